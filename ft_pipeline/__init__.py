@@ -1,0 +1,1 @@
+"""Fine-tuning as a Dagster project."""

@@ -1,0 +1,1 @@
+"""Unlabelled prompts to filtered answers of a teacher."""

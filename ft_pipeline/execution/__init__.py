@@ -1,0 +1,1 @@
+"""Specs, workers, supervision, device leases, planning."""

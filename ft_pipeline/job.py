@@ -1,0 +1,36 @@
+"""What a heavy step gets: the seam between the supervisor's worker process and the stage rooms."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+
+class Reporter(Protocol):
+    """How a running job tells people where it stands; every call is cheap and may be throttled."""
+
+    def progress(self, step: int, total: int, **values: float) -> None:
+        """Report that `step` of `total` is done, with numbers worth plotting (`loss`, `tokens_per_second`)."""
+        ...
+
+    def log(self, message: str) -> None:
+        """Write one line to the run log."""
+        ...
+
+
+@dataclass(frozen=True)
+class Job:
+    """One heavy step, resolved: nothing in it depends on the project folder, the environment or Dagster."""
+
+    kind: str
+    """The artifact's kind, e.g. `adapter`."""
+    config: dict[str, Any]
+    """Resolved settings, plain JSON."""
+    inputs: dict[str, Path]
+    """Folders of the artifacts that this job reads, by name."""
+    out: Path
+    """Finished files go here; the folder becomes the artifact."""
+    work: Path
+    """Scratch that survives a kill and is found again by the same spec: checkpoints, answers so far."""
+    device: str
+    """`cpu` or `cuda:N`, leased by the supervisor."""
+    report: Reporter

@@ -1,0 +1,1 @@
+"""Models that several stages share: resolve, load, render."""

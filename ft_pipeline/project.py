@@ -1,0 +1,62 @@
+"""A project folder: project.yaml, data/, experiments/, dagster_home/."""
+
+import os
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from ft_pipeline.errors import UserError
+from ft_pipeline.settings import NAME_PATTERN, ExperimentSettings, ProjectSettings, read_settings
+
+FORMATS = ("alpaca", "sharegpt", "text", "preferences", "unlabelled")
+
+
+@dataclass(frozen=True)
+class Project:
+    """Where a project's things lie. The folder is the only thing that is given; the rest follows from it."""
+
+    root: Path
+
+    @classmethod
+    def find(cls, root: str | Path | None = None) -> "Project":
+        """The folder `root`, else `FT_PROJECT`, else the current one. UserError if it holds no project.yaml."""
+        folder = Path(root or os.environ.get("FT_PROJECT") or ".").resolve()
+        if not (folder / "project.yaml").is_file():
+            raise UserError(f"{folder} holds no project.yaml; name a project folder with --project, or make one: ft init DIR")
+        return cls(folder)
+
+    @cached_property
+    def settings(self) -> ProjectSettings:
+        return read_settings(self.root / "project.yaml", ProjectSettings)
+
+    @property
+    def store(self) -> Path:
+        return self.root / "data" / "store"
+
+    @property
+    def dagster_home(self) -> Path:
+        return self.root / "dagster_home"
+
+    def raw(self, data_format: str) -> Path:
+        return self.root / "data" / "raw" / data_format
+
+    def experiment_names(self) -> list[str]:
+        """The stems of experiments/*.yaml that can be partition keys, sorted; broken files included."""
+        return sorted(path.stem for path in (self.root / "experiments").glob("*.yaml") if re.match(NAME_PATTERN, path.stem))
+
+    def experiment(self, name: str) -> ExperimentSettings:
+        """The settings of one experiment. UserError if there is none of that name, or its YAML is broken."""
+        path = self.root / "experiments" / f"{name}.yaml"
+        if name not in self.experiment_names():
+            raise UserError(f"there is no experiment {name!r}; known: {', '.join(self.experiment_names()) or 'none'}")
+        return read_settings(path, ExperimentSettings)
+
+    def inside(self, relative: str) -> Path:
+        """A path of the settings, resolved inside the project folder; UserError where it leads out or is not there."""
+        path = (self.root / relative).resolve()
+        if not path.is_relative_to(self.root):
+            raise UserError(f"{relative!r} leads out of the project folder; copy the file into {self.root / 'data'}")
+        if not path.exists():
+            raise UserError(f"{relative!r} is not there; project.yaml names it")
+        return path

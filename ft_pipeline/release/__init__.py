@@ -1,0 +1,1 @@
+"""Promotion, champion, model card."""

@@ -1,0 +1,276 @@
+"""project.yaml and experiments/*.yaml as typed models; every setting has one home (docs/settings.md)."""
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from ft_pipeline.errors import UserError
+
+NAME_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,62}$"
+Share = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Section(BaseModel):
+    """A block of settings; an unknown key is an error, so that a typing slip never trains with a default."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+SectionT = TypeVar("SectionT", bound=Section)
+
+
+# --- project.yaml -----------------------------------------------------------------------------------------------------
+
+
+class DataSettings(Section):
+    """How raw rows become splits."""
+
+    validation_share: Share = 0.1
+    """Share of the groups held out for early stopping and the merge gate."""
+    test_share: Share = 0.15
+    """Share of the groups that are only ever scored."""
+    max_quarantined: Share = 0.1
+    """The share of quarantined rows per format folder above which the pipeline stops."""
+
+    @model_validator(mode="after")
+    def _leave_training_rows(self) -> "DataSettings":
+        if self.validation_share + self.test_share > 0.8:
+            raise ValueError("validation_share + test_share must stay at or under 0.8, or too little is left to train on")
+        return self
+
+
+class PromptVariant(Section):
+    """One way of prompting the untouched model."""
+
+    system_prompt: str | None = None
+    few_shot: int = Field(0, ge=0, le=64)
+    """How many fixed examples of the train split go before the question."""
+
+
+class PromptingSettings(Section):
+    """The variants of `prompt_baseline`; `plain` (no prompt at all) is always scored."""
+
+    variants: dict[str, PromptVariant] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _names_are_free(self) -> "PromptingSettings":
+        for name in self.variants:
+            if name in {"plain", "champion"}:
+                raise ValueError(f"the variant name {name!r} is taken; choose another")
+        return self
+
+
+class TeacherSettings(Section):
+    """The model that answers the unlabelled prompts."""
+
+    model: str = "embedded"
+    revision: str | None = None
+    system_prompt: str | None = None
+    few_shot: int = Field(4, ge=0, le=64)
+    temperature: float = Field(0.0, ge=0, le=2)
+    max_new_tokens: int = Field(96, ge=1, le=4096)
+    batch_size: int = Field(16, ge=1)
+    seed: int = 0
+    terms: str = ""
+    """What the teacher's licence says of its answers; shown on the model card."""
+
+
+class EvaluationSettings(Section):
+    """What is scored, and how."""
+
+    max_new_tokens: int = Field(96, ge=1, le=4096)
+    batch_size: int = Field(16, ge=1)
+    max_test_rows: int | None = Field(None, ge=2)
+    """Score only the first N test rows (in order of their hash); null scores all."""
+    general_questions: str = "data/general/questions.jsonl"
+    general_texts: str = "data/general/texts.jsonl"
+    bootstrap_resamples: int = Field(10_000, ge=100)
+    seed: int = 0
+
+
+class PromotionSettings(Section):
+    """What a candidate must show before it becomes champion."""
+
+    metric: Literal["loss", "chrf", "rouge_l"] = "loss"
+    forgetting_margin: float = Field(0.05, ge=0)
+    """Largest tolerated drop of general accuracy (absolute)."""
+
+
+class ProjectSettings(Section):
+    """project.yaml: the settings of the task."""
+
+    name: str = Field(pattern=NAME_PATTERN)
+    task: str = ""
+    data: DataSettings = DataSettings()
+    prompting: PromptingSettings = PromptingSettings()
+    teacher: TeacherSettings = TeacherSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+    promotion: PromotionSettings = PromotionSettings()
+
+
+# --- experiments/*.yaml -----------------------------------------------------------------------------------------------
+
+
+class LoraSettings(Section):
+    """PEFT's LoraConfig, same names: W' = W + (lora_alpha / r) · B · A (Hu et al. 2021, arXiv 2106.09685)."""
+
+    r: int = Field(8, ge=1, le=1024)
+    lora_alpha: int | None = Field(None, ge=1)
+    """Null: equal to r."""
+    lora_dropout: float = Field(0.0, ge=0, lt=1)
+    target_modules: list[str] | Literal["all-linear"] = ["q_proj", "k_proj", "v_proj", "o_proj"]
+
+    @property
+    def alpha(self) -> int:
+        return self.lora_alpha if self.lora_alpha is not None else self.r
+
+
+class QuantizationSettings(Section):
+    """transformers' BitsAndBytesConfig, same names (Dettmers et al. 2023, arXiv 2305.14314)."""
+
+    bnb_4bit_quant_type: Literal["nf4", "fp4"] = "nf4"
+    bnb_4bit_use_double_quant: bool = True
+
+
+class TrainingSettings(Section):
+    """transformers' and TRL's training arguments, same names."""
+
+    learning_rate: float = Field(1e-3, gt=0, le=1)
+    num_train_epochs: int = Field(3, ge=1, le=1000)
+    max_steps: int = Field(-1, ge=-1)
+    """Above zero: stop there, whatever num_train_epochs says."""
+    per_device_train_batch_size: int = Field(8, ge=1)
+    gradient_accumulation_steps: int = Field(1, ge=1)
+    max_length: int = Field(1024, ge=8)
+    """Rows longer than this are refused by the token audit; nothing is ever truncated."""
+    optim: Literal["adamw_torch", "adamw_8bit", "paged_adamw_8bit"] = "paged_adamw_8bit"
+    lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "cosine"
+    warmup_ratio: float = Field(0.05, ge=0, lt=1)
+    weight_decay: float = Field(0.0, ge=0)
+    max_grad_norm: float = Field(1.0, gt=0)
+    eval_steps: int = Field(25, ge=1)
+    """Held-out loss and a checkpoint every this many optimizer steps."""
+    early_stopping_patience: int = Field(3, ge=1)
+    gradient_checkpointing: bool = False
+    seed: int = 42
+
+
+class MixSettings(Section):
+    """How much of each source an epoch sees: 1 uses each row once, 0.25 a seeded quarter of the rows, 2 each row twice."""
+
+    human: float = Field(1.0, ge=0)
+    distilled: float = Field(0.25, ge=0)
+
+
+class ExperimentData(Section):
+    """What the experiment trains on."""
+
+    weights: MixSettings = MixSettings()
+    system_prompt: str | None = None
+    """The system prompt that the tuned model is trained and served with; null for none."""
+
+
+class MergeSettings(Section):
+    """How the adapter goes into the weights."""
+
+    mode: Literal["dequantized", "w16", "auto"] = "dequantized"
+    max_kl: float = Field(0.02, gt=0)
+    """Gate: KL(adapter || merged), nats per token, on held-out prompts."""
+
+
+class GpuSettings(Section):
+    """What the experiment asks of the machine; ignored where there is no GPU."""
+
+    count: int = Field(1, ge=1, le=8)
+    min_memory_gb: float = Field(0, ge=0)
+
+
+class ExperimentSettings(Section):
+    """experiments/NAME.yaml: one experiment."""
+
+    description: str = ""
+    base_model: str = "embedded"
+    """`embedded` (SmolLM2-135M-Instruct out of the wheel), a folder, or a hub id."""
+    revision: str | None = None
+    objective: Literal["sft"] = "sft"
+    technique: Literal["lora", "qlora"] = "qlora"
+    data: ExperimentData = ExperimentData()
+    lora: LoraSettings = LoraSettings()
+    quantization: QuantizationSettings = QuantizationSettings()
+    training: TrainingSettings = TrainingSettings()
+    merge: MergeSettings = MergeSettings()
+    gpu: GpuSettings = GpuSettings()
+
+    @model_validator(mode="after")
+    def _combinations(self) -> "ExperimentSettings":
+        if self.technique != "qlora" and "quantization" in self.model_fields_set:
+            raise ValueError(f"technique {self.technique!r} uses no 4-bit base: remove `quantization` or say `technique: qlora`")
+        if self.technique == "lora" and self.merge.mode != "dequantized" and "merge" in self.model_fields_set:
+            raise ValueError("technique 'lora' has one way to merge: remove `merge.mode`")
+        return self
+
+
+# --- reading ----------------------------------------------------------------------------------------------------------
+
+
+def read_settings(path: Path, model: type[SectionT]) -> SectionT:
+    """Read a YAML file into `model`; a fault is one UserError that names the file, the line, the value and the fix."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path.name}: cannot be read ({error}); it must be a UTF-8 YAML file") from error
+    try:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        document = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f" line {mark.line + 1}:" if mark else ""
+        raise UserError(f"{path.name}:{line} not valid YAML: {getattr(error, 'problem', None) or error}") from error
+    if not isinstance(document, dict):
+        raise UserError(f"{path.name}: must hold `key: value` lines, holds {type(document).__name__}")
+    try:
+        return model.model_validate(document)
+    except ValidationError as error:
+        raise UserError("; ".join(_describe(path.name, fault, root, model) for fault in error.errors()[:5])) from None
+
+
+def _describe(name: str, fault: Any, root: yaml.Node | None, model: type[BaseModel]) -> str:
+    location = [str(part) for part in fault["loc"]]
+    line = _line_of(root, location)
+    where = f"{name}: line {line}: " if line else f"{name}: "
+    key = ".".join(location) or "the file"
+    if fault["type"] == "extra_forbidden":
+        known = _known_keys(model, location[:-1])
+        close = difflib.get_close_matches(location[-1], known, n=1)
+        hint = f"did you mean `{close[0]}`?" if close else f"known keys: {', '.join(known)}"
+        return f"{where}unknown key `{key}`; {hint}"
+    if fault["type"] == "value_error":
+        return f"{where}{fault['ctx']['error']}"
+    if fault["type"] == "missing":
+        return f"{where}`{key}` is required"
+    return f"{where}`{key}` is {fault['input']!r}: {fault['msg'][0].lower()}{fault['msg'][1:]}"
+
+
+def _line_of(node: yaml.Node | None, location: list[str]) -> int | None:
+    """The 1-based line of the deepest key of `location` that the YAML document holds."""
+    line = None
+    for part in location:
+        if not isinstance(node, yaml.MappingNode):
+            break
+        found = next(((key, value) for key, value in node.value if key.value == part), None)
+        if found is None:
+            break
+        line, node = found[0].start_mark.line + 1, found[1]
+    return line
+
+
+def _known_keys(model: type[BaseModel], location: list[str]) -> list[str]:
+    for part in location:
+        annotation = model.model_fields[part].annotation if part in model.model_fields else None
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return []
+        model = annotation
+    return list(model.model_fields)

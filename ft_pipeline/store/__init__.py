@@ -1,0 +1,1 @@
+"""Immutable tables and artifacts, hashes, manifests."""

@@ -1,0 +1,1 @@
+"""Bytes to rows, rows to conversations: nothing is dropped in silence."""

@@ -1,0 +1,1 @@
+"""Conversations to tokens, adapter and merged model."""
