@@ -1,0 +1,178 @@
+"""A format folder as it is now, kept by content: what was read stays readable after the user edits or removes it."""
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import orjson
+
+from ft_pipeline.store.artifacts import Artifact, ArtifactStore
+from ft_pipeline.store.blobs import BlobStore
+from ft_pipeline.store.hashing import sha256_of_json
+from ft_pipeline.store.spec import Spec
+from ft_pipeline.store.statcache import StatCache
+
+LISTING = "files.json"
+SIDECAR = ".yaml"
+IGNORED = {"readme.md"}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One file of the folder, or why it could not be taken."""
+
+    name: str
+    """Relative to the format folder, with `/`."""
+    sha256: str | None = None
+    bytes: int = 0
+    sidecar: str | None = None
+    """SHA-256 of the column mapping beside it."""
+    error_code: str | None = None
+    """A file code of formats.md: path_outside_data_dir, not_found, not_a_file, not_utf8 (its name)."""
+    error_message: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return {key: value for key, value in vars(self).items() if value is not None}
+
+
+@dataclass(frozen=True)
+class CheckedOut:
+    """An entry with plain files to read; None where the entry has an error, or no sidecar."""
+
+    entry: Entry
+    path: Path | None
+    sidecar_path: Path | None
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What a format folder held."""
+
+    entries: list[Entry]
+    unused_sidecars: list[str]
+    """YAML files that stand beside no data file: most likely a slip in the name."""
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "files": [entry.to_json() for entry in self.entries],
+            "unused_sidecars": self.unused_sidecars,
+        }
+
+    @property
+    def data_version(self) -> str:
+        """Hash of names, contents and sidecars; times and places do not count."""
+        return sha256_of_json(self.to_json())
+
+    def spec(self, data_format: str) -> Spec:
+        """The spec of the artifact `raw_<format>`: the listing itself, so that the manifest alone names the bytes."""
+        return Spec(f"raw_{data_format}", config={"format": data_format, **self.to_json()})
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> "Snapshot":
+        return cls([Entry(**entry) for entry in content["files"]], list(content["unused_sidecars"]))
+
+
+def snapshot_folder(folder: Path, store: ArtifactStore, blobs: BlobStore | None = None) -> Snapshot:
+    """Keep every file of a format folder; an absent folder is an empty one.
+
+    Unchanged files (by stat) whose bytes are kept already are not read again. UserError if the store cannot be written
+    or a file is being written to.
+    """
+    names = sorted(_names(folder))
+    faults = {name: fault for name in names if (fault := _fault(folder, name))}
+    sound = [name for name in names if name not in faults]
+    kept = _keep(folder, sound, StatCache(store.root / "cache" / "stat"), blobs or BlobStore(store.root))
+    sidecars = {name.removesuffix(SIDECAR): name for name in names if name.endswith(SIDECAR)}
+    data = [name for name in names if not name.endswith(SIDECAR)]
+    entries = [_entry(folder, name, sidecars.get(_stem(name)), kept, faults) for name in data]
+    stems = {_stem(name) for name in data}
+    return Snapshot(entries, [_printable(name) for stem, name in sidecars.items() if stem not in stems])
+
+
+def write_listing(snapshot: Snapshot, out: Path) -> dict[str, Any]:
+    """Write a snapshot as an artifact's content; its summary.
+
+    Give it `Snapshot.from_json(spec.config)`: the folder itself may have changed since the spec was made.
+    """
+    (out / LISTING).write_bytes(orjson.dumps(snapshot.to_json(), option=orjson.OPT_INDENT_2))
+    return {
+        "files": len(snapshot.entries),
+        "bytes": sum(entry.bytes for entry in snapshot.entries),
+        "refused": [entry.name for entry in snapshot.entries if entry.error_code],
+        "unused_sidecars": snapshot.unused_sidecars,
+    }
+
+
+def read_listing(artifact: Artifact | Path) -> Snapshot:
+    """The snapshot that an artifact (or its folder) holds."""
+    folder = artifact if isinstance(artifact, Path) else artifact.path
+    return Snapshot.from_json(orjson.loads((folder / LISTING).read_bytes()))
+
+
+def checkout(snapshot: Snapshot, store: ArtifactStore, into: Path, blobs: BlobStore | None = None) -> list[CheckedOut]:
+    """Plain files of a snapshot below `into`, in the folder's order; files kept by reference are named where they lie.
+
+    UserError if bytes are gone or damaged.
+    """
+    source = blobs or BlobStore(store.root)
+    return [_checkout_entry(entry, source, into / f"{number:06d}") for number, entry in enumerate(snapshot.entries)]
+
+
+def _checkout_entry(entry: Entry, blobs: BlobStore, into: Path) -> CheckedOut:
+    if entry.sha256 is None:
+        return CheckedOut(entry, None, None)
+    # The user's own name stays, since its ending matters; the number before it keeps it apart and inside.
+    path = blobs.checkout(entry.sha256, into / PurePosixPath(entry.name).name)
+    sidecar = blobs.checkout(entry.sidecar, into / "sidecar" / f"{path.stem}{SIDECAR}") if entry.sidecar else None
+    return CheckedOut(entry, path, sidecar)
+
+
+def _keep(folder: Path, names: list[str], cache: StatCache, blobs: BlobStore) -> dict[str, str]:
+    """The SHA-256 of each file, its bytes kept."""
+    known = cache.hashes(folder, names, blobs.add)
+    return {name: sha256 if blobs.holds(sha256) else blobs.add(folder / name) for name, sha256 in known.items()}
+
+
+def _entry(
+    folder: Path, name: str, sidecar: str | None, kept: dict[str, str], faults: dict[str, tuple[str, str]]
+) -> Entry:
+    if fault := faults.get(name) or faults.get(sidecar or ""):
+        return Entry(_printable(name), error_code=fault[0], error_message=fault[1])
+    return Entry(name, kept[name], (folder / name).stat().st_size, kept[sidecar] if sidecar else None)
+
+
+def _fault(folder: Path, name: str) -> tuple[str, str] | None:
+    """Why a file cannot be taken: a file code of formats.md, and a sentence that shows nothing from elsewhere."""
+    path = folder / name
+    if _printable(name) != name:
+        return "not_utf8", "the file's name is not UTF-8: rename it"
+    if path.is_symlink() and not path.resolve().is_relative_to(folder.resolve()):
+        return "path_outside_data_dir", "a link that leads out of the data folder: put the file itself here"
+    if not path.exists():
+        return "not_found", "a link to nothing: remove it, or put the file here"
+    if not path.is_file():
+        return "not_a_file", "neither a file nor a plain folder: put the file itself here"
+    if not os.access(path, os.R_OK):
+        return "not_found", "it cannot be read: give this user the right to read it"
+    return None
+
+
+def _names(folder: Path) -> Iterator[str]:
+    """Every file and link below `folder`, hidden ones and READMEs left out; links to folders are named, not entered."""
+    for parent, folders, files in os.walk(folder):
+        links = [name for name in folders if (Path(parent) / name).is_symlink()]
+        folders[:] = [name for name in folders if not name.startswith(".") and name not in links]
+        for name in [*files, *links]:
+            if not name.startswith(".") and name.lower() not in IGNORED:
+                yield (Path(parent) / name).relative_to(folder).as_posix()
+
+
+def _stem(name: str) -> str:
+    """The name without its last ending: what a sidecar shares with its file."""
+    return str(PurePosixPath(name).with_suffix(""))
+
+
+def _printable(name: str) -> str:
+    return name.encode("utf-8", "backslashreplace").decode()

@@ -1,0 +1,283 @@
+"""Immutable artifacts: folders that appear whole, with a manifest, or not at all.
+
+data/store/
+  artifacts/<kind>/<spec hash>/<fingerprint>/   files and manifest.json
+  drafts/   folders being filled; a crash leaves one behind, the next attempt at the same spec removes it
+  work/     checkpoints of unfinished steps, found again by the same spec
+  locks/    one writer per spec
+  cache/    hashes of files that have not changed since they were read
+"""
+
+import logging
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from ft_pipeline.errors import UserError
+from ft_pipeline.store import provenance
+from ft_pipeline.store.files import sync_file, sync_folder, user_write_errors, write_atomically
+from ft_pipeline.store.hashing import plain_json, sha256_of_file
+from ft_pipeline.store.locks import FileLock
+from ft_pipeline.store.manifest import NAME, BrokenArtifact, describe_files, fingerprint_of, read_manifest, write_seal
+from ft_pipeline.store.spec import Spec
+from ft_pipeline.store.statcache import StatCache
+
+SHORT = 16
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A finished, verified folder of the store."""
+
+    path: Path
+    manifest: dict[str, Any]
+
+    @property
+    def kind(self) -> str:
+        return self.manifest["kind"]
+
+    @property
+    def fingerprint(self) -> str:
+        """The identity: a hash of the content."""
+        return self.manifest["fingerprint"]
+
+    @property
+    def spec_hash(self) -> str:
+        return self.manifest["spec_hash"]
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """The spec that it was built from: kind, inputs, config, versions, seed."""
+        return self.manifest["spec"]
+
+    @property
+    def inputs(self) -> dict[str, tuple[str, str]]:
+        """The artifacts that it was built from: name → (kind, fingerprint)."""
+        return {name: (each["kind"], each["fingerprint"]) for name, each in self.spec["inputs"].items()}
+
+    @property
+    def reference(self) -> tuple[str, str]:
+        """(kind, fingerprint): how another spec names it as an input."""
+        return self.kind, self.fingerprint
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """What the step said of its result."""
+        return self.manifest["summary"]
+
+    @cached_property
+    def manifest_sha256(self) -> str:
+        """The hash by which the manifests of later artifacts hold this one."""
+        return sha256_of_file(self.path / NAME)
+
+
+@dataclass(frozen=True)
+class Draft:
+    """An artifact that is being made."""
+
+    spec: Spec
+    folder: Path
+    """For the process that makes it: its job and its log. Gone after the commit."""
+    out: Path
+    """Finished files go here; it becomes the artifact."""
+    work: Path
+    """Scratch that survives a kill and is found again by the same spec; gone after the commit."""
+
+
+class ArtifactStore:
+    """The store's artifacts. Reading needs no lock and writes nothing but a cache; building holds the spec's lock."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.artifacts = root / "artifacts"
+        self._cache = StatCache(root / "cache" / "stat")
+
+    # --- reading ------------------------------------------------------------------------------------------------------
+
+    def find(self, spec: Spec, say: Callable[[str], None] = logger.warning) -> Artifact | None:
+        """The newest artifact under `spec` whose every file is as its manifest says; `say` hears why one is skipped."""
+        folders = self._spec_folder(spec.kind, spec.hash).glob("*")
+        return self._first_valid(folders, say, lambda each: each.spec_hash == spec.hash)
+
+    def open(self, kind: str, fingerprint: str, say: Callable[[str], None] = logger.warning) -> Artifact | None:
+        """The artifact with this content, verified; None if the store holds no valid one."""
+        folders = (self.artifacts / kind).glob(f"*/{fingerprint[:SHORT]}*")
+        return self._first_valid(folders, say, lambda each: each.fingerprint == fingerprint)
+
+    def require(self, kind: str, fingerprint: str, say: Callable[[str], None] = logger.warning) -> Artifact:
+        """The same; UserError if the store holds no valid one."""
+        artifact = self.open(kind, fingerprint, say)
+        if artifact is None:
+            raise UserError(
+                f"{kind} {fingerprint[:SHORT]} is not in the store, or is damaged: materialize {kind} again"
+            )
+        return artifact
+
+    def all(self, kind: str | None = None) -> list[Artifact]:
+        """Every artifact with a sound manifest, in order of creation; its files are not read."""
+        artifacts = []
+        for manifest in self.artifacts.glob(f"{kind or '*'}/*/*/{NAME}"):
+            try:
+                artifacts.append(Artifact(manifest.parent, read_manifest(manifest.parent)))
+            except BrokenArtifact as error:
+                logger.warning("%s: %s", manifest.parent, error)
+        return sorted(artifacts, key=lambda artifact: artifact.manifest["created"])
+
+    def verify(self, folder: Path, *, thorough: bool = False) -> Artifact:
+        """The artifact in `folder`. BrokenArtifact if a file is missing, was added, or differs from the manifest.
+
+        Files that have not changed since they were last read are not read again, unless `thorough`.
+        """
+        manifest = read_manifest(folder)
+        names = [entry["path"] for entry in manifest["files"]]
+        present = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if _is_file_or_link(path)}
+        if extra := sorted(present - {*names, NAME}):
+            raise BrokenArtifact(f"{extra[0]} is not in its manifest")
+        if missing := sorted(set(names) - present):
+            raise BrokenArtifact(f"{missing[0]} is missing")
+        for entry in manifest["files"]:
+            if (folder / entry["path"]).is_symlink():
+                raise BrokenArtifact(f"{entry['path']} is a link")
+            if (folder / entry["path"]).stat().st_size != entry["bytes"]:
+                raise BrokenArtifact(f"{entry['path']} has not the size that its manifest says")
+        hashes = self._hashes(folder, names, thorough)
+        for entry in manifest["files"]:
+            if hashes[entry["path"]] != entry["sha256"]:
+                raise BrokenArtifact(f"{entry['path']} was changed: its SHA-256 is not that of its manifest")
+        return Artifact(folder, manifest)
+
+    def _hashes(self, folder: Path, names: list[str], thorough: bool) -> dict[str, str]:
+        try:
+            if thorough:
+                return {name: sha256_of_file(folder / name) for name in names}
+            return self._cache.hashes(folder, names)
+        except OSError as error:
+            raise BrokenArtifact(f"cannot be read: {error}") from error
+
+    def _first_valid(
+        self, folders: Iterable[Path], say: Callable[[str], None], wanted: Callable[[Artifact], bool]
+    ) -> Artifact | None:
+        """The newest wanted artifact of `folders` that is whole; `say` hears of each damaged one on the way."""
+        sound = []
+        for folder in sorted(folders):
+            try:
+                sound.append(Artifact(folder, read_manifest(folder)))
+            except BrokenArtifact as error:
+                say(f"skipped {folder.relative_to(self.root)}: {error}")
+        for candidate in sorted(filter(wanted, sound), key=_age, reverse=True):
+            try:
+                return self.verify(candidate.path)
+            except BrokenArtifact as error:
+                say(f"skipped {candidate.path.relative_to(self.root)}: {error}")
+        return None
+
+    # --- building -----------------------------------------------------------------------------------------------------
+
+    def lock(self, spec: Spec) -> FileLock:
+        """The lock of whoever builds `spec`."""
+        return FileLock(self.root / "locks" / f"{spec.kind}-{spec.hash[:SHORT]}", f"building {spec.kind}")
+
+    def building(self, spec: Spec, say: Callable[[str], None]) -> AbstractContextManager[None]:
+        """Hold the spec's lock for a `with` block, saying so while another run holds it."""
+        return self.lock(spec).hold(say)
+
+    def begin(self, spec: Spec, *, afresh: bool = False) -> Draft:
+        """A fresh folder to fill. Call it under the spec's lock: what an earlier attempt left half done is removed,
+        but for its checkpoints, which go only when `afresh`. UserError if the store cannot be written."""
+        name = f"{spec.kind}-{spec.hash[:SHORT]}"
+        work = self.root / "work" / spec.kind / spec.hash[:SHORT]
+        with user_write_errors():
+            for left in (self.root / "drafts").glob(f"{name}-*"):
+                shutil.rmtree(left, ignore_errors=True)
+            if afresh:
+                shutil.rmtree(work, ignore_errors=True)
+            (self.root / "drafts").mkdir(parents=True, exist_ok=True)
+            work.mkdir(parents=True, exist_ok=True)
+            folder = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=self.root / "drafts"))
+            (folder / "out").mkdir()
+        return Draft(spec, folder, folder / "out", work)
+
+    def commit(self, draft: Draft, summary: dict[str, Any], run_info: dict[str, Any] | None = None) -> Artifact:
+        """Make the draft an artifact: hash its files, write the manifest last, rename it into place.
+
+        Where a valid artifact with the same content is there under the spec, that one is returned; where a damaged one
+        is, the new one goes beside it. UserError if the disk is full.
+        """
+        with user_write_errors():
+            files = describe_files(draft.out)
+            fingerprint = fingerprint_of(draft.spec.kind, files)
+            artifact = self._same_content(draft.spec, fingerprint)
+            if artifact is None:
+                for entry in files:
+                    sync_file(draft.out / entry.path)
+                manifest = self._manifest(draft.spec, fingerprint, summary, run_info or {})
+                manifest["files"] = [entry.to_json() for entry in files]
+                write_atomically(draft.out / NAME, write_seal(manifest))
+                placed = self._put(draft, fingerprint)
+                artifact = Artifact(placed, read_manifest(placed))
+        self.discard(draft)
+        shutil.rmtree(draft.work, ignore_errors=True)
+        return artifact
+
+    def discard(self, draft: Draft) -> None:
+        """Remove a draft; its checkpoints stay."""
+        shutil.rmtree(draft.folder, ignore_errors=True)
+
+    def _same_content(self, spec: Spec, fingerprint: str) -> Artifact | None:
+        folders = self._spec_folder(spec.kind, spec.hash).glob(f"{fingerprint[:SHORT]}*")
+        return self._first_valid(folders, logger.warning, lambda each: each.fingerprint == fingerprint)
+
+    def _put(self, draft: Draft, fingerprint: str) -> Path:
+        parent = self._spec_folder(draft.spec.kind, draft.spec.hash)
+        parent.mkdir(parents=True, exist_ok=True)
+        target, attempt = parent / fingerprint[:SHORT], 1
+        while target.exists():
+            attempt += 1
+            target = parent / f"{fingerprint[:SHORT]}-{attempt}"
+        for folder in (path for path in draft.out.rglob("*") if path.is_dir()):
+            sync_folder(folder)
+        draft.out.rename(target)
+        sync_folder(parent)
+        return target
+
+    def _manifest(
+        self, spec: Spec, fingerprint: str, summary: dict[str, Any], run_info: dict[str, Any]
+    ) -> dict[str, Any]:
+        inputs = {name: self.require(kind, found).manifest_sha256 for name, (kind, found) in spec.inputs.items()}
+        return {
+            "format": 1,
+            "kind": spec.kind,
+            "fingerprint": fingerprint,
+            "spec_hash": spec.hash,
+            "spec": spec.to_json(),
+            "input_manifests": inputs,
+            "summary": plain_json(summary),
+            "created": datetime.now(UTC).isoformat(timespec="milliseconds"),
+            "sequence": self._next_sequence(spec),
+            "code": provenance.code(),
+            "packages": provenance.packages(),
+            "hardware": provenance.hardware(),
+            "run": plain_json(run_info),
+        }
+
+    def _next_sequence(self, spec: Spec) -> int:
+        return 1 + sum(1 for _ in self._spec_folder(spec.kind, spec.hash).glob("*"))
+
+    def _spec_folder(self, kind: str, spec_hash: str) -> Path:
+        return self.artifacts / kind / spec_hash[:SHORT]
+
+
+def _is_file_or_link(path: Path) -> bool:
+    return path.is_symlink() or not path.is_dir()
+
+
+def _age(artifact: Artifact) -> tuple[int, str]:
+    """The count first: the newest is known by it even where the clock was put back."""
+    return artifact.manifest["sequence"], artifact.manifest["created"]

@@ -1,0 +1,150 @@
+"""Raw bytes by content: blobs/ab/<sha256>.zst, or a reference where a file is too large to keep twice."""
+
+import hashlib
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import BinaryIO
+
+import zstandard
+
+from ft_pipeline.errors import UserError
+from ft_pipeline.store.files import sync_folder, user_write_errors, write_atomically
+from ft_pipeline.store.hashing import CHUNK_BYTES, sha256_of_file
+from ft_pipeline.store.statcache import StatCache
+
+BY_REFERENCE_ABOVE = 512 * 2**20
+LEVEL = 3
+
+
+class BlobStore:
+    """Compressed copies of files, each stored once whatever its name; written whole or not at all."""
+
+    def __init__(self, root: Path, by_reference_above: int = BY_REFERENCE_ABOVE) -> None:
+        """by_reference_above: bytes; a larger file is not copied, its path, size, mtime and hash are recorded."""
+        self.folder = root / "blobs"
+        self.by_reference_above = by_reference_above
+        self._cache = StatCache(root / "cache" / "stat")
+
+    def path(self, sha256: str) -> Path:
+        return self.folder / sha256[:2] / f"{sha256}.zst"
+
+    def reference_path(self, sha256: str) -> Path:
+        return self.folder / sha256[:2] / f"{sha256}.reference.json"
+
+    def holds(self, sha256: str) -> bool:
+        """Whether the content can be had back: a copy that decompresses to its hash, or a sound reference."""
+        return self._intact(sha256) or self._referenced(sha256) is not None
+
+    def add(self, path: Path) -> str:
+        """Keep the bytes of `path`; their hex SHA-256. UserError while another program still writes to the file."""
+        for _ in range(3):
+            before = _stamp(path)
+            sha256 = self._refer(path) if before[0] > self.by_reference_above else self._copy(path)
+            if _stamp(path) == before:
+                return sha256
+        raise UserError(f"{path.name} changes while it is read: wait until it is written, then run again")
+
+    def checkout(self, sha256: str, target: Path) -> Path:
+        """A plain file with the content: `target`, or the referenced file itself. UserError if it cannot be had."""
+        if not self.path(sha256).is_file():
+            referenced = self._referenced(sha256)
+            if referenced is None:
+                raise UserError(f"the bytes of {target.name} ({sha256[:16]}) are gone: {self._why_gone(sha256)}")
+            return referenced
+        with user_write_errors():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with target.open("wb") as file:
+                found = self._decompress(sha256, file)
+        if found != sha256:
+            target.unlink()
+            raise UserError(f"the stored copy of {target.name} is damaged: materialize its raw asset again")
+        return target
+
+    def _copy(self, path: Path) -> str:
+        """One pass over the file: what is hashed is what is kept."""
+        with user_write_errors():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            descriptor, name = tempfile.mkstemp(prefix=".incoming.", dir=self.folder)
+            temporary = Path(name)
+            try:
+                with os.fdopen(descriptor, "wb") as file:
+                    sha256 = _compress(path, file)
+                    file.flush()
+                    os.fsync(file.fileno())
+                self._place(temporary, sha256)
+            finally:
+                temporary.unlink(missing_ok=True)
+        return sha256
+
+    def _place(self, temporary: Path, sha256: str) -> None:
+        target = self.path(sha256)
+        if target.exists() and self._intact(sha256):
+            return
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if target.exists():  # damaged: kept beside the new copy for whoever looks into it
+            target.rename(target.with_suffix(".zst.damaged"))
+        temporary.chmod(0o644)
+        temporary.rename(target)
+        sync_folder(target.parent)
+
+    def _refer(self, path: Path) -> str:
+        sha256 = sha256_of_file(path)
+        seen = path.stat()
+        note = {"path": str(path.resolve()), "bytes": seen.st_size, "mtime_ns": seen.st_mtime_ns, "sha256": sha256}
+        with user_write_errors():
+            write_atomically(self.reference_path(sha256), json.dumps(note, indent=1).encode())
+        return sha256
+
+    def _intact(self, sha256: str) -> bool:
+        """Whether the copy is there and gives its hash; it is read only if it changed since it last did."""
+        target = self.path(sha256)
+        try:
+            return (
+                self._cache.hashes(target.parent, [target.name], lambda _: self._decompress(sha256))[target.name]
+                == sha256
+            )
+        except OSError:
+            return False
+
+    def _referenced(self, sha256: str) -> Path | None:
+        """The referenced file, if it still has the content."""
+        try:
+            path = Path(json.loads(self.reference_path(sha256).read_bytes())["path"])
+            return path if self._cache.hashes(path.parent, [path.name])[path.name] == sha256 else None
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def _why_gone(self, sha256: str) -> str:
+        if not self.reference_path(sha256).is_file():
+            return "materialize its raw asset again"
+        return "too large to be copied, and the original was moved or changed since; materialize its raw asset again"
+
+    def _decompress(self, sha256: str, sink: BinaryIO | None = None) -> str:
+        """Hash of the decompressed copy ('' if it does not decompress), written to `sink` on the way."""
+        digest = hashlib.sha256()
+        try:
+            with self.path(sha256).open("rb") as file, zstandard.ZstdDecompressor().stream_reader(file) as reader:
+                while chunk := reader.read(CHUNK_BYTES):
+                    digest.update(chunk)
+                    if sink is not None:
+                        sink.write(chunk)
+        except zstandard.ZstdError:
+            return ""
+        return digest.hexdigest()
+
+
+def _compress(path: Path, sink: BinaryIO) -> str:
+    digest = hashlib.sha256()
+    compressor = zstandard.ZstdCompressor(level=LEVEL, write_checksum=True)
+    with path.open("rb") as file, compressor.stream_writer(sink, closefd=False) as writer:
+        while chunk := file.read(CHUNK_BYTES):
+            digest.update(chunk)
+            writer.write(chunk)
+    return digest.hexdigest()
+
+
+def _stamp(path: Path) -> tuple[int, int, int]:
+    seen = path.stat()
+    return seen.st_size, seen.st_mtime_ns, seen.st_ino

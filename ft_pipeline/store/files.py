@@ -1,0 +1,69 @@
+"""Writing so that a crash leaves the old state or the new one, never half of each."""
+
+import contextlib
+import errno
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from ft_pipeline.errors import UserError
+
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+_FORBIDDEN = {errno.EROFS, errno.EACCES, errno.EPERM}
+
+
+def describe_write_error(error: OSError) -> str | None:
+    """What a user can do about a full or read-only file system; None for any other error."""
+    where = f" ({error.filename})" if error.filename else ""
+    if error.errno in _FULL:
+        return f"no space is left on the disk{where}: free some and run again, finished parts are kept"
+    if error.errno in _FORBIDDEN:
+        return f"cannot write{where}, {os.strerror(error.errno or 0).lower()}: make the store writable for this user"
+    return None
+
+
+@contextlib.contextmanager
+def user_write_errors() -> Iterator[None]:
+    """Turn "disk full" and "read-only" into a UserError that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        if message := describe_write_error(error):
+            raise UserError(message) from error
+        raise
+
+
+def sync_file(path: Path) -> None:
+    """Flush a file's bytes to the disk."""
+    _sync(path, os.O_RDONLY)
+
+
+def sync_folder(path: Path) -> None:
+    """Flush a folder's list of names to the disk."""
+    _sync(path, os.O_RDONLY | os.O_DIRECTORY)
+
+
+def _sync(path: Path, flags: int) -> None:
+    descriptor = os.open(path, flags)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write `path` so that readers see the old bytes or all of the new ones, even after a power cut."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name[:40]}.", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)

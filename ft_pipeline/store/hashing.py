@@ -1,0 +1,181 @@
+"""Content hashes: of JSON, of files, and of tables by their rows, whatever the Parquet file around them looks like."""
+
+import hashlib
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+CHUNK_BYTES = 1 << 20
+BATCH_ROWS = 4096
+
+
+def canonical_json(value: Any) -> bytes:
+    """The one spelling of a JSON value: keys sorted, no spaces, ASCII only. ValueError for NaN and infinities."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode()
+
+
+def plain_json(value: Any) -> Any:
+    """The same value as plain JSON: numpy scalars as Python's own, NaN and infinities as null, keys as strings."""
+    if isinstance(value, dict):
+        return {str(key): plain_json(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain_json(item) for item in value]
+    if hasattr(value, "tolist"):  # numpy scalars and arrays
+        return plain_json(value.tolist())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value
+
+
+def sha256_of_json(value: Any) -> str:
+    """Hex SHA-256 of `canonical_json(value)`."""
+    return hashlib.sha256(canonical_json(value)).hexdigest()
+
+
+def sha256_of_file(path: Path) -> str:
+    """Hex SHA-256 of a file's bytes, read in chunks."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def sha256_of_rows(path: Path) -> str:
+    """Hex SHA-256 of a Parquet table's rows.
+
+    Row order, column names, types and values count. Column order, compression, encoding, row groups and the width of
+    offsets (`string` or `large_string`) do not. Memory: a batch of rows at a time.
+    """
+    file = pq.ParquetFile(path)
+    columns = {field.name: _column(field.type) for field in file.schema_arrow}
+    if len(columns) != len(file.schema_arrow):
+        raise ValueError(f"{path.name} has two columns of one name: {file.schema_arrow.names}")
+    rows = 0
+    for batch in file.iter_batches(batch_size=BATCH_ROWS):
+        rows += batch.num_rows
+        for name, array in zip(batch.schema.names, batch.columns, strict=True):
+            columns[name].update(array)
+    return sha256_of_json({"rows": rows, "columns": {name: column.result() for name, column in columns.items()}})
+
+
+def _column(type_: pa.DataType) -> "_Column":
+    if isinstance(type_, pa.BaseExtensionType):
+        return _column(type_.storage_type)
+    if pa.types.is_dictionary(type_):
+        return _column(type_.value_type)
+    if pa.types.is_struct(type_):
+        return _StructColumn(type_)
+    if pa.types.is_map(type_):
+        return _ListColumn(pa.list_(pa.struct([("key", type_.key_type), ("value", type_.item_type)])))
+    if pa.types.is_list(type_) or pa.types.is_large_list(type_) or pa.types.is_fixed_size_list(type_):
+        return _ListColumn(type_)
+    if any(is_text(type_) for is_text in (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)):
+        return _BytesColumn("string")
+    if any(is_raw(type_) for is_raw in (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view)):
+        return _BytesColumn("binary")
+    if pa.types.is_boolean(type_) or pa.types.is_integer(type_) or pa.types.is_floating(type_):
+        return _NumberColumn(type_)
+    return _SpelledColumn(str(type_))
+
+
+class _Column:
+    """Feeds the values of one column, batch after batch, into hashes that do not see where a batch ends."""
+
+    def __init__(self, type_name: str) -> None:
+        self.type_name = type_name
+        self.validity = hashlib.sha256()
+        self.values = hashlib.sha256()
+
+    def update(self, array: pa.Array) -> None:
+        if isinstance(array, pa.ExtensionArray):
+            array = array.storage
+        if pa.types.is_dictionary(array.type):
+            array = array.dictionary_decode()
+        self.validity.update(_bytes_of(array.is_valid().cast(pa.uint8())))
+        self.update_values(array)
+
+    def update_values(self, array: pa.Array) -> None:
+        raise NotImplementedError
+
+    def result(self) -> Any:
+        return [self.type_name, self.validity.hexdigest(), self.values.hexdigest()]
+
+
+class _NumberColumn(_Column):
+    def __init__(self, type_: pa.DataType) -> None:
+        super().__init__(str(type_))
+        self.stored = pa.uint8() if pa.types.is_boolean(type_) else type_
+
+    def update_values(self, array: pa.Array) -> None:
+        filled = pc.fill_null(array, pa.scalar(0).cast(array.type))
+        if pa.types.is_floating(filled.type):  # every NaN is the same NaN
+            filled = pc.if_else(pc.is_nan(filled), pa.scalar(float("nan"), filled.type), filled)
+        self.values.update(_bytes_of(filled.cast(self.stored)))
+
+
+class _BytesColumn(_Column):
+    def __init__(self, type_name: str) -> None:
+        super().__init__(type_name)
+        self.lengths = hashlib.sha256()
+
+    def update_values(self, array: pa.Array) -> None:
+        array = pc.fill_null(array.cast(pa.large_binary()), b"")
+        self.lengths.update(_bytes_of(pc.binary_length(array).cast(pa.int64())))
+        _, offsets_buffer, data = array.buffers()
+        if data is None or len(array) == 0:
+            return
+        offsets = memoryview(offsets_buffer).cast("q")
+        self.values.update(memoryview(data)[offsets[array.offset] : offsets[array.offset + len(array)]])
+
+    def result(self) -> Any:
+        return [*super().result(), self.lengths.hexdigest()]
+
+
+class _SpelledColumn(_BytesColumn):
+    """Rare types (dates, decimals), by their text."""
+
+    def update_values(self, array: pa.Array) -> None:
+        super().update_values(array.cast(pa.string()))
+
+
+class _ListColumn(_Column):
+    def __init__(self, type_: pa.DataType) -> None:
+        super().__init__("list")
+        self.items = _column(type_.value_type)
+
+    def update_values(self, array: pa.Array) -> None:
+        if pa.types.is_map(array.type):
+            array = array.cast(pa.list_(pa.struct([("key", array.type.key_type), ("value", array.type.item_type)])))
+        self.values.update(_bytes_of(pc.fill_null(pc.list_value_length(array), 0).cast(pa.int64())))
+        self.items.update(array.flatten())
+
+    def result(self) -> Any:
+        return [*super().result(), self.items.result()]
+
+
+class _StructColumn(_Column):
+    def __init__(self, type_: pa.DataType) -> None:
+        super().__init__("struct")
+        self.fields = {field.name: _column(field.type) for field in type_}
+
+    def update_values(self, array: pa.Array) -> None:
+        for field, child in zip(array.type, array.flatten(), strict=True):
+            self.fields[field.name].update(child)
+
+    def result(self) -> Any:
+        return [*super().result(), {name: column.result() for name, column in self.fields.items()}]
+
+
+def _bytes_of(array: pa.Array) -> memoryview:
+    """The values of a fixed-width array without nulls, as bytes."""
+    width = array.type.bit_width // 8
+    data = array.buffers()[1]
+    if data is None or len(array) == 0:
+        return memoryview(b"")
+    return memoryview(data)[array.offset * width : (array.offset + len(array)) * width]

@@ -1,0 +1,84 @@
+"""manifest.json: what an artifact is, what it was made from, by whom and with what; hash-linked to its inputs'."""
+
+import json
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+from ft_pipeline.store.hashing import canonical_json, sha256_of_file, sha256_of_json, sha256_of_rows
+
+NAME = "manifest.json"
+VOLATILE = ("metrics.jsonl", "scores.json", "*.log")
+"""Files that hold times or speeds: they are in the manifest with their hash, but are no part of the identity."""
+
+
+class BrokenArtifact(Exception):
+    """A folder of the store that does not hold what its manifest says; the message says where."""
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """One file of an artifact."""
+
+    path: str
+    """Relative to the artifact's folder, with `/`."""
+    sha256: str
+    bytes: int
+    volatile: bool = False
+    rows_sha256: str | None = None
+    """For Parquet: the hash of its canonical rows, which counts for the identity in place of `sha256`."""
+
+    def to_json(self) -> dict[str, Any]:
+        entry: dict[str, Any] = {"path": self.path, "sha256": self.sha256, "bytes": self.bytes}
+        entry["volatile"] = self.volatile
+        return entry | ({"rows_sha256": self.rows_sha256} if self.rows_sha256 else {})
+
+
+def describe_files(folder: Path) -> list[FileEntry]:
+    """Every file below `folder`, hashed, sorted by path. BrokenArtifact for links and special files."""
+    entries = []
+    for path in sorted(folder.rglob("*")):
+        relative = path.relative_to(folder).as_posix()
+        if path.is_symlink() or not (path.is_dir() or path.is_file()):
+            raise BrokenArtifact(f"{relative} is a link or a special file; an artifact holds plain files only")
+        if path.is_file() and relative != NAME:
+            entries.append(_describe_file(path, relative))
+    return entries
+
+
+def _describe_file(path: Path, relative: str) -> FileEntry:
+    volatile = any(fnmatch(path.name, pattern) for pattern in VOLATILE)
+    rows = sha256_of_rows(path) if path.suffix == ".parquet" and not volatile else None
+    return FileEntry(relative, sha256_of_file(path), path.stat().st_size, volatile, rows)
+
+
+def fingerprint_of(kind: str, files: list[FileEntry]) -> str:
+    """The identity of an artifact: the hash of its kind and content, without logs and times."""
+    content = {entry.path: entry.rows_sha256 or entry.sha256 for entry in files if not entry.volatile}
+    return sha256_of_json({"kind": kind, "content": content})
+
+
+def write_seal(manifest: dict[str, Any]) -> bytes:
+    """The bytes of manifest.json: the manifest plus a hash of itself, which a careless edit breaks."""
+    body = {key: value for key, value in manifest.items() if key != "seal"}
+    return canonical_json(body | {"seal": sha256_of_json(body)}) + b"\n"
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of an artifact's folder, sound in itself (files are not read). BrokenArtifact if it is not."""
+    try:
+        manifest = json.loads((folder / NAME).read_bytes())
+        files = [FileEntry(**entry) for entry in manifest["files"]]
+        body = {key: value for key, value in manifest.items() if key != "seal"}
+        if manifest["seal"] != sha256_of_json(body):
+            raise BrokenArtifact(f"{NAME} was edited: its seal does not match")
+        if manifest["fingerprint"] != fingerprint_of(manifest["kind"], files):
+            raise BrokenArtifact(f"{NAME}: the fingerprint is not that of the files it lists")
+        if manifest["spec_hash"] != sha256_of_json(manifest["spec"]):
+            raise BrokenArtifact(f"{NAME}: the spec hash is not that of the spec it holds")
+    except FileNotFoundError:
+        raise BrokenArtifact(f"it has no {NAME}") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BrokenArtifact(f"{NAME} cannot be read: {type(error).__name__}") from error
+    return manifest

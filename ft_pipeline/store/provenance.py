@@ -1,0 +1,94 @@
+"""What the manifest says of the code, the packages and the machine that made an artifact."""
+
+import os
+import platform
+import subprocess
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import ft_pipeline
+
+PACKAGES = (
+    "accelerate",
+    "bitsandbytes",
+    "dagster",
+    "datasets",
+    "duckdb",
+    "gguf",
+    "lm-eval",
+    "numpy",
+    "pandas",
+    "pandera",
+    "peft",
+    "pyarrow",
+    "rensa",
+    "sacrebleu",
+    "safetensors",
+    "tokenizers",
+    "torch",
+    "transformers",
+    "trl",
+)
+
+
+@lru_cache(maxsize=1)
+def code() -> dict[str, Any]:
+    """This package's version, and the git commit it runs from (null in an installed wheel)."""
+    folder = Path(ft_pipeline.__file__).parent
+    commit = _git(folder, "rev-parse", "HEAD") if _is_tracked(folder) else None
+    changes = _git(folder, "status", "--porcelain", "--", ".") if commit else None
+    return {
+        "version": _version("ft-pipeline"),
+        "commit": commit,
+        "dirty": bool(changes) if changes is not None else None,
+    }
+
+
+@lru_cache(maxsize=1)
+def packages() -> dict[str, str]:
+    """The installed versions of the packages that can change a result; nothing is imported."""
+    found = {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES}
+    return {name: value for name, value in found.items() if value}
+
+
+@lru_cache(maxsize=1)
+def hardware() -> dict[str, Any]:
+    """The machine: platform, processor, cores this process may use, memory in bytes."""
+    return {
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+    }
+
+
+def _is_tracked(folder: Path) -> bool:
+    """Whether git tracks this package: a wheel inside another project's repository must not borrow its commit."""
+    return bool(_git(folder, "ls-files", "--", "__init__.py"))
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    command = ["git", "-C", str(folder), *arguments]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()

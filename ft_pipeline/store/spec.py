@@ -1,0 +1,41 @@
+"""What would be built, before it is: the hash of a spec finds an artifact."""
+
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+from ft_pipeline.store.hashing import sha256_of_json
+
+
+@dataclass(frozen=True)
+class Spec:
+    """One step, resolved. Equal specs are expected to give equal artifacts; nothing else may influence the result."""
+
+    kind: str
+    inputs: dict[str, tuple[str, str]] = field(default_factory=dict)
+    """The artifacts that are read: name → (kind, fingerprint)."""
+    config: dict[str, Any] = field(default_factory=dict)
+    """Resolved settings, plain JSON without NaN, and without a path of this machine."""
+    versions: dict[str, str] = field(default_factory=dict)
+    """The code and library versions that matter for the result."""
+    seed: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """The form in which it is hashed and stands in the manifest."""
+        inputs = {name: {"kind": kind, "fingerprint": found} for name, (kind, found) in self.inputs.items()}
+        return {
+            "kind": self.kind,
+            "inputs": inputs,
+            "config": self.config,
+            "versions": self.versions,
+            "seed": self.seed,
+        }
+
+    @cached_property
+    def hash(self) -> str:
+        """Hex SHA-256; ValueError if the config is not plain JSON."""
+        return sha256_of_json(self.to_json())
+
+    def with_code_version(self, version: str) -> "Spec":
+        """The same spec, built by another version of the step's code."""
+        return replace(self, versions=self.versions | {"code": version})
