@@ -1,0 +1,206 @@
+"""From a spec to its artifact: found in the store, or built, resumed where an earlier attempt was cut off."""
+
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from ft_pipeline.errors import UserError
+from ft_pipeline.execution.devices import DeviceNeed, Lease, lease
+from ft_pipeline.execution.launchers import Launcher, LocalLauncher
+from ft_pipeline.execution.progress import Progress, Throttle, publish
+from ft_pipeline.execution.supervisor import WorkerError, WorkerJob, WorkerResult, run_worker
+from ft_pipeline.store.artifacts import Artifact, ArtifactStore, Draft
+from ft_pipeline.store.spec import Spec
+
+OBSERVATION_SECONDS = 5.0
+"""The least time between two progress events in Dagster's log; each costs SQLite some 30 ms."""
+logger = logging.getLogger(__name__)
+
+BuildFunction = Callable[[Spec, Mapping[str, Path], Path], dict[str, Any]]
+"""(spec, input folders, output folder) → summary: a step that is light enough to run in the step's own process."""
+
+
+@dataclass(frozen=True)
+class Build:
+    """An artifact, and how it was come by."""
+
+    artifact: Artifact
+    reused: bool
+    seconds: float
+
+
+def build_artifact(
+    context: dg.AssetExecutionContext | None,
+    store: ArtifactStore,
+    spec: Spec,
+    *,
+    device: bool | DeviceNeed = False,
+    force: bool = False,
+    build: BuildFunction | None = None,
+    run_info: Mapping[str, Any] | None = None,
+    launcher: Launcher | None = None,
+) -> Build:
+    """The artifact of `spec`.
+
+    device: the job leases the GPUs it needs, or the CPU slot where there is none.
+    force: build it again, from the start, even if the store holds it.
+    build: makes it in this process; None starts a worker process for the kind (worker.WORKERS).
+    run_info: who started it, for the manifest; by default what Dagster says of the run.
+
+    UserError for what a user can mend, WorkerError where a worker crashed or was killed; with a context both come as
+    dg.Failure (the first one without retries). Interrupted, it leaves no process and keeps the checkpoints.
+    """
+    started = time.monotonic()
+    builder = _Builder(context, store, spec, dict(run_info or run_info_of(context)), launcher or LocalLauncher())
+    with _failures(context):
+        artifact, reused = builder.find_or_build(_need(device), force, build)
+    return Build(artifact, reused, time.monotonic() - started)
+
+
+class _Builder:
+    def __init__(
+        self,
+        context: dg.AssetExecutionContext | None,
+        store: ArtifactStore,
+        spec: Spec,
+        run_info: dict[str, Any],
+        launcher: Launcher,
+    ) -> None:
+        self.context = context
+        self.store = store
+        self.spec = spec
+        self.run_info = run_info
+        self.launcher = launcher
+        self.label = _label(context, spec.kind)
+        self.throttle = Throttle(OBSERVATION_SECONDS)
+
+    def find_or_build(self, need: DeviceNeed | None, force: bool, build: BuildFunction | None) -> tuple[Artifact, bool]:
+        if not force and (found := self.store.find(self.spec, self.say)):
+            return found, True
+        with self.store.building(self.spec, self.say):
+            # Another run may have built it while this one waited.
+            if not force and (found := self.store.find(self.spec, self.say)):
+                return found, True
+            return self._build(need, force, build), False
+
+    def _build(self, need: DeviceNeed | None, force: bool, build: BuildFunction | None) -> Artifact:
+        inputs = {name: self.store.require(*reference, self.say).path for name, reference in self.spec.inputs.items()}
+        draft = self.store.begin(self.spec, afresh=force)
+        try:
+            with self._device(need) as leased:
+                started = time.monotonic()
+                used: dict[str, Any] = {"device": leased.device, "gpus": list(leased.names)}
+                if build:
+                    summary = build(self.spec, inputs, draft.out)
+                else:
+                    result = self._work(draft, inputs, leased)
+                    summary, used["peak_rss_bytes"] = result.summary, result.peak_rss_bytes
+                used["seconds"] = time.monotonic() - started
+            return self.store.commit(draft, summary, self.run_info | used)
+        except BaseException:
+            self.store.discard(draft)
+            raise
+
+    def _work(self, draft: Draft, inputs: Mapping[str, Path], leased: Lease) -> WorkerResult:
+        job = WorkerJob(
+            kind=self.spec.kind,
+            label=self.label,
+            config=self.spec.config,
+            inputs=inputs,
+            folder=draft.folder,
+            out=draft.out,
+            work=draft.work,
+            device=leased.device,
+            seed=self.spec.seed,
+            env=leased.env,
+        )
+        return run_worker(self.context, job, self.launcher, self.show, self.say)
+
+    @contextlib.contextmanager
+    def _device(self, need: DeviceNeed | None) -> Iterator[Lease]:
+        if need is None:
+            yield Lease("cpu")
+            return
+        with lease(need, self.store.root / "locks" / "devices", self.say) as leased:
+            yield leased
+
+    def say(self, message: str) -> None:
+        """One line to the run's log."""
+        if self.context:
+            self.context.log.info(message)
+        else:
+            logger.info("%s: %s", self.label, message)
+
+    def show(self, progress: Progress) -> None:
+        """Every report to this process's listeners; now and then one to Dagster, as a log line and as plot points."""
+        publish(progress)
+        if self.context and (self.throttle.ready() or progress.step >= progress.total):
+            self.context.log.info(progress.line())
+            self.context.log_event(_observation(self.context, progress))
+
+
+def _observation(context: dg.AssetExecutionContext, progress: Progress) -> dg.AssetObservation:
+    metadata: dict[str, Any] = {"step": progress.step, "total_steps": progress.total, **progress.values}
+    if progress.eta is not None:
+        metadata["eta_seconds"] = round(progress.eta, 1)
+    return dg.AssetObservation(context.asset_key, partition=_partition(context), metadata=metadata)
+
+
+def _partition(context: dg.AssetExecutionContext) -> str | None:
+    return context.partition_key if context.has_partition_key else None
+
+
+def _label(context: dg.AssetExecutionContext | None, kind: str) -> str:
+    if context is None:
+        return kind
+    partition = _partition(context)
+    asset = context.asset_key.to_user_string()
+    return f"{asset} [{partition}]" if partition else asset
+
+
+def _need(device: bool | DeviceNeed) -> DeviceNeed | None:
+    if isinstance(device, DeviceNeed):
+        return device
+    return DeviceNeed() if device else None
+
+
+def run_info_of(context: dg.AssetExecutionContext | None) -> dict[str, Any]:
+    """The run's id, and who or what started it, as far as Dagster knows."""
+    if context is None:
+        return {"run_id": None, "started_by": "python"}
+    return {"run_id": context.run.run_id, "started_by": _started_by(context.run)}
+
+
+def _started_by(run: dg.DagsterRun) -> str:
+    """`ft run` tags its runs; Dagster tags those of schedules, sensors and backfills; what the UI starts has no tag."""
+    for tag, name in (
+        ("ft/started_by", ""),
+        ("dagster/schedule_name", "schedule "),
+        ("dagster/sensor_name", "sensor "),
+        ("dagster/backfill", "backfill "),
+    ):
+        if tag in run.tags:
+            return f"{name}{run.tags[tag]}"
+    return "ui" if run.remote_job_origin else "python"
+
+
+@contextlib.contextmanager
+def _failures(context: dg.AssetExecutionContext | None) -> Iterator[None]:
+    """Under Dagster, errors as failures with one clear line and no traceback."""
+    try:
+        yield
+    except UserError as error:
+        if context is None:
+            raise
+        raise dg.Failure(str(error), allow_retries=False) from None
+    except WorkerError as error:
+        if context is None:
+            raise
+        tail = dg.MetadataValue.md(f"```\n{error.log_tail}\n```")
+        raise dg.Failure(str(error), metadata={"exit_code": error.exit_code, "log_tail": tail}) from None

@@ -1,0 +1,42 @@
+"""Which step of a run began and ended, for whoever in this process wants to show it."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+State = Literal["started", "built", "reused", "gate failed", "failed"]
+
+
+@dataclass(frozen=True)
+class StepEvent:
+    """One asset (of one experiment) began or ended."""
+
+    asset: str
+    experiment: str | None
+    state: State
+    seconds: float = 0.0
+    message: str = ""
+    """Why it failed."""
+
+    @property
+    def succeeded(self) -> bool:
+        return self.state in {"built", "reused"}
+
+
+_listeners: list[Callable[[StepEvent], None]] = []
+
+
+@contextmanager
+def listening(listener: Callable[[StepEvent], None]) -> Iterator[None]:
+    """`listener` hears every event of this process within the block."""
+    _listeners.append(listener)
+    try:
+        yield
+    finally:
+        _listeners.remove(listener)
+
+
+def publish(event: StepEvent) -> None:
+    for listener in list(_listeners):
+        listener(event)

@@ -1,0 +1,31 @@
+"""Recorded gates, read again by whoever passes them: Dagster's blocking checks hold within one run only."""
+
+from typing import Any
+
+from ft_pipeline.errors import UserError
+from ft_pipeline.store.artifacts import Artifact
+
+
+def recorded_checks(artifact: Artifact) -> dict[str, dict[str, Any]]:
+    """The checks in an artifact's summary, `checks` and the token audit's: name → {passed, message, …}."""
+    audit = artifact.summary.get("audit") or {}
+    return {**audit.get("checks", {}), **artifact.summary.get("checks", {})}
+
+
+def failed_checks(artifact: Artifact) -> list[str]:
+    """The blocking checks that failed, each as `name: why`; a check that does not say is blocking."""
+    failed = {
+        name: check
+        for name, check in recorded_checks(artifact).items()
+        if not check["passed"] and check.get("blocking", True)
+    }
+    return [f"{name}: {check.get('message') or 'failed'}" for name, check in failed.items()]
+
+
+def require(artifact: Artifact) -> Artifact:
+    """The artifact, if no blocking check of it failed. UserError that names the first check and its reason."""
+    failed = failed_checks(artifact)
+    if failed:
+        more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
+        raise UserError(f"{artifact.kind} did not pass its gate: {failed[0]}{more}; mend that and materialize it again")
+    return artifact

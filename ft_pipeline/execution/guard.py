@@ -1,0 +1,94 @@
+"""No process outlives its purpose: the worker splits in two, and the small half watches over the other.
+
+    supervisor ── guard ── worker ── whatever the worker starts
+
+The guard (no heavy import, a few MB) ends everything below it when the worker ends, however it ends, and when the
+supervisor is gone, even by SIGKILL: it holds one end of a pipe, the *lifeline*, whose other end closes with the
+supervisor. The worker in turn dies with the guard (PR_SET_PDEATHSIG).
+So any one of them may be killed and nothing stays behind.
+"""
+
+import ctypes
+import os
+import select
+import signal
+import sys
+import time
+from typing import NoReturn
+
+LIFELINE = "FT_LIFELINE_FD"
+POLL_SECONDS = 0.1
+PATIENCE_SECONDS = 10.0
+_PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+_STOPPING = {signal.SIGINT, signal.SIGTERM}
+
+
+def split() -> None:
+    """Return in the worker half only. Does nothing outside a supervised process."""
+    descriptor = os.environ.pop(LIFELINE, None)
+    if descriptor is None:
+        return
+    lifeline = int(descriptor)
+    signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)  # a signal between fork and the handlers waits
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)  # whoever is orphaned below comes to the guard, and is found
+    guard = os.getpid()
+    worker = os.fork()
+    if worker == 0:
+        os.close(lifeline)
+        _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != guard:  # it died before the line above
+            os._exit(1)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING)
+        return
+    for number in _STOPPING:  # they reach the whole group; the worker decides what they mean
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING)
+    _watch(worker, lifeline)
+
+
+def _watch(worker: int, lifeline: int) -> NoReturn:
+    while True:
+        supervisor_is_gone = bool(select.select([lifeline], [], [], POLL_SECONDS)[0])
+        if supervisor_is_gone:
+            _end_descendants()
+            os._exit(1)
+        ended, status = os.waitpid(worker, os.WNOHANG)
+        if ended:
+            _end_descendants()
+            _end_like(status)
+
+
+def _end_like(status: int) -> NoReturn:
+    """End with the worker's exit code or signal, so that the supervisor sees what happened to it."""
+    sys.stdout.flush()
+    code = os.waitstatus_to_exitcode(status)
+    if code < 0:
+        if -code != signal.SIGKILL:
+            signal.signal(-code, signal.SIG_DFL)
+        os.kill(os.getpid(), -code)
+    os._exit(code if code >= 0 else 128 - code)
+
+
+def _end_descendants() -> None:
+    """SIGKILL for every process below this one, those that left the group included, until none is left.
+
+    One that the kernel cannot end (stuck in a driver or on a dead network disk) is given up on.
+    """
+    import psutil
+
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while (children := psutil.Process().children(recursive=True)) and time.monotonic() < deadline:
+        for child in children:
+            try:
+                child.kill()
+            except psutil.NoSuchProcess:
+                continue
+        psutil.wait_procs(children, timeout=1)
+
+
+def _prctl(option: int, value: int) -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(option, int(value), 0, 0, 0)

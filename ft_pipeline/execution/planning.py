@@ -1,0 +1,116 @@
+"""What a run would do, without running it: every step's planned spec held against what was last materialized."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from graphlib import TopologicalSorter
+from typing import Literal
+
+import dagster as dg
+
+from ft_pipeline.errors import UserError
+from ft_pipeline.execution.gates import failed_checks
+from ft_pipeline.execution.steps import STEPS, Inputs, NotYetBuilt, Step, planned_spec
+from ft_pipeline.project import Project
+from ft_pipeline.store.artifacts import Artifact, ArtifactStore
+from ft_pipeline.store.current import Current
+from ft_pipeline.store.spec import Spec
+
+State = Literal["fresh", "stale", "never_run", "failed", "broken"]
+
+
+@dataclass(frozen=True)
+class Planned:
+    """Where one asset (of one experiment) stands."""
+
+    asset: str
+    experiment: str | None
+    state: State
+    reason: str
+
+    @property
+    def runs(self) -> bool:
+        return self.state != "fresh"
+
+
+def flow(names: Iterable[str] | None = None) -> list[Step]:
+    """The steps, each after all that it depends on; all of them, or those named."""
+    order = TopologicalSorter({name: step.deps for name, step in STEPS.items()}).static_order()
+    wanted = set(STEPS if names is None else names)
+    return [STEPS[name] for name in order if name in wanted]
+
+
+def plan(project: Project, experiments: Sequence[str], instance: dg.DagsterInstance | None = None) -> list[Planned]:
+    """Where every step stands for these experiments, in the order of the flow.
+
+    instance: also held against Dagster's own record, so that what the UI shows as never materialized runs again.
+    """
+    store = ArtifactStore(project.store)
+    states: dict[tuple[str, str | None], Planned] = {}
+    for step in flow():
+        for experiment in experiments if step.per_experiment else [None]:
+            upstream = _upstream(step, experiment, experiments, states)
+            inputs = Inputs(project, store, experiment)
+            states[step.name, experiment] = _state(step, inputs, upstream, instance)
+    return list(states.values())
+
+
+def _upstream(
+    step: Step,
+    experiment: str | None,
+    experiments: Sequence[str],
+    states: dict[tuple[str, str | None], Planned],
+) -> list[Planned]:
+    found = []
+    for dep in step.deps:
+        if not STEPS[dep].per_experiment:
+            found.append(states[dep, None])
+        else:
+            found += [states[dep, each] for each in ([experiment] if step.per_experiment else experiments)]
+    return found
+
+
+def _state(step: Step, inputs: Inputs, upstream: list[Planned], instance: dg.DagsterInstance | None) -> Planned:
+    def planned(state: State, reason: str) -> Planned:
+        return Planned(step.name, inputs.experiment, state, reason)
+
+    try:
+        last = inputs.find(step.name)
+        if last is None:
+            return planned("never_run", "never materialized")
+        waiting = [each for each in upstream if each.runs]
+        if waiting:
+            return planned("stale", f"{waiting[0].asset} runs first ({waiting[0].reason})")
+        spec = planned_spec(step, inputs)
+    except NotYetBuilt as error:
+        return planned("stale", str(error))
+    except UserError as error:
+        return planned("broken", str(error))
+    if last.spec_hash != spec.hash:
+        return planned("stale", difference(last, spec))
+    if instance and _recorded_version(instance, step, inputs.experiment) != last.fingerprint:
+        return planned("stale", "not in this Dagster instance's record")
+    failed = failed_checks(last)
+    return planned("failed", failed[0]) if failed else planned("fresh", "")
+
+
+def difference(last: Artifact, spec: Spec) -> str:
+    """In a few words, why `spec` is not the one that `last` was built from."""
+    before, now = last.spec, spec.to_json()
+    inputs = [key for key in now["inputs"] if before["inputs"].get(key) != now["inputs"][key]]
+    if inputs or set(before["inputs"]) != set(now["inputs"]):
+        return f"new data in {', '.join(inputs)}" if inputs else "other inputs"
+    config = [
+        key for key in {**before["config"], **now["config"]} if before["config"].get(key) != now["config"].get(key)
+    ]
+    if config:
+        return f"settings changed: {', '.join(sorted(config))}"
+    return "code or library versions changed"
+
+
+def _recorded_version(instance: dg.DagsterInstance, step: Step, experiment: str | None) -> str | None:
+    records = instance.fetch_materializations(
+        dg.AssetRecordsFilter(asset_key=dg.AssetKey(step.name), asset_partitions=[experiment] if experiment else None),
+        limit=1,
+    ).records
+    event = records[0].asset_materialization if records else None
+    return (event.tags or {}).get("dagster/data_version") if event else None

@@ -1,0 +1,103 @@
+"""Where running jobs stand, for whoever in this process wants to show it."""
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One report of a running job."""
+
+    kind: str
+    """The artifact's kind, e.g. `adapter`."""
+    label: str
+    """The asset, with its experiment where it has one, e.g. `adapter [qlora]`."""
+    step: int
+    total: int
+    values: dict[str, float] = field(default_factory=dict)
+    """Numbers worth plotting: `loss`, `tokens_per_second`."""
+    elapsed: float = 0.0
+    """Seconds since the job began."""
+    eta: float | None = None
+    """Seconds that are left at the pace since the first report; None before the second one."""
+
+    def line(self) -> str:
+        """One line for a log: `adapter [qlora]: 120/900, loss 1.42, 2 min 10 s left`."""
+        parts = [f"{self.step}/{self.total}"]
+        parts += [f"{name.replace('_', ' ')} {value:.4g}" for name, value in self.values.items()]
+        if self.eta is not None and self.step < self.total:
+            parts.append(f"{duration(self.eta)} left")
+        return f"{self.label}: {', '.join(parts)}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words: `48 s`, `2 min 10 s`, `3 h 5 min`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+Listener = Callable[[Progress], None]
+_listeners: list[Listener] = []
+
+
+def subscribe(listener: Listener) -> Callable[[], None]:
+    """Hear every report of this process from now on; calling the result ends it."""
+    _listeners.append(listener)
+    return lambda: _listeners.remove(listener) if listener in _listeners else None
+
+
+def watched() -> bool:
+    """Whether somebody in this process shows progress; raw output of workers would only tear that apart."""
+    return bool(_listeners)
+
+
+def publish(progress: Progress) -> None:
+    """Tell every listener; one that fails is logged and does not stop the job."""
+    for listener in list(_listeners):
+        try:
+            listener(progress)
+        except Exception:
+            logger.exception("a progress listener failed")
+
+
+class Pace:
+    """Elapsed and remaining seconds of one job, from its reports. A resumed job starts in the middle: its first report
+    is where the pace is counted from."""
+
+    def __init__(self) -> None:
+        self.began = time.monotonic()
+        self._first: tuple[int, float] | None = None
+
+    def mark(self, step: int, total: int) -> tuple[float, float | None]:
+        """(elapsed, eta) at this step."""
+        now = time.monotonic()
+        if self._first is None or step < self._first[0]:
+            self._first = (step, now)
+        done, seconds = step - self._first[0], now - self._first[1]
+        return now - self.began, (total - step) * seconds / done if done else None
+
+
+class Throttle:
+    """Lets one report through per interval, which grows with the job: a long one must not flood SQLite."""
+
+    def __init__(self, seconds: float, share: float = 0.01) -> None:
+        """seconds: the least interval; share: of the time since the start, where that is more."""
+        self.seconds = seconds
+        self.share = share
+        self._began = time.monotonic()
+        self._last = -float("inf")
+
+    def ready(self) -> bool:
+        now = time.monotonic()
+        if now - self._last < max(self.seconds, self.share * (now - self._began)):
+            return False
+        self._last = now
+        return True

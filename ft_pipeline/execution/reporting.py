@@ -1,0 +1,62 @@
+"""The worker's side of progress: to Dagster Pipes where the supervisor opened a session, else down a pipe."""
+
+import contextlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+CHANNEL = "FT_PROGRESS_FD"
+SECONDS_BETWEEN = 1.0
+Send = Callable[[dict[str, Any]], None]
+
+
+class JobReporter:
+    """Sends at most one progress report a second, but always the first and the last; keeps what it sent in a file."""
+
+    def __init__(self, record: Path, send: Send, send_log: Callable[[str], None]) -> None:
+        self._record = record
+        self._send = send
+        self._send_log = send_log
+        self._last = -float("inf")
+
+    def progress(self, step: int, total: int, **values: float) -> None:
+        """Report that `step` of `total` is done."""
+        now = time.monotonic()
+        if now - self._last < SECONDS_BETWEEN and step < total:
+            return
+        self._last = now
+        numbers = {name: float(value) for name, value in values.items()}
+        message = {"step": int(step), "total": int(total), "values": numbers}
+        with self._record.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"time": time.time(), **message}) + "\n")
+        self._send({"type": "progress", **message})
+
+    def log(self, message: str) -> None:
+        """Write one line to the run log."""
+        self._send_log(str(message))
+
+
+@contextlib.contextmanager
+def open_reporter(record: Path) -> Iterator[JobReporter]:
+    """The reporter of this process; `record` takes every report that is sent, one JSON a line."""
+    if "DAGSTER_PIPES_CONTEXT" in os.environ:
+        import dagster_pipes
+
+        with dagster_pipes.open_dagster_pipes() as pipes:
+            yield JobReporter(record, pipes.report_custom_message, pipes.log.info)
+    elif descriptor := os.environ.pop(CHANNEL, None):
+        with os.fdopen(int(descriptor), "w", encoding="utf-8", buffering=1) as channel:
+            send = _line_writer(channel.write)
+            yield JobReporter(record, send, lambda text: send({"type": "log", "message": text}))
+    else:
+        yield JobReporter(record, lambda message: None, print)
+
+
+def _line_writer(write: Callable[[str], Any]) -> Send:
+    def send(message: dict[str, Any]) -> None:
+        write(json.dumps(message) + "\n")
+
+    return send

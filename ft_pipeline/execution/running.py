@@ -1,0 +1,207 @@
+"""`ft run`: the stale part of the graph, materialized in this process over the project's own Dagster instance.
+
+The steps' heavy work has processes of its own, so one process for the run itself saves what an executor spends on
+starting one per step.
+"""
+
+import contextlib
+import getpass
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from importlib import import_module
+from typing import Any
+
+import dagster as dg
+
+from ft_pipeline.errors import UserError
+from ft_pipeline.execution.events import StepEvent, listening
+from ft_pipeline.execution.planning import Planned, flow, plan
+from ft_pipeline.execution.steps import STEPS, Inputs
+from ft_pipeline.project import Project
+from ft_pipeline.store.artifacts import ArtifactStore
+
+QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+
+
+@dataclass(frozen=True)
+class Request:
+    """What `ft run` was asked for."""
+
+    project: Project
+    experiments: tuple[str, ...] = ()
+    """Empty: all whose YAML is sound."""
+    select: tuple[str, ...] = ()
+    """Assets by name; empty: all."""
+    force: bool = False
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a run."""
+
+    steps: list[StepEvent]
+    failures: list[str]
+    fresh: int
+    """Assets that had nothing to do."""
+    seconds: float
+    comparison: dict[str, Any] | None = None
+    recommendation: dict[str, Any] | None = None
+    champion: dict[str, Any] | None = None
+
+    @property
+    def succeeded(self) -> bool:
+        return not self.failures
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields of `ft run --json`."""
+        return {
+            "succeeded": self.succeeded,
+            "seconds": round(self.seconds, 2),
+            "fresh": self.fresh,
+            "steps": [vars(event) for event in self.steps],
+            "failures": self.failures,
+            "champion": self.champion,
+        }
+
+
+def what_runs(request: Request) -> list[Planned]:
+    """The plan: every step that the request concerns, and whether and why it would run. UserError for unknown names."""
+    _load_steps()
+    experiments = _experiments(request)
+    selected = _selected(request)
+    with dg.DagsterInstance.get() as instance:
+        planned = plan(request.project, experiments, instance)
+    return [_forced(each) if request.force else each for each in planned if each.asset in selected]
+
+
+def run(request: Request) -> Outcome:
+    """Materialize what is not fresh, one run per experiment; what all share runs once, what compares them last."""
+    started = time.monotonic()
+    events: list[StepEvent] = []
+    failures: list[str] = []
+    planned = what_runs(request)
+    with listening(events.append), dg.DagsterInstance.get() as instance:
+        for experiment, assets in _batches(planned):
+            failures += _materialize(instance, request, experiment, assets)
+            if failures:
+                break
+    return Outcome(
+        steps=[event for event in events if event.state != "started"],
+        failures=failures,
+        fresh=sum(not each.runs for each in planned),
+        seconds=time.monotonic() - started,
+        comparison=_document(request.project, "comparison"),
+        recommendation=_document(request.project, "recommendation"),
+        champion=(_document(request.project, "champion")),
+    )
+
+
+def list_experiments(project: Project) -> list[dict[str, Any]]:
+    """The rows of `ft experiments --json`."""
+    _load_steps()
+    comparison = _document(project, "comparison")
+    return [_describe(project, name, comparison) for name in project.experiment_names()]
+
+
+def _describe(project: Project, name: str, comparison: dict[str, Any] | None) -> dict[str, Any]:
+    row: dict[str, Any] = {"name": name, "objective": None, "technique": None, "base_model": None}
+    try:
+        settings = project.experiment(name)
+    except UserError as error:
+        return {**row, "state": "broken", "primary_score": None, "error": str(error)}
+    row.update(objective=settings.objective, technique=settings.technique, base_model=settings.base_model)
+    own = [each for each in plan(project, [name]) if each.experiment == name]
+    never = next(each for each in own if each.asset == "scores").state == "never_run"
+    state = "never_run" if never else "stale" if any(each.runs for each in own) else "fresh"
+    return {**row, "state": state, "primary_score": _primary_score(comparison, name), "error": None}
+
+
+def _primary_score(comparison: dict[str, Any] | None, experiment: str) -> float | None:
+    if comparison is None:
+        return None
+    metric = comparison["primary_metric"]
+    rows = [row for row in comparison["rows"] if row["experiment"] == experiment and row["kind"] == "merged"]
+    return rows[0]["scores"][metric]["value"] if rows and metric in rows[0]["scores"] else None
+
+
+def _load_steps() -> None:
+    """Load the definitions, which fill STEPS; their import must wait until the project folder is known."""
+    if not STEPS:
+        import_module("ft_pipeline.definitions").defs()
+
+
+def _experiments(request: Request) -> list[str]:
+    """The experiments asked for, each with a sound YAML; by default every one that is sound."""
+    if request.experiments:
+        for name in request.experiments:
+            request.project.experiment(name)
+        return list(dict.fromkeys(request.experiments))
+    sound = []
+    for name in request.project.experiment_names():
+        with contextlib.suppress(UserError):
+            request.project.experiment(name)
+            sound.append(name)
+    if not sound:
+        raise UserError("no experiment can run; write experiments/NAME.yaml, or see what is wrong: ft experiments")
+    return sound
+
+
+def _selected(request: Request) -> set[str]:
+    unknown = [name for name in request.select if name not in STEPS]
+    if unknown:
+        raise UserError(f"there is no asset {unknown[0]!r}; known: {', '.join(step.name for step in flow())}")
+    return set(request.select or STEPS)
+
+
+def _forced(planned: Planned) -> Planned:
+    return replace(planned, state="stale", reason="--force") if planned.state == "fresh" else planned
+
+
+def _batches(planned: Sequence[Planned]) -> list[tuple[str | None, list[str]]]:
+    """(experiment, its assets) in order; what all experiments share goes with the first, what compares them with the last."""
+    running = [each for each in planned if each.runs]
+    order = [each.asset for each in planned]
+    last_own = max((order.index(each.asset) for each in planned if each.experiment), default=-1)
+    shared = [each.asset for each in running if each.experiment is None and order.index(each.asset) < last_own]
+    after = [each.asset for each in running if each.experiment is None and each.asset not in shared]
+    own: dict[str | None, list[str]] = {}
+    for each in running:
+        if each.experiment:
+            own.setdefault(each.experiment, []).append(each.asset)
+    batches = list(own.items()) or [(None, [])]
+    batches[0] = (batches[0][0], shared + batches[0][1])
+    batches[-1] = (batches[-1][0], batches[-1][1] + after)
+    return [(experiment, assets) for experiment, assets in batches if assets]
+
+
+def _materialize(
+    instance: dg.DagsterInstance, request: Request, experiment: str | None, assets: Sequence[str]
+) -> list[str]:
+    """One Dagster run; what failed, as lines for the user."""
+    failures: list[str] = []
+
+    def hear(event: StepEvent) -> None:
+        if event.state in {"failed", "gate failed"}:
+            failures.append(f"{event.asset}: {event.message}")
+
+    with listening(hear):
+        result = dg.materialize(
+            [step.asset for step in STEPS.values()],
+            instance=instance,
+            selection=list(assets),
+            partition_key=experiment,
+            raise_on_error=False,
+            run_config=QUIET,
+            tags={"ft/started_by": f"cli {getpass.getuser()}"},
+        )
+    if not result.success and not failures:
+        failures = [f"run {result.run_id} failed; open it in the UI: ft ui"]
+    return failures
+
+
+def _document(project: Project, asset: str) -> Any:
+    """The JSON content of an unpartitioned asset's present artifact, or None."""
+    artifact = Inputs(project, ArtifactStore(project.store)).find(asset)
+    return json.loads((artifact.path / f"{asset}.json").read_text(encoding="utf-8")) if artifact else None

@@ -1,0 +1,126 @@
+"""The one entry of every heavy step: `python -m ft_pipeline.execution.worker JOB_JSON`, started by the supervisor.
+
+Reads the job, runs the function of its kind, and leaves `result.json` or `error.json` beside the job. Exit codes:
+0 done, 3 an error that the user can mend, 1 any other, 130 interrupted.
+"""
+
+import contextlib
+import importlib
+import json
+import random
+import resource
+import sys
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ft_pipeline.errors import UserError
+from ft_pipeline.execution import guard
+from ft_pipeline.execution.reporting import open_reporter
+from ft_pipeline.job import Job, Reporter
+from ft_pipeline.store.files import describe_write_error
+
+WORKERS = {
+    "base_model": "ft_pipeline.models.base_model:run",
+    "teacher_answers": "ft_pipeline.distillation.teacher:run",
+    "training_data": "ft_pipeline.training.training_data:run",
+    "adapter": "ft_pipeline.training.adapter:run",
+    "merged_model": "ft_pipeline.training.merge:run",
+    "prompt_baseline": "ft_pipeline.evaluation.prompt_baseline:run",
+    "scores": "ft_pipeline.evaluation.scores:run",
+}
+RESULT = "result.json"
+ERROR = "error.json"
+USER_ERROR = 3
+INTERRUPTED = 130
+
+
+def main(arguments: Sequence[str], workers: Mapping[str, str] = WORKERS) -> int:
+    """Run the job of the file that `arguments` names; the exit code. workers: kind → `module:function`."""
+    guard.split()  # first: the half that stays behind must be small
+    job_file = Path(arguments[0])
+    try:
+        return _work(job_file, workers)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except UserError as error:
+        return _refuse(job_file, str(error))
+    except OSError as error:
+        message = describe_write_error(error)
+        return _refuse(job_file, message) if message else _crash(job_file, error)
+    except Exception as error:
+        return _crash(job_file, error)
+
+
+def _work(job_file: Path, workers: Mapping[str, str]) -> int:
+    from ft_pipeline.store.hashing import plain_json
+
+    given = json.loads(job_file.read_text(encoding="utf-8"))
+    started = time.monotonic()
+    with open_reporter(Path(given["work"]) / "progress.jsonl") as report:
+        summary = _function(given["kind"], workers)(_job(given, report))
+    result = {"summary": summary, "seconds": time.monotonic() - started, "peak_rss_bytes": peak_rss_bytes()}
+    (job_file.parent / RESULT).write_text(json.dumps(plain_json(result)), encoding="utf-8")
+    return 0
+
+
+def _job(given: dict[str, Any], report: Reporter) -> Job:
+    """The job, with the random generators of whatever is imported by now seeded."""
+    _seed(given["seed"])
+    return Job(
+        kind=given["kind"],
+        config=given["config"],
+        inputs={name: Path(folder) for name, folder in given["inputs"].items()},
+        out=Path(given["out"]),
+        work=Path(given["work"]),
+        device=given["device"],
+        report=report,
+    )
+
+
+def _function(kind: str, workers: Mapping[str, str]) -> Callable[[Job], dict[str, Any]]:
+    if kind not in workers:
+        raise ValueError(f"no worker function for {kind!r}; known: {', '.join(workers)}")
+    module, _, name = workers[kind].partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def _seed(seed: int) -> None:
+    """Python's generator, and numpy's and torch's where the job's module imported them at its top."""
+    random.seed(seed)
+    if numpy := sys.modules.get("numpy"):
+        numpy.random.seed(seed % 2**32)
+    if torch := sys.modules.get("torch"):
+        torch.manual_seed(seed)
+
+
+def _refuse(job_file: Path, message: str) -> int:
+    sys.stderr.write(f"{message}\n")  # for the log, and for the supervisor where a full disk takes no file
+    return _fail(job_file, message, USER_ERROR)
+
+
+def _crash(job_file: Path, error: Exception) -> int:
+    traceback.print_exc()
+    return _fail(job_file, f"{type(error).__name__}: {error}", 1)
+
+
+def _fail(job_file: Path, message: str, code: int) -> int:
+    """Leave the message for the supervisor."""
+    with contextlib.suppress(OSError):
+        (job_file.parent / ERROR).write_text(json.dumps({"message": message}), encoding="utf-8")
+    return code
+
+
+def peak_rss_bytes() -> int:
+    """The most memory that this process held. getrusage would count the process that forked it, too."""
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+    except (OSError, StopIteration):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

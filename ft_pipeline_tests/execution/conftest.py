@@ -1,0 +1,62 @@
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from ft_pipeline.execution.launchers import LocalLauncher
+from ft_pipeline.store.artifacts import ArtifactStore
+
+ROOT = Path(__file__).parents[2]
+PATIENCE = 60.0
+"""Seconds after which a test gives up on something that should have happened; none waits that long when all is well."""
+
+
+@pytest.fixture(autouse=True)
+def _workers_find_the_tests(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Worker processes import their jobs from this folder, and lock devices of their own."""
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])))
+    monkeypatch.setenv("FT_LEASE_DIR", str(tmp_path / "leases"))
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ArtifactStore:
+    return ArtifactStore(tmp_path / "store")
+
+
+@pytest.fixture
+def launcher() -> LocalLauncher:
+    return LocalLauncher("ft_pipeline_tests.execution.fake_worker")
+
+
+def until(condition: Callable[[], object], what: str) -> None:
+    """Wait for a condition."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {PATIENCE:.0f} s: {what}"
+        time.sleep(0.05)
+
+
+def alive(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def all_gone(pids: list[int]) -> bool:
+    return not any(alive(pid) for pid in pids)
+
+
+def family_of(store: ArtifactStore) -> list[int]:
+    """The pids that a `family` job wrote: worker, guard, children."""
+    found: list[Path] = []
+
+    def written() -> bool:
+        found[:] = (store.root / "work").rglob("pids")
+        return bool(found)
+
+    until(written, "the job started its children")
+    return [int(pid) for pid in found[0].read_text().split()]

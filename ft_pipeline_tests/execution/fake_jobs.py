@@ -1,0 +1,78 @@
+"""Jobs for the supervisor's tests: real processes that do little. The config says what each does."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from ft_pipeline.errors import UserError
+from ft_pipeline.job import Job
+
+STUBBORN = """
+import signal, time
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+time.sleep(600)
+"""
+
+
+def count(job: Job) -> dict:
+    """Count to `steps`, a checkpoint each; `die_at` sends this process `signal` once, at that step."""
+    done = job.work / "done"
+    first = int(done.read_text()) if done.exists() else 0
+    job.report.log(f"starting at step {first}")
+    for step in range(first + 1, job.config["steps"] + 1):
+        time.sleep(job.config.get("sleep", 0))
+        done.write_text(str(step))
+        job.report.progress(step, job.config["steps"], loss=1 / step)
+        if step == job.config.get("die_at") and first == 0:
+            os.kill(os.getpid(), job.config["signal"])
+    (job.out / "count.txt").write_text(str(job.config["steps"]))
+    (job.out / "metrics.jsonl").write_text(f'{{"seconds": {time.time()}}}\n')
+    return {"steps": job.config["steps"], "resumed_from": first, "device": job.device}
+
+
+def refuse(job: Job) -> dict:
+    raise UserError("learning_rate is 7: choose one under 1")
+
+
+def crash(job: Job) -> dict:
+    print("about to divide")
+    return {"result": 1 / 0}
+
+
+def full_disk(job: Job) -> dict:
+    with Path("/dev/full").open("w") as file:
+        file.write("x" * 100_000)
+    return {}
+
+
+def leave(job: Job) -> dict:
+    os._exit(0)
+
+
+def family(job: Job) -> dict:
+    """Start children that ignore SIGINT and SIGTERM, one of them in a session of its own; write all pids, then hang."""
+    if job.config.get("stubborn"):
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    children = [
+        subprocess.Popen([sys.executable, "-c", STUBBORN], start_new_session=own_session)
+        for own_session in (False, True)
+    ]
+    time.sleep(0.5)  # the children have set their handlers
+    pids = [os.getpid(), os.getppid(), *(child.pid for child in children)]
+    partial = job.work / "pids.partial"
+    partial.write_text(" ".join(map(str, pids)))
+    partial.rename(job.work / "pids")
+    job.report.progress(1, 2)
+    if job.config.get("ends"):
+        return {"pids": pids}
+    try:
+        time.sleep(600)
+    except KeyboardInterrupt:
+        (job.work / "checkpoint").write_text("kept")
+        raise
+    return {}

@@ -1,0 +1,10 @@
+"""The worker with the test's jobs in place of the pipeline's."""
+
+import sys
+
+from ft_pipeline.execution.worker import main
+
+JOBS = ("count", "refuse", "crash", "full_disk", "leave", "family")
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:], {name: f"ft_pipeline_tests.execution.fake_jobs:{name}" for name in JOBS}))

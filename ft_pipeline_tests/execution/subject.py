@@ -1,0 +1,22 @@
+"""Builds one artifact in a process of its own, for the tests to kill: `python -m … STORE KIND CONFIG_JSON`."""
+
+import json
+import signal
+import sys
+from pathlib import Path
+
+from ft_pipeline.execution.build import build_artifact
+from ft_pipeline.execution.launchers import LocalLauncher
+from ft_pipeline.store.artifacts import ArtifactStore
+from ft_pipeline.store.spec import Spec
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever ran the tests may have had it ignored
+    built = build_artifact(
+        None,
+        ArtifactStore(Path(sys.argv[1])),
+        Spec(sys.argv[2], config=json.loads(sys.argv[3])),
+        device=True,
+        launcher=LocalLauncher("ft_pipeline_tests.execution.fake_worker"),
+    )
+    print(json.dumps({"reused": built.reused, "path": str(built.artifact.path)}))

@@ -1,0 +1,156 @@
+"""From a spec to an artifact: found, built, resumed, refused."""
+
+import logging
+import signal
+from pathlib import Path
+
+import pytest
+
+from ft_pipeline.errors import UserError
+from ft_pipeline.execution import progress
+from ft_pipeline.execution.build import build_artifact
+from ft_pipeline.execution.launchers import LocalLauncher, usable_cores, worker_environment
+from ft_pipeline.execution.supervisor import WorkerError
+from ft_pipeline.store.artifacts import ArtifactStore
+from ft_pipeline.store.spec import Spec
+
+
+def test_progress_and_log_lines_arrive_and_the_second_time_it_is_found(
+    store: ArtifactStore, launcher: LocalLauncher, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    seen: list[progress.Progress] = []
+    unsubscribe = progress.subscribe(seen.append)
+    spec = Spec("count", config={"steps": 6})
+    built = build_artifact(None, store, spec, device=True, launcher=launcher)
+    again = build_artifact(None, store, spec, device=True, launcher=launcher)
+    unsubscribe()
+    assert (built.reused, again.reused) == (False, True)
+    assert again.artifact.path == built.artifact.path
+    assert built.artifact.summary == {"steps": 6, "resumed_from": 0, "device": built.artifact.manifest["run"]["device"]}
+    assert (built.artifact.path / "count.txt").read_text() == "6"
+    assert (seen[0].step, seen[-1].step, seen[-1].total) == (1, 6, 6)
+    assert seen[-1].values == {"loss": pytest.approx(1 / 6)}
+    assert "count: starting at step 0" in caplog.messages
+    run = built.artifact.manifest["run"]
+    assert run["started_by"] == "python" and run["peak_rss_bytes"] > 1e6 and run["seconds"] > 0
+
+
+def test_times_are_no_part_of_the_identity(store: ArtifactStore, launcher: LocalLauncher) -> None:
+    spec = Spec("count", config={"steps": 2})
+    first = build_artifact(None, store, spec, launcher=launcher)
+    forced = build_artifact(None, store, spec, launcher=launcher, force=True)
+    assert (first.reused, forced.reused) == (False, False)
+    assert forced.artifact.path == first.artifact.path, "the same content is the same artifact"
+
+
+def test_what_the_user_can_mend_is_one_sentence(store: ArtifactStore, launcher: LocalLauncher) -> None:
+    with pytest.raises(UserError, match=r"^learning_rate is 7: choose one under 1$"):
+        build_artifact(None, store, Spec("refuse"), launcher=launcher)
+    assert list((store.root / "drafts").iterdir()) == []
+
+
+def test_a_full_disk_is_the_users_to_mend(store: ArtifactStore, launcher: LocalLauncher) -> None:
+    with pytest.raises(UserError, match="no space is left"):
+        build_artifact(None, store, Spec("full_disk"), launcher=launcher)
+
+
+def test_a_crash_keeps_its_traceback(store: ArtifactStore, launcher: LocalLauncher) -> None:
+    with pytest.raises(WorkerError, match="exit code 1: ZeroDivisionError: division by zero") as caught:
+        build_artifact(None, store, Spec("crash"), launcher=launcher)
+    assert caught.value.exit_code == 1
+    assert "about to divide" in caught.value.log_tail
+    assert "fake_jobs.py" in caught.value.log_tail
+
+
+def test_an_end_without_a_result_is_no_success(store: ArtifactStore, launcher: LocalLauncher) -> None:
+    with pytest.raises(WorkerError, match="without a result"):
+        build_artifact(None, store, Spec("leave"), launcher=launcher)
+    assert store.all() == []
+
+
+def test_an_unknown_kind_is_named(store: ArtifactStore, launcher: LocalLauncher) -> None:
+    with pytest.raises(WorkerError, match="no worker function for 'nothing'; known: count"):
+        build_artifact(None, store, Spec("nothing"), launcher=launcher)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGTERM])
+def test_a_killed_worker_is_named_and_goes_on_where_it_was(
+    store: ArtifactStore, launcher: LocalLauncher, number: signal.Signals
+) -> None:
+    spec = Spec("count", config={"steps": 8, "die_at": 5, "signal": int(number)})
+    with pytest.raises(WorkerError, match=f"killed by {number.name}"):
+        build_artifact(None, store, spec, launcher=launcher)
+    assert store.find(spec) is None
+    built = build_artifact(None, store, spec, launcher=launcher)
+    assert built.artifact.summary["resumed_from"] == 5
+    assert not (store.root / "work" / "count" / spec.hash[:16]).exists()
+
+
+def test_force_begins_at_the_beginning(store: ArtifactStore, launcher: LocalLauncher) -> None:
+    spec = Spec("count", config={"steps": 8, "die_at": 5, "signal": int(signal.SIGKILL)})
+    for _ in range(2):
+        with pytest.raises(WorkerError):
+            build_artifact(None, store, spec, launcher=launcher, force=True)
+
+
+def test_a_flipped_byte_is_rebuilt_beside(
+    store: ArtifactStore, launcher: LocalLauncher, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    spec = Spec("count", config={"steps": 2})
+    first = build_artifact(None, store, spec, launcher=launcher).artifact
+    (first.path / "count.txt").write_text("3")
+    second = build_artifact(None, store, spec, launcher=launcher)
+    assert not second.reused
+    assert second.artifact.fingerprint == first.fingerprint and second.artifact.path != first.path
+    assert any("count.txt was changed" in message for message in caplog.messages)
+
+
+def test_a_light_step_runs_here(store: ArtifactStore) -> None:
+    def write(spec: Spec, inputs, out: Path) -> dict:
+        assert (inputs["raw"] / "raw.txt").read_text() == "raw"
+        (out / "rows.txt").write_text(str(spec.config["n"]))
+        return {"rows": 1}
+
+    def write_raw(spec: Spec, inputs, out: Path) -> dict:
+        (out / "raw.txt").write_text("raw")
+        return {}
+
+    raw = build_artifact(None, store, Spec("raw"), build=write_raw).artifact
+    spec = Spec("table", {"raw": raw.reference}, {"n": 5})
+    built = build_artifact(None, store, spec, build=write, run_info={"run_id": "x", "started_by": "schedule nightly"})
+    assert built.artifact.inputs == {"raw": raw.reference}
+    assert built.artifact.manifest["run"]["started_by"] == "schedule nightly"
+    assert build_artifact(None, store, spec, build=write).reused
+
+
+def test_a_missing_input_is_named(store: ArtifactStore, launcher: LocalLauncher) -> None:
+    spec = Spec("count", {"base_model": ("base_model", "f" * 64)}, {"steps": 1})
+    with pytest.raises(UserError, match="base_model ffffffffffffffff is not in the store"):
+        build_artifact(None, store, spec, launcher=launcher)
+
+
+def test_the_folder_one_stands_in_shadows_no_package(
+    store: ArtifactStore, launcher: LocalLauncher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "json.py").write_text("raise RuntimeError('shadowed')")
+    monkeypatch.chdir(tmp_path)
+    assert build_artifact(None, store, Spec("count", config={"steps": 1}), launcher=launcher).artifact
+
+
+def test_the_users_own_environment_wins(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert worker_environment()["OMP_NUM_THREADS"] == str(usable_cores())
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert worker_environment()["OMP_NUM_THREADS"] == "1"
+
+
+def test_a_listener_that_fails_stops_nothing(store: ArtifactStore, launcher: LocalLauncher) -> None:
+    def broken(_: progress.Progress) -> None:
+        raise ValueError("terminal gone")
+
+    unsubscribe = progress.subscribe(broken)
+    built = build_artifact(None, store, Spec("count", config={"steps": 2}), launcher=launcher)
+    unsubscribe()
+    assert built.artifact.summary["steps"] == 2

@@ -1,0 +1,121 @@
+"""Device leases. A program named `nvidia-smi` says which GPUs there are: leasing needs no more of them."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ft_pipeline.errors import UserError
+from ft_pipeline.execution import devices
+from ft_pipeline.execution.devices import DeviceNeed, lease, visible_gpus
+
+TWO_GPUS = "0, GPU-aaaa, NVIDIA A100, 81920, 80000\n1, GPU-bbbb, NVIDIA T4, 15360, {free}\n"
+
+
+@pytest.fixture
+def no_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A machine without a driver."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+
+@pytest.fixture
+def two_gpus(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A machine with two GPUs; the result is the file that says what nvidia-smi prints."""
+    (tmp_path / "bin").mkdir()
+    shown = tmp_path / "shown.csv"
+    shown.write_text(TWO_GPUS.format(free=15000))
+    program = tmp_path / "bin" / "nvidia-smi"
+    program.write_text(f"#!/bin/sh\ncat {shown}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    return shown
+
+
+@pytest.mark.usefixtures("no_gpu")
+def test_without_a_gpu_there_is_one_cpu_slot(tmp_path: Path) -> None:
+    assert visible_gpus() == []
+    with lease(DeviceNeed(count=4, min_memory_gb=80), tmp_path) as held:
+        assert (held.device, held.env, held.names) == ("cpu", {"CUDA_VISIBLE_DEVICES": ""}, ())
+        code = (
+            "import sys; from pathlib import Path; from ft_pipeline.execution.devices import DeviceNeed, lease\n"
+            "def say(message): print(message, flush=True)\n"
+            "with lease(DeviceNeed(), Path(sys.argv[1]), say): print('held', flush=True)"
+        )
+        other = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+        assert other.stdout is not None
+        assert other.stdout.readline().startswith("waiting: a job on the CPU is under way in process")
+    assert other.communicate()[0] == "held\n"
+
+
+@pytest.mark.usefixtures("no_gpu")
+def test_a_gpu_that_is_required_and_absent(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="nvidia-smi shows none"), lease(DeviceNeed(required=True), tmp_path):
+        pass
+
+
+@pytest.mark.usefixtures("two_gpus")
+def test_gpus_are_leased_one_to_a_job(tmp_path: Path) -> None:
+    with lease(DeviceNeed(), tmp_path) as first, lease(DeviceNeed(), tmp_path) as second:
+        assert (first.device, first.env["CUDA_VISIBLE_DEVICES"], first.names) == (
+            "cuda:0",
+            "GPU-aaaa",
+            ("NVIDIA A100",),
+        )
+        assert second.env["CUDA_VISIBLE_DEVICES"] == "GPU-bbbb"
+    with lease(DeviceNeed(count=2), tmp_path) as both:
+        assert both.env["CUDA_VISIBLE_DEVICES"] == "GPU-aaaa,GPU-bbbb"
+
+
+@pytest.mark.usefixtures("two_gpus")
+def test_a_need_for_memory_chooses_the_gpu(tmp_path: Path) -> None:
+    with lease(DeviceNeed(min_memory_gb=40), tmp_path) as held:
+        assert held.names == ("NVIDIA A100",)
+    found = r"2 GPU.* of at least 40 GB; this machine shows NVIDIA A100 86 GB, NVIDIA T4 16 GB"
+    with pytest.raises(UserError, match=found), lease(DeviceNeed(count=2, min_memory_gb=40), tmp_path):
+        pass
+
+
+def test_memory_that_others_hold_is_waited_for(two_gpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    two_gpus.write_text(TWO_GPUS.format(free=1000))
+    said: list[str] = []
+
+    def say(message: str) -> None:
+        said.append(message)
+        two_gpus.write_text(TWO_GPUS.format(free=15000))
+
+    with lease(DeviceNeed(min_memory_gb=10), tmp_path, say) as held:
+        assert held.names == ("NVIDIA T4",)
+    assert said == ["waiting: GPU 1 has 1.0 GB free of 10"]
+
+    monkeypatch.setattr(devices, "FOREIGN_PATIENCE", 0.0)
+    two_gpus.write_text(TWO_GPUS.format(free=1000))
+    refused = pytest.raises(UserError, match=r"GPU 1 has 1\.0 GB free of 10; end the process")
+    with refused, lease(DeviceNeed(min_memory_gb=10), tmp_path):
+        pass
+
+
+@pytest.mark.usefixtures("two_gpus")
+@pytest.mark.parametrize(
+    ("visible", "expected"),
+    [
+        ("1", ["GPU-bbbb"]),
+        ("1,0", ["GPU-bbbb", "GPU-aaaa"]),
+        ("GPU-bb", ["GPU-bbbb"]),
+        ("", []),
+        ("-1", []),
+        ("0,9,1", ["GPU-aaaa"]),
+        ("MIG-1234", ["MIG-1234"]),
+    ],
+)
+def test_cuda_visible_devices_is_honoured(monkeypatch: pytest.MonkeyPatch, visible: str, expected: list[str]) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert [gpu.uuid for gpu in visible_gpus()] == expected
+
+
+def test_a_driver_that_does_not_know_its_memory(two_gpus: Path, tmp_path: Path) -> None:
+    two_gpus.write_text("0, GPU-cccc, NVIDIA GB10, [N/A], [N/A]\n")
+    with lease(DeviceNeed(min_memory_gb=40), tmp_path) as held:
+        assert held.names == ("NVIDIA GB10",)

@@ -1,0 +1,113 @@
+"""Whatever is killed, nothing stays behind: real processes, real signals."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ft_pipeline.execution.launchers import LocalLauncher
+from ft_pipeline.execution.supervisor import WorkerError, WorkerJob, run_worker
+from ft_pipeline.store.artifacts import ArtifactStore
+from ft_pipeline_tests.execution.conftest import PATIENCE, alive, all_gone, family_of, until
+
+SHORT = ((signal.SIGINT, 1.0), (signal.SIGTERM, 1.0), (signal.SIGKILL, 5.0))
+
+
+def build(store: ArtifactStore, kind: str, **config: object) -> subprocess.Popen[str]:
+    """A builder in a process of its own."""
+    command = [sys.executable, "-m", "ft_pipeline_tests.execution.subject", str(store.root), kind, json.dumps(config)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_ctrl_c_ends_the_worker_and_all_its_children_and_keeps_the_checkpoint(store: ArtifactStore) -> None:
+    builder = build(store, "family")
+    pids = family_of(store)
+    assert len(pids) == 4 and all(map(alive, pids))
+    builder.send_signal(signal.SIGINT)
+    _, errors = builder.communicate(timeout=PATIENCE)
+    assert "KeyboardInterrupt" in errors
+    until(lambda: all_gone(pids), "the worker and its children ended")
+    assert [path.read_text() for path in (store.root / "work").rglob("checkpoint")] == ["kept"]
+    assert store.all() == []
+    assert list((store.root / "drafts").iterdir()) == []
+
+
+@pytest.mark.parametrize("victim", ["supervisor", "guard", "worker"])
+def test_killing_any_one_process_leaves_none(store: ArtifactStore, victim: str) -> None:
+    builder = build(store, "family", stubborn=True)
+    pids = family_of(store)
+    worker, guard = pids[:2]
+    os.kill({"supervisor": builder.pid, "guard": guard, "worker": worker}[victim], signal.SIGKILL)
+    _, errors = builder.communicate(timeout=PATIENCE)
+    # Nobody is left to look for a child in a session of its own once the guard is gone: that is the one gap.
+    looked_after = pids[:3] if victim == "guard" else pids
+    until(lambda: all_gone(looked_after), "the worker and its children ended")
+    for pid in pids:
+        if alive(pid):
+            os.kill(pid, signal.SIGKILL)
+    if victim != "supervisor":
+        assert "the worker was killed by SIGKILL" in errors
+    assert store.all() == []
+
+
+def test_a_worker_that_ignores_every_request_is_killed(
+    store: ArtifactStore, launcher: LocalLauncher, tmp_path: Path
+) -> None:
+    for name in ("folder", "out"):
+        (tmp_path / name).mkdir()
+    work = store.root / "work" / "x"
+    work.mkdir(parents=True)
+    job = WorkerJob("family", "family", {"stubborn": True}, {}, tmp_path / "folder", tmp_path / "out", work)
+
+    class Cancelled(BaseException):
+        pass
+
+    def cancel(_: object) -> None:
+        raise Cancelled
+
+    with pytest.raises(Cancelled):
+        run_worker(None, job, launcher, on_progress=cancel, graces=SHORT)
+    pids = family_of(store)
+    until(lambda: all_gone(pids), "the worker and its children ended")
+
+
+def test_children_do_not_outlive_a_job_that_ends_well(
+    store: ArtifactStore, launcher: LocalLauncher, tmp_path: Path
+) -> None:
+    for name in ("folder", "out", "work"):
+        (tmp_path / name).mkdir()
+    job = WorkerJob("family", "f", {"ends": True}, {}, tmp_path / "folder", tmp_path / "out", tmp_path / "work")
+    result = run_worker(None, job, launcher)
+    assert all_gone(result.summary["pids"])
+
+
+def test_two_builders_at_once_build_once(store: ArtifactStore) -> None:
+    builders = [build(store, "count", steps=8, sleep=0.2) for _ in range(2)]
+    told = [json.loads(builder.communicate(timeout=PATIENCE)[0]) for builder in builders]
+    assert sorted(each["reused"] for each in told) == [False, True]
+    assert told[0]["path"] == told[1]["path"]
+    assert len(store.all()) == 1
+
+
+def test_the_next_builder_goes_on_after_a_killed_one(store: ArtifactStore) -> None:
+    first = build(store, "count", steps=40, sleep=0.1)
+    until(lambda: any((store.root / "work").rglob("done")), "the first builder is under way")
+    first.kill()
+    first.communicate()
+    second = build(store, "count", steps=40, sleep=0.1)
+    told = json.loads(second.communicate(timeout=PATIENCE)[0])
+    manifest = json.loads((Path(told["path"]) / "manifest.json").read_bytes())
+    assert manifest["summary"]["resumed_from"] >= 1
+    assert list((store.root / "drafts").iterdir()) == []
+
+
+def test_a_worker_that_cannot_start_is_an_error(store: ArtifactStore, tmp_path: Path) -> None:
+    for name in ("folder", "out", "work"):
+        (tmp_path / name).mkdir()
+    job = WorkerJob("count", "count", {}, {}, tmp_path / "folder", tmp_path / "out", tmp_path / "work")
+    with pytest.raises(WorkerError, match=r"No module named ft_pipeline_tests\.nothing"):
+        run_worker(None, job, LocalLauncher("ft_pipeline_tests.nothing"))

@@ -1,0 +1,33 @@
+"""What people read of a running job."""
+
+import pytest
+
+from ft_pipeline.execution.progress import Pace, Progress, Throttle, duration
+
+
+def test_a_line_says_where_it_stands() -> None:
+    values = {"loss": 1.41723, "tokens_per_second": 260.4}
+    line = Progress("adapter", "adapter [qlora]", 120, 900, values, eta=130).line()
+    assert line == "adapter [qlora]: 120/900, loss 1.417, tokens per second 260.4, 2 min 10 s left"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(0.4, "0 s"), (59.4, "59 s"), (130, "2 min 10 s"), (11_100, "3 h 5 min")]
+)
+def test_duration(seconds: float, words: str) -> None:
+    assert duration(seconds) == words
+
+
+def test_the_pace_of_a_resumed_job_counts_from_where_it_began() -> None:
+    pace = Pace()
+    assert pace.mark(500, 1000)[1] is None
+    eta = pace.mark(750, 1000)[1]
+    assert eta is not None
+    elapsed, later = pace.mark(1000, 1000)
+    assert later == 0 and elapsed >= eta
+
+
+def test_throttle_lets_the_first_through() -> None:
+    throttle = Throttle(3600)
+    assert [throttle.ready(), throttle.ready()] == [True, False]
+    assert all(Throttle(0, share=0).ready() for _ in range(3))
