@@ -1,0 +1,251 @@
+"""Every model and every prompt in one table: the document of `ft compare --json`, computed from samples.
+
+Nothing here loads a model. Only rows with the same evaluation fingerprint are compared; the others are listed under
+`left_out` with what differs. The same inputs give the same document.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ft_pipeline.errors import UserError
+from ft_pipeline.evaluation.bootstrap import Bootstrap, Estimate, difference, interval
+from ft_pipeline.evaluation.contenders import TUNED, UNTOUCHED, Contender, comparable, read_contenders
+from ft_pipeline.evaluation.metrics import METRICS
+
+Document = dict[str, Any]
+Estimates = dict[str, dict[str, Estimate]]
+"""By row name, by metric."""
+
+WORST = 5
+"""How many of the worst regressions are shown."""
+_RATIOS = {"loss": ("loss_sum", "answer_tokens"), "length_ratio": ("generated_tokens", "answer_tokens")}
+_MEANS = ("chrf", "rouge_l")
+
+
+def build_comparison(inputs: Mapping[str, Path], config: Mapping[str, Any], out: Path) -> dict[str, Any]:
+    """Write comparison.json, comparison.md and samples.parquet (all answers, by row name) to `out`.
+
+    inputs: see contenders.read_contenders. config: bootstrap_resamples, seed, primary_metric; optionally champion (its
+    record: name, experiment) and fingerprint (the evaluation to compare; the commonest without it).
+    Returns the summary: what was compared, the best row, what was left out.
+    """
+    document = compare(inputs, config)
+    (out / "comparison.json").write_text(json.dumps(document, indent=2, ensure_ascii=False), encoding="utf-8")
+    (out / "comparison.md").write_text(markdown_table(document), encoding="utf-8")
+    chosen, _ = comparable(read_contenders(inputs, config.get("champion")), config.get("fingerprint"))
+    records = [{**record, "name": one.name} for one in chosen for record in one.records("samples.parquet")]
+    pq.write_table(pa.Table.from_pylist(records), out / "samples.parquet")
+    return {
+        "rows": [row["name"] for row in document["rows"]],
+        "best": document["rows"][0]["name"],
+        "left_out": document["left_out"],
+        **{key: document[key] for key in ("test_rows", "test_items", "primary_metric")},
+    }
+
+
+def compare(inputs: Mapping[str, Path], config: Mapping[str, Any]) -> Document:
+    """The document of `ft compare --json`; arguments as in build_comparison. UserError where nothing was scored."""
+    contenders = read_contenders(inputs, config.get("champion"))
+    chosen, left_out = comparable(contenders, config.get("fingerprint"))
+    if not chosen:
+        raise UserError("there are no scores to compare yet; materialize prompt_baseline and scores, or run `ft run`")
+    samples = {one.name: one.records("samples.parquet") for one in chosen}
+    _check_items(samples)
+    estimates = _estimates(chosen, samples, config["bootstrap_resamples"], config["seed"])
+    primary = config["primary_metric"]
+    ranked = _ranking(primary, estimates)
+    by_name = {one.name: one for one in chosen}
+    some = next(iter(samples.values()))
+    return {
+        "test_rows": len({sample["group"] for sample in some}),
+        "test_items": len(some),
+        "primary_metric": primary,
+        "rows": [_row(by_name[name], estimates[name]) for name in ranked],
+        "pairs": _pairs(primary, estimates),
+        "changes": _changes(primary, [by_name[name] for name in ranked], samples),
+        "fingerprint": chosen[0].row["fingerprint"],
+        "evaluation": chosen[0].parts,
+        "left_out": left_out,
+    }
+
+
+def _check_items(samples: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+    first = next(iter(samples))
+    wanted = [sample["item"] for sample in samples[first]]
+    for name, records in samples.items():
+        if [record["item"] for record in records] != wanted:
+            raise UserError(f"{name} was not scored on the items of {first}; score it again: ft run --force")
+
+
+def _estimates(
+    chosen: Sequence[Contender], samples: Mapping[str, Sequence[Mapping[str, Any]]], resamples: int, seed: int
+) -> Estimates:
+    estimates: Estimates = {one.name: {} for one in chosen}
+    names = list(samples)
+    draws = Bootstrap([sample["group"] for sample in samples[names[0]]], resamples, seed)
+    for metric, (numerator, denominator) in _RATIOS.items():
+        found = draws.ratios(_columns(samples, numerator), _columns(samples, denominator))
+        _put(estimates, names, metric, found)
+    for metric in _MEANS:
+        _put(estimates, names, metric, draws.means(_columns(samples, metric)))
+    _add_general(estimates, chosen, resamples, seed)
+    return estimates
+
+
+def _add_general(estimates: Estimates, chosen: Sequence[Contender], resamples: int, seed: int) -> None:
+    """The general suite, for the rows that were scored on it; each question and each text stands for itself."""
+    records = {one.name: one.records("general.parquet") for one in chosen if one.row["general"]}
+    for kind, metric in (("question", "general_accuracy"), ("text", "general_loss")):
+        of_kind = {name: [record for record in found if record["kind"] == kind] for name, found in records.items()}
+        of_kind = {name: found for name, found in of_kind.items() if found}
+        if not of_kind:
+            continue
+        names = list(of_kind)
+        draws = Bootstrap([record["item"] for record in of_kind[names[0]]], resamples, seed)
+        if kind == "question":
+            _put(estimates, names, metric, draws.means(_columns(of_kind, "correct")))
+        else:
+            _put(estimates, names, metric, draws.ratios(_columns(of_kind, "loss_sum"), _columns(of_kind, "tokens")))
+
+
+def _columns(records: Mapping[str, Sequence[Mapping[str, Any]]], column: str) -> np.ndarray:
+    """Shape (items, rows)."""
+    return np.array([[float(record[column]) for record in found] for found in records.values()]).T
+
+
+def _put(estimates: Estimates, names: Sequence[str], metric: str, found: Sequence[Estimate]) -> None:
+    for name, estimate in zip(names, found, strict=True):
+        estimates[name][metric] = estimate
+
+
+def _ranking(metric: str, estimates: Estimates) -> list[str]:
+    """The rows that have the metric, best first, ties by name; then the others by name."""
+    having = [name for name in estimates if metric in estimates[name]]
+    sign = 1 if METRICS[metric].lower_is_better else -1
+    ranked = sorted(having, key=lambda name: (sign * _judged(metric, estimates[name][metric]).value, name))
+    return ranked + sorted(set(estimates) - set(having))
+
+
+def _judged(metric: str, estimate: Estimate) -> Estimate:
+    """What rows are ranked by: the value, or its distance from the ideal where the best value is neither end."""
+    ideal = METRICS[metric].ideal
+    if ideal is None:
+        return estimate
+    return Estimate(abs(estimate.value - ideal), np.abs(estimate.draws - ideal))
+
+
+def _pairs(primary: str, estimates: Estimates) -> list[dict[str, Any]]:
+    pairs = []
+    for metric in [primary, *(name for name in METRICS if name != primary)]:
+        ranked = [name for name in _ranking(metric, estimates) if metric in estimates[name]]
+        judged = {name: _judged(metric, estimates[name][metric]) for name in ranked}
+        for position, better in enumerate(ranked):
+            for worse in ranked[position + 1 :]:
+                lead = difference(judged[better], judged[worse], lower_is_better=METRICS[metric].lower_is_better)
+                pairs.append({"better": better, "worse": worse, "metric": metric, **lead})
+    return pairs
+
+
+def _row(contender: Contender, estimates: Mapping[str, Estimate]) -> dict[str, Any]:
+    row = contender.row
+    costs = ("prompt_tokens_per_call", "generated_tokens_per_call", "seconds_per_call", "cut_off")
+    return {
+        "name": contender.name,
+        "kind": contender.kind,
+        "experiment": contender.experiment,
+        "technique": row["model"].get("technique"),
+        "scores": {metric: interval(estimates[metric]) for metric in METRICS if metric in estimates},
+        **{key: row[key] for key in costs},
+        "trainable_params": row["model"].get("trainable_params", 0),
+        "general": row["general"],
+        "fingerprint": row["fingerprint"],
+        "source": contender.source,
+        "source_row": row["name"],
+    }
+
+
+# --- item by item -----------------------------------------------------------------------------------------------------
+
+
+def _changes(
+    metric: str, ranked: Sequence[Contender], samples: Mapping[str, Sequence[Mapping[str, Any]]]
+) -> dict[str, Any] | None:
+    """Improvements and regressions per test item, from the best untouched row to the best tuned one; None without."""
+    before = next((one.name for one in ranked if one.kind in UNTOUCHED), None)
+    after = next((one.name for one in ranked if one.kind in TUNED), None)
+    if before is None or after is None:
+        return None
+    changes = [_change(metric, old, new) for old, new in zip(samples[before], samples[after], strict=True)]
+    least = METRICS[metric].worth_noticing
+    changes.sort(key=lambda change: (change["gain"], change["item"]))
+    return {
+        "before": before,
+        "after": after,
+        "metric": metric,
+        "improved": sum(change["gain"] > least for change in changes),
+        "unchanged": sum(abs(change["gain"]) <= least for change in changes),
+        "regressed": sum(change["gain"] < -least for change in changes),
+        "worst": [change for change in changes[:WORST] if change["gain"] < -least],
+    }
+
+
+def _change(metric: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """`gain` is positive where the tuned model does better."""
+    values = [_item_value(metric, sample) for sample in (old, new)]
+    return {
+        "item": new["item"],
+        "gain": (values[0] - values[1]) if METRICS[metric].lower_is_better else (values[1] - values[0]),
+        "prompt": new["prompt"],
+        "reference": new["reference"],
+        "before": {"value": values[0], "answer": old["answer"]},
+        "after": {"value": values[1], "answer": new["answer"]},
+    }
+
+
+def _item_value(metric: str, sample: Mapping[str, Any]) -> float:
+    if metric in _RATIOS:
+        numerator, denominator = _RATIOS[metric]
+        return float(sample[numerator]) / float(sample[denominator])
+    return float(sample[metric])
+
+
+# --- Markdown ---------------------------------------------------------------------------------------------------------
+
+
+def markdown_table(document: Mapping[str, Any]) -> str:
+    """The comparison as a Markdown table, best row first, intervals in brackets, and what was left out below it."""
+    metrics = [metric for metric in METRICS if any(metric in row["scores"] for row in document["rows"])]
+    labels = [f"{METRICS[metric].label} ({METRICS[metric].direction})" for metric in metrics]
+    header = ["", *labels, "prompt tokens / call", "seconds / call", "trained parameters"]
+    lines = [header, ["---", *["---:"] * (len(header) - 1)]]
+    for row in document["rows"]:
+        costs = (
+            f"{row['prompt_tokens_per_call']:.0f}",
+            f"{row['seconds_per_call']:.2f}",
+            f"{row['trainable_params']:,}",
+        )
+        lines.append(
+            [row["name"].replace("|", "\\|"), *(_cell(row["scores"].get(metric)) for metric in metrics), *costs]
+        )
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    answers = f"{document['test_items']} answers of {document['test_rows']} held-out conversations"
+    notes = [f"{answers}; in brackets the 95 % interval."]
+    notes += [
+        f"Left out: {one['name']} was scored under another evaluation ({', '.join(one['differs_in']) or 'unknown'} "
+        "differs); score it again."
+        for one in document["left_out"]
+    ]
+    return "\n\n".join([table, *notes]) + "\n"
+
+
+def _cell(score: Mapping[str, float] | None) -> str:
+    if score is None:
+        return ""
+    digits = 1 if abs(score["value"]) >= 10 else 3
+    return f"{score['value']:.{digits}f} [{score['low']:.{digits}f}, {score['high']:.{digits}f}]"

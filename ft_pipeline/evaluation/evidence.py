@@ -1,0 +1,108 @@
+"""The evidence of a comparison, and the questions that the rules of recommendation.py ask of it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from ft_pipeline.evaluation.contenders import TUNED, UNTOUCHED
+
+Row = Mapping[str, Any]
+"""A row of the document of `ft compare --json`."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a deciding rule answers."""
+
+    decision: str
+    reason: str
+    row: Row | None = None
+    """The tuned row that it rests on."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """The evidence, and the questions that rules ask of it."""
+
+    document: Mapping[str, Any]
+    """The document of `ft compare --json`."""
+    experiments: Mapping[str, Mapping[str, Any]]
+    """By experiment, what is known of its training: `train_rows`."""
+    margin: float
+    """Largest tolerated drop of general accuracy."""
+
+    @cached_property
+    def metric(self) -> str:
+        return self.document["primary_metric"]
+
+    @cached_property
+    def scored(self) -> list[Row]:
+        """Rows with the primary metric, best first."""
+        return [row for row in self.document["rows"] if self.metric in row["scores"]]
+
+    @cached_property
+    def plain(self) -> Row | None:
+        return next((row for row in self.scored if row["kind"] == "base"), None)
+
+    @cached_property
+    def bar(self) -> Row | None:
+        """The best way to use the untouched model."""
+        return next((row for row in self.scored if row["kind"] in UNTOUCHED), None)
+
+    @cached_property
+    def tuned(self) -> list[Row]:
+        return [row for row in self.scored if row["kind"] in TUNED]
+
+    @cached_property
+    def sound(self) -> list[Row]:
+        """The tuned rows that do not forget beyond the margin."""
+        return [row for row in self.tuned if not self.forgets(row)]
+
+    def lead(self, better: Row, worse: Row, metric: str | None = None) -> Mapping[str, Any] | None:
+        """The pair in which `better` leads `worse`, None where it does not."""
+        wanted = (better["name"], worse["name"], metric or self.metric)
+        pairs = self.document["pairs"]
+        return next((pair for pair in pairs if (pair["better"], pair["worse"], pair["metric"]) == wanted), None)
+
+    def clear(self, better: Row, worse: Row, metric: str | None = None) -> bool:
+        pair = self.lead(better, worse, metric)
+        return pair is not None and pair["low"] > 0
+
+    def ahead(self, row: Row) -> bool:
+        """Clearly better than every use of the untouched model that was measured."""
+        return self.bar is None or self.clear(row, self.bar)
+
+    def forgets(self, row: Row) -> bool:
+        """Whether general accuracy drops beyond the margin, clearly, against the untouched model."""
+        if self.plain is None:
+            return False
+        pair = self.lead(self.plain, row, "general_accuracy")
+        return pair is not None and pair["difference"] > self.margin and pair["low"] > 0
+
+    def train_rows(self, row: Row) -> int | None:
+        return self.experiments.get(row["experiment"] or "", {}).get("train_rows")
+
+
+def accuracy(row: Row | None) -> float | None:
+    """The row's general accuracy, where it was measured."""
+    return (row["general"] or {}).get("accuracy") if row else None
+
+
+def evidence(case: Case, verdict: Verdict) -> dict[str, Any]:
+    """The numbers behind a verdict, plain JSON."""
+    row, bar = verdict.row, case.bar
+    pair = (case.lead(row, bar) or case.lead(bar, row)) if row and bar else None
+    forgetting = case.lead(case.plain, row, "general_accuracy") if row and case.plain else None
+    return {
+        "metric": case.metric,
+        "best_untouched": bar["name"] if bar else None,
+        "tuned": row["name"] if row else None,
+        "difference": dict(pair) if pair else None,
+        "train_rows": case.train_rows(row) if row else None,
+        "test_rows": case.document["test_rows"],
+        "prompt_tokens_per_call": {one["name"]: one["prompt_tokens_per_call"] for one in (bar, row) if one},
+        "general_accuracy": {one["name"]: accuracy(one) for one in (case.plain, row) if one},
+        "forgetting": dict(forgetting) if forgetting else None,
+        "forgetting_margin": case.margin,
+    }

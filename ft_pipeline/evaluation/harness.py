@@ -1,0 +1,92 @@
+"""The one path to lm-eval: tasks written as YAML over local JSON, run on a loaded model, its samples handed back."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+Sample = dict[str, Any]
+"""What lm-eval logs for one document: `doc`, `arguments`, `resps`, `filtered_resps` and its metrics."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """An lm-eval task over rows of our own."""
+
+    name: str
+    rows: Sequence[dict[str, Any]]
+    options: dict[str, Any]
+    """lm-eval's own task keys; `doc_to_…` name columns, so that no text of a row is ever read as a Jinja template."""
+
+
+def loss_task(rows: Sequence[dict[str, Any]]) -> Task:
+    """Log-likelihood of `target` behind `context`."""
+    options = {"output_type": "loglikelihood", "doc_to_text": "context", "doc_to_target": "target"}
+    return Task("reference_loss", rows, {**options, "target_delimiter": "", "metric_list": _metrics("acc")})
+
+
+def answer_task(rows: Sequence[dict[str, Any]], stop: Sequence[str], max_new_tokens: int) -> Task:
+    """Greedy answers to `context`, cut at the stop strings."""
+    generation = {"until": list(stop), "max_gen_toks": max_new_tokens, "do_sample": False, "temperature": 0.0}
+    options = {"output_type": "generate_until", "doc_to_text": "context", "doc_to_target": "reference"}
+    return Task("answers", rows, {**options, "generation_kwargs": generation, "metric_list": _metrics("bypass")})
+
+
+def question_task(rows: Sequence[dict[str, Any]]) -> Task:
+    """Multiple choice: which of `choices` is likeliest behind `context`; `gold` is the index of the right one."""
+    options = {"output_type": "multiple_choice", "doc_to_text": "context", "doc_to_choice": "choices"}
+    metrics = _metrics("acc", "acc_norm")
+    return Task("general_questions", rows, {**options, "doc_to_target": "gold", "metric_list": metrics})
+
+
+def text_task(rows: Sequence[dict[str, Any]]) -> Task:
+    """Log-likelihood of every token of `text`."""
+    options = {"output_type": "loglikelihood_rolling", "doc_to_text": "", "doc_to_target": "text"}
+    return Task("general_texts", rows, {**options, "metric_list": _metrics("bits_per_byte")})
+
+
+def run_tasks(lm: Any, tasks: Sequence[Task], folder: Path) -> dict[str, list[Sample]]:
+    """Run the tasks on `lm` (an lm-eval LM); per task the samples in the order of its rows. Nothing is fetched.
+
+    folder: takes the task files and the cache of `datasets`, so that no cache of another run is read.
+    """
+    import datasets
+    import lm_eval
+    from lm_eval.tasks import TaskManager
+
+    datasets.disable_progress_bars()
+    write_tasks(tasks, folder)
+    results = lm_eval.simple_evaluate(
+        model=lm,
+        tasks=[task.name for task in tasks],
+        task_manager=TaskManager(include_path=str(folder), include_defaults=False),
+        apply_chat_template=False,
+        bootstrap_iters=0,
+        log_samples=True,
+    )
+    return {task.name: sorted(results["samples"][task.name], key=lambda sample: sample["doc_id"]) for task in tasks}
+
+
+def write_tasks(tasks: Sequence[Task], folder: Path) -> None:
+    """Write `<name>.yaml` and `<name>.jsonl` per task: plain `lm_eval --include_path` runs them too."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for task in tasks:
+        rows = folder / f"{task.name}.jsonl"
+        rows.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in task.rows), encoding="utf-8")
+        config = {
+            "task": task.name,
+            "dataset_path": "json",
+            "dataset_kwargs": {"data_files": {"test": str(rows)}, "cache_dir": str(folder / "datasets")},
+            "test_split": "test",
+            "num_fewshot": 0,
+            **task.options,
+        }
+        (folder / f"{task.name}.yaml").write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
+
+
+def _metrics(*names: str) -> list[dict[str, str]]:
+    """lm-eval wants a metric per task; ours are computed from the samples."""
+    return [{"metric": name} for name in names]

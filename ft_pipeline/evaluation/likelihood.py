@@ -1,0 +1,116 @@
+"""Log-likelihoods of given targets, in batches: logits are kept for target tokens only, shared prefixes read once."""
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+Pair = tuple[list[int], list[int]]
+"""Token ids of a context (at least one) and of the target that follows it (at least one)."""
+
+_HEAD = 64
+"""Contexts that agree in this many first tokens are candidates for a shared prefix."""
+_WORTH_SHARING = 1024
+"""Tokens that sharing must save; below, the extra pass and the smaller batches cost more."""
+_LOGITS = 100_000_000
+"""Logits that one batch may hold: 200 MB in 16 bit."""
+_CHUNK = 512
+"""Positions that are widened to 32 bit at a time."""
+
+
+@torch.inference_mode()
+def target_log_likelihoods(
+    model: Any, pairs: Sequence[Pair], *, batch_size: int, on_done: Callable[[int], None] = lambda done: None
+) -> list[tuple[float, bool]]:
+    """Per pair: the summed log probability (nats) of the target, and whether greedy decoding would have written it.
+
+    on_done: called with the number of pairs that a batch finished.
+    """
+    results: dict[int, tuple[float, bool]] = {}
+    for length, indices in shared_prefixes([context for context, _ in pairs]):
+        cache = _read(model, pairs[indices[0]][0][:length]) if length else None
+        rest = {index: (pairs[index][0][length:], pairs[index][1]) for index in indices}
+        for batch in _batches(model, rest, batch_size):
+            scored = _score(model, [rest[index] for index in batch], cache, length)
+            results.update(zip(batch, scored, strict=True))
+            on_done(len(batch))
+    return [results[index] for index in range(len(pairs))]
+
+
+def shared_prefixes(contexts: Sequence[list[int]]) -> list[tuple[int, list[int]]]:
+    """Split the contexts by what they have in common: (length of the common prefix, indices), 0 where sharing is not
+    worth it. One token of every context at least is left out of the prefix, so that it has logits to begin from."""
+    buckets: dict[tuple[int, ...], list[int]] = {}
+    for index, context in enumerate(contexts):
+        buckets.setdefault(tuple(context[:_HEAD]), []).append(index)
+    groups: list[tuple[int, list[int]]] = []
+    alone: list[int] = []
+    for indices in buckets.values():
+        length = _common_length([contexts[index] for index in indices])
+        if length * (len(indices) - 1) >= _WORTH_SHARING:
+            groups.append((length, indices))
+        else:
+            alone += indices
+    return [*groups, (0, alone)] if alone else groups
+
+
+def _common_length(contexts: Sequence[list[int]]) -> int:
+    # The common prefix of all is that of the lexicographic extremes.
+    first, last = min(contexts), max(contexts)
+    limit = min(map(len, contexts)) - 1
+    return next((position for position in range(limit) if first[position] != last[position]), max(limit, 0))
+
+
+def _batches(model: Any, rest: dict[int, Pair], batch_size: int) -> list[list[int]]:
+    """Indices in batches of similar length, the longest first; at most `batch_size` rows and `_LOGITS` logits each."""
+    most_positions = max(1, _LOGITS // model.config.vocab_size)
+    batches: list[list[int]] = []
+    widest = 0
+    for index in sorted(rest, key=lambda index: (-len(rest[index][0]) - len(rest[index][1]), index)):
+        target = len(rest[index][1])
+        rows = len(batches[-1]) + 1 if batches else 0
+        if not batches or rows > batch_size or rows * max(widest, target) > most_positions:
+            batches.append([])
+            widest = 0
+        batches[-1].append(index)
+        widest = max(widest, target)
+    return batches
+
+
+def _read(model: Any, prefix: list[int]) -> Any:
+    """The key-value cache of a prefix, for one row."""
+    from transformers.cache_utils import DynamicCache
+
+    cache = DynamicCache(config=model.config)
+    ids = torch.tensor([prefix], device=model.device)
+    model(input_ids=ids, cache=cache, use_cache=True, logits_to_keep=1)
+    return cache
+
+
+def _score(model: Any, rows: Sequence[Pair], cache: Any, prefix: int) -> list[tuple[float, bool]]:
+    sequences = [context + target[:-1] for context, target in rows]
+    width = max(map(len, sequences))
+    padding = [width - len(sequence) for sequence in sequences]
+    device = model.device
+    # Left padding: the last position of every row is its last target, so that the last logits are all that is needed.
+    ids = torch.tensor([[0] * pad + sequence for pad, sequence in zip(padding, sequences, strict=True)], device=device)
+    mask = torch.tensor([[1] * prefix + [0] * pad + [1] * (width - pad) for pad in padding], device=device)
+    inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": mask, "use_cache": cache is not None}
+    inputs["position_ids"] = (mask.cumsum(-1) - 1).clamp(min=0)[:, prefix:]
+    if cache is not None:
+        inputs["cache"] = copy.deepcopy(cache)
+        inputs["cache"].batch_repeat_interleave(len(rows))
+    logits = model(**inputs, logits_to_keep=max(len(target) for _, target in rows)).logits
+    return [_score_row(logits[row, -len(target) :], target) for row, (_, target) in enumerate(rows)]
+
+
+def _score_row(logits: torch.Tensor, target: list[int]) -> tuple[float, bool]:
+    """logits: (target tokens, vocabulary), the distribution before each target token."""
+    wanted = torch.tensor(target, device=logits.device)
+    total = 0.0
+    for part, ids in zip(logits.split(_CHUNK), wanted.split(_CHUNK), strict=True):
+        wide = part.float()
+        chosen = wide.gather(1, ids[:, None]).squeeze(1)
+        total += float((chosen - wide.logsumexp(dim=-1)).double().sum())
+    return total, bool((logits.argmax(dim=-1) == wanted).all())

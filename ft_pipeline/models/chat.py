@@ -1,0 +1,120 @@
+"""Messages to text: the chat template, prompts with examples, and where an answer begins and stops."""
+
+import hashlib
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+from ft_pipeline.errors import UserError
+
+Message = dict[str, str]
+"""{"role": "system" | "user" | "assistant", "content": text}."""
+
+_PROBE = "Fourteen"
+
+
+def render(tokenizer: Any, messages: Sequence[Message], *, add_generation_prompt: bool) -> str:
+    """The text that the chat template makes of `messages`. UserError where there is no template, or it refuses them."""
+    if not tokenizer.chat_template:
+        raise UserError(
+            "the base model has no chat template; choose an instruct model, or add chat_template.jinja to its folder"
+        )
+    try:
+        return tokenizer.apply_chat_template(
+            list(messages), tokenize=False, add_generation_prompt=add_generation_prompt
+        )
+    except Exception as error:  # jinja2's errors, and whatever a template raises by itself
+        roles = ", ".join(message["role"] for message in messages)
+        raise UserError(f"the chat template refuses a conversation of the roles {roles}: {error}") from error
+
+
+def with_prompt(
+    messages: Sequence[Message], system_prompt: str | None, examples: Sequence[Sequence[Message]]
+) -> list[Message]:
+    """`messages` behind a system prompt and fixed few-shot examples; a system turn of their own wins."""
+    own = [dict(message) for message in messages]
+    system = [own.pop(0)] if own and own[0]["role"] == "system" else []
+    if not system and system_prompt:
+        system = [{"role": "system", "content": system_prompt}]
+    shots = [dict(message) for example in examples for message in example if message["role"] != "system"]
+    return [*system, *shots, *own]
+
+
+def pick_examples(rows: Sequence[dict[str, Any]], k: int, seed: int) -> list[list[Message]]:
+    """`k` fixed single-turn examples out of the train split of `conversations` rows, spread over files.
+
+    The order of a salted hash of the id decides, so the choice does not depend on the order of the rows, and a new
+    row moves at most one example. UserError where the train split has fewer than `k`.
+    """
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in sorted(rows, key=lambda row: hashlib.sha256(f"{seed}:{row['id']}".encode()).hexdigest()):
+        roles = [message["role"] for message in row["messages"] if message["role"] != "system"]
+        if row["split"] == "train" and roles == ["user", "assistant"]:
+            groups.setdefault((row["table"], row["file"]), []).append(row)
+    available = sum(len(group) for group in groups.values())
+    if available < k:
+        raise UserError(
+            f"few_shot is {k}, but the train split has {available} single-turn rows; lower few_shot or add data"
+        )
+    chosen: list[list[Message]] = []
+    while len(chosen) < k:
+        for key in sorted(groups):
+            if groups[key] and len(chosen) < k:
+                chosen.append([dict(m) for m in groups[key].pop(0)["messages"] if m["role"] != "system"])
+    return chosen
+
+
+def prompt_and_target(tokenizer: Any, messages: Sequence[Message]) -> tuple[str, str]:
+    """Split a conversation that ends with an assistant turn into what the model is given and what it should write.
+
+    The context is rendered as generation sees it; the target ends with the stop token, so that `context + target` is
+    the text whose last part is trained and scored.
+    """
+    context = render(tokenizer, messages[:-1], add_generation_prompt=True)
+    full = render(tokenizer, messages, add_generation_prompt=False)
+    content = messages[-1]["content"].strip()
+    # Some generation prompts hold what the finished turn does not, such as an opened reasoning block.
+    begin = len(context) if full.startswith(context) else full.rfind(content)
+    answer = full.find(content, begin)
+    if begin < 0 or answer < 0:
+        raise UserError(
+            f"the chat template changes the text of an answer ({content[:60]!r}), so it cannot be trained or scored"
+        )
+    return context, full[begin : _end_of_turn(tokenizer, full, answer + len(content))]
+
+
+def stop_strings(tokenizer: Any) -> list[str]:
+    """The special tokens that end a turn: the one the template writes after an answer, then the tokenizer's eos."""
+    _, target = prompt_and_target(
+        tokenizer, [{"role": "user", "content": "What is 2 x 7?"}, {"role": "assistant", "content": _PROBE}]
+    )
+    after = target[target.rindex(_PROBE) + len(_PROBE) :]
+    found = [token for token in special_tokens(tokenizer) if after.endswith(token)]
+    own = [max(found, key=len)] if found else []
+    return list(dict.fromkeys([*own, *([tokenizer.eos_token] if tokenizer.eos_token else [])]))
+
+
+def stop_token_ids(tokenizer: Any, model: Any = None) -> list[int]:
+    """Ids of `stop_strings` and of the stop tokens that the model's generation config names, sorted."""
+    ids = {tokenizer.convert_tokens_to_ids(token) for token in stop_strings(tokenizer)}
+    configured = model.generation_config.eos_token_id if model is not None else None
+    if configured is not None:
+        ids.update(configured if isinstance(configured, list) else [configured])
+    return sorted(ids)
+
+
+@lru_cache(maxsize=4)
+def special_tokens(tokenizer: Any) -> tuple[str, ...]:
+    """The control tokens of the vocabulary, sorted."""
+    added = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
+    return tuple(sorted(added | set(tokenizer.all_special_tokens)))
+
+
+def _end_of_turn(tokenizer: Any, text: str, begin: int) -> int:
+    """The index behind the first control token at or after `begin`; the end of the text where none follows."""
+    ends = [(text.find(token, begin), -len(token)) for token in special_tokens(tokenizer) if token]
+    found = [(position, length) for position, length in ends if position >= 0]
+    if not found:
+        return len(text)
+    position, length = min(found)
+    return position - length

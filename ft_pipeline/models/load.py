@@ -1,0 +1,75 @@
+"""Load a model folder on a device: 16 bit or NF4, with or without an adapter."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils.logging import disable_progress_bar
+
+disable_progress_bar()  # the job reports its own progress; bars in a log file are noise
+
+
+def compute_dtype(device: str) -> torch.dtype:
+    """bf16 where the device has it natively, else fp16 (a T4 emulates bf16 at a fraction of the speed)."""
+    if device.startswith("cuda") and not torch.cuda.is_bf16_supported(including_emulation=False):
+        return torch.float16
+    return torch.bfloat16
+
+
+def load_model(
+    folder: Path, device: str, *, quantization: dict[str, Any] | None = None, adapter: Path | None = None
+) -> Any:
+    """The causal LM of `folder` on `device`, 16 bit, in eval mode; offline and without the folder's own code.
+
+    `quantization` holds BitsAndBytesConfig's 4-bit keys (QuantizationSettings.model_dump()); embeddings and head stay
+    16 bit. `adapter` is a PEFT folder put on top, unmerged.
+    """
+    dtype = compute_dtype(device)
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+        folder,
+        dtype=dtype,
+        device_map={"": device},
+        local_files_only=True,
+        trust_remote_code=False,
+        use_safetensors=True,
+        quantization_config=_four_bit(quantization, dtype),
+    )
+    if adapter is not None:
+        from peft import PeftModel
+
+        # PEFT would widen the 16-bit adapter to fp32, and then cast every activation back and forth.
+        model = PeftModel.from_pretrained(model, str(adapter), autocast_adapter_dtype=False)
+    return model.eval()
+
+
+def keep_weights_unpacked(model: Any) -> None:
+    """Stop bitsandbytes from repacking 4-bit weights for CPU inference; needed before training and dequantising.
+
+    On CPUs with AVX-512 bf16 the first forward pass in eval mode moves the weights into a layout whose kernel has no
+    backward pass: a held-out loss taken during training would silently cut the gradient from then on, and
+    `dequantize()` would read the new layout as the old one.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of `folder`; where it has no pad token, the stop token pads (losses mask by position)."""
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def _four_bit(quantization: dict[str, Any] | None, dtype: torch.dtype) -> BitsAndBytesConfig | None:
+    if quantization is None:
+        return None
+    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_compute_dtype=dtype, **quantization)

@@ -1,0 +1,142 @@
+"""Small pictures for the Dagster UI and reports, as PNG bytes; matplotlib is loaded when the first one is drawn."""
+
+import io
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#6B6B6B"
+"""Okabe and Ito's palette: told apart with any colour vision, and in grey."""
+KINDS = {"base": GREY, "prompt": ORANGE, "adapter": GREEN, "merged": BLUE, "champion": PURPLE, "teacher": "#E69F00"}
+"""The colour of a row of the comparison, by its kind."""
+
+_PARTS = (BLUE, ORANGE, GREEN, PURPLE, GREY)
+_STYLE: dict[str, Any] = {
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#E4E4E4",
+    "legend.frameon": False,
+    "savefig.bbox": "tight",
+}
+
+
+def histogram(lengths: Sequence[int], bins: int = 24) -> tuple[list[float], list[int]]:
+    """(edges, counts) of whole numbers, in at most `bins` bins."""
+    import numpy as np
+
+    if not lengths:
+        return [0.0, 1.0], [0]
+    counts, edges = np.histogram(lengths, bins=min(bins, max(1, max(lengths) - min(lengths))))
+    return edges.tolist(), counts.tolist()
+
+
+def length_histogram(edges: Sequence[float], counts: Sequence[int], title: str, unit: str = "tokens") -> bytes:
+    """A histogram that is already counted: `counts[i]` rows lie between `edges[i]` and `edges[i + 1]` of `unit`."""
+
+    def draw(axes: Any) -> None:
+        widths = [right - left for left, right in itertools.pairwise(edges)]
+        axes.bar(edges[:-1], counts, width=widths, align="edge", color=BLUE, edgecolor="white", linewidth=0.5)
+        axes.set(title=title, xlabel=unit, ylabel="rows")
+        axes.grid(axis="x", visible=False)
+
+    return _png(draw, 6.0, 2.8)
+
+
+def loss_curve(
+    steps: Sequence[int], losses: Sequence[float], eval_steps: Sequence[int], eval_losses: Sequence[float]
+) -> bytes:
+    """Training loss per logged step and held-out loss, its lowest point marked; nats per trained token."""
+
+    def draw(axes: Any) -> None:
+        axes.plot(steps, losses, color=BLUE, linewidth=1.2, label="training")
+        if eval_steps:
+            axes.plot(eval_steps, eval_losses, color=ORANGE, marker="o", markersize=4, label="held out")
+            best = min(range(len(eval_losses)), key=lambda index: eval_losses[index])
+            axes.annotate(
+                f"best {eval_losses[best]:.3f}",
+                (eval_steps[best], eval_losses[best]),
+                textcoords="offset points",
+                xytext=(0, 8),
+                ha="center",
+                color=ORANGE,
+            )
+        axes.set(title="Loss", xlabel="step", ylabel="nats per trained token")
+        axes.legend()
+
+    return _png(draw, 6.0, 3.2)
+
+
+def memory_bar(parts: Mapping[str, float], gpu_gb: float | None) -> bytes:
+    """One bar of the parts (bytes), against a line at the GPU's memory (GB, 1 GB = 10^9 bytes) where one is given."""
+
+    def draw(axes: Any) -> None:
+        left = 0.0
+        for number, (name, size) in enumerate(parts.items()):
+            gigabytes = size / 1e9
+            color = _PARTS[number % len(_PARTS)]
+            axes.barh([0], [gigabytes], left=left, color=color, label=f"{name} {gigabytes:.2f}", edgecolor="white")
+            left += gigabytes
+        if gpu_gb:
+            axes.axvline(gpu_gb, color="black", linestyle="--", linewidth=1.2, label=f"GPU {gpu_gb:g}")
+        axes.set(title=f"Memory: {left:.2f} GB", xlabel="GB", yticks=[], xlim=(0, 1.08 * max(left, gpu_gb or 0)))
+        axes.grid(axis="y", visible=False)
+        axes.figure.legend(loc="outside lower center", ncols=3)
+
+    return _png(draw, 6.0, 1.8)
+
+
+def draw_intervals(
+    axes: Any, names: Sequence[str], scores: Sequence[Mapping[str, float]], kinds: Sequence[str], label: str
+) -> None:
+    """A dot per name at `value` and its interval from `low` to `high`, the first name on top; colours by kind."""
+    for place, (score, kind) in enumerate(zip(scores, kinds, strict=True)):
+        color = KINDS.get(kind, GREY)
+        axes.plot([score["low"], score["high"]], [place, place], color=color, linewidth=2.5, solid_capstyle="butt")
+        axes.plot(score["value"], place, "o", color=color, markersize=6)
+    axes.set(title=label, yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.4, -0.6))
+    axes.grid(axis="y", visible=False)
+
+
+def panels(draws: Sequence[Callable[[Any], None]], width: float, height: float) -> bytes:
+    """Several drawings side by side, `width` × `height` inches each, two in a row."""
+    columns = min(2, len(draws))
+    lines = -(-len(draws) // columns)
+    from matplotlib import rc_context
+
+    with rc_context(_STYLE):
+        figure = _figure(columns * width, lines * height)
+        grid = figure.subplots(lines, columns, squeeze=False).flatten()
+        for axes, draw in zip(grid, draws, strict=False):
+            draw(axes)
+        for axes in grid[len(draws) :]:
+            axes.set_axis_off()
+        return _bytes(figure)
+
+
+def _png(draw: Callable[[Any], None], width: float, height: float) -> bytes:
+    return panels([draw], width, height)
+
+
+def _figure(width: float, height: float) -> Any:
+    from matplotlib.figure import Figure  # no pyplot: it keeps every figure, and wants a display
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _bytes(figure: Any) -> bytes:
+    """The figure with 64 colours at most, which no one can tell apart from all: a third of the size."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from PIL import Image
+
+    full = io.BytesIO()
+    FigureCanvasAgg(figure)
+    figure.savefig(full, format="png", dpi=110)
+    small = io.BytesIO()
+    Image.open(full).convert("RGB").quantize(64).save(small, format="png", optimize=True)
+    return small.getvalue()

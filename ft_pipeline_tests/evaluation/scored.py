@@ -1,0 +1,75 @@
+"""scores.json folders with made-up numbers, for tests of what is computed from them."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ft_pipeline.evaluation.fingerprint import fingerprint
+from ft_pipeline.evaluation.scoring import GENERAL
+
+TOKENS = 10
+PARTS = {"test_rows": "a", "template": "t", "generation": {"max_new_tokens": 8}}
+
+
+def scored(
+    folder: Path,
+    rows: Mapping[str, Mapping[str, Any]],
+    parts: Mapping[str, Any] = PARTS,
+) -> Path:
+    """Write a scores folder. A row: kind, losses (nats per token, one per item), and where wanted chrf (one per item),
+    correct (one per general question), tokens (per prompt), technique."""
+    folder.mkdir(parents=True)
+    document = {"rows": [_row(name, row, dict(parts)) for name, row in rows.items()], "evaluation": dict(parts)}
+    (folder / "scores.json").write_text(json.dumps(document), encoding="utf-8")
+    samples = [sample for name, row in rows.items() for sample in _samples(name, row)]
+    pq.write_table(pa.Table.from_pylist(samples), folder / "samples.parquet")
+    general = [
+        {"name": name, "item": f"question:{number:03}", "kind": "question", "correct": bool(correct)}
+        for name, row in rows.items()
+        for number, correct in enumerate(row.get("correct", []))
+    ]
+    pq.write_table(pa.Table.from_pylist(general, schema=GENERAL), folder / "general.parquet")
+    return folder
+
+
+def _row(name: str, row: Mapping[str, Any], parts: dict[str, Any]) -> dict[str, Any]:
+    correct: Sequence[int] = row.get("correct", [])
+    return {
+        "name": name,
+        "kind": row["kind"],
+        "scores": {},
+        "prompt_tokens_per_call": float(row.get("tokens", 40)),
+        "generated_tokens_per_call": float(TOKENS),
+        "seconds_per_call": 0.5,
+        "cut_off": 0,
+        "fingerprint": fingerprint(parts),
+        "model": {"technique": row.get("technique"), "trainable_params": 100 if row.get("technique") else 0},
+        "general": {"accuracy": sum(correct) / len(correct)} if correct else None,
+    }
+
+
+def _samples(name: str, row: Mapping[str, Any]) -> list[dict[str, Any]]:
+    chrfs = row.get("chrf", [50.0] * len(row["losses"]))
+    return [
+        {
+            "name": name,
+            "item": f"{number:03}:1",
+            "group": f"{number:03}",
+            "prompt": f"question {number}",
+            "reference": f"answer {number}",
+            "answer": f"{name} says {number}",
+            "loss_sum": loss * TOKENS,
+            "answer_tokens": TOKENS,
+            "chrf": chrf,
+            "rouge_l": 0.5,
+            "length_ratio": 1.0,
+            "prompt_tokens": 40,
+            "generated_tokens": TOKENS,
+            "finish_reason": "stop",
+        }
+        for number, (loss, chrf) in enumerate(zip(row["losses"], chrfs, strict=True))
+    ]

@@ -1,0 +1,65 @@
+"""Batched log-likelihoods against the plainest computation there is."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from ft_pipeline.evaluation import likelihood
+from ft_pipeline.evaluation.likelihood import shared_prefixes, target_log_likelihoods
+
+PAIRS = [
+    ([5, 9, 11, 40], [7, 8]),
+    ([5], [30, 31, 32, 33]),
+    ([100, 4, 77, 12, 60, 61, 62], [1]),
+    ([5, 9, 11, 40], [90, 91, 92]),
+]
+
+
+def plainly(model: Any, context: list[int], target: list[int]) -> float:
+    """One row, no padding, no cache, all logits."""
+    with torch.no_grad():
+        logits = model(input_ids=torch.tensor([context + target])).logits[0]
+    probabilities = logits[len(context) - 1 : -1].double().log_softmax(-1)
+    return float(probabilities[range(len(target)), target].sum())
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 8])
+def test_equals_the_direct_computation(wide_model: Any, batch_size: int) -> None:
+    found = target_log_likelihoods(wide_model, PAIRS, batch_size=batch_size)
+    assert [total for total, _ in found] == pytest.approx([plainly(wide_model, *pair) for pair in PAIRS], abs=1e-3)
+
+
+@pytest.mark.parametrize("batch_size", [1, 8])
+def test_a_shared_prefix_changes_nothing(wide_model: Any, batch_size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(likelihood, "_WORTH_SHARING", 100)
+    prefix = torch.randint(3, 400, (120,), generator=torch.Generator().manual_seed(0)).tolist()
+    pairs = [(prefix + context, target) for context, target in PAIRS] + PAIRS
+    assert [length for length, _ in shared_prefixes([context for context, _ in pairs])] == [120, 0]
+    found = target_log_likelihoods(wide_model, pairs, batch_size=batch_size)
+    assert [total for total, _ in found] == pytest.approx([plainly(wide_model, *pair) for pair in pairs], abs=1e-3)
+
+
+def test_batches_are_cut_by_their_logits(wide_model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(likelihood, "_LOGITS", 4 * wide_model.config.vocab_size)
+    monkeypatch.setattr(likelihood, "_CHUNK", 2)
+    done: list[int] = []
+    found = target_log_likelihoods(wide_model, PAIRS, batch_size=8, on_done=done.append)
+    assert len(done) > 1
+    assert sum(done) == len(PAIRS)
+    assert [total for total, _ in found] == pytest.approx([plainly(wide_model, *pair) for pair in PAIRS], abs=1e-3)
+
+
+def test_greedy_is_said(wide_model: Any) -> None:
+    with torch.no_grad():
+        likeliest = int(wide_model(input_ids=torch.tensor([[5, 9]])).logits[0, -1].argmax())
+    other = (likeliest + 1) % 400
+    found = target_log_likelihoods(wide_model, [([5, 9], [likeliest]), ([5, 9], [other])], batch_size=2)
+    assert [greedy for _, greedy in found] == [True, False]
+
+
+def test_prefixes_leave_a_token_of_context() -> None:
+    contexts = [list(range(200))] * 20
+    assert shared_prefixes(contexts) == [(199, list(range(20)))]
+    assert shared_prefixes([[1, 2], [3]]) == [(0, [0, 1])]
+    assert shared_prefixes([]) == []

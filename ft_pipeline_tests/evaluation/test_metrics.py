@@ -1,0 +1,36 @@
+"""Metrics of one answer."""
+
+import json
+
+import pytest
+
+from ft_pipeline.evaluation.metrics import METRICS, answer_metrics, metric_versions
+
+
+def test_the_reference_itself_scores_full_marks() -> None:
+    assert answer_metrics("Please send your order number.", "Please send your order number.") == pytest.approx(
+        {"chrf": 100.0, "rouge_l": 1.0}
+    )
+
+
+def test_nothing_in_common() -> None:
+    assert answer_metrics("abc def", "xyz") == {"chrf": 0.0, "rouge_l": 0.0}
+    assert answer_metrics("abc def", "") == {"chrf": 0.0, "rouge_l": 0.0}
+
+
+def test_rouge_l_is_the_longest_common_subsequence() -> None:
+    # "send your number" of 5 and 4 words: precision 3/4, recall 3/5.
+    found = answer_metrics("please send your order number", "send me your number")
+    assert found["rouge_l"] == pytest.approx(2 * 0.75 * 0.6 / (0.75 + 0.6))
+
+
+def test_other_scripts_count() -> None:
+    assert answer_metrics("Где мой заказ?", "где мой заказ")["rouge_l"] == 1.0
+
+
+def test_versions_and_directions_are_said() -> None:
+    assert set(metric_versions()) == {"metrics", "lm-eval", "rouge-score", "sacrebleu"}
+    assert METRICS["loss"].direction == "lower is better"
+    assert METRICS["chrf"].direction == "higher is better"
+    assert METRICS["length_ratio"].direction == "1 is best"
+    json.dumps(answer_metrics("a", "b"))

@@ -1,0 +1,134 @@
+"""Each rule on a comparison that calls for it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ft_pipeline.evaluation.comparison import compare
+from ft_pipeline.evaluation.recommendation import recommend
+from ft_pipeline_tests.evaluation.scored import scored
+from ft_pipeline_tests.evaluation.test_comparison import CONFIG, CORRECT, ITEMS, losses
+
+MARGIN = 0.05
+NOISY = [(13 * number % 40) / 20 - 1 for number in range(ITEMS)]
+"""From -1 to 1, about 0 on average: a difference that is drowned."""
+
+
+def case(folder: Path, *, plain: float = 2.0, prompted: float = 1.7, **experiments: dict[str, Any]) -> dict[str, Any]:
+    """A comparison; per experiment `loss` (a level, or one per item) and the row's other values."""
+    rows = {
+        "plain": {"kind": "base", "losses": losses(plain), "correct": CORRECT},
+        "few_shot": {"kind": "prompt", "losses": losses(prompted), "tokens": 400},
+    }
+    inputs = {"a/prompt_baseline": scored(folder / "baseline", rows)}
+    for name, options in experiments.items():
+        adapter = {"kind": "adapter", "technique": "lora", "correct": CORRECT, **options}
+        level = adapter.pop("loss")
+        merged_level = adapter.pop("merged", level)
+        tuned = {
+            "adapter": {**adapter, "losses": losses(level) if isinstance(level, float) else level},
+            "merged": {
+                **adapter,
+                "kind": "merged",
+                "losses": losses(merged_level) if isinstance(merged_level, float) else merged_level,
+            },
+        }
+        inputs[f"{name}/scores"] = scored(folder / name, tuned)
+    return compare(inputs, CONFIG)
+
+
+def decide(document: dict[str, Any], **rows: int) -> dict[str, Any]:
+    facts = {name: {"train_rows": count} for name, count in rows.items()}
+    found = recommend(document, facts, MARGIN)
+    assert json.loads(json.dumps(found)) == found
+    return found
+
+
+def said(found: dict[str, Any], words: str) -> bool:
+    return any(words in reason for reason in found["reasons"])
+
+
+def test_nothing_tuned(tmp_path: Path) -> None:
+    found = decide(case(tmp_path))
+    assert (found["decision"], found["experiment"], found["row"]) == ("prompt", None, "few_shot")
+    assert said(found, "Nothing has been tuned yet")
+
+
+def test_tuning_wins(tmp_path: Path) -> None:
+    found = decide(case(tmp_path, style={"loss": 1.2}), style=800)
+    assert (found["decision"], found["experiment"], found["row"]) == ("lora", "style", "style/adapter")
+    assert said(found, "beats the best prompting. Loss: style/adapter leads few_shot by 0.500") or said(
+        found, "beats the best prompting. loss: style/adapter leads few_shot by 0.500"
+    )
+    assert said(found, "400 prompt tokens per call, style/adapter 40 (90% fewer)")
+    assert said(found, "General accuracy: 0.750 before, 0.750 after, within the margin")
+    assert not said(found, "training data has")
+    assert found["evidence"]["difference"]["low"] > 0
+    assert found["evidence"]["train_rows"] == 800
+
+
+def test_prompting_is_enough(tmp_path: Path) -> None:
+    found = decide(case(tmp_path, style={"loss": 1.9}), style=800)
+    assert (found["decision"], found["experiment"]) == ("prompt", None)
+    assert said(found, "Do not fine-tune: the prompt variant few_shot is at least as good")
+
+
+def test_a_lead_that_is_not_clear_is_no_lead(tmp_path: Path) -> None:
+    level = [loss + noise - 0.05 for loss, noise in zip(losses(1.7), NOISY, strict=True)]
+    found = decide(case(tmp_path, style={"loss": level}), style=800)
+    assert found["decision"] == "prompt"
+    assert said(found, "no tuned model is clearly better")
+
+
+def test_few_rows_are_said_where_tuning_wins(tmp_path: Path) -> None:
+    found = decide(case(tmp_path, style={"loss": 1.2}), style=300)
+    assert found["decision"] == "lora"
+    assert said(found, "The training data has 300 rows, under the 500")
+
+
+@pytest.mark.parametrize(
+    ("rows", "prompted", "decision"),
+    [(60, 1.7, "more_data"), (300, 2.0, "more_data"), (300, 1.7, "prompt"), (600, 2.0, "prompt")],
+)
+def test_too_few_rows(tmp_path: Path, rows: int, prompted: float, decision: str) -> None:
+    found = decide(case(tmp_path, prompted=prompted, style={"loss": 2.0}), style=rows)
+    assert found["decision"] == decision
+    assert found["experiment"] is None
+    assert said(found, f"{rows} rows") == (rows < 500)
+
+
+def test_forgetting_disqualifies(tmp_path: Path) -> None:
+    nothing = [False] * ITEMS
+    found = decide(case(tmp_path, style={"loss": 1.0, "correct": nothing}), style=800)
+    assert found["decision"] == "prompt"
+    assert said(found, "loses more than 5% of general accuracy")
+    assert said(found, "more than the margin")
+    careful = case(tmp_path / "two", hasty={"loss": 1.0, "correct": nothing}, careful={"loss": 1.2})
+    assert decide(careful, hasty=800, careful=800)["experiment"] == "careful"
+
+
+def test_the_simpler_technique_where_they_are_level(tmp_path: Path) -> None:
+    level = [loss + noise - 0.6 for loss, noise in zip(losses(1.7), NOISY, strict=True)]
+    document = case(tmp_path, small={"loss": 1.2}, tiny={"loss": level, "technique": "qlora"})
+    assert document["rows"][0]["name"] == "tiny/adapter"
+    found = decide(document, small=800, tiny=800)
+    assert (found["decision"], found["experiment"]) == ("lora", "small")
+    assert said(found, "tiny/adapter is not clearly better, and lora is the simpler technique")
+    clear = case(tmp_path / "two", small={"loss": 1.2}, tiny={"loss": 1.0, "technique": "qlora"})
+    assert decide(clear, small=800, tiny=800)["decision"] == "qlora"
+
+
+def test_a_merge_that_costs_quality_is_said(tmp_path: Path) -> None:
+    found = decide(case(tmp_path, style={"loss": 1.2, "merged": 1.4}), style=800)
+    assert (found["decision"], found["row"]) == ("lora", "style/adapter")
+    assert said(found, "Serve the adapter, not the merged model")
+    assert not said(decide(case(tmp_path / "two", style={"loss": 1.2}), style=800), "Serve the adapter")
+
+
+def test_few_test_rows_are_said(tmp_path: Path) -> None:
+    assert not said(decide(case(tmp_path)), "The test split has")
+    rows = {"plain": {"kind": "base", "losses": losses(2.0)[:10]}}
+    document = compare({"a/prompt_baseline": scored(tmp_path / "few", rows)}, CONFIG)
+    assert said(decide(document), "The test split has 10 conversations, under 30")

@@ -1,0 +1,112 @@
+"""prompt_baseline and scores as the worker runs them: real lm-eval, a tiny model, a real adapter."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from ft_pipeline.errors import UserError
+from ft_pipeline.evaluation import prompt_baseline, scores
+from ft_pipeline.evaluation.comparison import build_comparison
+from ft_pipeline.job import Job
+from ft_pipeline_tests.evaluation.conftest import JobMaker
+
+VARIANTS = {"variants": {"few_shot": {"system_prompt": "Be brief.", "few_shot": 2}}}
+ASK_FOR = {"bootstrap_resamples": 200, "seed": 0, "primary_metric": "loss"}
+
+
+def read(job: Job, name: str) -> list[dict[str, Any]]:
+    return pq.read_table(job.out / f"{name}.parquet").to_pylist()
+
+
+@pytest.fixture
+def baseline(make_job: JobMaker) -> Job:
+    job = make_job("prompt_baseline", "baseline", prompting=VARIANTS)
+    prompt_baseline.run(job)
+    return job
+
+
+@pytest.fixture
+def tuned(make_job: JobMaker, tiny_adapter: Path, tiny_merged: Path) -> Job:
+    inputs = {"adapter": tiny_adapter, "merged_model": tiny_merged}
+    job = make_job("scores", "tuned", inputs, technique="lora", quantization=None, system_prompt="Be brief.")
+    scores.run(job)
+    return job
+
+
+def test_prompt_baseline_scores_plain_and_every_variant(baseline: Job) -> None:
+    rows = json.loads((baseline.out / "scores.json").read_text(encoding="utf-8"))["rows"]
+    assert [(row["name"], row["kind"]) for row in rows] == [("plain", "base"), ("few_shot", "prompt")]
+    assert set(rows[0]["scores"]) == {"loss", "chrf", "rouge_l", "length_ratio", "general_accuracy", "general_loss"}
+    assert set(rows[1]["scores"]) == {"loss", "chrf", "rouge_l", "length_ratio"}
+    assert rows[1]["prompt_tokens_per_call"] > rows[0]["prompt_tokens_per_call"]
+    assert rows[0]["fingerprint"] == rows[1]["fingerprint"]
+    assert rows[0]["general"]["accuracy"] == rows[0]["scores"]["general_accuracy"]["value"]
+    assert {sample["name"] for sample in read(baseline, "samples")} == {"plain", "few_shot"}
+    assert [record["kind"] for record in read(baseline, "general")] == ["question"] * 2 + ["text"] * 2
+
+
+def test_the_loss_of_a_row_is_that_of_its_samples(baseline: Job) -> None:
+    rows = json.loads((baseline.out / "scores.json").read_text(encoding="utf-8"))["rows"]
+    samples = [sample for sample in read(baseline, "samples") if sample["name"] == "plain"]
+    assert len(samples) == 4
+    total = sum(sample["loss_sum"] for sample in samples) / sum(sample["answer_tokens"] for sample in samples)
+    assert rows[0]["scores"]["loss"]["value"] == pytest.approx(total)
+    assert all(sample["generated_tokens"] <= 8 for sample in samples)
+    assert rows[0]["cut_off"] == sum(sample["finish_reason"] == "length" for sample in samples)
+
+
+def test_progress_ends_at_its_total(baseline: Job) -> None:
+    steps = baseline.report.steps  # type: ignore[attr-defined]
+    assert steps[-1][0] == steps[-1][1] == 2 * 2 * 4 + 5 + 2
+    assert steps == sorted(steps)
+
+
+def test_a_restart_scores_only_what_is_missing(baseline: Job, make_job: JobMaker) -> None:
+    (baseline.work / "scored_few_shot.json").unlink()
+    before = (baseline.out / "scores.json").read_text(encoding="utf-8")
+    again = make_job("prompt_baseline", "baseline", prompting=VARIANTS)
+    prompt_baseline.run(again)
+    lines = again.report.lines  # type: ignore[attr-defined]
+    assert [line.split(":")[0] for line in lines] == ["scoring few_shot"]
+    after = json.loads((again.out / "scores.json").read_text(encoding="utf-8"))
+    assert after["rows"][0] == json.loads(before)["rows"][0]
+    assert after["rows"][1]["scores"] == json.loads(before)["rows"][1]["scores"]
+
+
+def test_scores_of_adapter_and_merged(tuned: Job, tiny_adapter: Path) -> None:
+    rows = json.loads((tuned.out / "scores.json").read_text(encoding="utf-8"))["rows"]
+    assert [(row["name"], row["kind"]) for row in rows] == [("adapter", "adapter"), ("merged", "merged")]
+    # Two layers, q and v: 4 x (64 + 64) + 4 x (64 + 32).
+    assert rows[0]["model"]["trainable_params"] == 2 * (4 * 128 + 4 * 96)
+    assert rows[0]["scores"]["loss"]["value"] == pytest.approx(rows[1]["scores"]["loss"]["value"], abs=0.02)
+    assert all("general_accuracy" in row["scores"] for row in rows)
+
+
+def test_they_compare(baseline: Job, tuned: Job, tmp_path: Path) -> None:
+    inputs = {"lora/prompt_baseline": baseline.out, "lora/scores": tuned.out, "other/prompt_baseline": baseline.out}
+    summary = build_comparison(inputs, ASK_FOR, tmp_path)
+    assert sorted(summary["rows"]) == ["base", "few_shot", "lora/adapter", "lora/merged"]
+    assert summary["left_out"] == []
+    document = json.loads((tmp_path / "comparison.json").read_text(encoding="utf-8"))
+    assert document["test_rows"] == 3
+    assert len([pair for pair in document["pairs"] if pair["metric"] == "general_accuracy"]) == 3
+    assert pq.read_table(tmp_path / "samples.parquet").num_rows == 4 * 4
+
+
+def test_a_test_split_without_rows_is_said(make_job: JobMaker, tmp_path: Path, conversations: Path) -> None:
+    table = pq.read_table(conversations / "rows.parquet")
+    (tmp_path / "none").mkdir()
+    pq.write_table(table.slice(0, 2), tmp_path / "none" / "rows.parquet")
+    job = make_job("prompt_baseline", inputs={"conversations": tmp_path / "none"}, prompting={"variants": {}})
+    with pytest.raises(UserError, match="none of the 2 conversations is in the test split"):
+        prompt_baseline.run(job)
+
+
+def test_without_a_general_suite(make_job: JobMaker) -> None:
+    job = make_job("prompt_baseline", prompting={"variants": {}}, general_questions=[], general_texts=[])
+    [row] = prompt_baseline.run(job)["rows"]
+    assert row["general"] is None
+    assert read(job, "general") == []
