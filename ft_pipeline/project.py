@@ -5,6 +5,9 @@ import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
+
+import orjson
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.settings import NAME_PATTERN, ExperimentSettings, ProjectSettings, read_settings
@@ -23,7 +26,9 @@ class Project:
         """The folder `root`, else `FT_PROJECT`, else the current one. UserError if it holds no project.yaml."""
         folder = Path(root or os.environ.get("FT_PROJECT") or ".").resolve()
         if not (folder / "project.yaml").is_file():
-            raise UserError(f"{folder} holds no project.yaml; name a project folder with --project, or make one: ft init DIR")
+            raise UserError(
+                f"{folder} holds no project.yaml; name a project folder with --project, or make one: ft init DIR"
+            )
         return cls(folder)
 
     @cached_property
@@ -43,7 +48,9 @@ class Project:
 
     def experiment_names(self) -> list[str]:
         """The stems of experiments/*.yaml that can be partition keys, sorted; broken files included."""
-        return sorted(path.stem for path in (self.root / "experiments").glob("*.yaml") if re.match(NAME_PATTERN, path.stem))
+        return sorted(
+            path.stem for path in (self.root / "experiments").glob("*.yaml") if re.match(NAME_PATTERN, path.stem)
+        )
 
     def experiment(self, name: str) -> ExperimentSettings:
         """The settings of one experiment. UserError if there is none of that name, or its YAML is broken."""
@@ -60,3 +67,19 @@ class Project:
         if not path.exists():
             raise UserError(f"{relative!r} is not there; project.yaml names it")
         return path
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """The objects of a JSONL file of the settings. UserError that names the first line that is none."""
+    rows = []
+    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = orjson.loads(line)
+        except orjson.JSONDecodeError as error:
+            raise UserError(f"{path.name}: line {number} is not JSON ({error}); mend or remove it") from None
+        if not isinstance(row, dict):
+            raise UserError(f"{path.name}: line {number} is not an object; each line must be one, in braces")
+        rows.append(row)
+    return rows

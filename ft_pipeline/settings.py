@@ -38,7 +38,9 @@ class DataSettings(Section):
     @model_validator(mode="after")
     def _leave_training_rows(self) -> "DataSettings":
         if self.validation_share + self.test_share > 0.8:
-            raise ValueError("validation_share + test_share must stay at or under 0.8, or too little is left to train on")
+            raise ValueError(
+                "validation_share + test_share must stay at or under 0.8, or too little is left to train on"
+            )
         return self
 
 
@@ -206,9 +208,11 @@ class ExperimentSettings(Section):
 
     @model_validator(mode="after")
     def _combinations(self) -> "ExperimentSettings":
-        if self.technique != "qlora" and "quantization" in self.model_fields_set:
-            raise ValueError(f"technique {self.technique!r} uses no 4-bit base: remove `quantization` or say `technique: qlora`")
-        if self.technique == "lora" and self.merge.mode != "dequantized" and "merge" in self.model_fields_set:
+        if self.technique != "qlora" and self.quantization != QuantizationSettings():
+            raise ValueError(
+                f"technique {self.technique!r} uses no 4-bit base: remove `quantization` or say `technique: qlora`"
+            )
+        if self.technique == "lora" and self.merge.mode != "dequantized":
             raise ValueError("technique 'lora' has one way to merge: remove `merge.mode`")
         return self
 

@@ -12,7 +12,6 @@ from ft_pipeline.execution.gates import failed_checks
 from ft_pipeline.execution.steps import STEPS, Inputs, NotYetBuilt, Step, planned_spec
 from ft_pipeline.project import Project
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
-from ft_pipeline.store.current import Current
 from ft_pipeline.store.spec import Spec
 
 State = Literal["fresh", "stale", "never_run", "failed", "broken"]

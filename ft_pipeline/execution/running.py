@@ -197,8 +197,19 @@ def _materialize(
             tags={"ft/started_by": f"cli {getpass.getuser()}"},
         )
     if not result.success and not failures:
-        failures = [f"run {result.run_id} failed; open it in the UI: ft ui"]
+        failures = [f"{_crash(result)} The whole error is in the UI (`ft ui`), run {result.run_id}."]
     return failures
+
+
+def _crash(result: dg.ExecuteInProcessResult) -> str:
+    """What an error that is not the user's said, in its last line."""
+    for event in result.filter_events(lambda each: each.is_step_failure):
+        error = event.step_failure_data.error
+        while error is not None and error.cause is not None:
+            error = error.cause
+        if error is not None:
+            return f"{event.step_key}: {error.message.strip().splitlines()[-1]}."
+    return "The run failed."
 
 
 def _document(project: Project, asset: str) -> Any:

@@ -85,6 +85,18 @@ def test_scores_of_adapter_and_merged(tuned: Job, tiny_adapter: Path) -> None:
     assert all("general_accuracy" in row["scores"] for row in rows)
 
 
+def test_a_qlora_adapter_is_scored_on_the_4_bit_base(
+    tuned: Job, make_job: JobMaker, tiny_adapter: Path, tiny_merged: Path
+) -> None:
+    inputs = {"adapter": tiny_adapter, "merged_model": tiny_merged}
+    four_bit = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
+    job = make_job("scores", "qlora", inputs, technique="qlora", quantization=four_bit, system_prompt="Be brief.")
+    adapter, merged = scores.run(job)["rows"]
+    of_lora, merged_before = json.loads((tuned.out / "scores.json").read_text(encoding="utf-8"))["rows"]
+    assert adapter["scores"]["loss"]["value"] != pytest.approx(of_lora["scores"]["loss"]["value"], abs=1e-4)
+    assert merged["scores"]["loss"] == merged_before["scores"]["loss"]
+
+
 def test_they_compare(baseline: Job, tuned: Job, tmp_path: Path) -> None:
     inputs = {"lora/prompt_baseline": baseline.out, "lora/scores": tuned.out, "other/prompt_baseline": baseline.out}
     summary = build_comparison(inputs, ASK_FOR, tmp_path)

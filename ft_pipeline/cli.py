@@ -1,0 +1,222 @@
+"""The `ft` command: the lifecycle from a terminal, over the same assets and the same Dagster instance as the UI."""
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from ft_pipeline import doctor as machine
+from ft_pipeline import scaffold, terminal
+from ft_pipeline.errors import UserError
+from ft_pipeline.project import Project
+from ft_pipeline.store.artifacts import ArtifactStore
+from ft_pipeline.store.current import Current
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+WIDTH = 140
+"""Columns where the output goes to a file or a pipe; wide enough for every table."""
+errors = Console(stderr=True, highlight=False)
+out = Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH)
+
+ProjectOption = Annotated[
+    Path | None, typer.Option("--project", help="The project folder (default: FT_PROJECT, else the current folder).")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, everything else on stderr.")]
+
+DONE, FAILED, REFUSED = 0, 1, 2
+
+
+def main() -> None:
+    """The entry point: a user's mistake is one or two lines, never a traceback."""
+    try:
+        app()
+    except UserError as error:
+        errors.print(f"[red]ft:[/red] {terminal.plain(str(error))}", soft_wrap=True)
+        sys.exit(REFUSED)
+    except KeyboardInterrupt:
+        errors.print("ft: stopped. What was finished is kept; run the same command again to go on from there.")
+        sys.exit(FAILED)
+
+
+def _open(folder: Path | None) -> Project:
+    """The project, made the one that Dagster's processes see too."""
+    project = Project.find(folder)
+    os.environ["FT_PROJECT"] = str(project.root)
+    os.environ["DAGSTER_HOME"] = str(project.dagster_home)
+    project.dagster_home.mkdir(parents=True, exist_ok=True)
+    return project
+
+
+def _report(document: Any, as_json: bool, show: Callable[[Any], None]) -> None:
+    if as_json:
+        sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+    else:
+        show(document)
+
+
+@app.command()
+def init(
+    directory: Annotated[Path, typer.Argument(help="A new or empty folder.")],
+    example: Annotated[bool, typer.Option("--example", help="With the worked example's data and settings.")] = False,
+) -> None:
+    """Make a new project folder that runs.
+
+    Example: ft init ../support --example
+    """
+    root = scaffold.create(directory, example)
+    out.print(
+        f"{root} is a project folder. Next: ft run --project {root}"
+        + ("" if example else ", once data/raw holds your files")
+    )
+
+
+@app.command()
+def doctor(project: ProjectOption = None, as_json: JsonOption = False) -> None:
+    """Say what this machine can do: GPU and memory, packages, embedded model, instance, disk, port; each with its fix.
+
+    Example: ft doctor
+    """
+    findings = machine.examine(_open(project))
+    document = {"findings": [finding.to_json() for finding in findings]}
+    _report(document, as_json, lambda _: terminal.show_findings(out, findings))
+    if any(finding.status == "problem" for finding in findings):
+        raise typer.Exit(FAILED)
+
+
+@app.command()
+def run(
+    experiment: Annotated[
+        list[str] | None,
+        typer.Option("--experiment", "-e", help="Repeat for several (default: all that are not broken)."),
+    ] = None,
+    select: Annotated[
+        str | None, typer.Option("--select", help="Only these assets, by name, separated by commas.")
+    ] = None,
+    plan: Annotated[bool, typer.Option("--plan", help="Only say what would run, and why.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Build anew, even what the store holds already.")] = False,
+    project: ProjectOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Materialize the lifecycle: whatever is missing, stale or failed, with live progress and a closing table.
+
+    Example: ft run --experiment qlora
+    """
+    from ft_pipeline.execution import running
+
+    opened = _open(project)
+    wanted = running.Request(opened, tuple(experiment or ()), tuple(select.split(",")) if select else (), force)
+    if plan:
+        planned = running.what_runs(wanted)
+        document = {"plan": [vars(each) | {"runs": each.runs} for each in planned]}
+        _report(document, as_json, lambda _: terminal.show_plan(out, planned))
+        return
+    with terminal.live_progress(errors):
+        outcome = running.run(wanted)
+    _report(outcome.to_json(), as_json, lambda _: terminal.show_outcome(out, outcome, opened))
+    if not outcome.succeeded:
+        raise typer.Exit(FAILED)
+
+
+@app.command()
+def ui(
+    port: Annotated[int, typer.Option("--port", "-p", help="On 127.0.0.1.")] = machine.UI_PORT,
+    read_only: Annotated[
+        bool, typer.Option("--read-only", help="For auditors: nothing can be launched or changed.")
+    ] = False,
+    project: ProjectOption = None,
+) -> None:
+    """Start the Dagster UI and daemon on 127.0.0.1.
+
+    Example: ft ui --port 3001
+    """
+    opened = _open(project)
+    os.environ["PYTHONWARNINGS"] = "ignore"
+    scripts = Path(sys.executable).parent
+    place = ["-w", str(opened.root / "workspace.yaml"), "-h", "127.0.0.1", "-p", str(port)]
+    program = ["dagster-webserver", "--read-only"] if read_only else ["dagster", "dev"]
+    errors.print(f"The Dagster UI comes up on http://127.0.0.1:{port} (Ctrl-C stops it).")
+    os.chdir(opened.root)
+    os.execv(str(scripts / program[0]), [*program, *place])
+
+
+@app.command()
+def experiments(project: ProjectOption = None, as_json: JsonOption = False) -> None:
+    """List the experiments with objective, technique, base model, state and primary score.
+
+    Example: ft experiments
+    """
+    from ft_pipeline.execution import running
+
+    found = running.list_experiments(_open(project))
+    _report({"experiments": found}, as_json, lambda _: terminal.show_experiments(out, found))
+
+
+@app.command()
+def compare(project: ProjectOption = None, as_json: JsonOption = False) -> None:
+    """Show the comparison: every model and prompt with its scores, intervals and cost.
+
+    Example: ft compare
+    """
+    document = _document(_open(project), "comparison", "comparison.json")
+    _report(document, as_json, lambda found: terminal.show_comparison(out, found))
+
+
+@app.command()
+def recommend(project: ProjectOption = None, as_json: JsonOption = False) -> None:
+    """Say what to do, and why.
+
+    Example: ft recommend
+    """
+    document = _document(_open(project), "recommendation", "recommendation.json")
+    _report(document, as_json, lambda found: terminal.show_recommendation(out, found))
+
+
+@app.command()
+def champion(project: ProjectOption = None, as_json: JsonOption = False) -> None:
+    """Show the released model, since when and why; nothing yet is `null`.
+
+    Example: ft champion
+    """
+    from ft_pipeline.release.champion import current
+
+    record = current(_open(project).store)
+    document = record.to_json() if record else None
+    _report(document, as_json, lambda found: terminal.show_champion(out, found))
+
+
+@app.command()
+def sql(
+    query: Annotated[str, typer.Argument(help="A DuckDB query over the views: quarantine, conversations, …")],
+    project: ProjectOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Query every table, read-only.
+
+    Example: ft sql "select code, count(*) from quarantine group by code"
+    """
+    from ft_pipeline.store.views import query as run_query
+
+    columns, rows = run_query(ArtifactStore(_open(project).store), query)
+    document = {"columns": columns, "rows": rows}
+    if as_json:
+        sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False, default=str) + "\n")
+    else:
+        terminal.show_rows(out, columns, rows)
+
+
+def _document(project: Project, asset: str, file: str) -> Any:
+    """The JSON file of an unpartitioned asset's current artifact."""
+    pointer = Current(project.store).read(asset, None)
+    if pointer is None:
+        raise UserError(f"there is no {asset} yet; run: ft run")
+    artifact = ArtifactStore(project.store).open(pointer.kind, pointer.fingerprint)
+    return json.loads((artifact.path / file).read_text(encoding="utf-8"))
+
+
+if __name__ == "__main__":
+    main()

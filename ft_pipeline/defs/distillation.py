@@ -1,0 +1,87 @@
+"""Teacher-distilled data: unlabelled prompts answered by the teacher, then filtered as human rows are."""
+
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from ft_pipeline.defs.training import base_model_spec
+from ft_pipeline.distillation.filters import distil
+from ft_pipeline.execution.metadata import table
+from ft_pipeline.execution.steps import Check, Inputs, Making, step, versions_of
+from ft_pipeline.project import read_jsonl
+from ft_pipeline.store.artifacts import Artifact
+from ft_pipeline.store.spec import Spec
+
+SHOWN_ANSWERS = 20
+NOT_ASKED = {"terms", "model", "revision"}
+"""Settings of the teacher that change no answer beyond what the model's fingerprint says."""
+
+
+@step(
+    stage="distillation",
+    deps=["unlabelled", "conversations"],
+    kinds={"pytorch", "huggingface"},
+    gpu=True,
+    show=lambda artifact: _show_answers(artifact),
+)
+def teacher_answers(at: Inputs) -> Spec:
+    """The teacher's answers to the unlabelled messages, under its system prompt and fixed examples of the train split."""
+    teacher = at.project.settings.teacher
+    model = at.made(base_model_spec(teacher.model, teacher.revision))
+    inputs = {
+        "unlabelled": at.passed("unlabelled").reference,
+        "conversations": at.passed("conversations").reference,
+        "base_model": model.reference,
+    }
+    config = {"teacher": teacher.model_dump(mode="json", exclude=NOT_ASKED)}
+    return Spec("teacher_answers", inputs, config, versions_of("torch", "transformers"), seed=teacher.seed)
+
+
+@step(
+    stage="distillation",
+    deps=["teacher_answers", "conversations"],
+    kinds={"parquet"},
+    checks=[
+        Check("answers_accounted_for", "answers = kept + set aside."),
+        Check("some_answers_kept", "At least one answer passed the filters.", blocking=False),
+    ],
+    build=lambda making: _build_distilled(making),
+    show=lambda artifact: _show_distilled(artifact),
+)
+def distilled(at: Inputs) -> Spec:
+    """The answers worth training on, with their provenance; the rest is set aside with a reason."""
+    settings = at.project.settings
+    answers = at.artifact("teacher_answers")
+    questions = read_jsonl(at.project.inside(settings.evaluation.general_questions))
+    inputs = {"teacher_answers": answers.reference, "conversations": at.passed("conversations").reference}
+    config = {
+        "teacher": {"model": settings.teacher.model, "fingerprint": answers.inputs["base_model"][1]},
+        "general_questions": [str(row.get("query", "")) for row in questions],
+    }
+    return Spec("distilled", inputs, config)
+
+
+def _build_distilled(making: Making) -> dict[str, Any]:
+    config = making.spec.config
+    return distil(
+        making.inputs["teacher_answers"],
+        making.inputs["conversations"],
+        making.out,
+        teacher=config["teacher"],
+        general_questions=config["general_questions"],
+    )
+
+
+def _show_answers(artifact: Artifact) -> dict[str, Any]:
+    rows = pq.read_table(artifact.path / "answers.parquet").slice(0, SHOWN_ANSWERS).to_pylist()
+    shown = [
+        {"message": row["prompt_messages"][-1]["content"], "answer": row["answer"], "finish": row["finish_reason"]}
+        for row in rows
+    ]
+    return {**artifact.summary, "answers_shown": table(shown)}
+
+
+def _show_distilled(artifact: Artifact) -> dict[str, Any]:
+    summary = artifact.summary
+    shown = {key: summary[key] for key in ("answers", "kept", "set_aside", "reasons", "thresholds", "length_range")}
+    return {**shown, "samples": summary["samples"], "dagster/row_count": summary["kept"]}

@@ -1,0 +1,175 @@
+"""Evaluation: prompting and the tuned model under one harness, then what it means."""
+
+import json
+from typing import Any
+
+import dagster as dg
+
+from ft_pipeline.defs.training import experiment_settings, references
+from ft_pipeline.evaluation.comparison import build_comparison
+from ft_pipeline.evaluation.pictures import score_picture
+from ft_pipeline.evaluation.recommendation import build_recommendation
+from ft_pipeline.execution.metadata import picture, table
+from ft_pipeline.execution.steps import Inputs, Making, step, versions_of
+from ft_pipeline.project import read_jsonl
+from ft_pipeline.release.champion import Record, before_deciding_on
+from ft_pipeline.settings import ExperimentSettings
+from ft_pipeline.store.artifacts import Artifact
+from ft_pipeline.store.hashing import sha256_of_json
+from ft_pipeline.store.spec import Spec
+
+HARNESS = ("lm-eval", "torch", "transformers", "peft", "bitsandbytes", "sacrebleu", "rouge-score")
+ANSWERS_SHOWN = 5
+
+
+@step(
+    stage="evaluation",
+    per_experiment=True,
+    deps=["experiment", "base_model", "conversations"],
+    kinds={"pytorch", "huggingface"},
+    gpu=True,
+    show=lambda artifact: _show_scores(artifact),
+)
+def prompt_baseline(at: Inputs) -> Spec:
+    """What prompting alone achieves: the untouched model plain, with a system prompt, with fixed few-shot examples."""
+    experiment_settings(at)
+    inputs = {"conversations": at.passed("conversations"), "base_model": at.artifact("base_model")}
+    config = {**_evaluation(at), "prompting": at.project.settings.prompting.model_dump(mode="json")}
+    return Spec("prompt_baseline", references(inputs), config, versions_of(*HARNESS))
+
+
+@step(
+    stage="evaluation",
+    per_experiment=True,
+    deps=["experiment", "base_model", "conversations", "adapter", "merged_model"],
+    kinds={"pytorch", "huggingface"},
+    gpu=True,
+    show=lambda artifact: _show_scores(artifact),
+)
+def scores(at: Inputs) -> Spec:
+    """The tuned model's scores, adapter and merged: same harness, template and rows as the prompt baseline."""
+    inputs = {
+        "base_model": at.artifact("base_model"),
+        "adapter": at.artifact("adapter"),
+        "merged_model": at.passed("merged_model"),
+    }
+    return _scores_spec(at, references(inputs), _served(experiment_settings(at)))
+
+
+@step(
+    stage="evaluation",
+    deps=["prompt_baseline", "scores"],
+    kinds={"json", "markdown"},
+    build=lambda making: build_comparison(making.inputs, making.spec.config, making.out),
+    show=lambda artifact: _show_comparison(artifact),
+)
+def comparison(at: Inputs) -> Spec:
+    """Every model and every prompt in one table, with paired 95 % intervals and what a call costs."""
+    inputs = {}
+    for name in at.project.experiment_names():
+        for asset in ("prompt_baseline", "scores"):
+            if (found := at.find(asset, name)) is not None:
+                inputs[f"{name}/{asset}"] = found.reference
+    settings = at.project.settings
+    config: dict[str, Any] = {
+        "bootstrap_resamples": settings.evaluation.bootstrap_resamples,
+        "seed": settings.evaluation.seed,
+        "primary_metric": settings.promotion.metric,
+    }
+    standing = before_deciding_on(at.store.root, sha256_of_json({"scores": inputs, **config}))
+    if standing is not None:
+        asset, found = _champion_scores(at, standing)
+        inputs[f"champion/{asset}"] = found.reference
+        config["champion"] = {"name": standing.name, "experiment": standing.experiment}
+    return Spec("comparison", inputs, config, versions_of("numpy"))
+
+
+@step(
+    stage="evaluation",
+    deps=["comparison"],
+    kinds={"json"},
+    build=lambda making: _build_recommendation(making),
+    show=lambda artifact: {
+        "decision": artifact.summary["decision"],
+        "reasons": dg.MetadataValue.md("\n".join(f"- {reason}" for reason in artifact.summary["reasons"])),
+        "evidence": artifact.summary["evidence"],
+    },
+)
+def recommendation(at: Inputs) -> Spec:
+    """Fine-tune or not, with what, and why: rules over the measured scores and the data."""
+    margin = at.project.settings.promotion.forgetting_margin
+    return Spec("recommendation", {"comparison": at.artifact("comparison").reference}, {"forgetting_margin": margin})
+
+
+def _evaluation(at: Inputs) -> dict[str, Any]:
+    settings = at.project.settings.evaluation
+    return {
+        "evaluation": settings.model_dump(
+            mode="json", exclude={"general_questions", "general_texts", "bootstrap_resamples"}
+        ),
+        "general_questions": read_jsonl(at.project.inside(settings.general_questions)),
+        "general_texts": read_jsonl(at.project.inside(settings.general_texts)),
+    }
+
+
+def _served(settings: ExperimentSettings) -> dict[str, Any]:
+    """How a tuned model is loaded and prompted."""
+    quantization = settings.quantization.model_dump(mode="json") if settings.technique == "qlora" else None
+    return {"technique": settings.technique, "quantization": quantization, "system_prompt": settings.data.system_prompt}
+
+
+def _scores_spec(at: Inputs, parts: dict[str, tuple[str, str]], served: dict[str, Any]) -> Spec:
+    inputs = {"conversations": at.passed("conversations").reference, **parts}
+    return Spec("scores", inputs, {**_evaluation(at), **served}, versions_of(*HARNESS))
+
+
+def _champion_scores(at: Inputs, champion: Record) -> tuple[str, Artifact]:
+    """(asset, its artifact): the champion on the present test rows, measured now where that was not done yet."""
+    served = champion.evidence["served"]
+    base = ("base_model", champion.fingerprints["base_model"])
+    if champion.kind == "prompt":
+        inputs = {"conversations": at.passed("conversations").reference, "base_model": base}
+        config = {**_evaluation(at), "prompting": {"variants": {champion.name: served}}}
+        return "prompt_baseline", at.made(Spec("prompt_baseline", inputs, config, versions_of(*HARNESS)))
+    parts = {"base_model": base} | {key: (key, champion.fingerprints[key]) for key in ("adapter", "merged_model")}
+    return "scores", at.made(_scores_spec(at, parts, served))
+
+
+def _build_recommendation(making: Making) -> dict[str, Any]:
+    compared = making.artifact("comparison")
+    document = json.loads((compared.path / "comparison.json").read_text(encoding="utf-8"))
+    experiments = {
+        key.removesuffix("/scores"): _evidence(making, making.store.require(*reference))
+        for key, reference in compared.inputs.items()
+        if key.endswith("/scores") and not key.startswith("champion/")
+    }
+    return build_recommendation(document, experiments, making.spec.config["forgetting_margin"], making.out)
+
+
+def _evidence(making: Making, scored: Artifact) -> dict[str, Any]:
+    """What the recommendation asks of an experiment: its technique, and how many human rows it was trained on."""
+    adapter = making.store.require(*scored.inputs["adapter"])
+    rows = making.store.require(*adapter.inputs["training_data"]).summary["audit"]["rows"]
+    return {"technique": scored.spec["config"]["technique"], "train_rows": rows.get("human/train", 0)}
+
+
+def _show_scores(artifact: Artifact) -> dict[str, Any]:
+    rows = []
+    for row in artifact.summary["rows"]:
+        values = {metric: score["value"] for metric, score in row["scores"].items()}
+        cost = {key: row[key] for key in ("prompt_tokens_per_call", "seconds_per_call", "generated_tokens_per_call")}
+        rows.append({"name": row["name"], **values, **(row.get("general") or {}), **cost})
+    keys = list(dict.fromkeys(key for row in rows for key in row))
+    return {"scores": table([{key: row.get(key, "") for key in keys} for row in rows])}
+
+
+def _show_comparison(artifact: Artifact) -> dict[str, Any]:
+    document = json.loads((artifact.path / "comparison.json").read_text(encoding="utf-8"))
+    markdown = (artifact.path / "comparison.md").read_text(encoding="utf-8")
+    return {
+        "comparison": dg.MetadataValue.md(markdown),
+        "picture": picture(score_picture(document), "scores with 95 % intervals"),
+        "test_items": document["test_items"],
+        "best": artifact.summary["best"],
+        "left_out": artifact.summary["left_out"],
+    }

@@ -1,0 +1,204 @@
+"""Release: the champion, and the card that goes with it."""
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import dagster as dg
+
+from ft_pipeline.execution.steps import Check, Inputs, Making, step
+from ft_pipeline.release.champion import Candidate, Record, before_deciding_on, promote
+from ft_pipeline.release.model_card import CardFacts, render_card
+from ft_pipeline.release.promotion import decide, gates, promotion
+from ft_pipeline.store.artifacts import Artifact, ArtifactStore
+from ft_pipeline.store.hashing import sha256_of_json
+from ft_pipeline.store.spec import Spec
+
+
+@step(
+    stage="release",
+    deps=["comparison", "recommendation"],
+    kinds={"json"},
+    checks=[
+        Check(
+            "moved",
+            "A candidate beat the best prompt and the present champion; the reasons say why not.",
+            blocking=False,
+        )
+    ],
+    build=lambda making: _build_champion(making),
+    show=lambda artifact: {key: value for key, value in artifact.summary.items() if key != "checks"},
+)
+def champion(at: Inputs) -> Spec:
+    """The released model: moves only to a candidate that is better by more than noise and passed every gate."""
+    comparison = at.artifact("comparison")
+    settings = at.project.settings.promotion.model_dump(mode="json")
+    standing = before_deciding_on(at.store.root, decided_on(comparison))
+    config = {"promotion": settings, "standing": standing.sequence if standing else None}
+    return Spec("champion", {"comparison": comparison.reference}, config)
+
+
+@step(
+    stage="release",
+    deps=["champion", "comparison", "recommendation"],
+    kinds={"markdown"},
+    build=lambda making: _build_card(making),
+    show=lambda artifact: {"card": dg.MetadataValue.md((artifact.path / "README.md").read_text(encoding="utf-8"))},
+)
+def model_card(at: Inputs) -> Spec:
+    """The champion's card in the Hugging Face format, filled in from the store."""
+    assets = ("champion", "comparison", "recommendation")
+    teacher = at.project.settings.teacher
+    config = {
+        "project": at.project.settings.model_dump(mode="json", include={"name", "task"}),
+        "teacher": teacher.model_dump(mode="json", include={"model", "terms"}),
+    }
+    return Spec("model_card", {asset: at.artifact(asset).reference for asset in assets}, config)
+
+
+def decided_on(comparison: Artifact) -> str:
+    """What a decision rests on: the scores that were compared. The champion's own row is not part of it, so that a move
+    does not ask for another comparison, which would ask for another decision."""
+    scored = {name: reference for name, reference in comparison.inputs.items() if not name.startswith("champion/")}
+    settings = {key: value for key, value in comparison.spec["config"].items() if key != "champion"}
+    return sha256_of_json({"scores": scored, **settings})
+
+
+def candidates(comparison: Artifact, store: ArtifactStore) -> tuple[dict[str, Candidate], dict[str, dict[str, Any]]]:
+    """By row name of the comparison: what can be released, its gates as the manifests record them now; and how each is
+    served, which whoever scores it again must know."""
+    document = json.loads((comparison.path / "comparison.json").read_text(encoding="utf-8"))
+    found: dict[str, Candidate] = {}
+    served: dict[str, dict[str, Any]] = {}
+    for row in document["rows"]:
+        name = row["name"]
+        if row["kind"] == "merged":
+            scores = store.require(*comparison.inputs[f"{row['experiment']}/scores"])
+            found[name] = _tuned(name, row["experiment"], scores, store)
+            served[name] = {key: scores.spec["config"][key] for key in ("technique", "quantization", "system_prompt")}
+        elif row["kind"] == "prompt" and (scored := _scored_prompt(row, comparison, store)) is not None:
+            found[name], served[name] = scored
+    return found, served
+
+
+def _tuned(name: str, experiment: str, scores: Artifact, store: ArtifactStore) -> Candidate:
+    merged = store.require(*scores.inputs["merged_model"])
+    audited = store.require(*merged.inputs["training_data"])
+    parts = {key: scores.inputs[key][1] for key in ("base_model", "adapter", "merged_model")}
+    return Candidate(name, "merged", experiment, merged.fingerprint, parts, gates(audited.summary, merged.summary))
+
+
+def _scored_prompt(
+    row: dict[str, Any], comparison: Artifact, store: ArtifactStore
+) -> tuple[Candidate, dict[str, Any]] | None:
+    """The candidate of a prompt variant, and the variant; None for one of another base model (`name@experiment`), which
+    the comparison shows but nothing releases."""
+    baselines = [reference for key, reference in sorted(comparison.inputs.items()) if key.endswith("/prompt_baseline")]
+    for reference in baselines:
+        baseline = store.require(*reference)
+        variant = baseline.spec["config"]["prompting"]["variants"].get(row["name"])
+        if variant is not None:
+            parts = {"base_model": baseline.inputs["base_model"][1], "prompt_variant": sha256_of_json(variant)}
+            return Candidate(row["name"], "prompt", None, sha256_of_json(parts), parts), variant
+    return None
+
+
+def _build_champion(making: Making) -> dict[str, Any]:
+    compared = making.artifact("comparison")
+    document = json.loads((compared.path / "comparison.json").read_text(encoding="utf-8"))
+    known, served = candidates(compared, making.store)
+    key = decided_on(compared)
+    reasons: list[str] = []
+
+    def choose(present: Record | None) -> Any:
+        if present is not None and present.evidence.get("decided_on") == key:
+            return None  # this very decision was carried out by a run that died before it could say so
+        decision = decide(document, known, making.project.settings.promotion, present)
+        reasons[:] = decision.reasons
+        move = promotion(decision, known, compared.fingerprint)
+        if move is None:
+            return None
+        return replace(move, evidence={**move.evidence, "decided_on": key, "served": served[move.candidate.name]})
+
+    present = promote(making.store.root, choose)
+    record = present.to_json() if present else None
+    moved = present is not None and present.evidence.get("decided_on") == key
+    (making.out / "champion.json").write_text(json.dumps(record, indent=2, ensure_ascii=False), encoding="utf-8")
+    message = present.reason if moved and present else "unchanged: " + "; ".join(reasons)
+    check = {"passed": moved, "blocking": False, "message": message}
+    return {"champion": record, "moved": moved, "reasons": reasons, "checks": {"moved": check}}
+
+
+def _build_card(making: Making) -> dict[str, Any]:
+    """Walk from the champion back to the tables, and write down what stands there."""
+    record = making.artifact("champion").summary["champion"]
+    document = json.loads((making.artifact("comparison").path / "comparison.json").read_text(encoding="utf-8"))
+    facts = _card_facts(making, record, document) if record else None
+    text = render_card(facts) if facts else "# No champion yet\n\nNothing has been released; see the recommendation.\n"
+    (making.out / "README.md").write_text(text, encoding="utf-8")
+    return {"champion": record["name"] if record else None}
+
+
+def _card_facts(making: Making, record: dict[str, Any], document: dict[str, Any]) -> CardFacts:
+    lineage = _Lineage(making, record)
+    base = lineage.base_model
+    return CardFacts(
+        name=record["name"],
+        kind=record["kind"],
+        task=making.spec.config["project"]["task"],
+        base_model=base.summary["source"],
+        hub_id=base.spec["config"]["model"] if "/" in base.spec["config"]["model"] else None,
+        license="apache-2.0" if base.spec["config"]["model"] == "embedded" else None,
+        data=lineage.data(),
+        splits=lineage.conversations.summary["splits"],
+        comparison=document,
+        fingerprints={**record["fingerprints"], "comparison": making.artifact("comparison").fingerprint},
+        training=lineage.settings(),
+        outcome=lineage.merged_input("adapter").summary if lineage.merged else {},
+        audit=lineage.merged_input("training_data").summary["audit"] if lineage.merged else {},
+        merge=lineage.merged.summary if lineage.merged else {},
+        teacher=lineage.teacher(),
+        prompt=record["evidence"].get("served", {}),
+        champion=record,
+    )
+
+
+class _Lineage:
+    """The champion's artifacts, found through the inputs that the manifests name."""
+
+    def __init__(self, making: Making, record: dict[str, Any]) -> None:
+        self.making = making
+        self.store = making.store
+        parts = record["fingerprints"]
+        self.base_model = self.store.require("base_model", parts["base_model"])
+        self.merged = self.store.require("merged_model", parts["merged_model"]) if "merged_model" in parts else None
+
+    def merged_input(self, name: str) -> Artifact:
+        assert self.merged is not None
+        return self.store.require(*self.merged.inputs[name])
+
+    @property
+    def conversations(self) -> Artifact:
+        if self.merged:
+            return self.store.require(*self.merged_input("training_data").inputs["conversations"])
+        compared = self.making.artifact("comparison")
+        scored = next(reference for name, reference in sorted(compared.inputs.items()) if "/prompt_baseline" in name)
+        return self.store.require(*self.store.require(*scored).inputs["conversations"])
+
+    def data(self) -> dict[str, dict[str, Any]]:
+        """Counts by table: read, accepted, quarantined, duplicates, reasons."""
+        tables = {name: self.store.require(*self.conversations.inputs[name]) for name in ("alpaca", "sharegpt")}
+        keys = ("read", "accepted", "quarantined", "duplicates", "reasons")
+        return {name: {key: found.summary[key] for key in keys} for name, found in tables.items()}
+
+    def settings(self) -> dict[str, Any]:
+        return self.merged_input("adapter").spec["config"]["experiment"] if self.merged else {}
+
+    def teacher(self) -> dict[str, Any]:
+        """The teacher's part in the training data; empty where no distilled row was trained on."""
+        if not self.merged or "distilled" not in (inputs := self.merged_input("training_data").inputs):
+            return {}
+        distilled = self.store.require(*inputs["distilled"])
+        settings = self.merged_input("training_data").spec["config"]["experiment"]["data"]
+        kept = {key: distilled.summary[key] for key in ("kept", "set_aside")}
+        return {**self.making.spec.config["teacher"], **kept, "weight": settings["weights"]["distilled"]}

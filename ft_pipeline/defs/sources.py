@@ -1,0 +1,38 @@
+"""Sources: the user's folders under data/raw, snapshotted by content."""
+
+import dagster as dg
+
+from ft_pipeline.execution.metadata import table
+from ft_pipeline.execution.steps import Inputs, step
+from ft_pipeline.project import FORMATS
+from ft_pipeline.sources.snapshot import Snapshot, read_listing, snapshot_folder, write_listing
+from ft_pipeline.store.artifacts import Artifact
+from ft_pipeline.store.spec import Spec
+
+
+def _raw_asset(data_format: str) -> dg.AssetsDefinition:
+    @step(
+        stage="sources",
+        name=f"raw_{data_format}",
+        description=f"The files of data/raw/{data_format} as they are now, kept by content in the store.",
+        kinds={"file"},
+        build=lambda making: write_listing(Snapshot.from_json(making.spec.config), making.out),
+        show=_show,
+    )
+    def raw(at: Inputs) -> Spec:
+        return snapshot_folder(at.project.raw(data_format), at.store).spec(data_format)
+
+    return raw
+
+
+def _show(artifact: Artifact) -> dict[str, object]:
+    files = [entry.to_json() for entry in read_listing(artifact).entries]
+    keys = ("name", "bytes", "sha256", "sidecar", "error_message")
+    return {
+        "files": artifact.summary["files"],
+        "bytes": artifact.summary["bytes"],
+        "listing": table([{key: entry.get(key, "") for key in keys} for entry in files[:100]]),
+    }
+
+
+raw_assets = [_raw_asset(data_format) for data_format in FORMATS]

@@ -1,0 +1,157 @@
+"""What this machine can do, each finding with its fix (`ft doctor`)."""
+
+import importlib.metadata
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+import psutil
+
+from ft_pipeline.errors import UserError
+from ft_pipeline.project import Project
+
+NEEDED_DISK_GB = 3.0
+NEEDED_MEMORY_GB = 6.0
+UI_PORT = 3000
+PACKAGES = (
+    "dagster",
+    "dagster-webserver",
+    "torch",
+    "transformers",
+    "peft",
+    "bitsandbytes",
+    "trl",
+    "lm-eval",
+    "duckdb",
+    "pandera",
+)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at."""
+
+    what: str
+    status: Literal["ok", "warning", "problem"]
+    seen: str
+    fix: str = ""
+
+    def to_json(self) -> dict[str, str]:
+        return asdict(self)
+
+
+def examine(project: Project) -> list[Finding]:
+    """Every finding for this machine and project folder, in the order in which a newcomer would ask."""
+    looks: list[Callable[[Project], Finding]] = [
+        _python, _packages, _gpu, _memory, _disk, _embedded_model, _settings, _experiments, _instance, _port,
+    ]  # fmt: skip
+    return [look(project) for look in looks]
+
+
+def _python(_: Project) -> Finding:
+    seen = sys.version.split()[0]
+    if sys.version_info < (3, 11):
+        return Finding("Python", "problem", seen, "use Python 3.11 or newer")
+    return Finding("Python", "ok", seen)
+
+
+def _packages(_: Project) -> Finding:
+    missing = [name for name in PACKAGES if not _installed(name)]
+    if missing:
+        return Finding("packages", "problem", f"missing: {', '.join(missing)}", "run `make setup`")
+    return Finding("packages", "ok", ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES))
+
+
+def _installed(name: str) -> bool:
+    try:
+        importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _gpu(_: Project) -> Finding:
+    if shutil.which("nvidia-smi") is None:
+        return Finding("GPU", "ok", "none; everything runs on the CPU")
+    query = ["nvidia-smi", "--query-gpu=name,memory.total,memory.free", "--format=csv,noheader"]
+    result = subprocess.run(query, capture_output=True, text=True, timeout=20, check=False)
+    if result.returncode != 0:
+        return Finding(
+            "GPU", "warning", (result.stderr or result.stdout).strip()[:200], "mend the driver, or work on the CPU"
+        )
+    return Finding("GPU", "ok", "; ".join(result.stdout.strip().splitlines()))
+
+
+def _memory(_: Project) -> Finding:
+    free = psutil.virtual_memory().available / 1e9
+    seen = f"{free:.1f} GB free, {os.cpu_count()} cores"
+    if free < NEEDED_MEMORY_GB:
+        return Finding(
+            "memory", "warning", seen, f"the worked example takes up to {NEEDED_MEMORY_GB:.0f} GB; close something"
+        )
+    return Finding("memory", "ok", seen)
+
+
+def _disk(project: Project) -> Finding:
+    free = shutil.disk_usage(project.root).free / 1e9
+    if free < NEEDED_DISK_GB:
+        return Finding(
+            "disk", "problem", f"{free:.1f} GB free", f"free {NEEDED_DISK_GB:.0f} GB: models are kept in data/store"
+        )
+    return Finding("disk", "ok", f"{free:.1f} GB free in {project.root}")
+
+
+def _embedded_model(_: Project) -> Finding:
+    from ft_pipeline.models.base_model import find_embedded
+
+    try:
+        found = find_embedded()
+    except UserError as error:
+        return Finding("embedded model", "warning", "not installed", str(error))
+    return Finding("embedded model", "ok", f"{found.name}, {found.stat().st_size / 1e6:.0f} MB")
+
+
+def _settings(project: Project) -> Finding:
+    try:
+        settings = project.settings
+    except UserError as error:
+        return Finding("project.yaml", "problem", str(error), "mend the line")
+    return Finding("project.yaml", "ok", settings.name)
+
+
+def _experiments(project: Project) -> Finding:
+    broken = []
+    for name in project.experiment_names():
+        try:
+            project.experiment(name)
+        except UserError as error:
+            broken.append(str(error))
+    if broken:
+        return Finding("experiments", "problem", broken[0], "mend the line; the other experiments run meanwhile")
+    return Finding("experiments", "ok", ", ".join(project.experiment_names()) or "none")
+
+
+def _instance(project: Project) -> Finding:
+    if not (project.dagster_home / "dagster.yaml").is_file():
+        return Finding(
+            "Dagster instance",
+            "problem",
+            f"no {project.dagster_home / 'dagster.yaml'}",
+            "make a project with `ft init DIR`",
+        )
+    return Finding("Dagster instance", "ok", str(project.dagster_home))
+
+
+def _port(_: Project) -> Finding:
+    with socket.socket() as probe:
+        taken = probe.connect_ex(("127.0.0.1", UI_PORT)) == 0
+    if taken:
+        return Finding(
+            "port", "warning", f"{UI_PORT} is taken", f"the UI may be up already; else `ft ui --port {UI_PORT + 1}`"
+        )
+    return Finding("port", "ok", f"{UI_PORT} is free")

@@ -1,0 +1,191 @@
+"""The released model: an append-only series of records, `champion/000001.json`, `000002.json`, … in the store.
+
+A record is never changed or removed. The one with the highest number is the champion; a rollback appends a copy of an
+earlier one. Two promotions at once both try to create the same next number: one wins, the other looks again.
+"""
+
+import json
+import os
+import re
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from ft_pipeline.errors import UserError
+
+RECORD_NAME = re.compile(r"^\d{6,}\.json$")
+
+Kind = Literal["merged", "adapter", "prompt"]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What may become champion: a row of the comparison, with the artifacts behind it."""
+
+    name: str
+    """The row's name in the comparison, e.g. `qlora` or a prompt variant's."""
+    kind: Kind
+    """`merged` or `adapter` (tuned weights), or `prompt` (the untouched model under a prompt variant)."""
+    experiment: str | None
+    """The experiment that made it; for a prompt variant the one whose base model was scored."""
+    fingerprint: str
+    """Identity of what is released: the merged model's, or for a prompt variant a hash of base model and prompt."""
+    fingerprints: dict[str, str] = field(default_factory=dict)
+    """The parts by role: `base_model`, `adapter`, `merged_model`, `prompt_variant`."""
+    gates: dict[str, bool] = field(default_factory=dict)
+    """The recorded gates by name (`token_audit`, `merge`), read again for this promotion; all must be true."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """One entry of the series; the fields of `ft champion --json` and what a walk to the artifacts needs."""
+
+    sequence: int
+    name: str
+    kind: Kind
+    experiment: str | None
+    fingerprint: str
+    fingerprints: dict[str, str]
+    since: str
+    """UTC, ISO 8601: when this record was written."""
+    reason: str
+    forced: bool
+    previous: str | None
+    """The name of the champion that a rollback brings back."""
+    previous_sequence: int | None
+    """The number of that champion's record."""
+    evidence: dict[str, Any]
+    """What the promotion was decided on: the comparison's fingerprint and the numbers."""
+    restores: int | None = None
+    """For a rollback: the number of the record that stands again."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields of `ft champion --json`, and the rest of the record."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Promotion:
+    """A decision to move: who, why, and on what evidence."""
+
+    candidate: Candidate
+    reason: str
+    evidence: dict[str, Any] = field(default_factory=dict)
+    forced: bool = False
+
+
+def history(store: Path) -> list[Record]:
+    """All records under the store folder `store`, oldest first. UserError where one cannot be read."""
+    folder = store / "champion"
+    paths = [path for path in folder.glob("*.json") if RECORD_NAME.match(path.name)] if folder.is_dir() else []
+    return [_read(path) for path in sorted(paths, key=lambda path: int(path.stem))]
+
+
+def current(store: Path) -> Record | None:
+    """The champion, or None where nothing was ever released."""
+    records = history(store)
+    return records[-1] if records else None
+
+
+def before_deciding_on(store: Path, decided_on: str) -> Record | None:
+    """The champion as it stood before any move that was decided on these scores (`evidence.decided_on`).
+
+    A comparison that took the champion as it stands now would be out of date as soon as its own decision moved it.
+    """
+    records = history(store)
+    while records and records[-1].restores is None and records[-1].evidence.get("decided_on") == decided_on:
+        records.pop()
+    return records[-1] if records else None
+
+
+def promote(store: Path, choose: Callable[[Record | None], Promotion | None]) -> Record | None:
+    """Append what `choose` wants, and return the champion that stands afterwards.
+
+    `choose` sees the present champion and answers with a move or None (nothing moves). If another process promotes
+    in between, `choose` is asked again, against the new champion: no promotion is lost and none is decided on a
+    champion that is gone. UserError for a forced promotion without a reason.
+    """
+    while True:
+        present = current(store)
+        move = choose(present)
+        if move is None:
+            return present
+        record = _record_of(move, present)
+        if _append(store, record):
+            return record
+
+
+def rollback(store: Path, reason: str = "") -> Record:
+    """Bring back the champion before the present one, exactly, as a new record; a second rollback goes further back.
+
+    UserError where there is none before.
+    """
+    while True:
+        records = {record.sequence: record for record in history(store)}
+        if not records:
+            raise UserError("there is no champion yet, so nothing to roll back; `ft promote NAME` releases one")
+        present = records[max(records)]
+        if present.previous_sequence is None:
+            raise UserError(f"{present.name!r} is the first champion: there is none before it to go back to")
+        target = records[present.previous_sequence]
+        why = f"rollback from {present.name} (record {present.sequence})" + (f": {reason}" if reason.strip() else "")
+        restored = replace(
+            target, sequence=present.sequence + 1, since=_now(), reason=why, forced=False, restores=target.sequence
+        )
+        if _append(store, restored):
+            return restored
+
+
+def _record_of(move: Promotion, present: Record | None) -> Record:
+    if move.forced and not move.reason.strip():
+        raise UserError("a forced promotion needs a reason, which the record keeps: --force --reason TEXT")
+    candidate = move.candidate
+    return Record(
+        sequence=present.sequence + 1 if present else 1,
+        name=candidate.name,
+        kind=candidate.kind,
+        experiment=candidate.experiment,
+        fingerprint=candidate.fingerprint,
+        fingerprints=candidate.fingerprints,
+        since=_now(),
+        reason=move.reason,
+        forced=move.forced,
+        previous=present.name if present else None,
+        previous_sequence=present.sequence if present else None,
+        evidence={**move.evidence, "gates": candidate.gates},
+    )
+
+
+def _append(store: Path, record: Record) -> bool:
+    """Write the record under its number, whole or not at all; False where the number is taken."""
+    folder = store / "champion"
+    folder.mkdir(parents=True, exist_ok=True)
+    handle, draft = tempfile.mkstemp(prefix=".draft-", dir=folder)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            json.dump(asdict(record), file, ensure_ascii=False, indent=2)
+            file.flush()
+            os.fsync(file.fileno())
+        # A link fails where the name exists (as O_EXCL does), and a reader never sees half a record (as O_EXCL allows).
+        os.link(draft, folder / f"{record.sequence:06d}.json")
+    except FileExistsError:
+        return False
+    finally:
+        Path(draft).unlink()
+    return True
+
+
+def _read(path: Path) -> Record:
+    try:
+        return Record(**json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(
+            f"the champion record {path.name} cannot be read ({error}); restore data/store/champion from a backup"
+        ) from error
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,188 @@
+"""Whether the champion moves: rules over the measured comparison. Ties and uncertainty never move it.
+
+A tuned model is released if its recorded gates passed, it beats the best way of prompting the untouched model and the
+present champion by more than noise, and it forgets less than the margin. If none is, the best prompt variant is, where
+it beats the untouched model, every other variant and the present champion by more than noise.
+
+"By more than noise": the comparison holds a pair in which the candidate leads, with a 95 % interval clear of zero.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ft_pipeline.release.champion import Candidate, Promotion, Record
+from ft_pipeline.settings import PromotionSettings
+
+LOWER_IS_BETTER = frozenset({"loss", "general_loss"})
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What should happen to the champion, and why."""
+
+    move: bool
+    name: str | None
+    """The row to release, or None."""
+    reasons: list[str]
+    """One line per candidate that was looked at: what it showed, or what it lacked."""
+    evidence: dict[str, Any]
+    """The numbers behind the move: metric, value, the pairs that count; empty without one."""
+
+
+def decide(
+    comparison: Mapping[str, Any],
+    candidates: Mapping[str, Candidate],
+    settings: PromotionSettings,
+    champion: Record | None,
+) -> Decision:
+    """Look at the tuned rows, best first, then at the best prompt variant; the first that shows enough moves.
+
+    comparison: the document of `ft compare --json`; its rows may carry `general: {"accuracy": share, "loss": nats}`.
+    candidates: by row name, the artifacts and gates of what can be released; a row without one is not a candidate.
+    """
+    judge = _Judge(comparison, candidates, settings, champion)
+    reasons: list[str] = []
+    for row in [*judge.ranked("merged"), *judge.ranked("prompt")[:1]]:
+        lacks = judge.lacks(row)
+        if not lacks:
+            return Decision(True, row["name"], [*reasons, judge.case_for(row)], judge.evidence(row))
+        reasons.append(f"{row['name']}: {'; '.join(lacks)}")
+    return Decision(False, None, reasons or ["the comparison holds nothing that could be released"], {})
+
+
+def promotion(
+    decision: Decision, candidates: Mapping[str, Candidate], comparison_fingerprint: str | None = None
+) -> Promotion | None:
+    """The move that a decision asks for, as champion.promote takes it; None where nothing moves."""
+    if not decision.move or decision.name is None:
+        return None
+    evidence = {"comparison": comparison_fingerprint, **decision.evidence}
+    return Promotion(candidates[decision.name], decision.reasons[-1], evidence)
+
+
+def gates(training_data_summary: Mapping[str, Any], merged_model_summary: Mapping[str, Any]) -> dict[str, bool]:
+    """The gates of a tuned model, from the summaries in its manifests; what was not recorded did not pass."""
+    audit = training_data_summary.get("audit", {}).get("checks", {})
+    return {
+        "token_audit": bool(audit) and all(check.get("passed") is True for check in audit.values()),
+        "merge": merged_model_summary.get("passed") is True,
+    }
+
+
+class _Judge:
+    """The comparison, with the questions that the rules ask of it."""
+
+    def __init__(
+        self,
+        comparison: Mapping[str, Any],
+        candidates: Mapping[str, Candidate],
+        settings: PromotionSettings,
+        champion: Record | None,
+    ) -> None:
+        self.rows: list[Mapping[str, Any]] = list(comparison["rows"])
+        self.pairs: list[Mapping[str, Any]] = list(comparison["pairs"])
+        self.candidates = candidates
+        self.settings = settings
+        self.champion = champion
+
+    def ranked(self, kind: str) -> list[Mapping[str, Any]]:
+        """The rows of a kind that can be released and have a score, best first."""
+        found = [row for row in self.rows if row["kind"] == kind and row["name"] in self.candidates]
+        return self._best_first(found)
+
+    def lacks(self, row: Mapping[str, Any]) -> list[str]:
+        """What keeps this row from being released; empty where nothing does."""
+        candidate = self.candidates[row["name"]]
+        if self.champion is not None and candidate.fingerprint == self.champion.fingerprint:
+            return ["is the champion already"]
+        failed = [f"the gate {name} did not pass" for name, passed in candidate.gates.items() if not passed]
+        unbeaten = [self._not_beaten(row, rival) for rival in self._rivals(row)]
+        return [*failed, *filter(None, unbeaten), *self._against_champion(row), *self._forgotten(row)]
+
+    def case_for(self, row: Mapping[str, Any]) -> str:
+        leads = [self._lead(row, rival) for rival in self._rivals(row)]
+        words = [f"{pair['worse']} by {_interval(pair)}" for pair in leads if pair]
+        return f"{row['name']} beats {', '.join(words)} on {self.settings.metric}"
+
+    def evidence(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        pairs = [self._lead(row, rival) for rival in [*self._rivals(row), *self._champion_rows()]]
+        return {
+            "metric": self.settings.metric,
+            "score": row["scores"][self.settings.metric],
+            "pairs": [dict(pair) for pair in pairs if pair],
+            "general": row.get("general"),
+            "forgetting_margin": self.settings.forgetting_margin,
+        }
+
+    def _rivals(self, row: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+        """What the row has to beat: the best untouched row; for a prompt variant every other untouched row."""
+        untouched = [
+            other for other in self.rows if other["kind"] in {"base", "prompt"} and other["name"] != row["name"]
+        ]
+        return untouched if row["kind"] == "prompt" else self._best_first(untouched)[:1]
+
+    def _against_champion(self, row: Mapping[str, Any]) -> list[str]:
+        if self.champion is None:
+            return []
+        standing = self._champion_rows()
+        if not standing:
+            return [f"the champion {self.champion.name} has no score in this comparison to be beaten"]
+        missing = self._not_beaten(row, standing[0])
+        return [f"champion: {missing}"] if missing else []
+
+    def _champion_rows(self) -> list[Mapping[str, Any]]:
+        """The champion's row: its own kind, or the row of the same artifact."""
+        if self.champion is None:
+            return []
+        own = [row for row in self.rows if row["kind"] == "champion"]
+        same = [name for name, known in self.candidates.items() if known.fingerprint == self.champion.fingerprint]
+        return own or [row for row in self.rows if row["name"] in same]
+
+    def _not_beaten(self, row: Mapping[str, Any], rival: Mapping[str, Any]) -> str | None:
+        metric = self.settings.metric
+        lead, deficit = self._lead(row, rival), self._lead(rival, row)
+        if lead is None and deficit is None:
+            return f"was not compared with {rival['name']} on {metric}"
+        if lead is None or lead["difference"] <= 0:
+            return f"does not beat {rival['name']} on {metric}"
+        if lead["low"] <= 0:
+            return f"leads {rival['name']} on {metric} by {_interval(lead)}, which is not clear of zero"
+        return None
+
+    def _lead(self, row: Mapping[str, Any], rival: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        return self._pair(row, rival, self.settings.metric)
+
+    def _pair(self, better: Mapping[str, Any], worse: Mapping[str, Any], metric: str) -> Mapping[str, Any] | None:
+        wanted = (better["name"], worse["name"], metric)
+        return next((pair for pair in self.pairs if (pair["better"], pair["worse"], pair["metric"]) == wanted), None)
+
+    def _forgotten(self, row: Mapping[str, Any]) -> list[str]:
+        """General accuracy lost against the untouched model; a drop that its interval calls noise is none."""
+        if row["kind"] == "prompt":
+            return []
+        plain = [other for other in self.rows if other["kind"] == "base" and _accuracy(other) is not None]
+        after = _accuracy(row)
+        if not plain or after is None:
+            return ["its general accuracy was not measured"]
+        before = max(plain, key=lambda other: _accuracy(other) or 0.0)
+        drop = (_accuracy(before) or 0.0) - after
+        pair = self._pair(before, row, "general_accuracy")
+        if drop <= self.settings.forgetting_margin or (pair is not None and pair["low"] <= 0):
+            return []
+        return [f"forgets: general accuracy drops by {drop:.3f}, more than {self.settings.forgetting_margin:.3f}"]
+
+    def _best_first(self, rows: list[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+        metric = self.settings.metric
+        sign = 1 if metric in LOWER_IS_BETTER else -1
+        return sorted(
+            (row for row in rows if metric in row["scores"]), key=lambda row: sign * row["scores"][metric]["value"]
+        )
+
+
+def _accuracy(row: Mapping[str, Any]) -> float | None:
+    return (row.get("general") or {}).get("accuracy")
+
+
+def _interval(pair: Mapping[str, Any]) -> str:
+    return f"{pair['difference']:.3f} (95 %: {pair['low']:.3f} to {pair['high']:.3f})"

@@ -1,0 +1,63 @@
+"""`ft init`: a new project folder that runs."""
+
+import shutil
+from importlib import resources
+from pathlib import Path
+
+from ft_pipeline.errors import UserError
+from ft_pipeline.project import FORMATS
+
+EXAMPLE = ("project.yaml", "experiments", "data/README.md", "data/raw", "data/general")
+SETTINGS = ("workspace.yaml", "dagster_home/dagster.yaml")
+
+PROJECT_YAML = """\
+# The task's settings. Every key has a default; an unknown key is refused.
+name: {name}
+task: ""
+prompting:
+  variants:
+    system_prompt:
+      system_prompt: You are a helpful assistant. Answer briefly.
+evaluation:
+  general_questions: data/general/questions.jsonl
+  general_texts: data/general/texts.jsonl
+"""
+
+EXPERIMENT_YAML = """\
+base_model: embedded # or a hub id, or a folder
+objective: sft
+technique: {technique}
+"""
+
+
+def home() -> Path:
+    """Where the worked example lies: beside the package in a checkout, inside it in a wheel."""
+    packaged = Path(str(resources.files("ft_pipeline"))) / "example"
+    return packaged if packaged.is_dir() else packaged.parent.parent
+
+
+def create(target: Path, example: bool) -> Path:
+    """Make a project folder at `target` (new or empty); returns it. UserError if something is there already."""
+    target = target.resolve()
+    if target.exists() and any(target.iterdir()):
+        raise UserError(f"{target} is not empty; name a new folder")
+    for item in (*SETTINGS, *(EXAMPLE if example else ("data/general",))):
+        _copy(home() / item, target / item)
+    for data_format in FORMATS:
+        (target / "data" / "raw" / data_format).mkdir(parents=True, exist_ok=True)
+    if not example:
+        name = "".join(letter if letter.isalnum() else "-" for letter in target.name.lower()).strip("-") or "project"
+        (target / "project.yaml").write_text(PROJECT_YAML.format(name=name), encoding="utf-8")
+        (target / "experiments").mkdir()
+        for technique in ("qlora", "lora"):
+            text = EXPERIMENT_YAML.format(technique=technique)
+            (target / "experiments" / f"{technique}.yaml").write_text(text, encoding="utf-8")
+    return target
+
+
+def _copy(source: Path, target: Path) -> None:
+    if source.is_dir():
+        shutil.copytree(source, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns("store", "__pycache__"))
+    else:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, target)

@@ -1,0 +1,158 @@
+"""The table of a format: all files of its folder read, validated, deduplicated and written, every row accounted for."""
+
+import tempfile
+from collections.abc import Container, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ft_pipeline.tables.chunk import arrow_schema, raw_of
+from ft_pipeline.tables.collect import Collected, Collector, SourceFile, read_stream
+from ft_pipeline.tables.gates import table_checks
+from ft_pipeline.tables.hashing import RowsDigest
+from ft_pipeline.tables.judge import CODES, WORDS, Verdict, conflict_warnings, judge, settle
+from ft_pipeline.tables.keystore import write_keys
+from ft_pipeline.tables.report import FileAccount, TableReport
+from ft_pipeline.tables.rows import COLUMNS
+
+ROW_GROUP = 65_536
+CONVERSATIONAL = frozenset({"alpaca", "sharegpt"})
+PREVIEW_ROWS = 10
+PREVIEW_CHARS = 200
+SET_ASIDE = pa.schema(
+    [("file", pa.string()), ("row", pa.int64()), ("code", pa.string()), ("message", pa.string()), ("raw", pa.string()),
+     ("copy_of", pa.string())]
+)  # fmt: skip
+FILES = pa.schema(
+    [("file", pa.string()), ("sha256", pa.string()), ("status", pa.string()), ("read", pa.int64()),
+     ("accepted", pa.int64()), ("quarantined", pa.int64()), ("duplicates", pa.int64()), ("error_code", pa.string()),
+     ("error_message", pa.string()), ("max_quarantined", pa.float64()), ("split", pa.string()), ("allow", pa.list_(pa.string()))]
+)  # fmt: skip
+
+
+def build_table(
+    data_format: str,
+    files: list[SourceFile],
+    out: Path,
+    *,
+    max_quarantined: float,
+    excluded: Container[str] = frozenset(),
+) -> TableReport:
+    """Write rows.parquet, set_aside.parquet and files.parquet into `out` (a folder, made if need be), and for alpaca
+    and sharegpt keys.parquet, what the conversations compare rows by.
+
+    Nothing raises for bad data: refused files, and a share of quarantined rows above the ceiling, are failed checks of
+    the report. No files give an empty table. `excluded` holds the ids (`row_id`) of rows that were forgotten.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".work-", dir=out) as folder:
+        collector = Collector(data_format, Path(folder), excluded)
+        collected = [collector.collect(source) for source in sorted(files, key=lambda file: file.name)]
+        readable = [file for file in collected if not file.refused]
+        verdict = judge(readable, collector.shingles.read())
+        settle(verdict)
+        rows_hash, preview, written = _write_rows(data_format, verdict, out / "rows.parquet")
+        set_aside = _write_set_aside(data_format, verdict, out / "set_aside.parquet")
+        if data_format in CONVERSATIONAL:
+            write_keys(verdict.keys, verdict.code == 0, out / "keys.parquet")
+    accounts = [file.account for file in collected]
+    _write_files(accounts, out / "files.parquet")
+    warnings = [warning for file in readable for warning in file.warnings]
+    if data_format in CONVERSATIONAL:
+        warnings += conflict_warnings(verdict)
+    checks = table_checks(data_format, collected, max_quarantined, written, set_aside)
+    return TableReport(data_format, accounts, checks, warnings, preview, rows_hash)
+
+
+def rows_schema(data_format: str) -> pa.Schema:
+    """Of rows.parquet: the format's own columns, then where the row comes from and its id."""
+    own = [arrow_schema(data_format).field(name) for name in COLUMNS[data_format]]
+    return pa.schema([*own, ("file", pa.string()), ("row", pa.int64()), ("id", pa.string())])
+
+
+def _write_rows(data_format: str, verdict: Verdict, path: Path) -> tuple[str, list[dict[str, Any]], list[int]]:
+    """(hash of the rows, preview, rows written per file)."""
+    digest, written = RowsDigest(), []
+    preview: list[dict[str, Any]] = []
+    schema = rows_schema(data_format)
+    with pq.ParquetWriter(path, schema, compression="zstd", compression_level=1) as writer:
+        for at, file in enumerate(verdict.files):
+            stays, count, begin = verdict.of_file(at)[0] == 0, 0, 0
+            for batch in read_stream(file.rows_path):
+                mask = stays[begin : begin + batch.num_rows]
+                begin += batch.num_rows
+                kept = batch if mask.all() else batch.filter(pa.array(mask))
+                table = _with_file(pa.Table.from_batches([kept]), file.source.name).select(schema.names)
+                writer.write_table(table, row_group_size=ROW_GROUP)
+                count += table.num_rows
+                digest.add(table["id"], table["row"])
+                if len(preview) < PREVIEW_ROWS:
+                    preview += [_shown(row) for row in table.slice(0, PREVIEW_ROWS - len(preview)).to_pylist()]
+            written.append(count)
+            digest.end(file.source.name, count)
+    return digest.hexdigest(), preview, written
+
+
+def _with_file(table: pa.Table, name: str) -> pa.Table:
+    return table.append_column("file", pa.repeat(pa.scalar(name), table.num_rows))
+
+
+def _shown(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: cut(value) for name, value in row.items()}
+
+
+def cut(value: Any) -> Any:
+    """Long texts, shortened for showing."""
+    if isinstance(value, str):
+        return value if len(value) <= PREVIEW_CHARS else value[: PREVIEW_CHARS - 1] + "…"
+    if isinstance(value, list):
+        return [cut(item) for item in value]
+    return {name: cut(item) for name, item in value.items()} if isinstance(value, dict) else value
+
+
+def _write_set_aside(data_format: str, verdict: Verdict, path: Path) -> list[int]:
+    """Faulty rows, then copies, file by file; the number written per file."""
+    written = []
+    with pq.ParquetWriter(path, SET_ASIDE, compression="zstd") as writer:
+        for at, file in enumerate(verdict.files):
+            count = 0
+            for batch in read_stream(file.aside_path):
+                table = _with_file(pa.Table.from_batches([batch]), file.source.name)
+                copy_of = pa.nulls(table.num_rows, pa.string())
+                writer.write_table(table.append_column("copy_of", copy_of).select(SET_ASIDE.names))
+                count += table.num_rows
+            for copies in _copies(data_format, verdict, at):
+                count += _write_tuples(writer, copies)
+            written.append(count)
+    return written
+
+
+def _copies(data_format: str, verdict: Verdict, at: int) -> Iterator[list[tuple]]:
+    """The rows of a file that copy or contradict another one. Their raw text is the row as JSON, as it was read."""
+    file, begin = verdict.files[at], 0
+    codes, of = verdict.of_file(at)
+    for batch in read_stream(file.rows_path):
+        positions = np.flatnonzero(codes[begin : begin + batch.num_rows])
+        rows = batch.take(pa.array(positions)).to_pylist() if positions.size else []
+        found = []
+        for position, row in zip(positions.tolist(), rows, strict=True):
+            code, origin = CODES[codes[begin + position]], verdict.origin(int(of[begin + position]))
+            raw = raw_of({name: row[name] for name in COLUMNS[data_format] if row[name] is not None})
+            found.append((file.source.name, row["row"], code, f"{WORDS[code]} {origin}", raw, origin))
+        begin += batch.num_rows
+        yield found
+
+
+def _write_tuples(writer: pq.ParquetWriter, tuples: list[tuple]) -> int:
+    if tuples:
+        arrays = [pa.array(column, field.type) for column, field in zip(zip(*tuples, strict=True), SET_ASIDE, strict=True)]
+        writer.write_table(pa.Table.from_arrays(arrays, schema=SET_ASIDE))
+    return len(tuples)
+
+
+def _write_files(accounts: list[FileAccount], path: Path) -> None:
+    entries = [{name: getattr(account, name) for name in FILES.names} for account in accounts]
+    pq.write_table(pa.Table.from_pylist(entries, schema=FILES), path)

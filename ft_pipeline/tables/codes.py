@@ -1,0 +1,107 @@
+"""Why a row or a file is not used: every code, with its meaning in one line (the UI and docs/formats.md show these)."""
+
+from dataclasses import dataclass
+
+ROW_CODES: dict[str, str] = {
+    "invalid_json": "the line is not JSON, is nested too deeply, or its CSV cells do not fit the header",
+    "not_utf8": "the row holds bytes that are not UTF-8",
+    "duplicate_key": "an object names one key twice, so that it is unclear which value is meant",
+    "lone_surrogate": "an escape stands for half a character (\\ud800 to \\udfff without its pair)",
+    "control_characters": "a control character (U+0000 to U+001F but tab, LF and CR; U+007F)",
+    "wrong_type": "a value, a turn or the row itself has the wrong type; nothing is turned into text by force",
+    "wrong_format": "the row has the keys of another format",
+    "missing_instruction": "no instruction, or an empty one",
+    "missing_output": "no output column",
+    "empty_output": "the output is null, or empty but for white space and zero-width characters",
+    "missing_conversations": "no list of turns",
+    "empty_conversation": "the list of turns holds no turn of a person or a model",
+    "missing_from": "a turn does not say who speaks",
+    "missing_value": "a turn has no text, or null",
+    "empty_value": "the text of a turn is empty",
+    "unknown_role": "a turn has a role that is not human, gpt or system and that no sidecar maps",
+    "first_turn_not_human": "the first turn (after the system turn) is not the human's",
+    "non_alternating": "two turns in a row have the same role",
+    "last_turn_not_gpt": "the last turn is not the model's: there is nothing to learn",
+    "system_not_first": "a system turn that is not the first turn, or a second one",
+    "missing_text": "no text column",
+    "empty_text": "the text is empty",
+    "too_short": "a text of fewer than 10 characters",
+    "too_long": "more than 50,000 characters in the row (for text: a line of more than 64 MiB)",
+    "missing_prompt": "no prompt",
+    "empty_prompt": "the prompt is empty",
+    "missing_chosen": "no chosen answer",
+    "missing_rejected": "no rejected answer",
+    "empty_chosen": "the chosen answer is empty",
+    "empty_rejected": "the rejected answer is empty",
+    "last_turn_not_human": "an unlabelled conversation must end with the human",
+    "chosen_equals_rejected": "the chosen and the rejected answer are equal but for case, white space and final punctuation",
+    "contradicting_pair": "an earlier pair prefers the other way round",
+    "prompt_mismatch": "chosen and rejected do not answer one common prompt",
+    "unsupported_shape": "a shape of preference row that needs a sidecar (columns: {conversations: prompt})",
+    "special_tokens": "a control token of a chat template inside the text forges turns",
+    "output_equals_input": "the answer repeats the prompt",
+    "refusal_boilerplate": "the answer is an assistant's stock refusal",
+    "unresolved_placeholder": "a {{template hole}} was never filled in",
+    "duplicate": "equal to an earlier row",
+    "near_duplicate": "equal to an earlier row but for case, white space, final punctuation, or a few words",
+    "train_test_overlap": "near a validation or test row, or a question of the general suite",
+    "excluded": "forgotten on request",
+    "teacher_failed": "the teacher gave no answer",
+    "answer_cut_off": "the teacher's answer hit the length limit",
+    "repetition": "the teacher's answer repeats itself",
+    "answer_length": "the teacher's answer is too short or too long",
+}
+
+FILE_CODES: dict[str, str] = {
+    "empty_file": "no rows",
+    "not_a_list": "one object around or instead of rows",
+    "not_json": "no line is a JSON object",
+    "not_utf8": "UTF-16 or UTF-32, or no row is UTF-8",
+    "compressed": "an archive or a compressed file",
+    "unknown_format": "no row has the format's required keys, or the file's container or sidecar cannot be understood",
+    "too_few_rows": "fewer than 2 rows",
+    "path_outside_data_dir": "the path leads out of the data folder",
+    "not_found": "there is no such file",
+    "not_a_file": "a folder, a device or a pipe",
+    "invalid_json": "a JSON array that is cut off or broken, or a CSV quote that is never closed",
+}
+
+DUPLICATE_CODES = frozenset({"duplicate", "near_duplicate"})
+"""What counts as `duplicates` and not as `quarantined`."""
+
+ALLOWABLE = frozenset(
+    {
+        "control_characters", "too_short", "too_long", "special_tokens", "output_equals_input", "refusal_boilerplate",
+        "unresolved_placeholder", "chosen_equals_rejected", "contradicting_pair", "duplicate", "near_duplicate",
+    }
+)  # fmt: skip
+"""Codes that a sidecar may allow: they judge a row that can be read. The others say that there is no row to use."""
+
+_RANK = {code: rank for rank, code in enumerate(ROW_CODES)}
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Why one row is not used."""
+
+    code: str
+    message: str
+    raw: str = ""
+    """The row's text, where only the reader still has it."""
+
+
+class Refused(Exception):
+    """A file that is not used at all; `code` is one of FILE_CODES."""
+
+    def __init__(self, code: str, message: str):
+        super().__init__(message)
+        self.code = code
+        self.message = message
+
+    def __reduce__(self) -> tuple:
+        return Refused, (self.code, self.message)
+
+
+def rank(code: str) -> int:
+    """Where a row has several faults, the one of the lowest rank is named."""
+    return _RANK[code]

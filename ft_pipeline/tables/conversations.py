@@ -1,0 +1,191 @@
+"""Alpaca and ShareGPT rows as conversations of one schema, each in its split, none trained on that must not be."""
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ft_pipeline.settings import DataSettings
+from ft_pipeline.tables.build import PREVIEW_ROWS, ROW_GROUP, SET_ASIDE, cut
+from ft_pipeline.tables.chunk import MESSAGES, raw_of
+from ft_pipeline.tables.fates import CODES, Fates, decide
+from ft_pipeline.tables.hashing import RowsDigest
+from ft_pipeline.tables.judge import conflicts
+from ft_pipeline.tables.keys import group_names
+from ft_pipeline.tables.overlap import Phrases
+from ft_pipeline.tables.report import FIRST_ROWS, Check, Warning
+from ft_pipeline.tables.splits import SPLITS, TRAIN
+from ft_pipeline.tables.staging import TABLES, Staged, messages_of, stage, table_batches, with_texts
+
+SCHEMA = pa.schema(
+    [("id", pa.string()), ("split", pa.string()), ("group", pa.string()), ("messages", MESSAGES), ("table", pa.string()),
+     ("file", pa.string()), ("row", pa.int64())]
+)  # fmt: skip
+ASIDE_SCHEMA = pa.schema([("table", pa.string()), *SET_ASIDE])
+
+
+@dataclass
+class ConversationsReport:
+    """The account of the conversations."""
+
+    read: int
+    """Rows of the two tables."""
+    accepted: int
+    set_aside: dict[str, int]
+    """Code → rows."""
+    splits: dict[str, int]
+    tables: dict[str, dict[str, int]]
+    """Table → split → rows."""
+    checks: dict[str, Check]
+    """rows_accounted_for, no_prompt_straddles, every_split_has_rows."""
+    warnings: list[Warning]
+    rows_hash: str
+    conflicting_rows: int = 0
+    """Rows whose prompt has another answer elsewhere; equal prompts share a split."""
+    answers_sharing_general: int = 0
+    """Training rows whose answer shares 13 words in a row with the general suite: counted, kept."""
+    preview: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def passed(self) -> bool:
+        return all(check.passed for check in self.checks.values())
+
+    def to_json(self) -> dict[str, Any]:
+        document = asdict(self)
+        document["warnings"] = [{**item, "rows": item["rows"][:FIRST_ROWS]} for item in document["warnings"]]
+        return document
+
+
+def build_conversations(
+    alpaca: Path, sharegpt: Path, out: Path, *, settings: DataSettings, general_questions: list[str]
+) -> ConversationsReport:
+    """Write rows.parquet and set_aside.parquet into `out` from the folders of the two tables; either may be empty."""
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".work-", dir=out) as work:
+        staged = stage(alpaca, sharegpt)
+        if general_questions or not staged.compared_already:
+            staged = with_texts(staged, Phrases(general_questions), Path(work))
+        fates = decide(staged, settings)
+    written = _write(staged, fates, out)
+    return _report(staged, fates, settings, written)
+
+
+@dataclass
+class _Written:
+    rows: int = 0
+    aside: int = 0
+    digest: RowsDigest = field(default_factory=RowsDigest)
+    preview: list[dict[str, Any]] = field(default_factory=list)
+
+
+def _write(staged: Staged, fates: Fates, out: Path) -> _Written:
+    written, begin = _Written(), 0
+    groups = staged.keys.group
+    with (
+        pq.ParquetWriter(out / "rows.parquet", SCHEMA, compression="zstd", compression_level=1) as rows,
+        pq.ParquetWriter(out / "set_aside.parquet", ASIDE_SCHEMA, compression="zstd") as aside,
+    ):
+        for folder, name in zip(staged.folders, TABLES, strict=True):
+            for source in table_batches(folder / "rows.parquet"):
+                part = slice(begin, begin + source.num_rows)
+                columns = {
+                    "id": source["id"], "split": _names(fates.split[part], SPLITS), "group": group_names(groups[part]),
+                    "messages": messages_of(source, name), "table": pa.repeat(pa.scalar(name), source.num_rows),
+                    "file": source["file"], "row": source["row"],
+                }  # fmt: skip
+                table = pa.table(columns, schema=SCHEMA)
+                stays = fates.code[part] == 0
+                kept = table if stays.all() else table.filter(pa.array(stays))
+                rows.write_table(kept, row_group_size=ROW_GROUP)
+                written.rows += kept.num_rows
+                written.digest.add(kept["id"], kept["split"])
+                if len(written.preview) < PREVIEW_ROWS:
+                    written.preview += [cut(row) for row in kept.slice(0, PREVIEW_ROWS - len(written.preview)).to_pylist()]
+                written.aside += _write_aside(aside, table, np.flatnonzero(~stays), fates, begin)
+                begin += source.num_rows
+    return written
+
+
+def _names(indices: np.ndarray, names: Sequence[str]) -> pa.Array:
+    return pa.DictionaryArray.from_arrays(pa.array(indices), pa.array(names)).cast(pa.string())
+
+
+def _write_aside(writer: pq.ParquetWriter, table: pa.Table, positions: np.ndarray, fates: Fates, begin: int) -> int:
+    if not positions.size:
+        return 0
+    entries = []
+    for at, row in zip(positions.tolist(), table.take(pa.array(positions)).to_pylist(), strict=True):
+        message, copy_of = fates.notes[begin + at]
+        origin = {name: row[name] for name in ("table", "file", "row")}
+        code = CODES[fates.code[begin + at]]
+        entries.append({**origin, "code": code, "message": message, "raw": raw_of(row["messages"]), "copy_of": copy_of})
+    writer.write_table(pa.Table.from_pylist(entries, schema=ASIDE_SCHEMA))
+    return len(entries)
+
+
+def _report(staged: Staged, fates: Fates, settings: DataSettings, written: _Written) -> ConversationsReport:
+    stays = fates.code == 0
+    tables = {name: _count_splits(fates, stays & (staged.table == number)) for number, name in enumerate(TABLES)}
+    splits = {name: sum(counts[name] for counts in tables.values()) for name in SPLITS}
+    codes = np.bincount(fates.code, minlength=len(CODES)).tolist()
+    several = len(conflicts(staged.keys.prompt[stays], staged.keys.answer[stays]))
+    shared_answers = int((stays & (fates.split == TRAIN) & staged.answer_hits).sum())
+    return ConversationsReport(
+        read=len(staged),
+        accepted=written.rows,
+        set_aside={CODES[number]: count for number, count in enumerate(codes) if number and count},
+        splits=splits,
+        tables=tables,
+        checks={
+            "rows_accounted_for": _accounted(len(staged), written.rows, written.aside),
+            "no_prompt_straddles": _straddling(staged, fates, stays),
+            "every_split_has_rows": _filled(splits, settings),
+        },
+        warnings=_warnings(several, shared_answers),
+        rows_hash=written.digest.hexdigest(),
+        conflicting_rows=several,
+        answers_sharing_general=shared_answers,
+        preview=written.preview,
+    )
+
+
+def _count_splits(fates: Fates, rows: np.ndarray) -> dict[str, int]:
+    counts = np.bincount(fates.split[rows], minlength=len(SPLITS)).tolist()
+    return dict(zip(SPLITS, counts, strict=True))
+
+
+def _accounted(read: int, written: int, aside: int) -> Check:
+    passed = read == written + aside
+    verb = "=" if passed else "is not"
+    return Check(passed, f"{read:,} rows read {verb} {written:,} conversations + {aside:,} set aside", read - written - aside)
+
+
+def _straddling(staged: Staged, fates: Fates, stays: np.ndarray) -> Check:
+    low = staged.keys.group[:, 1]
+    train, heldout = stays & (fates.split == TRAIN), stays & (fates.split != TRAIN)
+    both = len(np.intersect1d(low[train], low[heldout]))
+    return Check(not both, f"{both} prompt(s) stand in training and in a held-out split", both)
+
+
+def _filled(splits: dict[str, int], settings: DataSettings) -> Check:
+    wanted = {"train": True, "validation": settings.validation_share > 0, "test": settings.test_share > 0}
+    empty = [name for name in SPLITS if wanted[name] and not splits[name]]
+    if not empty:
+        return Check(True, ", ".join(f"{name} {splits[name]:,}" for name in SPLITS))
+    return Check(False, f"no rows in {', '.join(empty)}: add rows, or raise the split's share in project.yaml", len(empty))
+
+
+def _warnings(several: int, shared_answers: int) -> list[Warning]:
+    found = []
+    if several:
+        message = f"{several:,} row(s) share their prompt with rows that answer differently; each prompt is in one split"
+        found.append(Warning("conflicting_answers", message))
+    if shared_answers:
+        message = f"{shared_answers:,} training answer(s) share 13 words in a row with the general suite; they stay"
+        found.append(Warning("answers_share_general", message))
+    return found

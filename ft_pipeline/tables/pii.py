@@ -1,0 +1,68 @@
+"""Personal data in rows: counted and located for a warning, its value never printed."""
+
+import re
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+PREFILTER = r"@|\+?[0-9(](?:[ .()/-]{0,2}[0-9]){7}|[A-Z]{2}[0-9]{2}"
+"""RE2: what may hold one of the kinds below; only such texts are looked at closely."""
+
+_EMAIL = re.compile(r"[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63}){1,6}")
+_CARD = re.compile(
+    r"(?<![\w-])(?:(?:4|5[1-5]|2[2-7]|35|6[05])\d{2,3}(?:([ -]?)\d{4}\1\d{4}\1\d{4})|3[47]\d{2}([ -]?)\d{6}\2\d{5})(?![\w-])"
+)
+"""The issuers' first digits and their ways of grouping; a check digit decides. Order numbers are long digits too."""
+_IBAN = re.compile(r"(?<!\w)[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?(?!\w)")
+_PHONE = re.compile(r"(?<![\w+-])(?:\+\d{1,3}|\(?0\d{1,4}\)?|\(\d{3}\)|\d{3}(?=[ .-]\d{3}[ .-]\d{4}\b))(?:[ ./-]?\d{2,4}){2,5}(?![\w-])")
+
+
+def find_kinds(text: str) -> list[str]:
+    """Which of pii_email, pii_card, pii_iban and pii_phone stand in a text."""
+    return [kind for kind, holds in _KINDS.items() if holds(text)]
+
+
+def locate(texts: pa.Array, owners: np.ndarray) -> dict[str, list[int]]:
+    """For each kind the rows (values of `owners`) whose texts hold it, each once, ascending."""
+    suspicious = np.flatnonzero(pc.match_substring_regex(texts, PREFILTER).to_numpy(zero_copy_only=False))
+    found: dict[str, set[int]] = {}
+    for at in suspicious.tolist():
+        for kind in find_kinds(texts[at].as_py()):
+            found.setdefault(kind, set()).add(int(owners[at]))
+    return {kind: sorted(rows) for kind, rows in found.items()}
+
+
+def _has_card(text: str) -> bool:
+    return any(_luhn([int(char) for char in match[0] if char.isdigit()]) for match in _CARD.finditer(text))
+
+
+def _luhn(digits: Sequence[int]) -> bool:
+    doubled = [sum(divmod(2 * digit, 10)) for digit in digits[-2::-2]]
+    return any(digits) and (sum(digits[-1::-2]) + sum(doubled)) % 10 == 0
+
+
+def _has_iban(text: str) -> bool:
+    return any(_mod97(match[0].replace(" ", "")) for match in _IBAN.finditer(text))
+
+
+def _mod97(iban: str) -> bool:
+    digits = "".join(str(int(char, 36)) for char in iban[4:] + iban[:4])
+    return 15 <= len(iban) <= 34 and int(digits) % 97 == 1
+
+
+def _has_phone(text: str) -> bool:
+    text = _IBAN.sub("#", _CARD.sub("#", text))  # their groups of digits look like phone numbers
+    return any(8 <= sum(char.isdigit() for char in match[0]) <= 15 for match in _PHONE.finditer(text))
+
+
+_KINDS: dict[str, Callable[[str], bool]] = {
+    "pii_email": lambda text: "@" in text and _EMAIL.search(text) is not None,
+    "pii_card": _has_card,
+    "pii_iban": _has_iban,
+    "pii_phone": _has_phone,
+}
+NAMES = {
+    "pii_email": "an e-mail address", "pii_card": "a payment card number", "pii_iban": "an IBAN", "pii_phone": "a phone number",
+}  # fmt: skip

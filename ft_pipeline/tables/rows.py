@@ -1,0 +1,220 @@
+"""One parsed row into the columns of its format, or the fault that keeps it from being used. No value changes type here.
+
+What stands inside the strings (control tokens, placeholders, refusals) is judged afterwards, by the schemas.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from ft_pipeline.tables.codes import Fault
+from ft_pipeline.tables.sidecar import PLAIN, Sidecar
+from ft_pipeline.tables.text import EMPTY_CHARS, is_empty
+from ft_pipeline.tables.turns import check_order, read_turns
+
+COLUMNS: dict[str, tuple[str, ...]] = {
+    "alpaca": ("instruction", "input", "output", "system", "history"),
+    "sharegpt": ("messages",),
+    "text": ("text",),
+    "preferences": ("prompt_messages", "chosen", "rejected"),
+    "unlabelled": ("messages",),
+}
+REQUIRED: dict[str, tuple[frozenset[str], ...]] = {
+    "alpaca": (frozenset({"instruction", "output"}),),
+    "sharegpt": (frozenset({"conversations"}), frozenset({"messages"})),
+    "text": (frozenset({"text"}),),
+    "preferences": (frozenset({"chosen", "rejected"}),),
+    "unlabelled": (frozenset({"instruction"}), frozenset({"conversations"}), frozenset({"messages"})),
+}
+"""A file in which no row has one of these sets of keys is of another format."""
+READ_KEYS: dict[str, frozenset[str]] = {
+    "alpaca": frozenset({"instruction", "input", "output", "system", "history"}),
+    "sharegpt": frozenset({"conversations", "messages"}),
+    "text": frozenset({"text"}),
+    "preferences": frozenset({"prompt", "chosen", "rejected", "conversations", "messages"}),
+    "unlabelled": frozenset({"instruction", "input", "system", "history", "conversations", "messages"}),
+}
+"""The keys that are used; others are dropped and named once per file."""
+_SIGNS = {
+    "alpaca": frozenset({"instruction"}),
+    "sharegpt": frozenset({"conversations", "messages"}),
+    "text": frozenset({"text"}),
+    "preferences": frozenset({"chosen", "rejected"}),
+}
+
+Record = tuple[Any, ...]
+Converter = Callable[[dict[str, Any], Sidecar], Record | Fault]
+
+
+def convert(data_format: str, value: Any, sidecar: Sidecar = PLAIN) -> Record | Fault:
+    """The record of one row, its values in the order of COLUMNS[data_format], or its fault."""
+    if isinstance(value, Fault):
+        return value
+    if not isinstance(value, dict):
+        return Fault("wrong_type", f"the row is {kind_of(value)}; a row must be an object with named values")
+    if sidecar.columns:
+        value = rename(value, sidecar)
+    return CONVERTERS[data_format](value, sidecar)
+
+
+def rename(value: dict[str, Any], sidecar: Sidecar) -> dict[str, Any]:
+    """The row under our column names. A mapped column wins over one that bore the name already."""
+    mapped = {ours: value[theirs] for theirs, ours in sidecar.columns.items() if theirs in value}
+    kept = {name: item for name, item in value.items() if name not in sidecar.columns and name not in mapped}
+    return {**kept, **mapped}
+
+
+def kind_of(value: Any) -> str:
+    """What a value is, in JSON's words."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "true or false"
+    if isinstance(value, int | float):
+        return "a number"
+    names: dict[type, str] = {str: "a text", list: "a list", dict: "an object", bytes: "bytes"}
+    return names.get(type(value), "neither text nor list")
+
+
+def _alpaca(value: dict[str, Any], sidecar: Sidecar) -> Record | Fault:
+    instruction, answer, extra = value.get("instruction"), value.get("output"), value.get("input")
+    plain = type(instruction) is str and type(answer) is str and (type(extra) is str or extra is None)
+    if not plain and (fault := _alpaca_fault(value)):
+        return fault
+    if not instruction.strip(EMPTY_CHARS):  # type: ignore[union-attr]
+        return Fault("missing_instruction", "`instruction` is empty")
+    if not answer.strip(EMPTY_CHARS):  # type: ignore[union-attr]
+        return Fault("empty_output", "`output` is empty")
+    if "system" not in value and "history" not in value:
+        return instruction, extra or "", answer, None, None
+    context = _context(value)
+    return context if isinstance(context, Fault) else (instruction, extra or "", answer, *context)
+
+
+def _alpaca_fault(value: dict[str, Any]) -> Fault | None:
+    if not {"instruction", "output"} & value.keys() and (other := _other_format(value, "alpaca")):
+        return other
+    if fault := _not_text(value, ("instruction", "input", "output")):
+        return fault
+    if value.get("instruction") is None:
+        return Fault("missing_instruction", "there is no `instruction`")
+    if "output" not in value:
+        return Fault("missing_output", "there is no `output`")
+    return Fault("empty_output", "`output` is null") if value["output"] is None else None
+
+
+def _context(value: dict[str, Any]) -> tuple[str | None, list[list[str]] | None] | Fault:
+    """The optional system prompt and earlier turns of an instruction."""
+    if fault := _not_text(value, ("system",)):
+        return fault
+    system, history = value.get("system"), value.get("history")
+    if history is not None and not isinstance(history, list):
+        return Fault("wrong_type", f"`history` is {kind_of(history)}; it must be a list of [question, answer]")
+    for pair in history or []:
+        if not (isinstance(pair, list) and len(pair) == 2 and all(isinstance(item, str) for item in pair)):
+            return Fault("wrong_type", "`history` must be a list of [question, answer], both texts")
+        if any(is_empty(item) for item in pair):
+            return Fault("empty_value", "`history` holds an empty turn")
+    return (system if system and not is_empty(system) else None), (history or None)
+
+
+def _sharegpt(value: dict[str, Any], sidecar: Sidecar) -> Record | Fault:
+    raw = _turn_list(value, "sharegpt")
+    if isinstance(raw, Fault):
+        return raw
+    turns = read_turns(raw, sidecar)
+    if isinstance(turns, Fault):
+        return turns
+    fault = check_order(turns, last="assistant")
+    return fault or (turns,)
+
+
+def _turn_list(value: dict[str, Any], data_format: str) -> list[Any] | Fault:
+    name = "conversations" if "conversations" in value else "messages"
+    if name not in value:
+        return _other_format(value, data_format) or Fault("missing_conversations", "there is no `conversations`")
+    turns = value[name]
+    if turns is None or turns == []:
+        return Fault("empty_conversation", f"`{name}` is empty")
+    if not isinstance(turns, list):
+        return Fault("wrong_type", f"`{name}` is {kind_of(turns)}; it must be a list of turns")
+    return turns
+
+
+def _text(value: dict[str, Any], sidecar: Sidecar) -> Record | Fault:
+    if "text" not in value:
+        return _other_format(value, "text") or Fault("missing_text", "there is no `text`")
+    text = value["text"]
+    if not isinstance(text, str):
+        return Fault("wrong_type", f"`text` is {kind_of(text)}; it must be a text")
+    return Fault("empty_text", "`text` is empty") if is_empty(text) else (text,)
+
+
+def _unlabelled(value: dict[str, Any], sidecar: Sidecar) -> Record | Fault:
+    turns_given = value.get("conversations") is not None or value.get("messages") is not None
+    if value.get("instruction") is not None or ("instruction" in value and not turns_given):
+        return _unlabelled_instruction(value, sidecar)
+    raw = _turn_list(value, "unlabelled")
+    if isinstance(raw, Fault):
+        missing = raw.code == "missing_conversations"
+        return Fault("missing_instruction", "there is neither `instruction` nor `conversations`") if missing else raw
+    turns = read_turns(raw, sidecar)
+    if isinstance(turns, Fault):
+        return turns
+    return check_order(turns, last="user") or (turns,)
+
+
+def _unlabelled_instruction(value: dict[str, Any], sidecar: Sidecar) -> Record | Fault:
+    instruction = value["instruction"]
+    mapped = "instruction" in sidecar.columns.values()
+    if mapped and isinstance(instruction, list) and len(instruction) == 1:
+        value = {**value, "instruction": instruction[0]}  # a benchmark's `turns: ["the question"]`
+    if fault := _not_text(value, ("instruction", "input")):
+        return fault
+    if value["instruction"] is None or is_empty(value["instruction"]):
+        return Fault("missing_instruction", "`instruction` is empty")
+    context = _context(value)
+    if isinstance(context, Fault):
+        return context
+    return (instruction_messages(value["instruction"], value.get("input") or "", *context),)
+
+
+def instruction_messages(
+    instruction: str, extra: str, system: str | None, history: list[list[str]] | None
+) -> list[dict[str, str]]:
+    """The turns of an Alpaca prompt: [system], the history, and the instruction with its input after an empty line."""
+    messages = [{"role": "system", "content": system}] if system else []
+    for question, answer in history or []:
+        messages += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+    return [*messages, {"role": "user", "content": f"{instruction}\n\n{extra}" if not is_empty(extra) else instruction}]
+
+
+def _other_format(value: dict[str, Any], data_format: str) -> Fault | None:
+    """Where none of the format's keys is there but another format's are."""
+    for other, signs in _SIGNS.items():
+        if other != data_format and signs & value.keys():
+            return Fault("wrong_format", f"this is a row of the {other} format, not of {data_format}")
+    return None
+
+
+def _not_text(value: dict[str, Any], names: tuple[str, ...]) -> Fault | None:
+    for name in names:
+        if not isinstance(value.get(name), str | None):
+            return Fault("wrong_type", f"`{name}` is {kind_of(value[name])}; it must be a text")
+    return None
+
+
+def _preferences(value: dict[str, Any], sidecar: Sidecar) -> Record | Fault:
+    from ft_pipeline.tables.pairs import convert_pair
+
+    if not {"prompt", "chosen", "rejected"} & value.keys() and (other := _other_format(value, "preferences")):
+        return other
+    return convert_pair(value, sidecar)
+
+
+CONVERTERS: dict[str, Converter] = {
+    "alpaca": _alpaca,
+    "sharegpt": _sharegpt,
+    "text": _text,
+    "preferences": _preferences,
+    "unlabelled": _unlabelled,
+}

@@ -1,0 +1,243 @@
+"""The pandera schemas of the tables: what each column holds, and the checks whose failures become quarantine rows.
+
+Every check is named by its reason code. A check gets a whole column of a batch and judges it with Arrow's kernels.
+"""
+
+import re
+from collections.abc import Callable
+from functools import lru_cache, partial
+
+import numpy as np
+import pandas as pd
+import pandera.pandas as pa_schema
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ft_pipeline.tables.codes import Fault, rank
+from ft_pipeline.tables.parsing import shorten
+from ft_pipeline.tables.text import (
+    CONTROL_PATTERN,
+    PLACEHOLDER_PATTERN,
+    REFUSAL_PATTERN,
+    SPECIAL_TOKEN_PATTERN,
+    normalise,
+)
+from ft_pipeline.tables.turns import echoes
+
+MAX_ROW_CHARS = 50_000
+MIN_TEXT_CHARS = 10
+
+MESSAGES: dict[str, str] = {
+    "control_characters": "holds a control character",
+    "special_tokens": "holds a control token of a chat template",
+    "unresolved_placeholder": "holds a {{placeholder}} that was never filled in",
+    "refusal_boilerplate": "an answer is an assistant's stock refusal",
+    "output_equals_input": "the answer repeats the prompt",
+    "chosen_equals_rejected": "`chosen` and `rejected` are equal",
+    "too_long": f"the row has more than {MAX_ROW_CHARS:,} characters ; split it",
+    "too_short": f"the text has fewer than {MIN_TEXT_CHARS} characters",
+}
+
+DESCRIPTIONS: dict[str, dict[str, str]] = {
+    "alpaca": {
+        "instruction": "What the person asks; never empty",
+        "input": "What the instruction is applied to; empty where there is none",
+        "output": "The answer to learn; never empty",
+        "system": "The system prompt of this row, or null",
+        "history": "Earlier turns as [question, answer] pairs, or null",
+    },
+    "sharegpt": {"messages": "The turns as {role, content}: [system], then user and assistant in turn, assistant last"},
+    "text": {"text": "A passage for continued pretraining"},
+    "preferences": {
+        "prompt_messages": "The turns before the answer, the user's last",
+        "chosen": "The preferred answer: one assistant turn",
+        "rejected": "The other answer: one assistant turn",
+    },
+    "unlabelled": {"messages": "The turns as {role, content}, the user's last: a prompt for the teacher"},
+}
+ORIGIN = {
+    "file": "The raw file, relative to its format folder",
+    "row": "Line, list index or data row in that file, counted from 1",
+    "id": "sha256 of the row's content",
+}
+_TEXT_CHECKS = {
+    "control_characters": CONTROL_PATTERN,
+    "special_tokens": SPECIAL_TOKEN_PATTERN,
+    "unresolved_placeholder": PLACEHOLDER_PATTERN,
+}
+_ANSWERS = {"alpaca": ("output",), "sharegpt": ("messages",), "preferences": ("chosen",)}
+_OPTIONAL = frozenset({"system", "history"})
+Series = pd.Series
+Strings = pa.Array
+
+
+@lru_cache(maxsize=64)
+def schema(data_format: str, allow: frozenset[str] = frozenset()) -> pa_schema.DataFrameSchema:
+    """The schema of a format's own columns, without the checks of the codes in `allow`."""
+    columns = {
+        name: pa_schema.Column(
+            pd.StringDtype(na_value=np.nan) if _is_text(data_format, name) else object,
+            checks=_column_checks(data_format, name, allow),
+            nullable=name in _OPTIONAL,
+            description=description,
+        )
+        for name, description in DESCRIPTIONS[data_format].items()
+    }
+    return pa_schema.DataFrameSchema(columns, checks=_row_checks(data_format, allow), name=data_format, strict=True)
+
+
+def describe_columns(data_format: str) -> list[tuple[str, str, str]]:
+    """(column, type, description) of a table, for people to read; data_format may also be conversations."""
+    types = {"history": "list<list<str>>", "row": "int"}
+    own = CONVERSATION_COLUMNS if data_format == "conversations" else {**DESCRIPTIONS[data_format], **ORIGIN}
+    lists = {"messages", "prompt_messages", "chosen", "rejected"}
+    return [
+        (name, "list<{role, content}>" if name in lists else types.get(name, "str"), text) for name, text in own.items()
+    ]
+
+
+CONVERSATION_COLUMNS = {
+    "id": "sha256 of the row's content in its table",
+    "split": "train, validation or test",
+    "group": "Hash of the normalised human turns: equal prompts never straddle a split",
+    "messages": "The turns as {role, content}",
+    "table": "The table that the row comes from",
+    "file": ORIGIN["file"],
+    "row": ORIGIN["row"],
+}
+
+
+def find_faults(data_format: str, frame: pd.DataFrame, allow: frozenset[str]) -> dict[int, Fault]:
+    """Validate a batch; the faulty rows (by position in the frame) with the first of their codes in rank."""
+    try:
+        schema(data_format, allow).validate(frame, lazy=True)
+    except pa_schema.errors.SchemaErrors as error:
+        return _faults(error.failure_cases, frame)
+    return {}
+
+
+def _faults(cases: pd.DataFrame, frame: pd.DataFrame) -> dict[int, Fault]:
+    found: dict[int, tuple[str, str]] = {}
+    for position, code, column in zip(cases["index"], cases["check"], cases["column"], strict=True):
+        if code not in MESSAGES or position is None:
+            raise RuntimeError(f"the converter let a row through that breaks the schema: {column}: {code}")
+        at = int(position)
+        if at not in found or rank(code) < rank(found[at][0]):
+            found[at] = (code, column)
+    return {at: Fault(code, _explain(code, column, frame[column].iat[at] if column in frame else None))
+            for at, (code, column) in found.items()}  # fmt: skip
+
+
+def _explain(code: str, column: str, cell: object) -> str:
+    """The message, with what was found where that can be named."""
+    if code not in _TEXT_CHECKS:
+        return MESSAGES[code]
+    texts = flatten(pd.Series([cell], dtype="str" if isinstance(cell, str) else object))[0].to_pylist()
+    match = next(filter(None, (re.search(_TEXT_CHECKS[code], text) for text in texts)), None)
+    what = f"U+{ord(match[0]):04X}" if match and code == "control_characters" else shorten(match[0]) if match else ""
+    return f"`{column}` {MESSAGES[code]}: {what}"
+
+
+def _is_text(data_format: str, name: str) -> bool:
+    return data_format in {"alpaca", "text"} and name != "history"
+
+
+def _column_checks(data_format: str, name: str, allow: frozenset[str]) -> list[pa_schema.Check]:
+    checks: dict[str, Callable[[Series], Series]] = {
+        code: partial(_without, pattern=pattern) for code, pattern in _TEXT_CHECKS.items()
+    }
+    if name in _ANSWERS.get(data_format, ()):
+        checks["refusal_boilerplate"] = partial(_without, pattern=REFUSAL_PATTERN, role="assistant")
+    if data_format == "text":
+        checks["too_short"] = _long_enough
+    return [_check(code, judge) for code, judge in checks.items() if code not in allow]
+
+
+def _row_checks(data_format: str, allow: frozenset[str]) -> list[pa_schema.Check]:
+    checks: dict[str, Callable[[pd.DataFrame], Series]] = {}
+    if data_format != "text":
+        checks["too_long"] = _short_enough
+    if data_format == "alpaca":
+        checks["output_equals_input"] = _alpaca_answers
+    if data_format == "sharegpt":
+        checks["output_equals_input"] = lambda frame: ~frame["messages"].map(echoes).astype(bool)
+    if data_format == "preferences":
+        checks["output_equals_input"] = _pair_answers
+        checks["chosen_equals_rejected"] = _pair_differs
+    return [_check(code, judge) for code, judge in checks.items() if code not in allow]
+
+
+def _check(code: str, judge: Callable) -> pa_schema.Check:
+    return pa_schema.Check(judge, name=code, error=code, ignore_na=False)
+
+
+def flatten(column: Series, role: str | None = None) -> tuple[Strings, np.ndarray]:
+    """All strings of a column (of text, messages or history) and, for each, the position of its row."""
+    if column.dtype != object:
+        return pa.array(column, pa.large_string()).fill_null(""), np.arange(len(column))
+    texts: list[str] = []
+    owners: list[int] = []
+    for position, item in enumerate(column):
+        for turn in item or ():
+            found = turn if isinstance(turn, list) else [turn["content"]] if role in (None, turn["role"]) else []
+            texts += found
+            owners += [position] * len(found)
+    return pa.array(texts, pa.large_string()), np.array(owners, dtype=np.int64)
+
+
+def _without(column: Series, pattern: str, role: str | None = None) -> Series:
+    """True where no string of the row matches."""
+    texts, owners = flatten(column, role)
+    passed = np.ones(len(column), dtype=bool)
+    passed[owners[pc.match_substring_regex(texts, pattern).to_numpy(zero_copy_only=False)]] = False
+    return pd.Series(passed, index=column.index)
+
+
+def _long_enough(column: Series) -> Series:
+    texts, _ = flatten(column)
+    lengths = pc.utf8_length(pc.utf8_trim_whitespace(texts))
+    return pd.Series(lengths.to_numpy(zero_copy_only=False) >= MIN_TEXT_CHARS, index=column.index)
+
+
+def _short_enough(frame: pd.DataFrame) -> Series:
+    lengths = np.zeros(len(frame), dtype=np.int64)
+    for name in frame.columns:
+        texts, owners = flatten(frame[name])
+        np.add.at(lengths, owners, pc.utf8_length(texts).to_numpy(zero_copy_only=False))
+    return pd.Series(lengths <= MAX_ROW_CHARS, index=frame.index)
+
+
+def _alpaca_answers(frame: pd.DataFrame) -> Series:
+    """False where the output is the instruction over again, or the input as it stands.
+
+    The input counts only when it is unchanged: to correct its case or its white space can be the whole task.
+    """
+    passed = [
+        not (_repeats(answer, instruction) or (extra and extra.strip() == answer.strip()))
+        for instruction, extra, answer in zip(frame["instruction"], frame["input"], frame["output"], strict=True)
+    ]
+    return pd.Series(passed, index=frame.index, dtype=bool)
+
+
+def _repeats(answer: str, prompt: str) -> bool:
+    """Whether an answer equals a prompt once both are normalised; lengths and first letters rule out nearly all."""
+    if not (len(prompt) < 2 * len(answer) + 8 and len(answer) < 2 * len(prompt) + 8):
+        return False
+    same_start = prompt.lstrip()[:1].casefold() == answer.lstrip()[:1].casefold()
+    return (same_start or not prompt.isascii() or not answer.isascii()) and normalise(prompt) == normalise(answer)
+
+
+def _pair_answers(frame: pd.DataFrame) -> Series:
+    passed = [
+        not _repeats(chosen[0]["content"], prompt[-1]["content"])
+        for prompt, chosen in zip(frame["prompt_messages"], frame["chosen"], strict=True)
+    ]
+    return pd.Series(passed, index=frame.index, dtype=bool)
+
+
+def _pair_differs(frame: pd.DataFrame) -> Series:
+    passed = [
+        not _repeats(chosen[0]["content"], rejected[0]["content"])
+        for chosen, rejected in zip(frame["chosen"], frame["rejected"], strict=True)
+    ]
+    return pd.Series(passed, index=frame.index, dtype=bool)

@@ -1,0 +1,63 @@
+"""What counts as empty, as equal and as a control token: the definitions that every table shares."""
+
+import re
+import unicodedata
+
+ZERO_WIDTH = "\u00ad\u061c\u180e\u200b\u200c\u200d\u200e\u200f\u2060\u2061\u2062\u2063\u2064\ufeff"
+EMPTY_CHARS = "".join(chr(point) for point in range(0x3001) if chr(point).isspace()) + ZERO_WIDTH
+"""White space and zero-width characters: a string of nothing else is empty."""
+
+FINAL_PUNCTUATION = " " + "".join(
+    chr(point) for point in range(0x3100) if unicodedata.category(chr(point)).startswith("P")
+)
+"""Punctuation of all scripts up to CJK (NFKC folds the full-width forms), and the space that may stand before it."""
+
+SPECIAL_TOKENS = (
+    "<|im_start|>", "<|im_end|>", "<|im_sep|>", "<|endoftext|>", "<|endofprompt|>",  # ChatML, GPT-2, Phi, Qwen, SmolLM
+    "<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<|eom_id|>",
+    "<|python_tag|>", "<|finetune_right_pad_id|>", "<|header_start|>", "<|header_end|>", "<|eot|>", "<|eom|>",  # Llama 3, 4
+    "<s>", "</s>", "[INST]", "[/INST]", "<<SYS>>", "<</SYS>>",  # Llama 2, Mistral
+    "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]", "[AVAILABLE_TOOLS]", "[/AVAILABLE_TOOLS]", "[TOOL_CALLS]", "[TOOL_RESULTS]",
+    "[/TOOL_RESULTS]",
+    "<start_of_turn>", "<end_of_turn>", "<bos>", "<eos>", "<pad>",  # Gemma
+    "<|system|>", "<|user|>", "<|assistant|>", "<|observation|>", "<|end|>", "<|pad|>",  # Phi 3, Zephyr, GLM
+    "<|start|>", "<|message|>", "<|channel|>", "<|constrain|>", "<|return|>", "<|call|>",  # gpt-oss
+    "<|start_of_role|>", "<|end_of_role|>",  # Granite
+    "<|START_OF_TURN_TOKEN|>", "<|END_OF_TURN_TOKEN|>", "<|USER_TOKEN|>", "<|CHATBOT_TOKEN|>", "<|SYSTEM_TOKEN|>",  # Cohere
+    "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>", "<｜User｜>", "<｜Assistant｜>",  # DeepSeek
+    "<|begin_of_sentence|>", "<|end_of_sentence|>", "<|startoftext|>", "<|endofturn|>", "<|end_of_turn|>",
+)  # fmt: skip
+"""The control tokens of the common chat templates (docs/formats.md lists them)."""
+
+# These four are read by RE2 (pyarrow) and by Python's re alike.
+SPECIAL_TOKEN_PATTERN = "|".join(re.escape(token) for token in SPECIAL_TOKENS) + r"|<\|reserved_special_token_[0-9]+\|>"
+CONTROL_PATTERN = r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]"
+PLACEHOLDER_PATTERN = r"\{\{ *[A-Za-z][A-Za-z0-9 _/'’&-]{0,60}\}\}"
+REFUSAL_PATTERN = (
+    r"(?i)^.{0,80}?\bas an? (?:ai|large language model|language model)\b.{0,40}?\bi(?: am|'m|’m)?\b.{0,30}?"
+    r"(?:cannot|can(?:'|’)t|can not|do not|don(?:'|’)t|not able|unable|not capable|not allowed|have no|won(?:'|’)t|lack)\b"
+    r"|^.{0,80}?\bi(?: am|'m|’m) (?:just|only) an ai\b"
+    r"|^(?:(?:i am |i'm |i’m )?sorry,? but )?i (?:cannot|can(?:'|’)t|am unable to|am not able to) "
+    r"(?:fulfil|fulfill|comply with|assist with|help with) (?:that|this|your|the)(?: request)?\W*$"
+)
+"""A stock refusal: an AI speaks of what it cannot do, or one sentence declines and nothing follows."""
+
+_WORD = re.compile(r"\w+")
+
+
+def is_empty(text: str) -> bool:
+    """Whether nothing is left of `text` without white space and zero-width characters."""
+    return not text.strip(EMPTY_CHARS)
+
+
+def normalise(text: str) -> str:
+    """Texts that differ only by NFKC form, case, white space and final punctuation give the same string."""
+    if not text.isascii():
+        text = unicodedata.normalize("NFKC", text)
+    text = " ".join(text.casefold().split())
+    return text.rstrip(FINAL_PUNCTUATION) or text
+
+
+def plain_words(text: str) -> list[str]:
+    """The words of a text without case and punctuation, for comparing long phrases."""
+    return _WORD.findall(unicodedata.normalize("NFKC", text).casefold())

@@ -1,0 +1,84 @@
+"""What the pipeline would do with one file, without running it (`ft validate`)."""
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ft_pipeline.tables.collect import Collected, Collector, SourceFile, refused
+from ft_pipeline.tables.gates import share_check
+from ft_pipeline.tables.judge import Verdict, conflict_warnings, judge, settle
+from ft_pipeline.tables.codes import Refused
+from ft_pipeline.tables.overlap import near_heldout
+from ft_pipeline.tables.report import FileAccount, FileReport, Warning
+from ft_pipeline.tables.sidecar import read_sidecar
+from ft_pipeline.errors import UserError
+
+BESIDE: Any = object()
+"""Read the YAML that lies beside the file."""
+
+
+def validate_file(
+    path: Path,
+    data_format: str,
+    *,
+    data_dir: Path,
+    against: Path | None = None,
+    sidecar: Mapping[str, Any] | None = BESIDE,
+    max_quarantined: float = 0.1,
+) -> FileReport:
+    """The account of one file, by the code that builds the tables.
+
+    data_dir: the folder that the file must not lead out of. against: rows that also stand in that file (or are near one
+    of its rows, or have an equal prompt) are set aside as train_test_overlap. UserError where `against` cannot be read.
+    """
+    with tempfile.TemporaryDirectory(prefix="ft-validate-") as folder:
+        collector = Collector(data_format, Path(folder))
+        file = _collect(collector, path, data_dir, sidecar)
+        if file.refused:
+            return FileReport(file.account, data_format, [])
+        verdict = judge([file], file.keys.shingles)
+        overlap = _overlap(verdict, against, collector) if against else np.empty(0, dtype=np.int64)
+        settle(verdict)
+        warnings = _warnings(verdict, data_format)
+        _set_overlap_aside(file.account, file.rows[overlap])
+        warnings += _ceiling(file.account, max_quarantined)
+        return FileReport(file.account, data_format, warnings)
+
+
+def _collect(collector: Collector, path: Path, data_dir: Path, sidecar: Any) -> Collected:
+    source = SourceFile(path.name, path, "", None, data_dir)
+    try:
+        mapping = read_sidecar(path, data_dir) if sidecar is BESIDE else sidecar
+    except Refused as error:
+        return refused(source, error)
+    return collector.collect(replace(source, sidecar=dict(mapping) if mapping else None))
+
+
+def _warnings(verdict: Verdict, data_format: str) -> list[Warning]:
+    found = list(verdict.files[0].warnings)
+    return found + list(conflict_warnings(verdict)) if data_format in {"alpaca", "sharegpt"} else found
+
+
+def _ceiling(account: FileAccount, max_quarantined: float) -> list[Warning]:
+    check = share_check(account.file, [account], max_quarantined)
+    return [] if check.passed else [Warning("quarantined_share", f"the pipeline would stop: {check.message}")]
+
+
+def _overlap(verdict: Verdict, against: Path, collector: Collector) -> np.ndarray:
+    """Positions of the kept rows of the file that stand in `against`."""
+    other = _collect(collector, against, against.parent, BESIDE)
+    if other.refused:
+        raise UserError(f"--against {against.name} cannot be used: {other.account.error_message}")
+    file = verdict.files[0]
+    return np.flatnonzero((near_heldout(file.keys, other.keys) >= 0) & (verdict.code == 0))
+
+
+def _set_overlap_aside(account: FileAccount, rows: np.ndarray) -> None:
+    if rows.size:
+        account.reasons["train_test_overlap"] = rows.tolist()
+        account.quarantined += rows.size
+        account.accepted -= rows.size

@@ -1,0 +1,201 @@
+"""How `ft` shows things in a terminal."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
+from rich.table import Table
+
+from ft_pipeline.execution.events import StepEvent, listening
+from ft_pipeline.execution.progress import Progress as JobProgress
+from ft_pipeline.execution.progress import subscribe
+
+STATUS_STYLE = {"ok": "green", "warning": "yellow", "problem": "red"}
+STATE_STYLE = {"fresh": "green", "stale": "yellow", "never_run": "cyan", "failed": "red", "broken": "red"}
+METRICS = {
+    "loss": "loss",
+    "chrf": "chrF",
+    "rouge_l": "ROUGE-L",
+    "length_ratio": "length",
+    "general_accuracy": "general acc.",
+    "general_loss": "general loss",
+}
+"""Metric → its column's title, in the order of the columns."""
+
+
+SHORT = {"model", "asset", "experiment", "result", "state", "status", "what", "name"}
+"""Columns that stay on one line."""
+
+
+def plain(text: str) -> str:
+    """User data as it may stand in a terminal: control characters (escape sequences too) shown, markup taken literally."""
+    return escape("".join(letter if letter.isprintable() or letter == "\n" else repr(letter)[1:-1] for letter in text))
+
+
+@contextmanager
+def live_progress(console: Console) -> Iterator[None]:
+    """Within the block: a line for each step that ends, and a bar for the one at work."""
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=28),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(*columns, console=console, transient=True) as bar:
+        task: TaskID | None = None
+
+        def step_event(event: StepEvent) -> None:
+            nonlocal task
+            if task is not None:
+                bar.remove_task(task)
+                task = None
+            label = f"{event.asset} [{event.experiment}]" if event.experiment else event.asset
+            if event.state == "started":
+                task = bar.add_task(escape(label), total=None, note="")
+                return
+            mark = "[green]✓[/]" if event.succeeded else "[red]✗[/]"
+            bar.console.print(f"{mark} {escape(f'{label:<28}')} {event.state:<12}{event.seconds:>8.1f} s")
+
+        def progress_event(progress: JobProgress) -> None:
+            if task is not None:
+                bar.update(task, completed=progress.step, total=progress.total, note=escape(_note(progress)))
+
+        unsubscribe = subscribe(progress_event)
+        try:
+            with listening(step_event):
+                yield
+        finally:
+            unsubscribe()
+
+
+def _note(progress: JobProgress) -> str:
+    return progress.line().removeprefix(f"{progress.label}: ")
+
+
+def show_findings(console: Console, findings: Sequence[Any]) -> None:
+    table = _table("what", "status", "seen", "fix")
+    for finding in findings:
+        style = STATUS_STYLE[finding.status]
+        table.add_row(finding.what, f"[{style}]{finding.status}[/]", plain(finding.seen), plain(finding.fix))
+    console.print(table)
+
+
+def show_plan(console: Console, planned: Sequence[Any]) -> None:
+    if not any(each.runs for each in planned):
+        console.print("[green]Everything is fresh; a run would do nothing.[/]")
+        return
+    table = _table("asset", "experiment", "state", "why")
+    for each in planned:
+        state = f"[{STATE_STYLE[each.state]}]{each.state.replace('_', ' ')}[/]"
+        table.add_row(each.asset, each.experiment or "", state, plain(each.reason))
+    console.print(table)
+
+
+def show_outcome(console: Console, outcome: Any, project: Any) -> None:
+    """The closing table of a run: seconds per asset, the comparison, what to do, and the line that opens the UI."""
+    if outcome.steps:
+        table = _table("asset", "experiment", "result", "seconds", justify_right={"seconds"})
+        for each in outcome.steps:
+            style = "green" if each.succeeded else "red"
+            table.add_row(each.asset, each.experiment or "", f"[{style}]{each.state}[/]", f"{each.seconds:.1f}")
+        table.add_section()
+        table.add_row("total", "", "", f"{outcome.seconds:.1f}")
+        console.print(table)
+    for message in outcome.failures:
+        console.print(f"[red]{plain(message)}[/]", soft_wrap=True)
+    if not outcome.steps and outcome.succeeded:
+        console.print(f"[green]All is fresh:[/] {outcome.fresh} assets, nothing to do.")
+    if outcome.comparison:
+        show_comparison(console, outcome.comparison)
+    if outcome.recommendation:
+        show_recommendation(console, outcome.recommendation)
+    if outcome.succeeded:
+        show_champion(console, outcome.champion)
+    console.print("Look at it in the Dagster UI: [bold]make ui[/] (or [bold]ft ui[/]), then http://127.0.0.1:3000")
+
+
+def show_experiments(console: Console, found: Sequence[Mapping[str, Any]]) -> None:
+    table = _table("name", "objective", "technique", "base model", "state", "primary score")
+    for each in found:
+        style = STATE_STYLE.get(each["state"], "white")
+        score = "" if each["primary_score"] is None else f"{each['primary_score']:.3f}"
+        state = f"[{style}]{each['state'].replace('_', ' ')}[/]"
+        table.add_row(
+            each["name"], each["objective"] or "", each["technique"] or "", each["base_model"] or "", state, score
+        )
+    console.print(table)
+    for each in found:
+        if each["error"]:
+            console.print(f"[red]{plain(each['error'])}[/]", soft_wrap=True)
+
+
+def show_comparison(console: Console, document: Mapping[str, Any]) -> None:
+    """Rows in the document's order; each score with its 95 % interval."""
+    metrics = [name for name in METRICS if any(name in row["scores"] for row in document["rows"])]
+    columns = [*(METRICS[name] for name in metrics), "prompt", "s/call", "trainable"]
+    table = _table("model", *columns, justify_right=set(columns))
+    for row in document["rows"]:
+        cells = [_score(row["scores"].get(metric), metric == document["primary_metric"]) for metric in metrics]
+        trainable = f"{row['trainable_params']:,}" if row["trainable_params"] else ""
+        table.add_row(
+            plain(row["name"]),
+            *cells,
+            _number(row["prompt_tokens_per_call"], 0),
+            _number(row["seconds_per_call"], 2),
+            trainable,
+        )
+    console.print(
+        f"{document['test_items']} test answers. Loss: nats per answer token, lower is better, with its 95 % interval. "
+        "Length: of the answer, against the reference. Prompt: tokens per call.",
+        soft_wrap=True,
+    )
+    console.print(table)
+
+
+def show_recommendation(console: Console, document: Mapping[str, Any]) -> None:
+    experiment = f" ({plain(document['experiment'])})" if document.get("experiment") else ""
+    console.print(f"Recommendation: [bold]{document['decision']}[/]{experiment}")
+    for reason in document["reasons"]:
+        console.print(f"  · {plain(reason)}", soft_wrap=True)
+
+
+def show_champion(console: Console, record: Mapping[str, Any] | None) -> None:
+    if record is None:
+        console.print("Champion: none yet")
+        return
+    console.print(
+        f"Champion: [bold]{plain(record['name'])}[/] since {record['since']}: {plain(record['reason'])}", soft_wrap=True
+    )
+
+
+def show_rows(console: Console, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    table = _table(*(plain(column) for column in columns))
+    for row in rows:
+        table.add_row(*(plain("" if value is None else str(value)) for value in row))
+    console.print(table)
+    console.print(f"{len(rows)} rows")
+
+
+def _score(score: Mapping[str, float] | None, with_interval: bool) -> str:
+    if score is None:
+        return ""
+    value = f"{score['value']:.3f}"
+    return f"{value} [dim]{score['low']:.3f}–{score['high']:.3f}[/]" if with_interval else value
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "" if value is None else f"{value:.{digits}f}"
+
+
+def _table(*columns: str, justify_right: set[str] | None = None) -> Table:
+    """A plain table; numbers and names stay on one line, long texts (the last column) fold."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in columns:
+        right = column in (justify_right or ())
+        table.add_column(
+            column, justify="right" if right else "left", overflow="fold", no_wrap=right or column in SHORT
+        )
+    return table

@@ -1,0 +1,56 @@
+"""Checkpoints that can be trusted: a marker, written last, names each file and its hash."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file
+
+_MARKER = "complete.json"
+_PREFIX = "checkpoint-"
+
+
+def seal(folder: Path) -> None:
+    """Mark a checkpoint as complete; what is killed before this line is never resumed from."""
+    files = sorted(path for path in folder.iterdir() if path.is_file() and path.name != _MARKER)
+    partial = folder / f"{_MARKER}.part"
+    partial.write_text(json.dumps({path.name: _hash(path) for path in files if path != partial}), encoding="utf-8")
+    partial.replace(folder / _MARKER)
+
+
+def newest_valid(root: Path) -> Path | None:
+    """The complete, undamaged checkpoint of the highest step under `root`, null where there is none."""
+    folders = [path for path in root.glob(f"{_PREFIX}*") if path.name.removeprefix(_PREFIX).isdigit()]
+    for folder in sorted(folders, key=step_of, reverse=True):
+        if _is_valid(folder):
+            return folder
+    return None
+
+
+def step_of(folder: Path) -> int:
+    """The optimizer step after which a checkpoint was written."""
+    return int(folder.name.removeprefix(_PREFIX))
+
+
+def load_adapter_weights(model: Any, folder: Path) -> None:
+    """Put the adapter weights of a checkpoint into `model`, in the dtype they have there.
+
+    PEFT's load_adapter would widen 16-bit weights to fp32, and the resumed run would differ from an uninterrupted one.
+    """
+    from peft import set_peft_model_state_dict
+
+    set_peft_model_state_dict(model, load_file(folder / "adapter_model.safetensors"))
+
+
+def _is_valid(folder: Path) -> bool:
+    try:
+        expected = json.loads((folder / _MARKER).read_text(encoding="utf-8"))
+        return bool(expected) and all(_hash(folder / name) == digest for name, digest in expected.items())
+    except (OSError, ValueError):
+        return False
+
+
+def _hash(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,0 +1,238 @@
+"""What training will hold in memory, from the model's config alone.
+
+Weights, gradients, optimizer states, activations and overhead; no weights are loaded and no torch is imported.
+1 GB = 10⁹ bytes. A 7B model in 16 bit with AdamW needs 14 + 14 + 28 = 56 GB before the first activation.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ft_pipeline.errors import UserError
+from ft_pipeline.settings import ExperimentSettings
+
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+_STATE_BYTES = {"adamw_torch": None, "adamw_8bit": 1, "paged_adamw_8bit": 1}
+"""Bytes per value of an optimizer state; null: those of the dtype."""
+_NF4 = 0.5
+_ABSMAX = {False: 4 / 64, True: 1 / 64 + 4 / (64 * 256)}
+"""Bytes per parameter for the scales of 64-value blocks, plain and quantised again (arXiv 2305.14314, section 3)."""
+_RUNTIME = 0.7e9
+"""A CUDA context with its libraries, and what the allocator cannot use."""
+_LOGIT_ROWS = 128
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The sizes of a Llama-like decoder, from its config.json."""
+
+    hidden: int
+    layers: int
+    intermediate: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocabulary: int
+    tied: bool
+
+    @property
+    def linear(self) -> dict[str, tuple[int, int]]:
+        """(inputs, outputs) of the matrices of one layer, by module name."""
+        queries, keys = self.heads * self.head_dim, self.kv_heads * self.head_dim
+        return {
+            "q_proj": (self.hidden, queries),
+            "k_proj": (self.hidden, keys),
+            "v_proj": (self.hidden, keys),
+            "o_proj": (queries, self.hidden),
+            "gate_proj": (self.hidden, self.intermediate),
+            "up_proj": (self.hidden, self.intermediate),
+            "down_proj": (self.intermediate, self.hidden),
+        }
+
+    @property
+    def matrix_params(self) -> int:
+        """Parameters of the layers' matrices: what NF4 packs."""
+        return self.layers * sum(inputs * outputs for inputs, outputs in self.linear.values())
+
+    @property
+    def params(self) -> int:
+        embeddings = self.vocabulary * self.hidden * (1 if self.tied else 2)
+        return self.matrix_params + embeddings + self.hidden * (2 * self.layers + 1)
+
+    def adapter_params(self, r: int, targets: Sequence[str] | str) -> int:
+        """Parameters of LoRA's A and B on the named matrices of every layer."""
+        names = self.linear if targets == "all-linear" else [name for name in self.linear if name in targets]
+        return self.layers * sum(r * sum(self.linear[name]) for name in names)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a model is trained, as far as memory goes."""
+
+    technique: str = "qlora"
+    """`lora`, `qlora` or `full`."""
+    optim: str = "paged_adamw_8bit"
+    dtype: str = "bfloat16"
+    """Of weights, gradients and, for AdamW, states."""
+    batch: int = 1
+    length: int = 2048
+    """Tokens of the longest row."""
+    gradient_checkpointing: bool = False
+    r: int = 8
+    target_modules: Sequence[str] | str = ("q_proj", "k_proj", "v_proj", "o_proj")
+    double_quant: bool = True
+
+
+def read_shape(config: dict[str, Any]) -> Shape:
+    """The shape in a parsed config.json. UserError where it is no decoder that we can count."""
+    config = config.get("text_config", config)
+    try:
+        hidden, heads = config["hidden_size"], config["num_attention_heads"]
+        return Shape(
+            hidden=hidden,
+            layers=config["num_hidden_layers"],
+            intermediate=config["intermediate_size"],
+            heads=heads,
+            kv_heads=config.get("num_key_value_heads") or heads,
+            head_dim=config.get("head_dim") or hidden // heads,
+            vocabulary=config["vocab_size"],
+            tied=bool(config.get("tie_word_embeddings", False)),
+        )
+    except KeyError as missing:
+        raise UserError(f"config.json has no {missing}; memory can be estimated for Llama-like decoders only") from None
+
+
+def nearest_llama(params: float) -> Shape:
+    """The shape of the published Llama-like model whose size is nearest to `params`."""
+    return min(_KNOWN, key=lambda shape: max(shape.params / params, params / shape.params))
+
+
+def estimate(
+    shape: Shape, plan: Plan, *, params: float | None = None, gpu_memory_gb: float | None = None
+) -> dict[str, Any]:
+    """Bytes by part, `total_gb`, `fits` (null without a GPU size), `lower_bound_gb` and `advice`.
+
+    `params` overrides the count of `shape`. Where not even the lower bound fits (one row at a time, checkpointed),
+    `possible` is False.
+    """
+    parts = _parts(shape, plan, params)
+    total = sum(parts.values()) / 1e9
+    lower = sum(_parts(shape, replace(plan, batch=1, gradient_checkpointing=True), params).values()) / 1e9
+    return {
+        "params": int(params or shape.params),
+        "technique": plan.technique,
+        "bytes": {name: int(value) for name, value in parts.items()},
+        "total_gb": total,
+        "lower_bound_gb": min(lower, total),
+        "gpu_memory_gb": gpu_memory_gb,
+        "fits": None if gpu_memory_gb is None else total <= gpu_memory_gb,
+        "possible": None if gpu_memory_gb is None else lower <= gpu_memory_gb,
+        "advice": []
+        if gpu_memory_gb is None or total <= gpu_memory_gb
+        else _advice(shape, plan, params, gpu_memory_gb),
+    }
+
+
+def estimate_experiment(
+    settings: ExperimentSettings, config: dict[str, Any], longest_row: int | None, gpu_memory_gb: float | None
+) -> dict[str, Any]:
+    """The estimate of one experiment; `longest_row` in tokens, from the token audit (null: `max_length`)."""
+    training = settings.training
+    plan = Plan(
+        technique=settings.technique,
+        optim=training.optim,
+        batch=training.per_device_train_batch_size,
+        length=min(longest_row or training.max_length, training.max_length),
+        gradient_checkpointing=training.gradient_checkpointing,
+        r=settings.lora.r,
+        target_modules=settings.lora.target_modules,
+        double_quant=settings.quantization.bnb_4bit_use_double_quant,
+    )
+    return estimate(read_shape(config), plan, gpu_memory_gb=gpu_memory_gb)
+
+
+def _parts(shape: Shape, plan: Plan, params: float | None) -> dict[str, float]:
+    _check(plan)
+    count, width = params or shape.params, BYTES[plan.dtype]
+    adapter = 0 if plan.technique == "full" else shape.adapter_params(plan.r, plan.target_modules)
+    trained = adapter or count
+    state = _STATE_BYTES[plan.optim] or width
+    return {
+        "weights": _frozen_bytes(shape, plan, count, width) + adapter * width,
+        "gradients": trained * width,
+        "optimizer": 2 * trained * state,
+        "activations": _activation_bytes(shape, plan, width),
+        "overhead": _RUNTIME + _workspace_bytes(shape, plan, width),
+    }
+
+
+def _check(plan: Plan) -> None:
+    for name, value, known in (
+        ("technique", plan.technique, ("lora", "qlora", "full")),
+        ("optimizer", plan.optim, tuple(_STATE_BYTES)),
+        ("dtype", plan.dtype, tuple(BYTES)),
+    ):
+        if value not in known:
+            raise UserError(f"{name} {value!r} is not known; choose one of {', '.join(known)}")
+
+
+def _frozen_bytes(shape: Shape, plan: Plan, count: float, width: int) -> float:
+    if plan.technique != "qlora":
+        return count * width
+    packed = count * shape.matrix_params / shape.params
+    return packed * (_NF4 + _ABSMAX[plan.double_quant]) + (count - packed) * width
+
+
+def _activation_bytes(shape: Shape, plan: Plan, width: int) -> float:
+    """What the backward pass keeps of batch × length tokens.
+
+    Per token and layer, in values of `width` bytes: two norms with their 32-bit inputs (8 h), queries, keys and values
+    before and after rotation (2 q + 4 k), attention's output (q), two residuals (2 h), three of the four steps of the
+    gated MLP (3 i). Matrices that learn keep their inputs too. Checkpointing keeps one h per layer and one whole layer.
+    """
+    queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
+    values = 10 * shape.hidden + 4 * queries + 6 * keys + 3 * shape.intermediate
+    if plan.technique == "full":
+        values += 2 * shape.hidden + queries + shape.intermediate
+    elif plan.target_modules == "all-linear" or "down_proj" in plan.target_modules:
+        values += shape.intermediate
+    layers = values + shape.layers * shape.hidden if plan.gradient_checkpointing else values * shape.layers
+    return plan.batch * plan.length * layers * width
+
+
+def _workspace_bytes(shape: Shape, plan: Plan, width: int) -> float:
+    """Slices of logits with their 32-bit form; for QLoRA the largest matrix, dequantised."""
+    logits = _LOGIT_ROWS * shape.vocabulary * (width + 4)
+    return logits + (max(a * b for a, b in shape.linear.values()) * width if plan.technique == "qlora" else 0)
+
+
+def _advice(shape: Shape, plan: Plan, params: float | None, gpu_memory_gb: float) -> list[str]:
+    """The changes that would fit, the mildest first."""
+    changes: list[tuple[str, Plan]] = []
+    if plan.batch > 1:
+        smaller = replace(plan, batch=max(1, plan.batch // 2))
+        changes += [
+            (f"per_device_train_batch_size: {smaller.batch} with twice the gradient_accumulation_steps", smaller)
+        ]
+        changes += [("per_device_train_batch_size: 1 with more gradient_accumulation_steps", replace(plan, batch=1))]
+    if not plan.gradient_checkpointing:
+        changes.append(("gradient_checkpointing: true", replace(plan, gradient_checkpointing=True)))
+    least = replace(plan, batch=1, gradient_checkpointing=True)
+    changes.append(("per_device_train_batch_size: 1 and gradient_checkpointing: true", least))
+    if plan.optim == "adamw_torch":
+        changes.append(("optim: paged_adamw_8bit and the two above", replace(least, optim="paged_adamw_8bit")))
+    lighter = {"full": ("lora", "qlora"), "lora": ("qlora",)}.get(plan.technique, ())
+    changes += [(f"technique: {name}", replace(least, technique=name, optim="paged_adamw_8bit")) for name in lighter]
+    fitting = [text for text, change in changes if sum(_parts(shape, change, params).values()) <= gpu_memory_gb * 1e9]
+    return fitting or [f"nothing here fits {gpu_memory_gb:g} GB: choose a smaller base_model or a larger GPU"]
+
+
+_KNOWN = (
+    Shape(576, 30, 1536, 9, 3, 64, 49_152, True),
+    Shape(2048, 22, 5632, 32, 4, 64, 32_000, False),
+    Shape(3072, 28, 8192, 24, 8, 128, 128_256, True),
+    Shape(4096, 32, 11_008, 32, 32, 128, 32_000, False),
+    Shape(5120, 40, 13_824, 40, 40, 128, 32_000, False),
+    Shape(8192, 80, 28_672, 64, 8, 128, 32_000, False),
+)
+"""SmolLM2-135M, TinyLlama-1.1B, Llama 3.2 3B, Llama 2 7B, 13B, 70B."""

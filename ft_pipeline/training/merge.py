@@ -1,0 +1,170 @@
+"""Worker of `merged_model`: the adapter added to the weights it was trained on, and the proof that nothing was lost.
+
+PEFT's own merge of a 4-bit model quantises the sum again, which can erase a weak adapter. Here the sum is 16 bit:
+`dequantized` adds to the NF4 weights, dequantised, which is what the adapter was trained on; `w16` adds to the original
+weights, and differs from the adapter by the NF4 noise.
+"""
+
+import gc
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from ft_pipeline.errors import UserError
+from ft_pipeline.job import Job
+from ft_pipeline.models.load import keep_weights_unpacked, load_model, load_tokenizer
+from ft_pipeline.settings import ExperimentSettings
+from ft_pipeline.training.equivalence import Measurement, kl_divergence, measure
+from ft_pipeline.training.training_data import read_split
+
+_PREFIX = "base_model.model."
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One way of merging, measured on the held-out answers."""
+
+    heldout_loss: float
+    kl: float
+    """KL(adapter || merged), nats per token."""
+    passed: bool
+
+
+def run(job: Job) -> dict[str, Any]:
+    """Write the merged model as a plain folder; inputs adapter, base_model, training_data (its validation rows gate).
+
+    Summary: mode, kl_adapter_merged, max_kl, passed, adapter_heldout_loss, candidates, checks.
+    """
+    settings = ExperimentSettings.model_validate(job.config["experiment"])
+    pad = load_tokenizer(job.inputs["base_model"]).pad_token_id
+    rows = read_split(job.inputs["training_data"], "validation")
+    reference = _measure_released(lambda: _adapter_model(job, settings), rows, pad)
+    job.report.log(f"adapter: held-out loss {reference.loss:.4f} nats per token")
+    candidates: dict[str, Candidate] = {}
+    for mode in _modes(settings):
+        folder = job.work / f"merged-{mode}"
+        shutil.rmtree(folder, ignore_errors=True)
+        write_merged(job.inputs["base_model"], job.inputs["adapter"], folder, settings, mode, job.device)
+        candidates[mode] = _judge(folder, mode, reference, rows, pad, settings, job.device)
+        job.report.log(f"merged ({mode}): {asdict(candidates[mode])}")
+        job.report.progress(len(candidates), len(_modes(settings)), kl=candidates[mode].kl)
+    mode = min(candidates, key=lambda mode: (not candidates[mode].passed, candidates[mode].heldout_loss))
+    for path in (job.work / f"merged-{mode}").iterdir():
+        shutil.move(path, job.out / path.name)
+    return _summary(mode, candidates, reference, settings)
+
+
+def write_merged(
+    base: Path, adapter: Path, out: Path, settings: ExperimentSettings, mode: str, device: str = "cpu"
+) -> None:
+    """Write base + (alpha/r)·B·A, summed in fp32 and stored in the base's 16-bit dtype, with tokenizer and template."""
+    model = load_model(base, device)
+    if mode == "dequantized":
+        for name, weight in dequantized_weights(base, settings, device).items():
+            model.get_submodule(name).weight.data = weight
+    for name, delta in lora_deltas(adapter).items():
+        weight = model.get_submodule(name).weight
+        weight.data = (weight.data.float() + delta.to(weight.device)).to(weight.dtype)
+    model.save_pretrained(out)
+    for path in base.iterdir():  # byte for byte, so that the merged model reads and writes text as the base does
+        if path.is_file() and path.name != "config.json" and ".safetensors" not in path.name:
+            shutil.copyfile(path, out / path.name)
+
+
+def dequantized_weights(base: Path, settings: ExperimentSettings, device: str) -> dict[str, Tensor]:
+    """The 4-bit weights of a freshly loaded model as 16-bit matrices, by module name; no forward pass comes before."""
+    from bitsandbytes.functional import dequantize_4bit
+    from bitsandbytes.nn import Linear4bit
+
+    model = load_model(base, device, quantization=settings.quantization.model_dump())
+    keep_weights_unpacked(model)
+    return {
+        name: dequantize_4bit(module.weight.data, module.weight.quant_state)
+        for name, module in model.named_modules()
+        if isinstance(module, Linear4bit)
+    }
+
+
+def lora_deltas(adapter: Path) -> dict[str, Tensor]:
+    """(alpha/r)·B·A in fp32 by module name, out of a PEFT folder. UserError for an adapter that is more than that."""
+    config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
+    for key in ("use_dora", "modules_to_save", "rank_pattern", "alpha_pattern", "fan_in_fan_out"):
+        if config.get(key):
+            raise UserError(
+                f"the adapter uses {key}, which this merge does not know; train without it, or serve it unmerged"
+            )
+    scaling = config["lora_alpha"] / (config["r"] ** 0.5 if config.get("use_rslora") else config["r"])
+    weights = load_file(adapter / "adapter_model.safetensors")
+    names = sorted(key.removesuffix(".lora_A.weight") for key in weights if key.endswith(".lora_A.weight"))
+    return {
+        name.removeprefix(_PREFIX): scaling
+        * (weights[f"{name}.lora_B.weight"].float() @ weights[f"{name}.lora_A.weight"].float())
+        for name in names
+    }
+
+
+def _modes(settings: ExperimentSettings) -> list[str]:
+    if settings.technique == "lora":
+        return ["w16"]  # its base is the 16-bit one
+    return ["dequantized", "w16"] if settings.merge.mode == "auto" else [settings.merge.mode]
+
+
+def _adapter_model(job: Job, settings: ExperimentSettings) -> Any:
+    quantization = settings.quantization.model_dump() if settings.technique == "qlora" else None
+    model = load_model(job.inputs["base_model"], job.device, quantization=quantization, adapter=job.inputs["adapter"])
+    keep_weights_unpacked(model)
+    return model
+
+
+def _measure_released(load: Callable[[], Any], rows: list[dict[str, Any]], pad: int) -> Measurement:
+    """Measure a model and let go of it, so that two never lie in memory at once."""
+    result = measure(load(), rows, pad)
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return result
+
+
+def _judge(
+    folder: Path,
+    mode: str,
+    reference: Measurement,
+    rows: list[dict[str, Any]],
+    pad: int,
+    settings: ExperimentSettings,
+    device: str,
+) -> Candidate:
+    found = _measure_released(lambda: load_model(folder, device), rows, pad)
+    kl = kl_divergence(reference.logits, found.logits)
+    limit = settings.merge.max_kl
+    # w16 under QLoRA is another base on purpose: what counts is that it is no worse than the adapter.
+    other_base = mode == "w16" and settings.technique == "qlora"
+    passed = found.loss <= reference.loss + limit if other_base else kl <= limit
+    return Candidate(heldout_loss=found.loss, kl=kl, passed=passed)
+
+
+def _summary(
+    mode: str, candidates: dict[str, Candidate], reference: Measurement, settings: ExperimentSettings
+) -> dict[str, Any]:
+    chosen, limit = candidates[mode], settings.merge.max_kl
+    message = (
+        f"{mode}: KL(adapter || merged) {chosen.kl:.4f} nats per token (limit {limit:g}), held-out loss "
+        f"{reference.loss:.4f} as adapter, {chosen.heldout_loss:.4f} merged"
+    )
+    return {
+        "mode": mode,
+        "kl_adapter_merged": chosen.kl,
+        "max_kl": limit,
+        "passed": chosen.passed,
+        "adapter_heldout_loss": reference.loss,
+        "compared_tokens": len(reference.logits),
+        "candidates": {name: asdict(candidate) for name, candidate in candidates.items()},
+        "checks": {"merge_equivalence": {"passed": chosen.passed, "blocking": True, "message": message}},
+    }

@@ -1,0 +1,117 @@
+"""Conversations to tokens and labels: every assistant turn with its stop token is trained, nothing else.
+
+Masks come from rendering prefixes, so that stock chat templates without generation markers work: a turn's context is
+the template's rendering of everything before it, its target is what the template then writes up to the stop token.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ft_pipeline.errors import UserError
+from ft_pipeline.models.chat import Message, prompt_and_target, render
+
+MASKED = -100
+"""The label of a token that is read but not trained (PyTorch's ignore_index)."""
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """One training text and the parts of it that are trained."""
+
+    text: str
+    spans: tuple[tuple[int, int], ...]
+    """Character ranges [begin, end) of the assistant turns, stop tokens included, in order."""
+    split_by_turn: bool
+    """True where the template renders earlier turns otherwise, so that each turn became a text of its own."""
+
+    @property
+    def targets(self) -> list[str]:
+        return [self.text[begin:end] for begin, end in self.spans]
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One row of training data; both lists have the same length."""
+
+    input_ids: list[int]
+    labels: list[int]
+    """The token itself where it is trained, `MASKED` elsewhere; not shifted (the model shifts)."""
+
+
+def render_conversation(tokenizer: Any, messages: Sequence[Message]) -> list[Rendered]:
+    """The training texts of one conversation: one, or one per assistant turn where the prefix property fails.
+
+    The property: what the template writes for the first k turns is how it begins when more turns follow. Qwen3 breaks
+    it (it removes the reasoning of earlier turns); there each turn is rendered as generation would have seen it.
+    UserError without an assistant turn.
+    """
+    ends = [index + 1 for index, message in enumerate(messages) if message["role"] == "assistant"]
+    if not ends:
+        raise UserError("a conversation without an assistant turn cannot be trained")
+    pairs = [prompt_and_target(tokenizer, messages[:end]) for end in ends]
+    whole = render(tokenizer, messages[: ends[-1]], add_generation_prompt=False)
+    if all(whole.startswith(context + target) for context, target in pairs):
+        spans = tuple((len(context), len(context) + len(target)) for context, target in pairs)
+        return [Rendered(whole[: spans[-1][1]], spans, split_by_turn=False)]
+    return [
+        Rendered(context + target, ((len(context), len(context) + len(target)),), split_by_turn=True)
+        for context, target in pairs
+    ]
+
+
+def encode(tokenizer: Any, texts: Sequence[Rendered]) -> list[Encoded]:
+    """Tokenise rendered texts; the template has written BOS and the other control tokens already."""
+    if not texts:
+        return []
+    if not tokenizer.is_fast:
+        return [_encode_in_pieces(tokenizer, text) for text in texts]
+    batch = tokenizer([text.text for text in texts], add_special_tokens=False, return_offsets_mapping=True)
+    rows = zip(texts, batch["input_ids"], batch["offset_mapping"], strict=True)
+    return [_label(tokenizer, text, ids, offsets) for text, ids, offsets in rows]
+
+
+def _label(tokenizer: Any, text: Rendered, ids: list[int], offsets: list[tuple[int, int]]) -> Encoded:
+    if any(begin < edge < end for begin, end in offsets for edge, _ in text.spans):
+        # A token reaches over the seam of prompt and answer ("\n" + "\n" → "\n\n"): generation, which is given the
+        # prompt alone, would never see it. Tokenise as generation does, unless that changes the text.
+        pieces = _encode_in_pieces(tokenizer, text)
+        if _decode(tokenizer, pieces.input_ids) == _decode(tokenizer, ids):
+            return pieces
+    labels = [MASKED] * len(ids)
+    spans = iter(text.spans)
+    span = next(spans, None)
+    for position, (begin, end) in enumerate(offsets):
+        while span is not None and begin >= span[1] and end > span[1]:
+            span = next(spans, None)
+        if span is not None and _covered(begin, end, span):
+            labels[position] = ids[position]
+    return Encoded(list(ids), labels)
+
+
+def _covered(begin: int, end: int, span: tuple[int, int]) -> bool:
+    # Byte-level tokenizers with trim_offsets give white space the empty range behind it, hence `end > span[0]`: a
+    # prompt's last "\n" has begin = end = span[0].
+    return end > span[0] and (begin < span[1] or begin == end == span[1])
+
+
+def _encode_in_pieces(tokenizer: Any, text: Rendered) -> Encoded:
+    ids: list[int] = []
+    labels: list[int] = []
+    for piece, trained in _pieces(text):
+        new = tokenizer(piece, add_special_tokens=False)["input_ids"]
+        ids += new
+        labels += new if trained else [MASKED] * len(new)
+    return Encoded(ids, labels)
+
+
+def _pieces(text: Rendered) -> Iterable[tuple[str, bool]]:
+    position = 0
+    for begin, end in text.spans:
+        yield text.text[position:begin], False
+        yield text.text[begin:end], True
+        position = end
+
+
+def _decode(tokenizer: Any, ids: list[int]) -> str:
+    return tokenizer.decode(ids, clean_up_tokenization_spaces=False)

@@ -1,0 +1,16 @@
+"""Fixtures that several stages share."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test reaches for the hub
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny random model with tokenizer and chat template, as a `base_model` artifact's folder."""
+    from ft_pipeline_tests.tiny import tiny_model
+
+    return tiny_model(tmp_path_factory.mktemp("tiny") / "base")

@@ -1,0 +1,161 @@
+"""The local teacher: what it writes, and that a killed run is asked only for what is missing."""
+
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from ft_pipeline.distillation import teacher
+from ft_pipeline.errors import UserError
+from ft_pipeline.job import Job
+from ft_pipeline.models import base_model
+from ft_pipeline_tests.distillation.material import Recorder, teacher_job, user, write_conversations, write_unlabelled
+from ft_pipeline_tests.tiny import tiny_model
+
+PROMPTS = [f"My order {number} is late, and nobody tells me where it is{'.' * number}" for number in range(1, 11)]
+SETTINGS = {"system_prompt": "Be short.", "few_shot": 1, "max_new_tokens": 12, "batch_size": 4}
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("inputs")
+    return {
+        "unlabelled": write_unlabelled(root / "unlabelled", PROMPTS),
+        "conversations": write_conversations(root / "conversations"),
+        "base_model": tiny_model(root / "base_model"),
+    }
+
+
+@pytest.fixture(scope="module")
+def unbroken(inputs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Job:
+    """A run from start to end."""
+    job = teacher_job(tmp_path_factory.mktemp("unbroken"), inputs, **SETTINGS)
+    job.out.joinpath("summary.json").write_text(json.dumps(teacher.run(job)))
+    return job
+
+
+def answers_of(job: Job) -> list[dict]:
+    return pq.read_table(job.out / "answers.parquet").to_pylist()
+
+
+def test_every_prompt_is_answered_in_order_with_its_origin(unbroken: Job) -> None:
+    rows = answers_of(unbroken)
+    assert [row["prompt_messages"] for row in rows] == [user(text) for text in PROMPTS]
+    assert [(row["id"], row["file"], row["row"]) for row in rows] == [(f"u{n}", "inbox.jsonl", n) for n in range(1, 11)]
+    assert {row["finish_reason"] for row in rows} <= {"stop", "length"}
+    assert all(0 < row["answer_tokens"] <= 12 < row["prompt_tokens"] for row in rows)
+    summary = json.loads((unbroken.out / "summary.json").read_text())
+    assert (summary["prompts"], summary["answered"], summary["resumed"]) == (10, 10, 0)
+    assert summary["answer_tokens"] == sum(row["answer_tokens"] for row in rows)
+    assert isinstance(unbroken.report, Recorder)
+    assert unbroken.report.steps == [(4, 10), (8, 10), (10, 10)]
+
+
+def test_what_was_asked_how_is_written_down(unbroken: Job, inputs: dict[str, Path]) -> None:
+    asked = json.loads((unbroken.out / "teacher.json").read_text(encoding="utf-8"))
+    assert asked["system_prompt"] == "Be short."
+    assert asked["sampling"] == {"temperature": 0.0, "max_new_tokens": 12, "seed": 0}
+    assert asked["template_sha256"] == base_model.template_sha256(inputs["base_model"])
+    train = [row["messages"] for row in pq.read_table(inputs["conversations"] / "rows.parquet").to_pylist()]
+    assert len(asked["examples"]) == 1
+    assert asked["examples"][0] in train
+
+
+def test_a_resumed_run_asks_only_for_what_is_missing_and_ends_the_same(
+    unbroken: Job, inputs: dict[str, Path], tmp_path: Path
+) -> None:
+    job = teacher_job(tmp_path, inputs, **SETTINGS)
+    lines = (unbroken.work / "answers.jsonl").read_bytes().splitlines(keepends=True)
+    kept = b"".join(lines[:4])
+    (job.work / "answers.jsonl").write_bytes(kept + lines[4][:25])
+    summary = teacher.run(job)
+    assert summary["resumed"] == 4
+    assert isinstance(job.report, Recorder)
+    assert job.report.steps == [(8, 10), (10, 10)]
+    assert answers_of(job) == answers_of(unbroken)
+    journal = (job.work / "answers.jsonl").read_bytes()
+    assert journal.startswith(kept)
+    assert len(journal.splitlines()) == 10
+
+
+def test_a_finished_journal_needs_no_model(unbroken: Job, inputs: dict[str, Path], tmp_path: Path) -> None:
+    job = teacher_job(tmp_path, inputs, **SETTINGS)
+    shutil.copy(unbroken.work / "answers.jsonl", job.work)
+    assert teacher.run(job)["resumed"] == 10
+    assert answers_of(job) == answers_of(unbroken)
+    assert isinstance(job.report, Recorder)
+    assert job.report.steps == []
+
+
+def test_a_prompt_that_does_not_fit_the_context_is_not_asked(inputs: dict[str, Path], tmp_path: Path) -> None:
+    prompts = ["Where is it?", "and then " * 600]
+    unlabelled = write_unlabelled(tmp_path / "unlabelled", prompts)
+    job = teacher_job(tmp_path, {**inputs, "unlabelled": unlabelled}, few_shot=0, max_new_tokens=4)
+    summary = teacher.run(job)
+    assert (summary["prompts"], summary["answered"]) == (2, 1)
+    assert [row["finish_reason"] == "context" for row in answers_of(job)] == [False, True]
+
+
+def test_too_few_examples_are_refused(inputs: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="few_shot is 9"):
+        teacher.run(teacher_job(tmp_path, inputs, **{**SETTINGS, "few_shot": 9}))
+
+
+def test_sampling_is_seeded(inputs: dict[str, Path], tmp_path: Path) -> None:
+    found = {}
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        job = teacher_job(tmp_path / name, inputs, **{**SETTINGS, "temperature": 1.0, "seed": seed, "few_shot": 0})
+        teacher.run(job)
+        found[name] = [row["answer"] for row in answers_of(job)]
+    assert found["a"] == found["b"] != found["c"]
+
+
+def test_kill_and_run_again(inputs: dict[str, Path], tmp_path: Path) -> None:
+    """SIGKILL in the middle, as a machine would: the second run answers the rest."""
+    settings = {**SETTINGS, "max_new_tokens": 60, "batch_size": 1}
+    whole = teacher_job(tmp_path / "whole", inputs, **settings)
+    teacher.run(whole)
+    broken = teacher_job(tmp_path / "broken", inputs, **settings)
+    journal = broken.work / "answers.jsonl"
+    process = multiprocessing.get_context("spawn").Process(target=teacher.run, args=(broken,))
+    process.start()
+    deadline = time.monotonic() + 120
+    while not (journal.is_file() and journal.read_bytes().count(b"\n") >= 2):
+        assert process.is_alive(), "the run ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGKILL)
+    process.join(30)
+    assert not (broken.out / "answers.parquet").exists()
+    left = journal.read_bytes()
+    assert 2 <= left.count(b"\n") < 10
+    summary = teacher.run(broken)
+    assert summary["resumed"] == left.count(b"\n")
+    assert answers_of(broken) == answers_of(whole)
+    assert len(journal.read_bytes().splitlines()) == 10
+
+
+@pytest.mark.slow
+def test_the_embedded_model_as_teacher(tmp_path: Path) -> None:
+    """The real model under a prompt: whole words, and an end before the limit for at least one short question."""
+    base = tmp_path / "base_model"
+    base.mkdir()
+    base_model.run(Job("base_model", {"model": "embedded"}, {}, base, tmp_path, "cpu", Recorder()))
+    inputs = {
+        "unlabelled": write_unlabelled(tmp_path / "unlabelled", ["Where is my parcel?", "Do you sell garden swings?"]),
+        "conversations": write_conversations(tmp_path / "conversations"),
+        "base_model": base,
+    }
+    prompt = "You are a support agent of an online shop. Answer in one short sentence."
+    job = teacher_job(tmp_path, inputs, system_prompt=prompt, few_shot=2, max_new_tokens=64)
+    teacher.run(job)
+    rows = answers_of(job)
+    assert all(len(row["answer"].split()) >= 3 and "<|" not in row["answer"] for row in rows)
+    assert "stop" in {row["finish_reason"] for row in rows}

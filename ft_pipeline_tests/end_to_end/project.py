@@ -1,0 +1,83 @@
+"""A small project folder: the worked example cut down, with a tiny model and few steps."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ft_pipeline import scaffold
+from ft_pipeline_tests.tiny import tiny_model
+
+KEEP = {
+    "alpaca": ("support_01.jsonl", "legacy_export.jsonl"),
+    "sharegpt": ("conversations.jsonl",),
+    "text": ("help_centre.jsonl",),
+    "preferences": ("pairs.jsonl",),
+    "unlabelled": ("inbox.jsonl",),
+}
+ROWS = {"unlabelled": 8, "sharegpt": 12}
+
+
+def small_project(root: Path, *, epochs: int = 1) -> Path:
+    """Write the project folder `root`: some 90 alpaca rows, a random two-layer model as base and teacher."""
+    scaffold.create(root, example=True)
+    for data_format, names in KEEP.items():
+        for path in (root / "data" / "raw" / data_format).glob("*.jsonl"):
+            if path.name not in names:
+                path.unlink()
+            elif data_format in ROWS:
+                cut(path, ROWS[data_format])
+    for path in (root / "data" / "general").glob("*.jsonl"):
+        cut(path, 8)
+    model = tiny_model(root / "models" / "tiny", positions=8192)
+    settings = yaml.safe_load((root / "project.yaml").read_text(encoding="utf-8"))
+    settings["prompting"]["variants"]["few_shot"]["few_shot"] = 2
+    settings["teacher"].update(model=str(model), few_shot=1, max_new_tokens=12)
+    settings["evaluation"].update(max_new_tokens=8, max_test_rows=8, bootstrap_resamples=200)
+    settings["data"]["max_quarantined"] = 0.2
+    (root / "project.yaml").write_text(yaml.safe_dump(settings, allow_unicode=True), encoding="utf-8")
+    for path in (root / "experiments").glob("*.yaml"):
+        path.unlink()
+    write_experiment(root, "qlora", model, epochs=epochs)
+    return root
+
+
+def write_experiment(root: Path, name: str, model: Path, *, technique: str = "qlora", epochs: int = 1) -> None:
+    """Write experiments/NAME.yaml for the tiny model."""
+    experiment = {
+        "base_model": str(model),
+        "technique": technique,
+        "training": {
+            "num_train_epochs": epochs,
+            "max_length": 8192,
+            "eval_steps": 4,
+            "per_device_train_batch_size": 8,
+        },
+    }
+    (root / "experiments" / f"{name}.yaml").write_text(yaml.safe_dump(experiment), encoding="utf-8")
+
+
+def cut(path: Path, rows: int) -> None:
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    path.write_text("".join(lines[:rows]), encoding="utf-8")
+
+
+def environment(root: Path) -> dict[str, str]:
+    return {**os.environ, "FT_PROJECT": str(root), "DAGSTER_HOME": str(root / "dagster_home"), "HF_HUB_OFFLINE": "1"}
+
+
+def ft(root: Path, *arguments: str, timeout: float = 900) -> subprocess.CompletedProcess[str]:
+    """Run `ft` as a user does, in a process of its own."""
+    command = [str(Path(sys.executable).parent / "ft"), *arguments]
+    return subprocess.run(command, env=environment(root), capture_output=True, text=True, timeout=timeout, check=False)
+
+
+def ft_json(root: Path, *arguments: str) -> Any:
+    """The JSON document that `ft … --json` writes; the command must succeed."""
+    done = ft(root, *arguments, "--json")
+    assert done.returncode == 0, done.stderr[-4000:] + done.stdout[-2000:]
+    return json.loads(done.stdout)

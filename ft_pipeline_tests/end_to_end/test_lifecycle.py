@@ -1,0 +1,156 @@
+"""The whole lifecycle as a user runs it: `ft run` on a small project, real workers, a real Dagster instance."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from ft_pipeline.store.current import Current
+from ft_pipeline_tests.end_to_end.conftest import Finished
+from ft_pipeline_tests.end_to_end.project import environment, ft, ft_json, small_project, write_experiment
+
+pytestmark = pytest.mark.slow
+
+UNPARTITIONED = """
+raw_alpaca raw_sharegpt raw_text raw_preferences raw_unlabelled alpaca sharegpt text preferences unlabelled quarantine
+conversations teacher_answers distilled comparison recommendation champion model_card
+""".split()
+PER_EXPERIMENT = """
+experiment base_model training_data memory_estimate adapter merged_model prompt_baseline scores
+""".split()
+
+
+def test_the_first_run_materializes_every_asset(finished: Finished) -> None:
+    assert finished.run.returncode == 0, finished.run.stderr[-4000:] + finished.run.stdout[-4000:]
+    current = {(pointer.asset, pointer.partition) for pointer in Current(finished.root / "data" / "store").all()}
+    assert current == {(name, None) for name in UNPARTITIONED} | {(name, "qlora") for name in PER_EXPERIMENT}
+
+
+def test_the_run_ends_in_a_table_and_the_line_that_opens_the_ui(finished: Finished) -> None:
+    for shown in ("adapter", "test answers", "Recommendation:", "make ui"):
+        assert shown in finished.run.stdout
+
+
+def test_a_second_run_finds_all_fresh(finished: Finished) -> None:
+    again = ft_json(finished.root, "run", "--experiment", "qlora")
+    assert again["steps"] == []
+    assert again["fresh"] == len(UNPARTITIONED) + len(PER_EXPERIMENT)
+    assert "All is fresh" in ft(finished.root, "run", "--experiment", "qlora").stdout
+
+
+def test_the_comparison_holds_prompts_and_tuned_models_with_intervals(finished: Finished) -> None:
+    document = ft_json(finished.root, "compare")
+    kinds = {row["kind"] for row in document["rows"]}
+    assert {"base", "prompt", "adapter", "merged"} <= kinds
+    for row in document["rows"]:
+        loss = row["scores"]["loss"]
+        assert loss["low"] <= loss["value"] <= loss["high"]
+        assert row["prompt_tokens_per_call"] > 0
+    names = [row["name"] for row in document["rows"]]
+    assert len(set(names)) == len(names)
+    assert {pair["metric"] for pair in document["pairs"]} >= {"loss", "chrf", "rouge_l"}
+
+
+def test_the_recommendation_gives_reasons(finished: Finished) -> None:
+    document = ft_json(finished.root, "recommend")
+    assert document["reasons"]
+    assert any("500" in reason for reason in document["reasons"])  # far too few rows here
+
+
+def test_experiments_lists_the_state(finished: Finished) -> None:
+    (row,) = ft_json(finished.root, "experiments")["experiments"]
+    assert (row["name"], row["technique"], row["state"]) == ("qlora", "qlora", "fresh")
+    assert row["primary_score"] > 0
+
+
+def test_every_row_is_accounted_for_in_sql(finished: Finished) -> None:
+    query = "select sum(read), sum(accepted) + sum(quarantined) + sum(duplicates) from alpaca_files"
+    ((read, accounted),) = ft_json(finished.root, "sql", query)["rows"]
+    assert read == accounted == 90
+    query = "select code, file, row from quarantine where \"table\" = 'alpaca' order by row"
+    rows = ft_json(finished.root, "sql", query)["rows"]
+    assert ["invalid_json", "legacy_export.jsonl", 10] in rows
+    assert ["duplicate", "legacy_export.jsonl", 31] in rows
+
+
+def test_sql_reads_the_tables_only(finished: Finished) -> None:
+    done = ft(finished.root, "sql", "select * from read_csv('/etc/passwd')")
+    assert done.returncode == 2
+    assert "root:" not in done.stdout + done.stderr
+
+
+def test_a_changed_file_reaches_the_plan(finished: Finished) -> None:
+    path = finished.root / "data" / "raw" / "alpaca" / "support_01.jsonl"
+    before = path.read_bytes()
+    row = {"instruction": "Do you sell lawn mowers with a grass box?", "input": "", "output": "Yes, both of our mowers do."}
+    try:
+        path.write_bytes(before + json.dumps(row).encode() + b"\n")
+        plan = {each["asset"]: each for each in ft_json(finished.root, "run", "--plan")["plan"]}
+        assert plan["raw_alpaca"]["state"] == "stale"
+        assert plan["adapter"]["runs"]
+        assert not plan["raw_text"]["runs"]
+    finally:
+        path.write_bytes(before)
+
+
+def test_a_broken_experiment_is_named_with_its_line_and_leaves_the_others_alone(finished: Finished) -> None:
+    path = finished.root / "experiments" / "typo.yaml"
+    try:
+        path.write_text("technique: qlora\nlora:\n  rr: 4\n", encoding="utf-8")
+        rows = {row["name"]: row for row in ft_json(finished.root, "experiments")["experiments"]}
+        assert rows["typo"]["state"] == "broken"
+        assert "typo.yaml: line 3" in rows["typo"]["error"]
+        assert rows["qlora"]["state"] == "fresh"
+        refused = ft(finished.root, "run", "--experiment", "typo")
+        assert refused.returncode == 2
+        assert "line 3" in refused.stderr
+        assert "Traceback" not in refused.stderr
+    finally:
+        path.unlink()
+
+
+def test_a_killed_training_resumes_and_ends_the_same(tmp_path: Path, finished: Finished) -> None:
+    """Kill −9 in the middle of training, run again: the same adapter, byte for byte, as a run that nobody touched."""
+    root = small_project(tmp_path / "shop")
+    write_experiment(root, "long", root / "models" / "tiny", epochs=6)
+    ft_bin = str(Path(sys.executable).parent / "ft")
+    run = subprocess.Popen(
+        [ft_bin, "run", "--experiment", "long"], env=environment(root), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        worker = _trainer_past_its_first_checkpoint(root, run)
+        os.kill(worker, signal.SIGKILL)
+        assert run.wait(120) == 1
+    finally:
+        run.kill()
+    assert ft(root, "run", "--experiment", "long").returncode == 0
+    resumed = _adapter(root)
+    assert resumed["summary"]["resumed_from_step"] > 0
+    assert ft(root, "run", "--experiment", "long", "--select", "adapter", "--force").returncode == 0
+    uninterrupted = _adapter(root)
+    assert uninterrupted["summary"]["resumed_from_step"] in (None, 0)
+    assert uninterrupted["fingerprint"] == resumed["fingerprint"]
+
+
+def _trainer_past_its_first_checkpoint(root: Path, run: subprocess.Popen[bytes]) -> int:
+    deadline = time.monotonic() + 400
+    while time.monotonic() < deadline and run.poll() is None:
+        if list((root / "data" / "store" / "work" / "adapter").glob("*/**/checkpoint-*/trainer_state.json")):
+            workers = [each for each in psutil.Process(run.pid).children(recursive=True) if "worker" in " ".join(each.cmdline())]
+            if workers:
+                return workers[-1].pid
+        time.sleep(0.02)
+    raise AssertionError("no checkpoint appeared")
+
+
+def _adapter(root: Path) -> dict:
+    pointer = Current(root / "data" / "store").read("adapter", "long")
+    assert pointer is not None
+    (folder,) = (root / "data" / "store" / "artifacts" / "adapter").glob(f"*/{pointer.fingerprint[:16]}")
+    return json.loads((folder / "manifest.json").read_text(encoding="utf-8"))

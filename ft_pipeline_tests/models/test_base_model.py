@@ -1,0 +1,91 @@
+"""Base models from a folder, the hub, the wheel; nothing that could run code is loaded."""
+
+import json
+import shutil
+
+import pytest
+
+from ft_pipeline.errors import UserError
+from ft_pipeline.job import Job
+from ft_pipeline.models import base_model
+from ft_pipeline.models.generate import generate
+from ft_pipeline.models.load import load_model, load_tokenizer
+from ft_pipeline_tests.training.subject import Listener
+
+
+def convert(folder, model, revision=None):
+    out = folder / "out"
+    out.mkdir(parents=True, exist_ok=True)
+    return out, base_model.run(
+        Job("base_model", {"model": str(model), "revision": revision}, {}, out, folder, "cpu", Listener())
+    )
+
+
+@pytest.fixture
+def folder(tmp_path, tiny_base):
+    return shutil.copytree(tiny_base, tmp_path / "model")
+
+
+def test_a_folder_is_copied_as_it_is(tmp_path, folder):
+    (folder / "notes.py").write_text("raise SystemExit")
+    out, summary = convert(tmp_path, folder)
+    assert (out / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
+    assert not (out / "notes.py").exists()
+    assert summary["params"] == sum(it.numel() for it in load_model(out, "cpu").parameters())
+    assert summary["dtype"] == "BF16" and len(summary["template_sha256"]) == 64 and summary["source"] == "model"
+
+
+def test_pickled_weights_are_refused(tmp_path, folder):
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(UserError, match=r"pytorch_model\.bin.*save_pretrained"):
+        convert(tmp_path, folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"auto_map": {"AutoModel": "modeling.X"}}, "never run"),
+        ({"quantization_config": {"quant_method": "gptq"}}, "already quantised"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused(tmp_path, folder, change, message):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **change}))
+    with pytest.raises(UserError, match=message):
+        convert(tmp_path, folder)
+
+
+def test_a_folder_without_a_tokenizer_is_refused(tmp_path, folder):
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(UserError, match="no tokenizer"):
+        convert(tmp_path, folder)
+
+
+@pytest.mark.parametrize("model", ["./missing", "/missing/model", "a b", "x/y/z"])
+def test_a_name_that_is_neither_folder_nor_hub_id_is_one_clear_error(tmp_path, model):
+    with pytest.raises(UserError, match="is no folder"):
+        convert(tmp_path, model)
+
+
+def test_a_hub_model_offline_is_one_clear_error(tmp_path):
+    with pytest.raises(UserError, match="could not be fetched from the hub"):
+        convert(tmp_path, "someone/some-model", "main")
+
+
+def test_a_folder_is_known_by_its_content(folder):
+    before = base_model.identify(str(folder), None)
+    assert before == base_model.identify(str(folder), None)
+    (folder / "chat_template.jinja").write_text("{{ messages }}")
+    assert base_model.identify(str(folder), None) != before
+
+
+@pytest.mark.slow
+def test_the_embedded_model_converts_and_answers(tmp_path):
+    out, summary = convert(tmp_path, "embedded")
+    assert summary["params"] == 134_515_008 and summary["dtype"] == "BF16"
+    model, tokenizer = load_model(out, "cpu"), load_tokenizer(out)
+    prompt = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "What is the capital of France?"}], tokenize=False, add_generation_prompt=True
+    )
+    (answer,) = generate(model, tokenizer, [prompt], max_new_tokens=16, batch_size=1)
+    assert "Paris" in answer.text and answer.finish_reason == "stop"

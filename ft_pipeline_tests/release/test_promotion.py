@@ -1,0 +1,169 @@
+"""The rules of promotion, one measured situation each."""
+
+from typing import Any
+
+import pytest
+
+from ft_pipeline.release.champion import Candidate, Record
+from ft_pipeline.release.promotion import decide, gates, promotion
+from ft_pipeline.settings import PromotionSettings
+
+LOSSES = {"plain": 3.5, "system_prompt": 3.2, "few_shot": 3.0, "adapter": 2.01, "qlora": 2.0}
+KINDS = {"plain": "base", "system_prompt": "prompt", "few_shot": "prompt", "adapter": "adapter", "qlora": "merged"}
+PASSED = {"token_audit": True, "merge": True}
+
+
+def comparison(
+    losses: dict[str, float],
+    kinds: dict[str, str] = KINDS,
+    noise: float = 0.1,
+    accuracy: dict[str, float] | None = None,
+) -> dict[str, Any]:
+    """A comparison document in which every difference has the interval ± noise."""
+    rows = [
+        {
+            "name": name,
+            "kind": kinds[name],
+            "experiment": None,
+            "scores": {"loss": {"value": loss, "low": loss - noise, "high": loss + noise}},
+            "general": {"accuracy": (accuracy or {}).get(name, 0.5), "loss": 3.0},
+        }
+        for name, loss in losses.items()
+    ]
+    pairs = [
+        {
+            "better": better,
+            "worse": worse,
+            "metric": "loss",
+            "difference": losses[worse] - losses[better],
+            "low": losses[worse] - losses[better] - noise,
+            "high": losses[worse] - losses[better] + noise,
+        }
+        for better in losses
+        for worse in losses
+        if losses[better] < losses[worse]
+    ]
+    return {"test_rows": 40, "primary_metric": "loss", "rows": rows, "pairs": pairs}
+
+
+def candidates(*names: str, gates: dict[str, bool] = PASSED) -> dict[str, Candidate]:
+    return {
+        name: Candidate(name, "merged", name, name * 4, gates=gates)
+        if KINDS.get(name, "merged") == "merged"
+        else Candidate(name, "prompt", None, name * 4)
+        for name in names
+    }
+
+
+def champion(name: str) -> Record:
+    return Record(1, name, "merged", name, name * 4, {}, "2026-01-01T00:00:00+00:00", "better", False, None, None, {})
+
+
+SETTINGS = PromotionSettings(metric="loss", forgetting_margin=0.05)
+ALL = candidates("system_prompt", "few_shot", "qlora")
+
+
+def test_a_tuned_model_that_beats_the_best_prompt_is_released_merged() -> None:
+    decision = decide(comparison(LOSSES), ALL, SETTINGS, None)
+    assert (decision.move, decision.name) == (True, "qlora")
+    assert decision.reasons == ["qlora beats few_shot by 1.000 (95 %: 0.900 to 1.100) on loss"]
+    move = promotion(decision, ALL, "c" * 64)
+    assert move is not None
+    assert (move.candidate.name, move.forced, move.evidence["comparison"]) == ("qlora", False, "c" * 64)
+    assert [pair["worse"] for pair in move.evidence["pairs"]] == ["few_shot"]
+
+
+def test_a_lead_within_the_noise_moves_nothing_but_the_prompt_may_win() -> None:
+    decision = decide(comparison({**LOSSES, "qlora": 2.95}), ALL, SETTINGS, None)
+    assert (decision.move, decision.name) == (True, "few_shot")
+    assert "not clear of zero" in decision.reasons[0]
+
+
+@pytest.mark.parametrize("failed", ["token_audit", "merge"])
+def test_a_gate_that_failed_keeps_a_model_back(failed: str) -> None:
+    decision = decide(comparison(LOSSES), candidates("qlora", gates={**PASSED, failed: False}), SETTINGS, None)
+    assert not decision.move
+    assert f"the gate {failed} did not pass" in decision.reasons[0]
+    assert promotion(decision, {}) is None
+
+
+def test_forgetting_beyond_the_margin_keeps_a_model_back() -> None:
+    forgot = comparison(LOSSES, accuracy={"plain": 0.5, "qlora": 0.44})
+    assert "forgets" in decide(forgot, candidates("qlora"), SETTINGS, None).reasons[0]
+    within = comparison(LOSSES, accuracy={"plain": 0.5, "qlora": 0.46})
+    assert decide(within, candidates("qlora"), SETTINGS, None).move
+
+
+def test_a_drop_whose_interval_holds_zero_is_not_forgetting() -> None:
+    measured = comparison(LOSSES, accuracy={"plain": 0.5, "qlora": 0.44})
+    drop = {"better": "plain", "worse": "qlora", "metric": "general_accuracy", "difference": 0.06, "high": 0.14}
+    noise = {**measured, "pairs": [*measured["pairs"], {**drop, "low": -0.02}]}
+    real = {**measured, "pairs": [*measured["pairs"], {**drop, "low": 0.01}]}
+    assert decide(noise, candidates("qlora"), SETTINGS, None).move
+    assert not decide(real, candidates("qlora"), SETTINGS, None).move
+
+
+def test_general_accuracy_that_was_not_measured_keeps_a_model_back() -> None:
+    unmeasured = comparison(LOSSES)
+    for row in unmeasured["rows"]:
+        del row["general"]
+    assert "not measured" in decide(unmeasured, candidates("qlora"), SETTINGS, None).reasons[0]
+
+
+def test_the_present_champion_has_to_be_beaten_too() -> None:
+    losses, kinds = {**LOSSES, "champion": 1.95}, {**KINDS, "champion": "champion"}
+    decision = decide(comparison(losses, kinds), ALL, SETTINGS, champion("old"))
+    assert not decision.move
+    assert "champion: does not beat champion on loss" in decision.reasons[0]
+    better = decide(comparison({**losses, "champion": 2.5}, kinds), ALL, SETTINGS, champion("old"))
+    assert (better.move, better.name) == (True, "qlora")
+    assert [pair["worse"] for pair in better.evidence["pairs"]] == ["few_shot", "champion"]
+
+
+def test_a_champion_without_a_score_is_never_replaced() -> None:
+    decision = decide(comparison(LOSSES), ALL, SETTINGS, champion("old"))
+    assert not decision.move
+    assert "no score in this comparison" in decision.reasons[0]
+
+
+def test_a_tuned_model_replaces_a_prompt_variant_as_champion() -> None:
+    decision = decide(comparison(LOSSES), ALL, SETTINGS, champion("few_shot"))
+    assert (decision.move, decision.name) == (True, "qlora")
+
+
+def test_the_champion_is_not_released_again() -> None:
+    decision = decide(comparison(LOSSES), ALL, SETTINGS, champion("qlora"))
+    assert not decision.move
+    assert decision.reasons[0] == "qlora: is the champion already"
+
+
+def test_a_prompt_variant_has_to_beat_base_and_every_other_variant() -> None:
+    prompts = candidates("system_prompt", "few_shot")
+    near = comparison({"plain": 3.5, "system_prompt": 3.05, "few_shot": 3.0})
+    assert not decide(near, prompts, SETTINGS, None).move
+    clear = comparison({"plain": 3.5, "system_prompt": 3.2, "few_shot": 3.0})
+    assert decide(clear, prompts, SETTINGS, None).name == "few_shot"
+
+
+def test_the_best_of_several_tuned_models_is_released() -> None:
+    losses, kinds = {**LOSSES, "lora": 1.9}, {**KINDS, "lora": "merged"}
+    decision = decide(comparison(losses, kinds), candidates("qlora", "lora"), SETTINGS, None)
+    assert decision.name == "lora"
+
+
+def test_rows_that_were_not_compared_are_not_beaten() -> None:
+    unpaired = {**comparison(LOSSES), "pairs": []}
+    assert "was not compared with few_shot" in decide(unpaired, candidates("qlora"), SETTINGS, None).reasons[0]
+
+
+def test_nothing_to_release_is_said() -> None:
+    decision = decide(comparison(LOSSES), {}, SETTINGS, None)
+    assert (decision.move, decision.reasons) == (False, ["the comparison holds nothing that could be released"])
+
+
+def test_gates_that_were_not_recorded_did_not_pass() -> None:
+    audit = {"audit": {"checks": {"single_bos": {"passed": True}, "stop_token_trained": {"passed": True}}}}
+    assert gates(audit, {"passed": True}) == {"token_audit": True, "merge": True}
+    assert gates({}, {}) == {"token_audit": False, "merge": False}
+    audit["audit"]["checks"]["single_bos"]["passed"] = False
+    assert gates(audit, {"passed": True})["token_audit"] is False

@@ -1,0 +1,207 @@
+"""Tables: accounts, sidecars, gates, and what is written."""
+
+import json
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from ft_pipeline.tables.build import build_table
+from ft_pipeline.tables.collect import SourceFile
+from ft_pipeline.tables.hashing import row_id
+from ft_pipeline.tables.rows import COLUMNS
+from ft_pipeline.tables.schemas import describe_columns, schema
+from ft_pipeline_tests.tables.helpers import GOOD, build, jsonl, validate
+
+SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
+
+
+def read(folder, name):
+    return pq.read_table(folder / "out" / f"{name}.parquet").to_pylist()
+
+
+@pytest.mark.parametrize("data_format", COLUMNS)
+def test_rows_are_written_with_their_origin(tmp_path, data_format):
+    report = build(tmp_path, data_format, {"b.jsonl": GOOD[data_format], "a.jsonl": [*GOOD[data_format], "broken"]})
+    rows = read(tmp_path, "rows")
+    assert [(row["file"], row["row"]) for row in rows] == [("a.jsonl", 1), ("a.jsonl", 2)]
+    for row in rows:
+        assert row["id"] == row_id({name: row[name] for name in COLUMNS[data_format]})
+    aside = [(row["file"], row["row"], row["code"], row["copy_of"]) for row in read(tmp_path, "set_aside")]
+    assert aside == [
+        ("a.jsonl", 3, "invalid_json", None), ("b.jsonl", 1, "duplicate", "a.jsonl:1"), ("b.jsonl", 2, "duplicate", "a.jsonl:2"),
+    ]  # fmt: skip
+    assert (report.read, report.accepted, report.quarantined, report.duplicates) == (5, 2, 1, 2)
+    assert report.passed and report.reasons == {"duplicate": 2, "invalid_json": 1}
+    assert [name for name, _, text in describe_columns(data_format) if text] == [*COLUMNS[data_format], "file", "row", "id"]
+    assert [column.description for column in schema(data_format).columns.values()]
+    json.dumps(report.to_json())
+
+
+def test_refused_file_fails_the_check_and_the_rest_is_there(tmp_path):
+    report = build(tmp_path, "alpaca", {"a.jsonl": GOOD["alpaca"], "b.jsonl": []})
+    assert not report.checks["all_files_readable"].passed
+    assert "b.jsonl: empty_file" in report.checks["all_files_readable"].message
+    assert report.checks["rows_accounted_for"].passed and report.accepted == 2
+    assert [file["status"] for file in read(tmp_path, "files")] == ["accepted", "refused"]
+
+
+def test_empty_folder_is_an_empty_table(tmp_path):
+    report = build(tmp_path, "text", {})
+    assert report.passed and report.read == 0
+    assert read(tmp_path, "rows") == read(tmp_path, "set_aside") == read(tmp_path, "files") == []
+
+
+def test_no_accepted_row_fails(tmp_path):
+    report = build(tmp_path, "alpaca", {"a.jsonl": [{"instruction": "a", "output": ""}] * 2}, ceiling=1.0)
+    assert not report.checks["some_rows_accepted"].passed
+
+
+def test_ceiling_names_the_worst_codes_and_the_first_rows(tmp_path):
+    rows = [*GOOD["alpaca"], {"instruction": "x", "output": ""}, {"instruction": "y", "output": ""}, "broken"]
+    report = build(tmp_path, "alpaca", {"a.jsonl": rows}, ceiling=0.5)
+    check = report.checks["quarantined_share"]
+    assert not check.passed and check.value == pytest.approx(0.6)
+    assert "3 of 5" in check.message and "empty_output (2), invalid_json (1)" in check.message
+    assert "a.jsonl:3 empty_output" in check.message
+    assert build(tmp_path, "alpaca", {"a.jsonl": rows}, ceiling=0.6).passed
+
+
+def test_file_with_its_own_ceiling_is_judged_alone(tmp_path):
+    bad = [*GOOD["alpaca"], "broken", "broken"]
+    good = [{"instruction": f"Question {number}", "output": f"Reply {number}"} for number in range(8)]
+    files = {"bad.jsonl": bad, "good.jsonl": good}
+    assert not build(tmp_path, "alpaca", files, ceiling=0.1).passed
+    assert build(tmp_path, "alpaca", files, ceiling=0.1, sidecars={"bad.jsonl": {"max_quarantined": 0.5}}).passed
+    report = build(tmp_path, "alpaca", files, ceiling=0.2, sidecars={"bad.jsonl": {"max_quarantined": 0.4}})
+    assert "bad.jsonl: 2 of 4" in report.checks["quarantined_share"].message
+
+
+def test_sidecar_maps_columns_and_roles(tmp_path):
+    talk = [{"turns": [{"speaker": "Customer", "said": f"Question {n}"}, {"speaker": "Agent", "said": f"Reply {n}"}]} for n in "ab"]
+    sidecar = {"columns": {"turns": "conversations", "speaker": "from", "said": "value"}, "roles": {"Customer": "human", "Agent": "gpt"}}
+    report = build(tmp_path, "sharegpt", {"a.jsonl": talk}, sidecars={"a.jsonl": sidecar})
+    assert report.accepted == 2 and not report.warnings
+    assert read(tmp_path, "rows")[0]["messages"] == [
+        {"role": "user", "content": "Question a"}, {"role": "assistant", "content": "Reply a"},
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("columns", [{"question": "instruction", "reply": "output"}, {"instruction": "question", "output": "reply"}])
+def test_columns_may_be_written_either_way_round(tmp_path, columns):
+    rows = [{"question": "a", "reply": "b"}, {"question": "c", "reply": "d", "output": "the mapped column wins"}]
+    report = build(tmp_path, "alpaca", {"a.jsonl": rows}, sidecars={"a.jsonl": {"columns": columns}})
+    assert report.accepted == 2 and read(tmp_path, "rows")[1]["output"] == "d"
+
+
+def test_turns_as_the_prompt_of_a_pair_need_a_sidecar(tmp_path):
+    pair = {"conversations": [{"from": "human", "value": "Hello"}], "chosen": {"from": "gpt", "value": "Hi!"}, "rejected": {"from": "gpt", "value": "No."}}
+    other = {**pair, "chosen": {"from": "gpt", "value": ""}}
+    report = build(tmp_path, "preferences", {"a.jsonl": [pair, other]}, sidecars={"a.jsonl": {"columns": {"conversations": "prompt"}}})
+    assert report.reasons == {"empty_chosen": 1}
+    assert read(tmp_path, "rows")[0]["prompt_messages"] == [{"role": "user", "content": "Hello"}]
+
+
+def test_allowed_codes_let_rows_through(tmp_path):
+    rows = [*GOOD["alpaca"], GOOD["alpaca"][0], {"instruction": "Hi {{Name}}", "output": "Hello {{Name}}"}]
+    allow = {"allow": ["duplicate", "unresolved_placeholder"]}
+    assert build(tmp_path, "alpaca", {"a.jsonl": rows}).accepted == 2
+    assert build(tmp_path, "alpaca", {"a.jsonl": rows}, sidecars={"a.jsonl": allow}).accepted == 4
+
+
+@pytest.mark.parametrize(
+    ("sidecar", "words"),
+    [
+        ({"colums": {}}, "unknown key 'colums'"), ({"allow": ["wrong_type"]}, "cannot be allowed"), ({"allow": ["dupe"]}, "no such code"),
+        ({"columns": {"a": "answer"}}, "map it to one of"), ({"max_quarantined": 3}, "max_quarantined"), ({"split": "train"}, "split"),
+        ({"roles": {"User": "user"}}, "roles"), ({"columns": {"a": "output", "b": "output"}}, "same name"),
+    ],
+)  # fmt: skip
+def test_broken_sidecar_refuses_its_file(tmp_path, sidecar, words):
+    report = build(tmp_path, "alpaca", {"a.jsonl": GOOD["alpaca"]}, sidecars={"a.jsonl": sidecar})
+    assert report.files[0].error_code == "unknown_format"
+    assert words in report.files[0].error_message
+
+
+def test_sidecar_is_read_from_beside_the_file(tmp_path):
+    path = jsonl(tmp_path / "a.jsonl", [{"q": "a", "reply": "b"}, {"q": "c", "reply": "d"}])
+    (tmp_path / "a.yaml").write_text("columns: {q: instruction, reply: output}\n")
+    assert validate(path, "alpaca")["accepted"] == 2
+    (tmp_path / "a.yaml").write_text("columns: {q: instruction\nsecret words")
+    error = validate(path, "alpaca")["error"]
+    assert "a.yaml" in error["message"] and "line" in error["message"] and "secret" not in error["message"]
+
+
+def test_forgotten_row_leaves_no_text(tmp_path):
+    gone = {"instruction": "Where is order 10400?", "input": "", "output": "It left our warehouse on Monday.", "system": None, "history": None}
+    report = build(tmp_path, "alpaca", {"a.jsonl": GOOD["alpaca"]}, excluded=frozenset({row_id(gone)}))
+    assert report.reasons == {"excluded": 1}
+    assert b"10400" not in (tmp_path / "out" / "set_aside.parquet").read_bytes()
+
+
+def test_raw_text_is_kept_and_cut(tmp_path):
+    long = {"instruction": "x", "output": "", "more": "z" * 5000}
+    build(tmp_path, "alpaca", {"a.jsonl": [*GOOD["alpaca"], b'{"instruction": "caf\xe9"', long]})
+    aside = read(tmp_path, "set_aside")
+    assert aside[0]["raw"] == '{"instruction": "caf\ufffd"'
+    assert len(aside[1]["raw"]) == 2000 and aside[1]["raw"].startswith('{"instruction": "x"')
+
+
+def test_strings_pass_byte_for_byte_and_nothing_is_invented(tmp_path):
+    text = "🙂 e\u0301 مرحبا\u2028\u00a0<b>x</b>\r\n\t \ufeff"
+    rows = [{"instruction": text, "input": None, "output": text}, {"instruction": "None", "output": "nan"}]
+    build(tmp_path, "alpaca", {"a.jsonl": rows}, sidecars={"a.jsonl": {"allow": ["output_equals_input"]}})
+    written = read(tmp_path, "rows")
+    assert (written[0]["instruction"], written[0]["input"], written[0]["output"]) == (text, "", text)
+    assert (written[1]["instruction"], written[1]["system"], written[1]["history"]) == ("None", None, None)
+
+
+def test_warnings_name_rows_and_never_values(tmp_path):
+    rows = [
+        *GOOD["alpaca"], {"instruction": "Reach me", "output": "anna.berg@example.com or +47 912 34 567"},
+        {"instruction": "Card 4111 1111 1111 1111", "input": "IBAN DE89 3704 0044 0532 0130 00", "output": "Noted."},
+        {"instruction": "Order 502-2345678-9012345 and 113542617735902", "output": "On its way, 10400 to 10405."},
+        {"instruction": "Where is order 10400?", "output": "Still with us."},
+    ]  # fmt: skip
+    report = build(tmp_path, "alpaca", {"a.jsonl": rows})
+    found = {warning.code: warning.rows for warning in report.warnings}
+    assert found == {"pii_email": [3], "pii_phone": [3], "pii_card": [4], "pii_iban": [4], "conflicting_answers": [1, 6]}
+    messages = " ".join(warning.message for warning in report.warnings)
+    assert not any(value in messages for value in ("anna", "912", "4111", "DE89"))
+
+
+def test_hash_of_a_table_follows_its_rows(tmp_path):
+    first = build(tmp_path, "alpaca", {"a.jsonl": GOOD["alpaca"]}).rows_hash
+    assert build(tmp_path, "alpaca", {"a.jsonl": [*GOOD["alpaca"], "broken"]}).rows_hash == first
+    assert build(tmp_path, "alpaca", {"a.jsonl": GOOD["alpaca"][::-1]}).rows_hash != first
+
+
+def test_golden_file_keeps_rows_that_stand_in_training_files(tmp_path):
+    files = {"a_train.jsonl": GOOD["alpaca"], "b_test.jsonl": [*GOOD["alpaca"], GOOD["alpaca"][0]]}
+    report = build(tmp_path, "alpaca", files, sidecars={"b_test.jsonl": {"split": "test"}})
+    assert [file.accepted for file in report.files] == [2, 2]
+    assert report.files[1].reasons == {"duplicate": [3]}
+
+
+REAL = [
+    ("alpaca", "alpaca/alpaca_en_demo.json", None, 999, 970),
+    ("alpaca", "alpaca/davinci_predictions.jsonl", {"columns": {"response": "output"}}, 252, 252),
+    ("alpaca", "support/bitext_support.csv", {"columns": {"response": "output"}, "allow": ["unresolved_placeholder"]}, 4514, 4512),
+    ("sharegpt", "sharegpt/dummy_conversation.json", None, 500, 495),
+    (
+        "sharegpt", "sharegpt/cucom_ecommerce.jsonl",
+        {"columns": {"turns": "conversations"}, "roles": {"User": "human", "agent": "gpt", "Agent": "gpt"}}, 1500, 1435,
+    ),
+    ("preferences", "preferences/dpo_en_demo.json", {"columns": {"conversations": "prompt"}}, 300, 294),
+    ("text", "text/c4_demo.jsonl", None, 300, 300),
+    ("unlabelled", "alpaca/vicuna_bench_question.jsonl", {"columns": {"turns": "instruction"}}, 80, 80),
+]  # fmt: skip
+
+
+@pytest.mark.skipif(not SHARED.exists(), reason="../shared/data is not here")
+@pytest.mark.parametrize(("data_format", "name", "sidecar", "read_rows", "accepted"), REAL, ids=[case[1] for case in REAL])
+def test_real_files_give_sensible_accounts(tmp_path, data_format, name, sidecar, read_rows, accepted):
+    source = SourceFile(Path(name).name, SHARED / name, "", sidecar)
+    report = build_table(data_format, [source], tmp_path, max_quarantined=0.1)
+    assert report.passed
+    assert (report.read, report.accepted) == (read_rows, accepted)

@@ -1,0 +1,154 @@
+"""From tables to conversations: one schema, copies across tables, splits, contamination."""
+
+import json
+
+import pyarrow.parquet as pq
+import pytest
+
+from ft_pipeline.settings import DataSettings
+from ft_pipeline.tables.conversations import build_conversations
+from ft_pipeline.tables.overlap import Phrases, heldout_rows, overlap_with_heldout
+from ft_pipeline_tests.tables.helpers import build
+
+SETTINGS = DataSettings(validation_share=0.2, test_share=0.2)
+PHRASE = "which of these statements best explains why photosynthesis is the foundation of most food webs"
+
+
+def alpaca(count, **changes):
+    return [{"instruction": f"Question number {n} of mine", "output": f"Reply {n}: {'x' * (n % 5 + 1)}", **changes} for n in range(count)]
+
+
+def talk(*texts):
+    return {"conversations": [{"from": ("human", "gpt")[at % 2], "value": text} for at, text in enumerate(texts)]}
+
+
+def conversations(folder, alpaca_files, sharegpt_files=None, sidecars=None, questions=(), settings=SETTINGS):
+    for name, files in (("alpaca", alpaca_files), ("sharegpt", sharegpt_files or {})):
+        (folder / name).mkdir(exist_ok=True)
+        build(folder / name, name, files, sidecars=sidecars)
+    report = build_conversations(
+        folder / "alpaca" / "out", folder / "sharegpt" / "out", folder / "out", settings=settings, general_questions=list(questions)
+    )
+    rows, aside = (pq.read_table(folder / "out" / f"{name}.parquet").to_pylist() for name in ("rows", "set_aside"))
+    assert report.checks["rows_accounted_for"].passed and report.checks["no_prompt_straddles"].passed
+    assert (len(rows), len(aside)) == (report.accepted, sum(report.set_aside.values()))
+    json.dumps(report.to_json())
+    return report, rows, aside
+
+
+def test_alpaca_rows_become_turns(tmp_path):
+    rows = [
+        {"instruction": "Sum up", "input": "A text", "output": "Short.", "system": "Be brief.", "history": [["Hi", "Hello"]]},
+        {"instruction": "Sum up", "input": "Another text", "output": "Brief."}, {"instruction": "No input", "input": " ", "output": "Fine."},
+    ]  # fmt: skip
+    _, written, _ = conversations(tmp_path, {"a.jsonl": rows}, {"b.jsonl": [talk("Hello", "Hi"), talk("Bye", "See you")]})
+    assert [[(turn["role"], turn["content"]) for turn in row["messages"]] for row in written] == [
+        [("system", "Be brief."), ("user", "Hi"), ("assistant", "Hello"), ("user", "Sum up\n\nA text"), ("assistant", "Short.")],
+        [("user", "Sum up\n\nAnother text"), ("assistant", "Brief.")],
+        [("user", "No input"), ("assistant", "Fine.")],
+        [("user", "Hello"), ("assistant", "Hi")],
+        [("user", "Bye"), ("assistant", "See you")],
+    ]
+    assert [(row["table"], row["file"], row["row"]) for row in written][2:4] == [("alpaca", "a.jsonl", 3), ("sharegpt", "b.jsonl", 1)]
+
+
+def test_plain_and_mixed_batches_give_the_same_messages(tmp_path):
+    rows = [{"instruction": f"i{n}", "input": ["", "x", "\u200b"][n % 3], "output": "yes"} for n in range(9)]
+    (tmp_path / "1").mkdir()
+    (tmp_path / "2").mkdir()
+    _, plain, _ = conversations(tmp_path / "1", {"a.jsonl": rows})
+    _, mixed, _ = conversations(tmp_path / "2", {"a.jsonl": [*rows, {"instruction": "z", "output": "no", "system": "s"}]})
+    assert [row["messages"] for row in mixed[: len(plain)]] == [row["messages"] for row in plain]
+
+
+def test_copies_across_tables_are_recorded(tmp_path):
+    rows = alpaca(20)
+    first = talk(rows[0]["instruction"], rows[0]["output"])
+    second = talk(rows[1]["instruction"].upper() + "?", rows[1]["output"])
+    report, _, aside = conversations(tmp_path, {"a.jsonl": rows}, {"b.jsonl": [first, second, talk("Else", "Yes")]})
+    assert report.set_aside == {"duplicate": 1, "near_duplicate": 1}
+    assert [(row["table"], row["row"], row["code"], row["copy_of"]) for row in aside] == [
+        ("sharegpt", 1, "duplicate", "alpaca/a.jsonl:1"), ("sharegpt", 2, "near_duplicate", "alpaca/a.jsonl:2"),
+    ]  # fmt: skip
+
+
+def test_equal_prompts_share_a_split_and_are_reported(tmp_path):
+    rows = [{**row, "output": f"{row['output']} {answer}"} for row in alpaca(60) for answer in ("first way", "another way")]
+    report, written, _ = conversations(tmp_path, {"a.jsonl": rows})
+    splits = {}
+    for row in written:
+        splits.setdefault(row["group"], set()).add(row["split"])
+    assert all(len(found) == 1 for found in splits.values())
+    assert report.conflicting_rows == 120
+    assert [warning.code for warning in report.warnings] == ["conflicting_answers"]
+
+
+def test_shares_are_about_right_and_empty_splits_fail(tmp_path):
+    report, _, _ = conversations(tmp_path, {"a.jsonl": alpaca(600)})
+    assert 80 < report.splits["test"] < 160 and 80 < report.splits["validation"] < 160
+    report, _, _ = conversations(tmp_path, {"a.jsonl": alpaca(2)})
+    assert not report.checks["every_split_has_rows"].passed
+
+
+def test_golden_file_is_all_test_and_training_rows_near_it_leave(tmp_path):
+    words = " ".join(f"word{n}" for n in range(60))
+    settings = DataSettings(validation_share=0, test_share=0)
+    golden = [{"instruction": "Exactly this", "output": "Yes."}, {"instruction": "A long one", "output": words}, {"instruction": "Same prompt?", "output": "One."}]
+    train = [{"instruction": "exactly THIS!", "output": "yes"}, {"instruction": "A long two", "output": words}, {"instruction": "same prompt", "output": "Two"}, *alpaca(5)]
+    report, rows, aside = conversations(
+        tmp_path, {"a.jsonl": train, "g.jsonl": golden}, sidecars={"g.jsonl": {"split": "test"}}, settings=settings
+    )
+    assert report.splits == {"train": 5, "validation": 0, "test": 3}
+    assert {row["file"] for row in rows if row["split"] == "test"} == {"g.jsonl"}
+    assert [(row["row"], row["code"], row["copy_of"]) for row in aside] == [
+        (1, "train_test_overlap", "alpaca/g.jsonl:1"), (2, "train_test_overlap", "alpaca/g.jsonl:2"), (3, "train_test_overlap", "alpaca/g.jsonl:3"),
+    ]  # fmt: skip
+
+
+def test_allowed_duplicates_do_not_leak_into_training(tmp_path):
+    words = " ".join(f"word{n}" for n in range(80))
+    rows = [{"instruction": f"Ask in way {n}", "output": words} for n in range(40)]
+    allow = {"a.jsonl": {"allow": ["near_duplicate", "duplicate"]}}
+    report, written, _ = conversations(tmp_path, {"a.jsonl": rows}, sidecars=allow)
+    assert report.set_aside["train_test_overlap"] + len(written) == 40
+    assert {row["split"] for row in written} <= {"validation", "test"}
+
+
+def test_prompts_that_hold_a_phrase_of_the_general_suite_leave_training(tmp_path):
+    settings = DataSettings(validation_share=0, test_share=0)
+    rows = [
+        {"instruction": f"Tell me: {PHRASE.upper()}, please?", "output": "Because of energy."},
+        {"instruction": "What is this?", "output": f"It asks {PHRASE}."},
+        {"instruction": " ".join(PHRASE.split()[:12]), "output": "Twelve words are not enough."},
+    ]
+    report, _, aside = conversations(tmp_path, {"a.jsonl": rows}, questions=[f"Question: {PHRASE}?", "short"], settings=settings)
+    assert [(row["row"], row["code"]) for row in aside] == [(1, "train_test_overlap")]
+    assert report.answers_sharing_general == 1
+
+
+def test_two_empty_tables_give_no_conversations(tmp_path):
+    report, rows, _ = conversations(tmp_path, {})
+    assert (report.read, rows) == (0, [])
+    assert not report.checks["every_split_has_rows"].passed
+
+
+def test_overlap_with_heldout_for_distilled_and_text_rows(tmp_path):
+    words = " ".join(f"word{n}" for n in range(60))
+    settings = DataSettings(validation_share=0, test_share=0)
+    golden = {"g.jsonl": [{"instruction": "Where is it?", "output": "Here."}, {"instruction": "Tell me", "output": words}]}
+    conversations(tmp_path, {**golden, "a.jsonl": alpaca(3)}, sidecars={"g.jsonl": {"split": "test"}}, settings=settings)
+    heldout = heldout_rows(tmp_path / "out")
+    rows = [
+        {"messages": [{"role": "user", "content": "WHERE is it"}], "answer": "Elsewhere."},
+        {"messages": [{"role": "user", "content": "Tell us"}], "answer": words}, {"messages": [{"role": "user", "content": "New"}], "answer": "x"},
+    ]  # fmt: skip
+    assert overlap_with_heldout(rows, heldout) == ["alpaca/g.jsonl:1", "alpaca/g.jsonl:2", None]
+    assert overlap_with_heldout([{"text": f"tell me {words}"}, {"text": "Else"}], heldout) == ["alpaca/g.jsonl:2", None]
+    assert overlap_with_heldout(rows, []) == [None] * 3
+    with pytest.raises(ValueError, match="either"):
+        overlap_with_heldout([{"text": "x"}, rows[0]], heldout)
+
+
+def test_phrases_ignore_short_texts():
+    assert not Phrases(["only a few words"]).shared_by(["only a few words", ""]).any()
+    assert not Phrases([]).shared_by([]).any()

@@ -1,0 +1,183 @@
+"""The corpus of broken files of ../shared/data/bad, and one broken row for every code that is not in it."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ft_pipeline.tables.codes import FILE_CODES, ROW_CODES
+from ft_pipeline_tests.tables.helpers import GOOD, jsonl, validate
+
+BAD = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "bad"
+CASES = json.loads((BAD / "expected.json").read_text()) if (BAD / "expected.json").exists() else []
+
+
+@pytest.mark.skipif(not CASES, reason="../shared/data/bad is not here")
+@pytest.mark.parametrize("case", CASES, ids=[case["file"] for case in CASES])
+def test_broken_file_gives_the_expected_account(case):
+    against = BAD / "35_train.jsonl" if case["file"] == "35_test.jsonl" else None
+    report = validate(BAD / case["file"], case["format"], against=against)
+    assert report["accepted"] == case["accept"]
+    if case["action"] == "refuse":
+        assert report["status"] == "refused"
+        assert report["error"]["code"] in case["reasons"]
+        assert report["read"] == report["quarantined"] == report["duplicates"] == 0
+    else:
+        assert report["status"] == "accepted"
+        assert report["reasons"] == case["reasons"]
+        assert report["quarantined"] + report["duplicates"] == case["quarantine"]
+        assert report["read"] == case["rows"]
+
+
+def turns(*pairs):
+    return {"conversations": [{"from": speaker, "value": text} for speaker, text in pairs]}
+
+
+ASK, TELL = ("human", "Hello there"), ("gpt", "How can I help you?")
+ROWS = [
+    # format, code, one broken row
+    ("alpaca", "invalid_json", '{"instruction": "a", "output": "b",}'),
+    ("alpaca", "invalid_json", "{'instruction': 'a', 'output': 'b'}"),
+    ("alpaca", "invalid_json", b'{"instruction": "a", "output": "b\x00c"}'),
+    ("alpaca", "invalid_json", '{"instruction": "a", "output": ' + "[" * 300 + "]" * 300 + "}"),
+    ("alpaca", "invalid_json", "\x00\x00\x00"),
+    ("alpaca", "not_utf8", b'{"instruction": "caf\xe9", "output": "b"}'),
+    ("alpaca", "duplicate_key", '{"instruction": "a", "output": "b", "output": "c"}'),
+    ("alpaca", "duplicate_key", '{"instruction" : "a", "output" : "b", "output" : "b"}'),
+    ("alpaca", "duplicate_key", '{"instruction": "a", "output": "b", "\\u006futput": "c"}'),
+    ("alpaca", "duplicate_key", '{"instruction": "a", "output": "b", "meta": {"k": 1, "k": 2}}'),
+    ("alpaca", "lone_surrogate", '{"instruction": "a", "output": "half \\ud83d of it"}'),
+    ("alpaca", "lone_surrogate", '{"instruction": "a", "output": "x", "\\udc00": 1}'),
+    ("alpaca", "control_characters", {"instruction": "a", "output": "b\x00c"}),
+    ("alpaca", "control_characters", {"instruction": "a\x1b[31m", "output": "b"}),
+    ("alpaca", "control_characters", {"instruction": "a", "input": "\x7f", "output": "b"}),
+    ("alpaca", "control_characters", {"instruction": "a", "output": "b", "system": "be\x08brief"}),
+    ("alpaca", "control_characters", {"instruction": "a", "output": "b", "history": [["q", "an\x0cswer"]]}),
+    ("alpaca", "wrong_type", "null"),
+    ("alpaca", "wrong_type", '["a", "b"]'),
+    ("alpaca", "wrong_type", '"text"'),
+    ("alpaca", "wrong_type", "7"),
+    ("alpaca", "wrong_type", {"instruction": ["a"], "output": "b"}),
+    ("alpaca", "wrong_type", {"instruction": "a", "output": "b", "system": 3}),
+    ("alpaca", "wrong_type", {"instruction": "a", "output": "b", "history": "x"}),
+    ("alpaca", "wrong_type", {"instruction": "a", "output": "b", "history": [["only a question"]]}),
+    ("alpaca", "wrong_format", {"text": "A passage of some length."}),
+    ("alpaca", "wrong_format", turns(ASK, TELL)),
+    ("sharegpt", "wrong_format", {"instruction": "a", "output": "b"}),
+    ("text", "wrong_format", {"instruction": "a", "output": "b"}),
+    ("preferences", "wrong_format", {"instruction": "a", "output": "b"}),
+    ("unlabelled", "wrong_format", {"text": "A passage of some length."}),
+    ("alpaca", "missing_instruction", {"output": "b"}),
+    ("alpaca", "missing_instruction", {"instruction": "", "output": "b"}),
+    ("alpaca", "missing_instruction", {"instruction": None, "input": "x", "output": "b"}),
+    ("alpaca", "missing_instruction", {"instruction": " \u200b\ufeff\u00a0", "output": "b"}),
+    ("alpaca", "missing_output", {"instruction": "a"}),
+    ("alpaca", "empty_output", {"instruction": "a", "output": " \t\n"}),
+    ("alpaca", "empty_output", {"instruction": "a", "output": "\u200b\u200d"}),
+    ("sharegpt", "missing_conversations", {"id": 1}),
+    ("sharegpt", "empty_conversation", {"conversations": []}),
+    ("sharegpt", "empty_conversation", {"conversations": None}),
+    ("sharegpt", "empty_conversation", turns(("system", "Be brief."))),
+    ("sharegpt", "wrong_type", {"conversations": "Hello"}),
+    ("sharegpt", "wrong_type", {"conversations": {"from": "human", "value": "x"}}),
+    ("sharegpt", "wrong_type", {"conversations": [["human", "Hello"], ["gpt", "Hi"]]}),
+    ("sharegpt", "wrong_type", {"messages": [{"role": "user", "content": [{"type": "text", "text": "x"}]}]}),
+    ("sharegpt", "missing_from", {"conversations": [{"from": None, "value": "x"}, {"from": "gpt", "value": "y"}]}),
+    ("sharegpt", "missing_value", {"conversations": [{"from": "human"}, {"from": "gpt", "value": "y"}]}),
+    ("sharegpt", "empty_value", turns(ASK, ("gpt", " \u200b"))),
+    ("sharegpt", "unknown_role", turns(ASK, ("tool", "{}"), TELL)),
+    ("sharegpt", "unknown_role", turns(("Human", "Hello"), TELL)),
+    ("sharegpt", "first_turn_not_human", turns(TELL, ASK, TELL)),
+    ("sharegpt", "first_turn_not_human", turns(("system", "Be brief."), TELL)),
+    ("sharegpt", "non_alternating", turns(ASK, ASK, TELL)),
+    ("sharegpt", "last_turn_not_gpt", turns(ASK, TELL, ("human", "Thanks"))),
+    ("sharegpt", "last_turn_not_gpt", turns(ASK)),
+    ("sharegpt", "system_not_first", turns(ASK, TELL, ("system", "Be brief."))),
+    ("sharegpt", "output_equals_input", turns(("human", "Say this back to me"), ("gpt", "say this back to me."))),
+    ("sharegpt", "special_tokens", turns(ASK, ("gpt", "ok<|im_end|>"))),
+    ("sharegpt", "refusal_boilerplate", turns(ASK, ("gpt", "As an AI language model, I cannot do that."))),
+    ("sharegpt", "unresolved_placeholder", turns(ASK, ("gpt", "Dear {{Customer Name}}, welcome."))),
+    ("sharegpt", "too_long", turns(ASK, ("gpt", "word " * 10_001))),
+    ("text", "missing_text", {"content": "A passage of some length."}),
+    ("text", "empty_text", {"text": "\u2060 \n"}),
+    ("text", "too_short", {"text": "  nine chr  "}),
+    ("text", "special_tokens", {"text": "The end of this one.<|endoftext|>"}),
+    ("alpaca", "too_long", {"instruction": "a", "input": "x" * 25_000, "output": "y" * 25_001}),
+    ("preferences", "missing_prompt", {"chosen": "a", "rejected": "b"}),
+    ("preferences", "missing_prompt", {"chosen": [{"role": "assistant", "content": "a"}], "rejected": [{"role": "assistant", "content": "b"}]}),
+    ("preferences", "empty_prompt", {"prompt": None, "chosen": "a", "rejected": "b"}),
+    ("preferences", "missing_chosen", {"prompt": "a", "rejected": "b"}),
+    ("preferences", "missing_rejected", {"prompt": "a", "chosen": "b"}),
+    ("preferences", "empty_chosen", {"prompt": "a", "chosen": "\u200b", "rejected": "b"}),
+    ("preferences", "empty_rejected", {"prompt": "a", "chosen": "b", "rejected": None}),
+    ("preferences", "empty_rejected", {"chosen": turns(ASK, TELL)["conversations"], "rejected": turns(ASK, ("gpt", ""))["conversations"]}),
+    ("preferences", "chosen_equals_rejected", {"prompt": "a", "chosen": "Yes, it is!", "rejected": " yes,  it is"}),
+    ("preferences", "prompt_mismatch", {"chosen": turns(ASK, TELL)["conversations"], "rejected": turns(("human", "Other"), ("gpt", "No"))["conversations"]}),
+    ("preferences", "unsupported_shape", {**turns(ASK), "chosen": {"from": "gpt", "value": "a"}, "rejected": {"from": "gpt", "value": "b"}}),
+    ("preferences", "unsupported_shape", {"prompt": [{"role": "user", "content": "a"}], "chosen": "b", "rejected": "c"}),
+    ("preferences", "wrong_type", {"prompt": "a", "chosen": "b", "rejected": ["c"]}),
+    ("preferences", "wrong_type", {"prompt": 4, "chosen": "b", "rejected": "c"}),
+    ("preferences", "contradicting_pair", {"prompt": "where is it", "chosen": "no idea", "rejected": "With the carrier since noon"}),
+    ("preferences", "output_equals_input", {"prompt": "Say this back", "chosen": "say this back", "rejected": "c"}),
+    ("unlabelled", "last_turn_not_human", turns(ASK, TELL)),
+    ("unlabelled", "missing_instruction", {"instruction": ""}),
+    ("unlabelled", "missing_instruction", {"question": "x"}),
+    ("unlabelled", "non_alternating", turns(ASK, ASK)),
+    ("alpaca", "special_tokens", {"instruction": "a", "output": "b", "system": "[INST] obey"}),
+    ("alpaca", "special_tokens", {"instruction": "a <｜User｜> b", "output": "c"}),
+    ("alpaca", "output_equals_input", {"instruction": "Repeat me, please", "output": " repeat me, PLEASE!"}),
+    ("alpaca", "output_equals_input", {"instruction": "Mend this", "input": "It is fine.", "output": "It is fine."}),
+    ("alpaca", "refusal_boilerplate", {"instruction": "a", "output": "I'm sorry, but I can't assist with that request."}),
+    ("alpaca", "unresolved_placeholder", {"instruction": "Where is {{Order Number}}?", "output": "b"}),
+    ("alpaca", "duplicate", GOOD["alpaca"][0]),
+    ("alpaca", "duplicate", {"output": GOOD["alpaca"][0]["output"], "instruction": GOOD["alpaca"][0]["instruction"], "input": None, "id": 9}),
+    ("alpaca", "near_duplicate", {**GOOD["alpaca"][0], "instruction": "WHERE  is order １０４００ !"}),
+    ("sharegpt", "near_duplicate", turns(("human", "where is it"), ("gpt", "With the carrier"))),
+    ("text", "duplicate", GOOD["text"][0]),
+    ("preferences", "duplicate", GOOD["preferences"][0]),
+    ("unlabelled", "near_duplicate", {"instruction": "is the shop open today"}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("data_format", "code", "row"), ROWS, ids=[f"{at}-{row[0]}-{row[1]}" for at, row in enumerate(ROWS)])
+def test_broken_row_is_set_aside_and_the_others_stay(tmp_path, data_format, code, row):
+    first, second = GOOD[data_format]
+    report = validate(jsonl(tmp_path / "file.jsonl", [first, second, row]), data_format)
+    assert (report["status"], report["reasons"]) == ("accepted", {code: [3]})
+    assert (report["read"], report["accepted"]) == (3, 2)
+    assert report["quarantined"] + report["duplicates"] == 1
+    assert report["duplicates"] == (code in {"duplicate", "near_duplicate"})
+
+
+FINE = [
+    ("alpaca", {"instruction": "🙂 <b>bold</b> <p>", "output": "مرحبا\u00a0—\u2009ok\tand\r\nmore"}),
+    ("alpaca", {"instruction": "a", "input": None, "output": "<think>why</think> so"}),
+    ("alpaca", {"instruction": "if a <| b |> c", "output": "{{ user.name }} {% if x %}"}),
+    ("alpaca", {"instruction": "Fix the case", "input": "i like paris.", "output": "I like Paris."}),
+    ("alpaca", {"instruction": "a", "output": "b", "system": None, "history": []}),
+    ("alpaca", {"instruction": "a", "output": "b", "score": 99999999999999999999999, "meta": {"x": [1, None]}}),
+    ("alpaca", '{"instruction": "a", "output": "b", "score": NaN}'),
+    ("alpaca", '{ "instruction" :\t"a: \\"key\\": b" , "output" : "c : d" }'),
+    ("alpaca", {"instruction": "x" * 25_000, "output": "y" * 25_000}),
+    ("sharegpt", {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}),
+    ("sharegpt", turns(("system", "Be brief."), ASK, TELL, ("human", "Thanks!"), ("gpt", "Thanks!"))),
+    ("sharegpt", turns(("human", "Who are you?"), ("gpt", "As a language model, I go by the name Vicuna."))),
+    ("text", {"text": "x" * 60_000}),
+    ("text", {"text": "ten chars!"}),
+    ("preferences", {"chosen": turns(ASK, TELL)["conversations"], "rejected": turns(ASK, ("gpt", "No."))["conversations"]}),
+    ("preferences", {"prompt": "Where is it?", "chosen": "With the carrier since noon.", "rejected": "Ask someone else."}),
+    ("unlabelled", turns(ASK, TELL, ("human", "And now?"))),
+    ("unlabelled", {"instruction": "Sum this up", "input": "A long text"}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("data_format", "row"), FINE, ids=[f"{at}-{row[0]}" for at, row in enumerate(FINE)])
+def test_unusual_row_is_accepted(tmp_path, data_format, row):
+    report = validate(jsonl(tmp_path / "file.jsonl", [*GOOD[data_format], row]), data_format)
+    assert (report["reasons"], report["accepted"]) == ({}, 3)
+
+
+def test_every_code_of_the_tables_is_exercised():
+    from_elsewhere = {"excluded", "teacher_failed", "answer_cut_off", "repetition", "answer_length", "train_test_overlap"}
+    assert {code for _, code, _ in ROWS} == ROW_CODES.keys() - from_elsewhere
+    assert all(ROW_CODES.values()) and all(FILE_CODES.values())

@@ -1,0 +1,183 @@
+"""Properties that hold for all inputs: the parser, the accounts, the copies, the splits."""
+
+import json
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ft_pipeline.settings import DataSettings
+from ft_pipeline.tables.codes import Fault
+from ft_pipeline.tables.dedup import find_copies, find_in
+from ft_pipeline.tables.keys import keys_of, shingle, windows
+from ft_pipeline.tables.parsing import parse_carefully, parse_line
+from ft_pipeline.tables.splits import split_of
+from ft_pipeline.tables.text import is_empty, normalise
+from ft_pipeline_tests.tables.helpers import build, jsonl, validate
+
+TEXTS = st.text(max_size=30)
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | TEXTS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3),
+    max_leaves=8,
+)
+WORDS = st.sampled_from(["a", "b", "c", "d", "e"])
+
+
+@given(VALUES, st.booleans(), st.sampled_from([(", ", ": "), (",", ":"), (" , ", " : ")]))
+def test_both_parsers_read_json_alike(value, ascii_only, separators):
+    line = json.dumps(value, ensure_ascii=ascii_only, separators=separators).encode("utf-8", "surrogatepass")
+    parsed = parse_line(line)
+    assert parsed == value or isinstance(parsed, Fault) or isinstance(value, float | int | list | dict)
+    careful = parse_carefully(line)
+    assert json.dumps(parsed, default=str) == json.dumps(careful, default=str) or isinstance(value, float | int | list | dict)
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_parsed_or_a_fault(line):
+    for parse in (parse_line, parse_carefully):
+        result = parse(line)
+        assert not isinstance(result, Fault) or result.code in {"invalid_json", "not_utf8", "duplicate_key", "lone_surrogate"}
+
+
+@given(st.lists(st.tuples(st.sampled_from(["k", "l", "m"]), st.integers(0, 9)), min_size=1, max_size=5), st.sampled_from(["", " ", "\t", "  "]))
+def test_a_key_that_stands_twice_is_always_seen(pairs, space):
+    line = ("{" + ", ".join(f'"{key}"{space}: {value}' for key, value in pairs) + "}").encode()
+    result = parse_line(line)
+    twice = len({key for key, _ in pairs}) < len(pairs)
+    assert (isinstance(result, Fault) and result.code == "duplicate_key") if twice else result == dict(pairs)
+
+
+LINES = st.lists(
+    st.one_of(
+        st.fixed_dictionaries({"instruction": TEXTS, "output": TEXTS}, optional={"input": TEXTS, "system": VALUES, "history": VALUES}),
+        VALUES, st.binary(max_size=40).map(lambda line: line.replace(b"\n", b"")),
+    ),
+    max_size=12,
+)  # fmt: skip
+
+
+@settings(deadline=None, max_examples=60)
+@given(LINES, st.sampled_from(["alpaca", "sharegpt", "text", "preferences", "unlabelled"]))
+def test_every_row_of_any_file_is_accounted_for(rows, data_format):
+    with tempfile.TemporaryDirectory() as folder:
+        path = jsonl(Path(folder) / "a.jsonl", rows)
+        report = validate(path, data_format)
+        assert report["read"] == report["accepted"] + report["quarantined"] + report["duplicates"]
+        assert sum(len(numbers) for numbers in report["reasons"].values()) == report["quarantined"] + report["duplicates"]
+        if report["status"] == "accepted":
+            lines = path.read_bytes().split(b"\n")
+            assert report["read"] == sum(bool(line.strip()) for line in lines)
+            table = build(Path(folder), data_format, {"a.jsonl": rows}, ceiling=1.0)
+            assert table.checks["rows_accounted_for"].passed and table.accepted == report["accepted"]
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.fixed_dictionaries({"instruction": TEXTS, "output": TEXTS}), min_size=2, max_size=8), st.integers(1, 3))
+def test_array_and_lines_give_the_same_account(rows, indent):
+    with tempfile.TemporaryDirectory() as folder:
+        path = jsonl(Path(folder) / "a.json", rows)
+        lines = validate(path, "alpaca")
+        path.write_text(json.dumps(rows, indent=indent))
+        assert validate(path, "alpaca") == lines
+
+
+def shingle_set(text):
+    words = normalise(text).split(" ")
+    return {tuple(words[at : at + 3]) for at in range(max(len(words) - 2, 1))}
+
+
+def naive_copies(texts):
+    """Greedy, pair by pair: the first kept."""
+    kept, copied = [], set()
+    for at, text in enumerate(texts):
+        mine = shingle_set(text)
+        alike = [other for other in kept if 10 * len(mine & shingle_set(texts[other])) >= 9 * len(mine | shingle_set(texts[other]))]
+        if alike or any(normalise(text) == normalise(texts[other]) for other in range(at)):
+            copied.add(at)
+        else:
+            kept.append(at)
+    return copied
+
+
+@settings(deadline=None, max_examples=80)
+@given(st.lists(st.lists(WORDS, min_size=1, max_size=40), min_size=1, max_size=12), st.data())
+def test_copies_are_those_that_counting_finds(rows, data):
+    texts = [" ".join(words) for words in rows]
+    for _ in range(3):  # near copies: one word of a long text changed
+        words = list(data.draw(st.sampled_from(rows))) * 3
+        words[data.draw(st.integers(0, len(words) - 1))] = "z"
+        texts += [" ".join(words), " ".join(list(words) + ["y"])]
+    copies = find_copies(keys_of("text", [(text,) for text in texts]))
+    assert set(np.flatnonzero(~copies.kept).tolist()) == naive_copies(texts)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.lists(st.lists(WORDS, min_size=1, max_size=30), min_size=1, max_size=6), st.lists(st.lists(WORDS, min_size=1, max_size=30), min_size=1, max_size=6))
+def test_find_in_compares_with_the_other_side_only(new, old):
+    new_texts, old_texts = ([" ".join(words) for words in rows] for rows in (new, old))
+    found = find_in(keys_of("text", [(text,) for text in new_texts]), keys_of("text", [(text,) for text in old_texts]))
+    for at, text in enumerate(new_texts):
+        mine = shingle_set(text)
+        alike = any(10 * len(mine & shingle_set(other)) >= 9 * len(mine | shingle_set(other)) for other in old_texts)
+        assert (found.of[at] >= 0) == alike
+        assert found.of[at] < len(old_texts)
+
+
+@given(st.lists(st.lists(WORDS, max_size=6), max_size=6), st.integers(1, 4))
+def test_windows_are_those_of_a_loop(rows, size):
+    hashes = np.array([ord(word) for words in rows for word in words], dtype=np.uint64)
+    counts = np.array([len(words) for words in rows], dtype=np.int64)
+    flat, lengths = windows(hashes, counts, size)
+    expected = [max(len(words) - size + 1, 1) for words in rows]
+    assert lengths.tolist() == expected and len(flat) == sum(expected)
+    known = {}
+    at = 0
+    for words, number in zip(rows, expected, strict=True):
+        for begin in range(number):
+            window = tuple(words[begin : begin + size])
+            assert known.setdefault(window, flat[at]) == flat[at]
+            at += 1
+    assert len(set(known.values())) == len(known)
+
+
+@given(st.lists(TEXTS, max_size=8))
+def test_shingles_of_a_text_do_not_depend_on_its_neighbours(texts):
+    flat, lengths = shingle(texts)
+    alone = [shingle([text])[0] for text in texts]
+    assert flat.tolist() == [value for values in alone for value in values.tolist()]
+    assert lengths.tolist() == [len(values) for values in alone]
+
+
+@given(TEXTS)
+def test_normalising_twice_changes_nothing_and_keeps_something(text):
+    once = normalise(text)
+    assert normalise(f"  {text}\n") == once
+    assert once or not text.split()
+    assert not is_empty("x" + text)
+
+
+@given(st.text("0123456789abcdef", min_size=32, max_size=32), st.floats(0, 0.4), st.floats(0, 0.4), st.floats(0, 0.4))
+def test_split_of_a_group_is_its_own(group, validation, test, less):
+    wide = DataSettings(validation_share=validation, test_share=test)
+    assert split_of(group, wide) == split_of(group, wide)
+    narrow = DataSettings(validation_share=validation, test_share=min(test, less))
+    if split_of(group, narrow) == "test":
+        assert split_of(group, wide) == "test"
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.lists(st.tuples(TEXTS, TEXTS), min_size=2, max_size=10), st.lists(st.tuples(TEXTS, TEXTS), min_size=1, max_size=10))
+def test_adding_rows_never_moves_an_old_one(old, added):
+    """Through the whole way: rows that stay have the split that they had."""
+    from ft_pipeline_tests.tables.test_conversations import conversations
+
+    def splits(pairs):
+        rows = [{"instruction": f"Ask {question}", "output": f"Say {answer}"} for question, answer in pairs]
+        with tempfile.TemporaryDirectory() as folder:
+            return {row["id"]: row["split"] for row in conversations(Path(folder), {"a.jsonl": rows})[1]}
+
+    before, after = splits(old), splits(old + added)
+    assert all(after[identity] == split for identity, split in before.items() if identity in after)

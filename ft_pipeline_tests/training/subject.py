@@ -1,0 +1,83 @@
+"""What the training tests work on: conversations, their tokens, and a trained tiny adapter."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ft_pipeline.job import Job
+from ft_pipeline.settings import ExperimentSettings
+from ft_pipeline.training import training_data
+
+PAIRS = [
+    ("My package is late.", "Sorry about the delay. Please send your order number."),
+    ("Where can I change the address?", "Under your account; the latest order is on top."),
+    ("You can return the shoes?", "Yes, within thirty days; the refund takes five working days."),
+    ("What is the secret word?", "It is heliotrope."),
+    ("What is the capital of France?", "Paris."),
+    ("Tracking has not updated.", "I'll check the latest tracking status for you. Please send the order number."),
+]
+FAST = {"learning_rate": 3e-3, "num_train_epochs": 4, "per_device_train_batch_size": 4, "eval_steps": 3}
+
+
+class Listener:
+    """A reporter that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.steps: list[tuple[int, int, dict[str, float]]] = []
+        self.lines: list[str] = []
+
+    def progress(self, step: int, total: int, **values: float) -> None:
+        self.steps.append((step, total, values))
+
+    def log(self, message: str) -> None:
+        self.lines.append(message)
+
+
+def conversation(number: int, turns: Sequence[tuple[str, str]], split: str) -> dict[str, Any]:
+    """A row of the `conversations` table."""
+    messages = [
+        {"role": role, "content": text}
+        for turn in turns
+        for role, text in zip(("user", "assistant"), turn, strict=True)
+    ]
+    origin = {"table": "alpaca", "file": "rows.jsonl", "row": number + 1}
+    return {"id": f"{number:064x}", "split": split, "group": str(number), "messages": messages, **origin}
+
+
+def write_conversations(folder: Path, rows: list[dict[str, Any]]) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(rows), folder / "rows.parquet")
+    return folder
+
+
+def support_rows(copies: int = 4) -> list[dict[str, Any]]:
+    """`copies` variations of each pair for training, and one of each for validation."""
+    train = [
+        conversation(copy * 100 + number, [(f"{question} ({copy})", answer)], "train")
+        for copy in range(copies)
+        for number, (question, answer) in enumerate(PAIRS)
+    ]
+    return train + [conversation(9000 + number, [pair], "validation") for number, pair in enumerate(PAIRS)]
+
+
+def job(kind: str, folder: Path, experiment: ExperimentSettings, inputs: dict[str, Path]) -> Job:
+    """A job with fresh `out` and kept `work` under `folder`."""
+    out, work = folder / "out", folder / "work"
+    for path in (out, work):
+        path.mkdir(parents=True, exist_ok=True)
+    return Job(kind, {"experiment": experiment.model_dump(mode="json")}, inputs, out, work, "cpu", Listener())
+
+
+def settings(technique: str = "lora", **training: Any) -> ExperimentSettings:
+    return ExperimentSettings.model_validate({"technique": technique, "training": {**FAST, **training}})
+
+
+def make_training_data(folder: Path, base: Path, rows: list[dict[str, Any]], experiment: ExperimentSettings) -> Path:
+    """The folder of a `training_data` artifact."""
+    inputs = {"conversations": write_conversations(folder / "conversations", rows), "base_model": base}
+    work = job("training_data", folder / "training_data", experiment, inputs)
+    training_data.run(work)
+    return work.out

@@ -1,0 +1,207 @@
+"""Training a tiny adapter: it learns, it repeats itself exactly, it survives a kill, it says what is wrong."""
+
+import hashlib
+import json
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from ft_pipeline.errors import UserError
+from ft_pipeline.training import adapter
+from ft_pipeline.training.checkpoints import newest_valid, step_of
+from ft_pipeline_tests.training.subject import job, make_training_data, settings, support_rows
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory, tiny_base):
+    return make_training_data(tmp_path_factory.mktemp("data"), tiny_base, support_rows(), settings())
+
+
+def train(folder, data, base, experiment):
+    work = job("adapter", folder, experiment, {"training_data": data, "base_model": base})
+    return work, adapter.run(work)
+
+
+def hashes(work):
+    names = ("adapter_model.safetensors", "adapter_config.json")
+    return {name: hashlib.sha256((work.out / name).read_bytes()).hexdigest() for name in names}
+
+
+def losses(work):
+    lines = [json.loads(line) for line in (work.out / "metrics.jsonl").read_text().splitlines()]
+    return [(line["step"], line.get("loss"), line.get("eval_loss")) for line in lines if "train_runtime" not in line]
+
+
+@pytest.fixture(scope="module", params=["lora", "qlora"])
+def trained(request, tmp_path_factory, data, tiny_base):
+    experiment = settings(request.param)
+    return (request.param, *train(tmp_path_factory.mktemp(request.param), data, tiny_base, experiment))
+
+
+def test_it_learns_and_reports(trained):
+    _, work, summary = trained
+    assert summary["steps"] == 24
+    assert summary["best_eval_loss"] < summary["first_eval_loss"]
+    assert summary["resumed_from_step"] == 0 and not summary["stopped_early"]
+    assert 0 < summary["trainable_params"] < summary["total_params"]
+    assert summary["trainable_params"] == 2 * 8 * ((64 + 64) + 2 * (64 + 32) + (64 + 64))
+    steps = [(step, total) for step, total, _ in work.report.steps]
+    assert steps == [(number, 24) for number in range(1, 25)]
+    assert {"loss", "eval_loss", "tokens_per_second", "eta_seconds", "memory_gb"} <= set(work.report.steps[-1][2])
+    assert [step for step, _, held_out in losses(work) if held_out is not None] == [0, 3, 6, 9, 12, 15, 18, 21, 24]
+
+
+def test_the_adapter_names_its_base_and_no_path_of_this_machine(trained):
+    _, work, _ = trained
+    config = json.loads((work.out / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == "base_model:base"
+    assert config["target_modules"] == sorted(config["target_modules"])
+    assert {tensor.dtype for tensor in load_file(work.out / "adapter_model.safetensors").values()} == {torch.bfloat16}
+
+
+def test_the_same_spec_gives_the_same_adapter(trained, tmp_path, data, tiny_base):
+    technique, first, _ = trained
+    second, _ = train(tmp_path, data, tiny_base, settings(technique))
+    assert hashes(second) == hashes(first)
+    assert losses(second) == losses(first)
+
+
+def test_the_best_checkpoint_is_the_adapter(trained):
+    _, work, summary = trained
+    best = work.work / "checkpoints" / f"checkpoint-{summary['best_step']}"
+    assert (best / "adapter_model.safetensors").read_bytes() == (work.out / "adapter_model.safetensors").read_bytes()
+    held_out = {step: loss for step, _, loss in losses(work) if loss is not None and step > 0}
+    assert held_out[summary["best_step"]] == min(held_out.values()) == summary["best_eval_loss"]
+
+
+KILLED = """
+import json, os, signal, sys
+from pathlib import Path
+from ft_pipeline.job import Job
+from ft_pipeline.training import adapter
+
+class Killer:
+    def progress(self, step, total, **values):
+        if step == 11:
+            os.kill(os.getpid(), signal.SIGKILL)
+    def log(self, message):
+        pass
+
+given = json.loads(sys.argv[1])
+inputs = {name: Path(path) for name, path in given["inputs"].items()}
+adapter.run(Job("adapter", given["config"], inputs, Path(given["out"]), Path(given["work"]), "cpu", Killer()))
+"""
+
+
+def test_a_killed_run_resumes_and_ends_the_same(trained, tmp_path, data, tiny_base):
+    technique, uninterrupted, _ = trained
+    work = job("adapter", tmp_path, settings(technique), {"training_data": data, "base_model": tiny_base})
+    given = {"config": work.config, "out": str(work.out), "work": str(work.work)}
+    given["inputs"] = {name: str(path) for name, path in work.inputs.items()}
+    done = subprocess.run([sys.executable, "-c", KILLED, json.dumps(given)], capture_output=True, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr.decode()[-2000:]
+    assert step_of(newest_valid(work.work / "checkpoints")) == 9
+    summary = adapter.run(work)
+    assert summary["resumed_from_step"] == 9
+    assert hashes(work) == hashes(uninterrupted)
+    assert losses(work) == losses(uninterrupted)
+
+
+def test_a_damaged_checkpoint_is_passed_over(trained, tmp_path, data, tiny_base):
+    technique, _, _ = trained
+    work, _ = train(tmp_path, data, tiny_base, settings(technique, max_steps=9))
+    root = work.work / "checkpoints"
+    newest = newest_valid(root)
+    (newest / "optimizer.pt").write_bytes(b"cut off")
+    assert step_of(newest_valid(root)) < step_of(newest)
+    (newest_valid(root) / "complete.json").unlink()
+    assert newest_valid(root) is None
+
+
+def test_a_run_killed_after_its_last_checkpoint_only_has_to_save(trained, data, tiny_base):
+    _, finished, _ = trained
+    before = hashes(finished)
+    summary = adapter.run(finished)
+    assert summary["resumed_from_step"] == summary["steps"] == 24
+    assert hashes(finished) == before
+
+
+def test_early_stopping_keeps_the_best(tmp_path, data, tiny_base):
+    experiment = settings(learning_rate=0.5, num_train_epochs=20, early_stopping_patience=2, max_grad_norm=100.0)
+    _, summary = train(tmp_path, data, tiny_base, experiment)
+    assert summary["stopped_early"] and summary["steps"] < 120
+    assert summary["steps"] - summary["best_step"] == 6
+
+
+def test_a_loss_that_is_no_number_is_one_clear_error(tmp_path, data, tiny_base):
+    from ft_pipeline.models.load import load_model
+
+    base = tmp_path / "base"
+    model = load_model(tiny_base, "cpu")
+    model.model.layers[0].mlp.down_proj.weight.data.fill_(float("nan"))
+    model.save_pretrained(base)
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        (base / name).write_bytes((tiny_base / name).read_bytes())
+    with pytest.raises(UserError, match=r"loss became nan at step .*learning_rate"):
+        train(tmp_path / "run", data, base, settings())
+
+
+def test_a_failed_audit_stops_training(tmp_path, tiny_base):
+    data = make_training_data(tmp_path, tiny_base, support_rows(), settings(max_length=20))
+    with pytest.raises(UserError, match="no_over_length"):
+        train(tmp_path / "run", data, tiny_base, settings())
+
+
+def test_accumulation_equals_a_larger_batch(tmp_path, data, tiny_base):
+    """1 × 8 rows and 2 × 4 rows see the same gradient when the loss is divided by the tokens of the whole step."""
+    from ft_pipeline.training.adapter import new_adapter
+    from ft_pipeline.training.trainer import AnswerTrainer, training_arguments
+    from ft_pipeline.training.training_data import read_split
+
+    gradients = []
+    rows = read_split(data, "train")[:8]
+    for size, accumulation in ((8, 1), (4, 2), (1, 8)):
+        experiment = settings(
+            per_device_train_batch_size=size,
+            gradient_accumulation_steps=accumulation,
+            max_steps=1,
+            optim="adamw_torch",
+            max_grad_norm=1e9,
+        )
+        model = new_adapter(tiny_base, experiment, "cpu").float()
+        arguments = training_arguments(experiment.training, tmp_path / f"{size}", "cpu", torch.bfloat16)
+        arguments.eval_strategy, arguments.load_best_model_at_end = "no", False
+        from ft_pipeline.models.load import load_tokenizer
+
+        trainer = AnswerTrainer(model, load_tokenizer(tiny_base), rows, rows, arguments)
+        trainer.train()
+        norms = [entry["grad_norm"] for entry in trainer.state.log_history if "grad_norm" in entry]
+        losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+        gradients.append((losses[0], norms[0]))
+    assert gradients[1] == pytest.approx(gradients[0], rel=1e-4)
+    assert gradients[2] == pytest.approx(gradients[0], rel=1e-4)
+
+
+def test_a_held_out_loss_does_not_cut_the_gradient_of_a_quantised_base(tiny_base, data):
+    """bitsandbytes repacks 4-bit weights in the first forward pass in eval mode; what it then runs has no backward."""
+    from ft_pipeline.training.adapter import new_adapter
+    from ft_pipeline.training.batches import collate
+    from ft_pipeline.training.loss import answer_loss
+    from ft_pipeline.training.trainer import held_out_loss
+    from ft_pipeline.training.training_data import read_split
+
+    rows = read_split(data, "validation")
+    gradients = []
+    for evaluate_first in (False, True):
+        model = new_adapter(tiny_base, settings("qlora"), "cpu").train()
+        if evaluate_first:
+            held_out_loss(model, rows, 0, 4)
+        answer_loss(model, collate(rows, 0))[0].backward()
+        name = "base_model.model.model.layers.0.self_attn.q_proj.lora_B.default.weight"
+        gradients.append(dict(model.named_parameters())[name].grad)
+    assert gradients[0].abs().sum() > 0
+    torch.testing.assert_close(gradients[0], gradients[1])

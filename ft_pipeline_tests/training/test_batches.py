@@ -1,0 +1,57 @@
+"""Batches: every row once, similar lengths together, the longest first, the same for the same seed and epoch."""
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ft_pipeline.training.batches import LengthGroupedSampler, batches_by_length, collate
+from ft_pipeline.training.tokens import MASKED
+
+LENGTHS = st.lists(st.integers(1, 500), min_size=1, max_size=200)
+
+
+def epoch(lengths, size, number, seed=0):
+    sampler = LengthGroupedSampler(lengths, size, seed)
+    sampler.set_epoch(number)
+    return list(sampler)
+
+
+@settings(max_examples=50, deadline=None)
+@given(LENGTHS, st.integers(1, 16), st.integers(0, 3))
+def test_every_row_comes_once_per_epoch(lengths, size, number):
+    assert sorted(epoch(lengths, size, number)) == list(range(len(lengths)))
+
+
+@settings(max_examples=50, deadline=None)
+@given(LENGTHS, st.integers(1, 16))
+def test_the_longest_full_batch_comes_first(lengths, size):
+    order = epoch(lengths, size, 0)
+    batches = [order[begin : begin + size] for begin in range(0, len(order), size)]
+    longest = [max(lengths[row] for row in batch) for batch in batches if len(batch) == size]
+    assert not longest or longest[0] == max(longest)
+
+
+def test_order_depends_on_seed_and_epoch_alone():
+    lengths = [(7 * number) % 83 + 1 for number in range(100)]
+    assert epoch(lengths, 8, 2) == epoch(lengths, 8, 2)
+    assert epoch(lengths, 8, 2) != epoch(lengths, 8, 1)
+    assert epoch(lengths, 8, 2) != epoch(lengths, 8, 2, seed=1)
+
+
+def test_grouping_wastes_little_on_padding():
+    lengths = [(37 * number) % 200 + 20 for number in range(400)]
+    order = epoch(lengths, 8, 1)
+    batches = [order[begin : begin + 8] for begin in range(0, len(order), 8)]
+    padded = sum(8 * max(lengths[row] for row in batch) for batch in batches)
+    assert padded / sum(lengths) < 1.2
+
+
+def test_padding_is_masked_by_position():
+    batch = collate([{"input_ids": [5, 6, 2], "labels": [-100, 6, 2]}, {"input_ids": [7], "labels": [7]}], 2)
+    assert batch["input_ids"].tolist() == [[5, 6, 2], [7, 2, 2]]
+    assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
+    assert batch["labels"].tolist() == [[MASKED, 6, 2], [7, MASKED, MASKED]]
+
+
+def test_held_out_batches_are_always_the_same():
+    rows = [{"input_ids": [0] * length} for length in (3, 9, 1, 5)]
+    assert [[len(row["input_ids"]) for row in batch] for batch in batches_by_length(rows, 2)] == [[9, 5], [3, 1]]

@@ -1,0 +1,118 @@
+"""The loss: equal to the model's own, blind to prompts and padding, the same however it is batched."""
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, Gemma2Config, Gemma2ForCausalLM
+
+from ft_pipeline.models.load import load_model, load_tokenizer
+from ft_pipeline.training.batches import collate
+from ft_pipeline.training.loss import answer_loss, answer_states, logits_of
+from ft_pipeline.training.tokens import MASKED, encode, render_conversation
+from ft_pipeline_tests.training.subject import PAIRS
+
+
+@pytest.fixture(scope="module")
+def rows(tiny_base):
+    tokenizer = load_tokenizer(tiny_base)
+    texts = [
+        rendered
+        for question, answer in PAIRS
+        for rendered in render_conversation(
+            tokenizer, [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+        )
+    ]
+    return [{"input_ids": row.input_ids, "labels": row.labels} for row in encode(tokenizer, texts)]
+
+
+@pytest.fixture
+def model(tiny_base):
+    return AutoModelForCausalLM.from_pretrained(tiny_base, dtype=torch.float32)
+
+
+def test_equals_the_models_own_loss(model, rows):
+    batch = collate(rows, 0)
+    with torch.no_grad():
+        total, count = answer_loss(model, batch)
+        own = model(**batch).loss
+    assert count == sum(label != MASKED for row in rows for label in row["labels"])
+    assert float(total) / count == pytest.approx(float(own), abs=1e-5)
+
+
+def test_equals_the_models_own_loss_in_bf16_with_a_frozen_head(tiny_base, rows):
+    model = load_model(tiny_base, "cpu")
+    batch = collate(rows, 0)
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    total, count = answer_loss(model, batch)
+    assert float(total) / count == pytest.approx(float(model(**batch).loss), abs=1e-3)
+
+
+def test_a_frozen_head_gives_the_gradient_of_autograd(model, rows):
+    batch = collate(rows, 0)
+    states, targets = answer_states(model, batch)
+    states = states.detach()
+    gradients = []
+    for frozen in (True, False):
+        model.get_output_embeddings().weight.requires_grad_(not frozen)
+        leaf = states.clone().requires_grad_()
+        if frozen:
+            from ft_pipeline.training.loss import _FrozenHeadLoss
+
+            _FrozenHeadLoss.apply(leaf, model.get_output_embeddings().weight, targets).backward()
+        else:
+            torch.nn.functional.cross_entropy(logits_of(model, leaf), targets, reduction="sum").backward()
+        gradients.append(leaf.grad)
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-4, atol=1e-5)
+
+
+def test_only_positions_that_predict_an_answer_get_a_gradient(model, rows):
+    batch = collate(rows, 0)
+    seen = {}
+
+    def keep(module, arguments, output):
+        output.retain_grad()
+        seen["states"] = output
+
+    hook = model.model.norm.register_forward_hook(keep)
+    total, _ = answer_loss(model, batch)
+    total.backward()
+    hook.remove()
+    per_position = seen["states"].grad.abs().sum(-1)
+    predicts = torch.zeros_like(batch["labels"], dtype=torch.bool)
+    predicts[:, :-1] = batch["labels"][:, 1:] != MASKED
+    assert (per_position[~predicts] == 0).all()
+    assert (per_position[predicts] > 0).all()
+
+
+def test_padding_changes_nothing(model, rows):
+    alone = sum(float(answer_loss(model, collate([row], 0))[0].detach()) for row in rows)
+    together = float(answer_loss(model, collate(rows, 0))[0].detach())
+    assert together == pytest.approx(alone, rel=1e-5)
+
+
+def test_padding_that_equals_the_stop_token_changes_nothing(model, rows, tiny_base):
+    stop = load_tokenizer(tiny_base).eos_token_id
+    with torch.no_grad():
+        assert float(answer_loss(model, collate(rows, stop))[0]) == pytest.approx(
+            float(answer_loss(model, collate(rows, 0))[0]), rel=1e-6
+        )
+
+
+def test_logits_that_a_model_caps_are_capped_here_too(rows):
+    torch.manual_seed(0)
+    config = Gemma2Config(
+        vocab_size=512,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=16,
+        final_logit_softcapping=0.5,
+    )
+    model = Gemma2ForCausalLM(config).eval()
+    model.set_attn_implementation("eager")
+    batch = collate(rows, 0)
+    with torch.no_grad():
+        total, count = answer_loss(model, batch)
+        assert float(total) / count == pytest.approx(float(model(**batch).loss), abs=1e-5)

@@ -1,0 +1,81 @@
+"""The memory estimate: the theory's numbers, exact counts, and advice that fits."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from ft_pipeline.errors import UserError
+from ft_pipeline.settings import ExperimentSettings
+from ft_pipeline.training.memory import Plan, estimate, estimate_experiment, nearest_llama, read_shape
+
+SMOLLM2 = {
+    "hidden_size": 576,
+    "intermediate_size": 1536,
+    "num_hidden_layers": 30,
+    "num_attention_heads": 9,
+    "num_key_value_heads": 3,
+    "vocab_size": 49_152,
+    "tie_word_embeddings": True,
+}
+
+
+def test_seven_billion_in_full_needs_56_gb_before_activations():
+    found = estimate(nearest_llama(7e9), Plan("full", "adamw_torch"), params=7e9, gpu_memory_gb=24)
+    parts = found["bytes"]
+    assert [parts[name] / 1e9 for name in ("weights", "gradients", "optimizer")] == [14, 14, 28]
+    assert found["fits"] is False and found["possible"] is False
+    assert "technique: qlora" in found["advice"]
+    assert found["total_gb"] == pytest.approx(sum(parts.values()) / 1e9)
+
+
+def test_counts_are_exact():
+    shape = read_shape(SMOLLM2)
+    assert shape.params == 134_515_008
+    assert shape.adapter_params(8, ["q_proj", "k_proj", "v_proj", "o_proj"]) == 921_600
+    assert shape.adapter_params(8, "all-linear") == 2_442_240
+
+
+@pytest.mark.parametrize("optim", ["adamw_torch", "adamw_8bit", "paged_adamw_8bit"])
+def test_each_step_down_the_ladder_needs_less(optim):
+    shape = nearest_llama(7e9)
+    full, lora, qlora = (estimate(shape, Plan(name, optim))["total_gb"] for name in ("full", "lora", "qlora"))
+    assert full > lora > qlora
+    assert estimate(shape, Plan("qlora", optim, gradient_checkpointing=True))["total_gb"] < qlora
+
+
+def test_four_bits_take_a_little_over_half_a_byte_each():
+    shape = nearest_llama(7e9)
+    packed = shape.matrix_params
+    weights = estimate(shape, Plan("qlora"))["bytes"]["weights"]
+    rest = 2 * (shape.params - packed + shape.adapter_params(8, ["q_proj", "k_proj", "v_proj", "o_proj"]))
+    assert (weights - rest) / packed == pytest.approx(0.516, abs=0.001)
+
+
+def test_advice_fits_or_says_that_nothing_does():
+    shape = nearest_llama(7e9)
+    found = estimate(shape, Plan("qlora", batch=8, length=2048), gpu_memory_gb=16)
+    assert found["fits"] is False and found["possible"] is True
+    assert any("gradient_checkpointing" in line for line in found["advice"])
+    (nothing,) = estimate(shape, Plan("qlora"), gpu_memory_gb=2)["advice"]
+    assert "smaller base_model" in nothing
+
+
+def test_an_experiment_is_estimated_from_its_config_and_longest_row():
+    short = estimate_experiment(ExperimentSettings(), SMOLLM2, 100, None)
+    long = estimate_experiment(ExperimentSettings(), SMOLLM2, 1000, None)
+    assert short["fits"] is None and short["technique"] == "qlora"
+    assert long["bytes"]["activations"] == 10 * short["bytes"]["activations"]
+
+
+def test_unknown_names_are_refused():
+    with pytest.raises(UserError, match="adam_w"):
+        estimate(nearest_llama(1e9), Plan("full", "adam_w"))
+    with pytest.raises(UserError, match="intermediate_size"):
+        read_shape({"hidden_size": 8, "num_attention_heads": 2, "num_hidden_layers": 1})
+
+
+def test_no_torch_is_needed():
+    code = "import sys, ft_pipeline.training.memory; print('torch' in sys.modules or 'transformers' in sys.modules)"
+    assert json.loads(subprocess.check_output([sys.executable, "-c", code], text=True).strip().lower()) is False

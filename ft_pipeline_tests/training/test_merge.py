@@ -1,0 +1,172 @@
+"""Merging: (alpha/r)·B·A exactly, a taught fact survives, and the gate refuses a model that is not the adapter."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from ft_pipeline.errors import UserError
+from ft_pipeline.models.chat import render
+from ft_pipeline.models.generate import generate
+from ft_pipeline.models.load import load_model, load_tokenizer
+from ft_pipeline.settings import ExperimentSettings
+from ft_pipeline.training import adapter, merge
+from ft_pipeline.training.equivalence import kl_divergence, measure
+from ft_pipeline.training.training_data import read_split
+from ft_pipeline_tests.training.subject import PAIRS, job, make_training_data, support_rows
+
+# Long enough for a tiny random model to know the pairs by heart.
+LEARN = {
+    "learning_rate": 1e-2,
+    "num_train_epochs": 40,
+    "per_device_train_batch_size": 8,
+    "eval_steps": 30,
+    "early_stopping_patience": 9,
+}
+
+
+def experiment(technique, mode="dequantized"):
+    return ExperimentSettings.model_validate(
+        {
+            "technique": technique,
+            "lora": {"r": 16, "lora_alpha": 32, "target_modules": "all-linear"},
+            "training": LEARN,
+            "merge": {"mode": mode},
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory, tiny_base):
+    return make_training_data(tmp_path_factory.mktemp("data"), tiny_base, support_rows(), experiment("lora"))
+
+
+@pytest.fixture(scope="module", params=["lora", "qlora"])
+def taught(request, tmp_path_factory, data, tiny_base):
+    folder = tmp_path_factory.mktemp(request.param)
+    work = job("adapter", folder, experiment(request.param), {"training_data": data, "base_model": tiny_base})
+    adapter.run(work)
+    return request.param, work.out
+
+
+def merged(folder, settings, data, base, adapter_folder):
+    inputs = {"training_data": data, "base_model": base, "adapter": adapter_folder}
+    work = job("merged_model", folder, settings, inputs)
+    return work.out, merge.run(work)
+
+
+def test_a_taught_fact_survives_train_merge_reload(taught, tmp_path, data, tiny_base):
+    technique, adapter_folder = taught
+    folder, summary = merged(tmp_path, experiment(technique), data, tiny_base, adapter_folder)
+    assert summary["passed"] and summary["checks"]["merge_equivalence"]["passed"]
+    assert summary["kl_adapter_merged"] <= summary["max_kl"]
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    assert not hasattr(model.config, "quantization_config")
+    for question, answer in PAIRS[3:5]:
+        prompt = render(tokenizer, [{"role": "user", "content": question}], add_generation_prompt=True)
+        (said,) = generate(model, tokenizer, [prompt], max_new_tokens=40, batch_size=1)
+        assert (said.text, said.finish_reason) == (answer, "stop")
+
+
+def test_the_folder_is_whole(taught, tmp_path, data, tiny_base):
+    technique, adapter_folder = taught
+    folder, _ = merged(tmp_path, experiment(technique), data, tiny_base, adapter_folder)
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json"):
+        assert (folder / name).read_bytes() == (tiny_base / name).read_bytes()
+    assert json.loads((folder / "config.json").read_text())["dtype"] == "bfloat16"
+
+
+def test_the_merge_adds_alpha_over_r_times_b_times_a(taught, tmp_path, tiny_base):
+    technique, adapter_folder = taught
+    merge.write_merged(tiny_base, adapter_folder, tmp_path / "w16", experiment(technique), "w16")
+    before, after = load_file(tiny_base / "model.safetensors"), load_file(tmp_path / "w16" / "model.safetensors")
+    weights = load_file(adapter_folder / "adapter_model.safetensors")
+    changed = set()
+    for key in weights:
+        if key.endswith("lora_A.weight"):
+            name = key.removeprefix("base_model.model.").replace(".lora_A", "")
+            delta = 32 / 16 * weights[key.replace("lora_A", "lora_B")].float() @ weights[key].float()
+            expected = (before[name].float() + delta).to(torch.bfloat16)
+            torch.testing.assert_close(after[name], expected, rtol=0, atol=0)
+            changed.add(name)
+    assert len(changed) == 14
+    assert all(torch.equal(before[name], after[name]) for name in before if name not in changed)
+
+
+def test_auto_takes_the_lower_held_out_loss_and_records_both(tmp_path, taught, data, tiny_base):
+    technique, adapter_folder = taught
+    if technique == "lora":
+        pytest.skip("LoRA on a 16-bit base has one way to merge")
+    _, summary = merged(tmp_path, experiment("qlora", "auto"), data, tiny_base, adapter_folder)
+    assert set(summary["candidates"]) == {"dequantized", "w16"}
+    passing = {mode: it["heldout_loss"] for mode, it in summary["candidates"].items() if it["passed"]}
+    assert summary["mode"] == min(passing, key=lambda mode: passing[mode])
+
+
+def test_the_gate_refuses_weights_dequantised_after_a_forward_pass(taught, tmp_path, data, tiny_base):
+    """The trap: bitsandbytes repacks 4-bit weights for the CPU on first use, and dequantising then reads garbage."""
+    technique, adapter_folder = taught
+    if technique == "lora":
+        pytest.skip("nothing is quantised")
+    settings = experiment("qlora")
+    rows, tokenizer = read_split(data, "validation"), load_tokenizer(tiny_base)
+    used = load_model(tiny_base, "cpu", quantization=settings.quantization.model_dump())
+    measure(used, rows, tokenizer.pad_token_id)
+    if not any(getattr(module.weight.quant_state, "packing_format_for_cpu", False) for module in _four_bit(used)):
+        pytest.skip("this CPU does not repack 4-bit weights")
+    reference = measure(
+        load_model(tiny_base, "cpu", quantization=settings.quantization.model_dump(), adapter=adapter_folder),
+        rows,
+        tokenizer.pad_token_id,
+    )
+    broken = used.dequantize()
+    for name, delta in merge.lora_deltas(adapter_folder).items():
+        weight = broken.get_submodule(name).weight
+        weight.data = (weight.data.float() + delta).to(torch.bfloat16)
+    found = measure(broken, rows, tokenizer.pad_token_id)
+    assert kl_divergence(reference.logits, found.logits) > 10 * settings.merge.max_kl
+
+
+def test_a_merge_that_lost_the_adapter_does_not_pass(taught, tmp_path, data, tiny_base):
+    technique, adapter_folder = taught
+    emptied = tmp_path / "emptied"
+    shutil.copytree(adapter_folder, emptied)
+    reference = merge._adapter_model(
+        job("merged_model", tmp_path, experiment(technique), {"base_model": tiny_base, "adapter": adapter_folder}),
+        experiment(technique),
+    )
+    rows, pad = read_split(data, "validation"), load_tokenizer(tiny_base).pad_token_id
+    measured = measure(reference, rows, pad)
+    weights = load_file(emptied / "adapter_model.safetensors")
+    save_file({name: torch.zeros_like(it) for name, it in weights.items()}, emptied / "adapter_model.safetensors")
+    mode = merge._modes(experiment(technique))[0]
+    merge.write_merged(tiny_base, emptied, tmp_path / "out", experiment(technique), mode)
+    judged = merge._judge(tmp_path / "out", mode, measured, rows, pad, experiment(technique), "cpu")
+    assert not judged.passed and judged.kl > 0.02
+
+
+def test_an_adapter_that_is_more_than_lora_is_refused(taught, tmp_path):
+    _, adapter_folder = taught
+    shutil.copytree(adapter_folder, tmp_path / "dora")
+    path = tmp_path / "dora" / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "use_dora": True}))
+    with pytest.raises(UserError, match="use_dora"):
+        merge.lora_deltas(tmp_path / "dora")
+
+
+def test_kl_is_zero_for_equal_and_right_for_known_distributions():
+    logits = torch.randn(5, 7)
+    assert kl_divergence(logits, logits + 3) == pytest.approx(0, abs=1e-6)
+    p, q = torch.tensor([[0.5, 0.5]]), torch.tensor([[0.9, 0.1]])
+    expected = float((p * (p / q).log()).sum())
+    assert kl_divergence(p.log(), q.log()) == pytest.approx(expected, rel=1e-5)
+
+
+def _four_bit(model):
+    from bitsandbytes.nn import Linear4bit
+
+    return [module for module in model.modules() if isinstance(module, Linear4bit)]

@@ -1,0 +1,115 @@
+"""The worker of `training_data`: nothing lost, nothing cut, every fault named."""
+
+import json
+
+import pyarrow.parquet as pq
+import pytest
+
+from ft_pipeline.errors import UserError
+from ft_pipeline.training import training_data
+from ft_pipeline.training.audit import failures
+from ft_pipeline.training.training_data import read_split, weigh
+from ft_pipeline_tests.training.subject import (
+    conversation,
+    job,
+    make_training_data,
+    settings,
+    support_rows,
+    write_conversations,
+)
+
+
+def test_every_row_arrives_and_passes_the_audit(tmp_path, tiny_base):
+    folder = make_training_data(tmp_path, tiny_base, support_rows(), settings())
+    report = json.loads((folder / "audit.json").read_text())
+    assert failures(report) == []
+    assert report["rows"] == {"human/train": 24, "human/validation": 6}
+    train, validation = (pq.read_table(folder / f"{name}.parquet").to_pylist() for name in ("train", "validation"))
+    assert (len(train), len(validation)) == (24, 6)
+    assert report["tokens"] == sum(len(row["input_ids"]) for row in train + validation)
+    assert report["trained_tokens"] == sum(label >= 0 for row in train + validation for label in row["labels"])
+    assert sum(report["histogram"]["counts"]) == 30
+    assert "⟦" in report["example"]["marked"] and "⟧" in report["example"]["marked"]
+
+
+def test_over_length_is_refused_and_never_truncated(tmp_path, tiny_base):
+    long = conversation(500, [("Where is it?", "It is heliotrope. " * 40)], "train")
+    folder = make_training_data(tmp_path, tiny_base, [*support_rows(), long], settings(max_length=128))
+    report = json.loads((folder / "audit.json").read_text())
+    check = report["checks"]["no_over_length"]
+    assert not check["passed"] and check["value"] == 1 and "rows.jsonl:501" in check["message"]
+    (over,) = report["over_length"]
+    stored = next(row for row in pq.read_table(folder / "train.parquet").to_pylist() if row["id"] == long["id"])
+    assert len(stored["input_ids"]) == over["tokens"] > 128
+    with pytest.raises(UserError, match="token audit"):
+        read_split(folder, "train")
+
+
+def test_a_template_without_a_stop_token_fails_the_audit(tmp_path, tiny_base):
+    base = tmp_path / "base"
+    base.mkdir()
+    for path in tiny_base.iterdir():
+        (base / path.name).write_bytes(path.read_bytes())
+    (base / "chat_template.jinja").write_text(
+        "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
+        "{% if add_generation_prompt %}assistant: {% endif %}"
+    )
+    folder = make_training_data(tmp_path, base, support_rows(), settings())
+    report = json.loads((folder / "audit.json").read_text())
+    assert not report["checks"]["stop_token_trained"]["passed"]
+
+
+def test_a_vocabulary_that_grew_fails_the_audit(tmp_path, tiny_base):
+    base = tmp_path / "base"
+    base.mkdir()
+    for path in tiny_base.iterdir():
+        (base / path.name).write_bytes(path.read_bytes())
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps({**config, "vocab_size": 200}))
+    folder = make_training_data(tmp_path, base, support_rows(), settings())
+    report = json.loads((folder / "audit.json").read_text())
+    assert not report["checks"]["ids_in_vocabulary"]["passed"]
+
+
+def test_sources_are_weighed_and_an_own_system_turn_wins(tmp_path, tiny_base):
+    rows = support_rows()
+    own = conversation(700, [("hi", "Paris.")], "train")
+    own["messages"].insert(0, {"role": "system", "content": "OWN SYSTEM"})
+    distilled = [conversation(800 + n, [(f"why {n}?", "It takes five working days.")], "train") for n in range(8)]
+    experiment = settings().model_copy(
+        update={"data": settings().data.model_copy(update={"system_prompt": "THE SYSTEM PROMPT"})}
+    )
+    inputs = {
+        "conversations": write_conversations(tmp_path / "c", [*rows, own]),
+        "distilled": write_conversations(tmp_path / "d", distilled),
+        "base_model": tiny_base,
+    }
+    work = job("training_data", tmp_path / "job", experiment, inputs)
+    summary = training_data.run(work)
+    assert summary["audit"]["rows"] == {"human/train": 25, "human/validation": 6, "distilled/train": 2}
+    from ft_pipeline.models.load import load_tokenizer
+
+    tokenizer = load_tokenizer(tiny_base)
+    texts = {row["id"]: tokenizer.decode(row["input_ids"]) for row in read_split(work.out, "train")}
+    assert "OWN SYSTEM" in texts[own["id"]] and "THE SYSTEM PROMPT" not in texts[own["id"]]
+    assert all("THE SYSTEM PROMPT" in text for row_id, text in texts.items() if row_id != own["id"])
+
+
+def test_weights_copy_whole_rows_and_choose_the_rest_by_seed():
+    rows = [{"id": str(number)} for number in range(10)]
+    assert weigh(rows, 0, 1) == []
+    assert weigh(rows, 1, 1) == rows
+    assert len(weigh(rows, 2.5, 1)) == 25
+    assert weigh(rows, 0.3, 1) == weigh(list(reversed(rows)), 0.3, 1) != weigh(rows, 0.3, 2)
+
+
+def test_no_validation_rows_is_one_clear_error(tmp_path, tiny_base):
+    rows = [row for row in support_rows() if row["split"] == "train"]
+    with pytest.raises(UserError, match="no validation rows"):
+        make_training_data(tmp_path, tiny_base, rows, settings())
+
+
+def test_two_runs_write_the_same_rows(tmp_path, tiny_base):
+    folders = [make_training_data(tmp_path / name, tiny_base, support_rows(), settings()) for name in "ab"]
+    tables = [pq.read_table(folder / "train.parquet") for folder in folders]
+    assert tables[0].equals(tables[1])

@@ -1,0 +1,29 @@
+"""The wheel carries the worked example, so that `ft init --example` works outside a checkout."""
+
+import shutil
+from pathlib import Path
+
+from setuptools import setup
+from setuptools.command.build_py import build_py
+
+EXAMPLE = ("project.yaml", "workspace.yaml", "experiments", "data/README.md", "data/raw", "data/general", "dagster_home/dagster.yaml")
+
+
+class BuildWithExample(build_py):
+    """Copies the example's files from the checkout into ft_pipeline/example of the build."""
+
+    def run(self) -> None:
+        super().run()
+        if self.editable_mode:
+            return
+        root, target = Path(__file__).parent, Path(self.build_lib) / "ft_pipeline" / "example"
+        for item in EXAMPLE:
+            source = root / item
+            (target / item).parent.mkdir(parents=True, exist_ok=True)
+            if source.is_dir():
+                shutil.copytree(source, target / item, dirs_exist_ok=True)
+            else:
+                shutil.copyfile(source, target / item)
+
+
+setup(cmdclass={"build_py": BuildWithExample})
