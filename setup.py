@@ -6,7 +6,10 @@ from pathlib import Path
 from setuptools import setup
 from setuptools.command.build_py import build_py
 
-EXAMPLE = ("project.yaml", "workspace.yaml", "experiments", "data/README.md", "data/raw", "data/general", "dagster_home/dagster.yaml")
+EXAMPLE = (
+    *("project.yaml", "workspace.yaml", "dagster_home/dagster.yaml", "experiments"),
+    *("data/README.md", "data/raw", "data/general"),
+)
 
 
 class BuildWithExample(build_py):

@@ -27,7 +27,7 @@ BROKEN_SHARE, COPY_SHARE, NEAR_SHARE = 0.001, 0.005, 0.005
 
 
 def generate(rows: int, path: Path, loadable: Path, seed: int = 0) -> dict[str, int]:
-    """Write `rows` rows to `path`, and to `loadable` those that `datasets` can load. The number of each kind of flaw."""
+    """Write `rows` rows to `path`, and to `loadable` those that `datasets` can load; how many of each flaw."""
     rng = np.random.default_rng(seed)
     vocabulary = np.array([_word(rng) for _ in range(30_000)])
     weights = 1 / (np.arange(len(vocabulary)) + 10)
@@ -76,13 +76,21 @@ def _broken(rng: np.random.Generator, row: dict[str, str]) -> tuple[bytes, str]:
 
 def ours(path: Path, out: Path) -> dict[str, object]:
     """Table and conversations, as the pipeline makes them."""
+    from rich.console import Console
+    from rich.progress import Progress
+
     from ft_pipeline.settings import DataSettings
     from ft_pipeline.tables.build import build_table
     from ft_pipeline.tables.collect import SourceFile
     from ft_pipeline.tables.conversations import build_conversations
 
     start = time.perf_counter()
-    table = build_table("alpaca", [SourceFile(path.name, path, "")], out / "alpaca", max_quarantined=0.1)
+    source = SourceFile(path.name, path, "")
+    with Progress(console=Console(stderr=True)) as bar:
+        task = bar.add_task("rows", total=None)
+        table = build_table(
+            "alpaca", [source], out / "alpaca", max_quarantined=0.1, progress=lambda rows: bar.advance(task, rows)
+        )
     built = time.perf_counter()
     build_table("sharegpt", [], out / "sharegpt", max_quarantined=0.1)
     report = build_conversations(
@@ -170,9 +178,18 @@ def compare(folder: Path, rows: int, ways: list[str]) -> None:
     if len(ways) == 2:
         ratio = results["datasets"]["seconds"] / results["ours"]["seconds"]
         print(f"ours is {ratio:.2f} times as fast as datasets")
-        machine = {"cores": psutil.cpu_count(), "memory_gb": round(psutil.virtual_memory().total / 1e9), "python": platform.python_version()}
+        machine = {
+            "cores": psutil.cpu_count(),
+            "memory_gb": round(psutil.virtual_memory().total / 1e9),
+            "python": platform.python_version(),
+        }
         RESULTS.parent.mkdir(exist_ok=True)
-        RESULTS.write_text(json.dumps({"rows": rows, "flaws": flaws, "machine": machine, "speed_ratio": round(ratio, 2), **results}, indent=1) + "\n")
+        RESULTS.write_text(
+            json.dumps(
+                {"rows": rows, "flaws": flaws, "machine": machine, "speed_ratio": round(ratio, 2), **results}, indent=1
+            )
+            + "\n"
+        )
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ from rich.console import Console
 from ft_pipeline import doctor as machine
 from ft_pipeline import scaffold, terminal
 from ft_pipeline.errors import UserError
-from ft_pipeline.project import Project
+from ft_pipeline.project import FORMATS, Project
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.current import Current
 
@@ -141,6 +142,7 @@ def ui(
     program = ["dagster-webserver", "--read-only"] if read_only else ["dagster", "dev"]
     errors.print(f"The Dagster UI comes up on http://127.0.0.1:{port} (Ctrl-C stops it).")
     os.chdir(opened.root)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell's `&` ignores it, and then Dagster would ignore SIGTERM too
     os.execv(str(scripts / program[0]), [*program, *place])
 
 
@@ -190,6 +192,29 @@ def champion(project: ProjectOption = None, as_json: JsonOption = False) -> None
 
 
 @app.command()
+def validate(
+    path: Annotated[Path, typer.Argument(help="A file of rows.")],
+    data_format: Annotated[str, typer.Option("--format", help=f"One of {', '.join(FORMATS)}.")],
+    against: Annotated[
+        Path | None, typer.Option("--against", help="Rows that stand in this file too are set aside.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Say what the pipeline would do with a file, without running it.
+
+    Example: ft validate my_rows.jsonl --format alpaca
+    """
+    from ft_pipeline.tables.validate import validate_file
+
+    if data_format not in FORMATS:
+        raise UserError(f"there is no format {data_format!r}; choose one of {', '.join(FORMATS)}")
+    report = validate_file(path, data_format, data_dir=path.parent, against=against)
+    _report(report.to_json(), as_json, lambda found: terminal.show_validation(out, found))
+    if report.refused:
+        raise typer.Exit(REFUSED)
+
+
+@app.command()
 def sql(
     query: Annotated[str, typer.Argument(help="A DuckDB query over the views: quarantine, conversations, …")],
     project: ProjectOption = None,
@@ -211,10 +236,10 @@ def sql(
 
 def _document(project: Project, asset: str, file: str) -> Any:
     """The JSON file of an unpartitioned asset's current artifact."""
-    pointer = Current(project.store).read(asset, None)
+    pointer = Current(project.store).read(asset)
     if pointer is None:
         raise UserError(f"there is no {asset} yet; run: ft run")
-    artifact = ArtifactStore(project.store).open(pointer.kind, pointer.fingerprint)
+    artifact = ArtifactStore(project.store).require(pointer.kind, pointer.fingerprint)
     return json.loads((artifact.path / file).read_text(encoding="utf-8"))
 
 

@@ -161,7 +161,7 @@ class TrainingSettings(Section):
 
 
 class MixSettings(Section):
-    """How much of each source an epoch sees: 1 uses each row once, 0.25 a seeded quarter of the rows, 2 each row twice."""
+    """How much of each source an epoch sees: 1 each row once, 0.25 a seeded quarter of the rows, 2 each row twice."""
 
     human: float = Field(1.0, ge=0)
     distilled: float = Field(0.25, ge=0)

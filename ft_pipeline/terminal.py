@@ -30,8 +30,11 @@ SHORT = {"model", "asset", "experiment", "result", "state", "status", "what", "n
 """Columns that stay on one line."""
 
 
+FIRST_ROWS = 10
+
+
 def plain(text: str) -> str:
-    """User data as it may stand in a terminal: control characters (escape sequences too) shown, markup taken literally."""
+    """User data as it may stand in a terminal: control characters (escape sequences too) shown, markup literal."""
     return escape("".join(letter if letter.isprintable() or letter == "\n" else repr(letter)[1:-1] for letter in text))
 
 
@@ -169,6 +172,21 @@ def show_champion(console: Console, record: Mapping[str, Any] | None) -> None:
     console.print(
         f"Champion: [bold]{plain(record['name'])}[/] since {record['since']}: {plain(record['reason'])}", soft_wrap=True
     )
+
+
+def show_validation(console: Console, document: Mapping[str, Any]) -> None:
+    """What `ft validate` found: the counts, each reason with its first rows, the warnings."""
+    if document["error"]:
+        error = document["error"]
+        console.print(f"[red]refused[/] {error['code']}: {plain(error['message'])}", soft_wrap=True)
+        return
+    counts = ", ".join(f"{document[key]:,} {key}" for key in ("read", "accepted", "quarantined", "duplicates"))
+    console.print(f"{plain(document['file'])} ({document['format']}): {counts}")
+    for code, rows in document["reasons"].items():
+        more = f" and {len(rows) - FIRST_ROWS} more" if len(rows) > FIRST_ROWS else ""
+        console.print(f"  {code}: row {', '.join(map(str, rows[:FIRST_ROWS]))}{more}")
+    for warning in document["warnings"]:
+        console.print(f"  [yellow]warning[/] {warning['code']}: {plain(warning['message'])}", soft_wrap=True)
 
 
 def show_rows(console: Console, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:

@@ -13,4 +13,4 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny random model with tokenizer and chat template, as a `base_model` artifact's folder."""
     from ft_pipeline_tests.tiny import tiny_model
 
-    return tiny_model(tmp_path_factory.mktemp("tiny") / "base")
+    return tiny_model(tmp_path_factory.mktemp("tiny") / "base", initializer_range=0.2)

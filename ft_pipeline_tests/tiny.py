@@ -36,10 +36,18 @@ def tiny_tokenizer(template: str = CHATML) -> PreTrainedTokenizerFast:
     return wrapped
 
 
-def tiny_model(folder: Path, *, seed: int = 0, dtype: torch.dtype = torch.bfloat16, positions: int = 512) -> Path:
+def tiny_model(
+    folder: Path,
+    *,
+    seed: int = 0,
+    dtype: torch.dtype = torch.bfloat16,
+    positions: int = 512,
+    initializer_range: float = 0.02,
+) -> Path:
     """Save a two-layer Llama (hidden size 64, tied head) and its tokenizer to `folder`; same seed, same bytes.
 
     positions: the longest sequence in tokens; its tokenizer makes about one token per two characters.
+    initializer_range: 0.2 gives it opinions; with 0.02 its predictions stay near uniform, however it is trained.
     """
     tokenizer = tiny_tokenizer()
     config = LlamaConfig(
@@ -54,6 +62,7 @@ def tiny_model(folder: Path, *, seed: int = 0, dtype: torch.dtype = torch.bfloat
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=None,
+        initializer_range=initializer_range,
     )
     with torch.random.fork_rng():
         torch.manual_seed(seed)

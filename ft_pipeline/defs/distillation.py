@@ -25,7 +25,7 @@ NOT_ASKED = {"terms", "model", "revision"}
     show=lambda artifact: _show_answers(artifact),
 )
 def teacher_answers(at: Inputs) -> Spec:
-    """The teacher's answers to the unlabelled messages, under its system prompt and fixed examples of the train split."""
+    """The teacher's answers to the unlabelled messages, under its system prompt and fixed examples."""
     teacher = at.project.settings.teacher
     model = at.made(base_model_spec(teacher.model, teacher.revision))
     inputs = {

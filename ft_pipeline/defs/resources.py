@@ -5,6 +5,6 @@ import dagster as dg
 
 @dg.definitions
 def executor() -> dg.Definitions:
-    """One process per run: the heavy steps start worker processes of their own, so an executor that starts one per step
-    would only add its start-up to each. On Kubernetes set Dagster's k8s_job_executor here; the GPU op tags act there."""
+    """One process per run: the heavy steps start worker processes of their own, and an executor that starts one per step
+    would only add its start-up. On Kubernetes set Dagster's k8s_job_executor here; the GPU op tags act there."""
     return dg.Definitions(executor=dg.in_process_executor)

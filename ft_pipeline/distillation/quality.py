@@ -11,17 +11,18 @@ from typing import Any
 from ft_pipeline.tables.codes import Fault
 from ft_pipeline.tables.text import (
     PLACEHOLDER_PATTERN,
+    REFUSAL_PATTERN,
     SPECIAL_TOKEN_PATTERN,
     is_empty,
     normalise,
     plain_words,
 )
 
-REPETITION_WORDS = 4
+REPETITION_WORDS = 3
 MAX_REPETITION = 0.15
-"""Share of an answer's 4-word sequences that stood in it before. Of 252 davinci answers (239 known to be degenerate)
-250 are above it (the other two count upwards, and list translations); of 999 Alpaca answers 4, of 13,481 answers of
-two sets of support conversations none."""
+"""Share of an answer's 3-word sequences that stood in it before. Of 252 davinci answers (239 known to be degenerate)
+250 are above it (of the other two one counts upwards, one lists translations); of 999 Alpaca answers 18 (tables, sums),
+of 13,481 answers of two sets of support conversations one, of this project's own none."""
 COPY_WORDS = 3
 MAX_COPY = 0.8
 """Share of an answer's 3-word sequences that stand in the customer's own message. Rewriting tasks reach 0.7."""
@@ -33,7 +34,7 @@ LENGTH_SLACK = (0.5, 1.25)
 MIN_HUMAN_ANSWERS = 20
 """With fewer human answers their percentiles say nothing, and no answer is judged by its length."""
 
-REFUSAL_PATTERN = re.compile(
+STOCK_PHRASES = re.compile(
     r"\bas an? (?:[\w-]+ ){0,4}(?:ai|assistant|chatbot|(?:language )?model|agent|representative|customer|tool),? "
     r"(?:model )?i\b"
     r"|\bi(?:['’]m| am) (?:just |only )?an? (?:[\w-]+ ){0,3}(?:ai|assistant|chatbot|language model|tool)\b"
@@ -53,7 +54,7 @@ HOLE_PATTERN = re.compile(
 
 _WORD = re.compile(r"\w+|[^\x00-\u2fff\s]")
 _LONG_NUMBER = re.compile(r"\d{4,}")
-_PLACEHOLDER, _SPECIAL = re.compile(PLACEHOLDER_PATTERN), re.compile(SPECIAL_TOKEN_PATTERN)
+_PLACEHOLDER, _SPECIAL, _REFUSAL = map(re.compile, (PLACEHOLDER_PATTERN, SPECIAL_TOKEN_PATTERN, REFUSAL_PATTERN))
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def length_range(human_answers: Sequence[str]) -> tuple[int, int] | None:
 
 
 def repetition(text: str) -> float:
-    """Share of the 4-word sequences that stood in the text before (0 to 1); an emoji counts as a word."""
+    """Share of the 3-word sequences that stood in the text before (0 to 1); an emoji counts as a word."""
     words = _WORD.findall(text.casefold())
     sequences = [tuple(words[i : i + REPETITION_WORDS]) for i in range(len(words) - REPETITION_WORDS + 1)]
     return 1 - len(set(sequences)) / len(sequences) if sequences else 0.0
@@ -120,7 +121,7 @@ def _repeats(answer: Mapping[str, Any], context: Context) -> Fault | None:
     share = repetition(answer["answer"])
     if share <= MAX_REPETITION:
         return None
-    return Fault("repetition", f"{share:.0%} of its 4-word sequences are repeats; the limit is {MAX_REPETITION:.0%}")
+    return Fault("repetition", f"{share:.0%} of its 3-word sequences are repeats; the limit is {MAX_REPETITION:.0%}")
 
 
 def _cut_off(answer: Mapping[str, Any], context: Context) -> Fault | None:
@@ -130,7 +131,7 @@ def _cut_off(answer: Mapping[str, Any], context: Context) -> Fault | None:
 
 
 def _refuses(answer: Mapping[str, Any], context: Context) -> Fault | None:
-    found = REFUSAL_PATTERN.search(answer["answer"])
+    found = _REFUSAL.search(answer["answer"]) or STOCK_PHRASES.search(answer["answer"])
     return Fault("refusal_boilerplate", f"declines like an assistant: {found[0][:80]!r}") if found else None
 
 

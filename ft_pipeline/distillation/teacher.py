@@ -41,9 +41,9 @@ Entry = dict[str, Any]
 def run(job: Job) -> dict[str, Any]:
     """Answer every row of `unlabelled` under the teacher's system prompt and fixed examples of the train split.
 
-    Inputs: unlabelled, conversations, base_model (the teacher's). Config: `teacher` (TeacherSettings; the model's name and
-    terms are of no use here). Files: answers.parquet, teacher.json (how it was asked: system prompt, examples, template
-    hash, sampling).
+    Inputs: unlabelled, conversations, base_model (the teacher's). Config: `teacher` (TeacherSettings; the model's name
+    and terms are not looked at). Files: answers.parquet, teacher.json (system prompt, examples, template hash,
+    sampling).
     A run that was killed is asked only for what is missing, in the same batches. Summary: prompts, answered, seconds,
     answer_tokens, tokens_per_second, resumed.
     """

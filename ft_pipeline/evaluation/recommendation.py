@@ -44,7 +44,7 @@ def recommend(
         "decision": verdict.decision,
         "experiment": row["experiment"] if row else None,
         "row": row["name"] if row else None,
-        "reasons": [reason[0].upper() + reason[1:] for reason in [verdict.reason, *remarks]],
+        "reasons": [verdict.reason, *remarks],
         "evidence": evidence(case, verdict),
     }
 
@@ -83,8 +83,8 @@ def too_few_rows(case: Case) -> Verdict | None:
     if rows >= TOO_FEW_ROWS and (rows >= ENOUGH_ROWS or prompting_helps):
         return None
     reason = (
-        f"{best['name']} was trained on {rows} rows and is not clearly better than {_named(case.bar)}: collect "
-        f"examples towards {ENOUGH_ROWS} before judging; until then, use {_named(case.bar)}."
+        f"Too little data: {best['name']} was trained on {rows} rows and is not clearly better than "
+        f"{_named(case.bar)}: collect examples towards {ENOUGH_ROWS} before judging; until then, use {_named(case.bar)}."
     )
     return Verdict("more_data", reason, best)
 
@@ -110,7 +110,9 @@ def tuning_wins(case: Case) -> Verdict | None:
     chosen = min([best, *level], key=lambda row: (_simplicity(row), case.sound.index(row)))
     pair = case.lead(chosen, case.bar) if case.bar else None
     reason = (
-        f"{chosen['name']} beats the best prompting. {_pair(pair)}" if pair else f"Only {chosen['name']} was scored."
+        f"Tuning pays: {chosen['name']} beats the best prompting. {_pair(pair)}"
+        if pair
+        else f"Only {chosen['name']} was scored."
     )
     if _simplicity(chosen) < _simplicity(best):
         reason += f" {best['name']} is not clearly better, and {chosen['technique']} is the simpler technique."
@@ -144,8 +146,8 @@ def say_prompting(case: Case, verdict: Verdict) -> str | None:
     pair = case.lead(case.bar, case.plain)
     if pair is None:
         return None
-    clearly = "clearly better" if pair["low"] > 0 else "not clearly better"
-    return f"{_named(case.bar)} is {clearly} than the plain model. {_pair(pair)}"
+    helps = "helps" if pair["low"] > 0 else "does not clearly help"
+    return f"Prompting {helps}: {_pair(pair)}"
 
 
 def say_tokens(case: Case, verdict: Verdict) -> str | None:
@@ -156,7 +158,7 @@ def say_tokens(case: Case, verdict: Verdict) -> str | None:
     if prompted <= 1.1 * tuned:
         return None
     return (
-        f"{_named(case.bar)} reads {prompted:.0f} prompt tokens per call, {verdict.row['name']} {tuned:.0f} "
+        f"Cost: {_named(case.bar)} reads {prompted:.0f} prompt tokens per call, {verdict.row['name']} {tuned:.0f} "
         f"({1 - tuned / prompted:.0%} fewer): with many calls, tuning is cheaper to serve."
     )
 
@@ -171,10 +173,10 @@ def say_forgetting(case: Case, verdict: Verdict) -> str | None:
 
 
 def say_merge(case: Case, verdict: Verdict) -> str | None:
-    """Whether the merged model is worse than its adapter: then the adapter should be served."""
+    """Whether the merged model is worse than its adapter: then the adapter should be served, unless it forgets."""
     if verdict.row is None:
         return None
-    forms = {row["kind"]: row for row in case.tuned if row["experiment"] == verdict.row["experiment"]}
+    forms = {row["kind"]: row for row in case.sound if row["experiment"] == verdict.row["experiment"]}
     if len(forms) < 2 or not case.clear(forms["adapter"], forms["merged"]):
         return None
     pair = case.lead(forms["adapter"], forms["merged"])

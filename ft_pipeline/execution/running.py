@@ -160,7 +160,7 @@ def _forced(planned: Planned) -> Planned:
 
 
 def _batches(planned: Sequence[Planned]) -> list[tuple[str | None, list[str]]]:
-    """(experiment, its assets) in order; what all experiments share goes with the first, what compares them with the last."""
+    """(experiment, its assets) in order; what all share goes with the first, what compares them with the last."""
     running = [each for each in planned if each.runs]
     order = [each.asset for each in planned]
     last_own = max((order.index(each.asset) for each in planned if each.experiment), default=-1)

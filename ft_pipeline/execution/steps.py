@@ -254,7 +254,7 @@ def _materialize(context: dg.AssetExecutionContext, step: Step, experiment: str 
     recorded = recorded_checks(made.artifact)
     return dg.MaterializeResult(
         data_version=dg.DataVersion(made.artifact.fingerprint),
-        metadata=clean_metadata(_own_metadata(made) | shown),
+        metadata=clean_metadata(shown | _own_metadata(made)),
         check_results=[_check_result(step.name, check, recorded[check.name]) for check in step.checks],
     )
 

@@ -1,7 +1,7 @@
 """The table of a format: all files of its folder read, validated, deduplicated and written, every row accounted for."""
 
 import tempfile
-from collections.abc import Container, Iterator
+from collections.abc import Callable, Container, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ft_pipeline.tables.chunk import arrow_schema, raw_of
-from ft_pipeline.tables.collect import Collected, Collector, SourceFile, read_stream
+from ft_pipeline.tables.collect import Collector, SourceFile, read_stream
 from ft_pipeline.tables.gates import table_checks
 from ft_pipeline.tables.hashing import RowsDigest
 from ft_pipeline.tables.judge import CODES, WORDS, Verdict, conflict_warnings, judge, settle
@@ -19,18 +19,36 @@ from ft_pipeline.tables.report import FileAccount, TableReport
 from ft_pipeline.tables.rows import COLUMNS
 
 ROW_GROUP = 65_536
+PARQUET: dict[str, Any] = {"compression": "zstd", "compression_level": 1, "use_dictionary": ["file", "split", "table"]}
 CONVERSATIONAL = frozenset({"alpaca", "sharegpt"})
 PREVIEW_ROWS = 10
 PREVIEW_CHARS = 200
 SET_ASIDE = pa.schema(
-    [("file", pa.string()), ("row", pa.int64()), ("code", pa.string()), ("message", pa.string()), ("raw", pa.string()),
-     ("copy_of", pa.string())]
-)  # fmt: skip
+    [
+        ("file", pa.string()),
+        ("row", pa.int64()),
+        ("code", pa.string()),
+        ("message", pa.string()),
+        ("raw", pa.string()),
+        ("copy_of", pa.string()),
+    ]
+)
 FILES = pa.schema(
-    [("file", pa.string()), ("sha256", pa.string()), ("status", pa.string()), ("read", pa.int64()),
-     ("accepted", pa.int64()), ("quarantined", pa.int64()), ("duplicates", pa.int64()), ("error_code", pa.string()),
-     ("error_message", pa.string()), ("max_quarantined", pa.float64()), ("split", pa.string()), ("allow", pa.list_(pa.string()))]
-)  # fmt: skip
+    [
+        ("file", pa.string()),
+        ("sha256", pa.string()),
+        ("status", pa.string()),
+        ("read", pa.int64()),
+        ("accepted", pa.int64()),
+        ("quarantined", pa.int64()),
+        ("duplicates", pa.int64()),
+        ("error_code", pa.string()),
+        ("error_message", pa.string()),
+        ("max_quarantined", pa.float64()),
+        ("split", pa.string()),
+        ("allow", pa.list_(pa.string())),
+    ]
+)
 
 
 def build_table(
@@ -40,16 +58,18 @@ def build_table(
     *,
     max_quarantined: float,
     excluded: Container[str] = frozenset(),
+    progress: Callable[[int], None] | None = None,
 ) -> TableReport:
     """Write rows.parquet, set_aside.parquet and files.parquet into `out` (a folder, made if need be), and for alpaca
     and sharegpt keys.parquet, what the conversations compare rows by.
 
     Nothing raises for bad data: refused files, and a share of quarantined rows above the ceiling, are failed checks of
-    the report. No files give an empty table. `excluded` holds the ids (`row_id`) of rows that were forgotten.
+    the report. No files give an empty table. `excluded` holds the ids (`row_id`) of rows that were forgotten. `progress` is
+    told the number of rows that each batch read.
     """
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".work-", dir=out) as folder:
-        collector = Collector(data_format, Path(folder), excluded)
+        collector = Collector(data_format, Path(folder), excluded, progress)
         collected = [collector.collect(source) for source in sorted(files, key=lambda file: file.name)]
         readable = [file for file in collected if not file.refused]
         verdict = judge(readable, collector.shingles.read())
@@ -78,7 +98,7 @@ def _write_rows(data_format: str, verdict: Verdict, path: Path) -> tuple[str, li
     digest, written = RowsDigest(), []
     preview: list[dict[str, Any]] = []
     schema = rows_schema(data_format)
-    with pq.ParquetWriter(path, schema, compression="zstd", compression_level=1) as writer:
+    with pq.ParquetWriter(path, schema, **PARQUET) as writer:
         for at, file in enumerate(verdict.files):
             stays, count, begin = verdict.of_file(at)[0] == 0, 0, 0
             for batch in read_stream(file.rows_path):
@@ -148,7 +168,9 @@ def _copies(data_format: str, verdict: Verdict, at: int) -> Iterator[list[tuple]
 
 def _write_tuples(writer: pq.ParquetWriter, tuples: list[tuple]) -> int:
     if tuples:
-        arrays = [pa.array(column, field.type) for column, field in zip(zip(*tuples, strict=True), SET_ASIDE, strict=True)]
+        arrays = [
+            pa.array(column, field.type) for column, field in zip(zip(*tuples, strict=True), SET_ASIDE, strict=True)
+        ]
         writer.write_table(pa.Table.from_arrays(arrays, schema=SET_ASIDE))
     return len(tuples)
 

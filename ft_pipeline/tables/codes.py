@@ -34,7 +34,7 @@ ROW_CODES: dict[str, str] = {
     "empty_chosen": "the chosen answer is empty",
     "empty_rejected": "the rejected answer is empty",
     "last_turn_not_human": "an unlabelled conversation must end with the human",
-    "chosen_equals_rejected": "the chosen and the rejected answer are equal but for case, white space and final punctuation",
+    "chosen_equals_rejected": "both answers are equal but for case, white space and final punctuation",
     "contradicting_pair": "an earlier pair prefers the other way round",
     "prompt_mismatch": "chosen and rejected do not answer one common prompt",
     "unsupported_shape": "a shape of preference row that needs a sidecar (columns: {conversations: prompt})",
@@ -71,10 +71,19 @@ DUPLICATE_CODES = frozenset({"duplicate", "near_duplicate"})
 
 ALLOWABLE = frozenset(
     {
-        "control_characters", "too_short", "too_long", "special_tokens", "output_equals_input", "refusal_boilerplate",
-        "unresolved_placeholder", "chosen_equals_rejected", "contradicting_pair", "duplicate", "near_duplicate",
+        "control_characters",
+        "too_short",
+        "too_long",
+        "special_tokens",
+        "output_equals_input",
+        "refusal_boilerplate",
+        "unresolved_placeholder",
+        "chosen_equals_rejected",
+        "contradicting_pair",
+        "duplicate",
+        "near_duplicate",
     }
-)  # fmt: skip
+)
 """Codes that a sidecar may allow: they judge a row that can be read. The others say that there is no row to use."""
 
 _RANK = {code: rank for rank, code in enumerate(ROW_CODES)}

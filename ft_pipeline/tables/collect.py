@@ -1,6 +1,6 @@
 """Read raw files into accepted rows on disk and keys in memory, before it is known which of them are copies."""
 
-from collections.abc import Container, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -68,8 +68,15 @@ class Collected:
 class Collector:
     """Reads the files of one format folder, one after the other, into a work folder."""
 
-    def __init__(self, data_format: str, work: Path, excluded: Container[str] = frozenset()):
+    def __init__(
+        self,
+        data_format: str,
+        work: Path,
+        excluded: Container[str] = frozenset(),
+        progress: Callable[[int], None] | None = None,
+    ):
         self.data_format, self.work, self.excluded = data_format, work, excluded
+        self.progress = progress or (lambda rows: None)
         self.shingles = ShingleFile(work / "shingles.u64")
         self._files = 0
 
@@ -92,7 +99,10 @@ class Collector:
         collected.rows_path = self.work / f"{self._files:06d}.rows.arrow"
         collected.aside_path = self.work / f"{self._files:06d}.aside.arrow"
         gathered, mark = _Gathered(), self.shingles.count
-        with _stream(collected.rows_path, arrow_schema(self.data_format)) as rows, _stream(collected.aside_path, ASIDE) as aside:
+        with (
+            _stream(collected.rows_path, arrow_schema(self.data_format)) as rows,
+            _stream(collected.aside_path, ASIDE) as aside,
+        ):
             suffix = Path(collected.source.name).suffix.lower()
             work = partial(process, data_format=self.data_format, sidecar=collected.sidecar, excluded=self.excluded)
             for batch, chunk in map_batches(work, read_batches(path, suffix), path.stat().st_size):
@@ -101,6 +111,7 @@ class Collector:
                 aside.write_table(chunk.aside)
                 self.shingles.append(chunk.keys.shingles)
                 gathered.add(batch, chunk)
+                self.progress(chunk.read)
         _refuse_whole(gathered, self.data_format)
         collected.rows = np.concatenate(gathered.rows)
         collected.keys = merge(gathered.keys, self.shingles.read(mark))
@@ -113,9 +124,12 @@ class Collector:
 
 def refused(source: SourceFile, error: Refused) -> Collected:
     """A file that is not used, and why."""
-    return Collected(source, FileAccount(
-        file=source.name, sha256=source.sha256, status="refused", error_code=error.code, error_message=error.message
-    ))  # fmt: skip
+    return Collected(
+        source,
+        FileAccount(
+            file=source.name, sha256=source.sha256, status="refused", error_code=error.code, error_message=error.message
+        ),
+    )
 
 
 @contextmanager
@@ -184,9 +198,14 @@ def _refuse_whole(gathered: _Gathered, data_format: str) -> None:
         if "not_utf8" in codes and codes <= {"not_utf8", "invalid_json"}:
             raise Refused("not_utf8", "no row is UTF-8; is it Latin-1? convert it: iconv -f LATIN1 -t UTF-8 IN > OUT")
         if codes <= {"invalid_json", "not_utf8"}:
-            raise Refused("not_json", "no line is JSON; CSV must be named .csv, Parquet .parquet, all else one JSON object per line")
+            raise Refused(
+                "not_json",
+                "no line is JSON; CSV must be named .csv, Parquet .parquet, all else one JSON object per line",
+            )
         raise Refused("unknown_format" if gathered.is_array else "not_json", "no row is a JSON object")
     if not gathered.known:
-        raise Refused("unknown_format", f"no row has the keys of the {data_format} format; a sidecar YAML can map columns")
+        raise Refused(
+            "unknown_format", f"no row has the keys of the {data_format} format; a sidecar YAML can map columns"
+        )
     if gathered.read < MIN_ROWS:
         raise Refused("too_few_rows", f"{gathered.read} row; at least {MIN_ROWS} are needed")

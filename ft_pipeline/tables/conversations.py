@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ft_pipeline.settings import DataSettings
-from ft_pipeline.tables.build import PREVIEW_ROWS, ROW_GROUP, SET_ASIDE, cut
+from ft_pipeline.tables.build import PARQUET, PREVIEW_ROWS, ROW_GROUP, SET_ASIDE, cut
 from ft_pipeline.tables.chunk import MESSAGES, raw_of
 from ft_pipeline.tables.fates import CODES, Fates, decide
 from ft_pipeline.tables.hashing import RowsDigest
@@ -23,9 +23,16 @@ from ft_pipeline.tables.splits import SPLITS, TRAIN
 from ft_pipeline.tables.staging import TABLES, Staged, messages_of, stage, table_batches, with_texts
 
 SCHEMA = pa.schema(
-    [("id", pa.string()), ("split", pa.string()), ("group", pa.string()), ("messages", MESSAGES), ("table", pa.string()),
-     ("file", pa.string()), ("row", pa.int64())]
-)  # fmt: skip
+    [
+        ("id", pa.string()),
+        ("split", pa.string()),
+        ("group", pa.string()),
+        ("messages", MESSAGES),
+        ("table", pa.string()),
+        ("file", pa.string()),
+        ("row", pa.int64()),
+    ]
+)
 ASIDE_SCHEMA = pa.schema([("table", pa.string()), *SET_ASIDE])
 
 
@@ -87,17 +94,21 @@ def _write(staged: Staged, fates: Fates, out: Path) -> _Written:
     written, begin = _Written(), 0
     groups = staged.keys.group
     with (
-        pq.ParquetWriter(out / "rows.parquet", SCHEMA, compression="zstd", compression_level=1) as rows,
+        pq.ParquetWriter(out / "rows.parquet", SCHEMA, **PARQUET) as rows,
         pq.ParquetWriter(out / "set_aside.parquet", ASIDE_SCHEMA, compression="zstd") as aside,
     ):
         for folder, name in zip(staged.folders, TABLES, strict=True):
             for source in table_batches(folder / "rows.parquet"):
                 part = slice(begin, begin + source.num_rows)
                 columns = {
-                    "id": source["id"], "split": _names(fates.split[part], SPLITS), "group": group_names(groups[part]),
-                    "messages": messages_of(source, name), "table": pa.repeat(pa.scalar(name), source.num_rows),
-                    "file": source["file"], "row": source["row"],
-                }  # fmt: skip
+                    "id": source["id"],
+                    "split": _names(fates.split[part], SPLITS),
+                    "group": group_names(groups[part]),
+                    "messages": messages_of(source, name),
+                    "table": pa.repeat(pa.scalar(name), source.num_rows),
+                    "file": source["file"],
+                    "row": source["row"],
+                }
                 table = pa.table(columns, schema=SCHEMA)
                 stays = fates.code[part] == 0
                 kept = table if stays.all() else table.filter(pa.array(stays))
@@ -105,7 +116,9 @@ def _write(staged: Staged, fates: Fates, out: Path) -> _Written:
                 written.rows += kept.num_rows
                 written.digest.add(kept["id"], kept["split"])
                 if len(written.preview) < PREVIEW_ROWS:
-                    written.preview += [cut(row) for row in kept.slice(0, PREVIEW_ROWS - len(written.preview)).to_pylist()]
+                    written.preview += [
+                        cut(row) for row in kept.slice(0, PREVIEW_ROWS - len(written.preview)).to_pylist()
+                    ]
                 written.aside += _write_aside(aside, table, np.flatnonzero(~stays), fates, begin)
                 begin += source.num_rows
     return written
@@ -162,7 +175,9 @@ def _count_splits(fates: Fates, rows: np.ndarray) -> dict[str, int]:
 def _accounted(read: int, written: int, aside: int) -> Check:
     passed = read == written + aside
     verb = "=" if passed else "is not"
-    return Check(passed, f"{read:,} rows read {verb} {written:,} conversations + {aside:,} set aside", read - written - aside)
+    return Check(
+        passed, f"{read:,} rows read {verb} {written:,} conversations + {aside:,} set aside", read - written - aside
+    )
 
 
 def _straddling(staged: Staged, fates: Fates, stays: np.ndarray) -> Check:
@@ -177,13 +192,17 @@ def _filled(splits: dict[str, int], settings: DataSettings) -> Check:
     empty = [name for name in SPLITS if wanted[name] and not splits[name]]
     if not empty:
         return Check(True, ", ".join(f"{name} {splits[name]:,}" for name in SPLITS))
-    return Check(False, f"no rows in {', '.join(empty)}: add rows, or raise the split's share in project.yaml", len(empty))
+    return Check(
+        False, f"no rows in {', '.join(empty)}: add rows, or raise the split's share in project.yaml", len(empty)
+    )
 
 
 def _warnings(several: int, shared_answers: int) -> list[Warning]:
     found = []
     if several:
-        message = f"{several:,} row(s) share their prompt with rows that answer differently; each prompt is in one split"
+        message = (
+            f"{several:,} row(s) share their prompt with rows that answer differently; each prompt is in one split"
+        )
         found.append(Warning("conflicting_answers", message))
     if shared_answers:
         message = f"{shared_answers:,} training answer(s) share 13 words in a row with the general suite; they stay"

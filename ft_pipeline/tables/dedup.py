@@ -81,7 +81,7 @@ def first_index(keys: np.ndarray) -> np.ndarray:
 
 
 def _near(keys: Keys, rows: np.ndarray, known: int) -> Iterator[tuple[int, int]]:
-    """(row, the earlier kept row it is near to). With `known`: of the rows from there on, near to one before `known`."""
+    """(row, the earlier kept row it is near to). With `known`: rows from there on, near to a row before it."""
     if len(rows) < 2:
         return
     starts = np.cumsum(keys.lengths) - keys.lengths

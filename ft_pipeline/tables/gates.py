@@ -39,7 +39,9 @@ def _accounted(readable: list[FileAccount], written: list[int], set_aside: list[
         if not account.balanced or (accepted, others) != (account.accepted, account.quarantined + account.duplicates)
     ]
     if off:
-        return Check(False, f"read is not accepted + quarantined + duplicates in {', '.join(off)}; report this", len(off))
+        return Check(
+            False, f"read is not accepted + quarantined + duplicates in {', '.join(off)}; report this", len(off)
+        )
     return Check(True, "read = accepted + quarantined + duplicates in every file", 0)
 
 

@@ -44,8 +44,11 @@ class Verdict:
 
 
 def judge(files: list[Collected], shingles: np.ndarray) -> Verdict:
-    """Judge the accepted rows of all files; `shingles` are those of all of them. Golden test files are held against each other only: what copies them from
-    a training file must leave training, not the test."""
+    """Judge the accepted rows of all files; `shingles` are those of all of them.
+
+    Golden test files are held against each other only: what copies them in a training file must leave training, not
+    the test.
+    """
     starts = np.concatenate([[0], np.cumsum([len(file.rows) for file in files])]).astype(np.int64)
     keys = merge([file.keys for file in files], shingles)
     verdict = Verdict(np.zeros(len(keys), np.uint8), np.full(len(keys), -1), starts.tolist(), files, keys)

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from ft_pipeline.tables.rows import instruction_messages
 from ft_pipeline.tables.text import is_empty, normalise
@@ -52,9 +51,14 @@ class Keys:
         starts = np.cumsum(self.lengths) - self.lengths
         places = np.repeat(starts[rows] - (np.cumsum(lengths) - lengths), lengths) + np.arange(int(lengths.sum()))
         return Keys(
-            self.exact[rows], self.normal[rows], self.prompt[rows], self.answer[rows], self.group[rows],
-            self.shingles[places], lengths,
-        )  # fmt: skip
+            self.exact[rows],
+            self.normal[rows],
+            self.prompt[rows],
+            self.answer[rows],
+            self.group[rows],
+            self.shingles[places],
+            lengths,
+        )
 
 
 def merge(parts: Sequence[Keys], shingles: np.ndarray | None = None) -> Keys:
@@ -99,21 +103,17 @@ class ShingleFile:
 
 def make_keys(exact: Sequence[str], prompts: Sequence[str], answers: Sequence[str]) -> Keys:
     """Keys from, per row, the exact text of it all, the normalised prompt, and the normalised rest."""
-    whole = _whole(prompts, answers)
-    shingles, lengths = shingle(whole)
+    shingles, lengths = shingles_of_views(prompts, answers)
     digests = b"".join([sha256(prompt.encode()).digest()[:16] for prompt in prompts])
     group = np.frombuffer(digests, dtype=">u8").astype(np.uint64).reshape(-1, 2)
-    hashes = (hash_texts(texts) for texts in (exact, whole, prompts, answers))
-    return Keys(*hashes, group, shingles, lengths)
+    exact_keys, prompt_keys, answer_keys = (hash_texts(texts) for texts in (exact, prompts, answers))
+    normal = _mix(prompt_keys * _PLACES[0] + answer_keys * _PLACES[1])
+    return Keys(exact_keys, normal, prompt_keys, answer_keys, group, shingles, lengths)
 
 
 def shingles_of_views(prompts: Sequence[str], answers: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """(shingles, number per row) as make_keys gives them."""
-    return shingle(_whole(prompts, answers))
-
-
-def _whole(prompts: Sequence[str], answers: Sequence[str]) -> list[str]:
-    return [f"{prompt}{_TURN}{answer}" for prompt, answer in zip(prompts, answers, strict=True)]
+    """(shingles, number per row) of prompt + answer."""
+    return shingle([f"{prompt} {answer}" for prompt, answer in zip(prompts, answers, strict=True)])
 
 
 def keys_of(data_format: str, records: Sequence[tuple[Any, ...]]) -> Keys:
@@ -184,20 +184,46 @@ def hash_texts(texts: Sequence[str]) -> np.ndarray:
 
 
 def word_hashes(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """(uint64 of every word, int64 number of words per text). Words are what single spaces divide."""
+    """(uint64 of every word, int64 number of words per text). Words are what single spaces divide.
+
+    A word's hash is the polynomial of its bytes (each through a fixed random table) modulo 2^64; all words at once come
+    out of one running sum over the bytes of all texts.
+    """
     if not texts:
         return np.empty(0, dtype=np.uint64), np.empty(0, dtype=np.int64)
-    words = pc.split_pattern(pa.array(texts, pa.large_string()), " ")
-    counts = pc.list_value_length(words).to_numpy(zero_copy_only=False).astype(np.int64)
-    encoded = words.flatten().dictionary_encode()
-    hashes = hash_texts(encoded.dictionary.to_pylist())
-    return hashes[encoded.indices.to_numpy(zero_copy_only=False)], counts
+    array = pa.array(texts, pa.large_string())
+    offsets = np.frombuffer(array.buffers()[1], dtype=np.int64)[: len(texts) + 1]
+    data = np.frombuffer(array.buffers()[2], dtype=np.uint8)[: offsets[-1]] if offsets[-1] else np.empty(0, np.uint8)
+    spaces = np.flatnonzero(data == 0x20)
+    spaces_per_text = np.diff(np.searchsorted(spaces, offsets))
+    # Words end at a space and at the end of their text; they begin after a space and at the beginning of their text.
+    ends, begins = np.sort(np.concatenate([spaces, offsets[1:]])), np.sort(np.concatenate([spaces + 1, offsets[:-1]]))
+    powers, inverses = _powers(len(data) + 1)
+    sums = np.zeros(len(data) + 1, dtype=np.uint64)
+    np.cumsum(_BYTES[data] * powers[: len(data)], out=sums[1:])
+    hashes = (sums[ends] - sums[begins]) * inverses[begins] + (ends - begins).astype(np.uint64)
+    return _mix(hashes), spaces_per_text + 1
+
+
+_BASE = 0x9E3779B97F4A7C15
+_BYTES = np.random.Generator(np.random.PCG64(20240229)).integers(1, 2**64, 256, dtype=np.uint64) | np.uint64(1)
+_TABLES: dict[str, np.ndarray] = {}
+
+
+def _powers(count: int) -> tuple[np.ndarray, np.ndarray]:
+    """The first powers of _BASE, and of its inverse, modulo 2^64."""
+    if len(_TABLES.get("powers", ())) < count:
+        size = 1 << max(count - 1, 1).bit_length()
+        for name, base in (("powers", _BASE), ("inverses", pow(_BASE, -1, 2**64))):
+            table = np.full(size, base, dtype=np.uint64)
+            table[0] = 1
+            _TABLES[name] = np.cumprod(table, dtype=np.uint64)
+    return _TABLES["powers"], _TABLES["inverses"]
 
 
 def shingle(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     """(uint64 shingles of all texts, int64 number per text); a text of fewer than 3 words is one shingle."""
-    hashes, counts = word_hashes([text.replace(_TURN, " ").strip() for text in texts])
-    return windows(hashes, counts, SHINGLE_WORDS)
+    return windows(*word_hashes([text.replace(_TURN, " ").strip() for text in texts]), SHINGLE_WORDS)
 
 
 def windows(hashes: np.ndarray, counts: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -233,5 +259,4 @@ def _mix(values: np.ndarray) -> np.ndarray:
     """Spread all bits over all bits (the finaliser of MurmurHash3)."""
     values = values ^ (values >> np.uint64(33))
     values = values * np.uint64(0xFF51AFD7ED558CCD)
-    values = values ^ (values >> np.uint64(33))
-    return values
+    return values ^ (values >> np.uint64(33))

@@ -21,6 +21,7 @@ def write_keys(keys: Keys, kept: np.ndarray, path: Path) -> None:
 def read_keys(path: Path) -> Keys:
     """The keys that write_keys wrote; without shingles."""
     table = pq.read_table(path)
-    hashes = [table[name].to_numpy() for name in _HASHES]
+    hashes = {name: table[name].to_numpy() for name in _HASHES}
     group = np.stack([table["group_high"].to_numpy(), table["group_low"].to_numpy()], axis=1)
-    return Keys(*hashes, group, np.empty(0, dtype=np.uint64), np.zeros(table.num_rows, dtype=np.int64))
+    lengths = np.zeros(table.num_rows, dtype=np.int64)
+    return Keys(**hashes, group=group, shingles=np.empty(0, dtype=np.uint64), lengths=lengths)

@@ -42,7 +42,9 @@ def overlap_with_heldout(rows: Sequence[dict[str, Any]], heldout: Sequence[dict[
     texts = [row for row in rows if "text" in row]
     if texts and len(texts) != len(rows):
         raise ValueError("rows are either all texts or all messages")
-    new = keys_of("text", [(row["text"],) for row in rows]) if texts else keys_of_messages([_whole(row) for row in rows])
+    new = (
+        keys_of("text", [(row["text"],) for row in rows]) if texts else keys_of_messages([_whole(row) for row in rows])
+    )
     return [origin(heldout[at]) if at >= 0 else None for at in near_heldout(new, known).tolist()]
 
 

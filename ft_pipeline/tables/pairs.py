@@ -68,9 +68,9 @@ def _side(name: str, raw: list[Any], sidecar: Sidecar) -> list[Message] | Fault:
     if isinstance(messages, Fault):
         last = raw[-1] if isinstance(raw[-1], dict) else {}
         text = next((last[key] for key in ("value", "content") if key in last), None)
-        answer_is_empty = messages.code in {"empty_value", "missing_value"} and (text is None or text == "" or (
-            isinstance(text, str) and is_empty(text)
-        ))  # fmt: skip
+        answer_is_empty = messages.code in {"empty_value", "missing_value"} and (
+            text is None or text == "" or (isinstance(text, str) and is_empty(text))
+        )
         return Fault(f"empty_{name}", f"the answer in `{name}` is empty") if answer_is_empty else messages
     if len(messages) == 1:
         return Fault("missing_prompt", f"`{name}` holds one turn and no prompt before it")

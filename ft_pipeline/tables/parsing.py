@@ -19,7 +19,7 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class BadNumber:
-    """NaN, an infinity, or an integer too long to be meant: never text, so that it is `wrong_type` wherever it is used."""
+    """NaN, an infinity, or an integer too long to be meant: never text, so `wrong_type` wherever it is used."""
 
     def __repr__(self) -> str:
         return "a number that JSON does not know"
@@ -35,27 +35,49 @@ def parse_line(line: bytes) -> Any:
         value = orjson.loads(line)
     except orjson.JSONDecodeError:
         return parse_carefully(line)
-    if isinstance(value, dict) and not keys_are_single(line, value):
-        return parse_carefully(line)
-    if line.count(b"[") + line.count(b"{") > MAX_DEPTH and _depth(line) > MAX_DEPTH:
-        return _too_deep()
+    if isinstance(value, dict | list):
+        keys, nested = _count_keys(value)
+        if _spaced_colons(line) or line.count(b'":') != keys:
+            return parse_carefully(line)
+        if nested and line.count(b"[") + line.count(b"{") > MAX_DEPTH and _depth(line) > MAX_DEPTH:
+            return _too_deep()
     return value
 
 
-def keys_are_single(line: bytes, value: dict) -> bool:
-    """Whether counting proves that no object in `line` names a key twice; False means unproven.
+def parse_block(block: bytes, lines: list[bytes]) -> list[Any]:
+    """As parse_line for all lines of a block, with one count for all of them where that settles it."""
+    if _spaced_colons(block):
+        return [parse_line(line) for line in lines]
+    values: list[Any] = []
+    total, elsewhere = 0, 0
+    for line in lines:
+        try:
+            value = orjson.loads(line)
+        except orjson.JSONDecodeError:
+            values.append(parse_carefully(line))
+            elsewhere += line.count(b'":')
+            continue
+        if type(value) is dict:
+            keys, nested = _count_keys(value)
+            total += keys
+            if not nested:
+                values.append(value)
+                continue
+        values.append(parse_line(line) if type(value) in (dict, list) else value)
+        elsewhere += line.count(b'":') if type(value) is not dict else 0
+    # Every line has at least as many `":` as keys: equal sums mean that it is so in each line.
+    return values if block.count(b'":') - elsewhere == total else [parse_line(line) for line in lines]
 
-    Without white space before a colon, every key is followed by `":`; as many of those as there are parsed keys means
-    that none was overwritten.
-    """
-    if b" :" in line or b"\t:" in line or b"\r:" in line or b"\n:" in line:
-        return False
-    return line.count(b'":') == _count_keys(value)
+
+def _spaced_colons(text: bytes) -> bool:
+    """Whether white space may stand between a key and its colon; without it, every key is followed by `":`."""
+    return b" :" in text or b"\t:" in text or b"\r:" in text or b"\n:" in text
 
 
-def _count_keys(value: dict) -> int:
-    total = len(value)
-    stack = [child for child in value.values() if type(child) in (dict, list)]
+def _count_keys(value: Any) -> tuple[int, bool]:
+    """(keys of all objects in a value, whether it holds other objects or lists)."""
+    stack = [child for child in (value.values() if type(value) is dict else value) if type(child) in (dict, list)]
+    total, nested = len(value) if type(value) is dict else 0, bool(stack)
     while stack:
         item = stack.pop()
         if type(item) is dict:
@@ -63,7 +85,7 @@ def _count_keys(value: dict) -> int:
             stack.extend(item.values())
         elif type(item) is list:
             stack.extend(item)
-    return total
+    return total, nested
 
 
 def parse_carefully(line: bytes) -> Any:

@@ -12,11 +12,14 @@ PREFILTER = r"@|\+?[0-9(](?:[ .()/-]{0,2}[0-9]){7}|[A-Z]{2}[0-9]{2}"
 
 _EMAIL = re.compile(r"[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63}){1,6}")
 _CARD = re.compile(
-    r"(?<![\w-])(?:(?:4|5[1-5]|2[2-7]|35|6[05])\d{2,3}(?:([ -]?)\d{4}\1\d{4}\1\d{4})|3[47]\d{2}([ -]?)\d{6}\2\d{5})(?![\w-])"
+    r"(?<![\w-])(?:(?:4\d{3}|(?:5[1-5]|2[2-7]|35|6[05])\d{2})(?:([ -]?)\d{4}\1\d{4}\1\d{4})"
+    r"|3[47]\d{2}([ -]?)\d{6}\2\d{5})(?![\w-])"
 )
 """The issuers' first digits and their ways of grouping; a check digit decides. Order numbers are long digits too."""
 _IBAN = re.compile(r"(?<!\w)[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?(?!\w)")
-_PHONE = re.compile(r"(?<![\w+-])(?:\+\d{1,3}|\(?0\d{1,4}\)?|\(\d{3}\)|\d{3}(?=[ .-]\d{3}[ .-]\d{4}\b))(?:[ ./-]?\d{2,4}){2,5}(?![\w-])")
+_PHONE = re.compile(
+    r"(?<![\w+-])(?:\+\d{1,3}|\(?0\d{1,4}\)?|\(\d{3}\)|\d{3}(?=[ .-]\d{3}[ .-]\d{4}\b))(?:[ ./-]?\d{2,4}){2,5}(?![\w-])"
+)
 
 
 def find_kinds(text: str) -> list[str]:
@@ -64,5 +67,8 @@ _KINDS: dict[str, Callable[[str], bool]] = {
     "pii_phone": _has_phone,
 }
 NAMES = {
-    "pii_email": "an e-mail address", "pii_card": "a payment card number", "pii_iban": "an IBAN", "pii_phone": "a phone number",
-}  # fmt: skip
+    "pii_email": "an e-mail address",
+    "pii_card": "a payment card number",
+    "pii_iban": "an IBAN",
+    "pii_phone": "a phone number",
+}

@@ -25,17 +25,26 @@ _UTF_BOMS = (
     (b"\xfe\xff", "UTF-16"),
 )
 _MAGIC = (
-    (b"\x1f\x8b", "gzip"), (b"PK\x03\x04", "zip"), (b"PK\x05\x06", "zip"), (b"BZh", "bzip2"), (b"\xfd7zXZ\x00", "xz"),
-    (b"\x28\xb5\x2f\xfd", "zstd"), (b"\x04\x22\x4d\x18", "lz4"), (b"7z\xbc\xaf\x27\x1c", "7z"), (b"Rar!\x1a\x07", "rar"),
-)  # fmt: skip
+    (b"\x1f\x8b", "gzip"),
+    (b"PK\x03\x04", "zip"),
+    (b"PK\x05\x06", "zip"),
+    (b"BZh", "bzip2"),
+    (b"\xfd7zXZ\x00", "xz"),
+    (b"\x28\xb5\x2f\xfd", "zstd"),
+    (b"\x04\x22\x4d\x18", "lz4"),
+    (b"7z\xbc\xaf\x27\x1c", "7z"),
+    (b"Rar!\x1a\x07", "rar"),
+)
 
 
 @dataclass
 class Batch:
-    """Consecutive rows. Either `lines` (JSON, still to be parsed) or `values` (parsed values or Faults) is given."""
+    """Consecutive rows. One of `block`, `lines` (JSON, still to be parsed) and `values` (or Faults) is given."""
 
     rows: list[int]
-    """1-based line, list index, or data row."""
+    """1-based line, list index, or data row; of a block, only the number of its first line."""
+    block: bytes | None = None
+    """Whole lines, still to be divided."""
     lines: list[bytes] | None = None
     values: list[Any] = field(default_factory=list)
     offsets: list[int] | None = None
@@ -83,6 +92,17 @@ def read_batches(path: Path, suffix: str) -> Iterator[Batch]:
     if suffix == ".csv" and not _begins_as_json(head):
         return reader_tabular.csv_batches(path)
     return reader_json.json_batches(path)
+
+
+def divide(batch: Batch) -> Batch:
+    """The lines of a block that are not blank, with their numbers; other batches as they are."""
+    if batch.block is None:
+        return batch
+    first, lines = batch.rows[0], batch.block.split(b"\n")
+    rows = [row for row, line in enumerate(lines, first) if line and not line.isspace()]
+    if len(rows) < len(lines):
+        lines = [lines[row - first] for row in rows]
+    return Batch(rows, lines=lines)
 
 
 def skip_bom(file: BinaryIO) -> int:

@@ -4,12 +4,12 @@ import mmap
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, BinaryIO
 
 from ft_pipeline.tables.codes import Fault, Refused
 from ft_pipeline.tables.parsing import parse_line
 from ft_pipeline.tables.reader import BLOCK_BYTES, HEAD_BYTES, JSON_SPACE, MAX_LINE_BYTES, Batch, skip_bom
 
-ARRAY_BATCH_BYTES = BLOCK_BYTES
 # A string (closed or not, then the closing quote is missing), or a mark of structure.
 _TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[\[\]{},]', re.DOTALL)
 
@@ -29,34 +29,25 @@ def json_batches(path: Path) -> Iterator[Batch]:
 
 
 def _line_batches(path: Path) -> Iterator[Batch]:
-    number = 0
+    number = 1
     with path.open("rb") as file:
         skip_bom(file)
         rest = b""
         while block := file.read(BLOCK_BYTES):
-            block = rest + block
-            whole, newline, rest = block.rpartition(b"\n")
+            whole, newline, rest = (rest + block).rpartition(b"\n")
             if newline:
-                yield _batch_of_lines(whole.split(b"\n"), number)
+                yield Batch([number], block=whole)
                 number += whole.count(b"\n") + 1
             if len(rest) > MAX_LINE_BYTES:
-                number += 1
                 start = rest[:8000].decode("utf-8", errors="replace")
                 yield Batch([number], values=[Fault("too_long", "the line is longer than 64 MiB", raw=start)])
+                number += 1
                 rest = _skip_line(file)
         if rest.strip(JSON_SPACE):
-            yield _batch_of_lines([rest], number)
+            yield Batch([number], block=rest)
 
 
-def _batch_of_lines(lines: list[bytes], before: int) -> Batch:
-    """The lines that are not blank, with their numbers."""
-    rows = [before + at for at, line in enumerate(lines, 1) if line and not line.isspace()]
-    if len(rows) < len(lines):
-        lines = [lines[row - before - 1] for row in rows]
-    return Batch(rows, lines=lines)
-
-
-def _skip_line(file) -> bytes:
+def _skip_line(file: BinaryIO) -> bytes:
     """Read on to the end of the line; what comes after it in the last block."""
     while block := file.read(BLOCK_BYTES):
         _, newline, rest = block.partition(b"\n")
@@ -111,7 +102,7 @@ def looks_like_row(value: dict) -> bool:
     for name in known - {"conversations", "messages", "chosen", "rejected"}:
         if isinstance(value[name], dict | list):
             return False
-    turns = next((value[name] for name in ("conversations", "messages") if name in value), [])
+    turns: Any = next((value[name] for name in ("conversations", "messages") if name in value), [])
     nested = isinstance(turns, list) and any(
         isinstance(turn, list) or (isinstance(turn, dict) and {"conversations", "messages"} & turn.keys())
         for turn in turns
@@ -139,18 +130,20 @@ def _is_one_object(path: Path, begin: int) -> bool:
 def _array_batches(path: Path, begin: int) -> Iterator[Batch]:
     """The elements of the array that opens at `begin`, each as its bytes; the file is mapped, not loaded."""
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        row, batch, size = 0, Batch([], lines=[], offsets=[]), 0
-        for start, element in _elements(data, begin):
-            row += 1
-            batch.rows.append(row)
-            batch.lines.append(element)  # type: ignore[union-attr]
-            batch.offsets.append(start)  # type: ignore[union-attr]
+        rows: list[int] = []
+        lines: list[bytes] = []
+        offsets: list[int] = []
+        size = 0
+        for row, (start, element) in enumerate(_elements(data, begin), 1):
+            rows.append(row)
+            lines.append(element)
+            offsets.append(start)
             size += len(element)
-            if size > ARRAY_BATCH_BYTES:
-                yield batch
-                batch, size = Batch([], lines=[], offsets=[]), 0
-        if batch.rows:
-            yield batch
+            if size > BLOCK_BYTES:
+                yield Batch(rows, lines=lines, offsets=offsets)
+                rows, lines, offsets, size = [], [], [], 0
+        if rows:
+            yield Batch(rows, lines=lines, offsets=offsets)
 
 
 def _elements(data: mmap.mmap, begin: int) -> Iterator[tuple[int, bytes]]:

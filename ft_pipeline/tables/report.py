@@ -112,7 +112,9 @@ class TableReport:
             "reasons": self.reasons,
             "files": files,
             "checks": {name: asdict(check) for name, check in self.checks.items()},
-            "warnings": [{**asdict(item), "rows": item.rows[:FIRST_ROWS], "count": len(item.rows)} for item in self.warnings],
+            "warnings": [
+                {**asdict(item), "rows": item.rows[:FIRST_ROWS], "count": len(item.rows)} for item in self.warnings
+            ],
             "rows_hash": self.rows_hash,
         }
 

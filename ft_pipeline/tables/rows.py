@@ -1,4 +1,4 @@
-"""One parsed row into the columns of its format, or the fault that keeps it from being used. No value changes type here.
+"""One parsed row into the columns of its format, or the fault that keeps it from being used. No value changes type.
 
 What stands inside the strings (control tokens, placeholders, refusals) is judged afterwards, by the schemas.
 """

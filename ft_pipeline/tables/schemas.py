@@ -67,8 +67,6 @@ _TEXT_CHECKS = {
 }
 _ANSWERS = {"alpaca": ("output",), "sharegpt": ("messages",), "preferences": ("chosen",)}
 _OPTIONAL = frozenset({"system", "history"})
-Series = pd.Series
-Strings = pa.Array
 
 
 @lru_cache(maxsize=64)
@@ -124,8 +122,10 @@ def _faults(cases: pd.DataFrame, frame: pd.DataFrame) -> dict[int, Fault]:
         at = int(position)
         if at not in found or rank(code) < rank(found[at][0]):
             found[at] = (code, column)
-    return {at: Fault(code, _explain(code, column, frame[column].iat[at] if column in frame else None))
-            for at, (code, column) in found.items()}  # fmt: skip
+    return {
+        at: Fault(code, _explain(code, column, frame[column].iat[at] if column in frame else None))
+        for at, (code, column) in found.items()
+    }
 
 
 def _explain(code: str, column: str, cell: object) -> str:
@@ -143,7 +143,7 @@ def _is_text(data_format: str, name: str) -> bool:
 
 
 def _column_checks(data_format: str, name: str, allow: frozenset[str]) -> list[pa_schema.Check]:
-    checks: dict[str, Callable[[Series], Series]] = {
+    checks: dict[str, Callable[[pd.Series], pd.Series]] = {
         code: partial(_without, pattern=pattern) for code, pattern in _TEXT_CHECKS.items()
     }
     if name in _ANSWERS.get(data_format, ()):
@@ -154,7 +154,7 @@ def _column_checks(data_format: str, name: str, allow: frozenset[str]) -> list[p
 
 
 def _row_checks(data_format: str, allow: frozenset[str]) -> list[pa_schema.Check]:
-    checks: dict[str, Callable[[pd.DataFrame], Series]] = {}
+    checks: dict[str, Callable[[pd.DataFrame], pd.Series]] = {}
     if data_format != "text":
         checks["too_long"] = _short_enough
     if data_format == "alpaca":
@@ -171,7 +171,7 @@ def _check(code: str, judge: Callable) -> pa_schema.Check:
     return pa_schema.Check(judge, name=code, error=code, ignore_na=False)
 
 
-def flatten(column: Series, role: str | None = None) -> tuple[Strings, np.ndarray]:
+def flatten(column: pd.Series, role: str | None = None) -> tuple[pa.Array, np.ndarray]:
     """All strings of a column (of text, messages or history) and, for each, the position of its row."""
     if column.dtype != object:
         return pa.array(column, pa.large_string()).fill_null(""), np.arange(len(column))
@@ -185,7 +185,7 @@ def flatten(column: Series, role: str | None = None) -> tuple[Strings, np.ndarra
     return pa.array(texts, pa.large_string()), np.array(owners, dtype=np.int64)
 
 
-def _without(column: Series, pattern: str, role: str | None = None) -> Series:
+def _without(column: pd.Series, pattern: str, role: str | None = None) -> pd.Series:
     """True where no string of the row matches."""
     texts, owners = flatten(column, role)
     passed = np.ones(len(column), dtype=bool)
@@ -193,13 +193,13 @@ def _without(column: Series, pattern: str, role: str | None = None) -> Series:
     return pd.Series(passed, index=column.index)
 
 
-def _long_enough(column: Series) -> Series:
+def _long_enough(column: pd.Series) -> pd.Series:
     texts, _ = flatten(column)
     lengths = pc.utf8_length(pc.utf8_trim_whitespace(texts))
     return pd.Series(lengths.to_numpy(zero_copy_only=False) >= MIN_TEXT_CHARS, index=column.index)
 
 
-def _short_enough(frame: pd.DataFrame) -> Series:
+def _short_enough(frame: pd.DataFrame) -> pd.Series:
     lengths = np.zeros(len(frame), dtype=np.int64)
     for name in frame.columns:
         texts, owners = flatten(frame[name])
@@ -207,37 +207,53 @@ def _short_enough(frame: pd.DataFrame) -> Series:
     return pd.Series(lengths <= MAX_ROW_CHARS, index=frame.index)
 
 
-def _alpaca_answers(frame: pd.DataFrame) -> Series:
+def _alpaca_answers(frame: pd.DataFrame) -> pd.Series:
     """False where the output is the instruction over again, or the input as it stands.
 
     The input counts only when it is unchanged: to correct its case or its white space can be the whole task.
     """
-    passed = [
-        not (_repeats(answer, instruction) or (extra and extra.strip() == answer.strip()))
-        for instruction, extra, answer in zip(frame["instruction"], frame["input"], frame["output"], strict=True)
+    instruction, extra, output = (
+        pa.array(frame[name], pa.large_string()) for name in ("instruction", "input", "output")
+    )
+    trimmed = pc.utf8_trim_whitespace(output)
+    same = pc.and_(pc.equal(pc.utf8_trim_whitespace(extra), trimmed), pc.not_equal(trimmed, ""))
+    passed = ~same.to_numpy(zero_copy_only=False)
+    for at in np.flatnonzero(_may_be_equal(instruction, output)).tolist():
+        passed[at] &= normalise(instruction[at].as_py()) != normalise(output[at].as_py())
+    return pd.Series(passed, index=frame.index)
+
+
+def _may_be_equal(first: pa.Array, second: pa.Array) -> np.ndarray:
+    """bool per pair: lengths, and the first letters of plain text, rule out nearly all that differ once normalised."""
+    lengths = [pc.utf8_length(side).to_numpy(zero_copy_only=False) for side in (first, second)]
+    close = (lengths[0] < 2 * lengths[1] + 8) & (lengths[1] < 2 * lengths[0] + 8)
+    starts = [pc.utf8_lower(pc.utf8_slice_codeunits(pc.utf8_ltrim_whitespace(side), 0, 1)) for side in (first, second)]
+    plain = [pc.string_is_ascii(side).to_numpy(zero_copy_only=False) for side in (first, second)]
+    return close & (pc.equal(*starts).to_numpy(zero_copy_only=False) | ~plain[0] | ~plain[1])
+
+
+def _differ(first: list[str], second: list[str]) -> list[bool]:
+    """For each pair of texts, whether they differ once normalised."""
+    maybe = _may_be_equal(pa.array(first, pa.large_string()), pa.array(second, pa.large_string()))
+    return [
+        not (close and normalise(one) == normalise(other))
+        for close, one, other in zip(maybe, first, second, strict=True)
     ]
-    return pd.Series(passed, index=frame.index, dtype=bool)
 
 
-def _repeats(answer: str, prompt: str) -> bool:
-    """Whether an answer equals a prompt once both are normalised; lengths and first letters rule out nearly all."""
-    if not (len(prompt) < 2 * len(answer) + 8 and len(answer) < 2 * len(prompt) + 8):
-        return False
-    same_start = prompt.lstrip()[:1].casefold() == answer.lstrip()[:1].casefold()
-    return (same_start or not prompt.isascii() or not answer.isascii()) and normalise(prompt) == normalise(answer)
+def _pair_answers(frame: pd.DataFrame) -> pd.Series:
+    """False where the chosen answer is the question over again."""
+    return pd.Series(
+        _differ(_last_texts(frame["prompt_messages"]), _last_texts(frame["chosen"])), index=frame.index, dtype=bool
+    )
 
 
-def _pair_answers(frame: pd.DataFrame) -> Series:
-    passed = [
-        not _repeats(chosen[0]["content"], prompt[-1]["content"])
-        for prompt, chosen in zip(frame["prompt_messages"], frame["chosen"], strict=True)
-    ]
-    return pd.Series(passed, index=frame.index, dtype=bool)
+def _pair_differs(frame: pd.DataFrame) -> pd.Series:
+    """False where both answers are one."""
+    return pd.Series(
+        _differ(_last_texts(frame["chosen"]), _last_texts(frame["rejected"])), index=frame.index, dtype=bool
+    )
 
 
-def _pair_differs(frame: pd.DataFrame) -> Series:
-    passed = [
-        not _repeats(chosen[0]["content"], rejected[0]["content"])
-        for chosen, rejected in zip(frame["chosen"], frame["rejected"], strict=True)
-    ]
-    return pd.Series(passed, index=frame.index, dtype=bool)
+def _last_texts(column: pd.Series) -> list[str]:
+    return [messages[-1]["content"] for messages in column]

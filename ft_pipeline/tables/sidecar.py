@@ -27,7 +27,7 @@ class Sidecar(BaseModel):
     """Their column (or turn key) → ours: `{response: output}`."""
     roles: dict[str, Literal["human", "gpt", "system"]] = Field(default_factory=dict)
     """Their role → ours: `{Agent: gpt}`."""
-    max_quarantined: float | None = Field(None, ge=0, le=1)
+    max_quarantined: float | None = Field(default=None, ge=0, le=1)
     """The file's own ceiling on the quarantined share; the file is then judged alone."""
     allow: frozenset[str] = frozenset()
     """Codes that do not keep a row of this file from being used."""

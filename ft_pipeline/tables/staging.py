@@ -64,16 +64,25 @@ def stage(alpaca: Path, sharegpt: Path) -> Staged:
     parts: list[dict[str, np.ndarray]] = []
     for number, folder in enumerate((alpaca, sharegpt)):
         accounts = {entry["file"]: entry for entry in pq.read_table(folder / "files.parquet").to_pylist()}
-        origin = pq.read_table(folder / "rows.parquet", columns=["file", "row"], read_dictionary=["file"]).unify_dictionaries()
+        origin = pq.read_table(
+            folder / "rows.parquet", columns=["file", "row"], read_dictionary=["file"]
+        ).unify_dictionaries()
         encoded = origin["file"].combine_chunks()
         names = encoded.dictionary.to_pylist() if len(origin) else []
-        codes = encoded.indices.to_numpy(zero_copy_only=False).astype(np.int32) if len(origin) else np.empty(0, np.int32)
+        codes = (
+            encoded.indices.to_numpy(zero_copy_only=False).astype(np.int32) if len(origin) else np.empty(0, np.int32)
+        )
         golden = np.array([accounts[name]["split"] == "test" for name in names], dtype=bool)
         lenient = np.array([bool(DUPLICATE_CODES & set(accounts[name]["allow"])) for name in names], dtype=bool)
-        parts.append({
-            "table": np.full(len(origin), number, np.uint8), "file": codes + len(files), "row": origin["row"].to_numpy(),
-            "golden": golden[codes], "lenient": lenient[codes],
-        })  # fmt: skip
+        parts.append(
+            {
+                "table": np.full(len(origin), number, np.uint8),
+                "file": codes + len(files),
+                "row": origin["row"].to_numpy(),
+                "golden": golden[codes],
+                "lenient": lenient[codes],
+            }
+        )
         files += names
     columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     nothing = np.zeros(len(columns["row"]), dtype=bool)

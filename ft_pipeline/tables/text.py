@@ -12,10 +12,12 @@ FINAL_PUNCTUATION = " " + "".join(
 )
 """Punctuation of all scripts up to CJK (NFKC folds the full-width forms), and the space that may stand before it."""
 
+_ASCII_PUNCTUATION = "".join(char for char in FINAL_PUNCTUATION if char.isascii())
+
 SPECIAL_TOKENS = (
     "<|im_start|>", "<|im_end|>", "<|im_sep|>", "<|endoftext|>", "<|endofprompt|>",  # ChatML, GPT-2, Phi, Qwen, SmolLM
     "<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<|eom_id|>",
-    "<|python_tag|>", "<|finetune_right_pad_id|>", "<|header_start|>", "<|header_end|>", "<|eot|>", "<|eom|>",  # Llama 3, 4
+    "<|python_tag|>", "<|finetune_right_pad_id|>", "<|header_start|>", "<|header_end|>", "<|eot|>", "<|eom|>",  # Llama
     "<s>", "</s>", "[INST]", "[/INST]", "<<SYS>>", "<</SYS>>",  # Llama 2, Mistral
     "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]", "[AVAILABLE_TOOLS]", "[/AVAILABLE_TOOLS]", "[TOOL_CALLS]", "[TOOL_RESULTS]",
     "[/TOOL_RESULTS]",
@@ -23,7 +25,7 @@ SPECIAL_TOKENS = (
     "<|system|>", "<|user|>", "<|assistant|>", "<|observation|>", "<|end|>", "<|pad|>",  # Phi 3, Zephyr, GLM
     "<|start|>", "<|message|>", "<|channel|>", "<|constrain|>", "<|return|>", "<|call|>",  # gpt-oss
     "<|start_of_role|>", "<|end_of_role|>",  # Granite
-    "<|START_OF_TURN_TOKEN|>", "<|END_OF_TURN_TOKEN|>", "<|USER_TOKEN|>", "<|CHATBOT_TOKEN|>", "<|SYSTEM_TOKEN|>",  # Cohere
+    "<|START_OF_TURN_TOKEN|>", "<|END_OF_TURN_TOKEN|>", "<|USER_TOKEN|>", "<|CHATBOT_TOKEN|>", "<|SYSTEM_TOKEN|>",
     "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>", "<｜User｜>", "<｜Assistant｜>",  # DeepSeek
     "<|begin_of_sentence|>", "<|end_of_sentence|>", "<|startoftext|>", "<|endofturn|>", "<|end_of_turn|>",
 )  # fmt: skip
@@ -35,7 +37,8 @@ CONTROL_PATTERN = r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]"
 PLACEHOLDER_PATTERN = r"\{\{ *[A-Za-z][A-Za-z0-9 _/'’&-]{0,60}\}\}"
 REFUSAL_PATTERN = (
     r"(?i)^.{0,80}?\bas an? (?:ai|large language model|language model)\b.{0,40}?\bi(?: am|'m|’m)?\b.{0,30}?"
-    r"(?:cannot|can(?:'|’)t|can not|do not|don(?:'|’)t|not able|unable|not capable|not allowed|have no|won(?:'|’)t|lack)\b"
+    r"(?:cannot|can(?:'|’)t|can not|do not|don(?:'|’)t|not able|unable"
+    r"|not capable|not allowed|have no|won(?:'|’)t|lack)\b"
     r"|^.{0,80}?\bi(?: am|'m|’m) (?:just|only) an ai\b"
     r"|^(?:(?:i am |i'm |i’m )?sorry,? but )?i (?:cannot|can(?:'|’)t|am unable to|am not able to) "
     r"(?:fulfil|fulfill|comply with|assist with|help with) (?:that|this|your|the)(?: request)?\W*$"
@@ -52,9 +55,12 @@ def is_empty(text: str) -> bool:
 
 def normalise(text: str) -> str:
     """Texts that differ only by NFKC form, case, white space and final punctuation give the same string."""
-    if not text.isascii():
-        text = unicodedata.normalize("NFKC", text)
-    text = " ".join(text.casefold().split())
+    if text.isascii():
+        text = text.lower()
+        spaced = text.isprintable() and "  " not in text  # single spaces already: the usual case, and twice as fast
+        text = text.strip(" ") if spaced else " ".join(text.split())
+        return text.rstrip(_ASCII_PUNCTUATION) or text
+    text = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
     return text.rstrip(FINAL_PUNCTUATION) or text
 
 

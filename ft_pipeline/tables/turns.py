@@ -9,8 +9,12 @@ from ft_pipeline.tables.sidecar import Sidecar
 from ft_pipeline.tables.text import is_empty, normalise
 
 ROLES: Mapping[str, str] = {
-    "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system",
-}  # fmt: skip
+    "human": "user",
+    "user": "user",
+    "gpt": "assistant",
+    "assistant": "assistant",
+    "system": "system",
+}
 """The roles that need no sidecar, and what they become. Case counts."""
 
 Message = dict[str, str]

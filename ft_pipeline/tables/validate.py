@@ -1,21 +1,21 @@
 """What the pipeline would do with one file, without running it (`ft validate`)."""
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ft_pipeline.errors import UserError
+from ft_pipeline.tables.codes import Refused
 from ft_pipeline.tables.collect import Collected, Collector, SourceFile, refused
 from ft_pipeline.tables.gates import share_check
 from ft_pipeline.tables.judge import Verdict, conflict_warnings, judge, settle
-from ft_pipeline.tables.codes import Refused
 from ft_pipeline.tables.overlap import near_heldout
 from ft_pipeline.tables.report import FileAccount, FileReport, Warning
 from ft_pipeline.tables.sidecar import read_sidecar
-from ft_pipeline.errors import UserError
 
 BESIDE: Any = object()
 """Read the YAML that lies beside the file."""
@@ -29,6 +29,7 @@ def validate_file(
     against: Path | None = None,
     sidecar: Mapping[str, Any] | None = BESIDE,
     max_quarantined: float = 0.1,
+    progress: Callable[[int], None] | None = None,
 ) -> FileReport:
     """The account of one file, by the code that builds the tables.
 
@@ -36,7 +37,7 @@ def validate_file(
     of its rows, or have an equal prompt) are set aside as train_test_overlap. UserError where `against` cannot be read.
     """
     with tempfile.TemporaryDirectory(prefix="ft-validate-") as folder:
-        collector = Collector(data_format, Path(folder))
+        collector = Collector(data_format, Path(folder), progress=progress)
         file = _collect(collector, path, data_dir, sidecar)
         if file.refused:
             return FileReport(file.account, data_format, [])

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from datasets import Dataset
 from torch import Tensor
-from transformers import TrainerCallback, TrainerControl, TrainerState
+from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState
 from trl import SFTConfig, SFTTrainer
 
 from ft_pipeline.errors import UserError
@@ -45,6 +45,7 @@ class AnswerTrainer(SFTTrainer):
             processing_class=tokenizer,
             data_collator=partial(collate, pad_token_id=self._pad),
         )
+        self.remove_callback(PrinterCallback)
         # Makes the Trainer count the trained tokens of an optimizer step and hand the number to compute_loss.
         self.model_accepts_loss_kwargs = True
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from ft_pipeline.distillation.quality import (
     MAX_REPETITION,
-    REFUSAL_PATTERN,
+    STOCK_PHRASES,
     Context,
     copied,
     judge,
@@ -106,8 +106,8 @@ def test_repetition_on_real_answers() -> None:
     degenerate = sum(repetition(json.loads(line)["response"]) > MAX_REPETITION for line in lines)
     assert (degenerate, len(lines)) == (250, 252)
     alpaca = json.loads((SHARED / "alpaca" / "alpaca_en_demo.json").read_text(encoding="utf-8"))
-    assert sum(repetition(row["output"]) > MAX_REPETITION for row in alpaca) == 4
+    assert sum(repetition(row["output"]) > MAX_REPETITION for row in alpaca) == 18
     with (SHARED / "support" / "bitext_support.csv").open(encoding="utf-8", newline="") as file:
         support = [row["response"] for row in csv.DictReader(file)]
     assert not any(repetition(text) > MAX_REPETITION for text in support)
-    assert sum(bool(REFUSAL_PATTERN.search(text)) for text in support) < 10
+    assert sum(bool(STOCK_PHRASES.search(text)) for text in support) < 10

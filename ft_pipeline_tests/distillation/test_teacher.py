@@ -5,11 +5,13 @@ import multiprocessing
 import os
 import shutil
 import signal
-import time
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from ft_pipeline.distillation import teacher
 from ft_pipeline.errors import UserError
@@ -20,6 +22,17 @@ from ft_pipeline_tests.tiny import tiny_model
 
 PROMPTS = [f"My order {number} is late, and nobody tells me where it is{'.' * number}" for number in range(1, 11)]
 SETTINGS = {"system_prompt": "Be short.", "few_shot": 1, "max_new_tokens": 12, "batch_size": 4}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """A model this small gains nothing from a second thread, which spins while others work."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -116,30 +129,28 @@ def test_sampling_is_seeded(inputs: dict[str, Path], tmp_path: Path) -> None:
     assert found["a"] == found["b"] != found["c"]
 
 
+class KillAt(Recorder):
+    """Kills its own process, as a machine would, once `step` answers are reported."""
+
+    def progress(self, step: int, total: int, **values: float) -> None:
+        if step >= 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
 def test_kill_and_run_again(inputs: dict[str, Path], tmp_path: Path) -> None:
-    """SIGKILL in the middle, as a machine would: the second run answers the rest."""
-    settings = {**SETTINGS, "max_new_tokens": 60, "batch_size": 1}
+    settings = {**SETTINGS, "batch_size": 1}
     whole = teacher_job(tmp_path / "whole", inputs, **settings)
     teacher.run(whole)
     broken = teacher_job(tmp_path / "broken", inputs, **settings)
-    journal = broken.work / "answers.jsonl"
-    process = multiprocessing.get_context("spawn").Process(target=teacher.run, args=(broken,))
+    doomed = replace(broken, report=KillAt())
+    process = multiprocessing.get_context("spawn").Process(target=teacher.run, args=(doomed,))
     process.start()
-    deadline = time.monotonic() + 120
-    while not (journal.is_file() and journal.read_bytes().count(b"\n") >= 2):
-        assert process.is_alive(), "the run ended before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-    assert process.pid is not None
-    os.kill(process.pid, signal.SIGKILL)
-    process.join(30)
-    assert not (broken.out / "answers.parquet").exists()
-    left = journal.read_bytes()
-    assert 2 <= left.count(b"\n") < 10
-    summary = teacher.run(broken)
-    assert summary["resumed"] == left.count(b"\n")
+    process.join(300)
+    assert process.exitcode == -signal.SIGKILL
+    assert not list(broken.out.iterdir())
+    assert teacher.run(broken)["resumed"] == 3
     assert answers_of(broken) == answers_of(whole)
-    assert len(journal.read_bytes().splitlines()) == 10
+    assert len((broken.work / "answers.jsonl").read_bytes().splitlines()) == 10
 
 
 @pytest.mark.slow

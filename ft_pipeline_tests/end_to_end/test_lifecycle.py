@@ -17,19 +17,23 @@ from ft_pipeline_tests.end_to_end.project import environment, ft, ft_json, small
 
 pytestmark = pytest.mark.slow
 
-UNPARTITIONED = """
-raw_alpaca raw_sharegpt raw_text raw_preferences raw_unlabelled alpaca sharegpt text preferences unlabelled quarantine
-conversations teacher_answers distilled comparison recommendation champion model_card
-""".split()
-PER_EXPERIMENT = """
-experiment base_model training_data memory_estimate adapter merged_model prompt_baseline scores
-""".split()
+FORMATS = ("alpaca", "sharegpt", "text", "preferences", "unlabelled")
+SHARED = {
+    *(f"raw_{name}" for name in FORMATS),
+    *FORMATS,
+    *("quarantine", "conversations", "teacher_answers", "distilled"),
+    *("comparison", "recommendation", "champion", "model_card"),
+}
+PER_EXPERIMENT = {
+    *("experiment", "base_model", "training_data", "memory_estimate", "adapter", "merged_model"),
+    *("prompt_baseline", "scores"),
+}
 
 
 def test_the_first_run_materializes_every_asset(finished: Finished) -> None:
     assert finished.run.returncode == 0, finished.run.stderr[-4000:] + finished.run.stdout[-4000:]
     current = {(pointer.asset, pointer.partition) for pointer in Current(finished.root / "data" / "store").all()}
-    assert current == {(name, None) for name in UNPARTITIONED} | {(name, "qlora") for name in PER_EXPERIMENT}
+    assert current == {(name, None) for name in SHARED} | {(name, "qlora") for name in PER_EXPERIMENT}
 
 
 def test_the_run_ends_in_a_table_and_the_line_that_opens_the_ui(finished: Finished) -> None:
@@ -40,7 +44,7 @@ def test_the_run_ends_in_a_table_and_the_line_that_opens_the_ui(finished: Finish
 def test_a_second_run_finds_all_fresh(finished: Finished) -> None:
     again = ft_json(finished.root, "run", "--experiment", "qlora")
     assert again["steps"] == []
-    assert again["fresh"] == len(UNPARTITIONED) + len(PER_EXPERIMENT)
+    assert again["fresh"] == len(SHARED) + len(PER_EXPERIMENT)
     assert "All is fresh" in ft(finished.root, "run", "--experiment", "qlora").stdout
 
 
@@ -88,7 +92,11 @@ def test_sql_reads_the_tables_only(finished: Finished) -> None:
 def test_a_changed_file_reaches_the_plan(finished: Finished) -> None:
     path = finished.root / "data" / "raw" / "alpaca" / "support_01.jsonl"
     before = path.read_bytes()
-    row = {"instruction": "Do you sell lawn mowers with a grass box?", "input": "", "output": "Yes, both of our mowers do."}
+    row = {
+        "instruction": "Do you sell lawn mowers with a grass box?",
+        "input": "",
+        "output": "Yes, both of our mowers do.",
+    }
     try:
         path.write_bytes(before + json.dumps(row).encode() + b"\n")
         plan = {each["asset"]: each for each in ft_json(finished.root, "run", "--plan")["plan"]}
@@ -121,7 +129,10 @@ def test_a_killed_training_resumes_and_ends_the_same(tmp_path: Path, finished: F
     write_experiment(root, "long", root / "models" / "tiny", epochs=6)
     ft_bin = str(Path(sys.executable).parent / "ft")
     run = subprocess.Popen(
-        [ft_bin, "run", "--experiment", "long"], env=environment(root), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        [ft_bin, "run", "--experiment", "long"],
+        env=environment(root),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
     try:
         worker = _trainer_past_its_first_checkpoint(root, run)
@@ -142,7 +153,11 @@ def _trainer_past_its_first_checkpoint(root: Path, run: subprocess.Popen[bytes])
     deadline = time.monotonic() + 400
     while time.monotonic() < deadline and run.poll() is None:
         if list((root / "data" / "store" / "work" / "adapter").glob("*/**/checkpoint-*/trainer_state.json")):
-            workers = [each for each in psutil.Process(run.pid).children(recursive=True) if "worker" in " ".join(each.cmdline())]
+            workers = [
+                each
+                for each in psutil.Process(run.pid).children(recursive=True)
+                if "worker" in " ".join(each.cmdline())
+            ]
             if workers:
                 return workers[-1].pid
         time.sleep(0.02)

@@ -17,7 +17,12 @@ GOOD = {
     ],
     "sharegpt": [
         {"conversations": [{"from": "human", "value": "Where is it?"}, {"from": "gpt", "value": "With the carrier."}]},
-        {"conversations": [{"from": "human", "value": "A refund, please"}, {"from": "gpt", "value": "It is on its way."}]},
+        {
+            "conversations": [
+                {"from": "human", "value": "A refund, please"},
+                {"from": "gpt", "value": "It is on its way."},
+            ]
+        },
     ],
     "text": [
         {"text": "Returns are free within 14 days of delivery."},
@@ -33,7 +38,10 @@ GOOD = {
 
 def jsonl(path: Path, rows: Sequence[Any]) -> Path:
     """Write rows, one a line; bytes and str are written as they are."""
-    lines = [row if isinstance(row, bytes) else row.encode() if isinstance(row, str) else json.dumps(row).encode() for row in rows]
+    lines = [
+        row if isinstance(row, bytes) else row.encode() if isinstance(row, str) else json.dumps(row).encode()
+        for row in rows
+    ]
     path.write_bytes(b"".join(line + b"\n" for line in lines))
     return path
 
@@ -44,7 +52,12 @@ def validate(path: Path, data_format: str, **options: Any) -> dict[str, Any]:
 
 
 def build(
-    folder: Path, data_format: str, files: dict[str, Any], ceiling: float = 0.9, sidecars: dict[str, dict] | None = None, **options: Any
+    folder: Path,
+    data_format: str,
+    files: dict[str, Any],
+    ceiling: float = 0.9,
+    sidecars: dict[str, dict] | None = None,
+    **options: Any,
 ) -> TableReport:
     """A table in folder/out from {file name: rows}."""
     raw = folder / "raw"

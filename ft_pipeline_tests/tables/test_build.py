@@ -1,11 +1,14 @@
 """Tables: accounts, sidecars, gates, and what is written."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
+from ft_pipeline.tables import pool, reader_json
 from ft_pipeline.tables.build import build_table
 from ft_pipeline.tables.collect import SourceFile
 from ft_pipeline.tables.hashing import row_id
@@ -29,13 +32,43 @@ def test_rows_are_written_with_their_origin(tmp_path, data_format):
         assert row["id"] == row_id({name: row[name] for name in COLUMNS[data_format]})
     aside = [(row["file"], row["row"], row["code"], row["copy_of"]) for row in read(tmp_path, "set_aside")]
     assert aside == [
-        ("a.jsonl", 3, "invalid_json", None), ("b.jsonl", 1, "duplicate", "a.jsonl:1"), ("b.jsonl", 2, "duplicate", "a.jsonl:2"),
-    ]  # fmt: skip
+        ("a.jsonl", 3, "invalid_json", None),
+        ("b.jsonl", 1, "duplicate", "a.jsonl:1"),
+        ("b.jsonl", 2, "duplicate", "a.jsonl:2"),
+    ]
     assert (report.read, report.accepted, report.quarantined, report.duplicates) == (5, 2, 1, 2)
     assert report.passed and report.reasons == {"duplicate": 2, "invalid_json": 1}
-    assert [name for name, _, text in describe_columns(data_format) if text] == [*COLUMNS[data_format], "file", "row", "id"]
+    assert [name for name, _, text in describe_columns(data_format) if text] == [
+        *COLUMNS[data_format],
+        "file",
+        "row",
+        "id",
+    ]
     assert [column.description for column in schema(data_format).columns.values()]
     json.dumps(report.to_json())
+
+
+def test_several_processes_give_the_same_table(tmp_path, monkeypatch):
+    rows = [{"instruction": f"Ask {n % 900}", "output": "x" * 100 + str(n)} for n in range(1000)]
+    rows += ["broken", *rows[:5]]
+    (tmp_path / "one").mkdir()
+    (tmp_path / "many").mkdir()
+    told = []
+    one = build(tmp_path / "one", "alpaca", {"a.jsonl": rows}, progress=told.append)
+    assert sum(told) == 1006
+    monkeypatch.setattr(pool, "MIN_BYTES", 0)
+    monkeypatch.setattr(reader_json, "BLOCK_BYTES", 1 << 15)
+    many = build(tmp_path / "many", "alpaca", {"a.jsonl": rows})
+    assert many.to_json() == one.to_json() and many.passed
+    for name in ("rows", "set_aside", "files", "keys"):
+        assert read(tmp_path / "one", name) == read(tmp_path / "many", name)
+
+
+def test_tables_import_nothing_heavy():
+    modules = "build conversations validate overlap schemas"
+    code = f"import sys\nfor name in '{modules}'.split(): __import__('ft_pipeline.tables.' + name)\n"
+    code += "print({'torch', 'transformers', 'dagster', 'datasets'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
 
 
 def test_refused_file_fails_the_check_and_the_rest_is_there(tmp_path):
@@ -78,16 +111,25 @@ def test_file_with_its_own_ceiling_is_judged_alone(tmp_path):
 
 
 def test_sidecar_maps_columns_and_roles(tmp_path):
-    talk = [{"turns": [{"speaker": "Customer", "said": f"Question {n}"}, {"speaker": "Agent", "said": f"Reply {n}"}]} for n in "ab"]
-    sidecar = {"columns": {"turns": "conversations", "speaker": "from", "said": "value"}, "roles": {"Customer": "human", "Agent": "gpt"}}
+    talk = [
+        {"turns": [{"speaker": "Customer", "said": f"Question {n}"}, {"speaker": "Agent", "said": f"Reply {n}"}]}
+        for n in "ab"
+    ]
+    sidecar = {
+        "columns": {"turns": "conversations", "speaker": "from", "said": "value"},
+        "roles": {"Customer": "human", "Agent": "gpt"},
+    }
     report = build(tmp_path, "sharegpt", {"a.jsonl": talk}, sidecars={"a.jsonl": sidecar})
     assert report.accepted == 2 and not report.warnings
     assert read(tmp_path, "rows")[0]["messages"] == [
-        {"role": "user", "content": "Question a"}, {"role": "assistant", "content": "Reply a"},
-    ]  # fmt: skip
+        {"role": "user", "content": "Question a"},
+        {"role": "assistant", "content": "Reply a"},
+    ]
 
 
-@pytest.mark.parametrize("columns", [{"question": "instruction", "reply": "output"}, {"instruction": "question", "output": "reply"}])
+@pytest.mark.parametrize(
+    "columns", [{"question": "instruction", "reply": "output"}, {"instruction": "question", "output": "reply"}]
+)
 def test_columns_may_be_written_either_way_round(tmp_path, columns):
     rows = [{"question": "a", "reply": "b"}, {"question": "c", "reply": "d", "output": "the mapped column wins"}]
     report = build(tmp_path, "alpaca", {"a.jsonl": rows}, sidecars={"a.jsonl": {"columns": columns}})
@@ -95,9 +137,18 @@ def test_columns_may_be_written_either_way_round(tmp_path, columns):
 
 
 def test_turns_as_the_prompt_of_a_pair_need_a_sidecar(tmp_path):
-    pair = {"conversations": [{"from": "human", "value": "Hello"}], "chosen": {"from": "gpt", "value": "Hi!"}, "rejected": {"from": "gpt", "value": "No."}}
+    pair = {
+        "conversations": [{"from": "human", "value": "Hello"}],
+        "chosen": {"from": "gpt", "value": "Hi!"},
+        "rejected": {"from": "gpt", "value": "No."},
+    }
     other = {**pair, "chosen": {"from": "gpt", "value": ""}}
-    report = build(tmp_path, "preferences", {"a.jsonl": [pair, other]}, sidecars={"a.jsonl": {"columns": {"conversations": "prompt"}}})
+    report = build(
+        tmp_path,
+        "preferences",
+        {"a.jsonl": [pair, other]},
+        sidecars={"a.jsonl": {"columns": {"conversations": "prompt"}}},
+    )
     assert report.reasons == {"empty_chosen": 1}
     assert read(tmp_path, "rows")[0]["prompt_messages"] == [{"role": "user", "content": "Hello"}]
 
@@ -112,11 +163,16 @@ def test_allowed_codes_let_rows_through(tmp_path):
 @pytest.mark.parametrize(
     ("sidecar", "words"),
     [
-        ({"colums": {}}, "unknown key 'colums'"), ({"allow": ["wrong_type"]}, "cannot be allowed"), ({"allow": ["dupe"]}, "no such code"),
-        ({"columns": {"a": "answer"}}, "map it to one of"), ({"max_quarantined": 3}, "max_quarantined"), ({"split": "train"}, "split"),
-        ({"roles": {"User": "user"}}, "roles"), ({"columns": {"a": "output", "b": "output"}}, "same name"),
+        ({"colums": {}}, "unknown key 'colums'"),
+        ({"allow": ["wrong_type"]}, "cannot be allowed"),
+        ({"allow": ["dupe"]}, "no such code"),
+        ({"columns": {"a": "answer"}}, "map it to one of"),
+        ({"max_quarantined": 3}, "max_quarantined"),
+        ({"split": "train"}, "split"),
+        ({"roles": {"User": "user"}}, "roles"),
+        ({"columns": {"a": "output", "b": "output"}}, "same name"),
     ],
-)  # fmt: skip
+)
 def test_broken_sidecar_refuses_its_file(tmp_path, sidecar, words):
     report = build(tmp_path, "alpaca", {"a.jsonl": GOOD["alpaca"]}, sidecars={"a.jsonl": sidecar})
     assert report.files[0].error_code == "unknown_format"
@@ -133,7 +189,13 @@ def test_sidecar_is_read_from_beside_the_file(tmp_path):
 
 
 def test_forgotten_row_leaves_no_text(tmp_path):
-    gone = {"instruction": "Where is order 10400?", "input": "", "output": "It left our warehouse on Monday.", "system": None, "history": None}
+    gone = {
+        "instruction": "Where is order 10400?",
+        "input": "",
+        "output": "It left our warehouse on Monday.",
+        "system": None,
+        "history": None,
+    }
     report = build(tmp_path, "alpaca", {"a.jsonl": GOOD["alpaca"]}, excluded=frozenset({row_id(gone)}))
     assert report.reasons == {"excluded": 1}
     assert b"10400" not in (tmp_path / "out" / "set_aside.parquet").read_bytes()
@@ -158,14 +220,21 @@ def test_strings_pass_byte_for_byte_and_nothing_is_invented(tmp_path):
 
 def test_warnings_name_rows_and_never_values(tmp_path):
     rows = [
-        *GOOD["alpaca"], {"instruction": "Reach me", "output": "anna.berg@example.com or +47 912 34 567"},
+        *GOOD["alpaca"],
+        {"instruction": "Reach me", "output": "anna.berg@example.com or +47 912 34 567"},
         {"instruction": "Card 4111 1111 1111 1111", "input": "IBAN DE89 3704 0044 0532 0130 00", "output": "Noted."},
         {"instruction": "Order 502-2345678-9012345 and 113542617735902", "output": "On its way, 10400 to 10405."},
         {"instruction": "Where is order 10400?", "output": "Still with us."},
-    ]  # fmt: skip
+    ]
     report = build(tmp_path, "alpaca", {"a.jsonl": rows})
     found = {warning.code: warning.rows for warning in report.warnings}
-    assert found == {"pii_email": [3], "pii_phone": [3], "pii_card": [4], "pii_iban": [4], "conflicting_answers": [1, 6]}
+    assert found == {
+        "pii_email": [3],
+        "pii_phone": [3],
+        "pii_card": [4],
+        "pii_iban": [4],
+        "conflicting_answers": [1, 6],
+    }
     messages = " ".join(warning.message for warning in report.warnings)
     assert not any(value in messages for value in ("anna", "912", "4111", "DE89"))
 
@@ -186,20 +255,31 @@ def test_golden_file_keeps_rows_that_stand_in_training_files(tmp_path):
 REAL = [
     ("alpaca", "alpaca/alpaca_en_demo.json", None, 999, 970),
     ("alpaca", "alpaca/davinci_predictions.jsonl", {"columns": {"response": "output"}}, 252, 252),
-    ("alpaca", "support/bitext_support.csv", {"columns": {"response": "output"}, "allow": ["unresolved_placeholder"]}, 4514, 4512),
+    (
+        "alpaca",
+        "support/bitext_support.csv",
+        {"columns": {"response": "output"}, "allow": ["unresolved_placeholder"]},
+        4514,
+        4512,
+    ),
     ("sharegpt", "sharegpt/dummy_conversation.json", None, 500, 495),
     (
-        "sharegpt", "sharegpt/cucom_ecommerce.jsonl",
-        {"columns": {"turns": "conversations"}, "roles": {"User": "human", "agent": "gpt", "Agent": "gpt"}}, 1500, 1435,
+        "sharegpt",
+        "sharegpt/cucom_ecommerce.jsonl",
+        {"columns": {"turns": "conversations"}, "roles": {"User": "human", "agent": "gpt", "Agent": "gpt"}},
+        1500,
+        1435,
     ),
     ("preferences", "preferences/dpo_en_demo.json", {"columns": {"conversations": "prompt"}}, 300, 294),
     ("text", "text/c4_demo.jsonl", None, 300, 300),
     ("unlabelled", "alpaca/vicuna_bench_question.jsonl", {"columns": {"turns": "instruction"}}, 80, 80),
-]  # fmt: skip
+]
 
 
 @pytest.mark.skipif(not SHARED.exists(), reason="../shared/data is not here")
-@pytest.mark.parametrize(("data_format", "name", "sidecar", "read_rows", "accepted"), REAL, ids=[case[1] for case in REAL])
+@pytest.mark.parametrize(
+    ("data_format", "name", "sidecar", "read_rows", "accepted"), REAL, ids=[case[1] for case in REAL]
+)
 def test_real_files_give_sensible_accounts(tmp_path, data_format, name, sidecar, read_rows, accepted):
     source = SourceFile(Path(name).name, SHARED / name, "", sidecar)
     report = build_table(data_format, [source], tmp_path, max_quarantined=0.1)

@@ -15,7 +15,10 @@ PHRASE = "which of these statements best explains why photosynthesis is the foun
 
 
 def alpaca(count, **changes):
-    return [{"instruction": f"Question number {n} of mine", "output": f"Reply {n}: {'x' * (n % 5 + 1)}", **changes} for n in range(count)]
+    return [
+        {"instruction": f"Question number {n} of mine", "output": f"Reply {n}: {'x' * (n % 5 + 1)}", **changes}
+        for n in range(count)
+    ]
 
 
 def talk(*texts):
@@ -27,7 +30,11 @@ def conversations(folder, alpaca_files, sharegpt_files=None, sidecars=None, ques
         (folder / name).mkdir(exist_ok=True)
         build(folder / name, name, files, sidecars=sidecars)
     report = build_conversations(
-        folder / "alpaca" / "out", folder / "sharegpt" / "out", folder / "out", settings=settings, general_questions=list(questions)
+        folder / "alpaca" / "out",
+        folder / "sharegpt" / "out",
+        folder / "out",
+        settings=settings,
+        general_questions=list(questions),
     )
     rows, aside = (pq.read_table(folder / "out" / f"{name}.parquet").to_pylist() for name in ("rows", "set_aside"))
     assert report.checks["rows_accounted_for"].passed and report.checks["no_prompt_straddles"].passed
@@ -38,18 +45,36 @@ def conversations(folder, alpaca_files, sharegpt_files=None, sidecars=None, ques
 
 def test_alpaca_rows_become_turns(tmp_path):
     rows = [
-        {"instruction": "Sum up", "input": "A text", "output": "Short.", "system": "Be brief.", "history": [["Hi", "Hello"]]},
-        {"instruction": "Sum up", "input": "Another text", "output": "Brief."}, {"instruction": "No input", "input": " ", "output": "Fine."},
-    ]  # fmt: skip
-    _, written, _ = conversations(tmp_path, {"a.jsonl": rows}, {"b.jsonl": [talk("Hello", "Hi"), talk("Bye", "See you")]})
+        {
+            "instruction": "Sum up",
+            "input": "A text",
+            "output": "Short.",
+            "system": "Be brief.",
+            "history": [["Hi", "Hello"]],
+        },
+        {"instruction": "Sum up", "input": "Another text", "output": "Brief."},
+        {"instruction": "No input", "input": " ", "output": "Fine."},
+    ]
+    _, written, _ = conversations(
+        tmp_path, {"a.jsonl": rows}, {"b.jsonl": [talk("Hello", "Hi"), talk("Bye", "See you")]}
+    )
     assert [[(turn["role"], turn["content"]) for turn in row["messages"]] for row in written] == [
-        [("system", "Be brief."), ("user", "Hi"), ("assistant", "Hello"), ("user", "Sum up\n\nA text"), ("assistant", "Short.")],
+        [
+            ("system", "Be brief."),
+            ("user", "Hi"),
+            ("assistant", "Hello"),
+            ("user", "Sum up\n\nA text"),
+            ("assistant", "Short."),
+        ],
         [("user", "Sum up\n\nAnother text"), ("assistant", "Brief.")],
         [("user", "No input"), ("assistant", "Fine.")],
         [("user", "Hello"), ("assistant", "Hi")],
         [("user", "Bye"), ("assistant", "See you")],
     ]
-    assert [(row["table"], row["file"], row["row"]) for row in written][2:4] == [("alpaca", "a.jsonl", 3), ("sharegpt", "b.jsonl", 1)]
+    assert [(row["table"], row["file"], row["row"]) for row in written][2:4] == [
+        ("alpaca", "a.jsonl", 3),
+        ("sharegpt", "b.jsonl", 1),
+    ]
 
 
 def test_plain_and_mixed_batches_give_the_same_messages(tmp_path):
@@ -57,7 +82,9 @@ def test_plain_and_mixed_batches_give_the_same_messages(tmp_path):
     (tmp_path / "1").mkdir()
     (tmp_path / "2").mkdir()
     _, plain, _ = conversations(tmp_path / "1", {"a.jsonl": rows})
-    _, mixed, _ = conversations(tmp_path / "2", {"a.jsonl": [*rows, {"instruction": "z", "output": "no", "system": "s"}]})
+    _, mixed, _ = conversations(
+        tmp_path / "2", {"a.jsonl": [*rows, {"instruction": "z", "output": "no", "system": "s"}]}
+    )
     assert [row["messages"] for row in mixed[: len(plain)]] == [row["messages"] for row in plain]
 
 
@@ -68,12 +95,15 @@ def test_copies_across_tables_are_recorded(tmp_path):
     report, _, aside = conversations(tmp_path, {"a.jsonl": rows}, {"b.jsonl": [first, second, talk("Else", "Yes")]})
     assert report.set_aside == {"duplicate": 1, "near_duplicate": 1}
     assert [(row["table"], row["row"], row["code"], row["copy_of"]) for row in aside] == [
-        ("sharegpt", 1, "duplicate", "alpaca/a.jsonl:1"), ("sharegpt", 2, "near_duplicate", "alpaca/a.jsonl:2"),
-    ]  # fmt: skip
+        ("sharegpt", 1, "duplicate", "alpaca/a.jsonl:1"),
+        ("sharegpt", 2, "near_duplicate", "alpaca/a.jsonl:2"),
+    ]
 
 
 def test_equal_prompts_share_a_split_and_are_reported(tmp_path):
-    rows = [{**row, "output": f"{row['output']} {answer}"} for row in alpaca(60) for answer in ("first way", "another way")]
+    rows = [
+        {**row, "output": f"{row['output']} {answer}"} for row in alpaca(60) for answer in ("first way", "another way")
+    ]
     report, written, _ = conversations(tmp_path, {"a.jsonl": rows})
     splits = {}
     for row in written:
@@ -93,16 +123,27 @@ def test_shares_are_about_right_and_empty_splits_fail(tmp_path):
 def test_golden_file_is_all_test_and_training_rows_near_it_leave(tmp_path):
     words = " ".join(f"word{n}" for n in range(60))
     settings = DataSettings(validation_share=0, test_share=0)
-    golden = [{"instruction": "Exactly this", "output": "Yes."}, {"instruction": "A long one", "output": words}, {"instruction": "Same prompt?", "output": "One."}]
-    train = [{"instruction": "exactly THIS!", "output": "yes"}, {"instruction": "A long two", "output": words}, {"instruction": "same prompt", "output": "Two"}, *alpaca(5)]
+    golden = [
+        {"instruction": "Exactly this", "output": "Yes."},
+        {"instruction": "A long one", "output": words},
+        {"instruction": "Same prompt?", "output": "One."},
+    ]
+    train = [
+        {"instruction": "exactly THIS!", "output": "yes"},
+        {"instruction": "A long two", "output": words},
+        {"instruction": "same prompt", "output": "Two"},
+        *alpaca(5),
+    ]
     report, rows, aside = conversations(
         tmp_path, {"a.jsonl": train, "g.jsonl": golden}, sidecars={"g.jsonl": {"split": "test"}}, settings=settings
     )
     assert report.splits == {"train": 5, "validation": 0, "test": 3}
     assert {row["file"] for row in rows if row["split"] == "test"} == {"g.jsonl"}
     assert [(row["row"], row["code"], row["copy_of"]) for row in aside] == [
-        (1, "train_test_overlap", "alpaca/g.jsonl:1"), (2, "train_test_overlap", "alpaca/g.jsonl:2"), (3, "train_test_overlap", "alpaca/g.jsonl:3"),
-    ]  # fmt: skip
+        (1, "train_test_overlap", "alpaca/g.jsonl:1"),
+        (2, "train_test_overlap", "alpaca/g.jsonl:2"),
+        (3, "train_test_overlap", "alpaca/g.jsonl:3"),
+    ]
 
 
 def test_allowed_duplicates_do_not_leak_into_training(tmp_path):
@@ -121,7 +162,9 @@ def test_prompts_that_hold_a_phrase_of_the_general_suite_leave_training(tmp_path
         {"instruction": "What is this?", "output": f"It asks {PHRASE}."},
         {"instruction": " ".join(PHRASE.split()[:12]), "output": "Twelve words are not enough."},
     ]
-    report, _, aside = conversations(tmp_path, {"a.jsonl": rows}, questions=[f"Question: {PHRASE}?", "short"], settings=settings)
+    report, _, aside = conversations(
+        tmp_path, {"a.jsonl": rows}, questions=[f"Question: {PHRASE}?", "short"], settings=settings
+    )
     assert [(row["row"], row["code"]) for row in aside] == [(1, "train_test_overlap")]
     assert report.answers_sharing_general == 1
 
@@ -135,13 +178,18 @@ def test_two_empty_tables_give_no_conversations(tmp_path):
 def test_overlap_with_heldout_for_distilled_and_text_rows(tmp_path):
     words = " ".join(f"word{n}" for n in range(60))
     settings = DataSettings(validation_share=0, test_share=0)
-    golden = {"g.jsonl": [{"instruction": "Where is it?", "output": "Here."}, {"instruction": "Tell me", "output": words}]}
-    conversations(tmp_path, {**golden, "a.jsonl": alpaca(3)}, sidecars={"g.jsonl": {"split": "test"}}, settings=settings)
+    golden = {
+        "g.jsonl": [{"instruction": "Where is it?", "output": "Here."}, {"instruction": "Tell me", "output": words}]
+    }
+    conversations(
+        tmp_path, {**golden, "a.jsonl": alpaca(3)}, sidecars={"g.jsonl": {"split": "test"}}, settings=settings
+    )
     heldout = heldout_rows(tmp_path / "out")
     rows = [
         {"messages": [{"role": "user", "content": "WHERE is it"}], "answer": "Elsewhere."},
-        {"messages": [{"role": "user", "content": "Tell us"}], "answer": words}, {"messages": [{"role": "user", "content": "New"}], "answer": "x"},
-    ]  # fmt: skip
+        {"messages": [{"role": "user", "content": "Tell us"}], "answer": words},
+        {"messages": [{"role": "user", "content": "New"}], "answer": "x"},
+    ]
     assert overlap_with_heldout(rows, heldout) == ["alpaca/g.jsonl:1", "alpaca/g.jsonl:2", None]
     assert overlap_with_heldout([{"text": f"tell me {words}"}, {"text": "Else"}], heldout) == ["alpaca/g.jsonl:2", None]
     assert overlap_with_heldout(rows, []) == [None] * 3

@@ -104,20 +104,47 @@ ROWS = [
     ("text", "special_tokens", {"text": "The end of this one.<|endoftext|>"}),
     ("alpaca", "too_long", {"instruction": "a", "input": "x" * 25_000, "output": "y" * 25_001}),
     ("preferences", "missing_prompt", {"chosen": "a", "rejected": "b"}),
-    ("preferences", "missing_prompt", {"chosen": [{"role": "assistant", "content": "a"}], "rejected": [{"role": "assistant", "content": "b"}]}),
+    (
+        "preferences",
+        "missing_prompt",
+        {"chosen": [{"role": "assistant", "content": "a"}], "rejected": [{"role": "assistant", "content": "b"}]},
+    ),
     ("preferences", "empty_prompt", {"prompt": None, "chosen": "a", "rejected": "b"}),
     ("preferences", "missing_chosen", {"prompt": "a", "rejected": "b"}),
     ("preferences", "missing_rejected", {"prompt": "a", "chosen": "b"}),
     ("preferences", "empty_chosen", {"prompt": "a", "chosen": "\u200b", "rejected": "b"}),
     ("preferences", "empty_rejected", {"prompt": "a", "chosen": "b", "rejected": None}),
-    ("preferences", "empty_rejected", {"chosen": turns(ASK, TELL)["conversations"], "rejected": turns(ASK, ("gpt", ""))["conversations"]}),
+    (
+        "preferences",
+        "empty_rejected",
+        {"chosen": turns(ASK, TELL)["conversations"], "rejected": turns(ASK, ("gpt", ""))["conversations"]},
+    ),
     ("preferences", "chosen_equals_rejected", {"prompt": "a", "chosen": "Yes, it is!", "rejected": " yes,  it is"}),
-    ("preferences", "prompt_mismatch", {"chosen": turns(ASK, TELL)["conversations"], "rejected": turns(("human", "Other"), ("gpt", "No"))["conversations"]}),
-    ("preferences", "unsupported_shape", {**turns(ASK), "chosen": {"from": "gpt", "value": "a"}, "rejected": {"from": "gpt", "value": "b"}}),
-    ("preferences", "unsupported_shape", {"prompt": [{"role": "user", "content": "a"}], "chosen": "b", "rejected": "c"}),
+    (
+        "preferences",
+        "prompt_mismatch",
+        {
+            "chosen": turns(ASK, TELL)["conversations"],
+            "rejected": turns(("human", "Other"), ("gpt", "No"))["conversations"],
+        },
+    ),
+    (
+        "preferences",
+        "unsupported_shape",
+        {**turns(ASK), "chosen": {"from": "gpt", "value": "a"}, "rejected": {"from": "gpt", "value": "b"}},
+    ),
+    (
+        "preferences",
+        "unsupported_shape",
+        {"prompt": [{"role": "user", "content": "a"}], "chosen": "b", "rejected": "c"},
+    ),
     ("preferences", "wrong_type", {"prompt": "a", "chosen": "b", "rejected": ["c"]}),
     ("preferences", "wrong_type", {"prompt": 4, "chosen": "b", "rejected": "c"}),
-    ("preferences", "contradicting_pair", {"prompt": "where is it", "chosen": "no idea", "rejected": "With the carrier since noon"}),
+    (
+        "preferences",
+        "contradicting_pair",
+        {"prompt": "where is it", "chosen": "no idea", "rejected": "With the carrier since noon"},
+    ),
     ("preferences", "output_equals_input", {"prompt": "Say this back", "chosen": "say this back", "rejected": "c"}),
     ("unlabelled", "last_turn_not_human", turns(ASK, TELL)),
     ("unlabelled", "missing_instruction", {"instruction": ""}),
@@ -127,19 +154,34 @@ ROWS = [
     ("alpaca", "special_tokens", {"instruction": "a <｜User｜> b", "output": "c"}),
     ("alpaca", "output_equals_input", {"instruction": "Repeat me, please", "output": " repeat me, PLEASE!"}),
     ("alpaca", "output_equals_input", {"instruction": "Mend this", "input": "It is fine.", "output": "It is fine."}),
-    ("alpaca", "refusal_boilerplate", {"instruction": "a", "output": "I'm sorry, but I can't assist with that request."}),
+    (
+        "alpaca",
+        "refusal_boilerplate",
+        {"instruction": "a", "output": "I'm sorry, but I can't assist with that request."},
+    ),
     ("alpaca", "unresolved_placeholder", {"instruction": "Where is {{Order Number}}?", "output": "b"}),
     ("alpaca", "duplicate", GOOD["alpaca"][0]),
-    ("alpaca", "duplicate", {"output": GOOD["alpaca"][0]["output"], "instruction": GOOD["alpaca"][0]["instruction"], "input": None, "id": 9}),
+    (
+        "alpaca",
+        "duplicate",
+        {
+            "output": GOOD["alpaca"][0]["output"],
+            "instruction": GOOD["alpaca"][0]["instruction"],
+            "input": None,
+            "id": 9,
+        },
+    ),
     ("alpaca", "near_duplicate", {**GOOD["alpaca"][0], "instruction": "WHERE  is order １０４００ !"}),
     ("sharegpt", "near_duplicate", turns(("human", "where is it"), ("gpt", "With the carrier"))),
     ("text", "duplicate", GOOD["text"][0]),
     ("preferences", "duplicate", GOOD["preferences"][0]),
     ("unlabelled", "near_duplicate", {"instruction": "is the shop open today"}),
-]  # fmt: skip
+]
 
 
-@pytest.mark.parametrize(("data_format", "code", "row"), ROWS, ids=[f"{at}-{row[0]}-{row[1]}" for at, row in enumerate(ROWS)])
+@pytest.mark.parametrize(
+    ("data_format", "code", "row"), ROWS, ids=[f"{at}-{row[0]}-{row[1]}" for at, row in enumerate(ROWS)]
+)
 def test_broken_row_is_set_aside_and_the_others_stay(tmp_path, data_format, code, row):
     first, second = GOOD[data_format]
     report = validate(jsonl(tmp_path / "file.jsonl", [first, second, row]), data_format)
@@ -164,11 +206,17 @@ FINE = [
     ("sharegpt", turns(("human", "Who are you?"), ("gpt", "As a language model, I go by the name Vicuna."))),
     ("text", {"text": "x" * 60_000}),
     ("text", {"text": "ten chars!"}),
-    ("preferences", {"chosen": turns(ASK, TELL)["conversations"], "rejected": turns(ASK, ("gpt", "No."))["conversations"]}),
-    ("preferences", {"prompt": "Where is it?", "chosen": "With the carrier since noon.", "rejected": "Ask someone else."}),
+    (
+        "preferences",
+        {"chosen": turns(ASK, TELL)["conversations"], "rejected": turns(ASK, ("gpt", "No."))["conversations"]},
+    ),
+    (
+        "preferences",
+        {"prompt": "Where is it?", "chosen": "With the carrier since noon.", "rejected": "Ask someone else."},
+    ),
     ("unlabelled", turns(ASK, TELL, ("human", "And now?"))),
     ("unlabelled", {"instruction": "Sum this up", "input": "A long text"}),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("data_format", "row"), FINE, ids=[f"{at}-{row[0]}" for at, row in enumerate(FINE)])
@@ -178,6 +226,13 @@ def test_unusual_row_is_accepted(tmp_path, data_format, row):
 
 
 def test_every_code_of_the_tables_is_exercised():
-    from_elsewhere = {"excluded", "teacher_failed", "answer_cut_off", "repetition", "answer_length", "train_test_overlap"}
+    from_elsewhere = {
+        "excluded",
+        "teacher_failed",
+        "answer_cut_off",
+        "repetition",
+        "answer_length",
+        "train_test_overlap",
+    }
     assert {code for _, code, _ in ROWS} == ROW_CODES.keys() - from_elsewhere
     assert all(ROW_CODES.values()) and all(FILE_CODES.values())

@@ -32,17 +32,27 @@ def test_both_parsers_read_json_alike(value, ascii_only, separators):
     parsed = parse_line(line)
     assert parsed == value or isinstance(parsed, Fault) or isinstance(value, float | int | list | dict)
     careful = parse_carefully(line)
-    assert json.dumps(parsed, default=str) == json.dumps(careful, default=str) or isinstance(value, float | int | list | dict)
+    assert json.dumps(parsed, default=str) == json.dumps(careful, default=str) or isinstance(
+        value, float | int | list | dict
+    )
 
 
 @given(st.binary(max_size=200))
 def test_any_bytes_are_parsed_or_a_fault(line):
     for parse in (parse_line, parse_carefully):
         result = parse(line)
-        assert not isinstance(result, Fault) or result.code in {"invalid_json", "not_utf8", "duplicate_key", "lone_surrogate"}
+        assert not isinstance(result, Fault) or result.code in {
+            "invalid_json",
+            "not_utf8",
+            "duplicate_key",
+            "lone_surrogate",
+        }
 
 
-@given(st.lists(st.tuples(st.sampled_from(["k", "l", "m"]), st.integers(0, 9)), min_size=1, max_size=5), st.sampled_from(["", " ", "\t", "  "]))
+@given(
+    st.lists(st.tuples(st.sampled_from(["k", "l", "m"]), st.integers(0, 9)), min_size=1, max_size=5),
+    st.sampled_from(["", " ", "\t", "  "]),
+)
 def test_a_key_that_stands_twice_is_always_seen(pairs, space):
     line = ("{" + ", ".join(f'"{key}"{space}: {value}' for key, value in pairs) + "}").encode()
     result = parse_line(line)
@@ -52,11 +62,14 @@ def test_a_key_that_stands_twice_is_always_seen(pairs, space):
 
 LINES = st.lists(
     st.one_of(
-        st.fixed_dictionaries({"instruction": TEXTS, "output": TEXTS}, optional={"input": TEXTS, "system": VALUES, "history": VALUES}),
-        VALUES, st.binary(max_size=40).map(lambda line: line.replace(b"\n", b"")),
+        st.fixed_dictionaries(
+            {"instruction": TEXTS, "output": TEXTS}, optional={"input": TEXTS, "system": VALUES, "history": VALUES}
+        ),
+        VALUES,
+        st.binary(max_size=40).map(lambda line: line.replace(b"\n", b"")),
     ),
     max_size=12,
-)  # fmt: skip
+)
 
 
 @settings(deadline=None, max_examples=60)
@@ -66,7 +79,9 @@ def test_every_row_of_any_file_is_accounted_for(rows, data_format):
         path = jsonl(Path(folder) / "a.jsonl", rows)
         report = validate(path, data_format)
         assert report["read"] == report["accepted"] + report["quarantined"] + report["duplicates"]
-        assert sum(len(numbers) for numbers in report["reasons"].values()) == report["quarantined"] + report["duplicates"]
+        assert (
+            sum(len(numbers) for numbers in report["reasons"].values()) == report["quarantined"] + report["duplicates"]
+        )
         if report["status"] == "accepted":
             lines = path.read_bytes().split(b"\n")
             assert report["read"] == sum(bool(line.strip()) for line in lines)
@@ -75,7 +90,9 @@ def test_every_row_of_any_file_is_accounted_for(rows, data_format):
 
 
 @settings(deadline=None, max_examples=60)
-@given(st.lists(st.fixed_dictionaries({"instruction": TEXTS, "output": TEXTS}), min_size=2, max_size=8), st.integers(1, 3))
+@given(
+    st.lists(st.fixed_dictionaries({"instruction": TEXTS, "output": TEXTS}), min_size=2, max_size=8), st.integers(1, 3)
+)
 def test_array_and_lines_give_the_same_account(rows, indent):
     with tempfile.TemporaryDirectory() as folder:
         path = jsonl(Path(folder) / "a.json", rows)
@@ -94,7 +111,11 @@ def naive_copies(texts):
     kept, copied = [], set()
     for at, text in enumerate(texts):
         mine = shingle_set(text)
-        alike = [other for other in kept if 10 * len(mine & shingle_set(texts[other])) >= 9 * len(mine | shingle_set(texts[other]))]
+        alike = [
+            other
+            for other in kept
+            if 10 * len(mine & shingle_set(texts[other])) >= 9 * len(mine | shingle_set(texts[other]))
+        ]
         if alike or any(normalise(text) == normalise(texts[other]) for other in range(at)):
             copied.add(at)
         else:
@@ -109,13 +130,16 @@ def test_copies_are_those_that_counting_finds(rows, data):
     for _ in range(3):  # near copies: one word of a long text changed
         words = list(data.draw(st.sampled_from(rows))) * 3
         words[data.draw(st.integers(0, len(words) - 1))] = "z"
-        texts += [" ".join(words), " ".join(list(words) + ["y"])]
+        texts += [" ".join(words), " ".join([*words, "y"])]
     copies = find_copies(keys_of("text", [(text,) for text in texts]))
     assert set(np.flatnonzero(~copies.kept).tolist()) == naive_copies(texts)
 
 
 @settings(deadline=None, max_examples=40)
-@given(st.lists(st.lists(WORDS, min_size=1, max_size=30), min_size=1, max_size=6), st.lists(st.lists(WORDS, min_size=1, max_size=30), min_size=1, max_size=6))
+@given(
+    st.lists(st.lists(WORDS, min_size=1, max_size=30), min_size=1, max_size=6),
+    st.lists(st.lists(WORDS, min_size=1, max_size=30), min_size=1, max_size=6),
+)
 def test_find_in_compares_with_the_other_side_only(new, old):
     new_texts, old_texts = ([" ".join(words) for words in rows] for rows in (new, old))
     found = find_in(keys_of("text", [(text,) for text in new_texts]), keys_of("text", [(text,) for text in old_texts]))
@@ -169,7 +193,10 @@ def test_split_of_a_group_is_its_own(group, validation, test, less):
 
 
 @settings(deadline=None, max_examples=20)
-@given(st.lists(st.tuples(TEXTS, TEXTS), min_size=2, max_size=10), st.lists(st.tuples(TEXTS, TEXTS), min_size=1, max_size=10))
+@given(
+    st.lists(st.tuples(TEXTS, TEXTS), min_size=2, max_size=10),
+    st.lists(st.tuples(TEXTS, TEXTS), min_size=1, max_size=10),
+)
 def test_adding_rows_never_moves_an_old_one(old, added):
     """Through the whole way: rows that stay have the split that they had."""
     from ft_pipeline_tests.tables.test_conversations import conversations

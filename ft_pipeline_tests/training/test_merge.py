@@ -16,7 +16,7 @@ from ft_pipeline.settings import ExperimentSettings
 from ft_pipeline.training import adapter, merge
 from ft_pipeline.training.equivalence import kl_divergence, measure
 from ft_pipeline.training.training_data import read_split
-from ft_pipeline_tests.training.subject import PAIRS, job, make_training_data, support_rows
+from ft_pipeline_tests.training.subject import PAIRS, conversation, job, make_training_data
 
 # Long enough for a tiny random model to know the pairs by heart.
 LEARN = {
@@ -41,7 +41,9 @@ def experiment(technique, mode="dequantized"):
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory, tiny_base):
-    return make_training_data(tmp_path_factory.mktemp("data"), tiny_base, support_rows(), experiment("lora"))
+    train = [conversation(number, [pair], "train") for number, pair in enumerate(PAIRS * 4)]
+    validation = [conversation(100 + number, [pair], "validation") for number, pair in enumerate(PAIRS)]
+    return make_training_data(tmp_path_factory.mktemp("data"), tiny_base, train + validation, experiment("lora"))
 
 
 @pytest.fixture(scope="module", params=["lora", "qlora"])

@@ -1,0 +1,98 @@
+"""The UI in a real browser: the graph, *Materialize all* from a clean instance, what an asset shows, a red check."""
+
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page
+
+from ft_pipeline_tests.end_to_end.project import small_project
+from ft_pipeline_tests.end_to_end.ui import VIEW, Ui, browsing, chromium, materialize_all, open_lineage, serving
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.browser,
+    pytest.mark.skipif(chromium() is None, reason="needs Chromium: apt-get install chromium"),
+]
+GROUPS = ("sources", "tables", "distillation", "training", "evaluation", "release")
+RUN_SECONDS = 600
+
+
+@pytest.fixture(scope="module")
+def ui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ui]:
+    with serving(small_project(tmp_path_factory.mktemp("browser") / "shop")) as served:
+        yield served
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with browsing() as started:
+        yield started
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    opened = browser.new_page(viewport=VIEW)
+    opened.set_default_timeout(60_000)
+    yield opened
+    opened.close()
+
+
+def keep(page: Page, name: str) -> None:
+    """A screenshot for the docs, where FT_SCREENSHOTS names a folder."""
+    if folder := os.environ.get("FT_SCREENSHOTS"):
+        page.screenshot(path=Path(folder) / f"{name}.png")
+
+
+def test_the_graph_reads_from_left_to_right(ui: Ui, page: Page) -> None:
+    open_lineage(page, ui)
+    boxes = [page.locator("foreignObject").get_by_text(group, exact=True).first.bounding_box() for group in GROUPS]
+    lefts = [box["x"] for box in boxes if box]
+    assert len(lefts) == len(GROUPS)
+    assert lefts == sorted(lefts)
+
+
+def test_materialize_all_succeeds_as_one_run(ui: Ui, page: Page) -> None:
+    materialize_all(page, ui, "qlora")
+    run = ui.wait_for_run(RUN_SECONDS)
+    assert run["status"] == "SUCCESS"
+    assert {"key": "dagster/partition", "value": "qlora"} in run["tags"]
+    assert len(ui.runs()) == 1
+    open_lineage(page, ui)
+    keep(page, "lineage")
+
+
+def test_an_asset_shows_its_table_and_its_picture(ui: Ui, page: Page) -> None:
+    page.goto(f"{ui.url}/assets/comparison", wait_until="domcontentloaded")
+    page.get_by_text("Show Markdown").first.wait_for()
+    page.get_by_text("Show Markdown").first.click()
+    page.get_by_role("cell", name="qlora/merged").first.wait_for()
+    keep(page, "comparison")
+    page.keyboard.press("Escape")
+    page.get_by_text("Show Markdown").nth(1).click()
+    page.locator("img[src^='data:image/png']").first.wait_for()
+
+
+def test_training_left_a_curve_in_the_event_log(ui: Ui) -> None:
+    query = """query($key: AssetKeyInput!) { assetNodeOrError(assetKey: $key) { ... on AssetNode {
+      assetObservations(limit: 50) { metadataEntries { label ... on FloatMetadataEntry { floatValue } } } } } }"""
+    observations = ui.query(query, key={"path": ["adapter"]})["assetNodeOrError"]["assetObservations"]
+    losses = [entry for each in observations for entry in each["metadataEntries"] if entry["label"] == "loss"]
+    assert losses
+    assert all(entry["floatValue"] > 0 for entry in losses)
+
+
+def test_a_broken_file_is_a_red_check_with_a_readable_reason(page: Page, tmp_path: Path) -> None:
+    root = small_project(tmp_path / "broken")
+    (root / "data" / "raw" / "alpaca" / "export.jsonl").write_bytes('[{"instruction": "Hi"'.encode("utf-16"))
+    with serving(root) as ui:
+        materialize_all(page, ui, "qlora")
+        assert ui.wait_for_run(RUN_SECONDS)["status"] == "FAILURE"
+        page.goto(f"{ui.url}/assets/alpaca?view=checks", wait_until="domcontentloaded")
+        page.get_by_text("all_files_readable").first.click()
+        page.get_by_text(re.compile("export.jsonl.*UTF-16", re.DOTALL)).first.wait_for()
+        keep(page, "check")
+    shutil.rmtree(root)

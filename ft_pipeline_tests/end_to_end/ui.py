@@ -1,0 +1,131 @@
+"""The Dagster UI as a user has it: `ft ui` in a process of its own, Chromium before it."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from ft_pipeline_tests.end_to_end.project import environment
+
+CHROMIUM_FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+]
+VIEW = {"width": 1700, "height": 950}
+START_SECONDS = 120
+
+
+def chromium() -> str | None:
+    """Debian's Chromium, or None."""
+    return shutil.which("chromium")
+
+
+@dataclass(frozen=True)
+class Ui:
+    """A running UI."""
+
+    url: str
+
+    def query(self, text: str, **variables: Any) -> Any:
+        """The data of a GraphQL answer."""
+        body = json.dumps({"query": text, "variables": variables}).encode()
+        request = urllib.request.Request(f"{self.url}/graphql", body, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return json.load(answer)["data"]
+
+    def runs(self) -> list[dict[str, Any]]:
+        """Runs, newest first."""
+        found = self.query("{ runsOrError { ... on Runs { results { runId status tags { key value } } } } }")
+        return found["runsOrError"]["results"]
+
+    def wait_for_run(self, seconds: float) -> dict[str, Any]:
+        """The newest run, once it has ended."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            runs = self.runs()
+            if runs and runs[0]["status"] in {"SUCCESS", "FAILURE", "CANCELED"}:
+                return runs[0]
+            time.sleep(1)
+        raise AssertionError(f"no run ended within {seconds:.0f} s: {self.runs()}")
+
+
+@contextmanager
+def serving(root: Path) -> Iterator[Ui]:
+    """`ft ui` on a free port, ready when the code location is loaded; ended with all its processes."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [str(Path(sys.executable).parent / "ft"), "ui", "--port", str(port)]
+    with (root / "ui.log").open("wb") as log:
+        server = subprocess.Popen(
+            command, env=environment(root), stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+        )
+    try:
+        ui = Ui(f"http://127.0.0.1:{port}")
+        _wait_until_loaded(ui, server)
+        yield ui
+    finally:
+        server.send_signal(signal.SIGTERM)
+        try:
+            server.wait(30)
+        except subprocess.TimeoutExpired:
+            os.killpg(server.pid, signal.SIGKILL)
+
+
+def _wait_until_loaded(ui: Ui, server: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline and server.poll() is None:
+        try:
+            nodes = ui.query("{ assetNodes { assetKey { path } } }")["assetNodes"]
+        except (urllib.error.URLError, ConnectionError, TimeoutError):
+            nodes = []
+        if nodes:
+            return
+        time.sleep(0.5)
+    raise AssertionError("the UI did not come up; see ui.log in the project folder")
+
+
+@contextmanager
+def browsing() -> Iterator[Browser]:
+    """Headless Chromium."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium(), args=CHROMIUM_FLAGS)
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
+def open_lineage(page: Page, ui: Ui) -> None:
+    """The global lineage, drawn."""
+    page.goto(f"{ui.url}/asset-groups", wait_until="domcontentloaded")
+    page.get_by_role("button", name="Materialize all").wait_for()
+    page.wait_for_function("document.querySelectorAll('foreignObject').length > 5")
+
+
+def materialize_all(page: Page, ui: Ui, experiment: str) -> None:
+    """*Materialize all*, one experiment chosen in the dialog, launched as one run."""
+    open_lineage(page, ui)
+    page.get_by_role("button", name="Materialize all").click()
+    page.get_by_text("Select a partition").click()
+    page.get_by_placeholder("Filter partitions").fill(experiment)
+    page.get_by_role("menuitem").filter(has_text=experiment).last.click()
+    page.keyboard.press("Escape")
+    page.get_by_role("button", name="Launch 1 run").click()

