@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 
 export FT_PROJECT ?= $(CURDIR)
 
-.PHONY: setup demo test ui lint clean
+.PHONY: setup demo test ui lint docs clean
 setup: $(READY)
 
 $(READY): pyproject.toml constraints.txt
@@ -30,6 +30,9 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+docs: setup
+	$(BIN)/python docs/reference.py
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

@@ -180,7 +180,10 @@ class MergeSettings(Section):
 
     mode: Literal["dequantized", "w16", "auto"] = "dequantized"
     max_kl: float = Field(0.02, gt=0)
-    """Gate: KL(adapter || merged), nats per token, on held-out prompts."""
+    """Gate of `dequantized`, and of lora: KL(adapter || merged), nats per token, on held-out prompts."""
+    min_kept_gain: float = Field(0.9, gt=0, le=1)
+    """Gate of qlora's `w16`, which stands on another base: the share of the held-out loss that training gained over the
+    untouched model (loss of the base - loss of the adapter) that the merged model keeps."""
 
 
 class GpuSettings(Section):

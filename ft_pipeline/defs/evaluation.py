@@ -65,13 +65,16 @@ def scores(at: Inputs) -> Spec:
 )
 def comparison(at: Inputs) -> Spec:
     """Every model and every prompt in one table, with paired 95 % intervals and what a call costs."""
-    inputs = {}
-    for name in at.project.experiment_names():
-        for asset in ("prompt_baseline", "scores"):
-            if (found := at.find(asset, name)) is not None:
-                inputs[f"{name}/{asset}"] = found.reference
+    scored = {
+        f"{name}/{asset}": found
+        for name in at.project.experiment_names()
+        for asset in ("prompt_baseline", "scores")
+        if (found := at.find(asset, name)) is not None
+    }
+    inputs = references(scored)
     settings = at.project.settings
     config: dict[str, Any] = {
+        "fingerprint": _present_evaluation(scored),
         "bootstrap_resamples": settings.evaluation.bootstrap_resamples,
         "seed": settings.evaluation.seed,
         "primary_metric": settings.promotion.metric,
@@ -121,6 +124,12 @@ def _served(settings: ExperimentSettings) -> dict[str, Any]:
 def _scores_spec(at: Inputs, parts: dict[str, tuple[str, str]], served: dict[str, Any]) -> Spec:
     inputs = {"conversations": at.passed("conversations").reference, **parts}
     return Spec("scores", inputs, {**_evaluation(at), **served}, versions_of(*HARNESS))
+
+
+def _present_evaluation(scored: dict[str, Artifact]) -> str | None:
+    """The evaluation fingerprint of the scores that were measured last: older ones on other rows are not compared."""
+    newest = max(scored.values(), key=lambda artifact: artifact.manifest["created"], default=None)
+    return newest.summary["rows"][0]["fingerprint"] if newest else None
 
 
 def _champion_scores(at: Inputs, champion: Record) -> tuple[str, Artifact]:

@@ -5,6 +5,8 @@ import dagster as dg
 
 @dg.definitions
 def executor() -> dg.Definitions:
-    """One process per run: the heavy steps start worker processes of their own, and an executor that starts one per step
-    would only add its start-up. On Kubernetes set Dagster's k8s_job_executor here; the GPU op tags act there."""
+    """One process per run: the heavy steps start workers of their own, and one more process per step would only cost.
+
+    On Kubernetes set Dagster's k8s_job_executor here; the GPU op tags act there.
+    """
     return dg.Definitions(executor=dg.in_process_executor)

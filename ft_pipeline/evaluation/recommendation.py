@@ -84,7 +84,7 @@ def too_few_rows(case: Case) -> Verdict | None:
         return None
     reason = (
         f"Too little data: {best['name']} was trained on {rows} rows and is not clearly better than "
-        f"{_named(case.bar)}: collect examples towards {ENOUGH_ROWS} before judging; until then, use {_named(case.bar)}."
+        f"{_named(case.bar)}: collect examples towards {ENOUGH_ROWS} before judging; use that meanwhile."
     )
     return Verdict("more_data", reason, best)
 

@@ -64,8 +64,8 @@ def build_table(
     and sharegpt keys.parquet, what the conversations compare rows by.
 
     Nothing raises for bad data: refused files, and a share of quarantined rows above the ceiling, are failed checks of
-    the report. No files give an empty table. `excluded` holds the ids (`row_id`) of rows that were forgotten. `progress` is
-    told the number of rows that each batch read.
+    the report. No files give an empty table. `excluded` holds the ids (`row_id`) of forgotten rows.
+    `progress` is told the number of rows that each batch read.
     """
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".work-", dir=out) as folder:

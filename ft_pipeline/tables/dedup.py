@@ -88,18 +88,20 @@ def _near(keys: Keys, rows: np.ndarray, known: int) -> Iterator[tuple[int, int]]
     flags = _flag(keys, rows, starts)
     rows = rows[flags]
     sets = _Sets(keys, starts)
-    owners, tokens = _rare_shingles(sets, rows)
-    yield from _walk(sets, rows, known, owners, tokens)
+    owners, tokens, sizes = _rare_shingles(sets, rows)
+    yield from _walk(sets, rows, known, owners, tokens, sizes)
 
 
 def _flag(keys: Keys, rows: np.ndarray, starts: np.ndarray) -> np.ndarray:
-    """Which rows share a band of their MinHash with another row."""
-    if len(rows) == len(keys):
-        flat, lengths = keys.shingles, keys.lengths
-    else:
-        flat, lengths = _gather(keys, starts, rows), keys.lengths[rows]
+    """Which of `rows` share a band of their MinHash with another row."""
+    if 10 * len(rows) > 9 * len(keys):  # nearly all: the few others cost less than a copy without them
+        return _flag_all(keys.shingles, keys.lengths)[rows]
+    return _flag_all(_gather(keys, starts, rows), keys.lengths[rows])
+
+
+def _flag_all(shingles: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.uint64)
-    matrix = RMinHash.digest_matrix_from_flat_token_hashes(np.ascontiguousarray(flat), offsets, NUM_PERM, SEED)
+    matrix = RMinHash.digest_matrix_from_flat_token_hashes(np.ascontiguousarray(shingles), offsets, NUM_PERM, SEED)
     index = RMinHashLSH(threshold=0.9, num_perm=NUM_PERM, num_bands=BANDS)
     return np.array(index.query_duplicate_flags_matrix_one_shot(matrix), dtype=bool)
 
@@ -120,6 +122,16 @@ class _Sets:
         start = self.starts[row]
         return np.unique(self.keys.shingles[start : start + self.keys.lengths[row]])
 
+    def common(self, mine: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """For each row, how many of the sorted set `mine` it holds."""
+        flat = _gather(self.keys, self.starts, rows)
+        owners = np.repeat(np.arange(len(rows)), self.keys.lengths[rows])
+        places = np.minimum(np.searchsorted(mine, flat), len(mine) - 1)
+        hits = mine[places] == flat
+        held = np.zeros((len(rows), len(mine)), dtype=bool)
+        held[owners[hits], places[hits]] = True
+        return held.sum(axis=1)
+
     def batches(self, rows: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """(position in `rows` of each shingle, shingle), each shingle once per row, ordered by row."""
         ends = np.cumsum(self.keys.lengths[rows])
@@ -138,32 +150,37 @@ class _Sets:
             begin = end
 
 
-def _rare_shingles(sets: _Sets, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Of each row's shingles the rarest n - ceil(9n/10) + 1, without those that stand in no other row's."""
+def _rare_shingles(sets: _Sets, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of each row's n different shingles the rarest n - ceil(9n/10) + 1, without those that no other row has there.
+
+    Returns (position in `rows` of each, a number for each equal shingle, n of every row).
+    """
     mask = np.uint64((1 << _RARITY_BITS) - 1)
     frequency = np.zeros(1 << _RARITY_BITS, dtype=np.int64)
     for _, flat in sets.batches(rows):
         frequency += np.bincount((flat & mask).astype(np.int64), minlength=len(frequency))
     owner_parts, token_parts = [], []
+    all_sizes = np.zeros(len(rows), dtype=np.int64)
     for owners, flat in sets.batches(rows):
         order = np.lexsort((flat, frequency[(flat & mask).astype(np.int64)], owners))
         owners, flat = owners[order], flat[order]
         starts = np.flatnonzero(np.concatenate([[True], owners[1:] != owners[:-1]]))
         sizes = np.diff(np.append(starts, len(owners)))
+        all_sizes[owners[starts]] = sizes
         place = np.arange(len(owners)) - np.repeat(starts, sizes)
         rare = place < np.repeat(sizes - (9 * sizes + 9) // 10 + 1, sizes)
         owner_parts.append(owners[rare])
         token_parts.append(flat[rare])
     if not owner_parts:
-        return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
+        return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64), all_sizes
     owners, tokens = np.concatenate(owner_parts), np.concatenate(token_parts)
     _, ids, counts = np.unique(tokens, return_inverse=True, return_counts=True)
     shared = counts[ids] > 1
-    return owners[shared], ids[shared]
+    return owners[shared], ids[shared], all_sizes
 
 
 def _walk(
-    sets: _Sets, rows: np.ndarray, known: int, owners: np.ndarray, tokens: np.ndarray
+    sets: _Sets, rows: np.ndarray, known: int, owners: np.ndarray, tokens: np.ndarray, sizes: np.ndarray
 ) -> Iterator[tuple[int, int]]:
     if not len(owners):
         return
@@ -173,7 +190,8 @@ def _walk(
         at = int(owners[begin])
         mine = tokens[begin:end].tolist()
         is_new = rows[at] >= known
-        original = _first_near(sets, rows, at, mine, postings) if is_new else None
+        found = {other for token in mine for other in postings.get(token, ())} if is_new else ()
+        original = _first_near(sets, rows, at, np.array(sorted(found)), sizes) if found else None
         if original is not None:
             yield int(rows[at]), int(rows[original])
         elif not known or not is_new:
@@ -183,19 +201,13 @@ def _walk(
                     entries.append(at)
 
 
-def _first_near(
-    sets: _Sets, rows: np.ndarray, at: int, tokens: list[int], postings: dict[int, list[int]]
-) -> int | None:
-    """The first row before `at` with Jaccard >= 9/10, as a position in `rows`."""
-    candidates = sorted({other for token in tokens for other in postings.get(token, ())})
-    if not candidates:
+def _first_near(sets: _Sets, rows: np.ndarray, at: int, candidates: np.ndarray, sizes: np.ndarray) -> int | None:
+    """The first of the candidates (positions in `rows`, ascending) with Jaccard >= 9/10 to the row at `at`."""
+    mine, theirs = sizes[at], sizes[candidates]
+    fits = 10 * np.minimum(mine, theirs) >= 9 * np.maximum(mine, theirs)
+    candidates, theirs = candidates[fits], theirs[fits]
+    if not candidates.size:
         return None
-    mine = sets.of(int(rows[at]))
-    for other in candidates:
-        theirs = sets.of(int(rows[other]))
-        if 10 * min(len(mine), len(theirs)) < 9 * max(len(mine), len(theirs)):
-            continue
-        common = len(np.intersect1d(mine, theirs, assume_unique=True))
-        if 10 * common >= 9 * (len(mine) + len(theirs) - common):
-            return other
-    return None
+    common = sets.common(sets.of(int(rows[at])), rows[candidates])
+    near = np.flatnonzero(10 * common >= 9 * (mine + theirs - common))
+    return int(candidates[near[0]]) if near.size else None

@@ -1,6 +1,5 @@
 """Worker of `adapter`: LoRA, on a 16-bit base or on its NF4 form (QLoRA), trained on the rows of `training_data`."""
 
-import errno
 import json
 import shutil
 import time
@@ -11,6 +10,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model
+from safetensors import SafetensorError
 from transformers import set_seed
 
 from ft_pipeline.errors import UserError
@@ -20,6 +20,10 @@ from ft_pipeline.settings import ExperimentSettings, LoraSettings
 from ft_pipeline.training.trainer import AnswerTrainer, Evaluations, Progress, train, training_arguments
 from ft_pipeline.training.training_data import read_split
 from ft_pipeline.training.usage import peak_memory_gb
+
+_NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
+_NO_DISK = ("No space left on device", "PytorchStreamWriter failed")
+"""How torch and safetensors say it, in errors that carry no number."""
 
 
 def run(job: Job) -> dict[str, Any]:
@@ -123,18 +127,15 @@ def _clear_errors(settings: ExperimentSettings) -> Iterator[None]:
     """One clear error for what a user can mend; checkpoints stay where they are."""
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise _out_of_memory(settings) from error
-    except RuntimeError as error:
-        if "can't allocate memory" not in str(error) and "not enough memory" not in str(error):
-            raise
-        raise _out_of_memory(settings) from error
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        raise UserError(
-            "the disk is full; free some space and run again: training goes on from its last checkpoint"
-        ) from error
+    except (MemoryError, OSError, RuntimeError, SafetensorError) as error:
+        text = str(error)
+        if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(sign in text for sign in _NO_MEMORY):
+            raise _out_of_memory(settings) from error
+        if any(sign in text for sign in _NO_DISK):
+            raise UserError(
+                "the disk is full; free some space and run again: training goes on from its last checkpoint"
+            ) from error
+        raise
 
 
 def _out_of_memory(settings: ExperimentSettings) -> UserError:

@@ -10,6 +10,7 @@ import json
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,8 @@ class Candidate:
     kl: float
     """KL(adapter || merged), nats per token."""
     passed: bool
+    kept_gain: float | None = None
+    """What is left of the gain over the untouched model, 1 = all; None where the KL is the gate."""
 
 
 def run(job: Job) -> dict[str, Any]:
@@ -47,12 +50,14 @@ def run(job: Job) -> dict[str, Any]:
     rows = read_split(job.inputs["training_data"], "validation")
     reference = _measure_released(lambda: _adapter_model(job, settings), rows, pad)
     job.report.log(f"adapter: held-out loss {reference.loss:.4f} nats per token")
+    untouched = _untouched_loss(job, settings, rows, pad)
     candidates: dict[str, Candidate] = {}
     for mode in _modes(settings):
         folder = job.work / f"merged-{mode}"
         shutil.rmtree(folder, ignore_errors=True)
         write_merged(job.inputs["base_model"], job.inputs["adapter"], folder, settings, mode, job.device)
-        candidates[mode] = _judge(folder, mode, reference, rows, pad, settings, job.device)
+        merged = _measure_released(partial(load_model, folder, job.device), rows, pad)
+        candidates[mode] = _judge(merged, reference, untouched if mode == "w16" else None, settings)
         job.report.log(f"merged ({mode}): {asdict(candidates[mode])}")
         job.report.progress(len(candidates), len(_modes(settings)), kl=candidates[mode].kl)
     mode = min(candidates, key=lambda mode: (not candidates[mode].passed, candidates[mode].heldout_loss))
@@ -132,36 +137,38 @@ def _measure_released(load: Callable[[], Any], rows: list[dict[str, Any]], pad: 
     return result
 
 
+def _untouched_loss(job: Job, settings: ExperimentSettings, rows: list[dict[str, Any]], pad: int) -> float | None:
+    """Held-out loss of the 16-bit base, where a merge onto it is to be judged by what it keeps of the gain."""
+    if settings.technique != "qlora" or "w16" not in _modes(settings):
+        return None
+    return _measure_released(lambda: load_model(job.inputs["base_model"], job.device), rows, pad).loss
+
+
 def _judge(
-    folder: Path,
-    mode: str,
-    reference: Measurement,
-    rows: list[dict[str, Any]],
-    pad: int,
-    settings: ExperimentSettings,
-    device: str,
+    merged: Measurement, adapter: Measurement, untouched: float | None, settings: ExperimentSettings
 ) -> Candidate:
-    found = _measure_released(lambda: load_model(folder, device), rows, pad)
-    kl = kl_divergence(reference.logits, found.logits)
-    limit = settings.merge.max_kl
-    # w16 under QLoRA is another base on purpose: what counts is that it is no worse than the adapter.
-    other_base = mode == "w16" and settings.technique == "qlora"
-    passed = found.loss <= reference.loss + limit if other_base else kl <= limit
-    return Candidate(heldout_loss=found.loss, kl=kl, passed=passed)
+    """untouched: the 16-bit base's loss where the merge stands on it and not on what the adapter was trained on."""
+    kl = kl_divergence(adapter.logits, merged.logits)
+    if untouched is None:
+        return Candidate(merged.loss, kl, kl <= settings.merge.max_kl)
+    gain = untouched - adapter.loss
+    kept = (untouched - merged.loss) / gain if gain > 0 else 0.0
+    return Candidate(merged.loss, kl, kept >= settings.merge.min_kept_gain, kept)
 
 
 def _summary(
     mode: str, candidates: dict[str, Candidate], reference: Measurement, settings: ExperimentSettings
 ) -> dict[str, Any]:
-    chosen, limit = candidates[mode], settings.merge.max_kl
-    message = (
-        f"{mode}: KL(adapter || merged) {chosen.kl:.4f} nats per token (limit {limit:g}), held-out loss "
-        f"{reference.loss:.4f} as adapter, {chosen.heldout_loss:.4f} merged"
-    )
+    chosen = candidates[mode]
+    if chosen.kept_gain is None:
+        gate = f"KL(adapter || merged) {chosen.kl:.4f} nats per token (limit {settings.merge.max_kl:g})"
+    else:
+        gate = f"keeps {chosen.kept_gain:.0%} of what training gained (at least {settings.merge.min_kept_gain:.0%})"
+    message = f"{mode}: {gate}; held-out loss {reference.loss:.4f} as adapter, {chosen.heldout_loss:.4f} merged"
     return {
         "mode": mode,
         "kl_adapter_merged": chosen.kl,
-        "max_kl": limit,
+        "max_kl": settings.merge.max_kl,
         "passed": chosen.passed,
         "adapter_heldout_loss": reference.loss,
         "compared_tokens": len(reference.logits),

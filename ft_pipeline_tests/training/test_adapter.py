@@ -205,3 +205,22 @@ def test_a_held_out_loss_does_not_cut_the_gradient_of_a_quantised_base(tiny_base
         gradients.append(dict(model.named_parameters())[name].grad)
     assert gradients[0].abs().sum() > 0
     torch.testing.assert_close(gradients[0], gradients[1])
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory"), r"halve per_device_train_batch_size \(now 4\)"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), "gradient_checkpointing: true"),
+        (OSError(28, "No space left on device"), "the disk is full"),
+        (RuntimeError("[enforce fail] PytorchStreamWriter failed writing file data/0"), "the disk is full"),
+    ],
+)
+def test_memory_and_disk_that_run_out_are_one_clear_error(fault, message):
+    with pytest.raises(UserError, match=message), adapter._clear_errors(settings()):
+        raise fault
+
+
+def test_other_errors_pass_through():
+    with pytest.raises(RuntimeError, match="something else"), adapter._clear_errors(settings()):
+        raise RuntimeError("something else")

@@ -14,7 +14,7 @@ from ft_pipeline.models.generate import generate
 from ft_pipeline.models.load import load_model, load_tokenizer
 from ft_pipeline.settings import ExperimentSettings
 from ft_pipeline.training import adapter, merge
-from ft_pipeline.training.equivalence import kl_divergence, measure
+from ft_pipeline.training.equivalence import Measurement, kl_divergence, measure
 from ft_pipeline.training.training_data import read_split
 from ft_pipeline_tests.training.subject import PAIRS, conversation, job, make_training_data
 
@@ -147,8 +147,24 @@ def test_a_merge_that_lost_the_adapter_does_not_pass(taught, tmp_path, data, tin
     save_file({name: torch.zeros_like(it) for name, it in weights.items()}, emptied / "adapter_model.safetensors")
     mode = merge._modes(experiment(technique))[0]
     merge.write_merged(tiny_base, emptied, tmp_path / "out", experiment(technique), mode)
-    judged = merge._judge(tmp_path / "out", mode, measured, rows, pad, experiment(technique), "cpu")
+    merged = measure(load_model(tmp_path / "out", "cpu"), rows, pad)
+    judged = merge._judge(merged, measured, None, experiment(technique))
     assert not judged.passed and judged.kl > 0.02
+
+
+@pytest.mark.parametrize(("loss", "passed"), [(2.05, True), (2.2, False), (3.5, False)])
+def test_onto_another_base_the_merge_must_keep_the_gain(loss, passed):
+    """Untouched 3.0, adapter 2.0: at least nine tenths of the gain must be left, so at most 2.1."""
+    logits = torch.zeros(3, 5)
+    judged = merge._judge(Measurement(loss, logits), Measurement(2.0, logits), 3.0, experiment("qlora"))
+    assert judged.passed is passed
+    assert judged.kept_gain == pytest.approx(3.0 - loss)
+
+
+def test_where_training_gained_nothing_there_is_nothing_to_keep():
+    logits = torch.zeros(3, 5)
+    judged = merge._judge(Measurement(3.0, logits), Measurement(3.1, logits), 3.0, experiment("qlora"))
+    assert not judged.passed
 
 
 def test_an_adapter_that_is_more_than_lora_is_refused(taught, tmp_path):

@@ -1,0 +1,123 @@
+"""Writes docs/settings.md and docs/formats.md from the code: `make docs`. A test holds that they are up to date."""
+
+import ast
+import inspect
+import itertools
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from ft_pipeline.settings import ExperimentSettings, ProjectSettings
+from ft_pipeline.tables.codes import FILE_CODES, ROW_CODES
+from ft_pipeline.tables.sidecar import Sidecar
+
+HERE = Path(__file__).parent
+FORMATS = """\
+# Formats, and what happens to every row
+
+One rule: **read = accepted + quarantined + duplicates**, for every file, always. What is not used stands in the table
+`quarantine` with its file, row, reason and raw text; a file that cannot be read is refused as a whole and fails its
+table's blocking check until it is mended or removed.
+
+| format | folder | a row |
+|---|---|---|
+| alpaca | `data/raw/alpaca` | `instruction`, `output`; optional `input`, `system`, `history` |
+| sharegpt | `data/raw/sharegpt` | `conversations`: list of `{from, value}`; common synonyms are mapped |
+| text | `data/raw/text` | `text` |
+| preferences | `data/raw/preferences` | `prompt`, `chosen`, `rejected` |
+| unlabelled | `data/raw/unlabelled` | `instruction` and optional `input`, or a conversation that ends with the human |
+
+JSONL or a JSON array (the content decides), CSV under `.csv`, Parquet under `.parquet`; UTF-8. Try a file before it is
+in the folder: `ft validate FILE --format FORMAT`.
+
+A YAML beside a file (`support.csv`, `support.yaml`) says how to read it:
+
+"""
+
+
+def main() -> None:
+    for name, text in pages().items():
+        (HERE / name).write_text(text, encoding="utf-8")
+
+
+def pages() -> dict[str, str]:
+    """The generated pages, by file name."""
+    intro = "# Settings\n\nWritten by `make docs` out of `ft_pipeline/settings.py`. An unknown key is an error.\n\n"
+    project = "## project.yaml\n\n" + describe(ProjectSettings)
+    experiment = "## experiments/NAME.yaml\n\n" + describe(ExperimentSettings)
+    codes = "\n## Reason codes of rows\n\n" + _table(ROW_CODES) + "\n## Reason codes of files\n\n" + _table(FILE_CODES)
+    return {"settings.md": intro + project + "\n" + experiment, "formats.md": FORMATS + describe(Sidecar) + codes}
+
+
+def describe(model: type[BaseModel], prefix: str = "") -> str:
+    """A table of the model's own keys, then one of each section."""
+    comments = _comments(model)
+    own, sections = [], []
+    for name, field in model.model_fields.items():
+        section = _section(field)
+        if section is not None and isinstance(field.annotation, type):
+            sections.append(
+                f"\n### {prefix}{name}\n\n{inspect.getdoc(section)}\n\n{describe(section, f'{prefix}{name}.')}"
+            )
+        else:
+            own.append(f"| `{prefix}{name}` | {_default(field)} | {_kind(field)} | {comments.get(name, '')} |")
+            if section is not None:
+                sections.append(f"\n### each of {prefix}{name}\n\n{describe(section)}")
+    head = "| key | default | type | |\n|---|---|---|---|\n" if own else ""
+    return head + "".join(f"{line}\n" for line in own) + "".join(sections)
+
+
+def _section(field: FieldInfo) -> type[BaseModel] | None:
+    candidates = [field.annotation, *get_args(field.annotation)]
+    return next((each for each in candidates if isinstance(each, type) and issubclass(each, BaseModel)), None)
+
+
+def _default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "required"
+    value = field.get_default(call_default_factory=True)
+    shown = "null" if value is None else str(sorted(value)) if isinstance(value, frozenset) else str(value)
+    return f"`{shown}`" if shown else "empty"
+
+
+def _kind(field: FieldInfo) -> str:
+    annotation: Any = field.annotation
+    text = annotation.__name__ if isinstance(annotation, type) and not get_args(annotation) else str(annotation)
+    for long, short in (
+        ("typing.", ""),
+        ("ft_pipeline.settings.", ""),
+        ("Literal", "one of "),
+        ("|", "or"),
+        ("None", "null"),
+    ):
+        text = text.replace(long, short)
+    return text.replace("|", "\\|") + "".join(f", {_limit(each)}" for each in field.metadata)
+
+
+def _limit(limit: Any) -> str:
+    signs = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
+    for name, sign in signs.items():
+        if hasattr(limit, name):
+            return f"{sign} {getattr(limit, name)}"
+    return f"matches `{limit.pattern}`" if hasattr(limit, "pattern") else str(limit)
+
+
+def _comments(model: type[BaseModel]) -> dict[str, str]:
+    """The string under each attribute in the source."""
+    body = ast.parse(inspect.getsource(model)).body[0].body  # type: ignore[attr-defined]
+    found = {}
+    for before, after in itertools.pairwise(body):
+        if isinstance(before, ast.AnnAssign) and isinstance(before.target, ast.Name) and isinstance(after, ast.Expr):
+            text = after.value.value if isinstance(after.value, ast.Constant) else ""
+            found[before.target.id] = " ".join(str(text).split()).replace("|", "\\|")
+    return found
+
+
+def _table(codes: dict[str, str]) -> str:
+    return "| code | meaning |\n|---|---|\n" + "".join(f"| `{code}` | {text} |\n" for code, text in codes.items())
+
+
+if __name__ == "__main__":
+    main()

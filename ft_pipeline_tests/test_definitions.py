@@ -1,0 +1,88 @@
+"""The graph: light to load, and nothing of it undeclared."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from ft_pipeline import scaffold
+from ft_pipeline.execution.steps import gpu_op_tags
+
+HEAVY = ("torch", "transformers", "peft", "trl", "lm_eval", "bitsandbytes", "datasets")
+STAGES = {"sources", "tables", "distillation", "training", "evaluation", "release"}
+ON_A_GPU = {"teacher_answers", "adapter", "merged_model", "prompt_baseline", "scores"}
+
+
+@pytest.fixture(scope="module")
+def definitions(tmp_path_factory: pytest.TempPathFactory) -> dg.Definitions:
+    root = scaffold.create(tmp_path_factory.mktemp("graph") / "shop", example=True)
+    before = os.environ.get("FT_PROJECT")
+    os.environ["FT_PROJECT"] = str(root)
+    try:
+        from ft_pipeline.definitions import defs
+
+        return defs()
+    finally:
+        if before is None:
+            del os.environ["FT_PROJECT"]
+        else:
+            os.environ["FT_PROJECT"] = before
+
+
+def specs(definitions: dg.Definitions) -> dict[str, dg.AssetSpec]:
+    return {spec.key.to_user_string(): spec for spec in definitions.resolve_all_asset_specs()}
+
+
+def test_loading_the_definitions_imports_nothing_heavy(tmp_path: Path) -> None:
+    root = scaffold.create(tmp_path / "shop", example=True)
+    code = (
+        "import sys, json; from ft_pipeline.definitions import defs; defs(); "
+        f"print(json.dumps([name for name in {HEAVY!r} if name in sys.modules]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "FT_PROJECT": str(root)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert json.loads(done.stdout.splitlines()[-1]) == []
+
+
+def test_every_asset_says_what_it_is(definitions: dg.Definitions) -> None:
+    for name, spec in specs(definitions).items():
+        assert spec.group_name in STAGES, name
+        assert spec.description and spec.owners and spec.kinds and spec.code_version, name
+
+
+def test_the_graph_flows_from_sources_to_release(definitions: dg.Definitions) -> None:
+    order = ["sources", "tables", "distillation", "training", "evaluation", "release"]
+    found = specs(definitions)
+    backwards = [
+        (dep.asset_key.to_user_string(), name)
+        for name, spec in found.items()
+        for dep in spec.deps
+        if order.index(found[dep.asset_key.to_user_string()].group_name) > order.index(spec.group_name)
+    ]
+    assert backwards == []
+
+
+def test_one_partitions_definition(definitions: dg.Definitions) -> None:
+    partitions = {spec.partitions_def for spec in specs(definitions).values() if spec.partitions_def}
+    assert len(partitions) == 1
+    assert partitions.pop().get_partition_keys() == ["lora", "qlora"]
+
+
+def test_the_gpu_is_declared_per_asset(definitions: dg.Definitions) -> None:
+    graph = definitions.resolve_asset_graph()
+    in_pool = {key.to_user_string() for key in graph.materializable_asset_keys if "gpu" in graph.get(key).pools}
+    assert in_pool == ON_A_GPU
+    assert json.loads(json.dumps(gpu_op_tags())) == gpu_op_tags()
+
+
+def test_the_definitions_are_loadable(definitions: dg.Definitions) -> None:
+    dg.Definitions.validate_loadable(definitions)

@@ -1,0 +1,72 @@
+"""project.yaml and experiments: a slip is one error that names the file, the line, the value and the fix."""
+
+from pathlib import Path
+
+import pytest
+
+from ft_pipeline.errors import UserError
+from ft_pipeline.project import Project, read_jsonl
+from ft_pipeline.settings import ExperimentSettings, ProjectSettings, read_settings
+
+
+def written(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "mine.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("technique: qlora\nlora:\n  lora_alpah: 4\n", ["line 3", "lora.lora_alpah", "did you mean `lora_alpha`"]),
+        ("technique: qlora\ntraining:\n  learning_rate: fast\n", ["line 3", "training.learning_rate", "'fast'"]),
+        ("technique: qlora\nlora:\n  r: 0\n", ["line 3", "lora.r", "0", "greater than or equal to 1"]),
+        ("technique: qlora\n  lora: [\n", ["line 2", "not valid YAML"]),
+        ("- technique\n", ["must hold `key: value` lines", "list"]),
+        ("technique: lora\nquantization:\n  bnb_4bit_quant_type: fp4\n", ["uses no 4-bit base", "technique: qlora"]),
+        ("technique: lora\nmerge:\n  mode: auto\n", ["one way to merge"]),
+    ],
+)
+def test_a_slip_in_an_experiment_is_named(tmp_path: Path, text: str, said: list[str]) -> None:
+    with pytest.raises(UserError) as caught:
+        read_settings(written(tmp_path, text), ExperimentSettings)
+    for words in ["mine.yaml", *said]:
+        assert words in str(caught.value)
+
+
+def test_three_lines_are_an_experiment(tmp_path: Path) -> None:
+    settings = read_settings(
+        written(tmp_path, "base_model: embedded\nobjective: sft\ntechnique: lora\n"), ExperimentSettings
+    )
+    assert (settings.lora.r, settings.lora.alpha) == (8, 8)
+    assert settings.lora.target_modules == ["q_proj", "k_proj", "v_proj", "o_proj"]
+
+
+def test_settings_survive_json(tmp_path: Path) -> None:
+    settings = read_settings(written(tmp_path, "technique: lora\n"), ExperimentSettings)
+    assert ExperimentSettings.model_validate(settings.model_dump(mode="json")) == settings
+
+
+def test_shares_must_leave_training_rows(tmp_path: Path) -> None:
+    text = "name: shop\ndata:\n  validation_share: 0.5\n  test_share: 0.4\n"
+    with pytest.raises(UserError, match=r"at or under 0\.8"):
+        read_settings(written(tmp_path, text), ProjectSettings)
+
+
+def test_a_folder_without_project_yaml_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"holds no project\.yaml"):
+        Project.find(tmp_path)
+
+
+def test_settings_lead_nowhere_outside_the_project(tmp_path: Path) -> None:
+    (tmp_path / "shop").mkdir()
+    (tmp_path / "secret.jsonl").write_text("{}\n")
+    with pytest.raises(UserError, match="leads out of the project folder"):
+        Project(tmp_path / "shop").inside("../secret.jsonl")
+
+
+def test_a_broken_line_of_the_general_suite_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "questions.jsonl"
+    path.write_text('{"query": "1 + 1?"}\n{"query": \n', encoding="utf-8")
+    with pytest.raises(UserError, match=r"questions\.jsonl: line 2"):
+        read_jsonl(path)

@@ -1,0 +1,26 @@
+"""The real model once: NF4 QLoRA on the CPU lowers the held-out loss, and its merge says what the adapter says."""
+
+import pytest
+
+from ft_pipeline.job import Job
+from ft_pipeline.models import base_model
+from ft_pipeline.training import adapter, merge
+from ft_pipeline_tests.training.subject import Listener, job, make_training_data, settings, support_rows
+
+
+@pytest.mark.slow
+def test_qlora_on_the_embedded_model(tmp_path):
+    base = tmp_path / "base"
+    base.mkdir()
+    base_model.run(Job("base_model", {"model": "embedded"}, {}, base, tmp_path, "cpu", Listener()))
+    experiment = settings("qlora", learning_rate=2e-3, max_steps=8, eval_steps=4)
+    data = make_training_data(tmp_path, base, support_rows(copies=2), experiment)
+    training = job("adapter", tmp_path / "adapter", experiment, {"training_data": data, "base_model": base})
+    summary = adapter.run(training)
+    assert summary["trainable_params"] == 921_600
+    assert summary["best_eval_loss"] < summary["first_eval_loss"] - 0.5
+    inputs = {"adapter": training.out, "base_model": base, "training_data": data}
+    merged = merge.run(job("merged_model", tmp_path / "merged", experiment, inputs))
+    assert merged["mode"] == "dequantized" and merged["passed"]
+    assert merged["kl_adapter_merged"] < 0.01
+    assert merged["candidates"]["dequantized"]["heldout_loss"] == pytest.approx(summary["best_eval_loss"], abs=0.01)
