@@ -141,6 +141,7 @@ class TrainingSettings(Section):
     """transformers' and TRL's training arguments, same names."""
 
     learning_rate: float = Field(1e-3, gt=0, le=1)
+    """Small models want more (2e-3 at 135M parameters), large ones less (2e-4 from 1B on)."""
     num_train_epochs: int = Field(3, ge=1, le=1000)
     max_steps: int = Field(-1, ge=-1)
     """Above zero: stop there, whatever num_train_epochs says."""

@@ -168,8 +168,15 @@ def say_forgetting(case: Case, verdict: Verdict) -> str | None:
     before, after = accuracy(case.plain), accuracy(verdict.row)
     if before is None or after is None or verdict.row is None:
         return None
-    judged = "more than" if case.forgets(verdict.row) else "within"
-    return f"General accuracy: {before:.3f} before, {after:.3f} after, {judged} the margin of {case.margin:g}."
+    if before - after <= case.margin:
+        judged = f"within the margin of {case.margin:g}"
+    elif case.forgets(verdict.row):
+        judged = f"a clear drop beyond the margin of {case.margin:g}"
+    else:
+        judged = (
+            f"beyond the margin of {case.margin:g}, but its interval includes no drop at all: more questions would tell"
+        )
+    return f"General accuracy: {before:.3f} before, {after:.3f} after, {judged}."
 
 
 def say_merge(case: Case, verdict: Verdict) -> str | None:

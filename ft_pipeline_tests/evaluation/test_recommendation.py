@@ -102,7 +102,7 @@ def test_forgetting_disqualifies(tmp_path: Path) -> None:
     found = decide(case(tmp_path, style={"loss": 1.0, "correct": nothing}), style=800)
     assert found["decision"] == "prompt"
     assert said(found, "loses more than 5% of general accuracy")
-    assert said(found, "more than the margin")
+    assert said(found, "beyond the margin")
     careful = case(tmp_path / "two", hasty={"loss": 1.0, "correct": nothing}, careful={"loss": 1.2})
     assert decide(careful, hasty=800, careful=800)["experiment"] == "careful"
 
