@@ -7,6 +7,7 @@ starting one per step.
 import contextlib
 import getpass
 import json
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -18,7 +19,7 @@ import dagster as dg
 from ft_pipeline.errors import UserError
 from ft_pipeline.execution.events import StepEvent, listening
 from ft_pipeline.execution.planning import Planned, flow, plan
-from ft_pipeline.execution.steps import STEPS, Inputs
+from ft_pipeline.execution.steps import FORCE, STEPS, Inputs
 from ft_pipeline.project import Project
 from ft_pipeline.store.artifacts import ArtifactStore
 
@@ -82,6 +83,8 @@ def run(request: Request) -> Outcome:
     events: list[StepEvent] = []
     failures: list[str] = []
     planned = what_runs(request)
+    if request.force:
+        os.environ[FORCE] = "1"  # read by the steps of this process
     with listening(events.append), dg.DagsterInstance.get() as instance:
         for experiment, assets in _batches(planned):
             failures += _materialize(instance, request, experiment, assets)

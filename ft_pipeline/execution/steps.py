@@ -28,6 +28,8 @@ from ft_pipeline.store.spec import Spec
 from ft_pipeline.store.views import write_views
 
 OWNER = "team:ml"
+FORCE = "FT_FORCE"
+"""Environment variable: `1` builds anew what the store holds."""
 
 
 @dataclass(frozen=True)
@@ -286,7 +288,7 @@ def _device_need(project: Project, experiment: str | None) -> DeviceNeed:
 
 def _forced() -> bool:
     """`ft run --force` sets this for its own process; a run from the UI always reuses what the store holds."""
-    return os.environ.get("FT_FORCE") == "1"
+    return os.environ.get(FORCE) == "1"
 
 
 def _own_metadata(made: Build) -> dict[str, Any]:
