@@ -237,12 +237,32 @@ def read_settings(path: Path, model: type[SectionT]) -> SectionT:
         mark = getattr(error, "problem_mark", None)
         line = f" line {mark.line + 1}:" if mark else ""
         raise UserError(f"{path.name}:{line} not valid YAML: {getattr(error, 'problem', None) or error}") from error
+    if twice := _key_twice(root):
+        key, first, second = twice
+        raise UserError(f"{path.name}: line {second}: `{key}` stands in line {first} already; put both into one")
     if not isinstance(document, dict):
         raise UserError(f"{path.name}: must hold `key: value` lines, holds {type(document).__name__}")
     try:
         return model.model_validate(document)
     except ValidationError as error:
         raise UserError("; ".join(_describe(path.name, fault, root, model) for fault in error.errors()[:5])) from None
+
+
+def _key_twice(node: yaml.Node | None) -> tuple[str, int, int] | None:
+    """(key, first line, second line) of a key that one mapping holds twice; YAML itself silently takes the last."""
+    if isinstance(node, yaml.SequenceNode):
+        return next(filter(None, map(_key_twice, node.value)), None)
+    if not isinstance(node, yaml.MappingNode):
+        return None
+    lines: dict[str, int] = {}
+    for key, value in node.value:
+        line = key.start_mark.line + 1
+        if key.value in lines:
+            return str(key.value), lines[key.value], line
+        lines[key.value] = line
+        if (below := _key_twice(value)) is not None:
+            return below
+    return None
 
 
 def _describe(name: str, fault: Any, root: yaml.Node | None, model: type[BaseModel]) -> str:

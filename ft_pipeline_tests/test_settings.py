@@ -22,6 +22,7 @@ def written(tmp_path: Path, text: str) -> Path:
         ("technique: qlora\ntraining:\n  learning_rate: fast\n", ["line 3", "training.learning_rate", "'fast'"]),
         ("technique: qlora\nlora:\n  r: 0\n", ["line 3", "lora.r", "0", "greater than or equal to 1"]),
         ("technique: qlora\n  lora: [\n", ["line 2", "not valid YAML"]),
+        ("technique: qlora\nlora:\n  r: 4\nlora:\n  r: 8\n", ["line 4", "`lora` stands in line 2 already"]),
         ("- technique\n", ["must hold `key: value` lines", "list"]),
         ("technique: lora\nquantization:\n  bnb_4bit_quant_type: fp4\n", ["uses no 4-bit base", "technique: qlora"]),
         ("technique: lora\nmerge:\n  mode: auto\n", ["one way to merge"]),
