@@ -11,6 +11,7 @@ from lm_eval.models.utils import postprocess_generated_text
 from ft_pipeline.evaluation.likelihood import target_log_likelihoods
 from ft_pipeline.models.generate import Generation, generate
 
+logger = logging.getLogger(__name__)
 logging.getLogger("lm_eval").setLevel(logging.ERROR)  # its warnings are about options that we set on purpose
 
 
@@ -85,4 +86,4 @@ class _Counter:
         self._done = step
 
     def log(self, message: str) -> None:
-        raise NotImplementedError(message)
+        logger.info(message)
