@@ -30,7 +30,8 @@ def run(job: Job) -> dict[str, Any]:
     """Write adapter_model.safetensors, adapter_config.json and metrics.jsonl; inputs training_data, base_model.
 
     Resumes from the newest valid checkpoint in `job.work`. UserError when the token audit did not pass, the loss
-    stops being a number, or memory or disk run out. Summary: see the contract of the kind in docs.
+    stops being a number, or memory or disk run out. Summary: parameters, steps,
+    best step, first and best held-out loss, tokens per second, seconds, peak memory (GB), where it resumed.
     """
     settings = ExperimentSettings.model_validate(job.config["experiment"])
     rows = {split: read_split(job.inputs["training_data"], split) for split in ("train", "validation")}
