@@ -16,7 +16,7 @@ from ft_pipeline import scaffold, terminal
 from ft_pipeline.errors import UserError
 from ft_pipeline.project import FORMATS, Project
 from ft_pipeline.store.artifacts import ArtifactStore
-from ft_pipeline.store.current import Current
+from ft_pipeline.store.current import current_document
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 WIDTH = 140
@@ -29,7 +29,7 @@ ProjectOption = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, everything else on stderr.")]
 
-DONE, FAILED, REFUSED = 0, 1, 2
+FAILED, REFUSED = 1, 2
 
 
 def main() -> None:
@@ -164,7 +164,7 @@ def compare(project: ProjectOption = None, as_json: JsonOption = False) -> None:
 
     Example: ft compare
     """
-    document = _document(_open(project), "comparison", "comparison.json")
+    document = _document(_open(project), "comparison")
     _report(document, as_json, lambda found: terminal.show_comparison(out, found))
 
 
@@ -174,7 +174,7 @@ def recommend(project: ProjectOption = None, as_json: JsonOption = False) -> Non
 
     Example: ft recommend
     """
-    document = _document(_open(project), "recommendation", "recommendation.json")
+    document = _document(_open(project), "recommendation")
     _report(document, as_json, lambda found: terminal.show_recommendation(out, found))
 
 
@@ -234,13 +234,11 @@ def sql(
         terminal.show_rows(out, columns, rows)
 
 
-def _document(project: Project, asset: str, file: str) -> Any:
-    """The JSON file of an unpartitioned asset's current artifact."""
-    pointer = Current(project.store).read(asset)
-    if pointer is None:
+def _document(project: Project, asset: str) -> Any:
+    document = current_document(project.store, asset)
+    if document is None:
         raise UserError(f"there is no {asset} yet; run: ft run")
-    artifact = ArtifactStore(project.store).require(pointer.kind, pointer.fingerprint)
-    return json.loads((artifact.path / file).read_text(encoding="utf-8"))
+    return document
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """Evaluation: prompting and the tuned model under one harness, then what it means."""
 
-import json
 from typing import Any
 
 import dagster as dg
@@ -12,14 +11,12 @@ from ft_pipeline.evaluation.recommendation import build_recommendation
 from ft_pipeline.execution.metadata import picture, table
 from ft_pipeline.execution.steps import Inputs, Making, step, versions_of
 from ft_pipeline.project import read_jsonl
-from ft_pipeline.release.champion import Record, before_deciding_on
+from ft_pipeline.release.champion import Record, before_deciding_on, decision_key
 from ft_pipeline.settings import ExperimentSettings
 from ft_pipeline.store.artifacts import Artifact
-from ft_pipeline.store.hashing import sha256_of_json
 from ft_pipeline.store.spec import Spec
 
 HARNESS = ("lm-eval", "torch", "transformers", "peft", "bitsandbytes", "sacrebleu", "rouge-score")
-ANSWERS_SHOWN = 5
 
 
 @step(
@@ -79,7 +76,7 @@ def comparison(at: Inputs) -> Spec:
         "seed": settings.evaluation.seed,
         "primary_metric": settings.promotion.metric,
     }
-    standing = before_deciding_on(at.store.root, sha256_of_json({"scores": inputs, **config}))
+    standing = before_deciding_on(at.store.root, decision_key(inputs, config))
     if standing is not None:
         asset, found = _champion_scores(at, standing)
         inputs[f"champion/{asset}"] = found.reference
@@ -146,7 +143,7 @@ def _champion_scores(at: Inputs, champion: Record) -> tuple[str, Artifact]:
 
 def _build_recommendation(making: Making) -> dict[str, Any]:
     compared = making.artifact("comparison")
-    document = json.loads((compared.path / "comparison.json").read_text(encoding="utf-8"))
+    document = compared.document("comparison.json")
     experiments = {
         key.removesuffix("/scores"): _evidence(making, making.store.require(*reference))
         for key, reference in compared.inputs.items()
@@ -173,7 +170,7 @@ def _show_scores(artifact: Artifact) -> dict[str, Any]:
 
 
 def _show_comparison(artifact: Artifact) -> dict[str, Any]:
-    document = json.loads((artifact.path / "comparison.json").read_text(encoding="utf-8"))
+    document = artifact.document("comparison.json")
     markdown = (artifact.path / "comparison.md").read_text(encoding="utf-8")
     return {
         "comparison": dg.MetadataValue.md(markdown),

@@ -7,9 +7,10 @@ from typing import Any
 import dagster as dg
 
 from ft_pipeline.execution.steps import Check, Inputs, Making, step
-from ft_pipeline.release.champion import Candidate, Record, before_deciding_on, promote
+from ft_pipeline.release.champion import Candidate, Record, before_deciding_on, decision_key, promote
 from ft_pipeline.release.model_card import CardFacts, render_card
 from ft_pipeline.release.promotion import decide, gates, promotion
+from ft_pipeline.settings import PromotionSettings
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.hashing import sha256_of_json
 from ft_pipeline.store.spec import Spec
@@ -33,7 +34,7 @@ def champion(at: Inputs) -> Spec:
     """The released model: moves only to a candidate that is better by more than noise and passed every gate."""
     comparison = at.artifact("comparison")
     settings = at.project.settings.promotion.model_dump(mode="json")
-    standing = before_deciding_on(at.store.root, decided_on(comparison))
+    standing = before_deciding_on(at.store.root, _key(comparison))
     config = {"promotion": settings, "standing": standing.sequence if standing else None}
     return Spec("champion", {"comparison": comparison.reference}, config)
 
@@ -56,18 +57,14 @@ def model_card(at: Inputs) -> Spec:
     return Spec("model_card", {asset: at.artifact(asset).reference for asset in assets}, config)
 
 
-def decided_on(comparison: Artifact) -> str:
-    """What a decision rests on: the scores that were compared. The champion's own row is not part of it, so that a move
-    does not ask for another comparison, which would ask for another decision."""
-    scored = {name: reference for name, reference in comparison.inputs.items() if not name.startswith("champion/")}
-    settings = {key: value for key, value in comparison.spec["config"].items() if key != "champion"}
-    return sha256_of_json({"scores": scored, **settings})
+def _key(comparison: Artifact) -> str:
+    return decision_key(comparison.inputs, comparison.spec["config"])
 
 
 def candidates(comparison: Artifact, store: ArtifactStore) -> tuple[dict[str, Candidate], dict[str, dict[str, Any]]]:
     """By row name of the comparison: what can be released, its gates as the manifests record them now; and how each is
     served, which whoever scores it again must know."""
-    document = json.loads((comparison.path / "comparison.json").read_text(encoding="utf-8"))
+    document = comparison.document("comparison.json")
     found: dict[str, Candidate] = {}
     served: dict[str, dict[str, Any]] = {}
     for row in document["rows"]:
@@ -105,15 +102,16 @@ def _scored_prompt(
 
 def _build_champion(making: Making) -> dict[str, Any]:
     compared = making.artifact("comparison")
-    document = json.loads((compared.path / "comparison.json").read_text(encoding="utf-8"))
+    document = compared.document("comparison.json")
     known, served = candidates(compared, making.store)
-    key = decided_on(compared)
+    key = _key(compared)
+    settings = PromotionSettings.model_validate(making.spec.config["promotion"])
     reasons: list[str] = []
 
     def choose(present: Record | None) -> Any:
         if present is not None and present.evidence.get("decided_on") == key:
             return None  # this very decision was carried out by a run that died before it could say so
-        decision = decide(document, known, making.project.settings.promotion, present)
+        decision = decide(document, known, settings, present)
         reasons[:] = decision.reasons
         move = promotion(decision, known, compared.fingerprint)
         if move is None:
@@ -132,7 +130,7 @@ def _build_champion(making: Making) -> dict[str, Any]:
 def _build_card(making: Making) -> dict[str, Any]:
     """Walk from the champion back to the tables, and write down what stands there."""
     record = making.artifact("champion").summary["champion"]
-    document = json.loads((making.artifact("comparison").path / "comparison.json").read_text(encoding="utf-8"))
+    document = making.artifact("comparison").document("comparison.json")
     facts = _card_facts(making, record, document) if record else None
     text = render_card(facts) if facts else "# No champion yet\n\nNothing has been released; see the recommendation.\n"
     (making.out / "README.md").write_text(text, encoding="utf-8")

@@ -14,6 +14,7 @@ from ft_pipeline.errors import UserError
 from ft_pipeline.execution.metadata import column_schema, picture, table
 from ft_pipeline.execution.steps import Check, Inputs, Making, step, versions_of
 from ft_pipeline.project import FORMATS, read_jsonl
+from ft_pipeline.settings import DataSettings
 from ft_pipeline.sources.snapshot import CheckedOut, checkout, read_listing
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.spec import Spec
@@ -141,7 +142,7 @@ def _build_conversations(making: Making) -> dict[str, Any]:
         making.inputs["alpaca"],
         making.inputs["sharegpt"],
         making.out,
-        settings=making.project.settings.data,
+        settings=DataSettings.model_validate(making.spec.config["data"]),
         general_questions=making.spec.config["general_questions"],
     )
     return report.to_json()

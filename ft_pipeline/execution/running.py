@@ -6,7 +6,6 @@ starting one per step.
 
 import contextlib
 import getpass
-import json
 import os
 import time
 from collections.abc import Sequence
@@ -19,9 +18,9 @@ import dagster as dg
 from ft_pipeline.errors import UserError
 from ft_pipeline.execution.events import StepEvent, listening
 from ft_pipeline.execution.planning import Planned, flow, plan
-from ft_pipeline.execution.steps import FORCE, STEPS, Inputs
+from ft_pipeline.execution.steps import FORCE, STEPS
 from ft_pipeline.project import Project
-from ft_pipeline.store.artifacts import ArtifactStore
+from ft_pipeline.store.current import current_document
 
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
@@ -95,30 +94,36 @@ def run(request: Request) -> Outcome:
         failures=failures,
         fresh=sum(not each.runs for each in planned),
         seconds=time.monotonic() - started,
-        comparison=_document(request.project, "comparison"),
-        recommendation=_document(request.project, "recommendation"),
-        champion=(_document(request.project, "champion")),
+        comparison=current_document(request.project.store, "comparison"),
+        recommendation=current_document(request.project.store, "recommendation"),
+        champion=current_document(request.project.store, "champion"),
     )
 
 
 def list_experiments(project: Project) -> list[dict[str, Any]]:
     """The rows of `ft experiments --json`."""
     _load_steps()
-    comparison = _document(project, "comparison")
-    return [_describe(project, name, comparison) for name in project.experiment_names()]
+    comparison = current_document(project.store, "comparison")
+    rows = [_describe(project, name, comparison) for name in project.experiment_names()]
+    planned = plan(project, [row["name"] for row in rows if row["error"] is None])
+    return [row if row["error"] else row | {"state": _state(planned, row["name"])} for row in rows]
 
 
 def _describe(project: Project, name: str, comparison: dict[str, Any] | None) -> dict[str, Any]:
-    row: dict[str, Any] = {"name": name, "objective": None, "technique": None, "base_model": None}
+    row: dict[str, Any] = {"name": name, "objective": None, "technique": None, "base_model": None, "state": "broken"}
     try:
         settings = project.experiment(name)
     except UserError as error:
-        return {**row, "state": "broken", "primary_score": None, "error": str(error)}
+        return {**row, "primary_score": None, "error": str(error)}
     row.update(objective=settings.objective, technique=settings.technique, base_model=settings.base_model)
-    own = [each for each in plan(project, [name]) if each.experiment == name]
-    never = next(each for each in own if each.asset == "scores").state == "never_run"
-    state = "never_run" if never else "stale" if any(each.runs for each in own) else "fresh"
-    return {**row, "state": state, "primary_score": _primary_score(comparison, name), "error": None}
+    return {**row, "primary_score": _primary_score(comparison, name), "error": None}
+
+
+def _state(planned: Sequence[Planned], experiment: str) -> str:
+    own = [each for each in planned if each.experiment == experiment]
+    if next(each for each in own if each.asset == "scores").state == "never_run":
+        return "never_run"
+    return "stale" if any(each.runs for each in own) else "fresh"
 
 
 def _primary_score(comparison: dict[str, Any] | None, experiment: str) -> float | None:
@@ -213,9 +218,3 @@ def _crash(result: dg.ExecuteInProcessResult) -> str:
         if error is not None:
             return f"{event.step_key}: {error.message.strip().splitlines()[-1]}."
     return "The run failed."
-
-
-def _document(project: Project, asset: str) -> Any:
-    """The JSON content of an unpartitioned asset's present artifact, or None."""
-    artifact = Inputs(project, ArtifactStore(project.store)).find(asset)
-    return json.loads((artifact.path / f"{asset}.json").read_text(encoding="utf-8")) if artifact else None

@@ -8,13 +8,14 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
 from ft_pipeline.errors import UserError
+from ft_pipeline.store.hashing import sha256_of_json
 
 RECORD_NAME = re.compile(r"^\d{6,}\.json$")
 
@@ -88,6 +89,13 @@ def current(store: Path) -> Record | None:
     """The champion, or None where nothing was ever released."""
     records = history(store)
     return records[-1] if records else None
+
+
+def decision_key(scored: Mapping[str, tuple[str, str]], settings: Mapping[str, Any]) -> str:
+    """What a decision rests on: the scores that are compared (name → artifact), and how. The champion's own row is not
+    part of it, so that a move does not ask for another comparison, which would ask for another decision."""
+    own = {name: reference for name, reference in scored.items() if not name.startswith("champion/")}
+    return sha256_of_json({"scores": own, **{key: value for key, value in settings.items() if key != "champion"}})
 
 
 def before_deciding_on(store: Path, decided_on: str) -> Record | None:

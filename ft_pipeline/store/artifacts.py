@@ -8,6 +8,7 @@ data/store/
   cache/    hashes of files that have not changed since they were read
 """
 
+import json
 import logging
 import shutil
 import tempfile
@@ -71,6 +72,10 @@ class Artifact:
     def summary(self) -> dict[str, Any]:
         """What the step said of its result."""
         return self.manifest["summary"]
+
+    def document(self, name: str) -> Any:
+        """The content of one of its JSON files."""
+        return json.loads((self.path / name).read_text(encoding="utf-8"))
 
     @cached_property
     def manifest_sha256(self) -> str:

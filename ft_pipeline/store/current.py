@@ -4,8 +4,9 @@ import json
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
-from ft_pipeline.store.artifacts import Artifact
+from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.files import user_write_errors, write_atomically
 
 
@@ -48,6 +49,13 @@ class Current:
 
     def _path(self, asset: str, partition: str | None) -> Path:
         return self.folder / (f"{asset}@{partition}.json" if partition else f"{asset}.json")
+
+
+def current_document(root: Path, asset: str) -> Any:
+    """`ASSET.json` of an unpartitioned asset's present artifact in the store `root`; None where there is none."""
+    pointer = Current(root).read(asset)
+    artifact = ArtifactStore(root).open(pointer.kind, pointer.fingerprint) if pointer else None
+    return artifact.document(f"{asset}.json") if artifact else None
 
 
 def _read(path: Path) -> Pointer | None:
