@@ -92,8 +92,8 @@ def _ours(technique: str, base: Path, rows: list[list[dict[str, str]]]) -> dict[
     """Our trainer, as `adapter` runs it, without its held-out evaluations."""
     import torch
 
+    from ft_pipeline.experiments import ExperimentSettings
     from ft_pipeline.models.load import load_tokenizer
-    from ft_pipeline.settings import ExperimentSettings
     from ft_pipeline.training.adapter import new_adapter
     from ft_pipeline.training.trainer import AnswerTrainer, training_arguments
 

@@ -9,7 +9,8 @@ from typing import Any, get_args
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from ft_pipeline.settings import ExperimentSettings, ProjectSettings
+from ft_pipeline.experiments import ExperimentSettings
+from ft_pipeline.settings import ProjectSettings
 from ft_pipeline.tables.codes import FILE_CODES, ROW_CODES
 from ft_pipeline.tables.sidecar import Sidecar
 
@@ -44,7 +45,7 @@ def main() -> None:
 
 def pages() -> dict[str, str]:
     """The generated pages, by file name."""
-    intro = "# Settings\n\nWritten by `make docs` out of `ft_pipeline/settings.py`. An unknown key is an error.\n\n"
+    intro = "# Settings\n\nWritten by `make docs` from settings.py and experiments.py. An unknown key is an error.\n\n"
     project = "## project.yaml\n\n" + describe(ProjectSettings)
     experiment = "## experiments/NAME.yaml\n\n" + describe(ExperimentSettings)
     codes = "\n## Reason codes of rows\n\n" + _table(ROW_CODES) + "\n## Reason codes of files\n\n" + _table(FILE_CODES)
@@ -88,6 +89,7 @@ def _kind(field: FieldInfo) -> str:
     for long, short in (
         ("typing.", ""),
         ("ft_pipeline.settings.", ""),
+        ("ft_pipeline.experiments.", ""),
         ("Literal", "one of "),
         ("|", "or"),
         ("None", "null"),

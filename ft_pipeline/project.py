@@ -10,7 +10,8 @@ from typing import Any
 import orjson
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.settings import NAME_PATTERN, ExperimentSettings, ProjectSettings, read_settings
+from ft_pipeline.experiments import ExperimentSettings
+from ft_pipeline.settings import NAME_PATTERN, ProjectSettings, read_settings
 
 FORMATS = ("alpaca", "sharegpt", "text", "preferences", "unlabelled")
 

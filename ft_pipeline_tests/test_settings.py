@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from ft_pipeline.errors import UserError
+from ft_pipeline.experiments import ExperimentSettings
 from ft_pipeline.project import Project, read_jsonl
-from ft_pipeline.settings import ExperimentSettings, ProjectSettings, read_settings
+from ft_pipeline.settings import ProjectSettings, read_settings
 
 
 def written(tmp_path: Path, text: str) -> Path:

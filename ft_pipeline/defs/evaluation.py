@@ -10,9 +10,9 @@ from ft_pipeline.evaluation.pictures import score_picture
 from ft_pipeline.evaluation.recommendation import build_recommendation
 from ft_pipeline.execution.metadata import picture, table
 from ft_pipeline.execution.steps import Inputs, Making, step, versions_of
+from ft_pipeline.experiments import ExperimentSettings
 from ft_pipeline.project import read_jsonl
 from ft_pipeline.release.champion import Record, before_deciding_on, decision_key
-from ft_pipeline.settings import ExperimentSettings
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.spec import Spec
 

@@ -6,8 +6,8 @@ from typing import Any
 from ft_pipeline import pictures
 from ft_pipeline.execution.metadata import picture
 from ft_pipeline.execution.steps import Check, Inputs, Making, step, versions_of
+from ft_pipeline.experiments import ExperimentSettings
 from ft_pipeline.models.base_model import identify
-from ft_pipeline.settings import ExperimentSettings
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.spec import Spec
 from ft_pipeline.training.memory import estimate_experiment

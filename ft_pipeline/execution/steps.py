@@ -20,8 +20,8 @@ from ft_pipeline.execution.devices import DeviceNeed
 from ft_pipeline.execution.events import State, StepEvent, publish
 from ft_pipeline.execution.gates import failed_checks, recorded_checks, require
 from ft_pipeline.execution.metadata import clean_metadata
+from ft_pipeline.experiments import ExperimentSettings
 from ft_pipeline.project import Project
-from ft_pipeline.settings import ExperimentSettings
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.current import Current
 from ft_pipeline.store.spec import Spec

@@ -14,9 +14,9 @@ from safetensors import SafetensorError
 from transformers import set_seed
 
 from ft_pipeline.errors import UserError
+from ft_pipeline.experiments import ExperimentSettings, LoraSettings
 from ft_pipeline.job import Job
 from ft_pipeline.models.load import compute_dtype, keep_weights_unpacked, load_model, load_tokenizer
-from ft_pipeline.settings import ExperimentSettings, LoraSettings
 from ft_pipeline.training.trainer import AnswerTrainer, Evaluations, Progress, train, training_arguments
 from ft_pipeline.training.training_data import read_split
 from ft_pipeline.training.usage import peak_memory_gb

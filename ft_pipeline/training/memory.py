@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.settings import ExperimentSettings
+from ft_pipeline.experiments import ExperimentSettings
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _STATE_BYTES = {"adamw_torch": None, "adamw_8bit": 1, "paged_adamw_8bit": 1}

@@ -19,9 +19,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ft_pipeline.errors import UserError
+from ft_pipeline.experiments import ExperimentSettings
 from ft_pipeline.job import Job
 from ft_pipeline.models.load import keep_weights_unpacked, load_model, load_tokenizer
-from ft_pipeline.settings import ExperimentSettings
 from ft_pipeline.training.equivalence import Measurement, kl_divergence, measure
 from ft_pipeline.training.training_data import read_split
 

@@ -14,8 +14,8 @@ from transformers import PrinterCallback, TrainerCallback, TrainerControl, Train
 from trl import SFTConfig, SFTTrainer
 
 from ft_pipeline.errors import UserError
+from ft_pipeline.experiments import TrainingSettings
 from ft_pipeline.job import Reporter
-from ft_pipeline.settings import TrainingSettings
 from ft_pipeline.training.batches import LengthGroupedSampler, batches_by_length, collate
 from ft_pipeline.training.checkpoints import load_adapter_weights, newest_valid, seal, step_of
 from ft_pipeline.training.loss import answer_loss

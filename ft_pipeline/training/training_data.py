@@ -10,10 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ft_pipeline.errors import UserError
+from ft_pipeline.experiments import ExperimentSettings
 from ft_pipeline.job import Job
 from ft_pipeline.models.chat import with_prompt
 from ft_pipeline.models.load import load_tokenizer
-from ft_pipeline.settings import ExperimentSettings
 from ft_pipeline.training.audit import Row, audit, failures
 from ft_pipeline.training.tokens import encode, render_conversation
 

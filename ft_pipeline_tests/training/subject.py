@@ -7,8 +7,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ft_pipeline.experiments import ExperimentSettings
 from ft_pipeline.job import Job
-from ft_pipeline.settings import ExperimentSettings
 from ft_pipeline.training import training_data
 
 PAIRS = [

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.settings import ExperimentSettings
+from ft_pipeline.experiments import ExperimentSettings
 from ft_pipeline.training.memory import Plan, estimate, estimate_experiment, nearest_llama, read_shape
 
 SMOLLM2 = {

@@ -9,10 +9,10 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ft_pipeline.errors import UserError
+from ft_pipeline.experiments import ExperimentSettings
 from ft_pipeline.models.chat import render
 from ft_pipeline.models.generate import generate
 from ft_pipeline.models.load import load_model, load_tokenizer
-from ft_pipeline.settings import ExperimentSettings
 from ft_pipeline.training import adapter, merge
 from ft_pipeline.training.equivalence import Measurement, kl_divergence, measure
 from ft_pipeline.training.training_data import read_split

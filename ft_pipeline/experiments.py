@@ -1,0 +1,112 @@
+"""experiments/*.yaml as typed models: how one model is trained, and what it is served with (docs/settings.md)."""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from ft_pipeline.settings import Section
+
+
+class LoraSettings(Section):
+    """PEFT's LoraConfig, same names: W' = W + (lora_alpha / r) · B · A (Hu et al. 2021, arXiv 2106.09685)."""
+
+    r: int = Field(8, ge=1, le=1024)
+    lora_alpha: int | None = Field(None, ge=1)
+    """Null: equal to r."""
+    lora_dropout: float = Field(0.0, ge=0, lt=1)
+    target_modules: list[str] | Literal["all-linear"] = Field(["q_proj", "k_proj", "v_proj", "o_proj"])
+
+    @property
+    def alpha(self) -> int:
+        return self.lora_alpha if self.lora_alpha is not None else self.r
+
+
+class QuantizationSettings(Section):
+    """transformers' BitsAndBytesConfig, same names (Dettmers et al. 2023, arXiv 2305.14314)."""
+
+    bnb_4bit_quant_type: Literal["nf4", "fp4"] = "nf4"
+    bnb_4bit_use_double_quant: bool = True
+
+
+class TrainingSettings(Section):
+    """transformers' and TRL's training arguments, same names."""
+
+    learning_rate: float = Field(1e-3, gt=0, le=1)
+    """Small models want more (2e-3 at 135M parameters), large ones less (2e-4 from 1B on)."""
+    num_train_epochs: int = Field(3, ge=1, le=1000)
+    max_steps: int = Field(-1, ge=-1)
+    """Above zero: stop there, whatever num_train_epochs says."""
+    per_device_train_batch_size: int = Field(8, ge=1)
+    gradient_accumulation_steps: int = Field(1, ge=1)
+    max_length: int = Field(1024, ge=8)
+    """Rows longer than this are refused by the token audit; nothing is ever truncated."""
+    optim: Literal["adamw_torch", "adamw_8bit", "paged_adamw_8bit"] = "paged_adamw_8bit"
+    lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "cosine"
+    warmup_ratio: float = Field(0.05, ge=0, lt=1)
+    weight_decay: float = Field(0.0, ge=0)
+    max_grad_norm: float = Field(1.0, gt=0)
+    eval_steps: int = Field(25, ge=1)
+    """Held-out loss and a checkpoint every this many optimizer steps."""
+    early_stopping_patience: int = Field(3, ge=1)
+    gradient_checkpointing: bool = False
+    seed: int = 42
+
+
+class MixSettings(Section):
+    """How much of each source an epoch sees: 1 each row once, 0.25 a seeded quarter of the rows, 2 each row twice."""
+
+    human: float = Field(1.0, ge=0)
+    distilled: float = Field(0.25, ge=0)
+
+
+class ExperimentData(Section):
+    """What the experiment trains on."""
+
+    weights: MixSettings = MixSettings()
+    system_prompt: str | None = None
+    """The system prompt that the tuned model is trained and served with; null for none."""
+
+
+class MergeSettings(Section):
+    """How the adapter goes into the weights."""
+
+    mode: Literal["dequantized", "w16", "auto"] = "dequantized"
+    max_kl: float = Field(0.02, gt=0)
+    """Gate of `dequantized`, and of lora: KL(adapter || merged), nats per token, on held-out prompts."""
+    min_kept_gain: float = Field(0.9, gt=0, le=1)
+    """Gate of qlora's `w16`, which stands on another base: the share of the held-out loss that training gained over the
+    untouched model (loss of the base - loss of the adapter) that the merged model keeps."""
+
+
+class GpuSettings(Section):
+    """What the experiment asks of the machine; ignored where there is no GPU."""
+
+    count: int = Field(1, ge=1, le=8)
+    min_memory_gb: float = Field(0, ge=0)
+
+
+class ExperimentSettings(Section):
+    """experiments/NAME.yaml: one experiment."""
+
+    description: str = ""
+    base_model: str = "embedded"
+    """`embedded` (SmolLM2-135M-Instruct out of the wheel), a folder, or a hub id."""
+    revision: str | None = None
+    objective: Literal["sft"] = "sft"
+    technique: Literal["lora", "qlora"] = "qlora"
+    data: ExperimentData = ExperimentData()
+    lora: LoraSettings = LoraSettings()
+    quantization: QuantizationSettings = QuantizationSettings()
+    training: TrainingSettings = TrainingSettings()
+    merge: MergeSettings = MergeSettings()
+    gpu: GpuSettings = GpuSettings()
+
+    @model_validator(mode="after")
+    def _combinations(self) -> "ExperimentSettings":
+        if self.technique != "qlora" and self.quantization != QuantizationSettings():
+            raise ValueError(
+                f"technique {self.technique!r} uses no 4-bit base: remove `quantization` or say `technique: qlora`"
+            )
+        if self.technique == "lora" and self.merge.mode != "dequantized":
+            raise ValueError("technique 'lora' has one way to merge: remove `merge.mode`")
+        return self
