@@ -4,32 +4,20 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from ft_pipeline import doctor as machine
 from ft_pipeline import scaffold, terminal
+from ft_pipeline.cli_common import FAILED, REFUSED, JsonOption, ProjectOption, errors, open_project, out, report
 from ft_pipeline.errors import UserError
 from ft_pipeline.project import FORMATS, Project
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.current import current_document
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
-WIDTH = 140
-"""Columns where the output goes to a file or a pipe; wide enough for every table."""
-errors = Console(stderr=True, highlight=False)
-out = Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH)
-
-ProjectOption = Annotated[
-    Path | None, typer.Option("--project", help="The project folder (default: FT_PROJECT, else the current folder).")
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, everything else on stderr.")]
-
-FAILED, REFUSED = 1, 2
 
 
 def main() -> None:
@@ -42,22 +30,6 @@ def main() -> None:
     except KeyboardInterrupt:
         errors.print("ft: stopped. What was finished is kept; run the same command again to go on from there.")
         sys.exit(FAILED)
-
-
-def _open(folder: Path | None) -> Project:
-    """The project, made the one that Dagster's processes see too."""
-    project = Project.find(folder)
-    os.environ["FT_PROJECT"] = str(project.root)
-    os.environ["DAGSTER_HOME"] = str(project.dagster_home)
-    project.dagster_home.mkdir(parents=True, exist_ok=True)
-    return project
-
-
-def _report(document: Any, as_json: bool, show: Callable[[Any], None]) -> None:
-    if as_json:
-        sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
-    else:
-        show(document)
 
 
 @app.command()
@@ -82,9 +54,9 @@ def doctor(project: ProjectOption = None, as_json: JsonOption = False) -> None:
 
     Example: ft doctor
     """
-    findings = machine.examine(_open(project))
+    findings = machine.examine(open_project(project))
     document = {"findings": [finding.to_json() for finding in findings]}
-    _report(document, as_json, lambda _: terminal.show_findings(out, findings))
+    report(document, as_json, lambda _: terminal.show_findings(out, findings))
     if any(finding.status == "problem" for finding in findings):
         raise typer.Exit(FAILED)
 
@@ -109,16 +81,16 @@ def run(
     """
     from ft_pipeline.execution import running
 
-    opened = _open(project)
+    opened = open_project(project)
     wanted = running.Request(opened, tuple(experiment or ()), tuple(select.split(",")) if select else (), force)
     if plan:
         planned = running.what_runs(wanted)
         document = {"plan": [vars(each) | {"runs": each.runs} for each in planned]}
-        _report(document, as_json, lambda _: terminal.show_plan(out, planned))
+        report(document, as_json, lambda _: terminal.show_plan(out, planned))
         return
     with terminal.live_progress(errors):
         outcome = running.run(wanted)
-    _report(outcome.to_json(), as_json, lambda _: terminal.show_outcome(out, outcome, opened))
+    report(outcome.to_json(), as_json, lambda _: terminal.show_outcome(out, outcome, opened))
     if not outcome.succeeded:
         raise typer.Exit(FAILED)
 
@@ -135,7 +107,7 @@ def ui(
 
     Example: ft ui --port 3001
     """
-    opened = _open(project)
+    opened = open_project(project)
     os.environ["PYTHONWARNINGS"] = "ignore"
     scripts = Path(sys.executable).parent
     place = ["-w", str(opened.root / "workspace.yaml"), "-h", "127.0.0.1", "-p", str(port)]
@@ -154,8 +126,8 @@ def experiments(project: ProjectOption = None, as_json: JsonOption = False) -> N
     """
     from ft_pipeline.execution import running
 
-    found = running.list_experiments(_open(project))
-    _report({"experiments": found}, as_json, lambda _: terminal.show_experiments(out, found))
+    found = running.list_experiments(open_project(project))
+    report({"experiments": found}, as_json, lambda _: terminal.show_experiments(out, found))
 
 
 @app.command()
@@ -164,8 +136,8 @@ def compare(project: ProjectOption = None, as_json: JsonOption = False) -> None:
 
     Example: ft compare
     """
-    document = _document(_open(project), "comparison")
-    _report(document, as_json, lambda found: terminal.show_comparison(out, found))
+    document = _document(open_project(project), "comparison")
+    report(document, as_json, lambda found: terminal.show_comparison(out, found))
 
 
 @app.command()
@@ -174,8 +146,8 @@ def recommend(project: ProjectOption = None, as_json: JsonOption = False) -> Non
 
     Example: ft recommend
     """
-    document = _document(_open(project), "recommendation")
-    _report(document, as_json, lambda found: terminal.show_recommendation(out, found))
+    document = _document(open_project(project), "recommendation")
+    report(document, as_json, lambda found: terminal.show_recommendation(out, found))
 
 
 @app.command()
@@ -186,9 +158,9 @@ def champion(project: ProjectOption = None, as_json: JsonOption = False) -> None
     """
     from ft_pipeline.release.champion import current
 
-    record = current(_open(project).store)
+    record = current(open_project(project).store)
     document = record.to_json() if record else None
-    _report(document, as_json, lambda found: terminal.show_champion(out, found))
+    report(document, as_json, lambda found: terminal.show_champion(out, found))
 
 
 @app.command()
@@ -208,9 +180,9 @@ def validate(
 
     if data_format not in FORMATS:
         raise UserError(f"there is no format {data_format!r}; choose one of {', '.join(FORMATS)}")
-    report = validate_file(path, data_format, data_dir=path.parent, against=against)
-    _report(report.to_json(), as_json, lambda found: terminal.show_validation(out, found))
-    if report.refused:
+    found = validate_file(path, data_format, data_dir=path.parent, against=against)
+    report(found.to_json(), as_json, lambda document: terminal.show_validation(out, document))
+    if found.refused:
         raise typer.Exit(REFUSED)
 
 
@@ -226,7 +198,7 @@ def sql(
     """
     from ft_pipeline.store.views import query as run_query
 
-    columns, rows = run_query(ArtifactStore(_open(project).store), query)
+    columns, rows = run_query(ArtifactStore(open_project(project).store), query)
     document = {"columns": columns, "rows": rows}
     if as_json:
         sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False, default=str) + "\n")

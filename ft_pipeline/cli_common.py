@@ -1,0 +1,42 @@
+"""What every module of the `ft` command shares: the project, the two consoles, the options, the exit codes."""
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from ft_pipeline.project import Project
+
+WIDTH = 140
+"""Columns where the output goes to a file or a pipe; wide enough for every table."""
+errors = Console(stderr=True, highlight=False)
+out = Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH)
+
+ProjectOption = Annotated[
+    Path | None, typer.Option("--project", help="The project folder (default: FT_PROJECT, else the current folder).")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, everything else on stderr.")]
+
+FAILED, REFUSED = 1, 2
+
+
+def open_project(folder: Path | None) -> Project:
+    """The project, made the one that Dagster's processes see too."""
+    project = Project.find(folder)
+    os.environ["FT_PROJECT"] = str(project.root)
+    os.environ["DAGSTER_HOME"] = str(project.dagster_home)
+    project.dagster_home.mkdir(parents=True, exist_ok=True)
+    return project
+
+
+def report(document: Any, as_json: bool, show: Callable[[Any], None]) -> None:
+    """`document` as JSON on stdout, or shown by `show`."""
+    if as_json:
+        sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+    else:
+        show(document)
