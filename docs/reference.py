@@ -33,6 +33,12 @@ table's blocking check until it is mended or removed.
 JSONL or a JSON array (the content decides), CSV under `.csv`, Parquet under `.parquet`; UTF-8. Try a file before it is
 in the folder: `ft validate FILE --format FORMAT`.
 
+A turn of the model may have `reasoning_content`. Turns of tools are quarantined unless a sidecar maps their roles:
+`roles: {function_call: gpt, observation: tool}` trains the model to write the call and shows it the result; a role that
+becomes `tool` is kept and never trained. Calls beside the text (`tool_calls`) are not read. Whether the base model's
+chat template has such turns is checked before training: one that drops a turn stops it, and reasoning that it has no
+place for is counted and named.
+
 A YAML beside a file (`support.csv`, `support.yaml`) says how to read it:
 
 """

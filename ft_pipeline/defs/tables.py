@@ -48,6 +48,7 @@ def _table_asset(data_format: str) -> dg.AssetsDefinition:
         deps=[f"raw_{data_format}"],
         description=f"{WHAT[data_format]} Accepted rows; what was set aside is in `quarantine`, with its reason.",
         kinds={"pandera", "parquet"},
+        code_version="2",
         checks=TABLE_CHECKS,
         build=lambda making: _build_table(making, data_format),
         show=_show_table,
@@ -117,6 +118,7 @@ table_assets = [_table_asset(data_format) for data_format in FORMATS]
     stage="tables",
     deps=CONVERSATION_TABLES,
     kinds={"duckdb", "parquet"},
+    code_version="2",
     checks=[
         Check("rows_accounted_for", "read = accepted + set aside."),
         Check("no_prompt_straddles", "No prompt stands in two splits."),

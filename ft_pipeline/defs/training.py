@@ -14,11 +14,13 @@ from ft_pipeline.training.memory import estimate_experiment
 
 TOKEN_CHECKS = (
     Check("no_over_length", "No row is longer than max_length; nothing is truncated."),
+    Check("every_turn_rendered", "The chat template writes every turn; none is lost unsaid."),
     Check("every_row_trains", "Every row has at least one trained token."),
     Check("stop_token_trained", "Every answer's stop token is trained, so that the model learns to stop."),
     Check("single_bos", "No row begins with two BOS tokens."),
     Check("padding_never_trained", "Labels are set by position, so padding that equals EOS is never trained."),
     Check("prompts_masked", "No token of a prompt is trained."),
+    Check("ids_in_vocabulary", "The model has an embedding for every token."),
 )
 
 
@@ -53,6 +55,7 @@ def base_model_spec(model: str, revision: str | None) -> Spec:
     per_experiment=True,
     deps=["experiment", "base_model", "conversations", "distilled"],
     kinds={"huggingface", "parquet"},
+    code_version="2",
     checks=TOKEN_CHECKS,
     show=lambda artifact: _show_training_data(artifact),
 )
@@ -170,6 +173,8 @@ def _show_training_data(artifact: Artifact) -> dict[str, Any]:
         "trained_tokens": audit["trained_tokens"],
         "trained_share": audit["trained_share"],
         "lengths": audit["lengths"],
+        "split_by_turn": audit["split_by_turn"],
+        "reasoning": audit["reasoning"]["message"] or None,
         "histogram": picture(pictures.length_histogram(**audit["histogram"], title="Tokens per row"), "tokens per row"),
         "example": audit["example"]["marked"],
     }

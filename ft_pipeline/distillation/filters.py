@@ -20,6 +20,7 @@ from ft_pipeline.tables.dedup import find_copies, find_in
 from ft_pipeline.tables.hashing import row_id
 from ft_pipeline.tables.keys import group_names, keys_of_messages, prompt_of
 from ft_pipeline.tables.overlap import Phrases, heldout_rows, origin, overlap_with_heldout
+from ft_pipeline.tables.turns import plain
 
 TABLE = "unlabelled"
 DISTILLED = pa.schema(
@@ -52,7 +53,7 @@ class _Answer:
 
     @property
     def messages(self) -> list[dict[str, str]]:
-        return [*self.given["prompt_messages"], {"role": "assistant", "content": self.given["answer"]}]
+        return [*plain(self.given["prompt_messages"]), {"role": "assistant", "content": self.given["answer"]}]
 
     @property
     def origin(self) -> str:

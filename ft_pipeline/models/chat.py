@@ -6,11 +6,10 @@ from functools import lru_cache
 from typing import Any
 
 from ft_pipeline.errors import UserError
-
-Message = dict[str, str]
-"""{"role": "system" | "user" | "assistant", "content": text}."""
+from ft_pipeline.tables.turns import Message, plain
 
 _PROBE = "Fourteen"
+_THOUGHT = "</think>"
 
 
 def render(tokenizer: Any, messages: Sequence[Message], *, add_generation_prompt: bool) -> str:
@@ -21,7 +20,7 @@ def render(tokenizer: Any, messages: Sequence[Message], *, add_generation_prompt
         )
     try:
         return tokenizer.apply_chat_template(
-            list(messages), tokenize=False, add_generation_prompt=add_generation_prompt
+            plain(messages), tokenize=False, add_generation_prompt=add_generation_prompt
         )
     except Exception as error:  # jinja2's errors, and whatever a template raises by itself
         roles = ", ".join(message["role"] for message in messages)
@@ -60,7 +59,7 @@ def pick_examples(rows: Sequence[dict[str, Any]], k: int, seed: int) -> list[lis
     while len(chosen) < k:
         for key in sorted(groups):
             if groups[key] and len(chosen) < k:
-                chosen.append([dict(m) for m in groups[key].pop(0)["messages"] if m["role"] != "system"])
+                chosen.append([m for m in plain(groups[key].pop(0)["messages"]) if m["role"] != "system"])
     return chosen
 
 
@@ -72,7 +71,7 @@ def prompt_and_target(tokenizer: Any, messages: Sequence[Message]) -> tuple[str,
     """
     context = render(tokenizer, messages[:-1], add_generation_prompt=True)
     full = render(tokenizer, messages, add_generation_prompt=False)
-    content = messages[-1]["content"].strip()
+    content = _as_rendered(messages[-1]["content"].strip(), full)
     # Some generation prompts hold what the finished turn does not, such as an opened reasoning block.
     begin = len(context) if full.startswith(context) else full.rfind(content)
     answer = full.find(content, begin)
@@ -81,6 +80,20 @@ def prompt_and_target(tokenizer: Any, messages: Sequence[Message]) -> tuple[str,
             f"the chat template changes the text of an answer ({content[:60]!r}), so it cannot be trained or scored"
         )
     return context, full[begin : _end_of_turn(tokenizer, full, answer + len(content))]
+
+
+def split_thoughts(message: Message) -> tuple[str, str]:
+    """(reasoning, answer) of a turn: its reasoning_content, or what stands before `</think>` in the text itself."""
+    content, thoughts = message["content"].strip(), message.get("reasoning_content", "").strip()
+    if thoughts or message["role"] != "assistant" or _THOUGHT not in content:
+        return thoughts, content
+    before, _, answer = content.rpartition(_THOUGHT)
+    return before.strip().removeprefix("<think>").strip(), answer.strip()
+
+
+def _as_rendered(content: str, full: str) -> str:
+    """The part of an answer that the template writes as it stands: some move or remove what precedes `</think>`."""
+    return content if content in full else content.rpartition(_THOUGHT)[2].strip() or content
 
 
 def stop_strings(tokenizer: Any) -> list[str]:

@@ -17,6 +17,7 @@ from ft_pipeline.tables.judge import CODES, WORDS, Verdict, conflict_warnings, j
 from ft_pipeline.tables.keystore import write_keys
 from ft_pipeline.tables.report import FileAccount, TableReport
 from ft_pipeline.tables.rows import COLUMNS
+from ft_pipeline.tables.turns import plain
 
 ROW_GROUP = 65_536
 PARQUET: dict[str, Any] = {"compression": "zstd", "compression_level": 1, "use_dictionary": ["file", "split", "table"]}
@@ -130,7 +131,7 @@ def cut(value: Any) -> Any:
         return value if len(value) <= PREVIEW_CHARS else value[: PREVIEW_CHARS - 1] + "…"
     if isinstance(value, list):
         return [cut(item) for item in value]
-    return {name: cut(item) for name, item in value.items()} if isinstance(value, dict) else value
+    return {name: cut(item) for name, item in value.items() if item is not None} if isinstance(value, dict) else value
 
 
 def _write_set_aside(data_format: str, verdict: Verdict, path: Path) -> list[int]:
@@ -160,10 +161,15 @@ def _copies(data_format: str, verdict: Verdict, at: int) -> Iterator[list[tuple]
         found = []
         for position, row in zip(positions.tolist(), rows, strict=True):
             code, origin = CODES[codes[begin + position]], verdict.origin(int(of[begin + position]))
-            raw = raw_of({name: row[name] for name in COLUMNS[data_format] if row[name] is not None})
+            raw = raw_of({name: _own(row[name]) for name in COLUMNS[data_format] if row[name] is not None})
             found.append((file.source.name, row["row"], code, f"{WORDS[code]} {origin}", raw, origin))
         begin += batch.num_rows
         yield found
+
+
+def _own(value: Any) -> Any:
+    """A cell without the keys that its turns do not have."""
+    return plain(value) if isinstance(value, list) and value and isinstance(value[0], dict) else value
 
 
 def _write_tuples(writer: pq.ParquetWriter, tuples: list[tuple]) -> int:

@@ -15,14 +15,15 @@ from ft_pipeline.tables.hashing import row_id
 from ft_pipeline.tables.keys import Keys, hash_texts, keys_of
 from ft_pipeline.tables.parsing import parse_block, parse_line
 from ft_pipeline.tables.reader import Batch, divide
-from ft_pipeline.tables.rows import COLUMNS, READ_KEYS, REQUIRED, Record, convert, rename
+from ft_pipeline.tables.rows import COLUMNS, READ_KEYS, REQUIRED, Record, convert
 from ft_pipeline.tables.schemas import find_faults, flatten
-from ft_pipeline.tables.sidecar import Sidecar
+from ft_pipeline.tables.sidecar import Sidecar, rename
 from ft_pipeline.tables.text import normalise
 
 RAW_CHARS = 2000
 TEXT = pd.StringDtype(na_value=np.nan)
-MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
+MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string()), ("reasoning_content", pa.string())]))
+"""Turns; reasoning_content is null but for assistant turns that have it."""
 TYPES: dict[str, pa.DataType] = {
     "messages": MESSAGES,
     "prompt_messages": MESSAGES,

@@ -21,6 +21,7 @@ from ft_pipeline.tables.overlap import Phrases
 from ft_pipeline.tables.report import FIRST_ROWS, Check, Warning
 from ft_pipeline.tables.splits import SPLITS, TRAIN
 from ft_pipeline.tables.staging import TABLES, Staged, messages_of, stage, table_batches, with_texts
+from ft_pipeline.tables.turns import plain
 
 SCHEMA = pa.schema(
     [
@@ -136,7 +137,9 @@ def _write_aside(writer: pq.ParquetWriter, table: pa.Table, positions: np.ndarra
         message, copy_of = fates.notes[begin + at]
         origin = {name: row[name] for name in ("table", "file", "row")}
         code = CODES[fates.code[begin + at]]
-        entries.append({**origin, "code": code, "message": message, "raw": raw_of(row["messages"]), "copy_of": copy_of})
+        entries.append(
+            {**origin, "code": code, "message": message, "raw": raw_of(plain(row["messages"])), "copy_of": copy_of}
+        )
     writer.write_table(pa.Table.from_pylist(entries, schema=ASIDE_SCHEMA))
     return len(entries)
 

@@ -171,9 +171,15 @@ def _views(data_format: str, record: tuple[Any, ...]) -> tuple[str, str, str]:
 
 
 def _message_views(messages: Sequence[Message]) -> tuple[str, str, str]:
-    prompt = prompt_of(messages)
-    rest = _TURN.join(normalise(message["content"]) for message in messages if message["role"] != "user")
-    return prompt, rest, "\x1f".join(f"{message['role']}\x1e{message['content']}" for message in messages)
+    rest = [text for message in messages if message["role"] != "user" for text in _texts(message)]
+    exact = "\x1f".join("\x1e".join([message["role"], *_texts(message)]) for message in messages)
+    return prompt_of(messages), _TURN.join(map(normalise, rest)), exact
+
+
+def _texts(message: Message) -> list[str]:
+    """What is said, then what was thought before it, if anything."""
+    thoughts = message.get("reasoning_content")
+    return [message["content"], thoughts] if thoughts else [message["content"]]
 
 
 def hash_texts(texts: Sequence[str]) -> np.ndarray:

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 from ft_pipeline.tables.codes import Fault
-from ft_pipeline.tables.sidecar import PLAIN, Sidecar
+from ft_pipeline.tables.parsing import kind_of
+from ft_pipeline.tables.sidecar import PLAIN, Sidecar, rename
 from ft_pipeline.tables.text import EMPTY_CHARS, is_empty
 from ft_pipeline.tables.turns import check_order, read_turns
 
@@ -54,25 +55,6 @@ def convert(data_format: str, value: Any, sidecar: Sidecar = PLAIN) -> Record | 
     if sidecar.columns:
         value = rename(value, sidecar)
     return CONVERTERS[data_format](value, sidecar)
-
-
-def rename(value: dict[str, Any], sidecar: Sidecar) -> dict[str, Any]:
-    """The row under our column names. A mapped column wins over one that bore the name already."""
-    mapped = {ours: value[theirs] for theirs, ours in sidecar.columns.items() if theirs in value}
-    kept = {name: item for name, item in value.items() if name not in sidecar.columns and name not in mapped}
-    return {**kept, **mapped}
-
-
-def kind_of(value: Any) -> str:
-    """What a value is, in JSON's words."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return "true or false"
-    if isinstance(value, int | float):
-        return "a number"
-    names: dict[type, str] = {str: "a text", list: "a list", dict: "an object", bytes: "bytes"}
-    return names.get(type(value), "neither text nor list")
 
 
 def _alpaca(value: dict[str, Any], sidecar: Sidecar) -> Record | Fault:

@@ -46,14 +46,16 @@ DESCRIPTIONS: dict[str, dict[str, str]] = {
         "system": "The system prompt of this row, or null",
         "history": "Earlier turns as [question, answer] pairs, or null",
     },
-    "sharegpt": {"messages": "The turns as {role, content}: [system], then user and assistant in turn, assistant last"},
+    "sharegpt": {
+        "messages": "The turns as {role, content, …}: [system], then user and assistant in turn, assistant last"
+    },
     "text": {"text": "A passage for continued pretraining"},
     "preferences": {
         "prompt_messages": "The turns before the answer, the user's last",
         "chosen": "The preferred answer: one assistant turn",
         "rejected": "The other answer: one assistant turn",
     },
-    "unlabelled": {"messages": "The turns as {role, content}, the user's last: a prompt for the teacher"},
+    "unlabelled": {"messages": "The turns as {role, content, …}, the user's last: a prompt for the teacher"},
 }
 ORIGIN = {
     "file": "The raw file, relative to its format folder",
@@ -90,7 +92,8 @@ def describe_columns(data_format: str) -> list[tuple[str, str, str]]:
     own = CONVERSATION_COLUMNS if data_format == "conversations" else {**DESCRIPTIONS[data_format], **ORIGIN}
     lists = {"messages", "prompt_messages", "chosen", "rejected"}
     return [
-        (name, "list<{role, content}>" if name in lists else types.get(name, "str"), text) for name, text in own.items()
+        (name, "list<{role, content, reasoning_content}>" if name in lists else types.get(name, "str"), text)
+        for name, text in own.items()
     ]
 
 
@@ -98,7 +101,7 @@ CONVERSATION_COLUMNS = {
     "id": "sha256 of the row's content in its table",
     "split": "train, validation or test",
     "group": "Hash of the normalised human turns: equal prompts never straddle a split",
-    "messages": "The turns as {role, content}",
+    "messages": "The turns as {role, content, reasoning_content}; role is system, user, assistant or tool",
     "table": "The table that the row comes from",
     "file": ORIGIN["file"],
     "row": ORIGIN["row"],
@@ -179,10 +182,15 @@ def flatten(column: pd.Series, role: str | None = None) -> tuple[pa.Array, np.nd
     owners: list[int] = []
     for position, item in enumerate(column):
         for turn in item or ():
-            found = turn if isinstance(turn, list) else [turn["content"]] if role in (None, turn["role"]) else []
+            found = turn if isinstance(turn, list) else _said(turn) if role in (None, turn["role"]) else []
             texts += found
             owners += [position] * len(found)
     return pa.array(texts, pa.large_string()), np.array(owners, dtype=np.int64)
+
+
+def _said(turn: dict[str, str]) -> list[str]:
+    thoughts = turn.get("reasoning_content")
+    return [turn["content"], thoughts] if thoughts else [turn["content"]]
 
 
 def _without(column: pd.Series, pattern: str, role: str | None = None) -> pd.Series:

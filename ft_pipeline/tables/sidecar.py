@@ -12,9 +12,9 @@ from ft_pipeline.tables.parsing import shorten
 
 TARGET_COLUMNS = frozenset(
     {"instruction", "input", "output", "system", "history", "conversations", "text", "prompt", "chosen", "rejected"}
-    | {"from", "value"}
+    | {"from", "value", "reasoning_content"}
 )
-"""What `columns` may map to; `from` and `value` are the keys of a turn."""
+"""What `columns` may map to; `from`, `value` and `reasoning_content` are the keys of a turn."""
 MAX_BYTES = 1 << 20
 
 
@@ -25,8 +25,8 @@ class Sidecar(BaseModel):
 
     columns: dict[str, str] = Field(default_factory=dict)
     """Their column (or turn key) → ours: `{response: output}`."""
-    roles: dict[str, Literal["human", "gpt", "system"]] = Field(default_factory=dict)
-    """Their role → ours: `{Agent: gpt}`."""
+    roles: dict[str, Literal["human", "gpt", "system", "tool"]] = Field(default_factory=dict)
+    """Their role → ours: `{Agent: gpt, observation: tool}`. What is mapped to `tool` is kept and never trained."""
     max_quarantined: float | None = Field(default=None, ge=0, le=1)
     """The file's own ceiling on the quarantined share; the file is then judged alone."""
     allow: frozenset[str] = frozenset()
@@ -107,3 +107,10 @@ def parse_sidecar(document: Mapping[str, Any] | None) -> Sidecar:
             known = ", ".join(Sidecar.model_fields)
             raise Refused("unknown_format", f"sidecar: unknown key {shorten(key)}; known keys: {known}") from None
         raise Refused("unknown_format", f"sidecar: {key}: {fault['msg']}") from None
+
+
+def rename(value: dict[str, Any], sidecar: Sidecar) -> dict[str, Any]:
+    """A row (or a turn) under our names. A mapped column wins over one that bore the name already."""
+    mapped = {ours: value[theirs] for theirs, ours in sidecar.columns.items() if theirs in value}
+    kept = {name: item for name, item in value.items() if name not in sidecar.columns and name not in mapped}
+    return {**kept, **mapped}

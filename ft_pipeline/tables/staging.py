@@ -146,5 +146,6 @@ def _plain_alpaca_messages(table: pa.Table) -> pa.Array:
     turns = np.arange(2 * count).reshape(2, count).T.ravel()
     contents = pa.concat_arrays([prompt, output]).take(pa.array(turns))
     roles = pa.array(["user", "assistant"] * count, pa.string())
-    fields = pa.StructArray.from_arrays([roles, contents], fields=list(MESSAGES.value_type))
+    no_reasoning = pa.nulls(2 * count, pa.string())
+    fields = pa.StructArray.from_arrays([roles, contents, no_reasoning], fields=list(MESSAGES.value_type))
     return pa.ListArray.from_arrays(pa.array(np.arange(0, 2 * count + 1, 2), pa.int32()), fields, type=MESSAGES)

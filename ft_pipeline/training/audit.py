@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ft_pipeline.models.chat import stop_token_ids
-from ft_pipeline.training.tokens import MASKED, Encoded, Rendered
+from ft_pipeline.training.tokens import MASKED, Encoded, Lost, Rendered
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,8 @@ class Row:
     row: int
     rendered: Rendered
     encoded: Encoded
+    lost: Lost | None = None
+    """What the chat template left out; None for all but the first text of a conversation."""
 
     @property
     def tokens(self) -> int:
@@ -49,6 +51,7 @@ def audit(tokenizer: Any, rows: Sequence[Row], *, max_length: int, vocabulary: i
                 f"longer than max_length ({max_length} tokens); nothing is truncated: raise training.max_length, or "
                 "shorten or remove the rows",
             ),
+            "every_turn_rendered": _rendered_check(rows),
             **_content_checks(tokenizer, rows, vocabulary),
         },
         "lengths": {f"p{p}": int(np.percentile(lengths, p)) for p in (50, 90, 99)} | {"max": int(lengths.max())},
@@ -58,6 +61,7 @@ def audit(tokenizer: Any, rows: Sequence[Row], *, max_length: int, vocabulary: i
         "trained_tokens": trained,
         "trained_share": trained / tokens,
         "split_by_turn": sum(row.rendered.split_by_turn for row in rows),
+        "reasoning": _count_reasoning(rows),
         "example": _example(tokenizer, rows),
         "over_length": [{"id": row.id, "file": row.file, "row": row.row, "tokens": row.tokens} for row in over],
     }
@@ -105,6 +109,32 @@ def _content_checks(tokenizer: Any, rows: Sequence[Row], vocabulary: int) -> dic
             "model did not",
         ),
     }
+
+
+def _rendered_check(rows: Sequence[Row]) -> dict[str, Any]:
+    faulty = [row for row in rows if row.lost and row.lost.turns]
+    what = ", ".join(f"{row.file}:{row.row} {row.lost.turns[0]}" for row in faulty[:3] if row.lost)
+    return _check(
+        faulty,
+        "the text of every turn stands in its rendered conversation",
+        f"with a turn that the chat template leaves out ({what}); choose a base model whose template has such turns, "
+        "or take them out of the data",
+    )
+
+
+def _count_reasoning(rows: Sequence[Row]) -> dict[str, Any]:
+    """Reasoning is not needed to answer, so a template without it fails nothing; but it is not lost unsaid."""
+    found = [row for row in rows if row.lost and row.lost.reasoning]
+    without = [row for row in found if row.lost and row.lost.reasoning_left_out]
+    turns = sum(row.lost.reasoning for row in found if row.lost)
+    left_out = sum(len(row.lost.reasoning_left_out) for row in without if row.lost)
+    message = ""
+    if turns:
+        message = f"{turns - left_out} of {turns} turns with reasoning are trained with it"
+    if left_out:
+        first = ", ".join(f"{row.file}:{row.row}" for row in without[:5])
+        message += f"; the chat template has no place for that of the other {left_out} (first: {first})"
+    return {"turns": turns, "left_out": left_out, "message": message}
 
 
 def _check(faulty: Sequence[Row], holds: str, fault: str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.models.chat import Message, prompt_and_target, render
+from ft_pipeline.models.chat import Message, prompt_and_target, render, split_thoughts
 
 MASKED = -100
 """The label of a token that is read but not trained (PyTorch's ignore_index)."""
@@ -58,6 +58,40 @@ def render_conversation(tokenizer: Any, messages: Sequence[Message]) -> list[Ren
         Rendered(context + target, ((len(context), len(context) + len(target)),), split_by_turn=True)
         for context, target in pairs
     ]
+
+
+@dataclass(frozen=True)
+class Lost:
+    """What of one conversation does not stand in its training texts."""
+
+    turns: tuple[str, ...]
+    """The turns that the chat template leaves out, e.g. `turn 3 (tool)`."""
+    reasoning: int
+    """How many assistant turns have reasoning."""
+    reasoning_left_out: tuple[int, ...]
+    """The turns (from 1) whose reasoning the template does not write."""
+
+
+def find_lost(messages: Sequence[Message], texts: Sequence[Rendered]) -> Lost:
+    """Hold the turns against the texts that render_conversation made of them; the last text has all of them in order.
+
+    A system turn may stand anywhere (some templates write it into the last human turn).
+    """
+    whole, position = texts[-1].text, 0
+    turns: list[str] = []
+    reasoning, left_out = 0, []
+    for number, message in enumerate(messages, 1):
+        thoughts, content = split_thoughts(message)
+        if thoughts:
+            reasoning += 1
+            if not any(thoughts in text.text for text in texts):
+                left_out.append(number)
+        at = whole.find(content, 0 if message["role"] == "system" else position)
+        if at < 0:
+            turns.append(f"turn {number} ({message['role']})")
+        elif message["role"] != "system":
+            position = at + len(content)
+    return Lost(tuple(turns), reasoning, tuple(left_out))
 
 
 def encode(tokenizer: Any, texts: Sequence[Rendered]) -> list[Encoded]:

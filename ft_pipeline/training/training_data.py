@@ -12,10 +12,11 @@ import pyarrow.parquet as pq
 from ft_pipeline.errors import UserError
 from ft_pipeline.experiments import ExperimentSettings
 from ft_pipeline.job import Job
-from ft_pipeline.models.chat import with_prompt
+from ft_pipeline.models.chat import Message, with_prompt
 from ft_pipeline.models.load import load_tokenizer
+from ft_pipeline.tables.turns import plain
 from ft_pipeline.training.audit import Row, audit, failures
-from ft_pipeline.training.tokens import encode, render_conversation
+from ft_pipeline.training.tokens import Lost, Rendered, encode, find_lost, render_conversation
 
 _CHUNK = 1024
 """Conversations tokenised at a time: enough to keep the tokenizer's threads busy, little enough to report progress."""
@@ -47,6 +48,13 @@ def run(job: Job) -> dict[str, Any]:
     config = json.loads((job.inputs["base_model"] / "config.json").read_text(encoding="utf-8"))
     report = audit(tokenizer, rows, max_length=_longest(settings, config), vocabulary=config["vocab_size"])
     (job.out / "audit.json").write_text(json.dumps(report, indent=2, ensure_ascii=False), encoding="utf-8")
+    if report["split_by_turn"]:
+        job.report.log(
+            f"{report['split_by_turn']} rows hold one assistant turn of a conversation each, as generation sees it: "
+            "the chat template renders earlier turns otherwise"
+        )
+    if reasoning := report["reasoning"]["message"]:
+        job.report.log(reasoning)
     for failure in failures(report):
         job.report.log(f"token audit failed: {failure}")
     job.report.log(f"{len(rows)} rows, {report['tokens']:,} tokens, {report['trained_share']:.0%} of them trained")
@@ -93,16 +101,24 @@ def _read(folder: Path, source: str) -> list[dict[str, Any]]:
 
 
 def _tokenise(tokenizer: Any, rows: list[dict[str, Any]], system_prompt: str | None) -> list[Row]:
-    pairs = [
-        (row, rendered)
-        for row in rows
-        for rendered in render_conversation(tokenizer, with_prompt(row["messages"], system_prompt, []))
-    ]
-    encoded = encode(tokenizer, [rendered for _, rendered in pairs])
+    texts: list[tuple[dict[str, Any], Rendered, Lost | None]] = []
+    for row in rows:
+        messages = with_prompt(plain(row["messages"]), system_prompt, [])
+        rendered = _render(tokenizer, row, messages)
+        lost = [find_lost(messages, rendered), *[None] * (len(rendered) - 1)]  # once for each conversation
+        texts += [(row, text, each) for text, each in zip(rendered, lost, strict=True)]
+    encoded = encode(tokenizer, [rendered for _, rendered, _ in texts])
     return [
-        Row(row["id"], row["source"], row["split"], row["file"], row["row"], rendered, tokens)
-        for (row, rendered), tokens in zip(pairs, encoded, strict=True)
+        Row(row["id"], row["source"], row["split"], row["file"], row["row"], rendered, tokens, lost)
+        for (row, rendered, lost), tokens in zip(texts, encoded, strict=True)
     ]
+
+
+def _render(tokenizer: Any, row: dict[str, Any], messages: list[Message]) -> list[Rendered]:
+    try:
+        return render_conversation(tokenizer, messages)
+    except UserError as error:
+        raise UserError(f"{row['file']}:{row['row']}: {error}") from error
 
 
 def _longest(settings: ExperimentSettings, config: dict[str, Any]) -> int:

@@ -14,9 +14,15 @@ from ft_pipeline.tables.collect import SourceFile
 from ft_pipeline.tables.hashing import row_id
 from ft_pipeline.tables.rows import COLUMNS
 from ft_pipeline.tables.schemas import describe_columns, schema
+from ft_pipeline.tables.turns import plain
 from ft_pipeline_tests.tables.helpers import GOOD, build, jsonl, validate
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
+
+
+def own(cell):
+    """As the row was before it was written: no key that a turn does not have."""
+    return plain(cell) if isinstance(cell, list) and isinstance(cell[0], dict) else cell
 
 
 def read(folder, name):
@@ -29,7 +35,7 @@ def test_rows_are_written_with_their_origin(tmp_path, data_format):
     rows = read(tmp_path, "rows")
     assert [(row["file"], row["row"]) for row in rows] == [("a.jsonl", 1), ("a.jsonl", 2)]
     for row in rows:
-        assert row["id"] == row_id({name: row[name] for name in COLUMNS[data_format]})
+        assert row["id"] == row_id({name: own(row[name]) for name in COLUMNS[data_format]})
     aside = [(row["file"], row["row"], row["code"], row["copy_of"]) for row in read(tmp_path, "set_aside")]
     assert aside == [
         ("a.jsonl", 3, "invalid_json", None),
@@ -121,7 +127,7 @@ def test_sidecar_maps_columns_and_roles(tmp_path):
     }
     report = build(tmp_path, "sharegpt", {"a.jsonl": talk}, sidecars={"a.jsonl": sidecar})
     assert report.accepted == 2 and not report.warnings
-    assert read(tmp_path, "rows")[0]["messages"] == [
+    assert plain(read(tmp_path, "rows")[0]["messages"]) == [
         {"role": "user", "content": "Question a"},
         {"role": "assistant", "content": "Reply a"},
     ]
@@ -150,7 +156,7 @@ def test_turns_as_the_prompt_of_a_pair_need_a_sidecar(tmp_path):
         sidecars={"a.jsonl": {"columns": {"conversations": "prompt"}}},
     )
     assert report.reasons == {"empty_chosen": 1}
-    assert read(tmp_path, "rows")[0]["prompt_messages"] == [{"role": "user", "content": "Hello"}]
+    assert plain(read(tmp_path, "rows")[0]["prompt_messages"]) == [{"role": "user", "content": "Hello"}]
 
 
 def test_allowed_codes_let_rows_through(tmp_path):

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.models.chat import stop_strings
-from ft_pipeline.training.tokens import MASKED, encode, render_conversation
+from ft_pipeline.training.tokens import MASKED, encode, find_lost, render_conversation
 from ft_pipeline_tests.tiny import tiny_tokenizer
 
 TURNS = [
@@ -81,6 +81,59 @@ def test_real_templates_train_each_answer_with_its_stop_token(name):
         assert {row.split_by_turn for row in rendered} == {split}
         assert len(rendered) == (3 if split else 1)
     assert stop_strings(tokenizer)[0] == stop
+
+
+USE = [
+    {"role": "user", "content": "Where is order 7?"},
+    {"role": "assistant", "content": "track(7)"},
+    {"role": "tool", "content": "parcel shipped Monday"},
+    {"role": "assistant", "content": "It left on Monday.", "reasoning_content": "The tool says so"},
+    {"role": "user", "content": "Thanks a lot"},
+    {"role": "assistant", "content": "You are welcome.", "reasoning_content": "A polite end"},
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "tools", "left_out"), [("qwen2_5", True, (4, 6)), ("qwen3", True, ()), ("phi3", False, (4, 6))]
+)
+def test_tool_turns_and_reasoning_stand_where_the_template_has_them(name, tools, left_out):
+    tokenizer = tokenizer_with(name)
+    rendered = render_conversation(tokenizer, USE)
+    lost = find_lost(USE, rendered)
+    assert lost.turns == (() if tools else ("turn 3 (tool)",))
+    assert (lost.reasoning, lost.reasoning_left_out) == (2, left_out)
+    texts = trained_texts(tokenizer, encode(tokenizer, rendered))
+    assert len(texts) == 3 and not any("shipped" in text or "order 7" in text for text in texts)
+    for text, thoughts in zip(texts[1:], ("The tool says so", "A polite end"), strict=True):
+        assert (thoughts in text) == (not left_out)
+
+
+@pytest.mark.parametrize("name", ["qwen3", "qwen2_5", "deepseekv3"])
+def test_reasoning_inside_the_text_is_trained_or_said_to_be_left_out(name):
+    messages = [USE[0], {"role": "assistant", "content": "<think>Look it up</think> It left on Monday."}]
+    tokenizer = tokenizer_with(name)
+    rendered = render_conversation(tokenizer, messages)
+    (text,) = trained_texts(tokenizer, encode(tokenizer, rendered))
+    assert "It left on Monday." in text
+    lost = find_lost(messages, rendered)
+    assert lost.turns == () and lost.reasoning == 1
+    assert ("Look it up" in text) == (not lost.reasoning_left_out) == (name != "deepseekv3")
+
+
+def test_a_template_that_refuses_a_role_is_one_clear_error():
+    with pytest.raises(UserError, match="user, assistant, tool: "):
+        render_conversation(tokenizer_with("gemma"), USE[:4])
+
+
+def test_a_system_turn_may_stand_in_the_last_human_turn_but_must_stand_somewhere():
+    messages = [{"role": "system", "content": "Be brief."}, *messages_of(TURNS)]
+    late = tiny_tokenizer(
+        "{% for m in messages if m['role'] != 'system' %}{% if loop.last or loop.revindex == 2 %}"
+        "{{ messages[0]['content'] if m['role'] == 'user' }}{% endif %}{{ m['content'] }}<|im_end|>{% endfor %}"
+    )
+    assert find_lost(messages, render_conversation(late, messages)).turns == ()
+    never = tiny_tokenizer("{% for m in messages if m['role'] != 'system' %}{{ m['content'] }}<|im_end|>{% endfor %}")
+    assert find_lost(messages, render_conversation(never, messages)).turns == ("turn 1 (system)",)
 
 
 def test_the_text_after_a_stop_token_is_not_trained():

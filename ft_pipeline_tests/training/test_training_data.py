@@ -59,6 +59,31 @@ def test_a_template_without_a_stop_token_fails_the_audit(tmp_path, tiny_base):
     assert not report["checks"]["stop_token_trained"]["passed"]
 
 
+def test_turns_that_the_template_drops_fail_the_audit_and_reasoning_is_counted(tmp_path, tiny_base):
+    rows = support_rows()
+    tools = conversation(500, [("Where is it?", "track(7)"), ("And now?", "It is late.")], "train")
+    tools["messages"].insert(2, {"role": "tool", "content": "delayed"})
+    tools["messages"][4]["reasoning_content"] = "The tool says so"
+    folder = make_training_data(tmp_path / "kept", tiny_base, [*rows, tools], settings())
+    report = json.loads((folder / "audit.json").read_text())
+    assert failures(report) == []
+    assert (report["reasoning"]["turns"], report["reasoning"]["left_out"]) == (1, 1)
+    assert "rows.jsonl:501" in report["reasoning"]["message"]
+    base = tmp_path / "base"
+    base.mkdir()
+    for path in tiny_base.iterdir():
+        (base / path.name).write_bytes(path.read_bytes())
+    template = (base / "chat_template.jinja").read_text()
+    (base / "chat_template.jinja").write_text(
+        template.replace("for message in messages", "for message in messages if message['role'] != 'tool'")
+    )
+    folder = make_training_data(tmp_path / "dropped", base, [*rows, tools], settings())
+    check = json.loads((folder / "audit.json").read_text())["checks"]["every_turn_rendered"]
+    assert not check["passed"] and check["value"] == 1 and "rows.jsonl:501 turn 3 (tool)" in check["message"]
+    with pytest.raises(UserError, match="every_turn_rendered"):
+        read_split(folder, "train")
+
+
 def test_a_vocabulary_that_grew_fails_the_audit(tmp_path, tiny_base):
     base = tmp_path / "base"
     base.mkdir()
