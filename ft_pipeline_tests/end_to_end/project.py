@@ -23,7 +23,7 @@ ROWS = {"unlabelled": 8, "sharegpt": 12}
 
 
 def small_project(root: Path, *, epochs: int = 1) -> Path:
-    """Write the project folder `root`: some 90 alpaca rows, a random two-layer model as base and teacher."""
+    """Write the project folder `root`: some 100 alpaca rows, a random two-layer model as base and teacher."""
     scaffold.create(root, example=True)
     for data_format, names in KEEP.items():
         for path in (root / "data" / "raw" / data_format).glob("*.jsonl"):
@@ -38,7 +38,6 @@ def small_project(root: Path, *, epochs: int = 1) -> Path:
     settings["prompting"]["variants"]["few_shot"]["few_shot"] = 2
     settings["teacher"].update(model=str(model), few_shot=1, max_new_tokens=12)
     settings["evaluation"].update(max_new_tokens=8, max_test_rows=8, bootstrap_resamples=200)
-    settings["data"]["max_quarantined"] = 0.2
     (root / "project.yaml").write_text(yaml.safe_dump(settings, allow_unicode=True), encoding="utf-8")
     for path in (root / "experiments").glob("*.yaml"):
         path.unlink()
