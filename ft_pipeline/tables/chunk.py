@@ -15,10 +15,11 @@ from ft_pipeline.tables.hashing import row_id
 from ft_pipeline.tables.keys import Keys, hash_texts, keys_of
 from ft_pipeline.tables.parsing import parse_block, parse_line
 from ft_pipeline.tables.reader import Batch, divide
-from ft_pipeline.tables.rows import COLUMNS, READ_KEYS, REQUIRED, Record, convert
+from ft_pipeline.tables.rows import COLUMNS, REQUIRED, Record, convert
 from ft_pipeline.tables.schemas import find_faults, flatten
 from ft_pipeline.tables.sidecar import Sidecar, rename
 from ft_pipeline.tables.text import normalise
+from ft_pipeline.tables.unread import unread_columns, unread_turn_keys
 
 RAW_CHARS = 2000
 TEXT = pd.StringDtype(na_value=np.nan)
@@ -52,7 +53,7 @@ class Chunk:
     """Preferences: uint64 of (prompt, chosen, rejected) and of its reverse, normalised; shape (rows, 2)."""
     pii: dict[str, list[int]]
     unknown: set[str] = field(default_factory=set)
-    """Columns that nothing reads."""
+    """Columns and keys of turns that nothing reads, as a person may read them."""
     objects: int = 0
     known: int = 0
     """Rows that are objects, and rows that have the format's required keys."""
@@ -209,7 +210,8 @@ def _describe(chunk: Chunk, values: list[Any], data_format: str, sidecar: Sideca
         chunk.objects += count
         if any(required <= names for required in REQUIRED[data_format]):
             chunk.known += count
-            chunk.unknown |= names - READ_KEYS[data_format]
+            chunk.unknown |= unread_columns(data_format, shape, sidecar)
+    chunk.unknown |= unread_turn_keys(data_format, values, sidecar)
     # A row that is JSON but faulty in its keys or characters is an object still.
     formal = sum(len(chunk.reasons.get(code, ())) for code in ("duplicate_key", "lone_surrogate"))
     chunk.objects += formal

@@ -13,7 +13,6 @@ import pyarrow as pa
 from ft_pipeline.tables.chunk import ASIDE, Chunk, arrow_schema, process
 from ft_pipeline.tables.codes import Refused
 from ft_pipeline.tables.keys import Keys, ShingleFile, merge
-from ft_pipeline.tables.parsing import shorten
 from ft_pipeline.tables.pii import NAMES
 from ft_pipeline.tables.pool import map_batches
 from ft_pipeline.tables.reader import Batch, check_path, read_batches
@@ -168,14 +167,16 @@ class _Gathered:
         for found, more in ((self.reasons, chunk.reasons), (self.pii, chunk.pii)):
             for code, rows in more.items():
                 found.setdefault(code, []).extend(rows)
-        if len(self.unknown) < MAX_NAMED_COLUMNS:
+        if len(self.unknown) <= MAX_NAMED_COLUMNS:
             self.unknown |= chunk.unknown
 
     def warnings(self, file: str) -> list[Warning]:
         found = []
         if self.unknown:
-            names = ", ".join(shorten(name) for name in sorted(self.unknown)[:MAX_NAMED_COLUMNS])
-            found.append(Warning("ignored_columns", f"columns that nothing reads are dropped: {names}", file=file))
+            names = ", ".join(sorted(self.unknown)[:MAX_NAMED_COLUMNS])
+            more = ", and more" if len(self.unknown) > MAX_NAMED_COLUMNS else ""
+            message = f"nothing reads these, they are dropped: {names}{more}; a sidecar's `columns` can map them"
+            found.append(Warning("ignored_columns", message, file=file))
         for kind, rows in sorted(self.pii.items()):
             message = f"{len(rows):,} row(s) may hold {NAMES[kind]}; nothing is masked"
             found.append(Warning(kind, message, rows, file))

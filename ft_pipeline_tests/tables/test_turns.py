@@ -108,3 +108,47 @@ def test_rows_that_differ_in_their_reasoning_only_are_no_copies(tmp_path):
     one, other = "I look the order up in the list of parcels", "Orders below ten were all sent out last week"
     path = jsonl(tmp_path / "a.jsonl", [thinking(one), thinking(other), thinking(one)])
     assert validate(path, "sharegpt")["reasons"] == {"duplicate": [3]}
+
+
+def ignored(tmp_path, rows, data_format="sharegpt", sidecar=None):
+    """What the warning names, in one text; None without a warning."""
+    report = validate(jsonl(tmp_path / "a.jsonl", rows), data_format, sidecar=sidecar)
+    found = [warning["message"] for warning in report["warnings"] if warning["code"] == "ignored_columns"]
+    assert len(found) < 2
+    return found[0] if found else None
+
+
+def test_keys_that_nothing_reads_are_named(tmp_path):
+    talk = GOOD["sharegpt"][0]["conversations"]
+    assert ignored(tmp_path, GOOD["sharegpt"]) is None
+    assert ignored(tmp_path, [{"conversations": [{**turn, "loss": None} for turn in talk]}] * 2) is None
+    weighed = [{"conversations": [{**turn, "loss": False, "role": "x"} for turn in talk], "messages": []}] * 2
+    message = ignored(tmp_path, weighed)
+    for name in ("'loss' of turns", "'role' of turns ('from' is read)", "'messages' ('conversations' is read)"):
+        assert name in message
+    assert "'reasoning_content' of turns that are not" in ignored(tmp_path, [thinking("a"), thinking("b")])
+
+
+def test_columns_that_a_mapping_outvotes_are_named(tmp_path):
+    rows = [{"q": "Where?", "instruction": "not read", "output": str(n)} for n in "ab"]
+    message = ignored(tmp_path, rows, "alpaca", {"columns": {"q": "instruction"}})
+    assert "'instruction' (the sidecar maps 'q' to it)" in message
+    turns = [{"from": "human", "said": "Hello there", "value": "other"}, {"from": "gpt", "said": "Hi!", "value": "x"}]
+    message = ignored(tmp_path, [{"conversations": turns}] * 2, sidecar={"columns": {"said": "value"}})
+    assert "'value' (the sidecar maps 'said' to it) of turns" in message
+    build(
+        tmp_path,
+        "sharegpt",
+        {"a.jsonl": [{"conversations": turns}] * 2},
+        sidecars={"a.jsonl": {"columns": {"said": "value"}}},
+    )
+    assert plain(pq.read_table(tmp_path / "out" / "rows.parquet")["messages"][0].as_py())[0]["content"] == "Hello there"
+
+
+def test_columns_that_another_one_outvotes_are_named(tmp_path):
+    rows = [{"instruction": f"Ask {n}", **talk(ASK), "system": "Be brief."} for n in "ab"]
+    assert "'conversations' ('instruction' is read)" in ignored(tmp_path, rows, "unlabelled")
+    rows = [{**talk(("human", f"Ask {n}")), "system": "Be brief."} for n in "ab"]
+    assert "'system' ('conversations' is read)" in ignored(tmp_path, rows, "unlabelled")
+    rows = [{**row, **talk(ASK)} for row in GOOD["preferences"]]
+    assert "'conversations' ('prompt' is read)" in ignored(tmp_path, rows, "preferences")
