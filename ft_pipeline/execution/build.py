@@ -171,10 +171,15 @@ def _need(device: bool | DeviceNeed) -> DeviceNeed | None:
 
 
 def run_info_of(context: dg.AssetExecutionContext | None) -> dict[str, Any]:
-    """The run's id, and who or what started it, as far as Dagster knows."""
+    """The run's id, the asset (and experiment) it was made for, and who or what started it, as far as Dagster knows."""
     if context is None:
         return {"run_id": None, "started_by": "python"}
-    return {"run_id": context.run.run_id, "started_by": _started_by(context.run)}
+    return {
+        "run_id": context.run.run_id,
+        "started_by": _started_by(context.run),
+        "asset": context.asset_key.to_user_string(),
+        "experiment": _partition(context),
+    }
 
 
 def _started_by(run: dg.DagsterRun) -> str:

@@ -5,7 +5,6 @@ starting one per step.
 """
 
 import contextlib
-import getpass
 import os
 import time
 from collections.abc import Sequence
@@ -21,6 +20,7 @@ from ft_pipeline.execution.planning import Planned, flow, plan
 from ft_pipeline.execution.steps import FORCE, STEPS
 from ft_pipeline.project import Project
 from ft_pipeline.store.current import current_document
+from ft_pipeline.store.provenance import user
 
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
@@ -202,7 +202,7 @@ def _materialize(
             partition_key=experiment,
             raise_on_error=False,
             run_config=QUIET,
-            tags={"ft/started_by": f"cli {getpass.getuser()}"},
+            tags={"ft/started_by": f"cli {user()}"},
         )
     if not result.success and not failures:
         failures = [f"{_crash(result)} The whole error is in the UI (`ft ui`), run {result.run_id}."]

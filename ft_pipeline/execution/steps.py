@@ -298,6 +298,7 @@ def _own_metadata(made: Build) -> dict[str, Any]:
         "seconds": round(made.seconds, 2),
         "fingerprint": artifact.fingerprint,
         "manifest": dg.MetadataValue.path(str(artifact.path / "manifest.json")),
+        "manifest_sha256": artifact.manifest_sha256,
         "inputs": dg.MetadataValue.json(
             {key: {"kind": kind, "fingerprint": fingerprint} for key, (kind, fingerprint) in artifact.inputs.items()}
         ),

@@ -94,6 +94,8 @@ class Draft:
     """Finished files go here; it becomes the artifact."""
     work: Path
     """Scratch that survives a kill and is found again by the same spec; gone after the commit."""
+    begun: str
+    """UTC, ISO 8601."""
 
 
 class ArtifactStore:
@@ -207,7 +209,7 @@ class ArtifactStore:
             work.mkdir(parents=True, exist_ok=True)
             folder = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=self.root / "drafts"))
             (folder / "out").mkdir()
-        return Draft(spec, folder, folder / "out", work)
+        return Draft(spec, folder, folder / "out", work, _now())
 
     def commit(self, draft: Draft, summary: dict[str, Any], run_info: dict[str, Any] | None = None) -> Artifact:
         """Make the draft an artifact: hash its files, write the manifest last, rename it into place.
@@ -222,7 +224,7 @@ class ArtifactStore:
             if artifact is None:
                 for entry in files:
                     sync_file(draft.out / entry.path)
-                manifest = self._manifest(draft.spec, fingerprint, summary, run_info or {})
+                manifest = self._manifest(draft, fingerprint, summary, run_info or {})
                 manifest["files"] = [entry.to_json() for entry in files]
                 write_atomically(draft.out / NAME, write_seal(manifest))
                 placed = self._put(draft, fingerprint)
@@ -253,8 +255,9 @@ class ArtifactStore:
         return target
 
     def _manifest(
-        self, spec: Spec, fingerprint: str, summary: dict[str, Any], run_info: dict[str, Any]
+        self, draft: Draft, fingerprint: str, summary: dict[str, Any], run_info: dict[str, Any]
     ) -> dict[str, Any]:
+        spec = draft.spec
         inputs = {name: self.require(kind, found).manifest_sha256 for name, (kind, found) in spec.inputs.items()}
         return {
             "format": 1,
@@ -264,12 +267,14 @@ class ArtifactStore:
             "spec": spec.to_json(),
             "input_manifests": inputs,
             "summary": plain_json(summary),
-            "created": datetime.now(UTC).isoformat(timespec="milliseconds"),
+            "seeds": spec.seeds(),
+            "begun": draft.begun,
+            "created": _now(),
             "sequence": self._next_sequence(spec),
             "code": provenance.code(),
             "packages": provenance.packages(),
             "hardware": provenance.hardware(),
-            "run": plain_json(run_info),
+            "run": {"user": provenance.user(), **plain_json(run_info)},
         }
 
     def _next_sequence(self, spec: Spec) -> int:
@@ -277,6 +282,10 @@ class ArtifactStore:
 
     def _spec_folder(self, kind: str, spec_hash: str) -> Path:
         return self.artifacts / kind / spec_hash[:SHORT]
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 def _is_file_or_link(path: Path) -> bool:

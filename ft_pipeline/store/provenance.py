@@ -1,5 +1,7 @@
-"""What the manifest says of the code, the packages and the machine that made an artifact."""
+"""What the manifest says of the code, the packages, the machine and the user that made an artifact."""
 
+import getpass
+import hashlib
 import os
 import platform
 import subprocess
@@ -9,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import ft_pipeline
+from ft_pipeline.store.hashing import sha256_of_file
 
 PACKAGES = (
     "accelerate",
@@ -35,12 +38,16 @@ PACKAGES = (
 
 @lru_cache(maxsize=1)
 def code() -> dict[str, Any]:
-    """This package's version, and the git commit it runs from (null in an installed wheel)."""
+    """This package's version, the hash of its source, and the git commit it runs from (null in an installed wheel).
+
+    `dirty`: whether the source differs from that commit; the hash then still tells one state from another.
+    """
     folder = Path(ft_pipeline.__file__).parent
     commit = _git(folder, "rev-parse", "HEAD") if _is_tracked(folder) else None
     changes = _git(folder, "status", "--porcelain", "--", ".") if commit else None
     return {
         "version": _version("ft-pipeline"),
+        "sha256": _source_sha256(folder),
         "commit": commit,
         "dirty": bool(changes) if changes is not None else None,
     }
@@ -62,6 +69,22 @@ def hardware() -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
     }
+
+
+def user() -> str:
+    """The name of the operating system's user, or `unknown` where it has none (some containers)."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return "unknown"
+
+
+def _source_sha256(folder: Path) -> str:
+    """Over the names and bytes of the package's Python files."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*.py")):
+        digest.update(f"{path.relative_to(folder).as_posix()}\0{sha256_of_file(path)}\n".encode())
+    return digest.hexdigest()
 
 
 def _is_tracked(folder: Path) -> bool:

@@ -1,5 +1,6 @@
 """What would be built, before it is: the hash of a spec finds an artifact."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -31,6 +32,10 @@ class Spec:
             "seed": self.seed,
         }
 
+    def seeds(self) -> dict[str, int]:
+        """Every seed that the step was given, by where it stands: its own, and those of its settings."""
+        return {"seed": self.seed, **dict(_seeds_in(self.config, ""))}
+
     @cached_property
     def hash(self) -> str:
         """Hex SHA-256; ValueError if the config is not plain JSON."""
@@ -39,3 +44,11 @@ class Spec:
     def with_code_version(self, version: str) -> "Spec":
         """The same spec, built by another version of the step's code."""
         return replace(self, versions=self.versions | {"code": version})
+
+
+def _seeds_in(config: dict[str, Any], prefix: str) -> Iterator[tuple[str, int]]:
+    for key, value in config.items():
+        if isinstance(value, dict):
+            yield from _seeds_in(value, f"{prefix}{key}.")
+        elif key in {"seed", "seeds"} and isinstance(value, int):
+            yield f"{prefix}{key}", value

@@ -1,6 +1,7 @@
 """Artifacts appear whole or not at all, are found by their spec, and a changed byte is seen."""
 
 import errno
+import getpass
 import json
 import os
 import shutil
@@ -47,20 +48,23 @@ def test_what_was_committed_is_found(store: ArtifactStore) -> None:
 
 def test_the_manifest_says_what_an_auditor_needs(store: ArtifactStore) -> None:
     raw = make(store, Spec("raw_alpaca"))
-    table = make(store, Spec("alpaca", {"raw": raw.reference}, {"max": 1}, {"pandera": "0.35"}, seed=7))
+    config = {"max": 1, "training": {"seed": 3}}
+    table = make(store, Spec("alpaca", {"raw": raw.reference}, config, {"pandera": "0.35"}, seed=7))
     manifest = json.loads((table.path / "manifest.json").read_bytes())
     assert manifest["spec"] == {
         "kind": "alpaca",
         "inputs": {"raw": {"kind": "raw_alpaca", "fingerprint": raw.fingerprint}},
-        "config": {"max": 1},
+        "config": config,
         "versions": {"pandera": "0.35"},
         "seed": 7,
     }
     assert manifest["input_manifests"] == {"raw": sha256_of_file(raw.path / "manifest.json")}
     assert manifest["files"][0]["path"] == "part/a.txt"
     assert manifest["files"][0]["sha256"] == sha256_of_file(table.path / "part" / "a.txt")
-    assert manifest["run"] == {"run_id": "r1", "started_by": "test"}
-    assert set(manifest["code"]) == {"version", "commit", "dirty"}
+    assert manifest["run"] == {"user": getpass.getuser(), "run_id": "r1", "started_by": "test"}
+    assert set(manifest["code"]) == {"version", "sha256", "commit", "dirty"}
+    assert manifest["seeds"] == {"seed": 7, "training.seed": 3}
+    assert manifest["begun"] <= manifest["created"]
     assert {"torch", "python"} <= set(manifest["packages"])
     assert manifest["hardware"]["cores"] >= 1
     assert manifest["created"].endswith("+00:00")
