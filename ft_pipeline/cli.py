@@ -9,8 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
+from ft_pipeline import cli_audit, scaffold, terminal
 from ft_pipeline import doctor as machine
-from ft_pipeline import scaffold, terminal
 from ft_pipeline.cli_common import FAILED, REFUSED, JsonOption, ProjectOption, errors, open_project, out, report
 from ft_pipeline.errors import UserError
 from ft_pipeline.project import FORMATS, Project
@@ -212,6 +212,8 @@ def _document(project: Project, asset: str) -> Any:
         raise UserError(f"there is no {asset} yet; run: ft run")
     return document
 
+
+cli_audit.add_to(app)
 
 if __name__ == "__main__":
     main()

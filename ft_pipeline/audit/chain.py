@@ -1,0 +1,105 @@
+"""The walk: from a subject over the inputs that each manifest names, back to the raw files."""
+
+from collections import deque
+from dataclasses import dataclass
+from typing import Any
+
+from ft_pipeline.audit.findings import Finding
+from ft_pipeline.audit.library import SHOWN, Library, Node
+from ft_pipeline.audit.subject import Subject
+from ft_pipeline.store.blobs import BlobStore
+
+
+@dataclass(frozen=True)
+class RawFile:
+    """One file of the user's, as a snapshot took it."""
+
+    snapshot: str
+    """`raw_alpaca`."""
+    name: str
+    sha256: str | None
+    bytes: int
+    kept: str
+    """`copy`, `reference` (too large to keep twice), `gone`, or `refused` (it could not be taken)."""
+    sidecar: str | None = None
+    """SHA-256 of the column mapping beside it."""
+
+    def to_json(self) -> dict[str, Any]:
+        return dict(vars(self))
+
+
+@dataclass(frozen=True)
+class Chain:
+    """A subject and all that it was made from, itself first."""
+
+    library: Library
+    subject: Subject
+    nodes: tuple[Node, ...]
+    links: tuple[Finding, ...]
+    """Where an artifact's manifest is not the one that its successor recorded."""
+    raw_files: tuple[RawFile, ...]
+
+    @property
+    def problems(self) -> list[Finding]:
+        """What the manifests alone show to be wrong."""
+        return [*(finding for node in self.nodes for finding in node.problems), *self.links]
+
+    def roots(self) -> list[tuple[str, Node]]:
+        """(role, node) of the subject's own artifacts."""
+        return [
+            (root.role, self.library.find(root.kind, root.fingerprint, root.manifest_sha256))
+            for root in self.subject.roots
+        ]
+
+    def inputs_of(self, node: Node) -> list[tuple[str, Node]]:
+        return inputs_of(self.library, node)
+
+    def of_kind(self, *kinds: str) -> list[Node]:
+        """The readable nodes of these kinds."""
+        return [node for node in self.nodes if node.kind in kinds and node.manifest]
+
+
+def walk(library: Library, subject: Subject) -> Chain:
+    """Every artifact behind the subject, each once; a hash that does not fit its successor's record is a problem."""
+    nodes: dict[Any, Node] = {}
+    links: dict[Finding, None] = {}
+    queue = deque((root.kind, root.fingerprint, root.manifest_sha256, "what points to it") for root in subject.roots)
+    while queue:
+        kind, fingerprint, expected, by = queue.popleft()
+        node = library.find(kind, fingerprint, expected)
+        if expected and node.manifest_sha256 and node.manifest_sha256 != expected:
+            links[_broken_link(node, expected, by)] = None
+        if node.path not in nodes or node.path is None:
+            nodes[node.path or (kind, fingerprint)] = node
+            recorded = node.manifest.get("input_manifests") or {}
+            queue.extend((*reference, recorded.get(name), node.label) for name, reference in node.inputs.items())
+    raw = [each for node in nodes.values() if node.kind.startswith("raw_") for each in raw_files(library, node)]
+    return Chain(library, subject, tuple(nodes.values()), tuple(links), tuple(raw))
+
+
+def inputs_of(library: Library, node: Node) -> list[tuple[str, Node]]:
+    """(name, node) of what an artifact was made from, by the manifests that its own one records."""
+    recorded = node.manifest.get("input_manifests") or {}
+    return [(name, library.find(*reference, recorded.get(name))) for name, reference in node.inputs.items()]
+
+
+def raw_files(library: Library, node: Node) -> list[RawFile]:
+    """What a snapshot holds: its spec is the listing itself."""
+    blobs = BlobStore(library.root)
+    found = []
+    for entry in node.config.get("files", []):
+        sha256 = entry.get("sha256")
+        kept = "refused" if sha256 is None else _kept(blobs, sha256)
+        found.append(RawFile(node.kind, entry["name"], sha256, entry.get("bytes", 0), kept, entry.get("sidecar")))
+    return found
+
+
+def _kept(blobs: BlobStore, sha256: str) -> str:
+    if blobs.path(sha256).is_file():
+        return "copy"
+    return "reference" if blobs.reference_path(sha256).is_file() else "gone"
+
+
+def _broken_link(node: Node, expected: str, by: str) -> Finding:
+    message = f"its manifest is not the one that {by} records (SHA-256 {expected[:SHOWN]}): it was edited or replaced"
+    return Finding("broken_link", node.label, message)

@@ -1,0 +1,37 @@
+"""What an audit may find wrong: named, with the place."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Code = Literal[
+    "missing_artifact",
+    "missing_manifest",
+    "edited_manifest",
+    "broken_link",
+    "missing_file",
+    "changed_file",
+    "extra_file",
+    "missing_raw_file",
+    "changed_raw_file",
+    "edited_pointer",
+    "edited_record",
+    "missing_record",
+    "event_without_artifact",
+    "event_disagrees",
+]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is not as the record says."""
+
+    code: Code
+    where: str
+    """The artifact, raw file or record: `adapter[qlora] 9a385fb20bec`, `champion/000001.json`."""
+    message: str
+
+    def to_json(self) -> dict[str, str]:
+        return {"code": self.code, "where": self.where, "message": self.message}
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.message}"

@@ -1,0 +1,143 @@
+"""What a name stands for: where a walk begins."""
+
+import json
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from ft_pipeline.audit.library import Library, Node
+from ft_pipeline.errors import UserError
+from ft_pipeline.release.champion import Record, history
+
+CHAMPION = re.compile(r"^champion(?:@(\d+))?$")
+FINGERPRINT = re.compile(r"^[0-9a-f]{8,64}$")
+
+
+@dataclass(frozen=True)
+class Root:
+    """One beginning of a walk."""
+
+    role: str
+    """`model`, `score` or `evidence`, or the asset's name."""
+    kind: str
+    fingerprint: str
+    manifest_sha256: str | None = None
+    """As the pointer has it; None where nothing says."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is audited."""
+
+    name: str
+    roots: tuple[Root, ...]
+    record: Record | None = None
+    """Of a champion: who released it, when, why, on what evidence."""
+
+
+def find_subject(library: Library, name: str = "champion") -> Subject:
+    """`champion`, `champion@N` (record N), an experiment, a row of `ft compare`, ASSET or ASSET@EXPERIMENT, or a
+    fingerprint of 8 digits and more. UserError where it is none of them."""
+    if match := CHAMPION.match(name):
+        return _champion(library, name, int(match[1]) if match[1] else None)
+    for look in (_experiment, _row, _asset, _fingerprint):
+        if (found := look(library, name)) is not None:
+            return found
+    experiments = sorted({each.partition for each in library.pointers if each.partition})
+    rows = [row["name"] for row in _compared(library)]
+    raise UserError(
+        f"there is no {name!r} to audit; known: champion, champion@N, experiments ({_listed(experiments)}), rows of "
+        f"`ft compare` ({_listed(rows)}), assets, and fingerprints of 8 digits and more"
+    )
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names) or "none"
+
+
+def _champion(library: Library, name: str, number: int | None) -> Subject:
+    records = history(library.root)
+    if not records:
+        raise UserError("nothing was released yet; name an experiment: ft audit NAME")
+    record = records[-1] if number is None else next((each for each in records if each.sequence == number), None)
+    if record is None:
+        raise UserError(f"there is no champion record {number}; there are 1 to {records[-1].sequence}")
+    kind = {"merged": "merged_model", "adapter": "adapter", "prompt": "base_model"}[record.kind]
+    model = record.fingerprints.get(kind, record.fingerprint)
+    roots = [Root("model", kind, model)]
+    if comparison := record.evidence.get("comparison"):
+        roots.append(Root("evidence", "comparison", comparison))
+    return Subject(f"champion: {record.name}", tuple(roots), record)
+
+
+def _experiment(library: Library, name: str) -> Subject | None:
+    found = [_pointed(library, role, asset, name) for role, asset in (("model", "merged_model"), ("model", "adapter"))]
+    model = next(filter(None, found), None)
+    if model is None:
+        return None
+    score = _pointed(library, "score", "scores", name)
+    return Subject(name, (model, score) if score else (model,))
+
+
+def _row(library: Library, name: str) -> Subject | None:
+    """The scores behind a row of the comparison; the model is one of their inputs."""
+    row = next((each for each in _compared(library) if each["name"] == name), None)
+    comparison = _present(library, "comparison")
+    if row is None or comparison is None:
+        return None
+    owner = f"{row['experiment']}/scores"
+    if row["kind"] == "champion":
+        wanted = [key for key in comparison.inputs if key.startswith("champion/")]
+    elif row["experiment"] and owner in comparison.inputs:
+        wanted = [owner]
+    else:
+        wanted = [key for key in sorted(comparison.inputs) if not key.endswith("/scores")]
+    holding = [comparison.inputs[key] for key in wanted if _holds(library, comparison.inputs[key], row)]
+    kind, fingerprint = (holding or [comparison.inputs[key] for key in wanted])[0]
+    return Subject(name, (Root("score", kind, fingerprint),))
+
+
+def _asset(library: Library, name: str) -> Subject | None:
+    asset, _, experiment = name.partition("@")
+    root = _pointed(library, asset, asset, experiment or None)
+    return Subject(name, (root,)) if root else None
+
+
+def _fingerprint(library: Library, name: str) -> Subject | None:
+    if not FINGERPRINT.match(name):
+        return None
+    found = library.starting_with(name)
+    if len(found) > 1:
+        raise UserError(f"{name!r} begins several fingerprints: {', '.join(node.label for node in found)}; name more")
+    return Subject(name, (Root(found[0].kind, found[0].kind, found[0].fingerprint),)) if found else None
+
+
+def _pointed(library: Library, role: str, asset: str, experiment: str | None) -> Root | None:
+    pointer = library.pointer(asset, experiment)
+    return Root(role, pointer.kind, pointer.fingerprint, pointer.manifest_sha256) if pointer else None
+
+
+def _present(library: Library, asset: str) -> Node | None:
+    pointer = library.pointer(asset)
+    return library.find(pointer.kind, pointer.fingerprint, pointer.manifest_sha256) if pointer else None
+
+
+def _compared(library: Library) -> list[dict[str, Any]]:
+    """The rows of the present comparison."""
+    node = _present(library, "comparison")
+    return document_of(node, "comparison.json").get("rows", []) if node else []
+
+
+def _holds(library: Library, reference: tuple[str, str], row: dict[str, Any]) -> bool:
+    rows = library.find(*reference).summary.get("rows", [])
+    bare = row["name"].split("/")[-1].split("@")[0]
+    return any(bare == each.get("name") or each.get("kind") == row["kind"] == "base" for each in rows)
+
+
+def document_of(node: Node, name: str) -> dict[str, Any]:
+    """One of an artifact's JSON files; empty where it cannot be read."""
+    try:
+        found = json.loads((node.path / name).read_bytes()) if node.path else {}
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}

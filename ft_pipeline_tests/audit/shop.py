@@ -1,0 +1,168 @@
+"""A project with every kind of artifact, made without Dagster and without a model: real snapshots and tables, and
+stand-ins of a few bytes for what a GPU would make."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ft_pipeline.project import FORMATS
+from ft_pipeline.release.champion import Candidate, Promotion, Record, promote
+from ft_pipeline.settings import DataSettings
+from ft_pipeline.sources.snapshot import Snapshot, checkout, read_listing, snapshot_folder, write_listing
+from ft_pipeline.store.artifacts import Artifact, ArtifactStore
+from ft_pipeline.store.current import Current
+from ft_pipeline.store.spec import Spec
+from ft_pipeline.tables.build import build_table
+from ft_pipeline.tables.collect import SourceFile
+from ft_pipeline.tables.conversations import build_conversations
+
+THINGS = ("kettle", "rug", "lamp", "spade", "mug", "chair", "vase", "clock", "towel", "rake", "bowl", "shelf")
+ALPACA = [
+    {"instruction": f"Where is the {thing} that I ordered on day {day}?", "output": f"Your {thing} left us on {day}."}
+    for day, thing in enumerate(THINGS, start=1)
+]
+SECRET = {
+    "instruction": "My name is Ada Fenwick of 12 Mill Lane, please change my address.",
+    "output": "It is changed to 12 Mill Lane, Ada, and the parcel follows you there.",
+}
+BROKEN = {"instruction": "Do you sell gift cards?", "output": ""}
+SHAREGPT = [
+    {"conversations": [{"from": "human", "value": f"Is the {thing} in stock?"}, {"from": "gpt", "value": "It is."}]}
+    for thing in THINGS[:6]
+]
+SPLITS = DataSettings(validation_share=0.2, test_share=0.2)
+
+
+class Shop:
+    """A project folder, and `materialize` to bring it up to date, as a run would."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.store = ArtifactStore(root / "data" / "store")
+
+    def write_project(self) -> None:
+        """The project's file, and raw rows: accepted, personal, broken."""
+        root = self.root
+        (root / "dagster_home").mkdir(parents=True)
+        (root / "project.yaml").write_text("name: shop\n", encoding="utf-8")
+        for data_format in FORMATS:
+            (root / "data" / "raw" / data_format).mkdir(parents=True)
+        self.write("alpaca", "support.jsonl", [*ALPACA[:4], SECRET, *ALPACA[4:], BROKEN])
+        self.write("sharegpt", "chats.jsonl", SHAREGPT)
+
+    def raw(self, data_format: str, name: str) -> Path:
+        return self.root / "data" / "raw" / data_format / name
+
+    def write(self, data_format: str, name: str, rows: list[dict[str, Any]]) -> Path:
+        path = self.raw(data_format, name)
+        path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+        return path
+
+    def materialize(self, experiment: str = "qlora", learning_rate: float = 1e-3) -> dict[str, Artifact]:
+        """Every asset, from the raw files to the comparison, as they are now."""
+        made = {f"raw_{name}": self._raw(name) for name in ("alpaca", "sharegpt")}
+        made |= {name: self._table(name, made[f"raw_{name}"]) for name in ("alpaca", "sharegpt")}
+        made["conversations"] = self._conversations(made)
+        made["base_model"] = self.put("base_model", experiment, {}, {"model": "tiny"}, {"model.safetensors": b"base"})
+        parts = {name: made[name] for name in ("conversations", "base_model")}
+        made["training_data"] = self._training_data(experiment, parts)
+        config = {"experiment": {"training": {"learning_rate": learning_rate, "seed": 42}}}
+        parts = {name: made[name] for name in ("training_data", "base_model")}
+        content = made["training_data"].fingerprint.encode() + str(learning_rate).encode()
+        made["adapter"] = self.put("adapter", experiment, parts, config, {"adapter_model.safetensors": content})
+        parts = {name: made[name] for name in ("adapter", "base_model", "training_data")}
+        made["merged_model"] = self.put("merged_model", experiment, parts, {}, {"model.safetensors": b"+" + content})
+        parts = {name: made[name] for name in ("conversations", "base_model", "adapter", "merged_model")}
+        rows = [{"name": name, "kind": name, "fingerprint": "f"} for name in ("adapter", "merged")]
+        made["scores"] = self.put("scores", experiment, parts, {}, {"scores.json": b"{}"}, {"rows": rows})
+        document = {
+            "primary_metric": "loss",
+            "rows": [
+                {"name": f"{experiment}/{name}", "kind": name, "experiment": experiment, "scores": {}}
+                for name in ("adapter", "merged")
+            ],
+        }
+        made["comparison"] = self.put(
+            "comparison",
+            None,
+            {f"{experiment}/scores": made["scores"]},
+            {},
+            {"comparison.json": json.dumps(document).encode()},
+        )
+        return made
+
+    def release(self, made: dict[str, Artifact], value: float = 2.5) -> Record:
+        """Make the merged model the champion."""
+        parts = {name: made[name].fingerprint for name in ("base_model", "adapter", "merged_model")}
+        candidate = Candidate(
+            "qlora/merged", "merged", "qlora", made["merged_model"].fingerprint, parts, {"merge": True}
+        )
+        evidence = {"comparison": made["comparison"].fingerprint, "metric": "loss", "score": {"value": value}}
+        record = promote(self.store.root, lambda _: Promotion(candidate, "beats base by 0.4 on loss", evidence))
+        assert record is not None
+        document = json.dumps(record.to_json()).encode()
+        summary = {"champion": record.to_json(), "moved": True}
+        self.put("champion", None, {"comparison": made["comparison"]}, {}, {"champion.json": document}, summary)
+        return record
+
+    def put(
+        self,
+        kind: str,
+        experiment: str | None,
+        inputs: dict[str, Artifact],
+        config: dict[str, Any],
+        files: dict[str, bytes],
+        summary: dict[str, Any] | None = None,
+    ) -> Artifact:
+        """An artifact of these files, pointed to."""
+        named = {name: artifact.reference for name, artifact in inputs.items()}
+        draft = self.store.begin(Spec(kind, named, config).with_code_version("1"))
+        for name, content in files.items():
+            (draft.out / name).write_bytes(content)
+        return self._commit(draft, experiment, summary or {})
+
+    def _commit(self, draft: Any, experiment: str | None, summary: dict[str, Any]) -> Artifact:
+        kind = draft.spec.kind
+        run = {"run_id": "run-1", "started_by": "cli ada", "asset": kind, "experiment": experiment}
+        artifact = self.store.commit(draft, summary, run)
+        Current(self.store.root).write(kind, experiment, artifact)
+        return artifact
+
+    def _raw(self, data_format: str) -> Artifact:
+        spec = snapshot_folder(self.root / "data" / "raw" / data_format, self.store).spec(data_format)
+        draft = self.store.begin(spec.with_code_version("1"))
+        return self._commit(draft, None, write_listing(Snapshot.from_json(spec.config), draft.out))
+
+    def _table(self, data_format: str, raw: Artifact) -> Artifact:
+        draft = self.store.begin(Spec(data_format, {"raw": raw.reference}, {"format": data_format}))
+        taken = checkout(read_listing(raw), self.store, draft.folder / "raw")
+        files = [
+            SourceFile(each.entry.name, each.path or Path(), each.entry.sha256 or "", data_dir=each.path.parent)
+            for each in taken
+            if each.path
+        ]
+        report = build_table(data_format, files, draft.out, max_quarantined=0.5)
+        return self._commit(draft, None, {**report.to_json(), "preview": report.preview})
+
+    def _conversations(self, made: dict[str, Artifact]) -> Artifact:
+        tables = {name: made[name] for name in ("alpaca", "sharegpt")}
+        draft = self.store.begin(Spec("conversations", {name: it.reference for name, it in tables.items()}))
+        report = build_conversations(
+            tables["alpaca"].path, tables["sharegpt"].path, draft.out, settings=SPLITS, general_questions=[]
+        )
+        return self._commit(draft, None, report.to_json())
+
+    def _training_data(self, experiment: str, inputs: dict[str, Artifact]) -> Artifact:
+        draft = self.store.begin(Spec("training_data", {name: it.reference for name, it in inputs.items()}))
+        rows = pq.read_table(inputs["conversations"].path / "rows.parquet").to_pylist()
+        for split in ("train", "validation"):
+            chosen = [row for row in rows if row["split"] == split]
+            tokens = [[len(turn["content"]) for turn in row["messages"]] for row in chosen]
+            columns = {"id": [row["id"] for row in chosen], "source": ["human"] * len(chosen)}
+            pq.write_table(pa.table({**columns, "input_ids": tokens, "labels": tokens}), draft.out / f"{split}.parquet")
+        audit = {"checks": {"single_bos": {"passed": True, "message": ""}}, "example": {"text": "", "marked": ""}}
+        (draft.out / "audit.json").write_text(json.dumps(audit), encoding="utf-8")
+        return self._commit(draft, experiment, {"audit": audit})

@@ -1,0 +1,113 @@
+"""The walk from a subject back to the raw files, by the manifests alone."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ft_pipeline.audit.chain import walk
+from ft_pipeline.audit.library import Library
+from ft_pipeline.audit.subject import find_subject
+from ft_pipeline.errors import UserError
+from ft_pipeline.store.manifest import write_seal
+from ft_pipeline_tests.audit.conftest import Command
+from ft_pipeline_tests.audit.shop import Shop
+
+MODEL = {"merged_model", "adapter", "training_data", "base_model", "conversations"}
+DATA = {"alpaca", "sharegpt", "raw_alpaca", "raw_sharegpt"}
+
+
+def kinds(shop: Shop, name: str) -> list[str]:
+    library = Library(shop.store.root)
+    return [node.kind for node in walk(library, find_subject(library, name)).nodes]
+
+
+def test_a_champion_leads_back_to_the_bytes(released: Shop, ft_json: Command) -> None:
+    document = ft_json("audit")
+    assert {node["kind"] for node in document["nodes"]} == MODEL | DATA | {"comparison", "scores"}
+    assert document["verified"] is None and document["problems"] == []
+    assert document["record"]["reason"] == "beats base by 0.4 on loss"
+    by_kind = {node["kind"]: node for node in document["nodes"]}
+    adapter = by_kind["adapter"]
+    assert adapter["key"] == "adapter[qlora]" and adapter["started_by"] == "cli ada" and adapter["run_id"] == "run-1"
+    assert adapter["config"]["experiment"]["training"]["learning_rate"] == 1e-3
+    assert adapter["seeds"] == {"seed": 0, "experiment.training.seed": 42}
+    assert set(adapter["inputs"]) == {by_kind[kind]["fingerprint"] for kind in ("training_data", "base_model")}
+    (file,) = by_kind["raw_alpaca"]["raw_files"]
+    assert (file["name"], file["kept"]) == ("support.jsonl", "copy")
+    assert len(file["sha256"]) == 64
+
+
+@pytest.mark.parametrize(
+    ("name", "first"),
+    [
+        ("qlora", "merged_model"),
+        ("qlora/merged", "scores"),
+        ("champion@1", "merged_model"),
+        ("adapter@qlora", "adapter"),
+        ("conversations", "conversations"),
+    ],
+)
+def test_every_name_has_its_beginning(released: Shop, name: str, first: str) -> None:
+    found = kinds(released, name)
+    assert found[0] == first and "raw_alpaca" in found
+
+
+def test_a_fingerprint_is_a_name_too(released: Shop) -> None:
+    pointer = Library(released.store.root).pointer("adapter", "qlora")
+    assert pointer is not None
+    assert kinds(released, pointer.fingerprint[:12])[0] == "adapter"
+
+
+def test_an_unknown_name_is_refused_with_those_there_are(released: Shop) -> None:
+    with pytest.raises(UserError, match=r"experiments \(qlora\), rows of `ft compare` \(qlora/adapter, qlora/merged\)"):
+        kinds(released, "qlor")
+    with pytest.raises(UserError, match="there is no champion record 7; there are 1 to 1"):
+        kinds(released, "champion@7")
+
+
+def test_before_anything_is_released(shop: Shop) -> None:
+    with pytest.raises(UserError, match="nothing was released yet"):
+        kinds(shop, "champion")
+
+
+def test_the_tree_names_each_file(released: Shop, ft: Command) -> None:
+    code, shown = ft("audit")
+    assert code == 0
+    for part in ("qlora/merged, record 1", "adapter[qlora]", "raw_alpaca", "support.jsonl", "by cli ada"):
+        assert part in shown
+
+
+def test_an_edited_manifest_breaks_the_chain_even_where_its_own_seal_was_made_anew(
+    released: Shop, ft_json: Command
+) -> None:
+    (path,) = (released.store.root / "artifacts" / "training_data").glob("*/*/manifest.json")
+    manifest = json.loads(path.read_bytes())
+    manifest["run"]["started_by"] = "nobody"
+    path.write_bytes(write_seal(manifest))
+    problems = ft_json("audit")["problems"]
+    assert problems and all("training_data[qlora]" in problem for problem in problems)
+    assert "edited or replaced" in problems[0]
+
+
+def test_content_that_two_specs_gave_is_one_link_each(released: Shop, ft_json: Command) -> None:
+    """The same adapter content by another path: the second record must not be held against the first one's manifest."""
+    made = released.materialize()
+    other = released.put("conversations_copy", None, {"conversations": made["conversations"]}, {"n": 1}, {"a": b"1"})
+    again = released.put("conversations_copy", None, {"conversations": made["conversations"]}, {"n": 2}, {"a": b"1"})
+    assert other.fingerprint == again.fingerprint and other.manifest_sha256 != again.manifest_sha256
+    released.put("pair", None, {"one": other}, {}, {"b": b"2"})
+    assert ft_json("audit", "pair")["problems"] == []
+
+
+def test_the_audit_is_light(released: Shop) -> None:
+    """Neither Dagster nor torch is loaded, and no database is asked."""
+    script = (
+        "import sys; from ft_pipeline.cli import app; app(['audit', '--json'], standalone_mode=False);"
+        "print(sorted({'dagster', 'torch', 'transformers', 'pandera'} & set(sys.modules)), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stderr.strip() == "[]"
+    assert list(Path(released.root / "dagster_home").iterdir()) == []
