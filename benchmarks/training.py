@@ -94,7 +94,7 @@ def _ours(technique: str, base: Path, rows: list[list[dict[str, str]]]) -> dict[
 
     from ft_pipeline.experiments import ExperimentSettings
     from ft_pipeline.models.load import load_tokenizer
-    from ft_pipeline.training.adapter import new_adapter
+    from ft_pipeline.training.techniques import new_model
     from ft_pipeline.training.trainer import AnswerTrainer, training_arguments
 
     settings = ExperimentSettings.model_validate(
@@ -105,9 +105,7 @@ def _ours(technique: str, base: Path, rows: list[list[dict[str, str]]]) -> dict[
         arguments = training_arguments(settings.training, Path(scratch), "cpu", torch.bfloat16)
         arguments.eval_strategy = arguments.save_strategy = "no"
         arguments.load_best_model_at_end = False
-        trainer = AnswerTrainer(
-            new_adapter(base, settings, "cpu"), load_tokenizer(base), encoded, encoded[:1], arguments
-        )
+        trainer = AnswerTrainer(new_model(base, settings, "cpu"), load_tokenizer(base), encoded, encoded[:1], arguments)
         return _timed(trainer, encoded)
 
 

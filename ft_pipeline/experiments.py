@@ -1,10 +1,15 @@
 """experiments/*.yaml as typed models: how one model is trained, and what it is served with (docs/settings.md)."""
 
-from typing import Literal
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from ft_pipeline.settings import Section
+
+Technique = Literal["lora", "qlora", "full"]
+LEARNING_RATES = {"lora": 1e-3, "qlora": 1e-3, "full": 5e-5}
+"""By technique, where the YAML names none."""
 
 
 class LoraSettings(Section):
@@ -14,7 +19,16 @@ class LoraSettings(Section):
     lora_alpha: int | None = Field(None, ge=1)
     """Null: equal to r."""
     lora_dropout: float = Field(0.0, ge=0, lt=1)
-    target_modules: list[str] | Literal["all-linear"] = Field(["q_proj", "k_proj", "v_proj", "o_proj"])
+    target_modules: list[str] | str = Field(["q_proj", "k_proj", "v_proj", "o_proj"], min_length=1)
+    """Names of matrices, `all-linear`, or one regular expression over whole module names (`.*layers.0.*_proj`)."""
+    use_rslora: bool = False
+    """Scale by lora_alpha / sqrt(r) (arXiv 2312.03732): worth trying from r = 32 on."""
+    use_dora: bool = False
+    """Learn the length of each row of W apart from its direction (arXiv 2402.09353); slower."""
+    rank_pattern: dict[str, int] = Field(default_factory=dict)
+    """Another r for the modules whose names end so: `{q_proj: 16}`."""
+    alpha_pattern: dict[str, int] = Field(default_factory=dict)
+    """Another lora_alpha for the modules whose names end so."""
 
     @property
     def alpha(self) -> int:
@@ -32,9 +46,9 @@ class TrainingSettings(Section):
     """transformers' and TRL's training arguments, same names."""
 
     learning_rate: float = Field(1e-3, gt=0, le=1)
-    """Small models want more (2e-3 at 135M parameters), large ones less (2e-4 from 1B on)."""
+    """Not named: 1e-3 for lora and qlora, 5e-5 for full; from 1B parameters on, a fifth of it."""
     num_train_epochs: int = Field(3, ge=1, le=1000)
-    max_steps: int = Field(-1, ge=-1)
+    max_steps: Literal[-1] | Annotated[int, Field(ge=1)] = -1
     """Above zero: stop there, whatever num_train_epochs says."""
     per_device_train_batch_size: int = Field(8, ge=1)
     gradient_accumulation_steps: int = Field(1, ge=1)
@@ -49,6 +63,10 @@ class TrainingSettings(Section):
     """Held-out loss and a checkpoint every this many optimizer steps."""
     early_stopping_patience: int = Field(3, ge=1)
     gradient_checkpointing: bool = False
+    neftune_noise_alpha: float | None = Field(None, gt=0)
+    """Noise on the embeddings while training (arXiv 2310.05914), 5 to 15; null for none."""
+    report_to: list[Literal["tensorboard", "wandb", "mlflow"]] = Field(default_factory=list)
+    """Trackers that are told each step, beside the UI; each must be installed."""
     seed: int = 42
 
 
@@ -93,7 +111,7 @@ class ExperimentSettings(Section):
     """`embedded` (SmolLM2-135M-Instruct out of the wheel), a folder, or a hub id."""
     revision: str | None = None
     objective: Literal["sft"] = "sft"
-    technique: Literal["lora", "qlora"] = "qlora"
+    technique: Technique = "qlora"
     data: ExperimentData = ExperimentData()
     lora: LoraSettings = LoraSettings()
     quantization: QuantizationSettings = QuantizationSettings()
@@ -101,12 +119,61 @@ class ExperimentSettings(Section):
     merge: MergeSettings = MergeSettings()
     gpu: GpuSettings = GpuSettings()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _learning_rate_of_the_technique(cls, given: Any) -> Any:
+        """What suits a LoRA destroys a fully trained model, so the default depends on the technique."""
+        if not isinstance(given, dict) or not isinstance(given.get("training") or {}, dict):
+            return given
+        training = dict(given.get("training") or {})
+        if training.get("learning_rate") is None and given.get("technique", "qlora") in LEARNING_RATES:
+            training["learning_rate"] = LEARNING_RATES[given.get("technique", "qlora")]
+        return {**given, "training": training}
+
     @model_validator(mode="after")
     def _combinations(self) -> "ExperimentSettings":
-        if self.technique != "qlora" and self.quantization != QuantizationSettings():
-            raise ValueError(
-                f"technique {self.technique!r} uses no 4-bit base: remove `quantization` or say `technique: qlora`"
-            )
-        if self.technique == "lora" and self.merge.mode != "dequantized":
-            raise ValueError("technique 'lora' has one way to merge: remove `merge.mode`")
+        if message := next(filter(None, (rule(self) for rule in RULES)), None):
+            raise ValueError(message)
         return self
+
+
+# --- what does not go together ----------------------------------------------------------------------------------------
+
+
+def _four_bits_for_qlora_only(settings: ExperimentSettings) -> str | None:
+    if settings.technique == "qlora" or settings.quantization == QuantizationSettings():
+        return None
+    return f"technique {settings.technique!r} uses no 4-bit base: remove `quantization` or say `technique: qlora`"
+
+
+def _matrices_for_lora_only(settings: ExperimentSettings) -> str | None:
+    if settings.technique in ("lora", "qlora") or settings.lora == LoraSettings():
+        return None
+    return f"technique {settings.technique!r} trains no LoRA matrices: remove `lora`, or say `technique: lora`"
+
+
+def _merge_mode(settings: ExperimentSettings) -> str | None:
+    if settings.technique == "qlora" or settings.merge == MergeSettings():
+        return None
+    if settings.technique == "lora":
+        return (
+            "technique 'lora' has one way to merge: remove `merge.mode`"
+            if settings.merge.mode != "dequantized"
+            else None
+        )
+    return f"technique {settings.technique!r} has nothing to merge: remove `merge`"
+
+
+def _something_to_train_on(settings: ExperimentSettings) -> str | None:
+    weights = settings.data.weights
+    if weights.human or weights.distilled:
+        return None
+    return "data.weights are all 0, so nothing is trained on: raise `human` or `distilled`"
+
+
+RULES: tuple[Callable[[ExperimentSettings], str | None], ...] = (
+    _four_bits_for_qlora_only,
+    _matrices_for_lora_only,
+    _merge_mode,
+    _something_to_train_on,
+)

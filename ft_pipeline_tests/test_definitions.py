@@ -74,7 +74,9 @@ def test_the_graph_flows_from_sources_to_release(definitions: dg.Definitions) ->
 def test_one_partitions_definition(definitions: dg.Definitions) -> None:
     partitions = {spec.partitions_def for spec in specs(definitions).values() if spec.partitions_def}
     assert len(partitions) == 1
-    assert partitions.pop().get_partition_keys() == ["lora", "qlora"]
+    shipped = [path.stem for path in (scaffold.home() / "experiments").glob("*.yaml")]
+    assert partitions.pop().get_partition_keys() == sorted(shipped)
+    assert {"lora", "qlora", "full"} <= set(shipped)
 
 
 def test_the_gpu_is_declared_per_asset(definitions: dg.Definitions) -> None:

@@ -10,6 +10,9 @@ from ft_pipeline.job import Job
 from ft_pipeline.models.base_model import count_parameters
 from ft_pipeline.models.load import keep_weights_unpacked, load_model
 
+FORMS = {"full": ("merged",)}
+"""The forms of a tuned model by technique; both where it is not named here."""
+
 
 def run(job: Job) -> dict[str, Any]:
     """Score the adapter on the base that it was trained on (NF4 for qlora), then the merged model, each loaded once.
@@ -36,7 +39,8 @@ def _subjects(job: Job) -> list[Subject]:
         "system_prompt": job.config["system_prompt"],
         "trainable_params": _adapter_parameters(job.inputs["adapter"]),
     }
-    return [Subject(kind, kind, prompt, about, general=True) for kind in ("adapter", "merged")]
+    forms = FORMS.get(job.config["technique"], ("adapter", "merged"))
+    return [Subject(kind, kind, prompt, about, general=True) for kind in forms]
 
 
 def _load(job: Job, kind: str) -> Any:

@@ -24,14 +24,20 @@ def compute_dtype(device: str) -> torch.dtype:
 
 
 def load_model(
-    folder: Path, device: str, *, quantization: dict[str, Any] | None = None, adapter: Path | None = None
+    folder: Path,
+    device: str,
+    *,
+    quantization: dict[str, Any] | None = None,
+    adapter: Path | None = None,
+    dtype: torch.dtype | None = None,
 ) -> Any:
-    """The causal LM of `folder` on `device`, 16 bit, in eval mode; offline and without the folder's own code.
+    """The causal LM of `folder` on `device`, 16 bit unless `dtype` says otherwise, in eval mode; offline and without
+    the folder's own code.
 
     `quantization` holds BitsAndBytesConfig's 4-bit keys (QuantizationSettings.model_dump()); embeddings and head stay
     16 bit. `adapter` is a PEFT folder put on top, unmerged.
     """
-    dtype = compute_dtype(device)
+    dtype = dtype or compute_dtype(device)
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
         folder,
         dtype=dtype,

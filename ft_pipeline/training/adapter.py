@@ -1,22 +1,21 @@
-"""Worker of `adapter`: LoRA, on a 16-bit base or on its NF4 form (QLoRA), trained on the rows of `training_data`."""
+"""Worker of `adapter`: what the technique changes (LoRA, QLoRA, all weights), trained on `training_data`."""
 
+import importlib.util
 import json
-import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, get_peft_model
 from safetensors import SafetensorError
-from transformers import set_seed
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.experiments import ExperimentSettings, LoraSettings
+from ft_pipeline.experiments import ExperimentSettings
 from ft_pipeline.job import Job
-from ft_pipeline.models.load import compute_dtype, keep_weights_unpacked, load_model, load_tokenizer
+from ft_pipeline.models.load import compute_dtype, load_tokenizer
+from ft_pipeline.training.techniques import count_parameters, load_weights, new_model, save_adapter, save_full
 from ft_pipeline.training.trainer import AnswerTrainer, Evaluations, Progress, train, training_arguments
 from ft_pipeline.training.training_data import read_split
 from ft_pipeline.training.usage import peak_memory_gb
@@ -27,17 +26,18 @@ _NO_DISK = ("No space left on device", "PytorchStreamWriter failed")
 
 
 def run(job: Job) -> dict[str, Any]:
-    """Write adapter_model.safetensors, adapter_config.json and metrics.jsonl; inputs training_data, base_model.
+    """Write a PEFT folder (`full`: the whole model) and metrics.jsonl; inputs training_data, base_model.
 
     Resumes from the newest valid checkpoint in `job.work`. UserError when the token audit did not pass, the loss
     stops being a number, or memory or disk run out. Summary: parameters, steps,
     best step, first and best held-out loss, tokens per second, seconds, peak memory (GB), where it resumed.
     """
     settings = ExperimentSettings.model_validate(job.config["experiment"])
+    require_trackers(settings.training.report_to)
     rows = {split: read_split(job.inputs["training_data"], split) for split in ("train", "validation")}
     started = time.monotonic()
     with _clear_errors(settings):
-        model = new_adapter(job.inputs["base_model"], settings, job.device)
+        model = new_model(job.inputs["base_model"], settings, job.device)
         counts = count_parameters(model)
         job.report.log(
             f"{settings.technique}: {counts['trainable_params']:,} of {counts['total_params']:,} parameters train "
@@ -48,7 +48,7 @@ def run(job: Job) -> dict[str, Any]:
         trainer.add_callback(evaluations)
         trainer.add_callback(Progress(job.report, trainer.meter, job.device))
         resumed = train(trainer, evaluations)
-        _save(trainer, job)
+        _save(trainer, settings, job)
     history = trainer.state.log_history
     held_out = [entry["eval_loss"] for entry in history if "eval_loss" in entry]
     return {
@@ -66,38 +66,6 @@ def run(job: Job) -> dict[str, Any]:
     }
 
 
-def new_adapter(base: Path, settings: ExperimentSettings, device: str) -> Any:
-    """The base model with a fresh, seeded adapter: 16 bit where bf16 is native, fp32 under fp16 (it would underflow).
-
-    k-bit preparation is left out on purpose: it widens embeddings and head to fp32, which costs memory and most of the
-    speed of a small model, and freezing is PEFT's own doing.
-    """
-    quantization = settings.quantization.model_dump() if settings.technique == "qlora" else None
-    model = load_model(base, device, quantization=quantization)
-    keep_weights_unpacked(model)
-    set_seed(settings.training.seed)
-    return get_peft_model(
-        model, lora_config(settings.lora), autocast_adapter_dtype=compute_dtype(device) == torch.float16
-    )
-
-
-def lora_config(lora: LoraSettings) -> LoraConfig:
-    """PEFT's configuration of our LoRA settings."""
-    return LoraConfig(
-        r=lora.r,
-        lora_alpha=lora.alpha,
-        lora_dropout=lora.lora_dropout,
-        target_modules=lora.target_modules,
-        task_type="CAUSAL_LM",
-    )
-
-
-def count_parameters(model: Any) -> dict[str, Any]:
-    """How many parameters train, how many there are (4-bit ones counted as what they stand for), and the share."""
-    trainable, total = model.get_nb_trainable_parameters()
-    return {"trainable_params": trainable, "total_params": total, "trainable_share": trainable / total}
-
-
 def _trainer(job: Job, settings: ExperimentSettings, model: Any, rows: dict[str, Any]) -> AnswerTrainer:
     arguments = training_arguments(settings.training, job.work / "checkpoints", job.device, compute_dtype(job.device))
     tokenizer = load_tokenizer(job.inputs["base_model"])
@@ -109,18 +77,26 @@ def _trainer(job: Job, settings: ExperimentSettings, model: Any, rows: dict[str,
     return trainer
 
 
-def _save(trainer: AnswerTrainer, job: Job) -> None:
-    """Write the best adapter, byte for byte the same for the same weights."""
+def _save(trainer: AnswerTrainer, settings: ExperimentSettings, job: Job) -> None:
+    """Write the best weights and the course of the training."""
     best = Path(trainer.args.output_dir) / f"checkpoint-{trainer.state.best_global_step}"
-    shutil.copyfile(best / "adapter_model.safetensors", job.out / "adapter_model.safetensors")
-    config = json.loads((best / "adapter_config.json").read_text(encoding="utf-8"))
-    config["base_model_name_or_path"] = f"base_model:{job.inputs['base_model'].name}"
-    if isinstance(config["target_modules"], list):
-        config["target_modules"].sort()  # PEFT keeps a set, whose order changes from process to process
-    text = json.dumps(config, indent=2, sort_keys=True)
-    (job.out / "adapter_config.json").write_text(text + "\n", encoding="utf-8")
+    base = job.inputs["base_model"]
+    if settings.technique == "full":
+        load_weights(trainer.model, best)
+        save_full(trainer.model, job.out, base, job.device)
+    else:
+        save_adapter(best, job.out, base)
     lines = [json.dumps(entry, sort_keys=True) for entry in trainer.state.log_history]
     (job.out / "metrics.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def require_trackers(names: Sequence[str]) -> None:
+    """UserError where a tracker of `training.report_to` is not installed."""
+    for name in names:
+        if importlib.util.find_spec(name) is None:
+            raise UserError(
+                f"training.report_to names {name}, which is not installed: pip install {name}, or remove it"
+            )
 
 
 @contextmanager
@@ -146,6 +122,7 @@ def _out_of_memory(settings: ExperimentSettings) -> UserError:
         advice.append(f"halve per_device_train_batch_size (now {batch}) and double gradient_accumulation_steps")
     if not settings.training.gradient_checkpointing:
         advice.append("set gradient_checkpointing: true")
-    if settings.technique == "lora":
-        advice.append("use technique: qlora")
+    lighter = {"full": "lora", "lora": "qlora"}.get(settings.technique)
+    if lighter:
+        advice.append(f"use technique: {lighter}")
     return UserError(f"memory ran out while training: {', or '.join([*advice, 'choose a smaller base_model'])}")

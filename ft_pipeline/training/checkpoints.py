@@ -3,9 +3,6 @@
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
-
-from safetensors.torch import load_file
 
 _MARKER = "complete.json"
 _PREFIX = "checkpoint-"
@@ -31,16 +28,6 @@ def newest_valid(root: Path) -> Path | None:
 def step_of(folder: Path) -> int:
     """The optimizer step after which a checkpoint was written."""
     return int(folder.name.removeprefix(_PREFIX))
-
-
-def load_adapter_weights(model: Any, folder: Path) -> None:
-    """Put the adapter weights of a checkpoint into `model`, in the dtype they have there.
-
-    PEFT's load_adapter would widen 16-bit weights to fp32, and the resumed run would differ from an uninterrupted one.
-    """
-    from peft import set_peft_model_state_dict
-
-    set_peft_model_state_dict(model, load_file(folder / "adapter_model.safetensors"))
 
 
 def _is_valid(folder: Path) -> bool:

@@ -7,6 +7,8 @@ weights, and differs from the adapter by the NF4 noise.
 
 import gc
 import json
+import os
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -23,9 +25,11 @@ from ft_pipeline.experiments import ExperimentSettings
 from ft_pipeline.job import Job
 from ft_pipeline.models.load import keep_weights_unpacked, load_model, load_tokenizer
 from ft_pipeline.training.equivalence import Measurement, kl_divergence, measure
+from ft_pipeline.training.techniques import copy_companions
 from ft_pipeline.training.training_data import read_split
 
 _PREFIX = "base_model.model."
+_NOT_OF_THE_MODEL = ("manifest.json", "metrics.jsonl")
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,8 @@ def run(job: Job) -> dict[str, Any]:
     Summary: mode, kl_adapter_merged, max_kl, passed, adapter_heldout_loss, candidates, checks.
     """
     settings = ExperimentSettings.model_validate(job.config["experiment"])
+    if settings.technique == "full":
+        return _whole_already(job)
     pad = load_tokenizer(job.inputs["base_model"]).pad_token_id
     rows = read_split(job.inputs["training_data"], "validation")
     reference = _measure_released(lambda: _adapter_model(job, settings), rows, pad)
@@ -66,6 +72,23 @@ def run(job: Job) -> dict[str, Any]:
     return _summary(mode, candidates, reference, settings)
 
 
+def _whole_already(job: Job) -> dict[str, Any]:
+    """`full` leaves a whole model: the same files under this name too, without a second copy on the disk."""
+    for path in sorted(job.inputs["adapter"].iterdir()):
+        if path.name in _NOT_OF_THE_MODEL:
+            continue
+        try:
+            os.link(path, job.out / path.name)
+        except OSError:  # a store over two file systems, or one without hard links
+            shutil.copyfile(path, job.out / path.name)
+    message = "all weights were trained: the model is whole already, and there is nothing to merge"
+    return {
+        "mode": "full",
+        "passed": True,
+        "checks": {"merge_equivalence": {"passed": True, "blocking": True, "message": message}},
+    }
+
+
 def write_merged(
     base: Path, adapter: Path, out: Path, settings: ExperimentSettings, mode: str, device: str = "cpu"
 ) -> None:
@@ -74,13 +97,11 @@ def write_merged(
     if mode == "dequantized":
         for name, weight in dequantized_weights(base, settings, device).items():
             model.get_submodule(name).weight.data = weight
-    for name, delta in lora_deltas(adapter).items():
+    for name, update in lora_updates(adapter).items():
         weight = model.get_submodule(name).weight
-        weight.data = (weight.data.float() + delta.to(weight.device)).to(weight.dtype)
+        weight.data = update.apply(weight.data)
     model.save_pretrained(out)
-    for path in base.iterdir():  # byte for byte, so that the merged model reads and writes text as the base does
-        if path.is_file() and path.name != "config.json" and ".safetensors" not in path.name:
-            shutil.copyfile(path, out / path.name)
+    copy_companions(base, out)
 
 
 def dequantized_weights(base: Path, settings: ExperimentSettings, device: str) -> dict[str, Tensor]:
@@ -97,22 +118,48 @@ def dequantized_weights(base: Path, settings: ExperimentSettings, device: str) -
     }
 
 
-def lora_deltas(adapter: Path) -> dict[str, Tensor]:
-    """(alpha/r)·B·A in fp32 by module name, out of a PEFT folder. UserError for an adapter that is more than that."""
+@dataclass(frozen=True)
+class Update:
+    """What an adapter does to one matrix W, in fp32."""
+
+    delta: Tensor
+    """scaling·B·A, of W's shape [outputs, inputs]."""
+    magnitude: Tensor | None = None
+    """DoRA: the length that each row of W + delta is given [outputs] (arXiv 2402.09353, equation 5)."""
+
+    def apply(self, weight: Tensor) -> Tensor:
+        """The new matrix, summed in fp32, in W's dtype and on its device."""
+        total = weight.float() + self.delta.to(weight.device)
+        if self.magnitude is not None:
+            total *= (self.magnitude.to(weight.device) / total.norm(dim=1))[:, None]
+        return total.to(weight.dtype)
+
+
+def lora_updates(adapter: Path) -> dict[str, Update]:
+    """By module name, what a PEFT folder of LoRA matrices adds. UserError for an adapter that is more than that.
+
+    The scaling of a module is alpha/r, or alpha/sqrt(r) with rsLoRA (arXiv 2312.03732), with its own alpha and r where
+    a pattern names it.
+    """
     config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
-    for key in ("use_dora", "modules_to_save", "rank_pattern", "alpha_pattern", "fan_in_fan_out"):
+    for key in ("modules_to_save", "fan_in_fan_out", "lora_bias", "trainable_token_indices"):
         if config.get(key):
             raise UserError(
                 f"the adapter uses {key}, which this merge does not know; train without it, or serve it unmerged"
             )
-    scaling = config["lora_alpha"] / (config["r"] ** 0.5 if config.get("use_rslora") else config["r"])
     weights = load_file(adapter / "adapter_model.safetensors")
     names = sorted(key.removesuffix(".lora_A.weight") for key in weights if key.endswith(".lora_A.weight"))
-    return {
-        name.removeprefix(_PREFIX): scaling
-        * (weights[f"{name}.lora_B.weight"].float() @ weights[f"{name}.lora_A.weight"].float())
-        for name in names
-    }
+    return {name.removeprefix(_PREFIX): _update(name, weights, config) for name in names}
+
+
+def _update(name: str, weights: dict[str, Tensor], config: dict[str, Any]) -> Update:
+    inner, outer = weights[f"{name}.lora_A.weight"].float(), weights[f"{name}.lora_B.weight"].float()
+    rank = inner.shape[0]
+    patterns = config.get("alpha_pattern") or {}
+    alpha = next((patterns[key] for key in patterns if re.match(rf"(.*\.)?({key})$", name)), config["lora_alpha"])
+    scaling = alpha / (rank**0.5 if config.get("use_rslora") else rank)
+    magnitude = weights.get(f"{name}.lora_magnitude_vector")
+    return Update(scaling * (outer @ inner), None if magnitude is None else magnitude.float())
 
 
 def _modes(settings: ExperimentSettings) -> list[str]:

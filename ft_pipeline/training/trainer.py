@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,11 @@ from trl import SFTConfig, SFTTrainer
 from ft_pipeline.errors import UserError
 from ft_pipeline.experiments import TrainingSettings
 from ft_pipeline.job import Reporter
+from ft_pipeline.models.load import compute_dtype
 from ft_pipeline.training.batches import LengthGroupedSampler, batches_by_length, collate
-from ft_pipeline.training.checkpoints import load_adapter_weights, newest_valid, seal, step_of
+from ft_pipeline.training.checkpoints import newest_valid, seal, step_of
 from ft_pipeline.training.loss import answer_loss
+from ft_pipeline.training.techniques import load_weights
 from ft_pipeline.training.usage import memory_gb
 
 Rows = Sequence[dict[str, Any]]
@@ -52,7 +55,8 @@ class AnswerTrainer(SFTTrainer):
     def compute_loss(
         self, model: Any, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Tensor:
-        total, count = answer_loss(model, inputs)
+        with computing_in_16_bit(model):
+            total, count = answer_loss(model, inputs)
         self.meter.tokens += int(inputs["attention_mask"].sum())
         return total / (count if num_items_in_batch is None else num_items_in_batch)
 
@@ -89,16 +93,23 @@ class AnswerTrainer(SFTTrainer):
         seal(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}")
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        load_adapter_weights(self.model if model is None else model, Path(resume_from_checkpoint))
+        load_weights(self.model if model is None else model, Path(resume_from_checkpoint))
 
     def _load_best_model(self) -> None:
-        load_adapter_weights(self.model, Path(self.args.output_dir) / f"checkpoint-{self.state.best_global_step}")
+        load_weights(self.model, Path(self.args.output_dir) / f"checkpoint-{self.state.best_global_step}")
 
     def create_model_card(self, *_: Any, **__: Any) -> None:
         """None: the pipeline writes its own."""
 
     def _send_telemetry(self) -> None:
         """None: training reports to nobody."""
+
+
+def computing_in_16_bit(model: Any) -> AbstractContextManager[Any]:
+    """Autocast where the weights are fp32 (full fine-tuning); a 16-bit model needs none: it would only add casts."""
+    device = model.device
+    dtype = compute_dtype(str(device))
+    return torch.autocast(device.type, dtype, enabled=model.dtype == torch.float32)
 
 
 @torch.no_grad()
@@ -109,7 +120,8 @@ def held_out_loss(model: Any, rows: Rows, pad_token_id: int, batch_size: int) ->
     total, count = 0.0, 0
     for batch in batches_by_length(rows, batch_size):
         tensors = {key: value.to(model.device) for key, value in collate(batch, pad_token_id).items()}
-        loss, tokens = answer_loss(model, tensors)
+        with computing_in_16_bit(model):
+            loss, tokens = answer_loss(model, tensors)
         total, count = total + float(loss), count + tokens
     model.train(was_training)
     return total / count
@@ -131,6 +143,7 @@ def training_arguments(settings: TrainingSettings, folder: Path, device: str, dt
         weight_decay=settings.weight_decay,
         max_grad_norm=settings.max_grad_norm,
         gradient_checkpointing=settings.gradient_checkpointing,
+        neftune_noise_alpha=settings.neftune_noise_alpha,
         seed=settings.seed,
         # The rows are tokens already; TRL would cut them at 1,024 and drop what is then fully masked.
         max_length=None,
@@ -152,7 +165,7 @@ def training_arguments(settings: TrainingSettings, folder: Path, device: str, dt
         logging_steps=1,
         logging_nan_inf_filter=False,
         disable_tqdm=True,
-        report_to="none",
+        report_to=list(settings.report_to) or "none",
     )
 
 

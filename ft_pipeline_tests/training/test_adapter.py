@@ -158,7 +158,7 @@ def test_a_failed_audit_stops_training(tmp_path, tiny_base):
 
 def test_accumulation_equals_a_larger_batch(tmp_path, data, tiny_base):
     """1 × 8 rows and 2 × 4 rows see the same gradient when the loss is divided by the tokens of the whole step."""
-    from ft_pipeline.training.adapter import new_adapter
+    from ft_pipeline.training.techniques import new_model
     from ft_pipeline.training.trainer import AnswerTrainer, training_arguments
     from ft_pipeline.training.training_data import read_split
 
@@ -172,7 +172,7 @@ def test_accumulation_equals_a_larger_batch(tmp_path, data, tiny_base):
             optim="adamw_torch",
             max_grad_norm=1e9,
         )
-        model = new_adapter(tiny_base, experiment, "cpu").float()
+        model = new_model(tiny_base, experiment, "cpu").float()
         arguments = training_arguments(experiment.training, tmp_path / f"{size}", "cpu", torch.bfloat16)
         arguments.eval_strategy, arguments.load_best_model_at_end = "no", False
         from ft_pipeline.models.load import load_tokenizer
@@ -188,16 +188,16 @@ def test_accumulation_equals_a_larger_batch(tmp_path, data, tiny_base):
 
 def test_a_held_out_loss_does_not_cut_the_gradient_of_a_quantised_base(tiny_base, data):
     """bitsandbytes repacks 4-bit weights in the first forward pass in eval mode; what it then runs has no backward."""
-    from ft_pipeline.training.adapter import new_adapter
     from ft_pipeline.training.batches import collate
     from ft_pipeline.training.loss import answer_loss
+    from ft_pipeline.training.techniques import new_model
     from ft_pipeline.training.trainer import held_out_loss
     from ft_pipeline.training.training_data import read_split
 
     rows = read_split(data, "validation")
     gradients = []
     for evaluate_first in (False, True):
-        model = new_adapter(tiny_base, settings("qlora"), "cpu").train()
+        model = new_model(tiny_base, settings("qlora"), "cpu").train()
         if evaluate_first:
             held_out_loss(model, rows, 0, 4)
         answer_loss(model, collate(rows, 0))[0].backward()

@@ -126,9 +126,9 @@ def test_the_gate_refuses_weights_dequantised_after_a_forward_pass(taught, tmp_p
         tokenizer.pad_token_id,
     )
     broken = used.dequantize()
-    for name, delta in merge.lora_deltas(adapter_folder).items():
+    for name, update in merge.lora_updates(adapter_folder).items():
         weight = broken.get_submodule(name).weight
-        weight.data = (weight.data.float() + delta).to(torch.bfloat16)
+        weight.data = update.apply(weight.data).to(torch.bfloat16)
     found = measure(broken, rows, tokenizer.pad_token_id)
     assert kl_divergence(reference.logits, found.logits) > 10 * settings.merge.max_kl
 
@@ -169,11 +169,11 @@ def test_where_training_gained_nothing_there_is_nothing_to_keep():
 
 def test_an_adapter_that_is_more_than_lora_is_refused(taught, tmp_path):
     _, adapter_folder = taught
-    shutil.copytree(adapter_folder, tmp_path / "dora")
-    path = tmp_path / "dora" / "adapter_config.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "use_dora": True}))
-    with pytest.raises(UserError, match="use_dora"):
-        merge.lora_deltas(tmp_path / "dora")
+    shutil.copytree(adapter_folder, tmp_path / "more")
+    path = tmp_path / "more" / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "modules_to_save": ["lm_head"]}))
+    with pytest.raises(UserError, match="modules_to_save"):
+        merge.lora_updates(tmp_path / "more")
 
 
 def test_kl_is_zero_for_equal_and_right_for_known_distributions():

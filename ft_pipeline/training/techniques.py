@@ -1,0 +1,103 @@
+"""What trains: the base model made ready for a technique, its parameters counted, its weights put back and saved."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
+from safetensors.torch import load_file
+from transformers import set_seed
+
+from ft_pipeline.errors import UserError
+from ft_pipeline.experiments import ExperimentSettings, LoraSettings
+from ft_pipeline.models.load import compute_dtype, keep_weights_unpacked, load_model
+
+ADAPTER_FILES = ("adapter_model.safetensors", "adapter_config.json")
+
+
+def new_model(base: Path, settings: ExperimentSettings, device: str) -> Any:
+    """The base model, seeded and ready to train: all of it in fp32 (`full`), or frozen under a fresh adapter.
+
+    Adapters are 16 bit where bf16 is native, fp32 under fp16 (they would underflow). k-bit preparation is left out on
+    purpose: it widens embeddings and head to fp32, which costs memory and most of the speed of a small model, and
+    freezing is PEFT's own doing. UserError where the settings name modules that the model has not.
+    """
+    if settings.technique == "full":
+        set_seed(settings.training.seed)
+        return load_model(base, device, dtype=torch.float32).requires_grad_(True)
+    quantization = settings.quantization.model_dump() if settings.technique == "qlora" else None
+    model = load_model(base, device, quantization=quantization)
+    keep_weights_unpacked(model)
+    set_seed(settings.training.seed)
+    try:
+        return get_peft_model(
+            model, lora_config(settings.lora), autocast_adapter_dtype=compute_dtype(device) == torch.float16
+        )
+    except ValueError as error:  # PEFT's word for target_modules that are not there
+        raise UserError(f"lora.target_modules do not fit the model: {error}") from error
+
+
+def lora_config(lora: LoraSettings) -> LoraConfig:
+    """PEFT's configuration of our LoRA settings."""
+    return LoraConfig(
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.lora_dropout,
+        target_modules=lora.target_modules,
+        use_rslora=lora.use_rslora,
+        use_dora=lora.use_dora,
+        rank_pattern=lora.rank_pattern,
+        alpha_pattern=lora.alpha_pattern,
+        task_type="CAUSAL_LM",
+    )
+
+
+def count_parameters(model: Any) -> dict[str, Any]:
+    """How many parameters train, how many there are (4-bit ones counted as what they stand for), and the share."""
+    if isinstance(model, PeftModel):
+        trainable, total = model.get_nb_trainable_parameters()
+    else:
+        trainable = total = sum(parameter.numel() for parameter in model.parameters())
+    return {"trainable_params": trainable, "total_params": total, "trainable_share": trainable / total}
+
+
+def load_weights(model: Any, folder: Path) -> None:
+    """Put the trained weights of a checkpoint into `model`, in the dtype they have there.
+
+    PEFT's load_adapter would widen 16-bit weights to fp32, and the resumed run would differ from an uninterrupted one.
+    """
+    if isinstance(model, PeftModel):
+        set_peft_model_state_dict(model, load_file(folder / ADAPTER_FILES[0]))
+        return
+    for part in sorted(folder.glob("*.safetensors")):
+        unknown = model.load_state_dict(load_file(part), strict=False).unexpected_keys
+        if unknown:
+            raise ValueError(f"{part.name} holds {unknown[0]}, which the model has not")
+    model.tie_weights()
+
+
+def save_adapter(checkpoint: Path, out: Path, base: Path) -> None:
+    """Write a PEFT folder from a checkpoint, byte for byte the same for the same weights, without paths of this
+    machine."""
+    shutil.copyfile(checkpoint / ADAPTER_FILES[0], out / ADAPTER_FILES[0])
+    config = json.loads((checkpoint / ADAPTER_FILES[1]).read_text(encoding="utf-8"))
+    config["base_model_name_or_path"] = f"base_model:{base.name}"
+    if isinstance(config["target_modules"], list):
+        config["target_modules"].sort()  # PEFT keeps a set, whose order changes from process to process
+    text = json.dumps(config, indent=2, sort_keys=True)
+    (out / ADAPTER_FILES[1]).write_text(text + "\n", encoding="utf-8")
+
+
+def save_full(model: Any, out: Path, base: Path, device: str) -> None:
+    """Write a fully trained model in 16 bit, whole: with the tokenizer and template of its base."""
+    model.to(compute_dtype(device)).save_pretrained(out)
+    copy_companions(base, out)
+
+
+def copy_companions(base: Path, out: Path) -> None:
+    """All but weights and config.json, byte for byte, so that the new model reads and writes text as the base does."""
+    for path in base.iterdir():
+        if path.is_file() and path.name not in ("config.json", "manifest.json") and ".safetensors" not in path.name:
+            shutil.copyfile(path, out / path.name)
