@@ -48,7 +48,7 @@ def _table_asset(data_format: str) -> dg.AssetsDefinition:
         deps=[f"raw_{data_format}"],
         description=f"{WHAT[data_format]} Accepted rows; what was set aside is in `quarantine`, with its reason.",
         kinds={"pandera", "parquet"},
-        code_version="2",
+        code_version="3",
         checks=TABLE_CHECKS,
         build=lambda making: _build_table(making, data_format),
         show=_show_table,

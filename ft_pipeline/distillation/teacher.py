@@ -17,7 +17,7 @@ from ft_pipeline.models.chat import Message, pick_examples, render, with_prompt
 from ft_pipeline.models.generate import Generation, generate
 from ft_pipeline.models.load import load_model, load_tokenizer
 from ft_pipeline.settings import TeacherSettings
-from ft_pipeline.tables.chunk import MESSAGES
+from ft_pipeline.tables.columns import MESSAGES
 
 ANSWERS = pa.schema(
     [

@@ -9,8 +9,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ft_pipeline.tables.chunk import arrow_schema, raw_of
+from ft_pipeline.tables.chunk import raw_of
 from ft_pipeline.tables.collect import Collector, SourceFile, read_stream
+from ft_pipeline.tables.columns import arrow_schema
 from ft_pipeline.tables.gates import table_checks
 from ft_pipeline.tables.hashing import RowsDigest
 from ft_pipeline.tables.judge import CODES, WORDS, Verdict, conflict_warnings, judge, settle

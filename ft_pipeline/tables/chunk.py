@@ -11,8 +11,9 @@ import pyarrow as pa
 
 from ft_pipeline.tables import pii
 from ft_pipeline.tables.codes import Fault
+from ft_pipeline.tables.columns import TYPES, arrow_schema, columns_of
 from ft_pipeline.tables.hashing import row_id
-from ft_pipeline.tables.keys import Keys, hash_texts, keys_of
+from ft_pipeline.tables.keys import Keys, hash_texts, keys_of_columns
 from ft_pipeline.tables.parsing import parse_block, parse_line
 from ft_pipeline.tables.reader import Batch, divide
 from ft_pipeline.tables.rows import COLUMNS, REQUIRED, Record, convert
@@ -23,17 +24,6 @@ from ft_pipeline.tables.unread import unread_columns, unread_turn_keys
 
 RAW_CHARS = 2000
 TEXT = pd.StringDtype(na_value=np.nan)
-MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string()), ("reasoning_content", pa.string())]))
-"""Turns; reasoning_content is null but for assistant turns that have it."""
-TYPES: dict[str, pa.DataType] = {
-    "messages": MESSAGES,
-    "prompt_messages": MESSAGES,
-    "chosen": MESSAGES,
-    "rejected": MESSAGES,
-    "history": pa.list_(pa.list_(pa.string())),
-}
-
-
 ASIDE = pa.schema([("row", pa.int64()), ("code", pa.string()), ("message", pa.string()), ("raw", pa.string())])
 
 
@@ -61,12 +51,6 @@ class Chunk:
     """The first row that is no JSON, and why (nesting that is too deep is JSON)."""
 
 
-def arrow_schema(data_format: str) -> pa.Schema:
-    """Of Chunk.table."""
-    own = [(name, TYPES.get(name, pa.string())) for name in COLUMNS[data_format]]
-    return pa.schema([*own, ("row", pa.int64()), ("id", pa.string())])
-
-
 def process(batch: Batch, data_format: str, sidecar: Sidecar, excluded: Container[str] = frozenset()) -> Chunk:
     """Parse, convert and validate a batch. Nothing is dropped: read = rows of the table + set aside."""
     block, batch = batch.block, divide(batch)
@@ -81,7 +65,7 @@ def process(batch: Batch, data_format: str, sidecar: Sidecar, excluded: Containe
         else:
             records.append(record)
             sources.append(at)
-    columns = _columns(data_format, records)
+    columns = columns_of(data_format, records)
     frame = _frame(data_format, records, columns)
     for position, fault in find_faults(data_format, frame, sidecar.allow).items():
         faults[sources[position]] = fault
@@ -102,7 +86,7 @@ def process(batch: Batch, data_format: str, sidecar: Sidecar, excluded: Containe
     chunk = Chunk(
         read=len(values),
         table=pa.Table.from_arrays(own, schema=arrow_schema(data_format)),
-        keys=keys_of(data_format, records),
+        keys=keys_of_columns(data_format, columns),
         aside=_aside(batch, faults),
         reasons=_reasons(batch, faults),
         pairs=_pairs(records) if data_format == "preferences" else np.empty((0, 2), dtype=np.uint64),
@@ -133,14 +117,6 @@ def _reasons(batch: Batch, faults: dict[int, Fault]) -> dict[str, list[int]]:
     for at, fault in sorted(faults.items()):
         found.setdefault(fault.code, []).append(batch.rows[at])
     return found
-
-
-def _columns(data_format: str, records: list[Record]) -> dict[str, pa.Array]:
-    columns = zip(*records, strict=True) if records else [()] * len(COLUMNS[data_format])
-    return {
-        name: pa.array(items, TYPES.get(name, pa.string()))
-        for name, items in zip(COLUMNS[data_format], columns, strict=True)
-    }
 
 
 def _frame(data_format: str, records: list[Record], columns: dict[str, pa.Array]) -> pd.DataFrame:

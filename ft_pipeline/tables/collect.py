@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ft_pipeline.tables.chunk import ASIDE, Chunk, arrow_schema, process
+from ft_pipeline.tables.chunk import ASIDE, Chunk, process
 from ft_pipeline.tables.codes import Refused
+from ft_pipeline.tables.columns import arrow_schema
 from ft_pipeline.tables.keys import Keys, ShingleFile, merge
 from ft_pipeline.tables.pii import NAMES
 from ft_pipeline.tables.pool import map_batches

@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 
 from ft_pipeline.settings import DataSettings
 from ft_pipeline.tables.build import PARQUET, PREVIEW_ROWS, ROW_GROUP, SET_ASIDE, cut
-from ft_pipeline.tables.chunk import MESSAGES, raw_of
+from ft_pipeline.tables.chunk import raw_of
+from ft_pipeline.tables.columns import MESSAGES
 from ft_pipeline.tables.fates import CODES, Fates, decide
 from ft_pipeline.tables.hashing import RowsDigest
 from ft_pipeline.tables.judge import conflicts

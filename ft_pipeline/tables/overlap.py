@@ -10,7 +10,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ft_pipeline.tables.dedup import find_in, first_index
-from ft_pipeline.tables.keys import Keys, keys_of, keys_of_messages, windows, word_hashes
+from ft_pipeline.tables.keys import Keys, keys_of, keys_of_messages
+from ft_pipeline.tables.shingles import Texts, windows_of
 from ft_pipeline.tables.text import plain_words
 
 PHRASE_WORDS = 13
@@ -63,20 +64,16 @@ class Phrases:
 
     def __init__(self, texts: Sequence[str]):
         long = [words for text in texts if len(words := plain_words(text)) >= PHRASE_WORDS]
-        self._known = np.unique(_phrases([" ".join(words) for words in long])[0])
+        self._known = np.unique(windows_of([" ".join(words) for words in long], PHRASE_WORDS)[0])
 
-    def shared_by(self, normalised: Sequence[str]) -> np.ndarray:
+    def shared_by(self, normalised: Texts) -> np.ndarray:
         """bool per text (normalised before): does it share 13 words in a row with one of the set?"""
         found = np.zeros(len(normalised), dtype=bool)
         if not len(self._known) or not len(normalised):
             return found
-        plain = pc.utf8_trim(pc.replace_substring_regex(pa.array(normalised, pa.large_string()), _NOT_WORDS, " "), " ")
+        texts = normalised if isinstance(normalised, pa.Array) else pa.array(normalised, pa.large_string())
+        plain = pc.utf8_trim(pc.replace_substring_regex(texts, _NOT_WORDS, " "), " ")
         long = np.flatnonzero(pc.count_substring(plain, " ").to_numpy(zero_copy_only=False) >= PHRASE_WORDS - 1)
-        hashes, counts = _phrases(plain.take(pa.array(long)).to_pylist())
-        hits = np.isin(hashes, self._known)
-        found[long[np.repeat(np.arange(len(long)), counts)[hits]]] = True
+        hashes, counts = windows_of(plain.take(pa.array(long)), PHRASE_WORDS)
+        found[long[np.repeat(np.arange(len(long)), counts)[np.isin(hashes, self._known)]]] = True
         return found
-
-
-def _phrases(plain: list[str]) -> tuple[np.ndarray, np.ndarray]:
-    return windows(*word_hashes(plain), PHRASE_WORDS)

@@ -4,21 +4,18 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ft_pipeline.tables.chunk import MESSAGES
 from ft_pipeline.tables.codes import DUPLICATE_CODES
-from ft_pipeline.tables.keys import Keys, ShingleFile, merge, shingles_of_views, views_of_messages
+from ft_pipeline.tables.columns import MESSAGES
+from ft_pipeline.tables.compared import messages_of_alpaca, plain_prompts, views_of_messages
+from ft_pipeline.tables.keys import Keys, ShingleFile, merge, shingles_of_views
 from ft_pipeline.tables.keystore import read_keys
 from ft_pipeline.tables.overlap import Phrases
 from ft_pipeline.tables.pool import map_batches
-from ft_pipeline.tables.rows import instruction_messages
-from ft_pipeline.tables.text import EMPTY_CHARS
 
 BATCH_ROWS = 16_384
 TABLES = ("alpaca", "sharegpt")
@@ -110,8 +107,9 @@ def with_texts(staged: Staged, phrases: Phrases, work: Path) -> Staged:
 
 
 def _look_at(messages: pa.Array, phrases: Phrases) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    prompts, answers, _ = views_of_messages(messages)
-    return *shingles_of_views(prompts, answers), phrases.shared_by(prompts), phrases.shared_by(answers)
+    views = views_of_messages(messages)
+    shingles, lengths = shingles_of_views(views.prompts, views.answers)
+    return shingles, lengths, phrases.shared_by(views.prompts), phrases.shared_by(views.answers)
 
 
 def table_batches(path: Path) -> Iterator[pa.Table]:
@@ -130,19 +128,14 @@ def alpaca_messages(table: pa.Table) -> pa.Array:
     """[system] + history + user (instruction, empty line, input) + assistant."""
     if table["system"].null_count == table["history"].null_count == table.num_rows:
         return _plain_alpaca_messages(table)
-    rows: list[Any] = []
-    for row in table.select(["instruction", "input", "output", "system", "history"]).to_pylist():
-        messages = instruction_messages(row["instruction"], row["input"], row["system"], row["history"])
-        rows.append([*messages, {"role": "assistant", "content": row["output"]}])
-    return pa.array(rows, MESSAGES)
+    return messages_of_alpaca(table)
 
 
 def _plain_alpaca_messages(table: pa.Table) -> pa.Array:
     """The same without system and history, by Arrow's kernels."""
     count = table.num_rows
     instruction, extra, output = (table[name].combine_chunks() for name in ("instruction", "input", "output"))
-    has_input = pc.not_equal(pc.utf8_trim(extra, EMPTY_CHARS), "")
-    prompt = pc.if_else(has_input, pc.binary_join_element_wise(instruction, extra, "\n\n"), instruction)
+    prompt = plain_prompts(instruction, extra).cast(pa.string())
     turns = np.arange(2 * count).reshape(2, count).T.ravel()
     contents = pa.concat_arrays([prompt, output]).take(pa.array(turns))
     roles = pa.array(["user", "assistant"] * count, pa.string())

@@ -12,7 +12,7 @@ FINAL_PUNCTUATION = " " + "".join(
 )
 """Punctuation of all scripts up to CJK (NFKC folds the full-width forms), and the space that may stand before it."""
 
-_ASCII_PUNCTUATION = "".join(char for char in FINAL_PUNCTUATION if char.isascii())
+ASCII_PUNCTUATION = "".join(char for char in FINAL_PUNCTUATION if char.isascii())
 
 SPECIAL_TOKENS = (
     "<|im_start|>", "<|im_end|>", "<|im_sep|>", "<|endoftext|>", "<|endofprompt|>",  # ChatML, GPT-2, Phi, Qwen, SmolLM
@@ -59,7 +59,7 @@ def normalise(text: str) -> str:
         text = text.lower()
         spaced = text.isprintable() and "  " not in text  # single spaces already: the usual case, and twice as fast
         text = text.strip(" ") if spaced else " ".join(text.split())
-        return text.rstrip(_ASCII_PUNCTUATION) or text
+        return text.rstrip(ASCII_PUNCTUATION) or text
     text = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
     return text.rstrip(FINAL_PUNCTUATION) or text
 

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from ft_pipeline.settings import DataSettings
 from ft_pipeline.tables.codes import Fault
 from ft_pipeline.tables.dedup import find_copies, find_in
-from ft_pipeline.tables.keys import keys_of, shingle, windows
+from ft_pipeline.tables.keys import keys_of
 from ft_pipeline.tables.parsing import parse_carefully, parse_line
+from ft_pipeline.tables.shingles import shingle, windows
 from ft_pipeline.tables.splits import split_of
 from ft_pipeline.tables.text import is_empty, normalise
 from ft_pipeline_tests.tables.helpers import build, jsonl, validate
