@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ft_pipeline import cli_audit, scaffold, terminal
+from ft_pipeline import cli_audit, cli_release, scaffold, terminal
 from ft_pipeline import doctor as machine
 from ft_pipeline.cli_common import FAILED, REFUSED, JsonOption, ProjectOption, errors, open_project, out, report
 from ft_pipeline.errors import UserError
@@ -150,17 +150,8 @@ def recommend(project: ProjectOption = None, as_json: JsonOption = False) -> Non
     report(document, as_json, lambda found: terminal.show_recommendation(out, found))
 
 
-@app.command()
-def champion(project: ProjectOption = None, as_json: JsonOption = False) -> None:
-    """Show the released model, since when and why; nothing yet is `null`.
-
-    Example: ft champion
-    """
-    from ft_pipeline.release.champion import current
-
-    record = current(open_project(project).store)
-    document = record.to_json() if record else None
-    report(document, as_json, lambda found: terminal.show_champion(out, found))
+for command in (cli_release.promote, cli_release.rollback, cli_release.champion):
+    app.command()(command)
 
 
 @app.command()

@@ -9,7 +9,7 @@ from ft_pipeline.evaluation.comparison import build_comparison
 from ft_pipeline.evaluation.pictures import score_picture
 from ft_pipeline.evaluation.recommendation import build_recommendation
 from ft_pipeline.execution.metadata import picture, table
-from ft_pipeline.execution.steps import Inputs, Making, step, versions_of
+from ft_pipeline.execution.steps import STEPS, Inputs, Making, step, versions_of
 from ft_pipeline.experiments import ExperimentSettings
 from ft_pipeline.project import read_jsonl
 from ft_pipeline.release.champion import Record, before_deciding_on, decision_key
@@ -57,6 +57,7 @@ def scores(at: Inputs) -> Spec:
     stage="evaluation",
     deps=["prompt_baseline", "scores"],
     kinds={"json", "markdown"},
+    code_version="2",
     build=lambda making: build_comparison(making.inputs, making.spec.config, making.out),
     show=lambda artifact: _show_comparison(artifact),
 )
@@ -78,9 +79,9 @@ def comparison(at: Inputs) -> Spec:
     }
     standing = before_deciding_on(at.store.root, decision_key(inputs, config))
     if standing is not None:
-        asset, found = _champion_scores(at, standing)
+        asset, found = _champion_scores(at, standing, scored)
         inputs[f"champion/{asset}"] = found.reference
-        config["champion"] = {"name": standing.name, "experiment": standing.experiment}
+        config["champion"] = {key: getattr(standing, key) for key in ("name", "experiment", "fingerprint")}
     return Spec("comparison", inputs, config, versions_of("numpy"))
 
 
@@ -129,16 +130,37 @@ def _present_evaluation(scored: dict[str, Artifact]) -> str | None:
     return newest.summary["rows"][0]["fingerprint"] if newest else None
 
 
-def _champion_scores(at: Inputs, champion: Record) -> tuple[str, Artifact]:
-    """(asset, its artifact): the champion on the present test rows, measured now where that was not done yet."""
+def _champion_scores(at: Inputs, champion: Record, scored: dict[str, Artifact]) -> tuple[str, Artifact]:
+    """(asset, its artifact): the champion on the present test rows, measured now where that was not done yet.
+
+    scored: the present scores; a prompt variant that stands in one of them needs no model.
+    """
     served = champion.evidence["served"]
     base = ("base_model", champion.fingerprints["base_model"])
     if champion.kind == "prompt":
         inputs = {"conversations": at.passed("conversations").reference, "base_model": base}
         config = {**_evaluation(at), "prompting": {"variants": {champion.name: served}}}
-        return "prompt_baseline", at.made(Spec("prompt_baseline", inputs, config, versions_of(*HARNESS)))
+        spec = Spec("prompt_baseline", inputs, config, versions_of(*HARNESS))
+        spec = spec.with_code_version(STEPS["prompt_baseline"].code_version)
+        known = next((found for found in scored.values() if _covers(found, spec)), None)
+        return "prompt_baseline", known or at.made(spec)
     parts = {"base_model": base} | {key: (key, champion.fingerprints[key]) for key in ("adapter", "merged_model")}
     return "scores", at.made(_scores_spec(at, parts, served))
+
+
+def _covers(found: Artifact, wanted: Spec) -> bool:
+    """Whether a prompt baseline scored the variants of `wanted`, beside others, from the same inputs and settings."""
+
+    def rest(spec: dict[str, Any]) -> dict[str, Any]:
+        config = {key: value for key, value in spec["config"].items() if key != "prompting"}
+        return {**spec, "config": config}
+
+    variants = wanted.config["prompting"]["variants"].items()
+    return (
+        found.kind == wanted.kind
+        and rest(found.spec) == rest(wanted.to_json())
+        and variants <= found.spec["config"]["prompting"]["variants"].items()
+    )
 
 
 def _build_recommendation(making: Making) -> dict[str, Any]:

@@ -7,12 +7,12 @@ from typing import Any
 import dagster as dg
 
 from ft_pipeline.execution.steps import Check, Inputs, Making, step
-from ft_pipeline.release.champion import Candidate, Record, before_deciding_on, decision_key, promote
+from ft_pipeline.release.candidates import candidates, key_of, row_of
+from ft_pipeline.release.champion import Record, before_deciding_on, held_back, history, promote
 from ft_pipeline.release.model_card import CardFacts, render_card
-from ft_pipeline.release.promotion import decide, gates, promotion
+from ft_pipeline.release.promotion import decide, promotion
 from ft_pipeline.settings import PromotionSettings
-from ft_pipeline.store.artifacts import Artifact, ArtifactStore
-from ft_pipeline.store.hashing import sha256_of_json
+from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.spec import Spec
 
 
@@ -20,10 +20,11 @@ from ft_pipeline.store.spec import Spec
     stage="release",
     deps=["comparison", "recommendation"],
     kinds={"json"},
+    code_version="2",
     checks=[
         Check(
             "moved",
-            "A candidate beat the best prompt and the present champion; the reasons say why not.",
+            "A candidate beat the best prompt and the present champion, or a person moved it; the reasons say why not.",
             blocking=False,
         )
     ],
@@ -34,7 +35,7 @@ def champion(at: Inputs) -> Spec:
     """The released model: moves only to a candidate that is better by more than noise and passed every gate."""
     comparison = at.artifact("comparison")
     settings = at.project.settings.promotion.model_dump(mode="json")
-    standing = before_deciding_on(at.store.root, _key(comparison))
+    standing = before_deciding_on(at.store.root, key_of(comparison))
     config = {"promotion": settings, "standing": standing.sequence if standing else None}
     return Spec("champion", {"comparison": comparison.reference}, config)
 
@@ -43,6 +44,7 @@ def champion(at: Inputs) -> Spec:
     stage="release",
     deps=["champion", "comparison", "recommendation"],
     kinds={"markdown"},
+    code_version="2",
     build=lambda making: _build_card(making),
     show=lambda artifact: {"card": dg.MetadataValue.md((artifact.path / "README.md").read_text(encoding="utf-8"))},
 )
@@ -57,61 +59,18 @@ def model_card(at: Inputs) -> Spec:
     return Spec("model_card", {asset: at.artifact(asset).reference for asset in assets}, config)
 
 
-def _key(comparison: Artifact) -> str:
-    return decision_key(comparison.inputs, comparison.spec["config"])
-
-
-def candidates(comparison: Artifact, store: ArtifactStore) -> tuple[dict[str, Candidate], dict[str, dict[str, Any]]]:
-    """By row name of the comparison: what can be released, its gates as the manifests record them now; and how each is
-    served, which whoever scores it again must know."""
-    document = comparison.document("comparison.json")
-    found: dict[str, Candidate] = {}
-    served: dict[str, dict[str, Any]] = {}
-    for row in document["rows"]:
-        name = row["name"]
-        if row["kind"] == "merged":
-            scores = store.require(*comparison.inputs[f"{row['experiment']}/scores"])
-            found[name] = _tuned(name, row["experiment"], scores, store)
-            served[name] = {key: scores.spec["config"][key] for key in ("technique", "quantization", "system_prompt")}
-        elif row["kind"] == "prompt" and (scored := _scored_prompt(row, comparison, store)) is not None:
-            found[name], served[name] = scored
-    return found, served
-
-
-def _tuned(name: str, experiment: str, scores: Artifact, store: ArtifactStore) -> Candidate:
-    merged = store.require(*scores.inputs["merged_model"])
-    audited = store.require(*merged.inputs["training_data"])
-    parts = {key: scores.inputs[key][1] for key in ("base_model", "adapter", "merged_model")}
-    return Candidate(name, "merged", experiment, merged.fingerprint, parts, gates(audited.summary, merged.summary))
-
-
-def _scored_prompt(
-    row: dict[str, Any], comparison: Artifact, store: ArtifactStore
-) -> tuple[Candidate, dict[str, Any]] | None:
-    """The candidate of a prompt variant, and the variant; None for one of another base model (`name@experiment`), which
-    the comparison shows but nothing releases."""
-    baselines = [reference for key, reference in sorted(comparison.inputs.items()) if key.endswith("/prompt_baseline")]
-    for reference in baselines:
-        baseline = store.require(*reference)
-        variant = baseline.spec["config"]["prompting"]["variants"].get(row["name"])
-        if variant is not None:
-            parts = {"base_model": baseline.inputs["base_model"][1], "prompt_variant": sha256_of_json(variant)}
-            return Candidate(row["name"], "prompt", None, sha256_of_json(parts), parts), variant
-    return None
-
-
 def _build_champion(making: Making) -> dict[str, Any]:
     compared = making.artifact("comparison")
     document = compared.document("comparison.json")
     known, served = candidates(compared, making.store)
-    key = _key(compared)
+    key = key_of(compared)
     settings = PromotionSettings.model_validate(making.spec.config["promotion"])
     reasons: list[str] = []
 
     def choose(present: Record | None) -> Any:
-        if present is not None and present.evidence.get("decided_on") == key:
+        if present is not None and not present.by_hand and present.evidence.get("decided_on") == key:
             return None  # this very decision was carried out by a run that died before it could say so
-        decision = decide(document, known, settings, present)
+        decision = decide(document, known, settings, present, held_back(history(making.store.root)))
         reasons[:] = decision.reasons
         move = promotion(decision, known, compared.fingerprint)
         if move is None:
@@ -120,7 +79,9 @@ def _build_champion(making: Making) -> dict[str, Any]:
 
     present = promote(making.store.root, choose)
     record = present.to_json() if present else None
-    moved = present is not None and present.evidence.get("decided_on") == key
+    moved = present is not None and key == (
+        present.looked_at if present.by_hand else present.evidence.get("decided_on")
+    )
     (making.out / "champion.json").write_text(json.dumps(record, indent=2, ensure_ascii=False), encoding="utf-8")
     message = present.reason if moved and present else "unchanged: " + "; ".join(reasons)
     check = {"passed": moved, "blocking": False, "message": message}
@@ -139,9 +100,11 @@ def _build_card(making: Making) -> dict[str, Any]:
 
 def _card_facts(making: Making, record: dict[str, Any], document: dict[str, Any]) -> CardFacts:
     lineage = _Lineage(making, record)
+    known, _ = candidates(making.artifact("comparison"), making.store)
     base = lineage.base_model
     return CardFacts(
         name=record["name"],
+        row=row_of(document, known, record["fingerprint"]),
         kind=record["kind"],
         task=making.spec.config["project"]["task"],
         base_model=base.summary["source"],

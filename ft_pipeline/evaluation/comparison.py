@@ -32,7 +32,7 @@ def build_comparison(inputs: Mapping[str, Path], config: Mapping[str, Any], out:
     """Write comparison.json, comparison.md and samples.parquet (all answers, by row name) to `out`.
 
     inputs: see contenders.read_contenders. config: bootstrap_resamples, seed, primary_metric; optionally champion (its
-    record: name, experiment) and fingerprint (the evaluation to compare; the commonest without it).
+    record: name, experiment, fingerprint) and fingerprint (the evaluation to compare; the commonest without it).
     Returns the summary: what was compared, the best row, what was left out.
     """
     document = compare(inputs, config)
@@ -72,6 +72,7 @@ def compare(inputs: Mapping[str, Path], config: Mapping[str, Any]) -> Document:
         "fingerprint": chosen[0].row["fingerprint"],
         "evaluation": chosen[0].parts,
         "left_out": left_out,
+        "champion": config.get("champion"),
     }
 
 

@@ -20,8 +20,10 @@ from ft_pipeline.execution.planning import Planned, flow, plan
 from ft_pipeline.execution.steps import FORCE, STEPS
 from ft_pipeline.project import Project
 from ft_pipeline.store.current import current_document
+from ft_pipeline.store.locks import FileLock
 from ft_pipeline.store.provenance import user
 
+RELEASE = ("champion", "model_card")
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
@@ -98,6 +100,17 @@ def run(request: Request) -> Outcome:
         recommendation=current_document(request.project.store, "recommendation"),
         champion=current_document(request.project.store, "champion"),
     )
+
+
+def release(project: Project) -> list[str]:
+    """Materialize `champion` and its card as they stand now, so that the UI shows a person's decision; what failed.
+
+    One process at a time: the last one sees what all the others decided.
+    """
+    _load_steps()
+    lock = FileLock(project.store / "locks" / "release", "materializing the champion")
+    with lock.hold(lambda message: None), dg.DagsterInstance.get() as instance:
+        return _materialize(instance, Request(project), None, RELEASE)
 
 
 def list_experiments(project: Project) -> list[dict[str, Any]]:

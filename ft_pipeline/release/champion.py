@@ -8,7 +8,7 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -62,6 +62,12 @@ class Record:
     """What the promotion was decided on: the comparison's fingerprint and the numbers."""
     restores: int | None = None
     """For a rollback: the number of the record that stands again."""
+    by_hand: bool = False
+    """Whether a person moved it (`ft promote`, `ft rollback`), and not the rules of a run."""
+    looked_at: str | None = None
+    """For a move by hand: the decision key of the comparison that lay before that person."""
+    passed_over: list[str] = field(default_factory=list)
+    """For a move by hand: fingerprints of the other candidates there were; no run promotes one of them over it."""
 
     def to_json(self) -> dict[str, Any]:
         """The fields of `ft champion --json`, and the rest of the record."""
@@ -76,6 +82,9 @@ class Promotion:
     reason: str
     evidence: dict[str, Any] = field(default_factory=dict)
     forced: bool = False
+    by_hand: bool = False
+    looked_at: str | None = None
+    passed_over: tuple[str, ...] = ()
 
 
 def history(store: Path) -> list[Record]:
@@ -104,9 +113,22 @@ def before_deciding_on(store: Path, decided_on: str) -> Record | None:
     A comparison that took the champion as it stands now would be out of date as soon as its own decision moved it.
     """
     records = history(store)
-    while records and records[-1].restores is None and records[-1].evidence.get("decided_on") == decided_on:
+    while records and not records[-1].by_hand and records[-1].evidence.get("decided_on") == decided_on:
         records.pop()
     return records[-1] if records else None
+
+
+def held_back(records: Sequence[Record]) -> dict[str, int]:
+    """Fingerprint → number of the record by which a person passed the model over or rolled it back.
+
+    Such a model returns by hand only, or trained anew: then it is another model. Otherwise the next run, which sees the
+    same scores, would undo what the person did.
+    """
+    held: dict[str, int] = {}
+    for record in records:
+        held.update(dict.fromkeys(record.passed_over, record.sequence))
+        held.pop(record.fingerprint, None)
+    return held
 
 
 def promote(store: Path, choose: Callable[[Record | None], Promotion | None]) -> Record | None:
@@ -126,25 +148,44 @@ def promote(store: Path, choose: Callable[[Record | None], Promotion | None]) ->
             return record
 
 
-def rollback(store: Path, reason: str = "") -> Record:
+def before(store: Path) -> Record:
+    """The champion that a rollback would bring back. UserError where there is none."""
+    return _last_two(store)[1]
+
+
+def rollback(store: Path, reason: str = "", looked_at: str | None = None, known: Iterable[str] = ()) -> Record:
     """Bring back the champion before the present one, exactly, as a new record; a second rollback goes further back.
 
-    UserError where there is none before.
+    looked_at, known: the decision key of the present comparison, and the fingerprints of its candidates: none of them,
+    nor the one that is rolled back, is promoted over this decision by a run. UserError where there is none before.
     """
     while True:
-        records = {record.sequence: record for record in history(store)}
-        if not records:
-            raise UserError("there is no champion yet, so nothing to roll back; `ft promote NAME` releases one")
-        present = records[max(records)]
-        if present.previous_sequence is None:
-            raise UserError(f"{present.name!r} is the first champion: there is none before it to go back to")
-        target = records[present.previous_sequence]
+        present, target = _last_two(store)
         why = f"rollback from {present.name} (record {present.sequence})" + (f": {reason}" if reason.strip() else "")
         restored = replace(
-            target, sequence=present.sequence + 1, since=_now(), reason=why, forced=False, restores=target.sequence
+            target,
+            sequence=present.sequence + 1,
+            since=_now(),
+            reason=why,
+            forced=False,
+            restores=target.sequence,
+            by_hand=True,
+            looked_at=looked_at,
+            passed_over=sorted({present.fingerprint, *known} - {target.fingerprint}),
         )
         if _append(store, restored):
             return restored
+
+
+def _last_two(store: Path) -> tuple[Record, Record]:
+    """The champion, and the one before it."""
+    records = {record.sequence: record for record in history(store)}
+    if not records:
+        raise UserError("there is no champion yet, so nothing to roll back; `ft promote NAME` releases one")
+    present = records[max(records)]
+    if present.previous_sequence is None:
+        raise UserError(f"{present.name!r} is the first champion: there is none before it to go back to")
+    return present, records[present.previous_sequence]
 
 
 def _record_of(move: Promotion, present: Record | None) -> Record:
@@ -164,6 +205,9 @@ def _record_of(move: Promotion, present: Record | None) -> Record:
         previous=present.name if present else None,
         previous_sequence=present.sequence if present else None,
         evidence={**move.evidence, "gates": candidate.gates},
+        by_hand=move.by_hand,
+        looked_at=move.looked_at,
+        passed_over=sorted(set(move.passed_over) - {candidate.fingerprint}),
     )
 
 

@@ -33,6 +33,8 @@ class CardFacts:
 
     name: str
     """The released row's name."""
+    row: str | None
+    """Its row in `comparison`; None where it has no score there."""
     kind: str
     """`merged`, `adapter` or `prompt`."""
     task: str
@@ -72,7 +74,7 @@ def render_card(facts: CardFacts) -> str:
     sections = [
         _section(facts.name, _introduction(facts)),
         _section("Intended use", [_text(facts.task) or "Not stated in project.yaml.", *_served_with(facts.prompt)], 2),
-        _section("Results", _results(facts.comparison, facts.name), 2),
+        _section("Results", _results(facts.comparison, facts.row), 2),
         _section("Data", _data(facts), 2),
         _section("Training", _training(facts), 2),
         _section("Limitations", ["\n".join(f"- {line}" for line in _limitations(facts))], 2),
@@ -82,7 +84,7 @@ def render_card(facts: CardFacts) -> str:
 
 
 def _front_matter(facts: CardFacts) -> str:
-    row = _row(facts.comparison, facts.name)
+    row = _row(facts.comparison, facts.row)
     results = [
         {"name": METRIC_TITLES.get(metric, metric), "type": metric, "value": score["value"]}
         for metric, score in (row["scores"] if row else {}).items()
@@ -132,7 +134,7 @@ def _served_with(prompt: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _results(comparison: Mapping[str, Any], name: str) -> list[str]:
+def _results(comparison: Mapping[str, Any], name: str | None) -> list[str]:
     rows = comparison["rows"]
     metrics = [metric for metric in METRIC_TITLES if any(metric in row["scores"] for row in rows)]
     metrics += sorted({metric for row in rows for metric in row["scores"]} - set(metrics))
@@ -148,7 +150,8 @@ def _results(comparison: Mapping[str, Any], name: str) -> list[str]:
     ]
     legend = "\n".join(f"- {metric}: {METRIC_TITLES[metric]}" for metric in metrics if metric in METRIC_TITLES)
     caption = f"{comparison['test_rows']} held-out rows; in brackets the 95 % interval."
-    return [caption, _raw_table(header, body), legend]
+    missing = "" if name is not None else "This model has no score in the present comparison."
+    return [missing, caption, _raw_table(header, body), legend]
 
 
 def _data(facts: CardFacts) -> list[str]:
@@ -197,13 +200,13 @@ def _training(facts: CardFacts) -> list[str]:
 def _limitations(facts: CardFacts) -> Iterable[str]:
     yield from LIMITATIONS
     base = next((row for row in facts.comparison["rows"] if row["kind"] == "base"), None)
-    own = _row(facts.comparison, facts.name)
-    before, after = ((row or {}).get("general", {}).get("accuracy") for row in (base, own))
+    own = _row(facts.comparison, facts.row)
+    before, after = (((row or {}).get("general") or {}).get("accuracy") for row in (base, own))
     if before is not None and after is not None:
         yield f"General accuracy, against the untouched model: {before:.3f} before, {after:.3f} after."
 
 
-def _row(comparison: Mapping[str, Any], name: str) -> Mapping[str, Any] | None:
+def _row(comparison: Mapping[str, Any], name: str | None) -> Mapping[str, Any] | None:
     return next((row for row in comparison["rows"] if row["name"] == name), None)
 
 

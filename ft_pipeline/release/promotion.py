@@ -35,16 +35,21 @@ def decide(
     candidates: Mapping[str, Candidate],
     settings: PromotionSettings,
     champion: Record | None,
+    held: Mapping[str, int] | None = None,
 ) -> Decision:
     """Look at the tuned rows, best first, then at the best prompt variant; the first that shows enough moves.
 
     comparison: the document of `ft compare --json`; its rows may carry `general: {"accuracy": share, "loss": nats}`.
     candidates: by row name, the artifacts and gates of what can be released; a row without one is not a candidate.
+    held: see champion.held_back; what a person passed over is not promoted.
     """
     judge = _Judge(comparison, candidates, settings, champion)
     reasons: list[str] = []
-    for row in [*judge.ranked("merged"), *judge.ranked("prompt")[:1]]:
+    for row in [*judge.tuned(), *judge.ranked("prompt")[:1]]:
         lacks = judge.lacks(row)
+        sequence = (held or {}).get(candidates[row["name"]].fingerprint)
+        if not lacks and sequence is not None:
+            lacks = [f"was passed over by hand (record {sequence}): `ft promote {row['name']}` releases it"]
         if not lacks:
             return Decision(True, row["name"], [*reasons, judge.case_for(row)], judge.evidence(row))
         reasons.append(f"{row['name']}: {'; '.join(lacks)}")
@@ -59,6 +64,20 @@ def promotion(
         return None
     evidence = {"comparison": comparison_fingerprint, **decision.evidence}
     return Promotion(candidates[decision.name], decision.reasons[-1], evidence)
+
+
+def judge_one(
+    comparison: Mapping[str, Any],
+    candidates: Mapping[str, Candidate],
+    settings: PromotionSettings,
+    champion: Record | None,
+    name: str,
+) -> Decision:
+    """The same rules for one row by name, whatever else could be released: `move`, or what it lacks."""
+    judge = _Judge(comparison, candidates, settings, champion)
+    row = next(row for row in judge.rows if row["name"] == name)
+    lacks = judge.lacks(row)
+    return Decision(not lacks, name, lacks or [judge.case_for(row)], judge.evidence(row))
 
 
 def gates(training_data_summary: Mapping[str, Any], merged_model_summary: Mapping[str, Any]) -> dict[str, bool]:
@@ -82,6 +101,7 @@ class _Judge:
     ) -> None:
         self.rows: list[Mapping[str, Any]] = list(comparison["rows"])
         self.pairs: list[Mapping[str, Any]] = list(comparison["pairs"])
+        self.scored_champion: str | None = (comparison.get("champion") or {}).get("fingerprint")
         self.candidates = candidates
         self.settings = settings
         self.champion = champion
@@ -90,6 +110,13 @@ class _Judge:
         """The rows of a kind that can be released and have a score, best first."""
         found = [row for row in self.rows if row["kind"] == kind and row["name"] in self.candidates]
         return self._best_first(found)
+
+    def tuned(self) -> list[Mapping[str, Any]]:
+        """What a run may release of each experiment, best first: the merged model, or the adapter where it cannot be
+        merged (prompt_tuning)."""
+        merged = {row["experiment"] for row in self.rows if row["kind"] == "merged"}
+        adapters = [row for row in self.ranked("adapter") if row["experiment"] not in merged]
+        return self._best_first([*self.ranked("merged"), *adapters])
 
     def lacks(self, row: Mapping[str, Any]) -> list[str]:
         """What keeps this row from being released; empty where nothing does."""
@@ -109,7 +136,7 @@ class _Judge:
         pairs = [self._lead(row, rival) for rival in [*self._rivals(row), *self._champion_rows()]]
         return {
             "metric": self.settings.metric,
-            "score": row["scores"][self.settings.metric],
+            "score": row["scores"].get(self.settings.metric),
             "pairs": [dict(pair) for pair in pairs if pair],
             "general": row.get("general"),
             "forgetting_margin": self.settings.forgetting_margin,
@@ -127,7 +154,7 @@ class _Judge:
             return []
         standing = self._champion_rows()
         if not standing:
-            return [f"the champion {self.champion.name} has no score in this comparison to be beaten"]
+            return [f"the champion {self.champion.name} has no score in this comparison to be beaten: run `ft run`"]
         missing = self._not_beaten(row, standing[0])
         return [f"champion: {missing}"] if missing else []
 
@@ -135,9 +162,13 @@ class _Judge:
         """The champion's row: its own kind, or the row of the same artifact."""
         if self.champion is None:
             return []
-        own = [row for row in self.rows if row["kind"] == "champion"]
+        own = [row for row in self.rows if row["kind"] == "champion" and self._scored_is_present()]
         same = [name for name, known in self.candidates.items() if known.fingerprint == self.champion.fingerprint]
         return own or [row for row in self.rows if row["name"] in same]
+
+    def _scored_is_present(self) -> bool:
+        """Whether the comparison's champion is the present one: a person may have moved it since."""
+        return self.champion is not None and self.scored_champion in (None, self.champion.fingerprint)
 
     def _not_beaten(self, row: Mapping[str, Any], rival: Mapping[str, Any]) -> str | None:
         metric = self.settings.metric

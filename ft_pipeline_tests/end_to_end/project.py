@@ -80,3 +80,34 @@ def ft_json(root: Path, *arguments: str) -> Any:
     done = ft(root, *arguments, "--json")
     assert done.returncode == 0, done.stderr[-4000:] + done.stdout[-2000:]
     return json.loads(done.stdout)
+
+
+IN_ONE_PROCESS = """
+import contextlib, io, json, sys
+from ft_pipeline.cli import main
+done = []
+for arguments in json.loads(sys.argv[1]):
+    sys.argv, code, out, err = ["ft", *arguments], 0, io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            main()
+        except SystemExit as end:
+            code = end.code or 0
+    done.append([code, out.getvalue()])
+sys.__stdout__.write(json.dumps(done))
+"""
+
+
+def ft_in_turn(root: Path, *commands: tuple[str, ...], timeout: float = 900) -> list[tuple[int, Any]]:
+    """Several `ft … --json` in one process, for speed: (exit code, document or None) of each."""
+    arguments = json.dumps([[*command, "--json"] for command in commands])
+    done = subprocess.run(
+        [sys.executable, "-c", IN_ONE_PROCESS, arguments],
+        env=environment(root),
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    return [(code, json.loads(text) if text.strip() else None) for code, text in json.loads(done.stdout)]

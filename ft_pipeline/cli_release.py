@@ -1,0 +1,85 @@
+"""`ft promote`, `ft rollback`, `ft champion`: the released model."""
+
+from typing import Annotated
+
+import typer
+
+from ft_pipeline import terminal
+from ft_pipeline.cli_common import FAILED, JsonOption, ProjectOption, errors, open_project, out, report
+from ft_pipeline.errors import UserError
+from ft_pipeline.project import Project
+from ft_pipeline.release import by_hand
+from ft_pipeline.release.champion import Record, current
+from ft_pipeline.store.artifacts import Artifact, ArtifactStore
+from ft_pipeline.store.current import Current
+
+
+def promote(
+    name: Annotated[str, typer.Argument(help="An experiment (its merged model), or a row of `ft compare`.")],
+    force: Annotated[
+        bool, typer.Option("--force", help="Whatever the comparison and the gates say; needs --reason.")
+    ] = False,
+    reason: Annotated[str, typer.Option("--reason", help="Why; the record keeps it.")] = "",
+    project: ProjectOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Release a model: it must beat the best prompt and the present champion by more than noise, and pass every gate.
+
+    Example: ft promote qlora
+    """
+    opened = open_project(project)
+    store = ArtifactStore(opened.store)
+    comparison = _comparison(store)
+    if comparison is None:
+        raise UserError("there is no comparison yet to promote from; run: ft run")
+    try:
+        settings = opened.settings.promotion
+        record, new = by_hand.promote(store, comparison, settings, name, force=force, reason=reason)
+    except by_hand.NotPromoted as refusal:
+        errors.print(f"[red]ft:[/red] {terminal.plain(str(refusal))}", soft_wrap=True)
+        errors.print("ft: to release it all the same: --force --reason TEXT")
+        raise typer.Exit(FAILED) from None
+    if not new:
+        errors.print(f"ft: {terminal.plain(record.name)} is the champion already; nothing moved")
+    _show_moved(opened, record, as_json)
+
+
+def rollback(
+    reason: Annotated[str, typer.Option("--reason", help="Why; the record keeps it.")] = "",
+    project: ProjectOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Bring back the champion before the present one, exactly; once more goes further back.
+
+    Example: ft rollback --reason "complaints about the tone"
+    """
+    opened = open_project(project)
+    store = ArtifactStore(opened.store)
+    _show_moved(opened, by_hand.rollback(store, _comparison(store), reason), as_json)
+
+
+def champion(project: ProjectOption = None, as_json: JsonOption = False) -> None:
+    """Show the released model, since when and why; nothing yet is `null`.
+
+    Example: ft champion
+    """
+    record = current(open_project(project).store)
+    document = record.to_json() if record else None
+    report(document, as_json, lambda found: terminal.show_champion(out, found))
+
+
+def _comparison(store: ArtifactStore) -> Artifact | None:
+    pointer = Current(store.root).read("comparison")
+    return store.open(pointer.kind, pointer.fingerprint) if pointer else None
+
+
+def _show_moved(project: Project, record: Record, as_json: bool) -> None:
+    """The record, materialized as `champion` so that the UI shows it too."""
+    from ft_pipeline.execution import running
+
+    with terminal.live_progress(errors):
+        failures = running.release(project)
+    report(record.to_json(), as_json, lambda found: terminal.show_champion(out, found))
+    if failures:
+        errors.print(f"[red]ft:[/red] the record stands, but {terminal.plain(failures[0])}", soft_wrap=True)
+        raise typer.Exit(FAILED)

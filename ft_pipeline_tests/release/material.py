@@ -1,0 +1,105 @@
+"""A store with made-up scores and the artifacts behind them, down to a comparison: what a promotion reads."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ft_pipeline.evaluation.comparison import build_comparison
+from ft_pipeline.release.champion import Record
+from ft_pipeline.store.artifacts import Artifact, ArtifactStore
+from ft_pipeline.store.current import Current
+from ft_pipeline.store.spec import Spec
+from ft_pipeline_tests.evaluation.scored import scored
+
+HARD = [0.4, -0.3, 0.1, -0.2, 0.0, 0.3, -0.1, -0.2, 0.2, -0.2] * 3
+"""What all models find hard or easy, per test item."""
+COMPARE = {"bootstrap_resamples": 200, "seed": 0, "primary_metric": "loss", "fingerprint": None}
+
+
+def losses(mean: float) -> list[float]:
+    return [mean + each for each in HARD]
+
+
+class Material:
+    """One experiment `lora` over a base model, a prompt variant, and what they scored."""
+
+    def __init__(self, root: Path) -> None:
+        self.store = ArtifactStore(root / "store")
+        self._drafts = root
+        self.base = self.put("base_model", {}, {"weights": "untouched"})
+        variants = {"few_shot": {"system_prompt": "Be brief.", "few_shot": 2}}
+        rows = {"plain": ("base", 3.5, 0.5), "few_shot": ("prompt", 3.0, None)}
+        self.baseline = self.put_scores(
+            "prompt_baseline", {"base_model": self.base}, rows, {"prompting": {"variants": variants}}
+        )
+
+    def put(
+        self,
+        kind: str,
+        inputs: Mapping[str, Artifact],
+        content: Any,
+        summary: dict[str, Any] | None = None,
+        config: Mapping[str, Any] | None = None,
+    ) -> Artifact:
+        spec = Spec(kind, {name: found.reference for name, found in inputs.items()}, dict(config or {"of": content}))
+        draft = self.store.begin(spec)
+        (draft.out / "content.json").write_text(json.dumps(content), encoding="utf-8")
+        return self.store.commit(draft, summary or {})
+
+    def put_scores(
+        self,
+        kind: str,
+        inputs: Mapping[str, Artifact],
+        rows: Mapping[str, tuple[str, float, float | None]],
+        config: Mapping[str, Any],
+        technique: str | None = None,
+    ) -> Artifact:
+        """rows: name → (kind, mean loss, general accuracy)."""
+        spec = Spec(kind, {name: found.reference for name, found in inputs.items()}, {**config, "rows": str(rows)})
+        draft = self.store.begin(spec)
+        written = {
+            name: {"kind": kind, "losses": losses(loss), "technique": technique, **_general(accuracy)}
+            for name, (kind, loss, accuracy) in rows.items()
+        }
+        draft.out.rmdir()
+        return self.store.commit(draft, {"rows": _rows(scored(draft.out, written))})
+
+    def train(
+        self, loss: float, *, accuracy: float = 0.5, merge: bool = True, audit: bool = True, label: str = ""
+    ) -> Artifact:
+        """An experiment's scores, adapter and merged; its gates as given."""
+        checks = {"audit": {"checks": {"single_bos": {"passed": audit}}}}
+        data = self.put("training_data", {"base_model": self.base}, ["rows", label], checks)
+        adapter = self.put("adapter", {"training_data": data, "base_model": self.base}, f"lora {loss} {label}")
+        inputs = {"adapter": adapter, "base_model": self.base, "training_data": data}
+        merged = self.put("merged_model", inputs, f"merged {loss} {label}", {"passed": merge})
+        rows = {"adapter": ("adapter", loss + 0.01, accuracy), "merged": ("merged", loss, accuracy)}
+        config = {"technique": "lora", "quantization": None, "system_prompt": None}
+        inputs = {"adapter": adapter, "base_model": self.base, "merged_model": merged}
+        found = self.put_scores("scores", inputs, rows, config, "lora")
+        Current(self.store.root).write("scores", "lora", found)
+        return found
+
+    def compare(self, scores: Artifact, standing: tuple[Record | None, Artifact] | None = None) -> Artifact:
+        """standing: the champion, and its scores."""
+        inputs = {"lora/prompt_baseline": self.baseline, "lora/scores": scores}
+        settings: dict[str, Any] = dict(COMPARE)
+        if standing is not None and standing[0] is not None:
+            inputs["champion/scores"] = standing[1]
+            settings["champion"] = {key: getattr(standing[0], key) for key in ("name", "experiment", "fingerprint")}
+        spec = Spec("comparison", {name: found.reference for name, found in inputs.items()}, settings)
+        draft = self.store.begin(spec)
+        summary = build_comparison({name: found.path for name, found in inputs.items()}, settings, draft.out)
+        found = self.store.commit(draft, summary)
+        Current(self.store.root).write("comparison", None, found)
+        return found
+
+
+def _general(accuracy: float | None) -> dict[str, Sequence[int]]:
+    right = round((accuracy or 0) * 20)
+    return {} if accuracy is None else {"correct": [1] * right + [0] * (20 - right)}
+
+
+def _rows(folder: Path) -> list[dict[str, Any]]:
+    return json.loads((folder / "scores.json").read_text(encoding="utf-8"))["rows"]
