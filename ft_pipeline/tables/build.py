@@ -163,7 +163,7 @@ def _copies(data_format: str, verdict: Verdict, at: int) -> Iterator[list[tuple]
         for position, row in zip(positions.tolist(), rows, strict=True):
             code, origin = CODES[codes[begin + position]], verdict.origin(int(of[begin + position]))
             raw = raw_of({name: _own(row[name]) for name in COLUMNS[data_format] if row[name] is not None})
-            found.append((file.source.name, row["row"], code, f"{WORDS[code]} {origin}", raw, origin))
+            found.append((file.source.name, row["row"], code, WORDS[code].format(origin=origin), raw, origin))
         begin += batch.num_rows
         yield found
 

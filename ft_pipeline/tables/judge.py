@@ -13,9 +13,9 @@ from ft_pipeline.tables.report import Warning
 
 CODES = ("", "duplicate", "near_duplicate", "contradicting_pair")
 WORDS = {
-    "duplicate": "equal to",
-    "near_duplicate": "nearly equal to",
-    "contradicting_pair": "prefers the other answer than",
+    "duplicate": "equal to {origin}, which is kept",
+    "near_duplicate": "nearly equal to {origin}, which is kept",
+    "contradicting_pair": "prefers the answer that {origin} rejects; decide for one, and remove the other",
 }
 
 

@@ -7,6 +7,7 @@ unless counting proves that no key stands twice; whatever orjson refuses goes th
 import json
 import math
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import orjson
@@ -20,6 +21,9 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 class BadNumber:
     """NaN, an infinity, or an integer too long to be meant: never text, so `wrong_type` wherever it is used."""
+
+    def __init__(self, written: str) -> None:
+        self.written = written
 
     def __repr__(self) -> str:
         return "a number that JSON does not know"
@@ -93,28 +97,35 @@ def parse_carefully(line: bytes) -> Any:
     try:
         text = line.decode("utf-8")
     except UnicodeDecodeError as error:
-        return Fault("not_utf8", f"byte 0x{line[error.start]:02x} at position {error.start + 1} is not UTF-8")
+        return Fault(
+            "not_utf8",
+            f"byte 0x{line[error.start]:02x} at position {error.start + 1} is not UTF-8; save it as UTF-8",
+        )
     if _depth(line) > MAX_DEPTH:
         return _too_deep()
     try:
         value = json.loads(
-            text, object_pairs_hook=_single, parse_int=_integer, parse_float=_real, parse_constant=lambda _: BadNumber()
+            text, object_pairs_hook=_single, parse_int=_integer, parse_float=_real, parse_constant=BadNumber
         )
     except _DuplicateKey as error:
-        return Fault("duplicate_key", f"key {shorten(str(error))} stands twice in one object")
+        return Fault("duplicate_key", f"key {shorten(str(error))} stands twice in one object; keep one")
     except json.JSONDecodeError as error:
-        return Fault("invalid_json", f"not JSON: {error.msg[0].lower()}{error.msg[1:]} at column {error.pos + 1}")
+        near = shorten(text[max(error.pos - 15, 0) : error.pos + 15])
+        why = f"{error.msg[0].lower()}{error.msg[1:]}".removesuffix(" at")
+        return Fault("invalid_json", f"not JSON: {why} at column {error.pos + 1}, near {near}; write the row again")
     except (RecursionError, ValueError):
         return Fault("invalid_json", "not JSON that can be read")
-    return (
-        Fault("lone_surrogate", "an escape \\ud800 to \\udfff stands without its pair")
-        if _has_surrogate(value)
-        else value
-    )
+    return Fault("lone_surrogate", _surrogate_message(line)) if _has_surrogate(value) else value
+
+
+def _surrogate_message(line: bytes) -> str:
+    found = re.search(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}", line)
+    what = found[0].decode() if found else "an escape \\ud800 to \\udfff"
+    return f"half a character: {what} or another such escape stands without its pair; write the character itself"
 
 
 def _too_deep() -> Fault:
-    return Fault("invalid_json", f"nested more than {MAX_DEPTH} levels deep")
+    return Fault("invalid_json", f"nested more than {MAX_DEPTH} levels deep; a row has two or three")
 
 
 def shorten(text: str, limit: int = 40) -> str:
@@ -134,6 +145,47 @@ def kind_of(value: Any) -> str:
     return names.get(type(value), "neither text nor list")
 
 
+def seen(value: Any) -> str:
+    """What a value is, and what it says or holds: `a number (42)`, `a list of 3`."""
+    if isinstance(value, BadNumber):
+        return f"no number that JSON knows ({shorten(value.written, 20)})"
+    if isinstance(value, list):
+        return f"a list of {len(value)}"
+    if isinstance(value, dict):
+        return f"an object with {names_of(value)}"
+    if isinstance(value, str):
+        return f"a text ({shorten(value)})"
+    kind = kind_of(value)
+    return f"{kind} ({_cut(str(value).lower())})" if isinstance(value, int | float) else kind
+
+
+def names_of(row: Mapping[str, Any]) -> str:
+    """The keys of a row (or a turn) that hold something, for a message."""
+    names = [shorten(key) for key, item in row.items() if item is not None]
+    return ", ".join(names[:6]) + (", …" if len(names) > 6 else "") if names else "no key at all"
+
+
+def missing(value: Mapping[str, Any], name: str) -> str:
+    """No such column: what there is, and how another name is mapped."""
+    if name in value:
+        return f"`{name}` is null; write it, or remove the row"
+    return (
+        f"there is no `{name}`; the row has {names_of(value)}. Add it, or map a column in a sidecar: "
+        f"`columns: {{THEIRS: {name}}}`"
+    )
+
+
+def blank(text: str | None) -> str:
+    """How a text is empty."""
+    if text is None:
+        return "null"
+    return "empty" if not text else f"nothing but white space ({shorten(text, 12)})"
+
+
+def _cut(text: str, limit: int = 40) -> str:
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
 def _single(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result = dict(pairs)
     if len(result) != len(pairs):
@@ -143,12 +195,12 @@ def _single(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _integer(digits: str) -> Any:
-    return int(digits) if len(digits) < 400 else BadNumber()
+    return int(digits) if len(digits) < 400 else BadNumber(digits)
 
 
 def _real(digits: str) -> Any:
     number = float(digits)
-    return number if math.isfinite(number) else BadNumber()
+    return number if math.isfinite(number) else BadNumber(digits)
 
 
 def _depth(line: bytes) -> int:

@@ -40,7 +40,14 @@ def _line_batches(path: Path) -> Iterator[Batch]:
                 number += whole.count(b"\n") + 1
             if len(rest) > MAX_LINE_BYTES:
                 start = rest[:8000].decode("utf-8", errors="replace")
-                yield Batch([number], values=[Fault("too_long", "the line is longer than 64 MiB", raw=start)])
+                yield Batch(
+                    [number],
+                    values=[
+                        Fault(
+                            "too_long", "the line is longer than 64 MiB; split it, or was a line end lost?", raw=start
+                        )
+                    ],
+                )
                 number += 1
                 rest = _skip_line(file)
         if rest.strip(JSON_SPACE):

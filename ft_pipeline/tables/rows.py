@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ft_pipeline.tables.codes import Fault
-from ft_pipeline.tables.parsing import kind_of
+from ft_pipeline.tables.parsing import blank, missing, names_of, seen
 from ft_pipeline.tables.sidecar import PLAIN, Sidecar, rename
 from ft_pipeline.tables.text import EMPTY_CHARS, is_empty
 from ft_pipeline.tables.turns import check_order, read_turns
@@ -51,7 +51,7 @@ def convert(data_format: str, value: Any, sidecar: Sidecar = PLAIN) -> Record | 
     if isinstance(value, Fault):
         return value
     if not isinstance(value, dict):
-        return Fault("wrong_type", f"the row is {kind_of(value)}; a row must be an object with named values")
+        return Fault("wrong_type", f"the row is {seen(value)}; a row must be an object with named values")
     if sidecar.columns:
         value = rename(value, sidecar)
     return CONVERTERS[data_format](value, sidecar)
@@ -63,9 +63,9 @@ def _alpaca(value: dict[str, Any], sidecar: Sidecar) -> Record | Fault:
     if not plain and (fault := _alpaca_fault(value)):
         return fault
     if not instruction.strip(EMPTY_CHARS):  # type: ignore[union-attr]
-        return Fault("missing_instruction", "`instruction` is empty")
+        return Fault("missing_instruction", "`instruction` is empty; write the question, or remove the row")
     if not answer.strip(EMPTY_CHARS):  # type: ignore[union-attr]
-        return Fault("empty_output", "`output` is empty")
+        return Fault("empty_output", f"`output` is {blank(answer)}; write the answer, or remove the row")
     if "system" not in value and "history" not in value:
         return instruction, extra or "", answer, None, None
     context = _context(value)
@@ -78,10 +78,12 @@ def _alpaca_fault(value: dict[str, Any]) -> Fault | None:
     if fault := _not_text(value, ("instruction", "input", "output")):
         return fault
     if value.get("instruction") is None:
-        return Fault("missing_instruction", "there is no `instruction`")
+        return Fault("missing_instruction", missing(value, "instruction"))
     if "output" not in value:
-        return Fault("missing_output", "there is no `output`")
-    return Fault("empty_output", "`output` is null") if value["output"] is None else None
+        return Fault("missing_output", missing(value, "output"))
+    if value["output"] is None:
+        return Fault("empty_output", "`output` is null; write the answer, or remove the row")
+    return None
 
 
 def _context(value: dict[str, Any]) -> tuple[str | None, list[list[str]] | None] | Fault:
@@ -90,12 +92,14 @@ def _context(value: dict[str, Any]) -> tuple[str | None, list[list[str]] | None]
         return fault
     system, history = value.get("system"), value.get("history")
     if history is not None and not isinstance(history, list):
-        return Fault("wrong_type", f"`history` is {kind_of(history)}; it must be a list of [question, answer]")
+        return Fault("wrong_type", f"`history` is {seen(history)}; it must be a list of [question, answer]")
     for pair in history or []:
         if not (isinstance(pair, list) and len(pair) == 2 and all(isinstance(item, str) for item in pair)):
-            return Fault("wrong_type", "`history` must be a list of [question, answer], both texts")
+            return Fault(
+                "wrong_type", f"`history` holds {seen(pair)}; it must be a list of [question, answer], both texts"
+            )
         if any(is_empty(item) for item in pair):
-            return Fault("empty_value", "`history` holds an empty turn")
+            return Fault("empty_value", "`history` holds an empty turn; remove the pair")
     return (system if system and not is_empty(system) else None), (history or None)
 
 
@@ -113,22 +117,24 @@ def _sharegpt(value: dict[str, Any], sidecar: Sidecar) -> Record | Fault:
 def _turn_list(value: dict[str, Any], data_format: str) -> list[Any] | Fault:
     name = "conversations" if "conversations" in value else "messages"
     if name not in value:
-        return _other_format(value, data_format) or Fault("missing_conversations", "there is no `conversations`")
+        return _other_format(value, data_format) or Fault("missing_conversations", missing(value, "conversations"))
     turns = value[name]
     if turns is None or turns == []:
-        return Fault("empty_conversation", f"`{name}` is empty")
+        return Fault(
+            "empty_conversation", f"`{name}` is {'null' if turns is None else 'an empty list'}; remove the row"
+        )
     if not isinstance(turns, list):
-        return Fault("wrong_type", f"`{name}` is {kind_of(turns)}; it must be a list of turns")
+        return Fault("wrong_type", f"`{name}` is {seen(turns)}; it must be a list of turns")
     return turns
 
 
 def _text(value: dict[str, Any], sidecar: Sidecar) -> Record | Fault:
     if "text" not in value:
-        return _other_format(value, "text") or Fault("missing_text", "there is no `text`")
+        return _other_format(value, "text") or Fault("missing_text", missing(value, "text"))
     text = value["text"]
     if not isinstance(text, str):
-        return Fault("wrong_type", f"`text` is {kind_of(text)}; it must be a text")
-    return Fault("empty_text", "`text` is empty") if is_empty(text) else (text,)
+        return Fault("wrong_type", f"`text` is {seen(text)}; it must be a text")
+    return Fault("empty_text", f"`text` is {blank(text)}; remove the row") if is_empty(text) else (text,)
 
 
 def _unlabelled(value: dict[str, Any], sidecar: Sidecar) -> Record | Fault:
@@ -137,8 +143,9 @@ def _unlabelled(value: dict[str, Any], sidecar: Sidecar) -> Record | Fault:
         return _unlabelled_instruction(value, sidecar)
     raw = _turn_list(value, "unlabelled")
     if isinstance(raw, Fault):
-        missing = raw.code == "missing_conversations"
-        return Fault("missing_instruction", "there is neither `instruction` nor `conversations`") if missing else raw
+        if raw.code == "missing_conversations":
+            return Fault("missing_instruction", missing(value, "instruction"))
+        return raw
     turns = read_turns(raw, sidecar)
     if isinstance(turns, Fault):
         return turns
@@ -153,7 +160,7 @@ def _unlabelled_instruction(value: dict[str, Any], sidecar: Sidecar) -> Record |
     if fault := _not_text(value, ("instruction", "input")):
         return fault
     if value["instruction"] is None or is_empty(value["instruction"]):
-        return Fault("missing_instruction", "`instruction` is empty")
+        return Fault("missing_instruction", "`instruction` is empty; write the question, or remove the row")
     context = _context(value)
     if isinstance(context, Fault):
         return context
@@ -174,14 +181,18 @@ def _other_format(value: dict[str, Any], data_format: str) -> Fault | None:
     """Where none of the format's keys is there but another format's are."""
     for other, signs in _SIGNS.items():
         if other != data_format and signs & value.keys():
-            return Fault("wrong_format", f"this is a row of the {other} format, not of {data_format}")
+            keys = names_of(value)
+            return Fault(
+                "wrong_format",
+                f"a row of the {other} format (it has {keys}), not of {data_format}; move it to data/raw/{other}",
+            )
     return None
 
 
 def _not_text(value: dict[str, Any], names: tuple[str, ...]) -> Fault | None:
     for name in names:
         if not isinstance(value.get(name), str | None):
-            return Fault("wrong_type", f"`{name}` is {kind_of(value[name])}; it must be a text")
+            return Fault("wrong_type", f"`{name}` is {seen(value[name])}; it must be a text")
     return None
 
 

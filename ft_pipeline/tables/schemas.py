@@ -28,15 +28,16 @@ MAX_ROW_CHARS = 50_000
 MIN_TEXT_CHARS = 10
 
 MESSAGES: dict[str, str] = {
-    "control_characters": "holds a control character",
-    "special_tokens": "holds a control token of a chat template",
-    "unresolved_placeholder": "holds a {{placeholder}} that was never filled in",
-    "refusal_boilerplate": "an answer is an assistant's stock refusal",
-    "output_equals_input": "the answer repeats the prompt",
-    "chosen_equals_rejected": "`chosen` and `rejected` are equal",
-    "too_long": f"the row has more than {MAX_ROW_CHARS:,} characters ; split it",
-    "too_short": f"the text has fewer than {MIN_TEXT_CHARS} characters",
+    "control_characters": "`{column}` holds the control character {what}; remove it",
+    "special_tokens": "`{column}` holds {what}, a control token of a chat template, which would forge turns; remove it",
+    "unresolved_placeholder": "`{column}` holds {what}, a hole of a template; fill it in",
+    "refusal_boilerplate": "`{column}` is a stock refusal: {what}; write a real answer, or remove the row",
+    "output_equals_input": "the answer repeats the prompt or the input: {what}; write a real answer, or remove the row",
+    "chosen_equals_rejected": "`chosen` and `rejected` are equal but for case and white space: {what}; remove the pair",
+    "too_long": f"the row has {{what}} characters, more than {MAX_ROW_CHARS:,}; split it",
+    "too_short": f"`text` is {{what}}: fewer than {MIN_TEXT_CHARS} characters; join it with others, or remove it",
 }
+"""Each names the value, and what to do; a sidecar may allow the code instead."""
 
 DESCRIPTIONS: dict[str, dict[str, str]] = {
     "alpaca": {
@@ -125,20 +126,29 @@ def _faults(cases: pd.DataFrame, frame: pd.DataFrame) -> dict[int, Fault]:
         at = int(position)
         if at not in found or rank(code) < rank(found[at][0]):
             found[at] = (code, column)
-    return {
-        at: Fault(code, _explain(code, column, frame[column].iat[at] if column in frame else None))
-        for at, (code, column) in found.items()
-    }
+    return {at: Fault(code, _explain(code, column, frame.iloc[at])) for at, (code, column) in found.items()}
 
 
-def _explain(code: str, column: str, cell: object) -> str:
-    """The message, with what was found where that can be named."""
-    if code not in _TEXT_CHECKS:
-        return MESSAGES[code]
-    texts = flatten(pd.Series([cell], dtype="str" if isinstance(cell, str) else object))[0].to_pylist()
-    match = next(filter(None, (re.search(_TEXT_CHECKS[code], text) for text in texts)), None)
-    what = f"U+{ord(match[0]):04X}" if match and code == "control_characters" else shorten(match[0]) if match else ""
-    return f"`{column}` {MESSAGES[code]}: {what}"
+def _explain(code: str, column: str, row: pd.Series) -> str:
+    """The message, with the column and what was found there."""
+    if code == "too_long":
+        what = f"{sum(len(text) for cell in row for text in _texts(cell)):,}"
+    elif code in _TEXT_CHECKS or code == "refusal_boilerplate":
+        pattern = _TEXT_CHECKS.get(code, REFUSAL_PATTERN)
+        match = next(filter(None, (re.search(pattern, text) for text in _texts(row[column]))), None)
+        what = "" if not match else f"U+{ord(match[0]):04X}" if code == "control_characters" else shorten(match[0])
+    else:
+        column = {"too_short": "text", "chosen_equals_rejected": "chosen"}.get(code, row.index[-1])
+        answer = row["output"] if "output" in row else row["chosen"] if "chosen" in row else row[column]
+        what = shorten(_texts(answer)[-1].strip())
+    return f"{MESSAGES[code].format(column=column, what=what)}; or allow it: `allow: [{code}]` in a sidecar"
+
+
+def _texts(cell: object) -> list[str]:
+    """All strings of a cell."""
+    if isinstance(cell, str):
+        return [cell]
+    return flatten(pd.Series([cell], dtype=object))[0].to_pylist() if isinstance(cell, list) else []
 
 
 def _is_text(data_format: str, name: str) -> bool:

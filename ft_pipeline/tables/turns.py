@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ft_pipeline.tables.codes import Fault
-from ft_pipeline.tables.parsing import kind_of, shorten
+from ft_pipeline.tables.parsing import names_of, seen, shorten
 from ft_pipeline.tables.sidecar import Sidecar, rename
 from ft_pipeline.tables.text import is_empty, normalise
 
@@ -35,9 +35,7 @@ def read_turns(raw: list[Any], sidecar: Sidecar) -> list[Message] | Fault:
     messages: list[Message] = []
     for number, turn in enumerate(raw, 1):
         if not isinstance(turn, dict):
-            return Fault(
-                "wrong_type", f"turn {number} is {kind_of(turn)}; it must be an object with `from` and `value`"
-            )
+            return Fault("wrong_type", f"turn {number} is {seen(turn)}; it must be an object with `from` and `value`")
         if sidecar.columns:
             turn = rename(turn, sidecar)
         message = _read_turn(turn, number, roles)
@@ -55,35 +53,45 @@ def _read_turn(turn: dict[str, Any], number: int, roles: Mapping[str, str]) -> M
             )
     speaker = _first(turn, "from", "role")
     if speaker is None:
-        return Fault("missing_from", f"turn {number} has no `from`; it has {_keys(turn)}")
+        return Fault(
+            "missing_from",
+            f"turn {number} has no `from`; it has {names_of(turn)}",
+        )
     if not isinstance(speaker, str):
-        return Fault("wrong_type", f"`from` of turn {number} is {kind_of(speaker)}; it must be a text")
+        return Fault("wrong_type", f"`from` of turn {number} is {seen(speaker)}; it must be a text")
     text = _first(turn, "value", "content")
     if text is None:
-        return Fault("missing_value", f"turn {number} has no `value`; it has {_keys(turn)}")
+        return Fault(
+            "missing_value",
+            f"turn {number} has no `value`; it has {names_of(turn)}",
+        )
     if not isinstance(text, str):
-        return Fault("wrong_type", f"`value` of turn {number} is {kind_of(text)}; it must be a text")
+        return Fault("wrong_type", f"`value` of turn {number} is {seen(text)}; it must be a text")
     if speaker not in roles:
         return Fault(
             "unknown_role",
-            f"turn {number} has the role {shorten(speaker)}; known: human, gpt, system; a sidecar can map it: "
-            f"`roles: {{{_yaml_key(speaker)}: tool}}` (or human, gpt, system)",
+            f"turn {number} has the role {shorten(speaker)}; known are human, gpt, system. A sidecar can map it: "
+            f"`roles: {{{_yaml_key(speaker)}: {_guess(speaker)}}}` (human, gpt, system or tool)",
         )
     if is_empty(text):
-        return Fault("empty_value", f"turn {number} ({speaker}) is empty")
+        return Fault("empty_value", f"turn {number} ({speaker}) is empty; write it, or remove the row")
     role = roles[speaker]
     thoughts = turn.get("reasoning_content") if role == "assistant" else None
     if thoughts is None:
         return {"role": role, "content": text}
     if not isinstance(thoughts, str):
-        return Fault("wrong_type", f"`reasoning_content` of turn {number} is {kind_of(thoughts)}; it must be a text")
+        return Fault("wrong_type", f"`reasoning_content` of turn {number} is {seen(thoughts)}; it must be a text")
     if is_empty(thoughts):
         return {"role": role, "content": text}
     return {"role": role, "content": text, "reasoning_content": thoughts}
 
 
-def _keys(turn: dict[str, Any]) -> str:
-    return ", ".join(shorten(key) for key in list(turn)[:5]) or "no key at all"
+def _guess(speaker: str) -> str:
+    """What an unknown role most likely is."""
+    role = ROLES.get(speaker.lower())
+    if role is None:
+        role = "tool" if any(word in speaker.lower() for word in ("tool", "func", "observ")) else "assistant"
+    return next(ours for ours, mapped in TARGETS.items() if mapped == role)
 
 
 def _yaml_key(name: str) -> str:
@@ -101,24 +109,23 @@ def check_order(messages: list[Message], last: str) -> Fault | None:
     """
     roles = [message["role"] for message in messages]
     if "system" in roles[1:]:
-        return Fault(
-            "system_not_first", f"turn {roles.index('system', 1) + 1} is a system turn; only the first may be one"
-        )
+        return Fault("system_not_first", f"turn {roles.index('system', 1) + 1} is a system turn; move it to the front")
     spoken = roles[1:] if roles[:1] == ["system"] else roles
     if not spoken:
-        return Fault("empty_conversation", "there is no turn but the system's")
+        return Fault("empty_conversation", "there is no turn but the system's; remove the row")
     before = len(roles) - len(spoken)
     if spoken[0] != "user":
-        return Fault("first_turn_not_human", f"turn {before + 1} is {_SPEAKER[spoken[0]]}; the human must speak first")
+        return Fault(
+            "first_turn_not_human", f"turn {before + 1} is {_SPEAKER[spoken[0]]}; the human must speak first: remove it"
+        )
     for at in range(1, len(spoken)):
         if spoken[at] not in _MAY_FOLLOW[spoken[at - 1]]:
             return Fault("non_alternating", _out_of_turn(before + at, spoken[at - 1], spoken[at]))
     if spoken[-1] != last:
+        who = f"the last turn is {_SPEAKER[spoken[-1]]}"
         if last == "user":
-            return Fault(
-                "last_turn_not_human", f"the last turn is {_SPEAKER[spoken[-1]]}; a prompt must end with the human"
-            )
-        return Fault("last_turn_not_gpt", f"the last turn is {_SPEAKER[spoken[-1]]}; there is no answer to learn")
+            return Fault("last_turn_not_human", f"{who}; a prompt must end with the human: remove it")
+        return Fault("last_turn_not_gpt", f"{who}; there is no answer to learn: add one, or remove the turn")
     return None
 
 

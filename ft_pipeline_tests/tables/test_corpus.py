@@ -3,10 +3,11 @@
 import json
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from ft_pipeline.tables.codes import FILE_CODES, ROW_CODES
-from ft_pipeline_tests.tables.helpers import GOOD, jsonl, validate
+from ft_pipeline_tests.tables.helpers import GOOD, build, jsonl, validate
 
 BAD = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "bad"
 CASES = json.loads((BAD / "expected.json").read_text()) if (BAD / "expected.json").exists() else []
@@ -236,3 +237,33 @@ def test_every_code_of_the_tables_is_exercised():
     }
     assert {code for _, code, _ in ROWS} == ROW_CODES.keys() - from_elsewhere
     assert all(ROW_CODES.values()) and all(FILE_CODES.values())
+
+
+WHY = [
+    ("alpaca", {"instruction": 42, "output": "b"}, ["`instruction`", "a number (42)", "must be a text"]),
+    ("alpaca", '{"instruction": "a", "output": 1e999}', ["`output`", "1e999"]),
+    ("alpaca", '{"instruction": "a", "output": "b",}', ["column 3", "near"]),
+    ("alpaca", {"instruction": "a", "reply": "b"}, ["no `output`", "'reply'", "columns: {THEIRS: output}"]),
+    ("alpaca", {"instruction": "a", "output": "\u200b"}, ["`output`", "'\\u200b'", "remove the row"]),
+    ("alpaca", {"text": "A passage"}, ["text format", "'text'", "data/raw/text"]),
+    ("alpaca", {"instruction": "a", "output": "b\x00"}, ["`output`", "U+0000", "allow: [control_characters]"]),
+    ("alpaca", {"instruction": "a", "input": "x" * 50_000, "output": "b"}, ["50,002", "split it"]),
+    ("alpaca", {"instruction": "Say this", "output": "say this."}, ["'say this.'", "real answer"]),
+    ("alpaca", GOOD["alpaca"][0], ["equal to a.jsonl:1"]),
+    ("sharegpt", turns(("User", "Hello"), TELL), ["turn 1", "'User'", "roles: {User: human}"]),
+    ("sharegpt", turns(ASK, ASK, TELL), ["turns 1 and 2", "human", "join them"]),
+    ("text", {"text": " short "}, ["'short'", "fewer than 10"]),
+    (
+        "preferences",
+        {"prompt": [{"role": "user", "content": "a"}], "chosen": "b", "rejected": "c"},
+        ["{prompt: prompt}"],
+    ),
+]
+
+
+@pytest.mark.parametrize(("data_format", "row", "words"), WHY, ids=[" ".join(case[2]) for case in WHY])
+def test_a_message_names_the_value_and_the_fix(tmp_path, data_format, row, words):
+    build(tmp_path, data_format, {"a.jsonl": [*GOOD[data_format], row]})
+    (message,) = pq.read_table(tmp_path / "out" / "set_aside.parquet")["message"].to_pylist()
+    assert all(word in message for word in words), message
+    assert len(message) < 300
