@@ -68,7 +68,7 @@ def walk(library: Library, subject: Subject) -> Chain:
         kind, fingerprint, expected, by = queue.popleft()
         node = library.find(kind, fingerprint, expected)
         if expected and node.manifest_sha256 and node.manifest_sha256 != expected:
-            links[_broken_link(node, expected, by)] = None
+            links[broken_link(node, expected, by)] = None
         if node.path not in nodes or node.path is None:
             nodes[node.path or (kind, fingerprint)] = node
             recorded = node.manifest.get("input_manifests") or {}
@@ -100,6 +100,8 @@ def _kept(blobs: BlobStore, sha256: str) -> str:
     return "reference" if blobs.reference_path(sha256).is_file() else "gone"
 
 
-def _broken_link(node: Node, expected: str, by: str) -> Finding:
-    message = f"its manifest is not the one that {by} records (SHA-256 {expected[:SHOWN]}): it was edited or replaced"
+def broken_link(node: Node, expected: str | None, by: str) -> Finding:
+    """The manifest of `node` is not the one that `by` recorded."""
+    recorded = str(expected)[:SHOWN]
+    message = f"its manifest is not the one that {by} records (SHA-256 {recorded}): it was edited or replaced"
     return Finding("broken_link", node.label, message)

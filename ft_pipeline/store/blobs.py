@@ -5,7 +5,7 @@ import json
 import os
 import tempfile
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 import zstandard
 
@@ -14,6 +14,8 @@ from ft_pipeline.store.files import sync_folder, user_write_errors, write_atomic
 from ft_pipeline.store.hashing import CHUNK_BYTES, sha256_of_file
 from ft_pipeline.store.statcache import StatCache
 
+BlobState = Literal["copy", "reference", "gone", "damaged", "changed"]
+"""`changed`: kept by reference, and the referenced file is no longer what it was."""
 BY_REFERENCE_ABOVE = 512 * 2**20
 LEVEL = 3
 
@@ -45,6 +47,18 @@ class BlobStore:
             if _stamp(path) == before:
                 return sha256
         raise UserError(f"{path.name} changes while it is read: wait until it is written, then run again")
+
+    def state(self, sha256: str) -> BlobState:
+        """How a content is kept, found by reading all of it anew."""
+        if self.path(sha256).is_file():
+            return "copy" if self._decompress(sha256) == sha256 else "damaged"
+        try:
+            path = Path(json.loads(self.reference_path(sha256).read_bytes())["path"])
+            return "reference" if sha256_of_file(path) == sha256 else "changed"
+        except FileNotFoundError:
+            return "changed" if self.reference_path(sha256).is_file() else "gone"
+        except (OSError, ValueError, KeyError, TypeError):
+            return "damaged"
 
     def checkout(self, sha256: str, target: Path) -> Path:
         """A plain file with the content: `target`, or the referenced file itself. UserError if it cannot be had."""

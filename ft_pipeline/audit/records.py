@@ -1,0 +1,59 @@
+"""The champion's records against what vouches for them: each other, and the `champion` artifacts that hold copies."""
+
+import json
+from typing import Any
+
+from ft_pipeline.audit.findings import Finding
+from ft_pipeline.audit.library import Library
+from ft_pipeline.release.champion import RECORD_NAME
+
+
+def check_records(library: Library) -> tuple[int, list[Finding]]:
+    """(records read, findings): a gap, a record that cannot be read, and one that says other than its artifact."""
+    folder = library.root / "champion"
+    paths = sorted(path for path in folder.glob("*.json") if RECORD_NAME.match(path.name))
+    held = _held_records(library)
+    found: list[Finding] = []
+    last = max([*held, *(int(path.stem) for path in paths)], default=0)
+    present = {int(path.stem) for path in paths}
+    for number in range(1, last + 1):
+        if number not in present:
+            found.append(Finding("missing_record", _place(number), "was removed; records are only ever added"))
+    for path in paths:
+        found += _check(library, int(path.stem), path.read_bytes(), held)
+    return len(paths), found
+
+
+def _check(library: Library, number: int, content: bytes, held: dict[int, dict[str, Any]]) -> list[Finding]:
+    where = _place(number)
+    try:
+        record = json.loads(content)
+        parts, sequence = dict(record["fingerprints"]), record["sequence"]
+    except (ValueError, KeyError, TypeError):
+        return [Finding("edited_record", where, "cannot be read as a record")]
+    found = []
+    if sequence != number:
+        found.append(Finding("edited_record", where, f"says that it is record {sequence}"))
+    copy = held.get(number)
+    if copy is not None and copy != record:
+        differing = sorted(key for key in {**copy, **record} if copy.get(key) != record.get(key))
+        found.append(Finding("edited_record", where, f"differs from its champion artifact in {', '.join(differing)}"))
+    for kind in ("base_model", "adapter", "merged_model"):
+        if kind in parts and library.find(kind, parts[kind]).path is None:
+            node = library.find(kind, parts[kind])
+            found.append(Finding("missing_artifact", node.label, f"is not in the store; {where} released it"))
+    return found
+
+
+def _held_records(library: Library) -> dict[int, dict[str, Any]]:
+    """Number → the record as the first champion artifact that holds it has it."""
+    held: dict[int, dict[str, Any]] = {}
+    for node in library.all("champion"):
+        record = node.summary.get("champion")
+        if isinstance(record, dict) and isinstance(record.get("sequence"), int):
+            held.setdefault(record["sequence"], record)
+    return held
+
+
+def _place(number: int) -> str:
+    return f"champion/{number:06d}.json"

@@ -1,0 +1,162 @@
+"""What was tampered with is found, and named."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ft_pipeline.store.manifest import write_seal
+from ft_pipeline_tests.audit.conftest import Command
+from ft_pipeline_tests.audit.shop import Shop
+
+KINDS = (
+    *("raw_alpaca", "raw_sharegpt", "alpaca", "sharegpt", "conversations", "base_model", "training_data", "adapter"),
+    *("merged_model", "scores", "comparison", "champion"),
+)
+
+
+def folder_of(shop: Shop, kind: str) -> Path:
+    (folder,) = (shop.store.root / "artifacts" / kind).glob("*/*")
+    return folder
+
+
+def some_file(folder: Path) -> Path:
+    return sorted(path for path in folder.iterdir() if path.name != "manifest.json")[0]
+
+
+def flip(path: Path) -> None:
+    """Change one bit, and put size and times back as an attacker would."""
+    seen = path.stat()
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    os.utime(path, ns=(seen.st_atime_ns, seen.st_mtime_ns))
+
+
+def edit(path: Path, change: Callable[[dict], object], *, reseal: bool = False) -> None:
+    document = json.loads(path.read_bytes())
+    change(document)
+    path.write_bytes(write_seal(document) if reseal else json.dumps(document).encode())
+
+
+def test_an_untouched_store_is_verified(released: Shop, ft_json: Command, ft: Command) -> None:
+    document = ft_json("audit", "--verify")
+    assert document["verified"] is True and document["problems"] == []
+    assert document["counted"]["artifacts"] == len(KINDS) and document["counted"]["raw_files"] == 2
+    assert document["notes"] == ["Dagster's event log is gone or empty; the store was checked alone"]
+    code, shown = ft("audit", "--verify")
+    assert code == 0 and "every hash is as recorded" in shown
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_flipped_byte_is_named(released: Shop, ft_json: Command, kind: str) -> None:
+    file = some_file(folder_of(released, kind))
+    flip(file)
+    document = ft_json("audit", "--verify")
+    assert document["verified"] is False
+    (finding,) = document["findings"]
+    assert finding["code"] == "changed_file" and finding["where"].startswith(kind)
+    assert finding["message"].startswith(f"{file.name} was changed")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_removed_file_is_named(released: Shop, ft_json: Command, kind: str) -> None:
+    file = some_file(folder_of(released, kind))
+    file.unlink()
+    (finding,) = ft_json("audit", "--verify")["findings"]
+    assert finding["code"] == "missing_file" and finding["where"].startswith(kind)
+    assert finding["message"] == f"{file.name} was removed"
+
+
+@pytest.mark.parametrize("reseal", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_edited_manifest_is_named(released: Shop, ft_json: Command, kind: str, reseal: bool) -> None:
+    edit(folder_of(released, kind) / "manifest.json", lambda it: it["run"].update(started_by="nobody"), reseal=reseal)
+    document = ft_json("audit", "--verify")
+    assert document["verified"] is False
+    assert all(finding["where"].startswith(kind) for finding in document["findings"])
+    assert {finding["code"] for finding in document["findings"]} <= {"edited_manifest", "broken_link"}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_removed_artifact_is_named(released: Shop, ft_json: Command, kind: str) -> None:
+    shutil.rmtree(folder_of(released, kind).parent)
+    document = ft_json("audit", "--verify")
+    assert document["verified"] is False
+    named = [finding for finding in document["findings"] if kind in finding["where"] + finding["message"]]
+    assert {finding["code"] for finding in named} & {"missing_artifact", "edited_pointer"}
+
+
+def test_a_file_that_was_put_in_is_named(released: Shop, ft_json: Command) -> None:
+    folder = folder_of(released, "adapter")
+    (folder / "pytorch_model.bin").write_bytes(b"\x80\x04")
+    assert ft_json("audit", "--verify")["problems"][0].endswith("pytorch_model.bin is not in its manifest")
+
+
+def test_a_link_in_place_of_a_file_is_named(released: Shop, ft_json: Command, tmp_path: Path) -> None:
+    file = folder_of(released, "merged_model") / "model.safetensors"
+    file.replace(tmp_path / "elsewhere")
+    file.symlink_to(tmp_path / "elsewhere")
+    (problem,) = ft_json("audit", "--verify")["problems"]
+    assert "model.safetensors is a link" in problem
+
+
+def test_a_moved_folder_is_named(released: Shop, ft_json: Command) -> None:
+    folder = folder_of(released, "adapter")
+    folder.rename(folder.parent / ("0" * 16))
+    codes = {finding["code"] for finding in ft_json("audit", "--verify")["findings"]}
+    assert codes == {"edited_manifest", "missing_artifact", "edited_pointer"}
+
+
+def test_a_changed_or_removed_raw_file_is_named(released: Shop, ft_json: Command) -> None:
+    first, second = sorted((released.store.root / "blobs").glob("*/*.zst"))
+    flip(first)
+    second.unlink()
+    findings = ft_json("audit", "--verify")["findings"]
+    assert {finding["code"] for finding in findings} == {"changed_raw_file", "missing_raw_file"}
+    assert {finding["where"].split()[0] for finding in findings} == {
+        "raw_alpaca/support.jsonl",
+        "raw_sharegpt/chats.jsonl",
+    }
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda it: it.update(reason="because"), "differs from its champion artifact in reason"),
+        (lambda it: it["evidence"]["score"].update(value=0.1), "differs from its champion artifact in evidence"),
+        (lambda it: it["fingerprints"].update(adapter="0" * 64), "is not in the store"),
+    ],
+)
+def test_an_edited_champion_record_is_named(
+    released: Shop, ft_json: Command, change: Callable[[dict], object], named: str
+) -> None:
+    edit(released.store.root / "champion" / "000001.json", change)
+    problems = ft_json("audit", "qlora", "--verify")["problems"]
+    assert any(named in problem for problem in problems)
+
+
+def test_a_removed_champion_record_is_named(released: Shop, ft_json: Command) -> None:
+    made = released.materialize(learning_rate=2e-3)
+    released.release(made, value=2.0)
+    (released.store.root / "champion" / "000001.json").unlink()
+    (problem,) = ft_json("audit", "qlora", "--verify")["problems"]
+    assert problem == "champion/000001.json: was removed; records are only ever added"
+
+
+def test_an_edited_pointer_is_named(released: Shop, ft_json: Command) -> None:
+    edit(released.store.root / "current" / "adapter@qlora.json", lambda it: it.update(fingerprint="0" * 64))
+    (problem,) = ft_json("audit", "--verify")["problems"]
+    assert problem.startswith("current/adapter@qlora.json: points to adapter 000000000000, which is not in the store")
+    (released.store.root / "current" / "adapter@qlora.json").write_text("{")
+    (problem,) = ft_json("audit", "--verify")["problems"]
+    assert "cannot be read as the pointer" in problem
+
+
+def test_the_chain_alone_can_be_verified(released: Shop, ft_json: Command) -> None:
+    flip(some_file(folder_of(released, "scores")))
+    assert ft_json("audit", "adapter@qlora", "--verify", "--chain-only")["verified"] is True
+    assert ft_json("audit", "adapter@qlora", "--verify")["verified"] is False

@@ -1,0 +1,99 @@
+"""The audit of a project that Dagster really ran: every kind of artifact, and Dagster's own record."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ft_pipeline.audit.library import Library, Node
+from ft_pipeline.audit.verify import verify
+from ft_pipeline_tests.audit.test_verify import edit, flip, some_file
+from ft_pipeline_tests.end_to_end.conftest import Finished
+from ft_pipeline_tests.end_to_end.project import ft_json
+from ft_pipeline_tests.end_to_end.test_lifecycle import PER_EXPERIMENT, SHARED
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def copied(finished: Finished, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The finished project, to be spoilt."""
+    root = tmp_path_factory.mktemp("audited") / "shop"
+    shutil.copytree(finished.root, root)
+    return root
+
+
+def problems(root: Path) -> list[str]:
+    return [str(finding) for finding in verify(Library(root / "data" / "store")).problems]
+
+
+def tampered(root: Path, change: Callable[[Node], None]) -> dict[str, list[str]]:
+    """Kind → what is found after `change` to an artifact of that kind; each is put back before the next."""
+    found = {}
+    for node in Library(root / "data" / "store").all():
+        assert node.path is not None
+        aside = root / "aside"
+        shutil.copytree(node.path, aside)
+        change(node)
+        found[node.kind] = [problem for problem in problems(root) if problem.startswith(node.label)]
+        shutil.rmtree(node.path, ignore_errors=True)
+        aside.rename(node.path)
+    assert set(found) == SHARED | PER_EXPERIMENT
+    return found
+
+
+def test_the_store_agrees_with_dagsters_record(copied: Path) -> None:
+    document = ft_json(copied, "audit", "qlora", "--verify")
+    assert document["verified"] is True and document["notes"] == []
+    assert document["counted"]["events_of_Dagster"] == len(SHARED | PER_EXPERIMENT)
+    kinds = {node["kind"] for node in document["nodes"]}
+    assert {"merged_model", "scores", "raw_alpaca", "raw_unlabelled", "teacher_answers"} <= kinds
+
+
+def test_a_flipped_byte_is_found_in_every_kind(copied: Path) -> None:
+    for kind, found in tampered(copied, lambda node: flip(some_file(node.path or Path()))).items():
+        assert len(found) == 1 and "was changed" in found[0], kind
+
+
+def test_a_removed_file_is_found_in_every_kind(copied: Path) -> None:
+    for kind, found in tampered(copied, lambda node: some_file(node.path or Path()).unlink()).items():
+        assert len(found) == 1 and "was removed" in found[0], kind
+
+
+def test_an_edited_manifest_is_found_in_every_kind(copied: Path) -> None:
+    def change(node: Node) -> None:
+        assert node.path is not None
+        edit(node.path / "manifest.json", lambda it: it["run"].update(started_by="nobody"), reseal=True)
+
+    for kind, found in tampered(copied, change).items():
+        assert found and all("edited" in problem for problem in found), kind
+
+
+def test_an_event_without_its_artifact_is_found(copied: Path) -> None:
+    """Every trace of the quarantine is removed from the store: only Dagster still knows of it."""
+    store = copied / "data" / "store"
+    shutil.rmtree(store / "artifacts" / "quarantine")
+    (store / "current" / "quarantine.json").unlink()
+    done = _audit(copied)
+    (problem,) = done["problems"]
+    assert problem.startswith("quarantine ") and "but the store does not hold it" in problem
+
+
+def test_without_dagsters_database_the_chain_stands_alone(finished: Finished, tmp_path: Path) -> None:
+    root = tmp_path / "shop"
+    shutil.copytree(finished.root, root)
+    shutil.rmtree(root / "dagster_home")
+    document = ft_json(root, "audit", "qlora", "--verify")
+    assert document["verified"] is True
+    assert document["notes"] == ["Dagster's event log is gone or empty; the store was checked alone"]
+
+
+def _audit(root: Path) -> dict:
+    import json
+
+    from ft_pipeline_tests.end_to_end.project import ft
+
+    done = ft(root, "audit", "qlora", "--verify", "--json")
+    assert done.returncode == 1, done.stderr
+    return json.loads(done.stdout)
