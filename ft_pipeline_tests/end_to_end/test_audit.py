@@ -1,5 +1,6 @@
 """The audit of a project that Dagster really ran: every kind of artifact, and Dagster's own record."""
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,7 @@ from ft_pipeline.audit.library import Library, Node
 from ft_pipeline.audit.verify import verify
 from ft_pipeline_tests.audit.test_verify import edit, flip, some_file
 from ft_pipeline_tests.end_to_end.conftest import Finished
-from ft_pipeline_tests.end_to_end.project import ft_json
+from ft_pipeline_tests.end_to_end.project import ft, ft_json
 from ft_pipeline_tests.end_to_end.test_lifecycle import PER_EXPERIMENT, SHARED
 
 pytestmark = pytest.mark.slow
@@ -90,10 +91,6 @@ def test_without_dagsters_database_the_chain_stands_alone(finished: Finished, tm
 
 
 def _audit(root: Path) -> dict:
-    import json
-
-    from ft_pipeline_tests.end_to_end.project import ft
-
     done = ft(root, "audit", "qlora", "--verify", "--json")
     assert done.returncode == 1, done.stderr
     return json.loads(done.stdout)
