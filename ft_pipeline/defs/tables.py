@@ -5,8 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
-import pyarrow as pa
-import pyarrow.parquet as pq
 import yaml
 
 from ft_pipeline import pictures
@@ -20,11 +18,10 @@ from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.spec import Spec
 from ft_pipeline.tables.build import build_table
 from ft_pipeline.tables.collect import SourceFile
-from ft_pipeline.tables.conversations import build_conversations
-from ft_pipeline.tables.schemas import describe_columns
+from ft_pipeline.tables.conversations import build_conversations, count_words
+from ft_pipeline.tables.quarantine import Part, build_quarantine, overview
+from ft_pipeline.tables.schemas import ACCOUNT_COLUMNS, QUARANTINE_COLUMNS, describe_columns
 
-SHOWN_ROWS = 10
-SET_ASIDE_SHOWN = 50
 CONVERSATION_TABLES = ("alpaca", "sharegpt")
 WHAT = {
     "alpaca": "Single-turn rows: instruction, input, output.",
@@ -33,6 +30,11 @@ WHAT = {
     "preferences": "A prompt with a preferred and a rejected answer.",
     "unlabelled": "Prompts without answers, for the teacher.",
 }
+WHY_NOT = """\
+1. `accounts` has one line per file: how many rows were read, accepted, quarantined, and why.
+2. `where` says which rows of a file have which fault; `first` shows the first of them, with message and raw text.
+3. Any single row: `ft sql "select code, message, raw from quarantine where file = 'FILE' and row = 12"`.
+"""
 TABLE_CHECKS = (
     Check("all_files_readable", "No file of the folder is refused as a whole."),
     Check("rows_accounted_for", "read = accepted + quarantined + duplicates, for each file."),
@@ -88,27 +90,25 @@ def _sidecar(taken: CheckedOut) -> dict[str, Any] | None:
 
 def _show_table(artifact: Artifact) -> dict[str, Any]:
     summary = artifact.summary
-    counts = {key: summary[key] for key in ("read", "accepted", "quarantined", "duplicates", "reasons")}
-    keys = ("file", "status", "read", "accepted", "quarantined", "duplicates", "error_message")
+    columns = {name: text for name, _, text in describe_columns(artifact.kind)}
+    found = overview(Part(artifact.kind, artifact.path))
     shown: dict[str, Any] = {
-        **counts,
+        **{key: summary[key] for key in ("read", "accepted", "quarantined", "duplicates", "reasons")},
         "dagster/row_count": summary["accepted"],
         "dagster/column_schema": column_schema(describe_columns(artifact.kind)),
-        "files": table([{key: file[key] for key in keys} for file in summary["files"]]),
-        "preview": table(summary["preview"]),
+        "files": table([_without_table(account) for account in found["accounts"]], ACCOUNT_COLUMNS),
+        "preview": table(summary["preview"], columns),
     }
-    aside = read_set_aside(artifact)
-    if aside:
-        shown["set_aside"] = table(aside[:SET_ASIDE_SHOWN])
+    if found["where"]:
+        shown["set_aside_where"] = table([_without_table(place) for place in found["where"]], ACCOUNT_COLUMNS)
+        shown["set_aside_first"] = table([_without_table(row) for row in found["first"]], QUARANTINE_COLUMNS)
     if summary["warnings"]:
         shown["warnings"] = summary["warnings"]
     return shown
 
 
-def read_set_aside(artifact: Artifact) -> list[dict[str, Any]]:
-    """The first rows that a table set aside, for showing."""
-    rows = pq.read_table(artifact.path / "set_aside.parquet").slice(0, SET_ASIDE_SHOWN).to_pylist()
-    return [{key: row[key] for key in ("file", "row", "code", "message", "raw")} for row in rows]
+def _without_table(row: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in row.items() if key not in {"table", "later"}}
 
 
 table_assets = [_table_asset(data_format) for data_format in FORMATS]
@@ -152,15 +152,15 @@ def _build_conversations(making: Making) -> dict[str, Any]:
 
 def _show_conversations(artifact: Artifact) -> dict[str, Any]:
     summary = artifact.summary
-    rows = pq.read_table(artifact.path / "rows.parquet", columns=["messages"]).to_pylist()
-    lengths = [sum(len(message["content"].split()) for message in row["messages"]) for row in rows]
-    edges, counts = pictures.histogram(lengths)
+    edges, counts = pictures.histogram(count_words(artifact.path))
+    columns = describe_columns("conversations")
     return {
         "splits": summary["splits"],
         "tables": summary["tables"],
         "set_aside": summary["set_aside"],
         "dagster/row_count": summary["accepted"],
-        "preview": table(summary["preview"]),
+        "dagster/column_schema": column_schema(columns),
+        "preview": table(summary["preview"], {name: text for name, _, text in columns}),
         "warnings": summary["warnings"] or None,
         "words": picture(
             pictures.length_histogram(edges, counts, "Words per conversation", "words"), "words per conversation"
@@ -172,29 +172,26 @@ def _show_conversations(artifact: Artifact) -> dict[str, Any]:
     stage="tables",
     deps=[*FORMATS, "conversations"],
     kinds={"duckdb", "parquet"},
-    build=lambda making: _build_quarantine(making),
-    show=lambda artifact: {
-        "rows": artifact.summary["rows"],
-        "reasons": artifact.summary["reasons"],
-        "first": table(artifact.summary["first"]),
-    },
+    code_version="2",
+    build=lambda making: build_quarantine(
+        [Part(name, folder, making.spec.inputs[name][1]) for name, folder in making.inputs.items()], making.out
+    ),
+    show=lambda artifact: _show_quarantine(artifact),
 )
 def quarantine(at: Inputs) -> Spec:
     """Every row that is not used, of every table: file, row, reason, raw text. `ft sql "select * from quarantine"`."""
     return Spec("quarantine", {name: at.artifact(name).reference for name in (*FORMATS, "conversations")})
 
 
-def _build_quarantine(making: Making) -> dict[str, Any]:
-    parts = []
-    for name, folder in making.inputs.items():
-        part = pq.read_table(folder / "set_aside.parquet")
-        if "table" not in part.column_names:
-            part = part.add_column(0, "table", pa.array([name] * part.num_rows, pa.string()))
-        version = making.spec.inputs[name][1]
-        parts.append(part.append_column("data_version", pa.array([version] * part.num_rows, pa.string())))
-    rows = pa.concat_tables(parts, promote_options="permissive")
-    pq.write_table(rows, making.out / "rows.parquet", compression="zstd")
-    codes = rows["code"].value_counts().to_pylist()
-    reasons = {each["values"]: each["counts"] for each in sorted(codes, key=lambda each: -each["counts"])}
-    first = rows.slice(0, SET_ASIDE_SHOWN).select(["table", "file", "row", "code", "message", "raw"]).to_pylist()
-    return {"rows": rows.num_rows, "reasons": reasons, "first": first}
+def _show_quarantine(artifact: Artifact) -> dict[str, Any]:
+    summary = artifact.summary
+    return {
+        "rows": summary["rows"],
+        "dagster/row_count": summary["rows"],
+        "reasons": summary["reasons"],
+        "why_is_a_row_not_used": dg.MetadataValue.md(WHY_NOT),
+        "accounts": table(summary["accounts"], ACCOUNT_COLUMNS),
+        "where": table(summary["where"], ACCOUNT_COLUMNS),
+        "first": table(summary["first"], QUARANTINE_COLUMNS),
+        "dagster/column_schema": column_schema(describe_columns("quarantine")),
+    }

@@ -40,13 +40,24 @@ def picture(png: bytes, text: str) -> dg.MetadataValue:
     return dg.MetadataValue.md(f"![{text}](data:image/png;base64,{base64.b64encode(png).decode('ascii')})")
 
 
-def table(rows: Sequence[Mapping[str, Any]]) -> dg.MetadataValue:
-    """A table in the asset's page, cells cut to PREVIEW_CHARACTERS; columns are those of the first row."""
+def table(rows: Sequence[Mapping[str, Any]], descriptions: Mapping[str, str] | None = None) -> dg.MetadataValue:
+    """A table in the asset's page, cells cut to PREVIEW_CHARACTERS; columns are those of the first row.
+
+    descriptions: of the columns, which the UI shows beside their names.
+    """
     if not rows:
         return dg.MetadataValue.text("no rows")
     records = [dg.TableRecord({str(key): _cell(value) for key, value in row.items()}) for row in rows]
-    schema = dg.TableSchema(columns=[dg.TableColumn(str(key)) for key in rows[0]])
+    told = descriptions or {}
+    columns = [dg.TableColumn(str(key), _kind(rows[0][key]), told.get(str(key))) for key in rows[0]]
+    schema = dg.TableSchema(columns=columns)
     return dg.MetadataValue.table(records=records, schema=schema)
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return "number"
+    return "string"
 
 
 def column_schema(columns: Sequence[tuple[str, str, str]]) -> dg.TableSchema:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ft_pipeline.settings import DataSettings
@@ -21,7 +22,7 @@ from ft_pipeline.tables.keys import group_names
 from ft_pipeline.tables.overlap import Phrases
 from ft_pipeline.tables.report import FIRST_ROWS, Check, Warning
 from ft_pipeline.tables.splits import SPLITS, TRAIN
-from ft_pipeline.tables.staging import TABLES, Staged, messages_of, stage, table_batches, with_texts
+from ft_pipeline.tables.staging import BATCH_ROWS, TABLES, Staged, messages_of, stage, table_batches, with_texts
 from ft_pipeline.tables.turns import plain
 
 SCHEMA = pa.schema(
@@ -212,3 +213,15 @@ def _warnings(several: int, shared_answers: int) -> list[Warning]:
         message = f"{shared_answers:,} training answer(s) share 13 words in a row with the general suite; they stay"
         found.append(Warning("answers_share_general", message))
     return found
+
+
+def count_words(folder: Path) -> list[int]:
+    """How many words each conversation of an artifact has."""
+    counts: list[int] = []
+    with pq.ParquetFile(folder / "rows.parquet") as file:
+        for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=["messages"]):
+            messages = batch["messages"]
+            words = pc.count_substring_regex(messages.flatten().field("content"), r"\S+").to_numpy()
+            sums = np.concatenate([[0], np.cumsum(words)])
+            counts += np.diff(sums[messages.offsets.to_numpy() - messages.offsets[0].as_py()]).tolist()
+    return counts

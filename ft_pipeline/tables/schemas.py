@@ -88,9 +88,10 @@ def schema(data_format: str, allow: frozenset[str] = frozenset()) -> pa_schema.D
 
 
 def describe_columns(data_format: str) -> list[tuple[str, str, str]]:
-    """(column, type, description) of a table, for people to read; data_format may also be conversations."""
+    """(column, type, description) of a table, for people to read; also of `conversations` and `quarantine`."""
     types = {"history": "list<list<str>>", "row": "int"}
-    own = CONVERSATION_COLUMNS if data_format == "conversations" else {**DESCRIPTIONS[data_format], **ORIGIN}
+    others = {"conversations": CONVERSATION_COLUMNS, "quarantine": QUARANTINE_COLUMNS}
+    own = others.get(data_format) or {**DESCRIPTIONS[data_format], **ORIGIN}
     lists = {"messages", "prompt_messages", "chosen", "rejected"}
     return [
         (name, "list<{role, content, reasoning_content}>" if name in lists else types.get(name, "str"), text)
@@ -106,6 +107,33 @@ CONVERSATION_COLUMNS = {
     "table": "The table that the row comes from",
     "file": ORIGIN["file"],
     "row": ORIGIN["row"],
+}
+
+
+QUARANTINE_COLUMNS = {
+    "table": "The table that the row was meant for",
+    "file": ORIGIN["file"],
+    "row": ORIGIN["row"],
+    "code": "Why the row is not used; docs/formats.md lists the codes",
+    "message": "What was seen in this row, and what to do about it",
+    "raw": "The row as it stands in the file, cut at 2,000 characters",
+    "copy_of": "The row that it copies, contradicts or is near to, as file:row",
+    "data_version": "Fingerprint of the artifact that set the row aside",
+}
+ACCOUNT_COLUMNS = {
+    "table": "The table, and the folder under data/raw",
+    "file": ORIGIN["file"],
+    "status": "accepted, or refused as a whole: nothing of a refused file is used",
+    "read": "Rows read; read = accepted + quarantined + duplicates",
+    "accepted": "Rows that the table holds",
+    "quarantined": "Rows set aside for a fault",
+    "duplicates": "Rows set aside as copies; the first one is kept",
+    "later": "Accepted rows that `conversations` sets aside: copies across tables, overlap with test rows",
+    "reasons": "Rows by code, most first",
+    "refused": "Why the whole file is refused, and what to do",
+    "count": "How many rows",
+    "rows": "Which rows, counted from 1 as in the file",
+    "meaning": "What the code stands for",
 }
 
 

@@ -1,0 +1,158 @@
+"""Every row that is not used, of every table, in one; and what a person needs to find one of them."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ft_pipeline.tables.build import SET_ASIDE
+from ft_pipeline.tables.codes import DUPLICATE_CODES, ROW_CODES
+
+SCHEMA = pa.schema([("table", pa.string()), *SET_ASIDE, ("data_version", pa.string())])
+BATCH_ROWS = 4096
+SAMPLES, MOST_SAMPLES = 3, 120
+MOST_PLACES = 300
+RANGES_CHARS = 280
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one table (or the conversations) set aside."""
+
+    name: str
+    folder: Path
+    """With set_aside.parquet and, of a table, files.parquet."""
+    version: str = ""
+    """The fingerprint of that artifact."""
+
+
+def build_quarantine(parts: Sequence[Part], out: Path) -> dict[str, Any]:
+    """Write rows.parquet of all that the parts set aside into `out`; the summary is that of `overview`, and `rows`."""
+    finder, rows = Finder(), 0
+    with pq.ParquetWriter(out / "rows.parquet", SCHEMA, compression="zstd") as writer:
+        for part in parts:
+            finder.add_files(part)
+            for batch in read_set_aside(part):
+                writer.write_table(batch)
+                finder.add(batch)
+                rows += batch.num_rows
+    return {"rows": rows, **finder.overview()}
+
+
+def overview(part: Part) -> dict[str, Any]:
+    """What one table set aside, as Finder.overview has it."""
+    finder = Finder()
+    finder.add_files(part)
+    for batch in read_set_aside(part):
+        finder.add(batch)
+    return finder.overview()
+
+
+def read_set_aside(part: Part) -> Iterable[pa.Table]:
+    """The rows that a part set aside, as SCHEMA, some at a time."""
+    with pq.ParquetFile(part.folder / "set_aside.parquet") as file:
+        for batch in file.iter_batches(batch_size=BATCH_ROWS):
+            table = pa.Table.from_batches([batch])
+            for name, value in (("table", part.name), ("data_version", part.version)):
+                if name not in table.column_names:
+                    table = table.append_column(name, pa.repeat(pa.scalar(value, pa.string()), table.num_rows))
+            yield table.select(SCHEMA.names).cast(SCHEMA)
+
+
+class Finder:
+    """Gathers, over all that was set aside, the account of each file and the rows of each reason."""
+
+    def __init__(self) -> None:
+        self._files: list[dict[str, Any]] = []
+        self._rows: dict[tuple[str, str, str], list[np.ndarray]] = {}
+        self._first: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+
+    def add_files(self, part: Part) -> None:
+        """The accounts of a table's files; rows that a later step sets aside are counted apart."""
+        path = part.folder / "files.parquet"
+        if path.exists():
+            self._files += [{"table": part.name, **row} for row in pq.read_table(path).to_pylist()]
+
+    def add(self, batch: pa.Table) -> None:
+        """Rows that were set aside, as SCHEMA."""
+        numbered = batch.append_column("at", pa.array(np.arange(batch.num_rows)))
+        groups = numbered.group_by(["table", "file", "code"], use_threads=False)
+        for group in groups.aggregate([("row", "list"), ("at", "list")]).to_pylist():
+            key = (group["table"], group["file"], group["code"])
+            self._rows.setdefault(key, []).append(np.array(group["row_list"], dtype=np.int64))
+            if len(self._first) < MOST_SAMPLES or key in self._first:
+                found = self._first.setdefault(key, [])
+                for at in group["at_list"][: SAMPLES - len(found)]:
+                    found += batch.slice(at, 1).to_pylist()
+
+    def overview(self) -> dict[str, Any]:
+        """reasons: code → rows, most first. accounts: per file read, accepted, quarantined, duplicates and reasons.
+        where: per file and code its rows. first: the first rows of each."""
+        counts = {key: sum(map(len, rows)) for key, rows in self._rows.items()}
+        reasons: dict[str, int] = {}
+        for (_, _, code), count in counts.items():
+            reasons[code] = reasons.get(code, 0) + count
+        samples = [row for key in sorted(self._first) for row in self._first[key]]
+        return {
+            "reasons": dict(sorted(reasons.items(), key=lambda item: (-item[1], item[0]))),
+            "accounts": [self._account(file, counts) for file in self._files],
+            "where": self._where(counts),
+            "first": [{name: row[name] for name in FIRST} for row in samples[:MOST_SAMPLES]],
+        }
+
+    def _account(self, file: Mapping[str, Any], counts: Mapping[tuple[str, str, str], int]) -> dict[str, Any]:
+        mine = {
+            code: count
+            for (table, name, code), count in counts.items()
+            if (table, name) == (file["table"], file["file"])
+        }
+        own = file["quarantined"] + file["duplicates"]
+        by_code = sorted(mine.items(), key=lambda item: (-item[1], item[0]))
+        return {
+            **{
+                name: file[name]
+                for name in ("table", "file", "status", "read", "accepted", "quarantined", "duplicates")
+            },
+            "later": max(sum(mine.values()) - own, 0),
+            "reasons": ", ".join(f"{code} {count:,}" for code, count in by_code),
+            "refused": f"{file['error_code']}: {file['error_message']}" if file["error_code"] else "",
+        }
+
+    def _where(self, counts: Mapping[tuple[str, str, str], int]) -> list[dict[str, Any]]:
+        order = sorted(counts, key=lambda key: (key[0], key[1], key[2] in DUPLICATE_CODES, -counts[key], key[2]))
+        return [
+            {
+                "table": table,
+                "file": file,
+                "code": code,
+                "count": counts[table, file, code],
+                "rows": ranges(np.concatenate(self._rows[table, file, code])),
+                "meaning": ROW_CODES.get(code, ""),
+            }
+            for table, file, code in order[:MOST_PLACES]
+        ]
+
+
+ACCOUNT = ("table", "file", "status", "read", "accepted", "quarantined", "duplicates")
+FIRST = ("table", "file", "row", "code", "message", "raw")
+
+
+def ranges(rows: np.ndarray, limit: int = RANGES_CHARS) -> str:
+    """Row numbers as a person writes them: `3, 7–9, 12`; cut at `limit` characters."""
+    rows = np.unique(rows)
+    if not rows.size:
+        return ""
+    breaks = np.flatnonzero(np.diff(rows) > 1)
+    begins, ends = rows[np.concatenate([[0], breaks + 1])], rows[np.concatenate([breaks, [len(rows) - 1]])]
+    text, shown = "", 0
+    for begin, end in zip(begins.tolist(), ends.tolist(), strict=True):
+        part = str(begin) if begin == end else f"{begin}–{end}" if end > begin + 1 else f"{begin}, {end}"
+        if len(text) + len(part) > limit:
+            return f"{text} and {len(rows) - shown:,} more"
+        text += f", {part}" if text else part
+        shown += end - begin + 1
+    return text
