@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from ft_pipeline.experiments import ExperimentSettings
-from ft_pipeline.settings import ProjectSettings
+from ft_pipeline.settings import ProjectSettings, section_of
 from ft_pipeline.tables.codes import FILE_CODES, ROW_CODES
 from ft_pipeline.tables.sidecar import Sidecar
 
@@ -63,15 +63,15 @@ def describe(model: type[BaseModel], prefix: str = "") -> str:
     comments = _comments(model)
     own, sections = [], []
     for name, field in model.model_fields.items():
-        section = _section(field)
-        if section is not None and isinstance(field.annotation, type):
+        section = section_of(field.annotation)
+        if section is not None:
             sections.append(
                 f"\n### {prefix}{name}\n\n{inspect.getdoc(section)}\n\n{describe(section, f'{prefix}{name}.')}"
             )
-        else:
+        if section is None or section is not field.annotation:
             own.append(f"| `{prefix}{name}` | {_default(field)} | {_kind(field)} | {comments.get(name, '')} |")
-            if section is not None:
-                sections.append(f"\n### each of {prefix}{name}\n\n{describe(section)}")
+        if section is None and (each := _section(field)) is not None:
+            sections.append(f"\n### each of {prefix}{name}\n\n{describe(each)}")
     head = "| key | default | type | |\n|---|---|---|---|\n" if own else ""
     return head + "".join(f"{line}\n" for line in own) + "".join(sections)
 

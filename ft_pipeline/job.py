@@ -1,6 +1,6 @@
 """What a heavy step gets: the seam between the supervisor's worker process and the stage rooms."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -34,3 +34,7 @@ class Job:
     device: str
     """`cpu` or `cuda:N`, leased by the supervisor."""
     report: Reporter
+    handling: dict[str, Any] = field(default_factory=dict)
+    """Settings of the work that change no result: rates, budgets, prices."""
+    shared: Path | None = None
+    """Kept for every job of the store: the answers of teachers, which were paid for. None: there is only `work`."""

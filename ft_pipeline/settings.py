@@ -1,11 +1,13 @@
 """project.yaml as typed models, and how any YAML of settings is read; every setting has one home (docs/settings.md)."""
 
 import difflib
+import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
+from urllib.parse import urlsplit
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from ft_pipeline.errors import UserError
 
@@ -65,19 +67,107 @@ class PromptingSettings(Section):
         return self
 
 
+class PriceSettings(Section):
+    """What the provider asks per million tokens, in whatever currency `budget.money` is meant in."""
+
+    input_per_million: float = Field(0.0, ge=0)
+    output_per_million: float = Field(0.0, ge=0)
+
+
+class BudgetSettings(Section):
+    """What may be spent on this teacher in this project, over all runs together; the run stops before it is passed."""
+
+    tokens: int | None = Field(None, ge=1)
+    """Prompt and answer tokens together."""
+    money: float | None = Field(None, gt=0)
+    """Needs `prices`."""
+
+
+class EndpointSettings(Section):
+    """A server that speaks OpenAI's protocol: OpenAI itself, vLLM, llama.cpp, Ollama, Together, Fireworks, …"""
+
+    url: str
+    """Up to and including `/v1`, e.g. `http://127.0.0.1:8000/v1`."""
+    api_key_env: str | None = None
+    """The NAME of the environment variable that holds the key; null where the server wants none."""
+    concurrency: int = Field(16, ge=1, le=1024)
+    """Requests under way at once."""
+    requests_per_minute: int | None = Field(None, ge=1)
+    tokens_per_minute: int | None = Field(None, ge=1)
+    timeout_seconds: float = Field(120.0, gt=0)
+    """For one request, from first byte to last."""
+    attempts: int = Field(6, ge=1, le=100)
+    """Requests for one answer before it counts as failed, while others succeed."""
+    patience_seconds: float = Field(600.0, ge=0)
+    """How long the server may be down, once it has answered, before its prompts count as failed."""
+    max_failed: float = Field(0.1, ge=0, le=1)
+    """The share of prompts without a usable answer above which the asset fails."""
+    reply_models: list[str] = Field(default_factory=list)
+    """Further model names that a reply may carry; `model` itself, also with a version behind it, always may."""
+    limit_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    """What the server calls the limit of an answer's tokens; OpenAI's newer models want the longer name."""
+    send_seed: bool = True
+    """Whether `seed` is sent; some servers refuse it."""
+    prices: PriceSettings = PriceSettings()
+    budget: BudgetSettings = BudgetSettings()
+
+    @field_validator("url")
+    @classmethod
+    def _url_without_secrets(cls, url: str) -> str:
+        parts = urlsplit(url)
+        if parts.scheme not in {"http", "https"} or not parts.hostname:
+            raise ValueError("`teacher.endpoint.url` must be like https://host/v1")
+        if parts.username or parts.password or parts.query or parts.fragment:
+            raise ValueError(
+                "`teacher.endpoint.url` holds more than host and path; a key belongs into an environment variable that "
+                "`api_key_env` names"
+            )
+        return url.rstrip("/")
+
+    @field_validator("api_key_env")
+    @classmethod
+    def _names_a_variable(cls, name: str | None) -> str | None:
+        if name is not None and not re.fullmatch(r"[A-Z][A-Z0-9_]*", name):
+            # The value may be the key itself: it is not repeated.
+            raise ValueError(
+                "`teacher.endpoint.api_key_env` must be the name of an environment variable, such as OPENAI_API_KEY, "
+                "not the key"
+            )
+        return name
+
+    @model_validator(mode="after")
+    def _money_has_prices(self) -> "EndpointSettings":
+        if self.budget.money is not None and self.prices == PriceSettings():
+            raise ValueError("`teacher.endpoint.budget.money` needs `prices`: what a million tokens cost")
+        return self
+
+
 class TeacherSettings(Section):
     """The model that answers the unlabelled prompts."""
 
     model: str = "embedded"
+    """`embedded`, a folder or a hub id; with an endpoint, the name under which the server knows it."""
     revision: str | None = None
+    endpoint: EndpointSettings | None = None
+    """Null: the model runs here, in a worker process, and nothing leaves this machine."""
     system_prompt: str | None = None
     few_shot: int = Field(4, ge=0, le=64)
+    """How many fixed examples go before the question."""
     temperature: float = Field(0.0, ge=0, le=2)
     max_new_tokens: int = Field(96, ge=1, le=4096)
     batch_size: int = Field(16, ge=1)
+    """Of a model that runs here."""
     seed: int = 0
     terms: str = ""
-    """What the teacher's licence says of its answers; shown on the model card."""
+    """What the teacher's licence or terms say of training with its answers; shown on the model card."""
+
+    @model_validator(mode="after")
+    def _combinations(self) -> "TeacherSettings":
+        if self.endpoint is not None and self.model == "embedded":
+            raise ValueError("`teacher.model` must be the name under which the endpoint knows its model")
+        if self.endpoint is not None and self.revision is not None:
+            raise ValueError("`teacher.revision` belongs to a model that runs here; remove it, or the endpoint")
+        return self
 
 
 class EvaluationSettings(Section):
@@ -189,8 +279,17 @@ def _line_of(node: yaml.Node | None, location: list[str]) -> int | None:
 
 def _known_keys(model: type[BaseModel], location: list[str]) -> list[str]:
     for part in location:
-        annotation = model.model_fields[part].annotation if part in model.model_fields else None
-        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+        section = section_of(model.model_fields[part].annotation) if part in model.model_fields else None
+        if section is None:
             return []
-        model = annotation
+        model = section
     return list(model.model_fields)
+
+
+def section_of(annotation: Any) -> type[BaseModel] | None:
+    """The section that a field holds, one that may be null included; None for any other field."""
+    sections = [
+        each for each in (annotation, *get_args(annotation)) if isinstance(each, type) and issubclass(each, BaseModel)
+    ]
+    others = [each for each in get_args(annotation) if each is not type(None) and each not in sections]
+    return sections[0] if sections and not others else None

@@ -36,6 +36,33 @@ def test_a_slip_in_an_experiment_is_named(tmp_path: Path, text: str, said: list[
         assert words in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        ("api_key: sk-secret-1", ["line 6", "teacher.endpoint.api_key`", "did you mean `api_key_env`"]),
+        ("api_key_env: sk-secret-1", ["line 6", "the name of an environment variable"]),
+        ("url: https://me:sk-secret-1@host/v1", ["line 5", "more than host and path"]),
+        ("url: https://host/v1?key=sk-secret-1", ["line 5", "more than host and path"]),
+        ("url: host/v1", ["must be like https://host/v1"]),
+        ("budget: {money: 3}", ["needs `prices`"]),
+    ],
+)
+def test_a_slip_in_the_endpoint_is_named_and_no_key_is_repeated(tmp_path: Path, lines: str, said: list[str]) -> None:
+    url = "" if lines.startswith("url") else "    url: https://host/v1\n"
+    text = f"name: shop\nteacher:\n  model: big\n  endpoint:\n{url}    {lines}\n"
+    with pytest.raises(UserError) as caught:
+        read_settings(written(tmp_path, text), ProjectSettings)
+    for words in said:
+        assert words in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+def test_an_endpoint_must_know_its_model_by_name(tmp_path: Path) -> None:
+    text = "name: shop\nteacher:\n  endpoint:\n    url: https://host/v1\n"
+    with pytest.raises(UserError, match=r"`teacher\.model` must be the name"):
+        read_settings(written(tmp_path, text), ProjectSettings)
+
+
 def test_three_lines_are_an_experiment(tmp_path: Path) -> None:
     settings = read_settings(
         written(tmp_path, "base_model: embedded\nobjective: sft\ntechnique: lora\n"), ExperimentSettings

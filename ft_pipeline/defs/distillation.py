@@ -6,41 +6,59 @@ import pyarrow.parquet as pq
 
 from ft_pipeline.defs.training import base_model_spec
 from ft_pipeline.distillation.filters import distil
+from ft_pipeline.distillation.prompting import teacher_sha256
 from ft_pipeline.execution.metadata import table
 from ft_pipeline.execution.steps import Check, Inputs, Making, step, versions_of
 from ft_pipeline.project import read_jsonl
+from ft_pipeline.settings import EndpointSettings, TeacherSettings
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.spec import Spec
 
 SHOWN_ANSWERS = 20
-NOT_ASKED = {"terms", "model", "revision"}
-"""Settings of the teacher that change no answer beyond what the model's fingerprint says."""
+NOT_ASKED = {"terms", "model", "revision", "endpoint"}
+"""Settings of a local teacher that change no answer beyond what the model's fingerprint says."""
+NOT_SENT = {"terms", "revision", "batch_size", "endpoint"}
+SENT = {"url", "limit_field", "send_seed"}
+"""What of an endpoint's settings reaches its requests; the others say how it is asked: rates, patience, budget."""
 
 
 @step(
     stage="distillation",
     deps=["unlabelled", "conversations"],
     kinds={"pytorch", "huggingface"},
-    gpu=True,
+    code_version="2",
+    gpu=lambda project: project.settings.teacher.endpoint is None,
     show=lambda artifact: _show_answers(artifact),
 )
 def teacher_answers(at: Inputs) -> Spec:
     """The teacher's answers to the unlabelled messages, under its system prompt and fixed examples."""
     teacher = at.project.settings.teacher
-    model = at.made(base_model_spec(teacher.model, teacher.revision))
     inputs = {
         "unlabelled": at.passed("unlabelled").reference,
         "conversations": at.passed("conversations").reference,
-        "base_model": model.reference,
     }
+    if teacher.endpoint is not None:
+        return _asked_spec("teacher_answers", inputs, teacher, teacher.endpoint)
+    inputs["base_model"] = at.made(base_model_spec(teacher.model, teacher.revision)).reference
     config = {"teacher": teacher.model_dump(mode="json", exclude=NOT_ASKED)}
     return Spec("teacher_answers", inputs, config, versions_of("torch", "transformers"), seed=teacher.seed)
+
+
+def _asked_spec(
+    kind: str, inputs: dict[str, tuple[str, str]], teacher: TeacherSettings, endpoint: EndpointSettings
+) -> Spec:
+    """The spec of what an endpoint is asked for: `config` holds what its answers depend on, `handling` the rest."""
+    asked = teacher.model_dump(mode="json", exclude=NOT_SENT)
+    config = {"teacher": {**asked, "endpoint": endpoint.model_dump(mode="json", include=SENT)}}
+    handling = {"endpoint": endpoint.model_dump(mode="json", exclude=SENT)}
+    return Spec(kind, inputs, config, seed=teacher.seed, handling=handling)
 
 
 @step(
     stage="distillation",
     deps=["teacher_answers", "conversations"],
     kinds={"parquet"},
+    code_version="2",
     checks=[
         Check("answers_accounted_for", "answers = kept + set aside."),
         Check("some_answers_kept", "At least one answer passed the filters.", blocking=False),
@@ -55,10 +73,16 @@ def distilled(at: Inputs) -> Spec:
     questions = read_jsonl(at.project.inside(settings.evaluation.general_questions))
     inputs = {"teacher_answers": answers.reference, "conversations": at.passed("conversations").reference}
     config = {
-        "teacher": {"model": settings.teacher.model, "fingerprint": answers.inputs["base_model"][1]},
+        "teacher": {"model": settings.teacher.model, "fingerprint": _teacher_fingerprint(answers, settings.teacher)},
         "general_questions": [str(row.get("query", "")) for row in questions],
     }
     return Spec("distilled", inputs, config)
+
+
+def _teacher_fingerprint(answers: Artifact, teacher: TeacherSettings) -> str:
+    """Of a local model its content; of an endpoint its address and the name that it is asked under."""
+    base = answers.inputs.get("base_model")
+    return base[1] if base else teacher_sha256(teacher)
 
 
 def _build_distilled(making: Making) -> dict[str, Any]:
@@ -75,7 +99,11 @@ def _build_distilled(making: Making) -> dict[str, Any]:
 def _show_answers(artifact: Artifact) -> dict[str, Any]:
     rows = pq.read_table(artifact.path / "answers.parquet").slice(0, SHOWN_ANSWERS).to_pylist()
     shown = [
-        {"message": row["prompt_messages"][-1]["content"], "answer": row["answer"], "finish": row["finish_reason"]}
+        {
+            "message": row["prompt_messages"][-1]["content"],
+            "answer": row["answer"] or row["failure"],
+            "finish": row["finish_reason"],
+        }
         for row in rows
     ]
     return {**artifact.summary, "answers_shown": table(shown)}

@@ -33,9 +33,14 @@ DISTILLED = pa.schema(
         ("sampling", pa.string()),
         ("prompt_tokens", pa.int32()),
         ("answer_tokens", pa.int32()),
+        ("endpoint_host", pa.string()),
+        ("answered_at", pa.string()),
+        ("request_id", pa.string()),
     ]
 )
-"""A conversation, and where its answer came from; `sampling` is JSON."""
+"""A conversation, and where its answer came from; `sampling` is JSON, `template_sha256` the chat template's hash, or,
+where an endpoint keeps that to itself, the hash of what is put around each prompt."""
+GIVEN = ("file", "row", "prompt_tokens", "answer_tokens", "answered_at", "request_id")
 SAMPLES = 8
 """Answers shown of those kept, and of those set aside (then at least one per reason)."""
 
@@ -87,6 +92,7 @@ def distil(
         "prompt_sha256": asked["prompt_sha256"],
         "template_sha256": asked["template_sha256"],
         "sampling": json.dumps(asked["sampling"], sort_keys=True),
+        "endpoint_host": asked["endpoint_host"],
     }
     _write(out / "rows.parquet", [_row(answer) | provenance for answer in kept], DISTILLED)
     _write(out / "set_aside.parquet", [_set_aside(answer) for answer in dropped], ASIDE_SCHEMA)
@@ -147,7 +153,7 @@ def _row(answer: _Answer) -> dict[str, Any]:
         "group": group_names(keys_of_messages([answer.messages]).group)[0],
         "messages": answer.messages,
         "table": TABLE,
-        **{key: answer.given[key] for key in ("file", "row", "prompt_tokens", "answer_tokens")},
+        **{key: answer.given[key] for key in GIVEN},
     }
 
 

@@ -105,6 +105,8 @@ def _unanswered(answer: Mapping[str, Any], context: Context) -> Fault | None:
         return Fault(
             "teacher_failed", f"the prompt of {answer['prompt_tokens']} tokens does not fit the teacher's context"
         )
+    if answer["finish_reason"] == "failed":
+        return Fault("teacher_failed", answer["failure"])
     return None
 
 

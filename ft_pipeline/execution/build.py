@@ -118,6 +118,8 @@ class _Builder:
             work=draft.work,
             device=leased.device,
             seed=self.spec.seed,
+            handling=self.spec.handling,
+            shared=self.store.root / "teachers",
             env=leased.env,
         )
         return run_worker(self.context, job, self.launcher, self.show, self.say)

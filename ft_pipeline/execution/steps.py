@@ -127,7 +127,8 @@ class Step:
     stage: str
     deps: tuple[str, ...]
     per_experiment: bool
-    gpu: bool
+    gpu: Callable[[Project], bool]
+    """Whether its worker leases a device, as the project's settings are now."""
     code_version: str
     checks: tuple[Check, ...]
     spec: SpecFunction
@@ -166,7 +167,7 @@ def step(
     kinds: set[str],
     code_version: str = "1",
     per_experiment: bool = False,
-    gpu: bool = False,
+    gpu: bool | Callable[[Project], bool] = False,
     checks: Sequence[Check] = (),
     build: MakeFunction | None = None,
     show: ShowFunction | None = None,
@@ -177,11 +178,14 @@ def step(
 
     build: makes the artifact in this process and returns its summary; None starts a worker process.
     show: the metadata that the UI shows, from the artifact.
-    gpu: the asset holds a slot of the pool `gpu`, asks Kubernetes for a GPU, and its worker leases a device.
+    gpu: the asset holds a slot of the pool `gpu`, asks Kubernetes for a GPU, and its worker leases a device; a function
+    where that depends on the settings (pool and tags are then as they say when the definitions are loaded).
     """
+    on_gpu = gpu if callable(gpu) else lambda project: gpu
 
     def decorate(spec_of: SpecFunction) -> dg.AssetsDefinition:
         asset_name = name or spec_of.__name__
+        declared = gpu if isinstance(gpu, bool) else _as_loaded(gpu)
 
         @dg.asset(
             name=asset_name,
@@ -192,8 +196,8 @@ def step(
             code_version=code_version,
             description=description or spec_of.__doc__,
             partitions_def=experiments() if per_experiment else None,
-            pool="gpu" if gpu else None,
-            op_tags=gpu_op_tags() if gpu else None,
+            pool="gpu" if declared else None,
+            op_tags=gpu_op_tags() if declared else None,
             check_specs=[
                 dg.AssetCheckSpec(check.name, asset=asset_name, description=check.description, blocking=check.blocking)
                 for check in checks
@@ -215,7 +219,7 @@ def step(
             stage,
             tuple(deps),
             per_experiment,
-            gpu,
+            on_gpu,
             code_version,
             tuple(checks),
             spec_of,
@@ -226,6 +230,14 @@ def step(
         return materialize
 
     return decorate
+
+
+def _as_loaded(gpu: Callable[[Project], bool]) -> bool:
+    """What the settings say while the definitions are loaded; with settings that cannot be read, the assets fail."""
+    try:
+        return gpu(Project.find())
+    except UserError:
+        return True
 
 
 def planned_spec(step: Step, inputs: Inputs) -> Spec:
@@ -245,7 +257,7 @@ def _materialize(context: dg.AssetExecutionContext, step: Step, experiment: str 
         context,
         store,
         spec,
-        device=_device_need(project, experiment) if step.gpu else False,
+        device=_device_need(project, experiment) if step.gpu(project) else False,
         build=_own_build(step, project, store),
         force=_forced(),
     )

@@ -47,6 +47,8 @@ class WorkerJob:
     work: Path
     device: str = "cpu"
     seed: int = 0
+    handling: Mapping[str, Any] = field(default_factory=dict)
+    shared: Path | None = None
     env: Mapping[str, str] = field(default_factory=dict)
     """Added to the worker's environment: the leased devices."""
 
@@ -59,6 +61,8 @@ class WorkerJob:
             "work": str(self.work),
             "device": self.device,
             "seed": self.seed,
+            "handling": dict(self.handling),
+            "shared": str(self.shared) if self.shared else None,
         }
         path = self.folder / "job.json"
         path.write_text(json.dumps(content, indent=1), encoding="utf-8")

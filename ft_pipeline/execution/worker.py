@@ -77,6 +77,8 @@ def _job(given: dict[str, Any], report: Reporter) -> Job:
         work=Path(given["work"]),
         device=given["device"],
         report=report,
+        handling=given["handling"],
+        shared=Path(given["shared"]) if given["shared"] else None,
     )
 
 

@@ -5,6 +5,7 @@ data/store/
   drafts/   folders being filled; a crash leaves one behind, the next attempt at the same spec removes it
   work/     checkpoints of unfinished steps, found again by the same spec
   locks/    one writer per spec
+  teachers/ what each teacher behind an endpoint was asked and said, append-only: paid for, and part of no artifact yet
   cache/    hashes of files that have not changed since they were read
 """
 

@@ -20,6 +20,9 @@ class Spec:
     versions: dict[str, str] = field(default_factory=dict)
     """The code and library versions that matter for the result."""
     seed: int = 0
+    handling: dict[str, Any] = field(default_factory=dict, compare=False)
+    """How the work is done and not what comes of it: rates, budgets, prices. Plain JSON, handed to whoever does it, and
+    no part of the hash, so that a raised budget makes nothing stale."""
 
     def to_json(self) -> dict[str, Any]:
         """The form in which it is hashed and stands in the manifest."""

@@ -9,8 +9,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ft_pipeline.distillation.teacher import ANSWERS, MESSAGES
+from ft_pipeline.distillation.answers import ANSWERS
 from ft_pipeline.job import Job
+from ft_pipeline.tables.columns import MESSAGES
 from ft_pipeline.tables.conversations import SCHEMA
 
 HUMAN = [
@@ -83,6 +84,7 @@ def answer_row(number: int, prompt: str, answer: str, finish_reason: str = "stop
 def write_answers(folder: Path, rows: Sequence[dict[str, Any]], **asked: Any) -> Path:
     _write(folder, "answers.parquet", rows, ANSWERS)
     document = {
+        "endpoint_host": None,
         "system_prompt": None,
         "examples": [],
         "prompt_sha256": "p" * 64,

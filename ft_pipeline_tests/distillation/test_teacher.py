@@ -129,6 +129,16 @@ def test_sampling_is_seeded(inputs: dict[str, Path], tmp_path: Path) -> None:
     assert found["a"] == found["b"] != found["c"]
 
 
+def test_an_endpoint_without_its_key_is_not_asked(
+    inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("TEACHER_KEY", raising=False)
+    endpoint = {"url": "http://127.0.0.1:9/v1", "api_key_env": "TEACHER_KEY"}
+    job = teacher_job(tmp_path, inputs, model="big", few_shot=1, endpoint=endpoint)
+    with pytest.raises(UserError, match="the environment variable TEACHER_KEY"):
+        teacher.run(job)
+
+
 class KillAt(Recorder):
     """Kills its own process, as a machine would, once `step` answers are reported."""
 
