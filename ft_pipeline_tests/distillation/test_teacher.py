@@ -17,6 +17,7 @@ from ft_pipeline.distillation import teacher
 from ft_pipeline.errors import UserError
 from ft_pipeline.job import Job
 from ft_pipeline.models import base_model
+from ft_pipeline.tables.turns import plain
 from ft_pipeline_tests.distillation.material import Recorder, teacher_job, user, write_conversations, write_unlabelled
 from ft_pipeline_tests.tiny import tiny_model
 
@@ -59,7 +60,7 @@ def answers_of(job: Job) -> list[dict]:
 
 def test_every_prompt_is_answered_in_order_with_its_origin(unbroken: Job) -> None:
     rows = answers_of(unbroken)
-    assert [row["prompt_messages"] for row in rows] == [user(text) for text in PROMPTS]
+    assert [plain(row["prompt_messages"]) for row in rows] == [user(text) for text in PROMPTS]
     assert [(row["id"], row["file"], row["row"]) for row in rows] == [(f"u{n}", "inbox.jsonl", n) for n in range(1, 11)]
     assert {row["finish_reason"] for row in rows} <= {"stop", "length"}
     assert all(0 < row["answer_tokens"] <= 12 < row["prompt_tokens"] for row in rows)
@@ -75,7 +76,7 @@ def test_what_was_asked_how_is_written_down(unbroken: Job, inputs: dict[str, Pat
     assert asked["system_prompt"] == "Be short."
     assert asked["sampling"] == {"temperature": 0.0, "max_new_tokens": 12, "seed": 0}
     assert asked["template_sha256"] == base_model.template_sha256(inputs["base_model"])
-    train = [row["messages"] for row in pq.read_table(inputs["conversations"] / "rows.parquet").to_pylist()]
+    train = [plain(row["messages"]) for row in pq.read_table(inputs["conversations"] / "rows.parquet").to_pylist()]
     assert len(asked["examples"]) == 1
     assert asked["examples"][0] in train
 
