@@ -1,50 +1,83 @@
-"""`ft audit`: what a model or a score was made from, and whether the record still holds."""
+"""`ft audit`: what a model or a score was made from, whether the record still holds, and an auditor's questions."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 
 from ft_pipeline.cli_common import FAILED, JsonOption, ProjectOption, errors, open_project, out, report
+from ft_pipeline.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from ft_pipeline.audit.chain import Chain
     from ft_pipeline.audit.document import Verdict
     from ft_pipeline.project import Project
 
+NAMES = "champion, champion@N, an experiment, a row of `ft compare`, an asset (ASSET@EXPERIMENT), a fingerprint."
+
 
 def audit(
-    name: Annotated[
-        str, typer.Argument(help="champion, champion@N, an experiment, a row of `ft compare`, an asset, a fingerprint.")
-    ] = "champion",
+    name: Annotated[str, typer.Argument(help=NAMES)] = "champion",
     verify: Annotated[
         bool, typer.Option("--verify", help="Hash the whole store again, and hold it against Dagster's event log.")
     ] = False,
     chain_only: Annotated[
         bool, typer.Option("--chain-only", help="With --verify: only what NAME was made from, not the whole store.")
     ] = False,
+    rows: Annotated[bool, typer.Option("--rows", help="Which rows trained it, and where each came from.")] = False,
+    left_out: Annotated[bool, typer.Option("--left-out", help="Which rows were read and not used, and why.")] = False,
+    sentence: Annotated[
+        str | None, typer.Option("--sentence", help="Whether this text was trained on, exactly or nearly.")
+    ] = None,
+    row: Annotated[
+        str | None, typer.Option("--row", help="Which models saw FORMAT/FILE:ROW (or a row's id), in the whole store.")
+    ] = None,
+    against: Annotated[
+        str | None, typer.Option("--against", help="What changed since another NAME, or since the `previous` champion.")
+    ] = None,
     project: ProjectOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Walk from a model or a score back to the raw files it came from.
+    """Walk from a model or a score back to the raw files it came from; or answer one question about it.
 
     Example: ft audit champion --verify
     """
+    if sum(map(bool, (verify, rows, left_out, sentence, row, against))) > 1:
+        raise UserError("one question at a time: --verify, --rows, --left-out, --sentence, --row or --against")
+    opened = open_project(project)
+    if row:
+        _answer_row(opened, row, as_json)
+        return
+    chain = _chain(opened, name)
+    if rows:
+        _answer_rows(chain, as_json)
+    elif left_out:
+        _answer_left_out(chain, as_json)
+    elif sentence:
+        _answer_sentence(chain, sentence, as_json)
+    elif against:
+        _answer_against(chain, against, as_json)
+    else:
+        _audit(opened, chain, verify, chain_only, as_json)
+
+
+def _chain(project: "Project", name: str) -> "Chain":
     from ft_pipeline.audit.chain import walk
-    from ft_pipeline.audit.document import Verdict, audit_document
     from ft_pipeline.audit.library import Library
     from ft_pipeline.audit.subject import find_subject
+
+    library = Library(project.store)
+    return walk(library, find_subject(library, name))
+
+
+def _audit(project: "Project", chain: "Chain", verify: bool, chain_only: bool, as_json: bool) -> None:
+    from ft_pipeline.audit.document import Verdict, audit_document
     from ft_pipeline.terminal_audit import show_audit
 
-    opened = open_project(project)
-    library = Library(opened.store)
-    chain = walk(library, find_subject(library, name))
-    verdict = _verify(opened, chain, chain_only) if verify else Verdict()
+    verdict = _verify(project, chain, chain_only) if verify else Verdict()
     document = audit_document(chain, verdict)
     report(document, as_json, lambda _: show_audit(out, chain, verdict))
     if document["problems"]:
@@ -69,12 +102,66 @@ def _verify(project: "Project", chain: "Chain", chain_only: bool) -> "Verdict":
 
 
 @contextmanager
-def _hashing() -> "Iterator[Callable[[int, int], None]]":
+def _hashing() -> Iterator[Callable[[int, int], None]]:
     """A bar of the bytes read."""
     columns = (TextColumn("hashing"), BarColumn(bar_width=28), DownloadColumn())
     with Progress(*columns, console=errors, transient=True) as bar:
         task = bar.add_task("", total=None)
         yield lambda read, total: bar.update(task, completed=read, total=total)
+
+
+def _answer_rows(chain: "Chain", as_json: bool) -> None:
+    from ft_pipeline.audit.rows import trained_rows
+    from ft_pipeline.terminal_questions import show_trained
+
+    found = trained_rows(chain)
+    document = {"subject": chain.subject.name, "rows": [each.to_json() for each in found]}
+    report(document, as_json, lambda _: show_trained(out, chain, found))
+
+
+def _answer_left_out(chain: "Chain", as_json: bool) -> None:
+    from ft_pipeline.audit.rows import left_out
+    from ft_pipeline.terminal_questions import show_left_out
+
+    found = left_out(chain)
+    document = {"subject": chain.subject.name, "rows": [asdict(each) for each in found]}
+    report(document, as_json, lambda _: show_left_out(out, chain, found))
+
+
+def _answer_sentence(chain: "Chain", sentence: str, as_json: bool) -> None:
+    from ft_pipeline.audit.rows import find_sentence
+    from ft_pipeline.terminal_questions import show_matches
+
+    found = find_sentence(chain, sentence)
+    document: dict[str, Any] = {
+        "subject": chain.subject.name,
+        "sentence": sentence,
+        "trained": any(match.use == "train" and match.how != "near" for match in found),
+        "trained_near": any(match.use == "train" for match in found),
+        "matches": [asdict(match) for match in found],
+    }
+    report(document, as_json, lambda _: show_matches(out, sentence, found))
+
+
+def _answer_row(project: "Project", row: str, as_json: bool) -> None:
+    from ft_pipeline.audit.library import Library
+    from ft_pipeline.audit.seen import who_saw
+    from ft_pipeline.terminal_questions import show_seen
+
+    seen = who_saw(Library(project.store), row.removeprefix("data/raw/"))
+    report(seen.to_json(), as_json, lambda _: show_seen(out, seen))
+
+
+def _answer_against(chain: "Chain", against: str, as_json: bool) -> None:
+    from ft_pipeline.audit.chain import walk
+    from ft_pipeline.audit.changes import PREVIOUS, changes, previous_of
+    from ft_pipeline.audit.subject import find_subject
+    from ft_pipeline.terminal_questions import show_changes
+
+    library, subject = chain.library, chain.subject
+    other = previous_of(library, subject) if against == PREVIOUS else find_subject(library, against)
+    document = changes(chain, walk(library, other))
+    report(document, as_json, lambda found: show_changes(out, found))
 
 
 def add_to(app: typer.Typer) -> None:

@@ -8,6 +8,7 @@ from rich.tree import Tree
 from ft_pipeline.audit.chain import Chain, raw_files
 from ft_pipeline.audit.document import Verdict
 from ft_pipeline.audit.library import SHOWN, Node
+from ft_pipeline.audit.subject import champion_artifact
 from ft_pipeline.terminal import plain
 
 RAW_SHOWN = 12
@@ -84,6 +85,8 @@ def _show_record(console: Console, chain: Chain) -> None:
         return
     console.print(f"[bold]{plain(record.name)}[/], record {record.sequence}, since {plain(record.since)}")
     console.print(f"  why: {plain(record.reason)}" + (" (forced)" if record.forced else ""), soft_wrap=True)
+    how = "by hand" if record.by_hand else "by the rules of the project"
+    console.print(f"  who: {plain(record.by or 'unknown')}, {how}{plain(_moved_in(chain))}")
     gates = record.evidence.get("gates") or {}
     if gates:
         shown = ", ".join(f"{name} {'passed' if passed else 'FAILED'}" for name, passed in gates.items())
@@ -93,6 +96,13 @@ def _show_record(console: Console, chain: Chain) -> None:
         console.print(f"  evidence: comparison {comparison[:SHOWN]}, metric {metric}")
     if record.previous:
         console.print(f"  before it: {plain(record.previous)} (record {record.previous_sequence})")
+
+
+def _moved_in(chain: Chain) -> str:
+    """The run that wrote the record, out of the champion artifact that holds it first."""
+    record = chain.subject.record
+    node = champion_artifact(chain.library, record) if record else None
+    return f", run {str(node.run.get('run_id'))[:8]} (started by {node.run.get('started_by')})" if node else ""
 
 
 def _show_terms(console: Console, chain: Chain) -> None:

@@ -94,7 +94,8 @@ class Library:
         return sorted(path.name for path in (self.root / "artifacts").glob("*") if path.is_dir())
 
     def find(self, kind: str, fingerprint: str, manifest_sha256: str | None = None) -> Node:
-        """The artifact with this content, the one with this very manifest first (a rebuilt one may lie beside it).
+        """The artifact with this content: the one with this very manifest, else the newest (several specs may have
+        given the same content, and a damaged one may have been rebuilt beside it).
 
         A node without path where there is none; a problem of it says so.
         """
@@ -104,7 +105,8 @@ class Library:
             gone = Node(kind, fingerprint)
             finding = Finding("missing_artifact", gone.label, "is not in the store: its folder was removed or renamed")
             return Node(kind, fingerprint, problems=(finding,))
-        return min(nodes, key=lambda node: (node.manifest_sha256 != manifest_sha256, len(node.problems)))
+        newest_first = sorted(nodes, key=lambda node: str(node.manifest.get("created", "")), reverse=True)
+        return min(newest_first, key=lambda node: (node.manifest_sha256 != manifest_sha256, len(node.problems)))
 
     def all(self, kind: str | None = None) -> list[Node]:
         """Every artifact's folder, sound or not, in order of creation."""

@@ -1,6 +1,7 @@
 """The champion's records against what vouches for them: each other, and the `champion` artifacts that hold copies."""
 
 import json
+from hashlib import sha256
 from typing import Any
 
 from ft_pipeline.audit.findings import Finding
@@ -19,12 +20,17 @@ def check_records(library: Library) -> tuple[int, list[Finding]]:
     for number in range(1, last + 1):
         if number not in present:
             found.append(Finding("missing_record", _place(number), "was removed; records are only ever added"))
+    previous: bytes | None = None
     for path in paths:
-        found += _check(library, int(path.stem), path.read_bytes(), held)
+        content = path.read_bytes()
+        found += _check(library, int(path.stem), content, held, previous)
+        previous = content
     return len(paths), found
 
 
-def _check(library: Library, number: int, content: bytes, held: dict[int, dict[str, Any]]) -> list[Finding]:
+def _check(
+    library: Library, number: int, content: bytes, held: dict[int, dict[str, Any]], previous: bytes | None
+) -> list[Finding]:
     where = _place(number)
     try:
         record = json.loads(content)
@@ -34,6 +40,10 @@ def _check(library: Library, number: int, content: bytes, held: dict[int, dict[s
     found = []
     if sequence != number:
         found.append(Finding("edited_record", where, f"says that it is record {sequence}"))
+    chained = record.get("previous_sha256")
+    if chained and previous is not None and chained != sha256(previous).hexdigest():
+        message = f"is not the record that {where} was written after: it was edited"
+        found.append(Finding("edited_record", _place(number - 1), message))
     copy = held.get(number)
     if copy is not None and copy != record:
         differing = sorted(key for key in {**copy, **record} if copy.get(key) != record.get(key))

@@ -64,10 +64,39 @@ def _champion(library: Library, name: str, number: int | None) -> Subject:
         raise UserError(f"there is no champion record {number}; there are 1 to {records[-1].sequence}")
     kind = {"merged": "merged_model", "adapter": "adapter", "prompt": "base_model"}[record.kind]
     model = record.fingerprints.get(kind, record.fingerprint)
-    roots = [Root("model", kind, model)]
-    if comparison := record.evidence.get("comparison"):
-        roots.append(Root("evidence", "comparison", comparison))
+    evidence, scores = _evidence(library, record)
+    roots = [Root("model", kind, model, _recorded(scores, kind, model))]
+    if evidence is not None:
+        roots.append(Root("evidence", "comparison", evidence.fingerprint, evidence.manifest_sha256))
     return Subject(f"champion: {record.name}", tuple(roots), record)
+
+
+def champion_artifact(library: Library, record: Record) -> Node | None:
+    """The artifact that the run which wrote a record left behind."""
+    held = (node for node in library.all("champion") if (node.summary.get("champion") or {}).get("sequence"))
+    return next((node for node in held if node.summary["champion"]["sequence"] == record.sequence), None)
+
+
+def _evidence(library: Library, record: Record) -> tuple[Node | None, Node | None]:
+    """The comparison that a champion was decided on, and its own scores in it, by the manifests recorded then."""
+    comparison = record.evidence.get("comparison")
+    if not comparison:
+        return None, None
+    artifact = champion_artifact(library, record)
+    expected = _recorded(artifact, "comparison", comparison)
+    node = library.find("comparison", comparison, expected)
+    reference = node.inputs.get(f"{record.experiment}/scores")
+    if reference is None:
+        return node, None
+    return node, library.find(*reference, _recorded(node, *reference))
+
+
+def _recorded(node: Node | None, kind: str, fingerprint: str) -> str | None:
+    """The manifest's hash under which an artifact recorded one of its inputs."""
+    if node is None:
+        return None
+    named = next((name for name, reference in node.inputs.items() if reference == (kind, fingerprint)), None)
+    return (node.manifest.get("input_manifests") or {}).get(named)
 
 
 def _experiment(library: Library, name: str) -> Subject | None:

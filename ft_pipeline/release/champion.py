@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.store.hashing import sha256_of_json
+from ft_pipeline.store.hashing import sha256_of_file, sha256_of_json
+from ft_pipeline.store.provenance import user
 
 RECORD_NAME = re.compile(r"^\d{6,}\.json$")
 
@@ -68,6 +69,10 @@ class Record:
     """For a move by hand: the decision key of the comparison that lay before that person."""
     passed_over: list[str] = field(default_factory=list)
     """For a move by hand: fingerprints of the other candidates there were; no run promotes one of them over it."""
+    by: str | None = None
+    """The operating system's user whose process wrote the record."""
+    previous_sha256: str | None = None
+    """SHA-256 of the record before this one, as its file stands: a record that is edited breaks all after it."""
 
     def to_json(self) -> dict[str, Any]:
         """The fields of `ft champion --json`, and the rest of the record."""
@@ -143,7 +148,7 @@ def promote(store: Path, choose: Callable[[Record | None], Promotion | None]) ->
         move = choose(present)
         if move is None:
             return present
-        record = _record_of(move, present)
+        record = _signed(store, _record_of(move, present))
         if _append(store, record):
             return record
 
@@ -173,8 +178,9 @@ def rollback(store: Path, reason: str = "", looked_at: str | None = None, known:
             looked_at=looked_at,
             passed_over=sorted({present.fingerprint, *known} - {target.fingerprint}),
         )
-        if _append(store, restored):
-            return restored
+        signed = _signed(store, restored)
+        if _append(store, signed):
+            return signed
 
 
 def _last_two(store: Path) -> tuple[Record, Record]:
@@ -209,6 +215,11 @@ def _record_of(move: Promotion, present: Record | None) -> Record:
         looked_at=move.looked_at,
         passed_over=sorted(set(move.passed_over) - {candidate.fingerprint}),
     )
+
+
+def _signed(store: Path, record: Record) -> Record:
+    before = store / "champion" / f"{record.sequence - 1:06d}.json"
+    return replace(record, by=user(), previous_sha256=sha256_of_file(before) if before.is_file() else None)
 
 
 def _append(store: Path, record: Record) -> bool:

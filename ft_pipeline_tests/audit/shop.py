@@ -77,9 +77,11 @@ class Shop:
         made["merged_model"] = self.put("merged_model", experiment, parts, {}, {"model.safetensors": b"+" + content})
         parts = {name: made[name] for name in ("conversations", "base_model", "adapter", "merged_model")}
         rows = [{"name": name, "kind": name, "fingerprint": "f"} for name in ("adapter", "merged")]
-        made["scores"] = self.put("scores", experiment, parts, {}, {"scores.json": b"{}"}, {"rows": rows})
+        content = json.dumps({"of": made["merged_model"].fingerprint, "on": made["conversations"].fingerprint})
+        made["scores"] = self.put("scores", experiment, parts, {}, {"samples.json": content.encode()}, {"rows": rows})
         document = {
             "primary_metric": "loss",
+            "of": made["scores"].fingerprint,
             "rows": [
                 {"name": f"{experiment}/{name}", "kind": name, "experiment": experiment, "scores": {}}
                 for name in ("adapter", "merged")

@@ -123,6 +123,18 @@ def test_a_changed_or_removed_raw_file_is_named(released: Shop, ft_json: Command
     }
 
 
+def test_a_record_that_was_edited_breaks_the_one_after_it(released: Shop, ft_json: Command) -> None:
+    """Even where no artifact holds a copy of it."""
+    released.release(released.materialize(learning_rate=2e-3))
+    edit(released.store.root / "champion" / "000001.json", lambda it: it.update(reason="because"))
+    for folder in (released.store.root / "artifacts" / "champion").glob("*/*"):
+        edit(folder / "manifest.json", lambda it: it["summary"].pop("champion", None), reseal=True)
+    problems = ft_json("audit", "qlora", "--verify")["problems"]
+    assert any(
+        "champion/000001.json: is not the record that champion/000002.json was written after" in it for it in problems
+    )
+
+
 @pytest.mark.parametrize(
     ("change", "named"),
     [

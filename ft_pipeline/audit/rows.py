@@ -1,0 +1,197 @@
+"""Row by row: what a model was trained on and where that came from, what was left out, and where a sentence stands."""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from ft_pipeline.audit.chain import Chain, inputs_of
+from ft_pipeline.audit.library import Library, Node
+from ft_pipeline.tables.text import normalise
+
+ORIGIN = ("file", "row")
+SPLITS = ("train", "validation")
+NEAR = 0.6
+"""Share of a sentence's 3-word phrases that a row must hold to be called near."""
+SHINGLE_WORDS = 3
+
+
+@dataclass(frozen=True)
+class Trained:
+    """One row that a training step was given."""
+
+    training_data: str
+    """Fingerprint of the artifact."""
+    split: str
+    """`train`: learned from; `validation`: only measured against while training."""
+    source: str
+    """`human`, `distilled`, …"""
+    id: str
+    copies: int
+    """How many rows of tokens it gave: its weight, and its parts."""
+    table: str | None
+    file: str | None
+    row: int | None
+    raw_sha256: str | None
+    """Of the raw file that holds it, as it was snapshotted."""
+
+    @property
+    def origin(self) -> str:
+        return f"{self.table}/{self.file}:{self.row}" if self.file else "?"
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "origin": self.origin}
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """One row that was read and not used."""
+
+    table: str
+    file: str
+    row: int
+    code: str
+    message: str
+    by: str
+    """The artifact that set it aside."""
+
+
+@dataclass(frozen=True)
+class Match:
+    """A row in which a sentence stands, or nearly."""
+
+    how: str
+    """`equal` (a whole turn), `contained`, or `near`."""
+    share: float
+    """Of the sentence's 3-word phrases, those that the row holds."""
+    use: str
+    """`train`, `validation`, `test`, or the code for which the row was set aside."""
+    origin: str
+    text: str
+    """The turn that fits best."""
+
+
+def trained_rows(chain: Chain) -> list[Trained]:
+    """Every row behind every training step of the chain, in the order in which it was given."""
+    return [row for node in chain.of_kind("training_data") for row in _trained(chain.library, node)]
+
+
+def _trained(library: Library, node: Node) -> Iterator[Trained]:
+    origins = origins_of(library, node)
+    hashes = _raw_hashes(library, node)
+    for split in SPLITS:
+        counts: dict[tuple[str, str], int] = {}
+        for row in read_rows(node, f"{split}.parquet", ["id", "source"]):
+            counts[row["id"], row.get("source") or ""] = counts.get((row["id"], row.get("source") or ""), 0) + 1
+        for (identity, source), copies in counts.items():
+            table, file, number = origins.get(identity, (None, None, None))
+            raw = hashes.get((table, file))
+            yield Trained(node.fingerprint, split, source, identity, copies, table, file, number, raw)
+
+
+def origins_of(library: Library, node: Node) -> dict[str, tuple[str, str, int]]:
+    """Row id → (table, file, row), out of the tables that an artifact was made from."""
+    found = {}
+    for _, source in inputs_of(library, node):
+        for row in read_rows(source, "rows.parquet", ["id", "table", *ORIGIN]):
+            found[row["id"]] = (row.get("table") or source.kind, row["file"], row["row"])
+    return found
+
+
+def left_out(chain: Chain) -> list[LeftOut]:
+    """Every row that any table of the chain read and set aside, with its reason."""
+    columns = ["table", *ORIGIN, "code", "message"]
+    return [
+        LeftOut(row.get("table") or node.kind, row["file"], row["row"], row["code"], row["message"], node.key)
+        for node in chain.nodes
+        for row in read_rows(node, "set_aside.parquet", columns)
+    ]
+
+
+def find_sentence(chain: Chain, sentence: str) -> list[Match]:
+    """Where a sentence stands in the chain's rows, best first: equal, contained in a turn, or near.
+
+    Case, white space, Unicode form and final punctuation do not count. Held-out rows and rows that were set aside are
+    looked at too, so that "no" is an answer.
+    """
+    wanted = words_of(sentence)
+    phrases = _phrases(wanted)
+    found = []
+    for use, origin, texts in _texts(chain):
+        best = max((_fit(wanted, phrases, text) for text in texts), default=None, key=lambda it: it[:2])
+        if best is not None and (best[0] or best[1] >= NEAR):
+            how = ("near", "contained", "equal")[best[0]]
+            found.append(Match(how, round(best[1], 3), use, origin, best[2]))
+    order = {"equal": 0, "contained": 1, "near": 2}
+    return sorted(dict.fromkeys(found), key=lambda match: (order[match.how], -match.share, match.origin))
+
+
+def _fit(wanted: str, phrases: set[str], text: str) -> tuple[int, float, str]:
+    """(2 equal, 1 contained, 0 neither; share of the phrases; the text)."""
+    here = words_of(text)
+    share = len(phrases & _phrases(here)) / len(phrases) if phrases else 0.0
+    return (2 if here == wanted else 1 if f" {wanted} " in f" {here} " else 0), share, text
+
+
+def words_of(text: str) -> str:
+    """A text's words without case, punctuation and Unicode form, one space between them."""
+    return " ".join("".join(letter if letter.isalnum() else " " for letter in normalise(text)).split())
+
+
+def _phrases(text: str) -> set[str]:
+    words = text.split()
+    size = min(SHINGLE_WORDS, len(words))
+    return {" ".join(words[at : at + size]) for at in range(len(words) - size + 1)} if words else set()
+
+
+def _texts(chain: Chain) -> Iterator[tuple[str, str, list[str]]]:
+    """(use, origin, texts) of every row of the chain's last tables, and of all that was set aside."""
+    trained = {row.id: row.split for row in trained_rows(chain)}
+    last = {node.path: node for data in chain.of_kind("training_data") for _, node in chain.inputs_of(data)}
+    nodes = list(last.values()) or list(chain.nodes)
+    for node in nodes:
+        for row in read_rows(node, "rows.parquet"):
+            if {"id", *ORIGIN} <= row.keys():
+                use = trained.get(row["id"]) or row.get("split") or "not trained on"
+                yield use, f"{row.get('table') or node.kind}/{row['file']}:{row['row']}", texts_of(row)
+    for node in chain.nodes:
+        for row in read_rows(node, "set_aside.parquet"):
+            table = row.get("table") or node.kind
+            yield f"set aside: {row['code']}", f"{table}/{row['file']}:{row['row']}", [row["raw"] or ""]
+
+
+def texts_of(row: dict[str, Any]) -> list[str]:
+    """What people and models said in a row of any table."""
+    texts = [row[name] for name in ("instruction", "input", "output", "system", "text", "answer") if row.get(name)]
+    for name in ("messages", "prompt_messages", "chosen", "rejected"):
+        texts += [turn["content"] for turn in row.get(name) or [] if turn.get("content")]
+    return [*texts, *(side for pair in row.get("history") or [] for side in pair)]
+
+
+def read_rows(node: Node, name: str, columns: list[str] | None = None) -> list[dict[str, Any]]:
+    """The rows of one of an artifact's Parquet files, of the columns that it has; none where it has no such file."""
+    path = node.path / name if node.path else Path()
+    if not path.is_file():
+        return []
+    try:
+        wanted = None if columns is None else [each for each in columns if each in pq.read_schema(path).names]
+        return pq.read_table(path, columns=wanted).to_pylist()
+    except (OSError, ValueError):  # damaged; `--verify` names it
+        return []
+
+
+def _raw_hashes(library: Library, node: Node) -> dict[tuple[str | None, str | None], str]:
+    """(table, file) → SHA-256 of the raw file, out of the snapshots behind an artifact."""
+    found: dict[tuple[str | None, str | None], str] = {}
+    queue, seen = [node], set()
+    while queue:
+        here = queue.pop()
+        if here.path in seen:
+            continue
+        seen.add(here.path)
+        for entry in here.config.get("files", []) if here.kind.startswith("raw_") else []:
+            found[here.kind.removeprefix("raw_"), entry["name"]] = entry.get("sha256")
+        queue += [each for _, each in inputs_of(library, here)]
+    return found
