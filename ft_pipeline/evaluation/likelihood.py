@@ -1,18 +1,15 @@
 """Log-likelihoods of given targets, in batches: logits are kept for target tokens only, shared prefixes read once."""
 
-import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 
+from ft_pipeline.models.prefix import groups_for, read_prefix, repeated
+
 Pair = tuple[list[int], list[int]]
 """Token ids of a context (at least one) and of the target that follows it (at least one)."""
 
-_HEAD = 64
-"""Contexts that agree in this many first tokens are candidates for a shared prefix."""
-_WORTH_SHARING = 1024
-"""Tokens that sharing must save; below, the extra pass and the smaller batches cost more."""
 _LOGITS = 100_000_000
 """Logits that one batch may hold: 200 MB in 16 bit."""
 _CHUNK = 512
@@ -28,38 +25,14 @@ def target_log_likelihoods(
     on_done: called with the number of pairs that a batch finished.
     """
     results: dict[int, tuple[float, bool]] = {}
-    for length, indices in shared_prefixes([context for context, _ in pairs]):
-        cache = _read(model, pairs[indices[0]][0][:length]) if length else None
+    for length, indices in groups_for(model, [context for context, _ in pairs]):
+        cache = read_prefix(model, pairs[indices[0]][0][:length]) if length else None
         rest = {index: (pairs[index][0][length:], pairs[index][1]) for index in indices}
         for batch in _batches(model, rest, batch_size):
             scored = _score(model, [rest[index] for index in batch], cache, length)
             results.update(zip(batch, scored, strict=True))
             on_done(len(batch))
     return [results[index] for index in range(len(pairs))]
-
-
-def shared_prefixes(contexts: Sequence[list[int]]) -> list[tuple[int, list[int]]]:
-    """Split the contexts by what they have in common: (length of the common prefix, indices), 0 where sharing is not
-    worth it. One token of every context at least is left out of the prefix, so that it has logits to begin from."""
-    buckets: dict[tuple[int, ...], list[int]] = {}
-    for index, context in enumerate(contexts):
-        buckets.setdefault(tuple(context[:_HEAD]), []).append(index)
-    groups: list[tuple[int, list[int]]] = []
-    alone: list[int] = []
-    for indices in buckets.values():
-        length = _common_length([contexts[index] for index in indices])
-        if length * (len(indices) - 1) >= _WORTH_SHARING:
-            groups.append((length, indices))
-        else:
-            alone += indices
-    return [*groups, (0, alone)] if alone else groups
-
-
-def _common_length(contexts: Sequence[list[int]]) -> int:
-    # The common prefix of all is that of the lexicographic extremes.
-    first, last = min(contexts), max(contexts)
-    limit = min(map(len, contexts)) - 1
-    return next((position for position in range(limit) if first[position] != last[position]), max(limit, 0))
 
 
 def _batches(model: Any, rest: dict[int, Pair], batch_size: int) -> list[list[int]]:
@@ -78,16 +51,6 @@ def _batches(model: Any, rest: dict[int, Pair], batch_size: int) -> list[list[in
     return batches
 
 
-def _read(model: Any, prefix: list[int]) -> Any:
-    """The key-value cache of a prefix, for one row."""
-    from transformers.cache_utils import DynamicCache
-
-    cache = DynamicCache(config=model.config)
-    ids = torch.tensor([prefix], device=model.device)
-    model(input_ids=ids, cache=cache, use_cache=True, logits_to_keep=1)
-    return cache
-
-
 def _score(model: Any, rows: Sequence[Pair], cache: Any, prefix: int) -> list[tuple[float, bool]]:
     sequences = [context + target[:-1] for context, target in rows]
     width = max(map(len, sequences))
@@ -99,8 +62,7 @@ def _score(model: Any, rows: Sequence[Pair], cache: Any, prefix: int) -> list[tu
     inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": mask, "use_cache": cache is not None}
     inputs["position_ids"] = (mask.cumsum(-1) - 1).clamp(min=0)[:, prefix:]
     if cache is not None:
-        inputs["cache"] = copy.deepcopy(cache)
-        inputs["cache"].batch_repeat_interleave(len(rows))
+        inputs["cache"] = repeated(cache, len(rows))
     logits = model(**inputs, logits_to_keep=max(len(target) for _, target in rows)).logits
     return [_score_row(logits[row, -len(target) :], target) for row, (_, target) in enumerate(rows)]
 

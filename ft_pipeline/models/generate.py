@@ -9,6 +9,7 @@ import torch
 
 from ft_pipeline.job import Reporter
 from ft_pipeline.models.chat import stop_token_ids
+from ft_pipeline.models.prefix import groups_for, read_prefix, repeated
 
 
 @dataclass(frozen=True)
@@ -35,34 +36,51 @@ def generate(
 ) -> list[Generation]:
     """Answer each prompt (already rendered with the chat template), in the order given; temperature 0 is greedy.
 
-    Prompts of similar length share a batch (left padding), the longest first, so that a lack of memory shows at once.
+    What prompts begin with in common is read once. Then prompts of similar length share a batch (left padding), the
+    longest first, so that a lack of memory shows at once.
     """
     encoded = [tokenizer(prompt, add_special_tokens=False)["input_ids"] for prompt in prompts]
-    order = sorted(range(len(prompts)), key=lambda index: (-len(encoded[index]), index))
     stops = stop_token_ids(tokenizer, model)
     answers: dict[int, Generation] = {}
     torch.manual_seed(seed)
     started = time.monotonic()
-    for begin in range(0, len(order), batch_size):
-        indices = order[begin : begin + batch_size]
-        rows = _generate_batch(model, tokenizer, [encoded[i] for i in indices], stops, max_new_tokens, temperature)
-        for index, ids in zip(indices, rows, strict=True):
-            answers[index] = _finish(tokenizer, len(encoded[index]), ids, stops)
-        if report is not None:
-            written = sum(answer.answer_tokens for answer in answers.values())
-            report.progress(len(answers), len(prompts), tokens_per_second=written / (time.monotonic() - started))
+    for length, members in groups_for(model, encoded):
+        cache = read_prefix(model, encoded[members[0]][:length]) if length else None
+        order = sorted(members, key=lambda index: (-len(encoded[index]), index))
+        for begin in range(0, len(order), batch_size):
+            indices = order[begin : begin + batch_size]
+            batch = _Batch([encoded[index] for index in indices], length, cache)
+            rows = _generate_batch(model, tokenizer, batch, stops, max_new_tokens, temperature)
+            for index, ids in zip(indices, rows, strict=True):
+                answers[index] = _finish(tokenizer, len(encoded[index]), ids, stops)
+            if report is not None:
+                written = sum(answer.answer_tokens for answer in answers.values())
+                report.progress(len(answers), len(prompts), tokens_per_second=written / (time.monotonic() - started))
     return [answers[index] for index in range(len(prompts))]
+
+
+@dataclass(frozen=True)
+class _Batch:
+    prompts: list[list[int]]
+    shared: int
+    """How many first tokens all of them share, already read into `cache`."""
+    cache: Any
 
 
 @torch.inference_mode()
 def _generate_batch(
-    model: Any, tokenizer: Any, prompts: list[list[int]], stops: list[int], max_new_tokens: int, temperature: float
+    model: Any, tokenizer: Any, batch: _Batch, stops: list[int], max_new_tokens: int, temperature: float
 ) -> list[list[int]]:
     """New ids per prompt, cut behind the first stop token."""
-    width = max(map(len, prompts))
+    width = max(map(len, batch.prompts))
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else stops[0]
-    ids = torch.tensor([[pad] * (width - len(prompt)) + prompt for prompt in prompts], device=model.device)
-    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=model.device)
+    # The padding stands behind the shared part, which is the same for all and has no gap.
+    padded = [
+        prompt[: batch.shared] + [pad] * (width - len(prompt)) + prompt[batch.shared :] for prompt in batch.prompts
+    ]
+    seen = [[1] * batch.shared + [0] * (width - len(p)) + [1] * (len(p) - batch.shared) for p in batch.prompts]
+    ids, mask = torch.tensor(padded, device=model.device), torch.tensor(seen, device=model.device)
+    reuse = {} if batch.cache is None else {"cache": repeated(batch.cache, len(batch.prompts))}
     # Null, not absent: the model's own generation config may hold sampling settings that are not ours.
     sampling: dict[str, Any] = {"do_sample": False, "temperature": None, "top_k": None, "top_p": None}
     if temperature > 0:
@@ -73,6 +91,7 @@ def _generate_batch(
         max_new_tokens=max_new_tokens,
         eos_token_id=stops,
         pad_token_id=pad,
+        **reuse,
         **sampling,
     )
     return [_cut(row, stops) for row in output[:, width:].tolist()]

@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from ft_pipeline.evaluation import likelihood
-from ft_pipeline.evaluation.likelihood import shared_prefixes, target_log_likelihoods
+from ft_pipeline.evaluation.likelihood import target_log_likelihoods
+from ft_pipeline.models import prefix as sharing
+from ft_pipeline.models.prefix import shared_prefixes
 
 PAIRS = [
     ([5, 9, 11, 40], [7, 8]),
@@ -32,7 +34,7 @@ def test_equals_the_direct_computation(wide_model: Any, batch_size: int) -> None
 
 @pytest.mark.parametrize("batch_size", [1, 8])
 def test_a_shared_prefix_changes_nothing(wide_model: Any, batch_size: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(likelihood, "_WORTH_SHARING", 100)
+    monkeypatch.setattr(sharing, "_WORTH_SHARING", 100)
     prefix = torch.randint(3, 400, (120,), generator=torch.Generator().manual_seed(0)).tolist()
     pairs = [(prefix + context, target) for context, target in PAIRS] + PAIRS
     assert [length for length, _ in shared_prefixes([context for context, _ in pairs])] == [120, 0]
@@ -56,10 +58,3 @@ def test_greedy_is_said(wide_model: Any) -> None:
     other = (likeliest + 1) % 400
     found = target_log_likelihoods(wide_model, [([5, 9], [likeliest]), ([5, 9], [other])], batch_size=2)
     assert [greedy for _, greedy in found] == [True, False]
-
-
-def test_prefixes_leave_a_token_of_context() -> None:
-    contexts = [list(range(200))] * 20
-    assert shared_prefixes(contexts) == [(199, list(range(20)))]
-    assert shared_prefixes([[1, 2], [3]]) == [(0, [0, 1])]
-    assert shared_prefixes([]) == []
