@@ -30,11 +30,10 @@ WHAT = {
     "preferences": "A prompt with a preferred and a rejected answer.",
     "unlabelled": "Prompts without answers, for the teacher.",
 }
-WHY_NOT = """\
-1. `accounts` has one line per file: how many rows were read, accepted, quarantined, and why.
-2. `where` says which rows of a file have which fault; `first` shows the first of them, with message and raw text.
-3. Any single row: `ft sql "select code, message, raw from quarantine where file = 'FILE' and row = 12"`.
-"""
+WHY_NOT = (
+    "accounts: what became of each file. where: which of its rows have which fault. first: some of them, with their "
+    "text. Any other row: ft sql \"select code, message, raw from quarantine where file = 'FILE' and row = 12\""
+)
 TABLE_CHECKS = (
     Check("all_files_readable", "No file of the folder is refused as a whole."),
     Check("rows_accounted_for", "read = accepted + quarantined + duplicates, for each file."),
@@ -186,12 +185,11 @@ def quarantine(at: Inputs) -> Spec:
 def _show_quarantine(artifact: Artifact) -> dict[str, Any]:
     summary = artifact.summary
     return {
-        "rows": summary["rows"],
-        "dagster/row_count": summary["rows"],
-        "reasons": summary["reasons"],
-        "why_is_a_row_not_used": dg.MetadataValue.md(WHY_NOT),
+        "why_is_a_row_not_used": WHY_NOT,
         "accounts": table(summary["accounts"], ACCOUNT_COLUMNS),
         "where": table(summary["where"], ACCOUNT_COLUMNS),
         "first": table(summary["first"], QUARANTINE_COLUMNS),
+        "reasons": dict(sorted(summary["reasons"].items(), key=lambda item: -item[1])),
+        "dagster/row_count": summary["rows"],
         "dagster/column_schema": column_schema(describe_columns("quarantine")),
     }

@@ -43,13 +43,14 @@ def picture(png: bytes, text: str) -> dg.MetadataValue:
 def table(rows: Sequence[Mapping[str, Any]], descriptions: Mapping[str, str] | None = None) -> dg.MetadataValue:
     """A table in the asset's page, cells cut to PREVIEW_CHARACTERS; columns are those of the first row.
 
-    descriptions: of the columns, which the UI shows beside their names.
+    descriptions: of the columns, which the UI shows under *Show schema*; the columns are put in its order.
     """
     if not rows:
         return dg.MetadataValue.text("no rows")
-    records = [dg.TableRecord({str(key): _cell(value) for key, value in row.items()}) for row in rows]
     told = descriptions or {}
-    columns = [dg.TableColumn(str(key), _kind(rows[0][key]), told.get(str(key))) for key in rows[0]]
+    names = [name for name in told if name in rows[0]] + [name for name in rows[0] if name not in told]
+    records = [dg.TableRecord({str(name): _cell(row.get(name)) for name in names}) for row in rows]
+    columns = [dg.TableColumn(str(name), _kind(rows[0][name]), told.get(str(name))) for name in names]
     schema = dg.TableSchema(columns=columns)
     return dg.MetadataValue.table(records=records, schema=schema)
 

@@ -96,7 +96,10 @@ class Finder:
         reasons: dict[str, int] = {}
         for (_, _, code), count in counts.items():
             reasons[code] = reasons.get(code, 0) + count
-        samples = [row for key in sorted(self._first) for row in self._first[key]]
+        samples = sorted(
+            (row for rows in self._first.values() for row in rows),
+            key=lambda row: (row["table"], row["file"], row["row"]),
+        )
         return {
             "reasons": dict(sorted(reasons.items(), key=lambda item: (-item[1], item[0]))),
             "accounts": [self._account(file, counts) for file in self._files],

@@ -131,6 +131,7 @@ ACCOUNT_COLUMNS = {
     "later": "Accepted rows that `conversations` sets aside: copies across tables, overlap with test rows",
     "reasons": "Rows by code, most first",
     "refused": "Why the whole file is refused, and what to do",
+    "code": QUARANTINE_COLUMNS["code"],
     "count": "How many rows",
     "rows": "Which rows, counted from 1 as in the file",
     "meaning": "What the code stands for",
