@@ -118,6 +118,8 @@ class ExperimentSettings(Section):
     training: TrainingSettings = TrainingSettings()
     merge: MergeSettings = MergeSettings()
     gpu: GpuSettings = GpuSettings()
+    retrain: bool = False
+    """Whether the nightly schedule trains it again once there are enough new rows; the champion's always is."""
 
     @model_validator(mode="before")
     @classmethod

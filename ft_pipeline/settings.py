@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 from urllib.parse import urlsplit
+from zoneinfo import available_timezones
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -191,6 +192,23 @@ class PromotionSettings(Section):
     """Largest tolerated drop of general accuracy (absolute)."""
 
 
+class RetrainingSettings(Section):
+    """When the nightly schedule retrains the experiments that say `retrain: true`, and the champion's."""
+
+    min_new_rows: int = Field(50, ge=1)
+    """So many rows of the train split must be there that the last training did not see."""
+    hour: int = Field(2, ge=0, le=23)
+    """The hour of the night at which it looks."""
+    timezone: str = "UTC"
+    """Of that hour, e.g. `Europe/Berlin`."""
+
+    @model_validator(mode="after")
+    def _know_the_timezone(self) -> "RetrainingSettings":
+        if self.timezone not in available_timezones():
+            raise ValueError(f"there is no time zone {self.timezone!r}; name one like UTC or Europe/Berlin")
+        return self
+
+
 class ProjectSettings(Section):
     """project.yaml: the settings of the task."""
 
@@ -201,6 +219,7 @@ class ProjectSettings(Section):
     teacher: TeacherSettings = TeacherSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     promotion: PromotionSettings = PromotionSettings()
+    retraining: RetrainingSettings = RetrainingSettings()
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------

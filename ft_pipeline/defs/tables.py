@@ -9,6 +9,7 @@ import yaml
 
 from ft_pipeline import pictures
 from ft_pipeline.errors import UserError
+from ft_pipeline.execution.conditions import FOLLOW_ALL_INPUTS, FOLLOW_SOUND_INPUTS
 from ft_pipeline.execution.metadata import column_schema, picture, table
 from ft_pipeline.execution.steps import Check, Inputs, Making, step, versions_of
 from ft_pipeline.project import FORMATS, read_jsonl
@@ -49,6 +50,7 @@ def _table_asset(data_format: str) -> dg.AssetsDefinition:
         deps=[f"raw_{data_format}"],
         description=f"{WHAT[data_format]} Accepted rows; what was set aside is in `quarantine`, with its reason.",
         kinds={"pandera", "parquet"},
+        automation=FOLLOW_SOUND_INPUTS,
         code_version="3",
         checks=TABLE_CHECKS,
         build=lambda making: _build_table(making, data_format),
@@ -117,6 +119,7 @@ table_assets = [_table_asset(data_format) for data_format in FORMATS]
     stage="tables",
     deps=CONVERSATION_TABLES,
     kinds={"duckdb", "parquet"},
+    automation=FOLLOW_SOUND_INPUTS,
     code_version="2",
     checks=[
         Check("rows_accounted_for", "read = accepted + set aside."),
@@ -172,6 +175,7 @@ def _show_conversations(artifact: Artifact) -> dict[str, Any]:
     deps=[*FORMATS, "conversations"],
     kinds={"duckdb", "parquet"},
     code_version="2",
+    automation=FOLLOW_ALL_INPUTS,
     build=lambda making: build_quarantine(
         [Part(name, folder, making.spec.inputs[name][1]) for name, folder in making.inputs.items()], making.out
     ),

@@ -33,7 +33,8 @@ TOKEN_CHECKS = (
 )
 def experiment(at: Inputs) -> Spec:
     """The experiment as its YAML resolves: base model, objective, technique, hyperparameters, GPU."""
-    return Spec("experiment", config={"name": at.experiment, **at.settings.model_dump(mode="json")})
+    settings = at.settings.model_dump(mode="json", exclude={"retrain"})  # when it is trained changes nothing of it
+    return Spec("experiment", config={"name": at.experiment, **settings})
 
 
 @step(

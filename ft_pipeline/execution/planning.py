@@ -15,6 +15,8 @@ from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.spec import Spec
 
 State = Literal["fresh", "stale", "never_run", "failed", "broken"]
+Cause = Literal["none", "upstream", "data", "other"]
+"""Why a step is not fresh: something before it runs first; nothing but its inputs changed; anything else."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,7 @@ class Planned:
     experiment: str | None
     state: State
     reason: str
+    cause: Cause = "none"
 
     @property
     def runs(self) -> bool:
@@ -69,8 +72,8 @@ def _upstream(
 
 
 def _state(step: Step, inputs: Inputs, upstream: list[Planned], instance: dg.DagsterInstance | None) -> Planned:
-    def planned(state: State, reason: str) -> Planned:
-        return Planned(step.name, inputs.experiment, state, reason)
+    def planned(state: State, reason: str, cause: Cause = "other") -> Planned:
+        return Planned(step.name, inputs.experiment, state, reason, cause)
 
     try:
         last = inputs.find(step.name)
@@ -78,18 +81,18 @@ def _state(step: Step, inputs: Inputs, upstream: list[Planned], instance: dg.Dag
             return planned("never_run", "never materialized")
         waiting = [each for each in upstream if each.runs]
         if waiting:
-            return planned("stale", f"{waiting[0].asset} runs first ({waiting[0].reason})")
+            return planned("stale", f"{waiting[0].asset} runs first ({waiting[0].reason})", "upstream")
         spec = planned_spec(step, inputs)
     except NotYetBuilt as error:
-        return planned("stale", str(error))
+        return planned("stale", str(error), "upstream")
     except UserError as error:
         return planned("broken", str(error))
     if last.spec_hash != spec.hash:
-        return planned("stale", difference(last, spec))
+        return planned("stale", difference(last, spec), "data" if _only_inputs_differ(last, spec) else "other")
     if instance and _recorded_version(instance, step, inputs.experiment) != last.fingerprint:
         return planned("stale", "not in this Dagster instance's record")
     failed = failed_checks(last)
-    return planned("failed", failed[0]) if failed else planned("fresh", "")
+    return planned("failed", failed[0]) if failed else planned("fresh", "", "none")
 
 
 def difference(last: Artifact, spec: Spec) -> str:
@@ -104,6 +107,10 @@ def difference(last: Artifact, spec: Spec) -> str:
     if config:
         return f"settings changed: {', '.join(sorted(config))}"
     return "code or library versions changed"
+
+
+def _only_inputs_differ(last: Artifact, spec: Spec) -> bool:
+    return {**last.spec, "inputs": None} == {**spec.to_json(), "inputs": None}
 
 
 def _recorded_version(instance: dg.DagsterInstance, step: Step, experiment: str | None) -> str | None:

@@ -173,11 +173,13 @@ def step(
     show: ShowFunction | None = None,
     name: str | None = None,
     description: str | None = None,
+    automation: dg.AutomationCondition | None = None,
 ) -> Callable[[SpecFunction], dg.AssetsDefinition]:
     """Make a Dagster asset of a function that resolves a spec.
 
     build: makes the artifact in this process and returns its summary; None starts a worker process.
     show: the metadata that the UI shows, from the artifact.
+    automation: when Dagster's daemon materializes it by itself; None: never.
     gpu: the asset holds a slot of the pool `gpu`, asks Kubernetes for a GPU, and its worker leases a device; a function
     where that depends on the settings (pool and tags are then as they say when the definitions are loaded).
     """
@@ -196,6 +198,7 @@ def step(
             code_version=code_version,
             description=description or spec_of.__doc__,
             partitions_def=experiments() if per_experiment else None,
+            automation_condition=automation,
             pool="gpu" if declared else None,
             op_tags=gpu_op_tags() if declared else None,
             check_specs=[

@@ -91,6 +91,11 @@ def snapshot_folder(folder: Path, store: ArtifactStore, blobs: BlobStore | None 
     return Snapshot(entries, [_printable(name) for stem, name in sidecars.items() if stem not in stems])
 
 
+def folder_stamp(folder: Path) -> str:
+    """A hash of every file's name, size, times and inode: the same while nobody writes to the folder. Reads no file."""
+    return sha256_of_json([[_printable(name), *_stamp(folder / name)] for name in sorted(_names(folder))])
+
+
 def write_listing(snapshot: Snapshot, out: Path) -> dict[str, Any]:
     """Write a snapshot as an artifact's content; its summary.
 
@@ -167,6 +172,15 @@ def _names(folder: Path) -> Iterator[str]:
         for name in [*files, *links]:
             if not name.startswith(".") and name.lower() not in IGNORED:
                 yield (Path(parent) / name).relative_to(folder).as_posix()
+
+
+def _stamp(path: Path) -> list[int]:
+    """Empty where the file was removed meanwhile."""
+    try:
+        seen = path.lstat()
+    except FileNotFoundError:
+        return []
+    return [seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns, seen.st_ino]
 
 
 def _stem(name: str) -> str:

@@ -1,0 +1,109 @@
+"""When things run by themselves: snapshots and tables follow the raw files, training follows at night if it is due.
+
+Paid or heavy work (the teacher, training, evaluation) is only ever part of a retraining, or of a run that somebody
+started.
+"""
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+import dagster as dg
+
+from ft_pipeline.errors import UserError
+from ft_pipeline.execution.retraining import experiments_to_watch, judge
+from ft_pipeline.execution.watching import look
+from ft_pipeline.project import Project
+from ft_pipeline.settings import RetrainingSettings
+
+RETRAINED = ("distillation", "training", "evaluation", "release")
+LOOK_SECONDS = 20
+UNDER_WAY = [
+    dg.DagsterRunStatus.QUEUED,
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+    dg.DagsterRunStatus.CANCELING,
+]
+
+retraining_job = dg.define_asset_job(
+    "retraining",
+    selection=dg.AssetSelection.groups(*RETRAINED),
+    description="From the tables as they are to the champion, for one experiment.",
+)
+everything_job = dg.define_asset_job(
+    "everything",
+    selection=dg.AssetSelection.all(),
+    description="From the raw files to the champion, for one experiment.",
+)
+
+tables_follow = dg.AutomationConditionSensorDefinition(
+    "tables_follow",
+    target=dg.AssetSelection.groups("tables"),
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    minimum_interval_seconds=LOOK_SECONDS,
+    description="Rebuilds the tables whose snapshots (or code) changed.",
+)
+
+
+@dg.sensor(
+    target=dg.AssetSelection.groups("sources"),
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    minimum_interval_seconds=LOOK_SECONDS,
+)
+def raw_files(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
+    """Snapshots the folders of data/raw whose content changed; a touched file with the same bytes changes nothing."""
+    try:
+        found = look(Project.find(), json.loads(context.cursor or "{}"))
+    except UserError as error:
+        return dg.SkipReason(str(error))
+    cursor = json.dumps(found.stamps)
+    if not found.changed:
+        return dg.SensorResult(skip_reason="; ".join(found.notes) or "no file changed", cursor=cursor)
+    today = datetime.now(UTC).date().isoformat()  # one that failed is tried again the next day
+    key = f"{'; '.join(found.changed.values())} on {today}"
+    request = dg.RunRequest(run_key=key, asset_selection=[dg.AssetKey(asset) for asset in found.changed])
+    return dg.SensorResult([request], cursor=cursor)
+
+
+def _settings() -> RetrainingSettings:
+    """As project.yaml says; the defaults where it is broken, which every run reports and the graph must survive."""
+    try:
+        return Project.find().settings.retraining
+    except UserError:
+        return RetrainingSettings()
+
+
+@dg.schedule(
+    job=retraining_job,
+    cron_schedule=f"0 {_settings().hour} * * *",
+    execution_timezone=_settings().timezone,
+    default_status=dg.DefaultScheduleStatus.RUNNING,
+)
+def nightly(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest | dg.SkipReason]:
+    """Trains again the experiments that say `retrain: true`, and the champion's, if their data or settings changed."""
+    skipped = []
+    try:
+        verdicts = [judge(Project.find(), name) for name in experiments_to_watch(Project.find())]
+    except UserError as error:
+        yield dg.SkipReason(str(error))
+        return
+    for verdict in verdicts:
+        busy = verdict.due and _under_way(context.instance, verdict.experiment)
+        if verdict.due and not busy:
+            yield dg.RunRequest(partition_key=verdict.experiment, tags={"ft/reason": verdict.reason})
+        else:
+            skipped.append(f"{verdict.experiment}: {'a run of it is under way' if busy else verdict.reason}")
+    if len(skipped) == len(verdicts):
+        yield dg.SkipReason("; ".join(skipped) or "no experiment says `retrain: true`, and there is no champion yet")
+
+
+def _under_way(instance: dg.DagsterInstance, experiment: str) -> bool:
+    filters = dg.RunsFilter(statuses=UNDER_WAY, tags={"dagster/partition": experiment})
+    return bool(instance.get_runs(filters, limit=1))
+
+
+@dg.schedule(job=everything_job, cron_schedule="0 4 * * 0", execution_timezone=_settings().timezone)
+def weekly(context: dg.ScheduleEvaluationContext) -> list[dg.RunRequest]:
+    """Everything, for every experiment, every Sunday, due or not; what is in the store is found. Stopped by default."""
+    return [dg.RunRequest(partition_key=name) for name in Project.find().experiment_names()]

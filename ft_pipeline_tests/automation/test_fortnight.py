@@ -1,0 +1,135 @@
+"""A fortnight of raw files coming and going: what runs by itself, what does not, and why."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import dagster as dg
+import pytest
+import yaml
+
+from ft_pipeline import scaffold
+from ft_pipeline.store.artifacts import Artifact
+from ft_pipeline.store.current import Current
+from ft_pipeline_tests.automation.simulated import Simulation, rows
+
+
+@pytest.fixture
+def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Simulation]:
+    """A project with 60 rows, every table built, `qlora` trained and to be kept up to date."""
+    root = scaffold.create(tmp_path / "shop", example=True)
+    for path in (root / "data" / "raw").glob("*/*.*"):
+        path.unlink()
+    settings = yaml.safe_load((root / "project.yaml").read_text(encoding="utf-8"))
+    settings["retraining"] = {"min_new_rows": 50}
+    (root / "project.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
+    monkeypatch.setenv("FT_PROJECT", str(root))
+    with dg.instance_for_test(temp_dir=str(tmp_path)) as instance:
+        simulation = Simulation(root, instance)
+        for path in (root / "experiments").glob("*.yaml"):
+            simulation.write_experiment(path.stem, retrain=path.stem == "qlora")
+        simulation.write("first.jsonl", rows(60, seed=1))
+        yield simulation
+
+
+def begin(shop: Simulation) -> None:
+    """What a person's first run leaves."""
+    assert shop.settle() == [], "nothing runs that nobody ever started"
+    sources = [f"raw_{name}" for name in ("alpaca", "sharegpt", "text", "preferences", "unlabelled")]
+    assert shop.materialize(*sources, *shop.tables())
+    shop.train("qlora")
+    shop.settle()
+
+
+def new_train_rows(shop: Simulation, before: Artifact) -> int:
+    return conversations(shop).summary["splits"]["train"] - before.summary["splits"]["train"]
+
+
+def conversations(shop: Simulation) -> Artifact:
+    pointer = Current(shop.store.root).read("conversations")
+    assert pointer is not None
+    return shop.store.require(pointer.kind, pointer.fingerprint)
+
+
+def test_a_fortnight(shop: Simulation) -> None:
+    begin(shop)
+    at_first = conversations(shop)
+
+    assert shop.night().skip_message == "qlora: nothing changed since it was trained"
+
+    few = shop.write("few.jsonl", rows(16, seed=2))
+    assert shop.settle() == ["raw_alpaca", "alpaca", "conversations", "quarantine"]
+    said = shop.night()
+    count = new_train_rows(shop, at_first)
+    assert 0 < count < 16
+    assert said.skip_message == f"qlora: {count} new rows, 50 wanted"
+    assert not said.run_requests
+
+    os.utime(few)  # touched: the same bytes
+    assert shop.settle() == []
+    assert shop.night().skip_message == f"qlora: {count} new rows, 50 wanted"
+
+    shop.write("many.jsonl", rows(80, seed=3))
+    assert shop.settle() == ["raw_alpaca", "alpaca", "conversations", "quarantine"]
+    (request,) = shop.night().run_requests or []
+    count = new_train_rows(shop, at_first)
+    assert (request.partition_key, request.tags["ft/reason"]) == ("qlora", f"{count} new rows")
+    with shop.run_under_way("qlora"):
+        assert shop.night().skip_message == "qlora: a run of it is under way"
+
+    # It fails, early one night and late the next: asked for again each time.
+    assert len(shop.night().run_requests or []) == 1
+    shop.train("qlora", until="scores")
+    assert len(shop.night().run_requests or []) == 1
+    shop.train("qlora", until="comparison")
+    (request,) = shop.night().run_requests or []
+    assert request.tags["ft/reason"].startswith("comparison: ")
+    shop.train("qlora")
+    assert shop.night().skip_message == "qlora: nothing changed since it was trained"
+
+    broken = shop.project.raw("alpaca") / "broken.jsonl"
+    broken.write_bytes('[{"instruction": "Hi"'.encode("utf-16"))
+    assert shop.settle() == ["raw_alpaca", "alpaca", "conversations", "quarantine"]
+    shop.write("more.jsonl", rows(90, seed=4))
+    assert "alpaca did not pass its gate: all_files_readable" in (shop.night().skip_message or "")
+    broken.unlink()
+    assert [each.partition_key for each in shop.night().run_requests or []] == ["qlora"]
+    shop.train("qlora")
+
+    shop.write_experiment("qlora", retrain=True, training={"num_train_epochs": 4})
+    (request,) = shop.night().run_requests or []
+    assert request.tags["ft/reason"] == "experiment: settings changed: training"
+    shop.train("qlora")
+
+    shop.write("inbox.jsonl", [{"instruction": row["instruction"]} for row in rows(60, seed=5)], "unlabelled")
+    assert shop.settle() == ["raw_unlabelled", "unlabelled", "quarantine"], "the teacher is not asked by itself"
+    assert shop.night().skip_message == "qlora: 0 new rows, 50 wanted"
+
+    (shop.project.root / "experiments" / "qlora.yaml").write_text("tecnique: lora\n", encoding="utf-8")
+    assert "qlora.yaml: line 1: unknown key `tecnique`" in (shop.night().skip_message or "")
+    shop.write_experiment("qlora", retrain=False)
+    assert shop.night().skip_message == "no experiment says `retrain: true`, and there is no champion yet"
+
+
+def test_a_file_that_is_still_written_is_waited_for(shop: Simulation) -> None:
+    shop.materialize("raw_alpaca")
+    for seed in (6, 7):
+        shop.write("growing.jsonl", rows(seed, seed=seed))
+        told = shop.look()
+        assert not told.run_requests
+        assert told.skip_reason is not None and "once they lie still" in (told.skip_reason.skip_message or "")
+    (request,) = shop.look().run_requests or []
+    (again,) = shop.look().run_requests or []
+    assert request.run_key == again.run_key, "the same change is asked for under the same key, so it runs once"
+
+
+def test_there_and_back_is_two_changes(shop: Simulation) -> None:
+    shop.materialize("raw_alpaca")
+    keys = []
+    for content in (8, 9, 8, 9):
+        shop.write("flips.jsonl", rows(5, seed=content))
+        shop.look()
+        (request,) = shop.look().run_requests or []
+        keys.append(request.run_key)
+        assert shop.materialize("raw_alpaca")
+    assert len(set(keys)) == 4
