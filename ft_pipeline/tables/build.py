@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from ft_pipeline.tables.chunk import raw_of
 from ft_pipeline.tables.collect import Collector, SourceFile, read_stream
-from ft_pipeline.tables.columns import arrow_schema
+from ft_pipeline.tables.columns import schema_of
 from ft_pipeline.tables.gates import table_checks
 from ft_pipeline.tables.hashing import RowsDigest
 from ft_pipeline.tables.judge import CODES, WORDS, Verdict, conflict_warnings, judge, settle
@@ -91,8 +91,7 @@ def build_table(
 
 def rows_schema(data_format: str) -> pa.Schema:
     """Of rows.parquet: the format's own columns, then where the row comes from and its id."""
-    own = [arrow_schema(data_format).field(name) for name in COLUMNS[data_format]]
-    return pa.schema([*own, ("file", pa.string()), ("row", pa.int64()), ("id", pa.string())])
+    return schema_of(data_format, "file", "row", "id")
 
 
 def _write_rows(data_format: str, verdict: Verdict, path: Path) -> tuple[str, list[dict[str, Any]], list[int]]:

@@ -11,15 +11,18 @@ import pyarrow as pa
 
 from ft_pipeline.tables import pii
 from ft_pipeline.tables.codes import Fault
-from ft_pipeline.tables.columns import TYPES, arrow_schema, columns_of
-from ft_pipeline.tables.hashing import row_id
-from ft_pipeline.tables.keys import Keys, hash_texts, keys_of_columns
+from ft_pipeline.tables.columns import TYPES
+from ft_pipeline.tables.compared import views_of
+from ft_pipeline.tables.convert import Shapes, convert_all, shapes_of
+from ft_pipeline.tables.keys import Keys, hash_texts, keys_of_views
 from ft_pipeline.tables.parsing import parse_block, parse_line
 from ft_pipeline.tables.reader import Batch, divide
-from ft_pipeline.tables.rows import COLUMNS, REQUIRED, Record, convert
-from ft_pipeline.tables.schemas import find_faults, flatten
+from ft_pipeline.tables.rows import COLUMNS, REQUIRED
+from ft_pipeline.tables.schemas import find_faults
 from ft_pipeline.tables.sidecar import Sidecar, rename
+from ft_pipeline.tables.suspects import find_suspects, strings_of
 from ft_pipeline.tables.text import normalise
+from ft_pipeline.tables.turns import plain
 from ft_pipeline.tables.unread import unread_columns, unread_turn_keys
 
 RAW_CHARS = 2000
@@ -55,47 +58,59 @@ def process(batch: Batch, data_format: str, sidecar: Sidecar, excluded: Containe
     """Parse, convert and validate a batch. Nothing is dropped: read = rows of the table + set aside."""
     block, batch = batch.block, divide(batch)
     values = _parse(block, batch)
-    records: list[Record] = []
-    sources: list[int] = []
-    faults: dict[int, Fault] = {}
-    for at, value in enumerate(values):
-        record = convert(data_format, value, sidecar)
-        if isinstance(record, Fault):
-            faults[at] = record
-        else:
-            records.append(record)
-            sources.append(at)
-    columns = columns_of(data_format, records)
-    frame = _frame(data_format, records, columns)
-    for position, fault in find_faults(data_format, frame, sidecar.allow).items():
-        faults[sources[position]] = fault
-    ids = _ids(data_format, records)
-    for position, identity in enumerate(ids):
-        if identity in excluded:
-            faults[sources[position]] = Fault("excluded", "forgotten on request")
-    keep = [position for position, at in enumerate(sources) if at not in faults]
-    if len(keep) < len(records):
-        records, ids = [records[position] for position in keep], [ids[position] for position in keep]
-        sources = [sources[position] for position in keep]
-        columns, frame = (
-            {name: column.take(pa.array(keep, pa.int64())) for name, column in columns.items()},
-            frame.iloc[keep],
-        )
-    rows = np.array([batch.rows[at] for at in sources], dtype=np.int64)
-    own = [*columns.values(), pa.array(rows), pa.array(ids, pa.string())]
+    shapes = shapes_of(values)
+    converted = convert_all(data_format, values, shapes, sidecar)
+    table, sources, faults = converted.columns, converted.sources, converted.faults
+    views = views_of(data_format, _own(table, data_format))
+    suspects = find_suspects(data_format, _own(table, data_format), views)
+    faults |= _close_look(data_format, table, sources, suspects.faulty, sidecar)
+    faults |= _forgotten(table, sources, excluded)
+    keep = np.isin(sources, list(faults), invert=True)
+    if not keep.all():
+        mask = pa.array(keep)
+        table, views, sources = table.filter(mask).combine_chunks(), views.filter(mask), sources[keep]
+    rows = np.array(batch.rows, dtype=np.int64)[sources]
     chunk = Chunk(
         read=len(values),
-        table=pa.Table.from_arrays(own, schema=arrow_schema(data_format)),
-        keys=keys_of_columns(data_format, columns),
+        table=table.add_column(table.num_columns - 1, "row", pa.array(rows)),
+        keys=keys_of_views(views),
         aside=_aside(batch, faults),
         reasons=_reasons(batch, faults),
-        pairs=_pairs(records) if data_format == "preferences" else np.empty((0, 2), dtype=np.uint64),
-        pii=_pii(frame, rows),
+        pairs=_pairs(table) if data_format == "preferences" else np.empty((0, 2), dtype=np.uint64),
+        pii=_pii(_own(table, data_format), rows, suspects.personal[keep]),
     )
-    _describe(chunk, values, data_format, sidecar)
+    _describe(chunk, values, shapes, data_format, sidecar)
     broken = ((batch.rows[at], fault.message) for at, fault in sorted(faults.items()) if fault.code == "invalid_json")
     chunk.broken = next((item for item in broken if not item[1].startswith("nested")), None)
     return chunk
+
+
+def _own(table: pa.Table, data_format: str) -> dict[str, pa.Array]:
+    """The format's own columns."""
+    return {name: table[name].combine_chunks() for name in COLUMNS[data_format]}
+
+
+def _close_look(
+    data_format: str, table: pa.Table, sources: np.ndarray, suspected: np.ndarray, sidecar: Sidecar
+) -> dict[int, Fault]:
+    """The faults that the format's schema finds in the suspected rows, by position in the batch."""
+    places = np.flatnonzero(suspected)
+    if not places.size:
+        return {}
+    frame = _frame(data_format, _own(table.take(pa.array(places)), data_format))
+    found = find_faults(data_format, frame, sidecar.allow)
+    return {int(sources[places[position]]): fault for position, fault in found.items()}
+
+
+def _forgotten(table: pa.Table, sources: np.ndarray, excluded: Container[str]) -> dict[int, Fault]:
+    if not excluded:
+        return {}
+    fault = Fault("excluded", "forgotten on request")
+    return {
+        at: fault
+        for at, identity in zip(sources.tolist(), table["id"].to_pylist(), strict=True)
+        if identity in excluded
+    }
 
 
 def _parse(block: bytes | None, batch: Batch) -> list[Any]:
@@ -119,43 +134,39 @@ def _reasons(batch: Batch, faults: dict[int, Fault]) -> dict[str, list[int]]:
     return found
 
 
-def _frame(data_format: str, records: list[Record], columns: dict[str, pa.Array]) -> pd.DataFrame:
-    """The records as pandera wants them; texts share their memory with the Arrow columns."""
+def _frame(data_format: str, columns: dict[str, pa.Array]) -> pd.DataFrame:
+    """Rows as pandera wants them; texts share their memory with the Arrow columns."""
     series = {}
-    for at, name in enumerate(COLUMNS[data_format]):
+    for name, column in columns.items():
         if name in TYPES:
-            cells = np.empty(len(records), dtype=object)
-            cells[:] = [record[at] for record in records]
+            cells = np.empty(len(column), dtype=object)
+            cells[:] = column.to_pylist() if name == "history" else [plain(turns) for turns in column.to_pylist()]
             series[name] = pd.Series(cells, dtype=object)
         else:
-            series[name] = pd.Series(TEXT.__from_arrow__(columns[name]))  # type: ignore[attr-defined]
+            series[name] = pd.Series(TEXT.__from_arrow__(column))  # type: ignore[attr-defined]
     return pd.DataFrame(series)
 
 
-def _ids(data_format: str, records: list[Record]) -> list[str]:
-    names = COLUMNS[data_format]
-    return [row_id(dict(zip(names, record))) for record in records]  # noqa: B905 (a third of the time)
-
-
-def _pairs(records: list[Record]) -> np.ndarray:
+def _pairs(table: pa.Table) -> np.ndarray:
     sides = [
         (
             "\x1f".join(normalise(turn["content"]) for turn in prompt),
             normalise(chosen[0]["content"]),
             normalise(rejected[0]["content"]),
         )
-        for prompt, chosen, rejected in records
+        for prompt, chosen, rejected in zip(*(table[name].to_pylist() for name in COLUMNS["preferences"]), strict=True)
     ]
     ways = [[f"{p}\x1e{a}\x1e{b}" for p, a, b in sides], [f"{p}\x1e{b}\x1e{a}" for p, a, b in sides]]
     return np.stack([hash_texts(texts) for texts in ways], axis=1)
 
 
-def _pii(frame: pd.DataFrame, rows: np.ndarray) -> dict[str, list[int]]:
+def _pii(columns: dict[str, pa.Array], rows: np.ndarray, suspected: np.ndarray) -> dict[str, list[int]]:
     found: dict[str, set[int]] = {}
-    for name in frame.columns:
-        texts, owners = flatten(frame[name])
+    places = np.flatnonzero(suspected)
+    for column in columns.values():
+        texts, owners = strings_of(column.take(pa.array(places)))
         for kind, positions in pii.locate(texts, owners).items():
-            found.setdefault(kind, set()).update(rows[positions].tolist())
+            found.setdefault(kind, set()).update(rows[places[positions]].tolist())
     return {kind: sorted(numbers) for kind, numbers in found.items()}
 
 
@@ -174,18 +185,13 @@ def raw_of(value: Any) -> str:
     return orjson.dumps(value, default=repr, option=orjson.OPT_NON_STR_KEYS).decode()[:RAW_CHARS]
 
 
-def _describe(chunk: Chunk, values: list[Any], data_format: str, sidecar: Sidecar) -> None:
+def _describe(chunk: Chunk, values: list[Any], shapes: Shapes, data_format: str, sidecar: Sidecar) -> None:
     """Count what tells the file's format, and name what is dropped."""
-    shapes: dict[tuple[str, ...], int] = {}
-    for value in values:
-        if isinstance(value, dict):
-            shape = tuple(value)
-            shapes[shape] = shapes.get(shape, 0) + 1
-    for shape, count in shapes.items():
+    for shape, places in shapes.items():
         names = set(rename(dict.fromkeys(shape), sidecar)) if sidecar.columns else set(shape)
-        chunk.objects += count
+        chunk.objects += len(places)
         if any(required <= names for required in REQUIRED[data_format]):
-            chunk.known += count
+            chunk.known += len(places)
             chunk.unknown |= unread_columns(data_format, shape, sidecar)
     chunk.unknown |= unread_turn_keys(data_format, values, sidecar)
     # A row that is JSON but faulty in its keys or characters is an object still.

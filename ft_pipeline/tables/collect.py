@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from ft_pipeline.tables.chunk import ASIDE, Chunk, process
 from ft_pipeline.tables.codes import Refused
-from ft_pipeline.tables.columns import arrow_schema
+from ft_pipeline.tables.columns import schema_of
 from ft_pipeline.tables.keys import Keys, ShingleFile, merge
 from ft_pipeline.tables.pii import NAMES
 from ft_pipeline.tables.pool import map_batches
@@ -100,7 +100,7 @@ class Collector:
         collected.aside_path = self.work / f"{self._files:06d}.aside.arrow"
         gathered, mark = _Gathered(), self.shingles.count
         with (
-            _stream(collected.rows_path, arrow_schema(self.data_format)) as rows,
+            _stream(collected.rows_path, schema_of(self.data_format, "row", "id")) as rows,
             _stream(collected.aside_path, ASIDE) as aside,
         ):
             suffix = Path(collected.source.name).suffix.lower()

@@ -16,12 +16,13 @@ TYPES: dict[str, pa.DataType] = {
     "history": pa.list_(pa.list_(pa.string())),
 }
 """The others are texts."""
+ORIGIN: dict[str, pa.DataType] = {"file": pa.string(), "row": pa.int64(), "id": pa.string()}
 
 
-def arrow_schema(data_format: str) -> pa.Schema:
-    """The format's own columns, the row's number and its id."""
+def schema_of(data_format: str, *others: str) -> pa.Schema:
+    """The format's own columns, then others of ORIGIN."""
     own = [(name, TYPES.get(name, pa.string())) for name in COLUMNS[data_format]]
-    return pa.schema([*own, ("row", pa.int64()), ("id", pa.string())])
+    return pa.schema([*own, *((name, ORIGIN[name]) for name in others)])
 
 
 def columns_of(data_format: str, records: Sequence[Record]) -> dict[str, pa.Array]:

@@ -26,6 +26,12 @@ class Views(NamedTuple):
     """Normalised rest."""
     exact: pa.Array
     """All strings of the row, as they are."""
+    said: pa.Array | None = None
+    """Of conversations: the normalised text of each turn, all rows one after the other."""
+
+    def filter(self, rows: pa.Array) -> "Views":
+        """The views of some rows."""
+        return Views(self.prompts.filter(rows), self.answers.filter(rows), self.exact.filter(rows))
 
 
 def views_of(data_format: str, columns: Mapping[str, pa.Array]) -> Views:
@@ -63,7 +69,8 @@ def views_of_messages(messages: pa.Array) -> Views:
     roles, said, thought = (_large(turns.field(name)) for name in ("role", "content", "reasoning_content"))
     is_user = pc.equal(roles, _scalar("user")).to_numpy(zero_copy_only=False)
     owners = np.repeat(np.arange(len(messages)), pc.list_value_length(messages).to_numpy(zero_copy_only=False))
-    normal, exact = normalise_all(said), _join(roles, said, "\x1e")
+    normal = normal_said = normalise_all(said)
+    exact = _join(roles, said, "\x1e")
     if thought.null_count < len(thought):
         # A join with null is null: there the first part stays alone.
         thoughts = pc.if_else(pc.is_null(thought), thought, normalise_all(pc.fill_null(thought, _scalar(""))))
@@ -73,6 +80,7 @@ def views_of_messages(messages: pa.Array) -> Views:
         _joined(normal, owners, is_user, len(messages), TURN),
         _joined(normal, owners, ~is_user, len(messages), TURN),
         _joined(exact, owners, np.ones(len(owners), bool), len(messages), "\x1f"),
+        normal_said,
     )
 
 
@@ -92,7 +100,7 @@ def _alpaca_views(columns: Mapping[str, pa.Array]) -> Views:
     rest = pa.table({name: column.take(pa.array(second)) for name, column in columns.items()})
     others = views_of_messages(messages_of_alpaca(rest))
     order = pa.array(np.argsort(np.concatenate([first, second])))
-    return Views(*(pa.concat_arrays(pair).take(order) for pair in zip(views, others, strict=True)))
+    return Views(*(pa.concat_arrays(pair).take(order) for pair in zip(views[:3], others[:3], strict=True)))
 
 
 def messages_of_alpaca(rows: pa.Table) -> pa.Array:

@@ -3,10 +3,8 @@
 All of it is made a batch at a time with Arrow and numpy, and is the same on every machine and in every process.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from hashlib import sha256
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +14,7 @@ import pyarrow.compute as pc
 
 from ft_pipeline.tables.columns import MESSAGES, columns_of
 from ft_pipeline.tables.compared import TURN, Views, views_of, views_of_messages
+from ft_pipeline.tables.hashing import sha256_of_each
 from ft_pipeline.tables.rows import Record
 from ft_pipeline.tables.shingles import PLACES, Texts, buffers, mix, shingle
 from ft_pipeline.tables.text import normalise
@@ -102,22 +101,18 @@ class ShingleFile:
 
 def keys_of(data_format: str, records: Sequence[Record]) -> Keys:
     """Keys of records of a table."""
-    return keys_of_columns(data_format, columns_of(data_format, records))
-
-
-def keys_of_columns(data_format: str, columns: Mapping[str, pa.Array]) -> Keys:
-    """Keys of rows given as the columns of their format."""
-    return _keys_of_views(views_of(data_format, columns))
+    return keys_of_views(views_of(data_format, columns_of(data_format, records)))
 
 
 def keys_of_messages(rows: Iterable[Sequence[Message]]) -> Keys:
     """Keys of conversations."""
-    return _keys_of_views(views_of_messages(pa.array(rows, MESSAGES)))
+    return keys_of_views(views_of_messages(pa.array(rows, MESSAGES)))
 
 
-def _keys_of_views(views: Views) -> Keys:
+def keys_of_views(views: Views) -> Keys:
+    """Keys of rows from what is compared of them."""
     shingles, lengths = shingles_of_views(views.prompts, views.answers)
-    digests = _digests(views.prompts)
+    digests = np.frombuffer(b"".join(sha256_of_each(views.prompts)), dtype=">u8").astype(np.uint64).reshape(-1, 4)
     prompt, answer = digests[:, 2].copy(), hash_texts(views.answers)
     normal = mix(prompt * PLACES[0] + answer * PLACES[1])
     return Keys(hash_texts(views.exact), normal, prompt, answer, digests[:, :2].copy(), shingles, lengths)
@@ -135,13 +130,6 @@ def without_turns(views: pa.Array) -> pa.Array:
     if nothing_between and not (buffers(views)[1] == 0x1F).any():
         return views
     return pc.ascii_trim(pc.replace_substring(views, TURN, " "), " \x1f")
-
-
-def _digests(texts: pa.Array) -> np.ndarray:
-    """uint64, shape (texts, 4): the sha256 of each text, in UTF-8."""
-    view = memoryview(texts.buffers()[2] or b"")
-    digests = b"".join([sha256(view[begin:end]).digest() for begin, end in pairwise(buffers(texts)[0].tolist())])
-    return np.frombuffer(digests, dtype=">u8").astype(np.uint64).reshape(-1, 4)
 
 
 def group_names(group: np.ndarray) -> list[str]:

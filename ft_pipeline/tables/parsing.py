@@ -16,6 +16,7 @@ from ft_pipeline.tables.codes import Fault
 
 MAX_DEPTH = 200
 _STRUCTURE = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[\[\]{}]', re.DOTALL)
+_CONTAINERS = frozenset({dict, list})
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -62,11 +63,11 @@ def parse_block(block: bytes, lines: list[bytes]) -> list[Any]:
             elsewhere += line.count(b'":')
             continue
         if type(value) is dict:
-            keys, nested = _count_keys(value)
-            total += keys
-            if not nested:
+            if _CONTAINERS.isdisjoint(map(type, value.values())):
+                total += len(value)
                 values.append(value)
                 continue
+            total += _count_keys(value)[0]
         values.append(parse_line(line) if type(value) in (dict, list) else value)
         elsewhere += line.count(b'":') if type(value) is not dict else 0
     # Every line has at least as many `":` as keys: equal sums mean that it is so in each line.

@@ -68,7 +68,7 @@ _TEXT_CHECKS = {
     "special_tokens": SPECIAL_TOKEN_PATTERN,
     "unresolved_placeholder": PLACEHOLDER_PATTERN,
 }
-_ANSWERS = {"alpaca": ("output",), "sharegpt": ("messages",), "preferences": ("chosen",)}
+ANSWERS = {"alpaca": ("output",), "sharegpt": ("messages",), "preferences": ("chosen",)}
 _OPTIONAL = frozenset({"system", "history"})
 
 
@@ -188,7 +188,7 @@ def _column_checks(data_format: str, name: str, allow: frozenset[str]) -> list[p
     checks: dict[str, Callable[[pd.Series], pd.Series]] = {
         code: partial(_without, pattern=pattern) for code, pattern in _TEXT_CHECKS.items()
     }
-    if name in _ANSWERS.get(data_format, ()):
+    if name in ANSWERS.get(data_format, ()):
         checks["refusal_boilerplate"] = partial(_without, pattern=REFUSAL_PATTERN, role="assistant")
     if data_format == "text":
         checks["too_short"] = _long_enough
@@ -265,12 +265,12 @@ def _alpaca_answers(frame: pd.DataFrame) -> pd.Series:
     trimmed = pc.utf8_trim_whitespace(output)
     same = pc.and_(pc.equal(pc.utf8_trim_whitespace(extra), trimmed), pc.not_equal(trimmed, ""))
     passed = ~same.to_numpy(zero_copy_only=False)
-    for at in np.flatnonzero(_may_be_equal(instruction, output)).tolist():
+    for at in np.flatnonzero(may_be_equal(instruction, output)).tolist():
         passed[at] &= normalise(instruction[at].as_py()) != normalise(output[at].as_py())
     return pd.Series(passed, index=frame.index)
 
 
-def _may_be_equal(first: pa.Array, second: pa.Array) -> np.ndarray:
+def may_be_equal(first: pa.Array, second: pa.Array) -> np.ndarray:
     """bool per pair: lengths, and the first letters of plain text, rule out nearly all that differ once normalised."""
     lengths = [pc.utf8_length(side).to_numpy(zero_copy_only=False) for side in (first, second)]
     close = (lengths[0] < 2 * lengths[1] + 8) & (lengths[1] < 2 * lengths[0] + 8)
@@ -281,7 +281,7 @@ def _may_be_equal(first: pa.Array, second: pa.Array) -> np.ndarray:
 
 def _differ(first: list[str], second: list[str]) -> list[bool]:
     """For each pair of texts, whether they differ once normalised."""
-    maybe = _may_be_equal(pa.array(first, pa.large_string()), pa.array(second, pa.large_string()))
+    maybe = may_be_equal(pa.array(first, pa.large_string()), pa.array(second, pa.large_string()))
     return [
         not (close and normalise(one) == normalise(other))
         for close, one, other in zip(maybe, first, second, strict=True)

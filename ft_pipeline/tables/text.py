@@ -45,6 +45,13 @@ REFUSAL_PATTERN = (
 )
 """A stock refusal: an AI speaks of what it cannot do, or one sentence declines and nothing follows."""
 
+REFUSAL_PROBE = (
+    r"(?i)as an? (?:ai|large language model|language model)|(?:just|only) an ai"
+    r"|i (?:cannot|can(?:'|’)t|am unable to|am not able to) (?:fulfil|comply with|assist with|help with)"
+)
+REFUSAL_PROBE_CHARS = 110
+"""Where the probe finds nothing in so many first characters, the pattern finds nothing at all; it is much faster."""
+
 _WORD = re.compile(r"\w+")
 
 
