@@ -156,6 +156,8 @@ class TeacherSettings(Section):
     """How many fixed examples go before the question."""
     temperature: float = Field(0.0, ge=0, le=2)
     max_new_tokens: int = Field(96, ge=1, le=4096)
+    answers_per_prompt: int = Field(1, ge=1, le=64)
+    """Above 1, the sound answer that agrees most with the others is kept (best of n); needs a temperature."""
     batch_size: int = Field(16, ge=1)
     """Of a model that runs here."""
     seed: int = 0
@@ -168,6 +170,11 @@ class TeacherSettings(Section):
             raise ValueError("`teacher.model` must be the name under which the endpoint knows its model")
         if self.endpoint is not None and self.revision is not None:
             raise ValueError("`teacher.revision` belongs to a model that runs here; remove it, or the endpoint")
+        if self.answers_per_prompt > 1 and self.temperature == 0:
+            raise ValueError(
+                f"`teacher.answers_per_prompt` is {self.answers_per_prompt}, but at temperature 0 they would be equal; "
+                "raise teacher.temperature (0.7 is usual)"
+            )
         return self
 
 

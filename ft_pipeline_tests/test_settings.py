@@ -63,6 +63,12 @@ def test_an_endpoint_must_know_its_model_by_name(tmp_path: Path) -> None:
         read_settings(written(tmp_path, text), ProjectSettings)
 
 
+def test_several_greedy_answers_would_be_equal(tmp_path: Path) -> None:
+    text = "name: shop\nteacher:\n  answers_per_prompt: 4\n"
+    with pytest.raises(UserError, match="at temperature 0 they would be equal"):
+        read_settings(written(tmp_path, text), ProjectSettings)
+
+
 def test_three_lines_are_an_experiment(tmp_path: Path) -> None:
     settings = read_settings(
         written(tmp_path, "base_model: embedded\nobjective: sft\ntechnique: lora\n"), ExperimentSettings

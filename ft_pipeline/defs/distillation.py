@@ -26,7 +26,7 @@ SENT = {"url", "limit_field", "send_seed"}
     stage="distillation",
     deps=["unlabelled", "conversations"],
     kinds={"pytorch", "huggingface"},
-    code_version="2",
+    code_version="3",
     gpu=lambda project: project.settings.teacher.endpoint is None,
     show=lambda artifact: _show_answers(artifact),
 )
@@ -58,7 +58,7 @@ def _asked_spec(
     stage="distillation",
     deps=["teacher_answers", "conversations"],
     kinds={"parquet"},
-    code_version="2",
+    code_version="3",
     checks=[
         Check("answers_accounted_for", "answers = kept + set aside."),
         Check("some_answers_kept", "At least one answer passed the filters.", blocking=False),

@@ -44,7 +44,7 @@ def champion(at: Inputs) -> Spec:
     stage="release",
     deps=["champion", "comparison", "recommendation"],
     kinds={"markdown"},
-    code_version="2",
+    code_version="3",
     build=lambda making: _build_card(making),
     show=lambda artifact: {"card": dg.MetadataValue.md((artifact.path / "README.md").read_text(encoding="utf-8"))},
 )
@@ -54,7 +54,7 @@ def model_card(at: Inputs) -> Spec:
     teacher = at.project.settings.teacher
     config = {
         "project": at.project.settings.model_dump(mode="json", include={"name", "task"}),
-        "teacher": teacher.model_dump(mode="json", include={"model", "terms"}),
+        "teacher": {"terms": teacher.terms},
     }
     return Spec("model_card", {asset: at.artifact(asset).reference for asset in assets}, config)
 
@@ -162,4 +162,11 @@ class _Lineage:
         distilled = self.store.require(*inputs["distilled"])
         settings = self.merged_input("training_data").spec["config"]["experiment"]["data"]
         kept = {key: distilled.summary[key] for key in ("kept", "set_aside")}
-        return {**self.making.spec.config["teacher"], **kept, "weight": settings["weights"]["distilled"]}
+        answers = self.store.require(*distilled.inputs["teacher_answers"])
+        return {
+            "model": distilled.spec["config"]["teacher"]["model"],
+            "host": answers.document("teacher.json").get("endpoint_host"),
+            "terms": self.making.spec.config["teacher"]["terms"],
+            **kept,
+            "weight": settings["weights"]["distilled"],
+        }

@@ -1,4 +1,4 @@
-"""The teacher's answers as a table: one row per prompt, streamed, whoever answered."""
+"""The teacher's answers as a table: one row per prompt and sample, streamed, whoever answered."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -13,6 +13,7 @@ BATCH = 1000
 ANSWERS = pa.schema(
     [
         ("id", pa.string()),
+        ("sample", pa.int16()),
         ("prompt_messages", MESSAGES),
         ("answer", pa.string()),
         ("finish_reason", pa.string()),
@@ -26,9 +27,10 @@ ANSWERS = pa.schema(
         ("reply_model", pa.string()),
     ]
 )
-"""finish_reason: `stop`, `length` (cut off), `context` (prompt and answer do not fit the model: never asked) or
-`failed`, and then `failure` says why. answered_at (UTC, ISO 8601), request_id and reply_model are an endpoint's: what a
-local model answers can be made again, and when it was made says nothing."""
+"""sample: which of several answers to one prompt, from 0. finish_reason: `stop`, `length` (cut off), `context` (prompt
+and answer do not fit the model: never asked) or `failed`, and then `failure` says why. answered_at (UTC, ISO 8601),
+request_id and reply_model are an endpoint's: what a local model answers can be made again, and when it was made says
+nothing."""
 FILE = "answers.parquet"
 
 
@@ -43,9 +45,10 @@ def count_prompts(unlabelled: Path) -> int:
     return pq.read_metadata(unlabelled / "rows.parquet").num_rows
 
 
-def answer_row(row: dict[str, Any], **answer: Any) -> dict[str, Any]:
+def answer_row(row: dict[str, Any], sample: int, **answer: Any) -> dict[str, Any]:
     """A row of answers.parquet: the prompt's row, and what became of it."""
-    return {"id": row["id"], "prompt_messages": row["messages"], "file": row["file"], "row": row["row"], **answer}
+    about = {"id": row["id"], "sample": sample, "file": row["file"], "row": row["row"]}
+    return {**about, "prompt_messages": row["messages"], **answer}
 
 
 def write_answers(rows: Iterable[dict[str, Any]], out: Path) -> None:

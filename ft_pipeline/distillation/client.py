@@ -26,12 +26,18 @@ def answer_all(job: Job, prompter: Prompter) -> dict[str, Any]:
     prompts = job.inputs["unlabelled"]
 
     def questions() -> Iterator[Question]:
-        return (prompter.question(row["messages"]) for row in read_prompts(prompts))
+        return (question for _, question in _questions(prompts, prompter))
 
+    wanted = count_prompts(prompts) * teacher.answers_per_prompt
     with AnswerLog.opened(log_folder(job.shared or job.work, teacher), job.report.log) as log:
-        asked = ask(log, questions(), count_prompts(prompts), teacher, job)
+        asked = ask(log, questions(), wanted, teacher, job)
         write_answers(_rows(log, prompts, prompter), job.out)
-        return {"prompts": count_prompts(prompts), **asked_summary(asked), **spent_summary(log, teacher)}
+        return {
+            "prompts": count_prompts(prompts),
+            "wanted": wanted,
+            **asked_summary(asked),
+            **spent_summary(log, teacher),
+        }
 
 
 def ask(log: AnswerLog, questions: Iterable[Question], total: int, teacher: TeacherSettings, job: Job) -> Asked:
@@ -97,8 +103,14 @@ def _key(endpoint: EndpointSettings) -> str | None:
 
 
 def _rows(log: AnswerLog, prompts: Path, prompter: Prompter) -> Iterator[dict[str, Any]]:
+    for row, question in _questions(prompts, prompter):
+        yield answer_row(row, question.sample, **answer_of(log, question))
+
+
+def _questions(prompts: Path, prompter: Prompter) -> Iterator[tuple[dict[str, Any], Question]]:
     for row in read_prompts(prompts):
-        yield answer_row(row, **answer_of(log, prompter.question(row["messages"])))
+        for sample in range(prompter.teacher.answers_per_prompt):
+            yield row, prompter.question(row["messages"], sample)
 
 
 def answer_of(log: AnswerLog, question: Question) -> dict[str, Any]:

@@ -10,16 +10,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ft_pipeline.distillation import quality
+from ft_pipeline.distillation.best import agreements, best_of
 from ft_pipeline.tables.chunk import raw_of
 from ft_pipeline.tables.conversations import ASIDE_SCHEMA, SCHEMA
 from ft_pipeline.tables.dedup import find_copies, find_in
 from ft_pipeline.tables.hashing import row_id
 from ft_pipeline.tables.keys import group_names, keys_of_messages, prompt_of
 from ft_pipeline.tables.overlap import Phrases, heldout_rows, origin, overlap_with_heldout
+from ft_pipeline.tables.schemas import find_faults
 from ft_pipeline.tables.turns import plain
 
 TABLE = "unlabelled"
@@ -82,8 +85,11 @@ def distil(
     train = _train_rows(conversations)
     context = quality.Context(asked["system_prompt"] or "", asked["examples"], _human_lengths(train))
     _drop_faulty(found, context)
+    _drop_invalid(found)
     _drop_held_out(found, conversations, general_questions)
-    _drop_copies(found, train)
+    _drop_copies_of_people(found, train)
+    _drop_all_but_best(found)
+    _drop_copies(found)
     kept = [answer for answer in found if not answer.code]
     dropped = [answer for answer in found if answer.code]
     provenance = {
@@ -114,6 +120,14 @@ def _drop_faulty(found: Sequence[_Answer], context: quality.Context) -> None:
             answer.drop(fault.code, fault.message)
 
 
+def _drop_invalid(found: Sequence[_Answer]) -> None:
+    """The validation that people's rows pass, on the whole conversation."""
+    left = [answer for answer in found if not answer.code]
+    frame = pd.DataFrame({"messages": pd.Series([answer.messages for answer in left], dtype=object)})
+    for at, fault in find_faults("sharegpt", frame, frozenset()).items():
+        left[at].drop(fault.code, fault.message.partition("; or allow it")[0])
+
+
 def _drop_held_out(found: Sequence[_Answer], conversations: Path, general_questions: Sequence[str]) -> None:
     left = [answer for answer in found if not answer.code]
     near = overlap_with_heldout([{"messages": answer.messages} for answer in left], heldout_rows(conversations))
@@ -125,8 +139,7 @@ def _drop_held_out(found: Sequence[_Answer], conversations: Path, general_questi
             answer.drop("train_test_overlap", "its prompt shares 13 words in a row with the general suite")
 
 
-def _drop_copies(found: Sequence[_Answer], train: Sequence[Mapping[str, Any]]) -> None:
-    """Of people's rows first, then of earlier answers."""
+def _drop_copies_of_people(found: Sequence[_Answer], train: Sequence[Mapping[str, Any]]) -> None:
     left = [answer for answer in found if not answer.code]
     copies = find_in(
         keys_of_messages([answer.messages for answer in left]), keys_of_messages([row["messages"] for row in train])
@@ -134,7 +147,28 @@ def _drop_copies(found: Sequence[_Answer], train: Sequence[Mapping[str, Any]]) -
     for answer, at, exact in zip(left, copies.of.tolist(), copies.exact.tolist(), strict=True):
         if at >= 0:
             _drop_copy(answer, origin(train[at]), exact)
-    left = [answer for answer in left if not answer.code]
+
+
+def _drop_all_but_best(found: Sequence[_Answer]) -> None:
+    """Of several sound answers to one prompt, keep the one that best.py names."""
+    by_prompt: dict[str, list[_Answer]] = {}
+    for answer in found:
+        if not answer.code:
+            by_prompt.setdefault(answer.given["id"], []).append(answer)
+    for answers in by_prompt.values():
+        texts = [answer.given["answer"] for answer in answers]
+        best, agreed = best_of(texts), agreements(texts)
+        for at, answer in enumerate(answers):
+            if at != best:
+                message = (
+                    f"agrees {agreed[at]:.2f} with the other answers to its prompt, the kept one {agreed[best]:.2f}"
+                )
+                answer.drop("not_best", message, answers[best].origin)
+
+
+def _drop_copies(found: Sequence[_Answer]) -> None:
+    """Answers that earlier answers, to other prompts, hold already."""
+    left = [answer for answer in found if not answer.code]
     copies = find_copies(keys_of_messages([answer.messages for answer in left]))
     for answer, at, exact in zip(left, copies.of.tolist(), copies.exact.tolist(), strict=True):
         if at >= 0:

@@ -4,6 +4,7 @@ import json
 import os
 import time
 from collections.abc import Iterator, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,13 @@ def answer_all(job: Job, prompter: Prompter) -> dict[str, Any]:
     `job.out`; the summary."""
     rows = list(read_prompts(job.inputs["unlabelled"]))
     answers, resumed = _answer_all(job, rows, prompter)
-    write_answers((_row(row, answers[row["id"]]) for row in rows), job.out)
+    samples = range(prompter.teacher.answers_per_prompt)
+    write_answers((_row(row, sample, answers[_key(row["id"], sample)]) for row in rows for sample in samples), job.out)
     seconds = sum(answer["seconds"] for answer in answers.values())
     tokens = sum(answer["answer_tokens"] for answer in answers.values())
     return {
         "prompts": len(rows),
+        "wanted": len(rows) * len(samples),
         "answered": sum(answer["finish_reason"] != "context" for answer in answers.values()),
         "seconds": round(seconds, 2),
         "answer_tokens": tokens,
@@ -37,27 +40,29 @@ def answer_all(job: Job, prompter: Prompter) -> dict[str, Any]:
 
 
 def _answer_all(job: Job, rows: Sequence[dict[str, Any]], prompter: Prompter) -> tuple[dict[str, Entry], int]:
-    """Every answer by row id, and how many of them an earlier run had left in the work folder."""
+    """Every answer by row id and sample, and how many of them an earlier run had left in the work folder."""
     settings = prompter.teacher
     journal = Journal(job.work / "answers.jsonl")
     answers = journal.read()
-    resumed = len(answers)
-    if resumed == len(rows):
+    resumed, wanted = len(answers), len(rows) * settings.answers_per_prompt
+    if resumed == wanted:
         return answers, resumed
     if resumed:
-        job.report.log(f"{resumed} of {len(rows)} answers are there from an earlier run")
+        job.report.log(f"{resumed} of {wanted} answers are there from an earlier run")
     teacher = _Teacher(job, rows, prompter)
     started, written = time.monotonic(), 0
-    for number, batch in enumerate(_batches(teacher.lengths, settings.batch_size)):
-        missing = [key for key in batch if key not in answers]
+    batches = list(_batches(teacher.lengths, settings.batch_size))
+    for number, (sample, batch) in enumerate(product(range(settings.answers_per_prompt), batches)):
+        missing = [row for row in batch if _key(row, sample) not in answers]
         if not missing:
             continue
-        arrived = teacher.answer(missing, seed=settings.seed + number)
+        found = teacher.answer(missing, seed=settings.seed + number)
+        arrived = {_key(row, sample): entry for row, entry in found.items()}
         journal.append(arrived)
         answers |= arrived
         written += sum(entry["answer_tokens"] for entry in arrived.values())
         speed = written / (time.monotonic() - started)
-        job.report.progress(len(answers), len(rows), tokens_per_second=speed)
+        job.report.progress(len(answers), wanted, tokens_per_second=speed)
     return answers, resumed
 
 
@@ -127,8 +132,12 @@ def _unasked(prompt_tokens: int) -> Entry:
     }
 
 
-def _row(row: dict[str, Any], answer: Entry) -> dict[str, Any]:
-    return answer_row(row, **{key: value for key, value in answer.items() if key != "seconds"})
+def _key(row: str, sample: int) -> str:
+    return f"{row}:{sample}"
+
+
+def _row(row: dict[str, Any], sample: int, answer: Entry) -> dict[str, Any]:
+    return answer_row(row, sample, **{key: value for key, value in answer.items() if key != "seconds"})
 
 
 class Journal:

@@ -62,7 +62,7 @@ class CardFacts:
     merge: Mapping[str, Any] = field(default_factory=dict)
     """The merged model's summary: mode, kl_adapter_merged, max_kl, passed."""
     teacher: Mapping[str, Any] = field(default_factory=dict)
-    """Where distilled rows were trained on: `model`, `terms`, `kept`, `set_aside`, `weight`."""
+    """Where distilled rows were trained on: `model`, `host`, `terms`, `kept`, `set_aside`, `weight`."""
     prompt: Mapping[str, Any] = field(default_factory=dict)
     """What the model is served with: `system_prompt`, `few_shot`."""
     champion: Mapping[str, Any] = field(default_factory=dict)
@@ -179,7 +179,9 @@ def _teacher(teacher: Mapping[str, Any]) -> list[str]:
     counts = f"{_number(teacher.get('kept'))} answers kept, {_number(teacher.get('set_aside'))} set aside"
     terms = _text(teacher.get("terms")) or "not stated in project.yaml"
     weight = f" at weight {_number(teacher['weight'])}" if "weight" in teacher else ""
-    return [f"Distilled rows{weight}: answers of {_text(teacher.get('model'))}; {counts}. The teacher's terms: {terms}"]
+    host = f" at {_text(teacher['host'])}" if teacher.get("host") else ""
+    answers = f"answers of {_text(teacher.get('model'))}{host}"
+    return [f"Distilled rows{weight}: {answers}; {counts}. The teacher's terms: {terms}"]
 
 
 def _training(facts: CardFacts) -> list[str]:

@@ -50,6 +50,7 @@ ROW_CODES: dict[str, str] = {
     "answer_cut_off": "the teacher's answer hit the length limit",
     "repetition": "the teacher's answer repeats itself",
     "answer_length": "the teacher's answer is too short or too long",
+    "not_best": "another sound answer of the teacher to the same prompt agrees more with the rest of them",
 }
 
 FILE_CODES: dict[str, str] = {

@@ -71,6 +71,7 @@ def write_conversations(
 def answer_row(number: int, prompt: str, answer: str, finish_reason: str = "stop") -> dict[str, Any]:
     return {
         "id": f"u{number}",
+        "sample": 0,
         "prompt_messages": user(prompt),
         "answer": answer,
         "finish_reason": finish_reason,

@@ -67,6 +67,16 @@ def test_what_the_log_holds_is_not_asked_again(tmp_path: Path) -> None:
         assert (asked.known, asked.answered) == (0, 5)
 
 
+def test_each_sample_is_an_answer_of_its_own(tmp_path: Path) -> None:
+    with serving() as server:
+        teacher = server.teacher(temperature=0.8, seed=4, answers_per_prompt=3)
+        found = [Prompter(teacher, []).question(user(PROMPTS[0]), sample) for sample in range(3)]
+        with AnswerLog.opened(tmp_path, lambda message: None) as log:
+            ask_all(lambda: Endpoint(teacher, None), log, found, 3, teacher, Recorder())
+        assert sorted(body["seed"] for body in server.bodies) == [4, 5, 6]
+        assert len({question.key for question in found}) == server.requests == 3
+
+
 def test_no_more_requests_at_once_than_allowed(tmp_path: Path) -> None:
     with serving(latency=0.01, slots=500) as server:
         ask(tmp_path, server.teacher({"concurrency": 7}))

@@ -130,6 +130,21 @@ def test_sampling_is_seeded(inputs: dict[str, Path], tmp_path: Path) -> None:
     assert found["a"] == found["b"] != found["c"]
 
 
+def test_several_answers_per_prompt(inputs: dict[str, Path], tmp_path: Path) -> None:
+    """Each sample has its own seed; a resumed run asks for the missing ones only."""
+    settings = {**SETTINGS, "temperature": 1.0, "answers_per_prompt": 3, "few_shot": 0, "batch_size": 16}
+    job = teacher_job(tmp_path / "a", inputs, **settings)
+    assert teacher.run(job)["wanted"] == 30
+    rows = answers_of(job)
+    assert [(row["id"], row["sample"]) for row in rows] == [(f"u{n}", s) for n in range(1, 11) for s in range(3)]
+    assert any(len({row["answer"] for row in rows[at : at + 3]}) == 3 for at in range(0, 30, 3))
+    again = teacher_job(tmp_path / "b", inputs, **settings)
+    lines = (job.work / "answers.jsonl").read_bytes().splitlines(keepends=True)
+    (again.work / "answers.jsonl").write_bytes(b"".join(lines[:20]))
+    assert teacher.run(again)["resumed"] == 20
+    assert answers_of(again) == rows
+
+
 def test_an_endpoint_without_its_key_is_not_asked(
     inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

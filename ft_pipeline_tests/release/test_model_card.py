@@ -95,6 +95,12 @@ def test_the_card_says_what_the_store_knows() -> None:
         assert line in card, line
 
 
+def test_a_hosted_teacher_is_named_with_its_host() -> None:
+    hosted = replace(FACTS, teacher={**FACTS.teacher, "model": "big", "host": "api.example.com", "terms": ""})
+    assert "answers of big at api.example.com; 12 answers kept" in render_card(hosted)
+    assert "The teacher's terms: not stated in project.yaml" in render_card(hosted)
+
+
 def test_a_prompt_variant_was_not_trained() -> None:
     prompt = replace(
         FACTS,
