@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from ft_pipeline.errors import UserError
 
 NAME_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,62}$"
+CRON_RANGES = (range(60), range(24), range(1, 32), range(1, 13), range(8))
 Share = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -204,16 +205,33 @@ class RetrainingSettings(Section):
 
     min_new_rows: int = Field(50, ge=1)
     """So many rows of the train split must be there that the last training did not see."""
-    hour: int = Field(2, ge=0, le=23)
-    """The hour of the night at which it looks."""
+    schedule: str = "0 2 * * *"
+    """When it looks: minute, hour, day of the month, month, day of the week (0 is Sunday), as in cron."""
     timezone: str = "UTC"
-    """Of that hour, e.g. `Europe/Berlin`."""
+    """Of that schedule, e.g. `Europe/Berlin`."""
+
+    @field_validator("schedule")
+    @classmethod
+    def _is_cron(cls, given: str) -> str:
+        fields = given.split()
+        if len(fields) != len(CRON_RANGES) or not all(map(_is_cron_field, fields, CRON_RANGES)):
+            raise ValueError(f"{given!r} is not a cron schedule of five fields in numbers, such as `0 2 * * *`")
+        return given
 
     @model_validator(mode="after")
     def _know_the_timezone(self) -> "RetrainingSettings":
         if self.timezone not in available_timezones():
             raise ValueError(f"there is no time zone {self.timezone!r}; name one like UTC or Europe/Berlin")
         return self
+
+
+class NotificationSettings(Section):
+    """Who hears of failed runs, failed gates and a new champion; data/store/notifications.jsonl always does."""
+
+    webhook_env: str = Field("FT_WEBHOOK_URL", pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
+    """The environment variable that holds the URL of a Slack-compatible webhook; unset: no webhook is called."""
+    ui_url: str | None = None
+    """Where your team reaches the UI, for links, e.g. `https://dagster.example.org`."""
 
 
 class ProjectSettings(Section):
@@ -227,6 +245,13 @@ class ProjectSettings(Section):
     evaluation: EvaluationSettings = EvaluationSettings()
     promotion: PromotionSettings = PromotionSettings()
     retraining: RetrainingSettings = RetrainingSettings()
+    notifications: NotificationSettings = NotificationSettings()
+
+
+def _is_cron_field(field: str, allowed: range) -> bool:
+    """Whether it is `*`, numbers and ranges of numbers, each with an optional step, all within what is allowed."""
+    parts = [re.fullmatch(r"(?:\*|(\d+)(?:-(\d+))?)(?:/[1-9]\d*)?", part) for part in field.split(",")]
+    return all(part and all(int(number) in allowed for number in part.groups() if number) for part in parts)
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import pytest
 from ft_pipeline.errors import UserError
 from ft_pipeline.experiments import ExperimentSettings
 from ft_pipeline.project import Project, read_jsonl
-from ft_pipeline.settings import ProjectSettings, read_settings
+from ft_pipeline.settings import ProjectSettings, RetrainingSettings, read_settings
 
 
 def written(tmp_path: Path, text: str) -> Path:
@@ -105,3 +105,19 @@ def test_a_broken_line_of_the_general_suite_is_named(tmp_path: Path) -> None:
     path.write_text('{"query": "1 + 1?"}\n{"query": \n', encoding="utf-8")
     with pytest.raises(UserError, match=r"questions\.jsonl: line 2"):
         read_jsonl(path)
+
+
+@pytest.mark.parametrize("given", ["0 2 * *", "60 2 * * *", "0 2 * * mon", "0 2 * * 1-9", "*/0 * * * *", "a"])
+def test_a_schedule_that_cron_would_not_read_is_refused(given: str) -> None:
+    with pytest.raises(ValueError, match="is not a cron schedule of five fields"):
+        RetrainingSettings(schedule=given)
+
+
+@pytest.mark.parametrize("given", ["0 2 * * *", "*/15 0-6,22 1 */2 0-5/2", "0 2 * * 7"])
+def test_a_schedule_of_numbers_is_read(given: str) -> None:
+    assert RetrainingSettings(schedule=given).schedule == given
+
+
+def test_an_unknown_time_zone_is_named() -> None:
+    with pytest.raises(ValueError, match="no time zone 'Berlin'"):
+        RetrainingSettings(timezone="Berlin")

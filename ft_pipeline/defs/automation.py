@@ -76,7 +76,7 @@ def _settings() -> RetrainingSettings:
 
 @dg.schedule(
     job=retraining_job,
-    cron_schedule=f"0 {_settings().hour} * * *",
+    cron_schedule=_settings().schedule,
     execution_timezone=_settings().timezone,
     default_status=dg.DefaultScheduleStatus.RUNNING,
 )

@@ -1,0 +1,38 @@
+"""Who is told: failed runs, failed gates, and a new champion, to the webhook and the log of project.yaml."""
+
+import dagster as dg
+
+from ft_pipeline.errors import UserError
+from ft_pipeline.execution.notifying import Notification, notify
+from ft_pipeline.execution.run_failures import why_it_failed
+from ft_pipeline.project import Project
+from ft_pipeline.release.champion import Record, history
+
+LOOK_SECONDS = 20
+
+
+@dg.run_failure_sensor(default_status=dg.DefaultSensorStatus.RUNNING, minimum_interval_seconds=LOOK_SECONDS)
+def failures(context: dg.RunFailureSensorContext) -> None:
+    """Tells of every run that failed: with the gate that stopped it, or the error."""
+    outcome = notify(Project.find(), why_it_failed(context.instance, context.dagster_run, context.failure_event))
+    context.log.info(f"webhook: {outcome}")
+
+
+@dg.sensor(default_status=dg.DefaultSensorStatus.RUNNING, minimum_interval_seconds=LOOK_SECONDS)
+def champion_changes(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
+    """Tells of every new champion, whoever moved it: a run, `ft promote` or `ft rollback`."""
+    try:
+        project = Project.find()
+        records = history(project.store)
+    except UserError as error:
+        return dg.SkipReason(str(error))
+    last = records[-1].sequence if records else 0
+    seen = int(context.cursor) if context.cursor else last
+    told = [notify(project, _news(record)) for record in records if record.sequence > seen]
+    why = f"webhook: {'; '.join(told)}" if told else "the champion is the same"
+    return dg.SensorResult(skip_reason=why, cursor=str(last))
+
+
+def _news(record: Record) -> Notification:
+    before = f", in place of {record.previous}" if record.previous else ""
+    return Notification("champion_changed", f"{record.name}{before}. {record.reason}")

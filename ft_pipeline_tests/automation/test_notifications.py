@@ -1,0 +1,138 @@
+"""Who is told what: real runs that fail, a real HTTP server on loopback."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from ft_pipeline import scaffold
+from ft_pipeline.defs.notifications import champion_changes, failures
+from ft_pipeline.execution import notifying
+from ft_pipeline.execution.notifying import LOG, Notification, notify
+from ft_pipeline.execution.steps import STEPS
+from ft_pipeline.project import Project
+from ft_pipeline.release.champion import Candidate, Promotion, promote, rollback
+from ft_pipeline_tests.automation.webhook import Webhook, webhook
+
+
+@pytest.fixture
+def hook(monkeypatch: pytest.MonkeyPatch) -> Iterator[Webhook]:
+    with webhook() as started:
+        monkeypatch.setenv("FT_WEBHOOK_URL", started.url)
+        yield started
+
+
+@pytest.fixture
+def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
+    root = scaffold.create(tmp_path / "shop", example=True)
+    with (root / "project.yaml").open("a", encoding="utf-8") as file:
+        file.write("notifications:\n  ui_url: https://dagster.example.org/\n")
+    monkeypatch.setenv("FT_PROJECT", str(root))
+    return Project(root)
+
+
+def log_of(project: Project) -> list[dict]:
+    return [json.loads(line) for line in (project.store / LOG).read_text(encoding="utf-8").splitlines()]
+
+
+def run_that_fails(assets: list[str], partition: str | None = None) -> str:
+    """Materialize, and let the sensor hear of it; the run's id."""
+    from ft_pipeline.definitions import defs
+
+    defs()
+    with dg.instance_for_test() as instance:
+        done = dg.materialize(
+            [step.asset for step in STEPS.values()],
+            instance=instance,
+            selection=assets,
+            partition_key=partition,
+            raise_on_error=False,
+        )
+        assert not done.success
+        context = dg.build_run_status_sensor_context(
+            sensor_name="failures",
+            dagster_instance=instance,
+            dagster_run=done.dagster_run,
+            dagster_event=done.get_run_failure_event(),
+        )
+        failures(context.for_run_failure())
+        return done.run_id
+
+
+def test_a_failed_gate_is_told_with_its_reason(shop: Project, hook: Webhook) -> None:
+    (shop.raw("alpaca") / "export.jsonl").write_bytes('[{"instruction": "<b>Hi"'.encode("utf-16"))
+    run_id = run_that_fails(["raw_alpaca", "alpaca"])
+    (text,) = hook.told
+    assert text.startswith("*Gate failed* in larkfield-support: alpaca: all_files_readable: ")
+    assert "export.jsonl" in text and "UTF-16" in text
+    assert text.endswith(f"(<https://dagster.example.org/runs/{run_id}|the run>)")
+    (entry,) = log_of(shop)
+    assert (entry["kind"], entry["run_id"], entry["webhook"]) == ("gate_failed", run_id, "told (status 200)")
+
+
+def test_a_failed_run_is_told_with_its_error(shop: Project, hook: Webhook) -> None:
+    run_that_fails(["adapter"], partition="qlora")
+    (text,) = hook.told
+    expected = "*Run failed* in larkfield-support: adapter [qlora]: experiment has not been materialized yet"
+    assert text.startswith(expected)
+
+
+def test_every_move_of_the_champion_is_told_once(shop: Project, hook: Webhook) -> None:
+    def tick(cursor: str | None) -> str | None:
+        with dg.DagsterInstance.ephemeral() as instance:
+            result = champion_changes(dg.build_sensor_context(instance, cursor=cursor))
+        assert isinstance(result, dg.SensorResult)
+        return result.cursor
+
+    def release(name: str) -> None:
+        candidate = Candidate(name, "merged", "qlora", f"fingerprint of {name}")
+        promote(shop.store, lambda present: Promotion(candidate, f"{name} leads by 0.4 <nats>"))
+
+    release("first/merged")
+    cursor = tick(None)
+    assert hook.told == [], "what stood before anybody looked is no news"
+    release("second/merged")
+    rollback(shop.store)
+    cursor = tick(cursor)
+    tick(cursor)
+    second, back = hook.told
+    assert second == (
+        "*New champion* in larkfield-support: second/merged, in place of first/merged. "
+        "second/merged leads by 0.4 &lt;nats&gt;"
+    )
+    assert back.startswith("*New champion* in larkfield-support: first/merged")
+
+
+NEWS = Notification("run_failed", "adapter: it failed")
+
+
+def test_a_webhook_that_stumbles_is_asked_again(shop: Project, hook: Webhook, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(notifying, "SECONDS_BETWEEN", 0.01)
+    hook.statuses = [503, 429]
+    assert notify(shop, NEWS) == "told (status 200)"
+    hook.statuses = [503] * 3
+    assert notify(shop, NEWS) == "refused with status 503"
+    hook.statuses = [404]
+    assert notify(shop, NEWS) == "refused with status 404"
+    assert len(hook.told) == 3 + 3 + 1
+
+
+@pytest.mark.parametrize(
+    ("url", "outcome"),
+    [
+        ("", "not called: FT_WEBHOOK_URL is not set"),
+        ("ftp://example.org/geheim", "not called: FT_WEBHOOK_URL holds no http(s) URL"),
+        ("http://127.0.0.1:1/geheim", "did not answer (ConnectionRefusedError)"),
+        ("http://[::1/geheim", "not called: the URL cannot be read"),
+    ],
+)
+def test_no_webhook_stops_nothing_and_no_secret_is_kept(
+    shop: Project, monkeypatch: pytest.MonkeyPatch, url: str, outcome: str
+) -> None:
+    monkeypatch.setattr(notifying, "SECONDS_BETWEEN", 0.01)
+    monkeypatch.setenv("FT_WEBHOOK_URL", url)
+    assert notify(shop, NEWS) == outcome
+    assert log_of(shop)[0]["webhook"] == outcome
+    assert "geheim" not in (shop.store / LOG).read_text(encoding="utf-8")

@@ -1,0 +1,47 @@
+"""A webhook as Slack has it: an HTTP server on loopback that keeps what it is told."""
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+
+@dataclass
+class Webhook:
+    """What it shall answer, and what it was told."""
+
+    url: str = ""
+    statuses: list[int] = field(default_factory=list)
+    """Of the next answers; 200 once they are used up."""
+    told: list[str] = field(default_factory=list)
+    """The texts, in order; those that were refused too."""
+
+
+@contextmanager
+def webhook() -> Iterator[Webhook]:
+    """A server of its own, with a path that is a secret."""
+    state = Webhook()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            assert self.headers["Content-Type"] == "application/json"
+            state.told.append(json.loads(body)["text"])
+            self.send_response(state.statuses.pop(0) if state.statuses else 200)
+            self.end_headers()
+
+        def log_message(self, *arguments: object) -> None:
+            """Quiet."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    state.url = f"http://127.0.0.1:{server.server_port}/services/T0/B0/geheim"
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield state
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
