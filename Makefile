@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 
 export FT_PROJECT ?= $(CURDIR)
 
-.PHONY: setup demo test ui lint docs clean
+.PHONY: setup demo test test-all ui lint docs clean
 setup: $(READY)
 
 $(READY): pyproject.toml constraints.txt
@@ -24,6 +24,10 @@ ui: setup
 
 test: setup
 	HF_HUB_OFFLINE=1 $(BIN)/pytest
+
+# Also what takes minutes each: faults over whole runs, a file that becomes a champion by itself, PostgreSQL.
+test-all: setup
+	HF_HUB_OFFLINE=1 $(BIN)/pytest -m "long or not long"
 
 lint: setup
 	$(BIN)/ruff check .

@@ -12,6 +12,7 @@ import dagster as dg
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.execution.retraining import experiments_to_watch, judge
+from ft_pipeline.execution.stranded import end_stranded
 from ft_pipeline.execution.watching import look
 from ft_pipeline.project import Project
 from ft_pipeline.settings import RetrainingSettings
@@ -64,6 +65,16 @@ def raw_files(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipR
     key = f"{'; '.join(found.changed.values())} on {today}"
     request = dg.RunRequest(run_key=key, asset_selection=[dg.AssetKey(asset) for asset in found.changed])
     return dg.SensorResult([request], cursor=cursor)
+
+
+@dg.sensor(default_status=dg.DefaultSensorStatus.RUNNING, minimum_interval_seconds=LOOK_SECONDS)
+def stranded_runs(context: dg.SensorEvaluationContext) -> dg.SkipReason:
+    """Ends runs whose process is gone (power cut, kill −9), and frees their slot in the pool; a re-run goes on."""
+    try:
+        ended = end_stranded(context.instance, Project.find().store)
+    except UserError as error:
+        return dg.SkipReason(str(error))
+    return dg.SkipReason(f"ended {', '.join(ended)}" if ended else "every run that is under way has its process")
 
 
 def _settings() -> RetrainingSettings:

@@ -18,6 +18,7 @@ from ft_pipeline.errors import UserError
 from ft_pipeline.execution.events import StepEvent, listening
 from ft_pipeline.execution.planning import Planned, flow, plan
 from ft_pipeline.execution.steps import FORCE, STEPS
+from ft_pipeline.execution.stranded import end_stranded
 from ft_pipeline.project import Project
 from ft_pipeline.store.current import current_document
 from ft_pipeline.store.locks import FileLock
@@ -87,6 +88,7 @@ def run(request: Request) -> Outcome:
     if request.force:
         os.environ[FORCE] = "1"  # read by the steps of this process
     with listening(events.append), dg.DagsterInstance.get() as instance:
+        end_stranded(instance, request.project.store)  # else this run would wait for the slot that a killed one kept
         for experiment, assets in _batches(planned):
             failures += _materialize(instance, request, experiment, assets)
             if failures:

@@ -15,6 +15,7 @@ from typing import Any
 import dagster as dg
 
 from ft_pipeline.errors import UserError
+from ft_pipeline.execution import stranded
 from ft_pipeline.execution.build import Build, BuildFunction, build_artifact
 from ft_pipeline.execution.devices import DeviceNeed
 from ft_pipeline.execution.events import State, StepEvent, publish
@@ -251,6 +252,7 @@ def planned_spec(step: Step, inputs: Inputs) -> Spec:
 def _materialize(context: dg.AssetExecutionContext, step: Step, experiment: str | None) -> dg.MaterializeResult:
     project = Project.find()
     store = ArtifactStore(project.store)
+    stranded.hold(context, store.root)
 
     def make(spec: Spec) -> Artifact:
         return build_artifact(context, store, spec, device=_device_need(project, experiment)).artifact

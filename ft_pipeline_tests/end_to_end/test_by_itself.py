@@ -1,0 +1,55 @@
+"""Once for real: a file is dropped into the folder, and the champion is replaced, with no hand on it."""
+
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from ft_pipeline import scaffold
+from ft_pipeline.release.champion import current
+from ft_pipeline_tests.automation.webhook import webhook
+from ft_pipeline_tests.end_to_end.conftest import Finished
+from ft_pipeline_tests.end_to_end.ui import Ui, serving
+
+pytestmark = [pytest.mark.slow, pytest.mark.long]
+
+DROPPED = ("support_02.jsonl", "support_03.jsonl", "support_04.jsonl", "support_05.jsonl")
+PATIENCE = 900.0
+
+
+def retrain_every_minute(root: Path) -> None:
+    settings = yaml.safe_load((root / "project.yaml").read_text(encoding="utf-8"))
+    settings["retraining"] = {"schedule": "* * * * *", "min_new_rows": 40}
+    settings["evaluation"]["max_test_rows"] = None
+    (root / "project.yaml").write_text(yaml.safe_dump(settings, allow_unicode=True), encoding="utf-8")
+
+
+def wait(ui: Ui, condition: Callable[[], Any], what: str) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {PATIENCE:.0f} s: {what}; runs: {ui.runs()}"
+        time.sleep(1)
+
+
+def test_a_dropped_file_replaces_the_champion(
+    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = Path(shutil.copytree(finished.root, tmp_path / "shop"))
+    retrain_every_minute(root)
+    before = current(root / "data" / "store")
+    assert before is not None and before.name == "qlora/merged"
+    with webhook() as hook:
+        monkeypatch.setenv("FT_WEBHOOK_URL", hook.url)
+        with serving(root) as ui:
+            for name in DROPPED:
+                shutil.copy(scaffold.home() / "data" / "raw" / "alpaca" / name, root / "data" / "raw" / "alpaca" / name)
+            wait(ui, lambda: current(root / "data" / "store") != before, "another champion")
+            wait(ui, lambda: len(hook.told) > 0, "the webhook was told")
+    after = current(root / "data" / "store")
+    assert after is not None and after.name == "qlora/merged"
+    assert after.sequence == before.sequence + 1 and after.fingerprint != before.fingerprint
+    assert [text for text in hook.told if "New champion" in text and "in place of qlora/merged" in text]
