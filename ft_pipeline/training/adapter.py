@@ -15,6 +15,7 @@ from ft_pipeline.errors import UserError
 from ft_pipeline.experiments import ExperimentSettings
 from ft_pipeline.job import Job
 from ft_pipeline.models.load import compute_dtype, load_tokenizer
+from ft_pipeline.training.preference import PairTrainer, with_reference
 from ft_pipeline.training.techniques import count_parameters, load_weights, new_model, save_adapter, save_full
 from ft_pipeline.training.trainer import AnswerTrainer, Evaluations, Progress, train, training_arguments
 from ft_pipeline.training.training_data import read_split
@@ -26,7 +27,8 @@ _NO_DISK = ("No space left on device", "PytorchStreamWriter failed")
 
 
 def run(job: Job) -> dict[str, Any]:
-    """Write a PEFT folder (`full`: the whole model) and metrics.jsonl; inputs training_data, base_model.
+    """Write a PEFT folder (`full`: the whole model) and metrics.jsonl; inputs training_data, base_model, and perhaps
+    `start`, an adapter of the same shape to go on from. The reference model of dpo is what training starts from.
 
     Resumes from the newest valid checkpoint in `job.work`. UserError when the token audit did not pass, the loss
     stops being a number, or memory or disk run out. Summary: parameters, steps,
@@ -37,7 +39,7 @@ def run(job: Job) -> dict[str, Any]:
     rows = {split: read_split(job.inputs["training_data"], split) for split in ("train", "validation")}
     started = time.monotonic()
     with _clear_errors(settings):
-        model = new_model(job.inputs["base_model"], settings, job.device)
+        model = new_model(job.inputs["base_model"], settings, job.device, start=job.inputs.get("start"))
         counts = count_parameters(model)
         job.report.log(
             f"{settings.technique}: {counts['trainable_params']:,} of {counts['total_params']:,} parameters train "
@@ -69,7 +71,13 @@ def run(job: Job) -> dict[str, Any]:
 def _trainer(job: Job, settings: ExperimentSettings, model: Any, rows: dict[str, Any]) -> AnswerTrainer:
     arguments = training_arguments(settings.training, job.work / "checkpoints", job.device, compute_dtype(job.device))
     tokenizer = load_tokenizer(job.inputs["base_model"])
-    trainer = AnswerTrainer(model, tokenizer, rows["train"], rows["validation"], arguments)
+    trainer: AnswerTrainer
+    if settings.objective == "dpo":
+        size = arguments.per_device_eval_batch_size
+        train, validation = (with_reference(model, rows[split], tokenizer.pad_token_id, size) for split in rows)
+        trainer = PairTrainer(model, tokenizer, train, validation, arguments, settings.dpo)
+    else:
+        trainer = AnswerTrainer(model, tokenizer, rows["train"], rows["validation"], arguments)
     if arguments.fp16:
         for parameter in model.parameters():
             if parameter.requires_grad:  # TRL makes them bf16, which this device has not

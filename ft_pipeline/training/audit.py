@@ -16,7 +16,7 @@ class Row:
 
     id: str
     source: str
-    """`human` or `distilled`."""
+    """`human`, `distilled`, `preferred`, `rejected` or `text`."""
     split: str
     file: str
     row: int
@@ -39,20 +39,33 @@ def audit(tokenizer: Any, rows: Sequence[Row], *, max_length: int, vocabulary: i
 
     Each check is {passed, value, message}, `value` the number of rows at fault. One that fails stops the training.
     """
+    checks = {"every_turn_rendered": _rendered_check(rows), **_content_checks(tokenizer, rows)}
+    return account(tokenizer, rows, checks, max_length=max_length, vocabulary=vocabulary)
+
+
+def account(
+    tokenizer: Any, rows: Sequence[Row], checks: dict[str, Any], *, max_length: int, vocabulary: int
+) -> dict[str, Any]:
+    """The document of audit(): the numbers, and `checks` beside those that hold for any row, lengths and ids."""
     over = [row for row in rows if row.tokens > max_length]
     lengths = np.array([row.tokens for row in rows])
     tokens, trained = int(lengths.sum()), sum(len(row.trained) for row in rows)
     counts, edges = np.histogram(lengths, bins=min(24, max(1, int(lengths.max() - lengths.min()))))
     return {
         "checks": {
-            "no_over_length": _check(
+            "no_over_length": check(
                 over,
                 f"no row is longer than max_length ({max_length} tokens)",
                 f"longer than max_length ({max_length} tokens); nothing is truncated: raise training.max_length, or "
                 "shorten or remove the rows",
             ),
-            "every_turn_rendered": _rendered_check(rows),
-            **_content_checks(tokenizer, rows, vocabulary),
+            **checks,
+            "ids_in_vocabulary": check(
+                [row for row in rows if max(row.encoded.input_ids, default=0) >= vocabulary],
+                f"every token id is below the model's vocabulary of {vocabulary}",
+                f"with a token id that the model (vocabulary {vocabulary}) has no embedding for: the tokenizer grew, "
+                "the model did not",
+            ),
         },
         "lengths": {f"p{p}": int(np.percentile(lengths, p)) for p in (50, 90, 99)} | {"max": int(lengths.max())},
         "histogram": {"edges": [float(edge) for edge in edges], "counts": [int(count) for count in counts]},
@@ -72,41 +85,35 @@ def failures(report: dict[str, Any]) -> list[str]:
     return [f"{name}: {check['message']}" for name, check in report["checks"].items() if not check["passed"]]
 
 
-def _content_checks(tokenizer: Any, rows: Sequence[Row], vocabulary: int) -> dict[str, Any]:
+def _content_checks(tokenizer: Any, rows: Sequence[Row]) -> dict[str, Any]:
     stops = set(stop_token_ids(tokenizer))
     bos = tokenizer.bos_token_id
     return {
-        "every_row_trains": _check(
+        "every_row_trains": check(
             [row for row in rows if not row.trained],
             "every row has at least one trained token",
             "without a trained token",
         ),
-        "stop_token_trained": _check(
+        "stop_token_trained": check(
             [row for row in rows if not _stops(row.encoded, stops)],
             "every assistant turn ends with a trained stop token",
             "with an assistant turn whose stop token is not trained; the model would never learn to stop: the chat "
             "template must write a control token behind each answer",
         ),
-        "single_bos": _check(
+        "single_bos": check(
             [row for row in rows if bos is not None and row.encoded.input_ids[:2] == [bos, bos]],
             "no row begins with two BOS tokens",
             "beginning with two BOS tokens",
         ),
-        "padding_never_trained": _check(
+        "padding_never_trained": check(
             [row for row in rows if not _labels_stand_on_tokens(row.encoded)],
             "every label stands on its own token; padding is added after the labels and is masked by position",
             "with a label that is not the token at its place",
         ),
-        "prompts_masked": _check(
+        "prompts_masked": check(
             _not_exactly_the_answers(tokenizer, rows),
             "the trained tokens of every row decode to its assistant turns, and to nothing else",
             "whose trained tokens are not exactly the assistant turns",
-        ),
-        "ids_in_vocabulary": _check(
-            [row for row in rows if max(row.encoded.input_ids, default=0) >= vocabulary],
-            f"every token id is below the model's vocabulary of {vocabulary}",
-            f"with a token id that the model (vocabulary {vocabulary}) has no embedding for: the tokenizer grew, the "
-            "model did not",
         ),
     }
 
@@ -114,7 +121,7 @@ def _content_checks(tokenizer: Any, rows: Sequence[Row], vocabulary: int) -> dic
 def _rendered_check(rows: Sequence[Row]) -> dict[str, Any]:
     faulty = [row for row in rows if row.lost and row.lost.turns]
     what = ", ".join(f"{row.file}:{row.row} {row.lost.turns[0]}" for row in faulty[:3] if row.lost)
-    return _check(
+    return check(
         faulty,
         "the text of every turn stands in its rendered conversation",
         f"with a turn that the chat template leaves out ({what}); choose a base model whose template has such turns, "
@@ -137,7 +144,8 @@ def _count_reasoning(rows: Sequence[Row]) -> dict[str, Any]:
     return {"turns": turns, "left_out": left_out, "message": message}
 
 
-def _check(faulty: Sequence[Row], holds: str, fault: str) -> dict[str, Any]:
+def check(faulty: Sequence[Row], holds: str, fault: str) -> dict[str, Any]:
+    """A check of the audit: what holds, or how many rows are at fault and the first of them."""
     if not faulty:
         return {"passed": True, "value": 0, "message": holds}
     first = ", ".join(f"{row.file}:{row.row}" for row in faulty[:5])

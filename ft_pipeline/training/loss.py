@@ -23,11 +23,25 @@ def answer_loss(model: Any, batch: dict[str, Tensor]) -> tuple[Tensor, int]:
 
     `batch`: input_ids, attention_mask, labels, each [rows, width]. Equals the model's own loss times that number.
     """
+    losses = token_losses(model, batch)
+    return losses.sum(), len(losses)
+
+
+def sequence_log_probabilities(model: Any, batch: dict[str, Tensor]) -> Tensor:
+    """Summed log probability (nats, fp32) of the trained tokens of each row [rows]."""
+    trained = batch["labels"][:, 1:] != MASKED
+    owners = trained.nonzero()[:, 0]
+    losses = token_losses(model, batch)
+    return torch.zeros(len(trained), dtype=losses.dtype, device=losses.device).index_add(0, owners, -losses)
+
+
+def token_losses(model: Any, batch: dict[str, Tensor]) -> Tensor:
+    """Loss of every trained token [tokens] (nats, fp32), row after row; `batch` as in answer_loss."""
     hidden, targets = answer_states(model, batch)
     head = model.get_output_embeddings()
     if head.weight.requires_grad or head.bias is not None or _transform(model) != (1.0, None):
-        return _general_loss(model, hidden, targets), len(targets)
-    return _FrozenHeadLoss.apply(hidden, head.weight, targets), len(targets)
+        return _general_loss(model, hidden, targets)
+    return _FrozenHeadLoss.apply(hidden, head.weight, targets)
 
 
 def answer_states(model: Any, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -67,36 +81,36 @@ def _transform(model: Any) -> tuple[float, float | None]:
 
 
 class _FrozenHeadLoss(torch.autograd.Function):
-    """Summed cross-entropy of `hidden @ weightᵀ`; the weight gets no gradient."""
+    """Cross-entropy [tokens] of `hidden @ weightᵀ`; the weight gets no gradient."""
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
         gradient = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
-        total = torch.zeros((), dtype=torch.float32, device=hidden.device)
+        losses = torch.empty(hidden.shape[0], dtype=torch.float32, device=hidden.device)
         for begin in range(0, hidden.shape[0], _SLICE):
             part = slice(begin, begin + _SLICE)
             chosen = targets[part, None]
             log_probabilities = torch.log_softmax(hidden[part] @ weight.T, 1, dtype=torch.float32)
-            total -= log_probabilities.gather(1, chosen).sum()
+            losses[part] = -log_probabilities.gather(1, chosen)[:, 0]
             if gradient is not None:
                 slope = log_probabilities.exp_()  # softmax minus one-hot, in place
                 slope.scatter_add_(1, chosen, slope.new_full(chosen.shape, -1.0))
                 gradient[part] = slope.to(hidden.dtype) @ weight
         ctx.save_for_backward(*([gradient] if gradient is not None else []))
-        return total
+        return losses
 
     @staticmethod
     def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor, None, None]:
         (gradient,) = ctx.saved_tensors
-        return gradient * outputs[0].to(gradient.dtype), None, None
+        return gradient * outputs[0].to(gradient.dtype)[:, None], None, None
 
 
 def _general_loss(model: Any, hidden: Tensor, targets: Tensor) -> Tensor:
     """The same by autograd, for heads that learn (full fine-tuning) or transform: slices recomputed when going back."""
 
     def part(states: Tensor, chosen: Tensor) -> Tensor:
-        return functional.cross_entropy(logits_of(model, states).float(), chosen, reduction="sum")
+        return functional.cross_entropy(logits_of(model, states).float(), chosen, reduction="none")
 
     slices = zip(hidden.split(_SLICE), targets.split(_SLICE), strict=True)
     losses = [checkpoint(part, states, chosen, use_reentrant=False) for states, chosen in slices]
-    return torch.stack(losses).sum()
+    return torch.cat(losses)

@@ -7,7 +7,6 @@ weights, and differs from the adapter by the NF4 noise.
 
 import gc
 import json
-import os
 import re
 import shutil
 from collections.abc import Callable
@@ -23,6 +22,7 @@ from torch import Tensor
 from ft_pipeline.errors import UserError
 from ft_pipeline.experiments import ExperimentSettings
 from ft_pipeline.job import Job
+from ft_pipeline.models.base_model import link_files
 from ft_pipeline.models.load import keep_weights_unpacked, load_model, load_tokenizer
 from ft_pipeline.training.equivalence import Measurement, kl_divergence, measure
 from ft_pipeline.training.techniques import copy_companions
@@ -74,13 +74,7 @@ def run(job: Job) -> dict[str, Any]:
 
 def _whole_already(job: Job) -> dict[str, Any]:
     """`full` leaves a whole model: the same files under this name too, without a second copy on the disk."""
-    for path in sorted(job.inputs["adapter"].iterdir()):
-        if path.name in _NOT_OF_THE_MODEL:
-            continue
-        try:
-            os.link(path, job.out / path.name)
-        except OSError:  # a store over two file systems, or one without hard links
-            shutil.copyfile(path, job.out / path.name)
+    link_files(job.inputs["adapter"], job.out, leave=_NOT_OF_THE_MODEL)
     message = "all weights were trained: the model is whole already, and there is nothing to merge"
     return {
         "mode": "full",

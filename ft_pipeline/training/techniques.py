@@ -12,13 +12,15 @@ from transformers import set_seed
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.experiments import ExperimentSettings, LoraSettings
+from ft_pipeline.models.base_model import ORIGIN
 from ft_pipeline.models.load import compute_dtype, keep_weights_unpacked, load_model
 
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_config.json")
 
 
-def new_model(base: Path, settings: ExperimentSettings, device: str) -> Any:
-    """The base model, seeded and ready to train: all of it in fp32 (`full`), or frozen under a fresh adapter.
+def new_model(base: Path, settings: ExperimentSettings, device: str, start: Path | None = None) -> Any:
+    """The base model, seeded and ready to train: all of it in fp32 (`full`), or frozen under an adapter, a fresh one or
+    one with the weights of `start` (an adapter folder of the same shape).
 
     Adapters are 16 bit where bf16 is native, fp32 under fp16 (they would underflow). k-bit preparation is left out on
     purpose: it widens embeddings and head to fp32, which costs memory and most of the speed of a small model, and
@@ -32,11 +34,14 @@ def new_model(base: Path, settings: ExperimentSettings, device: str) -> Any:
     keep_weights_unpacked(model)
     set_seed(settings.training.seed)
     try:
-        return get_peft_model(
+        model = get_peft_model(
             model, lora_config(settings.lora), autocast_adapter_dtype=compute_dtype(device) == torch.float16
         )
     except ValueError as error:  # PEFT's word for target_modules that are not there
         raise UserError(f"lora.target_modules do not fit the model: {error}") from error
+    if start is not None:
+        load_weights(model, start)
+    return model
 
 
 def lora_config(lora: LoraSettings) -> LoraConfig:
@@ -98,6 +103,7 @@ def save_full(model: Any, out: Path, base: Path, device: str) -> None:
 
 def copy_companions(base: Path, out: Path) -> None:
     """All but weights and config.json, byte for byte, so that the new model reads and writes text as the base does."""
+    own = ("config.json", "manifest.json", ORIGIN)
     for path in base.iterdir():
-        if path.is_file() and path.name not in ("config.json", "manifest.json") and ".safetensors" not in path.name:
+        if path.is_file() and path.name not in own and ".safetensors" not in path.name:
             shutil.copyfile(path, out / path.name)

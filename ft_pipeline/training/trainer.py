@@ -33,20 +33,25 @@ class AnswerTrainer(SFTTrainer):
 
     loss_is_scaled_for_ga = True
     """`compute_loss` divides by the tokens of all accumulated batches; the Trainer must not divide again."""
+    columns: tuple[str, ...] = ("input_ids", "labels")
+    """Of a row, what a batch is made of."""
+    lengths_of: tuple[str, ...] = ("input_ids",)
+    """The columns whose lengths decide which rows share a batch."""
+    collate = staticmethod(collate)
     control: TrainerControl
 
     def __init__(self, model: Any, tokenizer: Any, train: Rows, validation: Rows, args: SFTConfig) -> None:
         self._validation = validation
         self._pad = tokenizer.pad_token_id
         self.meter = _Meter()
-        columns = {key: [row[key] for row in train] for key in ("input_ids", "labels")}
+        columns = {key: [row[key] for row in train] for key in self.columns}
         super().__init__(
             model=model,
             args=args,
             train_dataset=Dataset.from_dict(columns),
             eval_dataset=Dataset.from_dict({key: [row[key] for row in validation[:1]] for key in columns}),
             processing_class=tokenizer,
-            data_collator=partial(collate, pad_token_id=self._pad),
+            data_collator=partial(self.collate, pad_token_id=self._pad),
         )
         self.remove_callback(PrinterCallback)
         # Makes the Trainer count the trained tokens of an optimizer step and hand the number to compute_loss.
@@ -65,12 +70,16 @@ class AnswerTrainer(SFTTrainer):
             return super().training_step(*args, **kwargs)
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
-        """Held-out loss in nats per trained token: summed over all rows, so that batches cannot skew it."""
-        loss = held_out_loss(self.model, self._validation, self._pad, self.args.per_device_eval_batch_size)
-        metrics = {"eval_loss": loss}
+        """The held-out metrics, logged; `eval_loss` chooses the best checkpoint."""
+        metrics = self.held_out()
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+    def held_out(self) -> dict[str, float]:
+        """`eval_loss` in nats per trained token: summed over all rows, so that batches cannot skew it."""
+        batch_size = self.args.per_device_eval_batch_size
+        return {"eval_loss": held_out_loss(self.model, self._validation, self._pad, batch_size)}
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Record and refuse a loss that is no number; the checkpoint before it stays."""
@@ -85,7 +94,7 @@ class AnswerTrainer(SFTTrainer):
 
     def _get_train_sampler(self, train_dataset: Any = None) -> LengthGroupedSampler:
         dataset = self.train_dataset if train_dataset is None else train_dataset
-        lengths = [len(ids) for ids in dataset["input_ids"]]
+        lengths = [sum(map(len, ids)) for ids in zip(*(dataset[name] for name in self.lengths_of), strict=True)]
         return LengthGroupedSampler(lengths, self.args.per_device_train_batch_size, self.args.seed)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:

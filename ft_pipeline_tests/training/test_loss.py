@@ -58,7 +58,7 @@ def test_a_frozen_head_gives_the_gradient_of_autograd(model, rows):
         if frozen:
             from ft_pipeline.training.loss import _FrozenHeadLoss
 
-            _FrozenHeadLoss.apply(leaf, model.get_output_embeddings().weight, targets).backward()
+            _FrozenHeadLoss.apply(leaf, model.get_output_embeddings().weight, targets).sum().backward()
         else:
             torch.nn.functional.cross_entropy(logits_of(model, leaf), targets, reduction="sum").backward()
         gradients.append(leaf.grad)

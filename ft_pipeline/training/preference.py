@@ -1,0 +1,106 @@
+"""Direct preference optimisation: raise the preferred answer over the rejected one, held by a reference model.
+
+loss = −log σ(β·((log π(y⁺) − log π(y⁻)) − (log π₀(y⁺) − log π₀(y⁻)))), Rafailov et al. 2023 (arXiv 2305.18290,
+equation 7). The reference π₀ is the model that training starts from, so that its part is computed once, before the
+first step, and no second model lies in memory. Label smoothing as in cDPO (Mitchell 2023).
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from trl import SFTConfig
+
+from ft_pipeline.experiments import DpoSettings
+from ft_pipeline.training.batches import collate
+from ft_pipeline.training.loss import sequence_log_probabilities
+from ft_pipeline.training.trainer import AnswerTrainer, Rows, computing_in_16_bit
+
+
+def collate_pairs(rows: Sequence[dict[str, Any]], pad_token_id: int) -> dict[str, Tensor]:
+    """As batches.collate of 2 × pairs rows, the preferred answers first; and `reference` [pairs], how much likelier
+    (nats) the reference model finds the preferred answer."""
+    rejected = [{"input_ids": pair["rejected_ids"], "labels": pair["rejected_labels"]} for pair in rows]
+    return {
+        **collate([*rows, *rejected], pad_token_id),
+        "reference": torch.tensor([pair["reference"] for pair in rows], dtype=torch.float32),
+    }
+
+
+@torch.no_grad()
+def with_reference(model: Any, pairs: Rows, pad_token_id: int, batch_size: int) -> list[dict[str, Any]]:
+    """The pairs with `reference`, by the model as it is now; its mode (train, eval) is restored."""
+    was_training = model.training
+    model.eval()
+    order = sorted(range(len(pairs)), key=lambda at: -_length(pairs[at]))
+    found: dict[int, float] = {}
+    for begin in range(0, len(order), batch_size):
+        part = order[begin : begin + batch_size]
+        batch = collate_pairs([{**pairs[at], "reference": 0.0} for at in part], pad_token_id)
+        found.update(zip(part, _leads(model, _on(model, batch)).tolist(), strict=True))
+    model.train(was_training)
+    return [{**pair, "reference": found[at]} for at, pair in enumerate(pairs)]
+
+
+def pair_losses(leads: Tensor, reference: Tensor, settings: DpoSettings) -> Tensor:
+    """Loss of each pair [pairs] from how much likelier (nats) the model and the reference find the preferred answer."""
+    margin = settings.beta * (leads - reference)
+    smoothing = settings.label_smoothing
+    return -(1 - smoothing) * functional.logsigmoid(margin) - smoothing * functional.logsigmoid(-margin)
+
+
+class PairTrainer(AnswerTrainer):
+    """AnswerTrainer on pairs that have their `reference`; losses are per pair."""
+
+    columns = ("input_ids", "labels", "rejected_ids", "rejected_labels", "reference")
+    lengths_of = ("input_ids", "rejected_ids")
+    collate = staticmethod(collate_pairs)
+
+    def __init__(
+        self, model: Any, tokenizer: Any, train: Rows, validation: Rows, args: SFTConfig, settings: DpoSettings
+    ) -> None:
+        self._dpo = settings
+        super().__init__(model, tokenizer, train, validation, args)
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Tensor:
+        losses = pair_losses(_leads(model, inputs), inputs["reference"], self._dpo)
+        self.meter.tokens += int(inputs["attention_mask"].sum())
+        return losses.sum() / (len(losses) if num_items_in_batch is None else num_items_in_batch)
+
+    def _get_num_items_in_batch(self, batch_samples: list[dict[str, Tensor]], device: torch.device) -> Tensor:
+        return torch.tensor(sum(len(batch["reference"]) for batch in batch_samples), device=device)
+
+    @torch.no_grad()
+    def held_out(self) -> dict[str, float]:
+        """`eval_loss` per pair, `eval_accuracy`: the share of pairs whose preferred answer gained on the other one."""
+        model, was_training = self.model, self.model.training
+        model.eval()
+        losses, gained = 0.0, 0
+        pairs = sorted(self._validation, key=lambda pair: -_length(pair))
+        size = self.args.per_device_eval_batch_size
+        for begin in range(0, len(pairs), size):
+            batch = _on(model, collate_pairs(pairs[begin : begin + size], self._pad))
+            leads = _leads(model, batch)
+            losses += float(pair_losses(leads, batch["reference"], self._dpo).sum())
+            gained += int((leads > batch["reference"]).sum())
+        model.train(was_training)
+        return {"eval_loss": losses / len(pairs), "eval_accuracy": gained / len(pairs)}
+
+
+def _leads(model: Any, batch: dict[str, Tensor]) -> Tensor:
+    """How much likelier (nats) the model finds each preferred answer than the rejected one [pairs]."""
+    with computing_in_16_bit(model):
+        preferred, rejected = sequence_log_probabilities(model, batch).chunk(2)
+    return preferred - rejected
+
+
+def _on(model: Any, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.to(model.device) for name, tensor in batch.items()}
+
+
+def _length(pair: dict[str, Any]) -> int:
+    return len(pair["input_ids"]) + len(pair["rejected_ids"])

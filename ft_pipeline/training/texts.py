@@ -1,0 +1,97 @@
+"""Rows of `cpt`: raw texts, each with its end token, laid end to end and cut into blocks of equal length.
+
+Every token is trained and none is padding. A block may hold the end of one text and the beginning of the next, as in
+pre-training.
+"""
+
+import itertools
+from bisect import bisect_right
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from ft_pipeline.errors import UserError
+from ft_pipeline.job import Job
+from ft_pipeline.settings import DataSettings
+from ft_pipeline.training.audit import Row, account, check
+from ft_pipeline.training.heldout import keep_from_training
+from ft_pipeline.training.tokens import MASKED, Encoded, Rendered
+
+
+def text_blocks(job: Job, tokenizer: Any, length: int) -> tuple[list[Row], int, list[dict[str, Any]]]:
+    """(blocks of at most `length` tokens, the number of texts in them, texts left out) of inputs text, conversations.
+
+    UserError where a split has no text.
+    """
+    columns = ["file", "row", "text"]
+    texts = pq.read_table(job.inputs["text"] / "rows.parquet", columns=columns).to_pylist()
+    kept, left_out = keep_from_training(
+        job.inputs["conversations"], texts, DataSettings.model_validate(job.config["data"])
+    )
+    blocks: list[Row] = []
+    for split in ("train", "validation"):
+        mine = [row for row in kept if row["split"] == split]
+        if not mine:
+            raise UserError(
+                f"no {split} texts: {len(texts)} in data/raw/text, {len(left_out)} of them near a held-out row; add "
+                "texts, or change the shares in project.yaml"
+            )
+        blocks += pack(tokenizer, mine, length, split)
+    job.report.progress(len(blocks), len(blocks))
+    return blocks, len(kept), left_out
+
+
+def pack(tokenizer: Any, texts: Sequence[dict[str, Any]], length: int, split: str) -> list[Row]:
+    """Blocks of at most `length` tokens, each named by the text that it begins in.
+
+    A block begins with the last token of the one before, so that every token but the very first is predicted, and
+    trained, exactly once.
+    """
+    ids: list[int] = []
+    begins: list[int] = []
+    for row in texts:
+        begins.append(len(ids))
+        ids += _with_end(tokenizer, row["text"])
+    blocks = []
+    for number, begin in enumerate(range(0, len(ids) - 1, length - 1)):
+        part = ids[begin : begin + length]
+        origin = texts[bisect_right(begins, begin) - 1]
+        text = tokenizer.decode(part, clean_up_tokenization_spaces=False)
+        rendered = Rendered(text, ((0, len(text)),), split_by_turn=False)
+        encoded = Encoded(part, [MASKED, *part[1:]])
+        blocks.append(Row(f"{split}:{number}", "text", split, origin["file"], origin["row"], rendered, encoded))
+    return blocks
+
+
+def _with_end(tokenizer: Any, text: str) -> list[int]:
+    """The text's tokens as the model saw texts in pre-training: behind BOS where the tokenizer adds one, before EOS."""
+    ids = tokenizer(text)["input_ids"]
+    end = tokenizer.eos_token_id
+    if end is None:
+        raise UserError("the tokenizer has no end token, so texts cannot be told apart; add eos_token to its folder")
+    return ids if ids and ids[-1] == end else [*ids, end]
+
+
+def audit_blocks(
+    tokenizer: Any, blocks: Sequence[Row], texts: int, *, max_length: int, vocabulary: int
+) -> dict[str, Any]:
+    """As audit.audit, of blocks that hold `texts` texts: the checks have the same names, and hold for raw text."""
+    bos, end = tokenizer.bos_token_id, tokenizer.eos_token_id
+    ends = sum(label == end for block in blocks for label in block.trained)
+    twice = [block for block in blocks if bos is not None and bos != end and _twice(block.encoded.input_ids, bos)]
+    unequal = [block for block in blocks if block.encoded.labels[1:] != block.encoded.input_ids[1:]]
+    stops = check(blocks[:1] if ends < texts else [], "the end of every text is trained", "miss the end of a text")
+    checks = {
+        "every_turn_rendered": check([], "raw text has no turns: all of it is there", ""),
+        "every_row_trains": check([each for each in blocks if not each.trained], "every block trains", "train nothing"),
+        "stop_token_trained": stops,
+        "single_bos": check(twice, "no text begins with two BOS tokens", "hold two BOS tokens in a row"),
+        "padding_never_trained": check(unequal, "blocks hold no padding", "have a label that is not its token"),
+        "prompts_masked": check(unequal, "raw text has no prompt: every token is trained", "have a masked token"),
+    }
+    return account(tokenizer, blocks, checks, max_length=max_length, vocabulary=vocabulary)
+
+
+def _twice(ids: list[int], token: int) -> bool:
+    return any(pair == (token, token) for pair in itertools.pairwise(ids))

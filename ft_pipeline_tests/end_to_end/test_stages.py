@@ -1,0 +1,80 @@
+"""One experiment after another, by `ft run`: cpt → sft with a change of technique, sft → dpo with the same adapter."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from ft_pipeline.store.artifacts import ArtifactStore
+from ft_pipeline.store.current import Current
+from ft_pipeline_tests.end_to_end.project import ft, ft_json, small_project
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = small_project(tmp_path_factory.mktemp("stages") / "shop")
+    settings = yaml.safe_load((root / "project.yaml").read_text(encoding="utf-8"))
+    settings["prompting"]["variants"] = {}
+    (root / "project.yaml").write_text(yaml.safe_dump(settings, allow_unicode=True), encoding="utf-8")
+    qlora = yaml.safe_load((root / "experiments" / "qlora.yaml").read_text(encoding="utf-8"))
+    stages: dict[str, dict[str, Any]] = {
+        "cpt": {"technique": "lora", "objective": "cpt"},
+        "cpt_full": {"technique": "full", "start_from": "cpt"},
+        "dpo": {"technique": "qlora", "objective": "dpo", "start_from": "qlora"},
+    }
+    for name, keys in stages.items():
+        (root / "experiments" / f"{name}.yaml").write_text(yaml.safe_dump({**qlora, **keys}), encoding="utf-8")
+    done = ft(root, "run", "--experiment", "dpo", "--experiment", "cpt_full")
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return root
+
+
+def current(root: Path, asset: str, experiment: str) -> Any:
+    store = ArtifactStore(root / "data" / "store")
+    pointer = Current(store.root).read(asset, experiment)
+    assert pointer is not None
+    return store.require(pointer.kind, pointer.fingerprint), store
+
+
+def test_each_objective_stands_in_the_comparison(root: Path) -> None:
+    names = {row["name"] for row in ft_json(root, "compare")["rows"]}
+    assert {"base", "dpo/adapter", "dpo/merged", "cpt_full/merged"} <= names
+    assert "cpt_full/adapter" not in names  # all weights were trained: there is one form
+
+
+def test_dpo_goes_on_with_the_adapter_of_the_sft_and_names_it(root: Path) -> None:
+    adapter, store = current(root, "adapter", "dpo")
+    start = store.require(*adapter.inputs["start"])
+    assert start.spec["config"]["experiment"]["objective"] == "sft"
+    assert adapter.inputs["base_model"] == start.inputs["base_model"]
+    assert "preferences" in store.require(*adapter.inputs["training_data"]).inputs
+
+
+def test_a_change_of_technique_starts_from_the_merged_model(root: Path) -> None:
+    adapter, store = current(root, "adapter", "cpt_full")
+    assert "start" not in adapter.inputs
+    base = store.require(*adapter.inputs["base_model"])
+    merged = store.require(*base.inputs["merged_model"])
+    before = store.require(*merged.inputs["adapter"])
+    assert before.spec["config"]["experiment"]["objective"] == "cpt"
+    assert base.reference != current(root, "base_model", "cpt_full")[0].reference
+
+
+def test_a_stage_that_is_trained_already_is_reused(root: Path) -> None:
+    """Running the sft experiment itself finds what dpo has trained on the way."""
+    steps = {step["asset"]: step["state"] for step in ft_json(root, "run", "--experiment", "qlora")["steps"]}
+    assert steps["adapter"] == "reused" and steps["training_data"] == "reused"
+
+
+def test_a_new_pair_retrains_dpo_and_not_the_sft(root: Path) -> None:
+    pair = {"prompt": "Is the lamp bright?", "chosen": "It has 800 lumens.", "rejected": "No idea, ask somebody else."}
+    with (root / "data" / "raw" / "preferences" / "pairs.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps(pair) + "\n")
+    ran = ft_json(root, "run", "--experiment", "dpo", "--experiment", "qlora")["steps"]
+    states = {(step["asset"], step["experiment"]): step["state"] for step in ran}
+    assert states["adapter", "dpo"] == "built"
+    assert states.get(("adapter", "qlora"), "reused") == "reused"

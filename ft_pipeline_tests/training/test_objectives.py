@@ -1,0 +1,273 @@
+"""dpo and cpt: what they train on, what their loss is, and how one stage goes on from another."""
+
+import itertools
+import json
+import math
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch.nn import functional
+
+from ft_pipeline.errors import UserError
+from ft_pipeline.experiments import DpoSettings, ExperimentSettings
+from ft_pipeline.models.load import load_model, load_tokenizer
+from ft_pipeline.settings import DataSettings
+from ft_pipeline.training import adapter, training_data
+from ft_pipeline.training.audit import failures
+from ft_pipeline.training.loss import sequence_log_probabilities
+from ft_pipeline.training.preference import collate_pairs, pair_losses, with_reference
+from ft_pipeline.training.techniques import new_model
+from ft_pipeline.training.texts import pack
+from ft_pipeline.training.tokens import MASKED
+from ft_pipeline.training.training_data import read_split
+from ft_pipeline_tests.training.subject import (
+    PAIRS,
+    conversation,
+    job,
+    make_training_data,
+    support_rows,
+    write_conversations,
+)
+
+SHARES = DataSettings(validation_share=0.3, test_share=0.1).model_dump(mode="json")
+FAST = {"num_train_epochs": 4, "per_device_train_batch_size": 4, "eval_steps": 4}
+
+
+def experiment(objective, technique="lora", **training):
+    return ExperimentSettings.model_validate(
+        {"objective": objective, "technique": technique, "training": {**FAST, **training}}
+    )
+
+
+def preference_rows(count=24):
+    rows = []
+    for number in range(count):
+        question, answer = PAIRS[number % len(PAIRS)]
+        rows.append(
+            {
+                "id": f"{number:064x}",
+                "file": "pairs.jsonl",
+                "row": number + 1,
+                "prompt_messages": [{"role": "user", "content": f"{question} Tell me, take {number}."}],
+                "chosen": [{"role": "assistant", "content": answer}],
+                "rejected": [{"role": "assistant", "content": f"No idea, sorry, really none at all. {answer}"}],
+            }
+        )
+    return rows
+
+
+def text_rows(count=20):
+    texts = [
+        f"{question} {answer} This is article {n} of the shop." for n in range(count) for question, answer in PAIRS[:2]
+    ]
+    return [{"id": f"{n:064x}", "file": "help.jsonl", "row": n + 1, "text": text} for n, text in enumerate(texts)]
+
+
+def make(folder, base, settings, rows, conversations=None):
+    """The folder of a training_data artifact of pairs or texts."""
+    name = "preferences" if settings.objective == "dpo" else "text"
+    (folder / name).mkdir(parents=True, exist_ok=True)
+    table = rows if isinstance(rows, pa.Table) else pa.Table.from_pylist(rows)
+    pq.write_table(table, folder / name / "rows.parquet")
+    known = write_conversations(folder / "conversations", conversations or support_rows())
+    inputs = {"conversations": known, "base_model": base, name: folder / name}
+    work = job("training_data", folder / "data", settings, inputs)
+    work.config["data"] = SHARES
+    return work.out, training_data.run(work)["audit"]
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory, tiny_base):
+    return make(tmp_path_factory.mktemp("pairs"), tiny_base, experiment("dpo"), preference_rows())
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory, tiny_base):
+    settings = experiment("cpt", max_length=64)
+    return make(tmp_path_factory.mktemp("texts"), tiny_base, settings, text_rows())
+
+
+def train(folder, data, base, settings, start=None):
+    inputs = {"training_data": data, "base_model": base, **({"start": start} if start else {})}
+    work = job("adapter", folder, settings, inputs)
+    return work, adapter.run(work)
+
+
+# --- pairs ------------------------------------------------------------------------------------------------------------
+
+
+def test_every_pair_is_two_texts_with_the_answer_trained(pairs, tiny_base):
+    folder, report = pairs
+    assert failures(report) == [] and report["left_out"] == []
+    train_rows, validation = read_split(folder, "train"), read_split(folder, "validation")
+    assert len(train_rows) + len(validation) == 24 and validation
+    tokenizer = load_tokenizer(tiny_base)
+    for row in train_rows + validation:
+        for ids, labels, said in (("input_ids", "labels", ""), ("rejected_ids", "rejected_labels", "No idea")):
+            trained = tokenizer.decode([label for label in row[labels] if label != MASKED])
+            assert trained.endswith("<|im_end|>") and trained.startswith(said) and "Tell me" not in trained
+            assert len(row[ids]) == len(row[labels])
+
+
+def test_a_pair_near_a_held_out_row_is_left_out_and_named(tmp_path, tiny_base):
+    near = preference_rows(4)[3]
+    heldout = conversation(700, [(near["prompt_messages"][0]["content"], "Something else.")], "test")
+    rows = preference_rows()
+    folder, report = make(tmp_path, tiny_base, experiment("dpo"), rows, [*support_rows(), heldout])
+    (left,) = report["left_out"]
+    assert left == {"file": "pairs.jsonl", "row": 4, "code": "train_test_overlap", "copy_of": "alpaca/rows.jsonl:701"}
+    assert near["id"] not in {row["id"] for split in ("train", "validation") for row in read_split(folder, split)}
+
+
+def test_without_pairs_there_is_one_clear_error(tmp_path, tiny_base):
+    empty = pa.Table.from_pylist(preference_rows(1)).slice(0, 0)
+    with pytest.raises(UserError, match="no train pairs: 0 in data/raw/preferences"):
+        make(tmp_path, tiny_base, experiment("dpo"), empty)
+
+
+@pytest.mark.parametrize("technique", ["lora", "full"])
+def test_the_first_loss_is_ln_2(technique, tmp_path, pairs, tiny_base):
+    folder, _ = pairs
+    work, _ = train(tmp_path, folder, tiny_base, experiment("dpo", technique, max_steps=4))
+    first = json.loads((work.out / "metrics.jsonl").read_text().splitlines()[0])
+    assert first["eval_loss"] == pytest.approx(math.log(2), abs=1e-3)
+    losses = [json.loads(line) for line in (work.out / "metrics.jsonl").read_text().splitlines()]
+    assert next(entry["loss"] for entry in losses if "loss" in entry) == pytest.approx(math.log(2), abs=2e-3)
+
+
+@pytest.mark.parametrize("technique", ["lora", "qlora", "full"])
+def test_dpo_learns_which_answer_is_preferred(technique, tmp_path, pairs, tiny_base):
+    folder, _ = pairs
+    rate = 5e-4 if technique == "full" else 5e-3
+    work, summary = train(tmp_path, folder, tiny_base, experiment("dpo", technique, learning_rate=rate))
+    assert summary["best_eval_loss"] < math.log(2) - 0.01
+    accuracies = [
+        entry["eval_accuracy"]
+        for entry in map(json.loads, (work.out / "metrics.jsonl").read_text().splitlines())
+        if "eval_accuracy" in entry
+    ]
+    assert accuracies[0] <= 0.5 < accuracies[-1]
+
+
+def test_the_loss_is_that_of_the_paper(pairs, tiny_base):
+    """Held against the formula on the models' own logits, in fp32, pair by pair."""
+    rows = read_split(pairs[0], "train")[:3]
+    reference = load_model(tiny_base, "cpu", dtype=torch.float32)
+    policy = load_model(tiny_base, "cpu", dtype=torch.float32)
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            parameter += 0.02 * torch.sin(torch.arange(parameter.numel())).view_as(parameter)
+
+    @torch.no_grad()
+    def likelihood(model, ids, labels):
+        logits = model(torch.tensor([ids])).logits[0, :-1].log_softmax(-1)
+        wanted = torch.tensor(labels[1:])
+        at = wanted != MASKED
+        return float(logits[at].gather(1, wanted[at][:, None]).sum())
+
+    expected = []
+    for row in rows:
+        leads = [
+            likelihood(model, row["input_ids"], row["labels"])
+            - likelihood(model, row["rejected_ids"], row["rejected_labels"])
+            for model in (policy, reference)
+        ]
+        expected.append(-float(functional.logsigmoid(torch.tensor(0.3 * (leads[0] - leads[1])))))
+    batch = collate_pairs([{**row, "reference": 0.0} for row in rows], 0)
+    leads = []
+    for model in (policy, reference):
+        preferred, rejected = sequence_log_probabilities(model, batch).chunk(2)
+        leads.append(preferred - rejected)
+    assert pair_losses(*leads, DpoSettings(beta=0.3)).tolist() == pytest.approx(expected, abs=1e-3)
+
+
+def test_the_reference_is_the_model_that_training_starts_from(pairs, tiny_base):
+    rows = read_split(pairs[0], "train")[:5]
+    model = load_model(tiny_base, "cpu", dtype=torch.bfloat16)
+    (together, alone) = (with_reference(model, rows, 0, size) for size in (5, 1))
+    for one, other in zip(together, alone, strict=True):
+        assert one["id"] == other["id"]
+        assert one["reference"] == pytest.approx(other["reference"], abs=0.3)
+
+
+def test_label_smoothing_is_the_share_that_is_turned_round():
+    leads, reference = torch.tensor([2.0]), torch.tensor([0.5])
+    plain = pair_losses(leads, reference, DpoSettings(beta=0.4))
+    turned = pair_losses(-leads, -reference, DpoSettings(beta=0.4))
+    smoothed = pair_losses(leads, reference, DpoSettings(beta=0.4, label_smoothing=0.2))
+    torch.testing.assert_close(smoothed, 0.8 * plain + 0.2 * turned)
+
+
+def test_a_batch_of_pairs_is_the_preferred_then_the_rejected():
+    rows = [
+        {
+            "input_ids": [1, 2, 3],
+            "labels": [-100, 2, 3],
+            "rejected_ids": [1, 5],
+            "rejected_labels": [-100, 5],
+            "reference": 0.5,
+        }
+    ]
+    batch = collate_pairs(rows, 0)
+    assert batch["input_ids"].tolist() == [[1, 2, 3], [1, 5, 0]]
+    assert batch["labels"].tolist() == [[-100, 2, 3], [-100, 5, -100]]
+    assert batch["reference"].tolist() == [0.5]
+
+
+# --- texts ------------------------------------------------------------------------------------------------------------
+
+
+def test_every_token_of_the_texts_is_trained_once(texts, tiny_base):
+    folder, report = texts
+    assert failures(report) == []
+    tokenizer = load_tokenizer(tiny_base)
+    rows = read_split(folder, "train")
+    assert max(len(row["input_ids"]) for row in rows) == 64
+    trained = [label for row in rows for label in row["labels"] if label != MASKED]
+    whole = tokenizer.decode([rows[0]["input_ids"][0], *trained])
+    documents = [text for text in whole.split("<|im_end|>") if text]
+    known = {row["text"] for row in text_rows()}
+    assert len(documents) == len(set(documents)) and set(documents) <= known
+    validation = tokenizer.decode([read_split(folder, "validation")[0]["input_ids"][0]])
+    assert validation and report["rows"].keys() == {"text/train", "text/validation"}
+    assert report["left_out"] == []
+
+
+@pytest.mark.parametrize("length", [8, 9, 31, 4096])
+def test_packing_loses_and_invents_nothing(length, tiny_base):
+    tokenizer = load_tokenizer(tiny_base)
+    rows = text_rows(5)
+    blocks = pack(tokenizer, rows, length, "train")
+    ids = [token for row in rows for token in [*tokenizer(row["text"])["input_ids"], tokenizer.eos_token_id]]
+    assert [blocks[0].encoded.input_ids[0], *(label for block in blocks for label in block.trained)] == ids
+    assert all(2 <= block.tokens <= length for block in blocks)
+    for before, after in itertools.pairwise(blocks):
+        assert after.encoded.input_ids[0] == before.encoded.input_ids[-1]
+
+
+@pytest.mark.parametrize("technique", ["lora", "qlora", "full"])
+def test_cpt_learns_the_texts(technique, tmp_path, texts, tiny_base):
+    rate = 1e-3 if technique == "full" else 1e-2
+    _, summary = train(tmp_path, texts[0], tiny_base, experiment("cpt", technique, max_length=64, learning_rate=rate))
+    assert summary["best_eval_loss"] < summary["first_eval_loss"] - 0.1
+
+
+# --- one stage after another ------------------------------------------------------------------------------------------
+
+
+def test_a_stage_goes_on_with_the_adapter_before_it(tmp_path, pairs, tiny_base):
+    settings = ExperimentSettings.model_validate({"technique": "lora", "training": {**FAST, "learning_rate": 3e-3}})
+    data = make_training_data(tmp_path / "sft", tiny_base, support_rows(), settings)
+    before, _ = train(tmp_path / "before", data, tiny_base, settings)
+    model = new_model(tiny_base, experiment("dpo"), "cpu", start=before.out)
+    learned = load_file(before.out / "adapter_model.safetensors")
+    name = "base_model.model.model.layers.0.self_attn.q_proj.lora_B"
+    assert torch.equal(dict(model.named_parameters())[f"{name}.default.weight"], learned[f"{name}.weight"])
+    work, _ = train(tmp_path / "after", pairs[0], tiny_base, experiment("dpo", max_steps=4), start=before.out)
+    first = json.loads((work.out / "metrics.jsonl").read_text().splitlines()[0])
+    assert first["eval_loss"] == pytest.approx(math.log(2), abs=1e-3)  # the reference is the adapter, not the base
+    changed = load_file(work.out / "adapter_model.safetensors")
+    assert not torch.equal(changed[f"{name}.weight"], learned[f"{name}.weight"])
