@@ -81,8 +81,8 @@ def ours(path: Path, out: Path) -> dict[str, object]:
 
     from ft_pipeline.settings import DataSettings
     from ft_pipeline.tables.build import build_table
-    from ft_pipeline.tables.collect import SourceFile
     from ft_pipeline.tables.conversations import build_conversations
+    from ft_pipeline.tables.outcome import SourceFile
 
     start = time.perf_counter()
     source = SourceFile(path.name, path, "")

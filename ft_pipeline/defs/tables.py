@@ -1,6 +1,7 @@
 """Tables: bytes to rows, accepted or set aside with a reason, and rows to conversations with a split."""
 
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,9 @@ from ft_pipeline.sources.snapshot import CheckedOut, checkout, read_listing
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.spec import Spec
 from ft_pipeline.tables.build import build_table
-from ft_pipeline.tables.collect import SourceFile
 from ft_pipeline.tables.conversations import build_conversations, count_words
+from ft_pipeline.tables.filecache import FileCache
+from ft_pipeline.tables.outcome import SourceFile
 from ft_pipeline.tables.quarantine import Part, build_quarantine, overview
 from ft_pipeline.tables.schemas import ACCOUNT_COLUMNS, QUARANTINE_COLUMNS, describe_columns
 
@@ -68,16 +70,23 @@ def _build_table(making: Making, data_format: str) -> dict[str, Any]:
     ceiling = making.spec.config["max_quarantined"]
     with tempfile.TemporaryDirectory(prefix="ft-table-") as folder:
         taken = checkout(read_listing(making.inputs["raw"]), making.store, Path(folder))
-        report = build_table(data_format, [_source(each) for each in taken], making.out, max_quarantined=ceiling)
+        cache = FileCache(making.store.root / "cache" / "tables")
+        files = [_source(each) for each in taken]
+        report = build_table(data_format, files, making.out, max_quarantined=ceiling, cache=cache)
     return {**report.to_json(), "preview": report.preview}
 
 
 def _source(taken: CheckedOut) -> SourceFile:
     entry = taken.entry
-    if taken.path is None:
+    if entry.sha256 is None:
         refused = (entry.error_code or "not_found", entry.error_message or "cannot be read")
         return SourceFile(entry.name, Path(entry.name), "", refused=refused)
-    return SourceFile(entry.name, taken.path, entry.sha256 or "", _sidecar(taken), data_dir=taken.path.parent)
+    return SourceFile(entry.name, Path(entry.name), entry.sha256, _sidecar(taken), fetch=partial(_fetch, taken))
+
+
+def _fetch(taken: CheckedOut) -> Path:
+    assert taken.path is not None
+    return taken.path
 
 
 def _sidecar(taken: CheckedOut) -> dict[str, Any] | None:
@@ -95,6 +104,8 @@ def _show_table(artifact: Artifact) -> dict[str, Any]:
     found = overview(Part(artifact.kind, artifact.path))
     shown: dict[str, Any] = {
         **{key: summary[key] for key in ("read", "accepted", "quarantined", "duplicates", "reasons")},
+        "files_read": summary["files_read"],
+        "files_from_cache": summary["files_from_cache"],
         "dagster/row_count": summary["accepted"],
         "dagster/column_schema": column_schema(describe_columns(artifact.kind)),
         "files": table([_without_table(account) for account in found["accounts"]], ACCOUNT_COLUMNS),

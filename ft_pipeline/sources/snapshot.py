@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -39,11 +40,27 @@ class Entry:
 
 @dataclass(frozen=True)
 class CheckedOut:
-    """An entry with plain files to read; None where the entry has an error, or no sidecar."""
+    """An entry with plain files to read, made when they are first asked for; UserError if bytes are gone or damaged."""
 
     entry: Entry
-    path: Path | None
-    sidecar_path: Path | None
+    blobs: BlobStore
+    into: Path
+
+    @cached_property
+    def path(self) -> Path | None:
+        """The file itself; None where the entry has an error."""
+        if self.entry.sha256 is None:
+            return None
+        # The user's own name stays, since its ending matters; the folder keeps it apart and inside.
+        return self.blobs.checkout(self.entry.sha256, self.into / PurePosixPath(self.entry.name).name)
+
+    @cached_property
+    def sidecar_path(self) -> Path | None:
+        """The column mapping beside it; None where there is none, or the entry has an error."""
+        if self.entry.sha256 is None or self.entry.sidecar is None:
+            return None
+        stem = PurePosixPath(self.entry.name).stem
+        return self.blobs.checkout(self.entry.sidecar, self.into / "sidecar" / f"{stem}{SIDECAR}")
 
 
 @dataclass(frozen=True)
@@ -119,19 +136,10 @@ def read_listing(artifact: Artifact | Path) -> Snapshot:
 def checkout(snapshot: Snapshot, store: ArtifactStore, into: Path, blobs: BlobStore | None = None) -> list[CheckedOut]:
     """Plain files of a snapshot below `into`, in the folder's order; files kept by reference are named where they lie.
 
-    UserError if bytes are gone or damaged.
+    Nothing is written until a file is asked for.
     """
     source = blobs or BlobStore(store.root)
-    return [_checkout_entry(entry, source, into / f"{number:06d}") for number, entry in enumerate(snapshot.entries)]
-
-
-def _checkout_entry(entry: Entry, blobs: BlobStore, into: Path) -> CheckedOut:
-    if entry.sha256 is None:
-        return CheckedOut(entry, None, None)
-    # The user's own name stays, since its ending matters; the number before it keeps it apart and inside.
-    path = blobs.checkout(entry.sha256, into / PurePosixPath(entry.name).name)
-    sidecar = blobs.checkout(entry.sidecar, into / "sidecar" / f"{path.stem}{SIDECAR}") if entry.sidecar else None
-    return CheckedOut(entry, path, sidecar)
+    return [CheckedOut(entry, source, into / f"{number:06d}") for number, entry in enumerate(snapshot.entries)]
 
 
 def _keep(folder: Path, names: list[str], cache: StatCache, blobs: BlobStore) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """The table of a format: all files of its folder read, validated, deduplicated and written, every row accounted for."""
 
 import tempfile
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +10,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ft_pipeline.tables.chunk import raw_of
-from ft_pipeline.tables.collect import Collector, SourceFile, read_stream
+from ft_pipeline.tables.collect import Collector
 from ft_pipeline.tables.columns import schema_of
+from ft_pipeline.tables.filecache import FileCache
 from ft_pipeline.tables.gates import table_checks
 from ft_pipeline.tables.hashing import RowsDigest
 from ft_pipeline.tables.judge import CODES, WORDS, Verdict, conflict_warnings, judge, settle
 from ft_pipeline.tables.keystore import write_keys
+from ft_pipeline.tables.outcome import SourceFile, all_shingles
 from ft_pipeline.tables.report import FileAccount, TableReport
 from ft_pipeline.tables.rows import COLUMNS
 from ft_pipeline.tables.turns import plain
@@ -59,22 +61,23 @@ def build_table(
     out: Path,
     *,
     max_quarantined: float,
-    excluded: Container[str] = frozenset(),
+    excluded: Collection[str] = frozenset(),
     progress: Callable[[int], None] | None = None,
+    cache: FileCache | None = None,
 ) -> TableReport:
     """Write rows.parquet, set_aside.parquet and files.parquet into `out` (a folder, made if need be), and for alpaca
     and sharegpt keys.parquet, what the conversations compare rows by.
 
     Nothing raises for bad data: refused files, and a share of quarantined rows above the ceiling, are failed checks of
     the report. No files give an empty table. `excluded` holds the ids (`row_id`) of forgotten rows.
-    `progress` is told the number of rows that each batch read.
+    `progress` is told the number of rows that each batch read. `cache`: what reading unchanged files gave.
     """
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".work-", dir=out) as folder:
-        collector = Collector(data_format, Path(folder), excluded, progress)
+        collector = Collector(data_format, Path(folder), excluded, progress, cache)
         collected = [collector.collect(source) for source in sorted(files, key=lambda file: file.name)]
         readable = [file for file in collected if not file.refused]
-        verdict = judge(readable, collector.shingles.read())
+        verdict = judge(readable, all_shingles(readable, Path(folder)))
         settle(verdict)
         rows_hash, preview, written = _write_rows(data_format, verdict, out / "rows.parquet")
         set_aside = _write_set_aside(data_format, verdict, out / "set_aside.parquet")
@@ -86,7 +89,7 @@ def build_table(
     if data_format in CONVERSATIONAL:
         warnings += conflict_warnings(verdict)
     checks = table_checks(data_format, collected, max_quarantined, written, set_aside)
-    return TableReport(data_format, accounts, checks, warnings, preview, rows_hash)
+    return TableReport(data_format, accounts, checks, warnings, preview, rows_hash, collector.from_cache)
 
 
 def rows_schema(data_format: str) -> pa.Schema:
@@ -102,7 +105,7 @@ def _write_rows(data_format: str, verdict: Verdict, path: Path) -> tuple[str, li
     with pq.ParquetWriter(path, schema, **PARQUET) as writer:
         for at, file in enumerate(verdict.files):
             stays, count, begin = verdict.of_file(at)[0] == 0, 0, 0
-            for batch in read_stream(file.rows_path):
+            for batch in file.row_batches():
                 mask = stays[begin : begin + batch.num_rows]
                 begin += batch.num_rows
                 kept = batch if mask.all() else batch.filter(pa.array(mask))
@@ -140,7 +143,7 @@ def _write_set_aside(data_format: str, verdict: Verdict, path: Path) -> list[int
     with pq.ParquetWriter(path, SET_ASIDE, compression="zstd") as writer:
         for at, file in enumerate(verdict.files):
             count = 0
-            for batch in read_stream(file.aside_path):
+            for batch in file.aside_batches():
                 table = _with_file(pa.Table.from_batches([batch]), file.source.name)
                 copy_of = pa.nulls(table.num_rows, pa.string())
                 writer.write_table(table.append_column("copy_of", copy_of).select(SET_ASIDE.names))
@@ -155,7 +158,7 @@ def _copies(data_format: str, verdict: Verdict, at: int) -> Iterator[list[tuple]
     """The rows of a file that copy or contradict another one. Their raw text is the row as JSON, as it was read."""
     file, begin = verdict.files[at], 0
     codes, of = verdict.of_file(at)
-    for batch in read_stream(file.rows_path):
+    for batch in file.row_batches():
         positions = np.flatnonzero(codes[begin : begin + batch.num_rows])
         rows = batch.take(pa.array(positions)).to_pylist() if positions.size else []
         found = []

@@ -35,8 +35,10 @@ class Chunk:
     """What became of one batch."""
 
     read: int
-    table: pa.Table
-    """Accepted rows: the format's columns, `row`, `id`."""
+    table: pa.Table | None
+    """Accepted rows: the format's columns, `row`, `id`. None where they have been put into a file."""
+    rows: np.ndarray
+    """int64: their numbers."""
     keys: Keys
     aside: pa.Table
     """Faulty rows, as ASIDE."""
@@ -73,6 +75,7 @@ def process(batch: Batch, data_format: str, sidecar: Sidecar, excluded: Containe
     chunk = Chunk(
         read=len(values),
         table=table.add_column(table.num_columns - 1, "row", pa.array(rows)),
+        rows=rows,
         keys=keys_of_views(views),
         aside=_aside(batch, faults),
         reasons=_reasons(batch, faults),

@@ -1,147 +1,135 @@
 """Read raw files into accepted rows on disk and keys in memory, before it is known which of them are copies."""
 
-from collections.abc import Callable, Container, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from ft_pipeline.tables.chunk import ASIDE, Chunk, process
 from ft_pipeline.tables.codes import Refused
-from ft_pipeline.tables.columns import schema_of
+from ft_pipeline.tables.filecache import FileCache, key_of
 from ft_pipeline.tables.keys import Keys, ShingleFile, merge
+from ft_pipeline.tables.outcome import ASIDE as ASIDE_FILE
+from ft_pipeline.tables.outcome import (
+    SHINGLES,
+    Collected,
+    SourceFile,
+    load,
+    refused,
+    rows_path,
+    save,
+    write_stream,
+)
 from ft_pipeline.tables.pii import NAMES
 from ft_pipeline.tables.pool import map_batches
 from ft_pipeline.tables.reader import Batch, check_path, read_batches
 from ft_pipeline.tables.report import FileAccount, Warning
-from ft_pipeline.tables.sidecar import PLAIN, Sidecar, parse_sidecar
+from ft_pipeline.tables.sidecar import Sidecar, parse_sidecar
 
 MIN_ROWS = 2
 MAX_NAMED_COLUMNS = 20
-
-
-@dataclass(frozen=True)
-class SourceFile:
-    """One raw file of a format folder."""
-
-    name: str
-    """Relative to the format folder: what people see, and what rows carry as their origin."""
-    path: Path
-    """Where its bytes lie (the folder itself, or a snapshot)."""
-    sha256: str
-    sidecar: dict[str, Any] | None = None
-    """The parsed YAML beside it."""
-    data_dir: Path | None = None
-    """The folder that the path must not lead out of; None: the folder that the path lies in."""
-    refused: tuple[str, str] | None = None
-    """(code, message) of a file that could not even be taken from the user's folder."""
-
-
-@dataclass
-class Collected:
-    """One file, read. A refused one has an account and nothing else."""
-
-    source: SourceFile
-    account: FileAccount
-    sidecar: Sidecar = PLAIN
-    rows_path: Path | None = None
-    """Arrow IPC stream of the accepted rows, in order."""
-    aside_path: Path | None = None
-    """Arrow IPC stream of the faulty rows (chunk.ASIDE)."""
-    rows: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
-    """The row numbers of the accepted rows."""
-    keys: Keys = field(default_factory=lambda: merge([]))
-    pairs: np.ndarray = field(default_factory=lambda: np.empty((0, 2), dtype=np.uint64))
-    reasons: dict[str, list[int]] = field(default_factory=dict)
-    """Code → faulty rows."""
-    warnings: list[Warning] = field(default_factory=list)
-
-    @property
-    def refused(self) -> bool:
-        return self.account.status == "refused"
+_NO_SHINGLES = np.empty(0, dtype=np.uint64)
 
 
 class Collector:
-    """Reads the files of one format folder, one after the other, into a work folder."""
+    """Reads the files of one format folder, one after the other, into a work folder; from the cache what it has."""
 
     def __init__(
         self,
         data_format: str,
         work: Path,
-        excluded: Container[str] = frozenset(),
+        excluded: Collection[str] = frozenset(),
         progress: Callable[[int], None] | None = None,
+        cache: FileCache | None = None,
     ):
-        self.data_format, self.work, self.excluded = data_format, work, excluded
+        self.data_format, self.work, self.excluded, self.cache = data_format, work, excluded, cache
         self.progress = progress or (lambda rows: None)
-        self.shingles = ShingleFile(work / "shingles.u64")
+        self.from_cache = 0
+        """Files that were not read."""
         self._files = 0
 
     def collect(self, source: SourceFile) -> Collected:
-        """Read one file. What is wrong with it as a whole stands in its account."""
+        """Read one file, or take what reading it gave. What is wrong with it as a whole stands in its account."""
+        if source.refused:
+            return refused(source, Refused(*source.refused))
         account = FileAccount(file=source.name, sha256=source.sha256)
-        mark = self.shingles.count
+        self._files += 1
+        folder = self.work / f"{self._files:06d}"
         try:
             sidecar = parse_sidecar(source.sidecar)
-            path = check_path(source.path, source.data_dir or source.path.parent)
             account.max_quarantined, account.split = sidecar.max_quarantined, sidecar.split
             account.allow = sorted(sidecar.allow)
-            return self._read(Collected(source, account, sidecar), path)
+            if self.cache is None or not source.sha256:
+                return self._read(Collected(source, account, sidecar, folder))
+            suffix = Path(source.name).suffix.lower()
+            key = key_of(source.sha256, self.data_format, suffix, source.sidecar, self.excluded)
+            if self.cache.take(key, folder):
+                self.from_cache += 1
+                return load(source, account, sidecar, folder)
+            collected = self._read(Collected(source, account, sidecar, folder))
+            save(collected, folder)
+            self.cache.keep(key, folder)
+            return collected
         except Refused as error:
-            self.shingles.rewind(mark)
             return refused(source, error)
 
-    def _read(self, collected: Collected, path: Path) -> Collected:
-        self._files += 1
-        collected.rows_path = self.work / f"{self._files:06d}.rows.arrow"
-        collected.aside_path = self.work / f"{self._files:06d}.aside.arrow"
-        gathered, mark = _Gathered(), self.shingles.count
-        with (
-            _stream(collected.rows_path, schema_of(self.data_format, "row", "id")) as rows,
-            _stream(collected.aside_path, ASIDE) as aside,
-        ):
-            suffix = Path(collected.source.name).suffix.lower()
-            work = partial(process, data_format=self.data_format, sidecar=collected.sidecar, excluded=self.excluded)
-            for batch, chunk in map_batches(work, read_batches(path, suffix), path.stat().st_size):
-                _refuse_broken_array(batch, chunk)
-                rows.write_table(chunk.table)
-                aside.write_table(chunk.aside)
-                self.shingles.append(chunk.keys.shingles)
-                gathered.add(batch, chunk)
-                self.progress(chunk.read)
-        _refuse_whole(gathered, self.data_format)
+    def _read(self, collected: Collected) -> Collected:
+        """Fill in what the file holds. One that is refused for what it holds comes back as such."""
+        source, folder = collected.source, collected.folder
+        assert folder is not None
+        path = source.fetch() if source.fetch else source.path
+        path = check_path(path, source.data_dir or path.parent)
+        folder.mkdir()
+        try:
+            gathered = self._gather(collected, path, folder)
+            _refuse_whole(gathered, self.data_format)
+        except Refused as error:
+            for left in folder.iterdir():
+                left.unlink()
+            return refused(source, error)
         collected.rows = np.concatenate(gathered.rows)
-        collected.keys = merge(gathered.keys, self.shingles.read(mark))
+        collected.keys = merge(gathered.keys, ShingleFile(folder / SHINGLES).read())
         collected.pairs = np.concatenate(gathered.pairs)
         collected.reasons = gathered.reasons
-        collected.warnings = gathered.warnings(collected.source.name)
+        collected.warnings = gathered.warnings(source.name)
         collected.account.read = gathered.read
         return collected
 
+    def _gather(self, collected: Collected, path: Path, folder: Path) -> "_Gathered":
+        gathered, shingles = _Gathered(), ShingleFile(folder / SHINGLES)
+        suffix = Path(collected.source.name).suffix.lower()
+        work = partial(
+            _process_into,
+            folder=folder,
+            data_format=self.data_format,
+            sidecar=collected.sidecar,
+            excluded=self.excluded,
+        )
+        with pa.OSFile(str(folder / ASIDE_FILE), "wb") as sink, pa.ipc.new_stream(sink, ASIDE) as aside:
+            for batch, chunk in map_batches(work, read_batches(path, suffix), path.stat().st_size):
+                _refuse_broken_array(batch, chunk)
+                aside.write_table(chunk.aside)
+                part = _part(folder, batch)
+                shingles.append(np.fromfile(part, dtype=np.uint64))
+                part.unlink()
+                gathered.add(batch, chunk)
+                self.progress(chunk.read)
+        return gathered
 
-def refused(source: SourceFile, error: Refused) -> Collected:
-    """A file that is not used, and why."""
-    return Collected(
-        source,
-        FileAccount(
-            file=source.name, sha256=source.sha256, status="refused", error_code=error.code, error_message=error.message
-        ),
-    )
+
+def _process_into(batch: Batch, folder: Path, data_format: str, sidecar: Sidecar, excluded: Collection[str]) -> Chunk:
+    """chunk.process, with the rows and the shingles put into files: they are too much to send between processes."""
+    chunk = process(batch, data_format, sidecar, excluded)
+    write_stream(rows_path(folder, batch.rows[0]), chunk.table)
+    chunk.keys.shingles.tofile(_part(folder, batch))
+    return replace(chunk, table=None, keys=replace(chunk.keys, shingles=_NO_SHINGLES))
 
 
-@contextmanager
-def _stream(path: Path, schema: pa.Schema) -> Iterator[pa.ipc.RecordBatchStreamWriter]:
-    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
-        yield writer
-
-
-def read_stream(path: Path | None) -> Iterator[pa.RecordBatch]:
-    """The batches of an Arrow IPC stream that a Collector wrote."""
-    with pa.memory_map(str(path)) as source:
-        yield from pa.ipc.open_stream(source)
+def _part(folder: Path, batch: Batch) -> Path:
+    return folder / f"shingles-{batch.rows[0]}.u64"
 
 
 class _Gathered:
@@ -162,8 +150,8 @@ class _Gathered:
         self.objects += chunk.objects
         self.known += chunk.known
         self.is_array = batch.offsets is not None
-        self.rows.append(chunk.table["row"].to_numpy())
-        self.keys.append(replace(chunk.keys, shingles=np.empty(0, dtype=np.uint64)))
+        self.rows.append(chunk.rows)
+        self.keys.append(chunk.keys)
         self.pairs.append(chunk.pairs)
         for found, more in ((self.reasons, chunk.reasons), (self.pii, chunk.pii)):
             for code, rows in more.items():

@@ -1,6 +1,6 @@
 """The checks that a table must pass before anything downstream may use it."""
 
-from ft_pipeline.tables.collect import Collected
+from ft_pipeline.tables.outcome import Collected
 from ft_pipeline.tables.report import FIRST_ROWS, Check, FileAccount
 
 WORST_CODES = 3

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from ft_pipeline.tables.codes import DUPLICATE_CODES
-from ft_pipeline.tables.collect import Collected
 from ft_pipeline.tables.dedup import Copies, find_copies, first_index
 from ft_pipeline.tables.keys import Keys, merge
+from ft_pipeline.tables.outcome import Collected
 from ft_pipeline.tables.report import Warning
 
 CODES = ("", "duplicate", "near_duplicate", "contradicting_pair")

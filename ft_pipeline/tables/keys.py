@@ -78,25 +78,17 @@ class ShingleFile:
     def __init__(self, path: Path):
         self._path = path
         self._path.touch()
-        self.count = 0
 
     def append(self, shingles: np.ndarray) -> None:
         """Write shingles behind the last ones."""
-        with self._path.open("r+b") as file:
-            file.seek(8 * self.count)
+        with self._path.open("ab") as file:
             shingles.tofile(file)
-        self.count += len(shingles)
 
-    def rewind(self, count: int) -> None:
-        """Forget all but the first `count`: those after belong to a file that was refused."""
-        self.count = count
-
-    def read(self, begin: int = 0, end: int | None = None) -> np.ndarray:
-        """The shingles from `begin` to `end`, mapped."""
-        end = self.count if end is None else end
-        if begin == end:
+    def read(self) -> np.ndarray:
+        """All of them, mapped."""
+        if not self._path.stat().st_size:
             return np.empty(0, dtype=np.uint64)
-        return np.memmap(self._path, dtype=np.uint64, mode="r", offset=8 * begin, shape=(end - begin,))
+        return np.memmap(self._path, dtype=np.uint64, mode="r")
 
 
 def keys_of(data_format: str, records: Sequence[Record]) -> Keys:

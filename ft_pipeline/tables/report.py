@@ -66,6 +66,8 @@ class TableReport:
     """The first accepted rows, long texts cut."""
     rows_hash: str
     """sha256 over the ids of the accepted rows with their files and row numbers, in order."""
+    files_from_cache: int = 0
+    """Unchanged files, of which it was known what reading them gives."""
 
     @property
     def read(self) -> int:
@@ -116,6 +118,8 @@ class TableReport:
                 {**asdict(item), "rows": item.rows[:FIRST_ROWS], "count": len(item.rows)} for item in self.warnings
             ],
             "rows_hash": self.rows_hash,
+            "files_read": len(self.files) - self.files_from_cache,
+            "files_from_cache": self.files_from_cache,
         }
 
 

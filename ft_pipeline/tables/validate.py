@@ -10,9 +10,10 @@ import numpy as np
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.tables.codes import Refused
-from ft_pipeline.tables.collect import Collected, Collector, SourceFile, refused
+from ft_pipeline.tables.collect import Collector
 from ft_pipeline.tables.gates import share_check
 from ft_pipeline.tables.judge import Verdict, conflict_warnings, judge, settle
+from ft_pipeline.tables.outcome import Collected, SourceFile, refused
 from ft_pipeline.tables.overlap import near_heldout
 from ft_pipeline.tables.report import FileAccount, FileReport, Warning
 from ft_pipeline.tables.sidecar import read_sidecar

@@ -16,8 +16,8 @@ from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.current import Current
 from ft_pipeline.store.spec import Spec
 from ft_pipeline.tables.build import build_table
-from ft_pipeline.tables.collect import SourceFile
 from ft_pipeline.tables.conversations import build_conversations
+from ft_pipeline.tables.outcome import SourceFile
 
 THINGS = ("kettle", "rug", "lamp", "spade", "mug", "chair", "vase", "clock", "towel", "rake", "bowl", "shelf")
 ALPACA = [

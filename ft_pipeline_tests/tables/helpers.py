@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ft_pipeline.tables.build import build_table
-from ft_pipeline.tables.collect import SourceFile
+from ft_pipeline.tables.outcome import SourceFile
 from ft_pipeline.tables.report import TableReport
 from ft_pipeline.tables.validate import validate_file
 

@@ -10,8 +10,8 @@ import pytest
 
 from ft_pipeline.tables import pool, reader_json
 from ft_pipeline.tables.build import build_table
-from ft_pipeline.tables.collect import SourceFile
 from ft_pipeline.tables.hashing import row_id
+from ft_pipeline.tables.outcome import SourceFile
 from ft_pipeline.tables.rows import COLUMNS
 from ft_pipeline.tables.schemas import describe_columns, schema
 from ft_pipeline.tables.turns import plain

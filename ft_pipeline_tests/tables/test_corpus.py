@@ -233,6 +233,7 @@ def test_every_code_of_the_tables_is_exercised():
         "answer_cut_off",
         "repetition",
         "answer_length",
+        "not_best",
         "train_test_overlap",
     }
     assert {code for _, code, _ in ROWS} == ROW_CODES.keys() - from_elsewhere
