@@ -234,6 +234,13 @@ class NotificationSettings(Section):
     """Where your team reaches the UI, for links, e.g. `https://dagster.example.org`."""
 
 
+class RetentionSettings(Section):
+    """What `ft gc` leaves in the store beside what is in use."""
+
+    keep_days: float = Field(30, ge=0)
+    """Younger artifacts and checkpoints stay in any case."""
+
+
 class ProjectSettings(Section):
     """project.yaml: the settings of the task."""
 
@@ -246,6 +253,7 @@ class ProjectSettings(Section):
     promotion: PromotionSettings = PromotionSettings()
     retraining: RetrainingSettings = RetrainingSettings()
     notifications: NotificationSettings = NotificationSettings()
+    retention: RetentionSettings = RetentionSettings()
 
 
 def _is_cron_field(field: str, allowed: range) -> bool:

@@ -8,6 +8,7 @@ import dagster as dg
 from ft_pipeline.audit.findings import Finding
 from ft_pipeline.audit.library import SHOWN, Library
 from ft_pipeline.project import Project
+from ft_pipeline.store.garbage import removed
 
 PAGE = 500
 
@@ -38,8 +39,11 @@ def cross_check(project: Project, library: Library) -> tuple[int, list[Finding],
         return 0, [], [f"Dagster's event log could not be read ({type(error).__name__}); the store was checked alone"]
     if events is None or (not events and library.pointers):
         return 0, [], ["Dagster's event log is gone or empty; the store was checked alone"]
-    found = [finding for event in events for finding in _check(library, event)]
-    return len(events), list(dict.fromkeys(found)), []
+    collected = removed(library.root)
+    kept = [event for event in events if (event.asset, event.fingerprint) not in collected]
+    found = [finding for event in kept for finding in _check(library, event)]
+    note = f"{len(events) - len(kept)} of Dagster's events are of artifacts that ft gc removed since (removed.jsonl)"
+    return len(events), list(dict.fromkeys(found)), [note] if len(kept) < len(events) else []
 
 
 def _check(library: Library, event: Event) -> list[Finding]:

@@ -98,15 +98,16 @@ def _state(step: Step, inputs: Inputs, upstream: list[Planned], instance: dg.Dag
 def difference(last: Artifact, spec: Spec) -> str:
     """In a few words, why `spec` is not the one that `last` was built from."""
     before, now = last.spec, spec.to_json()
+    reasons = []
     inputs = [key for key in now["inputs"] if before["inputs"].get(key) != now["inputs"][key]]
     if inputs or set(before["inputs"]) != set(now["inputs"]):
-        return f"new data in {', '.join(inputs)}" if inputs else "other inputs"
+        reasons.append(f"new data in {', '.join(inputs)}" if inputs else "other inputs")
     config = [
         key for key in {**before["config"], **now["config"]} if before["config"].get(key) != now["config"].get(key)
     ]
     if config:
-        return f"settings changed: {', '.join(sorted(config))}"
-    return "code or library versions changed"
+        reasons.append(f"settings changed: {', '.join(sorted(config))}")
+    return "; ".join(reasons) or "code or library versions changed"
 
 
 def _only_inputs_differ(last: Artifact, spec: Spec) -> bool:

@@ -12,6 +12,7 @@ from pathlib import Path
 import dagster as dg
 
 from ft_pipeline.errors import UserError
+from ft_pipeline.execution.retention import sweeping
 from ft_pipeline.store.locks import FileLock
 
 WITH_A_PROCESS = [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
@@ -33,6 +34,8 @@ def hold(context: dg.AssetExecutionContext, store: Path) -> None:
     with contextlib.suppress(UserError):  # the step itself says that the store cannot be written
         if lock.try_acquire():
             _held[run_id] = lock
+        with sweeping(store).hold(context.log.info):
+            pass  # from here on `ft gc` sees the lock and keeps away
 
 
 def end_stranded(

@@ -38,6 +38,10 @@ class Current:
             write_atomically(self._path(asset, partition), json.dumps(asdict(pointer), indent=1).encode())
         return pointer
 
+    def remove(self, asset: str, partition: str | None) -> None:
+        """Forget what an asset was materialized to; harmless if it never was."""
+        self._path(asset, partition).unlink(missing_ok=True)
+
     def read(self, asset: str, partition: str | None = None) -> Pointer | None:
         """The pointer of an asset, or None if it was never materialized."""
         return _read(self._path(asset, partition))

@@ -1,0 +1,23 @@
+"""What `ft gc` shows."""
+
+from collections import Counter
+
+from rich.console import Console
+from rich.table import Table
+
+from ft_pipeline.store.garbage import Garbage
+
+
+def show_garbage(console: Console, garbage: Garbage, dry_run: bool) -> None:
+    """How many of which kind, and how much room that makes."""
+    kinds = Counter(artifact.kind for artifact in garbage.artifacts)
+    counts = {**dict(sorted(kinds.items())), "unfinished work": len(garbage.folders), "raw copies": len(garbage.blobs)}
+    rows = [(name, count) for name, count in counts.items() if count]
+    if not rows:
+        console.print("There is nothing to remove.")
+        return
+    table = Table("what", "how many")
+    for name, count in rows:
+        table.add_row(name, str(count))
+    console.print(table)
+    console.print(f"{'Would free' if dry_run else 'Freed'} {garbage.bytes / 1e6:.1f} MB.")
