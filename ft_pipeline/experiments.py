@@ -7,10 +7,25 @@ from pydantic import Field, model_validator
 
 from ft_pipeline.settings import NAME_PATTERN, Section
 
-Technique = Literal["lora", "qlora", "full"]
+Technique = Literal["prompt_tuning", "lora", "qlora", "full"]
 Objective = Literal["sft", "dpo", "cpt"]
-LEARNING_RATES = {"lora": 1e-3, "qlora": 1e-3, "full": 5e-5}
+LEARNING_RATES = {"prompt_tuning": 1e-2, "lora": 1e-3, "qlora": 1e-3, "full": 5e-5}
 """By technique, where the YAML names none; a tenth of it for dpo."""
+
+
+class PromptTuningSettings(Section):
+    """PEFT's PromptTuningConfig, same names: a learned prompt before a frozen model (arXiv 2104.08691)."""
+
+    num_virtual_tokens: int = Field(20, ge=1, le=1024)
+    prompt_tuning_init: Literal["SAMPLE_VOCAB", "TEXT", "RANDOM"] = "SAMPLE_VOCAB"
+    """Where the virtual tokens begin: as random words of the vocabulary, as a text, or as noise."""
+    prompt_tuning_init_text: str | None = None
+
+    @model_validator(mode="after")
+    def _text_where_it_is_read(self) -> "PromptTuningSettings":
+        if (self.prompt_tuning_init == "TEXT") != bool(self.prompt_tuning_init_text):
+            raise ValueError("`prompt_tuning_init: TEXT` and `prompt_tuning_init_text` go together: set both or none")
+        return self
 
 
 class LoraSettings(Section):
@@ -47,7 +62,7 @@ class TrainingSettings(Section):
     """transformers' and TRL's training arguments, same names."""
 
     learning_rate: float = Field(1e-3, gt=0, le=1)
-    """Not named: 1e-3 for lora and qlora, 5e-5 for full, a tenth for dpo; from 1B parameters on, take a fifth of it."""
+    """Not named: 1e-3 for lora and qlora, 1e-2 for prompt_tuning, 5e-5 for full, a tenth for dpo. A fifth from 1B."""
     num_train_epochs: int = Field(3, ge=1, le=1000)
     max_steps: Literal[-1] | Annotated[int, Field(ge=1)] = -1
     """Above zero: stop there, whatever num_train_epochs says."""
@@ -123,11 +138,13 @@ class ExperimentSettings(Section):
     objective: Objective = "sft"
     """`sft` (answers to imitate), `dpo` (preferred and rejected answers) or `cpt` (raw text)."""
     technique: Technique = "qlora"
-    """How much changes: a `lora` on the 16-bit base, a `qlora` on the 4-bit base, or all weights (`full`)."""
+    """How much changes: a learned prompt (`prompt_tuning`), matrices beside the 16-bit base (`lora`) or the 4-bit base
+    (`qlora`), all weights (`full`)."""
     start_from: str | None = Field(None, pattern=NAME_PATTERN)
     """Another experiment, which is trained first: `cpt` before `sft`, `sft` before `dpo`. Equal settings of `technique`
     and `lora` go on with its adapter, others start from its merged model; null starts from the base model."""
     data: ExperimentData = ExperimentData()
+    prompt_tuning: PromptTuningSettings = PromptTuningSettings()
     lora: LoraSettings = LoraSettings()
     quantization: QuantizationSettings = QuantizationSettings()
     training: TrainingSettings = TrainingSettings()
@@ -171,6 +188,25 @@ def _matrices_for_lora_only(settings: ExperimentSettings) -> str | None:
     return f"technique {settings.technique!r} trains no LoRA matrices: remove `lora`, or say `technique: lora`"
 
 
+def _virtual_tokens_for_prompt_tuning_only(settings: ExperimentSettings) -> str | None:
+    if settings.technique == "prompt_tuning" or settings.prompt_tuning == PromptTuningSettings():
+        return None
+    return f"technique {settings.technique!r} has no virtual tokens: remove `prompt_tuning`"
+
+
+def _a_learned_prompt_imitates_answers(settings: ExperimentSettings) -> str | None:
+    if settings.technique != "prompt_tuning":
+        return None
+    if settings.start_from is not None:
+        return "technique 'prompt_tuning' begins at the untouched model: remove `start_from`, or say `technique: lora`"
+    few = f"objective {settings.objective!r} asks too much of a few virtual tokens before a frozen model"
+    why = {
+        "dpo": f"{few}, which would be its own reference; say `technique: lora`",
+        "cpt": f"{few}: they can steer, and cannot hold a text; say `technique: lora`",
+    }
+    return why.get(settings.objective)
+
+
 def _merge_mode(settings: ExperimentSettings) -> str | None:
     if settings.technique == "qlora" or settings.merge == MergeSettings():
         return None
@@ -206,6 +242,8 @@ def _something_to_train_on(settings: ExperimentSettings) -> str | None:
 RULES: tuple[Callable[[ExperimentSettings], str | None], ...] = (
     _four_bits_for_qlora_only,
     _matrices_for_lora_only,
+    _virtual_tokens_for_prompt_tuning_only,
+    _a_learned_prompt_imitates_answers,
     _merge_mode,
     _pairs_for_dpo_only,
     _sources_for_sft_only,

@@ -74,6 +74,11 @@ class Project:
             except UserError as error:
                 raise UserError(f"{chain[0][0]}.yaml: start_from: {error}") from error
         last = chain[-1][1]
+        for each, settings in chain[:-1]:
+            if settings.technique == "prompt_tuning":
+                raise UserError(
+                    f"{name}.yaml: {each}, which it starts from, is a learned prompt: it leaves no model to go on with"
+                )
         for each, settings in chain:
             if (settings.base_model, settings.revision) != (last.base_model, last.revision):
                 raise UserError(

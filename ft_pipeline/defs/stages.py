@@ -87,7 +87,7 @@ def training_data_spec(at: Inputs, settings: ExperimentSettings) -> Spec:
 def adapter_spec(settings: ExperimentSettings, data: Artifact, base: Artifact, start: Artifact | None) -> Spec:
     """Of one stage. The reference model of dpo is what it starts from, and so stands among the inputs."""
     inputs = {"training_data": data, "base_model": base, **({"start": start} if start else {})}
-    keys = {"objective", "technique", "lora", "quantization", "training", "dpo"}
+    keys = {"objective", "technique", "prompt_tuning", "lora", "quantization", "training", "dpo"}
     config = {"experiment": settings.model_dump(mode="json", include=keys)}
     versions = versions_of("torch", "transformers", "peft", "trl", "bitsandbytes", "accelerate")
     return Spec("adapter", references(inputs), config, versions, seed=settings.training.seed)

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from ft_pipeline.models.prefix import groups_for, read_prefix, repeated
+from ft_pipeline.models.prefix import Contexts, repeated
 
 Pair = tuple[list[int], list[int]]
 """Token ids of a context (at least one) and of the target that follows it (at least one)."""
@@ -25,11 +25,11 @@ def target_log_likelihoods(
     on_done: called with the number of pairs that a batch finished.
     """
     results: dict[int, tuple[float, bool]] = {}
-    for length, indices in groups_for(model, [context for context, _ in pairs]):
-        cache = read_prefix(model, pairs[indices[0]][0][:length]) if length else None
-        rest = {index: (pairs[index][0][length:], pairs[index][1]) for index in indices}
-        for batch in _batches(model, rest, batch_size):
-            scored = _score(model, [rest[index] for index in batch], cache, length)
+    contexts = Contexts(model, [context for context, _ in pairs])
+    for group in contexts.groups():
+        rest = {index: (contexts.ids[index][group.length :], pairs[index][1]) for index in group.members}
+        for batch in _batches(contexts.model, rest, batch_size):
+            scored = _score(contexts.model, [rest[index] for index in batch], group.cache, group.length)
             results.update(zip(batch, scored, strict=True))
             on_done(len(batch))
     return [results[index] for index in range(len(pairs))]

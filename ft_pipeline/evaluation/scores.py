@@ -10,7 +10,7 @@ from ft_pipeline.job import Job
 from ft_pipeline.models.base_model import count_parameters
 from ft_pipeline.models.load import keep_weights_unpacked, load_model
 
-FORMS = {"full": ("merged",)}
+FORMS = {"full": ("merged",), "prompt_tuning": ("adapter",)}
 """The forms of a tuned model by technique; both where it is not named here."""
 
 

@@ -28,6 +28,7 @@ from ft_pipeline.evaluation.rendering import (
 )
 from ft_pipeline.job import Job, Reporter
 from ft_pipeline.models.chat import stop_strings
+from ft_pipeline.models.learned_prompt import learned_prompt
 from ft_pipeline.models.load import load_tokenizer
 
 GENERAL = pa.schema(
@@ -93,7 +94,7 @@ class Scorer:
             self.items,
             subject.prompt,
             name=subject.name,
-            window=getattr(model.config, "max_position_embeddings", None),
+            window=_window(model),
             max_new_tokens=self.settings["max_new_tokens"],
         )
         samples = self._score_items(lm, rendered, folder)
@@ -211,6 +212,13 @@ class Scorer:
 
     def _result_path(self, subject: Subject) -> Path:
         return self.job.work / f"scored_{subject.name}.json"
+
+
+def _window(model: Any) -> int | None:
+    """How many tokens of text the model reads; a learned prompt takes its share."""
+    positions = getattr(model.config, "max_position_embeddings", None)
+    prompt = learned_prompt(model)
+    return positions - len(prompt) if positions is not None and prompt is not None else positions
 
 
 class Progress:

@@ -9,7 +9,7 @@ import torch
 
 from ft_pipeline.job import Reporter
 from ft_pipeline.models.chat import stop_token_ids
-from ft_pipeline.models.prefix import groups_for, read_prefix, repeated
+from ft_pipeline.models.prefix import Contexts, repeated
 
 
 @dataclass(frozen=True)
@@ -39,18 +39,18 @@ def generate(
     What prompts begin with in common is read once. Then prompts of similar length share a batch (left padding), the
     longest first, so that a lack of memory shows at once.
     """
-    encoded = [tokenizer(prompt, add_special_tokens=False)["input_ids"] for prompt in prompts]
+    contexts = Contexts(model, [tokenizer(prompt, add_special_tokens=False)["input_ids"] for prompt in prompts])
+    encoded = contexts.ids
     stops = stop_token_ids(tokenizer, model)
     answers: dict[int, Generation] = {}
     torch.manual_seed(seed)
     started = time.monotonic()
-    for length, members in groups_for(model, encoded):
-        cache = read_prefix(model, encoded[members[0]][:length]) if length else None
-        order = sorted(members, key=lambda index: (-len(encoded[index]), index))
+    for group in contexts.groups():
+        order = sorted(group.members, key=lambda index: (-len(encoded[index]), index))
         for begin in range(0, len(order), batch_size):
             indices = order[begin : begin + batch_size]
-            batch = _Batch([encoded[index] for index in indices], length, cache)
-            rows = _generate_batch(model, tokenizer, batch, stops, max_new_tokens, temperature)
+            batch = _Batch([encoded[index] for index in indices], group.length, group.cache)
+            rows = _generate_batch(contexts.model, tokenizer, batch, stops, max_new_tokens, temperature)
             for index, ids in zip(indices, rows, strict=True):
                 answers[index] = _finish(tokenizer, len(encoded[index]), ids, stops)
             if report is not None:

@@ -1,10 +1,13 @@
 """What many prompts begin with is read once: the system prompt and examples of a variant, as a key-value cache."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+
+from ft_pipeline.models.learned_prompt import learned_prompt, read_learned_prompt
 
 _HEAD = 64
 """Contexts that agree in this many first tokens are candidates for a shared prefix."""
@@ -29,11 +32,37 @@ def shared_prefixes(contexts: Sequence[list[int]]) -> list[tuple[int, list[int]]
     return [*groups, (0, alone)] if alone else groups
 
 
-def groups_for(model: Any, contexts: Sequence[list[int]]) -> list[tuple[int, list[int]]]:
-    """The same for a model: a learned prompt (PEFT's prompt tuning) goes before every call's tokens, so that nothing
-    that it saw in an earlier call can be taken up again."""
-    learned = any(config.is_prompt_learning for config in getattr(model, "peft_config", {}).values())
-    return [(0, list(range(len(contexts))))] if learned else shared_prefixes(contexts)
+@dataclass(frozen=True)
+class Shared:
+    """Contexts that begin alike, and what was read of that."""
+
+    length: int
+    """How many first tokens of each context the cache holds."""
+    members: list[int]
+    """Indices of the contexts."""
+    cache: Any
+
+
+class Contexts:
+    """Contexts of token ids for a model, in groups of a common beginning, each read when it is asked for."""
+
+    def __init__(self, model: Any, contexts: Sequence[list[int]]) -> None:
+        prompt = learned_prompt(model)
+        self.virtual = 0 if prompt is None else len(prompt)
+        """Tokens of a learned prompt (PEFT's prompt tuning), which stand in `ids` as zeros and only in the cache."""
+        self.model = model if prompt is None else model.get_base_model()
+        """What runs: the frozen model where the learned prompt is in the cache."""
+        self.ids = [[0] * self.virtual + list(context) for context in contexts]
+        self._prompt = prompt
+
+    def groups(self) -> Iterator[Shared]:
+        """Every context in one group; a length of 0 where sharing is not worth it."""
+        if self._prompt is not None:
+            with torch.inference_mode():
+                yield Shared(self.virtual, list(range(len(self.ids))), read_learned_prompt(self.model, self._prompt))
+            return
+        for length, members in shared_prefixes(self.ids):
+            yield Shared(length, members, read_prefix(self.model, self.ids[members[0]][:length]) if length else None)
 
 
 @torch.inference_mode()

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from ft_pipeline.models.learned_prompt import learned_prompt
 from ft_pipeline.training.tokens import MASKED
 
 _SLICE = 128
@@ -46,12 +47,22 @@ def token_losses(model: Any, batch: dict[str, Tensor]) -> Tensor:
 
 def answer_states(model: Any, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
     """Last hidden states [tokens, width of the model] where a trained token is predicted, and those tokens [tokens]."""
-    states = _decoder(model)(
-        input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False
-    ).last_hidden_state
+    states = _hidden_states(model, batch["input_ids"], batch["attention_mask"])
     targets = batch["labels"][:, 1:]
     trained = targets != MASKED
     return states[:, :-1][trained], targets[trained]
+
+
+def _hidden_states(model: Any, ids: Tensor, mask: Tensor) -> Tensor:
+    """Last hidden states [rows, width, width of the model] of the rows' own tokens, behind a learned prompt if any."""
+    decoder, prompt = _decoder(model), learned_prompt(model)
+    if prompt is None:
+        return decoder(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+    words = decoder.get_input_embeddings()(ids)
+    embeddings = torch.cat([prompt.to(words.dtype).expand(len(ids), -1, -1), words], dim=1)
+    seen = torch.cat([mask.new_ones(len(ids), len(prompt)), mask], dim=1)
+    states = decoder(inputs_embeds=embeddings, attention_mask=seen, use_cache=False).last_hidden_state
+    return states[:, len(prompt) :]
 
 
 def logits_of(model: Any, hidden: Tensor) -> Tensor:

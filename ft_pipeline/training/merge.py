@@ -52,6 +52,8 @@ def run(job: Job) -> dict[str, Any]:
     settings = ExperimentSettings.model_validate(job.config["experiment"])
     if settings.technique == "full":
         return _whole_already(job)
+    if settings.technique == "prompt_tuning":
+        return _nothing_to_merge(job)
     pad = load_tokenizer(job.inputs["base_model"]).pad_token_id
     rows = read_split(job.inputs["training_data"], "validation")
     reference = _measure_released(lambda: _adapter_model(job, settings), rows, pad)
@@ -81,6 +83,14 @@ def _whole_already(job: Job) -> dict[str, Any]:
         "passed": True,
         "checks": {"merge_equivalence": {"passed": True, "blocking": True, "message": message}},
     }
+
+
+def _nothing_to_merge(job: Job) -> dict[str, Any]:
+    """A learned prompt stays beside its model: it is served as an adapter."""
+    message = "a learned prompt changes no weights: there is nothing to merge, and the adapter is served"
+    (job.out / "merge.json").write_text(json.dumps({"mode": "none", "message": message}) + "\n", encoding="utf-8")
+    check = {"passed": True, "blocking": True, "message": message}
+    return {"mode": "none", "passed": True, "checks": {"merge_equivalence": check}}
 
 
 def write_merged(

@@ -6,12 +6,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
+from peft import (
+    LoraConfig,
+    PeftModel,
+    PromptTuningConfig,
+    PromptTuningInit,
+    get_peft_model,
+    set_peft_model_state_dict,
+)
 from safetensors.torch import load_file
 from transformers import set_seed
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.experiments import ExperimentSettings, LoraSettings
+from ft_pipeline.experiments import ExperimentSettings, LoraSettings, PromptTuningSettings
 from ft_pipeline.models.base_model import ORIGIN
 from ft_pipeline.models.load import compute_dtype, keep_weights_unpacked, load_model
 
@@ -29,6 +36,9 @@ def new_model(base: Path, settings: ExperimentSettings, device: str, start: Path
     if settings.technique == "full":
         set_seed(settings.training.seed)
         return load_model(base, device, dtype=torch.float32).requires_grad_(True)
+    if settings.technique == "prompt_tuning":
+        set_seed(settings.training.seed)
+        return get_peft_model(load_model(base, device), prompt_config(settings.prompt_tuning, base))
     quantization = settings.quantization.model_dump() if settings.technique == "qlora" else None
     model = load_model(base, device, quantization=quantization)
     keep_weights_unpacked(model)
@@ -55,6 +65,17 @@ def lora_config(lora: LoraSettings) -> LoraConfig:
         use_dora=lora.use_dora,
         rank_pattern=lora.rank_pattern,
         alpha_pattern=lora.alpha_pattern,
+        task_type="CAUSAL_LM",
+    )
+
+
+def prompt_config(settings: PromptTuningSettings, base: Path) -> PromptTuningConfig:
+    """PEFT's configuration of a learned prompt; the tokenizer of `base` reads a text that it begins as."""
+    return PromptTuningConfig(
+        num_virtual_tokens=settings.num_virtual_tokens,
+        prompt_tuning_init=PromptTuningInit(settings.prompt_tuning_init),
+        prompt_tuning_init_text=settings.prompt_tuning_init_text,
+        tokenizer_name_or_path=str(base) if settings.prompt_tuning_init == "TEXT" else None,
         task_type="CAUSAL_LM",
     )
 
@@ -89,7 +110,9 @@ def save_adapter(checkpoint: Path, out: Path, base: Path) -> None:
     shutil.copyfile(checkpoint / ADAPTER_FILES[0], out / ADAPTER_FILES[0])
     config = json.loads((checkpoint / ADAPTER_FILES[1]).read_text(encoding="utf-8"))
     config["base_model_name_or_path"] = f"base_model:{base.name}"
-    if isinstance(config["target_modules"], list):
+    if config.get("tokenizer_name_or_path"):
+        config["tokenizer_name_or_path"] = config["base_model_name_or_path"]
+    if isinstance(config.get("target_modules"), list):
         config["target_modules"].sort()  # PEFT keeps a set, whose order changes from process to process
     text = json.dumps(config, indent=2, sort_keys=True)
     (out / ADAPTER_FILES[1]).write_text(text + "\n", encoding="utf-8")

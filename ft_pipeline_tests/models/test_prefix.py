@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 from ft_pipeline.models import prefix
 from ft_pipeline.models.generate import generate
 from ft_pipeline.models.load import load_tokenizer
-from ft_pipeline.models.prefix import groups_for, shared_prefixes
+from ft_pipeline.models.prefix import Contexts, shared_prefixes
 
 EXAMPLES = "You are a support agent. Sorry about the delay. Please send your order number. " * 3
 QUESTIONS = ("Where is it?", "My package is late and tracking has not updated.", "Paris", "Can I return the shoes?")
@@ -54,8 +54,10 @@ def test_answers_are_those_without_a_shared_prefix(
     assert len({answer.text for answer in plain}) > 1
 
 
-def test_a_learned_prompt_shares_nothing(model: Any) -> None:
+def test_a_learned_prompt_is_the_shared_prefix_of_all(model: Any) -> None:
     config = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4)
-    contexts = [list(range(3, 200))] * 20
-    assert groups_for(get_peft_model(model, config), contexts) == [(0, list(range(20)))]
-    assert groups_for(model, contexts) == [(196, list(range(20)))]
+    contexts = Contexts(get_peft_model(model, config), [[5, 6, 7], [8]])
+    (group,) = contexts.groups()
+    assert (group.length, group.members, group.cache.get_seq_length()) == (4, [0, 1], 4)
+    assert contexts.ids == [[0, 0, 0, 0, 5, 6, 7], [0, 0, 0, 0, 8]]
+    assert contexts.model is model
