@@ -1,15 +1,14 @@
 """Tables: bytes to rows, accepted or set aside with a reason, and rows to conversations with a split."""
 
 import tempfile
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
-import yaml
 
 from ft_pipeline import pictures
-from ft_pipeline.errors import UserError
 from ft_pipeline.execution.conditions import FOLLOW_ALL_INPUTS, FOLLOW_SOUND_INPUTS
 from ft_pipeline.execution.metadata import column_schema, picture, table
 from ft_pipeline.execution.steps import Check, Inputs, Making, step, versions_of
@@ -19,11 +18,13 @@ from ft_pipeline.sources.snapshot import CheckedOut, checkout, read_listing
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.spec import Spec
 from ft_pipeline.tables.build import build_table
+from ft_pipeline.tables.codes import Refused
 from ft_pipeline.tables.conversations import build_conversations, count_words
 from ft_pipeline.tables.filecache import FileCache
 from ft_pipeline.tables.outcome import SourceFile
 from ft_pipeline.tables.quarantine import Part, build_quarantine, overview
 from ft_pipeline.tables.schemas import ACCOUNT_COLUMNS, QUARANTINE_COLUMNS, describe_columns
+from ft_pipeline.tables.sidecar import load_sidecar
 
 CONVERSATION_TABLES = ("alpaca", "sharegpt")
 WHAT = {
@@ -53,7 +54,7 @@ def _table_asset(data_format: str) -> dg.AssetsDefinition:
         description=f"{WHAT[data_format]} Accepted rows; what was set aside is in `quarantine`, with its reason.",
         kinds={"pandera", "parquet"},
         automation=FOLLOW_SOUND_INPUTS,
-        code_version="3",
+        code_version="4",
         checks=TABLE_CHECKS,
         build=lambda making: _build_table(making, data_format),
         show=_show_table,
@@ -71,31 +72,27 @@ def _build_table(making: Making, data_format: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="ft-table-") as folder:
         taken = checkout(read_listing(making.inputs["raw"]), making.store, Path(folder))
         cache = FileCache(making.store.root / "cache" / "tables")
-        files = [_source(each) for each in taken]
+        files = [source_of(each) for each in taken]
         report = build_table(data_format, files, making.out, max_quarantined=ceiling, cache=cache)
     return {**report.to_json(), "preview": report.preview}
 
 
-def _source(taken: CheckedOut) -> SourceFile:
+def source_of(taken: CheckedOut) -> SourceFile:
+    """A file of a snapshot as the tables read it, or with the reason why it cannot be."""
     entry = taken.entry
     if entry.sha256 is None:
         refused = (entry.error_code or "not_found", entry.error_message or "cannot be read")
         return SourceFile(entry.name, Path(entry.name), "", refused=refused)
-    return SourceFile(entry.name, Path(entry.name), entry.sha256, _sidecar(taken), fetch=partial(_fetch, taken))
+    source = SourceFile(entry.name, Path(entry.name), entry.sha256, fetch=partial(_fetch, taken))
+    try:
+        return replace(source, sidecar=load_sidecar(taken.sidecar_path) if taken.sidecar_path else None)
+    except Refused as error:
+        return replace(source, refused=(error.code, error.message))
 
 
 def _fetch(taken: CheckedOut) -> Path:
     assert taken.path is not None
     return taken.path
-
-
-def _sidecar(taken: CheckedOut) -> dict[str, Any] | None:
-    if taken.sidecar_path is None:
-        return None
-    try:
-        return yaml.safe_load(taken.sidecar_path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{taken.sidecar_path.name}, beside {taken.entry.name}, is not valid YAML: {error}") from None
 
 
 def _show_table(artifact: Artifact) -> dict[str, Any]:

@@ -105,12 +105,12 @@ def snapshot_folder(folder: Path, store: ArtifactStore, blobs: BlobStore | None 
     data = [name for name in names if not name.endswith(SIDECAR)]
     entries = [_entry(folder, name, sidecars.get(_stem(name)), kept, faults) for name in data]
     stems = {_stem(name) for name in data}
-    return Snapshot(entries, [_printable(name) for stem, name in sidecars.items() if stem not in stems])
+    return Snapshot(entries, [printable(name) for stem, name in sidecars.items() if stem not in stems])
 
 
 def folder_stamp(folder: Path) -> str:
     """A hash of every file's name, size, times and inode: the same while nobody writes to the folder. Reads no file."""
-    return sha256_of_json([[_printable(name), *_stamp(folder / name)] for name in sorted(_names(folder))])
+    return sha256_of_json([[printable(name), *_stamp(folder / name)] for name in sorted(_names(folder))])
 
 
 def write_listing(snapshot: Snapshot, out: Path) -> dict[str, Any]:
@@ -151,20 +151,29 @@ def _keep(folder: Path, names: list[str], cache: StatCache, blobs: BlobStore) ->
 def _entry(
     folder: Path, name: str, sidecar: str | None, kept: dict[str, str], faults: dict[str, tuple[str, str]]
 ) -> Entry:
-    if fault := faults.get(name) or faults.get(sidecar or ""):
-        return Entry(_printable(name), error_code=fault[0], error_message=fault[1])
+    if fault := faults.get(name):
+        return Entry(printable(name), error_code=fault[0], error_message=fault[1])
+    if sidecar and (fault := faults.get(sidecar)):
+        message = f"its sidecar {printable(sidecar)} is {fault[1]}"
+        return Entry(printable(name), error_code=fault[0], error_message=message)
     return Entry(name, kept[name], (folder / name).stat().st_size, kept[sidecar] if sidecar else None)
 
 
 def _fault(folder: Path, name: str) -> tuple[str, str] | None:
     """Why a file cannot be taken: a file code of formats.md, and a sentence that shows nothing from elsewhere."""
     path = folder / name
-    if _printable(name) != name:
+    if printable(name) != name:
         return "not_utf8", "the file's name is not UTF-8: rename it"
-    if path.is_symlink() and not path.resolve().is_relative_to(folder.resolve()):
+    try:
+        inside = not path.is_symlink() or path.resolve().is_relative_to(folder.resolve())
+    except (OSError, RuntimeError):
+        return "not_found", "a link that leads back to itself: remove it, or put the file here"
+    if not inside:
         return "path_outside_data_dir", "a link that leads out of the data folder: put the file itself here"
     if not path.exists():
         return "not_found", "a link to nothing: remove it, or put the file here"
+    if name.endswith(".yml"):
+        return "unknown_format", "a sidecar's name must end in .yaml: rename it"
     if not path.is_file():
         return "not_a_file", "neither a file nor a plain folder: put the file itself here"
     if not os.access(path, os.R_OK):
@@ -196,5 +205,6 @@ def _stem(name: str) -> str:
     return str(PurePosixPath(name).with_suffix(""))
 
 
-def _printable(name: str) -> str:
+def printable(name: str) -> str:
+    """A file's name as text: bytes that are not UTF-8 become escapes."""
     return name.encode("utf-8", "backslashreplace").decode()

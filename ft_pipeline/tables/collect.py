@@ -144,12 +144,15 @@ class _Gathered:
         self.reasons: dict[str, list[int]] = {}
         self.pii: dict[str, list[int]] = {}
         self.unknown: set[str] = set()
+        self.first: tuple[int, str] | None = None
+        """The first line that is no JSON, and why."""
 
     def add(self, batch: Batch, chunk: Chunk) -> None:
         self.read += chunk.read
         self.objects += chunk.objects
         self.known += chunk.known
         self.is_array = batch.offsets is not None
+        self.first = self.first or chunk.broken
         self.rows.append(chunk.rows)
         self.keys.append(chunk.keys)
         self.pairs.append(chunk.pairs)
@@ -158,6 +161,11 @@ class _Gathered:
                 found.setdefault(code, []).extend(rows)
         if len(self.unknown) <= MAX_NAMED_COLUMNS:
             self.unknown |= chunk.unknown
+
+    @property
+    def first_fault(self) -> str:
+        """What is wrong with the first line, in brackets."""
+        return f" (line {self.first[0]} is {self.first[1]})" if self.first else ""
 
     def warnings(self, file: str) -> list[Warning]:
         found = []
@@ -185,12 +193,13 @@ def _refuse_whole(gathered: _Gathered, data_format: str) -> None:
         raise Refused("empty_file", "no rows")
     codes = set(gathered.reasons)
     if not gathered.objects:
-        if "not_utf8" in codes and codes <= {"not_utf8", "invalid_json"}:
+        if codes == {"not_utf8"}:
             raise Refused("not_utf8", "no row is UTF-8; is it Latin-1? convert it: iconv -f LATIN1 -t UTF-8 IN > OUT")
         if codes <= {"invalid_json", "not_utf8"}:
             raise Refused(
                 "not_json",
-                "no line is JSON; CSV must be named .csv, Parquet .parquet, all else one JSON object per line",
+                f"no line is a JSON object{gathered.first_fault}; CSV must be named .csv, Parquet .parquet, all else "
+                "needs one JSON object on each line, or a list of them",
             )
         raise Refused("unknown_format" if gathered.is_array else "not_json", "no row is a JSON object")
     if not gathered.known:

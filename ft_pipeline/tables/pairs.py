@@ -19,6 +19,8 @@ def convert_pair(value: dict[str, Any], sidecar: Sidecar) -> Pair | Fault:
     prompt, chosen, rejected = value.get("prompt"), value["chosen"], value["rejected"]
     if prompt is None and (names := [name for name in ("conversations", "messages") if name in value]):
         return _needs_sidecar(names[0])
+    if prompt is None and "prompt" in value and "prompt" in sidecar.columns.values():
+        return Fault("empty_prompt", "`prompt` is null; write it, or remove the row")
     if isinstance(prompt, list):
         if "prompt" not in sidecar.columns.values():
             return _needs_sidecar("prompt")

@@ -113,7 +113,7 @@ def parse_carefully(line: bytes) -> Any:
     except json.JSONDecodeError as error:
         near = shorten(text[max(error.pos - 15, 0) : error.pos + 15])
         why = f"{error.msg[0].lower()}{error.msg[1:]}".removesuffix(" at")
-        return Fault("invalid_json", f"not JSON: {why} at column {error.pos + 1}, near {near}; write the row again")
+        return Fault("invalid_json", f"not JSON: {why} at column {error.pos + 1}, near {near}")
     except (RecursionError, ValueError):
         return Fault("invalid_json", "not JSON that can be read")
     return Fault("lone_surrogate", _surrogate_message(line)) if _has_surrogate(value) else value

@@ -4,6 +4,7 @@ The content decides between JSONL and a JSON array; CSV and Parquet are told by 
 folder is opened, nothing is guessed: what is no container of ours is refused with a code of FILE_CODES.
 """
 
+import errno
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -55,8 +56,10 @@ def check_path(path: Path, data_dir: Path) -> Path:
     """The real path of a readable file inside `data_dir`. Refused: not_found, not_a_file, path_outside_data_dir."""
     try:
         real, root = path.resolve(), data_dir.resolve()
-    except (OSError, RuntimeError):
-        raise Refused("not_found", "the path cannot be followed: a link leads back to itself") from None
+    except (OSError, RuntimeError, ValueError) as error:
+        if isinstance(error, RuntimeError) or getattr(error, "errno", None) == errno.ELOOP:
+            raise Refused("not_found", "the path cannot be followed: a link leads back to itself") from None
+        raise Refused("not_found", "there is no such file: the path cannot be followed") from None
     if not real.is_relative_to(root):
         raise Refused("path_outside_data_dir", "the path leads out of the data folder; copy the file into it")
     try:
@@ -78,11 +81,20 @@ def read_batches(path: Path, suffix: str) -> Iterator[Batch]:
 
     Refused may come late (an array that is cut off at its end): rows that came before it must then be thrown away.
     """
+    try:
+        yield from _batches_of(path, suffix)
+    except OSError as error:
+        raise Refused("not_found", f"the file cannot be read to its end ({error.strerror})") from None
+
+
+def _batches_of(path: Path, suffix: str) -> Iterator[Batch]:
     from ft_pipeline.tables import reader_json, reader_tabular
 
     with path.open("rb") as file:
         head = file.read(HEAD_BYTES)
     _refuse_unreadable(head)
+    if not head:
+        raise Refused("empty_file", "no rows")
     if suffix == ".parquet" or head.startswith(b"PAR1"):
         if suffix != ".parquet":
             raise Refused("not_json", "the content is Parquet; rename the file to .parquet")

@@ -168,6 +168,8 @@ def _elements(data: mmap.mmap, begin: int) -> Iterator[tuple[int, bytes]]:
                 start = match.end()
         else:
             depth -= 1
+            if depth == 0 and first != 0x5D:
+                raise Refused("invalid_json", f"the JSON array is closed by a brace, at byte {match.start()}")
             if depth == 0:
                 last = data[start : match.start()]
                 if last.strip(JSON_SPACE):

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ft_pipeline.tables.codes import Fault, Refused
+from ft_pipeline.tables.parsing import BadNumber, shorten
 from ft_pipeline.tables.reader import Batch
 
 BATCH_ROWS = 4096
@@ -24,7 +25,7 @@ def csv_batches(path: Path) -> Iterator[Batch]:
         header = _next_cells(reader)
         if header is None:
             raise Refused("empty_file", "no rows")
-        names = [name.strip() for name in header]
+        names = [_printable(name).strip() for name in header]
         row, batch = 0, Batch([])
         while (cells := _next_cells(reader)) is not None:
             if not cells:
@@ -53,18 +54,25 @@ def _next_cells(reader: Any) -> list[str] | None:
 
 def _csv_row(names: list[str], cells: list[str]) -> Any:
     if any(not cell.isascii() and _has_bad_bytes(cell) for cell in cells):
-        return Fault("not_utf8", "a cell holds bytes that are not UTF-8")
-    if len(set(names)) != len(names):
-        return Fault("duplicate_key", "the header names a column twice")
+        return Fault("not_utf8", "a cell holds bytes that are not UTF-8; save the file as UTF-8", _raw(cells))
+    if twice := _twice(names):
+        return Fault("duplicate_key", f"the header names the column {shorten(twice)} twice; rename one", _raw(cells))
     if len(cells) > len(names):
         return Fault(
-            "invalid_json", f"the row has {len(cells)} cells and the header {len(names)}; is a comma not quoted?"
+            "invalid_json",
+            f"the row has {len(cells)} cells and the header {len(names)}; is a comma not quoted?",
+            _raw(cells),
         )
     return dict(zip(names, cells, strict=False))
 
 
 def _raw(cells: list[str]) -> str:
-    return ",".join(cells)[:8000].encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    return _printable(",".join(cells)[:8000])
+
+
+def _printable(text: str) -> str:
+    """With a replacement character for each byte that is not UTF-8."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def _has_bad_bytes(cell: str) -> bool:
@@ -77,9 +85,12 @@ def parquet_batches(path: Path) -> Iterator[Batch]:
         with pq.ParquetFile(path) as file:
             if not file.metadata.num_rows:
                 raise Refused("empty_file", "no rows")
-            row = 0
+            row, twice = 0, _twice(file.schema_arrow.names)
             for record_batch in file.iter_batches(batch_size=BATCH_ROWS):
-                values = _rows_of(record_batch)
+                fault = (
+                    Fault("duplicate_key", f"the column {shorten(twice)} stands twice; rename one") if twice else None
+                )
+                values = [fault] * record_batch.num_rows if fault else _rows_of(record_batch)
                 yield Batch(list(range(row + 1, row + 1 + len(values))), values=values)
                 row += len(values)
     except (pa.ArrowException, OSError) as error:
@@ -95,9 +106,18 @@ def _rows_of(batch: pa.RecordBatch) -> list[Any]:
 
 
 def _one_row(batch: pa.RecordBatch, at: int) -> Any:
-    try:
-        return batch.slice(at, 1).to_pylist()[0]
-    except UnicodeDecodeError:
-        return Fault("not_utf8", "a value holds bytes that are not UTF-8")
-    except (ValueError, OverflowError):
-        return Fault("wrong_type", "a value is outside what its type can hold")
+    row: dict[str, Any] = {}
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        try:
+            row[name] = column[at].as_py()
+        except UnicodeDecodeError:
+            return Fault("not_utf8", f"{shorten(name)} holds bytes that are not UTF-8; save it as UTF-8")
+        except (ValueError, OverflowError):
+            row[name] = BadNumber("outside what its type can hold")
+    return row
+
+
+def _twice(names: list[str]) -> str | None:
+    """The first name that stands twice."""
+    seen: set[str] = set()
+    return next((name for name in names if name in seen or seen.add(name)), None)  # type: ignore[func-returns-value]

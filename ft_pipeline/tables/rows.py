@@ -91,6 +91,7 @@ def _context(value: dict[str, Any]) -> tuple[str | None, list[list[str]] | None]
     if fault := _not_text(value, ("system",)):
         return fault
     system, history = value.get("system"), value.get("history")
+    history = None if history == "" else history  # an empty CSV cell
     if history is not None and not isinstance(history, list):
         return Fault("wrong_type", f"`history` is {seen(history)}; it must be a list of [question, answer]")
     for pair in history or []:

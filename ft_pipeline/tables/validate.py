@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 
 from ft_pipeline.errors import UserError
+from ft_pipeline.sources.snapshot import printable
 from ft_pipeline.tables.codes import Refused
 from ft_pipeline.tables.collect import Collector
 from ft_pipeline.tables.gates import share_check
 from ft_pipeline.tables.judge import Verdict, conflict_warnings, judge, settle
 from ft_pipeline.tables.outcome import Collected, SourceFile, refused
 from ft_pipeline.tables.overlap import near_heldout
+from ft_pipeline.tables.reader import check_path
 from ft_pipeline.tables.report import FileAccount, FileReport, Warning
 from ft_pipeline.tables.sidecar import read_sidecar
 
@@ -52,8 +54,12 @@ def validate_file(
 
 
 def _collect(collector: Collector, path: Path, data_dir: Path, sidecar: Any) -> Collected:
-    source = SourceFile(path.name, path, "", None, data_dir)
+    name = printable(path.name or str(path))
+    source = SourceFile(name, path, "", None, data_dir)
     try:
+        if name != (path.name or str(path)):
+            raise Refused("not_utf8", "the file's name is not UTF-8: rename it")
+        check_path(path, data_dir)
         mapping = read_sidecar(path, data_dir) if sidecar is BESIDE else sidecar
     except Refused as error:
         return refused(source, error)
