@@ -20,6 +20,7 @@ class BuildWithExample(build_py):
         if self.editable_mode:
             return
         root, target = Path(__file__).parent, Path(self.build_lib) / "ft_pipeline" / "example"
+        shutil.rmtree(target, ignore_errors=True)  # an earlier build may have left files that are gone by now
         for item in EXAMPLE:
             source = root / item
             (target / item).parent.mkdir(parents=True, exist_ok=True)

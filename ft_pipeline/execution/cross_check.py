@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import dagster as dg
+import yaml
 
 from ft_pipeline.audit.findings import Finding
 from ft_pipeline.audit.library import SHOWN, Library
@@ -60,7 +61,7 @@ def _check(library: Library, event: Event) -> list[Finding]:
 def _all_events(project: Project) -> list[Event] | None:
     """Every materialization that Dagster knows; None where it has no database yet, which asking would make."""
     settings = project.dagster_home / "dagster.yaml"
-    elsewhere = settings.is_file() and "storage:" in settings.read_text(encoding="utf-8")
+    elsewhere = settings.is_file() and "storage" in (yaml.safe_load(settings.read_text(encoding="utf-8")) or {})
     if not elsewhere and not (project.dagster_home / "history").is_dir():
         return None
     with dg.DagsterInstance.get() as instance:
