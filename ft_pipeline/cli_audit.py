@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -139,8 +140,9 @@ def _answer_sentence(chain: "Chain", sentence: str, as_json: bool) -> None:
         "trained": any(match.use == "train" and match.how != "near" for match in found),
         "trained_near": any(match.use == "train" for match in found),
         "matches": [asdict(match) for match in found],
+        "forgotten": any(node.redacted for node in chain.nodes),
     }
-    report(document, as_json, lambda _: show_matches(out, sentence, found))
+    report(document, as_json, lambda _: show_matches(out, chain, sentence, found))
 
 
 def _answer_row(project: "Project", row: str, as_json: bool) -> None:
@@ -164,6 +166,25 @@ def _answer_against(chain: "Chain", against: str, as_json: bool) -> None:
     report(document, as_json, lambda found: show_changes(out, found))
 
 
+def forget(
+    path: Annotated[Path, typer.Argument(help="A file of data/raw.")],
+    rows: Annotated[list[int], typer.Argument(help="Rows of it: line, list index or data row, counted from 1.")],
+    reason: Annotated[str, typer.Option("--reason", help="Why; the record keeps it.")],
+    project: ProjectOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Never use these rows again, and take them out of the raw files, the store and Dagster's log. It cannot be undone.
+
+    Example: ft forget data/raw/alpaca/support_01.jsonl 12 --reason "deletion request 4711"
+    """
+    from ft_pipeline.forgetting.forget import forget as forget_rows
+    from ft_pipeline.terminal_questions import show_forgotten
+
+    done = forget_rows(open_project(project), path, rows, reason)
+    report(done.to_json(), as_json, lambda _: show_forgotten(out, done))
+
+
 def add_to(app: typer.Typer) -> None:
     """Register the commands."""
     app.command()(audit)
+    app.command()(forget)

@@ -1,12 +1,13 @@
 """How `ft audit` shows a chain in a terminal: a tree from the subject back to the raw files."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
 from rich.tree import Tree
 
 from ft_pipeline.audit.chain import Chain, raw_files
-from ft_pipeline.audit.document import Verdict
+from ft_pipeline.audit.document import Verdict, marks_of, status
 from ft_pipeline.audit.library import SHOWN, Node
 from ft_pipeline.audit.subject import champion_artifact
 from ft_pipeline.terminal import plain
@@ -18,10 +19,11 @@ PROBLEMS_SHOWN = 50
 def show_audit(console: Console, chain: Chain, verdict: Verdict) -> None:
     """The subject, its tree, what is wrong, and what that means."""
     _show_record(console, chain)
+    marks = marks_of(chain.library)
     tree = Tree(f"[bold]{plain(chain.subject.name)}[/]")
     seen: set[Any] = set()
     for role, node in chain.roots():
-        _grow(tree.add(f"[bold]{plain(role)}[/]"), chain, node, seen)
+        _grow(tree.add(f"[bold]{plain(role)}[/]"), chain, node, seen, marks)
     console.print(tree, soft_wrap=True)
     _show_terms(console, chain)
     show_verdict(console, chain, verdict)
@@ -40,13 +42,21 @@ def show_verdict(console: Console, chain: Chain, verdict: Verdict) -> None:
     if problems:
         read = f" Read: {counted}." if counted else ""
         console.print(f"[red]Not as recorded: {len(problems)} problem(s).[/]{read}", soft_wrap=True)
+    elif verdict.checked and (redacted := _redacted(chain)):
+        console.print(f"Read: {counted}; every hash is as recorded.", soft_wrap=True)
+        console.print(f"[yellow]Not verified, but redacted on request: {plain(', '.join(redacted))}[/]", soft_wrap=True)
     elif verdict.checked:
         console.print(f"[green]Verified:[/] {counted}; every hash is as recorded.", soft_wrap=True)
     else:
         console.print("The manifests agree with each other. Files were not read; `--verify` hashes them all again.")
 
 
-def _grow(branch: Tree, chain: Chain, node: Node, seen: set[Any]) -> None:
+def _redacted(chain: Chain) -> list[str]:
+    marks = marks_of(chain.library)
+    return [node.label for node in chain.nodes if status(chain, node, marks) == "redacted"]
+
+
+def _grow(branch: Tree, chain: Chain, node: Node, seen: set[Any], marks: Mapping[str, list[str]]) -> None:
     place = node.path or node.label
     if place in seen:
         branch.add(f"{plain(node.key)} [dim]{node.fingerprint[:SHOWN]} (above)[/]")
@@ -55,8 +65,12 @@ def _grow(branch: Tree, chain: Chain, node: Node, seen: set[Any]) -> None:
     here = branch.add(_line(node))
     for finding in node.problems:
         here.add(f"[red]✗ {plain(finding.message)}[/]")
+    for each in node.manifest.get("redactions", []):
+        here.add(f"[yellow]redacted {plain(each['when'][:10])} by {plain(each['by'])} (record {each['number']})[/]")
+    for mark in marks.get(node.fingerprint, []):
+        here.add(f"[yellow]redacted: {plain(mark)}[/]")
     for _, each in chain.inputs_of(node):
-        _grow(here, chain, each, seen)
+        _grow(here, chain, each, seen, marks)
     if node.kind.startswith("raw_"):
         files = raw_files(chain.library, node)
         for file in files[:RAW_SHOWN]:

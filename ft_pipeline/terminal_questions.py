@@ -1,5 +1,6 @@
 """How `ft audit` answers an auditor's questions in a terminal."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ from ft_pipeline.audit.chain import Chain
 from ft_pipeline.audit.library import SHOWN
 from ft_pipeline.audit.rows import LeftOut, Match, Trained
 from ft_pipeline.audit.seen import Seen
+from ft_pipeline.forgetting.forget import Forgotten
 from ft_pipeline.terminal import plain, show_rows
 
 ROWS_SHOWN = 20
@@ -35,7 +37,7 @@ def show_left_out(console: Console, chain: Chain, rows: Sequence[LeftOut]) -> No
     _rest(console, len(rows), 5 * ROWS_SHOWN)
 
 
-def show_matches(console: Console, sentence: str, matches: Sequence[Match]) -> None:
+def show_matches(console: Console, chain: Chain, sentence: str, matches: Sequence[Match]) -> None:
     trained = [match for match in matches if match.use == "train"]
     exact = [match for match in trained if match.how != "near"]
     answer = "yes" if exact else "something near it was" if trained else "no"
@@ -44,6 +46,8 @@ def show_matches(console: Console, sentence: str, matches: Sequence[Match]) -> N
     if shown:
         show_rows(console, ["how", "share", "use", "row", "text"], shown)
     _rest(console, len(matches), ROWS_SHOWN)
+    if any(node.redacted for node in chain.nodes):
+        console.print("[yellow]Rows of this chain were forgotten since; what they said cannot be searched.[/]")
 
 
 def show_seen(console: Console, seen: Seen) -> None:
@@ -83,6 +87,33 @@ def show_changes(console: Console, found: Mapping[str, Any]) -> None:
     _show_pairs(console, "settings", settings)
     _show_pairs(console, "code", [(key, *pair) for key, pair in found["code"].items()])
     _show_scores(console, found["scores"])
+
+
+def show_forgotten(console: Console, done: Forgotten) -> None:
+    """What was taken out, what learned from it, and what to do next."""
+    console.print(f"Forgotten (record {done.record} in data/store/redactions, hashes in data/excluded.yaml):")
+    for row in done.rows:
+        console.print(f"  {plain(row['format'])}/{plain(row['file'])}:{row['row']}", soft_wrap=True)
+    kinds = Counter(each["kind"] for each in done.artifacts)
+    shown = ", ".join(f"{kind} ({count})" for kind, count in sorted(kinds.items())) or "none held it"
+    console.print(
+        f"Redacted: {plain(', '.join(done.files))}; {done.raw_files} kept copies of raw files; artifacts: {shown};"
+    )
+    console.print(f"  {done.events} places of Dagster's record")
+    for model in done.models:
+        records = (
+            f", champion record {', '.join(map(str, model['champion_records']))}" if model["champion_records"] else ""
+        )
+        console.print(f"  {plain(model['key'])} {model['fingerprint'][:SHOWN]} {plain(model['how'])}{records}")
+    if done.champion:
+        console.print("[yellow]The present champion learned from it; it stays released until another one is.[/]")
+    if done.retrain:
+        console.print(f"The next `ft run` trains anew without it: {plain(', '.join(done.retrain))}")
+    if done.also:
+        shared = plain(", ".join(done.also))
+        console.print(f"[yellow]Rows that share a text with it, and stay: {shared}[/]", soft_wrap=True)
+    for note in done.notes:
+        console.print(f"[yellow]! {plain(note)}[/]", soft_wrap=True)
 
 
 def _show_pairs(console: Console, title: str, pairs: Sequence[tuple[Any, ...]]) -> None:

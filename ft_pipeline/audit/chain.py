@@ -20,7 +20,7 @@ class RawFile:
     sha256: str | None
     bytes: int
     kept: str
-    """`copy`, `reference` (too large to keep twice), `gone`, or `refused` (it could not be taken)."""
+    """`copy`, `reference` (too large to keep twice), `redacted`, `gone`, or `refused` (it could not be taken)."""
     sidecar: str | None = None
     """SHA-256 of the column mapping beside it."""
 
@@ -67,7 +67,7 @@ def walk(library: Library, subject: Subject) -> Chain:
     while queue:
         kind, fingerprint, expected, by = queue.popleft()
         node = library.find(kind, fingerprint, expected)
-        if expected and node.manifest_sha256 and node.manifest_sha256 != expected:
+        if expected and node.manifest_sha256 and not node.is_recorded_as(expected):
             links[broken_link(node, expected, by)] = None
         if node.path not in nodes or node.path is None:
             nodes[node.path or (kind, fingerprint)] = node
@@ -95,6 +95,8 @@ def raw_files(library: Library, node: Node) -> list[RawFile]:
 
 
 def _kept(blobs: BlobStore, sha256: str) -> str:
+    if blobs.is_redacted(sha256):
+        return "redacted"
     if blobs.path(sha256).is_file():
         return "copy"
     return "reference" if blobs.reference_path(sha256).is_file() else "gone"

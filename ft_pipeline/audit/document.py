@@ -6,7 +6,8 @@ from typing import Any
 
 from ft_pipeline.audit.chain import Chain, raw_files
 from ft_pipeline.audit.findings import Finding
-from ft_pipeline.audit.library import Node
+from ft_pipeline.audit.library import Library, Node
+from ft_pipeline.store.redaction import redactions
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,8 @@ def audit_document(chain: Chain, verdict: Verdict | None = None) -> dict[str, An
     """`verified` is null where nothing was re-hashed; what the manifests alone show is among `problems` even then."""
     verdict = verdict or Verdict()
     findings = list(dict.fromkeys([*chain.problems, *verdict.problems]))
+    marks = marks_of(chain.library)
+    redacted = [node.label for node in chain.nodes if status(chain, node, marks) == "redacted"]
     record = chain.subject.record
     return {
         "subject": chain.subject.name,
@@ -32,8 +35,9 @@ def audit_document(chain: Chain, verdict: Verdict | None = None) -> dict[str, An
             {"role": root.role, "kind": root.kind, "fingerprint": root.fingerprint} for root in chain.subject.roots
         ],
         "record": record.to_json() if record else None,
-        "nodes": [_node(chain, node) for node in chain.nodes],
-        "verified": not findings if verdict.checked else None,
+        "nodes": [_node(chain, node, marks, verdict) for node in chain.nodes],
+        "verified": not (findings or redacted) if verdict.checked else None,
+        "redacted": redacted,
         "problems": [str(finding) for finding in findings],
         "findings": [finding.to_json() for finding in findings],
         "notes": list(verdict.notes),
@@ -41,8 +45,34 @@ def audit_document(chain: Chain, verdict: Verdict | None = None) -> dict[str, An
     }
 
 
-def _node(chain: Chain, node: Node) -> dict[str, Any]:
+def marks_of(library: Library) -> dict[str, list[str]]:
+    """Fingerprint → what was forgotten that the artifact had learned from, chose by or was scored on."""
+    found: dict[str, list[str]] = {}
+    for redaction in redactions(library.root):
+        for model in redaction.models:
+            told = f"{model['how']}: a row that was forgotten on {redaction.when[:10]} (record {redaction.number})"
+            found.setdefault(model["fingerprint"], []).append(told)
+    return found
+
+
+def status(
+    chain: Chain, node: Node, marks: Mapping[str, list[str]], checked: bool = False, damaged: bool = False
+) -> str:
+    """`redacted` (rows were taken out of it, or it saw one that is gone), `damaged`, `missing`, `verified`, or
+    `unchecked`."""
+    if node.path is None:
+        return "missing"
+    if damaged or node.problems:
+        return "damaged"
+    raw = raw_files(chain.library, node) if node.kind.startswith("raw_") else []
+    if node.redacted or node.fingerprint in marks or any(file.kept == "redacted" for file in raw):
+        return "redacted"
+    return "verified" if checked else "unchecked"
+
+
+def _node(chain: Chain, node: Node, marks: Mapping[str, list[str]], verdict: Verdict) -> dict[str, Any]:
     manifest, run = node.manifest, node.run
+    damaged = node.label in {each.where for each in verdict.problems}
     document = {
         "key": node.key,
         "kind": node.kind,
@@ -65,8 +95,15 @@ def _node(chain: Chain, node: Node) -> dict[str, Any]:
         "inputs_by_name": {name: each.fingerprint for name, each in chain.inputs_of(node)},
         "path": str(node.path.relative_to(chain.library.root)) if node.path else None,
         "manifest_sha256": node.manifest_sha256,
+        "status": status(chain, node, marks, verdict.checked, damaged),
+        "redactions": [{key: each.get(key) for key in ("number", "when", "by")} for each in _redactions_of(node)],
+        "marks": marks.get(node.fingerprint, []),
         "problems": [str(finding) for finding in node.problems],
     }
     if node.kind.startswith("raw_"):
         document["raw_files"] = [each.to_json() for each in raw_files(chain.library, node)]
     return document
+
+
+def _redactions_of(node: Node) -> list[dict[str, Any]]:
+    return node.manifest.get("redactions") or []

@@ -11,7 +11,7 @@ from ft_pipeline.audit.findings import Code, Finding
 from ft_pipeline.store.artifacts import SHORT
 from ft_pipeline.store.current import Current, Pointer
 from ft_pipeline.store.hashing import sha256_of_file
-from ft_pipeline.store.manifest import NAME, BrokenArtifact, read_manifest
+from ft_pipeline.store.manifest import NAME, BrokenArtifact, manifest_hashes, present_files, read_manifest
 
 SHOWN = 12
 """Digits of a fingerprint that people are shown."""
@@ -70,8 +70,18 @@ class Node:
         return (self.spec.get("versions") or {}).get("code")
 
     @property
+    def redacted(self) -> bool:
+        """Whether rows were taken out of it since (`ft forget`)."""
+        return bool(self.manifest.get("redactions"))
+
+    def is_recorded_as(self, manifest_sha256: str | None) -> bool:
+        """Whether a later record means this manifest: by its hash now, or from before a redaction."""
+        return manifest_sha256 in manifest_hashes(self.manifest, self.manifest_sha256)
+
+    @property
     def files(self) -> list[dict[str, Any]]:
-        return self.manifest.get("files") or []
+        """As they should stand now."""
+        return present_files(self.manifest) if self.manifest.get("files") else []
 
 
 class Library:
@@ -106,7 +116,7 @@ class Library:
             finding = Finding("missing_artifact", gone.label, "is not in the store: its folder was removed or renamed")
             return Node(kind, fingerprint, problems=(finding,))
         newest_first = sorted(nodes, key=lambda node: str(node.manifest.get("created", "")), reverse=True)
-        return min(newest_first, key=lambda node: (node.manifest_sha256 != manifest_sha256, len(node.problems)))
+        return min(newest_first, key=lambda node: (not node.is_recorded_as(manifest_sha256), len(node.problems)))
 
     def all(self, kind: str | None = None) -> list[Node]:
         """Every artifact's folder, sound or not, in order of creation."""

@@ -67,3 +67,33 @@ def _held_records(library: Library) -> dict[int, dict[str, Any]]:
 
 def _place(number: int) -> str:
     return f"champion/{number:06d}.json"
+
+
+def check_redactions(library: Library) -> tuple[int, list[Finding]]:
+    """(records read, findings): the records of `ft forget` are there without a gap, each as the next one holds it."""
+    folder = library.root / "redactions"
+    paths = sorted(folder.glob("*.json"))
+    last = max([0, *(int(path.stem) for path in paths), *_numbers_in_manifests(library)])
+    found: list[Finding] = []
+    for number in range(1, last + 1):
+        where, path = f"redactions/{number:06d}.json", folder / f"{number:06d}.json"
+        if not path.is_file():
+            found.append(Finding("missing_record", where, "was removed; records are only ever added"))
+            continue
+        try:
+            document = json.loads(path.read_bytes())
+            chained, own = document["previous_sha256"], document["number"]
+        except (ValueError, KeyError, TypeError):
+            found.append(Finding("edited_record", where, "cannot be read as a record"))
+            continue
+        before = folder / f"{number - 1:06d}.json"
+        if own != number:
+            found.append(Finding("edited_record", where, f"says that it is record {own}"))
+        if chained and before.is_file() and chained != sha256(before.read_bytes()).hexdigest():
+            message = f"is not the record that {where} was written after: it was edited"
+            found.append(Finding("edited_record", f"redactions/{before.name}", message))
+    return len(paths), found
+
+
+def _numbers_in_manifests(library: Library) -> set[int]:
+    return {each["number"] for node in library.all() for each in node.manifest.get("redactions", ())}

@@ -1,6 +1,6 @@
 """Which models saw a row: for deletion requests, and what must be trained anew without it."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -61,7 +61,7 @@ def who_saw(library: Library, row: str) -> Seen:
     UserError where no table of the store ever held it.
     """
     if len(row) == 64 and all(digit in "0123456789abcdef" for digit in row):
-        ids = _with_derived(library, [row])
+        ids = [row, *derived_ids(library, {row})]
     else:
         ids = _ids_at(library, *parse_origin(row))
     if not ids:
@@ -101,8 +101,8 @@ def _ids_at(library: Library, table: str, file: str, row: int) -> list[str]:
     return list(found)
 
 
-def _with_derived(library: Library, ids: list[str]) -> list[str]:
-    """The ids, and those of the distilled rows whose prompt they are."""
+def derived_ids(library: Library, ids: Collection[str]) -> list[str]:
+    """The ids of the distilled rows whose prompts these rows are."""
     places = {
         (each["file"], each["row"])
         for node in library.all("unlabelled")
@@ -115,7 +115,7 @@ def _with_derived(library: Library, ids: list[str]) -> list[str]:
         for each in read_rows(node, "rows.parquet", ["id", "file", "row"])
         if (each["file"], each["row"]) in places
     }
-    return [*ids, *(each for each in derived if each not in ids)]
+    return [each for each in derived if each not in ids]
 
 
 def _descendants(library: Library, node: Node, kinds: Iterable[str], *, transitive: bool = True) -> list[Node]:

@@ -9,7 +9,7 @@ from ft_pipeline.audit.chain import broken_link, inputs_of, raw_files
 from ft_pipeline.audit.document import Verdict
 from ft_pipeline.audit.findings import Finding
 from ft_pipeline.audit.library import SHOWN, Library, Node
-from ft_pipeline.audit.records import check_records
+from ft_pipeline.audit.records import check_records, check_redactions
 from ft_pipeline.store.artifacts import SHORT
 from ft_pipeline.store.blobs import BlobStore
 from ft_pipeline.store.hashing import sha256_of_file
@@ -37,8 +37,11 @@ def verify(library: Library, nodes: Iterable[Node] | None = None, progress: Prog
                 progress(read, total)
         raw, raw_problems = _check_raw(library, chosen, threads.map)
     records, record_problems = check_records(library)
-    problems += [*raw_problems, *_check_pointers(library), *record_problems]
+    forgotten, redaction_problems = check_redactions(library)
+    problems += [*raw_problems, *_check_pointers(library), *record_problems, *redaction_problems]
     counted = {"artifacts": len(chosen), "files": files, "bytes": read, "raw_files": raw, "champion_records": records}
+    if forgotten:
+        counted["redactions"] = forgotten
     return Verdict(True, tuple(dict.fromkeys(problems)), counted=counted)
 
 
@@ -92,7 +95,7 @@ def _links(library: Library, node: Node) -> list[Finding]:
     for name, each in inputs_of(library, node):
         if each.path is None:
             found += each.problems
-        elif recorded.get(name) != each.manifest_sha256:
+        elif not each.is_recorded_as(recorded.get(name)):
             found.append(broken_link(each, recorded.get(name), node.label))
     return found
 
@@ -125,7 +128,7 @@ def _check_pointers(library: Library) -> list[Finding]:
         node = library.find(pointer.kind, pointer.fingerprint, pointer.manifest_sha256)
         if node.path is None:
             found.append(Finding("edited_pointer", where, f"points to {node.label}, which is not in the store"))
-        elif node.manifest_sha256 != pointer.manifest_sha256:
+        elif not node.is_recorded_as(pointer.manifest_sha256):
             found.append(broken_link(node, pointer.manifest_sha256, where))
     readable = {(pointer.asset, pointer.partition) for pointer in library.pointers}
     for path in sorted((library.root / "current").glob("*.json")):

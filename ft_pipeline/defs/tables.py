@@ -20,6 +20,7 @@ from ft_pipeline.store.spec import Spec
 from ft_pipeline.tables.build import build_table
 from ft_pipeline.tables.codes import Refused
 from ft_pipeline.tables.conversations import build_conversations, count_words
+from ft_pipeline.tables.excluded import Excluded, read_excluded
 from ft_pipeline.tables.filecache import FileCache
 from ft_pipeline.tables.outcome import SourceFile
 from ft_pipeline.tables.quarantine import Part, build_quarantine, overview
@@ -61,7 +62,9 @@ def _table_asset(data_format: str) -> dg.AssetsDefinition:
     )
     def validated(at: Inputs) -> Spec:
         inputs = {"raw": at.artifact(f"raw_{data_format}").reference}
-        config = {"format": data_format, "max_quarantined": at.project.settings.data.max_quarantined}
+        excluded = read_excluded(at.project.root / "data", data_format)
+        ceiling = at.project.settings.data.max_quarantined
+        config = {"format": data_format, "max_quarantined": ceiling, "excluded": excluded.to_json()}
         return Spec(data_format, inputs, config, versions_of("pandera"))
 
     return validated
@@ -69,11 +72,12 @@ def _table_asset(data_format: str) -> dg.AssetsDefinition:
 
 def _build_table(making: Making, data_format: str) -> dict[str, Any]:
     ceiling = making.spec.config["max_quarantined"]
+    excluded = Excluded.from_json(making.spec.config["excluded"])
     with tempfile.TemporaryDirectory(prefix="ft-table-") as folder:
         taken = checkout(read_listing(making.inputs["raw"]), making.store, Path(folder))
         cache = FileCache(making.store.root / "cache" / "tables")
         files = [source_of(each) for each in taken]
-        report = build_table(data_format, files, making.out, max_quarantined=ceiling, cache=cache)
+        report = build_table(data_format, files, making.out, max_quarantined=ceiling, excluded=excluded, cache=cache)
     return {**report.to_json(), "preview": report.preview}
 
 

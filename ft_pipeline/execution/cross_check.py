@@ -52,7 +52,7 @@ def _check(library: Library, event: Event) -> list[Finding]:
     told = f"run {event.run_id[:8]} materialized it"
     if node.path is None:
         return [Finding("event_without_artifact", event.label, f"{told}, but the store does not hold it")]
-    if event.manifest_sha256 and node.manifest_sha256 != event.manifest_sha256:
+    if event.manifest_sha256 and not node.is_recorded_as(event.manifest_sha256):
         message = f"{told} with another manifest (SHA-256 {event.manifest_sha256[:SHOWN]}): the manifest was edited"
         return [Finding("event_disagrees", event.label, message)]
     return []

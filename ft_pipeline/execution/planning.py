@@ -79,6 +79,8 @@ def _state(step: Step, inputs: Inputs, upstream: list[Planned], instance: dg.Dag
         last = inputs.find(step.name)
         if last is None:
             return planned("never_run", "never materialized")
+        if last.redacted:
+            return planned("stale", "a row of it was forgotten")
         waiting = [each for each in upstream if each.runs]
         if waiting:
             return planned("stale", f"{waiting[0].asset} runs first ({waiting[0].reason})", "upstream")

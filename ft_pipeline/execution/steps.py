@@ -70,6 +70,8 @@ class Inputs:
         found = self.find(asset)
         if found is None:
             raise UserError(f"{asset} has not been materialized yet; materialize it first, or run `ft run`")
+        if found.redacted:
+            raise UserError(f"a row of {asset} was forgotten since; materialize it again first, or run `ft run`")
         return found
 
     def passed(self, asset: str) -> Artifact:

@@ -26,7 +26,15 @@ from ft_pipeline.store import provenance
 from ft_pipeline.store.files import sync_file, sync_folder, user_write_errors, write_atomically
 from ft_pipeline.store.hashing import plain_json, sha256_of_file
 from ft_pipeline.store.locks import FileLock
-from ft_pipeline.store.manifest import NAME, BrokenArtifact, describe_files, fingerprint_of, read_manifest, write_seal
+from ft_pipeline.store.manifest import (
+    NAME,
+    BrokenArtifact,
+    describe_files,
+    fingerprint_of,
+    present_files,
+    read_manifest,
+    write_seal,
+)
 from ft_pipeline.store.spec import Spec
 from ft_pipeline.store.statcache import StatCache
 
@@ -74,6 +82,11 @@ class Artifact:
         """What the step said of its result."""
         return self.manifest["summary"]
 
+    @property
+    def redacted(self) -> bool:
+        """Whether rows were taken out of its files (`ft forget`); such an artifact is not reused."""
+        return any(each["files"] for each in self.manifest.get("redactions", ()))
+
     def document(self, name: str) -> Any:
         """The content of one of its JSON files."""
         return json.loads((self.path / name).read_text(encoding="utf-8"))
@@ -112,7 +125,7 @@ class ArtifactStore:
     def find(self, spec: Spec, say: Callable[[str], None] = logger.warning) -> Artifact | None:
         """The newest artifact under `spec` whose every file is as its manifest says; `say` hears why one is skipped."""
         folders = self._spec_folder(spec.kind, spec.hash).glob("*")
-        return self._first_valid(folders, say, lambda each: each.spec_hash == spec.hash)
+        return self._first_valid(folders, say, lambda each: each.spec_hash == spec.hash and not each.redacted)
 
     def open(self, kind: str, fingerprint: str, say: Callable[[str], None] = logger.warning) -> Artifact | None:
         """The artifact with this content, verified; None if the store holds no valid one."""
@@ -144,19 +157,20 @@ class ArtifactStore:
         Files that have not changed since they were last read are not read again, unless `thorough`.
         """
         manifest = read_manifest(folder)
-        names = [entry["path"] for entry in manifest["files"]]
+        files = present_files(manifest)
+        names = [entry["path"] for entry in files]
         present = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if _is_file_or_link(path)}
         if extra := sorted(present - {*names, NAME}):
             raise BrokenArtifact(f"{extra[0]} is not in its manifest")
         if missing := sorted(set(names) - present):
             raise BrokenArtifact(f"{missing[0]} is missing")
-        for entry in manifest["files"]:
+        for entry in files:
             if (folder / entry["path"]).is_symlink():
                 raise BrokenArtifact(f"{entry['path']} is a link")
             if (folder / entry["path"]).stat().st_size != entry["bytes"]:
                 raise BrokenArtifact(f"{entry['path']} has not the size that its manifest says")
         hashes = self._hashes(folder, names, thorough)
-        for entry in manifest["files"]:
+        for entry in files:
             if hashes[entry["path"]] != entry["sha256"]:
                 raise BrokenArtifact(f"{entry['path']} was changed: its SHA-256 is not that of its manifest")
         return Artifact(folder, manifest)
@@ -240,7 +254,9 @@ class ArtifactStore:
 
     def _same_content(self, spec: Spec, fingerprint: str) -> Artifact | None:
         folders = self._spec_folder(spec.kind, spec.hash).glob(f"{fingerprint[:SHORT]}*")
-        return self._first_valid(folders, logger.warning, lambda each: each.fingerprint == fingerprint)
+        return self._first_valid(
+            folders, logger.warning, lambda each: each.fingerprint == fingerprint and not each.redacted
+        )
 
     def _put(self, draft: Draft, fingerprint: str) -> Path:
         parent = self._spec_folder(draft.spec.kind, draft.spec.hash)

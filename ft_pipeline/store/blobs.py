@@ -1,6 +1,7 @@
 """Raw bytes by content: blobs/ab/<sha256>.zst, or a reference where a file is too large to keep twice."""
 
 import hashlib
+import io
 import json
 import os
 import tempfile
@@ -14,8 +15,9 @@ from ft_pipeline.store.files import sync_folder, user_write_errors, write_atomic
 from ft_pipeline.store.hashing import CHUNK_BYTES, sha256_of_file
 from ft_pipeline.store.statcache import StatCache
 
-BlobState = Literal["copy", "reference", "gone", "damaged", "changed"]
-"""`changed`: kept by reference, and the referenced file is no longer what it was."""
+BlobState = Literal["copy", "reference", "redacted", "gone", "damaged", "changed"]
+"""`redacted`: rows were taken out of it (`ft forget`), and it is what that left. `changed`: kept by reference, and the
+referenced file is no longer what it was."""
 BY_REFERENCE_ABOVE = 512 * 2**20
 LEVEL = 3
 
@@ -48,20 +50,55 @@ class BlobStore:
                 return sha256
         raise UserError(f"{path.name} changes while it is read: wait until it is written, then run again")
 
+    def redact(self, sha256: str, source: Path) -> None:
+        """Put the bytes of `source` in the place of a content: what was kept is gone, and a note says what is there.
+
+        A content kept by reference is left to whoever changes the file that it refers to.
+        """
+        with user_write_errors():
+            note = {"sha256": sha256_of_file(source), "bytes": source.stat().st_size}
+            write_atomically(self._note(sha256), json.dumps(note).encode())
+            target = self.path(sha256)
+            if target.is_file():
+                sink = io.BytesIO()
+                _compress(source, sink)
+                write_atomically(target, sink.getvalue())
+            target.with_suffix(".zst.damaged").unlink(missing_ok=True)
+
+    def is_redacted(self, sha256: str) -> bool:
+        """Whether a content was redacted since it was kept; nothing but its note is read."""
+        return self._noted(sha256) is not None
+
+    def _note(self, sha256: str) -> Path:
+        return self.folder / sha256[:2] / f"{sha256}.redacted.json"
+
+    def _noted(self, sha256: str) -> str | None:
+        """The hash of what a redaction left of a content; None where it was never redacted."""
+        try:
+            return json.loads(self._note(sha256).read_bytes())["sha256"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
     def state(self, sha256: str) -> BlobState:
         """How a content is kept, found by reading all of it anew."""
+        noted = self._noted(sha256)
         if self.path(sha256).is_file():
-            return "copy" if self._decompress(sha256) == sha256 else "damaged"
+            found = self._decompress(sha256)
+            return "copy" if found == sha256 else "redacted" if found and found == noted else "damaged"
         try:
             path = Path(json.loads(self.reference_path(sha256).read_bytes())["path"])
-            return "reference" if sha256_of_file(path) == sha256 else "changed"
+            found = sha256_of_file(path)
+            return "reference" if found == sha256 else "redacted" if found == noted else "changed"
         except FileNotFoundError:
             return "changed" if self.reference_path(sha256).is_file() else "gone"
         except (OSError, ValueError, KeyError, TypeError):
             return "damaged"
 
-    def checkout(self, sha256: str, target: Path) -> Path:
-        """A plain file with the content: `target`, or the referenced file itself. UserError if it cannot be had."""
+    def checkout(self, sha256: str, target: Path, *, redacted: bool = False) -> Path:
+        """A plain file with the content: `target`, or the referenced file itself. UserError if it cannot be had.
+
+        redacted: what a redaction left of it will do, too.
+        """
         if not self.path(sha256).is_file():
             referenced = self._referenced(sha256)
             if referenced is None:
@@ -71,9 +108,10 @@ class BlobStore:
             target.parent.mkdir(parents=True, exist_ok=True)
             with target.open("wb") as file:
                 found = self._decompress(sha256, file)
-        if found != sha256:
+        if found != sha256 and not (redacted and self._noted(sha256) == found):
             target.unlink()
-            raise UserError(f"the stored copy of {target.name} is damaged: materialize its raw asset again")
+            why = "was redacted (ft forget)" if self._noted(sha256) == found else "is damaged"
+            raise UserError(f"the stored copy of {target.name} {why}: materialize its raw asset again")
         return target
 
     def _copy(self, path: Path) -> str:

@@ -59,6 +59,18 @@ def fingerprint_of(kind: str, files: list[FileEntry]) -> str:
     return sha256_of_json({"kind": kind, "content": content})
 
 
+def present_files(manifest: dict[str, Any]) -> list[dict[str, Any]]:
+    """The files of an artifact as they should stand now: those that were redacted, with the hash they have since."""
+    redacted = {path: entry for each in manifest.get("redactions", ()) for path, entry in each["files"].items()}
+    return [entry | redacted.get(entry["path"], {}) for entry in manifest["files"]]
+
+
+def manifest_hashes(manifest: dict[str, Any], own: str | None) -> set[str]:
+    """The hashes under which later manifests may hold this one: its `own`, and those from before each redaction."""
+    earlier = {each["manifest_sha256"] for each in manifest.get("redactions", ())}
+    return earlier | ({own} if own else set())
+
+
 def write_seal(manifest: dict[str, Any]) -> bytes:
     """The bytes of manifest.json: the manifest plus a hash of itself, which a careless edit breaks."""
     body = {key: value for key, value in manifest.items() if key != "seal"}

@@ -14,10 +14,11 @@ from ft_pipeline.tables.codes import Fault
 from ft_pipeline.tables.columns import TYPES
 from ft_pipeline.tables.compared import views_of
 from ft_pipeline.tables.convert import Shapes, convert_all, shapes_of
+from ft_pipeline.tables.excluded import is_mark
 from ft_pipeline.tables.keys import Keys, hash_texts, keys_of_views
 from ft_pipeline.tables.parsing import parse_block, parse_line
 from ft_pipeline.tables.reader import Batch, divide
-from ft_pipeline.tables.rows import COLUMNS, REQUIRED
+from ft_pipeline.tables.rows import COLUMNS, FORGOTTEN, REQUIRED
 from ft_pipeline.tables.schemas import find_faults
 from ft_pipeline.tables.sidecar import Sidecar, rename
 from ft_pipeline.tables.suspects import find_suspects, strings_of
@@ -108,9 +109,8 @@ def _close_look(
 def _forgotten(table: pa.Table, sources: np.ndarray, excluded: Container[str]) -> dict[int, Fault]:
     if not excluded:
         return {}
-    fault = Fault("excluded", "forgotten on request")
     return {
-        at: fault
+        at: FORGOTTEN
         for at, identity in zip(sources.tolist(), table["id"].to_pylist(), strict=True)
         if identity in excluded
     }
@@ -199,5 +199,6 @@ def _describe(chunk: Chunk, values: list[Any], shapes: Shapes, data_format: str,
     chunk.unknown |= unread_turn_keys(data_format, values, sidecar)
     # A row that is JSON but faulty in its keys or characters is an object still.
     formal = sum(len(chunk.reasons.get(code, ())) for code in ("duplicate_key", "lone_surrogate"))
+    chunk.known += sum(isinstance(value, dict) and is_mark(value) for value in values if "excluded" in chunk.reasons)
     chunk.objects += formal
     chunk.known += formal

@@ -55,13 +55,13 @@ def share_check(folder: str, readable: list[FileAccount], max_quarantined: float
         if account.max_quarantined is not None
     ]
     read = sum(account.read for account in readable)
-    share = sum(account.quarantined for account in readable) / read if read else 0.0
+    share = sum(_faulty(account) for account in readable) / read if read else 0.0
     found = [fault for fault in faults if fault]
     return Check(not found, "; ".join(found) or f"{share:.1%} of the rows read are quarantined", share)
 
 
 def _over(name: str, accounts: list[FileAccount], ceiling: float) -> str | None:
-    read, quarantined = sum(item.read for item in accounts), sum(item.quarantined for item in accounts)
+    read, quarantined = sum(item.read for item in accounts), sum(_faulty(item) for item in accounts)
     if not read or quarantined <= ceiling * read:
         return None
     worst, first = worst_codes(accounts)
@@ -69,6 +69,11 @@ def _over(name: str, accounts: list[FileAccount], ceiling: float) -> str | None:
         f"{name}: {quarantined:,} of {read:,} rows are quarantined ({quarantined / read:.1%}), the ceiling is "
         f"{ceiling:.0%}. Most often: {worst}. First rows: {first}. Mend them, or raise max_quarantined"
     )
+
+
+def _faulty(account: FileAccount) -> int:
+    """Quarantined rows that speak against the file; those that were forgotten on request do not."""
+    return account.quarantined - len(account.reasons.get("excluded", ()))
 
 
 def worst_codes(accounts: list[FileAccount]) -> tuple[str, str]:

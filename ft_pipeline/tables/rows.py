@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ft_pipeline.tables.codes import Fault
+from ft_pipeline.tables.excluded import is_mark
 from ft_pipeline.tables.parsing import blank, missing, names_of, seen
 from ft_pipeline.tables.sidecar import PLAIN, Sidecar, rename
 from ft_pipeline.tables.text import EMPTY_CHARS, is_empty
@@ -42,6 +43,7 @@ _SIGNS = {
     "preferences": frozenset({"chosen", "rejected"}),
 }
 
+FORGOTTEN = Fault("excluded", "forgotten on request")
 Record = tuple[Any, ...]
 Converter = Callable[[dict[str, Any], Sidecar], Record | Fault]
 
@@ -52,6 +54,8 @@ def convert(data_format: str, value: Any, sidecar: Sidecar = PLAIN) -> Record | 
         return value
     if not isinstance(value, dict):
         return Fault("wrong_type", f"the row is {seen(value)}; a row must be an object with named values")
+    if is_mark(value):
+        return FORGOTTEN
     if sidecar.columns:
         value = rename(value, sidecar)
     return CONVERTERS[data_format](value, sidecar)

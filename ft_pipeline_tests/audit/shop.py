@@ -17,6 +17,7 @@ from ft_pipeline.store.current import Current
 from ft_pipeline.store.spec import Spec
 from ft_pipeline.tables.build import build_table
 from ft_pipeline.tables.conversations import build_conversations
+from ft_pipeline.tables.excluded import read_excluded
 from ft_pipeline.tables.outcome import SourceFile
 
 THINGS = ("kettle", "rug", "lamp", "spade", "mug", "chair", "vase", "clock", "towel", "rake", "bowl", "shelf")
@@ -139,14 +140,16 @@ class Shop:
         return self._commit(draft, None, write_listing(Snapshot.from_json(spec.config), draft.out))
 
     def _table(self, data_format: str, raw: Artifact) -> Artifact:
-        draft = self.store.begin(Spec(data_format, {"raw": raw.reference}, {"format": data_format}))
+        excluded = read_excluded(self.root / "data", data_format)
+        config = {"format": data_format, "excluded": excluded.to_json()}
+        draft = self.store.begin(Spec(data_format, {"raw": raw.reference}, config))
         taken = checkout(read_listing(raw), self.store, draft.folder / "raw")
         files = [
             SourceFile(each.entry.name, each.path or Path(), each.entry.sha256 or "", data_dir=each.path.parent)
             for each in taken
             if each.path
         ]
-        report = build_table(data_format, files, draft.out, max_quarantined=0.5)
+        report = build_table(data_format, files, draft.out, max_quarantined=0.1, excluded=excluded)
         return self._commit(draft, None, {**report.to_json(), "preview": report.preview})
 
     def _conversations(self, made: dict[str, Artifact]) -> Artifact:

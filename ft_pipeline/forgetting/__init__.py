@@ -1,0 +1,1 @@
+"""Rows taken out on request, wherever the project keeps them."""
