@@ -1,6 +1,6 @@
 """A batch of raw rows into accepted records, faults and keys: the one path that validation and training share."""
 
-from collections.abc import Container
+from collections.abc import Callable, Container
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,7 +9,7 @@ import orjson
 import pandas as pd
 import pyarrow as pa
 
-from ft_pipeline.tables import pii
+from ft_pipeline.tables import hints, pii
 from ft_pipeline.tables.codes import Fault
 from ft_pipeline.tables.columns import TYPES
 from ft_pipeline.tables.compared import views_of
@@ -47,7 +47,8 @@ class Chunk:
     """Code → faulty rows, ascending."""
     pairs: np.ndarray
     """Preferences: uint64 of (prompt, chosen, rejected) and of its reverse, normalised; shape (rows, 2)."""
-    pii: dict[str, list[int]]
+    hints: dict[str, list[int]]
+    """Code of a warning → rows that it is about."""
     unknown: set[str] = field(default_factory=set)
     """Columns and keys of turns that nothing reads, as a person may read them."""
     objects: int = 0
@@ -81,7 +82,8 @@ def process(batch: Batch, data_format: str, sidecar: Sidecar, excluded: Containe
         aside=_aside(batch, faults),
         reasons=_reasons(batch, faults),
         pairs=_pairs(table) if data_format == "preferences" else np.empty((0, 2), dtype=np.uint64),
-        pii=_pii(_own(table, data_format), rows, suspects.personal[keep]),
+        hints=_locate(pii.locate, _own(table, data_format), rows, suspects.personal[keep])
+        | _locate(hints.locate, _own(table, data_format), rows, suspects.faulty[keep]),
     )
     _describe(chunk, values, shapes, data_format, sidecar)
     broken = ((batch.rows[at], fault.message) for at, fault in sorted(faults.items()) if fault.code == "invalid_json")
@@ -163,12 +165,18 @@ def _pairs(table: pa.Table) -> np.ndarray:
     return np.stack([hash_texts(texts) for texts in ways], axis=1)
 
 
-def _pii(columns: dict[str, pa.Array], rows: np.ndarray, suspected: np.ndarray) -> dict[str, list[int]]:
+def _locate(
+    locate: Callable[[pa.Array, np.ndarray], dict[str, list[int]]],
+    columns: dict[str, pa.Array],
+    rows: np.ndarray,
+    suspected: np.ndarray,
+) -> dict[str, list[int]]:
+    """What `locate` finds in the suspected rows: code → row numbers."""
     found: dict[str, set[int]] = {}
     places = np.flatnonzero(suspected)
     for column in columns.values():
         texts, owners = strings_of(column.take(pa.array(places)))
-        for kind, positions in pii.locate(texts, owners).items():
+        for kind, positions in locate(texts, owners).items():
             found.setdefault(kind, set()).update(rows[places[positions]].tolist())
     return {kind: sorted(numbers) for kind, numbers in found.items()}
 

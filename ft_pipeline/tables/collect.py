@@ -11,6 +11,7 @@ import pyarrow as pa
 from ft_pipeline.tables.chunk import ASIDE, Chunk, process
 from ft_pipeline.tables.codes import Refused
 from ft_pipeline.tables.filecache import FileCache, key_of
+from ft_pipeline.tables.hints import message as placeholder_message
 from ft_pipeline.tables.keys import Keys, ShingleFile, merge
 from ft_pipeline.tables.outcome import ASIDE as ASIDE_FILE
 from ft_pipeline.tables.outcome import (
@@ -142,7 +143,7 @@ class _Gathered:
         self.keys: list[Keys] = []
         self.pairs: list[np.ndarray] = []
         self.reasons: dict[str, list[int]] = {}
-        self.pii: dict[str, list[int]] = {}
+        self.hints: dict[str, list[int]] = {}
         self.unknown: set[str] = set()
         self.first: tuple[int, str] | None = None
         """The first line that is no JSON, and why."""
@@ -156,7 +157,7 @@ class _Gathered:
         self.rows.append(chunk.rows)
         self.keys.append(chunk.keys)
         self.pairs.append(chunk.pairs)
-        for found, more in ((self.reasons, chunk.reasons), (self.pii, chunk.pii)):
+        for found, more in ((self.reasons, chunk.reasons), (self.hints, chunk.hints)):
             for code, rows in more.items():
                 found.setdefault(code, []).extend(rows)
         if len(self.unknown) <= MAX_NAMED_COLUMNS:
@@ -174,8 +175,9 @@ class _Gathered:
             more = ", and more" if len(self.unknown) > MAX_NAMED_COLUMNS else ""
             message = f"nothing reads these, they are dropped: {names}{more}; a sidecar's `columns` can map them"
             found.append(Warning("ignored_columns", message, file=file))
-        for kind, rows in sorted(self.pii.items()):
-            message = f"{len(rows):,} row(s) may hold {NAMES[kind]}; nothing is masked"
+        for kind, rows in sorted(self.hints.items()):
+            personal = f"{len(rows):,} row(s) may hold {NAMES.get(kind)}; nothing is masked"
+            message = personal if kind in NAMES else placeholder_message(len(rows))
             found.append(Warning(kind, message, rows, file))
         return found
 

@@ -245,6 +245,19 @@ def test_warnings_name_rows_and_never_values(tmp_path):
     assert not any(value in messages for value in ("anna", "912", "4111", "DE89"))
 
 
+def test_names_in_brackets_are_only_warned_of(tmp_path):
+    rows = [
+        *GOOD["alpaca"],
+        {"instruction": "Write a letter", "output": "Dear [Recipient's Name],\n\nI am [Your Name]."},
+        {"instruction": "Sum up", "input": "From [insert date here] on", "output": "It holds from then on."},
+        {"instruction": "A list [1] of [x, y] and [a name](https://example.com)", "output": "See [product](x) [sic]."},
+    ]
+    report = build(tmp_path, "alpaca", {"a.jsonl": rows})
+    (warning,) = report.warnings
+    assert (warning.code, warning.rows, report.accepted) == ("possible_placeholder", [3, 4], 5)
+    assert "[Your Name]" in warning.message
+
+
 def test_hash_of_a_table_follows_its_rows(tmp_path):
     first = build(tmp_path, "alpaca", {"a.jsonl": GOOD["alpaca"]}).rows_hash
     assert build(tmp_path, "alpaca", {"a.jsonl": [*GOOD["alpaca"], "broken"]}).rows_hash == first
