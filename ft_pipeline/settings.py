@@ -64,7 +64,7 @@ class PromptingSettings(Section):
     @model_validator(mode="after")
     def _names_are_free(self) -> "PromptingSettings":
         for name in self.variants:
-            if name in {"plain", "champion"}:
+            if name in {"plain", "champion", "teacher"}:
                 raise ValueError(f"the variant name {name!r} is taken; choose another")
         return self
 
@@ -161,6 +161,9 @@ class TeacherSettings(Section):
     """Above 1, the sound answer that agrees most with the others is kept (best of n); needs a temperature."""
     batch_size: int = Field(16, ge=1)
     """Of a model that runs here."""
+    in_comparison: bool = True
+    """Whether the teacher answers the test prompts, too, as a row of the comparison; a teacher that is the experiment's
+    own base model never does: it is a prompt variant."""
     seed: int = 0
     terms: str = ""
     """What the teacher's licence or terms say of training with its answers; shown on the model card."""

@@ -10,14 +10,14 @@ from ft_pipeline.distillation.prompting import teacher_sha256
 from ft_pipeline.execution.metadata import table
 from ft_pipeline.execution.steps import Check, Inputs, Making, step, versions_of
 from ft_pipeline.project import read_jsonl
-from ft_pipeline.settings import EndpointSettings, TeacherSettings
+from ft_pipeline.settings import TeacherSettings
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.spec import Spec
 
 SHOWN_ANSWERS = 20
-NOT_ASKED = {"terms", "model", "revision", "endpoint"}
+NOT_ASKED = {"terms", "model", "revision", "endpoint", "in_comparison"}
 """Settings of a local teacher that change no answer beyond what the model's fingerprint says."""
-NOT_SENT = {"terms", "revision", "batch_size", "endpoint"}
+NOT_SENT = {"terms", "revision", "batch_size", "endpoint", "in_comparison"}
 SENT = {"url", "limit_field", "send_seed"}
 """What of an endpoint's settings reaches its requests; the others say how it is asked: rates, patience, budget."""
 
@@ -37,21 +37,21 @@ def teacher_answers(at: Inputs) -> Spec:
         "unlabelled": at.passed("unlabelled").reference,
         "conversations": at.passed("conversations").reference,
     }
+    config, handling = asked_settings(teacher)
     if teacher.endpoint is not None:
-        return _asked_spec("teacher_answers", inputs, teacher, teacher.endpoint)
+        return Spec("teacher_answers", inputs, {"teacher": config}, seed=teacher.seed, handling=handling)
     inputs["base_model"] = at.made(base_model_spec(teacher.model, teacher.revision)).reference
-    config = {"teacher": teacher.model_dump(mode="json", exclude=NOT_ASKED)}
-    return Spec("teacher_answers", inputs, config, versions_of("torch", "transformers"), seed=teacher.seed)
+    return Spec("teacher_answers", inputs, {"teacher": config}, versions_of("torch", "transformers"), seed=teacher.seed)
 
 
-def _asked_spec(
-    kind: str, inputs: dict[str, tuple[str, str]], teacher: TeacherSettings, endpoint: EndpointSettings
-) -> Spec:
-    """The spec of what an endpoint is asked for: `config` holds what its answers depend on, `handling` the rest."""
+def asked_settings(teacher: TeacherSettings) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(config, handling) of a spec: the settings that the teacher's answers depend on, and, of an endpoint, those that
+    say how it is asked."""
+    if teacher.endpoint is None:
+        return teacher.model_dump(mode="json", exclude=NOT_ASKED), {}
     asked = teacher.model_dump(mode="json", exclude=NOT_SENT)
-    config = {"teacher": {**asked, "endpoint": endpoint.model_dump(mode="json", include=SENT)}}
-    handling = {"endpoint": endpoint.model_dump(mode="json", exclude=SENT)}
-    return Spec(kind, inputs, config, seed=teacher.seed, handling=handling)
+    endpoint = teacher.endpoint.model_dump(mode="json", include=SENT)
+    return {**asked, "endpoint": endpoint}, {"endpoint": teacher.endpoint.model_dump(mode="json", exclude=SENT)}
 
 
 @step(

@@ -4,7 +4,9 @@ from typing import Any
 
 import dagster as dg
 
+from ft_pipeline.defs.distillation import asked_settings
 from ft_pipeline.defs.stages import experiment_settings, references, trained_on
+from ft_pipeline.defs.training import base_model_spec
 from ft_pipeline.evaluation.comparison import build_comparison
 from ft_pipeline.evaluation.pictures import score_picture
 from ft_pipeline.evaluation.recommendation import build_recommendation
@@ -13,9 +15,12 @@ from ft_pipeline.execution.steps import STEPS, Inputs, Making, step, versions_of
 from ft_pipeline.experiments import ExperimentSettings
 from ft_pipeline.project import read_jsonl
 from ft_pipeline.release.champion import Record, before_deciding_on, decision_key
+from ft_pipeline.settings import PriceSettings
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.spec import Spec
 
+AS_EVALUATED = {"temperature", "max_new_tokens", "answers_per_prompt", "batch_size"}
+"""Settings of the teacher that do not count while it is scored: there, `evaluation` holds for every row."""
 HARNESS = ("lm-eval", "torch", "transformers", "peft", "bitsandbytes", "sacrebleu", "rouge-score")
 
 
@@ -29,9 +34,12 @@ HARNESS = ("lm-eval", "torch", "transformers", "peft", "bitsandbytes", "sacreble
     show=lambda artifact: _show_scores(artifact),
 )
 def prompt_baseline(at: Inputs) -> Spec:
-    """What prompting alone achieves: the untouched model plain, with a system prompt, with fixed few-shot examples."""
+    """What prompting alone achieves: the untouched model plain, with a system prompt, with fixed few-shot examples; and
+    the teacher, where that is another model."""
     experiment_settings(at)
     inputs = {"conversations": at.passed("conversations"), "base_model": at.artifact("base_model")}
+    if (teacher := _teacher_spec(at, references(inputs))) is not None:
+        at.made(teacher)  # once per base model; `comparison` finds it by the same spec
     config = {**_evaluation(at), "prompting": at.project.settings.prompting.model_dump(mode="json")}
     return Spec("prompt_baseline", references(inputs), config, versions_of(*HARNESS))
 
@@ -72,7 +80,7 @@ def comparison(at: Inputs) -> Spec:
         for asset in ("prompt_baseline", "scores")
         if (found := at.find(asset, name)) is not None
     }
-    inputs = references(scored)
+    inputs = references(scored | _teachers(at, scored))
     settings = at.project.settings
     config: dict[str, Any] = {
         "fingerprint": _present_evaluation(scored),
@@ -125,6 +133,38 @@ def _served(settings: ExperimentSettings) -> dict[str, Any]:
 def _scores_spec(at: Inputs, parts: dict[str, tuple[str, str]], served: dict[str, Any]) -> Spec:
     inputs = {"conversations": at.passed("conversations").reference, **parts}
     return Spec("scores", inputs, {**_evaluation(at), **served}, versions_of(*HARNESS))
+
+
+def _teacher_spec(at: Inputs, scored: dict[str, tuple[str, str]]) -> Spec | None:
+    """The teacher on the test prompts, with the tokenizer of a base model; None where it is no row of its own.
+
+    scored: `conversations` and `base_model` of the rows that it shall stand beside.
+    """
+    teacher = at.project.settings.teacher
+    if not teacher.in_comparison:
+        return None
+    inputs = {name: scored[name] for name in ("conversations", "base_model")}
+    if teacher.endpoint is None:
+        model = at.made(base_model_spec(teacher.model, teacher.revision)).reference
+        if model == inputs["base_model"]:
+            return None
+        inputs["teacher_model"] = model
+    asked, handling = asked_settings(teacher)
+    asked = {key: value for key, value in asked.items() if key not in AS_EVALUATED}
+    prices = teacher.endpoint.prices if teacher.endpoint else PriceSettings()
+    config = {**_evaluation(at), "teacher": asked, "name": teacher.model, "prices": prices.model_dump(mode="json")}
+    return Spec("teacher_scores", inputs, config, versions_of("sacrebleu", "rouge-score"), handling=handling)
+
+
+def _teachers(at: Inputs, scored: dict[str, Artifact]) -> dict[str, Artifact]:
+    """The teacher's scores beside each prompt baseline that was measured, as far as they are there."""
+    found = {}
+    for name, baseline in scored.items():
+        if name.endswith("/prompt_baseline"):
+            spec = _teacher_spec(at, baseline.inputs)
+            if spec is not None and (artifact := at.store.find(spec)) is not None:
+                found[name.replace("prompt_baseline", "teacher_scores")] = artifact
+    return found
 
 
 def _present_evaluation(scored: dict[str, Artifact]) -> str | None:

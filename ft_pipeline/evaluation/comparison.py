@@ -88,13 +88,14 @@ def _estimates(
     chosen: Sequence[Contender], samples: Mapping[str, Sequence[Mapping[str, Any]]], resamples: int, seed: int
 ) -> Estimates:
     estimates: Estimates = {one.name: {} for one in chosen}
-    names = list(samples)
-    draws = Bootstrap([sample["group"] for sample in samples[names[0]]], resamples, seed)
+    draws = Bootstrap([sample["group"] for sample in next(iter(samples.values()))], resamples, seed)
     for metric, (numerator, denominator) in _RATIOS.items():
-        found = draws.ratios(_columns(samples, numerator), _columns(samples, denominator))
-        _put(estimates, names, metric, found)
+        known = {name: records for name, records in samples.items() if records[0][numerator] is not None}
+        if known:  # nobody knows the loss of a hosted teacher
+            found = draws.ratios(_columns(known, numerator), _columns(known, denominator))
+            _put(estimates, list(known), metric, found)
     for metric in _MEANS:
-        _put(estimates, names, metric, draws.means(_columns(samples, metric)))
+        _put(estimates, list(samples), metric, draws.means(_columns(samples, metric)))
     _add_general(estimates, chosen, resamples, seed)
     return estimates
 
@@ -163,6 +164,7 @@ def _row(contender: Contender, estimates: Mapping[str, Estimate]) -> dict[str, A
         "technique": row["model"].get("technique"),
         "scores": {metric: interval(estimates[metric]) for metric in METRICS if metric in estimates},
         **{key: row[key] for key in costs},
+        "cost_per_call": row.get("cost_per_call"),
         "trainable_params": row["model"].get("trainable_params", 0),
         "general": row["general"],
         "fingerprint": row["fingerprint"],
@@ -227,8 +229,8 @@ def markdown_table(document: Mapping[str, Any]) -> str:
     lines = [header, ["---", *["---:"] * (len(header) - 1)]]
     for row in document["rows"]:
         costs = (
-            f"{row['prompt_tokens_per_call']:.0f}",
-            f"{row['seconds_per_call']:.2f}",
+            _number(row["prompt_tokens_per_call"], 0),
+            _number(row["seconds_per_call"], 2),
             f"{row['trainable_params']:,}",
         )
         lines.append(
@@ -243,6 +245,10 @@ def markdown_table(document: Mapping[str, Any]) -> str:
         for one in document["left_out"]
     ]
     return "\n\n".join([table, *notes]) + "\n"
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "" if value is None else f"{value:.{digits}f}"
 
 
 def _cell(score: Mapping[str, float] | None) -> str:

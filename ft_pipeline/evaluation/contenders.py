@@ -40,12 +40,12 @@ class Contender:
 def read_contenders(inputs: Mapping[str, Path], champion: Mapping[str, Any] | None) -> list[Contender]:
     """The rows of every input, in a fixed order.
 
-    inputs: folders by `<experiment>/prompt_baseline`, `<experiment>/scores` and `champion/<asset>`. A folder that
-    several experiments share (one base model, scored once) gives its rows once.
+    inputs: folders by `<experiment>/prompt_baseline`, `<experiment>/teacher_scores`, `<experiment>/scores` and
+    `champion/<asset>`. A folder that several experiments share (one base model, scored once) gives its rows once.
     champion: its record, `name` (the row that was promoted) and `experiment`.
     """
     contenders: list[Contender] = []
-    baselines: list[Path] = []
+    shared: dict[str, list[Path]] = {"prompt_baseline": [], "teacher_scores": []}
     for key in sorted(inputs):
         owner, asset = key.split("/", 1)
         document = json.loads((inputs[key] / "scores.json").read_text(encoding="utf-8"))
@@ -54,11 +54,12 @@ def read_contenders(inputs: Mapping[str, Path], champion: Mapping[str, Any] | No
             wanted = champion["name"].split("/")[-1] if champion else None
             experiment = champion["experiment"] if champion else None
             found = [("champion", "champion", experiment, row) for row in rows if wanted in _names(row)]
-        elif asset == "prompt_baseline":
-            if inputs[key].resolve() in baselines:
+        elif asset in shared:
+            seen = shared[asset]
+            if inputs[key].resolve() in seen:
                 continue
-            baselines.append(inputs[key].resolve())
-            suffix = f"@{owner}" if len(baselines) > 1 else ""
+            seen.append(inputs[key].resolve())
+            suffix = f"@{owner}" if len(seen) > 1 else ""
             found = [(_names(row)[0] + suffix, row["kind"], None, row) for row in rows]
         else:
             found = [(f"{owner}/{row['name']}", row["kind"], owner, row) for row in rows]

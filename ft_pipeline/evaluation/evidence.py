@@ -7,6 +7,10 @@ from typing import Any
 
 from ft_pipeline.evaluation.contenders import TUNED, UNTOUCHED
 
+ANSWERS = "chrf"
+"""What generated answers are held against each other by, where a row has no loss."""
+OTHER_ANSWERS = "rouge_l"
+
 Row = Mapping[str, Any]
 """A row of the document of `ft compare --json`."""
 
@@ -49,6 +53,29 @@ class Case:
     def bar(self) -> Row | None:
         """The best way to use the untouched model."""
         return next((row for row in self.scored if row["kind"] in UNTOUCHED), None)
+
+    @cached_property
+    def teacher(self) -> Row | None:
+        """The best of the teachers that answered the test prompts; it has no loss, so it is ranked by its answers."""
+        rows = [row for row in self.document["rows"] if row["kind"] == "teacher" and ANSWERS in row["scores"]]
+        return max(rows, key=lambda row: row["scores"][ANSWERS]["value"], default=None)
+
+    @cached_property
+    def students(self) -> list[Row]:
+        """Every use of the small model, untouched or tuned, by its answers, best first."""
+        rows = [
+            row for row in self.document["rows"] if row["kind"] in (*UNTOUCHED, *TUNED) and ANSWERS in row["scores"]
+        ]
+        return sorted(rows, key=lambda row: -row["scores"][ANSWERS]["value"])
+
+    def teacher_leads(self) -> bool:
+        """Clearly better answers than every use of the small model, and by the other measure not clearly worse."""
+        if self.teacher is None or not self.students:
+            return False
+        return all(
+            self.clear(self.teacher, row, ANSWERS) and not self.clear(row, self.teacher, OTHER_ANSWERS)
+            for row in self.students
+        )
 
     @cached_property
     def tuned(self) -> list[Row]:
@@ -102,7 +129,18 @@ def evidence(case: Case, verdict: Verdict) -> dict[str, Any]:
         "train_rows": case.train_rows(row) if row else None,
         "test_rows": case.document["test_rows"],
         "prompt_tokens_per_call": {one["name"]: one["prompt_tokens_per_call"] for one in (bar, row) if one},
+        "teacher": _teacher(case),
         "general_accuracy": {one["name"]: accuracy(one) for one in (case.plain, row) if one},
         "forgetting": dict(forgetting) if forgetting else None,
         "forgetting_margin": case.margin,
     }
+
+
+def _teacher(case: Case) -> dict[str, Any] | None:
+    """How far the teacher's answers lead, or trail, the best use of the small model; None without a teacher."""
+    if case.teacher is None or not case.students:
+        return None
+    best = case.students[0]
+    pair = case.lead(case.teacher, best, ANSWERS) or case.lead(best, case.teacher, ANSWERS)
+    cost = {key: case.teacher.get(key) for key in ("seconds_per_call", "cost_per_call")}
+    return {"row": case.teacher["name"], "difference": dict(pair) if pair else None, **cost}

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ft_pipeline.evaluation.evidence import Case, Row, Verdict, accuracy, evidence
+from ft_pipeline.evaluation.evidence import ANSWERS, Case, Row, Verdict, accuracy, evidence
 from ft_pipeline.evaluation.metrics import METRICS
 
 ENOUGH_ROWS = 500
@@ -40,9 +40,12 @@ def recommend(
     verdict = next(filter(None, (rule(case) for rule in DECISIONS)))
     remarks = filter(None, (rule(case, verdict) for rule in REMARKS))
     row = verdict.row if verdict.decision in SIMPLEST_FIRST else case.bar
+    speaks_for = verdict.row if verdict.decision == "distillation" else row
+    if verdict.decision == "distillation":
+        row = case.teacher
     return {
         "decision": verdict.decision,
-        "experiment": row["experiment"] if row else None,
+        "experiment": speaks_for["experiment"] if speaks_for else None,
         "row": row["name"] if row else None,
         "reasons": [verdict.reason, *remarks],
         "evidence": evidence(case, verdict),
@@ -50,6 +53,20 @@ def recommend(
 
 
 # --- deciding rules ---------------------------------------------------------------------------------------------------
+
+
+def teacher_leads(case: Case) -> Verdict | None:
+    """What a teacher does better than every use of the small model, the small model can be taught."""
+    if case.teacher is None or not case.teacher_leads():
+        return None
+    student = case.students[0]
+    into = next(iter(case.sound), None)
+    reason = (
+        f"The teacher clearly answers better than every use of the small model: {_pair(_answers(case, student))} "
+        f"Where its {_costs(case.teacher)} can be afforded, prompt the teacher itself; else distil it: more unlabelled "
+        f"prompts, and a higher weight of distilled rows{' in ' + str(into['experiment']) if into else ''}."
+    )
+    return Verdict("distillation", reason, into)
 
 
 def nothing_tuned(case: Case) -> Verdict | None:
@@ -120,6 +137,7 @@ def tuning_wins(case: Case) -> Verdict | None:
 
 
 DECISIONS: Sequence[Callable[[Case], Verdict | None]] = (
+    teacher_leads,
     nothing_tuned,
     everything_forgets,
     too_few_rows,
@@ -190,6 +208,24 @@ def say_merge(case: Case, verdict: Verdict) -> str | None:
     return f"Serve the adapter, not the merged model: merging costs quality. {_pair(pair)}"
 
 
+def say_tuning(case: Case, verdict: Verdict) -> str | None:
+    """Where the teacher is ahead, whether tuning has paid so far."""
+    if verdict.decision != "distillation" or verdict.row is None or case.bar is None:
+        return None
+    pair = case.lead(verdict.row, case.bar)
+    if pair is None or pair["low"] <= 0:
+        return f"So far {verdict.row['name']} is not clearly better than {_named(case.bar)}."
+    return f"So far tuning pays: {_pair(pair)}"
+
+
+def say_teacher(case: Case, verdict: Verdict) -> str | None:
+    """A teacher that is not ahead has little to teach."""
+    if case.teacher is None or verdict.decision == "distillation" or not case.students:
+        return None
+    pair = _answers(case, case.students[0])
+    return f"The teacher is not clearly ahead, so distilling more of it promises little. {_pair(pair)}"
+
+
 def say_tests(case: Case, verdict: Verdict) -> str | None:
     """A small test split makes every statement above weak."""
     tests = case.document["test_rows"]
@@ -199,6 +235,8 @@ def say_tests(case: Case, verdict: Verdict) -> str | None:
 
 
 REMARKS: Sequence[Callable[[Case, Verdict], str | None]] = (
+    say_tuning,
+    say_teacher,
     say_prompting,
     say_tokens,
     say_forgetting,
@@ -206,6 +244,18 @@ REMARKS: Sequence[Callable[[Case, Verdict], str | None]] = (
     say_rows,
     say_tests,
 )
+
+
+def _answers(case: Case, student: Row) -> Mapping[str, Any] | None:
+    assert case.teacher is not None
+    return case.lead(case.teacher, student, ANSWERS) or case.lead(student, case.teacher, ANSWERS)
+
+
+def _costs(teacher: Row) -> str:
+    seconds, cost = teacher["seconds_per_call"], teacher.get("cost_per_call")
+    parts = [] if seconds is None else [f"{seconds:.2g} s"]
+    parts += [] if cost is None else [f"{cost:.2g} (in the currency of teacher.endpoint.prices)"]
+    return f"{' and '.join(parts)} per call" if parts else "price and speed"
 
 
 def _simplicity(row: Row) -> int:

@@ -115,12 +115,11 @@ class Scorer:
         """Write scores.json, samples.parquet and general.parquet to `job.out`, and return the job's summary."""
         results = [json.loads(self._result_path(subject).read_text(encoding="utf-8")) for subject in subjects]
         rows = [result["row"] for result in results]
-        (self.job.out / "scores.json").write_text(
-            json.dumps({"rows": rows, "evaluation": self.parts}, indent=2, ensure_ascii=False), encoding="utf-8"
-        )
-        for name, schema in (("samples", None), ("general", GENERAL)):
-            records = [{"name": result["row"]["name"], **record} for result in results for record in result[name]]
-            pq.write_table(pa.Table.from_pylist(records, schema=schema), self.job.out / f"{name}.parquet")
+        records = {
+            name: [{"name": result["row"]["name"], **record} for result in results for record in result[name]]
+            for name in ("samples", "general")
+        }
+        write_scores(self.job.out, rows, self.parts, records)
         return {"rows": rows, "test_items": len(self.items), "test_rows": len(self.test_rows)}
 
     def _score_items(self, lm: LoadedLM, rendered: Sequence[RenderedItem], folder: Path) -> list[dict[str, Any]]:
@@ -219,6 +218,16 @@ def _window(model: Any) -> int | None:
     positions = getattr(model.config, "max_position_embeddings", None)
     prompt = learned_prompt(model)
     return positions - len(prompt) if positions is not None and prompt is not None else positions
+
+
+def write_scores(
+    out: Path, rows: Sequence[dict[str, Any]], parts: Parts, records: dict[str, list[dict[str, Any]]]
+) -> None:
+    """Write scores.json, samples.parquet and general.parquet; records: `samples`, `general`, each with its row name."""
+    document = json.dumps({"rows": list(rows), "evaluation": parts}, indent=2, ensure_ascii=False)
+    (out / "scores.json").write_text(document, encoding="utf-8")
+    for name, schema in (("samples", None), ("general", GENERAL)):
+        pq.write_table(pa.Table.from_pylist(records[name], schema=schema), out / f"{name}.parquet")
 
 
 class Progress:

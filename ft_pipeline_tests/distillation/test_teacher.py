@@ -177,22 +177,3 @@ def test_kill_and_run_again(inputs: dict[str, Path], tmp_path: Path) -> None:
     assert teacher.run(broken)["resumed"] == 3
     assert answers_of(broken) == answers_of(whole)
     assert len((broken.work / "answers.jsonl").read_bytes().splitlines()) == 10
-
-
-@pytest.mark.slow
-def test_the_embedded_model_as_teacher(tmp_path: Path) -> None:
-    """The real model under a prompt: whole words, and an end before the limit for at least one short question."""
-    base = tmp_path / "base_model"
-    base.mkdir()
-    base_model.run(Job("base_model", {"model": "embedded"}, {}, base, tmp_path, "cpu", Recorder()))
-    inputs = {
-        "unlabelled": write_unlabelled(tmp_path / "unlabelled", ["Where is my parcel?", "Do you sell garden swings?"]),
-        "conversations": write_conversations(tmp_path / "conversations"),
-        "base_model": base,
-    }
-    prompt = "You are a support agent of an online shop. Answer in one short sentence."
-    job = teacher_job(tmp_path, inputs, system_prompt=prompt, few_shot=2, max_new_tokens=64)
-    teacher.run(job)
-    rows = answers_of(job)
-    assert all(len(row["answer"].split()) >= 3 and "<|" not in row["answer"] for row in rows)
-    assert "stop" in {row["finish_reason"] for row in rows}

@@ -1,10 +1,12 @@
 """The teacher's assets against a server on loopback, as a user runs them: `ft run`, a real instance, a real worker."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import dagster as dg
 import pyarrow.parquet as pq
 import pytest
 import yaml
@@ -12,13 +14,13 @@ import yaml
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.current import Current
 from ft_pipeline_tests.distillation.fault_server import MODEL, FaultServer, serving
-from ft_pipeline_tests.end_to_end.project import environment, small_project
+from ft_pipeline_tests.end_to_end.conftest import Finished
+from ft_pipeline_tests.end_to_end.project import environment
 
 pytestmark = pytest.mark.slow
 
 KEY = "sk-a-secret-that-nobody-may-see"
-FORMATS = ("alpaca", "sharegpt", "text", "preferences", "unlabelled")
-UP_TO_DISTILLED = [*(f"raw_{name}" for name in FORMATS), *FORMATS, "conversations", "teacher_answers", "distilled"]
+ASSETS = ("teacher_answers", "distilled", "prompt_baseline", "comparison", "recommendation")
 
 
 def hosted(root: Path, server: FaultServer, **endpoint: object) -> None:
@@ -31,7 +33,15 @@ def hosted(root: Path, server: FaultServer, **endpoint: object) -> None:
 
 
 def run(root: Path, *assets: str, **env: str) -> subprocess.CompletedProcess[str]:
-    command = [str(Path(sys.executable).parent / "ft"), "run", "--json", "--select", ",".join(assets)]
+    command = [
+        str(Path(sys.executable).parent / "ft"),
+        "run",
+        "--json",
+        "--experiment",
+        "qlora",
+        "--select",
+        ",".join(assets),
+    ]
     return subprocess.run(
         command,
         env=environment(root) | env,
@@ -54,31 +64,62 @@ def holders_of(secret: str, root: Path) -> list[str]:
     return [str(path) for path in root.rglob("*") if path.is_file() and secret.encode() in path.read_bytes()]
 
 
-def test_a_hosted_teacher_from_a_wrong_key_to_distilled_rows(tmp_path: Path) -> None:
-    root = small_project(tmp_path / "shop")
+@pytest.fixture
+def shop(finished: Finished, tmp_path: Path) -> Path:
+    return copy_of(finished, tmp_path)
+
+
+def copy_of(finished: Finished, folder: Path) -> Path:
+    """A small project that has run once, to change as one likes."""
+    return Path(shutil.copytree(finished.root, folder / "shop"))
+
+
+def test_a_hosted_teacher_from_a_wrong_key_to_the_comparison(shop: Path) -> None:
+    root = shop
     with serving(key=KEY, faults={"server_error": 0.1, "cut_off": 0.1}, seed=5) as server:
-        hosted(root, server)
-        wrong = run(root, *UP_TO_DISTILLED, TEACHER_KEY="sk-wrong-key")
+        hosted(root, server, prices={"input_per_million": 1000.0})
+        wrong = run(root, *ASSETS, TEACHER_KEY="sk-wrong-key")
         assert wrong.returncode == 1
         assert "the teacher cannot be asked: HTTP 401: Incorrect key: Bearer ***" in wrong.stdout
-        done = run(root, *UP_TO_DISTILLED, TEACHER_KEY=KEY)
+        done = run(root, *ASSETS, TEACHER_KEY=KEY)
         assert done.returncode == 0, done.stdout + done.stderr
-        asked = server.requests
-        # What changes no answer makes nothing stale.
-        hosted(root, server, concurrency=3, budget={"tokens": 1_000_000})
-        assert json.loads(run(root, *UP_TO_DISTILLED).stdout)["steps"] == []
-        assert server.requests == asked
+        # What changes no answer builds nothing; the comparison only waits for the training that was not asked for.
+        hosted(root, server, prices={"input_per_million": 1000.0}, concurrency=3, budget={"tokens": 1_000_000})
+        again = json.loads(run(root, *ASSETS).stdout)["steps"]
+        assert {(step["asset"], step["state"]) for step in again} == {
+            ("comparison", "reused"),
+            ("recommendation", "reused"),
+        }
     for secret in (KEY, "sk-wrong-key"):
         assert holders_of(secret, root) == []
         assert all(secret not in each.stdout + each.stderr for each in (wrong, done))
     _holds_provenance(root, server)
+    _holds_the_teacher(root)
+    _shows_cost_in_the_ui(root)
+
+
+def _holds_the_teacher(root: Path) -> None:
+    document = current(root, "comparison").document("comparison.json")
+    (row,) = [row for row in document["rows"] if row["kind"] == "teacher"]
+    assert set(row["scores"]) == {"chrf", "rouge_l", "length_ratio"}
+    assert row["cost_per_call"] == pytest.approx(0.02, rel=0.5)
+    assert current(root, "recommendation").document("recommendation.json")["evidence"]["teacher"]["row"] == "teacher"
+
+
+def _shows_cost_in_the_ui(root: Path) -> None:
+    """Progress reaches Dagster as numbers that its UI plots."""
+    with dg.DagsterInstance.from_config(str(root / "dagster_home")) as instance:
+        (record, *_) = instance.fetch_observations(dg.AssetKey("teacher_answers"), limit=1).records
+    observation = record.asset_observation
+    assert observation is not None
+    assert {"answers_per_second", "cost", "failed", "tokens"} <= set(observation.metadata)
 
 
 def _holds_provenance(root: Path, server: FaultServer) -> None:
     answers, distilled = current(root, "teacher_answers"), current(root, "distilled")
     spent = answers.summary["spent"]
     assert answers.summary["prompts"] == 8 == answers.summary["answered_now"] + answers.summary["failed"]
-    assert spent["paid_requests"] == server.paid
+    assert 8 <= spent["paid_requests"] + spent["failed_requests"].get("server_error", 0) <= server.requests
     rows = pq.read_table(distilled.path / "rows.parquet").to_pylist()
     assert rows
     host = server.url.removeprefix("http://").removesuffix("/v1")

@@ -20,8 +20,8 @@ def scored(
     rows: Mapping[str, Mapping[str, Any]],
     parts: Mapping[str, Any] = PARTS,
 ) -> Path:
-    """Write a scores folder. A row: kind, losses (nats per token, one per item), and where wanted chrf (one per item),
-    correct (one per general question), tokens (per prompt), technique."""
+    """Write a scores folder. A row: kind, losses (nats per token, one per item; a teacher has none), and where wanted
+    chrf (one per item), correct (one per general question), tokens (per prompt), technique."""
     folder.mkdir(parents=True)
     document = {"rows": [_row(name, row, dict(parts)) for name, row in rows.items()], "evaluation": dict(parts)}
     (folder / "scores.json").write_text(json.dumps(document), encoding="utf-8")
@@ -53,7 +53,8 @@ def _row(name: str, row: Mapping[str, Any], parts: dict[str, Any]) -> dict[str, 
 
 
 def _samples(name: str, row: Mapping[str, Any]) -> list[dict[str, Any]]:
-    chrfs = row.get("chrf", [50.0] * len(row["losses"]))
+    losses = row.get("losses")
+    chrfs = row.get("chrf") or [50.0] * len(losses or [])
     return [
         {
             "name": name,
@@ -62,7 +63,7 @@ def _samples(name: str, row: Mapping[str, Any]) -> list[dict[str, Any]]:
             "prompt": f"question {number}",
             "reference": f"answer {number}",
             "answer": f"{name} says {number}",
-            "loss_sum": loss * TOKENS,
+            "loss_sum": None if loss is None else loss * TOKENS,
             "answer_tokens": TOKENS,
             "chrf": chrf,
             "rouge_l": 0.5,
@@ -71,5 +72,5 @@ def _samples(name: str, row: Mapping[str, Any]) -> list[dict[str, Any]]:
             "generated_tokens": TOKENS,
             "finish_reason": "stop",
         }
-        for number, (loss, chrf) in enumerate(zip(row["losses"], chrfs, strict=True))
+        for number, (loss, chrf) in enumerate(zip(losses or [None] * len(chrfs), chrfs, strict=True))
     ]

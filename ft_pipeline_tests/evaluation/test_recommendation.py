@@ -16,13 +16,23 @@ NOISY = [(13 * number % 40) / 20 - 1 for number in range(ITEMS)]
 """From -1 to 1, about 0 on average: a difference that is drowned."""
 
 
-def case(folder: Path, *, plain: float = 2.0, prompted: float = 1.7, **experiments: dict[str, Any]) -> dict[str, Any]:
-    """A comparison; per experiment `loss` (a level, or one per item) and the row's other values."""
+def case(
+    folder: Path,
+    *,
+    plain: float = 2.0,
+    prompted: float = 1.7,
+    teacher: list[float] | None = None,
+    **experiments: dict[str, Any],
+) -> dict[str, Any]:
+    """A comparison; per experiment `loss` (a level, or one per item) and the row's other values; the teacher's chrF."""
     rows = {
         "plain": {"kind": "base", "losses": losses(plain), "correct": CORRECT},
         "few_shot": {"kind": "prompt", "losses": losses(prompted), "tokens": 400},
     }
     inputs = {"a/prompt_baseline": scored(folder / "baseline", rows)}
+    if teacher is not None:
+        about = {"kind": "teacher", "chrf": teacher}
+        inputs["a/teacher_scores"] = scored(folder / "teacher", {"teacher": about})
     for name, options in experiments.items():
         adapter = {"kind": "adapter", "technique": "lora", "correct": CORRECT, **options}
         level = adapter.pop("loss")
@@ -123,6 +133,28 @@ def test_a_merge_that_costs_quality_is_said(tmp_path: Path) -> None:
     assert (found["decision"], found["row"]) == ("lora", "style/adapter")
     assert said(found, "Serve the adapter, not the merged model")
     assert not said(decide(case(tmp_path / "two", style={"loss": 1.2}), style=800), "Serve the adapter")
+
+
+def test_a_teacher_that_leads_is_to_be_distilled(tmp_path: Path) -> None:
+    better = [60.0 + number % 3 for number in range(ITEMS)]
+    found = decide(case(tmp_path, teacher=better, style={"loss": 1.2}), style=800)
+    assert (found["decision"], found["row"], found["experiment"]) == ("distillation", "teacher", "style")
+    assert said(found, "The teacher clearly answers better than every use of the small model: chrF: teacher leads")
+    assert said(found, "0.5 s per call can be afforded, prompt the teacher itself; else distil it")
+    assert said(found, "So far tuning pays: loss: style/adapter leads few_shot")
+    assert found["evidence"]["teacher"]["difference"]["low"] > 0
+    behind = decide(case(tmp_path / "two", teacher=better, style={"loss": 1.9}), style=800)
+    assert behind["decision"] == "distillation"
+    assert said(behind, "So far style/adapter is not clearly better than the prompt variant few_shot")
+    assert decide(case(tmp_path / "three", teacher=better))["decision"] == "distillation"
+
+
+def test_a_teacher_that_does_not_lead_changes_nothing(tmp_path: Path) -> None:
+    level = [50.0 + noise for noise in NOISY]
+    found = decide(case(tmp_path, teacher=level, style={"loss": 1.2}), style=800)
+    assert (found["decision"], found["experiment"]) == ("lora", "style")
+    assert said(found, "The teacher is not clearly ahead, so distilling more of it promises little. chrF:")
+    assert decide(case(tmp_path / "two", teacher=level))["decision"] == "prompt"
 
 
 def test_few_test_rows_are_said(tmp_path: Path) -> None:

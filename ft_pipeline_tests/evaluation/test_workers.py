@@ -1,6 +1,9 @@
 """prompt_baseline and scores as the worker runs them: real lm-eval, a tiny model, a real adapter."""
 
 import json
+import shutil
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.evaluation import prompt_baseline, scores
+from ft_pipeline.evaluation import prompt_baseline, scores, teacher_scores
 from ft_pipeline.evaluation.comparison import build_comparison
 from ft_pipeline.job import Job
+from ft_pipeline_tests.distillation.fault_server import answer_to, serving
 from ft_pipeline_tests.evaluation.conftest import JobMaker
 
 VARIANTS = {"variants": {"few_shot": {"system_prompt": "Be brief.", "few_shot": 2}}}
@@ -106,6 +110,62 @@ def test_they_compare(baseline: Job, tuned: Job, tmp_path: Path) -> None:
     assert document["test_rows"] == 3
     assert len([pair for pair in document["pairs"] if pair["metric"] == "general_accuracy"]) == 3
     assert pq.read_table(tmp_path / "samples.parquet").num_rows == 4 * 4
+
+
+@pytest.fixture
+def hosted(make_job: JobMaker) -> Iterator[Job]:
+    """The teacher behind an endpoint, scored."""
+    with serving(latency=0.01) as server:
+        teacher = server.teacher(system_prompt="Be brief.").model_dump(mode="json", exclude={"max_new_tokens"})
+        prices = {"input_per_million": 1000.0, "output_per_million": 0.0}
+        job = make_job("teacher_scores", "teacher", teacher=teacher, name="big-teacher", prices=prices)
+        teacher_scores.run(job)
+        assert {(body["max_tokens"], body["temperature"]) for body in server.bodies} == {(8, 0.0)}
+        assert all(body["messages"][0] == {"role": "system", "content": "Be brief."} for body in server.bodies)
+        assert server.requests == 4
+        teacher_scores.run(job)
+        assert server.requests == 4
+        yield job
+
+
+def test_a_hosted_teacher_is_scored_by_what_it_writes_and_compared(hosted: Job, baseline: Job, tmp_path: Path) -> None:
+    (row,) = json.loads((hosted.out / "scores.json").read_text(encoding="utf-8"))["rows"]
+    plain = json.loads((baseline.out / "scores.json").read_text(encoding="utf-8"))["rows"][0]
+    assert row["fingerprint"] == plain["fingerprint"]
+    assert set(row["scores"]) == {"chrf", "rouge_l", "length_ratio"}
+    assert (row["kind"], row["prompt_tokens_per_call"], row["cost_per_call"]) == ("teacher", 20, pytest.approx(0.02))
+    assert row["seconds_per_call"] > 0.009
+    assert row["model"]["endpoint_host"].startswith("127.0.0.1:")
+    samples, others = read(hosted, "samples"), [each for each in read(baseline, "samples") if each["name"] == "plain"]
+    for key in ("item", "group", "reference", "answer_tokens"):
+        assert sorted(each[key] for each in samples) == sorted(each[key] for each in others)
+    assert all(answer_to(each["prompt"]) == each["answer"] for each in samples)
+    inputs = {
+        "lora/prompt_baseline": baseline.out,
+        "lora/teacher_scores": hosted.out,
+        "other/teacher_scores": hosted.out,
+    }
+    build_comparison(inputs, ASK_FOR, tmp_path)
+    document = json.loads((tmp_path / "comparison.json").read_text(encoding="utf-8"))
+    assert sorted(row["name"] for row in document["rows"]) == ["base", "few_shot", "teacher"]
+    last = document["rows"][-1]
+    assert (last["kind"], last["experiment"], last["general"]) == ("teacher", None, None)
+    assert set(last["scores"]) == {"chrf", "rouge_l", "length_ratio"}
+    of_teacher = [pair for pair in document["pairs"] if "teacher" in (pair["better"], pair["worse"])]
+    assert Counter(pair["metric"] for pair in of_teacher) == {"chrf": 2, "rouge_l": 2, "length_ratio": 2}
+    assert "| teacher |" in (tmp_path / "comparison.md").read_text(encoding="utf-8")
+
+
+def test_a_teacher_on_this_machine_is_scored_too(make_job: JobMaker, tiny_merged: Path, tiny_base: Path) -> None:
+    other = tiny_merged.parent / "with_tokenizer"
+    shutil.copytree(tiny_base, other)
+    shutil.copy(tiny_merged / "model.safetensors", other)
+    inputs = {"teacher_model": other}
+    prices = {"input_per_million": 0.0, "output_per_million": 0.0}
+    job = make_job("teacher_scores", "local", inputs, teacher={"few_shot": 1}, name="other", prices=prices)
+    (row,) = teacher_scores.run(job)["rows"]
+    assert (row["kind"], row["cost_per_call"], row["model"]["endpoint_host"]) == ("teacher", None, None)
+    assert row["prompt_tokens_per_call"] > 20
 
 
 def test_a_test_split_without_rows_is_said(make_job: JobMaker, tmp_path: Path, conversations: Path) -> None:

@@ -1,0 +1,103 @@
+"""The embedded model as a teacher, both ways: in a worker, and behind `transformers serve`, as the README says."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from ft_pipeline.distillation import teacher
+from ft_pipeline.job import Job
+from ft_pipeline.models import base_model
+from ft_pipeline_tests.distillation.material import Recorder, teacher_job, write_conversations, write_unlabelled
+from ft_pipeline_tests.end_to_end.conftest import Finished
+from ft_pipeline_tests.end_to_end.test_endpoint_teacher import copy_of, current, run
+
+pytestmark = pytest.mark.slow
+
+PROMPT = "You are a support agent of an online shop. Answer in one short sentence."
+START_SECONDS = 120
+
+
+@pytest.fixture(scope="module")
+def embedded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The embedded model as a plain folder."""
+    root = tmp_path_factory.mktemp("embedded")
+    (root / "smollm2").mkdir()
+    base_model.run(Job("base_model", {"model": "embedded"}, {}, root / "smollm2", root, "cpu", Recorder()))
+    return root / "smollm2"
+
+
+@pytest.fixture(scope="module")
+def server(embedded: Path) -> Iterator[str]:
+    """`transformers serve` over the embedded model; its URL."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [str(Path(sys.executable).parent / "transformers"), "serve", str(embedded), "--port", str(port)]
+    with (embedded.parent / "serve.log").open("wb") as log:
+        process = subprocess.Popen(
+            [*command, "--host", "127.0.0.1"], stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+        )
+    try:
+        _wait_for(f"http://127.0.0.1:{port}/health", process)
+        yield f"http://127.0.0.1:{port}/v1"
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait(30)
+
+
+def _wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            with urllib.request.urlopen(url, timeout=5):
+                return
+        except (urllib.error.URLError, ConnectionError, TimeoutError):
+            time.sleep(0.3)
+    raise AssertionError("transformers serve did not come up; see serve.log")
+
+
+def test_in_a_worker(embedded: Path, tmp_path: Path) -> None:
+    """Whole words, and an end before the limit for at least one short question."""
+    inputs = {
+        "unlabelled": write_unlabelled(tmp_path / "unlabelled", ["Where is my parcel?", "Do you sell garden swings?"]),
+        "conversations": write_conversations(tmp_path / "conversations"),
+        "base_model": embedded,
+    }
+    job = teacher_job(tmp_path, inputs, system_prompt=PROMPT, few_shot=2, max_new_tokens=64)
+    teacher.run(job)
+    rows = pq.read_table(job.out / "answers.parquet").to_pylist()
+    assert all(len(row["answer"].split()) >= 3 and "<|" not in row["answer"] for row in rows)
+    assert "stop" in {row["finish_reason"] for row in rows}
+
+
+def test_behind_transformers_serve(embedded: Path, server: str, finished: Finished, tmp_path: Path) -> None:
+    """The whole asset, then what is distilled from it, with `ft run`."""
+    root = copy_of(finished, tmp_path)
+    settings = yaml.safe_load((root / "project.yaml").read_text(encoding="utf-8"))
+    endpoint = {"url": server, "concurrency": 2, "max_failed": 0.9}
+    settings["teacher"].update(
+        model=str(embedded), system_prompt=PROMPT, few_shot=2, max_new_tokens=64, endpoint=endpoint
+    )
+    (root / "project.yaml").write_text(yaml.safe_dump(settings, allow_unicode=True), encoding="utf-8")
+    done = run(root, "teacher_answers", "distilled")
+    assert done.returncode == 0, done.stdout + done.stderr
+    answers = current(root, "teacher_answers")
+    rows = pq.read_table(answers.path / "answers.parquet").to_pylist()
+    assert len(rows) == 8
+    assert all(row["request_id"] and row["prompt_tokens"] > 40 and row["answer_tokens"] > 0 for row in rows)
+    stopped = [row for row in rows if row["finish_reason"] == "stop"]
+    assert stopped and all(len(row["answer"].split()) >= 3 and "<|" not in row["answer"] for row in stopped)
+    assert answers.summary["spent"]["paid_requests"] == 8
+    summary = current(root, "distilled").summary
+    assert summary["answers"] == 8 == summary["kept"] + summary["set_aside"]
