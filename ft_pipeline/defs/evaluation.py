@@ -5,8 +5,7 @@ from typing import Any
 import dagster as dg
 
 from ft_pipeline.defs.distillation import asked_settings
-from ft_pipeline.defs.stages import experiment_settings, references, trained_on
-from ft_pipeline.defs.training import base_model_spec
+from ft_pipeline.defs.stages import base_model_spec, experiment_settings, references, trained_on
 from ft_pipeline.evaluation.comparison import build_comparison
 from ft_pipeline.evaluation.pictures import score_picture
 from ft_pipeline.evaluation.recommendation import build_recommendation
