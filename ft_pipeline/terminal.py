@@ -197,6 +197,24 @@ def show_rows(console: Console, columns: Sequence[str], rows: Sequence[Sequence[
     console.print(f"{len(rows)} rows")
 
 
+def show_memory(console: Console, document: Mapping[str, Any]) -> None:
+    """The parts with bars on one scale, the total, whether it fits, and what would."""
+    table = _table("what", "GB", "share", justify_right={"GB"})
+    total = document["total_gb"]
+    for name, size in document["bytes"].items():
+        table.add_row(name, f"{size / 1e9:.2f}", "█" * round(40 * size / 1e9 / total))
+    table.add_section()
+    table.add_row("total", f"{total:.2f}", "")
+    console.print(f"{document['technique']}, {document['params']:,} parameters:")
+    console.print(table)
+    if document["fits"] is not None:
+        fits = "[green]fits[/]" if document["fits"] else "[yellow]does not fit[/]"
+        least = "" if document["fits"] else f", which at the least needs {document['lower_bound_gb']:.1f} GB"
+        console.print(f"{fits} {document['gpu_memory_gb']:g} GB{least}")
+    for line in document["advice"]:
+        console.print(f"  · {plain(line)}", soft_wrap=True)
+
+
 def _score(score: Mapping[str, float] | None, with_interval: bool) -> str:
     if score is None:
         return ""

@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 import struct
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
@@ -76,6 +76,20 @@ def identify(model: str, revision: str | None) -> dict[str, str | None]:
         with path.open("rb") as stream:
             digest.update(f"{path.name}:{hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode())
     return {"model": model, "revision": None, "content": digest.hexdigest()}
+
+
+def config_of(model: str, revision: str | None) -> dict[str, Any]:
+    """The parsed config.json of a model, without its weights. UserError as `run` gives it."""
+    if model == EMBEDDED:
+        from transformers import AutoConfig
+
+        gguf = find_embedded()
+        return AutoConfig.from_pretrained(gguf.parent, gguf_file=gguf.name).to_dict()
+    folder = _local_folder(model) or _download(model, revision, ["config.json"])
+    config = _read_json(folder / "config.json")
+    if not config:
+        raise UserError(f"base_model {model!r} holds no config.json; it must be a folder that save_pretrained wrote")
+    return config
 
 
 def find_embedded() -> Path:
@@ -173,12 +187,12 @@ def _local_folder(model: str) -> Path | None:
     return None
 
 
-def _download(model: str, revision: str | None) -> Path:
+def _download(model: str, revision: str | None, files: Sequence[str] = _KEEP) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(model, revision=revision, allow_patterns=list(_KEEP)))
+        return Path(snapshot_download(model, revision=revision, allow_patterns=list(files)))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(

@@ -70,7 +70,7 @@ class Plan:
     """How a model is trained, as far as memory goes."""
 
     technique: str = "qlora"
-    """`lora`, `qlora` or `full`."""
+    """`prompt_tuning`, `lora`, `qlora` or `full`."""
     optim: str = "paged_adamw_8bit"
     dtype: str = "bfloat16"
     """Of weights, gradients and, for AdamW, states."""
@@ -81,6 +81,12 @@ class Plan:
     r: int = 8
     target_modules: Sequence[str] | str = ("q_proj", "k_proj", "v_proj", "o_proj")
     double_quant: bool = True
+    virtual_tokens: int = 20
+    """Of `prompt_tuning`: before each row, and the only thing that learns."""
+    autocast: bool = False
+    """Weights, gradients and states in 32 bit, computed with 16-bit copies: how the trainer trains `full`."""
+    device: str = "cuda"
+    """`cpu` has no CUDA context."""
 
 
 def read_shape(config: dict[str, Any]) -> Shape:
@@ -138,15 +144,19 @@ def estimate_experiment(
 ) -> dict[str, Any]:
     """The estimate of one experiment; `longest_row` in tokens, from the token audit (null: `max_length`)."""
     training = settings.training
+    # The rejected answer of a pair goes through the model beside the preferred one.
+    rows = training.per_device_train_batch_size * (2 if settings.objective == "dpo" else 1)
     plan = Plan(
         technique=settings.technique,
         optim=training.optim,
-        batch=training.per_device_train_batch_size,
+        batch=rows,
         length=min(longest_row or training.max_length, training.max_length),
         gradient_checkpointing=training.gradient_checkpointing,
         r=settings.lora.r,
         target_modules=settings.lora.target_modules,
         double_quant=settings.quantization.bnb_4bit_use_double_quant,
+        virtual_tokens=settings.prompt_tuning.num_virtual_tokens,
+        autocast=settings.technique == "full",
     )
     return estimate(read_shape(config), plan, gpu_memory_gb=gpu_memory_gb)
 
@@ -154,21 +164,29 @@ def estimate_experiment(
 def _parts(shape: Shape, plan: Plan, params: float | None) -> dict[str, float]:
     _check(plan)
     count, width = params or shape.params, BYTES[plan.dtype]
-    adapter = 0 if plan.technique == "full" else shape.adapter_params(plan.r, plan.target_modules)
-    trained = adapter or count
-    state = _STATE_BYTES[plan.optim] or width
+    trained = _trained_params(shape, plan, count)
+    added = 0 if plan.technique == "full" else trained * width
+    held = BYTES["float32"] if plan.autocast else width  # the dtype of what learns
     return {
-        "weights": _frozen_bytes(shape, plan, count, width) + adapter * width,
-        "gradients": trained * width,
-        "optimizer": 2 * trained * state,
+        "weights": _base_bytes(shape, plan, count, width) + added,
+        "gradients": trained * held,
+        "optimizer": 2 * trained * (_STATE_BYTES[plan.optim] or held),
         "activations": _activation_bytes(shape, plan, width),
-        "overhead": _RUNTIME + _workspace_bytes(shape, plan, width),
+        "overhead": (_RUNTIME if plan.device == "cuda" else 0) + _workspace_bytes(shape, plan, width),
     }
+
+
+def _trained_params(shape: Shape, plan: Plan, count: float) -> float:
+    if plan.technique == "full":
+        return count
+    if plan.technique == "prompt_tuning":
+        return plan.virtual_tokens * shape.hidden
+    return shape.adapter_params(plan.r, plan.target_modules)
 
 
 def _check(plan: Plan) -> None:
     for name, value, known in (
-        ("technique", plan.technique, ("lora", "qlora", "full")),
+        ("technique", plan.technique, ("prompt_tuning", "lora", "qlora", "full")),
         ("optimizer", plan.optim, tuple(_STATE_BYTES)),
         ("dtype", plan.dtype, tuple(BYTES)),
     ):
@@ -176,7 +194,9 @@ def _check(plan: Plan) -> None:
             raise UserError(f"{name} {value!r} is not known; choose one of {', '.join(known)}")
 
 
-def _frozen_bytes(shape: Shape, plan: Plan, count: float, width: int) -> float:
+def _base_bytes(shape: Shape, plan: Plan, count: float, width: int) -> float:
+    if plan.autocast:  # the 16-bit copies live until the backward pass has used them
+        return count * (BYTES["float32"] + width)
     if plan.technique != "qlora":
         return count * width
     packed = count * shape.matrix_params / shape.params
@@ -197,7 +217,8 @@ def _activation_bytes(shape: Shape, plan: Plan, width: int) -> float:
     elif plan.target_modules == "all-linear" or "down_proj" in plan.target_modules:
         values += shape.intermediate
     layers = values + shape.layers * shape.hidden if plan.gradient_checkpointing else values * shape.layers
-    return plan.batch * plan.length * layers * width
+    length = plan.length + (plan.virtual_tokens if plan.technique == "prompt_tuning" else 0)
+    return plan.batch * length * layers * width
 
 
 def _workspace_bytes(shape: Shape, plan: Plan, width: int) -> float:
@@ -221,7 +242,7 @@ def _advice(shape: Shape, plan: Plan, params: float | None, gpu_memory_gb: float
     changes.append(("per_device_train_batch_size: 1 and gradient_checkpointing: true", least))
     if plan.optim == "adamw_torch":
         changes.append(("optim: paged_adamw_8bit and the two above", replace(least, optim="paged_adamw_8bit")))
-    lighter = {"full": ("lora", "qlora"), "lora": ("qlora",)}.get(plan.technique, ())
+    lighter = {"full": ("lora", "qlora"), "lora": ("qlora",), "prompt_tuning": ("qlora",)}.get(plan.technique, ())
     changes += [(f"technique: {name}", replace(least, technique=name, optim="paged_adamw_8bit")) for name in lighter]
     fitting = [text for text, change in changes if sum(_parts(shape, change, params).values()) <= gpu_memory_gb * 1e9]
     return fitting or [f"nothing here fits {gpu_memory_gb:g} GB: choose a smaller base_model or a larger GPU"]

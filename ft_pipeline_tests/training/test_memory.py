@@ -5,7 +5,9 @@ import subprocess
 import sys
 
 import pytest
+from typer.testing import CliRunner
 
+from ft_pipeline.cli import app
 from ft_pipeline.errors import UserError
 from ft_pipeline.experiments import ExperimentSettings
 from ft_pipeline.training.memory import Plan, estimate, estimate_experiment, nearest_llama, read_shape
@@ -79,3 +81,79 @@ def test_unknown_names_are_refused():
 def test_no_torch_is_needed():
     code = "import sys, ft_pipeline.training.memory; print('torch' in sys.modules or 'transformers' in sys.modules)"
     assert json.loads(subprocess.check_output([sys.executable, "-c", code], text=True).strip().lower()) is False
+
+
+def test_what_learns_in_full_is_held_in_32_bit_beside_16_bit_copies():
+    shape = nearest_llama(7e9)
+    found = estimate(shape, Plan("full", "adamw_torch", autocast=True), params=7e9)["bytes"]
+    assert [found[name] / 1e9 for name in ("weights", "gradients", "optimizer")] == [42, 28, 56]
+    assert estimate_experiment(ExperimentSettings(technique="full"), SMOLLM2, 100, None)["bytes"]["gradients"] == (
+        4 * 134_515_008
+    )
+
+
+def test_a_learned_prompt_is_small_and_lengthens_each_row():
+    shape, plan = read_shape(SMOLLM2), Plan("prompt_tuning", "adamw_torch", length=100, virtual_tokens=20)
+    found, lora = estimate(shape, plan)["bytes"], estimate(shape, Plan("lora", "adamw_torch", length=120))["bytes"]
+    assert found["gradients"] == 2 * 20 * 576 and found["optimizer"] == 2 * found["gradients"]
+    assert found["activations"] == lora["activations"]
+
+
+def test_a_pair_is_two_rows():
+    pairs = estimate_experiment(ExperimentSettings(objective="dpo"), SMOLLM2, 100, None)
+    rows = estimate_experiment(ExperimentSettings(), SMOLLM2, 100, None)
+    assert pairs["bytes"]["activations"] == 2 * rows["bytes"]["activations"]
+
+
+def test_a_cpu_has_no_cuda_context():
+    shape = nearest_llama(1e9)
+    saved = estimate(shape, Plan())["bytes"]["overhead"] - estimate(shape, Plan(device="cpu"))["bytes"]["overhead"]
+    assert saved == 700_000_000
+
+
+@pytest.fixture
+def ft(tmp_path, monkeypatch):
+    """`ft memory …` in a project whose one experiment starts from a folder with a config.json."""
+    base = tmp_path / "base"
+    base.mkdir()
+    (base / "config.json").write_text(json.dumps(SMOLLM2))
+    (tmp_path / "experiments").mkdir()
+    (tmp_path / "experiments" / "small.yaml").write_text(
+        f"base_model: {base}\ntechnique: lora\ntraining: {{max_length: 256}}\n"
+    )
+    (tmp_path / "project.yaml").write_text("project: {name: memory}\n")
+    monkeypatch.setenv("FT_PROJECT", str(tmp_path))
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "home"))
+
+    def run(*arguments):
+        return CliRunner().invoke(app, ["memory", *arguments])
+
+    return run
+
+
+def test_the_command_gives_the_numbers_of_the_theory(ft):
+    command = "--params 7e9 --technique full --optimizer adamw_torch --dtype bfloat16 --gpu-memory-gb 24 --json"
+    found = json.loads(ft(*command.split()).stdout)
+    assert [found["bytes"][name] / 1e9 for name in ("weights", "gradients", "optimizer")] == [14, 14, 28]
+    assert found["fits"] is False and found["advice"]
+
+
+def test_the_command_reads_an_experiment_without_its_weights(ft):
+    found = json.loads(ft("--experiment", "small", "--json").stdout)
+    assert found["params"] == 134_515_008 and found["technique"] == "lora" and found["fits"] is None
+    shown = ft("--experiment", "small", "--gpu-memory-gb", "0.5").stdout
+    assert "activations" in shown and "does not fit 0.5 GB" in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "--experiment NAME, or --params N"),
+        (["--params", "7"], "7e9 for 7 billion"),
+        (["--params", "7e9", "--technique", "lroa"], "'lroa' is not known"),
+        (["--experiment", "smal"], "smal"),
+    ],
+)
+def test_the_command_refuses_with_the_fix(ft, arguments, message):
+    error = ft(*arguments).exception
+    assert isinstance(error, UserError) and message in str(error)
