@@ -1,13 +1,16 @@
 """Every answer is kept or set aside, with its reason, its origin and where it came from."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
+import pytest
 
 from ft_pipeline.distillation.filters import DISTILLED, distil
 from ft_pipeline_tests.distillation.material import HUMAN, answer_row, write_answers, write_conversations
 
+SHARED = Path(__file__).parents[2].parent / "shared" / "data" / "alpaca"
 TEACHER = {"model": "embedded", "fingerprint": "f" * 64}
 TEST = [("How long is the warranty on pans?", "Larkfield cookware has a warranty of 5 years; other goods have 2.")]
 LABEL = "I'm e-mailing a free return label for the rug to you now; it can be printed at any post office."
@@ -92,3 +95,21 @@ def test_the_same_answers_give_the_same_rows(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
     assert run(tmp_path / "a", answers) == run(tmp_path / "b", answers)
+
+
+def test_a_teacher_that_degenerates_teaches_nothing(tmp_path: Path) -> None:
+    """252 real answers of an old model, 239 of them known to be degenerate, beside 999 answers that are not."""
+    if not SHARED.is_dir():
+        pytest.skip("needs ../shared/data")
+    lines = (SHARED / "davinci_predictions.jsonl").read_text(encoding="utf-8").splitlines()
+    people = json.loads((SHARED / "alpaca_en_demo.json").read_text(encoding="utf-8"))
+    answers = [answer_row(at, row["prompt"], row["response"]) for at, row in enumerate(map(json.loads, lines), 1)]
+    pairs = [(f"{row['instruction']}\n{row['input']}", row["output"]) for row in people]
+    summary = distil(
+        write_answers(tmp_path / "answers", answers),
+        write_conversations(tmp_path / "conversations", pairs),
+        tmp_path,
+        teacher=TEACHER,
+    )
+    assert (summary["answers"], summary["kept"], summary["reasons"]) == (252, 2, {"repetition": 250})
+    assert all(set(sample) == {"prompt", "answer"} for sample in summary["samples"]["kept"])
