@@ -13,6 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from ft_pipeline.errors import UserError
 
 NAME_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,62}$"
+PASSAGES = "{passages}"
+"""The place in a variant's system prompt where retrieved passages go."""
 CRON_RANGES = (range(60), range(24), range(1, 32), range(1, 13), range(8))
 Share = Annotated[float, Field(ge=0, lt=1)]
 
@@ -52,8 +54,23 @@ class PromptVariant(Section):
     """One way of prompting the untouched model."""
 
     system_prompt: str | None = None
+    """`{passages}` in it stands for the passages, which go behind it otherwise."""
     few_shot: int = Field(0, ge=0, le=64)
-    """How many fixed examples of the train split go before the question."""
+    """How many examples of the train split go before the question."""
+    examples: Literal["fixed", "retrieved"] = "fixed"
+    """`fixed`: the same for every question. `retrieved`: those whose questions are nearest to it (BM25)."""
+    passages: int = Field(0, ge=0, le=16)
+    """How many passages of data/raw/text, those nearest to the question (BM25), go with it."""
+    passage_words: int = Field(120, ge=10, le=2000)
+    """Words of a passage, at most; texts are cut at paragraphs, long paragraphs at sentences."""
+
+    @model_validator(mode="after")
+    def _says_what_it_retrieves(self) -> "PromptVariant":
+        if self.examples == "retrieved" and not self.few_shot:
+            raise ValueError("`examples: retrieved` needs `few_shot`: how many (4 is usual)")
+        if not self.passages and PASSAGES in (self.system_prompt or ""):
+            raise ValueError(f"the system prompt has a place for {PASSAGES}, but `passages` is 0: say how many")
+        return self
 
 
 class PromptingSettings(Section):

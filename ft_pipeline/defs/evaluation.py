@@ -26,21 +26,20 @@ HARNESS = ("lm-eval", "torch", "transformers", "peft", "bitsandbytes", "sacreble
 @step(
     stage="evaluation",
     per_experiment=True,
-    deps=["experiment", "base_model", "conversations"],
-    code_version="2",
+    deps=["experiment", "base_model", "conversations", "text"],
+    code_version="3",
     kinds={"pytorch", "huggingface"},
     gpu=True,
     show=lambda artifact: _show_scores(artifact),
 )
 def prompt_baseline(at: Inputs) -> Spec:
-    """What prompting alone achieves: the untouched model plain, with a system prompt, with fixed few-shot examples; and
-    the teacher, where that is another model."""
+    """What prompting alone achieves: the untouched model plain, with a system prompt, with examples, with retrieved
+    passages; and the teacher, where that is another model."""
     experiment_settings(at)
     inputs = {"conversations": at.passed("conversations"), "base_model": at.artifact("base_model")}
     if (teacher := _teacher_spec(at, references(inputs))) is not None:
         at.made(teacher)  # once per base model; `comparison` finds it by the same spec
-    config = {**_evaluation(at), "prompting": at.project.settings.prompting.model_dump(mode="json")}
-    return Spec("prompt_baseline", references(inputs), config, versions_of(*HARNESS))
+    return _baseline_spec(at, references(inputs), at.project.settings.prompting.model_dump(mode="json"))
 
 
 @step(
@@ -134,6 +133,17 @@ def _scores_spec(at: Inputs, parts: dict[str, tuple[str, str]], served: dict[str
     return Spec("scores", inputs, {**_evaluation(at), **served}, versions_of(*HARNESS))
 
 
+def _baseline_spec(at: Inputs, inputs: dict[str, tuple[str, str]], prompting: dict[str, Any]) -> Spec:
+    """The texts count only where a variant looks passages up, so that a new text never scores the others again."""
+    versions = [*HARNESS]
+    variants = prompting["variants"].values()
+    if any(variant.get("passages") for variant in variants):
+        inputs = {**inputs, "text": at.passed("text").reference}
+    if any(variant.get("passages") or variant.get("examples") == "retrieved" for variant in variants):
+        versions.append("bm25s")
+    return Spec("prompt_baseline", inputs, {**_evaluation(at), "prompting": prompting}, versions_of(*versions))
+
+
 def _teacher_spec(at: Inputs, scored: dict[str, tuple[str, str]]) -> Spec | None:
     """The teacher on the test prompts, with the tokenizer of a base model; None where it is no row of its own.
 
@@ -181,8 +191,7 @@ def _champion_scores(at: Inputs, champion: Record, scored: dict[str, Artifact]) 
     base = ("base_model", champion.fingerprints["base_model"])
     if champion.kind == "prompt":
         inputs = {"conversations": at.passed("conversations").reference, "base_model": base}
-        config = {**_evaluation(at), "prompting": {"variants": {champion.name: served}}}
-        spec = Spec("prompt_baseline", inputs, config, versions_of(*HARNESS))
+        spec = _baseline_spec(at, inputs, {"variants": {champion.name: served}})
         spec = spec.with_code_version(STEPS["prompt_baseline"].code_version)
         known = next((found for found in scored.values() if _covers(found, spec)), None)
         return "prompt_baseline", known or at.made(spec)
@@ -195,13 +204,16 @@ def _covers(found: Artifact, wanted: Spec) -> bool:
 
     def rest(spec: dict[str, Any]) -> dict[str, Any]:
         config = {key: value for key, value in spec["config"].items() if key != "prompting"}
-        return {**spec, "config": config}
+        return {**spec, "config": config, "inputs": None, "versions": None}
 
-    variants = wanted.config["prompting"]["variants"].items()
+    asked, there = wanted.to_json(), found.spec
     return (
         found.kind == wanted.kind
-        and rest(found.spec) == rest(wanted.to_json())
-        and variants <= found.spec["config"]["prompting"]["variants"].items()
+        and rest(there) == rest(asked)
+        # Its other variants may have looked up texts, which those of `wanted` have nothing to do with.
+        and asked["inputs"].items() <= there["inputs"].items()
+        and asked["versions"].items() <= there["versions"].items()
+        and asked["config"]["prompting"]["variants"].items() <= there["config"]["prompting"]["variants"].items()
     )
 
 

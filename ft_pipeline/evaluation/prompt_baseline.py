@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import pyarrow.parquet as pq
+
 from ft_pipeline.evaluation.rendering import Prompt
 from ft_pipeline.evaluation.scoring import Scorer, Subject, read_conversations
 from ft_pipeline.job import Job
@@ -12,7 +14,8 @@ def run(job: Job) -> dict[str, Any]:
     """Score the base model (16 bit) plain, with the general suite, and under each variant of `config["prompting"]`.
 
     config: evaluation (EvaluationSettings), prompting (PromptingSettings), general_questions, general_texts (rows).
-    inputs: conversations, base_model. UserError where the test split is empty or a prompt does not fit the model.
+    inputs: conversations, base_model, and `text` where a variant has passages. UserError where the test split is empty
+    or a prompt does not fit the model.
     """
     subjects = _subjects(job)
     scorer = Scorer(job, subjects)
@@ -27,9 +30,17 @@ def run(job: Job) -> dict[str, Any]:
 def _subjects(job: Job) -> list[Subject]:
     rows = read_conversations(job)
     seed = job.config["evaluation"]["seed"]
+    texts = _texts(job)
     plain = Subject("plain", "base", Prompt(), {"technique": None}, general=True)
     prompted = [
-        Subject(name, "prompt", Prompt.of(variant, rows, seed), {"technique": None, **variant})
+        Subject(name, "prompt", Prompt.of(variant, rows, seed, texts), {"technique": None, **variant})
         for name, variant in job.config["prompting"]["variants"].items()
     ]
     return [plain, *prompted]
+
+
+def _texts(job: Job) -> list[str]:
+    """What passages are taken from."""
+    if "text" not in job.inputs:
+        return []
+    return pq.read_table(job.inputs["text"] / "rows.parquet", columns=["text"]).column("text").to_pylist()

@@ -46,21 +46,32 @@ def pick_examples(rows: Sequence[dict[str, Any]], k: int, seed: int) -> list[lis
     row moves at most one example. UserError where the train split has fewer than `k`.
     """
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for row in sorted(rows, key=lambda row: hashlib.sha256(f"{seed}:{row['id']}".encode()).hexdigest()):
-        roles = [message["role"] for message in row["messages"] if message["role"] != "system"]
-        if row["split"] == "train" and roles == ["user", "assistant"]:
-            groups.setdefault((row["table"], row["file"]), []).append(row)
-    available = sum(len(group) for group in groups.values())
-    if available < k:
-        raise UserError(
-            f"few_shot is {k}, but the train split has {available} single-turn rows; lower few_shot or add data"
-        )
+    for row in single_turn_rows(rows, k, seed):
+        groups.setdefault((row["table"], row["file"]), []).append(row)
     chosen: list[list[Message]] = []
     while len(chosen) < k:
         for key in sorted(groups):
             if groups[key] and len(chosen) < k:
                 chosen.append([m for m in plain(groups[key].pop(0)["messages"]) if m["role"] != "system"])
     return chosen
+
+
+def single_turn_rows(rows: Sequence[dict[str, Any]], least: int, seed: int) -> list[dict[str, Any]]:
+    """The rows of the train split with one question and one answer, in the order of a salted hash of their id.
+
+    UserError where there are fewer than `least`.
+    """
+    found = [
+        row
+        for row in rows
+        if row["split"] == "train"
+        and [message["role"] for message in row["messages"] if message["role"] != "system"] == ["user", "assistant"]
+    ]
+    if len(found) < least:
+        raise UserError(
+            f"few_shot is {least}, but the train split has {len(found)} single-turn rows; lower few_shot or add data"
+        )
+    return sorted(found, key=lambda row: hashlib.sha256(f"{seed}:{row['id']}".encode()).hexdigest())
 
 
 def prompt_and_target(tokenizer: Any, messages: Sequence[Message]) -> tuple[str, str]:

@@ -124,9 +124,12 @@ def _introduction(facts: CardFacts) -> list[str]:
 
 
 def _served_with(prompt: Mapping[str, Any]) -> list[str]:
-    if not prompt.get("system_prompt") and not prompt.get("few_shot"):
+    if not any(prompt.get(key) for key in ("system_prompt", "few_shot", "passages")):
         return ["It is meant to be used without a system prompt, as it was scored."]
-    shots = f" and {prompt['few_shot']} fixed examples of the train split" if prompt.get("few_shot") else ""
+    shots = f" and {prompt['few_shot']} {prompt.get('examples', 'fixed')} examples" if prompt.get("few_shot") else ""
+    shots += " of the train split" if shots else ""
+    if prompt.get("passages"):
+        shots += f", and {prompt['passages']} passages of data/raw/text, looked up for each question"
     given = prompt.get("system_prompt")
     return [
         f"It is meant to be used with {'this system prompt' if given else 'no system prompt'}{shots}, as it was scored"

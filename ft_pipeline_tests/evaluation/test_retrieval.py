@@ -1,0 +1,129 @@
+"""Examples and passages that are looked up for each question."""
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from pydantic import ValidationError
+
+from ft_pipeline.errors import UserError
+from ft_pipeline.evaluation import prompt_baseline
+from ft_pipeline.evaluation.rendering import Prompt
+from ft_pipeline.evaluation.retrieval import Index, passages_of, without_held_out
+from ft_pipeline.settings import PromptVariant
+from ft_pipeline_tests.evaluation.conftest import CONVERSATIONS, JobMaker, conversation
+
+QUESTIONS = ("Where is my parcel?", "Can I return the shoes?", "Which grill is the heaviest?", "Do you ship to Malta?")
+ROWS = [conversation("train", question, f"About: {question}") for question in QUESTIONS]
+ROWS += [conversation("test", "May I return a parcel?", "Yes."), conversation("train", "Two", "a", "turns", "b")]
+TEXTS = [
+    "Shoes\n\nReturn shoes within thirty days.",
+    "Grills weigh up to forty kilos.",
+    "Malta: eight days.",
+]
+
+
+def user(*turns: str) -> list[dict[str, Any]]:
+    return [{"role": "user", "content": text} for text in turns]
+
+
+def contents(messages: list[dict[str, Any]]) -> list[str]:
+    return [message["content"] for message in messages]
+
+
+def test_an_index_ranks_by_shared_words_and_rare_ones_count_more() -> None:
+    index = Index(["the parcel is late", "the shoes are late", "the parcel of the shop", "Где мой заказ?"])
+    assert index.best("Late SHOES!", 2) == [1, 0]
+    assert index.best("мой заказ", 1) == [3]
+    assert index.best("nothing known", 3) == [0, 1, 2]
+    assert index.best("", 9) == [0, 1, 2, 3]
+    assert Index([]).best("anything", 2) == []
+    assert Index(["...", "!"]).best("anything", 1) == [0]
+
+
+def test_retrieved_examples_are_the_nearest_train_rows_the_nearest_last() -> None:
+    variant = {"few_shot": 2, "examples": "retrieved", "system_prompt": "Be brief."}
+    prompt = Prompt.of(variant, ROWS, seed=0)
+    found = contents(prompt.before(user("How do I return the shoes?")))
+    assert found[0] == "Be brief."
+    assert found[3:] == ["Can I return the shoes?", "About: Can I return the shoes?", "How do I return the shoes?"]
+    assert contents(prompt.before(user("Is Malta in reach?")))[3] == "Do you ship to Malta?"
+    again = Prompt.of(variant, list(reversed(ROWS)), seed=0).before(user("How do I return the shoes?"))
+    assert contents(again) == found
+    with pytest.raises(UserError, match="few_shot is 5, but the train split has 4 single-turn rows"):
+        Prompt.of({"few_shot": 5, "examples": "retrieved"}, ROWS, seed=0)
+
+
+def test_every_turn_of_the_user_is_looked_up() -> None:
+    prompt = Prompt.of({"passages": 1}, ROWS, 0, TEXTS)
+    turns = [*user("Do you ship to Malta?"), {"role": "assistant", "content": "Order number?"}, *user("LF-1")]
+    assert contents(prompt.before(turns))[0] == TEXTS[2]
+
+
+def test_passages_stand_in_their_place_or_behind_the_system_prompt() -> None:
+    question = user("How heavy are grills?")
+    behind = Prompt.of({"system_prompt": "Be brief.", "passages": 1}, ROWS, 0, TEXTS).before(question)
+    assert contents(behind) == [f"Be brief.\n\n{TEXTS[1]}", "How heavy are grills?"]
+    placed = Prompt.of({"system_prompt": "Known: {passages} End.", "passages": 1}, ROWS, 0, TEXTS).before(question)
+    assert contents(placed)[0] == f"Known: {TEXTS[1]} End."
+    alone = Prompt.of({"passages": 2}, ROWS, 0, TEXTS).before(question)
+    assert alone[0]["role"] == "system"
+    assert contents(alone)[0].startswith(f"{TEXTS[1]}\n\n")
+    own = [{"role": "system", "content": "Its own."}, *question]
+    kept = Prompt.of({"system_prompt": "Known: {passages}", "passages": 1}, ROWS, 0, TEXTS).before(own)
+    assert contents(kept) == [f"Its own.\n\n{TEXTS[1]}", "How heavy are grills?"]
+    assert contents(own) == ["Its own.", "How heavy are grills?"]
+
+
+def test_passages_end_at_paragraphs_or_sentences() -> None:
+    text = "One two three.\n\nFour five. Six seven eight.\n \nNine ten eleven twelve thirteen fourteen."
+    assert passages_of(text, 100) == ["One two three.\n\nFour five. Six seven eight.\n\n" + text.split("\n \n")[1]]
+    assert passages_of(text, 5) == [
+        "One two three.",
+        "Four five. Six seven eight.",
+        "Nine ten eleven twelve thirteen fourteen.",
+    ]
+    assert passages_of(text, 3)[1:3] == ["Four five.", "Six seven eight."]
+    assert passages_of(" \n\n ", 5) == []
+
+
+def test_a_passage_that_is_a_held_out_row_is_never_shown() -> None:
+    row = conversation("test", "My package is late.", "Please send your order number.")
+    log = "Customer: my package is LATE!\nSupport: Please send your order number."
+    article = "If a package is late, support answers: please send your order number."
+    assert without_held_out([log, article], [row]) == [article]
+    assert without_held_out([log, article], [{**row, "split": "train"}]) == [log, article]
+
+
+def test_a_variant_that_cannot_be_meant_is_refused() -> None:
+    with pytest.raises(ValidationError, match="`examples: retrieved` needs `few_shot`"):
+        PromptVariant(examples="retrieved")
+    with pytest.raises(ValidationError, match="`passages` is 0"):
+        PromptVariant(system_prompt="Known: {passages}")
+    with pytest.raises(UserError, match="data/raw/text holds no usable text"):
+        Prompt.of({"passages": 1}, ROWS, 0, [])
+
+
+def test_the_baseline_scores_what_is_retrieved(make_job: JobMaker, tmp_path: Path) -> None:
+    """Texts that are a held-out question with its answer are never shown: they would give the answer away."""
+    held_out = next(row for row in CONVERSATIONS if row["split"] == "test")
+    leak = "\n".join(message["content"] for message in held_out["messages"])
+    texts = [{"text": text, "file": "a.jsonl"} for text in (*TEXTS, leak)]
+    (tmp_path / "text").mkdir()
+    pq.write_table(pa.Table.from_pylist(texts), tmp_path / "text" / "rows.parquet")
+    variants = {
+        "nearest": {"few_shot": 1, "examples": "retrieved"},
+        "passages": {"system_prompt": "Be brief.", "passages": 1},
+    }
+    job = make_job("prompt_baseline", inputs={"text": tmp_path / "text"}, prompting={"variants": variants})
+    rows = {row["name"]: row for row in prompt_baseline.run(job)["rows"]}
+    assert [(row["name"], row["kind"]) for row in rows.values()][1:] == [("nearest", "prompt"), ("passages", "prompt")]
+    assert rows["passages"]["model"]["passages"] == 1
+    samples = pq.read_table(job.out / "samples.parquet").to_pylist()
+    shown = [sample["prompt"] for sample in samples if sample["name"] == "passages"]
+    assert all(any(passage in prompt for passage in TEXTS) for prompt in shown)
+    assert not any(leak in prompt for prompt in shown)
+    address = next(s["prompt"] for s in samples if s["name"] == "nearest" and "the address?" in s["prompt"])
+    assert "Can I return the shoes?" in address  # shares "can", "I", "the"
