@@ -1,8 +1,9 @@
-"""Writes docs/settings.md and docs/formats.md from the code: `make docs`. A test holds that they are up to date."""
+"""Writes docs/settings.md, docs/formats.md and the JSON schemas from the code: `make docs`. A test holds them."""
 
 import ast
 import inspect
 import itertools
+import json
 from pathlib import Path
 from typing import Any, get_args
 
@@ -50,12 +51,23 @@ def main() -> None:
 
 
 def pages() -> dict[str, str]:
-    """The generated pages, by file name."""
+    """The generated files, by path from docs/."""
     intro = "# Settings\n\nWritten by `make docs` from settings.py and experiments.py. An unknown key is an error.\n\n"
     project = "## project.yaml\n\n" + describe(ProjectSettings)
     experiment = "## experiments/NAME.yaml\n\n" + describe(ExperimentSettings)
     codes = "\n## Reason codes of rows\n\n" + _table(ROW_CODES) + "\n## Reason codes of files\n\n" + _table(FILE_CODES)
-    return {"settings.md": intro + project + "\n" + experiment, "formats.md": FORMATS + describe(Sidecar) + codes}
+    return {
+        "settings.md": intro + project + "\n" + experiment,
+        "formats.md": FORMATS + describe(Sidecar) + codes,
+        "../schemas/project.json": _schema(ProjectSettings),
+        "../schemas/experiment.json": _schema(ExperimentSettings),
+    }
+
+
+def _schema(model: type[BaseModel]) -> str:
+    """For an editor's YAML language server: completes keys, shows what they mean, marks what is unknown."""
+    found = {"$schema": "https://json-schema.org/draft/2020-12/schema", **model.model_json_schema()}
+    return json.dumps(found, indent=1, ensure_ascii=False) + "\n"
 
 
 def describe(model: type[BaseModel], prefix: str = "") -> str:

@@ -8,9 +8,10 @@ from ft_pipeline.errors import UserError
 from ft_pipeline.project import FORMATS
 
 EXAMPLE = ("project.yaml", "experiments", "data/README.md", "data/raw", "data/general")
-SETTINGS = ("workspace.yaml", "dagster_home/dagster.yaml")
+SETTINGS = ("workspace.yaml", "dagster_home/dagster.yaml", "schemas")
 
 PROJECT_YAML = """\
+# yaml-language-server: $schema=schemas/project.json
 # The task's settings. Every key has a default; an unknown key is refused.
 name: {name}
 task: ""
@@ -24,6 +25,7 @@ evaluation:
 """
 
 EXPERIMENT_YAML = """\
+# yaml-language-server: $schema=../schemas/experiment.json
 base_model: embedded # or a hub id, or a folder
 objective: sft
 technique: {technique}

@@ -22,7 +22,7 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 class Section(BaseModel):
     """A block of settings; an unknown key is an error, so that a typing slip never trains with a default."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 SectionT = TypeVar("SectionT", bound=Section)

@@ -1,12 +1,29 @@
 """The generated pages say what the code says."""
 
+import json
+import re
 import runpy
 from pathlib import Path
 
-DOCS = Path(__file__).parent.parent / "docs"
+import jsonschema
+import pytest
+import yaml
+
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
 
 
 def test_the_generated_reference_is_up_to_date() -> None:
     pages = runpy.run_path(str(DOCS / "reference.py"))["pages"]()
     for name, text in pages.items():
         assert (DOCS / name).read_text(encoding="utf-8") == text, f"run `make docs`: {name} is out of date"
+
+
+@pytest.mark.parametrize("path", [ROOT / "project.yaml", *sorted((ROOT / "experiments").glob("*.yaml"))], ids=str)
+def test_shipped_yaml_fits_the_schema_that_it_names(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    (named,) = re.findall(r"^# yaml-language-server: \$schema=(\S+)$", text.splitlines()[0])
+    schema = json.loads((path.parent / named).read_text(encoding="utf-8"))
+    jsonschema.validate(yaml.safe_load(text), schema)
+    with pytest.raises(jsonschema.ValidationError, match="lroa"):
+        jsonschema.validate({**yaml.safe_load(text), "lroa": 1}, schema)

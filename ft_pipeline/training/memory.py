@@ -17,8 +17,8 @@ _STATE_BYTES = {"adamw_torch": None, "adamw_8bit": 1, "paged_adamw_8bit": 1}
 _NF4 = 0.5
 _ABSMAX = {False: 4 / 64, True: 1 / 64 + 4 / (64 * 256)}
 """Bytes per parameter for the scales of 64-value blocks, plain and quantised again (arXiv 2305.14314, section 3)."""
-_RUNTIME = 0.7e9
-"""A CUDA context with its libraries, and what the allocator cannot use."""
+_RUNTIME = {"cuda": 0.7e9, "cpu": 0.2e9}
+"""A CUDA context with its libraries, and what the allocator cannot use; measured on CPU (benchmarks/memory.py)."""
 _LOGIT_ROWS = 128
 
 
@@ -140,9 +140,16 @@ def estimate(
 
 
 def estimate_experiment(
-    settings: ExperimentSettings, config: dict[str, Any], longest_row: int | None, gpu_memory_gb: float | None
+    settings: ExperimentSettings,
+    config: dict[str, Any],
+    longest_row: int | None,
+    gpu_memory_gb: float | None,
+    device: str = "cuda",
 ) -> dict[str, Any]:
-    """The estimate of one experiment; `longest_row` in tokens, from the token audit (null: `max_length`)."""
+    """The estimate of one experiment; `longest_row` in tokens, from the token audit (null: `max_length`).
+
+    `device` "cpu" leaves out the CUDA context.
+    """
     training = settings.training
     # The rejected answer of a pair goes through the model beside the preferred one.
     rows = training.per_device_train_batch_size * (2 if settings.objective == "dpo" else 1)
@@ -157,6 +164,7 @@ def estimate_experiment(
         double_quant=settings.quantization.bnb_4bit_use_double_quant,
         virtual_tokens=settings.prompt_tuning.num_virtual_tokens,
         autocast=settings.technique == "full",
+        device=device,
     )
     return estimate(read_shape(config), plan, gpu_memory_gb=gpu_memory_gb)
 
@@ -172,7 +180,7 @@ def _parts(shape: Shape, plan: Plan, params: float | None) -> dict[str, float]:
         "gradients": trained * held,
         "optimizer": 2 * trained * (_STATE_BYTES[plan.optim] or held),
         "activations": _activation_bytes(shape, plan, width),
-        "overhead": (_RUNTIME if plan.device == "cuda" else 0) + _workspace_bytes(shape, plan, width),
+        "overhead": _RUNTIME[plan.device] + _workspace_bytes(shape, plan, width),
     }
 
 
@@ -204,21 +212,34 @@ def _base_bytes(shape: Shape, plan: Plan, count: float, width: int) -> float:
 
 
 def _activation_bytes(shape: Shape, plan: Plan, width: int) -> float:
-    """What the backward pass keeps of batch × length tokens.
+    """What the backward pass keeps of batch × length tokens, and the gradients of the layer it is at (one layer more).
 
-    Per token and layer, in values of `width` bytes: two norms with their 32-bit inputs (8 h), queries, keys and values
-    before and after rotation (2 q + 4 k), attention's output (q), two residuals (2 h), three of the four steps of the
-    gated MLP (3 i). Matrices that learn keep their inputs too. Checkpointing keeps one h per layer and one whole layer.
+    Checkpointing keeps the input of each layer, and one layer computed anew beside its gradients.
     """
-    queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
-    values = 10 * shape.hidden + 4 * queries + 6 * keys + 3 * shape.intermediate
-    if plan.technique == "full":
-        values += 2 * shape.hidden + queries + shape.intermediate
-    elif plan.target_modules == "all-linear" or "down_proj" in plan.target_modules:
-        values += shape.intermediate
-    layers = values + shape.layers * shape.hidden if plan.gradient_checkpointing else values * shape.layers
     length = plan.length + (plan.virtual_tokens if plan.technique == "prompt_tuning" else 0)
-    return plan.batch * length * layers * width
+    kept = _kept_values(shape, plan)
+    inputs = shape.hidden * (2 if plan.autocast else 1)  # the residual stream is 32 bit under autocast
+    values = shape.layers * inputs + 2 * kept if plan.gradient_checkpointing else kept * (shape.layers + 1)
+    return plan.batch * length * values * width
+
+
+def _kept_values(shape: Shape, plan: Plan) -> float:
+    """Values of 16 bit that one layer keeps per token.
+
+    Always: the 32-bit inputs of two norms (4 h); queries, keys and values, repeated for each head, and what attention
+    gave (4 q); gate, its activation, and up (3 i). Matrices that learn keep their inputs: a norm's output for those
+    that read one (h), down_proj its own (i); o_proj's is kept already. Where all learns under autocast, the norms keep
+    their 32-bit outputs too (4 h), each of five matrices its own 16-bit copy of what it reads (5 h).
+    """
+    values = 4 * shape.hidden + 4 * shape.heads * shape.head_dim + 3 * shape.intermediate
+    if plan.technique == "full":
+        return values + 9 * shape.hidden + shape.intermediate
+    if plan.technique == "prompt_tuning":
+        return values
+    targets = shape.linear if plan.target_modules == "all-linear" else plan.target_modules
+    for readers in (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj")):
+        values += shape.hidden if any(name in targets for name in readers) else 0
+    return values + (shape.intermediate if "down_proj" in targets else 0)
 
 
 def _workspace_bytes(shape: Shape, plan: Plan, width: int) -> float:

@@ -96,7 +96,8 @@ def test_a_learned_prompt_is_small_and_lengthens_each_row():
     shape, plan = read_shape(SMOLLM2), Plan("prompt_tuning", "adamw_torch", length=100, virtual_tokens=20)
     found, lora = estimate(shape, plan)["bytes"], estimate(shape, Plan("lora", "adamw_torch", length=120))["bytes"]
     assert found["gradients"] == 2 * 20 * 576 and found["optimizer"] == 2 * found["gradients"]
-    assert found["activations"] == lora["activations"]
+    read_by_lora = 120 * 31 * 2 * 576
+    assert found["activations"] == lora["activations"] - read_by_lora
 
 
 def test_a_pair_is_two_rows():
@@ -108,7 +109,7 @@ def test_a_pair_is_two_rows():
 def test_a_cpu_has_no_cuda_context():
     shape = nearest_llama(1e9)
     saved = estimate(shape, Plan())["bytes"]["overhead"] - estimate(shape, Plan(device="cpu"))["bytes"]["overhead"]
-    assert saved == 700_000_000
+    assert saved == 500_000_000
 
 
 @pytest.fixture

@@ -1,0 +1,145 @@
+"""The memory estimate held against what training took: predicted and measured peak of nine configurations.
+
+    python benchmarks/memory.py [--only NAME ...]
+
+Each configuration trains SmolLM2-135M for two steps on rows of one length in a process of its own. Measured: on a CPU
+the peak of the resident set above its level after the imports, on a GPU `max_memory_allocated` (which knows nothing of
+the CUDA context). Results: benchmarks/results/memory.json.
+"""
+
+import argparse
+import json
+import random
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results" / "memory.json"
+STEPS = 2
+CONFIGURATIONS: dict[str, dict[str, Any]] = {
+    "qlora 8x256": {"technique": "qlora", "batch": 8, "length": 256},
+    "qlora 4x1024 checkpointed": {"technique": "qlora", "batch": 4, "length": 1024, "checkpointing": True},
+    "qlora 4x256 all-linear r64": {"technique": "qlora", "batch": 4, "length": 256, "targets": "all-linear", "r": 64},
+    "lora 8x256": {"technique": "lora", "batch": 8, "length": 256},
+    "lora 2x512 all-linear": {"technique": "lora", "batch": 2, "length": 512, "targets": "all-linear"},
+    "full 4x256 adamw_torch": {"technique": "full", "batch": 4, "length": 256, "optim": "adamw_torch"},
+    "full 4x256 adamw_8bit": {"technique": "full", "batch": 4, "length": 256, "optim": "adamw_8bit"},
+    "full 2x512 checkpointed": {
+        "technique": "full",
+        "batch": 2,
+        "length": 512,
+        "optim": "adamw_torch",
+        "checkpointing": True,
+    },
+    "prompt_tuning 8x256": {"technique": "prompt_tuning", "batch": 8, "length": 256},
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="*", choices=sorted(CONFIGURATIONS), help="Print these, write no results.")
+    parser.add_argument("--measure", help=argparse.SUPPRESS)
+    parser.add_argument("--base", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.measure:
+        print(json.dumps(_measure(CONFIGURATIONS[arguments.measure], Path(arguments.base))))
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        base = _convert_base(Path(scratch))
+        rows = [_compare(name, base) for name in arguments.only or CONFIGURATIONS]
+    if not arguments.only:
+        RESULTS.write_text(json.dumps({"model": "SmolLM2-135M", "rows": rows}, indent=2) + "\n", encoding="utf-8")
+
+
+def _convert_base(scratch: Path) -> Path:
+    from ft_pipeline.job import Job
+    from ft_pipeline.models import base_model
+
+    out = scratch / "base"
+    out.mkdir()
+    base_model.run(Job("base_model", {"model": "embedded"}, {}, out, scratch, "cpu", _Silent()))
+    return out
+
+
+def _compare(name: str, base: Path) -> dict[str, Any]:
+    command = [sys.executable, __file__, "--measure", name, "--base", str(base)]
+    output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=ROOT).stdout
+    measured = json.loads(output.strip().splitlines()[-1])
+    predicted = _predict(CONFIGURATIONS[name], base)
+    off = predicted["total_gb"] / measured["peak_gb"] - 1
+    parts = " ".join(f"{part} {size / 1e9:.2f}" for part, size in predicted["bytes"].items())
+    print(f"{name:28} predicted {predicted['total_gb']:.2f} measured {measured['peak_gb']:.2f} {off:+.0%} ({parts})")
+    return {"name": name, **measured, "predicted_gb": predicted["total_gb"], "off": off, "bytes": predicted["bytes"]}
+
+
+def _settings(configuration: dict[str, Any]) -> Any:
+    from ft_pipeline.experiments import ExperimentSettings
+
+    technique = configuration["technique"]
+    training = {
+        "max_steps": STEPS,
+        "per_device_train_batch_size": configuration["batch"],
+        "gradient_checkpointing": configuration.get("checkpointing", False),
+        "optim": configuration.get("optim", "adamw_8bit"),
+    }
+    given: dict[str, Any] = {"technique": technique, "training": training}
+    if "targets" in configuration:
+        given["lora"] = {"target_modules": configuration["targets"], "r": configuration.get("r", 8)}
+    return ExperimentSettings.model_validate(given)
+
+
+def _predict(configuration: dict[str, Any], base: Path) -> dict[str, Any]:
+    from ft_pipeline.training.memory import estimate_experiment
+
+    config = json.loads((base / "config.json").read_text(encoding="utf-8"))
+    # `max_memory_allocated` does not see the CUDA context, so the CPU's overhead is right on both.
+    return estimate_experiment(_settings(configuration), config, configuration["length"], None, device="cpu")
+
+
+def _measure(configuration: dict[str, Any], base: Path) -> dict[str, Any]:
+    import bitsandbytes  # noqa: F401 - an import too, and not a small one
+    import torch
+
+    from ft_pipeline.models.load import compute_dtype, load_tokenizer
+    from ft_pipeline.training.techniques import new_model
+    from ft_pipeline.training.trainer import AnswerTrainer, training_arguments
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    settings = _settings(configuration)
+    draw = random.Random(0)
+    ids = [[draw.randrange(100, 40_000) for _ in range(configuration["length"])] for _ in range(64)]
+    rows = [{"input_ids": row, "labels": [-100] * (len(row) // 2) + row[len(row) // 2 :]} for row in ids]
+    before = _resident("VmRSS")
+    with tempfile.TemporaryDirectory() as scratch:
+        arguments = training_arguments(settings.training, Path(scratch), device, compute_dtype(device))
+        arguments.eval_strategy = arguments.save_strategy = "no"
+        arguments.load_best_model_at_end = False
+        trainer = AnswerTrainer(new_model(base, settings, device), load_tokenizer(base), rows, rows[:1], arguments)
+        if device == "cpu":
+            Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
+        trainer.train()
+    peak = torch.cuda.max_memory_allocated() / 1e9 if device == "cuda" else _resident("VmHWM") - before
+    return {"device": device, "peak_gb": peak}
+
+
+def _resident(field: str) -> float:
+    """Gigabytes (10⁹) of this process, from Linux's /proc."""
+    found = re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert found
+    return int(found[1]) * 1024 / 1e9
+
+
+class _Silent:
+    def progress(self, step: int, total: int, **values: float) -> None:
+        pass
+
+    def log(self, message: str) -> None:
+        pass
+
+
+if __name__ == "__main__":
+    main()
