@@ -1,15 +1,19 @@
-"""Writes docs/settings.md, docs/formats.md and the JSON schemas from the code: `make docs`. A test holds them."""
+"""Writes docs/settings.md, docs/formats.md, the tables of docs/distillation.md and the JSON schemas from the code:
+`make docs`. A test holds them."""
 
 import ast
 import inspect
 import itertools
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from ft_pipeline.distillation import quality
+from ft_pipeline.distillation.outcomes import RULES, Rule
 from ft_pipeline.experiments import ExperimentSettings
 from ft_pipeline.settings import ProjectSettings, section_of
 from ft_pipeline.tables.codes import FILE_CODES, ROW_CODES
@@ -44,6 +48,27 @@ A YAML beside a file (`support.csv`, `support.yaml`) says how to read it:
 
 """
 
+FILTERS = {
+    "teacher_failed": "no answer (above), or the prompt does not fit the context of a teacher on this machine",
+    "empty_output": "nothing but white space and zero-width characters",
+    "special_tokens": "a control token of a chat template",
+    "repetition": f"more than {quality.MAX_REPETITION:.0%} of its {quality.REPETITION_WORDS}-word sequences stood in "
+    "it before",
+    "answer_cut_off": "no end within `max_new_tokens`",
+    "refusal_boilerplate": "a stock phrase with which a model declines (*as an AI language model I*, *I don't have "
+    "access*); a policy that says no is none",
+    "unresolved_placeholder": "a hole: `{{name}}`, `[Your Name]`, `<your name>`",
+    "output_equals_input": f"more than {quality.MAX_COPY:.0%} of its {quality.COPY_WORDS}-word sequences stand in one "
+    f"turn of the prompt, or more than {quality.MAX_EXAMPLE_COPY:.0%} in the system prompt or an example; or a number "
+    "of four digits or more that only an example has",
+    "answer_length": f"shorter than {quality.LENGTH_SLACK[0]:g} × the {quality.LENGTH_PERCENTILES[0]:g}st percentile "
+    f"of people's answers in the train split, in characters, or longer than {quality.LENGTH_SLACK[1]:g} × the "
+    f"{quality.LENGTH_PERCENTILES[1]:g}th; not judged with under {quality.MIN_HUMAN_ANSWERS} of them",
+}
+"""By code, in the order of quality.CHECKS."""
+
+FAILURES = "| what happens | reason | asked again | paid | the answer's code |\n|---|---|---|---|---|\n"
+
 
 def main() -> None:
     for name, text in pages().items():
@@ -56,12 +81,28 @@ def pages() -> dict[str, str]:
     project = "## project.yaml\n\n" + describe(ProjectSettings)
     experiment = "## experiments/NAME.yaml\n\n" + describe(ExperimentSettings)
     codes = "\n## Reason codes of rows\n\n" + _table(ROW_CODES) + "\n## Reason codes of files\n\n" + _table(FILE_CODES)
+    distillation = (HERE / "distillation.md").read_text(encoding="utf-8")
+    distillation = _between(distillation, "failures", FAILURES + "".join(map(_failure, RULES, RULES.values())))
+    distillation = _between(distillation, "filters", "| code | threshold |\n|---|---|\n" + "".join(_rows(FILTERS)))
     return {
         "settings.md": intro + project + "\n" + experiment,
         "formats.md": FORMATS + describe(Sidecar) + codes,
+        "distillation.md": distillation,
         "../schemas/project.json": _schema(ProjectSettings),
         "../schemas/experiment.json": _schema(ExperimentSettings),
     }
+
+
+def _between(page: str, name: str, text: str) -> str:
+    """The page with what stands between the two marks of `name` written anew."""
+    before, begin, rest = page.partition(f"<!-- {name}: written by make docs -->\n")
+    _, end, after = rest.partition(f"<!-- /{name} -->\n")
+    return before + begin + text + end + after
+
+
+def _failure(reason: str, rule: Rule) -> str:
+    again = "stops the run" if rule.stop else "yes" if rule.retry else "no, settled" if rule.settled else "no"
+    return f"| {rule.meaning} | `{reason}` | {again} | {rule.bill} | `{rule.code}` |\n"
 
 
 def _schema(model: type[BaseModel]) -> str:
@@ -136,7 +177,11 @@ def _comments(model: type[BaseModel]) -> dict[str, str]:
 
 
 def _table(codes: dict[str, str]) -> str:
-    return "| code | meaning |\n|---|---|\n" + "".join(f"| `{code}` | {text} |\n" for code, text in codes.items())
+    return "| code | meaning |\n|---|---|\n" + "".join(_rows(codes))
+
+
+def _rows(codes: dict[str, str]) -> Iterator[str]:
+    return (f"| `{code}` | {text} |\n" for code, text in codes.items())
 
 
 if __name__ == "__main__":
