@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ft_pipeline import cli_audit, cli_release, cli_store, cli_training, scaffold, terminal
+from ft_pipeline import cli_audit, cli_export, cli_release, cli_store, cli_training, scaffold, terminal
 from ft_pipeline import doctor as machine
 from ft_pipeline.cli_common import FAILED, REFUSED, JsonOption, ProjectOption, errors, open_project, out, report
 from ft_pipeline.errors import UserError
@@ -150,7 +150,14 @@ def recommend(project: ProjectOption = None, as_json: JsonOption = False) -> Non
     report(document, as_json, lambda found: terminal.show_recommendation(out, found))
 
 
-for command in (cli_release.promote, cli_release.rollback, cli_release.champion, cli_store.gc, cli_training.memory):
+for command in (
+    cli_release.promote,
+    cli_release.rollback,
+    cli_release.champion,
+    cli_export.export,
+    cli_store.gc,
+    cli_training.memory,
+):
     app.command()(command)
 
 

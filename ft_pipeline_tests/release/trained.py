@@ -1,0 +1,197 @@
+"""A store as runs leave it, at its smallest: a tiny model, a real adapter, merged, scored by the real workers."""
+
+import hashlib
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from peft import LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
+from transformers import AutoModelForCausalLM
+
+from ft_pipeline import scaffold
+from ft_pipeline.evaluation import prompt_baseline, scores
+from ft_pipeline.evaluation.comparison import build_comparison
+from ft_pipeline.experiments import ExperimentSettings
+from ft_pipeline.job import Job
+from ft_pipeline.models.base_model import template_sha256
+from ft_pipeline.store.artifacts import Artifact, ArtifactStore
+from ft_pipeline.store.current import Current
+from ft_pipeline.store.spec import Spec
+from ft_pipeline.training.techniques import copy_companions, save_adapter
+from ft_pipeline_tests.tiny import tiny_model
+
+SYSTEM_PROMPT = 'Be "brief",\nand polite: it\'s 5 °C {{ here }}.'
+VARIANTS = {
+    "system_prompt": {"system_prompt": SYSTEM_PROMPT, "few_shot": 0},
+    "few_shot": {"system_prompt": None, "few_shot": 2},
+}
+EVALUATION = {"max_new_tokens": 12, "batch_size": 1, "max_test_rows": None, "seed": 0}
+COMPARE = {"bootstrap_resamples": 100, "seed": 0, "primary_metric": "loss"}
+AUDIT = {"audit": {"checks": {"single_bos": {"passed": True}}}}
+TALKS = {
+    "train": [
+        ("Where is my parcel?", "Sorry about the delay. Please send your order number."),
+        ("Can I return the shoes?", "You can return the shoes within thirty days."),
+    ],
+    "test": [
+        ("My package is late.", "Please send your order number."),
+        ("Where can I change the address?", "Please send the new address."),
+        ("My refund is late.", "Please send your order number.", "LF-1", "The refund takes five days."),
+    ],
+}
+
+
+class Quiet:
+    """A reporter that hears nothing."""
+
+    def progress(self, step: int, total: int, **values: float) -> None: ...
+
+    def log(self, message: str) -> None: ...
+
+
+class Trained:
+    """The store, and what was put into it."""
+
+    def __init__(self, root: Path, *, model: str | None = None) -> None:
+        """root: a new project folder. model: the hub id that the base model is said to have come from."""
+        self.root = scaffold.create(root, example=False)
+        self.store = ArtifactStore(root / "data" / "store")
+        self.work = root / "work"
+        self.work.mkdir()
+        self.base_folder = tiny_model(self.work / "base", positions=1024, initializer_range=0.2)
+        counts = {"read": 9, "accepted": 5, "quarantined": 3, "duplicates": 1, "reasons": {"empty_output": 3}}
+        tables = {name: self.put(name, {}, lambda out: None, counts) for name in ("alpaca", "sharegpt")}
+        self.conversations = self.put(
+            "conversations", tables, _write_talks, {"splits": {split: len(rows) for split, rows in TALKS.items()}}
+        )
+        about = {"source": "tiny", "template_sha256": template_sha256(self.base_folder)}
+        config = {"model": model or str(self.base_folder), "revision": "abc" if model else None}
+        config["content"] = None if model else "by its bytes"
+        self.base = self.put("base_model", {}, lambda out: _copy(self.base_folder, out), about, config)
+        self.inputs: dict[str, dict[str, Artifact]] = {}
+        self.served: dict[str, dict[str, Any]] = {}
+
+    def put(
+        self,
+        kind: str,
+        inputs: Mapping[str, Artifact],
+        write: Any,
+        summary: dict[str, Any] | None = None,
+        config: Mapping[str, Any] | None = None,
+    ) -> Artifact:
+        """An artifact of what `write` writes to the folder that it is given; a summary that it returns counts too."""
+        spec = Spec(kind, {name: found.reference for name, found in inputs.items()}, dict(config or {}))
+        draft = self.store.begin(spec)
+        if kind in {"alpaca", "sharegpt"}:
+            (draft.out / "table.txt").write_text(kind, encoding="utf-8")
+        return self.store.commit(draft, {**(summary or {}), **(write(draft.out) or {})})
+
+    def train(self, name: str, technique: str, *, system_prompt: str | None = None, passed: bool = True) -> None:
+        """An experiment whose adapter is random, but real: merged, and the one that its name stands for.
+
+        passed: what its merge gate says.
+        """
+        settings = ExperimentSettings.model_validate({"technique": technique, "data": {"system_prompt": system_prompt}})
+        config = {"experiment": settings.model_dump(mode="json")}
+        inputs = {"conversations": self.conversations, "base_model": self.base}
+        data = self.put("training_data", inputs, lambda out: _note(out, name), AUDIT, config)
+        model = _adapted(self.base.path, technique)
+        summary = {"steps": 10, "best_eval_loss": 2.5, "trainable_params": 100, "seconds": 60.0, "peak_memory_gb": 1.5}
+        inputs = {"training_data": data, "base_model": self.base}
+        adapter = self.put("adapter", inputs, lambda out: self._save(model, out, technique), summary, config)
+        inputs = {"adapter": adapter, "base_model": self.base, "training_data": data}
+        mode = {"prompt_tuning": "none", "full": "full"}.get(technique, "dequantized")
+        merged = self.put(
+            "merged_model",
+            inputs,
+            lambda out: self._merge(model, out, mode),
+            {"mode": mode, "passed": passed},
+            config,
+        )
+        for asset, artifact in (("adapter", adapter), ("merged_model", merged)):
+            Current(self.store.root).write(asset, name, artifact)
+        self.inputs[name] = {"base_model": self.base, "adapter": adapter, "merged_model": merged}
+        self.served[name] = {"technique": technique, "quantization": None, "system_prompt": system_prompt}
+
+    def compare(self) -> Artifact:
+        """Score everything that was trained, and the prompts; compare it."""
+        scored = {}
+        for name, parts in self.inputs.items():
+            found = self._score("scores", scores.run, {"conversations": self.conversations, **parts}, self.served[name])
+            Current(self.store.root).write("scores", name, found)
+            scored[f"{name}/scores"] = found
+        inputs = {"conversations": self.conversations, "base_model": self.base}
+        prompts = {"prompting": {"variants": VARIANTS}}
+        baseline = self._score("prompt_baseline", prompt_baseline.run, inputs, prompts)
+        compared = {"any/prompt_baseline": baseline, **scored}
+        folders = {name: found.path for name, found in compared.items()}
+        found = self.put("comparison", compared, lambda out: build_comparison(folders, COMPARE, out), {}, COMPARE)
+        Current(self.store.root).write("comparison", None, found)
+        return found
+
+    def _score(self, kind: str, run: Any, inputs: Mapping[str, Artifact], config: Mapping[str, Any]) -> Artifact:
+        config = {"evaluation": EVALUATION, "general_questions": [], "general_texts": [], **config}
+        folders = {name: found.path for name, found in inputs.items()}
+        work = self.work / f"{kind}{len(list(self.work.iterdir()))}"
+        work.mkdir()
+        return self.put(
+            kind, inputs, lambda out: run(Job(kind, config, folders, out, work, "cpu", Quiet())), {}, config
+        )
+
+    def _save(self, model: Any, out: Path, technique: str) -> None:
+        if technique == "full":
+            model.save_pretrained(out)
+            copy_companions(self.base.path, out)
+            (out / "metrics.jsonl").write_text("{}\n", encoding="utf-8")
+            return
+        checkpoint = self.work / f"checkpoint{len(list(self.work.iterdir()))}"
+        model.save_pretrained(checkpoint)
+        save_adapter(checkpoint, out, self.base.path)
+
+    def _merge(self, model: Any, out: Path, mode: str) -> None:
+        if mode == "none":
+            (out / "merge.json").write_text("{}", encoding="utf-8")
+            return
+        whole = model.merge_and_unload() if isinstance(model, PeftModel) else model
+        whole.save_pretrained(out)
+        copy_companions(self.base.path, out)
+
+
+def _adapted(base: Path, technique: str) -> Any:
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16)
+    if technique == "full":
+        for parameter in model.parameters():
+            parameter.data += 0.02 * torch.randn_like(parameter)
+        return model
+    if technique == "prompt_tuning":
+        return get_peft_model(model, PromptTuningConfig(num_virtual_tokens=4, task_type="CAUSAL_LM"))
+    config = LoraConfig(
+        r=4, lora_alpha=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False, task_type="CAUSAL_LM"
+    )
+    return get_peft_model(model, config)
+
+
+def _write_talks(out: Path) -> None:
+    pq.write_table(
+        pa.Table.from_pylist([_talk(split, turns) for split in TALKS for turns in TALKS[split]]), out / "rows.parquet"
+    )
+
+
+def _talk(split: str, turns: tuple[str, ...]) -> dict[str, Any]:
+    messages = [{"role": ("user", "assistant")[at % 2], "content": text} for at, text in enumerate(turns)]
+    identity = hashlib.sha256(repr(turns).encode()).hexdigest()
+    return {"id": identity, "split": split, "messages": messages, "table": "alpaca", "file": "a.jsonl"}
+
+
+def _note(out: Path, text: str) -> None:
+    (out / "note.txt").write_text(text, encoding="utf-8")
+
+
+def _copy(folder: Path, out: Path) -> None:
+    for path in folder.iterdir():
+        shutil.copyfile(path, out / path.name)
