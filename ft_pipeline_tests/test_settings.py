@@ -7,6 +7,7 @@ import pytest
 from ft_pipeline.errors import UserError
 from ft_pipeline.experiments import ExperimentSettings
 from ft_pipeline.project import Project, read_jsonl
+from ft_pipeline.scaffold import home
 from ft_pipeline.settings import ProjectSettings, RetrainingSettings, read_settings
 
 
@@ -183,3 +184,13 @@ def test_a_schedule_of_numbers_is_read(given: str) -> None:
 def test_an_unknown_time_zone_is_named() -> None:
     with pytest.raises(ValueError, match="no time zone 'Berlin'"):
         RetrainingSettings(timezone="Berlin")
+
+
+def test_the_experiments_with_and_without_a_teacher_differ_in_nothing_else() -> None:
+    with_teacher, without = (
+        read_settings(home() / "experiments" / f"{name}.yaml", ExperimentSettings).model_dump(exclude={"description"})
+        for name in ("qlora", "qlora_human")
+    )
+    assert with_teacher["data"]["weights"]["distilled"] > 0
+    without["data"]["weights"]["distilled"] = with_teacher["data"]["weights"]["distilled"]
+    assert without == with_teacher

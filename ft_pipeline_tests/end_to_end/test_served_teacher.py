@@ -1,13 +1,6 @@
-"""The embedded model as a teacher, both ways: in a worker, and behind `transformers serve`, as the README says."""
+"""The embedded model as a teacher, both ways: in a worker, and behind `transformers serve`."""
 
-import os
-import signal
-import socket
-import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,12 +13,12 @@ from ft_pipeline.job import Job
 from ft_pipeline.models import base_model
 from ft_pipeline_tests.distillation.material import Recorder, teacher_job, write_conversations, write_unlabelled
 from ft_pipeline_tests.end_to_end.conftest import Finished
+from ft_pipeline_tests.end_to_end.serving import free_port, running
 from ft_pipeline_tests.end_to_end.test_endpoint_teacher import copy_of, current, run
 
 pytestmark = pytest.mark.slow
 
 PROMPT = "You are a support agent of an online shop. Answer in one short sentence."
-START_SECONDS = 120
 
 
 @pytest.fixture(scope="module")
@@ -40,31 +33,10 @@ def embedded(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def server(embedded: Path) -> Iterator[str]:
     """`transformers serve` over the embedded model; its URL."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     command = [str(Path(sys.executable).parent / "transformers"), "serve", str(embedded), "--port", str(port)]
-    with (embedded.parent / "serve.log").open("wb") as log:
-        process = subprocess.Popen(
-            [*command, "--host", "127.0.0.1"], stdout=log, stderr=subprocess.STDOUT, start_new_session=True
-        )
-    try:
-        _wait_for(f"http://127.0.0.1:{port}/health", process)
+    with running([*command, "--host", "127.0.0.1"], port, embedded.parent):
         yield f"http://127.0.0.1:{port}/v1"
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait(30)
-
-
-def _wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline and process.poll() is None:
-        try:
-            with urllib.request.urlopen(url, timeout=5):
-                return
-        except (urllib.error.URLError, ConnectionError, TimeoutError):
-            time.sleep(0.3)
-    raise AssertionError("transformers serve did not come up; see serve.log")
 
 
 def test_in_a_worker(embedded: Path, tmp_path: Path) -> None:

@@ -1,0 +1,65 @@
+"""The README's section on distillation, word for word: its commands, in a copy of the checkout."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ft_pipeline.scaffold import home
+from ft_pipeline_tests.end_to_end.project import ft_json
+from ft_pipeline_tests.end_to_end.serving import free_port, running
+
+pytestmark = [pytest.mark.slow, pytest.mark.long]
+
+PORT = "8000"
+"""In the README; the test takes one that is free."""
+SECONDS = 1800
+
+
+def commands(heading: str) -> list[str]:
+    """The console blocks of a section."""
+    text = (home() / "README.md").read_text(encoding="utf-8")
+    section = text.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    return re.findall(r"^```console\n(.*?)^```$", section, flags=re.MULTILINE | re.DOTALL)
+
+
+def bash(block: str, folder: Path) -> str:
+    environment = {key: value for key, value in os.environ.items() if key not in {"FT_PROJECT", "DAGSTER_HOME"}}
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", block],
+        cwd=folder,
+        env={**environment, "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    return done.stdout
+
+
+def test_distil_from_a_teacher(tmp_path: Path) -> None:
+    checkout = tmp_path / "ft_pipeline"
+    checkout.mkdir()
+    (checkout / ".venv").symlink_to(sys.prefix)
+    (checkout / "data").symlink_to(home() / "data")
+    port = free_port()
+    blocks = [block.replace(PORT, str(port)) for block in commands("Distil from a teacher")]
+    prepare, serve, distil, read = blocks
+    bash(prepare, checkout)
+    with running(["bash", "-c", f"exec {serve}"], port, checkout):
+        bash(distil, checkout)
+    shown = bash(read, checkout)
+
+    root = tmp_path / "distil"
+    ((kept,),) = ft_json(root, "sql", "select count(*) from distilled")["rows"]
+    ((aside,),) = ft_json(root, "sql", "select count(*) from distilled_set_aside")["rows"]
+    assert kept + aside == 20
+    assert kept > 0 and f"127.0.0.1:{port}" in shown
+    rows = {row["name"]: row for row in ft_json(root, "compare")["rows"]}
+    assert {"with_teacher/merged", "without_teacher/merged", "base", "teacher"} <= set(rows)
+    assert rows["teacher"]["kind"] == "teacher"
+    assert set(rows["teacher"]["scores"]) == {"chrf", "rouge_l", "length_ratio"}
