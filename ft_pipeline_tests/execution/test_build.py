@@ -8,7 +8,7 @@ import pytest
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.execution import progress
-from ft_pipeline.execution.build import build_artifact
+from ft_pipeline.execution.build import build_artifact, hub_environment
 from ft_pipeline.execution.launchers import LocalLauncher, usable_cores, worker_environment
 from ft_pipeline.execution.supervisor import WorkerError
 from ft_pipeline.store.artifacts import ArtifactStore
@@ -48,6 +48,20 @@ def test_what_the_user_can_mend_is_one_sentence(store: ArtifactStore, launcher: 
     with pytest.raises(UserError, match=r"^learning_rate is 7: choose one under 1$"):
         build_artifact(None, store, Spec("refuse"), launcher=launcher)
     assert list((store.root / "drafts").iterdir()) == []
+
+
+def test_only_what_fetches_a_named_model_may_reach_the_hub(
+    store: ArtifactStore, launcher: LocalLauncher, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    assert build_artifact(None, store, Spec("hub"), launcher=launcher).artifact.summary == {"offline": True}
+    offline = {"HF_HUB_OFFLINE": "1"}
+    assert hub_environment(Spec("base_model", config={"model": "someone/some-model"})) == {}
+    assert hub_environment(Spec("adapter", config={"model": "someone/some-model"})) == offline
+    for model in ("embedded", str(tmp_path)):
+        assert hub_environment(Spec("base_model", config={"model": model})) == offline
+    merged = {"merged_model": ("merged_model", "f" * 64)}
+    assert hub_environment(Spec("base_model", merged, {"model": "merged:first"})) == offline
 
 
 def test_a_full_disk_is_the_users_to_mend(store: ArtifactStore, launcher: LocalLauncher) -> None:

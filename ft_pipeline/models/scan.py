@@ -1,0 +1,136 @@
+"""A model folder, looked through before any of it is loaded: plain weights and JSON, no code, nothing from outside.
+
+What could run code is never taken: pickled weights are left out by name, and what is taken is held against what its
+name says, so that a pickle that calls itself `model.safetensors` is refused, too.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ft_pipeline.errors import UserError
+
+KEEP = (
+    "config.json",
+    "generation_config.json",
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "tokenizer*.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "vocab.json",
+    "merges.txt",
+    "LICENSE",
+    "LICENSE.txt",
+    "LICENSE.md",
+)
+"""What a causal LM needs, and nothing that could hold code: no .bin, no pickle, no .py."""
+PICKLED = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".dill"})
+"""Endings of files that run code when they are loaded, or may."""
+CODE = frozenset({".py", ".so", ".pyc"})
+IMPLEMENTATIONS = ("attn_implementation", "_attn_implementation", "experts_implementation", "_experts_implementation")
+"""Keys of config.json under which transformers would fetch and run a kernel of the hub, where they name one."""
+
+
+def kept_files(folder: Path, model: str) -> list[Path]:
+    """The files of a model folder that are taken, by name. UserError where one is a link that leads out of the folder.
+
+    The hub's cache, whose links lead into its own blobs, is a folder like any other.
+    """
+    found = sorted({path for pattern in KEEP for path in folder.glob(pattern) if path.is_symlink() or path.is_file()})
+    roots = [folder.resolve()]
+    if folder.parent.name == "snapshots":
+        roots.append((folder.parents[1] / "blobs").resolve())
+    for path in found:
+        if path.is_symlink() and not _inside(path, roots):
+            raise UserError(
+                f"base_model {model!r}: {path.name} is a link that leads out of the folder, or nowhere; put the file "
+                "itself there"
+            )
+    return [path for path in found if path.is_file()]
+
+
+def left_out(folder: Path) -> list[str]:
+    """Names of the files that are never loaded because they could run code: pickles and Python."""
+    return sorted(path.name for path in folder.iterdir() if path.suffix.lower() in PICKLED | CODE)
+
+
+def refuse_hostile(folder: Path, model: str) -> None:
+    """UserError where a file that was taken is not what its name says, or asks for code or files from elsewhere."""
+    for path in sorted(folder.iterdir()):
+        if path.suffix == ".safetensors":
+            _refuse_other_than_safetensors(path, model)
+        elif _looks_pickled(path):
+            raise UserError(f"base_model {model!r}: {path.name} is a pickle by its content, which is never loaded")
+    for path in folder.glob("*.safetensors.index.json"):
+        _refuse_parts_from_elsewhere(path, model)
+    for name in ("config.json", "tokenizer_config.json"):
+        content = read_json(folder / name, model)
+        if "auto_map" in content:
+            raise UserError(f"base_model {model!r} needs its own Python code ({name}: auto_map), which is never run")
+    for key, value in _pairs(read_json(folder / "config.json", model)):
+        if key in IMPLEMENTATIONS and "/" in json.dumps(value):
+            raise UserError(
+                f"base_model {model!r} asks for code of the hub (config.json: {key} is {value!r}), which is never run; "
+                "remove the key"
+            )
+
+
+def read_json(path: Path, model: str) -> dict[str, Any]:
+    """The object that a file of a model holds; empty where there is no such file. UserError where it is something
+    else."""
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
+        content = None
+    if not isinstance(content, dict):
+        raise UserError(f"base_model {model!r}: {path.name} holds no JSON object; copy the model again")
+    return content
+
+
+def _inside(path: Path, roots: list[Path]) -> bool:
+    try:
+        target = path.resolve(strict=True)
+    except (OSError, RuntimeError):
+        return False
+    return any(target.is_relative_to(root) for root in roots)
+
+
+def _looks_pickled(path: Path) -> bool:
+    """By its first bytes: a pickle of protocol 2 and later, or a zip archive, in which torch keeps its pickles."""
+    with path.open("rb") as file:
+        begin = file.read(4)
+    return begin == b"PK\x03\x04" or (begin[:1] == b"\x80" and begin[1:2] in {b"\x02", b"\x03", b"\x04", b"\x05"})
+
+
+def _refuse_other_than_safetensors(path: Path, model: str) -> None:
+    """The header is parsed, and its offsets are held against the file's size, by the library itself."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy"):
+            pass
+    except (SafetensorError, OSError, UnicodeDecodeError) as error:
+        what = "a pickle" if _looks_pickled(path) else f"no whole safetensors file ({error})"
+        raise UserError(f"base_model {model!r}: {path.name} is {what}; copy the model again from its source") from None
+
+
+def _refuse_parts_from_elsewhere(path: Path, model: str) -> None:
+    parts = read_json(path, model).get("weight_map", {})
+    for name in sorted({str(part) for part in parts.values()}) if isinstance(parts, dict) else []:
+        if name != Path(name).name or not name.endswith(".safetensors"):
+            raise UserError(f"base_model {model!r}: {path.name} names {name!r}, which is no *.safetensors beside it")
+
+
+def _pairs(value: Any) -> Iterator[tuple[str, Any]]:
+    """Every key and value, at any depth."""
+    if isinstance(value, dict):
+        yield from value.items()
+    for each in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from _pairs(each)
