@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ft_pipeline.audit.findings import Code, Finding
+from ft_pipeline.release.champion import Record, history
 from ft_pipeline.store.artifacts import SHORT
 from ft_pipeline.store.current import Current, Pointer
 from ft_pipeline.store.hashing import sha256_of_file
@@ -95,6 +96,20 @@ class Library:
     @cached_property
     def pointers(self) -> list[Pointer]:
         return Current(self.root).all()
+
+    @cached_property
+    def champion_records(self) -> list[Record]:
+        """Oldest first."""
+        return history(self.root)
+
+    @cached_property
+    def users(self) -> dict[tuple[str, str], list[Node]]:
+        """(kind, fingerprint) → the artifacts that were made from it, in order of creation."""
+        found: dict[tuple[str, str], list[Node]] = defaultdict(list)
+        for node in self.all():
+            for reference in dict.fromkeys(node.inputs.values()):
+                found[reference].append(node)
+        return found
 
     def pointer(self, asset: str, experiment: str | None = None) -> Pointer | None:
         """What an asset was last materialized to; an asset of experiments needs one."""

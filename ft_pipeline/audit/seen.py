@@ -1,13 +1,12 @@
 """Which models saw a row: for deletion requests, and what must be trained anew without it."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ft_pipeline.audit.library import Library, Node
 from ft_pipeline.audit.rows import SPLITS, read_rows
 from ft_pipeline.errors import UserError
-from ft_pipeline.release.champion import history
 
 MODELS = ("adapter", "merged_model")
 SCORED = ("prompt_baseline", "scores")
@@ -85,7 +84,7 @@ def uses_of(library: Library, row: str, ids: list[str]) -> Seen:
     found = list(uses.values())
     learned = [use for use in found if use.how == "trained on it"]
     retrain = sorted({use.experiment for use in learned if use.present and use.experiment})
-    last = max((record.sequence for record in history(library.root)), default=None)
+    last = max((record.sequence for record in library.champion_records), default=None)
     return Seen(row, ids, found, retrain, any(last in use.champion_records for use in learned))
 
 
@@ -118,21 +117,22 @@ def derived_ids(library: Library, ids: Collection[str]) -> list[str]:
     return [each for each in derived if each not in ids]
 
 
-def _descendants(library: Library, node: Node, kinds: Iterable[str], *, transitive: bool = True) -> list[Node]:
+def _descendants(library: Library, node: Node, kinds: Collection[str], *, transitive: bool = True) -> list[Node]:
     """The artifacts of these kinds that were made from `node`, or (`transitive`) from one of them."""
-    reached = {(node.kind, node.fingerprint)}
-    found: list[Node] = []
-    for each in library.all():
-        if each.kind in kinds and reached & set(each.inputs.values()):
-            found.append(each)
-            if transitive:
-                reached.add((each.kind, each.fingerprint))
-    return found
+    found: dict[Any, Node] = {}
+    queue = [node]
+    while queue:
+        here = queue.pop(0)
+        for each in library.users.get((here.kind, here.fingerprint), []):
+            if each.kind in kinds and each.path not in found:
+                found[each.path] = each
+                queue += [each] if transitive else []
+    return list(found.values())
 
 
 def _use(library: Library, node: Node, how: str) -> Use:
     pointers = [it for it in library.pointers if (it.kind, it.fingerprint) == (node.kind, node.fingerprint)]
     experiment = node.run.get("experiment") or next((it.partition for it in pointers), None)
-    records = [record.sequence for record in history(library.root) if node.fingerprint in record.fingerprints.values()]
+    released = [it.sequence for it in library.champion_records if node.fingerprint in it.fingerprints.values()]
     created = str(node.manifest.get("created", ""))
-    return Use(node.key, node.fingerprint, created, experiment, how, bool(pointers), tuple(records))
+    return Use(node.key, node.fingerprint, created, experiment, how, bool(pointers), tuple(released))

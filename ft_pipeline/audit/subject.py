@@ -7,7 +7,7 @@ from typing import Any
 
 from ft_pipeline.audit.library import Library, Node
 from ft_pipeline.errors import UserError
-from ft_pipeline.release.champion import Record, history
+from ft_pipeline.release.champion import Record
 
 CHAMPION = re.compile(r"^champion(?:@(\d+))?$")
 FINGERPRINT = re.compile(r"^[0-9a-f]{8,64}$")
@@ -56,7 +56,7 @@ def _listed(names: list[str]) -> str:
 
 
 def _champion(library: Library, name: str, number: int | None) -> Subject:
-    records = history(library.root)
+    records = library.champion_records
     if not records:
         raise UserError("nothing was released yet; name an experiment: ft audit NAME")
     record = records[-1] if number is None else next((each for each in records if each.sequence == number), None)
