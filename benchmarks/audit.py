@@ -3,8 +3,8 @@
     python benchmarks/audit.py [--runs 200] [--times 5] [--project DIR]
 
 Every run of the made-up project had a new row and another learning rate, so each one left 23 artifacts and a champion
-record: real snapshots, tables and manifests, and stand-ins of a few bytes for what a GPU would make. Each command is then timed
-as a user has it, from the start of the process to its end, with warm file caches. Results go to
+record: real snapshots, tables and manifests, and stand-ins of a few bytes for what a GPU would make. Each command is
+then timed as a user has it, from the start of the process to its end, with warm file caches. Results go to
 benchmarks/results/audit.json.
 """
 
