@@ -155,6 +155,7 @@ for command in (
     cli_release.rollback,
     cli_release.champion,
     cli_export.export,
+    cli_export.serve,
     cli_store.gc,
     cli_training.memory,
 ):

@@ -1,19 +1,25 @@
-"""`ft export`: a model as a folder of its own."""
+"""`ft export`, `ft serve`: a model outside the project."""
 
+import signal
+import tempfile
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 
 from ft_pipeline import terminal
-from ft_pipeline.cli_common import JsonOption, ProjectOption, errors, open_project, out, report
+from ft_pipeline.cli_common import FAILED, JsonOption, ProjectOption, errors, open_project, out, report
 from ft_pipeline.project import Project
+from ft_pipeline.release.engines import HOST, OFFLINE, find_engine
 from ft_pipeline.release.export import Plan, plan_export, write_export
 from ft_pipeline.release.facts import card_facts
 from ft_pipeline.release.model_card import render_card
 from ft_pipeline.release.named import comparison_of, find_model
+from ft_pipeline.release.served import require_servable, write_served
 from ft_pipeline.store.artifacts import ArtifactStore
+
+EngineChoice = Literal["auto", "vllm", "transformers"]
 
 
 def export(
@@ -71,3 +77,42 @@ def _show(document: dict[str, Any], plan: Plan) -> None:
     )
     if document["system_prompt"]:
         out.print("It was scored with the system prompt that README.md shows; send it as the first message.")
+
+
+def serve(
+    name: Annotated[str, typer.Argument(help="`champion`, an experiment, or a row of `ft compare`.")] = "champion",
+    port: Annotated[int, typer.Option("--port", "-p", help="On 127.0.0.1.", min=1, max=65535)] = 8000,
+    engine: Annotated[EngineChoice, typer.Option("--engine", help="auto: vllm where it is installed.")] = "auto",
+    project: ProjectOption = None,
+) -> None:
+    """Answer as an OpenAI-compatible endpoint on 127.0.0.1, as the model was scored: its prompt, greedy decoding.
+
+    Example: ft serve champion --port 8001
+    """
+    from ft_pipeline.execution.serving import require_free, run_engine
+
+    opened = open_project(project)
+    store = ArtifactStore(opened.store)
+    model = find_model(store, name)
+    require_servable(model)
+    chosen = find_engine(engine)
+    require_free(HOST, port)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the engine and the folder go then, too
+    ready = False
+
+    def on_ready() -> None:
+        nonlocal ready
+        ready = True
+        errors.print(f"{name} answers on http://{HOST}:{port}/v1 (model: {name}). Ctrl-C stops it.", soft_wrap=True)
+
+    errors.print(f"{name} is {terminal.plain(model.row)}; {chosen.name} loads it …", soft_wrap=True)
+    with tempfile.TemporaryDirectory(prefix="ft-serve-") as folder:
+        write_served(store, model, Path(folder))
+        try:
+            code = run_engine(chosen.command(name, Path(folder), port), Path(folder), OFFLINE, (HOST, port), on_ready)
+        except KeyboardInterrupt:
+            errors.print("ft: stopped serving")
+            return
+    when = "while serving" if ready else "before it could answer"
+    errors.print(f"[red]ft:[/red] {chosen.name} ended {when} (exit code {code}); what it said is above")
+    raise typer.Exit(FAILED)

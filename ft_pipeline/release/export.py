@@ -58,15 +58,15 @@ def plan_export(store: ArtifactStore, model: NamedModel, target: Path, *, merged
     target = _free(target)
     if merged or model.served["technique"] == "full" or (model.kind == "merged" and model.name != model.experiment):
         whole = store.require("merged_model", model.parts["merged_model"])
-        return Plan(model.as_kind("merged"), target, _files(whole), whole.path, {})
+        return Plan(model.as_kind("merged"), target, model_files(whole), whole.path, {})
     base = store.require("base_model", model.parts["base_model"])
     adapter = store.require("adapter", model.parts["adapter"])
     files = {name: adapter.path / name for name in ADAPTER_FILES}
-    files |= {name: path for name, path in _files(base).items() if not _is_weight(name)}
+    files |= {name: path for name, path in model_files(base).items() if not _is_weight(name)}
     if (public := hub_id(base)) is not None:
         named = {"base_model_name_or_path": public, "revision": base.spec["config"]["revision"]}
     else:
-        files |= {f"{BASE}/{name}": path for name, path in _files(base).items()}
+        files |= {f"{BASE}/{name}": path for name, path in model_files(base).items()}
         named = {"base_model_name_or_path": str(target / BASE), "revision": None}
     return Plan(model.as_kind("adapter"), target, files, base.path, named)
 
@@ -107,7 +107,7 @@ def _free(target: Path) -> Path:
     return target
 
 
-def _files(artifact: Artifact) -> dict[str, Path]:
+def model_files(artifact: Artifact) -> dict[str, Path]:
     """The files of a model's artifact that make the model, by name."""
     return {
         path.name: path

@@ -1,0 +1,223 @@
+"""`ft serve` as a user runs it: real processes, the official client, and the answers that were scored."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import openai
+import psutil
+import pyarrow.parquet as pq
+import pytest
+
+from ft_pipeline.errors import UserError
+from ft_pipeline.execution.serving import require_free
+from ft_pipeline.release.champion import Candidate, Promotion, promote
+from ft_pipeline.release.named import find_model
+from ft_pipeline.release.served import require_servable, write_served
+from ft_pipeline_tests.release.trained import EVALUATION, VARIANTS, Trained
+
+PATIENCE = 60.0
+VLLM = """#!{python}
+import http.server, json, os, sys
+class Healthy(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+port = int(sys.argv[sys.argv.index("--port") + 1])
+with open({record!r}, "w") as file:
+    json.dump({{"arguments": sys.argv[1:], "pid": os.getpid(), "offline": os.environ["HF_HUB_OFFLINE"]}}, file)
+if {broken}:
+    sys.exit("no GPU here")
+http.server.HTTPServer(("127.0.0.1", port), Healthy).serve_forever()
+"""
+
+
+@dataclass(frozen=True)
+class Served:
+    """A running `ft serve`."""
+
+    name: str
+    port: int
+    process: subprocess.Popen[str]
+
+    @property
+    def client(self) -> openai.OpenAI:
+        return openai.OpenAI(base_url=f"http://127.0.0.1:{self.port}/v1", api_key="none", timeout=PATIENCE)
+
+    def below(self) -> list[psutil.Process]:
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def start(root: Path, name: str, port: int, **environment: str) -> subprocess.Popen[str]:
+    command = [str(Path(sys.executable).parent / "ft"), "serve", name, "--project", str(root), "--port", str(port)]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, **environment}
+    )
+
+
+@contextmanager
+def serving(root: Path, name: str, **environment: str) -> Iterator[Served]:
+    """`ft serve NAME`, once it says that it answers."""
+    port = free_port()
+    process = start(root, name, port, **environment)
+    assert process.stderr is not None
+    try:
+        said = []
+        for line in process.stderr:
+            said.append(line)
+            if "answers on" in line:
+                break
+        assert "answers on" in said[-1], "".join(said)
+        yield Served(name, port, process)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=PATIENCE)
+
+
+def items(trained: Trained, row: str) -> list[tuple[list[dict[str, str]], str]]:
+    """What the row was asked while it was scored, as messages, and what it answered."""
+    folder = trained.conversations.path
+    talks = {each["id"]: each["messages"] for each in pq.read_table(folder / "rows.parquet").to_pylist()}
+    samples = pq.read_table(trained.store.all("comparison")[-1].path / "samples.parquet").to_pylist()
+    found = []
+    for sample in samples:
+        if sample["name"] == row:
+            talk, turn = sample["item"].rsplit(":", 1)
+            found.append((talks[talk][: int(turn)], sample["answer"]))
+    assert len(found) == 4
+    return found
+
+
+def ask(served: Served, messages: list[Any], **options: Any) -> str:
+    answer = served.client.chat.completions.create(
+        model=served.name, messages=messages, max_tokens=EVALUATION["max_new_tokens"], **options
+    )
+    return (answer.choices[0].message.content or "").strip()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "row"), [("lora", "lora/merged"), ("few_shot", "few_shot")])
+def test_it_answers_as_it_was_scored(trained: Trained, name: str, row: str) -> None:
+    """Merged weights under a system prompt, and a prompt variant with examples; then Ctrl-C."""
+    with serving(trained.root, name) as served:
+        assert [model.id for model in served.client.models.list()] == [name]
+        assert [(ask(served, messages), answer) for messages, answer in items(trained, row)] == [
+            (answer, answer) for _, answer in items(trained, row)
+        ]
+        messages, answer = items(trained, row)[0]
+        assert ask(served, messages, temperature=0.0) == answer
+        other = ask(served, [{"role": "system", "content": "Say something else."}, *messages])
+        assert other != answer  # the client's own system prompt wins
+        below = served.below()
+        assert below
+        served.process.send_signal(signal.SIGINT)
+        assert served.process.wait(PATIENCE) == 0
+        assert psutil.wait_procs(below, PATIENCE)[1] == []
+
+
+def vllm(folder: Path, *, broken: bool = False) -> dict[str, str]:
+    """A program `vllm` that writes down how it was called; the environment that finds it."""
+    folder.mkdir()
+    program = folder / "vllm"
+    record = str(folder / "record.json")
+    program.write_text(VLLM.format(python=sys.executable, record=record, broken=broken), encoding="utf-8")
+    program.chmod(0o755)
+    return {"PATH": f"{folder}:{os.environ['PATH']}"}
+
+
+def test_vllm_is_taken_where_it_is_installed_and_ends_with_ft(trained: Trained, tmp_path: Path) -> None:
+    with serving(trained.root, "lora", **vllm(tmp_path / "bin")) as served:
+        record = json.loads((tmp_path / "bin" / "record.json").read_text(encoding="utf-8"))
+        verb, folder, *rest = record["arguments"]
+        options = dict(zip(rest[::2], rest[1::2], strict=True))
+        assert verb == "serve"
+        assert options["--served-model-name"] == "lora"
+        assert options["--host"] == "127.0.0.1"
+        assert json.loads(options["--override-generation-config"]) == {"temperature": 0}
+        assert record["offline"] == "1"
+        generation = json.loads((Path(folder) / "generation_config.json").read_text(encoding="utf-8"))
+        assert generation["do_sample"] is False
+        engine = psutil.Process(record["pid"])
+        served.process.kill()  # no warning and no clean-up
+        assert psutil.wait_procs([engine], PATIENCE)[1] == []
+
+
+def test_an_engine_that_ends_by_itself_is_one_line_and_a_failure(trained: Trained, tmp_path: Path) -> None:
+    process = start(trained.root, "lora", free_port(), **vllm(tmp_path / "bin", broken=True))
+    _, said = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 1
+    assert "no GPU here" in said
+    assert "vllm ended before it could answer (exit code 1)" in said
+    assert "Traceback" not in said
+
+
+def test_a_port_in_use_is_one_clear_error() -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(UserError, match=f"port {port} of 127.0.0.1 is in use; choose another: --port {port + 1}"):
+            require_free("127.0.0.1", port)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("learned", "is a learned prompt: virtual tokens, neither weights nor text"),
+        ("lora/adapter", "serve its merged model: ft serve lora"),
+    ],
+)
+def test_what_would_not_answer_as_scored_is_refused(trained: Trained, name: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        require_servable(find_model(trained.store, name))
+
+
+@pytest.mark.parametrize("variant", [{"examples": "retrieved", "few_shot": 2}, {"passages": 1}])
+def test_a_variant_that_looks_things_up_is_refused(trained: Trained, variant: dict[str, Any]) -> None:
+    model = replace(find_model(trained.store, "few_shot"), served=variant)
+    with pytest.raises(UserError, match="looks up examples or passages for every question"):
+        require_servable(model)
+
+
+def test_a_champion_that_moved_is_served_from_the_next_start_on(tmp_path: Path) -> None:
+    shop = Trained(tmp_path / "shop")
+    shop.train("lora", "lora")
+    comparison = shop.compare()
+    merged = {role: found.fingerprint for role, found in shop.inputs["lora"].items()}
+    variant = {"base_model": shop.base.fingerprint, "prompt_variant": "v"}
+    moves = [
+        Candidate("lora/merged", "merged", "lora", merged["merged_model"], merged),
+        Candidate("system_prompt", "prompt", None, "p", variant),
+    ]
+    served = [shop.served["lora"], VARIANTS["system_prompt"]]
+    folders = []
+    for number, (candidate, how) in enumerate(zip(moves, served, strict=True)):
+        evidence = {"served": how, "comparison": comparison.fingerprint}
+        promote(shop.store.root, lambda _, c=candidate, e=evidence: Promotion(c, "why", e))  # type: ignore[misc]
+        folders.append(write_served(shop.store, find_model(shop.store, "champion"), tmp_path / str(number)))
+    weights = [(folder / "model.safetensors").resolve() for folder in folders]
+    assert [folder.name for folder in folders] == ["champion", "champion"]
+    assert weights[0].parent == shop.inputs["lora"]["merged_model"].path
+    assert weights[1].parent == shop.base.path
+    prompts = [
+        json.dumps(VARIANTS["system_prompt"]["system_prompt"], ensure_ascii=False) in text(folder) for folder in folders
+    ]
+    assert prompts == [False, True]
+
+
+def text(folder: Path) -> str:
+    return (folder / "chat_template.jinja").read_text(encoding="utf-8")
