@@ -177,7 +177,9 @@ class TeacherSettings(Section):
     answers_per_prompt: int = Field(1, ge=1, le=64)
     """Above 1, the sound answer that agrees most with the others is kept (best of n); needs a temperature."""
     batch_size: int = Field(16, ge=1)
-    """Of a model that runs here."""
+    """Of a model that runs here, in transformers."""
+    engine: Literal["auto", "transformers", "vllm"] = "auto"
+    """What a model runs in that runs here: `vllm` where its executable is installed and there is a GPU."""
     in_comparison: bool = True
     """Whether the teacher answers the test prompts, too, as a row of the comparison; a teacher that is the experiment's
     own base model never does: it is a prompt variant."""
@@ -189,6 +191,8 @@ class TeacherSettings(Section):
     def _combinations(self) -> "TeacherSettings":
         if self.endpoint is not None and self.model == "embedded":
             raise ValueError("`teacher.model` must be the name under which the endpoint knows its model")
+        if self.endpoint is not None and self.engine != "auto":
+            raise ValueError("`teacher.engine` belongs to a model that runs here; remove it, or the endpoint")
         if self.endpoint is not None and self.revision is not None:
             raise ValueError("`teacher.revision` belongs to a model that runs here; remove it, or the endpoint")
         if self.answers_per_prompt > 1 and self.temperature == 0:

@@ -15,9 +15,9 @@ from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.spec import Spec
 
 SHOWN_ANSWERS = 20
-NOT_ASKED = {"terms", "model", "revision", "endpoint", "in_comparison"}
+NOT_ASKED = {"terms", "model", "revision", "endpoint", "in_comparison", "engine"}
 """Settings of a local teacher that change no answer beyond what the model's fingerprint says."""
-NOT_SENT = {"terms", "revision", "batch_size", "endpoint", "in_comparison"}
+NOT_SENT = {"terms", "revision", "batch_size", "endpoint", "in_comparison", "engine"}
 SENT = {"url", "limit_field", "send_seed"}
 """What of an endpoint's settings reaches its requests; the others say how it is asked: rates, patience, budget."""
 
@@ -41,14 +41,15 @@ def teacher_answers(at: Inputs) -> Spec:
     if teacher.endpoint is not None:
         return Spec("teacher_answers", inputs, {"teacher": config}, seed=teacher.seed, handling=handling)
     inputs["base_model"] = at.made(base_model_spec(teacher.model, teacher.revision)).reference
-    return Spec("teacher_answers", inputs, {"teacher": config}, versions_of("torch", "transformers"), seed=teacher.seed)
+    versions = versions_of("torch", "transformers")
+    return Spec("teacher_answers", inputs, {"teacher": config}, versions, seed=teacher.seed, handling=handling)
 
 
 def asked_settings(teacher: TeacherSettings) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(config, handling) of a spec: the settings that the teacher's answers depend on, and, of an endpoint, those that
-    say how it is asked."""
+    """(config, handling) of a spec: the settings that the teacher's answers depend on, and those that say how it is
+    asked."""
     if teacher.endpoint is None:
-        return teacher.model_dump(mode="json", exclude=NOT_ASKED), {}
+        return teacher.model_dump(mode="json", exclude=NOT_ASKED), {"engine": teacher.engine}
     asked = teacher.model_dump(mode="json", exclude=NOT_SENT)
     endpoint = teacher.endpoint.model_dump(mode="json", include=SENT)
     return {**asked, "endpoint": endpoint}, {"endpoint": teacher.endpoint.model_dump(mode="json", exclude=SENT)}

@@ -51,6 +51,11 @@ def answer_row(row: dict[str, Any], sample: int, **answer: Any) -> dict[str, Any
     return {**about, "prompt_messages": row["messages"], **answer}
 
 
+def unasked(prompt_tokens: int) -> dict[str, Any]:
+    """What stands for the answer to a prompt that does not fit the model."""
+    return {"answer": "", "finish_reason": "context", "prompt_tokens": prompt_tokens, "answer_tokens": 0}
+
+
 def write_answers(rows: Iterable[dict[str, Any]], out: Path) -> None:
     """Write answers.parquet into `out`, a batch in memory at a time."""
     with pq.ParquetWriter(out / FILE, ANSWERS, compression="zstd") as writer:

@@ -30,8 +30,10 @@ _VERSION = re.compile(r"[-@:](?:\d[\d.-]*|main|latest|[0-9a-f]{7,40})")
 class Endpoint:
     """A server, with the teacher's settings; holds connections open until `close`."""
 
-    def __init__(self, teacher: TeacherSettings, key: str | None) -> None:
+    def __init__(self, teacher: TeacherSettings, key: str | None, extra: Mapping[str, Any] | None = None) -> None:
+        """extra: further fields of each request."""
         assert teacher.endpoint is not None
+        self._extra = dict(extra or {})
         self.teacher = teacher
         self.settings: EndpointSettings = teacher.endpoint
         self._key = key
@@ -73,7 +75,7 @@ class Endpoint:
         }
         if self.settings.send_seed:
             request["seed"] = self.teacher.seed + sample
-        return request
+        return request | self._extra
 
     def _read(self, content: bytes, headers: Mapping[str, str], seconds: float) -> Reply | Failure:
         try:

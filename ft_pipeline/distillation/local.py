@@ -8,10 +8,9 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from ft_pipeline.distillation.answers import answer_row, read_prompts, write_answers
-from ft_pipeline.distillation.prompting import Prompter
+from ft_pipeline.distillation.answers import answer_row, read_prompts, unasked, write_answers
+from ft_pipeline.distillation.prompting import Prompter, token_lengths
 from ft_pipeline.job import Job
-from ft_pipeline.models.chat import render
 from ft_pipeline.models.generate import Generation, generate
 from ft_pipeline.models.load import load_model, load_tokenizer
 
@@ -36,6 +35,7 @@ def answer_all(job: Job, prompter: Prompter) -> dict[str, Any]:
         "answer_tokens": tokens,
         "tokens_per_second": round(tokens / seconds, 1) if seconds else 0.0,
         "resumed": resumed,
+        "engine": "transformers",
     }
 
 
@@ -73,13 +73,8 @@ class _Teacher:
         folder = job.inputs["base_model"]
         self.settings = prompter.teacher
         self.tokenizer: Any = load_tokenizer(folder)
-        self.prompts = {
-            row["id"]: render(self.tokenizer, prompter.messages(row["messages"]), add_generation_prompt=True)
-            for row in rows
-        }
-        self.lengths = {
-            key: len(self.tokenizer(text, add_special_tokens=False)["input_ids"]) for key, text in self.prompts.items()
-        }
+        self.prompts = prompter.rendered(self.tokenizer, rows)
+        self.lengths = token_lengths(self.tokenizer, self.prompts)
         self.model = load_model(folder, job.device)
 
     def answer(self, keys: Sequence[str], *, seed: int) -> dict[str, Entry]:
@@ -98,7 +93,7 @@ class _Teacher:
         )
         share = (time.monotonic() - begun) / max(len(fitting), 1)
         answered = {key: _entry(answer, share) for key, answer in zip(fitting, generations, strict=True)}
-        return {key: answered.get(key) or _unasked(self.lengths[key]) for key in keys}
+        return {key: answered.get(key) or {**unasked(self.lengths[key]), "seconds": 0.0} for key in keys}
 
 
 def _batches(lengths: dict[str, int], size: int) -> Iterator[list[str]]:
@@ -119,16 +114,6 @@ def _entry(answer: Generation, seconds: float) -> Entry:
         "prompt_tokens": answer.prompt_tokens,
         "answer_tokens": answer.answer_tokens,
         "seconds": seconds,
-    }
-
-
-def _unasked(prompt_tokens: int) -> Entry:
-    return {
-        "answer": "",
-        "finish_reason": "context",
-        "prompt_tokens": prompt_tokens,
-        "answer_tokens": 0,
-        "seconds": 0.0,
     }
 
 

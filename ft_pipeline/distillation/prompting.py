@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from ft_pipeline.distillation.asking import Question
-from ft_pipeline.models.chat import pick_examples, with_prompt
+from ft_pipeline.models.chat import pick_examples, render, with_prompt
 from ft_pipeline.settings import TeacherSettings
 from ft_pipeline.tables.turns import Message, plain
 
@@ -43,6 +43,12 @@ class Prompter:
         text = json.dumps(depends_on, ensure_ascii=False, sort_keys=True)
         return Question(hashlib.sha256(text.encode()).hexdigest(), put, sample)
 
+    def rendered(self, tokenizer: Any, rows: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+        """By row id, the prompt as a model on this machine sees it."""
+        return {
+            row["id"]: render(tokenizer, self.messages(row["messages"]), add_generation_prompt=True) for row in rows
+        }
+
     @property
     def prompt_sha256(self) -> str:
         """Hash of what every prompt of this teacher has in common."""
@@ -52,6 +58,11 @@ class Prompter:
     @property
     def sampling(self) -> dict[str, Any]:
         return {name: getattr(self.teacher, name) for name in ("temperature", "max_new_tokens", "seed")}
+
+
+def token_lengths(tokenizer: Any, prompts: Mapping[str, str]) -> dict[str, int]:
+    """Tokens of rendered prompts, by row id."""
+    return {key: len(tokenizer(text, add_special_tokens=False)["input_ids"]) for key, text in prompts.items()}
 
 
 def teacher_sha256(teacher: TeacherSettings) -> str:

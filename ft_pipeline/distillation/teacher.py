@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from ft_pipeline.distillation import client
+from ft_pipeline.distillation import client, vllm
 from ft_pipeline.distillation.prompting import Prompter
 from ft_pipeline.job import Job
 from ft_pipeline.models.base_model import template_sha256
@@ -14,14 +14,16 @@ def run(job: Job) -> dict[str, Any]:
     """Answer every row of `unlabelled` under the teacher's system prompt and fixed examples of the train split.
 
     Inputs: unlabelled, conversations; base_model (the teacher's) where there is no endpoint. Config: `teacher`
-    (TeacherSettings; terms are not looked at); `handling.endpoint` holds those of the endpoint that change no answer.
+    (TeacherSettings; terms are not looked at); `handling` holds those that change no answer: `endpoint`, `engine`.
     Files: answers.parquet, teacher.json (system prompt, examples, hashes, sampling).
-    A run that was killed is asked only for what is missing. The summary is that of local.py or client.py.
+    A run that was killed is asked only for what is missing. The summary is that of local.py, vllm.py or client.py.
     """
     teacher = teacher_of(job)
     prompter = Prompter.of(teacher, job.inputs["conversations"])
     if teacher.endpoint is not None:
         summary = client.answer_all(job, prompter)
+    elif (executable := vllm.wanted(teacher.engine, job.device)) is not None:
+        summary = vllm.answer_all(job, prompter, executable)
     else:
         from ft_pipeline.distillation import local  # torch, which an endpoint needs none of
 
@@ -34,6 +36,7 @@ def run(job: Job) -> dict[str, Any]:
 def teacher_of(job: Job) -> TeacherSettings:
     """The settings that the job's config and handling hold between them."""
     settings = dict(job.config["teacher"])
+    settings.setdefault("engine", job.handling.get("engine", "auto"))
     if settings.get("endpoint"):
         settings["endpoint"] = job.handling.get("endpoint", {}) | settings["endpoint"]
     return TeacherSettings.model_validate(settings)

@@ -1,0 +1,210 @@
+"""The teacher as a model on this machine in vLLM, where its executable is installed: a server of our own on loopback,
+in a process that ends with the work. Nothing of vLLM is imported, so it may live in an environment of its own."""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ft_pipeline.distillation.answer_log import AnswerLog
+from ft_pipeline.distillation.answers import answer_row, read_prompts, unasked, write_answers
+from ft_pipeline.distillation.asking import ask_all
+from ft_pipeline.distillation.client import answer_of
+from ft_pipeline.distillation.endpoint import Endpoint
+from ft_pipeline.distillation.outcomes import Failure, Reply
+from ft_pipeline.distillation.prompting import Prompter, token_lengths
+from ft_pipeline.errors import UserError
+from ft_pipeline.job import Job
+from ft_pipeline.models.chat import stop_token_ids
+from ft_pipeline.settings import EndpointSettings, TeacherSettings
+
+NAME = "teacher"
+"""What the server calls its model."""
+URL = "http://127.0.0.1/v1"
+"""In the keys of answers: the port is another one in each run."""
+AT_ONCE = 256
+TIMEOUT_SECONDS = 3600.0
+START_SECONDS = 1800.0
+"""Loading a large model from a slow disk and compiling it takes minutes."""
+STOP_SECONDS = 20.0
+ENVIRONMENT = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1"}
+LOCAL_ONLY = {"answered_at": None, "request_id": None, "reply_model": None}
+"""What a model on this machine answers can be made again, and when it was made says nothing."""
+
+
+def wanted(engine: str, device: str) -> str | None:
+    """The path of the executable to use; None for transformers. UserError where vLLM is asked for and not there."""
+    if engine == "transformers" or (engine == "auto" and not device.startswith("cuda")):
+        return None
+    found = shutil.which("vllm") or shutil.which("vllm", path=str(Path(sys.executable).parent))
+    if found is None and engine == "vllm":
+        raise UserError(
+            "teacher.engine is vllm, but there is no `vllm` on the PATH; install it (an environment of its own will "
+            "do), or say `engine: transformers`"
+        )
+    return found
+
+
+def answer_all(job: Job, prompter: Prompter, executable: str) -> dict[str, Any]:
+    """Answer every row of the input `unlabelled` with the model of the input `base_model`, write answers.parquet to
+    `job.out`; the summary, with the keys of local.answer_all. UserError where the server does not come up, or ends."""
+    from ft_pipeline.models.load import load_tokenizer  # imports torch
+
+    teacher = _behind_a_server(prompter.teacher)
+    asking = Prompter(teacher, prompter.examples)
+    rows = list(read_prompts(job.inputs["unlabelled"]))
+    tokenizer = load_tokenizer(job.inputs["base_model"])
+    lengths = token_lengths(tokenizer, prompter.rendered(tokenizer, rows))
+    context = _context(job.inputs["base_model"])
+    fits = {key: not context or length + teacher.max_new_tokens <= context for key, length in lengths.items()}
+    wanted = [(row, sample) for row in rows for sample in range(teacher.answers_per_prompt)]
+    questions = [asking.question(row["messages"], sample) for row, sample in wanted if fits[row["id"]]]
+    longest = max((lengths[key] for key in fits if fits[key]), default=0) + teacher.max_new_tokens
+    with AnswerLog.opened(job.work / "vllm", job.report.log) as log:
+        known = sum(log.answered(each.key) or log.hopeless(each.key) for each in questions)
+        missing = known < len(questions)
+        with _serving(executable, job, longest) if missing else contextlib.nullcontext() as server:
+            extra = {"top_p": 1.0, "top_k": -1, "stop_token_ids": stop_token_ids(tokenizer)}
+            asked = ask_all(
+                lambda: _Watched(server, teacher, extra), log, questions, len(questions), teacher, job.report
+            )
+        answers = [_row(log, asking, row, sample, lengths, fits) for row, sample in wanted]
+    write_answers(answers, job.out)
+    tokens = sum(answer["answer_tokens"] or 0 for answer in answers)
+    return {
+        "prompts": len(rows),
+        "wanted": len(wanted),
+        "answered": sum(answer["finish_reason"] in {"stop", "length"} for answer in answers),
+        "seconds": round(asked.seconds, 2),
+        "answer_tokens": tokens,
+        "tokens_per_second": round(tokens / asked.seconds, 1) if missing else 0.0,
+        "resumed": known,
+        "engine": "vllm",
+    }
+
+
+def _behind_a_server(teacher: TeacherSettings) -> TeacherSettings:
+    """The settings under which asking.py asks a server that is ours: it either answers or has ended."""
+    endpoint = EndpointSettings(
+        url=URL, concurrency=AT_ONCE, timeout_seconds=TIMEOUT_SECONDS, attempts=3, patience_seconds=0, max_failed=1.0
+    )
+    return teacher.model_copy(update={"model": NAME, "engine": "auto", "revision": None, "endpoint": endpoint})
+
+
+def _row(
+    log: AnswerLog,
+    asking: Prompter,
+    row: dict[str, Any],
+    sample: int,
+    lengths: Mapping[str, int],
+    fits: Mapping[str, bool],
+) -> dict[str, Any]:
+    if not fits[row["id"]]:
+        return answer_row(row, sample, **unasked(lengths[row["id"]]))
+    return answer_row(row, sample, **answer_of(log, asking.question(row["messages"], sample)) | LOCAL_ONLY)
+
+
+def _context(folder: Path) -> int | None:
+    """How many tokens the model takes, from its config."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return config.get("max_position_embeddings")
+
+
+# --- the server -------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Server:
+    process: subprocess.Popen[bytes]
+    port: int
+    log: Path
+
+    def check(self) -> None:
+        """UserError if it has ended."""
+        code = self.process.poll()
+        if code is not None:
+            lines = [
+                line for line in self.log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()
+            ]
+            said = f"; the last line of its log: {lines[-1].strip()[:300]}" if lines else ""
+            raise UserError(
+                f"vLLM ended with exit code {code}{said}. Its whole log is {self.log}; `teacher.engine: transformers` "
+                "does without it. What it answered is kept"
+            )
+
+
+class _Watched:
+    """An Endpoint that notices when the server has ended, and does not wait for it."""
+
+    def __init__(self, server: _Server | None, teacher: TeacherSettings, extra: Mapping[str, Any]) -> None:
+        assert server is not None and teacher.endpoint is not None
+        here = teacher.endpoint.model_copy(update={"url": f"http://127.0.0.1:{server.port}/v1"})
+        self._server = server
+        self._endpoint = Endpoint(teacher.model_copy(update={"endpoint": here}), None, extra)
+
+    async def ask(self, messages: Sequence[Mapping[str, str]], sample: int = 0) -> Reply | Failure:
+        outcome = await self._endpoint.ask(messages, sample)
+        if isinstance(outcome, Failure):
+            self._server.check()
+        return outcome
+
+    async def close(self) -> None:
+        await self._endpoint.close()
+
+
+@contextlib.contextmanager
+def _serving(executable: str, job: Job, longest: int) -> Iterator[_Server]:
+    """The server, until the block ends. longest: tokens of the longest prompt and its answer; room for more is not
+    taken, since it would have to fit the GPU."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [executable, "serve", str(job.inputs["base_model"]), "--served-model-name", NAME]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--max-model-len", str(longest)]
+    log = job.work / "vllm.log"
+    job.report.log(f"vLLM loads the teacher; its log is {log}")
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **ENVIRONMENT},
+            start_new_session=True,  # an interrupt lets what is under way arrive first
+        )
+    server = _Server(process, port, log)
+    try:
+        _wait_for(server)
+        yield server
+    finally:
+        _stop(process)
+
+
+def _wait_for(server: _Server) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        server.check()
+        try:
+            urllib.request.urlopen(f"http://127.0.0.1:{server.port}/health", timeout=5).close()
+            return
+        except (urllib.error.URLError, ConnectionError, TimeoutError):
+            time.sleep(0.2)
+    raise UserError(f"vLLM did not come up within {START_SECONDS / 60:.0f} minutes; see {server.log}")
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(STOP_SECONDS)
