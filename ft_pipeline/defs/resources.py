@@ -1,12 +1,28 @@
 """How runs execute."""
 
+import os
+
 import dagster as dg
+
+EXECUTOR = "FT_EXECUTOR"
+"""Environment variable of the deployment: `in_process` (the default), or `k8s` (extra `k8s`)."""
 
 
 @dg.definitions
 def executor() -> dg.Definitions:
     """One process per run: the heavy steps start workers of their own, and one more process per step would only cost.
 
-    On Kubernetes set Dagster's k8s_job_executor here; the GPU op tags act there.
+    On Kubernetes each step is a pod, which gets the GPUs that the op tags of its asset ask for.
     """
-    return dg.Definitions(executor=dg.in_process_executor)
+    chosen = os.environ.get(EXECUTOR) or "in_process"
+    if chosen == "in_process":
+        return dg.Definitions(executor=dg.in_process_executor)
+    if chosen != "k8s":
+        raise dg.DagsterInvalidDefinitionError(f"{EXECUTOR}={chosen!r} is no executor; set in_process or k8s")
+    try:
+        from dagster_k8s import k8s_job_executor
+    except ModuleNotFoundError:
+        raise dg.DagsterInvalidDefinitionError(
+            f"{EXECUTOR}=k8s needs the extra: pip install 'ft-pipeline[k8s]'"
+        ) from None
+    return dg.Definitions(executor=k8s_job_executor)

@@ -14,6 +14,7 @@ import select
 import signal
 import sys
 import time
+from types import FrameType
 from typing import NoReturn
 
 LIFELINE = "FT_LIFELINE_FD"
@@ -39,14 +40,21 @@ def split() -> None:
         _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != guard:  # it died before the line above
             os._exit(1)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for number in _STOPPING:
+            signal.signal(number, _interrupt)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING)
         return
     for number in _STOPPING:  # they reach the whole group; the worker decides what they mean
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING)
     _watch(worker, lifeline)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
+    """Both signals ask for the same: to stop, with a checkpoint. A service manager that stops the whole machine sends
+    SIGTERM only; one that comes after another signal ends the worker at once."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    raise KeyboardInterrupt
 
 
 def _watch(worker: int, lifeline: int) -> NoReturn:

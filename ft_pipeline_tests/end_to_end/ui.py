@@ -10,7 +10,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,13 +57,21 @@ class Ui:
 
     def wait_for_run(self, seconds: float) -> dict[str, Any]:
         """The newest run, once it has ended."""
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
+
+        def ended() -> dict[str, Any] | None:
             runs = self.runs()
-            if runs and runs[0]["status"] in {"SUCCESS", "FAILURE", "CANCELED"}:
-                return runs[0]
-            time.sleep(1)
-        raise AssertionError(f"no run ended within {seconds:.0f} s: {self.runs()}")
+            return runs[0] if runs and runs[0]["status"] in {"SUCCESS", "FAILURE", "CANCELED"} else None
+
+        return until(ended, "a run ended", seconds)
+
+
+def until(condition: Callable[[], Any], what: str, seconds: float) -> Any:
+    """What `condition` gives, as soon as it gives something; patience, not a bound on how fast it must be."""
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, f"not within {seconds:.0f} s: {what}"
+        time.sleep(0.5)
+    return found
 
 
 @contextmanager
@@ -79,7 +87,7 @@ def serving(root: Path) -> Iterator[Ui]:
         )
     try:
         ui = Ui(f"http://127.0.0.1:{port}")
-        _wait_until_loaded(ui, server)
+        wait_until_loaded(ui, server)
         yield ui
     finally:
         server.send_signal(signal.SIGTERM)
@@ -89,17 +97,17 @@ def serving(root: Path) -> Iterator[Ui]:
             os.killpg(server.pid, signal.SIGKILL)
 
 
-def _wait_until_loaded(ui: Ui, server: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline and server.poll() is None:
+def wait_until_loaded(ui: Ui, server: subprocess.Popen[bytes]) -> None:
+    """Wait until the web server answers and knows the assets."""
+
+    def loaded() -> bool:
+        assert server.poll() is None, "the UI ended; see its log"
         try:
-            nodes = ui.query("{ assetNodes { assetKey { path } } }")["assetNodes"]
+            return bool(ui.query("{ assetNodes { assetKey { path } } }")["assetNodes"])
         except (urllib.error.URLError, ConnectionError, TimeoutError):
-            nodes = []
-        if nodes:
-            return
-        time.sleep(0.5)
-    raise AssertionError("the UI did not come up; see ui.log in the project folder")
+            return False
+
+    until(loaded, "the UI came up; see its log", START_SECONDS)
 
 
 @contextmanager

@@ -36,6 +36,18 @@ def test_ctrl_c_ends_the_worker_and_all_its_children_and_keeps_the_checkpoint(st
     assert list((store.root / "drafts").iterdir()) == []
 
 
+def test_a_machine_that_shuts_down_keeps_the_checkpoint(store: ArtifactStore) -> None:
+    """A service manager sends SIGTERM to every process at once."""
+    builder = build(store, "family")
+    pids = family_of(store)
+    for pid in pids[:2]:
+        os.kill(pid, signal.SIGTERM)
+    _, errors = builder.communicate(timeout=PATIENCE)
+    assert "the worker was interrupted; run again" in errors
+    until(lambda: all_gone(pids), "the worker and its children ended")
+    assert [path.read_text() for path in (store.root / "work").rglob("checkpoint")] == ["kept"]
+
+
 @pytest.mark.parametrize("victim", ["supervisor", "guard", "worker"])
 def test_killing_any_one_process_leaves_none(store: ArtifactStore, victim: str) -> None:
     builder = build(store, "family", stubborn=True)

@@ -1,0 +1,84 @@
+"""deploy/: the unit files are sound, and what they start works together."""
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ft_pipeline import scaffold
+from ft_pipeline_tests.end_to_end.services import DEPLOY, Services, services, unit
+from ft_pipeline_tests.end_to_end.ui import until
+
+NAMES = ("code", "daemon", "webserver", "auditors")
+HEALTH = "{ instance { daemonHealth { allDaemonStatuses { daemonType healthy } } } }"
+START = """mutation { startSensor(sensorSelector: {sensorName: "raw_files", repositoryName: "__repository__",
+    repositoryLocationName: "ft_pipeline"}) { __typename } }"""
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd")
+@pytest.mark.parametrize("name", NAMES)
+def test_systemd_reads_the_unit(name: str, tmp_path: Path) -> None:
+    """Programs and user are this machine's: systemd-analyze looks whether they are there."""
+    for each in NAMES:
+        text = re.sub(r"/opt/ft_pipeline/bin/[\w-]+", "/bin/true", unit(each)).replace("User=ft", "User=root")
+        (tmp_path / f"ft-{each}.service").write_text(text, encoding="utf-8")
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", str(tmp_path / f"ft-{name}.service")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("name", ("webserver", "auditors"))
+def test_the_web_server_listens_on_loopback_only(name: str) -> None:
+    assert "--host 127.0.0.1 " in unit(name)
+
+
+def test_the_code_location_keeps_its_name() -> None:
+    """Dagster keeps by it which sensors run."""
+
+    def name(path: Path) -> str:
+        (location,) = yaml.safe_load(path.read_text(encoding="utf-8"))["load_from"]
+        return next(iter(location.values()))["location_name"]
+
+    assert name(DEPLOY / "workspace.yaml") == name(scaffold.home() / "workspace.yaml")
+    assert f"--location-name {name(DEPLOY / 'workspace.yaml')}\n" in unit("code")
+
+
+@pytest.fixture(scope="module")
+def started(tmp_path_factory: pytest.TempPathFactory):
+    root = scaffold.create(tmp_path_factory.mktemp("deploy") / "shop", example=True)
+    with services(root, tmp_path_factory.mktemp("opt"), *NAMES) as group:
+        yield group
+
+
+@pytest.mark.slow
+def test_the_services_work_together(started: Services) -> None:
+    ui = started.ui()
+    until(lambda: _all_healthy(ui.query(HEALTH)), "every part of the daemon is healthy", 60)
+
+
+@pytest.mark.slow
+def test_auditors_read_and_change_nothing(started: Services) -> None:
+    auditors = started.ui("auditors")
+    assert auditors.query("{ assetNodes { id } }")["assetNodes"]
+    assert auditors.query(START) == {"startSensor": {"__typename": "UnauthorizedError"}}
+    assert started.ui().query(START) == {"startSensor": {"__typename": "Sensor"}}
+
+
+@pytest.mark.slow
+def test_a_stop_ends_every_process(started: Services) -> None:
+    started.ui()
+    for name in ("webserver", "daemon", "code"):
+        started.stop(name)
+    assert not (started.place / "code.sock").exists()
+
+
+def _all_healthy(answer: dict) -> bool:
+    found = answer["instance"]["daemonHealth"]["allDaemonStatuses"]
+    return len(found) > 3 and all(each["healthy"] for each in found)
