@@ -90,19 +90,15 @@ def test_the_definitions_are_loadable(definitions: dg.Definitions) -> None:
     dg.Definitions.validate_loadable(definitions)
 
 
-def executor(definitions: dg.Definitions) -> str:
-    return definitions.resolve_implicit_global_asset_job_def().executor_def.name
-
-
 def test_a_run_is_one_process_and_on_kubernetes_a_pod_per_step(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("dagster_k8s")
     from dagster_k8s.job import get_user_defined_k8s_config
 
     from ft_pipeline.defs.resources import executor as chosen
 
-    assert executor(chosen()) == "in_process"
+    assert chosen().executor.name == "in_process"
     monkeypatch.setenv("FT_EXECUTOR", "k8s")
-    assert executor(chosen()) == "k8s"
+    assert chosen().executor.name == "k8s"
     container = get_user_defined_k8s_config(gpu_op_tags(2)).container_config
     assert container["resources"] == {"limits": {"nvidia.com/gpu": "2"}}
     monkeypatch.setenv("FT_EXECUTOR", "k9s")
