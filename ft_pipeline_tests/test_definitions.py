@@ -99,7 +99,11 @@ def test_a_run_is_one_process_and_on_kubernetes_a_pod_per_step(monkeypatch: pyte
     assert chosen().executor.name == "in_process"
     monkeypatch.setenv("FT_EXECUTOR", "k8s")
     assert chosen().executor.name == "k8s"
-    container = get_user_defined_k8s_config(gpu_op_tags(2)).container_config
+
+    @dg.asset(op_tags=gpu_op_tags(2))
+    def adapter() -> None: ...
+
+    container = get_user_defined_k8s_config(adapter.op.tags).container_config
     assert container["resources"] == {"limits": {"nvidia.com/gpu": "2"}}
     monkeypatch.setenv("FT_EXECUTOR", "k9s")
     with pytest.raises(dg.DagsterInvalidDefinitionError, match="'k9s' is no executor; set in_process or k8s"):
