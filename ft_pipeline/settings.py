@@ -15,6 +15,15 @@ from ft_pipeline.errors import UserError
 NAME_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,62}$"
 PASSAGES = "{passages}"
 """The place in a variant's system prompt where retrieved passages go."""
+METRIC_NAME = r"[a-z][a-z0-9_]{0,39}"
+JUDGED_BY = ("loss", "chrf", "rouge_l", "exact_match")
+"""What answers are always judged by."""
+TAKEN_METRICS = frozenset(
+    {*JUDGED_BY, "format_valid", "length_ratio", "general_accuracy", "general_loss"}
+    | {"name", "item", "group", "prompt", "reference", "answer", "loss_sum", "answer_tokens", "prompt_tokens"}
+    | {"generated_tokens", "finish_reason"}
+)
+"""Other metrics, and the columns that a sample has beside its metrics."""
 CRON_RANGES = (range(60), range(24), range(1, 32), range(1, 13), range(8))
 Share = Annotated[float, Field(ge=0, lt=1)]
 
@@ -203,6 +212,37 @@ class TeacherSettings(Section):
         return self
 
 
+class AnswerFormat(Section):
+    """The form that every answer must have; `format_valid` is the share that does."""
+
+    type: Literal["json", "regex"]
+    pattern: str | None = None
+    """Of `regex` (Python's): it must match the whole answer."""
+    keys: list[str] = Field(default_factory=list)
+    """Of `json`: the answer must be an object with these keys; none: any JSON will do."""
+
+    @model_validator(mode="after")
+    def _fits_its_type(self) -> "AnswerFormat":
+        if (self.type == "regex") != (self.pattern is not None):
+            raise ValueError("`answer_format`: `type: regex` and `pattern` go together: set both or neither")
+        if self.keys and self.type != "json":
+            raise ValueError("`answer_format`: `keys` belong to `type: json`")
+        try:
+            re.compile(self.pattern or "")
+        except re.error as error:
+            raise ValueError(f"`answer_format.pattern` is {self.pattern!r}, no regular expression: {error}") from None
+        return self
+
+
+class MetricSettings(Section):
+    """A metric of your own."""
+
+    function: str = Field(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)+$")
+    """`checks.politeness` is the function of checks.py in the project folder, or of an installed package. It gets
+    `reference`, `answer` and, where it asks for them, `messages`, by name, and returns a number."""
+    lower_is_better: bool = False
+
+
 class EvaluationSettings(Section):
     """What is scored, and how."""
 
@@ -212,14 +252,31 @@ class EvaluationSettings(Section):
     """Score only the first N test rows (in order of their hash); null scores all."""
     general_questions: str = "data/general/questions.jsonl"
     general_texts: str = "data/general/texts.jsonl"
+    answer_format: AnswerFormat | None = None
+    metrics: dict[str, MetricSettings] = Field(default_factory=dict)
+    """By name; they stand beside loss, chrF and the others."""
     bootstrap_resamples: int = Field(10_000, ge=100)
     seed: int = 0
+
+    @model_validator(mode="after")
+    def _metric_names_are_free(self) -> "EvaluationSettings":
+        for name in self.metrics:
+            if not re.fullmatch(METRIC_NAME, name):
+                raise ValueError(f"the metric name {name!r} must be small letters, digits and _, a letter first")
+            if name in TAKEN_METRICS:
+                raise ValueError(f"the metric name {name!r} is taken; choose another")
+        return self
+
+    def known_metrics(self) -> list[str]:
+        """What an answer is judged by."""
+        return [*JUDGED_BY, *(["format_valid"] if self.answer_format else []), *self.metrics]
 
 
 class PromotionSettings(Section):
     """What a candidate must show before it becomes champion."""
 
-    metric: Literal["loss", "chrf", "rouge_l"] = "loss"
+    metric: str = "loss"
+    """loss, chrf, rouge_l, exact_match, format_valid (with evaluation.answer_format), or one of evaluation.metrics."""
     forgetting_margin: float = Field(0.05, ge=0)
     """Largest tolerated drop of general accuracy (absolute)."""
 
@@ -278,6 +335,16 @@ class ProjectSettings(Section):
     retraining: RetrainingSettings = RetrainingSettings()
     notifications: NotificationSettings = NotificationSettings()
     retention: RetentionSettings = RetentionSettings()
+
+    @model_validator(mode="after")
+    def _promotes_by_what_is_measured(self) -> "ProjectSettings":
+        known = self.evaluation.known_metrics()
+        if self.promotion.metric not in known:
+            needs = "; format_valid needs evaluation.answer_format" if self.promotion.metric == "format_valid" else ""
+            raise ValueError(
+                f"`promotion.metric` is {self.promotion.metric!r}; choose one of {', '.join(known)}{needs}"
+            )
+        return self
 
 
 def _is_cron_field(field: str, allowed: range) -> bool:

@@ -9,21 +9,23 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from rich.table import Table
 
+from ft_pipeline.evaluation.metrics import shown_metrics
 from ft_pipeline.execution.events import StepEvent, listening
 from ft_pipeline.execution.progress import Progress as JobProgress
 from ft_pipeline.execution.progress import subscribe
 
 STATUS_STYLE = {"ok": "green", "warning": "yellow", "problem": "red"}
 STATE_STYLE = {"fresh": "green", "stale": "yellow", "never_run": "cyan", "failed": "red", "broken": "red"}
-METRICS = {
-    "loss": "loss",
+TITLES = {
     "chrf": "chrF",
     "rouge_l": "ROUGE-L",
+    "exact_match": "exact",
+    "format_valid": "format",
     "length_ratio": "length",
     "general_accuracy": "general acc.",
     "general_loss": "general loss",
 }
-"""Metric → its column's title, in the order of the columns."""
+"""Metric → its column's title, where its name is too long for one."""
 
 
 SHORT = {"model", "asset", "experiment", "result", "state", "status", "what", "name"}
@@ -137,8 +139,8 @@ def show_experiments(console: Console, found: Sequence[Mapping[str, Any]]) -> No
 
 def show_comparison(console: Console, document: Mapping[str, Any]) -> None:
     """Rows in the document's order; each score with its 95 % interval."""
-    metrics = [name for name in METRICS if any(name in row["scores"] for row in document["rows"])]
-    columns = [*(METRICS[name] for name in metrics), "prompt", "s/call", "trainable"]
+    metrics = list(shown_metrics(document))
+    columns = [*(TITLES.get(name, name) for name in metrics), "prompt", "s/call", "trainable"]
     table = _table("model", *columns, justify_right=set(columns))
     for row in document["rows"]:
         cells = [_score(row["scores"].get(metric), metric == document["primary_metric"]) for metric in metrics]

@@ -7,6 +7,7 @@ import dagster as dg
 from ft_pipeline.defs.distillation import asked_settings
 from ft_pipeline.defs.stages import base_model_spec, experiment_settings, references, trained_on
 from ft_pipeline.evaluation.comparison import build_comparison
+from ft_pipeline.evaluation.custom_metrics import resolve
 from ft_pipeline.evaluation.pictures import score_picture
 from ft_pipeline.evaluation.recommendation import build_recommendation
 from ft_pipeline.execution.metadata import picture, table
@@ -46,7 +47,7 @@ def prompt_baseline(at: Inputs) -> Spec:
     stage="evaluation",
     per_experiment=True,
     deps=["experiment", "base_model", "conversations", "adapter", "merged_model"],
-    code_version="2",
+    code_version="3",
     kinds={"pytorch", "huggingface"},
     gpu=True,
     show=lambda artifact: _show_scores(artifact),
@@ -66,7 +67,7 @@ def scores(at: Inputs) -> Spec:
     stage="evaluation",
     deps=["prompt_baseline", "scores"],
     kinds={"json", "markdown"},
-    code_version="2",
+    code_version="3",
     build=lambda making: build_comparison(making.inputs, making.spec.config, making.out),
     show=lambda artifact: _show_comparison(artifact),
 )
@@ -119,6 +120,7 @@ def _evaluation(at: Inputs) -> dict[str, Any]:
         ),
         "general_questions": read_jsonl(at.project.inside(settings.general_questions)),
         "general_texts": read_jsonl(at.project.inside(settings.general_texts)),
+        "custom_metrics": resolve(at.project.root, settings.metrics),
     }
 
 

@@ -16,16 +16,18 @@ import pyarrow.parquet as pq
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.bootstrap import Bootstrap, Estimate, difference, interval
 from ft_pipeline.evaluation.contenders import TUNED, UNTOUCHED, Contender, comparable, read_contenders
-from ft_pipeline.evaluation.metrics import METRICS
+from ft_pipeline.evaluation.metrics import ANSWER_METRICS, METRICS, Metric, shown_metrics
 
 Document = dict[str, Any]
 Estimates = dict[str, dict[str, Estimate]]
 """By row name, by metric."""
+Metrics = Mapping[str, Metric]
+"""Every metric of this comparison, in the order in which it is shown."""
 
 WORST = 5
 """How many of the worst regressions are shown."""
 _RATIOS = {"loss": ("loss_sum", "answer_tokens"), "length_ratio": ("generated_tokens", "answer_tokens")}
-_MEANS = ("chrf", "rouge_l")
+_MEANS = (*ANSWER_METRICS, "format_valid")
 
 
 def build_comparison(inputs: Mapping[str, Path], config: Mapping[str, Any], out: Path) -> dict[str, Any]:
@@ -57,18 +59,22 @@ def compare(inputs: Mapping[str, Path], config: Mapping[str, Any]) -> Document:
         raise UserError("there are no scores to compare yet; materialize prompt_baseline and scores, or run `ft run`")
     samples = {one.name: one.records("samples.parquet") for one in chosen}
     _check_items(samples)
-    estimates = _estimates(chosen, samples, config["bootstrap_resamples"], config["seed"])
+    metrics = METRICS | {name: Metric(**each) for one in chosen for name, each in one.own_metrics.items()}
     primary = config["primary_metric"]
-    ranked = _ranking(primary, estimates)
+    if primary not in metrics:
+        raise UserError(f"promotion.metric {primary!r} is not in these scores, which are older: run `ft run`")
+    estimates = _estimates(chosen, samples, [*_MEANS, *chosen[0].own_metrics], config)
+    ranked = _ranking(metrics[primary], primary, estimates)
     by_name = {one.name: one for one in chosen}
     some = next(iter(samples.values()))
     return {
         "test_rows": len({sample["group"] for sample in some}),
         "test_items": len(some),
         "primary_metric": primary,
-        "rows": [_row(by_name[name], estimates[name]) for name in ranked],
-        "pairs": _pairs(primary, estimates),
-        "changes": _changes(primary, [by_name[name] for name in ranked], samples),
+        "metrics": {name: vars(metric) for name, metric in metrics.items() if _measured(name, estimates)},
+        "rows": [_row(by_name[name], estimates[name], metrics) for name in ranked],
+        "pairs": _pairs(primary, estimates, metrics),
+        "changes": _changes(metrics[primary], primary, [by_name[name] for name in ranked], samples),
         "fingerprint": chosen[0].row["fingerprint"],
         "evaluation": chosen[0].parts,
         "left_out": left_out,
@@ -84,9 +90,18 @@ def _check_items(samples: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
             raise UserError(f"{name} was not scored on the items of {first}; score it again: ft run --force")
 
 
+def _measured(metric: str, estimates: Estimates) -> bool:
+    return any(metric in found for found in estimates.values())
+
+
 def _estimates(
-    chosen: Sequence[Contender], samples: Mapping[str, Sequence[Mapping[str, Any]]], resamples: int, seed: int
+    chosen: Sequence[Contender],
+    samples: Mapping[str, Sequence[Mapping[str, Any]]],
+    means: Sequence[str],
+    config: Mapping[str, Any],
 ) -> Estimates:
+    """means: the metrics that are a mean over the items."""
+    resamples, seed = config["bootstrap_resamples"], config["seed"]
     estimates: Estimates = {one.name: {} for one in chosen}
     draws = Bootstrap([sample["group"] for sample in next(iter(samples.values()))], resamples, seed)
     for metric, (numerator, denominator) in _RATIOS.items():
@@ -94,8 +109,9 @@ def _estimates(
         if known:  # nobody knows the loss of a hosted teacher
             found = draws.ratios(_columns(known, numerator), _columns(known, denominator))
             _put(estimates, list(known), metric, found)
-    for metric in _MEANS:
-        _put(estimates, list(samples), metric, draws.means(_columns(samples, metric)))
+    for metric in means:
+        if metric in next(iter(samples.values()))[0]:  # the same for all: one fingerprint
+            _put(estimates, list(samples), metric, draws.means(_columns(samples, metric)))
     _add_general(estimates, chosen, resamples, seed)
     return estimates
 
@@ -126,35 +142,35 @@ def _put(estimates: Estimates, names: Sequence[str], metric: str, found: Sequenc
         estimates[name][metric] = estimate
 
 
-def _ranking(metric: str, estimates: Estimates) -> list[str]:
+def _ranking(metric: Metric, name: str, estimates: Estimates) -> list[str]:
     """The rows that have the metric, best first, ties by name; then the others by name."""
-    having = [name for name in estimates if metric in estimates[name]]
-    sign = 1 if METRICS[metric].lower_is_better else -1
-    ranked = sorted(having, key=lambda name: (sign * _judged(metric, estimates[name][metric]).value, name))
+    having = [row for row in estimates if name in estimates[row]]
+    sign = 1 if metric.lower_is_better else -1
+    ranked = sorted(having, key=lambda row: (sign * _judged(metric, estimates[row][name]).value, row))
     return ranked + sorted(set(estimates) - set(having))
 
 
-def _judged(metric: str, estimate: Estimate) -> Estimate:
+def _judged(metric: Metric, estimate: Estimate) -> Estimate:
     """What rows are ranked by: the value, or its distance from the ideal where the best value is neither end."""
-    ideal = METRICS[metric].ideal
-    if ideal is None:
+    if metric.ideal is None:
         return estimate
-    return Estimate(abs(estimate.value - ideal), np.abs(estimate.draws - ideal))
+    return Estimate(abs(estimate.value - metric.ideal), np.abs(estimate.draws - metric.ideal))
 
 
-def _pairs(primary: str, estimates: Estimates) -> list[dict[str, Any]]:
+def _pairs(primary: str, estimates: Estimates, metrics: Metrics) -> list[dict[str, Any]]:
     pairs = []
-    for metric in [primary, *(name for name in METRICS if name != primary)]:
-        ranked = [name for name in _ranking(metric, estimates) if metric in estimates[name]]
-        judged = {name: _judged(metric, estimates[name][metric]) for name in ranked}
+    for name in [primary, *(other for other in metrics if other != primary)]:
+        metric = metrics[name]
+        ranked = [row for row in _ranking(metric, name, estimates) if name in estimates[row]]
+        judged = {row: _judged(metric, estimates[row][name]) for row in ranked}
         for position, better in enumerate(ranked):
             for worse in ranked[position + 1 :]:
-                lead = difference(judged[better], judged[worse], lower_is_better=METRICS[metric].lower_is_better)
-                pairs.append({"better": better, "worse": worse, "metric": metric, **lead})
+                lead = difference(judged[better], judged[worse], lower_is_better=metric.lower_is_better)
+                pairs.append({"better": better, "worse": worse, "metric": name, **lead})
     return pairs
 
 
-def _row(contender: Contender, estimates: Mapping[str, Estimate]) -> dict[str, Any]:
+def _row(contender: Contender, estimates: Mapping[str, Estimate], metrics: Metrics) -> dict[str, Any]:
     row = contender.row
     costs = ("prompt_tokens_per_call", "generated_tokens_per_call", "seconds_per_call", "cut_off")
     return {
@@ -162,7 +178,7 @@ def _row(contender: Contender, estimates: Mapping[str, Estimate]) -> dict[str, A
         "kind": contender.kind,
         "experiment": contender.experiment,
         "technique": row["model"].get("technique"),
-        "scores": {metric: interval(estimates[metric]) for metric in METRICS if metric in estimates},
+        "scores": {metric: interval(estimates[metric]) for metric in metrics if metric in estimates},
         **{key: row[key] for key in costs},
         "cost_per_call": row.get("cost_per_call"),
         "trainable_params": row["model"].get("trainable_params", 0),
@@ -177,20 +193,20 @@ def _row(contender: Contender, estimates: Mapping[str, Estimate]) -> dict[str, A
 
 
 def _changes(
-    metric: str, ranked: Sequence[Contender], samples: Mapping[str, Sequence[Mapping[str, Any]]]
+    metric: Metric, name: str, ranked: Sequence[Contender], samples: Mapping[str, Sequence[Mapping[str, Any]]]
 ) -> dict[str, Any] | None:
     """Improvements and regressions per test item, from the best untouched row to the best tuned one; None without."""
     before = next((one.name for one in ranked if one.kind in UNTOUCHED), None)
     after = next((one.name for one in ranked if one.kind in TUNED), None)
     if before is None or after is None:
         return None
-    changes = [_change(metric, old, new) for old, new in zip(samples[before], samples[after], strict=True)]
-    least = METRICS[metric].worth_noticing
+    changes = [_change(metric, name, old, new) for old, new in zip(samples[before], samples[after], strict=True)]
+    least = metric.worth_noticing
     changes.sort(key=lambda change: (change["gain"], change["item"]))
     return {
         "before": before,
         "after": after,
-        "metric": metric,
+        "metric": name,
         "improved": sum(change["gain"] > least for change in changes),
         "unchanged": sum(abs(change["gain"]) <= least for change in changes),
         "regressed": sum(change["gain"] < -least for change in changes),
@@ -198,12 +214,12 @@ def _changes(
     }
 
 
-def _change(metric: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+def _change(metric: Metric, name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
     """`gain` is positive where the tuned model does better."""
-    values = [_item_value(metric, sample) for sample in (old, new)]
+    values = [_item_value(name, sample) for sample in (old, new)]
     return {
         "item": new["item"],
-        "gain": (values[0] - values[1]) if METRICS[metric].lower_is_better else (values[1] - values[0]),
+        "gain": (values[0] - values[1]) if metric.lower_is_better else (values[1] - values[0]),
         "prompt": new["prompt"],
         "reference": new["reference"],
         "before": {"value": values[0], "answer": old["answer"]},
@@ -223,8 +239,8 @@ def _item_value(metric: str, sample: Mapping[str, Any]) -> float:
 
 def markdown_table(document: Mapping[str, Any]) -> str:
     """The comparison as a Markdown table, best row first, intervals in brackets, and what was left out below it."""
-    metrics = [metric for metric in METRICS if any(metric in row["scores"] for row in document["rows"])]
-    labels = [f"{METRICS[metric].label} ({METRICS[metric].direction})" for metric in metrics]
+    metrics = shown_metrics(document)
+    labels = [f"{metric.label} ({metric.direction})" for metric in metrics.values()]
     header = ["", *labels, "prompt tokens / call", "seconds / call", "trained parameters"]
     lines = [header, ["---", *["---:"] * (len(header) - 1)]]
     for row in document["rows"]:

@@ -30,6 +30,8 @@ class Contender:
     parts: Parts
     """What its evaluation fingerprint is made of."""
     folder: Path
+    own_metrics: dict[str, dict[str, Any]]
+    """Those of its task only, as Metric."""
 
     def records(self, file: str) -> list[dict[str, Any]]:
         """Its part of samples.parquet or general.parquet, in the order of the items."""
@@ -49,7 +51,7 @@ def read_contenders(inputs: Mapping[str, Path], champion: Mapping[str, Any] | No
     for key in sorted(inputs):
         owner, asset = key.split("/", 1)
         document = json.loads((inputs[key] / "scores.json").read_text(encoding="utf-8"))
-        rows, parts = document["rows"], document["evaluation"]
+        rows, parts, own = document["rows"], document["evaluation"], document.get("metrics", {})
         if owner == "champion":
             wanted = champion["name"].split("/")[-1] if champion else None
             experiment = champion["experiment"] if champion else None
@@ -63,7 +65,7 @@ def read_contenders(inputs: Mapping[str, Path], champion: Mapping[str, Any] | No
             found = [(_names(row)[0] + suffix, row["kind"], None, row) for row in rows]
         else:
             found = [(f"{owner}/{row['name']}", row["kind"], owner, row) for row in rows]
-        contenders += [Contender(name, kind, who, key, row, parts, inputs[key]) for name, kind, who, row in found]
+        contenders += [Contender(name, kind, who, key, row, parts, inputs[key], own) for name, kind, who, row in found]
     return contenders
 
 

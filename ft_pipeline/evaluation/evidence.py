@@ -6,6 +6,7 @@ from functools import cached_property
 from typing import Any
 
 from ft_pipeline.evaluation.contenders import TUNED, UNTOUCHED
+from ft_pipeline.evaluation.metrics import metric_of
 
 ANSWERS = "chrf"
 """What generated answers are held against each other by, where a row has no loss."""
@@ -91,6 +92,15 @@ class Case:
         wanted = (better["name"], worse["name"], metric or self.metric)
         pairs = self.document["pairs"]
         return next((pair for pair in pairs if (pair["better"], pair["worse"], pair["metric"]) == wanted), None)
+
+    def words(self, pair: Mapping[str, Any] | None) -> str:
+        """A pair as a sentence; nothing without one."""
+        if pair is None:
+            return ""
+        return (
+            f"{metric_of(self.document, pair['metric']).label}: {pair['better']} leads {pair['worse']} by "
+            f"{pair['difference']:.3f} (95 %: {pair['low']:.3f} to {pair['high']:.3f})."
+        )
 
     def clear(self, better: Row, worse: Row, metric: str | None = None) -> bool:
         pair = self.lead(better, worse, metric)

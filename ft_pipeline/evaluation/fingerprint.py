@@ -20,13 +20,14 @@ def evaluation_parts(
     settings: dict[str, Any],
     general_questions: Sequence[dict[str, Any]],
     general_texts: Sequence[dict[str, Any]],
+    measures: dict[str, Any] | None = None,
 ) -> Parts:
     """Everything that the numbers depend on, apart from what is compared (the model, its adapter, its prompt).
 
     The tokenizer is part of it: losses per token of two vocabularies cannot be held against each other. The batch size
-    is not: it moves scores by rounding only.
+    is not: it moves scores by rounding only. measures: Measures.identity.
     """
-    return {
+    parts = {
         "test_rows": digest([{"id": row["id"], "messages": row["messages"]} for row in test_rows]),
         "template": _files_digest(base_model, _TEMPLATE_FILES),
         "vocabulary": _files_digest(base_model, _VOCABULARY_FILES),
@@ -34,6 +35,7 @@ def evaluation_parts(
         "general": digest([list(general_questions), list(general_texts)]),
         "versions": metric_versions(),
     }
+    return parts if measures is None else {**parts, "measures": digest(measures)}
 
 
 def fingerprint(parts: Parts) -> str:

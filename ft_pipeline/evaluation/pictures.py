@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from ft_pipeline.evaluation.metrics import METRICS
+from ft_pipeline.evaluation.metrics import shown_metrics
 from ft_pipeline.pictures import draw_intervals, panels
 
 
@@ -12,7 +12,7 @@ def score_picture(document: Mapping[str, Any]) -> bytes:
     """PNG of a comparison document: a panel per metric, the rows in the comparison's order, best first."""
     rows = document["rows"]
     draws: list[Callable[[Any], None]] = []
-    for name, metric in METRICS.items():
+    for name, metric in shown_metrics(document).items():
         having = [row for row in rows if name in row["scores"]]
         if having:
             draws.append(

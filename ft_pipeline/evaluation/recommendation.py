@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from ft_pipeline.evaluation.evidence import ANSWERS, Case, Row, Verdict, accuracy, evidence
-from ft_pipeline.evaluation.metrics import METRICS
 
 ENOUGH_ROWS = 500
 """Training rows that LoRA is said to want; below, a tie says little about tuning."""
@@ -62,7 +61,7 @@ def teacher_leads(case: Case) -> Verdict | None:
     student = case.students[0]
     into = next(iter(case.sound), None)
     reason = (
-        f"The teacher clearly answers better than every use of the small model: {_pair(_answers(case, student))} "
+        f"The teacher clearly answers better than every use of the small model: {case.words(_answers(case, student))} "
         f"Where its {_costs(case.teacher)} can be afforded, prompt the teacher itself; else distil it: more unlabelled "
         f"prompts, and a higher weight of distilled rows{' in ' + str(into['experiment']) if into else ''}."
     )
@@ -113,10 +112,14 @@ def prompting_is_enough(case: Case) -> Verdict | None:
         return None
     behind = case.lead(case.bar, best)
     if behind is not None:
-        return Verdict("prompt", f"Do not fine-tune: {_named(case.bar)} is at least as good. {_pair(behind)}", best)
+        return Verdict(
+            "prompt", f"Do not fine-tune: {_named(case.bar)} is at least as good. {case.words(behind)}", best
+        )
     ahead = case.lead(best, case.bar)
     return Verdict(
-        "prompt", f"Do not fine-tune: no tuned model is clearly better than {_named(case.bar)}. {_pair(ahead)}", best
+        "prompt",
+        f"Do not fine-tune: no tuned model is clearly better than {_named(case.bar)}. {case.words(ahead)}",
+        best,
     )
 
 
@@ -127,7 +130,7 @@ def tuning_wins(case: Case) -> Verdict | None:
     chosen = min([best, *level], key=lambda row: (_simplicity(row), case.sound.index(row)))
     pair = case.lead(chosen, case.bar) if case.bar else None
     reason = (
-        f"Tuning pays: {chosen['name']} beats the best prompting. {_pair(pair)}"
+        f"Tuning pays: {chosen['name']} beats the best prompting. {case.words(pair)}"
         if pair
         else f"Only {chosen['name']} was scored."
     )
@@ -165,7 +168,7 @@ def say_prompting(case: Case, verdict: Verdict) -> str | None:
     if pair is None:
         return None
     helps = "helps" if pair["low"] > 0 else "does not clearly help"
-    return f"Prompting {helps}: {_pair(pair)}"
+    return f"Prompting {helps}: {case.words(pair)}"
 
 
 def say_tokens(case: Case, verdict: Verdict) -> str | None:
@@ -205,7 +208,7 @@ def say_merge(case: Case, verdict: Verdict) -> str | None:
     if len(forms) < 2 or not case.clear(forms["adapter"], forms["merged"]):
         return None
     pair = case.lead(forms["adapter"], forms["merged"])
-    return f"Serve the adapter, not the merged model: merging costs quality. {_pair(pair)}"
+    return f"Serve the adapter, not the merged model: merging costs quality. {case.words(pair)}"
 
 
 def say_tuning(case: Case, verdict: Verdict) -> str | None:
@@ -215,7 +218,7 @@ def say_tuning(case: Case, verdict: Verdict) -> str | None:
     pair = case.lead(verdict.row, case.bar)
     if pair is None or pair["low"] <= 0:
         return f"So far {verdict.row['name']} is not clearly better than {_named(case.bar)}."
-    return f"So far tuning pays: {_pair(pair)}"
+    return f"So far tuning pays: {case.words(pair)}"
 
 
 def say_teacher(case: Case, verdict: Verdict) -> str | None:
@@ -223,7 +226,7 @@ def say_teacher(case: Case, verdict: Verdict) -> str | None:
     if case.teacher is None or verdict.decision == "distillation" or not case.students:
         return None
     pair = _answers(case, case.students[0])
-    return f"The teacher is not clearly ahead, so distilling more of it promises little. {_pair(pair)}"
+    return f"The teacher is not clearly ahead, so distilling more of it promises little. {case.words(pair)}"
 
 
 def say_tests(case: Case, verdict: Verdict) -> str | None:
@@ -264,12 +267,3 @@ def _simplicity(row: Row) -> int:
 
 def _named(row: Row | None) -> str:
     return "the plain model" if row is None or row["kind"] == "base" else f"the prompt variant {row['name']}"
-
-
-def _pair(pair: Mapping[str, Any] | None) -> str:
-    if pair is None:
-        return ""
-    return (
-        f"{METRICS[pair['metric']].label}: {pair['better']} leads {pair['worse']} by {pair['difference']:.3f} "
-        f"(95 %: {pair['low']:.3f} to {pair['high']:.3f})."
-    )

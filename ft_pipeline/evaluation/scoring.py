@@ -16,7 +16,7 @@ from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.fingerprint import Parts, evaluation_parts, fingerprint
 from ft_pipeline.evaluation.harness import Sample, answer_task, loss_task, question_task, run_tasks, text_task
 from ft_pipeline.evaluation.lm import LoadedLM
-from ft_pipeline.evaluation.metrics import answer_metrics
+from ft_pipeline.evaluation.measures import Measures
 from ft_pipeline.evaluation.rendering import (
     Item,
     Prompt,
@@ -65,6 +65,7 @@ class Scorer:
     def __init__(self, job: Job, subjects: Sequence[Subject]) -> None:
         self.job = job
         self.settings = job.config["evaluation"]
+        self.measures = Measures.of(job.config)
         self.tokenizer = load_tokenizer(job.inputs["base_model"])
         self.questions: list[dict[str, Any]] = job.config["general_questions"]
         self.texts: list[dict[str, Any]] = job.config["general_texts"]
@@ -76,12 +77,19 @@ class Scorer:
 
     @cached_property
     def items(self) -> list[Item]:
-        return items_of(self.test_rows)
+        items = items_of(self.test_rows)
+        self.measures.check_references(items)
+        return items
 
     @cached_property
     def parts(self) -> Parts:
         return evaluation_parts(
-            self.test_rows, self.job.inputs["base_model"], self.settings, self.questions, self.texts
+            self.test_rows,
+            self.job.inputs["base_model"],
+            self.settings,
+            self.questions,
+            self.texts,
+            self.measures.identity,
         )
 
     def score(self, model: Any, subject: Subject) -> None:
@@ -119,7 +127,7 @@ class Scorer:
             name: [{"name": result["row"]["name"], **record} for result in results for record in result[name]]
             for name in ("samples", "general")
         }
-        write_scores(self.job.out, rows, self.parts, records)
+        write_scores(self.job.out, rows, self.parts, records, self.measures)
         return {"rows": rows, "test_items": len(self.items), "test_rows": len(self.test_rows)}
 
     def _score_items(self, lm: LoadedLM, rendered: Sequence[RenderedItem], folder: Path) -> list[dict[str, Any]]:
@@ -144,7 +152,7 @@ class Scorer:
             "answer": text,
             "loss_sum": -float(loss["filtered_resps"][0][0]),
             "answer_tokens": reference_tokens,
-            **answer_metrics(rendered.item.reference, text),
+            **self.measures.of_answer(rendered.item, text),
             "length_ratio": generation.answer_tokens / reference_tokens,
             "prompt_tokens": generation.prompt_tokens,
             "generated_tokens": generation.answer_tokens,
@@ -185,7 +193,7 @@ class Scorer:
         self, subject: Subject, lm: LoadedLM, samples: list[dict[str, Any]], general: list[dict[str, Any]]
     ) -> dict[str, Any]:
         general_scores = summarise_general(general)
-        scores = summarise(samples) | {f"general_{key}": value for key, value in general_scores.items()}
+        scores = summarise(samples, self.measures) | {f"general_{key}": value for key, value in general_scores.items()}
         for metric, value in scores.items():
             if not math.isfinite(value):
                 raise UserError(
@@ -221,11 +229,15 @@ def _window(model: Any) -> int | None:
 
 
 def write_scores(
-    out: Path, rows: Sequence[dict[str, Any]], parts: Parts, records: dict[str, list[dict[str, Any]]]
+    out: Path,
+    rows: Sequence[dict[str, Any]],
+    parts: Parts,
+    records: dict[str, list[dict[str, Any]]],
+    measures: Measures,
 ) -> None:
     """Write scores.json, samples.parquet and general.parquet; records: `samples`, `general`, each with its row name."""
-    document = json.dumps({"rows": list(rows), "evaluation": parts}, indent=2, ensure_ascii=False)
-    (out / "scores.json").write_text(document, encoding="utf-8")
+    document = {"rows": list(rows), "evaluation": parts, "metrics": measures.described}
+    (out / "scores.json").write_text(json.dumps(document, indent=2, ensure_ascii=False), encoding="utf-8")
     for name, schema in (("samples", None), ("general", GENERAL)):
         pq.write_table(pa.Table.from_pylist(records[name], schema=schema), out / f"{name}.parquet")
 
@@ -249,13 +261,12 @@ def read_conversations(job: Job) -> list[dict[str, Any]]:
     return pq.read_table(job.inputs["conversations"] / "rows.parquet", columns=columns).to_pylist()
 
 
-def summarise(samples: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """A row's scores: loss and length as ratios of sums over all tokens, chrF and ROUGE-L as means over the items."""
+def summarise(samples: Sequence[dict[str, Any]], measures: Measures) -> dict[str, float]:
+    """A row's scores: loss and length as ratios of sums over all tokens, the others as means over the items."""
     reference_tokens = sum(sample["answer_tokens"] for sample in samples)
     return {
         "loss": sum(sample["loss_sum"] for sample in samples) / reference_tokens,
-        "chrf": fmean(sample["chrf"] for sample in samples),
-        "rouge_l": fmean(sample["rouge_l"] for sample in samples),
+        **measures.means(samples),
         "length_ratio": sum(sample["generated_tokens"] for sample in samples) / reference_tokens,
     }
 

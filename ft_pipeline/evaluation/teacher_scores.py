@@ -14,7 +14,7 @@ from ft_pipeline.distillation.limits import cost
 from ft_pipeline.distillation.prompting import Prompter
 from ft_pipeline.distillation.teacher import teacher_of
 from ft_pipeline.evaluation.fingerprint import evaluation_parts, fingerprint
-from ft_pipeline.evaluation.metrics import answer_metrics
+from ft_pipeline.evaluation.measures import Measures
 from ft_pipeline.evaluation.rendering import Item, items_of, rows_to_test
 from ft_pipeline.evaluation.scoring import read_conversations, write_scores
 from ft_pipeline.job import Job
@@ -43,17 +43,28 @@ def run(job: Job) -> dict[str, Any]:
     teacher = teacher_of(job).model_copy(update=own)
     prompter = Prompter.of(teacher, job.inputs["conversations"])
     answers = _asked(job, prompter, items) if teacher.endpoint else _generated(job, prompter, items)
-    samples = _samples(load_tokenizer(job.inputs["base_model"]), items, answers)
+    measures = Measures.of(job.config)
+    samples = _samples(load_tokenizer(job.inputs["base_model"]), items, answers, measures)
     parts = evaluation_parts(
-        rows, job.inputs["base_model"], settings, job.config["general_questions"], job.config["general_texts"]
+        rows,
+        job.inputs["base_model"],
+        settings,
+        job.config["general_questions"],
+        job.config["general_texts"],
+        measures.identity,
     )
     about = {
         "technique": None,
         "teacher": job.config["name"],
         "endpoint_host": client.host_of(teacher.endpoint) if teacher.endpoint else None,
     }
-    row = _row(about, PriceSettings.model_validate(job.config["prices"]), answers, samples, fingerprint(parts))
-    write_scores(job.out, [row], parts, {"samples": [{"name": NAME, **each} for each in samples], "general": []})
+    prices = PriceSettings.model_validate(job.config["prices"])
+    row = _row(about, prices, answers, samples, fingerprint(parts), measures)
+    records: dict[str, list[dict[str, Any]]] = {
+        "samples": [{"name": NAME, **each} for each in samples],
+        "general": [],
+    }
+    write_scores(job.out, [row], parts, records, measures)
     return {"rows": [row], "test_items": len(items), "test_rows": len(rows)}
 
 
@@ -95,7 +106,9 @@ def _generated(job: Job, prompter: Prompter, items: Sequence[Item]) -> list[Answ
     ]
 
 
-def _samples(tokenizer: Any, items: Sequence[Item], answers: Sequence[Answer]) -> list[dict[str, Any]]:
+def _samples(
+    tokenizer: Any, items: Sequence[Item], answers: Sequence[Answer], measures: Measures
+) -> list[dict[str, Any]]:
     """As scoring.py writes them; lengths are in tokens of the base model, a stop token included, as for all rows."""
 
     def tokens(text: str) -> int:
@@ -114,7 +127,7 @@ def _samples(tokenizer: Any, items: Sequence[Item], answers: Sequence[Answer]) -
                 "answer": answer["answer"],
                 "loss_sum": None,
                 "answer_tokens": reference_tokens,
-                **answer_metrics(item.reference, answer["answer"]),
+                **measures.of_answer(item, answer["answer"]),
                 "length_ratio": generated / reference_tokens,
                 "prompt_tokens": answer["prompt_tokens"],
                 "generated_tokens": generated,
@@ -130,11 +143,11 @@ def _row(
     answers: Sequence[Answer],
     samples: Sequence[dict[str, Any]],
     evaluation: str,
+    measures: Measures,
 ) -> dict[str, Any]:
     reference_tokens = sum(sample["answer_tokens"] for sample in samples)
     scores = {
-        "chrf": fmean(sample["chrf"] for sample in samples),
-        "rouge_l": fmean(sample["rouge_l"] for sample in samples),
+        **measures.means(samples),
         "length_ratio": sum(sample["generated_tokens"] for sample in samples) / reference_tokens,
     }
     return {

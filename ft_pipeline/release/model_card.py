@@ -16,6 +16,8 @@ METRIC_TITLES = {
     "loss": "Loss, nats per answer token (lower is better)",
     "chrf": "chrF (0 to 100)",
     "rouge_l": "ROUGE-L (0 to 1)",
+    "exact_match": "Exact match (0 to 1)",
+    "format_valid": "Answers in the declared format (0 to 1)",
     "length_ratio": "Answer length / reference length",
     "general_accuracy": "General accuracy (0 to 1)",
     "general_loss": "Loss on general text, nats per token (lower is better)",

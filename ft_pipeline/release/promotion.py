@@ -11,10 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ft_pipeline.evaluation.metrics import metric_of
 from ft_pipeline.release.champion import Candidate, Promotion, Record
 from ft_pipeline.settings import PromotionSettings
-
-LOWER_IS_BETTER = frozenset({"loss", "general_loss"})
 
 
 @dataclass(frozen=True)
@@ -99,6 +98,7 @@ class _Judge:
         settings: PromotionSettings,
         champion: Record | None,
     ) -> None:
+        self.document = comparison
         self.rows: list[Mapping[str, Any]] = list(comparison["rows"])
         self.pairs: list[Mapping[str, Any]] = list(comparison["pairs"])
         self.scored_champion: str | None = (comparison.get("champion") or {}).get("fingerprint")
@@ -205,7 +205,7 @@ class _Judge:
 
     def _best_first(self, rows: list[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
         metric = self.settings.metric
-        sign = 1 if metric in LOWER_IS_BETTER else -1
+        sign = 1 if metric_of(self.document, metric).lower_is_better else -1
         return sorted(
             (row for row in rows if metric in row["scores"]), key=lambda row: sign * row["scores"][metric]["value"]
         )

@@ -67,6 +67,7 @@ def _samples(name: str, row: Mapping[str, Any]) -> list[dict[str, Any]]:
             "answer_tokens": TOKENS,
             "chrf": chrf,
             "rouge_l": 0.5,
+            "exact_match": 0.0,
             "length_ratio": 1.0,
             "prompt_tokens": 40,
             "generated_tokens": TOKENS,

@@ -9,13 +9,19 @@ from ft_pipeline.evaluation.metrics import METRICS, answer_metrics, metric_versi
 
 def test_the_reference_itself_scores_full_marks() -> None:
     assert answer_metrics("Please send your order number.", "Please send your order number.") == pytest.approx(
-        {"chrf": 100.0, "rouge_l": 1.0}
+        {"chrf": 100.0, "rouge_l": 1.0, "exact_match": 1.0}
     )
 
 
 def test_nothing_in_common() -> None:
-    assert answer_metrics("abc def", "xyz") == {"chrf": 0.0, "rouge_l": 0.0}
-    assert answer_metrics("abc def", "") == {"chrf": 0.0, "rouge_l": 0.0}
+    nothing = {"chrf": 0.0, "rouge_l": 0.0, "exact_match": 0.0}
+    assert answer_metrics("abc def", "xyz") == nothing
+    assert answer_metrics("abc def", "") == nothing
+
+
+def test_exact_match_minds_all_but_white_space() -> None:
+    assert answer_metrics("Refund: 5 days", " Refund:  5\ndays ")["exact_match"] == 1.0
+    assert answer_metrics("Refund: 5 days", "refund: 5 days")["exact_match"] == 0.0
 
 
 def test_rouge_l_is_the_longest_common_subsequence() -> None:

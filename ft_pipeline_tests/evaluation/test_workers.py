@@ -43,8 +43,9 @@ def tuned(make_job: JobMaker, tiny_adapter: Path, tiny_merged: Path) -> Job:
 def test_prompt_baseline_scores_plain_and_every_variant(baseline: Job) -> None:
     rows = json.loads((baseline.out / "scores.json").read_text(encoding="utf-8"))["rows"]
     assert [(row["name"], row["kind"]) for row in rows] == [("plain", "base"), ("few_shot", "prompt")]
-    assert set(rows[0]["scores"]) == {"loss", "chrf", "rouge_l", "length_ratio", "general_accuracy", "general_loss"}
-    assert set(rows[1]["scores"]) == {"loss", "chrf", "rouge_l", "length_ratio"}
+    of_answers = {"loss", "chrf", "rouge_l", "exact_match", "length_ratio"}
+    assert set(rows[0]["scores"]) == {*of_answers, "general_accuracy", "general_loss"}
+    assert set(rows[1]["scores"]) == of_answers
     assert rows[1]["prompt_tokens_per_call"] > rows[0]["prompt_tokens_per_call"]
     assert rows[0]["fingerprint"] == rows[1]["fingerprint"]
     assert rows[0]["general"]["accuracy"] == rows[0]["scores"]["general_accuracy"]["value"]
@@ -132,7 +133,7 @@ def test_a_hosted_teacher_is_scored_by_what_it_writes_and_compared(hosted: Job, 
     (row,) = json.loads((hosted.out / "scores.json").read_text(encoding="utf-8"))["rows"]
     plain = json.loads((baseline.out / "scores.json").read_text(encoding="utf-8"))["rows"][0]
     assert row["fingerprint"] == plain["fingerprint"]
-    assert set(row["scores"]) == {"chrf", "rouge_l", "length_ratio"}
+    assert set(row["scores"]) == {"chrf", "rouge_l", "exact_match", "length_ratio"}
     assert (row["kind"], row["prompt_tokens_per_call"], row["cost_per_call"]) == ("teacher", 20, pytest.approx(0.02))
     assert row["seconds_per_call"] > 0.009
     assert row["model"]["endpoint_host"].startswith("127.0.0.1:")
@@ -150,9 +151,9 @@ def test_a_hosted_teacher_is_scored_by_what_it_writes_and_compared(hosted: Job, 
     assert sorted(row["name"] for row in document["rows"]) == ["base", "few_shot", "teacher"]
     last = document["rows"][-1]
     assert (last["kind"], last["experiment"], last["general"]) == ("teacher", None, None)
-    assert set(last["scores"]) == {"chrf", "rouge_l", "length_ratio"}
+    assert set(last["scores"]) == {"chrf", "rouge_l", "exact_match", "length_ratio"}
     of_teacher = [pair for pair in document["pairs"] if "teacher" in (pair["better"], pair["worse"])]
-    assert Counter(pair["metric"] for pair in of_teacher) == {"chrf": 2, "rouge_l": 2, "length_ratio": 2}
+    assert Counter(pair["metric"] for pair in of_teacher) == dict.fromkeys(last["scores"], 2)
     assert "| teacher |" in (tmp_path / "comparison.md").read_text(encoding="utf-8")
 
 
