@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from ft_pipeline.distillation.asking import Question
+from ft_pipeline.errors import UserError
 from ft_pipeline.models.chat import pick_examples, render, with_prompt
 from ft_pipeline.settings import TeacherSettings
 from ft_pipeline.tables.turns import Message, plain
@@ -24,11 +25,20 @@ class Prompter:
 
     @classmethod
     def of(cls, teacher: TeacherSettings, conversations: Path) -> "Prompter":
-        """With the fixed examples that the settings ask for, out of the train split of a conversations artifact."""
+        """With the fixed examples that the settings ask for, out of the train split of a conversations artifact.
+        UserError where it has too few."""
         if not teacher.few_shot:
             return cls(teacher, [])
-        rows = pq.read_table(conversations / "rows.parquet", filters=[("split", "=", "train")]).to_pylist()
-        return cls(teacher, pick_examples(rows, teacher.few_shot, teacher.seed))
+        wanted = [("split", "=", "train")]
+        if teacher.few_shot_from is not None:
+            table, _, file = teacher.few_shot_from.partition("/")
+            wanted += [("table", "=", table), ("file", "=", file)]
+        rows = pq.read_table(conversations / "rows.parquet", filters=wanted).to_pylist()
+        try:
+            return cls(teacher, pick_examples(rows, teacher.few_shot, teacher.seed))
+        except UserError as error:
+            where = f"teacher.few_shot_from is {teacher.few_shot_from}: " if teacher.few_shot_from else "teacher: "
+            raise UserError(f"{where}{error}") from None
 
     def messages(self, messages: Sequence[Message]) -> list[Message]:
         """The whole conversation that the teacher gets; it ends with the user."""

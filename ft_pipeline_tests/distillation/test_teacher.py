@@ -12,11 +12,14 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import torch
+from pydantic import ValidationError
 
 from ft_pipeline.distillation import teacher
+from ft_pipeline.distillation.prompting import Prompter
 from ft_pipeline.errors import UserError
 from ft_pipeline.job import Job
 from ft_pipeline.models import base_model
+from ft_pipeline.settings import TeacherSettings
 from ft_pipeline.tables.turns import plain
 from ft_pipeline_tests.distillation.material import Recorder, teacher_job, user, write_conversations, write_unlabelled
 from ft_pipeline_tests.tiny import tiny_model
@@ -119,6 +122,20 @@ def test_a_prompt_that_does_not_fit_the_context_is_not_asked(inputs: dict[str, P
 def test_too_few_examples_are_refused(inputs: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(UserError, match="few_shot is 9"):
         teacher.run(teacher_job(tmp_path, inputs, **{**SETTINGS, "few_shot": 9}))
+
+
+def test_examples_may_come_from_one_file(inputs: dict[str, Path]) -> None:
+    conversations = inputs["conversations"]
+    from_there = TeacherSettings(few_shot=2, few_shot_from="alpaca/support.jsonl")
+    assert (
+        Prompter.of(from_there, conversations).examples
+        == Prompter.of(TeacherSettings(few_shot=2), conversations).examples
+    )
+    for elsewhere in ("alpaca/other.jsonl", "sharegpt/support.jsonl"):
+        with pytest.raises(UserError, match=f"few_shot_from is {elsewhere}: few_shot is 2, but the train split has 0"):
+            Prompter.of(TeacherSettings(few_shot=2, few_shot_from=elsewhere), conversations)
+    with pytest.raises(ValidationError, match="few_shot_from"):
+        TeacherSettings(few_shot_from="../secret.jsonl")
 
 
 def test_sampling_is_seeded(inputs: dict[str, Path], tmp_path: Path) -> None:
