@@ -243,9 +243,15 @@ def _kept_values(shape: Shape, plan: Plan) -> float:
 
 
 def _workspace_bytes(shape: Shape, plan: Plan, width: int) -> float:
-    """Slices of logits with their 32-bit form; for QLoRA the largest matrix, dequantised."""
+    """Slices of logits with their 32-bit form; for QLoRA the largest matrix, dequantised.
+
+    On a CPU the allocator also keeps what the 16-bit matrices took before they were packed.
+    """
     logits = _LOGIT_ROWS * shape.vocabulary * (width + 4)
-    return logits + (max(a * b for a, b in shape.linear.values()) * width if plan.technique == "qlora" else 0)
+    if plan.technique != "qlora":
+        return logits
+    unpacked = shape.matrix_params if plan.device == "cpu" else max(a * b for a, b in shape.linear.values())
+    return logits + unpacked * width
 
 
 def _advice(shape: Shape, plan: Plan, params: float | None, gpu_memory_gb: float) -> list[str]:

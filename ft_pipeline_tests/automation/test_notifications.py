@@ -75,7 +75,7 @@ def test_a_failed_gate_is_told_with_its_reason(shop: Project, hook: Webhook) -> 
 def test_a_failed_run_is_told_with_its_error(shop: Project, hook: Webhook) -> None:
     run_that_fails(["adapter"], partition="qlora")
     (text,) = hook.told
-    expected = "*Run failed* in larkfield-support: adapter [qlora]: experiment has not been materialized yet"
+    expected = "*Run failed* in larkfield-support: adapter [qlora]: conversations has not been materialized yet"
     assert text.startswith(expected)
 
 
