@@ -11,6 +11,7 @@ Code = Literal[
     "missing_file",
     "changed_file",
     "extra_file",
+    "linked_folder",
     "missing_raw_file",
     "changed_raw_file",
     "edited_pointer",

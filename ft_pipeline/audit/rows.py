@@ -171,9 +171,10 @@ def texts_of(row: dict[str, Any]) -> list[str]:
 
 
 def read_rows(node: Node, name: str, columns: list[str] | None = None) -> list[dict[str, Any]]:
-    """The rows of one of an artifact's Parquet files, of the columns that it has; none where it has no such file."""
+    """The rows of one of an artifact's Parquet files, of the columns that it has; none where it has no such file, or a
+    link in its place."""
     path = node.path / name if node.path else Path()
-    if not path.is_file():
+    if path.is_symlink() or not path.is_file():
         return []
     try:
         wanted = None if columns is None else [each for each in columns if each in pq.read_schema(path).names]

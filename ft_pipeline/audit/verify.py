@@ -78,7 +78,11 @@ def _difference(path: Path, sha256: str) -> str | None:
 
 
 def _misplaced(node: Node) -> list[Finding]:
-    """A folder lies where its spec and its content say; one that was moved would be found under another's name."""
+    """A folder lies where its spec and its content say, itself and not a link; one that was moved would be found under
+    another's name."""
+    if node.path is not None and (node.path.is_symlink() or node.path.parent.is_symlink()):
+        message = f"{node.path.parent.name}/{node.path.name} is a link, which may lead out of the store"
+        return [Finding("linked_folder", node.label, message)]
     if node.path is None or not node.manifest or node.problems:
         return []
     spec, content = node.path.parent.name, node.path.name.split("-")[0]

@@ -13,6 +13,8 @@ from transformers import (
 )
 from transformers.utils.logging import disable_progress_bar
 
+from ft_pipeline.errors import UserError
+
 disable_progress_bar()  # the job reports its own progress; bars in a log file are noise
 
 
@@ -50,6 +52,8 @@ def load_model(
     if adapter is not None:
         from peft import PeftModel
 
+        if not (adapter / "adapter_model.safetensors").is_file():  # PEFT would look for a pickle then
+            raise UserError(f"{adapter.name} holds no adapter_model.safetensors; train the adapter again")
         # PEFT would widen the 16-bit adapter to fp32, and then cast every activation back and forth.
         model = PeftModel.from_pretrained(model, str(adapter), autocast_adapter_dtype=False)
     return model.eval()

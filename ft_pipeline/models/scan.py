@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ft_pipeline.errors import UserError
+from ft_pipeline.store.pickles import begins_like_a_pickle, named_like_a_pickle
 
 KEEP = (
     "config.json",
@@ -29,8 +30,6 @@ KEEP = (
     "LICENSE.md",
 )
 """What a causal LM needs, and nothing that could hold code: no .bin, no pickle, no .py."""
-PICKLED = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".dill"})
-"""Endings of files that run code when they are loaded, or may."""
 CODE = frozenset({".py", ".so", ".pyc"})
 IMPLEMENTATIONS = ("attn_implementation", "_attn_implementation", "experts_implementation", "_experts_implementation")
 """Keys of config.json under which transformers would fetch and run a kernel of the hub, where they name one."""
@@ -56,7 +55,7 @@ def kept_files(folder: Path, model: str) -> list[Path]:
 
 def left_out(folder: Path) -> list[str]:
     """Names of the files that are never loaded because they could run code: pickles and Python."""
-    return sorted(path.name for path in folder.iterdir() if path.suffix.lower() in PICKLED | CODE)
+    return sorted(path.name for path in folder.iterdir() if path.suffix in CODE or named_like_a_pickle(path.name))
 
 
 def refuse_hostile(folder: Path, model: str) -> None:
@@ -64,7 +63,7 @@ def refuse_hostile(folder: Path, model: str) -> None:
     for path in sorted(folder.iterdir()):
         if path.suffix == ".safetensors":
             _refuse_other_than_safetensors(path, model)
-        elif _looks_pickled(path):
+        elif begins_like_a_pickle(path):
             raise UserError(f"base_model {model!r}: {path.name} is a pickle by its content, which is never loaded")
     for path in folder.glob("*.safetensors.index.json"):
         _refuse_parts_from_elsewhere(path, model)
@@ -102,13 +101,6 @@ def _inside(path: Path, roots: list[Path]) -> bool:
     return any(target.is_relative_to(root) for root in roots)
 
 
-def _looks_pickled(path: Path) -> bool:
-    """By its first bytes: a pickle of protocol 2 and later, or a zip archive, in which torch keeps its pickles."""
-    with path.open("rb") as file:
-        begin = file.read(4)
-    return begin == b"PK\x03\x04" or (begin[:1] == b"\x80" and begin[1:2] in {b"\x02", b"\x03", b"\x04", b"\x05"})
-
-
 def _refuse_other_than_safetensors(path: Path, model: str) -> None:
     """The header is parsed, and its offsets are held against the file's size, by the library itself."""
     from safetensors import SafetensorError, safe_open
@@ -117,7 +109,7 @@ def _refuse_other_than_safetensors(path: Path, model: str) -> None:
         with safe_open(path, framework="numpy"):
             pass
     except (SafetensorError, OSError, UnicodeDecodeError) as error:
-        what = "a pickle" if _looks_pickled(path) else f"no whole safetensors file ({error})"
+        what = "a pickle" if begins_like_a_pickle(path) else f"no whole safetensors file ({error})"
         raise UserError(f"base_model {model!r}: {path.name} is {what}; copy the model again from its source") from None
 
 

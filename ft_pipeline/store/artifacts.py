@@ -35,6 +35,7 @@ from ft_pipeline.store.manifest import (
     read_manifest,
     write_seal,
 )
+from ft_pipeline.store.pickles import named_like_a_pickle
 from ft_pipeline.store.spec import Spec
 from ft_pipeline.store.statcache import StatCache
 
@@ -152,10 +153,13 @@ class ArtifactStore:
         return sorted(artifacts, key=lambda artifact: artifact.manifest["created"])
 
     def verify(self, folder: Path, *, thorough: bool = False) -> Artifact:
-        """The artifact in `folder`. BrokenArtifact if a file is missing, was added, or differs from the manifest.
+        """The artifact in `folder`. BrokenArtifact if a file is missing, was added, or differs from the manifest; if it
+        is a pickle; if the folder is a link.
 
         Files that have not changed since they were last read are not read again, unless `thorough`.
         """
+        if folder.is_symlink() or folder.parent.is_symlink():
+            raise BrokenArtifact("its folder is a link, which may lead out of the store")
         manifest = read_manifest(folder)
         files = present_files(manifest)
         names = [entry["path"] for entry in files]
@@ -165,6 +169,8 @@ class ArtifactStore:
         if missing := sorted(set(names) - present):
             raise BrokenArtifact(f"{missing[0]} is missing")
         for entry in files:
+            if named_like_a_pickle(entry["path"]):
+                raise BrokenArtifact(f"{entry['path']} is a pickle, which could run code when it is loaded")
             if (folder / entry["path"]).is_symlink():
                 raise BrokenArtifact(f"{entry['path']} is a link")
             if (folder / entry["path"]).stat().st_size != entry["bytes"]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ft_pipeline.store.hashing import canonical_json, sha256_of_file, sha256_of_json, sha256_of_rows
+from ft_pipeline.store.pickles import begins_like_a_pickle, named_like_a_pickle
 
 NAME = "manifest.json"
 VOLATILE = ("metrics.jsonl", "scores.json", "*.log")
@@ -36,12 +37,14 @@ class FileEntry:
 
 
 def describe_files(folder: Path) -> list[FileEntry]:
-    """Every file below `folder`, hashed, sorted by path. BrokenArtifact for links and special files."""
+    """Every file below `folder`, hashed, sorted by path. BrokenArtifact for links, special files and pickles."""
     entries = []
     for path in sorted(folder.rglob("*")):
         relative = path.relative_to(folder).as_posix()
         if path.is_symlink() or not (path.is_dir() or path.is_file()):
             raise BrokenArtifact(f"{relative} is a link or a special file; an artifact holds plain files only")
+        if path.is_file() and (named_like_a_pickle(path.name) or begins_like_a_pickle(path)):
+            raise BrokenArtifact(f"{relative} is a pickle, which could run code when it is loaded")
         if path.is_file() and relative != NAME:
             entries.append(_describe_file(path, relative))
     return entries

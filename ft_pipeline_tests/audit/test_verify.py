@@ -104,6 +104,21 @@ def test_a_link_in_place_of_a_file_is_named(released: Shop, ft_json: Command, tm
     assert "model.safetensors is a link" in problem
 
 
+def test_a_link_in_place_of_a_folder_is_named(released: Shop, ft_json: Command, tmp_path: Path) -> None:
+    folder = folder_of(released, "adapter")
+    folder.rename(tmp_path / "elsewhere")
+    folder.symlink_to(tmp_path / "elsewhere")
+    (finding,) = ft_json("audit", "--verify")["findings"]
+    assert finding["code"] == "linked_folder" and "may lead out of the store" in finding["message"]
+
+
+def test_a_link_in_place_of_a_table_is_not_read(released: Shop, ft_json: Command, tmp_path: Path) -> None:
+    rows = folder_of(released, "conversations") / "rows.parquet"
+    rows.replace(tmp_path / "elsewhere.parquet")
+    rows.symlink_to(tmp_path / "elsewhere.parquet")
+    assert {row["origin"] for row in ft_json("audit", "--rows")["rows"]} == {"?"}
+
+
 def test_a_moved_folder_is_named(released: Shop, ft_json: Command) -> None:
     folder = folder_of(released, "adapter")
     folder.rename(folder.parent / ("0" * 16))

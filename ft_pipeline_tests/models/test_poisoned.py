@@ -12,7 +12,7 @@ import pytest
 from ft_pipeline.errors import UserError
 from ft_pipeline.models import base_model
 from ft_pipeline.models.chat import render
-from ft_pipeline.models.load import load_tokenizer
+from ft_pipeline.models.load import load_model, load_tokenizer
 from ft_pipeline_tests.models.test_base_model import convert
 
 
@@ -147,6 +147,17 @@ def test_a_config_that_is_no_object_is_refused(tmp_path: Path, folder: Path, con
     (folder / "config.json").write_text(content)
     with pytest.raises(UserError, match=r"config\.json holds no JSON object"):
         convert(tmp_path, folder)
+
+
+def test_an_adapter_of_pickled_weights_is_refused(folder: Path, tmp_path: Path, mark: Path) -> None:
+    """PEFT would look for adapter_model.bin where there are no safetensors."""
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "target_modules": ["q_proj"]}))
+    (adapter / "adapter_model.bin").write_bytes(pickle.dumps(Bomb(mark)))
+    with pytest.raises(UserError, match=r"holds no adapter_model\.safetensors"):
+        load_model(folder, "cpu", adapter=adapter)
+    assert not mark.exists()
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.current import Current
 from ft_pipeline.store.files import user_write_errors, write_atomically
 from ft_pipeline.store.hashing import sha256_of_file
-from ft_pipeline.store.manifest import BrokenArtifact, write_seal
+from ft_pipeline.store.manifest import BrokenArtifact, FileEntry, fingerprint_of, write_seal
 from ft_pipeline.store.spec import Spec
 
 SPEC = Spec("alpaca", config={"max": 1})
@@ -154,6 +154,49 @@ def test_every_damage_is_named(store: ArtifactStore, damage, reason: str) -> Non
     said: list[str] = []
     assert store.find(SPEC, said.append) is None
     assert len(said) == 1 and reason in said[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("adapter_model.bin", b"x"),
+        ("part/optimizer.PT", b"x"),
+        ("model.safetensors", b"\x80\x04K\x01."),
+        ("a.json", b"PK\x03\x04"),
+    ],
+)
+def test_no_pickle_gets_in(store: ArtifactStore, name: str, content: bytes) -> None:
+    draft = store.begin(SPEC)
+    (draft.out / "part").mkdir()
+    (draft.out / name).write_bytes(content)
+    with pytest.raises(BrokenArtifact, match=f"{name} is a pickle"):
+        store.commit(draft, {})
+    assert store.find(SPEC) is None
+
+
+def test_a_pickle_that_a_forged_manifest_lists_is_not_used(store: ArtifactStore) -> None:
+    """A store may come from elsewhere, its manifests sealed by whoever made it."""
+    made = make(store)
+    (made.path / "adapter_model.bin").write_bytes(b"x")
+    manifest = json.loads((made.path / "manifest.json").read_bytes())
+    entry = FileEntry("adapter_model.bin", sha256_of_file(made.path / "adapter_model.bin"), 1)
+    manifest["files"].append(entry.to_json())
+    files = [FileEntry(**each) for each in manifest["files"]]
+    (made.path / "manifest.json").write_bytes(write_seal(manifest | {"fingerprint": fingerprint_of("alpaca", files)}))
+    said: list[str] = []
+    assert store.find(SPEC, said.append) is None
+    assert "adapter_model.bin is a pickle" in said[0]
+
+
+@pytest.mark.parametrize("levels", [0, 1])
+def test_a_folder_that_is_a_link_is_not_used(store: ArtifactStore, tmp_path: Path, levels: int) -> None:
+    folder = make(store).path
+    folder = folder.parents[levels - 1] if levels else folder
+    folder.rename(tmp_path / "elsewhere")
+    folder.symlink_to(tmp_path / "elsewhere")
+    said: list[str] = []
+    assert store.find(SPEC, said.append) is None
+    assert "its folder is a link" in said[0]
 
 
 def edit(folder: Path, change) -> None:
