@@ -283,6 +283,16 @@ class PromotionSettings(Section):
     """Largest tolerated drop of general accuracy (absolute)."""
 
 
+class CostSettings(Section):
+    """What things cost, in whatever currency, for the comparison's cost per call and break-even; null: not known."""
+
+    gpu_hour: float | None = Field(None, ge=0)
+    """One GPU for one hour, or this machine where it has none."""
+    input_per_million: float | None = Field(None, ge=0)
+    """A million prompt tokens of the base model, where a provider serves it; calls are then counted by tokens."""
+    output_per_million: float | None = Field(None, ge=0)
+
+
 class RetrainingSettings(Section):
     """When the nightly schedule retrains the experiments that say `retrain: true`, and the champion's."""
 
@@ -334,6 +344,7 @@ class ProjectSettings(Section):
     teacher: TeacherSettings = TeacherSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     promotion: PromotionSettings = PromotionSettings()
+    costs: CostSettings = CostSettings()
     retraining: RetrainingSettings = RetrainingSettings()
     notifications: NotificationSettings = NotificationSettings()
     retention: RetentionSettings = RetentionSettings()

@@ -9,6 +9,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from rich.table import Table
 
+from ft_pipeline.evaluation.costs import in_words
 from ft_pipeline.evaluation.metrics import shown_metrics
 from ft_pipeline.execution.events import StepEvent, listening
 from ft_pipeline.execution.progress import Progress as JobProgress
@@ -140,7 +141,9 @@ def show_experiments(console: Console, found: Sequence[Mapping[str, Any]]) -> No
 def show_comparison(console: Console, document: Mapping[str, Any]) -> None:
     """Rows in the document's order; each score with its 95 % interval."""
     metrics = list(shown_metrics(document))
-    columns = [*(TITLES.get(name, name) for name in metrics), "prompt", "s/call", "trainable"]
+    priced = any(row["cost_per_call"] is not None for row in document["rows"])
+    costs = ["prompt", "written", "s/call", *(["cost/call"] if priced else [])]
+    columns = [*(TITLES.get(name, name) for name in metrics), *costs, "trainable"]
     table = _table("model", *columns, justify_right=set(columns))
     for row in document["rows"]:
         cells = [_score(row["scores"].get(metric), metric == document["primary_metric"]) for metric in metrics]
@@ -149,15 +152,19 @@ def show_comparison(console: Console, document: Mapping[str, Any]) -> None:
             plain(row["name"]),
             *cells,
             _number(row["prompt_tokens_per_call"], 0),
+            _number(row["generated_tokens_per_call"], 0),
             _number(row["seconds_per_call"], 2),
+            *([_number(row["cost_per_call"], 6)] if priced else []),
             trainable,
         )
     console.print(
         f"{document['test_items']} test answers. Loss: nats per answer token, lower is better, with its 95 % interval. "
-        "Length: of the answer, against the reference. Prompt: tokens per call.",
+        "Length: of the answer, against the reference. Prompt and written: tokens per call.",
         soft_wrap=True,
     )
     console.print(table)
+    for found in document["break_even"][:1]:  # of the best tuned row; the others are in the UI and in --json
+        console.print(plain(f"Break-even: {in_words(found)}"), soft_wrap=True)
 
 
 def show_recommendation(console: Console, document: Mapping[str, Any]) -> None:

@@ -7,6 +7,7 @@ import dagster as dg
 from ft_pipeline.defs.distillation import asked_settings
 from ft_pipeline.defs.stages import base_model_spec, experiment_settings, references, trained_on
 from ft_pipeline.evaluation.comparison import build_comparison
+from ft_pipeline.evaluation.costs import training_time
 from ft_pipeline.evaluation.custom_metrics import resolve
 from ft_pipeline.evaluation.pictures import score_picture
 from ft_pipeline.evaluation.recommendation import build_recommendation
@@ -68,7 +69,7 @@ def scores(at: Inputs) -> Spec:
     deps=["prompt_baseline", "scores"],
     kinds={"json", "markdown"},
     code_version="3",
-    build=lambda making: build_comparison(making.inputs, making.spec.config, making.out),
+    build=lambda making: build_comparison(making.inputs, making.spec.config, making.out, _training_times(making)),
     show=lambda artifact: _show_comparison(artifact),
 )
 def comparison(at: Inputs) -> Spec:
@@ -86,6 +87,7 @@ def comparison(at: Inputs) -> Spec:
         "bootstrap_resamples": settings.evaluation.bootstrap_resamples,
         "seed": settings.evaluation.seed,
         "primary_metric": settings.promotion.metric,
+        "prices": settings.costs.model_dump(mode="json"),
     }
     standing = before_deciding_on(at.store.root, decision_key(inputs, config))
     if standing is not None:
@@ -217,6 +219,15 @@ def _covers(found: Artifact, wanted: Spec) -> bool:
         and asked["versions"].items() <= there["versions"].items()
         and asked["config"]["prompting"]["variants"].items() <= there["config"]["prompting"]["variants"].items()
     )
+
+
+def _training_times(making: Making) -> dict[str, Any]:
+    """By experiment, how long its training took."""
+    return {
+        key.removesuffix("/scores"): training_time(making.store, making.artifact(key))
+        for key in making.spec.inputs
+        if key.endswith("/scores") and not key.startswith("champion/")
+    }
 
 
 def _build_recommendation(making: Making) -> dict[str, Any]:

@@ -16,11 +16,14 @@ import pyarrow.parquet as pq
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.bootstrap import Bootstrap, Estimate, difference, interval
 from ft_pipeline.evaluation.contenders import TUNED, UNTOUCHED, Contender, comparable, read_contenders
-from ft_pipeline.evaluation.metrics import ANSWER_METRICS, METRICS, Metric, shown_metrics
+from ft_pipeline.evaluation.costs import break_even, with_costs
+from ft_pipeline.evaluation.markdown import markdown_table
+from ft_pipeline.evaluation.metrics import ANSWER_METRICS, METRICS, Metric
 
 Document = dict[str, Any]
 Estimates = dict[str, dict[str, Estimate]]
 """By row name, by metric."""
+Training = Mapping[str, Mapping[str, Any] | None]
 Metrics = Mapping[str, Metric]
 """Every metric of this comparison, in the order in which it is shown."""
 
@@ -30,14 +33,17 @@ _RATIOS = {"loss": ("loss_sum", "answer_tokens"), "length_ratio": ("generated_to
 _MEANS = (*ANSWER_METRICS, "format_valid")
 
 
-def build_comparison(inputs: Mapping[str, Path], config: Mapping[str, Any], out: Path) -> dict[str, Any]:
+def build_comparison(
+    inputs: Mapping[str, Path], config: Mapping[str, Any], out: Path, training: Training | None = None
+) -> dict[str, Any]:
     """Write comparison.json, comparison.md and samples.parquet (all answers, by row name) to `out`.
 
     inputs: see contenders.read_contenders. config: bootstrap_resamples, seed, primary_metric; optionally champion (its
-    record: name, experiment, fingerprint) and fingerprint (the evaluation to compare; the commonest without it).
+    record: name, experiment, fingerprint), fingerprint (the evaluation to compare; the commonest without it) and prices
+    (CostSettings). training: by experiment, how long it took (costs.training_time).
     Returns the summary: what was compared, the best row, what was left out.
     """
-    document = compare(inputs, config)
+    document = compare(inputs, config, training)
     (out / "comparison.json").write_text(json.dumps(document, indent=2, ensure_ascii=False), encoding="utf-8")
     (out / "comparison.md").write_text(markdown_table(document), encoding="utf-8")
     chosen, _ = comparable(read_contenders(inputs, config.get("champion")), config.get("fingerprint"))
@@ -51,7 +57,7 @@ def build_comparison(inputs: Mapping[str, Path], config: Mapping[str, Any], out:
     }
 
 
-def compare(inputs: Mapping[str, Path], config: Mapping[str, Any]) -> Document:
+def compare(inputs: Mapping[str, Path], config: Mapping[str, Any], training: Training | None = None) -> Document:
     """The document of `ft compare --json`; arguments as in build_comparison. UserError where nothing was scored."""
     contenders = read_contenders(inputs, config.get("champion"))
     chosen, left_out = comparable(contenders, config.get("fingerprint"))
@@ -66,14 +72,20 @@ def compare(inputs: Mapping[str, Path], config: Mapping[str, Any]) -> Document:
     estimates = _estimates(chosen, samples, [*_MEANS, *chosen[0].own_metrics], config)
     ranked = _ranking(metrics[primary], primary, estimates)
     by_name = {one.name: one for one in chosen}
+    prices, took = config.get("prices", {}), training or {}
+    rows = [
+        with_costs(_row(by_name[name], estimates[name], metrics), took.get(by_name[name].experiment or ""), prices)
+        for name in ranked
+    ]
     some = next(iter(samples.values()))
     return {
         "test_rows": len({sample["group"] for sample in some}),
         "test_items": len(some),
         "primary_metric": primary,
         "metrics": {name: vars(metric) for name, metric in metrics.items() if _measured(name, estimates)},
-        "rows": [_row(by_name[name], estimates[name], metrics) for name in ranked],
+        "rows": rows,
         "pairs": _pairs(primary, estimates, metrics),
+        "break_even": break_even(rows),
         "changes": _changes(metrics[primary], primary, [by_name[name] for name in ranked], samples),
         "fingerprint": chosen[0].row["fingerprint"],
         "evaluation": chosen[0].parts,
@@ -232,43 +244,3 @@ def _item_value(metric: str, sample: Mapping[str, Any]) -> float:
         numerator, denominator = _RATIOS[metric]
         return float(sample[numerator]) / float(sample[denominator])
     return float(sample[metric])
-
-
-# --- Markdown ---------------------------------------------------------------------------------------------------------
-
-
-def markdown_table(document: Mapping[str, Any]) -> str:
-    """The comparison as a Markdown table, best row first, intervals in brackets, and what was left out below it."""
-    metrics = shown_metrics(document)
-    labels = [f"{metric.label} ({metric.direction})" for metric in metrics.values()]
-    header = ["", *labels, "prompt tokens / call", "seconds / call", "trained parameters"]
-    lines = [header, ["---", *["---:"] * (len(header) - 1)]]
-    for row in document["rows"]:
-        costs = (
-            _number(row["prompt_tokens_per_call"], 0),
-            _number(row["seconds_per_call"], 2),
-            f"{row['trainable_params']:,}",
-        )
-        lines.append(
-            [row["name"].replace("|", "\\|"), *(_cell(row["scores"].get(metric)) for metric in metrics), *costs]
-        )
-    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    answers = f"{document['test_items']} answers of {document['test_rows']} held-out conversations"
-    notes = [f"{answers}; in brackets the 95 % interval."]
-    notes += [
-        f"Left out: {one['name']} was scored under another evaluation ({', '.join(one['differs_in']) or 'unknown'} "
-        "differs); score it again."
-        for one in document["left_out"]
-    ]
-    return "\n\n".join([table, *notes]) + "\n"
-
-
-def _number(value: float | None, digits: int) -> str:
-    return "" if value is None else f"{value:.{digits}f}"
-
-
-def _cell(score: Mapping[str, float] | None) -> str:
-    if score is None:
-        return ""
-    digits = 1 if abs(score["value"]) >= 10 else 3
-    return f"{score['value']:.{digits}f} [{score['low']:.{digits}f}, {score['high']:.{digits}f}]"

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ft_pipeline.evaluation.costs import in_words
 from ft_pipeline.evaluation.evidence import ANSWERS, Case, Row, Verdict, accuracy, evidence
 
 ENOUGH_ROWS = 500
@@ -184,6 +185,13 @@ def say_tokens(case: Case, verdict: Verdict) -> str | None:
     )
 
 
+def say_break_even(case: Case, verdict: Verdict) -> str | None:
+    """After how many calls training has paid for itself, or that it never does."""
+    found = case.document.get("break_even", ())
+    own = next((each for each in found if verdict.row and each["tuned"] == verdict.row["name"]), None)
+    return f"Break-even: {in_words(own)}" if own else None
+
+
 def say_forgetting(case: Case, verdict: Verdict) -> str | None:
     """General accuracy before and after."""
     before, after = accuracy(case.plain), accuracy(verdict.row)
@@ -242,6 +250,7 @@ REMARKS: Sequence[Callable[[Case, Verdict], str | None]] = (
     say_teacher,
     say_prompting,
     say_tokens,
+    say_break_even,
     say_forgetting,
     say_merge,
     say_rows,

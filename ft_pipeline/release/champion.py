@@ -105,11 +105,15 @@ def current(store: Path) -> Record | None:
     return records[-1] if records else None
 
 
+_NO_GROUNDS = ("champion", "prices")
+
+
 def decision_key(scored: Mapping[str, tuple[str, str]], settings: Mapping[str, Any]) -> str:
     """What a decision rests on: the scores that are compared (name → artifact), and how. The champion's own row is not
-    part of it, so that a move does not ask for another comparison, which would ask for another decision."""
+    part of it, so that a move does not ask for another comparison, which would ask for another decision; nor are
+    prices, which decide nothing."""
     own = {name: reference for name, reference in scored.items() if not name.startswith("champion/")}
-    return sha256_of_json({"scores": own, **{key: value for key, value in settings.items() if key != "champion"}})
+    return sha256_of_json({"scores": own, **{key: value for key, value in settings.items() if key not in _NO_GROUNDS}})
 
 
 def before_deciding_on(store: Path, decided_on: str) -> Record | None:

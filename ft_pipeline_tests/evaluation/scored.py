@@ -21,7 +21,7 @@ def scored(
     parts: Mapping[str, Any] = PARTS,
 ) -> Path:
     """Write a scores folder. A row: kind, losses (nats per token, one per item; a teacher has none), and where wanted
-    chrf (one per item), correct (one per general question), tokens (per prompt), technique."""
+    chrf (one per item), correct (one per general question), tokens (per prompt), seconds (per call), technique."""
     folder.mkdir(parents=True)
     document = {"rows": [_row(name, row, dict(parts)) for name, row in rows.items()], "evaluation": dict(parts)}
     (folder / "scores.json").write_text(json.dumps(document), encoding="utf-8")
@@ -44,7 +44,7 @@ def _row(name: str, row: Mapping[str, Any], parts: dict[str, Any]) -> dict[str, 
         "scores": {},
         "prompt_tokens_per_call": float(row.get("tokens", 40)),
         "generated_tokens_per_call": float(TOKENS),
-        "seconds_per_call": 0.5,
+        "seconds_per_call": float(row.get("seconds", 0.5)),
         "cut_off": 0,
         "fingerprint": fingerprint(parts),
         "model": {"technique": row.get("technique"), "trainable_params": 100 if row.get("technique") else 0},

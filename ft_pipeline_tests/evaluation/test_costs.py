@@ -1,0 +1,93 @@
+"""Costs per call, training time from the manifests, and after how many calls it has paid."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ft_pipeline.evaluation.comparison import compare
+from ft_pipeline.evaluation.costs import in_words, training_time
+from ft_pipeline.evaluation.markdown import markdown_table
+from ft_pipeline.evaluation.recommendation import recommend
+from ft_pipeline.store.artifacts import Artifact, ArtifactStore
+from ft_pipeline.store.spec import Spec
+from ft_pipeline_tests.evaluation.scored import scored
+from ft_pipeline_tests.evaluation.test_comparison import CONFIG, CORRECT, losses
+
+HOUR = {"seconds": 1800.0, "gpu_hours": 1.0}
+
+
+def document(tmp_path: Path, *, seconds: float = 0.1, training: Any = HOUR, **prices: float) -> dict[str, Any]:
+    """A prompt of 400 tokens and 0.5 s against an adapter of 40 tokens and `seconds`; both write 10 tokens."""
+    baseline = {
+        "plain": {"kind": "base", "losses": losses(2.0), "correct": CORRECT},
+        "few_shot": {"kind": "prompt", "losses": losses(1.7), "tokens": 400},
+    }
+    tuned = {
+        "adapter": {"kind": "adapter", "losses": losses(1.2), "technique": "lora", "seconds": seconds},
+        "merged": {"kind": "merged", "losses": losses(1.3), "technique": "lora", "seconds": 0.5},
+    }
+    inputs = {"a/prompt_baseline": scored(tmp_path / "base", baseline), "a/scores": scored(tmp_path / "a", tuned)}
+    return compare(inputs, {**CONFIG, "prices": prices}, {"a": training})
+
+
+def test_break_even_by_time(tmp_path: Path) -> None:
+    found = document(tmp_path)
+    adapter, merged = found["break_even"]
+    assert (adapter["tuned"], adapter["untouched"]) == ("a/adapter", "few_shot")
+    assert adapter["saved"]["prompt_tokens_per_call"] == 360
+    assert adapter["calls_by_time"] == 9000  # an hour of the device at 0.4 s
+    assert (merged["calls_by_time"], merged["calls_by_cost"], adapter["calls_by_cost"]) == (None, None, None)
+    assert [row["cost_per_call"] for row in found["rows"]] == [None] * 4
+    assert {row["name"]: row["training"] for row in found["rows"]}["few_shot"] is None
+    assert in_words(adapter).startswith("a/adapter reads 360 fewer prompt tokens per call than few_shot; its training")
+    assert "took 30 min, paid back after 9,000 calls by time (0.4 s saved" in in_words(adapter)
+    assert in_words(merged).endswith("paid back never: a call takes no less.")
+    text = markdown_table(found)
+    assert "| a/adapter | few_shot | 360 | 0.40 | 30 min | 9,000 |" in text
+    assert "| a/merged | few_shot | 360 | 0.00 | 30 min | never |" in text
+    assert any("after 9,000 calls" in reason for reason in recommend(found, {}, 0.05)["reasons"])
+
+
+def test_break_even_by_tokens_that_have_a_price(tmp_path: Path) -> None:
+    found = document(tmp_path, gpu_hour=3.6, input_per_million=10.0, output_per_million=100.0)
+    costs = {row["name"]: row["cost_per_call"] for row in found["rows"]}
+    assert costs == pytest.approx({"a/adapter": 1.4e-3, "a/merged": 1.4e-3, "few_shot": 5e-3, "base": 1.4e-3})
+    adapter = found["break_even"][0]
+    assert adapter["training"]["cost"] == pytest.approx(3.6)
+    assert adapter["calls_by_cost"] == 1000
+    assert "after 1,000 calls by cost (3.60 against 0.0036 on each)" in in_words(adapter)
+    assert "| cost / call |" in markdown_table(found)
+
+
+def test_a_gpu_hour_prices_seconds_where_tokens_have_no_price(tmp_path: Path) -> None:
+    found = document(tmp_path, gpu_hour=3.6)
+    assert found["rows"][0]["cost_per_call"] == pytest.approx(1e-4)
+    assert found["break_even"][0]["calls_by_cost"] == found["break_even"][0]["calls_by_time"] == 9000
+
+
+def test_a_training_whose_time_is_not_known_is_left_out(tmp_path: Path) -> None:
+    assert document(tmp_path, training=None)["break_even"] == []
+
+
+def artifact(store: ArtifactStore, kind: str, name: str, run: dict[str, Any], **inputs: Artifact) -> Artifact:
+    spec = Spec(kind, {key: each.reference for key, each in inputs.items()}, {"name": name})
+    draft = store.begin(spec)
+    (draft.out / "file.txt").write_text(name, encoding="utf-8")
+    return store.commit(draft, {}, run)
+
+
+def test_training_time_counts_every_stage_once(tmp_path: Path) -> None:
+    """cpt, merged; then an sft adapter on it, and a dpo adapter that goes on from that one."""
+    store = ArtifactStore(tmp_path / "store")
+    base = artifact(store, "base_model", "base", {"seconds": 900})
+    cpt = artifact(store, "adapter", "cpt", {"seconds": 100, "gpus": ["a", "b"]}, base_model=base)
+    cpt_merged = artifact(store, "merged_model", "cpt", {"seconds": 10}, adapter=cpt, base_model=base)
+    second = artifact(store, "base_model", "second", {"seconds": 900}, merged_model=cpt_merged)
+    sft = artifact(store, "adapter", "sft", {"seconds": 40, "gpus": []}, base_model=second)
+    dpo = artifact(store, "adapter", "dpo", {"seconds": 5}, base_model=second, start=sft)
+    merged = artifact(store, "merged_model", "dpo", {"seconds": 1}, adapter=dpo, base_model=second)
+    scores = artifact(store, "scores", "dpo", {"seconds": 900}, adapter=dpo, merged_model=merged, base_model=second)
+    assert training_time(store, scores) == {"seconds": 156, "gpu_hours": pytest.approx(256 / 3600)}
+    unknown = artifact(store, "adapter", "old", {}, base_model=base)
+    assert training_time(store, artifact(store, "scores", "old", {}, adapter=unknown, base_model=base)) is None
