@@ -91,6 +91,9 @@ class MixSettings(Section):
 
     human: float = Field(1.0, ge=0)
     distilled: float = Field(0.25, ge=0)
+    replay: float = Field(0.0, ge=0)
+    """Texts of data/raw/text as they are, every token trained, so that the model does not forget what they stand for:
+    put general text there. Their blocks have at most `max_length` tokens."""
 
 
 class ExperimentData(Section):

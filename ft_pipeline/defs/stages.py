@@ -74,12 +74,11 @@ def training_data_spec(at: Inputs, settings: ExperimentSettings) -> Spec:
     wanted = settings.model_dump(mode="json", include={"objective", "data", "training"})
     training = {key: wanted["training"][key] for key in ("max_length", "seed")}
     config: dict[str, Any] = {"experiment": {**wanted, "training": training}}
-    if settings.objective == "sft":
-        if settings.data.weights.distilled > 0:
-            inputs["distilled"] = at.passed("distilled")
-    else:
-        source = {"dpo": "preferences", "cpt": "text"}[settings.objective]
-        inputs[source] = at.passed(source)
+    if settings.objective == "sft" and settings.data.weights.distilled > 0:
+        inputs["distilled"] = at.passed("distilled")
+    source = {"dpo": "preferences", "cpt": "text", "sft": "text" if settings.data.weights.replay > 0 else None}
+    if (table := source[settings.objective]) is not None:
+        inputs[table] = at.passed(table)
         config["data"] = at.project.settings.data.model_dump(mode="json")
     return Spec("training_data", references(inputs), config, versions_of("transformers", "tokenizers"))
 

@@ -16,7 +16,7 @@ class Row:
 
     id: str
     source: str
-    """`human`, `distilled`, `preferred`, `rejected` or `text`."""
+    """`human`, `distilled`, `replay`, `preferred`, `rejected` or `text`."""
     split: str
     file: str
     row: int
@@ -39,8 +39,24 @@ def audit(tokenizer: Any, rows: Sequence[Row], *, max_length: int, vocabulary: i
 
     Each check is {passed, value, message}, `value` the number of rows at fault. One that fails stops the training.
     """
-    checks = {"every_turn_rendered": _rendered_check(rows), **_content_checks(tokenizer, rows)}
-    return account(tokenizer, rows, checks, max_length=max_length, vocabulary=vocabulary)
+    return account(tokenizer, rows, answer_checks(tokenizer, rows), max_length=max_length, vocabulary=vocabulary)
+
+
+def answer_checks(tokenizer: Any, rows: Sequence[Row]) -> dict[str, Any]:
+    """What must hold of rows whose assistant turns are trained."""
+    return {"every_turn_rendered": _rendered_check(rows), **_content_checks(tokenizer, rows)}
+
+
+def both(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
+    """Checks of two sorts of rows that train together, by name: passed where both are."""
+    return {
+        name: {
+            "passed": check["passed"] and second[name]["passed"],
+            "value": check["value"] + second[name]["value"],
+            "message": f"{check['message']}; {second[name]['message']}",
+        }
+        for name, check in first.items()
+    }
 
 
 def account(

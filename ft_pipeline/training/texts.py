@@ -1,4 +1,5 @@
-"""Rows of `cpt`: raw texts, each with its end token, laid end to end and cut into blocks of equal length.
+"""Rows of `cpt`, and the replay that an `sft` may mix in: raw texts, each with its end token, laid end to end and cut
+into blocks of equal length.
 
 Every token is trained and none is padding. A block may hold the end of one text and the beginning of the next, as in
 pre-training.
@@ -14,6 +15,7 @@ import pyarrow.parquet as pq
 from ft_pipeline.errors import UserError
 from ft_pipeline.job import Job
 from ft_pipeline.settings import DataSettings
+from ft_pipeline.training.answers import weigh
 from ft_pipeline.training.audit import Row, account, check
 from ft_pipeline.training.heldout import keep_from_training
 from ft_pipeline.training.tokens import MASKED, Encoded, Rendered
@@ -24,17 +26,13 @@ def text_blocks(job: Job, tokenizer: Any, length: int) -> tuple[list[Row], int, 
 
     UserError where a split has no text.
     """
-    columns = ["file", "row", "text"]
-    texts = pq.read_table(job.inputs["text"] / "rows.parquet", columns=columns).to_pylist()
-    kept, left_out = keep_from_training(
-        job.inputs["conversations"], texts, DataSettings.model_validate(job.config["data"])
-    )
+    texts, kept, left_out = _read(job)
     blocks: list[Row] = []
     for split in ("train", "validation"):
         mine = [row for row in kept if row["split"] == split]
         if not mine:
             raise UserError(
-                f"no {split} texts: {len(texts)} in data/raw/text, {len(left_out)} of them near a held-out row; add "
+                f"no {split} texts: {texts} in data/raw/text, {len(left_out)} of them near a held-out row; add "
                 "texts, or change the shares in project.yaml"
             )
         blocks += pack(tokenizer, mine, length, split)
@@ -42,7 +40,33 @@ def text_blocks(job: Job, tokenizer: Any, length: int) -> tuple[list[Row], int, 
     return blocks, len(kept), left_out
 
 
-def pack(tokenizer: Any, texts: Sequence[dict[str, Any]], length: int, split: str) -> list[Row]:
+def replay_blocks(
+    job: Job, tokenizer: Any, length: int, weight: float, seed: int
+) -> tuple[list[Row], int, list[dict[str, Any]]]:
+    """(training blocks of the texts times `weight`, the number of texts in them, texts left out), as text_blocks.
+
+    All texts train: the held-out loss of an sft is that of its answers. UserError where there is none.
+    """
+    count, kept, left_out = _read(job)
+    texts = weigh([{**row, "id": f"{row['file']}:{row['row']}"} for row in kept], weight, seed)
+    if not texts:
+        raise UserError(
+            f"data.weights.replay is {weight:g} and there is nothing to replay: {count} texts in data/raw/text, "
+            f"{len(left_out)} of them near a held-out row; add texts, or remove the weight"
+        )
+    return pack(tokenizer, texts, length, "train", "replay"), len(texts), left_out
+
+
+def _read(job: Job) -> tuple[int, list[dict[str, Any]], list[dict[str, Any]]]:
+    columns = ["file", "row", "text"]
+    texts = pq.read_table(job.inputs["text"] / "rows.parquet", columns=columns).to_pylist()
+    kept, left_out = keep_from_training(
+        job.inputs["conversations"], texts, DataSettings.model_validate(job.config["data"])
+    )
+    return len(texts), kept, left_out
+
+
+def pack(tokenizer: Any, texts: Sequence[dict[str, Any]], length: int, split: str, source: str = "text") -> list[Row]:
     """Blocks of at most `length` tokens, each named by the text that it begins in.
 
     A block begins with the last token of the one before, so that every token but the very first is predicted, and
@@ -60,7 +84,9 @@ def pack(tokenizer: Any, texts: Sequence[dict[str, Any]], length: int, split: st
         text = tokenizer.decode(part, clean_up_tokenization_spaces=False)
         rendered = Rendered(text, ((0, len(text)),), split_by_turn=False)
         encoded = Encoded(part, [MASKED, *part[1:]])
-        blocks.append(Row(f"{split}:{number}", "text", split, origin["file"], origin["row"], rendered, encoded))
+        blocks.append(
+            Row(f"{source}:{split}:{number}", source, split, origin["file"], origin["row"], rendered, encoded)
+        )
     return blocks
 
 
@@ -76,13 +102,19 @@ def _with_end(tokenizer: Any, text: str) -> list[int]:
 def audit_blocks(
     tokenizer: Any, blocks: Sequence[Row], texts: int, *, max_length: int, vocabulary: int
 ) -> dict[str, Any]:
-    """As audit.audit, of blocks that hold `texts` texts: the checks have the same names, and hold for raw text."""
+    """As audit.audit, of blocks that hold `texts` texts."""
+    checks = block_checks(tokenizer, blocks, texts)
+    return account(tokenizer, blocks, checks, max_length=max_length, vocabulary=vocabulary)
+
+
+def block_checks(tokenizer: Any, blocks: Sequence[Row], texts: int) -> dict[str, Any]:
+    """The checks of audit.answer_checks, by the same names, as they hold for raw text."""
     bos, end = tokenizer.bos_token_id, tokenizer.eos_token_id
     ends = sum(label == end for block in blocks for label in block.trained)
     twice = [block for block in blocks if bos is not None and bos != end and _twice(block.encoded.input_ids, bos)]
     unequal = [block for block in blocks if block.encoded.labels[1:] != block.encoded.input_ids[1:]]
     stops = check(blocks[:1] if ends < texts else [], "the end of every text is trained", "miss the end of a text")
-    checks = {
+    return {
         "every_turn_rendered": check([], "raw text has no turns: all of it is there", ""),
         "every_row_trains": check([each for each in blocks if not each.trained], "every block trains", "train nothing"),
         "stop_token_trained": stops,
@@ -90,7 +122,6 @@ def audit_blocks(
         "padding_never_trained": check(unequal, "blocks hold no padding", "have a label that is not its token"),
         "prompts_masked": check(unequal, "raw text has no prompt: every token is trained", "have a masked token"),
     }
-    return account(tokenizer, blocks, checks, max_length=max_length, vocabulary=vocabulary)
 
 
 def _twice(ids: list[int], token: int) -> bool:

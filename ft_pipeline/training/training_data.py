@@ -12,9 +12,9 @@ from ft_pipeline.experiments import ExperimentSettings
 from ft_pipeline.job import Job
 from ft_pipeline.models.load import load_tokenizer
 from ft_pipeline.training.answers import answer_rows
-from ft_pipeline.training.audit import Row, audit, failures
+from ft_pipeline.training.audit import Row, account, answer_checks, audit, both, failures
 from ft_pipeline.training.pairs import REJECTED, pair_rows
-from ft_pipeline.training.texts import audit_blocks, text_blocks
+from ft_pipeline.training.texts import audit_blocks, block_checks, replay_blocks, text_blocks
 
 _TOKENS = pa.list_(pa.int32())
 _SCHEMA = pa.schema([("id", pa.string()), ("source", pa.string()), ("input_ids", _TOKENS), ("labels", _TOKENS)])
@@ -24,7 +24,7 @@ LeftOut = list[dict[str, Any]]
 
 def run(job: Job) -> dict[str, Any]:
     """Write train.parquet, validation.parquet and audit.json; inputs base_model, conversations, and what the objective
-    trains on: distilled (sft, if any), preferences (dpo), text (cpt).
+    trains on: distilled and text (sft, if they are mixed in), preferences (dpo), text (cpt).
 
     Nothing is truncated and nothing is dropped: a row that breaks a rule fails a check of the audit, by file and row;
     pairs and texts that stand near a held-out row are left out and named. UserError where a split has no row.
@@ -44,7 +44,11 @@ def run(job: Job) -> dict[str, Any]:
         report = audit(tokenizer, rows, **limits)
     else:
         rows = answer_rows(job, settings, tokenizer)
-        report = audit(tokenizer, rows, **limits)
+        checks = answer_checks(tokenizer, rows)
+        if (weight := settings.data.weights.replay) > 0:
+            blocks, documents, left_out = replay_blocks(job, tokenizer, longest, weight, settings.training.seed)
+            rows, checks = rows + blocks, both(checks, block_checks(tokenizer, blocks, documents))
+        report = account(tokenizer, rows, checks, **limits)
     report["left_out"] = left_out
     for split in ("train", "validation"):
         _write(job.out / f"{split}.parquet", [row for row in rows if row.split == split], settings.objective)

@@ -271,3 +271,33 @@ def test_a_stage_goes_on_with_the_adapter_before_it(tmp_path, pairs, tiny_base):
     assert first["eval_loss"] == pytest.approx(math.log(2), abs=1e-3)  # the reference is the adapter, not the base
     changed = load_file(work.out / "adapter_model.safetensors")
     assert not torch.equal(changed[f"{name}.weight"], learned[f"{name}.weight"])
+
+
+# --- replay -----------------------------------------------------------------------------------------------------------
+
+
+def sft_with_replay(weight):
+    return ExperimentSettings.model_validate(
+        {"technique": "lora", "data": {"weights": {"replay": weight}}, "training": {**FAST, "max_length": 64}}
+    )
+
+
+def test_replayed_texts_train_beside_the_answers_and_never_validate(tmp_path, tiny_base):
+    data, report = make(tmp_path, tiny_base, sft_with_replay(0.5), text_rows())
+    assert {name: check["passed"] for name, check in report["checks"].items() if not check["passed"]} == {}
+    learned, validation = read_split(data, "train"), read_split(data, "validation")
+    blocks = [row for row in learned if row["source"] == "replay"]
+    assert {row["source"] for row in learned} == {"human", "replay"}
+    assert {row["source"] for row in validation} == {"human"}
+    end = load_tokenizer(tiny_base).eos_token_id
+    kept = len(text_rows()) - len(report["left_out"])
+    assert sum(row["labels"][1:].count(end) for row in blocks) == round(0.5 * kept)
+    assert all(row["labels"][1:] == row["input_ids"][1:] and len(row["input_ids"]) <= 64 for row in blocks)
+    work, _ = train(tmp_path / "adapter", data, tiny_base, sft_with_replay(0.5))
+    assert (work.out / "adapter_model.safetensors").is_file()
+
+
+def test_nothing_to_replay_is_said(tmp_path, tiny_base):
+    empty = pa.Table.from_pylist(text_rows(1)).slice(0, 0)
+    with pytest.raises(UserError, match=r"replay is 0.5 and there is nothing to replay: 0 texts"):
+        make(tmp_path, tiny_base, sft_with_replay(0.5), empty)
