@@ -4,6 +4,8 @@ import hashlib
 import json
 from pathlib import Path
 
+from ft_pipeline.store.pickles import named_like_a_pickle
+
 _MARKER = "complete.json"
 _PREFIX = "checkpoint-"
 
@@ -33,7 +35,9 @@ def step_of(folder: Path) -> int:
 def _is_valid(folder: Path) -> bool:
     try:
         expected = json.loads((folder / _MARKER).read_text(encoding="utf-8"))
-        return bool(expected) and all(_hash(folder / name) == digest for name, digest in expected.items())
+        if not expected or any(named_like_a_pickle(name) for name in expected):
+            return False  # an earlier version's, whose state is pickled
+        return all(_hash(folder / name) == digest for name, digest in expected.items())
     except (OSError, ValueError):
         return False
 

@@ -21,9 +21,12 @@ from ft_pipeline.models.load import compute_dtype
 from ft_pipeline.training.batches import LengthGroupedSampler, batches_by_length, collate
 from ft_pipeline.training.checkpoints import newest_valid, seal, step_of
 from ft_pipeline.training.loss import answer_loss
+from ft_pipeline.training.state import load_tree, random_state, save_tree, set_random_state
 from ft_pipeline.training.techniques import load_weights
 from ft_pipeline.training.usage import memory_gb
 
+OPTIMIZER, RANDOM, SCALER = "optimizer", "random", "scaler"
+"""Of a checkpoint, beside the weights: each a .json and a .safetensors."""
 Rows = Sequence[dict[str, Any]]
 """{"input_ids": list of int, "labels": list of int} each."""
 
@@ -100,6 +103,37 @@ class AnswerTrainer(SFTTrainer):
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
         seal(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}")
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
+        """The weights and the tokenizer; transformers would put its arguments beside them, pickled."""
+        folder = output_dir or self.args.output_dir
+        self.model.save_pretrained(folder, state_dict=state_dict)
+        self.processing_class.save_pretrained(folder)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        state = {"optimizer": self.optimizer.state_dict(), "schedule": self.lr_scheduler.state_dict()}
+        save_tree(Path(output_dir), OPTIMIZER, state)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is not None:
+            state = load_tree(Path(checkpoint), OPTIMIZER)
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.lr_scheduler.load_state_dict(state["schedule"])
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        save_tree(Path(output_dir), RANDOM, random_state())
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        if checkpoint is not None:
+            set_random_state(load_tree(Path(checkpoint), RANDOM))
+
+    def _save_scaler(self, output_dir: str) -> None:
+        if (scaler := self.accelerator.scaler) is not None:
+            save_tree(Path(output_dir), SCALER, scaler.state_dict())
+
+    def _load_scaler(self, checkpoint: str | None) -> None:
+        if checkpoint is not None and self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(load_tree(Path(checkpoint), SCALER))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         load_weights(self.model if model is None else model, Path(resume_from_checkpoint))

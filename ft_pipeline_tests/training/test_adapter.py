@@ -116,10 +116,17 @@ def test_a_damaged_checkpoint_is_passed_over(trained, tmp_path, data, tiny_base)
     work, _ = train(tmp_path, data, tiny_base, settings(technique, max_steps=9))
     root = work.work / "checkpoints"
     newest = newest_valid(root)
-    (newest / "optimizer.pt").write_bytes(b"cut off")
+    (newest / "optimizer.safetensors").write_bytes(b"cut off")
     assert step_of(newest_valid(root)) < step_of(newest)
     (newest_valid(root) / "complete.json").unlink()
     assert newest_valid(root) is None
+
+
+def test_checkpoints_hold_no_pickle(trained):
+    _, work, _ = trained
+    names = {path.name for path in (work.work / "checkpoints").rglob("*") if path.is_file()}
+    assert {"optimizer.safetensors", "random.json", "adapter_model.safetensors"} <= names
+    assert not any(name.endswith((".pt", ".pth", ".bin", ".pkl")) for name in names)
 
 
 def test_a_run_killed_after_its_last_checkpoint_only_has_to_save(trained, data, tiny_base):

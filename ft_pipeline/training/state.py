@@ -1,0 +1,92 @@
+"""What training needs beside the weights to go on exactly: optimizer, schedule, random generators; no pickle.
+
+transformers keeps these as pickles. Here they are a tree of plain values in JSON, whose tensors lie in a safetensors
+file beside it, so that a checkpoint that someone else could write to cannot run code when it is resumed from.
+"""
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+
+Plain = None | bool | int | float | str
+
+
+def save_tree(folder: Path, name: str, value: Any) -> None:
+    """Write `value` to NAME.json and NAME.safetensors: mappings, lists, tuples, arrays, tensors and plain values.
+
+    TypeError for anything else.
+    """
+    tensors: dict[str, torch.Tensor] = {}
+    tree = _flatten(value, tensors)
+    save_file(tensors, folder / f"{name}.safetensors")
+    (folder / f"{name}.json").write_text(json.dumps(tree), encoding="utf-8")
+
+
+def load_tree(folder: Path, name: str) -> Any:
+    """What `save_tree` wrote, tensors on the CPU."""
+    tree = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+    return _build(tree, load_file(folder / f"{name}.safetensors"))
+
+
+def random_state() -> dict[str, Any]:
+    """Of Python's, numpy's and torch's generators, those of every GPU included."""
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return {
+        "python": random.getstate(),
+        "numpy": np.random.get_state(),
+        "cpu": torch.get_rng_state(),
+        "cuda": cuda,
+    }
+
+
+def set_random_state(state: dict[str, Any]) -> None:
+    """Put the generators back where `random_state` found them."""
+    random.setstate(state["python"])
+    np.random.set_state(state["numpy"])
+    torch.set_rng_state(state["cpu"])
+    if state["cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(state["cuda"])
+
+
+def _flatten(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
+    """`value` with each container as [its kind, its items], and tensors as names of entries of `tensors`."""
+    if isinstance(value, torch.Tensor):
+        name = str(len(tensors))
+        tensors[name] = value.detach().cpu().contiguous().clone()  # safetensors takes no shared memory
+        return ["tensor", name]
+    if isinstance(value, np.ndarray):
+        return ["array", value.dtype.str, value.tolist()]
+    if isinstance(value, dict):
+        return ["dict", [[_key(key), _flatten(each, tensors)] for key, each in value.items()]]
+    if isinstance(value, (list, tuple)):
+        return ["tuple" if isinstance(value, tuple) else "list", [_flatten(each, tensors) for each in value]]
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, Plain):
+        return value
+    raise TypeError(f"a checkpoint holds plain values and tensors, not {type(value).__name__}")
+
+
+def _key(key: Any) -> Any:
+    if isinstance(key, (str, int)):
+        return key
+    raise TypeError(f"a checkpoint's keys are words and numbers, not {type(key).__name__}")
+
+
+def _build(tree: Any, tensors: dict[str, torch.Tensor]) -> Any:
+    if not isinstance(tree, list):
+        return tree
+    kind, *rest = tree
+    if kind == "tensor":
+        return tensors[rest[0]]
+    if kind == "array":
+        return np.array(rest[1], dtype=rest[0])
+    if kind == "dict":
+        return {key: _build(each, tensors) for key, each in rest[0]}
+    items = [_build(each, tensors) for each in rest[0]]
+    return tuple(items) if kind == "tuple" else items
