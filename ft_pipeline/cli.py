@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ft_pipeline import cli_audit, cli_export, cli_release, cli_store, cli_training, scaffold, terminal
+from ft_pipeline import cli_audit, cli_export, cli_release, cli_report, cli_store, cli_training, scaffold, terminal
 from ft_pipeline import doctor as machine
 from ft_pipeline.cli_common import FAILED, REFUSED, JsonOption, ProjectOption, errors, open_project, out, report
 from ft_pipeline.errors import UserError
@@ -156,6 +156,7 @@ for command in (
     cli_release.champion,
     cli_export.export,
     cli_export.serve,
+    cli_report.report,
     cli_store.gc,
     cli_training.memory,
 ):

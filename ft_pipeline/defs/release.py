@@ -1,4 +1,4 @@
-"""Release: the champion, and the card that goes with it."""
+"""Release: the champion, the card that goes with it, and the report of what it was decided on."""
 
 import json
 from dataclasses import replace
@@ -6,14 +6,17 @@ from typing import Any
 
 import dagster as dg
 
-from ft_pipeline.execution.steps import Check, Inputs, Making, step
+from ft_pipeline.execution.steps import Check, Inputs, Making, step, versions_of
 from ft_pipeline.release.candidates import candidates, key_of
 from ft_pipeline.release.champion import Record, before_deciding_on, held_back, history, promote
 from ft_pipeline.release.facts import card_facts
 from ft_pipeline.release.model_card import render_card
 from ft_pipeline.release.named import of_record
 from ft_pipeline.release.promotion import decide, promotion
+from ft_pipeline.release.report import NAME as REPORT
+from ft_pipeline.release.report import render_report
 from ft_pipeline.settings import PromotionSettings
+from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.spec import Spec
 
 
@@ -58,6 +61,20 @@ def model_card(at: Inputs) -> Spec:
         "teacher": {"terms": teacher.terms},
     }
     return Spec("model_card", {asset: at.artifact(asset).reference for asset in assets}, config)
+
+
+@step(
+    stage="release",
+    deps=["comparison", "recommendation", "champion"],
+    kinds={"html"},
+    build=lambda making: _build_report(making),
+    show=lambda artifact: _show_report(artifact),
+)
+def report(at: Inputs) -> Spec:
+    """The comparison as one HTML file to read and to hand on: what to do, the scores, every answer side by side."""
+    assets = ("comparison", "recommendation", "champion")
+    config = {"project": at.project.settings.model_dump(mode="json", include={"name", "task"})}
+    return Spec("report", {asset: at.artifact(asset).reference for asset in assets}, config, versions_of("jinja2"))
 
 
 def _build_champion(making: Making) -> dict[str, Any]:
@@ -106,3 +123,26 @@ def _build_card(making: Making) -> dict[str, Any]:
         text = render_card(facts)
     (making.out / "README.md").write_text(text, encoding="utf-8")
     return {"champion": released["name"] if released else None}
+
+
+def _build_report(making: Making) -> dict[str, Any]:
+    text = render_report(
+        making.store,
+        making.artifact("comparison"),
+        making.artifact("recommendation"),
+        making.artifact("champion"),
+        making.spec.config["project"],
+    )
+    (making.out / REPORT).write_text(text, encoding="utf-8")
+    return {"bytes": len(text.encode())}
+
+
+def _show_report(artifact: Artifact) -> dict[str, Any]:
+    place = artifact.path / REPORT
+    how = "`ft report --open` opens it; it is one file that needs no other, so it can be sent as it is"
+    return {
+        "report": dg.MetadataValue.path(str(place)),
+        "link": dg.MetadataValue.url(place.resolve().as_uri()),
+        "how": dg.MetadataValue.md(how),
+        "megabytes": round(artifact.summary["bytes"] / 1e6, 2),
+    }

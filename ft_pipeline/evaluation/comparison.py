@@ -228,7 +228,7 @@ def _changes(
 
 def _change(metric: Metric, name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
     """`gain` is positive where the tuned model does better."""
-    values = [_item_value(name, sample) for sample in (old, new)]
+    values = [item_value(name, sample) for sample in (old, new)]
     return {
         "item": new["item"],
         "gain": (values[0] - values[1]) if metric.lower_is_better else (values[1] - values[0]),
@@ -239,7 +239,8 @@ def _change(metric: Metric, name: str, old: Mapping[str, Any], new: Mapping[str,
     }
 
 
-def _item_value(metric: str, sample: Mapping[str, Any]) -> float:
+def item_value(metric: str, sample: Mapping[str, Any]) -> float:
+    """A metric of one answer, by its name."""
     if metric in _RATIOS:
         numerator, denominator = _RATIOS[metric]
         return float(sample[numerator]) / float(sample[denominator])

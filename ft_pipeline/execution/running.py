@@ -24,7 +24,7 @@ from ft_pipeline.store.current import current_document
 from ft_pipeline.store.locks import FileLock
 from ft_pipeline.store.provenance import user
 
-RELEASE = ("champion", "model_card")
+RELEASE = ("champion", "model_card", "report")
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 

@@ -21,7 +21,7 @@ SHARED = {
     *(f"raw_{name}" for name in FORMATS),
     *FORMATS,
     *("quarantine", "conversations", "teacher_answers", "distilled"),
-    *("comparison", "recommendation", "champion", "model_card"),
+    *("comparison", "recommendation", "champion", "model_card", "report"),
 }
 PER_EXPERIMENT = {
     *("experiment", "base_model", "training_data", "memory_estimate", "adapter", "merged_model"),

@@ -44,7 +44,13 @@ def test_promote_roll_back_and_a_run_that_respects_both(finished: Finished, tmp_
     )
     assert record["previous"] == before["name"] == "qlora/merged"
     # The run compares the champion anew, without loading a model, and leaves it where the person put it.
-    assert [step["asset"] for step in run[1]["steps"]] == ["comparison", "recommendation", "champion", "model_card"]
+    assert [step["asset"] for step in run[1]["steps"]] == [
+        "comparison",
+        "recommendation",
+        "champion",
+        "model_card",
+        "report",
+    ]
     assert run[1]["champion"]["sequence"] == record["sequence"]
     same = ("name", "kind", "experiment", "fingerprint", "fingerprints", "evidence", "previous")
     assert (back[0], {key: back[1][key] for key in same}) == (0, {key: before[key] for key in same})

@@ -20,7 +20,7 @@ from ft_pipeline.models.load import load_model
 from ft_pipeline.release.export import plan_export, write_export
 from ft_pipeline.release.named import find_model
 from ft_pipeline.store.current import Current
-from ft_pipeline_tests.release.trained import EVALUATION, SYSTEM_PROMPT, Trained
+from ft_pipeline_tests.release.trained import EVALUATION, ITEMS, SYSTEM_PROMPT, Trained
 
 Export = Callable[..., dict[str, Any]]
 
@@ -74,7 +74,7 @@ def test_a_whole_model_is_the_one_that_was_scored(
     model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
     assert model.dtype == torch.bfloat16
     answers = scored_answers(trained, row)
-    assert len(answers) == 4
+    assert len(answers) == ITEMS
     for prompt, answer in answers.items():
         ids = tokenizer(prompt, return_tensors="pt", add_special_tokens=False)
         written = model.generate(**ids, max_new_tokens=EVALUATION["max_new_tokens"])[0, ids["input_ids"].shape[1] :]

@@ -22,7 +22,7 @@ from ft_pipeline.execution.serving import require_free
 from ft_pipeline.release.champion import Candidate, Promotion, promote
 from ft_pipeline.release.named import find_model
 from ft_pipeline.release.served import require_servable, write_served
-from ft_pipeline_tests.release.trained import EVALUATION, VARIANTS, Trained
+from ft_pipeline_tests.release.trained import EVALUATION, ITEMS, VARIANTS, Trained
 
 PATIENCE = 60.0
 VLLM = """#!{python}
@@ -98,7 +98,7 @@ def items(trained: Trained, row: str) -> list[tuple[list[dict[str, str]], str]]:
         if sample["name"] == row:
             talk, turn = sample["item"].rsplit(":", 1)
             found.append((talks[talk][: int(turn)], sample["answer"]))
-    assert len(found) == 4
+    assert len(found) == ITEMS
     return found
 
 

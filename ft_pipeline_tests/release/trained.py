@@ -15,9 +15,12 @@ from transformers import AutoModelForCausalLM
 from ft_pipeline import scaffold
 from ft_pipeline.evaluation import prompt_baseline, scores
 from ft_pipeline.evaluation.comparison import build_comparison
+from ft_pipeline.evaluation.recommendation import build_recommendation
 from ft_pipeline.experiments import ExperimentSettings
 from ft_pipeline.job import Job
 from ft_pipeline.models.base_model import template_sha256
+from ft_pipeline.release.champion import Candidate, Promotion, promote
+from ft_pipeline.release.report import render_report
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.current import Current
 from ft_pipeline.store.spec import Spec
@@ -41,8 +44,13 @@ TALKS = {
         ("My package is late.", "Please send your order number."),
         ("Where can I change the address?", "Please send the new address."),
         ("My refund is late.", "Please send your order number.", "LF-1", "The refund takes five days."),
+        ("Is <script>alert('x')</script> & \u202eright?", "<img src=x onerror=alert(1)> {{ 7 * 7 }}"),
     ],
 }
+
+
+ITEMS = 5
+"""Answers in the test split."""
 
 
 class Quiet:
@@ -133,6 +141,31 @@ class Trained:
         Current(self.store.root).write("comparison", None, found)
         return found
 
+    def decide(self) -> Artifact:
+        """The recommendation, the champion (the merged model of `lora`) and the report over the comparison."""
+        compared = self.store.all("comparison")[-1]
+        experiments = {name: {"technique": how["technique"], "train_rows": 2} for name, how in self.served.items()}
+        recommended = self.put(
+            "recommendation",
+            {"comparison": compared},
+            lambda out: build_recommendation(compared.document("comparison.json"), experiments, 0.05, out),
+        )
+        parts = {role: found.fingerprint for role, found in self.inputs["lora"].items()}
+        candidate = Candidate("lora/merged", "merged", "lora", parts["merged_model"], parts)
+        evidence = {"served": self.served["lora"], "comparison": compared.fingerprint}
+        record = promote(self.store.root, lambda _: Promotion(candidate, "it <i>leads</i>", evidence, forced=True))
+        assert record is not None
+        summary = {"champion": record.to_json(), "moved": True, "reasons": []}
+        released = self.put("champion", {"comparison": compared}, lambda out: _note(out, "champion"), summary)
+        made = {"comparison": compared, "recommendation": recommended, "champion": released}
+        project = {"name": "The <shop>", "task": "Answer & sell."}
+        found = self.put(
+            "report", made, lambda out: _page(out, render_report(self.store, *made.values(), project=project))
+        )
+        for artifact in (*made.values(), found):
+            Current(self.store.root).write(artifact.kind, None, artifact)
+        return found
+
     def _score(self, kind: str, run: Any, inputs: Mapping[str, Artifact], config: Mapping[str, Any]) -> Artifact:
         config = {"evaluation": EVALUATION, "general_questions": [], "general_texts": [], **config}
         folders = {name: found.path for name, found in inputs.items()}
@@ -190,6 +223,10 @@ def _talk(split: str, turns: tuple[str, ...]) -> dict[str, Any]:
 
 def _note(out: Path, text: str) -> None:
     (out / "note.txt").write_text(text, encoding="utf-8")
+
+
+def _page(out: Path, text: str) -> None:
+    (out / "report.html").write_text(text, encoding="utf-8")
 
 
 def _copy(folder: Path, out: Path) -> None:

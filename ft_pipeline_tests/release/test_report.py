@@ -1,0 +1,207 @@
+"""The report: one file that needs no other, says what the store says, and takes no text of a user for markup."""
+
+import json
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from typer.testing import CliRunner
+
+from ft_pipeline.cli import app
+from ft_pipeline.evaluation.metrics import METRICS
+from ft_pipeline.release.report import visible
+from ft_pipeline.release.report_samples import MOST_ITEMS, side_by_side
+from ft_pipeline.store.artifacts import Artifact
+from ft_pipeline.store.current import Current
+from ft_pipeline_tests.end_to_end.ui import browsing, chromium
+from ft_pipeline_tests.release.trained import ITEMS, SYSTEM_PROMPT, TALKS, Trained
+
+VOID = {"meta", "img", "br", "input"}
+
+
+class Page(HTMLParser):
+    """What a browser would see: the tags, properly nested, and the text."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.cells: list[str] = []
+        self._open: list[str] = []
+        self.feed(html)
+        self.close()
+        assert self._open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self._open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+        if self._open and self._open[-1] == "td":
+            self.cells.append(data)
+
+    def of_class(self, name: str) -> int:
+        return sum(name in (attributes.get("class") or "").split() for _, attributes in self.tags)
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """Two ways to be better or worse than the prompts, one of them released."""
+    found = Trained(tmp_path_factory.mktemp("report") / "shop")
+    found.train("lora", "lora", system_prompt=SYSTEM_PROMPT)
+    found.train("whole", "full")
+    found.compare()
+    return found
+
+
+@pytest.fixture(scope="module")
+def made(shop: Trained) -> Artifact:
+    return shop.decide()
+
+
+@pytest.fixture(scope="module")
+def page(made: Artifact) -> Page:
+    return Page((made.path / "report.html").read_text(encoding="utf-8"))
+
+
+def samples(shop: Trained) -> list[dict[str, Any]]:
+    return pq.read_table(shop.store.all("comparison")[-1].path / "samples.parquet").to_pylist()
+
+
+def test_it_says_what_was_found_and_what_was_decided(shop: Trained, page: Page) -> None:
+    document = shop.store.all("comparison")[-1].document("comparison.json")
+    for row in document["rows"]:
+        loss = row["scores"]["loss"]
+        assert row["name"] in page.text
+        assert f"{loss['value']:.3f}{loss['low']:.3f} to {loss['high']:.3f}" in page.text
+    recommendation = shop.store.all("recommendation")[-1].summary
+    assert all(reason in page.text for reason in recommendation["reasons"])
+    assert "Released: lora/merged since" in page.text
+    assert ", by force: it <i>leads</i>" in page.text
+    assert page.of_class("released") == 1
+    assert "the untouched model with 2 fixed examples" in page.text
+
+
+def test_a_lead_that_may_be_chance_is_called_so(shop: Trained, page: Page) -> None:
+    document = shop.store.all("comparison")[-1].document("comparison.json")
+    lows = [pair["low"] for pair in document["pairs"] if pair["metric"] == "loss"]
+    chance = sum(low <= 0 for low in lows)
+    assert 0 < chance < len(lows)
+    assert page.cells.count("may be chance") == chance
+    assert page.cells.count("clear") == len(lows) - chance
+
+
+def test_every_answer_stands_beside_its_question_and_its_reference(shop: Trained, page: Page) -> None:
+    for question, *_ in TALKS["test"]:
+        assert visible(question) in page.text
+    for sample in samples(shop):
+        assert visible(sample["answer"]) in page.text
+        assert visible(sample["reference"]) in page.text
+    assert page.of_class("item") == ITEMS
+    changes = [page.of_class(change) for change in ("improved", "regressed", "same")]
+    assert sum(changes) == ITEMS
+    told = f"{changes[0]} answers improved, {changes[2]} stayed as they were, {changes[1]} regressed"
+    assert told in " ".join(page.text.split())
+
+
+def test_it_needs_nothing_else_and_runs_nothing(page: Page) -> None:
+    assert {tag for tag, _ in page.tags}.isdisjoint({"script", "iframe", "object", "link", "form", "svg"})
+    for tag, attributes in page.tags:
+        assert not any(name.startswith("on") for name in attributes)
+        assert "href" not in attributes
+        if tag == "img":
+            assert (attributes["src"] or "").startswith("data:image/png;base64,")
+            assert attributes["alt"]
+    policy = next(attributes["content"] for tag, attributes in page.tags if "http-equiv" in attributes)
+    assert "default-src 'none'" in (policy or "")
+    assert "<script>alert('x')</script> & \\u202eright?" in page.text
+    assert "<img src=x onerror=alert(1)> {{ 7 * 7 }}" in page.text
+
+
+def test_what_cannot_be_seen_is_written_out() -> None:
+    assert visible("a\x1b[31m\u202eb\nc\t\x00") == "a\\x1b[31m\\u202eb\nc\t\\x00"
+    assert visible(1.5) == 1.5
+
+
+def test_a_conversation_that_was_forgotten_since_shows_the_prompt() -> None:
+    shown = side_by_side({"base": [a_sample(0)]}, {}, ("loss", METRICS["loss"]), None)
+    assert shown[0]["turns"] == [{"role": "prompt", "text": "the rendered prompt"}]
+
+
+def test_of_many_items_the_largest_changes_are_kept() -> None:
+    count = MOST_ITEMS + 50
+    gained = [0.0] * count
+    gained[count - 1], gained[count - 2] = 3.0, -2.0
+    rows = {"base": [a_sample(number) for number in range(count)]}
+    shown = side_by_side(rows, {}, ("loss", METRICS["loss"]), gained)
+    assert len(shown) == MOST_ITEMS
+    assert [item["gain"] for item in shown[-2:]] == ["regressed by 2.00", "improved by 3.00"]
+    assert shown[0]["gain"] == "unchanged"
+
+
+def a_sample(number: int) -> dict[str, Any]:
+    return {
+        "item": f"{number:04}:1",
+        "prompt": "the rendered prompt",
+        "reference": "yes",
+        "answer": "no",
+        "loss_sum": None,
+        "answer_tokens": 1,
+        "finish_reason": "stop",
+    }
+
+
+def run(shop: Trained, *arguments: str) -> tuple[int, str]:
+    done = CliRunner().invoke(app, ["report", "--project", str(shop.root), *arguments])
+    return done.exit_code, done.stdout or str(done.exception)
+
+
+def test_ft_report_says_where_it_is_and_copies_it(shop: Trained, made: Artifact, tmp_path: Path) -> None:
+    code, said = run(shop, "--json")
+    assert (code, json.loads(said)["path"]) == (0, str(made.path / "report.html"))
+    copy = tmp_path / "to" / "comparison.html"
+    assert run(shop, str(copy))[0] == 0
+    assert copy.read_bytes() == (made.path / "report.html").read_bytes()
+    code, said = run(shop, str(copy))
+    assert code != 0
+    assert "exists already" in said
+
+
+def test_an_old_report_is_not_passed_off_as_the_present_one(tmp_path: Path) -> None:
+    shop = Trained(tmp_path / "shop")
+    assert "there is no report yet" in run(shop)[1]
+    first, second = (shop.put("comparison", {}, lambda out, n=n: write(out, n)) for n in ("first", "second"))
+    report = shop.put("report", {"comparison": first}, lambda out: write(out, "page"))
+    Current(shop.store.root).write("report", None, report)
+    Current(shop.store.root).write("comparison", None, second)
+    assert "the report was made before the present comparison; bring it up to date: ft run" in run(shop)[1]
+
+
+def write(out: Path, content: str) -> None:
+    (out / "note.txt").write_text(content, encoding="utf-8")
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(chromium() is None, reason="needs Chromium: apt-get install chromium")
+def test_a_browser_opens_it_alone_and_filters_the_answers(page: Page, made: Artifact) -> None:
+    asked, said = [], []
+    with browsing() as browser:
+        tab = browser.new_page()
+        tab.on("request", lambda request: asked.append(request.url))
+        tab.on("console", lambda message: said.append(message.text))
+        tab.goto((made.path / "report.html").as_uri())
+        assert tab.locator(".item:visible").count() == ITEMS
+        for change in ("regressed", "improved", "same"):
+            tab.check(f"#show-{change}")
+            assert tab.locator(".item:visible").count() == page.of_class(change)
+        widths = tab.evaluate("[...document.images].map(image => image.naturalWidth)")
+    assert all(width > 300 for width in widths) and len(widths) == 2
+    assert len([url for url in asked if not url.startswith("data:")]) == 1
+    assert said == []
