@@ -97,7 +97,7 @@ def load_weights(model: Any, folder: Path) -> None:
     if isinstance(model, PeftModel):
         set_peft_model_state_dict(model, load_file(folder / ADAPTER_FILES[0]))
         return
-    for part in sorted(folder.glob("*.safetensors")):
+    for part in sorted(folder.glob("model*.safetensors")):
         unknown = model.load_state_dict(load_file(part), strict=False).unexpected_keys
         if unknown:
             raise ValueError(f"{part.name} holds {unknown[0]}, which the model has not")
