@@ -190,6 +190,7 @@ def _row(contender: Contender, estimates: Mapping[str, Estimate], metrics: Metri
         "kind": contender.kind,
         "experiment": contender.experiment,
         "technique": row["model"].get("technique"),
+        "passages": row["model"].get("passages", 0),
         "scores": {metric: interval(estimates[metric]) for metric in metrics if metric in estimates},
         **{key: row[key] for key in costs},
         "cost_per_call": row.get("cost_per_call"),

@@ -11,6 +11,8 @@ from ft_pipeline.evaluation.metrics import metric_of
 ANSWERS = "chrf"
 """What generated answers are held against each other by, where a row has no loss."""
 OTHER_ANSWERS = "rouge_l"
+ENOUGH_ROWS = 500
+"""Training rows that LoRA is said to want; below, a tie says little about tuning."""
 
 Row = Mapping[str, Any]
 """A row of the document of `ft compare --json`."""
@@ -56,6 +58,21 @@ class Case:
         return next((row for row in self.scored if row["kind"] in UNTOUCHED), None)
 
     @cached_property
+    def with_passages(self) -> Row | None:
+        """The best prompt variant that looks passages up."""
+        return next((row for row in self.scored if row["kind"] in UNTOUCHED and row["passages"]), None)
+
+    @cached_property
+    def without_passages(self) -> Row | None:
+        """The best use of the untouched model that looks nothing up in texts."""
+        return next((row for row in self.scored if row["kind"] in UNTOUCHED and not row["passages"]), None)
+
+    def passages_help(self) -> bool:
+        """Whether what passages add to prompting is clear."""
+        found, without = self.with_passages, self.without_passages
+        return found is not None and without is not None and self.clear(found, without)
+
+    @cached_property
     def teacher(self) -> Row | None:
         """The best of the teachers that answered the test prompts; it has no loss, so it is ranked by its answers."""
         rows = [row for row in self.document["rows"] if row["kind"] == "teacher" and ANSWERS in row["scores"]]
@@ -68,6 +85,11 @@ class Case:
             row for row in self.document["rows"] if row["kind"] in (*UNTOUCHED, *TUNED) and ANSWERS in row["scores"]
         ]
         return sorted(rows, key=lambda row: -row["scores"][ANSWERS]["value"])
+
+    def answers(self, student: Row) -> Mapping[str, Any] | None:
+        """The pair of the teacher and a use of the small model, by their answers."""
+        assert self.teacher is not None
+        return self.lead(self.teacher, student, ANSWERS) or self.lead(student, self.teacher, ANSWERS)
 
     def teacher_leads(self) -> bool:
         """Clearly better answers than every use of the small model, and by the other measure not clearly worse."""
@@ -121,6 +143,11 @@ class Case:
         return self.experiments.get(row["experiment"] or "", {}).get("train_rows")
 
 
+def named(row: Row | None) -> str:
+    """A use of the untouched model, in words."""
+    return "the plain model" if row is None or row["kind"] == "base" else f"the prompt variant {row['name']}"
+
+
 def accuracy(row: Row | None) -> float | None:
     """The row's general accuracy, where it was measured."""
     return (row["general"] or {}).get("accuracy") if row else None
@@ -139,6 +166,7 @@ def evidence(case: Case, verdict: Verdict) -> dict[str, Any]:
         "train_rows": case.train_rows(row) if row else None,
         "test_rows": case.document["test_rows"],
         "prompt_tokens_per_call": {one["name"]: one["prompt_tokens_per_call"] for one in (bar, row) if one},
+        "passages": _passages(case),
         "teacher": _teacher(case),
         "general_accuracy": {one["name"]: accuracy(one) for one in (case.plain, row) if one},
         "forgetting": dict(forgetting) if forgetting else None,
@@ -146,11 +174,20 @@ def evidence(case: Case, verdict: Verdict) -> dict[str, Any]:
     }
 
 
+def _passages(case: Case) -> dict[str, Any] | None:
+    """How far the best variant with passages leads, or trails, the best without; None where none was scored."""
+    found, without = case.with_passages, case.without_passages
+    if found is None or without is None:
+        return None
+    pair = case.lead(found, without) or case.lead(without, found)
+    return {"row": found["name"], "difference": dict(pair) if pair else None}
+
+
 def _teacher(case: Case) -> dict[str, Any] | None:
     """How far the teacher's answers lead, or trail, the best use of the small model; None without a teacher."""
     if case.teacher is None or not case.students:
         return None
     best = case.students[0]
-    pair = case.lead(case.teacher, best, ANSWERS) or case.lead(best, case.teacher, ANSWERS)
+    pair = case.answers(best)
     cost = {key: case.teacher.get(key) for key in ("seconds_per_call", "cost_per_call")}
     return {"row": case.teacher["name"], "difference": dict(pair) if pair else None, **cost}

@@ -21,7 +21,8 @@ def scored(
     parts: Mapping[str, Any] = PARTS,
 ) -> Path:
     """Write a scores folder. A row: kind, losses (nats per token, one per item; a teacher has none), and where wanted
-    chrf (one per item), correct (one per general question), tokens (per prompt), seconds (per call), technique."""
+    chrf (one per item), correct (one per general question), tokens (per prompt), seconds (per call), technique,
+    passages (that it looks up)."""
     folder.mkdir(parents=True)
     document = {"rows": [_row(name, row, dict(parts)) for name, row in rows.items()], "evaluation": dict(parts)}
     (folder / "scores.json").write_text(json.dumps(document), encoding="utf-8")
@@ -47,7 +48,11 @@ def _row(name: str, row: Mapping[str, Any], parts: dict[str, Any]) -> dict[str, 
         "seconds_per_call": float(row.get("seconds", 0.5)),
         "cut_off": 0,
         "fingerprint": fingerprint(parts),
-        "model": {"technique": row.get("technique"), "trainable_params": 100 if row.get("technique") else 0},
+        "model": {
+            "technique": row.get("technique"),
+            "trainable_params": 100 if row.get("technique") else 0,
+            "passages": row.get("passages", 0),
+        },
         "general": {"accuracy": sum(correct) / len(correct)} if correct else None,
     }
 

@@ -21,6 +21,7 @@ def case(
     *,
     plain: float = 2.0,
     prompted: float = 1.7,
+    passages: float | list[float] | None = None,
     teacher: list[float] | None = None,
     **experiments: dict[str, Any],
 ) -> dict[str, Any]:
@@ -29,6 +30,9 @@ def case(
         "plain": {"kind": "base", "losses": losses(plain), "correct": CORRECT},
         "few_shot": {"kind": "prompt", "losses": losses(prompted), "tokens": 400},
     }
+    if passages is not None:
+        level = losses(passages) if isinstance(passages, float) else passages
+        rows["looked_up"] = {"kind": "prompt", "losses": level, "tokens": 300, "passages": 2}
     inputs = {"a/prompt_baseline": scored(folder / "baseline", rows)}
     if teacher is not None:
         about = {"kind": "teacher", "chrf": teacher}
@@ -155,6 +159,38 @@ def test_a_teacher_that_does_not_lead_changes_nothing(tmp_path: Path) -> None:
     assert (found["decision"], found["experiment"]) == ("lora", "style")
     assert said(found, "The teacher is not clearly ahead, so distilling more of it promises little. chrF:")
     assert decide(case(tmp_path / "two", teacher=level))["decision"] == "prompt"
+
+
+def test_facts_are_looked_up(tmp_path: Path) -> None:
+    found = decide(case(tmp_path, passages=1.2, style={"loss": 1.5}), style=800)
+    assert (found["decision"], found["experiment"], found["row"]) == ("retrieval", None, "looked_up")
+    assert said(found, "The gap is facts, so look them up")
+    assert said(found, "loss: looked_up leads few_shot by 0.500")
+    assert said(found, "No tuned model is clearly better; adapters change style more readily than facts. loss: looked")
+    assert found["evidence"]["passages"]["row"] == "looked_up"
+    few = decide(case(tmp_path / "few", passages=1.2, style={"loss": 1.5}), style=40)
+    assert few["decision"] == "retrieval"
+    forgetful = case(tmp_path / "forgets", passages=1.2, style={"loss": 1.0, "correct": [False] * ITEMS})
+    assert decide(forgetful, style=800)["decision"] == "retrieval"
+    untuned = decide(case(tmp_path / "none", passages=1.2))
+    assert untuned["decision"] == "retrieval"
+    assert not said(untuned, "No tuned model")
+
+
+def test_a_tuned_model_that_beats_passages_wins_and_passages_are_said(tmp_path: Path) -> None:
+    found = decide(case(tmp_path, passages=1.5, style={"loss": 1.2}), style=800)
+    assert (found["decision"], found["evidence"]["best_untouched"]) == ("lora", "looked_up")
+    assert said(found, "Passages help the untouched model: loss: looked_up leads few_shot")
+
+
+def test_passages_that_add_nothing_clear_decide_nothing(tmp_path: Path) -> None:
+    level = [loss + noise - 0.05 for loss, noise in zip(losses(1.7), NOISY, strict=True)]
+    found = decide(case(tmp_path, passages=level, style={"loss": 1.9}), style=800)
+    assert found["decision"] == "prompt"
+    assert not said(found, "No variant with `passages` was scored")
+    untried = decide(case(tmp_path / "two", style={"loss": 1.9}), style=800)
+    assert said(untried, "No variant with `passages` was scored")
+    assert not said(decide(case(tmp_path / "three", style={"loss": 1.2}), style=800), "No variant with")
 
 
 def test_few_test_rows_are_said(tmp_path: Path) -> None:
