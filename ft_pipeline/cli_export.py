@@ -10,8 +10,8 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 
 from ft_pipeline import terminal
 from ft_pipeline.cli_common import FAILED, JsonOption, ProjectOption, errors, open_project, out, report
+from ft_pipeline.models.engines import HOST, OFFLINE, find_engine
 from ft_pipeline.project import Project
-from ft_pipeline.release.engines import HOST, OFFLINE, find_engine
 from ft_pipeline.release.export import Plan, plan_export, write_export
 from ft_pipeline.release.facts import card_facts
 from ft_pipeline.release.model_card import render_card

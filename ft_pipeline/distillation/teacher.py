@@ -22,8 +22,8 @@ def run(job: Job) -> dict[str, Any]:
     prompter = Prompter.of(teacher, job.inputs["conversations"])
     if teacher.endpoint is not None:
         summary = client.answer_all(job, prompter)
-    elif (executable := vllm.wanted(teacher.engine, job.device)) is not None:
-        summary = vllm.answer_all(job, prompter, executable)
+    elif (engine := vllm.wanted(teacher.engine, job.device)) is not None:
+        summary = vllm.answer_all(job, prompter, engine)
     else:
         from ft_pipeline.distillation import local  # torch, which an endpoint needs none of
 

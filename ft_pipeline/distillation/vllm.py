@@ -4,11 +4,9 @@ in a process that ends with the work. Nothing of vLLM is imported, so it may liv
 import contextlib
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -27,41 +25,39 @@ from ft_pipeline.distillation.prompting import Prompter, token_lengths
 from ft_pipeline.errors import UserError
 from ft_pipeline.job import Job
 from ft_pipeline.models.chat import stop_token_ids
+from ft_pipeline.models.engines import HOST, OFFLINE, Engine, find_program
 from ft_pipeline.settings import EndpointSettings, TeacherSettings
 
-NAME = "teacher"
-"""What the server calls its model."""
-URL = "http://127.0.0.1/v1"
+URL = f"http://{HOST}/v1"
 """In the keys of answers: the port is another one in each run."""
 AT_ONCE = 256
 TIMEOUT_SECONDS = 3600.0
 START_SECONDS = 1800.0
 """Loading a large model from a slow disk and compiling it takes minutes."""
 STOP_SECONDS = 20.0
-ENVIRONMENT = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1"}
 LOCAL_ONLY = {"answered_at": None, "request_id": None, "reply_model": None}
 """What a model on this machine answers can be made again, and when it was made says nothing."""
 
 
-def wanted(engine: str, device: str) -> str | None:
-    """The path of the executable to use; None for transformers. UserError where vLLM is asked for and not there."""
+def wanted(engine: str, device: str) -> Engine | None:
+    """vLLM, where it shall answer; None for transformers. UserError where vLLM is asked for and not there."""
     if engine == "transformers" or (engine == "auto" and not device.startswith("cuda")):
         return None
-    found = shutil.which("vllm") or shutil.which("vllm", path=str(Path(sys.executable).parent))
-    if found is None and engine == "vllm":
+    program = find_program("vllm")
+    if program is None and engine == "vllm":
         raise UserError(
             "teacher.engine is vllm, but there is no `vllm` on the PATH; install it (an environment of its own will "
             "do), or say `engine: transformers`"
         )
-    return found
+    return Engine("vllm", program) if program else None
 
 
-def answer_all(job: Job, prompter: Prompter, executable: str) -> dict[str, Any]:
+def answer_all(job: Job, prompter: Prompter, engine: Engine) -> dict[str, Any]:
     """Answer every row of the input `unlabelled` with the model of the input `base_model`, write answers.parquet to
     `job.out`; the summary, with the keys of local.answer_all. UserError where the server does not come up, or ends."""
     from ft_pipeline.models.load import load_tokenizer  # imports torch
 
-    teacher = _behind_a_server(prompter.teacher)
+    teacher = _behind_a_server(prompter.teacher, job.inputs["base_model"].name)
     asking = Prompter(teacher, prompter.examples)
     rows = list(read_prompts(job.inputs["unlabelled"]))
     tokenizer = load_tokenizer(job.inputs["base_model"])
@@ -74,7 +70,7 @@ def answer_all(job: Job, prompter: Prompter, executable: str) -> dict[str, Any]:
     with AnswerLog.opened(job.work / "vllm", job.report.log) as log:
         known = sum(log.answered(each.key) or log.hopeless(each.key) for each in questions)
         missing = known < len(questions)
-        with _serving(executable, job, longest) if missing else contextlib.nullcontext() as server:
+        with _serving(engine, job, longest) if missing else contextlib.nullcontext() as server:
             extra = {"top_p": 1.0, "top_k": -1, "stop_token_ids": stop_token_ids(tokenizer)}
             asked = ask_all(
                 lambda: _Watched(server, teacher, extra), log, questions, len(questions), teacher, job.report
@@ -94,12 +90,12 @@ def answer_all(job: Job, prompter: Prompter, executable: str) -> dict[str, Any]:
     }
 
 
-def _behind_a_server(teacher: TeacherSettings) -> TeacherSettings:
+def _behind_a_server(teacher: TeacherSettings, model: str) -> TeacherSettings:
     """The settings under which asking.py asks a server that is ours: it either answers or has ended."""
     endpoint = EndpointSettings(
         url=URL, concurrency=AT_ONCE, timeout_seconds=TIMEOUT_SECONDS, attempts=3, patience_seconds=0, max_failed=1.0
     )
-    return teacher.model_copy(update={"model": NAME, "engine": "auto", "revision": None, "endpoint": endpoint})
+    return teacher.model_copy(update={"model": model, "engine": "auto", "revision": None, "endpoint": endpoint})
 
 
 def _row(
@@ -149,7 +145,7 @@ class _Watched:
 
     def __init__(self, server: _Server | None, teacher: TeacherSettings, extra: Mapping[str, Any]) -> None:
         assert server is not None and teacher.endpoint is not None
-        here = teacher.endpoint.model_copy(update={"url": f"http://127.0.0.1:{server.port}/v1"})
+        here = teacher.endpoint.model_copy(update={"url": f"http://{HOST}:{server.port}/v1"})
         self._server = server
         self._endpoint = Endpoint(teacher.model_copy(update={"endpoint": here}), None, extra)
 
@@ -164,14 +160,14 @@ class _Watched:
 
 
 @contextlib.contextmanager
-def _serving(executable: str, job: Job, longest: int) -> Iterator[_Server]:
+def _serving(engine: Engine, job: Job, longest: int) -> Iterator[_Server]:
     """The server, until the block ends. longest: tokens of the longest prompt and its answer; room for more is not
     taken, since it would have to fit the GPU."""
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.bind((HOST, 0))
         port = probe.getsockname()[1]
-    command = [executable, "serve", str(job.inputs["base_model"]), "--served-model-name", NAME]
-    command += ["--host", "127.0.0.1", "--port", str(port), "--max-model-len", str(longest)]
+    folder = job.inputs["base_model"]
+    command = [*engine.command(folder.name, folder.parent, port), "--max-model-len", str(longest)]
     log = job.work / "vllm.log"
     job.report.log(f"vLLM loads the teacher; its log is {log}")
     with log.open("wb") as output:
@@ -179,7 +175,7 @@ def _serving(executable: str, job: Job, longest: int) -> Iterator[_Server]:
             command,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env={**os.environ, **ENVIRONMENT},
+            env={**os.environ, **OFFLINE},
             start_new_session=True,  # an interrupt lets what is under way arrive first
         )
     server = _Server(process, port, log)
@@ -195,7 +191,7 @@ def _wait_for(server: _Server) -> None:
     while time.monotonic() < deadline:
         server.check()
         try:
-            urllib.request.urlopen(f"http://127.0.0.1:{server.port}/health", timeout=5).close()
+            urllib.request.urlopen(f"http://{HOST}:{server.port}/health", timeout=5).close()
             return
         except (urllib.error.URLError, ConnectionError, TimeoutError):
             time.sleep(0.2)

@@ -59,7 +59,7 @@ def main() -> None:
     for name in ("--served-model-name", "--host", "--max-model-len"):
         options.add_argument(name, required=True)
     options.add_argument("--port", type=int, required=True)
-    given = options.parse_args()
+    given, _ = options.parse_known_args()
     note(pid=os.getpid(), started=vars(given), offline=os.environ.get("HF_HUB_OFFLINE"))
     if ENDS_AFTER == "start":
         print("ValueError: the model does not fit", flush=True)

@@ -12,6 +12,7 @@ import pytest
 from ft_pipeline.distillation import teacher, vllm
 from ft_pipeline.errors import UserError
 from ft_pipeline.job import Job
+from ft_pipeline.models.engines import Engine
 from ft_pipeline_tests.distillation.material import teacher_job, write_conversations, write_unlabelled
 from ft_pipeline_tests.tiny import tiny_model
 
@@ -70,7 +71,7 @@ def test_every_prompt_is_answered_by_a_server_that_ends_with_the_work(
     assert len(requests) == 9
     for request in requests:
         assert [turn["role"] for turn in request["messages"]] == ["system", "user", "assistant", "user"]
-        assert (request["model"], request["max_tokens"], request["temperature"]) == (vllm.NAME, 12, 0.0)
+        assert (request["model"], request["max_tokens"], request["temperature"]) == ("base_model", 12, 0.0)
         assert request["stop_token_ids"]
     assert 12 < int(given["max_model_len"]) < 512
 
@@ -109,7 +110,7 @@ def test_several_answers_have_seeds_of_their_own(inputs: dict[str, Path], tmp_pa
 
 def test_which_engine_is_used(events: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert vllm.wanted("auto", "cpu") is vllm.wanted("transformers", "cuda:0") is None
-    assert vllm.wanted("auto", "cuda:0") == vllm.wanted("vllm", "cpu") == str(events.parent / "bin" / "vllm")
+    assert vllm.wanted("auto", "cuda:0") == vllm.wanted("vllm", "cpu") == Engine("vllm", events.parent / "bin" / "vllm")
     monkeypatch.setenv("PATH", "/nowhere")
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
     assert vllm.wanted("auto", "cuda:0") is None

@@ -41,12 +41,12 @@ class Engine:
 
 def find_engine(wanted: Literal["auto", "vllm", "transformers"]) -> Engine:
     """The engine by name; `auto` is vLLM where it is installed. UserError where it is not installed."""
-    vllm = _program("vllm") if wanted in {"auto", "vllm"} else None
+    vllm = find_program("vllm") if wanted in {"auto", "vllm"} else None
     if vllm is not None:
         return Engine("vllm", vllm)
     if wanted == "vllm":
         raise UserError("vllm is not installed here; install it (pip install vllm), or use --engine transformers")
-    program = _program("transformers")
+    program = find_program("transformers")
     missing = [name for name in ("fastapi", "uvicorn", "openai") if importlib.util.find_spec(name) is None]
     if program is None or missing:
         lacks = ", ".join(missing) or "the program `transformers`"
@@ -65,7 +65,7 @@ def serving_dtype() -> str:
     return "float16" if capabilities and min(capabilities) < _NATIVE_BF16 else "bfloat16"
 
 
-def _program(name: str) -> Path | None:
+def find_program(name: str) -> Path | None:
     """Beside this Python, else on the PATH."""
     beside = Path(sys.executable).parent / name
     if beside.is_file():
