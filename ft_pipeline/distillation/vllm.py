@@ -17,7 +17,7 @@ from typing import Any
 
 from ft_pipeline.distillation.answer_log import AnswerLog
 from ft_pipeline.distillation.answers import answer_row, read_prompts, unasked, write_answers
-from ft_pipeline.distillation.asking import ask_all
+from ft_pipeline.distillation.asking import Question, ask_all
 from ft_pipeline.distillation.client import answer_of
 from ft_pipeline.distillation.endpoint import Endpoint
 from ft_pipeline.distillation.outcomes import Failure, Reply
@@ -57,30 +57,25 @@ def answer_all(job: Job, prompter: Prompter, engine: Engine) -> dict[str, Any]:
     `job.out`; the summary, with the keys of local.answer_all. UserError where the server does not come up, or ends."""
     from ft_pipeline.models.load import load_tokenizer  # imports torch
 
-    teacher = _behind_a_server(prompter.teacher, job.inputs["base_model"].name)
-    asking = Prompter(teacher, prompter.examples)
-    rows = list(read_prompts(job.inputs["unlabelled"]))
-    tokenizer = load_tokenizer(job.inputs["base_model"])
-    lengths = token_lengths(tokenizer, prompter.rendered(tokenizer, rows))
-    context = _context(job.inputs["base_model"])
-    fits = {key: not context or length + teacher.max_new_tokens <= context for key, length in lengths.items()}
-    wanted = [(row, sample) for row in rows for sample in range(teacher.answers_per_prompt)]
-    questions = [asking.question(row["messages"], sample) for row, sample in wanted if fits[row["id"]]]
-    longest = max((lengths[key] for key in fits if fits[key]), default=0) + teacher.max_new_tokens
+    folder = job.inputs["base_model"]
+    teacher = _behind_a_server(prompter.teacher, folder.name)
+    tokenizer = load_tokenizer(folder)
+    work = _Work(list(read_prompts(job.inputs["unlabelled"])), Prompter(teacher, prompter.examples), tokenizer, folder)
+    questions = [question for _, _, question in work.wanted if question]
     with AnswerLog.opened(job.work / "vllm", job.report.log) as log:
         known = sum(log.answered(each.key) or log.hopeless(each.key) for each in questions)
         missing = known < len(questions)
-        with _serving(engine, job, longest) if missing else contextlib.nullcontext() as server:
+        with _serving(engine, job, work.longest) if missing else contextlib.nullcontext() as server:
             extra = {"top_p": 1.0, "top_k": -1, "stop_token_ids": stop_token_ids(tokenizer)}
             asked = ask_all(
                 lambda: _Watched(server, teacher, extra), log, questions, len(questions), teacher, job.report
             )
-        answers = [_row(log, asking, row, sample, lengths, fits) for row, sample in wanted]
+        answers = [work.row(log, *each) for each in work.wanted]
     write_answers(answers, job.out)
     tokens = sum(answer["answer_tokens"] or 0 for answer in answers)
     return {
-        "prompts": len(rows),
-        "wanted": len(wanted),
+        "prompts": len(work.rows),
+        "wanted": len(answers),
         "answered": sum(answer["finish_reason"] in {"stop", "length"} for answer in answers),
         "seconds": round(asked.seconds, 2),
         "answer_tokens": tokens,
@@ -98,23 +93,29 @@ def _behind_a_server(teacher: TeacherSettings, model: str) -> TeacherSettings:
     return teacher.model_copy(update={"model": model, "engine": "auto", "revision": None, "endpoint": endpoint})
 
 
-def _row(
-    log: AnswerLog,
-    asking: Prompter,
-    row: dict[str, Any],
-    sample: int,
-    lengths: Mapping[str, int],
-    fits: Mapping[str, bool],
-) -> dict[str, Any]:
-    if not fits[row["id"]]:
-        return answer_row(row, sample, **unasked(lengths[row["id"]]))
-    return answer_row(row, sample, **answer_of(log, asking.question(row["messages"], sample)) | LOCAL_ONLY)
+class _Work:
+    """Every answer that is wanted, and which prompts fit the model."""
 
+    def __init__(self, rows: list[dict[str, Any]], prompter: Prompter, tokenizer: Any, folder: Path) -> None:
+        self.rows = rows
+        self.lengths = token_lengths(tokenizer, prompter.rendered(tokenizer, rows))
+        room = prompter.teacher.max_new_tokens
+        context = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("max_position_embeddings")
+        fitting = {key: length for key, length in self.lengths.items() if not context or length + room <= context}
+        self.longest = max(fitting.values(), default=0) + room
+        """Tokens of the longest prompt that fits, and of its answer."""
+        self.wanted: list[tuple[dict[str, Any], int, Question | None]] = [
+            (row, sample, prompter.question(row["messages"], sample) if row["id"] in fitting else None)
+            for row in rows
+            for sample in range(prompter.teacher.answers_per_prompt)
+        ]
+        """Row, sample, and the question; None where it does not fit and is not asked."""
 
-def _context(folder: Path) -> int | None:
-    """How many tokens the model takes, from its config."""
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    return config.get("max_position_embeddings")
+    def row(self, log: AnswerLog, row: dict[str, Any], sample: int, question: Question | None) -> dict[str, Any]:
+        """The row of answers.parquet."""
+        if question is None:
+            return answer_row(row, sample, **unasked(self.lengths[row["id"]]))
+        return answer_row(row, sample, **answer_of(log, question) | LOCAL_ONLY)
 
 
 # --- the server -------------------------------------------------------------------------------------------------------
