@@ -4,15 +4,17 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from ft_pipeline.defs.lineage import ANSWERS, answers_lineage, column_lineage, distilled_lineage
 from ft_pipeline.defs.stages import base_model_spec
 from ft_pipeline.distillation.filters import distil
 from ft_pipeline.distillation.prompting import teacher_sha256
-from ft_pipeline.execution.metadata import table
+from ft_pipeline.execution.metadata import column_schema, table
 from ft_pipeline.execution.steps import Check, Inputs, Making, step, versions_of
 from ft_pipeline.project import read_jsonl
 from ft_pipeline.settings import TeacherSettings
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.spec import Spec
+from ft_pipeline.tables.schemas import describe_columns
 
 SHOWN_ANSWERS = 20
 NOT_ASKED = {"terms", "model", "revision", "endpoint", "in_comparison", "engine"}
@@ -112,10 +114,21 @@ def _show_answers(artifact: Artifact) -> dict[str, Any]:
         }
         for row in rows
     ]
-    return {**artifact.summary, "answers_shown": table(shown)}
+    return {
+        **artifact.summary,
+        "answers_shown": table(shown),
+        "dagster/column_schema": column_schema([(name, *told) for name, told in ANSWERS.items()]),
+        "dagster/column_lineage": column_lineage(answers_lineage()),
+    }
 
 
 def _show_distilled(artifact: Artifact) -> dict[str, Any]:
     summary = artifact.summary
     shown = {key: summary[key] for key in ("answers", "kept", "set_aside", "reasons", "thresholds", "length_range")}
-    return {**shown, "samples": summary["samples"], "dagster/row_count": summary["kept"]}
+    return {
+        **shown,
+        "samples": summary["samples"],
+        "dagster/row_count": summary["kept"],
+        "dagster/column_schema": column_schema(describe_columns("conversations")),
+        "dagster/column_lineage": column_lineage(distilled_lineage()),
+    }

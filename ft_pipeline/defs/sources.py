@@ -2,7 +2,8 @@
 
 import dagster as dg
 
-from ft_pipeline.execution.metadata import table
+from ft_pipeline.defs.lineage import raw_schema
+from ft_pipeline.execution.metadata import column_schema, table
 from ft_pipeline.execution.steps import Inputs, step
 from ft_pipeline.project import FORMATS
 from ft_pipeline.sources.snapshot import Snapshot, read_listing, snapshot_folder, write_listing
@@ -31,6 +32,7 @@ def _show(artifact: Artifact) -> dict[str, object]:
     return {
         "files": artifact.summary["files"],
         "bytes": artifact.summary["bytes"],
+        "dagster/column_schema": column_schema(raw_schema(artifact.kind.removeprefix("raw_"))),
         "listing": table([{key: entry.get(key, "") for key in keys} for entry in files[:100]]),
     }
 

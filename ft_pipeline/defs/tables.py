@@ -1,6 +1,8 @@
 """Tables: bytes to rows, accepted or set aside with a reason, and rows to conversations with a split."""
 
+import contextlib
 import tempfile
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -9,6 +11,7 @@ from typing import Any
 import dagster as dg
 
 from ft_pipeline import pictures
+from ft_pipeline.defs.lineage import column_lineage, conversations_lineage, table_lineage
 from ft_pipeline.execution.conditions import FOLLOW_ALL_INPUTS, FOLLOW_SOUND_INPUTS
 from ft_pipeline.execution.metadata import column_schema, picture, table
 from ft_pipeline.execution.steps import Check, Inputs, Making, step, versions_of
@@ -25,7 +28,7 @@ from ft_pipeline.tables.filecache import FileCache
 from ft_pipeline.tables.outcome import SourceFile
 from ft_pipeline.tables.quarantine import Part, build_quarantine, overview
 from ft_pipeline.tables.schemas import ACCOUNT_COLUMNS, QUARANTINE_COLUMNS, describe_columns
-from ft_pipeline.tables.sidecar import load_sidecar
+from ft_pipeline.tables.sidecar import load_sidecar, parse_sidecar
 
 CONVERSATION_TABLES = ("alpaca", "sharegpt")
 WHAT = {
@@ -78,7 +81,16 @@ def _build_table(making: Making, data_format: str) -> dict[str, Any]:
         cache = FileCache(making.store.root / "cache" / "tables")
         files = [source_of(each) for each in taken]
         report = build_table(data_format, files, making.out, max_quarantined=ceiling, excluded=excluded, cache=cache)
-    return {**report.to_json(), "preview": report.preview}
+    return {**report.to_json(), "preview": report.preview, "mapped": mapped_columns(files)}
+
+
+def mapped_columns(files: Sequence[SourceFile]) -> dict[str, str]:
+    """Foreign column → field, as the sidecars of all files say; a sidecar that is refused says nothing."""
+    found: dict[str, str] = {}
+    for file in files:
+        with contextlib.suppress(Refused):
+            found |= parse_sidecar(file.sidecar).columns
+    return found
 
 
 def source_of(taken: CheckedOut) -> SourceFile:
@@ -109,6 +121,7 @@ def _show_table(artifact: Artifact) -> dict[str, Any]:
         "files_from_cache": summary["files_from_cache"],
         "dagster/row_count": summary["accepted"],
         "dagster/column_schema": column_schema(describe_columns(artifact.kind)),
+        "dagster/column_lineage": column_lineage(table_lineage(artifact.kind, summary.get("mapped", {}))),
         "files": table([_without_table(account) for account in found["accounts"]], ACCOUNT_COLUMNS),
         "preview": table(summary["preview"], columns),
     }
@@ -174,6 +187,7 @@ def _show_conversations(artifact: Artifact) -> dict[str, Any]:
         "set_aside": summary["set_aside"],
         "dagster/row_count": summary["accepted"],
         "dagster/column_schema": column_schema(columns),
+        "dagster/column_lineage": column_lineage(conversations_lineage()),
         "preview": table(summary["preview"], {name: text for name, _, text in columns}),
         "warnings": summary["warnings"] or None,
         "words": picture(

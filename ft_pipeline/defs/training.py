@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 from ft_pipeline import pictures
+from ft_pipeline.defs.lineage import TOKENS, column_lineage, training_lineage
 from ft_pipeline.defs.stages import (
     adapter_spec,
     base_model_spec,
@@ -14,7 +15,7 @@ from ft_pipeline.defs.stages import (
     references,
     training_data_spec,
 )
-from ft_pipeline.execution.metadata import picture
+from ft_pipeline.execution.metadata import column_schema, picture
 from ft_pipeline.execution.steps import Check, Inputs, Making, step
 from ft_pipeline.experiments import ExperimentSettings
 from ft_pipeline.store.artifacts import Artifact
@@ -146,7 +147,11 @@ def _estimate(making: Making) -> dict[str, Any]:
 
 def _show_training_data(artifact: Artifact) -> dict[str, Any]:
     audit = artifact.summary["audit"]
+    lineage = training_lineage(artifact.spec["config"]["experiment"]["objective"], artifact.inputs)
+    names = [name for name in TOKENS if name == "source" or name in lineage]
     return {
+        "dagster/column_schema": column_schema([(name, *TOKENS[name]) for name in names]),
+        "dagster/column_lineage": column_lineage(lineage),
         "rows": audit["rows"],
         "tokens": audit["tokens"],
         "trained_tokens": audit["trained_tokens"],

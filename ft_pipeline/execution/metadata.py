@@ -16,7 +16,7 @@ def clean_metadata(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _clean(value: Any) -> Any:
-    if isinstance(value, (str, bool, int, dg.MetadataValue, dg.TableSchema)):
+    if isinstance(value, (str, bool, int, dg.MetadataValue, dg.TableSchema, dg.TableColumnLineage)):
         return value
     if hasattr(value, "item") and not isinstance(value, (list, tuple, dict)):
         return _clean(value.item())

@@ -14,6 +14,7 @@ from typing import Any
 
 import dagster as dg
 
+from ft_pipeline.audit.library import Library
 from ft_pipeline.errors import UserError
 from ft_pipeline.execution import stranded
 from ft_pipeline.execution.build import Build, BuildFunction, build_artifact
@@ -21,6 +22,7 @@ from ft_pipeline.execution.devices import DeviceNeed
 from ft_pipeline.execution.events import State, StepEvent, publish
 from ft_pipeline.execution.gates import failed_checks, recorded_checks, require
 from ft_pipeline.execution.metadata import clean_metadata
+from ft_pipeline.execution.origin import origin
 from ft_pipeline.experiments import ExperimentSettings
 from ft_pipeline.project import Project
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
@@ -275,7 +277,7 @@ def _materialize(context: dg.AssetExecutionContext, step: Step, experiment: str 
     recorded = recorded_checks(made.artifact)
     return dg.MaterializeResult(
         data_version=dg.DataVersion(made.artifact.fingerprint),
-        metadata=clean_metadata(shown | _own_metadata(made)),
+        metadata=clean_metadata(shown | _own_metadata(made, store, experiment)),
         check_results=[_check_result(step.name, check, recorded[check.name]) for check in step.checks],
     )
 
@@ -310,17 +312,12 @@ def _forced() -> bool:
     return os.environ.get(FORCE) == "1"
 
 
-def _own_metadata(made: Build) -> dict[str, Any]:
-    artifact = made.artifact
+def _own_metadata(made: Build, store: ArtifactStore, experiment: str | None) -> dict[str, Any]:
+    assets = {step.name: step.per_experiment for step in STEPS.values()}
     return {
         "result": "reused from the store" if made.reused else "built",
         "seconds": round(made.seconds, 2),
-        "fingerprint": artifact.fingerprint,
-        "manifest": dg.MetadataValue.path(str(artifact.path / "manifest.json")),
-        "manifest_sha256": artifact.manifest_sha256,
-        "inputs": dg.MetadataValue.json(
-            {key: {"kind": kind, "fingerprint": fingerprint} for key, (kind, fingerprint) in artifact.inputs.items()}
-        ),
+        **origin(made.artifact, Library(store.root), assets, experiment),
     }
 
 
