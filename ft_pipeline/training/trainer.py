@@ -22,6 +22,7 @@ from ft_pipeline.training.batches import LengthGroupedSampler, batches_by_length
 from ft_pipeline.training.checkpoints import newest_valid, seal, step_of
 from ft_pipeline.training.loss import answer_loss
 from ft_pipeline.training.state import load_tree, random_state, save_tree, set_random_state
+from ft_pipeline.training.stopping import Stopping
 from ft_pipeline.training.techniques import load_weights
 from ft_pipeline.training.usage import memory_gb
 
@@ -289,15 +290,22 @@ class _Meter:
 
 
 def train(trainer: AnswerTrainer, evaluations: Evaluations) -> int:
-    """Train from the newest valid checkpoint, or from the start; returns the step it began at."""
+    """Train from the newest valid checkpoint, or from the start; returns the step it began at.
+
+    Interrupted, it leaves a checkpoint of the present step and raises KeyboardInterrupt.
+    """
     checkpoint = newest_valid(Path(trainer.args.output_dir))
+    stopping = Stopping()
+    trainer.add_callback(stopping)
     if checkpoint is None:
         trainer.args.eval_on_start = True  # the held-out loss of the untrained adapter: where the curve begins
-        trainer.train()
+        with stopping.listening():
+            trainer.train()
         return 0
     state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
     if state.global_step >= state.max_steps or evaluations.exhausted(state):
         trainer.state = state  # killed between its last checkpoint and the end: nothing is left to train
     else:
-        trainer.train(resume_from_checkpoint=str(checkpoint))
+        with stopping.listening():
+            trainer.train(resume_from_checkpoint=str(checkpoint))
     return step_of(checkpoint)

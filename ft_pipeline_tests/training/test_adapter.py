@@ -86,27 +86,32 @@ from ft_pipeline.training import adapter
 
 class Killer:
     def progress(self, step, total, **values):
-        if step == 11:
-            os.kill(os.getpid(), signal.SIGKILL)
+        if step == 10:
+            os.kill(os.getpid(), given["signal"])
     def log(self, message):
         pass
 
 given = json.loads(sys.argv[1])
 inputs = {name: Path(path) for name, path in given["inputs"].items()}
-adapter.run(Job("adapter", given["config"], inputs, Path(given["out"]), Path(given["work"]), "cpu", Killer()))
+try:
+    adapter.run(Job("adapter", given["config"], inputs, Path(given["out"]), Path(given["work"]), "cpu", Killer()))
+except KeyboardInterrupt:
+    sys.exit(130)
 """
 
 
-def test_a_killed_run_resumes_and_ends_the_same(trained, tmp_path, data, tiny_base):
+@pytest.mark.parametrize(("number", "code", "kept"), [(signal.SIGKILL, -9, 9), (signal.SIGINT, 130, 11)])
+def test_a_stopped_run_resumes_and_ends_the_same(trained, tmp_path, data, tiny_base, number, code, kept):
+    """Who is asked to stop saves the step that is under way; who is killed goes on from the last evaluation."""
     technique, uninterrupted, _ = trained
     work = job("adapter", tmp_path, settings(technique), {"training_data": data, "base_model": tiny_base})
-    given = {"config": work.config, "out": str(work.out), "work": str(work.work)}
+    given = {"config": work.config, "out": str(work.out), "work": str(work.work), "signal": number}
     given["inputs"] = {name: str(path) for name, path in work.inputs.items()}
     done = subprocess.run([sys.executable, "-c", KILLED, json.dumps(given)], capture_output=True, check=False)
-    assert done.returncode == -signal.SIGKILL, done.stderr.decode()[-2000:]
-    assert step_of(newest_valid(work.work / "checkpoints")) == 9
+    assert done.returncode == code, done.stderr.decode()[-2000:]
+    assert step_of(newest_valid(work.work / "checkpoints")) == kept
     summary = adapter.run(work)
-    assert summary["resumed_from_step"] == 9
+    assert summary["resumed_from_step"] == kept
     assert hashes(work) == hashes(uninterrupted)
     assert losses(work) == losses(uninterrupted)
 
