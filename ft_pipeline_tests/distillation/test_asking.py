@@ -87,16 +87,21 @@ def test_no_more_requests_at_once_than_allowed(tmp_path: Path) -> None:
     "reason", ["rate_limited", "server_error", "connection_lost", "broken_reply", "timeout", "wrong_model"]
 )
 def test_what_can_go_better_is_tried_again(tmp_path: Path, reason: str) -> None:
-    with serving(faults={reason: 0.15}, hang=2, seed=3) as server:
-        teacher = server.teacher({"concurrency": 32, "timeout_seconds": 0.6})
+    with serving(faults={reason: 0.15}, hang=60, seed=3) as server:
+        # Long enough that a busy machine is not taken for a server that hangs.
+        teacher = server.teacher({"concurrency": 32, "timeout_seconds": 2 if reason == "timeout" else 60})
         asked, spent, answers = ask(tmp_path, teacher)
         assert [answer["answer"] for answer in answers] == [answer_to(prompt) for prompt in PROMPTS]
         assert (asked.answered, asked.failed) == (60, 0)
-        assert spent.failures == {reason: server.failed[reason]} != {reason: 0}
-        assert spent.requests == server.requests == 60 + server.failed[reason]
-        unsure = {"no": 0, "perhaps": server.failed[reason], "yes": 0}[RULES[reason].bill]
-        assert spent.perhaps_paid == unsure
-        assert spent.paid == server.paid - unsure
+        assert set(spent.failures) == {reason}
+        failures = spent.failures[reason]
+        assert failures >= server.failed[reason] > 0
+        assert spent.requests == 60 + failures
+        assert spent.perhaps_paid == (failures if RULES[reason].bill == "perhaps" else 0)
+        assert spent.paid == 60 + (failures if RULES[reason].bill == "yes" else 0)
+        if reason != "timeout":  # there a slow answer may have been given up, too
+            assert failures == server.failed[reason]
+            assert spent.requests == server.requests
 
 
 def test_an_empty_answer_is_tried_once_more(tmp_path: Path) -> None:

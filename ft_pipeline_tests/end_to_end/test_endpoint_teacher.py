@@ -15,7 +15,7 @@ from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.current import Current
 from ft_pipeline_tests.distillation.fault_server import MODEL, FaultServer, serving
 from ft_pipeline_tests.end_to_end.conftest import Finished
-from ft_pipeline_tests.end_to_end.project import environment
+from ft_pipeline_tests.end_to_end.project import environment, ft, ft_json
 
 pytestmark = pytest.mark.slow
 
@@ -101,7 +101,8 @@ def test_a_hosted_teacher_from_a_wrong_key_to_the_comparison(shop: Path) -> None
 def _holds_the_teacher(root: Path) -> None:
     document = current(root, "comparison").document("comparison.json")
     (row,) = [row for row in document["rows"] if row["kind"] == "teacher"]
-    assert set(row["scores"]) == {"chrf", "rouge_l", "length_ratio"}
+    assert {"chrf", "rouge_l", "length_ratio"} <= set(row["scores"])
+    assert "loss" not in row["scores"]
     assert row["cost_per_call"] == pytest.approx(0.02, rel=0.5)
     assert current(root, "recommendation").document("recommendation.json")["evidence"]["teacher"]["row"] == "teacher"
 
@@ -133,3 +134,24 @@ def _holds_provenance(root: Path, server: FaultServer) -> None:
     aside = pq.read_table(distilled.path / "set_aside.parquet").to_pylist()
     assert len(rows) + len(aside) == 8
     assert "answer_cut_off" in {row["code"] for row in aside} or not server.failed["cut_off"]
+
+
+@pytest.mark.long
+def test_with_and_without_the_teachers_rows(shop: Path) -> None:
+    """Two experiments that differ in nothing else stand in one comparison."""
+    root = shop
+    with_rows = root / "experiments" / "qlora.yaml"
+    settings = yaml.safe_load(with_rows.read_text(encoding="utf-8"))
+    for path, weight in ((with_rows, 1), (root / "experiments" / "human.yaml", 0)):
+        path.write_text(yaml.safe_dump({**settings, "data": {"weights": {"distilled": weight}}}), encoding="utf-8")
+    with serving() as server:
+        hosted(root, server, api_key_env=None)
+        done = ft(root, "run", "--experiment", "qlora", "--experiment", "human")
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    rows = {row["name"]: row["kind"] for row in ft_json(root, "compare")["rows"]}
+    assert {"qlora/adapter", "qlora/merged", "human/adapter", "human/merged", "base", "teacher"} <= set(rows)
+    query = "select experiment, count(*) filter (source = 'distilled'), count(*) filter (source = 'human') from "
+    counts = {name: found for name, *found in ft_json(root, "sql", f"{query} training_rows group by all")["rows"]}
+    ((kept,),) = ft_json(root, "sql", "select count(*) from distilled")["rows"]
+    assert counts == {"qlora": [kept, counts["human"][1]], "human": [0, counts["human"][1]]}
+    assert kept > 0
