@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+import yaml
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.experiments import ExperimentSettings
@@ -95,6 +96,17 @@ class Project:
         if not path.exists():
             raise UserError(f"{relative!r} is not there; project.yaml names it")
         return path
+
+
+def records_elsewhere(dagster_home: Path) -> bool:
+    """Whether Dagster keeps its record in a database of its own (PostgreSQL), by dagster.yaml; so it may where that
+    cannot be read."""
+    settings = dagster_home / "dagster.yaml"
+    try:
+        content = yaml.safe_load(settings.read_text(encoding="utf-8")) if settings.is_file() else None
+    except (OSError, ValueError, yaml.YAMLError):
+        return True
+    return isinstance(content, dict) and "storage" in content
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:

@@ -121,6 +121,22 @@ def test_the_ui_shows_where_a_table_came_from(steps: dict, tmp_path: Path) -> No
     assert sources == {("raw_alpaca", "instruction"), ("raw_alpaca", "question")}
 
 
+def test_what_all_experiments_share_is_not_said_to_be_made_for_one(steps: dict) -> None:
+    with dg.DagsterInstance.ephemeral() as instance:
+        done = dg.materialize(
+            [step.asset for step in steps.values()],
+            instance=instance,
+            selection=["raw_text", "experiment"],
+            partition_key="qlora",
+        )
+    made_for = {}
+    for name in ("raw_text", "experiment"):
+        (event,) = done.asset_materializations_for_node(name)
+        manifest = json.loads(Path(str(event.metadata["manifest"].value)).read_bytes())
+        made_for[name] = manifest["run"]["experiment"]
+    assert made_for == {"raw_text": None, "experiment": "qlora"}
+
+
 def test_an_input_of_an_experiment_links_to_its_partition(tmp_path: Path) -> None:
     from ft_pipeline.audit.library import Library
     from ft_pipeline.execution.origin import origin

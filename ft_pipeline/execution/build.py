@@ -162,7 +162,9 @@ def _observation(context: dg.AssetExecutionContext, progress: Progress) -> dg.As
 
 
 def _partition(context: dg.AssetExecutionContext) -> str | None:
-    return context.partition_key if context.has_partition_key else None
+    """The experiment; None for what all experiments share, also in a run that is made for one."""
+    own = context.assets_def.partitions_def is not None and context.has_partition_key
+    return context.partition_key if own else None
 
 
 def _label(context: dg.AssetExecutionContext | None, kind: str) -> str:

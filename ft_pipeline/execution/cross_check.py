@@ -4,11 +4,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import dagster as dg
-import yaml
 
 from ft_pipeline.audit.findings import Finding
 from ft_pipeline.audit.library import SHOWN, Library
-from ft_pipeline.project import Project
+from ft_pipeline.project import Project, records_elsewhere
 from ft_pipeline.store.garbage import removed
 
 PAGE = 500
@@ -60,9 +59,7 @@ def _check(library: Library, event: Event) -> list[Finding]:
 
 def _all_events(project: Project) -> list[Event] | None:
     """Every materialization that Dagster knows; None where it has no database yet, which asking would make."""
-    settings = project.dagster_home / "dagster.yaml"
-    elsewhere = settings.is_file() and "storage" in (yaml.safe_load(settings.read_text(encoding="utf-8")) or {})
-    if not elsewhere and not (project.dagster_home / "history").is_dir():
+    if not records_elsewhere(project.dagster_home) and not (project.dagster_home / "history").is_dir():
         return None
     with dg.DagsterInstance.get() as instance:
         return [event for key in sorted(instance.all_asset_keys()) for event in _events_of(instance, key)]

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
+from ft_pipeline.project import records_elsewhere
 from ft_pipeline.store.files import user_write_errors, write_atomically
 from ft_pipeline.store.scrubbing import Secrets
 
@@ -19,8 +20,7 @@ BUSY_SECONDS = 30.0
 def redact_dagster_home(folder: Path, secrets: Secrets) -> tuple[int, list[str]]:
     """(places that changed, notes): every text of every database below `folder`, and the logs of runs."""
     notes = []
-    settings = folder / "dagster.yaml"
-    if settings.is_file() and "storage:" in settings.read_text(encoding="utf-8"):
+    if records_elsewhere(folder):
         notes.append("Dagster's record lies in a database of its own (dagster.yaml): its previews were not redacted")
     changed = 0
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):

@@ -127,6 +127,19 @@ def test_who_promoted_it_and_on_what_evidence(released: Shop, ft: Command) -> No
         assert part in shown
 
 
+@pytest.mark.parametrize(
+    ("teacher", "shown"),
+    [
+        ({"model": "gpt-x", "terms": "no competing models"}, "gpt-x; terms: no competing models"),
+        ({"model": "gpt-x"}, "gpt-x; terms: none recorded"),
+    ],
+)
+def test_which_teachers_terms_apply(shop: Shop, ft: Command, teacher: dict[str, str], shown: str) -> None:
+    distilled = shop.put("distilled", None, {}, {"teacher": teacher}, {"a": b"1"})
+    shop.put("training_data", "qlora", {"distilled": distilled}, {}, {"b": b"2"})
+    assert f"Teacher of the distilled rows: {shown}" in ft("audit", "training_data@qlora")[1]
+
+
 def test_one_question_at_a_time(released: Shop, ft: Command) -> None:
     with pytest.raises(UserError, match="one question at a time"):
         ft("audit", "--rows", "--left-out")

@@ -163,6 +163,16 @@ def test_dagsters_record_and_the_logs_are_redacted(released: Shop, ft_json: Comm
     assert found[2] == {"instruction": "another"}
 
 
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [("# storage:\n#   postgres: x\ntelemetry: {enabled: false}\n", False), ("storage:\n  postgres: {}\n", True)],
+)
+def test_a_database_elsewhere_is_told(released: Shop, ft_json: Command, settings: str, told: bool) -> None:
+    """The lines that dagster.yaml has ready behind # are no setting."""
+    (released.root / "dagster_home" / "dagster.yaml").write_text(settings, encoding="utf-8")
+    assert any("database of its own" in note for note in forget(ft_json)["notes"]) == told
+
+
 def test_caches_and_unfinished_steps_go(released: Shop, ft_json: Command) -> None:
     store = released.store.root
     for relative in ("work/adapter/x/checkpoint.txt", "cache/tables/rows.arrow", "drafts/a/out/b.txt"):
