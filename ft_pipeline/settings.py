@@ -257,6 +257,13 @@ class EvaluationSettings(Section):
     answer_format: AnswerFormat | None = None
     metrics: dict[str, MetricSettings] = Field(default_factory=dict)
     """By name; they stand beside loss, chrF and the others."""
+    tasks: list[str] = Field(default_factory=list)
+    """Tasks by name, of lm-eval's own (their data come from the hub) or of `include_path`; run by every model, with its
+    system prompt."""
+    include_path: str | None = None
+    """A folder of tasks in lm-eval's YAML; their `data_files` are relative to it."""
+    task_documents: int | None = Field(None, ge=1)
+    """Only the first N documents of each task."""
     bootstrap_resamples: int = Field(10_000, ge=100)
     seed: int = 0
 

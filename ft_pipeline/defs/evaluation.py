@@ -11,6 +11,7 @@ from ft_pipeline.evaluation.costs import training_time
 from ft_pipeline.evaluation.custom_metrics import resolve
 from ft_pipeline.evaluation.pictures import score_picture
 from ft_pipeline.evaluation.recommendation import build_recommendation
+from ft_pipeline.evaluation.task_files import files_of
 from ft_pipeline.execution.metadata import picture, table
 from ft_pipeline.execution.steps import STEPS, Inputs, Making, step, versions_of
 from ft_pipeline.experiments import ExperimentSettings
@@ -123,7 +124,23 @@ def _evaluation(at: Inputs) -> dict[str, Any]:
         "general_questions": read_jsonl(at.project.inside(settings.general_questions)),
         "general_texts": read_jsonl(at.project.inside(settings.general_texts)),
         "custom_metrics": resolve(at.project.root, settings.metrics),
+        "task_files": _task_files(at),
     }
+
+
+def _task_files(at: Inputs) -> dict[str, str]:
+    """The files of evaluation.include_path, where tasks are asked for."""
+    settings = at.project.settings.evaluation
+    return files_of(at.project.inside(settings.include_path)) if settings.tasks and settings.include_path else {}
+
+
+def _task_inputs(at: Inputs) -> dict[str, tuple[str, str]]:
+    """A copy of those files in the store: an input of whatever runs them."""
+    files = _task_files(at)
+    if not files:
+        return {}
+    folder = str(at.project.inside(at.project.settings.evaluation.include_path or ""))
+    return {"tasks": at.made(Spec("evaluation_tasks", config={"files": files}, handling={"folder": folder})).reference}
 
 
 def _served(settings: ExperimentSettings) -> dict[str, Any]:
@@ -133,7 +150,7 @@ def _served(settings: ExperimentSettings) -> dict[str, Any]:
 
 
 def _scores_spec(at: Inputs, parts: dict[str, tuple[str, str]], served: dict[str, Any]) -> Spec:
-    inputs = {"conversations": at.passed("conversations").reference, **parts}
+    inputs = {"conversations": at.passed("conversations").reference, **parts, **_task_inputs(at)}
     return Spec("scores", inputs, {**_evaluation(at), **served}, versions_of(*HARNESS))
 
 
@@ -145,6 +162,7 @@ def _baseline_spec(at: Inputs, inputs: dict[str, tuple[str, str]], prompting: di
         inputs = {**inputs, "text": at.passed("text").reference}
     if any(variant.get("passages") or variant.get("examples") == "retrieved" for variant in variants):
         versions.append("bm25s")
+    inputs = {**inputs, **_task_inputs(at)}
     return Spec("prompt_baseline", inputs, {**_evaluation(at), "prompting": prompting}, versions_of(*versions))
 
 

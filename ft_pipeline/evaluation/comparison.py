@@ -65,11 +65,12 @@ def compare(inputs: Mapping[str, Path], config: Mapping[str, Any], training: Tra
         raise UserError("there are no scores to compare yet; materialize prompt_baseline and scores, or run `ft run`")
     samples = {one.name: one.records("samples.parquet") for one in chosen}
     _check_items(samples)
-    metrics = METRICS | {name: Metric(**each) for one in chosen for name, each in one.own_metrics.items()}
+    own = {name: Metric(**each) for one in chosen for name, each in one.own_metrics.items()}
+    metrics = METRICS | own
     primary = config["primary_metric"]
     if primary not in metrics:
         raise UserError(f"promotion.metric {primary!r} is not in these scores, which are older: run `ft run`")
-    estimates = _estimates(chosen, samples, [*_MEANS, *chosen[0].own_metrics], config)
+    estimates = _estimates(chosen, samples, [*_MEANS, *own], config)
     ranked = _ranking(metrics[primary], primary, estimates)
     by_name = {one.name: one for one in chosen}
     prices, took = config.get("prices", {}), training or {}
@@ -125,6 +126,7 @@ def _estimates(
         if metric in next(iter(samples.values()))[0]:  # the same for all: one fingerprint
             _put(estimates, list(samples), metric, draws.means(_columns(samples, metric)))
     _add_general(estimates, chosen, resamples, seed)
+    _add_tasks(estimates, chosen, resamples, seed)
     return estimates
 
 
@@ -142,6 +144,19 @@ def _add_general(estimates: Estimates, chosen: Sequence[Contender], resamples: i
             _put(estimates, names, metric, draws.means(_columns(of_kind, "correct")))
         else:
             _put(estimates, names, metric, draws.ratios(_columns(of_kind, "loss_sum"), _columns(of_kind, "tokens")))
+
+
+def _add_tasks(estimates: Estimates, chosen: Sequence[Contender], resamples: int, seed: int) -> None:
+    """lm-eval's own tasks, for the rows that ran them; each document stands for itself."""
+    records = {one.name: one.records("tasks.parquet") for one in chosen}
+    for metric in sorted({record["metric"] for found in records.values() for record in found}):
+        having = {
+            name: mine
+            for name, found in records.items()
+            if (mine := [record for record in found if record["metric"] == metric])
+        }
+        draws = Bootstrap([record["item"] for record in next(iter(having.values()))], resamples, seed)
+        _put(estimates, list(having), metric, draws.means(_columns(having, "value")))
 
 
 def _columns(records: Mapping[str, Sequence[Mapping[str, Any]]], column: str) -> np.ndarray:

@@ -34,7 +34,9 @@ class Contender:
     """Those of its task only, as Metric."""
 
     def records(self, file: str) -> list[dict[str, Any]]:
-        """Its part of samples.parquet or general.parquet, in the order of the items."""
+        """Its part of samples.parquet, general.parquet or tasks.parquet, in the order of the items."""
+        if not (self.folder / file).is_file():
+            return []  # scored before there was such a file
         rows = pq.read_table(self.folder / file, filters=[("name", "=", self.row["name"])]).to_pylist()
         return sorted(rows, key=lambda row: row["item"])
 

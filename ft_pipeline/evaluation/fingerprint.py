@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,28 +14,28 @@ _TEMPLATE_FILES = ("chat_template.jinja", "tokenizer_config.json")
 _VOCABULARY_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt")
 
 
-def evaluation_parts(
-    test_rows: Sequence[dict[str, Any]],
-    base_model: Path,
-    settings: dict[str, Any],
-    general_questions: Sequence[dict[str, Any]],
-    general_texts: Sequence[dict[str, Any]],
-    measures: dict[str, Any] | None = None,
-) -> Parts:
+def evaluation_parts(test_rows: Sequence[dict[str, Any]], base_model: Path, config: Mapping[str, Any]) -> Parts:
     """Everything that the numbers depend on, apart from what is compared (the model, its adapter, its prompt).
 
-    The tokenizer is part of it: losses per token of two vocabularies cannot be held against each other. The batch size
-    is not: it moves scores by rounding only. measures: Measures.identity.
+    config: of the job. The tokenizer is part of it: losses per token of two vocabularies cannot be held against each
+    other. The batch size is not: it moves scores by rounding only. What a task does not use is not named.
     """
+    settings = config["evaluation"]
     parts = {
         "test_rows": digest([{"id": row["id"], "messages": row["messages"]} for row in test_rows]),
         "template": _files_digest(base_model, _TEMPLATE_FILES),
         "vocabulary": _files_digest(base_model, _VOCABULARY_FILES),
         "generation": {"max_new_tokens": settings["max_new_tokens"], "temperature": 0},
-        "general": digest([list(general_questions), list(general_texts)]),
+        "general": digest([list(config["general_questions"]), list(config["general_texts"])]),
         "versions": metric_versions(),
     }
-    return parts if measures is None else {**parts, "measures": digest(measures)}
+    own = {"answer_format": settings.get("answer_format"), "custom": config.get("custom_metrics")}
+    if any(own.values()):
+        parts["measures"] = digest(own)
+    if settings.get("tasks"):
+        asked = {key: settings.get(key) for key in ("tasks", "task_documents", "seed")}
+        parts["tasks"] = digest({**asked, "files": config.get("task_files")})
+    return parts
 
 
 def fingerprint(parts: Parts) -> str:

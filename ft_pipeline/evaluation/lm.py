@@ -47,16 +47,19 @@ class LoadedLM(HFLM):
         return target_log_likelihoods(self.model, pairs, batch_size=int(self.batch_size), on_done=self._on_done)
 
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = True) -> list[str]:
-        limits = {int(request.args[1]["max_gen_toks"]) for request in requests}
-        for limit in sorted(limits):
-            prompts = [request.args[0] for request in requests if int(request.args[1]["max_gen_toks"]) == limit]
-            self._answer(list(dict.fromkeys(prompts)), limit)
+        answers: dict[tuple[str, int], Generation] = {}
+        asked = [(request.args[0], int(request.args[1].get("max_gen_toks", self.max_gen_toks))) for request in requests]
+        for limit in sorted({limit for _, limit in asked}):
+            prompts = list(dict.fromkeys(prompt for prompt, each in asked if each == limit))
+            answers |= {
+                (prompt, limit): answer for prompt, answer in zip(prompts, self._answer(prompts, limit), strict=True)
+            }
         return [
-            postprocess_generated_text(self.generations[request.args[0]].text, request.args[1]["until"], None)
-            for request in requests
+            postprocess_generated_text(answers[key].text, _stops(request.args[1]), None)
+            for key, request in zip(asked, requests, strict=True)
         ]
 
-    def _answer(self, prompts: list[str], max_new_tokens: int) -> None:
+    def _answer(self, prompts: list[str], max_new_tokens: int) -> list[Generation]:
         started = time.monotonic()
         answers = generate(
             self.model,
@@ -68,10 +71,16 @@ class LoadedLM(HFLM):
         )
         self.generation_seconds += time.monotonic() - started
         self.generations.update(zip(prompts, answers, strict=True))
+        return answers
 
     def get_model_info(self) -> dict[str, Any]:
         """Nothing: the manifest names the model by its content, and lm-eval would ask the hub for it."""
         return {}
+
+
+def _stops(options: dict[str, Any]) -> list[str]:
+    until = options.get("until") or []
+    return [until] if isinstance(until, str) else list(until)
 
 
 class _Counter:

@@ -39,13 +39,6 @@ class Measures:
         """The task's own metrics as they stand in scores.json, in the form of Metric."""
         return {name: vars(custom_metric(name, each["lower_is_better"])) for name, each in self.custom.items()}
 
-    @property
-    def identity(self) -> dict[str, Any] | None:
-        """What the numbers depend on here, for the evaluation fingerprint; None where the task declares nothing."""
-        if not self.answer_format and not self.custom:
-            return None
-        return {"answer_format": self.answer_format, "custom": {name: dict(each) for name, each in self.custom.items()}}
-
     @cached_property
     def _functions(self) -> list[CustomMetric]:
         return [CustomMetric.load(name, found) for name, found in self.custom.items()]

@@ -60,6 +60,11 @@ class Prompt:
             PassagePool(texts, rows, wanted.passages, wanted.passage_words) if wanted.passages else None,
         )
 
+    @property
+    def alone(self) -> str | None:
+        """The system prompt without what is looked up for a question."""
+        return self.system_prompt.replace(PASSAGES, "").strip() if self.system_prompt else None
+
     def before(self, messages: Sequence[Message]) -> list[Message]:
         """`messages` behind all of this prompt; what is looked up follows from the user's turns alone."""
         examples = self.pool.examples_for(messages) if self.pool else self.examples

@@ -13,9 +13,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ft_pipeline.errors import UserError
+from ft_pipeline.evaluation.contenders import UNTOUCHED
 from ft_pipeline.evaluation.fingerprint import Parts, evaluation_parts, fingerprint
 from ft_pipeline.evaluation.harness import Sample, answer_task, loss_task, question_task, run_tasks, text_task
 from ft_pipeline.evaluation.lm import LoadedLM
+from ft_pipeline.evaluation.lm_eval_tasks import OwnTasks, Record
+from ft_pipeline.evaluation.lm_eval_tasks import means as task_means
 from ft_pipeline.evaluation.measures import Measures
 from ft_pipeline.evaluation.rendering import (
     Item,
@@ -43,6 +46,8 @@ GENERAL = pa.schema(
     ]
 )
 """general.parquet: `kind` is question (with `correct`) or text (with `loss_sum` in nats, and `tokens`)."""
+TASKS = pa.schema([("name", pa.string()), ("item", pa.string()), ("metric", pa.string()), ("value", pa.float64())])
+"""tasks.parquet: a value per document and metric of lm-eval's own tasks."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +71,9 @@ class Scorer:
         self.job = job
         self.settings = job.config["evaluation"]
         self.measures = Measures.of(job.config)
+        self.own_tasks = OwnTasks(job)
         self.tokenizer = load_tokenizer(job.inputs["base_model"])
+        self._tasks_done: dict[tuple[str, str | None], list[Record]] = {}
         self.questions: list[dict[str, Any]] = job.config["general_questions"]
         self.texts: list[dict[str, Any]] = job.config["general_texts"]
         self.progress = Progress(job.report, sum(map(self._requests, subjects)))
@@ -83,14 +90,7 @@ class Scorer:
 
     @cached_property
     def parts(self) -> Parts:
-        return evaluation_parts(
-            self.test_rows,
-            self.job.inputs["base_model"],
-            self.settings,
-            self.questions,
-            self.texts,
-            self.measures.identity,
-        )
+        return evaluation_parts(self.test_rows, self.job.inputs["base_model"], self.job.config)
 
     def score(self, model: Any, subject: Subject) -> None:
         """Score `model` and keep the result in the job's scratch, where a job that is started again finds it."""
@@ -107,7 +107,14 @@ class Scorer:
         )
         samples = self._score_items(lm, rendered, folder)
         general = self._score_general(lm, folder) if subject.general else []
-        result = {"row": self._row(subject, lm, samples, general), "samples": samples, "general": general}
+        tasks = self._run_own_tasks(model, subject)
+        result = {
+            "row": self._row(subject, lm, samples, general, tasks),
+            "samples": samples,
+            "general": general,
+            "tasks": tasks,
+            "task_metrics": {name: vars(metric) for name, metric in self.own_tasks.metrics.items()},
+        }
         path = self._result_path(subject)
         path.with_suffix(".part").write_text(json.dumps(result, ensure_ascii=False), encoding="utf-8")
         path.with_suffix(".part").replace(path)
@@ -120,14 +127,15 @@ class Scorer:
         return done
 
     def write(self, subjects: Sequence[Subject]) -> dict[str, Any]:
-        """Write scores.json, samples.parquet and general.parquet to `job.out`, and return the job's summary."""
+        """Write the scores and what they were made from to `job.out`, and return the job's summary."""
         results = [json.loads(self._result_path(subject).read_text(encoding="utf-8")) for subject in subjects]
         rows = [result["row"] for result in results]
         records = {
             name: [{"name": result["row"]["name"], **record} for result in results for record in result[name]]
-            for name in ("samples", "general")
+            for name in ("samples", "general", "tasks")
         }
-        write_scores(self.job.out, rows, self.parts, records, self.measures)
+        own = {name: metric for result in results for name, metric in result["task_metrics"].items()}
+        write_scores(self.job.out, rows, self.parts, records, {**self.measures.described, **own})
         return {"rows": rows, "test_items": len(self.items), "test_rows": len(self.test_rows)}
 
     def _score_items(self, lm: LoadedLM, rendered: Sequence[RenderedItem], folder: Path) -> list[dict[str, Any]]:
@@ -189,11 +197,25 @@ class Scorer:
         ]
         return answered + read
 
+    def _run_own_tasks(self, model: Any, subject: Subject) -> list[Record]:
+        """Once for the prompts of one model that differ in their examples only: a task brings its own."""
+        asked = ("untouched" if subject.kind in UNTOUCHED else subject.kind, subject.prompt.alone)
+        if asked not in self._tasks_done:
+            lm = LoadedLM(model, self.tokenizer, self.settings["batch_size"], lambda done: None)
+            self._tasks_done[asked] = self.own_tasks.run(lm, subject.prompt.alone)
+        return self._tasks_done[asked]
+
     def _row(
-        self, subject: Subject, lm: LoadedLM, samples: list[dict[str, Any]], general: list[dict[str, Any]]
+        self,
+        subject: Subject,
+        lm: LoadedLM,
+        samples: list[dict[str, Any]],
+        general: list[dict[str, Any]],
+        tasks: list[Record],
     ) -> dict[str, Any]:
         general_scores = summarise_general(general)
         scores = summarise(samples, self.measures) | {f"general_{key}": value for key, value in general_scores.items()}
+        scores |= task_means(tasks)
         for metric, value in scores.items():
             if not math.isfinite(value):
                 raise UserError(
@@ -233,12 +255,15 @@ def write_scores(
     rows: Sequence[dict[str, Any]],
     parts: Parts,
     records: dict[str, list[dict[str, Any]]],
-    measures: Measures,
+    metrics: dict[str, dict[str, Any]],
 ) -> None:
-    """Write scores.json, samples.parquet and general.parquet; records: `samples`, `general`, each with its row name."""
-    document = {"rows": list(rows), "evaluation": parts, "metrics": measures.described}
+    """Write scores.json, samples.parquet, general.parquet and tasks.parquet.
+
+    records: `samples`, `general` and `tasks`, each with its row name. metrics: those of this task only, as Metric.
+    """
+    document = {"rows": list(rows), "evaluation": parts, "metrics": metrics}
     (out / "scores.json").write_text(json.dumps(document, indent=2, ensure_ascii=False), encoding="utf-8")
-    for name, schema in (("samples", None), ("general", GENERAL)):
+    for name, schema in (("samples", None), ("general", GENERAL), ("tasks", TASKS)):
         pq.write_table(pa.Table.from_pylist(records[name], schema=schema), out / f"{name}.parquet")
 
 

@@ -45,14 +45,7 @@ def run(job: Job) -> dict[str, Any]:
     answers = _asked(job, prompter, items) if teacher.endpoint else _generated(job, prompter, items)
     measures = Measures.of(job.config)
     samples = _samples(load_tokenizer(job.inputs["base_model"]), items, answers, measures)
-    parts = evaluation_parts(
-        rows,
-        job.inputs["base_model"],
-        settings,
-        job.config["general_questions"],
-        job.config["general_texts"],
-        measures.identity,
-    )
+    parts = evaluation_parts(rows, job.inputs["base_model"], job.config)
     about = {
         "technique": None,
         "teacher": job.config["name"],
@@ -63,8 +56,9 @@ def run(job: Job) -> dict[str, Any]:
     records: dict[str, list[dict[str, Any]]] = {
         "samples": [{"name": NAME, **each} for each in samples],
         "general": [],
+        "tasks": [],
     }
-    write_scores(job.out, [row], parts, records, measures)
+    write_scores(job.out, [row], parts, records, measures.described)
     return {"rows": [row], "test_items": len(items), "test_rows": len(rows)}
 
 

@@ -149,8 +149,10 @@ class _Builder:
 
 
 def hub_environment(spec: Spec) -> dict[str, str]:
-    """What keeps a worker off the model hub: all but the one that fetches a base model which an experiment names."""
-    fetches = spec.kind == "base_model" and is_from_hub(spec.config, spec.inputs)
+    """What keeps a worker off the model hub: all but those that fetch what the settings name: a base model, or the data
+    of an lm-eval task."""
+    tasks = spec.kind in ("prompt_baseline", "scores") and spec.config.get("evaluation", {}).get("tasks")
+    fetches = bool(tasks) or (spec.kind == "base_model" and is_from_hub(spec.config, spec.inputs))
     return {} if fetches else {"HF_HUB_OFFLINE": "1"}
 
 

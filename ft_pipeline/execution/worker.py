@@ -29,6 +29,7 @@ WORKERS = {
     "adapter": "ft_pipeline.training.adapter:run",
     "merged_model": "ft_pipeline.training.merge:run",
     "prompt_baseline": "ft_pipeline.evaluation.prompt_baseline:run",
+    "evaluation_tasks": "ft_pipeline.evaluation.task_files:keep_files",
     "teacher_scores": "ft_pipeline.evaluation.teacher_scores:run",
     "scores": "ft_pipeline.evaluation.scores:run",
 }

@@ -13,8 +13,9 @@ SETTINGS = {"max_new_tokens": 8, "batch_size": 4, "seed": 0}
 
 
 def parts(base: Path, **changed: Any) -> dict[str, Any]:
-    given = {"rows": CONVERSATIONS, "settings": SETTINGS, "questions": QUESTIONS, "texts": TEXTS} | changed
-    return evaluation_parts(given["rows"], base, given["settings"], given["questions"], given["texts"])
+    given = {"rows": CONVERSATIONS, "settings": SETTINGS, "questions": QUESTIONS, "texts": TEXTS, "own": {}} | changed
+    general = {"general_questions": given["questions"], "general_texts": given["texts"]}
+    return evaluation_parts(given["rows"], base, {"evaluation": given["settings"], **general, **given["own"]})
 
 
 @pytest.mark.parametrize(
@@ -24,6 +25,9 @@ def parts(base: Path, **changed: Any) -> dict[str, Any]:
         ({"settings": {**SETTINGS, "max_new_tokens": 9}}, "generation"),
         ({"questions": QUESTIONS[:1]}, "general"),
         ({"texts": []}, "general"),
+        ({"settings": {**SETTINGS, "answer_format": {"type": "json", "keys": []}}}, "measures"),
+        ({"own": {"custom_metrics": {"mine": {"source": "def f(answer): ..."}}}}, "measures"),
+        ({"settings": {**SETTINGS, "tasks": ["arc_easy"]}}, "tasks"),
     ],
 )
 def test_a_change_is_seen_and_named(tiny_base: Path, changed: dict[str, Any], part: str) -> None:
@@ -40,6 +44,13 @@ def test_template_and_vocabulary_count_and_weights_do_not(tiny_base: Path, tmp_p
     assert differences(parts(copy), parts(tiny_base)) == ["template"]
     (copy / "tokenizer.json").write_text("{}", encoding="utf-8")
     assert differences(parts(copy), parts(tiny_base)) == ["template", "vocabulary"]
+
+
+def test_tasks_count_by_their_files_too(tiny_base: Path) -> None:
+    settings = {**SETTINGS, "tasks": ["mine"]}
+    first, second = (parts(tiny_base, settings=settings, own={"task_files": {"mine.yaml": sha}}) for sha in "ab")
+    assert differences(first, second) == ["tasks"]
+    assert parts(tiny_base, own={"task_files": {"mine.yaml": "a"}}) == parts(tiny_base)
 
 
 def test_the_batch_size_does_not_count(tiny_base: Path) -> None:
