@@ -118,14 +118,15 @@ def find_sentence(chain: Chain, sentence: str) -> list[Match]:
     """
     wanted = words_of(sentence)
     phrases = _phrases(wanted)
-    found = []
+    found: dict[tuple[str, str], Match] = {}
     for use, origin, texts in _texts(chain):
         best = max((_fit(wanted, phrases, text) for text in texts), default=None, key=lambda it: it[:2])
         if best is not None and (best[0] or best[1] >= NEAR):
             how = ("near", "contained", "equal")[best[0]]
-            found.append(Match(how, round(best[1], 3), use, origin, best[2]))
+            match = Match(how, round(best[1], 3), use, origin, best[2])
+            found.setdefault((origin, match.text), match)  # the table nearest to the subject knows the row's split
     order = {"equal": 0, "contained": 1, "near": 2}
-    return sorted(dict.fromkeys(found), key=lambda match: (order[match.how], -match.share, match.origin))
+    return sorted(found.values(), key=lambda match: (order[match.how], -match.share, match.origin))
 
 
 def _fit(wanted: str, phrases: set[str], text: str) -> tuple[int, float, str]:

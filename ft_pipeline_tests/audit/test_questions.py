@@ -60,6 +60,11 @@ def test_whether_a_sentence_was_trained_on(released: Shop, ft_json: Command, sen
         assert document["trained"] == (how != "near" and found[0]["use"] == "train")
 
 
+def test_a_row_is_named_once_where_several_tables_hold_it(released: Shop, ft_json: Command) -> None:
+    (match,) = ft_json("audit", "conversations", "--sentence", SECRET["instruction"])["matches"]
+    assert match["origin"] == "alpaca/support.jsonl:5" and match["use"] in {"train", "validation", "test"}
+
+
 def test_the_sentence_is_told_in_words(released: Shop, ft: Command) -> None:
     shown = ft("audit", "--sentence", "a sentence that nobody ever wrote")[1]
     assert "trained on? no" in shown
