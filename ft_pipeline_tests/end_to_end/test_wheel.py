@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 NEEDED = ("pyproject.toml", "setup.py", "README.md", "LICENSE", "project.yaml", "workspace.yaml")
-FOLDERS = ("ft_pipeline", "experiments", "data/raw", "data/general")
+FOLDERS = ("ft_pipeline", "schemas", "experiments", "data/raw", "data/general")
 SCRIPT = """
 import sys
 import ft_pipeline

@@ -65,7 +65,13 @@ def free_port() -> int:
 def start(root: Path, name: str, port: int, **environment: str) -> subprocess.Popen[str]:
     command = [str(Path(sys.executable).parent / "ft"), "serve", name, "--project", str(root), "--port", str(port)]
     return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, **environment}
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **environment},
+        # A suite that a shell runs in the background ignores SIGINT, and what it starts would too.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
