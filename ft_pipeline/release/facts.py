@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from ft_pipeline.models.base_model import EMBEDDED
+from ft_pipeline.models.base_model import EMBEDDED, EMBEDDED_HUB_ID
+from ft_pipeline.project import FORMATS
 from ft_pipeline.release.candidates import candidates, row_of
 from ft_pipeline.release.model_card import CardFacts
 from ft_pipeline.release.named import NamedModel
@@ -28,8 +29,8 @@ def card_facts(
         kind=model.kind,
         task=task,
         base_model=root.summary["source"],
-        hub_id=hub_id(root),
-        license="apache-2.0" if root.spec["config"]["model"] == EMBEDDED else None,
+        hub_id=EMBEDDED_HUB_ID if root.spec["config"]["model"] == EMBEDDED else hub_id(root),
+        license=_license(root),
         data=lineage.data(),
         splits=lineage.conversations.summary["splits"],
         comparison=document,
@@ -38,6 +39,9 @@ def card_facts(
         outcome=lineage.merged_input("adapter").summary if lineage.merged else {},
         audit=lineage.merged_input("training_data").summary["audit"] if lineage.merged else {},
         merge=lineage.merged.summary if lineage.merged else {},
+        stages=lineage.stages(),
+        made=lineage.made(),
+        forgotten=lineage.forgotten(),
         teacher=lineage.teacher(teacher_terms),
         prompt=model.served,
         champion=model.record.to_json() if model.record else {},
@@ -49,6 +53,12 @@ def hub_id(base: Artifact) -> str | None:
     config = base.spec["config"]
     local = config.get("content") is not None or "merged_model" in base.inputs
     return None if local or config["model"] == EMBEDDED else config["model"]
+
+
+def _license(base: Artifact) -> str | None:
+    if base.spec["config"]["model"] == EMBEDDED:
+        return "apache-2.0"
+    return "LICENSE" if (base.path / "LICENSE").is_file() else None
 
 
 class _Lineage:
@@ -73,11 +83,65 @@ class _Lineage:
         assert self.merged is not None
         return self.store.require(*self.merged.inputs[name])
 
+    def trained(self) -> list[Artifact]:
+        """The adapters of all stages, the first to train first."""
+        found: list[Artifact] = []
+        adapter = self.merged_input("adapter") if self.merged else None
+        # Artifacts are known by their content: a stage that changed nothing would lead back to itself.
+        while adapter is not None and adapter.fingerprint not in {each.fingerprint for each in found}:
+            found.insert(0, adapter)
+            base = self.store.require(*adapter.inputs["base_model"])
+            if "start" in adapter.inputs:
+                adapter = self.store.require(*adapter.inputs["start"])
+            elif "merged_model" in base.inputs:
+                adapter = self.store.require(*self.store.require(*base.inputs["merged_model"]).inputs["adapter"])
+            else:
+                adapter = None
+        return found
+
+    def stages(self) -> list[dict[str, Any]]:
+        return [
+            {
+                **{key: adapter.spec["config"]["experiment"][key] for key in ("objective", "technique")},
+                "rows": self._rows(adapter),
+            }
+            for adapter in self.trained()
+        ]
+
+    def _rows(self, adapter: Artifact) -> int:
+        audited = self.store.require(*adapter.inputs["training_data"]).summary["audit"]
+        counts: Mapping[str, int] = audited.get("rows", {})
+        return sum(rows for name, rows in counts.items() if name.endswith("/train"))
+
+    def made(self) -> dict[str, Any]:
+        """When, on what machine and with which code and packages the last stage was trained."""
+        if self.merged is None:
+            return {}
+        manifest = self.merged_input("adapter").manifest
+        run, code, machine = manifest["run"], manifest["code"], manifest["hardware"]
+        packages = ("torch", "transformers", "peft", "trl", "bitsandbytes")
+        return {
+            "trained": manifest["created"],
+            "device": ", ".join(run.get("gpus") or []) or run.get("device"),
+            "machine": f"{machine['processor']}, {machine['cores']} cores",
+            "ft-pipeline": f"{code['version']} (source {code['sha256'][:12]})",
+            "commit": code["commit"],
+            **{name: manifest["packages"][name] for name in packages if name in manifest["packages"]},
+        }
+
+    def forgotten(self) -> bool:
+        made = [*self.trained(), *([self.merged] if self.merged else [])]
+        return any(artifact.manifest.get("redactions") for artifact in made)
+
     def data(self) -> dict[str, dict[str, Any]]:
-        """Counts by table: read, accepted, quarantined, duplicates, reasons."""
-        tables = {name: self.store.require(*self.conversations.inputs[name]) for name in ("alpaca", "sharegpt")}
+        """Counts by table that it learned from: read, accepted, quarantined, duplicates, reasons."""
+        tables = dict(self.conversations.inputs)
+        for adapter in self.trained():
+            learned = self.store.require(*adapter.inputs["training_data"]).inputs
+            tables |= {name: learned[name] for name in ("preferences", "text") if name in learned}
         keys = ("read", "accepted", "quarantined", "duplicates", "reasons")
-        return {name: {key: found.summary[key] for key in keys} for name, found in tables.items()}
+        found = {name: self.store.require(*tables[name]) for name in FORMATS if name in tables}
+        return {name: {key: table.summary[key] for key in keys} for name, table in found.items()}
 
     def settings(self) -> Mapping[str, Any]:
         return self.merged_input("adapter").spec["config"]["experiment"] if self.merged else {}

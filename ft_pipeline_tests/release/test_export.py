@@ -119,6 +119,16 @@ def test_the_card_is_that_of_the_form_that_was_exported(export: Export) -> None:
     assert "| **lora/adapter** |" in body
 
 
+@pytest.mark.parametrize("name", ["whole", "lora", "learned"])
+def test_the_code_on_the_card_runs(export: Export, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    """Copied from the card, with the folder's path put in: what a newcomer does."""
+    folder = Path(export(name)["path"])
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    code = card.split("```python\n")[1].split("```")[0]
+    exec(code.replace("path/to/this/folder", str(folder)), {})
+    assert capsys.readouterr().out.strip()
+
+
 def test_generation_is_as_it_was_scored(trained: Trained, export: Export) -> None:
     folder = Path(export("lora", "--merged")["path"])
     config = json.loads((folder / "generation_config.json").read_text(encoding="utf-8"))

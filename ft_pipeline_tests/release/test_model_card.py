@@ -1,11 +1,17 @@
 """The model card: front matter that a hub reads, every section filled in, nothing of a value left as markup."""
 
 from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import yaml
+from huggingface_hub import ModelCard
 
+from ft_pipeline.release.facts import card_facts
 from ft_pipeline.release.model_card import CardFacts, render_card
+from ft_pipeline.release.named import comparison_of, find_model
+from ft_pipeline_tests.release.trained import Trained
 
 
 def score(value: float) -> dict[str, float]:
@@ -70,8 +76,19 @@ def test_the_front_matter_is_what_a_hub_reads() -> None:
     assert result["dataset"]["name"] == "test split, 50 rows"
     assert [(metric["type"], metric["value"]) for metric in result["metrics"]] == [("loss", 2.1), ("chrf", 20.0)]
     adapter = front_matter(render_card(replace(FACTS, kind="adapter", license=None, hub_id=None)))
-    assert (adapter["library_name"], adapter["license"]) == ("peft", "other")
+    assert (adapter["library_name"], adapter["license"]) == ("peft", "unknown")
     assert "base_model" not in adapter
+
+
+def test_the_hub_s_own_reader_takes_it() -> None:
+    data = ModelCard(render_card(FACTS)).data
+    assert (data.model_name, data.base_model, data.base_model_relation) == ("qlora/merged", FACTS.hub_id, "finetune")
+    assert [(found.metric_type, found.metric_value) for found in data.eval_results] == [("loss", 2.1), ("chrf", 20.0)]
+
+
+def test_a_licence_that_lies_beside_the_model_is_linked() -> None:
+    head = front_matter(render_card(replace(FACTS, kind="adapter", license="LICENSE")))
+    assert (head["license"], head["license_link"], head["base_model_relation"]) == ("other", "LICENSE", "adapter")
 
 
 def test_the_card_says_what_the_store_knows() -> None:
@@ -93,6 +110,56 @@ def test_the_card_says_what_the_store_knows() -> None:
         f"| merged\\_model | {'m' * 64} |",
     ):
         assert line in card, line
+
+
+def test_only_settings_that_were_read_are_shown() -> None:
+    training = {**FACTS.training, "technique": "lora", "quantization": {"kind": "nf4"}, "dpo": {"beta": 0.1}}
+    card = render_card(replace(FACTS, training=training))
+    assert "| lora.r | 8 |" in card
+    assert "nf4" not in card
+    assert "beta" not in card
+
+
+def test_stages_are_listed_where_there_are_several() -> None:
+    stages = [{"objective": name, "technique": "qlora", "rows": rows} for name, rows in (("cpt", 62), ("sft", 1280))]
+    card = render_card(replace(FACTS, stages=stages))
+    assert "| cpt | qlora | 62 |\n| sft | qlora | 1,280 |" in card
+    assert "Trained in stages" not in render_card(replace(FACTS, stages=stages[:1]))
+
+
+def test_how_to_use_it_depends_on_what_it_is() -> None:
+    assert 'pipeline("text-generation"' in render_card(FACTS)
+    quantization = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
+    adapter = render_card(replace(FACTS, kind="adapter", prompt={"quantization": quantization}))
+    assert "BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type='nf4', bnb_4bit_use_double_quant=True)" in adapter
+    assert "`ft serve champion`" in render_card(replace(FACTS, kind="prompt", prompt={"few_shot": 6}))
+
+
+def test_a_model_of_forgotten_rows_says_so() -> None:
+    assert "were forgotten since" in render_card(replace(FACTS, forgotten=True))
+    assert "were forgotten since" not in render_card(FACTS)
+
+
+def test_the_store_fills_it_in(trained: Trained) -> None:
+    model = find_model(trained.store, "lora")
+    facts = card_facts(trained.store, model, comparison_of(trained.store), task="Answer.", teacher_terms="")
+    assert (facts.name, facts.row, facts.kind) == ("lora/merged", "lora/merged", "merged")
+    assert facts.made["torch"] == version("torch")
+    assert facts.made["machine"].endswith("cores")
+    assert facts.stages == [{"objective": "sft", "technique": "lora", "rows": 2}]
+    assert set(facts.data) == {"alpaca", "sharegpt"}
+    assert {"adapter", "base_model", "merged_model", "comparison"} == set(facts.fingerprints)
+    assert "| **lora/merged** |" in render_card(facts)
+
+
+def test_what_a_model_went_on_from_counts(tmp_path: Path) -> None:
+    shop = Trained(tmp_path / "shop")
+    shop.train("first", "lora")
+    shop.train("second", "lora", start="first")
+    facts = card_facts(shop.store, find_model(shop.store, "second"), None, task="", teacher_terms="")
+    assert len(facts.stages) == 2
+    assert facts.row is None
+    assert "This model has no score in the present comparison." in render_card(facts)
 
 
 def test_a_hosted_teacher_is_named_with_its_host() -> None:

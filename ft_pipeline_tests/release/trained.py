@@ -34,7 +34,7 @@ VARIANTS = {
 }
 EVALUATION = {"max_new_tokens": 12, "batch_size": 1, "max_test_rows": None, "seed": 0}
 COMPARE = {"bootstrap_resamples": 100, "seed": 0, "primary_metric": "loss"}
-AUDIT = {"audit": {"checks": {"single_bos": {"passed": True}}}}
+AUDIT = {"audit": {"checks": {"single_bos": {"passed": True}}, "rows": {"human/train": 2, "human/validation": 1}}}
 TALKS = {
     "train": [
         ("Where is my parcel?", "Sorry about the delay. Please send your order number."),
@@ -98,18 +98,27 @@ class Trained:
             (draft.out / "table.txt").write_text(kind, encoding="utf-8")
         return self.store.commit(draft, {**(summary or {}), **(write(draft.out) or {})})
 
-    def train(self, name: str, technique: str, *, system_prompt: str | None = None, passed: bool = True) -> None:
+    def train(
+        self,
+        name: str,
+        technique: str,
+        *,
+        system_prompt: str | None = None,
+        passed: bool = True,
+        start: str | None = None,
+    ) -> None:
         """An experiment whose adapter is random, but real: merged, and the one that its name stands for.
 
-        passed: what its merge gate says.
+        passed: what its merge gate says. start: the experiment whose adapter is said to have gone on.
         """
         settings = ExperimentSettings.model_validate({"technique": technique, "data": {"system_prompt": system_prompt}})
         config = {"experiment": settings.model_dump(mode="json")}
         inputs = {"conversations": self.conversations, "base_model": self.base}
         data = self.put("training_data", inputs, lambda out: _note(out, name), AUDIT, config)
-        model = _adapted(self.base.path, technique)
+        model = _adapted(self.base.path, technique, seed=len(self.inputs))
         summary = {"steps": 10, "best_eval_loss": 2.5, "trainable_params": 100, "seconds": 60.0, "peak_memory_gb": 1.5}
         inputs = {"training_data": data, "base_model": self.base}
+        inputs |= {"start": self.inputs[start]["adapter"]} if start else {}
         adapter = self.put("adapter", inputs, lambda out: self._save(model, out, technique), summary, config)
         inputs = {"adapter": adapter, "base_model": self.base, "training_data": data}
         mode = {"prompt_tuning": "none", "full": "full"}.get(technique, "dequantized")
@@ -194,8 +203,8 @@ class Trained:
         copy_companions(self.base.path, out)
 
 
-def _adapted(base: Path, technique: str) -> Any:
-    torch.manual_seed(0)
+def _adapted(base: Path, technique: str, seed: int) -> Any:
+    torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16)
     if technique == "full":
         for parameter in model.parameters():
