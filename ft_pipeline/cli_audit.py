@@ -46,6 +46,8 @@ def audit(
 
     Example: ft audit champion --verify
     """
+    from ft_pipeline.audit.chain import made_from
+
     if sum(map(bool, (verify, rows, left_out, sentence, row, against))) > 1:
         raise UserError("one question at a time: --verify, --rows, --left-out, --sentence, --row or --against")
     opened = open_project(project)
@@ -54,11 +56,11 @@ def audit(
         return
     chain = _chain(opened, name)
     if rows:
-        _answer_rows(chain, as_json)
+        _answer_rows(made_from(chain), as_json)
     elif left_out:
-        _answer_left_out(chain, as_json)
+        _answer_left_out(made_from(chain), as_json)
     elif sentence:
-        _answer_sentence(chain, sentence, as_json)
+        _answer_sentence(made_from(chain), sentence, as_json)
     elif against:
         _answer_against(chain, against, as_json)
     else:

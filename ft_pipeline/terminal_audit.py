@@ -6,7 +6,7 @@ from typing import Any
 from rich.console import Console
 from rich.tree import Tree
 
-from ft_pipeline.audit.chain import Chain, raw_files
+from ft_pipeline.audit.chain import Chain, made_from, raw_files
 from ft_pipeline.audit.document import Verdict, marks_of, status
 from ft_pipeline.audit.library import SHOWN, Node
 from ft_pipeline.audit.subject import champion_artifact
@@ -45,6 +45,8 @@ def show_verdict(console: Console, chain: Chain, verdict: Verdict) -> None:
     elif verdict.checked and (redacted := _redacted(chain)):
         console.print(f"Read: {counted}; every hash is as recorded.", soft_wrap=True)
         console.print(f"[yellow]Not verified, but redacted on request: {plain(', '.join(redacted))}[/]", soft_wrap=True)
+        if not _redacted(made_from(chain)):
+            console.print("All of it is behind the evidence; what the model itself was made from is verified.")
     elif verdict.checked:
         console.print(f"[green]Verified:[/] {counted}; every hash is as recorded.", soft_wrap=True)
     else:
@@ -121,7 +123,7 @@ def _moved_in(chain: Chain) -> str:
 
 def _show_terms(console: Console, chain: Chain) -> None:
     """Under whose terms the distilled rows are."""
-    for node in chain.of_kind("distilled"):
+    for node in made_from(chain).of_kind("distilled"):
         teacher = node.config.get("teacher") or {}
         name, terms = str(teacher.get("model")), str(teacher.get("terms") or "none recorded")
         console.print(f"Teacher of the distilled rows: {plain(name)}; terms: {plain(terms)}", soft_wrap=True)

@@ -1,12 +1,12 @@
 """The walk: from a subject over the inputs that each manifest names, back to the raw files."""
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ft_pipeline.audit.findings import Finding
 from ft_pipeline.audit.library import SHOWN, Library, Node
-from ft_pipeline.audit.subject import Subject
+from ft_pipeline.audit.subject import EVIDENCE, Subject
 from ft_pipeline.store.blobs import BlobStore
 
 
@@ -75,6 +75,20 @@ def walk(library: Library, subject: Subject) -> Chain:
             queue.extend((*reference, recorded.get(name), node.label) for name, reference in node.inputs.items())
     raw = [each for node in nodes.values() if node.kind.startswith("raw_") for each in raw_files(library, node)]
     return Chain(library, subject, tuple(nodes.values()), tuple(links), tuple(raw))
+
+
+def made_from(chain: Chain) -> Chain:
+    """The part of a champion's chain that it was itself made from.
+
+    The evidence that it was chosen on leads to other models too, the champion before it among them, and to rows that
+    only those saw. A prompt was made from nothing but a model, and has its examples out of that evidence: its chain
+    stays whole, as do all others.
+    """
+    record = chain.subject.record
+    if record is None or record.kind == "prompt":
+        return chain
+    own = tuple(root for root in chain.subject.roots if root.role != EVIDENCE)
+    return walk(chain.library, replace(chain.subject, roots=own))
 
 
 def inputs_of(library: Library, node: Node) -> list[tuple[str, Node]]:

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from ft_pipeline.audit.chain import Chain
+from ft_pipeline.audit.chain import Chain, made_from
 from ft_pipeline.audit.library import Library, Node
 from ft_pipeline.audit.rows import Trained, left_out, trained_rows
 from ft_pipeline.audit.subject import Subject, document_of, find_subject
@@ -26,12 +26,13 @@ def previous_of(library: Library, subject: Subject) -> Subject:
 
 def changes(now: Chain, before: Chain) -> dict[str, Any]:
     """From `before` to `now`: rows by origin, raw files, set-aside counts, settings, code, packages, scores."""
+    own, earlier = made_from(now), made_from(before)
     return {
         "now": _name(now),
         "before": _name(before),
-        "data": _data(now, before),
-        "settings": _settings(now, before),
-        "code": _code(now, before),
+        "data": _data(own, earlier),
+        "settings": _settings(own, earlier),
+        "code": _code(own, earlier),
         "scores": {"now": _scores(now), "before": _scores(before)},
     }
 

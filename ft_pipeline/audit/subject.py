@@ -10,6 +10,8 @@ from ft_pipeline.errors import UserError
 from ft_pipeline.release.champion import Record
 
 CHAMPION = re.compile(r"^champion(?:@(\d+))?$")
+EVIDENCE = "evidence"
+"""The role of the comparison that a champion was chosen on."""
 FINGERPRINT = re.compile(r"^[0-9a-f]{8,64}$")
 
 
@@ -67,7 +69,7 @@ def _champion(library: Library, name: str, number: int | None) -> Subject:
     evidence, scores = _evidence(library, record)
     roots = [Root("model", kind, model, _recorded(scores, kind, model))]
     if evidence is not None:
-        roots.append(Root("evidence", "comparison", evidence.fingerprint, evidence.manifest_sha256))
+        roots.append(Root(EVIDENCE, "comparison", evidence.fingerprint, evidence.manifest_sha256))
     return Subject(f"champion: {record.name}", tuple(roots), record)
 
 

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from ft_pipeline.audit.library import Library
 from ft_pipeline.errors import UserError
 from ft_pipeline.store.hashing import sha256_of_file
 from ft_pipeline_tests.audit.conftest import Command
@@ -119,6 +120,29 @@ def test_what_changed_since_the_champion_before(released: Shop, ft_json: Command
     assert document["settings"]["adapter"] == {"experiment.training.learning_rate": [1e-3, 5e-4]}
     shown = ft("audit", "--against", "previous")[1]
     assert "adapter.experiment.training.learning_rate: 0.001 → 0.0005" in shown
+
+
+def test_what_only_the_champion_before_saw_is_not_this_ones(released: Shop, ft_json: Command, ft: Command) -> None:
+    """A champion is chosen against the one before it, which so stands behind its evidence, rows and all."""
+    gone = row_of(released, "train")
+    (old,) = (node for node in Library(released.store.root).all("scores"))
+    rows = [json.loads(line) for line in released.raw("alpaca", "support.jsonl").read_text().splitlines()]
+    released.write("alpaca", "support.jsonl", [row for n, row in enumerate(rows, start=1) if n != gone])
+    made = released.materialize(learning_rate=2e-3)
+    before = released.store.require("scores", old.fingerprint)
+    parts = {"qlora/scores": made["scores"], "champion/scores": before}
+    made["comparison"] = released.put("comparison", None, parts, {}, {"comparison.json": b"{}"})
+    released.release(made)
+    assert {node["kind"] for node in ft_json("audit")["nodes"]} >= {"comparison", "scores"}
+    used, earlier = (ft_json("audit", name, "--rows")["rows"] for name in ("champion", "champion@1"))
+    assert len({row["training_data"] for row in used}) == 1 and len(used) == len(earlier) - 1
+    assert len(ft_json("audit", "--left-out")["rows"]) == 1
+    data = ft_json("audit", "--against", "previous")["data"]
+    assert (data["rows_before"], data["rows_now"], data["set_aside"]) == (len(earlier), len(used), {})
+    assert [place.split(" ")[0] for place in data["removed"]] == [f"alpaca/support.jsonl:{gone}"]
+    sentence = rows[gone - 1]["instruction"]
+    assert not ft_json("audit", "--sentence", sentence)["trained"]
+    assert ft_json("audit", "champion@1", "--sentence", sentence)["trained"]
 
 
 def test_the_first_champion_has_none_before_it(released: Shop, ft: Command) -> None:

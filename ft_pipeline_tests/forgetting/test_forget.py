@@ -96,6 +96,21 @@ def test_the_next_run_does_without_it(released: Shop, ft_json: Command) -> None:
     assert any(row["code"] == "excluded" for row in ft_json("audit", "--left-out")["rows"])
 
 
+def test_redacted_evidence_does_not_hide_that_the_model_is_verified(
+    released: Shop, ft_json: Command, ft: Command
+) -> None:
+    old = json.loads((folder_of(released, "scores") / "manifest.json").read_bytes())["fingerprint"]
+    forget(ft_json)
+    made = released.materialize(learning_rate=2e-3)
+    parts = {"qlora/scores": made["scores"], "champion/scores": released.store.require("scores", old)}
+    made["comparison"] = released.put("comparison", None, parts, {}, {"comparison.json": b"{}"})
+    released.release(made)
+    assert ft_json("audit", "--verify")["verified"] is False
+    shown = ft("audit", "--verify")[1]
+    assert "behind the evidence; what the model itself was made from is verified" in shown
+    assert "behind the evidence" not in ft("audit", "champion@1", "--verify")[1]
+
+
 def test_a_row_that_is_put_back_is_not_used(released: Shop, ft_json: Command) -> None:
     raw = released.raw("alpaca", "support.jsonl")
     backup = raw.read_bytes()
