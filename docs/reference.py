@@ -15,7 +15,8 @@ from pydantic.fields import FieldInfo
 from ft_pipeline.distillation import quality
 from ft_pipeline.distillation.outcomes import RULES, Rule
 from ft_pipeline.experiments import ExperimentSettings
-from ft_pipeline.settings import ProjectSettings, section_of
+from ft_pipeline.sections import section_of
+from ft_pipeline.settings import ProjectSettings
 from ft_pipeline.tables.codes import FILE_CODES, ROW_CODES
 from ft_pipeline.tables.sidecar import Sidecar
 

@@ -5,7 +5,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from ft_pipeline.settings import NAME_PATTERN, Section
+from ft_pipeline.sections import Section
+from ft_pipeline.settings import NAME_PATTERN
 
 Technique = Literal["prompt_tuning", "lora", "qlora", "full"]
 Objective = Literal["sft", "dpo", "cpt"]

@@ -12,7 +12,8 @@ import yaml
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.experiments import ExperimentSettings
-from ft_pipeline.settings import NAME_PATTERN, ProjectSettings, read_settings
+from ft_pipeline.sections import read_settings
+from ft_pipeline.settings import NAME_PATTERN, ProjectSettings
 
 FORMATS = ("alpaca", "sharegpt", "text", "preferences", "unlabelled")
 

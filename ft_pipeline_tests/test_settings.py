@@ -8,7 +8,8 @@ from ft_pipeline.errors import UserError
 from ft_pipeline.experiments import ExperimentSettings
 from ft_pipeline.project import Project, read_jsonl
 from ft_pipeline.scaffold import home
-from ft_pipeline.settings import ProjectSettings, RetrainingSettings, read_settings
+from ft_pipeline.sections import read_settings
+from ft_pipeline.settings import ProjectSettings, RetrainingSettings
 
 
 def written(tmp_path: Path, text: str) -> Path:

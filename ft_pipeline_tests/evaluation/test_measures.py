@@ -14,7 +14,8 @@ from ft_pipeline.evaluation.fingerprint import differences
 from ft_pipeline.evaluation.measures import Measures, has_format
 from ft_pipeline.evaluation.metrics import shown_metrics
 from ft_pipeline.evaluation.rendering import Item
-from ft_pipeline.settings import AnswerFormat, MetricSettings, ProjectSettings, read_settings
+from ft_pipeline.sections import read_settings
+from ft_pipeline.settings import AnswerFormat, MetricSettings, ProjectSettings
 from ft_pipeline_tests.evaluation.conftest import JobMaker
 
 CHECKS = '''
