@@ -10,6 +10,7 @@ import pandas as pd
 import pyarrow as pa
 
 from ft_pipeline.tables import hints, pii
+from ft_pipeline.tables.batches import Batch, divide
 from ft_pipeline.tables.codes import Fault
 from ft_pipeline.tables.columns import TYPES
 from ft_pipeline.tables.compared import views_of
@@ -17,7 +18,6 @@ from ft_pipeline.tables.convert import Shapes, convert_all, shapes_of
 from ft_pipeline.tables.excluded import is_mark
 from ft_pipeline.tables.keys import Keys, hash_texts, keys_of_views
 from ft_pipeline.tables.parsing import parse_block, parse_line
-from ft_pipeline.tables.reader import Batch, divide
 from ft_pipeline.tables.rows import COLUMNS, FORGOTTEN, REQUIRED
 from ft_pipeline.tables.schemas import find_faults
 from ft_pipeline.tables.sidecar import Sidecar, rename

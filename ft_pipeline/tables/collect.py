@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from ft_pipeline.tables.batches import Batch
 from ft_pipeline.tables.chunk import ASIDE, Chunk, process
 from ft_pipeline.tables.codes import Refused
 from ft_pipeline.tables.filecache import FileCache, key_of
@@ -26,7 +27,7 @@ from ft_pipeline.tables.outcome import (
 )
 from ft_pipeline.tables.pii import NAMES
 from ft_pipeline.tables.pool import map_batches
-from ft_pipeline.tables.reader import Batch, check_path, read_batches
+from ft_pipeline.tables.reader import check_path, read_batches
 from ft_pipeline.tables.report import FileAccount, Warning
 from ft_pipeline.tables.sidecar import Sidecar, parse_sidecar
 

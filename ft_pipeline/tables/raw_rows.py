@@ -12,11 +12,12 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ft_pipeline.tables.batches import Batch, divide
 from ft_pipeline.tables.codes import Fault
 from ft_pipeline.tables.excluded import is_mark
 from ft_pipeline.tables.hashing import row_id
 from ft_pipeline.tables.parsing import parse_line
-from ft_pipeline.tables.reader import Batch, divide, read_batches
+from ft_pipeline.tables.reader import read_batches
 from ft_pipeline.tables.rows import COLUMNS, convert
 from ft_pipeline.tables.sidecar import Sidecar
 

@@ -7,18 +7,13 @@ folder is opened, nothing is guessed: what is no container of ours is refused wi
 import errno
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
 
+from ft_pipeline.tables import reader_json, reader_tabular
+from ft_pipeline.tables.batches import BOM, HEAD_BYTES, JSON_SPACE, Batch
 from ft_pipeline.tables.codes import Refused
 from ft_pipeline.tables.parsing import parse_line
 
-BLOCK_BYTES = 4 << 20
-MAX_LINE_BYTES = 64 << 20
-HEAD_BYTES = 1 << 16
-BOM = b"\xef\xbb\xbf"
-JSON_SPACE = b" \t\r\n"
 _UTF_BOMS = (
     (b"\xff\xfe\x00\x00", "UTF-32"),
     (b"\x00\x00\xfe\xff", "UTF-32"),
@@ -36,20 +31,6 @@ _MAGIC = (
     (b"7z\xbc\xaf\x27\x1c", "7z"),
     (b"Rar!\x1a\x07", "rar"),
 )
-
-
-@dataclass
-class Batch:
-    """Consecutive rows. One of `block`, `lines` (JSON, still to be parsed) and `values` (or Faults) is given."""
-
-    rows: list[int]
-    """1-based line, list index, or data row; of a block, only the number of its first line."""
-    block: bytes | None = None
-    """Whole lines, still to be divided."""
-    lines: list[bytes] | None = None
-    values: list[Any] = field(default_factory=list)
-    offsets: list[int] | None = None
-    """Where each element of an array begins, in bytes."""
 
 
 def check_path(path: Path, data_dir: Path) -> Path:
@@ -88,8 +69,6 @@ def read_batches(path: Path, suffix: str) -> Iterator[Batch]:
 
 
 def _batches_of(path: Path, suffix: str) -> Iterator[Batch]:
-    from ft_pipeline.tables import reader_json, reader_tabular
-
     with path.open("rb") as file:
         head = file.read(HEAD_BYTES)
     _refuse_unreadable(head)
@@ -104,25 +83,6 @@ def _batches_of(path: Path, suffix: str) -> Iterator[Batch]:
     if suffix == ".csv" and not _begins_as_json(head):
         return reader_tabular.csv_batches(path)
     return reader_json.json_batches(path)
-
-
-def divide(batch: Batch) -> Batch:
-    """The lines of a block that are not blank, with their numbers; other batches as they are."""
-    if batch.block is None:
-        return batch
-    first, lines = batch.rows[0], batch.block.split(b"\n")
-    rows = [row for row, line in enumerate(lines, first) if line and not line.isspace()]
-    if len(rows) < len(lines):
-        lines = [lines[row - first] for row in rows]
-    return Batch(rows, lines=lines)
-
-
-def skip_bom(file: BinaryIO) -> int:
-    """Move past a byte-order mark; its length."""
-    if file.read(len(BOM)) == BOM:
-        return len(BOM)
-    file.seek(0)
-    return 0
 
 
 def _begins_as_json(head: bytes) -> bool:

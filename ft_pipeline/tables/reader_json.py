@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from ft_pipeline.tables.batches import BLOCK_BYTES, HEAD_BYTES, JSON_SPACE, MAX_LINE_BYTES, Batch, skip_bom
 from ft_pipeline.tables.codes import Fault, Refused
 from ft_pipeline.tables.parsing import parse_line
-from ft_pipeline.tables.reader import BLOCK_BYTES, HEAD_BYTES, JSON_SPACE, MAX_LINE_BYTES, Batch, skip_bom
 
 # A string (closed or not, then the closing quote is missing), or a mark of structure.
 _TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[\[\]{},]', re.DOTALL)

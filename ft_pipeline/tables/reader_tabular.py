@@ -8,9 +8,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ft_pipeline.tables.batches import Batch
 from ft_pipeline.tables.codes import Fault, Refused
 from ft_pipeline.tables.parsing import BadNumber, shorten
-from ft_pipeline.tables.reader import Batch
 
 BATCH_ROWS = 4096
 MAX_CELL_CHARS = 64 << 20

@@ -10,7 +10,7 @@ from ft_pipeline.audit.chain import Chain, made_from, raw_files
 from ft_pipeline.audit.document import Verdict, marks_of, status
 from ft_pipeline.audit.library import SHOWN, Node
 from ft_pipeline.audit.subject import champion_artifact
-from ft_pipeline.terminal import plain
+from ft_pipeline.cli.terminal import plain
 
 RAW_SHOWN = 12
 PROBLEMS_SHOWN = 50

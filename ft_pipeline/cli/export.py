@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 
-from ft_pipeline import terminal
-from ft_pipeline.cli_common import FAILED, JsonOption, ProjectOption, errors, open_project, out, report
+from ft_pipeline.cli import terminal
+from ft_pipeline.cli.common import FAILED, JsonOption, ProjectOption, errors, open_project, out, report
 from ft_pipeline.models.engines import HOST, OFFLINE, find_engine
 from ft_pipeline.project import Project
 from ft_pipeline.release.export import Plan, plan_export, write_export

@@ -9,9 +9,11 @@ from typing import Annotated, Any
 
 import typer
 
-from ft_pipeline import cli_audit, cli_export, cli_release, cli_report, cli_store, cli_training, scaffold, terminal
 from ft_pipeline import doctor as machine
-from ft_pipeline.cli_common import FAILED, REFUSED, JsonOption, ProjectOption, errors, open_project, out, report
+from ft_pipeline import scaffold
+from ft_pipeline.cli import audit, export, release, store, terminal, training
+from ft_pipeline.cli import report as reporting
+from ft_pipeline.cli.common import FAILED, REFUSED, JsonOption, ProjectOption, errors, open_project, out, report
 from ft_pipeline.errors import UserError
 from ft_pipeline.project import FORMATS, Project
 from ft_pipeline.store.artifacts import ArtifactStore
@@ -151,14 +153,14 @@ def recommend(project: ProjectOption = None, as_json: JsonOption = False) -> Non
 
 
 for command in (
-    cli_release.promote,
-    cli_release.rollback,
-    cli_release.champion,
-    cli_export.export,
-    cli_export.serve,
-    cli_report.report,
-    cli_store.gc,
-    cli_training.memory,
+    release.promote,
+    release.rollback,
+    release.champion,
+    export.export,
+    export.serve,
+    reporting.report,
+    store.gc,
+    training.memory,
 ):
     app.command()(command)
 
@@ -213,7 +215,4 @@ def _document(project: Project, asset: str) -> Any:
     return document
 
 
-cli_audit.add_to(app)
-
-if __name__ == "__main__":
-    main()
+audit.add_to(app)

@@ -10,8 +10,8 @@ from ft_pipeline.audit.chain import Chain
 from ft_pipeline.audit.library import SHOWN
 from ft_pipeline.audit.rows import LeftOut, Match, Trained
 from ft_pipeline.audit.seen import Seen
+from ft_pipeline.cli.terminal import plain, show_rows
 from ft_pipeline.forgetting.forget import Forgotten
-from ft_pipeline.terminal import plain, show_rows
 
 ROWS_SHOWN = 20
 TEXT_SHOWN = 120

@@ -4,8 +4,8 @@ from typing import Annotated
 
 import typer
 
-from ft_pipeline import terminal
-from ft_pipeline.cli_common import FAILED, JsonOption, ProjectOption, errors, open_project, out, report
+from ft_pipeline.cli import terminal
+from ft_pipeline.cli.common import FAILED, JsonOption, ProjectOption, errors, open_project, out, report
 from ft_pipeline.errors import UserError
 from ft_pipeline.project import Project
 from ft_pipeline.release import by_hand

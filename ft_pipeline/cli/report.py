@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from ft_pipeline import terminal
-from ft_pipeline.cli_common import JsonOption, ProjectOption, open_project, out
-from ft_pipeline.cli_common import report as tell
+from ft_pipeline.cli import terminal
+from ft_pipeline.cli.common import JsonOption, ProjectOption, open_project, out
+from ft_pipeline.cli.common import report as tell
 from ft_pipeline.errors import UserError
 from ft_pipeline.release.report import NAME
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore

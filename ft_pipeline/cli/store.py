@@ -4,8 +4,8 @@ from typing import Annotated
 
 import typer
 
-from ft_pipeline import terminal_store
-from ft_pipeline.cli_common import JsonOption, ProjectOption, open_project, out, report
+from ft_pipeline.cli import terminal_store
+from ft_pipeline.cli.common import JsonOption, ProjectOption, open_project, out, report
 
 
 def gc(

@@ -4,8 +4,8 @@ from typing import Annotated, Any
 
 import typer
 
-from ft_pipeline import terminal
-from ft_pipeline.cli_common import JsonOption, ProjectOption, open_project, out, report
+from ft_pipeline.cli import terminal
+from ft_pipeline.cli.common import JsonOption, ProjectOption, open_project, out, report
 from ft_pipeline.errors import UserError
 from ft_pipeline.project import Project
 from ft_pipeline.store.artifacts import ArtifactStore

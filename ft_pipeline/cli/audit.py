@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 
-from ft_pipeline.cli_common import FAILED, JsonOption, ProjectOption, errors, open_project, out, report
+from ft_pipeline.cli.common import FAILED, JsonOption, ProjectOption, errors, open_project, out, report
 from ft_pipeline.errors import UserError
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def _chain(project: "Project", name: str) -> "Chain":
 
 def _audit(project: "Project", chain: "Chain", verify: bool, chain_only: bool, as_json: bool) -> None:
     from ft_pipeline.audit.document import Verdict, audit_document
-    from ft_pipeline.terminal_audit import show_audit
+    from ft_pipeline.cli.terminal_audit import show_audit
 
     verdict = _verify(project, chain, chain_only) if verify else Verdict()
     document = audit_document(chain, verdict)
@@ -115,7 +115,7 @@ def _hashing() -> Iterator[Callable[[int, int], None]]:
 
 def _answer_rows(chain: "Chain", as_json: bool) -> None:
     from ft_pipeline.audit.rows import trained_rows
-    from ft_pipeline.terminal_questions import show_trained
+    from ft_pipeline.cli.terminal_questions import show_trained
 
     found = trained_rows(chain)
     document = {"subject": chain.subject.name, "rows": [each.to_json() for each in found]}
@@ -124,7 +124,7 @@ def _answer_rows(chain: "Chain", as_json: bool) -> None:
 
 def _answer_left_out(chain: "Chain", as_json: bool) -> None:
     from ft_pipeline.audit.rows import left_out
-    from ft_pipeline.terminal_questions import show_left_out
+    from ft_pipeline.cli.terminal_questions import show_left_out
 
     found = left_out(chain)
     document = {"subject": chain.subject.name, "rows": [asdict(each) for each in found]}
@@ -133,7 +133,7 @@ def _answer_left_out(chain: "Chain", as_json: bool) -> None:
 
 def _answer_sentence(chain: "Chain", sentence: str, as_json: bool) -> None:
     from ft_pipeline.audit.rows import find_sentence
-    from ft_pipeline.terminal_questions import show_matches
+    from ft_pipeline.cli.terminal_questions import show_matches
 
     found = find_sentence(chain, sentence)
     document: dict[str, Any] = {
@@ -150,7 +150,7 @@ def _answer_sentence(chain: "Chain", sentence: str, as_json: bool) -> None:
 def _answer_row(project: "Project", row: str, as_json: bool) -> None:
     from ft_pipeline.audit.library import Library
     from ft_pipeline.audit.seen import who_saw
-    from ft_pipeline.terminal_questions import show_seen
+    from ft_pipeline.cli.terminal_questions import show_seen
 
     seen = who_saw(Library(project.store), row.removeprefix("data/raw/"))
     report(seen.to_json(), as_json, lambda _: show_seen(out, seen))
@@ -160,7 +160,7 @@ def _answer_against(chain: "Chain", against: str, as_json: bool) -> None:
     from ft_pipeline.audit.chain import walk
     from ft_pipeline.audit.changes import PREVIOUS, changes, previous_of
     from ft_pipeline.audit.subject import find_subject
-    from ft_pipeline.terminal_questions import show_changes
+    from ft_pipeline.cli.terminal_questions import show_changes
 
     library, subject = chain.library, chain.subject
     other = previous_of(library, subject) if against == PREVIOUS else find_subject(library, against)
@@ -179,8 +179,8 @@ def forget(
 
     Example: ft forget data/raw/alpaca/support_01.jsonl 12 --reason "deletion request 4711"
     """
+    from ft_pipeline.cli.terminal_questions import show_forgotten
     from ft_pipeline.forgetting.forget import forget as forget_rows
-    from ft_pipeline.terminal_questions import show_forgotten
 
     done = forget_rows(open_project(project), path, rows, reason)
     report(done.to_json(), as_json, lambda _: show_forgotten(out, done))
