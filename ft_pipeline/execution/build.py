@@ -101,7 +101,8 @@ class _Builder:
                     summary = build(self.spec, inputs, draft.out)
                 else:
                     result = self._work(draft, inputs, leased)
-                    summary, used["peak_rss_bytes"] = result.summary, result.peak_rss_bytes
+                    summary = result.summary
+                    used |= {"worker_seconds": result.seconds, "peak_rss_bytes": result.peak_rss_bytes}
                 used["seconds"] = time.monotonic() - started
             return self.store.commit(draft, summary, self.run_info | used)
         except BaseException:
