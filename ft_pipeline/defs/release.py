@@ -67,6 +67,7 @@ def model_card(at: Inputs) -> Spec:
     stage="release",
     deps=["comparison", "recommendation", "champion"],
     kinds={"html"},
+    code_version="2",
     build=lambda making: _build_report(making),
     show=lambda artifact: _show_report(artifact),
 )

@@ -7,6 +7,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from ft_pipeline.evaluation.costs import duration, in_words
 from ft_pipeline.evaluation.metrics import Metric, shown_metrics
 from ft_pipeline.evaluation.pictures import change_picture, score_picture
 from ft_pipeline.release.candidates import candidates, row_of
@@ -32,7 +33,13 @@ KINDS = {
     "champion": "the released model",
     "teacher": "the teacher, which writes training data",
 }
-COSTS = ("prompt tokens per call", "seconds per call", "trained parameters")
+COSTS = {
+    "prompt_tokens_per_call": ("prompt tokens per call", 0),
+    "generated_tokens_per_call": ("tokens written per call", 0),
+    "seconds_per_call": ("seconds per call", 2),
+    "cost_per_call": ("cost per call", 6),
+}
+"""By the row's key: the heading, and decimals."""
 
 
 def render_report(
@@ -89,6 +96,7 @@ class _Page:
         self.rows: Sequence[Mapping[str, Any]] = document["rows"]
         self.primary: str = document["primary_metric"]
         self.metrics = shown_metrics(document)
+        self.costs = [key for key in COSTS if any(row[key] is not None for row in self.rows)]
 
     def scores(self, released: str | None) -> dict[str, Any]:
         """released: the row of what is released."""
@@ -99,12 +107,13 @@ class _Page:
                 {"label": each.label, "direction": each.direction, "meaning": each.meaning, "unit": each.unit}
                 for each in self.metrics.values()
             ],
-            "costs": COSTS,
+            "costs": [*(COSTS[key][0] for key in self.costs), "trained parameters", "training"],
             "rows": [self._row(row, best, released) for row in self.rows],
             "left_out": [
                 f"{one['name']}, scored under another evaluation ({', '.join(one['differs_in']) or 'unknown'} differs)"
                 for one in self.document["left_out"]
             ],
+            "break_even": [in_words(found) for found in self.document["break_even"]],
             "picture": _data_uri(score_picture(self.document)),
             "pairs": [
                 {
@@ -152,16 +161,16 @@ class _Page:
         return min(values) if metric.lower_is_better else max(values)
 
     def _row(self, row: Mapping[str, Any], best: Mapping[str, float], released: str | None) -> dict[str, Any]:
-        tokens, seconds = row["prompt_tokens_per_call"], row["seconds_per_call"]
+        training = row["training"]
         return {
             "name": row["name"],
             "what": self._what(row),
             "released": row["name"] == released,
             "cells": [_cell(row["scores"].get(name), best[name]) for name in self.metrics],
             "costs": [
-                "" if tokens is None else f"{tokens:,.0f}",
-                "" if seconds is None else f"{seconds:.2f}",
+                *("" if row[key] is None else f"{row[key]:,.{COSTS[key][1]}f}" for key in self.costs),
                 f"{row['trainable_params']:,}",
+                duration(training["seconds"]) if training else "",
             ],
         }
 

@@ -98,6 +98,12 @@ def test_a_lead_that_may_be_chance_is_called_so(shop: Trained, page: Page) -> No
     assert page.cells.count("clear") == len(lows) - chance
 
 
+def test_what_training_costs_is_told(page: Page) -> None:
+    assert "lora/merged reads " in page.text
+    assert "its training took 90 s, paid back " in page.text
+    assert page.cells.count("90 s") == 2  # the adapter's row, and the merged model's
+
+
 def test_every_answer_stands_beside_its_question_and_its_reference(shop: Trained, page: Page) -> None:
     for question, *_ in TALKS["test"]:
         assert visible(question) in page.text

@@ -34,6 +34,8 @@ VARIANTS = {
 }
 EVALUATION = {"max_new_tokens": 12, "batch_size": 1, "max_test_rows": None, "seed": 0}
 COMPARE = {"bootstrap_resamples": 100, "seed": 0, "primary_metric": "loss"}
+TOOK = {"lora": {"seconds": 90.0, "gpu_hours": 0.025}}
+"""What training took, by experiment."""
 AUDIT = {"audit": {"checks": {"single_bos": {"passed": True}}, "rows": {"human/train": 2, "human/validation": 1}}}
 TALKS = {
     "train": [
@@ -146,7 +148,7 @@ class Trained:
         baseline = self._score("prompt_baseline", prompt_baseline.run, inputs, prompts)
         compared = {"any/prompt_baseline": baseline, **scored}
         folders = {name: found.path for name, found in compared.items()}
-        found = self.put("comparison", compared, lambda out: build_comparison(folders, COMPARE, out), {}, COMPARE)
+        found = self.put("comparison", compared, lambda out: build_comparison(folders, COMPARE, out, TOOK), {}, COMPARE)
         Current(self.store.root).write("comparison", None, found)
         return found
 
