@@ -123,6 +123,9 @@ class MergeSettings(Section):
     min_kept_gain: float = Field(0.9, gt=0, le=1)
     """Gate of qlora's `w16`, which stands on another base: the share of the held-out loss that training gained over the
     untouched model (loss of the base - loss of the adapter) that the merged model keeps."""
+    measure_noise: bool = True
+    """qlora: measure what 4 bit costs (base, merged, and merged in 4 bit again) on the held-out rows, for the table of
+    the comparison; some seconds to minutes more."""
 
 
 class GpuSettings(Section):

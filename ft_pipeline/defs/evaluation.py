@@ -70,7 +70,7 @@ def scores(at: Inputs) -> Spec:
     deps=["prompt_baseline", "scores"],
     kinds={"json", "markdown"},
     code_version="3",
-    build=lambda making: build_comparison(making.inputs, making.spec.config, making.out, _training_times(making)),
+    build=lambda making: build_comparison(making.inputs, making.spec.config, making.out, _experiments(making)),
     show=lambda artifact: _show_comparison(artifact),
 )
 def comparison(at: Inputs) -> Spec:
@@ -239,30 +239,35 @@ def _covers(found: Artifact, wanted: Spec) -> bool:
     )
 
 
-def _training_times(making: Making) -> dict[str, Any]:
-    """By experiment, how long its training took."""
-    return {
-        key.removesuffix("/scores"): training_time(making.store, making.artifact(key))
-        for key in making.spec.inputs
-        if key.endswith("/scores") and not key.startswith("champion/")
-    }
+def _experiments(making: Making) -> dict[str, Any]:
+    """By experiment, how long its training took, and what 4 bit costs it."""
+    found = {}
+    for key in making.spec.inputs:
+        if key.endswith("/scores") and not key.startswith("champion/"):
+            scored = making.artifact(key)
+            merged = making.store.require(*scored.inputs["merged_model"])
+            found[key.removesuffix("/scores")] = {
+                "took": training_time(making.store, scored),
+                "noise": merged.summary.get("noise"),
+            }
+    return found
 
 
 def _build_recommendation(making: Making) -> dict[str, Any]:
     compared = making.artifact("comparison")
     document = compared.document("comparison.json")
     experiments = {
-        key.removesuffix("/scores"): _evidence(making, making.store.require(*reference))
+        key.removesuffix("/scores"): training_facts(making.store, making.store.require(*reference))
         for key, reference in compared.inputs.items()
         if key.endswith("/scores") and not key.startswith("champion/")
     }
     return build_recommendation(document, experiments, making.spec.config["forgetting_margin"], making.out)
 
 
-def _evidence(making: Making, scored: Artifact) -> dict[str, Any]:
+def training_facts(store: ArtifactStore, scored: Artifact) -> dict[str, Any]:
     """What the recommendation asks of an experiment: its technique, and how many human rows it was trained on."""
-    adapter = making.store.require(*scored.inputs["adapter"])
-    return {"technique": scored.spec["config"]["technique"], "train_rows": _human_rows(making.store, adapter)}
+    adapter = store.require(*scored.inputs["adapter"])
+    return {"technique": scored.spec["config"]["technique"], "train_rows": _human_rows(store, adapter)}
 
 
 def _human_rows(store: ArtifactStore, trained: Artifact) -> int:

@@ -15,7 +15,7 @@ from ft_pipeline.defs.stages import (
     references,
     training_data_spec,
 )
-from ft_pipeline.execution.metadata import column_schema, picture
+from ft_pipeline.execution.metadata import column_schema, picture, table
 from ft_pipeline.execution.steps import Check, Inputs, Making, step
 from ft_pipeline.experiments import ExperimentSettings
 from ft_pipeline.store.artifacts import Artifact
@@ -113,13 +113,14 @@ def adapter(at: Inputs) -> Spec:
     deps=["experiment", "base_model", "training_data", "adapter"],
     kinds={"pytorch", "huggingface"},
     gpu=True,
+    code_version="2",
     checks=[
         Check(
             "merge_equivalence",
             "The merged model answers as the adapter does (KL per token), or better on held-out loss.",
         )
     ],
-    show=lambda artifact: {key: value for key, value in artifact.summary.items() if key != "checks"},
+    show=lambda artifact: _show_merged(artifact),
 )
 def merged_model(at: Inputs) -> Spec:
     """The adapter summed into the weights once, in 32 bit: a plain Hugging Face model."""
@@ -168,6 +169,12 @@ def _show_memory(artifact: Artifact) -> dict[str, Any]:
     summary = artifact.summary
     bar = pictures.memory_bar(summary["bytes"], summary["gpu_memory_gb"])
     return {"total_gb": summary["total_gb"], "advice": summary["advice"], "parts": picture(bar, "memory by part")}
+
+
+def _show_merged(artifact: Artifact) -> dict[str, Any]:
+    shown = {key: value for key, value in artifact.summary.items() if key not in {"checks", "noise"}}
+    noise = artifact.summary.get("noise")
+    return {**shown, "quantisation_noise": table(noise)} if noise else shown
 
 
 def _show_adapter(artifact: Artifact) -> dict[str, Any]:

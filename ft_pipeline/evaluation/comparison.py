@@ -23,7 +23,9 @@ from ft_pipeline.evaluation.metrics import ANSWER_METRICS, METRICS, Metric
 Document = dict[str, Any]
 Estimates = dict[str, dict[str, Estimate]]
 """By row name, by metric."""
-Training = Mapping[str, Mapping[str, Any] | None]
+Experiments = Mapping[str, Mapping[str, Any]]
+"""By name, what is known of an experiment beside its scores: `took` (costs.training_time), `noise` (the table of its
+merged model)."""
 Metrics = Mapping[str, Metric]
 """Every metric of this comparison, in the order in which it is shown."""
 
@@ -34,16 +36,16 @@ _MEANS = (*ANSWER_METRICS, "format_valid")
 
 
 def build_comparison(
-    inputs: Mapping[str, Path], config: Mapping[str, Any], out: Path, training: Training | None = None
+    inputs: Mapping[str, Path], config: Mapping[str, Any], out: Path, experiments: Experiments | None = None
 ) -> dict[str, Any]:
     """Write comparison.json, comparison.md and samples.parquet (all answers, by row name) to `out`.
 
     inputs: see contenders.read_contenders. config: bootstrap_resamples, seed, primary_metric; optionally champion (its
     record: name, experiment, fingerprint), fingerprint (the evaluation to compare; the commonest without it) and prices
-    (CostSettings). training: by experiment, how long it took (costs.training_time).
+    (CostSettings).
     Returns the summary: what was compared, the best row, what was left out.
     """
-    document = compare(inputs, config, training)
+    document = compare(inputs, config, experiments)
     (out / "comparison.json").write_text(json.dumps(document, indent=2, ensure_ascii=False), encoding="utf-8")
     (out / "comparison.md").write_text(markdown_table(document), encoding="utf-8")
     chosen, _ = comparable(read_contenders(inputs, config.get("champion")), config.get("fingerprint"))
@@ -57,7 +59,7 @@ def build_comparison(
     }
 
 
-def compare(inputs: Mapping[str, Path], config: Mapping[str, Any], training: Training | None = None) -> Document:
+def compare(inputs: Mapping[str, Path], config: Mapping[str, Any], experiments: Experiments | None = None) -> Document:
     """The document of `ft compare --json`; arguments as in build_comparison. UserError where nothing was scored."""
     contenders = read_contenders(inputs, config.get("champion"))
     chosen, left_out = comparable(contenders, config.get("fingerprint"))
@@ -73,10 +75,10 @@ def compare(inputs: Mapping[str, Path], config: Mapping[str, Any], training: Tra
     estimates = _estimates(chosen, samples, [*_MEANS, *own], config)
     ranked = _ranking(metrics[primary], primary, estimates)
     by_name = {one.name: one for one in chosen}
-    prices, took = config.get("prices", {}), training or {}
+    prices, about = config.get("prices", {}), experiments or {}
     rows = [
-        with_costs(_row(by_name[name], estimates[name], metrics), took.get(by_name[name].experiment or ""), prices)
-        for name in ranked
+        with_costs(_row(one, estimates[name], metrics), about.get(one.experiment or "", {}).get("took"), prices)
+        for name, one in ((name, by_name[name]) for name in ranked)
     ]
     some = next(iter(samples.values()))
     return {
@@ -87,6 +89,7 @@ def compare(inputs: Mapping[str, Path], config: Mapping[str, Any], training: Tra
         "rows": rows,
         "pairs": _pairs(primary, estimates, metrics),
         "break_even": break_even(rows),
+        "quantization_noise": {name: known["noise"] for name, known in sorted(about.items()) if known.get("noise")},
         "changes": _changes(metrics[primary], primary, [by_name[name] for name in ranked], samples),
         "fingerprint": chosen[0].row["fingerprint"],
         "evaluation": chosen[0].parts,

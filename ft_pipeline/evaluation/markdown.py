@@ -27,6 +27,7 @@ def markdown_table(document: Mapping[str, Any]) -> str:
     answers = f"{document['test_items']} answers of {document['test_rows']} held-out conversations"
     notes = [f"{answers}; in brackets the 95 % interval."]
     notes += _break_even(document["break_even"])
+    notes += _noise(document["quantization_noise"])
     notes += [
         f"Left out: {one['name']} was scored under another evaluation ({', '.join(one['differs_in']) or 'unknown'} "
         "differs); score it again."
@@ -49,6 +50,20 @@ def _break_even(found: Sequence[Mapping[str, Any]]) -> list[str]:
         cells += [_number(saved["seconds_per_call"], 2), _training(each["training"]), _calls(each["calls_by_time"])]
         lines.append([*cells, *([_calls(each["calls_by_cost"])] if priced else [])])
     title = "Break-even: how many calls pay for the training, against the best use of the untouched model."
+    return [title, "\n".join(f"| {' | '.join(line)} |" for line in lines)]
+
+
+def _noise(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
+    """The table of what 4 bit costs; nothing where no experiment works in 4 bit."""
+    if not found:
+        return []
+    header = ["", "from", "to", "KL, nats per token", "loss from", "loss to", "difference"]
+    lines = [header, ["---", "---", "---", *["---:"] * 4]]
+    for experiment, table in found.items():
+        for each in table:
+            numbers = [f"{each[key]:.4f}" for key in ("kl", "first_loss", "second_loss")]
+            lines.append([experiment, each["first"], each["second"], *numbers, f"{each['difference']:+.4f}"])
+    title = "Quantisation noise, on the validation rows (4bit: quantised for this line only)."
     return [title, "\n".join(f"| {' | '.join(line)} |" for line in lines)]
 
 

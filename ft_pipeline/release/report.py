@@ -114,6 +114,7 @@ class _Page:
                 for one in self.document["left_out"]
             ],
             "break_even": [in_words(found) for found in self.document["break_even"]],
+            "noise": _noise(self.document["quantization_noise"]),
             "picture": _data_uri(score_picture(self.document)),
             "pairs": [
                 {
@@ -227,6 +228,20 @@ def _cell(score: Mapping[str, float] | None, best: float) -> dict[str, Any]:
     digits = 1 if abs(score["value"]) >= 10 else 3
     interval = f"{score['low']:.{digits}f} to {score['high']:.{digits}f}"
     return {"value": f"{score['value']:.{digits}f}", "interval": interval, "best": score["value"] == best}
+
+
+def _noise(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, str]]:
+    """A line per experiment and pair of models."""
+    return [
+        {
+            "experiment": experiment,
+            **{key: line[key] for key in ("first", "second")},
+            **{key: f"{line[key]:.4f}" for key in ("kl", "first_loss", "second_loss")},
+            "difference": f"{line['difference']:+.4f}",
+        }
+        for experiment, lines in found.items()
+        for line in lines
+    ]
 
 
 def _identity(document: Mapping[str, Any], *artifacts: Artifact | None) -> list[tuple[str, str]]:

@@ -25,6 +25,7 @@ from ft_pipeline.job import Job
 from ft_pipeline.models.base_model import link_files
 from ft_pipeline.models.load import keep_weights_unpacked, load_model, load_tokenizer
 from ft_pipeline.training.equivalence import Measurement, kl_divergence, measure
+from ft_pipeline.training.noise import noise_table
 from ft_pipeline.training.techniques import copy_companions
 from ft_pipeline.training.training_data import read_split
 
@@ -47,7 +48,7 @@ class Candidate:
 def run(job: Job) -> dict[str, Any]:
     """Write the merged model as a plain folder; inputs adapter, base_model, training_data (its validation rows gate).
 
-    Summary: mode, kl_adapter_merged, max_kl, passed, adapter_heldout_loss, candidates, checks.
+    Summary: mode, kl_adapter_merged, max_kl, passed, adapter_heldout_loss, candidates, checks, and for qlora noise.
     """
     settings = ExperimentSettings.model_validate(job.config["experiment"])
     if settings.technique == "full":
@@ -58,20 +59,48 @@ def run(job: Job) -> dict[str, Any]:
     rows = read_split(job.inputs["training_data"], "validation")
     reference = _measure_released(lambda: _adapter_model(job, settings), rows, pad)
     job.report.log(f"adapter: held-out loss {reference.loss:.4f} nats per token")
-    untouched = _untouched_loss(job, settings, rows, pad)
+    untouched = _untouched(job, settings, rows, pad)
     candidates: dict[str, Candidate] = {}
+    measured: dict[str, Measurement] = {}
     for mode in _modes(settings):
         folder = job.work / f"merged-{mode}"
         shutil.rmtree(folder, ignore_errors=True)
         write_merged(job.inputs["base_model"], job.inputs["adapter"], folder, settings, mode, job.device)
-        merged = _measure_released(partial(load_model, folder, job.device), rows, pad)
-        candidates[mode] = _judge(merged, reference, untouched if mode == "w16" else None, settings)
+        measured[mode] = _measure_released(partial(load_model, folder, job.device), rows, pad)
+        standard = untouched.loss if untouched is not None and mode == "w16" else None
+        candidates[mode] = _judge(measured[mode], reference, standard, settings)
         job.report.log(f"merged ({mode}): {asdict(candidates[mode])}")
         job.report.progress(len(candidates), len(_modes(settings)), kl=candidates[mode].kl)
     mode = min(candidates, key=lambda mode: (not candidates[mode].passed, candidates[mode].heldout_loss))
     for path in (job.work / f"merged-{mode}").iterdir():
         shutil.move(path, job.out / path.name)
-    return _summary(mode, candidates, reference, settings)
+    found = {"adapter": reference, "merged": measured[mode], **({"base": untouched} if untouched else {})}
+    return {**_summary(mode, candidates, reference, settings), **_noise(job, settings, found, rows, pad)}
+
+
+def _noise(
+    job: Job, settings: ExperimentSettings, found: dict[str, Measurement], rows: list[dict[str, Any]], pad: int
+) -> dict[str, Any]:
+    """`noise` (noise.noise_table) where the experiment works in 4 bit and asks for it: two or three more models are
+    loaded and read the held-out rows."""
+    if settings.technique != "qlora" or not settings.merge.measure_noise:
+        return {}
+    four_bit = settings.quantization.model_dump()
+    base = job.inputs["base_model"]
+    if "base" not in found:
+        found["base"] = _measure_released(partial(load_model, base, job.device), rows, pad)
+    for name, folder in (("base_4bit", base), ("merged_4bit", job.out)):
+        found[name] = _measure_released(partial(_four_bit_model, folder, job.device, four_bit), rows, pad)
+    table = noise_table(found)
+    for line in table:
+        job.report.log(f"{line['first']} to {line['second']}: KL {line['kl']:.4f}, loss {line['difference']:+.4f}")
+    return {"noise": table}
+
+
+def _four_bit_model(folder: Path, device: str, quantization: dict[str, Any]) -> Any:
+    model = load_model(folder, device, quantization=quantization)
+    keep_weights_unpacked(model)
+    return model
 
 
 def _whole_already(job: Job) -> dict[str, Any]:
@@ -188,11 +217,11 @@ def _measure_released(load: Callable[[], Any], rows: list[dict[str, Any]], pad: 
     return result
 
 
-def _untouched_loss(job: Job, settings: ExperimentSettings, rows: list[dict[str, Any]], pad: int) -> float | None:
-    """Held-out loss of the 16-bit base, where a merge onto it is to be judged by what it keeps of the gain."""
+def _untouched(job: Job, settings: ExperimentSettings, rows: list[dict[str, Any]], pad: int) -> Measurement | None:
+    """The 16-bit base on the held-out rows, where a merge onto it is to be judged by what it keeps of the gain."""
     if settings.technique != "qlora" or "w16" not in _modes(settings):
         return None
-    return _measure_released(lambda: load_model(job.inputs["base_model"], job.device), rows, pad).loss
+    return _measure_released(partial(load_model, job.inputs["base_model"], job.device), rows, pad)
 
 
 def _judge(

@@ -150,6 +150,15 @@ def test_changes_show_the_worst_regressions(tmp_path: Path, baseline: Path) -> N
     assert compare({"a/prompt_baseline": baseline}, CONFIG)["changes"] is None
 
 
+def test_quantisation_noise_stands_below_the_table(tmp_path: Path, baseline: Path) -> None:
+    line = {"first": "base", "second": "base_4bit", "kl": 0.3, "first_loss": 3.0, "second_loss": 3.2, "difference": 0.2}
+    inputs = {"lora/prompt_baseline": baseline, "lora/scores": tuned(tmp_path)}
+    document = compare(inputs, CONFIG, {"lora": {"took": None, "noise": None}, "qlora": {"noise": [line]}})
+    assert document["quantization_noise"] == {"qlora": [line]}
+    assert "| qlora | base | base_4bit | 0.3000 | 3.0000 | 3.2000 | +0.2000 |" in markdown_table(document)
+    assert "Quantisation noise" not in markdown_table(compare(inputs, CONFIG))
+
+
 def test_files_and_pictures(tmp_path: Path, baseline: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()

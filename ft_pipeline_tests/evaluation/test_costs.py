@@ -28,7 +28,7 @@ def document(tmp_path: Path, *, seconds: float = 0.1, training: Any = HOUR, **pr
         "merged": {"kind": "merged", "losses": losses(1.3), "technique": "lora", "seconds": 0.5},
     }
     inputs = {"a/prompt_baseline": scored(tmp_path / "base", baseline), "a/scores": scored(tmp_path / "a", tuned)}
-    return compare(inputs, {**CONFIG, "prices": prices}, {"a": training})
+    return compare(inputs, {**CONFIG, "prices": prices}, {"a": {"took": training}})
 
 
 def test_break_even_by_time(tmp_path: Path) -> None:

@@ -60,6 +60,9 @@ def test_only_what_fetches_a_named_model_may_reach_the_hub(
     assert hub_environment(Spec("adapter", config={"model": "someone/some-model"})) == offline
     for model in ("embedded", str(tmp_path)):
         assert hub_environment(Spec("base_model", config={"model": model})) == offline
+    for kind in ("prompt_baseline", "scores"):
+        assert hub_environment(Spec(kind, config={"evaluation": {"tasks": ["arc_easy"]}})) == {}
+        assert hub_environment(Spec(kind, config={"evaluation": {"tasks": []}})) == offline
     merged = {"merged_model": ("merged_model", "f" * 64)}
     assert hub_environment(Spec("base_model", merged, {"model": "merged:first"})) == offline
 

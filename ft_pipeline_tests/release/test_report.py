@@ -104,6 +104,11 @@ def test_what_training_costs_is_told(page: Page) -> None:
     assert page.cells.count("90 s") == 2  # the adapter's row, and the merged model's
 
 
+def test_what_4_bit_costs_is_told(page: Page) -> None:
+    at = page.cells.index("base_4bit")
+    assert page.cells[at - 2 : at + 5] == ["lora", "base", "base_4bit", "0.3100", "3.0000", "3.2000", "+0.2000"]
+
+
 def test_every_answer_stands_beside_its_question_and_its_reference(shop: Trained, page: Page) -> None:
     for question, *_ in TALKS["test"]:
         assert visible(question) in page.text

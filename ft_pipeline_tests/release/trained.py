@@ -34,8 +34,9 @@ VARIANTS = {
 }
 EVALUATION = {"max_new_tokens": 12, "batch_size": 1, "max_test_rows": None, "seed": 0}
 COMPARE = {"bootstrap_resamples": 100, "seed": 0, "primary_metric": "loss"}
-TOOK = {"lora": {"seconds": 90.0, "gpu_hours": 0.025}}
-"""What training took, by experiment."""
+NOISE = {"first": "base", "second": "base_4bit", "kl": 0.31, "first_loss": 3.0, "second_loss": 3.2, "difference": 0.2}
+ABOUT = {"lora": {"took": {"seconds": 90.0, "gpu_hours": 0.025}, "noise": [NOISE]}}
+"""What training took and what 4 bit costs, by experiment."""
 AUDIT = {"audit": {"checks": {"single_bos": {"passed": True}}, "rows": {"human/train": 2, "human/validation": 1}}}
 TALKS = {
     "train": [
@@ -148,7 +149,9 @@ class Trained:
         baseline = self._score("prompt_baseline", prompt_baseline.run, inputs, prompts)
         compared = {"any/prompt_baseline": baseline, **scored}
         folders = {name: found.path for name, found in compared.items()}
-        found = self.put("comparison", compared, lambda out: build_comparison(folders, COMPARE, out, TOOK), {}, COMPARE)
+        found = self.put(
+            "comparison", compared, lambda out: build_comparison(folders, COMPARE, out, ABOUT), {}, COMPARE
+        )
         Current(self.store.root).write("comparison", None, found)
         return found
 

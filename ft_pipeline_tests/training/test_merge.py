@@ -109,6 +109,32 @@ def test_auto_takes_the_lower_held_out_loss_and_records_both(tmp_path, taught, d
     assert summary["mode"] == min(passing, key=lambda mode: passing[mode])
 
 
+def test_the_noise_of_4_bit_is_measured(tmp_path, taught, data, tiny_base):
+    technique, adapter_folder = taught
+    _, summary = merged(tmp_path / "on", experiment(technique), data, tiny_base, adapter_folder)
+    if technique == "lora":
+        assert "noise" not in summary
+        return
+    lines = {(line["first"], line["second"]): line for line in summary["noise"]}
+    assert set(lines) == {
+        ("base", "base_4bit"),
+        ("adapter", "merged"),
+        ("adapter", "merged_4bit"),
+        ("merged", "merged_4bit"),
+    }
+    merge_line = lines["adapter", "merged"]
+    assert merge_line["kl"] == pytest.approx(summary["kl_adapter_merged"])
+    assert merge_line["first_loss"] == pytest.approx(summary["adapter_heldout_loss"])
+    # What was merged onto the dequantised weights is the adapter; quantising anything again is not.
+    assert lines["base", "base_4bit"]["kl"] > merge_line["kl"]
+    assert lines["adapter", "merged_4bit"]["kl"] > merge_line["kl"]
+    for line in summary["noise"]:
+        assert line["difference"] == pytest.approx(line["second_loss"] - line["first_loss"])
+    quiet = experiment(technique)
+    quiet = quiet.model_copy(update={"merge": quiet.merge.model_copy(update={"measure_noise": False})})
+    assert "noise" not in merged(tmp_path / "off", quiet, data, tiny_base, adapter_folder)[1]
+
+
 def test_the_gate_refuses_weights_dequantised_after_a_forward_pass(taught, tmp_path, data, tiny_base):
     """The trap: bitsandbytes repacks 4-bit weights for the CPU on first use, and dequantising then reads garbage."""
     technique, adapter_folder = taught
