@@ -69,11 +69,13 @@ def _end(instance: dg.DagsterInstance, run_id: str) -> bool:
 
 
 def _forget_ended(instance: dg.DagsterInstance, store: Path) -> None:
-    """Remove the locks of runs that have ended; nobody asks for those again."""
+    """Remove the locks of runs that have ended; nobody asks for those again. One that stays, in a store that cannot be
+    written, does no harm."""
     for path in (store / "locks" / "runs").glob("*"):
         run = instance.get_run_by_id(path.name)
         if run is not None and run.is_finished:
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
 
 
 def _lock(store: Path, run_id: str) -> FileLock:

@@ -1,5 +1,6 @@
 """A small project folder: the worked example cut down, with a tiny model and few steps."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -7,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import psutil
 import yaml
 
 from ft_pipeline import scaffold
@@ -45,8 +47,10 @@ def small_project(root: Path, *, epochs: int = 1) -> Path:
     return root
 
 
-def write_experiment(root: Path, name: str, model: Path, *, technique: str = "qlora", epochs: int = 1) -> None:
-    """Write experiments/NAME.yaml for the tiny model."""
+def write_experiment(
+    root: Path, name: str, model: Path, *, technique: str = "qlora", epochs: int = 1, **training: Any
+) -> None:
+    """Write experiments/NAME.yaml for the tiny model; training: more of that section."""
     experiment = {
         "base_model": str(model),
         "technique": technique,
@@ -55,6 +59,7 @@ def write_experiment(root: Path, name: str, model: Path, *, technique: str = "ql
             "max_length": 8192,
             "eval_steps": 4,
             "per_device_train_batch_size": 8,
+            **training,
         },
     }
     (root / "experiments" / f"{name}.yaml").write_text(yaml.safe_dump(experiment), encoding="utf-8")
@@ -69,10 +74,22 @@ def environment(root: Path) -> dict[str, str]:
     return {**os.environ, "FT_PROJECT": str(root), "DAGSTER_HOME": str(root / "dagster_home"), "HF_HUB_OFFLINE": "1"}
 
 
-def ft(root: Path, *arguments: str, timeout: float = 900) -> subprocess.CompletedProcess[str]:
-    """Run `ft` as a user does, in a process of its own."""
+def workers(root: Path) -> list[psutil.Process]:
+    """The worker processes of this project that are at work: of each its guard and the worker itself, in this order."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            line = " ".join(process.cmdline())
+            if "ft_pipeline.execution.worker" in line and str(root / "data" / "store") in line:
+                found.append(process)
+    return sorted(found, key=lambda process: process.ppid() in {other.pid for other in found})
+
+
+def ft(root: Path, *arguments: str, timeout: float = 900, **more: str) -> subprocess.CompletedProcess[str]:
+    """Run `ft` as a user does, in a process of its own; more: of its environment."""
     command = [str(Path(sys.executable).parent / "ft"), *arguments]
-    return subprocess.run(command, env=environment(root), capture_output=True, text=True, timeout=timeout, check=False)
+    env = environment(root) | more
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=timeout, check=False)
 
 
 def ft_json(root: Path, *arguments: str) -> Any:

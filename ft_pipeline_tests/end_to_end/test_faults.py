@@ -1,0 +1,101 @@
+"""Faults of disk and store under whole runs of `ft run`: each is one clear line, and the run after it goes on."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ft_pipeline.store.current import Current
+from ft_pipeline_tests.end_to_end.project import ft, ft_json, small_project
+
+pytestmark = [pytest.mark.slow, pytest.mark.long]
+
+DAY = 86_400
+AHEAD = f"""
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <time.h>
+int clock_gettime(clockid_t clock, struct timespec *now) {{
+    int (*real)(clockid_t, struct timespec *) = dlsym(RTLD_NEXT, "clock_gettime");
+    int result = real(clock, now);
+    if (clock == CLOCK_REALTIME) now->tv_sec += {DAY};
+    return result;
+}}
+"""
+LIGHT = "raw_alpaca,raw_sharegpt,alpaca,sharegpt,conversations"
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 1 MB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(folder)], check=False).returncode:
+        pytest.skip("may not mount a file system")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def remount(disk: Path, options: str) -> None:
+    subprocess.run(["mount", "-o", f"remount,{options}", str(disk)], check=True)
+
+
+def one_line(done: subprocess.CompletedProcess[str], expected: str) -> None:
+    shown = done.stdout + done.stderr
+    assert done.returncode == 1 and expected in shown, shown[-3000:]
+    assert "Traceback" not in shown
+
+
+def test_a_read_only_store_can_be_read_and_says_that_it_is_read_only(disk: Path, tmp_path: Path) -> None:
+    remount(disk, "size=400m")
+    root = small_project(tmp_path / "shop")
+    (root / "data" / "store").symlink_to(disk, target_is_directory=True)
+    assert ft(root, "run", "--experiment", "qlora", "--select", LIGHT).returncode == 0
+    query = "select count(*) from conversations"
+    before = ft_json(root, "sql", query)
+    path = root / "data" / "raw" / "alpaca" / "support_01.jsonl"
+    path.write_bytes(path.read_bytes() * 2)
+    remount(disk, "ro")
+    try:
+        one_line(ft(root, "run", "--experiment", "qlora", "--select", LIGHT), "make the store writable")
+        assert ft_json(root, "sql", query) == before
+    finally:
+        remount(disk, "rw")
+    assert ft(root, "run", "--experiment", "qlora", "--select", LIGHT).returncode == 0
+
+
+@pytest.fixture(scope="module")
+def clock(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A library that puts the clock of the processes that load it a day ahead."""
+    compiler = shutil.which("cc")
+    if compiler is None:
+        pytest.skip("needs a C compiler")
+    folder = tmp_path_factory.mktemp("clock")
+    (folder / "ahead.c").write_text(AHEAD, encoding="utf-8")
+    library = folder / "ahead.so"
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", library, folder / "ahead.c", "-ldl"], check=True)
+    return library
+
+
+def test_a_clock_that_was_a_day_ahead_and_is_put_right(clock: Path, tmp_path: Path) -> None:
+    """What tomorrow's clock stamped is found, and what is built after it counts as newer."""
+    root = small_project(tmp_path / "shop")
+    command = ("run", "--experiment", "qlora", "--select", LIGHT)
+    assert ft(root, *command, LD_PRELOAD=str(clock)).returncode == 0
+    stamped = Current(root / "data" / "store").read("conversations", None)
+    for path in (*(root / "data").rglob("*"), root / "data"):
+        os.utime(path, (path.stat().st_atime, path.stat().st_mtime + DAY))
+    again = ft_json(root, *command)
+    assert (again["steps"], again["fresh"]) == ([], len(LIGHT.split(",")))
+    path = root / "data" / "raw" / "alpaca" / "support_01.jsonl"
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[1:]))
+    assert {step["state"] for step in ft_json(root, *command)["steps"]} == {"built"}
+    newest = Current(root / "data" / "store").read("conversations", None)
+    assert stamped and newest and newest.fingerprint != stamped.fingerprint
+    assert newest.when < stamped.when, "the clock was not put back"
+    assert ft_json(root, *command)["steps"] == []
+    ((rows,),) = ft_json(root, "sql", "select sum(accepted) from alpaca_files where file = 'support_01.jsonl'")["rows"]
+    assert rows == len(path.read_bytes().splitlines())
