@@ -18,6 +18,20 @@ class Reporter(Protocol):
 
 
 @dataclass(frozen=True)
+class Rank:
+    """Which one this process is of those that do one job together; rank 0 alone reports and writes."""
+
+    number: int = 0
+    count: int = 1
+    meeting: Path | None = None
+    """A file through which they find each other."""
+    sharded: bool = False
+    """Whether the weights are divided among them too (FSDP2), or each holds all of them (DDP)."""
+    reshard: bool = True
+    """FSDP2: whether a layer's weights are divided again between its forward and backward pass."""
+
+
+@dataclass(frozen=True)
 class Job:
     """One heavy step, resolved: nothing in it depends on the project folder, the environment or Dagster."""
 
@@ -38,3 +52,4 @@ class Job:
     """Settings of the work that change no result: rates, budgets, prices."""
     shared: Path | None = None
     """Kept for every job of the store: the answers of teachers, which were paid for. None: there is only `work`."""
+    rank: Rank = Rank()

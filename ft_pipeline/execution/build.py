@@ -12,7 +12,7 @@ import dagster as dg
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.execution.devices import DeviceNeed, Lease, lease
-from ft_pipeline.execution.launchers import Launcher, LocalLauncher
+from ft_pipeline.execution.launchers import Launcher, launcher_for
 from ft_pipeline.execution.progress import Progress, Throttle, publish
 from ft_pipeline.execution.supervisor import WorkerError, WorkerJob, WorkerResult, run_worker
 from ft_pipeline.models.base_model import is_from_hub
@@ -58,8 +58,9 @@ def build_artifact(
     dg.Failure (the first one without retries). Interrupted, it leaves no process and keeps the checkpoints.
     """
     started = time.monotonic()
-    builder = _Builder(context, store, spec, dict(run_info or run_info_of(context)), launcher or LocalLauncher())
     with _failures(context):
+        launcher = launcher or launcher_for(spec.kind)
+        builder = _Builder(context, store, spec, dict(run_info or run_info_of(context)), launcher)
         artifact, reused = builder.find_or_build(_need(device), force, build)
     return Build(artifact, reused, time.monotonic() - started)
 

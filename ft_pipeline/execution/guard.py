@@ -50,6 +50,14 @@ def split() -> None:
     _watch(worker, lifeline)
 
 
+def join() -> None:
+    """For a process that shares its job with others, below a guard already: end with the parent, and be interrupted by
+    the same signals."""
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    for number in _STOPPING:
+        signal.signal(number, _interrupt)
+
+
 def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
     """Both signals ask for the same: to stop, with a checkpoint. A service manager that stops the whole machine sends
     SIGTERM only; one that comes after another signal ends the worker at once."""

@@ -1,4 +1,7 @@
-"""How a worker process is started. One seam, so that another place to run it needs no other worker."""
+"""How a worker process is started. One seam, so that another place to run it needs no other worker.
+
+Which one is the deployment's choice: FT_LAUNCHER is `local` (the default) or `accelerate`.
+"""
 
 import os
 import subprocess
@@ -8,7 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
+from ft_pipeline.errors import UserError
+
 WORKER = "ft_pipeline.execution.worker"
+RANKS = "ft_pipeline.execution.ranks"
+CHOICE = "FT_LAUNCHER"
+TRAINING = ("adapter",)
+"""Kinds of jobs that several processes can do together."""
+ENTRY = "FT_RANK_ENTRY"
+"""Environment variable: the module that each of several processes runs."""
 CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 
@@ -42,6 +53,28 @@ class LocalLauncher:
             pass_fds=tuple(pass_fds),
             start_new_session=True,
         )
+
+
+@dataclass(frozen=True)
+class AccelerateLauncher:
+    """Several processes on this machine that train together (ranks.py), as FT_NUM_PROCESSES and FT_ACCELERATE_CONFIG
+    say; where that is one, it is the same as LocalLauncher."""
+
+    entry: str = WORKER
+
+    def start(
+        self, job_file: Path, *, env: Mapping[str, str], pass_fds: Sequence[int], log: BinaryIO
+    ) -> subprocess.Popen[bytes]:
+        env = {**env, ENTRY: self.entry}
+        return LocalLauncher(RANKS).start(job_file, env=env, pass_fds=pass_fds, log=log)
+
+
+def launcher_for(kind: str) -> Launcher:
+    """The deployment's launcher for a kind of job. UserError where FT_LAUNCHER names none."""
+    chosen = os.environ.get(CHOICE) or "local"
+    if chosen not in ("local", "accelerate"):
+        raise UserError(f"{CHOICE}={chosen!r} is no launcher; set local or accelerate")
+    return AccelerateLauncher() if chosen == "accelerate" and kind in TRAINING else LocalLauncher()
 
 
 def worker_environment() -> dict[str, str]:

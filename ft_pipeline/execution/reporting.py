@@ -39,6 +39,16 @@ class JobReporter:
         self._send_log(str(message))
 
 
+class Silent:
+    """The reporter of a rank that is not the first: the others say what there is to say."""
+
+    def progress(self, step: int, total: int, **values: float) -> None:
+        """Nothing."""
+
+    def log(self, message: str) -> None:
+        """Nothing."""
+
+
 @contextlib.contextmanager
 def open_reporter(record: Path) -> Iterator[JobReporter]:
     """The reporter of this process; `record` takes every report that is sent, one JSON a line."""

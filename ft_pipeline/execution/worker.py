@@ -1,12 +1,14 @@
 """The one entry of every heavy step: `python -m ft_pipeline.execution.worker JOB_JSON`, started by the supervisor.
 
 Reads the job, runs the function of its kind, and leaves `result.json` or `error.json` beside the job. Exit codes:
-0 done, 3 an error that the user can mend, 1 any other, 130 interrupted.
+0 done, 3 an error that the user can mend, 1 any other, 130 interrupted. Of several processes that do one job (ranks.py)
+each runs this, and the first one reports.
 """
 
 import contextlib
 import importlib
 import json
+import os
 import random
 import resource
 import sys
@@ -18,8 +20,8 @@ from typing import Any
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.execution import guard
-from ft_pipeline.execution.reporting import open_reporter
-from ft_pipeline.job import Job, Reporter
+from ft_pipeline.execution.reporting import Silent, open_reporter
+from ft_pipeline.job import Job, Rank, Reporter
 from ft_pipeline.store.files import describe_write_error
 
 WORKERS = {
@@ -35,40 +37,55 @@ WORKERS = {
 }
 RESULT = "result.json"
 ERROR = "error.json"
+RANK = "FT_RANK"
+"""Environment variable of a process that shares its job with others: the fields of job.Rank as JSON."""
 USER_ERROR = 3
 INTERRUPTED = 130
 
 
 def main(arguments: Sequence[str], workers: Mapping[str, str] = WORKERS) -> int:
     """Run the job of the file that `arguments` names; the exit code. workers: kind → `module:function`."""
-    guard.split()  # first: the half that stays behind must be small
+    if RANK in os.environ:
+        guard.join()
+    else:
+        guard.split()  # first: the half that stays behind must be small
     job_file = Path(arguments[0])
     try:
-        return _work(job_file, workers)
+        return _work(job_file, workers, own_rank())
     except KeyboardInterrupt:
         return INTERRUPTED
     except UserError as error:
-        return _refuse(job_file, str(error))
+        return refuse(job_file, str(error))
     except OSError as error:
         message = describe_write_error(error)
-        return _refuse(job_file, message) if message else _crash(job_file, error)
+        return refuse(job_file, message) if message else _crash(job_file, error)
     except Exception as error:
         return _crash(job_file, error)
 
 
-def _work(job_file: Path, workers: Mapping[str, str]) -> int:
+def own_rank() -> Rank:
+    """Which one this process is of those that do the job."""
+    given = json.loads(os.environ.get(RANK, "{}"))
+    return Rank(**given | ({"meeting": Path(given["meeting"])} if given else {}))
+
+
+def _work(job_file: Path, workers: Mapping[str, str], rank: Rank) -> int:
     from ft_pipeline.store.hashing import plain_json
 
     given = json.loads(job_file.read_text(encoding="utf-8"))
     started = time.monotonic()
+    function = _function(given["kind"], workers)
+    if rank.number > 0:
+        function(_job(given, Silent(), rank))
+        return 0
     with open_reporter(Path(given["work"]) / "progress.jsonl") as report:
-        summary = _function(given["kind"], workers)(_job(given, report))
+        summary = function(_job(given, report, rank))
     result = {"summary": summary, "seconds": time.monotonic() - started, "peak_rss_bytes": peak_rss_bytes()}
     (job_file.parent / RESULT).write_text(json.dumps(plain_json(result)), encoding="utf-8")
     return 0
 
 
-def _job(given: dict[str, Any], report: Reporter) -> Job:
+def _job(given: dict[str, Any], report: Reporter, rank: Rank) -> Job:
     """The job, with the random generators of whatever is imported by now seeded."""
     _seed(given["seed"])
     return Job(
@@ -77,10 +94,11 @@ def _job(given: dict[str, Any], report: Reporter) -> Job:
         inputs={name: Path(folder) for name, folder in given["inputs"].items()},
         out=Path(given["out"]),
         work=Path(given["work"]),
-        device=given["device"],
+        device=given["device"] if given["device"] == "cpu" else f"cuda:{rank.number}",
         report=report,
         handling=given["handling"],
         shared=Path(given["shared"]) if given["shared"] else None,
+        rank=rank,
     )
 
 
@@ -100,7 +118,8 @@ def _seed(seed: int) -> None:
         torch.manual_seed(seed)
 
 
-def _refuse(job_file: Path, message: str) -> int:
+def refuse(job_file: Path, message: str) -> int:
+    """Leave an error that the user can mend; the exit code."""
     sys.stderr.write(f"{message}\n")  # for the log, and for the supervisor where a full disk takes no file
     return _fail(job_file, message, USER_ERROR)
 
@@ -111,9 +130,9 @@ def _crash(job_file: Path, error: Exception) -> int:
 
 
 def _fail(job_file: Path, message: str, code: int) -> int:
-    """Leave the message for the supervisor."""
-    with contextlib.suppress(OSError):
-        (job_file.parent / ERROR).write_text(json.dumps({"message": message}), encoding="utf-8")
+    """Leave the message for the supervisor; of several ranks the first to fail knows why, the others only lost it."""
+    with contextlib.suppress(OSError), (job_file.parent / ERROR).open("x", encoding="utf-8") as file:
+        json.dump({"message": message}, file)
     return code
 
 

@@ -13,9 +13,10 @@ from safetensors import SafetensorError
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.experiments import ExperimentSettings
-from ft_pipeline.job import Job
+from ft_pipeline.job import Job, Rank
 from ft_pipeline.models.load import compute_dtype, load_tokenizer
 from ft_pipeline.training.preference import PairTrainer, with_reference
+from ft_pipeline.training.ranks import Ranks, joined
 from ft_pipeline.training.techniques import count_parameters, load_weights, new_model, save_adapter, save_full
 from ft_pipeline.training.trainer import AnswerTrainer, Evaluations, Progress, train, training_arguments
 from ft_pipeline.training.training_data import read_split
@@ -30,27 +31,26 @@ def run(job: Job) -> dict[str, Any]:
     """Write a PEFT folder (`full`: the whole model) and metrics.jsonl; inputs training_data, base_model, and perhaps
     `start`, an adapter of the same shape to go on from. The reference model of dpo is what training starts from.
 
-    Resumes from the newest valid checkpoint in `job.work`. UserError when the token audit did not pass, the loss
-    stops being a number, or memory or disk run out. Summary: parameters, steps,
+    Several ranks train it together, rank 0 writes. Resumes from the newest valid checkpoint in `job.work`. UserError if
+    the token audit did not pass, the loss stops being a number, or memory or disk run out. Summary: parameters, steps,
     best step, first and best held-out loss, tokens per second, seconds, peak memory (GB), where it resumed.
     """
     settings = ExperimentSettings.model_validate(job.config["experiment"])
     require_trackers(settings.training.report_to)
+    require_divisible(settings, job.rank)
     rows = {split: read_split(job.inputs["training_data"], split) for split in ("train", "validation")}
     started = time.monotonic()
-    with _clear_errors(settings):
+    with _clear_errors(settings), joined(job.rank, job.device) as ranks:
         model = new_model(job.inputs["base_model"], settings, job.device, start=job.inputs.get("start"))
         counts = count_parameters(model)
-        job.report.log(
-            f"{settings.technique}: {counts['trainable_params']:,} of {counts['total_params']:,} parameters train "
-            f"({counts['trainable_share']:.2%})"
-        )
-        trainer = _trainer(job, settings, model, rows)
+        job.report.log(_begins(settings, counts, ranks))
+        trainer = _trainer(job, settings, model, rows, ranks)
         evaluations = Evaluations(settings.training.early_stopping_patience)
         trainer.add_callback(evaluations)
         trainer.add_callback(Progress(job.report, trainer.meter, job.device))
         resumed = train(trainer, evaluations)
-        _save(trainer, settings, job)
+        if ranks.first:
+            _save(trainer, settings, job)
     history = trainer.state.log_history
     held_out = [entry["eval_loss"] for entry in history if "eval_loss" in entry]
     return {
@@ -68,16 +68,27 @@ def run(job: Job) -> dict[str, Any]:
     }
 
 
-def _trainer(job: Job, settings: ExperimentSettings, model: Any, rows: dict[str, Any]) -> AnswerTrainer:
+def _begins(settings: ExperimentSettings, counts: dict[str, Any], ranks: Ranks) -> str:
+    """What a person reads at the start."""
+    share = f"{counts['trainable_params']:,} of {counts['total_params']:,} parameters train"
+    line = f"{settings.technique}: {share} ({counts['trainable_share']:.2%})"
+    if ranks.several:
+        way = "FSDP2" if ranks.sharded else "DDP"
+        rows = settings.training.per_device_train_batch_size
+        line += f", by {ranks.count} processes ({way}) that divide each batch of {rows} rows"
+    return line
+
+
+def _trainer(job: Job, settings: ExperimentSettings, model: Any, rows: dict[str, Any], ranks: Ranks) -> AnswerTrainer:
     arguments = training_arguments(settings.training, job.work / "checkpoints", job.device, compute_dtype(job.device))
     tokenizer = load_tokenizer(job.inputs["base_model"])
     trainer: AnswerTrainer
     if settings.objective == "dpo":
         size = arguments.per_device_eval_batch_size
         train, validation = (with_reference(model, rows[split], tokenizer.pad_token_id, size) for split in rows)
-        trainer = PairTrainer(model, tokenizer, train, validation, arguments, settings.dpo)
+        trainer = PairTrainer(model, tokenizer, train, validation, arguments, settings.dpo, ranks)
     else:
-        trainer = AnswerTrainer(model, tokenizer, rows["train"], rows["validation"], arguments)
+        trainer = AnswerTrainer(model, tokenizer, rows["train"], rows["validation"], arguments, ranks)
     if arguments.fp16:
         for parameter in model.parameters():
             if parameter.requires_grad:  # TRL makes them bf16, which this device has not
@@ -90,12 +101,26 @@ def _save(trainer: AnswerTrainer, settings: ExperimentSettings, job: Job) -> Non
     best = Path(trainer.args.output_dir) / f"checkpoint-{trainer.state.best_global_step}"
     base = job.inputs["base_model"]
     if settings.technique == "full":
-        load_weights(trainer.model, best)
-        save_full(trainer.model, job.out, base, job.device)
+        model = new_model(base, settings, "cpu") if trainer.ranks.sharded else trainer.model
+        load_weights(model, best)
+        save_full(model, job.out, base, job.device)
     else:
         save_adapter(best, job.out, base)
     lines = [json.dumps(entry, sort_keys=True) for entry in trainer.state.log_history]
     (job.out / "metrics.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def require_divisible(settings: ExperimentSettings, rank: Rank) -> None:
+    """UserError for what FSDP2 cannot divide: 4-bit weights, a learned prompt, the state of 8-bit optimizers."""
+    if not rank.sharded:
+        return
+    if settings.technique not in ("lora", "full"):
+        raise UserError(
+            f"technique {settings.technique!r} does not go with FSDP: say `technique: lora` or `full`, or "
+            "`distributed_type: MULTI_GPU` in the file that FT_ACCELERATE_CONFIG names"
+        )
+    if settings.training.optim != "adamw_torch":
+        raise UserError(f"training.optim {settings.training.optim!r} does not go with FSDP: say `optim: adamw_torch`")
 
 
 def require_trackers(names: Sequence[str]) -> None:

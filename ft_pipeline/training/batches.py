@@ -74,7 +74,10 @@ class LengthGroupedSampler(Sampler[int]):
         return [ordered[begin : begin + self._batch_size] for begin in range(0, count, self._batch_size)]
 
 
-def batches_by_length(rows: Sequence[dict[str, Any]], batch_size: int) -> list[list[dict[str, Any]]]:
-    """All rows in batches of similar length, the longest first, always the same: for held-out losses."""
-    order = sorted(rows, key=lambda row: -len(row["input_ids"]))
+def batches_by_length(
+    rows: Sequence[dict[str, Any]], batch_size: int, columns: Sequence[str] = ("input_ids",)
+) -> list[list[dict[str, Any]]]:
+    """All rows in batches of similar length (of `columns`, summed), the longest first, always the same: for held-out
+    losses."""
+    order = sorted(rows, key=lambda row: -sum(len(row[name]) for name in columns))
     return [order[begin : begin + batch_size] for begin in range(0, len(order), batch_size)]

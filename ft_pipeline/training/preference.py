@@ -16,7 +16,8 @@ from trl import SFTConfig
 from ft_pipeline.experiments import DpoSettings
 from ft_pipeline.training.batches import collate
 from ft_pipeline.training.loss import sequence_log_probabilities
-from ft_pipeline.training.trainer import AnswerTrainer, Rows, computing_in_16_bit
+from ft_pipeline.training.ranks import Ranks
+from ft_pipeline.training.trainer import AnswerTrainer, Rows, computing_in_16_bit, evaluating
 
 
 def collate_pairs(rows: Sequence[dict[str, Any]], pad_token_id: int) -> dict[str, Tensor]:
@@ -29,18 +30,16 @@ def collate_pairs(rows: Sequence[dict[str, Any]], pad_token_id: int) -> dict[str
     }
 
 
-@torch.no_grad()
 def with_reference(model: Any, pairs: Rows, pad_token_id: int, batch_size: int) -> list[dict[str, Any]]:
     """The pairs with `reference`, by the model as it is now; its mode (train, eval) is restored."""
-    was_training = model.training
-    model.eval()
     order = sorted(range(len(pairs)), key=lambda at: -_length(pairs[at]))
     found: dict[int, float] = {}
-    for begin in range(0, len(order), batch_size):
-        part = order[begin : begin + batch_size]
-        batch = collate_pairs([{**pairs[at], "reference": 0.0} for at in part], pad_token_id)
-        found.update(zip(part, _leads(model, _on(model, batch)).tolist(), strict=True))
-    model.train(was_training)
+    with evaluating(model):
+        for begin in range(0, len(order), batch_size):
+            part = order[begin : begin + batch_size]
+            batch = collate_pairs([{**pairs[at], "reference": 0.0} for at in part], pad_token_id)
+            batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
+            found.update(zip(part, _leads(model, batch).tolist(), strict=True))
     return [{**pair, "reference": found[at]} for at, pair in enumerate(pairs)]
 
 
@@ -56,39 +55,31 @@ class PairTrainer(AnswerTrainer):
 
     columns = ("input_ids", "labels", "rejected_ids", "rejected_labels", "reference")
     lengths_of = ("input_ids", "rejected_ids")
+    measures = ("eval_accuracy",)
+    """The share of pairs whose preferred answer gained on the other one."""
     collate = staticmethod(collate_pairs)
 
     def __init__(
-        self, model: Any, tokenizer: Any, train: Rows, validation: Rows, args: SFTConfig, settings: DpoSettings
+        self,
+        model: Any,
+        tokenizer: Any,
+        train: Rows,
+        validation: Rows,
+        args: SFTConfig,
+        settings: DpoSettings,
+        ranks: Ranks | None = None,
     ) -> None:
         self._dpo = settings
-        super().__init__(model, tokenizer, train, validation, args)
+        super().__init__(model, tokenizer, train, validation, args, ranks)
 
-    def compute_loss(
-        self, model: Any, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> Tensor:
-        losses = pair_losses(_leads(model, inputs), inputs["reference"], self._dpo)
-        self.meter.tokens += int(inputs["attention_mask"].sum())
-        return losses.sum() / (len(losses) if num_items_in_batch is None else num_items_in_batch)
+    def summed_loss(self, model: Any, batch: dict[str, Tensor]) -> tuple[Any, ...]:
+        """Loss over the pairs of a batch, their number, and how many gained."""
+        leads, reference = _leads(model, batch), batch["reference"]
+        gained = int((leads > reference).sum())
+        return pair_losses(leads, reference, self._dpo).sum(), len(reference), gained
 
-    def _get_num_items_in_batch(self, batch_samples: list[dict[str, Tensor]], device: torch.device) -> Tensor:
-        return torch.tensor(sum(len(batch["reference"]) for batch in batch_samples), device=device)
-
-    @torch.no_grad()
-    def held_out(self) -> dict[str, float]:
-        """`eval_loss` per pair, `eval_accuracy`: the share of pairs whose preferred answer gained on the other one."""
-        model, was_training = self.model, self.model.training
-        model.eval()
-        losses, gained = 0.0, 0
-        pairs = sorted(self._validation, key=lambda pair: -_length(pair))
-        size = self.args.per_device_eval_batch_size
-        for begin in range(0, len(pairs), size):
-            batch = _on(model, collate_pairs(pairs[begin : begin + size], self._pad))
-            leads = _leads(model, batch)
-            losses += float(pair_losses(leads, batch["reference"], self._dpo).sum())
-            gained += int((leads > batch["reference"]).sum())
-        model.train(was_training)
-        return {"eval_loss": losses / len(pairs), "eval_accuracy": gained / len(pairs)}
+    def items(self, batch: dict[str, Tensor]) -> int:
+        return len(batch["reference"])
 
 
 def _leads(model: Any, batch: dict[str, Tensor]) -> Tensor:
@@ -96,10 +87,6 @@ def _leads(model: Any, batch: dict[str, Tensor]) -> Tensor:
     with computing_in_16_bit(model):
         preferred, rejected = sequence_log_probabilities(model, batch).chunk(2)
     return preferred - rejected
-
-
-def _on(model: Any, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.to(model.device) for name, tensor in batch.items()}
 
 
 def _length(pair: dict[str, Any]) -> int:

@@ -2,7 +2,7 @@
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -16,8 +16,10 @@ class Stopping(TrainerCallback):
     Whoever asks sets the bound: the supervisor kills what has not ended in time, and the last checkpoint is kept.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, any_rank: Callable[[bool], bool]) -> None:
+        """any_rank: whether a flag is set on any of the ranks, which must save the same step."""
         self._asked = False
+        self._any_rank = any_rank
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -37,8 +39,8 @@ class Stopping(TrainerCallback):
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self._asked:
-            control.should_save = True
+        if self._any_rank(self._asked):
+            self._asked = control.should_save = True
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self._asked:

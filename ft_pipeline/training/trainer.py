@@ -2,15 +2,16 @@
 
 import math
 import time
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
-from functools import partial
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.data_loader import prepare_data_loader
 from datasets import Dataset
 from torch import Tensor
+from torch.utils.data import DataLoader
 from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState
 from trl import SFTConfig, SFTTrainer
 
@@ -21,13 +22,17 @@ from ft_pipeline.models.load import compute_dtype
 from ft_pipeline.training.batches import LengthGroupedSampler, batches_by_length, collate
 from ft_pipeline.training.checkpoints import newest_valid, seal, step_of
 from ft_pipeline.training.loss import answer_loss
+from ft_pipeline.training.ranks import RankBatches, Ranks
 from ft_pipeline.training.state import load_tree, random_state, save_tree, set_random_state
 from ft_pipeline.training.stopping import Stopping
 from ft_pipeline.training.techniques import load_weights
+from ft_pipeline.training.tokens import MASKED
 from ft_pipeline.training.usage import memory_gb
 
 OPTIMIZER, RANDOM, SCALER = "optimizer", "random", "scaler"
 """Of a checkpoint, beside the weights: each a .json and a .safetensors."""
+_FILLER = "filler"
+"""Key of a batch that only keeps a rank in step with the others."""
 Rows = Sequence[dict[str, Any]]
 """{"input_ids": list of int, "labels": list of int} each."""
 
@@ -41,12 +46,24 @@ class AnswerTrainer(SFTTrainer):
     """Of a row, what a batch is made of."""
     lengths_of: tuple[str, ...] = ("input_ids",)
     """The columns whose lengths decide which rows share a batch."""
+    measures: tuple[str, ...] = ()
+    """What is held out beside the loss."""
     collate = staticmethod(collate)
     control: TrainerControl
 
-    def __init__(self, model: Any, tokenizer: Any, train: Rows, validation: Rows, args: SFTConfig) -> None:
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        train: Rows,
+        validation: Rows,
+        args: SFTConfig,
+        ranks: Ranks | None = None,
+    ) -> None:
+        self.ranks = ranks or Ranks()
         self._validation = validation
         self._pad = tokenizer.pad_token_id
+        self._filler = train[0]
         self.meter = _Meter()
         columns = {key: [row[key] for row in train] for key in self.columns}
         super().__init__(
@@ -55,7 +72,7 @@ class AnswerTrainer(SFTTrainer):
             train_dataset=Dataset.from_dict(columns),
             eval_dataset=Dataset.from_dict({key: [row[key] for row in validation[:1]] for key in columns}),
             processing_class=tokenizer,
-            data_collator=partial(self.collate, pad_token_id=self._pad),
+            data_collator=self._collate,
         )
         self.remove_callback(PrinterCallback)
         # Makes the Trainer count the trained tokens of an optimizer step and hand the number to compute_loss.
@@ -64,10 +81,36 @@ class AnswerTrainer(SFTTrainer):
     def compute_loss(
         self, model: Any, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Tensor:
+        """The summed loss by the items of the optimizer step; gradients are averaged over the ranks, so times those."""
+        total, count, *_ = model(inputs) if self.ranks.several else self.summed_loss(model, inputs)
+        return total * self.ranks.count / (count if num_items_in_batch is None else num_items_in_batch)
+
+    def summed_loss(self, model: Any, batch: dict[str, Tensor]) -> tuple[Any, ...]:
+        """Loss (nats) over the items of a batch, trained tokens here; their number; a sum for each of `measures`."""
         with computing_in_16_bit(model):
-            total, count = answer_loss(model, inputs)
-        self.meter.tokens += int(inputs["attention_mask"].sum())
-        return total / (count if num_items_in_batch is None else num_items_in_batch)
+            return answer_loss(model, batch)
+
+    def items(self, batch: dict[str, Tensor]) -> int:
+        """The items that `summed_loss` of this batch is a sum over."""
+        return int((batch["labels"][:, 1:] != MASKED).sum())
+
+    def _get_num_items_in_batch(self, batch_samples: list[dict[str, Tensor]], device: torch.device) -> Tensor:
+        """Of one optimizer step, over all ranks."""
+        counting = [batch for batch in batch_samples if _counts(batch)]
+        read = sum(int(batch["attention_mask"].sum()) for batch in counting)
+        items, tokens = self.ranks.total(sum(map(self.items, counting)), read)
+        self.meter.tokens += int(tokens)
+        return torch.tensor(int(items), device=device)
+
+    def _collate(self, rows: Rows) -> dict[str, Tensor]:
+        """A batch; one that does not count where the rows of the last batch did not reach every rank."""
+        if rows:
+            return self.collate(rows, pad_token_id=self._pad)
+        return {**self.collate([self._filler], pad_token_id=self._pad), _FILLER: torch.tensor(True)}
+
+    def _rank_loss(self, model: Any, batch: dict[str, Tensor]) -> tuple[Any, ...]:
+        """`summed_loss` of a batch, nought of one that does not count, as the ranks' module gives it."""
+        return tuple(value * _counts(batch) for value in self.summed_loss(model, batch))
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         with self.meter:
@@ -81,9 +124,21 @@ class AnswerTrainer(SFTTrainer):
         return metrics
 
     def held_out(self) -> dict[str, float]:
-        """`eval_loss` in nats per trained token: summed over all rows, so that batches cannot skew it."""
-        batch_size = self.args.per_device_eval_batch_size
-        return {"eval_loss": held_out_loss(self.model, self._validation, self._pad, batch_size)}
+        """`eval_loss` in nats per item: summed over all rows, so that batches cannot skew it; likewise `measures`."""
+        batches = batches_by_length(self._validation, self.args.per_device_eval_batch_size, self.lengths_of)
+        sums = [0.0] * (2 + len(self.measures))
+        with evaluating(self.model):
+            for rows, counts in self.ranks.share(batches):
+                values = self._forward(self.collate(rows, pad_token_id=self._pad))
+                sums = [before + counts * float(value) for before, value in zip(sums, values, strict=True)]
+        total, count, *more = self.ranks.total(*sums)
+        means = {name: value / count for name, value in zip(self.measures, more, strict=True)}
+        return {"eval_loss": total / count, **means}
+
+    def _forward(self, batch: dict[str, Tensor]) -> tuple[Any, ...]:
+        """`summed_loss` by the model as it is now, whoever holds its weights."""
+        batch = {key: value.to(self.model.device) for key, value in batch.items()}
+        return self._ranked(batch) if self.ranks.sharded else self.summed_loss(self.model, batch)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Record and refuse a loss that is no number; the checkpoint before it stays."""
@@ -101,35 +156,75 @@ class AnswerTrainer(SFTTrainer):
         lengths = [sum(map(len, ids)) for ids in zip(*(dataset[name] for name in self.lengths_of), strict=True)]
         return LengthGroupedSampler(lengths, self.args.per_device_train_batch_size, self.args.seed)
 
+    def get_train_dataloader(self) -> DataLoader:
+        """Of several ranks each reads its share of every batch; accelerate would make the batches larger."""
+        if not self.ranks.several:
+            return super().get_train_dataloader()
+        batches = RankBatches(self._get_train_sampler(), self.args.per_device_train_batch_size, self.ranks)
+        loader = DataLoader(
+            self.train_dataset,
+            batch_sampler=batches,
+            collate_fn=self.data_collator,
+            pin_memory=self.args.dataloader_pin_memory,
+        )
+        return prepare_data_loader(loader, self.args.device, num_processes=1, process_index=0, put_on_device=True)
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """Of the weights as the ranks divide them."""
+        self.ranks.shard(self.model)
+        if self.ranks.several:
+            self._ranked = self.ranks.wrap(self.model, self._rank_loss)
+        return super().create_optimizer(model)
+
+    def _wrap_model(self, model: Any, training: bool = True, dataloader: Any = None) -> Any:
+        """What is no longer `self.model` accelerate leaves alone: the ranks are our own."""
+        return self._ranked if self.ranks.several else super()._wrap_model(model, training, dataloader)
+
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
-        seal(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}")
+        if self.ranks.first:
+            seal(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}")
+        self.ranks.wait()
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         """The weights and the tokenizer; transformers would put its arguments beside them, pickled."""
         folder = output_dir or self.args.output_dir
-        self.model.save_pretrained(folder, state_dict=state_dict)
-        self.processing_class.save_pretrained(folder)
+        if self.ranks.sharded:
+            state_dict = self.ranks.whole(self.model.state_dict())
+        if self.ranks.first:
+            self.model.save_pretrained(folder, state_dict=state_dict)
+            self.processing_class.save_pretrained(folder)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        state = {"optimizer": self.optimizer.state_dict(), "schedule": self.lr_scheduler.state_dict()}
-        save_tree(Path(output_dir), OPTIMIZER, state)
+        state = {
+            "optimizer": self.ranks.whole(self.optimizer.state_dict()),
+            "schedule": self.lr_scheduler.state_dict(),
+        }
+        if self.ranks.first:
+            save_tree(Path(output_dir), OPTIMIZER, state)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is not None:
             state = load_tree(Path(checkpoint), OPTIMIZER)
-            self.optimizer.load_state_dict(state["optimizer"])
+            parameters = [each for group in self.optimizer.param_groups for each in group["params"]]
+            self.optimizer.load_state_dict(self.ranks.divided(state["optimizer"], parameters))
             self.lr_scheduler.load_state_dict(state["schedule"])
 
     def _save_rng_state(self, output_dir: str) -> None:
-        save_tree(Path(output_dir), RANDOM, random_state())
+        states = self.ranks.gather(random_state())
+        if self.ranks.first:
+            for rank, state in enumerate(states):
+                save_tree(Path(output_dir), _random_of(rank), state)
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
+        """This rank's own; the first one's where fewer ranks wrote the checkpoint."""
         if checkpoint is not None:
-            set_random_state(load_tree(Path(checkpoint), RANDOM))
+            own = _random_of(self.ranks.number)
+            there = (Path(checkpoint) / f"{own}.json").exists()
+            set_random_state(load_tree(Path(checkpoint), own if there else RANDOM))
 
     def _save_scaler(self, output_dir: str) -> None:
-        if (scaler := self.accelerator.scaler) is not None:
+        if (scaler := self.accelerator.scaler) is not None and self.ranks.first:
             save_tree(Path(output_dir), SCALER, scaler.state_dict())
 
     def _load_scaler(self, checkpoint: str | None) -> None:
@@ -140,7 +235,8 @@ class AnswerTrainer(SFTTrainer):
         load_weights(self.model if model is None else model, Path(resume_from_checkpoint))
 
     def _load_best_model(self) -> None:
-        load_weights(self.model, Path(self.args.output_dir) / f"checkpoint-{self.state.best_global_step}")
+        if not self.ranks.sharded:  # divided weights are of no use to anybody once training has ended
+            load_weights(self.model, Path(self.args.output_dir) / f"checkpoint-{self.state.best_global_step}")
 
     def create_model_card(self, *_: Any, **__: Any) -> None:
         """None: the pipeline writes its own."""
@@ -156,19 +252,22 @@ def computing_in_16_bit(model: Any) -> AbstractContextManager[Any]:
     return torch.autocast(device.type, dtype, enabled=model.dtype == torch.float32)
 
 
-@torch.no_grad()
-def held_out_loss(model: Any, rows: Rows, pad_token_id: int, batch_size: int) -> float:
-    """Nats per trained token of `rows`; the model's mode (train, eval) is restored."""
+@contextmanager
+def evaluating(model: Any) -> Iterator[None]:
+    """No gradients, and eval mode; the mode that it was in is restored."""
     was_training = model.training
     model.eval()
-    total, count = 0.0, 0
-    for batch in batches_by_length(rows, batch_size):
-        tensors = {key: value.to(model.device) for key, value in collate(batch, pad_token_id).items()}
-        with computing_in_16_bit(model):
-            loss, tokens = answer_loss(model, tensors)
-        total, count = total + float(loss), count + tokens
+    with torch.no_grad():
+        yield
     model.train(was_training)
-    return total / count
+
+
+def _counts(batch: dict[str, Tensor]) -> bool:
+    return _FILLER not in batch
+
+
+def _random_of(rank: int) -> str:
+    return RANDOM if rank == 0 else f"{RANDOM}-{rank}"
 
 
 def training_arguments(settings: TrainingSettings, folder: Path, device: str, dtype: torch.dtype) -> SFTConfig:
@@ -295,7 +394,7 @@ def train(trainer: AnswerTrainer, evaluations: Evaluations) -> int:
     Interrupted, it leaves a checkpoint of the present step and raises KeyboardInterrupt.
     """
     checkpoint = newest_valid(Path(trainer.args.output_dir))
-    stopping = Stopping()
+    stopping = Stopping(trainer.ranks.any)
     trainer.add_callback(stopping)
     if checkpoint is None:
         trainer.args.eval_on_start = True  # the held-out loss of the untrained adapter: where the curve begins

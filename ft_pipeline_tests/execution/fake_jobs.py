@@ -61,6 +61,28 @@ def hub(job: Job) -> dict:
     return {"offline": constants.HF_HUB_OFFLINE}
 
 
+def rank(job: Job) -> dict:
+    """One of several: leaves a file with its number; rank `victim` does what `then` says, the others wait for it."""
+    (job.work / f"rank-{job.rank.number}").write_text(f"{os.getpid()} {os.environ['WORLD_SIZE']} {job.rank.meeting}")
+    job.report.log(f"rank {job.rank.number}")
+    if not job.config.get("then"):
+        return {"rank": job.rank.number, "count": job.rank.count}
+    while len(list(job.work.glob("rank-*"))) < job.rank.count:
+        time.sleep(0.05)
+    try:
+        if job.rank.number == job.config["victim"]:
+            if job.config["then"] == "refuse":
+                raise UserError("rank 1 cannot")
+            os.kill(os.getpid(), signal.SIGKILL)
+        if job.config["then"] == "hang":
+            job.report.progress(1, 2)
+        time.sleep(600)
+    except KeyboardInterrupt:
+        (job.work / f"saved-{job.rank.number}").write_text("kept")
+        raise
+    return {}
+
+
 def family(job: Job) -> dict:
     """Start children that ignore SIGINT and SIGTERM, one of them in a session of its own; write all pids, then hang."""
     if job.config.get("stubborn"):

@@ -203,7 +203,7 @@ def test_a_held_out_loss_does_not_cut_the_gradient_of_a_quantised_base(tiny_base
     from ft_pipeline.training.batches import collate
     from ft_pipeline.training.loss import answer_loss
     from ft_pipeline.training.techniques import new_model
-    from ft_pipeline.training.trainer import held_out_loss
+    from ft_pipeline.training.trainer import evaluating
     from ft_pipeline.training.training_data import read_split
 
     rows = read_split(data, "validation")
@@ -211,7 +211,8 @@ def test_a_held_out_loss_does_not_cut_the_gradient_of_a_quantised_base(tiny_base
     for evaluate_first in (False, True):
         model = new_model(tiny_base, settings("qlora"), "cpu").train()
         if evaluate_first:
-            held_out_loss(model, rows, 0, 4)
+            with evaluating(model):
+                answer_loss(model, collate(rows, 0))
         answer_loss(model, collate(rows, 0))[0].backward()
         name = "base_model.model.model.layers.0.self_attn.q_proj.lora_B.default.weight"
         gradients.append(dict(model.named_parameters())[name].grad)

@@ -1,0 +1,71 @@
+"""How many processes train, and how they share a model: from the environment, and from a file of `accelerate config`.
+
+Only what says where and how something runs is read. What would change the result (`mixed_precision`) is the
+experiment's to say: the same spec is the same training, however it was started.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ft_pipeline.errors import UserError
+
+COUNT = "FT_NUM_PROCESSES"
+CONFIG = "FT_ACCELERATE_CONFIG"
+DDP_TYPES = ("NO", "MULTI_GPU", "MULTI_CPU")
+
+
+@dataclass(frozen=True)
+class Processes:
+    """The processes of one training."""
+
+    count: int
+    sharded: bool = False
+    """FSDP2; else DDP."""
+    reshard: bool = True
+
+
+def processes_of(environment: Mapping[str, str], device: str) -> Processes:
+    """FT_NUM_PROCESSES, else the file's `num_processes`, else as many as there are leased GPUs; on a CPU one.
+
+    UserError for a file that asks for what there is not, and for more processes than leased GPUs.
+    """
+    path = environment.get(CONFIG)
+    given = _read(Path(path)) if path else {}
+    gpus = len(environment.get("CUDA_VISIBLE_DEVICES", "").split(",")) if device != "cpu" else 0
+    wanted = environment.get(COUNT) or given.get("num_processes")
+    count = _number(wanted) if wanted else max(1, gpus)
+    if gpus and count > gpus:
+        raise UserError(f"{count} processes for {gpus} leased GPU(s): set gpu.count of the experiment to {count}")
+    fsdp = given.get("fsdp_config") or {}
+    sharded = given.get("distributed_type") == "FSDP"
+    if sharded and int(fsdp.get("fsdp_version", 1)) != 2:
+        raise UserError(
+            f"{CONFIG}: fsdp_version is {fsdp.get('fsdp_version', 1)}; say `fsdp_version: 2` in fsdp_config"
+        )
+    return Processes(count, sharded and count > 1, bool(fsdp.get("fsdp_reshard_after_forward", True)))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        given = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise UserError(f"{CONFIG}={path} cannot be read: {error}") from error
+    if not isinstance(given, dict):
+        raise UserError(f"{CONFIG}={path} is no file of `accelerate config`; write one with that command")
+    kind = given.get("distributed_type", "NO")
+    if kind not in (*DDP_TYPES, "FSDP"):
+        raise UserError(f"{CONFIG}={path}: distributed_type {kind!r} is not supported; say MULTI_GPU or FSDP")
+    machines = given.get("num_machines") or 1
+    if machines != 1:
+        raise UserError(f"{CONFIG}={path}: num_machines is {machines}; one training runs on one machine: say 1")
+    return given
+
+
+def _number(text: Any) -> int:
+    if not str(text).isdigit() or int(text) < 1:
+        raise UserError(f"{text!r} is no number of processes; set {COUNT} to 1 or more")
+    return int(text)

@@ -1,0 +1,96 @@
+"""One job by several processes: `python -m ft_pipeline.execution.ranks JOB_JSON`, started by the accelerate launcher.
+
+    supervisor ── guard ── this ── rank 0, rank 1, …
+
+Each rank is a worker with the same job. They find each other through a file, so no port is opened for that, and talk
+over the loopback interface. When one of them fails, the others, who would wait for it in vain, are ended.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ft_pipeline.errors import UserError
+from ft_pipeline.execution import guard, worker
+from ft_pipeline.execution.accelerate_config import Processes, processes_of
+from ft_pipeline.execution.launchers import ENTRY, WORKER
+from ft_pipeline.execution.reporting import CHANNEL
+
+POLL_SECONDS = 0.1
+GRACE = 10.0
+"""Seconds for the others when one was interrupted: they have just saved the same step."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the job of the file that `arguments` names; the exit code of the first rank that failed, 0 if none."""
+    guard.split()
+    for number in (signal.SIGINT, signal.SIGTERM):  # they reach the ranks too, which decide what they mean
+        signal.signal(number, signal.SIG_IGN)
+    job_file = Path(arguments[0])
+    device = json.loads(job_file.read_text(encoding="utf-8"))["device"]
+    try:
+        processes = processes_of(os.environ, device)
+    except UserError as error:
+        return worker.refuse(job_file, str(error))
+    with tempfile.TemporaryDirectory(prefix="ft_pipeline-ranks-") as folder:
+        return _wait(_start(job_file, processes, Path(folder) / "meeting"))
+
+
+def _start(job_file: Path, processes: Processes, meeting: Path) -> list[subprocess.Popen[bytes]]:
+    entry = os.environ.pop(ENTRY, WORKER)
+    command = [sys.executable, "-P", "-m", entry, str(job_file)]
+    channel = os.environ.get(CHANNEL)
+    return [
+        subprocess.Popen(
+            command,
+            env=_environment(os.environ, processes, number, meeting),
+            pass_fds=(int(channel),) if channel and number == 0 else (),
+        )
+        for number in range(processes.count)
+    ]
+
+
+def _environment(own: Mapping[str, str], processes: Processes, number: int, meeting: Path) -> dict[str, str]:
+    """What a rank reads: ours (FT_RANK), and the names that torch and accelerate know."""
+    rank: dict[str, Any] = {"number": number, "count": processes.count, "meeting": str(meeting)}
+    rank |= {"sharded": processes.sharded, "reshard": processes.reshard}
+    threads = max(1, int(own.get("OMP_NUM_THREADS", "1")) // processes.count)
+    loopback = "lo" if sys.platform == "linux" else "lo0"
+    return {
+        "GLOO_SOCKET_IFNAME": loopback,
+        "NCCL_SOCKET_IFNAME": loopback,
+        **own,
+        worker.RANK: json.dumps(rank),
+        "RANK": str(number),
+        "LOCAL_RANK": str(number),
+        "WORLD_SIZE": str(processes.count),
+        "LOCAL_WORLD_SIZE": str(processes.count),
+        "OMP_NUM_THREADS": str(threads),
+    }
+
+
+def _wait(ranks: Sequence[subprocess.Popen[bytes]]) -> int:
+    """Until all have ended, or one has failed and the others were ended."""
+    failed = 0
+    while not failed and any(rank.poll() is None for rank in ranks):
+        time.sleep(POLL_SECONDS)
+        failed = next((rank.returncode for rank in ranks if rank.poll()), 0)
+    deadline = time.monotonic() + (GRACE if failed == worker.INTERRUPTED else 0)
+    for rank in ranks:
+        while rank.poll() is None and time.monotonic() < deadline:
+            time.sleep(POLL_SECONDS)
+        rank.kill()
+        rank.wait()
+    failed = failed or next((rank.returncode for rank in ranks if rank.returncode), 0)
+    return failed if failed >= 0 else 128 - failed
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,108 @@
+"""Several processes do one job: the first reports, none outlives another, the first failure is the one that is told."""
+
+from pathlib import Path
+
+import pytest
+
+from ft_pipeline.errors import UserError
+from ft_pipeline.execution.accelerate_config import CONFIG, COUNT, Processes, processes_of
+from ft_pipeline.execution.launchers import AccelerateLauncher, LocalLauncher, launcher_for
+from ft_pipeline.execution.supervisor import WorkerError, WorkerJob, run_worker
+from ft_pipeline_tests.execution.conftest import all_gone, until
+
+ROOT = Path(__file__).parents[2]
+LAUNCHER = AccelerateLauncher("ft_pipeline_tests.execution.fake_worker")
+
+
+@pytest.fixture(autouse=True)
+def _two(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(COUNT, "2")
+
+
+def job(folder: Path, **config: object) -> WorkerJob:
+    for name in ("folder", "out", "work"):
+        (folder / name).mkdir()
+    return WorkerJob("rank", "rank", config, {}, folder / "folder", folder / "out", folder / "work")
+
+
+def pids(work: Path) -> list[int]:
+    return [int(path.read_text().split()[0]) for path in work.glob("rank-*")]
+
+
+def test_each_rank_does_the_job_and_the_first_reports(tmp_path: Path) -> None:
+    given = job(tmp_path)
+    lines: list[str] = []
+    result = run_worker(None, given, LAUNCHER, say=lines.append)
+    assert result.summary == {"rank": 0, "count": 2}
+    assert lines == ["rank 0"]
+    told = [(given.work / f"rank-{number}").read_text().split() for number in range(2)]
+    assert [each[1] for each in told] == ["2", "2"]
+    assert told[0][2] == told[1][2] and not Path(told[0][2]).parent.exists()
+
+
+def test_the_reason_of_the_rank_that_failed_is_told_and_the_others_end(tmp_path: Path) -> None:
+    given = job(tmp_path, then="refuse", victim=1)
+    with pytest.raises(UserError, match="rank 1 cannot"):
+        run_worker(None, given, LAUNCHER)
+    assert len(pids(given.work)) == 2 and all_gone(pids(given.work))
+
+
+def test_a_killed_rank_ends_all(tmp_path: Path) -> None:
+    given = job(tmp_path, then="die", victim=1)
+    with pytest.raises(WorkerError, match="killed by SIGKILL"):
+        run_worker(None, given, LAUNCHER)
+    assert len(pids(given.work)) == 2 and all_gone(pids(given.work))
+
+
+def test_every_rank_is_asked_to_stop(tmp_path: Path) -> None:
+    given = job(tmp_path, then="hang", victim=-1)
+
+    class Cancelled(BaseException):
+        pass
+
+    def cancel(_: object) -> None:
+        raise Cancelled
+
+    with pytest.raises(Cancelled):
+        run_worker(None, given, LAUNCHER, on_progress=cancel)
+    until(lambda: all_gone(pids(given.work)), "the ranks ended")
+    assert {path.name for path in given.work.glob("saved-*")} == {"saved-0", "saved-1"}
+
+
+def test_only_training_is_shared(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert launcher_for("adapter") == LocalLauncher()
+    monkeypatch.setenv("FT_LAUNCHER", "accelerate")
+    assert launcher_for("adapter") == AccelerateLauncher()
+    assert launcher_for("scores") == LocalLauncher()
+    monkeypatch.setenv("FT_LAUNCHER", "slurm")
+    with pytest.raises(UserError, match="FT_LAUNCHER='slurm' is no launcher; set local"):
+        launcher_for("scores")
+
+
+def test_how_many_and_how() -> None:
+    fsdp = str(ROOT / "deploy" / "accelerate" / "fsdp.yaml")
+    two_gpus = {"CUDA_VISIBLE_DEVICES": "GPU-a,GPU-b"}
+    assert processes_of({}, "cpu") == Processes(1)
+    assert processes_of(two_gpus, "cuda:0") == Processes(2)
+    assert processes_of(two_gpus | {COUNT: "1"}, "cuda:0") == Processes(1)
+    assert processes_of({COUNT: "2", CONFIG: fsdp}, "cpu") == Processes(2, sharded=True)
+    with pytest.raises(UserError, match=r"3 processes for 2 leased GPU\(s\): set gpu.count of the experiment to 3"):
+        processes_of(two_gpus | {COUNT: "3"}, "cuda:0")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("num_processes: two", "'two' is no number of processes"),
+        ("distributed_type: FSDP", "say `fsdp_version: 2`"),
+        ("distributed_type: MEGATRON_LM", "distributed_type 'MEGATRON_LM' is not supported"),
+        ("num_machines: 2", "num_machines is 2; one training runs on one machine"),
+        ("- a list", "is no file of `accelerate config`"),
+        ("a: [", "cannot be read"),
+    ],
+)
+def test_a_file_that_asks_for_what_there_is_not(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=message):
+        processes_of({CONFIG: str(path)}, "cpu")

@@ -1,0 +1,144 @@
+"""Two processes train as one does: the same losses, the same files, and a training that either may finish."""
+
+import json
+import os
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from ft_pipeline.errors import UserError
+from ft_pipeline.execution.accelerate_config import CONFIG, COUNT
+from ft_pipeline.execution.launchers import AccelerateLauncher
+from ft_pipeline.execution.supervisor import WorkerError, WorkerJob, run_worker
+from ft_pipeline.execution.worker import RANK
+from ft_pipeline.job import Rank
+from ft_pipeline.training import adapter
+from ft_pipeline.training.checkpoints import newest_valid, step_of
+from ft_pipeline.training.ranks import RankBatches, Ranks
+from ft_pipeline_tests.training.subject import PAIRS, conversation, job, make_training_data, settings, support_rows
+
+SETTINGS = settings(
+    "lora",
+    per_device_train_batch_size=3,
+    gradient_accumulation_steps=2,
+    num_train_epochs=2,
+    eval_steps=2,
+    optim="adamw_torch",
+)
+"""25 rows: the last batch of an epoch has one, so that the second rank has none."""
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory, tiny_base):
+    rows = [*support_rows(), conversation(8000, [PAIRS[0]], "train")]
+    return make_training_data(tmp_path_factory.mktemp("data"), tiny_base, rows, SETTINGS)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory, data, tiny_base):
+    work = job("adapter", tmp_path_factory.mktemp("alone"), SETTINGS, {"training_data": data, "base_model": tiny_base})
+    return work.out, adapter.run(work)
+
+
+@pytest.fixture(autouse=True)
+def _workers_find_the_package(monkeypatch):
+    monkeypatch.setenv(
+        "PYTHONPATH", os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
+    )
+
+
+def losses(out: Path, name: str) -> list[float]:
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [line[name] for line in lines if name in line]
+
+
+def worker_job(folder: Path, data: Path, base: Path) -> WorkerJob:
+    given = job("adapter", folder, SETTINGS, {"training_data": data, "base_model": base})
+    return WorkerJob("adapter", "adapter", given.config, given.inputs, folder, given.out, given.work)
+
+
+def kill_rank_1_at(step: int):
+    """A listener that kills the second rank of a training of this process."""
+
+    def hear(progress):
+        if progress.step >= step:
+            for process in psutil.Process().children(recursive=True):
+                if json.loads(process.environ().get(RANK, "{}")).get("number") == 1:
+                    process.kill()
+
+    return hear
+
+
+def assert_same_training(out: Path, alone: Path) -> None:
+    for name in ("loss", "eval_loss"):
+        assert losses(out, name) == pytest.approx(losses(alone, name), rel=0.01), name
+    assert losses(out, "grad_norm") == pytest.approx(losses(alone, "grad_norm"), rel=0.03)
+    assert len(losses(out, "loss")) == 10
+    tensors, expected = (load_file(folder / "adapter_model.safetensors") for folder in (out, alone))
+    assert {name: each.shape for name, each in tensors.items()} == {name: each.shape for name, each in expected.items()}
+    assert all(each.dtype == torch.bfloat16 for each in tensors.values())
+
+
+@pytest.mark.slow
+def test_two_processes_take_the_steps_of_one(alone, data, tiny_base, tmp_path, monkeypatch):
+    monkeypatch.setenv(COUNT, "2")
+    work = worker_job(tmp_path, data, tiny_base)
+    lines, steps = [], []
+    result = run_worker(None, work, AccelerateLauncher(), lambda progress: steps.append(progress.step), lines.append)
+    assert_same_training(work.out, alone[0])
+    assert any("by 2 processes (DDP)" in line for line in lines)
+    assert sum("held-out loss" in line for line in lines) == 6  # one rank speaks
+    assert steps == sorted(set(steps)) and steps[-1] == 10
+    assert result.summary["best_step"] == alone[1]["best_step"]
+    names = {path.name for path in (work.work / "checkpoints").rglob("*")}
+    assert {"random.json", "random-1.json"} <= names
+
+
+@pytest.mark.slow
+def test_divided_weights_survive_a_killed_rank_and_are_saved_whole(alone, data, tiny_base, tmp_path, monkeypatch):
+    config = tmp_path / "fsdp.yaml"
+    fsdp = {"fsdp_version": 2, "fsdp_reshard_after_forward": True}
+    config.write_text(yaml.safe_dump({"distributed_type": "FSDP", "num_processes": 2, "fsdp_config": fsdp}))
+    monkeypatch.setenv(CONFIG, str(config))
+    work = worker_job(tmp_path, data, tiny_base)
+    with pytest.raises(WorkerError, match="killed by SIGKILL"):
+        run_worker(None, work, AccelerateLauncher(), kill_rank_1_at(5))
+    assert not psutil.Process().children(recursive=True)
+    kept = step_of(newest_valid(work.work / "checkpoints"))
+    assert kept in (4, 6, 8)  # reports come once a second at most
+    assert not list(work.out.iterdir())
+    result = run_worker(None, work, AccelerateLauncher())
+    assert result.summary["resumed_from_step"] == kept
+    assert_same_training(work.out, alone[0])
+
+
+def test_the_ranks_read_every_row_of_every_batch_once():
+    rows = list(range(25))
+    shares = [list(RankBatches(rows, 4, Ranks(Rank(number, 3)))) for number in range(3)]
+    assert [len(share) for share in shares] == [7, 7, 7]
+    together = [sorted(row for part in batch for row in part) for batch in zip(*shares, strict=True)]
+    assert together == [rows[begin : begin + 4] for begin in range(0, 25, 4)]
+    assert shares[1][-1] == [] and len(RankBatches(rows, 4, Ranks())) == 7
+
+
+def test_what_is_shared_counts_once():
+    shares = [list(Ranks(Rank(number, 2)).share("abcde")) for number in range(2)]
+    assert shares[0] == [("a", True), ("c", True), ("e", True)]
+    assert shares[1] == [("b", True), ("d", True), ("a", False)]
+
+
+@pytest.mark.parametrize(
+    ("technique", "optim", "message"),
+    [
+        ("qlora", "adamw_torch", "technique 'qlora' does not go with FSDP: say `technique: lora`"),
+        ("lora", "adamw_8bit", "training.optim 'adamw_8bit' does not go with FSDP: say `optim: adamw_torch`"),
+    ],
+)
+def test_what_cannot_be_divided_is_refused(technique, optim, message):
+    with pytest.raises(UserError, match=message):
+        adapter.require_divisible(settings(technique, optim=optim), Rank(0, 2, sharded=True))
+    adapter.require_divisible(settings(technique, optim=optim), Rank(0, 2))
