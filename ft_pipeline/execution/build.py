@@ -59,9 +59,10 @@ def build_artifact(
     """
     started = time.monotonic()
     with _failures(context):
-        launcher = launcher or launcher_for(spec.kind)
+        need = _need(device)
+        launcher = launcher or launcher_for(spec.kind, need)
         builder = _Builder(context, store, spec, dict(run_info or run_info_of(context)), launcher)
-        artifact, reused = builder.find_or_build(_need(device), force, build)
+        artifact, reused = builder.find_or_build(need, force, build)
     return Build(artifact, reused, time.monotonic() - started)
 
 
@@ -129,8 +130,8 @@ class _Builder:
 
     @contextlib.contextmanager
     def _device(self, need: DeviceNeed | None) -> Iterator[Lease]:
-        if need is None:
-            yield Lease("cpu")
+        if need is None or self.launcher.device is not None:
+            yield Lease(self.launcher.device or "cpu")
             return
         with lease(need, self.store.root / "locks" / "devices", self.say) as leased:
             yield leased

@@ -1,35 +1,53 @@
 """How a worker process is started. One seam, so that another place to run it needs no other worker.
 
-Which one is the deployment's choice: FT_LAUNCHER is `local` (the default) or `accelerate`.
+Which one is the deployment's choice: FT_LAUNCHER is `local` (the default), `accelerate` or `ray` (extra `ray`).
 """
 
+import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from ft_pipeline.errors import UserError
+from ft_pipeline.execution import guard
+from ft_pipeline.execution.accelerate_config import CONFIG, COUNT
+from ft_pipeline.execution.beat import PATIENCE
+from ft_pipeline.execution.devices import DeviceNeed
 
 WORKER = "ft_pipeline.execution.worker"
 RANKS = "ft_pipeline.execution.ranks"
+RAY_AGENT = "ft_pipeline.execution.ray_agent"
 CHOICE = "FT_LAUNCHER"
 TRAINING = ("adapter",)
 """Kinds of jobs that several processes can do together."""
 ENTRY = "FT_RANK_ENTRY"
 """Environment variable: the module that each of several processes runs."""
+RAY_GPUS = "FT_RAY_GPUS"
+"""GPUs that a job asks of Ray; by default what the experiment declares, 0 for a cluster without any."""
+RAY_CPUS = "FT_RAY_CPUS"
+"""CPUs that a job asks of Ray, and threads that it uses; by default 1."""
+RAY_PYTHON = "FT_RAY_PYTHON"
+"""The Python of the nodes, by default this one's path."""
+RAY_PATIENCE = "FT_RAY_PATIENCE"
+"""Seconds of silence after which a worker and whoever waits for it believe each other gone."""
 CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 
 class Launcher(Protocol):
     """Starts a worker at the head of a process group of its own."""
 
-    def start(
-        self, job_file: Path, *, env: Mapping[str, str], pass_fds: Sequence[int], log: BinaryIO
-    ) -> subprocess.Popen[bytes]:
-        """env: added to the environment; pass_fds: file descriptors it inherits; log: takes its stdout and stderr."""
+    @property
+    def device(self) -> str | None:
+        """The device that the worker is given where it runs; None: one that is leased on this machine."""
+        ...
+
+    def start(self, job_file: Path, *, env: Mapping[str, str], lifeline: int, log: BinaryIO) -> subprocess.Popen[bytes]:
+        """env: added to the environment; lifeline: a file descriptor that is closed when this process ends (guard.py);
+        log: takes stdout and stderr."""
         ...
 
 
@@ -39,18 +57,17 @@ class LocalLauncher:
 
     entry: str = WORKER
     """The module that is run."""
+    device: None = None
 
-    def start(
-        self, job_file: Path, *, env: Mapping[str, str], pass_fds: Sequence[int], log: BinaryIO
-    ) -> subprocess.Popen[bytes]:
+    def start(self, job_file: Path, *, env: Mapping[str, str], lifeline: int, log: BinaryIO) -> subprocess.Popen[bytes]:
         # -P: the current folder may hold a `datasets` of the user's, which must not shadow the package.
         return subprocess.Popen(
             [sys.executable, "-P", "-m", self.entry, str(job_file)],
-            env=worker_environment() | dict(env),
+            env={**worker_environment(), **env, guard.LIFELINE: str(lifeline)},
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            pass_fds=tuple(pass_fds),
+            pass_fds=(lifeline,),
             start_new_session=True,
         )
 
@@ -61,20 +78,66 @@ class AccelerateLauncher:
     say; where that is one, it is the same as LocalLauncher."""
 
     entry: str = WORKER
+    device: None = None
 
-    def start(
-        self, job_file: Path, *, env: Mapping[str, str], pass_fds: Sequence[int], log: BinaryIO
-    ) -> subprocess.Popen[bytes]:
+    def start(self, job_file: Path, *, env: Mapping[str, str], lifeline: int, log: BinaryIO) -> subprocess.Popen[bytes]:
         env = {**env, ENTRY: self.entry}
-        return LocalLauncher(RANKS).start(job_file, env=env, pass_fds=pass_fds, log=log)
+        return LocalLauncher(RANKS).start(job_file, env=env, lifeline=lifeline, log=log)
 
 
-def launcher_for(kind: str) -> Launcher:
-    """The deployment's launcher for a kind of job. UserError where FT_LAUNCHER names none."""
+@dataclass(frozen=True)
+class RayLauncher:
+    """A job on a Ray cluster, whose nodes have this package and the project's folder under the same paths.
+
+    A process on this machine stands for it (ray_agent.py).
+    """
+
+    gpus: int = 0
+    entry: str = WORKER
+
+    @property
+    def device(self) -> str:
+        """Ray places the worker, and shows it the GPUs that are its own."""
+        return "cuda:0" if self.gpus else "cpu"
+
+    def start(self, job_file: Path, *, env: Mapping[str, str], lifeline: int, log: BinaryIO) -> subprocess.Popen[bytes]:
+        cpus = _positive(RAY_CPUS, 1)
+        order = {
+            "entry": self.entry,
+            "env": {**env, **_processes(), "OMP_NUM_THREADS": str(cpus)},
+            "gpus": self.gpus,
+            "cpus": cpus,
+            "python": os.environ.get(RAY_PYTHON) or sys.executable,
+            "patience": float(_positive(RAY_PATIENCE, int(PATIENCE))),
+        }
+        (job_file.parent / "order.json").write_text(json.dumps(order), encoding="utf-8")
+        return LocalLauncher(RAY_AGENT).start(job_file, env=env, lifeline=lifeline, log=log)
+
+
+def launcher_for(kind: str, need: DeviceNeed | None) -> Launcher:
+    """The deployment's launcher for a kind of job that needs a device, or none. UserError where FT_LAUNCHER names none.
+
+    What needs no device runs here under Ray too: it is light, or asks an endpoint with a key of this machine's.
+    """
     chosen = os.environ.get(CHOICE) or "local"
-    if chosen not in ("local", "accelerate"):
-        raise UserError(f"{CHOICE}={chosen!r} is no launcher; set local or accelerate")
+    if chosen not in ("local", "accelerate", "ray"):
+        raise UserError(f"{CHOICE}={chosen!r} is no launcher; set local, accelerate or ray")
+    if chosen == "ray" and need is not None:
+        gpus = _positive(RAY_GPUS, need.count)
+        return RayLauncher(gpus, RANKS if kind in TRAINING and (gpus > 1 or _processes()) else WORKER)
     return AccelerateLauncher() if chosen == "accelerate" and kind in TRAINING else LocalLauncher()
+
+
+def _processes() -> dict[str, str]:
+    """What this environment says of the processes of a training."""
+    return {name: os.environ[name] for name in (COUNT, CONFIG) if os.environ.get(name)}
+
+
+def _positive(name: str, default: int) -> int:
+    given = os.environ.get(name)
+    if given and not given.isdigit():
+        raise UserError(f"{name}={given!r} is no number; set it to 0 or more")
+    return int(given) if given else default
 
 
 def worker_environment() -> dict[str, str]:

@@ -21,7 +21,6 @@ from ft_pipeline.errors import UserError
 from ft_pipeline.execution import guard, worker
 from ft_pipeline.execution.accelerate_config import Processes, processes_of
 from ft_pipeline.execution.launchers import ENTRY, WORKER
-from ft_pipeline.execution.reporting import CHANNEL
 
 POLL_SECONDS = 0.1
 GRACE = 10.0
@@ -46,19 +45,16 @@ def main(arguments: Sequence[str]) -> int:
 def _start(job_file: Path, processes: Processes, meeting: Path) -> list[subprocess.Popen[bytes]]:
     entry = os.environ.pop(ENTRY, WORKER)
     command = [sys.executable, "-P", "-m", entry, str(job_file)]
-    channel = os.environ.get(CHANNEL)
     return [
-        subprocess.Popen(
-            command,
-            env=_environment(os.environ, processes, number, meeting),
-            pass_fds=(int(channel),) if channel and number == 0 else (),
-        )
+        subprocess.Popen(command, env=_environment(os.environ, processes, number, meeting))
         for number in range(processes.count)
     ]
 
 
 def _environment(own: Mapping[str, str], processes: Processes, number: int, meeting: Path) -> dict[str, str]:
     """What a rank reads: ours (FT_RANK), and the names that torch and accelerate know."""
+    if processes.count == 1:
+        return dict(own)
     rank: dict[str, Any] = {"number": number, "count": processes.count, "meeting": str(meeting)}
     rank |= {"sharded": processes.sharded, "reshard": processes.reshard}
     threads = max(1, int(own.get("OMP_NUM_THREADS", "1")) // processes.count)

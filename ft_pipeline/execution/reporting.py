@@ -1,4 +1,4 @@
-"""The worker's side of progress: to Dagster Pipes where the supervisor opened a session, else down a pipe."""
+"""The worker's side of progress: to Dagster Pipes where the supervisor opened a session, else to a file."""
 
 import contextlib
 import json
@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-CHANNEL = "FT_PROGRESS_FD"
+CHANNEL = "FT_PROGRESS_FILE"
 SECONDS_BETWEEN = 1.0
 Send = Callable[[dict[str, Any]], None]
 
@@ -57,8 +57,8 @@ def open_reporter(record: Path) -> Iterator[JobReporter]:
 
         with dagster_pipes.open_dagster_pipes() as pipes:
             yield JobReporter(record, pipes.report_custom_message, pipes.log.info)
-    elif descriptor := os.environ.pop(CHANNEL, None):
-        with os.fdopen(int(descriptor), "w", encoding="utf-8", buffering=1) as channel:
+    elif path := os.environ.pop(CHANNEL, None):
+        with Path(path).open("a", encoding="utf-8", buffering=1) as channel:
             send = _line_writer(channel.write)
             yield JobReporter(record, send, lambda text: send({"type": "log", "message": text}))
     else:

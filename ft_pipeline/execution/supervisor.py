@@ -20,7 +20,7 @@ import dagster as dg
 import psutil
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.execution import guard, worker
+from ft_pipeline.execution import worker
 from ft_pipeline.execution.channels import Channel, open_channel
 from ft_pipeline.execution.launchers import Launcher
 from ft_pipeline.execution.progress import Pace, Progress, watched
@@ -107,7 +107,7 @@ def run_worker(
     log_file = job.folder / "worker.log"
     log_file.touch()
     ears = _Ears(job, on_progress, say)
-    with open_channel(context) as channel:
+    with open_channel(context, job.folder) as channel:
         output = _Output(log_file if context and not watched() else None)
         code = _supervise(job, launcher, channel, ears, output, graces)
     ears.hear(channel)  # what arrived while the channel closed
@@ -118,14 +118,13 @@ def _supervise(
     job: WorkerJob, launcher: Launcher, channel: Channel, ears: "_Ears", output: "_Output", graces: Graces
 ) -> int:
     lifeline, kept = os.pipe()
-    env = {**job.env, **channel.env, guard.LIFELINE: str(lifeline)}
+    env = {**job.env, **channel.env}
     try:
         try:
             with (job.folder / "worker.log").open("wb") as log:
-                process = launcher.start(job.write(), env=env, pass_fds=(lifeline, *channel.pass_fds), log=log)
+                process = launcher.start(job.write(), env=env, lifeline=lifeline, log=log)
         finally:
             os.close(lifeline)
-        channel.started()
         try:
             while process.poll() is None:
                 ears.hear(channel)

@@ -121,15 +121,15 @@ def _seed(seed: int) -> None:
 def refuse(job_file: Path, message: str) -> int:
     """Leave an error that the user can mend; the exit code."""
     sys.stderr.write(f"{message}\n")  # for the log, and for the supervisor where a full disk takes no file
-    return _fail(job_file, message, USER_ERROR)
+    return fail(job_file, message, USER_ERROR)
 
 
 def _crash(job_file: Path, error: Exception) -> int:
     traceback.print_exc()
-    return _fail(job_file, f"{type(error).__name__}: {error}", 1)
+    return fail(job_file, f"{type(error).__name__}: {error}", 1)
 
 
-def _fail(job_file: Path, message: str, code: int) -> int:
+def fail(job_file: Path, message: str, code: int) -> int:
     """Leave the message for the supervisor; of several ranks the first to fail knows why, the others only lost it."""
     with contextlib.suppress(OSError), (job_file.parent / ERROR).open("x", encoding="utf-8") as file:
         json.dump({"message": message}, file)

@@ -89,7 +89,8 @@ class Ranks:
         """A module whose forward pass is `loss`, so that DDP's and FSDP2's hooks see it."""
         module: nn.Module = _Loss(model, loss)
         if self.sharded:
-            return fully_shard(module, mesh=self._mesh())
+            fully_shard(module, mesh=self._mesh())
+            return module
         return DistributedDataParallel(module)
 
     def whole(self, value: Any) -> Any:

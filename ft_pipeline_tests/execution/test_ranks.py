@@ -6,6 +6,7 @@ import pytest
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.execution.accelerate_config import CONFIG, COUNT, Processes, processes_of
+from ft_pipeline.execution.devices import DeviceNeed
 from ft_pipeline.execution.launchers import AccelerateLauncher, LocalLauncher, launcher_for
 from ft_pipeline.execution.supervisor import WorkerError, WorkerJob, run_worker
 from ft_pipeline_tests.execution.conftest import all_gone, until
@@ -70,13 +71,13 @@ def test_every_rank_is_asked_to_stop(tmp_path: Path) -> None:
 
 
 def test_only_training_is_shared(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert launcher_for("adapter") == LocalLauncher()
+    assert launcher_for("adapter", DeviceNeed()) == LocalLauncher()
     monkeypatch.setenv("FT_LAUNCHER", "accelerate")
-    assert launcher_for("adapter") == AccelerateLauncher()
-    assert launcher_for("scores") == LocalLauncher()
+    assert launcher_for("adapter", DeviceNeed()) == AccelerateLauncher()
+    assert launcher_for("scores", DeviceNeed()) == LocalLauncher()
     monkeypatch.setenv("FT_LAUNCHER", "slurm")
     with pytest.raises(UserError, match="FT_LAUNCHER='slurm' is no launcher; set local"):
-        launcher_for("scores")
+        launcher_for("scores", None)
 
 
 def test_how_many_and_how() -> None:

@@ -1,0 +1,242 @@
+"""A worker on a real Ray cluster of two nodes on this machine: it runs there, is stopped, and survives its node."""
+
+import contextlib
+import importlib.util
+import itertools
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from ft_pipeline.errors import UserError
+from ft_pipeline.execution.beat import STOP, beat
+from ft_pipeline.execution.build import Build, build_artifact
+from ft_pipeline.execution.devices import DeviceNeed
+from ft_pipeline.execution.launchers import RANKS, LocalLauncher, RayLauncher, launcher_for
+from ft_pipeline.execution.progress import Progress, subscribe
+from ft_pipeline.execution.supervisor import WorkerError, WorkerJob, run_worker
+from ft_pipeline.store.artifacts import ArtifactStore
+from ft_pipeline.store.spec import Spec
+from ft_pipeline_tests.execution.conftest import ROOT, all_gone, until
+
+WITHOUT_RAY = importlib.util.find_spec("ray") is None
+LAUNCHER = RayLauncher(entry="ft_pipeline_tests.execution.fake_worker")
+PATIENCE = 240.0
+"""Seconds: a node takes its time to start."""
+
+
+def long_with_ray(test: Callable[..., None]) -> Callable[..., None]:
+    return pytest.mark.long(pytest.mark.skipif(WITHOUT_RAY, reason="pip install 'ft-pipeline[ray]'")(test))
+
+
+def free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+
+
+class Cluster:
+    """A head that takes no work, and one node that does."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._port, self._dashboard = free_ports(2)
+        self.head = self._start("--head", f"--port={self._port}", f"--dashboard-port={self._dashboard}", "--num-cpus=0")
+        until(lambda: self._alive() == 1, "the head is there", PATIENCE)
+        self.address = f"http://127.0.0.1:{self._dashboard}"
+        self.add_node()
+
+    def add_node(self) -> None:
+        self.node = self._start(f"--address=127.0.0.1:{self._port}", "--num-cpus=1")
+        until(lambda: self._alive() == 2, "the node has joined", PATIENCE)
+
+    def kill_node(self) -> None:
+        """At once, with all that runs on it, as a machine that loses its power."""
+        kill(self.node)
+
+    def close(self) -> None:
+        kill(self.node)
+        kill(self.head)
+
+    def _start(self, *arguments: str) -> subprocess.Popen[bytes]:
+        agent, client = free_ports(2)
+        head = ["--dashboard-host=127.0.0.1", f"--ray-client-server-port={client}", f"--temp-dir={self._folder}"]
+        command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--node-ip-address=127.0.0.1"]
+        command += ["--object-store-memory=80000000", f"--dashboard-agent-listen-port={agent}", *arguments]
+        command += head if "--head" in arguments else []
+        environment = os.environ | {"RAY_USAGE_STATS_ENABLED": "0", "PYTHONPATH": str(ROOT)}
+        return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def _alive(self) -> int:
+        url = f"http://127.0.0.1:{self._dashboard}/nodes?view=summary"
+        try:
+            with urllib.request.urlopen(url, timeout=5) as answer:
+                nodes = json.load(answer)["data"]["summary"]
+        except OSError:
+            return 0
+        return sum(node["raylet"].get("state") == "ALIVE" for node in nodes)
+
+
+def kill(node: subprocess.Popen[bytes]) -> None:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        for process in psutil.Process(node.pid).children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+    node.kill()
+    node.wait()
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    folder = Path(tempfile.mkdtemp(prefix="ray", dir="/tmp"))
+    running = Cluster(folder)
+    yield running
+    running.close()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(autouse=True)
+def _ray(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FT_RAY_PATIENCE", "5")
+    if "cluster" in request.fixturenames:
+        monkeypatch.setenv("RAY_ADDRESS", request.getfixturevalue("cluster").address)
+
+
+def build(store: ArtifactStore, **config: object) -> Build:
+    return build_artifact(None, store, Spec("count", config=config), device=True, launcher=LAUNCHER)
+
+
+def jobs(cluster: Cluster, folder: Path) -> list[str]:
+    """The states of the Ray jobs whose files lie below `folder`."""
+    with urllib.request.urlopen(f"{cluster.address}/api/jobs/", timeout=10) as answer:
+        return [job["status"] for job in json.load(answer) if str(folder) in job["entrypoint"]]
+
+
+@long_with_ray
+def test_the_worker_runs_on_the_cluster(cluster: Cluster, store: ArtifactStore) -> None:
+    reports: list[Progress] = []
+    end = subscribe(reports.append)
+    built = build(store, steps=3)
+    end()
+    assert built.artifact.summary == {"steps": 3, "resumed_from": 0, "device": "cpu"}
+    assert reports[-1].step == 3
+    until(lambda: jobs(cluster, store.root) == ["SUCCEEDED"], "Ray knows that it ended well", PATIENCE)
+
+
+@long_with_ray
+def test_a_cancelled_step_ends_the_ray_job(cluster: Cluster, tmp_path: Path) -> None:
+    given = job(tmp_path, "family")
+
+    class Cancelled(BaseException):
+        pass
+
+    def cancel(_: object) -> None:
+        raise Cancelled
+
+    with pytest.raises(Cancelled):
+        run_worker(None, given, LAUNCHER, on_progress=cancel)
+    pids = [int(pid) for pid in (given.work / "pids").read_text().split()]
+    until(lambda: all_gone(pids), "the worker and its children ended")
+    assert (given.work / "checkpoint").read_text() == "kept"
+    until(lambda: jobs(cluster, tmp_path)[0] in ("FAILED", "STOPPED"), "Ray knows that it ended", PATIENCE)
+
+
+@long_with_ray
+def test_a_node_that_dies_is_one_clear_error_and_the_next_run_goes_on(cluster: Cluster, store: ArtifactStore) -> None:
+    def kill_at_3(progress: Progress) -> None:
+        if progress.step >= 3 and cluster.node.poll() is None:
+            cluster.kill_node()
+
+    end = subscribe(kill_at_3)
+    with pytest.raises(WorkerError, match=r"the worker's Ray node \(.+\) is gone; run again, it goes on from its last"):
+        build(store, steps=200, sleep=0.2)
+    end()
+    assert store.all() == [] and list((store.root / "drafts").iterdir()) == []
+    done = int(next((store.root / "work").rglob("done")).read_text())
+    assert 3 <= done < 200
+    cluster.add_node()
+    built = build(store, steps=200, sleep=0.2)
+    assert built.artifact.summary["resumed_from"] == done
+    assert len(store.all()) == 1
+
+
+@long_with_ray
+def test_a_cluster_that_is_not_there(monkeypatch: pytest.MonkeyPatch, store: ArtifactStore) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "http://127.0.0.1:9")
+    with pytest.raises(UserError, match=r"the Ray cluster at http://127\.0\.0\.1:9 takes no job"):
+        build(store, steps=1)
+
+
+# --- the node's side, without Ray -------------------------------------------------------------------------------------
+
+
+def job(folder: Path, kind: str, **config: object) -> WorkerJob:
+    for name in ("folder", "out", "work"):
+        (folder / name).mkdir()
+    return WorkerJob(kind, kind, config, {}, folder / "folder", folder / "out", folder / "work")
+
+
+def on_node(given: WorkerJob, patience: float = 60.0) -> subprocess.Popen[bytes]:
+    """What Ray would start, beside an order."""
+    order = {"entry": LAUNCHER.entry, "env": {}, "patience": patience}
+    (given.folder / "order.json").write_text(json.dumps(order))
+    beat(given.folder, "1")
+    return subprocess.Popen([sys.executable, "-m", "ft_pipeline.execution.ray_node", str(given.write())])
+
+
+def exit_code(given: WorkerJob) -> int:
+    return json.loads((given.folder / "ended.json").read_text())["code"]
+
+
+@pytest.mark.parametrize("reason", ["asked", "silence"])
+def test_a_worker_stops_when_it_is_asked_or_hears_nothing_more(tmp_path: Path, reason: str) -> None:
+    given = job(tmp_path, "family")
+    node = on_node(given, patience=60 if reason == "asked" else 1)
+    if reason == "asked":
+        until(lambda: (given.work / "pids").exists(), "the worker is under way")
+        beat(given.folder, STOP)
+    else:
+        keep_beating(given, lambda: (given.work / "pids").exists())
+    assert node.wait(PATIENCE) == exit_code(given) == 130
+    assert (given.work / "checkpoint").read_text() == "kept"
+    assert all_gone([int(pid) for pid in (given.work / "pids").read_text().split()])
+
+
+def keep_beating(given: WorkerJob, until_then: Callable[[], bool]) -> None:
+    numbers = itertools.count(2)
+
+    def beaten() -> bool:
+        beat(given.folder, str(next(numbers)))
+        return until_then()
+
+    until(beaten, "the worker is under way")
+
+
+def test_a_worker_that_ends_tells_its_exit_code(tmp_path: Path) -> None:
+    given = job(tmp_path, "refuse")
+    assert on_node(given).wait(PATIENCE) == exit_code(given) == 3
+    assert "choose one under 1" in (given.folder / "error.json").read_text()
+
+
+def test_only_what_needs_a_device_goes_to_the_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FT_LAUNCHER", "ray")
+    assert launcher_for("scores", DeviceNeed(count=2)) == RayLauncher(2)
+    assert launcher_for("adapter", DeviceNeed(count=2)) == RayLauncher(2, RANKS)
+    assert RayLauncher(2).device == "cuda:0"
+    assert launcher_for("teacher_answers", None) == LocalLauncher()
+    monkeypatch.setenv("FT_RAY_GPUS", "0")
+    assert launcher_for("adapter", DeviceNeed()) == RayLauncher(0) and RayLauncher(0).device == "cpu"
+    monkeypatch.setenv("FT_RAY_GPUS", "one")
+    with pytest.raises(UserError, match="FT_RAY_GPUS='one' is no number"):
+        launcher_for("adapter", DeviceNeed())
