@@ -101,6 +101,9 @@ class ExperimentData(Section):
     """What the experiment trains on."""
 
     weights: MixSettings = MixSettings()
+    share: float = Field(1.0, gt=0, le=1)
+    """Only this share of each source's training rows (sft): the same rows each time, and all of them among those of a
+    larger share. Validation keeps all."""
     system_prompt: str | None = None
     """The system prompt that the tuned model is trained and served with; null for none."""
 
@@ -158,6 +161,12 @@ class ExperimentSettings(Section):
     dpo: DpoSettings = DpoSettings()
     merge: MergeSettings = MergeSettings()
     gpu: GpuSettings = GpuSettings()
+    seeds: int = Field(1, ge=1, le=10)
+    """How many trainings, with `training.seed` and the numbers after it. The others are experiments beside it
+    (`NAME.seed1`), and the comparison shows how far all lie apart."""
+    learning_curve: list[float] = Field(default_factory=list)
+    """Shares of the training rows to train on as well, in whole percent: `[0.25, 0.5]` (sft). Each is an experiment
+    beside it (`NAME.at25`), and the comparison shows the loss by rows."""
     retrain: bool = False
     """Whether the nightly schedule trains it again once there are enough new rows; the champion's always is."""
 
@@ -246,6 +255,24 @@ def _something_to_train_on(settings: ExperimentSettings) -> str | None:
     return "data.weights are all 0, so nothing is trained on: raise `human` or `distilled`"
 
 
+def _shares_for_sft_only(settings: ExperimentSettings) -> str | None:
+    if settings.objective == "sft" or (settings.data.share == 1 and not settings.learning_curve):
+        return None
+    key = "learning_curve" if settings.learning_curve else "data.share"
+    return f"objective {settings.objective!r} trains on all its rows: remove `{key}`, or say `objective: sft`"
+
+
+def _whole_percents(settings: ExperimentSettings) -> str | None:
+    for share in settings.learning_curve:
+        if not 0.01 <= share <= 0.99:
+            return f"learning_curve holds {share:g}: name shares from 0.01 to 0.99; all rows are trained on anyway"
+        if abs(100 * share - round(100 * share)) > 1e-6:
+            return f"learning_curve holds {share:g}: name shares in whole percent, such as {round(100 * share) / 100:g}"
+        if settings.learning_curve.count(share) > 1:
+            return f"learning_curve holds {share:g} twice: name each share once"
+    return None
+
+
 RULES: tuple[Callable[[ExperimentSettings], str | None], ...] = (
     _four_bits_for_qlora_only,
     _matrices_for_lora_only,
@@ -255,4 +282,6 @@ RULES: tuple[Callable[[ExperimentSettings], str | None], ...] = (
     _pairs_for_dpo_only,
     _sources_for_sft_only,
     _something_to_train_on,
+    _shares_for_sft_only,
+    _whole_percents,
 )

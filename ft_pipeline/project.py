@@ -13,6 +13,7 @@ import yaml
 from ft_pipeline.errors import UserError
 from ft_pipeline.experiments import ExperimentSettings
 from ft_pipeline.sections import read_settings
+from ft_pipeline.series import members, owner_of
 from ft_pipeline.settings import NAME_PATTERN, ProjectSettings
 
 FORMATS = ("alpaca", "sharegpt", "text", "preferences", "unlabelled")
@@ -50,17 +51,30 @@ class Project:
         return self.root / "data" / "raw" / data_format
 
     def experiment_names(self) -> list[str]:
-        """The stems of experiments/*.yaml that can be partition keys, sorted; broken files included."""
-        return sorted(
-            path.stem for path in (self.root / "experiments").glob("*.yaml") if re.match(NAME_PATTERN, path.stem)
-        )
+        """What can be a partition key, sorted: each experiment, broken ones included, and what it trains beside itself
+        (series.py)."""
+        return sorted(name for stem in self._stems() for name in self.series(stem))
+
+    def series(self, name: str) -> list[str]:
+        """The experiment and what it trains beside itself; it alone where its YAML is broken or not there."""
+        try:
+            return [name, *members(name, self.experiment(name))]
+        except UserError:
+            return [name]
 
     def experiment(self, name: str) -> ExperimentSettings:
         """The settings of one experiment. UserError if there is none of that name, or its YAML is broken."""
-        path = self.root / "experiments" / f"{name}.yaml"
-        if name not in self.experiment_names():
-            raise UserError(f"there is no experiment {name!r}; known: {', '.join(self.experiment_names()) or 'none'}")
-        return read_settings(path, ExperimentSettings)
+        owner = owner_of(name)
+        if owner in self._stems():
+            settings = read_settings(self.root / "experiments" / f"{owner}.yaml", ExperimentSettings)
+            found = {owner: settings, **members(owner, settings)}
+            if name in found:
+                return found[name]
+        raise UserError(f"there is no experiment {name!r}; known: {', '.join(self.experiment_names()) or 'none'}")
+
+    def _stems(self) -> list[str]:
+        """Of the files experiments/*.yaml whose names can be names of experiments."""
+        return [path.stem for path in (self.root / "experiments").glob("*.yaml") if re.match(NAME_PATTERN, path.stem)]
 
     def stages(self, name: str) -> list[tuple[str, ExperimentSettings]]:
         """The experiment behind those that it starts from, the first to train first: (name, settings) each.

@@ -10,7 +10,8 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from rich.table import Table
 
 from ft_pipeline.evaluation.costs import in_words
-from ft_pipeline.evaluation.metrics import shown_metrics
+from ft_pipeline.evaluation.metrics import metric_of, shown_metrics
+from ft_pipeline.evaluation.series import curve_in_words, spread_in_words
 from ft_pipeline.execution.events import StepEvent, listening
 from ft_pipeline.execution.progress import Progress as JobProgress
 from ft_pipeline.execution.progress import subscribe
@@ -163,6 +164,11 @@ def show_comparison(console: Console, document: Mapping[str, Any]) -> None:
         soft_wrap=True,
     )
     console.print(table)
+    primary = document["primary_metric"]
+    for found in document["seeds"]:
+        console.print(plain(spread_in_words(found, primary, metric_of(document, primary))), soft_wrap=True)
+    for found in document["learning_curves"]:
+        console.print(plain(curve_in_words(found, metric_of(document, primary))), soft_wrap=True)
     for found in document["break_even"][:1]:  # of the best tuned row; the others are in the UI and in --json
         console.print(plain(f"Break-even: {in_words(found)}"), soft_wrap=True)
 

@@ -1,5 +1,6 @@
 """Evaluation: prompting and the tuned model under one harness, then what it means."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import dagster as dg
@@ -7,18 +8,19 @@ import dagster as dg
 from ft_pipeline.defs.distillation import asked_settings
 from ft_pipeline.defs.stages import base_model_spec, experiment_settings, references, trained_on
 from ft_pipeline.evaluation.comparison import build_comparison
-from ft_pipeline.evaluation.costs import training_time
 from ft_pipeline.evaluation.custom_metrics import resolve
-from ft_pipeline.evaluation.pictures import score_picture
+from ft_pipeline.evaluation.pictures import learning_curve_picture, score_picture
 from ft_pipeline.evaluation.recommendation import build_recommendation
 from ft_pipeline.evaluation.task_files import files_of
+from ft_pipeline.evaluation.trainings import facts, same_recipe
 from ft_pipeline.execution.metadata import picture, table
 from ft_pipeline.execution.steps import STEPS, Inputs, Making, step, versions_of
 from ft_pipeline.experiments import ExperimentSettings
 from ft_pipeline.project import read_jsonl
 from ft_pipeline.release.champion import Record, before_deciding_on, decision_key
+from ft_pipeline.series import owner_of
 from ft_pipeline.settings import PriceSettings
-from ft_pipeline.store.artifacts import Artifact, ArtifactStore
+from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.spec import Spec
 
 AS_EVALUATED = {"temperature", "max_new_tokens", "answers_per_prompt", "batch_size"}
@@ -70,17 +72,12 @@ def scores(at: Inputs) -> Spec:
     deps=["prompt_baseline", "scores"],
     kinds={"json", "markdown"},
     code_version="3",
-    build=lambda making: build_comparison(making.inputs, making.spec.config, making.out, _experiments(making)),
+    build=lambda making: _build_comparison(making),
     show=lambda artifact: _show_comparison(artifact),
 )
 def comparison(at: Inputs) -> Spec:
     """Every model and every prompt in one table, with paired 95 % intervals and what a call costs."""
-    scored = {
-        f"{name}/{asset}": found
-        for name in at.project.experiment_names()
-        for asset in ("prompt_baseline", "scores")
-        if (found := at.find(asset, name)) is not None
-    }
+    scored, stale = _scored(at)
     inputs = references(scored | _teachers(at, scored))
     settings = at.project.settings
     config: dict[str, Any] = {
@@ -89,6 +86,7 @@ def comparison(at: Inputs) -> Spec:
         "seed": settings.evaluation.seed,
         "primary_metric": settings.promotion.metric,
         "prices": settings.costs.model_dump(mode="json"),
+        **({"stale": stale} if stale else {}),
     }
     standing = before_deciding_on(at.store.root, decision_key(inputs, config))
     if standing is not None:
@@ -113,6 +111,23 @@ def recommendation(at: Inputs) -> Spec:
     """Fine-tune or not, with what, and why: rules over the measured scores and the data."""
     margin = at.project.settings.promotion.forgetting_margin
     return Spec("recommendation", {"comparison": at.artifact("comparison").reference}, {"forgetting_margin": margin})
+
+
+def _scored(at: Inputs) -> tuple[dict[str, Artifact], list[str]]:
+    """The present scores by `<experiment>/<asset>`, and the experiments that are left out: those that belong to the
+    series of another (series.py) that was trained in another way, or on other data, since."""
+    scored: dict[str, Artifact] = {}
+    stale = []
+    for name in at.project.experiment_names():  # an experiment stands before what it trains beside itself
+        own, owner = at.find("scores", name), owner_of(name)
+        known = scored.get(f"{owner}/scores")
+        if own is not None and known is not None and not same_recipe(at.store, known, own):
+            stale.append(name)
+            continue
+        baseline = at.find("prompt_baseline", name) if f"{owner}/prompt_baseline" not in scored else None
+        found = {"prompt_baseline": baseline, "scores": own}
+        scored |= {f"{name}/{asset}": each for asset, each in found.items() if each is not None}
+    return scored, stale
 
 
 def _evaluation(at: Inputs) -> dict[str, Any]:
@@ -239,48 +254,23 @@ def _covers(found: Artifact, wanted: Spec) -> bool:
     )
 
 
-def _experiments(making: Making) -> dict[str, Any]:
-    """By experiment, how long its training took, and what 4 bit costs it."""
-    found = {}
-    for key in making.spec.inputs:
-        if key.endswith("/scores") and not key.startswith("champion/"):
-            scored = making.artifact(key)
-            merged = making.store.require(*scored.inputs["merged_model"])
-            found[key.removesuffix("/scores")] = {
-                "took": training_time(making.store, scored),
-                "noise": merged.summary.get("noise"),
-            }
-    return found
+def _experiments(making: Making, scores: Mapping[str, tuple[str, str]]) -> dict[str, Any]:
+    """By experiment, what is known of its training; scores: references by `<experiment>/scores` and others."""
+    return {
+        key.removesuffix("/scores"): facts(making.store, making.store.require(*reference))
+        for key, reference in scores.items()
+        if key.endswith("/scores") and not key.startswith("champion/")
+    }
+
+
+def _build_comparison(making: Making) -> dict[str, Any]:
+    return build_comparison(making.inputs, making.spec.config, making.out, _experiments(making, making.spec.inputs))
 
 
 def _build_recommendation(making: Making) -> dict[str, Any]:
     compared = making.artifact("comparison")
-    document = compared.document("comparison.json")
-    experiments = {
-        key.removesuffix("/scores"): training_facts(making.store, making.store.require(*reference))
-        for key, reference in compared.inputs.items()
-        if key.endswith("/scores") and not key.startswith("champion/")
-    }
-    return build_recommendation(document, experiments, making.spec.config["forgetting_margin"], making.out)
-
-
-def training_facts(store: ArtifactStore, scored: Artifact) -> dict[str, Any]:
-    """What the recommendation asks of an experiment: its technique, and how many human rows it was trained on."""
-    adapter = store.require(*scored.inputs["adapter"])
-    return {"technique": scored.spec["config"]["technique"], "train_rows": _human_rows(store, adapter)}
-
-
-def _human_rows(store: ArtifactStore, trained: Artifact) -> int:
-    """Rows that people wrote, over all stages: what it starts from counts too."""
-    rows = store.require(*trained.inputs["training_data"]).summary["audit"]["rows"]
-    total = sum(rows.get(f"{source}/train", 0) for source in ("human", "preferred", "text"))
-    base = store.require(*trained.inputs["base_model"])
-    if "start" in trained.inputs:
-        total += _human_rows(store, store.require(*trained.inputs["start"]))
-    elif "merged_model" in base.inputs:
-        merged = store.require(*base.inputs["merged_model"])
-        total += _human_rows(store, store.require(*merged.inputs["adapter"]))
-    return total
+    document, margin = compared.document("comparison.json"), making.spec.config["forgetting_margin"]
+    return build_recommendation(document, _experiments(making, compared.inputs), margin, making.out)
 
 
 def _show_scores(artifact: Artifact) -> dict[str, Any]:
@@ -295,10 +285,12 @@ def _show_scores(artifact: Artifact) -> dict[str, Any]:
 
 def _show_comparison(artifact: Artifact) -> dict[str, Any]:
     document = artifact.document("comparison.json")
+    curve = learning_curve_picture(document)
     markdown = (artifact.path / "comparison.md").read_text(encoding="utf-8")
     return {
         "comparison": dg.MetadataValue.md(markdown),
         "picture": picture(score_picture(document), "scores with 95 % intervals"),
+        **({"learning_curve": picture(curve, "the primary metric by training rows")} if curve else {}),
         "test_items": document["test_items"],
         "best": artifact.summary["best"],
         "left_out": artifact.summary["left_out"],

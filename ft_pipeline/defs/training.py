@@ -45,8 +45,8 @@ def experiment(at: Inputs) -> Spec:
     """The experiment as its YAML resolves: base model, objective, technique, hyperparameters, GPU, where it starts."""
     assert at.experiment is not None
     *before, own = [
-        # When an experiment is trained changes nothing of it.
-        {"name": name, **settings.model_dump(mode="json", exclude={"retrain"})}
+        # When an experiment is trained, and what is trained beside it, changes nothing of it.
+        {"name": name, **settings.model_dump(mode="json", exclude={"retrain", "seeds", "learning_curve"})}
         for name, settings in at.project.stages(at.experiment)
     ]
     return Spec("experiment", config={**own, "stages_before": before})

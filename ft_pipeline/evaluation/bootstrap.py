@@ -64,6 +64,13 @@ class Bootstrap:
             yield random.multinomial(self.groups, uniform, size=size).astype(np.float64)
 
 
+def judged(estimate: Estimate, ideal: float | None) -> Estimate:
+    """What rows are ranked by: the value, or its distance from the ideal where the best value is neither end."""
+    if ideal is None:
+        return estimate
+    return Estimate(abs(estimate.value - ideal), np.abs(estimate.draws - ideal))
+
+
 def interval(estimate: Estimate) -> dict[str, float]:
     """`value` with `low` and `high`, its 95 % percentile interval."""
     low, high = np.percentile(estimate.draws, TAILS)

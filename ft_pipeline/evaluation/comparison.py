@@ -14,18 +14,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.evaluation.bootstrap import Bootstrap, Estimate, difference, interval
+from ft_pipeline.evaluation.bootstrap import Bootstrap, Estimate, difference, interval, judged
 from ft_pipeline.evaluation.contenders import TUNED, UNTOUCHED, Contender, comparable, read_contenders
 from ft_pipeline.evaluation.costs import break_even, with_costs
 from ft_pipeline.evaluation.markdown import markdown_table
 from ft_pipeline.evaluation.metrics import ANSWER_METRICS, METRICS, Metric
+from ft_pipeline.evaluation.series import learning_curves, rows_alone, seed_spread
 
 Document = dict[str, Any]
 Estimates = dict[str, dict[str, Estimate]]
 """By row name, by metric."""
 Experiments = Mapping[str, Mapping[str, Any]]
 """By name, what is known of an experiment beside its scores: `took` (costs.training_time), `noise` (the table of its
-merged model)."""
+merged model), `train_rows`."""
 Metrics = Mapping[str, Metric]
 """Every metric of this comparison, in the order in which it is shown."""
 
@@ -42,14 +43,14 @@ def build_comparison(
 
     inputs: see contenders.read_contenders. config: bootstrap_resamples, seed, primary_metric; optionally champion (its
     record: name, experiment, fingerprint), fingerprint (the evaluation to compare; the commonest without it) and prices
-    (CostSettings).
+    (CostSettings); stale: experiments of a series that was trained anew without them.
     Returns the summary: what was compared, the best row, what was left out.
     """
     document = compare(inputs, config, experiments)
     (out / "comparison.json").write_text(json.dumps(document, indent=2, ensure_ascii=False), encoding="utf-8")
     (out / "comparison.md").write_text(markdown_table(document), encoding="utf-8")
     chosen, _ = comparable(read_contenders(inputs, config.get("champion")), config.get("fingerprint"))
-    records = [{**record, "name": one.name} for one in chosen for record in one.records("samples.parquet")]
+    records = [{**record, "name": one.name} for one in rows_alone(chosen) for record in one.records("samples.parquet")]
     pq.write_table(pa.Table.from_pylist(records), out / "samples.parquet")
     return {
         "rows": [row["name"] for row in document["rows"]],
@@ -63,7 +64,7 @@ def compare(inputs: Mapping[str, Path], config: Mapping[str, Any], experiments: 
     """The document of `ft compare --json`; arguments as in build_comparison. UserError where nothing was scored."""
     contenders = read_contenders(inputs, config.get("champion"))
     chosen, left_out = comparable(contenders, config.get("fingerprint"))
-    if not chosen:
+    if not rows_alone(chosen):
         raise UserError("there are no scores to compare yet; materialize prompt_baseline and scores, or run `ft run`")
     samples = {one.name: one.records("samples.parquet") for one in chosen}
     _check_items(samples)
@@ -73,9 +74,11 @@ def compare(inputs: Mapping[str, Path], config: Mapping[str, Any], experiments: 
     if primary not in metrics:
         raise UserError(f"promotion.metric {primary!r} is not in these scores, which are older: run `ft run`")
     estimates = _estimates(chosen, samples, [*_MEANS, *own], config)
+    by_name = {one.name: one for one in rows_alone(chosen)}
+    measured, estimates = estimates, {name: estimates[name] for name in by_name}
     ranked = _ranking(metrics[primary], primary, estimates)
-    by_name = {one.name: one for one in chosen}
     prices, about = config.get("prices", {}), experiments or {}
+    trained_on = {name: known["train_rows"] for name, known in about.items() if "train_rows" in known}
     rows = [
         with_costs(_row(one, estimates[name], metrics), about.get(one.experiment or "", {}).get("took"), prices)
         for name, one in ((name, by_name[name]) for name in ranked)
@@ -89,13 +92,19 @@ def compare(inputs: Mapping[str, Path], config: Mapping[str, Any], experiments: 
         "rows": rows,
         "pairs": _pairs(primary, estimates, metrics),
         "break_even": break_even(rows),
+        "seeds": seed_spread(chosen, measured),
+        "learning_curves": learning_curves(chosen, measured, trained_on, (primary, metrics[primary])),
         "quantization_noise": {name: known["noise"] for name, known in sorted(about.items()) if known.get("noise")},
         "changes": _changes(metrics[primary], primary, [by_name[name] for name in ranked], samples),
         "fingerprint": chosen[0].row["fingerprint"],
         "evaluation": chosen[0].parts,
-        "left_out": left_out,
+        "left_out": left_out + [_stale(name) for name in config.get("stale", ())],
         "champion": config.get("champion"),
     }
+
+
+def _stale(experiment: str) -> dict[str, Any]:
+    return {"name": experiment, "experiment": experiment, "fingerprint": None, "differs_in": ["training"]}
 
 
 def _check_items(samples: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
@@ -176,15 +185,8 @@ def _ranking(metric: Metric, name: str, estimates: Estimates) -> list[str]:
     """The rows that have the metric, best first, ties by name; then the others by name."""
     having = [row for row in estimates if name in estimates[row]]
     sign = 1 if metric.lower_is_better else -1
-    ranked = sorted(having, key=lambda row: (sign * _judged(metric, estimates[row][name]).value, row))
+    ranked = sorted(having, key=lambda row: (sign * judged(estimates[row][name], metric.ideal).value, row))
     return ranked + sorted(set(estimates) - set(having))
-
-
-def _judged(metric: Metric, estimate: Estimate) -> Estimate:
-    """What rows are ranked by: the value, or its distance from the ideal where the best value is neither end."""
-    if metric.ideal is None:
-        return estimate
-    return Estimate(abs(estimate.value - metric.ideal), np.abs(estimate.draws - metric.ideal))
 
 
 def _pairs(primary: str, estimates: Estimates, metrics: Metrics) -> list[dict[str, Any]]:
@@ -192,10 +194,10 @@ def _pairs(primary: str, estimates: Estimates, metrics: Metrics) -> list[dict[st
     for name in [primary, *(other for other in metrics if other != primary)]:
         metric = metrics[name]
         ranked = [row for row in _ranking(metric, name, estimates) if name in estimates[row]]
-        judged = {row: _judged(metric, estimates[row][name]) for row in ranked}
+        by_row = {row: judged(estimates[row][name], metric.ideal) for row in ranked}
         for position, better in enumerate(ranked):
             for worse in ranked[position + 1 :]:
-                lead = difference(judged[better], judged[worse], lower_is_better=metric.lower_is_better)
+                lead = difference(by_row[better], by_row[worse], lower_is_better=metric.lower_is_better)
                 pairs.append({"better": better, "worse": worse, "metric": name, **lead})
     return pairs
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from ft_pipeline.evaluation.contenders import TUNED, UNTOUCHED
 from ft_pipeline.evaluation.metrics import metric_of
+from ft_pipeline.evaluation.series import rises
 
 ANSWERS = "chrf"
 """What generated answers are held against each other by, where a row has no loss."""
@@ -139,6 +140,23 @@ class Case:
         pair = self.lead(self.plain, row, "general_accuracy")
         return pair is not None and pair["difference"] > self.margin and pair["low"] > 0
 
+    def spread(self, row: Row) -> Mapping[str, Any] | None:
+        """How far the row's trainings with other seeds lie apart; None where it was trained once."""
+        found = next((each for each in self.document.get("seeds", ()) if each["row"] == row["name"]), None)
+        return found if found and self.metric in found["scores"] else None
+
+    def curve(self, row: Row) -> Mapping[str, Any] | None:
+        """The row's learning curve, where one was asked for."""
+        return next((each for each in self.document.get("learning_curves", ()) if each["row"] == row["name"]), None)
+
+    def within_a_step(self, row: Row) -> bool:
+        """Whether the learning curve still rises, and one more step like its last would reach the bar."""
+        curve = self.curve(row)
+        if curve is None or self.bar is None or not rises(curve):
+            return False
+        behind = self.lead(self.bar, row)
+        return behind is None or bool(behind["difference"] <= curve["last_step"]["difference"])
+
     def train_rows(self, row: Row) -> int | None:
         return self.experiments.get(row["experiment"] or "", {}).get("train_rows")
 
@@ -164,6 +182,8 @@ def evidence(case: Case, verdict: Verdict) -> dict[str, Any]:
         "tuned": row["name"] if row else None,
         "difference": dict(pair) if pair else None,
         "train_rows": case.train_rows(row) if row else None,
+        "seeds": spread["scores"][case.metric] if row and (spread := case.spread(row)) else None,
+        "learning_curve": dict(curve["last_step"]) if row and (curve := case.curve(row)) else None,
         "test_rows": case.document["test_rows"],
         "prompt_tokens_per_call": {one["name"]: one["prompt_tokens_per_call"] for one in (bar, row) if one},
         "passages": _passages(case),

@@ -32,6 +32,12 @@ class Metric:
             return f"{self.ideal:g} is best"
         return "lower is better" if self.lower_is_better else "higher is better"
 
+    def better(self, one: float, other: float) -> bool:
+        """Whether one value is better than another."""
+        if self.ideal is not None:
+            return abs(one - self.ideal) < abs(other - self.ideal)
+        return one < other if self.lower_is_better else one > other
+
 
 METRICS: dict[str, Metric] = {
     "loss": Metric("loss", True, "nats per answer token", "how unexpected the reference answers are", None, 0.05),

@@ -4,8 +4,11 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from ft_pipeline.evaluation.metrics import Metric, shown_metrics
-from ft_pipeline.pictures import BLUE, GREY, ORANGE, draw_intervals, panels
+from ft_pipeline.evaluation.metrics import Metric, metric_of, shown_metrics
+from ft_pipeline.pictures import BLUE, GREEN, GREY, ORANGE, PURPLE, draw_intervals, panels
+
+LINES = (BLUE, GREEN, ORANGE, PURPLE, GREY)
+"""The colours of several curves in one picture."""
 
 
 def score_picture(document: Mapping[str, Any]) -> bytes:
@@ -25,6 +28,30 @@ def score_picture(document: Mapping[str, Any]) -> bytes:
                 )
             )
     return panels(draws, 4.6, 0.9 + 0.28 * len(rows))
+
+
+def learning_curve_picture(document: Mapping[str, Any]) -> bytes | None:
+    """PNG of the primary metric by training rows, with 95 % intervals; None where no curve was asked for."""
+    curves, name = document["learning_curves"], document["primary_metric"]
+    if not curves:
+        return None
+    metric = metric_of(document, name)
+    counted = all(point["rows"] is not None for curve in curves for point in curve["points"])
+
+    def draw(axes: Any) -> None:
+        for number, curve in enumerate(curves):
+            points = [point for point in curve["points"] if name in point["scores"]]
+            at = [point["rows"] if counted else 100 * point["share"] for point in points]
+            scores = [point["scores"][name] for point in points]
+            color = LINES[number % len(LINES)]
+            axes.plot(at, [score["value"] for score in scores], "o-", color=color, label=curve["row"])
+            low, high = ([score[end] for score in scores] for end in ("low", "high"))
+            axes.fill_between(at, low, high, color=color, alpha=0.15, linewidth=0)
+        unit = "training rows" if counted else "% of the training rows"
+        axes.set(title="Learning curve", xlabel=unit, ylabel=f"{metric.label} ({metric.direction})")
+        axes.legend()
+
+    return panels([draw], 7.0, 3.2)
 
 
 def change_picture(gains: Sequence[float], metric: Metric) -> bytes:

@@ -11,6 +11,7 @@ from typing import Any
 
 from ft_pipeline.evaluation.evidence import ENOUGH_ROWS, Case, Row, Verdict, evidence, named
 from ft_pipeline.evaluation.remarks import REMARKS
+from ft_pipeline.evaluation.series import rises
 
 TOO_FEW_ROWS = 100
 """Training rows below which tuning that is not clearly ahead has not been tried yet."""
@@ -104,15 +105,25 @@ def everything_forgets(case: Case) -> Verdict | None:
 def too_few_rows(case: Case) -> Verdict | None:
     """With so few rows, tuning that is not ahead has not shown that it cannot be.
 
-    Under 100 training rows always; under 500 where prompting does not help either.
+    Under 100 training rows always; under 500 where prompting does not help either and no learning curve is flat; at any
+    size where the curve still rises and one more step like its last would reach the bar.
     """
     best = case.sound[0]
     rows = case.train_rows(best)
     if rows is None or case.ahead(best):
         return None
     prompting_helps = case.bar is not None and case.plain is not None and case.clear(case.bar, case.plain)
-    if rows >= TOO_FEW_ROWS and (rows >= ENOUGH_ROWS or prompting_helps):
+    curve = case.curve(best)
+    flat = curve is not None and not rises(curve)
+    few = rows < TOO_FEW_ROWS or (rows < ENOUGH_ROWS and not prompting_helps and not flat)
+    if not few and not case.within_a_step(best):
         return None
+    if not few:
+        reason = (
+            f"More data should do: {best['name']} is not clearly better than {named(case.bar)} yet, but it still "
+            f"gains from rows, and one more step like the last would reach it: collect more than its {rows} rows."
+        )
+        return Verdict("more_data", reason, best)
     reason = (
         f"Too little data: {best['name']} was trained on {rows} rows and is not clearly better than "
         f"{named(case.bar)}: collect examples towards {ENOUGH_ROWS} before judging; use that meanwhile."

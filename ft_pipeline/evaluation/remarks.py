@@ -4,6 +4,8 @@ from collections.abc import Callable, Sequence
 
 from ft_pipeline.evaluation.costs import in_words
 from ft_pipeline.evaluation.evidence import ENOUGH_ROWS, Case, Verdict, accuracy, named
+from ft_pipeline.evaluation.metrics import metric_of
+from ft_pipeline.evaluation.series import curve_in_words, rises, spread_in_words, worst_seed
 
 ENOUGH_TESTS = 30
 """Test conversations below which intervals are wide and their 95 % is optimistic."""
@@ -14,7 +16,36 @@ def say_rows(case: Case, verdict: Verdict) -> str | None:
     rows = case.train_rows(verdict.row) if verdict.row else None
     if rows is None or rows >= ENOUGH_ROWS or verdict.decision == "more_data":
         return None
+    if verdict.row and case.curve(verdict.row):
+        return None  # measured: say_curve
     return f"The training data has {rows} rows, under the {ENOUGH_ROWS} that are usually wanted: more should help."
+
+
+def say_curve(case: Case, verdict: Verdict) -> str | None:
+    """Whether more rows still helped, where it was measured."""
+    curve = case.curve(verdict.row) if verdict.row else None
+    if curve is None:
+        return None
+    words = curve_in_words(curve, metric_of(case.document, case.metric))
+    if rises(curve):
+        return f"More rows still help: {words}"
+    return f"The learning curve is flat, so that more rows of the same kind promise little: {words}"
+
+
+def say_seeds(case: Case, verdict: Verdict) -> str | None:
+    """What the seed of training decides, where several were tried, and whether it decides against tuning."""
+    spread = case.spread(verdict.row) if verdict.row else None
+    if spread is None:
+        return None
+    metric = metric_of(case.document, case.metric)
+    words = f"Seeds: {spread_in_words(spread, case.metric, metric)}"
+    if case.bar is None or verdict.row is None or not case.ahead(verdict.row):
+        return words
+    worst, bar = worst_seed(spread, case.metric, metric), case.bar["scores"][case.metric]["value"]
+    holds = metric.better(worst, bar)
+    return (
+        f"{words} The worst of them is {'still better' if holds else 'no better'} than {named(case.bar)} ({bar:.3f})."
+    )
 
 
 def say_prompting(case: Case, verdict: Verdict) -> str | None:
@@ -131,6 +162,8 @@ REMARKS: Sequence[Callable[[Case, Verdict], str | None]] = (
     say_break_even,
     say_forgetting,
     say_merge,
+    say_seeds,
+    say_curve,
     say_rows,
     say_tests,
 )

@@ -6,6 +6,7 @@ from pathlib import Path
 from ft_pipeline.errors import UserError
 from ft_pipeline.project import Project
 from ft_pipeline.release.champion import history
+from ft_pipeline.series import owner_of
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.current import Current, Pointer
 from ft_pipeline.store.garbage import Garbage, Reference, find_garbage, remove
@@ -46,13 +47,25 @@ def _refuse_while_running(store: Path) -> None:
 
 
 def _forgotten(project: Project, before: datetime) -> list[Pointer]:
-    """Pointers of experiments whose YAML is gone, and has not run since."""
-    names = project.experiment_names()
+    """Pointers of experiments whose YAML is gone, or no longer asks for them, and that have not run since."""
+    names = set(project.experiment_names())
     return [
         pointer
         for pointer in Current(project.store).all()
-        if pointer.partition and pointer.partition not in names and datetime.fromisoformat(pointer.when) < before
+        if pointer.partition and _gone(project, pointer.partition, names)
+        if datetime.fromisoformat(pointer.when) < before
     ]
+
+
+def _gone(project: Project, name: str, names: set[str]) -> bool:
+    """A member of a series stays while its experiment's YAML is only broken."""
+    if name in names or owner_of(name) not in names:
+        return name not in names
+    try:
+        project.experiment(owner_of(name))
+    except UserError:
+        return False
+    return True
 
 
 def _roots(project: Project, forgotten: list[Pointer]) -> set[Reference]:

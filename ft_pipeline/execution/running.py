@@ -156,11 +156,11 @@ def _load_steps() -> None:
 
 
 def _experiments(request: Request) -> list[str]:
-    """The experiments asked for, each with a sound YAML; by default every one that is sound."""
+    """The experiments asked for, each with a sound YAML and its series; by default every one that is sound."""
     if request.experiments:
         for name in request.experiments:
             request.project.experiment(name)
-        return list(dict.fromkeys(request.experiments))
+        return list(dict.fromkeys(each for name in request.experiments for each in request.project.series(name)))
     sound = []
     for name in request.project.experiment_names():
         with contextlib.suppress(UserError):

@@ -65,7 +65,9 @@ class Inputs:
         """The artifact that `asset` was last materialized to; None if it never was, or is damaged."""
         per_experiment = STEPS[asset].per_experiment
         pointer = Current(self.store.root).read(asset, (experiment or self.experiment) if per_experiment else None)
-        return self.store.open(pointer.kind, pointer.fingerprint) if pointer else None
+        if pointer is None:
+            return None
+        return self.store.open(pointer.kind, pointer.fingerprint, manifest_sha256=pointer.manifest_sha256)
 
     def artifact(self, asset: str) -> Artifact:
         """The artifact that `asset` was last materialized to. UserError if it never was."""

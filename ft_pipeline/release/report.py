@@ -9,7 +9,8 @@ import pyarrow.parquet as pq
 
 from ft_pipeline.evaluation.costs import duration, in_words
 from ft_pipeline.evaluation.metrics import Metric, shown_metrics
-from ft_pipeline.evaluation.pictures import change_picture, score_picture
+from ft_pipeline.evaluation.pictures import change_picture, learning_curve_picture, score_picture
+from ft_pipeline.evaluation.series import curve_in_words, spread_in_words
 from ft_pipeline.release.candidates import candidates, row_of
 from ft_pipeline.release.report_samples import MOST_ITEMS, Samples, change_of, gains, side_by_side
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
@@ -114,6 +115,7 @@ class _Page:
                 for one in self.document["left_out"]
             ],
             "break_even": [in_words(found) for found in self.document["break_even"]],
+            **self._series(),
             "noise": _noise(self.document["quantization_noise"]),
             "picture": _data_uri(score_picture(self.document)),
             "pairs": [
@@ -126,6 +128,15 @@ class _Page:
                 for pair in self.document["pairs"]
                 if pair["metric"] == self.primary
             ],
+        }
+
+    def _series(self) -> dict[str, Any]:
+        """What was trained beside the experiments: other seeds, and shares of their rows."""
+        metric, curve = self.metrics[self.primary], learning_curve_picture(self.document)
+        return {
+            "seeds": [spread_in_words(each, self.primary, metric) for each in self.document["seeds"]],
+            "learning_curves": [curve_in_words(each, metric) for each in self.document["learning_curves"]],
+            "learning_curve": _data_uri(curve) if curve else None,
         }
 
     def answers(self) -> dict[str, Any]:

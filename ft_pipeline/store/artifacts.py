@@ -128,10 +128,24 @@ class ArtifactStore:
         folders = self._spec_folder(spec.kind, spec.hash).glob("*")
         return self._first_valid(folders, say, lambda each: each.spec_hash == spec.hash and not each.redacted)
 
-    def open(self, kind: str, fingerprint: str, say: Callable[[str], None] = logger.warning) -> Artifact | None:
-        """The artifact with this content, verified; None if the store holds no valid one."""
-        folders = (self.artifacts / kind).glob(f"*/{fingerprint[:SHORT]}*")
-        return self._first_valid(folders, say, lambda each: each.fingerprint == fingerprint)
+    def open(
+        self,
+        kind: str,
+        fingerprint: str,
+        say: Callable[[str], None] = logger.warning,
+        manifest_sha256: str | None = None,
+    ) -> Artifact | None:
+        """The artifact with this content, verified; None if the store holds no valid one.
+
+        manifest_sha256: the one to prefer, where several specs gave the same content.
+        """
+        folders = list((self.artifacts / kind).glob(f"*/{fingerprint[:SHORT]}*"))
+
+        def recorded(each: Artifact) -> bool:
+            return each.fingerprint == fingerprint and each.manifest_sha256 == manifest_sha256
+
+        preferred = self._first_valid(folders, say, recorded) if manifest_sha256 else None
+        return preferred or self._first_valid(folders, say, lambda each: each.fingerprint == fingerprint)
 
     def require(self, kind: str, fingerprint: str, say: Callable[[str], None] = logger.warning) -> Artifact:
         """The same; UserError if the store holds no valid one."""

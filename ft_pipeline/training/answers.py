@@ -35,7 +35,8 @@ def _mix(job: Job, settings: ExperimentSettings) -> list[dict[str, Any]]:
     distilled = _read(job.inputs["distilled"], "distilled") if "distilled" in job.inputs else []
     train = [row for row in human if row["split"] == "train"]
     validation = [row for row in human if row["split"] == "validation"]
-    weights, seed = settings.data.weights, settings.training.seed
+    weights, share, seed = settings.data.weights, settings.data.share, settings.training.seed
+    train, distilled = (weigh(rows, share, seed) for rows in (train, distilled))
     mixed = weigh(train, weights.human, seed) + weigh(distilled, weights.distilled, seed)
     if not mixed or not validation:
         name = "training" if not mixed else "validation"

@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from ft_pipeline.errors import UserError
+from ft_pipeline.experiments import ExperimentData
 from ft_pipeline.job import Job
 from ft_pipeline.settings import DataSettings
 from ft_pipeline.training.answers import weigh
@@ -41,14 +42,16 @@ def text_blocks(job: Job, tokenizer: Any, length: int) -> tuple[list[Row], int, 
 
 
 def replay_blocks(
-    job: Job, tokenizer: Any, length: int, weight: float, seed: int
+    job: Job, tokenizer: Any, length: int, mix: ExperimentData, seed: int
 ) -> tuple[list[Row], int, list[dict[str, Any]]]:
-    """(training blocks of the texts times `weight`, the number of texts in them, texts left out), as text_blocks.
+    """(training blocks of the texts times their weight, the number of texts in them, texts left out), as text_blocks.
 
     All texts train: the held-out loss of an sft is that of its answers. UserError where there is none.
     """
     count, kept, left_out = _read(job)
-    texts = weigh([{**row, "id": f"{row['file']}:{row['row']}"} for row in kept], weight, seed)
+    weight = mix.weights.replay
+    named = [{**row, "id": f"{row['file']}:{row['row']}"} for row in kept]
+    texts = weigh(weigh(named, mix.share, seed), weight, seed)
     if not texts:
         raise UserError(
             f"data.weights.replay is {weight:g} and there is nothing to replay: {count} texts in data/raw/text, "

@@ -45,8 +45,8 @@ def run(job: Job) -> dict[str, Any]:
     else:
         rows = answer_rows(job, settings, tokenizer)
         checks = answer_checks(tokenizer, rows)
-        if (weight := settings.data.weights.replay) > 0:
-            blocks, documents, left_out = replay_blocks(job, tokenizer, longest, weight, settings.training.seed)
+        if settings.data.weights.replay > 0:
+            blocks, documents, left_out = replay_blocks(job, tokenizer, longest, settings.data, settings.training.seed)
             rows, checks = rows + blocks, both(checks, block_checks(tokenizer, blocks, documents))
         report = account(tokenizer, rows, checks, **limits)
     report["left_out"] = left_out

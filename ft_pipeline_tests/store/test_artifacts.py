@@ -96,6 +96,19 @@ def test_the_same_content_again_is_the_artifact_that_is_there(store: ArtifactSto
     assert again.manifest["created"] == first.manifest["created"]
 
 
+def test_the_same_content_under_two_specs_is_told_apart_by_its_manifest(store: ArtifactStore) -> None:
+    made = [make(store, Spec("alpaca", config={"seed": seed})) for seed in (1, 2)]
+    assert made[0].fingerprint == made[1].fingerprint
+    for each in made:
+        found = store.open(each.kind, each.fingerprint, manifest_sha256=each.manifest_sha256)
+        assert found is not None and found.spec_hash == each.spec_hash
+    (made[1].path / "part" / "a.txt").unlink()
+    found = store.open(made[1].kind, made[1].fingerprint, manifest_sha256=made[1].manifest_sha256)
+    assert found is not None and found.path == made[0].path
+    unknown = store.open(made[0].kind, made[0].fingerprint, manifest_sha256="0" * 64)
+    assert unknown is not None
+
+
 def test_other_content_under_the_same_spec_stands_beside_and_the_newest_is_found(store: ArtifactStore) -> None:
     first, second = make(store, text="one"), make(store, text="two")
     assert first.path.parent == second.path.parent

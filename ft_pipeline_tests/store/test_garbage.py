@@ -99,6 +99,15 @@ def test_an_experiment_whose_yaml_is_gone_goes(shop: Shop) -> None:
     assert Current(shop.store.root).read("merged_model", "gone") is None
 
 
+def test_a_seed_that_is_no_longer_asked_for_goes_and_one_of_a_broken_yaml_stays(shop: Shop) -> None:
+    shop.version("first", experiment="lora.seed1")
+    shop.version("second")
+    path = shop.project.root / "experiments" / "lora.yaml"
+    for text, gone in (("technique: magic\n", 0), ("seeds: 2\n", 0), ("seeds: 1\n", 3)):
+        path.write_text(text, encoding="utf-8")
+        assert len(collect(shop.project, dry_run=False).artifacts) == gone
+
+
 def test_unfinished_work_goes_when_it_is_old_and_nobody_is_at_it(shop: Shop) -> None:
     shop.version("first")
     spec, other = Spec("adapter", config={"r": 1}), Spec("adapter", config={"r": 2})

@@ -129,6 +129,18 @@ def test_weights_copy_whole_rows_and_choose_the_rest_by_seed():
     assert weigh(rows, 0.3, 1) == weigh(list(reversed(rows)), 0.3, 1) != weigh(rows, 0.3, 2)
 
 
+def test_a_smaller_share_of_the_rows_lies_within_a_larger_one(tmp_path, tiny_base):
+    found = {}
+    for share in (0.25, 0.5, 1.0):
+        data = settings().data.model_copy(update={"share": share})
+        experiment = settings().model_copy(update={"data": data})
+        folder = make_training_data(tmp_path / str(share), tiny_base, support_rows(), experiment)
+        found[share] = {row["id"] for row in read_split(folder, "train")}
+        assert len(read_split(folder, "validation")) == 6
+    assert found[0.25] < found[0.5] < found[1.0]
+    assert [len(ids) for ids in found.values()] == [6, 12, 24]
+
+
 def test_no_validation_rows_is_one_clear_error(tmp_path, tiny_base):
     rows = [row for row in support_rows() if row["split"] == "train"]
     with pytest.raises(UserError, match="no validation rows"):
