@@ -17,6 +17,7 @@ from ft_pipeline.execution.progress import Progress, Throttle, publish
 from ft_pipeline.execution.supervisor import WorkerError, WorkerJob, WorkerResult, run_worker
 from ft_pipeline.models.base_model import is_from_hub
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore, Draft
+from ft_pipeline.store.files import user_write_errors
 from ft_pipeline.store.spec import Spec
 
 OBSERVATION_SECONDS = 5.0
@@ -96,7 +97,7 @@ class _Builder:
         inputs = {name: self.store.require(*reference, self.say).path for name, reference in self.spec.inputs.items()}
         draft = self.store.begin(self.spec, afresh=force)
         try:
-            with self._device(need) as leased:
+            with self._device(need) as leased, user_write_errors():
                 started = time.monotonic()
                 used: dict[str, Any] = {"device": leased.device, "gpus": list(leased.names)}
                 if build:

@@ -24,6 +24,7 @@ from ft_pipeline.execution import worker
 from ft_pipeline.execution.channels import Channel, open_channel
 from ft_pipeline.execution.launchers import Launcher
 from ft_pipeline.execution.progress import Pace, Progress, watched
+from ft_pipeline.store.files import full_disk
 
 POLL_SECONDS = 0.1
 Graces = tuple[tuple[signal.Signals, float], ...]
@@ -225,7 +226,7 @@ def _outcome(job: WorkerJob, code: int, log_file: Path) -> WorkerResult:
         return WorkerResult(result["summary"], result["seconds"], result["peak_rss_bytes"])
     said = (_read_json(job.folder / worker.ERROR) or {}).get("message") or tail.strip().rpartition("\n")[2]
     if code == worker.USER_ERROR:
-        raise UserError(said)
+        raise UserError(said or full_disk())  # nothing else keeps a worker from saying what is wrong
     raise WorkerError(f"{job.label}: {_describe(code, said)}", code, tail)
 
 

@@ -56,11 +56,9 @@ def main(arguments: Sequence[str], workers: Mapping[str, str] = WORKERS) -> int:
         return INTERRUPTED
     except UserError as error:
         return refuse(job_file, str(error))
-    except OSError as error:
+    except Exception as error:
         message = describe_write_error(error)
         return refuse(job_file, message) if message else _crash(job_file, error)
-    except Exception as error:
-        return _crash(job_file, error)
 
 
 def own_rank() -> Rank:
@@ -120,12 +118,14 @@ def _seed(seed: int) -> None:
 
 def refuse(job_file: Path, message: str) -> int:
     """Leave an error that the user can mend; the exit code."""
-    sys.stderr.write(f"{message}\n")  # for the log, and for the supervisor where a full disk takes no file
+    with contextlib.suppress(OSError):  # a full disk takes no line
+        sys.stderr.write(f"{message}\n")
     return fail(job_file, message, USER_ERROR)
 
 
 def _crash(job_file: Path, error: Exception) -> int:
-    traceback.print_exc()
+    with contextlib.suppress(OSError):
+        traceback.print_exc()
     return fail(job_file, f"{type(error).__name__}: {error}", 1)
 
 

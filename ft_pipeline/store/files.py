@@ -13,14 +13,21 @@ _FULL = {errno.ENOSPC, errno.EDQUOT}
 _FORBIDDEN = {errno.EROFS, errno.EACCES, errno.EPERM}
 
 
-def describe_write_error(error: OSError) -> str | None:
+def describe_write_error(error: Exception) -> str | None:
     """What a user can do about a full or read-only file system; None for any other error."""
+    if not isinstance(error, OSError):  # libraries in other languages tell the number in words
+        return full_disk() if os.strerror(errno.ENOSPC) in str(error) else None
     where = f" ({error.filename})" if error.filename else ""
     if error.errno in _FULL:
-        return f"no space is left on the disk{where}: free some and run again, finished parts are kept"
+        return full_disk(where)
     if error.errno in _FORBIDDEN:
         return f"cannot write{where}, {os.strerror(error.errno or 0).lower()}: make the store writable for this user"
     return None
+
+
+def full_disk(where: str = "") -> str:
+    """The same for a disk that is known to be full."""
+    return f"no space is left on the disk{where}: free some and run again, finished parts are kept"
 
 
 @contextlib.contextmanager

@@ -49,6 +49,14 @@ def full_disk(job: Job) -> dict:
     return {}
 
 
+def fill(job: Job) -> dict:
+    """Take all the space that the store's file system has."""
+    with (job.out / "all.bin").open("wb", buffering=0) as file:
+        while file.write(b"x" * 1000):
+            pass
+    return {}
+
+
 def leave(job: Job) -> dict:
     os._exit(0)
 

@@ -4,7 +4,7 @@ import sys
 
 from ft_pipeline.execution.worker import main
 
-JOBS = ("count", "refuse", "crash", "full_disk", "leave", "family", "hub", "rank")
+JOBS = ("count", "refuse", "crash", "full_disk", "fill", "leave", "family", "hub", "rank")
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:], {name: f"ft_pipeline_tests.execution.fake_jobs:{name}" for name in JOBS}))

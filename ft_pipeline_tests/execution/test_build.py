@@ -2,6 +2,8 @@
 
 import logging
 import signal
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -70,6 +72,32 @@ def test_only_what_fetches_a_named_model_may_reach_the_hub(
 def test_a_full_disk_is_the_users_to_mend(store: ArtifactStore, launcher: LocalLauncher) -> None:
     with pytest.raises(UserError, match="no space is left"):
         build_artifact(None, store, Spec("full_disk"), launcher=launcher)
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 1 MB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("this user may not mount a file system")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_disk_too_full_for_a_message_is_named_too(disk: Path, launcher: LocalLauncher) -> None:
+    store = ArtifactStore(disk)
+    with pytest.raises(UserError, match="no space is left"):
+        build_artifact(None, store, Spec("fill"), launcher=launcher)
+
+    def fill(spec: Spec, inputs: object, out: Path) -> dict:
+        (out / "all.bin").write_bytes(b"x" * 2_000_000)
+        return {}
+
+    with pytest.raises(UserError, match="no space is left"):
+        build_artifact(None, store, Spec("table"), build=fill)
+    assert list((disk / "drafts").iterdir()) == []
 
 
 def test_a_crash_keeps_its_traceback(store: ArtifactStore, launcher: LocalLauncher) -> None:
