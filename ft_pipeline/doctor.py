@@ -13,6 +13,8 @@ from typing import Literal
 import psutil
 
 from ft_pipeline.errors import UserError
+from ft_pipeline.execution.devices import DeviceNeed
+from ft_pipeline.execution.launchers import CHOICE, launcher_for
 from ft_pipeline.project import Project
 
 NEEDED_DISK_GB = 3.0
@@ -48,7 +50,7 @@ class Finding:
 def examine(project: Project) -> list[Finding]:
     """Every finding for this machine and project folder, in the order in which a newcomer would ask."""
     looks: list[Callable[[Project], Finding]] = [
-        _python, _packages, _gpu, _memory, _disk, _embedded_model, _settings, _experiments, _instance, _port,
+        _python, _packages, _gpu, _launcher, _memory, _disk, _embedded_model, _settings, _experiments, _instance, _port,
     ]  # fmt: skip
     return [look(project) for look in looks]
 
@@ -82,6 +84,17 @@ def _gpu(_: Project) -> Finding:
             "GPU", "warning", (result.stderr or result.stdout).strip()[:200], "mend the driver, or work on the CPU"
         )
     return Finding("GPU", "ok", "; ".join(result.stdout.strip().splitlines()))
+
+
+def _launcher(_: Project) -> Finding:
+    try:
+        launcher_for("adapter", DeviceNeed())
+    except UserError as error:
+        return Finding("launcher", "problem", str(error), "docs/deploy.md lists what there is")
+    chosen = os.environ.get(CHOICE) or "local"
+    if chosen == "ray" and not _installed("ray"):
+        return Finding("launcher", "problem", "ray, which is not installed", "pip install 'ft-pipeline[ray]'")
+    return Finding("launcher", "ok", chosen)
 
 
 def _memory(_: Project) -> Finding:

@@ -131,8 +131,8 @@ class _Builder:
 
     @contextlib.contextmanager
     def _device(self, need: DeviceNeed | None) -> Iterator[Lease]:
-        if need is None or self.launcher.device is not None:
-            yield Lease(self.launcher.device or "cpu")
+        if need is None or self.launcher.lease is not None:
+            yield self.launcher.lease or Lease("cpu")
             return
         with lease(need, self.store.root / "locks" / "devices", self.say) as leased:
             yield leased

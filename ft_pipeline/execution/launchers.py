@@ -16,7 +16,7 @@ from ft_pipeline.errors import UserError
 from ft_pipeline.execution import guard
 from ft_pipeline.execution.accelerate_config import CONFIG, COUNT
 from ft_pipeline.execution.beat import PATIENCE
-from ft_pipeline.execution.devices import DeviceNeed
+from ft_pipeline.execution.devices import DeviceNeed, Lease
 
 WORKER = "ft_pipeline.execution.worker"
 RANKS = "ft_pipeline.execution.ranks"
@@ -41,8 +41,8 @@ class Launcher(Protocol):
     """Starts a worker at the head of a process group of its own."""
 
     @property
-    def device(self) -> str | None:
-        """The device that the worker is given where it runs; None: one that is leased on this machine."""
+    def lease(self) -> Lease | None:
+        """What the worker is given where it runs; None: what is leased on this machine."""
         ...
 
     def start(self, job_file: Path, *, env: Mapping[str, str], lifeline: int, log: BinaryIO) -> subprocess.Popen[bytes]:
@@ -57,7 +57,7 @@ class LocalLauncher:
 
     entry: str = WORKER
     """The module that is run."""
-    device: None = None
+    lease: None = None
 
     def start(self, job_file: Path, *, env: Mapping[str, str], lifeline: int, log: BinaryIO) -> subprocess.Popen[bytes]:
         # -P: the current folder may hold a `datasets` of the user's, which must not shadow the package.
@@ -78,7 +78,7 @@ class AccelerateLauncher:
     say; where that is one, it is the same as LocalLauncher."""
 
     entry: str = WORKER
-    device: None = None
+    lease: None = None
 
     def start(self, job_file: Path, *, env: Mapping[str, str], lifeline: int, log: BinaryIO) -> subprocess.Popen[bytes]:
         env = {**env, ENTRY: self.entry}
@@ -96,9 +96,9 @@ class RayLauncher:
     entry: str = WORKER
 
     @property
-    def device(self) -> str:
+    def lease(self) -> Lease:
         """Ray places the worker, and shows it the GPUs that are its own."""
-        return "cuda:0" if self.gpus else "cpu"
+        return Lease("cuda:0" if self.gpus else "cpu", names=("of the Ray cluster",) * self.gpus)
 
     def start(self, job_file: Path, *, env: Mapping[str, str], lifeline: int, log: BinaryIO) -> subprocess.Popen[bytes]:
         cpus = _positive(RAY_CPUS, 1)

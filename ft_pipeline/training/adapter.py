@@ -33,7 +33,8 @@ def run(job: Job) -> dict[str, Any]:
 
     Several ranks train it together, rank 0 writes. Resumes from the newest valid checkpoint in `job.work`. UserError if
     the token audit did not pass, the loss stops being a number, or memory or disk run out. Summary: parameters, steps,
-    best step, first and best held-out loss, tokens per second, seconds, peak memory (GB), where it resumed.
+    best step, first and best held-out loss, tokens per second, seconds, peak memory (GB) of one process,
+    where it resumed, how many processes.
     """
     settings = ExperimentSettings.model_validate(job.config["experiment"])
     require_trackers(settings.training.report_to)
@@ -65,6 +66,7 @@ def run(job: Job) -> dict[str, Any]:
         "peak_memory_gb": peak_memory_gb(job.device),
         "stopped_early": evaluations.exhausted(trainer.state),
         "resumed_from_step": resumed,
+        "processes": job.rank.count,
     }
 
 

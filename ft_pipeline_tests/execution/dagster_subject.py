@@ -13,21 +13,23 @@ from pathlib import Path
 import dagster as dg
 
 from ft_pipeline.execution.build import build_artifact
-from ft_pipeline.execution.launchers import LocalLauncher
+from ft_pipeline.execution.launchers import Launcher, LocalLauncher
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.spec import Spec
 
 PARTITIONS = dg.StaticPartitionsDefinition(["qlora"])
 
 
-def make_asset(store: Path, kind: str, config: dict, retries: int = 0) -> dg.AssetsDefinition:
+def make_asset(
+    store: Path, kind: str, config: dict, retries: int = 0, launcher: Launcher | None = None
+) -> dg.AssetsDefinition:
     """An asset like those of the pipeline: a spec, and its artifact."""
 
     @dg.asset(name="adapter", partitions_def=PARTITIONS, retry_policy=dg.RetryPolicy(max_retries=retries))
     def adapter(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
-        launcher = LocalLauncher("ft_pipeline_tests.execution.fake_worker")
+        started = launcher or LocalLauncher("ft_pipeline_tests.execution.fake_worker")
         spec = Spec(kind, config=config)
-        built = build_artifact(context, ArtifactStore(store), spec, device=True, launcher=launcher)
+        built = build_artifact(context, ArtifactStore(store), spec, device=True, launcher=started)
         return dg.MaterializeResult(
             data_version=dg.DataVersion(built.artifact.fingerprint), metadata={"reused": built.reused}
         )

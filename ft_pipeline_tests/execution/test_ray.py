@@ -14,6 +14,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import dagster as dg
 import psutil
 import pytest
 
@@ -27,6 +28,7 @@ from ft_pipeline.execution.supervisor import WorkerError, WorkerJob, run_worker
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.spec import Spec
 from ft_pipeline_tests.execution.conftest import ROOT, all_gone, until
+from ft_pipeline_tests.execution.dagster_subject import make_asset
 
 WITHOUT_RAY = importlib.util.find_spec("ray") is None
 LAUNCHER = RayLauncher(entry="ft_pipeline_tests.execution.fake_worker")
@@ -135,6 +137,16 @@ def test_the_worker_runs_on_the_cluster(cluster: Cluster, store: ArtifactStore) 
 
 
 @long_with_ray
+def test_dagster_hears_of_it_as_of_any_other(cluster: Cluster, store: ArtifactStore) -> None:
+    asset = make_asset(store.root, "count", {"steps": 4, "sleep": 0.5}, launcher=LAUNCHER)
+    with dg.DagsterInstance.ephemeral() as instance:
+        result = dg.materialize([asset], instance=instance, partition_key="qlora")
+        messages = [entry.user_message for entry in instance.all_logs(result.run_id)]
+    assert "starting at step 0" in messages
+    assert any(message.startswith("adapter [qlora]: 4/4, loss 0.25") for message in messages)
+
+
+@long_with_ray
 def test_a_cancelled_step_ends_the_ray_job(cluster: Cluster, tmp_path: Path) -> None:
     given = job(tmp_path, "family")
 
@@ -233,10 +245,10 @@ def test_only_what_needs_a_device_goes_to_the_cluster(monkeypatch: pytest.Monkey
     monkeypatch.setenv("FT_LAUNCHER", "ray")
     assert launcher_for("scores", DeviceNeed(count=2)) == RayLauncher(2)
     assert launcher_for("adapter", DeviceNeed(count=2)) == RayLauncher(2, RANKS)
-    assert RayLauncher(2).device == "cuda:0"
+    assert RayLauncher(2).lease.device == "cuda:0" and len(RayLauncher(2).lease.names) == 2
     assert launcher_for("teacher_answers", None) == LocalLauncher()
     monkeypatch.setenv("FT_RAY_GPUS", "0")
-    assert launcher_for("adapter", DeviceNeed()) == RayLauncher(0) and RayLauncher(0).device == "cpu"
+    assert launcher_for("adapter", DeviceNeed()) == RayLauncher(0) and RayLauncher(0).lease.device == "cpu"
     monkeypatch.setenv("FT_RAY_GPUS", "one")
     with pytest.raises(UserError, match="FT_RAY_GPUS='one' is no number"):
         launcher_for("adapter", DeviceNeed())

@@ -8,6 +8,7 @@ import psutil
 import pytest
 import torch
 import yaml
+from accelerate.commands.config.config_args import load_config_from_file
 from safetensors.torch import load_file
 
 from ft_pipeline.errors import UserError
@@ -21,6 +22,7 @@ from ft_pipeline.training.checkpoints import newest_valid, step_of
 from ft_pipeline.training.ranks import RankBatches, Ranks
 from ft_pipeline_tests.training.subject import PAIRS, conversation, job, make_training_data, settings, support_rows
 
+ROOT = Path(__file__).parents[2]
 SETTINGS = settings(
     "lora",
     per_device_train_batch_size=3,
@@ -46,9 +48,7 @@ def alone(tmp_path_factory, data, tiny_base):
 
 @pytest.fixture(autouse=True)
 def _workers_find_the_package(monkeypatch):
-    monkeypatch.setenv(
-        "PYTHONPATH", os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
-    )
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
 
 
 def losses(out: Path, name: str) -> list[float]:
@@ -114,6 +114,36 @@ def test_divided_weights_survive_a_killed_rank_and_are_saved_whole(alone, data, 
     result = run_worker(None, work, AccelerateLauncher())
     assert result.summary["resumed_from_step"] == kept
     assert_same_training(work.out, alone[0])
+
+
+@pytest.mark.long
+def test_what_two_began_and_were_asked_to_stop_one_may_finish(alone, data, tiny_base, tmp_path, monkeypatch):
+    monkeypatch.setenv(COUNT, "2")
+    work = worker_job(tmp_path, data, tiny_base)
+
+    class Cancelled(BaseException):
+        pass
+
+    def cancel(progress):
+        if progress.step >= 3:
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        run_worker(None, work, AccelerateLauncher(), cancel)
+    kept = step_of(newest_valid(work.work / "checkpoints"))
+    assert kept >= 3  # also one between evaluations: the step that was under way
+    summary = adapter.run(job("adapter", tmp_path, SETTINGS, dict(work.inputs)))
+    assert summary["resumed_from_step"] == kept
+    assert_same_training(work.out, alone[0])
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "deploy" / "accelerate").glob("*.yaml")), ids=lambda path: path.stem)
+def test_accelerate_reads_the_shipped_files(path):
+    read = load_config_from_file(str(path))
+    assert read.num_processes == 2
+    expected = {"fsdp": ("FSDP", read.fsdp_config), "deepspeed": ("DEEPSPEED", read.deepspeed_config)}
+    kind, own = expected[path.stem]
+    assert read.distributed_type == kind and own
 
 
 def test_the_ranks_read_every_row_of_every_batch_once():
