@@ -8,6 +8,7 @@ import contextlib
 import json
 import os
 import select
+import shlex
 import signal
 import sys
 import threading
@@ -105,7 +106,7 @@ def _submit(job_file: Path, order: dict[str, Any]) -> tuple[Any, str]:
     try:
         client = JobSubmissionClient(address)
         job = client.submit_job(
-            entrypoint=f"exec {order['python']} -P -m {NODE} '{job_file}'",
+            entrypoint="exec " + shlex.join([order["python"], "-P", "-m", NODE, str(job_file)]),
             submission_id=f"ft-{kind}-{uuid.uuid4().hex[:12]}",
             metadata={"kind": kind, "folder": str(job_file.parent)},
             entrypoint_num_cpus=order["cpus"],
@@ -116,7 +117,7 @@ def _submit(job_file: Path, order: dict[str, Any]) -> tuple[Any, str]:
             f"the Ray cluster at {address} takes no job: {str(error).splitlines()[0]}; start it, or set {ADDRESS} to "
             "the address of its dashboard"
         ) from error
-    print(f"submitted to Ray as {job}", flush=True)  # noqa: T201 - the worker's log
+    sys.stderr.write(f"submitted to Ray as {job}\n")  # the worker's log
     return client, job
 
 
