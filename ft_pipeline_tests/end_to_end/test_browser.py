@@ -1,4 +1,5 @@
-"""The UI in a real browser: the graph, *Materialize all* from a clean instance, what an asset shows, a red check."""
+"""The UI in a real browser: the graph, *Materialize all* from a clean instance, what an asset shows, a red check,
+the way from a score to a raw file."""
 
 import os
 import re
@@ -74,6 +75,23 @@ def test_an_asset_shows_its_table_and_its_picture(ui: Ui, page: Page) -> None:
     page.keyboard.press("Escape")
     page.get_by_text("Show Markdown").nth(1).click()
     page.locator("img[src^='data:image/png']").first.wait_for()
+
+
+def test_an_asset_shows_its_checks(ui: Ui, page: Page) -> None:
+    page.goto(f"{ui.url}/assets/training_data?view=checks", wait_until="domcontentloaded")
+    for check in ("every_turn_rendered", "no_over_length"):
+        page.get_by_text(check).first.wait_for()
+    page.get_by_text("Passed").first.wait_for()
+    keep(page, "checks")
+
+
+def test_the_lineage_of_a_score_reaches_the_raw_file(ui: Ui, page: Page) -> None:
+    lineage = "view=lineage&lineageScope=upstream&lineageDepth=20"
+    page.goto(f"{ui.url}/assets/scores?{lineage}", wait_until="domcontentloaded")
+    page.locator("foreignObject").get_by_text("raw_alpaca", exact=True).first.wait_for()
+    keep(page, "score_lineage")
+    page.goto(f"{ui.url}/assets/raw_alpaca", wait_until="domcontentloaded")
+    page.get_by_text("support_01.jsonl").first.wait_for()
 
 
 def test_training_left_a_curve_in_the_event_log(ui: Ui) -> None:
