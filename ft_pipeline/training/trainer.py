@@ -1,7 +1,6 @@
 """TRL's SFTTrainer on rows that are already tokens: our loss, our batches, checkpoints that can be trusted."""
 
 import math
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -12,14 +11,14 @@ from accelerate.data_loader import prepare_data_loader
 from datasets import Dataset
 from torch import Tensor
 from torch.utils.data import DataLoader
-from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState
+from transformers import PrinterCallback, TrainerControl, TrainerState
 from trl import SFTConfig, SFTTrainer
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.experiments import TrainingSettings
-from ft_pipeline.job import Reporter
 from ft_pipeline.models.load import compute_dtype
 from ft_pipeline.training.batches import LengthGroupedSampler, batches_by_length, collate
+from ft_pipeline.training.callbacks import Evaluations, Meter
 from ft_pipeline.training.checkpoints import newest_valid, seal, step_of
 from ft_pipeline.training.loss import answer_loss
 from ft_pipeline.training.ranks import RankBatches, Ranks
@@ -27,7 +26,6 @@ from ft_pipeline.training.state import load_tree, random_state, save_tree, set_r
 from ft_pipeline.training.stopping import Stopping
 from ft_pipeline.training.techniques import load_weights
 from ft_pipeline.training.tokens import MASKED
-from ft_pipeline.training.usage import memory_gb
 
 OPTIMIZER, RANDOM, SCALER = "optimizer", "random", "scaler"
 """Of a checkpoint, beside the weights: each a .json and a .safetensors."""
@@ -64,7 +62,7 @@ class AnswerTrainer(SFTTrainer):
         self._validation = validation
         self._pad = tokenizer.pad_token_id
         self._filler = train[0]
-        self.meter = _Meter()
+        self.meter = Meter()
         columns = {key: [row[key] for row in train] for key in self.columns}
         super().__init__(
             model=model,
@@ -310,82 +308,6 @@ def training_arguments(settings: TrainingSettings, folder: Path, device: str, dt
         disable_tqdm=True,
         report_to=list(settings.report_to) or "none",
     )
-
-
-class Evaluations(TrainerCallback):
-    """Evaluate after the last step too, and stop when the held-out loss has not fallen for `patience` evaluations.
-
-    It counts in the log history, which checkpoints carry, and so is the same after a resume.
-    """
-
-    def __init__(self, patience: int) -> None:
-        self._patience = patience
-
-    def exhausted(self, state: TrainerState) -> bool:
-        """Whether the best held-out loss lies `patience` evaluations back."""
-        losses = [entry["eval_loss"] for entry in state.log_history if "eval_loss" in entry and entry["step"] > 0]
-        return bool(losses) and len(losses) - 1 - losses.index(min(losses)) >= self._patience
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.global_step >= state.max_steps:
-            control.should_evaluate = control.should_save = True
-
-    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self.exhausted(state):
-            control.should_training_stop = True
-
-
-class Progress(TrainerCallback):
-    """Report each step with loss, speed, time left and memory."""
-
-    def __init__(self, report: Reporter, meter: "_Meter", device: str) -> None:
-        self._report = report
-        self._meter = meter
-        self._device = device
-        self._last_eval: float | None = None
-        self._first_step: int | None = None
-        self._started = time.monotonic()
-
-    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self._first_step is None:
-            self._first_step, self._started = state.global_step, time.monotonic()
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        if "eval_loss" in logs:
-            self._last_eval = logs["eval_loss"]
-            self._report.log(f"step {state.global_step}: held-out loss {self._last_eval:.4f} nats per token")
-        if "loss" not in logs:
-            return
-        done = state.global_step - (self._first_step or 0)
-        values = {
-            "loss": logs["loss"],
-            "tokens_per_second": self._meter.tokens_per_second,
-            "eta_seconds": (time.monotonic() - self._started) / max(1, done) * (state.max_steps - state.global_step),
-            "memory_gb": memory_gb(self._device),
-        }
-        logs |= {name: values[name] for name in ("tokens_per_second", "memory_gb")}
-        if self._last_eval is not None:
-            values["eval_loss"] = self._last_eval
-        self._report.progress(state.global_step, state.max_steps, **values)
-
-
-class _Meter:
-    """Tokens read by training steps (padding left out), and the seconds that those took."""
-
-    def __init__(self) -> None:
-        self.tokens = 0
-        self.seconds = 0.0
-        self._entered = 0.0
-
-    def __enter__(self) -> None:
-        self._entered = time.monotonic()
-
-    def __exit__(self, *_: object) -> None:
-        self.seconds += time.monotonic() - self._entered
-
-    @property
-    def tokens_per_second(self) -> float:
-        return self.tokens / self.seconds if self.seconds else 0.0
 
 
 def train(trainer: AnswerTrainer, evaluations: Evaluations) -> int:
