@@ -74,6 +74,8 @@ def rank(job: Job) -> dict:
     (job.work / f"rank-{job.rank.number}").write_text(f"{os.getpid()} {os.environ['WORLD_SIZE']} {job.rank.meeting}")
     job.report.log(f"rank {job.rank.number}")
     if not job.config.get("then"):
+        if job.rank.number == 0:
+            (job.out / "rank.txt").write_text("0")
         return {"rank": job.rank.number, "count": job.rank.count}
     while len(list(job.work.glob("rank-*"))) < job.rank.count:
         time.sleep(0.05)

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import dagster as dg
 import pytest
 
 from ft_pipeline.errors import UserError
@@ -9,7 +10,9 @@ from ft_pipeline.execution.accelerate_config import CONFIG, COUNT, Processes, pr
 from ft_pipeline.execution.devices import DeviceNeed
 from ft_pipeline.execution.launchers import AccelerateLauncher, LocalLauncher, launcher_for
 from ft_pipeline.execution.supervisor import WorkerError, WorkerJob, run_worker
+from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline_tests.execution.conftest import all_gone, until
+from ft_pipeline_tests.execution.dagster_subject import make_asset
 
 ROOT = Path(__file__).parents[2]
 LAUNCHER = AccelerateLauncher("ft_pipeline_tests.execution.fake_worker")
@@ -39,6 +42,16 @@ def test_each_rank_does_the_job_and_the_first_reports(tmp_path: Path) -> None:
     told = [(given.work / f"rank-{number}").read_text().split() for number in range(2)]
     assert [each[1] for each in told] == ["2", "2"]
     assert told[0][2] == told[1][2] and not Path(told[0][2]).parent.exists()
+
+
+def test_dagster_hears_the_first_rank_alone(store: ArtifactStore) -> None:
+    asset = make_asset(store.root, "rank", {}, launcher=LAUNCHER)
+    with dg.DagsterInstance.ephemeral() as instance:
+        result = dg.materialize([asset], instance=instance, partition_key="qlora")
+        messages = [entry.user_message for entry in instance.all_logs(result.run_id)]
+    assert [message for message in messages if message.startswith("rank ")] == ["rank 0"]
+    (artifact,) = store.all()
+    assert artifact.summary == {"rank": 0, "count": 2}
 
 
 def test_the_reason_of_the_rank_that_failed_is_told_and_the_others_end(tmp_path: Path) -> None:
