@@ -1,0 +1,50 @@
+"""The small projects of projects/, and the scores that the embedded model gave on them.
+
+`python -m ft_pipeline_tests.evaluation.recorded FOLDER NAME` records again. FOLDER is a project folder with the files
+of projects/NAME in which `ft run` has been (what the long test of test_projects.py does).
+"""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from ft_pipeline.evaluation.trainings import facts
+from ft_pipeline.project import Project
+from ft_pipeline.store.artifacts import Artifact, ArtifactStore
+from ft_pipeline.store.current import Current
+
+PROJECTS = Path(__file__).parent / "projects"
+EXPERIMENT = "lora"
+ASSETS = ("prompt_baseline", "scores")
+FILES = ("scores.json", "samples.parquet", "general.parquet", "tasks.parquet")
+
+
+def record(folder: Path, name: str) -> None:
+    """Copy the scores of `folder` to projects/NAME/recorded, with what a comparison asks of the training."""
+    store = ArtifactStore(Project.find(folder).store)
+    target = PROJECTS / name / "recorded"
+    shutil.rmtree(target, ignore_errors=True)
+    found = {asset: _current(store, asset) for asset in ASSETS}
+    for asset, artifact in found.items():
+        (target / asset).mkdir(parents=True)
+        for file in FILES:
+            shutil.copy(artifact.path / file, target / asset)
+    training = facts(store, found["scores"])
+    (target / "training.json").write_text(json.dumps(training, indent=2) + "\n", encoding="utf-8")
+
+
+def _current(store: ArtifactStore, asset: str) -> Artifact:
+    pointer = Current(store.root).read(asset, EXPERIMENT)
+    assert pointer is not None, f"{asset} was never materialized there"
+    return store.require(pointer.kind, pointer.fingerprint)
+
+
+def training_of(name: str) -> dict[str, Any]:
+    """What compare and recommend take of the experiment."""
+    return json.loads((PROJECTS / name / "recorded" / "training.json").read_text(encoding="utf-8"))
+
+
+if __name__ == "__main__":
+    record(Path(sys.argv[1]), sys.argv[2])

@@ -1,0 +1,62 @@
+"""Small projects whose right answer is known: one where prompting is enough.
+
+The quick test holds the real rules against scores that the embedded model gave (recorded.py); the long one runs the
+whole pipeline on the folders again.
+"""
+
+import json
+import shutil
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from ft_pipeline import scaffold
+from ft_pipeline.evaluation.comparison import compare
+from ft_pipeline.evaluation.recommendation import recommend
+from ft_pipeline.project import Project
+from ft_pipeline_tests.end_to_end.project import ft, ft_json
+from ft_pipeline_tests.evaluation.recorded import ASSETS, EXPERIMENT, PROJECTS, training_of
+
+ANSWERS = {
+    "prompting_is_enough": ("prompt", "retrieved", "Do not fine-tune"),
+}
+"""Decision, the row that it speaks for, the first words of its first reason."""
+
+
+@pytest.mark.parametrize("name", ANSWERS)
+def test_the_rules_give_the_right_answer_on_recorded_scores(name: str) -> None:
+    settings = Project.find(PROJECTS / name).settings
+    recorded, training = PROJECTS / name / "recorded", training_of(name)
+    config = {
+        "bootstrap_resamples": settings.evaluation.bootstrap_resamples,
+        "seed": settings.evaluation.seed,
+        "primary_metric": settings.promotion.metric,
+    }
+    inputs = {f"{EXPERIMENT}/{asset}": recorded / asset for asset in ASSETS}
+    document = compare(inputs, config, {EXPERIMENT: training})
+    found = recommend(document, {EXPERIMENT: training}, settings.promotion.forgetting_margin)
+    decision, row, reason = ANSWERS[name]
+    assert (found["decision"], found["row"], found["experiment"]) == (decision, row, None), found["reasons"]
+    assert found["reasons"][0].startswith(reason)
+
+
+@pytest.mark.parametrize("name", ANSWERS)
+def test_the_recorded_scores_are_of_these_rows(name: str) -> None:
+    lines = (PROJECTS / name / "data" / "raw" / "alpaca" / "rows.jsonl").read_text(encoding="utf-8").splitlines()
+    outputs = {json.loads(line)["output"] for line in lines}
+    for asset in ASSETS:
+        samples = pq.read_table(PROJECTS / name / "recorded" / asset / "samples.parquet").to_pylist()
+        assert {sample["reference"] for sample in samples} <= outputs
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", ANSWERS)
+def test_the_whole_pipeline_gives_the_right_answer(name: str, tmp_path: Path) -> None:
+    root = scaffold.create(tmp_path / "shop", example=False)
+    shutil.rmtree(root / "experiments")
+    shutil.copytree(PROJECTS / name, root, dirs_exist_ok=True, ignore=shutil.ignore_patterns("recorded"))
+    done = ft(root, "run", "--experiment", EXPERIMENT, timeout=1500)
+    assert done.returncode == 0, done.stderr[-4000:]
+    found = ft_json(root, "recommend")
+    assert (found["decision"], found["row"]) == ANSWERS[name][:2], found["reasons"]
