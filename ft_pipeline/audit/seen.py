@@ -9,6 +9,8 @@ from ft_pipeline.audit.rows import SPLITS, read_rows
 from ft_pipeline.errors import UserError
 
 MODELS = ("adapter", "merged_model")
+LEARNED = ("trained on it", "chose its checkpoint by it")
+"""How a model depends on a row of each of SPLITS; without the row, it is another model."""
 SCORED = ("prompt_baseline", "scores")
 
 
@@ -37,9 +39,9 @@ class Seen:
     """Identities of the row's content, oldest first; more than one where the file's row changed between snapshots."""
     uses: list[Use] = field(default_factory=list)
     retrain: list[str] = field(default_factory=list)
-    """Experiments whose present model learned from it."""
+    """Experiments whose present model was trained on it or chose its checkpoint by it; a run trains them anew."""
     champion: bool = False
-    """Whether the present champion did."""
+    """Whether the present champion is one of those models."""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -73,7 +75,7 @@ def uses_of(library: Library, row: str, ids: list[str]) -> Seen:
     wanted = set(ids)
     uses: dict[Any, Use] = {}
     for node in library.all("training_data"):
-        for split, how in zip(SPLITS, ("trained on it", "chose its checkpoint by it"), strict=True):
+        for split, how in zip(SPLITS, LEARNED, strict=True):
             if wanted & {each["id"] for each in read_rows(node, f"{split}.parquet", ["id"])}:
                 for used in [node, *_descendants(library, node, MODELS)]:
                     uses.setdefault(used.path, _use(library, used, "made from it" if used is node else how))
@@ -82,10 +84,10 @@ def uses_of(library: Library, row: str, ids: list[str]) -> Seen:
         for used in _descendants(library, node, SCORED, transitive=False) if wanted & tested else []:
             uses.setdefault(used.path, _use(library, used, "was scored on it"))
     found = list(uses.values())
-    learned = [use for use in found if use.how == "trained on it"]
-    retrain = sorted({use.experiment for use in learned if use.present and use.experiment})
+    made = [use for use in found if use.how in LEARNED]
+    retrain = sorted({use.experiment for use in made if use.present and use.experiment})
     last = max((record.sequence for record in library.champion_records), default=None)
-    return Seen(row, ids, found, retrain, any(last in use.champion_records for use in learned))
+    return Seen(row, ids, found, retrain, any(last in use.champion_records for use in made))
 
 
 def _ids_at(library: Library, table: str, file: str, row: int) -> list[str]:

@@ -165,9 +165,9 @@ def show_comparison(console: Console, document: Mapping[str, Any]) -> None:
     )
     console.print(table)
     primary = document["primary_metric"]
-    for found in document["seeds"]:
+    for found in document.get("seeds", ()):  # a comparison of an older version has none
         console.print(plain(spread_in_words(found, primary, metric_of(document, primary))), soft_wrap=True)
-    for found in document["learning_curves"]:
+    for found in document.get("learning_curves", ()):
         console.print(plain(curve_in_words(found, metric_of(document, primary))), soft_wrap=True)
     for found in document["break_even"][:1]:  # of the best tuned row; the others are in the UI and in --json
         console.print(plain(f"Break-even: {in_words(found)}"), soft_wrap=True)

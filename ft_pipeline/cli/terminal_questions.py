@@ -67,7 +67,7 @@ def show_seen(console: Console, seen: Seen) -> None:
         show_rows(console, ["artifact", "fingerprint", "made", "how", "present", "champion records"], rows)
     console.print(f"To be trained anew without it: {plain(', '.join(seen.retrain) or 'nothing')}")
     if seen.champion:
-        console.print("[yellow]The present champion was trained on it.[/]")
+        console.print("[yellow]The present champion is one of these models.[/]")
 
 
 def show_changes(console: Console, found: Mapping[str, Any]) -> None:
@@ -106,7 +106,7 @@ def show_forgotten(console: Console, done: Forgotten) -> None:
         )
         console.print(f"  {plain(model['key'])} {model['fingerprint'][:SHOWN]} {plain(model['how'])}{records}")
     if done.champion:
-        console.print("[yellow]The present champion learned from it; it stays released until another one is.[/]")
+        console.print("[yellow]The present champion is one of these models; it stays released until another one is.[/]")
     if done.retrain:
         console.print(f"The next `ft run` trains anew without it: {plain(', '.join(done.retrain))}")
     if done.also:

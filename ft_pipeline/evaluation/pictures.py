@@ -32,7 +32,7 @@ def score_picture(document: Mapping[str, Any]) -> bytes:
 
 def learning_curve_picture(document: Mapping[str, Any]) -> bytes | None:
     """PNG of the primary metric by training rows, with 95 % intervals; None where no curve was asked for."""
-    curves, name = document["learning_curves"], document["primary_metric"]
+    curves, name = document.get("learning_curves", ()), document["primary_metric"]
     if not curves:
         return None
     metric = metric_of(document, name)

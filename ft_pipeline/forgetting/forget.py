@@ -65,7 +65,7 @@ class Forgotten:
     retrain: list[str]
     """Experiments that the next run trains anew."""
     champion: bool
-    """Whether the present champion learned from a row."""
+    """Whether the present champion was trained on a row or chose its checkpoint by it."""
     also: list[str] = field(default_factory=list)
     """Rows that share a text with them and stay: look at them."""
     notes: list[str] = field(default_factory=list)

@@ -134,8 +134,8 @@ class _Page:
         """What was trained beside the experiments: other seeds, and shares of their rows."""
         metric, curve = self.metrics[self.primary], learning_curve_picture(self.document)
         return {
-            "seeds": [spread_in_words(each, self.primary, metric) for each in self.document["seeds"]],
-            "learning_curves": [curve_in_words(each, metric) for each in self.document["learning_curves"]],
+            "seeds": [spread_in_words(each, self.primary, metric) for each in self.document.get("seeds", ())],
+            "learning_curves": [curve_in_words(each, metric) for each in self.document.get("learning_curves", ())],
             "learning_curve": _data_uri(curve) if curve else None,
         }
 

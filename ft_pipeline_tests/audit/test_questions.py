@@ -78,8 +78,8 @@ def test_the_sentence_is_told_in_words(released: Shop, ft: Command) -> None:
 def test_which_models_saw_a_row(released: Shop, ft_json: Command, split: str, how: str) -> None:
     seen = ft_json("audit", "--row", f"alpaca/support.jsonl:{row_of(released, split)}")
     assert how in {use["how"] for use in seen["uses"]}
-    assert seen["retrain"] == (["qlora"] if split == "train" else [])
-    assert seen["champion"] == (split == "train")
+    assert seen["retrain"] == ([] if split == "test" else ["qlora"])
+    assert seen["champion"] == (split != "test")
     kinds = {use["key"] for use in seen["uses"]}
     assert kinds == (
         {"scores[qlora]"} if split == "test" else {"training_data[qlora]", "adapter[qlora]", "merged_model[qlora]"}
