@@ -37,6 +37,10 @@ def chromium() -> str | None:
     return shutil.which("chromium")
 
 
+LAUNCH = """mutation($given: ExecutionParams!) { launchRun(executionParams: $given) {
+    __typename ... on LaunchRunSuccess { run { runId } } ... on PythonError { message } } }"""
+
+
 @dataclass(frozen=True)
 class Ui:
     """A running UI."""
@@ -54,6 +58,33 @@ class Ui:
         """Runs, newest first."""
         found = self.query("{ runsOrError { ... on Runs { results { runId status tags { key value } } } } }")
         return found["runsOrError"]["results"]
+
+    def launch(self, experiment: str, *assets: str) -> str:
+        """What *Launch run* does, for these assets; the run's id."""
+        selector = {
+            "repositoryLocationName": "ft_pipeline",
+            "repositoryName": "__repository__",
+            "jobName": "__ASSET_JOB",
+            "assetSelection": [{"path": [asset]} for asset in assets],
+        }
+        tags = [{"key": "dagster/partition", "value": experiment}]
+        given = {"selector": selector, "executionMetadata": {"tags": tags}, "runConfigData": {}}
+        launched = self.query(LAUNCH, given=given)["launchRun"]
+        assert launched["__typename"] == "LaunchRunSuccess", launched
+        return launched["run"]["runId"]
+
+    def terminate(self, run_id: str) -> None:
+        """What *Terminate* does."""
+        ended = self.query(
+            "mutation($id: String!) { terminateRun(runId: $id) { __typename ... on PythonError { message } } }",
+            id=run_id,
+        )["terminateRun"]
+        assert ended["__typename"] == "TerminateRunSuccess", ended
+
+    def slots(self) -> list[str]:
+        """The runs that hold a slot of the pool `gpu`."""
+        found = self.query('{ instance { concurrencyLimit(concurrencyKey: "gpu") { claimedSlots { runId } } } }')
+        return [slot["runId"] for slot in found["instance"]["concurrencyLimit"]["claimedSlots"]]
 
     def wait_for_run(self, seconds: float) -> dict[str, Any]:
         """The newest run, once it has ended."""

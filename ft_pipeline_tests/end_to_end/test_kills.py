@@ -1,0 +1,118 @@
+"""Processes of a deployment are killed, with a real training under way: nothing is orphaned, no slot stays taken, no
+artifact is half there, and the next run goes on from the last checkpoint."""
+
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import psutil
+import pytest
+
+from ft_pipeline.store.artifacts import ArtifactStore
+from ft_pipeline_tests.end_to_end.project import ft, small_project, workers, write_experiment
+from ft_pipeline_tests.end_to_end.services import Services, services
+from ft_pipeline_tests.end_to_end.ui import Ui, until
+
+pytestmark = [pytest.mark.slow, pytest.mark.long]
+
+BEFORE = (
+    *("raw_alpaca", "raw_sharegpt", "raw_text", "raw_preferences", "raw_unlabelled"),
+    *("alpaca", "sharegpt", "text", "preferences", "unlabelled", "conversations", "teacher_answers", "distilled"),
+    *("experiment", "base_model", "training_data", "memory_estimate"),
+)
+PATIENCE = 120.0
+NEVER_STOPS_EARLY = 10_000
+
+
+@dataclass(frozen=True)
+class Training:
+    """A run whose trainer is at work."""
+
+    run_id: str
+    worker: psutil.Process
+    """The run's own process, which is the step's, too."""
+    trainer: psutil.Process
+    family: list[psutil.Process]
+    """The run's process and everything below it."""
+    resumed_from: int
+
+    def all_gone(self) -> bool:
+        return not any(_alive(each) for each in self.family)
+
+
+def _alive(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+class Shop:
+    """A deployment over a small project, for one test after another to break."""
+
+    def __init__(self, group: Services) -> None:
+        self.group = group
+        self.store = ArtifactStore(group.root / "data" / "store")
+
+    @property
+    def ui(self) -> Ui:
+        return self.group.ui()
+
+    def train(self) -> Training:
+        """Launch a run and wait until it has written a checkpoint that was not there before."""
+        before = self.last_checkpoint()
+        run_id = self.ui.launch("endless", "adapter")
+        until(lambda: self.last_checkpoint() > before, "another checkpoint", 2 * PATIENCE)
+        trainer = workers(self.group.root)[-1]
+        worker = next(each for each in trainer.parents() if "spawn_main" in " ".join(each.cmdline()))
+        return Training(run_id, worker, trainer, [worker, *worker.children(recursive=True)], before)
+
+    def last_checkpoint(self) -> int:
+        """The step of the newest complete checkpoint; 0 where there is none."""
+        found = self.store.root.glob("work/adapter/*/checkpoints/checkpoint-*/complete.json")
+        return max((int(path.parent.name.partition("-")[2]) for path in found), default=0)
+
+    def check(self, training: Training, status: str) -> None:
+        """What must hold after every kill. How long it took is printed: `pytest -rP` shows it."""
+        began = time.monotonic()
+        until(training.all_gone, "every process of the run ended", 30)
+        print(f"processes gone after {time.monotonic() - began:.1f} s")
+        until(lambda: self.status(training.run_id) == status, f"the run is {status}", PATIENCE)
+        print(f"run {status} after {time.monotonic() - began:.1f} s")
+        until(lambda: not self.ui.slots(), "the slot is free", PATIENCE)
+        print(f"slot free after {time.monotonic() - began:.1f} s, checkpoint of step {self.last_checkpoint()}")
+        assert self.last_checkpoint() > training.resumed_from
+        assert not list(self.store.root.glob("artifacts/adapter/*/*/manifest.json"))
+
+    def status(self, run_id: str) -> str:
+        return next(run["status"] for run in self.ui.runs() if run["runId"] == run_id)
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
+    root = small_project(tmp_path_factory.mktemp("kills") / "shop")
+    write_experiment(root, "endless", root / "models" / "tiny", epochs=1000, early_stopping_patience=NEVER_STOPS_EARLY)
+    before = ft(root, "run", "--experiment", "endless", "--select", ",".join(BEFORE))
+    assert before.returncode == 0, before.stderr[-3000:]
+    with services(root, tmp_path_factory.mktemp("opt"), "code", "daemon", "webserver") as group:
+        yield Shop(group)
+    shutil.rmtree(root)
+
+
+def test_a_cancelled_run_ends_with_all_its_processes(shop: Shop) -> None:
+    training = shop.train()
+    shop.ui.terminate(training.run_id)
+    shop.check(training, "CANCELED")
+
+
+def test_a_killed_trainer(shop: Shop) -> None:
+    training = shop.train()
+    training.trainer.kill()
+    shop.check(training, "FAILURE")
+
+
+def test_a_killed_run(shop: Shop) -> None:
+    training = shop.train()
+    training.worker.kill()
+    shop.check(training, "FAILURE")
