@@ -1,9 +1,11 @@
 """Training speed: ours against TRL's SFTTrainer with its defaults, on the same rows, in one run.
 
-    python benchmarks/training.py [ROWS.json|ROWS.jsonl ...] [--rows 64] [--rounds 2]
+    python benchmarks/training.py [ROWS.json|ROWS.jsonl ...] [--rows 64] [--rounds 2] [--llama-factory PYTHON]
 
 Each contender runs in a process of its own (peak memory is a property of a process), in turn, over the same rows:
-SmolLM2-135M, NF4 QLoRA r = 8 on q, k, v, o, batches of 8, one epoch. Results: benchmarks/results/training.json.
+SmolLM2-135M, NF4 QLoRA r = 8 on q, k, v, o, batches of 8, one epoch. LLaMA-Factory joins in where PYTHON names the
+interpreter of an environment that has it. The ceiling is what this machine's matrix products and dequantisation alone
+would take (ceiling.py). Results: benchmarks/results/training.json.
 """
 
 import argparse
@@ -15,6 +17,9 @@ import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+import ceiling
+import llama_factory
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "training.json"
@@ -29,7 +34,7 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as scratch:
         base = _convert_base(Path(scratch))
-        rounds = [{name: _run(name, base, arguments) for name in CONTENDERS} for _ in range(arguments.rounds)]
+        rounds = [_round(base, arguments) for _ in range(arguments.rounds)]
     report = _summarise(rounds, arguments)
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
     RESULTS.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
@@ -41,6 +46,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("files", nargs="*", help="Alpaca rows, JSON or JSONL (default: the shipped support rows)")
     parser.add_argument("--rows", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--llama-factory", metavar="PYTHON", help="an interpreter that has LLaMA-Factory")
     parser.add_argument("--contender", choices=sorted(CONTENDERS), help=argparse.SUPPRESS)
     parser.add_argument("--base", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -68,6 +74,16 @@ def _convert_base(scratch: Path) -> Path:
     out.mkdir()
     base_model.run(Job("base_model", {"model": "embedded"}, {}, out, scratch, "cpu", _Silent()))
     return out
+
+
+def _round(base: Path, arguments: argparse.Namespace) -> dict[str, dict[str, float]]:
+    found = {name: _run(name, base, arguments) for name in CONTENDERS}
+    if arguments.llama_factory:
+        encoded = _encode(base, _rows(arguments.files, arguments.rows))
+        tokens = sum(len(row["input_ids"]) for row in encoded)
+        rows = _rows(arguments.files, arguments.rows)
+        found["llama-factory"] = llama_factory.train(arguments.llama_factory, base, rows, tokens, BATCH, LENGTH)
+    return found
 
 
 def _run(name: str, base: Path, arguments: argparse.Namespace) -> dict[str, float]:
@@ -164,6 +180,7 @@ def _summarise(rounds: list[dict[str, dict[str, float]]], arguments: argparse.Na
         return max(round_[name][key] for round_ in rounds)
 
     baseline = best("trl", "tokens_per_second")
+    limit = best("ceiling", "tokens_per_second")
     return {
         "rows": arguments.rows,
         "tokens": int(best("trl", "tokens")),
@@ -173,9 +190,10 @@ def _summarise(rounds: list[dict[str, dict[str, float]]], arguments: argparse.Na
             name: {
                 "tokens_per_second": best(name, "tokens_per_second"),
                 "times_trl": best(name, "tokens_per_second") / baseline,
+                "of_ceiling": best(name, "tokens_per_second") / limit,
                 "peak_memory_gb": best(name, "peak_memory_gb"),
             }
-            for name in CONTENDERS
+            for name in rounds[0]
         },
     }
 
@@ -184,11 +202,12 @@ def _table(report: dict[str, Any]) -> str:
     lines = [
         "",
         f"{report['rows']} rows, {report['tokens']:,} tokens, batch {BATCH}",
-        "contender     tokens/s  x TRL  peak GB",
+        "contender      tokens/s  x TRL  of ceiling  peak GB",
     ]
     for name, row in report["contenders"].items():
         lines.append(
-            f"{name:12}  {row['tokens_per_second']:8.0f}  {row['times_trl']:5.1f}  {row['peak_memory_gb']:7.1f}"
+            f"{name:13}  {row['tokens_per_second']:8.0f}  {row['times_trl']:5.1f}  {row['of_ceiling']:10.0%}  "
+            f"{row['peak_memory_gb']:7.1f}"
         )
     return "\n".join(lines)
 
@@ -201,7 +220,12 @@ class _Silent:
         pass
 
 
+def _ceiling(base: Path, rows: list[list[dict[str, str]]]) -> dict[str, float]:
+    return ceiling.measure(base, [len(row["input_ids"]) for row in _encode(base, rows)], BATCH)
+
+
 CONTENDERS = {
+    "ceiling": _ceiling,
     "trl": _trl,
     "ours qlora": lambda base, rows: _ours("qlora", base, rows),
     "ours lora": lambda base, rows: _ours("lora", base, rows),
