@@ -1,7 +1,9 @@
-"""Processes of a deployment are killed, with a real training under way: nothing is orphaned, no slot stays taken, no
-artifact is half there, and the next run goes on from the last checkpoint."""
+"""Every process of a deployment is killed once, with a real training under way: nothing is orphaned, no slot stays
+taken, no artifact is half there, and the next run goes on from the last checkpoint."""
 
+import os
 import shutil
+import signal
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -59,10 +61,10 @@ class Shop:
     def ui(self) -> Ui:
         return self.group.ui()
 
-    def train(self) -> Training:
+    def train(self, experiment: str = "endless") -> Training:
         """Launch a run and wait until it has written a checkpoint that was not there before."""
         before = self.last_checkpoint()
-        run_id = self.ui.launch("endless", "adapter")
+        run_id = self.ui.launch(experiment, "adapter")
         until(lambda: self.last_checkpoint() > before, "another checkpoint", 2 * PATIENCE)
         trainer = workers(self.group.root)[-1]
         worker = next(each for each in trainer.parents() if "spawn_main" in " ".join(each.cmdline()))
@@ -92,8 +94,9 @@ class Shop:
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
     root = small_project(tmp_path_factory.mktemp("kills") / "shop")
-    write_experiment(root, "endless", root / "models" / "tiny", epochs=1000, early_stopping_patience=NEVER_STOPS_EARLY)
-    before = ft(root, "run", "--experiment", "endless", "--select", ",".join(BEFORE))
+    for name, epochs in (("endless", 1000), ("short", 20)):
+        write_experiment(root, name, root / "models" / "tiny", epochs=epochs, early_stopping_patience=NEVER_STOPS_EARLY)
+    before = ft(root, "run", "--experiment", "endless", "--experiment", "short", "--select", ",".join(BEFORE))
     assert before.returncode == 0, before.stderr[-3000:]
     with services(root, tmp_path_factory.mktemp("opt"), "code", "daemon", "webserver") as group:
         yield Shop(group)
@@ -116,3 +119,51 @@ def test_a_killed_run(shop: Shop) -> None:
     training = shop.train()
     training.worker.kill()
     shop.check(training, "FAILURE")
+
+
+def test_a_killed_daemon_and_a_killed_web_server_leave_the_run_alone(shop: Shop) -> None:
+    training = shop.train()
+    for name in ("daemon", "webserver"):
+        shop.group.kill(name)
+    before = shop.last_checkpoint()
+    until(lambda: shop.last_checkpoint() > before, "training goes on without them", PATIENCE)
+    shop.group.start("daemon", "webserver")
+    assert shop.status(training.run_id) == "STARTED"
+    shop.ui.terminate(training.run_id)
+    shop.check(training, "CANCELED")
+
+
+def test_a_killed_code_server(shop: Shop) -> None:
+    """systemd then ends what is left of the service and starts it again."""
+    training = shop.train()
+    left = shop.group.members(shop.group.running["code"].pid)
+    shop.group.kill("code")
+    for pid in left:
+        if psutil.pid_exists(pid):
+            os.kill(pid, signal.SIGTERM)
+    until(training.all_gone, "every process of the run ended", 60)
+    until(lambda: not any(map(psutil.pid_exists, left)), "the service is gone", 60)
+    shop.group.start("code")
+    shop.check(training, "FAILURE")
+
+
+def test_a_stop_of_all_services_and_a_start(shop: Shop) -> None:
+    training = shop.train()
+    for name in ("webserver", "daemon", "code"):
+        shop.group.stop(name)
+    shop.group.start("code", "daemon", "webserver")
+    shop.check(training, "FAILURE")
+
+
+def test_after_a_kill_another_run_goes_on_to_the_end(shop: Shop) -> None:
+    shutil.rmtree(shop.store.root / "work" / "adapter", ignore_errors=True)  # the other experiment's checkpoints
+    training = shop.train("short")
+    training.trainer.kill()
+    shop.check(training, "FAILURE")
+    before = shop.last_checkpoint()
+    shop.ui.launch("short", "adapter")
+    assert shop.ui.wait_for_run(4 * PATIENCE)["status"] == "SUCCESS"
+    (adapter,) = shop.store.all("adapter")
+    assert adapter.summary["resumed_from_step"] == before > 0
+    shop.store.verify(adapter.path, thorough=True)
+    assert list((shop.store.root / "drafts").iterdir()) == []
