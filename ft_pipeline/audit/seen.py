@@ -66,7 +66,7 @@ def who_saw(library: Library, row: str) -> Seen:
     else:
         ids = _ids_at(library, *parse_origin(row))
     if not ids:
-        raise UserError(f"no table in the store holds {row}, accepted; look in the set-aside rows: ft audit --left-out")
+        raise UserError(f"no table in the store holds {row}{_why_not(library, row)}, so no model saw it")
     return uses_of(library, row, ids)
 
 
@@ -100,6 +100,18 @@ def _ids_at(library: Library, table: str, file: str, row: int) -> list[str]:
                 if (each.get("table") or kind, each["file"], each["row"]) == (table, file, row):
                     found[each["id"]] = None
     return list(found)
+
+
+def _why_not(library: Library, row: str) -> str:
+    """How the newest snapshot that holds a place set its row aside; empty where none did."""
+    if ":" not in row:
+        return ""
+    table, file, number = parse_origin(row)
+    for node in reversed(library.all(table)):
+        for each in read_rows(node, "set_aside.parquet", ["file", "row", "code"]):
+            if (each["file"], each["row"]) == (file, number):
+                return f" as accepted (it was set aside as {each['code']}; see ft audit {table} --left-out)"
+    return ""
 
 
 def derived_ids(library: Library, ids: Collection[str]) -> list[str]:

@@ -1,6 +1,6 @@
 """How `ft audit` shows a chain in a terminal: a tree from the subject back to the raw files."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from rich.console import Console
@@ -49,13 +49,19 @@ def show_verdict(console: Console, chain: Chain, verdict: Verdict) -> None:
             console.print("All of it is behind the evidence; what the model itself was made from is verified.")
     elif verdict.checked:
         console.print(f"[green]Verified:[/] {counted}; every hash is as recorded.", soft_wrap=True)
+        if elsewhere := _redacted_of(chain, chain.library.all()):
+            console.print(f"Elsewhere in the store, {len(elsewhere)} artifacts were redacted on request.")
     else:
         console.print("The manifests agree with each other. Files were not read; `--verify` hashes them all again.")
 
 
 def _redacted(chain: Chain) -> list[str]:
+    return _redacted_of(chain, chain.nodes)
+
+
+def _redacted_of(chain: Chain, nodes: Iterable[Node]) -> list[str]:
     marks = marks_of(chain.library)
-    return [node.label for node in chain.nodes if status(chain, node, marks) == "redacted"]
+    return [node.label for node in nodes if status(chain, node, marks) == "redacted"]
 
 
 def _grow(branch: Tree, chain: Chain, node: Node, seen: set[Any], marks: Mapping[str, list[str]]) -> None:

@@ -63,8 +63,10 @@ def show_seen(console: Console, seen: Seen) -> None:
         ]
         for use in seen.uses
     ]
-    if rows:
-        show_rows(console, ["artifact", "fingerprint", "made", "how", "present", "champion records"], rows)
+    if not rows:
+        console.print("No model was trained on it, chose a checkpoint by it, or was scored on it.")
+        return
+    show_rows(console, ["artifact", "fingerprint", "made", "how", "present", "champion records"], rows)
     console.print(f"To be trained anew without it: {plain(', '.join(seen.retrain) or 'nothing')}")
     if seen.champion:
         console.print("[yellow]The present champion is one of these models.[/]")

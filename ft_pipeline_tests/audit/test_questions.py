@@ -103,6 +103,11 @@ def test_a_row_that_never_was_is_refused(released: Shop, ft: Command) -> None:
         ft("audit", "--row", "support.jsonl")
 
 
+def test_a_row_that_was_set_aside_is_told_with_its_reason(released: Shop, ft: Command) -> None:
+    with pytest.raises(UserError, match=r"support\.jsonl:14 as accepted \(it was set aside as empty_output"):
+        ft("audit", "--row", "alpaca/support.jsonl:14")
+
+
 def test_what_changed_since_the_champion_before(released: Shop, ft_json: Command, ft: Command) -> None:
     released.write(
         "alpaca",

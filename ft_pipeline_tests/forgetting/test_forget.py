@@ -84,7 +84,7 @@ def test_the_audit_says_redacted_and_not_verified(released: Shop, ft_json: Comma
     assert code == 0 and "Not verified, but redacted on request" in shown
 
 
-def test_the_next_run_does_without_it(released: Shop, ft_json: Command) -> None:
+def test_the_next_run_does_without_it(released: Shop, ft_json: Command, ft: Command) -> None:
     forget(ft_json)
     made = released.materialize()
     released.release(made)
@@ -94,6 +94,7 @@ def test_the_next_run_does_without_it(released: Shop, ft_json: Command) -> None:
     document = ft_json("audit", "--verify")
     assert document["verified"] is True and document["redacted"] == []
     assert any(row["code"] == "excluded" for row in ft_json("audit", "--left-out")["rows"])
+    assert "were redacted on request" in ft("audit", "--verify")[1], "of the older ones"
 
 
 def test_redacted_evidence_does_not_hide_that_the_model_is_verified(
