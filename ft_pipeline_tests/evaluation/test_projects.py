@@ -1,4 +1,4 @@
-"""Small projects whose right answer is known: prompting is enough; the gap is facts.
+"""Three small projects, each with another right answer: prompting is enough, too few rows, a gap of facts.
 
 The quick test holds the real rules against scores that the embedded model gave (recorded.py); the long one runs the
 whole pipeline on the folders again.
@@ -20,6 +20,7 @@ from ft_pipeline_tests.evaluation.recorded import ASSETS, EXPERIMENT, PROJECTS, 
 
 ANSWERS = {
     "prompting_is_enough": ("prompt", "retrieved", "Do not fine-tune"),
+    "too_few_rows": ("more_data", "few_shot", "Too little data"),
     "gap_of_facts": ("retrieval", "passages", "The gap is facts"),
 }
 """Decision, the row that it speaks for, the first words of its first reason."""
