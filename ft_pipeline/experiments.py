@@ -102,7 +102,7 @@ class ExperimentData(Section):
 
     weights: MixSettings = MixSettings()
     share: float = Field(1.0, gt=0, le=1)
-    """Only this share of each source's training rows (sft): the same rows each time, and all of them among those of a
+    """Only this share of each source's training rows (sft): drawn by `training.seed`, and all of them among those of a
     larger share. Validation keeps all."""
     system_prompt: str | None = None
     """The system prompt that the tuned model is trained and served with; null for none."""
