@@ -1,5 +1,5 @@
-"""The UI in a real browser: the graph, *Materialize all* from a clean instance, what an asset shows, a red check,
-the way from a score to a raw file."""
+"""The UI in a real browser: the graph, *Materialize all* from a clean instance, what an asset shows, a red check, a
+cancelled run, the way from a score to a raw file."""
 
 import os
 import re
@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page
 
-from ft_pipeline_tests.end_to_end.project import small_project
-from ft_pipeline_tests.end_to_end.ui import VIEW, Ui, browsing, chromium, materialize_all, open_lineage, serving
+from ft_pipeline_tests.end_to_end.project import small_project, workers, write_experiment
+from ft_pipeline_tests.end_to_end.ui import VIEW, Ui, browsing, chromium, materialize_all, open_lineage, serving, until
 
 pytestmark = [
     pytest.mark.slow,
@@ -23,8 +23,15 @@ RUN_SECONDS = 600
 
 
 @pytest.fixture(scope="module")
-def ui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ui]:
-    with serving(small_project(tmp_path_factory.mktemp("browser") / "shop")) as served:
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    project = small_project(tmp_path_factory.mktemp("browser") / "shop")
+    write_experiment(project, "long", project / "models" / "tiny", epochs=200)
+    return project
+
+
+@pytest.fixture(scope="module")
+def ui(root: Path) -> Iterator[Ui]:
+    with serving(root) as served:
         yield served
 
 
@@ -92,6 +99,21 @@ def test_the_lineage_of_a_score_reaches_the_raw_file(ui: Ui, page: Page) -> None
     keep(page, "score_lineage")
     page.goto(f"{ui.url}/assets/raw_alpaca", wait_until="domcontentloaded")
     page.get_by_text("support_01.jsonl").first.wait_for()
+
+
+@pytest.mark.long
+def test_cancelling_a_run_ends_its_trainer(ui: Ui, root: Path, page: Page) -> None:
+    materialize_all(page, ui, "long")
+    run_id = until(lambda: [run["runId"] for run in ui.runs() if run["status"] == "STARTED"], "it started", 60)[0]
+    page.goto(f"{ui.url}/runs/{run_id}", wait_until="domcontentloaded")
+    page.get_by_text(re.compile(r"adapter \[long\]: \d+/\d+, loss")).first.wait_for(timeout=RUN_SECONDS * 1000)
+    keep(page, "run")
+    trainer = workers(root)
+    assert len(trainer) == 2
+    page.get_by_role("button", name="Terminate").first.click()
+    page.get_by_role("button", name=re.compile("Terminate 1 run")).click()
+    assert ui.wait_for_run(60)["status"] == "CANCELED"
+    until(lambda: not any(each.is_running() for each in trainer), "the trainer ended", 30)
 
 
 def test_training_left_a_curve_in_the_event_log(ui: Ui) -> None:
