@@ -1,0 +1,95 @@
+"""Rows, a file name and a worker's last words that hold HTML, in a real browser: all of it is text, none of it runs."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import dagster as dg
+import pytest
+from playwright.sync_api import Browser, Page
+
+from ft_pipeline import scaffold
+from ft_pipeline_tests.end_to_end.project import ft
+from ft_pipeline_tests.end_to_end.ui import VIEW, Ui, browsing, chromium, serving
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.browser,
+    pytest.mark.skipif(chromium() is None, reason="needs Chromium: apt-get install chromium"),
+]
+IMAGE = "<img src=x onerror=window.owned=1>"
+HTML = f"{IMAGE}<script>window.owned=1</script><svg onload=window.owned=1></svg>[click](javascript:window.owned=1)"
+NAME = f"{IMAGE}\x1b[31m.jsonl"
+TABLES = "raw_alpaca,raw_sharegpt,raw_text,raw_preferences,raw_unlabelled,alpaca,sharegpt,text,preferences,unlabelled"
+LAST_WORDS = f"```\n{HTML}\n\n{HTML}\n```"
+
+
+@pytest.fixture(scope="module")
+def ui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ui]:
+    """The UI of a project whose tables are materialized: rows with HTML accepted, and set aside."""
+    root = scaffold.create(tmp_path_factory.mktemp("hostile") / "shop", example=True)
+    rows = [{"instruction": f"{HTML} Where is parcel {n}?", "output": f"{HTML} It is at the depot."} for n in range(5)]
+    rows.append({"instruction": HTML, "output": ""})
+    text = "".join(json.dumps(row) + "\n" for row in rows) + f'{{"{HTML}": \n'
+    (root / "data" / "raw" / "alpaca" / NAME).write_text(text, encoding="utf-8")
+    done = ft(root, "run", "--experiment", "qlora", "--select", f"{TABLES},conversations,quarantine")
+    assert done.returncode == 0, done.stderr[-2000:]
+    with serving(root) as served:
+        _die(root)
+        yield served
+
+
+def _die(root: Path) -> None:
+    """A step that ended with HTML in its log, shown as execution/build.py shows it."""
+    with dg.DagsterInstance.from_config(str(root / "dagster_home")) as instance:
+        metadata = {"log": dg.MetadataValue.md(f"```\n{LAST_WORDS}\n```"), "said": HTML}
+        instance.report_runless_asset_event(dg.AssetMaterialization("report", metadata=metadata))
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with browsing() as started:
+        yield started
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    opened = browser.new_page(viewport=VIEW)
+    opened.set_default_timeout(60_000)
+    yield opened
+    opened.close()
+
+
+def harmless(page: Page) -> bool:
+    """Nothing of the data ran, became an element, or waits for a click."""
+    page.wait_for_timeout(500)
+    planted = "img[src='x'], svg[onload], [onerror], a[href*='owned']"
+    return page.evaluate("window.owned") is None and page.locator(planted).count() == 0
+
+
+@pytest.mark.parametrize(
+    ("asset", "shown"),
+    [("quarantine", IMAGE), ("raw_alpaca", IMAGE), ("alpaca", IMAGE), ("conversations", IMAGE), ("report", HTML)],
+)
+def test_nothing_runs_on_an_assets_page(ui: Ui, page: Page, asset: str, shown: str) -> None:
+    page.goto(f"{ui.url}/assets/{asset}", wait_until="domcontentloaded")
+    page.get_by_text(shown).first.wait_for()
+    assert harmless(page)
+    for number in range(page.get_by_text("Show Markdown").count()):
+        page.get_by_text("Show Markdown").nth(number).click()
+        page.get_by_role("dialog").first.wait_for()
+        assert harmless(page)
+        page.keyboard.press("Escape")
+        page.get_by_role("dialog").first.wait_for(state="detached")
+
+
+def test_nothing_runs_on_the_runs_page(ui: Ui, page: Page) -> None:
+    page.goto(f"{ui.url}/runs/{ui.runs()[-1]['runId']}", wait_until="domcontentloaded")
+    page.get_by_text("conversations").first.wait_for()
+    assert harmless(page)
+
+
+def test_what_would_run_is_noticed(page: Page) -> None:
+    """The measure itself: HTML that a page takes for its own is found."""
+    page.set_content(HTML)
+    assert not harmless(page)
