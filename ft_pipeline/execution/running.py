@@ -7,9 +7,10 @@ starting one per step.
 import contextlib
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -74,7 +75,7 @@ def what_runs(request: Request) -> list[Planned]:
     _load_steps()
     experiments = _experiments(request)
     selected = _selected(request)
-    with dg.DagsterInstance.get() as instance:
+    with _instance() as instance:
         planned = plan(request.project, experiments, instance)
     return [_forced(each) if request.force else each for each in planned if each.asset in selected]
 
@@ -87,7 +88,7 @@ def run(request: Request) -> Outcome:
     planned = what_runs(request)
     if request.force:
         os.environ[FORCE] = "1"  # read by the steps of this process
-    with listening(events.append), dg.DagsterInstance.get() as instance:
+    with listening(events.append), _instance() as instance:
         end_stranded(instance, request.project.store)  # else this run would wait for the slot that a killed one kept
         for experiment, assets in _batches(planned):
             failures += _materialize(instance, request, experiment, assets)
@@ -104,6 +105,17 @@ def run(request: Request) -> Outcome:
     )
 
 
+@contextlib.contextmanager
+def _instance() -> Iterator[dg.DagsterInstance]:
+    """Dagster's instance. One process at a time opens it: two that find no database yet would both make its tables."""
+    home = os.environ.get("DAGSTER_HOME")
+    lock = FileLock(Path(home) / "opening", "opening Dagster's database") if home else None
+    with lock.hold() if lock else contextlib.nullcontext():
+        instance = dg.DagsterInstance.get()
+    with instance:
+        yield instance
+
+
 def release(project: Project) -> list[str]:
     """Materialize `champion` and its card as they stand now, so that the UI shows a person's decision; what failed.
 
@@ -111,7 +123,7 @@ def release(project: Project) -> list[str]:
     """
     _load_steps()
     lock = FileLock(project.store / "locks" / "release", "materializing the champion")
-    with lock.hold(lambda message: None), dg.DagsterInstance.get() as instance:
+    with lock.hold(lambda message: None), _instance() as instance:
         return _materialize(instance, Request(project), None, RELEASE)
 
 

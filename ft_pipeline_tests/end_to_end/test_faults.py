@@ -1,15 +1,18 @@
 """Faults of disk and store under whole runs of `ft run`: each is one clear line, and the run after it goes on."""
 
+import json
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.current import Current
-from ft_pipeline_tests.end_to_end.project import ft, ft_json, small_project
+from ft_pipeline_tests.end_to_end.project import environment, ft, ft_json, small_project
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]
 
@@ -99,3 +102,19 @@ def test_a_clock_that_was_a_day_ahead_and_is_put_right(clock: Path, tmp_path: Pa
     assert ft_json(root, *command)["steps"] == []
     ((rows,),) = ft_json(root, "sql", "select sum(accepted) from alpaca_files where file = 'support_01.jsonl'")["rows"]
     assert rows == len(path.read_bytes().splitlines())
+
+
+def test_two_runs_of_one_experiment_at_once_build_everything_once(tmp_path: Path) -> None:
+    root = small_project(tmp_path / "shop")
+    command = [str(Path(sys.executable).parent / "ft"), "run", "--experiment", "qlora", "--json"]
+    both = [
+        subprocess.Popen(command, env=environment(root), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    ends = [each.communicate(timeout=900) for each in both]
+    assert [each.returncode for each in both] == [0, 0], ends
+    states = [{step["asset"]: step["state"] for step in json.loads(out)["steps"]} for out, _ in ends]
+    for asset in ("base_model", "training_data", "adapter", "merged_model", "scores"):
+        assert sorted(state[asset] for state in states) == ["built", "reused"], asset
+    adapters = ArtifactStore(root / "data" / "store").all("adapter")
+    assert len(adapters) == 1
