@@ -11,7 +11,7 @@ from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.current import Current
 from ft_pipeline_tests.end_to_end.project import ft, ft_json, small_project
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 SERIES = ("lora", "lora.at50", "lora.seed1")
 
 
@@ -75,7 +75,6 @@ def test_a_member_is_no_candidate(root: Path) -> None:
     assert refused.returncode != 0 and refused.stderr
 
 
-@pytest.mark.long
 def test_seeds_of_another_recipe_are_left_out_until_they_are_trained_again(root: Path) -> None:
     path = root / "experiments" / "lora.yaml"
     changed = yaml.safe_load(path.read_text(encoding="utf-8"))
