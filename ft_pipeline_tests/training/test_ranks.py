@@ -105,9 +105,10 @@ def test_divided_weights_survive_a_killed_rank_and_are_saved_whole(alone, data, 
     config.write_text(yaml.safe_dump({"distributed_type": "FSDP", "num_processes": 2, "fsdp_config": fsdp}))
     monkeypatch.setenv(CONFIG, str(config))
     work = worker_job(tmp_path, data, tiny_base)
+    before = set(psutil.Process().children(recursive=True))
     with pytest.raises(WorkerError, match="killed by SIGKILL"):
         run_worker(None, work, AccelerateLauncher(), kill_rank_1_at(5))
-    assert not psutil.Process().children(recursive=True)
+    assert set(psutil.Process().children(recursive=True)) <= before
     kept = step_of(newest_valid(work.work / "checkpoints"))
     assert kept in (4, 6, 8)  # reports come once a second at most
     assert not list(work.out.iterdir())
