@@ -52,6 +52,21 @@ def one_line(done: subprocess.CompletedProcess[str], expected: str) -> None:
     assert "Traceback" not in shown
 
 
+def test_a_full_disk_stops_the_run_with_one_line_and_the_next_run_goes_on(disk: Path, tmp_path: Path) -> None:
+    root = small_project(tmp_path / "shop")
+    (root / "data" / "store").symlink_to(disk, target_is_directory=True)
+    one_line(ft(root, "run", "--experiment", "qlora"), "no space is left on the disk")
+    store = ArtifactStore(disk)
+    before = {artifact.path for artifact in store.all()}
+    assert before and list((disk / "drafts").iterdir()) == []
+    for artifact in store.all():
+        store.verify(artifact.path, thorough=True)
+    remount(disk, "size=400m")
+    done = ft_json(root, "run", "--experiment", "qlora")
+    assert done["succeeded"] and done["fresh"] > 0
+    assert before <= {artifact.path for artifact in store.all()}
+
+
 def test_a_read_only_store_can_be_read_and_says_that_it_is_read_only(disk: Path, tmp_path: Path) -> None:
     remount(disk, "size=400m")
     root = small_project(tmp_path / "shop")
