@@ -3,7 +3,7 @@
     .venv/bin/python benchmarks/evaluation.py [--items 60] [--rounds 2]
 
 Both get the same task files: losses and answers to the same rendered contexts. Plain lm-eval is its own HFLM with the
-same batch size. The two take turns, so that a noisy machine hits both.
+same batch size. The two take turns, so that a noisy machine hits both. Results: benchmarks/results/evaluation.json.
 """
 
 import argparse
@@ -27,6 +27,7 @@ from ft_pipeline.models import base_model
 from ft_pipeline.models.chat import Message, stop_strings
 from ft_pipeline.models.load import load_model, load_tokenizer
 
+RESULTS = Path(__file__).parent / "results" / "evaluation.json"
 RAW = Path(__file__).parent.parent / "data" / "raw" / "alpaca"
 SHOTS = 6
 MAX_NEW_TOKENS = 96
@@ -74,16 +75,29 @@ def main() -> None:
             "ours": lambda: LoadedLM(model, tokenizer, BATCH_SIZE, lambda done: None),
             "lm-eval": lambda: HFLM(pretrained=model, tokenizer=tokenizer, backend="causal", batch_size=BATCH_SIZE),
         }
+        seconds: dict[str, dict[str, list[float]]] = {label: {name: [] for name in makers} for label in prompts}
         for round_number in range(given.rounds):
             for label, prompt in prompts.items():
                 tasks = build_tasks(tokenizer, prompt, turns[SHOTS:])
                 for name, make in makers.items():
                     started = time.monotonic()
                     run_tasks(make(), tasks, Path(scratch) / f"{name}-{label}-{round_number}")
-                    print(
-                        f"round {round_number + 1}  {label:<12} {name:<8} {time.monotonic() - started:7.1f} s",
-                        flush=True,
-                    )
+                    took = time.monotonic() - started
+                    seconds[label][name].append(round(took, 1))
+                    print(f"round {round_number + 1}  {label:<12} {name:<8} {took:7.1f} s", flush=True)
+    report = summarise(seconds, given.items)
+    RESULTS.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    for label, row in report["prompts"].items():
+        print(f"{label}: ours takes {row['times_lm_eval']:.2f} times the seconds of lm-eval")
+
+
+def summarise(seconds: dict[str, dict[str, list[float]]], items: int) -> dict[str, Any]:
+    """By prompt the seconds of each round, and the quickest of ours against the quickest of lm-eval."""
+    prompts = {
+        label: {**found, "times_lm_eval": round(min(found["ours"]) / min(found["lm-eval"]), 2)}
+        for label, found in seconds.items()
+    }
+    return {"items": items, "batch_size": BATCH_SIZE, "max_new_tokens": MAX_NEW_TOKENS, "prompts": prompts}
 
 
 if __name__ == "__main__":

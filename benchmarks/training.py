@@ -30,10 +30,14 @@ LENGTH = 512
 def main() -> None:
     arguments = _arguments()
     if arguments.contender:
-        print(json.dumps(CONTENDERS[arguments.contender](Path(arguments.base), _rows(arguments.files, arguments.rows))))
+        print(
+            json.dumps(
+                CONTENDERS[arguments.contender](Path(arguments.base), read_rows(arguments.files, arguments.rows))
+            )
+        )
         return
     with tempfile.TemporaryDirectory() as scratch:
-        base = _convert_base(Path(scratch))
+        base = convert_base(Path(scratch))
         rounds = [_round(base, arguments) for _ in range(arguments.rounds)]
     report = _summarise(rounds, arguments)
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
@@ -54,7 +58,7 @@ def _arguments() -> argparse.Namespace:
     return arguments
 
 
-def _rows(files: list[str], count: int) -> list[list[dict[str, str]]]:
+def read_rows(files: list[str], count: int) -> list[list[dict[str, str]]]:
     """The first `count` rows as conversations."""
     rows: list[list[dict[str, str]]] = []
     for name in files:
@@ -66,7 +70,7 @@ def _rows(files: list[str], count: int) -> list[list[dict[str, str]]]:
     return rows[:count]
 
 
-def _convert_base(scratch: Path) -> Path:
+def convert_base(scratch: Path) -> Path:
     from ft_pipeline.job import Job
     from ft_pipeline.models import base_model
 
@@ -79,9 +83,8 @@ def _convert_base(scratch: Path) -> Path:
 def _round(base: Path, arguments: argparse.Namespace) -> dict[str, dict[str, float]]:
     found = {name: _run(name, base, arguments) for name in CONTENDERS}
     if arguments.llama_factory:
-        encoded = _encode(base, _rows(arguments.files, arguments.rows))
-        tokens = sum(len(row["input_ids"]) for row in encoded)
-        rows = _rows(arguments.files, arguments.rows)
+        rows = read_rows(arguments.files, arguments.rows)
+        tokens = sum(len(row["input_ids"]) for row in _encode(base, rows))
         found["llama-factory"] = llama_factory.train(arguments.llama_factory, base, rows, tokens, BATCH, LENGTH)
     return found
 
@@ -104,7 +107,7 @@ def _encode(base: Path, rows: list[list[dict[str, str]]]) -> list[dict[str, Any]
     return [{"input_ids": row.input_ids[:LENGTH], "labels": row.labels[:LENGTH]} for row in encoded]
 
 
-def _ours(technique: str, base: Path, rows: list[list[dict[str, str]]]) -> dict[str, float]:
+def ours(technique: str, base: Path, rows: list[list[dict[str, str]]]) -> dict[str, float]:
     """Our trainer, as `adapter` runs it, without its held-out evaluations."""
     import torch
 
@@ -227,8 +230,8 @@ def _ceiling(base: Path, rows: list[list[dict[str, str]]]) -> dict[str, float]:
 CONTENDERS = {
     "ceiling": _ceiling,
     "trl": _trl,
-    "ours qlora": lambda base, rows: _ours("qlora", base, rows),
-    "ours lora": lambda base, rows: _ours("lora", base, rows),
+    "ours qlora": lambda base, rows: ours("qlora", base, rows),
+    "ours lora": lambda base, rows: ours("lora", base, rows),
 }
 
 if __name__ == "__main__":
