@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Page
 
 from ft_pipeline_tests.end_to_end.project import small_project, workers, write_experiment
-from ft_pipeline_tests.end_to_end.ui import VIEW, Ui, browsing, chromium, materialize_all, open_lineage, serving, until
+from ft_pipeline_tests.end_to_end.ui import Ui, chromium, materialize_all, open_lineage, serving, until
 
 pytestmark = [
     pytest.mark.slow,
@@ -33,20 +33,6 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def ui(root: Path) -> Iterator[Ui]:
     with serving(root) as served:
         yield served
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with browsing() as started:
-        yield started
-
-
-@pytest.fixture
-def page(browser: Browser) -> Iterator[Page]:
-    opened = browser.new_page(viewport=VIEW)
-    opened.set_default_timeout(60_000)
-    yield opened
-    opened.close()
 
 
 def keep(page: Page, name: str) -> None:

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Page
 
 from ft_pipeline import scaffold
 from ft_pipeline_tests.end_to_end.project import ft
-from ft_pipeline_tests.end_to_end.ui import VIEW, Ui, browsing, chromium, serving
+from ft_pipeline_tests.end_to_end.ui import Ui, chromium, serving
 
 pytestmark = [
     pytest.mark.slow,
@@ -44,20 +44,6 @@ def _die(root: Path) -> None:
     with dg.DagsterInstance.from_config(str(root / "dagster_home")) as instance:
         metadata = {"log": dg.MetadataValue.md(f"```\n{LAST_WORDS}\n```"), "said": HTML}
         instance.report_runless_asset_event(dg.AssetMaterialization("report", metadata=metadata))
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with browsing() as started:
-        yield started
-
-
-@pytest.fixture
-def page(browser: Browser) -> Iterator[Page]:
-    opened = browser.new_page(viewport=VIEW)
-    opened.set_default_timeout(60_000)
-    yield opened
-    opened.close()
 
 
 def harmless(page: Page) -> bool:

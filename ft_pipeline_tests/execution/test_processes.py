@@ -12,6 +12,7 @@ import pytest
 from ft_pipeline.execution.launchers import LocalLauncher
 from ft_pipeline.execution.supervisor import WorkerError, WorkerJob, run_worker
 from ft_pipeline.store.artifacts import ArtifactStore
+from ft_pipeline_tests.execution.cancelling import Cancelled, cancel
 from ft_pipeline_tests.execution.conftest import PATIENCE, alive, all_gone, family_of, until
 
 SHORT = ((signal.SIGINT, 1.0), (signal.SIGTERM, 1.0), (signal.SIGKILL, 5.0))
@@ -74,12 +75,6 @@ def test_a_worker_that_ignores_every_request_is_killed(
     work = store.root / "work" / "x"
     work.mkdir(parents=True)
     job = WorkerJob("family", "family", {"stubborn": True}, {}, tmp_path / "folder", tmp_path / "out", work)
-
-    class Cancelled(BaseException):
-        pass
-
-    def cancel(_: object) -> None:
-        raise Cancelled
 
     with pytest.raises(Cancelled):
         run_worker(None, job, launcher, on_progress=cancel, graces=SHORT)

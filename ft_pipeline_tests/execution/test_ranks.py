@@ -11,6 +11,7 @@ from ft_pipeline.execution.devices import DeviceNeed
 from ft_pipeline.execution.launchers import AccelerateLauncher, LocalLauncher, launcher_for
 from ft_pipeline.execution.supervisor import WorkerError, WorkerJob, run_worker
 from ft_pipeline.store.artifacts import ArtifactStore
+from ft_pipeline_tests.execution.cancelling import Cancelled, cancel
 from ft_pipeline_tests.execution.conftest import all_gone, until
 from ft_pipeline_tests.execution.dagster_subject import make_asset
 
@@ -70,12 +71,6 @@ def test_a_killed_rank_ends_all(tmp_path: Path) -> None:
 
 def test_every_rank_is_asked_to_stop(tmp_path: Path) -> None:
     given = job(tmp_path, then="hang", victim=-1)
-
-    class Cancelled(BaseException):
-        pass
-
-    def cancel(_: object) -> None:
-        raise Cancelled
 
     with pytest.raises(Cancelled):
         run_worker(None, given, LAUNCHER, on_progress=cancel)

@@ -27,6 +27,7 @@ from ft_pipeline.execution.progress import Progress, subscribe
 from ft_pipeline.execution.supervisor import WorkerError, WorkerJob, run_worker
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.spec import Spec
+from ft_pipeline_tests.execution.cancelling import Cancelled, cancel
 from ft_pipeline_tests.execution.conftest import ROOT, all_gone, until
 from ft_pipeline_tests.execution.dagster_subject import make_asset
 
@@ -149,12 +150,6 @@ def test_dagster_hears_of_it_as_of_any_other(cluster: Cluster, store: ArtifactSt
 @long_with_ray
 def test_a_cancelled_step_ends_the_ray_job(cluster: Cluster, tmp_path: Path) -> None:
     given = job(tmp_path, "family")
-
-    class Cancelled(BaseException):
-        pass
-
-    def cancel(_: object) -> None:
-        raise Cancelled
 
     with pytest.raises(Cancelled):
         run_worker(None, given, LAUNCHER, on_progress=cancel)
