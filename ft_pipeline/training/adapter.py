@@ -18,8 +18,9 @@ from ft_pipeline.models.load import compute_dtype, load_tokenizer
 from ft_pipeline.training.callbacks import Evaluations, Progress
 from ft_pipeline.training.preference import PairTrainer, with_reference
 from ft_pipeline.training.ranks import Ranks, joined
+from ft_pipeline.training.speed import speed_up
 from ft_pipeline.training.techniques import count_parameters, load_weights, new_model, save_adapter, save_full
-from ft_pipeline.training.trainer import AnswerTrainer, train, training_arguments
+from ft_pipeline.training.trainer import AnswerTrainer, padding_of, train, training_arguments
 from ft_pipeline.training.training_data import read_split
 from ft_pipeline.training.usage import peak_memory_gb
 
@@ -44,6 +45,7 @@ def run(job: Job) -> dict[str, Any]:
     started = time.monotonic()
     with _clear_errors(settings), joined(job.rank, job.device) as ranks:
         model = new_model(job.inputs["base_model"], settings, job.device, start=job.inputs.get("start"))
+        speed_up(model, settings.training, job.device)
         counts = count_parameters(model)
         job.report.log(_begins(settings, counts, ranks))
         trainer = _trainer(job, settings, model, rows, ranks)
@@ -88,7 +90,7 @@ def _trainer(job: Job, settings: ExperimentSettings, model: Any, rows: dict[str,
     trainer: AnswerTrainer
     if settings.objective == "dpo":
         size = arguments.per_device_eval_batch_size
-        train, validation = (with_reference(model, rows[split], tokenizer.pad_token_id, size) for split in rows)
+        train, validation = (with_reference(model, rows[split], padding_of(model, tokenizer), size) for split in rows)
         trainer = PairTrainer(model, tokenizer, train, validation, arguments, settings.dpo, ranks)
     else:
         trainer = AnswerTrainer(model, tokenizer, rows["train"], rows["validation"], arguments, ranks)

@@ -1,4 +1,7 @@
-"""Rows to batches: rows of similar length together, the longest batch first, padding masked by position."""
+"""Rows to batches: rows of similar length together, the longest batch first, padding masked by position.
+
+A batch may also lie end to end, without padding: one sequence, and where each row begins in it.
+"""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -15,8 +18,17 @@ _JITTER = 0.1
 """Lengths are blurred by this share before sorting, so that every epoch makes other batches."""
 
 
-def collate(rows: Sequence[dict[str, Any]], pad_token_id: int) -> dict[str, Tensor]:
-    """input_ids, attention_mask, labels [rows, longest row]; padded on the right, padding masked and never trained."""
+BOUNDS = "cu_seq_lens"
+"""Key of a batch that lies end to end: where each row begins, and where the last one ends [rows + 1]."""
+
+
+def collate(rows: Sequence[dict[str, Any]], pad_token_id: int | None) -> dict[str, Tensor]:
+    """input_ids, attention_mask, labels [rows, longest row]; padded on the right, padding masked and never trained.
+
+    Without a pad token end to end: input_ids, position_ids, labels [1, tokens] and BOUNDS.
+    """
+    if pad_token_id is None:
+        return _end_to_end(rows)
     width = max(len(row["input_ids"]) for row in rows)
 
     def pad(values: list[list[int]], filler: int) -> Tensor:
@@ -27,6 +39,24 @@ def collate(rows: Sequence[dict[str, Any]], pad_token_id: int) -> dict[str, Tens
         "attention_mask": pad([[1] * len(row["input_ids"]) for row in rows], 0),
         "labels": pad([list(row["labels"]) for row in rows], MASKED),
     }
+
+
+def _end_to_end(rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+    lengths = [len(row["input_ids"]) for row in rows]
+    # What a row's first token is cannot be told from the row before it.
+    labels = [label for row in rows for label in (MASKED, *row["labels"][1:])]
+    return {
+        "input_ids": torch.tensor([[token for row in rows for token in row["input_ids"]]]),
+        "position_ids": torch.cat([torch.arange(length) for length in lengths])[None],
+        "labels": torch.tensor([labels]),
+        BOUNDS: torch.tensor([0, *lengths], dtype=torch.int32).cumsum(0, dtype=torch.int32),
+    }
+
+
+def tokens_in(batch: dict[str, Tensor]) -> int:
+    """Tokens of the rows, without padding."""
+    mask = batch.get("attention_mask")
+    return batch["input_ids"].numel() if mask is None else int(mask.sum())
 
 
 class LengthGroupedSampler(Sampler[int]):

@@ -13,6 +13,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from ft_pipeline.models.learned_prompt import learned_prompt
+from ft_pipeline.training.batches import BOUNDS
 from ft_pipeline.training.tokens import MASKED
 
 _SLICE = 128
@@ -22,7 +23,7 @@ _SLICE = 128
 def answer_loss(model: Any, batch: dict[str, Tensor]) -> tuple[Tensor, int]:
     """Summed loss (nats, fp32 scalar) over the trained tokens of a batch, and their number.
 
-    `batch`: input_ids, attention_mask, labels, each [rows, width]. Equals the model's own loss times that number.
+    `batch` as batches.collate makes it, padded or end to end. Equals the model's own loss times that number.
     """
     losses = token_losses(model, batch)
     return losses.sum(), len(losses)
@@ -30,10 +31,17 @@ def answer_loss(model: Any, batch: dict[str, Tensor]) -> tuple[Tensor, int]:
 
 def sequence_log_probabilities(model: Any, batch: dict[str, Tensor]) -> Tensor:
     """Summed log probability (nats, fp32) of the trained tokens of each row [rows]."""
-    trained = batch["labels"][:, 1:] != MASKED
-    owners = trained.nonzero()[:, 0]
+    rows, owners = _owners(batch)
     losses = token_losses(model, batch)
-    return torch.zeros(len(trained), dtype=losses.dtype, device=losses.device).index_add(0, owners, -losses)
+    return torch.zeros(rows, dtype=losses.dtype, device=losses.device).index_add(0, owners, -losses)
+
+
+def _owners(batch: dict[str, Tensor]) -> tuple[int, Tensor]:
+    """How many rows there are, and the row of each trained token [tokens]."""
+    trained = (batch["labels"][:, 1:] != MASKED).nonzero()
+    if (bounds := batch.get(BOUNDS)) is None:
+        return len(batch["labels"]), trained[:, 0]
+    return len(bounds) - 1, torch.bucketize(trained[:, 1] + 1, bounds[1:], right=True)
 
 
 def token_losses(model: Any, batch: dict[str, Tensor]) -> Tensor:
@@ -47,15 +55,18 @@ def token_losses(model: Any, batch: dict[str, Tensor]) -> Tensor:
 
 def answer_states(model: Any, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
     """Last hidden states [tokens, width of the model] where a trained token is predicted, and those tokens [tokens]."""
-    states = _hidden_states(model, batch["input_ids"], batch["attention_mask"])
+    states = _hidden_states(model, batch)
     targets = batch["labels"][:, 1:]
     trained = targets != MASKED
     return states[:, :-1][trained], targets[trained]
 
 
-def _hidden_states(model: Any, ids: Tensor, mask: Tensor) -> Tensor:
+def _hidden_states(model: Any, batch: dict[str, Tensor]) -> Tensor:
     """Last hidden states [rows, width, width of the model] of the rows' own tokens, behind a learned prompt if any."""
     decoder, prompt = _decoder(model), learned_prompt(model)
+    if BOUNDS in batch:
+        return decoder(**_rows_end_to_end(batch), use_cache=False).last_hidden_state
+    ids, mask = batch["input_ids"], batch["attention_mask"]
     if prompt is None:
         return decoder(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
     words = decoder.get_input_embeddings()(ids)
@@ -63,6 +74,19 @@ def _hidden_states(model: Any, ids: Tensor, mask: Tensor) -> Tensor:
     seen = torch.cat([mask.new_ones(len(ids), len(prompt)), mask], dim=1)
     states = decoder(inputs_embeds=embeddings, attention_mask=seen, use_cache=False).last_hidden_state
     return states[:, len(prompt) :]
+
+
+def _rows_end_to_end(batch: dict[str, Tensor]) -> dict[str, Any]:
+    """A decoder's arguments, named as transformers' variable-length attention names them."""
+    bounds, longest = batch[BOUNDS], int(batch[BOUNDS].diff().max())
+    return {
+        "input_ids": batch["input_ids"],
+        "position_ids": batch["position_ids"],
+        "cu_seq_lens_q": bounds,
+        "cu_seq_lens_k": bounds,
+        "max_length_q": longest,
+        "max_length_k": longest,
+    }
 
 
 def logits_of(model: Any, hidden: Tensor) -> Tensor:

@@ -20,6 +20,8 @@ _ABSMAX = {False: 4 / 64, True: 1 / 64 + 4 / (64 * 256)}
 _RUNTIME = {"cuda": 0.7e9, "cpu": 0.2e9}
 """A CUDA context with its libraries, and what the allocator cannot use; measured on CPU (benchmarks/memory.py)."""
 _LOGIT_ROWS = 128
+SHORT_ROW = 512
+"""Tokens up to which a CPU keeps the attention scores of a row that lies end to end (models/attention.py)."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,7 @@ class Plan:
     length: int = 2048
     """Tokens of the longest row."""
     gradient_checkpointing: bool = False
+    padding_free: bool = False
     r: int = 8
     target_modules: Sequence[str] | str = ("q_proj", "k_proj", "v_proj", "o_proj")
     double_quant: bool = True
@@ -159,6 +162,7 @@ def estimate_experiment(
         batch=rows,
         length=min(longest_row or training.max_length, training.max_length),
         gradient_checkpointing=training.gradient_checkpointing,
+        padding_free=training.padding_free,
         r=settings.lora.r,
         target_modules=settings.lora.target_modules,
         double_quant=settings.quantization.bnb_4bit_use_double_quant,
@@ -229,9 +233,12 @@ def _kept_values(shape: Shape, plan: Plan) -> float:
     Always: the 32-bit inputs of two norms (4 h); queries, keys and values, repeated for each head, and what attention
     gave (4 q); gate, its activation, and up (3 i). Matrices that learn keep their inputs: a norm's output for those
     that read one (h), down_proj its own (i); o_proj's is kept already. Where all learns under autocast, the norms keep
-    their 32-bit outputs too (4 h), each of five matrices its own 16-bit copy of what it reads (5 h).
+    their 32-bit outputs too (4 h), each of five matrices its own 16-bit copy of what it reads (5 h). Short rows end to
+    end on a CPU keep a score for each head and token before.
     """
     values = 4 * shape.hidden + 4 * shape.heads * shape.head_dim + 3 * shape.intermediate
+    if plan.padding_free and plan.device == "cpu" and plan.length <= SHORT_ROW:
+        values += shape.heads * plan.length
     if plan.technique == "full":
         return values + 9 * shape.hidden + shape.intermediate
     if plan.technique == "prompt_tuning":

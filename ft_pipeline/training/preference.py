@@ -20,7 +20,7 @@ from ft_pipeline.training.ranks import Ranks
 from ft_pipeline.training.trainer import AnswerTrainer, Rows, computing_in_16_bit, evaluating
 
 
-def collate_pairs(rows: Sequence[dict[str, Any]], pad_token_id: int) -> dict[str, Tensor]:
+def collate_pairs(rows: Sequence[dict[str, Any]], pad_token_id: int | None) -> dict[str, Tensor]:
     """As batches.collate of 2 × pairs rows, the preferred answers first; and `reference` [pairs], how much likelier
     (nats) the reference model finds the preferred answer."""
     rejected = [{"input_ids": pair["rejected_ids"], "labels": pair["rejected_labels"]} for pair in rows]
@@ -30,7 +30,7 @@ def collate_pairs(rows: Sequence[dict[str, Any]], pad_token_id: int) -> dict[str
     }
 
 
-def with_reference(model: Any, pairs: Rows, pad_token_id: int, batch_size: int) -> list[dict[str, Any]]:
+def with_reference(model: Any, pairs: Rows, pad_token_id: int | None, batch_size: int) -> list[dict[str, Any]]:
     """The pairs with `reference`, by the model as it is now; its mode (train, eval) is restored."""
     order = sorted(range(len(pairs)), key=lambda at: -_length(pairs[at]))
     found: dict[int, float] = {}

@@ -16,12 +16,14 @@ from trl import SFTConfig, SFTTrainer
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.experiments import TrainingSettings
+from ft_pipeline.models.attention import reads_end_to_end
 from ft_pipeline.models.load import compute_dtype
-from ft_pipeline.training.batches import LengthGroupedSampler, batches_by_length, collate
+from ft_pipeline.training.batches import LengthGroupedSampler, batches_by_length, collate, tokens_in
 from ft_pipeline.training.callbacks import Evaluations, Meter
 from ft_pipeline.training.checkpoints import newest_valid, seal, step_of
 from ft_pipeline.training.loss import answer_loss
 from ft_pipeline.training.ranks import RankBatches, Ranks
+from ft_pipeline.training.speed import computed_as_written
 from ft_pipeline.training.state import load_tree, random_state, save_tree, set_random_state
 from ft_pipeline.training.stopping import Stopping
 from ft_pipeline.training.techniques import load_weights
@@ -60,7 +62,7 @@ class AnswerTrainer(SFTTrainer):
     ) -> None:
         self.ranks = ranks or Ranks()
         self._validation = validation
-        self._pad = tokenizer.pad_token_id
+        self._pad = padding_of(model, tokenizer)
         self._filler = train[0]
         self.meter = Meter()
         columns = {key: [row[key] for row in train] for key in self.columns}
@@ -95,7 +97,7 @@ class AnswerTrainer(SFTTrainer):
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, Tensor]], device: torch.device) -> Tensor:
         """Of one optimizer step, over all ranks."""
         counting = [batch for batch in batch_samples if _counts(batch)]
-        read = sum(int(batch["attention_mask"].sum()) for batch in counting)
+        read = sum(map(tokens_in, counting))
         items, tokens = self.ranks.total(sum(map(self.items, counting)), read)
         self.meter.tokens += int(tokens)
         return torch.tensor(int(items), device=device)
@@ -125,7 +127,7 @@ class AnswerTrainer(SFTTrainer):
         """`eval_loss` in nats per item: summed over all rows, so that batches cannot skew it; likewise `measures`."""
         batches = batches_by_length(self._validation, self.args.per_device_eval_batch_size, self.lengths_of)
         sums = [0.0] * (2 + len(self.measures))
-        with evaluating(self.model):
+        with evaluating(self.model), computed_as_written():
             for rows, counts in self.ranks.share(batches):
                 values = self._forward(self.collate(rows, pad_token_id=self._pad))
                 sums = [before + counts * float(value) for before, value in zip(sums, values, strict=True)]
@@ -258,6 +260,12 @@ def evaluating(model: Any) -> Iterator[None]:
     with torch.no_grad():
         yield
     model.train(was_training)
+
+
+def padding_of(model: Any, tokenizer: Any) -> int | None:
+    """What fills up the rows of its batches; none where they lie end to end."""
+    token: int = tokenizer.pad_token_id
+    return None if reads_end_to_end(model) else token
 
 
 def _counts(batch: dict[str, Tensor]) -> bool:

@@ -1,0 +1,66 @@
+"""What makes a step faster and leaves what is learned as it is: each is a key of `training`, and off by default."""
+
+import importlib.util
+import os
+import shutil
+from typing import Any
+
+import torch
+from transformers.integrations.liger import apply_liger_kernel
+
+from ft_pipeline.errors import UserError
+from ft_pipeline.experiments import TrainingSettings
+from ft_pipeline.models.attention import lay_end_to_end
+
+_COMPILERS = ("g++", "clang++")
+_LIGER = {"cross_entropy": False, "fused_linear_cross_entropy": False}
+"""The loss is ours: it makes no logits where nothing is learned."""
+
+
+def speed_up(model: Any, training: TrainingSettings, device: str) -> None:
+    """Prepare `model` for padding_free, use_liger_kernel and torch_compile, as far as `training` wants them.
+
+    UserError where this model or this machine cannot do what is wanted.
+    """
+    if training.padding_free and (reason := lay_end_to_end(model)) is not None:
+        raise UserError(f"training.padding_free: {reason}, so its rows cannot lie end to end; remove padding_free")
+    if training.use_liger_kernel:
+        _require_liger(device)
+        apply_liger_kernel(model, _LIGER)
+    if training.torch_compile:
+        _require_compiler(device)
+        _compile_layers(model)
+
+
+def _compile_layers(model: Any) -> None:
+    """Each layer by itself: they share one code, which is compiled once, in seconds instead of minutes."""
+    kinds = set(model._no_split_modules or ())
+    for module in model.modules():
+        if type(module).__name__ in kinds:
+            module.compile(dynamic=True)
+
+
+def _require_liger(device: str) -> None:
+    if not device.startswith("cuda"):
+        raise UserError(
+            f"training.use_liger_kernel: its kernels run on a GPU, and this training runs on {device}; remove it"
+        )
+    if importlib.util.find_spec("liger_kernel") is None:
+        raise UserError(
+            "training.use_liger_kernel: liger-kernel is not installed: pip install 'ft-pipeline[liger]', or remove it"
+        )
+
+
+def _require_compiler(device: str) -> None:
+    named = os.environ.get("CXX")
+    if device == "cpu" and not any(map(shutil.which, [named] if named else _COMPILERS)):
+        wanted = named or " or ".join(_COMPILERS)
+        raise UserError(
+            f"training.torch_compile: a CPU needs a C++ compiler, and {wanted} is not installed: apt install g++, or "
+            "remove torch_compile"
+        )
+
+
+def computed_as_written() -> Any:
+    """A context in which nothing compiled runs: a held-out loss is not worth a compilation of its own."""
+    return torch.compiler.set_stance("force_eager")

@@ -1,0 +1,189 @@
+"""Rows end to end, compiled layers: the losses and gradients of padded rows, and a clear word where they cannot."""
+
+import hashlib
+from dataclasses import replace
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, Gemma2Config, Gemma2ForCausalLM, MistralConfig, MistralForCausalLM
+
+from ft_pipeline.errors import UserError
+from ft_pipeline.models import attention
+from ft_pipeline.training import adapter, memory
+from ft_pipeline.training.batches import collate, tokens_in
+from ft_pipeline.training.loss import answer_loss, answer_states, sequence_log_probabilities
+from ft_pipeline.training.preference import collate_pairs
+from ft_pipeline.training.speed import computed_as_written, speed_up
+from ft_pipeline.training.tokens import MASKED
+from ft_pipeline_tests.training.subject import job, make_training_data, settings, support_rows
+
+WAYS = {"scores kept": 512, "flash": 0, "both": 40}
+"""The longest row that is computed with its scores kept."""
+
+
+def training(**keys):
+    return settings("lora", **keys).training
+
+
+def rows_of(*lengths, vocabulary=300):
+    generator = torch.Generator().manual_seed(7)
+    rows = []
+    for length in lengths:
+        ids = torch.randint(3, vocabulary, (length,), generator=generator).tolist()
+        rows.append({"input_ids": ids, "labels": [MASKED] * (length // 3) + ids[length // 3 :]})
+    return rows
+
+
+ROWS = rows_of(3, 70, 41, 40, 12, 1)
+
+
+@pytest.fixture
+def models(tiny_base):
+    """The same model twice in 32 bit: one reads padded batches, one reads rows end to end."""
+    padded, flat = (AutoModelForCausalLM.from_pretrained(tiny_base, dtype=torch.float32) for _ in range(2))
+    speed_up(flat, training(padding_free=True), "cpu")
+    return padded, flat
+
+
+def gradients(model, batch):
+    model.zero_grad()
+    total, count = answer_loss(model, batch)
+    total.backward()
+    return float(total.detach()), count, {name: each.grad.clone() for name, each in model.named_parameters()}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_rows_end_to_end_give_the_loss_and_gradient_of_padded_rows(models, monkeypatch, way):
+    monkeypatch.setattr(attention, "_SHORT", WAYS[way])
+    padded, flat = models
+    total, count, slopes = gradients(padded, collate(ROWS, 0))
+    other, same, found = gradients(flat, collate(ROWS, None))
+    assert same == count == sum(label != MASKED for row in ROWS for label in row["labels"][1:])
+    assert other == pytest.approx(total, rel=1e-5)
+    for name, slope in slopes.items():
+        torch.testing.assert_close(found[name], slope, rtol=1e-3, atol=1e-4, msg=name)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_no_row_sees_another(models, monkeypatch, way):
+    monkeypatch.setattr(attention, "_SHORT", WAYS[way])
+    _, flat = models
+    first, second, third = ROWS[1:4]
+    changed = {**second, "input_ids": [4] * len(second["input_ids"])}
+    with torch.no_grad():
+        before, _ = answer_states(flat, collate([first, second, third], None))
+        after, _ = answer_states(flat, collate([first, changed, third], None))
+    trained = [sum(label != MASKED for label in row["labels"][1:]) for row in (first, second, third)]
+    same = (before == after).all(-1)
+    parts = same.split(trained)
+    assert parts[0].all() and parts[2].all() and not parts[1].any()
+
+
+def test_log_probabilities_belong_to_their_rows(models):
+    padded, flat = models
+    with torch.no_grad():
+        torch.testing.assert_close(
+            sequence_log_probabilities(flat, collate(ROWS, None)),
+            sequence_log_probabilities(padded, collate(ROWS, 0)),
+            rtol=1e-4,
+            atol=1e-4,
+        )
+
+
+def test_pairs_lie_end_to_end_too():
+    pairs = [
+        {**row, "rejected_ids": [5, 6], "rejected_labels": [MASKED, 6], "reference": float(at)}
+        for at, row in enumerate(ROWS)
+    ]
+    batch = collate_pairs(pairs, None)
+    lengths = [len(row["input_ids"]) for row in ROWS] + [2] * len(ROWS)
+    assert batch["cu_seq_lens"].diff().tolist() == lengths
+    assert tokens_in(batch) == sum(lengths) and tokens_in(collate_pairs(pairs, 0)) == sum(lengths)
+
+
+def test_the_memory_estimate_counts_the_scores_that_are_kept():
+    assert memory.SHORT_ROW == attention._SHORT
+    shape = memory.nearest_llama(135e6)
+    plain = memory.Plan(technique="lora", device="cpu", batch=8, length=memory.SHORT_ROW)
+    flat = replace(plain, padding_free=True)
+    more = [
+        memory.estimate(shape, replace(plan, length=length))["bytes"]["activations"]
+        for length in (memory.SHORT_ROW, memory.SHORT_ROW + 1)
+        for plan in (plain, flat)
+    ]
+    kept = 8 * 31 * 9 * memory.SHORT_ROW**2 * 2  # rows, layers and the one going back, heads, pairs of tokens, bytes
+    assert more[1] - more[0] == kept and more[3] == more[2]
+
+
+def test_a_batch_with_padding_is_refused_by_this_attention(models):
+    _, flat = models
+    with pytest.raises(ValueError, match="cu_seq_lens_q"):
+        answer_loss(flat, collate(ROWS, 0))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory, tiny_base):
+    return make_training_data(tmp_path_factory.mktemp("data"), tiny_base, support_rows(), settings())
+
+
+def trained(folder, data, base, **keys):
+    work = job("adapter", folder, settings("lora", max_steps=6, **keys), {"training_data": data, "base_model": base})
+    summary = adapter.run(work)
+    weights = hashlib.sha256((work.out / "adapter_model.safetensors").read_bytes()).hexdigest()
+    return weights, summary
+
+
+def test_training_end_to_end_learns_the_same_and_repeats_itself(tmp_path, data, tiny_base):
+    _, padded = trained(tmp_path / "padded", data, tiny_base)
+    first, flat = trained(tmp_path / "flat", data, tiny_base, padding_free=True)
+    again, _ = trained(tmp_path / "again", data, tiny_base, padding_free=True)
+    assert first == again
+    assert flat["first_eval_loss"] == pytest.approx(padded["first_eval_loss"], rel=1e-3)
+    assert flat["best_eval_loss"] == pytest.approx(padded["best_eval_loss"], rel=1e-2)
+    assert flat["best_eval_loss"] < flat["first_eval_loss"] - 0.05
+
+
+def test_compiled_layers_learn_the_same(tmp_path, data, tiny_base):
+    _, plain = trained(tmp_path / "plain", data, tiny_base)
+    _, compiled = trained(tmp_path / "compiled", data, tiny_base, torch_compile=True)
+    assert compiled["first_eval_loss"] == plain["first_eval_loss"]  # nothing compiled in a held-out loss
+    assert compiled["best_eval_loss"] == pytest.approx(plain["best_eval_loss"], rel=1e-2)
+
+
+def test_the_layers_are_compiled(models):
+    _, flat = models
+    speed_up(flat, training(torch_compile=True), "cpu")
+    graphs = torch._dynamo.utils.counters["stats"]
+    before = graphs["unique_graphs"]
+    with torch.no_grad():
+        with computed_as_written():
+            answer_loss(flat, collate(ROWS, None))
+        assert graphs["unique_graphs"] == before
+        answer_loss(flat, collate(ROWS, None))
+    assert graphs["unique_graphs"] > before
+
+
+@pytest.mark.parametrize(
+    ("model", "reason"),
+    [
+        (lambda sizes: Gemma2ForCausalLM(Gemma2Config(head_dim=16, **sizes)), "gemma2 model"),
+        (lambda sizes: MistralForCausalLM(MistralConfig(sliding_window=64, **sizes)), "read all before it"),
+    ],
+)
+def test_a_model_whose_attention_is_another_is_refused(model, reason):
+    sizes = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
+    built = model({**sizes, "num_attention_heads": 2, "num_key_value_heads": 1})
+    with pytest.raises(UserError, match=rf"padding_free: .*{reason}.*remove padding_free"):
+        speed_up(built, training(padding_free=True), "cpu")
+
+
+def test_kernels_of_a_gpu_are_refused_on_a_cpu(models):
+    with pytest.raises(UserError, match="use_liger_kernel: its kernels run on a GPU, and this training runs on cpu"):
+        speed_up(models[0], training(use_liger_kernel=True), "cpu")
+
+
+def test_a_machine_without_a_compiler_is_told_so(models, monkeypatch, tmp_path):
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UserError, match=r"torch_compile: a CPU needs a C\+\+ compiler.*apt install g\+\+"):
+        speed_up(models[0], training(torch_compile=True), "cpu")
