@@ -22,7 +22,7 @@ POLL_SECONDS = 0.1
 PATIENCE_SECONDS = 10.0
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
-_STOPPING = {signal.SIGINT, signal.SIGTERM}
+STOPPING = {signal.SIGINT, signal.SIGTERM}
 
 
 def split() -> None:
@@ -31,7 +31,7 @@ def split() -> None:
     if descriptor is None:
         return
     lifeline = int(descriptor)
-    signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)  # a signal between fork and the handlers waits
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)  # a signal between fork and the handlers waits
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)  # whoever is orphaned below comes to the guard, and is found
     guard = os.getpid()
     worker = os.fork()
@@ -40,13 +40,13 @@ def split() -> None:
         _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != guard:  # it died before the line above
             os._exit(1)
-        for number in _STOPPING:
+        for number in STOPPING:
             signal.signal(number, _interrupt)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
         return
-    for number in _STOPPING:  # they reach the whole group; the worker decides what they mean
+    for number in STOPPING:  # they reach the whole group; the worker decides what they mean
         signal.signal(number, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
     _watch(worker, lifeline)
 
 
@@ -54,8 +54,9 @@ def join() -> None:
     """For a process that shares its job with others, below a guard already: end with the parent, and be interrupted by
     the same signals."""
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    for number in _STOPPING:
+    for number in STOPPING:
         signal.signal(number, _interrupt)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)  # who started it blocked them
 
 
 def _interrupt(number: int, frame: FrameType | None) -> NoReturn:

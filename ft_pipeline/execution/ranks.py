@@ -30,8 +30,8 @@ GRACE = 10.0
 def main(arguments: Sequence[str]) -> int:
     """Run the job of the file that `arguments` names; the exit code of the first rank that failed, 0 if none."""
     guard.split()
-    for number in (signal.SIGINT, signal.SIGTERM):  # they reach the ranks too, which decide what they mean
-        signal.signal(number, signal.SIG_IGN)
+    # They reach the ranks too, which decide what they mean; one that still starts finds them waiting (guard.join).
+    signal.pthread_sigmask(signal.SIG_BLOCK, guard.STOPPING)
     job_file = Path(arguments[0])
     device = json.loads(job_file.read_text(encoding="utf-8"))["device"]
     try:
@@ -52,11 +52,11 @@ def _start(job_file: Path, processes: Processes, meeting: Path) -> list[subproce
 
 
 def _environment(own: Mapping[str, str], processes: Processes, number: int, meeting: Path) -> dict[str, str]:
-    """What a rank reads: ours (FT_RANK), and the names that torch and accelerate know."""
-    if processes.count == 1:
-        return dict(own)
+    """What a rank reads: ours (FT_RANK), and where there are others the names that torch and accelerate know."""
     rank: dict[str, Any] = {"number": number, "count": processes.count, "meeting": str(meeting)}
     rank |= {"sharded": processes.sharded, "reshard": processes.reshard}
+    if processes.count == 1:
+        return {**own, worker.RANK: json.dumps(rank)}
     threads = max(1, int(own.get("OMP_NUM_THREADS", "1")) // processes.count)
     loopback = "lo" if sys.platform == "linux" else "lo0"
     return {

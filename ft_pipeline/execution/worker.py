@@ -45,12 +45,12 @@ INTERRUPTED = 130
 
 def main(arguments: Sequence[str], workers: Mapping[str, str] = WORKERS) -> int:
     """Run the job of the file that `arguments` names; the exit code. workers: kind → `module:function`."""
-    if RANK in os.environ:
-        guard.join()
-    else:
-        guard.split()  # first: the half that stays behind must be small
     job_file = Path(arguments[0])
     try:
+        if RANK in os.environ:
+            guard.join()
+        else:
+            guard.split()  # first: the half that stays behind must be small
         return _work(job_file, workers, own_rank())
     except KeyboardInterrupt:
         return INTERRUPTED

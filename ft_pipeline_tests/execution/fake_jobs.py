@@ -71,7 +71,9 @@ def hub(job: Job) -> dict:
 
 def rank(job: Job) -> dict:
     """One of several: leaves a file with its number; rank `victim` does what `then` says, the others wait for it."""
-    (job.work / f"rank-{job.rank.number}").write_text(f"{os.getpid()} {os.environ['WORLD_SIZE']} {job.rank.meeting}")
+    (job.work / f"rank-{job.rank.number}").write_text(
+        f"{os.getpid()} {os.environ.get('WORLD_SIZE', 1)} {job.rank.meeting}"
+    )
     job.report.log(f"rank {job.rank.number}")
     if not job.config.get("then"):
         if job.rank.number == 0:

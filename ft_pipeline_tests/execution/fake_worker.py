@@ -5,6 +5,7 @@ import sys
 from ft_pipeline.execution.worker import main
 
 JOBS = ("count", "refuse", "crash", "full_disk", "fill", "leave", "family", "hub", "rank")
+WORKERS = {name: f"ft_pipeline_tests.execution.fake_jobs:{name}" for name in JOBS}
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:], {name: f"ft_pipeline_tests.execution.fake_jobs:{name}" for name in JOBS}))
+    sys.exit(main(sys.argv[1:], WORKERS))

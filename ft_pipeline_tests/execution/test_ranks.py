@@ -12,10 +12,9 @@ from ft_pipeline.execution.launchers import AccelerateLauncher, LocalLauncher, l
 from ft_pipeline.execution.supervisor import WorkerError, WorkerJob, run_worker
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline_tests.execution.cancelling import Cancelled, cancel
-from ft_pipeline_tests.execution.conftest import all_gone, until
+from ft_pipeline_tests.execution.conftest import ROOT, all_gone, until
 from ft_pipeline_tests.execution.dagster_subject import make_asset
 
-ROOT = Path(__file__).parents[2]
 LAUNCHER = AccelerateLauncher("ft_pipeline_tests.execution.fake_worker")
 
 
@@ -69,13 +68,20 @@ def test_a_killed_rank_ends_all(tmp_path: Path) -> None:
     assert len(pids(given.work)) == 2 and all_gone(pids(given.work))
 
 
-def test_every_rank_is_asked_to_stop(tmp_path: Path) -> None:
+@pytest.mark.parametrize("count", [1, 2])
+def test_every_rank_is_asked_to_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    monkeypatch.setenv(COUNT, str(count))
     given = job(tmp_path, then="hang", victim=-1)
 
     with pytest.raises(Cancelled):
         run_worker(None, given, LAUNCHER, on_progress=cancel)
     until(lambda: all_gone(pids(given.work)), "the ranks ended")
-    assert {path.name for path in given.work.glob("saved-*")} == {"saved-0", "saved-1"}
+    assert {path.name for path in given.work.glob("saved-*")} == {f"saved-{number}" for number in range(count)}
+
+
+def test_a_rank_that_still_starts_is_stopped_too(tmp_path: Path) -> None:
+    with pytest.raises(WorkerError, match="the worker was interrupted"):
+        run_worker(None, job(tmp_path), AccelerateLauncher("ft_pipeline_tests.execution.interrupted_worker"))
 
 
 def test_only_training_is_shared(monkeypatch: pytest.MonkeyPatch) -> None:
