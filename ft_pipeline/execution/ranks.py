@@ -39,7 +39,7 @@ def main(arguments: Sequence[str]) -> int:
     except UserError as error:
         return worker.refuse(job_file, str(error))
     with tempfile.TemporaryDirectory(prefix="ft_pipeline-ranks-") as folder:
-        return _wait(_start(job_file, processes, Path(folder) / "meeting"))
+        return wait_for(_start(job_file, processes, Path(folder) / "meeting"))
 
 
 def _start(job_file: Path, processes: Processes, meeting: Path) -> list[subprocess.Popen[bytes]]:
@@ -72,20 +72,25 @@ def _environment(own: Mapping[str, str], processes: Processes, number: int, meet
     }
 
 
-def _wait(ranks: Sequence[subprocess.Popen[bytes]]) -> int:
-    """Until all have ended, or one has failed and the others were ended."""
+def wait_for(ranks: Sequence[subprocess.Popen[bytes]]) -> int:
+    """Until all have ended, or one has failed and the others were ended; the exit code."""
     failed = 0
     while not failed and any(rank.poll() is None for rank in ranks):
         time.sleep(POLL_SECONDS)
-        failed = next((rank.returncode for rank in ranks if rank.poll()), 0)
+        failed = _telling([rank.returncode for rank in ranks if rank.poll()])
     deadline = time.monotonic() + (GRACE if failed == worker.INTERRUPTED else 0)
     for rank in ranks:
         while rank.poll() is None and time.monotonic() < deadline:
             time.sleep(POLL_SECONDS)
         rank.kill()
         rank.wait()
-    failed = failed or next((rank.returncode for rank in ranks if rank.returncode), 0)
+    failed = failed or _telling([rank.returncode for rank in ranks if rank.returncode])
     return failed if failed >= 0 else 128 - failed
+
+
+def _telling(codes: Sequence[int]) -> int:
+    """Of those that failed at once: a rank that crashed (1) may only have lost another; 0 where none failed."""
+    return min(codes, key=lambda code: code == 1, default=0)
 
 
 if __name__ == "__main__":

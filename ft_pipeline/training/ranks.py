@@ -164,7 +164,6 @@ def joined(rank: Rank, device: str) -> Iterator[Ranks]:
     store = dist.FileStore(str(rank.meeting), rank.count)
     backend = "gloo" if device == "cpu" else "nccl"
     dist.init_process_group(backend, store=store, rank=rank.number, world_size=rank.count, timeout=PATIENCE)
-    try:
-        yield Ranks(rank, device)
-    finally:
-        dist.destroy_process_group()
+    yield Ranks(rank, device)
+    # Not after an error: the others would notice at once, and might end, and be heard, before this one has said why.
+    dist.destroy_process_group()

@@ -1,5 +1,8 @@
 """Several processes do one job: the first reports, none outlives another, the first failure is the one that is told."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import dagster as dg
@@ -9,6 +12,7 @@ from ft_pipeline.errors import UserError
 from ft_pipeline.execution.accelerate_config import CONFIG, COUNT, Processes, processes_of
 from ft_pipeline.execution.devices import DeviceNeed
 from ft_pipeline.execution.launchers import AccelerateLauncher, LocalLauncher, launcher_for
+from ft_pipeline.execution.ranks import wait_for
 from ft_pipeline.execution.supervisor import WorkerError, WorkerJob, run_worker
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline_tests.execution.cancelling import Cancelled, cancel
@@ -66,6 +70,14 @@ def test_a_killed_rank_ends_all(tmp_path: Path) -> None:
     with pytest.raises(WorkerError, match="killed by SIGKILL"):
         run_worker(None, given, LAUNCHER)
     assert len(pids(given.work)) == 2 and all_gone(pids(given.work))
+
+
+@pytest.mark.parametrize(("codes", "told"), [((1, 3), 3), ((3, 1), 3), ((1, 1), 1), ((0, 0), 0)])
+def test_of_ranks_that_fail_at_once_one_that_knows_why_is_told(codes: tuple[int, int], told: int) -> None:
+    ended = [subprocess.Popen([sys.executable, "-c", f"raise SystemExit({code})"]) for code in codes]
+    for each in ended:
+        os.waitid(os.P_PID, each.pid, os.WEXITED | os.WNOWAIT)
+    assert wait_for(ended) == told
 
 
 @pytest.mark.parametrize("count", [1, 2])
