@@ -34,6 +34,8 @@ RAY_PYTHON = "FT_RAY_PYTHON"
 """The Python of the nodes, by default this one's path."""
 RAY_PATIENCE = "FT_RAY_PATIENCE"
 """Seconds of silence after which a worker and whoever waits for it believe each other gone."""
+ORDER = "order.json"
+"""Beside a job that goes to Ray: what to start for it."""
 CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 
@@ -101,16 +103,16 @@ class RayLauncher:
         return Lease("cuda:0" if self.gpus else "cpu", names=("of the Ray cluster",) * self.gpus)
 
     def start(self, job_file: Path, *, env: Mapping[str, str], lifeline: int, log: BinaryIO) -> subprocess.Popen[bytes]:
-        cpus = _positive(RAY_CPUS, 1)
+        cpus = _number(RAY_CPUS, 1, least=1)
         order = {
             "entry": self.entry,
             "env": {**env, **_processes(), "OMP_NUM_THREADS": str(cpus)},
             "gpus": self.gpus,
             "cpus": cpus,
             "python": os.environ.get(RAY_PYTHON) or sys.executable,
-            "patience": float(_positive(RAY_PATIENCE, int(PATIENCE))),
+            "patience": float(_number(RAY_PATIENCE, int(PATIENCE), least=1)),
         }
-        (job_file.parent / "order.json").write_text(json.dumps(order), encoding="utf-8")
+        (job_file.parent / ORDER).write_text(json.dumps(order), encoding="utf-8")
         return LocalLauncher(RAY_AGENT).start(job_file, env=env, lifeline=lifeline, log=log)
 
 
@@ -123,7 +125,7 @@ def launcher_for(kind: str, need: DeviceNeed | None) -> Launcher:
     if chosen not in ("local", "accelerate", "ray"):
         raise UserError(f"{CHOICE}={chosen!r} is no launcher; set local, accelerate or ray")
     if chosen == "ray" and need is not None:
-        gpus = _positive(RAY_GPUS, need.count)
+        gpus = _number(RAY_GPUS, need.count, least=0)
         return RayLauncher(gpus, RANKS if kind in TRAINING and (gpus > 1 or _processes()) else WORKER)
     return AccelerateLauncher() if chosen == "accelerate" and kind in TRAINING else LocalLauncher()
 
@@ -133,10 +135,10 @@ def _processes() -> dict[str, str]:
     return {name: os.environ[name] for name in (COUNT, CONFIG) if os.environ.get(name)}
 
 
-def _positive(name: str, default: int) -> int:
+def _number(name: str, default: int, *, least: int) -> int:
     given = os.environ.get(name)
-    if given and not given.isdigit():
-        raise UserError(f"{name}={given!r} is no number; set it to 0 or more")
+    if given and not (given.isdecimal() and int(given) >= least):
+        raise UserError(f"{name}={given!r} is no number of {least} or more; set it to one, or to nothing for {default}")
     return int(given) if given else default
 
 

@@ -22,7 +22,8 @@ from typing import Any
 from ft_pipeline.errors import UserError
 from ft_pipeline.execution import guard, worker
 from ft_pipeline.execution.beat import STOP, beat
-from ft_pipeline.execution.ray_node import ENDED, LOST, ORDER, STARTED
+from ft_pipeline.execution.launchers import ORDER
+from ft_pipeline.execution.ray_node import ENDED, LOST, STARTED
 
 ADDRESS = "RAY_ADDRESS"
 """Ray's own environment variable: its dashboard, which takes jobs."""
@@ -30,6 +31,12 @@ DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 NODE = "ft_pipeline.execution.ray_node"
 POLL_SECONDS = 0.5
 STATUS_SECONDS = 2.0
+OVER = ("SUCCEEDED", "FAILED", "STOPPED")
+"""What Ray says of a job that has ended."""
+SHOWN = 300
+"""Characters of what Ray says."""
+HEAD_PATIENCE = 600.0
+"""Seconds without an answer about the job after which the cluster's head is believed gone for good, and the job too."""
 ROOM = sum(grace for _, grace in LOST) + 5.0
 """Seconds that a worker takes to end once its patience is over, and some more."""
 
@@ -69,13 +76,19 @@ class _Watch:
 
     def __init__(self, client: Any, job: str) -> None:
         self.status, self.message = "PENDING", ""
+        self._answered = time.monotonic()
         self._client, self._job = client, job
         self._stopped = False
         threading.Thread(target=self._ask, daemon=True).start()
 
     @property
     def ended(self) -> bool:
-        return self.status in ("SUCCEEDED", "FAILED", "STOPPED")
+        return self.status in OVER or self.silent
+
+    @property
+    def silent(self) -> bool:
+        """Whether the cluster's head is gone for good, as far as can be told."""
+        return self.status not in OVER and time.monotonic() - self._answered > HEAD_PATIENCE
 
     def stop(self) -> None:
         """Have Ray end the job, once."""
@@ -85,9 +98,13 @@ class _Watch:
 
     def _ask(self) -> None:
         while not self.ended:
-            with contextlib.suppress(Exception):  # the cluster's head may be away for a while
+            try:
                 told = self._client.get_job_info(self._job)
-                self.status, self.message = str(told.status), told.message or ""
+                self._answered = time.monotonic()
+                self.message = told.message or ""  # before the status, which is waited for
+                self.status = str(told.status)
+            except Exception as error:  # the cluster's head may be away for a while
+                self.message = _line(error)
             time.sleep(STATUS_SECONDS)
 
     def _stop(self) -> None:
@@ -114,11 +131,16 @@ def _submit(job_file: Path, order: dict[str, Any]) -> tuple[Any, str]:
         )
     except Exception as error:  # whatever the library makes of a refused connection
         raise UserError(
-            f"the Ray cluster at {address} takes no job: {str(error).splitlines()[0]}; start it, or set {ADDRESS} to "
+            f"the Ray cluster at {address} takes no job: {_line(error)}; start it, or set {ADDRESS} to "
             "the address of its dashboard"
         ) from error
     sys.stderr.write(f"submitted to Ray as {job}\n")  # the worker's log
     return client, job
+
+
+def _line(error: Exception) -> str:
+    """What an exception says, in one line."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def _follow(job_file: Path, patience: float, asked: _Asked, watch: _Watch) -> int:
@@ -128,11 +150,12 @@ def _follow(job_file: Path, patience: float, asked: _Asked, watch: _Watch) -> in
             return code
         count += 1
         times = asked.times()
-        beat(folder, STOP if times else str(count))
+        with contextlib.suppress(OSError):  # a full disk: silence, if it lasts, and then the worker stops
+            beat(folder, STOP if times else str(count))
         if times > 1 or (times and not (folder / STARTED).exists()):
             watch.stop()
         time.sleep(POLL_SECONDS)
-    # Ray says that it ended, or lost its node: if it lives on somewhere, it stops for want of a beat.
+    # Ray says that it ended or lost its node, or nothing more: if it lives on somewhere, it stops for want of a beat.
     deadline = time.monotonic() + (patience + ROOM if (folder / STARTED).exists() else 0)
     while (code := _ended(folder)) is None and time.monotonic() < deadline:
         time.sleep(POLL_SECONDS)
@@ -150,13 +173,15 @@ def _ended(folder: Path) -> int | None:
 
 
 def _lost(job_file: Path, watch: _Watch) -> int:
-    reason = " ".join(watch.message.split())[:300] or "it does not say why"
+    reason = " ".join(watch.message.split()) or "it does not say why"
+    reason = reason if len(reason) <= SHOWN else f"… {reason[-SHOWN:]}"  # what went wrong stands at the end of a log
+    if watch.silent:
+        reason = f"no answer about the job for {HEAD_PATIENCE:.0f} s: {reason}"
     where = job_file.parent / STARTED
     if where.exists():
         host = json.loads(where.read_text(encoding="utf-8"))["host"]
-        message = (
-            f"the worker's Ray node ({host}) is gone; run again, it goes on from its last checkpoint. Ray: {reason}"
-        )
+        gone = "the head of the Ray cluster" if watch.silent else f"the worker's Ray node ({host})"
+        message = f"{gone} is gone; run again, it goes on from its last checkpoint. Ray: {reason}"
     else:
         message = f"Ray could not start the worker: {reason}"
     return worker.fail(job_file, message, 1)

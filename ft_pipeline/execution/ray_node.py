@@ -17,12 +17,13 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
+from ft_pipeline.execution import worker
 from ft_pipeline.execution.beat import Listener
-from ft_pipeline.execution.launchers import LocalLauncher
+from ft_pipeline.execution.launchers import ORDER, LocalLauncher
 from ft_pipeline.execution.supervisor import GRACES, Graces, stop
 
-ORDER, STARTED, ENDED = "order.json", "started.json", "ended.json"
-"""Beside the job: what to start, where it was started, its exit code."""
+STARTED, ENDED = "started.json", "ended.json"
+"""Beside the job and its order: where it was started, its exit code."""
 LOST: Graces = ((signal.SIGINT, 5.0), (signal.SIGKILL, 5.0))
 """When nobody waits any more, time is short: somebody may begin the same job elsewhere."""
 POLL_SECONDS = 0.2
@@ -34,9 +35,15 @@ def main(arguments: Sequence[str]) -> int:
     signal.signal(signal.SIGTERM, _interrupt)
     job_file = Path(arguments[0])
     folder = job_file.parent
-    order = json.loads((folder / ORDER).read_text(encoding="utf-8"))
+    try:
+        order = json.loads((folder / ORDER).read_text(encoding="utf-8"))
+    except OSError as error:
+        sys.exit(f"{socket.gethostname()} does not see the job ({error}): mount the project's folder there, same path")
     tell(folder / STARTED, {"host": socket.gethostname(), "pid": os.getpid()})
-    code = _run(job_file, order)
+    try:
+        code = _run(job_file, order)
+    except KeyboardInterrupt:  # a second signal, or one before there was a worker
+        code = worker.INTERRUPTED
     tell(folder / ENDED, {"code": code})
     return code
 
@@ -44,6 +51,7 @@ def main(arguments: Sequence[str]) -> int:
 def _run(job_file: Path, order: dict[str, Any]) -> int:
     listener = Listener(job_file.parent, order["patience"])
     lifeline, kept = os.pipe()
+    heard = "alive"
     try:
         with (job_file.parent / "worker.log").open("ab") as log:
             process = LocalLauncher(order["entry"]).start(job_file, env=order["env"], lifeline=lifeline, log=log)

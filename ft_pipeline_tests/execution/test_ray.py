@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -236,6 +237,91 @@ def test_a_worker_that_ends_tells_its_exit_code(tmp_path: Path) -> None:
     assert "choose one under 1" in (given.folder / "error.json").read_text()
 
 
+def test_a_second_signal_ends_a_worker_that_does_not_stop(tmp_path: Path) -> None:
+    given = job(tmp_path, "family", stubborn=True)
+    node = on_node(given)
+    keep_beating(given, lambda: (given.work / "pids").exists())
+    node.terminate()
+    time.sleep(1)
+    node.terminate()
+    assert node.wait(PATIENCE) == exit_code(given) == 130
+    until(lambda: all_gone([int(pid) for pid in (given.work / "pids").read_text().split()]), "the worker ended")
+
+
+def test_a_node_that_does_not_see_the_folder_says_so(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "ft_pipeline.execution.ray_node", str(tmp_path / "job.json")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert f"does not see the job ([Errno 2] No such file or directory: '{tmp_path}/order.json')" in done.stderr
+
+
+# --- this machine's side, with a client that tells what a test wants --------------------------------------------------
+
+
+CLIENT = """
+from types import SimpleNamespace
+class JobSubmissionClient:
+    def __init__(self, address): self.asked = 0
+    def submit_job(self, **job): {submit}
+    def get_job_info(self, job):
+        self.asked += 1
+        {told}
+"""
+AGENT = """
+import sys
+from ft_pipeline.execution import ray_agent
+ray_agent.HEAD_PATIENCE, ray_agent.STATUS_SECONDS, ray_agent.ROOM = 4.0, 1.0, 0.0
+sys.exit(ray_agent.main(sys.argv[1:]))
+"""
+
+
+def agent(folder: Path, told: str, submit: str = "return 'a job'") -> tuple[int, str]:
+    """(exit code, the error that it left) of a job that was started somewhere; told: the client's answer, as code."""
+    given = job(folder, "count")
+    (given.folder / "order.json").write_text(json.dumps({"python": "python", "cpus": 1, "gpus": 0, "patience": 1}))
+    (given.folder / "started.json").write_text('{"host": "far"}')
+    (folder / "ray").mkdir()
+    (folder / "ray" / "__init__.py").touch()
+    (folder / "ray" / "job_submission.py").write_text(CLIENT.format(submit=submit, told=told))
+    lifeline, kept = os.pipe()
+    done = subprocess.run(
+        [sys.executable, "-c", AGENT, str(given.write())],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)]), "FT_LIFELINE_FD": str(lifeline)},
+        pass_fds=[lifeline],
+        timeout=PATIENCE,
+        check=False,
+    )
+    os.close(lifeline)
+    os.close(kept)
+    return done.returncode, json.loads((given.folder / "error.json").read_text())["message"]
+
+
+def test_a_head_that_is_gone_for_good_is_not_waited_for(tmp_path: Path) -> None:
+    code, message = agent(tmp_path, "raise ConnectionError('refused')")
+    assert code == 1
+    assert message.startswith("the head of the Ray cluster is gone; run again") and message.endswith(": refused")
+
+
+def test_the_end_of_what_ray_says_is_told(tmp_path: Path) -> None:
+    code, message = agent(tmp_path, "return SimpleNamespace(status='FAILED', message='log ' * 200 + 'no such module')")
+    assert code == 1 and message.startswith("the worker's Ray node (far) is gone") and "no such module" in message
+
+
+def test_a_disk_that_is_away_for_a_moment_is_no_end(tmp_path: Path) -> None:
+    """Were this process to end, the worker would live on for a while, beside the one of the next run."""
+    there, away = tmp_path / "folder", tmp_path / "away"
+    told = f"import os; os.rename({str(there)!r}, {str(away)!r}) if self.asked == 1 else None; "
+    told += f"os.rename({str(away)!r}, {str(there)!r}) if self.asked == 2 else None; "
+    told += "return SimpleNamespace(status='RUNNING' if self.asked < 2 else 'FAILED', message='seen to the end')"
+    code, message = agent(tmp_path, told)
+    assert code == 1 and message.endswith("seen to the end")
+
+
+def test_a_cluster_that_refuses_without_a_word(tmp_path: Path) -> None:
+    code, message = agent(tmp_path, "return None", submit="raise TimeoutError")
+    assert code == 3 and "takes no job: TimeoutError; start it, or set RAY_ADDRESS" in message
+
+
 def test_only_what_needs_a_device_goes_to_the_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FT_LAUNCHER", "ray")
     assert launcher_for("scores", DeviceNeed(count=2)) == RayLauncher(2)
@@ -245,5 +331,12 @@ def test_only_what_needs_a_device_goes_to_the_cluster(monkeypatch: pytest.Monkey
     monkeypatch.setenv("FT_RAY_GPUS", "0")
     assert launcher_for("adapter", DeviceNeed()) == RayLauncher(0) and RayLauncher(0).lease.device == "cpu"
     monkeypatch.setenv("FT_RAY_GPUS", "one")
-    with pytest.raises(UserError, match="FT_RAY_GPUS='one' is no number"):
+    with pytest.raises(UserError, match="FT_RAY_GPUS='one' is no number of 0 or more"):
         launcher_for("adapter", DeviceNeed())
+
+
+@pytest.mark.parametrize("name", ["FT_RAY_CPUS", "FT_RAY_PATIENCE"])
+def test_no_cpu_and_no_patience_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str) -> None:
+    monkeypatch.setenv(name, "0")
+    with pytest.raises(UserError, match=f"{name}='0' is no number of 1 or more"):
+        run_worker(None, job(tmp_path, "count"), LAUNCHER)
