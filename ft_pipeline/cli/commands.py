@@ -109,7 +109,11 @@ def ui(
 
     Example: ft ui --port 3001
     """
+    from ft_pipeline.execution import instance
+
     opened = open_project(project)
+    with instance.opened():
+        pass  # Dagster's tables are there now, so that neither its processes nor a first `ft run` make them at once
     os.environ["PYTHONWARNINGS"] = "ignore"
     scripts = Path(sys.executable).parent
     place = ["-w", str(opened.root / "workspace.yaml"), "-h", "127.0.0.1", "-p", str(port)]

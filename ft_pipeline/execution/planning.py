@@ -77,8 +77,10 @@ def _state(step: Step, inputs: Inputs, upstream: list[Planned], instance: dg.Dag
 
     try:
         last = inputs.find(step.name)
-        if last is None:
+        if last is None and inputs.pointer(step.name) is None:
             return planned("never_run", "never materialized")
+        if last is None:
+            return planned("stale", "damaged, or gone from the store")
         if last.redacted:
             return planned("stale", "a row of it was forgotten")
         waiting = [each for each in upstream if each.runs]

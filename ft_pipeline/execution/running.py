@@ -7,16 +7,16 @@ starting one per step.
 import contextlib
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 import dagster as dg
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.execution.events import StepEvent, listening
+from ft_pipeline.execution.instance import opened
 from ft_pipeline.execution.planning import Planned, flow, plan
 from ft_pipeline.execution.steps import FORCE, STEPS
 from ft_pipeline.execution.stranded import end_stranded
@@ -75,7 +75,7 @@ def what_runs(request: Request) -> list[Planned]:
     _load_steps()
     experiments = _experiments(request)
     selected = _selected(request)
-    with _instance() as instance:
+    with opened() as instance:
         planned = plan(request.project, experiments, instance)
     return [_forced(each) if request.force else each for each in planned if each.asset in selected]
 
@@ -88,7 +88,7 @@ def run(request: Request) -> Outcome:
     planned = what_runs(request)
     if request.force:
         os.environ[FORCE] = "1"  # read by the steps of this process
-    with listening(events.append), _instance() as instance:
+    with listening(events.append), opened() as instance:
         end_stranded(instance, request.project.store)  # else this run would wait for the slot that a killed one kept
         for experiment, assets in _batches(planned):
             failures += _materialize(instance, request, experiment, assets)
@@ -105,17 +105,6 @@ def run(request: Request) -> Outcome:
     )
 
 
-@contextlib.contextmanager
-def _instance() -> Iterator[dg.DagsterInstance]:
-    """Dagster's instance. One process at a time opens it: two that find no database yet would both make its tables."""
-    home = os.environ.get("DAGSTER_HOME")
-    lock = FileLock(Path(home) / "opening", "opening Dagster's database") if home else None
-    with lock.hold() if lock else contextlib.nullcontext():
-        instance = dg.DagsterInstance.get()
-    with instance:
-        yield instance
-
-
 def release(project: Project) -> list[str]:
     """Materialize `champion` and its card as they stand now, so that the UI shows a person's decision; what failed.
 
@@ -123,7 +112,7 @@ def release(project: Project) -> list[str]:
     """
     _load_steps()
     lock = FileLock(project.store / "locks" / "release", "materializing the champion")
-    with lock.hold(lambda message: None), _instance() as instance:
+    with lock.hold(lambda message: None), opened() as instance:
         return _materialize(instance, Request(project), None, RELEASE)
 
 

@@ -26,7 +26,7 @@ from ft_pipeline.execution.origin import origin
 from ft_pipeline.experiments import ExperimentSettings
 from ft_pipeline.project import Project
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
-from ft_pipeline.store.current import Current
+from ft_pipeline.store.current import Current, Pointer
 from ft_pipeline.store.spec import Spec
 from ft_pipeline.store.views import write_views
 
@@ -63,17 +63,22 @@ class Inputs:
 
     def find(self, asset: str, experiment: str | None = None) -> Artifact | None:
         """The artifact that `asset` was last materialized to; None if it never was, or is damaged."""
-        per_experiment = STEPS[asset].per_experiment
-        pointer = Current(self.store.root).read(asset, (experiment or self.experiment) if per_experiment else None)
+        pointer = self.pointer(asset, experiment)
         if pointer is None:
             return None
         return self.store.open(pointer.kind, pointer.fingerprint, manifest_sha256=pointer.manifest_sha256)
 
+    def pointer(self, asset: str, experiment: str | None = None) -> Pointer | None:
+        """What `asset` was last materialized to, held whole by the store or not; None if it never was."""
+        per_experiment = STEPS[asset].per_experiment
+        return Current(self.store.root).read(asset, (experiment or self.experiment) if per_experiment else None)
+
     def artifact(self, asset: str) -> Artifact:
-        """The artifact that `asset` was last materialized to. UserError if it never was."""
+        """The artifact that `asset` was last materialized to. UserError if it never was, or is damaged."""
         found = self.find(asset)
         if found is None:
-            raise UserError(f"{asset} has not been materialized yet; materialize it first, or run `ft run`")
+            why = "is damaged, or gone from the store" if self.pointer(asset) else "has not been materialized yet"
+            raise UserError(f"{asset} {why}; materialize it first, or run `ft run`")
         if found.redacted:
             raise UserError(f"a row of {asset} was forgotten since; materialize it again first, or run `ft run`")
         return found

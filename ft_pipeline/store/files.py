@@ -10,18 +10,21 @@ from pathlib import Path
 from ft_pipeline.errors import UserError
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
-_FORBIDDEN = {errno.EROFS, errno.EACCES, errno.EPERM}
+_FORBIDDEN = {errno.EACCES, errno.EPERM}
 
 
 def describe_write_error(error: Exception) -> str | None:
-    """What a user can do about a full or read-only file system; None for any other error."""
+    """What a user can do about a full or read-only file system, or about a path that is closed to them; None for any
+    other error. The path may lie anywhere: a worker also reads models and writes what is exported."""
     if not isinstance(error, OSError):  # libraries in other languages tell the number in words
         return full_disk() if os.strerror(errno.ENOSPC) in str(error) else None
-    where = f" ({error.filename})" if error.filename else ""
     if error.errno in _FULL:
-        return full_disk(where)
+        return full_disk(f" ({error.filename})" if error.filename else "")
+    path = error.filename or "a file"
+    if error.errno == errno.EROFS:
+        return f"cannot write {path}, its file system is read-only: make it writable and run again"
     if error.errno in _FORBIDDEN:
-        return f"cannot write{where}, {os.strerror(error.errno or 0).lower()}: make the store writable for this user"
+        return f"no access to {path}, {os.strerror(error.errno).lower()}: let this user read and write it"
     return None
 
 
@@ -32,7 +35,7 @@ def full_disk(where: str = "") -> str:
 
 @contextlib.contextmanager
 def user_write_errors() -> Iterator[None]:
-    """Turn "disk full" and "read-only" into a UserError that says what to do."""
+    """Turn "disk full", "read-only" and "permission denied" into a UserError that says what to do."""
     try:
         yield
     except OSError as error:

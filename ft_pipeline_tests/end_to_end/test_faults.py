@@ -12,7 +12,10 @@ import pytest
 
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.current import Current
+from ft_pipeline_tests.audit.test_verify import flip
+from ft_pipeline_tests.end_to_end.conftest import Finished
 from ft_pipeline_tests.end_to_end.project import environment, ft, ft_json, small_project
+from ft_pipeline_tests.end_to_end.ui import serving
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]
 
@@ -78,7 +81,7 @@ def test_a_read_only_store_can_be_read_and_says_that_it_is_read_only(disk: Path,
     path.write_bytes(path.read_bytes() * 2)
     remount(disk, "ro")
     try:
-        one_line(ft(root, "run", "--experiment", "qlora", "--select", LIGHT), "make the store writable")
+        one_line(ft(root, "run", "--experiment", "qlora", "--select", LIGHT), "its file system is read-only")
         assert ft_json(root, "sql", query) == before
     finally:
         remount(disk, "rw")
@@ -133,3 +136,44 @@ def test_two_runs_of_one_experiment_at_once_build_everything_once(tmp_path: Path
         assert sorted(state[asset] for state in states) == ["built", "reused"], asset
     adapters = ArtifactStore(root / "data" / "store").all("adapter")
     assert len(adapters) == 1
+
+
+def test_a_flipped_byte_is_found_by_its_hash_and_built_anew_beside_it(finished: Finished, tmp_path: Path) -> None:
+    root = Path(shutil.copytree(finished.root, tmp_path / "shop"))
+    damaged = folder_of(root, "adapter")
+    weights = damaged / "adapter_model.safetensors"
+    sound = weights.read_bytes()
+    flip(weights)
+    spoilt = weights.read_bytes()
+    command, audit = ("run", "--experiment", "qlora"), ("audit", "qlora", "--verify")
+    one_line(ft(root, *audit), "adapter_model.safetensors was changed")
+    reasons = {step["asset"]: step["reason"] for step in ft_json(root, *command, "--plan")["plan"] if step["runs"]}
+    assert reasons["adapter"] == "damaged, or gone from the store"
+    steps = {step["asset"]: step["state"] for step in ft_json(root, *command)["steps"]}
+    assert steps.pop("adapter") == "built" and set(steps.values()) == {"reused"}
+    whole = folder_of(root, "adapter")
+    assert whole != damaged and (whole / weights.name).read_bytes() == sound, "trained to the same bytes"
+    assert weights.read_bytes() == spoilt, "it stays as evidence"
+    assert ft_json(root, *command)["steps"] == []
+    one_line(ft(root, *audit), "adapter_model.safetensors was changed")
+    shutil.copy(whole / weights.name, weights)
+    assert ft(root, *audit).returncode == 0
+
+
+def folder_of(root: Path, kind: str) -> Path:
+    """Where the store holds qlora's present artifact of `kind`, whole."""
+    store = ArtifactStore(root / "data" / "store")
+    pointer = Current(store.root).read(kind, "qlora")
+    assert pointer is not None
+    return store.require(kind, pointer.fingerprint).path
+
+
+def test_a_first_run_and_the_ui_started_at_once(tmp_path: Path) -> None:
+    """Neither is in the other's way while Dagster's tables are made."""
+    root = small_project(tmp_path / "shop")
+    command = [str(Path(sys.executable).parent / "ft"), "run", "--select", LIGHT, "--json"]
+    run = subprocess.Popen(command, env=environment(root), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    with serving(root) as ui:
+        shown, told = run.communicate(timeout=300)
+        assert run.returncode == 0, told[-3000:] + shown
+        assert [each["status"] for each in ui.runs()] == ["SUCCESS"]

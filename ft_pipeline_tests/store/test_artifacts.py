@@ -296,8 +296,8 @@ def test_afresh_begins_without_the_old_checkpoints(store: ArtifactStore) -> None
     [
         (errno.ENOSPC, "free some and run again"),
         (errno.EDQUOT, "free some and run again"),
-        (errno.EROFS, "make the store writable"),
-        (errno.EACCES, "make the store writable"),
+        (errno.EROFS, "cannot write x.parquet, its file system is read-only"),
+        (errno.EACCES, "no access to x.parquet, permission denied: let this user read and write it"),
     ],
 )
 def test_a_store_that_takes_no_bytes_is_the_users_to_mend(number: int, fix: str) -> None:
@@ -343,9 +343,9 @@ def test_a_read_only_store_is_still_one_to_read_from(tmp_path: Path) -> None:
         store = ArtifactStore(view)
         found = store.find(SPEC)
         assert found is not None and found.fingerprint == made.fingerprint
-        with pytest.raises(UserError, match="make the store writable"):
+        with pytest.raises(UserError, match="its file system is read-only"):
             store.begin(Spec("alpaca", config={"max": 2}))
-        with pytest.raises(UserError, match="make the store writable"):
+        with pytest.raises(UserError, match="its file system is read-only"):
             store.lock(SPEC).try_acquire()
     finally:
         subprocess.run(["umount", str(view)], check=True)
