@@ -37,16 +37,19 @@ def processes_of(environment: Mapping[str, str], device: str) -> Processes:
     given = _read(Path(path)) if path else {}
     gpus = len(environment.get("CUDA_VISIBLE_DEVICES", "").split(",")) if device != "cpu" else 0
     wanted = environment.get(COUNT) or given.get("num_processes")
-    count = _number(wanted) if wanted else max(1, gpus)
+    count = max(1, gpus) if wanted is None else _number(wanted)
     if gpus and count > gpus:
         raise UserError(f"{count} processes for {gpus} leased GPU(s): set gpu.count of the experiment to {count}")
     fsdp = given.get("fsdp_config") or {}
     sharded = given.get("distributed_type") == "FSDP"
-    if sharded and int(fsdp.get("fsdp_version", 1)) != 2:
+    if sharded and str(fsdp.get("fsdp_version", 1)) != "2":
         raise UserError(
-            f"{CONFIG}: fsdp_version is {fsdp.get('fsdp_version', 1)}; say `fsdp_version: 2` in fsdp_config"
+            f"{CONFIG}: fsdp_version is {fsdp.get('fsdp_version', 1)!r}; say `fsdp_version: 2` in fsdp_config"
         )
-    return Processes(count, sharded and count > 1, bool(fsdp.get("fsdp_reshard_after_forward", True)))
+    reshard = fsdp.get("fsdp_reshard_after_forward", True)
+    if sharded and not isinstance(reshard, bool):
+        raise UserError(f"{CONFIG}: fsdp_reshard_after_forward is {reshard!r}; FSDP2 knows true and false")
+    return Processes(count, sharded and count > 1, bool(reshard))
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -59,6 +62,8 @@ def _read(path: Path) -> dict[str, Any]:
     kind = given.get("distributed_type", "NO")
     if kind not in (*DDP_TYPES, "FSDP"):
         raise UserError(f"{CONFIG}={path}: distributed_type {kind!r} is not supported; say MULTI_GPU or FSDP")
+    if not isinstance(given.get("fsdp_config") or {}, dict):
+        raise UserError(f"{CONFIG}={path}: fsdp_config is {given['fsdp_config']!r}; put its keys below it, indented")
     machines = given.get("num_machines") or 1
     if machines != 1:
         raise UserError(f"{CONFIG}={path}: num_machines is {machines}; one training runs on one machine: say 1")
@@ -66,6 +71,6 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _number(text: Any) -> int:
-    if not str(text).isdigit() or int(text) < 1:
+    if not str(text).isdecimal() or int(text) < 1:
         raise UserError(f"{text!r} is no number of processes; set {COUNT} to 1 or more")
     return int(text)

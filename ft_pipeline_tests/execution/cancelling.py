@@ -1,10 +1,23 @@
-"""A run that is cancelled at the first progress that its worker reports."""
+"""A run that is cancelled by a listener to the progress of its worker."""
+
+from collections.abc import Callable
+
+from ft_pipeline.execution.progress import Progress
 
 
 class Cancelled(BaseException):
     """Raised where a run is interrupted."""
 
 
-def cancel(_: object) -> None:
-    """A listener to progress."""
-    raise Cancelled
+def cancel_at(step: int) -> Callable[[Progress], None]:
+    """A listener that cancels at the first report of this step, or a later one."""
+
+    def hear(progress: Progress) -> None:
+        if progress.step >= step:
+            raise Cancelled
+
+    return hear
+
+
+cancel = cancel_at(0)
+"""At the first report."""

@@ -121,7 +121,14 @@ def test_how_many_and_how() -> None:
     ("text", "message"),
     [
         ("num_processes: two", "'two' is no number of processes"),
+        ("num_processes: 0", "0 is no number of processes"),
         ("distributed_type: FSDP", "say `fsdp_version: 2`"),
+        ("{distributed_type: FSDP, fsdp_config: {fsdp_version: two}}", "fsdp_version is 'two'; say `fsdp_version: 2`"),
+        ("{distributed_type: FSDP, fsdp_config: [fsdp_version]}", "fsdp_config is .*; put its keys below it"),
+        (
+            "{distributed_type: FSDP, fsdp_config: {fsdp_version: 2, fsdp_reshard_after_forward: FULL_SHARD}}",
+            "fsdp_reshard_after_forward is 'FULL_SHARD'; FSDP2 knows true and false",
+        ),
         ("distributed_type: MEGATRON_LM", "distributed_type 'MEGATRON_LM' is not supported"),
         ("num_machines: 2", "num_machines is 2; one training runs on one machine"),
         ("- a list", "is no file of `accelerate config`"),

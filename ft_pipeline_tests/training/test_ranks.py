@@ -21,6 +21,7 @@ from ft_pipeline.job import Rank
 from ft_pipeline.training import adapter
 from ft_pipeline.training.checkpoints import newest_valid, step_of
 from ft_pipeline.training.ranks import RankBatches, Ranks
+from ft_pipeline_tests.execution.cancelling import Cancelled, cancel_at
 from ft_pipeline_tests.training.subject import PAIRS, conversation, job, make_training_data, settings, support_rows
 
 ROOT = Path(__file__).parents[2]
@@ -124,16 +125,8 @@ def test_divided_weights_survive_a_killed_rank_and_are_saved_whole(alone, data, 
 def test_what_two_began_and_were_asked_to_stop_one_may_finish(alone, data, tiny_base, tmp_path, monkeypatch):
     monkeypatch.setenv(COUNT, "2")
     work = worker_job(tmp_path, data, tiny_base)
-
-    class Cancelled(BaseException):
-        pass
-
-    def cancel(progress):
-        if progress.step >= 3:
-            raise Cancelled
-
     with pytest.raises(Cancelled):
-        run_worker(None, work, AccelerateLauncher(), cancel)
+        run_worker(None, work, AccelerateLauncher(), cancel_at(3))
     kept = step_of(newest_valid(work.work / "checkpoints"))
     assert kept >= 3  # also one between evaluations: the step that was under way
     summary = adapter.run(job("adapter", tmp_path, SETTINGS, dict(work.inputs)))
