@@ -12,6 +12,8 @@ import psutil
 import yaml
 
 from ft_pipeline import scaffold
+from ft_pipeline.store.artifacts import Artifact, ArtifactStore
+from ft_pipeline.store.current import Current
 from ft_pipeline_tests.tiny import tiny_model
 
 KEEP = {
@@ -24,8 +26,11 @@ KEEP = {
 ROWS = {"unlabelled": 8, "sharegpt": 12}
 
 
-def small_project(root: Path, *, epochs: int = 1) -> Path:
-    """Write the project folder `root`: some 100 alpaca rows, a random two-layer model as base and teacher."""
+def small_project(root: Path, *, epochs: int = 1, variants: bool = True) -> Path:
+    """Write the project folder `root`: some 100 alpaca rows, a random two-layer model as base and teacher.
+
+    variants: whether prompts are scored beside the plain model.
+    """
     scaffold.create(root, example=True)
     for data_format, names in KEEP.items():
         for path in (root / "data" / "raw" / data_format).glob("*.jsonl"):
@@ -38,6 +43,8 @@ def small_project(root: Path, *, epochs: int = 1) -> Path:
     model = tiny_model(root / "models" / "tiny", positions=8192)
     settings = yaml.safe_load((root / "project.yaml").read_text(encoding="utf-8"))
     settings["prompting"]["variants"]["few_shot"]["few_shot"] = 2
+    if not variants:
+        settings["prompting"]["variants"] = {}
     settings["teacher"].update(model=str(model), few_shot=1, max_new_tokens=12)
     settings["evaluation"].update(max_new_tokens=8, max_test_rows=8, bootstrap_resamples=200)
     (root / "project.yaml").write_text(yaml.safe_dump(settings, allow_unicode=True), encoding="utf-8")
@@ -68,6 +75,14 @@ def write_experiment(
 def cut(path: Path, rows: int) -> None:
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     path.write_text("".join(lines[:rows]), encoding="utf-8")
+
+
+def current(root: Path, asset: str, experiment: str | None = None) -> Artifact:
+    """What an asset was last materialized to; it must have been."""
+    store = ArtifactStore(root / "data" / "store")
+    pointer = Current(store.root).read(asset, experiment)
+    assert pointer is not None
+    return store.require(pointer.kind, pointer.fingerprint)
 
 
 def environment(root: Path) -> dict[str, str]:

@@ -11,11 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from ft_pipeline.store.artifacts import Artifact, ArtifactStore
-from ft_pipeline.store.current import Current
 from ft_pipeline_tests.distillation.fault_server import MODEL, FaultServer, serving
 from ft_pipeline_tests.end_to_end.conftest import Finished
-from ft_pipeline_tests.end_to_end.project import environment, ft, ft_json
+from ft_pipeline_tests.end_to_end.project import current, environment, ft, ft_json
 
 pytestmark = pytest.mark.slow
 
@@ -50,13 +48,6 @@ def run(root: Path, *assets: str, **env: str) -> subprocess.CompletedProcess[str
         timeout=300,
         check=False,
     )
-
-
-def current(root: Path, asset: str) -> Artifact:
-    store = ArtifactStore(root / "data" / "store")
-    pointer = Current(store.root).read(asset)
-    assert pointer is not None
-    return store.require(pointer.kind, pointer.fingerprint)
 
 
 def holders_of(secret: str, root: Path) -> list[str]:

@@ -7,9 +7,7 @@ import pytest
 import yaml
 
 from ft_pipeline.release.report import NAME
-from ft_pipeline.store.artifacts import Artifact, ArtifactStore
-from ft_pipeline.store.current import Current
-from ft_pipeline_tests.end_to_end.project import ft, ft_json, small_project
+from ft_pipeline_tests.end_to_end.project import current, ft, ft_json, small_project
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]
 SERIES = ("lora", "lora.at50", "lora.seed1")
@@ -17,10 +15,7 @@ SERIES = ("lora", "lora.at50", "lora.seed1")
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = small_project(tmp_path_factory.mktemp("series") / "shop")
-    settings = yaml.safe_load((root / "project.yaml").read_text(encoding="utf-8"))
-    settings["prompting"]["variants"] = {}
-    (root / "project.yaml").write_text(yaml.safe_dump(settings, allow_unicode=True), encoding="utf-8")
+    root = small_project(tmp_path_factory.mktemp("series") / "shop", variants=False)
     experiment = yaml.safe_load((root / "experiments" / "qlora.yaml").read_text(encoding="utf-8"))
     experiment |= {"technique": "lora", "data": {"weights": {"distilled": 0}}, "seeds": 2, "learning_curve": [0.5]}
     (root / "experiments" / "qlora.yaml").unlink()
@@ -28,13 +23,6 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = ft(root, "run", "--experiment", "lora")
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return root
-
-
-def current(root: Path, asset: str, experiment: str | None = None) -> Artifact:
-    store = ArtifactStore(root / "data" / "store")
-    pointer = Current(store.root).read(asset, experiment)
-    assert pointer is not None
-    return store.require(pointer.kind, pointer.fingerprint)
 
 
 def test_all_are_trained_by_the_one_name(root: Path) -> None:
@@ -72,7 +60,7 @@ def test_the_comparison_shows_them_beside_the_row(root: Path) -> None:
 
 def test_a_member_is_no_candidate(root: Path) -> None:
     refused = ft(root, "promote", "lora.seed1")
-    assert refused.returncode != 0 and refused.stderr
+    assert refused.returncode != 0 and "the comparison has no 'lora.seed1'; choose one of" in refused.stderr
 
 
 def test_seeds_of_another_recipe_are_left_out_until_they_are_trained_again(root: Path) -> None:

@@ -8,18 +8,14 @@ import pytest
 import yaml
 
 from ft_pipeline.store.artifacts import ArtifactStore
-from ft_pipeline.store.current import Current
-from ft_pipeline_tests.end_to_end.project import ft, ft_json, small_project
+from ft_pipeline_tests.end_to_end.project import current, ft, ft_json, small_project
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = small_project(tmp_path_factory.mktemp("stages") / "shop")
-    settings = yaml.safe_load((root / "project.yaml").read_text(encoding="utf-8"))
-    settings["prompting"]["variants"] = {}
-    (root / "project.yaml").write_text(yaml.safe_dump(settings, allow_unicode=True), encoding="utf-8")
+    root = small_project(tmp_path_factory.mktemp("stages") / "shop", variants=False)
     qlora = yaml.safe_load((root / "experiments" / "qlora.yaml").read_text(encoding="utf-8"))
     stages: dict[str, dict[str, Any]] = {
         "cpt": {"technique": "lora", "objective": "cpt"},
@@ -33,13 +29,6 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def current(root: Path, asset: str, experiment: str) -> Any:
-    store = ArtifactStore(root / "data" / "store")
-    pointer = Current(store.root).read(asset, experiment)
-    assert pointer is not None
-    return store.require(pointer.kind, pointer.fingerprint), store
-
-
 def test_each_objective_stands_in_the_comparison(root: Path) -> None:
     names = {row["name"] for row in ft_json(root, "compare")["rows"]}
     assert {"base", "dpo/adapter", "dpo/merged", "cpt_full/merged"} <= names
@@ -47,7 +36,7 @@ def test_each_objective_stands_in_the_comparison(root: Path) -> None:
 
 
 def test_dpo_goes_on_with_the_adapter_of_the_sft_and_names_it(root: Path) -> None:
-    adapter, store = current(root, "adapter", "dpo")
+    adapter, store = current(root, "adapter", "dpo"), ArtifactStore(root / "data" / "store")
     start = store.require(*adapter.inputs["start"])
     assert start.spec["config"]["experiment"]["objective"] == "sft"
     assert adapter.inputs["base_model"] == start.inputs["base_model"]
@@ -55,13 +44,13 @@ def test_dpo_goes_on_with_the_adapter_of_the_sft_and_names_it(root: Path) -> Non
 
 
 def test_a_change_of_technique_starts_from_the_merged_model(root: Path) -> None:
-    adapter, store = current(root, "adapter", "cpt_full")
+    adapter, store = current(root, "adapter", "cpt_full"), ArtifactStore(root / "data" / "store")
     assert "start" not in adapter.inputs
     base = store.require(*adapter.inputs["base_model"])
     merged = store.require(*base.inputs["merged_model"])
     before = store.require(*merged.inputs["adapter"])
     assert before.spec["config"]["experiment"]["objective"] == "cpt"
-    assert base.reference != current(root, "base_model", "cpt_full")[0].reference
+    assert base.reference != current(root, "base_model", "cpt_full").reference
 
 
 def test_a_stage_that_is_trained_already_is_reused(root: Path) -> None:

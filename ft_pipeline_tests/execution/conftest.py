@@ -7,6 +7,7 @@ import psutil
 import pytest
 
 from ft_pipeline.execution.launchers import LocalLauncher
+from ft_pipeline.execution.supervisor import WorkerJob
 from ft_pipeline.store.artifacts import ArtifactStore
 
 ROOT = Path(__file__).parents[2]
@@ -29,6 +30,13 @@ def store(tmp_path: Path) -> ArtifactStore:
 @pytest.fixture
 def launcher() -> LocalLauncher:
     return LocalLauncher("ft_pipeline_tests.execution.fake_worker")
+
+
+def job(folder: Path, kind: str, **config: object) -> WorkerJob:
+    """A job of fake_jobs.py, with its folders below `folder`."""
+    for name in ("folder", "out", "work"):
+        (folder / name).mkdir()
+    return WorkerJob(kind, kind, config, {}, folder / "folder", folder / "out", folder / "work")
 
 
 def until(condition: Callable[[], object], what: str, patience: float = PATIENCE) -> None:

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from ft_pipeline.execution.launchers import LocalLauncher
-from ft_pipeline.execution.supervisor import WorkerError, WorkerJob, run_worker
+from ft_pipeline.execution.supervisor import WorkerError, run_worker
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline_tests.execution.cancelling import Cancelled, cancel
-from ft_pipeline_tests.execution.conftest import PATIENCE, alive, all_gone, family_of, until
+from ft_pipeline_tests.execution.conftest import PATIENCE, alive, all_gone, family_of, job, until
 
 SHORT = ((signal.SIGINT, 1.0), (signal.SIGTERM, 1.0), (signal.SIGKILL, 5.0))
 
@@ -67,28 +67,16 @@ def test_killing_any_one_process_leaves_none(store: ArtifactStore, victim: str) 
     assert store.all() == []
 
 
-def test_a_worker_that_ignores_every_request_is_killed(
-    store: ArtifactStore, launcher: LocalLauncher, tmp_path: Path
-) -> None:
-    for name in ("folder", "out"):
-        (tmp_path / name).mkdir()
-    work = store.root / "work" / "x"
-    work.mkdir(parents=True)
-    job = WorkerJob("family", "family", {"stubborn": True}, {}, tmp_path / "folder", tmp_path / "out", work)
-
+def test_a_worker_that_ignores_every_request_is_killed(launcher: LocalLauncher, tmp_path: Path) -> None:
+    given = job(tmp_path, "family", stubborn=True)
     with pytest.raises(Cancelled):
-        run_worker(None, job, launcher, on_progress=cancel, graces=SHORT)
-    pids = family_of(store)
+        run_worker(None, given, launcher, on_progress=cancel, graces=SHORT)
+    pids = [int(pid) for pid in (given.work / "pids").read_text().split()]
     until(lambda: all_gone(pids), "the worker and its children ended")
 
 
-def test_children_do_not_outlive_a_job_that_ends_well(
-    store: ArtifactStore, launcher: LocalLauncher, tmp_path: Path
-) -> None:
-    for name in ("folder", "out", "work"):
-        (tmp_path / name).mkdir()
-    job = WorkerJob("family", "f", {"ends": True}, {}, tmp_path / "folder", tmp_path / "out", tmp_path / "work")
-    result = run_worker(None, job, launcher)
+def test_children_do_not_outlive_a_job_that_ends_well(launcher: LocalLauncher, tmp_path: Path) -> None:
+    result = run_worker(None, job(tmp_path, "family", ends=True), launcher)
     assert all_gone(result.summary["pids"])
 
 
@@ -113,8 +101,5 @@ def test_the_next_builder_goes_on_after_a_killed_one(store: ArtifactStore) -> No
 
 
 def test_a_worker_that_cannot_start_is_an_error(store: ArtifactStore, tmp_path: Path) -> None:
-    for name in ("folder", "out", "work"):
-        (tmp_path / name).mkdir()
-    job = WorkerJob("count", "count", {}, {}, tmp_path / "folder", tmp_path / "out", tmp_path / "work")
     with pytest.raises(WorkerError, match=r"No module named ft_pipeline_tests\.nothing"):
-        run_worker(None, job, LocalLauncher("ft_pipeline_tests.nothing"))
+        run_worker(None, job(tmp_path, "count"), LocalLauncher("ft_pipeline_tests.nothing"))

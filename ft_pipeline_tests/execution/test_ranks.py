@@ -13,10 +13,10 @@ from ft_pipeline.execution.accelerate_config import CONFIG, COUNT, Processes, pr
 from ft_pipeline.execution.devices import DeviceNeed
 from ft_pipeline.execution.launchers import AccelerateLauncher, LocalLauncher, launcher_for
 from ft_pipeline.execution.ranks import wait_for
-from ft_pipeline.execution.supervisor import WorkerError, WorkerJob, run_worker
+from ft_pipeline.execution.supervisor import WorkerError, run_worker
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline_tests.execution.cancelling import Cancelled, cancel
-from ft_pipeline_tests.execution.conftest import ROOT, all_gone, until
+from ft_pipeline_tests.execution.conftest import ROOT, all_gone, job, until
 from ft_pipeline_tests.execution.dagster_subject import make_asset
 
 LAUNCHER = AccelerateLauncher("ft_pipeline_tests.execution.fake_worker")
@@ -27,18 +27,12 @@ def _two(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(COUNT, "2")
 
 
-def job(folder: Path, **config: object) -> WorkerJob:
-    for name in ("folder", "out", "work"):
-        (folder / name).mkdir()
-    return WorkerJob("rank", "rank", config, {}, folder / "folder", folder / "out", folder / "work")
-
-
 def pids(work: Path) -> list[int]:
     return [int(path.read_text().split()[0]) for path in work.glob("rank-*")]
 
 
 def test_each_rank_does_the_job_and_the_first_reports(tmp_path: Path) -> None:
-    given = job(tmp_path)
+    given = job(tmp_path, "rank")
     lines: list[str] = []
     result = run_worker(None, given, LAUNCHER, say=lines.append)
     assert result.summary == {"rank": 0, "count": 2}
@@ -59,14 +53,14 @@ def test_dagster_hears_the_first_rank_alone(store: ArtifactStore) -> None:
 
 
 def test_the_reason_of_the_rank_that_failed_is_told_and_the_others_end(tmp_path: Path) -> None:
-    given = job(tmp_path, then="refuse", victim=1)
+    given = job(tmp_path, "rank", then="refuse", victim=1)
     with pytest.raises(UserError, match="rank 1 cannot"):
         run_worker(None, given, LAUNCHER)
     assert len(pids(given.work)) == 2 and all_gone(pids(given.work))
 
 
 def test_a_killed_rank_ends_all(tmp_path: Path) -> None:
-    given = job(tmp_path, then="die", victim=1)
+    given = job(tmp_path, "rank", then="die", victim=1)
     with pytest.raises(WorkerError, match="killed by SIGKILL"):
         run_worker(None, given, LAUNCHER)
     assert len(pids(given.work)) == 2 and all_gone(pids(given.work))
@@ -83,7 +77,7 @@ def test_of_ranks_that_fail_at_once_one_that_knows_why_is_told(codes: tuple[int,
 @pytest.mark.parametrize("count", [1, 2])
 def test_every_rank_is_asked_to_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int) -> None:
     monkeypatch.setenv(COUNT, str(count))
-    given = job(tmp_path, then="hang", victim=-1)
+    given = job(tmp_path, "rank", then="hang", victim=-1)
 
     with pytest.raises(Cancelled):
         run_worker(None, given, LAUNCHER, on_progress=cancel)
@@ -93,7 +87,7 @@ def test_every_rank_is_asked_to_stop(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_a_rank_that_still_starts_is_stopped_too(tmp_path: Path) -> None:
     with pytest.raises(WorkerError, match="the worker was interrupted"):
-        run_worker(None, job(tmp_path), AccelerateLauncher("ft_pipeline_tests.execution.interrupted_worker"))
+        run_worker(None, job(tmp_path, "rank"), AccelerateLauncher("ft_pipeline_tests.execution.interrupted_worker"))
 
 
 def test_only_training_is_shared(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,7 +29,7 @@ from ft_pipeline.execution.supervisor import WorkerError, WorkerJob, run_worker
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.spec import Spec
 from ft_pipeline_tests.execution.cancelling import Cancelled, cancel
-from ft_pipeline_tests.execution.conftest import ROOT, all_gone, until
+from ft_pipeline_tests.execution.conftest import ROOT, all_gone, job, until
 from ft_pipeline_tests.execution.dagster_subject import make_asset
 
 WITHOUT_RAY = importlib.util.find_spec("ray") is None
@@ -56,9 +56,12 @@ class Cluster:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._port, self._dashboard = free_ports(2)
-        self.head = self._start("--head", f"--port={self._port}", f"--dashboard-port={self._dashboard}", "--num-cpus=0")
-        until(lambda: self._alive() == 1, "the head is there", PATIENCE)
         self.address = f"http://127.0.0.1:{self._dashboard}"
+        self._started: list[subprocess.Popen[bytes]] = []
+
+    def start(self) -> None:
+        self._start("--head", f"--port={self._port}", f"--dashboard-port={self._dashboard}", "--num-cpus=0")
+        until(lambda: self._alive() == 1, "the head is there", PATIENCE)
         self.add_node()
 
     def add_node(self) -> None:
@@ -70,8 +73,8 @@ class Cluster:
         kill(self.node)
 
     def close(self) -> None:
-        kill(self.node)
-        kill(self.head)
+        for each in reversed(self._started):
+            kill(each)
 
     def _start(self, *arguments: str) -> subprocess.Popen[bytes]:
         agent, client = free_ports(2)
@@ -80,7 +83,9 @@ class Cluster:
         command += ["--object-store-memory=80000000", f"--dashboard-agent-listen-port={agent}", *arguments]
         command += head if "--head" in arguments else []
         environment = os.environ | {"RAY_USAGE_STATS_ENABLED": "0", "PYTHONPATH": str(ROOT)}
-        return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        quiet = subprocess.DEVNULL
+        self._started.append(subprocess.Popen(command, env=environment, stdout=quiet, stderr=quiet))
+        return self._started[-1]
 
     def _alive(self) -> int:
         url = f"http://127.0.0.1:{self._dashboard}/nodes?view=summary"
@@ -105,9 +110,12 @@ def kill(node: subprocess.Popen[bytes]) -> None:
 def cluster() -> Iterator[Cluster]:
     folder = Path(tempfile.mkdtemp(prefix="ray", dir="/tmp"))
     running = Cluster(folder)
-    yield running
-    running.close()
-    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        running.start()
+        yield running
+    finally:  # also what started before something else did not
+        running.close()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(autouse=True)
@@ -187,12 +195,6 @@ def test_a_cluster_that_is_not_there(monkeypatch: pytest.MonkeyPatch, store: Art
 
 
 # --- the node's side, without Ray -------------------------------------------------------------------------------------
-
-
-def job(folder: Path, kind: str, **config: object) -> WorkerJob:
-    for name in ("folder", "out", "work"):
-        (folder / name).mkdir()
-    return WorkerJob(kind, kind, config, {}, folder / "folder", folder / "out", folder / "work")
 
 
 def on_node(given: WorkerJob, patience: float = 60.0) -> subprocess.Popen[bytes]:
