@@ -91,7 +91,7 @@ def _trainer(job: Job, settings: ExperimentSettings, model: Any, rows: dict[str,
     if settings.objective == "dpo":
         size = arguments.per_device_eval_batch_size
         train, validation = (with_reference(model, rows[split], padding_of(model, tokenizer), size) for split in rows)
-        trainer = PairTrainer(model, tokenizer, train, validation, arguments, settings.dpo, ranks)
+        trainer = PairTrainer(model, tokenizer, train, validation, arguments, ranks, dpo=settings.dpo)
     else:
         trainer = AnswerTrainer(model, tokenizer, rows["train"], rows["validation"], arguments, ranks)
     if arguments.fp16:

@@ -11,12 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional
-from trl import SFTConfig
 
 from ft_pipeline.experiments import DpoSettings
 from ft_pipeline.training.batches import collate
 from ft_pipeline.training.loss import sequence_log_probabilities
-from ft_pipeline.training.ranks import Ranks
 from ft_pipeline.training.trainer import AnswerTrainer, Rows, computing_in_16_bit, evaluating
 
 
@@ -59,18 +57,9 @@ class PairTrainer(AnswerTrainer):
     """The share of pairs whose preferred answer gained on the other one."""
     collate = staticmethod(collate_pairs)
 
-    def __init__(
-        self,
-        model: Any,
-        tokenizer: Any,
-        train: Rows,
-        validation: Rows,
-        args: SFTConfig,
-        settings: DpoSettings,
-        ranks: Ranks | None = None,
-    ) -> None:
-        self._dpo = settings
-        super().__init__(model, tokenizer, train, validation, args, ranks)
+    def __init__(self, *args: Any, dpo: DpoSettings) -> None:
+        self._dpo = dpo
+        super().__init__(*args)
 
     def summed_loss(self, model: Any, batch: dict[str, Tensor]) -> tuple[Any, ...]:
         """Loss over the pairs of a batch, their number, and how many gained."""
