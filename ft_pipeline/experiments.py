@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from ft_pipeline.sections import Section
 from ft_pipeline.settings import NAME_PATTERN
@@ -59,6 +59,9 @@ class QuantizationSettings(Section):
     bnb_4bit_use_double_quant: bool = True
 
 
+_SWITCHES = ("padding_free", "torch_compile", "use_liger_kernel")
+
+
 class TrainingSettings(Section):
     """transformers' and TRL's training arguments, same names."""
 
@@ -94,6 +97,11 @@ class TrainingSettings(Section):
     report_to: list[Literal["tensorboard", "wandb", "mlflow"]] = Field(default_factory=list)
     """Trackers that are told each step, beside the UI; each must be installed."""
     seed: int = 42
+
+    @model_serializer(mode="wrap")
+    def _without_switches_that_are_off(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """An artifact is known by its settings: a switch that a new version brings must not rename what is there."""
+        return {key: value for key, value in dump(self).items() if value or key not in _SWITCHES}
 
 
 class MixSettings(Section):

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.experiments import ExperimentSettings
+from ft_pipeline.experiments import ExperimentSettings, TrainingSettings
 from ft_pipeline.project import Project, read_jsonl
 from ft_pipeline.scaffold import home
 from ft_pipeline.sections import read_settings
@@ -195,3 +195,30 @@ def test_the_experiments_with_and_without_a_teacher_differ_in_nothing_else() -> 
     assert with_teacher["data"]["weights"]["distilled"] > 0
     without["data"]["weights"]["distilled"] = with_teacher["data"]["weights"]["distilled"]
     assert without == with_teacher
+
+
+def test_a_new_version_renames_no_training():
+    """What an adapter is known by: a key that is added here trains everything anew, unless it is silent while off."""
+    dumped = TrainingSettings().model_dump(mode="json")
+    assert list(dumped) == [
+        "learning_rate",
+        "num_train_epochs",
+        "max_steps",
+        "per_device_train_batch_size",
+        "gradient_accumulation_steps",
+        "max_length",
+        "optim",
+        "lr_scheduler_type",
+        "warmup_ratio",
+        "weight_decay",
+        "max_grad_norm",
+        "eval_steps",
+        "early_stopping_patience",
+        "gradient_checkpointing",
+        "neftune_noise_alpha",
+        "report_to",
+        "seed",
+    ]
+    switched = TrainingSettings(padding_free=True)
+    assert switched.model_dump(mode="json") == {**dumped, "padding_free": True}
+    assert TrainingSettings.model_validate(switched.model_dump(mode="json")) == switched

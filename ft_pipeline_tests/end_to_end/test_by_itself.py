@@ -1,5 +1,6 @@
 """Once for real: a file is dropped into the folder, and the champion is replaced, with no hand on it."""
 
+import re
 import shutil
 import time
 from collections.abc import Callable
@@ -49,7 +50,9 @@ def test_a_dropped_file_replaces_the_champion(
                 shutil.copy(scaffold.home() / "data" / "raw" / "alpaca" / name, root / "data" / "raw" / "alpaca" / name)
             wait(ui, lambda: current(root / "data" / "store") != before, "another champion")
             wait(ui, lambda: len(hook.told) > 0, "the webhook was told")
+            reasons = [tag["value"] for run in ui.runs() for tag in run["tags"] if tag["key"] == "ft/reason"]
     after = current(root / "data" / "store")
     assert after is not None and after.name == "qlora/merged"
     assert after.sequence == before.sequence + 1 and after.fingerprint != before.fingerprint
+    assert len(reasons) == 1 and re.fullmatch(r"\d+ new rows", reasons[0])
     assert [text for text in hook.told if "New champion" in text and "in place of qlora/merged" in text]
