@@ -85,10 +85,10 @@ class TrainingSettings(Section):
     gradient_checkpointing: bool = False
     padding_free: bool = False
     """The rows of a batch lie end to end, without padding, each attending to itself alone (variable-length attention):
-    for Llama-like models. A quarter faster on a CPU; on a GPU (from Ampere on) by torch's variable-length kernel, which
+    for Llama-like models. A third faster on a CPU; on a GPU (from Ampere on) by torch's variable-length kernel, which
     was not run on one yet."""
     torch_compile: bool = False
-    """Compile the layers: about half a minute at the first step, then a quarter faster on a CPU (which needs g++)."""
+    """Compile the layers: about half a minute at the first step, then a fifth faster on a CPU (which needs g++)."""
     use_liger_kernel: bool = False
     """Liger's Triton kernels for norms, rotary embedding and MLP: a GPU (not run on one yet), and `pip install
     'ft-pipeline[liger]'`."""
