@@ -11,7 +11,7 @@ from typing import Any
 
 from ft_pipeline.evaluation.evidence import ENOUGH_ROWS, Case, Row, Verdict, evidence, named
 from ft_pipeline.evaluation.remarks import REMARKS
-from ft_pipeline.evaluation.series import rises
+from ft_pipeline.evaluation.series import flat
 
 TOO_FEW_ROWS = 100
 """Training rows below which tuning that is not clearly ahead has not been tried yet."""
@@ -114,8 +114,8 @@ def too_few_rows(case: Case) -> Verdict | None:
         return None
     prompting_helps = case.bar is not None and case.plain is not None and case.clear(case.bar, case.plain)
     curve = case.curve(best)
-    flat = curve is not None and not rises(curve)
-    few = rows < TOO_FEW_ROWS or (rows < ENOUGH_ROWS and not prompting_helps and not flat)
+    levelled = curve is not None and flat(curve)
+    few = rows < TOO_FEW_ROWS or (rows < ENOUGH_ROWS and not prompting_helps and not levelled)
     if not few and not case.within_a_step(best):
         return None
     if not few:

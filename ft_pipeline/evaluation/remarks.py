@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from ft_pipeline.evaluation.costs import in_words
 from ft_pipeline.evaluation.evidence import ENOUGH_ROWS, Case, Verdict, accuracy, named
 from ft_pipeline.evaluation.metrics import metric_of
-from ft_pipeline.evaluation.series import curve_in_words, rises, spread_in_words, worst_seed
+from ft_pipeline.evaluation.series import curve_in_words, flat, rises, spread_in_words, worst_seed
 
 ENOUGH_TESTS = 30
 """Test conversations below which intervals are wide and their 95 % is optimistic."""
@@ -29,6 +29,8 @@ def say_curve(case: Case, verdict: Verdict) -> str | None:
     words = curve_in_words(curve, metric_of(case.document, case.metric))
     if rises(curve):
         return f"More rows still help: {words}"
+    if not flat(curve):
+        return f"The learning curve does not tell yet whether more rows would help: {words}"
     return f"The learning curve is flat, so that more rows of the same kind promise little: {words}"
 
 

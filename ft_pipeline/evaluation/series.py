@@ -97,6 +97,11 @@ def rises(curve: Mapping[str, Any]) -> bool:
     return bool(curve["last_step"]["low"] > 0)
 
 
+def flat(curve: Mapping[str, Any]) -> bool:
+    """Whether the last more rows brought no gain at all; a gain that may be chance is neither this nor `rises`."""
+    return bool(curve["last_step"]["difference"] <= 0)
+
+
 def _amount(point: Mapping[str, Any]) -> str:
     return f"{point['share']:.0%} of the rows" if point["rows"] is None else f"{point['rows']:,} rows"
 

@@ -118,3 +118,12 @@ def test_a_flat_curve_does_not_ask_for_more_of_the_same(tmp_path: Path) -> None:
     assert not any("more should help" in each for each in flat["reasons"])
     few = advice(compared(tmp_path / "few", {"lora": 60, "lora.at50": 30}, lora=2.5, lora_at50=2.5), 60)
     assert few["decision"] == "more_data", "a curve over so few rows says nothing"
+
+
+def test_a_gain_that_may_be_chance_is_no_flat_curve(tmp_path: Path) -> None:
+    document = compared(tmp_path, {"lora": 300, "lora.at50": 150}, prompted=2.5, lora=2.5, lora_at50=2.6)
+    for curve in document["learning_curves"]:
+        curve["last_step"] |= {"difference": 0.1, "low": -0.05, "high": 0.25}
+    unclear = advice(document, 300)
+    assert unclear["decision"] == "more_data"
+    assert any("does not tell yet whether more rows would help" in each for each in unclear["reasons"])
