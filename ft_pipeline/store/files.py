@@ -20,11 +20,12 @@ def describe_write_error(error: Exception) -> str | None:
         return full_disk() if os.strerror(errno.ENOSPC) in str(error) else None
     if error.errno in _FULL:
         return full_disk(f" ({error.filename})" if error.filename else "")
-    path = error.filename or "a file"
+    # Arrow names the path in its words alone.
+    told = f"{error.filename}, {(error.strerror or '').lower()}" if error.filename else error.strerror
     if error.errno == errno.EROFS:
-        return f"cannot write {path}, its file system is read-only: make it writable and run again"
+        return f"cannot write: {told}; make it writable and run again"
     if error.errno in _FORBIDDEN:
-        return f"no access to {path}, {os.strerror(error.errno).lower()}: let this user read and write it"
+        return f"no access: {told}; let this user read and write it, and run again"
     return None
 
 

@@ -81,7 +81,7 @@ def test_a_read_only_store_can_be_read_and_says_that_it_is_read_only(disk: Path,
     path.write_bytes(path.read_bytes() * 2)
     remount(disk, "ro")
     try:
-        one_line(ft(root, "run", "--experiment", "qlora", "--select", LIGHT), "its file system is read-only")
+        one_line(ft(root, "run", "--experiment", "qlora", "--select", LIGHT), "read-only file system; make it writable")
         assert ft_json(root, "sql", query) == before
     finally:
         remount(disk, "rw")

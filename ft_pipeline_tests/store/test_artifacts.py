@@ -22,6 +22,7 @@ from ft_pipeline.store.manifest import BrokenArtifact, FileEntry, fingerprint_of
 from ft_pipeline.store.spec import Spec
 
 SPEC = Spec("alpaca", config={"max": 1})
+NOBODY = 65_534
 
 
 def make(store: ArtifactStore, spec: Spec = SPEC, text: str = "content", **files: str) -> Artifact:
@@ -296,8 +297,8 @@ def test_afresh_begins_without_the_old_checkpoints(store: ArtifactStore) -> None
     [
         (errno.ENOSPC, "free some and run again"),
         (errno.EDQUOT, "free some and run again"),
-        (errno.EROFS, "cannot write x.parquet, its file system is read-only"),
-        (errno.EACCES, "no access to x.parquet, permission denied: let this user read and write it"),
+        (errno.EROFS, "cannot write: x.parquet, read-only file system; make it writable"),
+        (errno.EACCES, "no access: x.parquet, permission denied; let this user read and write it"),
     ],
 )
 def test_a_store_that_takes_no_bytes_is_the_users_to_mend(number: int, fix: str) -> None:
@@ -305,6 +306,25 @@ def test_a_store_that_takes_no_bytes_is_the_users_to_mend(number: int, fix: str)
         raise OSError(number, os.strerror(number), "x.parquet")
     with pytest.raises(FileNotFoundError), user_write_errors():
         raise FileNotFoundError(errno.ENOENT, "not there")
+
+
+def test_a_file_outside_the_store_that_is_closed_to_the_user_is_named(tmp_path: Path) -> None:
+    """By Python's own error, and by Arrow's, which has no file name."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root, to be another user")
+    closed = tmp_path / "closed" / "x.parquet"
+    closed.parent.mkdir(mode=0o700)
+    closed.touch()
+    for read in (Path.read_bytes, pq.read_table):
+        os.seteuid(NOBODY)
+        try:
+            with (
+                pytest.raises(UserError, match=r"closed/x\.parquet.*ermission denied; let this user"),
+                user_write_errors(),
+            ):
+                read(closed)
+        finally:
+            os.seteuid(0)
 
 
 def test_a_disk_that_fills_up_leaves_the_store_as_it_was(tmp_path: Path) -> None:
@@ -343,9 +363,9 @@ def test_a_read_only_store_is_still_one_to_read_from(tmp_path: Path) -> None:
         store = ArtifactStore(view)
         found = store.find(SPEC)
         assert found is not None and found.fingerprint == made.fingerprint
-        with pytest.raises(UserError, match="its file system is read-only"):
+        with pytest.raises(UserError, match="read-only file system; make it writable"):
             store.begin(Spec("alpaca", config={"max": 2}))
-        with pytest.raises(UserError, match="its file system is read-only"):
+        with pytest.raises(UserError, match="read-only file system; make it writable"):
             store.lock(SPEC).try_acquire()
     finally:
         subprocess.run(["umount", str(view)], check=True)
