@@ -7,6 +7,7 @@ import dagster as dg
 
 from ft_pipeline.audit.findings import Finding
 from ft_pipeline.audit.library import SHOWN, Library
+from ft_pipeline.execution.instance import connected
 from ft_pipeline.project import Project, records_elsewhere
 from ft_pipeline.store.garbage import removed
 
@@ -61,7 +62,7 @@ def _all_events(project: Project) -> list[Event] | None:
     """Every materialization that Dagster knows; None where it has no database yet, which asking would make."""
     if not records_elsewhere(project.dagster_home) and not (project.dagster_home / "history").is_dir():
         return None
-    with dg.DagsterInstance.get() as instance:
+    with connected() as instance:
         return [event for key in sorted(instance.all_asset_keys()) for event in _events_of(instance, key)]
 
 

@@ -4,18 +4,57 @@ import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
+import yaml
 
+from ft_pipeline.errors import UserError
+from ft_pipeline.project import records_elsewhere
 from ft_pipeline.store.locks import FileLock
 
 
 @contextlib.contextmanager
 def opened() -> Iterator[dg.DagsterInstance]:
-    """Dagster's instance. One process at a time opens it: two that find no database yet would both make its tables."""
+    """`connected`, by one process at a time: two that find no database yet would both make its tables."""
     home = os.environ.get("DAGSTER_HOME")
     lock = FileLock(Path(home) / "opening", "opening Dagster's database") if home else None
     with lock.hold() if lock else contextlib.nullcontext():
-        instance = dg.DagsterInstance.get()
+        instance = connected()
     with instance:
         yield instance
+
+
+def connected() -> dg.DagsterInstance:
+    """Dagster's instance. UserError where dagster.yaml names a database of its own that cannot be had."""
+    home = Path(os.environ.get("DAGSTER_HOME", ""))
+    if not records_elsewhere(home):
+        return dg.DagsterInstance.get()
+    settings = home / "dagster.yaml"
+    for name in _variables(yaml.safe_load(settings.read_text(encoding="utf-8"))["storage"]):
+        if not os.environ.get(name):
+            raise UserError(
+                f"{name} is not set, and {settings} takes the address of Dagster's database from it; set it"
+            )
+    try:
+        return dg.DagsterInstance.get()
+    except Exception as error:  # of the driver, of SQLAlchemy or of Dagster: each has its own
+        raise UserError(
+            f"Dagster's database cannot be opened: {_reason(error)}. {settings} names it: start the server, mend the "
+            "address, and for PostgreSQL: pip install 'ft-pipeline[postgres]'"
+        ) from error
+
+
+def _variables(settings: Any) -> list[str]:
+    """The environment variables that settings are taken from (`env: NAME`)."""
+    if isinstance(settings, dict):
+        found = [settings["env"]] if isinstance(settings.get("env"), str) else []
+        return found + [name for value in settings.values() for name in _variables(value)]
+    return [name for value in settings for name in _variables(value)] if isinstance(settings, list) else []
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of what went wrong at the root; a driver's words hold host and user, and no password."""
+    while (below := error.__cause__ or error.__context__) is not None:
+        error = below
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

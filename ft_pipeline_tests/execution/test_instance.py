@@ -9,6 +9,8 @@ from typer.testing import CliRunner
 
 from ft_pipeline import scaffold
 from ft_pipeline.cli.commands import app
+from ft_pipeline.errors import UserError
+from ft_pipeline.execution.instance import connected
 
 
 def test_the_ui_hands_over_to_dagster_when_the_tables_are_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -24,3 +26,22 @@ def test_the_ui_hands_over_to_dagster_when_the_tables_are_made(tmp_path: Path, m
     done = CliRunner().invoke(app, ["ui", "--project", str(root)], catch_exceptions=False)
     assert done.exit_code == 0 and set(made) >= {"runs.db", "index.db", "schedules.db"}
     assert (home / "opening").is_file(), "under the lock"
+
+
+def test_a_database_whose_address_is_not_set_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "dagster.yaml").write_text("storage: {postgres: {postgres_url: {env: FT_POSTGRES_URL}}}\n")
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    monkeypatch.delenv("FT_POSTGRES_URL", raising=False)
+    with pytest.raises(UserError, match=r"FT_POSTGRES_URL is not set, and .*dagster.yaml"):
+        connected()
+
+
+def test_a_database_that_does_not_answer_is_told_without_its_password(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "dagster.yaml").write_text("storage: {postgres: {postgres_url: {env: FT_POSTGRES_URL}}}\n")
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    monkeypatch.setenv("FT_POSTGRES_URL", "postgresql://ft:heliotrope@127.0.0.1:9/postgres")
+    with pytest.raises(UserError, match=r"cannot be opened: .*127\.0\.0\.1.*refused.*ft-pipeline\[postgres\]") as told:
+        connected()
+    assert "heliotrope" not in str(told.value)
