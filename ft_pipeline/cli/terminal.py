@@ -56,10 +56,13 @@ def live_progress(console: Console) -> Iterator[None]:
 
         def step_event(event: StepEvent) -> None:
             nonlocal task
+            label = f"{event.asset} [{event.experiment}]" if event.experiment else event.asset
+            if event.state == "waiting":
+                bar.console.print(f"… {escape(f'{label} {event.message}')}", soft_wrap=True)
+                return
             if task is not None:
                 bar.remove_task(task)
                 task = None
-            label = f"{event.asset} [{event.experiment}]" if event.experiment else event.asset
             if event.state == "started":
                 task = bar.add_task(escape(label), total=None, note="")
                 return

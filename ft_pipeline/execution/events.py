@@ -5,19 +5,23 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
-State = Literal["started", "built", "reused", "gate failed", "failed"]
+State = Literal["waiting", "started", "built", "reused", "gate failed", "failed"]
 
 
 @dataclass(frozen=True)
 class StepEvent:
-    """One asset (of one experiment) began or ended."""
+    """One asset (of one experiment) waits, began or ended."""
 
     asset: str
     experiment: str | None
     state: State
     seconds: float = 0.0
     message: str = ""
-    """Why it failed."""
+    """Why it failed, or what it waits for."""
+
+    @property
+    def ended(self) -> bool:
+        return self.state not in {"waiting", "started"}
 
     @property
     def succeeded(self) -> bool:

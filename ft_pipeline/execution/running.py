@@ -11,15 +11,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import Any
+from uuid import uuid4
 
 import dagster as dg
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.execution.events import StepEvent, listening
+from ft_pipeline.execution.events import StepEvent, listening, publish
 from ft_pipeline.execution.instance import opened
 from ft_pipeline.execution.planning import Planned, flow, plan
 from ft_pipeline.execution.steps import FORCE, STEPS
 from ft_pipeline.execution.stranded import end_stranded
+from ft_pipeline.execution.waiting import INVOCATION, telling_who_waits
 from ft_pipeline.project import Project
 from ft_pipeline.store.current import current_document
 from ft_pipeline.store.locks import FileLock
@@ -95,7 +97,7 @@ def run(request: Request) -> Outcome:
             if failures:
                 break
     return Outcome(
-        steps=[event for event in events if event.state != "started"],
+        steps=[event for event in events if event.ended],
         failures=failures,
         fresh=sum(not each.runs for each in planned),
         seconds=time.monotonic() - started,
@@ -210,7 +212,11 @@ def _materialize(
         if event.state in {"failed", "gate failed"}:
             failures.append(f"{event.asset}: {event.message}")
 
-    with listening(hear):
+    def waits(step: str, reason: str) -> None:
+        publish(StepEvent(step, experiment, "waiting", message=reason))
+
+    invocation = uuid4().hex[:12]
+    with listening(hear), telling_who_waits(instance, invocation, waits):
         result = dg.materialize(
             [step.asset for step in STEPS.values()],
             instance=instance,
@@ -218,7 +224,7 @@ def _materialize(
             partition_key=experiment,
             raise_on_error=False,
             run_config=QUIET,
-            tags={"ft/started_by": f"cli {user()}"},
+            tags={"ft/started_by": f"cli {user()}", INVOCATION: invocation},
         )
     if not result.success and not failures:
         failures = [f"{_crash(result)} The whole error is in the UI (`ft ui`), run {result.run_id}."]

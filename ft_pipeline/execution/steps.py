@@ -23,6 +23,7 @@ from ft_pipeline.execution.events import State, StepEvent, publish
 from ft_pipeline.execution.gates import failed_checks, recorded_checks, require
 from ft_pipeline.execution.metadata import clean_metadata
 from ft_pipeline.execution.origin import origin
+from ft_pipeline.execution.waiting import POOL
 from ft_pipeline.experiments import ExperimentSettings
 from ft_pipeline.project import Project
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
@@ -211,7 +212,7 @@ def step(
             description=description or spec_of.__doc__,
             partitions_def=experiments() if per_experiment else None,
             automation_condition=automation,
-            pool="gpu" if declared else None,
+            pool=POOL if declared else None,
             op_tags=gpu_op_tags() if declared else None,
             check_specs=[
                 dg.AssetCheckSpec(check.name, asset=asset_name, description=check.description, blocking=check.blocking)

@@ -4,15 +4,18 @@ taken, no artifact is half there, and the next run goes on from the last checkpo
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import psutil
 import pytest
 
 from ft_pipeline.store.artifacts import ArtifactStore
-from ft_pipeline_tests.end_to_end.project import ft, small_project, workers, write_experiment
+from ft_pipeline_tests.end_to_end.project import environment, ft, small_project, workers, write_experiment
 from ft_pipeline_tests.end_to_end.services import Services, services
 from ft_pipeline_tests.end_to_end.ui import Ui, until
 
@@ -94,9 +97,9 @@ class Shop:
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
     root = small_project(tmp_path_factory.mktemp("kills") / "shop")
-    for name, epochs in (("endless", 1000), ("short", 20)):
+    for name, epochs in (("endless", 1000), ("short", 20), ("brief", 1)):
         write_experiment(root, name, root / "models" / "tiny", epochs=epochs, early_stopping_patience=NEVER_STOPS_EARLY)
-    before = ft(root, "run", "--experiment", "endless", "--experiment", "short", "--select", ",".join(BEFORE))
+    before = ft(root, "run", *["-e", "endless", "-e", "short", "-e", "brief", "--select"], ",".join(BEFORE))
     assert before.returncode == 0, before.stderr[-3000:]
     with services(root, tmp_path_factory.mktemp("opt"), "code", "daemon", "webserver") as group:
         yield Shop(group)
@@ -167,3 +170,21 @@ def test_after_a_kill_another_run_goes_on_to_the_end(shop: Shop) -> None:
     assert adapter.summary["resumed_from_step"] == before > 0
     shop.store.verify(adapter.path, thorough=True)
     assert list((shop.store.root / "drafts").iterdir()) == []
+
+
+def test_others_wait_for_the_slot_and_say_so(shop: Shop, tmp_path: Path) -> None:
+    """One training at a time, whether the UI or `ft run` asks; who waits says for what, and trains when it is free."""
+    training = shop.train()
+    from_ui = shop.ui.launch("short", "adapter")
+    with (tmp_path / "log").open("w") as log:
+        command = [str(Path(sys.executable).parent / "ft"), "run", "-e", "brief", "--select", "adapter"]
+        from_cli = subprocess.Popen(command, env=environment(shop.group.root), stdout=log, stderr=subprocess.STDOUT)
+    said = (tmp_path / "log").read_text
+    waits = f"adapter [brief] waits for a slot of the pool gpu, which adapter of run {training.run_id[:8]} holds"
+    until(lambda: waits in said(), "ft run says that it waits", PATIENCE)
+    until(lambda: shop.status(from_ui) == "QUEUED", "the run of the UI waits", PATIENCE)
+    assert workers(shop.group.root)[-1] == training.trainer and len(workers(shop.group.root)) == 2
+    assert shop.ui.slots() == [training.run_id]
+    shop.ui.terminate(training.run_id)
+    assert from_cli.wait(timeout=PATIENCE) == 0
+    until(lambda: shop.status(from_ui) == "SUCCESS", "the run of the UI has trained", PATIENCE)

@@ -1,0 +1,48 @@
+"""Says of a run's step that it waits for a slot of the pool, and for whom: Dagster itself tells only its own log."""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import dagster as dg
+
+POOL = "gpu"
+"""Of every asset that needs a device."""
+INVOCATION = "ft/invocation"
+"""Tag by which a command knows the run that it started."""
+POLL_SECONDS = 2.0
+
+
+@contextmanager
+def telling_who_waits(instance: dg.DagsterInstance, invocation: str, say: Callable[[str, str], None]) -> Iterator[None]:
+    """Within the block: `say` hears once of each step of this command that waits (step, for what), in a thread."""
+    ended = threading.Event()
+    watcher = threading.Thread(target=_watch, args=(instance, invocation, say, ended), daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        watcher.join()
+
+
+def _watch(
+    instance: dg.DagsterInstance, invocation: str, say: Callable[[str, str], None], ended: threading.Event
+) -> None:
+    told: set[str] = set()
+    while not ended.wait(POLL_SECONDS):
+        for step, reason in _waiting(instance, invocation):
+            if step not in told:
+                told.add(step)
+                say(step, reason)
+
+
+def _waiting(instance: dg.DagsterInstance, invocation: str) -> list[tuple[str, str]]:
+    slots = instance.event_log_storage.get_concurrency_info(POOL)
+    pending = [step for step in slots.pending_steps if step.assigned_timestamp is None]
+    if not pending:
+        return []
+    own = {run.run_id for run in instance.get_runs(dg.RunsFilter(tags={INVOCATION: invocation}))}
+    holders = ", ".join(sorted(f"{slot.step_key} of run {slot.run_id[:8]}" for slot in slots.claimed_slots))
+    reason = f"waits for a slot of the pool {POOL}" + (f", which {holders} holds" if holders else "")
+    return [(step.step_key, reason) for step in pending if step.run_id in own]
