@@ -2,14 +2,16 @@
 
     python benchmarks/training_profile.py [ROWS.json|ROWS.jsonl ...] [--rows 32]
 
-The same training as `ours qlora` of training.py, under torch's profiler: seconds that each operator takes by itself
-(its callees left out), summed by kind. Results: benchmarks/results/training_profile.json.
+The same training as `ours qlora` of training.py, with the defaults and with padding_free, under torch's profiler:
+seconds that each operator takes by itself (its callees left out), summed by kind. Loading the model is left out.
+Results: benchmarks/results/training_profile.json.
 """
 
 import argparse
 import json
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.profiler import ProfilerActivity, profile
@@ -51,24 +53,32 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=32)
     given = parser.parse_args()
     files = given.files or sorted(map(str, (ROOT / "data" / "raw" / "alpaca").glob("support_*.jsonl")))
+    rows = read_rows(files, given.rows)
     with tempfile.TemporaryDirectory() as scratch:
         base = convert_base(Path(scratch))
-        with profile(activities=[ProfilerActivity.CPU]) as profiled:
-            ours("qlora", base, read_rows(files, given.rows))
+        report = {
+            "threads": torch.get_num_threads(),
+            "defaults": _profile(base, rows),
+            "padding_free": _profile(base, rows, padding_free=True),
+        }
+    RESULTS.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    print(json.dumps(report, indent=2))
+
+
+def _profile(base: Path, rows: list[list[dict[str, str]]], **keys: bool) -> dict[str, Any]:
+    profiled = profile(activities=[ProfilerActivity.CPU])
+    ours("qlora", base, rows, around=profiled, **keys)
     operators = {event.key: event.self_cpu_time_total / 1e6 for event in profiled.key_averages()}
     total = sum(operators.values())
     kinds: dict[str, float] = {}
     for name, seconds in operators.items():
         kinds[kind_of(name)] = kinds.get(kind_of(name), 0.0) + seconds
     largest = sorted(operators.items(), key=lambda each: -each[1])[:15]
-    report = {
-        "threads": torch.get_num_threads(),
+    return {
         "seconds": round(total, 2),
         "share_by_kind": {kind: round(kinds[kind] / total, 3) for kind in sorted(kinds, key=lambda kind: -kinds[kind])},
         "largest_operators": {name: round(seconds / total, 3) for name, seconds in largest},
     }
-    RESULTS.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    print(json.dumps(report, indent=2))
 
 
 if __name__ == "__main__":

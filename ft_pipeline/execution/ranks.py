@@ -46,18 +46,19 @@ def _start(job_file: Path, processes: Processes, meeting: Path) -> list[subproce
     entry = os.environ.pop(ENTRY, WORKER)
     command = [sys.executable, "-P", "-m", entry, str(job_file)]
     return [
-        subprocess.Popen(command, env=_environment(os.environ, processes, number, meeting))
+        subprocess.Popen(command, env=environment(os.environ, processes, number, meeting))
         for number in range(processes.count)
     ]
 
 
-def _environment(own: Mapping[str, str], processes: Processes, number: int, meeting: Path) -> dict[str, str]:
+def environment(own: Mapping[str, str], processes: Processes, number: int, meeting: Path) -> dict[str, str]:
     """What a rank reads: ours (FT_RANK), and where there are others the names that torch and accelerate know."""
     rank: dict[str, Any] = {"number": number, "count": processes.count, "meeting": str(meeting)}
     rank |= {"sharded": processes.sharded, "reshard": processes.reshard}
     if processes.count == 1:
         return {**own, worker.RANK: json.dumps(rank)}
-    threads = max(1, int(own.get("OMP_NUM_THREADS", "1")) // processes.count)
+    outermost = own.get("OMP_NUM_THREADS", "").partition(",")[0].strip()  # OpenMP takes one number for each level
+    threads = max(1, int(outermost if outermost.isdecimal() else 1) // processes.count)
     loopback = "lo" if sys.platform == "linux" else "lo0"
     return {
         "GLOO_SOCKET_IFNAME": loopback,

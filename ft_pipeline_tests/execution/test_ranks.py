@@ -12,7 +12,7 @@ from ft_pipeline.errors import UserError
 from ft_pipeline.execution.accelerate_config import CONFIG, COUNT, Processes, processes_of
 from ft_pipeline.execution.devices import DeviceNeed
 from ft_pipeline.execution.launchers import AccelerateLauncher, LocalLauncher, launcher_for
-from ft_pipeline.execution.ranks import wait_for
+from ft_pipeline.execution.ranks import environment, wait_for
 from ft_pipeline.execution.supervisor import WorkerError, run_worker
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline_tests.execution.cancelling import Cancelled, cancel
@@ -134,3 +134,9 @@ def test_a_file_that_asks_for_what_there_is_not(tmp_path: Path, text: str, messa
     path.write_text(text)
     with pytest.raises(UserError, match=message):
         processes_of({CONFIG: str(path)}, "cpu")
+
+
+@pytest.mark.parametrize(("given", "each"), [("4", "2"), ("4,2", "2"), ("1", "1"), ("", "1"), ("many", "1")])
+def test_the_ranks_divide_the_threads(tmp_path: Path, given: str, each: str) -> None:
+    own = environment({"OMP_NUM_THREADS": given}, Processes(2, sharded=False), 0, tmp_path / "meeting")
+    assert own["OMP_NUM_THREADS"] == each
