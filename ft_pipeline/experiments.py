@@ -246,6 +246,15 @@ def _no_prompt_before_rows_end_to_end(settings: ExperimentSettings) -> str | Non
     return "technique 'prompt_tuning' puts its prompt before each row of a batch: remove `training.padding_free`"
 
 
+def _noise_of_a_row(settings: ExperimentSettings) -> str | None:
+    if settings.training.neftune_noise_alpha is None or not settings.training.padding_free:
+        return None
+    return (
+        "training.neftune_noise_alpha is divided by the length of a row, which padding_free makes that of a batch: "
+        "remove one of the two"
+    )
+
+
 def _merge_mode(settings: ExperimentSettings) -> str | None:
     if settings.technique == "qlora" or settings.merge == MergeSettings():
         return None
@@ -302,6 +311,7 @@ RULES: tuple[Callable[[ExperimentSettings], str | None], ...] = (
     _virtual_tokens_for_prompt_tuning_only,
     _a_learned_prompt_imitates_answers,
     _no_prompt_before_rows_end_to_end,
+    _noise_of_a_row,
     _merge_mode,
     _pairs_for_dpo_only,
     _sources_for_sft_only,

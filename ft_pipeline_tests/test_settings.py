@@ -81,6 +81,8 @@ def test_several_greedy_answers_would_be_equal(tmp_path: Path) -> None:
         ("technique: prompt_tuning\nobjective: dpo\n", ["'dpo' asks too much", "its own reference"]),
         ("technique: prompt_tuning\nobjective: cpt\n", ["'cpt' asks too much", "cannot hold a text"]),
         ("technique: prompt_tuning\nstart_from: x\n", ["remove `start_from`"]),
+        ("technique: prompt_tuning\ntraining: {padding_free: true}\n", ["prompt before each row", "padding_free"]),
+        ("training: {padding_free: true, neftune_noise_alpha: 5}\n", ["that of a batch", "remove one of the two"]),
         ("prompt_tuning:\n  num_virtual_tokens: 4\n", ["'qlora' has no virtual tokens"]),
         ("technique: prompt_tuning\nprompt_tuning:\n  prompt_tuning_init: TEXT\n", ["set both or none"]),
         ("data:\n  weights:\n    human: 0\n    distilled: 0\n", ["all 0"]),
