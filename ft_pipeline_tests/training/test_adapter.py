@@ -70,6 +70,39 @@ def test_the_same_spec_gives_the_same_adapter(trained, tmp_path, data, tiny_base
     assert losses(second) == losses(first)
 
 
+PINNED = {
+    "lora": [7.264, 7.136, 7.156, 7.246, 7.375, 7.046, 7.122, 6.824],
+    "qlora": [7.175, 7.157, 7.159, 7.326, 7.459, 7.042, 6.963, 6.650],
+    "full": [7.259, 7.140, 5.820, 5.613, 4.861, 4.130, 4.190, 3.415],
+}
+"""Training losses, nats per trained token: order of rows, masks, learning rate and optimizer all go into them."""
+
+
+@pytest.mark.parametrize("technique", PINNED)
+def test_the_losses_of_a_short_run_are_pinned(tmp_path, data, tiny_base, technique):
+    work, _ = train(tmp_path, data, tiny_base, settings(technique, max_steps=8))
+    found = [loss for _, loss, _ in losses(work) if loss is not None]
+    assert found == pytest.approx(PINNED[technique], abs=0.03)  # processors differ by 0.01 in 16 bit
+
+
+def test_a_device_without_native_bf16_trains_in_fp16_with_fp32_adapters(tmp_path, tiny_base, monkeypatch):
+    """As on a T4, which is faked: its driver says that bf16 is emulated."""
+    from ft_pipeline.models import load
+    from ft_pipeline.training import techniques
+    from ft_pipeline.training.trainer import training_arguments
+
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
+    assert load.compute_dtype("cuda:0") == torch.float16 and load.compute_dtype("cpu") == torch.bfloat16
+    for module in (load, techniques):
+        monkeypatch.setattr(module, "compute_dtype", lambda device: torch.float16)
+    for technique in ("lora", "qlora"):
+        model = techniques.new_model(tiny_base, settings(technique), "cpu")
+        trained = {each.dtype for each in model.parameters() if each.requires_grad}
+        assert trained == {torch.float32} and model.get_input_embeddings().weight.dtype == torch.float16
+    arguments = training_arguments(settings().training, tmp_path, "cpu", torch.float16)
+    assert arguments.fp16 and not arguments.bf16
+
+
 def test_the_best_checkpoint_is_the_adapter(trained):
     _, work, summary = trained
     best = work.work / "checkpoints" / f"checkpoint-{summary['best_step']}"
