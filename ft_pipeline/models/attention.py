@@ -118,7 +118,10 @@ def _row(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
 
 
 class _ShortRow(torch.autograd.Function):
-    """Causal attention of one row by plain products; the heads that share a key are one matrix. Softmax in 32 bit."""
+    """Causal attention of one row by plain products; the heads that share a key are one matrix.
+
+    Scores are rounded to the row's dtype, as eager attention rounds them, and the softmax is 32 bit.
+    """
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
