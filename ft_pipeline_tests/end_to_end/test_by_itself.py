@@ -13,7 +13,7 @@ import yaml
 from ft_pipeline import scaffold
 from ft_pipeline.release.champion import current
 from ft_pipeline_tests.automation.webhook import webhook
-from ft_pipeline_tests.end_to_end.conftest import Finished
+from ft_pipeline_tests.end_to_end.project import ft, small_project
 from ft_pipeline_tests.end_to_end.ui import Ui, serving
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]
@@ -36,11 +36,11 @@ def wait(ui: Ui, condition: Callable[[], Any], what: str) -> None:
         time.sleep(1)
 
 
-def test_a_dropped_file_replaces_the_champion(
-    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    root = Path(shutil.copytree(finished.root, tmp_path / "shop"))
+def test_a_dropped_file_replaces_the_champion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = small_project(tmp_path / "shop")
     retrain_every_minute(root)
+    first = ft(root, "run", "--experiment", "qlora")
+    assert first.returncode == 0, first.stderr[-3000:]
     before = current(root / "data" / "store")
     assert before is not None and before.name == "qlora/merged"
     with webhook() as hook:

@@ -71,28 +71,30 @@ def hub(job: Job) -> dict:
 
 def rank(job: Job) -> dict:
     """One of several: leaves a file with its number; rank `victim` does what `then` says, the others wait for it."""
-    (job.work / f"rank-{job.rank.number}").write_text(
-        f"{os.getpid()} {os.environ.get('WORLD_SIZE', 1)} {job.rank.meeting}"
-    )
-    job.report.log(f"rank {job.rank.number}")
-    if not job.config.get("then"):
-        if job.rank.number == 0:
-            (job.out / "rank.txt").write_text("0")
-        return {"rank": job.rank.number, "count": job.rank.count}
-    while len(list(job.work.glob("rank-*"))) < job.rank.count:
-        time.sleep(0.05)
+    own = job.work / f"rank-{job.rank.number}"
     try:
-        if job.rank.number == job.config["victim"]:
-            if job.config["then"] == "refuse":
-                raise UserError("rank 1 cannot")
-            os.kill(os.getpid(), signal.SIGKILL)
-        if job.config["then"] == "hang":
-            job.report.progress(1, 2)
-        time.sleep(600)
+        own.write_text(f"{os.getpid()} {os.environ.get('WORLD_SIZE', 1)} {job.rank.meeting}")
+        job.report.log(f"rank {job.rank.number}")
+        if job.config.get("then"):
+            _together(job)
     except KeyboardInterrupt:
         (job.work / f"saved-{job.rank.number}").write_text("kept")
         raise
-    return {}
+    if job.rank.number == 0:
+        (job.out / "rank.txt").write_text("0")
+    return {"rank": job.rank.number, "count": job.rank.count}
+
+
+def _together(job: Job) -> None:
+    while len(list(job.work.glob("rank-*"))) < job.rank.count:
+        time.sleep(0.05)
+    if job.rank.number == job.config["victim"]:
+        if job.config["then"] == "refuse":
+            raise UserError("rank 1 cannot")
+        os.kill(os.getpid(), signal.SIGKILL)
+    if job.config["then"] == "hang":
+        job.report.progress(1, 2)
+    time.sleep(600)
 
 
 def family(job: Job) -> dict:
