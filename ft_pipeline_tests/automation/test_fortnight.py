@@ -1,5 +1,6 @@
 """A fortnight of raw files coming and going: what runs by itself, what does not, and why."""
 
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +25,7 @@ def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Simulation
     settings["retraining"] = {"min_new_rows": 50}
     (root / "project.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
     monkeypatch.setenv("FT_PROJECT", str(root))
+    gc.collect()  # an instance of a test before this one would, when it goes, take what this one sets in its place
     with dg.instance_for_test(temp_dir=str(tmp_path)) as instance:
         simulation = Simulation(root, instance)
         for path in (root / "experiments").glob("*.yaml"):

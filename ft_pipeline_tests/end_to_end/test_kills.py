@@ -1,6 +1,7 @@
 """Every process of a deployment is killed once, with a real training under way: nothing is orphaned, no slot stays
 taken, no artifact is half there, and the next run goes on from the last checkpoint."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -67,11 +68,17 @@ class Shop:
     def train(self, experiment: str = "endless") -> Training:
         """Launch a run and wait until it has written a checkpoint that was not there before."""
         before = self.last_checkpoint()
-        run_id = self.ui.launch(experiment, "adapter")
+        run_id = until(lambda: self.launch(experiment), "the code server takes a run", PATIENCE)
         until(lambda: self.last_checkpoint() > before, "another checkpoint", 2 * PATIENCE)
         trainer = workers(self.group.root)[-1]
         worker = next(each for each in trainer.parents() if "spawn_main" in " ".join(each.cmdline()))
         return Training(run_id, worker, trainer, [worker, *worker.children(recursive=True)], before)
+
+    def launch(self, experiment: str) -> str | None:
+        """A run's id; None where the code server, which a test before this one killed, is not back yet."""
+        with contextlib.suppress(AssertionError):
+            return self.ui.launch(experiment, "adapter")
+        return None
 
     def last_checkpoint(self) -> int:
         """The step of the newest complete checkpoint; 0 where there is none."""

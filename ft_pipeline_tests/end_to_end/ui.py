@@ -38,7 +38,7 @@ def chromium() -> str | None:
 
 
 LAUNCH = """mutation($given: ExecutionParams!) { launchRun(executionParams: $given) {
-    __typename ... on LaunchRunSuccess { run { runId } } ... on PythonError { message } } }"""
+    __typename ... on LaunchRunSuccess { run { runId } } ... on Error { message } } }"""
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Ui:
         tags = [{"key": "dagster/partition", "value": experiment}]
         given = {"selector": selector, "executionMetadata": {"tags": tags}, "runConfigData": {}}
         launched = self.query(LAUNCH, given=given)["launchRun"]
-        assert launched["__typename"] == "LaunchRunSuccess", launched
+        assert launched["__typename"] == "LaunchRunSuccess", launched.get("message")
         return launched["run"]["runId"]
 
     def terminate(self, run_id: str) -> None:
