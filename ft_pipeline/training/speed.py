@@ -3,6 +3,8 @@
 import importlib.util
 import os
 import shutil
+import sysconfig
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -52,13 +54,18 @@ def _require_liger(device: str) -> None:
 
 
 def _require_compiler(device: str) -> None:
+    if device == "cpu" and (missing := missing_for_compiling()):
+        raise UserError(f"training.torch_compile: a CPU needs {missing}; install it, or remove torch_compile")
+
+
+def missing_for_compiling() -> str | None:
+    """What torch's compiler needs on a CPU, and this machine has not."""
     named = os.environ.get("CXX")
-    if device == "cpu" and not any(map(shutil.which, [named] if named else _COMPILERS)):
-        wanted = named or " or ".join(_COMPILERS)
-        raise UserError(
-            f"training.torch_compile: a CPU needs a C++ compiler, and {wanted} is not installed: apt install g++, or "
-            "remove torch_compile"
-        )
+    if not any(map(shutil.which, [named] if named else _COMPILERS)):
+        return f"a C++ compiler, and {named or ' or '.join(_COMPILERS)} is not there (apt install g++)"
+    if not (Path(sysconfig.get_path("include")) / "Python.h").is_file():
+        return "the headers of this Python, and they are not there (apt install python3-dev)"
+    return None
 
 
 def computed_as_written() -> Any:

@@ -1,6 +1,7 @@
 """Rows end to end, compiled layers: the losses and gradients of padded rows, and a clear word where they cannot."""
 
 import hashlib
+import sysconfig
 from dataclasses import replace
 
 import pytest
@@ -13,10 +14,11 @@ from ft_pipeline.training import adapter, memory
 from ft_pipeline.training.batches import collate, tokens_in
 from ft_pipeline.training.loss import answer_loss, answer_states, sequence_log_probabilities
 from ft_pipeline.training.preference import collate_pairs
-from ft_pipeline.training.speed import computed_as_written, speed_up
+from ft_pipeline.training.speed import computed_as_written, missing_for_compiling, speed_up
 from ft_pipeline.training.tokens import MASKED
 from ft_pipeline_tests.training.subject import job, make_training_data, settings, support_rows
 
+COMPILES = pytest.mark.skipif(missing_for_compiling() is not None, reason="needs g++ and the headers of Python")
 WAYS = {"scores kept": 512, "flash": 0, "both": 40}
 """The longest row that is computed with its scores kept."""
 
@@ -143,6 +145,7 @@ def test_training_end_to_end_learns_the_same_and_repeats_itself(tmp_path, data, 
     assert flat["best_eval_loss"] < flat["first_eval_loss"] - 0.05
 
 
+@COMPILES
 def test_compiled_layers_learn_the_same(tmp_path, data, tiny_base):
     _, plain = trained(tmp_path / "plain", data, tiny_base)
     _, compiled = trained(tmp_path / "compiled", data, tiny_base, torch_compile=True)
@@ -150,6 +153,7 @@ def test_compiled_layers_learn_the_same(tmp_path, data, tiny_base):
     assert compiled["best_eval_loss"] == pytest.approx(plain["best_eval_loss"], rel=1e-2)
 
 
+@COMPILES
 def test_the_layers_are_compiled(models):
     _, flat = models
     speed_up(flat, training(torch_compile=True), "cpu")
@@ -186,4 +190,8 @@ def test_a_machine_without_a_compiler_is_told_so(models, monkeypatch, tmp_path):
     monkeypatch.delenv("CXX", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UserError, match=r"torch_compile: a CPU needs a C\+\+ compiler.*apt install g\+\+"):
+        speed_up(models[0], training(torch_compile=True), "cpu")
+    (tmp_path / "g++").touch(mode=0o700)
+    monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path))
+    with pytest.raises(UserError, match=r"torch_compile: a CPU needs the headers of this Python.*python3-dev"):
         speed_up(models[0], training(torch_compile=True), "cpu")
