@@ -1,4 +1,4 @@
-"""The one error that users see."""
+"""The one error that users see, and others in one line."""
 
 
 class UserError(Exception):
@@ -6,3 +6,8 @@ class UserError(Exception):
 
     Shown without a traceback in the terminal and in the Dagster UI.
     """
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an exception says; its name where it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -9,7 +9,7 @@ from typing import Any
 import dagster as dg
 import yaml
 
-from ft_pipeline.errors import UserError
+from ft_pipeline.errors import UserError, first_line
 from ft_pipeline.project import records_elsewhere
 from ft_pipeline.store.locks import FileLock
 
@@ -31,18 +31,24 @@ def connected() -> dg.DagsterInstance:
     if not records_elsewhere(home):
         return dg.DagsterInstance.get()
     settings = home / "dagster.yaml"
+    try:
+        return _of_its_own(settings)
+    except UserError:
+        raise
+    except Exception as error:  # of YAML, the driver, SQLAlchemy or Dagster: each has its own
+        raise UserError(
+            f"Dagster's database cannot be opened: {_reason(error)}. {settings} names it: start the server, mend the "
+            "address, and for PostgreSQL: pip install 'ft-pipeline[postgres]'"
+        ) from error
+
+
+def _of_its_own(settings: Path) -> dg.DagsterInstance:
     for name in _variables(yaml.safe_load(settings.read_text(encoding="utf-8"))["storage"]):
         if not os.environ.get(name):
             raise UserError(
                 f"{name} is not set, and {settings} takes the address of Dagster's database from it; set it"
             )
-    try:
-        return dg.DagsterInstance.get()
-    except Exception as error:  # of the driver, of SQLAlchemy or of Dagster: each has its own
-        raise UserError(
-            f"Dagster's database cannot be opened: {_reason(error)}. {settings} names it: start the server, mend the "
-            "address, and for PostgreSQL: pip install 'ft-pipeline[postgres]'"
-        ) from error
+    return dg.DagsterInstance.get()
 
 
 def _variables(settings: Any) -> list[str]:
@@ -57,4 +63,4 @@ def _reason(error: BaseException) -> str:
     """The first line of what went wrong at the root; a driver's words hold host and user, and no password."""
     while (below := error.__cause__ or error.__context__) is not None:
         error = below
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+    return first_line(error)

@@ -19,7 +19,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from ft_pipeline.errors import UserError
+from ft_pipeline.errors import UserError, first_line
 from ft_pipeline.execution import guard, worker
 from ft_pipeline.execution.beat import STOP, beat
 from ft_pipeline.execution.launchers import ORDER
@@ -104,7 +104,7 @@ class _Watch:
                 self.message = told.message or ""  # before the status, which is waited for
                 self.status = str(told.status)
             except Exception as error:  # the cluster's head may be away for a while
-                self.message = _line(error)
+                self.message = first_line(error)
             time.sleep(STATUS_SECONDS)
 
     def _stop(self) -> None:
@@ -131,16 +131,11 @@ def _submit(job_file: Path, order: dict[str, Any]) -> tuple[Any, str]:
         )
     except Exception as error:  # whatever the library makes of a refused connection
         raise UserError(
-            f"the Ray cluster at {address} takes no job: {_line(error)}; start it, or set {ADDRESS} to "
+            f"the Ray cluster at {address} takes no job: {first_line(error)}; start it, or set {ADDRESS} to "
             "the address of its dashboard"
         ) from error
     sys.stderr.write(f"submitted to Ray as {job}\n")  # the worker's log
     return client, job
-
-
-def _line(error: Exception) -> str:
-    """What an exception says, in one line."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def _follow(job_file: Path, patience: float, asked: _Asked, watch: _Watch) -> int:

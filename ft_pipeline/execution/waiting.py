@@ -1,8 +1,8 @@
 """Says of a run's step that it waits for a slot of the pool, and for whom: Dagster itself tells only its own log."""
 
+import contextlib
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 
 import dagster as dg
 
@@ -13,7 +13,7 @@ INVOCATION = "ft/invocation"
 POLL_SECONDS = 2.0
 
 
-@contextmanager
+@contextlib.contextmanager
 def telling_who_waits(instance: dg.DagsterInstance, invocation: str, say: Callable[[str, str], None]) -> Iterator[None]:
     """Within the block: `say` hears once of each step of this command that waits (step, for what), in a thread."""
     ended = threading.Event()
@@ -31,7 +31,10 @@ def _watch(
 ) -> None:
     told: set[str] = set()
     while not ended.wait(POLL_SECONDS):
-        for step, reason in _waiting(instance, invocation):
+        waiting: list[tuple[str, str]] = []
+        with contextlib.suppress(Exception):  # a database that is busy is asked again; the run itself tells of others
+            waiting = _waiting(instance, invocation)
+        for step, reason in waiting:
             if step not in told:
                 told.add(step)
                 say(step, reason)

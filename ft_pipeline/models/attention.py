@@ -14,6 +14,8 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import AttentionInterface
 
+from ft_pipeline.models.parts import causal_lm
+
 END_TO_END = "end_to_end"
 """Name of this attention among transformers'."""
 _SHORT = 512
@@ -24,7 +26,7 @@ _FLASH_CAPABILITY = (8, 0)
 
 def lay_end_to_end(model: Any) -> str | None:
     """Let `model` (a causal LM, an adapter on it or not) read batches without padding; else why it cannot."""
-    causal = model.get_base_model() if hasattr(model, "get_base_model") else model
+    causal = causal_lm(model)
     if (reason := _stands_against(causal)) is not None:
         return reason
     AttentionInterface.register(END_TO_END, attend_end_to_end)

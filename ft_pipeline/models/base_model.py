@@ -12,7 +12,7 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
 
-from ft_pipeline.errors import UserError
+from ft_pipeline.errors import UserError, first_line
 from ft_pipeline.job import Job, Reporter
 from ft_pipeline.models.scan import KEEP, kept_files, left_out, read_json, refuse_hostile
 
@@ -207,10 +207,10 @@ def _download(model: str, revision: str | None, files: Sequence[str] = KEEP) -> 
     try:
         return Path(snapshot_download(model, revision=revision, allow_patterns=list(files)))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
-        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
-            f"base_model {model!r} (revision {revision or 'main'}) could not be fetched from the hub: {first_line} "
-            f"Check the name and the network (HF_HUB_OFFLINE, HF_TOKEN), or name a local folder or `{EMBEDDED}`."
+            f"base_model {model!r} (revision {revision or 'main'}) could not be fetched from the hub: "
+            f"{first_line(error)} Check the name and the network (HF_HUB_OFFLINE, HF_TOKEN), or name a local folder or "
+            f"`{EMBEDDED}`."
         ) from error
 
 

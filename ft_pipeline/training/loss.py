@@ -13,6 +13,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from ft_pipeline.models.learned_prompt import learned_prompt
+from ft_pipeline.models.parts import causal_lm
 from ft_pipeline.training.batches import BOUNDS
 from ft_pipeline.training.tokens import MASKED
 
@@ -100,8 +101,7 @@ def logits_of(model: Any, hidden: Tensor) -> Tensor:
 
 def _decoder(model: Any) -> Any:
     """The model without its head; an adapter's layers are inside it."""
-    causal = model.get_base_model() if hasattr(model, "get_base_model") else model
-    return causal.base_model
+    return causal_lm(model).base_model
 
 
 def _transform(model: Any) -> tuple[float, float | None]:

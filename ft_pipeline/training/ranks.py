@@ -19,6 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import Sampler
 
 from ft_pipeline.job import Rank
+from ft_pipeline.models.parts import layers
 
 PATIENCE = timedelta(minutes=30)
 """How long a rank waits for the others: rank 0 may be writing a large checkpoint."""
@@ -80,10 +81,8 @@ class Ranks:
         """Under FSDP2, divide the weights of each layer among the ranks; the rest follows in `wrap`."""
         if not self.sharded:
             return
-        kinds = set(model._no_split_modules or ())
-        for module in model.modules():
-            if type(module).__name__ in kinds:
-                fully_shard(module, mesh=self._mesh(), reshard_after_forward=self._reshard)
+        for layer in layers(model):
+            fully_shard(layer, mesh=self._mesh(), reshard_after_forward=self._reshard)
 
     def wrap(self, model: Any, loss: LossFunction) -> nn.Module:
         """A module whose forward pass is `loss`, so that DDP's and FSDP2's hooks see it."""

@@ -13,6 +13,7 @@ from transformers.integrations.liger import apply_liger_kernel
 from ft_pipeline.errors import UserError
 from ft_pipeline.experiments import TrainingSettings
 from ft_pipeline.models.attention import lay_end_to_end
+from ft_pipeline.models.parts import layers
 
 _COMPILERS = ("g++", "clang++")
 _LIGER = {"cross_entropy": False, "fused_linear_cross_entropy": False}
@@ -36,10 +37,8 @@ def speed_up(model: Any, training: TrainingSettings, device: str) -> None:
 
 def _compile_layers(model: Any) -> None:
     """Each layer by itself: they share one code, which is compiled once, in seconds instead of minutes."""
-    kinds = set(model._no_split_modules or ())
-    for module in model.modules():
-        if type(module).__name__ in kinds:
-            module.compile(dynamic=True)
+    for layer in layers(model):
+        layer.compile(dynamic=True)
 
 
 def _require_liger(device: str) -> None:

@@ -45,3 +45,10 @@ def test_a_database_that_does_not_answer_is_told_without_its_password(
     with pytest.raises(UserError, match=r"cannot be opened: .*127\.0\.0\.1.*refused.*ft-pipeline\[postgres\]") as told:
         connected()
     assert "heliotrope" not in str(told.value)
+
+
+def test_a_broken_dagster_yaml_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "dagster.yaml").write_text("storage: {postgres: \n  - [")
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    with pytest.raises(UserError, match=r"cannot be opened: .*dagster\.yaml"):
+        connected()
