@@ -86,6 +86,7 @@ class WorkerError(Exception):
         super().__init__(message)
         self.exit_code = exit_code
         self.log_tail = log_tail
+        self.add_note(log_tail)  # whoever prints the traceback sees what the worker said last
 
 
 def run_worker(

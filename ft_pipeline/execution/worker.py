@@ -5,6 +5,7 @@ Reads the job, runs the function of its kind, and leaves `result.json` or `error
 each runs this, and the first one reports.
 """
 
+import atexit
 import contextlib
 import importlib
 import json
@@ -16,7 +17,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.execution import guard
@@ -41,6 +42,24 @@ RANK = "FT_RANK"
 """Environment variable of a process that shares its job with others: the fields of job.Rank as JSON."""
 USER_ERROR = 3
 INTERRUPTED = 130
+
+
+def run(arguments: Sequence[str], workers: Mapping[str, str] = WORKERS) -> NoReturn:
+    """`main` as all that this process does. It ends without taking the interpreter apart.
+
+    For threads of C++ may still run, as gloo's do when several processes trained: one that gives back a tensor while
+    the interpreter is taken apart aborts the process, all its work done (pytorch/pytorch#190489).
+    """
+    code = 1
+
+    def leave() -> None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+    atexit.register(leave)  # registered first, so called last: trackers have something to finish, too
+    code = main(arguments, workers)
+    sys.exit(code)
 
 
 def main(arguments: Sequence[str], workers: Mapping[str, str] = WORKERS) -> int:
@@ -146,4 +165,4 @@ def peak_rss_bytes() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    run(sys.argv[1:])

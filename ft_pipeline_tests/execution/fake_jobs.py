@@ -1,15 +1,20 @@
 """Jobs for the supervisor's tests: real processes that do little. The config says what each does."""
 
+import atexit
 import os
 import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.job import Job
 
+GROUPS: list = []
+"""Of processes, alive until Python ends."""
 STUBBORN = """
 import signal, time
 signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -120,3 +125,25 @@ def family(job: Job) -> dict:
         (job.work / "checkpoint").write_text("kept")
         raise
     return {}
+
+
+def threads(job: Job) -> dict:
+    """At the very end, threads of gloo's wait to give back their tensors, which they can only while Python lives."""
+    from torch import distributed, ones
+
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo" if sys.platform == "linux" else "lo0"
+    meeting = distributed.FileStore(str(job.work / "meeting"), 2)
+    with ThreadPoolExecutor() as pool:
+        new = pool.map(lambda rank: distributed.ProcessGroupGloo(meeting, rank, 2, timedelta(seconds=30)), (0, 1))
+        GROUPS.extend(new)
+
+    def meet() -> None:
+        sys.setswitchinterval(1000)  # nobody else gets Python's lock unless this thread gives it
+        for group in GROUPS:
+            group.allreduce([ones(1)])
+        ends = time.monotonic() + 1
+        while time.monotonic() < ends:
+            pass
+
+    atexit.register(meet)
+    return {"groups": len(GROUPS)}

@@ -2,10 +2,10 @@
 
 import sys
 
-from ft_pipeline.execution.worker import main
+from ft_pipeline.execution.worker import run
 
-JOBS = ("count", "refuse", "crash", "full_disk", "fill", "leave", "family", "hub", "rank")
+JOBS = ("count", "refuse", "crash", "full_disk", "fill", "leave", "family", "hub", "rank", "threads")
 WORKERS = {name: f"ft_pipeline_tests.execution.fake_jobs:{name}" for name in JOBS}
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:], WORKERS))
+    run(sys.argv[1:], WORKERS)

@@ -4,9 +4,9 @@ import os
 import signal
 import sys
 
-from ft_pipeline.execution.worker import main
+from ft_pipeline.execution.worker import run
 from ft_pipeline_tests.execution.fake_worker import WORKERS
 
 if __name__ == "__main__":
     os.kill(os.getpid(), signal.SIGINT)
-    sys.exit(main(sys.argv[1:], WORKERS))
+    run(sys.argv[1:], WORKERS)

@@ -80,6 +80,11 @@ def test_children_do_not_outlive_a_job_that_ends_well(launcher: LocalLauncher, t
     assert all_gone(result.summary["pids"])
 
 
+def test_threads_that_outlive_the_job_do_not_abort_it(launcher: LocalLauncher, tmp_path: Path) -> None:
+    """They would, while Python is taken apart: seen with gloo's after a training by two processes had ended well."""
+    assert run_worker(None, job(tmp_path, "threads"), launcher).summary == {"groups": 2}
+
+
 def test_two_builders_at_once_build_once(store: ArtifactStore) -> None:
     builders = [build(store, "count", steps=8, sleep=0.2) for _ in range(2)]
     told = [json.loads(builder.communicate(timeout=PATIENCE)[0]) for builder in builders]
