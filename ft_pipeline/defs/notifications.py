@@ -9,6 +9,8 @@ from ft_pipeline.project import Project
 from ft_pipeline.release.champion import Record, history
 
 LOOK_SECONDS = 20
+AT_ONCE = 5
+"""Notifications in one tick, as many as Dagster allows `failures`; the next tick goes on after them."""
 
 
 @dg.run_failure_sensor(default_status=dg.DefaultSensorStatus.RUNNING, minimum_interval_seconds=LOOK_SECONDS)
@@ -28,9 +30,10 @@ def champion_changes(context: dg.SensorEvaluationContext) -> dg.SensorResult | d
         return dg.SkipReason(str(error))
     last = records[-1].sequence if records else 0
     seen = int(context.cursor) if context.cursor else last
-    told = [notify(project, _news(record)) for record in records if record.sequence > seen]
+    news = [record for record in records if record.sequence > seen][:AT_ONCE]
+    told = [notify(project, _news(record)) for record in news]
     why = f"webhook: {'; '.join(told)}" if told else "the champion is the same"
-    return dg.SensorResult(skip_reason=why, cursor=str(last))
+    return dg.SensorResult(skip_reason=why, cursor=str(news[-1].sequence if news else last))
 
 
 def _news(record: Record) -> Notification:

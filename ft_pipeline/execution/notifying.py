@@ -1,7 +1,9 @@
 """Telling people: a Slack-compatible webhook where one is set, and a log in the store, always."""
 
+import http.client
 import json
 import os
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -9,12 +11,15 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Literal
 
+from ft_pipeline.errors import UserError
 from ft_pipeline.project import Project
 from ft_pipeline.settings import NotificationSettings
 
 LOG = "notifications.jsonl"
 TRIES = 3
-TIMEOUT_SECONDS = 10.0
+PATIENCE_SECONDS = 8.0
+"""For one message, all tries together: a tick of `failures` tells of up to five runs, and Dagster gives a tick up after
+60 s. It would then tell them all again, and again."""
 SECONDS_BETWEEN = 1.0
 LONGEST = 2_000
 """Characters of a message; Slack cuts at 4,000."""
@@ -39,20 +44,30 @@ class Notification:
 def notify(project: Project, notification: Notification) -> str:
     """Tell the webhook and the log; what became of it, in words that show no secret.
 
-    A webhook that does not answer never stops the caller: the log then says that it was not told.
+    Nothing that is wrong with the webhook, the log or project.yaml stops the caller: it may be the very news.
     """
-    settings = project.settings.notifications
-    text = _text(project.settings.name, notification, settings.ui_url)
-    outcome = _post(settings, text)
+    name, settings = _settings(project)
+    outcome = _post(settings, _text(name, notification, settings.ui_url))
     entry = {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         **asdict(notification),
         "webhook": outcome,
     }
-    project.store.mkdir(parents=True, exist_ok=True)
-    with (project.store / LOG).open("a", encoding="utf-8") as log:
-        log.write(json.dumps(entry, ensure_ascii=False) + "\n")
+    try:
+        project.store.mkdir(parents=True, exist_ok=True)
+        with (project.store / LOG).open("a", encoding="utf-8") as log:
+            log.write(json.dumps(entry, ensure_ascii=False) + "\n")
+    except OSError as error:
+        return f"{outcome}; {LOG} could not be written ({error.strerror})"
     return outcome
+
+
+def _settings(project: Project) -> tuple[str, NotificationSettings]:
+    """The project's name and its settings; the folder's name and the defaults where project.yaml is broken."""
+    try:
+        return project.settings.name, project.settings.notifications
+    except UserError:
+        return project.root.name, NotificationSettings()
 
 
 def _text(name: str, notification: Notification, ui_url: str | None) -> str:
@@ -70,26 +85,45 @@ def _post(settings: NotificationSettings, text: str) -> str:
         return f"not called: {settings.webhook_env} is not set"
     if not url.startswith(("https://", "http://")):
         return f"not called: {settings.webhook_env} holds no http(s) URL"
-    outcome = ""
+    outcome: list[str] = []
+    # In a thread, since the look-up of a name has no timeout.
+    asking = threading.Thread(target=lambda: outcome.append(_ask(url, text)), daemon=True)
+    asking.start()
+    asking.join(PATIENCE_SECONDS)
+    return outcome[0] if outcome else f"did not answer within {PATIENCE_SECONDS:g} s"
+
+
+def _ask(url: str, text: str) -> str:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    outcome, done = "", False
     for attempt in range(TRIES):
-        if attempt:
-            time.sleep(SECONDS_BETWEEN * attempt)
-        outcome, done = _try(url, text)
-        if done:
+        time.sleep(SECONDS_BETWEEN * attempt)
+        left = deadline - time.monotonic()
+        if done or left <= 0:
             break
+        outcome, done = _try(url, text, left)
     return outcome
 
 
-def _try(url: str, text: str) -> tuple[str, bool]:
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """A redirect is a refusal: it would be followed by GET, which tells nothing, wherever it leads."""
+
+    def redirect_request(self, *_: object) -> None:
+        return None
+
+
+def _try(url: str, text: str, seconds: float) -> tuple[str, bool]:
     """(what came of it, whether another try would change nothing). The URL is a secret: it is in no message."""
     headers = {"Content-Type": "application/json", "User-Agent": "ft_pipeline"}
     try:
         request = urllib.request.Request(url, json.dumps({"text": text}).encode(), headers)
-        with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as answer:
+        with urllib.request.build_opener(_NoRedirect).open(request, timeout=seconds) as answer:
             return f"told (status {answer.status})", True
     except urllib.error.HTTPError as error:
-        return f"refused with status {error.code}", error.code < 500 and error.code != 429
-    except ValueError:
+        error.close()
+        elsewhere = ", which leads to another URL: set that one" if 300 <= error.code < 400 else ""
+        return f"refused with status {error.code}{elsewhere}", error.code < 500 and error.code != 429
+    except (ValueError, http.client.InvalidURL):
         return "not called: the URL cannot be read", True
-    except OSError as error:
+    except (OSError, http.client.HTTPException) as error:
         return f"did not answer ({type(getattr(error, 'reason', error)).__name__})", False

@@ -1,13 +1,17 @@
 """Who is told what: real runs that fail, a real HTTP server on loopback."""
 
 import json
+import socket
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from threading import Thread
 
 import dagster as dg
 import pytest
 
 from ft_pipeline import scaffold
+from ft_pipeline.defs import notifications
 from ft_pipeline.defs.notifications import champion_changes, failures
 from ft_pipeline.execution import notifying
 from ft_pipeline.execution.notifying import LOG, Notification, notify
@@ -79,7 +83,7 @@ def test_a_failed_run_is_told_with_its_error(shop: Project, hook: Webhook) -> No
     assert text.startswith(expected)
 
 
-def test_every_move_of_the_champion_is_told_once(shop: Project, hook: Webhook) -> None:
+def test_every_move_of_the_champion_is_told_once(shop: Project, hook: Webhook, monkeypatch: pytest.MonkeyPatch) -> None:
     def tick(cursor: str | None) -> str | None:
         with dg.DagsterInstance.ephemeral() as instance:
             result = champion_changes(dg.build_sensor_context(instance, cursor=cursor))
@@ -96,13 +100,21 @@ def test_every_move_of_the_champion_is_told_once(shop: Project, hook: Webhook) -
     release("second/merged")
     rollback(shop.store)
     cursor = tick(cursor)
-    tick(cursor)
+    cursor = tick(cursor)
     second, back = hook.told
     assert second == (
         "*New champion* in larkfield-support: second/merged, in place of first/merged. "
         "second/merged leads by 0.4 &lt;nats&gt;"
     )
     assert back.startswith("*New champion* in larkfield-support: first/merged")
+
+    monkeypatch.setattr(notifications, "AT_ONCE", 1)
+    release("third/merged")
+    release("fourth/merged")
+    cursor = tick(cursor)
+    assert "third/merged, in place" in hook.told[-1], "a tick that told too many would be given up, and tell them again"
+    tick(cursor)
+    assert "fourth/merged, in place" in hook.told[-1] and len(hook.told) == 4
 
 
 NEWS = Notification("run_failed", "adapter: it failed")
@@ -116,7 +128,46 @@ def test_a_webhook_that_stumbles_is_asked_again(shop: Project, hook: Webhook, mo
     assert notify(shop, NEWS) == "refused with status 503"
     hook.statuses = [404]
     assert notify(shop, NEWS) == "refused with status 404"
-    assert len(hook.told) == 3 + 3 + 1
+    hook.statuses = [302]
+    assert notify(shop, NEWS) == "refused with status 302, which leads to another URL: set that one"
+    assert len(hook.told) == 3 + 3 + 1 + 1
+
+
+def test_what_hangs_or_speaks_another_language_is_given_up(shop: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(notifying, "SECONDS_BETWEEN", 0.01)
+    monkeypatch.setattr(notifying, "PATIENCE_SECONDS", 1.0)
+    with silent() as url:
+        monkeypatch.setenv("FT_WEBHOOK_URL", url)
+        assert notify(shop, NEWS) in {"did not answer within 1 s", "did not answer (TimeoutError)"}
+    with silent(b"SSH-2.0-OpenSSH_9.7\r\n") as url:
+        monkeypatch.setenv("FT_WEBHOOK_URL", url)
+        assert notify(shop, NEWS) == "did not answer (BadStatusLine)"
+
+
+def test_the_news_may_be_a_broken_project_yaml(shop: Project, hook: Webhook) -> None:
+    (shop.root / "project.yaml").write_text("tecnique: lora\n", encoding="utf-8")
+    assert notify(Project(shop.root), NEWS) == "told (status 200)"
+    assert hook.told == ["*Run failed* in shop: adapter: it failed"]
+
+
+def test_a_log_that_cannot_be_written_is_said_and_nothing_is_told_twice(shop: Project, hook: Webhook) -> None:
+    (shop.store / LOG).mkdir(parents=True)
+    assert notify(shop, NEWS) == f"told (status 200); {LOG} could not be written (Is a directory)"
+
+
+@contextmanager
+def silent(says: bytes = b"") -> Iterator[str]:
+    """The URL of a server that takes a connection, says this, and then nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as server, ExitStack() as taken:
+
+        def take() -> None:
+            with suppress(OSError):  # at the end
+                while True:
+                    taken.enter_context(connection := server.accept()[0])
+                    connection.sendall(says)
+
+        Thread(target=take, daemon=True).start()
+        yield f"http://127.0.0.1:{server.getsockname()[1]}/geheim"
 
 
 @pytest.mark.parametrize(
@@ -126,6 +177,8 @@ def test_a_webhook_that_stumbles_is_asked_again(shop: Project, hook: Webhook, mo
         ("ftp://example.org/geheim", "not called: FT_WEBHOOK_URL holds no http(s) URL"),
         ("http://127.0.0.1:1/geheim", "did not answer (ConnectionRefusedError)"),
         ("http://[::1/geheim", "not called: the URL cannot be read"),
+        ("http://127.0.0.1:1/services/ge heim", "not called: the URL cannot be read"),
+        ("http://anna:geheim@127.0.0.1/", "not called: the URL cannot be read"),
     ],
 )
 def test_no_webhook_stops_nothing_and_no_secret_is_kept(

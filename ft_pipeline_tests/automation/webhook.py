@@ -30,6 +30,12 @@ def webhook() -> Iterator[Webhook]:
             assert self.headers["Content-Type"] == "application/json"
             state.told.append(json.loads(body)["text"])
             self.send_response(state.statuses.pop(0) if state.statuses else 200)
+            self.send_header("Location", "/login")
+            self.end_headers()
+
+        def do_GET(self) -> None:
+            """The page that a redirect leads to."""
+            self.send_response(200)
             self.end_headers()
 
         def log_message(self, *arguments: object) -> None:
