@@ -6,12 +6,12 @@ was materialized, so that nothing runs that nobody ever started.
 
 from dataclasses import dataclass
 
-from ft_pipeline.errors import UserError
+from ft_pipeline.errors import UserError, first_line
 from ft_pipeline.execution.steps import STEPS, Inputs, planned_spec
 from ft_pipeline.project import FORMATS, Project
 from ft_pipeline.sources.snapshot import folder_stamp
 from ft_pipeline.store.artifacts import ArtifactStore
-from ft_pipeline.store.current import Current
+from ft_pipeline.store.current import Current, Pointer
 
 
 @dataclass(frozen=True)
@@ -33,28 +33,27 @@ def look(project: Project, before: dict[str, str]) -> Look:
     for data_format in FORMATS:
         asset = f"raw_{data_format}"
         stamps[data_format] = folder_stamp(project.raw(data_format))
-        try:
-            key = _change(project, store, asset)
-        except UserError as error:
-            notes.append(f"{asset}: {error}")
+        pointer = Current(store.root).read(asset)
+        if pointer is None:
             continue
-        if key is None:
-            continue
-        if stamps[data_format] != before.get(data_format):
+        if stamps[data_format] != before.get(data_format):  # not read yet: what is still copied would be read each time
             notes.append(f"{asset}: files changed, looked at again once they lie still")
-        else:
+            continue
+        try:
+            key = _change(project, store, asset, pointer)
+        except (UserError, OSError) as error:
+            notes.append(f"{asset}: {first_line(error)}")
+            continue
+        if key is not None:
             changed[asset] = key
     return Look(stamps, changed, notes)
 
 
-def _change(project: Project, store: ArtifactStore, asset: str) -> str | None:
-    """A key for the change since the snapshot was last materialized; None where there is none, or it never was.
+def _change(project: Project, store: ArtifactStore, asset: str, pointer: Pointer) -> str | None:
+    """A key for the change since the snapshot was last materialized (`pointer`); None where there is none.
 
     The key holds when that was: A → B → A → B are four changes, not two.
     """
-    pointer = Current(store.root).read(asset)
-    if pointer is None:
-        return None
     inputs = Inputs(project, store)
     last, spec = inputs.find(asset), planned_spec(STEPS[asset], inputs)
     if last is not None and last.spec_hash == spec.hash:

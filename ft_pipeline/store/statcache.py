@@ -22,14 +22,27 @@ class StatCache:
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    def hashes(self, folder: Path, names: list[str], read: Callable[[Path], str] = sha256_of_file) -> dict[str, str]:
+    def hashes(
+        self,
+        folder: Path,
+        names: list[str],
+        read: Callable[[Path], str] = sha256_of_file,
+        failed: dict[str, OSError] | None = None,
+    ) -> dict[str, str]:
         """Hash of each file of `folder`, by name (relative path); `read` is called for those that changed.
 
-        OSError where a file is not there or cannot be read.
+        failed: takes the files that are not there or cannot be read; without it the first of them is an OSError.
         """
         cache_file = self.root / f"{sha256_of_json(str(folder.resolve()))[:32]}.json"
         known = _load(cache_file)
-        found = {name: self._one(folder / name, known.get(name), read) for name in names}
+        found: dict[str, list] = {}
+        for name in names:
+            try:
+                found[name] = self._one(folder / name, known.get(name), read)
+            except OSError as error:
+                if failed is None:
+                    raise
+                failed[name] = error
         fresh = {name: entry for name, entry in found.items() if not _racy(entry)}
         merged = known | fresh
         if fresh != {name: known.get(name) for name in fresh}:

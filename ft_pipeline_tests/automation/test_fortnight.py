@@ -115,9 +115,11 @@ def test_a_fortnight(shop: Simulation) -> None:
 
 def test_a_file_that_is_still_written_is_waited_for(shop: Simulation) -> None:
     shop.materialize("raw_alpaca")
+    kept = sorted(shop.store.root.glob("blobs/*/*"))
     for seed in (6, 7):
         shop.write("growing.jsonl", rows(seed, seed=seed))
         told = shop.look()
+        assert sorted(shop.store.root.glob("blobs/*/*")) == kept, "nor read: a large file would be, every 20 seconds"
         assert not told.run_requests
         assert told.skip_reason is not None and "once they lie still" in (told.skip_reason.skip_message or "")
     (request,) = shop.look().run_requests or []

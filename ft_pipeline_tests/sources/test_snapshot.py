@@ -1,11 +1,22 @@
 """A format folder is kept by content: names and bytes count, times do not, and nothing outside it is read."""
 
+import errno
 import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from ft_pipeline.sources.snapshot import Snapshot, checkout, read_listing, snapshot_folder, write_listing
+from ft_pipeline.sources.snapshot import (
+    Snapshot,
+    checkout,
+    folder_stamp,
+    read_listing,
+    snapshot_folder,
+    write_listing,
+)
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.blobs import BlobStore
 
@@ -150,3 +161,74 @@ def test_a_large_file_stays_where_it_is(folder: Path, store: ArtifactStore, tmp_
     assert snapshot == snapshot_folder(folder, store), "how bytes are kept is no part of the version"
     found = checkout(snapshot, store, tmp_path / "out", blobs)
     assert found[0].path is not None
+
+
+def test_a_file_that_goes_meanwhile_was_never_there(folder: Path, store: ArtifactStore) -> None:
+    class Racing(BlobStore):
+        def add(self, path: Path) -> str:
+            (folder / "more" / "b.csv").unlink(missing_ok=True)
+            return super().add(path)
+
+    snapshot = snapshot_folder(folder, store, Racing(store.root))
+    assert [entry.name for entry in snapshot.entries] == ["a.jsonl"]
+    assert snapshot == snapshot_folder(folder, store)
+
+
+def test_a_file_that_the_disk_does_not_give_is_named_and_the_others_are_taken(
+    folder: Path, store: ArtifactStore
+) -> None:
+    class Failing(BlobStore):
+        def add(self, path: Path) -> str:
+            if path.name == "a.jsonl":
+                raise OSError(errno.EIO, "Input/output error", str(path))
+            return super().add(path)
+
+    bad, good = snapshot_folder(folder, store, Failing(store.root)).entries
+    assert (bad.error_code, bad.error_message) == ("not_found", "it cannot be read: input/output error")
+    assert good.name == "more/b.csv" and good.sha256
+
+
+def test_what_this_user_may_not_open_is_named_and_never_taken_for_empty() -> None:
+    with a_user_of_no_rights() as place:
+        folder, other = place / "alpaca", ArtifactStore(place / "store")
+        for name in ("good.jsonl", "bad.jsonl", "listed/b.jsonl", "closed/c.jsonl"):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text("{}")
+        (folder / "bad.jsonl").chmod(0)
+        (folder / "listed").chmod(0o444)
+        (folder / "closed").chmod(0)
+        stamp = folder_stamp(folder)
+        told = {entry.name: entry.error_message for entry in snapshot_folder(folder, other).entries}
+        folder.chmod(0)
+        shut = {entry.name: entry.error_message for entry in snapshot_folder(folder, other).entries}
+        assert folder_stamp(folder) != stamp
+        for path in (folder, folder / "listed", folder / "closed"):
+            path.chmod(0o700)
+    assert told == {
+        "bad.jsonl": "it cannot be read: give this user the right to read it",
+        "closed": "a folder that cannot be opened: give this user the right to read and enter it",
+        "good.jsonl": None,
+        "listed/b.jsonl": "it cannot be looked at: give this user the right to enter its folder",
+    }
+    assert shut == {".": "a folder that cannot be opened: give this user the right to read and enter it"}
+
+
+def test_a_file_in_the_place_of_the_folder_is_named(store: ArtifactStore, tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("rows")
+    (entry,) = snapshot_folder(tmp_path / "text", store).entries
+    assert (entry.name, entry.error_code) == (".", "not_a_file")
+
+
+@contextmanager
+def a_user_of_no_rights() -> Iterator[Path]:
+    """A folder of this process's own, which root, who sees through every mode, gives up being for a while."""
+    root = os.geteuid() == 0
+    with tempfile.TemporaryDirectory() as place:
+        if root:
+            os.chown(place, 65534, 65534)
+            os.seteuid(65534)
+        try:
+            yield Path(place)
+        finally:
+            if root:
+                os.seteuid(0)
