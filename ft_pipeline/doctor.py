@@ -4,7 +4,6 @@ import importlib.metadata
 import os
 import shutil
 import socket
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -13,7 +12,7 @@ from typing import Literal
 import psutil
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.execution.devices import DeviceNeed
+from ft_pipeline.execution.devices import DeviceNeed, ask_driver
 from ft_pipeline.execution.launchers import CHOICE, launcher_for
 from ft_pipeline.project import Project
 
@@ -75,15 +74,10 @@ def _installed(name: str) -> bool:
 
 
 def _gpu(_: Project) -> Finding:
-    if shutil.which("nvidia-smi") is None:
-        return Finding("GPU", "ok", "none; everything runs on the CPU")
-    query = ["nvidia-smi", "--query-gpu=name,memory.total,memory.free", "--format=csv,noheader"]
-    result = subprocess.run(query, capture_output=True, text=True, timeout=20, check=False)
-    if result.returncode != 0:
-        return Finding(
-            "GPU", "warning", (result.stderr or result.stdout).strip()[:200], "mend the driver, or work on the CPU"
-        )
-    return Finding("GPU", "ok", "; ".join(result.stdout.strip().splitlines()))
+    shown, wrong = ask_driver(["nvidia-smi", "--query-gpu=name,memory.total,memory.free", "--format=csv,noheader"])
+    if wrong:
+        return Finding("GPU", "warning", f"nvidia-smi: {wrong}", "mend the driver, or work on the CPU")
+    return Finding("GPU", "ok", "; ".join(shown.splitlines()) or "none; everything runs on the CPU")
 
 
 def _launcher(_: Project) -> Finding:

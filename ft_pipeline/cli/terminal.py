@@ -57,7 +57,7 @@ def live_progress(console: Console) -> Iterator[None]:
         def step_event(event: StepEvent) -> None:
             nonlocal task
             label = f"{event.asset} [{event.experiment}]" if event.experiment else event.asset
-            if event.state == "waiting":
+            if event.state in {"waiting", "notes"}:
                 bar.console.print(f"… {escape(f'{label} {event.message}')}", soft_wrap=True)
                 return
             if task is not None:

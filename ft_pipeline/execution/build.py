@@ -11,6 +11,7 @@ from typing import Any
 import dagster as dg
 
 from ft_pipeline.errors import UserError
+from ft_pipeline.execution import events
 from ft_pipeline.execution.devices import DeviceNeed, Lease, lease
 from ft_pipeline.execution.launchers import Launcher, launcher_for
 from ft_pipeline.execution.progress import Progress, Throttle, publish
@@ -138,9 +139,11 @@ class _Builder:
             yield leased
 
     def say(self, message: str) -> None:
-        """One line to the run's log."""
+        """One line to the run's log, and to who looks on: what it waits for, what it skips, that it has no GPU."""
         if self.context:
             self.context.log.info(message)
+            asset = self.context.asset_key.to_user_string()
+            events.publish(events.StepEvent(asset, _partition(self.context), "notes", message=message))
         else:
             logger.info("%s: %s", self.label, message)
 

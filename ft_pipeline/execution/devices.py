@@ -5,10 +5,11 @@ Dagster's pool only queues within one instance; a lease also says which GPU, and
 
 import contextlib
 import os
+import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,6 +19,10 @@ from ft_pipeline.store.locks import FileLock
 POLL_SECONDS = 1.0
 FOREIGN_PATIENCE = 600.0
 """Seconds to wait for memory that a process outside this project holds."""
+PATIENCE = 30.0
+"""Seconds for nvidia-smi; a driver that is just loaded takes some."""
+NO_GPU = ("", "-1")
+"""What people give CUDA_VISIBLE_DEVICES who want the CPU."""
 MIB = 2**20
 QUERY = ["nvidia-smi", "--query-gpu=index,uuid,name,memory.total,memory.free", "--format=csv,noheader,nounits"]
 
@@ -64,15 +69,43 @@ class Lease:
     """The GPUs' model names, for the manifest."""
 
 
-def visible_gpus() -> list[Gpu]:
-    """The GPUs of this machine that CUDA_VISIBLE_DEVICES leaves; empty without an NVIDIA driver. Imports no torch."""
-    try:
-        done = subprocess.run(QUERY, capture_output=True, text=True, timeout=30, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return []
-    gpus = [_parse(line) for line in done.stdout.splitlines() if line.strip()]
+def visible_gpus(say: Callable[[str], None] = lambda message: None) -> list[Gpu]:
+    """The GPUs of this machine that CUDA_VISIBLE_DEVICES leaves; empty without an NVIDIA driver. Imports no torch.
+
+    say: hears of a driver that is there and tells of none, and of a CUDA_VISIBLE_DEVICES that names none.
+    """
+    shown, wrong = ask_driver(QUERY)
+    gpus = [gpu for line in shown.splitlines() if (gpu := _parse(line))]
+    if not gpus and (wrong or shown):
+        say(f"nvidia-smi shows no GPU: {wrong or first_words(shown)}")
     allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return gpus if allowed is None else _allowed(gpus, allowed)
+    if allowed is None:
+        return gpus
+    visible = _allowed(gpus, allowed)
+    if gpus and not visible and allowed.strip() not in NO_GPU:
+        say(f"CUDA_VISIBLE_DEVICES={allowed!r} names none of the GPUs that nvidia-smi shows")
+    return visible
+
+
+def ask_driver(query: Sequence[str]) -> tuple[str, str]:
+    """(what nvidia-smi prints, why it prints nothing of use); both empty where there is none."""
+    if shutil.which(query[0]) is None:
+        return "", ""
+    try:
+        done = subprocess.run(query, capture_output=True, text=True, errors="replace", timeout=PATIENCE, check=False)
+    except subprocess.TimeoutExpired:
+        return "", f"it did not answer within {PATIENCE:g} s"
+    except OSError as error:
+        return "", f"it does not start ({error.strerror})"
+    said = first_words(done.stderr) or first_words(done.stdout)
+    # With one of several GPUs lost it fails, and shows the others all the same.
+    return done.stdout.strip(), f"{said} (exit code {done.returncode})".strip() if done.returncode else ""
+
+
+def first_words(text: str) -> str:
+    """The beginning of the first line that a program prints, whatever it prints."""
+    lines = ("".join(filter(str.isprintable, line)).strip() for line in text.splitlines())
+    return next((line[:200] for line in lines if line), "")
 
 
 @contextlib.contextmanager
@@ -82,10 +115,14 @@ def lease(need: DeviceNeed, folder: Path, say: Callable[[str], None] = lambda me
     folder: holds the CPU slot's lock: one job at a time per store. GPUs are locked for the whole machine.
     UserError where this machine has no such GPUs, or their memory stays taken by others.
     """
-    gpus = visible_gpus()
+    wrong: list[str] = []
+    gpus = visible_gpus(wrong.append)
     if not gpus:
         if need.required:
-            raise UserError(f"this needs {need.count} GPU(s) and nvidia-smi shows none: run it on a machine with one")
+            shown = wrong[0] if wrong else "nvidia-smi shows none"
+            raise UserError(f"this needs {need.count} GPU(s) and {shown}: run it on a machine with one")
+        if wrong:
+            say(f"{wrong[0]}; so this runs on the CPU. Stop it and mend the driver if that is not what you want")
         with FileLock(folder / "cpu", "a job on the CPU").hold(say):
             yield Lease("cpu", {"CUDA_VISIBLE_DEVICES": ""})
         return
@@ -121,7 +158,7 @@ def _take(need: DeviceNeed, say: Callable[[str], None]) -> tuple[list[FileLock],
         if not foreign:
             foreign_since = time.monotonic()
         elif time.monotonic() - foreign_since > FOREIGN_PATIENCE:
-            raise UserError(f"{obstacle}; end the process that holds it (nvidia-smi shows it), or ask for less")
+            raise UserError(f"{obstacle}; see what nvidia-smi shows: end the process that holds it, or ask for less")
         if obstacle != said:
             say(f"waiting: {obstacle}")
             said = obstacle
@@ -133,7 +170,10 @@ def _try_take(need: DeviceNeed) -> tuple[list[FileLock], list[Gpu], str, bool]:
     locks: list[FileLock] = []
     taken: list[Gpu] = []
     obstacle, foreign = "", False
-    for gpu in sorted(visible_gpus(), key=lambda each: -each.free_bytes):
+    gpus = visible_gpus()
+    if not gpus:
+        return [], [], "nvidia-smi shows no GPU any more", True
+    for gpu in sorted(gpus, key=lambda each: -each.free_bytes):
         if len(taken) == need.count:
             break
         if not gpu.offers(need.min_memory_gb):
@@ -160,18 +200,20 @@ def _machine_folder() -> Path:
     return Path(given) if given else Path(tempfile.gettempdir()) / f"ft_pipeline-devices-{os.getuid()}"
 
 
-def _parse(line: str) -> Gpu:
-    index, uuid, name, total, free = (cell.strip() for cell in line.split(","))
-    return Gpu(int(index), uuid, name, _mebibytes(total), _mebibytes(free))
-
-
-def _mebibytes(cell: str) -> int:
-    """Bytes; 0 where the driver does not say ([N/A], on some unified-memory machines)."""
-    return int(cell) * MIB if cell.isdigit() else 0
+def _parse(line: str) -> Gpu | None:
+    """None for a line that is no GPU: a warning, or words of one that is lost."""
+    cells = [cell.strip() for cell in line.split(",")]
+    if len(cells) < 5 or not cells[0].isdecimal():
+        return None
+    index, uuid, *name, total, free = cells
+    if not (total.isdecimal() and free.isdecimal()):  # [N/A], on some unified-memory machines
+        total = free = "0"
+    return Gpu(int(index), uuid, ", ".join(name), int(total) * MIB, int(free) * MIB)
 
 
 def _allowed(gpus: list[Gpu], allowed: str) -> list[Gpu]:
-    """What CUDA makes of CUDA_VISIBLE_DEVICES: indices or UUID prefixes, in order, up to the first unknown one.
+    """What CUDA makes of CUDA_VISIBLE_DEVICES: indices or UUID prefixes, in order, up to the first unknown one, or
+    one that was named before.
 
     nvidia-smi does not list MIG slices; one that is named is taken as it is, its memory unknown.
     """
@@ -180,7 +222,7 @@ def _allowed(gpus: list[Gpu], allowed: str) -> list[Gpu]:
         match = [gpu for gpu in gpus if entry == str(gpu.index) or (entry and gpu.uuid.startswith(entry))]
         if entry.startswith("MIG-"):
             match = [Gpu(len(found), entry, "MIG slice", 0, 0)]
-        if not match:
+        if not match or match[0] in found:
             break
         found.append(match[0])
     return found

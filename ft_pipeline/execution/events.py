@@ -5,23 +5,23 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
-State = Literal["waiting", "started", "built", "reused", "gate failed", "failed"]
+State = Literal["waiting", "notes", "started", "built", "reused", "gate failed", "failed"]
 
 
 @dataclass(frozen=True)
 class StepEvent:
-    """One asset (of one experiment) waits, began or ended."""
+    """One asset (of one experiment) waits, notes something on the way, began or ended."""
 
     asset: str
     experiment: str | None
     state: State
     seconds: float = 0.0
     message: str = ""
-    """Why it failed, or what it waits for."""
+    """Why it failed, what it waits for, or what it notes."""
 
     @property
     def ended(self) -> bool:
-        return self.state not in {"waiting", "started"}
+        return self.state not in {"waiting", "notes", "started"}
 
     @property
     def succeeded(self) -> bool:

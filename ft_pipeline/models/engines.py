@@ -60,7 +60,10 @@ def serving_dtype() -> str:
     if smi is None:
         return "bfloat16"
     query = [smi, "--query-gpu=compute_cap", "--format=csv,noheader"]
-    found = subprocess.run(query, capture_output=True, text=True, timeout=20, check=False)
+    try:
+        found = subprocess.run(query, capture_output=True, text=True, timeout=20, check=False)
+    except subprocess.TimeoutExpired:
+        return "bfloat16"
     capabilities = [float(line) for line in found.stdout.split() if line.replace(".", "", 1).isdigit()]
     return "float16" if capabilities and min(capabilities) < _NATIVE_BF16 else "bfloat16"
 

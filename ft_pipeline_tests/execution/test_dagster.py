@@ -11,7 +11,9 @@ import dagster as dg
 import psutil
 import pytest
 
+from ft_pipeline.execution.events import StepEvent, listening
 from ft_pipeline.store.artifacts import ArtifactStore
+from ft_pipeline.store.spec import Spec
 from ft_pipeline_tests.execution.conftest import PATIENCE, alive, all_gone, family_of, until
 from ft_pipeline_tests.execution.dagster_subject import make_asset
 
@@ -73,6 +75,20 @@ def test_a_crash_carries_the_end_of_its_log(store: ArtifactStore) -> None:
         assert "ZeroDivisionError" in (failure.user_failure_data.description or "")
         assert "about to divide" in str(failure.user_failure_data.metadata["log_tail"].value)
         assert failure.user_failure_data.metadata["exit_code"].value == 1
+
+
+def test_who_looks_on_hears_what_a_step_waits_for(store: ArtifactStore) -> None:
+    """`ft run` shows nothing of Dagster's log."""
+    lock, told = store.lock(Spec("count", config={"steps": 1})), []
+
+    def hear(event: StepEvent) -> None:
+        told.append((event.asset, event.experiment, event.ended, event.message))
+        lock.release()
+
+    assert lock.try_acquire()
+    with dg.DagsterInstance.ephemeral() as instance, listening(hear):
+        assert run(store, "count", instance, steps=1)[0].success
+    assert told == [("adapter", "qlora", False, f"waiting: {lock.purpose} is under way in {lock.holder()}")]
 
 
 def start(store: ArtifactStore, home: Path, kind: str, **config: object) -> subprocess.Popen[str]:

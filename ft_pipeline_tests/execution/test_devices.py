@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from ft_pipeline import doctor
 from ft_pipeline.errors import UserError
 from ft_pipeline.execution import devices
 from ft_pipeline.execution.devices import DeviceNeed, lease, visible_gpus
+from ft_pipeline.project import Project
 
 TWO_GPUS = "0, GPU-aaaa, NVIDIA A100, 81920, 80000\n1, GPU-bbbb, NVIDIA T4, 15360, {free}\n"
 
@@ -92,7 +94,7 @@ def test_memory_that_others_hold_is_waited_for(two_gpus: Path, tmp_path: Path, m
 
     monkeypatch.setattr(devices, "FOREIGN_PATIENCE", 0.0)
     two_gpus.write_text(TWO_GPUS.format(free=1000))
-    refused = pytest.raises(UserError, match=r"GPU 1 has 1\.0 GB free of 10; end the process")
+    refused = pytest.raises(UserError, match=r"GPU 1 has 1\.0 GB free of 10; see what .*: end the process")
     with refused, lease(DeviceNeed(min_memory_gb=10), tmp_path):
         pass
 
@@ -107,12 +109,69 @@ def test_memory_that_others_hold_is_waited_for(two_gpus: Path, tmp_path: Path, m
         ("", []),
         ("-1", []),
         ("0,9,1", ["GPU-aaaa"]),
+        ("0,0,1", ["GPU-aaaa"]),
         ("MIG-1234", ["MIG-1234"]),
     ],
 )
 def test_cuda_visible_devices_is_honoured(monkeypatch: pytest.MonkeyPatch, visible: str, expected: list[str]) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert [gpu.uuid for gpu in visible_gpus()] == expected
+
+
+def test_a_list_of_devices_that_names_none_is_said(
+    two_gpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
+    said: list[str] = []
+    with lease(DeviceNeed(), tmp_path, said.append) as held:
+        assert held.device == "cpu"
+    assert "CUDA_VISIBLE_DEVICES='7' names none of the GPUs" in said[0]
+
+
+@pytest.mark.parametrize(
+    ("script", "why"),
+    [
+        ("exec sleep 60", "it did not answer within 1 s"),
+        ("echo 'NVIDIA-SMI has failed: no driver'; exit 9", "NVIDIA-SMI has failed: no driver (exit code 9)"),
+        ("echo No devices were found", "No devices were found"),
+        ("head -c 300 /dev/zero; echo; printf '\\377, a, b, c, d\\n'", ""),
+    ],
+)
+def test_a_driver_that_does_not_tell_is_said(
+    two_gpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, why: str
+) -> None:
+    """Working on the CPU is slow; that it is not what was meant is known by a line of the log."""
+    monkeypatch.setattr(devices, "PATIENCE", 1.0)
+    (tmp_path / "bin" / "nvidia-smi").write_text(f"#!/bin/sh\n{script}\n")
+    said: list[str] = []
+    with lease(DeviceNeed(), tmp_path, said.append) as held:
+        assert held.device == "cpu"
+    assert len(said) == 1 and f"nvidia-smi shows no GPU: {why}" in said[0] and "runs on the CPU" in said[0]
+    with pytest.raises(UserError, match="nvidia-smi shows no GPU"), lease(DeviceNeed(required=True), tmp_path):
+        pass
+    assert why in next(each for each in doctor.examine(Project(tmp_path)) if each.what == "GPU").seen
+
+
+def test_one_lost_gpu_leaves_the_others(two_gpus: Path, tmp_path: Path) -> None:
+    program = tmp_path / "bin" / "nvidia-smi"
+    lost = "Unable to determine the device handle for GPU1: 0000:0B:00.0: GPU is lost."
+    program.write_text(f"#!/bin/sh\nhead -1 {two_gpus}\necho '{lost}'\nexit 15\n")
+    with lease(DeviceNeed(), tmp_path) as held:
+        assert held.names == ("NVIDIA A100",)
+
+
+def test_gpus_that_are_lost_while_they_are_waited_for(
+    two_gpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(devices, "FOREIGN_PATIENCE", 0.0)
+    monkeypatch.setattr(devices, "POLL_SECONDS", 0.01)
+    refused = pytest.raises(UserError, match="nvidia-smi shows no GPU any more")
+    with (
+        lease(DeviceNeed(count=2), tmp_path),
+        refused,
+        lease(DeviceNeed(), tmp_path, lambda _: two_gpus.write_text("")),
+    ):
+        pass
 
 
 def test_a_driver_that_does_not_know_its_memory(two_gpus: Path, tmp_path: Path) -> None:
