@@ -20,6 +20,8 @@ BlobState = Literal["copy", "reference", "redacted", "gone", "damaged", "changed
 referenced file is no longer what it was."""
 BY_REFERENCE_ABOVE = 512 * 2**20
 LEVEL = 3
+INCOMING = ".incoming."
+"""Begins the name of a copy that is being made."""
 
 
 class BlobStore:
@@ -118,7 +120,7 @@ class BlobStore:
         """One pass over the file: what is hashed is what is kept."""
         with user_write_errors():
             self.folder.mkdir(parents=True, exist_ok=True)
-            descriptor, name = tempfile.mkstemp(prefix=".incoming.", dir=self.folder)
+            descriptor, name = tempfile.mkstemp(prefix=INCOMING, dir=self.folder)
             temporary = Path(name)
             try:
                 with os.fdopen(descriptor, "wb") as file:

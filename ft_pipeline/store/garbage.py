@@ -1,13 +1,16 @@
 """What nothing in the store leads to any more: found, and removed, with a line in removed.jsonl for each artifact."""
 
+import contextlib
 import json
 import shutil
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
+from ft_pipeline.store.blobs import INCOMING
 from ft_pipeline.store.files import user_write_errors
 from ft_pipeline.store.locks import FileLock
 
@@ -26,7 +29,7 @@ class Garbage:
     folders: list[Path] = field(default_factory=list)
     """Drafts that a killed process left, and checkpoints of trainings that nobody went on with."""
     blobs: list[Path] = field(default_factory=list)
-    """Copies of raw files that no snapshot holds any more."""
+    """Copies of raw files that no snapshot holds any more, or that were never finished."""
     bytes: int = 0
     """All of it, on the disk."""
 
@@ -124,8 +127,16 @@ def _older(folder: Path, pattern: str, before: datetime) -> list[Path]:
     return [
         path
         for path in sorted(folder.glob(pattern))
-        if path.is_dir() and max(each.stat().st_mtime for each in [path, *path.rglob("*")]) < before.timestamp()
+        if path.is_dir() and max(map(_written, [path, *path.rglob("*")])) < before.timestamp()
     ]
+
+
+def _written(path: Path) -> float:
+    """When, in seconds since 1970. What goes while it is looked at (a dry run looks beside a run) was written now."""
+    try:
+        return path.lstat().st_mtime
+    except FileNotFoundError:
+        return time.time()
 
 
 def _blobs(store: ArtifactStore, kept: list[Artifact], before: datetime) -> list[Path]:
@@ -133,16 +144,22 @@ def _blobs(store: ArtifactStore, kept: list[Artifact], before: datetime) -> list
     for artifact in kept:
         for entry in artifact.spec["config"].get("files", []) if artifact.kind.startswith("raw_") else []:
             used |= {value for value in (entry.get("sha256"), entry.get("sidecar")) if value}
+    unfinished = (store.root / "blobs").glob(f"{INCOMING}*")  # of a process that was killed
+    kept_bytes = (store.root / "blobs").glob("*/*")
     return [
         path
-        for path in sorted((store.root / "blobs").glob("*/*"))
-        if path.name.split(".")[0] not in used and path.stat().st_mtime < before.timestamp()
+        for path in sorted([*unfinished, *kept_bytes])
+        if path.name.split(".")[0] not in used and _written(path) < before.timestamp()
     ]
 
 
 def _size(path: Path) -> int:
     files = [each for each in path.rglob("*") if each.is_file()] if path.is_dir() else [path]
-    return sum(each.lstat().st_size for each in files)
+    size = 0
+    for each in files:
+        with contextlib.suppress(FileNotFoundError):
+            size += each.lstat().st_size
+    return size
 
 
 def _remove_folder(folder: Path) -> None:

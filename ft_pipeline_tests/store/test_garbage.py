@@ -12,6 +12,7 @@ from ft_pipeline.project import Project
 from ft_pipeline.release.champion import Candidate, Promotion, promote
 from ft_pipeline.sources.snapshot import Snapshot, checkout, read_listing, snapshot_folder, write_listing
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
+from ft_pipeline.store.blobs import INCOMING
 from ft_pipeline.store.current import Current
 from ft_pipeline.store.garbage import find_garbage, removed
 from ft_pipeline.store.locks import FileLock
@@ -119,6 +120,24 @@ def test_unfinished_work_goes_when_it_is_old_and_nobody_is_at_it(shop: Shop) -> 
     assert len(find_garbage(shop.store, [], now).folders) == 4
     yesterday = datetime.now(UTC) - timedelta(days=1)
     assert find_garbage(shop.store, [], yesterday).folders == []
+
+
+def test_a_copy_that_a_killed_process_left_goes(shop: Shop) -> None:
+    shop.version("first")
+    left = shop.store.root / "blobs" / f"{INCOMING}abc"
+    left.write_bytes(b"half of it")
+    assert collect(shop.project, dry_run=False).blobs == [left] and not left.exists()
+
+
+def test_what_goes_while_a_dry_run_looks_stops_nothing(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run beside it writes and removes files; a link to nothing is the same to `stat`."""
+    draft = shop.store.begin(Spec("adapter", config={"r": 1}))
+    (draft.work / "latest").symlink_to("nothing")
+    listed = Path.rglob
+    monkeypatch.setattr(Path, "rglob", lambda self, pattern: [*listed(self, pattern), self / "gone"])
+    assert collect(shop.project, dry_run=True).folders == []
+    monkeypatch.undo()
+    assert len(find_garbage(shop.store, [], datetime.now(UTC) + timedelta(seconds=5)).folders) == 2
 
 
 def test_nothing_is_removed_under_a_run(shop: Shop) -> None:
