@@ -18,6 +18,7 @@ from ft_pipeline.errors import UserError
 from ft_pipeline.project import FORMATS, Project
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.current import current_document
+from ft_pipeline.store.files import describe_write_error
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
@@ -29,6 +30,11 @@ def main() -> None:
     except UserError as error:
         errors.print(f"[red]ft:[/red] {terminal.plain(str(error))}", soft_wrap=True)
         sys.exit(REFUSED)
+    except OSError as error:
+        if (told := describe_write_error(error)) is None:
+            raise
+        errors.print(f"[red]ft:[/red] {terminal.plain(told)}", soft_wrap=True)
+        sys.exit(FAILED)
     except KeyboardInterrupt:
         errors.print("ft: stopped. What was finished is kept; run the same command again to go on from there.")
         sys.exit(FAILED)
@@ -110,18 +116,24 @@ def ui(
     Example: ft ui --port 3001
     """
     from ft_pipeline.execution import instance
+    from ft_pipeline.execution.serving import require_free
 
     opened = open_project(project)
+    instance.require_writable(opened.dagster_home)
+    if not read_only:
+        instance.only_daemon(opened.dagster_home).keep()
+    require_free("127.0.0.1", port)
     with instance.opened():
         pass  # Dagster's tables are there now, so that neither its processes nor a first `ft run` make them at once
     os.environ["PYTHONWARNINGS"] = "ignore"
-    scripts = Path(sys.executable).parent
     place = ["-w", str(opened.root / "workspace.yaml"), "-h", "127.0.0.1", "-p", str(port)]
-    program = ["dagster-webserver", "--read-only"] if read_only else ["dagster", "dev"]
+    # By module: without a virtual environment Dagster's programs need not lie beside this Python. -P: what lies in the
+    # project's folder shadows no package.
+    program = ["dagster_webserver", "--read-only"] if read_only else ["dagster", "dev"]
     errors.print(f"The Dagster UI comes up on http://127.0.0.1:{port} (Ctrl-C stops it).")
     os.chdir(opened.root)
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell's `&` ignores it, and then Dagster would ignore SIGTERM too
-    os.execv(str(scripts / program[0]), [*program, *place])
+    os.execv(sys.executable, [sys.executable, "-P", "-m", *program, *place])
 
 
 @app.command()

@@ -14,6 +14,26 @@ from ft_pipeline.project import records_elsewhere
 from ft_pipeline.store.locks import FileLock
 
 
+def require_writable(home: Path) -> None:
+    """UserError where this user cannot write Dagster's folder: SQLite needs it for reading, too."""
+    if not os.access(home, os.W_OK | os.X_OK):
+        raise UserError(
+            f"this user cannot write {home}, and Dagster's database needs that even to be shown; start it as the user "
+            "who owns the project. `ft audit` and `ft compare` only read"
+        )
+
+
+def only_daemon(home: Path) -> FileLock:
+    """The lock of the one `ft ui` of a project, taken. UserError where one is up: two daemons would both start what is
+    due."""
+    lock = FileLock(home / "ui", "ft ui")
+    if not lock.try_acquire():
+        raise UserError(
+            f"the UI of this project is up already, in {lock.holder()}; a second one beside it: ft ui --read-only"
+        )
+    return lock
+
+
 @contextlib.contextmanager
 def opened() -> Iterator[dg.DagsterInstance]:
     """`connected`, by one process at a time: two that find no database yet would both make its tables."""

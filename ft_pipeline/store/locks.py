@@ -53,6 +53,11 @@ class FileLock:
             os.close(self._descriptor)
             self._descriptor = None
 
+    def keep(self) -> None:
+        """Hold it on in the program that this process becomes (exec), until that ends; its children do not have it."""
+        if self._descriptor is not None:
+            os.set_inheritable(self._descriptor, True)
+
     def holder(self) -> str:
         """Who holds it, in words, as far as its note says."""
         try:

@@ -2,6 +2,9 @@
 
 import os
 import signal
+import socket
+import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -21,11 +24,44 @@ def test_the_ui_hands_over_to_dagster_when_the_tables_are_made(tmp_path: Path, m
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     made: list[str] = []
+    commands: list[list[str]] = []
     home = root / "dagster_home"
-    monkeypatch.setattr(os, "execv", lambda *_: made.extend(path.name for path in home.rglob("*.db")))
-    done = CliRunner().invoke(app, ["ui", "--project", str(root)], catch_exceptions=False)
+
+    def become(program: str, arguments: list[str]) -> None:
+        made.extend(path.name for path in home.rglob("*.db"))
+        commands.append(arguments)
+
+    monkeypatch.setattr(os, "execv", become)
+    alone = tmp_path / "bin" / "python"
+    alone.parent.mkdir()
+    alone.symlink_to(sys.executable)
+    monkeypatch.setattr(sys, "executable", str(alone))  # as a notebook has it: Dagster's programs lie somewhere else
+    arguments = ["ui", "--project", str(root), "--port", str(free_port())]
+    done = CliRunner().invoke(app, arguments, catch_exceptions=False)
     assert done.exit_code == 0 and set(made) >= {"runs.db", "index.db", "schedules.db"}
     assert (home / "opening").is_file(), "under the lock"
+    assert commands[0][:5] == [str(alone), "-P", "-m", "dagster", "dev"] and find_spec("dagster.__main__")
+    with pytest.raises(UserError, match=r"is up already, in process \d+ \(ft ui\); .* --read-only"):
+        CliRunner().invoke(app, arguments, catch_exceptions=False)
+    done = CliRunner().invoke(app, [*arguments, "--read-only"], catch_exceptions=False)
+    assert commands[1][:5] == [str(alone), "-P", "-m", "dagster_webserver", "--read-only"]
+    assert find_spec("dagster_webserver.__main__")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def test_a_port_that_is_taken_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = scaffold.create(tmp_path / "shop", example=False)
+    for name in ("FT_PROJECT", "DAGSTER_HOME"):
+        monkeypatch.setenv(name, "")  # put back at the end
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(UserError, match=f"port {port} of 127.0.0.1 is in use"):
+            CliRunner().invoke(app, ["ui", "--project", str(root), "--port", str(port)], catch_exceptions=False)
 
 
 def test_a_database_whose_address_is_not_set_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
