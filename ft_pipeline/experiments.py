@@ -152,7 +152,9 @@ class GpuSettings(Section):
     """What the experiment asks of the machine; ignored where there is no GPU."""
 
     count: int = Field(1, ge=1, le=8)
+    """GPUs that a job leases; more than one is for a training by several processes (docs/deploy.md)."""
     min_memory_gb: float = Field(0, ge=0)
+    """GB of 10⁹ bytes that each must have, and have free when the job starts; 0: any, whatever is free of it."""
 
 
 class ExperimentSettings(Section):
