@@ -61,7 +61,7 @@ def _python(_: Project) -> Finding:
 def _packages(_: Project) -> Finding:
     missing = [name for name in PACKAGES if not _installed(name)]
     if missing:
-        return Finding("packages", "problem", f"missing: {', '.join(missing)}", "run `make setup`")
+        return Finding("packages", "problem", f"missing: {', '.join(missing)}", f"pip install {' '.join(missing)}")
     return Finding("packages", "ok", ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES))
 
 

