@@ -50,6 +50,15 @@ def test_the_code_location_keeps_its_name() -> None:
     assert f"--location-name {name(DEPLOY / 'workspace.yaml')}\n" in unit("code")
 
 
+def test_the_image_takes_no_data_with_it() -> None:
+    """A layer keeps what a later one removes, and an image is pushed."""
+    root = DEPLOY.parent
+    ignored = set((root / ".dockerignore").read_text(encoding="utf-8").splitlines())
+    assert {".git", "**/.venv", "data/store", "dagster_home/*", "!dagster_home/dagster.yaml"} <= ignored
+    *_, last = (DEPLOY / "Dockerfile").read_text(encoding="utf-8").split("\nFROM ")
+    assert [line for line in last.splitlines() if line.startswith("COPY")] == ["COPY --from=build /wheels /wheels"]
+
+
 @pytest.fixture(scope="module")
 def started(tmp_path_factory: pytest.TempPathFactory):
     root = scaffold.create(tmp_path_factory.mktemp("deploy") / "shop", example=True)
