@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from ft_pipeline.errors import UserError, first_line
 from ft_pipeline.execution.steps import STEPS, Inputs, planned_spec
 from ft_pipeline.project import FORMATS, Project
-from ft_pipeline.sources.snapshot import folder_stamp
+from ft_pipeline.sources.snapshot import folder_stamp, last_written
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.current import Current, Pointer
 
@@ -37,7 +37,8 @@ def look(project: Project, before: dict[str, str]) -> Look:
         if pointer is None:
             continue
         if stamps[data_format] != before.get(data_format):  # not read yet: what is still copied would be read each time
-            notes.append(f"{asset}: files changed, looked at again once they lie still")
+            last = last_written(project.raw(data_format)) or "none is left"
+            notes.append(f"{asset}: files changed (last: {last}), looked at again once they lie still")
             continue
         try:
             key = _change(project, store, asset, pointer)

@@ -118,6 +118,12 @@ def folder_stamp(folder: Path) -> str:
     return sha256_of_json([[printable(name), *_stamp(folder / name)] for name in sorted(_names(folder))])
 
 
+def last_written(folder: Path) -> str:
+    """The name of the file that was written last; empty where there is none."""
+    stamps = {name: stamp for name in _names(folder) if (stamp := _stamp(folder / name))}
+    return printable(max(stamps, key=lambda name: stamps[name][1])) if stamps else ""
+
+
 def write_listing(snapshot: Snapshot, out: Path) -> dict[str, Any]:
     """Write a snapshot as an artifact's content; its summary.
 
