@@ -169,6 +169,8 @@ def _keep(
 
 
 def _unreadable(error: OSError) -> Fault:
+    if isinstance(error, PermissionError):
+        return "not_found", "it cannot be read: give this user the right to read it"
     return "not_found", f"it cannot be read: {(error.strerror or str(error)).lower()}"
 
 
@@ -206,8 +208,6 @@ def _fault(folder: Path, name: str) -> Fault | None:
         return "not_a_file", "a file in the place of the folder: make a folder of that name, and put the file into it"
     if not path.is_file():
         return "not_a_file", "neither a file nor a plain folder: put the file itself here"
-    if not os.access(path, os.R_OK):
-        return "not_found", "it cannot be read: give this user the right to read it"
     return None
 
 
@@ -237,7 +237,8 @@ def _stamp(path: Path) -> list[int]:
 
 def _stem(name: str) -> str:
     """The name without its last ending: what a sidecar shares with its file."""
-    return str(PurePosixPath(name).with_suffix(""))
+    path = PurePosixPath(name)
+    return str(path.with_suffix("")) if path.name else name
 
 
 def printable(name: str) -> str:

@@ -63,7 +63,8 @@ class BlobStore:
             target = self.path(sha256)
             if target.is_file():
                 sink = io.BytesIO()
-                _compress(source, sink)
+                with source.open("rb") as file:
+                    _compress(file, sink)
                 write_atomically(target, sink.getvalue())
             target.with_suffix(".zst.damaged").unlink(missing_ok=True)
 
@@ -117,14 +118,14 @@ class BlobStore:
         return target
 
     def _copy(self, path: Path) -> str:
-        """One pass over the file: what is hashed is what is kept."""
-        with user_write_errors():
+        """One pass over the file: what is hashed is what is kept. OSError where it cannot be opened."""
+        with path.open("rb") as source, user_write_errors():
             self.folder.mkdir(parents=True, exist_ok=True)
             descriptor, name = tempfile.mkstemp(prefix=INCOMING, dir=self.folder)
             temporary = Path(name)
             try:
                 with os.fdopen(descriptor, "wb") as file:
-                    sha256 = _compress(path, file)
+                    sha256 = _compress(source, file)
                     file.flush()
                     os.fsync(file.fileno())
                 self._place(temporary, sha256)
@@ -189,11 +190,11 @@ class BlobStore:
         return digest.hexdigest()
 
 
-def _compress(path: Path, sink: BinaryIO) -> str:
+def _compress(source: BinaryIO, sink: BinaryIO) -> str:
     digest = hashlib.sha256()
     compressor = zstandard.ZstdCompressor(level=LEVEL, write_checksum=True)
-    with path.open("rb") as file, compressor.stream_writer(sink, closefd=False) as writer:
-        while chunk := file.read(CHUNK_BYTES):
+    with compressor.stream_writer(sink, closefd=False) as writer:
+        while chunk := source.read(CHUNK_BYTES):
             digest.update(chunk)
             writer.write(chunk)
     return digest.hexdigest()
