@@ -135,6 +135,7 @@ def _experiments(project: Project) -> Finding:
             project.experiment(name)
         except UserError as error:
             broken.append(str(error))
+    broken += project.misnamed().values()
     if broken:
         return Finding("experiments", "problem", broken[0], "mend the line; the other experiments run meanwhile")
     return Finding("experiments", "ok", ", ".join(project.experiment_names()) or "none")

@@ -1,9 +1,17 @@
 """experiments/*.yaml as typed models: how one model is trained, and what it is served with (docs/settings.md)."""
 
+import re
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import (
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from ft_pipeline.sections import Section
 from ft_pipeline.settings import NAME_PATTERN
@@ -12,6 +20,16 @@ Technique = Literal["prompt_tuning", "lora", "qlora", "full"]
 Objective = Literal["sft", "dpo", "cpt"]
 LEARNING_RATES = {"prompt_tuning": 1e-2, "lora": 1e-3, "qlora": 1e-3, "full": 5e-5}
 """By technique, where the YAML names none; a tenth of it for dpo."""
+ALL_LINEAR = "all-linear"
+"""PEFT's word for every matrix but the head."""
+
+
+def _expression(given: str, key: str) -> str:
+    try:
+        re.compile(given)
+    except re.error as error:
+        raise ValueError(f"`{key}` holds {given!r}, no regular expression: {error}") from None
+    return given
 
 
 class PromptTuningSettings(Section):
@@ -33,7 +51,7 @@ class LoraSettings(Section):
     """PEFT's LoraConfig, same names: W' = W + (lora_alpha / r) · B · A (Hu et al. 2021, arXiv 2106.09685)."""
 
     r: int = Field(8, ge=1, le=1024)
-    lora_alpha: int | None = Field(None, ge=1)
+    lora_alpha: int | None = Field(None, ge=1, le=65_536)
     """Null: equal to r."""
     lora_dropout: float = Field(0.0, ge=0, lt=1)
     target_modules: list[str] | str = Field(["q_proj", "k_proj", "v_proj", "o_proj"], min_length=1)
@@ -42,10 +60,28 @@ class LoraSettings(Section):
     """Scale by lora_alpha / sqrt(r) (arXiv 2312.03732): worth trying from r = 32 on."""
     use_dora: bool = False
     """Learn the length of each row of W apart from its direction (arXiv 2402.09353); slower."""
-    rank_pattern: dict[str, int] = Field(default_factory=dict)
+    rank_pattern: dict[str, Annotated[int, Field(ge=1, le=1024)]] = Field(default_factory=dict)
     """Another r for the modules whose names end so: `{q_proj: 16}`."""
-    alpha_pattern: dict[str, int] = Field(default_factory=dict)
+    alpha_pattern: dict[str, Annotated[int, Field(ge=1, le=65_536)]] = Field(default_factory=dict)
     """Another lora_alpha for the modules whose names end so."""
+
+    @field_validator("target_modules")
+    @classmethod
+    def _names_or_an_expression(cls, given: list[str] | str) -> list[str] | str:
+        if isinstance(given, list) or given == ALL_LINEAR:
+            return given
+        if given.lower().replace("_", "-") == ALL_LINEAR:
+            raise ValueError(f"`lora.target_modules` is {given!r}; did you mean `{ALL_LINEAR}`?")
+        if re.fullmatch(r"\w+(\s*,\s*\w+)*", given):
+            raise ValueError(f"`lora.target_modules` is {given!r}; write names as a list: [{given}]")
+        return _expression(given, "lora.target_modules")
+
+    @field_validator("rank_pattern", "alpha_pattern")
+    @classmethod
+    def _expressions(cls, given: dict[str, int], info: ValidationInfo) -> dict[str, int]:
+        for name in given:
+            _expression(name, f"lora.{info.field_name}")
+        return given
 
     @property
     def alpha(self) -> int:
@@ -96,7 +132,7 @@ class TrainingSettings(Section):
     """Noise on the embeddings while training (arXiv 2310.05914), 5 to 15; null for none."""
     report_to: list[Literal["tensorboard", "wandb", "mlflow"]] = Field(default_factory=list)
     """Trackers that are told each step, beside the UI; each must be installed."""
-    seed: int = 42
+    seed: int = Field(42, ge=0, le=4_294_967_000)
 
     @model_serializer(mode="wrap")
     def _without_switches_that_are_off(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -161,7 +197,7 @@ class ExperimentSettings(Section):
     """experiments/NAME.yaml: one experiment."""
 
     description: str = ""
-    base_model: str = "embedded"
+    base_model: str = Field("embedded", min_length=1)
     """`embedded` (SmolLM2-135M-Instruct out of the wheel), a folder, or a hub id."""
     revision: str | None = None
     objective: Objective = "sft"
@@ -196,7 +232,8 @@ class ExperimentSettings(Section):
         if not isinstance(given, dict) or not isinstance(given.get("training") or {}, dict):
             return given
         training = dict(given.get("training") or {})
-        usual = LEARNING_RATES.get(given.get("technique", "qlora"))
+        technique = given.get("technique", "qlora")
+        usual = LEARNING_RATES.get(technique) if isinstance(technique, str) else None
         if training.get("learning_rate") is None and usual is not None:
             training["learning_rate"] = usual * (0.1 if given.get("objective") == "dpo" else 1)
         return {**given, "training": training}

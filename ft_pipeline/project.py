@@ -72,6 +72,15 @@ class Project:
                 return found[name]
         raise UserError(f"there is no experiment {name!r}; known: {', '.join(self.experiment_names()) or 'none'}")
 
+    def misnamed(self) -> dict[str, str]:
+        """By file name, what is wrong with the name of a YAML that therefore is no experiment."""
+        wrong = "an experiment's name is that of its file, NAME.yaml: small letters, digits, - and _, at most 63"
+        return {
+            path.name: f"{path.name}: {wrong}; rename the file"
+            for path in sorted((self.root / "experiments").glob("*.y*ml"))
+            if path.suffix == ".yml" or (path.suffix == ".yaml" and path.stem not in self._stems())
+        }
+
     def _stems(self) -> list[str]:
         """Of the files experiments/*.yaml whose names can be names of experiments."""
         return [path.stem for path in (self.root / "experiments").glob("*.yaml") if re.match(NAME_PATTERN, path.stem)]

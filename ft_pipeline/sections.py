@@ -1,19 +1,39 @@
 """A YAML file of settings as a typed model: one error for a slip, with the file, the line, the value and the fix."""
 
 import difflib
+import re
+from datetime import date
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
 
-from ft_pipeline.errors import UserError
+from ft_pipeline.errors import UserError, first_line
+
+_SHOWN = 5
+"""Faults of a file that are told at once."""
+_WIDE = 120
+"""Characters of a value that are shown."""
+_ABSENT = object()
+_BEGIN = "input should be "
 
 
 class Section(BaseModel):
     """A block of settings; an unknown key is an error, so that a typing slip never trains with a default."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _yes_is_no_number(cls, given: Any, info: ValidationInfo) -> Any:
+        """pydantic would take `r: true` for 1."""
+        if isinstance(given, bool) and info.field_name is not None:
+            wanted = cls.model_fields[info.field_name].annotation
+            if {int, float} & {wanted, *get_args(wanted)}:
+                raise PydanticCustomError("yes_or_no", "input should be a number")
+        return given
 
 
 SectionT = TypeVar("SectionT", bound=Section)
@@ -21,26 +41,56 @@ SectionT = TypeVar("SectionT", bound=Section)
 
 def read_settings(path: Path, model: type[SectionT]) -> SectionT:
     """Read a YAML file into `model`; a fault is one UserError that names the file, the line, the value and the fix."""
+    root, document = _read_yaml(path)
+    if document is None:
+        raise UserError(f"{path.name}: is empty; write `key: value` lines, or remove the file")
+    if not isinstance(document, dict):
+        raise UserError(f"{path.name}: must hold `key: value` lines, holds {_shown(document)}")
+    try:
+        return model.model_validate(document)
+    except ValidationError as error:
+        faults = _by_place(error, document)
+        lines = [_describe(path.name, place, each, root, model) for place, each in list(faults.items())[:_SHOWN]]
+        raise UserError("; ".join(lines)) from None
+
+
+def _read_yaml(path: Path) -> tuple[yaml.Node | None, Any]:
+    """The nodes, which know their lines, and the document. UserError where it is no YAML, or holds a key twice."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path.name}: cannot be read ({error}); it must be a UTF-8 YAML file") from error
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
-        document = yaml.safe_load(text)
+        if twice := _key_twice(root):
+            key, first, second = twice
+            raise UserError(f"{path.name}: line {second}: `{key}` stands in line {first} already; put both into one")
+        return root, yaml.safe_load(text)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f" line {mark.line + 1}:" if mark else ""
-        raise UserError(f"{path.name}:{line} not valid YAML: {getattr(error, 'problem', None) or error}") from error
-    if twice := _key_twice(root):
-        key, first, second = twice
-        raise UserError(f"{path.name}: line {second}: `{key}` stands in line {first} already; put both into one")
-    if not isinstance(document, dict):
-        raise UserError(f"{path.name}: must hold `key: value` lines, holds {type(document).__name__}")
-    try:
-        return model.model_validate(document)
-    except ValidationError as error:
-        raise UserError("; ".join(_describe(path.name, fault, root, model) for fault in error.errors()[:5])) from None
+        problem = getattr(error, "problem", None) or first_line(error)
+        raise UserError(f"{path.name}:{line} not valid YAML: {problem}") from error
+    except RecursionError:
+        raise UserError(f"{path.name}: not valid YAML here: it is nested too deep, or an anchor holds itself") from None
+    except ValueError as error:  # a date that is none, a number of thousands of digits
+        line = _unreadable(root)
+        raise UserError(
+            f"{path.name}: line {line}: the value cannot be read ({error}); put it in quotes, or mend it"
+        ) from None
+
+
+def _unreadable(node: yaml.Node | None) -> int | None:
+    """The line of the first scalar that YAML takes for something that it is not."""
+    if isinstance(node, yaml.ScalarNode):
+        try:
+            yaml.SafeLoader("").construct_object(node)
+        except ValueError:
+            return node.start_mark.line + 1
+        return None
+    children = node.value if node is not None else ()
+    parts = [each for child in children for each in (child if isinstance(child, tuple) else (child,))]
+    return next(filter(None, map(_unreadable, parts)), None)
 
 
 def _key_twice(node: yaml.Node | None) -> tuple[str, int, int] | None:
@@ -51,36 +101,117 @@ def _key_twice(node: yaml.Node | None) -> tuple[str, int, int] | None:
         return None
     lines: dict[str, int] = {}
     for key, value in node.value:
-        line = key.start_mark.line + 1
-        if key.value in lines:
-            return str(key.value), lines[key.value], line
-        lines[key.value] = line
+        line, name = key.start_mark.line + 1, str(key.value)
+        if name in lines:
+            return name, lines[name], line
+        lines[name] = line
         if (below := _key_twice(value)) is not None:
             return below
     return None
 
 
-def _describe(name: str, fault: Any, root: yaml.Node | None, model: type[BaseModel]) -> str:
-    location = [str(part) for part in fault["loc"]]
-    line = _line_of(root, location)
+def _by_place(error: ValidationError, document: Any) -> dict[tuple[str, ...], list[Any]]:
+    """The faults of each value, by where it stands in the document: a field of several types has one for each."""
+    found: dict[tuple[str, ...], list[Any]] = {}
+    for fault in error.errors():
+        place = _place(fault, document) or _named(fault["msg"], document)
+        found.setdefault(place, []).append(fault)
+    # What is wrong inside of a value says more than that the whole is of another type.
+    return {place: faults for place, faults in found.items() if not any(_within(other, place) for other in found)}
+
+
+def _named(message: str, document: Any) -> tuple[str, ...]:
+    """The first key that a rule over several keys speaks of, what stands in backticks before the rest."""
+    for name in [*re.findall(r"`([a-z_.]+)`", message), *re.findall(r"[a-z_]+(?:\.[a-z_]+)*", message)]:
+        place, found = tuple(name.split(".")), document
+        for part in place:
+            found = _below(found, part)
+        if found is not _ABSENT:
+            return place
+    return ()
+
+
+def _within(inner: tuple[str, ...], outer: tuple[str, ...]) -> bool:
+    return len(inner) > len(outer) and inner[: len(outer)] == outer
+
+
+def _place(fault: Any, document: Any) -> tuple[str, ...]:
+    """Where a fault stands, without the names that pydantic gives the types of a union (`list[str]`)."""
+    place: list[str] = []
+    *rest, last = fault["loc"] or ("",)
+    for part in rest:
+        if (below := _below(document, part)) is not _ABSENT:
+            place.append(str(part))
+            document = below
+    if last != "" and (fault["type"] == "missing" or _below(document, last) is not _ABSENT):
+        place.append(str(last))
+    return tuple(place)
+
+
+def _below(document: Any, part: int | str) -> Any:
+    if isinstance(document, dict):
+        return next((value for key, value in document.items() if str(key) == str(part)), _ABSENT)
+    return document[part] if isinstance(document, list) and isinstance(part, int) else _ABSENT
+
+
+def _describe(
+    name: str, place: tuple[str, ...], faults: list[Any], root: yaml.Node | None, model: type[Section]
+) -> str:
+    fault = faults[0]
+    line = _line_of(root, place)
     where = f"{name}: line {line}: " if line else f"{name}: "
-    key = ".".join(location) or "the file"
+    key = ".".join(place) or "the file"
     if fault["type"] == "extra_forbidden":
-        known = _known_keys(model, location[:-1])
-        close = difflib.get_close_matches(location[-1], known, n=1)
-        hint = f"did you mean `{close[0]}`?" if close else f"known keys: {', '.join(known)}"
-        return f"{where}unknown key `{key}`; {hint}"
+        return f"{where}unknown key `{key}`; {_meant(model, place)}"
+    if fault["type"] == "invalid_key":
+        return f"{where}{fault['input']!r} is no name of a key; known keys: {', '.join(_known_keys(model, place[:-1]))}"
     if fault["type"] == "value_error":
         return f"{where}{fault['ctx']['error']}"
     if fault["type"] == "missing":
         return f"{where}`{key}` is required"
-    return f"{where}`{key}` is {fault['input']!r}: {fault['msg'][0].lower()}{fault['msg'][1:]}"
+    first, *others = dict.fromkeys(_wanted(each) for each in faults)
+    wanted = first + "".join(f", or {each.removeprefix(_BEGIN)}" for each in others)
+    return f"{where}`{key}` is {_shown(fault['input'])}: {wanted}"
 
 
-def _line_of(node: yaml.Node | None, location: list[str]) -> int | None:
-    """The 1-based line of the deepest key of `location` that the YAML document holds."""
+def _wanted(fault: Any) -> str:
+    if fault["type"] in ("model_type", "dict_type"):
+        return "input should be a block of `key: value` lines"
+    if fault["type"] == "list_type":
+        return "input should be a list: [first, second]"
+    return str(fault["msg"][0].lower() + fault["msg"][1:])
+
+
+def _shown(value: Any) -> str:
+    """A value as YAML writes it, as far as one line goes."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    text = str(value) if isinstance(value, date) else repr(value)
+    return text if len(text) <= _WIDE else f"{text[:_WIDE]}…"
+
+
+def _meant(model: type[BaseModel], place: tuple[str, ...]) -> str:
+    """What may have been meant by an unknown key: its home, where another section has it, or a name like it."""
+    known = _known_keys(model, place[:-1])
+    homes = [name for name in _sections(model) if place[-1] in _known_keys(model, (name,))]
+    if len(homes) == 1:
+        return f"it belongs into `{homes[0]}`"
+    close = difflib.get_close_matches(place[-1], known, n=1)
+    return f"did you mean `{close[0]}`?" if close else f"known keys: {', '.join(known)}"
+
+
+def _sections(model: type[BaseModel]) -> list[str]:
+    return [name for name, field in model.model_fields.items() if section_of(field.annotation) is not None]
+
+
+def _line_of(node: yaml.Node | None, place: tuple[str, ...]) -> int | None:
+    """The 1-based line of the deepest part of `place` that the YAML document holds."""
     line = None
-    for part in location:
+    for part in place:
+        if isinstance(node, yaml.SequenceNode) and part.isdigit() and int(part) < len(node.value):
+            node = node.value[int(part)]
+            line = node.start_mark.line + 1
+            continue
         if not isinstance(node, yaml.MappingNode):
             break
         found = next(((key, value) for key, value in node.value if key.value == part), None)
@@ -90,8 +221,8 @@ def _line_of(node: yaml.Node | None, location: list[str]) -> int | None:
     return line
 
 
-def _known_keys(model: type[BaseModel], location: list[str]) -> list[str]:
-    for part in location:
+def _known_keys(model: type[BaseModel], place: tuple[str, ...]) -> list[str]:
+    for part in place:
         section = section_of(model.model_fields[part].annotation) if part in model.model_fields else None
         if section is None:
             return []

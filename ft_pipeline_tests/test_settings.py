@@ -26,9 +26,31 @@ def written(tmp_path: Path, text: str) -> Path:
         ("technique: qlora\nlora:\n  r: 0\n", ["line 3", "lora.r", "0", "greater than or equal to 1"]),
         ("technique: qlora\n  lora: [\n", ["line 2", "not valid YAML"]),
         ("technique: qlora\nlora:\n  r: 4\nlora:\n  r: 8\n", ["line 4", "`lora` stands in line 2 already"]),
-        ("- technique\n", ["must hold `key: value` lines", "list"]),
+        ("- technique\n", ["must hold `key: value` lines", "['technique']"]),
+        ("# nothing yet\n", ["is empty"]),
+        ("lora: &x\n  r: *x\n", ["an anchor holds itself"]),
+        ("technique: lora\ndescription: 2026-02-30\n", ["line 2", "day is out of range", "put it in quotes"]),
+        ("technique: lora\nlora:\n  r: 1" + 5000 * "0", ["line 3", "5001 digits"]),
+        ("technique: [lora]\n", ["line 1", "`technique` is ['lora']", "'qlora'"]),
+        ("technique: lora\nlora: []\n", ["line 2", "`lora` is []", "block of `key: value` lines"]),
+        ("lora:\n  r: true\n", ["line 2", "`lora.r` is true", "a number"]),
+        ("training:\n  weight_decay: .inf\n", ["line 2", "`training.weight_decay` is inf", "finite"]),
+        ("training:\n  seed: -1\n", ["line 2", "`training.seed` is -1"]),
+        ("training:\n  seed: 99999999999\n", ["line 2", "`training.seed` is 99999999999"]),
+        ("training:\n  report_to: tensorboard\n", ["line 2", "`training.report_to` is 'tensorboard'", "a list"]),
+        ("training:\n  max_steps: ten\n", ["line 2", "`training.max_steps` is 'ten'", "-1, or a valid integer"]),
+        ("lora:\n  target_modules:\n  - q_proj\n  - 3\n", ["line 4", "`lora.target_modules.1` is 3", "string"]),
+        ("lora:\n  target_modules: 5\n", ["line 2", "`lora.target_modules` is 5", "a list: [first, second], or a"]),
+        ("lora:\n  target_modules: all_linear\n", ["line 2", "did you mean `all-linear`"]),
+        ("lora:\n  target_modules: q_proj, k_proj\n", ["line 2", "write names as a list: [q_proj, k_proj]"]),
+        ("lora:\n  target_modules: '*q_proj'\n", ["line 2", "'*q_proj', no regular expression"]),
+        ("lora:\n  rank_pattern: {q_proj: 0}\n", ["line 2", "`lora.rank_pattern.q_proj` is 0"]),
+        ("lora:\n  alpha_pattern: {'(': 4}\n", ["line 2", "`lora.alpha_pattern` holds '('"]),
+        ("learning_rate: 1e-4\n", ["line 1", "unknown key `learning_rate`", "it belongs into `training`"]),
+        ("on: true\n", ["True is no name of a key", "known keys: description"]),
+        ("base_model: ''\n", ["line 1", "`base_model` is ''"]),
         ("technique: lora\nquantization:\n  bnb_4bit_quant_type: fp4\n", ["uses no 4-bit base", "technique: qlora"]),
-        ("technique: lora\nmerge:\n  mode: auto\n", ["one way to merge"]),
+        ("technique: lora\nmerge:\n  mode: auto\n", ["line 3", "one way to merge"]),
     ],
 )
 def test_a_slip_in_an_experiment_is_named(tmp_path: Path, text: str, said: list[str]) -> None:
@@ -133,6 +155,14 @@ def test_stages_come_in_the_order_in_which_they_train(tmp_path: Path) -> None:
 def test_a_start_that_cannot_be_is_one_clear_error(tmp_path: Path, texts: dict[str, str], said: str) -> None:
     with pytest.raises(UserError, match=said):
         project_of(tmp_path, **texts).stages("a")
+
+
+def test_a_yaml_whose_name_can_be_no_experiment_is_listed_as_broken(tmp_path: Path) -> None:
+    project = project_of(tmp_path, lora="technique: lora\n", **{"My Model": "technique: lora\n", "ümlaut": ""})
+    (tmp_path / "experiments" / "late.yml").write_text("technique: lora\n")
+    assert project.experiment_names() == ["lora"]
+    assert list(project.misnamed()) == ["My Model.yaml", "late.yml", "ümlaut.yaml"]
+    assert all("rename the file" in error for error in project.misnamed().values())
 
 
 def test_three_lines_are_an_experiment(tmp_path: Path) -> None:

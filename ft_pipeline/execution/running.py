@@ -124,17 +124,29 @@ def list_experiments(project: Project) -> list[dict[str, Any]]:
     comparison = current_document(project.store, "comparison")
     rows = [_describe(project, name, comparison) for name in project.experiment_names()]
     planned = plan(project, [row["name"] for row in rows if row["error"] is None])
-    return [row if row["error"] else row | {"state": _state(planned, row["name"])} for row in rows]
+    known = [row if row["error"] else row | {"state": _state(planned, row["name"])} for row in rows]
+    return known + [_broken(name, error) for name, error in project.misnamed().items()]
+
+
+def _broken(name: str, error: str) -> dict[str, Any]:
+    unknown = dict.fromkeys(("objective", "technique", "base_model", "primary_score"))
+    return {"name": name, **unknown, "state": "broken", "error": error}
 
 
 def _describe(project: Project, name: str, comparison: dict[str, Any] | None) -> dict[str, Any]:
-    row: dict[str, Any] = {"name": name, "objective": None, "technique": None, "base_model": None, "state": "broken"}
     try:
         settings = project.experiment(name)
     except UserError as error:
-        return {**row, "primary_score": None, "error": str(error)}
-    row.update(objective=settings.objective, technique=settings.technique, base_model=settings.base_model)
-    return {**row, "primary_score": _primary_score(comparison, name), "error": None}
+        return _broken(name, str(error))
+    return {
+        "name": name,
+        "objective": settings.objective,
+        "technique": settings.technique,
+        "base_model": settings.base_model,
+        "state": None,
+        "primary_score": _primary_score(comparison, name),
+        "error": None,
+    }
 
 
 def _state(planned: Sequence[Planned], experiment: str) -> str:
