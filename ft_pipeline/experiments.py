@@ -55,7 +55,8 @@ class LoraSettings(Section):
     """Null: equal to r."""
     lora_dropout: float = Field(0.0, ge=0, lt=1)
     target_modules: list[str] | str = Field(["q_proj", "k_proj", "v_proj", "o_proj"], min_length=1)
-    """Names of matrices, `all-linear`, or one regular expression over whole module names (`.*layers.0.*_proj`)."""
+    """Names of matrices, `all-linear`, or one regular expression over whole module names (`.*layers.0.*_proj`). The
+    default means the attention's matrices, also where a model names or joins them otherwise (`c_attn`, `qkv_proj`)."""
     use_rslora: bool = False
     """Scale by lora_alpha / sqrt(r) (arXiv 2312.03732): worth trying from r = 32 on."""
     use_dora: bool = False

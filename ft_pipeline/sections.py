@@ -74,9 +74,9 @@ def _read_yaml(path: Path) -> tuple[yaml.Node | None, Any]:
     except RecursionError:
         raise UserError(f"{path.name}: not valid YAML here: it is nested too deep, or an anchor holds itself") from None
     except ValueError as error:  # a date that is none, a number of thousands of digits
-        line = _unreadable(root)
+        at = _unreadable(root)
         raise UserError(
-            f"{path.name}: line {line}: the value cannot be read ({error}); put it in quotes, or mend it"
+            f"{path.name}: line {at}: the value cannot be read ({error}); put it in quotes, or mend it"
         ) from None
 
 

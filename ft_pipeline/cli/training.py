@@ -10,7 +10,8 @@ from ft_pipeline.errors import UserError
 from ft_pipeline.project import Project
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.current import Current
-from ft_pipeline.training.memory import Plan, estimate, estimate_experiment, nearest_llama
+from ft_pipeline.training.memory import Plan, estimate, estimate_experiment
+from ft_pipeline.training.shapes import nearest_llama
 
 
 def memory(

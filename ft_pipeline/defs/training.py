@@ -136,7 +136,8 @@ def _estimate(making: Making) -> dict[str, Any]:
     settings = ExperimentSettings.model_validate(making.spec.config["experiment"])
     model = json.loads((making.inputs["base_model"] / "config.json").read_text(encoding="utf-8"))
     longest = making.artifact("training_data").summary["audit"]["lengths"]["max"]
-    found = estimate_experiment(settings, model, longest, settings.gpu.min_memory_gb or None)
+    params = making.artifact("base_model").summary["params"]
+    found = estimate_experiment(settings, model, longest, settings.gpu.min_memory_gb or None, params=params)
     declared = f"{settings.gpu.min_memory_gb:g} GB GPU" if settings.gpu.min_memory_gb else "no GPU size declared"
     message = f"about {found['total_gb']:.1f} GB, at the least {found['lower_bound_gb']:.1f} GB; {declared}"
     fits = found["possible"] is not False  # nothing to hold it against where no size is declared

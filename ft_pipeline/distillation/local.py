@@ -79,7 +79,7 @@ class _Teacher:
 
     def answer(self, keys: Sequence[str], *, seed: int) -> dict[str, Entry]:
         """The answers to these prompts; one that does not fit the model's context is not asked."""
-        context = getattr(self.model.config, "max_position_embeddings", None)
+        context = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         fitting = [k for k in keys if not context or self.lengths[k] + self.settings.max_new_tokens <= context]
         begun = time.monotonic()
         generations = generate(

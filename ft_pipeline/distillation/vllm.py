@@ -100,7 +100,8 @@ class _Work:
         self.rows = rows
         self.lengths = token_lengths(tokenizer, prompter.rendered(tokenizer, rows))
         room = prompter.teacher.max_new_tokens
-        context = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("max_position_embeddings")
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        context = config.get("text_config", config).get("max_position_embeddings")
         fitting = {key: length for key, length in self.lengths.items() if not context or length + room <= context}
         self.longest = max(fitting.values(), default=0) + room
         """Tokens of the longest prompt that fits, and of its answer."""

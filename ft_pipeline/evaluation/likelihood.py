@@ -28,7 +28,7 @@ def target_log_likelihoods(
     contexts = Contexts(model, [context for context, _ in pairs])
     for group in contexts.groups():
         rest = {index: (contexts.ids[index][group.length :], pairs[index][1]) for index in group.members}
-        for batch in _batches(contexts.model, rest, batch_size):
+        for batch in _batches(contexts.model, rest, contexts.together(batch_size)):
             scored = _score(contexts.model, [rest[index] for index in batch], group.cache, group.length)
             results.update(zip(batch, scored, strict=True))
             on_done(len(batch))
@@ -37,7 +37,7 @@ def target_log_likelihoods(
 
 def _batches(model: Any, rest: dict[int, Pair], batch_size: int) -> list[list[int]]:
     """Indices in batches of similar length, the longest first; at most `batch_size` rows and `_LOGITS` logits each."""
-    most_positions = max(1, _LOGITS // model.config.vocab_size)
+    most_positions = max(1, _LOGITS // model.config.get_text_config().vocab_size)
     batches: list[list[int]] = []
     widest = 0
     for index in sorted(rest, key=lambda index: (-len(rest[index][0]) - len(rest[index][1]), index)):

@@ -245,7 +245,7 @@ class Scorer:
 
 def _window(model: Any) -> int | None:
     """How many tokens of text the model reads; a learned prompt takes its share."""
-    positions = getattr(model.config, "max_position_embeddings", None)
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     prompt = learned_prompt(model)
     return positions - len(prompt) if positions is not None and prompt is not None else positions
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import AttentionInterface
 
-from ft_pipeline.models.parts import causal_lm
+from ft_pipeline.models.parts import causal_lm, reads_all_before
 
 END_TO_END = "end_to_end"
 """Name of this attention among transformers'."""
@@ -44,8 +44,7 @@ def _stands_against(causal: Any) -> str | None:
     name = config.model_type
     if not causal._supports_attention_backend:
         return f"{name} models have an attention of their own"
-    kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention"}
-    if kinds or getattr(config, "sliding_window", None) or getattr(config, "attention_chunk_size", None):
+    if not reads_all_before(causal):
         return f"this {name} model does not let every token read all before it"
     if getattr(config, "attn_logit_softcapping", None):
         return f"this {name} model caps its attention scores"

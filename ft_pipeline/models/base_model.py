@@ -226,12 +226,24 @@ def _refuse_unusable(out: Path, model: str) -> None:
     config = read_json(out / "config.json", model)
     if not config:
         raise UserError(f"base_model {model!r} holds no config.json; it must be a folder that save_pretrained wrote")
+    _require_known_kind(config.get("model_type"), model)
     if "quantization_config" in config:
         raise UserError(
             f"base_model {model!r} is already quantised; name the 16-bit model (technique qlora makes its own NF4)"
         )
     if not any((out / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
         raise UserError(f"base_model {model!r} holds no tokenizer; save one beside the weights")
+
+
+def _require_known_kind(kind: str | None, model: str) -> None:
+    from transformers import __version__
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        raise UserError(
+            f"base_model {model!r} is of the type {kind!r}, which transformers {__version__} knows no causal language "
+            "model of; choose one that writes text from left to right, such as llama, qwen3, gemma3 or mistral"
+        )
 
 
 def _embedded_file() -> Any:

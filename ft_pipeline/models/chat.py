@@ -90,7 +90,19 @@ def prompt_and_target(tokenizer: Any, messages: Sequence[Message]) -> tuple[str,
         raise UserError(
             f"the chat template changes the text of an answer ({content[:60]!r}), so it cannot be trained or scored"
         )
+    _refuse_untold_lead(tokenizer, messages, context, full[begin:answer])
     return context, full[begin : _end_of_turn(tokenizer, full, answer + len(content))]
+
+
+def _refuse_untold_lead(tokenizer: Any, messages: Sequence[Message], context: str, lead: str) -> None:
+    """UserError where a prompt ends before the answer's own header, which the model would then have to write itself."""
+    if not lead.strip() or split_thoughts(messages[-1])[0]:
+        return
+    if context == render(tokenizer, messages[:-1], add_generation_prompt=False):
+        raise UserError(
+            f"the chat template writes {lead.strip()!r} before an answer and leaves it out of the prompt for one; let "
+            "it write that where add_generation_prompt is true"
+        )
 
 
 def split_thoughts(message: Message) -> tuple[str, str]:

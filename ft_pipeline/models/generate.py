@@ -42,13 +42,14 @@ def generate(
     contexts = Contexts(model, [tokenizer(prompt, add_special_tokens=False)["input_ids"] for prompt in prompts])
     encoded = contexts.ids
     stops = stop_token_ids(tokenizer, model)
+    together = contexts.together(batch_size)
     answers: dict[int, Generation] = {}
     torch.manual_seed(seed)
     started = time.monotonic()
     for group in contexts.groups():
         order = sorted(group.members, key=lambda index: (-len(encoded[index]), index))
-        for begin in range(0, len(order), batch_size):
-            indices = order[begin : begin + batch_size]
+        for begin in range(0, len(order), together):
+            indices = order[begin : begin + together]
             batch = _Batch([encoded[index] for index in indices], group.length, group.cache)
             rows = _generate_batch(contexts.model, tokenizer, batch, stops, max_new_tokens, temperature)
             for index, ids in zip(indices, rows, strict=True):

@@ -1,5 +1,6 @@
 """Load a model folder on a device: 16 bit or NF4, with or without an adapter."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -72,11 +73,28 @@ def keep_weights_unpacked(model: Any) -> None:
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer of `folder`; where it has no pad token, the stop token pads (losses mask by position)."""
+    """The tokenizer of `folder`, with a pad token that the model has an embedding for: its own, the stop token, or
+    another control token (losses mask by position). UserError where it has no control token at all."""
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer
+    own = (tokenizer.pad_token, tokenizer.eos_token, tokenizer.unk_token, tokenizer.bos_token)
+    words = _vocabulary_size(folder)
+    for token in (*own, *sorted(tokenizer.all_special_tokens)):
+        if token is not None and (words is None or tokenizer.convert_tokens_to_ids(token) < words):
+            if token != tokenizer.pad_token:
+                tokenizer.pad_token = token
+            return tokenizer
+    raise UserError(
+        f"the tokenizer of {folder.name} has no control token that the model knows: name an eos_token in its "
+        "tokenizer_config.json"
+    )
+
+
+def _vocabulary_size(folder: Path) -> int | None:
+    """How many words the model of `folder` has an embedding for; None where its config.json does not say."""
+    path = folder / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    words: int | None = config.get("text_config", config).get("vocab_size")
+    return words
 
 
 def _four_bit(quantization: dict[str, Any] | None, dtype: torch.dtype) -> BitsAndBytesConfig | None:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from ft_pipeline.models.learned_prompt import learned_prompt, read_learned_prompt
+from ft_pipeline.models.parts import reads_all_before
 
 _HEAD = 64
 """Contexts that agree in this many first tokens are candidates for a shared prefix."""
@@ -54,12 +55,21 @@ class Contexts:
         """What runs: the frozen model where the learned prompt is in the cache."""
         self.ids = [[0] * self.virtual + list(context) for context in contexts]
         self._prompt = prompt
+        self._gaps = reads_all_before(self.model)
+
+    def together(self, rows: int) -> int:
+        """How many contexts of a group may share a batch, of `rows` that would fit: padding stands between what they
+        share and the rest, and would push what is shared out of a sliding window."""
+        return rows if self._gaps or self._prompt is None else 1
 
     def groups(self) -> Iterator[Shared]:
         """Every context in one group; a length of 0 where sharing is not worth it."""
         if self._prompt is not None:
             with torch.inference_mode():
                 yield Shared(self.virtual, list(range(len(self.ids))), read_learned_prompt(self.model, self._prompt))
+            return
+        if not self._gaps:
+            yield Shared(0, list(range(len(self.ids))), None)
             return
         for length, members in shared_prefixes(self.ids):
             yield Shared(length, members, read_prefix(self.model, self.ids[members[0]][:length]) if length else None)

@@ -17,6 +17,7 @@ from ft_pipeline.job import Job, Rank
 from ft_pipeline.models.load import compute_dtype, load_tokenizer
 from ft_pipeline.training.callbacks import Evaluations, Progress
 from ft_pipeline.training.preference import PairTrainer, with_reference
+from ft_pipeline.training.probe import require_causal, require_room
 from ft_pipeline.training.ranks import Ranks, joined
 from ft_pipeline.training.speed import speed_up
 from ft_pipeline.training.techniques import count_parameters, load_weights, new_model, save_adapter, save_full
@@ -45,6 +46,8 @@ def run(job: Job) -> dict[str, Any]:
     started = time.monotonic()
     with _clear_errors(settings), joined(job.rank, job.device) as ranks:
         model = new_model(job.inputs["base_model"], settings, job.device, start=job.inputs.get("start"))
+        require_causal(model)
+        require_room(model, rows)
         speed_up(model, settings.training, job.device)
         counts = count_parameters(model)
         job.report.log(_begins(settings, counts, ranks))

@@ -56,13 +56,13 @@ def token_losses(model: Any, batch: dict[str, Tensor]) -> Tensor:
 
 def answer_states(model: Any, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
     """Last hidden states [tokens, width of the model] where a trained token is predicted, and those tokens [tokens]."""
-    states = _hidden_states(model, batch)
+    states = hidden_states(model, batch)
     targets = batch["labels"][:, 1:]
     trained = targets != MASKED
     return states[:, :-1][trained], targets[trained]
 
 
-def _hidden_states(model: Any, batch: dict[str, Tensor]) -> Tensor:
+def hidden_states(model: Any, batch: dict[str, Tensor]) -> Tensor:
     """Last hidden states [rows, width, width of the model] of the rows' own tokens, behind a learned prompt if any."""
     decoder, prompt = _decoder(model), learned_prompt(model)
     if BOUNDS in batch:

@@ -10,6 +10,7 @@ from typing import Any
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.experiments import ExperimentSettings
+from ft_pipeline.training.shapes import Shape, read_shape
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _STATE_BYTES = {"adamw_torch": None, "adamw_8bit": 1, "paged_adamw_8bit": 1}
@@ -22,49 +23,6 @@ _RUNTIME = {"cuda": 0.7e9, "cpu": 0.2e9}
 _LOGIT_ROWS = 128
 SHORT_ROW = 512
 """Tokens up to which a CPU keeps the attention scores of a row that lies end to end (models/attention.py)."""
-
-
-@dataclass(frozen=True)
-class Shape:
-    """The sizes of a Llama-like decoder, from its config.json."""
-
-    hidden: int
-    layers: int
-    intermediate: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    vocabulary: int
-    tied: bool
-
-    @property
-    def linear(self) -> dict[str, tuple[int, int]]:
-        """(inputs, outputs) of the matrices of one layer, by module name."""
-        queries, keys = self.heads * self.head_dim, self.kv_heads * self.head_dim
-        return {
-            "q_proj": (self.hidden, queries),
-            "k_proj": (self.hidden, keys),
-            "v_proj": (self.hidden, keys),
-            "o_proj": (queries, self.hidden),
-            "gate_proj": (self.hidden, self.intermediate),
-            "up_proj": (self.hidden, self.intermediate),
-            "down_proj": (self.intermediate, self.hidden),
-        }
-
-    @property
-    def matrix_params(self) -> int:
-        """Parameters of the layers' matrices: what NF4 packs."""
-        return self.layers * sum(inputs * outputs for inputs, outputs in self.linear.values())
-
-    @property
-    def params(self) -> int:
-        embeddings = self.vocabulary * self.hidden * (1 if self.tied else 2)
-        return self.matrix_params + embeddings + self.hidden * (2 * self.layers + 1)
-
-    def adapter_params(self, r: int, targets: Sequence[str] | str) -> int:
-        """Parameters of LoRA's A and B on the named matrices of every layer."""
-        names = self.linear if targets == "all-linear" else [name for name in self.linear if name in targets]
-        return self.layers * sum(r * sum(self.linear[name]) for name in names)
 
 
 @dataclass(frozen=True)
@@ -90,30 +48,6 @@ class Plan:
     """Weights, gradients and states in 32 bit, computed with 16-bit copies: how the trainer trains `full`."""
     device: str = "cuda"
     """`cpu` has no CUDA context."""
-
-
-def read_shape(config: dict[str, Any]) -> Shape:
-    """The shape in a parsed config.json. UserError where it is no decoder that we can count."""
-    config = config.get("text_config", config)
-    try:
-        hidden, heads = config["hidden_size"], config["num_attention_heads"]
-        return Shape(
-            hidden=hidden,
-            layers=config["num_hidden_layers"],
-            intermediate=config["intermediate_size"],
-            heads=heads,
-            kv_heads=config.get("num_key_value_heads") or heads,
-            head_dim=config.get("head_dim") or hidden // heads,
-            vocabulary=config["vocab_size"],
-            tied=bool(config.get("tie_word_embeddings", False)),
-        )
-    except KeyError as missing:
-        raise UserError(f"config.json has no {missing}; memory can be estimated for Llama-like decoders only") from None
-
-
-def nearest_llama(params: float) -> Shape:
-    """The shape of the published Llama-like model whose size is nearest to `params`."""
-    return min(_KNOWN, key=lambda shape: max(shape.params / params, params / shape.params))
 
 
 def estimate(
@@ -148,10 +82,11 @@ def estimate_experiment(
     longest_row: int | None,
     gpu_memory_gb: float | None,
     device: str = "cuda",
+    params: int | None = None,
 ) -> dict[str, Any]:
     """The estimate of one experiment; `longest_row` in tokens, from the token audit (null: `max_length`).
 
-    `device` "cpu" leaves out the CUDA context.
+    `device` "cpu" leaves out the CUDA context. `params`: counted in the weights' own headers, where they are there.
     """
     training = settings.training
     # The rejected answer of a pair goes through the model beside the preferred one.
@@ -170,7 +105,7 @@ def estimate_experiment(
         autocast=settings.technique == "full",
         device=device,
     )
-    return estimate(read_shape(config), plan, gpu_memory_gb=gpu_memory_gb)
+    return estimate(read_shape(config), plan, params=params, gpu_memory_gb=gpu_memory_gb)
 
 
 def _parts(shape: Shape, plan: Plan, params: float | None) -> dict[str, float]:
@@ -236,17 +171,18 @@ def _kept_values(shape: Shape, plan: Plan) -> float:
     their 32-bit outputs too (4 h), each of five matrices its own 16-bit copy of what it reads (5 h). Short rows end to
     end on a CPU keep a score for each head and token before.
     """
-    values = 4 * shape.hidden + 4 * shape.heads * shape.head_dim + 3 * shape.intermediate
+    width = shape.intermediate + shape.active * shape.expert
+    values = 4 * shape.hidden + 4 * shape.heads * shape.head_dim + (3 if shape.gated else 2) * width
     if plan.padding_free and plan.device == "cpu" and plan.length <= SHORT_ROW:
         values += shape.heads * plan.length
     if plan.technique == "full":
-        return values + 9 * shape.hidden + shape.intermediate
+        return values + 9 * shape.hidden + width
     if plan.technique == "prompt_tuning":
         return values
-    targets = shape.linear if plan.target_modules == "all-linear" else plan.target_modules
+    targets = shape.targeted(plan.target_modules)
     for readers in (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj")):
         values += shape.hidden if any(name in targets for name in readers) else 0
-    return values + (shape.intermediate if "down_proj" in targets else 0)
+    return values + (width if "down_proj" in targets else 0)
 
 
 def _workspace_bytes(shape: Shape, plan: Plan, width: int) -> float:
@@ -280,14 +216,3 @@ def _advice(shape: Shape, plan: Plan, params: float | None, gpu_memory_gb: float
     changes += [(f"technique: {name}", replace(least, technique=name, optim="paged_adamw_8bit")) for name in lighter]
     fitting = [text for text, change in changes if sum(_parts(shape, change, params).values()) <= gpu_memory_gb * 1e9]
     return fitting or [f"nothing here fits {gpu_memory_gb:g} GB: choose a smaller base_model or a larger GPU"]
-
-
-_KNOWN = (
-    Shape(576, 30, 1536, 9, 3, 64, 49_152, True),
-    Shape(2048, 22, 5632, 32, 4, 64, 32_000, False),
-    Shape(3072, 28, 8192, 24, 8, 128, 128_256, True),
-    Shape(4096, 32, 11_008, 32, 32, 128, 32_000, False),
-    Shape(5120, 40, 13_824, 40, 40, 128, 32_000, False),
-    Shape(8192, 80, 28_672, 64, 8, 128, 32_000, False),
-)
-"""SmolLM2-135M, TinyLlama-1.1B, Llama 3.2 3B, Llama 2 7B, 13B, 70B."""

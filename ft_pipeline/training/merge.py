@@ -7,7 +7,6 @@ weights, and differs from the adapter by the NF4 noise.
 
 import gc
 import json
-import re
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -16,10 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
-from ft_pipeline.errors import UserError
 from ft_pipeline.experiments import ExperimentSettings
 from ft_pipeline.job import Job
 from ft_pipeline.models.base_model import link_files
@@ -28,8 +25,8 @@ from ft_pipeline.training.equivalence import Measurement, kl_divergence, measure
 from ft_pipeline.training.noise import noise_table
 from ft_pipeline.training.techniques import copy_companions
 from ft_pipeline.training.training_data import read_split
+from ft_pipeline.training.updates import as_stored, lora_updates
 
-_PREFIX = "base_model.model."
 _NOT_OF_THE_MODEL = ("manifest.json", "metrics.jsonl")
 
 
@@ -129,16 +126,17 @@ def write_merged(
     model = load_model(base, device)
     if mode == "dequantized":
         for name, weight in dequantized_weights(base, settings, device).items():
-            model.get_submodule(name).weight.data = weight
-    for name, update in lora_updates(adapter).items():
-        weight = model.get_submodule(name).weight
-        weight.data = update.apply(weight.data)
+            module = model.get_submodule(name)
+            module.weight.data = as_stored(module, weight)
+    for update in lora_updates(adapter).values():
+        update.add_to(model)
     model.save_pretrained(out)
     copy_companions(base, out)
 
 
 def dequantized_weights(base: Path, settings: ExperimentSettings, device: str) -> dict[str, Tensor]:
-    """The 4-bit weights of a freshly loaded model as 16-bit matrices, by module name; no forward pass comes before."""
+    """The 4-bit weights of a freshly loaded model as 16-bit matrices [outputs, inputs], by module name; no forward pass
+    comes before."""
     from bitsandbytes.functional import dequantize_4bit
     from bitsandbytes.nn import Linear4bit
 
@@ -149,50 +147,6 @@ def dequantized_weights(base: Path, settings: ExperimentSettings, device: str) -
         for name, module in model.named_modules()
         if isinstance(module, Linear4bit)
     }
-
-
-@dataclass(frozen=True)
-class Update:
-    """What an adapter does to one matrix W, in fp32."""
-
-    delta: Tensor
-    """scaling·B·A, of W's shape [outputs, inputs]."""
-    magnitude: Tensor | None = None
-    """DoRA: the length that each row of W + delta is given [outputs] (arXiv 2402.09353, equation 5)."""
-
-    def apply(self, weight: Tensor) -> Tensor:
-        """The new matrix, summed in fp32, in W's dtype and on its device."""
-        total = weight.float() + self.delta.to(weight.device)
-        if self.magnitude is not None:
-            total *= (self.magnitude.to(weight.device) / total.norm(dim=1))[:, None]
-        return total.to(weight.dtype)
-
-
-def lora_updates(adapter: Path) -> dict[str, Update]:
-    """By module name, what a PEFT folder of LoRA matrices adds. UserError for an adapter that is more than that.
-
-    The scaling of a module is alpha/r, or alpha/sqrt(r) with rsLoRA (arXiv 2312.03732), with its own alpha and r where
-    a pattern names it.
-    """
-    config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
-    for key in ("modules_to_save", "fan_in_fan_out", "lora_bias", "trainable_token_indices"):
-        if config.get(key):
-            raise UserError(
-                f"the adapter uses {key}, which this merge does not know; train without it, or serve it unmerged"
-            )
-    weights = load_file(adapter / "adapter_model.safetensors")
-    names = sorted(key.removesuffix(".lora_A.weight") for key in weights if key.endswith(".lora_A.weight"))
-    return {name.removeprefix(_PREFIX): _update(name, weights, config) for name in names}
-
-
-def _update(name: str, weights: dict[str, Tensor], config: dict[str, Any]) -> Update:
-    inner, outer = weights[f"{name}.lora_A.weight"].float(), weights[f"{name}.lora_B.weight"].float()
-    rank = inner.shape[0]
-    patterns = config.get("alpha_pattern") or {}
-    alpha = next((patterns[key] for key in patterns if re.match(rf"(.*\.)?({key})$", name)), config["lora_alpha"])
-    scaling = alpha / (rank**0.5 if config.get("use_rslora") else rank)
-    magnitude = weights.get(f"{name}.lora_magnitude_vector")
-    return Update(scaling * (outer @ inner), None if magnitude is None else magnitude.float())
 
 
 def _modes(settings: ExperimentSettings) -> list[str]:

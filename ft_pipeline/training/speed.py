@@ -13,7 +13,8 @@ from transformers.integrations.liger import apply_liger_kernel
 from ft_pipeline.errors import UserError
 from ft_pipeline.experiments import TrainingSettings
 from ft_pipeline.models.attention import lay_end_to_end
-from ft_pipeline.models.parts import layers
+from ft_pipeline.models.parts import causal_lm, layers
+from ft_pipeline.training.probe import require_rows_apart, states_of_rows
 
 _COMPILERS = ("g++", "clang++")
 _LIGER = {"cross_entropy": False, "fused_linear_cross_entropy": False}
@@ -25,8 +26,8 @@ def speed_up(model: Any, training: TrainingSettings, device: str) -> None:
 
     UserError where this model or this machine cannot do what is wanted.
     """
-    if training.padding_free and (reason := lay_end_to_end(model)) is not None:
-        raise UserError(f"training.padding_free: {reason}, so its rows cannot lie end to end; remove padding_free")
+    if training.padding_free:
+        _lay_end_to_end(model)
     if training.use_liger_kernel:
         _require_liger(device)
         apply_liger_kernel(model, _LIGER)
@@ -35,9 +36,21 @@ def speed_up(model: Any, training: TrainingSettings, device: str) -> None:
         _compile_layers(model)
 
 
+def _lay_end_to_end(model: Any) -> None:
+    alone = states_of_rows(model, end_to_end=False)
+    if (reason := lay_end_to_end(model)) is not None:
+        raise UserError(f"training.padding_free: {reason}, so its rows cannot lie end to end; remove padding_free")
+    require_rows_apart(alone, states_of_rows(model, end_to_end=True), causal_lm(model).config.model_type)
+
+
 def _compile_layers(model: Any) -> None:
     """Each layer by itself: they share one code, which is compiled once, in seconds instead of minutes."""
-    for layer in layers(model):
+    found = layers(model)
+    if not found:
+        raise UserError(
+            f"training.torch_compile: a {causal_lm(model).config.model_type} model does not name its layers; remove it"
+        )
+    for layer in found:
         layer.compile(dynamic=True)
 
 

@@ -17,10 +17,11 @@ from peft import (
 from safetensors.torch import load_file
 from transformers import set_seed
 
-from ft_pipeline.errors import UserError
+from ft_pipeline.errors import UserError, first_line
 from ft_pipeline.experiments import ExperimentSettings, LoraSettings, PromptTuningSettings
 from ft_pipeline.models.base_model import ORIGIN
 from ft_pipeline.models.load import compute_dtype, keep_weights_unpacked, load_model
+from ft_pipeline.training.targets import require_mergeable, targets_in
 
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_config.json")
 
@@ -43,28 +44,28 @@ def new_model(base: Path, settings: ExperimentSettings, device: str, start: Path
     model = load_model(base, device, quantization=quantization)
     keep_weights_unpacked(model)
     set_seed(settings.training.seed)
+    config = lora_config(settings.lora, targets_in(model, settings.lora.target_modules))
     try:
-        model = get_peft_model(
-            model, lora_config(settings.lora), autocast_adapter_dtype=compute_dtype(device) == torch.float16
-        )
-    except ValueError as error:  # PEFT's word for target_modules that are not there
-        raise UserError(f"lora.target_modules do not fit the model: {error}") from error
+        model = get_peft_model(model, config, autocast_adapter_dtype=compute_dtype(device) == torch.float16)
+    except ValueError as error:  # PEFT's word for matrices that are not there, or that cannot learn in this way
+        raise UserError(f"the keys of `lora` do not fit the model: {first_line(error)}") from error
+    require_mergeable(model, settings.lora)
     if start is not None:
         load_weights(model, start)
     return model
 
 
-def lora_config(lora: LoraSettings) -> LoraConfig:
-    """PEFT's configuration of our LoRA settings."""
+def lora_config(lora: LoraSettings, target_modules: list[str] | str) -> LoraConfig:
+    """PEFT's configuration of our LoRA settings, on the matrices that targets.targets_in gave."""
     return LoraConfig(
         r=lora.r,
         lora_alpha=lora.alpha,
         lora_dropout=lora.lora_dropout,
-        target_modules=lora.target_modules,
+        target_modules=target_modules,
         use_rslora=lora.use_rslora,
         use_dora=lora.use_dora,
-        rank_pattern=lora.rank_pattern,
-        alpha_pattern=lora.alpha_pattern,
+        rank_pattern=dict(lora.rank_pattern),  # PEFT adds to them
+        alpha_pattern=dict(lora.alpha_pattern),
         task_type="CAUSAL_LM",
     )
 
@@ -112,8 +113,9 @@ def save_adapter(checkpoint: Path, out: Path, base: Path) -> None:
     config["base_model_name_or_path"] = f"base_model:{base.name}"
     if config.get("tokenizer_name_or_path"):
         config["tokenizer_name_or_path"] = config["base_model_name_or_path"]
-    if isinstance(config.get("target_modules"), list):
-        config["target_modules"].sort()  # PEFT keeps a set, whose order changes from process to process
+    for key in ("target_modules", "target_parameters"):
+        if isinstance(config.get(key), list):
+            config[key].sort()  # PEFT keeps a set, whose order changes from process to process
     text = json.dumps(config, indent=2, sort_keys=True)
     (out / ADAPTER_FILES[1]).write_text(text + "\n", encoding="utf-8")
 

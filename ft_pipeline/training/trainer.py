@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from accelerate.data_loader import prepare_data_loader
 from datasets import Dataset
+from peft import PeftModel
 from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, TrainerControl, TrainerState
@@ -66,6 +67,7 @@ class AnswerTrainer(SFTTrainer):
         self._filler = train[0]
         self.meter = Meter()
         columns = {key: [row[key] for row in train] for key in self.columns}
+        routing = _routing(model)
         super().__init__(
             model=model,
             args=args,
@@ -75,6 +77,9 @@ class AnswerTrainer(SFTTrainer):
             data_collator=self._collate,
         )
         self.remove_callback(PrinterCallback)
+        # TRL has a mixture of experts report its routing, and the config would be saved so: such a model fails when it
+        # generates.
+        model.config.get_text_config().update(routing)
         # Makes the Trainer count the trained tokens of an optimizer step and hand the number to compute_loss.
         self.model_accepts_loss_kwargs = True
 
@@ -192,7 +197,8 @@ class AnswerTrainer(SFTTrainer):
         if self.ranks.sharded:
             state_dict = self.ranks.whole(self.model.state_dict())
         if self.ranks.first:
-            self.model.save_pretrained(folder, state_dict=state_dict)
+            whole = {} if isinstance(self.model, PeftModel) else {"save_original_format": False}
+            self.model.save_pretrained(folder, state_dict=state_dict, **whole)
             self.processing_class.save_pretrained(folder)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
@@ -266,6 +272,13 @@ def padding_of(model: Any, tokenizer: Any) -> int | None:
     """What fills up the rows of its batches; none where they lie end to end."""
     token: int = tokenizer.pad_token_id
     return None if reads_end_to_end(model) else token
+
+
+def _routing(model: Any) -> dict[str, Any]:
+    """What its config says of a mixture of experts."""
+    config = model.config.get_text_config()
+    keys = ("output_router_logits", "router_aux_loss_coef")
+    return {key: getattr(config, key) for key in keys if hasattr(config, key)}
 
 
 def _counts(batch: dict[str, Tensor]) -> bool:

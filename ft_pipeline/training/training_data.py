@@ -6,6 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from transformers import AutoConfig
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.experiments import ExperimentSettings
@@ -32,9 +33,10 @@ def run(job: Job) -> dict[str, Any]:
     """
     settings = ExperimentSettings.model_validate(job.config["experiment"])
     tokenizer = load_tokenizer(job.inputs["base_model"])
-    config = json.loads((job.inputs["base_model"] / "config.json").read_text(encoding="utf-8"))
-    longest = min(settings.training.max_length, config.get("max_position_embeddings") or settings.training.max_length)
-    limits = {"max_length": longest, "vocabulary": config["vocab_size"]}
+    config = AutoConfig.from_pretrained(job.inputs["base_model"], local_files_only=True).get_text_config()
+    window = getattr(config, "max_position_embeddings", None) or settings.training.max_length
+    longest = min(settings.training.max_length, window)
+    limits = {"max_length": longest, "vocabulary": config.vocab_size}
     left_out: LeftOut = []
     if settings.objective == "cpt":
         rows, documents, left_out = text_blocks(job, tokenizer, longest)

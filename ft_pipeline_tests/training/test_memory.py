@@ -10,7 +10,8 @@ from typer.testing import CliRunner
 from ft_pipeline.cli import app
 from ft_pipeline.errors import UserError
 from ft_pipeline.experiments import ExperimentSettings
-from ft_pipeline.training.memory import Plan, estimate, estimate_experiment, nearest_llama, read_shape
+from ft_pipeline.training.memory import Plan, estimate, estimate_experiment
+from ft_pipeline.training.shapes import nearest_llama, read_shape
 
 SMOLLM2 = {
     "hidden_size": 576,

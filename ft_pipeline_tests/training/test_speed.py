@@ -14,6 +14,7 @@ from ft_pipeline.training import adapter, memory
 from ft_pipeline.training.batches import collate, tokens_in
 from ft_pipeline.training.loss import answer_loss, answer_states, sequence_log_probabilities
 from ft_pipeline.training.preference import collate_pairs
+from ft_pipeline.training.shapes import nearest_llama
 from ft_pipeline.training.speed import computed_as_written, missing_for_compiling, speed_up
 from ft_pipeline.training.tokens import MASKED
 from ft_pipeline_tests.training.subject import job, make_training_data, settings, support_rows
@@ -105,7 +106,7 @@ def test_pairs_lie_end_to_end_too():
 
 def test_the_memory_estimate_counts_the_scores_that_are_kept():
     assert memory.SHORT_ROW == attention._SHORT
-    shape = memory.nearest_llama(135e6)
+    shape = nearest_llama(135e6)
     plain = memory.Plan(technique="lora", device="cpu", batch=8, length=memory.SHORT_ROW)
     flat = replace(plain, padding_free=True)
     more = [

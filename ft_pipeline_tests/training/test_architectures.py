@@ -1,0 +1,179 @@
+"""Other architectures than Llama's: each trains and merges into the same model, or is refused in one line."""
+
+import json
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from ft_pipeline.errors import UserError
+from ft_pipeline.evaluation.likelihood import target_log_likelihoods
+from ft_pipeline.experiments import ExperimentSettings
+from ft_pipeline.models.load import load_model, load_tokenizer
+from ft_pipeline.training import adapter, merge
+from ft_pipeline.training.batches import collate
+from ft_pipeline.training.equivalence import kl_divergence, measure
+from ft_pipeline.training.loss import answer_loss
+from ft_pipeline.training.memory import estimate_experiment
+from ft_pipeline.training.probe import require_causal
+from ft_pipeline.training.shapes import read_shape
+from ft_pipeline.training.techniques import new_model, save_adapter
+from ft_pipeline.training.training_data import read_split
+from ft_pipeline_tests.training.architectures import CONFIGS, tiny_of
+from ft_pipeline_tests.training.subject import job, make_training_data, support_rows
+
+# The default means the attention's matrices, under whatever names.
+ATTENTION = {
+    "gpt2": {"attn.c_attn", "attn.c_proj"},
+    "phi3": {"self_attn.qkv_proj", "self_attn.o_proj"},
+    "gpt_neox": {"attention.query_key_value", "attention.dense"},
+    "opt": {"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj"},
+    "mixtral": {"q_proj", "k_proj", "v_proj", "o_proj"},
+}
+
+
+def experiment(technique, lora=None, **training):
+    keys = {"learning_rate": 1e-2, "max_steps": 2, "per_device_train_batch_size": 4, "eval_steps": 2, "max_length": 200}
+    document = {"technique": technique, "training": {**keys, "lr_scheduler_type": "constant", **training}}
+    return ExperimentSettings.model_validate(document | ({"lora": {"lora_alpha": 32, **(lora or {})}} if lora else {}))
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    """The folder of a tiny model, by kind."""
+    folder = tmp_path_factory.mktemp("bases")
+    return lambda kind: folder / kind if (folder / kind).is_dir() else tiny_of(kind, folder / kind)
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory, base):
+    data = make_training_data(tmp_path_factory.mktemp("data"), base("gpt2"), support_rows(1), experiment("lora"))
+    return data, read_split(data, "validation")
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_our_loss_is_the_models_own(kind, base, rows):
+    model = AutoModelForCausalLM.from_pretrained(base(kind), dtype=torch.float32).eval()
+    batch = collate(rows[1], 0)
+    with torch.no_grad():
+        total, count = answer_loss(model, batch)
+        own = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, :-1].flatten(0, 1)
+    expected = torch.nn.functional.cross_entropy(own, batch["labels"][:, 1:].flatten())
+    assert float(total) / count == pytest.approx(float(expected), abs=1e-4)
+    require_causal(model)
+
+
+# Transposed weights, a joined matrix, experts; the others differ from Llama in what a merge does not touch.
+QUICK = {("gpt2", "lora"), ("gpt2", "qlora"), ("phi3", "lora"), ("mixtral", "lora")}
+MERGES = [
+    pytest.param(kind, technique, marks=() if (kind, technique) in QUICK else pytest.mark.long)
+    for kind in CONFIGS
+    for technique in ("lora", "qlora")
+]
+
+
+@pytest.mark.parametrize(("kind", "technique"), MERGES)
+def test_an_adapter_on_every_matrix_merges_into_the_same_model(kind, technique, base, rows, tmp_path):
+    """With random matrices in place of trained ones: what the merge adds must be what the adapter does."""
+    settings = experiment(technique, {"target_modules": "all-linear"})
+    model = new_model(base(kind), settings, "cpu")
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(0, 0.02)
+    model.save_pretrained(tmp_path / "checkpoint")
+    (tmp_path / "adapter").mkdir()
+    save_adapter(tmp_path / "checkpoint", tmp_path / "adapter", base(kind))
+    inputs = {"adapter": tmp_path / "adapter", "base_model": base(kind), "training_data": rows[0]}
+    summary = merge.run(job("merged_model", tmp_path / "merged", settings, inputs))
+    assert summary["kl_adapter_merged"] < (0.1 if "mo" in kind or "mix" in kind else 5e-3)  # a rounded router chooses
+    untouched = measure(load_model(base(kind), "cpu"), rows[1], 0)
+    tuned = measure(load_model(tmp_path / "merged" / "out", "cpu"), rows[1], 0)
+    assert kl_divergence(untouched.logits, tuned.logits) > 0.05
+
+
+@pytest.mark.parametrize("kind", ATTENTION)
+def test_the_default_means_the_attention_under_any_name(kind, base):
+    model = new_model(base(kind), experiment("lora"), "cpu")
+    assert set(model.peft_config["default"].target_modules) == ATTENTION[kind]
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_the_estimate_counts_what_is_there(kind, base):
+    config = json.loads((base(kind) / "config.json").read_text())
+    real = sum(parameter.numel() for parameter in load_model(base(kind), "cpu").parameters())
+    assert read_shape(config).params == pytest.approx(real, rel=0.12)  # biases and positions count in tiny models only
+    found = estimate_experiment(experiment("qlora"), config, 100, 24)
+    assert found["fits"] is True and all(value > 0 for value in found["bytes"].values())
+
+
+@pytest.mark.parametrize(
+    ("kind", "lora", "said"),
+    [
+        ("gpt2", {"target_modules": ["c_attn", "q_proj"]}, r"gpt2 model has no matrix q_proj; name some of c_attn"),
+        ("llama", {"target_modules": ["q_proj", "lm_head"]}, "no matrix lm_head"),
+        ("llama", {"target_modules": ["q_proj", "embed_tokens"]}, "no matrix embed_tokens"),
+        ("llama", {"target_modules": ".*(q_proj|lm_head)"}, "names lm_head, which is no matrix of a layer"),
+        ("llama", {"target_modules": ".*(q_proj|embed_tokens)"}, "names embed_tokens, which is no matrix of a layer"),
+        ("llama", {"target_modules": ".*norm"}, "keys of `lora` do not fit the model"),
+        ("llama", {"rank_pattern": {"up_proj": 4}}, "lora.rank_pattern holds 'up_proj'"),
+        ("llama", {"alpha_pattern": {"q_prj": 4}}, "lora.alpha_pattern holds 'q_prj'"),
+        ("mixtral", {"target_modules": "all-linear", "lora_dropout": 0.1}, "lora_dropout"),
+    ],
+)
+def test_matrices_that_cannot_learn_are_named(kind, lora, said, base):
+    with pytest.raises(UserError, match=said):
+        new_model(base(kind), experiment("lora", lora), "cpu")
+
+
+def test_the_settings_are_not_changed_by_what_peft_adds(base):
+    settings = experiment("lora", {"target_modules": "all-linear"})
+    new_model(base("mixtral"), settings, "cpu")
+    assert settings.lora.rank_pattern == settings.lora.alpha_pattern == {}
+
+
+@pytest.mark.parametrize(
+    ("kind", "keys", "said"),
+    [
+        ("bert", {"is_decoder": True}, "a bert model makes its predictions in a way that this trainer does not know"),
+        ("llama", {"is_causal": False}, None),
+    ],
+)
+def test_a_model_that_is_not_what_it_seems_is_refused(kind, keys, said, tmp_path):
+    sizes = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4}
+    model = load_model(tiny_of(kind, tmp_path, **(sizes if kind == "bert" else {}), **keys), "cpu")
+    if said is None:
+        for layer in model.model.layers:  # what a bidirectional Llama is
+            layer.self_attn.is_causal = False
+        model.config.is_causal = False
+        said = "lets a token see those behind it"
+    with pytest.raises(UserError, match=said):
+        require_causal(model)
+
+
+def test_full_of_a_mixture_trains_resumes_its_best_and_generates(base, rows, tmp_path):
+    """transformers saves experts one by one, and TRL would have the saved model report its routing."""
+    from ft_pipeline.models.chat import render
+    from ft_pipeline.models.generate import generate
+
+    inputs = {"training_data": rows[0], "base_model": base("mixtral")}
+    work = job("adapter", tmp_path, experiment("full", learning_rate=1e-3), inputs)
+    summary = adapter.run(work)
+    before, after = (json.loads((folder / "config.json").read_text()) for folder in (base("mixtral"), work.out))
+    for key in ("output_router_logits", "router_aux_loss_coef"):
+        assert after.get(key) == before.get(key)
+    model, tokenizer = load_model(work.out, "cpu"), load_tokenizer(work.out)
+    assert measure(model, rows[1], 0).loss == pytest.approx(summary["best_eval_loss"], abs=0.05)
+    prompt = render(tokenizer, [{"role": "user", "content": "Hi"}], add_generation_prompt=True)
+    assert generate(model, tokenizer, [prompt], max_new_tokens=4, batch_size=1)[0].answer_tokens > 0
+
+
+def test_what_rows_share_stays_in_a_sliding_window(base):
+    """Padding between a shared prefix and the rest of a row would push the prefix out of the window."""
+    model = load_model(base("gemma3_text"), "cpu", dtype=torch.float32)
+    shared = [(7 * each) % 250 + 5 for each in range(600)]
+    pairs = [(shared + list(range(10, 10 + length)), [9, 8, 7]) for length in (2, 30, 60)]
+    together = target_log_likelihoods(model, pairs, batch_size=3)
+    alone = [target_log_likelihoods(model, [pair], batch_size=1)[0] for pair in pairs]
+    for (ours, _), (expected, _) in zip(together, alone, strict=True):
+        assert ours == pytest.approx(expected, abs=1e-3)
