@@ -167,7 +167,8 @@ class TeacherSettings(Section):
     few_shot: int = Field(4, ge=0, le=64)
     """How many fixed examples go before the question."""
     few_shot_from: str | None = Field(None, pattern=r"^(alpaca|sharegpt)/[^/]+$")
-    """The file below data/raw whose train rows the examples are, e.g. `alpaca/best.jsonl`; null: of all files."""
+    """The file below data/raw whose train rows the examples are, e.g. `alpaca/best.jsonl`; null: of all files, so that
+    a new file changes them, and every prompt is asked anew."""
     temperature: float = Field(0.0, ge=0, le=2)
     max_new_tokens: int = Field(96, ge=1, le=4096)
     answers_per_prompt: int = Field(1, ge=1, le=64)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -136,6 +137,21 @@ def test_examples_may_come_from_one_file(inputs: dict[str, Path]) -> None:
             Prompter.of(TeacherSettings(few_shot=2, few_shot_from=elsewhere), conversations)
     with pytest.raises(ValidationError, match="few_shot_from"):
         TeacherSettings(few_shot_from="../secret.jsonl")
+
+
+def test_a_new_file_changes_what_is_asked_unless_the_examples_have_a_file_of_their_own(
+    inputs: dict[str, Path], tmp_path: Path
+) -> None:
+    """The prompt's hash is part of every question's key: what it changes is asked, and paid for, anew."""
+    old = pq.read_table(inputs["conversations"] / "rows.parquet")
+    new = [{**row, "id": f"new-{row['id']}", "file": "new.jsonl"} for row in old.to_pylist()]
+    pq.write_table(pa.concat_tables([old, pa.Table.from_pylist(new, old.schema)]), tmp_path / "rows.parquet")
+
+    def prompts(settings: TeacherSettings) -> set[str]:
+        return {Prompter.of(settings, folder).prompt_sha256 for folder in (inputs["conversations"], tmp_path)}
+
+    assert len(prompts(TeacherSettings(few_shot=2))) == 2
+    assert len(prompts(TeacherSettings(few_shot=2, few_shot_from="alpaca/support.jsonl"))) == 1
 
 
 def test_sampling_is_seeded(inputs: dict[str, Path], tmp_path: Path) -> None:
