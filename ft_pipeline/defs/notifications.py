@@ -37,5 +37,5 @@ def champion_changes(context: dg.SensorEvaluationContext) -> dg.SensorResult | d
 
 
 def _news(record: Record) -> Notification:
-    before = f", in place of {record.previous}" if record.previous else ""
-    return Notification("champion_changed", f"{record.name}{before}. {record.reason}")
+    before = f", in place of {record.previous} (record {record.previous_sequence})" if record.previous else ""
+    return Notification("champion_changed", f"{record.name} (record {record.sequence}){before}. {record.reason}")

@@ -128,8 +128,11 @@ class _Judge:
         return [*failed, *filter(None, unbeaten), *self._against_champion(row), *self._forgotten(row)]
 
     def case_for(self, row: Mapping[str, Any]) -> str:
-        leads = [self._lead(row, rival) for rival in self._rivals(row)]
-        words = [f"{pair['worse']} by {_interval(pair)}" for pair in leads if pair]
+        rivals = {rival["name"]: rival for rival in self._rivals(row)}
+        beaten = [(name, self._lead(row, rival)) for name, rival in rivals.items()]
+        standing = [rival for rival in self._champion_rows() if rival["name"] not in rivals]
+        beaten += [("the champion before it", self._lead(row, rival)) for rival in standing]
+        words = [f"{name} by {_interval(pair)}" for name, pair in beaten if pair]
         return f"{row['name']} beats {', '.join(words)} on {self.settings.metric}"
 
     def evidence(self, row: Mapping[str, Any]) -> dict[str, Any]:

@@ -103,7 +103,7 @@ def test_every_move_of_the_champion_is_told_once(shop: Project, hook: Webhook, m
     cursor = tick(cursor)
     second, back = hook.told
     assert second == (
-        "*New champion* in larkfield-support: second/merged, in place of first/merged. "
+        "*New champion* in larkfield-support: second/merged (record 2), in place of first/merged (record 1). "
         "second/merged leads by 0.4 &lt;nats&gt;"
     )
     assert back.startswith("*New champion* in larkfield-support: first/merged")

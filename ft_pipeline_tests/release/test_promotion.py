@@ -118,6 +118,10 @@ def test_the_present_champion_has_to_be_beaten_too() -> None:
     better = decide(comparison({**losses, "champion": 2.5}, kinds), ALL, SETTINGS, champion("old"))
     assert (better.move, better.name) == (True, "qlora")
     assert [pair["worse"] for pair in better.evidence["pairs"]] == ["few_shot", "champion"]
+    assert better.reasons == [
+        "qlora beats few_shot by 1.000 (95 %: 0.900 to 1.100), "
+        "the champion before it by 0.500 (95 %: 0.400 to 0.600) on loss"
+    ]
 
 
 def test_a_champion_without_a_score_is_never_replaced() -> None:
@@ -129,6 +133,7 @@ def test_a_champion_without_a_score_is_never_replaced() -> None:
 def test_a_tuned_model_replaces_a_prompt_variant_as_champion() -> None:
     decision = decide(comparison(LOSSES), ALL, SETTINGS, champion("few_shot"))
     assert (decision.move, decision.name) == (True, "qlora")
+    assert decision.reasons == ["qlora beats few_shot by 1.000 (95 %: 0.900 to 1.100) on loss"]  # named once
 
 
 def test_the_champion_is_not_released_again() -> None:
