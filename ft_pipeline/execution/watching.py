@@ -38,7 +38,8 @@ def look(project: Project, before: dict[str, str]) -> Look:
             continue
         if stamps[data_format] != before.get(data_format):  # not read yet: what is still copied would be read each time
             last = last_written(project.raw(data_format)) or "none is left"
-            notes.append(f"{asset}: files changed (last: {last}), looked at again once they lie still")
+            seen = f"files changed (last: {last})" if data_format in before else "a first look"
+            notes.append(f"{asset}: {seen}, looked at again once they lie still")
             continue
         try:
             key = _change(project, store, asset, pointer)
