@@ -29,7 +29,7 @@ def only_daemon(home: Path) -> FileLock:
     lock = FileLock(home / "ui", "ft ui")
     if not lock.try_acquire():
         raise UserError(
-            f"the UI of this project is up already, in {lock.holder()}; a second one beside it: ft ui --read-only --port N"
+            f"the UI of this project is up already, in {lock.holder()}; beside it goes: ft ui --read-only --port N"
         )
     return lock
 
