@@ -24,7 +24,8 @@ def render(tokenizer: Any, messages: Sequence[Message], *, add_generation_prompt
         )
     except Exception as error:  # jinja2's errors, and whatever a template raises by itself
         roles = ", ".join(message["role"] for message in messages)
-        raise UserError(f"the chat template refuses a conversation of the roles {roles}: {error}") from error
+        fix = "; leave the system prompt out, or choose another base_model" if roles.startswith("system") else ""
+        raise UserError(f"the chat template refuses a conversation of the roles {roles}: {error}{fix}") from error
 
 
 def with_prompt(
