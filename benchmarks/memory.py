@@ -77,7 +77,7 @@ def _compare(name: str, base: Path) -> dict[str, Any]:
 
 
 def _settings(configuration: dict[str, Any]) -> Any:
-    from ft_pipeline.experiments import ExperimentSettings
+    from ft_pipeline.experiments import ATTENTION, ExperimentSettings
 
     technique = configuration["technique"]
     training = {
@@ -86,10 +86,8 @@ def _settings(configuration: dict[str, Any]) -> Any:
         "gradient_checkpointing": configuration.get("checkpointing", False),
         "optim": configuration.get("optim", "adamw_8bit"),
     }
-    given: dict[str, Any] = {"technique": technique, "training": training}
-    if "targets" in configuration:
-        given["lora"] = {"target_modules": configuration["targets"], "r": configuration.get("r", 8)}
-    return ExperimentSettings.model_validate(given)
+    lora = {"target_modules": configuration.get("targets", [*ATTENTION]), "r": configuration.get("r", 8)}
+    return ExperimentSettings.model_validate({"technique": technique, "training": training, "lora": lora})
 
 
 def _predict(configuration: dict[str, Any], base: Path) -> dict[str, Any]:

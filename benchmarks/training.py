@@ -119,14 +119,18 @@ def ours(
     """
     import torch
 
-    from ft_pipeline.experiments import ExperimentSettings
+    from ft_pipeline.experiments import ATTENTION, ExperimentSettings
     from ft_pipeline.models.load import load_tokenizer
     from ft_pipeline.training.speed import speed_up
     from ft_pipeline.training.techniques import new_model
     from ft_pipeline.training.trainer import AnswerTrainer, training_arguments
 
     settings = ExperimentSettings.model_validate(
-        {"technique": technique, "training": {"num_train_epochs": 1, "per_device_train_batch_size": BATCH, **keys}}
+        {
+            "technique": technique,
+            "lora": {"target_modules": [*ATTENTION]},  # as the others have it
+            "training": {"num_train_epochs": 1, "per_device_train_batch_size": BATCH, **keys},
+        }
     )
     encoded = _encode(base, rows)
     with tempfile.TemporaryDirectory() as scratch:

@@ -21,6 +21,8 @@ Objective = Literal["sft", "dpo", "cpt"]
 LEARNING_RATES = {"prompt_tuning": 1e-2, "lora": 1e-3, "qlora": 1e-3, "full": 5e-5}
 """By technique, where the YAML names none; a tenth of it for dpo."""
 ALL_LINEAR = "all-linear"
+ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
+"""The matrices of attention, by Llama's names."""
 """PEFT's word for every matrix but the head."""
 
 
@@ -54,9 +56,10 @@ class LoraSettings(Section):
     lora_alpha: int | None = Field(None, ge=1, le=65_536)
     """Null: equal to r."""
     lora_dropout: float = Field(0.0, ge=0, lt=1)
-    target_modules: list[str] | str = Field(["q_proj", "k_proj", "v_proj", "o_proj"], min_length=1)
-    """Names of matrices, `all-linear`, or one regular expression over whole module names (`.*layers.0.*_proj`). The
-    default means the attention's matrices, also where a model names or joins them otherwise (`c_attn`, `qkv_proj`)."""
+    target_modules: list[str] | str = Field(ALL_LINEAR, min_length=1)
+    """`all-linear` (every matrix of the layers, arXiv 2305.14314), names of matrices, or one regular expression over
+    whole module names (`.*layers.0.*_proj`). `[q_proj, k_proj, v_proj, o_proj]` means the attention's matrices, also
+    where a model names or joins them otherwise (`c_attn`, `qkv_proj`)."""
     use_rslora: bool = False
     """Scale by lora_alpha / sqrt(r) (arXiv 2312.03732): worth trying from r = 32 on."""
     use_dora: bool = False

@@ -170,7 +170,7 @@ def test_three_lines_are_an_experiment(tmp_path: Path) -> None:
         written(tmp_path, "base_model: embedded\nobjective: sft\ntechnique: lora\n"), ExperimentSettings
     )
     assert (settings.lora.r, settings.lora.alpha) == (8, 8)
-    assert settings.lora.target_modules == ["q_proj", "k_proj", "v_proj", "o_proj"]
+    assert settings.lora.target_modules == "all-linear"
 
 
 def test_settings_survive_json(tmp_path: Path) -> None:

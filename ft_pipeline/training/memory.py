@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.experiments import ExperimentSettings
+from ft_pipeline.experiments import ALL_LINEAR, ExperimentSettings
 from ft_pipeline.training.shapes import Shape, read_shape
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -40,7 +40,7 @@ class Plan:
     gradient_checkpointing: bool = False
     padding_free: bool = False
     r: int = 8
-    target_modules: Sequence[str] | str = ("q_proj", "k_proj", "v_proj", "o_proj")
+    target_modules: Sequence[str] | str = ALL_LINEAR
     double_quant: bool = True
     virtual_tokens: int = 20
     """Of `prompt_tuning`: before each row, and the only thing that learns."""

@@ -8,19 +8,18 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.experiments import LoraSettings
+from ft_pipeline.experiments import ATTENTION, LoraSettings
 
 _ATTENTION = ("attn", "attention")
 """In the name of the module that holds a layer's attention, whatever the architecture."""
 _OF_EXPERTS = ("gate", "gate_proj", "up_proj", "down_proj", "w1", "w2", "w3")
 """What PEFT calls the parts of a mixture of experts, which transformers keeps as one parameter for all experts."""
-_USUAL = LoraSettings().target_modules
 
 
 def targets_in(model: Any, wanted: list[str] | str) -> list[str] | str:
     """`lora.target_modules` as PEFT is to have it, for a causal LM without an adapter.
 
-    The default means the attention's matrices; where a model names or joins them otherwise (c_attn, qkv_proj), those.
+    ATTENTION means the attention's matrices; where a model names or joins them otherwise (c_attn, qkv_proj), those.
     UserError where another name is that of no matrix.
     """
     if isinstance(wanted, str):
@@ -31,7 +30,7 @@ def targets_in(model: Any, wanted: list[str] | str) -> list[str] | str:
     if not missing:
         return wanted
     attention = sorted({".".join(name.split(".")[-2:]) for name in there if _is_of_attention(name)})
-    if wanted == _USUAL and attention:
+    if wanted == [*ATTENTION] and attention:
         return attention
     raise UserError(
         f"lora.target_modules: this {model.config.model_type} model has no matrix {' or '.join(missing)}; name some of "

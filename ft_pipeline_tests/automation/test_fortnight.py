@@ -115,6 +115,7 @@ def test_a_fortnight(shop: Simulation) -> None:
 
 def test_a_file_that_is_still_written_is_waited_for(shop: Simulation) -> None:
     shop.materialize("raw_alpaca")
+    shop.look()  # the first, which has nothing to hold it against
     kept = sorted(shop.store.root.glob("blobs/*/*"))
     for seed in (6, 7):
         shop.write("growing.jsonl", rows(seed, seed=seed))

@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ft_pipeline.experiments import ExperimentSettings
+from ft_pipeline.experiments import ATTENTION, ExperimentSettings
 from ft_pipeline.job import Job
 from ft_pipeline.training import training_data
 
@@ -72,7 +72,8 @@ def job(kind: str, folder: Path, experiment: ExperimentSettings, inputs: dict[st
 
 
 def settings(technique: str = "lora", **training: Any) -> ExperimentSettings:
-    return ExperimentSettings.model_validate({"technique": technique, "training": {**FAST, **training}})
+    lora = {"lora": {"target_modules": [*ATTENTION]}} if technique in ("lora", "qlora") else {}
+    return ExperimentSettings.model_validate({"technique": technique, **lora, "training": {**FAST, **training}})
 
 
 def make_training_data(folder: Path, base: Path, rows: list[dict[str, Any]], experiment: ExperimentSettings) -> Path:

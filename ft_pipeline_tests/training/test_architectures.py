@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.likelihood import target_log_likelihoods
-from ft_pipeline.experiments import ExperimentSettings
+from ft_pipeline.experiments import ATTENTION, ExperimentSettings
 from ft_pipeline.models.load import load_model, load_tokenizer
 from ft_pipeline.training import adapter, merge
 from ft_pipeline.training.batches import collate
@@ -23,7 +23,7 @@ from ft_pipeline_tests.training.architectures import CONFIGS, tiny_of
 from ft_pipeline_tests.training.subject import job, make_training_data, support_rows
 
 # The default means the attention's matrices, under whatever names.
-ATTENTION = {
+MATRICES = {
     "gpt2": {"attn.c_attn", "attn.c_proj"},
     "phi3": {"self_attn.qkv_proj", "self_attn.o_proj"},
     "gpt_neox": {"attention.query_key_value", "attention.dense"},
@@ -92,10 +92,10 @@ def test_an_adapter_on_every_matrix_merges_into_the_same_model(kind, technique, 
     assert kl_divergence(untouched.logits, tuned.logits) > 0.05
 
 
-@pytest.mark.parametrize("kind", ATTENTION)
-def test_the_default_means_the_attention_under_any_name(kind, base):
-    model = new_model(base(kind), experiment("lora"), "cpu")
-    assert set(model.peft_config["default"].target_modules) == ATTENTION[kind]
+@pytest.mark.parametrize("kind", MATRICES)
+def test_the_names_of_attention_mean_it_under_any_name(kind, base):
+    model = new_model(base(kind), experiment("lora", {"target_modules": [*ATTENTION]}), "cpu")
+    assert set(model.peft_config["default"].target_modules) == MATRICES[kind]
 
 
 @pytest.mark.parametrize("kind", CONFIGS)
@@ -116,7 +116,11 @@ def test_the_estimate_counts_what_is_there(kind, base):
         ("llama", {"target_modules": ".*(q_proj|lm_head)"}, "names lm_head, which is no matrix of a layer"),
         ("llama", {"target_modules": ".*(q_proj|embed_tokens)"}, "names embed_tokens, which is no matrix of a layer"),
         ("llama", {"target_modules": ".*norm"}, "keys of `lora` do not fit the model"),
-        ("llama", {"rank_pattern": {"up_proj": 4}}, "lora.rank_pattern holds 'up_proj'"),
+        (
+            "llama",
+            {"target_modules": [*ATTENTION], "rank_pattern": {"up_proj": 4}},
+            "lora.rank_pattern holds 'up_proj'",
+        ),
         ("llama", {"alpha_pattern": {"q_prj": 4}}, "lora.alpha_pattern holds 'q_prj'"),
         ("mixtral", {"target_modules": "all-linear", "lora_dropout": 0.1}, "lora_dropout"),
     ],
