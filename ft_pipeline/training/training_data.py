@@ -33,7 +33,8 @@ def run(job: Job) -> dict[str, Any]:
     """
     settings = ExperimentSettings.model_validate(job.config["experiment"])
     tokenizer = load_tokenizer(job.inputs["base_model"])
-    config = AutoConfig.from_pretrained(job.inputs["base_model"], local_files_only=True).get_text_config()
+    base = job.inputs["base_model"]
+    config = AutoConfig.from_pretrained(base, local_files_only=True, trust_remote_code=False).get_text_config()
     window = getattr(config, "max_position_embeddings", None) or settings.training.max_length
     longest = min(settings.training.max_length, window)
     limits = {"max_length": longest, "vocabulary": config.vocab_size}
