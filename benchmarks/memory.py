@@ -103,8 +103,9 @@ def _measure(configuration: dict[str, Any], base: Path) -> dict[str, Any]:
     import torch
 
     from ft_pipeline.models.load import compute_dtype, load_tokenizer
+    from ft_pipeline.training.arguments import training_arguments
     from ft_pipeline.training.techniques import new_model
-    from ft_pipeline.training.trainer import AnswerTrainer, training_arguments
+    from ft_pipeline.training.trainer import AnswerTrainer
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     settings = _settings(configuration)

@@ -121,9 +121,10 @@ def ours(
 
     from ft_pipeline.experiments import ATTENTION, ExperimentSettings
     from ft_pipeline.models.load import load_tokenizer
+    from ft_pipeline.training.arguments import training_arguments
     from ft_pipeline.training.speed import speed_up
     from ft_pipeline.training.techniques import new_model
-    from ft_pipeline.training.trainer import AnswerTrainer, training_arguments
+    from ft_pipeline.training.trainer import AnswerTrainer
 
     settings = ExperimentSettings.model_validate(
         {

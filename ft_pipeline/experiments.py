@@ -21,9 +21,9 @@ Objective = Literal["sft", "dpo", "cpt"]
 LEARNING_RATES = {"prompt_tuning": 1e-2, "lora": 1e-3, "qlora": 1e-3, "full": 5e-5}
 """By technique, where the YAML names none; a tenth of it for dpo."""
 ALL_LINEAR = "all-linear"
+"""PEFT's word for every matrix but the head."""
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 """The matrices of attention, by Llama's names."""
-"""PEFT's word for every matrix but the head."""
 
 
 def _expression(given: str, key: str) -> str:

@@ -75,10 +75,11 @@ class Project:
     def misnamed(self) -> dict[str, str]:
         """By file name, what is wrong with the name of a YAML that therefore is no experiment."""
         wrong = "an experiment's name is that of its file, NAME.yaml: small letters, digits, - and _, at most 63"
+        named = self._stems()
         return {
             path.name: f"{path.name}: {wrong}; rename the file"
             for path in sorted((self.root / "experiments").glob("*.y*ml"))
-            if path.suffix == ".yml" or (path.suffix == ".yaml" and path.stem not in self._stems())
+            if path.suffix == ".yml" or (path.suffix == ".yaml" and path.stem not in named)
         }
 
     def _stems(self) -> list[str]:

@@ -13,6 +13,7 @@ from ft_pipeline.distillation.prompting import Prompter, token_lengths
 from ft_pipeline.job import Job
 from ft_pipeline.models.generate import Generation, generate
 from ft_pipeline.models.load import load_model, load_tokenizer
+from ft_pipeline.models.parts import window_of
 
 Entry = dict[str, Any]
 """An answer in the journal: answer, finish_reason, prompt_tokens, answer_tokens, seconds (its share of the batch)."""
@@ -79,7 +80,7 @@ class _Teacher:
 
     def answer(self, keys: Sequence[str], *, seed: int) -> dict[str, Entry]:
         """The answers to these prompts; one that does not fit the model's context is not asked."""
-        context = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        context = window_of(self.model.config)
         fitting = [k for k in keys if not context or self.lengths[k] + self.settings.max_new_tokens <= context]
         begun = time.monotonic()
         generations = generate(

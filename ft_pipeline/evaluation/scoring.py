@@ -33,6 +33,7 @@ from ft_pipeline.job import Job, Reporter
 from ft_pipeline.models.chat import stop_strings
 from ft_pipeline.models.learned_prompt import learned_prompt
 from ft_pipeline.models.load import load_tokenizer
+from ft_pipeline.models.parts import window_of
 
 GENERAL = pa.schema(
     [
@@ -245,7 +246,7 @@ class Scorer:
 
 def _window(model: Any) -> int | None:
     """How many tokens of text the model reads; a learned prompt takes its share."""
-    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    positions = window_of(model.config)
     prompt = learned_prompt(model)
     return positions - len(prompt) if positions is not None and prompt is not None else positions
 

@@ -17,6 +17,12 @@ def reads_all_before(model: Any) -> bool:
     return not kinds and not limited and bool(getattr(config, "num_attention_heads", None))
 
 
+def window_of(config: Any) -> int | None:
+    """How many tokens a model of this config reads; None where it does not say."""
+    positions: int | None = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return positions
+
+
 def layers(model: Any) -> list[Any]:
     """Its decoder layers, in order, as transformers names them."""
     kinds = set(model._no_split_modules or ())

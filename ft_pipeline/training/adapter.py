@@ -15,13 +15,14 @@ from ft_pipeline.errors import UserError
 from ft_pipeline.experiments import ExperimentSettings
 from ft_pipeline.job import Job, Rank
 from ft_pipeline.models.load import compute_dtype, load_tokenizer
+from ft_pipeline.training.arguments import training_arguments
 from ft_pipeline.training.callbacks import Evaluations, Progress
 from ft_pipeline.training.preference import PairTrainer, with_reference
 from ft_pipeline.training.probe import require_causal, require_room
 from ft_pipeline.training.ranks import Ranks, joined
 from ft_pipeline.training.speed import speed_up
 from ft_pipeline.training.techniques import count_parameters, load_weights, new_model, save_adapter, save_full
-from ft_pipeline.training.trainer import AnswerTrainer, padding_of, train, training_arguments
+from ft_pipeline.training.trainer import AnswerTrainer, padding_of, train
 from ft_pipeline.training.training_data import read_split
 from ft_pipeline.training.usage import peak_memory_gb
 

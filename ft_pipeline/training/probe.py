@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.models.learned_prompt import learned_prompt
-from ft_pipeline.models.parts import causal_lm
+from ft_pipeline.models.parts import causal_lm, window_of
 from ft_pipeline.training.batches import collate
 from ft_pipeline.training.loss import hidden_states, logits_of
 
@@ -50,7 +50,7 @@ def require_causal(model: Any) -> None:
 def require_room(model: Any, rows: Mapping[str, Sequence[dict[str, Any]]]) -> None:
     """UserError where the longest row does not fit behind the learned prompt of `model`; none, where it has none."""
     prompt = learned_prompt(model)
-    window = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    window = window_of(model.config)
     longest = max(len(row["input_ids"]) for split in rows.values() for row in split)
     if prompt is not None and window is not None and longest + len(prompt) > window:
         raise UserError(

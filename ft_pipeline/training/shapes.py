@@ -30,8 +30,8 @@ _TWO_MATRICES = frozenset(
         "nemotron",
         "opt",
         "phi",
+        "starcoder2",
     }
-    | {"starcoder2"}
 )
 """Models whose MLP has no gate."""
 _TIED = frozenset({"bloom", "falcon", "gemma", "gemma2", "gemma3_text", "gpt2", "gpt_bigcode", "gpt_neo", "mpt", "opt"})

@@ -10,7 +10,7 @@ from transformers.pytorch_utils import Conv1D
 from ft_pipeline.errors import UserError
 from ft_pipeline.experiments import ATTENTION, LoraSettings
 
-_ATTENTION = ("attn", "attention")
+_SIGNS = ("attn", "attention")
 """In the name of the module that holds a layer's attention, whatever the architecture."""
 _OF_EXPERTS = ("gate", "gate_proj", "up_proj", "down_proj", "w1", "w2", "w3")
 """What PEFT calls the parts of a mixture of experts, which transformers keeps as one parameter for all experts."""
@@ -71,4 +71,4 @@ def _ends_with(full: str, name: str) -> bool:
 
 
 def _is_of_attention(full: str) -> bool:
-    return any(sign in part for part in full.split(".")[:-1] for sign in _ATTENTION)
+    return any(sign in part for part in full.split(".")[:-1] for sign in _SIGNS)

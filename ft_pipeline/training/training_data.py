@@ -12,6 +12,7 @@ from ft_pipeline.errors import UserError
 from ft_pipeline.experiments import ExperimentSettings
 from ft_pipeline.job import Job
 from ft_pipeline.models.load import load_tokenizer
+from ft_pipeline.models.parts import window_of
 from ft_pipeline.training.answers import answer_rows
 from ft_pipeline.training.audit import Row, account, answer_checks, audit, both, failures
 from ft_pipeline.training.pairs import REJECTED, pair_rows
@@ -35,7 +36,7 @@ def run(job: Job) -> dict[str, Any]:
     tokenizer = load_tokenizer(job.inputs["base_model"])
     base = job.inputs["base_model"]
     config = AutoConfig.from_pretrained(base, local_files_only=True, trust_remote_code=False).get_text_config()
-    window = getattr(config, "max_position_embeddings", None) or settings.training.max_length
+    window = window_of(config) or settings.training.max_length
     longest = min(settings.training.max_length, window)
     limits = {"max_length": longest, "vocabulary": config.vocab_size}
     left_out: LeftOut = []

@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
+from transformers import AutoConfig, AutoModelForCausalLM
 
-from ft_pipeline_tests.tiny import tiny_tokenizer
+from ft_pipeline_tests.tiny import save_tiny, tiny_tokenizer
 
 _LLAMA = {
     "hidden_size": 64,
@@ -67,11 +67,4 @@ def tiny_of(kind: str, folder: Path, **keys: Any) -> Path:
         )
         for parameter in model.parameters():
             parameter.data += 0.02 * torch.randn_like(parameter)
-    model = model.to(torch.bfloat16)
-    model.generation_config = GenerationConfig(
-        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, max_new_tokens=32
-    )
-    folder.mkdir(parents=True, exist_ok=True)
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    return save_tiny(model.to(torch.bfloat16), tokenizer, folder)

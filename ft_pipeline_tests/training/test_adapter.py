@@ -89,7 +89,7 @@ def test_a_device_without_native_bf16_trains_in_fp16_with_fp32_adapters(tmp_path
     """As on a T4, which is faked: its driver says that bf16 is emulated."""
     from ft_pipeline.models import load
     from ft_pipeline.training import techniques
-    from ft_pipeline.training.trainer import training_arguments
+    from ft_pipeline.training.arguments import training_arguments
 
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
     assert load.compute_dtype("cuda:0") == torch.float16 and load.compute_dtype("cpu") == torch.bfloat16
@@ -203,8 +203,9 @@ def test_a_failed_audit_stops_training(tmp_path, tiny_base):
 
 def test_accumulation_equals_a_larger_batch(tmp_path, data, tiny_base):
     """1 × 8 rows and 2 × 4 rows see the same gradient when the loss is divided by the tokens of the whole step."""
+    from ft_pipeline.training.arguments import training_arguments
     from ft_pipeline.training.techniques import new_model
-    from ft_pipeline.training.trainer import AnswerTrainer, training_arguments
+    from ft_pipeline.training.trainer import AnswerTrainer
     from ft_pipeline.training.training_data import read_split
 
     gradients = []
