@@ -1,0 +1,193 @@
+"""A finished store of an older version opens, verifies and plans; what would run again is listed, with the reason.
+
+ft_pipeline_tests/fixtures/make_store.py made it, with the code of a73cd80.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ft_pipeline.store.artifacts import ArtifactStore
+from ft_pipeline.store.current import Current
+from ft_pipeline.store.manifest import describe_files, fingerprint_of
+from ft_pipeline.store.redaction import redactions
+from ft_pipeline_tests.end_to_end.project import current, ft_in_turn
+from ft_pipeline_tests.fixtures.packing import unpack
+from ft_pipeline_tests.store.old_store import ADVICE, LIST, Rerun, disagreements, read_list, reruns
+
+pytestmark = pytest.mark.slow
+
+COMMIT = "a73cd80"
+PACKED = Path(__file__).parents[1] / "fixtures" / f"store_{COMMIT}.tar.zst"
+MOST_BYTES = 5_000_000
+EXPERIMENTS = ["dpo", "full", "lora", "qlora"]
+COMMANDS = {
+    "audit": ("audit", "--verify"),
+    "champion": ("champion",),
+    "compare": ("compare",),
+    "recommend": ("recommend",),
+    "trained": ("sql", "select distinct experiment from training_rows order by experiment"),
+    "excluded": ("sql", "select file, row from quarantine where code = 'excluded'"),
+}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The project, unpacked."""
+    return unpack(PACKED, tmp_path_factory.mktemp("old") / "shop")
+
+
+@pytest.fixture(scope="module")
+def store(root: Path) -> ArtifactStore:
+    return ArtifactStore(root / "data" / "store")
+
+
+@pytest.fixture(scope="module")
+def spoiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same, with one byte of a merged model flipped and two settings changed."""
+    root = unpack(PACKED, tmp_path_factory.mktemp("spoiled") / "shop")
+    weights = current(root, "merged_model", "lora").path / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    for name, before, after in (
+        ("experiments/qlora.yaml", "eval_steps: 4", "eval_steps: 5"),
+        ("project.yaml", "max_test_rows: 8", "max_test_rows: 7"),
+    ):
+        text = (root / name).read_text(encoding="utf-8")
+        assert before in text
+        (root / name).write_text(text.replace(before, after), encoding="utf-8")
+    return root
+
+
+@pytest.fixture(scope="module")
+def answers(root: Path, spoiled: Path) -> dict[str, tuple[int, Any]]:
+    """What `ft` says of the store: (exit code, document) by name of the command."""
+    commands = {**COMMANDS, "spoiled": ("audit", "lora", "--verify", "--project", str(spoiled))}
+    return dict(zip(commands, ft_in_turn(root, *commands.values()), strict=True))
+
+
+@pytest.fixture(scope="module")
+def again(root: Path) -> dict[str, Rerun]:
+    return reruns(root)
+
+
+@pytest.fixture(scope="module")
+def changed(spoiled: Path) -> dict[str, Rerun]:
+    return reruns(spoiled)
+
+
+def test_the_fixture_is_small_and_made_by_that_commit(store: ArtifactStore) -> None:
+    assert PACKED.stat().st_size <= MOST_BYTES
+    code = {(artifact.manifest["code"]["commit"][:7], artifact.manifest["code"]["dirty"]) for artifact in store.all()}
+    assert code == {(COMMIT, False)}
+
+
+def test_every_artifact_opens_with_the_identity_that_was_recorded(store: ArtifactStore) -> None:
+    folders = sorted(store.artifacts.glob("*/*/*"))
+    artifacts = [store.verify(folder, thorough=True) for folder in folders]
+    assert len(artifacts) == len(store.all()) > 60
+    for artifact in artifacts:
+        if not artifact.redacted:
+            assert fingerprint_of(artifact.kind, describe_files(artifact.path)) == artifact.fingerprint, artifact.path
+    for pointer in Current(store.root).all():
+        opened = store.open(pointer.kind, pointer.fingerprint, manifest_sha256=pointer.manifest_sha256)
+        assert opened is not None and opened.manifest_sha256 == pointer.manifest_sha256, pointer
+
+
+def test_the_audit_verifies_the_whole_store(store: ArtifactStore, answers: dict[str, tuple[int, Any]]) -> None:
+    code, document = answers["audit"]
+    assert (code, document["verified"], document["problems"]) == (0, True, [])
+    assert {node["status"] for node in document["nodes"]} == {"verified"}
+    counted = document["counted"]
+    assert (counted["artifacts"], counted["redactions"]) == (len(store.all()), 1)
+    assert counted["champion_records"] == len(list((store.root / "champion").glob("*.json")))
+
+
+def test_the_audit_names_the_file_that_was_changed(answers: dict[str, tuple[int, Any]]) -> None:
+    code, document = answers["spoiled"]
+    assert (code, document["verified"]) == (1, False)
+    assert len(document["problems"]) == 1 and "model.safetensors was changed" in document["problems"][0]
+
+
+def test_the_champion_is_listed(store: ArtifactStore, answers: dict[str, tuple[int, Any]]) -> None:
+    code, record = answers["champion"]
+    assert (code, record["name"], record["kind"]) == (0, "qlora/merged", "merged")
+    assert record["fingerprints"]["merged_model"] == current(store.root.parents[1], "merged_model", "qlora").fingerprint
+
+
+def test_the_documents_and_tables_are_read(answers: dict[str, tuple[int, Any]]) -> None:
+    assert {answers[name][0] for name in COMMANDS} == {0}
+    rows = answers["compare"][1]["rows"]
+    assert {row["experiment"] for row in rows} >= set(EXPERIMENTS)
+    assert {row["kind"] for row in rows} >= {"base", "prompt", "teacher", "adapter", "merged"}
+    assert answers["recommend"][1]["reasons"]
+    assert answers["trained"][1]["rows"] == [[name] for name in EXPERIMENTS]
+
+
+def test_the_redaction_is_on_record(store: ArtifactStore, answers: dict[str, tuple[int, Any]]) -> None:
+    (record,) = redactions(store.root)
+    assert [[row["file"], row["row"]] for row in record.rows] == answers["excluded"][1]["rows"]
+    named = {(entry["kind"], entry["fingerprint"]) for entry in record.artifacts}
+    assert named == {artifact.reference for artifact in store.all() if artifact.redacted} != set()
+    learned = {model["fingerprint"] for model in record.models if model["how"] == "trained on it"}
+    assert learned, "the row trained models"
+    assert not learned & {pointer.fingerprint for pointer in Current(store.root).all()}, "they were trained again"
+
+
+def test_only_what_is_listed_runs_again(again: dict[str, Rerun]) -> None:
+    messages = disagreements(again, read_list(LIST.read_text(encoding="utf-8"), EXPERIMENTS))
+    assert not messages, "\n".join([*messages, ADVICE])
+
+
+def test_the_plan_tells_a_change_from_what_follows(changed: dict[str, Rerun], again: dict[str, Rerun]) -> None:
+    assert changed["merged_model [lora]"] == Rerun("changed", "damaged, or gone from the store")
+    assert changed["experiment [qlora]"].why == "settings changed: training"
+    assert changed["base_model [qlora]"] == again.get("base_model [qlora]", Rerun("follows", "experiment runs first"))
+    # The plan says of it only that the experiment runs first.
+    assert changed["scores [qlora]"].why == "settings changed: evaluation"
+    assert changed["scores [qlora]"].section == "changed"
+    assert set(again) < set(changed)
+
+
+def test_plan_and_list_are_compared_in_both_directions(changed: dict[str, Rerun]) -> None:
+    listed = {name: rerun.section for name, rerun in changed.items()}
+    name = "merged_model [lora]"
+    assert disagreements(changed, listed) == []
+    (missing,) = disagreements(changed, {entry: section for entry, section in listed.items() if entry != name})
+    assert missing.startswith(f"{name} would run again: damaged") and missing.endswith("not listed under `changed`.")
+    (elsewhere,) = disagreements(changed, {**listed, name: "follows"})
+    assert elsewhere.startswith(f"{name} is listed under `follows` and belongs under `changed`")
+    (gone,) = disagreements({entry: rerun for entry, rerun in changed.items() if entry != name}, listed)
+    assert gone == f"{name} is listed under `changed` and would not run again."
+
+
+def test_an_entry_names_one_step_or_several() -> None:
+    text = """
+changed:
+  adapter [lora]: The default changed.
+  comparison, report: They count rows.
+follows:
+  merged_model, scores [dpo, lora]: Another adapter is merged.
+  training_data [*]: Another base model is read.
+"""
+    follows = ("merged_model [dpo]", "merged_model [lora]", "scores [dpo]", "scores [lora]")
+    assert read_list(text, ["dpo", "lora"]) == {
+        **dict.fromkeys(("adapter [lora]", "comparison", "report"), "changed"),
+        **dict.fromkeys((*follows, "training_data [dpo]", "training_data [lora]"), "follows"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("changed: {'adapter [lora]': }\nfollows: {}", "has no reason"),
+        ("changed: {'adapter [lora]': new}\nfollows: {}", "has no reason"),
+        ("changed: {'adapter [*]': It is new., 'adapter [lora]': It is new.}\nfollows: {}", "is listed twice"),
+        ("changed: {}\nfollows: {}\nalso: {}", "Write changed and follows"),
+    ],
+)
+def test_a_list_without_reasons_is_refused(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        read_list(text, ["dpo", "lora"])
