@@ -31,6 +31,7 @@ from ft_pipeline.evaluation.rendering import (
 )
 from ft_pipeline.job import Job, Reporter
 from ft_pipeline.models.chat import stop_strings
+from ft_pipeline.models.compute import compute_dtype, dtype_name
 from ft_pipeline.models.learned_prompt import learned_prompt
 from ft_pipeline.models.load import load_tokenizer
 from ft_pipeline.models.parts import window_of
@@ -137,7 +138,12 @@ class Scorer:
         }
         own = {name: metric for result in results for name, metric in result["task_metrics"].items()}
         write_scores(self.job.out, rows, self.parts, records, {**self.measures.described, **own})
-        return {"rows": rows, "test_items": len(self.items), "test_rows": len(self.test_rows)}
+        return {
+            "rows": rows,
+            "test_items": len(self.items),
+            "test_rows": len(self.test_rows),
+            "computed_in": dtype_name(compute_dtype(self.job.device)),
+        }
 
     def _score_items(self, lm: LoadedLM, rendered: Sequence[RenderedItem], folder: Path) -> list[dict[str, Any]]:
         documents = [
@@ -232,6 +238,7 @@ class Scorer:
             "seconds_per_call": lm.generation_seconds / len(lm.generations),
             "cut_off": sum(sample["finish_reason"] == "length" for sample in samples),
             "fingerprint": fingerprint(self.parts),
+            "computed_in": dtype_name(compute_dtype(self.job.device)),
             "model": subject.about,
             "general": general_scores or None,
         }

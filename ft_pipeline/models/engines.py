@@ -2,20 +2,18 @@
 
 import importlib.util
 import shutil
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from ft_pipeline.errors import UserError
+from ft_pipeline.models.compute_choice import ask_compute
 
 EngineName = Literal["vllm", "transformers"]
 HOST = "127.0.0.1"
 OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
 """The engine's environment: the model is here, and nobody is told of it."""
-_NATIVE_BF16 = 8.0
-"""NVIDIA's compute capability from which bf16 is native."""
 
 
 @dataclass(frozen=True)
@@ -55,17 +53,9 @@ def find_engine(wanted: Literal["auto", "vllm", "transformers"]) -> Engine:
 
 
 def serving_dtype() -> str:
-    """bfloat16, as it was scored; float16 where a GPU has no native bf16 (there it was scored in float16)."""
-    smi = shutil.which("nvidia-smi")
-    if smi is None:
-        return "bfloat16"
-    query = [smi, "--query-gpu=compute_cap", "--format=csv,noheader"]
-    try:
-        found = subprocess.run(query, capture_output=True, text=True, timeout=20, check=False)
-    except subprocess.TimeoutExpired:
-        return "bfloat16"
-    capabilities = [float(line) for line in found.stdout.split() if line.replace(".", "", 1).isdigit()]
-    return "float16" if capabilities and min(capabilities) < _NATIVE_BF16 else "bfloat16"
+    """The compute type of this machine, which scoring uses too. It takes the seconds that an import of torch takes."""
+    dtype: str = ask_compute()["dtype"]
+    return dtype
 
 
 def find_program(name: str) -> Path | None:

@@ -1,4 +1,4 @@
-"""Load a model folder on a device: 16 bit or NF4, with or without an adapter."""
+"""Load a model folder on a device: in the machine's compute type or NF4, with or without an adapter."""
 
 import json
 from pathlib import Path
@@ -15,15 +15,9 @@ from transformers import (
 from transformers.utils.logging import disable_progress_bar
 
 from ft_pipeline.errors import UserError
+from ft_pipeline.models.compute import compute_dtype
 
 disable_progress_bar()  # the job reports its own progress; bars in a log file are noise
-
-
-def compute_dtype(device: str) -> torch.dtype:
-    """bf16 where the device has it natively, else fp16 (a T4 emulates bf16 at a fraction of the speed)."""
-    if device.startswith("cuda") and not torch.cuda.is_bf16_supported(including_emulation=False):
-        return torch.float16
-    return torch.bfloat16
 
 
 def load_model(
@@ -34,11 +28,11 @@ def load_model(
     adapter: Path | None = None,
     dtype: torch.dtype | None = None,
 ) -> Any:
-    """The causal LM of `folder` on `device`, 16 bit unless `dtype` says otherwise, in eval mode; offline and without
-    the folder's own code.
+    """The causal LM of `folder` on `device`, in the compute type unless `dtype` says otherwise, in eval mode; offline
+    and without the folder's own code.
 
-    `quantization` holds BitsAndBytesConfig's 4-bit keys (QuantizationSettings.model_dump()); embeddings and head stay
-    16 bit. `adapter` is a PEFT folder put on top, unmerged.
+    `quantization` holds BitsAndBytesConfig's 4-bit keys (QuantizationSettings.model_dump()); embeddings and head keep
+    the compute type. `adapter` is a PEFT folder put on top, unmerged, in 32 bit.
     """
     dtype = dtype or compute_dtype(device)
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
@@ -53,10 +47,12 @@ def load_model(
     if adapter is not None:
         from peft import PeftModel
 
+        from ft_pipeline.models.adapters import compute_in_base_dtype
+
         if not (adapter / "adapter_model.safetensors").is_file():  # PEFT would look for a pickle then
             raise UserError(f"{adapter.name} holds no adapter_model.safetensors; train the adapter again")
-        # PEFT would widen the 16-bit adapter to fp32, and then cast every activation back and forth.
-        model = PeftModel.from_pretrained(model, str(adapter), autocast_adapter_dtype=False)
+        model = PeftModel.from_pretrained(model, str(adapter), autocast_adapter_dtype=True)
+        compute_in_base_dtype(model)
     return model.eval()
 
 

@@ -14,7 +14,9 @@ from safetensors import SafetensorError
 from ft_pipeline.errors import UserError
 from ft_pipeline.experiments import ExperimentSettings
 from ft_pipeline.job import Job, Rank
-from ft_pipeline.models.load import compute_dtype, load_tokenizer
+from ft_pipeline.models.adapters import keep_adapter_in_32_bit
+from ft_pipeline.models.compute import compute_dtype, dtype_name
+from ft_pipeline.models.load import load_tokenizer
 from ft_pipeline.training.arguments import training_arguments
 from ft_pipeline.training.callbacks import Evaluations, Progress
 from ft_pipeline.training.preference import PairTrainer, with_reference
@@ -74,6 +76,7 @@ def run(job: Job) -> dict[str, Any]:
         "stopped_early": evaluations.exhausted(trainer.state),
         "resumed_from_step": resumed,
         "processes": job.rank.count,
+        "computed_in": dtype_name(compute_dtype(job.device)),
     }
 
 
@@ -98,10 +101,8 @@ def _trainer(job: Job, settings: ExperimentSettings, model: Any, rows: dict[str,
         trainer = PairTrainer(model, tokenizer, train, validation, arguments, ranks, dpo=settings.dpo)
     else:
         trainer = AnswerTrainer(model, tokenizer, rows["train"], rows["validation"], arguments, ranks)
-    if arguments.fp16:
-        for parameter in model.parameters():
-            if parameter.requires_grad:  # TRL makes them bf16, which this device has not
-                parameter.data = parameter.data.float()
+    if settings.technique != "full":
+        keep_adapter_in_32_bit(model)  # TRL rounds the adapter of a quantized model to bf16
     return trainer
 
 
@@ -112,7 +113,7 @@ def _save(trainer: AnswerTrainer, settings: ExperimentSettings, job: Job) -> Non
     if settings.technique == "full":
         model = new_model(base, settings, "cpu") if trainer.ranks.sharded else trainer.model
         load_weights(model, best)
-        save_full(model, job.out, base, job.device)
+        save_full(model, job.out, base)
     else:
         save_adapter(best, job.out, base)
     lines = [json.dumps(entry, sort_keys=True) for entry in trainer.state.log_history]

@@ -33,7 +33,7 @@ class Plan:
     """`prompt_tuning`, `lora`, `qlora` or `full`."""
     optim: str = "paged_adamw_8bit"
     dtype: str = "bfloat16"
-    """Of weights, gradients and, for AdamW, states."""
+    """The compute type: of frozen weights and of activations. What trains is 32 bit, its gradients and states too."""
     batch: int = 1
     length: int = 2048
     """Tokens of the longest row."""
@@ -112,8 +112,8 @@ def _parts(shape: Shape, plan: Plan, params: float | None) -> dict[str, float]:
     _check(plan)
     count, width = params or shape.params, BYTES[plan.dtype]
     trained = _trained_params(shape, plan, count)
-    added = 0 if plan.technique == "full" else trained * width
-    held = BYTES["float32"] if plan.autocast else width  # the dtype of what learns
+    held = width if plan.technique == "full" and not plan.autocast else BYTES["float32"]  # per value that learns
+    added = 0 if plan.technique == "full" else trained * held
     return {
         "weights": _base_bytes(shape, plan, count, width) + added,
         "gradients": trained * held,

@@ -20,6 +20,7 @@ from torch import Tensor
 from ft_pipeline.experiments import ExperimentSettings
 from ft_pipeline.job import Job
 from ft_pipeline.models.base_model import link_files
+from ft_pipeline.models.compute import compute_dtype, dtype_name, storage_dtype
 from ft_pipeline.models.load import keep_weights_unpacked, load_model, load_tokenizer
 from ft_pipeline.training.equivalence import Measurement, kl_divergence, measure
 from ft_pipeline.training.noise import noise_table
@@ -72,7 +73,7 @@ def run(job: Job) -> dict[str, Any]:
     for path in (job.work / f"merged-{mode}").iterdir():
         shutil.move(path, job.out / path.name)
     found = {"adapter": reference, "merged": measured[mode], **({"base": untouched} if untouched else {})}
-    return {**_summary(mode, candidates, reference, settings), **_noise(job, settings, found, rows, pad)}
+    return {**_summary(mode, candidates, reference, settings, job.device), **_noise(job, settings, found, rows, pad)}
 
 
 def _noise(
@@ -122,21 +123,22 @@ def _nothing_to_merge(job: Job) -> dict[str, Any]:
 def write_merged(
     base: Path, adapter: Path, out: Path, settings: ExperimentSettings, mode: str, device: str = "cpu"
 ) -> None:
-    """Write base + (alpha/r)·B·A, summed in fp32 and stored in the base's 16-bit dtype, with tokenizer and template."""
-    model = load_model(base, device)
+    """Write base + (alpha/r)·B·A, summed in fp32 and stored in the base's 16-bit type, with tokenizer and template."""
+    stored = storage_dtype(base)
+    model = load_model(base, device, dtype=stored)
     if mode == "dequantized":
         for name, weight in dequantized_weights(base, settings, device).items():
             module = model.get_submodule(name)
             module.weight.data = as_stored(module, weight)
     for update in lora_updates(adapter).values():
         update.add_to(model)
-    model.save_pretrained(out)
+    model.to(stored).save_pretrained(out)
     copy_companions(base, out)
 
 
 def dequantized_weights(base: Path, settings: ExperimentSettings, device: str) -> dict[str, Tensor]:
-    """The 4-bit weights of a freshly loaded model as 16-bit matrices [outputs, inputs], by module name; no forward pass
-    comes before."""
+    """The 4-bit weights of a freshly loaded model as matrices [outputs, inputs] in the compute type, by module name; no
+    forward pass comes before."""
     from bitsandbytes.functional import dequantize_4bit
     from bitsandbytes.nn import Linear4bit
 
@@ -191,7 +193,11 @@ def _judge(
 
 
 def _summary(
-    mode: str, candidates: dict[str, Candidate], reference: Measurement, settings: ExperimentSettings
+    mode: str,
+    candidates: dict[str, Candidate],
+    reference: Measurement,
+    settings: ExperimentSettings,
+    device: str,
 ) -> dict[str, Any]:
     chosen = candidates[mode]
     if chosen.kept_gain is None:
@@ -206,6 +212,7 @@ def _summary(
         "passed": chosen.passed,
         "adapter_heldout_loss": reference.loss,
         "compared_tokens": len(reference.logits),
+        "computed_in": dtype_name(compute_dtype(device)),
         "candidates": {name: asdict(candidate) for name, candidate in candidates.items()},
         "checks": {"merge_equivalence": {"passed": chosen.passed, "blocking": True, "message": message}},
     }

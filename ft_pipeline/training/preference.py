@@ -15,7 +15,7 @@ from torch.nn import functional
 from ft_pipeline.experiments import DpoSettings
 from ft_pipeline.training.batches import collate
 from ft_pipeline.training.loss import sequence_log_probabilities
-from ft_pipeline.training.trainer import AnswerTrainer, Rows, computing_in_16_bit, evaluating
+from ft_pipeline.training.trainer import AnswerTrainer, Rows, computing, evaluating
 
 
 def collate_pairs(rows: Sequence[dict[str, Any]], pad_token_id: int | None) -> dict[str, Tensor]:
@@ -73,7 +73,7 @@ class PairTrainer(AnswerTrainer):
 
 def _leads(model: Any, batch: dict[str, Tensor]) -> Tensor:
     """How much likelier (nats) the model finds each preferred answer than the rejected one [pairs]."""
-    with computing_in_16_bit(model):
+    with computing(model):
         preferred, rejected = sequence_log_probabilities(model, batch).chunk(2)
     return preferred - rejected
 

@@ -19,8 +19,10 @@ from transformers import set_seed
 
 from ft_pipeline.errors import UserError, first_line
 from ft_pipeline.experiments import ExperimentSettings, LoraSettings, PromptTuningSettings
+from ft_pipeline.models.adapters import keep_adapter_in_32_bit, set_exact_magnitudes
 from ft_pipeline.models.base_model import ORIGIN
-from ft_pipeline.models.load import compute_dtype, keep_weights_unpacked, load_model
+from ft_pipeline.models.compute import storage_dtype
+from ft_pipeline.models.load import keep_weights_unpacked, load_model
 from ft_pipeline.training.targets import require_mergeable, targets_in
 
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_config.json")
@@ -30,26 +32,30 @@ def new_model(base: Path, settings: ExperimentSettings, device: str, start: Path
     """The base model, seeded and ready to train: all of it in fp32 (`full`), or frozen under an adapter, a fresh one or
     one with the weights of `start` (an adapter folder of the same shape).
 
-    Adapters are 16 bit where bf16 is native, fp32 under fp16 (they would underflow). k-bit preparation is left out on
-    purpose: it widens embeddings and head to fp32, which costs memory and most of the speed of a small model, and
-    freezing is PEFT's own doing. UserError where the settings name modules that the model has not.
+    What trains is 32 bit (models/adapters.py says why). k-bit preparation is left out on purpose: it widens embeddings
+    and head to fp32, which costs memory and most of the speed of a small model. PEFT freezes the base by itself.
+    UserError where the settings name modules that the model does not have.
     """
     if settings.technique == "full":
         set_seed(settings.training.seed)
         return load_model(base, device, dtype=torch.float32).requires_grad_(True)
     if settings.technique == "prompt_tuning":
         set_seed(settings.training.seed)
-        return get_peft_model(load_model(base, device), prompt_config(settings.prompt_tuning, base))
+        model = get_peft_model(load_model(base, device), prompt_config(settings.prompt_tuning, base))
+        keep_adapter_in_32_bit(model)
+        return model
     quantization = settings.quantization.model_dump() if settings.technique == "qlora" else None
     model = load_model(base, device, quantization=quantization)
     keep_weights_unpacked(model)
     set_seed(settings.training.seed)
     config = lora_config(settings.lora, targets_in(model, settings.lora.target_modules))
     try:
-        model = get_peft_model(model, config, autocast_adapter_dtype=compute_dtype(device) == torch.float16)
+        model = get_peft_model(model, config)
     except ValueError as error:  # PEFT's word for matrices that are not there, or that cannot learn in this way
         raise UserError(f"the keys of `lora` do not fit the model: {first_line(error)}") from error
     require_mergeable(model, settings.lora)
+    keep_adapter_in_32_bit(model)
+    set_exact_magnitudes(model)
     if start is not None:
         load_weights(model, start)
     return model
@@ -91,10 +97,7 @@ def count_parameters(model: Any) -> dict[str, Any]:
 
 
 def load_weights(model: Any, folder: Path) -> None:
-    """Put the trained weights of a checkpoint into `model`, in the dtype they have there.
-
-    PEFT's load_adapter would widen 16-bit weights to fp32, and the resumed run would differ from an uninterrupted one.
-    """
+    """Put the trained weights of a checkpoint into `model`."""
     if isinstance(model, PeftModel):
         set_peft_model_state_dict(model, load_file(folder / ADAPTER_FILES[0]))
         return
@@ -120,9 +123,9 @@ def save_adapter(checkpoint: Path, out: Path, base: Path) -> None:
     (out / ADAPTER_FILES[1]).write_text(text + "\n", encoding="utf-8")
 
 
-def save_full(model: Any, out: Path, base: Path, device: str) -> None:
-    """Write a fully trained model in 16 bit, whole: with the tokenizer and template of its base."""
-    model.to(compute_dtype(device)).save_pretrained(out)
+def save_full(model: Any, out: Path, base: Path) -> None:
+    """Write a fully trained model in the 16-bit type of its base, whole: with the base's tokenizer and template."""
+    model.to(storage_dtype(base)).save_pretrained(out)
     copy_companions(base, out)
 
 

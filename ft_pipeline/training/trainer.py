@@ -17,7 +17,7 @@ from trl import SFTConfig, SFTTrainer
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.models.attention import reads_end_to_end
-from ft_pipeline.models.load import compute_dtype
+from ft_pipeline.models.compute import compute_dtype
 from ft_pipeline.training.batches import LengthGroupedSampler, batches_by_length, collate, tokens_in
 from ft_pipeline.training.callbacks import Evaluations, Meter
 from ft_pipeline.training.checkpoints import newest_valid, seal, step_of
@@ -91,7 +91,7 @@ class AnswerTrainer(SFTTrainer):
 
     def summed_loss(self, model: Any, batch: dict[str, Tensor]) -> tuple[Any, ...]:
         """Loss (nats) over the items of a batch, trained tokens here; their number; a sum for each of `measures`."""
-        with computing_in_16_bit(model):
+        with computing(model):
             return answer_loss(model, batch)
 
     def items(self, batch: dict[str, Tensor]) -> int:
@@ -250,11 +250,12 @@ class AnswerTrainer(SFTTrainer):
         """None: training reports to nobody."""
 
 
-def computing_in_16_bit(model: Any) -> AbstractContextManager[Any]:
-    """Autocast where the weights are fp32 (full fine-tuning); a 16-bit model needs none: it would only add casts."""
-    device = model.device
-    dtype = compute_dtype(str(device))
-    return torch.autocast(device.type, dtype, enabled=model.dtype == torch.float32)
+def computing(model: Any) -> AbstractContextManager[Any]:
+    """Autocast to the compute type where the weights are 32 bit and it is not (full fine-tuning)."""
+    device, dtype = model.device, compute_dtype(str(model.device))
+    if model.dtype != torch.float32 or dtype == torch.float32:
+        return torch.autocast(device.type, enabled=False)
+    return torch.autocast(device.type, dtype)
 
 
 @contextmanager
