@@ -123,10 +123,10 @@ class TrainingSettings(Section):
     """Held-out loss and a checkpoint every this many optimizer steps."""
     early_stopping_patience: int = Field(3, ge=1)
     gradient_checkpointing: bool = False
-    padding_free: bool = False
-    """The rows of a batch lie end to end, without padding, each attending to itself alone (variable-length attention):
-    for Llama-like models. A third faster on a CPU; on a GPU (from Ampere on) by torch's variable-length kernel, which
-    was not run on one yet."""
+    padding_free: bool | None = None
+    """The rows of a batch are laid end to end, without padding, and each row attends to itself alone (variable-length
+    attention). Null: on a CPU, where the model allows it (Llama-like models); there it is up to a third faster. On a
+    GPU (from Ampere on) `true` uses torch's variable-length kernel, which was not run on one yet."""
     torch_compile: bool = False
     """Compile the layers: about half a minute at the first step, then a fifth faster on a CPU (which needs g++)."""
     use_liger_kernel: bool = False
@@ -139,9 +139,10 @@ class TrainingSettings(Section):
     seed: int = Field(42, ge=0, le=4_294_967_000)
 
     @model_serializer(mode="wrap")
-    def _without_switches_that_are_off(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _without_switches_at_default(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """An artifact is known by its settings: a switch that a new version brings must not rename what is there."""
-        return {key: value for key, value in dump(self).items() if value or key not in _SWITCHES}
+        defaults = {key: type(self).model_fields[key].default for key in _SWITCHES}
+        return {key: value for key, value in dump(self).items() if key not in defaults or value != defaults[key]}
 
 
 class MixSettings(Section):

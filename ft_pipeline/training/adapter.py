@@ -15,6 +15,7 @@ from ft_pipeline.errors import UserError
 from ft_pipeline.experiments import ExperimentSettings
 from ft_pipeline.job import Job, Rank
 from ft_pipeline.models.adapters import keep_adapter_in_32_bit
+from ft_pipeline.models.attention import reads_end_to_end
 from ft_pipeline.models.compute import compute_dtype, dtype_name
 from ft_pipeline.models.load import load_tokenizer
 from ft_pipeline.training.arguments import training_arguments
@@ -52,6 +53,7 @@ def run(job: Job) -> dict[str, Any]:
         require_causal(model)
         require_room(model, rows)
         speed_up(model, settings.training, job.device)
+        padding_free = reads_end_to_end(model)
         counts = count_parameters(model)
         job.report.log(_begins(settings, counts, ranks))
         trainer = _trainer(job, settings, model, rows, ranks)
@@ -77,6 +79,7 @@ def run(job: Job) -> dict[str, Any]:
         "resumed_from_step": resumed,
         "processes": job.rank.count,
         "computed_in": dtype_name(compute_dtype(job.device)),
+        "padding_free": padding_free,
     }
 
 

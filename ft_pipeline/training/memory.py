@@ -97,7 +97,7 @@ def estimate_experiment(
         batch=rows,
         length=min(longest_row or training.max_length, training.max_length),
         gradient_checkpointing=training.gradient_checkpointing,
-        padding_free=training.padding_free,
+        padding_free=_lies_end_to_end(settings, device),
         r=settings.lora.r,
         target_modules=settings.lora.target_modules,
         double_quant=settings.quantization.bnb_4bit_use_double_quant,
@@ -106,6 +106,13 @@ def estimate_experiment(
         device=device,
     )
     return estimate(read_shape(config), plan, params=params, gpu_memory_gb=gpu_memory_gb)
+
+
+def _lies_end_to_end(settings: ExperimentSettings, device: str) -> bool:
+    """Whether batches have no padding, as far as the settings say (speed.speed_up decides it for the model)."""
+    if settings.training.padding_free is not None:
+        return settings.training.padding_free
+    return device == "cpu" and settings.technique != "prompt_tuning" and not settings.training.neftune_noise_alpha
 
 
 def _parts(shape: Shape, plan: Plan, params: float | None) -> dict[str, float]:

@@ -74,13 +74,9 @@ def states_of_rows(model: Any, end_to_end: bool) -> Tensor:
     return torch.cat(states)
 
 
-def require_rows_apart(alone: Tensor, end_to_end: Tensor, kind: str) -> None:
-    """UserError where rows that lie end to end are not read as each by itself; states as states_of_rows gives them."""
-    if _differ(alone, end_to_end):
-        raise UserError(
-            f"training.padding_free: a {kind} model reads rows that lie end to end otherwise than each by itself; "
-            "remove padding_free"
-        )
+def rows_apart(alone: Tensor, end_to_end: Tensor) -> bool:
+    """Whether rows end to end are read as each row by itself; states as states_of_rows gives them."""
+    return not _differ(alone, end_to_end)
 
 
 def _on(batch: dict[str, Tensor], device: Any) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""What makes a step faster and leaves what is learned as it is: each is a key of `training`, and off by default."""
+"""What makes a step faster and leaves what is learned as it is: each is a key of `training`."""
 
 import importlib.util
 import os
@@ -13,8 +13,9 @@ from transformers.integrations.liger import apply_liger_kernel
 from ft_pipeline.errors import UserError
 from ft_pipeline.experiments import TrainingSettings
 from ft_pipeline.models.attention import lay_end_to_end
+from ft_pipeline.models.learned_prompt import learned_prompt
 from ft_pipeline.models.parts import causal_lm, layers
-from ft_pipeline.training.probe import require_rows_apart, states_of_rows
+from ft_pipeline.training.probe import rows_apart, states_of_rows
 
 _COMPILERS = ("g++", "clang++")
 _LIGER = {"cross_entropy": False, "fused_linear_cross_entropy": False}
@@ -24,9 +25,13 @@ _LIGER = {"cross_entropy": False, "fused_linear_cross_entropy": False}
 def speed_up(model: Any, training: TrainingSettings, device: str) -> None:
     """Prepare `model` for padding_free, use_liger_kernel and torch_compile, as far as `training` wants them.
 
-    UserError where this model or this machine cannot do what is wanted.
+    Where `training` leaves padding_free open, a CPU takes it if the model can. UserError where this model or this
+    machine cannot do what is wanted.
     """
     if training.padding_free:
+        if (reason := _lay_end_to_end(model)) is not None:
+            raise UserError(f"training.padding_free: {reason}. Remove padding_free.")
+    elif training.padding_free is None and device == "cpu" and _may_lie_end_to_end(model, training):
         _lay_end_to_end(model)
     if training.use_liger_kernel:
         _require_liger(device)
@@ -36,11 +41,23 @@ def speed_up(model: Any, training: TrainingSettings, device: str) -> None:
         _compile_layers(model)
 
 
-def _lay_end_to_end(model: Any) -> None:
+def _may_lie_end_to_end(model: Any, training: TrainingSettings) -> bool:
+    """Whether the settings allow it: a learned prompt comes before each row of a batch, and NEFTune's noise depends on
+    the length of a row."""
+    return learned_prompt(model) is None and training.neftune_noise_alpha is None
+
+
+def _lay_end_to_end(model: Any) -> str | None:
+    """Let the model read its rows without padding; else why it cannot, and it stays as it was."""
+    causal = causal_lm(model)
+    before = causal.config._attn_implementation
     alone = states_of_rows(model, end_to_end=False)
     if (reason := lay_end_to_end(model)) is not None:
-        raise UserError(f"training.padding_free: {reason}, so its rows cannot lie end to end; remove padding_free")
-    require_rows_apart(alone, states_of_rows(model, end_to_end=True), causal_lm(model).config.model_type)
+        return f"{reason}, so its rows cannot lie end to end"
+    if rows_apart(alone, states_of_rows(model, end_to_end=True)):
+        return None
+    causal.set_attn_implementation(before)
+    return f"a {causal.config.model_type} model mixes rows that lie end to end"
 
 
 def _compile_layers(model: Any) -> None:

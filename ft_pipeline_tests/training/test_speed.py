@@ -178,8 +178,20 @@ def test_the_layers_are_compiled(models):
 def test_a_model_whose_attention_is_another_is_refused(model, reason):
     sizes = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
     built = model({**sizes, "num_attention_heads": 2, "num_key_value_heads": 1})
-    with pytest.raises(UserError, match=rf"padding_free: .*{reason}.*remove padding_free"):
+    with pytest.raises(UserError, match=rf"padding_free: .*{reason}.*Remove padding_free"):
         speed_up(built, training(padding_free=True), "cpu")
+    before = built.config._attn_implementation
+    speed_up(built, training(), "cpu")
+    assert built.config._attn_implementation == before  # by default it is only used where the model allows it
+
+
+def test_by_default_a_cpu_reads_rows_without_padding(models):
+    model, _ = models
+    for keys, device in (({}, "cuda:0"), ({"padding_free": False}, "cpu"), ({"neftune_noise_alpha": 5}, "cpu")):
+        speed_up(model, training(**keys), device)
+        assert not attention.reads_end_to_end(model)
+    speed_up(model, training(), "cpu")
+    assert attention.reads_end_to_end(model)
 
 
 def test_kernels_of_a_gpu_are_refused_on_a_cpu(models):
