@@ -217,6 +217,7 @@ def _row(contender: Contender, estimates: Mapping[str, Estimate], metrics: Metri
         "trainable_params": row["model"].get("trainable_params", 0),
         "general": row["general"],
         "fingerprint": row["fingerprint"],
+        "computed_in": row.get("computed_in"),  # None: scored by a server, or before it was recorded
         "source": contender.source,
         "source_row": row["name"],
     }

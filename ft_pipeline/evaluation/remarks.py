@@ -9,6 +9,8 @@ from ft_pipeline.evaluation.series import curve_in_words, flat, rises, spread_in
 
 ENOUGH_TESTS = 30
 """Test conversations below which intervals are wide and their 95 % is optimistic."""
+ROUNDING = 0.002
+"""Nats per token between bf16 and fp32, measured on the worked example: the largest difference of any row's loss."""
 
 
 def say_rows(case: Case, verdict: Verdict) -> str | None:
@@ -155,6 +157,21 @@ def say_tests(case: Case, verdict: Verdict) -> str | None:
     return f"The test split has {tests} conversations, under {ENOUGH_TESTS}: the intervals are wide; add data."
 
 
+def say_types(case: Case, verdict: Verdict) -> str | None:
+    """Rows that were computed in different types on different machines: rounding is part of their difference."""
+    by_type: dict[str, list[str]] = {}
+    for row in case.document["rows"]:
+        if row.get("computed_in"):
+            by_type.setdefault(row["computed_in"], []).append(row["name"])
+    if len(by_type) < 2:
+        return None
+    listed = "; ".join(f"{', '.join(names)} in {dtype}" for dtype, names in sorted(by_type.items()))
+    return (
+        f"The rows were computed in different types ({listed}). Rounding moves a loss by up to {ROUNDING:g} nats per "
+        "token. Score them again on one machine before you trust a smaller difference."
+    )
+
+
 REMARKS: Sequence[Callable[[Case, Verdict], str | None]] = (
     say_tuning,
     say_teacher,
@@ -168,4 +185,5 @@ REMARKS: Sequence[Callable[[Case, Verdict], str | None]] = (
     say_curve,
     say_rows,
     say_tests,
+    say_types,
 )

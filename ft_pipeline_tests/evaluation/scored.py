@@ -22,7 +22,7 @@ def scored(
 ) -> Path:
     """Write a scores folder. A row: kind, losses (nats per token, one per item; a teacher has none), and where wanted
     chrf (one per item), correct (one per general question), tokens (per prompt), seconds (per call), technique,
-    passages (that it looks up)."""
+    passages (that it looks up), computed_in."""
     folder.mkdir(parents=True)
     document = {"rows": [_row(name, row, dict(parts)) for name, row in rows.items()], "evaluation": dict(parts)}
     (folder / "scores.json").write_text(json.dumps(document), encoding="utf-8")
@@ -48,6 +48,7 @@ def _row(name: str, row: Mapping[str, Any], parts: dict[str, Any]) -> dict[str, 
         "seconds_per_call": float(row.get("seconds", 0.5)),
         "cut_off": 0,
         "fingerprint": fingerprint(parts),
+        "computed_in": row.get("computed_in"),
         "model": {
             "technique": row.get("technique"),
             "trainable_params": 100 if row.get("technique") else 0,

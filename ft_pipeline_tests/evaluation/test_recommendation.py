@@ -198,3 +198,12 @@ def test_few_test_rows_are_said(tmp_path: Path) -> None:
     rows = {"plain": {"kind": "base", "losses": losses(2.0)[:10]}}
     document = compare({"a/prompt_baseline": scored(tmp_path / "few", rows)}, CONFIG)
     assert said(decide(document), "The test split has 10 conversations, under 30")
+
+
+def test_rows_that_were_computed_in_different_types_are_named(tmp_path: Path) -> None:
+    document = case(tmp_path, style={"loss": 1.2, "computed_in": "float32"})
+    assert not said(decide(document), "different types")  # the others were scored before types were recorded
+    for row in document["rows"]:
+        row["computed_in"] = row["computed_in"] or "bfloat16"
+    words = "different types (few_shot, base in bfloat16; style/adapter, style/merged in float32)"
+    assert said(decide(document), words)
