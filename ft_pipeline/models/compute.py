@@ -7,7 +7,6 @@ The *storage type* belongs to the model: its files keep 16 bit wherever it is tr
 """
 
 import json
-import os
 import platform
 import sys
 import time
@@ -112,7 +111,6 @@ def _describe(measure: bool) -> dict[str, Any]:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     told: dict[str, Any] = {"device": device, "dtype": dtype_name(compute_dtype(device)), "reason": explain(device)}
     if measure:
-        torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or torch.get_num_threads()))
         told["gflops"] = measured_gflops()
     return told
 
