@@ -4,6 +4,7 @@ transformers keeps these as pickles. Here they are a tree of plain values in JSO
 file beside it, so that a checkpoint that someone else could write to cannot run code when it is resumed from.
 """
 
+import hashlib
 import json
 import random
 from pathlib import Path
@@ -45,12 +46,28 @@ def random_state() -> dict[str, Any]:
 
 
 def set_random_state(state: dict[str, Any]) -> None:
-    """Put the generators back where `random_state` found them."""
+    """Put the generators back where `random_state` found them, those of GPUs as far as this machine has them.
+
+    GPUs that were not there are seeded from the state of the first one.
+    """
     random.setstate(state["python"])
     np.random.set_state(state["numpy"])
     torch.set_rng_state(state["cpu"])
-    if state["cuda"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(state["cuda"])
+    states = state["cuda"]
+    if not states or not torch.cuda.is_available():
+        return
+    torch.cuda.init()
+    for device in range(torch.cuda.device_count()):
+        if device < len(states):
+            torch.cuda.set_rng_state(states[device], device)
+        else:
+            torch.cuda.default_generators[device].manual_seed(_seed_of(states[0], device))
+
+
+def _seed_of(state: torch.Tensor, device: int) -> int:
+    """Another one for each device (63 bits), always the same for the same state."""
+    digest = hashlib.sha256(f"{device}:".encode() + bytes(state.tolist())).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
 
 
 def _flatten(value: Any, tensors: dict[str, torch.Tensor]) -> Any:

@@ -73,6 +73,46 @@ def test_the_random_generators_go_on(tmp_path: Path) -> None:
     assert draw() == first
 
 
+def fake_gpus(monkeypatch: pytest.MonkeyPatch, count: int) -> list[torch.Generator]:
+    """Generators in the places of those of `count` GPUs, as another process has seeded them."""
+    generators = [torch.Generator() for _ in range(count)]
+    for generator in generators:
+        generator.seed()
+
+    def set_all(states: list[torch.Tensor]) -> None:
+        for device, state in enumerate(states):
+            torch.cuda.set_rng_state(state, device)
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "init", lambda: None)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    monkeypatch.setattr(torch.cuda, "default_generators", tuple(generators))
+    monkeypatch.setattr(torch.cuda, "get_rng_state_all", lambda: [each.get_state() for each in generators])
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, device: generators[device].set_state(state))
+    monkeypatch.setattr(torch.cuda, "set_rng_state_all", set_all)
+    return generators
+
+
+@pytest.mark.parametrize(("before", "now"), [(2, 1), (1, 1), (1, 3)])
+def test_as_many_gpus_go_on_as_there_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: int, now: int
+) -> None:
+    def draw(generators: list[torch.Generator]) -> list[float]:
+        return [float(torch.rand(1, generator=each)) for each in generators]
+
+    generators = fake_gpus(monkeypatch, before)
+    save_tree(tmp_path, "random", random_state())
+    expected = draw(generators)
+    drawn = []
+    for _ in range(2):
+        generators = fake_gpus(monkeypatch, now)
+        set_random_state(load_tree(tmp_path, "random"))
+        drawn.append(draw(generators))
+    shared = min(before, now)
+    assert drawn[0][:shared] == expected[:shared]
+    assert drawn[0] == drawn[1] and len(set(drawn[0])) == now  # the others: always the same, each another one
+
+
 @pytest.mark.parametrize("optimizer", ["AdamW", "AdamW8bit"])
 def test_an_optimizer_goes_on_exactly(tmp_path: Path, optimizer: str) -> None:
     import bitsandbytes
