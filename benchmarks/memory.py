@@ -81,6 +81,7 @@ def _settings(configuration: dict[str, Any]) -> Any:
 
     technique = configuration["technique"]
     training = {
+        "learning_rate": 5e-5,
         "max_steps": STEPS,
         "per_device_train_batch_size": configuration["batch"],
         "gradient_checkpointing": configuration.get("checkpointing", False),
@@ -116,7 +117,6 @@ def _measure(configuration: dict[str, Any], base: Path) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as scratch:
         arguments = training_arguments(settings.training, Path(scratch), device, compute_dtype(device))
         arguments.eval_strategy = arguments.save_strategy = "no"
-        arguments.load_best_model_at_end = False
         trainer = AnswerTrainer(new_model(base, settings, device), load_tokenizer(base), rows, rows[:1], arguments)
         if device == "cpu":
             Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here

@@ -130,14 +130,13 @@ def ours(
         {
             "technique": technique,
             "lora": {"target_modules": [*ATTENTION]},  # as the others have it
-            "training": {"num_train_epochs": 1, "per_device_train_batch_size": BATCH, **keys},
+            "training": {"learning_rate": 1e-3, "num_train_epochs": 1, "per_device_train_batch_size": BATCH, **keys},
         }
     )
     encoded = _encode(base, rows)
     with tempfile.TemporaryDirectory() as scratch:
         arguments = training_arguments(settings.training, Path(scratch), "cpu", torch.bfloat16)
         arguments.eval_strategy = arguments.save_strategy = "no"
-        arguments.load_best_model_at_end = False
         model = new_model(base, settings, "cpu")
         speed_up(model, settings.training, "cpu")
         trainer = AnswerTrainer(model, load_tokenizer(base), encoded, encoded[:1], arguments)

@@ -18,8 +18,6 @@ from ft_pipeline.settings import NAME_PATTERN
 
 Technique = Literal["prompt_tuning", "lora", "qlora", "full"]
 Objective = Literal["sft", "dpo", "cpt"]
-LEARNING_RATES = {"prompt_tuning": 1e-2, "lora": 1e-3, "qlora": 1e-3, "full": 5e-5}
-"""By technique, where the YAML names none; a tenth of it for dpo."""
 ALL_LINEAR = "all-linear"
 """PEFT's word for every matrix but the head."""
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
@@ -99,14 +97,16 @@ class QuantizationSettings(Section):
     bnb_4bit_use_double_quant: bool = True
 
 
-_SWITCHES = ("padding_free", "torch_compile", "use_liger_kernel")
+_LATER = ("evals_per_epoch", "eval_rows", "save_steps", "padding_free", "torch_compile", "use_liger_kernel")
+"""Keys that came after the first experiments were trained."""
 
 
 class TrainingSettings(Section):
     """transformers' and TRL's training arguments, same names."""
 
-    learning_rate: float = Field(1e-3, gt=0, le=1)
-    """Not named: 1e-3 for lora and qlora, 1e-2 for prompt_tuning, 5e-5 for full, a tenth for dpo. A fifth from 1B."""
+    learning_rate: float | None = Field(None, gt=0, le=1)
+    """Null: 1e-3 for lora and qlora, 1e-2 for prompt_tuning, 5e-5 for full. A tenth of that for dpo. A fifth of that
+    where the base model has 1B parameters or more."""
     num_train_epochs: int = Field(3, ge=1, le=1000)
     max_steps: Literal[-1] | Annotated[int, Field(ge=1)] = -1
     """Above zero: stop there, whatever num_train_epochs says."""
@@ -119,9 +119,20 @@ class TrainingSettings(Section):
     warmup_ratio: float = Field(0.05, ge=0, lt=1)
     weight_decay: float = Field(0.0, ge=0)
     max_grad_norm: float = Field(1.0, gt=0)
-    eval_steps: int = Field(25, ge=1)
-    """Held-out loss and a checkpoint every this many optimizer steps."""
-    early_stopping_patience: int = Field(3, ge=1)
+    eval_steps: int | None = Field(None, ge=1)
+    """Optimizer steps between two held-out losses. Null: `evals_per_epoch` decides. The last step always has one."""
+    evals_per_epoch: int = Field(4, ge=1)
+    """Held-out losses per epoch, evenly spaced. A run that `max_steps` ends within its first epoch counts as one epoch.
+    An epoch of fewer steps has one after each step."""
+    eval_rows: int = Field(512, ge=1)
+    """Validation rows behind a held-out loss: the same ones every time, chosen by the hash of their ids. All of them,
+    where the split has no more."""
+    save_steps: int | None = Field(None, ge=1)
+    """Optimizer steps between two checkpoints. Null: one after each held-out loss. The best and the last step always
+    have one. Two are kept: the newest and the best."""
+    early_stopping_patience: int | None = Field(3, ge=0)
+    """Stop when the best held-out loss is this many evaluations old. Null or 0: never. A run does not stop before its
+    schedule has decayed: `linear` and `cosine` to a tenth of the learning rate, the constant ones after warmup."""
     gradient_checkpointing: bool = False
     padding_free: bool | None = None
     """The rows of a batch are laid end to end, without padding, and each row attends to itself alone (variable-length
@@ -135,14 +146,20 @@ class TrainingSettings(Section):
     neftune_noise_alpha: float | None = Field(None, gt=0)
     """Noise on the embeddings while training (arXiv 2310.05914), 5 to 15; null for none."""
     report_to: list[Literal["tensorboard", "wandb", "mlflow"]] = Field(default_factory=list)
-    """Trackers that are told each step, beside the UI; each must be installed."""
+    """Trackers that log each step, beside the UI. Each must be installed. They are not part of what an adapter is known
+    by: a new tracker trains nothing again."""
     seed: int = Field(42, ge=0, le=4_294_967_000)
 
+    @field_validator("early_stopping_patience")
+    @classmethod
+    def _off_in_one_way(cls, given: int | None) -> int | None:
+        return given or None
+
     @model_serializer(mode="wrap")
-    def _without_switches_at_default(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """An artifact is known by its settings: a switch that a new version brings must not rename what is there."""
-        defaults = {key: type(self).model_fields[key].default for key in _SWITCHES}
-        return {key: value for key, value in dump(self).items() if key not in defaults or value != defaults[key]}
+    def _without_later_defaults(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """An artifact is known by its settings: a key that a new version brings must not rename what is there."""
+        usual = {name: type(self).model_fields[name].default for name in _LATER}
+        return {key: value for key, value in dump(self).items() if key not in usual or value != usual[key]}
 
 
 class MixSettings(Section):
@@ -229,19 +246,6 @@ class ExperimentSettings(Section):
     beside it (`NAME.at25`), and the comparison shows the loss by rows."""
     retrain: bool = False
     """Whether the nightly schedule trains it again once there are enough new rows; the champion's always is."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _learning_rate_of_the_technique(cls, given: Any) -> Any:
-        """What suits a LoRA destroys a fully trained model, so the default depends on the technique."""
-        if not isinstance(given, dict) or not isinstance(given.get("training") or {}, dict):
-            return given
-        training = dict(given.get("training") or {})
-        technique = given.get("technique", "qlora")
-        usual = LEARNING_RATES.get(technique) if isinstance(technique, str) else None
-        if training.get("learning_rate") is None and usual is not None:
-            training["learning_rate"] = usual * (0.1 if given.get("objective") == "dpo" else 1)
-        return {**given, "training": training}
 
     @model_validator(mode="after")
     def _combinations(self) -> "ExperimentSettings":

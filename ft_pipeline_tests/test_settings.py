@@ -109,6 +109,9 @@ def test_several_greedy_answers_would_be_equal(tmp_path: Path) -> None:
         ("technique: prompt_tuning\nprompt_tuning:\n  prompt_tuning_init: TEXT\n", ["set both or none"]),
         ("data:\n  weights:\n    human: 0\n    distilled: 0\n", ["all 0"]),
         ("training:\n  max_steps: 0\n", ["line 2", "training.max_steps"]),
+        ("training:\n  eval_rows: 0\n", ["line 2", "training.eval_rows"]),
+        ("training:\n  evals_per_epoch: 0.5\n", ["line 2", "training.evals_per_epoch"]),
+        ("training:\n  early_stopping_patience: -1\n", ["line 2", "training.early_stopping_patience"]),
     ],
 )
 def test_what_does_not_go_together_is_refused(tmp_path: Path, text: str, said: list[str]) -> None:
@@ -116,16 +119,6 @@ def test_what_does_not_go_together_is_refused(tmp_path: Path, text: str, said: l
         read_settings(written(tmp_path, text), ExperimentSettings)
     for words in said:
         assert words in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("technique", "objective", "rate"), [("qlora", "sft", 1e-3), ("full", "cpt", 5e-5), ("lora", "dpo", 1e-4)]
-)
-def test_the_learning_rate_suits_what_is_trained(technique: str, objective: str, rate: float) -> None:
-    settings = ExperimentSettings.model_validate({"technique": technique, "objective": objective})
-    assert settings.training.learning_rate == pytest.approx(rate)
-    named = {"technique": technique, "objective": objective, "training": {"learning_rate": 0.5}}
-    assert ExperimentSettings.model_validate(named).training.learning_rate == 0.5
 
 
 def project_of(root: Path, **experiments: str) -> Project:
@@ -230,7 +223,7 @@ def test_the_experiments_with_and_without_a_teacher_differ_in_nothing_else() -> 
 
 
 def test_a_new_version_renames_no_training():
-    """What an adapter is known by: a key that is added here trains everything anew, unless it is silent while off."""
+    """What an adapter is known by: a key that is added here trains everything again, unless its default is silent."""
     dumped = TrainingSettings().model_dump(mode="json")
     assert list(dumped) == [
         "learning_rate",
@@ -251,7 +244,26 @@ def test_a_new_version_renames_no_training():
         "report_to",
         "seed",
     ]
-    for choice in (True, False):  # null, the default, is left out: an old artifact keeps its name
-        switched = TrainingSettings(padding_free=choice)
-        assert switched.model_dump(mode="json") == {**dumped, "padding_free": choice}
-        assert TrainingSettings.model_validate(switched.model_dump(mode="json")) == switched
+    for later in (
+        {"padding_free": True},
+        {"padding_free": False},
+        {"evals_per_epoch": 2},
+        {"eval_rows": 64},
+        {"save_steps": 500},
+    ):
+        changed = TrainingSettings.model_validate(later)
+        assert changed.model_dump(mode="json") == {**dumped, **later}
+        assert TrainingSettings.model_validate(changed.model_dump(mode="json")) == changed
+
+
+def test_settings_of_an_earlier_version_are_read():
+    """As manifests and experiments hold them: every 25 steps was the default."""
+    before = {"learning_rate": 0.001, "eval_steps": 25, "early_stopping_patience": 3, "report_to": []}
+    dumped = TrainingSettings.model_validate(before).model_dump(mode="json")
+    assert dumped == TrainingSettings().model_dump(mode="json") | before
+
+
+@pytest.mark.parametrize("off", ["0", "null"])
+def test_early_stopping_is_off_in_one_way(tmp_path: Path, off: str) -> None:
+    given = read_settings(written(tmp_path, f"training: {{early_stopping_patience: {off}}}\n"), ExperimentSettings)
+    assert given.training.early_stopping_patience is None

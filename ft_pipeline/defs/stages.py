@@ -3,14 +3,18 @@
 from dataclasses import dataclass
 from typing import Any
 
+from ft_pipeline.errors import UserError
 from ft_pipeline.execution.gates import require
 from ft_pipeline.execution.steps import Inputs, versions_of
 from ft_pipeline.experiments import ExperimentSettings
+from ft_pipeline.learning_rates import resolved
 from ft_pipeline.models.base_model import identify
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.spec import Spec
 
 ADAPTED = ("lora", "qlora")
+BESIDE = {"retrain", "seeds", "learning_curve"}
+"""Settings of when an experiment is trained, and of what is trained beside it: they change nothing of it."""
 
 
 @dataclass(frozen=True)
@@ -19,6 +23,16 @@ class Stage:
 
     name: str
     settings: ExperimentSettings
+
+
+def experiment_spec(at: Inputs) -> Spec:
+    """The stages of this partition's experiment, as their YAMLs say now."""
+    assert at.experiment is not None
+    *before, own = [
+        {"name": name, **without_trackers(settings).model_dump(mode="json", exclude=BESIDE)}
+        for name, settings in at.project.stages(at.experiment)
+    ]
+    return Spec("experiment", config={**own, "stages_before": before})
 
 
 def experiment_stages(at: Inputs) -> list[Stage]:
@@ -49,7 +63,7 @@ def beginning(at: Inputs, stages: list[Stage]) -> tuple[Artifact, Artifact | Non
     before, last = stages[-2], stages[-1]
     base, start = beginning(at, stages[:-1])
     data = require(at.made(training_data_spec(at, before.settings)))
-    trained = at.made(adapter_spec(before.settings, data, base, start))
+    trained = at.made(adapter_spec(at, before, data, base, start))
     if goes_on(before.settings, last.settings):
         return base, trained
     merged = require(at.made(merged_model_spec(at, before.settings, data, trained)))
@@ -83,20 +97,41 @@ def training_data_spec(at: Inputs, settings: ExperimentSettings) -> Spec:
     return Spec("training_data", references(inputs), config, versions_of("transformers", "tokenizers"))
 
 
-def adapter_spec(settings: ExperimentSettings, data: Artifact, base: Artifact, start: Artifact | None) -> Spec:
+def adapter_spec(at: Inputs, stage: Stage, data: Artifact, base: Artifact, start: Artifact | None) -> Spec:
     """Of one stage. The reference model of dpo is what it starts from, and so stands among the inputs."""
     inputs = {"training_data": data, "base_model": base, **({"start": start} if start else {})}
+    settings = on_base(stage.settings, base)
     keys = {"objective", "technique", "prompt_tuning", "lora", "quantization", "training", "dpo"}
     config = {"experiment": settings.model_dump(mode="json", include=keys)}
     versions = versions_of("torch", "transformers", "peft", "trl", "bitsandbytes", "accelerate")
-    return Spec("adapter", references(inputs), config, versions, seed=settings.training.seed)
+    seed, handling = settings.training.seed, {"report_to": trackers(at, stage.name)}
+    return Spec("adapter", references(inputs), config, versions, seed=seed, handling=handling)
+
+
+def trackers(at: Inputs, name: str) -> list[str]:
+    """`training.report_to` as the experiment's YAML says now: like all handling, it is in no spec."""
+    try:
+        return list(at.project.experiment(name).training.report_to)
+    except UserError:  # an earlier stage whose YAML was renamed or broken since
+        return []
+
+
+def on_base(settings: ExperimentSettings, base: Artifact) -> ExperimentSettings:
+    """The settings as specs have them: the learning rate resolved for the size of `base`, and no trackers."""
+    return without_trackers(resolved(settings, base.summary["params"]))
+
+
+def without_trackers(settings: ExperimentSettings) -> ExperimentSettings:
+    """The settings as specs have them: no tracker changes a result."""
+    return settings.model_copy(update={"training": settings.training.model_copy(update={"report_to": []})})
 
 
 def merged_model_spec(at: Inputs, settings: ExperimentSettings, data: Artifact, trained: Artifact) -> Spec:
     """Of one stage, onto the base that its adapter was trained on."""
-    inputs = {"adapter": trained, "base_model": trained_on(at, trained), "training_data": data}
+    base = trained_on(at, trained)
+    inputs = {"adapter": trained, "base_model": base, "training_data": data}
     keys = {"objective", "technique", "quantization", "merge", "lora", "training"}
-    config = {"experiment": settings.model_dump(mode="json", include=keys)}
+    config = {"experiment": on_base(settings, base).model_dump(mode="json", include=keys)}
     versions = versions_of("torch", "transformers", "peft", "bitsandbytes")
     return Spec("merged_model", references(inputs), config, versions)
 

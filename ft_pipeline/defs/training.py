@@ -10,8 +10,10 @@ from ft_pipeline.defs.stages import (
     base_model_spec,
     beginning,
     experiment_settings,
+    experiment_spec,
     experiment_stages,
     merged_model_spec,
+    on_base,
     references,
     training_data_spec,
 )
@@ -43,13 +45,7 @@ TOKEN_CHECKS = (
 )
 def experiment(at: Inputs) -> Spec:
     """The experiment as its YAML resolves: base model, objective, technique, hyperparameters, GPU, where it starts."""
-    assert at.experiment is not None
-    *before, own = [
-        # When an experiment is trained, and what is trained beside it, changes nothing of it.
-        {"name": name, **settings.model_dump(mode="json", exclude={"retrain", "seeds", "learning_curve"})}
-        for name, settings in at.project.stages(at.experiment)
-    ]
-    return Spec("experiment", config={**own, "stages_before": before})
+    return experiment_spec(at)
 
 
 @step(
@@ -86,8 +82,8 @@ def training_data(at: Inputs) -> Spec:
 )
 def memory_estimate(at: Inputs) -> Spec:
     """What training will hold: weights, gradients, optimizer states, activations, from the model's config alone."""
-    settings = experiment_settings(at)
     inputs = {"base_model": at.artifact("base_model"), "training_data": at.artifact("training_data")}
+    settings = on_base(experiment_settings(at), inputs["base_model"])
     return Spec("memory_estimate", references(inputs), {"experiment": settings.model_dump(mode="json")})
 
 
@@ -103,8 +99,9 @@ def adapter(at: Inputs) -> Spec:
     """What training learned (LoRA matrices, or with `full` all weights): the best checkpoint by held-out loss."""
     at.passed("conversations")
     at.passed("memory_estimate")
-    base, start = beginning(at, experiment_stages(at))
-    return adapter_spec(experiment_settings(at), at.passed("training_data"), base, start)
+    stages = experiment_stages(at)
+    base, start = beginning(at, stages)
+    return adapter_spec(at, stages[-1], at.passed("training_data"), base, start)
 
 
 @step(
@@ -188,4 +185,5 @@ def _show_adapter(artifact: Artifact) -> dict[str, Any]:
         [entry["step"] for entry in held_out],
         [entry["eval_loss"] for entry in held_out],
     )
-    return {**artifact.summary, "loss_curve": picture(curve, "training and held-out loss")}
+    rate = artifact.spec["config"]["experiment"]["training"]["learning_rate"]
+    return {**artifact.summary, "learning_rate": rate, "loss_curve": picture(curve, "training and held-out loss")}

@@ -19,7 +19,9 @@ from ft_pipeline.models.attention import reads_end_to_end
 from ft_pipeline.models.compute import compute_dtype, dtype_name
 from ft_pipeline.models.load import load_tokenizer
 from ft_pipeline.training.arguments import training_arguments
-from ft_pipeline.training.callbacks import Evaluations, Progress
+from ft_pipeline.training.callbacks import Progress
+from ft_pipeline.training.checkpoints import folder_of
+from ft_pipeline.training.evaluations import Evaluations, intervals, sample
 from ft_pipeline.training.preference import PairTrainer, with_reference
 from ft_pipeline.training.probe import require_causal, require_room
 from ft_pipeline.training.ranks import Ranks, joined
@@ -43,7 +45,7 @@ def run(job: Job) -> dict[str, Any]:
     best step, first and best held-out loss, tokens per second, seconds, peak memory (GB) of one process,
     where it resumed, how many processes.
     """
-    settings = ExperimentSettings.model_validate(job.config["experiment"])
+    settings = _settings(job)
     require_trackers(settings.training.report_to)
     require_divisible(settings, job.rank)
     rows = {split: read_split(job.inputs["training_data"], split) for split in ("train", "validation")}
@@ -59,7 +61,7 @@ def run(job: Job) -> dict[str, Any]:
         trainer = _trainer(job, settings, model, rows, ranks)
         evaluations = Evaluations(settings.training.early_stopping_patience)
         trainer.add_callback(evaluations)
-        trainer.add_callback(Progress(job.report, trainer.meter, job.device))
+        trainer.add_callback(Progress(job.report))
         resumed = train(trainer, evaluations)
         if ranks.first:
             _save(trainer, settings, job)
@@ -75,7 +77,7 @@ def run(job: Job) -> dict[str, Any]:
         "tokens_per_second": trainer.meter.tokens_per_second,
         "seconds": time.monotonic() - started,
         "peak_memory_gb": peak_memory_gb(job.device),
-        "stopped_early": evaluations.exhausted(trainer.state),
+        "stopped_early": trainer.state.global_step < trainer.state.max_steps,
         "resumed_from_step": resumed,
         "processes": job.rank.count,
         "computed_in": dtype_name(compute_dtype(job.device)),
@@ -83,10 +85,17 @@ def run(job: Job) -> dict[str, Any]:
     }
 
 
+def _settings(job: Job) -> ExperimentSettings:
+    """The settings of the spec, and what it leaves out because no result depends on it (`training.report_to`)."""
+    given = job.config["experiment"]
+    return ExperimentSettings.model_validate({**given, "training": {**given["training"], **job.handling}})
+
+
 def _begins(settings: ExperimentSettings, counts: dict[str, Any], ranks: Ranks) -> str:
     """What a person reads at the start."""
     share = f"{counts['trainable_params']:,} of {counts['total_params']:,} parameters train"
-    line = f"{settings.technique}: {share} ({counts['trainable_share']:.2%})"
+    rate = f"learning rate {settings.training.learning_rate:g}"
+    line = f"{settings.technique}: {share} ({counts['trainable_share']:.2%}), {rate}"
     if ranks.several:
         way = "FSDP2" if ranks.sharded else "DDP"
         rows = settings.training.per_device_train_batch_size
@@ -96,6 +105,8 @@ def _begins(settings: ExperimentSettings, counts: dict[str, Any], ranks: Ranks) 
 
 def _trainer(job: Job, settings: ExperimentSettings, model: Any, rows: dict[str, Any], ranks: Ranks) -> AnswerTrainer:
     arguments = training_arguments(settings.training, job.work / "checkpoints", job.device, compute_dtype(job.device))
+    arguments.eval_steps, arguments.save_steps = intervals(settings.training, len(rows["train"]))
+    rows = {"train": rows["train"], "validation": _held_out(job, settings, rows["validation"])}
     tokenizer = load_tokenizer(job.inputs["base_model"])
     trainer: AnswerTrainer
     if settings.objective == "dpo":
@@ -109,9 +120,17 @@ def _trainer(job: Job, settings: ExperimentSettings, model: Any, rows: dict[str,
     return trainer
 
 
+def _held_out(job: Job, settings: ExperimentSettings, validation: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The validation rows that are evaluated while training."""
+    chosen = sample(validation, settings.training.eval_rows)
+    if len(chosen) < len(validation):
+        job.report.log(f"held-out losses are of {len(chosen):,} of {len(validation):,} validation rows")
+    return chosen
+
+
 def _save(trainer: AnswerTrainer, settings: ExperimentSettings, job: Job) -> None:
     """Write the best weights and the course of the training."""
-    best = Path(trainer.args.output_dir) / f"checkpoint-{trainer.state.best_global_step}"
+    best = folder_of(Path(trainer.args.output_dir), trainer.state.best_global_step)
     base = job.inputs["base_model"]
     if settings.technique == "full":
         model = new_model(base, settings, "cpu") if trainer.ranks.sharded else trainer.model

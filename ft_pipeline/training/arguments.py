@@ -9,7 +9,13 @@ from ft_pipeline.experiments import TrainingSettings
 
 
 def training_arguments(settings: TrainingSettings, folder: Path, device: str, dtype: torch.dtype) -> SFTConfig:
-    """transformers' and TRL's arguments for one run; `folder` takes the checkpoints."""
+    """transformers' and TRL's arguments for one run; `folder` takes the checkpoints.
+
+    How many steps lie between evaluations and between checkpoints follows from the rows: evaluations.intervals.
+    ValueError where the learning rate is not resolved (learning_rates.resolved).
+    """
+    if settings.learning_rate is None:
+        raise ValueError("training.learning_rate is null. Resolve it for the size of the base model first.")
     return SFTConfig(
         output_dir=str(folder),
         learning_rate=settings.learning_rate,
@@ -36,11 +42,9 @@ def training_arguments(settings: TrainingSettings, folder: Path, device: str, dt
         use_cpu=device == "cpu",
         dataloader_pin_memory=device != "cpu",
         eval_strategy="steps",
-        eval_steps=settings.eval_steps,
+        # The Trainer's ways of keeping the best checkpoint want one for every evaluation and no other: Evaluations and
+        # AnswerTrainer do it.
         save_strategy="steps",
-        save_steps=settings.eval_steps,
-        save_total_limit=2,
-        load_best_model_at_end=True,
         metric_for_best_model="eval_loss",
         greater_is_better=False,
         logging_steps=1,

@@ -1,63 +1,43 @@
-"""What looks on while a model trains: its speed, its progress, and when to evaluate and to stop."""
+"""What is measured and reported while a model trains: its speed and its progress."""
 
 import time
 from typing import Any
 
-from transformers import TrainerCallback, TrainerState
+import torch
+from transformers import TrainerCallback
 
 from ft_pipeline.job import Reporter
-from ft_pipeline.training.usage import memory_gb
 
 
-class Meter:
-    """Tokens read by training steps (padding left out), and the seconds that those took."""
+class Meter(TrainerCallback):
+    """Tokens that optimizer steps read (padding left out), and the seconds they took: from fetching the rows to the
+    changed weights. Evaluations and checkpoints lie between steps and do not count."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: torch.device) -> None:
         self.tokens = 0
         self.seconds = 0.0
-        self._entered = 0.0
+        self._device = device
+        self._began = 0.0
 
-    def __enter__(self) -> None:
-        self._entered = time.monotonic()
+    def begin(self) -> None:
+        """An optimizer step begins."""
+        self._began = time.monotonic()
 
-    def __exit__(self, *_: object) -> None:
-        self.seconds += time.monotonic() - self._entered
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)  # kernels run behind the calls that start them
+        self.seconds += time.monotonic() - self._began
 
     @property
     def tokens_per_second(self) -> float:
         return self.tokens / self.seconds if self.seconds else 0.0
 
 
-class Evaluations(TrainerCallback):
-    """Evaluate after the last step too, and stop when the held-out loss has not fallen for `patience` evaluations.
-
-    It counts in the log history, which checkpoints carry, and so is the same after a resume.
-    """
-
-    def __init__(self, patience: int) -> None:
-        self._patience = patience
-
-    def exhausted(self, state: TrainerState) -> bool:
-        """Whether the best held-out loss lies `patience` evaluations back."""
-        losses = [entry["eval_loss"] for entry in state.log_history if "eval_loss" in entry and entry["step"] > 0]
-        return bool(losses) and len(losses) - 1 - losses.index(min(losses)) >= self._patience
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.global_step >= state.max_steps:
-            control.should_evaluate = control.should_save = True
-
-    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self.exhausted(state):
-            control.should_training_stop = True
-
-
 class Progress(TrainerCallback):
     """Report each step with loss, speed, time left and memory."""
 
-    def __init__(self, report: Reporter, meter: Meter, device: str) -> None:
+    def __init__(self, report: Reporter) -> None:
         self._report = report
-        self._meter = meter
-        self._device = device
         self._last_eval: float | None = None
         self._first_step: int | None = None
         self._started = time.monotonic()
@@ -75,11 +55,10 @@ class Progress(TrainerCallback):
         done = state.global_step - (self._first_step or 0)
         values = {
             "loss": logs["loss"],
-            "tokens_per_second": self._meter.tokens_per_second,
+            "tokens_per_second": logs["tokens_per_second"],
             "eta_seconds": (time.monotonic() - self._started) / max(1, done) * (state.max_steps - state.global_step),
-            "memory_gb": memory_gb(self._device),
+            "memory_gb": logs["memory_gb"],
         }
-        logs |= {name: values[name] for name in ("tokens_per_second", "memory_gb")}
         if self._last_eval is not None:
             values["eval_loss"] = self._last_eval
         self._report.progress(state.global_step, state.max_steps, **values)

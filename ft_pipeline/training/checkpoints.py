@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import shutil
+from collections.abc import Collection
 from pathlib import Path
 
 from ft_pipeline.store.pickles import named_like_a_pickle
@@ -20,16 +22,31 @@ def seal(folder: Path) -> None:
 
 def newest_valid(root: Path) -> Path | None:
     """The complete, undamaged checkpoint of the highest step under `root`, null where there is none."""
-    folders = [path for path in root.glob(f"{_PREFIX}*") if path.name.removeprefix(_PREFIX).isdigit()]
-    for folder in sorted(folders, key=step_of, reverse=True):
+    for folder in sorted(_folders(root), key=step_of, reverse=True):
         if _is_valid(folder):
             return folder
     return None
 
 
+def prune(root: Path, keep: Collection[int]) -> None:
+    """Remove the checkpoints under `root` but those of the steps in `keep`."""
+    for folder in _folders(root):
+        if step_of(folder) not in keep:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def folder_of(root: Path, step: int) -> Path:
+    """Where the checkpoint of an optimizer step is kept."""
+    return root / f"{_PREFIX}{step}"
+
+
 def step_of(folder: Path) -> int:
     """The optimizer step after which a checkpoint was written."""
     return int(folder.name.removeprefix(_PREFIX))
+
+
+def _folders(root: Path) -> list[Path]:
+    return [path for path in root.glob(f"{_PREFIX}*") if path.name.removeprefix(_PREFIX).isdigit()]
 
 
 def _is_valid(folder: Path) -> bool:

@@ -19,8 +19,9 @@ from ft_pipeline.errors import UserError
 from ft_pipeline.models.attention import reads_end_to_end
 from ft_pipeline.models.compute import compute_dtype
 from ft_pipeline.training.batches import LengthGroupedSampler, batches_by_length, collate, tokens_in
-from ft_pipeline.training.callbacks import Evaluations, Meter
-from ft_pipeline.training.checkpoints import newest_valid, seal, step_of
+from ft_pipeline.training.callbacks import Meter
+from ft_pipeline.training.checkpoints import folder_of, newest_valid, prune, seal, step_of
+from ft_pipeline.training.evaluations import Evaluations, best_steps
 from ft_pipeline.training.loss import answer_loss
 from ft_pipeline.training.ranks import RankBatches, Ranks
 from ft_pipeline.training.speed import computed_as_written
@@ -28,6 +29,7 @@ from ft_pipeline.training.state import load_tree, random_state, save_tree, set_r
 from ft_pipeline.training.stopping import Stopping
 from ft_pipeline.training.techniques import load_weights
 from ft_pipeline.training.tokens import MASKED
+from ft_pipeline.training.usage import memory_gb
 
 OPTIMIZER, RANDOM, SCALER = "optimizer", "random", "scaler"
 """Of a checkpoint, beside the weights: each a .json and a .safetensors."""
@@ -64,7 +66,7 @@ class AnswerTrainer(SFTTrainer):
         self._validation = validation
         self._pad = padding_of(model, tokenizer)
         self._filler = train[0]
-        self.meter = Meter()
+        self.meter = Meter(model.device)
         columns = {key: [row[key] for row in train] for key in self.columns}
         routing = _routing(model)
         super().__init__(
@@ -76,6 +78,7 @@ class AnswerTrainer(SFTTrainer):
             data_collator=self._collate,
         )
         self.remove_callback(PrinterCallback)
+        self.add_callback(self.meter)
         # TRL has a mixture of experts report its routing, and the config would be saved so: such a model fails when it
         # generates.
         model.config.get_text_config().update(routing)
@@ -116,9 +119,10 @@ class AnswerTrainer(SFTTrainer):
         """`summed_loss` of a batch, nought of one that does not count, as the ranks' module gives it."""
         return tuple(value * _counts(batch) for value in self.summed_loss(model, batch))
 
-    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
-        with self.meter:
-            return super().training_step(*args, **kwargs)
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
+        """The batches of the optimizer step that begins here."""
+        self.meter.begin()
+        return super().get_batch_samples(*args, **kwargs)
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """The held-out metrics, logged; `eval_loss` chooses the best checkpoint."""
@@ -145,7 +149,8 @@ class AnswerTrainer(SFTTrainer):
         return self._ranked(batch) if self.ranks.sharded else self.summed_loss(self.model, batch)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Record and refuse a loss that is no number; the checkpoint before it stays."""
+        """Record, with speed and memory, before any tracker sees it; refuse a loss that is no number: the checkpoint
+        before it stays."""
         for name in ("loss", "eval_loss"):
             if name in logs and not math.isfinite(logs[name]):
                 raise UserError(
@@ -153,6 +158,9 @@ class AnswerTrainer(SFTTrainer):
                     f"training.learning_rate (now {self.args.learning_rate:g}) or raise training.warmup_ratio. The "
                     "last checkpoint is kept."
                 )
+        if "loss" in logs:
+            memory = memory_gb(str(self.model.device))
+            logs |= {"tokens_per_second": self.meter.tokens_per_second, "memory_gb": memory}
         super().log(logs, start_time)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> LengthGroupedSampler:
@@ -185,9 +193,13 @@ class AnswerTrainer(SFTTrainer):
         return self._ranked if self.ranks.several else super()._wrap_model(model, training, dataloader)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """A checkpoint of this step, sealed before an older one goes: the newest and the best remain, or the two best
+        where the newest is the best."""
         super()._save_checkpoint(model, trial)
         if self.ranks.first:
-            seal(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}")
+            root, step = Path(self.args.output_dir), self.state.global_step
+            seal(folder_of(root, step))
+            prune(root, [step, *[best for best in best_steps(self.state) if best != step][-1:]])
         self.ranks.wait()
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
@@ -238,10 +250,6 @@ class AnswerTrainer(SFTTrainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         load_weights(self.model if model is None else model, Path(resume_from_checkpoint))
-
-    def _load_best_model(self) -> None:
-        if not self.ranks.sharded:  # divided weights are of no use to anybody once training has ended
-            load_weights(self.model, Path(self.args.output_dir) / f"checkpoint-{self.state.best_global_step}")
 
     def create_model_card(self, *_: Any, **__: Any) -> None:
         """None: the pipeline writes its own."""
@@ -303,7 +311,7 @@ def train(trainer: AnswerTrainer, evaluations: Evaluations) -> int:
             trainer.train()
         return 0
     state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
-    if state.global_step >= state.max_steps or evaluations.exhausted(state):
+    if state.global_step >= state.max_steps or evaluations.exhausted(trainer.args, state):
         trainer.state = state  # killed between its last checkpoint and the end: nothing is left to train
     else:
         with stopping.listening():

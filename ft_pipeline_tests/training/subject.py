@@ -8,7 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ft_pipeline.experiments import ATTENTION, ExperimentSettings
-from ft_pipeline.job import Job
+from ft_pipeline.job import Job, Reporter
+from ft_pipeline.learning_rates import resolved
 from ft_pipeline.training import training_data
 
 PAIRS = [
@@ -63,12 +64,21 @@ def support_rows(copies: int = 4) -> list[dict[str, Any]]:
     return train + [conversation(9000 + number, [pair], "validation") for number, pair in enumerate(PAIRS)]
 
 
-def job(kind: str, folder: Path, experiment: ExperimentSettings, inputs: dict[str, Path]) -> Job:
-    """A job with fresh `out` and kept `work` under `folder`."""
+def job(
+    kind: str,
+    folder: Path,
+    experiment: ExperimentSettings,
+    inputs: dict[str, Path],
+    report: Reporter | None = None,
+) -> Job:
+    """A job with fresh `out` and kept `work` under `folder`, and the config and handling of a spec of training."""
     out, work = folder / "out", folder / "work"
     for path in (out, work):
         path.mkdir(parents=True, exist_ok=True)
-    return Job(kind, {"experiment": experiment.model_dump(mode="json")}, inputs, out, work, "cpu", Listener())
+    config = resolved(experiment, params=1_000_000).model_dump(mode="json")
+    handling = {"report_to": config["training"]["report_to"]}
+    config["training"]["report_to"] = []
+    return Job(kind, {"experiment": config}, inputs, out, work, "cpu", report or Listener(), handling)
 
 
 def settings(technique: str = "lora", **training: Any) -> ExperimentSettings:

@@ -1,0 +1,46 @@
+"""The learning rate of an experiment that names none."""
+
+from typing import Any
+
+import pytest
+
+from ft_pipeline.experiments import ExperimentSettings, TrainingSettings
+from ft_pipeline.learning_rates import USUAL, resolved, usual_learning_rate
+
+SMALL, LARGE = 134_515_008, 1_711_376_384
+"""Parameters of SmolLM2-135M and SmolLM2-1.7B."""
+
+
+@pytest.mark.parametrize(
+    ("technique", "objective", "params", "rate"),
+    [
+        ("qlora", "sft", SMALL, 1e-3),
+        ("lora", "cpt", SMALL, 1e-3),
+        ("prompt_tuning", "sft", SMALL, 1e-2),
+        ("full", "cpt", SMALL, 5e-5),
+        ("lora", "dpo", SMALL, 1e-4),
+        ("full", "dpo", SMALL, 5e-6),
+        ("qlora", "sft", 999_999_999, 1e-3),
+        ("qlora", "sft", 1_000_000_000, 2e-4),
+        ("full", "sft", LARGE, 1e-5),
+        ("lora", "dpo", LARGE, 2e-5),
+    ],
+)
+def test_the_learning_rate_follows_technique_objective_and_size(
+    technique: Any, objective: Any, params: int, rate: float
+) -> None:
+    assert usual_learning_rate(technique, objective, params) == pytest.approx(rate, rel=1e-12)
+    settings = ExperimentSettings.model_validate({"technique": technique, "objective": objective})
+    assert settings.training.learning_rate is None
+    assert resolved(settings, params).training.learning_rate == usual_learning_rate(technique, objective, params)
+
+
+def test_a_named_learning_rate_is_taken_at_any_size() -> None:
+    settings = ExperimentSettings.model_validate({"technique": "full", "training": {"learning_rate": 0.5}})
+    assert resolved(settings, LARGE) == settings
+
+
+def test_the_reference_names_the_rates_of_the_table() -> None:
+    said = str(TrainingSettings.model_fields["learning_rate"].description)
+    for rate in USUAL.values():
+        assert f"{rate:.0e}".replace("e-0", "e-") in said

@@ -1,0 +1,117 @@
+"""What trainings are known by: the specs of adapters and merged models, made of an experiment's settings."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ft_pipeline.defs.stages import Stage, adapter_spec, experiment_spec, merged_model_spec
+from ft_pipeline.execution.steps import Inputs
+from ft_pipeline.project import Project
+from ft_pipeline.store.artifacts import Artifact, ArtifactStore
+from ft_pipeline.store.spec import Spec
+from ft_pipeline_tests.test_settings import project_of
+
+SMALL, LARGE = 134_515_008, 1_711_376_384
+"""Parameters of SmolLM2-135M and SmolLM2-1.7B."""
+
+
+class Case:
+    """A project with experiments, and a store with what an adapter is trained on."""
+
+    def __init__(self, root: Path, params: int, **experiments: str) -> None:
+        self.project = project_of(root, **experiments)
+        self.store = ArtifactStore(root / "data" / "store")
+        self.base = self._put("base_model", {"params": params})
+        self.data = self._put("training_data", {})
+        self.adapter = self._put("adapter", {}, base_model=self.base)
+
+    def spec(self, kind: str, experiment: str = "a") -> Spec:
+        inputs = Inputs(Project(self.project.root), self.store, experiment)
+        if kind == "experiment":
+            return experiment_spec(inputs)
+        settings = inputs.settings
+        if kind == "merged_model":
+            return merged_model_spec(inputs, settings, self.data, self.adapter)
+        return adapter_spec(inputs, Stage(experiment, settings), self.data, self.base, None)
+
+    def _put(self, kind: str, summary: dict[str, Any], **inputs: Artifact) -> Artifact:
+        draft = self.store.begin(Spec(kind, {name: each.reference for name, each in inputs.items()}))
+        (draft.out / "content").write_text(kind, encoding="utf-8")
+        return self.store.commit(draft, summary)
+
+
+@pytest.mark.parametrize(("params", "rate"), [(SMALL, 0.001), (LARGE, 0.0002)])
+def test_specs_have_the_rate_of_the_base_model(tmp_path: Path, params: int, rate: float) -> None:
+    case = Case(tmp_path, params, a="technique: lora\n")
+    for kind in ("adapter", "merged_model"):
+        assert case.spec(kind).config["experiment"]["training"]["learning_rate"] == rate
+    assert case.spec("experiment").config["training"]["learning_rate"] is None
+
+
+def test_an_adapter_is_known_by_what_it_was_known_by(tmp_path: Path) -> None:
+    """The whole config of an experiment that names `eval_steps`, as the version before wrote it."""
+    text = "technique: lora\nobjective: dpo\ntraining: {eval_steps: 10, num_train_epochs: 2}\n"
+    config = Case(tmp_path, SMALL, a=text).spec("adapter").config
+    assert config == {
+        "experiment": {
+            "objective": "dpo",
+            "technique": "lora",
+            "prompt_tuning": {
+                "num_virtual_tokens": 20,
+                "prompt_tuning_init": "SAMPLE_VOCAB",
+                "prompt_tuning_init_text": None,
+            },
+            "lora": {
+                "r": 8,
+                "lora_alpha": None,
+                "lora_dropout": 0.0,
+                "target_modules": "all-linear",
+                "use_rslora": False,
+                "use_dora": False,
+                "rank_pattern": {},
+                "alpha_pattern": {},
+            },
+            "quantization": {"bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True},
+            "training": {
+                "learning_rate": 0.0001,
+                "num_train_epochs": 2,
+                "max_steps": -1,
+                "per_device_train_batch_size": 8,
+                "gradient_accumulation_steps": 1,
+                "max_length": 1024,
+                "optim": "paged_adamw_8bit",
+                "lr_scheduler_type": "cosine",
+                "warmup_ratio": 0.05,
+                "weight_decay": 0.0,
+                "max_grad_norm": 1.0,
+                "eval_steps": 10,
+                "early_stopping_patience": 3,
+                "gradient_checkpointing": False,
+                "neftune_noise_alpha": None,
+                "report_to": [],
+                "seed": 42,
+            },
+            "dpo": {"beta": 0.1, "label_smoothing": 0.0},
+        }
+    }
+
+
+@pytest.mark.parametrize("kind", ["experiment", "adapter", "merged_model"])
+def test_a_tracker_changes_no_spec(tmp_path: Path, kind: str) -> None:
+    case = Case(tmp_path, SMALL, a="technique: lora\nseeds: 2\n")
+    before = case.spec(kind)
+    path = case.project.root / "experiments" / "a.yaml"
+    path.write_text("technique: lora\nseeds: 2\ntraining: {report_to: [tensorboard, mlflow]}\n", encoding="utf-8")
+    after = case.spec(kind)
+    assert after.hash == before.hash
+    if kind == "adapter":
+        assert before.handling == {"report_to": []}
+        assert after.handling == case.spec(kind, "a.seed1").handling == {"report_to": ["tensorboard", "mlflow"]}
+
+
+def test_a_stage_whose_yaml_is_gone_has_no_trackers(tmp_path: Path) -> None:
+    case = Case(tmp_path, SMALL, a="technique: lora\n")
+    inputs = Inputs(case.project, case.store, "a")
+    spec = adapter_spec(inputs, Stage("gone", case.project.experiment("a")), case.data, case.base, None)
+    assert spec.handling == {"report_to": []}

@@ -1,0 +1,192 @@
+"""Held-out losses while a model trains: how often, on which rows, what is kept, and when they end a run."""
+
+import json
+import re
+
+import pytest
+
+from ft_pipeline.errors import UserError
+from ft_pipeline.job import Rank
+from ft_pipeline.models.load import load_tokenizer
+from ft_pipeline.training import adapter
+from ft_pipeline.training.arguments import training_arguments
+from ft_pipeline.training.checkpoints import newest_valid, step_of
+from ft_pipeline.training.evaluations import intervals, sample, steps_per_epoch
+from ft_pipeline.training.ranks import Ranks
+from ft_pipeline.training.techniques import new_model
+from ft_pipeline.training.trainer import AnswerTrainer
+from ft_pipeline.training.training_data import read_split
+from ft_pipeline_tests.training.subject import Listener, job, make_training_data, settings, support_rows
+
+ROWS = [{"id": f"{number:064x}"} for number in range(1000)]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory, tiny_base):
+    return make_training_data(tmp_path_factory.mktemp("data"), tiny_base, support_rows(), settings())
+
+
+def train(folder, data, base, experiment, report=None):
+    work = job("adapter", folder, experiment, {"training_data": data, "base_model": base}, report=report)
+    return work, adapter.run(work)
+
+
+def evaluated(work):
+    lines = [json.loads(line) for line in (work.out / "metrics.jsonl").read_text().splitlines()]
+    return {line["step"]: line["eval_loss"] for line in lines if "eval_loss" in line}
+
+
+def training(**keys):
+    return settings(**{"eval_steps": None, **keys}).training
+
+
+@pytest.mark.parametrize(
+    ("keys", "rows", "expected"),
+    [
+        ({}, 50_000, (3125, 3125)),  # 12,500 steps per epoch
+        ({"evals_per_epoch": 1}, 50_000, (12_500, 12_500)),
+        ({"gradient_accumulation_steps": 4}, 50_000, (782, 782)),  # 3,125 steps per epoch
+        ({"max_steps": 100}, 50_000, (25, 25)),  # a run that ends within its first epoch
+        ({"max_steps": 100_000}, 50_000, (3125, 3125)),
+        ({"evals_per_epoch": 4}, 9, (1, 1)),  # 3 steps per epoch
+        ({"evals_per_epoch": 4}, 20, (2, 2)),  # 5 steps per epoch: after 2, 4 and 5
+        ({"eval_steps": 10, "evals_per_epoch": 2}, 50_000, (10, 10)),
+        ({"eval_steps": 10, "save_steps": 3}, 50_000, (10, 3)),
+        ({"save_steps": 500}, 50_000, (3125, 500)),
+    ],
+)
+def test_evaluations_are_shares_of_an_epoch(keys, rows, expected):
+    assert intervals(training(**keys), rows) == expected
+
+
+@pytest.mark.parametrize("rank", [Rank(), Rank(1, 2), Rank(2, 3)], ids=["alone", "of two", "of three"])
+def test_an_epoch_has_as_many_steps_as_the_trainer_takes(tmp_path, data, tiny_base, rank):
+    rows = read_split(data, "train")
+    for count, batch, accumulation in ((24, 4, 1), (23, 4, 4), (5, 2, 3), (1, 4, 8), (21, 4, 2)):
+        keys = training(per_device_train_batch_size=batch, gradient_accumulation_steps=accumulation)
+        trainer = AnswerTrainer(
+            new_model(tiny_base, settings(), "cpu"),
+            load_tokenizer(tiny_base),
+            rows[:count],
+            rows[:1],
+            training_arguments(keys, tmp_path, "cpu", adapter.compute_dtype("cpu")),
+            Ranks(rank),
+        )
+        _, steps, *_, total = trainer.set_initial_training_values(trainer.args, trainer.get_train_dataloader())
+        assert steps_per_epoch(keys, count) == steps, (count, batch, accumulation)
+        assert total == steps * keys.num_train_epochs
+
+
+def test_a_sample_is_the_same_every_time_and_hardly_changes_with_new_rows():
+    chosen = sample(ROWS, 100)
+    assert len(chosen) == 100 and chosen == sorted(chosen, key=ROWS.index)
+    assert sample(ROWS[:100], 100) == ROWS[:100]
+    shuffled = sample(ROWS[::-1], 100)
+    assert sorted(row["id"] for row in shuffled) == [row["id"] for row in chosen]
+    larger = sample([*ROWS, {"id": "new"}], 100)
+    assert sum(row in larger for row in chosen) >= 99
+    tenfold = [{"id": f"{number:064x}"} for number in range(10_000)]
+    ids = [int(row["id"], 16) for row in sample(tenfold, 1000)]
+    assert 4500 < sum(ids) / len(ids) < 5500  # of all parts of the split
+
+
+def test_a_run_evaluates_a_bounded_sample_and_says_so(tmp_path, data, tiny_base):
+    whole, _ = train(tmp_path / "whole", data, tiny_base, settings(max_steps=1))
+    part, _ = train(tmp_path / "part", data, tiny_base, settings(max_steps=1, eval_rows=2))
+    assert any("of 2 of 6 validation rows" in line for line in part.report.lines)
+    assert not any("validation rows" in line for line in whole.report.lines)
+    assert evaluated(part)[0] != pytest.approx(evaluated(whole)[0], abs=1e-4)
+
+
+def test_each_epoch_is_evaluated_four_times_and_the_last_step_always(tmp_path, data, tiny_base):
+    """6 steps per epoch: every second one, as a fourth of an epoch is rounded up."""
+    work, _ = train(tmp_path / "epochs", data, tiny_base, settings(eval_steps=None, num_train_epochs=2))
+    assert list(evaluated(work)) == [0, 2, 4, 6, 8, 10, 12]
+    work, summary = train(tmp_path / "end", data, tiny_base, settings(eval_steps=4, max_steps=5))
+    assert list(evaluated(work)) == [0, 4, 5]
+    assert summary["best_step"] in (4, 5)
+
+
+class Watcher(Listener):
+    """A listener that sees which checkpoints are there before each step is saved, and may stop the run."""
+
+    def __init__(self, folder, last=None):
+        super().__init__()
+        self._folder = folder
+        self._last = last
+        self.seen = {}
+
+    def progress(self, step, total, **values):
+        super().progress(step, total, **values)
+        names = [path.name for path in self._folder.glob("checkpoint-*")]
+        self.seen[step] = sorted(int(re.sub(r"\D", "", name)) for name in names)
+        if step == self._last:
+            raise UserError("stopped by the test")
+
+
+SAVES = {"eval_steps": 3, "save_steps": 4, "num_train_epochs": 3}
+LEARNS, STALLS = {"learning_rate": 3e-3}, {"learning_rate": 1e-30}
+"""A run whose held-out losses fall, and one whose held-out losses are all the same: its best step is its first."""
+
+
+@pytest.mark.parametrize("rate", [LEARNS, STALLS], ids=["learns", "stalls"])
+def test_checkpoints_follow_their_own_steps_and_the_best_is_always_one(tmp_path, data, tiny_base, rate):
+    watcher = Watcher(tmp_path / "work" / "checkpoints")
+    work, summary = train(tmp_path, data, tiny_base, settings(**SAVES, **rate), watcher)
+    losses = {step: loss for step, loss in evaluated(work).items() if step}
+    assert list(losses) == [3, 6, 9, 12, 15, 18]
+    assert (summary["best_step"] == 3) is (rate is STALLS)
+    saved: set[int] = set()
+    for step in range(1, 19):
+        before = {when: loss for when, loss in losses.items() if when < step}
+        best = {min(before, key=before.get)} if before else set()
+        saved |= best | ({step - 1} if step > 1 and (step - 1) % 4 == 0 else set())
+        assert best | {max(saved, default=0)} - {0} <= set(watcher.seen[step]) <= saved, step
+        assert len(watcher.seen[step]) <= 2, step
+    assert summary["best_step"] == min(losses, key=losses.get)
+    assert step_of(newest_valid(work.work / "checkpoints")) == 18
+
+
+def test_a_run_goes_on_from_a_checkpoint_between_evaluations(tmp_path, data, tiny_base):
+    whole, expected = train(tmp_path / "whole", data, tiny_base, settings(**SAVES))
+    folder = tmp_path / "stopped"
+    with pytest.raises(UserError, match="stopped by the test"):
+        train(folder, data, tiny_base, settings(**SAVES), Watcher(folder, last=11))
+    assert step_of(newest_valid(folder / "work" / "checkpoints")) in (8, 9)
+    work, summary = train(folder, data, tiny_base, settings(**SAVES))
+    assert summary["resumed_from_step"] in (8, 9)
+    assert evaluated(work) == evaluated(whole)
+    assert summary["best_step"] == expected["best_step"]
+    weights = [each.out / "adapter_model.safetensors" for each in (work, whole)]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+STOPS = {**STALLS, "num_train_epochs": 8, "early_stopping_patience": 2}
+"""48 steps, evaluated every third."""
+
+
+@pytest.mark.parametrize(
+    ("keys", "steps"),
+    [
+        ({"lr_scheduler_type": "cosine"}, 42),  # at most a tenth of the learning rate from step 40 on
+        ({"lr_scheduler_type": "linear"}, 45),  # from step 45 on
+        ({"lr_scheduler_type": "constant"}, 9),
+        ({"lr_scheduler_type": "constant_with_warmup", "warmup_ratio": 0.3}, 18),  # 15 steps of warmup
+        ({"lr_scheduler_type": "cosine", "early_stopping_patience": 0}, 48),
+        ({"lr_scheduler_type": "constant", "early_stopping_patience": None}, 48),
+        ({"lr_scheduler_type": "cosine", "early_stopping_patience": 15}, 48),  # as many as there are: the end
+    ],
+)
+def test_a_run_ends_early_only_once_its_schedule_has_decayed(tmp_path, data, tiny_base, keys, steps):
+    work, summary = train(tmp_path, data, tiny_base, settings(**{**STOPS, **keys}))
+    assert (summary["best_step"], summary["steps"]) == (3, steps)
+    assert list(evaluated(work)) == list(range(0, steps + 1, 3))
+    assert summary["stopped_early"] is (steps < 48)
+
+
+def test_a_run_that_ended_early_has_only_to_be_saved(tmp_path, data, tiny_base):
+    experiment = settings(**STOPS, lr_scheduler_type="constant", save_steps=100)
+    work, summary = train(tmp_path, data, tiny_base, experiment)
+    assert step_of(newest_valid(work.work / "checkpoints")) == summary["steps"] == 9
+    again = adapter.run(work)
+    assert again["resumed_from_step"] == again["steps"] == 9 and again["stopped_early"]

@@ -1,0 +1,95 @@
+"""How fast training is: whole optimizer steps, without evaluations and checkpoints, and what trackers see of it."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from transformers import TrainerCallback
+
+from ft_pipeline.models.load import compute_dtype, load_tokenizer
+from ft_pipeline.training import adapter, callbacks
+from ft_pipeline.training.arguments import training_arguments
+from ft_pipeline.training.callbacks import Meter
+from ft_pipeline.training.techniques import new_model
+from ft_pipeline.training.trainer import AnswerTrainer
+from ft_pipeline.training.training_data import read_split
+from ft_pipeline_tests.training.subject import job, make_training_data, settings, support_rows
+
+
+class Clock:
+    """Time that passes only where a test lets it."""
+
+    def __init__(self, monkeypatch):
+        self.now = 0.0
+        monkeypatch.setattr(callbacks, "time", SimpleNamespace(monotonic=lambda: self.now))
+
+    def pass_by(self, seconds):
+        self.now += seconds
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory, tiny_base):
+    return make_training_data(tmp_path_factory.mktemp("data"), tiny_base, support_rows(), settings())
+
+
+def test_a_step_on_a_gpu_lasts_until_its_kernels_have_run(monkeypatch):
+    clock = Clock(monkeypatch)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: clock.pass_by(9))
+    for device, seconds in (("cuda:0", 10), ("cpu", 1)):
+        meter = Meter(torch.device(device))
+        meter.tokens = 100
+        meter.begin()
+        clock.pass_by(1)
+        meter.on_step_end(None, None, None)
+        assert meter.seconds == seconds and meter.tokens_per_second == 100 / seconds
+
+
+class Durations(TrainerCallback):
+    """What each part of a training is made to last."""
+
+    def __init__(self, clock):
+        self._clock = clock
+
+    def on_substep_end(self, *_, **__):
+        self._clock.pass_by(1)
+
+    def on_pre_optimizer_step(self, *_, **__):
+        self._clock.pass_by(10)
+
+    def on_evaluate(self, *_, **__):
+        self._clock.pass_by(1_000)
+
+    def on_save(self, *_, **__):
+        self._clock.pass_by(100_000)
+
+
+def test_steps_count_whole_and_evaluations_and_checkpoints_do_not(tmp_path, data, tiny_base, monkeypatch):
+    clock = Clock(monkeypatch)
+    rows = read_split(data, "train")
+    experiment = settings(gradient_accumulation_steps=2, num_train_epochs=1)
+    arguments = training_arguments(experiment.training, tmp_path, "cpu", compute_dtype("cpu"))
+    arguments.eval_steps = arguments.save_steps = 1
+    model = new_model(tiny_base, experiment, "cpu")
+    trainer = AnswerTrainer(model, load_tokenizer(tiny_base), rows, rows[:2], arguments)
+    trainer.add_callback(Durations(clock))
+    trainer.train()
+    assert trainer.state.global_step == 3
+    assert trainer.meter.seconds == 3 * (1 + 10)
+    assert trainer.meter.tokens == sum(len(row["input_ids"]) for row in rows)
+    rates = [entry["tokens_per_second"] for entry in trainer.state.log_history if "loss" in entry]
+    assert rates[-1] == pytest.approx(trainer.meter.tokens / 33)
+
+
+def test_trackers_see_speed_and_memory(tmp_path, data, tiny_base):
+    experiment = settings(max_steps=3, report_to=["tensorboard"])
+    work = job("adapter", tmp_path, experiment, {"training_data": data, "base_model": tiny_base})
+    assert work.config["experiment"]["training"]["report_to"] == []
+    adapter.run(work)
+    (events,) = work.work.rglob("events.out.tfevents*")
+    read = EventAccumulator(str(events))
+    read.Reload()
+    for name, least in (("tokens_per_second", 1), ("memory_gb", 0.01)):
+        values = read.Scalars(f"train/{name}")
+        assert [value.step for value in values] == [1, 2, 3]
+        assert all(value.value > least for value in values)
