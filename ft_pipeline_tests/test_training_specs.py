@@ -36,7 +36,7 @@ class Case:
         return adapter_spec(inputs, Stage(experiment, settings), self.data, self.base, None)
 
     def _put(self, kind: str, summary: dict[str, Any], **inputs: Artifact) -> Artifact:
-        draft = self.store.begin(Spec(kind, {name: each.reference for name, each in inputs.items()}))
+        draft = self.store.begin(Spec(kind, {name: artifact.reference for name, artifact in inputs.items()}))
         (draft.out / "content").write_text(kind, encoding="utf-8")
         return self.store.commit(draft, summary)
 

@@ -11,7 +11,7 @@ from ft_pipeline.experiments import TrainingSettings
 def training_arguments(settings: TrainingSettings, folder: Path, device: str, dtype: torch.dtype) -> SFTConfig:
     """transformers' and TRL's arguments for one run; `folder` takes the checkpoints.
 
-    How many steps lie between evaluations and between checkpoints follows from the rows: evaluations.intervals.
+    The steps between evaluations and between checkpoints depend on the rows: evaluations.intervals.
     ValueError where the learning rate is not resolved (learning_rates.resolved).
     """
     if settings.learning_rate is None:

@@ -11,7 +11,7 @@ from ft_pipeline.job import Reporter
 
 class Meter(TrainerCallback):
     """Tokens that optimizer steps read (padding left out), and the seconds they took: from fetching the rows to the
-    changed weights. Evaluations and checkpoints lie between steps and do not count."""
+    changed weights. Evaluations and checkpoints do not count."""
 
     def __init__(self, device: torch.device) -> None:
         self.tokens = 0
@@ -25,7 +25,7 @@ class Meter(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)  # kernels run behind the calls that start them
+            torch.cuda.synchronize(self._device)  # kernels still run when the calls that start them return
         self.seconds += time.monotonic() - self._began
 
     @property

@@ -22,17 +22,23 @@ def seal(folder: Path) -> None:
 
 def newest_valid(root: Path) -> Path | None:
     """The complete, undamaged checkpoint of the highest step under `root`, null where there is none."""
-    for folder in sorted(_folders(root), key=step_of, reverse=True):
-        if _is_valid(folder):
+    for step in reversed(steps_in(root)):
+        if _is_valid(folder := folder_of(root, step)):
             return folder
     return None
 
 
+def steps_in(root: Path) -> list[int]:
+    """The steps that have a checkpoint under `root`, complete or not, in order."""
+    names = [path.name.removeprefix(_PREFIX) for path in root.glob(f"{_PREFIX}*")]
+    return sorted(int(name) for name in names if name.isdigit())
+
+
 def prune(root: Path, keep: Collection[int]) -> None:
     """Remove the checkpoints under `root` but those of the steps in `keep`."""
-    for folder in _folders(root):
-        if step_of(folder) not in keep:
-            shutil.rmtree(folder, ignore_errors=True)
+    for step in steps_in(root):
+        if step not in keep:
+            shutil.rmtree(folder_of(root, step), ignore_errors=True)
 
 
 def folder_of(root: Path, step: int) -> Path:
@@ -43,10 +49,6 @@ def folder_of(root: Path, step: int) -> Path:
 def step_of(folder: Path) -> int:
     """The optimizer step after which a checkpoint was written."""
     return int(folder.name.removeprefix(_PREFIX))
-
-
-def _folders(root: Path) -> list[Path]:
-    return [path for path in root.glob(f"{_PREFIX}*") if path.name.removeprefix(_PREFIX).isdigit()]
 
 
 def _is_valid(folder: Path) -> bool:

@@ -20,7 +20,7 @@ from ft_pipeline.models.attention import reads_end_to_end
 from ft_pipeline.models.compute import compute_dtype
 from ft_pipeline.training.batches import LengthGroupedSampler, batches_by_length, collate, tokens_in
 from ft_pipeline.training.callbacks import Meter
-from ft_pipeline.training.checkpoints import folder_of, newest_valid, prune, seal, step_of
+from ft_pipeline.training.checkpoints import folder_of, newest_valid, prune, seal, step_of, steps_in
 from ft_pipeline.training.evaluations import Evaluations, best_steps
 from ft_pipeline.training.loss import answer_loss
 from ft_pipeline.training.ranks import RankBatches, Ranks
@@ -193,13 +193,14 @@ class AnswerTrainer(SFTTrainer):
         return self._ranked if self.ranks.several else super()._wrap_model(model, training, dataloader)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """A checkpoint of this step, sealed before an older one goes: the newest and the best remain, or the two best
-        where the newest is the best."""
+        """A checkpoint of this step, complete before an older one is removed. With it the best one remains; the best
+        before it, where it is the best; the one before it, where none was evaluated."""
         super()._save_checkpoint(model, trial)
         if self.ranks.first:
             root, step = Path(self.args.output_dir), self.state.global_step
             seal(folder_of(root, step))
-            prune(root, [step, *[best for best in best_steps(self.state) if best != step][-1:]])
+            before = [number for number in (*steps_in(root), *best_steps(self.state)) if number < step]
+            prune(root, {step, *before[-1:]})
         self.ranks.wait()
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:

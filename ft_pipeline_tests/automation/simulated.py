@@ -20,7 +20,7 @@ from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.current import Current
 
 FIRST_DAY = datetime(2026, 11, 1, 9, tzinfo=UTC)
-STAND_IN = {"rows": [{"fingerprint": "evaluation"}], "audit": {"checks": {}}}
+STAND_IN = {"rows": [{"fingerprint": "evaluation"}], "audit": {"checks": {}}, "params": 1_000_000}
 """What the specs after it read of a stand-in's summary."""
 
 

@@ -157,8 +157,8 @@ def test_a_run_goes_on_from_a_checkpoint_between_evaluations(tmp_path, data, tin
     assert summary["resumed_from_step"] in (8, 9)
     assert evaluated(work) == evaluated(whole)
     assert summary["best_step"] == expected["best_step"]
-    weights = [each.out / "adapter_model.safetensors" for each in (work, whole)]
-    assert weights[0].read_bytes() == weights[1].read_bytes()
+    resumed, uninterrupted = (run.out / "adapter_model.safetensors" for run in (work, whole))
+    assert resumed.read_bytes() == uninterrupted.read_bytes()
 
 
 STOPS = {**STALLS, "num_train_epochs": 8, "early_stopping_patience": 2}

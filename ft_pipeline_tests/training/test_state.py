@@ -87,7 +87,7 @@ def fake_gpus(monkeypatch: pytest.MonkeyPatch, count: int) -> list[torch.Generat
     monkeypatch.setattr(torch.cuda, "init", lambda: None)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
     monkeypatch.setattr(torch.cuda, "default_generators", tuple(generators))
-    monkeypatch.setattr(torch.cuda, "get_rng_state_all", lambda: [each.get_state() for each in generators])
+    monkeypatch.setattr(torch.cuda, "get_rng_state_all", lambda: [generator.get_state() for generator in generators])
     monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, device: generators[device].set_state(state))
     monkeypatch.setattr(torch.cuda, "set_rng_state_all", set_all)
     return generators
@@ -98,7 +98,7 @@ def test_as_many_gpus_go_on_as_there_are(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: int, now: int
 ) -> None:
     def draw(generators: list[torch.Generator]) -> list[float]:
-        return [float(torch.rand(1, generator=each)) for each in generators]
+        return [float(torch.rand(1, generator=generator)) for generator in generators]
 
     generators = fake_gpus(monkeypatch, before)
     save_tree(tmp_path, "random", random_state())
