@@ -5,7 +5,8 @@ from typing import Any
 
 import torch
 
-from ft_pipeline.models.prefix import Contexts, repeated
+from ft_pipeline.models.prefix import Contexts
+from ft_pipeline.models.reading import Reading
 
 Pair = tuple[list[int], list[int]]
 """Token ids of a context (at least one) and of the target that follows it (at least one)."""
@@ -59,11 +60,14 @@ def _score(model: Any, rows: Sequence[Pair], cache: Any, prefix: int) -> list[tu
     # Left padding: the last position of every row is its last target, so that the last logits are all that is needed.
     ids = torch.tensor([[0] * pad + sequence for pad, sequence in zip(padding, sequences, strict=True)], device=device)
     mask = torch.tensor([[1] * prefix + [0] * pad + [1] * (width - pad) for pad in padding], device=device)
-    inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": mask, "use_cache": cache is not None}
-    inputs["position_ids"] = (mask.cumsum(-1) - 1).clamp(min=0)[:, prefix:]
-    if cache is not None:
-        inputs["cache"] = repeated(cache, len(rows))
-    logits = model(**inputs, logits_to_keep=max(len(target) for _, target in rows)).logits
+    keep = max(len(target) for _, target in rows)
+    if cache is None:
+        positions = (mask.cumsum(-1) - 1).clamp(min=0)
+        logits = model(
+            input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False, logits_to_keep=keep
+        ).logits
+    else:
+        logits = Reading(model, cache, mask).read(ids, keep)
     return [_score_row(logits[row, -len(target) :], target) for row, (_, target) in enumerate(rows)]
 
 

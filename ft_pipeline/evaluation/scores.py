@@ -8,6 +8,7 @@ from ft_pipeline.evaluation.rendering import Prompt
 from ft_pipeline.evaluation.scoring import Scorer, Subject
 from ft_pipeline.job import Job
 from ft_pipeline.models.base_model import count_parameters
+from ft_pipeline.models.dequantize import dequantize_once
 from ft_pipeline.models.load import keep_weights_unpacked, load_model
 
 FORMS = {"full": ("merged",), "prompt_tuning": ("adapter",)}
@@ -50,6 +51,7 @@ def _load(job: Job, kind: str) -> Any:
     model = load_model(job.inputs["base_model"], job.device, quantization=quantization, adapter=job.inputs["adapter"])
     # What was trained: on a CPU, bitsandbytes' own layout for inference rounds otherwise (0.009 nats per token).
     keep_weights_unpacked(model)
+    dequantize_once(model)
     return model
 
 

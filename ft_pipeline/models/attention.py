@@ -27,8 +27,10 @@ _FLASH_CAPABILITY = (8, 0)
 def lay_end_to_end(model: Any) -> str | None:
     """Let `model` (a causal LM, an adapter on it or not) read batches without padding; else why it cannot."""
     causal = causal_lm(model)
-    if (reason := _stands_against(causal)) is not None:
+    if (reason := own_attention(causal)) is not None:
         return reason
+    if getattr(causal.config.get_text_config(), "attention_dropout", 0):
+        return "attention_dropout is set"
     AttentionInterface.register(END_TO_END, attend_end_to_end)
     causal.set_attn_implementation(END_TO_END)
     return None
@@ -39,7 +41,9 @@ def reads_end_to_end(model: Any) -> bool:
     return bool(model.config._attn_implementation == END_TO_END)
 
 
-def _stands_against(causal: Any) -> str | None:
+def own_attention(causal: Any) -> str | None:
+    """Why another attention function may not replace that of a causal LM; None where it may: a plain softmax over all
+    tokens before."""
     config = causal.config.get_text_config()
     name = config.model_type
     if not causal._supports_attention_backend:
@@ -48,7 +52,7 @@ def _stands_against(causal: Any) -> str | None:
         return f"this {name} model does not let every token read all before it"
     if getattr(config, "attn_logit_softcapping", None):
         return f"this {name} model caps its attention scores"
-    return "attention_dropout is set" if getattr(config, "attention_dropout", 0) else None
+    return None
 
 
 def attend_end_to_end(

@@ -9,7 +9,10 @@ import torch
 
 from ft_pipeline.job import Reporter
 from ft_pipeline.models.chat import stop_token_ids
-from ft_pipeline.models.prefix import Contexts, repeated
+from ft_pipeline.models.kv_cache import keeps_all, rows_cache
+from ft_pipeline.models.parts import causal_lm
+from ft_pipeline.models.prefix import Contexts, Shared
+from ft_pipeline.models.token_loop import Batch, Decoding, write, writes_alike
 
 
 @dataclass(frozen=True)
@@ -41,71 +44,69 @@ def generate(
     """
     contexts = Contexts(model, [tokenizer(prompt, add_special_tokens=False)["input_ids"] for prompt in prompts])
     encoded = contexts.ids
-    stops = stop_token_ids(tokenizer, model)
+    decoding = Decoding(stop_token_ids(tokenizer, model), max_new_tokens, temperature)
+    padding = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else decoding.stops[0]
     together = contexts.together(batch_size)
     answers: dict[int, Generation] = {}
+    write_batch = write if writes_alike(contexts.model) else _transformers_write
     torch.manual_seed(seed)
     started = time.monotonic()
     for group in contexts.groups():
         order = sorted(group.members, key=lambda index: (-len(encoded[index]), index))
         for begin in range(0, len(order), together):
             indices = order[begin : begin + together]
-            batch = _Batch([encoded[index] for index in indices], group.length, group.cache)
-            rows = _generate_batch(contexts.model, tokenizer, batch, stops, max_new_tokens, temperature)
-            for index, ids in zip(indices, rows, strict=True):
-                answers[index] = _finish(tokenizer, len(encoded[index]), ids, stops)
+            batch = _padded(contexts.model.device, [encoded[index] for index in indices], group, padding)
+            for index, ids in zip(indices, write_batch(contexts.model, batch, decoding), strict=True):
+                answers[index] = _finish(tokenizer, len(encoded[index]), ids, decoding.stops)
             if report is not None:
                 written = sum(answer.answer_tokens for answer in answers.values())
                 report.progress(len(answers), len(prompts), tokens_per_second=written / (time.monotonic() - started))
     return [answers[index] for index in range(len(prompts))]
 
 
-@dataclass(frozen=True)
-class _Batch:
-    prompts: list[list[int]]
-    shared: int
-    """How many first tokens all of them share, already read into `cache`."""
-    cache: Any
+def _padded(device: torch.device, prompts: list[list[int]], group: Shared, padding: int) -> Batch:
+    """The padding is behind the shared part, which is the same for all and has no gap."""
+    width, shared = max(map(len, prompts)), group.length
+    ids = [prompt[:shared] + [padding] * (width - len(prompt)) + prompt[shared:] for prompt in prompts]
+    mask = [[1] * shared + [0] * (width - len(prompt)) + [1] * (len(prompt) - shared) for prompt in prompts]
+    return Batch(torch.tensor(ids, device=device), torch.tensor(mask, device=device), padding, shared, group.cache)
 
 
 @torch.inference_mode()
-def _generate_batch(
-    model: Any, tokenizer: Any, batch: _Batch, stops: list[int], max_new_tokens: int, temperature: float
-) -> list[list[int]]:
-    """New ids per prompt, cut behind the first stop token."""
-    width = max(map(len, batch.prompts))
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else stops[0]
-    # The padding stands behind the shared part, which is the same for all and has no gap.
-    padded = [
-        prompt[: batch.shared] + [pad] * (width - len(prompt)) + prompt[batch.shared :] for prompt in batch.prompts
-    ]
-    seen = [[1] * batch.shared + [0] * (width - len(p)) + [1] * (len(p) - batch.shared) for p in batch.prompts]
-    ids, mask = torch.tensor(padded, device=model.device), torch.tensor(seen, device=model.device)
-    reuse = {} if batch.cache is None else {"cache": repeated(batch.cache, len(batch.prompts))}
+def _transformers_write(model: Any, batch: Batch, decoding: Decoding) -> list[list[int]]:
+    """The same by transformers' `generate`, for models that have more to them."""
+    rows, width = batch.ids.shape
+    causal = causal_lm(model)
+    own = causal.generation_config
+    reuse = {}
+    if batch.cache is not None or (
+        keeps_all(causal) and own.cache_implementation is None and own.use_cache is not False
+    ):
+        reuse["cache"] = rows_cache(causal, batch.cache, rows, width + decoding.max_new_tokens)
     # Null, not absent: the model's own generation config may hold sampling settings that are not ours.
     sampling: dict[str, Any] = {"do_sample": False, "temperature": None, "top_k": None, "top_p": None}
-    if temperature > 0:
-        sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
+    if decoding.temperature > 0:
+        sampling = {"do_sample": True, "temperature": decoding.temperature, "top_k": 0, "top_p": 1.0}
     output = model.generate(
-        input_ids=ids,
-        attention_mask=mask,
-        max_new_tokens=max_new_tokens,
-        eos_token_id=stops,
-        pad_token_id=pad,
+        input_ids=batch.ids,
+        attention_mask=batch.mask,
+        max_new_tokens=decoding.max_new_tokens,
+        eos_token_id=list(decoding.stops),
+        pad_token_id=batch.padding,
         **reuse,
         **sampling,
     )
-    return [_cut(row, stops) for row in output[:, width:].tolist()]
+    return [_cut(row, decoding.stops) for row in output[:, width:].tolist()]
 
 
-def _cut(ids: list[int], stops: list[int]) -> list[int]:
+def _cut(ids: list[int], stops: Sequence[int]) -> list[int]:
     for position, token in enumerate(ids):
         if token in stops:
             return ids[: position + 1]
     return ids
 
 
-def _finish(tokenizer: Any, prompt_tokens: int, ids: list[int], stops: list[int]) -> Generation:
+def _finish(tokenizer: Any, prompt_tokens: int, ids: list[int], stops: Sequence[int]) -> Generation:
     stopped = bool(ids) and ids[-1] in stops
     body = ids[:-1] if stopped else ids
     text = tokenizer.decode(body, skip_special_tokens=True, clean_up_tokenization_spaces=False).strip()

@@ -1,6 +1,5 @@
 """What many prompts begin with is read once: the system prompt and examples of a variant, as a key-value cache."""
 
-import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -84,13 +83,6 @@ def read_prefix(model: Any, prefix: list[int]) -> Any:
     ids = torch.tensor([prefix], device=model.device)
     model(input_ids=ids, cache=cache, use_cache=True, logits_to_keep=1)
     return cache
-
-
-def repeated(cache: Any, rows: int) -> Any:
-    """A copy of a prefix's cache for a batch of `rows`; the model writes into it."""
-    mine = copy.deepcopy(cache)
-    mine.batch_repeat_interleave(rows)
-    return mine
 
 
 def _common_length(contexts: Sequence[list[int]]) -> int:
