@@ -25,6 +25,8 @@ RESULTS = ROOT / "benchmarks" / "results" / "decoding.json"
 SHARED = 600
 PLAIN = 80
 CASES = ("shared_prefix", "plain")
+SWITCHES = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS")
+"""Environment variables that make torch use fewer instructions than the CPU has."""
 
 
 def main() -> None:
@@ -38,8 +40,8 @@ def main() -> None:
     report = _summarise(rounds, arguments)
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
     RESULTS.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    for case, found in report["cases"].items():
-        print(f"{case}: {found['times_transformers']:.2f} times as fast, {found['same_answers']} answers the same")
+    for case, numbers in report["cases"].items():
+        print(f"{case}: {numbers['times_transformers']:.2f} times as fast, {numbers['same_answers']} answers the same")
 
 
 def _arguments() -> argparse.Namespace:
@@ -72,20 +74,20 @@ def _contend(arguments: argparse.Namespace) -> dict[str, Any]:
 
     dtype = None if arguments.dtype == "auto" else getattr(torch, arguments.dtype)
     model, tokenizer = load_model(arguments.base, "cpu", dtype=dtype), load_tokenizer(arguments.base)
-    found: dict[str, Any] = {"dtype": str(model.dtype).removeprefix("torch."), "threads": torch.get_num_threads()}
+    result: dict[str, Any] = {"dtype": str(model.dtype).removeprefix("torch."), "threads": torch.get_num_threads()}
     for case, prompts in _prompts(tokenizer, arguments.rows).items():
         CONTENDERS[arguments.contender](model, tokenizer, prompts[:2], 2)  # libraries load on the first call
         started = time.monotonic()
         answers = CONTENDERS[arguments.contender](model, tokenizer, prompts, arguments.tokens)
         lengths = [len(tokenizer(prompt, add_special_tokens=False)["input_ids"]) for prompt in prompts]
-        found[case] = {
+        result[case] = {
             "seconds": time.monotonic() - started,
             "answers": answers,
             "answer_tokens": sum(len(tokenizer(answer, add_special_tokens=False)["input_ids"]) for answer in answers),
             "prompt_tokens": sum(lengths) / len(lengths),
             "peak_memory_gb": peak_memory_gb("cpu"),
         }
-    return found
+    return result
 
 
 def _prompts(tokenizer: Any, rows: int) -> dict[str, list[str]]:
@@ -146,7 +148,7 @@ CONTENDERS = {"transformers": _transformers, "ours": _ours}
 
 def _summarise(rounds: list[dict[str, dict[str, Any]]], arguments: argparse.Namespace) -> dict[str, Any]:
     def best(name: str, case: str) -> float:
-        return min(float(found[name][case]["seconds"]) for found in rounds)
+        return min(float(round_[name][case]["seconds"]) for round_ in rounds)
 
     first = rounds[0]
     cases = {
@@ -154,8 +156,8 @@ def _summarise(rounds: list[dict[str, dict[str, Any]]], arguments: argparse.Name
             "seconds": {name: best(name, case) for name in CONTENDERS},
             "times_transformers": best("transformers", case) / best("ours", case),
             "same_answers": sum(
-                ours == other
-                for ours, other in zip(
+                answer == expected
+                for answer, expected in zip(
                     first["ours"][case]["answers"], first["transformers"][case]["answers"], strict=True
                 )
             ),
@@ -176,14 +178,10 @@ def _summarise(rounds: list[dict[str, dict[str, Any]]], arguments: argparse.Name
             "python": platform.python_version(),
         },
         "seconds_by_round": [
-            {name: {case: found[name][case]["seconds"] for case in CASES} for name in CONTENDERS} for found in rounds
+            {name: {case: round_[name][case]["seconds"] for case in CASES} for name in CONTENDERS} for round_ in rounds
         ],
         "cases": cases,
     }
-
-
-SWITCHES = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS")
-"""What makes a large CPU behave as a small one."""
 
 
 def cpu_name() -> str:

@@ -5,8 +5,8 @@ from typing import Any
 
 import torch
 
+from ft_pipeline.models.batch_state import BatchState
 from ft_pipeline.models.prefix import Contexts
-from ft_pipeline.models.reading import Reading
 
 Pair = tuple[list[int], list[int]]
 """Token ids of a context (at least one) and of the target that follows it (at least one)."""
@@ -67,7 +67,7 @@ def _score(model: Any, rows: Sequence[Pair], cache: Any, prefix: int) -> list[tu
             input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False, logits_to_keep=keep
         ).logits
     else:
-        logits = Reading(model, cache, mask).read(ids, keep)
+        logits = BatchState(model, cache, mask).forward(ids, keep)
     return [_score_row(logits[row, -len(target) :], target) for row, (_, target) in enumerate(rows)]
 
 

@@ -42,8 +42,8 @@ def reads_end_to_end(model: Any) -> bool:
 
 
 def own_attention(causal: Any) -> str | None:
-    """Why another attention function may not replace that of a causal LM; None where it may: a plain softmax over all
-    tokens before."""
+    """Why another attention function cannot replace that of a causal LM. None if it is a plain softmax over all tokens
+    before."""
     config = causal.config.get_text_config()
     name = config.model_type
     if not causal._supports_attention_backend:

@@ -1,41 +1,38 @@
-"""4-bit matrices in the compute type, once and for all, where memory allows it: the same values without the work.
-
-On a CPU bitsandbytes dequantizes every matrix in every forward pass, and again in every backward pass.
-"""
+"""4-bit matrices dequantized once instead of in every forward and backward pass. The values are equal bit for bit."""
 
 from typing import Any
 
 import psutil
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-_SPARE = 2.0
-"""Free memory that it takes, in sizes of the dequantized matrices: the rest is for what the model computes."""
+_MEMORY = 2.0
+"""Free memory that is required, in sizes of the dequantized matrices. The rest is for activations."""
 
 
 class DequantizedLinear(nn.Linear):
-    """What bitsandbytes' Linear4bit computes, whose input may be of another type than its weights."""
+    """What bitsandbytes' Linear4bit computes. Input and output may have another dtype than the weights."""
 
     def forward(self, inputs: Tensor) -> Tensor:
         return functional.linear(inputs.to(self.weight.dtype), self.weight, self.bias).to(inputs.dtype)
 
 
 def dequantize_once(model: Any) -> bool:
-    """Replace each Linear4bit of `model` on a CPU by its dequantized matrix; whether it did.
+    """Replace each Linear4bit of `model` on a CPU by a linear layer in the compute dtype. Return whether it did.
 
-    Logits and gradients stay equal bit for bit. Adapters stay as they are: each Linear4bit is replaced inside PEFT's
-    layer around it. The 4-bit matrices are gone afterwards, so do not merge, save or quantize this model.
+    Logits and gradients stay equal bit for bit. Call it after the adapter is loaded: each Linear4bit is replaced inside
+    PEFT's wrapper, which rounds the LoRA product as before. The 4-bit weights are freed, so the model cannot be merged
+    or saved in 4 bit afterwards.
 
-    Nothing changes where memory is short, where a matrix is on a GPU, where bitsandbytes has repacked it for inference
-    (see load.keep_weights_unpacked), or where it was loaded in another type than it computes in: forward and backward
-    pass use different values then.
+    Nothing changes if free memory is below twice the size of the dequantized matrices, if a matrix is on a GPU, if
+    bitsandbytes has repacked it for inference (see load.keep_weights_unpacked), or if it was loaded in another dtype
+    than it computes in. In the last case bitsandbytes uses different values forward and backward.
     """
     places = _places(model)
-    needed = sum(layer.in_features * layer.out_features * _bytes(layer) for _, _, layer in places)
-    if not places or not all(_plain(layer) for _, _, layer in places):
+    if not places or not all(_replaceable(layer) for _, _, layer in places):
         return False
-    if psutil.virtual_memory().available < _SPARE * needed:
+    needed = sum(layer.in_features * layer.out_features * layer.compute_dtype.itemsize for _, _, layer in places)
+    if psutil.virtual_memory().available < _MEMORY * needed:
         return False
     for parent, name, layer in places:
         setattr(parent, name, _dequantized(layer))
@@ -43,7 +40,7 @@ def dequantize_once(model: Any) -> bool:
 
 
 def _places(model: Any) -> list[tuple[nn.Module, str, Any]]:
-    """Each Linear4bit with its parent and its name there."""
+    """Each Linear4bit with its parent module and its name in it."""
     from bitsandbytes.nn import Linear4bit
 
     return [
@@ -54,8 +51,8 @@ def _places(model: Any) -> list[tuple[nn.Module, str, Any]]:
     ]
 
 
-def _plain(layer: Any) -> bool:
-    state = layer.weight.quant_state
+def _replaceable(layer: Any) -> bool:
+    state = getattr(layer.weight, "quant_state", None)
     return (
         layer.weight.device.type == "cpu"
         and state is not None
@@ -64,16 +61,12 @@ def _plain(layer: Any) -> bool:
     )
 
 
-def _bytes(layer: Any) -> int:
-    return torch.empty((), dtype=layer.compute_dtype).element_size()
-
-
 def _dequantized(layer: Any) -> DequantizedLinear:
     from bitsandbytes.functional import dequantize_4bit
 
     weight = dequantize_4bit(layer.weight.data, layer.weight.quant_state)
-    plain = DequantizedLinear(layer.in_features, layer.out_features, bias=layer.bias is not None, device="meta")
-    plain.weight = nn.Parameter(weight, requires_grad=False)
+    linear = DequantizedLinear(layer.in_features, layer.out_features, bias=layer.bias is not None, device="meta")
+    linear.weight = nn.Parameter(weight, requires_grad=False)
     if layer.bias is not None:
-        plain.bias = nn.Parameter(layer.bias.data.to(weight.dtype), requires_grad=layer.bias.requires_grad)
-    return plain.train(layer.training)
+        linear.bias = nn.Parameter(layer.bias.data.to(weight.dtype), requires_grad=layer.bias.requires_grad)
+    return linear.train(layer.training)

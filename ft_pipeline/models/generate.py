@@ -9,10 +9,10 @@ import torch
 
 from ft_pipeline.job import Reporter
 from ft_pipeline.models.chat import stop_token_ids
-from ft_pipeline.models.kv_cache import keeps_all, rows_cache
+from ft_pipeline.models.kv_cache import batch_cache, has_plain_cache
 from ft_pipeline.models.parts import causal_lm
 from ft_pipeline.models.prefix import Contexts, Shared
-from ft_pipeline.models.token_loop import Batch, Decoding, write, writes_alike
+from ft_pipeline.models.token_loop import Batch, Decoding, supports, write
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def generate(
     padding = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else decoding.stops[0]
     together = contexts.together(batch_size)
     answers: dict[int, Generation] = {}
-    write_batch = write if writes_alike(contexts.model) else _transformers_write
+    write_batch = write if supports(contexts.model) else _write_with_transformers
     torch.manual_seed(seed)
     started = time.monotonic()
     for group in contexts.groups():
@@ -65,7 +65,7 @@ def generate(
 
 
 def _padded(device: torch.device, prompts: list[list[int]], group: Shared, padding: int) -> Batch:
-    """The padding is behind the shared part, which is the same for all and has no gap."""
+    """Pad between the shared tokens, which must have no gap, and the rest of each prompt."""
     width, shared = max(map(len, prompts)), group.length
     ids = [prompt[:shared] + [padding] * (width - len(prompt)) + prompt[shared:] for prompt in prompts]
     mask = [[1] * shared + [0] * (width - len(prompt)) + [1] * (len(prompt) - shared) for prompt in prompts]
@@ -73,16 +73,15 @@ def _padded(device: torch.device, prompts: list[list[int]], group: Shared, paddi
 
 
 @torch.inference_mode()
-def _transformers_write(model: Any, batch: Batch, decoding: Decoding) -> list[list[int]]:
-    """The same by transformers' `generate`, for models that have more to them."""
+def _write_with_transformers(model: Any, batch: Batch, decoding: Decoding) -> list[list[int]]:
+    """The same with transformers' `generate`, for models that `supports` refuses."""
     rows, width = batch.ids.shape
     causal = causal_lm(model)
-    own = causal.generation_config
+    config = causal.generation_config
+    default_cache = config.cache_implementation is None and config.use_cache is not False
     reuse = {}
-    if batch.cache is not None or (
-        keeps_all(causal) and own.cache_implementation is None and own.use_cache is not False
-    ):
-        reuse["cache"] = rows_cache(causal, batch.cache, rows, width + decoding.max_new_tokens)
+    if batch.cache is not None or (default_cache and has_plain_cache(causal)):
+        reuse["cache"] = batch_cache(causal, batch.cache, rows, width + decoding.max_new_tokens)
     # Null, not absent: the model's own generation config may hold sampling settings that are not ours.
     sampling: dict[str, Any] = {"do_sample": False, "temperature": None, "top_k": None, "top_p": None}
     if decoding.temperature > 0:

@@ -1,4 +1,4 @@
-"""Key-value caches with room for a whole answer: transformers' own is copied whenever a token is added."""
+"""Key-value caches that are allocated once: transformers' DynamicCache copies itself at every new token."""
 
 import copy
 from typing import Any
@@ -6,25 +6,28 @@ from typing import Any
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache, DynamicLayer
 
+from ft_pipeline.models.parts import reads_all_before
 
-class RoomyLayer(CacheLayerMixin):
-    """Keys and values of one layer in memory that is allocated once; a token is written behind the ones before it.
 
-    `keys` and `values` [rows, kv heads, tokens, width] are the filled part: what DynamicLayer has, in the same order.
+class PreallocatedLayer(CacheLayerMixin):
+    """Keys and values of one layer in memory that is allocated at the first update; new tokens are appended in place.
+
+    `keys` and `values` [rows, kv heads, tokens, width] are views of the filled part: the tensors of a DynamicLayer.
     """
 
     is_croppable = True
 
-    def __init__(self, room: int) -> None:
-        """room: how many tokens each row will have at most. More than that is a RuntimeError in `update`."""
+    def __init__(self, capacity: int) -> None:
+        """capacity: the maximum number of tokens per row; `update` raises RuntimeError above it."""
         super().__init__()
-        self.room = room
+        self.capacity = capacity
         self.length = 0
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         self.dtype, self.device = key_states.dtype, key_states.device
-        self._all = tuple(
-            states.new_empty(*states.shape[:2], self.room, states.shape[-1]) for states in (key_states, value_states)
+        self._buffers = tuple(
+            states.new_empty(*states.shape[:2], self.capacity, states.shape[-1])
+            for states in (key_states, value_states)
         )
         self.is_initialized = True
 
@@ -32,28 +35,28 @@ class RoomyLayer(CacheLayerMixin):
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         begin, self.length = self.length, self.length + key_states.shape[-2]
-        for memory, states in zip(self._all, (key_states, value_states), strict=True):
-            memory[:, :, begin : self.length] = states
-        self._show()
+        for buffer, states in zip(self._buffers, (key_states, value_states), strict=True):
+            buffer[:, :, begin : self.length] = states
+        self._set_views()
         return self.keys, self.values
 
     def batch_select_indices(self, indices: Tensor) -> None:
-        """Keep these rows, which must ascend, and let the others go."""
-        chosen = indices.tolist()
-        for memory in self._all:
-            for new, old in enumerate(chosen):
-                if new != old:  # a row moves up, into one that is no longer needed
-                    memory[new, :, : self.length] = memory[old, :, : self.length]
-        self._all = tuple(memory[: len(chosen)] for memory in self._all)
-        self._show()
+        """Keep these rows, in place. Indices must ascend, so that no row is overwritten before it is copied."""
+        kept = indices.tolist()
+        for buffer in self._buffers:
+            for new, old in enumerate(kept):
+                if new != old:
+                    buffer[new, :, : self.length] = buffer[old, :, : self.length]
+        self._buffers = tuple(buffer[: len(kept)] for buffer in self._buffers)
+        self._set_views()
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
-        for memory in self._all:
-            memory[:, :, : self.length] = memory[:, :, : self.length].index_select(0, beam_idx.to(self.device))
+        for buffer in self._buffers:
+            buffer[:, :, : self.length] = buffer[:, :, : self.length].index_select(0, beam_idx.to(self.device))
 
     def crop(self, tokens_to_remove: int) -> None:
         self.length -= abs(tokens_to_remove)
-        self._show()
+        self._set_views()
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         return self.length + query_length, 0
@@ -62,40 +65,45 @@ class RoomyLayer(CacheLayerMixin):
         return self.length
 
     def get_max_length(self) -> int:
-        return self.room
+        return self.capacity
 
-    def _show(self) -> None:
-        self.keys, self.values = (memory[:, :, : self.length] for memory in self._all)
+    def _set_views(self) -> None:
+        self.keys, self.values = (buffer[:, :, : self.length] for buffer in self._buffers)
 
 
-class RestLayer(RoomyLayer):
-    """What comes behind a prefix that all rows share: one copy of the prefix stays beside the rows' own tokens.
+class SuffixLayer(PreallocatedLayer):
+    """The tokens of each row after a prefix that all rows share. The prefix is kept once, not per row.
 
-    `update` returns the rows' own part. Attention must read the prefix too (prefix_attention.py).
+    `update` returns the suffix only. The attention function must read the prefix too (see prefix_attention.py).
     """
 
-    def __init__(self, room: int, prefix: Any) -> None:
-        """prefix: the layer of a cache of one row; `room` does not count its tokens."""
-        super().__init__(room)
+    def __init__(self, capacity: int, prefix: Any) -> None:
+        """capacity: the maximum number of suffix tokens. prefix: a cache layer of one row."""
+        super().__init__(capacity)
         self.prefix_keys, self.prefix_values = prefix.keys, prefix.values
-        self._before: int = prefix.get_seq_length()
+        self._prefix_length: int = prefix.get_seq_length()
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return self.length + query_length, self._before
+        return self.length + query_length, self._prefix_length
 
     def get_seq_length(self) -> int:
-        return self._before + self.length
+        return self._prefix_length + self.length
 
 
-def keeps_all(causal: Any) -> bool:
-    """Whether the cache of a causal LM is the keys and values of all tokens in every layer, and nothing else."""
-    return all(type(layer) is DynamicLayer for layer in DynamicCache(config=causal.config).layers)
+def has_plain_cache(causal: Any) -> bool:
+    """Whether a causal LM caches the keys and values of all tokens in every layer, and nothing else."""
+    return reads_all_before(causal) and all(
+        type(layer) is DynamicLayer for layer in DynamicCache(config=causal.config).layers
+    )
 
 
-def rows_cache(causal: Any, prefix: Any, rows: int, room: int) -> Cache:
-    """A cache for `rows` of at most `room` tokens, each beginning with a copy of `prefix` (of one row, or None)."""
-    if keeps_all(causal):
-        layers = [RoomyLayer(room) for _ in DynamicCache(config=causal.config).layers]
+def batch_cache(causal: Any, prefix: Any, rows: int, capacity: int) -> Cache:
+    """A cache for `rows` of at most `capacity` tokens. Each row begins with a copy of `prefix`.
+
+    prefix: the cache of one row, or None. Preallocated where the model has a plain cache.
+    """
+    if has_plain_cache(causal):
+        layers = [PreallocatedLayer(capacity) for _ in DynamicCache(config=causal.config).layers]
         for layer, read in zip(layers, prefix.layers if prefix else (), strict=prefix is not None):
             layer.update(*(states.expand(rows, -1, -1, -1) for states in (read.keys, read.values)))
         return Cache(layers=layers)
@@ -106,6 +114,6 @@ def rows_cache(causal: Any, prefix: Any, rows: int, room: int) -> Cache:
     return copied
 
 
-def rest_cache(prefix: Any, room: int) -> Cache:
-    """A cache for at most `room` tokens behind `prefix`, a cache of one row that is not copied."""
-    return Cache(layers=[RestLayer(room, read) for read in prefix.layers])
+def suffix_cache(prefix: Any, capacity: int) -> Cache:
+    """A cache for at most `capacity` tokens per row after `prefix`, the cache of one row, which is not copied."""
+    return Cache(layers=[SuffixLayer(capacity, layer) for layer in prefix.layers])

@@ -1,8 +1,8 @@
-"""Attention over a prefix that many rows share, read once for all of them, and over what each row has behind it.
+"""Attention over a prefix that all rows of a batch share and over the suffix of each row (Hydragen, arXiv 2402.05099).
 
-The softmax over both is that over each, weighted by the sums of their exponentials (Hydragen, arXiv 2402.05099).
-It differs from attention over a repeated prefix by rounding alone. The prefix stays one copy, and the queries of all
-rows are one matrix product with it; a repeated prefix is read from memory once per row and token.
+The prefix is attended once: the queries of all rows and heads are one matrix product with one copy of its keys.
+The softmax over prefix and suffix is the mean of both softmaxes, weighted by their sums of exponentials. The result
+differs from attention over a repeated prefix by rounding only.
 """
 
 from collections.abc import Iterator
@@ -17,18 +17,21 @@ from transformers.integrations.sdpa_attention import repeat_kv
 from ft_pipeline.models.attention import own_attention
 from ft_pipeline.models.parts import causal_lm
 
-BESIDE_PREFIX = "beside_prefix"
-"""Name of this attention among transformers'."""
+SHARED_PREFIX = "shared_prefix"
+"""Name of this attention in transformers' registry."""
 
 
-def can_share(model: Any, prefix: Any) -> bool:
-    """Whether `model` (a causal LM, an adapter on it or not) may attend to `prefix`, a cache of one row, this way.
+def can_share_prefix(model: Any, prefix: Any) -> bool:
+    """Whether `model` (a causal LM, with or without an adapter) can attend to `prefix`, the cache of one row, this way.
 
-    Only on a CPU, whose attention kernel tells the sums; a GPU has the memory and the bandwidth for the copies.
+    It can on a CPU, where the model uses torch's attention as it is. A GPU reads copies of the prefix fast enough, and
+    its kernels do not return the sums.
     """
     causal = causal_lm(model)
     return (
         causal.device.type == "cpu"
+        and not causal.training
+        and causal.config.get_text_config() is causal.config
         and causal.config._attn_implementation == "sdpa"
         and own_attention(causal) is None
         and all(layer.keys.shape == layer.values.shape for layer in prefix.layers)
@@ -36,22 +39,22 @@ def can_share(model: Any, prefix: Any) -> bool:
 
 
 @contextmanager
-def beside_prefix(model: Any) -> Iterator[None]:
-    """Within it, forward passes of `model` need `shared_prefix`, a cache of RestLayers, besides `cache`.
+def shared_prefix_attention(model: Any) -> Iterator[None]:
+    """Inside, a forward pass of `model` takes its cache of SuffixLayers as `cache` and as `shared_prefix`.
 
-    Their `attention_mask` has 4 dimensions and covers the rows' own tokens: zero where a query sees a token.
+    Its `attention_mask` is None or additive, [rows, 1, tokens, suffix tokens].
     """
     causal = causal_lm(model)
-    before = causal.config._attn_implementation
-    AttentionInterface.register(BESIDE_PREFIX, attend_beside_prefix)
-    causal.set_attn_implementation(BESIDE_PREFIX)
+    previous = causal.config._attn_implementation
+    AttentionInterface.register(SHARED_PREFIX, attend_with_prefix)
+    causal.set_attn_implementation(SHARED_PREFIX)
     try:
         yield
     finally:
-        causal.set_attn_implementation(before)
+        causal.set_attn_implementation(previous)
 
 
-def attend_beside_prefix(
+def attend_with_prefix(
     module: Any,
     query: Tensor,
     key: Tensor,
@@ -61,34 +64,34 @@ def attend_beside_prefix(
     shared_prefix: Any = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """As transformers' attention functions: query [rows, heads, tokens, width], key and value [rows, kv heads, own
-    tokens, width] → [rows, tokens, heads, width].
+    """Attention with the signature that transformers expects: query [rows, heads, tokens, width], key and value
+    [rows, kv heads, suffix tokens, width] → [rows, tokens, heads, width].
 
     ValueError without `shared_prefix`.
     """
     if shared_prefix is None:
-        raise ValueError(f"{BESIDE_PREFIX} attention needs shared_prefix")
+        raise ValueError(f"{SHARED_PREFIX} attention got no shared_prefix. Pass the cache.")
     layer = shared_prefix.layers[module.layer_idx]
     scale = module.head_dim**-0.5 if scaling is None else scaling
     rows, heads, tokens, width = query.shape
-    groups = key.shape[1]
-    # Heads that share a key are further tokens of one head, and so are, for the prefix, those of all rows.
-    folded = query.reshape(rows, groups, -1, width)
-    all_rows = folded.transpose(0, 1).reshape(1, groups, -1, width)
-    of_prefix, sums_of_prefix = _attend(all_rows, layer.prefix_keys, layer.prefix_values, None, scale)
-    of_prefix = of_prefix.view(groups, rows, -1, width).transpose(0, 1)
-    sums_of_prefix = sums_of_prefix.reshape(groups, rows, -1).transpose(0, 1)
-    if tokens > 1:  # the mask is that of one head: keys are repeated, which are fewer
-        folded, key, value = query, repeat_kv(key, heads // groups), repeat_kv(value, heads // groups)
-    of_own, sums_of_own = _attend(folded, key, value, attention_mask, scale)
-    of_own, sums_of_own = of_own.reshape(of_prefix.shape), sums_of_own.reshape(sums_of_prefix.shape)
-    share = torch.sigmoid(sums_of_own - sums_of_prefix)[..., None]
-    joined = torch.lerp(of_prefix.float(), of_own.float(), share).to(query.dtype)
+    kv_heads = key.shape[1]
+    # Heads with the same keys become tokens of one head. For the prefix, so do the tokens of all rows.
+    folded = query.reshape(rows, kv_heads, -1, width)
+    all_rows = folded.transpose(0, 1).reshape(1, kv_heads, -1, width)
+    prefix, prefix_sums = _attend(all_rows, layer.prefix_keys, layer.prefix_values, None, scale)
+    prefix = prefix.view(kv_heads, rows, -1, width).transpose(0, 1)
+    prefix_sums = prefix_sums.reshape(kv_heads, rows, -1).transpose(0, 1)
+    if tokens > 1:  # folding would repeat the mask, which is larger than the keys
+        folded, key, value = query, repeat_kv(key, heads // kv_heads), repeat_kv(value, heads // kv_heads)
+    suffix, suffix_sums = _attend(folded, key, value, attention_mask, scale)
+    suffix, suffix_sums = suffix.reshape(prefix.shape), suffix_sums.reshape(prefix_sums.shape)
+    weight = torch.sigmoid(suffix_sums - prefix_sums)[..., None]
+    joined = torch.lerp(prefix.float(), suffix.float(), weight).to(query.dtype)
     return joined.reshape(rows, heads, tokens, width).transpose(1, 2).contiguous(), None
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float) -> tuple[Tensor, Tensor]:
-    """Attention [rows, heads, tokens, width], and the logarithm of each softmax's sum [rows, heads, tokens] in fp32."""
+    """Attention [rows, heads, tokens, width], and the log of the sum of exponentials [rows, heads, tokens] in fp32."""
     mask = None if mask is None else mask.to(query.dtype)
     attended: tuple[Tensor, Tensor] = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
         query, key, value, attn_mask=mask, scale=scale

@@ -11,6 +11,7 @@ from peft import LoraConfig, get_peft_model
 
 from ft_pipeline.models.dequantize import DequantizedLinear, dequantize_once
 from ft_pipeline.models.load import keep_weights_unpacked, load_model
+from ft_pipeline_tests.training.architectures import tiny_of
 
 NF4 = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
 IDS = torch.tensor([[5, 9, 11, 40, 7, 8], [30, 31, 32, 33, 34, 35]])
@@ -28,8 +29,8 @@ def four_bit(folder: Path, dtype: torch.dtype, lora: dict[str, Any] | None = Non
 
 def logits(model: Any) -> torch.Tensor:
     with torch.inference_mode():
-        found: torch.Tensor = model(input_ids=IDS).logits
-    return found
+        computed: torch.Tensor = model(input_ids=IDS).logits
+    return computed
 
 
 def gradients(model: Any) -> dict[str, torch.Tensor]:
@@ -75,10 +76,9 @@ def test_with_an_adapter_logits_and_gradients_are_equal(
     assert {name for name, _ in model.named_parameters()} == names
 
 
-def test_a_bias_is_kept(tmp_path: Path) -> None:
-    from ft_pipeline_tests.training.architectures import tiny_of
-
-    model = four_bit(tiny_of("llama", tmp_path), torch.bfloat16)
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])  # with biases, with transposed matrices
+def test_biases_and_transposed_matrices(kind: str, tmp_path: Path) -> None:
+    model = four_bit(tiny_of(kind, tmp_path), torch.bfloat16)
     before = logits(model)
     assert dequantize_once(model) is True
     assert torch.equal(logits(model), before)

@@ -1,21 +1,22 @@
-"""Caches with room: the same keys and values as transformers' own, bit for bit, without its copies."""
+"""Preallocated caches: the keys and values of transformers' DynamicCache, bit for bit, without its copies."""
 
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from transformers import AutoModelForCausalLM, DynamicCache
 from transformers.cache_utils import Cache
 
-from ft_pipeline.models.kv_cache import RoomyLayer, keeps_all, rows_cache
+from ft_pipeline.models.kv_cache import PreallocatedLayer, batch_cache, has_plain_cache
 from ft_pipeline_tests.training.architectures import tiny_of
 
 IDS = torch.tensor([[0, 0, 0, 9, 30], [5, 9, 11, 40, 7], [0, 60, 61, 62, 63]])
 MASK = torch.tensor([[0, 0, 0, 1, 1], [1, 1, 1, 1, 1], [0, 1, 1, 1, 1]])
 
 
-def written(model: Any, cache: Cache, ids: torch.Tensor, mask: torch.Tensor, steps: int = 12) -> list[torch.Tensor]:
+def greedy_logits(model: Any, cache: Cache, ids: torch.Tensor, mask: Tensor, steps: int = 12) -> list[torch.Tensor]:
     """The logits of each step of greedy decoding."""
     logits = []
     with torch.inference_mode():
@@ -29,35 +30,35 @@ def written(model: Any, cache: Cache, ids: torch.Tensor, mask: torch.Tensor, ste
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("mask", [MASK, torch.ones_like(MASK)], ids=["padded", "full"])
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_logits_are_equal_bit_for_bit(tiny_base: Path, dtype: torch.dtype, mask: torch.Tensor, attention: str) -> None:
+def test_logits_are_equal_bit_for_bit(tiny_base: Path, dtype: torch.dtype, mask: Tensor, attention: str) -> None:
     model = AutoModelForCausalLM.from_pretrained(tiny_base, dtype=dtype, attn_implementation=attention).eval()
-    roomy = rows_cache(model, None, rows=3, room=30)
-    theirs = written(model, DynamicCache(config=model.config), IDS, mask)
-    ours = written(model, roomy, IDS, mask)
-    assert all(torch.equal(mine, own) for mine, own in zip(ours, theirs, strict=True))
-    assert roomy.get_seq_length() == 5 + 11
-    memory = roomy.layers[0].keys.data_ptr()
-    written(model, roomy, IDS[:, :1], torch.cat([mask, mask.new_ones(3, 12)], dim=1), steps=1)
-    assert roomy.layers[0].keys.data_ptr() == memory, "the cache is where it was"
+    preallocated = batch_cache(model, None, rows=3, capacity=30)
+    expected = greedy_logits(model, DynamicCache(config=model.config), IDS, mask)
+    ours = greedy_logits(model, preallocated, IDS, mask)
+    assert all(torch.equal(logits, wanted) for logits, wanted in zip(ours, expected, strict=True))
+    assert preallocated.get_seq_length() == 5 + 11
+    address = preallocated.layers[0].keys.data_ptr()
+    greedy_logits(model, preallocated, IDS[:, :1], torch.cat([mask, mask.new_ones(3, 12)], dim=1), steps=1)
+    assert preallocated.layers[0].keys.data_ptr() == address, "the cache was not copied"
 
 
-def test_rows_leave_in_place() -> None:
+def test_rows_are_dropped_in_place() -> None:
     states = [torch.randn(5, 2, tokens, 4) for tokens in (3, 1, 2)]
-    layer, expected = RoomyLayer(room=8), None
+    layer, expected = PreallocatedLayer(capacity=8), None
     for state in states[:2]:
         layer.update(state, -state)
-    memory = layer.keys.data_ptr()
+    address = layer.keys.data_ptr()
     rows = torch.tensor([0, 2, 4])
     layer.batch_select_indices(rows)
     keys, values = layer.update(states[2][rows], -states[2][rows])
     expected = torch.cat([state[rows] for state in states], dim=2)
     assert torch.equal(keys, expected) and torch.equal(values, -expected)
-    assert keys.data_ptr() == memory
+    assert keys.data_ptr() == address
 
 
-def test_beams_are_reordered_and_tokens_taken_back() -> None:
+def test_beams_are_reordered_and_tokens_removed() -> None:
     state = torch.randn(3, 2, 4, 4)
-    layer = RoomyLayer(room=6)
+    layer = PreallocatedLayer(capacity=6)
     layer.update(state, -state)
     order = torch.tensor([2, 2, 0])
     layer.reorder_cache(order)
@@ -68,8 +69,8 @@ def test_beams_are_reordered_and_tokens_taken_back() -> None:
 def test_each_row_begins_with_the_prefix(tiny_base: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(tiny_base, dtype=torch.float32).eval()
     prefix = DynamicCache(config=model.config)
-    written(model, prefix, torch.tensor([[5, 9, 11]]), torch.ones(1, 3, dtype=torch.long), steps=1)
-    cache = rows_cache(model, prefix, rows=2, room=9)
+    greedy_logits(model, prefix, torch.tensor([[5, 9, 11]]), torch.ones(1, 3, dtype=torch.long), steps=1)
+    cache = batch_cache(model, prefix, rows=2, capacity=9)
     for layer, read in zip(cache.layers, prefix.layers, strict=True):
         assert torch.equal(layer.keys, read.keys.repeat(2, 1, 1, 1))
         assert torch.equal(layer.values, read.values.repeat(2, 1, 1, 1))
@@ -79,8 +80,8 @@ def test_each_row_begins_with_the_prefix(tiny_base: Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "plain"), [("qwen3", True), ("gpt2", True), ("gemma3_text", False), ("mistral", False)]
 )
-def test_a_window_has_a_cache_of_its_own(kind: str, plain: bool, tmp_path: Path) -> None:
+def test_a_sliding_window_keeps_its_own_cache(kind: str, plain: bool, tmp_path: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(tiny_of(kind, tmp_path), dtype=torch.float32).eval()
-    assert keeps_all(model) is plain
-    cache = rows_cache(model, None, rows=1, room=4)
+    assert has_plain_cache(model) is plain
+    cache = batch_cache(model, None, rows=1, capacity=4)
     assert (type(cache) is DynamicCache) is not plain

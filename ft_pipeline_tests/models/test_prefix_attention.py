@@ -1,4 +1,4 @@
-"""A prefix that stays one copy: the same distributions as over whole contexts, up to rounding."""
+"""A prefix that is kept once for all rows: the distributions of whole contexts, up to rounding."""
 
 from pathlib import Path
 from typing import Any
@@ -8,10 +8,9 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
-from ft_pipeline.models.kv_cache import RestLayer
+from ft_pipeline.models.batch_state import BatchState
 from ft_pipeline.models.prefix import read_prefix
-from ft_pipeline.models.prefix_attention import can_share
-from ft_pipeline.models.reading import Reading
+from ft_pipeline.models.prefix_attention import can_share_prefix
 from ft_pipeline.models.token_loop import Batch, Decoding, write
 from ft_pipeline_tests.training.architectures import CONFIGS, tiny_of
 
@@ -20,7 +19,7 @@ RESTS = [[5, 9, 11, 40, 7, 8], [30], [100, 4, 77], [60, 61, 62, 63]]
 WIDTH = max(map(len, RESTS))
 IDS = torch.tensor([[0] * (WIDTH - len(rest)) + rest for rest in RESTS])
 MASK = torch.tensor([[1] * len(PREFIX) + [0] * (WIDTH - len(rest)) + [1] * len(rest) for rest in RESTS])
-CANNOT = {"gemma2", "gemma3_text", "mistral"}
+OTHER_ATTENTION = {"gemma2", "gemma3_text", "mistral"}
 
 
 def load(folder: Path, dtype: torch.dtype = torch.float32, **keys: Any) -> Any:
@@ -28,16 +27,16 @@ def load(folder: Path, dtype: torch.dtype = torch.float32, **keys: Any) -> Any:
 
 
 def distributions(model: Any, steps: list[torch.Tensor], shared: bool = True) -> torch.Tensor:
-    """Probabilities behind the rest of each row, and behind each further token; [steps, rows, vocabulary]."""
+    """Probabilities after the rest of each row and after each further token, [1 + steps, rows, vocabulary]."""
     with torch.inference_mode():
-        reading = Reading(model, read_prefix(model, PREFIX), MASK, more=len(steps))
-        assert isinstance(reading._cache.layers[0], RestLayer) is shared
-        logits = [reading.read(ids)[:, -1] for ids in (IDS, *steps)]
+        state = BatchState(model, read_prefix(model, PREFIX), MASK, new_tokens=len(steps))
+        assert state.shares_prefix is shared
+        logits = [state.forward(ids)[:, -1] for ids in (IDS, *steps)]
     return torch.stack(logits).float().softmax(-1)
 
 
 def alone(model: Any, steps: list[torch.Tensor]) -> torch.Tensor:
-    """The same of each row's whole context, one by one, without padding or cache."""
+    """The same for whole contexts, row by row, without padding or cache."""
     more = torch.cat([torch.empty(len(RESTS), 0, dtype=torch.long), *steps], dim=1).tolist()
     with torch.inference_mode():
         rows = [
@@ -47,7 +46,7 @@ def alone(model: Any, steps: list[torch.Tensor]) -> torch.Tensor:
     return torch.stack(rows, dim=1).float().softmax(-1)
 
 
-@pytest.mark.parametrize("kind", [kind for kind in CONFIGS if kind not in CANNOT])
+@pytest.mark.parametrize("kind", [kind for kind in CONFIGS if kind not in OTHER_ATTENTION])
 def test_distributions_are_those_of_whole_contexts(kind: str, tmp_path: Path) -> None:
     model = load(tiny_of(kind, tmp_path, **({"logits_scaling": 0.5} if kind == "granite" else {})))
     attention = model.config._attn_implementation
@@ -58,7 +57,7 @@ def test_distributions_are_those_of_whole_contexts(kind: str, tmp_path: Path) ->
     assert model.config._attn_implementation == attention
 
 
-def test_in_16_bit_it_is_as_near_as_the_copy_is(tiny_base: Path) -> None:
+def test_the_error_in_16_bit_is_that_of_a_copied_prefix(tiny_base: Path) -> None:
     model, exact = load(tiny_base, torch.bfloat16), load(tiny_base, torch.float32)
     steps = [torch.tensor([[7], [8], [9], [10]])]
     expected = alone(exact, steps)
@@ -68,7 +67,7 @@ def test_in_16_bit_it_is_as_near_as_the_copy_is(tiny_base: Path) -> None:
     assert ours < 1.5 * copied
 
 
-def test_rows_leave_and_answers_stay(tiny_base: Path) -> None:
+def test_answers_are_those_without_a_prefix_and_rows_are_dropped(tiny_base: Path) -> None:
     model = load(tiny_base)
     ids = torch.cat([torch.tensor([PREFIX] * len(RESTS)), IDS], dim=1)
     shared = Batch(ids, MASK, 0, len(PREFIX), read_prefix(model, PREFIX))
@@ -76,10 +75,10 @@ def test_rows_leave_and_answers_stay(tiny_base: Path) -> None:
     endless = write(model, whole, Decoding([10_000], 16))
     decoding = Decoding([endless[0][3], endless[1][6]], 16)
     assert write(model, shared, decoding) == write(model, whole, decoding)
-    assert shared.cache.get_seq_length() == len(PREFIX), "the prefix is as it was"
+    assert shared.cache.get_seq_length() == len(PREFIX), "the prefix is unchanged"
 
 
-def test_an_adapter_takes_part(tiny_base: Path) -> None:
+def test_an_adapter_is_applied(tiny_base: Path) -> None:
     torch.manual_seed(0)
     config = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False, task_type="CAUSAL_LM")
     model = get_peft_model(load(tiny_base), config).eval()
@@ -97,21 +96,21 @@ def test_an_adapter_takes_part(tiny_base: Path) -> None:
         ("llama", {"attn_implementation": "eager"}),
     ],
 )
-def test_where_attention_is_more_than_that_rows_get_copies(kind: str, keys: dict[str, Any], tmp_path: Path) -> None:
+def test_other_attention_gets_a_copied_prefix(kind: str, keys: dict[str, Any], tmp_path: Path) -> None:
     loading = {key: keys[key] for key in ("attn_implementation",) if key in keys}
     model = load(tiny_of(kind, tmp_path, **(keys if not loading else {})), **loading)
     steps = [torch.tensor([[7], [8], [9], [10]])]
     assert torch.allclose(distributions(model, steps, shared=False), alone(model, steps), atol=2e-5)
 
 
-def test_what_else_attention_may_be_is_seen(tiny_base: Path, tmp_path: Path) -> None:
+def test_models_with_other_attention_are_recognized(tiny_base: Path, tmp_path: Path) -> None:
     model = load(tiny_base)
     prefix = read_prefix(model, PREFIX)
-    assert can_share(model, prefix)
+    assert can_share_prefix(model, prefix)
     model.config.attn_logit_softcapping = 30.0
-    assert not can_share(model, prefix)
+    assert not can_share_prefix(model, prefix)
     window = load(tiny_of("mistral", tmp_path))
-    assert not can_share(window, read_prefix(window, PREFIX))
+    assert not can_share_prefix(window, read_prefix(window, PREFIX))
     model.config.attn_logit_softcapping = None
     prefix.layers[0].values = prefix.layers[0].values[..., :4]  # keys wider than values
-    assert not can_share(model, prefix)
+    assert not can_share_prefix(model, prefix)

@@ -1,4 +1,4 @@
-"""The loop over tokens: what transformers' `generate` writes, without the rows that are done."""
+"""Our generation loop: the tokens of transformers' `generate`, without computing finished rows."""
 
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, GenerationConfig
 
 from ft_pipeline.models.generate import generate
 from ft_pipeline.models.load import load_tokenizer
-from ft_pipeline.models.token_loop import Batch, Decoding, write, writes_alike
+from ft_pipeline.models.token_loop import Batch, Decoding, supports, write
 from ft_pipeline_tests.training.architectures import CONFIGS, tiny_of
 
 PROMPTS = [[5, 9, 11, 40, 7, 8], [30], [100, 4, 77], [60, 61, 62, 63], [12, 13], [90]]
@@ -18,15 +18,15 @@ IDS = torch.tensor([[0] * (WIDTH - len(prompt)) + prompt for prompt in PROMPTS])
 MASK = torch.tensor([[0] * (WIDTH - len(prompt)) + [1] * len(prompt) for prompt in PROMPTS])
 BATCH = Batch(IDS, MASK, padding=0)
 WINDOWS = {"gemma2", "gemma3_text", "mistral"}
-OWN_WAYS = {"phi3"}  # its cache ends where its positions change their scale
+OVERRIDES = {"phi3"}  # clears its cache where its positions change their scale
 
 
 def load(folder: Path, dtype: torch.dtype = torch.float32) -> Any:
     return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
 
 
-def theirs(model: Any, batch: Batch, decoding: Decoding) -> list[list[int]]:
-    """transformers' answers, each up to its first stop token."""
+def transformers_answers(model: Any, batch: Batch, decoding: Decoding) -> list[list[int]]:
+    """The answers of transformers' `generate`, cut after the first stop token."""
     keys = {"do_sample": False, "temperature": None, "top_k": None, "top_p": None}
     if decoding.temperature:
         keys = {"do_sample": True, "temperature": decoding.temperature, "top_k": 0, "top_p": 1.0}
@@ -43,23 +43,23 @@ def theirs(model: Any, batch: Batch, decoding: Decoding) -> list[list[int]]:
 
 
 def stopping(model: Any, limit: int) -> Decoding:
-    """Stop tokens that end some answers early, others late: what the model writes at different places."""
-    endless = theirs(model, BATCH, Decoding([10_000], limit))
+    """Stop tokens that end answers at different steps: tokens that the model writes at different places."""
+    endless = transformers_answers(model, BATCH, Decoding([10_000], limit))
     return Decoding([endless[0][2], endless[1][4], endless[2][7]], limit)
 
 
 @pytest.mark.parametrize("kind", CONFIGS)
 def test_greedy_answers_are_those_of_transformers(kind: str, tmp_path: Path) -> None:
     model = load(tiny_of(kind, tmp_path))
-    assert writes_alike(model) is (kind not in WINDOWS | OWN_WAYS)
-    if writes_alike(model):
+    assert supports(model) is (kind not in WINDOWS | OVERRIDES)
+    if supports(model):
         decoding = stopping(model, 12)
         ours = write(model, BATCH, decoding)
-        assert ours == theirs(model, BATCH, decoding)
+        assert ours == transformers_answers(model, BATCH, decoding)
         assert len(set(map(len, ours))) > 1, "rows end at different steps"
 
 
-def test_rows_that_are_done_are_not_computed(tiny_base: Path) -> None:
+def test_finished_rows_are_dropped(tiny_base: Path) -> None:
     model = load(tiny_base)
     decoding = stopping(model, 24)
     computed: list[int] = []
@@ -68,13 +68,13 @@ def test_rows_that_are_done_are_not_computed(tiny_base: Path) -> None:
     )
     answers = write(model, BATCH, decoding)
     hook.remove()
-    assert answers == theirs(model, BATCH, decoding)
+    assert answers == transformers_answers(model, BATCH, decoding)
     lengths = sorted(map(len, answers))
     assert lengths[0] < lengths[-1] == len(computed)
     assert computed == sorted(computed, reverse=True) and computed[0] == len(PROMPTS)
     for step, rows in enumerate(computed):
         left = sum(length > step for length in lengths)
-        assert left <= rows < max(left / 0.75, left + 1), "at most a quarter of the rows is done"
+        assert left <= rows < max(left / 0.75, left + 1), "fewer than a quarter of the rows are finished"
 
 
 def test_without_padding_and_with_one_row(tiny_base: Path) -> None:
@@ -82,14 +82,14 @@ def test_without_padding_and_with_one_row(tiny_base: Path) -> None:
     decoding = Decoding([10_000], 10)
     for ids in (torch.tensor([[5, 9, 11], [30, 4, 7]]), torch.tensor([[5, 9, 11]])):
         batch = Batch(ids, torch.ones_like(ids), padding=0)
-        assert write(model, batch, decoding) == theirs(model, batch, decoding)
+        assert write(model, batch, decoding) == transformers_answers(model, batch, decoding)
 
 
-def test_sampling_draws_as_transformers_does_until_rows_leave(tiny_base: Path) -> None:
+def test_sampling_equals_transformers_until_rows_are_dropped(tiny_base: Path) -> None:
     model = load(tiny_base)
     decoding = Decoding([10_000], 10, temperature=0.8)
     drawn = []
-    for write_batch in (write, theirs):
+    for write_batch in (write, transformers_answers):
         torch.manual_seed(3)
         drawn.append(write_batch(model, BATCH, decoding))
     assert drawn[0] == drawn[1]
@@ -114,12 +114,12 @@ def test_sampling_draws_as_transformers_does_until_rows_leave(tiny_base: Path) -
         {"num_beams": 2},
     ],
 )
-def test_what_a_models_own_generation_config_asks_for_stays(asked: dict[str, Any], tiny_base: Path) -> None:
+def test_a_models_generation_config_is_obeyed(asked: dict[str, Any], tiny_base: Path) -> None:
     model, tokenizer = load(tiny_base), load_tokenizer(tiny_base)
-    assert writes_alike(model)
+    assert supports(model)
     for key, value in asked.items():
         setattr(model.generation_config, key, value)
-    assert not writes_alike(model)
+    assert not supports(model)
     prompts = ["My package is late", "Paris", "Where can I change the delivery address of my order?"]
     ours = [answer.text for answer in generate(model, tokenizer, prompts, max_new_tokens=10, batch_size=3)]
     tokenizer.padding_side = "left"
@@ -128,19 +128,19 @@ def test_what_a_models_own_generation_config_asks_for_stays(asked: dict[str, Any
     assert ours == [tokenizer.decode(row, skip_special_tokens=True).strip() for row in rows]
 
 
-def test_a_models_sampling_settings_are_not_ours(tiny_base: Path) -> None:
+def test_a_models_sampling_settings_are_ignored(tiny_base: Path) -> None:
     model = load(tiny_base)
     before = write(model, BATCH, Decoding([10_000], 6))
     for key, value in {"do_sample": True, "temperature": 0.3, "top_k": 5, "top_p": 0.5, "max_length": 7}.items():
         setattr(model.generation_config, key, value)
-    assert writes_alike(model)
+    assert supports(model)
     assert write(model, BATCH, Decoding([10_000], 6)) == before
 
 
-def test_a_generation_config_that_asks_for_nothing_is_absent_or_says_so(tiny_base: Path) -> None:
+def test_neutral_values_of_a_generation_config_change_nothing(tiny_base: Path) -> None:
     model = load(tiny_base)
     model.generation_config = GenerationConfig.from_model_config(model.config)
-    assert writes_alike(model)
+    assert supports(model)
     for key, value in {"repetition_penalty": 1.0, "num_beams": 1, "min_length": 0, "suppress_tokens": None}.items():
         setattr(model.generation_config, key, value)
-    assert writes_alike(model)
+    assert supports(model)
