@@ -51,7 +51,8 @@ def _load(job: Job, kind: str) -> Any:
     model = load_model(job.inputs["base_model"], job.device, quantization=quantization, adapter=job.inputs["adapter"])
     # What was trained: on a CPU, bitsandbytes' own layout for inference rounds otherwise (0.009 nats per token).
     keep_weights_unpacked(model)
-    dequantize_once(model)
+    if quantization is not None:
+        dequantize_once(model)
     return model
 
 
