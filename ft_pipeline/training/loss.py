@@ -5,6 +5,7 @@ them for prompt tokens that no loss looks at. Here the hidden states are gathere
 those in slices, and with a frozen head the gradient is made in the same pass, so that nothing of it is kept.
 """
 
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -92,8 +93,48 @@ def _rows_end_to_end(batch: dict[str, Tensor]) -> dict[str, Any]:
 
 def logits_of(model: Any, hidden: Tensor) -> Tensor:
     """Logits [tokens, vocabulary] of hidden states, as the model's own forward makes them."""
-    scale, cap = _transform(model)
-    logits = model.get_output_embeddings()(hidden)
+    return _transformed(model.get_output_embeddings()(hidden), *_transform(model))
+
+
+@dataclass(frozen=True)
+class Head:
+    """What makes logits of a model's last hidden states; it can outlive the model."""
+
+    weight: Tensor
+    """[vocabulary, width of the model]"""
+    bias: Tensor | None
+    scale: float
+    cap: float | None
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """As logits_of."""
+        return _transformed(functional.linear(hidden, self.weight, self.bias), self.scale, self.cap)
+
+    def to(self, device: str) -> "Head":
+        """This head on `device`; its weights are not copied if they are there already."""
+        return replace(self, weight=self.weight.to(device), bias=None if self.bias is None else self.bias.to(device))
+
+    def equals(self, head: "Head") -> bool:
+        """Whether both, on one device, make the same logits of the same states."""
+        if (self.scale, self.cap) != (head.scale, head.cap):
+            return False
+        return _same(self.weight, head.weight) and _same(self.bias, head.bias)
+
+
+def head_of(model: Any) -> Head:
+    """The head of `model`, with the model's own weights and not a copy."""
+    module = model.get_output_embeddings()
+    bias = None if module.bias is None else module.bias.detach()
+    return Head(module.weight.detach(), bias, *_transform(model))
+
+
+def _same(first: Tensor | None, second: Tensor | None) -> bool:
+    if first is None or second is None:
+        return first is second
+    return first.dtype == second.dtype and torch.equal(first, second)
+
+
+def _transformed(logits: Tensor, scale: float, cap: float | None) -> Tensor:
     if scale != 1.0:
         logits = logits * scale
     return logits if cap is None else cap * torch.tanh(logits / cap)

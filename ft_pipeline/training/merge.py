@@ -5,16 +5,14 @@ PEFT's own merge of a 4-bit model quantises the sum again, which can erase a wea
 weights, and differs from the adapter by the NF4 noise.
 """
 
-import gc
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ft_pipeline.experiments import ExperimentSettings
@@ -22,7 +20,7 @@ from ft_pipeline.job import Job
 from ft_pipeline.models.base_model import link_files
 from ft_pipeline.models.compute import compute_dtype, dtype_name, storage_dtype
 from ft_pipeline.models.load import keep_weights_unpacked, load_model, load_tokenizer
-from ft_pipeline.training.equivalence import Measurement, kl_divergence, measure
+from ft_pipeline.training.equivalence import HeldOut, Measurement, kl_divergence
 from ft_pipeline.training.noise import noise_table
 from ft_pipeline.training.techniques import copy_companions
 from ft_pipeline.training.training_data import read_split
@@ -46,7 +44,8 @@ class Candidate:
 def run(job: Job) -> dict[str, Any]:
     """Write the merged model as a plain folder; inputs adapter, base_model, training_data (its validation rows gate).
 
-    Summary: mode, kl_adapter_merged, max_kl, passed, adapter_heldout_loss, candidates, checks, and for qlora noise.
+    Summary: mode, kl_adapter_merged, max_kl, passed, adapter_heldout_loss, heldout_rows (behind the losses),
+    compared_tokens and compared_rows (behind the KL), computed_in, candidates, checks, and for qlora noise.
     """
     settings = ExperimentSettings.model_validate(job.config["experiment"])
     if settings.technique == "full":
@@ -54,31 +53,32 @@ def run(job: Job) -> dict[str, Any]:
     if settings.technique == "prompt_tuning":
         return _nothing_to_merge(job)
     pad = load_tokenizer(job.inputs["base_model"]).pad_token_id
-    rows = read_split(job.inputs["training_data"], "validation")
-    reference = _measure_released(lambda: _adapter_model(job, settings), rows, pad)
-    job.report.log(f"adapter: held-out loss {reference.loss:.4f} nats per token")
-    untouched = _untouched(job, settings, rows, pad)
+    held_out = HeldOut(read_split(job.inputs["training_data"], "validation"), pad)
+    reference = held_out.measure(partial(_adapter_model, job, settings))
+    job.report.log(
+        f"adapter: held-out loss {reference.loss:.4f} nats per token on {reference.rows:,} of {len(held_out.rows):,} "
+        f"validation rows; {len(reference.states):,} tokens of {reference.compared_rows} rows are compared"
+    )
+    untouched = _untouched(job, settings, held_out)
     candidates: dict[str, Candidate] = {}
     measured: dict[str, Measurement] = {}
     for mode in _modes(settings):
         folder = job.work / f"merged-{mode}"
         shutil.rmtree(folder, ignore_errors=True)
         write_merged(job.inputs["base_model"], job.inputs["adapter"], folder, settings, mode, job.device)
-        measured[mode] = _measure_released(partial(load_model, folder, job.device), rows, pad)
+        measured[mode] = held_out.measure(partial(load_model, folder, job.device))
         standard = untouched.loss if untouched is not None and mode == "w16" else None
-        candidates[mode] = _judge(measured[mode], reference, standard, settings)
+        candidates[mode] = _judge(measured[mode], reference, standard, settings, job.device)
         job.report.log(f"merged ({mode}): {asdict(candidates[mode])}")
         job.report.progress(len(candidates), len(_modes(settings)), kl=candidates[mode].kl)
     mode = min(candidates, key=lambda mode: (not candidates[mode].passed, candidates[mode].heldout_loss))
     for path in (job.work / f"merged-{mode}").iterdir():
         shutil.move(path, job.out / path.name)
     found = {"adapter": reference, "merged": measured[mode], **({"base": untouched} if untouched else {})}
-    return {**_summary(mode, candidates, reference, settings, job.device), **_noise(job, settings, found, rows, pad)}
+    return {**_summary(mode, candidates, reference, settings, job.device), **_noise(job, settings, found, held_out)}
 
 
-def _noise(
-    job: Job, settings: ExperimentSettings, found: dict[str, Measurement], rows: list[dict[str, Any]], pad: int
-) -> dict[str, Any]:
+def _noise(job: Job, settings: ExperimentSettings, found: dict[str, Measurement], held_out: HeldOut) -> dict[str, Any]:
     """`noise` (noise.noise_table) where the experiment works in 4 bit and asks for it: two or three more models are
     loaded and read the held-out rows."""
     if settings.technique != "qlora" or not settings.merge.measure_noise:
@@ -86,10 +86,10 @@ def _noise(
     four_bit = settings.quantization.model_dump()
     base = job.inputs["base_model"]
     if "base" not in found:
-        found["base"] = _measure_released(partial(load_model, base, job.device), rows, pad)
+        found["base"] = held_out.measure(partial(load_model, base, job.device))
     for name, folder in (("base_4bit", base), ("merged_4bit", job.out)):
-        found[name] = _measure_released(partial(_four_bit_model, folder, job.device, four_bit), rows, pad)
-    table = noise_table(found)
+        found[name] = held_out.measure(partial(_four_bit_model, folder, job.device, four_bit))
+    table = noise_table(found, job.device)
     for line in table:
         job.report.log(f"{line['first']} to {line['second']}: KL {line['kl']:.4f}, loss {line['difference']:+.4f}")
     return {"noise": table}
@@ -125,30 +125,33 @@ def write_merged(
 ) -> None:
     """Write base + (alpha/r)·B·A, summed in fp32 and stored in the base's 16-bit type, with tokenizer and template."""
     stored = storage_dtype(base)
+    updates = lora_updates(adapter)
     model = load_model(base, device, dtype=stored)
     if mode == "dequantized":
-        for name, weight in dequantized_weights(base, settings, device).items():
-            module = model.get_submodule(name)
-            module.weight.data = as_stored(module, weight)
-    for update in lora_updates(adapter).values():
+        for name, weight in dequantized_weights(base, settings, device):
+            module, update = model.get_submodule(name), updates.pop(name, None)
+            total = weight if update is None else update.apply(weight.float())
+            module.weight.data = as_stored(module, total.to(stored))
+    for update in updates.values():
         update.add_to(model)
     model.to(stored).save_pretrained(out)
     copy_companions(base, out)
 
 
-def dequantized_weights(base: Path, settings: ExperimentSettings, device: str) -> dict[str, Tensor]:
-    """The 4-bit weights of a freshly loaded model as matrices [outputs, inputs] in the compute type, by module name; no
-    forward pass comes before."""
+def dequantized_weights(base: Path, settings: ExperimentSettings, device: str) -> Iterator[tuple[str, Tensor]]:
+    """The module names and weights [outputs, inputs] of the 4-bit base, dequantized to the compute type one at a time.
+
+    All at once they would take more memory than the 16-bit model. The model is freshly loaded: after a forward pass on
+    a CPU its weights can be in another layout.
+    """
     from bitsandbytes.functional import dequantize_4bit
     from bitsandbytes.nn import Linear4bit
 
     model = load_model(base, device, quantization=settings.quantization.model_dump())
     keep_weights_unpacked(model)
-    return {
-        name: dequantize_4bit(module.weight.data, module.weight.quant_state)
-        for name, module in model.named_modules()
-        if isinstance(module, Linear4bit)
-    }
+    for name, module in model.named_modules():
+        if isinstance(module, Linear4bit):
+            yield name, dequantize_4bit(module.weight.data, module.weight.quant_state)
 
 
 def _modes(settings: ExperimentSettings) -> list[str]:
@@ -164,27 +167,22 @@ def _adapter_model(job: Job, settings: ExperimentSettings) -> Any:
     return model
 
 
-def _measure_released(load: Callable[[], Any], rows: list[dict[str, Any]], pad: int) -> Measurement:
-    """Measure a model and let go of it, so that two never lie in memory at once."""
-    result = measure(load(), rows, pad)
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    return result
-
-
-def _untouched(job: Job, settings: ExperimentSettings, rows: list[dict[str, Any]], pad: int) -> Measurement | None:
+def _untouched(job: Job, settings: ExperimentSettings, held_out: HeldOut) -> Measurement | None:
     """The 16-bit base on the held-out rows, where a merge onto it is to be judged by what it keeps of the gain."""
     if settings.technique != "qlora" or "w16" not in _modes(settings):
         return None
-    return _measure_released(partial(load_model, job.inputs["base_model"], job.device), rows, pad)
+    return held_out.measure(partial(load_model, job.inputs["base_model"], job.device))
 
 
 def _judge(
-    merged: Measurement, adapter: Measurement, untouched: float | None, settings: ExperimentSettings
+    merged: Measurement,
+    adapter: Measurement,
+    untouched: float | None,
+    settings: ExperimentSettings,
+    device: str = "cpu",
 ) -> Candidate:
     """untouched: the 16-bit base's loss where the merge stands on it and not on what the adapter was trained on."""
-    kl = kl_divergence(adapter.logits, merged.logits)
+    kl = kl_divergence(adapter, merged, device)
     if untouched is None:
         return Candidate(merged.loss, kl, kl <= settings.merge.max_kl)
     gain = untouched - adapter.loss
@@ -202,16 +200,20 @@ def _summary(
     chosen = candidates[mode]
     if chosen.kept_gain is None:
         gate = f"KL(adapter || merged) {chosen.kl:.4f} nats per token (limit {settings.merge.max_kl:g})"
+        gate += f" on {len(reference.states):,} tokens of {reference.compared_rows} rows"
     else:
         gate = f"keeps {chosen.kept_gain:.0%} of what training gained (at least {settings.merge.min_kept_gain:.0%})"
-    message = f"{mode}: {gate}; held-out loss {reference.loss:.4f} as adapter, {chosen.heldout_loss:.4f} merged"
+    losses = f"{reference.loss:.4f} as adapter, {chosen.heldout_loss:.4f} merged, on {reference.rows} rows"
+    message = f"{mode}: {gate}; held-out loss {losses}"
     return {
         "mode": mode,
         "kl_adapter_merged": chosen.kl,
         "max_kl": settings.merge.max_kl,
         "passed": chosen.passed,
         "adapter_heldout_loss": reference.loss,
-        "compared_tokens": len(reference.logits),
+        "heldout_rows": reference.rows,
+        "compared_tokens": len(reference.states),
+        "compared_rows": reference.compared_rows,
         "computed_in": dtype_name(compute_dtype(device)),
         "candidates": {name: asdict(candidate) for name, candidate in candidates.items()},
         "checks": {"merge_equivalence": {"passed": chosen.passed, "blocking": True, "message": message}},

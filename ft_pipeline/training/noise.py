@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
-from ft_pipeline.training.equivalence import Measurement, kl_divergence
+from ft_pipeline.training.equivalence import Measurement, kl_divergences
 
 PAIRS = (
     ("base", "base_4bit"),
@@ -32,17 +32,11 @@ class Noise:
         return self.second_loss - self.first_loss
 
 
-def noise_table(measured: Mapping[str, Measurement]) -> list[dict[str, float | str]]:
-    """The lines whose two models were measured, as JSON, each with its `difference`."""
+def noise_table(measured: Mapping[str, Measurement], device: str = "cpu") -> list[dict[str, float | str]]:
+    """The lines whose two models were measured, as JSON, each with its `difference`; computed on `device`."""
+    pairs = [(first, second) for first, second in PAIRS if first in measured and second in measured]
     lines = [
-        Noise(
-            first,
-            second,
-            kl_divergence(measured[first].logits, measured[second].logits),
-            measured[first].loss,
-            measured[second].loss,
-        )
-        for first, second in PAIRS
-        if first in measured and second in measured
+        Noise(first, second, kl, measured[first].loss, measured[second].loss)
+        for (first, second), kl in kl_divergences(measured, pairs, device).items()
     ]
     return [{**asdict(line), "difference": line.difference} for line in lines]

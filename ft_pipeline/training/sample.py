@@ -1,0 +1,18 @@
+"""The validation rows that a held-out number is computed on, where there are more than it needs."""
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+
+def sample(rows: Sequence[dict[str, Any]], limit: int) -> list[dict[str, Any]]:
+    """At most `limit` of `rows`, in their order: those whose `id` has the lowest hash.
+
+    No seed takes part, so that all models are measured on the same rows. A new row replaces at most one row of the
+    sample, and a smaller sample is part of a larger one.
+    """
+    if len(rows) <= limit:
+        return list(rows)
+    hashes = [hashlib.sha256(f"evaluation:{row['id']}".encode()).digest() for row in rows]
+    chosen = sorted(range(len(rows)), key=hashes.__getitem__)[:limit]
+    return [rows[index] for index in sorted(chosen)]

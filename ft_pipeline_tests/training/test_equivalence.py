@@ -1,0 +1,128 @@
+"""What the merge gate measures: a fixed sample of rows, whatever the vocabulary, in little memory."""
+
+import random
+
+import pytest
+import torch
+from torch.nn import functional
+
+from ft_pipeline.models.load import load_model
+from ft_pipeline.training.equivalence import (
+    COMPARED_ROWS,
+    COMPARED_TOKENS,
+    HELD_OUT_ROWS,
+    HeldOut,
+    Measurement,
+    kl_divergence,
+    kl_divergences,
+    measure,
+)
+from ft_pipeline.training.loss import Head
+from ft_pipeline.training.sample import sample
+from ft_pipeline.training.tokens import MASKED
+from ft_pipeline_tests.training.architectures import tiny_of
+
+LARGE = {
+    "vocab_size": 128_256,
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "max_position_embeddings": 2048,
+}
+
+
+def row(number, answer, words=range(10, 200), prompt=3):
+    """`prompt` tokens that are read, and `answer` tokens that are trained."""
+    tokens = random.Random(number).choices(words, k=prompt + answer)
+    return {"id": f"{number:064x}", "input_ids": tokens, "labels": [MASKED] * prompt + tokens[prompt:]}
+
+
+def direct_logits(model, rows):
+    """[tokens, vocabulary] by the model's own forward, row by row."""
+    with torch.no_grad():
+        parts = [model(input_ids=torch.tensor([row["input_ids"]])).logits[0, :-1] for row in rows]
+    return torch.cat([part[torch.tensor(row["labels"][1:]) != MASKED] for part, row in zip(parts, rows, strict=True)])
+
+
+def direct_kl(first, second, rows):
+    p, q = (direct_logits(model, rows).log_softmax(1) for model in (first, second))
+    return float(functional.kl_div(q, p, log_target=True, reduction="batchmean"))
+
+
+def test_short_rows_are_compared_where_the_vocabulary_is_large(tmp_path):
+    """Two models that differ in the short rows alone: the logits of the one long row already take 400 MB."""
+    folder = tiny_of("llama", tmp_path / "large", **LARGE)
+    first, second = (load_model(folder, "cpu") for _ in range(2))
+    rows = [row(0, 1600), *(row(number, 6, words=range(300, 400)) for number in range(1, 31))]
+    second.get_input_embeddings().weight.data[300:400] *= -1
+    measured = [measure(model, rows, 0) for model in (first, second)]
+    assert kl_divergence(*measured) > 0.01
+    assert (measured[0].compared_rows, len(measured[0].states)) == (31, 1600 + 30 * 6)
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen2", "gemma2", "granite"])  # own head, tied head, soft cap, scale
+def test_kl_and_loss_are_those_of_the_models_own_logits(kind, tmp_path):
+    folder = tiny_of(kind, tmp_path / "model")
+    first, second = (load_model(folder, "cpu", dtype=torch.float32) for _ in range(2))
+    second.get_input_embeddings().weight.data += 0.1 * torch.randn_like(second.get_input_embeddings().weight)
+    second.get_output_embeddings().weight.data *= 1.1
+    rows = [row(number, 2 + 5 * number) for number in range(10)]
+    measured = [measure(model, rows, 0) for model in (first, second)]
+    expected = direct_kl(first, second, rows)
+    assert expected > 0.01
+    assert kl_divergence(*measured) == pytest.approx(expected, rel=1e-3)
+    targets = torch.tensor([label for row in rows for label in row["labels"] if label != MASKED])
+    assert measured[1].loss == pytest.approx(float(functional.cross_entropy(direct_logits(second, rows), targets)))
+
+
+def test_the_sample_does_not_grow_with_the_rows(tiny_base):
+    """At most 512 rows; 64 of them are compared, at 4,000 of their tokens: a row's share is that of its length."""
+    model = load_model(tiny_base, "cpu", dtype=torch.float32)
+    rows = [row(number, 150 if number % 2 else 15) for number in range(600)]
+    compared = sample(rows, COMPARED_ROWS)
+    assert sum(len(each["input_ids"]) - 3 for each in compared) > COMPARED_TOKENS
+    measured, alone = measure(model, rows, 0), measure(model, compared, 0)
+    assert (measured.rows, measured.compared_rows) == (HELD_OUT_ROWS, COMPARED_ROWS)
+    assert measured.states.shape == (COMPARED_TOKENS, model.config.hidden_size)
+    torch.testing.assert_close(measured.states, alone.states, rtol=1e-3, atol=1e-3)
+    assert measured.loss == pytest.approx(measure(model, sample(rows, HELD_OUT_ROWS), 0).loss)
+
+
+def test_a_sample_depends_on_no_order_and_a_smaller_one_is_part_of_it():
+    rows = [row(number, 4) for number in range(600)]
+    ids = {each["id"] for each in sample(rows, 100)}
+    assert len(ids) == 100
+    assert {each["id"] for each in sample(rows[::-1], 100)} == ids
+    assert {each["id"] for each in sample(rows, 20)} < ids
+    assert len({each["id"] for each in sample([*rows, row(600, 4)], 100)} & ids) >= 99
+    assert sample(rows[:50], 100) == rows[:50]
+
+
+def test_equal_heads_are_kept_once(tmp_path, tiny_base):
+    rows = [row(number, 5) for number in range(3)]
+    held_out = HeldOut(rows, 0)
+    first, again = (held_out.measure(lambda: load_model(tiny_base, "cpu")) for _ in range(2))
+    assert again.head is first.head
+
+    def with_its_own_head():
+        model = load_model(tiny_base, "cpu")
+        model.get_output_embeddings().weight.data[7] *= -1
+        return model
+
+    changed = held_out.measure(with_its_own_head)
+    assert changed.head is not first.head
+    pairs = [("first", "again"), ("first", "changed")]
+    found = kl_divergences({"first": first, "again": again, "changed": changed}, pairs)
+    assert found["first", "again"] == 0 < found["first", "changed"] == kl_divergence(first, changed)
+
+
+def test_kl_is_zero_for_equal_and_right_for_known_distributions():
+    def as_measured(logits):
+        return Measurement(0.0, 1, logits, Head(torch.eye(logits.shape[1]), None, 1.0, None), 1)
+
+    logits = torch.randn(70, 7)
+    assert kl_divergence(as_measured(logits), as_measured(logits + 3)) == pytest.approx(0, abs=1e-6)
+    p, q = torch.tensor([[0.5, 0.5]]), torch.tensor([[0.9, 0.1]])
+    expected = float((p * (p / q).log()).sum())
+    assert kl_divergence(as_measured(p.log()), as_measured(q.log())) == pytest.approx(expected, rel=1e-5)
