@@ -21,10 +21,11 @@ from ft_pipeline.models.load import load_tokenizer
 from ft_pipeline.training.arguments import training_arguments
 from ft_pipeline.training.callbacks import Progress
 from ft_pipeline.training.checkpoints import folder_of
-from ft_pipeline.training.evaluations import Evaluations, intervals, sample
+from ft_pipeline.training.evaluations import Evaluations, intervals
 from ft_pipeline.training.preference import PairTrainer, with_reference
 from ft_pipeline.training.probe import require_causal, require_room
 from ft_pipeline.training.ranks import Ranks, joined
+from ft_pipeline.training.sample import sample
 from ft_pipeline.training.speed import speed_up
 from ft_pipeline.training.techniques import count_parameters, load_weights, new_model, save_adapter, save_full
 from ft_pipeline.training.trainer import AnswerTrainer, padding_of, train

@@ -1,8 +1,6 @@
 """Held-out losses while a model trains: after which steps, on which rows, and when they end the run early."""
 
-import hashlib
 import math
-from collections.abc import Sequence
 from typing import Any
 
 from transformers import TrainerCallback, TrainerState, TrainingArguments
@@ -31,19 +29,6 @@ def _share_of_an_epoch(training: TrainingSettings, rows: int) -> int:
     if training.max_steps > 0:
         steps = min(steps, training.max_steps)
     return math.ceil(steps / training.evals_per_epoch)
-
-
-def sample(rows: Sequence[dict[str, Any]], limit: int) -> list[dict[str, Any]]:
-    """At most `limit` of `rows`, in their order: those whose ids have the lowest hashes.
-
-    No seed takes part, so that experiments on the same rows are compared on the same sample. A new row replaces at most
-    one row of it.
-    """
-    if len(rows) <= limit:
-        return list(rows)
-    hashes = [hashlib.sha256(f"evaluation:{row['id']}".encode()).digest() for row in rows]
-    chosen = sorted(range(len(rows)), key=hashes.__getitem__)[:limit]
-    return [rows[index] for index in sorted(chosen)]
 
 
 def losses_by_step(state: TrainerState) -> dict[int, float]:

@@ -11,8 +11,9 @@ from ft_pipeline.models.load import load_tokenizer
 from ft_pipeline.training import adapter
 from ft_pipeline.training.arguments import training_arguments
 from ft_pipeline.training.checkpoints import newest_valid, step_of
-from ft_pipeline.training.evaluations import intervals, sample, steps_per_epoch
+from ft_pipeline.training.evaluations import intervals, steps_per_epoch
 from ft_pipeline.training.ranks import Ranks
+from ft_pipeline.training.sample import sample
 from ft_pipeline.training.techniques import new_model
 from ft_pipeline.training.trainer import AnswerTrainer
 from ft_pipeline.training.training_data import read_split
