@@ -5,13 +5,13 @@ them for prompt tokens that no loss looks at. Here the hidden states are gathere
 those in slices, and with a frozen head the gradient is made in the same pass, so that nothing of it is kept.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torch.utils.checkpoint import checkpoint
 
 from ft_pipeline.models.learned_prompt import learned_prompt
 from ft_pipeline.models.parts import causal_lm
@@ -48,11 +48,21 @@ def _owners(batch: dict[str, Tensor]) -> tuple[int, Tensor]:
 
 def token_losses(model: Any, batch: dict[str, Tensor]) -> Tensor:
     """Loss of every trained token [tokens] (nats, fp32), row after row; `batch` as in answer_loss."""
-    hidden, targets = answer_states(model, batch)
-    head = model.get_output_embeddings()
-    if head.weight.requires_grad or head.bias is not None or _transform(model) != (1.0, None):
-        return _general_loss(model, hidden, targets)
+    return head_losses(model, *answer_states(model, batch))
+
+
+def head_losses(model: Any, hidden: Tensor, targets: Tensor) -> Tensor:
+    """Cross-entropy [tokens] (nats, fp32) of the head on hidden states [tokens, width of the model]."""
+    head = _own_head(model)
+    if head.weight.requires_grad or not head.linear:
+        return _GeneralLoss.apply(hidden, head.weight, head.bias, targets, head, _product_dtype(hidden))
     return _FrozenHeadLoss.apply(hidden, head.weight, targets)
+
+
+def _product_dtype(hidden: Tensor) -> torch.dtype:
+    """The type that the head multiplies in: autocast's where it is on, else that of what it reads."""
+    kind = hidden.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
 
 
 def answer_states(model: Any, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -93,7 +103,7 @@ def _rows_end_to_end(batch: dict[str, Tensor]) -> dict[str, Any]:
 
 def logits_of(model: Any, hidden: Tensor) -> Tensor:
     """Logits [tokens, vocabulary] of hidden states, as the model's own forward makes them."""
-    return _transformed(model.get_output_embeddings()(hidden), *_transform(model))
+    return _own_head(model).transformed(model.get_output_embeddings()(hidden))
 
 
 @dataclass(frozen=True)
@@ -104,15 +114,33 @@ class Head:
     """[vocabulary, width of the model]"""
     bias: Tensor | None
     scale: float
+    """A factor of the logits (Cohere, Granite, Falcon-H1)."""
     cap: float | None
+    """A soft cap: logits become cap · tanh(logits / cap) (Gemma 2, arXiv 2408.00118)."""
 
     def logits(self, hidden: Tensor) -> Tensor:
         """As logits_of."""
-        return _transformed(functional.linear(hidden, self.weight, self.bias), self.scale, self.cap)
+        return self.transformed(functional.linear(hidden, self.weight, self.bias))
 
-    def to(self, device: str) -> "Head":
-        """This head on `device`; its weights are not copied if they are there already."""
-        return replace(self, weight=self.weight.to(device), bias=None if self.bias is None else self.bias.to(device))
+    def transformed(self, products: Tensor) -> Tensor:
+        """The logits of the products of states and weights."""
+        scaled = products if self.scale == 1.0 else products * self.scale
+        return scaled if self.cap is None else self.cap * torch.tanh(scaled / self.cap)
+
+    def slope_of_products(self, slope: Tensor, logits: Tensor) -> Tensor:
+        """From the gradient with respect to `transformed`'s result, `logits`, to that of its argument."""
+        if self.cap is not None:
+            slope = slope * (1 - (logits.float() / self.cap) ** 2)
+        return slope if self.scale == 1.0 else slope * self.scale
+
+    @property
+    def linear(self) -> bool:
+        """Whether the logits are products of states and weights, and no more."""
+        return self.bias is None and (self.scale, self.cap) == (1.0, None)
+
+    def to(self, place: str | torch.dtype) -> "Head":
+        """This head on a device, or in a type; its weights are not copied if they are there already."""
+        return replace(self, weight=self.weight.to(place), bias=None if self.bias is None else self.bias.to(place))
 
     def equals(self, head: "Head") -> bool:
         """Whether both, on one device, make the same logits of the same states."""
@@ -122,10 +150,14 @@ class Head:
 
 
 def head_of(model: Any) -> Head:
-    """The head of `model`, with the model's own weights and not a copy."""
+    """The head of `model`, with the model's own weights and not a copy; it does not learn."""
+    head = _own_head(model)
+    return replace(head, weight=head.weight.detach(), bias=None if head.bias is None else head.bias.detach())
+
+
+def _own_head(model: Any) -> Head:
     module = model.get_output_embeddings()
-    bias = None if module.bias is None else module.bias.detach()
-    return Head(module.weight.detach(), bias, *_transform(model))
+    return Head(module.weight, module.bias, *_transform(model))
 
 
 def _same(first: Tensor | None, second: Tensor | None) -> bool:
@@ -134,19 +166,13 @@ def _same(first: Tensor | None, second: Tensor | None) -> bool:
     return first.dtype == second.dtype and torch.equal(first, second)
 
 
-def _transformed(logits: Tensor, scale: float, cap: float | None) -> Tensor:
-    if scale != 1.0:
-        logits = logits * scale
-    return logits if cap is None else cap * torch.tanh(logits / cap)
-
-
 def _decoder(model: Any) -> Any:
     """The model without its head; an adapter's layers are inside it."""
     return causal_lm(model).base_model
 
 
 def _transform(model: Any) -> tuple[float, float | None]:
-    """What some models do to their logits: a factor (Cohere, Granite, Falcon-H1) and a soft cap (Gemma 2)."""
+    """What some models do to their logits: a factor, and a soft cap."""
     config = model.config.get_text_config()
     factors = (getattr(config, key, None) for key in ("logit_scale", "output_multiplier", "lm_head_multiplier"))
     scale = next((factor for factor in factors if factor is not None), None)
@@ -163,15 +189,11 @@ class _FrozenHeadLoss(torch.autograd.Function):
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
         gradient = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         losses = torch.empty(hidden.shape[0], dtype=torch.float32, device=hidden.device)
-        for begin in range(0, hidden.shape[0], _SLICE):
-            part = slice(begin, begin + _SLICE)
-            chosen = targets[part, None]
+        for part in _slices(hidden):
             log_probabilities = torch.log_softmax(hidden[part] @ weight.T, 1, dtype=torch.float32)
-            losses[part] = -log_probabilities.gather(1, chosen)[:, 0]
+            losses[part] = _chosen(log_probabilities, targets[part])
             if gradient is not None:
-                slope = log_probabilities.exp_()  # softmax minus one-hot, in place
-                slope.scatter_add_(1, chosen, slope.new_full(chosen.shape, -1.0))
-                gradient[part] = slope.to(hidden.dtype) @ weight
+                gradient[part] = _slope(log_probabilities, targets[part]).to(hidden.dtype) @ weight
         ctx.save_for_backward(*([gradient] if gradient is not None else []))
         return losses
 
@@ -181,12 +203,66 @@ class _FrozenHeadLoss(torch.autograd.Function):
         return gradient * outputs[0].to(gradient.dtype)[:, None], None, None
 
 
-def _general_loss(model: Any, hidden: Tensor, targets: Tensor) -> Tensor:
-    """The same by autograd, for heads that learn (full fine-tuning) or transform: slices recomputed when going back."""
+class _GeneralLoss(torch.autograd.Function):
+    """The same for heads that learn, have a bias, or transform their logits; products run in `dtype`.
 
-    def part(states: Tensor, chosen: Tensor) -> Tensor:
-        return functional.cross_entropy(logits_of(model, states).float(), chosen, reduction="none")
+    A slice of logits is computed a second time in the backward pass. The gradients of weight and bias are summed over
+    the slices in 32 bit: a 16-bit sum of many slices loses what the later ones add.
+    """
 
-    slices = zip(hidden.split(_SLICE), targets.split(_SLICE), strict=True)
-    losses = [checkpoint(part, states, chosen, use_reentrant=False) for states, chosen in slices]
-    return torch.cat(losses)
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        targets: Tensor,
+        head: Head,
+        dtype: torch.dtype,
+    ) -> Tensor:
+        states, rounded = hidden.to(dtype), replace(head, weight=weight, bias=bias).to(dtype)
+        ctx.save_for_backward(states, rounded.weight, rounded.bias, targets)
+        ctx.head = head
+        ctx.dtypes = [None if given is None else given.dtype for given in (hidden, weight, bias)]
+        losses = torch.empty(hidden.shape[0], dtype=torch.float32, device=hidden.device)
+        for part in _slices(states):
+            log_probabilities = torch.log_softmax(rounded.logits(states[part]), 1, dtype=torch.float32)
+            losses[part] = _chosen(log_probabilities, targets[part])
+        return losses
+
+    @staticmethod
+    def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor | None, ...]:
+        states, weight, bias, targets = ctx.saved_tensors
+        head = replace(ctx.head, weight=weight, bias=bias)
+        wants_states, wants_weight, wants_bias = ctx.needs_input_grad[:3]
+        of_states = torch.empty_like(states) if wants_states else None
+        of_weight = torch.zeros_like(weight, dtype=torch.float32) if wants_weight else None
+        of_bias = torch.zeros_like(bias, dtype=torch.float32) if wants_bias else None
+        for part in _slices(states):
+            logits = head.logits(states[part])
+            slope = _slope(torch.log_softmax(logits, 1, dtype=torch.float32), targets[part])
+            slope *= outputs[0][part, None]
+            slope = head.slope_of_products(slope, logits).to(states.dtype)
+            if of_states is not None:
+                of_states[part] = slope @ weight
+            if of_weight is not None:
+                of_weight += slope.T @ states[part]
+            if of_bias is not None:
+                of_bias += slope.sum(0, dtype=torch.float32)
+        gradients = zip((of_states, of_weight, of_bias), ctx.dtypes, strict=True)
+        return (*(None if total is None else total.to(dtype) for total, dtype in gradients), None, None, None)
+
+
+def _slices(rows: Tensor) -> Iterator[slice]:
+    return (slice(begin, begin + _SLICE) for begin in range(0, len(rows), _SLICE))
+
+
+def _chosen(log_probabilities: Tensor, targets: Tensor) -> Tensor:
+    """The loss of each row [rows] from its log probabilities [rows, vocabulary]."""
+    return -log_probabilities.gather(1, targets[:, None])[:, 0]
+
+
+def _slope(log_probabilities: Tensor, targets: Tensor) -> Tensor:
+    """The gradient of those losses with respect to the logits: softmax minus one-hot. It overwrites its argument."""
+    slope = log_probabilities.exp_()
+    return slope.scatter_add_(1, targets[:, None], slope.new_full((len(slope), 1), -1.0))
