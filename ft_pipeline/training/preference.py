@@ -15,6 +15,7 @@ from torch.nn import functional
 from ft_pipeline.experiments import DpoSettings
 from ft_pipeline.training.batches import collate
 from ft_pipeline.training.loss import sequence_log_probabilities
+from ft_pipeline.training.routing import balance_of
 from ft_pipeline.training.trainer import AnswerTrainer, Rows, computing, evaluating
 
 
@@ -63,9 +64,11 @@ class PairTrainer(AnswerTrainer):
 
     def summed_loss(self, model: Any, batch: dict[str, Tensor]) -> tuple[Any, ...]:
         """Loss over the pairs of a batch, their number, and how many gained."""
-        leads, reference = _leads(model, batch), batch["reference"]
+        with balance_of(model) as balance:
+            leads, reference = _leads(model, batch), batch["reference"]
         gained = int((leads > reference).sum())
-        return pair_losses(leads, reference, self._dpo).sum(), len(reference), gained
+        total = pair_losses(leads, reference, self._dpo).sum() + len(reference) * sum(balance)
+        return total, len(reference), gained
 
     def items(self, batch: dict[str, Tensor]) -> int:
         return len(batch["reference"])

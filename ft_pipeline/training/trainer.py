@@ -24,6 +24,7 @@ from ft_pipeline.training.checkpoints import folder_of, newest_valid, prune, sea
 from ft_pipeline.training.evaluations import Evaluations, best_steps
 from ft_pipeline.training.loss import answer_loss
 from ft_pipeline.training.ranks import RankBatches, Ranks
+from ft_pipeline.training.routing import balance_of
 from ft_pipeline.training.speed import computed_as_written
 from ft_pipeline.training.state import load_tree, random_state, save_tree, set_random_state
 from ft_pipeline.training.stopping import Stopping
@@ -93,9 +94,14 @@ class AnswerTrainer(SFTTrainer):
         return total * self.ranks.count / (count if num_items_in_batch is None else num_items_in_batch)
 
     def summed_loss(self, model: Any, batch: dict[str, Tensor]) -> tuple[Any, ...]:
-        """Loss (nats) over the items of a batch, trained tokens here; their number; a sum for each of `measures`."""
-        with computing(model):
-            return answer_loss(model, batch)
+        """Loss (nats) over the items of a batch, trained tokens here; their number; a sum for each of `measures`.
+
+        While training, a mixture of experts adds its load-balancing loss for each item: divided by the items of the
+        step it is their average over its batches, and the model's own loss where the step is one batch.
+        """
+        with computing(model), balance_of(model) as balance:
+            total, count = answer_loss(model, batch)
+        return total + count * sum(balance), count
 
     def items(self, batch: dict[str, Tensor]) -> int:
         """The items that `summed_loss` of this batch is a sum over."""
