@@ -22,6 +22,8 @@ _SHORT = 512
 """Tokens of a row up to which its scores are kept: heads × 2 bytes for each pair of tokens and layer."""
 _FLASH_CAPABILITY = (8, 0)
 """The first GPUs that torch's variable-length attention runs on (Ampere)."""
+_KERNEL_DTYPES = (torch.bfloat16, torch.float16)
+"""All that this attention takes."""
 
 
 def lay_end_to_end(model: Any) -> str | None:
@@ -74,22 +76,42 @@ def attend_end_to_end(
     if cu_seq_lens_q is None or max_length_q is None:
         raise ValueError(f"{END_TO_END} attention needs cu_seq_lens_q and max_length_q")
     scale = module.head_dim**-0.5 if scaling is None else scaling
-    query, key = query.to(value.dtype), key.to(value.dtype)  # autocast leaves rotated ones in 32 bit
-    if query.is_cuda and (kernel := _variable_length_kernel(query.device)) is not None:
-        tokens = (each[0].transpose(0, 1) for each in (query, key, value))
-        grouped = query.shape[1] != key.shape[1]
-        attended = kernel(
-            *tokens,
-            cu_seq_lens_q,
-            cu_seq_lens_q,
-            max_length_q,
-            max_length_q,
-            scale=scale,
-            window_size=(-1, 0),  # all before, nothing after
-            enable_gqa=grouped,
-        )
-        return attended[None], None
-    return _row_by_row(query[0], key[0], value[0], scale, cu_seq_lens_q), None
+    dtype = _attention_dtype(value)
+    queries, keys, values = (states[0].to(dtype) for states in (query, key, value))
+    if dtype in _KERNEL_DTYPES and (kernel := _kernel_for(query.device)) is not None:
+        attended = _by_kernel(kernel, queries, keys, values, scale, cu_seq_lens_q, max_length_q)
+    else:
+        attended = _row_by_row(queries, keys, values, scale, cu_seq_lens_q)
+    return attended.to(value.dtype), None
+
+
+def _attention_dtype(value: Tensor) -> torch.dtype:
+    """The type that attention computes in. Autocast does not know this attention, and leaves rotated queries and keys
+    in 32 bit, so they are rounded here."""
+    kind = value.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else value.dtype
+
+
+def _kernel_for(device: torch.device) -> Callable[..., Any] | None:
+    """The variable-length kernel of `device`; None where rows are computed one by one."""
+    return _variable_length_kernel(device) if device.type == "cuda" else None
+
+
+def _by_kernel(
+    kernel: Callable[..., Any], query: Tensor, key: Tensor, value: Tensor, scale: float, bounds: Tensor, longest: int
+) -> Tensor:
+    """[heads, tokens, width] each → [1, tokens, heads, width]."""
+    attended: Tensor = kernel(
+        *(states.transpose(0, 1) for states in (query, key, value)),
+        bounds,
+        bounds,
+        longest,
+        longest,
+        scale=scale,
+        window_size=(-1, 0),  # all before, nothing after
+        enable_gqa=len(query) != len(key),
+    )
+    return attended[None]
 
 
 @functools.cache

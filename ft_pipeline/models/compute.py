@@ -10,6 +10,7 @@ import json
 import platform
 import sys
 import time
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,14 @@ def compute_dtype(device: str) -> torch.dtype:
     if device.startswith("cuda"):
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
     return cpu_dtype()[0]
+
+
+def computing(model: Any) -> AbstractContextManager[Any]:
+    """Autocast to the compute type where the weights of `model` are 32 bit and it is not (full fine-tuning)."""
+    device, dtype = model.device, compute_dtype(str(model.device))
+    if model.dtype != torch.float32 or dtype == torch.float32:
+        return torch.autocast(device.type, enabled=False)
+    return torch.autocast(device.type, dtype)
 
 
 def cpu_dtype() -> tuple[torch.dtype, str]:

@@ -13,10 +13,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from ft_pipeline.experiments import DpoSettings
+from ft_pipeline.models.compute import computing
 from ft_pipeline.training.batches import collate
 from ft_pipeline.training.loss import sequence_log_probabilities
 from ft_pipeline.training.routing import balance_of
-from ft_pipeline.training.trainer import AnswerTrainer, Rows, computing, evaluating
+from ft_pipeline.training.trainer import AnswerTrainer, Rows, evaluating
 
 
 def collate_pairs(rows: Sequence[dict[str, Any]], pad_token_id: int | None) -> dict[str, Tensor]:

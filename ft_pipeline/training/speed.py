@@ -13,6 +13,7 @@ from transformers.integrations.liger import apply_liger_kernel
 from ft_pipeline.errors import UserError
 from ft_pipeline.experiments import TrainingSettings
 from ft_pipeline.models.attention import lay_end_to_end
+from ft_pipeline.models.compute import computing
 from ft_pipeline.models.learned_prompt import learned_prompt
 from ft_pipeline.models.parts import causal_lm, layers
 from ft_pipeline.training.probe import rows_apart, states_of_rows
@@ -54,7 +55,9 @@ def _lay_end_to_end(model: Any) -> str | None:
     alone = states_of_rows(model, end_to_end=False)
     if (reason := lay_end_to_end(model)) is not None:
         return f"{reason}, so its rows cannot lie end to end"
-    if rows_apart(alone, states_of_rows(model, end_to_end=True)):
+    with computing(model):  # as in training: the kernel of a GPU takes 16 bit alone
+        together = states_of_rows(model, end_to_end=True)
+    if rows_apart(alone, together):
         return None
     causal.set_attn_implementation(before)
     return f"a {causal.config.model_type} model mixes rows that lie end to end"

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from trl import SFTConfig, SFTTrainer
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.models.attention import reads_end_to_end
-from ft_pipeline.models.compute import compute_dtype
+from ft_pipeline.models.compute import computing
 from ft_pipeline.training.batches import LengthGroupedSampler, batches_by_length, collate, tokens_in
 from ft_pipeline.training.callbacks import Meter
 from ft_pipeline.training.checkpoints import folder_of, newest_valid, prune, seal, step_of, steps_in
@@ -263,14 +263,6 @@ class AnswerTrainer(SFTTrainer):
 
     def _send_telemetry(self) -> None:
         """None: training reports to nobody."""
-
-
-def computing(model: Any) -> AbstractContextManager[Any]:
-    """Autocast to the compute type where the weights are 32 bit and it is not (full fine-tuning)."""
-    device, dtype = model.device, compute_dtype(str(model.device))
-    if model.dtype != torch.float32 or dtype == torch.float32:
-        return torch.autocast(device.type, enabled=False)
-    return torch.autocast(device.type, dtype)
 
 
 @contextmanager

@@ -10,6 +10,8 @@ from transformers import AutoModelForCausalLM, Gemma2Config, Gemma2ForCausalLM, 
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.models import attention
+from ft_pipeline.models.compute import computing
+from ft_pipeline.models.load import load_model
 from ft_pipeline.training import adapter, memory
 from ft_pipeline.training.batches import collate, tokens_in
 from ft_pipeline.training.loss import answer_loss, answer_states, sequence_log_probabilities
@@ -122,6 +124,52 @@ def test_a_batch_with_padding_is_refused_by_this_attention(models):
     _, flat = models
     with pytest.raises(ValueError, match="cu_seq_lens_q"):
         answer_loss(flat, collate(ROWS, 0))
+
+
+class Kernel:
+    """Takes what torch's variable-length kernel takes on a GPU, 16 bit alone, and computes row by row."""
+
+    def __init__(self):
+        self.calls = 0
+
+    def __call__(self, query, key, value, begins, _, longest, __, *, scale, window_size, enable_gqa):
+        assert {each.dtype for each in (query, key, value)} == {torch.bfloat16}
+        assert window_size == (-1, 0) and longest == begins.diff().max()
+        self.calls += 1
+        rows = zip(*(each.split(begins.diff().tolist()) for each in (query, key, value)), strict=True)
+        attended = [
+            torch.nn.functional.scaled_dot_product_attention(
+                *(each.transpose(0, 1)[None] for each in row), is_causal=True, scale=scale, enable_gqa=enable_gqa
+            )[0].transpose(0, 1)
+            for row in rows
+        ]
+        return torch.cat(attended)
+
+
+def test_a_kernel_of_a_gpu_is_given_16_bit_where_all_weights_train(tiny_base, monkeypatch):
+    monkeypatch.setenv("FT_COMPUTE_DTYPE", "bfloat16")
+    kernel = Kernel()
+    monkeypatch.setattr(attention, "_kernel_for", lambda device: kernel)
+    padded, flat = (load_model(tiny_base, "cpu", dtype=torch.float32) for _ in range(2))
+    speed_up(flat, training(padding_free=True), "cpu")
+    assert kernel.calls == 2  # the probe, in each layer
+    with computing(padded), computing(flat):
+        total, _, slopes = gradients(padded, collate(ROWS, 0))
+        other, _, found = gradients(flat, collate(ROWS, None))
+    assert kernel.calls == 4
+    assert other == pytest.approx(total, rel=1e-3)
+    for name, slope in slopes.items():
+        assert found[name].dtype == torch.float32
+        assert float((found[name] - slope).norm()) < 0.05 * float(slope.norm()), name
+
+
+def test_a_kernel_of_a_gpu_is_left_alone_in_32_bit(models, monkeypatch):
+    monkeypatch.setattr(attention, "_kernel_for", lambda device: pytest.fail("the kernel was asked"))
+    padded, flat = models
+    with torch.no_grad():
+        assert float(answer_loss(flat, collate(ROWS, None))[0]) == pytest.approx(
+            float(answer_loss(padded, collate(ROWS, 0))[0]), rel=1e-5
+        )
 
 
 @pytest.fixture(scope="module")
