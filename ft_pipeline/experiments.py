@@ -97,7 +97,16 @@ class QuantizationSettings(Section):
     bnb_4bit_use_double_quant: bool = True
 
 
-_LATER = ("evals_per_epoch", "eval_rows", "save_steps", "padding_free", "torch_compile", "use_liger_kernel")
+_LATER = (
+    "evals_per_epoch",
+    "eval_rows",
+    "save_steps",
+    "padding_free",
+    "torch_compile",
+    "use_liger_kernel",
+    "attn_implementation",
+    "pure_bf16",
+)
 """Keys that came after the first experiments were trained."""
 
 
@@ -143,6 +152,14 @@ class TrainingSettings(Section):
     use_liger_kernel: bool = False
     """Liger's Triton kernels for norms, rotary embedding and MLP: a GPU (not run on one yet), and `pip install
     'ft-pipeline[liger]'`."""
+    attn_implementation: Literal["eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention"] | None = (
+        None
+    )
+    """Attention while training, by transformers' name; null for the model's default. All but `eager` and `sdpa` need a
+    GPU, and the flash kernels their package. `padding_free` has its own attention."""
+    pure_bf16: bool = False
+    """full: bf16 weights and gradients, and updates that are rounded stochastically. It takes half the memory: 6 bytes
+    per parameter, so 8B parameters fit one 80 GB GPU. Needs an 8-bit `optim`; for GPUs with native bf16."""
     neftune_noise_alpha: float | None = Field(None, gt=0)
     """Noise on the embeddings while training (arXiv 2310.05914), 5 to 15; null for none."""
     report_to: list[Literal["tensorboard", "wandb", "mlflow"]] = Field(default_factory=list)
@@ -303,6 +320,23 @@ def _noise_of_a_row(settings: ExperimentSettings) -> str | None:
     )
 
 
+def _one_attention(settings: ExperimentSettings) -> str | None:
+    name = settings.training.attn_implementation
+    if name is None or not settings.training.padding_free:
+        return None
+    return f"training.padding_free has its own attention. Remove it, or `attn_implementation: {name}`"
+
+
+def _bf16_weights_of_full(settings: ExperimentSettings) -> str | None:
+    if not settings.training.pure_bf16:
+        return None
+    if settings.technique != "full":
+        return f"technique {settings.technique!r} trains 32-bit weights: remove `training.pure_bf16`, or say `full`"
+    if settings.training.optim == "adamw_torch":
+        return "training.pure_bf16 rounds the updates of an 8-bit optimizer: say `optim: paged_adamw_8bit`"
+    return None
+
+
 def _merge_mode(settings: ExperimentSettings) -> str | None:
     if settings.technique == "qlora" or settings.merge == MergeSettings():
         return None
@@ -360,6 +394,8 @@ RULES: tuple[Callable[[ExperimentSettings], str | None], ...] = (
     _a_learned_prompt_imitates_answers,
     _no_prompt_before_rows_end_to_end,
     _noise_of_a_row,
+    _one_attention,
+    _bf16_weights_of_full,
     _merge_mode,
     _pairs_for_dpo_only,
     _sources_for_sft_only,

@@ -27,12 +27,14 @@ def load_model(
     quantization: dict[str, Any] | None = None,
     adapter: Path | None = None,
     dtype: torch.dtype | None = None,
+    attention: str | None = None,
 ) -> Any:
     """The causal LM of `folder` on `device`, in the compute type unless `dtype` says otherwise, in eval mode; offline
     and without the folder's own code.
 
     `quantization` holds BitsAndBytesConfig's 4-bit keys (QuantizationSettings.model_dump()); embeddings and head keep
-    the compute type. `adapter` is a PEFT folder put on top, unmerged, in 32 bit.
+    the compute type. `adapter` is a PEFT folder put on top, unmerged, in 32 bit. `attention` is transformers'
+    attn_implementation; null for the model's default.
     """
     dtype = dtype or compute_dtype(device)
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
@@ -43,6 +45,7 @@ def load_model(
         trust_remote_code=False,
         use_safetensors=True,
         quantization_config=_four_bit(quantization, dtype),
+        attn_implementation=attention,
     )
     if adapter is not None:
         from peft import PeftModel

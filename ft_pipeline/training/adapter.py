@@ -22,11 +22,12 @@ from ft_pipeline.training.arguments import training_arguments
 from ft_pipeline.training.callbacks import Progress
 from ft_pipeline.training.checkpoints import folder_of
 from ft_pipeline.training.evaluations import Evaluations, intervals
+from ft_pipeline.training.memory import estimate_experiment
 from ft_pipeline.training.preference import PairTrainer, with_reference
 from ft_pipeline.training.probe import require_causal, require_room
 from ft_pipeline.training.ranks import Ranks, joined
 from ft_pipeline.training.sample import sample
-from ft_pipeline.training.speed import speed_up
+from ft_pipeline.training.speed import require_attention, speed_up
 from ft_pipeline.training.techniques import count_parameters, load_weights, new_model, save_adapter, save_full
 from ft_pipeline.training.trainer import AnswerTrainer, padding_of, train
 from ft_pipeline.training.training_data import read_split
@@ -49,7 +50,9 @@ def run(job: Job) -> dict[str, Any]:
     settings = _settings(job)
     require_trackers(settings.training.report_to)
     require_divisible(settings, job.rank)
+    require_attention(settings.training.attn_implementation, job.device)
     rows = {split: read_split(job.inputs["training_data"], split) for split in ("train", "validation")}
+    require_memory(settings, job, rows["train"])
     started = time.monotonic()
     with _clear_errors(settings), joined(job.rank, job.device) as ranks:
         model = new_model(job.inputs["base_model"], settings, job.device, start=job.inputs.get("start"))
@@ -81,7 +84,7 @@ def run(job: Job) -> dict[str, Any]:
         "stopped_early": trainer.state.global_step < trainer.state.max_steps,
         "resumed_from_step": resumed,
         "processes": job.rank.count,
-        "computed_in": dtype_name(compute_dtype(job.device)),
+        "computed_in": dtype_name(_dtype(settings, job.device)),
         "padding_free": padding_free,
     }
 
@@ -105,7 +108,8 @@ def _begins(settings: ExperimentSettings, counts: dict[str, Any], ranks: Ranks) 
 
 
 def _trainer(job: Job, settings: ExperimentSettings, model: Any, rows: dict[str, Any], ranks: Ranks) -> AnswerTrainer:
-    arguments = training_arguments(settings.training, job.work / "checkpoints", job.device, compute_dtype(job.device))
+    dtype = _dtype(settings, job.device)
+    arguments = training_arguments(settings.training, job.work / "checkpoints", job.device, dtype)
     arguments.eval_steps, arguments.save_steps = intervals(settings.training, len(rows["train"]))
     rows = {"train": rows["train"], "validation": _held_out(job, settings, rows["validation"])}
     tokenizer = load_tokenizer(job.inputs["base_model"])
@@ -127,6 +131,11 @@ def _held_out(job: Job, settings: ExperimentSettings, validation: list[dict[str,
     if len(chosen) < len(validation):
         job.report.log(f"held-out losses are of {len(chosen):,} of {len(validation):,} validation rows")
     return chosen
+
+
+def _dtype(settings: ExperimentSettings, device: str) -> torch.dtype:
+    """The type that products run in."""
+    return torch.bfloat16 if settings.training.pure_bf16 else compute_dtype(device)
 
 
 def _save(trainer: AnswerTrainer, settings: ExperimentSettings, job: Job) -> None:
@@ -152,8 +161,27 @@ def require_divisible(settings: ExperimentSettings, rank: Rank) -> None:
             f"technique {settings.technique!r} does not go with FSDP: say `technique: lora` or `full`, or "
             "`distributed_type: MULTI_GPU` in the file that FT_ACCELERATE_CONFIG names"
         )
+    if settings.training.pure_bf16:
+        raise UserError(
+            "training.pure_bf16 does not go with FSDP. Remove it: FSDP divides the 32-bit weights among the GPUs."
+        )
     if settings.training.optim != "adamw_torch":
         raise UserError(f"training.optim {settings.training.optim!r} does not go with FSDP: say `optim: adamw_torch`")
+
+
+def require_memory(settings: ExperimentSettings, job: Job, rows: Sequence[dict[str, Any]]) -> None:
+    """UserError, before any weight is loaded, where the GPU is smaller than the lower bound of the estimate."""
+    if not job.device.startswith("cuda") or job.rank.sharded:
+        return
+    gpu_memory_gb = torch.cuda.get_device_properties(job.device).total_memory / 1e9
+    config = json.loads((job.inputs["base_model"] / "config.json").read_text(encoding="utf-8"))
+    longest = max(len(row["input_ids"]) for row in rows)
+    found = estimate_experiment(settings, config, longest, gpu_memory_gb)
+    if not found["possible"]:
+        raise UserError(
+            f"training needs at least {found['lower_bound_gb']:.1f} GB, and this GPU has {gpu_memory_gb:.1f} GB. "
+            f"Choose one: {'; '.join(found['advice'])}."
+        )
 
 
 def require_trackers(names: Sequence[str]) -> None:

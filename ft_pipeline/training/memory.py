@@ -45,7 +45,8 @@ class Plan:
     virtual_tokens: int = 20
     """Of `prompt_tuning`: before each row, and the only thing that learns."""
     autocast: bool = False
-    """Weights, gradients and states in 32 bit, computed with 16-bit copies: how the trainer trains `full`."""
+    """Weights, gradients and states in 32 bit, computed with 16-bit copies: how the trainer trains `full` without
+    `pure_bf16`."""
     device: str = "cuda"
     """`cpu` has no CUDA context."""
 
@@ -102,7 +103,7 @@ def estimate_experiment(
         target_modules=settings.lora.target_modules,
         double_quant=settings.quantization.bnb_4bit_use_double_quant,
         virtual_tokens=settings.prompt_tuning.num_virtual_tokens,
-        autocast=settings.technique == "full",
+        autocast=settings.technique == "full" and not training.pure_bf16,
         device=device,
     )
     return estimate(read_shape(config), plan, params=params, gpu_memory_gb=gpu_memory_gb)
@@ -124,10 +125,17 @@ def _parts(shape: Shape, plan: Plan, params: float | None) -> dict[str, float]:
     return {
         "weights": _base_bytes(shape, plan, count, width) + added,
         "gradients": trained * held,
-        "optimizer": 2 * trained * (_STATE_BYTES[plan.optim] or held),
+        "optimizer": _state_bytes(shape, plan, trained, held),
         "activations": _activation_bytes(shape, plan, width),
         "overhead": _RUNTIME[plan.device] + _workspace_bytes(shape, plan, width),
     }
+
+
+def _state_bytes(shape: Shape, plan: Plan, trained: float, held: int) -> float:
+    """Two states per value that learns. An 8-bit optimizer keeps those of embeddings in 32 bit."""
+    size = _STATE_BYTES[plan.optim]
+    embeddings = shape.vocabulary * shape.hidden if size and plan.technique == "full" else 0
+    return 2 * (trained * (size or held) + embeddings * (BYTES["float32"] - (size or 0)))
 
 
 def _trained_params(shape: Shape, plan: Plan, count: float) -> float:
@@ -193,11 +201,14 @@ def _kept_values(shape: Shape, plan: Plan) -> float:
 
 
 def _workspace_bytes(shape: Shape, plan: Plan, width: int) -> float:
-    """Slices of logits with their 32-bit form; for QLoRA the largest matrix, dequantised.
+    """Slices of logits with their 32-bit form; for QLoRA the largest matrix, dequantised; for bf16 weights that learn
+    by an 8-bit optimizer, the embeddings and their gradient in 32 bit: weights are updated one matrix at a time.
 
     On a CPU the allocator also keeps what the 16-bit matrices took before they were packed.
     """
     logits = _LOGIT_ROWS * shape.vocabulary * (width + 4)
+    if plan.technique == "full" and not plan.autocast and _STATE_BYTES[plan.optim]:
+        return logits + 2 * BYTES["float32"] * shape.vocabulary * shape.hidden
     if plan.technique != "qlora":
         return logits
     unpacked = shape.matrix_params if plan.device == "cpu" else max(a * b for a, b in shape.linear.values())
@@ -219,6 +230,9 @@ def _advice(shape: Shape, plan: Plan, params: float | None, gpu_memory_gb: float
     changes.append(("per_device_train_batch_size: 1 and gradient_checkpointing: true", least))
     if plan.optim == "adamw_torch":
         changes.append(("optim: paged_adamw_8bit and the two above", replace(least, optim="paged_adamw_8bit")))
+    if plan.technique == "full" and plan.autocast:
+        pure = replace(least, optim="paged_adamw_8bit", autocast=False)
+        changes.append(("pure_bf16: true with optim: paged_adamw_8bit and the two above", pure))
     lighter = {"full": ("lora", "qlora"), "lora": ("qlora",), "prompt_tuning": ("qlora",)}.get(plan.technique, ())
     changes += [(f"technique: {name}", replace(least, technique=name, optim="paged_adamw_8bit")) for name in lighter]
     fitting = [text for text, change in changes if sum(_parts(shape, change, params).values()) <= gpu_memory_gb * 1e9]

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ft_pipeline.errors import UserError
+from ft_pipeline.models.compute import computing
 from ft_pipeline.models.learned_prompt import learned_prompt
 from ft_pipeline.models.parts import causal_lm, window_of
 from ft_pipeline.training.batches import collate
@@ -30,10 +31,11 @@ def require_causal(model: Any) -> None:
     was_training = causal.training
     causal.eval()
     ids = _ids(causal)
-    logits = causal(input_ids=ids, use_cache=False).logits
-    ours = logits_of(causal, causal.base_model(input_ids=ids, use_cache=False).last_hidden_state)
-    ids[:, -1] = ids[:, 0]
-    changed = causal(input_ids=ids, use_cache=False).logits
+    with computing(causal):  # as in training: flash attention takes 16 bit alone
+        logits = causal(input_ids=ids, use_cache=False).logits
+        ours = logits_of(causal, causal.base_model(input_ids=ids, use_cache=False).last_hidden_state)
+        ids[:, -1] = ids[:, 0]
+        changed = causal(input_ids=ids, use_cache=False).logits
     causal.train(was_training)
     if _differ(logits, ours):
         raise UserError(

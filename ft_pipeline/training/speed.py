@@ -23,6 +23,26 @@ _LIGER = {"cross_entropy": False, "fused_linear_cross_entropy": False}
 """The loss is ours: it makes no logits where nothing is learned."""
 
 
+_NEEDS = {"flash_attention_2": "flash_attn", "flash_attention_3": "flash_attn_interface", "flex_attention": "torch"}
+"""What an attention that runs on a GPU alone is imported from. torch's flex_attention has no backward pass on a CPU."""
+
+
+def require_attention(name: str | None, device: str) -> None:
+    """UserError where this machine cannot train with the attention `name`."""
+    if name not in _NEEDS:
+        return
+    if not device.startswith("cuda"):
+        raise UserError(
+            f"training.attn_implementation is {name}, which trains on a GPU alone, and this training runs on {device}. "
+            "Remove it."
+        )
+    if importlib.util.find_spec(_NEEDS[name]) is None:
+        raise UserError(
+            f"training.attn_implementation is {name}, and the package {_NEEDS[name]} is not installed. Install it, or "
+            "remove attn_implementation."
+        )
+
+
 def speed_up(model: Any, training: TrainingSettings, device: str) -> None:
     """Prepare `model` for padding_free, use_liger_kernel and torch_compile, as far as `training` wants them.
 

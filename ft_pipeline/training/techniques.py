@@ -29,8 +29,8 @@ ADAPTER_FILES = ("adapter_model.safetensors", "adapter_config.json")
 
 
 def new_model(base: Path, settings: ExperimentSettings, device: str, start: Path | None = None) -> Any:
-    """The base model, seeded and ready to train: all of it in fp32 (`full`), or frozen under an adapter, a fresh one or
-    one with the weights of `start` (an adapter folder of the same shape).
+    """The base model, seeded and ready to train: all of it in fp32 (`full`; in bf16 with `pure_bf16`), or frozen under
+    an adapter, a fresh one or one with the weights of `start` (an adapter folder of the same shape).
 
     What trains is 32 bit (models/adapters.py says why). k-bit preparation is left out on purpose: it widens embeddings
     and head to fp32, which costs memory and most of the speed of a small model. PEFT freezes the base by itself.
@@ -38,14 +38,15 @@ def new_model(base: Path, settings: ExperimentSettings, device: str, start: Path
     """
     if settings.technique == "full":
         set_seed(settings.training.seed)
-        return load_model(base, device, dtype=torch.float32).requires_grad_(True)
+        dtype = torch.bfloat16 if settings.training.pure_bf16 else torch.float32
+        return _loaded(base, device, settings, dtype=dtype).requires_grad_(True)
     if settings.technique == "prompt_tuning":
         set_seed(settings.training.seed)
-        model = get_peft_model(load_model(base, device), prompt_config(settings.prompt_tuning, base))
+        model = get_peft_model(_loaded(base, device, settings), prompt_config(settings.prompt_tuning, base))
         keep_adapter_in_32_bit(model)
         return model
     quantization = settings.quantization.model_dump() if settings.technique == "qlora" else None
-    model = load_model(base, device, quantization=quantization)
+    model = _loaded(base, device, settings, quantization=quantization)
     keep_weights_unpacked(model)
     set_seed(settings.training.seed)
     config = lora_config(settings.lora, targets_in(model, settings.lora.target_modules))
@@ -59,6 +60,19 @@ def new_model(base: Path, settings: ExperimentSettings, device: str, start: Path
     if start is not None:
         load_weights(model, start)
     return model
+
+
+def _loaded(base: Path, device: str, settings: ExperimentSettings, **keys: Any) -> Any:
+    """The base model, with the attention that the settings name. UserError where the model does not have it."""
+    name = settings.training.attn_implementation
+    try:
+        return load_model(base, device, attention=name, **keys)
+    except (ImportError, ValueError) as error:
+        if name is None:
+            raise
+        raise UserError(
+            f"training.attn_implementation is {name}, and the model cannot use it: {first_line(error)}. Remove it."
+        ) from error
 
 
 def lora_config(lora: LoraSettings, target_modules: list[str] | str) -> LoraConfig:

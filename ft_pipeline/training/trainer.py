@@ -24,6 +24,7 @@ from ft_pipeline.training.checkpoints import folder_of, newest_valid, prune, sea
 from ft_pipeline.training.evaluations import Evaluations, best_steps
 from ft_pipeline.training.loss import answer_loss
 from ft_pipeline.training.ranks import RankBatches, Ranks
+from ft_pipeline.training.rounding import rounding_optimizer
 from ft_pipeline.training.routing import balance_of
 from ft_pipeline.training.speed import computed_as_written
 from ft_pipeline.training.state import load_tree, random_state, save_tree, set_random_state
@@ -188,10 +189,12 @@ class AnswerTrainer(SFTTrainer):
         return prepare_data_loader(loader, self.args.device, num_processes=1, process_index=0, put_on_device=True)
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        """Of the weights as the ranks divide them."""
+        """Of the weights as the ranks divide them; bf16 weights get one that rounds stochastically."""
         self.ranks.shard(self.model)
         if self.ranks.several:
             self._ranked = self.ranks.wrap(self.model, self._rank_loss)
+        kind, keys = self.get_optimizer_cls_and_kwargs(self.args, self.model)
+        self.optimizer_cls_and_kwargs = rounding_optimizer(self.model, kind, keys, self.args.seed)
         return super().create_optimizer(model)
 
     def _wrap_model(self, model: Any, training: bool = True, dataloader: Any = None) -> Any:

@@ -3,15 +3,20 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from ft_pipeline.cli import app
 from ft_pipeline.errors import UserError
 from ft_pipeline.experiments import ATTENTION, ExperimentSettings
+from ft_pipeline.training.adapter import require_memory
 from ft_pipeline.training.memory import Plan, estimate, estimate_experiment
 from ft_pipeline.training.shapes import nearest_llama, read_shape
+from ft_pipeline_tests.training.subject import job
 
 SMOLLM2 = {
     "hidden_size": 576,
@@ -52,7 +57,7 @@ def test_four_bits_take_a_little_over_half_a_byte_each():
     shape = nearest_llama(7e9)
     packed = shape.matrix_params
     weights = estimate(shape, Plan("qlora"))["bytes"]["weights"]
-    rest = 2 * (shape.params - packed + shape.adapter_params(8, "all-linear"))
+    rest = 2 * (shape.params - packed) + 4 * shape.adapter_params(8, "all-linear")  # the adapter is 32 bit
     assert (weights - rest) / packed == pytest.approx(0.516, abs=0.001)
 
 
@@ -93,13 +98,54 @@ def test_what_learns_in_full_is_held_in_32_bit_beside_16_bit_copies():
     )
 
 
+LLAMA_8B = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_attention_heads": 32,
+    "num_hidden_layers": 32,
+    "num_key_value_heads": 8,
+    "tie_word_embeddings": False,
+    "vocab_size": 128256,
+}
+
+
+def test_all_weights_of_8b_parameters_train_on_one_gpu_of_80_gb_in_bf16_alone():
+    training = {"gradient_checkpointing": True, "per_device_train_batch_size": 4, "max_length": 2048}
+    exact, pure = (
+        estimate_experiment(
+            ExperimentSettings(technique="full", training={**training, "pure_bf16": flag}), LLAMA_8B, 2048, 80
+        )
+        for flag in (False, True)
+    )
+    assert exact["possible"] is False and any("pure_bf16: true" in line for line in exact["advice"])
+    assert pure["fits"] is True
+    params, embeddings = 8_030_261_248, 128_256 * 4096
+    assert pure["params"] == params
+    assert pure["bytes"]["weights"] == pure["bytes"]["gradients"] == 2 * params
+    assert pure["bytes"]["optimizer"] == 2 * params + 6 * embeddings  # 8-bit states, those of embeddings 32 bit
+
+
+def test_a_gpu_that_is_too_small_is_refused_before_anything_is_loaded(tmp_path, monkeypatch):
+    (tmp_path / "config.json").write_text(json.dumps(LLAMA_8B))
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=80e9))
+    settings = ExperimentSettings(technique="full", training={"gradient_checkpointing": True})
+    work = replace(job("adapter", tmp_path, settings, {"base_model": tmp_path}), device="cuda:0")
+    rows = [{"input_ids": [1] * 500}]
+    with pytest.raises(UserError, match=r"needs at least \d+\.\d GB, and this GPU has 80\.0 GB\. .*pure_bf16: true"):
+        require_memory(settings, work, rows)
+    require_memory(ExperimentSettings(), work, rows)
+    require_memory(settings, replace(work, device="cpu"), rows)
+
+
 def test_a_learned_prompt_is_small_and_lengthens_each_row():
     shape, plan = read_shape(SMOLLM2), Plan("prompt_tuning", "adamw_torch", length=100, virtual_tokens=20)
     found, lora = (
         estimate(shape, plan)["bytes"],
         estimate(shape, Plan("lora", "adamw_torch", length=120, target_modules=ATTENTION))["bytes"],
     )
-    assert found["gradients"] == 2 * 20 * 576 and found["optimizer"] == 2 * found["gradients"]
+    assert found["gradients"] == 4 * 20 * 576 and found["optimizer"] == 2 * found["gradients"]
     read_by_lora = 120 * 31 * 2 * 576
     assert found["activations"] == lora["activations"] - read_by_lora
 

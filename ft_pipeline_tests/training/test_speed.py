@@ -1,6 +1,7 @@
 """Rows end to end, compiled layers: the losses and gradients of padded rows, and a clear word where they cannot."""
 
 import hashlib
+import importlib.util
 import sysconfig
 from dataclasses import replace
 
@@ -12,13 +13,16 @@ from ft_pipeline.errors import UserError
 from ft_pipeline.models import attention
 from ft_pipeline.models.compute import computing
 from ft_pipeline.models.load import load_model
+from ft_pipeline.models.parts import causal_lm
 from ft_pipeline.training import adapter, memory
 from ft_pipeline.training.batches import collate, tokens_in
 from ft_pipeline.training.loss import answer_loss, answer_states, sequence_log_probabilities
 from ft_pipeline.training.preference import collate_pairs
 from ft_pipeline.training.shapes import nearest_llama
-from ft_pipeline.training.speed import computed_as_written, missing_for_compiling, speed_up
+from ft_pipeline.training.speed import computed_as_written, missing_for_compiling, require_attention, speed_up
+from ft_pipeline.training.techniques import new_model
 from ft_pipeline.training.tokens import MASKED
+from ft_pipeline_tests.training.architectures import tiny_of
 from ft_pipeline_tests.training.subject import job, make_training_data, settings, support_rows
 
 COMPILES = pytest.mark.skipif(missing_for_compiling() is not None, reason="needs g++ and the headers of Python")
@@ -240,6 +244,35 @@ def test_by_default_a_cpu_reads_rows_without_padding(models):
         assert not attention.reads_end_to_end(model)
     speed_up(model, training(), "cpu")
     assert attention.reads_end_to_end(model)
+
+
+@pytest.mark.parametrize("technique", ["lora", "qlora", "full", "prompt_tuning"])
+def test_a_training_takes_the_attention_that_is_named(tiny_base, technique):
+    for name in ("eager", "sdpa"):
+        model = causal_lm(new_model(tiny_base, settings(technique, attn_implementation=name), "cpu"))
+        assert model.config._attn_implementation == name
+    assert "attn_implementation" not in model.config.to_json_string()
+
+
+def test_an_attention_that_a_model_does_not_have_is_one_clear_error(tmp_path):
+    base = tiny_of("gemma2", tmp_path)
+    with pytest.raises(UserError, match=r"attn_implementation is sdpa, and the model cannot use it: .*Remove it"):
+        new_model(base, settings("full", attn_implementation="sdpa"), "cpu")
+
+
+@pytest.mark.parametrize("name", ["flash_attention_2", "flash_attention_3", "flex_attention"])
+def test_an_attention_for_gpus_is_refused_before_anything_is_loaded(tmp_path, data, name):
+    inputs = {"training_data": data, "base_model": tmp_path / "none"}
+    with pytest.raises(UserError, match=f"attn_implementation is {name}, which trains on a GPU alone.*on cpu"):
+        adapter.run(job("adapter", tmp_path, settings("lora", attn_implementation=name), inputs))
+
+
+def test_a_flash_attention_that_is_not_installed_is_named():
+    if importlib.util.find_spec("flash_attn"):
+        pytest.skip("flash_attn is installed")
+    with pytest.raises(UserError, match=r"flash_attention_2, and the package flash_attn is not installed\. Install it"):
+        require_attention("flash_attention_2", "cuda:0")
+    require_attention("flex_attention", "cuda:0")
 
 
 def test_kernels_of_a_gpu_are_refused_on_a_cpu(models):

@@ -1,0 +1,78 @@
+"""AdamW on bf16 weights: each update is computed in 32 bit and rounded stochastically.
+
+A bf16 weight keeps 8 bits. Rounded to nearest, an update below a 512th of the weight is lost every time. Rounded up
+with a probability that is the part it goes beyond the lower neighbor, the weight moves by the update on average (Gupta
+et al. 2015, arXiv 1502.02551). No second copy of the weights is kept: weights, gradients and 8-bit states take 6 bytes
+per parameter.
+"""
+
+from typing import Any
+
+import torch
+from bitsandbytes.optim import AdamW, GlobalOptimManager
+from torch import Tensor, nn
+
+_CHUNK = 1 << 24
+"""Values that are rounded at a time: their random bits take 64 MB."""
+_DROPPED = 16
+"""Low bits of a 32-bit float that bf16 does not have."""
+
+
+class StochasticAdamW(AdamW):
+    """bitsandbytes' AdamW, which rounds its updates of bf16 weights stochastically.
+
+    The random bits are a function of the seed, the step and the position of the parameter. So a resumed training draws
+    the bits that it would have drawn, and ranks that train together draw the same ones.
+    """
+
+    def __init__(self, params: Any, *, seed: int, **keys: Any) -> None:
+        super().__init__(params, **keys)
+        self._seed = seed
+
+    @torch.no_grad()
+    def update_step(self, group: dict[str, Any], p: Tensor, gindex: int, pindex: int) -> None:
+        if p.dtype != torch.bfloat16:
+            super().update_step(group, p, gindex, pindex)
+            return
+        assert p.grad is not None
+        exact = nn.Parameter(p.float())
+        exact.grad = p.grad.float()
+        state = self.state[exact] = self.state[p]
+        super().update_step(group, exact, gindex, pindex)
+        del self.state[exact]
+        generator = torch.Generator(p.device).manual_seed(self._bits_of(state["step"], gindex, pindex))
+        round_stochastically(exact.data, p.data, generator)
+
+    def _bits_of(self, *numbers: int) -> int:
+        """A seed of its own for each step and parameter."""
+        mixed = self._seed
+        for number in numbers:
+            mixed = (mixed * 1_000_003 + number) % (1 << 63)
+        return mixed
+
+
+def rounding_optimizer(model: nn.Module, kind: Any, keys: dict[str, Any], seed: int) -> tuple[Any, dict[str, Any]]:
+    """Class and arguments of the optimizer of `model`: StochasticAdamW where `kind` is bitsandbytes' AdamW and bf16
+    weights train, else `kind` and `keys` as they are.
+
+    States of embeddings are 32 bit, as transformers has them for other weights: their gradients are sparse (Dettmers et
+    al. 2021, arXiv 2110.02861).
+    """
+    bf16 = any(weight.requires_grad and weight.dtype == torch.bfloat16 for weight in model.parameters())
+    if kind is not AdamW or not bf16:
+        return kind, keys
+    for module in model.modules():
+        if isinstance(module, nn.Embedding):
+            GlobalOptimManager.get_instance().register_module_override(module, "weight", {"optim_bits": 32})
+    return StochasticAdamW, {**keys, "seed": seed}
+
+
+def round_stochastically(values: Tensor, out: Tensor, generator: torch.Generator) -> None:
+    """Write fp32 `values` to the bf16 tensor `out` of the same shape, each rounded to one of its two neighbors: the
+    farther from 0 with a probability that is the part of the step that the value is beyond the nearer. Unbiased."""
+    chunks = zip(values.view(-1).split(_CHUNK), out.view(-1).split(_CHUNK), strict=True)
+    for exact, rounded in chunks:
+        bits = exact.view(torch.int32)
+        noise = torch.randint(1 << _DROPPED, bits.shape, dtype=torch.int32, device=bits.device, generator=generator)
+        kept = (bits + noise) >> _DROPPED << _DROPPED
+        rounded.copy_(kept.view(torch.float32))
