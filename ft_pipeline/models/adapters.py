@@ -6,6 +6,8 @@ the base model's own products. Here the small matrices are rounded instead, once
 training does (Micikevicius et al. 2018, arXiv 1710.03740): the optimizer sees 32 bit, products run in the base's type.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -32,6 +34,17 @@ def keep_adapter_in_32_bit(model: Any) -> None:
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
     compute_in_base_dtype(model)
+
+
+@contextmanager
+def weights_kept(model: Any) -> Iterator[None]:
+    """Give the trainable weights of `model` back as they were before the context: TRL rounds the matrices of an adapter
+    on a quantized model to bf16, also those that were trained before."""
+    exact = {name: weight.data for name, weight in model.named_parameters() if weight.requires_grad}
+    yield
+    for name, weight in model.named_parameters():
+        if name in exact:
+            weight.data = exact[name]
 
 
 def compute_in_base_dtype(model: Any) -> None:

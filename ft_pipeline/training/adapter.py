@@ -14,7 +14,6 @@ from safetensors import SafetensorError
 from ft_pipeline.errors import UserError
 from ft_pipeline.experiments import ExperimentSettings
 from ft_pipeline.job import Job, Rank
-from ft_pipeline.models.adapters import keep_adapter_in_32_bit
 from ft_pipeline.models.attention import reads_end_to_end
 from ft_pipeline.models.compute import compute_dtype, dtype_name
 from ft_pipeline.models.load import load_tokenizer
@@ -113,16 +112,11 @@ def _trainer(job: Job, settings: ExperimentSettings, model: Any, rows: dict[str,
     arguments.eval_steps, arguments.save_steps = intervals(settings.training, len(rows["train"]))
     rows = {"train": rows["train"], "validation": _held_out(job, settings, rows["validation"])}
     tokenizer = load_tokenizer(job.inputs["base_model"])
-    trainer: AnswerTrainer
     if settings.objective == "dpo":
         size = arguments.per_device_eval_batch_size
         train, validation = (with_reference(model, rows[split], padding_of(model, tokenizer), size) for split in rows)
-        trainer = PairTrainer(model, tokenizer, train, validation, arguments, ranks, dpo=settings.dpo)
-    else:
-        trainer = AnswerTrainer(model, tokenizer, rows["train"], rows["validation"], arguments, ranks)
-    if settings.technique != "full":
-        keep_adapter_in_32_bit(model)  # TRL rounds the adapter of a quantized model to bf16
-    return trainer
+        return PairTrainer(model, tokenizer, train, validation, arguments, ranks, dpo=settings.dpo)
+    return AnswerTrainer(model, tokenizer, rows["train"], rows["validation"], arguments, ranks)
 
 
 def _held_out(job: Job, settings: ExperimentSettings, validation: list[dict[str, Any]]) -> list[dict[str, Any]]:

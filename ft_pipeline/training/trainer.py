@@ -16,6 +16,7 @@ from transformers import PrinterCallback, TrainerControl, TrainerState
 from trl import SFTConfig, SFTTrainer
 
 from ft_pipeline.errors import UserError
+from ft_pipeline.models.adapters import weights_kept
 from ft_pipeline.models.attention import reads_end_to_end
 from ft_pipeline.models.compute import computing
 from ft_pipeline.training.batches import LengthGroupedSampler, batches_by_length, collate, tokens_in
@@ -71,14 +72,15 @@ class AnswerTrainer(SFTTrainer):
         self.meter = Meter(model.device)
         columns = {key: [row[key] for row in train] for key in self.columns}
         routing = _routing(model)
-        super().__init__(
-            model=model,
-            args=args,
-            train_dataset=Dataset.from_dict(columns),
-            eval_dataset=Dataset.from_dict({key: [row[key] for row in validation[:1]] for key in columns}),
-            processing_class=tokenizer,
-            data_collator=self._collate,
-        )
+        with weights_kept(model):
+            super().__init__(
+                model=model,
+                args=args,
+                train_dataset=Dataset.from_dict(columns),
+                eval_dataset=Dataset.from_dict({key: [row[key] for row in validation[:1]] for key in columns}),
+                processing_class=tokenizer,
+                data_collator=self._collate,
+            )
         self.remove_callback(PrinterCallback)
         self.add_callback(self.meter)
         # TRL has a mixture of experts report its routing, and the config would be saved so: such a model fails when it

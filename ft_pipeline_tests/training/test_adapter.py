@@ -60,7 +60,7 @@ def test_the_adapter_names_its_base_and_no_path_of_this_machine(trained):
     config = json.loads((work.out / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == "base_model:base"
     assert config["target_modules"] == sorted(config["target_modules"])
-    assert {tensor.dtype for tensor in load_file(work.out / "adapter_model.safetensors").values()} == {torch.bfloat16}
+    assert {tensor.dtype for tensor in load_file(work.out / "adapter_model.safetensors").values()} == {torch.float32}
 
 
 def test_the_same_spec_gives_the_same_adapter(trained, tmp_path, data, tiny_base):
@@ -92,9 +92,8 @@ def test_a_device_without_native_bf16_trains_in_fp16_with_fp32_adapters(tmp_path
     from ft_pipeline.training.arguments import training_arguments
 
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
-    assert load.compute_dtype("cuda:0") == torch.float16 and load.compute_dtype("cpu") == torch.bfloat16
-    for module in (load, techniques):
-        monkeypatch.setattr(module, "compute_dtype", lambda device: torch.float16)
+    assert load.compute_dtype("cuda:0") == torch.float16
+    monkeypatch.setattr(load, "compute_dtype", lambda device: torch.float16)
     for technique in ("lora", "qlora"):
         model = techniques.new_model(tiny_base, settings(technique), "cpu")
         trained = {each.dtype for each in model.parameters() if each.requires_grad}

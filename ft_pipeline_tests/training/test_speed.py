@@ -239,7 +239,8 @@ def test_a_model_whose_attention_is_another_is_refused(model, reason):
 
 def test_by_default_a_cpu_reads_rows_without_padding(models):
     model, _ = models
-    for keys, device in (({}, "cuda:0"), ({"padding_free": False}, "cpu"), ({"neftune_noise_alpha": 5}, "cpu")):
+    others = ({"padding_free": False}, {"neftune_noise_alpha": 5}, {"attn_implementation": "sdpa"})
+    for keys, device in (({}, "cuda:0"), *((keys, "cpu") for keys in others)):
         speed_up(model, training(**keys), device)
         assert not attention.reads_end_to_end(model)
     speed_up(model, training(), "cpu")

@@ -1,0 +1,109 @@
+"""Adapters keep 32-bit weights: all that trains moves, however small its updates are."""
+
+import pytest
+import torch
+from peft import get_peft_model_state_dict
+from safetensors.torch import load_file
+from trl import SFTConfig
+
+from ft_pipeline.experiments import ExperimentSettings
+from ft_pipeline.models.load import load_model, load_tokenizer
+from ft_pipeline.training import adapter
+from ft_pipeline.training.batches import collate
+from ft_pipeline.training.loss import answer_loss
+from ft_pipeline.training.state import load_tree
+from ft_pipeline.training.techniques import new_model
+from ft_pipeline.training.trainer import OPTIMIZER, AnswerTrainer
+from ft_pipeline.training.training_data import read_split
+from ft_pipeline_tests.training.subject import job, make_training_data, support_rows
+
+STEPS = 12
+KINDS = {
+    "plain": {},
+    "rslora": {"r": 16, "use_rslora": True},
+    "dora": {"r": 4, "use_dora": True},
+    "patterns": {"r": 4, "rank_pattern": {"q_proj": 2}, "alpha_pattern": {"v_proj": 32}},
+}
+
+
+def experiment(technique="lora", lora=None, **training):
+    """A learning rate at which 16-bit weights would hardly move."""
+    keys = {"learning_rate": 2e-5, "lr_scheduler_type": "constant", "warmup_ratio": 0.0, "max_steps": STEPS}
+    keys |= {"per_device_train_batch_size": 4, "eval_steps": STEPS, **training}
+    return ExperimentSettings.model_validate({"technique": technique, "lora": lora or {}, "training": keys})
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory, tiny_base):
+    return make_training_data(tmp_path_factory.mktemp("data"), tiny_base, support_rows(), experiment())
+
+
+@pytest.fixture
+def trained(tmp_path, data, tiny_base):
+    """The weights of an adapter before and after the steps, by name, and the checkpoint."""
+
+    def train(name, settings):
+        work = job("adapter", tmp_path / name, settings, {"training_data": data, "base_model": tiny_base})
+        adapter.run(work)
+        before = get_peft_model_state_dict(new_model(tiny_base, settings, "cpu"))
+        checkpoint = work.work / "checkpoints" / f"checkpoint-{STEPS}"
+        after = load_file(checkpoint / "adapter_model.safetensors")
+        assert before.keys() == after.keys()
+        return before, after, checkpoint
+
+    return train
+
+
+@pytest.mark.parametrize(("technique", "kind"), [*(("lora", kind) for kind in KINDS), ("qlora", "dora")])
+def test_every_weight_moves(technique, kind, trained):
+    before, after, checkpoint = trained(kind, experiment(technique, KINDS[kind], optim="adamw_torch"))
+    assert any("magnitude" in name for name in after) == (kind == "dora")
+    for name, weight in after.items():
+        assert weight.dtype == before[name].dtype == torch.float32
+        moved = float((weight != before[name]).float().mean())
+        assert moved > 0.99, f"{name}: {moved:.1%} moved"  # one of a thousand may come back to where it was
+    states = load_tree(checkpoint, OPTIMIZER)["optimizer"]["state"].values()
+    assert {state[key].dtype for state in states for key in ("exp_avg", "exp_avg_sq")} == {torch.float32}
+
+
+def test_weight_decay_shrinks_an_adapter(trained):
+    """By (1 - 0.001 · 0.1) a step: a hundredth of what a 16-bit weight of that size can move by."""
+    rate = {"learning_rate": 1e-3}
+    _, without, _ = trained("without", experiment(**rate, weight_decay=0.0))
+    _, decayed, _ = trained("decayed", experiment(**rate, weight_decay=0.1))
+    inner = [name for name in without if "lora_A" in name]
+    assert all((without[name] != decayed[name]).all() for name in inner)
+    shares = [float(decayed[name].norm() / without[name].norm()) for name in inner]
+    assert shares == pytest.approx([(1 - 1e-4) ** STEPS] * len(inner), abs=3e-4)
+
+
+@pytest.mark.parametrize("technique", ["lora", "qlora"])
+def test_a_fresh_dora_is_its_base(technique, tiny_base, data):
+    """PEFT's 16-bit magnitudes would put it up to 0.4 % away."""
+    settings = experiment(technique, {"use_dora": True})
+    model = new_model(tiny_base, settings, "cpu")
+    quantization = settings.quantization.model_dump() if technique == "qlora" else None
+    batch = collate(read_split(data, "validation"), 0)
+    with torch.no_grad():
+        (own, count), (base, _) = (
+            answer_loss(each, batch) for each in (model.eval(), load_model(tiny_base, "cpu", quantization=quantization))
+        )
+    assert float(own) / count == pytest.approx(float(base) / count, abs=2e-3)
+    for module in model.modules():
+        for magnitude in (getattr(module, "lora_magnitude_vector", None) or {}).values():
+            assert magnitude.weight.dtype == torch.float32
+
+
+@pytest.mark.parametrize("technique", ["lora", "qlora"])
+def test_a_trainer_leaves_the_weights_that_it_starts_from(technique, tmp_path, tiny_base, data):
+    """TRL rounds the matrices of an adapter on a quantized model to bf16."""
+    model = new_model(tiny_base, experiment(technique), "cpu")
+    for weight in model.parameters():
+        if weight.requires_grad:
+            weight.data.normal_()
+    before = {name: weight.clone() for name, weight in get_peft_model_state_dict(model).items()}
+    rows = read_split(data, "validation")
+    arguments = SFTConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, report_to="none", max_length=None)
+    AnswerTrainer(model, load_tokenizer(tiny_base), rows, rows, arguments)
+    after = get_peft_model_state_dict(model)
+    assert all(torch.equal(before[name], after[name]) for name in before)
