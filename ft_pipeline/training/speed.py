@@ -12,7 +12,7 @@ from transformers.integrations.liger import apply_liger_kernel
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.experiments import TrainingSettings
-from ft_pipeline.models.attention import lay_end_to_end
+from ft_pipeline.models.attention import lay_end_to_end, reads_end_to_end
 from ft_pipeline.models.compute import computing
 from ft_pipeline.models.learned_prompt import learned_prompt
 from ft_pipeline.models.parts import causal_lm, layers
@@ -71,6 +71,8 @@ def _may_lie_end_to_end(model: Any, training: TrainingSettings) -> bool:
 
 def _lay_end_to_end(model: Any) -> str | None:
     """Let the model read its rows without padding; else why it cannot, and it stays as it was."""
+    if reads_end_to_end(model):
+        return None
     causal = causal_lm(model)
     before = causal.config._attn_implementation
     alone = states_of_rows(model, end_to_end=False)
