@@ -11,7 +11,6 @@ benchmarks/results/audit.json.
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -19,6 +18,8 @@ import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+import machine
 
 from ft_pipeline_tests.audit.shop import Shop
 
@@ -100,7 +101,7 @@ def measure(root: Path, times: int) -> dict[str, Any]:
         "runs": len(list((store / "champion").glob("*.json"))),
         "artifacts": len(manifests),
         "manifest_bytes": sum(path.stat().st_size for path in manifests),
-        "machine": {"cores": os.cpu_count(), "python": platform.python_version()},
+        "machine": machine.describe(),
         "dagster_database": (root / "dagster_home" / "history").exists(),
         "modules_of_dagster_and_torch": loaded(root),
         "limit_seconds": LIMIT_SECONDS,

@@ -1,4 +1,4 @@
-"""How fast a QLoRA step could be on this machine if nothing but its matrix products and its dequantisation took time.
+"""How fast a QLoRA step could be on this machine if nothing but its matrix products and its dequantization took time.
 
 A step of a frozen base costs 4 FLOP per weight and token in its linear layers and head: 2 forward, and 2 for the
 gradient of the inputs. The gradient of the weights is not needed, but for those of the adapters: a hundredth of it, and
@@ -14,19 +14,24 @@ from ft_pipeline.training.usage import peak_memory_gb
 
 
 def measure(base: Path, lengths: list[int], batch: int) -> dict[str, float]:
-    """tokens_per_second of the ceiling for rows of `lengths` tokens in batches of `batch` rows, from what bf16 products
-    of the model's own shapes, and the dequantisation of its weights, take here."""
+    """tokens_per_second of the ceiling for rows of `lengths` tokens in batches of `batch` rows, from what products of
+    the model's own shapes, and the dequantization of its weights, take here in the machine's compute type."""
     import torch
     from transformers import AutoConfig
 
+    from ft_pipeline.models.compute import compute_dtype
+
+    dtype = compute_dtype("cpu")
     config = AutoConfig.from_pretrained(base)
     steps = -(-len(lengths) // batch)
     tokens = sum(lengths)
     shapes = _shapes(config)
     rows = max(1, tokens // steps)
-    forward_and_back = 2 * sum(count * _seconds(_product(torch, rows, *shape)) for shape, count in shapes.items())
+    forward_and_back = 2 * sum(
+        count * _seconds(_product(torch, dtype, rows, *shape)) for shape, count in shapes.items()
+    )
     linear = {shape: count for shape, count in shapes.items() if config.vocab_size not in shape}
-    unpacking = 2 * sum(count * _seconds(_dequantisation(torch, *shape)) for shape, count in linear.items())
+    unpacking = 2 * sum(count * _seconds(_dequantization(torch, dtype, *shape)) for shape, count in linear.items())
     work = 4 * rows * sum(count * a * b for (a, b), count in shapes.items())
     return {
         "tokens_per_second": rows / (forward_and_back + unpacking),
@@ -50,16 +55,16 @@ def _shapes(config: Any) -> dict[tuple[int, int], int]:
     }
 
 
-def _product(torch: Any, rows: int, inputs: int, outputs: int) -> Callable[[], Any]:
-    left = torch.randn(rows, inputs, dtype=torch.bfloat16)
-    weight = torch.randn(outputs, inputs, dtype=torch.bfloat16)
+def _product(torch: Any, dtype: Any, rows: int, inputs: int, outputs: int) -> Callable[[], Any]:
+    left = torch.randn(rows, inputs, dtype=dtype)
+    weight = torch.randn(outputs, inputs, dtype=dtype)
     return lambda: torch.nn.functional.linear(left, weight)
 
 
-def _dequantisation(torch: Any, inputs: int, outputs: int) -> Callable[[], Any]:
+def _dequantization(torch: Any, dtype: Any, inputs: int, outputs: int) -> Callable[[], Any]:
     from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 
-    packed, state = quantize_4bit(torch.randn(outputs, inputs, dtype=torch.bfloat16), quant_type="nf4")
+    packed, state = quantize_4bit(torch.randn(outputs, inputs, dtype=dtype), quant_type="nf4")
     return lambda: dequantize_4bit(packed, state)
 
 

@@ -10,7 +10,6 @@ import argparse
 import json
 import multiprocessing
 import os
-import platform
 import resource
 import tempfile
 import time
@@ -18,6 +17,8 @@ from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
+
+import machine
 
 from ft_pipeline.distillation.answer_log import AnswerLog
 from ft_pipeline.distillation.asking import Question, ask_all
@@ -63,7 +64,7 @@ def main() -> None:
         "ideal_seconds": given.prompts / given.slots * given.latency,
         "share_of_ideal": round(given.prompts / given.slots * given.latency / best["seconds"], 3),
         "rounds": rounds,
-        "machine": {"cores": os.cpu_count(), "processor": platform.processor() or platform.machine()},
+        "machine": machine.describe(),
     }
     RESULT.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     print(f"{best['seconds']:.2f} s, ideal {document['ideal_seconds']:.2f} s: {document['share_of_ideal']:.1%}")

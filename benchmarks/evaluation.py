@@ -17,6 +17,7 @@ from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+import machine
 from lm_eval.models.huggingface import HFLM
 
 from ft_pipeline.evaluation.harness import Task, answer_task, loss_task, run_tasks
@@ -97,7 +98,13 @@ def summarise(seconds: dict[str, dict[str, list[float]]], items: int) -> dict[st
         label: {**found, "times_lm_eval": round(min(found["ours"]) / min(found["lm-eval"]), 2)}
         for label, found in seconds.items()
     }
-    return {"items": items, "batch_size": BATCH_SIZE, "max_new_tokens": MAX_NEW_TOKENS, "prompts": prompts}
+    return {
+        "machine": machine.describe_compute(),
+        "items": items,
+        "batch_size": BATCH_SIZE,
+        "max_new_tokens": MAX_NEW_TOKENS,
+        "prompts": prompts,
+    }
 
 
 if __name__ == "__main__":

@@ -12,8 +12,9 @@ from typing import Any
 def train(
     python: str, base: Path, rows: list[list[dict[str, str]]], tokens: int, batch: int, length: int
 ) -> dict[str, float]:
-    """One epoch of NF4 QLoRA r = 8 over `rows`; tokens_per_second by its own `train_runtime`, and peak_memory_gb.
-    `tokens` are those of the rows as we render them, so that all contenders divide the same number."""
+    """One epoch of NF4 QLoRA r = 8 over `rows`, in the machine's compute type; tokens_per_second by its own
+    `train_runtime`, and peak_memory_gb. `tokens` are those of the rows as we render them, so that all contenders divide
+    the same number."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         settings = folder / "train.yaml"
@@ -40,6 +41,8 @@ def _write_data(folder: Path, rows: list[list[dict[str, str]]]) -> None:
 
 
 def _settings(base: Path, folder: Path, batch: int, length: int) -> dict[str, Any]:
+    from ft_pipeline.models.compute import compute_dtype, dtype_name
+
     return {
         "stage": "sft",
         "do_train": True,
@@ -59,7 +62,7 @@ def _settings(base: Path, folder: Path, batch: int, length: int) -> dict[str, An
         "gradient_accumulation_steps": 1,
         "num_train_epochs": 1,
         "learning_rate": 1e-3,
-        "bf16": True,
+        "bf16": dtype_name(compute_dtype("cpu")) == "bfloat16",  # without it, it computes in fp32 on a CPU
         "use_cpu": True,
         "optim": "paged_adamw_8bit",
         "save_strategy": "no",

@@ -17,6 +17,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import machine
+
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "memory.json"
 STEPS = 2
@@ -52,7 +54,8 @@ def main() -> None:
         base = _convert_base(Path(scratch))
         rows = [_compare(name, base) for name in arguments.only or CONFIGURATIONS]
     if not arguments.only:
-        RESULTS.write_text(json.dumps({"model": "SmolLM2-135M", "rows": rows}, indent=2) + "\n", encoding="utf-8")
+        document = {"machine": machine.describe_compute(), "model": "SmolLM2-135M", "rows": rows}
+        RESULTS.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
 
 
 def _convert_base(scratch: Path) -> Path:

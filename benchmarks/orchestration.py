@@ -12,7 +12,6 @@ pictures, and between the steps. Results go to benchmarks/results/orchestration.
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import machine
 
 from ft_pipeline import scaffold
 from ft_pipeline.store.artifacts import ArtifactStore
@@ -58,8 +58,7 @@ def measure(root: Path, experiment: str, times: int) -> dict[str, Any]:
     wall = run["seconds"] + planning
     work = sum(step["work"] for step in steps)
     return {
-        "processor": platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
+        "machine": machine.describe_compute(),
         "experiment": experiment,
         "load_definitions_seconds": _median([sys.executable, "-c", LOAD], root, times),
         "start_and_plan_seconds": planning,

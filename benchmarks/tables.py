@@ -10,13 +10,13 @@ file without those. Results go to benchmarks/results/tables.json.
 
 import argparse
 import json
-import platform
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
+import machine
 import numpy as np
 import orjson
 import psutil
@@ -178,15 +178,17 @@ def compare(folder: Path, rows: int, ways: list[str]) -> None:
     if len(ways) == 2:
         ratio = results["datasets"]["seconds"] / results["ours"]["seconds"]
         print(f"ours is {ratio:.2f} times as fast as datasets")
-        machine = {
-            "cores": psutil.cpu_count(),
-            "memory_gb": round(psutil.virtual_memory().total / 1e9),
-            "python": platform.python_version(),
-        }
         RESULTS.parent.mkdir(exist_ok=True)
         RESULTS.write_text(
             json.dumps(
-                {"rows": rows, "flaws": flaws, "machine": machine, "speed_ratio": round(ratio, 2), **results}, indent=1
+                {
+                    "rows": rows,
+                    "flaws": flaws,
+                    "machine": machine.describe(),
+                    "speed_ratio": round(ratio, 2),
+                    **results,
+                },
+                indent=1,
             )
             + "\n"
         )

@@ -3,7 +3,8 @@
     python benchmarks/training_profile.py [ROWS.json|ROWS.jsonl ...] [--rows 32]
 
 The same training as `ours qlora` of training.py, with the defaults and with padding_free, under torch's profiler:
-seconds that each operator takes by itself (its callees left out), summed by kind. Loading the model is left out.
+seconds that each operator takes by itself (its callees left out), summed by kind, in the machine's compute type.
+Loading the model is left out.
 Results: benchmarks/results/training_profile.json.
 """
 
@@ -13,9 +14,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import torch
+import machine
+from contenders import ours
+from embedded import ROOT, convert_base, read_rows, shipped_files
 from torch.profiler import ProfilerActivity, profile
-from training import ROOT, convert_base, ours, read_rows
 
 RESULTS = ROOT / "benchmarks" / "results" / "training_profile.json"
 KINDS = {
@@ -52,12 +54,11 @@ def main() -> None:
     parser.add_argument("files", nargs="*")
     parser.add_argument("--rows", type=int, default=32)
     given = parser.parse_args()
-    files = given.files or sorted(map(str, (ROOT / "data" / "raw" / "alpaca").glob("support_*.jsonl")))
-    rows = read_rows(files, given.rows)
+    rows = read_rows(given.files or shipped_files(), given.rows)
     with tempfile.TemporaryDirectory() as scratch:
         base = convert_base(Path(scratch))
         report = {
-            "threads": torch.get_num_threads(),
+            "machine": machine.describe_compute(),
             "defaults": _profile(base, rows),
             "padding_free": _profile(base, rows, padding_free=True),
         }
