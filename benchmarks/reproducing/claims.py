@@ -1,11 +1,24 @@
 """The published claims, each with a verdict that follows from an interval by one rule."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from reproducing.estimates import Estimates, combine, mean, optimum, ratio
-from reproducing.trainings import FP4, FP4_DOUBLE, FULL, NF4, NF4_DOUBLE, QUANTIZED_RATE, R8, R32, R85, Arm
+from reproducing.trainings import (
+    COMPARED,
+    FP4,
+    FP4_DOUBLE,
+    FULL,
+    NF4,
+    NF4_DOUBLE,
+    QUANTIZED,
+    QUANTIZED_RATE,
+    R8,
+    R32,
+    R85,
+    Arm,
+)
 
 from ft_pipeline.evaluation.bootstrap import Estimate, interval
 
@@ -16,10 +29,11 @@ ABOUT_TEN = (5.0, 20.0)
 """Ten times, within a factor of two."""
 HARDLY = (0.5, 2.0)
 """The same rate, within a factor of two."""
-FREE_LOSS = 0.01
-"""Nats per answer token that double quantization may cost and count as free."""
+FREE_LOSS = (-0.01, 0.01)
+"""Nats per answer token that double quantization may add and count as free."""
 FREE_KL = (0.9, 1.1)
 """The same for the divergence, as a ratio."""
+_FREE = "Double quantization costs nothing ({})."
 Verdict = dict[str, Any]
 
 
@@ -40,81 +54,74 @@ def judge(measured: Estimate, low: float, high: float) -> str:
 def _matrices(estimates: Estimates) -> Iterator[Verdict]:
     every, attention, full = (_at_best(estimates, arm) for arm in (R32, R85, FULL))
     if every and attention:
-        yield _verdict(
-            1,
-            "With equal parameters, LoRA on every matrix (r = 32) has a lower loss than on attention alone (r = 85).",
-            REGRET,
-            "loss of attention alone minus loss of every matrix, in nats per token",
-            combine([1, -1], [attention, every]),
-            (0, math.inf),
-        )
+        claim = "With equal parameters, LoRA on every matrix (r = 32) has a lower loss than on attention (r = 85)."
+        what = "loss of attention alone minus loss of every matrix, in nats per token"
+        made = _verdict(1, claim, REGRET, what, combine([1, -1], [attention, every]), (0, math.inf))
+        yield _unless_at_edge(made, estimates, (R32, R85))
     if every and full and estimates.has_base():
         claim = f"LoRA on every matrix matches training all weights (at least {KEPT:.0%} of its gain)."
         what = "gain of LoRA over the untouched base, by the gain of all weights"
-        yield _matches(1, claim, REGRET, what, [combine([1, -1], [estimates.base(), loss]) for loss in (every, full)])
+        gains = [combine([1, -1], [estimates.base(), loss]) for loss in (every, full)]
+        yield _unless_at_edge(_matches(1, claim, REGRET, what, gains), estimates, (R32, FULL))
 
 
 def _rates(estimates: Estimates) -> Iterator[Verdict]:
-    rates = {arm: optimum_of(estimates, arm) for arm in (FULL, R8, R32)}
-    for arm in (R8, R32):
-        if rates[arm] and rates[FULL]:
-            yield _ratio_of_rates(
-                estimates,
-                f"The best learning rate of LoRA (r = {arm.rank}) is about ten times that of all weights.",
-                (arm, FULL),
-                ABOUT_TEN,
-            )
-    if rates[R8] and rates[R32]:
-        yield _ratio_of_rates(
-            estimates, "The best learning rate of LoRA hardly depends on its rank (32 by 8).", (R32, R8), HARDLY
-        )
+    rates = {arm: rate for arm in (FULL, R8, R32) if (rate := optimum_of(estimates, arm))}
+    ten = "The best learning rate of LoRA (r = {}) is about ten times that of all weights."
+    same = "The best learning rate of LoRA hardly depends on its rank ({} by 8)."
+    for top, bottom, claim, bounds in (
+        (R8, FULL, ten, ABOUT_TEN),
+        (R32, FULL, ten, ABOUT_TEN),
+        (R32, R8, same, HARDLY),
+    ):
+        if top in rates and bottom in rates:
+            times = ratio(rates[top], rates[bottom])
+            made = _verdict(2, claim.format(top.rank), REGRET, "ratio of the two rates", times, bounds)
+            yield _unless_at_edge(made, estimates, (top, bottom))
 
 
-def _ratio_of_rates(estimates: Estimates, claim: str, arms: tuple[Arm, Arm], bounds: tuple[float, float]) -> Verdict:
-    top, bottom = (optimum_of(estimates, arm) for arm in arms)
-    assert top and bottom
-    made = _verdict(2, claim, REGRET, "ratio of the two rates", ratio(top, bottom), bounds)
+def _unless_at_edge(made: Verdict, estimates: Estimates, arms: Sequence[Arm]) -> Verdict:
+    """`cannot tell` where the best rate of an arm may be beyond those that were tried."""
     edges = [arm.name for arm in arms if at_edge(estimates, arm)]
-    if edges:
-        made["verdict"] = "cannot tell"
-        made["remark"] = f"The lowest loss of {' and '.join(edges)} is at the end of the rates that were tried."
-    return made
+    if not edges:
+        return made
+    remark = f"The lowest loss of {' and '.join(edges)} is at the end of the rates that were tried."
+    return {**made, "verdict": "cannot tell", "remark": remark}
 
 
 def _quantization(estimates: Estimates) -> Iterator[Verdict]:
-    losses = {arm: estimates.loss(arm, QUANTIZED_RATE) for arm in (R32, NF4_DOUBLE, NF4, FP4_DOUBLE, FP4)}
-    forms = (NF4_DOUBLE, NF4, FP4_DOUBLE, FP4)
-    what: list[tuple[str, Callable[[Arm], Estimate | None]]] = [("held-out loss after training", losses.get)]
+    losses = {arm: loss for arm in COMPARED if (loss := estimates.loss(arm, QUANTIZED_RATE))}
+    if all(arm in losses for arm in QUANTIZED):
+        name = "held-out loss after training"
+        yield _nf4_against_fp4(name, losses)
+        added = combine([1, -1], _double_and_single(losses))
+        yield _verdict(3, _FREE.format(name), QLORA, f"{name} that it adds, in nats per token", added, FREE_LOSS)
     if estimates.has_base():
-        what.append(("divergence of the 4-bit base", estimates.divergence))
-    for name, measure in what:
-        measured = [measure(arm) for arm in forms]
-        if any(value is None for value in measured):
-            continue
-        nf4_double, nf4, fp4_double, fp4 = (value for value in measured if value)
-        yield _verdict(
-            3,
-            f"NF4 is better than FP4 ({name}).",
-            QLORA,
-            f"{name} of FP4 minus that of NF4, in nats per token",
-            combine([0.5, 0.5, -0.5, -0.5], [fp4_double, fp4, nf4_double, nf4]),
-            (0, math.inf),
-        )
-        double, single = mean([nf4_double, fp4_double]), mean([nf4, fp4])
-        claim = f"Double quantization costs nothing ({name})."
-        if name.startswith("held-out"):
-            added = combine([1, -1], [double, single])
-            yield _verdict(3, claim, QLORA, f"{name} that it adds, in nats per token", added, (-FREE_LOSS, FREE_LOSS))
-        else:
-            yield _verdict(3, claim, QLORA, f"{name} with it, by without", ratio(double, single), FREE_KL)
-    sixteen, four = losses[R32], losses[NF4_DOUBLE]
-    if sixteen and four and estimates.has_base():
+        name = "divergence of the 4-bit base"
+        divergences = {arm: estimates.divergence(arm) for arm in QUANTIZED}
+        yield _nf4_against_fp4(name, divergences)
+        times = ratio(*_double_and_single(divergences))
+        yield _verdict(3, _FREE.format(name), QLORA, f"{name} with it, by without", times, FREE_KL)
+    if estimates.has_base() and R32 in losses and NF4_DOUBLE in losses:
         claim = f"QLoRA on an NF4 base matches LoRA on the base itself (at least {KEPT:.0%} of its gain)."
         what = "gain of QLoRA over the untouched base, by the gain of LoRA"
-        yield _matches(3, claim, QLORA, what, [combine([1, -1], [estimates.base(), loss]) for loss in (four, sixteen)])
+        gains = [combine([1, -1], [estimates.base(), losses[arm]]) for arm in (NF4_DOUBLE, R32)]
+        yield _matches(3, claim, QLORA, what, gains)
 
 
-def _matches(study: int, claim: str, source: str, what: str, gains: list[Estimate]) -> Verdict:
+def _nf4_against_fp4(name: str, measured: Mapping[Arm, Estimate]) -> Verdict:
+    what = f"{name} of FP4 minus that of NF4, in nats per token"
+    four = [measured[arm] for arm in (FP4_DOUBLE, FP4, NF4_DOUBLE, NF4)]
+    lead = combine([0.5, 0.5, -0.5, -0.5], four)
+    return _verdict(3, f"NF4 is better than FP4 ({name}).", QLORA, what, lead, (0, math.inf))
+
+
+def _double_and_single(measured: Mapping[Arm, Estimate]) -> tuple[Estimate, Estimate]:
+    """With double quantization and without, each the mean of NF4 and FP4."""
+    return mean([measured[NF4_DOUBLE], measured[FP4_DOUBLE]]), mean([measured[NF4], measured[FP4]])
+
+
+def _matches(study: int, claim: str, source: str, what: str, gains: Sequence[Estimate]) -> Verdict:
     """Whether the first gain reaches KEPT of the second, which must itself be one."""
     made = _verdict(study, claim, source, what, ratio(*gains), (KEPT, math.inf))
     if interval(gains[1])["low"] <= 0:
