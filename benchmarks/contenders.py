@@ -66,8 +66,8 @@ def trl_defaults(base: Path, rows: Conversations) -> Result:
 
 
 def trl_like_for_like(base: Path, rows: Conversations) -> Result:
-    """TRL with what ours has: the same tokens in the same batches, no gradient checkpointing, the same schedule, and
-    an adapter that computes in the compute type.
+    """TRL with what ours has: the same tokens in the same batches (padded), no gradient checkpointing, the same
+    schedule, and an adapter that computes in the compute type.
 
     The two losses must then equal ours but for rounding.
     """
@@ -166,10 +166,8 @@ CONTENDERS = {
     "ceiling": ceiling_of_machine,
     "trl": trl_defaults,
     "trl like for like": trl_like_for_like,
-    "ours qlora": lambda base, rows: ours("qlora", base, rows),
-    "ours lora": lambda base, rows: ours("lora", base, rows),
-    "ours qlora padding_free": lambda base, rows: ours("qlora", base, rows, padding_free=True),
-    "ours qlora padding_free torch_compile": lambda base, rows: ours(
-        "qlora", base, rows, padding_free=True, torch_compile=True
-    ),
+    "ours qlora padded": lambda base, rows: ours("qlora", base, rows, padding_free=False),
+    "ours qlora": lambda base, rows: ours("qlora", base, rows, padding_free=True),
+    "ours lora": lambda base, rows: ours("lora", base, rows, padding_free=True),
+    "ours qlora torch_compile": lambda base, rows: ours("qlora", base, rows, padding_free=True, torch_compile=True),
 }

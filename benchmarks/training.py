@@ -6,8 +6,9 @@
 Each contender runs in a process of its own (peak memory is a property of a process), in turn, over the same rows:
 SmolLM2-135M, NF4 QLoRA r = 8 on q, k, v, o, batches of 8, one epoch, in the machine's compute type. "trl like for like"
 has the same tokens in the same batches as ours, and gradient checkpointing on neither side: both must show the same
-losses. LLaMA-Factory joins in where PYTHON names the interpreter of an environment that has it. The ceiling is what
-this machine's matrix products and dequantization alone would take (ceiling.py).
+losses. "ours qlora padded" pads these batches, as TRL does; "ours qlora" lays their rows end to end, as it does by
+default on a CPU. LLaMA-Factory joins in where PYTHON names the interpreter of an environment that has it. The ceiling
+is what this machine's matrix products and dequantization alone would take (ceiling.py).
 
 Results: benchmarks/results/training.json, with the CPU by name. For a CPU without AVX-512 on one that has it:
 

@@ -15,9 +15,9 @@ SHARED = {
 """Settings of `training` that all have; the others are the project's defaults (cosine schedule, 5 % warmup)."""
 ALPHA = 32
 """lora_alpha of every rank: the update is scaled by lora_alpha / r."""
-FULL_RATES = (5e-6, 1.6e-5, 5e-5, 1.6e-4, 5e-4)
-LORA_RATES = tuple(10 * rate for rate in FULL_RATES)
-"""Half a decade apart."""
+FULL_RATES = (4.6e-5, 1e-4, 2.2e-4, 4.6e-4, 1e-3)
+LORA_RATES = (4.6e-4, 1e-3, 2.2e-3, 4.6e-3, 1e-2)
+"""A third of a decade apart: from the best one to the next, a short training can diverge."""
 WINDOW = 3
 """Neighboring rates around the lowest loss, which further seeds repeat, and which a parabola goes through."""
 
