@@ -106,7 +106,8 @@ def _measure(configuration: dict[str, Any], base: Path) -> dict[str, Any]:
     import bitsandbytes  # noqa: F401 - an import too, and not a small one
     import torch
 
-    from ft_pipeline.models.load import compute_dtype, load_tokenizer
+    from ft_pipeline.models.compute import compute_dtype
+    from ft_pipeline.models.load import load_tokenizer
     from ft_pipeline.training.arguments import training_arguments
     from ft_pipeline.training.techniques import new_model
     from ft_pipeline.training.trainer import AnswerTrainer

@@ -19,7 +19,6 @@ def new_trainer(base: Path, settings: Any, train: list[dict[str, Any]], folder: 
 
     arguments = training_arguments(settings.training, folder, "cpu", compute_dtype("cpu"))
     arguments.eval_strategy = arguments.save_strategy = "no"
-    arguments.load_best_model_at_end = False
     model = new_model(base, settings, "cpu")
     speed_up(model, settings.training, "cpu")
     trainer = AnswerTrainer(model, load_tokenizer(base), train, train[:1], arguments)
