@@ -9,7 +9,6 @@ def new_trainer(base: Path, settings: Any, train: list[dict[str, Any]], folder: 
 
     settings: ExperimentSettings with a learning rate. folder: what transformers calls the output; nothing is saved.
     """
-    from ft_pipeline.models.adapters import keep_adapter_in_32_bit
     from ft_pipeline.models.compute import compute_dtype
     from ft_pipeline.models.load import load_tokenizer
     from ft_pipeline.training.arguments import training_arguments
@@ -21,7 +20,4 @@ def new_trainer(base: Path, settings: Any, train: list[dict[str, Any]], folder: 
     arguments.eval_strategy = arguments.save_strategy = "no"
     model = new_model(base, settings, "cpu")
     speed_up(model, settings.training, "cpu")
-    trainer = AnswerTrainer(model, load_tokenizer(base), train, train[:1], arguments)
-    if settings.technique != "full":
-        keep_adapter_in_32_bit(model)  # TRL rounds the adapter of a quantized model to bf16
-    return trainer
+    return AnswerTrainer(model, load_tokenizer(base), train, train[:1], arguments)
