@@ -5,6 +5,7 @@ PEFT's own merge of a 4-bit model quantises the sum again, which can erase a wea
 weights, and differs from the adapter by the NF4 noise.
 """
 
+import gc
 import json
 import shutil
 from collections.abc import Iterator
@@ -132,6 +133,7 @@ def write_merged(
             module, update = model.get_submodule(name), updates.pop(name, None)
             total = weight if update is None else update.apply(weight.float())
             module.weight.data = as_stored(module, total.to(stored))
+        gc.collect()  # the 4-bit model, whose modules refer to each other
     for update in updates.values():
         update.add_to(model)
     model.to(stored).save_pretrained(out)
@@ -141,8 +143,8 @@ def write_merged(
 def dequantized_weights(base: Path, settings: ExperimentSettings, device: str) -> Iterator[tuple[str, Tensor]]:
     """The module names and weights [outputs, inputs] of the 4-bit base, dequantized to the compute type one at a time.
 
-    All at once they would take more memory than the 16-bit model. The model is freshly loaded: after a forward pass on
-    a CPU its weights can be in another layout.
+    All at once they would take as much memory as the 16-bit model, in fp32 twice as much. The 4-bit model is freshly
+    loaded, because a forward pass on a CPU can change the layout of its weights. It is used up.
     """
     from bitsandbytes.functional import dequantize_4bit
     from bitsandbytes.nn import Linear4bit
@@ -151,7 +153,9 @@ def dequantized_weights(base: Path, settings: ExperimentSettings, device: str) -
     keep_weights_unpacked(model)
     for name, module in model.named_modules():
         if isinstance(module, Linear4bit):
-            yield name, dequantize_4bit(module.weight.data, module.weight.quant_state)
+            weight = dequantize_4bit(module.weight.data, module.weight.quant_state)
+            del module.weight
+            yield name, weight
 
 
 def _modes(settings: ExperimentSettings) -> list[str]:
