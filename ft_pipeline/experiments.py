@@ -224,12 +224,19 @@ class MergeSettings(Section):
 
 
 class GpuSettings(Section):
-    """What the experiment asks of the machine; ignored where there is no GPU."""
+    """What the experiment asks of the machine. One that sets `count`, or `min_memory_gb` above 0, needs a GPU: without
+    one, its steps fail. One that sets neither takes a GPU where there is one, else the CPU."""
 
     count: int = Field(1, ge=1, le=8)
-    """GPUs that a job leases; more than one is for a training by several processes (docs/deploy.md)."""
+    """GPUs that a training leases: with more than one, several processes train together (docs/deploy.md). Every other
+    step leases one."""
     min_memory_gb: float = Field(0, ge=0)
     """GB of 10⁹ bytes that each must have, and have free when the job starts; 0: any, whatever is free of it."""
+
+    @property
+    def required(self) -> bool:
+        """Whether the YAML asks for a GPU: it names `count`, or a size."""
+        return "count" in self.model_fields_set or self.min_memory_gb > 0
 
 
 class ExperimentSettings(Section):

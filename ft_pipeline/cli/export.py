@@ -10,6 +10,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 
 from ft_pipeline.cli import terminal
 from ft_pipeline.cli.common import FAILED, JsonOption, ProjectOption, errors, open_project, out, report
+from ft_pipeline.models.compute_choice import requested_dtype
 from ft_pipeline.models.engines import HOST, OFFLINE, find_engine
 from ft_pipeline.project import Project
 from ft_pipeline.release.export import Plan, plan_export, write_export
@@ -91,6 +92,7 @@ def serve(
     """
     from ft_pipeline.execution.serving import require_free, run_engine
 
+    requested_dtype()  # an unknown type is refused before anything is written
     opened = open_project(project)
     store = ArtifactStore(opened.store)
     model = find_model(store, name)

@@ -13,7 +13,7 @@ import dagster as dg
 from ft_pipeline.errors import UserError
 from ft_pipeline.execution import events
 from ft_pipeline.execution.devices import DeviceNeed, Lease, lease
-from ft_pipeline.execution.launchers import Launcher, launcher_for
+from ft_pipeline.execution.launchers import Launcher, check_environment, launcher_for
 from ft_pipeline.execution.progress import Progress, Throttle, publish
 from ft_pipeline.execution.supervisor import WorkerError, WorkerJob, WorkerResult, run_worker
 from ft_pipeline.models.base_model import is_from_hub
@@ -61,6 +61,7 @@ def build_artifact(
     """
     started = time.monotonic()
     with _failures(context):
+        check_environment()
         need = _need(device)
         launcher = launcher or launcher_for(spec.kind, need)
         builder = _Builder(context, store, spec, dict(run_info or run_info_of(context)), launcher)

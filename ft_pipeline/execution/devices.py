@@ -37,6 +37,11 @@ class DeviceNeed:
     required: bool = False
     """Whether it is an error that there is no GPU; else the job takes the CPU."""
 
+    def __str__(self) -> str:
+        """`2 GPUs of at least 40 GB`."""
+        memory = f" of at least {self.min_memory_gb:g} GB" if self.min_memory_gb else ""
+        return f"{self.count} GPU{'s' if self.count > 1 else ''}{memory}"
+
 
 @dataclass(frozen=True)
 class Gpu:
@@ -119,8 +124,10 @@ def lease(need: DeviceNeed, folder: Path, say: Callable[[str], None] = lambda me
     gpus = visible_gpus(wrong.append)
     if not gpus:
         if need.required:
-            shown = wrong[0] if wrong else "nvidia-smi shows none"
-            raise UserError(f"this needs {need.count} GPU(s) and {shown}: run it on a machine with one")
+            raise UserError(
+                f"The experiment sets `gpu`: this step needs {need}, and {_why_none(wrong)}. Remove `gpu` from the "
+                "experiment to run it on the CPU, or run it on a machine with a GPU."
+            )
         if wrong:
             say(f"{wrong[0]}; so this runs on the CPU. Stop it and mend the driver if that is not what you want")
         with FileLock(folder / "cpu", "a job on the CPU").hold(say):
@@ -136,12 +143,20 @@ def lease(need: DeviceNeed, folder: Path, say: Callable[[str], None] = lambda me
             lock.release()
 
 
+def _why_none(wrong: list[str]) -> str:
+    """Why no GPU is visible: what the driver said, or who asked for none."""
+    allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if allowed is not None and allowed.strip() in NO_GPU:
+        return f"CUDA_VISIBLE_DEVICES={allowed!r} allows none"
+    return wrong[0] if wrong else "nvidia-smi shows none"
+
+
 def _check_possible(need: DeviceNeed, gpus: list[Gpu]) -> None:
     large = [gpu for gpu in gpus if gpu.offers(need.min_memory_gb)]
     if len(large) < need.count:
         found = ", ".join(f"{gpu.name} {gpu.total_bytes / 1e9:.0f} GB" for gpu in gpus)
         raise UserError(
-            f"gpu: asks for {need.count} GPU(s) of at least {need.min_memory_gb:g} GB; this machine shows {found}: "
+            f"gpu: asks for {need}; this machine shows {found}: "
             "lower gpu.count or gpu.min_memory_gb, or run it elsewhere"
         )
 

@@ -1,6 +1,7 @@
 """How a worker process is started. One seam, so that another place to run it needs no other worker.
 
-Which one is the deployment's choice: FT_LAUNCHER is `local` (the default), `accelerate` or `ray` (extra `ray`).
+Which one is the deployment's choice: FT_LAUNCHER is `local`, `accelerate` or `ray` (extra `ray`). Where it is not set,
+a training on several GPUs takes `accelerate`, and everything else `local`.
 """
 
 import json
@@ -17,11 +18,13 @@ from ft_pipeline.execution import guard
 from ft_pipeline.execution.accelerate_config import CONFIG, COUNT
 from ft_pipeline.execution.beat import PATIENCE
 from ft_pipeline.execution.devices import DeviceNeed, Lease
+from ft_pipeline.models import compute_choice
 
 WORKER = "ft_pipeline.execution.worker"
 RANKS = "ft_pipeline.execution.ranks"
 RAY_AGENT = "ft_pipeline.execution.ray_agent"
 CHOICE = "FT_LAUNCHER"
+LAUNCHERS = ("local", "accelerate", "ray")
 TRAINING = ("adapter",)
 """Kinds of jobs that several processes can do together."""
 ENTRY = "FT_RANK_ENTRY"
@@ -106,7 +109,7 @@ class RayLauncher:
         cpus = _number(RAY_CPUS, 1, least=1)
         order = {
             "entry": self.entry,
-            "env": {**env, **_processes(), "OMP_NUM_THREADS": str(cpus)},
+            "env": {**env, **_processes(), **_set(compute_choice.CHOICE), "OMP_NUM_THREADS": str(cpus)},
             "gpus": self.gpus,
             "cpus": cpus,
             "python": os.environ.get(RAY_PYTHON) or sys.executable,
@@ -116,23 +119,47 @@ class RayLauncher:
         return LocalLauncher(RAY_AGENT).start(job_file, env=env, lifeline=lifeline, log=log)
 
 
+def check_environment() -> None:
+    """UserError where an environment variable that every worker obeys has a value that none of them understands."""
+    _chosen()
+    compute_choice.requested_dtype()
+
+
 def launcher_for(kind: str, need: DeviceNeed | None) -> Launcher:
-    """The deployment's launcher for a kind of job that needs a device, or none. UserError where FT_LAUNCHER names none.
+    """The deployment's launcher for a kind of job that needs a device, or none. UserError where FT_LAUNCHER names none,
+    or one that cannot train on the GPUs that the job needs.
 
     What needs no device runs here under Ray too: it is light, or asks an endpoint with a key of this machine's.
     """
-    chosen = os.environ.get(CHOICE) or "local"
-    if chosen not in ("local", "accelerate", "ray"):
-        raise UserError(f"{CHOICE}={chosen!r} is no launcher; set local, accelerate or ray")
+    chosen = _chosen()
     if chosen == "ray" and need is not None:
         gpus = _number(RAY_GPUS, need.count, least=0)
         return RayLauncher(gpus, RANKS if kind in TRAINING and (gpus > 1 or _processes()) else WORKER)
-    return AccelerateLauncher() if chosen == "accelerate" and kind in TRAINING else LocalLauncher()
+    if kind not in TRAINING:
+        return LocalLauncher()
+    # One process that sees several GPUs would wrap the model in DataParallel, which TRL refuses.
+    gpus = need.count if need is not None else 1
+    if gpus > 1 and chosen == "local":
+        raise UserError(f"gpu.count is {gpus}, and {CHOICE}=local trains on one. Set {CHOICE}=accelerate.")
+    return AccelerateLauncher() if gpus > 1 or chosen == "accelerate" else LocalLauncher()
+
+
+def _chosen() -> str | None:
+    """What FT_LAUNCHER names; None where it is not set. UserError where there is no such launcher."""
+    chosen = os.environ.get(CHOICE) or None
+    if chosen is not None and chosen not in LAUNCHERS:
+        raise UserError(f"{CHOICE}={chosen!r} is no launcher; set local, accelerate or ray")
+    return chosen
 
 
 def _processes() -> dict[str, str]:
     """What this environment says of the processes of a training."""
-    return {name: os.environ[name] for name in (COUNT, CONFIG) if os.environ.get(name)}
+    return _set(COUNT, CONFIG)
+
+
+def _set(*names: str) -> dict[str, str]:
+    """Those of the environment variables that have a value here."""
+    return {name: os.environ[name] for name in names if os.environ.get(name)}
 
 
 def _number(name: str, default: int, *, least: int) -> int:

@@ -56,7 +56,7 @@ def environment(own: Mapping[str, str], processes: Processes, number: int, meeti
     rank: dict[str, Any] = {"number": number, "count": processes.count, "meeting": str(meeting)}
     rank |= {"sharded": processes.sharded, "reshard": processes.reshard}
     if processes.count == 1:
-        return {**own, worker.RANK: json.dumps(rank)}
+        return {**own, **_first_gpu(own), worker.RANK: json.dumps(rank)}
     outermost = own.get("OMP_NUM_THREADS", "").partition(",")[0].strip()  # OpenMP takes one number for each level
     threads = max(1, int(outermost if outermost.isdecimal() else 1) // processes.count)
     loopback = "lo" if sys.platform == "linux" else "lo0"
@@ -71,6 +71,12 @@ def environment(own: Mapping[str, str], processes: Processes, number: int, meeti
         "LOCAL_WORLD_SIZE": str(processes.count),
         "OMP_NUM_THREADS": str(threads),
     }
+
+
+def _first_gpu(own: Mapping[str, str]) -> dict[str, str]:
+    """The first of several leased GPUs for a process that trains alone; transformers would spread it over all."""
+    leased = own.get("CUDA_VISIBLE_DEVICES")
+    return {} if leased is None else {"CUDA_VISIBLE_DEVICES": leased.partition(",")[0]}
 
 
 def wait_for(ranks: Sequence[subprocess.Popen[bytes]]) -> int:

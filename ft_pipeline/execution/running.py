@@ -18,6 +18,7 @@ import dagster as dg
 from ft_pipeline.errors import UserError
 from ft_pipeline.execution.events import StepEvent, listening, publish
 from ft_pipeline.execution.instance import opened
+from ft_pipeline.execution.launchers import check_environment
 from ft_pipeline.execution.planning import Planned, flow, plan
 from ft_pipeline.execution.steps import FORCE, STEPS
 from ft_pipeline.execution.stranded import end_stranded
@@ -83,7 +84,11 @@ def what_runs(request: Request) -> list[Planned]:
 
 
 def run(request: Request) -> Outcome:
-    """Materialize what is not fresh, one run per experiment; what all share runs once, what compares them last."""
+    """Materialize what is not fresh, one run per experiment; what all share runs once, what compares them last.
+
+    UserError before anything runs for unknown names, and for environment variables that no worker understands.
+    """
+    check_environment()
     started = time.monotonic()
     events: list[StepEvent] = []
     failures: list[str] = []

@@ -21,6 +21,7 @@ from ft_pipeline.execution.build import Build, BuildFunction, build_artifact
 from ft_pipeline.execution.devices import DeviceNeed
 from ft_pipeline.execution.events import State, StepEvent, publish
 from ft_pipeline.execution.gates import failed_checks, recorded_checks, require
+from ft_pipeline.execution.launchers import TRAINING
 from ft_pipeline.execution.metadata import clean_metadata
 from ft_pipeline.execution.origin import origin
 from ft_pipeline.execution.waiting import POOL
@@ -267,14 +268,14 @@ def _materialize(context: dg.AssetExecutionContext, step: Step, experiment: str 
     stranded.hold(context, store.root)
 
     def make(spec: Spec) -> Artifact:
-        return build_artifact(context, store, spec, device=_device_need(project, experiment)).artifact
+        return build_artifact(context, store, spec, device=device_need(project, experiment, spec.kind)).artifact
 
     spec = planned_spec(step, Inputs(project, store, experiment, make))
     made = build_artifact(
         context,
         store,
         spec,
-        device=_device_need(project, experiment) if step.gpu(project) else False,
+        device=device_need(project, experiment, spec.kind) if step.gpu(project) else False,
         build=_own_build(step, project, store),
         force=_forced(),
     )
@@ -307,12 +308,13 @@ def _own_build(step: Step, project: Project, store: ArtifactStore) -> BuildFunct
     return lambda spec, inputs, out: make(Making(project, store, spec, inputs, out))
 
 
-def _device_need(project: Project, experiment: str | None) -> DeviceNeed:
-    """The GPUs that the experiment declares; one for what belongs to no experiment."""
+def device_need(project: Project, experiment: str | None, kind: str) -> DeviceNeed:
+    """What a job of this kind needs for the experiment: the GPUs that it declares for a training, one for what only one
+    process does, whatever there is for what belongs to no experiment."""
     if experiment is None:
         return DeviceNeed()
     gpu = project.experiment(experiment).gpu
-    return DeviceNeed(count=gpu.count, min_memory_gb=gpu.min_memory_gb)
+    return DeviceNeed(gpu.count if kind in TRAINING else 1, gpu.min_memory_gb, gpu.required)
 
 
 def _forced() -> bool:

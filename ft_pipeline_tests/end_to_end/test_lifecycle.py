@@ -1,6 +1,7 @@
 """The whole lifecycle as a user runs it: `ft run` on a small project, real workers, a real Dagster instance."""
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -12,7 +13,7 @@ import pytest
 
 from ft_pipeline.store.current import Current
 from ft_pipeline_tests.end_to_end.conftest import Finished
-from ft_pipeline_tests.end_to_end.project import environment, ft, ft_json, small_project, write_experiment
+from ft_pipeline_tests.end_to_end.project import current, environment, ft, ft_json, small_project, write_experiment
 
 pytestmark = pytest.mark.slow
 
@@ -120,6 +121,25 @@ def test_a_broken_experiment_is_named_with_its_line_and_leaves_the_others_alone(
         assert "Traceback" not in refused.stderr
     finally:
         path.unlink()
+
+
+def test_a_gpu_that_an_experiment_requires_and_the_machine_lacks_fails_at_once(
+    tmp_path: Path, finished: Finished
+) -> None:
+    root = shutil.copytree(finished.root, tmp_path / "shop")
+    write_experiment(root, "large", root / "models" / "tiny", epochs=2)
+    with (root / "experiments" / "large.yaml").open("a", encoding="utf-8") as file:
+        file.write("gpu: {count: 2, min_memory_gb: 40}\n")
+    run = ft(root, "run", "--experiment", "large", "--json", CUDA_VISIBLE_DEVICES="")
+    assert run.returncode == 1 and "Traceback" not in run.stderr
+    (failure,) = json.loads(run.stdout)["failures"]
+    assert failure.startswith("adapter: The experiment sets `gpu`: this step needs 2 GPUs of at least 40 GB, and ")
+
+
+def test_the_memory_of_a_cpu_is_estimated(finished: Finished) -> None:
+    estimate = current(finished.root, "memory_estimate", "qlora").summary
+    assert estimate["cpu_gb"]["float32"] > estimate["cpu_gb"]["bfloat16"] > 0
+    assert "no GPU size declared; on a CPU 0." in estimate["checks"]["fits"]["message"]
 
 
 def test_a_killed_training_resumes_and_ends_the_same(tmp_path: Path, finished: Finished) -> None:

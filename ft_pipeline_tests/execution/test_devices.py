@@ -53,7 +53,17 @@ def test_without_a_gpu_there_is_one_cpu_slot(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("no_gpu")
 def test_a_gpu_that_is_required_and_absent(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="nvidia-smi shows none"), lease(DeviceNeed(required=True), tmp_path):
+    said = (
+        r"this step needs 2 GPUs of at least 40 GB, and nvidia-smi shows none\. Remove `gpu` .* a machine with a GPU\."
+    )
+    with pytest.raises(UserError, match=said), lease(DeviceNeed(2, 40, required=True), tmp_path):
+        pass
+
+
+def test_a_gpu_that_is_required_and_hidden(two_gpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    said = "needs 1 GPU, and CUDA_VISIBLE_DEVICES='' allows none"
+    with pytest.raises(UserError, match=said), lease(DeviceNeed(required=True), tmp_path):
         pass
 
 

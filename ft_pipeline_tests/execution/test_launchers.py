@@ -1,0 +1,118 @@
+"""Which launcher starts a worker, and what the environment may say."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from ft_pipeline import scaffold
+from ft_pipeline.cli import app
+from ft_pipeline.errors import UserError
+from ft_pipeline.execution.accelerate_config import Processes
+from ft_pipeline.execution.build import build_artifact
+from ft_pipeline.execution.devices import DeviceNeed
+from ft_pipeline.execution.launchers import AccelerateLauncher, LocalLauncher, RayLauncher, launcher_for
+from ft_pipeline.execution.ranks import environment
+from ft_pipeline.execution.steps import device_need
+from ft_pipeline.project import Project
+from ft_pipeline.store.artifacts import ArtifactStore
+from ft_pipeline.store.spec import Spec
+from ft_pipeline_tests.execution.conftest import job
+
+FLOAT8 = r"^FT_COMPUTE_DTYPE='float8' is not a compute type\. Set it to auto, float32 or bfloat16\.$"
+
+
+@pytest.fixture(autouse=True)
+def _a_clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("FT_LAUNCHER", "FT_COMPUTE_DTYPE", "FT_NUM_PROCESSES", "FT_ACCELERATE_CONFIG", "RAY_ADDRESS"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project with the worked example."""
+    root = scaffold.create(tmp_path / "shop", example=True)
+    monkeypatch.setenv("FT_PROJECT", str(root))
+    monkeypatch.setenv("DAGSTER_HOME", str(root / "dagster_home"))
+    return root
+
+
+# --- the compute type -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", [["run"], ["ui"], ["serve", "champion"]])
+def test_an_unknown_compute_type_is_refused_before_anything_runs(
+    root: Path, monkeypatch: pytest.MonkeyPatch, command: list[str]
+) -> None:
+    monkeypatch.setattr(os, "execv", lambda *_: pytest.fail("it became another program"))
+    monkeypatch.setenv("FT_COMPUTE_DTYPE", "float8")
+    with pytest.raises(UserError, match=FLOAT8):
+        CliRunner().invoke(app, command, catch_exceptions=False)
+    assert not (root / "data" / "store").exists()
+    assert [path.name for path in (root / "dagster_home").iterdir()] == ["dagster.yaml"]
+
+
+def test_a_step_from_the_ui_refuses_it_too(store: ArtifactStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FT_COMPUTE_DTYPE", "float8")
+    with pytest.raises(UserError, match=FLOAT8):
+        build_artifact(None, store, Spec("scores"), device=True)
+
+
+def test_ray_hands_the_compute_type_to_the_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FT_COMPUTE_DTYPE", "float32")
+    given = job(tmp_path, "count")
+    lifeline, kept = os.pipe()
+    with (tmp_path / "log").open("wb") as log:
+        agent = RayLauncher().start(given.write(), env={"SOME": "thing"}, lifeline=lifeline, log=log)
+    os.close(lifeline)
+    os.close(kept)
+    agent.wait(60)  # there is no cluster, and perhaps no Ray
+    order = json.loads((given.folder / "order.json").read_text())
+    assert order["env"]["FT_COMPUTE_DTYPE"] == "float32" and order["env"]["SOME"] == "thing"
+    assert "FT_NUM_PROCESSES" not in order["env"]
+
+
+# --- several GPUs -----------------------------------------------------------------------------------------------------
+
+
+def test_a_training_on_several_gpus_is_several_processes_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    two = DeviceNeed(count=2)
+    assert launcher_for("adapter", two) == AccelerateLauncher()
+    assert launcher_for("scores", two) == LocalLauncher()
+    assert launcher_for("adapter", DeviceNeed()) == launcher_for("adapter", None) == LocalLauncher()
+    monkeypatch.setenv("FT_LAUNCHER", "local")
+    with pytest.raises(UserError, match=r"^gpu\.count is 2, and FT_LAUNCHER=local .* Set FT_LAUNCHER=accelerate\.$"):
+        launcher_for("adapter", two)
+
+
+def test_one_process_sees_one_gpu_of_two(tmp_path: Path) -> None:
+    """FT_NUM_PROCESSES=1 with two leased GPUs: transformers would spread the model over both, which TRL refuses."""
+    own = {"CUDA_VISIBLE_DEVICES": "GPU-a,GPU-b"}
+    assert environment(own, Processes(1), 0, tmp_path)["CUDA_VISIBLE_DEVICES"] == "GPU-a"
+    assert environment(own, Processes(2), 1, tmp_path)["CUDA_VISIBLE_DEVICES"] == "GPU-a,GPU-b"
+    assert environment({"CUDA_VISIBLE_DEVICES": ""}, Processes(1), 0, tmp_path)["CUDA_VISIBLE_DEVICES"] == ""
+    assert "CUDA_VISIBLE_DEVICES" not in environment({}, Processes(1), 0, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("gpu", "training", "scoring"),
+    [
+        ("", DeviceNeed(), DeviceNeed()),
+        ("gpu: {}", DeviceNeed(), DeviceNeed()),
+        ("gpu: {min_memory_gb: 0}", DeviceNeed(), DeviceNeed()),
+        ("gpu: {count: 1}", DeviceNeed(required=True), DeviceNeed(required=True)),
+        ("gpu: {min_memory_gb: 24}", DeviceNeed(1, 24, required=True), DeviceNeed(1, 24, required=True)),
+        ("gpu: {count: 2}", DeviceNeed(2, required=True), DeviceNeed(1, required=True)),
+    ],
+)
+def test_what_an_experiment_sets_is_required_and_only_training_takes_several(
+    root: Path, gpu: str, training: DeviceNeed, scoring: DeviceNeed
+) -> None:
+    (root / "experiments" / "mine.yaml").write_text(f"technique: lora\nseeds: 2\n{gpu}\n")
+    for name in ("mine", "mine.seed1"):
+        assert device_need(Project(root), name, "adapter") == training
+        for kind in ("merged_model", "scores", "prompt_baseline"):
+            assert device_need(Project(root), name, kind) == scoring
+    assert device_need(Project(root), None, "teacher_answers") == DeviceNeed()
