@@ -4,7 +4,7 @@
 
 Each configuration trains SmolLM2-135M for two steps on rows of one length in a process of its own. Measured: on a CPU
 the peak of the resident set above its level after the imports, on a GPU `max_memory_allocated` (which knows nothing of
-the CUDA context). Results: benchmarks/results/memory.json.
+the CUDA context). FT_COMPUTE_DTYPE chooses the compute type. Results: benchmarks/results/memory.json.
 """
 
 import argparse
@@ -72,7 +72,7 @@ def _compare(name: str, base: Path) -> dict[str, Any]:
     command = [sys.executable, __file__, "--measure", name, "--base", str(base)]
     output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=ROOT).stdout
     measured = json.loads(output.strip().splitlines()[-1])
-    predicted = _predict(CONFIGURATIONS[name], base)
+    predicted = _predict(CONFIGURATIONS[name], base, measured["dtype"])
     off = predicted["total_gb"] / measured["peak_gb"] - 1
     parts = " ".join(f"{part} {size / 1e9:.2f}" for part, size in predicted["bytes"].items())
     print(f"{name:28} predicted {predicted['total_gb']:.2f} measured {measured['peak_gb']:.2f} {off:+.0%} ({parts})")
@@ -94,39 +94,42 @@ def _settings(configuration: dict[str, Any]) -> Any:
     return ExperimentSettings.model_validate({"technique": technique, "training": training, "lora": lora})
 
 
-def _predict(configuration: dict[str, Any], base: Path) -> dict[str, Any]:
+def _predict(configuration: dict[str, Any], base: Path, dtype: str) -> dict[str, Any]:
     from ft_pipeline.training.memory import estimate_experiment
 
     config = json.loads((base / "config.json").read_text(encoding="utf-8"))
     # `max_memory_allocated` does not see the CUDA context, so the CPU's overhead is right on both.
-    return estimate_experiment(_settings(configuration), config, configuration["length"], None, device="cpu")
+    return estimate_experiment(
+        _settings(configuration), config, configuration["length"], None, device="cpu", dtype=dtype
+    )
 
 
 def _measure(configuration: dict[str, Any], base: Path) -> dict[str, Any]:
     import bitsandbytes  # noqa: F401 - an import too, and not a small one
     import torch
 
-    from ft_pipeline.models.compute import compute_dtype
+    from ft_pipeline.models.compute import compute_dtype, dtype_name
     from ft_pipeline.models.load import load_tokenizer
     from ft_pipeline.training.arguments import training_arguments
     from ft_pipeline.training.techniques import new_model
     from ft_pipeline.training.trainer import AnswerTrainer
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    dtype = compute_dtype(device)
     settings = _settings(configuration)
     draw = random.Random(0)
     ids = [[draw.randrange(100, 40_000) for _ in range(configuration["length"])] for _ in range(64)]
     rows = [{"input_ids": row, "labels": [-100] * (len(row) // 2) + row[len(row) // 2 :]} for row in ids]
     before = _resident("VmRSS")
     with tempfile.TemporaryDirectory() as scratch:
-        arguments = training_arguments(settings.training, Path(scratch), device, compute_dtype(device))
+        arguments = training_arguments(settings.training, Path(scratch), device, dtype)
         arguments.eval_strategy = arguments.save_strategy = "no"
         trainer = AnswerTrainer(new_model(base, settings, device), load_tokenizer(base), rows, rows[:1], arguments)
         if device == "cpu":
             Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
         trainer.train()
     peak = torch.cuda.max_memory_allocated() / 1e9 if device == "cuda" else _resident("VmHWM") - before
-    return {"device": device, "peak_gb": peak}
+    return {"device": device, "dtype": dtype_name(dtype), "peak_gb": peak}
 
 
 def _resident(field: str) -> float:

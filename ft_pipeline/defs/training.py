@@ -22,7 +22,7 @@ from ft_pipeline.execution.steps import Check, Inputs, Making, step
 from ft_pipeline.experiments import ExperimentSettings
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.spec import Spec
-from ft_pipeline.training.memory import estimate_experiment
+from ft_pipeline.training.memory import cpu_in_words, estimate_experiment
 
 TOKEN_CHECKS = (
     Check("no_over_length", "No row is longer than max_length; nothing is truncated."),
@@ -135,8 +135,11 @@ def _estimate(making: Making) -> dict[str, Any]:
     longest = making.artifact("training_data").summary["audit"]["lengths"]["max"]
     params = making.artifact("base_model").summary["params"]
     found = estimate_experiment(settings, model, longest, settings.gpu.min_memory_gb or None, params=params)
-    declared = f"{settings.gpu.min_memory_gb:g} GB GPU" if settings.gpu.min_memory_gb else "no GPU size declared"
-    message = f"about {found['total_gb']:.1f} GB, at the least {found['lower_bound_gb']:.1f} GB; {declared}"
+    message = f"about {found['total_gb']:.1f} GB, at the least {found['lower_bound_gb']:.1f} GB; "
+    if settings.gpu.min_memory_gb:
+        message += f"{settings.gpu.min_memory_gb:g} GB GPU"
+    else:
+        message += f"no GPU size declared; on a CPU {cpu_in_words(found['cpu_gb'])}"
     fits = found["possible"] is not False  # nothing to hold it against where no size is declared
     if not fits:
         message += ". " + " ".join(found["advice"])
@@ -166,7 +169,13 @@ def _show_training_data(artifact: Artifact) -> dict[str, Any]:
 def _show_memory(artifact: Artifact) -> dict[str, Any]:
     summary = artifact.summary
     bar = pictures.memory_bar(summary["bytes"], summary["gpu_memory_gb"])
-    return {"total_gb": summary["total_gb"], "advice": summary["advice"], "parts": picture(bar, "memory by part")}
+    cpu = {"on_a_cpu": cpu_in_words(summary["cpu_gb"])} if "cpu_gb" in summary else {}  # an older version has none
+    return {
+        "total_gb": summary["total_gb"],
+        **cpu,
+        "advice": summary["advice"],
+        "parts": picture(bar, "memory by part"),
+    }
 
 
 def _show_merged(artifact: Artifact) -> dict[str, Any]:

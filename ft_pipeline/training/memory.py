@@ -4,7 +4,7 @@ Weights, gradients, optimizer states, activations and overhead; no weights are l
 1 GB = 10⁹ bytes. A 7B model in 16 bit with AdamW needs 14 + 14 + 28 = 56 GB before the first activation.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,6 +21,8 @@ _ABSMAX = {False: 4 / 64, True: 1 / 64 + 4 / (64 * 256)}
 _RUNTIME = {"cuda": 0.7e9, "cpu": 0.2e9}
 """A CUDA context with its libraries, and what the allocator cannot use; measured on CPU (benchmarks/memory.py)."""
 _LOGIT_ROWS = 128
+CPU_TYPES = ("bfloat16", "float32")
+"""The types that a CPU may compute in (models/compute.py)."""
 SHORT_ROW = 512
 """Tokens up to which a CPU keeps the attention scores of a row that lies end to end (models/attention.py)."""
 
@@ -45,8 +47,8 @@ class Plan:
     virtual_tokens: int = 20
     """Of `prompt_tuning`: before each row, and the only thing that learns."""
     autocast: bool = False
-    """Weights, gradients and states in 32 bit, computed with 16-bit copies: how the trainer trains `full` without
-    `pure_bf16`."""
+    """Weights, gradients and states in 32 bit, computed with 16-bit copies: how the trainer trains `full` where the
+    compute type has 16 bit, without `pure_bf16`."""
     device: str = "cuda"
     """`cpu` has no CUDA context."""
 
@@ -84,29 +86,46 @@ def estimate_experiment(
     gpu_memory_gb: float | None,
     device: str = "cuda",
     params: int | None = None,
+    dtype: str = "bfloat16",
 ) -> dict[str, Any]:
     """The estimate of one experiment; `longest_row` in tokens, from the token audit (null: `max_length`).
 
     `device` "cpu" leaves out the CUDA context. `params`: counted in the weights' own headers, where they are there.
+    `dtype`: the compute type. `cpu_gb` is what a CPU takes, by compute type: the same on every machine.
     """
+    shape, plan = read_shape(config), _plan_of(settings, longest_row)
+
+    def on(device: str, dtype: str, limit: float | None = None) -> dict[str, Any]:
+        dtype = "bfloat16" if settings.training.pure_bf16 else dtype
+        autocast = settings.technique == "full" and dtype != "float32" and not settings.training.pure_bf16
+        end_to_end = _lies_end_to_end(settings, device)
+        planned = replace(plan, device=device, dtype=dtype, autocast=autocast, padding_free=end_to_end)
+        return estimate(shape, planned, params=params, gpu_memory_gb=limit)
+
+    cpu_gb = {name: on("cpu", name)["total_gb"] for name in CPU_TYPES}
+    return on(device, dtype, gpu_memory_gb) | {"cpu_gb": cpu_gb}
+
+
+def cpu_in_words(cpu_gb: Mapping[str, float]) -> str:
+    """`1.2 GB in bfloat16, 2.1 GB in float32`."""
+    return ", ".join(f"{size:.1f} GB in {dtype}" for dtype, size in cpu_gb.items())
+
+
+def _plan_of(settings: ExperimentSettings, longest_row: int | None) -> Plan:
     training = settings.training
     # The rejected answer of a pair goes through the model beside the preferred one.
     rows = training.per_device_train_batch_size * (2 if settings.objective == "dpo" else 1)
-    plan = Plan(
+    return Plan(
         technique=settings.technique,
         optim=training.optim,
         batch=rows,
         length=min(longest_row or training.max_length, training.max_length),
         gradient_checkpointing=training.gradient_checkpointing,
-        padding_free=_lies_end_to_end(settings, device),
         r=settings.lora.r,
         target_modules=settings.lora.target_modules,
         double_quant=settings.quantization.bnb_4bit_use_double_quant,
         virtual_tokens=settings.prompt_tuning.num_virtual_tokens,
-        autocast=settings.technique == "full" and not training.pure_bf16,
-        device=device,
     )
-    return estimate(read_shape(config), plan, params=params, gpu_memory_gb=gpu_memory_gb)
 
 
 def _lies_end_to_end(settings: ExperimentSettings, device: str) -> bool:
@@ -122,7 +141,8 @@ def _parts(shape: Shape, plan: Plan, params: float | None) -> dict[str, float]:
     count, width = params or shape.params, BYTES[plan.dtype]
     trained = _trained_params(shape, plan, count)
     held = width if plan.technique == "full" and not plan.autocast else BYTES["float32"]  # per value that learns
-    added = 0 if plan.technique == "full" else trained * held
+    rounded = width if plan.technique in ("lora", "qlora") and width < held else 0  # models/adapters.py
+    added = 0 if plan.technique == "full" else trained * (held + rounded)
     return {
         "weights": _base_bytes(shape, plan, count, width) + added,
         "gradients": trained * held,
@@ -179,20 +199,22 @@ def _activation_bytes(shape: Shape, plan: Plan, width: int) -> float:
 
 
 def _kept_values(shape: Shape, plan: Plan) -> float:
-    """Values of 16 bit that one layer keeps per token.
+    """Values of the compute type that one layer keeps per token.
 
-    Always: the 32-bit inputs of two norms (4 h); queries, keys and values, repeated for each head, and what attention
-    gave (4 q); gate, its activation, and up (3 i). Matrices that learn keep their inputs: a norm's output for those
-    that read one (h), down_proj its own (i); o_proj's is kept already. Where all learns under autocast, the norms keep
-    their 32-bit outputs too (4 h), each of five matrices its own 16-bit copy of what it reads (5 h). Short rows end to
-    end on a CPU keep a score for each head and token before.
+    Always: the 32-bit inputs of two norms (2 h of 32 bit); queries, keys and values, repeated for each head, and what
+    attention gave (4 q); gate, its activation, and up (3 i). Matrices that learn keep their inputs: a norm's output for
+    those that read one (h), down_proj its own (i); o_proj's is kept already. LoRA's matrices are 32 bit and read it in
+    the compute type (models/adapters.py). Where all learns, the norms keep what they scale too (2 h of 32 bit); under
+    autocast each of five matrices keeps its own 16-bit copy of what it reads (5 h). Short rows end to end on a CPU keep
+    a score for each head and token before.
     """
     width = shape.intermediate + shape.active * shape.expert
-    values = 4 * shape.hidden + 4 * shape.heads * shape.head_dim + (3 if shape.gated else 2) * width
+    norms = 2 * shape.hidden * BYTES["float32"] / BYTES[plan.dtype]
+    values = norms + 4 * shape.heads * shape.head_dim + (3 if shape.gated else 2) * width
     if plan.padding_free and plan.device == "cpu" and plan.length <= SHORT_ROW:
         values += shape.heads * plan.length
     if plan.technique == "full":
-        return values + 9 * shape.hidden + width
+        return values + norms + (5 if plan.autocast else 2) * shape.hidden + width
     if plan.technique == "prompt_tuning":
         return values
     targets = shape.targeted(plan.target_modules)
@@ -205,15 +227,16 @@ def _workspace_bytes(shape: Shape, plan: Plan, width: int) -> float:
     """Slices of logits with their 32-bit form; for QLoRA the largest matrix, dequantised; for bf16 weights that learn
     by an 8-bit optimizer, the embeddings and their gradient in 32 bit: weights are updated one matrix at a time.
 
-    On a CPU the allocator also keeps what the 16-bit matrices took before they were packed.
+    On a CPU the allocator also keeps what the 16-bit matrices of the file took before they were packed.
     """
     logits = _LOGIT_ROWS * shape.vocabulary * (width + 4)
-    if plan.technique == "full" and not plan.autocast and _STATE_BYTES[plan.optim]:
+    if plan.technique == "full" and width < BYTES["float32"] and not plan.autocast and _STATE_BYTES[plan.optim]:
         return logits + 2 * BYTES["float32"] * shape.vocabulary * shape.hidden
     if plan.technique != "qlora":
         return logits
-    unpacked = shape.matrix_params if plan.device == "cpu" else max(a * b for a, b in shape.linear.values())
-    return logits + unpacked * width
+    if plan.device == "cpu":
+        return logits + shape.matrix_params * BYTES["bfloat16"]
+    return logits + max(a * b for a, b in shape.linear.values()) * width
 
 
 def _advice(shape: Shape, plan: Plan, params: float | None, gpu_memory_gb: float) -> list[str]:
@@ -235,6 +258,9 @@ def _advice(shape: Shape, plan: Plan, params: float | None, gpu_memory_gb: float
         pure = replace(least, optim="paged_adamw_8bit", autocast=False)
         changes.append(("pure_bf16: true with optim: paged_adamw_8bit and the two above", pure))
     lighter = {"full": ("lora", "qlora"), "lora": ("qlora",), "prompt_tuning": ("qlora",)}.get(plan.technique, ())
-    changes += [(f"technique: {name}", replace(least, technique=name, optim="paged_adamw_8bit")) for name in lighter]
+    changes += [
+        (f"technique: {name}", replace(least, technique=name, optim="paged_adamw_8bit", autocast=False))
+        for name in lighter
+    ]
     fitting = [text for text, change in changes if sum(_parts(shape, change, params).values()) <= gpu_memory_gb * 1e9]
     return fitting or [f"nothing here fits {gpu_memory_gb:g} GB: choose a smaller base_model or a larger GPU"]

@@ -57,7 +57,8 @@ def test_four_bits_take_a_little_over_half_a_byte_each():
     shape = nearest_llama(7e9)
     packed = shape.matrix_params
     weights = estimate(shape, Plan("qlora"))["bytes"]["weights"]
-    rest = 2 * (shape.params - packed) + 4 * shape.adapter_params(8, "all-linear")  # the adapter is 32 bit
+    # Adapters are 32 bit, with a copy that is rounded to the compute type.
+    rest = 2 * (shape.params - packed) + (4 + 2) * shape.adapter_params(8, "all-linear")
     assert (weights - rest) / packed == pytest.approx(0.516, abs=0.001)
 
 
@@ -156,6 +157,43 @@ def test_a_pair_is_two_rows():
     assert pairs["bytes"]["activations"] == 2 * rows["bytes"]["activations"]
 
 
+def test_a_cpu_is_estimated_in_both_compute_types():
+    settings = ExperimentSettings(technique="lora", training={"optim": "adamw_torch"})
+    found = estimate_experiment(settings, SMOLLM2, 256, None)
+    narrow = estimate_experiment(settings, SMOLLM2, 256, None, device="cpu")
+    wide = estimate_experiment(settings, SMOLLM2, 256, None, device="cpu", dtype="float32")
+    assert found["cpu_gb"] == {"bfloat16": narrow["total_gb"], "float32": wide["total_gb"]}
+    assert wide["cpu_gb"] == narrow["cpu_gb"] == found["cpu_gb"]
+    trained = read_shape(SMOLLM2).adapter_params(8, "all-linear")
+    assert narrow["bytes"]["weights"] == 2 * 134_515_008 + (4 + 2) * trained
+    assert wide["bytes"]["weights"] == 4 * 134_515_008 + 4 * trained
+    for part in ("gradients", "optimizer"):
+        assert wide["bytes"][part] == narrow["bytes"][part]
+
+
+def test_the_norms_keep_32_bit_in_either_type():
+    """The other values that a layer keeps have the compute type: in 32 bit they take twice as much."""
+    shape, rows = read_shape(SMOLLM2), 4 * 256
+    plan = Plan("prompt_tuning", "adamw_torch", batch=4, length=256, virtual_tokens=0, device="cpu")
+    narrow, wide = (estimate(shape, replace(plan, dtype=name))["bytes"] for name in ("bfloat16", "float32"))
+    norms = rows * 31 * 2 * 576 * 4
+    assert wide["activations"] - norms == 2 * (narrow["activations"] - norms)
+
+
+def test_all_weights_in_32_bit_need_no_copies():
+    settings = ExperimentSettings(technique="full", training={"optim": "adamw_torch"})
+    narrow = estimate_experiment(settings, SMOLLM2, 256, None, device="cpu")["bytes"]
+    wide = estimate_experiment(settings, SMOLLM2, 256, None, device="cpu", dtype="float32")["bytes"]
+    assert (narrow["weights"], wide["weights"]) == (6 * 134_515_008, 4 * 134_515_008)
+    assert wide["gradients"] == narrow["gradients"] == 4 * 134_515_008
+
+
+def test_a_lighter_technique_is_advised_where_all_weights_do_not_fit():
+    """Its frozen weights have 16 bit alone, without the 32-bit ones of `full`."""
+    settings = ExperimentSettings(technique="full", training={"per_device_train_batch_size": 1})
+    assert "technique: lora" in estimate_experiment(settings, SMOLLM2, 64, 1.3)["advice"]
+
+
 def test_a_cpu_has_no_cuda_context():
     shape = nearest_llama(1e9)
     cuda, cpu = (estimate(shape, Plan("lora", device=name))["bytes"]["overhead"] for name in ("cuda", "cpu"))
@@ -193,6 +231,8 @@ def test_the_command_gives_the_numbers_of_the_theory(ft):
 def test_the_command_reads_an_experiment_without_its_weights(ft):
     found = json.loads(ft("--experiment", "small", "--json").stdout)
     assert found["params"] == 134_515_008 and found["technique"] == "lora" and found["fits"] is None
+    assert found["cpu_gb"]["float32"] > found["cpu_gb"]["bfloat16"] > 0.3
+    assert f"On a CPU: {found['cpu_gb']['bfloat16']:.1f} GB in bfloat16, " in ft("--experiment", "small").stdout
     shown = ft("--experiment", "small", "--gpu-memory-gb", "0.5").stdout
     assert "activations" in shown and "does not fit 0.5 GB" in shown
 
