@@ -5,19 +5,22 @@ import os
 import shutil
 import socket
 import sys
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import Literal
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import psutil
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.execution.devices import DeviceNeed, ask_driver
-from ft_pipeline.execution.launchers import CHOICE, launcher_for
+from ft_pipeline.execution.devices import DeviceNeed, ask_driver, visible_gpus
+from ft_pipeline.execution.launchers import CHOICE, launcher_for, worker_environment
+from ft_pipeline.models import compute_choice
 from ft_pipeline.project import Project
 
 NEEDED_DISK_GB = 3.0
 NEEDED_MEMORY_GB = 6.0
+MUCH_FASTER = 2.0
+"""Times the speed of the compute type from which the other type is worth a warning: two measurements may differ."""
 UI_PORT = 3000
 PACKAGES = (
     "dagster",
@@ -41,17 +44,27 @@ class Finding:
     status: Literal["ok", "warning", "problem"]
     seen: str
     fix: str = ""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """More keys of its JSON: what a program would have to read out of `seen`."""
 
-    def to_json(self) -> dict[str, str]:
-        return asdict(self)
+    @property
+    def name(self) -> str:
+        """What a program knows it by: `embedded_model`."""
+        return self.what.lower().replace(" ", "_")
+
+    def to_json(self) -> dict[str, Any]:
+        shown = {"what": self.what, "status": self.status, "seen": self.seen, "fix": self.fix}
+        return {"name": self.name, **shown, **self.facts}
 
 
-def examine(project: Project) -> list[Finding]:
-    """Every finding for this machine and project folder, in the order in which a newcomer would ask."""
+def examine(project: Project) -> Iterator[Finding]:
+    """Every finding for this machine and project folder, in the order in which a newcomer would ask; the compute type
+    takes some seconds."""
     looks: list[Callable[[Project], Finding]] = [
-        _python, _packages, _gpu, _launcher, _memory, _disk, _embedded_model, _settings, _experiments, _instance, _port,
+        _python, _packages, _gpu, _compute, _launcher, _memory, _disk, _embedded_model, _settings, _experiments,
+        _instance, _port,
     ]  # fmt: skip
-    return [look(project) for look in looks]
+    return (look(project) for look in looks)
 
 
 def _python(_: Project) -> Finding:
@@ -78,6 +91,26 @@ def _gpu(_: Project) -> Finding:
     if wrong:
         return Finding("GPU", "warning", f"nvidia-smi: {wrong}", "mend the driver, or work on the CPU")
     return Finding("GPU", "ok", "; ".join(shown.splitlines()) or "none; everything runs on the CPU")
+
+
+def _compute(_: Project) -> Finding:
+    """The type that models compute in, as a worker of a job on this machine would answer."""
+    environment = worker_environment() | ({} if visible_gpus() else {"CUDA_VISIBLE_DEVICES": ""})
+    try:
+        answer = compute_choice.ask_compute(measure=True, environment=environment)
+    except UserError as error:
+        wrong, _dot, fix = str(error).partition(". ")
+        return Finding("compute", "problem", wrong, fix, {"dtype": None, "gflops": {}})
+    dtype, gflops = answer["dtype"], {name: round(speed, 1) for name, speed in answer["gflops"].items()}
+    speeds = ", ".join(f"{name} {speed:.0f} GFLOP/s" for name, speed in gflops.items())
+    seen = f"{dtype} on {answer['device']}, because {answer['reason']}; measured: {speeds}"
+    facts = {"dtype": dtype, "gflops": gflops}
+    fastest = max(gflops, key=lambda name: gflops[name])
+    if gflops[fastest] < MUCH_FASTER * gflops[dtype]:
+        return Finding("compute", "ok", seen, facts=facts)
+    forced = compute_choice.requested_dtype() != "auto"
+    fix = f"unset {compute_choice.CHOICE}" if forced else f"try {compute_choice.CHOICE}={fastest}"
+    return Finding("compute", "warning", seen, f"{fix}: {fastest} is much faster here", facts)
 
 
 def _launcher(_: Project) -> Finding:

@@ -14,6 +14,7 @@ from ft_pipeline import scaffold
 from ft_pipeline.cli import audit, export, release, store, terminal, training
 from ft_pipeline.cli import report as reporting
 from ft_pipeline.cli.common import FAILED, REFUSED, JsonOption, ProjectOption, errors, open_project, out, report
+from ft_pipeline.cli.terminal_progress import live_progress
 from ft_pipeline.errors import UserError
 from ft_pipeline.project import FORMATS, Project
 from ft_pipeline.store.artifacts import ArtifactStore
@@ -58,11 +59,12 @@ def init(
 
 @app.command()
 def doctor(project: ProjectOption = None, as_json: JsonOption = False) -> None:
-    """Say what this machine can do: GPU and memory, packages, embedded model, instance, disk, port; each with its fix.
+    """Say what this machine can do: GPU, compute type with its measured speed, memory, packages, embedded model,
+    instance, disk, port; each with its fix.
 
     Example: ft doctor
     """
-    findings = machine.examine(open_project(project))
+    findings = list(machine.examine(open_project(project)))
     document = {"findings": [finding.to_json() for finding in findings]}
     report(document, as_json, lambda _: terminal.show_findings(out, findings))
     if any(finding.status == "problem" for finding in findings):
@@ -96,7 +98,7 @@ def run(
         document = {"plan": [vars(each) | {"runs": each.runs} for each in planned]}
         report(document, as_json, lambda _: terminal.show_plan(out, planned))
         return
-    with terminal.live_progress(errors):
+    with live_progress(errors):
         outcome = running.run(wanted)
     report(outcome.to_json(), as_json, lambda _: terminal.show_outcome(out, outcome, opened))
     if not outcome.succeeded:
@@ -116,11 +118,13 @@ def ui(
     Example: ft ui --port 3001
     """
     from ft_pipeline.execution import instance
+    from ft_pipeline.execution.launchers import check_environment
     from ft_pipeline.execution.serving import require_free
 
     opened = open_project(project)
     instance.require_writable(opened.dagster_home)
     if not read_only:
+        check_environment()
         instance.only_daemon(opened.dagster_home).keep()
     require_free("127.0.0.1", port)
     with instance.opened():

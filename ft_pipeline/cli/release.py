@@ -6,6 +6,7 @@ import typer
 
 from ft_pipeline.cli import terminal
 from ft_pipeline.cli.common import FAILED, JsonOption, ProjectOption, errors, open_project, out, report
+from ft_pipeline.cli.terminal_progress import live_progress
 from ft_pipeline.errors import UserError
 from ft_pipeline.project import Project
 from ft_pipeline.release import by_hand
@@ -77,7 +78,7 @@ def _show_moved(project: Project, record: Record, as_json: bool) -> None:
     """The record, materialized as `champion` so that the UI shows it too."""
     from ft_pipeline.execution import running
 
-    with terminal.live_progress(errors):
+    with live_progress(errors):
         failures = running.release(project)
     report(record.to_json(), as_json, lambda found: terminal.show_champion(out, found))
     if failures:

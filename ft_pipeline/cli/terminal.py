@@ -1,20 +1,16 @@
 """How `ft` shows things in a terminal."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from rich.table import Table
 
 from ft_pipeline.evaluation.costs import in_words
 from ft_pipeline.evaluation.metrics import metric_of, shown_metrics
 from ft_pipeline.evaluation.series import curve_in_words, spread_in_words
-from ft_pipeline.execution.events import StepEvent, listening
-from ft_pipeline.execution.progress import Progress as JobProgress
-from ft_pipeline.execution.progress import subscribe
+from ft_pipeline.training.memory import cpu_in_words
 
 STATUS_STYLE = {"ok": "green", "warning": "yellow", "problem": "red"}
 STATE_STYLE = {"fresh": "green", "stale": "yellow", "never_run": "cyan", "failed": "red", "broken": "red"}
@@ -40,49 +36,6 @@ FIRST_ROWS = 10
 def plain(text: str) -> str:
     """User data as it may stand in a terminal: control characters (escape sequences too) shown, markup literal."""
     return escape("".join(letter if letter.isprintable() or letter == "\n" else repr(letter)[1:-1] for letter in text))
-
-
-@contextmanager
-def live_progress(console: Console) -> Iterator[None]:
-    """Within the block: a line for each step that ends, and a bar for the one at work."""
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=28),
-        TextColumn("{task.fields[note]}"),
-    )
-    with Progress(*columns, console=console, transient=True) as bar:
-        task: TaskID | None = None
-
-        def step_event(event: StepEvent) -> None:
-            nonlocal task
-            label = f"{event.asset} [{event.experiment}]" if event.experiment else event.asset
-            if event.state in {"waiting", "notes"}:
-                bar.console.print(f"… {escape(f'{label} {event.message}')}", soft_wrap=True)
-                return
-            if task is not None:
-                bar.remove_task(task)
-                task = None
-            if event.state == "started":
-                task = bar.add_task(escape(label), total=None, note="")
-                return
-            mark = "[green]✓[/]" if event.succeeded else "[red]✗[/]"
-            bar.console.print(f"{mark} {escape(f'{label:<28}')} {event.state:<12}{event.seconds:>8.1f} s")
-
-        def progress_event(progress: JobProgress) -> None:
-            if task is not None:
-                bar.update(task, completed=progress.step, total=progress.total, note=escape(_note(progress)))
-
-        unsubscribe = subscribe(progress_event)
-        try:
-            with listening(step_event):
-                yield
-        finally:
-            unsubscribe()
-
-
-def _note(progress: JobProgress) -> str:
-    return progress.line().removeprefix(f"{progress.label}: ")
 
 
 def show_findings(console: Console, findings: Sequence[Any]) -> None:
@@ -229,6 +182,8 @@ def show_memory(console: Console, document: Mapping[str, Any]) -> None:
         fits = "[green]fits[/]" if document["fits"] else "[yellow]does not fit[/]"
         least = "" if document["fits"] else f", which at the least needs {document['lower_bound_gb']:.1f} GB"
         console.print(f"{fits} {document['gpu_memory_gb']:g} GB{least}")
+    if "cpu_gb" in document:  # of an experiment
+        console.print(f"On a CPU: {cpu_in_words(document['cpu_gb'])}")
     for line in document["advice"]:
         console.print(f"  · {plain(line)}", soft_wrap=True)
 

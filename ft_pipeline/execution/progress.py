@@ -26,9 +26,10 @@ class Progress:
     """Seconds that are left at the pace since the first report; None before the second one."""
 
     def line(self) -> str:
-        """One line for a log: `adapter [qlora]: 120/900, loss 1.42, 2 min 10 s left`."""
+        """One line for a log: `adapter [qlora]: 120/900, loss 1.42, tokens per second 210, 2 min 10 s left`."""
         parts = [f"{self.step}/{self.total}"]
-        parts += [f"{name.replace('_', ' ')} {value:.4g}" for name, value in self.values.items()]
+        numbers = {name: value for name, value in self.values.items() if name != "eta_seconds"}  # `eta` says it
+        parts += [f"{name.replace('_', ' ')} {value:.4g}" for name, value in numbers.items()]
         if self.eta is not None and self.step < self.total:
             parts.append(f"{duration(self.eta)} left")
         return f"{self.label}: {', '.join(parts)}"
@@ -86,18 +87,20 @@ class Pace:
 
 
 class Throttle:
-    """Lets one report through per interval, which grows with the job: a long one must not flood SQLite."""
+    """Lets one report through per interval, which grows with the job up to a minute: a long one must not flood SQLite,
+    and its log must not fall silent."""
 
-    def __init__(self, seconds: float, share: float = 0.01) -> None:
-        """seconds: the least interval; share: of the time since the start, where that is more."""
+    def __init__(self, seconds: float, share: float = 0.01, most: float = 60.0) -> None:
+        """seconds: the least interval; share: of the time since the start, where that is more, up to `most` seconds."""
         self.seconds = seconds
         self.share = share
+        self.most = most
         self._began = time.monotonic()
         self._last = -float("inf")
 
     def ready(self) -> bool:
         now = time.monotonic()
-        if now - self._last < max(self.seconds, self.share * (now - self._began)):
+        if now - self._last < max(self.seconds, min(self.most, self.share * (now - self._began))):
             return False
         self._last = now
         return True

@@ -19,8 +19,8 @@ import torch
 from ft_pipeline.models.compute_choice import requested_dtype
 
 _NAMES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-_PRODUCT = (512, 576, 1536)
-"""Rows, inputs and outputs of the matrix product that is measured: a layer of a small model, half a second at most."""
+_PRODUCT = {"cpu": (512, 576, 1536), "cuda": (4096, 4096, 4096)}
+"""Rows, inputs and outputs of the matrix product that is measured: a layer of a small model; enough to fill a GPU."""
 
 
 def compute_dtype(device: str) -> torch.dtype:
@@ -87,18 +87,23 @@ def storage_dtype(folder: Path) -> torch.dtype:
     return torch.float16 if name == "float16" else torch.bfloat16
 
 
-def measured_gflops(seconds: float = 0.4) -> dict[str, float]:
-    """GFLOP per second of a matrix product in each compute type, with the threads that torch uses."""
-    return {name: _gflops(dtype, seconds) for name, dtype in _NAMES.items()}
+def measured_gflops(seconds: float = 0.4, device: str = "cpu") -> dict[str, float]:
+    """GFLOP per second of a matrix product on `device`, by name of the type: those that can be asked for, and the one
+    that `compute_dtype` chooses. On a CPU with the threads that torch uses. Each type takes `seconds`."""
+    types = dict.fromkeys([*_NAMES.values(), compute_dtype(device)])
+    return {dtype_name(dtype): _gflops(dtype, seconds, device) for dtype in types}
 
 
-def _gflops(dtype: torch.dtype, seconds: float) -> float:
-    rows, inputs, outputs = _PRODUCT
-    left, weight = torch.ones(rows, inputs, dtype=dtype), torch.ones(outputs, inputs, dtype=dtype)
+def _gflops(dtype: torch.dtype, seconds: float, device: str) -> float:
+    rows, inputs, outputs = _PRODUCT[device]
+    left = torch.ones(rows, inputs, dtype=dtype, device=device)
+    weight = torch.ones(outputs, inputs, dtype=dtype, device=device)
     best, deadline = float("inf"), time.perf_counter() + seconds
     while best == float("inf") or time.perf_counter() < deadline:
         started = time.perf_counter()
         torch.nn.functional.linear(left, weight)
+        if device == "cuda":
+            torch.cuda.synchronize()
         best = min(best, time.perf_counter() - started)
     return 2 * rows * inputs * outputs / best / 1e9
 
@@ -120,7 +125,7 @@ def _describe(measure: bool) -> dict[str, Any]:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     told: dict[str, Any] = {"device": device, "dtype": dtype_name(compute_dtype(device)), "reason": explain(device)}
     if measure:
-        told["gflops"] = measured_gflops()
+        told["gflops"] = measured_gflops(device=device)
     return told
 
 

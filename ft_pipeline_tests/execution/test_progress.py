@@ -1,5 +1,7 @@
 """What people read of a running job."""
 
+import time
+
 import pytest
 
 from ft_pipeline.execution.progress import Pace, Progress, Throttle, duration
@@ -9,6 +11,12 @@ def test_a_line_says_where_it_stands() -> None:
     values = {"loss": 1.41723, "tokens_per_second": 260.4}
     line = Progress("adapter", "adapter [qlora]", 120, 900, values, eta=130).line()
     assert line == "adapter [qlora]: 120/900, loss 1.417, tokens per second 260.4, 2 min 10 s left"
+
+
+def test_the_time_that_is_left_is_said_once() -> None:
+    assert (
+        Progress("adapter", "adapter", 1, 9, {"eta_seconds": 99.0}, eta=130).line() == "adapter: 1/9, 2 min 10 s left"
+    )
 
 
 @pytest.mark.parametrize(
@@ -25,6 +33,19 @@ def test_the_pace_of_a_resumed_job_counts_from_where_it_began() -> None:
     assert eta is not None
     elapsed, later = pace.mark(1000, 1000)
     assert later == 0 and elapsed >= eta
+
+
+def test_a_long_job_is_heard_once_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hundredth of ten hours would be six minutes."""
+    now = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    throttle = Throttle(5)
+    now = 36_000.0
+    assert throttle.ready()
+    now += 59
+    assert not throttle.ready()
+    now += 1
+    assert throttle.ready()
 
 
 def test_throttle_lets_the_first_through() -> None:

@@ -1,0 +1,169 @@
+"""What `ft` shows while steps run: a bar in a terminal; for a log file, a line a minute."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from typing import Protocol, Self
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
+
+from ft_pipeline.execution.events import StepEvent, listening
+from ft_pipeline.execution.progress import Progress as JobProgress
+from ft_pipeline.execution.progress import duration, subscribe
+
+LINE_SECONDS = 60.0
+"""Between two lines of a step where there is no bar."""
+_LOOKS = 60
+"""How often within LINE_SECONDS it is asked whether a line is due."""
+
+
+class _Shown(Protocol):
+    """What shows the step that runs."""
+
+    def began(self, label: str) -> None: ...
+
+    def reported(self, progress: JobProgress) -> None: ...
+
+    def ended(self) -> None: ...
+
+
+@contextmanager
+def live_progress(console: Console, line_seconds: float = LINE_SECONDS) -> Iterator[None]:
+    """Within the block: a line for each step that ends, and for the running one a bar, or a line per `line_seconds`
+    where `console` is not a terminal (CI, cron, systemd)."""
+    with ExitStack() as stack:
+        shown: _Shown
+        if _is_terminal(console):
+            shown = _Bar(stack.enter_context(_bars(console)))
+        else:
+            shown = stack.enter_context(Lines(lambda line: console.print(escape(line), soft_wrap=True), line_seconds))
+
+        def step_event(event: StepEvent) -> None:
+            label = f"{event.asset} [{event.experiment}]" if event.experiment else event.asset
+            if event.state in {"waiting", "notes"}:
+                console.print(f"… {escape(f'{label} {event.message}')}", soft_wrap=True)
+                return
+            shown.ended()
+            if event.state == "started":
+                shown.began(label)
+                return
+            mark = "[green]✓[/]" if event.succeeded else "[red]✗[/]"
+            console.print(f"{mark} {escape(f'{label:<28}')} {event.state:<12}{event.seconds:>8.1f} s")
+
+        stack.callback(subscribe(shown.reported))
+        stack.enter_context(listening(step_event))
+        yield
+
+
+def _is_terminal(console: Console) -> bool:
+    """Whether a bar can move on it: FORCE_COLOR alone, which CI services set, makes no terminal of a file."""
+    return console.is_interactive and console.file.isatty()
+
+
+def _bars(console: Console) -> Progress:
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=28),
+        TextColumn("{task.fields[note]}"),
+    )
+    return Progress(*columns, console=console, transient=True)
+
+
+class _Bar:
+    """The running step as a bar."""
+
+    def __init__(self, bar: Progress) -> None:
+        self._bar = bar
+        self._task: TaskID | None = None
+
+    def began(self, label: str) -> None:
+        self._task = self._bar.add_task(escape(label), total=None, note="")
+
+    def reported(self, progress: JobProgress) -> None:
+        if self._task is not None:
+            note = progress.line().removeprefix(f"{progress.label}: ")
+            self._bar.update(self._task, completed=progress.step, total=progress.total, note=escape(note))
+
+    def ended(self) -> None:
+        if self._task is not None:
+            self._bar.remove_task(self._task)
+            self._task = None
+
+
+@dataclass
+class _Running:
+    """A step at work; times as the clock of `Lines` gives them."""
+
+    label: str
+    since: float
+    said: float
+    """When its last line was due; at first, when it began."""
+    progress: JobProgress | None = None
+    heard: float = 0.0
+    """When the last report came."""
+
+
+class Lines:
+    """The running step as one plain line per `seconds`; a step that ends sooner has none. Use it in a `with` block: a
+    thread looks at the clock, since a step that reports nothing for an hour is what people wonder about."""
+
+    def __init__(
+        self,
+        say: Callable[[str], None],
+        seconds: float = LINE_SECONDS,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._say = say
+        self._seconds = seconds
+        self._clock = clock
+        self._step: _Running | None = None
+        self._lock = threading.Lock()
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._look, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def began(self, label: str) -> None:
+        now = self._clock()
+        with self._lock:
+            self._step = _Running(label, now, now)
+
+    def reported(self, progress: JobProgress) -> None:
+        with self._lock:
+            if self._step is not None:
+                self._step.progress, self._step.heard = progress, self._clock()
+
+    def ended(self) -> None:
+        with self._lock:
+            self._step = None
+
+    def tick(self) -> None:
+        """Say the line that is due, if one is."""
+        with self._lock:
+            now = self._clock()
+            if self._step is not None and now - self._step.said >= self._seconds:
+                self._step.said = now
+                self._say(self._line(self._step, now))
+
+    def _line(self, step: _Running, now: float) -> str:
+        if step.progress is None:
+            return f"{step.label}: running for {duration(now - step.since)}"
+        silent = now - step.heard
+        late = f" (reported {duration(silent)} ago)" if silent >= self._seconds else ""
+        return step.progress.line() + late
+
+    def _look(self) -> None:
+        while not self._over.wait(self._seconds / _LOOKS):
+            with suppress(OSError):  # a closed pipe: the run itself goes on
+                self.tick()

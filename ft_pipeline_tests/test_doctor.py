@@ -1,0 +1,73 @@
+"""`ft doctor`: the compute type, with the reason and the measured speeds."""
+
+import json
+import platform
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from ft_pipeline import doctor, scaffold
+from ft_pipeline.cli import app
+from ft_pipeline.models.compute_choice import ask_compute
+from ft_pipeline.project import Project
+
+SMALL_CPU = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"}
+"""Makes an x86 processor behave as one that has AVX2 alone."""
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project folder on a machine without a GPU."""
+    root = scaffold.create(tmp_path / "shop", example=False)
+    monkeypatch.setenv("FT_PROJECT", str(root))
+    monkeypatch.setenv("DAGSTER_HOME", str(root / "dagster_home"))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.delenv("FT_COMPUTE_DTYPE", raising=False)
+    return root
+
+
+def compute(project: Path) -> doctor.Finding:
+    return next(finding for finding in doctor.examine(Project(project)) if finding.what == "compute")
+
+
+def findings_as_json() -> tuple[int, dict[str, dict[str, Any]]]:
+    """(exit code, the findings by name)."""
+    done = CliRunner().invoke(app, ["doctor", "--json"])
+    return done.exit_code, {finding["name"]: finding for finding in json.loads(done.stdout)["findings"]}
+
+
+@pytest.mark.usefixtures("project")
+def test_the_compute_type_is_a_finding_with_measured_speeds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1,1")  # OpenMP takes one number for each level of nesting
+    _, findings = findings_as_json()
+    chosen = ask_compute()
+    found = findings["compute"]
+    assert found["dtype"] == chosen["dtype"] and chosen["reason"] in found["seen"]
+    assert set(found["gflops"]) == {"float32", "bfloat16"} and min(found["gflops"].values()) > 0
+    for name, speed in found["gflops"].items():
+        assert f"{name} {speed:.0f} GFLOP/s" in found["seen"]
+    assert all({"name", "what", "status", "seen", "fix"} <= set(finding) for finding in findings.values())
+    assert findings["embedded_model"]["what"] == "embedded model"
+
+
+@pytest.mark.usefixtures("project")
+def test_an_unknown_compute_type_is_one_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FT_COMPUTE_DTYPE", "float8")
+    code, findings = findings_as_json()
+    found = findings["compute"]
+    assert code == 1 and found["status"] == "problem" and found["dtype"] is None and found["gflops"] == {}
+    assert found["seen"] == "FT_COMPUTE_DTYPE='float8' is not a compute type"
+    assert found["fix"] == "Set it to auto, float32 or bfloat16."
+    assert [name for name, finding in findings.items() if "float8" in finding["seen"]] == ["compute"]
+
+
+@pytest.mark.skipif(platform.machine().lower() not in ("x86_64", "amd64"), reason="the switches are those of x86")
+def test_a_type_that_the_cpu_only_emulates_is_a_warning(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in SMALL_CPU.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("FT_COMPUTE_DTYPE", "bfloat16")
+    found = compute(project)
+    assert found.status == "warning" and found.facts["dtype"] == "bfloat16"
+    assert found.fix == "unset FT_COMPUTE_DTYPE: float32 is much faster here"
