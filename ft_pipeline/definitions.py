@@ -4,6 +4,12 @@ from pathlib import Path
 
 import dagster as dg
 
+from ft_pipeline.errors import UserError
+from ft_pipeline.systems import refusal
+
+if (why := refusal()) is not None:
+    raise UserError(why)
+
 
 @dg.definitions
 def defs() -> dg.Definitions:

@@ -1,5 +1,13 @@
 """`ft …`: each command with its options, and how its answer looks in a terminal."""
 
+import sys
+
+from ft_pipeline.systems import refusal
+
+if (why := refusal()) is not None:
+    sys.stderr.write(f"ft: {why}\n")
+    sys.exit(2)
+
 from ft_pipeline.cli.commands import app, main
 
 __all__ = ["app", "main"]

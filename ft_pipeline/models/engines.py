@@ -24,10 +24,14 @@ class Engine:
     program: Path
 
     def command(self, model: str, folder: Path, port: int) -> list[str]:
-        """What starts it in `folder`, which holds the model's files under its name."""
-        place = ["--host", HOST, "--port", str(port), "--dtype", serving_dtype()]
+        """What starts it in `folder`, which holds the model's files under its name; in the compute type of this
+        machine, which scoring uses too. It takes the seconds that an import of torch takes."""
+        compute = ask_compute()
+        place = ["--host", HOST, "--port", str(port), "--dtype", compute["dtype"]]
         if self.name == "transformers":
-            return [str(self.program), "serve", model, *place]
+            # Left to itself it takes a Mac's GPU, on which nothing was scored.
+            device = ["--device", "cpu"] if compute["device"] == "cpu" else []
+            return [str(self.program), "serve", model, *place, *device]
         return [
             str(self.program), "serve", str(folder / model), "--served-model-name", model, *place,
             # vLLM samples at temperature 1 where a request and the model say nothing; and any web page may ask it.
@@ -50,12 +54,6 @@ def find_engine(wanted: Literal["auto", "vllm", "transformers"]) -> Engine:
         lacks = ", ".join(missing) or "the program `transformers`"
         raise UserError(f"transformers cannot serve here, it lacks {lacks}: pip install 'transformers[serving]'")
     return Engine("transformers", program)
-
-
-def serving_dtype() -> str:
-    """The compute type of this machine, which scoring uses too. It takes the seconds that an import of torch takes."""
-    dtype: str = ask_compute()["dtype"]
-    return dtype
 
 
 def find_program(name: str) -> Path | None:

@@ -54,7 +54,8 @@ def load_model(
 
         if not (adapter / "adapter_model.safetensors").is_file():  # PEFT would look for a pickle then
             raise UserError(f"{adapter.name} holds no adapter_model.safetensors; train the adapter again")
-        model = PeftModel.from_pretrained(model, str(adapter), autocast_adapter_dtype=True)
+        # torch_device: PEFT would read the weights by way of a Mac's GPU.
+        model = PeftModel.from_pretrained(model, str(adapter), autocast_adapter_dtype=True, torch_device=device)
         compute_in_base_dtype(model)
     return model.eval()
 

@@ -14,6 +14,7 @@ from ft_pipeline.execution.supervisor import WorkerError, run_worker
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline_tests.execution.cancelling import Cancelled, cancel
 from ft_pipeline_tests.execution.conftest import PATIENCE, alive, all_gone, family_of, job, until
+from ft_pipeline_tests.execution.fake_worker import NO_PRCTL
 
 SHORT = ((signal.SIGINT, 1.0), (signal.SIGTERM, 1.0), (signal.SIGKILL, 5.0))
 
@@ -65,6 +66,22 @@ def test_killing_any_one_process_leaves_none(store: ArtifactStore, victim: str) 
     if victim != "supervisor":
         assert "the worker was killed by SIGKILL" in errors
     assert store.all() == []
+
+
+@pytest.mark.parametrize("victim", ["guard", "worker"])
+def test_what_linux_alone_does_for_orphans_is_not_needed(
+    store: ArtifactStore, monkeypatch: pytest.MonkeyPatch, victim: str
+) -> None:
+    """On macOS nothing ends with its parent. Only a child in a session of its own may outlive a killed worker."""
+    monkeypatch.setenv(NO_PRCTL, "1")
+    builder = build(store, "family", stubborn=True)
+    pids = family_of(store)
+    os.kill(dict(zip(("worker", "guard"), pids, strict=False))[victim], signal.SIGKILL)
+    builder.communicate(timeout=PATIENCE)
+    until(lambda: all_gone(pids[:3]), "the worker and its group ended")
+    for pid in pids:
+        if alive(pid):
+            os.kill(pid, signal.SIGKILL)
 
 
 def test_a_worker_that_ignores_every_request_is_killed(launcher: LocalLauncher, tmp_path: Path) -> None:

@@ -1,0 +1,71 @@
+"""Operating systems: Windows is refused in one line, macOS computes on its CPU in float32."""
+
+import platform
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import peft
+import pytest
+from peft import LoraConfig, get_peft_model
+
+from ft_pipeline.execution import worker
+from ft_pipeline.models import compute
+from ft_pipeline.models.engines import Engine
+from ft_pipeline.models.load import load_model
+
+REFUSAL = "Windows is not supported natively. Run it in WSL 2 or in Docker (docs/deploy.md)."
+WINDOWS = "sys.platform = 'win32'; sys.modules.update(fcntl=None, resource=None)"
+"""As code: nothing that only POSIX has can be imported."""
+
+
+def run(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+
+def test_the_command_refuses_windows_in_one_line() -> None:
+    done = run(f"import sys; {WINDOWS}; from ft_pipeline.cli import main; main()")
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", f"ft: {REFUSAL}\n")
+
+
+def test_dagster_shows_the_same_line() -> None:
+    """What Dagster shows of a module that it cannot load is the error's own message."""
+    done = run(f"import sys, dagster; {WINDOWS}; import ft_pipeline.definitions")
+    assert done.stderr.splitlines()[-1] == f"ft_pipeline.errors.UserError: {REFUSAL}"
+    assert "fcntl" not in done.stderr
+
+
+def test_a_mac_computes_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its bf16 products are slow, whatever oneDNN says."""
+    monkeypatch.delenv("FT_COMPUTE_DTYPE", raising=False)
+    monkeypatch.setattr(sys, "platform", "darwin")
+    monkeypatch.setattr(platform, "machine", lambda: "arm64")
+    monkeypatch.setattr(compute, "_onednn_has_bf16", lambda: True)
+    assert compute.dtype_name(compute.compute_dtype("cpu")) == "float32"
+
+
+def test_the_peak_memory_of_a_mac_is_in_bytes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """getrusage gives bytes there and kilobytes elsewhere; neither has /proc."""
+    monkeypatch.setattr(worker, "Path", lambda _: tmp_path / "no_proc")
+    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert worker.peak_rss_bytes() >= 1024 * kilobytes
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert kilobytes <= worker.peak_rss_bytes() < 1024 * kilobytes
+
+
+def test_an_adapter_is_read_on_the_device_of_its_model(
+    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PEFT would take the best device that it finds: on a Mac the GPU, on which nothing else is."""
+    config = LoraConfig(target_modules=["q_proj"], task_type="CAUSAL_LM")
+    get_peft_model(load_model(tiny_base, "cpu"), config).save_pretrained(tmp_path / "adapter")
+    monkeypatch.setattr(peft.peft_model, "infer_device", lambda: pytest.fail("it looked for a device"))
+    assert load_model(tiny_base, "cpu", adapter=tmp_path / "adapter").device.type == "cpu"
+
+
+def test_without_a_cuda_gpu_a_model_is_served_on_the_cpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """transformers would take a Mac's GPU."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    command = Engine("transformers", Path("transformers")).command("model", tmp_path, 8000)
+    assert command[command.index("--device") + 1] == "cpu"
