@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from reproducing.claims import at_edge, optimum_of, verdicts
-from reproducing.estimates import RESAMPLES, Estimates, Runs
+from reproducing.estimates import RESAMPLES, Estimates, Runs, combine
 from reproducing.trainings import ALPHA, ARMS, COMPARED, FULL, NF4_DOUBLE, QUANTIZED, QUANTIZED_RATE, R8, R32, R85, Arm
 
 from ft_pipeline.evaluation.bootstrap import difference, interval
@@ -136,9 +136,9 @@ def lines(report: Mapping[str, Any]) -> str:
 
 
 def picture(runs: Runs, seeds: Sequence[int]) -> bytes | None:
-    """PNG: held-out loss by learning rate of study 2's arms, with 95 % intervals; None where an arm is not finished.
+    """PNG: how training changes the held-out loss, by learning rate, for study 2's arms, with paired 95 % intervals.
 
-    Losses above the untouched base's are left out: they would flatten what matters.
+    None where an arm is not finished. What is worse than the untouched base is left out: it would flatten the rest.
     """
     from ft_pipeline.pictures import BLUE, GREEN, ORANGE, panels
 
@@ -149,14 +149,15 @@ def picture(runs: Runs, seeds: Sequence[int]) -> bytes | None:
     def draw(axes: Any) -> None:
         for arm, color in ((FULL, ORANGE), (R8, BLUE), (R32, GREEN)):
             losses = {rate: loss for rate in arm.rates if (loss := estimates.loss(arm, rate))}
-            shown = {rate: interval(loss) for rate, loss in losses.items() if loss.value < estimates.base().value}
-            axes.plot(list(shown), [loss["value"] for loss in shown.values()], "o-", color=color, label=arm.name)
-            low, high = ([loss[end] for loss in shown.values()] for end in ("low", "high"))
+            changes = {rate: interval(combine([1, -1], [loss, estimates.base()])) for rate, loss in losses.items()}
+            shown = {rate: change for rate, change in changes.items() if change["value"] < 0}
+            axes.plot(list(shown), [change["value"] for change in shown.values()], "o-", color=color, label=arm.name)
+            low, high = ([change[end] for change in shown.values()] for end in ("low", "high"))
             axes.fill_between(list(shown), low, high, color=color, alpha=0.15, linewidth=0)
             if best := optimum_of(estimates, arm):
                 axes.axvline(best.value, color=color, linestyle="--", linewidth=1)
         axes.set(
-            title="Held-out loss by learning rate (dashed: optimum)",
+            title="Change of the held-out loss by learning rate (dashed: optimum)",
             xlabel="learning rate",
             ylabel="nats per answer token",
             xscale="log",

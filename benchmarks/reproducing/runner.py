@@ -16,7 +16,7 @@ from reproducing.estimates import BASE
 from reproducing.ledger import Ledger
 from reproducing.trainings import ARMS, called_for, mean_loss, still_unnamed
 
-_START = 15.0
+_START = 12.0
 """Seconds of a process before it trains."""
 _OF_PRODUCTS = 0.7
 """Speed against plain matrix products, for the estimate before a run is finished. It is high because _PASSES counts the
