@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.models import compute, engines
+from ft_pipeline.models import compute
 from ft_pipeline.models.compute import compute_dtype, cpu_dtype, storage_dtype
 from ft_pipeline.models.compute_choice import CHOICE, ask_compute, requested_dtype
+from ft_pipeline.models.engines import Engine
 from ft_pipeline.models.load import load_model
 from ft_pipeline_tests.tiny import tiny_model
 
@@ -59,7 +60,8 @@ def test_the_user_may_choose(choice, monkeypatch, tmp_path):
     monkeypatch.setenv(CHOICE, choice)
     folder = tiny_model(tmp_path / "base")
     assert load_model(folder, "cpu").dtype == getattr(torch, choice)
-    assert engines.serving_dtype() == choice  # what is served is what was scored
+    command = Engine("transformers", tmp_path).command("champion", tmp_path, 8000)
+    assert command[command.index("--dtype") + 1] == choice  # what is served is what was scored
     assert ask_compute()["reason"] == f"FT_COMPUTE_DTYPE={choice}"
 
 

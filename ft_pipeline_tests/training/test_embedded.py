@@ -2,6 +2,7 @@
 
 import pytest
 
+from ft_pipeline.evaluation.remarks import ROUNDING
 from ft_pipeline.job import Job
 from ft_pipeline.models import base_model
 from ft_pipeline.training import adapter, merge
@@ -22,6 +23,8 @@ def test_qlora_on_the_embedded_model(tmp_path):
     inputs = {"adapter": training.out, "base_model": base, "training_data": data}
     merged = merge.run(job("merged_model", tmp_path / "merged", experiment, inputs))
     assert merged["mode"] == "dequantized" and merged["passed"]
-    assert merged["adapter_heldout_loss"] == pytest.approx(summary["best_eval_loss"], abs=1e-4)
+    # Training reads rows end to end, the merge reads them padded: the same up to rounding.
+    rounding = 1e-4 if merged["computed_in"] == "float32" else ROUNDING
+    assert merged["adapter_heldout_loss"] == pytest.approx(summary["best_eval_loss"], abs=rounding)
     # Eight steps make a small delta, part of which 16-bit weights round away; a hundred steps differ by 0.001.
     assert merged["candidates"]["dequantized"]["heldout_loss"] == pytest.approx(summary["best_eval_loss"], abs=0.1)

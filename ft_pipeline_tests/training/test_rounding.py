@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 import torch
-from bitsandbytes.optim import AdamW
+from bitsandbytes.optim import AdamW, GlobalOptimManager
 from safetensors.torch import load_file
 
 from ft_pipeline.experiments import ExperimentSettings
@@ -40,6 +40,7 @@ def test_what_bf16_can_write_stays():
 
 def stepped(kind, steps, **keys):
     """A million bf16 weights of 1 after steps of 0.0001 towards 0: a fortieth of what bf16 can write near 1."""
+    GlobalOptimManager.get_instance().initialize()  # it knows the embeddings of earlier trainings by their addresses
     weight = torch.nn.Parameter(torch.ones(1000, 1000, dtype=torch.bfloat16))
     optimizer = kind([weight], lr=1e-4, weight_decay=0.0, optim_bits=8, **keys)
     for _ in range(steps):
