@@ -173,9 +173,6 @@ def worker_environment() -> dict[str, str]:
     """This environment, plus defaults that a user's own values win over."""
     defaults = {
         "OMP_NUM_THREADS": str(usable_cores()),
-        # A thread that waits for the others sleeps. It would else spin for milliseconds, on the core that the thread it
-        # waits for needs: beside one busy process that makes training ten times slower.
-        "OMP_WAIT_POLICY": "passive",
         "MALLOC_ARENA_MAX": "2",  # glibc's arena per thread holds on to gigabytes that torch gave back
         "TOKENIZERS_PARALLELISM": "false",  # it deadlocks in forked data loaders
         "PYTHONHASHSEED": "0",
