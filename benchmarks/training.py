@@ -65,12 +65,19 @@ def _arguments() -> argparse.Namespace:
 
 
 def _round(base: Path, arguments: argparse.Namespace) -> dict[str, dict[str, float]]:
-    results = {name: _run(name, base, arguments) for name in arguments.only or CONTENDERS}
+    results = {name: _run(name, base, arguments) for name in arguments.only or _contenders()}
     if arguments.llama_factory:
         rows = read_rows(arguments.files, arguments.rows)
         tokens = sum(len(row["input_ids"]) for row in encode_rows(base, rows))
         results["llama-factory"] = llama_factory.train(arguments.llama_factory, base, rows, tokens, BATCH, LENGTH)
     return results
+
+
+def _contenders() -> list[str]:
+    """All of them; a machine that computes in float32 does not compile."""
+    from ft_pipeline.training.speed import why_not_compiled
+
+    return [name for name in CONTENDERS if "torch_compile" not in name or why_not_compiled() is None]
 
 
 def _run(name: str, base: Path, arguments: argparse.Namespace) -> dict[str, float]:

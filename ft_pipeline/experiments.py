@@ -148,7 +148,8 @@ class TrainingSettings(Section):
     attention). Null: on a CPU, where the model allows it (Llama-like models); there it is up to a third faster. On a
     GPU (from Ampere on) `true` uses torch's variable-length kernel, which was not run on one yet."""
     torch_compile: bool = False
-    """Compile the layers: about half a minute at the first step, then a fifth faster on a CPU (which needs g++)."""
+    """Compile the layers: about half a minute at the first step, then a fifth faster on a CPU. A CPU needs g++, and
+    bfloat16 as its compute type (`ft doctor` names it): compiled layers are wrong in float32."""
     use_liger_kernel: bool = False
     """Liger's Triton kernels for norms, rotary embedding and MLP: a GPU (not run on one yet), and `pip install
     'ft-pipeline[liger]'`."""

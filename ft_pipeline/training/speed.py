@@ -13,7 +13,7 @@ from transformers.integrations.liger import apply_liger_kernel
 from ft_pipeline.errors import UserError
 from ft_pipeline.experiments import TrainingSettings
 from ft_pipeline.models.attention import lay_end_to_end, reads_end_to_end
-from ft_pipeline.models.compute import computing
+from ft_pipeline.models.compute import compute_dtype, computing
 from ft_pipeline.models.learned_prompt import learned_prompt
 from ft_pipeline.models.parts import causal_lm, layers
 from ft_pipeline.training.probe import rows_apart, states_of_rows
@@ -109,11 +109,22 @@ def _require_liger(device: str) -> None:
 
 
 def _require_compiler(device: str) -> None:
-    if device == "cpu" and (missing := missing_for_compiling()):
-        raise UserError(f"training.torch_compile: a CPU needs {missing}; install it, or remove torch_compile")
+    if device == "cpu" and (reason := why_not_compiled()):
+        raise UserError(f"training.torch_compile: {reason}, or remove torch_compile")
 
 
-def missing_for_compiling() -> str | None:
+def why_not_compiled() -> str | None:
+    """Why torch's compiler cannot be used on this CPU, and what to do; None where it can.
+
+    In float32 compiled LoRA layers gave NaN, and damaged the heap, with torch 2.13. In bfloat16 they learn the same.
+    """
+    if compute_dtype("cpu") == torch.float32:
+        return "compiled layers are wrong in float32 on a CPU; train where `ft doctor` names bfloat16"
+    missing = _missing_for_compiling()
+    return f"a CPU needs {missing}; install it" if missing else None
+
+
+def _missing_for_compiling() -> str | None:
     """What torch's compiler needs on a CPU, and this machine has not."""
     named = os.environ.get("CXX")
     if not any(map(shutil.which, [named] if named else _COMPILERS)):

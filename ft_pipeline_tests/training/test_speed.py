@@ -19,13 +19,13 @@ from ft_pipeline.training.batches import collate, tokens_in
 from ft_pipeline.training.loss import answer_loss, answer_states, sequence_log_probabilities
 from ft_pipeline.training.preference import collate_pairs
 from ft_pipeline.training.shapes import nearest_llama
-from ft_pipeline.training.speed import computed_as_written, missing_for_compiling, require_attention, speed_up
+from ft_pipeline.training.speed import computed_as_written, require_attention, speed_up, why_not_compiled
 from ft_pipeline.training.techniques import new_model
 from ft_pipeline.training.tokens import MASKED
 from ft_pipeline_tests.training.architectures import tiny_of
 from ft_pipeline_tests.training.subject import job, make_training_data, settings, support_rows
 
-COMPILES = pytest.mark.skipif(missing_for_compiling() is not None, reason="needs g++ and the headers of Python")
+COMPILES = pytest.mark.skipif(why_not_compiled() is not None, reason=f"{why_not_compiled()}")
 WAYS = {"scores kept": 512, "flash": 0, "both": 40}
 """The longest row that is computed with its scores kept."""
 
@@ -281,7 +281,14 @@ def test_kernels_of_a_gpu_are_refused_on_a_cpu(models):
         speed_up(models[0], training(use_liger_kernel=True), "cpu")
 
 
+def test_layers_are_not_compiled_in_float32(models, monkeypatch):
+    monkeypatch.setenv("FT_COMPUTE_DTYPE", "float32")
+    with pytest.raises(UserError, match=r"torch_compile: compiled layers are wrong in float32 on a CPU; .*or remove"):
+        speed_up(models[0], training(torch_compile=True), "cpu")
+
+
 def test_a_machine_without_a_compiler_is_told_so(models, monkeypatch, tmp_path):
+    monkeypatch.setenv("FT_COMPUTE_DTYPE", "bfloat16")
     monkeypatch.delenv("CXX", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UserError, match=r"torch_compile: a CPU needs a C\+\+ compiler.*apt install g\+\+"):
