@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from ft_pipeline.cli import app
 from ft_pipeline.errors import UserError
+from ft_pipeline.models.compute import compute_dtype
 from ft_pipeline.models.decoding import decoding_as_scored, load_text_side
 from ft_pipeline.models.load import load_model
 from ft_pipeline.release.export import plan_export, write_export
@@ -71,8 +72,9 @@ def test_a_whole_model_is_the_one_that_was_scored(
         document["files"]
     )
     assert not {"manifest.json", "metrics.jsonl"} & set(document["files"])
-    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
-    assert model.dtype == torch.bfloat16
+    assert AutoModelForCausalLM.from_pretrained(folder).dtype == torch.bfloat16  # whatever this machine computes in
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=compute_dtype("cpu"))
+    tokenizer = AutoTokenizer.from_pretrained(folder)
     answers = scored_answers(trained, row)
     assert len(answers) == ITEMS
     for prompt, answer in answers.items():
@@ -91,7 +93,7 @@ def test_an_adapter_loads_with_peft_on_the_base_beside_it(trained: Trained, expo
         str(folder / "base"),
     )
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    base = AutoModelForCausalLM.from_pretrained(folder / "base")
+    base = AutoModelForCausalLM.from_pretrained(folder / "base", dtype=compute_dtype("cpu"))
     model = PeftModel.from_pretrained(base, str(folder), autocast_adapter_dtype=False).eval()
     scored = trained.inputs[name]
     expected = load_model(scored["base_model"].path, "cpu", adapter=scored["adapter"].path)
