@@ -9,8 +9,6 @@ and its DynamicCache. Results: benchmarks/results/decoding.json.
 
 import argparse
 import json
-import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -18,15 +16,14 @@ import time
 from pathlib import Path
 from typing import Any
 
-import training
+import embedded
+import machine
 
-ROOT = training.ROOT
+ROOT = embedded.ROOT
 RESULTS = ROOT / "benchmarks" / "results" / "decoding.json"
 SHARED = 600
 PLAIN = 80
 CASES = ("shared_prefix", "plain")
-SWITCHES = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS")
-"""Environment variables that make torch use fewer instructions than the CPU has."""
 
 
 def main() -> None:
@@ -35,7 +32,7 @@ def main() -> None:
         print(json.dumps(_contend(arguments)))
         return
     with tempfile.TemporaryDirectory() as scratch:
-        base = training.convert_base(Path(scratch))
+        base = embedded.convert_base(Path(scratch))
         rounds = [{name: _run(name, base, arguments) for name in CONTENDERS} for _ in range(arguments.rounds)]
     report = _summarise(rounds, arguments)
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
@@ -95,7 +92,7 @@ def _prompts(tokenizer: Any, rows: int) -> dict[str, list[str]]:
     from ft_pipeline.models.chat import render
 
     files = sorted(map(str, (ROOT / "data" / "raw" / "alpaca").glob("support_*.jsonl")))
-    conversations = training.read_rows(files, 10_000)
+    conversations = embedded.read_rows(files, 10_000)
 
     def prompt(examples: list[dict[str, str]], question: dict[str, str]) -> str:
         return render(tokenizer, [*examples, question], add_generation_prompt=True)
@@ -171,25 +168,12 @@ def _summarise(rounds: list[dict[str, dict[str, Any]]], arguments: argparse.Name
         "rows": arguments.rows,
         "new_tokens": arguments.tokens,
         "dtype": first["ours"]["dtype"],
-        "machine": {
-            "cpu": cpu_name(),
-            "threads": first["ours"]["threads"],
-            "switches": {name: os.environ[name] for name in SWITCHES if name in os.environ},
-            "python": platform.python_version(),
-        },
+        "machine": {**machine.describe(), "threads": first["ours"]["threads"]},
         "seconds_by_round": [
             {name: {case: round_[name][case]["seconds"] for case in CASES} for name in CONTENDERS} for round_ in rounds
         ],
         "cases": cases,
     }
-
-
-def cpu_name() -> str:
-    """The processor's name as the system gives it."""
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 if __name__ == "__main__":

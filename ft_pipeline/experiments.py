@@ -173,6 +173,12 @@ class TrainingSettings(Section):
     def _off_in_one_way(cls, given: int | None) -> int | None:
         return given or None
 
+    @property
+    def allows_rows_end_to_end(self) -> bool:
+        """Whether `padding_free` may be chosen: NEFTune's noise depends on the length of a row, and a named attention
+        is not the one for rows end to end."""
+        return self.neftune_noise_alpha is None and self.attn_implementation is None
+
     @model_serializer(mode="wrap")
     def _without_later_defaults(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """An artifact is known by its settings: a key that a new version brings must not rename what is there."""

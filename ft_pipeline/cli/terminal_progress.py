@@ -165,5 +165,5 @@ class Lines:
 
     def _look(self) -> None:
         while not self._over.wait(self._seconds / _LOOKS):
-            with suppress(OSError):  # a closed pipe: the run itself goes on
+            with suppress(OSError):  # a closed pipe: the run itself continues
                 self.tick()

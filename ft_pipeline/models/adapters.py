@@ -67,9 +67,7 @@ def set_exact_magnitudes(model: Any) -> None:
     PEFT computes them in the base's type. The model would begin up to 0.4 % away from its base.
     """
     for module in model.modules():
-        for name, magnitude in (getattr(module, "lora_magnitude_vector", None) or {}).items():
-            base = module.get_base_layer()
-            weight = dequantize_module_weight(base).float()
+        for magnitude in (getattr(module, "lora_magnitude_vector", None) or {}).values():
+            weight = dequantize_module_weight(module.get_base_layer()).float()
             matrix = weight.T if getattr(module, "fan_in_fan_out", False) else weight
             magnitude.weight.data = matrix.norm(dim=1)
-            assert name in module.lora_variant

@@ -123,10 +123,10 @@ def _has(probe: str) -> bool:
 
 def _describe(measure: bool) -> dict[str, Any]:
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    told: dict[str, Any] = {"device": device, "dtype": dtype_name(compute_dtype(device)), "reason": explain(device)}
+    facts: dict[str, Any] = {"device": device, "dtype": dtype_name(compute_dtype(device)), "reason": explain(device)}
     if measure:
-        told["gflops"] = measured_gflops(device=device)
-    return told
+        facts["gflops"] = measured_gflops(device=device)
+    return facts
 
 
 if __name__ == "__main__":

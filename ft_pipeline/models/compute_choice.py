@@ -36,7 +36,7 @@ def ask_compute(*, measure: bool = False, environment: Mapping[str, str] | None 
         answer = subprocess.run(
             command, env=environment, capture_output=True, text=True, timeout=_PATIENCE, check=True
         ).stdout
-        told: dict[str, Any] = json.loads(answer.strip().splitlines()[-1])
+        facts: dict[str, Any] = json.loads(answer.strip().splitlines()[-1])
     except (subprocess.SubprocessError, ValueError, IndexError) as error:
         raise UserError("torch does not start in this Python. Install the project's packages again.") from error
-    return told
+    return facts

@@ -132,8 +132,7 @@ def _lies_end_to_end(settings: ExperimentSettings, device: str) -> bool:
     """Whether batches have no padding, as far as the settings say (speed.speed_up decides it for the model)."""
     if settings.training.padding_free is not None:
         return settings.training.padding_free
-    free = not settings.training.neftune_noise_alpha and settings.training.attn_implementation is None
-    return device == "cpu" and settings.technique != "prompt_tuning" and free
+    return device == "cpu" and settings.technique != "prompt_tuning" and settings.training.allows_rows_end_to_end
 
 
 def _parts(shape: Shape, plan: Plan, params: float | None) -> dict[str, float]:

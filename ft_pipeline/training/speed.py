@@ -63,10 +63,8 @@ def speed_up(model: Any, training: TrainingSettings, device: str) -> None:
 
 
 def _may_lie_end_to_end(model: Any, training: TrainingSettings) -> bool:
-    """Whether the settings allow it: a learned prompt comes before each row of a batch, NEFTune's noise depends on the
-    length of a row, and an attention that is named is not this one."""
-    free = training.neftune_noise_alpha is None and training.attn_implementation is None
-    return free and learned_prompt(model) is None
+    """Whether the settings allow it, and no learned prompt comes before each row of a batch."""
+    return training.allows_rows_end_to_end and learned_prompt(model) is None
 
 
 def _lay_end_to_end(model: Any) -> str | None:

@@ -26,9 +26,9 @@ def no_choice(monkeypatch):
 
 
 def test_a_cpu_without_bf16_instructions_computes_in_float32():
-    told = ask_compute(measure=True, environment={**os.environ, **SMALL_CPU})
-    assert (told["device"], told["dtype"]) == ("cpu", "float32")
-    assert told["gflops"]["float32"] > told["gflops"]["bfloat16"] > 0
+    facts = ask_compute(measure=True, environment={**os.environ, **SMALL_CPU})
+    assert (facts["device"], facts["dtype"]) == ("cpu", "float32")
+    assert facts["gflops"]["float32"] > facts["gflops"]["bfloat16"] > 0
 
 
 @pytest.mark.parametrize(
