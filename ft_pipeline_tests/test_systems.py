@@ -41,7 +41,7 @@ def test_a_mac_computes_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("FT_COMPUTE_DTYPE", raising=False)
     monkeypatch.setattr(sys, "platform", "darwin")
     monkeypatch.setattr(platform, "machine", lambda: "arm64")
-    monkeypatch.setattr(compute, "_onednn_has_bf16", lambda: True)
+    monkeypatch.setattr(compute, "onednn_has_bf16", lambda: True)
     assert compute.dtype_name(compute.compute_dtype("cpu")) == "float32"
 
 

@@ -14,6 +14,7 @@ from ft_pipeline.job import Job
 from ft_pipeline.models.generate import Generation, generate
 from ft_pipeline.models.load import load_model, load_tokenizer
 from ft_pipeline.models.parts import window_of
+from ft_pipeline.models.products import speed_up_products
 
 Entry = dict[str, Any]
 """An answer in the journal: answer, finish_reason, prompt_tokens, answer_tokens, seconds (its share of the batch)."""
@@ -77,6 +78,7 @@ class _Teacher:
         self.prompts = prompter.rendered(self.tokenizer, rows)
         self.lengths = token_lengths(self.tokenizer, self.prompts)
         self.model = load_model(folder, job.device)
+        speed_up_products(self.model, trains=False)
 
     def answer(self, keys: Sequence[str], *, seed: int) -> dict[str, Entry]:
         """The answers to these prompts; one that does not fit the model's context is not asked."""

@@ -8,6 +8,7 @@ from ft_pipeline.evaluation.rendering import Prompt
 from ft_pipeline.evaluation.scoring import Scorer, Subject, read_conversations
 from ft_pipeline.job import Job
 from ft_pipeline.models.load import load_model
+from ft_pipeline.models.products import speed_up_products
 
 
 def run(job: Job) -> dict[str, Any]:
@@ -22,6 +23,7 @@ def run(job: Job) -> dict[str, Any]:
     missing = [subject for subject in subjects if not scorer.finished(subject)]
     if missing:
         model = load_model(job.inputs["base_model"], job.device)
+        speed_up_products(model, trains=False)
         for subject in missing:
             scorer.score(model, subject)
     return scorer.write(subjects)

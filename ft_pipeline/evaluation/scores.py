@@ -8,8 +8,8 @@ from ft_pipeline.evaluation.rendering import Prompt
 from ft_pipeline.evaluation.scoring import Scorer, Subject
 from ft_pipeline.job import Job
 from ft_pipeline.models.base_model import count_parameters
-from ft_pipeline.models.dequantize import dequantize_once
 from ft_pipeline.models.load import keep_weights_unpacked, load_model
+from ft_pipeline.models.products import speed_up_products
 
 FORMS = {"full": ("merged",), "prompt_tuning": ("adapter",)}
 """The forms of a tuned model by technique; both where it is not named here."""
@@ -27,6 +27,7 @@ def run(job: Job) -> dict[str, Any]:
     for subject in subjects:
         if not scorer.finished(subject):
             model = _load(job, subject.kind)
+            speed_up_products(model, trains=False)
             scorer.score(model, subject)
             del model
             gc.collect()  # PEFT's wrappers refer to each other in circles; two models at once would not fit a small GPU
@@ -51,8 +52,6 @@ def _load(job: Job, kind: str) -> Any:
     model = load_model(job.inputs["base_model"], job.device, quantization=quantization, adapter=job.inputs["adapter"])
     # What was trained: on a CPU, bitsandbytes' own layout for inference rounds otherwise (0.009 nats per token).
     keep_weights_unpacked(model)
-    if quantization is not None:
-        dequantize_once(model)
     return model
 
 

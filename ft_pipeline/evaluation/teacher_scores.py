@@ -21,6 +21,7 @@ from ft_pipeline.job import Job
 from ft_pipeline.models.chat import prompt_and_target, render
 from ft_pipeline.models.generate import generate
 from ft_pipeline.models.load import load_model, load_tokenizer
+from ft_pipeline.models.products import speed_up_products
 from ft_pipeline.settings import PriceSettings
 
 NAME = "teacher"
@@ -80,6 +81,7 @@ def _generated(job: Job, prompter: Prompter, items: Sequence[Item]) -> list[Answ
     """From a model on this machine."""
     folder = job.inputs["teacher_model"]
     tokenizer, model = load_tokenizer(folder), load_model(folder, job.device)
+    speed_up_products(model, trains=False)
     prompts = [render(tokenizer, prompter.messages(item.messages[:-1]), add_generation_prompt=True) for item in items]
     answers = generate(
         model,

@@ -52,7 +52,7 @@ def cpu_dtype() -> tuple[torch.dtype, str]:
     Linux). oneDNN alone is not enough: it emulates bf16 on older AVX-512 processors. Without kernels a bf16 product is
     ten times slower than an fp32 one. fp16 is never fast on a CPU.
     """
-    if not _onednn_has_bf16():
+    if not onednn_has_bf16():
         return torch.float32, "oneDNN has no bf16 kernels for this CPU"
     machine = platform.machine().lower()
     if machine in ("aarch64", "arm64"):
@@ -108,7 +108,7 @@ def _gflops(dtype: torch.dtype, seconds: float, device: str) -> float:
     return 2 * rows * inputs * outputs / best / 1e9
 
 
-def _onednn_has_bf16() -> bool:
+def onednn_has_bf16() -> bool:
     """What oneDNN will really use; it follows ONEDNN_MAX_CPU_ISA. False where torch was built without it."""
     try:
         return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())

@@ -57,7 +57,7 @@ def run(job: Job) -> dict[str, Any]:
         model = new_model(job.inputs["base_model"], settings, job.device, start=job.inputs.get("start"))
         require_causal(model)
         require_room(model, rows)
-        speed_up(model, settings.training, job.device)
+        speed_up(model, settings.training, job.device, sharded=job.rank.sharded)
         padding_free = reads_end_to_end(model)
         counts = count_parameters(model)
         job.report.log(_begins(settings, counts, ranks))

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ft_pipeline.models.products import speed_up_products
 from ft_pipeline.training.batches import batches_by_length, collate
 from ft_pipeline.training.loss import Head, answer_states, head_of
 from ft_pipeline.training.sample import sample
@@ -58,7 +59,10 @@ class HeldOut:
 
     def measure(self, load: Callable[[], Any]) -> Measurement:
         """Load a model, measure it and release it: two are never in memory at once."""
-        result = measure(load(), self.rows, self._pad, like=self._first)
+        model = load()
+        speed_up_products(model, trains=False)
+        result = measure(model, self.rows, self._pad, like=self._first)
+        del model
         self._first = self._first or result
         gc.collect()
         if torch.cuda.is_available():

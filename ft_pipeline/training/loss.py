@@ -13,13 +13,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ft_pipeline.models.frozen import FrozenLinear
 from ft_pipeline.models.learned_prompt import learned_prompt
 from ft_pipeline.models.parts import causal_lm
 from ft_pipeline.training.batches import BOUNDS
 from ft_pipeline.training.tokens import MASKED
 
 _SLICE = 128
-"""Rows of logits that exist at a time: few enough for a CPU's cache, enough for its matrix product."""
+"""Rows of logits that exist at a time: enough for a CPU's matrix product."""
+_WIDENED = 8
+"""Rows of logits that a CPU widens to 32 bit at a time."""
 
 
 def answer_loss(model: Any, batch: dict[str, Tensor]) -> tuple[Tensor, int]:
@@ -56,7 +59,8 @@ def head_losses(model: Any, hidden: Tensor, targets: Tensor) -> Tensor:
     head = _own_head(model)
     if head.weight.requires_grad or not head.linear:
         return _GeneralLoss.apply(hidden, head.weight, head.bias, targets, head, _product_dtype(hidden))
-    return _FrozenHeadLoss.apply(hidden, head.weight, targets)
+    module = model.get_output_embeddings()
+    return _FrozenHeadLoss.apply(hidden, head.weight, targets, module if isinstance(module, FrozenLinear) else None)
 
 
 def _product_dtype(hidden: Tensor) -> torch.dtype:
@@ -183,24 +187,27 @@ def _transform(model: Any) -> tuple[float, float | None]:
 
 
 class _FrozenHeadLoss(torch.autograd.Function):
-    """Cross-entropy [tokens] of `hidden @ weightᵀ`; the weight gets no gradient."""
+    """Cross-entropy [tokens] of `hidden @ weightᵀ`, by the packed layer if there is one; the weight gets no
+    gradient."""
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, packed: FrozenLinear | None = None
+    ) -> Tensor:
         gradient = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         losses = torch.empty(hidden.shape[0], dtype=torch.float32, device=hidden.device)
         for part in _slices(hidden):
-            log_probabilities = torch.log_softmax(hidden[part] @ weight.T, 1, dtype=torch.float32)
-            losses[part] = _chosen(log_probabilities, targets[part])
+            logits = packed.product(hidden[part]) if packed else hidden[part] @ weight.T
+            losses[part] = _cross_entropy(logits, targets[part], into_slope=gradient is not None)
             if gradient is not None:
-                gradient[part] = _slope(log_probabilities, targets[part]).to(hidden.dtype) @ weight
+                gradient[part] = packed.slope(logits) if packed else logits @ weight
         ctx.save_for_backward(*([gradient] if gradient is not None else []))
         return losses
 
     @staticmethod
-    def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor, None, None, None]:
         (gradient,) = ctx.saved_tensors
-        return gradient * outputs[0].to(gradient.dtype)[:, None], None, None
+        return gradient * outputs[0].to(gradient.dtype)[:, None], None, None, None
 
 
 class _GeneralLoss(torch.autograd.Function):
@@ -226,8 +233,7 @@ class _GeneralLoss(torch.autograd.Function):
         ctx.dtypes = [None if given is None else given.dtype for given in (hidden, weight, bias)]
         losses = torch.empty(hidden.shape[0], dtype=torch.float32, device=hidden.device)
         for part in _slices(states):
-            log_probabilities = torch.log_softmax(rounded.logits(states[part]), 1, dtype=torch.float32)
-            losses[part] = _chosen(log_probabilities, targets[part])
+            losses[part] = _cross_entropy(rounded.logits(states[part]), targets[part])
         return losses
 
     @staticmethod
@@ -253,13 +259,23 @@ class _GeneralLoss(torch.autograd.Function):
         return (*(None if total is None else total.to(dtype) for total, dtype in gradients), None, None, None)
 
 
-def _slices(rows: Tensor) -> Iterator[slice]:
-    return (slice(begin, begin + _SLICE) for begin in range(0, len(rows), _SLICE))
+def _slices(rows: Tensor, size: int = _SLICE) -> Iterator[slice]:
+    return (slice(begin, begin + size) for begin in range(0, len(rows), size))
 
 
-def _chosen(log_probabilities: Tensor, targets: Tensor) -> Tensor:
-    """The loss of each row [rows] from its log probabilities [rows, vocabulary]."""
-    return -log_probabilities.gather(1, targets[:, None])[:, 0]
+def _cross_entropy(logits: Tensor, targets: Tensor, *, into_slope: bool = False) -> Tensor:
+    """The loss of each row [rows] (nats, fp32) of its logits [rows, vocabulary].
+
+    into_slope: overwrite the logits with the gradient of the losses with respect to them. It goes by a few rows at a
+    time, so that their 32-bit form stays in a CPU's cache.
+    """
+    losses = torch.empty(len(logits), dtype=torch.float32, device=logits.device)
+    for part in _slices(logits, _WIDENED if logits.device.type == "cpu" else _SLICE):
+        log_probabilities = torch.log_softmax(logits[part], 1, dtype=torch.float32)
+        losses[part] = -log_probabilities.gather(1, targets[part, None])[:, 0]
+        if into_slope:
+            logits[part] = _slope(log_probabilities, targets[part])
+    return losses
 
 
 def _slope(log_probabilities: Tensor, targets: Tensor) -> Tensor:

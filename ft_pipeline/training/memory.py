@@ -146,6 +146,7 @@ def _parts(shape: Shape, plan: Plan, params: float | None) -> dict[str, float]:
         "weights": _base_bytes(shape, plan, count, width) + added,
         "gradients": trained * held,
         "optimizer": _state_bytes(shape, plan, trained, held),
+        "packed": _packed_bytes(shape, plan, width),
         "activations": _activation_bytes(shape, plan, width),
         "overhead": _RUNTIME[plan.device] + _workspace_bytes(shape, plan, width),
     }
@@ -183,6 +184,15 @@ def _base_bytes(shape: Shape, plan: Plan, count: float, width: int) -> float:
         return count * width
     packed = count * shape.matrix_params / shape.params
     return packed * (_NF4 + _ABSMAX[plan.double_quant]) + (count - packed) * width
+
+
+def _packed_bytes(shape: Shape, plan: Plan, width: int) -> float:
+    """On a CPU with memory to spare, the frozen matrices and the head are packed for the products of both passes; those
+    of qlora are dequantized first (models/products.py)."""
+    if plan.device != "cpu" or plan.technique == "full":
+        return 0
+    dequantized = shape.matrix_params * width if plan.technique == "qlora" else 0
+    return dequantized + 2 * (shape.matrix_params + shape.vocabulary * shape.hidden) * width
 
 
 def _activation_bytes(shape: Shape, plan: Plan, width: int) -> float:

@@ -16,6 +16,7 @@ from ft_pipeline.models.attention import lay_end_to_end, reads_end_to_end
 from ft_pipeline.models.compute import compute_dtype, computing
 from ft_pipeline.models.learned_prompt import learned_prompt
 from ft_pipeline.models.parts import causal_lm, layers
+from ft_pipeline.models.products import speed_up_products
 from ft_pipeline.training.probe import rows_apart, states_of_rows
 
 _COMPILERS = ("g++", "clang++")
@@ -43,11 +44,12 @@ def require_attention(name: str | None, device: str) -> None:
         )
 
 
-def speed_up(model: Any, training: TrainingSettings, device: str) -> None:
+def speed_up(model: Any, training: TrainingSettings, device: str, *, sharded: bool = False) -> None:
     """Prepare `model` for padding_free, use_liger_kernel and torch_compile, as far as `training` wants them.
 
-    Where `training` leaves padding_free open, a CPU takes it if the model can. UserError where this model or this
-    machine cannot do what is wanted.
+    Where `training` leaves padding_free open, a CPU takes it if the model can. Without torch_compile, and where no
+    weight is `sharded`, its frozen matrices are packed. UserError where this model or this machine cannot do what is
+    wanted.
     """
     if training.padding_free:
         if (reason := _lay_end_to_end(model)) is not None:
@@ -60,6 +62,8 @@ def speed_up(model: Any, training: TrainingSettings, device: str) -> None:
     if training.torch_compile:
         _require_compiler(device)
         _compile_layers(model)
+    elif not sharded:
+        speed_up_products(model, trains=True)
 
 
 def _may_lie_end_to_end(model: Any, training: TrainingSettings) -> bool:

@@ -42,7 +42,7 @@ def test_a_cpu_without_bf16_instructions_computes_in_float32():
     ],
 )
 def test_the_rule(kernels, instructions, machine, platform, dtype, monkeypatch):
-    monkeypatch.setattr(compute, "_onednn_has_bf16", lambda: kernels)
+    monkeypatch.setattr(compute, "onednn_has_bf16", lambda: kernels)
     monkeypatch.setattr(compute, "_has", lambda probe: instructions and probe == "_is_avx512_bf16_supported")
     monkeypatch.setattr(compute.platform, "machine", lambda: machine)
     monkeypatch.setattr(compute.sys, "platform", platform)

@@ -24,7 +24,8 @@ def test_qlora_on_the_embedded_model(tmp_path):
     merged = merge.run(job("merged_model", tmp_path / "merged", experiment, inputs))
     assert merged["mode"] == "dequantized" and merged["passed"]
     # Training reads rows end to end, the merge reads them padded: the same up to rounding.
-    rounding = 1e-4 if merged["computed_in"] == "float32" else ROUNDING
+    # In 16 bit few answer tokens differ by more than the thousands of a test split do.
+    rounding = 1e-4 if merged["computed_in"] == "float32" else 10 * ROUNDING
     assert merged["adapter_heldout_loss"] == pytest.approx(summary["best_eval_loss"], abs=rounding)
     # Eight steps make a small delta, part of which 16-bit weights round away; a hundred steps differ by 0.001.
     assert merged["candidates"]["dequantized"]["heldout_loss"] == pytest.approx(summary["best_eval_loss"], abs=0.1)
