@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ft_pipeline.training.usage import peak_memory_gb
+from ft_pipeline.training.trainer.memory_usage import peak_memory_gb
 
 
 def measure(base: Path, lengths: list[int], batch: int) -> dict[str, float]:
@@ -19,7 +19,7 @@ def measure(base: Path, lengths: list[int], batch: int) -> dict[str, float]:
     import torch
     from transformers import AutoConfig
 
-    from ft_pipeline.models.compute import compute_dtype
+    from ft_pipeline.models.compute_dtype import compute_dtype
 
     dtype = compute_dtype("cpu")
     config = AutoConfig.from_pretrained(base)

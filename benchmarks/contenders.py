@@ -27,7 +27,7 @@ def ours(technique: str, base: Path, rows: Conversations, around: Any = None, **
     `around` is a context for the training; the model is loaded outside of it. With torch_compile the timed epoch
     follows an epoch that compiles, whose extra seconds are `compile_seconds`.
     """
-    from ft_pipeline.experiments import ExperimentSettings
+    from ft_pipeline.settings.experiment import ExperimentSettings
 
     settings = ExperimentSettings.model_validate(
         {
@@ -74,8 +74,8 @@ def trl_like_for_like(base: Path, rows: Conversations) -> Result:
     import torch
     from datasets import Dataset
 
-    from ft_pipeline.models.compute import compute_dtype
-    from ft_pipeline.training.batches import LengthGroupedSampler
+    from ft_pipeline.models.compute_dtype import compute_dtype
+    from ft_pipeline.training.trainer.batches import LengthGroupedSampler
 
     encoded = encode_rows(base, rows)
     order = LengthGroupedSampler([len(row["input_ids"]) for row in encoded], BATCH, SEED)
@@ -111,7 +111,7 @@ def _trl(base: Path, dataset: Any, arguments: dict[str, Any]) -> Any:
     from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, set_seed
     from trl import SFTConfig, SFTTrainer
 
-    from ft_pipeline.models.compute import compute_dtype
+    from ft_pipeline.models.compute_dtype import compute_dtype
 
     dtype = compute_dtype("cpu")
     quantization = BitsAndBytesConfig(
@@ -145,7 +145,7 @@ def _trl(base: Path, dataset: Any, arguments: dict[str, Any]) -> Any:
 
 
 def _timed(trainer: Any, encoded: list[dict[str, Any]]) -> Result:
-    from ft_pipeline.training.usage import peak_memory_gb
+    from ft_pipeline.training.trainer.memory_usage import peak_memory_gb
 
     started = time.monotonic()
     trainer.train()

@@ -67,7 +67,7 @@ def _contend(arguments: argparse.Namespace) -> dict[str, Any]:
     import torch
 
     from ft_pipeline.models.load import load_model, load_tokenizer
-    from ft_pipeline.training.usage import peak_memory_gb
+    from ft_pipeline.training.trainer.memory_usage import peak_memory_gb
 
     dtype = None if arguments.dtype == "auto" else getattr(torch, arguments.dtype)
     model, tokenizer = load_model(arguments.base, "cpu", dtype=dtype), load_tokenizer(arguments.base)
@@ -113,7 +113,7 @@ def _prompts(tokenizer: Any, rows: int) -> dict[str, list[str]]:
 
 
 def _ours(model: Any, tokenizer: Any, prompts: list[str], tokens: int) -> list[str]:
-    from ft_pipeline.models.generate import generate
+    from ft_pipeline.models.decoding.generate import generate
 
     return [
         answer.text for answer in generate(model, tokenizer, prompts, max_new_tokens=tokens, batch_size=len(prompts))

@@ -20,11 +20,11 @@ from typing import Any
 
 import machine
 
-from ft_pipeline.distillation.answer_log import AnswerLog
-from ft_pipeline.distillation.asking import Question, ask_all
-from ft_pipeline.distillation.endpoint import Endpoint
-from ft_pipeline.distillation.prompting import Prompter
-from ft_pipeline.settings import TeacherSettings
+from ft_pipeline.distillation.teacher_prompt import Prompter
+from ft_pipeline.models.endpoint.answer_log import AnswerLog
+from ft_pipeline.models.endpoint.chat_completions import Endpoint
+from ft_pipeline.models.endpoint.request_loop import Question, ask_all
+from ft_pipeline.settings.project import TeacherSettings
 from ft_pipeline_tests.distillation.fault_server import MODEL, serving
 
 RESULT = Path(__file__).parent / "results" / "distillation.json"

@@ -51,7 +51,7 @@ def convert_base(scratch: Path) -> Path:
 def encode_rows(base: Path, rows: Conversations) -> list[dict[str, Any]]:
     """`input_ids` and `labels` of each conversation, as the pipeline makes them."""
     from ft_pipeline.models.load import load_tokenizer
-    from ft_pipeline.training.tokens import encode, render_conversation
+    from ft_pipeline.training.tokens.chat_tokens import encode, render_conversation
 
     tokenizer = load_tokenizer(base)
     encoded = encode(tokenizer, [text for row in rows for text in render_conversation(tokenizer, row)])

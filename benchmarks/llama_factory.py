@@ -41,7 +41,7 @@ def _write_data(folder: Path, rows: list[list[dict[str, str]]]) -> None:
 
 
 def _settings(base: Path, folder: Path, batch: int, length: int) -> dict[str, Any]:
-    from ft_pipeline.models.compute import compute_dtype, dtype_name
+    from ft_pipeline.models.compute_dtype import compute_dtype, dtype_name
 
     return {
         "stage": "sft",

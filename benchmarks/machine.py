@@ -37,7 +37,7 @@ def describe_compute() -> dict[str, Any]:
     """`describe`, and what torch computes in: the compute type and its reason, version, kernels and threads."""
     import torch
 
-    from ft_pipeline.models.compute import compute_dtype, dtype_name, explain
+    from ft_pipeline.models.compute_dtype import compute_dtype, dtype_name, explain
 
     return {
         **describe(),

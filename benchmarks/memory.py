@@ -80,7 +80,7 @@ def _compare(name: str, base: Path) -> dict[str, Any]:
 
 
 def _settings(configuration: dict[str, Any]) -> Any:
-    from ft_pipeline.experiments import ATTENTION, ExperimentSettings
+    from ft_pipeline.settings.experiment import ATTENTION, ExperimentSettings
 
     technique = configuration["technique"]
     training = {
@@ -95,7 +95,7 @@ def _settings(configuration: dict[str, Any]) -> Any:
 
 
 def _predict(configuration: dict[str, Any], base: Path, dtype: str) -> dict[str, Any]:
-    from ft_pipeline.training.memory import estimate_experiment
+    from ft_pipeline.training.memory.estimate import estimate_experiment
 
     config = json.loads((base / "config.json").read_text(encoding="utf-8"))
     # `max_memory_allocated` does not see the CUDA context, so the CPU's overhead is right on both.
@@ -108,11 +108,11 @@ def _measure(configuration: dict[str, Any], base: Path) -> dict[str, Any]:
     import bitsandbytes  # noqa: F401 - an import too, and not a small one
     import torch
 
-    from ft_pipeline.models.compute import compute_dtype, dtype_name
+    from ft_pipeline.models.compute_dtype import compute_dtype, dtype_name
     from ft_pipeline.models.load import load_tokenizer
-    from ft_pipeline.training.arguments import training_arguments
     from ft_pipeline.training.techniques import new_model
-    from ft_pipeline.training.trainer import AnswerTrainer
+    from ft_pipeline.training.trainer.arguments import training_arguments
+    from ft_pipeline.training.trainer.token_trainer import AnswerTrainer
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = compute_dtype(device)

@@ -25,7 +25,7 @@ import machine
 
 from ft_pipeline import scaffold
 from ft_pipeline.store.artifacts import ArtifactStore
-from ft_pipeline.store.current import Current
+from ft_pipeline.store.asset_pointers import Current
 
 RESULTS = Path(__file__).parent / "results" / "orchestration.json"
 LOAD = "from ft_pipeline.definitions import defs; defs()"

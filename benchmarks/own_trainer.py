@@ -9,12 +9,12 @@ def new_trainer(base: Path, settings: Any, train: list[dict[str, Any]], folder: 
 
     settings: ExperimentSettings with a learning rate. folder: what transformers calls the output; nothing is saved.
     """
-    from ft_pipeline.models.compute import compute_dtype
+    from ft_pipeline.models.compute_dtype import compute_dtype
     from ft_pipeline.models.load import load_tokenizer
-    from ft_pipeline.training.arguments import training_arguments
-    from ft_pipeline.training.speed import speed_up
     from ft_pipeline.training.techniques import new_model
-    from ft_pipeline.training.trainer import AnswerTrainer
+    from ft_pipeline.training.trainer.acceleration import speed_up
+    from ft_pipeline.training.trainer.arguments import training_arguments
+    from ft_pipeline.training.trainer.token_trainer import AnswerTrainer
 
     arguments = training_arguments(settings.training, folder, "cpu", compute_dtype("cpu"))
     arguments.eval_strategy = arguments.save_strategy = "no"

@@ -75,7 +75,7 @@ def _round(base: Path, arguments: argparse.Namespace) -> dict[str, dict[str, flo
 
 def _contenders() -> list[str]:
     """All of them; a machine that computes in float32 does not compile."""
-    from ft_pipeline.training.speed import why_not_compiled
+    from ft_pipeline.training.trainer.acceleration import why_not_compiled
 
     return [name for name in CONTENDERS if "torch_compile" not in name or why_not_compiled() is None]
 

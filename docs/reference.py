@@ -12,13 +12,13 @@ from typing import Any, get_args
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from ft_pipeline.distillation import quality
-from ft_pipeline.distillation.outcomes import RULES, Rule
-from ft_pipeline.experiments import ExperimentSettings
-from ft_pipeline.sections import section_of
-from ft_pipeline.settings import ProjectSettings
-from ft_pipeline.tables.codes import FILE_CODES, ROW_CODES
-from ft_pipeline.tables.sidecar import Sidecar
+from ft_pipeline.distillation import answer_filters
+from ft_pipeline.models.endpoint.responses import RULES, Rule
+from ft_pipeline.settings.experiment import ExperimentSettings
+from ft_pipeline.settings.project import ProjectSettings
+from ft_pipeline.settings.yaml_file import section_of
+from ft_pipeline.tables.reading.sidecar import Sidecar
+from ft_pipeline.tables.reason_codes import FILE_CODES, ROW_CODES
 
 HERE = Path(__file__).parent
 FORMATS = """\
@@ -78,7 +78,8 @@ def main() -> None:
 
 def pages() -> dict[str, str]:
     """The generated files, by path from docs/."""
-    intro = "# Settings\n\nWritten by `make docs` from settings.py and experiments.py. An unknown key is an error.\n\n"
+    intro = "# Settings\n\nWritten by `make docs` from settings/project.py and settings/experiment.py. "
+    intro += "An unknown key is an error.\n\n"
     project = "## project.yaml\n\n" + describe(ProjectSettings)
     experiment = "## experiments/NAME.yaml\n\n" + describe(ExperimentSettings)
     codes = "\n## Reason codes of rows\n\n" + _table(ROW_CODES) + "\n## Reason codes of files\n\n" + _table(FILE_CODES)
@@ -148,8 +149,8 @@ def _kind(field: FieldInfo) -> str:
     text = annotation.__name__ if isinstance(annotation, type) and not get_args(annotation) else str(annotation)
     for long, short in (
         ("typing.", ""),
-        ("ft_pipeline.settings.", ""),
-        ("ft_pipeline.experiments.", ""),
+        ("ft_pipeline.settings.project.", ""),
+        ("ft_pipeline.settings.experiment.", ""),
         ("Literal", "one of "),
         ("|", "or"),
         ("None", "null"),

@@ -5,7 +5,7 @@ from pathlib import Path
 import dagster as dg
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.systems import refusal
+from ft_pipeline.supported_systems import refusal
 
 if (why := refusal()) is not None:
     raise UserError(why)

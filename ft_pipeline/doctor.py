@@ -12,9 +12,9 @@ from typing import Any, Literal
 import psutil
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.execution.devices import DeviceNeed, ask_driver, visible_gpus
-from ft_pipeline.execution.launchers import CHOICE, launcher_for, worker_environment
-from ft_pipeline.models import compute_choice
+from ft_pipeline.execution.workers.devices import DeviceNeed, ask_driver, visible_gpus
+from ft_pipeline.execution.workers.launchers import CHOICE, launcher_for, worker_environment
+from ft_pipeline.models import compute_setting
 from ft_pipeline.project import Project
 
 NEEDED_DISK_GB = 3.0
@@ -97,7 +97,7 @@ def _compute(_: Project) -> Finding:
     """The type that models compute in, as a worker of a job on this machine would answer."""
     environment = worker_environment() | ({} if visible_gpus() else {"CUDA_VISIBLE_DEVICES": ""})
     try:
-        answer = compute_choice.ask_compute(measure=True, environment=environment)
+        answer = compute_setting.ask_compute(measure=True, environment=environment)
     except UserError as error:
         wrong, _dot, fix = str(error).partition(". ")
         return Finding("compute", "problem", wrong, fix, {"dtype": None, "gflops": {}})
@@ -108,7 +108,7 @@ def _compute(_: Project) -> Finding:
     fastest = max(gflops, key=lambda name: gflops[name])
     if gflops[fastest] < MUCH_FASTER * gflops[dtype]:
         return Finding("compute", "ok", seen, facts=facts)
-    forced = compute_choice.requested_dtype() != "auto"
+    forced = compute_setting.requested_dtype() != "auto"
     fix = f"unset {compute_choice.CHOICE}" if forced else f"try {compute_choice.CHOICE}={fastest}"
     return Finding("compute", "warning", seen, f"{fix}: {fastest} is much faster here", facts)
 

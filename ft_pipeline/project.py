@@ -11,10 +11,10 @@ import orjson
 import yaml
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.experiments import ExperimentSettings
-from ft_pipeline.sections import read_settings
-from ft_pipeline.series import members, owner_of
-from ft_pipeline.settings import NAME_PATTERN, ProjectSettings
+from ft_pipeline.settings.experiment import ExperimentSettings
+from ft_pipeline.settings.project import NAME_PATTERN, ProjectSettings
+from ft_pipeline.settings.sweep import members, owner_of
+from ft_pipeline.settings.yaml_file import read_settings
 
 FORMATS = ("alpaca", "sharegpt", "text", "preferences", "unlabelled")
 
@@ -52,7 +52,7 @@ class Project:
 
     def experiment_names(self) -> list[str]:
         """What can be a partition key, sorted: each experiment, broken ones included, and what it trains beside itself
-        (series.py)."""
+        (settings/sweep.py)."""
         return sorted(name for stem in self._stems() for name in self.series(stem))
 
     def series(self, name: str) -> list[str]:

@@ -10,7 +10,7 @@ import dagster as dg
 import pytest
 
 from ft_pipeline import scaffold
-from ft_pipeline.execution.steps import gpu_op_tags
+from ft_pipeline.execution.step_asset import gpu_op_tags
 
 HEAVY = ("torch", "transformers", "peft", "trl", "lm_eval", "bitsandbytes", "datasets")
 STAGES = {"sources", "tables", "distillation", "training", "evaluation", "release"}
@@ -94,7 +94,7 @@ def test_a_run_is_one_process_and_on_kubernetes_a_pod_per_step(monkeypatch: pyte
     pytest.importorskip("dagster_k8s")
     from dagster_k8s.job import get_user_defined_k8s_config
 
-    from ft_pipeline.defs.resources import executor as chosen
+    from ft_pipeline.defs.executor import executor as chosen
 
     assert chosen().executor.name == "in_process"
     monkeypatch.setenv("FT_EXECUTOR", "k8s")

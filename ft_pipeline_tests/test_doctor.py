@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from ft_pipeline import doctor, scaffold
 from ft_pipeline.cli import app
-from ft_pipeline.models.compute_choice import ask_compute
+from ft_pipeline.models.compute_setting import ask_compute
 from ft_pipeline.project import Project
 
 SMALL_CPU = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"}

@@ -8,7 +8,7 @@ import ft_pipeline
 
 ROOT = Path(ft_pipeline.__file__).parent
 PICKLERS = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
-BETWEEN_OWN_PROCESSES = {"tables/pool.py"}
+BETWEEN_OWN_PROCESSES = {"tables/reading/process_pool.py"}
 """Speaks over pipes with processes that it started itself; nothing of it touches a file."""
 LOADERS = {"torch.load", "torch.save", "torch.jit.load", "numpy.load", "np.load", "pd.read_pickle", "yaml.unsafe_load"}
 

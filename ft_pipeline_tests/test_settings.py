@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.experiments import ExperimentSettings, TrainingSettings
 from ft_pipeline.project import Project, read_jsonl
 from ft_pipeline.scaffold import home
-from ft_pipeline.sections import read_settings
-from ft_pipeline.settings import ProjectSettings, RetrainingSettings
+from ft_pipeline.settings.experiment import ExperimentSettings, TrainingSettings
+from ft_pipeline.settings.project import ProjectSettings, RetrainingSettings
+from ft_pipeline.settings.yaml_file import read_settings
 
 
 def written(tmp_path: Path, text: str) -> Path:

@@ -10,10 +10,10 @@ import peft
 import pytest
 from peft import LoraConfig, get_peft_model
 
-from ft_pipeline.execution import worker
-from ft_pipeline.models import compute
-from ft_pipeline.models.engines import Engine
+from ft_pipeline.execution.workers import worker
+from ft_pipeline.models import compute_dtype as compute
 from ft_pipeline.models.load import load_model
+from ft_pipeline.models.serving_engines import Engine
 
 REFUSAL = "Windows is not supported natively. Run it in WSL 2 or in Docker (docs/deploy.md)."
 WINDOWS = "sys.platform = 'win32'; sys.modules.update(fcntl=None, resource=None)"

@@ -20,7 +20,7 @@ from reproducing.trainings import (
     Arm,
 )
 
-from ft_pipeline.evaluation.bootstrap import Estimate, interval
+from ft_pipeline.evaluation.comparison.bootstrap import Estimate, interval
 
 REGRET, QLORA = "Schulman and Thinking Machines Lab 2025", "Dettmers et al. 2023"
 KEPT = 0.95

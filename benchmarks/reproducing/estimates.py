@@ -1,7 +1,7 @@
 """Losses of the runs with 95 % intervals: over held-out rows and seeds, paired between the runs.
 
-Each resample draws held-out rows (the same for all runs, evaluation/bootstrap.py) and, where a configuration was
-trained with every seed, seeds (the same for all configurations). What makes a row or a seed hard for all cancels out.
+Each resample draws held-out rows (the same for all runs, as in evaluation/comparison/bootstrap.py) and, where a
+configuration was trained with every seed, seeds (the same for all configurations). What makes a row or a seed hard for all cancels out.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from reproducing.trainings import Arm, Training, mean_loss, window
 
-from ft_pipeline.evaluation.bootstrap import Bootstrap, Estimate, Floats
+from ft_pipeline.evaluation.comparison.bootstrap import Bootstrap, Estimate, Floats
 
 BASE = "untouched base"
 RESAMPLES = 10_000

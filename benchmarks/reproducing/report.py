@@ -8,7 +8,7 @@ from reproducing.claims import at_edge, optimum_of, verdicts
 from reproducing.estimates import RESAMPLES, Estimates, Runs, combine
 from reproducing.trainings import ALPHA, ARMS, COMPARED, FULL, NF4_DOUBLE, QUANTIZED, QUANTIZED_RATE, R8, R32, R85, Arm
 
-from ft_pipeline.evaluation.bootstrap import difference, interval
+from ft_pipeline.evaluation.comparison.bootstrap import difference, interval
 
 
 def document(runs: Runs, setup: Mapping[str, Any], seeds: Sequence[int]) -> dict[str, Any]:
@@ -140,7 +140,7 @@ def picture(runs: Runs, seeds: Sequence[int]) -> bytes | None:
 
     None where an arm is not finished. What is worse than the untouched base is left out: it would flatten the rest.
     """
-    from ft_pipeline.pictures import BLUE, GREEN, ORANGE, panels
+    from ft_pipeline.plotting import BLUE, GREEN, ORANGE, panels
 
     estimates = Estimates(runs, seeds)
     if not estimates.has_base() or any(estimates.sweep(arm) is None for arm in (FULL, R8, R32)):

@@ -33,7 +33,7 @@ def run(task: dict[str, Any]) -> dict[str, Any]:
 def prepare(work: Path, rows: int, held_out: int) -> dict[str, Any]:
     """Write `base`, unless it is there, and a file of rows into `work`; facts of machine, rows and model."""
     from ft_pipeline.models.base_model import count_parameters
-    from ft_pipeline.models.compute import measured_gflops
+    from ft_pipeline.models.compute_dtype import measured_gflops
 
     if not (work / "base").is_dir():
         with tempfile.TemporaryDirectory(dir=work) as scratch:
@@ -59,12 +59,12 @@ def _splits(base: Path, rows: int, held_out: int) -> dict[str, Rows]:
     import pyarrow.parquet as pq
 
     from ft_pipeline.models.load import load_tokenizer
-    from ft_pipeline.settings import DataSettings
+    from ft_pipeline.settings.project import DataSettings
     from ft_pipeline.tables.build import build_table
     from ft_pipeline.tables.conversations import build_conversations
-    from ft_pipeline.tables.outcome import SourceFile
-    from ft_pipeline.tables.turns import plain
-    from ft_pipeline.training.tokens import encode, render_conversation
+    from ft_pipeline.tables.file_result import SourceFile
+    from ft_pipeline.tables.formats.turns import plain
+    from ft_pipeline.training.tokens.chat_tokens import encode, render_conversation
 
     with tempfile.TemporaryDirectory() as scratch:
         out = Path(scratch)
@@ -90,9 +90,9 @@ def _splits(base: Path, rows: int, held_out: int) -> dict[str, Rows]:
 def train(base: Path, rows: dict[str, Rows], task: dict[str, Any]) -> dict[str, Any]:
     """Train the arm of `task`; the summed loss (nats) and the answer tokens of each held-out row, speed and memory."""
     from ft_pipeline.errors import UserError
-    from ft_pipeline.experiments import ExperimentSettings
+    from ft_pipeline.settings.experiment import ExperimentSettings
     from ft_pipeline.training.techniques import count_parameters
-    from ft_pipeline.training.usage import peak_memory_gb
+    from ft_pipeline.training.trainer.memory_usage import peak_memory_gb
 
     settings = ExperimentSettings.model_validate(ARMS[task["arm"]].settings(task["rate"], task["seed"]))
     with tempfile.TemporaryDirectory() as scratch:
@@ -117,9 +117,9 @@ def train(base: Path, rows: dict[str, Rows], task: dict[str, Any]) -> dict[str, 
 
 def row_losses(model: Any, tokenizer: Any, rows: Rows) -> tuple[list[float], list[int]]:
     """Summed loss (nats) and number of the answer tokens of each row, in the order of `rows`."""
-    from ft_pipeline.training.batches import collate
-    from ft_pipeline.training.loss import sequence_log_probabilities
-    from ft_pipeline.training.trainer import computing, evaluating, padding_of
+    from ft_pipeline.training.trainer.batches import collate
+    from ft_pipeline.training.trainer.loss import sequence_log_probabilities
+    from ft_pipeline.training.trainer.token_trainer import computing, evaluating, padding_of
 
     sums = [0.0] * len(rows)
     pad = padding_of(model, tokenizer)
@@ -137,8 +137,8 @@ def measure_base(base: Path, rows: Rows) -> dict[str, Any]:
     import torch
 
     from ft_pipeline.models.load import keep_weights_unpacked, load_model, load_tokenizer
-    from ft_pipeline.training.batches import collate
-    from ft_pipeline.training.loss import answer_states, logits_of
+    from ft_pipeline.training.trainer.batches import collate
+    from ft_pipeline.training.trainer.loss import answer_states, logits_of
 
     pad = load_tokenizer(base).pad_token_id
     original = load_model(base, "cpu")
@@ -165,7 +165,7 @@ def _divergence(model: Any, expected: Any, states: Any) -> Any:
     """KL(expected || model) of each token [tokens]; expected: log probabilities [tokens, vocabulary]."""
     import torch
 
-    from ft_pipeline.training.loss import logits_of
+    from ft_pipeline.training.trainer.loss import logits_of
 
     parts = zip(expected.split(_SLICE), states.split(_SLICE), strict=True)
     return torch.cat([(p.exp() * (p - logits_of(model, state).float().log_softmax(1))).sum(1) for p, state in parts])
@@ -184,6 +184,6 @@ def _batches(rows: Rows) -> list[list[int]]:
 
 
 def _answer_tokens(row: dict[str, Any]) -> int:
-    from ft_pipeline.training.tokens import MASKED
+    from ft_pipeline.training.tokens.chat_tokens import MASKED
 
     return sum(label != MASKED for label in row["labels"][1:])

@@ -4,8 +4,8 @@ from collections import deque
 from dataclasses import dataclass, replace
 from typing import Any
 
+from ft_pipeline.audit.artifact_index import SHOWN, Library, Node
 from ft_pipeline.audit.findings import Finding
-from ft_pipeline.audit.library import SHOWN, Library, Node
 from ft_pipeline.audit.subject import EVIDENCE, Subject
 from ft_pipeline.store.blobs import BlobStore
 

@@ -4,8 +4,8 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+from ft_pipeline.audit.artifact_index import Library, Node
 from ft_pipeline.audit.chain import Chain, made_from
-from ft_pipeline.audit.library import Library, Node
 from ft_pipeline.audit.rows import Trained, left_out, trained_rows
 from ft_pipeline.audit.subject import Subject, document_of, find_subject
 from ft_pipeline.errors import UserError

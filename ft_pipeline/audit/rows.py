@@ -7,9 +7,9 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from ft_pipeline.audit.artifact_index import Library, Node
 from ft_pipeline.audit.chain import Chain, inputs_of
-from ft_pipeline.audit.library import Library, Node
-from ft_pipeline.tables.text import normalise
+from ft_pipeline.tables.text_rules import normalise
 
 ORIGIN = ("file", "row")
 SPLITS = ("train", "validation")

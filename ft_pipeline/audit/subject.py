@@ -5,7 +5,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from ft_pipeline.audit.library import Library, Node
+from ft_pipeline.audit.artifact_index import Library, Node
 from ft_pipeline.errors import UserError
 from ft_pipeline.release.champion import Record
 

@@ -5,11 +5,11 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from ft_pipeline.audit.artifact_index import SHOWN, Library, Node
+from ft_pipeline.audit.audit_report import Verdict
 from ft_pipeline.audit.chain import broken_link, inputs_of, raw_files
-from ft_pipeline.audit.document import Verdict
+from ft_pipeline.audit.champion_records import check_records, check_redactions
 from ft_pipeline.audit.findings import Finding
-from ft_pipeline.audit.library import SHOWN, Library, Node
-from ft_pipeline.audit.records import check_records, check_redactions
 from ft_pipeline.store.artifacts import SHORT
 from ft_pipeline.store.blobs import BlobStore
 from ft_pipeline.store.hashing import sha256_of_file

@@ -2,7 +2,7 @@
 
 import sys
 
-from ft_pipeline.systems import refusal
+from ft_pipeline.supported_systems import refusal
 
 if (why := refusal()) is not None:
     sys.stderr.write(f"ft: {why}\n")

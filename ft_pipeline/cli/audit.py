@@ -13,8 +13,8 @@ from ft_pipeline.cli.common import FAILED, JsonOption, ProjectOption, errors, op
 from ft_pipeline.errors import UserError
 
 if TYPE_CHECKING:
+    from ft_pipeline.audit.audit_report import Verdict
     from ft_pipeline.audit.chain import Chain
-    from ft_pipeline.audit.document import Verdict
     from ft_pipeline.project import Project
 
 NAMES = "champion, champion@N, an experiment, a row of `ft compare`, an asset (ASSET@EXPERIMENT), a fingerprint."
@@ -68,8 +68,8 @@ def audit(
 
 
 def _chain(project: "Project", name: str) -> "Chain":
+    from ft_pipeline.audit.artifact_index import Library
     from ft_pipeline.audit.chain import walk
-    from ft_pipeline.audit.library import Library
     from ft_pipeline.audit.subject import find_subject
 
     library = Library(project.store)
@@ -77,8 +77,8 @@ def _chain(project: "Project", name: str) -> "Chain":
 
 
 def _audit(project: "Project", chain: "Chain", verify: bool, chain_only: bool, as_json: bool) -> None:
-    from ft_pipeline.audit.document import Verdict, audit_document
-    from ft_pipeline.cli.terminal_audit import show_audit
+    from ft_pipeline.audit.audit_report import Verdict, audit_document
+    from ft_pipeline.cli.display_audit import show_audit
 
     verdict = _verify(project, chain, chain_only) if verify else Verdict()
     document = audit_document(chain, verdict)
@@ -90,7 +90,7 @@ def _audit(project: "Project", chain: "Chain", verify: bool, chain_only: bool, a
 def _verify(project: "Project", chain: "Chain", chain_only: bool) -> "Verdict":
     """The chain and (unless `chain_only`) the whole store, hashed; then Dagster's record, if there is one."""
     from ft_pipeline.audit.verify import verify
-    from ft_pipeline.execution.cross_check import cross_check
+    from ft_pipeline.execution.event_log_check import cross_check
 
     library = chain.library
     with _hashing() as progress:
@@ -115,7 +115,7 @@ def _hashing() -> Iterator[Callable[[int, int], None]]:
 
 def _answer_rows(chain: "Chain", as_json: bool) -> None:
     from ft_pipeline.audit.rows import trained_rows
-    from ft_pipeline.cli.terminal_questions import show_trained
+    from ft_pipeline.cli.display_audit_rows import show_trained
 
     found = trained_rows(chain)
     document = {"subject": chain.subject.name, "rows": [each.to_json() for each in found]}
@@ -124,7 +124,7 @@ def _answer_rows(chain: "Chain", as_json: bool) -> None:
 
 def _answer_left_out(chain: "Chain", as_json: bool) -> None:
     from ft_pipeline.audit.rows import left_out
-    from ft_pipeline.cli.terminal_questions import show_left_out
+    from ft_pipeline.cli.display_audit_rows import show_left_out
 
     found = left_out(chain)
     document = {"subject": chain.subject.name, "rows": [asdict(each) for each in found]}
@@ -133,7 +133,7 @@ def _answer_left_out(chain: "Chain", as_json: bool) -> None:
 
 def _answer_sentence(chain: "Chain", sentence: str, as_json: bool) -> None:
     from ft_pipeline.audit.rows import find_sentence
-    from ft_pipeline.cli.terminal_questions import show_matches
+    from ft_pipeline.cli.display_audit_rows import show_matches
 
     found = find_sentence(chain, sentence)
     document: dict[str, Any] = {
@@ -148,9 +148,9 @@ def _answer_sentence(chain: "Chain", sentence: str, as_json: bool) -> None:
 
 
 def _answer_row(project: "Project", row: str, as_json: bool) -> None:
-    from ft_pipeline.audit.library import Library
-    from ft_pipeline.audit.seen import who_saw
-    from ft_pipeline.cli.terminal_questions import show_seen
+    from ft_pipeline.audit.artifact_index import Library
+    from ft_pipeline.audit.row_usage import who_saw
+    from ft_pipeline.cli.display_audit_rows import show_seen
 
     seen = who_saw(Library(project.store), row.removeprefix("data/raw/"))
     report(seen.to_json(), as_json, lambda _: show_seen(out, seen))
@@ -160,7 +160,7 @@ def _answer_against(chain: "Chain", against: str, as_json: bool) -> None:
     from ft_pipeline.audit.chain import walk
     from ft_pipeline.audit.changes import PREVIOUS, changes, previous_of
     from ft_pipeline.audit.subject import find_subject
-    from ft_pipeline.cli.terminal_questions import show_changes
+    from ft_pipeline.cli.display_audit_rows import show_changes
 
     library, subject = chain.library, chain.subject
     other = previous_of(library, subject) if against == PREVIOUS else find_subject(library, against)
@@ -179,8 +179,8 @@ def forget(
 
     Example: ft forget data/raw/alpaca/support_01.jsonl 12 --reason "deletion request 4711"
     """
-    from ft_pipeline.cli.terminal_questions import show_forgotten
-    from ft_pipeline.forgetting.forget import forget as forget_rows
+    from ft_pipeline.cli.display_audit_rows import show_forgotten
+    from ft_pipeline.erasure.erase import forget as forget_rows
 
     done = forget_rows(open_project(project), path, rows, reason)
     report(done.to_json(), as_json, lambda _: show_forgotten(out, done))

@@ -11,15 +11,17 @@ import typer
 
 from ft_pipeline import doctor as machine
 from ft_pipeline import scaffold
-from ft_pipeline.cli import audit, export, release, store, terminal, training
+from ft_pipeline.cli import audit, display, export, release
+from ft_pipeline.cli import gc as store
+from ft_pipeline.cli import memory as training
 from ft_pipeline.cli import report as reporting
 from ft_pipeline.cli.common import FAILED, REFUSED, JsonOption, ProjectOption, errors, open_project, out, report
-from ft_pipeline.cli.terminal_progress import live_progress
+from ft_pipeline.cli.display_progress import live_progress
 from ft_pipeline.errors import UserError
 from ft_pipeline.project import FORMATS, Project
 from ft_pipeline.store.artifacts import ArtifactStore
-from ft_pipeline.store.current import current_document
-from ft_pipeline.store.files import describe_write_error
+from ft_pipeline.store.asset_pointers import current_document
+from ft_pipeline.store.atomic_files import describe_write_error
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
@@ -66,7 +68,7 @@ def doctor(project: ProjectOption = None, as_json: JsonOption = False) -> None:
     """
     findings = list(machine.examine(open_project(project)))
     document = {"findings": [finding.to_json() for finding in findings]}
-    report(document, as_json, lambda _: terminal.show_findings(out, findings))
+    report(document, as_json, lambda _: display.show_findings(out, findings))
     if any(finding.status == "problem" for finding in findings):
         raise typer.Exit(FAILED)
 
@@ -89,18 +91,18 @@ def run(
 
     Example: ft run --experiment qlora
     """
-    from ft_pipeline.execution import running
+    from ft_pipeline.execution import run as running
 
     opened = open_project(project)
     wanted = running.Request(opened, tuple(experiment or ()), tuple(select.split(",")) if select else (), force)
     if plan:
         planned = running.what_runs(wanted)
         document = {"plan": [vars(each) | {"runs": each.runs} for each in planned]}
-        report(document, as_json, lambda _: terminal.show_plan(out, planned))
+        report(document, as_json, lambda _: display.show_plan(out, planned))
         return
     with live_progress(errors):
         outcome = running.run(wanted)
-    report(outcome.to_json(), as_json, lambda _: terminal.show_outcome(out, outcome, opened))
+    report(outcome.to_json(), as_json, lambda _: display.show_outcome(out, outcome, opened))
     if not outcome.succeeded:
         raise typer.Exit(FAILED)
 
@@ -118,8 +120,8 @@ def ui(
     Example: ft ui --port 3001
     """
     from ft_pipeline.execution import instance
-    from ft_pipeline.execution.launchers import check_environment
-    from ft_pipeline.execution.serving import require_free
+    from ft_pipeline.execution.workers.launchers import check_environment
+    from ft_pipeline.execution.workers.serving import require_free
 
     opened = open_project(project)
     instance.require_writable(opened.dagster_home)
@@ -146,10 +148,10 @@ def experiments(project: ProjectOption = None, as_json: JsonOption = False) -> N
 
     Example: ft experiments
     """
-    from ft_pipeline.execution import running
+    from ft_pipeline.execution import run as running
 
     found = running.list_experiments(open_project(project))
-    report({"experiments": found}, as_json, lambda _: terminal.show_experiments(out, found))
+    report({"experiments": found}, as_json, lambda _: display.show_experiments(out, found))
 
 
 @app.command()
@@ -159,7 +161,7 @@ def compare(project: ProjectOption = None, as_json: JsonOption = False) -> None:
     Example: ft compare
     """
     document = _document(open_project(project), "comparison")
-    report(document, as_json, lambda found: terminal.show_comparison(out, found))
+    report(document, as_json, lambda found: display.show_comparison(out, found))
 
 
 @app.command()
@@ -169,7 +171,7 @@ def recommend(project: ProjectOption = None, as_json: JsonOption = False) -> Non
     Example: ft recommend
     """
     document = _document(open_project(project), "recommendation")
-    report(document, as_json, lambda found: terminal.show_recommendation(out, found))
+    report(document, as_json, lambda found: display.show_recommendation(out, found))
 
 
 for command in (
@@ -203,7 +205,7 @@ def validate(
     if data_format not in FORMATS:
         raise UserError(f"there is no format {data_format!r}; choose one of {', '.join(FORMATS)}")
     found = validate_file(path, data_format, data_dir=path.parent, against=against)
-    report(found.to_json(), as_json, lambda document: terminal.show_validation(out, document))
+    report(found.to_json(), as_json, lambda document: display.show_validation(out, document))
     if found.refused:
         raise typer.Exit(REFUSED)
 
@@ -218,14 +220,14 @@ def sql(
 
     Example: ft sql "select code, count(*) from quarantine group by code"
     """
-    from ft_pipeline.store.views import query as run_query
+    from ft_pipeline.store.sql_views import query as run_query
 
     columns, rows = run_query(ArtifactStore(open_project(project).store), query)
     document = {"columns": columns, "rows": rows}
     if as_json:
         sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False, default=str) + "\n")
     else:
-        terminal.show_rows(out, columns, rows)
+        display.show_rows(out, columns, rows)
 
 
 def _document(project: Project, asset: str) -> Any:

@@ -8,16 +8,16 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 
-from ft_pipeline.cli import terminal
+from ft_pipeline.cli import display
 from ft_pipeline.cli.common import FAILED, JsonOption, ProjectOption, errors, open_project, out, report
-from ft_pipeline.models.compute_choice import requested_dtype
-from ft_pipeline.models.engines import HOST, OFFLINE, find_engine
+from ft_pipeline.models.compute_setting import requested_dtype
+from ft_pipeline.models.serving_engines import HOST, OFFLINE, find_engine
 from ft_pipeline.project import Project
-from ft_pipeline.release.export import Plan, plan_export, write_export
-from ft_pipeline.release.facts import card_facts
-from ft_pipeline.release.model_card import render_card
-from ft_pipeline.release.named import comparison_of, find_model
-from ft_pipeline.release.served import require_servable, write_served
+from ft_pipeline.release.card.model_card import render_card
+from ft_pipeline.release.card.model_lineage import card_facts
+from ft_pipeline.release.export.huggingface import Plan, plan_export, write_export
+from ft_pipeline.release.export.served_folder import require_servable, write_served
+from ft_pipeline.release.model_lookup import comparison_of, find_model
 from ft_pipeline.store.artifacts import ArtifactStore
 
 EngineChoice = Literal["auto", "vllm", "transformers"]
@@ -90,7 +90,7 @@ def serve(
 
     Example: ft serve champion --port 8001
     """
-    from ft_pipeline.execution.serving import require_free, run_engine
+    from ft_pipeline.execution.workers.serving import require_free, run_engine
 
     requested_dtype()  # an unknown type is refused before anything is written
     opened = open_project(project)

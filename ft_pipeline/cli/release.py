@@ -4,15 +4,15 @@ from typing import Annotated
 
 import typer
 
-from ft_pipeline.cli import terminal
+from ft_pipeline.cli import display
 from ft_pipeline.cli.common import FAILED, JsonOption, ProjectOption, errors, open_project, out, report
-from ft_pipeline.cli.terminal_progress import live_progress
+from ft_pipeline.cli.display_progress import live_progress
 from ft_pipeline.errors import UserError
 from ft_pipeline.project import Project
-from ft_pipeline.release import by_hand
+from ft_pipeline.release import manual_promotion
 from ft_pipeline.release.champion import Record, current
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
-from ft_pipeline.store.current import Current
+from ft_pipeline.store.asset_pointers import Current
 
 
 def promote(
@@ -35,8 +35,8 @@ def promote(
         raise UserError("there is no comparison yet to promote from; run: ft run")
     try:
         settings = opened.settings.promotion
-        record, new = by_hand.promote(store, comparison, settings, name, force=force, reason=reason)
-    except by_hand.NotPromoted as refusal:
+        record, new = manual_promotion.promote(store, comparison, settings, name, force=force, reason=reason)
+    except manual_promotion.NotPromoted as refusal:
         errors.print(f"[red]ft:[/red] {terminal.plain(str(refusal))}", soft_wrap=True)
         errors.print("ft: to release it all the same: --force --reason TEXT")
         raise typer.Exit(FAILED) from None
@@ -56,7 +56,7 @@ def rollback(
     """
     opened = open_project(project)
     store = ArtifactStore(opened.store)
-    _show_moved(opened, by_hand.rollback(store, _comparison(store), reason), as_json)
+    _show_moved(opened, manual_promotion.rollback(store, _comparison(store), reason), as_json)
 
 
 def champion(project: ProjectOption = None, as_json: JsonOption = False) -> None:
@@ -66,7 +66,7 @@ def champion(project: ProjectOption = None, as_json: JsonOption = False) -> None
     """
     record = current(open_project(project).store)
     document = record.to_json() if record else None
-    report(document, as_json, lambda found: terminal.show_champion(out, found))
+    report(document, as_json, lambda found: display.show_champion(out, found))
 
 
 def _comparison(store: ArtifactStore) -> Artifact | None:
@@ -76,11 +76,11 @@ def _comparison(store: ArtifactStore) -> Artifact | None:
 
 def _show_moved(project: Project, record: Record, as_json: bool) -> None:
     """The record, materialized as `champion` so that the UI shows it too."""
-    from ft_pipeline.execution import running
+    from ft_pipeline.execution import run as running
 
     with live_progress(errors):
         failures = running.release(project)
-    report(record.to_json(), as_json, lambda found: terminal.show_champion(out, found))
+    report(record.to_json(), as_json, lambda found: display.show_champion(out, found))
     if failures:
         errors.print(f"[red]ft:[/red] the record stands, but {terminal.plain(failures[0])}", soft_wrap=True)
         raise typer.Exit(FAILED)

@@ -7,14 +7,14 @@ from typing import Annotated
 
 import typer
 
-from ft_pipeline.cli import terminal
+from ft_pipeline.cli import display
 from ft_pipeline.cli.common import JsonOption, ProjectOption, open_project, out
 from ft_pipeline.cli.common import report as tell
 from ft_pipeline.errors import UserError
-from ft_pipeline.release.report import NAME
+from ft_pipeline.release.report.report import NAME
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
-from ft_pipeline.store.current import Current
-from ft_pipeline.store.files import user_write_errors
+from ft_pipeline.store.asset_pointers import Current
+from ft_pipeline.store.atomic_files import user_write_errors
 
 
 def report(
@@ -37,7 +37,7 @@ def report(
             file.parent.mkdir(parents=True, exist_ok=True)
             path = Path(shutil.copyfile(path, file))
     document = {"path": str(path.resolve()), "bytes": path.stat().st_size, "comparison": found.inputs["comparison"][1]}
-    tell(document, as_json, lambda told: out.print(terminal.plain(told["path"]), soft_wrap=True))
+    tell(document, as_json, lambda told: out.print(display.plain(told["path"]), soft_wrap=True))
     if open_it:
         webbrowser.open(path.resolve().as_uri())
 

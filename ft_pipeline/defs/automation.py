@@ -10,12 +10,12 @@ from datetime import UTC, datetime
 
 import dagster as dg
 
+from ft_pipeline.automation.raw_changes import look
+from ft_pipeline.automation.retraining import experiments_to_watch, judge
 from ft_pipeline.errors import UserError
-from ft_pipeline.execution.retraining import experiments_to_watch, judge
-from ft_pipeline.execution.stranded import end_stranded
-from ft_pipeline.execution.watching import look
+from ft_pipeline.execution.orphaned_runs import end_stranded
 from ft_pipeline.project import Project
-from ft_pipeline.settings import RetrainingSettings
+from ft_pipeline.settings.project import RetrainingSettings
 
 RETRAINED = ("distillation", "training", "evaluation", "release")
 LOOK_SECONDS = 20

@@ -4,17 +4,17 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from ft_pipeline.defs.lineage import ANSWERS, answers_lineage, column_lineage, distilled_lineage
-from ft_pipeline.defs.stages import base_model_spec
-from ft_pipeline.distillation.filters import distil
-from ft_pipeline.distillation.prompting import teacher_sha256
+from ft_pipeline.defs.column_lineage import ANSWERS, answers_lineage, column_lineage, distilled_lineage
+from ft_pipeline.defs.training_chain import base_model_spec
+from ft_pipeline.distillation.distill import distil
+from ft_pipeline.distillation.teacher_prompt import teacher_sha256
 from ft_pipeline.execution.metadata import column_schema, table
-from ft_pipeline.execution.steps import Check, Inputs, Making, step, versions_of
+from ft_pipeline.execution.step_asset import Check, Inputs, Making, step, versions_of
 from ft_pipeline.project import read_jsonl
-from ft_pipeline.settings import TeacherSettings
+from ft_pipeline.settings.project import TeacherSettings
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.spec import Spec
-from ft_pipeline.tables.schemas import describe_columns
+from ft_pipeline.tables.checks.content_checks import describe_columns
 
 SHOWN_ANSWERS = 20
 NOT_ASKED = {"terms", "model", "revision", "endpoint", "in_comparison", "engine"}

@@ -6,20 +6,20 @@ from typing import Any
 import dagster as dg
 
 from ft_pipeline.defs.distillation import asked_settings
-from ft_pipeline.defs.stages import base_model_spec, experiment_settings, references, trained_on
-from ft_pipeline.evaluation.comparison import build_comparison
-from ft_pipeline.evaluation.custom_metrics import resolve
-from ft_pipeline.evaluation.pictures import learning_curve_picture, score_picture
-from ft_pipeline.evaluation.recommendation import build_recommendation
-from ft_pipeline.evaluation.task_files import files_of
-from ft_pipeline.evaluation.trainings import facts, same_recipe
+from ft_pipeline.defs.training_chain import base_model_spec, experiment_settings, references, trained_on
+from ft_pipeline.evaluation.comparison.compare import build_comparison
+from ft_pipeline.evaluation.comparison.plots import learning_curve_picture, score_picture
+from ft_pipeline.evaluation.comparison.training_facts import facts, same_recipe
+from ft_pipeline.evaluation.metrics.custom_metrics import resolve
+from ft_pipeline.evaluation.recommendation.rules import build_recommendation
+from ft_pipeline.evaluation.scoring.task_files import files_of
 from ft_pipeline.execution.metadata import picture, table
-from ft_pipeline.execution.steps import STEPS, Inputs, Making, step, versions_of
-from ft_pipeline.experiments import ExperimentSettings
+from ft_pipeline.execution.step_asset import STEPS, Inputs, Making, step, versions_of
 from ft_pipeline.project import read_jsonl
 from ft_pipeline.release.champion import Record, before_deciding_on, decision_key
-from ft_pipeline.series import owner_of
-from ft_pipeline.settings import PriceSettings
+from ft_pipeline.settings.experiment import ExperimentSettings
+from ft_pipeline.settings.project import PriceSettings
+from ft_pipeline.settings.sweep import owner_of
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.spec import Spec
 
@@ -115,7 +115,7 @@ def recommendation(at: Inputs) -> Spec:
 
 def _scored(at: Inputs) -> tuple[dict[str, Artifact], list[str]]:
     """The present scores by `<experiment>/<asset>`, and the experiments that are left out: those that belong to the
-    series of another (series.py) that was trained in another way, or on other data, since."""
+    series of another (settings/sweep.py) that was trained in another way, or on other data, since."""
     scored: dict[str, Artifact] = {}
     stale = []
     for name in at.project.experiment_names():  # an experiment stands before what it trains beside itself

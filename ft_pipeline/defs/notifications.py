@@ -2,9 +2,9 @@
 
 import dagster as dg
 
+from ft_pipeline.automation.notifications import Notification, notify
+from ft_pipeline.automation.run_failures import why_it_failed
 from ft_pipeline.errors import UserError
-from ft_pipeline.execution.notifying import Notification, notify
-from ft_pipeline.execution.run_failures import why_it_failed
 from ft_pipeline.project import Project
 from ft_pipeline.release.champion import Record, history
 

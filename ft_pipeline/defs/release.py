@@ -6,16 +6,16 @@ from typing import Any
 
 import dagster as dg
 
-from ft_pipeline.execution.steps import Check, Inputs, Making, step, versions_of
+from ft_pipeline.execution.step_asset import Check, Inputs, Making, step, versions_of
 from ft_pipeline.release.candidates import candidates, key_of
+from ft_pipeline.release.card.model_card import render_card
+from ft_pipeline.release.card.model_lineage import card_facts
 from ft_pipeline.release.champion import Record, before_deciding_on, held_back, history, promote
-from ft_pipeline.release.facts import card_facts
-from ft_pipeline.release.model_card import render_card
-from ft_pipeline.release.named import of_record
+from ft_pipeline.release.model_lookup import of_record
 from ft_pipeline.release.promotion import decide, promotion
-from ft_pipeline.release.report import NAME as REPORT
-from ft_pipeline.release.report import render_report
-from ft_pipeline.settings import PromotionSettings
+from ft_pipeline.release.report.report import NAME as REPORT
+from ft_pipeline.release.report.report import render_report
+from ft_pipeline.settings.project import PromotionSettings
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.spec import Spec
 

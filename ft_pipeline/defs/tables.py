@@ -10,25 +10,25 @@ from typing import Any
 
 import dagster as dg
 
-from ft_pipeline import pictures
-from ft_pipeline.defs.lineage import column_lineage, conversations_lineage, table_lineage
-from ft_pipeline.execution.conditions import FOLLOW_ALL_INPUTS, FOLLOW_SOUND_INPUTS
+from ft_pipeline import plotting
+from ft_pipeline.defs.automation_conditions import FOLLOW_ALL_INPUTS, FOLLOW_SOUND_INPUTS
+from ft_pipeline.defs.column_lineage import column_lineage, conversations_lineage, table_lineage
 from ft_pipeline.execution.metadata import column_schema, picture, table
-from ft_pipeline.execution.steps import Check, Inputs, Making, step, versions_of
+from ft_pipeline.execution.step_asset import Check, Inputs, Making, step, versions_of
 from ft_pipeline.project import FORMATS, read_jsonl
-from ft_pipeline.settings import DataSettings
+from ft_pipeline.settings.project import DataSettings
 from ft_pipeline.sources.snapshot import CheckedOut, checkout, read_listing
 from ft_pipeline.store.artifacts import Artifact
+from ft_pipeline.store.folder_cache import FolderCache
 from ft_pipeline.store.spec import Spec
 from ft_pipeline.tables.build import build_table
-from ft_pipeline.tables.codes import Refused
+from ft_pipeline.tables.checks.content_checks import ACCOUNT_COLUMNS, QUARANTINE_COLUMNS, describe_columns
 from ft_pipeline.tables.conversations import build_conversations, count_words
-from ft_pipeline.tables.excluded import Excluded, read_excluded
-from ft_pipeline.tables.filecache import FileCache
-from ft_pipeline.tables.outcome import SourceFile
+from ft_pipeline.tables.excluded_rows import Excluded, read_excluded
+from ft_pipeline.tables.file_result import SourceFile
 from ft_pipeline.tables.quarantine import Part, build_quarantine, overview
-from ft_pipeline.tables.schemas import ACCOUNT_COLUMNS, QUARANTINE_COLUMNS, describe_columns
-from ft_pipeline.tables.sidecar import load_sidecar, parse_sidecar
+from ft_pipeline.tables.reading.sidecar import load_sidecar, parse_sidecar
+from ft_pipeline.tables.reason_codes import Refused
 
 CONVERSATION_TABLES = ("alpaca", "sharegpt")
 WHAT = {
@@ -78,7 +78,7 @@ def _build_table(making: Making, data_format: str) -> dict[str, Any]:
     excluded = Excluded.from_json(making.spec.config["excluded"])
     with tempfile.TemporaryDirectory(prefix="ft-table-") as folder:
         taken = checkout(read_listing(making.inputs["raw"]), making.store, Path(folder))
-        cache = FileCache(making.store.root / "cache" / "tables")
+        cache = FolderCache(making.store.root / "cache" / "tables")
         files = [source_of(each) for each in taken]
         report = build_table(data_format, files, making.out, max_quarantined=ceiling, excluded=excluded, cache=cache)
     return {**report.to_json(), "preview": report.preview, "mapped": mapped_columns(files)}
@@ -179,7 +179,7 @@ def _build_conversations(making: Making) -> dict[str, Any]:
 
 def _show_conversations(artifact: Artifact) -> dict[str, Any]:
     summary = artifact.summary
-    edges, counts = pictures.histogram(count_words(artifact.path))
+    edges, counts = plotting.histogram(count_words(artifact.path))
     columns = describe_columns("conversations")
     return {
         "splits": summary["splits"],
@@ -191,7 +191,7 @@ def _show_conversations(artifact: Artifact) -> dict[str, Any]:
         "preview": table(summary["preview"], {name: text for name, _, text in columns}),
         "warnings": summary["warnings"] or None,
         "words": picture(
-            pictures.length_histogram(edges, counts, "Words per conversation", "words"), "words per conversation"
+            plotting.length_histogram(edges, counts, "Words per conversation", "words"), "words per conversation"
         ),
     }
 

@@ -3,9 +3,9 @@
 import json
 from typing import Any
 
-from ft_pipeline import pictures
-from ft_pipeline.defs.lineage import TOKENS, column_lineage, training_lineage
-from ft_pipeline.defs.stages import (
+from ft_pipeline import plotting
+from ft_pipeline.defs.column_lineage import TOKENS, column_lineage, training_lineage
+from ft_pipeline.defs.training_chain import (
     adapter_spec,
     base_model_spec,
     beginning,
@@ -18,11 +18,11 @@ from ft_pipeline.defs.stages import (
     training_data_spec,
 )
 from ft_pipeline.execution.metadata import column_schema, picture, table
-from ft_pipeline.execution.steps import Check, Inputs, Making, step
-from ft_pipeline.experiments import ExperimentSettings
+from ft_pipeline.execution.step_asset import Check, Inputs, Making, step
+from ft_pipeline.settings.experiment import ExperimentSettings
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.spec import Spec
-from ft_pipeline.training.memory import cpu_in_words, estimate_experiment
+from ft_pipeline.training.memory.estimate import cpu_in_words, estimate_experiment
 
 TOKEN_CHECKS = (
     Check("no_over_length", "No row is longer than max_length; nothing is truncated."),
@@ -161,14 +161,14 @@ def _show_training_data(artifact: Artifact) -> dict[str, Any]:
         "lengths": audit["lengths"],
         "split_by_turn": audit["split_by_turn"],
         "reasoning": audit["reasoning"]["message"] or None,
-        "histogram": picture(pictures.length_histogram(**audit["histogram"], title="Tokens per row"), "tokens per row"),
+        "histogram": picture(plotting.length_histogram(**audit["histogram"], title="Tokens per row"), "tokens per row"),
         "example": audit["example"]["marked"],
     }
 
 
 def _show_memory(artifact: Artifact) -> dict[str, Any]:
     summary = artifact.summary
-    bar = pictures.memory_bar(summary["bytes"], summary["gpu_memory_gb"])
+    bar = plotting.memory_bar(summary["bytes"], summary["gpu_memory_gb"])
     cpu = {"on_a_cpu": cpu_in_words(summary["cpu_gb"])} if "cpu_gb" in summary else {}  # an older version has none
     return {
         "total_gb": summary["total_gb"],
@@ -188,7 +188,7 @@ def _show_adapter(artifact: Artifact) -> dict[str, Any]:
     entries = [json.loads(line) for line in (artifact.path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     trained = [entry for entry in entries if "loss" in entry]
     held_out = [entry for entry in entries if "eval_loss" in entry]
-    curve = pictures.loss_curve(
+    curve = plotting.loss_curve(
         [entry["step"] for entry in trained],
         [entry["loss"] for entry in trained],
         [entry["step"] for entry in held_out],

@@ -3,11 +3,11 @@
 import json
 from typing import Any
 
-from ft_pipeline.distillation import client, vllm
-from ft_pipeline.distillation.prompting import Prompter
+from ft_pipeline.distillation import endpoint_teacher, vllm_teacher
+from ft_pipeline.distillation.teacher_prompt import Prompter
 from ft_pipeline.job import Job
 from ft_pipeline.models.base_model import template_sha256
-from ft_pipeline.settings import TeacherSettings
+from ft_pipeline.settings.project import TeacherSettings
 
 
 def run(job: Job) -> dict[str, Any]:
@@ -21,9 +21,9 @@ def run(job: Job) -> dict[str, Any]:
     teacher = teacher_of(job)
     prompter = Prompter.of(teacher, job.inputs["conversations"])
     if teacher.endpoint is not None:
-        summary = client.answer_all(job, prompter)
-    elif (engine := vllm.wanted(teacher.engine, job.device)) is not None:
-        summary = vllm.answer_all(job, prompter, engine)
+        summary = endpoint_teacher.answer_all(job, prompter)
+    elif (engine := vllm_teacher.wanted(teacher.engine, job.device)) is not None:
+        summary = vllm_teacher.answer_all(job, prompter, engine)
     else:
         from ft_pipeline.distillation import local  # torch, which an endpoint needs none of
 
@@ -48,7 +48,7 @@ def _provenance(job: Job, prompter: Prompter) -> dict[str, Any]:
     endpoint = prompter.teacher.endpoint
     template = prompter.prompt_sha256 if endpoint else template_sha256(job.inputs["base_model"])
     return {
-        "endpoint_host": client.host_of(endpoint) if endpoint else None,
+        "endpoint_host": endpoint_teacher.host_of(endpoint) if endpoint else None,
         "system_prompt": prompter.teacher.system_prompt,
         "examples": prompter.examples,
         "prompt_sha256": prompter.prompt_sha256,

@@ -12,13 +12,13 @@ import dagster as dg
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.execution import events
-from ft_pipeline.execution.devices import DeviceNeed, Lease, lease
-from ft_pipeline.execution.launchers import Launcher, check_environment, launcher_for
 from ft_pipeline.execution.progress import Progress, Throttle, publish
-from ft_pipeline.execution.supervisor import WorkerError, WorkerJob, WorkerResult, run_worker
+from ft_pipeline.execution.workers.devices import DeviceNeed, Lease, lease
+from ft_pipeline.execution.workers.launchers import Launcher, check_environment, launcher_for
+from ft_pipeline.execution.workers.supervisor import WorkerError, WorkerJob, WorkerResult, run_worker
 from ft_pipeline.models.base_model import is_from_hub
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore, Draft
-from ft_pipeline.store.files import user_write_errors
+from ft_pipeline.store.atomic_files import user_write_errors
 from ft_pipeline.store.spec import Spec
 
 OBSERVATION_SECONDS = 5.0

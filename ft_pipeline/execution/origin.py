@@ -6,7 +6,7 @@ from urllib.parse import quote
 
 import dagster as dg
 
-from ft_pipeline.audit.library import SHOWN, Library
+from ft_pipeline.audit.artifact_index import SHOWN, Library
 from ft_pipeline.store.artifacts import Artifact
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import AttentionInterface
 
-from ft_pipeline.models.parts import causal_lm, reads_all_before
+from ft_pipeline.models.model_structure import causal_lm, reads_all_before
 
 END_TO_END = "end_to_end"
 """Name of this attention among transformers'."""

@@ -14,7 +14,7 @@ from typing import Any
 
 from ft_pipeline.errors import UserError, first_line
 from ft_pipeline.job import Job, Reporter
-from ft_pipeline.models.scan import KEEP, kept_files, left_out, read_json, refuse_hostile
+from ft_pipeline.models.file_scan import KEEP, kept_files, left_out, read_json, refuse_hostile
 
 EMBEDDED = "embedded"
 EMBEDDED_HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"

@@ -6,7 +6,7 @@ from functools import lru_cache
 from typing import Any
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.tables.turns import Message, plain
+from ft_pipeline.tables.formats.turns import Message, plain
 
 _PROBE = "Fourteen"
 _THOUGHT = "</think>"

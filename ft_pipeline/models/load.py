@@ -15,7 +15,7 @@ from transformers import (
 from transformers.utils.logging import disable_progress_bar
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.models.compute import compute_dtype
+from ft_pipeline.models.compute_dtype import compute_dtype
 
 disable_progress_bar()  # the job reports its own progress; bars in a log file are noise
 
@@ -50,7 +50,7 @@ def load_model(
     if adapter is not None:
         from peft import PeftModel
 
-        from ft_pipeline.models.adapters import compute_in_base_dtype
+        from ft_pipeline.models.adapter_precision import compute_in_base_dtype
 
         if not (adapter / "adapter_model.safetensors").is_file():  # PEFT would look for a pickle then
             raise UserError(f"{adapter.name} holds no adapter_model.safetensors; train the adapter again")

@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ft_pipeline.evaluation.metrics import metric_of
+from ft_pipeline.evaluation.metrics.definitions import metric_of
 from ft_pipeline.release.champion import Candidate, Promotion, Record
-from ft_pipeline.settings import PromotionSettings
+from ft_pipeline.settings.project import PromotionSettings
 
 
 @dataclass(frozen=True)

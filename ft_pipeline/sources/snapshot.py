@@ -13,7 +13,7 @@ from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.blobs import BlobStore
 from ft_pipeline.store.hashing import sha256_of_json
 from ft_pipeline.store.spec import Spec
-from ft_pipeline.store.statcache import StatCache
+from ft_pipeline.store.stat_cache import StatCache
 
 LISTING = "files.json"
 SIDECAR = ".yaml"

@@ -23,7 +23,7 @@ from typing import Any
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.store import provenance
-from ft_pipeline.store.files import sync_file, sync_folder, user_write_errors, write_atomically
+from ft_pipeline.store.atomic_files import sync_file, sync_folder, user_write_errors, write_atomically
 from ft_pipeline.store.hashing import plain_json, sha256_of_file
 from ft_pipeline.store.locks import FileLock
 from ft_pipeline.store.manifest import (
@@ -37,7 +37,7 @@ from ft_pipeline.store.manifest import (
 )
 from ft_pipeline.store.pickles import named_like_a_pickle
 from ft_pipeline.store.spec import Spec
-from ft_pipeline.store.statcache import StatCache
+from ft_pipeline.store.stat_cache import StatCache
 
 SHORT = 16
 logger = logging.getLogger(__name__)

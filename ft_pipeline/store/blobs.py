@@ -11,9 +11,9 @@ from typing import BinaryIO, Literal
 import zstandard
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.store.files import sync_folder, user_write_errors, write_atomically
+from ft_pipeline.store.atomic_files import sync_folder, user_write_errors, write_atomically
 from ft_pipeline.store.hashing import CHUNK_BYTES, sha256_of_file
-from ft_pipeline.store.statcache import StatCache
+from ft_pipeline.store.stat_cache import StatCache
 
 BlobState = Literal["copy", "reference", "redacted", "gone", "damaged", "changed"]
 """`redacted`: rows were taken out of it (`ft forget`), and it is what that left. `changed`: kept by reference, and the

@@ -10,8 +10,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
+from ft_pipeline.store.atomic_files import user_write_errors
 from ft_pipeline.store.blobs import INCOMING
-from ft_pipeline.store.files import user_write_errors
 from ft_pipeline.store.locks import FileLock
 
 LOG = "removed.jsonl"

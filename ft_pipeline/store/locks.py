@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from ft_pipeline.store.files import user_write_errors
+from ft_pipeline.store.atomic_files import user_write_errors
 
 POLL_SECONDS = 0.2
 

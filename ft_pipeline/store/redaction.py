@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.store.files import user_write_errors, write_atomically
+from ft_pipeline.store.atomic_files import user_write_errors, write_atomically
 from ft_pipeline.store.hashing import sha256_of_file
 from ft_pipeline.store.locks import FileLock
 from ft_pipeline.store.manifest import NAME, BrokenArtifact, read_manifest, write_seal

@@ -9,18 +9,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ft_pipeline.tables.chunk import raw_of
-from ft_pipeline.tables.collect import Collector
-from ft_pipeline.tables.columns import schema_of
-from ft_pipeline.tables.filecache import FileCache
-from ft_pipeline.tables.gates import table_checks
-from ft_pipeline.tables.hashing import RowsDigest
-from ft_pipeline.tables.judge import CODES, WORDS, Verdict, conflict_warnings, judge, settle
+from ft_pipeline.store.folder_cache import FolderCache
+from ft_pipeline.tables.accounts import FileAccount, TableReport
+from ft_pipeline.tables.duplicates import CODES, WORDS, Verdict, conflict_warnings, judge, settle
+from ft_pipeline.tables.file_result import SourceFile, all_shingles
+from ft_pipeline.tables.formats.arrow_schema import schema_of
+from ft_pipeline.tables.formats.registry import COLUMNS
+from ft_pipeline.tables.formats.row_ids import RowsDigest
+from ft_pipeline.tables.formats.turns import plain
+from ft_pipeline.tables.ingest import Collector
 from ft_pipeline.tables.keystore import write_keys
-from ft_pipeline.tables.outcome import SourceFile, all_shingles
-from ft_pipeline.tables.report import FileAccount, TableReport
-from ft_pipeline.tables.rows import COLUMNS
-from ft_pipeline.tables.turns import plain
+from ft_pipeline.tables.process_batch import raw_of
+from ft_pipeline.tables.table_checks import table_checks
 
 ROW_GROUP = 65_536
 PARQUET: dict[str, Any] = {"compression": "zstd", "compression_level": 1, "use_dictionary": ["file", "split", "table"]}
@@ -63,7 +63,7 @@ def build_table(
     max_quarantined: float,
     excluded: Collection[str] = frozenset(),
     progress: Callable[[int], None] | None = None,
-    cache: FileCache | None = None,
+    cache: FolderCache | None = None,
 ) -> TableReport:
     """Write rows.parquet, set_aside.parquet and files.parquet into `out` (a folder, made if need be), and for alpaca
     and sharegpt keys.parquet, what the conversations compare rows by.

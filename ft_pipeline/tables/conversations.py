@@ -11,19 +11,27 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ft_pipeline.settings import DataSettings
+from ft_pipeline.settings.project import DataSettings
+from ft_pipeline.tables.accounts import FIRST_ROWS, Check, Warning
 from ft_pipeline.tables.build import PARQUET, PREVIEW_ROWS, ROW_GROUP, SET_ASIDE, cut
-from ft_pipeline.tables.chunk import raw_of
-from ft_pipeline.tables.columns import MESSAGES
-from ft_pipeline.tables.fates import CODES, Fates, decide
-from ft_pipeline.tables.hashing import RowsDigest
-from ft_pipeline.tables.judge import conflicts
-from ft_pipeline.tables.keys import group_names
-from ft_pipeline.tables.overlap import Phrases
-from ft_pipeline.tables.report import FIRST_ROWS, Check, Warning
+from ft_pipeline.tables.conversation_rows import (
+    BATCH_ROWS,
+    TABLES,
+    Staged,
+    messages_of,
+    stage,
+    table_batches,
+    with_texts,
+)
+from ft_pipeline.tables.dedup.contamination import Phrases
+from ft_pipeline.tables.dedup.keys import group_names
+from ft_pipeline.tables.duplicates import conflicts
+from ft_pipeline.tables.formats.arrow_schema import MESSAGES
+from ft_pipeline.tables.formats.row_ids import RowsDigest
+from ft_pipeline.tables.formats.turns import plain
+from ft_pipeline.tables.process_batch import raw_of
+from ft_pipeline.tables.split_assignment import CODES, Fates, decide
 from ft_pipeline.tables.splits import SPLITS, TRAIN
-from ft_pipeline.tables.staging import BATCH_ROWS, TABLES, Staged, messages_of, stage, table_batches, with_texts
-from ft_pipeline.tables.turns import plain
 
 SCHEMA = pa.schema(
     [

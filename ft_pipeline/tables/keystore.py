@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ft_pipeline.tables.keys import Keys
+from ft_pipeline.tables.dedup.keys import Keys
 
 _HASHES = ("exact", "normal", "prompt", "answer")
 

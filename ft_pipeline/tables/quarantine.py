@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ft_pipeline.tables.build import SET_ASIDE
-from ft_pipeline.tables.codes import DUPLICATE_CODES, ROW_CODES
+from ft_pipeline.tables.reason_codes import DUPLICATE_CODES, ROW_CODES
 
 SCHEMA = pa.schema([("table", pa.string()), *SET_ASIDE, ("data_version", pa.string())])
 BATCH_ROWS = 4096

@@ -10,15 +10,15 @@ import numpy as np
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.sources.snapshot import printable
-from ft_pipeline.tables.codes import Refused
-from ft_pipeline.tables.collect import Collector
-from ft_pipeline.tables.gates import share_check
-from ft_pipeline.tables.judge import Verdict, conflict_warnings, judge, settle
-from ft_pipeline.tables.outcome import Collected, SourceFile, refused
-from ft_pipeline.tables.overlap import near_heldout
-from ft_pipeline.tables.reader import check_path
-from ft_pipeline.tables.report import FileAccount, FileReport, Warning
-from ft_pipeline.tables.sidecar import read_sidecar
+from ft_pipeline.tables.accounts import FileAccount, FileReport, Warning
+from ft_pipeline.tables.dedup.contamination import near_heldout
+from ft_pipeline.tables.duplicates import Verdict, conflict_warnings, judge, settle
+from ft_pipeline.tables.file_result import Collected, SourceFile, refused
+from ft_pipeline.tables.ingest import Collector
+from ft_pipeline.tables.reading.containers import check_path
+from ft_pipeline.tables.reading.sidecar import read_sidecar
+from ft_pipeline.tables.reason_codes import Refused
+from ft_pipeline.tables.table_checks import share_check
 
 BESIDE: Any = object()
 """Read the YAML that lies beside the file."""

@@ -12,25 +12,25 @@ import torch
 from safetensors import SafetensorError
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.experiments import ExperimentSettings
 from ft_pipeline.job import Job, Rank
 from ft_pipeline.models.attention import reads_end_to_end
-from ft_pipeline.models.compute import compute_dtype, dtype_name
+from ft_pipeline.models.compute_dtype import compute_dtype, dtype_name
 from ft_pipeline.models.load import load_tokenizer
-from ft_pipeline.training.arguments import training_arguments
-from ft_pipeline.training.callbacks import Progress
-from ft_pipeline.training.checkpoints import folder_of
-from ft_pipeline.training.evaluations import Evaluations, intervals
-from ft_pipeline.training.memory import estimate_experiment
-from ft_pipeline.training.preference import PairTrainer, with_reference
-from ft_pipeline.training.probe import require_causal, require_room
-from ft_pipeline.training.ranks import Ranks, joined
-from ft_pipeline.training.sample import sample
-from ft_pipeline.training.speed import require_attention, speed_up
+from ft_pipeline.settings.experiment import ExperimentSettings
+from ft_pipeline.training.memory.estimate import estimate_experiment
+from ft_pipeline.training.objectives.dpo import PairTrainer, with_reference
 from ft_pipeline.training.techniques import count_parameters, load_weights, new_model, save_adapter, save_full
-from ft_pipeline.training.trainer import AnswerTrainer, padding_of, train
+from ft_pipeline.training.tokens.sample import sample
+from ft_pipeline.training.trainer.acceleration import require_attention, speed_up
+from ft_pipeline.training.trainer.arguments import training_arguments
+from ft_pipeline.training.trainer.callbacks import Progress
+from ft_pipeline.training.trainer.checkpoints import folder_of
+from ft_pipeline.training.trainer.data_parallel import Ranks, joined
+from ft_pipeline.training.trainer.evaluations import Evaluations, intervals
+from ft_pipeline.training.trainer.memory_usage import peak_memory_gb
+from ft_pipeline.training.trainer.model_probe import require_causal, require_room
+from ft_pipeline.training.trainer.token_trainer import AnswerTrainer, padding_of, train
 from ft_pipeline.training.training_data import read_split
-from ft_pipeline.training.usage import peak_memory_gb
 
 _NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
 _NO_DISK = ("No space left on device", "PytorchStreamWriter failed")

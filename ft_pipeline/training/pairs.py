@@ -5,14 +5,14 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.experiments import ExperimentSettings
 from ft_pipeline.job import Job
 from ft_pipeline.models.chat import prompt_and_target, with_prompt
-from ft_pipeline.settings import DataSettings
-from ft_pipeline.tables.turns import plain
-from ft_pipeline.training.audit import Row
-from ft_pipeline.training.heldout import keep_from_training
-from ft_pipeline.training.tokens import Rendered, encode
+from ft_pipeline.settings.experiment import ExperimentSettings
+from ft_pipeline.settings.project import DataSettings
+from ft_pipeline.tables.formats.turns import plain
+from ft_pipeline.training.tokens.chat_tokens import Rendered, encode
+from ft_pipeline.training.tokens.held_out import keep_from_training
+from ft_pipeline.training.tokens.token_audit import Row
 
 PREFERRED, REJECTED = "preferred", "rejected"
 

@@ -18,12 +18,12 @@ from safetensors.torch import load_file
 from transformers import set_seed
 
 from ft_pipeline.errors import UserError, first_line
-from ft_pipeline.experiments import ExperimentSettings, LoraSettings, PromptTuningSettings
-from ft_pipeline.models.adapters import keep_adapter_in_32_bit, set_exact_magnitudes
+from ft_pipeline.models.adapter_precision import keep_adapter_in_32_bit, set_exact_magnitudes
 from ft_pipeline.models.base_model import ORIGIN
-from ft_pipeline.models.compute import storage_dtype
+from ft_pipeline.models.compute_dtype import storage_dtype
 from ft_pipeline.models.load import keep_weights_unpacked, load_model
-from ft_pipeline.training.targets import require_mergeable, targets_in
+from ft_pipeline.settings.experiment import ExperimentSettings, LoraSettings, PromptTuningSettings
+from ft_pipeline.training.lora_targets import require_mergeable, targets_in
 
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_config.json")
 
@@ -32,9 +32,9 @@ def new_model(base: Path, settings: ExperimentSettings, device: str, start: Path
     """The base model, seeded and ready to train: all of it in fp32 (`full`; in bf16 with `pure_bf16`), or frozen under
     an adapter, a fresh one or one with the weights of `start` (an adapter folder of the same shape).
 
-    What trains is 32 bit (models/adapters.py says why). k-bit preparation is left out on purpose: it widens embeddings
-    and head to fp32, which costs memory and most of the speed of a small model. PEFT freezes the base by itself.
-    UserError where the settings name modules that the model does not have.
+    What trains is 32 bit (models/adapter_precision.py says why). k-bit preparation is left out on purpose: it widens
+    embeddings and head to fp32, which costs memory and most of the speed of a small model. PEFT freezes the base by
+    itself. UserError where the settings name modules that the model does not have.
     """
     if settings.technique == "full":
         set_seed(settings.training.seed)

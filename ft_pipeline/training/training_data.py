@@ -9,14 +9,14 @@ import pyarrow.parquet as pq
 from transformers import AutoConfig
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.experiments import ExperimentSettings
 from ft_pipeline.job import Job
 from ft_pipeline.models.load import load_tokenizer
-from ft_pipeline.models.parts import window_of
-from ft_pipeline.training.answers import answer_rows
-from ft_pipeline.training.audit import Row, account, answer_checks, audit, both, failures
+from ft_pipeline.models.model_structure import window_of
+from ft_pipeline.settings.experiment import ExperimentSettings
+from ft_pipeline.training.objectives.cpt import audit_blocks, block_checks, replay_blocks, text_blocks
+from ft_pipeline.training.objectives.sft import answer_rows
 from ft_pipeline.training.pairs import REJECTED, pair_rows
-from ft_pipeline.training.texts import audit_blocks, block_checks, replay_blocks, text_blocks
+from ft_pipeline.training.tokens.token_audit import Row, account, answer_checks, audit, both, failures
 
 _TOKENS = pa.list_(pa.int32())
 _SCHEMA = pa.schema([("id", pa.string()), ("source", pa.string()), ("input_ids", _TOKENS), ("labels", _TOKENS)])

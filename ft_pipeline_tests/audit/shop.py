@@ -10,15 +10,15 @@ import pyarrow.parquet as pq
 
 from ft_pipeline.project import FORMATS
 from ft_pipeline.release.champion import Candidate, Promotion, Record, promote
-from ft_pipeline.settings import DataSettings
+from ft_pipeline.settings.project import DataSettings
 from ft_pipeline.sources.snapshot import Snapshot, checkout, read_listing, snapshot_folder, write_listing
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
-from ft_pipeline.store.current import Current
+from ft_pipeline.store.asset_pointers import Current
 from ft_pipeline.store.spec import Spec
 from ft_pipeline.tables.build import build_table
 from ft_pipeline.tables.conversations import build_conversations
-from ft_pipeline.tables.excluded import read_excluded
-from ft_pipeline.tables.outcome import SourceFile
+from ft_pipeline.tables.excluded_rows import read_excluded
+from ft_pipeline.tables.file_result import SourceFile
 
 THINGS = ("kettle", "rug", "lamp", "spade", "mug", "chair", "vase", "clock", "towel", "rake", "bowl", "shelf")
 ALPACA = [

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from ft_pipeline.audit.artifact_index import Library
 from ft_pipeline.audit.chain import walk
-from ft_pipeline.audit.library import Library
 from ft_pipeline.audit.subject import find_subject
 from ft_pipeline.errors import UserError
 from ft_pipeline.store.manifest import write_seal

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from ft_pipeline.audit.library import Library
+from ft_pipeline.audit.artifact_index import Library
 from ft_pipeline.errors import UserError
 from ft_pipeline.store.hashing import sha256_of_file
 from ft_pipeline_tests.audit.conftest import Command

@@ -14,10 +14,10 @@ import yaml
 
 from ft_pipeline.defs import automation
 from ft_pipeline.execution.planning import flow
-from ft_pipeline.execution.steps import STEPS, Inputs, planned_spec
+from ft_pipeline.execution.step_asset import STEPS, Inputs, planned_spec
 from ft_pipeline.project import Project
 from ft_pipeline.store.artifacts import ArtifactStore
-from ft_pipeline.store.current import Current
+from ft_pipeline.store.asset_pointers import Current
 
 FIRST_DAY = datetime(2026, 11, 1, 9, tzinfo=UTC)
 STAND_IN = {"rows": [{"fingerprint": "evaluation"}], "audit": {"checks": {}}, "params": 1_000_000}

@@ -11,7 +11,7 @@ import yaml
 
 from ft_pipeline import scaffold
 from ft_pipeline.store.artifacts import Artifact
-from ft_pipeline.store.current import Current
+from ft_pipeline.store.asset_pointers import Current
 from ft_pipeline_tests.automation.simulated import Simulation, rows
 
 

@@ -30,7 +30,7 @@ from reproducing.trainings import (
     window,
 )
 
-from ft_pipeline.evaluation.bootstrap import Estimate, interval
+from ft_pipeline.evaluation.comparison.bootstrap import Estimate, interval
 from ft_pipeline_tests.benchmarks.conftest import BENCHMARKS
 
 SCRIPT = BENCHMARKS / "reproductions.py"
@@ -194,7 +194,7 @@ def test_further_seeds_repeat_the_rates_around_the_lowest_loss() -> None:
 
 
 def test_every_arm_is_an_experiment_and_the_adapters_of_study_1_are_nearly_equal(tiny_base: Path) -> None:
-    from ft_pipeline.experiments import ExperimentSettings
+    from ft_pipeline.settings.experiment import ExperimentSettings
     from ft_pipeline.training.techniques import count_parameters, new_model
 
     config = json.loads((tiny_base / "config.json").read_text(encoding="utf-8"))

@@ -9,10 +9,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ft_pipeline.distillation.answers import ANSWERS
+from ft_pipeline.distillation.answer_table import ANSWERS
 from ft_pipeline.job import Job
-from ft_pipeline.tables.columns import MESSAGES
 from ft_pipeline.tables.conversations import SCHEMA
+from ft_pipeline.tables.formats.arrow_schema import MESSAGES
 
 HUMAN = [
     ("Where is my parcel?", "Please send your order number and I'll check the latest tracking status for you."),

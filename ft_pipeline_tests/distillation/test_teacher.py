@@ -16,12 +16,12 @@ import torch
 from pydantic import ValidationError
 
 from ft_pipeline.distillation import teacher
-from ft_pipeline.distillation.prompting import Prompter
+from ft_pipeline.distillation.teacher_prompt import Prompter
 from ft_pipeline.errors import UserError
 from ft_pipeline.job import Job
 from ft_pipeline.models import base_model
-from ft_pipeline.settings import TeacherSettings
-from ft_pipeline.tables.turns import plain
+from ft_pipeline.settings.project import TeacherSettings
+from ft_pipeline.tables.formats.turns import plain
 from ft_pipeline_tests.distillation.material import Recorder, teacher_job, user, write_conversations, write_unlabelled
 from ft_pipeline_tests.tiny import tiny_model
 

@@ -13,7 +13,7 @@ import yaml
 
 from ft_pipeline import scaffold
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
-from ft_pipeline.store.current import Current
+from ft_pipeline.store.asset_pointers import Current
 from ft_pipeline_tests.tiny import tiny_model
 
 KEEP = {
@@ -95,7 +95,7 @@ def workers(root: Path) -> list[psutil.Process]:
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
             line = " ".join(process.cmdline())
-            if "ft_pipeline.execution.worker" in line and str(root / "data" / "store") in line:
+            if "ft_pipeline.execution.workers.worker" in line and str(root / "data" / "store") in line:
                 found.append(process)
     return sorted(found, key=lambda process: process.ppid() in {other.pid for other in found})
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ft_pipeline.audit.library import Library, Node
+from ft_pipeline.audit.artifact_index import Library, Node
 from ft_pipeline.audit.verify import verify
 from ft_pipeline_tests.audit.test_verify import edit, flip, some_file
 from ft_pipeline_tests.end_to_end.conftest import Finished

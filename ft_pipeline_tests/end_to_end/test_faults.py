@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from ft_pipeline.store.artifacts import ArtifactStore
-from ft_pipeline.store.current import Current
+from ft_pipeline.store.asset_pointers import Current
 from ft_pipeline_tests.audit.test_verify import flip
 from ft_pipeline_tests.end_to_end.conftest import Finished
 from ft_pipeline_tests.end_to_end.project import environment, ft, ft_json, small_project

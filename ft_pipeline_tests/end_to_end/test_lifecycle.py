@@ -11,7 +11,7 @@ import dagster as dg
 import psutil
 import pytest
 
-from ft_pipeline.store.current import Current
+from ft_pipeline.store.asset_pointers import Current
 from ft_pipeline_tests.end_to_end.conftest import Finished
 from ft_pipeline_tests.end_to_end.project import current, environment, ft, ft_json, small_project, write_experiment
 

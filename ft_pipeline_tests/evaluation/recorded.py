@@ -10,10 +10,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ft_pipeline.evaluation.trainings import facts
+from ft_pipeline.evaluation.comparison.training_facts import facts
 from ft_pipeline.project import Project
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
-from ft_pipeline.store.current import Current
+from ft_pipeline.store.asset_pointers import Current
 
 PROJECTS = Path(__file__).parent / "projects"
 EXPERIMENT = "lora"

@@ -8,8 +8,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ft_pipeline.evaluation.fingerprint import fingerprint
-from ft_pipeline.evaluation.scoring import GENERAL
+from ft_pipeline.evaluation.scoring.fingerprint import fingerprint
+from ft_pipeline.evaluation.scoring.scorer import GENERAL
 
 TOKENS = 10
 PARTS = {"test_rows": "a", "template": "t", "generation": {"max_new_tokens": 8}}

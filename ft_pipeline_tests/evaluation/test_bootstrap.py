@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from ft_pipeline.evaluation.bootstrap import Bootstrap, difference, interval
+from ft_pipeline.evaluation.comparison.bootstrap import Bootstrap, difference, interval
 
 
 def test_interval_of_a_mean_is_close_to_theory() -> None:
@@ -45,7 +45,7 @@ def test_the_seed_and_not_the_block_size_decides(monkeypatch: pytest.MonkeyPatch
     values = np.random.default_rng(4).normal(size=(30, 2))
     groups = [str(number) for number in range(30)]
     whole = Bootstrap(groups, 500, 7).means(values)
-    monkeypatch.setattr("ft_pipeline.evaluation.bootstrap._CELLS", 30 * 64)
+    monkeypatch.setattr("ft_pipeline.evaluation.comparison.bootstrap._CELLS", 30 * 64)
     blocks = Bootstrap(groups, 500, 7).means(values)
     assert np.array_equal(whole[1].draws, blocks[1].draws)
     assert not np.array_equal(whole[1].draws, Bootstrap(groups, 500, 8).means(values)[1].draws)

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.evaluation.comparison import build_comparison, compare, markdown_table
-from ft_pipeline.evaluation.metrics import METRICS
-from ft_pipeline.evaluation.pictures import score_picture
+from ft_pipeline.evaluation.comparison.compare import build_comparison, compare, markdown_table
+from ft_pipeline.evaluation.comparison.plots import score_picture
+from ft_pipeline.evaluation.metrics.definitions import METRICS
 from ft_pipeline_tests.evaluation.scored import PARTS, scored
 
 CONFIG = {"bootstrap_resamples": 500, "seed": 0, "primary_metric": "loss"}
@@ -174,9 +174,8 @@ def test_files_and_pictures(tmp_path: Path, baseline: Path) -> None:
 
 
 def test_no_heavy_import() -> None:
-    modules = (
-        "ft_pipeline.evaluation.comparison, ft_pipeline.evaluation.recommendation, ft_pipeline.evaluation.pictures"
-    )
+    names = ("comparison.compare", "recommendation.rules", "comparison.plots")
+    modules = ", ".join(f"ft_pipeline.evaluation.{name}" for name in names)
     heavy = "{'torch', 'transformers', 'lm_eval', 'peft', 'matplotlib', 'dagster'}"
     code = f"import sys, {modules}; assert not {heavy} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from ft_pipeline.evaluation.comparison import compare
-from ft_pipeline.evaluation.costs import in_words, training_time
-from ft_pipeline.evaluation.markdown import markdown_table
-from ft_pipeline.evaluation.recommendation import recommend
+from ft_pipeline.evaluation.comparison.compare import compare
+from ft_pipeline.evaluation.comparison.costs import in_words, training_time
+from ft_pipeline.evaluation.comparison.markdown import markdown_table
+from ft_pipeline.evaluation.recommendation.rules import recommend
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.spec import Spec
 from ft_pipeline_tests.evaluation.scored import scored

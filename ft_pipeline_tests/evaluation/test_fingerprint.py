@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from ft_pipeline.evaluation.fingerprint import differences, evaluation_parts, fingerprint
+from ft_pipeline.evaluation.scoring.fingerprint import differences, evaluation_parts, fingerprint
 from ft_pipeline_tests.evaluation.conftest import CONVERSATIONS, QUESTIONS, TEXTS
 
 SETTINGS = {"max_new_tokens": 8, "batch_size": 4, "seed": 0}

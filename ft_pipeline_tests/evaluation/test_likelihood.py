@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 import torch
 
-from ft_pipeline.evaluation import likelihood
-from ft_pipeline.evaluation.likelihood import target_log_likelihoods
-from ft_pipeline.models import prefix as sharing
-from ft_pipeline.models.prefix import shared_prefixes
+from ft_pipeline.evaluation.scoring import likelihood
+from ft_pipeline.evaluation.scoring.likelihood import target_log_likelihoods
+from ft_pipeline.models.decoding import prefix_cache as sharing
+from ft_pipeline.models.decoding.prefix_cache import shared_prefixes
 
 PAIRS = [
     ([5, 9, 11, 40], [7, 8]),

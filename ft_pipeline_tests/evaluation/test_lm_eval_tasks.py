@@ -9,10 +9,10 @@ import pytest
 import yaml
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.evaluation import prompt_baseline, scores
-from ft_pipeline.evaluation.comparison import build_comparison
-from ft_pipeline.evaluation.markdown import markdown_table
-from ft_pipeline.evaluation.task_files import files_of, keep_files
+from ft_pipeline.evaluation.comparison.compare import build_comparison
+from ft_pipeline.evaluation.comparison.markdown import markdown_table
+from ft_pipeline.evaluation.scoring import prompt_baseline, tuned_scores
+from ft_pipeline.evaluation.scoring.task_files import files_of, keep_files
 from ft_pipeline.job import Job
 from ft_pipeline_tests.evaluation.conftest import QUESTIONS, JobMaker
 
@@ -79,7 +79,7 @@ def test_every_model_runs_them_and_they_compare(
     assert [line.split(":")[0] for line in baseline.report.lines].count("lm-eval tasks") == 2  # type: ignore[attr-defined]
     inputs |= {"adapter": tiny_adapter, "merged_model": tiny_merged}
     tuned = make_job("scores", "tuned", inputs, technique="lora", quantization=None, system_prompt=None, **shared)
-    scores.run(tuned)
+    tuned_scores.run(tuned)
 
     found = rows_of(baseline)
     assert {"capitals/acc", "written/spaces"} <= found["plain"].keys()

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from ft_pipeline.evaluation.metrics import METRICS, answer_metrics, metric_versions
+from ft_pipeline.evaluation.metrics.definitions import METRICS, answer_metrics, metric_versions
 
 
 def test_the_reference_itself_scores_full_marks() -> None:

@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from ft_pipeline import scaffold
-from ft_pipeline.evaluation.comparison import compare
-from ft_pipeline.evaluation.recommendation import recommend
+from ft_pipeline.evaluation.comparison.compare import compare
+from ft_pipeline.evaluation.recommendation.rules import recommend
 from ft_pipeline.project import Project
 from ft_pipeline_tests.end_to_end.project import ft, ft_json
 from ft_pipeline_tests.evaluation.recorded import ASSETS, EXPERIMENT, PROJECTS, training_of

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from ft_pipeline.evaluation.comparison import compare
-from ft_pipeline.evaluation.recommendation import recommend
+from ft_pipeline.evaluation.comparison.compare import compare
+from ft_pipeline.evaluation.recommendation.rules import recommend
 from ft_pipeline_tests.evaluation.scored import scored
 from ft_pipeline_tests.evaluation.test_comparison import CONFIG, CORRECT, ITEMS, losses
 

@@ -9,10 +9,10 @@ import pytest
 from pydantic import ValidationError
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.evaluation import prompt_baseline
-from ft_pipeline.evaluation.rendering import Prompt
-from ft_pipeline.evaluation.retrieval import Index, passages_of, without_held_out
-from ft_pipeline.settings import PromptVariant
+from ft_pipeline.evaluation.scoring import prompt_baseline
+from ft_pipeline.evaluation.scoring.prompts import Prompt
+from ft_pipeline.evaluation.scoring.retrieval import Index, passages_of, without_held_out
+from ft_pipeline.settings.project import PromptVariant
 from ft_pipeline_tests.evaluation.conftest import CONVERSATIONS, JobMaker, conversation
 
 QUESTIONS = ("Where is my parcel?", "Can I return the shoes?", "Which grill is the heaviest?", "Do you ship to Malta?")

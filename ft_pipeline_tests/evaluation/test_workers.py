@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.evaluation import prompt_baseline, scores, teacher_scores
-from ft_pipeline.evaluation.comparison import build_comparison
+from ft_pipeline.evaluation.comparison.compare import build_comparison
+from ft_pipeline.evaluation.scoring import prompt_baseline, teacher_scores, tuned_scores
 from ft_pipeline.job import Job
 from ft_pipeline_tests.distillation.fault_server import answer_to, serving
 from ft_pipeline_tests.evaluation.conftest import JobMaker
@@ -36,7 +36,7 @@ def baseline(make_job: JobMaker) -> Job:
 def tuned(make_job: JobMaker, tiny_adapter: Path, tiny_merged: Path) -> Job:
     inputs = {"adapter": tiny_adapter, "merged_model": tiny_merged}
     job = make_job("scores", "tuned", inputs, technique="lora", quantization=None, system_prompt="Be brief.")
-    scores.run(job)
+    tuned_scores.run(job)
     return job
 
 
@@ -96,7 +96,7 @@ def test_a_qlora_adapter_is_scored_on_the_4_bit_base(
     inputs = {"adapter": tiny_adapter, "merged_model": tiny_merged}
     four_bit = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
     job = make_job("scores", "qlora", inputs, technique="qlora", quantization=four_bit, system_prompt="Be brief.")
-    adapter, merged = scores.run(job)["rows"]
+    adapter, merged = tuned_scores.run(job)["rows"]
     of_lora, merged_before = json.loads((tuned.out / "scores.json").read_text(encoding="utf-8"))["rows"]
     assert adapter["scores"]["loss"]["value"] != pytest.approx(of_lora["scores"]["loss"]["value"], abs=1e-4)
     assert merged["scores"]["loss"] == merged_before["scores"]["loss"]

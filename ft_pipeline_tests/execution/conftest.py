@@ -6,8 +6,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from ft_pipeline.execution.launchers import LocalLauncher
-from ft_pipeline.execution.supervisor import WorkerJob
+from ft_pipeline.execution.workers.launchers import LocalLauncher
+from ft_pipeline.execution.workers.supervisor import WorkerJob
 from ft_pipeline.store.artifacts import ArtifactStore
 
 ROOT = Path(__file__).parents[2]

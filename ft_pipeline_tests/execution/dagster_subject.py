@@ -13,7 +13,7 @@ from pathlib import Path
 import dagster as dg
 
 from ft_pipeline.execution.build import build_artifact
-from ft_pipeline.execution.launchers import Launcher, LocalLauncher
+from ft_pipeline.execution.workers.launchers import Launcher, LocalLauncher
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.spec import Spec
 

@@ -3,8 +3,8 @@
 import os
 import sys
 
-from ft_pipeline.execution import guard
-from ft_pipeline.execution.worker import run
+from ft_pipeline.execution.workers import process_guard
+from ft_pipeline.execution.workers.worker import run
 
 JOBS = ("count", "refuse", "crash", "full_disk", "fill", "leave", "family", "hub", "rank", "threads")
 NO_PRCTL = "FT_TEST_NO_PRCTL"
@@ -13,5 +13,5 @@ WORKERS = {name: f"ft_pipeline_tests.execution.fake_jobs:{name}" for name in JOB
 
 if __name__ == "__main__":
     if os.environ.get(NO_PRCTL):
-        guard._prctl = lambda option, value: None
+        process_guard._prctl = lambda option, value: None
     run(sys.argv[1:], WORKERS)

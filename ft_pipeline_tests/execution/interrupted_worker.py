@@ -4,7 +4,7 @@ import os
 import signal
 import sys
 
-from ft_pipeline.execution.worker import run
+from ft_pipeline.execution.workers.worker import run
 from ft_pipeline_tests.execution.fake_worker import WORKERS
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from ft_pipeline.execution.build import build_artifact
-from ft_pipeline.execution.launchers import LocalLauncher
+from ft_pipeline.execution.workers.launchers import LocalLauncher
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.spec import Spec
 

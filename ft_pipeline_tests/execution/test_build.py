@@ -11,8 +11,8 @@ import pytest
 from ft_pipeline.errors import UserError
 from ft_pipeline.execution import progress
 from ft_pipeline.execution.build import build_artifact, hub_environment
-from ft_pipeline.execution.launchers import LocalLauncher, usable_cores, worker_environment
-from ft_pipeline.execution.supervisor import WorkerError
+from ft_pipeline.execution.workers.launchers import LocalLauncher, usable_cores, worker_environment
+from ft_pipeline.execution.workers.supervisor import WorkerError
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.spec import Spec
 

@@ -8,8 +8,8 @@ import pytest
 
 from ft_pipeline import doctor
 from ft_pipeline.errors import UserError
-from ft_pipeline.execution import devices
-from ft_pipeline.execution.devices import DeviceNeed, lease, visible_gpus
+from ft_pipeline.execution.workers import devices
+from ft_pipeline.execution.workers.devices import DeviceNeed, lease, visible_gpus
 from ft_pipeline.project import Project
 
 TWO_GPUS = "0, GPU-aaaa, NVIDIA A100, 81920, 80000\n1, GPU-bbbb, NVIDIA T4, 15360, {free}\n"
@@ -41,7 +41,8 @@ def test_without_a_gpu_there_is_one_cpu_slot(tmp_path: Path) -> None:
     with lease(DeviceNeed(count=4, min_memory_gb=80), tmp_path) as held:
         assert (held.device, held.env, held.names) == ("cpu", {"CUDA_VISIBLE_DEVICES": ""}, ())
         code = (
-            "import sys; from pathlib import Path; from ft_pipeline.execution.devices import DeviceNeed, lease\n"
+            "import sys; from pathlib import Path\n"
+            "from ft_pipeline.execution.workers.devices import DeviceNeed, lease\n"
             "def say(message): print(message, flush=True)\n"
             "with lease(DeviceNeed(), Path(sys.argv[1]), say): print('held', flush=True)"
         )

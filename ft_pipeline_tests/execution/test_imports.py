@@ -9,10 +9,13 @@ import pytest
 @pytest.mark.parametrize(
     ("module", "unwanted"),
     [
-        ("ft_pipeline.execution.worker", "dagster dagster_pipes torch transformers pandas pyarrow psutil pydantic"),
+        (
+            "ft_pipeline.execution.workers.worker",
+            "dagster dagster_pipes torch transformers pandas pyarrow psutil pydantic",
+        ),
         ("ft_pipeline.execution.build", "torch transformers peft trl lm_eval datasets pandas"),
         ("ft_pipeline.store.artifacts", "dagster torch transformers pandas duckdb pydantic"),
-        ("ft_pipeline.store.views", "dagster torch transformers"),
+        ("ft_pipeline.store.sql_views", "dagster torch transformers"),
         ("ft_pipeline.sources.snapshot", "dagster torch transformers pandas"),
     ],
 )

@@ -10,12 +10,12 @@ from typer.testing import CliRunner
 from ft_pipeline import scaffold
 from ft_pipeline.cli import app
 from ft_pipeline.errors import UserError
-from ft_pipeline.execution.accelerate_config import Processes
 from ft_pipeline.execution.build import build_artifact
-from ft_pipeline.execution.devices import DeviceNeed
-from ft_pipeline.execution.launchers import AccelerateLauncher, LocalLauncher, RayLauncher, launcher_for
-from ft_pipeline.execution.ranks import environment
-from ft_pipeline.execution.steps import device_need
+from ft_pipeline.execution.step_asset import device_need
+from ft_pipeline.execution.workers.accelerate_config import Processes
+from ft_pipeline.execution.workers.devices import DeviceNeed
+from ft_pipeline.execution.workers.launchers import AccelerateLauncher, LocalLauncher, RayLauncher, launcher_for
+from ft_pipeline.execution.workers.rank_launcher import environment
 from ft_pipeline.project import Project
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.spec import Spec

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from ft_pipeline.execution.launchers import LocalLauncher
-from ft_pipeline.execution.supervisor import WorkerError, run_worker
+from ft_pipeline.execution.workers.launchers import LocalLauncher
+from ft_pipeline.execution.workers.supervisor import WorkerError, run_worker
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline_tests.execution.cancelling import Cancelled, cancel
 from ft_pipeline_tests.execution.conftest import PATIENCE, alive, all_gone, family_of, job, until

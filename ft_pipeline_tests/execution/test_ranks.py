@@ -9,11 +9,11 @@ import dagster as dg
 import pytest
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.execution.accelerate_config import CONFIG, COUNT, Processes, processes_of
-from ft_pipeline.execution.devices import DeviceNeed
-from ft_pipeline.execution.launchers import AccelerateLauncher, LocalLauncher, launcher_for
-from ft_pipeline.execution.ranks import environment, wait_for
-from ft_pipeline.execution.supervisor import WorkerError, run_worker
+from ft_pipeline.execution.workers.accelerate_config import CONFIG, COUNT, Processes, processes_of
+from ft_pipeline.execution.workers.devices import DeviceNeed
+from ft_pipeline.execution.workers.launchers import AccelerateLauncher, LocalLauncher, launcher_for
+from ft_pipeline.execution.workers.rank_launcher import environment, wait_for
+from ft_pipeline.execution.workers.supervisor import WorkerError, run_worker
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline_tests.execution.cancelling import Cancelled, cancel
 from ft_pipeline_tests.execution.conftest import ROOT, all_gone, job, until

@@ -20,12 +20,12 @@ import psutil
 import pytest
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.execution.beat import STOP, beat
 from ft_pipeline.execution.build import Build, build_artifact
-from ft_pipeline.execution.devices import DeviceNeed
-from ft_pipeline.execution.launchers import RANKS, LocalLauncher, RayLauncher, launcher_for
 from ft_pipeline.execution.progress import Progress, subscribe
-from ft_pipeline.execution.supervisor import WorkerError, WorkerJob, run_worker
+from ft_pipeline.execution.workers.devices import DeviceNeed
+from ft_pipeline.execution.workers.heartbeat import STOP, beat
+from ft_pipeline.execution.workers.launchers import RANKS, LocalLauncher, RayLauncher, launcher_for
+from ft_pipeline.execution.workers.supervisor import WorkerError, WorkerJob, run_worker
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.spec import Spec
 from ft_pipeline_tests.execution.cancelling import Cancelled, cancel
@@ -202,7 +202,7 @@ def on_node(given: WorkerJob, patience: float = 60.0) -> subprocess.Popen[bytes]
     order = {"entry": LAUNCHER.entry, "env": {}, "patience": patience}
     (given.folder / "order.json").write_text(json.dumps(order))
     beat(given.folder, "1")
-    return subprocess.Popen([sys.executable, "-m", "ft_pipeline.execution.ray_node", str(given.write())])
+    return subprocess.Popen([sys.executable, "-m", "ft_pipeline.execution.workers.ray_node", str(given.write())])
 
 
 def exit_code(given: WorkerJob) -> int:
@@ -251,7 +251,7 @@ def test_a_second_signal_ends_a_worker_that_does_not_stop(tmp_path: Path) -> Non
 
 
 def test_a_node_that_does_not_see_the_folder_says_so(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "ft_pipeline.execution.ray_node", str(tmp_path / "job.json")]
+    command = [sys.executable, "-m", "ft_pipeline.execution.workers.ray_node", str(tmp_path / "job.json")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert f"does not see the job ([Errno 2] No such file or directory: '{tmp_path}/order.json')" in done.stderr
@@ -271,7 +271,7 @@ class JobSubmissionClient:
 """
 AGENT = """
 import sys
-from ft_pipeline.execution import ray_agent
+from ft_pipeline.execution.workers import ray_agent
 ray_agent.HEAD_PATIENCE, ray_agent.STATUS_SECONDS, ray_agent.ROOM = 4.0, 1.0, 0.0
 sys.exit(ray_agent.main(sys.argv[1:]))
 """

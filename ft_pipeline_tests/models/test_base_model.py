@@ -8,7 +8,7 @@ import pytest
 from ft_pipeline.errors import UserError
 from ft_pipeline.job import Job
 from ft_pipeline.models import base_model
-from ft_pipeline.models.generate import generate
+from ft_pipeline.models.decoding.generate import generate
 from ft_pipeline.models.load import load_model, load_tokenizer
 from ft_pipeline_tests.training.subject import Listener
 

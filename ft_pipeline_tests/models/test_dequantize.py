@@ -9,7 +9,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from ft_pipeline.models.dequantize import DequantizedLinear, dequantize_once
+from ft_pipeline.models.cpu.dequantize import DequantizedLinear, dequantize_once
 from ft_pipeline.models.load import keep_weights_unpacked, load_model
 from ft_pipeline_tests.training.architectures import tiny_of
 

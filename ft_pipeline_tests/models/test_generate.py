@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from ft_pipeline.models.generate import generate
+from ft_pipeline.models.decoding.generate import generate
 from ft_pipeline.models.load import load_tokenizer
 
 PROMPTS = ["My package", "Where can I change the delivery address of my order? It is late.", "Paris"]

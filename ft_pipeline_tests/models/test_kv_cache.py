@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, DynamicCache
 from transformers.cache_utils import Cache
 
-from ft_pipeline.models.kv_cache import PreallocatedLayer, batch_cache, has_plain_cache
+from ft_pipeline.models.decoding.kv_cache import PreallocatedLayer, batch_cache, has_plain_cache
 from ft_pipeline_tests.training.architectures import tiny_of
 
 IDS = torch.tensor([[0, 0, 0, 9, 30], [5, 9, 11, 40, 7], [0, 60, 61, 62, 63]])

@@ -8,10 +8,10 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
-from ft_pipeline.models.batch_state import BatchState
-from ft_pipeline.models.prefix import read_prefix
-from ft_pipeline.models.prefix_attention import can_share_prefix
-from ft_pipeline.models.token_loop import Batch, Decoding, write
+from ft_pipeline.models.decoding.batch_state import BatchState
+from ft_pipeline.models.decoding.prefix_attention import can_share_prefix
+from ft_pipeline.models.decoding.prefix_cache import read_prefix
+from ft_pipeline.models.decoding.token_loop import Batch, Decoding, write
 from ft_pipeline_tests.training.architectures import CONFIGS, tiny_of
 
 PREFIX = torch.randint(3, 250, (90,), generator=torch.Generator().manual_seed(0)).tolist()

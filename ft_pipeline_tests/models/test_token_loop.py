@@ -7,9 +7,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, GenerationConfig
 
-from ft_pipeline.models.generate import generate
+from ft_pipeline.models.decoding.generate import generate
+from ft_pipeline.models.decoding.token_loop import Batch, Decoding, supports, write
 from ft_pipeline.models.load import load_tokenizer
-from ft_pipeline.models.token_loop import Batch, Decoding, supports, write
 from ft_pipeline_tests.training.architectures import CONFIGS, tiny_of
 
 PROMPTS = [[5, 9, 11, 40, 7, 8], [30], [100, 4, 77], [60, 61, 62, 63], [12, 13], [90]]

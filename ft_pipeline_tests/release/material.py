@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ft_pipeline.evaluation.comparison import build_comparison
+from ft_pipeline.evaluation.comparison.compare import build_comparison
 from ft_pipeline.release.champion import Record
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
-from ft_pipeline.store.current import Current
+from ft_pipeline.store.asset_pointers import Current
 from ft_pipeline.store.spec import Spec
 from ft_pipeline_tests.evaluation.scored import scored
 

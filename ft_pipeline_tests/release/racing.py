@@ -3,8 +3,8 @@
 import multiprocessing
 from pathlib import Path
 
-from ft_pipeline.release.by_hand import promote
-from ft_pipeline.settings import PromotionSettings
+from ft_pipeline.release.manual_promotion import promote
+from ft_pipeline.settings.project import PromotionSettings
 from ft_pipeline.store.artifacts import ArtifactStore
 
 

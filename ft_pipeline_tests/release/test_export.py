@@ -15,12 +15,12 @@ from typer.testing import CliRunner
 
 from ft_pipeline.cli import app
 from ft_pipeline.errors import UserError
-from ft_pipeline.models.compute import compute_dtype
-from ft_pipeline.models.decoding import decoding_as_scored, load_text_side
+from ft_pipeline.models.compute_dtype import compute_dtype
+from ft_pipeline.models.generation_config import decoding_as_scored, load_text_side
 from ft_pipeline.models.load import load_model
-from ft_pipeline.release.export import plan_export, write_export
-from ft_pipeline.release.named import find_model
-from ft_pipeline.store.current import Current
+from ft_pipeline.release.export.huggingface import plan_export, write_export
+from ft_pipeline.release.model_lookup import find_model
+from ft_pipeline.store.asset_pointers import Current
 from ft_pipeline_tests.release.trained import EVALUATION, ITEMS, SYSTEM_PROMPT, Trained
 
 Export = Callable[..., dict[str, Any]]

@@ -8,9 +8,9 @@ from typing import Any
 import yaml
 from huggingface_hub import ModelCard
 
-from ft_pipeline.release.facts import card_facts
-from ft_pipeline.release.model_card import CardFacts, render_card
-from ft_pipeline.release.named import comparison_of, find_model
+from ft_pipeline.release.card.model_card import CardFacts, render_card
+from ft_pipeline.release.card.model_lineage import card_facts
+from ft_pipeline.release.model_lookup import comparison_of, find_model
 from ft_pipeline_tests.release.trained import Trained
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from ft_pipeline.release.champion import Candidate, Record
 from ft_pipeline.release.promotion import decide, gates, promotion
-from ft_pipeline.settings import PromotionSettings
+from ft_pipeline.settings.project import PromotionSettings
 
 LOSSES = {"plain": 3.5, "system_prompt": 3.2, "few_shot": 3.0, "adapter": 2.01, "qlora": 2.0}
 KINDS = {"plain": "base", "system_prompt": "prompt", "few_shot": "prompt", "adapter": "adapter", "qlora": "merged"}

@@ -10,11 +10,11 @@ import pytest
 from typer.testing import CliRunner
 
 from ft_pipeline.cli import app
-from ft_pipeline.evaluation.metrics import METRICS
-from ft_pipeline.release.report import visible
-from ft_pipeline.release.report_samples import MOST_ITEMS, side_by_side
+from ft_pipeline.evaluation.metrics.definitions import METRICS
+from ft_pipeline.release.report.answers import MOST_ITEMS, side_by_side
+from ft_pipeline.release.report.report import visible
 from ft_pipeline.store.artifacts import Artifact
-from ft_pipeline.store.current import Current
+from ft_pipeline.store.asset_pointers import Current
 from ft_pipeline_tests.end_to_end.ui import browsing, chromium
 from ft_pipeline_tests.release.trained import ITEMS, SYSTEM_PROMPT, TALKS, Trained
 

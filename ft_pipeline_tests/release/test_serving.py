@@ -18,10 +18,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.execution.serving import require_free
+from ft_pipeline.execution.workers.serving import require_free
 from ft_pipeline.release.champion import Candidate, Promotion, promote
-from ft_pipeline.release.named import find_model
-from ft_pipeline.release.served import require_servable, write_served
+from ft_pipeline.release.export.served_folder import require_servable, write_served
+from ft_pipeline.release.model_lookup import find_model
 from ft_pipeline_tests.release.trained import EVALUATION, ITEMS, VARIANTS, Trained
 
 PATIENCE = 60.0

@@ -13,16 +13,16 @@ from peft import LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from ft_pipeline import scaffold
-from ft_pipeline.evaluation import prompt_baseline, scores
-from ft_pipeline.evaluation.comparison import build_comparison
-from ft_pipeline.evaluation.recommendation import build_recommendation
-from ft_pipeline.experiments import ExperimentSettings
+from ft_pipeline.evaluation.comparison.compare import build_comparison
+from ft_pipeline.evaluation.recommendation.rules import build_recommendation
+from ft_pipeline.evaluation.scoring import prompt_baseline, tuned_scores
 from ft_pipeline.job import Job
 from ft_pipeline.models.base_model import template_sha256
 from ft_pipeline.release.champion import Candidate, Promotion, promote
-from ft_pipeline.release.report import render_report
+from ft_pipeline.release.report.report import render_report
+from ft_pipeline.settings.experiment import ExperimentSettings
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
-from ft_pipeline.store.current import Current
+from ft_pipeline.store.asset_pointers import Current
 from ft_pipeline.store.spec import Spec
 from ft_pipeline.training.techniques import copy_companions, save_adapter
 from ft_pipeline_tests.tiny import tiny_model
@@ -141,7 +141,9 @@ class Trained:
         """Score everything that was trained, and the prompts; compare it."""
         scored = {}
         for name, parts in self.inputs.items():
-            found = self._score("scores", scores.run, {"conversations": self.conversations, **parts}, self.served[name])
+            found = self._score(
+                "scores", tuned_scores.run, {"conversations": self.conversations, **parts}, self.served[name]
+            )
             Current(self.store.root).write("scores", name, found)
             scored[f"{name}/scores"] = found
         inputs = {"conversations": self.conversations, "base_model": self.base}

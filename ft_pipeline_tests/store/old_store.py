@@ -13,10 +13,10 @@ from pydantic import ValidationError
 
 from ft_pipeline import scaffold
 from ft_pipeline.errors import UserError
-from ft_pipeline.execution import steps
-from ft_pipeline.execution.gates import failed_checks
+from ft_pipeline.execution import step_asset
 from ft_pipeline.execution.planning import Planned, difference, plan
-from ft_pipeline.execution.steps import STEPS, Inputs, NotYetBuilt, planned_spec
+from ft_pipeline.execution.recorded_checks import failed_checks
+from ft_pipeline.execution.step_asset import STEPS, Inputs, NotYetBuilt, planned_spec
 from ft_pipeline.project import Project
 from ft_pipeline.store.artifacts import ArtifactStore
 
@@ -71,7 +71,7 @@ def _as_made(root: Path) -> Iterator[Project]:
         defs()  # fills STEPS
         patch.setenv("FT_PROJECT", str(root))
         patch.chdir(root)
-        patch.setattr(steps, "version", lambda name: recorded.get(name) or importlib.metadata.version(name))
+        patch.setattr(step_asset, "version", lambda name: recorded.get(name) or importlib.metadata.version(name))
         yield Project.find(root)
 
 

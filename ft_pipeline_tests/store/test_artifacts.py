@@ -15,8 +15,8 @@ import pytest
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
-from ft_pipeline.store.current import Current
-from ft_pipeline.store.files import user_write_errors, write_atomically
+from ft_pipeline.store.asset_pointers import Current
+from ft_pipeline.store.atomic_files import user_write_errors, write_atomically
 from ft_pipeline.store.hashing import sha256_of_file
 from ft_pipeline.store.manifest import BrokenArtifact, FileEntry, fingerprint_of, write_seal
 from ft_pipeline.store.spec import Spec

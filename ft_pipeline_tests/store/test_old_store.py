@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ft_pipeline.store.artifacts import ArtifactStore
-from ft_pipeline.store.current import Current
+from ft_pipeline.store.asset_pointers import Current
 from ft_pipeline.store.manifest import describe_files, fingerprint_of
 from ft_pipeline.store.redaction import redactions
 from ft_pipeline_tests.end_to_end.project import current, ft_in_turn

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ft_pipeline.tables.accounts import TableReport
 from ft_pipeline.tables.build import build_table
-from ft_pipeline.tables.outcome import SourceFile
-from ft_pipeline.tables.report import TableReport
+from ft_pipeline.tables.file_result import SourceFile
 from ft_pipeline.tables.validate import validate_file
 
 GOOD = {

@@ -8,17 +8,17 @@ import pyarrow as pa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ft_pipeline.tables import pii
-from ft_pipeline.tables.codes import Fault
-from ft_pipeline.tables.columns import columns_of
-from ft_pipeline.tables.compared import views_of
-from ft_pipeline.tables.convert import convert_all, shapes_of
-from ft_pipeline.tables.hashing import alpaca_ids, row_id
-from ft_pipeline.tables.rows import convert
-from ft_pipeline.tables.schemas import find_faults
-from ft_pipeline.tables.sidecar import PLAIN
-from ft_pipeline.tables.suspects import find_suspects, strings_of
-from ft_pipeline.tables.text import REFUSAL_PATTERN, REFUSAL_PROBE, REFUSAL_PROBE_CHARS
+from ft_pipeline.tables.checks import pii
+from ft_pipeline.tables.checks.content_checks import find_faults
+from ft_pipeline.tables.checks.prefilter import find_suspects, strings_of
+from ft_pipeline.tables.dedup.normalized import views_of
+from ft_pipeline.tables.formats.arrow_schema import columns_of
+from ft_pipeline.tables.formats.convert import convert_all, shapes_of
+from ft_pipeline.tables.formats.registry import convert
+from ft_pipeline.tables.formats.row_ids import alpaca_ids, row_id
+from ft_pipeline.tables.reading.sidecar import PLAIN
+from ft_pipeline.tables.reason_codes import Fault
+from ft_pipeline.tables.text_rules import REFUSAL_PATTERN, REFUSAL_PROBE, REFUSAL_PROBE_CHARS
 
 PIECES = st.sampled_from(
     (

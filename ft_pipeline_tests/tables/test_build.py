@@ -8,13 +8,13 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from ft_pipeline.tables import pool, reader_json
 from ft_pipeline.tables.build import build_table
-from ft_pipeline.tables.hashing import row_id
-from ft_pipeline.tables.outcome import SourceFile
-from ft_pipeline.tables.rows import COLUMNS
-from ft_pipeline.tables.schemas import describe_columns, schema
-from ft_pipeline.tables.turns import plain
+from ft_pipeline.tables.checks.content_checks import describe_columns, schema
+from ft_pipeline.tables.file_result import SourceFile
+from ft_pipeline.tables.formats.registry import COLUMNS
+from ft_pipeline.tables.formats.row_ids import row_id
+from ft_pipeline.tables.formats.turns import plain
+from ft_pipeline.tables.reading import json_reader, process_pool
 from ft_pipeline_tests.tables.helpers import GOOD, build, jsonl, validate
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
@@ -62,8 +62,8 @@ def test_several_processes_give_the_same_table(tmp_path, monkeypatch):
     told = []
     one = build(tmp_path / "one", "alpaca", {"a.jsonl": rows}, progress=told.append)
     assert sum(told) == 1006
-    monkeypatch.setattr(pool, "MIN_BYTES", 0)
-    monkeypatch.setattr(reader_json, "BLOCK_BYTES", 1 << 15)
+    monkeypatch.setattr(process_pool, "MIN_BYTES", 0)
+    monkeypatch.setattr(json_reader, "BLOCK_BYTES", 1 << 15)
     many = build(tmp_path / "many", "alpaca", {"a.jsonl": rows})
     assert many.to_json() == one.to_json() and many.passed
     for name in ("rows", "set_aside", "files", "keys"):

@@ -256,10 +256,10 @@ def test_paths_that_are_no_files(tmp_path):
 
 
 def test_one_long_line_is_one_quarantined_row(tmp_path, monkeypatch):
-    from ft_pipeline.tables import reader_json
+    from ft_pipeline.tables.reading import json_reader
 
-    monkeypatch.setattr(reader_json, "MAX_LINE_BYTES", 1 << 12)
-    monkeypatch.setattr(reader_json, "BLOCK_BYTES", 1 << 10)
+    monkeypatch.setattr(json_reader, "MAX_LINE_BYTES", 1 << 12)
+    monkeypatch.setattr(json_reader, "BLOCK_BYTES", 1 << 10)
     path = jsonl(tmp_path / "a.jsonl", [ROWS[0], {"instruction": "x" * 20_000, "output": "y"}, ROWS[1]])
     report = validate(path, "alpaca")
     assert (report["read"], report["reasons"]) == (3, {"too_long": [2]})

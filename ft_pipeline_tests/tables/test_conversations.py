@@ -5,9 +5,9 @@ import json
 import pyarrow.parquet as pq
 import pytest
 
-from ft_pipeline.settings import DataSettings
+from ft_pipeline.settings.project import DataSettings
 from ft_pipeline.tables.conversations import build_conversations
-from ft_pipeline.tables.overlap import Phrases, heldout_rows, overlap_with_heldout
+from ft_pipeline.tables.dedup.contamination import Phrases, heldout_rows, overlap_with_heldout
 from ft_pipeline_tests.tables.helpers import build
 
 SETTINGS = DataSettings(validation_share=0.2, test_share=0.2)

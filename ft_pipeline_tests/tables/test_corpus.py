@@ -6,7 +6,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from ft_pipeline.tables.codes import FILE_CODES, ROW_CODES
+from ft_pipeline.tables.reason_codes import FILE_CODES, ROW_CODES
 from ft_pipeline_tests.tables.helpers import GOOD, build, jsonl, validate
 
 BAD = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "bad"

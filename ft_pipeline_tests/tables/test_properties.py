@@ -8,14 +8,14 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ft_pipeline.settings import DataSettings
-from ft_pipeline.tables.codes import Fault
-from ft_pipeline.tables.dedup import find_copies, find_in
-from ft_pipeline.tables.keys import keys_of
-from ft_pipeline.tables.parsing import parse_carefully, parse_line
-from ft_pipeline.tables.shingles import shingle, windows
+from ft_pipeline.settings.project import DataSettings
+from ft_pipeline.tables.dedup.keys import keys_of
+from ft_pipeline.tables.dedup.minhash import find_copies, find_in
+from ft_pipeline.tables.dedup.shingles import shingle, windows
+from ft_pipeline.tables.reading.json_parser import parse_carefully, parse_line
+from ft_pipeline.tables.reason_codes import Fault
 from ft_pipeline.tables.splits import split_of
-from ft_pipeline.tables.text import is_empty, normalise
+from ft_pipeline.tables.text_rules import is_empty, normalise
 from ft_pipeline_tests.tables.helpers import build, jsonl, validate
 
 TEXTS = st.text(max_size=30)

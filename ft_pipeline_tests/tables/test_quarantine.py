@@ -4,9 +4,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from ft_pipeline.tables.checks.content_checks import describe_columns
 from ft_pipeline.tables.conversations import count_words
 from ft_pipeline.tables.quarantine import Part, build_quarantine, overview, ranges
-from ft_pipeline.tables.schemas import describe_columns
 from ft_pipeline_tests.tables.helpers import GOOD
 from ft_pipeline_tests.tables.test_conversations import conversations
 

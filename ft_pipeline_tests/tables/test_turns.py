@@ -3,7 +3,7 @@
 import pyarrow.parquet as pq
 import pytest
 
-from ft_pipeline.tables.turns import plain
+from ft_pipeline.tables.formats.turns import plain
 from ft_pipeline_tests.tables.helpers import GOOD, build, jsonl, validate
 from ft_pipeline_tests.tables.test_conversations import conversations
 

@@ -7,9 +7,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ft_pipeline.experiments import ATTENTION, ExperimentSettings
 from ft_pipeline.job import Job, Reporter
-from ft_pipeline.learning_rates import resolved
+from ft_pipeline.settings.experiment import ATTENTION, ExperimentSettings
+from ft_pipeline.settings.learning_rates import resolved
 from ft_pipeline.training import training_data
 
 PAIRS = [

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.training import adapter
-from ft_pipeline.training.checkpoints import newest_valid, step_of
+from ft_pipeline.training.trainer.checkpoints import newest_valid, step_of
 from ft_pipeline_tests.training.subject import job, make_training_data, settings, support_rows
 
 
@@ -89,7 +89,7 @@ def test_a_device_without_native_bf16_trains_in_fp16_with_fp32_adapters(tmp_path
     """As on a T4, which is faked: its driver says that bf16 is emulated."""
     from ft_pipeline.models import load
     from ft_pipeline.training import techniques
-    from ft_pipeline.training.arguments import training_arguments
+    from ft_pipeline.training.trainer.arguments import training_arguments
 
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
     assert load.compute_dtype("cuda:0") == torch.float16
@@ -195,9 +195,9 @@ def test_a_failed_audit_stops_training(tmp_path, tiny_base):
 
 def test_accumulation_equals_a_larger_batch(tmp_path, data, tiny_base):
     """1 × 8 rows and 2 × 4 rows see the same gradient when the loss is divided by the tokens of the whole step."""
-    from ft_pipeline.training.arguments import training_arguments
     from ft_pipeline.training.techniques import new_model
-    from ft_pipeline.training.trainer import AnswerTrainer
+    from ft_pipeline.training.trainer.arguments import training_arguments
+    from ft_pipeline.training.trainer.token_trainer import AnswerTrainer
     from ft_pipeline.training.training_data import read_split
 
     gradients = []
@@ -226,10 +226,10 @@ def test_accumulation_equals_a_larger_batch(tmp_path, data, tiny_base):
 
 def test_a_held_out_loss_does_not_cut_the_gradient_of_a_quantised_base(tiny_base, data):
     """bitsandbytes repacks 4-bit weights in the first forward pass in eval mode; what it then runs has no backward."""
-    from ft_pipeline.training.batches import collate
-    from ft_pipeline.training.loss import answer_loss
     from ft_pipeline.training.techniques import new_model
-    from ft_pipeline.training.trainer import evaluating
+    from ft_pipeline.training.trainer.batches import collate
+    from ft_pipeline.training.trainer.loss import answer_loss
+    from ft_pipeline.training.trainer.token_trainer import evaluating
     from ft_pipeline.training.training_data import read_split
 
     rows = read_split(data, "validation")

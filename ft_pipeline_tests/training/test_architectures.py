@@ -7,17 +7,18 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.evaluation.likelihood import target_log_likelihoods
-from ft_pipeline.experiments import ATTENTION, ExperimentSettings
+from ft_pipeline.evaluation.scoring.likelihood import target_log_likelihoods
 from ft_pipeline.models.load import load_model, load_tokenizer
-from ft_pipeline.training import adapter, merge
-from ft_pipeline.training.batches import collate
-from ft_pipeline.training.equivalence import kl_divergence, measure
-from ft_pipeline.training.loss import answer_loss
-from ft_pipeline.training.memory import estimate_experiment
-from ft_pipeline.training.probe import require_causal
-from ft_pipeline.training.shapes import read_shape
+from ft_pipeline.settings.experiment import ATTENTION, ExperimentSettings
+from ft_pipeline.training import adapter
+from ft_pipeline.training.memory.estimate import estimate_experiment
+from ft_pipeline.training.memory.layer_sizes import read_shape
+from ft_pipeline.training.merging import merge
+from ft_pipeline.training.merging.equivalence import kl_divergence, measure
 from ft_pipeline.training.techniques import new_model, save_adapter
+from ft_pipeline.training.trainer.batches import collate
+from ft_pipeline.training.trainer.loss import answer_loss
+from ft_pipeline.training.trainer.model_probe import require_causal
 from ft_pipeline.training.training_data import read_split
 from ft_pipeline_tests.training.architectures import CONFIGS, tiny_of
 from ft_pipeline_tests.training.subject import job, make_training_data, support_rows
@@ -158,7 +159,7 @@ def test_a_model_that_is_not_what_it_seems_is_refused(kind, keys, said, tmp_path
 def test_full_of_a_mixture_trains_resumes_its_best_and_generates(base, rows, tmp_path):
     """transformers saves experts one by one, and TRL would have the saved model report its routing."""
     from ft_pipeline.models.chat import render
-    from ft_pipeline.models.generate import generate
+    from ft_pipeline.models.decoding.generate import generate
 
     inputs = {"training_data": rows[0], "base_model": base("mixtral")}
     work = job("adapter", tmp_path, experiment("full", learning_rate=1e-3), inputs)

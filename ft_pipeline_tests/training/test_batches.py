@@ -3,8 +3,8 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ft_pipeline.training.batches import LengthGroupedSampler, batches_by_length, collate
-from ft_pipeline.training.tokens import MASKED
+from ft_pipeline.training.tokens.chat_tokens import MASKED
+from ft_pipeline.training.trainer.batches import LengthGroupedSampler, batches_by_length, collate
 
 LENGTHS = st.lists(st.integers(1, 500), min_size=1, max_size=200)
 

@@ -2,10 +2,11 @@
 
 import pytest
 
-from ft_pipeline.evaluation.remarks import ROUNDING
+from ft_pipeline.evaluation.recommendation.observations import ROUNDING
 from ft_pipeline.job import Job
 from ft_pipeline.models import base_model
-from ft_pipeline.training import adapter, merge
+from ft_pipeline.training import adapter
+from ft_pipeline.training.merging import merge
 from ft_pipeline_tests.training.subject import Listener, job, make_training_data, settings, support_rows
 
 

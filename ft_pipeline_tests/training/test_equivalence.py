@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional
 
 from ft_pipeline.models.load import load_model
-from ft_pipeline.training.equivalence import (
+from ft_pipeline.training.merging.equivalence import (
     COMPARED_ROWS,
     COMPARED_TOKENS,
     HELD_OUT_ROWS,
@@ -17,9 +17,9 @@ from ft_pipeline.training.equivalence import (
     kl_divergences,
     measure,
 )
-from ft_pipeline.training.loss import Head
-from ft_pipeline.training.sample import sample
-from ft_pipeline.training.tokens import MASKED
+from ft_pipeline.training.tokens.chat_tokens import MASKED
+from ft_pipeline.training.tokens.sample import sample
+from ft_pipeline.training.trainer.loss import Head
 from ft_pipeline_tests.training.architectures import tiny_of
 
 LARGE = {

@@ -9,13 +9,13 @@ from ft_pipeline.errors import UserError
 from ft_pipeline.job import Rank
 from ft_pipeline.models.load import load_tokenizer
 from ft_pipeline.training import adapter
-from ft_pipeline.training.arguments import training_arguments
-from ft_pipeline.training.checkpoints import newest_valid, step_of
-from ft_pipeline.training.evaluations import intervals, steps_per_epoch
-from ft_pipeline.training.ranks import Ranks
-from ft_pipeline.training.sample import sample
 from ft_pipeline.training.techniques import new_model
-from ft_pipeline.training.trainer import AnswerTrainer
+from ft_pipeline.training.tokens.sample import sample
+from ft_pipeline.training.trainer.arguments import training_arguments
+from ft_pipeline.training.trainer.checkpoints import newest_valid, step_of
+from ft_pipeline.training.trainer.data_parallel import Ranks
+from ft_pipeline.training.trainer.evaluations import intervals, steps_per_epoch
+from ft_pipeline.training.trainer.token_trainer import AnswerTrainer
 from ft_pipeline.training.training_data import read_split
 from ft_pipeline_tests.training.subject import Listener, job, make_training_data, settings, support_rows
 

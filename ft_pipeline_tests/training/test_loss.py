@@ -8,9 +8,9 @@ from trl import SFTConfig, SFTTrainer
 
 from ft_pipeline.models.attention import lay_end_to_end
 from ft_pipeline.models.load import load_model, load_tokenizer
-from ft_pipeline.training.batches import collate
-from ft_pipeline.training.loss import answer_loss, answer_states, head_losses, logits_of
-from ft_pipeline.training.tokens import MASKED, encode, render_conversation
+from ft_pipeline.training.tokens.chat_tokens import MASKED, encode, render_conversation
+from ft_pipeline.training.trainer.batches import collate
+from ft_pipeline.training.trainer.loss import answer_loss, answer_states, head_losses, logits_of
 from ft_pipeline_tests.training.subject import PAIRS
 
 
@@ -59,7 +59,7 @@ def test_a_frozen_head_gives_the_gradient_of_autograd(model, rows):
         model.get_output_embeddings().weight.requires_grad_(not frozen)
         leaf = states.clone().requires_grad_()
         if frozen:
-            from ft_pipeline.training.loss import _FrozenHeadLoss
+            from ft_pipeline.training.trainer.loss import _FrozenHeadLoss
 
             _FrozenHeadLoss.apply(leaf, model.get_output_embeddings().weight, targets).sum().backward()
         else:

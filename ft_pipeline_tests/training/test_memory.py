@@ -12,10 +12,10 @@ from typer.testing import CliRunner
 
 from ft_pipeline.cli import app
 from ft_pipeline.errors import UserError
-from ft_pipeline.experiments import ATTENTION, ExperimentSettings
+from ft_pipeline.settings.experiment import ATTENTION, ExperimentSettings
 from ft_pipeline.training.adapter import require_memory
-from ft_pipeline.training.memory import Plan, estimate, estimate_experiment
-from ft_pipeline.training.shapes import nearest_llama, read_shape
+from ft_pipeline.training.memory.estimate import Plan, estimate, estimate_experiment
+from ft_pipeline.training.memory.layer_sizes import nearest_llama, read_shape
 from ft_pipeline_tests.training.subject import job
 
 SMOLLM2 = {
@@ -86,7 +86,7 @@ def test_unknown_names_are_refused():
 
 
 def test_no_torch_is_needed():
-    code = "import sys, ft_pipeline.training.memory; print('torch' in sys.modules or 'transformers' in sys.modules)"
+    code = "import sys, ft_pipeline.training.memory.estimate as m; print({'torch', 'transformers'} & set(sys.modules) != set())"
     assert json.loads(subprocess.check_output([sys.executable, "-c", code], text=True).strip().lower()) is False
 
 

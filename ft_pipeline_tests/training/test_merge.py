@@ -11,14 +11,15 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.experiments import ExperimentSettings
 from ft_pipeline.models.chat import render
-from ft_pipeline.models.generate import generate
+from ft_pipeline.models.decoding.generate import generate
 from ft_pipeline.models.load import load_model, load_tokenizer
-from ft_pipeline.training import adapter, merge
-from ft_pipeline.training.equivalence import Measurement, kl_divergence, measure
-from ft_pipeline.training.loss import Head
-from ft_pipeline.training.tokens import MASKED
+from ft_pipeline.settings.experiment import ExperimentSettings
+from ft_pipeline.training import adapter
+from ft_pipeline.training.merging import merge
+from ft_pipeline.training.merging.equivalence import Measurement, kl_divergence, measure
+from ft_pipeline.training.tokens.chat_tokens import MASKED
+from ft_pipeline.training.trainer.loss import Head
 from ft_pipeline.training.training_data import read_split
 from ft_pipeline_tests.training.subject import PAIRS, conversation, job, make_training_data
 

@@ -12,16 +12,16 @@ from safetensors.torch import load_file
 from torch.nn import functional
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.experiments import DpoSettings, ExperimentSettings
 from ft_pipeline.models.load import load_model, load_tokenizer
-from ft_pipeline.settings import DataSettings
+from ft_pipeline.settings.experiment import DpoSettings, ExperimentSettings
+from ft_pipeline.settings.project import DataSettings
 from ft_pipeline.training import adapter, training_data
-from ft_pipeline.training.audit import failures
-from ft_pipeline.training.loss import sequence_log_probabilities
-from ft_pipeline.training.preference import collate_pairs, pair_losses, with_reference
+from ft_pipeline.training.objectives.cpt import pack
+from ft_pipeline.training.objectives.dpo import collate_pairs, pair_losses, with_reference
 from ft_pipeline.training.techniques import new_model
-from ft_pipeline.training.texts import pack
-from ft_pipeline.training.tokens import MASKED
+from ft_pipeline.training.tokens.chat_tokens import MASKED
+from ft_pipeline.training.tokens.token_audit import failures
+from ft_pipeline.training.trainer.loss import sequence_log_probabilities
 from ft_pipeline.training.training_data import read_split
 from ft_pipeline_tests.training.subject import (
     PAIRS,

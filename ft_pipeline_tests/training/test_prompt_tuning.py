@@ -7,14 +7,15 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 
-from ft_pipeline.evaluation.likelihood import target_log_likelihoods
-from ft_pipeline.experiments import ExperimentSettings
+from ft_pipeline.evaluation.scoring.likelihood import target_log_likelihoods
 from ft_pipeline.models.chat import render
-from ft_pipeline.models.generate import generate
+from ft_pipeline.models.decoding.generate import generate
 from ft_pipeline.models.load import load_model, load_tokenizer
-from ft_pipeline.training import adapter, merge
-from ft_pipeline.training.batches import collate
-from ft_pipeline.training.loss import answer_loss
+from ft_pipeline.settings.experiment import ExperimentSettings
+from ft_pipeline.training import adapter
+from ft_pipeline.training.merging import merge
+from ft_pipeline.training.trainer.batches import collate
+from ft_pipeline.training.trainer.loss import answer_loss
 from ft_pipeline.training.training_data import read_split
 from ft_pipeline_tests.training.subject import FAST, PAIRS, job, make_training_data, support_rows
 

@@ -13,14 +13,14 @@ from accelerate.commands.config.config_args import load_config_from_file
 from safetensors.torch import load_file
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.execution.accelerate_config import CONFIG, COUNT
-from ft_pipeline.execution.launchers import AccelerateLauncher
-from ft_pipeline.execution.supervisor import WorkerError, WorkerJob, run_worker
-from ft_pipeline.execution.worker import RANK
+from ft_pipeline.execution.workers.accelerate_config import CONFIG, COUNT
+from ft_pipeline.execution.workers.launchers import AccelerateLauncher
+from ft_pipeline.execution.workers.supervisor import WorkerError, WorkerJob, run_worker
+from ft_pipeline.execution.workers.worker import RANK
 from ft_pipeline.job import Rank
 from ft_pipeline.training import adapter
-from ft_pipeline.training.checkpoints import newest_valid, step_of
-from ft_pipeline.training.ranks import RankBatches, Ranks
+from ft_pipeline.training.trainer.checkpoints import newest_valid, step_of
+from ft_pipeline.training.trainer.data_parallel import RankBatches, Ranks
 from ft_pipeline_tests.execution.cancelling import Cancelled, cancel_at
 from ft_pipeline_tests.training.subject import PAIRS, conversation, job, make_training_data, settings, support_rows
 

@@ -10,10 +10,11 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.experiments import ExperimentSettings
 from ft_pipeline.models.load import load_model
-from ft_pipeline.training import adapter, merge
-from ft_pipeline.training.equivalence import kl_divergence, measure
+from ft_pipeline.settings.experiment import ExperimentSettings
+from ft_pipeline.training import adapter
+from ft_pipeline.training.merging import merge
+from ft_pipeline.training.merging.equivalence import kl_divergence, measure
 from ft_pipeline.training.techniques import new_model
 from ft_pipeline.training.training_data import read_split
 from ft_pipeline_tests.training.subject import FAST, job, make_training_data, support_rows

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.models.chat import stop_strings
-from ft_pipeline.training.tokens import MASKED, encode, find_lost, render_conversation
+from ft_pipeline.training.tokens.chat_tokens import MASKED, encode, find_lost, render_conversation
 from ft_pipeline_tests.tiny import tiny_tokenizer
 
 TURNS = [

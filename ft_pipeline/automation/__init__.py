@@ -1,0 +1,1 @@
+"""What decides, without a person, that a model is trained again, and who hears of it."""

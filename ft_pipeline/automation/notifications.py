@@ -1,0 +1,129 @@
+"""Telling people: a Slack-compatible webhook where one is set, and a log in the store, always."""
+
+import http.client
+import json
+import os
+import threading
+import time
+import urllib.error
+import urllib.request
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Literal
+
+from ft_pipeline.errors import UserError
+from ft_pipeline.project import Project
+from ft_pipeline.settings.project import NotificationSettings
+
+LOG = "notifications.jsonl"
+TRIES = 3
+PATIENCE_SECONDS = 8.0
+"""For one message, all tries together: a tick of `failures` tells of up to five runs, and Dagster gives a tick up after
+60 s. It would then tell them all again, and again."""
+SECONDS_BETWEEN = 1.0
+LONGEST = 2_000
+"""Characters of a message; Slack cuts at 4,000."""
+
+Kind = Literal["run_failed", "gate_failed", "champion_changed"]
+TITLES: dict[Kind, str] = {
+    "run_failed": "Run failed",
+    "gate_failed": "Gate failed",
+    "champion_changed": "New champion",
+}
+
+
+@dataclass(frozen=True)
+class Notification:
+    """One thing that happened."""
+
+    kind: Kind
+    message: str
+    run_id: str | None = None
+
+
+def notify(project: Project, notification: Notification) -> str:
+    """Tell the webhook and the log; what became of it, in words that show no secret.
+
+    Nothing that is wrong with the webhook, the log or project.yaml stops the caller: it may be the very news.
+    """
+    name, settings = _settings(project)
+    outcome = _post(settings, _text(name, notification, settings.ui_url))
+    entry = {
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        **asdict(notification),
+        "webhook": outcome,
+    }
+    try:
+        project.store.mkdir(parents=True, exist_ok=True)
+        with (project.store / LOG).open("a", encoding="utf-8") as log:
+            log.write(json.dumps(entry, ensure_ascii=False) + "\n")
+    except OSError as error:
+        return f"{outcome}; {LOG} could not be written ({error.strerror})"
+    return outcome
+
+
+def _settings(project: Project) -> tuple[str, NotificationSettings]:
+    """The project's name and its settings; the folder's name and the defaults where project.yaml is broken."""
+    try:
+        return project.settings.name, project.settings.notifications
+    except UserError:
+        return project.root.name, NotificationSettings()
+
+
+def _text(name: str, notification: Notification, ui_url: str | None) -> str:
+    """In Slack's markup, with the three characters that have a meaning there escaped."""
+    message = notification.message if len(notification.message) <= LONGEST else f"{notification.message[:LONGEST]}…"
+    for character, entity in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;")):
+        message = message.replace(character, entity)
+    link = f" (<{ui_url.rstrip('/')}/runs/{notification.run_id}|the run>)" if ui_url and notification.run_id else ""
+    return f"*{TITLES[notification.kind]}* in {name}: {message}{link}"
+
+
+def _post(settings: NotificationSettings, text: str) -> str:
+    url = os.environ.get(settings.webhook_env, "")
+    if not url:
+        return f"not called: {settings.webhook_env} is not set"
+    if not url.startswith(("https://", "http://")):
+        return f"not called: {settings.webhook_env} holds no http(s) URL"
+    outcome: list[str] = []
+    # In a thread, since the look-up of a name has no timeout.
+    asking = threading.Thread(target=lambda: outcome.append(_ask(url, text)), daemon=True)
+    asking.start()
+    asking.join(PATIENCE_SECONDS)
+    return outcome[0] if outcome else f"did not answer within {PATIENCE_SECONDS:g} s"
+
+
+def _ask(url: str, text: str) -> str:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    outcome, done = "", False
+    for attempt in range(TRIES):
+        time.sleep(SECONDS_BETWEEN * attempt)
+        left = deadline - time.monotonic()
+        if done or left <= 0:
+            break
+        outcome, done = _try(url, text, left)
+    return outcome
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """A redirect is a refusal: it would be followed by GET, which tells nothing, wherever it leads."""
+
+    def redirect_request(self, *_: object) -> None:
+        return None
+
+
+def _try(url: str, text: str, seconds: float) -> tuple[str, bool]:
+    """(what came of it, whether another try would change nothing). The URL is a secret: it is in no message."""
+    headers = {"Content-Type": "application/json", "User-Agent": "ft_pipeline"}
+    try:
+        request = urllib.request.Request(url, json.dumps({"text": text}).encode(), headers)
+        with urllib.request.build_opener(_NoRedirect).open(request, timeout=seconds) as answer:
+            return f"told (status {answer.status})", True
+    except urllib.error.HTTPError as error:
+        error.close()
+        elsewhere = ", which leads to another URL: set that one" if 300 <= error.code < 400 else ""
+        return f"refused with status {error.code}{elsewhere}", error.code < 500 and error.code != 429
+    except (ValueError, http.client.InvalidURL):
+        return "not called: the URL cannot be read", True
+    except (OSError, http.client.HTTPException) as error:
+        return f"did not answer ({type(getattr(error, 'reason', error)).__name__})", False

@@ -1,0 +1,63 @@
+"""What changed in the raw folders: by stat first, by content where the stat says so.
+
+A folder is looked at once it lies still, so that a file that is being copied is not read half; and once its snapshot
+was materialized, so that nothing runs that nobody ever started.
+"""
+
+from dataclasses import dataclass
+
+from ft_pipeline.errors import UserError, first_line
+from ft_pipeline.execution.step_asset import STEPS, Inputs, planned_spec
+from ft_pipeline.project import FORMATS, Project
+from ft_pipeline.sources.snapshot import folder_stamp, last_written
+from ft_pipeline.store.artifacts import ArtifactStore
+from ft_pipeline.store.asset_pointers import Current, Pointer
+
+
+@dataclass(frozen=True)
+class Look:
+    """What one look at the folders found."""
+
+    stamps: dict[str, str]
+    """Format → the stamp of its folder, for the next look."""
+    changed: dict[str, str]
+    """Snapshot asset that is out of date → a key that names this very change."""
+    notes: list[str]
+    """What is waited for, and why."""
+
+
+def look(project: Project, before: dict[str, str]) -> Look:
+    """Look at every raw folder. before: the stamps of the look before."""
+    store = ArtifactStore(project.store)
+    stamps, changed, notes = {}, {}, []
+    for data_format in FORMATS:
+        asset = f"raw_{data_format}"
+        stamps[data_format] = folder_stamp(project.raw(data_format))
+        pointer = Current(store.root).read(asset)
+        if pointer is None:
+            continue
+        if stamps[data_format] != before.get(data_format):  # not read yet: what is still copied would be read each time
+            last = last_written(project.raw(data_format)) or "none is left"
+            seen = f"files changed (last: {last})" if data_format in before else "a first look"
+            notes.append(f"{asset}: {seen}, looked at again once they lie still")
+            continue
+        try:
+            key = _change(project, store, asset, pointer)
+        except (UserError, OSError) as error:
+            notes.append(f"{asset}: {first_line(error)}")
+            continue
+        if key is not None:
+            changed[asset] = key
+    return Look(stamps, changed, notes)
+
+
+def _change(project: Project, store: ArtifactStore, asset: str, pointer: Pointer) -> str | None:
+    """A key for the change since the snapshot was last materialized (`pointer`); None where there is none.
+
+    The key holds when that was: A → B → A → B are four changes, not two.
+    """
+    inputs = Inputs(project, store)
+    last, spec = inputs.find(asset), planned_spec(STEPS[asset], inputs)
+    if last is not None and last.spec_hash == spec.hash:
+        return None
+    return f"{asset} {spec.hash[:16]} after {pointer.when}"

@@ -1,0 +1,124 @@
+"""Whether an experiment is due to be trained again: what the nightly schedule asks, answered from the store alone."""
+
+from dataclasses import dataclass
+
+import pyarrow.parquet as pq
+
+from ft_pipeline.errors import UserError
+from ft_pipeline.execution.planning import Planned, plan
+from ft_pipeline.execution.step_asset import STEPS
+from ft_pipeline.project import Project
+from ft_pipeline.release.champion import current
+from ft_pipeline.store.artifacts import Artifact, ArtifactStore
+from ft_pipeline.store.asset_pointers import Current
+
+PREPARED = ("sources", "tables")
+"""Stages that follow the raw files by themselves; a retraining takes them as they are, and only if they are sound."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether an experiment is to be trained, and why (not)."""
+
+    experiment: str
+    due: bool
+    reason: str
+
+
+def experiments_to_watch(project: Project) -> list[str]:
+    """Those that say `retrain: true`, and the champion's; a broken YAML is watched too, so that the skip names it."""
+    champion = current(project.store)
+    return [
+        name
+        for name in project.experiment_names()
+        if _wants_retraining(project, name) or (champion is not None and champion.experiment == name)
+    ]
+
+
+def judge(project: Project, experiment: str) -> Verdict:
+    """Hold what a run of `experiment` would build against what its last complete training was built from.
+
+    New data alone is a reason once there are enough new rows; changed settings, a step that never ran, and a run that
+    broke off are reasons by themselves. The gates of the tables are read again: without them nothing is due.
+    """
+    try:
+        project.experiment(experiment)
+        minimum = project.settings.retraining.min_new_rows
+        planned = [each for each in plan(project, [experiment]) if each.runs]
+        before = [each for each in planned if STEPS[each.asset].stage in PREPARED and each.asset in _needed_tables()]
+        if before:
+            return Verdict(experiment, False, _not_ready(before[0]))
+        roots = [each for each in planned if STEPS[each.asset].stage not in PREPARED and each.cause != "upstream"]
+        return _verdict(experiment, roots, _new_rows(project, experiment), minimum)
+    except UserError as error:
+        return Verdict(experiment, False, str(error))
+
+
+def _wants_retraining(project: Project, name: str) -> bool:
+    try:
+        return project.experiment(name).retrain
+    except UserError:
+        return True
+
+
+def _needed_tables() -> set[str]:
+    """Every source and table that training data is made from, at whatever distance."""
+    found: set[str] = set()
+    waiting = ["training_data"]
+    while waiting:
+        for dep in STEPS[waiting.pop()].deps:
+            if dep not in found:
+                found.add(dep)
+                waiting.append(dep)
+    return {name for name in found if STEPS[name].stage in PREPARED}
+
+
+def _not_ready(table: Planned) -> str:
+    if table.state == "failed":
+        return f"{table.asset} did not pass its gate: {table.reason}"
+    return f"{table.asset} is not up to date: {table.reason}"
+
+
+def _verdict(experiment: str, roots: list[Planned], new_rows: int | None, minimum: int) -> Verdict:
+    """roots: the steps that would run of their own accord, not because one before them does."""
+    if not roots:
+        return Verdict(experiment, False, "nothing changed since it was trained")
+    own = next((each for each in roots if each.cause != "data"), None)
+    if own is not None:
+        return Verdict(experiment, True, f"{own.asset}: {own.reason}")
+    if all(each.experiment is None and STEPS[each.asset].stage != "distillation" for each in roots):
+        return Verdict(experiment, True, f"{roots[0].asset}: {roots[0].reason}")  # trained, and not yet decided on
+    if new_rows is None:
+        return Verdict(experiment, True, "never trained to the end")
+    if new_rows < minimum:
+        return Verdict(experiment, False, f"{new_rows} new rows, {minimum} wanted")
+    return Verdict(experiment, True, f"{new_rows} new rows")
+
+
+def _new_rows(project: Project, experiment: str) -> int | None:
+    """Rows of the train split that the last complete training did not see; None where there was none.
+
+    Complete: scored. Rows whose answer comes from the teacher are not counted: they are made in the retraining.
+    """
+    store = ArtifactStore(project.store)
+    trained = _trained_on(store, experiment)
+    pointer = Current(store.root).read("conversations")
+    if trained is None or pointer is None:
+        return None
+    return len(_train_ids(store.require(pointer.kind, pointer.fingerprint)) - _train_ids(trained))
+
+
+def _trained_on(store: ArtifactStore, experiment: str) -> Artifact | None:
+    """The conversations that the last scored model of the experiment was trained on."""
+    pointer = Current(store.root).read("scores", experiment)
+    found = store.open(pointer.kind, pointer.fingerprint) if pointer else None
+    for step in ("merged_model", "training_data", "conversations"):
+        found = store.open(*found.inputs[step]) if found else None
+    return found
+
+
+def _train_ids(conversations: Artifact) -> set[str]:
+    rows = pq.read_table(
+        conversations.path / "rows.parquet", columns=["id"], filters=[("split", "==", "train")], partitioning=None
+    )
+    return set(rows["id"].to_pylist())

@@ -1,0 +1,210 @@
+"""How `ft` shows things in a terminal."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from ft_pipeline.evaluation.comparison.costs import in_words
+from ft_pipeline.evaluation.comparison.sweep_results import curve_in_words, spread_in_words
+from ft_pipeline.evaluation.metrics.definitions import metric_of, shown_metrics
+from ft_pipeline.training.memory.estimate import cpu_in_words
+
+STATUS_STYLE = {"ok": "green", "warning": "yellow", "problem": "red"}
+STATE_STYLE = {"fresh": "green", "stale": "yellow", "never_run": "cyan", "failed": "red", "broken": "red"}
+TITLES = {
+    "chrf": "chrF",
+    "rouge_l": "ROUGE-L",
+    "exact_match": "exact",
+    "format_valid": "format",
+    "length_ratio": "length",
+    "general_accuracy": "general acc.",
+    "general_loss": "general loss",
+}
+"""Metric → its column's title, where its name is too long for one."""
+
+
+SHORT = {"model", "asset", "experiment", "result", "state", "status", "what", "name"}
+"""Columns that stay on one line."""
+
+
+FIRST_ROWS = 10
+
+
+def plain(text: str) -> str:
+    """User data as it may stand in a terminal: control characters (escape sequences too) shown, markup literal."""
+    return escape("".join(letter if letter.isprintable() or letter == "\n" else repr(letter)[1:-1] for letter in text))
+
+
+def show_findings(console: Console, findings: Sequence[Any]) -> None:
+    table = _table("what", "status", "seen", "fix")
+    for finding in findings:
+        style = STATUS_STYLE[finding.status]
+        table.add_row(finding.what, f"[{style}]{finding.status}[/]", plain(finding.seen), plain(finding.fix))
+    console.print(table)
+
+
+def show_plan(console: Console, planned: Sequence[Any]) -> None:
+    if not any(each.runs for each in planned):
+        console.print("[green]Everything is fresh; a run would do nothing.[/]")
+        return
+    table = _table("asset", "experiment", "state", "why")
+    for each in planned:
+        state = f"[{STATE_STYLE[each.state]}]{each.state.replace('_', ' ')}[/]"
+        table.add_row(each.asset, each.experiment or "", state, plain(each.reason))
+    console.print(table)
+
+
+def show_outcome(console: Console, outcome: Any, project: Any) -> None:
+    """The closing table of a run: seconds per asset, the comparison, what to do, and the line that opens the UI."""
+    if outcome.steps:
+        table = _table("asset", "experiment", "result", "seconds", justify_right={"seconds"})
+        for each in outcome.steps:
+            style = "green" if each.succeeded else "red"
+            table.add_row(each.asset, each.experiment or "", f"[{style}]{each.state}[/]", f"{each.seconds:.1f}")
+        table.add_section()
+        table.add_row("total", "", "", f"{outcome.seconds:.1f}")
+        console.print(table)
+    for message in outcome.failures:
+        console.print(f"[red]{plain(message)}[/]", soft_wrap=True)
+    if not outcome.steps and outcome.succeeded:
+        console.print(f"[green]All is fresh:[/] {outcome.fresh} assets, nothing to do.")
+    if outcome.comparison:
+        show_comparison(console, outcome.comparison)
+    if outcome.recommendation:
+        show_recommendation(console, outcome.recommendation)
+    if outcome.succeeded:
+        show_champion(console, outcome.champion)
+    console.print("Look at it in the Dagster UI: [bold]make ui[/] (or [bold]ft ui[/]), then http://127.0.0.1:3000")
+
+
+def show_experiments(console: Console, found: Sequence[Mapping[str, Any]]) -> None:
+    table = _table("name", "objective", "technique", "base model", "state", "primary score")
+    for each in found:
+        style = STATE_STYLE.get(each["state"], "white")
+        score = "" if each["primary_score"] is None else f"{each['primary_score']:.3f}"
+        state = f"[{style}]{each['state'].replace('_', ' ')}[/]"
+        table.add_row(
+            each["name"], each["objective"] or "", each["technique"] or "", each["base_model"] or "", state, score
+        )
+    console.print(table)
+    for each in found:
+        if each["error"]:
+            console.print(f"[red]{plain(each['error'])}[/]", soft_wrap=True)
+
+
+def show_comparison(console: Console, document: Mapping[str, Any]) -> None:
+    """Rows in the document's order; each score with its 95 % interval."""
+    metrics = list(shown_metrics(document))
+    priced = any(row["cost_per_call"] is not None for row in document["rows"])
+    costs = ["prompt", "written", "s/call", *(["cost/call"] if priced else [])]
+    columns = [*(TITLES.get(name, name) for name in metrics), *costs, "trainable"]
+    table = _table("model", *columns, justify_right=set(columns))
+    for row in document["rows"]:
+        cells = [_score(row["scores"].get(metric), metric == document["primary_metric"]) for metric in metrics]
+        trainable = f"{row['trainable_params']:,}" if row["trainable_params"] else ""
+        table.add_row(
+            plain(row["name"]),
+            *cells,
+            _number(row["prompt_tokens_per_call"], 0),
+            _number(row["generated_tokens_per_call"], 0),
+            _number(row["seconds_per_call"], 2),
+            *([_number(row["cost_per_call"], 6)] if priced else []),
+            trainable,
+        )
+    console.print(
+        f"{document['test_items']} test answers. Loss: nats per answer token, lower is better, with its 95 % interval. "
+        "Length: of the answer, against the reference. Prompt and written: tokens per call.",
+        soft_wrap=True,
+    )
+    console.print(table)
+    primary = document["primary_metric"]
+    for found in document.get("seeds", ()):  # a comparison of an older version has none
+        console.print(plain(spread_in_words(found, primary, metric_of(document, primary))), soft_wrap=True)
+    for found in document.get("learning_curves", ()):
+        console.print(plain(curve_in_words(found, metric_of(document, primary))), soft_wrap=True)
+    for found in document["break_even"][:1]:  # of the best tuned row; the others are in the UI and in --json
+        console.print(plain(f"Break-even: {in_words(found)}"), soft_wrap=True)
+
+
+def show_recommendation(console: Console, document: Mapping[str, Any]) -> None:
+    experiment = f" ({plain(document['experiment'])})" if document.get("experiment") else ""
+    console.print(f"Recommendation: [bold]{document['decision']}[/]{experiment}")
+    for reason in document["reasons"]:
+        console.print(f"  · {plain(reason)}", soft_wrap=True)
+
+
+def show_champion(console: Console, record: Mapping[str, Any] | None) -> None:
+    if record is None:
+        console.print("Champion: none yet")
+        return
+    console.print(
+        f"Champion: [bold]{plain(record['name'])}[/] since {record['since']}: {plain(record['reason'])}", soft_wrap=True
+    )
+
+
+def show_validation(console: Console, document: Mapping[str, Any]) -> None:
+    """What `ft validate` found: the counts, each reason with its first rows, the warnings."""
+    if document["error"]:
+        error = document["error"]
+        console.print(f"[red]refused[/] {error['code']}: {plain(error['message'])}", soft_wrap=True)
+        return
+    counts = ", ".join(f"{document[key]:,} {key}" for key in ("read", "accepted", "quarantined", "duplicates"))
+    console.print(f"{plain(document['file'])} ({document['format']}): {counts}")
+    for code, rows in document["reasons"].items():
+        more = f" and {len(rows) - FIRST_ROWS} more" if len(rows) > FIRST_ROWS else ""
+        console.print(f"  {code}: row {', '.join(map(str, rows[:FIRST_ROWS]))}{more}")
+    for warning in document["warnings"]:
+        console.print(f"  [yellow]warning[/] {warning['code']}: {plain(warning['message'])}", soft_wrap=True)
+
+
+def show_rows(console: Console, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    table = _table(*(plain(column) for column in columns))
+    for row in rows:
+        table.add_row(*(plain("" if value is None else str(value)) for value in row))
+    console.print(table)
+    console.print(f"{len(rows)} rows")
+
+
+def show_memory(console: Console, document: Mapping[str, Any]) -> None:
+    """The parts with bars on one scale, the total, whether it fits, and what would."""
+    table = _table("what", "GB", "share", justify_right={"GB"})
+    total = document["total_gb"]
+    for name, size in document["bytes"].items():
+        table.add_row(name, f"{size / 1e9:.2f}", "█" * round(40 * size / 1e9 / total))
+    table.add_section()
+    table.add_row("total", f"{total:.2f}", "")
+    console.print(f"{document['technique']}, {document['params']:,} parameters:")
+    console.print(table)
+    if document["fits"] is not None:
+        fits = "[green]fits[/]" if document["fits"] else "[yellow]does not fit[/]"
+        least = "" if document["fits"] else f", which at the least needs {document['lower_bound_gb']:.1f} GB"
+        console.print(f"{fits} {document['gpu_memory_gb']:g} GB{least}")
+    if "cpu_gb" in document:  # of an experiment
+        console.print(f"On a CPU: {cpu_in_words(document['cpu_gb'])}")
+    for line in document["advice"]:
+        console.print(f"  · {plain(line)}", soft_wrap=True)
+
+
+def _score(score: Mapping[str, float] | None, with_interval: bool) -> str:
+    if score is None:
+        return ""
+    value = f"{score['value']:.3f}"
+    return f"{value} [dim]{score['low']:.3f}–{score['high']:.3f}[/]" if with_interval else value
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "" if value is None else f"{value:.{digits}f}"
+
+
+def _table(*columns: str, justify_right: set[str] | None = None) -> Table:
+    """A plain table; numbers and names stay on one line, long texts (the last column) fold."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in columns:
+        right = column in (justify_right or ())
+        table.add_column(
+            column, justify="right" if right else "left", overflow="fold", no_wrap=right or column in SHORT
+        )
+    return table

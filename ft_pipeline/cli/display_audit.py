@@ -1,0 +1,135 @@
+"""How `ft audit` shows a chain in a terminal: a tree from the subject back to the raw files."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.tree import Tree
+
+from ft_pipeline.audit.artifact_index import SHOWN, Node
+from ft_pipeline.audit.audit_report import Verdict, marks_of, status
+from ft_pipeline.audit.chain import Chain, made_from, raw_files
+from ft_pipeline.audit.subject import champion_artifact
+from ft_pipeline.cli.display import plain
+
+RAW_SHOWN = 12
+PROBLEMS_SHOWN = 50
+
+
+def show_audit(console: Console, chain: Chain, verdict: Verdict) -> None:
+    """The subject, its tree, what is wrong, and what that means."""
+    _show_record(console, chain)
+    marks = marks_of(chain.library)
+    tree = Tree(f"[bold]{plain(chain.subject.name)}[/]")
+    seen: set[Any] = set()
+    for role, node in chain.roots():
+        _grow(tree.add(f"[bold]{plain(role)}[/]"), chain, node, seen, marks)
+    console.print(tree, soft_wrap=True)
+    _show_terms(console, chain)
+    show_verdict(console, chain, verdict)
+
+
+def show_verdict(console: Console, chain: Chain, verdict: Verdict) -> None:
+    """What was checked and what was found."""
+    problems = list(dict.fromkeys([*chain.problems, *verdict.problems]))
+    for finding in problems[:PROBLEMS_SHOWN]:
+        console.print(f"[red]✗ {plain(str(finding))}[/]", soft_wrap=True)
+    if len(problems) > PROBLEMS_SHOWN:
+        console.print(f"[red]and {len(problems) - PROBLEMS_SHOWN} more: --json lists all[/]")
+    for note in verdict.notes:
+        console.print(f"[yellow]! {plain(note)}[/]", soft_wrap=True)
+    counted = ", ".join(f"{count:,} {what.replace('_', ' ')}" for what, count in verdict.counted.items())
+    if problems:
+        read = f" Read: {counted}." if counted else ""
+        console.print(f"[red]Not as recorded: {len(problems)} problem(s).[/]{read}", soft_wrap=True)
+    elif verdict.checked and (redacted := _redacted(chain)):
+        console.print(f"Read: {counted}; every hash is as recorded.", soft_wrap=True)
+        console.print(f"[yellow]Not verified, but redacted on request: {plain(', '.join(redacted))}[/]", soft_wrap=True)
+        if not _redacted(made_from(chain)):
+            console.print("All of it is behind the evidence; what the model itself was made from is verified.")
+    elif verdict.checked:
+        console.print(f"[green]Verified:[/] {counted}; every hash is as recorded.", soft_wrap=True)
+        if elsewhere := _redacted_of(chain, chain.library.all()):
+            console.print(f"Elsewhere in the store, {len(elsewhere)} artifacts were redacted on request.")
+    else:
+        console.print("The manifests agree with each other. Files were not read; `--verify` hashes them all again.")
+
+
+def _redacted(chain: Chain) -> list[str]:
+    return _redacted_of(chain, chain.nodes)
+
+
+def _redacted_of(chain: Chain, nodes: Iterable[Node]) -> list[str]:
+    marks = marks_of(chain.library)
+    return [node.label for node in nodes if status(chain, node, marks) == "redacted"]
+
+
+def _grow(branch: Tree, chain: Chain, node: Node, seen: set[Any], marks: Mapping[str, list[str]]) -> None:
+    place = node.path or node.label
+    if place in seen:
+        branch.add(f"{plain(node.key)} [dim]{node.fingerprint[:SHOWN]} (above)[/]")
+        return
+    seen.add(place)
+    here = branch.add(_line(node))
+    for finding in node.problems:
+        here.add(f"[red]✗ {plain(finding.message)}[/]")
+    for each in node.manifest.get("redactions", []):
+        here.add(f"[yellow]redacted {plain(each['when'][:10])} by {plain(each['by'])} (record {each['number']})[/]")
+    for mark in marks.get(node.fingerprint, []):
+        here.add(f"[yellow]redacted: {plain(mark)}[/]")
+    for _, each in chain.inputs_of(node):
+        _grow(here, chain, each, seen, marks)
+    if node.kind.startswith("raw_"):
+        files = raw_files(chain.library, node)
+        for file in files[:RAW_SHOWN]:
+            here.add(f"{plain(file.name)} [dim]{(file.sha256 or '')[:SHOWN]} {file.bytes:,} bytes, {file.kept}[/]")
+        if len(files) > RAW_SHOWN:
+            here.add(f"[dim]and {len(files) - RAW_SHOWN} more files[/]")
+
+
+def _line(node: Node) -> str:
+    if not node.manifest:
+        return f"[red]{plain(node.key)} {node.fingerprint[:SHOWN]}[/]"
+    code = node.manifest.get("code") or {}
+    commit = (code.get("commit") or "")[:8] + ("+dirty" if code.get("dirty") else "")
+    facts = [
+        str(node.manifest.get("created", ""))[:19].replace("T", " "),
+        f"code {node.code_version or '?'}" + (f" @ {commit}" if commit else ""),
+        f"by {node.run.get('started_by') or '?'}",
+        f"run {str(node.run.get('run_id') or '')[:8]}",
+    ]
+    return f"{plain(node.key)} [cyan]{node.fingerprint[:SHOWN]}[/] [dim]{plain(' · '.join(facts))}[/]"
+
+
+def _show_record(console: Console, chain: Chain) -> None:
+    record = chain.subject.record
+    if record is None:
+        return
+    console.print(f"[bold]{plain(record.name)}[/], record {record.sequence}, since {plain(record.since)}")
+    console.print(f"  why: {plain(record.reason)}" + (" (forced)" if record.forced else ""), soft_wrap=True)
+    how = "by hand" if record.by_hand else "by the rules of the project"
+    console.print(f"  who: {plain(record.by or 'unknown')}, {how}{plain(_moved_in(chain))}")
+    gates = record.evidence.get("gates") or {}
+    if gates:
+        shown = ", ".join(f"{name} {'passed' if passed else 'FAILED'}" for name, passed in gates.items())
+        console.print(f"  gates: {plain(shown)}")
+    if comparison := record.evidence.get("comparison"):
+        metric = plain(str(record.evidence.get("metric")))
+        console.print(f"  evidence: comparison {comparison[:SHOWN]}, metric {metric}")
+    if record.previous:
+        console.print(f"  before it: {plain(record.previous)} (record {record.previous_sequence})")
+
+
+def _moved_in(chain: Chain) -> str:
+    """The run that wrote the record, out of the champion artifact that holds it first."""
+    record = chain.subject.record
+    node = champion_artifact(chain.library, record) if record else None
+    return f", run {str(node.run.get('run_id'))[:8]} (started by {node.run.get('started_by')})" if node else ""
+
+
+def _show_terms(console: Console, chain: Chain) -> None:
+    """Under whose terms the distilled rows are."""
+    for node in made_from(chain).of_kind("distilled"):
+        teacher = node.config.get("teacher") or {}
+        name, terms = str(teacher.get("model")), str(teacher.get("terms") or "none recorded")
+        console.print(f"Teacher of the distilled rows: {plain(name)}; terms: {plain(terms)}", soft_wrap=True)

@@ -1,0 +1,149 @@
+"""How `ft audit` answers an auditor's questions in a terminal."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+
+from ft_pipeline.audit.artifact_index import SHOWN
+from ft_pipeline.audit.chain import Chain
+from ft_pipeline.audit.row_usage import Seen
+from ft_pipeline.audit.rows import LeftOut, Match, Trained
+from ft_pipeline.cli.display import plain, show_rows
+from ft_pipeline.erasure.erase import Forgotten
+
+ROWS_SHOWN = 20
+TEXT_SHOWN = 120
+
+
+def show_trained(console: Console, chain: Chain, rows: Sequence[Trained]) -> None:
+    """Counts by split, source and file, then the first rows."""
+    counts: dict[tuple[str, ...], int] = {}
+    for row in rows:
+        key = (row.split, row.source, f"{row.table}/{row.file}", (row.raw_sha256 or "")[:SHOWN])
+        counts[key] = counts.get(key, 0) + 1
+    console.print(f"Rows that {plain(chain.subject.name)} was given in training: {len(rows)}")
+    show_rows(console, ["split", "source", "file", "its SHA-256", "rows"], [[*key, n] for key, n in counts.items()])
+    first = [[row.split, row.source, row.origin, row.copies, row.id[:SHOWN]] for row in rows[:ROWS_SHOWN]]
+    show_rows(console, ["split", "source", "row", "copies", "id"], first)
+    _rest(console, len(rows), ROWS_SHOWN)
+
+
+def show_left_out(console: Console, chain: Chain, rows: Sequence[LeftOut]) -> None:
+    console.print(f"Rows that were read on the way to {plain(chain.subject.name)} and not used: {len(rows)}")
+    shown = [[f"{row.table}/{row.file}:{row.row}", row.code, row.by, row.message] for row in rows[: 5 * ROWS_SHOWN]]
+    show_rows(console, ["row", "code", "set aside by", "why"], shown)
+    _rest(console, len(rows), 5 * ROWS_SHOWN)
+
+
+def show_matches(console: Console, chain: Chain, sentence: str, matches: Sequence[Match]) -> None:
+    trained = [match for match in matches if match.use == "train"]
+    exact = [match for match in trained if match.how != "near"]
+    answer = "yes" if exact else "something near it was" if trained else "no"
+    console.print(f"Was “{plain(sentence)}” trained on? [bold]{answer}[/]")
+    shown = [[match.how, match.share, match.use, match.origin, _cut(match.text)] for match in matches[:ROWS_SHOWN]]
+    if shown:
+        show_rows(console, ["how", "share", "use", "row", "text"], shown)
+    _rest(console, len(matches), ROWS_SHOWN)
+    if any(node.redacted for node in chain.nodes):
+        console.print("[yellow]Rows of this chain were forgotten since; what they said cannot be searched.[/]")
+
+
+def show_seen(console: Console, seen: Seen) -> None:
+    console.print(f"{plain(seen.row)}: {len(seen.ids)} content(s) stood there, {len(seen.uses)} artifact(s) saw it")
+    rows = [
+        [
+            use.key,
+            use.fingerprint[:SHOWN],
+            use.created[:19].replace("T", " "),
+            use.how,
+            "yes" if use.present else "",
+            ", ".join(map(str, use.champion_records)),
+        ]
+        for use in seen.uses
+    ]
+    if not rows:
+        console.print("No model was trained on it, chose a checkpoint by it, or was scored on it.")
+        return
+    show_rows(console, ["artifact", "fingerprint", "made", "how", "present", "champion records"], rows)
+    console.print(f"To be trained anew without it: {plain(', '.join(seen.retrain) or 'nothing')}")
+    if seen.champion:
+        console.print("[yellow]The present champion is one of these models.[/]")
+
+
+def show_changes(console: Console, found: Mapping[str, Any]) -> None:
+    """From the earlier model to the later one."""
+    data = found["data"]
+    console.print(f"From {plain(found['before'])} to {plain(found['now'])}")
+    console.print(f"[bold]data[/]: {data['rows_before']} → {data['rows_now']} training and validation rows")
+    for what in ("files_added", "files_removed", "files_changed", "added", "removed", "other_use"):
+        names = data[what]
+        more = f" and {len(names) - ROWS_SHOWN} more" if len(names) > ROWS_SHOWN else ""
+        if names:
+            shown = ", ".join(names[:ROWS_SHOWN])
+            console.print(f"  {what.replace('_', ' ')} ({len(names)}): {plain(shown)}{more}", soft_wrap=True)
+    for code, counts in data["set_aside"].items():
+        console.print(f"  set aside as {plain(code)}: {counts['before']} → {counts['now']}")
+    settings = [(f"{kind}.{key}", *pair) for kind, keys in found["settings"].items() for key, pair in keys.items()]
+    _show_pairs(console, "settings", settings)
+    _show_pairs(console, "code", [(key, *pair) for key, pair in found["code"].items()])
+    _show_scores(console, found["scores"])
+
+
+def show_forgotten(console: Console, done: Forgotten) -> None:
+    """What was taken out, what learned from it, and what to do next."""
+    console.print(f"Forgotten (record {done.record} in data/store/redactions, hashes in data/excluded.yaml):")
+    for row in done.rows:
+        console.print(f"  {plain(row['format'])}/{plain(row['file'])}:{row['row']}", soft_wrap=True)
+    kinds = Counter(each["kind"] for each in done.artifacts)
+    shown = ", ".join(f"{kind} ({count})" for kind, count in sorted(kinds.items())) or "none held it"
+    console.print(
+        f"Redacted: {plain(', '.join(done.files))}; {done.raw_files} kept copies of raw files; artifacts: {shown};"
+    )
+    console.print(f"  {done.events} places of Dagster's record")
+    for model in done.models:
+        records = (
+            f", champion record {', '.join(map(str, model['champion_records']))}" if model["champion_records"] else ""
+        )
+        console.print(f"  {plain(model['key'])} {model['fingerprint'][:SHOWN]} {plain(model['how'])}{records}")
+    if done.champion:
+        console.print("[yellow]The present champion is one of these models; it stays released until another one is.[/]")
+    if done.retrain:
+        console.print(f"The next `ft run` trains anew without it: {plain(', '.join(done.retrain))}")
+    if done.also:
+        shared = plain(", ".join(done.also))
+        console.print(f"[yellow]Rows that share a text with it, and stay: {shared}[/]", soft_wrap=True)
+    for note in done.notes:
+        console.print(f"[yellow]! {plain(note)}[/]", soft_wrap=True)
+
+
+def _show_pairs(console: Console, title: str, pairs: Sequence[tuple[Any, ...]]) -> None:
+    console.print(f"[bold]{title}[/]" + ("" if pairs else ": the same"))
+    for key, before, now in pairs:
+        console.print(f"  {plain(key)}: {plain(_cut(str(before)))} → {plain(_cut(str(now)))}", soft_wrap=True)
+
+
+def _show_scores(console: Console, scores: Mapping[str, Any]) -> None:
+    before, now = scores["before"], scores["now"]
+    same = before["evaluation"] == now["evaluation"]
+    console.print("[bold]scores[/]" + ("" if same else " (measured on other rows or otherwise: not to be compared)"))
+    for metric in dict.fromkeys([*before["scores"], *now["scores"]]):
+        values = [side["scores"].get(metric) for side in (before, now)]
+        console.print(f"  {plain(metric)}: {' → '.join(_score(value) for value in values)}")
+
+
+def _score(score: Mapping[str, float] | None) -> str:
+    if score is None:
+        return "not measured"
+    interval = f" ({score['low']:.3f} to {score['high']:.3f})" if "low" in score else ""
+    return f"{score['value']:.3f}{interval}"
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= TEXT_SHOWN else text[: TEXT_SHOWN - 1] + "…"
+
+
+def _rest(console: Console, count: int, shown: int) -> None:
+    if count > shown:
+        console.print(f"and {count - shown} more: --json lists all")

@@ -1,0 +1,24 @@
+"""`ft gc`: room on the disk."""
+
+from typing import Annotated
+
+import typer
+
+from ft_pipeline.cli import display_gc
+from ft_pipeline.cli.common import JsonOption, ProjectOption, open_project, out, report
+
+
+def gc(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
+    project: ProjectOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Remove from the store what is older than `retention.keep_days` and leads to nothing that is kept.
+
+    Example: ft gc --dry-run
+    """
+    from ft_pipeline.execution.garbage_collection import collect
+
+    garbage = collect(open_project(project), dry_run=dry_run)
+    document = {"dry_run": dry_run, **garbage.to_json()}
+    report(document, as_json, lambda _: display_gc.show_garbage(out, garbage, dry_run))

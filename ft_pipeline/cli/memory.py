@@ -1,0 +1,62 @@
+"""`ft memory`: what training will hold, before anything is loaded."""
+
+from typing import Annotated, Any
+
+import typer
+
+from ft_pipeline.cli import display
+from ft_pipeline.cli.common import JsonOption, ProjectOption, open_project, out, report
+from ft_pipeline.errors import UserError
+from ft_pipeline.project import Project
+from ft_pipeline.store.artifacts import ArtifactStore
+from ft_pipeline.store.asset_pointers import Current
+from ft_pipeline.training.memory.estimate import Plan, estimate, estimate_experiment
+from ft_pipeline.training.memory.layer_sizes import nearest_llama
+
+
+def memory(
+    experiment: Annotated[str | None, typer.Option("--experiment", "-e", help="What its trainer will hold.")] = None,
+    params: Annotated[
+        float | None, typer.Option("--params", help="Or a model of so many parameters (7e9), of Llama's shape.")
+    ] = None,
+    technique: Annotated[str, typer.Option("--technique", help="prompt_tuning, lora, qlora or full.")] = "qlora",
+    optimizer: Annotated[
+        str, typer.Option("--optimizer", help="adamw_torch, adamw_8bit or paged_adamw_8bit.")
+    ] = "paged_adamw_8bit",
+    dtype: Annotated[str, typer.Option("--dtype", help="Of weights, gradients and states.")] = "bfloat16",
+    batch: Annotated[int, typer.Option("--batch", min=1, help="Rows that go through the model at once.")] = 1,
+    length: Annotated[int, typer.Option("--length", min=1, help="Tokens of the longest row.")] = 2048,
+    checkpointing: Annotated[bool, typer.Option("--checkpointing", help="With gradient checkpointing.")] = False,
+    gpu_memory_gb: Annotated[
+        float | None, typer.Option("--gpu-memory-gb", min=0.1, help="The GPU that it must fit (1 GB = 10^9 bytes).")
+    ] = None,
+    project: ProjectOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Estimate the memory of training, and say what would fit.
+
+    Example: ft memory --params 7e9 --technique full --optimizer adamw_torch --gpu-memory-gb 24
+    """
+    if (experiment is None) == (params is None):
+        raise UserError("say whose memory: --experiment NAME, or --params N such as 7e9 (one of the two)")
+    if experiment is not None:
+        found = _of_experiment(open_project(project), experiment, gpu_memory_gb)
+    else:
+        assert params is not None
+        if not 1e6 <= params <= 1e13:
+            raise UserError(f"--params {params:g} is no model size; say 7e9 for 7 billion parameters")
+        plan = Plan(technique, optimizer, dtype, batch, length, checkpointing)
+        found = estimate(nearest_llama(params), plan, params=params, gpu_memory_gb=gpu_memory_gb)
+    report(found, as_json, lambda document: display.show_memory(out, document))
+
+
+def _of_experiment(project: Project, name: str, gpu_memory_gb: float | None) -> dict[str, Any]:
+    """With the longest row that the token audit counted, where there was one, else with `max_length`."""
+    from ft_pipeline.models.base_model import config_of
+
+    settings = project.experiment(name)
+    pointer = Current(project.store).read("training_data", name)
+    audited = ArtifactStore(project.store).open(pointer.kind, pointer.fingerprint) if pointer else None
+    longest = audited.summary["audit"]["lengths"]["max"] if audited else None
+    limit = gpu_memory_gb or settings.gpu.min_memory_gb or None
+    return estimate_experiment(settings, config_of(settings.base_model, settings.revision), longest, limit)

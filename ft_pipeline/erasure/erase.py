@@ -1,0 +1,274 @@
+"""`ft forget`: a row is never used again, and what it said is gone from the raw files, the store and Dagster's log.
+
+The order is what makes it safe to be cut off: the row is excluded first, and the raw file, which says what to look for,
+is changed last. The same command again ends what was begun.
+"""
+
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ft_pipeline.audit.artifact_index import SHOWN, Library
+from ft_pipeline.audit.row_usage import derived_ids, uses_of
+from ft_pipeline.audit.rows import read_rows
+from ft_pipeline.erasure.dagster_log import redact_dagster_home
+from ft_pipeline.erasure.raw_files import RawRow, read_raw_rows, with_marks
+from ft_pipeline.errors import UserError
+from ft_pipeline.project import FORMATS, Project
+from ft_pipeline.store.atomic_files import user_write_errors, write_atomically
+from ft_pipeline.store.blobs import BlobStore
+from ft_pipeline.store.provenance import user
+from ft_pipeline.store.redaction import (
+    Redaction,
+    record,
+    redact_artifact,
+    redact_loose_files,
+    redactions,
+    refuse_while_running,
+)
+from ft_pipeline.store.scrubbing import MIN_CHARS, Secrets
+from ft_pipeline.tables.excluded_rows import add_excluded, mark_of, salt_of, salted
+from ft_pipeline.tables.reading.sidecar import PLAIN, Sidecar, parse_sidecar, read_sidecar
+from ft_pipeline.tables.reason_codes import Refused
+
+ALSO_SHOWN = 50
+BEYOND = (
+    "copies outside this project are not reached: the history of version control, backups, exported or served models, "
+    "an endpoint's own logs"
+)
+
+
+@dataclass(frozen=True)
+class Forgotten:
+    """What `ft forget` did."""
+
+    record: int
+    """Number of the record in data/store/redactions."""
+    rows: list[dict[str, Any]]
+    """format, file, row, hash of each row that was forgotten, its copies in other files of the format included."""
+    files: list[str]
+    """Raw files of the project that were changed."""
+    artifacts: list[dict[str, Any]]
+    """kind, fingerprint, files of each artifact that was redacted."""
+    raw_files: int
+    """Kept copies of raw files that were redacted."""
+    events: int
+    """Places of Dagster's record that were redacted."""
+    models: list[dict[str, Any]]
+    """What learned from a row, chose by it or was scored on it."""
+    retrain: list[str]
+    """Experiments that the next run trains anew."""
+    champion: bool
+    """Whether the present champion was trained on a row or chose its checkpoint by it."""
+    also: list[str] = field(default_factory=list)
+    """Rows that share a text with them and stay: look at them."""
+    notes: list[str] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A row in one of the project's raw files."""
+
+    data_format: str
+    name: str
+    row: RawRow
+
+    @property
+    def origin(self) -> str:
+        return f"{self.data_format}/{self.name}:{self.row.number}"
+
+
+def forget(project: Project, path: Path, numbers: Sequence[int], reason: str) -> Forgotten:
+    """Forget rows of a raw file, by number. UserError where they cannot be found, or while a run is under way."""
+    if not reason.strip():
+        raise UserError("say why, for the record: --reason TEXT")
+    data_format, name = _place_of(project, path)
+    refuse_while_running(project.store)
+    everywhere = list(_all_places(project))
+    chosen = _chosen(everywhere, data_format, name, numbers)
+    same = {place.row.identity for place in chosen}
+    gone = [place for place in everywhere if place.data_format == data_format and place.row.identity in same]
+    salt = salt_of(project.root / "data")
+    rows = [_entry(place, salt) for place in gone]
+    when, by = datetime.now(UTC).isoformat(timespec="seconds"), user()
+    add_excluded(project.root / "data", salt, [{**row, "when": when, "by": by, "reason": reason} for row in rows])
+    library = Library(project.store)
+    secrets, also = _secrets(library, everywhere, gone, salt)
+    seen = uses_of(library, name, list(secrets.marks))
+    number = len(redactions(project.store)) + 1
+    note = {"number": number, "when": when, "by": by}
+    unread: list[str] = []
+    kept = _redact_kept_files(library, data_format, secrets, unread)
+    artifacts = _redact_artifacts(library, secrets, note, unread)
+    redact_loose_files(project.store, secrets)
+    events, notes = redact_dagster_home(project.dagster_home, secrets)
+    models = [asdict(use) for use in seen.uses if use.how != "made from it"]
+    files = _redact_own_files(project, gone, secrets)
+    record(project.store, Redaction(number, when, by, reason, rows, artifacts, kept, models))
+    return Forgotten(
+        record=number,
+        rows=rows,
+        files=files,
+        artifacts=artifacts,
+        raw_files=len(kept),
+        events=events,
+        models=models,
+        retrain=seen.retrain,
+        champion=seen.champion,
+        also=also,
+        notes=[*notes, *(f"could not be read, hence not redacted; remove it: {each}" for each in unread), BEYOND],
+    )
+
+
+def _place_of(project: Project, path: Path) -> tuple[str, str]:
+    """(format, name in its folder) of a raw file."""
+    found = [each.resolve() for each in (path, project.root / path) if each.is_file()]
+    for data_format in FORMATS:
+        folder = project.raw(data_format).resolve()
+        for each in found:
+            if each.is_relative_to(folder):
+                return data_format, each.relative_to(folder).as_posix()
+    if not found:
+        raise UserError(f"there is no file {path}; name a file of data/raw, e.g. data/raw/alpaca/support_01.jsonl")
+    raise UserError(f"{path} is not in data/raw/FORMAT of {project.root}: name a file that the project reads")
+
+
+def _all_places(project: Project) -> Iterator[_Place]:
+    for data_format in FORMATS:
+        folder = project.raw(data_format)
+        for path in sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix != ".yaml"):
+            try:
+                sidecar = parse_sidecar(read_sidecar(path, folder))
+                name = path.relative_to(folder).as_posix()
+                yield from (_Place(data_format, name, row) for row in read_raw_rows(path, name, data_format, sidecar))
+            except Refused:
+                continue
+
+
+def _chosen(everywhere: Sequence[_Place], data_format: str, name: str, numbers: Sequence[int]) -> list[_Place]:
+    own = {each.row.number: each for each in everywhere if (each.data_format, each.name) == (data_format, name)}
+    if not own:
+        raise UserError(f"{data_format}/{name} cannot be read row by row (see `ft validate`); edit or remove the file")
+    for number in numbers:
+        if number not in own:
+            raise UserError(f"{data_format}/{name} has no row {number}; its rows are {min(own)} to {max(own)}")
+        if own[number].row.forgotten:
+            raise UserError(f"row {number} of {data_format}/{name} was forgotten already")
+    return [own[number] for number in numbers]
+
+
+def _entry(place: _Place, salt: str) -> dict[str, Any]:
+    hashed = salted(place.row.identity, salt)
+    return {"hash": hashed, "format": place.data_format, "file": place.name, "row": place.row.number}
+
+
+def _secrets(
+    library: Library, everywhere: Sequence[_Place], gone: Sequence[_Place], salt: str
+) -> tuple[Secrets, list[str]]:
+    """What is to be looked for, and the rows that share a text with it and stay.
+
+    A text that another row holds too (a system prompt, a common question) tells nobody apart, and stays.
+    """
+    identities = {place.row.identity for place in gone}
+    texts = {text for place in gone for text in place.row.texts}
+    staying = [place for place in everywhere if place.row.identity not in identities and not place.row.forgotten]
+    common = Counter(text for place in staying for text in place.row.texts & texts)
+    also = [each.origin for each in staying if any(len(text) >= MIN_CHARS for text in each.row.texts & texts)]
+    own = identities | set(derived_ids(library, identities))
+    answers = {
+        row["answer"]
+        for node in library.all("teacher_answers")
+        for row in read_rows(node, "answers.parquet", ["id", "answer"])
+        if row["id"] in identities and row.get("answer")
+    }
+    marks = {identity: mark_of(salted(identity, salt)) for identity in sorted(own)}
+    distinct = frozenset(text for text in texts | answers if not common[text])
+    return Secrets(marks, distinct, frozenset(texts | answers)), also[:ALSO_SHOWN]
+
+
+def _redact_kept_files(library: Library, data_format: str, secrets: Secrets, unread: list[str]) -> list[str]:
+    """Every copy that any snapshot of the format kept, whatever the file was called then; `unread` takes those that
+    are gone or damaged."""
+    blobs = BlobStore(library.root)
+    seen: dict[tuple[str, str | None], str] = {}
+    for node in library.all(f"raw_{data_format}"):
+        for entry in node.config.get("files", []):
+            if entry.get("sha256"):
+                seen.setdefault((entry["sha256"], entry.get("sidecar")), entry["name"])
+    changed = []
+    with tempfile.TemporaryDirectory(prefix="ft-forget-") as folder:
+        for number, ((sha256, sidecar), name) in enumerate(seen.items()):
+            into = Path(folder) / str(number)
+            try:
+                path = blobs.checkout(sha256, into / Path(name).name, redacted=True)
+                mapping = _kept_sidecar(blobs, sidecar, into)
+            except UserError:
+                unread.append(f"the kept copy of {name} ({sha256[:SHOWN]})")
+                continue
+            after = _without_rows(path, name, data_format, mapping, secrets)
+            if after is not None:
+                redacted = into / "redacted"
+                redacted.write_bytes(after)
+                blobs.redact(sha256, redacted)
+                changed.append(sha256)
+    return changed
+
+
+def _kept_sidecar(blobs: BlobStore, sha256: str | None, into: Path) -> Sidecar:
+    if sha256 is None:
+        return PLAIN
+    try:
+        path = blobs.checkout(sha256, into / "sidecar.yaml")
+        return parse_sidecar(yaml.safe_load(path.read_text(encoding="utf-8-sig")))
+    except (UserError, Refused, yaml.YAMLError, UnicodeDecodeError):
+        return PLAIN
+
+
+def _without_rows(path: Path, name: str, data_format: str, sidecar: Sidecar, secrets: Secrets) -> bytes | None:
+    """The file's bytes with marks for the forgotten rows; None where it holds none of them."""
+    try:
+        rows = {row.number: row.identity for row in read_raw_rows(path, name, data_format, sidecar)}
+    except Refused:  # no rows can be told apart in it: the texts go
+        before = path.read_bytes()
+        after = secrets.content("refused.txt", before)
+        return after if after != before else None
+    marks = {number: secrets.marks[identity] for number, identity in rows.items() if identity in secrets.marks}
+    return with_marks(path, name, marks) if marks else None
+
+
+def _redact_artifacts(
+    library: Library, secrets: Secrets, note: dict[str, Any], unread: list[str]
+) -> list[dict[str, Any]]:
+    found = []
+    for node in library.all():
+        if node.path is None:
+            continue
+        files, damaged = redact_artifact(node.path, secrets, note)
+        unread += [f"{node.label}: {name}" for name in damaged]
+        if files:
+            found.append({"kind": node.kind, "fingerprint": node.fingerprint, "files": files})
+    return found
+
+
+def _redact_own_files(project: Project, gone: Sequence[_Place], secrets: Secrets) -> list[str]:
+    marks: dict[tuple[str, str], dict[int, str]] = {}
+    for place in gone:
+        marks.setdefault((place.data_format, place.name), {})[place.row.number] = secrets.marks[place.row.identity]
+    changed = []
+    for (data_format, name), own in marks.items():
+        path = project.raw(data_format) / name
+        mode = path.stat().st_mode
+        with user_write_errors():
+            write_atomically(path, with_marks(path, name, own))
+            path.chmod(mode & 0o7777)
+        changed.append(path.relative_to(project.root).as_posix())
+    return changed

@@ -1,0 +1,146 @@
+"""Rows of raw files by their identity, and the mark of a forgotten one put in their place: no other byte changes."""
+
+import csv
+import io
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ft_pipeline.tables.excluded_rows import is_mark
+from ft_pipeline.tables.formats.registry import COLUMNS, convert
+from ft_pipeline.tables.formats.row_ids import row_id
+from ft_pipeline.tables.reading.batches import Batch, divide
+from ft_pipeline.tables.reading.containers import read_batches
+from ft_pipeline.tables.reading.json_parser import parse_line
+from ft_pipeline.tables.reading.sidecar import Sidecar
+from ft_pipeline.tables.reason_codes import Fault
+
+BOM = b"\xef\xbb\xbf"
+
+
+@dataclass(frozen=True)
+class RawRow:
+    """One row of a raw file, whether it can be used or not."""
+
+    number: int
+    """Line, list index or data row, from 1."""
+    identity: str
+    """The row's id in its table; of a row that cannot be converted, a hash of it as it stands."""
+    texts: frozenset[str]
+    """Every string in it, and the row as it stands."""
+    forgotten: bool = False
+    """Whether a mark stands here."""
+
+
+def read_raw_rows(path: Path, name: str, data_format: str, sidecar: Sidecar) -> Iterator[RawRow]:
+    """Every row of a raw file; `name` is the file's own one (its ending tells CSV and Parquet). Refused as a whole
+    (codes.Refused) where the file is none of ours."""
+    for batch in read_batches(path, Path(name).suffix.lower()):
+        here = divide(batch)
+        values = here.values if here.lines is None else [parse_line(line) for line in here.lines]
+        for at, value in enumerate(values):
+            raw = _as_written(here, at, value)
+            yield _raw_row(here.rows[at], value, raw, data_format, sidecar)
+
+
+def _raw_row(number: int, value: Any, raw: str, data_format: str, sidecar: Sidecar) -> RawRow:
+    record = convert(data_format, value, sidecar)
+    texts = frozenset([raw, *_strings_of(value)])
+    if isinstance(record, Fault):
+        forgotten = isinstance(value, dict) and is_mark(value)
+        return RawRow(number, sha256(raw.encode("utf-8", "surrogateescape")).hexdigest(), texts, forgotten)
+    named = dict(zip(COLUMNS[data_format], record, strict=True))
+    return RawRow(number, row_id(named), texts | frozenset(_strings_of(named)))
+
+
+def _as_written(batch: Batch, at: int, value: Any) -> str:
+    if batch.lines is not None:
+        return batch.lines[at].strip().decode("utf-8", "replace")
+    if isinstance(value, Fault):
+        return value.raw
+    return orjson.dumps(value, default=repr, option=orjson.OPT_NON_STR_KEYS).decode()
+
+
+def _strings_of(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _strings_of(item)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _strings_of(item)
+
+
+def with_marks(path: Path, name: str, marks: Mapping[int, str]) -> bytes:
+    """The file's bytes with each of these rows (by number) replaced by its mark. All others keep their bytes and their
+    numbers; a Parquet file is written anew."""
+    suffix = Path(name).suffix.lower()
+    first = next(read_batches(path, suffix))
+    if first.offsets is not None:
+        return _array_with_marks(path, suffix, marks)
+    if first.block is not None or first.lines is not None:
+        return _lines_with_marks(path.read_bytes(), marks)
+    return _parquet_with_marks(path, marks) if suffix == ".parquet" else _csv_with_marks(path, marks)
+
+
+def _json_mark(mark: str) -> bytes:
+    return orjson.dumps({"excluded": mark})
+
+
+def _lines_with_marks(content: bytes, marks: Mapping[int, str]) -> bytes:
+    lines = content.split(b"\n")
+    for number, mark in marks.items():
+        line = lines[number - 1]
+        begin = BOM if number == 1 and line.startswith(BOM) else b""
+        lines[number - 1] = begin + _json_mark(mark) + (b"\r" if line.endswith(b"\r") else b"")
+    return b"\n".join(lines)
+
+
+def _array_with_marks(path: Path, suffix: str, marks: Mapping[int, str]) -> bytes:
+    content = path.read_bytes()
+    places: list[tuple[int, int, str]] = []
+    for batch in read_batches(path, suffix):
+        for number, element, offset in zip(batch.rows, batch.lines or [], batch.offsets or [], strict=True):
+            if number in marks:
+                places.append((content.index(element, offset), len(element), marks[number]))
+    for begin, length, mark in sorted(places, reverse=True):
+        content = content[:begin] + _json_mark(mark) + content[begin + length :]
+    return content
+
+
+def _csv_with_marks(path: Path, marks: Mapping[int, str]) -> bytes:
+    """A record ends where a line ends, so whole lines are replaced."""
+    content = path.read_bytes()
+    lines = list(io.StringIO(content.decode("utf-8", "surrogateescape"), newline=""))
+    reader = csv.reader(iter(lines), strict=True)
+    next(reader)
+    row, begin, kept = 0, reader.line_num, lines[: reader.line_num]
+    for cells in reader:
+        row += bool(cells)
+        own = lines[begin : reader.line_num]
+        begin = reader.line_num
+        mark = marks.get(row) if cells else None
+        ending = own[-1][len(own[-1].rstrip("\r\n")) :]
+        kept += own if mark is None else [mark + ending]
+    return "".join(kept).encode("utf-8", "surrogateescape")
+
+
+def _parquet_with_marks(path: Path, marks: Mapping[int, str]) -> bytes:
+    table = pq.read_table(path)
+    schema = pa.schema([each.with_nullable(True) for each in table.schema], table.schema.metadata)
+    first = next(
+        (each.name for each in schema if pa.types.is_string(each.type) or pa.types.is_large_string(each.type)), None
+    )
+    rows = table.to_pylist()
+    for number, mark in marks.items():
+        rows[number - 1] = {first: mark} if first else {}
+    sink = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows, schema=schema), sink)
+    return sink.getvalue()

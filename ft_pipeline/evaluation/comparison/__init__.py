@@ -1,0 +1,1 @@
+"""Scores of all models to one document: paired intervals, costs, sweeps, plots."""

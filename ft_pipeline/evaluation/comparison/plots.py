@@ -1,0 +1,69 @@
+"""The comparison as pictures: every row's score and 95 % interval; what tuning changed, answer by answer."""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from ft_pipeline.evaluation.metrics.definitions import Metric, metric_of, shown_metrics
+from ft_pipeline.plotting import BLUE, GREEN, GREY, ORANGE, PURPLE, draw_intervals, panels
+
+LINES = (BLUE, GREEN, ORANGE, PURPLE, GREY)
+"""The colours of several curves in one picture."""
+
+
+def score_picture(document: Mapping[str, Any]) -> bytes:
+    """PNG of a comparison document: a panel per metric, the rows in the comparison's order, best first."""
+    rows = document["rows"]
+    draws: list[Callable[[Any], None]] = []
+    for name, metric in shown_metrics(document).items():
+        having = [row for row in rows if name in row["scores"]]
+        if having:
+            draws.append(
+                partial(
+                    draw_intervals,
+                    names=[row["name"] for row in having],
+                    scores=[row["scores"][name] for row in having],
+                    kinds=[row["kind"] for row in having],
+                    label=f"{metric.label} ({metric.direction})",
+                )
+            )
+    return panels(draws, 4.6, 0.9 + 0.28 * len(rows))
+
+
+def learning_curve_picture(document: Mapping[str, Any]) -> bytes | None:
+    """PNG of the primary metric by training rows, with 95 % intervals; None where no curve was asked for."""
+    curves, name = document.get("learning_curves", ()), document["primary_metric"]
+    if not curves:
+        return None
+    metric = metric_of(document, name)
+    counted = all(point["rows"] is not None for curve in curves for point in curve["points"])
+
+    def draw(axes: Any) -> None:
+        for number, curve in enumerate(curves):
+            points = [point for point in curve["points"] if name in point["scores"]]
+            at = [point["rows"] if counted else 100 * point["share"] for point in points]
+            scores = [point["scores"][name] for point in points]
+            color = LINES[number % len(LINES)]
+            axes.plot(at, [score["value"] for score in scores], "o-", color=color, label=curve["row"])
+            low, high = ([score[end] for score in scores] for end in ("low", "high"))
+            axes.fill_between(at, low, high, color=color, alpha=0.15, linewidth=0)
+        unit = "training rows" if counted else "% of the training rows"
+        axes.set(title="Learning curve", xlabel=unit, ylabel=f"{metric.label} ({metric.direction})")
+        axes.legend()
+
+    return panels([draw], 7.0, 3.2)
+
+
+def change_picture(gains: Sequence[float], metric: Metric) -> bytes:
+    """PNG: a bar per test answer, sorted by its gain; above zero it improved, below it regressed."""
+    least = metric.worth_noticing
+
+    def draw(axes: Any) -> None:
+        heights = sorted(gains)
+        colors = [BLUE if gain > least else ORANGE if gain < -least else GREY for gain in heights]
+        axes.bar(range(len(heights)), heights, width=1.0, color=colors)
+        axes.axhline(0, color="black", linewidth=0.8)
+        axes.set(title="Gain per answer", xlabel="answers, sorted", ylabel=f"{metric.label}: better by", xticks=[])
+        axes.grid(axis="x", visible=False)
+
+    return panels([draw], 7.0, 2.6)

@@ -1,0 +1,81 @@
+"""What a task measures on its answers: the metrics that every task has, its format, and its own functions."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from statistics import fmean
+from typing import Any
+
+import orjson
+
+from ft_pipeline.errors import UserError
+from ft_pipeline.evaluation.metrics.custom_metrics import CustomMetric
+from ft_pipeline.evaluation.metrics.definitions import ANSWER_METRICS, Metric, answer_metrics
+from ft_pipeline.evaluation.scoring.prompts import Item
+
+
+@dataclass(frozen=True)
+class Measures:
+    """The metrics of one job's answers."""
+
+    answer_format: Mapping[str, Any] | None
+    """As AnswerFormat, or null."""
+    custom: Mapping[str, Mapping[str, Any]]
+    """By name, as custom_metrics.resolve gives."""
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> "Measures":
+        """config: a job's; `evaluation` and `custom_metrics`."""
+        return cls(config["evaluation"].get("answer_format"), config.get("custom_metrics", {}))
+
+    @property
+    def names(self) -> list[str]:
+        """Metrics that are a mean over the answers."""
+        return [*ANSWER_METRICS, *(["format_valid"] if self.answer_format else []), *self.custom]
+
+    @property
+    def described(self) -> dict[str, dict[str, Any]]:
+        """The task's own metrics as they stand in scores.json, in the form of Metric."""
+        return {name: vars(custom_metric(name, each["lower_is_better"])) for name, each in self.custom.items()}
+
+    @cached_property
+    def _functions(self) -> list[CustomMetric]:
+        return [CustomMetric.load(name, found) for name, found in self.custom.items()]
+
+    def of_answer(self, item: Item, answer: str) -> dict[str, float]:
+        """Every metric of `names` for one answer. UserError where a function of the user fails."""
+        found = answer_metrics(item.reference, answer)
+        if self.answer_format:
+            found["format_valid"] = float(has_format(answer, self.answer_format))
+        found |= {each.name: each(item.reference, answer, item.messages[:-1]) for each in self._functions}
+        return found
+
+    def check_references(self, items: Sequence[Item]) -> None:
+        """UserError where no reference answer has the declared format: then the declaration is at fault."""
+        if self.answer_format and not any(has_format(item.reference, self.answer_format) for item in items):
+            raise UserError(
+                f"evaluation.answer_format: none of the {len(items)} reference answers has it, the first is "
+                f"{items[0].reference[:80]!r}; correct the format, or remove it"
+            )
+
+    def means(self, samples: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+        """The mean of each of `names` over the samples."""
+        return {name: fmean(sample[name] for sample in samples) for name in self.names}
+
+
+def custom_metric(name: str, lower_is_better: bool) -> Metric:
+    return Metric(name, lower_is_better, "of its own function", "evaluation.metrics in project.yaml")
+
+
+def has_format(answer: str, wanted: Mapping[str, Any]) -> bool:
+    """Whether the whole answer is what AnswerFormat asks for."""
+    text = answer.strip()
+    if wanted["type"] == "regex":
+        return re.fullmatch(wanted["pattern"], text) is not None
+    try:
+        found = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return False
+    keys = wanted["keys"]
+    return not keys or (isinstance(found, dict) and set(keys) <= found.keys())

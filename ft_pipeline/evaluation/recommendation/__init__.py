@@ -1,0 +1,1 @@
+"""What a comparison recommends, and the observations that explain it."""

@@ -1,0 +1,213 @@
+"""The evidence of a comparison, and the questions that the rules of recommendation.py ask of it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from ft_pipeline.evaluation.comparison.scored_models import TUNED, UNTOUCHED
+from ft_pipeline.evaluation.comparison.sweep_results import rises
+from ft_pipeline.evaluation.metrics.definitions import metric_of
+
+ANSWERS = "chrf"
+"""What generated answers are held against each other by, where a row has no loss."""
+OTHER_ANSWERS = "rouge_l"
+ENOUGH_ROWS = 500
+"""Training rows that LoRA is said to want; below, a tie says little about tuning."""
+
+Row = Mapping[str, Any]
+"""A row of the document of `ft compare --json`."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a deciding rule answers."""
+
+    decision: str
+    reason: str
+    row: Row | None = None
+    """The tuned row that it rests on."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """The evidence, and the questions that rules ask of it."""
+
+    document: Mapping[str, Any]
+    """The document of `ft compare --json`."""
+    experiments: Mapping[str, Mapping[str, Any]]
+    """By experiment, what is known of its training: `train_rows`."""
+    margin: float
+    """Largest tolerated drop of general accuracy."""
+
+    @cached_property
+    def metric(self) -> str:
+        return self.document["primary_metric"]
+
+    @cached_property
+    def scored(self) -> list[Row]:
+        """Rows with the primary metric, best first."""
+        return [row for row in self.document["rows"] if self.metric in row["scores"]]
+
+    @cached_property
+    def plain(self) -> Row | None:
+        return next((row for row in self.scored if row["kind"] == "base"), None)
+
+    @cached_property
+    def bar(self) -> Row | None:
+        """The best way to use the untouched model."""
+        return next((row for row in self.scored if row["kind"] in UNTOUCHED), None)
+
+    @cached_property
+    def with_passages(self) -> Row | None:
+        """The best prompt variant that looks passages up."""
+        return next((row for row in self.scored if row["kind"] in UNTOUCHED and row["passages"]), None)
+
+    @cached_property
+    def without_passages(self) -> Row | None:
+        """The best use of the untouched model that looks nothing up in texts."""
+        return next((row for row in self.scored if row["kind"] in UNTOUCHED and not row["passages"]), None)
+
+    def passages_help(self) -> bool:
+        """Whether what passages add to prompting is clear."""
+        found, without = self.with_passages, self.without_passages
+        return found is not None and without is not None and self.clear(found, without)
+
+    @cached_property
+    def teacher(self) -> Row | None:
+        """The best of the teachers that answered the test prompts; it has no loss, so it is ranked by its answers."""
+        rows = [row for row in self.document["rows"] if row["kind"] == "teacher" and ANSWERS in row["scores"]]
+        return max(rows, key=lambda row: row["scores"][ANSWERS]["value"], default=None)
+
+    @cached_property
+    def students(self) -> list[Row]:
+        """Every use of the small model, untouched or tuned, by its answers, best first."""
+        rows = [
+            row for row in self.document["rows"] if row["kind"] in (*UNTOUCHED, *TUNED) and ANSWERS in row["scores"]
+        ]
+        return sorted(rows, key=lambda row: -row["scores"][ANSWERS]["value"])
+
+    def answers(self, student: Row) -> Mapping[str, Any] | None:
+        """The pair of the teacher and a use of the small model, by their answers."""
+        assert self.teacher is not None
+        return self.lead(self.teacher, student, ANSWERS) or self.lead(student, self.teacher, ANSWERS)
+
+    def teacher_leads(self) -> bool:
+        """Clearly better answers than every use of the small model, and by the other measure not clearly worse."""
+        if self.teacher is None or not self.students:
+            return False
+        return all(
+            self.clear(self.teacher, row, ANSWERS) and not self.clear(row, self.teacher, OTHER_ANSWERS)
+            for row in self.students
+        )
+
+    @cached_property
+    def tuned(self) -> list[Row]:
+        return [row for row in self.scored if row["kind"] in TUNED]
+
+    @cached_property
+    def sound(self) -> list[Row]:
+        """The tuned rows that do not forget beyond the margin."""
+        return [row for row in self.tuned if not self.forgets(row)]
+
+    def lead(self, better: Row, worse: Row, metric: str | None = None) -> Mapping[str, Any] | None:
+        """The pair in which `better` leads `worse`, None where it does not."""
+        wanted = (better["name"], worse["name"], metric or self.metric)
+        pairs = self.document["pairs"]
+        return next((pair for pair in pairs if (pair["better"], pair["worse"], pair["metric"]) == wanted), None)
+
+    def words(self, pair: Mapping[str, Any] | None) -> str:
+        """A pair as a sentence; nothing without one."""
+        if pair is None:
+            return ""
+        return (
+            f"{metric_of(self.document, pair['metric']).label}: {pair['better']} leads {pair['worse']} by "
+            f"{pair['difference']:.3f} (95 %: {pair['low']:.3f} to {pair['high']:.3f})."
+        )
+
+    def clear(self, better: Row, worse: Row, metric: str | None = None) -> bool:
+        pair = self.lead(better, worse, metric)
+        return pair is not None and pair["low"] > 0
+
+    def ahead(self, row: Row) -> bool:
+        """Clearly better than every use of the untouched model that was measured."""
+        return self.bar is None or self.clear(row, self.bar)
+
+    def forgets(self, row: Row) -> bool:
+        """Whether general accuracy drops beyond the margin, clearly, against the untouched model."""
+        if self.plain is None:
+            return False
+        pair = self.lead(self.plain, row, "general_accuracy")
+        return pair is not None and pair["difference"] > self.margin and pair["low"] > 0
+
+    def spread(self, row: Row) -> Mapping[str, Any] | None:
+        """How far the row's trainings with other seeds lie apart; None where it was trained once."""
+        found = next((each for each in self.document.get("seeds", ()) if each["row"] == row["name"]), None)
+        return found if found and self.metric in found["scores"] else None
+
+    def curve(self, row: Row) -> Mapping[str, Any] | None:
+        """The row's learning curve, where one was asked for."""
+        return next((each for each in self.document.get("learning_curves", ()) if each["row"] == row["name"]), None)
+
+    def within_a_step(self, row: Row) -> bool:
+        """Whether the learning curve still rises, and one more step like its last would reach the bar."""
+        curve = self.curve(row)
+        if curve is None or self.bar is None or not rises(curve):
+            return False
+        behind = self.lead(self.bar, row)
+        return behind is None or bool(behind["difference"] <= curve["last_step"]["difference"])
+
+    def train_rows(self, row: Row) -> int | None:
+        return self.experiments.get(row["experiment"] or "", {}).get("train_rows")
+
+
+def named(row: Row | None) -> str:
+    """A use of the untouched model, in words."""
+    return "the plain model" if row is None or row["kind"] == "base" else f"the prompt variant {row['name']}"
+
+
+def accuracy(row: Row | None) -> float | None:
+    """The row's general accuracy, where it was measured."""
+    return (row["general"] or {}).get("accuracy") if row else None
+
+
+def evidence(case: Case, verdict: Verdict) -> dict[str, Any]:
+    """The numbers behind a verdict, plain JSON."""
+    row, bar = verdict.row, case.bar
+    pair = (case.lead(row, bar) or case.lead(bar, row)) if row and bar else None
+    forgetting = case.lead(case.plain, row, "general_accuracy") if row and case.plain else None
+    return {
+        "metric": case.metric,
+        "best_untouched": bar["name"] if bar else None,
+        "tuned": row["name"] if row else None,
+        "difference": dict(pair) if pair else None,
+        "train_rows": case.train_rows(row) if row else None,
+        "seeds": spread["scores"][case.metric] if row and (spread := case.spread(row)) else None,
+        "learning_curve": dict(curve["last_step"]) if row and (curve := case.curve(row)) else None,
+        "test_rows": case.document["test_rows"],
+        "prompt_tokens_per_call": {one["name"]: one["prompt_tokens_per_call"] for one in (bar, row) if one},
+        "passages": _passages(case),
+        "teacher": _teacher(case),
+        "general_accuracy": {one["name"]: accuracy(one) for one in (case.plain, row) if one},
+        "forgetting": dict(forgetting) if forgetting else None,
+        "forgetting_margin": case.margin,
+    }
+
+
+def _passages(case: Case) -> dict[str, Any] | None:
+    """How far the best variant with passages leads, or trails, the best without; None where none was scored."""
+    found, without = case.with_passages, case.without_passages
+    if found is None or without is None:
+        return None
+    pair = case.lead(found, without) or case.lead(without, found)
+    return {"row": found["name"], "difference": dict(pair) if pair else None}
+
+
+def _teacher(case: Case) -> dict[str, Any] | None:
+    """How far the teacher's answers lead, or trail, the best use of the small model; None without a teacher."""
+    if case.teacher is None or not case.students:
+        return None
+    best = case.students[0]
+    pair = case.answers(best)
+    cost = {key: case.teacher.get(key) for key in ("seconds_per_call", "cost_per_call")}
+    return {"row": case.teacher["name"], "difference": dict(pair) if pair else None, **cost}

@@ -1,0 +1,185 @@
+"""What to do, and why: explicit rules over the measured comparison (docs: the table "When do you do what").
+
+The rules of DECISIONS are asked in their order and the first that answers decides; the rules of remarks.py then say
+what else the numbers show. "Clear" always means that the paired 95 % interval of the difference excludes zero.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ft_pipeline.evaluation.comparison.sweep_results import flat
+from ft_pipeline.evaluation.recommendation.evidence import ENOUGH_ROWS, Case, Row, Verdict, evidence, named
+from ft_pipeline.evaluation.recommendation.observations import REMARKS
+
+TOO_FEW_ROWS = 100
+"""Training rows below which tuning that is not clearly ahead has not been tried yet."""
+SIMPLEST_FIRST = ("prompt_tuning", "lora", "qlora", "full")
+"""How much a technique changes, and what it asks of training and serving."""
+
+
+def build_recommendation(
+    document: Mapping[str, Any], experiments: Mapping[str, Mapping[str, Any]], margin: float, out: Path
+) -> dict[str, Any]:
+    """Write recommendation.json to `out` and return it; arguments as in Case."""
+    found = recommend(document, experiments, margin)
+    (out / "recommendation.json").write_text(json.dumps(found, indent=2, ensure_ascii=False), encoding="utf-8")
+    return found
+
+
+def recommend(
+    document: Mapping[str, Any], experiments: Mapping[str, Mapping[str, Any]], margin: float
+) -> dict[str, Any]:
+    """The document of `ft recommend --json`: decision, experiment (of a tuned decision), reasons, evidence, and `row`,
+    the comparison's row that the decision speaks for."""
+    case = Case(document, experiments, margin)
+    verdict = next(filter(None, (rule(case) for rule in DECISIONS)))
+    remarks = filter(None, (rule(case, verdict) for rule in REMARKS))
+    row = verdict.row if verdict.decision in SIMPLEST_FIRST else case.bar
+    speaks_for = verdict.row if verdict.decision == "distillation" else row
+    if verdict.decision == "distillation":
+        row = case.teacher
+    return {
+        "decision": verdict.decision,
+        "experiment": speaks_for["experiment"] if speaks_for else None,
+        "row": row["name"] if row else None,
+        "reasons": [verdict.reason, *remarks],
+        "evidence": evidence(case, verdict),
+    }
+
+
+# --- deciding rules ---------------------------------------------------------------------------------------------------
+
+
+def teacher_leads(case: Case) -> Verdict | None:
+    """What a teacher does better than every use of the small model, the small model can be taught."""
+    if case.teacher is None or not case.teacher_leads():
+        return None
+    student = case.students[0]
+    into = next(iter(case.sound), None)
+    reason = (
+        f"The teacher clearly answers better than every use of the small model: {case.words(case.answers(student))} "
+        f"Where its {_costs(case.teacher)} can be afforded, prompt the teacher itself; else distil it: more unlabelled "
+        f"prompts, and a higher weight of distilled rows{' in ' + str(into['experiment']) if into else ''}."
+    )
+    return Verdict("distillation", reason, into)
+
+
+def facts_are_missing(case: Case) -> Verdict | None:
+    """What passages of text bring and no tuning does are facts: those are looked up, not learned by an adapter."""
+    found, without = case.with_passages, case.without_passages
+    best = next(iter(case.sound), None)
+    if found is None or without is None or not case.passages_help() or (best and case.clear(best, found)):
+        return None
+    reason = (
+        f"The gap is facts, so look them up: with passages of data/raw/text the untouched model clearly gains. "
+        f"{case.words(case.lead(found, without))}"
+    )
+    if best is not None:
+        pair = case.lead(found, best) or case.lead(best, found)
+        reason += (
+            f" No tuned model is clearly better; adapters change style more readily than facts. {case.words(pair)}"
+        )
+    return Verdict("retrieval", reason, best)
+
+
+def nothing_tuned(case: Case) -> Verdict | None:
+    """Prompting is the default start: it costs no training and changes at once."""
+    if case.tuned:
+        return None
+    return Verdict("prompt", "Nothing has been tuned yet: start with prompting, and train an experiment to compare.")
+
+
+def everything_forgets(case: Case) -> Verdict | None:
+    """A gain on the task is not bought with general ability."""
+    if case.sound:
+        return None
+    reason = (
+        f"Every tuned model loses more than {case.margin:.0%} of general accuracy: lower the learning rate or the "
+        "epochs; until then, prompt."
+    )
+    return Verdict("prompt", reason, case.tuned[0])
+
+
+def too_few_rows(case: Case) -> Verdict | None:
+    """With so few rows, tuning that is not ahead has not shown that it cannot be.
+
+    Under 100 training rows always; under 500 where prompting does not help either and no learning curve is flat; at any
+    size where the curve still rises and one more step like its last would reach the bar.
+    """
+    best = case.sound[0]
+    rows = case.train_rows(best)
+    if rows is None or case.ahead(best):
+        return None
+    prompting_helps = case.bar is not None and case.plain is not None and case.clear(case.bar, case.plain)
+    curve = case.curve(best)
+    levelled = curve is not None and flat(curve)
+    few = rows < TOO_FEW_ROWS or (rows < ENOUGH_ROWS and not prompting_helps and not levelled)
+    if not few and not case.within_a_step(best):
+        return None
+    if not few:
+        reason = (
+            f"More data should do: {best['name']} is not clearly better than {named(case.bar)} yet, but it still "
+            f"gains from rows, and one more step like the last would reach it: collect more than its {rows} rows."
+        )
+        return Verdict("more_data", reason, best)
+    reason = (
+        f"Too little data: {best['name']} was trained on {rows} rows and is not clearly better than "
+        f"{named(case.bar)}: collect examples towards {ENOUGH_ROWS} before judging; use that meanwhile."
+    )
+    return Verdict("more_data", reason, best)
+
+
+def prompting_is_enough(case: Case) -> Verdict | None:
+    """Fine-tune only when prompting provably falls short."""
+    best = case.sound[0]
+    if case.bar is None or case.ahead(best):
+        return None
+    behind = case.lead(case.bar, best)
+    if behind is not None:
+        return Verdict("prompt", f"Do not fine-tune: {named(case.bar)} is at least as good. {case.words(behind)}", best)
+    ahead = case.lead(best, case.bar)
+    return Verdict(
+        "prompt",
+        f"Do not fine-tune: no tuned model is clearly better than {named(case.bar)}. {case.words(ahead)}",
+        best,
+    )
+
+
+def tuning_wins(case: Case) -> Verdict | None:
+    """The best sound row, or the simplest technique that is not clearly worse and clear of prompting too."""
+    best = case.sound[0]
+    level = [row for row in case.sound if case.ahead(row) and not case.clear(best, row)]
+    chosen = min([best, *level], key=lambda row: (_simplicity(row), case.sound.index(row)))
+    pair = case.lead(chosen, case.bar) if case.bar else None
+    reason = (
+        f"Tuning pays: {chosen['name']} beats the best prompting. {case.words(pair)}"
+        if pair
+        else f"Only {chosen['name']} was scored."
+    )
+    if _simplicity(chosen) < _simplicity(best):
+        reason += f" {best['name']} is not clearly better, and {chosen['technique']} is the simpler technique."
+    return Verdict(chosen["technique"], reason, chosen)
+
+
+DECISIONS: Sequence[Callable[[Case], Verdict | None]] = (
+    teacher_leads,
+    facts_are_missing,
+    nothing_tuned,
+    everything_forgets,
+    too_few_rows,
+    prompting_is_enough,
+    tuning_wins,
+)
+
+
+def _costs(teacher: Row) -> str:
+    seconds, cost = teacher["seconds_per_call"], teacher.get("cost_per_call")
+    parts = [] if seconds is None else [f"{seconds:.2g} s"]
+    parts += [] if cost is None else [f"{cost:.2g} (in the currency of teacher.endpoint.prices)"]
+    return f"{' and '.join(parts)} per call" if parts else "price and speed"
+
+
+def _simplicity(row: Row) -> int:
+    return SIMPLEST_FIRST.index(row["technique"])

@@ -1,0 +1,1 @@
+"""Models under prompts to answers and scores."""

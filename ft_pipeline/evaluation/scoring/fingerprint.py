@@ -1,0 +1,62 @@
+"""What two scores must share to be comparable: the evaluation fingerprint."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ft_pipeline.evaluation.metrics.definitions import metric_versions
+
+Parts = dict[str, Any]
+
+_TEMPLATE_FILES = ("chat_template.jinja", "tokenizer_config.json")
+_VOCABULARY_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt")
+
+
+def evaluation_parts(test_rows: Sequence[dict[str, Any]], base_model: Path, config: Mapping[str, Any]) -> Parts:
+    """Everything that the numbers depend on, apart from what is compared (the model, its adapter, its prompt).
+
+    config: of the job. The tokenizer is part of it: losses per token of two vocabularies cannot be held against each
+    other. The batch size is not: it moves scores by rounding only. What a task does not use is not named.
+    """
+    settings = config["evaluation"]
+    parts = {
+        "test_rows": digest([{"id": row["id"], "messages": row["messages"]} for row in test_rows]),
+        "template": _files_digest(base_model, _TEMPLATE_FILES),
+        "vocabulary": _files_digest(base_model, _VOCABULARY_FILES),
+        "generation": {"max_new_tokens": settings["max_new_tokens"], "temperature": 0},
+        "general": digest([list(config["general_questions"]), list(config["general_texts"])]),
+        "versions": metric_versions(),
+    }
+    own = {"answer_format": settings.get("answer_format"), "custom": config.get("custom_metrics")}
+    if any(own.values()):
+        parts["measures"] = digest(own)
+    if settings.get("tasks"):
+        asked = {key: settings.get(key) for key in ("tasks", "task_documents", "seed")}
+        parts["tasks"] = digest({**asked, "files": config.get("task_files")})
+    return parts
+
+
+def fingerprint(parts: Parts) -> str:
+    """The hash that stands for `parts`: scores with different ones are never compared."""
+    return digest(parts)
+
+
+def differences(parts: Parts, other: Parts) -> list[str]:
+    """The names of the parts in which two evaluations differ, sorted."""
+    return sorted(name for name in parts.keys() | other.keys() if parts.get(name) != other.get(name))
+
+
+def digest(value: Any) -> str:
+    """sha256 of `value` as canonical JSON."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _files_digest(folder: Path, names: Sequence[str]) -> str:
+    """Hash over those of the files that are there, by name and content."""
+    hashes = {
+        name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names if (folder / name).is_file()
+    }
+    return digest(hashes)

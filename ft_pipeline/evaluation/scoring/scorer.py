@@ -1,0 +1,323 @@
+"""Score one loaded model under one prompt: rows and samples, the form that prompt_baseline and scores both write."""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ft_pipeline.errors import UserError
+from ft_pipeline.evaluation.comparison.scored_models import UNTOUCHED
+from ft_pipeline.evaluation.metrics.answer_metrics import Measures
+from ft_pipeline.evaluation.scoring.fingerprint import Parts, evaluation_parts, fingerprint
+from ft_pipeline.evaluation.scoring.lm_eval_harness import (
+    Sample,
+    answer_task,
+    loss_task,
+    question_task,
+    run_tasks,
+    text_task,
+)
+from ft_pipeline.evaluation.scoring.lm_eval_model import LoadedLM
+from ft_pipeline.evaluation.scoring.lm_eval_tasks import OwnTasks, Record
+from ft_pipeline.evaluation.scoring.lm_eval_tasks import means as task_means
+from ft_pipeline.evaluation.scoring.prompts import (
+    Item,
+    Prompt,
+    RenderedItem,
+    items_of,
+    render_items,
+    render_question,
+    rows_to_test,
+)
+from ft_pipeline.job import Job, Reporter
+from ft_pipeline.models.chat import stop_strings
+from ft_pipeline.models.compute_dtype import compute_dtype, dtype_name
+from ft_pipeline.models.load import load_tokenizer
+from ft_pipeline.models.model_structure import window_of
+from ft_pipeline.models.soft_prompt import learned_prompt
+
+GENERAL = pa.schema(
+    [
+        ("name", pa.string()),
+        ("item", pa.string()),
+        ("kind", pa.string()),
+        ("subject", pa.string()),
+        ("correct", pa.bool_()),
+        ("loss_sum", pa.float64()),
+        ("tokens", pa.int64()),
+    ]
+)
+"""general.parquet: `kind` is question (with `correct`) or text (with `loss_sum` in nats, and `tokens`)."""
+TASKS = pa.schema([("name", pa.string()), ("item", pa.string()), ("metric", pa.string()), ("value", pa.float64())])
+"""tasks.parquet: a value per document and metric of lm-eval's own tasks."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is scored."""
+
+    name: str
+    kind: str
+    """base, prompt, adapter or merged."""
+    prompt: Prompt
+    about: dict[str, Any] = field(default_factory=dict)
+    """What the row says of its model."""
+    general: bool = False
+    """Whether the general suite is run too."""
+
+
+class Scorer:
+    """The items, the tokenizer and the settings of one job; models come and go."""
+
+    def __init__(self, job: Job, subjects: Sequence[Subject]) -> None:
+        self.job = job
+        self.settings = job.config["evaluation"]
+        self.measures = Measures.of(job.config)
+        self.own_tasks = OwnTasks(job)
+        self.tokenizer = load_tokenizer(job.inputs["base_model"])
+        self._tasks_done: dict[tuple[str, str | None], list[Record]] = {}
+        self.questions: list[dict[str, Any]] = job.config["general_questions"]
+        self.texts: list[dict[str, Any]] = job.config["general_texts"]
+        self.progress = Progress(job.report, sum(map(self._requests, subjects)))
+
+    @cached_property
+    def test_rows(self) -> list[dict[str, Any]]:
+        return rows_to_test(read_conversations(self.job), self.settings["max_test_rows"])
+
+    @cached_property
+    def items(self) -> list[Item]:
+        items = items_of(self.test_rows)
+        self.measures.check_references(items)
+        return items
+
+    @cached_property
+    def parts(self) -> Parts:
+        return evaluation_parts(self.test_rows, self.job.inputs["base_model"], self.job.config)
+
+    def score(self, model: Any, subject: Subject) -> None:
+        """Score `model` and keep the result in the job's scratch, where a job that is started again finds it."""
+        self.job.report.log(f"scoring {subject.name}: {len(self.items)} answers of {len(self.test_rows)} conversations")
+        folder = self.job.work / "lm_eval" / subject.name
+        lm = LoadedLM(model, self.tokenizer, self.settings["batch_size"], self.progress.advance)
+        rendered = render_items(
+            self.tokenizer,
+            self.items,
+            subject.prompt,
+            name=subject.name,
+            window=_window(model),
+            max_new_tokens=self.settings["max_new_tokens"],
+        )
+        samples = self._score_items(lm, rendered, folder)
+        general = self._score_general(lm, folder) if subject.general else []
+        tasks = self._run_own_tasks(model, subject)
+        result = {
+            "row": self._row(subject, lm, samples, general, tasks),
+            "samples": samples,
+            "general": general,
+            "tasks": tasks,
+            "task_metrics": {name: vars(metric) for name, metric in self.own_tasks.metrics.items()},
+        }
+        path = self._result_path(subject)
+        path.with_suffix(".part").write_text(json.dumps(result, ensure_ascii=False), encoding="utf-8")
+        path.with_suffix(".part").replace(path)
+
+    def finished(self, subject: Subject) -> bool:
+        """Whether an earlier start of this job has scored the subject; counts it as progress if so."""
+        done = self._result_path(subject).is_file()
+        if done:
+            self.progress.advance(self._requests(subject))
+        return done
+
+    def write(self, subjects: Sequence[Subject]) -> dict[str, Any]:
+        """Write the scores and what they were made from to `job.out`, and return the job's summary."""
+        results = [json.loads(self._result_path(subject).read_text(encoding="utf-8")) for subject in subjects]
+        rows = [result["row"] for result in results]
+        records = {
+            name: [{"name": result["row"]["name"], **record} for result in results for record in result[name]]
+            for name in ("samples", "general", "tasks")
+        }
+        own = {name: metric for result in results for name, metric in result["task_metrics"].items()}
+        write_scores(self.job.out, rows, self.parts, records, {**self.measures.described, **own})
+        return {
+            "rows": rows,
+            "test_items": len(self.items),
+            "test_rows": len(self.test_rows),
+            "computed_in": dtype_name(compute_dtype(self.job.device)),
+        }
+
+    def _score_items(self, lm: LoadedLM, rendered: Sequence[RenderedItem], folder: Path) -> list[dict[str, Any]]:
+        documents = [
+            {"item": one.item.id, "context": one.context, "target": one.target, "reference": one.item.reference}
+            for one in rendered
+        ]
+        stop, limit = stop_strings(self.tokenizer), self.settings["max_new_tokens"]
+        found = run_tasks(lm, [loss_task(documents), answer_task(documents, stop, limit)], folder)
+        pairs = zip(rendered, found["reference_loss"], found["answers"], strict=True)
+        return [self._sample(lm, one, loss, answer) for one, loss, answer in pairs]
+
+    def _sample(self, lm: LoadedLM, rendered: RenderedItem, loss: Sample, answer: Sample) -> dict[str, Any]:
+        generation = lm.generations[rendered.context]
+        text = answer["filtered_resps"][0]
+        reference_tokens = len(lm.tok_encode(rendered.target))
+        return {
+            "item": rendered.item.id,
+            "group": rendered.item.group,
+            "prompt": rendered.context,
+            "reference": rendered.item.reference,
+            "answer": text,
+            "loss_sum": -float(loss["filtered_resps"][0][0]),
+            "answer_tokens": reference_tokens,
+            **self.measures.of_answer(rendered.item, text),
+            "length_ratio": generation.answer_tokens / reference_tokens,
+            "prompt_tokens": generation.prompt_tokens,
+            "generated_tokens": generation.answer_tokens,
+            "finish_reason": generation.finish_reason,
+        }
+
+    def _score_general(self, lm: LoadedLM, folder: Path) -> list[dict[str, Any]]:
+        questions = [
+            {"context": render_question(self.tokenizer, row["query"]), "choices": row["choices"], "gold": row["gold"]}
+            for row in self.questions
+        ]
+        tasks = [question_task(questions)] if questions else []
+        tasks += [text_task([{"text": row["text"]} for row in self.texts])] if self.texts else []
+        found = run_tasks(lm, tasks, folder / "general") if tasks else {}
+        answered = [
+            {
+                "item": f"question:{number}",
+                "kind": "question",
+                "subject": row.get("subject"),
+                "correct": sample["acc_norm"] == 1.0,
+            }
+            for number, (row, sample) in enumerate(
+                zip(self.questions, found.get("general_questions", []), strict=True), 1
+            )
+        ]
+        read = [
+            {
+                "item": f"text:{number}",
+                "kind": "text",
+                "loss_sum": -float(sample["filtered_resps"][0]),
+                "tokens": len(lm.tok_encode(row["text"])),
+            }
+            for number, (row, sample) in enumerate(zip(self.texts, found.get("general_texts", []), strict=True), 1)
+        ]
+        return answered + read
+
+    def _run_own_tasks(self, model: Any, subject: Subject) -> list[Record]:
+        """Once for the prompts of one model that differ in their examples only: a task brings its own."""
+        asked = ("untouched" if subject.kind in UNTOUCHED else subject.kind, subject.prompt.alone)
+        if asked not in self._tasks_done:
+            lm = LoadedLM(model, self.tokenizer, self.settings["batch_size"], lambda done: None)
+            self._tasks_done[asked] = self.own_tasks.run(lm, subject.prompt.alone)
+        return self._tasks_done[asked]
+
+    def _row(
+        self,
+        subject: Subject,
+        lm: LoadedLM,
+        samples: list[dict[str, Any]],
+        general: list[dict[str, Any]],
+        tasks: list[Record],
+    ) -> dict[str, Any]:
+        general_scores = summarise_general(general)
+        scores = summarise(samples, self.measures) | {f"general_{key}": value for key, value in general_scores.items()}
+        scores |= task_means(tasks)
+        for metric, value in scores.items():
+            if not math.isfinite(value):
+                raise UserError(
+                    f"{subject.name}: {metric} is {value}; the model's weights or logits are not finite, so it cannot "
+                    "be scored: train again with a lower learning_rate"
+                )
+        return {
+            "name": subject.name,
+            "kind": subject.kind,
+            "scores": {metric: {"value": value} for metric, value in scores.items()},
+            "prompt_tokens_per_call": fmean(sample["prompt_tokens"] for sample in samples),
+            "generated_tokens_per_call": fmean(sample["generated_tokens"] for sample in samples),
+            "seconds_per_call": lm.generation_seconds / len(lm.generations),
+            "cut_off": sum(sample["finish_reason"] == "length" for sample in samples),
+            "fingerprint": fingerprint(self.parts),
+            "computed_in": dtype_name(compute_dtype(self.job.device)),
+            "model": subject.about,
+            "general": general_scores or None,
+        }
+
+    def _requests(self, subject: Subject) -> int:
+        choices = sum(len(row["choices"]) for row in self.questions)
+        return 2 * len(self.items) + (choices + len(self.texts) if subject.general else 0)
+
+    def _result_path(self, subject: Subject) -> Path:
+        return self.job.work / f"scored_{subject.name}.json"
+
+
+def _window(model: Any) -> int | None:
+    """How many tokens of text the model reads; a learned prompt takes its share."""
+    positions = window_of(model.config)
+    prompt = learned_prompt(model)
+    return positions - len(prompt) if positions is not None and prompt is not None else positions
+
+
+def write_scores(
+    out: Path,
+    rows: Sequence[dict[str, Any]],
+    parts: Parts,
+    records: dict[str, list[dict[str, Any]]],
+    metrics: dict[str, dict[str, Any]],
+) -> None:
+    """Write scores.json, samples.parquet, general.parquet and tasks.parquet.
+
+    records: `samples`, `general` and `tasks`, each with its row name. metrics: those of this task only, as Metric.
+    """
+    document = {"rows": list(rows), "evaluation": parts, "metrics": metrics}
+    (out / "scores.json").write_text(json.dumps(document, indent=2, ensure_ascii=False), encoding="utf-8")
+    for name, schema in (("samples", None), ("general", GENERAL), ("tasks", TASKS)):
+        pq.write_table(pa.Table.from_pylist(records[name], schema=schema), out / f"{name}.parquet")
+
+
+class Progress:
+    """Requests answered so far, out of all that the job will make."""
+
+    def __init__(self, report: Reporter, total: int) -> None:
+        self._report = report
+        self._total = total
+        self._done = 0
+
+    def advance(self, requests: int) -> None:
+        self._done = min(self._done + requests, self._total)
+        self._report.progress(self._done, self._total)
+
+
+def read_conversations(job: Job) -> list[dict[str, Any]]:
+    """The rows of the job's conversations artifact, every split."""
+    columns = ["id", "split", "messages", "table", "file"]
+    return pq.read_table(job.inputs["conversations"] / "rows.parquet", columns=columns).to_pylist()
+
+
+def summarise(samples: Sequence[dict[str, Any]], measures: Measures) -> dict[str, float]:
+    """A row's scores: loss and length as ratios of sums over all tokens, the others as means over the items."""
+    reference_tokens = sum(sample["answer_tokens"] for sample in samples)
+    return {
+        "loss": sum(sample["loss_sum"] for sample in samples) / reference_tokens,
+        **measures.means(samples),
+        "length_ratio": sum(sample["generated_tokens"] for sample in samples) / reference_tokens,
+    }
+
+
+def summarise_general(general: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """`accuracy` over the questions and `loss` per token over the texts; absent where there are none."""
+    questions = [record["correct"] for record in general if record["kind"] == "question"]
+    texts = [record for record in general if record["kind"] == "text"]
+    scores = {}
+    if questions:
+        scores["accuracy"] = fmean(questions)
+    if texts:
+        scores["loss"] = sum(record["loss_sum"] for record in texts) / sum(record["tokens"] for record in texts)
+    return scores

@@ -1,0 +1,174 @@
+"""The teacher on the test prompts: a row of the comparison, scored by what it writes, since its losses are not known.
+
+An endpoint is asked under the same limits as every other row: greedy, and at most evaluation.max_new_tokens tokens. Its
+answers go to the teacher's log, so that test prompts, too, are paid for once.
+"""
+
+from collections.abc import Sequence
+from statistics import fmean
+from typing import Any
+
+from ft_pipeline.distillation import endpoint_teacher
+from ft_pipeline.distillation.teacher import teacher_of
+from ft_pipeline.distillation.teacher_prompt import Prompter
+from ft_pipeline.evaluation.metrics.answer_metrics import Measures
+from ft_pipeline.evaluation.scoring.fingerprint import evaluation_parts, fingerprint
+from ft_pipeline.evaluation.scoring.prompts import Item, items_of, rows_to_test
+from ft_pipeline.evaluation.scoring.scorer import read_conversations, write_scores
+from ft_pipeline.job import Job
+from ft_pipeline.models.chat import prompt_and_target, render
+from ft_pipeline.models.cpu.fast_linear import speed_up_products
+from ft_pipeline.models.decoding.generate import generate
+from ft_pipeline.models.endpoint.answer_log import AnswerLog
+from ft_pipeline.models.endpoint.rate_limits import cost
+from ft_pipeline.models.load import load_model, load_tokenizer
+from ft_pipeline.settings.project import PriceSettings
+
+NAME = "teacher"
+Answer = dict[str, Any]
+"""answer, finish_reason, prompt_tokens (of the teacher's own tokenizer, or None), seconds (or None)."""
+
+
+def run(job: Job) -> dict[str, Any]:
+    """Score the teacher on every test item.
+
+    config: teacher (TeacherSettings), name (the teacher's), prices (PriceSettings), evaluation, general_questions and
+    general_texts (these two for the fingerprint only).
+    inputs: conversations, base_model (whose tokenizer measures lengths for all rows), and `teacher_model` where there
+    is no endpoint. UserError where the teacher cannot be asked, or fails too often.
+    """
+    settings = job.config["evaluation"]
+    rows = rows_to_test(read_conversations(job), settings["max_test_rows"])
+    items = items_of(rows)
+    own = {"temperature": 0.0, "max_new_tokens": settings["max_new_tokens"], "answers_per_prompt": 1}
+    teacher = teacher_of(job).model_copy(update=own)
+    prompter = Prompter.of(teacher, job.inputs["conversations"])
+    answers = _asked(job, prompter, items) if teacher.endpoint else _generated(job, prompter, items)
+    measures = Measures.of(job.config)
+    samples = _samples(load_tokenizer(job.inputs["base_model"]), items, answers, measures)
+    parts = evaluation_parts(rows, job.inputs["base_model"], job.config)
+    about = {
+        "technique": None,
+        "teacher": job.config["name"],
+        "endpoint_host": endpoint_teacher.host_of(teacher.endpoint) if teacher.endpoint else None,
+    }
+    prices = PriceSettings.model_validate(job.config["prices"])
+    row = _row(about, prices, answers, samples, fingerprint(parts), measures)
+    records: dict[str, list[dict[str, Any]]] = {
+        "samples": [{"name": NAME, **each} for each in samples],
+        "general": [],
+        "tasks": [],
+    }
+    write_scores(job.out, [row], parts, records, measures.described)
+    return {"rows": [row], "test_items": len(items), "test_rows": len(rows)}
+
+
+def _asked(job: Job, prompter: Prompter, items: Sequence[Item]) -> list[Answer]:
+    """From the endpoint, by way of its log; what it failed to answer counts as an empty answer."""
+    teacher = prompter.teacher
+    questions = [prompter.question(item.messages[:-1]) for item in items]
+    with AnswerLog.opened(endpoint_teacher.log_folder(job.shared or job.work, teacher), job.report.log) as log:
+        endpoint_teacher.ask(log, questions, len(questions), teacher, job)
+        return [{**endpoint_teacher.answer_of(log, question), **_seconds(log, question.key)} for question in questions]
+
+
+def _seconds(log: AnswerLog, key: str) -> dict[str, float | None]:
+    entry = log.entry(key)
+    return {"seconds": entry["seconds"] if entry else None}
+
+
+def _generated(job: Job, prompter: Prompter, items: Sequence[Item]) -> list[Answer]:
+    """From a model on this machine."""
+    folder = job.inputs["teacher_model"]
+    tokenizer, model = load_tokenizer(folder), load_model(folder, job.device)
+    speed_up_products(model, trains=False)
+    prompts = [render(tokenizer, prompter.messages(item.messages[:-1]), add_generation_prompt=True) for item in items]
+    answers = generate(
+        model,
+        tokenizer,
+        prompts,
+        max_new_tokens=prompter.teacher.max_new_tokens,
+        batch_size=job.config["evaluation"]["batch_size"],
+        report=job.report,
+    )
+    return [
+        {
+            "answer": each.text,
+            "finish_reason": each.finish_reason,
+            "prompt_tokens": each.prompt_tokens,
+            "seconds": None,
+        }
+        for each in answers
+    ]
+
+
+def _samples(
+    tokenizer: Any, items: Sequence[Item], answers: Sequence[Answer], measures: Measures
+) -> list[dict[str, Any]]:
+    """As scoring.py writes them; lengths are in tokens of the base model, a stop token included, as for all rows."""
+
+    def tokens(text: str) -> int:
+        return len(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    found = []
+    for item, answer in zip(items, answers, strict=True):
+        reference_tokens = tokens(prompt_and_target(tokenizer, item.messages)[1])
+        generated = tokens(answer["answer"]) + 1
+        found.append(
+            {
+                "item": item.id,
+                "group": item.group,
+                "prompt": item.messages[-2]["content"],
+                "reference": item.reference,
+                "answer": answer["answer"],
+                "loss_sum": None,
+                "answer_tokens": reference_tokens,
+                **measures.of_answer(item, answer["answer"]),
+                "length_ratio": generated / reference_tokens,
+                "prompt_tokens": answer["prompt_tokens"],
+                "generated_tokens": generated,
+                "finish_reason": answer["finish_reason"],
+            }
+        )
+    return found
+
+
+def _row(
+    about: dict[str, Any],
+    prices: PriceSettings,
+    answers: Sequence[Answer],
+    samples: Sequence[dict[str, Any]],
+    evaluation: str,
+    measures: Measures,
+) -> dict[str, Any]:
+    reference_tokens = sum(sample["answer_tokens"] for sample in samples)
+    scores = {
+        **measures.means(samples),
+        "length_ratio": sum(sample["generated_tokens"] for sample in samples) / reference_tokens,
+    }
+    return {
+        "name": NAME,
+        "kind": "teacher",
+        "scores": {metric: {"value": value} for metric, value in scores.items()},
+        "prompt_tokens_per_call": _mean([answer["prompt_tokens"] for answer in answers]),
+        "generated_tokens_per_call": fmean(sample["generated_tokens"] for sample in samples),
+        "seconds_per_call": _mean([answer["seconds"] for answer in answers]),
+        "cost_per_call": _cost_per_call(prices, answers),
+        "cut_off": sum(answer["finish_reason"] == "length" for answer in answers),
+        "unanswered": sum(answer["finish_reason"] == "failed" or not answer["answer"] for answer in answers),
+        "fingerprint": evaluation,
+        "model": about,
+        "general": None,
+    }
+
+
+def _cost_per_call(prices: PriceSettings, answers: Sequence[Answer]) -> float | None:
+    """In the currency of the prices; None without any."""
+    if prices == PriceSettings():
+        return None
+    return fmean(cost(prices, each["prompt_tokens"] or 0, each.get("answer_tokens") or 0) for each in answers)
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return fmean(known) if known else None

@@ -1,0 +1,60 @@
+"""The tuned model in both of its forms, adapter and merged, under the harness that prompt_baseline uses."""
+
+import gc
+from pathlib import Path
+from typing import Any
+
+from ft_pipeline.evaluation.scoring.prompts import Prompt
+from ft_pipeline.evaluation.scoring.scorer import Scorer, Subject
+from ft_pipeline.job import Job
+from ft_pipeline.models.base_model import count_parameters
+from ft_pipeline.models.cpu.fast_linear import speed_up_products
+from ft_pipeline.models.load import keep_weights_unpacked, load_model
+
+FORMS = {"full": ("merged",), "prompt_tuning": ("adapter",)}
+"""The forms of a tuned model by technique; both where it is not named here."""
+
+
+def run(job: Job) -> dict[str, Any]:
+    """Score the adapter on the base that it was trained on (NF4 for qlora), then the merged model, each loaded once.
+
+    config: evaluation (EvaluationSettings), technique, quantization (QuantizationSettings or null), system_prompt (the
+    one that the experiment is served with, or null), general_questions, general_texts (rows).
+    inputs: conversations, base_model, adapter, merged_model. UserError where the test split is empty.
+    """
+    subjects = _subjects(job)
+    scorer = Scorer(job, subjects)
+    for subject in subjects:
+        if not scorer.finished(subject):
+            model = _load(job, subject.kind)
+            speed_up_products(model, trains=False)
+            scorer.score(model, subject)
+            del model
+            gc.collect()  # PEFT's wrappers refer to each other in circles; two models at once would not fit a small GPU
+    return scorer.write(subjects)
+
+
+def _subjects(job: Job) -> list[Subject]:
+    prompt = Prompt(system_prompt=job.config["system_prompt"])
+    about = {
+        "technique": job.config["technique"],
+        "system_prompt": job.config["system_prompt"],
+        "trainable_params": _adapter_parameters(job.inputs["adapter"]),
+    }
+    forms = FORMS.get(job.config["technique"], ("adapter", "merged"))
+    return [Subject(kind, kind, prompt, about, general=True) for kind in forms]
+
+
+def _load(job: Job, kind: str) -> Any:
+    if kind == "merged":
+        return load_model(job.inputs["merged_model"], job.device)
+    quantization = job.config["quantization"] if job.config["technique"] == "qlora" else None
+    model = load_model(job.inputs["base_model"], job.device, quantization=quantization, adapter=job.inputs["adapter"])
+    # What was trained: on a CPU, bitsandbytes' own layout for inference rounds otherwise (0.009 nats per token).
+    keep_weights_unpacked(model)
+    return model
+
+
+def _adapter_parameters(adapter: Path) -> int:
+    parameters, _ = count_parameters(adapter)
+    return parameters

@@ -1,0 +1,93 @@
+"""The store held against Dagster's own record of what was materialized."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import dagster as dg
+
+from ft_pipeline.audit.artifact_index import SHOWN, Library
+from ft_pipeline.audit.findings import Finding
+from ft_pipeline.execution.instance import connected
+from ft_pipeline.project import Project, records_elsewhere
+from ft_pipeline.store.garbage import removed
+
+PAGE = 500
+
+
+@dataclass(frozen=True)
+class Event:
+    """One materialization, as Dagster's event log has it."""
+
+    asset: str
+    experiment: str | None
+    fingerprint: str
+    """The data version."""
+    manifest_sha256: str | None
+    run_id: str
+    when: str
+
+    @property
+    def label(self) -> str:
+        key = f"{self.asset}[{self.experiment}]" if self.experiment else self.asset
+        return f"{key} {self.fingerprint[:SHOWN]}"
+
+
+def cross_check(project: Project, library: Library) -> tuple[int, list[Finding], list[str]]:
+    """(events read, findings, notes). Where there is no record of Dagster's, a note says so and nothing is found."""
+    try:
+        events = _all_events(project)
+    except Exception as error:  # whatever a database may raise: the store's own chain stands without it
+        return 0, [], [f"Dagster's event log could not be read ({type(error).__name__}); the store was checked alone"]
+    if events is None or (not events and library.pointers):
+        return 0, [], ["Dagster's event log is gone or empty; the store was checked alone"]
+    collected = removed(library.root)
+    kept = [event for event in events if (event.asset, event.fingerprint) not in collected]
+    found = [finding for event in kept for finding in _check(library, event)]
+    note = f"{len(events) - len(kept)} of Dagster's events are of artifacts that ft gc removed since (removed.jsonl)"
+    return len(events), list(dict.fromkeys(found)), [note] if len(kept) < len(events) else []
+
+
+def _check(library: Library, event: Event) -> list[Finding]:
+    node = library.find(event.asset, event.fingerprint, event.manifest_sha256)
+    told = f"run {event.run_id[:8]} materialized it"
+    if node.path is None:
+        return [Finding("event_without_artifact", event.label, f"{told}, but the store does not hold it")]
+    if event.manifest_sha256 and not node.is_recorded_as(event.manifest_sha256):
+        message = f"{told} with another manifest (SHA-256 {event.manifest_sha256[:SHOWN]}): the manifest was edited"
+        return [Finding("event_disagrees", event.label, message)]
+    return []
+
+
+def _all_events(project: Project) -> list[Event] | None:
+    """Every materialization that Dagster knows; None where it has no database yet, which asking would make."""
+    if not records_elsewhere(project.dagster_home) and not (project.dagster_home / "history").is_dir():
+        return None
+    with connected() as instance:
+        return [event for key in sorted(instance.all_asset_keys()) for event in _events_of(instance, key)]
+
+
+def _events_of(instance: dg.DagsterInstance, key: dg.AssetKey) -> Iterator[Event]:
+    cursor = None
+    while True:
+        page = instance.fetch_materializations(key, limit=PAGE, cursor=cursor)
+        yield from _read(page.records)
+        if not page.has_more:
+            return
+        cursor = page.cursor
+
+
+def _read(records: Sequence[dg.EventLogRecord]) -> Iterator[Event]:
+    for record in records:
+        event = record.asset_materialization
+        version = (event.tags or {}).get("dagster/data_version") if event else None
+        if event is None or version is None:
+            continue
+        manifest = event.metadata.get("manifest_sha256")
+        yield Event(
+            event.asset_key.to_user_string(),
+            event.partition,
+            version,
+            str(manifest.value) if manifest else None,
+            record.run_id,
+            str(record.timestamp),
+        )

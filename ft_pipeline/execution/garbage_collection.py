@@ -1,0 +1,78 @@
+"""`ft gc`: what a project keeps, and that nothing is removed under a run's feet."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from ft_pipeline.errors import UserError
+from ft_pipeline.project import Project
+from ft_pipeline.release.champion import history
+from ft_pipeline.settings.sweep import owner_of
+from ft_pipeline.store.artifacts import ArtifactStore
+from ft_pipeline.store.asset_pointers import Current, Pointer
+from ft_pipeline.store.garbage import Garbage, Reference, find_garbage, remove
+from ft_pipeline.store.locks import FileLock
+
+
+def collect(project: Project, *, dry_run: bool) -> Garbage:
+    """Remove (or with `dry_run` only find) what is older than `retention.keep_days` and leads to nothing that is kept.
+
+    Kept: what every asset was last materialized to, every champion there ever was, and all that these were made from.
+    UserError while a run is under way.
+    """
+    store = ArtifactStore(project.store)
+    with sweeping(project.store).hold():
+        if not dry_run:
+            _refuse_while_running(project.store)
+        before = datetime.now(UTC) - timedelta(days=project.settings.retention.keep_days)
+        forgotten = _forgotten(project, before)
+        garbage = find_garbage(store, _roots(project, forgotten), before)
+        if not dry_run:
+            for pointer in forgotten:
+                Current(store.root).remove(pointer.asset, pointer.partition)
+            remove(store, garbage)
+        return garbage
+
+
+def sweeping(store: Path) -> FileLock:
+    """Held while garbage is looked for and removed; a run waits for it before its first step."""
+    return FileLock(store / "locks" / "gc", "ft gc")
+
+
+def _refuse_while_running(store: Path) -> None:
+    for path in sorted((store / "locks" / "runs").glob("*")):
+        lock = FileLock(path, "ft gc")
+        if not lock.try_acquire():
+            raise UserError(f"run {path.name[:8]} is under way; run ft gc when it has ended")
+        lock.release()
+
+
+def _forgotten(project: Project, before: datetime) -> list[Pointer]:
+    """Pointers of experiments whose YAML is gone, or no longer asks for them, and that have not run since."""
+    names = set(project.experiment_names())
+    return [
+        pointer
+        for pointer in Current(project.store).all()
+        if pointer.partition and _gone(project, pointer.partition, names)
+        if datetime.fromisoformat(pointer.when) < before
+    ]
+
+
+def _gone(project: Project, name: str, names: set[str]) -> bool:
+    """A member of a series stays while its experiment's YAML is only broken."""
+    if name in names or owner_of(name) not in names:
+        return name not in names
+    try:
+        project.experiment(owner_of(name))
+    except UserError:
+        return False
+    return True
+
+
+def _roots(project: Project, forgotten: list[Pointer]) -> set[Reference]:
+    pointers = [each for each in Current(project.store).all() if each not in forgotten]
+    roots = {(pointer.kind, pointer.fingerprint) for pointer in pointers}
+    for record in history(project.store):
+        roots |= set(record.fingerprints.items())
+        if compared := record.evidence.get("comparison"):
+            roots.add(("comparison", compared))
+    return roots

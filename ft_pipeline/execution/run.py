@@ -1,0 +1,259 @@
+"""`ft run`: the stale part of the graph, materialized in this process over the project's own Dagster instance.
+
+The steps' heavy work has processes of its own, so one process for the run itself saves what an executor spends on
+starting one per step.
+"""
+
+import contextlib
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from importlib import import_module
+from typing import Any
+from uuid import uuid4
+
+import dagster as dg
+
+from ft_pipeline.errors import UserError
+from ft_pipeline.execution.events import StepEvent, listening, publish
+from ft_pipeline.execution.instance import opened
+from ft_pipeline.execution.orphaned_runs import end_stranded
+from ft_pipeline.execution.planning import Planned, flow, plan
+from ft_pipeline.execution.pool_waits import INVOCATION, telling_who_waits
+from ft_pipeline.execution.step_asset import FORCE, STEPS
+from ft_pipeline.execution.workers.launchers import check_environment
+from ft_pipeline.project import Project
+from ft_pipeline.store.asset_pointers import current_document
+from ft_pipeline.store.locks import FileLock
+from ft_pipeline.store.provenance import user
+
+RELEASE = ("champion", "model_card", "report")
+QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+
+
+@dataclass(frozen=True)
+class Request:
+    """What `ft run` was asked for."""
+
+    project: Project
+    experiments: tuple[str, ...] = ()
+    """Empty: all whose YAML is sound."""
+    select: tuple[str, ...] = ()
+    """Assets by name; empty: all."""
+    force: bool = False
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a run."""
+
+    steps: list[StepEvent]
+    failures: list[str]
+    fresh: int
+    """Assets that had nothing to do."""
+    seconds: float
+    comparison: dict[str, Any] | None = None
+    recommendation: dict[str, Any] | None = None
+    champion: dict[str, Any] | None = None
+
+    @property
+    def succeeded(self) -> bool:
+        return not self.failures
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields of `ft run --json`."""
+        return {
+            "succeeded": self.succeeded,
+            "seconds": round(self.seconds, 2),
+            "fresh": self.fresh,
+            "steps": [vars(event) for event in self.steps],
+            "failures": self.failures,
+            "champion": self.champion,
+        }
+
+
+def what_runs(request: Request) -> list[Planned]:
+    """The plan: every step that the request concerns, and whether and why it would run. UserError for unknown names."""
+    _load_steps()
+    experiments = _experiments(request)
+    selected = _selected(request)
+    with opened() as instance:
+        planned = plan(request.project, experiments, instance)
+    return [_forced(each) if request.force else each for each in planned if each.asset in selected]
+
+
+def run(request: Request) -> Outcome:
+    """Materialize what is not fresh, one run per experiment; what all share runs once, what compares them last.
+
+    UserError before anything runs for unknown names, and for environment variables that no worker understands.
+    """
+    check_environment()
+    started = time.monotonic()
+    events: list[StepEvent] = []
+    failures: list[str] = []
+    planned = what_runs(request)
+    if request.force:
+        os.environ[FORCE] = "1"  # read by the steps of this process
+    with listening(events.append), opened() as instance:
+        end_stranded(instance, request.project.store)  # else this run would wait for the slot that a killed one kept
+        for experiment, assets in _batches(planned):
+            failures += _materialize(instance, request, experiment, assets)
+            if failures:
+                break
+    return Outcome(
+        steps=[event for event in events if event.ended],
+        failures=failures,
+        fresh=sum(not each.runs for each in planned),
+        seconds=time.monotonic() - started,
+        comparison=current_document(request.project.store, "comparison"),
+        recommendation=current_document(request.project.store, "recommendation"),
+        champion=current_document(request.project.store, "champion"),
+    )
+
+
+def release(project: Project) -> list[str]:
+    """Materialize `champion` and its card as they stand now, so that the UI shows a person's decision; what failed.
+
+    One process at a time: the last one sees what all the others decided.
+    """
+    _load_steps()
+    lock = FileLock(project.store / "locks" / "release", "materializing the champion")
+    with lock.hold(lambda message: None), opened() as instance:
+        return _materialize(instance, Request(project), None, RELEASE)
+
+
+def list_experiments(project: Project) -> list[dict[str, Any]]:
+    """The rows of `ft experiments --json`."""
+    _load_steps()
+    comparison = current_document(project.store, "comparison")
+    rows = [_describe(project, name, comparison) for name in project.experiment_names()]
+    planned = plan(project, [row["name"] for row in rows if row["error"] is None])
+    known = [row if row["error"] else row | {"state": _state(planned, row["name"])} for row in rows]
+    return known + [_broken(name, error) for name, error in project.misnamed().items()]
+
+
+def _broken(name: str, error: str) -> dict[str, Any]:
+    unknown = dict.fromkeys(("objective", "technique", "base_model", "primary_score"))
+    return {"name": name, **unknown, "state": "broken", "error": error}
+
+
+def _describe(project: Project, name: str, comparison: dict[str, Any] | None) -> dict[str, Any]:
+    try:
+        settings = project.experiment(name)
+    except UserError as error:
+        return _broken(name, str(error))
+    return {
+        "name": name,
+        "objective": settings.objective,
+        "technique": settings.technique,
+        "base_model": settings.base_model,
+        "state": None,
+        "primary_score": _primary_score(comparison, name),
+        "error": None,
+    }
+
+
+def _state(planned: Sequence[Planned], experiment: str) -> str:
+    own = [each for each in planned if each.experiment == experiment]
+    if next(each for each in own if each.asset == "scores").state == "never_run":
+        return "never_run"
+    return "stale" if any(each.runs for each in own) else "fresh"
+
+
+def _primary_score(comparison: dict[str, Any] | None, experiment: str) -> float | None:
+    if comparison is None:
+        return None
+    metric = comparison["primary_metric"]
+    rows = [row for row in comparison["rows"] if row["experiment"] == experiment and row["kind"] == "merged"]
+    return rows[0]["scores"][metric]["value"] if rows and metric in rows[0]["scores"] else None
+
+
+def _load_steps() -> None:
+    """Load the definitions, which fill STEPS; their import must wait until the project folder is known."""
+    if not STEPS:
+        import_module("ft_pipeline.definitions").defs()
+
+
+def _experiments(request: Request) -> list[str]:
+    """The experiments asked for, each with a sound YAML and its series; by default every one that is sound."""
+    if request.experiments:
+        for name in request.experiments:
+            request.project.experiment(name)
+        return list(dict.fromkeys(each for name in request.experiments for each in request.project.series(name)))
+    sound = []
+    for name in request.project.experiment_names():
+        with contextlib.suppress(UserError):
+            request.project.experiment(name)
+            sound.append(name)
+    if not sound:
+        raise UserError("no experiment can run; write experiments/NAME.yaml, or see what is wrong: ft experiments")
+    return sound
+
+
+def _selected(request: Request) -> set[str]:
+    unknown = [name for name in request.select if name not in STEPS]
+    if unknown:
+        raise UserError(f"there is no asset {unknown[0]!r}; known: {', '.join(step.name for step in flow())}")
+    return set(request.select or STEPS)
+
+
+def _forced(planned: Planned) -> Planned:
+    return replace(planned, state="stale", reason="--force") if planned.state == "fresh" else planned
+
+
+def _batches(planned: Sequence[Planned]) -> list[tuple[str | None, list[str]]]:
+    """(experiment, its assets) in order; what all share goes with the first, what compares them with the last."""
+    running = [each for each in planned if each.runs]
+    order = [each.asset for each in planned]
+    last_own = max((order.index(each.asset) for each in planned if each.experiment), default=-1)
+    shared = [each.asset for each in running if each.experiment is None and order.index(each.asset) < last_own]
+    after = [each.asset for each in running if each.experiment is None and each.asset not in shared]
+    own: dict[str | None, list[str]] = {}
+    for each in running:
+        if each.experiment:
+            own.setdefault(each.experiment, []).append(each.asset)
+    batches = list(own.items()) or [(None, [])]
+    batches[0] = (batches[0][0], shared + batches[0][1])
+    batches[-1] = (batches[-1][0], batches[-1][1] + after)
+    return [(experiment, assets) for experiment, assets in batches if assets]
+
+
+def _materialize(
+    instance: dg.DagsterInstance, request: Request, experiment: str | None, assets: Sequence[str]
+) -> list[str]:
+    """One Dagster run; what failed, as lines for the user."""
+    failures: list[str] = []
+
+    def hear(event: StepEvent) -> None:
+        if event.state in {"failed", "gate failed"}:
+            failures.append(f"{event.asset}: {event.message}")
+
+    def waits(step: str, reason: str) -> None:
+        publish(StepEvent(step, experiment, "waiting", message=reason))
+
+    invocation = uuid4().hex[:12]
+    with listening(hear), telling_who_waits(instance, invocation, waits):
+        result = dg.materialize(
+            [step.asset for step in STEPS.values()],
+            instance=instance,
+            selection=list(assets),
+            partition_key=experiment,
+            raise_on_error=False,
+            run_config=QUIET,
+            tags={"ft/started_by": f"cli {user()}", INVOCATION: invocation},
+        )
+    if not result.success and not failures:
+        failures = [f"{_crash(result)} The whole error is in the UI (`ft ui`), run {result.run_id}."]
+    return failures
+
+
+def _crash(result: dg.ExecuteInProcessResult) -> str:
+    """What an error that is not the user's said, in its last line."""
+    for event in result.filter_events(lambda each: each.is_step_failure):
+        error = event.step_failure_data.error
+        while error is not None and error.cause is not None:
+            error = error.cause
+        if error is not None:
+            return f"{event.step_key}: {error.message.strip().splitlines()[-1]}."
+    return "The run failed."

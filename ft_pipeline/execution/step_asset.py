@@ -1,0 +1,342 @@
+"""An asset as one function: from what is materialized now to the spec of what should be.
+
+`@step` turns such a function into a Dagster asset that builds the spec's artifact (or finds it in the store), and
+keeps the function in STEPS, so that planning.py can ask what a run would do without running it.
+"""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from ft_pipeline.audit.artifact_index import Library
+from ft_pipeline.errors import UserError
+from ft_pipeline.execution import orphaned_runs
+from ft_pipeline.execution.build import Build, BuildFunction, build_artifact
+from ft_pipeline.execution.events import State, StepEvent, publish
+from ft_pipeline.execution.metadata import clean_metadata
+from ft_pipeline.execution.origin import origin
+from ft_pipeline.execution.pool_waits import POOL
+from ft_pipeline.execution.recorded_checks import failed_checks, recorded_checks, require
+from ft_pipeline.execution.workers.devices import DeviceNeed
+from ft_pipeline.execution.workers.launchers import TRAINING
+from ft_pipeline.project import Project
+from ft_pipeline.settings.experiment import ExperimentSettings
+from ft_pipeline.store.artifacts import Artifact, ArtifactStore
+from ft_pipeline.store.asset_pointers import Current, Pointer
+from ft_pipeline.store.spec import Spec
+from ft_pipeline.store.sql_views import write_views
+
+OWNER = "team:ml"
+FORCE = "FT_FORCE"
+"""Environment variable: `1` builds anew what the store holds."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """A check that the step's summary answers under `checks`; a blocking one stops the run when it fails."""
+
+    name: str
+    description: str
+    blocking: bool = True
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a step may look at while it resolves its spec: the project's settings and what is materialized now."""
+
+    project: Project
+    store: ArtifactStore
+    experiment: str | None = None
+    make: Callable[[Spec], Artifact] | None = None
+    """Builds what the step needs beside its upstream assets; None while planning, which builds nothing."""
+
+    @cached_property
+    def settings(self) -> ExperimentSettings:
+        """This partition's experiment, as its YAML says now."""
+        if self.experiment is None:
+            raise LookupError("this step has no experiment")
+        return self.project.experiment(self.experiment)
+
+    def find(self, asset: str, experiment: str | None = None) -> Artifact | None:
+        """The artifact that `asset` was last materialized to; None if it never was, or is damaged."""
+        pointer = self.pointer(asset, experiment)
+        if pointer is None:
+            return None
+        return self.store.open(pointer.kind, pointer.fingerprint, manifest_sha256=pointer.manifest_sha256)
+
+    def pointer(self, asset: str, experiment: str | None = None) -> Pointer | None:
+        """What `asset` was last materialized to, held whole by the store or not; None if it never was."""
+        per_experiment = STEPS[asset].per_experiment
+        return Current(self.store.root).read(asset, (experiment or self.experiment) if per_experiment else None)
+
+    def artifact(self, asset: str) -> Artifact:
+        """The artifact that `asset` was last materialized to. UserError if it never was, or is damaged."""
+        found = self.find(asset)
+        if found is None:
+            why = "is damaged, or gone from the store" if self.pointer(asset) else "has not been materialized yet"
+            raise UserError(f"{asset} {why}; materialize it first, or run `ft run`")
+        if found.redacted:
+            raise UserError(f"a row of {asset} was forgotten since; materialize it again first, or run `ft run`")
+        return found
+
+    def passed(self, asset: str) -> Artifact:
+        """The same, and its recorded gates are read again: UserError where a blocking check failed.
+
+        Dagster's blocking checks hold within one run only; whoever materializes a single asset passes them by.
+        """
+        return require(self.artifact(asset))
+
+    def made(self, spec: Spec) -> Artifact:
+        """The artifact of a spec that is no asset's own (the teacher's model), built where it is not in the store.
+
+        NotYetBuilt while planning, if it is not there.
+        """
+        if spec.kind in STEPS:
+            spec = spec.with_code_version(STEPS[spec.kind].code_version)  # the same spec as the asset of that kind has
+        found = self.store.find(spec)
+        if found is not None:
+            return found
+        if self.make is None:
+            raise NotYetBuilt(f"the {spec.kind} that it needs is not in the store yet")
+        return self.make(spec)
+
+
+class NotYetBuilt(Exception):
+    """A plan cannot tell the spec of a step before something else is built."""
+
+
+@dataclass(frozen=True)
+class Making:
+    """What a step that is light enough for the step's own process makes its artifact from."""
+
+    project: Project
+    store: ArtifactStore
+    spec: Spec
+    inputs: Mapping[str, Path]
+    """Folders of the spec's inputs, by name."""
+    out: Path
+    """Takes the artifact's files."""
+
+    def artifact(self, name: str) -> Artifact:
+        """An input of the spec, with its manifest."""
+        return self.store.require(*self.spec.inputs[name])
+
+
+SpecFunction = Callable[[Inputs], Spec]
+MakeFunction = Callable[[Making], dict[str, Any]]
+ShowFunction = Callable[[Artifact], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One asset of the graph, as planning sees it."""
+
+    name: str
+    stage: str
+    deps: tuple[str, ...]
+    per_experiment: bool
+    gpu: Callable[[Project], bool]
+    """Whether its worker leases a device, as the project's settings are now."""
+    code_version: str
+    checks: tuple[Check, ...]
+    spec: SpecFunction
+    build: MakeFunction | None
+    show: ShowFunction | None
+    asset: dg.AssetsDefinition
+
+
+STEPS: dict[str, Step] = {}
+"""Every step by its asset's name, in the order of the flow; filled as defs/ is loaded."""
+
+
+def experiments() -> dg.StaticPartitionsDefinition:
+    """The one partitions definition of the graph: the stems of experiments/*.yaml.
+
+    One definition only, so that one key chosen in the UI is one run of the whole graph.
+    """
+    return dg.StaticPartitionsDefinition(Project.find().experiment_names())
+
+
+def versions_of(*packages: str) -> dict[str, str]:
+    """The installed versions of the packages that the result depends on; nothing is imported."""
+    return {package: version(package) for package in packages}
+
+
+def gpu_op_tags(count: int = 1) -> dict[str, Any]:
+    """What Dagster's Kubernetes executor reads from an asset's op tags; inert elsewhere."""
+    limits = {"nvidia.com/gpu": str(count)}
+    return {"dagster-k8s/config": {"container_config": {"resources": {"limits": limits}}}}
+
+
+def step(
+    *,
+    stage: str,
+    deps: Sequence[str] = (),
+    kinds: set[str],
+    code_version: str = "1",
+    per_experiment: bool = False,
+    gpu: bool | Callable[[Project], bool] = False,
+    checks: Sequence[Check] = (),
+    build: MakeFunction | None = None,
+    show: ShowFunction | None = None,
+    name: str | None = None,
+    description: str | None = None,
+    automation: dg.AutomationCondition | None = None,
+) -> Callable[[SpecFunction], dg.AssetsDefinition]:
+    """Make a Dagster asset of a function that resolves a spec.
+
+    build: makes the artifact in this process and returns its summary; None starts a worker process.
+    show: the metadata that the UI shows, from the artifact.
+    automation: when Dagster's daemon materializes it by itself; None: never.
+    gpu: the asset holds a slot of the pool `gpu`, asks Kubernetes for a GPU, and its worker leases a device; a function
+    where that depends on the settings (pool and tags are then as they say when the definitions are loaded).
+    """
+    on_gpu = gpu if callable(gpu) else lambda project: gpu
+
+    def decorate(spec_of: SpecFunction) -> dg.AssetsDefinition:
+        asset_name = name or spec_of.__name__
+        declared = gpu if isinstance(gpu, bool) else _as_loaded(gpu)
+
+        @dg.asset(
+            name=asset_name,
+            deps=list(deps),
+            group_name=stage,
+            kinds=kinds,
+            owners=[OWNER],
+            code_version=code_version,
+            description=description or spec_of.__doc__,
+            partitions_def=experiments() if per_experiment else None,
+            automation_condition=automation,
+            pool=POOL if declared else None,
+            op_tags=gpu_op_tags() if declared else None,
+            check_specs=[
+                dg.AssetCheckSpec(check.name, asset=asset_name, description=check.description, blocking=check.blocking)
+                for check in checks
+            ],
+        )
+        def materialize(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+            experiment = context.partition_key if per_experiment else None
+            publish(StepEvent(asset_name, experiment, "started"))
+            try:
+                return _materialize(context, STEPS[asset_name], experiment)
+            except (UserError, dg.Failure) as error:
+                publish(StepEvent(asset_name, experiment, "failed", message=_message(error)))
+                if isinstance(error, dg.Failure):
+                    raise
+                raise dg.Failure(str(error), allow_retries=False) from None
+
+        STEPS[asset_name] = Step(
+            asset_name,
+            stage,
+            tuple(deps),
+            per_experiment,
+            on_gpu,
+            code_version,
+            tuple(checks),
+            spec_of,
+            build,
+            show,
+            materialize,
+        )
+        return materialize
+
+    return decorate
+
+
+def _as_loaded(gpu: Callable[[Project], bool]) -> bool:
+    """What the settings say while the definitions are loaded; with settings that cannot be read, the assets fail."""
+    try:
+        return gpu(Project.find())
+    except UserError:
+        return True
+
+
+def planned_spec(step: Step, inputs: Inputs) -> Spec:
+    """The spec that materializing `step` now would build; UserError where it cannot be."""
+    return step.spec(inputs).with_code_version(step.code_version)
+
+
+def _materialize(context: dg.AssetExecutionContext, step: Step, experiment: str | None) -> dg.MaterializeResult:
+    project = Project.find()
+    store = ArtifactStore(project.store)
+    orphaned_runs.hold(context, store.root)
+
+    def make(spec: Spec) -> Artifact:
+        return build_artifact(context, store, spec, device=device_need(project, experiment, spec.kind)).artifact
+
+    spec = planned_spec(step, Inputs(project, store, experiment, make))
+    made = build_artifact(
+        context,
+        store,
+        spec,
+        device=device_need(project, experiment, spec.kind) if step.gpu(project) else False,
+        build=_own_build(step, project, store),
+        force=_forced(),
+    )
+    Current(store.root).write(step.name, experiment, made.artifact)
+    write_views(store)
+    publish(_ended(step, experiment, made))
+    shown = step.show(made.artifact) if step.show else {}
+    recorded = recorded_checks(made.artifact)
+    return dg.MaterializeResult(
+        data_version=dg.DataVersion(made.artifact.fingerprint),
+        metadata=clean_metadata(shown | _own_metadata(made, store, experiment)),
+        check_results=[_check_result(step.name, check, recorded[check.name]) for check in step.checks],
+    )
+
+
+def _ended(step: Step, experiment: str | None, made: Build) -> StepEvent:
+    failed = failed_checks(made.artifact)
+    state: State = "gate failed" if failed else "reused" if made.reused else "built"
+    return StepEvent(step.name, experiment, state, made.seconds, "; ".join(failed))
+
+
+def _message(error: UserError | dg.Failure) -> str:
+    return (error.description if isinstance(error, dg.Failure) else None) or str(error)
+
+
+def _own_build(step: Step, project: Project, store: ArtifactStore) -> BuildFunction | None:
+    if step.build is None:
+        return None
+    make = step.build
+    return lambda spec, inputs, out: make(Making(project, store, spec, inputs, out))
+
+
+def device_need(project: Project, experiment: str | None, kind: str) -> DeviceNeed:
+    """What a job of this kind needs for the experiment: the GPUs that it declares for a training, one for what only one
+    process does, whatever there is for what belongs to no experiment."""
+    if experiment is None:
+        return DeviceNeed()
+    gpu = project.experiment(experiment).gpu
+    return DeviceNeed(gpu.count if kind in TRAINING else 1, gpu.min_memory_gb, gpu.required)
+
+
+def _forced() -> bool:
+    """`ft run --force` sets this for its own process; a run from the UI always reuses what the store holds."""
+    return os.environ.get(FORCE) == "1"
+
+
+def _own_metadata(made: Build, store: ArtifactStore, experiment: str | None) -> dict[str, Any]:
+    assets = {step.name: step.per_experiment for step in STEPS.values()}
+    return {
+        "result": "reused from the store" if made.reused else "built",
+        "seconds": round(made.seconds, 2),
+        **origin(made.artifact, Library(store.root), assets, experiment),
+    }
+
+
+def _check_result(asset: str, check: Check, recorded: Mapping[str, Any]) -> dg.AssetCheckResult:
+    details = {key: value for key, value in recorded.items() if key not in {"passed", "blocking"}}
+    return dg.AssetCheckResult(
+        asset_key=asset,
+        check_name=check.name,
+        passed=bool(recorded["passed"]),
+        severity=dg.AssetCheckSeverity.ERROR if check.blocking else dg.AssetCheckSeverity.WARN,
+        metadata=clean_metadata(details),
+    )

@@ -1,0 +1,1 @@
+"""The processes that compute artifacts: start, watch and stop them, on this machine or a cluster."""

@@ -1,0 +1,73 @@
+"""The supervisor's side of progress: a Dagster Pipes session under Dagster, else a file of lines.
+
+Both go through files beside the job, which a worker on another machine can write to as well.
+"""
+
+import contextlib
+import json
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import dagster as dg
+
+from ft_pipeline.execution.workers.reporting import CHANNEL
+
+
+class Channel(Protocol):
+    """Carries a worker's messages."""
+
+    env: Mapping[str, str]
+    """What the worker needs in its environment to find it."""
+
+    def drain(self) -> list[dict[str, Any]]:
+        """The messages since the last call; never waits."""
+        ...
+
+
+@contextlib.contextmanager
+def open_channel(context: dg.AssetExecutionContext | None, folder: Path) -> Iterator[Channel]:
+    """A channel for one worker, whose files lie in `folder`; drain it once more after the `with` block."""
+    if context is None:
+        yield FileChannel(folder / "messages.jsonl")
+        return
+    injector = dg.PipesFileContextInjector(str(folder / "pipes_context.json"))
+    reader = dg.PipesFileMessageReader(str(folder / "pipes_messages.jsonl"))
+    with contextlib.ExitStack() as stack:
+        with warnings.catch_warnings():  # Dagster warns of a preview function that it calls itself
+            warnings.simplefilter("ignore", dg.PreviewWarning)
+            session = stack.enter_context(dg.open_pipes_session(context, injector, reader))
+        yield SessionChannel(session)
+
+
+class SessionChannel:
+    """Dagster Pipes: log lines go to the run's log by themselves, progress arrives as custom messages."""
+
+    def __init__(self, session: dg.PipesSession) -> None:
+        self.env: Mapping[str, str] = session.get_bootstrap_env_vars()
+        self._session = session
+        self._seen = 0
+
+    def drain(self) -> list[dict[str, Any]]:
+        messages = self._session.get_custom_messages()
+        fresh = list(messages[self._seen :])
+        self._seen = len(messages)
+        return fresh
+
+
+class FileChannel:
+    """JSON lines in a file."""
+
+    def __init__(self, path: Path) -> None:
+        path.touch()
+        self.env: Mapping[str, str] = {CHANNEL: str(path)}
+        self._path = path
+        self._read = 0
+
+    def drain(self) -> list[dict[str, Any]]:
+        with self._path.open("rb") as file:
+            file.seek(self._read)
+            whole = file.read().rpartition(b"\n")[0]  # the rest of a line is still being written
+        self._read += len(whole) + bool(whole)
+        return [json.loads(line) for line in whole.split(b"\n") if line]

@@ -1,0 +1,84 @@
+"""A worker on a node of a Ray cluster; the entry of a Ray job.
+
+    python -m ft_pipeline.execution.workers.ray_node JOB_JSON
+
+    supervisor ── ray_agent ── (Ray, and a file on the shared disk) ── this ── guard ── worker
+
+Starts the worker that the order beside the job names, ends it when it is asked to or hears nothing any more, and tells
+its exit code in a file: what Ray says of a job comes late, and not with that.
+"""
+
+import json
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
+
+from ft_pipeline.execution.workers import worker
+from ft_pipeline.execution.workers.heartbeat import Listener
+from ft_pipeline.execution.workers.launchers import ORDER, LocalLauncher
+from ft_pipeline.execution.workers.supervisor import GRACES, Graces, stop
+
+STARTED, ENDED = "started.json", "ended.json"
+"""Beside the job and its order: where it was started, its exit code."""
+LOST: Graces = ((signal.SIGINT, 5.0), (signal.SIGKILL, 5.0))
+"""When nobody waits any more, time is short: somebody may begin the same job elsewhere."""
+POLL_SECONDS = 0.2
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the job of the file that `arguments` names to its end; the worker's exit code."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})  # Ray blocks SIGINT for all it starts
+    signal.signal(signal.SIGTERM, _interrupt)
+    job_file = Path(arguments[0])
+    folder = job_file.parent
+    try:
+        order = json.loads((folder / ORDER).read_text(encoding="utf-8"))
+    except OSError as error:
+        sys.exit(f"{socket.gethostname()} does not see the job ({error}): mount the project's folder there, same path")
+    tell(folder / STARTED, {"host": socket.gethostname(), "pid": os.getpid()})
+    try:
+        code = _run(job_file, order)
+    except KeyboardInterrupt:  # a second signal, or one before there was a worker
+        code = worker.INTERRUPTED
+    tell(folder / ENDED, {"code": code})
+    return code
+
+
+def _run(job_file: Path, order: dict[str, Any]) -> int:
+    listener = Listener(job_file.parent, order["patience"])
+    lifeline, kept = os.pipe()
+    heard = "alive"
+    try:
+        with (job_file.parent / "worker.log").open("ab") as log:
+            process = LocalLauncher(order["entry"]).start(job_file, env=order["env"], lifeline=lifeline, log=log)
+        os.close(lifeline)
+        try:
+            while process.poll() is None and (heard := listener.heard()) == "alive":
+                time.sleep(POLL_SECONDS)
+        except KeyboardInterrupt:
+            heard = "stop"
+        stop(process, LOST if heard == "silence" else GRACES)
+    finally:
+        os.close(kept)
+    return process.returncode if process.returncode >= 0 else 128 - process.returncode
+
+
+def tell(path: Path, content: dict[str, Any]) -> None:
+    """Write JSON that is there whole or not at all."""
+    partial = path.with_suffix(".part")
+    partial.write_text(json.dumps(content), encoding="utf-8")
+    partial.replace(path)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,80 @@
+"""Runs a serving engine in a process of its own, and answers for it: it is ready or has failed, and it ends."""
+
+import http.client
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from ft_pipeline.errors import UserError
+from ft_pipeline.execution.workers import process_guard
+from ft_pipeline.execution.workers.launchers import worker_environment
+from ft_pipeline.execution.workers.supervisor import Graces, stop
+
+POLL_SECONDS = 0.2
+GRACES: Graces = ((signal.SIGTERM, 5.0), (signal.SIGKILL, 5.0))
+"""An engine writes nothing that must be finished."""
+
+
+def require_free(host: str, port: int) -> None:
+    """UserError where something listens on the port already."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # one that was just left is free
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise UserError(f"port {port} of {host} is in use; choose another: --port {port + 1}") from error
+
+
+def run_engine(
+    command: Sequence[str],
+    folder: Path,
+    env: Mapping[str, str],
+    health: tuple[str, int],
+    on_ready: Callable[[], None],
+) -> int:
+    """Run `command` in `folder` until it ends; its exit code.
+
+    What it prints goes to stderr. on_ready: called once GET /health answers on `health` (host, port). Whatever
+    interrupts this process is raised again once the engine and all below it have ended.
+    """
+    lifeline, kept = os.pipe()
+    try:
+        try:
+            process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "ft_pipeline.execution.workers.run_guarded", *command],
+                cwd=folder,
+                env={**worker_environment(), **env, process_guard.LIFELINE: str(lifeline)},
+                stdin=subprocess.DEVNULL,
+                stdout=sys.stderr,
+                pass_fds=(lifeline,),
+                start_new_session=True,
+            )
+        finally:
+            os.close(lifeline)
+        try:
+            while process.poll() is None:
+                if _answers(*health):
+                    on_ready()
+                    return process.wait()
+                time.sleep(POLL_SECONDS)
+            return process.returncode
+        finally:
+            stop(process, GRACES)
+    finally:
+        os.close(kept)
+
+
+def _answers(host: str, port: int) -> bool:
+    connection = http.client.HTTPConnection(host, port, timeout=2)  # no proxy of the environment's between
+    try:
+        connection.request("GET", "/health")
+        return connection.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()

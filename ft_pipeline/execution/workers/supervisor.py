@@ -1,0 +1,266 @@
+"""Runs one job in a process of its own, and answers for that process: progress, errors, and that it ends.
+
+Dagster's own subprocess client leaves a child behind when it ignores SIGINT, or when the step or the run is killed.
+"""
+
+import contextlib
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import psutil
+
+from ft_pipeline.errors import UserError
+from ft_pipeline.execution.progress import Pace, Progress, watched
+from ft_pipeline.execution.workers import worker
+from ft_pipeline.execution.workers.launchers import Launcher
+from ft_pipeline.execution.workers.message_channels import Channel, open_channel
+from ft_pipeline.store.atomic_files import full_disk
+
+POLL_SECONDS = 0.1
+Graces = tuple[tuple[signal.Signals, float], ...]
+GRACES: Graces = ((signal.SIGINT, 15.0), (signal.SIGTERM, 5.0), (signal.SIGKILL, 5.0))
+"""What a worker is told to stop with, and the seconds it then has. SIGINT: save a checkpoint. All within 30 s."""
+TAIL_CHARACTERS = 6_000
+
+
+@dataclass(frozen=True)
+class WorkerJob:
+    """A job as it goes to the worker."""
+
+    kind: str
+    label: str
+    """How people read of it: the asset, with its experiment."""
+    config: dict[str, Any]
+    inputs: Mapping[str, Path]
+    folder: Path
+    """Takes job.json, result.json, error.json and worker.log."""
+    out: Path
+    work: Path
+    device: str = "cpu"
+    seed: int = 0
+    handling: Mapping[str, Any] = field(default_factory=dict)
+    shared: Path | None = None
+    env: Mapping[str, str] = field(default_factory=dict)
+    """Added to the worker's environment: the leased devices."""
+
+    def write(self) -> Path:
+        content = {
+            "kind": self.kind,
+            "config": self.config,
+            "inputs": {name: str(path) for name, path in self.inputs.items()},
+            "out": str(self.out),
+            "work": str(self.work),
+            "device": self.device,
+            "seed": self.seed,
+            "handling": dict(self.handling),
+            "shared": str(self.shared) if self.shared else None,
+        }
+        path = self.folder / "job.json"
+        path.write_text(json.dumps(content, indent=1), encoding="utf-8")
+        return path
+
+
+@dataclass(frozen=True)
+class WorkerResult:
+    """What a job that ended well left."""
+
+    summary: dict[str, Any]
+    seconds: float
+    peak_rss_bytes: int
+
+
+class WorkerError(Exception):
+    """The worker failed in a way that is not the user's to mend."""
+
+    def __init__(self, message: str, exit_code: int, log_tail: str) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+        self.log_tail = log_tail
+        self.add_note(log_tail)  # whoever prints the traceback sees what the worker said last
+
+
+def run_worker(
+    context: dg.AssetExecutionContext | None,
+    job: WorkerJob,
+    launcher: Launcher,
+    on_progress: Callable[[Progress], None] = lambda progress: None,
+    say: Callable[[str], None] = lambda message: None,
+    graces: Graces = GRACES,
+) -> WorkerResult:
+    """Run `job` to its end.
+
+    context: with it, messages go through Dagster Pipes and the worker's output into the step's compute log
+        (not where a progress listener is subscribed: a terminal shows that instead).
+    on_progress, say: hear the job's reports and log lines (with a context, Dagster writes the lines itself).
+
+    UserError for what the user can mend; WorkerError for a crash or a kill; whatever interrupts this process is raised
+    again once the worker and all that it started have ended.
+    """
+    log_file = job.folder / "worker.log"
+    log_file.touch()
+    ears = _Ears(job, on_progress, say)
+    with open_channel(context, job.folder) as channel:
+        output = _Output(log_file if context and not watched() else None)
+        code = _supervise(job, launcher, channel, ears, output, graces)
+    ears.hear(channel)  # what arrived while the channel closed
+    return _outcome(job, code, log_file)
+
+
+def _supervise(
+    job: WorkerJob, launcher: Launcher, channel: Channel, ears: "_Ears", output: "_Output", graces: Graces
+) -> int:
+    lifeline, kept = os.pipe()
+    env = {**job.env, **channel.env}
+    try:
+        try:
+            with (job.folder / "worker.log").open("wb") as log:
+                process = launcher.start(job.write(), env=env, lifeline=lifeline, log=log)
+        finally:
+            os.close(lifeline)
+        try:
+            while process.poll() is None:
+                ears.hear(channel)
+                output.forward()
+                _check_parent()
+                time.sleep(POLL_SECONDS)
+        finally:
+            stop(process, graces)
+            output.forward()
+        ears.hear(channel)
+        return process.returncode
+    finally:
+        os.close(kept)
+
+
+def stop(process: subprocess.Popen[bytes], graces: Graces = GRACES) -> None:
+    """End a worker's process group and everything below it; harmless if it has ended. A second interrupt while it
+    waits kills at once."""
+    interrupt: BaseException | None = None
+    for number, grace in graces:
+        if process.poll() is not None:
+            break
+        below = _descendants(process.pid)
+        _signal_group(process.pid, signal.SIGKILL if interrupt else number)
+        if number == signal.SIGKILL or interrupt:
+            _kill(below)
+        try:
+            process.wait(grace)
+        except subprocess.TimeoutExpired:
+            continue
+        except BaseException as error:
+            interrupt = error
+    _signal_group(process.pid, signal.SIGKILL)  # what a guard that was itself killed left in the group
+    if interrupt:
+        raise interrupt
+
+
+def _signal_group(pid: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, number)
+
+
+def _descendants(pid: int) -> list[psutil.Process]:
+    try:
+        return psutil.Process(pid).children(recursive=True)
+    except psutil.Error:
+        return []
+
+
+def _kill(processes: list[psutil.Process]) -> None:
+    for process in processes:
+        with contextlib.suppress(psutil.Error):
+            process.kill()
+
+
+def _check_parent() -> None:
+    """Where Dagster runs the step in a child process: stop when the run that it belongs to is gone."""
+    parent = multiprocessing.parent_process()
+    if parent is not None and not parent.is_alive():
+        raise RuntimeError("the run's own process is gone, so this step stops")
+
+
+class _Ears:
+    """Turns what the worker sends into Progress and log lines."""
+
+    def __init__(self, job: WorkerJob, on_progress: Callable[[Progress], None], say: Callable[[str], None]) -> None:
+        self.job = job
+        self.on_progress = on_progress
+        self.say = say
+        self.pace = Pace()
+
+    def hear(self, channel: Channel) -> None:
+        for message in channel.drain():
+            if message.get("type") == "log":
+                self.say(message["message"])
+            elif message.get("type") == "progress":
+                step, total = message["step"], message["total"]
+                elapsed, eta = self.pace.mark(step, total)
+                self.on_progress(Progress(self.job.kind, self.job.label, step, total, message["values"], elapsed, eta))
+
+
+class _Output:
+    """Copies what the worker prints to this process's stderr, which Dagster captures as the step's log."""
+
+    def __init__(self, path: Path | None) -> None:
+        self.file = path.open(encoding="utf-8", errors="replace") if path else None
+
+    def forward(self) -> None:
+        if self.file and (text := self.file.read()):
+            sys.stderr.write(text)
+            sys.stderr.flush()
+
+
+def _outcome(job: WorkerJob, code: int, log_file: Path) -> WorkerResult:
+    tail = _tail(log_file)
+    result = _read_json(job.folder / worker.RESULT)
+    if code == 0 and result:
+        return WorkerResult(result["summary"], result["seconds"], result["peak_rss_bytes"])
+    said = (_read_json(job.folder / worker.ERROR) or {}).get("message") or tail.strip().rpartition("\n")[2]
+    if code == worker.USER_ERROR:
+        raise UserError(said or full_disk())  # nothing else keeps a worker from saying what is wrong
+    raise WorkerError(f"{job.label}: {_describe(code, said)}", code, tail)
+
+
+def _describe(code: int, said: str) -> str:
+    if code == 0:
+        return "the worker ended without a result"
+    if code == worker.INTERRUPTED:
+        return "the worker was interrupted; run again, it goes on from its last checkpoint"
+    if code < 0 or code > 128:
+        number = -code if code < 0 else code - 128
+        why = " (most often: memory ran out)" if number == signal.SIGKILL else ""
+        return f"the worker was killed by {_signal_name(number)}{why}; run again, it goes on from its last checkpoint"
+    return f"the worker failed with exit code {code}: {said}"
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def _tail(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - TAIL_CHARACTERS))
+            return file.read().decode("utf-8", "replace")
+    except OSError:
+        return ""
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    try:
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None

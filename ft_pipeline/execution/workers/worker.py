@@ -1,0 +1,170 @@
+"""The entry point of every worker process; the supervisor starts it.
+
+    python -m ft_pipeline.execution.workers.worker JOB_JSON
+
+Reads the job, runs the function of its kind, and leaves `result.json` or `error.json` beside the job. Exit codes:
+0 done, 3 an error that the user can mend, 1 any other, 130 interrupted. Of several processes that do one job (ranks.py)
+each runs this, and the first one reports.
+"""
+
+import atexit
+import contextlib
+import importlib
+import json
+import os
+import random
+import resource
+import sys
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from ft_pipeline.errors import UserError
+from ft_pipeline.execution.workers import process_guard
+from ft_pipeline.execution.workers.reporting import Silent, open_reporter
+from ft_pipeline.job import Job, Rank, Reporter
+from ft_pipeline.store.atomic_files import describe_write_error
+
+WORKERS = {
+    "base_model": "ft_pipeline.models.base_model:run",
+    "teacher_answers": "ft_pipeline.distillation.teacher:run",
+    "training_data": "ft_pipeline.training.training_data:run",
+    "adapter": "ft_pipeline.training.adapter:run",
+    "merged_model": "ft_pipeline.training.merging.merge:run",
+    "prompt_baseline": "ft_pipeline.evaluation.scoring.prompt_baseline:run",
+    "evaluation_tasks": "ft_pipeline.evaluation.scoring.task_files:keep_files",
+    "teacher_scores": "ft_pipeline.evaluation.scoring.teacher_scores:run",
+    "scores": "ft_pipeline.evaluation.scoring.tuned_scores:run",
+}
+RESULT = "result.json"
+ERROR = "error.json"
+RANK = "FT_RANK"
+"""Environment variable of a process that shares its job with others: the fields of job.Rank as JSON."""
+USER_ERROR = 3
+INTERRUPTED = 130
+
+
+def run(arguments: Sequence[str], workers: Mapping[str, str] = WORKERS) -> NoReturn:
+    """`main` as all that this process does. It ends without taking the interpreter apart.
+
+    For threads of C++ may still run, as gloo's do when several processes trained: one that gives back a tensor while
+    the interpreter is taken apart aborts the process, all its work done (pytorch/pytorch#190489).
+    """
+    code = 1
+
+    def leave() -> None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+    atexit.register(leave)  # registered first, so called last: trackers have something to finish, too
+    code = main(arguments, workers)
+    sys.exit(code)
+
+
+def main(arguments: Sequence[str], workers: Mapping[str, str] = WORKERS) -> int:
+    """Run the job of the file that `arguments` names; the exit code. workers: kind → `module:function`."""
+    job_file = Path(arguments[0])
+    try:
+        if RANK in os.environ:
+            process_guard.join()
+        else:
+            process_guard.split()  # first: the half that stays behind must be small
+        return _work(job_file, workers, own_rank())
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except UserError as error:
+        return refuse(job_file, str(error))
+    except Exception as error:
+        message = describe_write_error(error)
+        return refuse(job_file, message) if message else _crash(job_file, error)
+
+
+def own_rank() -> Rank:
+    """Which one this process is of those that do the job."""
+    given = json.loads(os.environ.get(RANK, "{}"))
+    return Rank(**given | ({"meeting": Path(given["meeting"])} if given else {}))
+
+
+def _work(job_file: Path, workers: Mapping[str, str], rank: Rank) -> int:
+    from ft_pipeline.store.hashing import plain_json
+
+    given = json.loads(job_file.read_text(encoding="utf-8"))
+    started = time.monotonic()
+    function = _function(given["kind"], workers)
+    if rank.number > 0:
+        function(_job(given, Silent(), rank))
+        return 0
+    with open_reporter(Path(given["work"]) / "progress.jsonl") as report:
+        summary = function(_job(given, report, rank))
+    result = {"summary": summary, "seconds": time.monotonic() - started, "peak_rss_bytes": peak_rss_bytes()}
+    (job_file.parent / RESULT).write_text(json.dumps(plain_json(result)), encoding="utf-8")
+    return 0
+
+
+def _job(given: dict[str, Any], report: Reporter, rank: Rank) -> Job:
+    """The job, with the random generators of whatever is imported by now seeded."""
+    _seed(given["seed"])
+    return Job(
+        kind=given["kind"],
+        config=given["config"],
+        inputs={name: Path(folder) for name, folder in given["inputs"].items()},
+        out=Path(given["out"]),
+        work=Path(given["work"]),
+        device=given["device"] if given["device"] == "cpu" else f"cuda:{rank.number}",
+        report=report,
+        handling=given["handling"],
+        shared=Path(given["shared"]) if given["shared"] else None,
+        rank=rank,
+    )
+
+
+def _function(kind: str, workers: Mapping[str, str]) -> Callable[[Job], dict[str, Any]]:
+    if kind not in workers:
+        raise ValueError(f"no worker function for {kind!r}; known: {', '.join(workers)}")
+    module, _, name = workers[kind].partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def _seed(seed: int) -> None:
+    """Python's generator, and numpy's and torch's where the job's module imported them at its top."""
+    random.seed(seed)
+    if numpy := sys.modules.get("numpy"):
+        numpy.random.seed(seed % 2**32)
+    if torch := sys.modules.get("torch"):
+        torch.manual_seed(seed)
+
+
+def refuse(job_file: Path, message: str) -> int:
+    """Leave an error that the user can mend; the exit code."""
+    with contextlib.suppress(OSError):  # a full disk takes no line
+        sys.stderr.write(f"{message}\n")
+    return fail(job_file, message, USER_ERROR)
+
+
+def _crash(job_file: Path, error: Exception) -> int:
+    with contextlib.suppress(OSError):
+        traceback.print_exc()
+    return fail(job_file, f"{type(error).__name__}: {error}", 1)
+
+
+def fail(job_file: Path, message: str, code: int) -> int:
+    """Leave the message for the supervisor; of several ranks the first to fail knows why, the others only lost it."""
+    with contextlib.suppress(OSError), (job_file.parent / ERROR).open("x", encoding="utf-8") as file:
+        json.dump({"message": message}, file)
+    return code
+
+
+def peak_rss_bytes() -> int:
+    """The most memory that this process held. getrusage would count the process that forked it, too."""
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+    except (OSError, StopIteration):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+if __name__ == "__main__":
+    run(sys.argv[1:])

@@ -1,0 +1,133 @@
+"""The type that models compute in on this machine: what the processor multiplies fast.
+
+Two types must not be confused. The *compute type* belongs to the machine: weights are loaded in it, products run in it.
+The *storage type* belongs to the model: its files keep 16 bit wherever it is trained, merged or scored.
+
+`python -m ft_pipeline.models.compute_dtype [--measure]` prints the compute type as JSON, for processes without torch.
+"""
+
+import json
+import platform
+import sys
+import time
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ft_pipeline.models.compute_setting import requested_dtype
+
+_NAMES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+_PRODUCT = {"cpu": (512, 576, 1536), "cuda": (4096, 4096, 4096)}
+"""Rows, inputs and outputs of the matrix product that is measured: a layer of a small model; enough to fill a GPU."""
+
+
+def compute_dtype(device: str) -> torch.dtype:
+    """The type that weights are loaded in and products run in on `device`. UserError for an unknown FT_COMPUTE_DTYPE.
+
+    The rule uses no clock, so that two runs on one machine agree: on a GPU bf16 where it is native, else fp16 (a T4
+    emulates bf16 at a fraction of the speed). On a CPU see `cpu_dtype`.
+    """
+    requested = requested_dtype()
+    if requested != "auto":
+        return _NAMES[requested]
+    if device.startswith("cuda"):
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    return cpu_dtype()[0]
+
+
+def computing(model: Any) -> AbstractContextManager[Any]:
+    """Autocast to the compute type where the weights of `model` are 32 bit and it is not (full fine-tuning)."""
+    device, dtype = model.device, compute_dtype(str(model.device))
+    if model.dtype != torch.float32 or dtype == torch.float32:
+        return torch.autocast(device.type, enabled=False)
+    return torch.autocast(device.type, dtype)
+
+
+def cpu_dtype() -> tuple[torch.dtype, str]:
+    """The compute type of this CPU, and the reason.
+
+    bf16 where oneDNN has kernels for it and the processor has the instructions (AVX-512 BF16, AMX, or bf16 on ARM under
+    Linux). oneDNN alone is not enough: it emulates bf16 on older AVX-512 processors. Without kernels a bf16 product is
+    ten times slower than an fp32 one. fp16 is never fast on a CPU.
+    """
+    if not onednn_has_bf16():
+        return torch.float32, "oneDNN has no bf16 kernels for this CPU"
+    machine = platform.machine().lower()
+    if machine in ("aarch64", "arm64"):
+        if sys.platform == "linux":
+            return torch.bfloat16, "the CPU multiplies bf16 natively"
+        return torch.float32, "float32 products are the fast ones on this system"
+    if _has("_is_avx512_bf16_supported") or _has("_is_amx_tile_supported"):
+        return torch.bfloat16, "the CPU multiplies bf16 natively"
+    return torch.float32, "the CPU has no instructions for bf16 products (AVX-512 BF16 or AMX)"
+
+
+def explain(device: str) -> str:
+    """Why `compute_dtype` chose what it chose: a clause for `ft doctor`."""
+    if requested_dtype() != "auto":
+        return f"FT_COMPUTE_DTYPE={requested_dtype()}"
+    if device.startswith("cuda"):
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+        return "the GPU multiplies bf16 natively" if native else "the GPU has no native bf16"
+    return cpu_dtype()[1]
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """`float32` for torch.float32: the name that records and command lines use."""
+    return str(dtype).removeprefix("torch.")
+
+
+def storage_dtype(folder: Path) -> torch.dtype:
+    """The 16-bit type that models made from the base model in `folder` are saved in: the base's own, else bf16."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    text = config.get("text_config") or {}
+    name = next((part[key] for part in (config, text) for key in ("dtype", "torch_dtype") if part.get(key)), None)
+    return torch.float16 if name == "float16" else torch.bfloat16
+
+
+def measured_gflops(seconds: float = 0.4, device: str = "cpu") -> dict[str, float]:
+    """GFLOP per second of a matrix product on `device`, by name of the type: those that can be asked for, and the one
+    that `compute_dtype` chooses. On a CPU with the threads that torch uses. Each type takes `seconds`."""
+    types = dict.fromkeys([*_NAMES.values(), compute_dtype(device)])
+    return {dtype_name(dtype): _gflops(dtype, seconds, device) for dtype in types}
+
+
+def _gflops(dtype: torch.dtype, seconds: float, device: str) -> float:
+    rows, inputs, outputs = _PRODUCT[device]
+    left = torch.ones(rows, inputs, dtype=dtype, device=device)
+    weight = torch.ones(outputs, inputs, dtype=dtype, device=device)
+    best, deadline = float("inf"), time.perf_counter() + seconds
+    while best == float("inf") or time.perf_counter() < deadline:
+        started = time.perf_counter()
+        torch.nn.functional.linear(left, weight)
+        if device == "cuda":
+            torch.cuda.synchronize()
+        best = min(best, time.perf_counter() - started)
+    return 2 * rows * inputs * outputs / best / 1e9
+
+
+def onednn_has_bf16() -> bool:
+    """What oneDNN will really use; it follows ONEDNN_MAX_CPU_ISA. False where torch was built without it."""
+    try:
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    except (AttributeError, RuntimeError):
+        return False
+
+
+def _has(probe: str) -> bool:
+    """One of torch.cpu's probes; False where this torch does not have it."""
+    return bool(getattr(torch.cpu, probe, lambda: False)())
+
+
+def _describe(measure: bool) -> dict[str, Any]:
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    facts: dict[str, Any] = {"device": device, "dtype": dtype_name(compute_dtype(device)), "reason": explain(device)}
+    if measure:
+        facts["gflops"] = measured_gflops(device=device)
+    return facts
+
+
+if __name__ == "__main__":
+    sys.stdout.write(json.dumps(_describe("--measure" in sys.argv[1:])) + "\n")

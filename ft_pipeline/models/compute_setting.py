@@ -1,0 +1,42 @@
+"""The compute type without torch: what FT_COMPUTE_DTYPE asks for, and what a process with torch answers."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from ft_pipeline.errors import UserError
+
+CHOICE = "FT_COMPUTE_DTYPE"
+"""Environment variable: `auto` (the default), `float32` or `bfloat16`."""
+CHOICES = ("auto", "float32", "bfloat16")
+_PATIENCE = 120.0
+"""Seconds for a process that imports torch on a busy machine."""
+
+
+def requested_dtype() -> str:
+    """What FT_COMPUTE_DTYPE says; `auto` where it is not set. UserError for an unknown type."""
+    choice = os.environ.get(CHOICE) or "auto"
+    if choice not in CHOICES:
+        raise UserError(f"{CHOICE}={choice!r} is not a compute type. Set it to auto, float32 or bfloat16.")
+    return choice
+
+
+def ask_compute(*, measure: bool = False, environment: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """`device`, `dtype`, `reason` and, with `measure`, `gflops` by type, from a process of its own.
+
+    environment: of that process; by default this one's. UserError for an unknown FT_COMPUTE_DTYPE, and where torch
+    cannot be imported.
+    """
+    requested_dtype()
+    command = [sys.executable, "-P", "-m", "ft_pipeline.models.compute_dtype", *(["--measure"] if measure else [])]
+    try:
+        answer = subprocess.run(
+            command, env=environment, capture_output=True, text=True, timeout=_PATIENCE, check=True
+        ).stdout
+        facts: dict[str, Any] = json.loads(answer.strip().splitlines()[-1])
+    except (subprocess.SubprocessError, ValueError, IndexError) as error:
+        raise UserError("torch does not start in this Python. Install the project's packages again.") from error
+    return facts

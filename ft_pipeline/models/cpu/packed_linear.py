@@ -1,0 +1,114 @@
+"""Linear layers that do not learn, with their matrix in the layout that oneDNN multiplies fastest.
+
+On a CPU every product of a plain linear layer copies its matrix into that layout first. Here that is done once. In
+bfloat16 the products stay equal bit for bit; in float32 they differ in the order of their sums.
+"""
+
+import platform
+from typing import Any
+
+import psutil
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ft_pipeline.models.compute_dtype import onednn_has_bf16
+from ft_pipeline.models.cpu.dequantize import DequantizedLinear
+
+_MEMORY = 2.0
+"""Free memory that is required, in sizes of the packed matrices. The rest is for activations."""
+_KINDS = (nn.Linear, DequantizedLinear)
+"""Layers whose forward pass is a product and a bias, and no more."""
+
+
+class FrozenLinear(nn.Linear):
+    """A linear layer whose weight must not change after `pack_frozen` made it."""
+
+    packed: Tensor
+    """The weight [outputs, inputs], packed."""
+    packed_back: Tensor | None
+    """The transposed weight, packed, for the backward pass; None where nothing trains."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        states = input.to(self.weight.dtype)
+        if states.requires_grad and torch.is_grad_enabled():
+            outputs: Tensor = _Product.apply(states, self)
+        else:
+            outputs = self.product(states)
+        return outputs.to(input.dtype)
+
+    def product(self, states: Tensor) -> Tensor:
+        """[..., inputs] → [..., outputs], bias included; without a gradient."""
+        if not states.numel():
+            return functional.linear(states, self.weight, self.bias)
+        outputs: Tensor = _linear(states.contiguous(), self.packed, self.bias)
+        return outputs
+
+    def slope(self, slope: Tensor) -> Tensor:
+        """The gradient [..., inputs] of what the layer read, from that of its outputs [..., outputs]."""
+        if self.packed_back is None or not slope.numel():
+            return slope @ self.weight
+        inputs: Tensor = _linear(slope.contiguous(), self.packed_back, None)
+        return inputs
+
+    def __deepcopy__(self, memo: Any) -> "FrozenLinear":
+        raise TypeError("a packed layer cannot be copied; load the model again")
+
+
+class _Product(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, states: Tensor, layer: FrozenLinear) -> Tensor:
+        ctx.layer = layer
+        return layer.product(states)
+
+    @staticmethod
+    def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor, None]:
+        return ctx.layer.slope(outputs[0]), None
+
+
+def pack_frozen(model: Any, *, trains: bool) -> bool:
+    """Turn each frozen linear layer of `model` on an x86 CPU into a FrozenLinear. Return whether it did.
+
+    trains: whether gradients flow through the model; then the transposed matrices are packed too. The weights
+    themselves stay, also those that are tied to an embedding. Call it when no weight changes any more.
+
+    Nothing changes if free memory is below twice the size of the packed matrices.
+    """
+    found = [module for module in model.modules() if _packable(module)]
+    sides = 2 if trains else 1
+    needed = sides * sum(layer.weight.numel() * layer.weight.element_size() for layer in found)
+    if not found or not _can_pack() or psutil.virtual_memory().available < _MEMORY * needed:
+        return False
+    for layer in found:
+        layer.__class__ = FrozenLinear
+        layer.packed = _pack(layer.weight)
+        layer.packed_back = _pack(layer.weight.T.contiguous()) if trains else None
+    return True
+
+
+def _packable(module: Any) -> bool:
+    if type(module) not in _KINDS:
+        return False
+    weight, bias = module.weight, module.bias
+    fixed = not weight.requires_grad and (bias is None or (not bias.requires_grad and bias.dtype == weight.dtype))
+    return fixed and weight.device.type == "cpu" and weight.dtype in _packed_dtypes()
+
+
+def _packed_dtypes() -> tuple[torch.dtype, ...]:
+    return (torch.float32, torch.bfloat16) if onednn_has_bf16() else (torch.float32,)
+
+
+def _can_pack() -> bool:
+    """Whether this torch has oneDNN's packed products. ARM's have not been tried."""
+    names = ("_reorder_linear_weight", "_linear_pointwise")
+    return platform.machine() in ("x86_64", "AMD64") and all(hasattr(torch.ops.mkldnn, name) for name in names)
+
+
+def _pack(weight: Tensor) -> Tensor:
+    packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), None)
+    return packed
+
+
+def _linear(states: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
+    outputs: Tensor = torch.ops.mkldnn._linear_pointwise(states, packed, bias, "none", [], "")
+    return outputs

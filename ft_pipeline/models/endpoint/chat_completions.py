@@ -1,0 +1,168 @@
+"""One request to an OpenAI-compatible server, and what it came to. Retrying is asking.py's business.
+
+The official client carries the request; the reply is read here, because servers send replies that it takes for whole.
+"""
+
+import asyncio
+import json
+import re
+import time
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+import httpx2
+import openai
+
+from ft_pipeline.models.endpoint.responses import Failure, Reply
+from ft_pipeline.settings.project import EndpointSettings, TeacherSettings
+from ft_pipeline.tables.text_rules import is_empty
+
+CUT_OFF = frozenset({"length", "max_tokens", "model_length"})
+MESSAGE_CHARACTERS = 200
+HIDDEN = "***"
+NO_KEY = "none"
+"""Sent where the server wants no key: the client would otherwise look for OPENAI_API_KEY and send that."""
+_VERSION = re.compile(r"[-@:](?:\d[\d.-]*|main|latest|[0-9a-f]{7,40})")
+
+
+class Endpoint:
+    """A server, with the teacher's settings; holds connections open until `close`."""
+
+    def __init__(self, teacher: TeacherSettings, key: str | None, extra: Mapping[str, Any] | None = None) -> None:
+        """extra: further fields of each request."""
+        assert teacher.endpoint is not None
+        self._extra = dict(extra or {})
+        self.teacher = teacher
+        self.settings: EndpointSettings = teacher.endpoint
+        self._key = key
+        at_once = self.settings.concurrency
+        http = openai.DefaultAsyncHttpxClient(
+            limits=httpx2.Limits(max_connections=at_once, max_keepalive_connections=at_once),
+            timeout=self.settings.timeout_seconds,
+        )
+        self._client = openai.AsyncOpenAI(
+            api_key=key or NO_KEY, base_url=self.settings.url, max_retries=0, http_client=http
+        )
+
+    async def close(self) -> None:
+        await self._client.close()
+
+    async def ask(self, messages: Sequence[Mapping[str, str]], sample: int = 0) -> Reply | Failure:
+        """Send one chat completion. sample: which of several answers to the prompt, for its seed."""
+        begun = time.monotonic()
+        try:
+            async with asyncio.timeout(self.settings.timeout_seconds):
+                # `chat.completions.create` walks every request by its type hints, a sixth of the time, to no end here.
+                reply = await self._client.post(
+                    "/chat/completions", cast_to=httpx2.Response, body=self._request(messages, sample)
+                )
+        except (TimeoutError, openai.APITimeoutError):
+            return Failure("timeout", f"no whole reply within {self.settings.timeout_seconds:g} s")
+        except openai.APIStatusError as error:
+            return self._refusal(error)
+        except openai.APIConnectionError as error:
+            return self._broken_connection(error)
+        return self._read(reply.content, reply.headers, time.monotonic() - begun)
+
+    def _request(self, messages: Sequence[Mapping[str, str]], sample: int) -> dict[str, Any]:
+        request: dict[str, Any] = {
+            "model": self.teacher.model,
+            "messages": list(messages),
+            "temperature": self.teacher.temperature,
+            self.settings.limit_field: self.teacher.max_new_tokens,
+        }
+        if self.settings.send_seed:
+            request["seed"] = self.teacher.seed + sample
+        return request | self._extra
+
+    def _read(self, content: bytes, headers: Mapping[str, str], seconds: float) -> Reply | Failure:
+        try:
+            document = json.loads(content)
+            choice = document["choices"][0]
+            text = choice["message"].get("content") or ""
+            finish = choice.get("finish_reason") or "stop"
+            usage = document.get("usage") or {}
+            model = document.get("model")
+            if not isinstance(text, str) or not isinstance(finish, str):
+                raise TypeError
+            text.encode()  # half a character, escaped, is no text
+        except (ValueError, KeyError, IndexError, TypeError, AttributeError):
+            return Failure("broken_reply", f"not the JSON of a chat completion ({len(content)} bytes)")
+        reply = Reply(
+            text=text.strip(),
+            finish_reason="length" if finish in CUT_OFF else finish,
+            prompt_tokens=_count(usage.get("prompt_tokens")),
+            answer_tokens=_count(usage.get("completion_tokens")),
+            model=_text(model),
+            request_id=_text(headers.get("x-request-id") or document.get("id")),
+            seconds=seconds,
+        )
+        return self._judge(reply)
+
+    def _judge(self, reply: Reply) -> Reply | Failure:
+        if not self._may_answer(reply.model):
+            message = f"answered by {self._clean(str(reply.model))}, asked was {self.teacher.model}"
+            return Failure("wrong_model", message, reply=reply)
+        if reply.finish_reason == "content_filter":
+            return Failure("filtered", "the provider's content filter took the answer", reply=reply)
+        if reply.finish_reason == "length":
+            limit = f"did not end within {self.teacher.max_new_tokens} tokens (teacher.max_new_tokens)"
+            return Failure("cut_off", limit, reply=reply)
+        if is_empty(reply.text):
+            return Failure("empty", "the teacher answered with nothing", reply=reply)
+        return reply
+
+    def _may_answer(self, model: str | None) -> bool:
+        known = {self.teacher.model, *self.settings.reply_models}
+        return (
+            model is None
+            or model in known
+            or any(model.startswith(name) and _VERSION.fullmatch(model[len(name) :]) is not None for name in known)
+        )
+
+    def _refusal(self, error: openai.APIStatusError) -> Failure:
+        status, body = error.status_code, error.body
+        said = body.get("message") if isinstance(body, dict) else None
+        message = self._clean(f"HTTP {status}: {said or error.message}")
+        if status == 402 or "insufficient_quota" in {error.code, error.type}:
+            return Failure("no_credit", message)
+        if status == 429:
+            return Failure("rate_limited", message, retry_after=_retry_after(error.response.headers))
+        if status >= 500 or status in {408, 409}:
+            return Failure("server_error", message, retry_after=_retry_after(error.response.headers))
+        return Failure({401: "no_access", 403: "no_access", 404: "not_found"}.get(status, "refused"), message)
+
+    def _broken_connection(self, error: openai.APIConnectionError) -> Failure:
+        cause: BaseException = error.__cause__ or error
+        reason = "unreachable" if "Connect" in type(cause).__name__ else "connection_lost"
+        return Failure(reason, self._clean(f"{type(cause).__name__}: {cause}"))
+
+    def _clean(self, message: str) -> str:
+        """One short line without the key, which some servers repeat in their errors."""
+        line = " ".join(message.encode(errors="replace").decode().split())
+        return (line.replace(self._key, HIDDEN) if self._key else line)[:MESSAGE_CHARACTERS]
+
+
+def _count(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+
+
+def _text(value: Any) -> str | None:
+    return value.encode(errors="replace").decode()[:MESSAGE_CHARACTERS] if isinstance(value, str) and value else None
+
+
+def _retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds to wait, from `retry-after-ms` or from `retry-after` in either of its forms (RFC 9110, 10.2.3)."""
+    try:
+        if milliseconds := headers.get("retry-after-ms"):
+            return max(0.0, float(milliseconds) / 1000)
+        value = headers.get("retry-after")
+        if value is None:
+            return None
+        if value.strip().replace(".", "", 1).isdigit():
+            return float(value)
+        return max(0.0, (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds())
+    except (ValueError, TypeError):
+        return None

@@ -1,0 +1,142 @@
+"""How fast, and how much: requests and tokens per minute, and a budget that is never passed."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from ft_pipeline.models.endpoint.responses import Spending
+from ft_pipeline.settings.project import BudgetSettings, EndpointSettings, PriceSettings
+
+Sleep = Callable[[float], Awaitable[None]]
+
+BURST_SECONDS = 1.0
+"""How far ahead of an even pace a quiet minute lets requests run: providers count in short windows, too."""
+FIRST_GUESS = 1 / 3
+"""Tokens per character before any usage was seen; English has about a quarter."""
+MARGIN = 1.1
+"""On the tokens per character that were seen, so that estimates are rather too high."""
+
+
+class Pace:
+    """An even rate of some unit per minute (the generic cell rate algorithm, ITU-T I.371)."""
+
+    def __init__(self, per_minute: int | None, sleep: Sleep) -> None:
+        self._sleep = sleep
+        self._seconds_each = 60 / per_minute if per_minute else 0.0
+        self._due = -float("inf")
+
+    async def take(self, amount: float) -> None:
+        """Wait until `amount` may be used."""
+        if not self._seconds_each:
+            return
+        now = time.monotonic()
+        start = max(self._due, now - BURST_SECONDS)
+        self._due = start + amount * self._seconds_each
+        if start > now:
+            await self._sleep(start - now)
+
+    def give_back(self, amount: float) -> None:
+        """What was taken and not used (or, below zero, was used beyond what was taken)."""
+        self._due -= amount * self._seconds_each
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What one request may use at most."""
+
+    prompt_tokens: int
+    answer_tokens: int
+
+    @property
+    def tokens(self) -> int:
+        return self.prompt_tokens + self.answer_tokens
+
+
+class Estimator:
+    """Tokens of a prompt before the server has counted them, from what it counted so far."""
+
+    def __init__(self, max_new_tokens: int) -> None:
+        self._max_new_tokens = max_new_tokens
+        self._characters = self._tokens = 0
+
+    def estimate(self, characters: int) -> Estimate:
+        rate = MARGIN * self._tokens / self._characters if self._characters else FIRST_GUESS
+        return Estimate(int(characters * rate) + 8, self._max_new_tokens)
+
+    def learn(self, characters: int, prompt_tokens: int) -> None:
+        self._characters += characters
+        self._tokens += prompt_tokens
+
+
+class Limits:
+    """The rates of an endpoint. A 429 that says how long to wait stops everybody, not only the one who got it."""
+
+    def __init__(self, settings: EndpointSettings, sleep: Sleep) -> None:
+        """sleep: waits so many seconds, or less where the run is stopped."""
+        self._sleep = sleep
+        self._requests = Pace(settings.requests_per_minute, sleep)
+        self._tokens = Pace(settings.tokens_per_minute, sleep)
+        self._paused_until = 0.0
+
+    async def admit(self, estimate: Estimate) -> None:
+        """Wait until a request of this size may be sent."""
+        await self._requests.take(1)
+        await self._tokens.take(estimate.tokens)
+        await self._sleep(self._paused_until - time.monotonic())
+
+    def settle(self, estimate: Estimate, used: int) -> None:
+        """Give back what a request did not use."""
+        self._tokens.give_back(estimate.tokens - used)
+
+    def pause(self, seconds: float) -> None:
+        self._paused_until = max(self._paused_until, time.monotonic() + seconds)
+
+
+def cost(prices: PriceSettings, prompt_tokens: int, answer_tokens: int) -> float:
+    """In the currency of the prices."""
+    return (prompt_tokens * prices.input_per_million + answer_tokens * prices.output_per_million) / 1_000_000
+
+
+class Budget:
+    """What may still be spent. A request reserves the most that it can cost, so that the limit is never passed."""
+
+    def __init__(self, limits: BudgetSettings, prices: PriceSettings, spent: Spending) -> None:
+        """spent: of all runs so far; whoever asks keeps it up to date."""
+        self._limits = limits
+        self._prices = prices
+        self._spent = spent
+        self._reserved = Spending()
+        self._under_way = 0
+        self._changed = asyncio.Event()
+
+    async def reserve(self, estimate: Estimate) -> str | None:
+        """Set the request's most aside, waiting for others to end where that may make room. What the budget says
+        against it, or None."""
+        while (against := self._against(estimate)) is not None and self._under_way:
+            self._changed.clear()
+            await self._changed.wait()
+        if against is None:
+            self._under_way += 1
+            self._move(estimate, 1)
+        return against
+
+    def release(self, estimate: Estimate) -> None:
+        """The request has ended and what it used stands in `spent`."""
+        self._under_way -= 1
+        self._move(estimate, -1)
+        self._changed.set()
+
+    def _move(self, estimate: Estimate, sign: int) -> None:
+        self._reserved.prompt_tokens += sign * estimate.prompt_tokens
+        self._reserved.answer_tokens += sign * estimate.answer_tokens
+
+    def _against(self, estimate: Estimate) -> str | None:
+        prompt = self._spent.prompt_tokens + self._reserved.prompt_tokens + estimate.prompt_tokens
+        answer = self._spent.answer_tokens + self._reserved.answer_tokens + estimate.answer_tokens
+        if self._limits.tokens is not None and prompt + answer > self._limits.tokens:
+            return f"budget.tokens {self._limits.tokens:,} is spent ({self._spent.tokens:,} used)"
+        if self._limits.money is not None and cost(self._prices, prompt, answer) > self._limits.money:
+            used = cost(self._prices, self._spent.prompt_tokens, self._spent.answer_tokens)
+            return f"budget.money {self._limits.money:g} is spent ({used:.4g} used)"
+        return None

@@ -1,0 +1,163 @@
+"""What a model's card says, gathered by walking from the model back to the tables through the manifests' inputs."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ft_pipeline.models.base_model import EMBEDDED, EMBEDDED_HUB_ID
+from ft_pipeline.project import FORMATS
+from ft_pipeline.release.candidates import candidates, row_of
+from ft_pipeline.release.card.model_card import CardFacts
+from ft_pipeline.release.model_lookup import NamedModel
+from ft_pipeline.store.artifacts import Artifact, ArtifactStore
+
+NOTHING_COMPARED: dict[str, Any] = {"test_rows": 0, "rows": []}
+
+
+def card_facts(
+    store: ArtifactStore, model: NamedModel, comparison: Artifact | None, *, task: str, teacher_terms: str
+) -> CardFacts:
+    """comparison: whose rows stand on the card. task, teacher_terms: of project.yaml."""
+    lineage = _Lineage(store, model)
+    document = comparison.document("comparison.json") if comparison else NOTHING_COMPARED
+    known = candidates(comparison, store)[0] if comparison else {}
+    root = lineage.root_model
+    compared = {"comparison": comparison.fingerprint} if comparison else {}
+    prompt_variant = model.record.fingerprints.get("prompt_variant") if model.record else None
+    return CardFacts(
+        name=model.row,
+        row=row_of(document, known, model.released),
+        kind=model.kind,
+        task=task,
+        base_model=root.summary["source"],
+        hub_id=EMBEDDED_HUB_ID if root.spec["config"]["model"] == EMBEDDED else hub_id(root),
+        license=_license(root),
+        data=lineage.data(),
+        splits=lineage.conversations.summary["splits"],
+        comparison=document,
+        fingerprints={**model.parts, **({"prompt_variant": prompt_variant} if prompt_variant else {}), **compared},
+        training=lineage.settings(),
+        outcome=lineage.merged_input("adapter").summary if lineage.merged else {},
+        audit=lineage.merged_input("training_data").summary["audit"] if lineage.merged else {},
+        merge=lineage.merged.summary if lineage.merged else {},
+        stages=lineage.stages(),
+        made=lineage.made(),
+        forgotten=lineage.forgotten(),
+        teacher=lineage.teacher(teacher_terms),
+        prompt=model.served,
+        champion=model.record.to_json() if model.record else {},
+    )
+
+
+def hub_id(base: Artifact) -> str | None:
+    """The name of a base model on the hub; None for the embedded one, a local folder, and what another stage left."""
+    config = base.spec["config"]
+    local = config.get("content") is not None or "merged_model" in base.inputs
+    return None if local or config["model"] == EMBEDDED else config["model"]
+
+
+def _license(base: Artifact) -> str | None:
+    if base.spec["config"]["model"] == EMBEDDED:
+        return "apache-2.0"
+    return "LICENSE" if (base.path / "LICENSE").is_file() else None
+
+
+class _Lineage:
+    """A model's artifacts."""
+
+    def __init__(self, store: ArtifactStore, model: NamedModel) -> None:
+        self.store = store
+        self.base_model = store.require("base_model", model.parts["base_model"])
+        merged = model.parts.get("merged_model")
+        self.merged = store.require("merged_model", merged) if merged else None
+        self.conversations = store.require(*model.conversations)
+
+    @property
+    def root_model(self) -> Artifact:
+        """What the first stage started from: the base of a later stage may be the merged model of the one before."""
+        base = self.base_model
+        while "merged_model" in base.inputs:
+            base = self.store.require(*self.store.require(*base.inputs["merged_model"]).inputs["base_model"])
+        return base
+
+    def merged_input(self, name: str) -> Artifact:
+        assert self.merged is not None
+        return self.store.require(*self.merged.inputs[name])
+
+    def trained(self) -> list[Artifact]:
+        """The adapters of all stages, the first to train first."""
+        found: list[Artifact] = []
+        adapter = self.merged_input("adapter") if self.merged else None
+        # Artifacts are known by their content: a stage that changed nothing would lead back to itself.
+        while adapter is not None and adapter.fingerprint not in {each.fingerprint for each in found}:
+            found.insert(0, adapter)
+            base = self.store.require(*adapter.inputs["base_model"])
+            if "start" in adapter.inputs:
+                adapter = self.store.require(*adapter.inputs["start"])
+            elif "merged_model" in base.inputs:
+                adapter = self.store.require(*self.store.require(*base.inputs["merged_model"]).inputs["adapter"])
+            else:
+                adapter = None
+        return found
+
+    def stages(self) -> list[dict[str, Any]]:
+        return [
+            {
+                **{key: adapter.spec["config"]["experiment"][key] for key in ("objective", "technique")},
+                "rows": self._rows(adapter),
+            }
+            for adapter in self.trained()
+        ]
+
+    def _rows(self, adapter: Artifact) -> int:
+        audited = self.store.require(*adapter.inputs["training_data"]).summary["audit"]
+        counts: Mapping[str, int] = audited.get("rows", {})
+        return sum(rows for name, rows in counts.items() if name.endswith("/train"))
+
+    def made(self) -> dict[str, Any]:
+        """When, on what machine and with which code and packages the last stage was trained."""
+        if self.merged is None:
+            return {}
+        manifest = self.merged_input("adapter").manifest
+        run, code, machine = manifest["run"], manifest["code"], manifest["hardware"]
+        packages = ("torch", "transformers", "peft", "trl", "bitsandbytes")
+        return {
+            "trained": manifest["created"],
+            "device": ", ".join(run.get("gpus") or []) or run.get("device"),
+            "machine": f"{machine['processor']}, {machine['cores']} cores",
+            "ft-pipeline": f"{code['version']} (source {code['sha256'][:12]})",
+            "commit": code["commit"],
+            **{name: manifest["packages"][name] for name in packages if name in manifest["packages"]},
+        }
+
+    def forgotten(self) -> bool:
+        made = [*self.trained(), *([self.merged] if self.merged else [])]
+        return any(artifact.manifest.get("redactions") for artifact in made)
+
+    def data(self) -> dict[str, dict[str, Any]]:
+        """Counts by table that it learned from: read, accepted, quarantined, duplicates, reasons."""
+        tables = dict(self.conversations.inputs)
+        for adapter in self.trained():
+            learned = self.store.require(*adapter.inputs["training_data"]).inputs
+            tables |= {name: learned[name] for name in ("preferences", "text") if name in learned}
+        keys = ("read", "accepted", "quarantined", "duplicates", "reasons")
+        found = {name: self.store.require(*tables[name]) for name in FORMATS if name in tables}
+        return {name: {key: table.summary[key] for key in keys} for name, table in found.items()}
+
+    def settings(self) -> Mapping[str, Any]:
+        return self.merged_input("adapter").spec["config"]["experiment"] if self.merged else {}
+
+    def teacher(self, terms: str) -> dict[str, Any]:
+        """The teacher's part in the training data; empty where no distilled row was trained on."""
+        if not self.merged or "distilled" not in (inputs := self.merged_input("training_data").inputs):
+            return {}
+        distilled = self.store.require(*inputs["distilled"])
+        settings = self.merged_input("training_data").spec["config"]["experiment"]["data"]
+        kept = {key: distilled.summary[key] for key in ("kept", "set_aside")}
+        answers = self.store.require(*distilled.inputs["teacher_answers"])
+        return {
+            "model": distilled.spec["config"]["teacher"]["model"],
+            "host": answers.document("teacher.json").get("endpoint_host"),
+            "terms": terms,
+            **kept,
+            "weight": settings["weights"]["distilled"],
+        }

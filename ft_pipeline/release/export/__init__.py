@@ -1,0 +1,1 @@
+"""A model or adapter folder that serves as it was scored."""

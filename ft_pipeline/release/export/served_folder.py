@@ -1,0 +1,67 @@
+"""The folder that an engine serves: the model's files, its prompt in the chat template, decoding as it was scored."""
+
+import json
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from ft_pipeline.errors import UserError
+from ft_pipeline.models.chat import pick_examples
+from ft_pipeline.models.generation_config import decoding_as_scored, load_text_side
+from ft_pipeline.release.export.chat_template import Message, with_own_prompt
+from ft_pipeline.release.export.huggingface import GENERATION, model_files
+from ft_pipeline.release.model_lookup import NamedModel
+from ft_pipeline.store.artifacts import ArtifactStore
+
+TEMPLATE = "chat_template.jinja"
+
+
+def require_servable(model: NamedModel) -> None:
+    """UserError, with the reason, for a model that no engine would answer with as it was scored."""
+    if model.kind == "adapter" and model.served["technique"] == "prompt_tuning":
+        raise UserError(
+            f"{model.name!r} is a learned prompt: virtual tokens, neither weights nor text, which no engine puts in "
+            f"front. Load it with PEFT (ft export {model.name} DIR), or serve another model"
+        )
+    if model.kind == "adapter":
+        raise UserError(
+            f"{model.name!r} is an adapter beside its base model, which an engine rounds otherwise than it was scored; "
+            f"serve its merged model: ft serve {model.experiment}"
+        )
+    if model.kind == "prompt" and (model.served.get("passages") or model.served.get("examples") == "retrieved"):
+        raise UserError(
+            f"{model.name!r} looks up examples or passages for every question, which an engine does not do; serve a "
+            "variant whose prompt is the same for all"
+        )
+    if not Path(model.name).parts or Path(model.name).is_absolute() or ".." in Path(model.name).parts:
+        raise UserError(f"{model.name!r} cannot be the name of a served model; give the variant a plain name")
+
+
+def write_served(store: ArtifactStore, model: NamedModel, folder: Path) -> Path:
+    """Write `folder`/NAME for the engines: links to the store's files, and the two files that say how to answer.
+
+    The name is a path, so that an engine started in `folder` calls the model by it.
+    """
+    kind = "merged_model" if model.kind == "merged" else "base_model"
+    whole = store.require(kind, model.parts[kind])
+    served = folder / model.name
+    served.mkdir(parents=True)
+    for name, path in model_files(whole).items():
+        (served / name).symlink_to(path.resolve())
+    tokenizer = load_text_side(whole.path)
+    decoding = decoding_as_scored(whole.path, tokenizer)
+    (served / GENERATION).write_text(json.dumps(decoding, indent=2) + "\n", encoding="utf-8")
+    template = with_own_prompt(
+        tokenizer.get_chat_template(), model.served.get("system_prompt"), _examples(store, model)
+    )
+    (served / TEMPLATE).unlink(missing_ok=True)
+    (served / TEMPLATE).write_text(template, encoding="utf-8")
+    return served
+
+
+def _examples(store: ArtifactStore, model: NamedModel) -> list[list[Message]]:
+    count = model.served.get("few_shot", 0)
+    if not count:
+        return []
+    rows = pq.read_table(store.require(*model.conversations).path / "rows.parquet").to_pylist()
+    return [list(example) for example in pick_examples(rows, count, model.seed)]

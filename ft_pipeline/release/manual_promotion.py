@@ -1,0 +1,101 @@
+"""A person's decision: `ft promote` and `ft rollback`, by the same rules and gates as a run's."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from ft_pipeline.errors import UserError
+from ft_pipeline.release import champion
+from ft_pipeline.release.candidates import candidates, key_of
+from ft_pipeline.release.champion import Candidate, Promotion, Record
+from ft_pipeline.release.promotion import judge_one, promotion
+from ft_pipeline.settings.project import PromotionSettings
+from ft_pipeline.store.artifacts import Artifact, ArtifactStore
+from ft_pipeline.store.asset_pointers import Current
+
+
+class NotPromoted(Exception):
+    """The rules refuse the candidate; the message says what it lacks."""
+
+
+def promote(
+    store: ArtifactStore, comparison: Artifact, settings: PromotionSettings, name: str, *, force: bool, reason: str
+) -> tuple[Record, bool]:
+    """Release what `name` (an experiment, or a row of the comparison) stands for: the record, and whether it is new.
+
+    The gates are read again from the manifests. NotPromoted where a rule refuses it, unless `force`, which needs a
+    `reason`. UserError for an unknown name, and for one that was scored anew since the comparison.
+    """
+    if force and not reason.strip():
+        raise UserError("a forced promotion needs a reason, which the record keeps: --force --reason TEXT")
+    document = comparison.document("comparison.json")
+    known, served = candidates(comparison, store)
+    row = find_row(document, known, name)
+    _require_newest(store, comparison, row)
+    candidate = known[row["name"]]
+    new = False
+
+    def choose(present: Record | None) -> Promotion | None:
+        nonlocal new
+        new = present is None or present.fingerprint != candidate.fingerprint
+        if not new:
+            return None
+        decision = judge_one(document, known, settings, present, row["name"])
+        if not decision.move and not force:
+            raise NotPromoted(f"{row['name']} is not promoted: {'; '.join(decision.reasons)}")
+        move = promotion(replace(decision, move=True), known, comparison.fingerprint)
+        assert move is not None
+        lacks = [] if decision.move else decision.reasons
+        return replace(
+            move,
+            reason=reason.strip() or decision.reasons[-1],
+            evidence={**move.evidence, "served": served[row["name"]], "lacks": lacks},
+            forced=force,
+            by_hand=True,
+            looked_at=key_of(comparison),
+            passed_over=tuple(each.fingerprint for each in known.values()),
+        )
+
+    record = champion.promote(store.root, choose)
+    assert record is not None
+    return record, new
+
+
+def rollback(store: ArtifactStore, comparison: Artifact | None, reason: str) -> Record:
+    """Bring back the champion before the present one, exactly. UserError where there is none before, or where the store
+    does not hold it any more."""
+    target = champion.before(store.root)
+    for kind, fingerprint in target.fingerprints.items():
+        if kind in {"base_model", "adapter", "merged_model"}:
+            store.require(kind, fingerprint)
+    if comparison is None:
+        return champion.rollback(store.root, reason)
+    known, _ = candidates(comparison, store)
+    fingerprints = [each.fingerprint for each in known.values()]
+    return champion.rollback(store.root, reason, key_of(comparison), fingerprints)
+
+
+def find_row(document: Mapping[str, Any], known: Mapping[str, Candidate], name: str) -> Mapping[str, Any]:
+    """The row that `name` stands for: an experiment's merged model (its adapter where it has none), or a row by name.
+
+    UserError where there is none, or it cannot be released.
+    """
+    rows = document["rows"]
+    own = [row for kind in ("merged", "adapter") for row in rows if (row["experiment"], row["kind"]) == (name, kind)]
+    named = [row for row in rows if row["name"] == name]
+    found = next(iter([*own, *named]), None)
+    if found is not None and found["name"] in known:
+        return found
+    choice = ", ".join([*sorted({each.experiment for each in known.values() if each.experiment}), *known]) or "nothing"
+    if found is None:
+        raise UserError(f"the comparison has no {name!r}; choose one of {choice}")
+    raise UserError(f"{name!r} is of kind {found['kind']}, which cannot be released; choose one of {choice}")
+
+
+def _require_newest(store: ArtifactStore, comparison: Artifact, row: Mapping[str, Any]) -> None:
+    if row["experiment"] is None:
+        return
+    pointer = Current(store.root).read("scores", row["experiment"])
+    compared = comparison.inputs[f"{row['experiment']}/scores"][1]
+    if pointer is not None and pointer.fingerprint != compared:
+        raise UserError(f"{row['experiment']} was scored anew since the comparison; run `ft run`, then promote")

@@ -1,0 +1,162 @@
+"""What a name stands for: the artifacts of a model that may leave the store, and how it was prompted while scored.
+
+A name is `champion`, an experiment (its merged model; the adapter where a technique leaves none), or a row of the
+comparison.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from ft_pipeline.errors import UserError
+from ft_pipeline.release.champion import Record, current
+from ft_pipeline.release.promotion import gates
+from ft_pipeline.store.artifacts import SHORT, Artifact, ArtifactStore
+from ft_pipeline.store.asset_pointers import Current
+
+CHAMPION = "champion"
+TUNED = ("merged", "adapter")
+Reference = tuple[str, str]
+"""(kind, fingerprint) of an artifact."""
+
+
+@dataclass(frozen=True)
+class NamedModel:
+    """A model of the store, with all that is needed to write it down or to serve it."""
+
+    name: str
+    """As it was asked for."""
+    kind: Literal["base", "prompt", "adapter", "merged"]
+    row: str
+    """The row of the comparison that it was scored as; for an experiment, the row that it would have."""
+    experiment: str | None
+    parts: Mapping[str, str]
+    """Fingerprints by role: `base_model`, and where it was tuned `adapter` and `merged_model`."""
+    served: Mapping[str, Any]
+    """`system_prompt`; for tuned models `technique` and `quantization`, for a prompt variant `few_shot`."""
+    conversations: Reference
+    """The rows that it learned from or that its examples come from."""
+    seed: int = 0
+    """That chose the few-shot examples."""
+    record: Record | None = field(default=None, compare=False)
+    """Where it is the champion: who released it, and why."""
+
+    @property
+    def released(self) -> str:
+        """The fingerprint of what is released."""
+        if self.kind in TUNED:
+            return self.parts["merged_model" if self.kind == "merged" else "adapter"]
+        return self.record.fingerprint if self.record else self.parts["base_model"]
+
+    def as_kind(self, kind: Literal["adapter", "merged"]) -> "NamedModel":
+        """The other form of the same tuned model; only the form that was released keeps the champion's record."""
+        if kind == self.kind:
+            return self
+        return replace(self, kind=kind, row=f"{self.experiment}/{kind}", record=None)
+
+
+def find_model(store: ArtifactStore, name: str) -> NamedModel:
+    """UserError where nothing in the store has that name, or it is a model that is not ours (the teacher)."""
+    if name == CHAMPION:
+        record = current(store.root)
+        if record is None:
+            raise UserError("there is no champion yet; `ft run` releases what is good enough, `ft promote NAME` a row")
+        return of_record(store, record)
+    return _experiment(store, name) or _row(store, name)
+
+
+def of_record(store: ArtifactStore, record: Record) -> NamedModel:
+    """The model that a champion's record released."""
+    parts = {role: record.fingerprints[role] for role in record.fingerprints if role != "prompt_variant"}
+    served = record.evidence["served"]
+    if record.kind == "prompt":
+        baseline = _where_it_was_scored(store, record)
+        seed = baseline.spec["config"]["evaluation"]["seed"]
+        conversations = baseline.inputs["conversations"]
+    else:
+        seed, conversations = 0, _learned_from(store, parts["merged_model"])
+    return NamedModel(
+        CHAMPION, record.kind, record.name, record.experiment, parts, served, conversations, seed, record=record
+    )
+
+
+def comparison_of(store: ArtifactStore) -> Artifact | None:
+    """The present comparison."""
+    pointer = Current(store.root).read("comparison")
+    return store.open(pointer.kind, pointer.fingerprint) if pointer else None
+
+
+def _experiment(store: ArtifactStore, name: str) -> NamedModel | None:
+    """What the experiment's last run left, whether it was compared or not. UserError where its gates did not pass."""
+    pointer = Current(store.root).read("merged_model", name)
+    if pointer is None:
+        return None
+    merged = store.require(pointer.kind, pointer.fingerprint)
+    data = store.require(*merged.inputs["training_data"])
+    failed = [gate for gate, passed in gates(data.summary, merged.summary).items() if not passed]
+    if failed:
+        raise UserError(
+            f"{name} did not pass its gate {failed[0]}; see the checks of training_data and merged_model, mend that, "
+            f"and run `ft run --experiment {name}`"
+        )
+    settings = merged.spec["config"]["experiment"]
+    served = {
+        "technique": settings["technique"],
+        "quantization": settings["quantization"] if settings["technique"] == "qlora" else None,
+        "system_prompt": data.spec["config"]["experiment"]["data"]["system_prompt"],
+    }
+    parts = {role: merged.inputs[role][1] for role in ("base_model", "adapter")} | {"merged_model": merged.fingerprint}
+    kind: Literal["adapter", "merged"] = "adapter" if merged.summary["mode"] == "none" else "merged"
+    return NamedModel(name, kind, f"{name}/{kind}", name, parts, served, data.inputs["conversations"])
+
+
+def _row(store: ArtifactStore, name: str) -> NamedModel:
+    comparison = comparison_of(store)
+    rows: Sequence[Mapping[str, Any]] = comparison.document("comparison.json")["rows"] if comparison else []
+    row = next((row for row in rows if row["name"] == name), None)
+    if comparison is None or row is None:
+        raise UserError(f"there is no model {name!r} in this project; choose one of {_choice(store, rows)}")
+    if row["kind"] == "teacher":
+        raise UserError(
+            f"{name!r} is the teacher, a model that this project only asks; choose one of {_choice(store, rows)}"
+        )
+    scored = store.require(*comparison.inputs[row["source"]])
+    base = scored.inputs["base_model"][1]
+    if row["kind"] in TUNED:
+        parts = {role: scored.inputs[role][1] for role in ("base_model", "adapter", "merged_model")}
+        keys = ("technique", "quantization", "system_prompt")
+        served = {key: scored.spec["config"][key] for key in keys}
+        learned = _learned_from(store, parts["merged_model"])
+        return NamedModel(name, row["kind"], name, row["experiment"], parts, served, learned)
+    variants = scored.spec["config"]["prompting"]["variants"]
+    served = variants[row["source_row"]] if row["kind"] == "prompt" else {}
+    seed = scored.spec["config"]["evaluation"]["seed"]
+    return NamedModel(name, row["kind"], name, None, {"base_model": base}, served, scored.inputs["conversations"], seed)
+
+
+def _learned_from(store: ArtifactStore, merged_model: str) -> Reference:
+    merged = store.require("merged_model", merged_model)
+    return store.require(*merged.inputs["training_data"]).inputs["conversations"]
+
+
+def _where_it_was_scored(store: ArtifactStore, record: Record) -> Artifact:
+    """The prompt baseline on which a prompt variant was promoted: its examples come from the rows of that one."""
+    comparison = store.require("comparison", record.evidence["comparison"])
+    for key, reference in sorted(comparison.inputs.items()):
+        if key.endswith("/prompt_baseline"):
+            baseline = store.require(*reference)
+            variants = baseline.spec["config"]["prompting"]["variants"]
+            same_base = baseline.inputs["base_model"][1] == record.fingerprints["base_model"]
+            if same_base and variants.get(record.name) == record.evidence["served"]:
+                return baseline
+    raise UserError(
+        f"the scores on which {record.name} was promoted are not in comparison {comparison.fingerprint[:SHORT]}; "
+        f"promote it again: ft promote {record.name} --force --reason TEXT"
+    )
+
+
+def _choice(store: ArtifactStore, rows: Sequence[Mapping[str, Any]]) -> str:
+    pointers = [each.partition for each in Current(store.root).all() if each.asset == "merged_model" and each.partition]
+    named = [row["name"] for row in rows if row["kind"] != "teacher"]
+    champion = [CHAMPION] if current(store.root) else []
+    return ", ".join(dict.fromkeys([*champion, *pointers, *named])) or "nothing yet: run `ft run`"

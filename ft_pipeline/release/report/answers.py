@@ -1,0 +1,89 @@
+"""Every test answer with what each candidate wrote, for the report."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ft_pipeline.evaluation.comparison.compare import item_value
+from ft_pipeline.evaluation.metrics.definitions import Metric
+
+MOST_ITEMS = 200
+"""Items in a report; a browser still opens it at once."""
+Sample = Mapping[str, Any]
+Samples = Mapping[str, Sequence[Sample]]
+"""By row name, best row first: its samples in the order of the items."""
+
+
+def gains(samples: Samples, changes: Mapping[str, Any], metric: Metric) -> list[float]:
+    """By item: how much better the best tuned row does than the best untouched one.
+
+    changes: of the comparison; `before`, `after`, `metric`.
+    """
+    name = changes["metric"]
+    pairs = zip(samples[changes["before"]], samples[changes["after"]], strict=True)
+    return [_gain(metric, _value(name, old), _value(name, new)) for old, new in pairs]
+
+
+def side_by_side(
+    samples: Samples,
+    turns: Mapping[str, Sequence[Mapping[str, str]]],
+    metric: tuple[str, Metric],
+    gained: Sequence[float] | None,
+) -> list[dict[str, Any]]:
+    """The items as the report shows them: MOST_ITEMS at most, the largest changes first to be kept, in item order.
+
+    turns: the messages of a conversation by its id. gained: see gains; None where nothing was tuned.
+    """
+    first = next(iter(samples.values()))
+    return [
+        {
+            "turns": _turns(first[index], turns),
+            "reference": first[index]["reference"],
+            "answers": [_answer(name, found[index], metric[0]) for name, found in samples.items()],
+            **_change(gained[index] if gained is not None else None, metric[1]),
+        }
+        for index in _chosen(len(first), gained)
+    ]
+
+
+def change_of(gain: float, least: float) -> str:
+    """`improved`, `regressed`, or `same` within what is worth noticing."""
+    return "improved" if gain > least else "regressed" if gain < -least else "same"
+
+
+def _chosen(count: int, gained: Sequence[float] | None) -> list[int]:
+    order = sorted(range(count), key=lambda index: (-abs(gained[index]), index)) if gained is not None else range(count)
+    return sorted(list(order)[:MOST_ITEMS])
+
+
+def _turns(sample: Sample, turns: Mapping[str, Sequence[Mapping[str, str]]]) -> list[dict[str, str]]:
+    """The conversation before the answer; the rendered prompt where its row is gone (forgotten since)."""
+    talk, _, at = sample["item"].rpartition(":")
+    if talk not in turns:
+        return [{"role": "prompt", "text": sample["prompt"]}]
+    return [{"role": turn["role"], "text": turn["content"]} for turn in turns[talk][: int(at)]]
+
+
+def _answer(name: str, sample: Sample, metric: str) -> dict[str, Any]:
+    value = _value(metric, sample)
+    shown = "" if value is None else f"{value:.2f}"
+    return {"name": name, "text": sample["answer"], "cut": sample["finish_reason"] == "length", "value": shown}
+
+
+def _change(gain: float | None, metric: Metric) -> dict[str, str]:
+    if gain is None:
+        return {"change": "", "gain": ""}
+    change = change_of(gain, metric.worth_noticing)
+    words = {"same": "unchanged"}.get(change, f"{change} by {abs(gain):.2f}")
+    return {"change": change, "gain": words}
+
+
+def _value(metric: str, sample: Sample) -> float | None:
+    """The metric of one answer; None where it is not known (a hosted teacher's loss)."""
+    return None if metric == "loss" and sample["loss_sum"] is None else item_value(metric, sample)
+
+
+def _gain(metric: Metric, old: float | None, new: float | None) -> float:
+    assert old is not None and new is not None  # both are rows of models that were scored here
+    if metric.ideal is not None:
+        return abs(old - metric.ideal) - abs(new - metric.ideal)
+    return old - new if metric.lower_is_better else new - old

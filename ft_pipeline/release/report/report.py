@@ -1,0 +1,271 @@
+"""A comparison as one HTML file that needs nothing else: what to do, the scores, and every answer side by side."""
+
+import base64
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from ft_pipeline.evaluation.comparison.costs import duration, in_words
+from ft_pipeline.evaluation.comparison.plots import change_picture, learning_curve_picture, score_picture
+from ft_pipeline.evaluation.comparison.sweep_results import curve_in_words, spread_in_words
+from ft_pipeline.evaluation.metrics.definitions import Metric, shown_metrics
+from ft_pipeline.release.candidates import candidates, row_of
+from ft_pipeline.release.report.answers import MOST_ITEMS, Samples, change_of, gains, side_by_side
+from ft_pipeline.store.artifacts import Artifact, ArtifactStore
+
+TEMPLATE = "report.html.jinja"
+NAME = "report.html"
+VERDICTS = {
+    "prompt": "Do not fine-tune: prompt the untouched model.",
+    "retrieval": "Do not fine-tune: give the untouched model the passages that it lacks.",
+    "prompt_tuning": "Fine-tune, by a learned prompt.",
+    "distillation": "Distil the teacher: let it write more training data.",
+    "lora": "Fine-tune, with LoRA.",
+    "qlora": "Fine-tune, with QLoRA.",
+    "full": "Fine-tune, all weights.",
+    "more_data": "Collect more data before you decide.",
+}
+KINDS = {
+    "base": "the untouched model, without any prompt",
+    "adapter": "the adapter beside its base model",
+    "merged": "the adapter merged into the weights",
+    "champion": "the released model",
+    "teacher": "the teacher, which writes training data",
+}
+COSTS = {
+    "prompt_tokens_per_call": ("prompt tokens per call", 0),
+    "generated_tokens_per_call": ("tokens written per call", 0),
+    "seconds_per_call": ("seconds per call", 2),
+    "cost_per_call": ("cost per call", 6),
+}
+"""By the row's key: the heading, and decimals."""
+
+
+def render_report(
+    store: ArtifactStore,
+    comparison: Artifact,
+    recommendation: Artifact,
+    champion: Artifact | None,
+    project: Mapping[str, Any],
+) -> str:
+    """The HTML. champion: the asset of that name. project: `name` and `task` of project.yaml."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    document, decided = comparison.document("comparison.json"), recommendation.document("recommendation.json")
+    page = _Page(store, comparison, document)
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,  # every text in it may be a user's, or a model's
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        finalize=visible,
+    )
+    released = champion.summary if champion else {}
+    return environment.get_template(TEMPLATE).render(
+        title=project["name"],
+        task=project["task"],
+        items=document["test_items"],
+        conversations=document["test_rows"],
+        compared=comparison.manifest["created"][:16].replace("T", " ") + " UTC",
+        verdict=VERDICTS.get(decided["decision"], decided["decision"]),
+        reasons=decided["reasons"],
+        champion=released.get("champion"),
+        not_moved=[] if released.get("moved") else released.get("reasons", []),
+        identity=_identity(document, comparison, recommendation, champion),
+        **page.scores(_released_row(store, comparison, document, released.get("champion"))),
+        **page.answers(),
+        prompts=page.prompts(),
+    )
+
+
+def visible(value: Any) -> Any:
+    """A text with what cannot be seen (control characters, changes of direction) written out; other values as is."""
+    if not isinstance(value, str) or value.isprintable():
+        return value
+    return "".join(letter if letter.isprintable() or letter in "\n\t" else repr(letter)[1:-1] for letter in value)
+
+
+class _Page:
+    """The parts of the page, from a comparison's document and its samples."""
+
+    def __init__(self, store: ArtifactStore, comparison: Artifact, document: Mapping[str, Any]) -> None:
+        self.store = store
+        self.comparison = comparison
+        self.document = document
+        self.rows: Sequence[Mapping[str, Any]] = document["rows"]
+        self.primary: str = document["primary_metric"]
+        self.metrics = shown_metrics(document)
+        self.costs = [key for key in COSTS if any(row[key] is not None for row in self.rows)]
+
+    def scores(self, released: str | None) -> dict[str, Any]:
+        """released: the row of what is released."""
+        best = {name: self._best(name) for name in self.metrics}
+        return {
+            "primary": self._title(self.primary),
+            "metrics": [
+                {"label": each.label, "direction": each.direction, "meaning": each.meaning, "unit": each.unit}
+                for each in self.metrics.values()
+            ],
+            "costs": [*(COSTS[key][0] for key in self.costs), "trained parameters", "training"],
+            "rows": [self._row(row, best, released) for row in self.rows],
+            "left_out": [
+                f"{one['name']}, scored under another evaluation ({', '.join(one['differs_in']) or 'unknown'} differs)"
+                for one in self.document["left_out"]
+            ],
+            "break_even": [in_words(found) for found in self.document["break_even"]],
+            **self._series(),
+            "noise": _noise(self.document["quantization_noise"]),
+            "picture": _data_uri(score_picture(self.document)),
+            "pairs": [
+                {
+                    **{key: pair[key] for key in ("better", "worse")},
+                    "difference": f"{pair['difference']:.3f}",
+                    "interval": f"{pair['low']:.3f} to {pair['high']:.3f}",
+                    "certain": pair["low"] > 0,
+                }
+                for pair in self.document["pairs"]
+                if pair["metric"] == self.primary
+            ],
+        }
+
+    def _series(self) -> dict[str, Any]:
+        """What was trained beside the experiments: other seeds, and shares of their rows."""
+        metric, curve = self.metrics[self.primary], learning_curve_picture(self.document)
+        return {
+            "seeds": [spread_in_words(each, self.primary, metric) for each in self.document.get("seeds", ())],
+            "learning_curves": [curve_in_words(each, metric) for each in self.document.get("learning_curves", ())],
+            "learning_curve": _data_uri(curve) if curve else None,
+        }
+
+    def answers(self) -> dict[str, Any]:
+        samples, metric = self._samples(), self.metrics[self.primary]
+        changes = self.document["changes"]
+        gained = gains(samples, changes, metric) if changes else None
+        found = side_by_side(samples, self._turns(), (self.primary, metric), gained)
+        return {
+            "samples": found,
+            "shown": len(found),
+            "primary_of_item": self._title(self.primary),
+            "changes": self._changes(changes, gained, metric) if gained is not None else None,
+        }
+
+    def prompts(self) -> list[dict[str, str]]:
+        """The system prompts, in full, of the rows that have one."""
+        told = [(row, self._about(row)) for row in self.rows]
+        return [
+            {"name": row["name"], "what": self._what(row), "system_prompt": about["system_prompt"]}
+            for row, about in told
+            if about.get("system_prompt")
+        ]
+
+    def _title(self, name: str) -> str:
+        return f"{self.metrics[name].label} ({self.metrics[name].direction})"
+
+    def _best(self, name: str) -> float:
+        """The best value of a metric; the rows are in the order of the primary one only."""
+        metric = self.metrics[name]
+        values = [row["scores"][name]["value"] for row in self.rows if name in row["scores"]]
+        if metric.ideal is not None:
+            ideal = metric.ideal
+            return min(values, key=lambda value: abs(value - ideal))
+        return min(values) if metric.lower_is_better else max(values)
+
+    def _row(self, row: Mapping[str, Any], best: Mapping[str, float], released: str | None) -> dict[str, Any]:
+        training = row["training"]
+        return {
+            "name": row["name"],
+            "what": self._what(row),
+            "released": row["name"] == released,
+            "cells": [_cell(row["scores"].get(name), best[name]) for name in self.metrics],
+            "costs": [
+                *("" if row[key] is None else f"{row[key]:,.{COSTS[key][1]}f}" for key in self.costs),
+                f"{row['trainable_params']:,}",
+                duration(training["seconds"]) if training else "",
+            ],
+        }
+
+    def _what(self, row: Mapping[str, Any]) -> str:
+        if row["kind"] != "prompt":
+            technique = f" ({row['technique']})" if row.get("technique") else ""
+            return KINDS[row["kind"]] + technique
+        about = self._about(row)
+        count, how = about.get("few_shot", 0), about.get("examples", "fixed")
+        parts = ["a system prompt"] if about.get("system_prompt") else []
+        parts += [f"{count} {how} examples"] if count else []
+        parts += [f"{about['passages']} passages"] if about.get("passages") else []
+        return f"the untouched model with {' and '.join(parts) or 'nothing'}"
+
+    def _about(self, row: Mapping[str, Any]) -> Mapping[str, Any]:
+        """What the row's scores say of its prompt."""
+        scored = self.store.require(*self.comparison.inputs[row["source"]])
+        own = next(each for each in scored.document("scores.json")["rows"] if each["name"] == row["source_row"])
+        return own["model"]
+
+    def _samples(self) -> Samples:
+        records = pq.read_table(self.comparison.path / "samples.parquet").to_pylist()
+        found: dict[str, list[dict[str, Any]]] = {row["name"]: [] for row in self.rows}
+        for record in records:
+            found[record["name"]].append(record)
+        return {name: sorted(each, key=lambda sample: sample["item"]) for name, each in found.items()}
+
+    def _turns(self) -> dict[str, list[dict[str, str]]]:
+        """The messages of the test conversations, by id."""
+        scored = self.store.require(*self.comparison.inputs[self.rows[0]["source"]])
+        rows = self.store.require(*scored.inputs["conversations"]).path / "rows.parquet"
+        table = pq.read_table(rows, columns=["id", "messages"], filters=[("split", "=", "test")])
+        return {row["id"]: row["messages"] for row in table.to_pylist()}
+
+    def _changes(self, changes: Mapping[str, Any], gained: Sequence[float], metric: Metric) -> dict[str, Any]:
+        counts = [change_of(gain, metric.worth_noticing) for gain in gained]
+        return {
+            **{key: changes[key] for key in ("before", "after")},
+            **{change: counts.count(change) for change in ("improved", "same", "regressed")},
+            "picture": _data_uri(change_picture(gained, metric)),
+        }
+
+
+def _released_row(
+    store: ArtifactStore, comparison: Artifact, document: Mapping[str, Any], champion: Mapping[str, Any] | None
+) -> str | None:
+    known, _ = candidates(comparison, store)
+    return row_of(document, known, champion["fingerprint"]) if champion else None
+
+
+def _cell(score: Mapping[str, float] | None, best: float) -> dict[str, Any]:
+    if score is None:
+        return {"value": "", "interval": "", "best": False}
+    digits = 1 if abs(score["value"]) >= 10 else 3
+    interval = f"{score['low']:.{digits}f} to {score['high']:.{digits}f}"
+    return {"value": f"{score['value']:.{digits}f}", "interval": interval, "best": score["value"] == best}
+
+
+def _noise(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, str]]:
+    """A line per experiment and pair of models."""
+    return [
+        {
+            "experiment": experiment,
+            **{key: line[key] for key in ("first", "second")},
+            **{key: f"{line[key]:.4f}" for key in ("kl", "first_loss", "second_loss")},
+            "difference": f"{line['difference']:+.4f}",
+        }
+        for experiment, lines in found.items()
+        for line in lines
+    ]
+
+
+def _identity(document: Mapping[str, Any], *artifacts: Artifact | None) -> list[tuple[str, str]]:
+    versions = ", ".join(
+        f"{name} {version}" for name, version in sorted(document["evaluation"].get("versions", {}).items())
+    )
+    return [
+        *((artifact.kind, artifact.fingerprint) for artifact in artifacts if artifact),
+        ("evaluation", document["fingerprint"]),
+        *([("measured with", versions)] if versions else []),
+        ("items shown at most", str(MOST_ITEMS)),
+    ]
+
+
+def _data_uri(png: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(png).decode('ascii')}"

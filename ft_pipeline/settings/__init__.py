@@ -1,0 +1,1 @@
+"""The YAML files of a project as typed models."""

@@ -1,0 +1,359 @@
+"""project.yaml as typed models; every setting has one home (docs/settings.md)."""
+
+import re
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
+from zoneinfo import available_timezones
+
+from pydantic import Field, field_validator, model_validator
+
+from ft_pipeline.settings.yaml_file import Section
+
+NAME_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,62}$"
+PASSAGES = "{passages}"
+"""The place in a variant's system prompt where retrieved passages go."""
+METRIC_NAME = r"[a-z][a-z0-9_]{0,39}"
+JUDGED_BY = ("loss", "chrf", "rouge_l", "exact_match")
+"""What answers are always judged by."""
+TAKEN_METRICS = frozenset(
+    {*JUDGED_BY, "format_valid", "length_ratio", "general_accuracy", "general_loss"}
+    | {"name", "item", "group", "prompt", "reference", "answer", "loss_sum", "answer_tokens", "prompt_tokens"}
+    | {"generated_tokens", "finish_reason"}
+)
+"""Other metrics, and the columns that a sample has beside its metrics."""
+CRON_RANGES = (range(60), range(24), range(1, 32), range(1, 13), range(8))
+Share = Annotated[float, Field(ge=0, lt=1)]
+
+
+class DataSettings(Section):
+    """How raw rows become splits."""
+
+    validation_share: Share = 0.1
+    """Share of the groups held out for early stopping and the merge gate."""
+    test_share: Share = 0.15
+    """Share of the groups that are only ever scored."""
+    max_quarantined: Share = 0.1
+    """The share of quarantined rows per format folder above which the pipeline stops."""
+
+    @model_validator(mode="after")
+    def _leave_training_rows(self) -> "DataSettings":
+        if self.validation_share + self.test_share > 0.8:
+            raise ValueError(
+                "validation_share + test_share must stay at or under 0.8, or too little is left to train on"
+            )
+        return self
+
+
+class PromptVariant(Section):
+    """One way of prompting the untouched model."""
+
+    system_prompt: str | None = None
+    """`{passages}` in it stands for the passages, which go behind it otherwise."""
+    few_shot: int = Field(0, ge=0, le=64)
+    """How many examples of the train split go before the question."""
+    examples: Literal["fixed", "retrieved"] = "fixed"
+    """`fixed`: the same for every question. `retrieved`: those whose questions are nearest to it (BM25)."""
+    passages: int = Field(0, ge=0, le=16)
+    """How many passages of data/raw/text, those nearest to the question (BM25), go with it."""
+    passage_words: int = Field(120, ge=10, le=2000)
+    """Words of a passage, at most; texts are cut at paragraphs, long paragraphs at sentences."""
+
+    @model_validator(mode="after")
+    def _says_what_it_retrieves(self) -> "PromptVariant":
+        if self.examples == "retrieved" and not self.few_shot:
+            raise ValueError("`examples: retrieved` needs `few_shot`: how many (4 is usual)")
+        if not self.passages and PASSAGES in (self.system_prompt or ""):
+            raise ValueError(f"the system prompt has a place for {PASSAGES}, but `passages` is 0: say how many")
+        return self
+
+
+class PromptingSettings(Section):
+    """The variants of `prompt_baseline`; `plain` (no prompt at all) is always scored."""
+
+    variants: dict[str, PromptVariant] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _names_are_free(self) -> "PromptingSettings":
+        for name in self.variants:
+            if name in {"plain", "champion", "teacher"}:
+                raise ValueError(f"the variant name {name!r} is taken; choose another")
+        return self
+
+
+class PriceSettings(Section):
+    """What the provider asks per million tokens, in whatever currency `budget.money` is meant in."""
+
+    input_per_million: float = Field(0.0, ge=0)
+    output_per_million: float = Field(0.0, ge=0)
+
+
+class BudgetSettings(Section):
+    """What may be spent on this teacher in this project, over all runs together; the run stops before it is passed."""
+
+    tokens: int | None = Field(None, ge=1)
+    """Prompt and answer tokens together."""
+    money: float | None = Field(None, gt=0)
+    """Needs `prices`."""
+
+
+class EndpointSettings(Section):
+    """A server that speaks OpenAI's protocol: OpenAI itself, vLLM, llama.cpp, Ollama, Together, Fireworks, …"""
+
+    url: str
+    """Up to and including `/v1`, e.g. `http://127.0.0.1:8000/v1`."""
+    api_key_env: str | None = None
+    """The NAME of the environment variable that holds the key; null where the server wants none."""
+    concurrency: int = Field(16, ge=1, le=1024)
+    """Requests under way at once."""
+    requests_per_minute: int | None = Field(None, ge=1)
+    tokens_per_minute: int | None = Field(None, ge=1)
+    timeout_seconds: float = Field(120.0, gt=0)
+    """For one request, from first byte to last."""
+    attempts: int = Field(6, ge=1, le=100)
+    """Requests for one answer before it counts as failed, while others succeed."""
+    patience_seconds: float = Field(600.0, ge=0)
+    """How long the server may be down, once it has answered, before its prompts count as failed."""
+    max_failed: float = Field(0.1, ge=0, le=1)
+    """The share of prompts without a usable answer above which the asset fails."""
+    reply_models: list[str] = Field(default_factory=list)
+    """Further model names that a reply may carry; `model` itself, also with a version behind it, always may."""
+    limit_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    """What the server calls the limit of an answer's tokens; OpenAI's newer models want the longer name."""
+    send_seed: bool = True
+    """Whether `seed` is sent; some servers refuse it."""
+    prices: PriceSettings = PriceSettings()
+    budget: BudgetSettings = BudgetSettings()
+
+    @field_validator("url")
+    @classmethod
+    def _url_without_secrets(cls, url: str) -> str:
+        parts = urlsplit(url)
+        if parts.scheme not in {"http", "https"} or not parts.hostname:
+            raise ValueError("`teacher.endpoint.url` must be like https://host/v1")
+        if parts.username or parts.password or parts.query or parts.fragment:
+            raise ValueError(
+                "`teacher.endpoint.url` holds more than host and path; a key belongs into an environment variable that "
+                "`api_key_env` names"
+            )
+        return url.rstrip("/")
+
+    @field_validator("api_key_env")
+    @classmethod
+    def _names_a_variable(cls, name: str | None) -> str | None:
+        if name is not None and not re.fullmatch(r"[A-Z][A-Z0-9_]*", name):
+            # The value may be the key itself: it is not repeated.
+            raise ValueError(
+                "`teacher.endpoint.api_key_env` must be the name of an environment variable, such as OPENAI_API_KEY, "
+                "not the key"
+            )
+        return name
+
+    @model_validator(mode="after")
+    def _money_has_prices(self) -> "EndpointSettings":
+        if self.budget.money is not None and self.prices == PriceSettings():
+            raise ValueError("`teacher.endpoint.budget.money` needs `prices`: what a million tokens cost")
+        return self
+
+
+class TeacherSettings(Section):
+    """The model that answers the unlabelled prompts."""
+
+    model: str = "embedded"
+    """`embedded`, a folder or a hub id; with an endpoint, the name under which the server knows it."""
+    revision: str | None = None
+    endpoint: EndpointSettings | None = None
+    """Null: the model runs here, in a worker process, and nothing leaves this machine."""
+    system_prompt: str | None = None
+    few_shot: int = Field(4, ge=0, le=64)
+    """How many fixed examples go before the question."""
+    few_shot_from: str | None = Field(None, pattern=r"^(alpaca|sharegpt)/[^/]+$")
+    """The file below data/raw whose train rows the examples are, e.g. `alpaca/best.jsonl`; null: of all files, so that
+    a new file changes them, and every prompt is asked anew."""
+    temperature: float = Field(0.0, ge=0, le=2)
+    max_new_tokens: int = Field(96, ge=1, le=4096)
+    answers_per_prompt: int = Field(1, ge=1, le=64)
+    """Above 1, the sound answer that agrees most with the others is kept (best of n); needs a temperature."""
+    batch_size: int = Field(16, ge=1)
+    """Of a model that runs here, in transformers."""
+    engine: Literal["auto", "transformers", "vllm"] = "auto"
+    """What a model runs in that runs here: `vllm` where its executable is installed and there is a GPU."""
+    in_comparison: bool = True
+    """Whether the teacher answers the test prompts, too, as a row of the comparison; a teacher that is the experiment's
+    own base model never does: it is a prompt variant."""
+    seed: int = 0
+    terms: str = ""
+    """What the teacher's licence or terms say of training with its answers; shown on the model card."""
+
+    @model_validator(mode="after")
+    def _combinations(self) -> "TeacherSettings":
+        if self.endpoint is not None and self.model == "embedded":
+            raise ValueError("`teacher.model` must be the name under which the endpoint knows its model")
+        if self.endpoint is not None and self.engine != "auto":
+            raise ValueError("`teacher.engine` belongs to a model that runs here; remove it, or the endpoint")
+        if self.endpoint is not None and self.revision is not None:
+            raise ValueError("`teacher.revision` belongs to a model that runs here; remove it, or the endpoint")
+        if self.answers_per_prompt > 1 and self.temperature == 0:
+            raise ValueError(
+                f"`teacher.answers_per_prompt` is {self.answers_per_prompt}, but at temperature 0 they would be equal; "
+                "raise teacher.temperature (0.7 is usual)"
+            )
+        return self
+
+
+class AnswerFormat(Section):
+    """The form that every answer must have; `format_valid` is the share that does."""
+
+    type: Literal["json", "regex"]
+    pattern: str | None = None
+    """Of `regex` (Python's): it must match the whole answer."""
+    keys: list[str] = Field(default_factory=list)
+    """Of `json`: the answer must be an object with these keys; none: any JSON will do."""
+
+    @model_validator(mode="after")
+    def _fits_its_type(self) -> "AnswerFormat":
+        if (self.type == "regex") != (self.pattern is not None):
+            raise ValueError("`answer_format`: `type: regex` and `pattern` go together: set both or neither")
+        if self.keys and self.type != "json":
+            raise ValueError("`answer_format`: `keys` belong to `type: json`")
+        try:
+            re.compile(self.pattern or "")
+        except re.error as error:
+            raise ValueError(f"`answer_format.pattern` is {self.pattern!r}, no regular expression: {error}") from None
+        return self
+
+
+class MetricSettings(Section):
+    """A metric of your own."""
+
+    function: str = Field(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)+$")
+    """`checks.politeness` is the function of checks.py in the project folder, or of an installed package. It gets
+    `reference`, `answer` and, where it asks for them, `messages`, by name, and returns a number."""
+    lower_is_better: bool = False
+
+
+class EvaluationSettings(Section):
+    """What is scored, and how."""
+
+    max_new_tokens: int = Field(96, ge=1, le=4096)
+    batch_size: int = Field(16, ge=1)
+    max_test_rows: int | None = Field(None, ge=2)
+    """Score only the first N test rows (in order of their hash); null scores all."""
+    general_questions: str = "data/general/questions.jsonl"
+    general_texts: str = "data/general/texts.jsonl"
+    answer_format: AnswerFormat | None = None
+    metrics: dict[str, MetricSettings] = Field(default_factory=dict)
+    """By name; they stand beside loss, chrF and the others."""
+    tasks: list[str] = Field(default_factory=list)
+    """Tasks by name, of lm-eval's own (their data come from the hub) or of `include_path`; run by every model, with its
+    system prompt."""
+    include_path: str | None = None
+    """A folder of tasks in lm-eval's YAML; their `data_files` are relative to it."""
+    task_documents: int | None = Field(None, ge=1)
+    """Only the first N documents of each task."""
+    bootstrap_resamples: int = Field(10_000, ge=100)
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _metric_names_are_free(self) -> "EvaluationSettings":
+        for name in self.metrics:
+            if not re.fullmatch(METRIC_NAME, name):
+                raise ValueError(f"the metric name {name!r} must be small letters, digits and _, a letter first")
+            if name in TAKEN_METRICS:
+                raise ValueError(f"the metric name {name!r} is taken; choose another")
+        return self
+
+    def known_metrics(self) -> list[str]:
+        """What an answer is judged by."""
+        return [*JUDGED_BY, *(["format_valid"] if self.answer_format else []), *self.metrics]
+
+
+class PromotionSettings(Section):
+    """What a candidate must show before it becomes champion."""
+
+    metric: str = "loss"
+    """loss, chrf, rouge_l, exact_match, format_valid (with evaluation.answer_format), or one of evaluation.metrics."""
+    forgetting_margin: float = Field(0.05, ge=0)
+    """Largest tolerated drop of general accuracy (absolute)."""
+
+
+class CostSettings(Section):
+    """What things cost, in whatever currency, for the comparison's cost per call and break-even; null: not known."""
+
+    gpu_hour: float | None = Field(None, ge=0)
+    """One GPU for one hour, or this machine where it has none."""
+    input_per_million: float | None = Field(None, ge=0)
+    """A million prompt tokens of the base model, where a provider serves it; calls are then counted by tokens."""
+    output_per_million: float | None = Field(None, ge=0)
+
+
+class RetrainingSettings(Section):
+    """When the nightly schedule retrains the experiments that say `retrain: true`, and the champion's."""
+
+    min_new_rows: int = Field(50, ge=1)
+    """So many rows of the train split must be there that the last training did not see."""
+    schedule: str = "0 2 * * *"
+    """When it looks: minute, hour, day of the month, month, day of the week (0 is Sunday), as in cron."""
+    timezone: str = "UTC"
+    """Of that schedule, e.g. `Europe/Berlin`."""
+
+    @field_validator("schedule")
+    @classmethod
+    def _is_cron(cls, given: str) -> str:
+        fields = given.split()
+        if len(fields) != len(CRON_RANGES) or not all(map(_is_cron_field, fields, CRON_RANGES)):
+            raise ValueError(f"{given!r} is not a cron schedule of five fields in numbers, such as `0 2 * * *`")
+        return given
+
+    @model_validator(mode="after")
+    def _know_the_timezone(self) -> "RetrainingSettings":
+        if self.timezone not in available_timezones():
+            raise ValueError(f"there is no time zone {self.timezone!r}; name one like UTC or Europe/Berlin")
+        return self
+
+
+class NotificationSettings(Section):
+    """Who hears of failed runs, failed gates and a new champion; data/store/notifications.jsonl always does."""
+
+    webhook_env: str = Field("FT_WEBHOOK_URL", pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
+    """The environment variable that holds the URL of a Slack-compatible webhook; unset: no webhook is called."""
+    ui_url: str | None = None
+    """Where your team reaches the UI, for links, e.g. `https://dagster.example.org`."""
+
+
+class RetentionSettings(Section):
+    """What `ft gc` leaves in the store beside what is in use."""
+
+    keep_days: float = Field(30, ge=0)
+    """Younger artifacts and checkpoints stay in any case."""
+
+
+class ProjectSettings(Section):
+    """project.yaml: the settings of the task."""
+
+    name: str = Field(pattern=NAME_PATTERN)
+    task: str = ""
+    data: DataSettings = DataSettings()
+    prompting: PromptingSettings = PromptingSettings()
+    teacher: TeacherSettings = TeacherSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+    promotion: PromotionSettings = PromotionSettings()
+    costs: CostSettings = CostSettings()
+    retraining: RetrainingSettings = RetrainingSettings()
+    notifications: NotificationSettings = NotificationSettings()
+    retention: RetentionSettings = RetentionSettings()
+
+    @model_validator(mode="after")
+    def _promotes_by_what_is_measured(self) -> "ProjectSettings":
+        known = self.evaluation.known_metrics()
+        if self.promotion.metric not in known:
+            needs = "; format_valid needs evaluation.answer_format" if self.promotion.metric == "format_valid" else ""
+            raise ValueError(
+                f"`promotion.metric` is {self.promotion.metric!r}; choose one of {', '.join(known)}{needs}"
+            )
+        return self
+
+
+def _is_cron_field(field: str, allowed: range) -> bool:
+    """Whether it is `*`, numbers and ranges of numbers, each with an optional step, all within what is allowed."""
+    parts = [re.fullmatch(r"(?:\*|(\d+)(?:-(\d+))?)(?:/[1-9]\d*)?", part) for part in field.split(",")]
+    return all(part and all(int(number) in allowed for number in part.groups() if number) for part in parts)

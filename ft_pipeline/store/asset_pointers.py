@@ -1,0 +1,69 @@
+"""Which artifact an asset was last materialized to: small pointers that outlive Dagster's database."""
+
+import json
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from ft_pipeline.store.artifacts import Artifact, ArtifactStore
+from ft_pipeline.store.atomic_files import user_write_errors, write_atomically
+
+
+@dataclass(frozen=True)
+class Pointer:
+    """The present artifact of an asset (of one experiment)."""
+
+    asset: str
+    partition: str | None
+    kind: str
+    fingerprint: str
+    manifest_sha256: str
+    """Holds the last manifest of each chain, which no later manifest holds yet."""
+    when: str
+    """UTC, ISO 8601."""
+
+
+class Current:
+    """The pointers of a store: current/<asset>[@partition].json, replaced whole at each materialization."""
+
+    def __init__(self, root: Path) -> None:
+        self.folder = root / "current"
+
+    def write(self, asset: str, partition: str | None, artifact: Artifact) -> Pointer:
+        """Point at `artifact` from now on."""
+        when = datetime.now(UTC).isoformat(timespec="milliseconds")
+        pointer = Pointer(asset, partition, artifact.kind, artifact.fingerprint, artifact.manifest_sha256, when)
+        with user_write_errors():
+            write_atomically(self._path(asset, partition), json.dumps(asdict(pointer), indent=1).encode())
+        return pointer
+
+    def remove(self, asset: str, partition: str | None) -> None:
+        """Forget what an asset was materialized to; harmless if it never was."""
+        self._path(asset, partition).unlink(missing_ok=True)
+
+    def read(self, asset: str, partition: str | None = None) -> Pointer | None:
+        """The pointer of an asset, or None if it was never materialized."""
+        return _read(self._path(asset, partition))
+
+    def all(self) -> list[Pointer]:
+        """Every pointer, sorted by asset and partition."""
+        found = [pointer for path in sorted(self.folder.glob("*.json")) if (pointer := _read(path))]
+        return sorted(found, key=lambda pointer: (pointer.asset, pointer.partition or ""))
+
+    def _path(self, asset: str, partition: str | None) -> Path:
+        return self.folder / (f"{asset}@{partition}.json" if partition else f"{asset}.json")
+
+
+def current_document(root: Path, asset: str) -> Any:
+    """`ASSET.json` of an unpartitioned asset's present artifact in the store `root`; None where there is none."""
+    pointer = Current(root).read(asset)
+    artifact = ArtifactStore(root).open(pointer.kind, pointer.fingerprint) if pointer else None
+    return artifact.document(f"{asset}.json") if artifact else None
+
+
+def _read(path: Path) -> Pointer | None:
+    try:
+        return Pointer(**json.loads(path.read_bytes()))
+    except (OSError, ValueError, TypeError):
+        return None

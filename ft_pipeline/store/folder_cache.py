@@ -1,0 +1,91 @@
+"""A cache of folders by key, with a size limit: the least recently used folders are removed first.
+
+Each entry records the hashes of its files, and they are checked each time it is used.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+MAX_BYTES = 8 << 30
+"""All entries together; those that were not used for longest go first."""
+_LIST = "entry.json"
+
+
+class FolderCache:
+    """Folders of files by key, below `root`. Losing it, or any part of it, costs time and nothing else."""
+
+    def __init__(self, root: Path, max_bytes: int = MAX_BYTES):
+        self.root, self.max_bytes = root, max_bytes
+
+    def take(self, key: str, into: Path) -> bool:
+        """Put the files of an entry into a new folder `into`. False if there is no entry; a damaged one is removed."""
+        entry = self._entry(key)
+        if not entry.exists():
+            return False
+        try:
+            hashes = json.loads((entry / _LIST).read_bytes())
+            into.mkdir(parents=True)
+            for name, sha256 in hashes.items():
+                _link(entry / name, into / name)
+                if _sha256(into / name) != sha256:
+                    raise ValueError(name)
+            os.utime(entry / _LIST)
+        except (OSError, ValueError, AttributeError):
+            shutil.rmtree(entry, ignore_errors=True)
+            shutil.rmtree(into, ignore_errors=True)
+            return False
+        return True
+
+    def keep(self, key: str, folder: Path) -> None:
+        """Keep the files of `folder`, which must not change any more. Where they cannot be kept, nothing happens."""
+        files = sorted(path for path in folder.iterdir() if path.is_file())
+        size = sum(path.stat().st_size for path in files)
+        temporary = None
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            if size > min(self.max_bytes, shutil.disk_usage(self.root).free):
+                return
+            self._make_room(size)
+            temporary = Path(tempfile.mkdtemp(prefix=".incoming-", dir=self.root))
+            for path in files:
+                _link(path, temporary / path.name)
+            (temporary / _LIST).write_text(json.dumps({path.name: _sha256(path) for path in files}))
+            temporary.rename(self._entry(key))
+        except OSError:  # a full or read-only disk; or another build has just kept the same
+            if temporary is not None:
+                shutil.rmtree(temporary, ignore_errors=True)
+
+    def _entry(self, key: str) -> Path:
+        return self.root / key
+
+    def _make_room(self, size: int) -> None:
+        entries = []
+        for path in self.root.iterdir():
+            try:
+                used = (path / _LIST).stat().st_mtime_ns
+            except OSError:
+                continue  # not finished
+            entries.append((used, path, sum(file.stat().st_size for file in path.iterdir())))
+        total = size + sum(bytes_used for _, _, bytes_used in entries)
+        for _, path, bytes_used in sorted(entries):
+            if total <= self.max_bytes:
+                return
+            shutil.rmtree(path, ignore_errors=True)
+            total -= bytes_used
+
+
+def _link(source: Path, target: Path) -> None:
+    """The same file under another name, or a copy where a link cannot be made."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,36 @@
+"""The key under which the result of reading a raw file is cached: a hash of everything that the result depends on."""
+
+import hashlib
+import json
+from collections.abc import Collection
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+_LIBRARIES = ("orjson", "pandas", "pandera", "pyarrow")
+
+
+def key_of(sha256: str, data_format: str, suffix: str, sidecar: Any, excluded: Collection[str]) -> str:
+    """The key of what reading a file gives, from the hash of its content."""
+    parts = {
+        "file": sha256,
+        "format": data_format,
+        "suffix": suffix,
+        "sidecar": sidecar,
+        "excluded": sorted(excluded),
+        "code": code_hash(Path(__file__).parent),
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+@cache
+def code_hash(package: Path) -> str:
+    """Hash of the source of `package`, folders inside it included, and of the libraries that it reads with: no changed
+    rule can reuse an old result."""
+    digest = hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        digest.update(path.relative_to(package).as_posix().encode() + b"\x00" + path.read_bytes())
+    for name in _LIBRARIES:
+        digest.update(f"{name} {version(name)}\n".encode())
+    return digest.hexdigest()

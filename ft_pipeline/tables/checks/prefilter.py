@@ -1,0 +1,112 @@
+"""Which rows of a batch need a close look: one pass over their bytes rules out nearly all of them.
+
+What is not suspected here passes every check of schemas.py (a test holds that); what is may pass as well.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ft_pipeline.tables.checks.content_checks import ANSWERS, MAX_ROW_CHARS, MIN_TEXT_CHARS, may_be_equal
+from ft_pipeline.tables.dedup.normalized import Views
+from ft_pipeline.tables.dedup.shingles import buffers
+from ft_pipeline.tables.text_rules import REFUSAL_PROBE, REFUSAL_PROBE_CHARS
+
+_FAULTY, _PERSONAL = 1, 2
+_MARKS = np.zeros(256, dtype=np.uint8)
+_MARKS[[*range(9), 0x0B, 0x0C, *range(0x0E, 0x20), 0x7F]] = _FAULTY
+_MARKS[list(b"<[{")] = _FAULTY
+"""Every control token begins with < or [, every placeholder with {."""
+_MARKS[list(b"0123456789@")] = _PERSONAL
+"""No kind of personal data that pii.py knows is without."""
+
+
+@dataclass
+class Suspects:
+    """bool per row."""
+
+    faulty: np.ndarray
+    """May fail a check."""
+    personal: np.ndarray
+    """May hold personal data."""
+
+
+def find_suspects(data_format: str, columns: Mapping[str, pa.Array], views: Views) -> Suspects:
+    """Look at rows given as the columns of their format."""
+    count = len(views.prompts)
+    marks, sizes = np.zeros(count, dtype=np.uint8), np.zeros(count, dtype=np.int64)
+    for column in columns.values():
+        _look_at(*strings_of(column), marks, sizes)
+    faulty = (marks & _FAULTY > 0) | _may_echo(data_format, columns, views)
+    if data_format == "text":
+        faulty |= _flags(pc.less(pc.utf8_length(pc.utf8_trim_whitespace(columns["text"])), MIN_TEXT_CHARS))
+    else:
+        faulty |= sizes > MAX_ROW_CHARS  # bytes: never fewer than characters
+    for name in ANSWERS.get(data_format, ()):
+        texts, owners = strings_of(columns[name])
+        starts = pc.utf8_slice_codeunits(texts, 0, REFUSAL_PROBE_CHARS)
+        faulty[owners[_flags(pc.match_substring_regex(starts, REFUSAL_PROBE))]] = True
+    return Suspects(faulty, marks & _PERSONAL > 0)
+
+
+def _look_at(texts: pa.Array, owners: np.ndarray, marks: np.ndarray, sizes: np.ndarray) -> None:
+    """Add the marks and the bytes of texts to those of their rows; `owners` ascend."""
+    if not len(texts):
+        return
+    offsets, data = buffers(texts)
+    np.add.at(sizes, owners, np.diff(offsets))
+    found = _MARKS[data[offsets[0] : offsets[-1]]]
+    places = np.flatnonzero(found)
+    if places.size:
+        rows = owners[np.searchsorted(offsets, places + offsets[0], side="right") - 1]
+        firsts = np.flatnonzero(np.concatenate([[True], rows[1:] != rows[:-1]]))
+        marks[rows[firsts]] |= np.bitwise_or.reduceat(found[places], firsts)
+
+
+def strings_of(column: pa.Array) -> tuple[pa.Array, np.ndarray]:
+    """All strings of a column but the names of roles, as large_string, and for each the position of its row.
+
+    Rows come in order.
+    """
+    kind = column.type
+    if pa.types.is_struct(kind):
+        said, thought = column.field("content"), column.field("reasoning_content")
+        owners = np.arange(len(column))
+        if thought.null_count < len(thought):
+            both = pa.concat_arrays([said, thought])
+            order = np.flatnonzero(_flags(pc.is_valid(both)))
+            order = order[np.argsort(order % len(column), kind="stable")]
+            return both.take(pa.array(order)).cast(pa.large_string()), order % len(column)
+        return said.cast(pa.large_string()), owners
+    if pa.types.is_list(kind):
+        texts, owners = strings_of(column.flatten())
+        return texts, pc.list_parent_indices(column).to_numpy(zero_copy_only=False)[owners]
+    return column.cast(pa.large_string()).fill_null(""), np.arange(len(column))
+
+
+def _may_echo(data_format: str, columns: Mapping[str, pa.Array], views: Views) -> np.ndarray:
+    """Whether an answer may be the prompt over again."""
+    if data_format == "preferences":
+        return np.ones(len(views.prompts), dtype=bool)
+    found = np.zeros(len(views.prompts), dtype=bool)
+    if data_format == "alpaca":
+        found |= _flags(pc.equal(views.prompts, views.answers))
+        more = pc.or_(
+            pc.not_equal(columns["input"], ""), pc.or_(pc.is_valid(columns["system"]), pc.is_valid(columns["history"]))
+        )
+        instruction, extra, output = (
+            columns[name].filter(more).cast(pa.large_string()) for name in ("instruction", "input", "output")
+        )
+        same = pc.equal(pc.utf8_trim_whitespace(extra), pc.utf8_trim_whitespace(output))
+        found[np.flatnonzero(_flags(more))] |= may_be_equal(instruction, output) | _flags(same)
+    if data_format == "sharegpt" and views.said is not None and len(views.said) > 1:
+        same = _flags(pc.equal(views.said[:-1], views.said[1:]))
+        found[pc.list_parent_indices(columns["messages"]).to_numpy(zero_copy_only=False)[1:][same]] = True
+    return found
+
+
+def _flags(array: pa.Array) -> np.ndarray:
+    return array.to_numpy(zero_copy_only=False)

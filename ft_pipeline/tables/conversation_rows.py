@@ -1,0 +1,144 @@
+"""The rows of the alpaca and the sharegpt table side by side, as turns."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ft_pipeline.tables.dedup.contamination import Phrases
+from ft_pipeline.tables.dedup.keys import Keys, ShingleFile, merge, shingles_of_views
+from ft_pipeline.tables.dedup.normalized import messages_of_alpaca, plain_prompts, views_of_messages
+from ft_pipeline.tables.formats.arrow_schema import MESSAGES
+from ft_pipeline.tables.keystore import read_keys
+from ft_pipeline.tables.reading.process_pool import map_batches
+from ft_pipeline.tables.reason_codes import DUPLICATE_CODES
+
+BATCH_ROWS = 16_384
+TABLES = ("alpaca", "sharegpt")
+
+
+@dataclass
+class Staged:
+    """The rows of both tables, alpaca first, in the order of their files."""
+
+    folders: Sequence[Path]
+    keys: Keys
+    """Without shingles until `with_texts` has read the texts."""
+    table: np.ndarray
+    """uint8: an index of TABLES."""
+    file: np.ndarray
+    """int32: an index of `files`."""
+    files: list[str]
+    row: np.ndarray
+    golden: np.ndarray
+    """bool: of a golden test file."""
+    lenient: np.ndarray
+    """bool: of a file that may hold copies of other rows."""
+    prompt_hits: np.ndarray
+    """bool: the prompt shares a phrase with the general suite."""
+    answer_hits: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.row)
+
+    def origin(self, at: int) -> str:
+        """table/file:row."""
+        return f"{TABLES[self.table[at]]}/{self.files[self.file[at]]}:{self.row[at]}"
+
+    @property
+    def compared_already(self) -> bool:
+        """Whether no two rows can be near each other, because the one table there is has been deduplicated."""
+        return not (self.golden.any() or self.lenient.any() or len(np.unique(self.table)) > 1)
+
+
+def stage(alpaca: Path, sharegpt: Path) -> Staged:
+    """Where the rows of both table artifacts come from, and their keys."""
+    files: list[str] = []
+    parts: list[dict[str, np.ndarray]] = []
+    for number, folder in enumerate((alpaca, sharegpt)):
+        accounts = {entry["file"]: entry for entry in pq.read_table(folder / "files.parquet").to_pylist()}
+        origin = pq.read_table(
+            folder / "rows.parquet", columns=["file", "row"], read_dictionary=["file"]
+        ).unify_dictionaries()
+        encoded = origin["file"].combine_chunks()
+        names = encoded.dictionary.to_pylist() if len(origin) else []
+        codes = (
+            encoded.indices.to_numpy(zero_copy_only=False).astype(np.int32) if len(origin) else np.empty(0, np.int32)
+        )
+        golden = np.array([accounts[name]["split"] == "test" for name in names], dtype=bool)
+        lenient = np.array([bool(DUPLICATE_CODES & set(accounts[name]["allow"])) for name in names], dtype=bool)
+        parts.append(
+            {
+                "table": np.full(len(origin), number, np.uint8),
+                "file": codes + len(files),
+                "row": origin["row"].to_numpy(),
+                "golden": golden[codes],
+                "lenient": lenient[codes],
+            }
+        )
+        files += names
+    columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    nothing = np.zeros(len(columns["row"]), dtype=bool)
+    keys = merge([read_keys(folder / "keys.parquet") for folder in (alpaca, sharegpt)])
+    return Staged((alpaca, sharegpt), keys, files=files, prompt_hits=nothing, answer_hits=nothing, **columns)
+
+
+def with_texts(staged: Staged, phrases: Phrases, work: Path) -> Staged:
+    """The same rows with their shingles and what they share with the general suite: reads all texts."""
+    store = ShingleFile(work / "shingles.u64")
+    found: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+    for folder, name in zip(staged.folders, TABLES, strict=True):
+        path = folder / "rows.parquet"
+        batches = (messages_of(table, name) for table in table_batches(path))
+        for _, (shingles, lengths, prompt_hits, answer_hits) in map_batches(
+            partial(_look_at, phrases=phrases), batches, 2 * path.stat().st_size
+        ):
+            store.append(shingles)
+            found.append((lengths, prompt_hits, answer_hits))
+    if not found:
+        return staged
+    lengths, prompt_hits, answer_hits = (np.concatenate(column) for column in zip(*found, strict=True))
+    keys = replace(staged.keys, shingles=store.read(), lengths=lengths)
+    return replace(staged, keys=keys, prompt_hits=prompt_hits, answer_hits=answer_hits)
+
+
+def _look_at(messages: pa.Array, phrases: Phrases) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    views = views_of_messages(messages)
+    shingles, lengths = shingles_of_views(views.prompts, views.answers)
+    return shingles, lengths, phrases.shared_by(views.prompts), phrases.shared_by(views.answers)
+
+
+def table_batches(path: Path) -> Iterator[pa.Table]:
+    """The rows of a rows.parquet, some at a time."""
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(batch_size=BATCH_ROWS):
+            yield pa.Table.from_batches([batch])
+
+
+def messages_of(table: pa.Table, name: str) -> pa.Array:
+    """The turns of rows of the table `name`, as list<struct<role, content>>."""
+    return table["messages"].combine_chunks() if name == "sharegpt" else alpaca_messages(table)
+
+
+def alpaca_messages(table: pa.Table) -> pa.Array:
+    """[system] + history + user (instruction, empty line, input) + assistant."""
+    if table["system"].null_count == table["history"].null_count == table.num_rows:
+        return _plain_alpaca_messages(table)
+    return messages_of_alpaca(table)
+
+
+def _plain_alpaca_messages(table: pa.Table) -> pa.Array:
+    """The same without system and history, by Arrow's kernels."""
+    count = table.num_rows
+    instruction, extra, output = (table[name].combine_chunks() for name in ("instruction", "input", "output"))
+    prompt = plain_prompts(instruction, extra).cast(pa.string())
+    turns = np.arange(2 * count).reshape(2, count).T.ravel()
+    contents = pa.concat_arrays([prompt, output]).take(pa.array(turns))
+    roles = pa.array(["user", "assistant"] * count, pa.string())
+    no_reasoning = pa.nulls(2 * count, pa.string())
+    fields = pa.StructArray.from_arrays([roles, contents, no_reasoning], fields=list(MESSAGES.value_type))
+    return pa.ListArray.from_arrays(pa.array(np.arange(0, 2 * count + 1, 2), pa.int32()), fields, type=MESSAGES)

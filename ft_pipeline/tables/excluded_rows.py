@@ -1,0 +1,110 @@
+"""Forgotten rows: the salted hashes of data/excluded.yaml, and the mark that stands in a raw file in a row's place.
+
+A hash tells whether a row that is seen again is one of them, and nothing of what it said.
+"""
+
+import hmac
+import re
+import secrets
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ft_pipeline.errors import UserError
+from ft_pipeline.store.atomic_files import user_write_errors, write_atomically
+
+FILE = "excluded.yaml"
+MARK = re.compile(r"^excluded:[0-9a-f]{64}$")
+HEADER = """\
+# Rows that were forgotten on request: salted hashes, written by `ft forget`. Rows with these hashes are never used
+# again, wherever they come back (reason `excluded`). Keep this file under version control, and keep the salt: without
+# it the hashes say nothing.
+"""
+
+
+@dataclass(frozen=True)
+class Excluded:
+    """The forgotten rows of one format: `identity in excluded`, where an identity is a row's id."""
+
+    salt: str = ""
+    hashes: frozenset[str] = frozenset()
+
+    def __contains__(self, identity: object) -> bool:
+        return bool(self.hashes) and salted(str(identity), self.salt) in self.hashes
+
+    def __len__(self) -> int:
+        return len(self.hashes)
+
+    def __iter__(self) -> Iterator[str]:
+        """What tells one list of forgotten rows from another; no ids, which nobody knows any more."""
+        return (f"{self.salt}:{hashed}" for hashed in sorted(self.hashes))
+
+    def to_json(self) -> dict[str, Any]:
+        """What a table's spec says of them."""
+        return {"salt": self.salt, "hashes": sorted(self.hashes)} if self.hashes else {}
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> "Excluded":
+        return cls(document.get("salt", ""), frozenset(document.get("hashes", ())))
+
+
+def salted(identity: str, salt: str) -> str:
+    """HMAC-SHA-256 (hex) of a row's id."""
+    return hmac.new(bytes.fromhex(salt), identity.encode(), sha256).hexdigest()
+
+
+def mark_of(hashed: str) -> str:
+    """What stands in the place of a row with this salted hash."""
+    return f"excluded:{hashed}"
+
+
+def is_mark(value: Mapping[str, Any]) -> bool:
+    """Whether a raw row is the mark of a forgotten one: its first value that is not empty says so."""
+    first = next((item for item in value.values() if item is not None and item != ""), None)
+    return type(first) is str and first.startswith("excluded:") and MARK.match(first) is not None
+
+
+def read_excluded(data_dir: Path, data_format: str) -> Excluded:
+    """The forgotten rows of a format. UserError where data/excluded.yaml cannot be understood: rows that must not be
+    trained on would come back in silence."""
+    document = _read(data_dir / FILE)
+    hashes = frozenset(row["hash"] for row in document["rows"] if row["format"] == data_format)
+    return Excluded(document["salt"], hashes)
+
+
+def salt_of(data_dir: Path) -> str:
+    """The project's salt; a new one where nothing was forgotten yet."""
+    return _read(data_dir / FILE)["salt"] or secrets.token_hex(16)
+
+
+def add_excluded(data_dir: Path, salt: str, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Add rows (`hash`, `format`, `file`, `row`, `when`, `by`, `reason`) to data/excluded.yaml; known ones stay as
+    they are."""
+    path = data_dir / FILE
+    known = _read(path)["rows"]
+    hashes = {(row["hash"], row["format"]) for row in known}
+    added = [dict(row) for row in rows if (row["hash"], row["format"]) not in hashes]
+    text = yaml.safe_dump({"salt": salt, "rows": [*known, *added]}, sort_keys=False, allow_unicode=True)
+    with user_write_errors():
+        write_atomically(path, (HEADER + text).encode())
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {"salt": "", "rows": []}
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        bytes.fromhex(document["salt"])
+        for row in document["rows"]:
+            if not (re.fullmatch(r"[0-9a-f]{64}", row["hash"]) and isinstance(row["format"], str)):
+                raise ValueError(f"{row['hash']!r} is no hash")
+    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
+        raise UserError(
+            f"data/{FILE} cannot be understood ({error}); restore it from version control: it says which rows must "
+            "never be used"
+        ) from None
+    return document

@@ -1,0 +1,143 @@
+"""What reading one raw file gave, before it is known which of its rows are copies: files in a folder of its own."""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.ipc
+
+from ft_pipeline.tables.accounts import FileAccount, Warning
+from ft_pipeline.tables.dedup.keys import Keys, ShingleFile, merge
+from ft_pipeline.tables.reading.sidecar import PLAIN, Sidecar
+from ft_pipeline.tables.reason_codes import Refused
+
+ASIDE, SHINGLES = "aside.arrow", "shingles.u64"
+_KEYS, _NOTE, _ROWS = "keys.arrow", "outcome.json", "rows-*.arrow"
+_HASHES = ("exact", "normal", "prompt", "answer", "lengths")
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """One raw file of a format folder."""
+
+    name: str
+    """Relative to the format folder: what people see, and what rows carry as their origin."""
+    path: Path
+    """Where its bytes lie (the folder itself, or a snapshot)."""
+    sha256: str
+    """Of its content; empty where nobody has looked, it is then always read."""
+    sidecar: dict[str, Any] | None = None
+    """The parsed YAML beside it."""
+    data_dir: Path | None = None
+    """The folder that the path must not lead out of; None: the folder that the path lies in."""
+    refused: tuple[str, str] | None = None
+    """(code, message) of a file that could not even be taken from the user's folder."""
+    fetch: Callable[[], Path] | None = None
+    """Brings its bytes to where they can be read, if they do not lie at `path`; called only if they must be read."""
+
+
+@dataclass
+class Collected:
+    """One file, read. A refused one has an account and nothing else."""
+
+    source: SourceFile
+    account: FileAccount
+    sidecar: Sidecar = PLAIN
+    folder: Path | None = None
+    """Holds the accepted rows, in order, and the faulty ones (chunk.ASIDE)."""
+    rows: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    """The row numbers of the accepted rows."""
+    keys: Keys = field(default_factory=lambda: merge([]))
+    pairs: np.ndarray = field(default_factory=lambda: np.empty((0, 2), dtype=np.uint64))
+    reasons: dict[str, list[int]] = field(default_factory=dict)
+    """Code → faulty rows."""
+    warnings: list[Warning] = field(default_factory=list)
+
+    @property
+    def refused(self) -> bool:
+        return self.account.status == "refused"
+
+    def row_batches(self) -> Iterator[pa.RecordBatch]:
+        """The accepted rows: the format's columns, `row`, `id`."""
+        for path in sorted(self.folder.glob(_ROWS)) if self.folder else ():
+            yield from _read_stream(path)
+
+    def aside_batches(self) -> Iterator[pa.RecordBatch]:
+        """The faulty rows."""
+        if self.folder:
+            yield from _read_stream(self.folder / ASIDE)
+
+
+def refused(source: SourceFile, error: Refused) -> Collected:
+    """A file that is not used, and why."""
+    account = FileAccount(file=source.name, sha256=source.sha256, status="refused")
+    account.error_code, account.error_message = error.code, error.message
+    return Collected(source, account)
+
+
+def rows_path(folder: Path, first_row: int) -> Path:
+    """Where the rows of a batch go that begins with `first_row`: names in the order of the rows."""
+    return folder / f"rows-{first_row:015d}.arrow"
+
+
+def write_stream(path: Path, table: pa.Table) -> None:
+    """Write a table as an Arrow IPC stream."""
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+
+
+def _read_stream(path: Path) -> Iterator[pa.RecordBatch]:
+    with pa.memory_map(str(path)) as source:
+        yield from pa.ipc.open_stream(source)
+
+
+def save(collected: Collected, folder: Path) -> None:
+    """Write what `load` needs beside the rows."""
+    account = collected.account
+    note = {
+        "refused": [account.error_code, account.error_message] if collected.refused else None,
+        "read": account.read,
+        "reasons": collected.reasons,
+        "warnings": [asdict(warning) for warning in collected.warnings],
+    }
+    (folder / _NOTE).write_text(json.dumps(note))
+    keys = collected.keys
+    columns = {name: getattr(keys, name) for name in _HASHES} | {"row": collected.rows}
+    columns |= {"group_high": keys.group[:, 0], "group_low": keys.group[:, 1]}
+    if len(collected.pairs):
+        columns |= {"pair": collected.pairs[:, 0], "reverse": collected.pairs[:, 1]}
+    write_stream(folder / _KEYS, pa.table(columns))
+
+
+def load(source: SourceFile, account: FileAccount, sidecar: Sidecar, folder: Path) -> Collected:
+    """What `save` wrote, as if the file had been read; `account` holds what its sidecar says."""
+    note = json.loads((folder / _NOTE).read_text())
+    if note["refused"]:
+        return refused(source, Refused(*note["refused"]))
+    account.read = note["read"]
+    with pa.OSFile(str(folder / _KEYS)) as file:
+        table = pa.ipc.open_stream(file).read_all()
+    columns = {name: table[name].to_numpy() for name in table.column_names}
+    group = np.stack([columns["group_high"], columns["group_low"]], axis=1)
+    keys = Keys(
+        **{name: columns[name] for name in _HASHES}, group=group, shingles=ShingleFile(folder / SHINGLES).read()
+    )
+    collected = Collected(source, account, sidecar, folder, columns["row"], keys, reasons=note["reasons"])
+    if "pair" in columns:
+        collected.pairs = np.stack([columns["pair"], columns["reverse"]], axis=1)
+    collected.warnings = [Warning(**{**warning, "file": source.name}) for warning in note["warnings"]]
+    return collected
+
+
+def all_shingles(files: list[Collected], work: Path) -> np.ndarray:
+    """The shingles of all files, one after the other; on disk, so that they do not fill the memory."""
+    if len(files) == 1:
+        return files[0].keys.shingles
+    together = ShingleFile(work / SHINGLES)
+    for each in files:
+        together.append(each.keys.shingles)
+    return together.read()

@@ -1,0 +1,82 @@
+"""The identity of a row and of a table."""
+
+import hashlib
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import orjson
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ft_pipeline.tables.formats.registry import COLUMNS, Record
+
+_ESCAPED = r"[\"\\\x00-\x1f\x7f]"
+"""What JSON writes in another way than as it stands (and U+007F, to be sure)."""
+_ID_DIGITS = 64
+
+
+def row_id(row: dict[str, Any]) -> str:
+    """sha256 (hex) of the row as canonical JSON: sorted keys, no white space, UTF-8."""
+    return hashlib.sha256(orjson.dumps(row, option=orjson.OPT_SORT_KEYS)).hexdigest()
+
+
+def row_ids(data_format: str, records: Sequence[Record]) -> pa.Array:
+    """row_id of each record."""
+    names = COLUMNS[data_format]
+    return pa.array([row_id(dict(zip(names, record, strict=True))) for record in records], pa.string())
+
+
+def alpaca_ids(instruction: pa.Array, extra: pa.Array, output: pa.Array) -> pa.Array:
+    """row_id of instructions without system prompt and history, given as string columns."""
+    texts = [_as_json(column.cast(pa.large_string())) for column in (extra, instruction, output)]
+    heads = ('{"history":null,"input":"', '","instruction":"', '","output":"')
+    parts = [part for head, text in zip(heads, texts, strict=True) for part in (_large(head), text)]
+    digests = b"".join(sha256_of_each(pc.binary_join_element_wise(*parts, _large('","system":null}'), _large(""))))
+    offsets = np.arange(len(instruction) + 1, dtype=np.int32) * _ID_DIGITS
+    return pa.StringArray.from_buffers(len(instruction), pa.py_buffer(offsets), pa.py_buffer(digests.hex().encode()))
+
+
+def sha256_of_each(texts: pa.Array) -> list[bytes]:
+    """The digest of each text of a large_string array, in UTF-8."""
+    _, offsets, data = texts.buffers()
+    ends = np.frombuffer(offsets, dtype=np.int64)[texts.offset : texts.offset + len(texts) + 1]
+    view, sha256 = memoryview(data or b""), hashlib.sha256
+    return [sha256(view[begin:end]).digest() for begin, end in pairwise(ends.tolist())]
+
+
+def _as_json(texts: pa.Array) -> pa.Array:
+    """The texts as they stand in JSON, between the quotes."""
+    escaped = pc.match_substring_regex(texts, _ESCAPED)
+    if not pc.any(escaped).as_py():
+        return texts
+    rewritten = [orjson.dumps(text)[1:-1].decode() for text in texts.filter(escaped).to_pylist()]
+    return pc.replace_with_mask(texts, escaped, pa.array(rewritten, pa.large_string()))
+
+
+def _large(text: str) -> pa.Scalar:
+    return pa.scalar(text, pa.large_string())
+
+
+class RowsDigest:
+    """sha256 over rows by their ids and whatever else of them counts, however they come in batches."""
+
+    def __init__(self) -> None:
+        self._ids, self._others = hashlib.sha256(), hashlib.sha256()
+
+    def add(self, ids: pa.ChunkedArray, others: pa.ChunkedArray) -> None:
+        """Take in a batch: its ids (64 hex digits each) and one more column, of integers or of short texts."""
+        self._ids.update("".join(ids.to_pylist()).encode())
+        if pa.types.is_integer(others.type):
+            self._others.update(others.to_numpy().astype("<i8").tobytes())
+        else:
+            self._others.update("".join(f"{text}\n" for text in others.to_pylist()).encode())
+
+    def end(self, name: str, count: int) -> None:
+        """Close a part, such as the rows of one file."""
+        self._others.update(f"{name}\x00{count}\n".encode())
+
+    def hexdigest(self) -> str:
+        """The hash of all rows so far, in their order."""
+        return hashlib.sha256(self._ids.digest() + self._others.digest()).hexdigest()

@@ -1,0 +1,157 @@
+"""Lists of turns: who speaks, what is said, and in which order that may happen."""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ft_pipeline.tables.reading.json_parser import names_of, seen, shorten
+from ft_pipeline.tables.reading.sidecar import Sidecar, rename
+from ft_pipeline.tables.reason_codes import Fault
+from ft_pipeline.tables.text_rules import is_empty, normalise
+
+ROLES: Mapping[str, str] = {
+    "human": "user",
+    "user": "user",
+    "gpt": "assistant",
+    "assistant": "assistant",
+    "system": "system",
+}
+"""The roles that need no sidecar, and what they become. Case counts."""
+TARGETS: Mapping[str, str] = {"human": "user", "gpt": "assistant", "system": "system", "tool": "tool"}
+"""What a sidecar may map a role to, and what that becomes."""
+READ_KEYS = frozenset({"from", "role", "value", "content", "reasoning_content"})
+"""The keys of a turn that are used; others are dropped and named once per file."""
+_CALLS = ("tool_calls", "function_call")
+_SPEAKER = {"user": "the human's", "assistant": "the model's", "tool": "a tool's", "system": "the system's"}
+_MAY_FOLLOW = {"user": {"assistant", "tool"}, "assistant": {"user", "tool"}, "tool": {"tool", "assistant"}}
+
+Message = dict[str, str]
+"""role (user, assistant, system, tool), content, and of an assistant turn perhaps reasoning_content."""
+
+
+def read_turns(raw: list[Any], sidecar: Sidecar) -> list[Message] | Fault:
+    """Turns of any of the common spellings as {role, content[, reasoning_content]}, or the first fault."""
+    roles = {**ROLES, **{theirs: TARGETS[ours] for theirs, ours in sidecar.roles.items()}}
+    messages: list[Message] = []
+    for number, turn in enumerate(raw, 1):
+        if not isinstance(turn, dict):
+            return Fault("wrong_type", f"turn {number} is {seen(turn)}; it must be an object with `from` and `value`")
+        if sidecar.columns:
+            turn = rename(turn, sidecar)
+        message = _read_turn(turn, number, roles)
+        if isinstance(message, Fault):
+            return message
+        messages.append(message)
+    return messages
+
+
+def _read_turn(turn: dict[str, Any], number: int, roles: Mapping[str, str]) -> Message | Fault:
+    for name in _CALLS:
+        if turn.get(name):
+            return Fault(
+                "unsupported_shape", f"turn {number} has `{name}`, which is not read; write the call as the turn's text"
+            )
+    speaker = _first(turn, "from", "role")
+    if speaker is None:
+        return Fault(
+            "missing_from",
+            f"turn {number} has no `from`; it has {names_of(turn)}",
+        )
+    if not isinstance(speaker, str):
+        return Fault("wrong_type", f"`from` of turn {number} is {seen(speaker)}; it must be a text")
+    text = _first(turn, "value", "content")
+    if text is None:
+        return Fault(
+            "missing_value",
+            f"turn {number} has no `value`; it has {names_of(turn)}",
+        )
+    if not isinstance(text, str):
+        return Fault("wrong_type", f"`value` of turn {number} is {seen(text)}; it must be a text")
+    if speaker not in roles:
+        return Fault(
+            "unknown_role",
+            f"turn {number} has the role {shorten(speaker)}; known are human, gpt, system. A sidecar can map it: "
+            f"`roles: {{{_yaml_key(speaker)}: {_guess(speaker)}}}` (human, gpt, system or tool)",
+        )
+    if is_empty(text):
+        return Fault("empty_value", f"turn {number} ({speaker}) is empty; write it, or remove the row")
+    role = roles[speaker]
+    thoughts = turn.get("reasoning_content") if role == "assistant" else None
+    if thoughts is None:
+        return {"role": role, "content": text}
+    if not isinstance(thoughts, str):
+        return Fault("wrong_type", f"`reasoning_content` of turn {number} is {seen(thoughts)}; it must be a text")
+    if is_empty(thoughts):
+        return {"role": role, "content": text}
+    return {"role": role, "content": text, "reasoning_content": thoughts}
+
+
+def _guess(speaker: str) -> str:
+    """What an unknown role most likely is."""
+    role = ROLES.get(speaker.lower())
+    if role is None:
+        role = "tool" if any(word in speaker.lower() for word in ("tool", "func", "observ")) else "assistant"
+    return next(ours for ours, mapped in TARGETS.items() if mapped == role)
+
+
+def _yaml_key(name: str) -> str:
+    return name if name.replace("_", "").isalnum() else shorten(name)
+
+
+def _first(turn: dict[str, Any], *names: str) -> Any:
+    return next((turn[name] for name in names if turn.get(name) is not None), None)
+
+
+def check_order(messages: list[Message], last: str) -> Fault | None:
+    """[system], then human and model in turn, the human first; `last` (user or assistant) says who must end.
+
+    Turns of tools may stand between the human's and the model's, or between two of the model's.
+    """
+    roles = [message["role"] for message in messages]
+    if "system" in roles[1:]:
+        return Fault("system_not_first", f"turn {roles.index('system', 1) + 1} is a system turn; move it to the front")
+    spoken = roles[1:] if roles[:1] == ["system"] else roles
+    if not spoken:
+        return Fault("empty_conversation", "there is no turn but the system's; remove the row")
+    before = len(roles) - len(spoken)
+    if spoken[0] != "user":
+        return Fault(
+            "first_turn_not_human", f"turn {before + 1} is {_SPEAKER[spoken[0]]}; the human must speak first: remove it"
+        )
+    for at in range(1, len(spoken)):
+        if spoken[at] not in _MAY_FOLLOW[spoken[at - 1]]:
+            return Fault("non_alternating", _out_of_turn(before + at, spoken[at - 1], spoken[at]))
+    if spoken[-1] != last:
+        who = f"the last turn is {_SPEAKER[spoken[-1]]}"
+        if last == "user":
+            return Fault("last_turn_not_human", f"{who}; a prompt must end with the human: remove it")
+        return Fault("last_turn_not_gpt", f"{who}; there is no answer to learn: add one, or remove the turn")
+    return None
+
+
+def _out_of_turn(number: int, one: str, other: str) -> str:
+    if one == other:
+        return f"turns {number} and {number + 1} are both {_SPEAKER[one]}; join them, or remove one"
+    return f"turn {number + 1} is {_SPEAKER[other]} and comes after {_SPEAKER[one]}; the model must answer first"
+
+
+def human_turns(messages: list[Message]) -> list[str]:
+    """The texts of the human, in order."""
+    return [message["content"] for message in messages if message["role"] == "user"]
+
+
+def echoes(messages: list[Message]) -> bool:
+    """Whether a model turn repeats the human turn before it. Greetings of one or two words may, in a longer talk."""
+    spoken = [message for message in messages if message["role"] in ("user", "assistant")]
+    for human, model in itertools.pairwise(spoken):
+        if human["role"] != "user" or model["role"] != "assistant":
+            continue
+        said = normalise(human["content"])
+        if said == normalise(model["content"]) and (len(spoken) == 2 or said.count(" ") >= 2):
+            return True
+    return False
+
+
+def plain(messages: Sequence[Mapping[str, Any]]) -> list[Message]:
+    """Turns as they are read from a table, without the keys that they do not have (Parquet says null there)."""
+    return [{key: text for key, text in message.items() if text is not None} for message in messages]

@@ -1,0 +1,214 @@
+"""Read raw files into accepted rows on disk and keys in memory, before it is known which of them are copies."""
+
+from collections.abc import Callable, Collection
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from ft_pipeline.store.folder_cache import FolderCache
+from ft_pipeline.tables.accounts import FileAccount, Warning
+from ft_pipeline.tables.cache_key import key_of
+from ft_pipeline.tables.checks.pii import NAMES
+from ft_pipeline.tables.dedup.keys import Keys, ShingleFile, merge
+from ft_pipeline.tables.file_result import ASIDE as ASIDE_FILE
+from ft_pipeline.tables.file_result import (
+    SHINGLES,
+    Collected,
+    SourceFile,
+    load,
+    refused,
+    rows_path,
+    save,
+    write_stream,
+)
+from ft_pipeline.tables.hints import message as placeholder_message
+from ft_pipeline.tables.process_batch import ASIDE, Chunk, process
+from ft_pipeline.tables.reading.batches import Batch
+from ft_pipeline.tables.reading.containers import check_path, read_batches
+from ft_pipeline.tables.reading.process_pool import map_batches
+from ft_pipeline.tables.reading.sidecar import Sidecar, parse_sidecar
+from ft_pipeline.tables.reason_codes import Refused
+
+MIN_ROWS = 2
+MAX_NAMED_COLUMNS = 20
+_NO_SHINGLES = np.empty(0, dtype=np.uint64)
+
+
+class Collector:
+    """Reads the files of one format folder, one after the other, into a work folder; from the cache what it has."""
+
+    def __init__(
+        self,
+        data_format: str,
+        work: Path,
+        excluded: Collection[str] = frozenset(),
+        progress: Callable[[int], None] | None = None,
+        cache: FolderCache | None = None,
+    ):
+        self.data_format, self.work, self.excluded, self.cache = data_format, work, excluded, cache
+        self.progress = progress or (lambda rows: None)
+        self.from_cache = 0
+        """Files that were not read."""
+        self._files = 0
+
+    def collect(self, source: SourceFile) -> Collected:
+        """Read one file, or take what reading it gave. What is wrong with it as a whole stands in its account."""
+        if source.refused:
+            return refused(source, Refused(*source.refused))
+        account = FileAccount(file=source.name, sha256=source.sha256)
+        self._files += 1
+        folder = self.work / f"{self._files:06d}"
+        try:
+            sidecar = parse_sidecar(source.sidecar)
+            account.max_quarantined, account.split = sidecar.max_quarantined, sidecar.split
+            account.allow = sorted(sidecar.allow)
+            if self.cache is None or not source.sha256:
+                return self._read(Collected(source, account, sidecar, folder))
+            suffix = Path(source.name).suffix.lower()
+            key = key_of(source.sha256, self.data_format, suffix, source.sidecar, self.excluded)
+            if self.cache.take(key, folder):
+                self.from_cache += 1
+                return load(source, account, sidecar, folder)
+            collected = self._read(Collected(source, account, sidecar, folder))
+            save(collected, folder)
+            self.cache.keep(key, folder)
+            return collected
+        except Refused as error:
+            return refused(source, error)
+
+    def _read(self, collected: Collected) -> Collected:
+        """Fill in what the file holds. One that is refused for what it holds comes back as such."""
+        source, folder = collected.source, collected.folder
+        assert folder is not None
+        path = source.fetch() if source.fetch else source.path
+        path = check_path(path, source.data_dir or path.parent)
+        folder.mkdir()
+        try:
+            gathered = self._gather(collected, path, folder)
+            _refuse_whole(gathered, self.data_format)
+        except Refused as error:
+            for left in folder.iterdir():
+                left.unlink()
+            return refused(source, error)
+        collected.rows = np.concatenate(gathered.rows)
+        collected.keys = merge(gathered.keys, ShingleFile(folder / SHINGLES).read())
+        collected.pairs = np.concatenate(gathered.pairs)
+        collected.reasons = gathered.reasons
+        collected.warnings = gathered.warnings(source.name)
+        collected.account.read = gathered.read
+        return collected
+
+    def _gather(self, collected: Collected, path: Path, folder: Path) -> "_Gathered":
+        gathered, shingles = _Gathered(), ShingleFile(folder / SHINGLES)
+        suffix = Path(collected.source.name).suffix.lower()
+        work = partial(
+            _process_into,
+            folder=folder,
+            data_format=self.data_format,
+            sidecar=collected.sidecar,
+            excluded=self.excluded,
+        )
+        with pa.OSFile(str(folder / ASIDE_FILE), "wb") as sink, pa.ipc.new_stream(sink, ASIDE) as aside:
+            for batch, chunk in map_batches(work, read_batches(path, suffix), path.stat().st_size):
+                _refuse_broken_array(batch, chunk)
+                aside.write_table(chunk.aside)
+                part = _part(folder, batch)
+                shingles.append(np.fromfile(part, dtype=np.uint64))
+                part.unlink()
+                gathered.add(batch, chunk)
+                self.progress(chunk.read)
+        return gathered
+
+
+def _process_into(batch: Batch, folder: Path, data_format: str, sidecar: Sidecar, excluded: Collection[str]) -> Chunk:
+    """chunk.process, with the rows and the shingles put into files: they are too much to send between processes."""
+    chunk = process(batch, data_format, sidecar, excluded)
+    write_stream(rows_path(folder, batch.rows[0]), chunk.table)
+    chunk.keys.shingles.tofile(_part(folder, batch))
+    return replace(chunk, table=None, keys=replace(chunk.keys, shingles=_NO_SHINGLES))
+
+
+def _part(folder: Path, batch: Batch) -> Path:
+    return folder / f"shingles-{batch.rows[0]}.u64"
+
+
+class _Gathered:
+    """What adds up over the batches of a file."""
+
+    def __init__(self) -> None:
+        self.read = self.objects = self.known = 0
+        self.is_array = False
+        self.rows: list[np.ndarray] = []
+        self.keys: list[Keys] = []
+        self.pairs: list[np.ndarray] = []
+        self.reasons: dict[str, list[int]] = {}
+        self.hints: dict[str, list[int]] = {}
+        self.unknown: set[str] = set()
+        self.first: tuple[int, str] | None = None
+        """The first line that is no JSON, and why."""
+
+    def add(self, batch: Batch, chunk: Chunk) -> None:
+        self.read += chunk.read
+        self.objects += chunk.objects
+        self.known += chunk.known
+        self.is_array = batch.offsets is not None
+        self.first = self.first or chunk.broken
+        self.rows.append(chunk.rows)
+        self.keys.append(chunk.keys)
+        self.pairs.append(chunk.pairs)
+        for found, more in ((self.reasons, chunk.reasons), (self.hints, chunk.hints)):
+            for code, rows in more.items():
+                found.setdefault(code, []).extend(rows)
+        if len(self.unknown) <= MAX_NAMED_COLUMNS:
+            self.unknown |= chunk.unknown
+
+    @property
+    def first_fault(self) -> str:
+        """What is wrong with the first line, in brackets."""
+        return f" (line {self.first[0]} is {self.first[1]})" if self.first else ""
+
+    def warnings(self, file: str) -> list[Warning]:
+        found = []
+        if self.unknown:
+            names = ", ".join(sorted(self.unknown)[:MAX_NAMED_COLUMNS])
+            more = ", and more" if len(self.unknown) > MAX_NAMED_COLUMNS else ""
+            message = f"nothing reads these, they are dropped: {names}{more}; a sidecar's `columns` can map them"
+            found.append(Warning("ignored_columns", message, file=file))
+        for kind, rows in sorted(self.hints.items()):
+            personal = f"{len(rows):,} row(s) may hold {NAMES.get(kind)}; nothing is masked"
+            message = personal if kind in NAMES else placeholder_message(len(rows))
+            found.append(Warning(kind, message, rows, file))
+        return found
+
+
+def _refuse_broken_array(batch: Batch, chunk: Chunk) -> None:
+    """An array is one JSON text: where an element is no JSON, the whole cannot be read."""
+    if batch.offsets is not None and chunk.broken:
+        row, message = chunk.broken
+        at = batch.offsets[batch.rows.index(row)]
+        raise Refused("invalid_json", f"element {row} of the JSON array, at byte {at}, is {message}")
+
+
+def _refuse_whole(gathered: _Gathered, data_format: str) -> None:
+    if not gathered.read:
+        raise Refused("empty_file", "no rows")
+    codes = set(gathered.reasons)
+    if not gathered.objects:
+        if codes == {"not_utf8"}:
+            raise Refused("not_utf8", "no row is UTF-8; is it Latin-1? convert it: iconv -f LATIN1 -t UTF-8 IN > OUT")
+        if codes <= {"invalid_json", "not_utf8"}:
+            raise Refused(
+                "not_json",
+                f"no line is a JSON object{gathered.first_fault}; CSV must be named .csv, Parquet .parquet, all else "
+                "needs one JSON object on each line, or a list of them",
+            )
+        raise Refused("unknown_format" if gathered.is_array else "not_json", "no row is a JSON object")
+    if not gathered.known:
+        raise Refused(
+            "unknown_format", f"no row has the keys of the {data_format} format; a sidecar YAML can map columns"
+        )
+    if gathered.read < MIN_ROWS:
+        raise Refused("too_few_rows", f"{gathered.read} row; at least {MIN_ROWS} are needed")

@@ -1,0 +1,213 @@
+"""A batch of raw rows into accepted records, faults and keys: the one path that validation and training share."""
+
+from collections.abc import Callable, Container
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import orjson
+import pandas as pd
+import pyarrow as pa
+
+from ft_pipeline.tables import hints
+from ft_pipeline.tables.checks import pii
+from ft_pipeline.tables.checks.content_checks import find_faults
+from ft_pipeline.tables.checks.prefilter import find_suspects, strings_of
+from ft_pipeline.tables.dedup.keys import Keys, hash_texts, keys_of_views
+from ft_pipeline.tables.dedup.normalized import views_of
+from ft_pipeline.tables.excluded_rows import is_mark
+from ft_pipeline.tables.formats.arrow_schema import TYPES
+from ft_pipeline.tables.formats.convert import Shapes, convert_all, shapes_of
+from ft_pipeline.tables.formats.ignored_columns import unread_columns, unread_turn_keys
+from ft_pipeline.tables.formats.registry import COLUMNS, FORGOTTEN, REQUIRED
+from ft_pipeline.tables.formats.turns import plain
+from ft_pipeline.tables.reading.batches import Batch, divide
+from ft_pipeline.tables.reading.json_parser import parse_block, parse_line
+from ft_pipeline.tables.reading.sidecar import Sidecar, rename
+from ft_pipeline.tables.reason_codes import Fault
+from ft_pipeline.tables.text_rules import normalise
+
+RAW_CHARS = 2000
+TEXT = pd.StringDtype(na_value=np.nan)
+ASIDE = pa.schema([("row", pa.int64()), ("code", pa.string()), ("message", pa.string()), ("raw", pa.string())])
+
+
+@dataclass
+class Chunk:
+    """What became of one batch."""
+
+    read: int
+    table: pa.Table | None
+    """Accepted rows: the format's columns, `row`, `id`. None where they have been put into a file."""
+    rows: np.ndarray
+    """int64: their numbers."""
+    keys: Keys
+    aside: pa.Table
+    """Faulty rows, as ASIDE."""
+    reasons: dict[str, list[int]]
+    """Code → faulty rows, ascending."""
+    pairs: np.ndarray
+    """Preferences: uint64 of (prompt, chosen, rejected) and of its reverse, normalised; shape (rows, 2)."""
+    hints: dict[str, list[int]]
+    """Code of a warning → rows that it is about."""
+    unknown: set[str] = field(default_factory=set)
+    """Columns and keys of turns that nothing reads, as a person may read them."""
+    objects: int = 0
+    known: int = 0
+    """Rows that are objects, and rows that have the format's required keys."""
+    broken: tuple[int, str] | None = None
+    """The first row that is no JSON, and why (nesting that is too deep is JSON)."""
+
+
+def process(batch: Batch, data_format: str, sidecar: Sidecar, excluded: Container[str] = frozenset()) -> Chunk:
+    """Parse, convert and validate a batch. Nothing is dropped: read = rows of the table + set aside."""
+    block, batch = batch.block, divide(batch)
+    values = _parse(block, batch)
+    shapes = shapes_of(values)
+    converted = convert_all(data_format, values, shapes, sidecar)
+    table, sources, faults = converted.columns, converted.sources, converted.faults
+    views = views_of(data_format, _own(table, data_format))
+    suspects = find_suspects(data_format, _own(table, data_format), views)
+    faults |= _close_look(data_format, table, sources, suspects.faulty, sidecar)
+    faults |= _forgotten(table, sources, excluded)
+    keep = np.isin(sources, list(faults), invert=True)
+    if not keep.all():
+        mask = pa.array(keep)
+        table, views, sources = table.filter(mask).combine_chunks(), views.filter(mask), sources[keep]
+    rows = np.array(batch.rows, dtype=np.int64)[sources]
+    chunk = Chunk(
+        read=len(values),
+        table=table.add_column(table.num_columns - 1, "row", pa.array(rows)),
+        rows=rows,
+        keys=keys_of_views(views),
+        aside=_aside(batch, faults),
+        reasons=_reasons(batch, faults),
+        pairs=_pairs(table) if data_format == "preferences" else np.empty((0, 2), dtype=np.uint64),
+        hints=_locate(pii.locate, _own(table, data_format), rows, suspects.personal[keep])
+        | _locate(hints.locate, _own(table, data_format), rows, suspects.faulty[keep]),
+    )
+    _describe(chunk, values, shapes, data_format, sidecar)
+    broken = ((batch.rows[at], fault.message) for at, fault in sorted(faults.items()) if fault.code == "invalid_json")
+    chunk.broken = next((item for item in broken if not item[1].startswith("nested")), None)
+    return chunk
+
+
+def _own(table: pa.Table, data_format: str) -> dict[str, pa.Array]:
+    """The format's own columns."""
+    return {name: table[name].combine_chunks() for name in COLUMNS[data_format]}
+
+
+def _close_look(
+    data_format: str, table: pa.Table, sources: np.ndarray, suspected: np.ndarray, sidecar: Sidecar
+) -> dict[int, Fault]:
+    """The faults that the format's schema finds in the suspected rows, by position in the batch."""
+    places = np.flatnonzero(suspected)
+    if not places.size:
+        return {}
+    frame = _frame(data_format, _own(table.take(pa.array(places)), data_format))
+    found = find_faults(data_format, frame, sidecar.allow)
+    return {int(sources[places[position]]): fault for position, fault in found.items()}
+
+
+def _forgotten(table: pa.Table, sources: np.ndarray, excluded: Container[str]) -> dict[int, Fault]:
+    if not excluded:
+        return {}
+    return {
+        at: FORGOTTEN
+        for at, identity in zip(sources.tolist(), table["id"].to_pylist(), strict=True)
+        if identity in excluded
+    }
+
+
+def _parse(block: bytes | None, batch: Batch) -> list[Any]:
+    if batch.lines is None:
+        return batch.values
+    return [parse_line(line) for line in batch.lines] if block is None else parse_block(block, batch.lines)
+
+
+def _aside(batch: Batch, faults: dict[int, Fault]) -> pa.Table:
+    entries = [
+        {"row": batch.rows[at], "code": fault.code, "message": fault.message, "raw": _raw(batch, at, fault)}
+        for at, fault in sorted(faults.items())
+    ]
+    return pa.Table.from_pylist(entries, schema=ASIDE)
+
+
+def _reasons(batch: Batch, faults: dict[int, Fault]) -> dict[str, list[int]]:
+    found: dict[str, list[int]] = {}
+    for at, fault in sorted(faults.items()):
+        found.setdefault(fault.code, []).append(batch.rows[at])
+    return found
+
+
+def _frame(data_format: str, columns: dict[str, pa.Array]) -> pd.DataFrame:
+    """Rows as pandera wants them; texts share their memory with the Arrow columns."""
+    series = {}
+    for name, column in columns.items():
+        if name in TYPES:
+            cells = np.empty(len(column), dtype=object)
+            cells[:] = column.to_pylist() if name == "history" else [plain(turns) for turns in column.to_pylist()]
+            series[name] = pd.Series(cells, dtype=object)
+        else:
+            series[name] = pd.Series(TEXT.__from_arrow__(column))  # type: ignore[attr-defined]
+    return pd.DataFrame(series)
+
+
+def _pairs(table: pa.Table) -> np.ndarray:
+    sides = [
+        (
+            "\x1f".join(normalise(turn["content"]) for turn in prompt),
+            normalise(chosen[0]["content"]),
+            normalise(rejected[0]["content"]),
+        )
+        for prompt, chosen, rejected in zip(*(table[name].to_pylist() for name in COLUMNS["preferences"]), strict=True)
+    ]
+    ways = [[f"{p}\x1e{a}\x1e{b}" for p, a, b in sides], [f"{p}\x1e{b}\x1e{a}" for p, a, b in sides]]
+    return np.stack([hash_texts(texts) for texts in ways], axis=1)
+
+
+def _locate(
+    locate: Callable[[pa.Array, np.ndarray], dict[str, list[int]]],
+    columns: dict[str, pa.Array],
+    rows: np.ndarray,
+    suspected: np.ndarray,
+) -> dict[str, list[int]]:
+    """What `locate` finds in the suspected rows: code → row numbers."""
+    found: dict[str, set[int]] = {}
+    places = np.flatnonzero(suspected)
+    for column in columns.values():
+        texts, owners = strings_of(column.take(pa.array(places)))
+        for kind, positions in locate(texts, owners).items():
+            found.setdefault(kind, set()).update(rows[places[positions]].tolist())
+    return {kind: sorted(numbers) for kind, numbers in found.items()}
+
+
+def _raw(batch: Batch, at: int, fault: Fault) -> str:
+    """The row as it stands in the file, cut. A forgotten row leaves nothing behind."""
+    if fault.code == "excluded":
+        return ""
+    if batch.lines is not None:
+        return batch.lines[at][: 4 * RAW_CHARS].decode("utf-8", errors="replace")[:RAW_CHARS]
+    value = batch.values[at]
+    return value.raw[:RAW_CHARS] if isinstance(value, Fault) else raw_of(value)
+
+
+def raw_of(value: Any) -> str:
+    """A value that came without text (a CSV row, a record) as JSON, cut."""
+    return orjson.dumps(value, default=repr, option=orjson.OPT_NON_STR_KEYS).decode()[:RAW_CHARS]
+
+
+def _describe(chunk: Chunk, values: list[Any], shapes: Shapes, data_format: str, sidecar: Sidecar) -> None:
+    """Count what tells the file's format, and name what is dropped."""
+    for shape, places in shapes.items():
+        names = set(rename(dict.fromkeys(shape), sidecar)) if sidecar.columns else set(shape)
+        chunk.objects += len(places)
+        if any(required <= names for required in REQUIRED[data_format]):
+            chunk.known += len(places)
+            chunk.unknown |= unread_columns(data_format, shape, sidecar)
+    chunk.unknown |= unread_turn_keys(data_format, values, sidecar)
+    # A row that is JSON but faulty in its keys or characters is an object still.
+    formal = sum(len(chunk.reasons.get(code, ())) for code in ("duplicate_key", "lone_surrogate"))
+    chunk.known += sum(isinstance(value, dict) and is_mark(value) for value in values if "excluded" in chunk.reasons)
+    chunk.objects += formal
+    chunk.known += formal

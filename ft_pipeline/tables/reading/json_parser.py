@@ -1,0 +1,231 @@
+"""One line of JSON into a value, strictly: what a lenient parser would guess at becomes a fault.
+
+orjson reads the plain lines. It keeps the last of two equal keys in silence, so a line is handed to the careful path
+unless counting proves that no key stands twice; whatever orjson refuses goes there too, to learn why.
+"""
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+
+from ft_pipeline.tables.reason_codes import Fault
+
+MAX_DEPTH = 200
+_STRUCTURE = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[\[\]{}]', re.DOTALL)
+_CONTAINERS = frozenset({dict, list})
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+class BadNumber:
+    """NaN, an infinity, or an integer too long to be meant: never text, so `wrong_type` wherever it is used."""
+
+    def __init__(self, written: str) -> None:
+        self.written = written
+
+    def __repr__(self) -> str:
+        return "a number that JSON does not know"
+
+
+class _DuplicateKey(Exception):
+    pass
+
+
+def parse_line(line: bytes) -> Any:
+    """The value of one line (or array element) of JSON, or the Fault of the row that it would have been."""
+    try:
+        value = orjson.loads(line)
+    except orjson.JSONDecodeError:
+        return parse_carefully(line)
+    if isinstance(value, dict | list):
+        keys, nested = _count_keys(value)
+        if _spaced_colons(line) or line.count(b'":') != keys:
+            return parse_carefully(line)
+        if nested and line.count(b"[") + line.count(b"{") > MAX_DEPTH and _depth(line) > MAX_DEPTH:
+            return _too_deep()
+    return value
+
+
+def parse_block(block: bytes, lines: list[bytes]) -> list[Any]:
+    """As parse_line for all lines of a block, with one count for all of them where that settles it."""
+    if _spaced_colons(block):
+        return [parse_line(line) for line in lines]
+    values: list[Any] = []
+    total, elsewhere = 0, 0
+    for line in lines:
+        try:
+            value = orjson.loads(line)
+        except orjson.JSONDecodeError:
+            values.append(parse_carefully(line))
+            elsewhere += line.count(b'":')
+            continue
+        if type(value) is dict:
+            if _CONTAINERS.isdisjoint(map(type, value.values())):
+                total += len(value)
+                values.append(value)
+                continue
+            total += _count_keys(value)[0]
+        values.append(parse_line(line) if type(value) in (dict, list) else value)
+        elsewhere += line.count(b'":') if type(value) is not dict else 0
+    # Every line has at least as many `":` as keys: equal sums mean that it is so in each line.
+    return values if block.count(b'":') - elsewhere == total else [parse_line(line) for line in lines]
+
+
+def _spaced_colons(text: bytes) -> bool:
+    """Whether white space may stand between a key and its colon; without it, every key is followed by `":`."""
+    return b" :" in text or b"\t:" in text or b"\r:" in text or b"\n:" in text
+
+
+def _count_keys(value: Any) -> tuple[int, bool]:
+    """(keys of all objects in a value, whether it holds other objects or lists)."""
+    stack = [child for child in (value.values() if type(value) is dict else value) if type(child) in (dict, list)]
+    total, nested = len(value) if type(value) is dict else 0, bool(stack)
+    while stack:
+        item = stack.pop()
+        if type(item) is dict:
+            total += len(item)
+            stack.extend(item.values())
+        elif type(item) is list:
+            stack.extend(item)
+    return total, nested
+
+
+def parse_carefully(line: bytes) -> Any:
+    """As parse_line, by Python's own parser: slower, and it can tell one fault from another."""
+    try:
+        text = line.decode("utf-8")
+    except UnicodeDecodeError as error:
+        return Fault(
+            "not_utf8",
+            f"byte 0x{line[error.start]:02x} at position {error.start + 1} is not UTF-8; save it as UTF-8",
+        )
+    if _depth(line) > MAX_DEPTH:
+        return _too_deep()
+    try:
+        value = json.loads(
+            text, object_pairs_hook=_single, parse_int=_integer, parse_float=_real, parse_constant=BadNumber
+        )
+    except _DuplicateKey as error:
+        return Fault("duplicate_key", f"key {shorten(str(error))} stands twice in one object; keep one")
+    except json.JSONDecodeError as error:
+        near = shorten(text[max(error.pos - 15, 0) : error.pos + 15])
+        why = f"{error.msg[0].lower()}{error.msg[1:]}".removesuffix(" at")
+        return Fault("invalid_json", f"not JSON: {why} at column {error.pos + 1}, near {near}")
+    except (RecursionError, ValueError):
+        return Fault("invalid_json", "not JSON that can be read")
+    return Fault("lone_surrogate", _surrogate_message(line)) if _has_surrogate(value) else value
+
+
+def _surrogate_message(line: bytes) -> str:
+    found = re.search(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}", line)
+    what = found[0].decode() if found else "an escape \\ud800 to \\udfff"
+    return f"half a character: {what} or another such escape stands without its pair; write the character itself"
+
+
+def _too_deep() -> Fault:
+    return Fault("invalid_json", f"nested more than {MAX_DEPTH} levels deep; a row has two or three")
+
+
+def shorten(text: str, limit: int = 40) -> str:
+    """A value for a message: quoted, on one line, cut, and printable."""
+    return repr(text if len(text) <= limit else text[: limit - 1] + "…")
+
+
+def kind_of(value: Any) -> str:
+    """What a value is, in JSON's words."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "true or false"
+    if isinstance(value, int | float):
+        return "a number"
+    names: dict[type, str] = {str: "a text", list: "a list", dict: "an object", bytes: "bytes"}
+    return names.get(type(value), "neither text nor list")
+
+
+def seen(value: Any) -> str:
+    """What a value is, and what it says or holds: `a number (42)`, `a list of 3`."""
+    if isinstance(value, BadNumber):
+        return f"no number that JSON knows ({shorten(value.written, 20)})"
+    if isinstance(value, list):
+        return f"a list of {len(value)}"
+    if isinstance(value, dict):
+        return f"an object with {names_of(value)}"
+    if isinstance(value, str):
+        return f"a text ({shorten(value)})"
+    kind = kind_of(value)
+    return f"{kind} ({_cut(str(value).lower())})" if isinstance(value, int | float) else kind
+
+
+def names_of(row: Mapping[str, Any]) -> str:
+    """The keys of a row (or a turn) that hold something, for a message."""
+    names = [shorten(key) for key, item in row.items() if item is not None]
+    return ", ".join(names[:6]) + (", …" if len(names) > 6 else "") if names else "no key at all"
+
+
+def missing(value: Mapping[str, Any], name: str) -> str:
+    """No such column: what there is, and how another name is mapped."""
+    if name in value:
+        return f"`{name}` is null; write it, or remove the row"
+    return (
+        f"there is no `{name}`; the row has {names_of(value)}. Add it, or map a column in a sidecar: "
+        f"`columns: {{THEIRS: {name}}}`"
+    )
+
+
+def blank(text: str | None) -> str:
+    """How a text is empty."""
+    if text is None:
+        return "null"
+    return "empty" if not text else f"nothing but white space ({shorten(text, 12)})"
+
+
+def _cut(text: str, limit: int = 40) -> str:
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def _single(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        seen: set[str] = set()
+        raise _DuplicateKey(next(key for key, _ in pairs if key in seen or seen.add(key)))  # type: ignore[func-returns-value]
+    return result
+
+
+def _integer(digits: str) -> Any:
+    return int(digits) if len(digits) < 400 else BadNumber(digits)
+
+
+def _real(digits: str) -> Any:
+    number = float(digits)
+    return number if math.isfinite(number) else BadNumber(digits)
+
+
+def _depth(line: bytes) -> int:
+    depth = deepest = 0
+    for match in _STRUCTURE.finditer(line):
+        first = line[match.start()]
+        if first in b"[{":
+            depth += 1
+            deepest = max(deepest, depth)
+        elif first in b"]}":
+            depth -= 1
+    return deepest
+
+
+def _has_surrogate(value: Any) -> bool:
+    stack = [value]
+    while stack:
+        item = stack.pop()
+        if isinstance(item, str):
+            if not item.isascii() and _SURROGATE.search(item):
+                return True
+        elif isinstance(item, dict):
+            stack.extend(item.keys())
+            stack.extend(item.values())
+        elif isinstance(item, list):
+            stack.extend(item)
+    return False

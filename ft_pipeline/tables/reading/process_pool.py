@@ -1,0 +1,107 @@
+"""Work on batches in several processes, in order, where there is enough of it to pay for starting them.
+
+The processes run this module and nothing of the caller's: `multiprocessing` would fork a process that has threads
+(Dagster's, Arrow's), which may hang, or run the caller's main script once more.
+"""
+
+import os
+import pickle
+import queue
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+MIN_BYTES = 48 << 20
+MAX_WORKERS = 8
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def map_batches(work: Callable[[Item], Result], items: Iterator[Item], size: int) -> Iterator[tuple[Item, Result]]:
+    """(item, work(item)) in order. `size`: bytes of all items. A few are under way at a time, never all.
+
+    `work` must be importable: a function of a module of ours, or a partial of one.
+    """
+    workers = min(os.cpu_count() or 1, MAX_WORKERS)
+    if size < MIN_BYTES or workers < 2:
+        for item in items:
+            yield item, work(item)
+        return
+    with _processes(work, workers) as ask, ThreadPoolExecutor(workers) as threads:
+        under_way: deque[tuple[Item, Future[Result]]] = deque()
+        for item in items:
+            under_way.append((item, threads.submit(ask, item)))
+            if len(under_way) > workers + 1:
+                done, future = under_way.popleft()
+                yield done, future.result()
+        while under_way:
+            done, future = under_way.popleft()
+            yield done, future.result()
+
+
+@contextmanager
+def _processes(work: Callable[[Any], Any], count: int) -> Iterator[Callable[[Any], Any]]:
+    """A function that has an item worked on by whichever of `count` processes is free; they end with the context."""
+    started = [_start(work) for _ in range(count)]
+    free: queue.SimpleQueue[subprocess.Popen] = queue.SimpleQueue()
+    for process in started:
+        free.put(process)
+
+    def ask(item: Any) -> Any:
+        process = free.get()
+        try:
+            _send(process.stdin, item)
+            succeeded, result = pickle.load(process.stdout)  # type: ignore[arg-type]
+        except (EOFError, OSError, pickle.UnpicklingError):
+            raise RuntimeError("a process that reads rows died; is the memory full?") from None
+        finally:
+            free.put(process)
+        if not succeeded:
+            raise result
+        return result
+
+    try:
+        yield ask
+    finally:
+        for process in started:
+            process.kill()
+            process.communicate()
+
+
+def _start(work: Callable[[Any], Any]) -> subprocess.Popen:
+    paths = [str(Path(__file__).parents[3]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    process = subprocess.Popen(
+        [sys.executable, "-c", f"from {__name__} import serve; serve()"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+    )
+    _send(process.stdin, work)
+    return process
+
+
+def _send(stream: Any, item: Any) -> None:
+    pickle.dump(item, stream, protocol=5)
+    stream.flush()
+
+
+def serve() -> None:
+    """The process: get the work, then do it for each item that comes, until nothing comes any more."""
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # whatever is printed must not get among the answers
+    work = pickle.load(sys.stdin.buffer)
+    while True:
+        try:
+            item = pickle.load(sys.stdin.buffer)
+        except EOFError:
+            return
+        try:
+            answer = (True, work(item))
+        except Exception as error:
+            answer = (False, error)
+        _send(answers, answer)

@@ -1,0 +1,170 @@
+"""The YAML beside a file (`support.csv` → `support.yaml`): foreign columns and roles, and what is tolerated."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from ft_pipeline.tables.reading.json_parser import seen, shorten
+from ft_pipeline.tables.reason_codes import ALLOWABLE, ROW_CODES, Refused
+
+TARGET_COLUMNS = frozenset(
+    {"instruction", "input", "output", "system", "history", "conversations", "text", "prompt", "chosen", "rejected"}
+    | {"from", "value", "reasoning_content"}
+)
+"""What `columns` may map to; `from`, `value` and `reasoning_content` are the keys of a turn."""
+MAX_BYTES = 1 << 20
+
+
+class Sidecar(BaseModel):
+    """How one raw file is to be read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    columns: dict[str, str] = Field(default_factory=dict)
+    """Their column (or turn key) → ours: `{response: output}`."""
+    roles: dict[str, Literal["human", "gpt", "system", "tool"]] = Field(default_factory=dict)
+    """Their role → ours: `{Agent: gpt, observation: tool}`. What is mapped to `tool` is kept and never trained."""
+    max_quarantined: float | None = Field(default=None, ge=0, le=1, allow_inf_nan=False)
+    """The file's own ceiling on the quarantined share; the file is then judged alone."""
+    allow: frozenset[str] = frozenset()
+    """Codes that do not keep a row of this file from being used."""
+    split: Literal["test"] | None = None
+    """`test`: a golden test file, all of it test rows, never split again."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _columns_either_way(cls, values: Any) -> Any:
+        columns = values.get("columns") if isinstance(values, Mapping) else None
+        if isinstance(columns, Mapping) and all(isinstance(name, str) for name in columns.values()):
+            turned = columns.keys() <= TARGET_COLUMNS and not set(columns.values()) <= TARGET_COLUMNS
+            if turned:  # {output: response}, the direction of LLaMA-Factory's dataset_info.json
+                return {**values, "columns": {theirs: ours for ours, theirs in columns.items()}}
+        return values
+
+    @field_validator("max_quarantined", mode="before")
+    @classmethod
+    def _share_is_a_number(cls, share: Any) -> Any:
+        return str(share) if isinstance(share, bool) else share  # pydantic would read true as 1
+
+    @field_validator("columns")
+    @classmethod
+    def _targets_exist(cls, columns: dict[str, str]) -> dict[str, str]:
+        for theirs, ours in columns.items():
+            if ours not in TARGET_COLUMNS:
+                raise ValueError(
+                    f"{theirs!r} is mapped to {ours!r}; map it to one of {', '.join(sorted(TARGET_COLUMNS))}"
+                )
+        if len(set(columns.values())) != len(columns):
+            raise ValueError("two columns are mapped to the same name")
+        return columns
+
+    @field_validator("allow")
+    @classmethod
+    def _codes_can_be_allowed(cls, allow: frozenset[str]) -> frozenset[str]:
+        for code in sorted(allow - ALLOWABLE):
+            why = "such rows cannot be used" if code in ROW_CODES else "there is no such code"
+            raise ValueError(f"{code!r} cannot be allowed: {why}; allowed may be {', '.join(sorted(ALLOWABLE))}")
+        return allow
+
+
+PLAIN = Sidecar()
+
+
+def read_sidecar(data_file: Path, data_dir: Path) -> dict[str, Any] | None:
+    """The mapping in the YAML beside `data_file`, or None. Refused if it leads out of `data_dir` or is not YAML."""
+    path = data_file.with_suffix(".yaml")
+    if (other := data_file.with_suffix(".yml")).exists():
+        raise Refused("unknown_format", f"a sidecar's name must end in .yaml: rename {other.name}")
+    if path == data_file or not (path.exists() or path.is_symlink()):
+        return None
+    try:
+        inside = path.resolve().is_relative_to(data_dir.resolve())
+    except (OSError, RuntimeError):
+        raise Refused("unknown_format", f"the sidecar {path.name} is a link that leads nowhere; remove it") from None
+    if not inside:
+        raise Refused(
+            "path_outside_data_dir", f"the sidecar {path.name} leads out of the data folder; copy the file into it"
+        )
+    return load_sidecar(path)
+
+
+def load_sidecar(path: Path) -> dict[str, Any] | None:
+    """The mapping in a YAML file; None where it is empty. Refused (unknown_format) where it is no plain mapping."""
+    if not path.is_file() or path.stat().st_size > MAX_BYTES:
+        raise Refused("unknown_format", f"the sidecar {path.name} is no YAML file of at most 1 MiB")
+    try:
+        document = yaml.load(path.read_text(encoding="utf-8-sig"), _PlainLoader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" at line {mark.line + 1}" if mark else ""
+        why = f": {error.problem}" if isinstance(error, _NotPlain) else ""
+        raise Refused("unknown_format", f"the sidecar {path.name} is not valid YAML{where}{why}") from None
+    except (UnicodeDecodeError, RecursionError, ValueError):
+        raise Refused("unknown_format", f"the sidecar {path.name} is not a plain YAML file in UTF-8") from None
+    if document is None:
+        return None
+    if not isinstance(document, dict):
+        raise Refused("unknown_format", f"the sidecar {path.name} must hold `key: value` lines")
+    return document
+
+
+class _NotPlain(yaml.MarkedYAMLError):
+    pass
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """YAML without aliases (a few lines of them stand for gigabytes) and without a key that stands twice."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise _NotPlain(None, None, "aliases are not supported; write the value out", self.peek_event().start_mark)
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        twice = next((key for at, key in enumerate(keys) if key in keys[:at]), None)
+        if twice is not None:
+            raise _NotPlain(None, None, f"the key {shorten(twice)} stands twice; put both into one", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+def parse_sidecar(document: Mapping[str, Any] | None) -> Sidecar:
+    """The sidecar's settings, checked. Refused (code unknown_format) with the key that is wrong."""
+    if not document:
+        return PLAIN
+    try:
+        return Sidecar.model_validate({key: value for key, value in document.items() if value is not None})
+    except ValidationError as error:
+        fault = error.errors()[0]
+        key = ".".join(str(part) for part in fault["loc"] if part != "[key]") or "the file"
+        if fault["type"] == "extra_forbidden":
+            known = ", ".join(Sidecar.model_fields)
+            raise Refused("unknown_format", f"sidecar: unknown key {shorten(key)}; known keys: {known}") from None
+        wanted = _WANTED.get(fault["type"])
+        message = (
+            f"must be {wanted}, is {seen(fault['input'])}" if wanted else fault["msg"].removeprefix("Value error, ")
+        )
+        raise Refused("unknown_format", f"sidecar: {key}: {message}") from None
+
+
+_WANTED = {
+    "dict_type": "lines of `theirs: ours`",
+    "frozen_set_type": "a list of codes, such as [near_duplicate]",
+    "string_type": "a text; put quotes around it",
+    "float_type": "a number from 0 to 1",
+    "float_parsing": "a number from 0 to 1",
+    "finite_number": "a number from 0 to 1",
+    "less_than_equal": "a number from 0 to 1",
+    "greater_than_equal": "a number from 0 to 1",
+}
+"""pydantic's names of faults → what is wanted instead."""
+
+
+def rename(value: dict[str, Any], sidecar: Sidecar) -> dict[str, Any]:
+    """A row (or a turn) under our names. A mapped column wins over one that bore the name already."""
+    mapped = {ours: value[theirs] for theirs, ours in sidecar.columns.items() if theirs in value}
+    kept = {name: item for name, item in value.items() if name not in sidecar.columns and name not in mapped}
+    return {**kept, **mapped}

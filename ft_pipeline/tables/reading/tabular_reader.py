@@ -1,0 +1,123 @@
+"""CSV and Parquet."""
+
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ft_pipeline.tables.reading.batches import Batch
+from ft_pipeline.tables.reading.json_parser import BadNumber, shorten
+from ft_pipeline.tables.reason_codes import Fault, Refused
+
+BATCH_ROWS = 4096
+MAX_CELL_CHARS = 64 << 20
+
+
+def csv_batches(path: Path) -> Iterator[Batch]:
+    """Rows as {column: cell}; the first line names the columns and is no row. Refused where a quote is never closed."""
+    csv.field_size_limit(MAX_CELL_CHARS)
+    # Bytes that are not UTF-8 come through as lone surrogates and quarantine their row only.
+    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+        reader = csv.reader(file, strict=True)
+        header = _next_cells(reader)
+        if header is None:
+            raise Refused("empty_file", "no rows")
+        names = [_printable(name).strip() for name in header]
+        row, batch = 0, Batch([])
+        while (cells := _next_cells(reader)) is not None:
+            if not cells:
+                continue
+            row += 1
+            batch.rows.append(row)
+            batch.values.append(_csv_row(names, cells))
+            if len(batch.rows) >= BATCH_ROWS:
+                yield batch
+                batch = Batch([])
+        if batch.rows:
+            yield batch
+
+
+def _next_cells(reader: Any) -> list[str] | None:
+    try:
+        return next(reader)
+    except StopIteration:
+        return None
+    except csv.Error as error:
+        raise Refused(
+            "invalid_json",
+            f"the CSV cannot be read on from line {reader.line_num} ({error}); a quote is not closed or not doubled",
+        ) from None
+
+
+def _csv_row(names: list[str], cells: list[str]) -> Any:
+    if any(not cell.isascii() and _has_bad_bytes(cell) for cell in cells):
+        return Fault("not_utf8", "a cell holds bytes that are not UTF-8; save the file as UTF-8", _raw(cells))
+    if twice := _twice(names):
+        return Fault("duplicate_key", f"the header names the column {shorten(twice)} twice; rename one", _raw(cells))
+    if len(cells) > len(names):
+        return Fault(
+            "invalid_json",
+            f"the row has {len(cells)} cells and the header {len(names)}; is a comma not quoted?",
+            _raw(cells),
+        )
+    return dict(zip(names, cells, strict=False))
+
+
+def _raw(cells: list[str]) -> str:
+    return _printable(",".join(cells)[:8000])
+
+
+def _printable(text: str) -> str:
+    """With a replacement character for each byte that is not UTF-8."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def _has_bad_bytes(cell: str) -> bool:
+    return any("\udc80" <= char <= "\udcff" for char in cell)
+
+
+def parquet_batches(path: Path) -> Iterator[Batch]:
+    """Rows as {column: value}. Refused (unknown_format) where the file is no Parquet or is cut off."""
+    try:
+        with pq.ParquetFile(path) as file:
+            if not file.metadata.num_rows:
+                raise Refused("empty_file", "no rows")
+            row, twice = 0, _twice(file.schema_arrow.names)
+            for record_batch in file.iter_batches(batch_size=BATCH_ROWS):
+                fault = (
+                    Fault("duplicate_key", f"the column {shorten(twice)} stands twice; rename one") if twice else None
+                )
+                values = [fault] * record_batch.num_rows if fault else _rows_of(record_batch)
+                yield Batch(list(range(row + 1, row + 1 + len(values))), values=values)
+                row += len(values)
+    except (pa.ArrowException, OSError) as error:
+        kind = type(error).__name__
+        raise Refused("unknown_format", f"the file cannot be read as Parquet ({kind}); write it again") from None
+
+
+def _rows_of(batch: pa.RecordBatch) -> list[Any]:
+    try:
+        return batch.to_pylist()
+    except (UnicodeDecodeError, ValueError, OverflowError):
+        return [_one_row(batch, at) for at in range(batch.num_rows)]
+
+
+def _one_row(batch: pa.RecordBatch, at: int) -> Any:
+    row: dict[str, Any] = {}
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        try:
+            row[name] = column[at].as_py()
+        except UnicodeDecodeError:
+            return Fault("not_utf8", f"{shorten(name)} holds bytes that are not UTF-8; save it as UTF-8")
+        except (ValueError, OverflowError):
+            row[name] = BadNumber("outside what its type can hold")
+    return row
+
+
+def _twice(names: list[str]) -> str | None:
+    """The first name that stands twice."""
+    seen: set[str] = set()
+    return next((name for name in names if name in seen or seen.add(name)), None)  # type: ignore[func-returns-value]

@@ -1,0 +1,104 @@
+"""The checks that a table must pass before anything downstream may use it."""
+
+from ft_pipeline.tables.accounts import FIRST_ROWS, Check, FileAccount
+from ft_pipeline.tables.file_result import Collected
+
+WORST_CODES = 3
+
+
+def table_checks(
+    data_format: str, files: list[Collected], max_quarantined: float, written: list[int], set_aside: list[int]
+) -> dict[str, Check]:
+    """all_files_readable, rows_accounted_for, quarantined_share, some_rows_accepted.
+
+    written, set_aside: rows that were written for each readable file, counted at the writer and not at the reader.
+    """
+    accounts = [file.account for file in files]
+    readable = [account for account in accounts if account.status == "accepted"]
+    return {
+        "all_files_readable": readable_check(accounts),
+        "rows_accounted_for": _accounted(readable, written, set_aside),
+        "quarantined_share": share_check(f"data/raw/{data_format}", readable, max_quarantined),
+        "some_rows_accepted": _some_rows(data_format, accounts),
+    }
+
+
+def readable_check(accounts: list[FileAccount]) -> Check:
+    """Fails where a file was refused."""
+    refused = [account for account in accounts if account.status == "refused"]
+    if not refused:
+        return Check(True, f"{len(accounts)} file(s) read", 0)
+    shown = "; ".join(f"{item.file}: {item.error_code}: {item.error_message}" for item in refused[:FIRST_ROWS])
+    return Check(False, f"{len(refused)} file(s) refused: {shown}. Mend or remove them.", len(refused))
+
+
+def _accounted(readable: list[FileAccount], written: list[int], set_aside: list[int]) -> Check:
+    off = [
+        account.file
+        for account, accepted, others in zip(readable, written, set_aside, strict=True)
+        if not account.balanced or (accepted, others) != (account.accepted, account.quarantined + account.duplicates)
+    ]
+    if off:
+        return Check(
+            False, f"read is not accepted + quarantined + duplicates in {', '.join(off)}; report this", len(off)
+        )
+    return Check(True, "read = accepted + quarantined + duplicates in every file", 0)
+
+
+def share_check(folder: str, readable: list[FileAccount], max_quarantined: float) -> Check:
+    """Fails where the folder (or a file with a ceiling of its own) has too large a share of quarantined rows."""
+    together = [account for account in readable if account.max_quarantined is None]
+    faults = [_over(folder, together, max_quarantined)]
+    faults += [
+        _over(account.file, [account], account.max_quarantined)
+        for account in readable
+        if account.max_quarantined is not None
+    ]
+    read = sum(account.read for account in readable)
+    share = sum(_faulty(account) for account in readable) / read if read else 0.0
+    found = [fault for fault in faults if fault]
+    return Check(not found, "; ".join(found) or f"{share:.1%} of the rows read are quarantined", share)
+
+
+def _over(name: str, accounts: list[FileAccount], ceiling: float) -> str | None:
+    read, quarantined = sum(item.read for item in accounts), sum(_faulty(item) for item in accounts)
+    if not read or quarantined <= ceiling * read:
+        return None
+    worst, first = worst_codes(accounts)
+    return (
+        f"{name}: {quarantined:,} of {read:,} rows are quarantined ({quarantined / read:.1%}), the ceiling is "
+        f"{ceiling:.0%}. Most often: {worst}. First rows: {first}. Mend them, or raise max_quarantined"
+    )
+
+
+def _faulty(account: FileAccount) -> int:
+    """Quarantined rows that speak against the file; those that were forgotten on request do not."""
+    return account.quarantined - len(account.reasons.get("excluded", ()))
+
+
+def worst_codes(accounts: list[FileAccount]) -> tuple[str, str]:
+    """The commonest reasons with their counts, and the first rows that have them, as texts."""
+    from ft_pipeline.tables.reason_codes import DUPLICATE_CODES
+
+    counts: dict[str, int] = {}
+    rows: list[tuple[int, str, int, str]] = []
+    for place, account in enumerate(accounts):
+        for code, numbers in account.reasons.items():
+            if code not in DUPLICATE_CODES:
+                counts[code] = counts.get(code, 0) + len(numbers)
+                rows += [(place, account.file, row, code) for row in numbers[:FIRST_ROWS]]
+    worst = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:WORST_CODES]
+    first = sorted(rows, key=lambda item: (item[0], item[2]))[:FIRST_ROWS]
+    return (
+        ", ".join(f"{code} ({count:,})" for code, count in worst),
+        ", ".join(f"{file}:{row} {code}" for _, file, row, code in first),
+    )
+
+
+def _some_rows(data_format: str, accounts: list[FileAccount]) -> Check:
+    accepted = sum(account.accepted for account in accounts)
+    if not accounts:
+        return Check(True, f"data/raw/{data_format} holds no files: the table is empty", 0)
+    if not accepted:
+        return Check(False, f"no row of data/raw/{data_format} is accepted; nothing can be done with it", 0)
+    return Check(True, f"{accepted:,} rows accepted", accepted)

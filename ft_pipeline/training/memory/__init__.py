@@ -1,0 +1,1 @@
+"""The memory that a training needs, from config.json alone."""

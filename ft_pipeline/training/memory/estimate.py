@@ -1,0 +1,275 @@
+"""What training will hold in memory, from the model's config alone.
+
+Weights, gradients, optimizer states, activations and overhead; no weights are loaded and no torch is imported.
+1 GB = 10⁹ bytes. A 7B model in 16 bit with AdamW needs 14 + 14 + 28 = 56 GB before the first activation.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ft_pipeline.errors import UserError
+from ft_pipeline.settings.experiment import ALL_LINEAR, ExperimentSettings
+from ft_pipeline.training.memory.layer_sizes import Shape, read_shape
+
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+_STATE_BYTES = {"adamw_torch": None, "adamw_8bit": 1, "paged_adamw_8bit": 1}
+"""Bytes per value of an optimizer state; null: those of the dtype."""
+_NF4 = 0.5
+_ABSMAX = {False: 4 / 64, True: 1 / 64 + 4 / (64 * 256)}
+"""Bytes per parameter for the scales of 64-value blocks, plain and quantised again (arXiv 2305.14314, section 3)."""
+_RUNTIME = {"cuda": 0.7e9, "cpu": 0.2e9}
+"""A CUDA context with its libraries, and what the allocator cannot use; measured on CPU (benchmarks/memory.py)."""
+_LOGIT_ROWS = 128
+CPU_TYPES = ("bfloat16", "float32")
+"""The types that a CPU may compute in (models/compute_dtype.py)."""
+SHORT_ROW = 512
+"""Tokens up to which a CPU keeps the attention scores of a row that lies end to end (models/attention.py)."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a model is trained, as far as memory goes."""
+
+    technique: str = "qlora"
+    """`prompt_tuning`, `lora`, `qlora` or `full`."""
+    optim: str = "paged_adamw_8bit"
+    dtype: str = "bfloat16"
+    """The compute type: of frozen weights and of activations. What trains is 32 bit, its gradients and states too."""
+    batch: int = 1
+    length: int = 2048
+    """Tokens of the longest row."""
+    gradient_checkpointing: bool = False
+    padding_free: bool = False
+    r: int = 8
+    target_modules: Sequence[str] | str = ALL_LINEAR
+    double_quant: bool = True
+    virtual_tokens: int = 20
+    """Of `prompt_tuning`: before each row, and the only thing that learns."""
+    autocast: bool = False
+    """Weights, gradients and states in 32 bit, computed with 16-bit copies: how the trainer trains `full` where the
+    compute type has 16 bit, without `pure_bf16`."""
+    device: str = "cuda"
+    """`cpu` has no CUDA context."""
+
+
+def estimate(
+    shape: Shape, plan: Plan, *, params: float | None = None, gpu_memory_gb: float | None = None
+) -> dict[str, Any]:
+    """Bytes by part, `total_gb`, `fits` (null without a GPU size), `lower_bound_gb` and `advice`.
+
+    `params` overrides the count of `shape`. Where not even the lower bound fits (one row at a time, checkpointed),
+    `possible` is False.
+    """
+    parts = _parts(shape, plan, params)
+    total = sum(parts.values()) / 1e9
+    lower = sum(_parts(shape, replace(plan, batch=1, gradient_checkpointing=True), params).values()) / 1e9
+    return {
+        "params": int(params or shape.params),
+        "technique": plan.technique,
+        "bytes": {name: int(value) for name, value in parts.items()},
+        "total_gb": total,
+        "lower_bound_gb": min(lower, total),
+        "gpu_memory_gb": gpu_memory_gb,
+        "fits": None if gpu_memory_gb is None else total <= gpu_memory_gb,
+        "possible": None if gpu_memory_gb is None else lower <= gpu_memory_gb,
+        "advice": []
+        if gpu_memory_gb is None or total <= gpu_memory_gb
+        else _advice(shape, plan, params, gpu_memory_gb),
+    }
+
+
+def estimate_experiment(
+    settings: ExperimentSettings,
+    config: dict[str, Any],
+    longest_row: int | None,
+    gpu_memory_gb: float | None,
+    device: str = "cuda",
+    params: int | None = None,
+    dtype: str = "bfloat16",
+) -> dict[str, Any]:
+    """The estimate of one experiment; `longest_row` in tokens, from the token audit (null: `max_length`).
+
+    `device` "cpu" leaves out the CUDA context. `params`: counted in the weights' own headers, where they are there.
+    `dtype`: the compute type. `cpu_gb` is what a CPU takes, by compute type: the same on every machine.
+    """
+    shape, plan = read_shape(config), _plan_of(settings, longest_row)
+
+    def on(device: str, dtype: str, limit: float | None = None) -> dict[str, Any]:
+        dtype = "bfloat16" if settings.training.pure_bf16 else dtype
+        autocast = settings.technique == "full" and dtype != "float32" and not settings.training.pure_bf16
+        end_to_end = _lies_end_to_end(settings, device)
+        planned = replace(plan, device=device, dtype=dtype, autocast=autocast, padding_free=end_to_end)
+        return estimate(shape, planned, params=params, gpu_memory_gb=limit)
+
+    cpu_gb = {name: on("cpu", name)["total_gb"] for name in CPU_TYPES}
+    return on(device, dtype, gpu_memory_gb) | {"cpu_gb": cpu_gb}
+
+
+def cpu_in_words(cpu_gb: Mapping[str, float]) -> str:
+    """`1.2 GB in bfloat16, 2.1 GB in float32`."""
+    return ", ".join(f"{size:.1f} GB in {dtype}" for dtype, size in cpu_gb.items())
+
+
+def _plan_of(settings: ExperimentSettings, longest_row: int | None) -> Plan:
+    training = settings.training
+    # The rejected answer of a pair goes through the model beside the preferred one.
+    rows = training.per_device_train_batch_size * (2 if settings.objective == "dpo" else 1)
+    return Plan(
+        technique=settings.technique,
+        optim=training.optim,
+        batch=rows,
+        length=min(longest_row or training.max_length, training.max_length),
+        gradient_checkpointing=training.gradient_checkpointing,
+        r=settings.lora.r,
+        target_modules=settings.lora.target_modules,
+        double_quant=settings.quantization.bnb_4bit_use_double_quant,
+        virtual_tokens=settings.prompt_tuning.num_virtual_tokens,
+    )
+
+
+def _lies_end_to_end(settings: ExperimentSettings, device: str) -> bool:
+    """Whether batches have no padding, as far as the settings say (speed.speed_up decides it for the model)."""
+    if settings.training.padding_free is not None:
+        return settings.training.padding_free
+    return device == "cpu" and settings.technique != "prompt_tuning" and settings.training.allows_rows_end_to_end
+
+
+def _parts(shape: Shape, plan: Plan, params: float | None) -> dict[str, float]:
+    _check(plan)
+    count, width = params or shape.params, BYTES[plan.dtype]
+    trained = _trained_params(shape, plan, count)
+    held = width if plan.technique == "full" and not plan.autocast else BYTES["float32"]  # per value that learns
+    rounded = width if plan.technique in ("lora", "qlora") and width < held else 0  # models/adapter_precision.py
+    added = 0 if plan.technique == "full" else trained * (held + rounded)
+    return {
+        "weights": _base_bytes(shape, plan, count, width) + added,
+        "gradients": trained * held,
+        "optimizer": _state_bytes(shape, plan, trained, held),
+        "packed": _packed_bytes(shape, plan, width),
+        "activations": _activation_bytes(shape, plan, width),
+        "overhead": _RUNTIME[plan.device] + _workspace_bytes(shape, plan, width),
+    }
+
+
+def _state_bytes(shape: Shape, plan: Plan, trained: float, held: int) -> float:
+    """Two states per value that learns. An 8-bit optimizer keeps those of embeddings in 32 bit."""
+    size = _STATE_BYTES[plan.optim]
+    embeddings = shape.vocabulary * shape.hidden if size and plan.technique == "full" else 0
+    return 2 * (trained * (size or held) + embeddings * (BYTES["float32"] - (size or 0)))
+
+
+def _trained_params(shape: Shape, plan: Plan, count: float) -> float:
+    if plan.technique == "full":
+        return count
+    if plan.technique == "prompt_tuning":
+        return plan.virtual_tokens * shape.hidden
+    return shape.adapter_params(plan.r, plan.target_modules)
+
+
+def _check(plan: Plan) -> None:
+    for name, value, known in (
+        ("technique", plan.technique, ("prompt_tuning", "lora", "qlora", "full")),
+        ("optimizer", plan.optim, tuple(_STATE_BYTES)),
+        ("dtype", plan.dtype, tuple(BYTES)),
+    ):
+        if value not in known:
+            raise UserError(f"{name} {value!r} is not known; choose one of {', '.join(known)}")
+
+
+def _base_bytes(shape: Shape, plan: Plan, count: float, width: int) -> float:
+    if plan.autocast:  # the 16-bit copies live until the backward pass has used them
+        return count * (BYTES["float32"] + width)
+    if plan.technique != "qlora":
+        return count * width
+    packed = count * shape.matrix_params / shape.params
+    return packed * (_NF4 + _ABSMAX[plan.double_quant]) + (count - packed) * width
+
+
+def _packed_bytes(shape: Shape, plan: Plan, width: int) -> float:
+    """On a CPU with memory to spare, the frozen matrices and the head are packed for the products of both passes; those
+    of qlora are dequantized first (models/cpu/fast_linear.py)."""
+    if plan.device != "cpu" or plan.technique == "full":
+        return 0
+    dequantized = shape.matrix_params * width if plan.technique == "qlora" else 0
+    return dequantized + 2 * (shape.matrix_params + shape.vocabulary * shape.hidden) * width
+
+
+def _activation_bytes(shape: Shape, plan: Plan, width: int) -> float:
+    """What the backward pass keeps of batch × length tokens, and the gradients of the layer it is at (one layer more).
+
+    Checkpointing keeps the input of each layer, and one layer computed anew beside its gradients.
+    """
+    length = plan.length + (plan.virtual_tokens if plan.technique == "prompt_tuning" else 0)
+    kept = _kept_values(shape, plan)
+    inputs = shape.hidden * (2 if plan.autocast else 1)  # the residual stream is 32 bit under autocast
+    values = shape.layers * inputs + 2 * kept if plan.gradient_checkpointing else kept * (shape.layers + 1)
+    return plan.batch * length * values * width
+
+
+def _kept_values(shape: Shape, plan: Plan) -> float:
+    """Values of the compute type that one layer keeps per token.
+
+    Always: the 32-bit inputs of two norms (2 h of 32 bit); queries, keys and values, repeated for each head, and what
+    attention gave (4 q); gate, its activation, and up (3 i). Matrices that learn keep their inputs: a norm's output for
+    those that read one (h), down_proj its own (i); o_proj's is kept already. LoRA's matrices are 32 bit and read it in
+    the compute type (models/adapter_precision.py). Where all learns, the norms keep what they scale too (2 h of 32
+    bit); under autocast each of five matrices keeps its own 16-bit copy of what it reads (5 h). Short rows end to end on
+    a CPU keep a score for each head and token before.
+    """
+    width = shape.intermediate + shape.active * shape.expert
+    norms = 2 * shape.hidden * BYTES["float32"] / BYTES[plan.dtype]
+    values = norms + 4 * shape.heads * shape.head_dim + (3 if shape.gated else 2) * width
+    if plan.padding_free and plan.device == "cpu" and plan.length <= SHORT_ROW:
+        values += shape.heads * plan.length
+    if plan.technique == "full":
+        return values + norms + (5 if plan.autocast else 2) * shape.hidden + width
+    if plan.technique == "prompt_tuning":
+        return values
+    targets = shape.targeted(plan.target_modules)
+    for readers in (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj")):
+        values += shape.hidden if any(name in targets for name in readers) else 0
+    return values + (width if "down_proj" in targets else 0)
+
+
+def _workspace_bytes(shape: Shape, plan: Plan, width: int) -> float:
+    """Slices of logits with their 32-bit form; for QLoRA the largest matrix, dequantised; for bf16 weights that learn
+    by an 8-bit optimizer, the embeddings and their gradient in 32 bit: weights are updated one matrix at a time.
+
+    On a CPU the allocator also keeps what the 16-bit matrices of the file took before they were packed.
+    """
+    logits = _LOGIT_ROWS * shape.vocabulary * (width + 4)
+    if plan.technique == "full" and width < BYTES["float32"] and not plan.autocast and _STATE_BYTES[plan.optim]:
+        return logits + 2 * BYTES["float32"] * shape.vocabulary * shape.hidden
+    if plan.technique != "qlora":
+        return logits
+    if plan.device == "cpu":
+        return logits + shape.matrix_params * BYTES["bfloat16"]
+    return logits + max(a * b for a, b in shape.linear.values()) * width
+
+
+def _advice(shape: Shape, plan: Plan, params: float | None, gpu_memory_gb: float) -> list[str]:
+    """The changes that would fit, the mildest first."""
+    changes: list[tuple[str, Plan]] = []
+    if plan.batch > 1:
+        smaller = replace(plan, batch=max(1, plan.batch // 2))
+        changes += [
+            (f"per_device_train_batch_size: {smaller.batch} with twice the gradient_accumulation_steps", smaller)
+        ]
+        changes += [("per_device_train_batch_size: 1 with more gradient_accumulation_steps", replace(plan, batch=1))]
+    if not plan.gradient_checkpointing:
+        changes.append(("gradient_checkpointing: true", replace(plan, gradient_checkpointing=True)))
+    least = replace(plan, batch=1, gradient_checkpointing=True)
+    changes.append(("per_device_train_batch_size: 1 and gradient_checkpointing: true", least))
+    if plan.optim == "adamw_torch":
+        changes.append(("optim: paged_adamw_8bit and the two above", replace(least, optim="paged_adamw_8bit")))
+    if plan.technique == "full" and plan.autocast:
+        pure = replace(least, optim="paged_adamw_8bit", autocast=False)
+        changes.append(("pure_bf16: true with optim: paged_adamw_8bit and the two above", pure))
+    lighter = {"full": ("lora", "qlora"), "lora": ("qlora",), "prompt_tuning": ("qlora",)}.get(plan.technique, ())
+    changes += [
+        (f"technique: {name}", replace(least, technique=name, optim="paged_adamw_8bit", autocast=False))
+        for name in lighter
+    ]
+    fitting = [text for text, change in changes if sum(_parts(shape, change, params).values()) <= gpu_memory_gb * 1e9]
+    return fitting or [f"nothing here fits {gpu_memory_gb:g} GB: choose a smaller base_model or a larger GPU"]

@@ -1,0 +1,180 @@
+"""The sizes of a decoder, from its config.json alone: what its matrices hold, whatever the architecture calls them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ft_pipeline.errors import UserError
+from ft_pipeline.settings.experiment import ALL_LINEAR
+
+_NAMES = {
+    "hidden": ("hidden_size", "n_embd", "d_model"),
+    "layers": ("num_hidden_layers", "n_layer", "n_layers", "num_layers"),
+    "heads": ("num_attention_heads", "n_head", "n_heads", "num_heads"),
+    "intermediate": ("intermediate_size", "ffn_dim", "n_inner", "ffn_hidden_size"),
+    "positions": ("max_position_embeddings", "n_positions"),
+    "experts": ("num_local_experts", "num_experts", "n_routed_experts"),
+}
+"""transformers' own names, the commonest first."""
+_TWO_MATRICES = frozenset(
+    {
+        "bloom",
+        "codegen",
+        "falcon",
+        "gpt2",
+        "gpt_bigcode",
+        "gpt_neo",
+        "gpt_neox",
+        "gptj",
+        "mpt",
+        "nemotron",
+        "opt",
+        "phi",
+        "starcoder2",
+    }
+)
+"""Models whose MLP has no gate."""
+_TIED = frozenset({"bloom", "falcon", "gemma", "gemma2", "gemma3_text", "gpt2", "gpt_bigcode", "gpt_neo", "mpt", "opt"})
+"""Models whose head is the embeddings where config.json does not say."""
+_LEARNED_POSITIONS = frozenset({"gpt2", "gpt_bigcode", "gpt_neo", "opt"})
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The sizes of a decoder: in each layer attention, and one MLP or a mixture of experts."""
+
+    hidden: int
+    layers: int
+    intermediate: int
+    """Width of the MLP; with experts, of what all tokens go through beside them (0 for none)."""
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocabulary: int
+    tied: bool
+    gated: bool = True
+    """Whether the MLP has three matrices (Llama) or two (GPT-2)."""
+    experts: int = 0
+    """Of each layer."""
+    expert: int = 0
+    """Width of one expert."""
+    active: int = 0
+    """Experts that a token goes through."""
+    positions: int = 0
+    """Embeddings of positions, where a model learns them."""
+
+    @property
+    def linear(self) -> dict[str, tuple[int, int]]:
+        """(inputs, outputs) of the matrices of one layer, by Llama's names of them, without those of experts."""
+        queries, keys = self.heads * self.head_dim, self.kv_heads * self.head_dim
+        attention = {
+            "q_proj": (self.hidden, queries),
+            "k_proj": (self.hidden, keys),
+            "v_proj": (self.hidden, keys),
+            "o_proj": (queries, self.hidden),
+        }
+        up, down = (self.hidden, self.intermediate), (self.intermediate, self.hidden)
+        mlp = {"gate_proj": up, "up_proj": up, "down_proj": down} if self.gated else {"up_proj": up, "down_proj": down}
+        return (attention if self.heads else {}) | (mlp if self.intermediate else {})
+
+    @property
+    def matrix_params(self) -> int:
+        """Parameters of the layers' matrices: what NF4 packs. Experts are one parameter, which it does not."""
+        return self.layers * sum(inputs * outputs for inputs, outputs in self.linear.values())
+
+    @property
+    def params(self) -> int:
+        embeddings = (self.vocabulary * (1 if self.tied else 2) + self.positions) * self.hidden
+        experts = self.layers * self.experts * (3 * self.hidden * self.expert + self.hidden)
+        return self.matrix_params + experts + embeddings + self.hidden * (2 * self.layers + 1)
+
+    def targeted(self, targets: Sequence[str] | str) -> list[str]:
+        """The matrices of a layer that LoRA stands beside; all, where the names are not Llama's."""
+        named = [] if isinstance(targets, str) else [name for name in self.linear if name in targets]
+        return named or list(self.linear)
+
+    def adapter_params(self, r: int, targets: Sequence[str] | str) -> int:
+        """Parameters of LoRA's A and B on the named matrices of every layer."""
+        values = sum(sum(self.linear[name]) for name in self.targeted(targets))
+        if targets == ALL_LINEAR:  # gate and up are one matrix of twice the rank
+            values += self.experts * (2 * (self.hidden + 2 * self.expert) + self.expert + self.hidden)
+        return self.layers * r * values
+
+
+def read_shape(config: dict[str, Any]) -> Shape:
+    """The shape in a parsed config.json. UserError where it is no decoder that we can count."""
+    config = config.get("text_config", config)
+    kind = config.get("model_type", "llama")
+    hidden, layers = _sized(config, "hidden"), _sized(config, "layers")
+    heads = _first(config, "heads") or 0  # none in a state space model, whose matrices are those of its MLP
+    experts = _first(config, "experts") or 0
+    # Where config.json names no width, these models have the width that GPT-2 has.
+    intermediate = _first(config, "intermediate") or (4 * hidden if kind in _TWO_MATRICES else None)
+    if intermediate is None:
+        raise _uncounted("intermediate_size")
+    expert = (config.get("moe_intermediate_size") or intermediate) if experts else 0
+    return Shape(
+        hidden=hidden,
+        layers=layers,
+        intermediate=_shared_width(config, expert) if experts else intermediate,
+        heads=heads,
+        kv_heads=_kv_heads(config, kind, heads),
+        head_dim=config.get("head_dim") or (hidden // heads if heads else 0),
+        vocabulary=_required(config, "vocab_size"),
+        tied=bool(config.get("tie_word_embeddings", kind in _TIED)),
+        gated=kind not in _TWO_MATRICES,
+        experts=experts,
+        expert=expert,
+        active=config.get("num_experts_per_tok") or 2,
+        positions=(_first(config, "positions") or 0) if kind in _LEARNED_POSITIONS else 0,
+    )
+
+
+def nearest_llama(params: float) -> Shape:
+    """The shape of the published Llama-like model whose size is nearest to `params`."""
+    return min(_KNOWN, key=lambda shape: max(shape.params / params, params / shape.params))
+
+
+def _first(config: dict[str, Any], name: str) -> int | None:
+    return next((config[key] for key in _NAMES[name] if config.get(key)), None)
+
+
+def _sized(config: dict[str, Any], name: str) -> int:
+    if (found := _first(config, name)) is None:
+        raise _uncounted(_NAMES[name][0])
+    return found
+
+
+def _required(config: dict[str, Any], key: str) -> int:
+    if key not in config:
+        raise _uncounted(key)
+    value: int = config[key]
+    return value
+
+
+def _uncounted(key: str) -> UserError:
+    return UserError(f"config.json has no {key!r}; memory can be estimated for decoders of layers only")
+
+
+def _kv_heads(config: dict[str, Any], kind: str, heads: int) -> int:
+    if config.get("multi_query") and not config.get("new_decoder_architecture"):
+        return 1
+    found: int = config.get("num_key_value_heads") or config.get("num_kv_heads") or heads
+    return found
+
+
+def _shared_width(config: dict[str, Any], expert: int) -> int:
+    """Of the experts that every token goes through."""
+    found: int = config.get("shared_expert_intermediate_size") or (config.get("n_shared_experts") or 0) * expert
+    return found
+
+
+_KNOWN = (
+    Shape(576, 30, 1536, 9, 3, 64, 49_152, True),
+    Shape(2048, 22, 5632, 32, 4, 64, 32_000, False),
+    Shape(3072, 28, 8192, 24, 8, 128, 128_256, True),
+    Shape(4096, 32, 11_008, 32, 32, 128, 32_000, False),
+    Shape(5120, 40, 13_824, 40, 40, 128, 32_000, False),
+    Shape(8192, 80, 28_672, 64, 8, 128, 32_000, False),
+)
+"""SmolLM2-135M, TinyLlama-1.1B, Llama 3.2 3B, Llama 2 7B, 13B, 70B."""

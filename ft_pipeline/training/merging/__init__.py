@@ -1,0 +1,1 @@
+"""The adapter added to the weights, and how near the result is."""

@@ -1,0 +1,224 @@
+"""Worker of `merged_model`: the adapter added to the weights it was trained on, and the proof that nothing was lost.
+
+PEFT's own merge of a 4-bit model quantises the sum again, which can erase a weak adapter. Here the sum is 16 bit:
+`dequantized` adds to the NF4 weights, dequantised, which is what the adapter was trained on; `w16` adds to the original
+weights, and differs from the adapter by the NF4 noise.
+"""
+
+import gc
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ft_pipeline.job import Job
+from ft_pipeline.models.base_model import link_files
+from ft_pipeline.models.compute_dtype import compute_dtype, dtype_name, storage_dtype
+from ft_pipeline.models.load import keep_weights_unpacked, load_model, load_tokenizer
+from ft_pipeline.settings.experiment import ExperimentSettings
+from ft_pipeline.training.merging.equivalence import HeldOut, Measurement, kl_divergence
+from ft_pipeline.training.merging.lora_updates import as_stored, lora_updates
+from ft_pipeline.training.merging.quantization_error import noise_table
+from ft_pipeline.training.techniques import copy_companions
+from ft_pipeline.training.training_data import read_split
+
+_NOT_OF_THE_MODEL = ("manifest.json", "metrics.jsonl")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One way of merging, measured on the held-out answers."""
+
+    heldout_loss: float
+    kl: float
+    """KL(adapter || merged), nats per token."""
+    passed: bool
+    kept_gain: float | None = None
+    """What is left of the gain over the untouched model, 1 = all; None where the KL is the gate."""
+
+
+def run(job: Job) -> dict[str, Any]:
+    """Write the merged model as a plain folder; inputs adapter, base_model, training_data (its validation rows gate).
+
+    Summary: mode, kl_adapter_merged, max_kl, passed, adapter_heldout_loss, heldout_rows (behind the losses),
+    compared_tokens and compared_rows (behind the KL), computed_in, candidates, checks, and for qlora noise.
+    """
+    settings = ExperimentSettings.model_validate(job.config["experiment"])
+    if settings.technique == "full":
+        return _whole_already(job)
+    if settings.technique == "prompt_tuning":
+        return _nothing_to_merge(job)
+    pad = load_tokenizer(job.inputs["base_model"]).pad_token_id
+    held_out = HeldOut(read_split(job.inputs["training_data"], "validation"), pad)
+    reference = held_out.measure(partial(_adapter_model, job, settings))
+    job.report.log(
+        f"adapter: held-out loss {reference.loss:.4f} nats per token on {reference.rows:,} of {len(held_out.rows):,} "
+        f"validation rows; {len(reference.states):,} tokens of {reference.compared_rows} rows are compared"
+    )
+    untouched = _untouched(job, settings, held_out)
+    candidates: dict[str, Candidate] = {}
+    measured: dict[str, Measurement] = {}
+    for mode in _modes(settings):
+        folder = job.work / f"merged-{mode}"
+        shutil.rmtree(folder, ignore_errors=True)
+        write_merged(job.inputs["base_model"], job.inputs["adapter"], folder, settings, mode, job.device)
+        measured[mode] = held_out.measure(partial(load_model, folder, job.device))
+        standard = untouched.loss if untouched is not None and mode == "w16" else None
+        candidates[mode] = _judge(measured[mode], reference, standard, settings, job.device)
+        job.report.log(f"merged ({mode}): {asdict(candidates[mode])}")
+        job.report.progress(len(candidates), len(_modes(settings)), kl=candidates[mode].kl)
+    mode = min(candidates, key=lambda mode: (not candidates[mode].passed, candidates[mode].heldout_loss))
+    for path in (job.work / f"merged-{mode}").iterdir():
+        shutil.move(path, job.out / path.name)
+    found = {"adapter": reference, "merged": measured[mode], **({"base": untouched} if untouched else {})}
+    return {**_summary(mode, candidates, reference, settings, job.device), **_noise(job, settings, found, held_out)}
+
+
+def _noise(job: Job, settings: ExperimentSettings, found: dict[str, Measurement], held_out: HeldOut) -> dict[str, Any]:
+    """`noise` (noise.noise_table) where the experiment works in 4 bit and asks for it: two or three more models are
+    loaded and read the held-out rows."""
+    if settings.technique != "qlora" or not settings.merge.measure_noise:
+        return {}
+    four_bit = settings.quantization.model_dump()
+    base = job.inputs["base_model"]
+    if "base" not in found:
+        found["base"] = held_out.measure(partial(load_model, base, job.device))
+    for name, folder in (("base_4bit", base), ("merged_4bit", job.out)):
+        found[name] = held_out.measure(partial(_four_bit_model, folder, job.device, four_bit))
+    table = noise_table(found, job.device)
+    for line in table:
+        job.report.log(f"{line['first']} to {line['second']}: KL {line['kl']:.4f}, loss {line['difference']:+.4f}")
+    return {"noise": table}
+
+
+def _four_bit_model(folder: Path, device: str, quantization: dict[str, Any]) -> Any:
+    model = load_model(folder, device, quantization=quantization)
+    keep_weights_unpacked(model)
+    return model
+
+
+def _whole_already(job: Job) -> dict[str, Any]:
+    """`full` leaves a whole model: the same files under this name too, without a second copy on the disk."""
+    link_files(job.inputs["adapter"], job.out, leave=_NOT_OF_THE_MODEL)
+    message = "all weights were trained: the model is whole already, and there is nothing to merge"
+    return {
+        "mode": "full",
+        "passed": True,
+        "checks": {"merge_equivalence": {"passed": True, "blocking": True, "message": message}},
+    }
+
+
+def _nothing_to_merge(job: Job) -> dict[str, Any]:
+    """A learned prompt stays beside its model: it is served as an adapter."""
+    message = "a learned prompt changes no weights: there is nothing to merge, and the adapter is served"
+    (job.out / "merge.json").write_text(json.dumps({"mode": "none", "message": message}) + "\n", encoding="utf-8")
+    check = {"passed": True, "blocking": True, "message": message}
+    return {"mode": "none", "passed": True, "checks": {"merge_equivalence": check}}
+
+
+def write_merged(
+    base: Path, adapter: Path, out: Path, settings: ExperimentSettings, mode: str, device: str = "cpu"
+) -> None:
+    """Write base + (alpha/r)·B·A, summed in fp32 and stored in the base's 16-bit type, with tokenizer and template."""
+    stored = storage_dtype(base)
+    updates = lora_updates(adapter)
+    model = load_model(base, device, dtype=stored)
+    if mode == "dequantized":
+        for name, weight in dequantized_weights(base, settings, device):
+            module, update = model.get_submodule(name), updates.pop(name, None)
+            total = weight if update is None else update.apply(weight.float())
+            module.weight.data = as_stored(module, total.to(stored))
+        gc.collect()  # the 4-bit model, whose modules refer to each other
+    for update in updates.values():
+        update.add_to(model)
+    model.to(stored).save_pretrained(out)
+    copy_companions(base, out)
+
+
+def dequantized_weights(base: Path, settings: ExperimentSettings, device: str) -> Iterator[tuple[str, Tensor]]:
+    """The module names and weights [outputs, inputs] of the 4-bit base, dequantized to the compute type one at a time.
+
+    All at once they would take as much memory as the 16-bit model, in fp32 twice as much. The 4-bit model is freshly
+    loaded, because a forward pass on a CPU can change the layout of its weights. It is used up.
+    """
+    from bitsandbytes.functional import dequantize_4bit
+    from bitsandbytes.nn import Linear4bit
+
+    model = load_model(base, device, quantization=settings.quantization.model_dump())
+    keep_weights_unpacked(model)
+    for name, module in model.named_modules():
+        if isinstance(module, Linear4bit):
+            weight = dequantize_4bit(module.weight.data, module.weight.quant_state)
+            del module.weight
+            yield name, weight
+
+
+def _modes(settings: ExperimentSettings) -> list[str]:
+    if settings.technique == "lora":
+        return ["w16"]  # its base is the 16-bit one
+    return ["dequantized", "w16"] if settings.merge.mode == "auto" else [settings.merge.mode]
+
+
+def _adapter_model(job: Job, settings: ExperimentSettings) -> Any:
+    quantization = settings.quantization.model_dump() if settings.technique == "qlora" else None
+    model = load_model(job.inputs["base_model"], job.device, quantization=quantization, adapter=job.inputs["adapter"])
+    keep_weights_unpacked(model)
+    return model
+
+
+def _untouched(job: Job, settings: ExperimentSettings, held_out: HeldOut) -> Measurement | None:
+    """The 16-bit base on the held-out rows, where a merge onto it is to be judged by what it keeps of the gain."""
+    if settings.technique != "qlora" or "w16" not in _modes(settings):
+        return None
+    return held_out.measure(partial(load_model, job.inputs["base_model"], job.device))
+
+
+def _judge(
+    merged: Measurement,
+    adapter: Measurement,
+    untouched: float | None,
+    settings: ExperimentSettings,
+    device: str = "cpu",
+) -> Candidate:
+    """untouched: the 16-bit base's loss where the merge stands on it and not on what the adapter was trained on."""
+    kl = kl_divergence(adapter, merged, device)
+    if untouched is None:
+        return Candidate(merged.loss, kl, kl <= settings.merge.max_kl)
+    gain = untouched - adapter.loss
+    kept = (untouched - merged.loss) / gain if gain > 0 else 0.0
+    return Candidate(merged.loss, kl, kept >= settings.merge.min_kept_gain, kept)
+
+
+def _summary(
+    mode: str,
+    candidates: dict[str, Candidate],
+    reference: Measurement,
+    settings: ExperimentSettings,
+    device: str,
+) -> dict[str, Any]:
+    chosen = candidates[mode]
+    if chosen.kept_gain is None:
+        gate = f"KL(adapter || merged) {chosen.kl:.4f} nats per token (limit {settings.merge.max_kl:g})"
+        gate += f" on {len(reference.states):,} tokens of {reference.compared_rows} rows"
+    else:
+        gate = f"keeps {chosen.kept_gain:.0%} of what training gained (at least {settings.merge.min_kept_gain:.0%})"
+    losses = f"{reference.loss:.4f} as adapter, {chosen.heldout_loss:.4f} merged, on {reference.rows} rows"
+    message = f"{mode}: {gate}; held-out loss {losses}"
+    return {
+        "mode": mode,
+        "kl_adapter_merged": chosen.kl,
+        "max_kl": settings.merge.max_kl,
+        "passed": chosen.passed,
+        "adapter_heldout_loss": reference.loss,
+        "heldout_rows": reference.rows,
+        "compared_tokens": len(reference.states),
+        "compared_rows": reference.compared_rows,
+        "computed_in": dtype_name(compute_dtype(device)),
+        "candidates": {name: asdict(candidate) for name, candidate in candidates.items()},
+        "checks": {"merge_equivalence": {"passed": chosen.passed, "blocking": True, "message": message}},
+    }

@@ -1,0 +1,42 @@
+"""What 4 bit costs, in numbers: the base against its NF4 form, and the adapter against what is merged of it."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+from ft_pipeline.training.merging.equivalence import Measurement, kl_divergences
+
+PAIRS = (
+    ("base", "base_4bit"),
+    ("adapter", "merged"),
+    ("adapter", "merged_4bit"),
+    ("merged", "merged_4bit"),
+)
+"""What is held against what: quantising the base; merging; and quantising what was merged, as a 4-bit server does."""
+
+
+@dataclass(frozen=True)
+class Noise:
+    """One line of the table, on the held-out answers."""
+
+    first: str
+    second: str
+    kl: float
+    """KL(first || second), nats per token."""
+    first_loss: float
+    second_loss: float
+    """Nats per answer token."""
+
+    @property
+    def difference(self) -> float:
+        """How much worse the second is, in nats per answer token."""
+        return self.second_loss - self.first_loss
+
+
+def noise_table(measured: Mapping[str, Measurement], device: str = "cpu") -> list[dict[str, float | str]]:
+    """The lines whose two models were measured, as JSON, each with its `difference`; computed on `device`."""
+    pairs = [(first, second) for first, second in PAIRS if first in measured and second in measured]
+    lines = [
+        Noise(first, second, kl, measured[first].loss, measured[second].loss)
+        for (first, second), kl in kl_divergences(measured, pairs, device).items()
+    ]
+    return [{**asdict(line), "difference": line.difference} for line in lines]

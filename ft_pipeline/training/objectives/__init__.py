@@ -1,0 +1,1 @@
+"""What is learned: the rows of each objective and its loss."""

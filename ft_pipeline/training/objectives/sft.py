@@ -1,0 +1,82 @@
+"""Rows of `sft`: conversations and distilled answers, mixed by weight; the loss is on the assistant's turns alone."""
+
+import hashlib
+import math
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from ft_pipeline.errors import UserError
+from ft_pipeline.job import Job
+from ft_pipeline.models.chat import Message, with_prompt
+from ft_pipeline.settings.experiment import ExperimentSettings
+from ft_pipeline.tables.formats.turns import plain
+from ft_pipeline.training.tokens.chat_tokens import Lost, Rendered, encode, find_lost, render_conversation
+from ft_pipeline.training.tokens.token_audit import Row
+
+_CHUNK = 1024
+"""Conversations tokenised at a time: enough to keep the tokenizer's threads busy, little enough to report progress."""
+
+
+def answer_rows(job: Job, settings: ExperimentSettings, tokenizer: Any) -> list[Row]:
+    """The rows of inputs conversations, and distilled if any. UserError where a split has none."""
+    mixed = _mix(job, settings)
+    rows: list[Row] = []
+    for begin in range(0, len(mixed), _CHUNK):
+        rows += _tokenise(tokenizer, mixed[begin : begin + _CHUNK], settings.data.system_prompt)
+        job.report.progress(min(begin + _CHUNK, len(mixed)), len(mixed))
+    return rows
+
+
+def _mix(job: Job, settings: ExperimentSettings) -> list[dict[str, Any]]:
+    """Rows with `source` set, each source of the train split by its weight; validation is human and never weighted."""
+    human = _read(job.inputs["conversations"], "human")
+    distilled = _read(job.inputs["distilled"], "distilled") if "distilled" in job.inputs else []
+    train = [row for row in human if row["split"] == "train"]
+    validation = [row for row in human if row["split"] == "validation"]
+    weights, share, seed = settings.data.weights, settings.data.share, settings.training.seed
+    train, distilled = (weigh(rows, share, seed) for rows in (train, distilled))
+    mixed = weigh(train, weights.human, seed) + weigh(distilled, weights.distilled, seed)
+    if not mixed or not validation:
+        name = "training" if not mixed else "validation"
+        raise UserError(
+            f"no {name} rows: {len(train)} human rows × weight {weights.human:g} and {len(distilled)} distilled rows × "
+            f"weight {weights.distilled:g} to train, {len(validation)} to validate; add data, or change data.weights "
+            "of the experiment or the shares in project.yaml"
+        )
+    return mixed + validation
+
+
+def weigh(rows: list[dict[str, Any]], weight: float, seed: int) -> list[dict[str, Any]]:
+    """`rows` times `weight`: whole copies, then the seeded share of the rows with the lowest hash of their id."""
+    copies, share = math.floor(weight), weight - math.floor(weight)
+    order = sorted(rows, key=lambda row: hashlib.sha256(f"{seed}:{row['id']}".encode()).digest())
+    return rows * copies + order[: round(share * len(rows))]
+
+
+def _read(folder: Path, source: str) -> list[dict[str, Any]]:
+    columns = ["id", "split", "file", "row", "messages"]
+    rows = pq.read_table(folder / "rows.parquet", columns=columns).to_pylist()
+    return [{**row, "source": source} for row in rows]
+
+
+def _tokenise(tokenizer: Any, rows: list[dict[str, Any]], system_prompt: str | None) -> list[Row]:
+    texts: list[tuple[dict[str, Any], Rendered, Lost | None]] = []
+    for row in rows:
+        messages = with_prompt(plain(row["messages"]), system_prompt, [])
+        rendered = _render(tokenizer, row, messages)
+        lost = [find_lost(messages, rendered), *[None] * (len(rendered) - 1)]  # once for each conversation
+        texts += [(row, text, each) for text, each in zip(rendered, lost, strict=True)]
+    encoded = encode(tokenizer, [rendered for _, rendered, _ in texts])
+    return [
+        Row(row["id"], row["source"], row["split"], row["file"], row["row"], rendered, tokens, lost)
+        for (row, rendered, lost), tokens in zip(texts, encoded, strict=True)
+    ]
+
+
+def _render(tokenizer: Any, row: dict[str, Any], messages: list[Message]) -> list[Rendered]:
+    try:
+        return render_conversation(tokenizer, messages)
+    except UserError as error:
+        raise UserError(f"{row['file']}:{row['row']}: {error}") from error

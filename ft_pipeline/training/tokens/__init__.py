@@ -1,0 +1,1 @@
+"""Messages to token ids and labels, and the audit of them."""

@@ -1,0 +1,39 @@
+"""Splits for what is trained beside the conversations: pairs and texts that stand near a held-out row stay out."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ft_pipeline.settings.project import DataSettings
+from ft_pipeline.tables.dedup.contamination import heldout_rows, overlap_with_heldout
+from ft_pipeline.tables.dedup.keys import prompt_of
+from ft_pipeline.tables.splits import split_of
+from ft_pipeline.tables.text_rules import normalise
+
+
+def keep_from_training(
+    conversations: Path, rows: Sequence[dict[str, Any]], shares: DataSettings
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """(rows with their `split`, train or validation; rows left out as `train_test_overlap`).
+
+    rows: {file, row, text} or {file, row, messages, answer}, all of one sort. The hash of the text, or of the prompt as
+    it is for conversations, decides, so that new rows move no old ones. What would be a test row of the conversations
+    is trained on here, unless it is near one of theirs.
+    """
+    if not rows:
+        return [], []
+    near = overlap_with_heldout(rows, heldout_rows(conversations))
+    kept, left_out = [], []
+    for row, origin in zip(rows, near, strict=True):
+        split = "validation" if split_of(_group(row), shares) == "validation" else "train"
+        if origin is None:
+            kept.append({**row, "split": split})
+        else:
+            left_out.append({"file": row["file"], "row": row["row"], "code": "train_test_overlap", "copy_of": origin})
+    return kept, left_out
+
+
+def _group(row: dict[str, Any]) -> str:
+    asked = normalise(row["text"]) if "text" in row else prompt_of(row["messages"])
+    return hashlib.sha256(asked.encode()).hexdigest()[:32]

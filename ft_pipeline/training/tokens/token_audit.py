@@ -1,0 +1,224 @@
+"""The token audit: what must hold of every row before anything is trained on it, and the numbers worth seeing."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ft_pipeline.models.chat import stop_token_ids
+from ft_pipeline.training.tokens.chat_tokens import MASKED, Encoded, Lost, Rendered
+
+
+@dataclass(frozen=True)
+class Row:
+    """One training or validation row with where it came from."""
+
+    id: str
+    source: str
+    """`human`, `distilled`, `replay`, `preferred`, `rejected` or `text`."""
+    split: str
+    file: str
+    row: int
+    rendered: Rendered
+    encoded: Encoded
+    lost: Lost | None = None
+    """What the chat template left out; None for all but the first text of a conversation."""
+
+    @property
+    def tokens(self) -> int:
+        return len(self.encoded.input_ids)
+
+    @property
+    def trained(self) -> list[int]:
+        return [label for label in self.encoded.labels if label != MASKED]
+
+
+def audit(tokenizer: Any, rows: Sequence[Row], *, max_length: int, vocabulary: int) -> dict[str, Any]:
+    """Account for every token of `rows`; `max_length` in tokens, `vocabulary` the rows of the model's embedding.
+
+    Each check is {passed, value, message}, `value` the number of rows at fault. One that fails stops the training.
+    """
+    return account(tokenizer, rows, answer_checks(tokenizer, rows), max_length=max_length, vocabulary=vocabulary)
+
+
+def answer_checks(tokenizer: Any, rows: Sequence[Row]) -> dict[str, Any]:
+    """What must hold of rows whose assistant turns are trained."""
+    return {"every_turn_rendered": _rendered_check(rows), **_content_checks(tokenizer, rows)}
+
+
+def both(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
+    """Checks of two sorts of rows that train together, by name: passed where both are."""
+    return {
+        name: {
+            "passed": check["passed"] and second[name]["passed"],
+            "value": check["value"] + second[name]["value"],
+            "message": f"{check['message']}; {second[name]['message']}",
+        }
+        for name, check in first.items()
+    }
+
+
+def account(
+    tokenizer: Any, rows: Sequence[Row], checks: dict[str, Any], *, max_length: int, vocabulary: int
+) -> dict[str, Any]:
+    """The document of audit(): the numbers, and `checks` beside those that hold for any row, lengths and ids."""
+    over = [row for row in rows if row.tokens > max_length]
+    lengths = np.array([row.tokens for row in rows])
+    tokens, trained = int(lengths.sum()), sum(len(row.trained) for row in rows)
+    counts, edges = np.histogram(lengths, bins=min(24, max(1, int(lengths.max() - lengths.min()))))
+    return {
+        "checks": {
+            "no_over_length": check(
+                over,
+                f"no row is longer than max_length ({max_length} tokens)",
+                f"longer than max_length ({max_length} tokens); nothing is truncated: raise training.max_length, or "
+                "shorten or remove the rows",
+            ),
+            **checks,
+            "ids_in_vocabulary": check(
+                [row for row in rows if max(row.encoded.input_ids, default=0) >= vocabulary],
+                f"every token id is below the model's vocabulary of {vocabulary}",
+                f"with a token id that the model (vocabulary {vocabulary}) has no embedding for: the tokenizer grew, "
+                "the model did not",
+            ),
+        },
+        "lengths": {f"p{p}": int(np.percentile(lengths, p)) for p in (50, 90, 99)} | {"max": int(lengths.max())},
+        "histogram": {"edges": [float(edge) for edge in edges], "counts": [int(count) for count in counts]},
+        "rows": _count_rows(rows),
+        "tokens": tokens,
+        "trained_tokens": trained,
+        "trained_share": trained / tokens,
+        "split_by_turn": sum(row.rendered.split_by_turn for row in rows),
+        "reasoning": _count_reasoning(rows),
+        "example": _example(tokenizer, rows),
+        "over_length": [{"id": row.id, "file": row.file, "row": row.row, "tokens": row.tokens} for row in over],
+    }
+
+
+def failures(report: dict[str, Any]) -> list[str]:
+    """The messages of the checks that did not pass."""
+    return [f"{name}: {check['message']}" for name, check in report["checks"].items() if not check["passed"]]
+
+
+def _content_checks(tokenizer: Any, rows: Sequence[Row]) -> dict[str, Any]:
+    stops = set(stop_token_ids(tokenizer))
+    bos = tokenizer.bos_token_id
+    return {
+        "every_row_trains": check(
+            [row for row in rows if not row.trained],
+            "every row has at least one trained token",
+            "without a trained token",
+        ),
+        "stop_token_trained": check(
+            [row for row in rows if not _stops(row.encoded, stops)],
+            "every assistant turn ends with a trained stop token",
+            "with an assistant turn whose stop token is not trained; the model would never learn to stop: the chat "
+            "template must write a control token behind each answer",
+        ),
+        "single_bos": check(
+            [row for row in rows if bos is not None and row.encoded.input_ids[:2] == [bos, bos]],
+            "no row begins with two BOS tokens",
+            "beginning with two BOS tokens",
+        ),
+        "padding_never_trained": check(
+            [row for row in rows if not _labels_stand_on_tokens(row.encoded)],
+            "every label stands on its own token; padding is added after the labels and is masked by position",
+            "with a label that is not the token at its place",
+        ),
+        "prompts_masked": check(
+            _not_exactly_the_answers(tokenizer, rows),
+            "the trained tokens of every row decode to its assistant turns, and to nothing else",
+            "whose trained tokens are not exactly the assistant turns",
+        ),
+    }
+
+
+def _rendered_check(rows: Sequence[Row]) -> dict[str, Any]:
+    faulty = [row for row in rows if row.lost and row.lost.turns]
+    what = ", ".join(f"{row.file}:{row.row} {row.lost.turns[0]}" for row in faulty[:3] if row.lost)
+    return check(
+        faulty,
+        "the text of every turn stands in its rendered conversation",
+        f"with a turn that the chat template leaves out ({what}); choose a base model whose template has such turns, "
+        "or take them out of the data",
+    )
+
+
+def _count_reasoning(rows: Sequence[Row]) -> dict[str, Any]:
+    """Reasoning is not needed to answer, so a template without it fails nothing; but it is not lost unsaid."""
+    found = [row for row in rows if row.lost and row.lost.reasoning]
+    without = [row for row in found if row.lost and row.lost.reasoning_left_out]
+    turns = sum(row.lost.reasoning for row in found if row.lost)
+    left_out = sum(len(row.lost.reasoning_left_out) for row in without if row.lost)
+    message = ""
+    if turns:
+        message = f"{turns - left_out} of {turns} turns with reasoning are trained with it"
+    if left_out:
+        first = ", ".join(f"{row.file}:{row.row}" for row in without[:5])
+        message += f"; the chat template has no place for that of the other {left_out} (first: {first})"
+    return {"turns": turns, "left_out": left_out, "message": message}
+
+
+def check(faulty: Sequence[Row], holds: str, fault: str) -> dict[str, Any]:
+    """A check of the audit: what holds, or how many rows are at fault and the first of them."""
+    if not faulty:
+        return {"passed": True, "value": 0, "message": holds}
+    first = ", ".join(f"{row.file}:{row.row}" for row in faulty[:5])
+    return {"passed": False, "value": len(faulty), "message": f"{len(faulty)} rows {fault} (first: {first})"}
+
+
+def _stops(encoded: Encoded, stops: set[int]) -> bool:
+    following = [*encoded.labels[1:], MASKED]
+    runs_end = [
+        label for label, after in zip(encoded.labels, following, strict=True) if label != MASKED and after == MASKED
+    ]
+    return bool(runs_end) and all(label in stops for label in runs_end)
+
+
+def _labels_stand_on_tokens(encoded: Encoded) -> bool:
+    pairs = zip(encoded.input_ids, encoded.labels, strict=True)
+    return all(label in (MASKED, token) for token, label in pairs)
+
+
+def _not_exactly_the_answers(tokenizer: Any, rows: Sequence[Row]) -> list[Row]:
+    """Rows whose trained tokens read otherwise than their targets, both as the tokenizer reads them."""
+    return [
+        row
+        for row in rows
+        if _read(tokenizer, row.trained) != _read(tokenizer, _tokenise(tokenizer, row.rendered.targets))
+    ]
+
+
+def _tokenise(tokenizer: Any, texts: list[str]) -> list[int]:
+    return [token for text in texts for token in tokenizer(text, add_special_tokens=False)["input_ids"]]
+
+
+def _read(tokenizer: Any, ids: list[int]) -> str:
+    # Sentence-piece tokenizers add a space before a text of its own; white space between turns is no content.
+    return "".join(tokenizer.decode(ids, clean_up_tokenization_spaces=False).split())
+
+
+def _count_rows(rows: Sequence[Row]) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for row in rows:
+        counts[f"{row.source}/{row.split}"] = counts.get(f"{row.source}/{row.split}", 0) + 1
+    return counts
+
+
+def _example(tokenizer: Any, rows: Sequence[Row]) -> dict[str, str]:
+    """A row of middling length as text, and with its trained parts between ⟦ and ⟧."""
+    row = sorted(rows, key=lambda row: (row.tokens, row.id))[len(rows) // 2]
+    marked, inside = "", False
+    chunk: list[int] = []
+    for token, label in zip(row.encoded.input_ids, row.encoded.labels, strict=True):
+        if (label != MASKED) != inside:
+            marked += _bracket(tokenizer, chunk, inside)
+            inside, chunk = not inside, []
+        chunk.append(token)
+    return {"text": row.rendered.text, "marked": marked + _bracket(tokenizer, chunk, inside)}
+
+
+def _bracket(tokenizer: Any, ids: list[int], trained: bool) -> str:
+    text = tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+    return f"⟦{text}⟧" if trained else text

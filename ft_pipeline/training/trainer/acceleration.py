@@ -1,0 +1,141 @@
+"""What makes a step faster and leaves what is learned as it is: each is a key of `training`."""
+
+import importlib.util
+import os
+import shutil
+import sysconfig
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers.integrations.liger import apply_liger_kernel
+
+from ft_pipeline.errors import UserError
+from ft_pipeline.models.attention import lay_end_to_end, reads_end_to_end
+from ft_pipeline.models.compute_dtype import compute_dtype, computing
+from ft_pipeline.models.cpu.fast_linear import speed_up_products
+from ft_pipeline.models.model_structure import causal_lm, layers
+from ft_pipeline.models.soft_prompt import learned_prompt
+from ft_pipeline.settings.experiment import TrainingSettings
+from ft_pipeline.training.trainer.model_probe import rows_apart, states_of_rows
+
+_COMPILERS = ("g++", "clang++")
+_LIGER = {"cross_entropy": False, "fused_linear_cross_entropy": False}
+"""The loss is ours: it makes no logits where nothing is learned."""
+
+
+_NEEDS = {"flash_attention_2": "flash_attn", "flash_attention_3": "flash_attn_interface", "flex_attention": "torch"}
+"""What an attention that runs on a GPU alone is imported from. torch's flex_attention has no backward pass on a CPU."""
+
+
+def require_attention(name: str | None, device: str) -> None:
+    """UserError where this machine cannot train with the attention `name`."""
+    if name not in _NEEDS:
+        return
+    if not device.startswith("cuda"):
+        raise UserError(
+            f"training.attn_implementation is {name}, which trains on a GPU alone, and this training runs on {device}. "
+            "Remove it."
+        )
+    if importlib.util.find_spec(_NEEDS[name]) is None:
+        raise UserError(
+            f"training.attn_implementation is {name}, and the package {_NEEDS[name]} is not installed. Install it, or "
+            "remove attn_implementation."
+        )
+
+
+def speed_up(model: Any, training: TrainingSettings, device: str, *, sharded: bool = False) -> None:
+    """Prepare `model` for padding_free, use_liger_kernel and torch_compile, as far as `training` wants them.
+
+    Where `training` leaves padding_free open, a CPU takes it if the model can. Without torch_compile, and where no
+    weight is `sharded`, its frozen matrices are packed. UserError where this model or this machine cannot do what is
+    wanted.
+    """
+    if training.padding_free:
+        if (reason := _lay_end_to_end(model)) is not None:
+            raise UserError(f"training.padding_free: {reason}. Remove padding_free.")
+    elif training.padding_free is None and device == "cpu" and _may_lie_end_to_end(model, training):
+        _lay_end_to_end(model)
+    if training.use_liger_kernel:
+        _require_liger(device)
+        apply_liger_kernel(model, _LIGER)
+    if training.torch_compile:
+        _require_compiler(device)
+        _compile_layers(model)
+    elif not sharded:
+        speed_up_products(model, trains=True)
+
+
+def _may_lie_end_to_end(model: Any, training: TrainingSettings) -> bool:
+    """Whether the settings allow it, and no learned prompt comes before each row of a batch."""
+    return training.allows_rows_end_to_end and learned_prompt(model) is None
+
+
+def _lay_end_to_end(model: Any) -> str | None:
+    """Let the model read its rows without padding; else why it cannot, and it stays as it was."""
+    if reads_end_to_end(model):
+        return None
+    causal = causal_lm(model)
+    before = causal.config._attn_implementation
+    alone = states_of_rows(model, end_to_end=False)
+    if (reason := lay_end_to_end(model)) is not None:
+        return f"{reason}, so its rows cannot lie end to end"
+    with computing(model):  # as in training: the kernel of a GPU takes 16 bit alone
+        together = states_of_rows(model, end_to_end=True)
+    if rows_apart(alone, together):
+        return None
+    causal.set_attn_implementation(before)
+    return f"a {causal.config.model_type} model mixes rows that lie end to end"
+
+
+def _compile_layers(model: Any) -> None:
+    """Each layer by itself: they share one code, which is compiled once, in seconds instead of minutes."""
+    found = layers(model)
+    if not found:
+        raise UserError(
+            f"training.torch_compile: a {causal_lm(model).config.model_type} model does not name its layers; remove it"
+        )
+    for layer in found:
+        layer.compile(dynamic=True)
+
+
+def _require_liger(device: str) -> None:
+    if not device.startswith("cuda"):
+        raise UserError(
+            f"training.use_liger_kernel: its kernels run on a GPU, and this training runs on {device}; remove it"
+        )
+    if importlib.util.find_spec("liger_kernel") is None:
+        raise UserError(
+            "training.use_liger_kernel: liger-kernel is not installed: pip install 'ft-pipeline[liger]', or remove it"
+        )
+
+
+def _require_compiler(device: str) -> None:
+    if device == "cpu" and (reason := why_not_compiled()):
+        raise UserError(f"training.torch_compile: {reason}, or remove torch_compile")
+
+
+def why_not_compiled() -> str | None:
+    """Why torch's compiler cannot be used on this CPU, and what to do; None where it can.
+
+    In float32 compiled LoRA layers gave NaN, and damaged the heap, with torch 2.13. In bfloat16 they learn the same.
+    """
+    if compute_dtype("cpu") == torch.float32:
+        return "compiled layers are wrong in float32 on a CPU; train where `ft doctor` names bfloat16"
+    missing = _missing_for_compiling()
+    return f"a CPU needs {missing}; install it" if missing else None
+
+
+def _missing_for_compiling() -> str | None:
+    """What torch's compiler needs on a CPU, and this machine has not."""
+    named = os.environ.get("CXX")
+    if not any(map(shutil.which, [named] if named else _COMPILERS)):
+        return f"a C++ compiler, and {named or ' or '.join(_COMPILERS)} is not there (apt install g++)"
+    if not (Path(sysconfig.get_path("include")) / "Python.h").is_file():
+        return "the headers of this Python, and they are not there (apt install python3-dev)"
+    return None
+
+
+def computed_as_written() -> Any:
+    """A context in which nothing compiled runs: a held-out loss is not worth a compilation of its own."""
+    return torch.compiler.set_stance("force_eager")

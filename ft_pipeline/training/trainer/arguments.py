@@ -1,0 +1,54 @@
+"""The settings of a training as transformers and TRL take them."""
+
+from pathlib import Path
+
+import torch
+from trl import SFTConfig
+
+from ft_pipeline.settings.experiment import TrainingSettings
+
+
+def training_arguments(settings: TrainingSettings, folder: Path, device: str, dtype: torch.dtype) -> SFTConfig:
+    """transformers' and TRL's arguments for one run; `folder` takes the checkpoints.
+
+    The steps between evaluations and between checkpoints depend on the rows: evaluations.intervals.
+    ValueError where the learning rate is not resolved (learning_rates.resolved).
+    """
+    if settings.learning_rate is None:
+        raise ValueError("training.learning_rate is null. Resolve it for the size of the base model first.")
+    return SFTConfig(
+        output_dir=str(folder),
+        learning_rate=settings.learning_rate,
+        num_train_epochs=settings.num_train_epochs,
+        max_steps=settings.max_steps,
+        per_device_train_batch_size=settings.per_device_train_batch_size,
+        per_device_eval_batch_size=2 * settings.per_device_train_batch_size,
+        gradient_accumulation_steps=settings.gradient_accumulation_steps,
+        optim=settings.optim,
+        lr_scheduler_type=settings.lr_scheduler_type,
+        warmup_steps=settings.warmup_ratio,  # below 1: a share of the steps
+        weight_decay=settings.weight_decay,
+        max_grad_norm=settings.max_grad_norm,
+        gradient_checkpointing=settings.gradient_checkpointing,
+        neftune_noise_alpha=settings.neftune_noise_alpha,
+        seed=settings.seed,
+        # The rows are tokens already; TRL would cut them at 1,024 and drop what is then fully masked.
+        max_length=None,
+        dataset_kwargs={"skip_prepare_dataset": True},
+        remove_unused_columns=False,
+        # The model is 16 bit throughout, so autocast would only add casts; fp16 needs it, for the loss scaling.
+        bf16=False,
+        fp16=dtype == torch.float16,
+        use_cpu=device == "cpu",
+        dataloader_pin_memory=device != "cpu",
+        eval_strategy="steps",
+        # The Trainer's ways of keeping the best checkpoint want one for every evaluation and no other: Evaluations and
+        # AnswerTrainer do it.
+        save_strategy="steps",
+        metric_for_best_model="eval_loss",
+        greater_is_better=False,
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        disable_tqdm=True,
+        report_to=list(settings.report_to) or "none",
+    )

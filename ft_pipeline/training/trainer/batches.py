@@ -1,0 +1,113 @@
+"""Rows to batches: rows of similar length together, the longest batch first, padding masked by position.
+
+A batch may also lie end to end, without padding: one sequence, and where each row begins in it.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Sampler
+
+from ft_pipeline.training.tokens.chat_tokens import MASKED
+
+_GROUP = 64
+"""Batches that are sorted by length together; more would pad less and mix less."""
+_JITTER = 0.1
+"""Lengths are blurred by this share before sorting, so that every epoch makes other batches."""
+
+
+BOUNDS = "cu_seq_lens"
+"""Key of a batch that lies end to end: where each row begins, and where the last one ends [rows + 1]."""
+
+
+def collate(rows: Sequence[dict[str, Any]], pad_token_id: int | None) -> dict[str, Tensor]:
+    """input_ids, attention_mask, labels [rows, longest row]; padded on the right, padding masked and never trained.
+
+    Without a pad token end to end: input_ids, position_ids, labels [1, tokens] and BOUNDS.
+    """
+    if pad_token_id is None:
+        return _end_to_end(rows)
+    width = max(len(row["input_ids"]) for row in rows)
+
+    def pad(values: list[list[int]], filler: int) -> Tensor:
+        return torch.tensor([value + [filler] * (width - len(value)) for value in values], dtype=torch.long)
+
+    return {
+        "input_ids": pad([list(row["input_ids"]) for row in rows], pad_token_id),
+        "attention_mask": pad([[1] * len(row["input_ids"]) for row in rows], 0),
+        "labels": pad([list(row["labels"]) for row in rows], MASKED),
+    }
+
+
+def _end_to_end(rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+    lengths = [len(row["input_ids"]) for row in rows]
+    # What a row's first token is cannot be told from the row before it.
+    labels = [label for row in rows for label in (MASKED, *row["labels"][1:])]
+    return {
+        "input_ids": torch.tensor([[token for row in rows for token in row["input_ids"]]]),
+        "position_ids": torch.cat([torch.arange(length) for length in lengths])[None],
+        "labels": torch.tensor([labels]),
+        BOUNDS: torch.tensor([0, *lengths], dtype=torch.int32).cumsum(0, dtype=torch.int32),
+    }
+
+
+def tokens_in(batch: dict[str, Tensor]) -> int:
+    """Tokens of the rows, without padding."""
+    mask = batch.get("attention_mask")
+    return batch["input_ids"].numel() if mask is None else int(mask.sum())
+
+
+class LengthGroupedSampler(Sampler[int]):
+    """Indices whose consecutive `batch_size` are of similar length; a function of seed and epoch alone.
+
+    The first batch of the first epoch holds the longest rows: what does not fit into memory fails in minute one.
+    """
+
+    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int) -> None:
+        self._lengths = list(lengths)
+        self._batch_size = batch_size
+        self._seed = seed
+        self._epoch = 0
+
+    def __len__(self) -> int:
+        return len(self._lengths)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by the trainer, after a resume too, so that the order does not depend on who called `iter` before."""
+        self._epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(self._seed * 1_000_003 + self._epoch)
+        batches = self._batches(generator)
+        full = [batch for batch in batches if len(batch) == self._batch_size]
+        rest = [batch for batch in batches if len(batch) < self._batch_size]
+        order = torch.randperm(len(full), generator=generator).tolist()
+        if self._epoch == 0 and full:
+            longest = max(order, key=lambda index: max(self._lengths[row] for row in full[index]))
+            order.remove(longest)
+            order.insert(0, longest)
+        for batch in [
+            full[index] for index in order
+        ] + rest:  # a short batch must be last, or it would shift the others
+            yield from batch
+
+    def _batches(self, generator: torch.Generator) -> list[list[int]]:
+        count = len(self._lengths)
+        blur = 1 - _JITTER + 2 * _JITTER * torch.rand(count, generator=generator)
+        keys = (torch.tensor(self._lengths) * blur).tolist()
+        shuffled = torch.randperm(count, generator=generator).tolist()
+        size = _GROUP * self._batch_size
+        groups = [shuffled[begin : begin + size] for begin in range(0, count, size)]
+        ordered = [index for group in groups for index in sorted(group, key=lambda index: -keys[index])]
+        return [ordered[begin : begin + self._batch_size] for begin in range(0, count, self._batch_size)]
+
+
+def batches_by_length(
+    rows: Sequence[dict[str, Any]], batch_size: int, columns: Sequence[str] = ("input_ids",)
+) -> list[list[dict[str, Any]]]:
+    """All rows in batches of similar length (of `columns`, summed), the longest first, always the same: for held-out
+    losses."""
+    order = sorted(rows, key=lambda row: -sum(len(row[name]) for name in columns))
+    return [order[begin : begin + batch_size] for begin in range(0, len(order), batch_size)]

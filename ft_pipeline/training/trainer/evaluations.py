@@ -1,0 +1,85 @@
+"""Held-out losses while a model trains: after which steps, on which rows, and when they end the run early."""
+
+import math
+from typing import Any
+
+from transformers import TrainerCallback, TrainerState, TrainingArguments
+
+from ft_pipeline.settings.experiment import TrainingSettings
+
+_DECAYED = 0.1
+"""Of the peak learning rate: what a schedule has to fall to before a run may end early."""
+_CONSTANT = ("constant", "constant_with_warmup")
+
+
+def intervals(training: TrainingSettings, rows: int) -> tuple[int, int]:
+    """Optimizer steps between two evaluations, and between two checkpoints, of a training on `rows` rows."""
+    evaluate = training.eval_steps or _share_of_an_epoch(training, rows)
+    return evaluate, training.save_steps or evaluate
+
+
+def steps_per_epoch(training: TrainingSettings, rows: int) -> int:
+    """Optimizer steps of one epoch, as the Trainer counts them. Several ranks divide the same batches."""
+    batches = math.ceil(rows / training.per_device_train_batch_size)
+    return math.ceil(batches / training.gradient_accumulation_steps)
+
+
+def _share_of_an_epoch(training: TrainingSettings, rows: int) -> int:
+    steps = steps_per_epoch(training, rows)
+    if training.max_steps > 0:
+        steps = min(steps, training.max_steps)
+    return math.ceil(steps / training.evals_per_epoch)
+
+
+def losses_by_step(state: TrainerState) -> dict[int, float]:
+    """The held-out losses so far, without that of the untrained model; checkpoints carry them."""
+    return {entry["step"]: entry["eval_loss"] for entry in state.log_history if entry["step"] and "eval_loss" in entry}
+
+
+def best_steps(state: TrainerState) -> list[int]:
+    """The steps whose held-out loss was lower than all before, oldest first: the last one is the best."""
+    best: list[int] = []
+    losses = losses_by_step(state)
+    for step, loss in losses.items():
+        if not best or loss < losses[best[-1]]:
+            best.append(step)
+    return best
+
+
+class Evaluations(TrainerCallback):
+    """Keeps the best evaluated step, evaluates the last step, and stops a run that no longer improves.
+
+    It decides by the log history, which checkpoints carry, so that a resumed run decides the same. Held-out losses are
+    sums over all ranks, so that all ranks decide the same.
+    """
+
+    def __init__(self, patience: int | None) -> None:
+        """patience: evaluations without a new best that end the run; None for no early stopping."""
+        self._patience = patience
+
+    def exhausted(self, args: TrainingArguments, state: TrainerState) -> bool:
+        """Whether the best held-out loss is `patience` evaluations old, and the schedule has decayed."""
+        losses = list(losses_by_step(state).values())
+        if self._patience is None or not losses:
+            return False
+        return len(losses) - 1 - losses.index(min(losses)) >= self._patience and _decayed(args, state)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step >= state.max_steps:
+            control.should_evaluate = control.should_save = True
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if best_steps(state)[-1:] == [state.global_step]:
+            control.should_save = True
+        if self.exhausted(args, state):
+            control.should_training_stop = control.should_save = True
+
+
+def _decayed(args: TrainingArguments, state: TrainerState) -> bool:
+    """Whether warmup is over and, unless the schedule is constant, the learning rate at most a tenth of its peak."""
+    if state.global_step <= args.get_warmup_steps(state.max_steps):
+        return False
+    if args.lr_scheduler_type in _CONSTANT:
+        return True
+    rates = [entry["learning_rate"] for entry in state.log_history if "learning_rate" in entry]
+    return bool(rates) and rates[-1] <= _DECAYED * args.learning_rate

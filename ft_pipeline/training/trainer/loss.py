@@ -1,0 +1,284 @@
+"""Cross-entropy on the trained tokens alone: no logits where nothing is learned, no 32-bit copy of all of them.
+
+A vocabulary of 49,152 words makes the logits of one 2,000-token batch 200 MB in 16 bit and 400 MB in 32 bit, most of
+them for prompt tokens that no loss looks at. Here the hidden states are gathered at the labels first, the head runs on
+those in slices, and with a frozen head the gradient is made in the same pass, so that nothing of it is kept.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ft_pipeline.models.cpu.packed_linear import FrozenLinear
+from ft_pipeline.models.model_structure import causal_lm
+from ft_pipeline.models.soft_prompt import learned_prompt
+from ft_pipeline.training.tokens.chat_tokens import MASKED
+from ft_pipeline.training.trainer.batches import BOUNDS
+
+_SLICE = 128
+"""Rows of logits that exist at a time: enough for a CPU's matrix product."""
+_WIDENED = 8
+"""Rows of logits that a CPU widens to 32 bit at a time."""
+
+
+def answer_loss(model: Any, batch: dict[str, Tensor]) -> tuple[Tensor, int]:
+    """Summed loss (nats, fp32 scalar) over the trained tokens of a batch, and their number.
+
+    `batch` as batches.collate makes it, padded or end to end. Equals the model's own loss times that number.
+    """
+    losses = token_losses(model, batch)
+    return losses.sum(), len(losses)
+
+
+def sequence_log_probabilities(model: Any, batch: dict[str, Tensor]) -> Tensor:
+    """Summed log probability (nats, fp32) of the trained tokens of each row [rows]."""
+    rows, owners = _owners(batch)
+    losses = token_losses(model, batch)
+    return torch.zeros(rows, dtype=losses.dtype, device=losses.device).index_add(0, owners, -losses)
+
+
+def _owners(batch: dict[str, Tensor]) -> tuple[int, Tensor]:
+    """How many rows there are, and the row of each trained token [tokens]."""
+    trained = (batch["labels"][:, 1:] != MASKED).nonzero()
+    if (bounds := batch.get(BOUNDS)) is None:
+        return len(batch["labels"]), trained[:, 0]
+    return len(bounds) - 1, torch.bucketize(trained[:, 1] + 1, bounds[1:], right=True)
+
+
+def token_losses(model: Any, batch: dict[str, Tensor]) -> Tensor:
+    """Loss of every trained token [tokens] (nats, fp32), row after row; `batch` as in answer_loss."""
+    return head_losses(model, *answer_states(model, batch))
+
+
+def head_losses(model: Any, hidden: Tensor, targets: Tensor) -> Tensor:
+    """Cross-entropy [tokens] (nats, fp32) of the head on hidden states [tokens, width of the model]."""
+    head = _own_head(model)
+    if head.weight.requires_grad or not head.linear:
+        return _GeneralLoss.apply(hidden, head.weight, head.bias, targets, head, _product_dtype(hidden))
+    module = model.get_output_embeddings()
+    return _FrozenHeadLoss.apply(hidden, head.weight, targets, module if isinstance(module, FrozenLinear) else None)
+
+
+def _product_dtype(hidden: Tensor) -> torch.dtype:
+    """The type that the head multiplies in: autocast's where it is on, else that of what it reads."""
+    kind = hidden.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
+
+
+def answer_states(model: Any, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Last hidden states [tokens, width of the model] where a trained token is predicted, and those tokens [tokens]."""
+    states = hidden_states(model, batch)
+    targets = batch["labels"][:, 1:]
+    trained = targets != MASKED
+    return states[:, :-1][trained], targets[trained]
+
+
+def hidden_states(model: Any, batch: dict[str, Tensor]) -> Tensor:
+    """Last hidden states [rows, width, width of the model] of the rows' own tokens, behind a learned prompt if any."""
+    decoder, prompt = _decoder(model), learned_prompt(model)
+    if BOUNDS in batch:
+        return decoder(**_rows_end_to_end(batch), use_cache=False).last_hidden_state
+    ids, mask = batch["input_ids"], batch["attention_mask"]
+    if prompt is None:
+        return decoder(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+    words = decoder.get_input_embeddings()(ids)
+    embeddings = torch.cat([prompt.to(words.dtype).expand(len(ids), -1, -1), words], dim=1)
+    seen = torch.cat([mask.new_ones(len(ids), len(prompt)), mask], dim=1)
+    states = decoder(inputs_embeds=embeddings, attention_mask=seen, use_cache=False).last_hidden_state
+    return states[:, len(prompt) :]
+
+
+def _rows_end_to_end(batch: dict[str, Tensor]) -> dict[str, Any]:
+    """A decoder's arguments, named as transformers' variable-length attention names them."""
+    bounds, longest = batch[BOUNDS], int(batch[BOUNDS].diff().max())
+    return {
+        "input_ids": batch["input_ids"],
+        "position_ids": batch["position_ids"],
+        "cu_seq_lens_q": bounds,
+        "cu_seq_lens_k": bounds,
+        "max_length_q": longest,
+        "max_length_k": longest,
+    }
+
+
+def logits_of(model: Any, hidden: Tensor) -> Tensor:
+    """Logits [tokens, vocabulary] of hidden states, as the model's own forward makes them."""
+    return _own_head(model).transformed(model.get_output_embeddings()(hidden))
+
+
+@dataclass(frozen=True)
+class Head:
+    """What makes logits of a model's last hidden states; it can outlive the model."""
+
+    weight: Tensor
+    """[vocabulary, width of the model]"""
+    bias: Tensor | None
+    scale: float
+    """A factor of the logits (Cohere, Granite, Falcon-H1)."""
+    cap: float | None
+    """A soft cap: logits become cap · tanh(logits / cap) (Gemma 2, arXiv 2408.00118)."""
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """As logits_of."""
+        return self.transformed(functional.linear(hidden, self.weight, self.bias))
+
+    def transformed(self, products: Tensor) -> Tensor:
+        """The logits of the products of states and weights."""
+        scaled = products if self.scale == 1.0 else products * self.scale
+        return scaled if self.cap is None else self.cap * torch.tanh(scaled / self.cap)
+
+    def slope_of_products(self, slope: Tensor, logits: Tensor) -> Tensor:
+        """From the gradient with respect to `transformed`'s result, `logits`, to that of its argument."""
+        if self.cap is not None:
+            slope = slope * (1 - (logits.float() / self.cap) ** 2)
+        return slope if self.scale == 1.0 else slope * self.scale
+
+    @property
+    def linear(self) -> bool:
+        """Whether the logits are products of states and weights, and no more."""
+        return self.bias is None and (self.scale, self.cap) == (1.0, None)
+
+    def to(self, place: str | torch.dtype) -> "Head":
+        """This head on a device, or in a type; its weights are not copied if they are there already."""
+        return replace(self, weight=self.weight.to(place), bias=None if self.bias is None else self.bias.to(place))
+
+    def equals(self, head: "Head") -> bool:
+        """Whether both, on one device, make the same logits of the same states."""
+        if (self.scale, self.cap) != (head.scale, head.cap):
+            return False
+        return _same(self.weight, head.weight) and _same(self.bias, head.bias)
+
+
+def head_of(model: Any) -> Head:
+    """The head of `model`, with the model's own weights and not a copy; it does not learn."""
+    head = _own_head(model)
+    return replace(head, weight=head.weight.detach(), bias=None if head.bias is None else head.bias.detach())
+
+
+def _own_head(model: Any) -> Head:
+    module = model.get_output_embeddings()
+    return Head(module.weight, module.bias, *_transform(model))
+
+
+def _same(first: Tensor | None, second: Tensor | None) -> bool:
+    if first is None or second is None:
+        return first is second
+    return first.dtype == second.dtype and torch.equal(first, second)
+
+
+def _decoder(model: Any) -> Any:
+    """The model without its head; an adapter's layers are inside it."""
+    return causal_lm(model).base_model
+
+
+def _transform(model: Any) -> tuple[float, float | None]:
+    """What some models do to their logits: a factor, and a soft cap."""
+    config = model.config.get_text_config()
+    factors = (getattr(config, key, None) for key in ("logit_scale", "output_multiplier", "lm_head_multiplier"))
+    scale = next((factor for factor in factors if factor is not None), None)
+    if scale is None:
+        divisor = getattr(config, "logits_scaling", None) or 1.0
+        scale = divisor if config.model_type == "hyperclovax" else 1 / divisor
+    return float(scale), getattr(config, "final_logit_softcapping", None)
+
+
+class _FrozenHeadLoss(torch.autograd.Function):
+    """Cross-entropy [tokens] of `hidden @ weightᵀ`, by the packed layer if there is one; the weight gets no
+    gradient."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, packed: FrozenLinear | None = None
+    ) -> Tensor:
+        gradient = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
+        losses = torch.empty(hidden.shape[0], dtype=torch.float32, device=hidden.device)
+        for part in _slices(hidden):
+            logits = packed.product(hidden[part]) if packed else hidden[part] @ weight.T
+            losses[part] = _cross_entropy(logits, targets[part], into_slope=gradient is not None)
+            if gradient is not None:
+                gradient[part] = packed.slope(logits) if packed else logits @ weight
+        ctx.save_for_backward(*([gradient] if gradient is not None else []))
+        return losses
+
+    @staticmethod
+    def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor, None, None, None]:
+        (gradient,) = ctx.saved_tensors
+        return gradient * outputs[0].to(gradient.dtype)[:, None], None, None, None
+
+
+class _GeneralLoss(torch.autograd.Function):
+    """The same for heads that learn, have a bias, or transform their logits; products run in `dtype`.
+
+    A slice of logits is computed a second time in the backward pass. The gradients of weight and bias are summed over
+    the slices in 32 bit: a 16-bit sum of many slices loses what the later ones add.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        targets: Tensor,
+        head: Head,
+        dtype: torch.dtype,
+    ) -> Tensor:
+        states, rounded = hidden.to(dtype), replace(head, weight=weight, bias=bias).to(dtype)
+        ctx.save_for_backward(states, rounded.weight, rounded.bias, targets)
+        ctx.head = head
+        ctx.dtypes = [None if given is None else given.dtype for given in (hidden, weight, bias)]
+        losses = torch.empty(hidden.shape[0], dtype=torch.float32, device=hidden.device)
+        for part in _slices(states):
+            losses[part] = _cross_entropy(rounded.logits(states[part]), targets[part])
+        return losses
+
+    @staticmethod
+    def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor | None, ...]:
+        states, weight, bias, targets = ctx.saved_tensors
+        head = replace(ctx.head, weight=weight, bias=bias)
+        wants_states, wants_weight, wants_bias = ctx.needs_input_grad[:3]
+        of_states = torch.empty_like(states) if wants_states else None
+        of_weight = torch.zeros_like(weight, dtype=torch.float32) if wants_weight else None
+        of_bias = torch.zeros_like(bias, dtype=torch.float32) if wants_bias else None
+        for part in _slices(states):
+            logits = head.logits(states[part])
+            slope = _slope(torch.log_softmax(logits, 1, dtype=torch.float32), targets[part])
+            slope *= outputs[0][part, None]
+            slope = head.slope_of_products(slope, logits).to(states.dtype)
+            if of_states is not None:
+                of_states[part] = slope @ weight
+            if of_weight is not None:
+                of_weight += slope.T @ states[part]
+            if of_bias is not None:
+                of_bias += slope.sum(0, dtype=torch.float32)
+        gradients = zip((of_states, of_weight, of_bias), ctx.dtypes, strict=True)
+        return (*(None if total is None else total.to(dtype) for total, dtype in gradients), None, None, None)
+
+
+def _slices(rows: Tensor, size: int = _SLICE) -> Iterator[slice]:
+    return (slice(begin, begin + size) for begin in range(0, len(rows), size))
+
+
+def _cross_entropy(logits: Tensor, targets: Tensor, *, into_slope: bool = False) -> Tensor:
+    """The loss of each row [rows] (nats, fp32) of its logits [rows, vocabulary].
+
+    into_slope: overwrite the logits with the gradient of the losses with respect to them. It goes by a few rows at a
+    time, so that their 32-bit form stays in a CPU's cache.
+    """
+    losses = torch.empty(len(logits), dtype=torch.float32, device=logits.device)
+    for part in _slices(logits, _WIDENED if logits.device.type == "cpu" else _SLICE):
+        log_probabilities = torch.log_softmax(logits[part], 1, dtype=torch.float32)
+        losses[part] = -log_probabilities.gather(1, targets[part, None])[:, 0]
+        if into_slope:
+            logits[part] = _slope(log_probabilities, targets[part])
+    return losses
+
+
+def _slope(log_probabilities: Tensor, targets: Tensor) -> Tensor:
+    """The gradient of those losses with respect to the logits: softmax minus one-hot. It overwrites its argument."""
+    slope = log_probabilities.exp_()
+    return slope.scatter_add_(1, targets[:, None], slope.new_full((len(slope), 1), -1.0))

@@ -1,0 +1,96 @@
+"""A model is read before it trains: a few tokens, to see that it is what the trainer takes it for.
+
+The trainer makes the logits itself, out of the last hidden states and the head, and knows what most architectures add
+to that. One that it does not know would train towards something else, unsaid; so would one that reads ahead.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ft_pipeline.errors import UserError
+from ft_pipeline.models.compute_dtype import computing
+from ft_pipeline.models.model_structure import causal_lm, window_of
+from ft_pipeline.models.soft_prompt import learned_prompt
+from ft_pipeline.training.trainer.batches import collate
+from ft_pipeline.training.trainer.loss import hidden_states, logits_of
+
+_TOKENS = 12
+_TOLERANCE = 0.1
+"""Mean difference over the standard deviation: 16 bit makes a hundredth, another computation most of one."""
+
+
+@torch.no_grad()
+def require_causal(model: Any) -> None:
+    """UserError where `model` (a causal LM, an adapter on it or not) makes its logits in a way that the trainer does
+    not know, or lets a token see those behind it. Its mode is restored."""
+    causal = causal_lm(model)
+    kind = causal.config.get_text_config().model_type
+    was_training = causal.training
+    causal.eval()
+    ids = _ids(causal)
+    with computing(causal):  # as in training: flash attention takes 16 bit alone
+        logits = causal(input_ids=ids, use_cache=False).logits
+        ours = logits_of(causal, causal.base_model(input_ids=ids, use_cache=False).last_hidden_state)
+        ids[:, -1] = ids[:, 0]
+        changed = causal(input_ids=ids, use_cache=False).logits
+    causal.train(was_training)
+    if _differ(logits, ours):
+        raise UserError(
+            f"base_model: a {kind} model makes its predictions in a way that this trainer does not know; choose one of "
+            "another architecture, such as llama, qwen3, gemma3 or mistral"
+        )
+    if _differ(logits[:, :-1], changed[:, :-1]):
+        raise UserError(
+            f"base_model: this {kind} model lets a token see those behind it, so that it cannot learn to write; choose "
+            "a causal language model, such as llama, qwen3, gemma3 or mistral"
+        )
+
+
+def require_room(model: Any, rows: Mapping[str, Sequence[dict[str, Any]]]) -> None:
+    """UserError where the longest row does not fit behind the learned prompt of `model`; none, where it has none."""
+    prompt = learned_prompt(model)
+    window = window_of(model.config)
+    longest = max(len(row["input_ids"]) for split in rows.values() for row in split)
+    if prompt is not None and window is not None and longest + len(prompt) > window:
+        raise UserError(
+            f"prompt_tuning.num_virtual_tokens is {len(prompt)}, and the longest row has {longest} tokens: the model "
+            f"reads {window}; lower it, or shorten or remove the row"
+        )
+
+
+@torch.no_grad()
+def states_of_rows(model: Any, end_to_end: bool) -> Tensor:
+    """Last hidden states [tokens, width] of two short rows, one behind the other; each read by itself, or both laid
+    end to end in one batch."""
+    causal = causal_lm(model)
+    was_training = causal.training
+    causal.eval()
+    ids = _ids(causal)[0].tolist()
+    rows = [{"input_ids": part, "labels": part} for part in (ids[: _TOKENS // 3], ids[_TOKENS // 3 :])]
+    batches = [collate(rows, None)] if end_to_end else [collate([row], 0) for row in rows]
+    states = [hidden_states(causal, _on(batch, causal.device))[0] for batch in batches]
+    causal.train(was_training)
+    return torch.cat(states)
+
+
+def rows_apart(alone: Tensor, end_to_end: Tensor) -> bool:
+    """Whether rows end to end are read as each row by itself; states as states_of_rows gives them."""
+    return not _differ(alone, end_to_end)
+
+
+def _on(batch: dict[str, Tensor], device: Any) -> dict[str, Tensor]:
+    return {name: tensor.to(device) for name, tensor in batch.items()}
+
+
+def _ids(causal: Any) -> Tensor:
+    """[1, tokens] of words from the middle of the vocabulary, always the same."""
+    words = causal.get_input_embeddings().num_embeddings
+    return torch.linspace(words // 10, words // 2, _TOKENS, device=causal.device).long()[None]
+
+
+def _differ(first: Tensor, second: Tensor) -> bool:
+    spread = first.float().std().clamp(min=1e-6)
+    return bool((first.float() - second.float()).abs().mean() > _TOLERANCE * spread)

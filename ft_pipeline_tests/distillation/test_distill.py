@@ -1,0 +1,115 @@
+"""Every answer is kept or set aside, with its reason, its origin and where it came from."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from ft_pipeline.distillation.distill import DISTILLED, distil
+from ft_pipeline_tests.distillation.material import HUMAN, answer_row, write_answers, write_conversations
+
+SHARED = Path(__file__).parents[2].parent / "shared" / "data" / "alpaca"
+TEACHER = {"model": "embedded", "fingerprint": "f" * 64}
+TEST = [("How long is the warranty on pans?", "Larkfield cookware has a warranty of 5 years; other goods have 2.")]
+LABEL = "I'm e-mailing a free return label for the rug to you now; it can be printed at any post office."
+
+
+def run(tmp_path: Path, answers: list[dict[str, Any]], **options: Any) -> tuple[dict[str, Any], list[dict], list[dict]]:
+    out = tmp_path / "out"
+    out.mkdir()
+    summary = distil(
+        write_answers(tmp_path / "answers", answers),
+        write_conversations(tmp_path / "conversations", test=TEST),
+        out,
+        teacher=TEACHER,
+        **options,
+    )
+    return summary, *(pq.read_table(out / name).to_pylist() for name in ("rows.parquet", "set_aside.parquet"))
+
+
+def test_kept_rows_are_conversations_of_the_train_split_with_provenance(tmp_path: Path) -> None:
+    summary, rows, aside = run(tmp_path, [answer_row(7, "May the rug go back?", LABEL)])
+    assert aside == []
+    (row,) = rows
+    assert [turn["role"] for turn in row["messages"]] == ["user", "assistant"]
+    assert row["messages"][1]["content"] == LABEL
+    assert (row["split"], row["table"], row["file"], row["row"]) == ("train", "unlabelled", "inbox.jsonl", 7)
+    assert (row["teacher"], row["teacher_fingerprint"]) == ("embedded", "f" * 64)
+    assert row["sampling"] == '{"max_new_tokens": 80, "seed": 0, "temperature": 0.0}'
+    assert (row["prompt_tokens"], row["answer_tokens"], row["template_sha256"]) == (40, 20, "t" * 64)
+    assert pq.read_schema(tmp_path / "out" / "rows.parquet").names == DISTILLED.names
+    assert (summary["answers"], summary["kept"], summary["set_aside"], summary["reasons"]) == (1, 1, 0, {})
+
+
+def test_each_answer_is_kept_or_set_aside(tmp_path: Path) -> None:
+    answers = [
+        answer_row(1, "May the rug go back?", LABEL),
+        answer_row(2, "How long is the warranty on pans?", "Ask the maker of the pans for it, please."),
+        answer_row(3, "where is my parcel", HUMAN[0][1]),
+        answer_row(4, "may the rug go back", LABEL.upper()),
+        answer_row(5, "Is there a shop in Leeds?", "There is no shop", finish_reason="length"),
+        answer_row(6, "Do you sell swings?", ""),
+    ]
+    summary, rows, aside = run(tmp_path, answers)
+    assert [row["row"] for row in rows] == [1]
+    assert [(row["row"], row["code"], row["copy_of"]) for row in aside] == [
+        (2, "train_test_overlap", "alpaca/support.jsonl:5"),
+        (3, "near_duplicate", "alpaca/support.jsonl:1"),
+        (4, "near_duplicate", "unlabelled/inbox.jsonl:1"),
+        (5, "answer_cut_off", None),
+        (6, "empty_output", None),
+    ]
+    assert all(row["message"] and row["raw"] for row in aside)
+    assert summary["reasons"] == {"answer_cut_off": 1, "empty_output": 1, "near_duplicate": 2, "train_test_overlap": 1}
+    assert summary["answers"] == summary["kept"] + summary["set_aside"] == 6
+    assert summary["checks"]["answers_accounted_for"] == {"passed": True, "message": "6 answers = 1 kept + 5 set aside"}
+    assert {sample["code"] for sample in summary["samples"]["set_aside"]} == set(summary["reasons"])
+    assert [sample["answer"] for sample in summary["samples"]["kept"]] == [LABEL]
+
+
+def test_the_general_suite_is_never_trained_on(tmp_path: Path) -> None:
+    question = "Which of these planets is the closest to the sun and has no moon of its own at all?"
+    summary, rows, _ = run(tmp_path, [answer_row(1, question, LABEL)], general_questions=[question])
+    assert rows == []
+    assert summary["reasons"] == {"train_test_overlap": 1}
+
+
+def test_nothing_kept_is_said_but_blocks_nothing(tmp_path: Path) -> None:
+    summary, rows, _ = run(tmp_path, [answer_row(1, "Do you sell swings?", "")])
+    assert rows == []
+    check = summary["checks"]["some_answers_kept"]
+    assert (check["passed"], check["blocking"]) == (False, False)
+    assert check["message"] == "0 of 1 answers are kept; the commonest fault is empty_output (1)"
+
+
+def test_no_answers_give_empty_tables(tmp_path: Path) -> None:
+    summary, rows, aside = run(tmp_path, [])
+    assert (rows, aside, summary["answers"]) == ([], [], 0)
+    assert all(check["passed"] for check in summary["checks"].values())
+
+
+def test_the_same_answers_give_the_same_rows(tmp_path: Path) -> None:
+    answers = [answer_row(1, "May the rug go back?", LABEL), answer_row(2, "Do you sell swings?", "")]
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    assert run(tmp_path / "a", answers) == run(tmp_path / "b", answers)
+
+
+def test_a_teacher_that_degenerates_teaches_nothing(tmp_path: Path) -> None:
+    """252 real answers of an old model, 239 of them known to be degenerate, beside 999 answers that are not."""
+    if not SHARED.is_dir():
+        pytest.skip("needs ../shared/data")
+    lines = (SHARED / "davinci_predictions.jsonl").read_text(encoding="utf-8").splitlines()
+    people = json.loads((SHARED / "alpaca_en_demo.json").read_text(encoding="utf-8"))
+    answers = [answer_row(at, row["prompt"], row["response"]) for at, row in enumerate(map(json.loads, lines), 1)]
+    pairs = [(f"{row['instruction']}\n{row['input']}", row["output"]) for row in people]
+    summary = distil(
+        write_answers(tmp_path / "answers", answers),
+        write_conversations(tmp_path / "conversations", pairs),
+        tmp_path,
+        teacher=TEACHER,
+    )
+    assert (summary["answers"], summary["kept"], summary["reasons"]) == (252, 2, {"repetition": 250})
+    assert all(set(sample) == {"prompt", "answer"} for sample in summary["samples"]["kept"])

@@ -1,0 +1,325 @@
+"""Asking a real server on loopback that fails in every way that the rules know."""
+
+import asyncio
+import threading
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from pathlib import Path
+
+import pytest
+
+from ft_pipeline.distillation.endpoint_teacher import answer_of
+from ft_pipeline.distillation.teacher_prompt import Prompter
+from ft_pipeline.errors import UserError
+from ft_pipeline.models.endpoint import chat_completions
+from ft_pipeline.models.endpoint.answer_log import AnswerLog
+from ft_pipeline.models.endpoint.chat_completions import Endpoint
+from ft_pipeline.models.endpoint.rate_limits import Pace
+from ft_pipeline.models.endpoint.request_loop import Asked, Question, ask_all
+from ft_pipeline.models.endpoint.responses import RULES, Spending
+from ft_pipeline.settings.project import TeacherSettings
+from ft_pipeline_tests.distillation.fault_server import ANSWER_TOKENS, PROMPT_TOKENS, FaultServer, answer_to, serving
+from ft_pipeline_tests.distillation.material import Recorder, user
+
+KEY = "sk-a-secret-that-nobody-may-see"
+PROMPTS = [f"My order {number} has not arrived, what now?" for number in range(60)]
+
+
+def questions(teacher: TeacherSettings, prompts: Sequence[str] = PROMPTS) -> list[Question]:
+    return [Prompter(teacher, []).question(user(text)) for text in prompts]
+
+
+def ask(
+    folder: Path, teacher: TeacherSettings, prompts: Sequence[str] = PROMPTS, key: str | None = None
+) -> tuple[Asked, Spending, list[dict]]:
+    """Ask the prompts; what asking came to, all that was spent, and each prompt's outcome."""
+    found = questions(teacher, prompts)
+    with AnswerLog.opened(folder, lambda message: None) as log:
+        asked = ask_all(lambda: Endpoint(teacher, key), log, found, len(found), teacher, Recorder())
+        return asked, log.spent, [answer_of(log, question) for question in found]
+
+
+def test_every_prompt_gets_its_own_answer(tmp_path: Path) -> None:
+    with serving() as server:
+        asked, spent, answers = ask(tmp_path, server.teacher(temperature=0.5, seed=7))
+    assert [answer["answer"] for answer in answers] == [answer_to(prompt) for prompt in PROMPTS]
+    assert (asked.answered, asked.failed, spent.paid, spent.perhaps_paid) == (60, 0, 60, 0)
+    assert spent.tokens == 60 * (PROMPT_TOKENS + ANSWER_TOKENS)
+    assert all(answer["request_id"].startswith("req-") and answer["reply_model"] for answer in answers)
+    sent = server.bodies[0]
+    assert {key: sent[key] for key in ("model", "temperature", "max_tokens", "seed")} == {
+        "model": "big-teacher",
+        "temperature": 0.5,
+        "max_tokens": 40,
+        "seed": 7,
+    }
+
+
+def test_what_the_log_holds_is_not_asked_again(tmp_path: Path) -> None:
+    with serving() as server:
+        teacher = server.teacher()
+        ask(tmp_path, teacher, PROMPTS[:40])
+        asked, spent, _ = ask(tmp_path, teacher)
+        assert (asked.known, asked.answered, server.requests, spent.paid) == (40, 20, 60, 60)
+        # Other sampling is another question.
+        asked, _, _ = ask(tmp_path, server.teacher(temperature=0.9), PROMPTS[:5])
+        assert (asked.known, asked.answered) == (0, 5)
+
+
+def test_each_sample_is_an_answer_of_its_own(tmp_path: Path) -> None:
+    with serving() as server:
+        teacher = server.teacher(temperature=0.8, seed=4, answers_per_prompt=3)
+        found = [Prompter(teacher, []).question(user(PROMPTS[0]), sample) for sample in range(3)]
+        with AnswerLog.opened(tmp_path, lambda message: None) as log:
+            ask_all(lambda: Endpoint(teacher, None), log, found, 3, teacher, Recorder())
+        assert sorted(body["seed"] for body in server.bodies) == [4, 5, 6]
+        assert len({question.key for question in found}) == server.requests == 3
+
+
+def test_no_more_requests_at_once_than_allowed(tmp_path: Path) -> None:
+    with serving(latency=0.01, slots=500) as server:
+        ask(tmp_path, server.teacher({"concurrency": 7}))
+        assert 1 < server.most_at_once <= 7
+
+
+@pytest.mark.parametrize(
+    "reason", ["rate_limited", "server_error", "connection_lost", "broken_reply", "timeout", "wrong_model"]
+)
+def test_what_can_go_better_is_tried_again(tmp_path: Path, reason: str) -> None:
+    with serving(faults={reason: 0.15}, hang=60, seed=3) as server:
+        # Long enough that a busy machine is not taken for a server that hangs.
+        teacher = server.teacher({"concurrency": 32, "timeout_seconds": 2 if reason == "timeout" else 60})
+        asked, spent, answers = ask(tmp_path, teacher)
+        assert [answer["answer"] for answer in answers] == [answer_to(prompt) for prompt in PROMPTS]
+        assert (asked.answered, asked.failed) == (60, 0)
+        assert set(spent.failures) == {reason}
+        failures = spent.failures[reason]
+        assert failures >= server.failed[reason] > 0
+        assert spent.requests == 60 + failures
+        assert spent.perhaps_paid == (failures if RULES[reason].bill == "perhaps" else 0)
+        assert spent.paid == 60 + (failures if RULES[reason].bill == "yes" else 0)
+        if reason != "timeout":  # there a slow answer may have been given up, too
+            assert failures == server.failed[reason]
+            assert spent.requests == server.requests
+
+
+def test_an_empty_answer_is_tried_once_more(tmp_path: Path) -> None:
+    with serving(faults={"empty": 1.0}) as server:
+        asked, spent, answers = ask(tmp_path, server.teacher({"max_failed": 1.0}), PROMPTS[:3])
+        assert (asked.failed, server.requests, spent.paid) == (3, 6, 6)
+        assert {answer["finish_reason"] for answer in answers} == {"stop"}
+        assert {answer["answer"] for answer in answers} == {""}
+
+
+def test_a_cut_off_answer_is_paid_for_once(tmp_path: Path) -> None:
+    with serving(faults={"cut_off": 1.0}) as server:
+        teacher = server.teacher({"max_failed": 1.0})
+        for _ in range(2):
+            asked, spent, answers = ask(tmp_path, teacher, PROMPTS[:10])
+            assert (asked.failed, spent.paid, server.requests) == (10, 10, 10)
+            assert {answer["finish_reason"] for answer in answers} == {"length"}
+            assert answers[0]["answer"] == answer_to(PROMPTS[0])
+
+
+def test_too_many_failures_are_an_error_with_the_commonest_reason(tmp_path: Path) -> None:
+    with serving(faults={"cut_off": 0.3, "filtered": 0.1}, seed=1) as server:
+        with pytest.raises(UserError) as caught:
+            ask(tmp_path, server.teacher({"max_failed": 0.2}))
+        said = str(caught.value)
+        assert "over the limit of 20%" in said
+        assert f"the commonest reason is cut_off ({server.failed['cut_off']}): did not end within 40 tokens" in said
+        assert f"{60 - server.failed.total()} of 60 answers are kept" in said
+        ask(tmp_path, server.teacher({"max_failed": 0.9}))
+        assert server.requests == 60
+
+
+@pytest.mark.parametrize(
+    ("reason", "said"),
+    [("no_access", "HTTP 401"), ("not_found", "HTTP 404"), ("no_credit", "HTTP 402")],
+)
+def test_what_cannot_go_better_stops_at_once(tmp_path: Path, reason: str, said: str) -> None:
+    with serving(faults={reason: 1.0}) as server:
+        with pytest.raises(UserError, match=f"the teacher cannot be asked: {said}"):
+            ask(tmp_path, server.teacher({"concurrency": 4}))
+        assert server.requests <= 4
+
+
+def test_a_wrong_key_is_refused_and_never_repeated(tmp_path: Path) -> None:
+    with serving(key="the right one") as server:
+        with pytest.raises(UserError) as caught:
+            ask(tmp_path, server.teacher(), key=KEY)
+        assert "Incorrect key: Bearer ***" in str(caught.value)
+    written = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+    assert b"Incorrect key" in written
+    assert KEY.encode() not in written
+    assert KEY not in str(caught.value)
+
+
+def test_without_a_key_none_of_the_environment_is_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    with serving(key=chat_completions.NO_KEY) as server:
+        assert ask(tmp_path, server.teacher())[0].answered == 60
+
+
+def test_a_server_that_takes_no_request_is_given_up(tmp_path: Path) -> None:
+    with serving(faults={"refused": 1.0}) as server:
+        with pytest.raises(UserError, match=r"20 prompts failed and none was answered; .* HTTP 400: this is refused"):
+            ask(tmp_path, server.teacher({"concurrency": 1}))
+        assert server.requests == 20
+
+
+def test_another_model_is_not_the_teacher(tmp_path: Path) -> None:
+    with serving(faults={"wrong_model": 1.0}) as server:
+        with pytest.raises(UserError, match="answered by small-teacher, asked was big-teacher; name that in teacher"):
+            ask(tmp_path, server.teacher({"concurrency": 1}))
+        assert server.requests == 3
+        allowed = server.teacher({"reply_models": ["small-teacher"]})
+        assert ask(tmp_path, allowed, PROMPTS[:5])[0].answered == 5
+
+
+@pytest.mark.parametrize(
+    ("model", "right"),
+    [
+        ("gpt-4o", True),
+        ("gpt-4o-2024-08-06", True),
+        ("gpt-4o@main", True),
+        (None, True),
+        ("gpt-4o-mini", False),
+        ("gpt", False),
+    ],
+)
+def test_a_version_behind_the_name_is_the_same_model(model: str | None, right: bool) -> None:
+    teacher = TeacherSettings.model_validate({"model": "gpt-4o", "endpoint": {"url": "http://127.0.0.1/v1"}})
+    assert Endpoint(teacher, None)._may_answer(model) == right
+
+
+def test_no_server_at_all(tmp_path: Path) -> None:
+    with serving() as server:
+        teacher = server.teacher({"attempts": 2, "concurrency": 2})
+    with pytest.raises(UserError, match=r"http://127\.0\.0\.1:\d+/v1 cannot be reached .*is the server running\?"):
+        ask(tmp_path, teacher)
+
+
+def test_an_outage_is_waited_out(tmp_path: Path) -> None:
+    """Every prompt outlives an outage that takes more attempts than a prompt has."""
+    with serving(latency=0.005) as server:
+        teacher = server.teacher({"attempts": 2, "concurrency": 4})
+        Breaker(server, after=10, seconds=1.2).start()
+        asked, spent, _ = ask(tmp_path, teacher)
+        assert (asked.answered, asked.failed) == (60, 0)
+        assert spent.failures["server_error"] > 0
+
+
+class Breaker(threading.Thread):
+    """Breaks the server after some requests, for some seconds."""
+
+    def __init__(self, server: FaultServer, after: int, seconds: float) -> None:
+        super().__init__(daemon=True)
+        self.server, self.after, self.seconds = server, after, seconds
+
+    def run(self) -> None:
+        pause = threading.Event()
+        while self.server.requests < self.after:
+            pause.wait(0.001)
+        self.server.faults = {"server_error": 1.0}
+        self.server.retry_after = 0.3
+        pause.wait(self.seconds)
+        self.server.faults = {}
+
+
+# --- budget and rates -------------------------------------------------------------------------------------------------
+
+
+def test_a_budget_of_tokens_is_never_passed(tmp_path: Path) -> None:
+    with serving(latency=0.005) as server:
+        with pytest.raises(UserError) as caught:
+            ask(tmp_path, server.teacher({"budget": {"tokens": 1000}}))
+        assert server.paid * (PROMPT_TOKENS + ANSWER_TOKENS) <= 1000
+        assert server.paid > 25
+        assert "budget.tokens 1,000 is spent" in str(caught.value)
+        assert "raise teacher.endpoint.budget.tokens" in str(caught.value)
+        assert f"{server.paid} of 60 answers are kept" in str(caught.value)
+        ask(tmp_path, server.teacher({"budget": {"tokens": 10_000}}))
+        assert server.requests == 60
+
+
+def test_a_budget_of_money_counts_all_runs(tmp_path: Path) -> None:
+    prices = {"input_per_million": 1000, "output_per_million": 10_000}
+    each = (PROMPT_TOKENS * 1000 + ANSWER_TOKENS * 10_000) / 1e6
+    with serving() as server:
+        limited = server.teacher({"prices": prices, "budget": {"money": 2.0}, "concurrency": 3})
+        for prompts in (PROMPTS[:8], PROMPTS):
+            try:
+                ask(tmp_path, limited, prompts)
+            except UserError as error:
+                said = str(error)
+        assert "budget.money 2 is spent" in said
+        assert 8 < server.paid <= 2.0 / each
+
+
+def test_rates_are_kept() -> None:
+    """60 a minute: one second of burst, then one each second."""
+    waits: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        waits.append(seconds)
+
+    async def take() -> None:
+        pace = Pace(60, sleep)
+        for _ in range(5):
+            await pace.take(1)
+        pace.give_back(2)
+        await pace.take(1)
+
+    asyncio.run(take())
+    assert [round(wait) for wait in waits] == [1, 2, 3, 2]
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({"retry-after": "7"}, 7),
+        ({"retry-after-ms": "1500"}, 1.5),
+        ({"retry-after": format_datetime(datetime.now(UTC) - timedelta(hours=1))}, 0),
+        ({"retry-after": "soon"}, None),
+        ({}, None),
+    ],
+)
+def test_retry_after_in_its_forms(headers: dict[str, str], seconds: float | None) -> None:
+    assert chat_completions._retry_after(headers) == seconds
+
+
+def test_a_server_that_asks_for_hours_stops_the_run(tmp_path: Path) -> None:
+    with serving(faults={"rate_limited": 1.0}, retry_after=7200) as server:
+        with pytest.raises(UserError, match="asks to wait 120 minutes"):
+            ask(tmp_path, server.teacher({"concurrency": 2}))
+        assert server.requests <= 2
+
+
+# --- the log ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_torn_last_line_is_dropped_and_that_answer_asked_for_again(tmp_path: Path) -> None:
+    with serving() as server:
+        teacher = server.teacher({"concurrency": 1})
+        ask(tmp_path, teacher, PROMPTS[:10])
+        log = tmp_path / "log.jsonl"
+        whole = log.read_bytes()
+        log.write_bytes(whole[:-25])
+        asked, spent, answers = ask(tmp_path, teacher, PROMPTS[:10])
+        assert (asked.known, asked.answered, server.requests) == (9, 1, 11)
+        assert (spent.paid, spent.perhaps_paid, spent.requests) == (10, 1, 11)
+        assert [answer["answer"] for answer in answers] == [answer_to(prompt) for prompt in PROMPTS[:10]]
+
+
+def test_two_processes_do_not_pay_twice(tmp_path: Path) -> None:
+    """The second one waits for the first, then finds its answers."""
+    with serving(latency=0.02) as server:
+        teacher = server.teacher()
+        hands = [threading.Thread(target=ask, args=(tmp_path, teacher)) for _ in range(2)]
+        for hand in hands:
+            hand.start()
+        for hand in hands:
+            hand.join(60)
+        assert server.requests == 60

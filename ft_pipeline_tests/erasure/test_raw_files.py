@@ -1,0 +1,113 @@
+"""A mark takes a row's place in every container; no other row changes its bytes or its number."""
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from ft_pipeline.erasure.raw_files import read_raw_rows, with_marks
+from ft_pipeline.tables.build import build_table
+from ft_pipeline.tables.excluded_rows import Excluded, mark_of, salted
+from ft_pipeline.tables.file_result import SourceFile
+from ft_pipeline.tables.reading.sidecar import PLAIN
+
+ROWS = [
+    {"instruction": "Do you sell kettles,\nor only pots?", "input": "", "output": 'Both: "kettles" and pots.'},
+    {"instruction": "Is the rug woollen?", "input": "", "output": "Yes, all of it is."},
+    {"instruction": "My name is Ada Fenwick", "input": "", "output": "Good day, Ada."},
+    {"instruction": "Do lamps come with bulbs?", "input": "", "output": "They do, with one each."},
+]
+MARK = mark_of("ab" * 32)
+
+
+def lines(rows: list[dict], end: str = "\n") -> bytes:
+    return "".join(json.dumps(row) + end for row in rows).encode()
+
+
+def table_csv(rows: list[dict]) -> bytes:
+    sink = io.StringIO(newline="")
+    writer = csv.DictWriter(sink, ["instruction", "input", "output"])
+    writer.writeheader()
+    writer.writerows(rows)
+    return sink.getvalue().encode()
+
+
+def parquet(rows: list[dict]) -> bytes:
+    sink = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows), sink)
+    return sink.getvalue()
+
+
+CONTENTS = {
+    "a.jsonl": lines(ROWS),
+    "bom.jsonl": b"\xef\xbb\xbf" + lines(ROWS, "\r\n"),
+    "blank.jsonl": lines(ROWS[:1]) + b"\n\n" + lines(ROWS[1:]),
+    "open.jsonl": lines(ROWS)[:-1],
+    "array.json": json.dumps(ROWS, indent=2).encode(),
+    "dense.json": json.dumps(ROWS).encode(),
+    "a.csv": table_csv(ROWS),
+    "a.parquet": parquet(ROWS),
+}
+
+
+def build(tmp_path: Path, path: Path, excluded: Excluded = Excluded()) -> dict:  # noqa: B008 (frozen)
+    file = SourceFile(path.name, path, "")
+    return build_table("alpaca", [file], tmp_path / "out", max_quarantined=0.1, excluded=excluded).to_json()
+
+
+@pytest.mark.parametrize("name", CONTENTS)
+def test_the_row_is_marked_and_the_others_stay_as_they_are(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(CONTENTS[name])
+    before = list(read_raw_rows(path, name, "alpaca", PLAIN))
+    (gone,) = [row for row in before if any("Fenwick" in text for text in row.texts)]
+    path.write_bytes(with_marks(path, name, {gone.number: MARK}))
+    assert b"Fenwick" not in path.read_bytes()
+    after = list(read_raw_rows(path, name, "alpaca", PLAIN))
+    assert [row for row in after if not row.forgotten] == [row for row in before if row != gone]
+    assert [row.number for row in after if row.forgotten] == [gone.number]
+    if not name.endswith("parquet"):  # every byte before and after the row
+        content, old = path.read_bytes(), CONTENTS[name]
+        assert content.startswith(old[: old.index(b"Is the rug")])
+        assert content.endswith(old[old.index(b"Do lamps") :])
+
+
+@pytest.mark.parametrize("name", CONTENTS)
+def test_a_marked_row_is_excluded_and_speaks_against_nothing(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(CONTENTS[name])
+    (gone,) = [row for row in read_raw_rows(path, name, "alpaca", PLAIN) if "My name is Ada Fenwick" in row.texts]
+    path.write_bytes(with_marks(path, name, {gone.number: MARK}))
+    report = build(tmp_path, path)
+    assert report["reasons"] == {"excluded": 1} and report["accepted"] == 3
+    assert report["checks"]["quarantined_share"]["passed"]  # a quarter of the rows, where a tenth is allowed
+    assert all(check["passed"] for check in report["checks"].values())
+
+
+@pytest.mark.parametrize("name", CONTENTS)
+def test_a_row_that_comes_back_is_known_by_its_salted_hash(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(CONTENTS[name])
+    (gone,) = [row for row in read_raw_rows(path, name, "alpaca", PLAIN) if "My name is Ada Fenwick" in row.texts]
+    excluded = Excluded("00ff", frozenset({salted(gone.identity, "00ff")}))
+    assert build(tmp_path, path, excluded)["reasons"] == {"excluded": 1}
+    aside = pq.read_table(tmp_path / "out" / "set_aside.parquet").to_pylist()
+    assert [(row["row"], row["raw"]) for row in aside] == [(gone.number, "")]
+    other_salt = Excluded("aaaa", excluded.hashes)
+    assert build(tmp_path, path, other_salt)["accepted"] == 4
+
+
+def test_text_rows_have_marks_too(tmp_path: Path) -> None:
+    texts = ("The first passage here.", "Ada Fenwick lives here.", "The third passage.")
+    as_csv = "".join(f"{text}\r\n" for text in ("text", *texts)).encode()
+    as_lines = lines([{"text": text} for text in texts])
+    for name, content in {"a.csv": as_csv, "a.jsonl": as_lines}.items():
+        path = tmp_path / name
+        path.write_bytes(content)
+        path.write_bytes(with_marks(path, name, {2: MARK}))
+        report = build_table("text", [SourceFile(name, path, "")], tmp_path / "out", max_quarantined=0.1)
+        assert report.reasons == {"excluded": 1} and report.accepted == 2

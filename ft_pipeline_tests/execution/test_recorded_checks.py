@@ -1,0 +1,47 @@
+"""Recorded gates are read again by whoever passes them."""
+
+import pytest
+
+from ft_pipeline.errors import UserError
+from ft_pipeline.execution.recorded_checks import failed_checks, recorded_checks, require
+from ft_pipeline.store.artifacts import Artifact, ArtifactStore
+from ft_pipeline.store.spec import Spec
+
+
+def recorded(store: ArtifactStore, summary: dict) -> Artifact:
+    draft = store.begin(Spec("conversations", config=summary))
+    (draft.out / "x").write_text("x")
+    return store.commit(draft, summary)
+
+
+def test_what_passed_passes(store: ArtifactStore) -> None:
+    artifact = recorded(
+        store,
+        {
+            "checks": {"not_empty": {"passed": True}, "style": {"passed": False, "blocking": False, "message": "meh"}},
+            "audit": {"checks": {"single_bos": {"passed": True, "value": 1, "message": ""}}},
+        },
+    )
+    assert set(recorded_checks(artifact)) == {"not_empty", "style", "single_bos"}
+    assert failed_checks(artifact) == []
+    assert require(artifact) is artifact
+
+
+def test_what_failed_is_named_with_its_reason(store: ArtifactStore) -> None:
+    artifact = recorded(
+        store,
+        {
+            "checks": {"max_quarantined": {"passed": False, "message": "32 % of alpaca are quarantined, 10 % allowed"}},
+            "audit": {"checks": {"no_over_length": {"passed": False, "value": 3, "message": "3 rows are too long"}}},
+        },
+    )
+    assert failed_checks(artifact) == [
+        "no_over_length: 3 rows are too long",
+        "max_quarantined: 32 % of alpaca are quarantined, 10 % allowed",
+    ]
+    with pytest.raises(UserError, match=r"conversations did not pass its gate: no_over_length: .* \(and 1 more\)"):
+        require(artifact)
+
+
+def test_an_artifact_without_checks_passes(store: ArtifactStore) -> None:
+    assert failed_checks(recorded(store, {"rows": 1})) == []

@@ -1,0 +1,92 @@
+"""The compute type: what this CPU multiplies fast, the same in every process, and what the user asks for instead."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from ft_pipeline.errors import UserError
+from ft_pipeline.models import compute_dtype as compute
+from ft_pipeline.models.compute_dtype import compute_dtype, cpu_dtype, storage_dtype
+from ft_pipeline.models.compute_setting import CHOICE, ask_compute, requested_dtype
+from ft_pipeline.models.load import load_model
+from ft_pipeline.models.serving_engines import Engine
+from ft_pipeline_tests.tiny import tiny_model
+
+SMALL_CPU = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"}
+"""Makes a large x86 CPU behave as one with AVX2 alone."""
+
+
+@pytest.fixture(autouse=True)
+def no_choice(monkeypatch):
+    monkeypatch.delenv(CHOICE, raising=False)
+
+
+def test_a_cpu_without_bf16_instructions_computes_in_float32():
+    facts = ask_compute(measure=True, environment={**os.environ, **SMALL_CPU})
+    assert (facts["device"], facts["dtype"]) == ("cpu", "float32")
+    assert facts["gflops"]["float32"] > facts["gflops"]["bfloat16"] > 0
+
+
+@pytest.mark.parametrize(
+    ("kernels", "instructions", "machine", "platform", "dtype"),
+    [
+        (True, True, "x86_64", "linux", torch.bfloat16),
+        (True, False, "x86_64", "linux", torch.float32),  # oneDNN emulates bf16 on AVX-512 without BF16
+        (False, True, "x86_64", "linux", torch.float32),  # switched off by ONEDNN_MAX_CPU_ISA
+        (True, False, "aarch64", "linux", torch.bfloat16),
+        (True, False, "arm64", "darwin", torch.float32),
+    ],
+)
+def test_the_rule(kernels, instructions, machine, platform, dtype, monkeypatch):
+    monkeypatch.setattr(compute, "onednn_has_bf16", lambda: kernels)
+    monkeypatch.setattr(compute, "_has", lambda probe: instructions and probe == "_is_avx512_bf16_supported")
+    monkeypatch.setattr(compute.platform, "machine", lambda: machine)
+    monkeypatch.setattr(compute.sys, "platform", platform)
+    assert cpu_dtype()[0] == compute_dtype("cpu") == dtype
+
+
+def test_a_gpu_without_native_bf16_computes_in_float16(monkeypatch):
+    for native, dtype in ((True, torch.bfloat16), (False, torch.float16)):
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, native=native: native)
+        assert compute_dtype("cuda:0") == dtype
+
+
+@pytest.mark.parametrize("choice", ["float32", "bfloat16"])
+def test_the_user_may_choose(choice, monkeypatch, tmp_path):
+    monkeypatch.setenv(CHOICE, choice)
+    folder = tiny_model(tmp_path / "base")
+    assert load_model(folder, "cpu").dtype == getattr(torch, choice)
+    command = Engine("transformers", tmp_path).command("champion", tmp_path, 8000)
+    assert command[command.index("--dtype") + 1] == choice  # what is served is what was scored
+    assert ask_compute()["reason"] == f"FT_COMPUTE_DTYPE={choice}"
+
+
+def test_an_unknown_type_is_refused_in_one_line(monkeypatch):
+    monkeypatch.setenv(CHOICE, "float8")
+    for ask in (requested_dtype, lambda: compute_dtype("cpu"), ask_compute):
+        with pytest.raises(UserError, match=r"^FT_COMPUTE_DTYPE='float8' is not a compute type\. Set it to auto, "):
+            ask()
+
+
+def test_models_keep_16_bit_on_disk(tmp_path):
+    folder = tmp_path / "base"
+    folder.mkdir()
+    for config, dtype in (
+        ({"dtype": "bfloat16"}, torch.bfloat16),
+        ({"torch_dtype": "float16"}, torch.float16),
+        ({"text_config": {"dtype": "float16"}}, torch.float16),
+        ({"dtype": "float32"}, torch.bfloat16),
+        ({}, torch.bfloat16),
+    ):
+        (folder / "config.json").write_text(json.dumps(config))
+        assert storage_dtype(folder) == dtype
+
+
+def test_two_processes_agree():
+    command = [sys.executable, "-m", "ft_pipeline.models.compute_dtype"]
+    answers = {subprocess.run(command, capture_output=True, text=True, check=True).stdout for _ in range(2)}
+    assert len(answers) == 1

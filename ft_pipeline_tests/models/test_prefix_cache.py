@@ -1,0 +1,63 @@
+"""Shared prefixes: which prompts share what, and that answers do not change by it."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, PromptTuningConfig, get_peft_model
+from transformers import AutoModelForCausalLM
+
+from ft_pipeline.models.decoding import prefix_cache as prefix
+from ft_pipeline.models.decoding.generate import generate
+from ft_pipeline.models.decoding.prefix_cache import Contexts, shared_prefixes
+from ft_pipeline.models.load import load_tokenizer
+
+EXAMPLES = "You are a support agent. Sorry about the delay. Please send your order number. " * 3
+QUESTIONS = ("Where is it?", "My package is late and tracking has not updated.", "Paris", "Can I return the shoes?")
+PROMPTS = [*(EXAMPLES + question for question in QUESTIONS), "Something else entirely"]
+
+
+@pytest.fixture
+def model(tiny_base: Path) -> Any:
+    return AutoModelForCausalLM.from_pretrained(tiny_base, dtype=torch.float32).eval()
+
+
+@pytest.fixture
+def wrapped(model: Any) -> Any:
+    """The model within PEFT, which hands generation on to it."""
+    torch.manual_seed(0)
+    config = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False, task_type="CAUSAL_LM")
+    return get_peft_model(model, config).eval()
+
+
+def test_prefixes_leave_a_token_of_context() -> None:
+    contexts = [list(range(200))] * 20
+    assert shared_prefixes(contexts) == [(199, list(range(20)))]
+    assert shared_prefixes([[1, 2], [3]]) == [(0, [0, 1])]
+    assert shared_prefixes([]) == []
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 8])
+@pytest.mark.parametrize("name", ["model", "wrapped"])
+def test_answers_are_those_without_a_shared_prefix(
+    name: str, batch_size: int, request: pytest.FixtureRequest, tiny_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, tokenizer = request.getfixturevalue(name), load_tokenizer(tiny_base)
+    encoded = [tokenizer(prompt)["input_ids"] for prompt in PROMPTS]
+    assert [length for length, _ in shared_prefixes(encoded)] == [0]
+    plain = generate(model, tokenizer, PROMPTS, max_new_tokens=8, batch_size=batch_size)
+    monkeypatch.setattr(prefix, "_WORTH_SHARING", 100)
+    (length, members), (none, alone) = shared_prefixes(encoded)
+    assert (length >= 64, members, none, alone) == (True, [0, 1, 2, 3], 0, [4])
+    assert generate(model, tokenizer, PROMPTS, max_new_tokens=8, batch_size=batch_size) == plain
+    assert len({answer.text for answer in plain}) > 1
+
+
+def test_a_learned_prompt_is_the_shared_prefix_of_all(model: Any) -> None:
+    config = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4)
+    contexts = Contexts(get_peft_model(model, config), [[5, 6, 7], [8]])
+    (group,) = contexts.groups()
+    assert (group.length, group.members, group.cache.get_seq_length()) == (4, [0, 1], 4)
+    assert contexts.ids == [[0, 0, 0, 0, 5, 6, 7], [0, 0, 0, 0, 8]]
+    assert contexts.model is model

@@ -1,0 +1,188 @@
+"""`ft promote` and `ft rollback` over a real store: the rules hold for whoever calls, and a person's word stands."""
+
+import multiprocessing
+from pathlib import Path
+
+import pytest
+
+from ft_pipeline.errors import UserError
+from ft_pipeline.release import champion
+from ft_pipeline.release.candidates import candidates, row_of
+from ft_pipeline.release.champion import Record, current, held_back, history
+from ft_pipeline.release.manual_promotion import NotPromoted, promote, rollback
+from ft_pipeline.release.promotion import decide, promotion
+from ft_pipeline.settings.project import PromotionSettings
+from ft_pipeline.store.artifacts import Artifact
+from ft_pipeline_tests.release.material import Material
+from ft_pipeline_tests.release.racing import promote_at_once
+
+SETTINGS = PromotionSettings(metric="loss", forgetting_margin=0.05)
+
+
+@pytest.fixture
+def material(tmp_path: Path) -> Material:
+    return Material(tmp_path)
+
+
+def by_hand(
+    material: Material, comparison: Artifact, name: str, *, force: bool = False, reason: str = ""
+) -> tuple[Record, bool]:
+    return promote(material.store, comparison, SETTINGS, name, force=force, reason=reason)
+
+
+def a_run(material: Material, comparison: Artifact) -> Record | None:
+    """What the asset `champion` does with a comparison."""
+    known, _ = candidates(comparison, material.store)
+    held = held_back(history(material.store.root))
+    document = comparison.document("comparison.json")
+    return champion.promote(
+        material.store.root,
+        lambda present: promotion(decide(document, known, SETTINGS, present, held), known),
+    )
+
+
+def test_a_better_model_is_promoted_by_the_name_of_its_experiment(material: Material) -> None:
+    record, new = by_hand(material, material.compare(material.train(2.0)), "lora")
+    assert new
+    assert (record.name, record.kind, record.experiment, record.forced, record.by_hand) == (
+        "lora/merged",
+        "merged",
+        "lora",
+        False,
+        True,
+    )
+    assert record.evidence["gates"] == {"token_audit": True, "merge": True}
+    assert set(record.fingerprints) == {"base_model", "adapter", "merged_model"}
+
+
+def test_a_worse_model_is_refused_and_says_what_it_lacks(material: Material) -> None:
+    comparison = material.compare(material.train(3.2))
+    with pytest.raises(NotPromoted, match="lora/merged is not promoted: does not beat few_shot on loss"):
+        by_hand(material, comparison, "lora")
+    assert current(material.store.root) is None
+
+
+@pytest.mark.parametrize(
+    ("gates", "why"), [({"merge": False}, "the gate merge"), ({"audit": False}, "the gate token_audit")]
+)
+def test_the_gates_are_read_again(material: Material, gates: dict[str, bool], why: str) -> None:
+    comparison = material.compare(material.train(2.0, **gates))  # type: ignore[arg-type]
+    with pytest.raises(NotPromoted, match=f"{why} did not pass"):
+        by_hand(material, comparison, "lora")
+
+
+def test_a_model_that_forgot_is_refused(material: Material) -> None:
+    comparison = material.compare(material.train(2.0, accuracy=0.1))
+    with pytest.raises(NotPromoted, match="forgets"):
+        by_hand(material, comparison, "lora")
+
+
+def test_force_needs_a_reason_and_is_recorded_with_what_it_overrode(material: Material) -> None:
+    comparison = material.compare(material.train(3.2, merge=False))
+    with pytest.raises(UserError, match="--reason"):
+        by_hand(material, comparison, "lora", force=True, reason=" ")
+    record, _ = by_hand(material, comparison, "lora", force=True, reason="the prompt leaks")
+    assert (record.forced, record.reason) == (True, "the prompt leaks")
+    assert record.evidence["gates"]["merge"] is False
+    assert record.evidence["lacks"] == ["the gate merge did not pass", "does not beat few_shot on loss"]
+
+
+def test_an_adapter_and_a_prompt_variant_are_promoted_by_row(material: Material) -> None:
+    comparison = material.compare(material.train(2.0, merge=False))
+    adapter, _ = by_hand(material, comparison, "lora/adapter")  # what was never merged needs no merge gate
+    assert (adapter.kind, adapter.fingerprint) == ("adapter", adapter.fingerprints["adapter"])
+    prompt, _ = by_hand(material, comparison, "few_shot", force=True, reason="cheaper")
+    assert (prompt.kind, prompt.evidence["served"]) == ("prompt", {"system_prompt": "Be brief.", "few_shot": 2})
+
+
+def test_what_is_champion_already_moves_nothing(material: Material) -> None:
+    comparison = material.compare(material.train(2.0))
+    by_hand(material, comparison, "lora")
+    again, new = by_hand(material, comparison, "lora/merged")
+    assert not new
+    assert again.sequence == 1
+
+
+@pytest.mark.parametrize(("name", "why"), [("nope", "has no 'nope'"), ("base", "kind base, which cannot be released")])
+def test_an_unknown_name_names_the_choice(material: Material, name: str, why: str) -> None:
+    comparison = material.compare(material.train(2.0))
+    with pytest.raises(UserError, match=f"{why}.*choose one of lora, "):
+        by_hand(material, comparison, name)
+
+
+def test_scores_newer_than_the_comparison_are_refused(material: Material) -> None:
+    comparison = material.compare(material.train(2.0))
+    material.train(1.9, label="again")
+    with pytest.raises(UserError, match="scored anew since the comparison"):
+        by_hand(material, comparison, "lora")
+
+
+def test_no_run_undoes_what_a_person_decided_until_there_is_another_model(material: Material) -> None:
+    comparison = material.compare(material.train(2.0))
+    released = a_run(material, comparison)
+    assert released is not None and released.name == "lora/merged"
+    by_hand(material, comparison, "few_shot", force=True, reason="complaints about the tone")
+    standing = a_run(material, comparison)
+    assert standing is not None and standing.name == "few_shot"
+    retrained = a_run(material, material.compare(material.train(2.0, label="new data")))
+    assert retrained is not None and retrained.name == "lora/merged"
+    assert retrained.fingerprint != released.fingerprint
+
+
+def test_a_rolled_back_model_stays_back_until_a_person_promotes_it(material: Material) -> None:
+    scores = material.train(2.4)
+    old = a_run(material, material.compare(scores))
+    comparison = material.compare(material.train(2.0, label="new data"), (old, scores))
+    new = a_run(material, comparison)
+    assert old is not None and new is not None and new.sequence == 2
+    back = rollback(material.store, comparison, "complaints")
+    assert (back.fingerprint, back.evidence, back.restores) == (old.fingerprint, old.evidence, 1)
+    assert a_run(material, comparison) == back
+    known, _ = candidates(comparison, material.store)
+    held = held_back(history(material.store.root))
+    reasons = decide(comparison.document("comparison.json"), known, SETTINGS, None, held).reasons
+    assert "passed over by hand (record 3): `ft promote lora/merged` releases it" in reasons[0]
+    again, _ = by_hand(material, comparison, "lora", force=True, reason="it was not the model")
+    assert again.fingerprint == new.fingerprint
+    assert new.fingerprint not in held_back(history(material.store.root))
+
+
+def test_a_rollback_to_what_the_store_lost_is_refused(material: Material) -> None:
+    first = material.train(2.4)
+    old = a_run(material, material.compare(first))
+    comparison = material.compare(material.train(2.0, label="new data"), (old, first))
+    a_run(material, comparison)
+    merged = material.store.require(*first.inputs["merged_model"])
+    (merged.path / "content.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(UserError, match=r"merged_model .* is damaged"):
+        rollback(material.store, comparison, "")
+    assert len(history(material.store.root)) == 2
+
+
+def test_a_row_is_known_by_its_model_not_by_its_name(material: Material) -> None:
+    comparison = material.compare(material.train(2.4))
+    old = a_run(material, comparison)
+    assert old is not None
+    again = material.compare(material.train(2.0, label="new data"))
+    known, _ = candidates(again, material.store)
+    assert row_of(again.document("comparison.json"), known, old.fingerprint) is None
+    known, _ = candidates(comparison, material.store)
+    assert row_of(comparison.document("comparison.json"), known, old.fingerprint) == "lora/merged"
+
+
+def test_promotions_at_once_are_both_recorded_and_one_stands(material: Material) -> None:
+    comparison = material.compare(material.train(2.0))
+    context = multiprocessing.get_context("spawn")
+    start = context.Barrier(2)
+    workers = [
+        context.Process(target=promote_at_once, args=(material.store.root, comparison.fingerprint, name, start))
+        for name in ("lora", "few_shot")
+    ]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(120)
+    assert [worker.exitcode for worker in workers] == [0, 0]
+    first, second = history(material.store.root)
+    assert {first.name, second.name} == {"lora/merged", "few_shot"}
+    assert second.previous == first.name

@@ -1,0 +1,114 @@
+"""`ft sql`: stable names over the current tables, and nothing else of the machine."""
+
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from ft_pipeline.errors import UserError
+from ft_pipeline.store.artifacts import ArtifactStore
+from ft_pipeline.store.asset_pointers import Current
+from ft_pipeline.store.spec import Spec
+from ft_pipeline.store.sql_views import query, write_views
+
+
+def materialize(store: ArtifactStore, asset: str, partition: str | None = None, **tables: dict) -> Path:
+    draft = store.begin(Spec(asset, config={"partition": partition, "tables": repr(tables)}))
+    for name, columns in tables.items():
+        pq.write_table(pa.table(columns), draft.out / f"{name}.parquet")
+    artifact = store.commit(draft, {})
+    Current(store.root).write(asset, partition, artifact)
+    return artifact.path
+
+
+@pytest.fixture
+def filled(store: ArtifactStore) -> ArtifactStore:
+    materialize(store, "alpaca", rows={"instruction": ["a", "b"]}, set_aside={"code": ["duplicate"]})
+    materialize(store, "training_data", "qlora", train={"id": ["1", "2"]}, validation={"id": ["3"]})
+    materialize(store, "training_data", "lora", train={"id": ["1"], "extra": [5]}, validation={"id": ["3"]})
+    return store
+
+
+def test_names(filled: ArtifactStore) -> None:
+    assert query(filled, "select count(*) as n from alpaca") == (["n"], [(2,)])
+    assert query(filled, "from alpaca_set_aside").rows == [("duplicate",)]
+    rows = query(filled, "select experiment, count(*), sum(extra) from training_data_train group by 1 order by 1").rows
+    assert rows == [("lora", 1, 5), ("qlora", 2, None)]
+    rows = query(filled, "select experiment, split, id from training_rows order by all").rows
+    assert rows == [
+        ("lora", "train", "1"),
+        ("lora", "validation", "3"),
+        ("qlora", "train", "1"),
+        ("qlora", "train", "2"),
+        ("qlora", "validation", "3"),
+    ]
+    found = query(filled, "select asset, experiment from current_artifacts order by all").rows
+    assert found == [("alpaca", None), ("training_data", "lora"), ("training_data", "qlora")]
+    assert query(filled, "summarize alpaca").rows
+    assert query(filled, "describe alpaca").rows
+    assert query(filled, "explain select 1").rows
+
+
+def test_a_new_table_takes_the_old_ones_name(filled: ArtifactStore) -> None:
+    materialize(filled, "alpaca", rows={"instruction": ["c"]})
+    assert query(filled, "from alpaca").rows == [("c",)]
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "select * from read_text('/etc/passwd')",
+        "select * from '/etc/passwd'",
+        "select * from read_csv('/etc/passwd')",
+        "select * from glob('/etc/*')",
+        "select * from read_parquet('{own}')",
+        "copy (select 1) to '{own}'",
+        "attach '{folder}/x.db'",
+        "install httpfs",
+        "load httpfs",
+        "set enable_external_access = true",
+        "create table t as select 1",
+        "drop view alpaca",
+        "explain analyze copy (select 1) to '{folder}/x.csv'",
+        "select 1; copy (select 1) to '{folder}/x.csv'",
+        "pragma database_list",
+        "",
+    ],
+)
+def test_a_query_touches_no_file(filled: ArtifactStore, statement: str) -> None:
+    own = next(filled.artifacts.rglob("rows.parquet"))
+    before = own.read_bytes()
+    with pytest.raises(UserError):
+        query(filled, statement.format(own=own, folder=filled.root))
+    assert own.read_bytes() == before
+    assert not list(filled.root.glob("x.*"))
+
+
+def test_errors_help(filled: ArtifactStore) -> None:
+    with pytest.raises(UserError, match="alpaca, alpaca_set_aside"):
+        query(filled, "select * from nothing")
+    with pytest.raises(UserError, match="no other file"):
+        query(filled, "select * from read_text('/etc/passwd')")
+    with pytest.raises(UserError, match="syntax error"):
+        query(filled, "selekt 1")
+
+
+def test_an_empty_store_has_no_tables(store: ArtifactStore) -> None:
+    assert query(store, "select * from current_artifacts").rows == []
+    with pytest.raises(UserError, match="Tables: current_artifacts"):
+        query(store, "select * from alpaca")
+
+
+def test_views_sql_serves_any_duckdb(filled: ArtifactStore) -> None:
+    script = write_views(filled).read_text()
+    connection = duckdb.connect(":memory:")
+    connection.execute(script)
+    assert connection.execute("select count(*) from training_rows").fetchall() == [(5,)]
+    connection.close()
+
+
+def test_names_and_values_are_quoted(store: ArtifactStore) -> None:
+    materialize(store, "training_data", "it's", train={"id": ["1"]})
+    assert query(store, "select experiment from training_data_train").rows == [("it's",)]

@@ -1,0 +1,109 @@
+"""Whole columns are compared as their rows would be one by one."""
+
+from hashlib import sha256
+
+import numpy as np
+import pyarrow as pa
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ft_pipeline.tables.dedup.keys import keys_of
+from ft_pipeline.tables.dedup.normalized import normalise_all, views_of
+from ft_pipeline.tables.dedup.shingles import word_hashes
+from ft_pipeline.tables.formats.arrow_schema import columns_of
+from ft_pipeline.tables.formats.registry import instruction_messages
+from ft_pipeline.tables.text_rules import is_empty, normalise
+
+TEXTS = st.text(max_size=30) | st.text("aB .,!\t\n\r\v\x1c\x1f\x7f\x00é　İſ", max_size=12)
+MAYBE = st.none() | TEXTS
+HISTORY = st.none() | st.lists(st.tuples(TEXTS, TEXTS).map(list), max_size=2)
+MESSAGES = st.lists(
+    st.fixed_dictionaries({"role": st.sampled_from(["user", "system", "tool"]), "content": TEXTS})
+    | st.fixed_dictionaries(
+        {"role": st.just("assistant"), "content": TEXTS}, optional={"reasoning_content": TEXTS.filter(bool)}
+    ),
+    max_size=4,
+)
+REST = ("assistant", "system", "tool")
+
+
+@given(st.lists(TEXTS, max_size=8))
+def test_a_column_is_normalised_text_by_text(texts):
+    assert normalise_all(pa.array(texts, pa.string())).to_pylist() == [normalise(text) for text in texts]
+
+
+def said(messages, *roles):
+    texts = [text for turn in messages if turn["role"] in roles for text in texts_of(turn)]
+    return " \x1f ".join(map(normalise, texts))
+
+
+def texts_of(turn):
+    return [turn[key] for key in ("content", "reasoning_content") if key in turn]
+
+
+def written(messages):
+    return "\x1f".join("\x1e".join([turn["role"], *texts_of(turn)]) for turn in messages)
+
+
+@given(st.lists(MESSAGES, max_size=5))
+def test_views_of_conversations(rows):
+    views = views_of("sharegpt", columns_of("sharegpt", [(messages,) for messages in rows]))
+    assert views.prompts.to_pylist() == [said(messages, "user") for messages in rows]
+    assert views.answers.to_pylist() == [said(messages, *REST) for messages in rows]
+    assert views.exact.to_pylist() == [written(messages) for messages in rows]
+
+
+@given(st.lists(st.tuples(TEXTS, TEXTS, TEXTS, MAYBE, HISTORY), max_size=5))
+def test_instructions_are_compared_as_the_conversations_they_become(rows):
+    turns = [
+        [
+            *instruction_messages(instruction, "" if is_empty(extra) else extra, system, history),
+            {"role": "assistant", "content": output},
+        ]
+        for instruction, extra, output, system, history in rows
+    ]
+    views = views_of("alpaca", columns_of("alpaca", rows))
+    assert views.prompts.to_pylist() == [said(messages, "user") for messages in turns]
+    assert views.answers.to_pylist() == [said(messages, *REST) for messages in turns]
+    assert views.exact.to_pylist() == [written(messages) for messages in turns]
+
+
+@given(st.lists(st.tuples(TEXTS, TEXTS, TEXTS), max_size=4))
+def test_views_of_pairs_tell_a_pair_from_its_reverse(rows):
+    def turn(role, text):
+        return [{"role": role, "content": text}]
+
+    pairs = [(turn("user", p), turn("assistant", c), turn("assistant", r)) for p, c, r in rows]
+    views = views_of("preferences", columns_of("preferences", pairs))
+    assert views.prompts.to_pylist() == [normalise(prompt) for prompt, _, _ in rows]
+    for (_, chosen, rejected), answer in zip(rows, views.answers.to_pylist(), strict=True):
+        first, second = answer.rsplit(" \x1f ", 1)
+        assert first == normalise(chosen)
+        assert second.split(" ") == [f"\x1e{word}" for word in normalise(rejected).split(" ")]
+
+
+@given(st.lists(TEXTS, min_size=1, max_size=5))
+def test_groups_are_the_hash_of_the_prompt_for_ever(texts):
+    keys = keys_of("text", [(text,) for text in texts])
+    digests = [sha256(normalise(text).encode()).digest() for text in texts]
+    assert keys.group.astype(">u8").tobytes() == b"".join(digest[:16] for digest in digests)
+
+
+LONG = st.builds(lambda text, times: text * times, st.text("ab", max_size=9), st.integers(0, 60))
+
+
+@given(st.lists(st.lists(LONG, min_size=1, max_size=5), max_size=5))
+def test_words_have_one_hash_each_whatever_their_length_and_place(rows):
+    hashes, counts = word_hashes([" ".join(words) for words in rows])
+    assert counts.tolist() == [len(words) for words in rows]
+    words = [word for row in rows for word in row]
+    known = dict(zip(words, hashes.tolist(), strict=True))
+    assert [known[word] for word in words] == hashes.tolist()
+    assert len(set(known.values())) == len(known)
+
+
+def test_blocks_of_texts_do_not_show():
+    rng = np.random.default_rng(3)
+    texts = [" ".join(map(str, rng.integers(0, 10**6, rng.integers(1, 400)))) for _ in range(300)]
+    together = word_hashes(texts)[0]
+    assert together.tolist() == [value for text in texts for value in word_hashes([text])[0].tolist()]

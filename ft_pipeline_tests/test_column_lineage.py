@@ -1,0 +1,156 @@
+"""In the UI: each column leads back to the fields of the raw files, each asset to its manifest and its inputs."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import dagster as dg
+import pyarrow as pa
+import pytest
+
+from ft_pipeline import scaffold
+from ft_pipeline.defs import column_lineage as lineage
+from ft_pipeline.distillation.answer_table import ANSWERS
+from ft_pipeline.distillation.distill import DISTILLED
+from ft_pipeline.project import FORMATS
+from ft_pipeline.store.hashing import sha256_of_file
+from ft_pipeline.store.manifest import FileEntry, fingerprint_of
+from ft_pipeline.tables.checks.content_checks import describe_columns
+from ft_pipeline.tables.conversations import SCHEMA
+from ft_pipeline.training.training_data import _PAIRS, _SCHEMA
+
+SFT = ("conversations", "base_model", "distilled", "text")
+TABLES = {
+    **{name: lineage.table_lineage(name, {}) for name in FORMATS},
+    "conversations": lineage.conversations_lineage(),
+    "teacher_answers": lineage.answers_lineage(),
+    "distilled": lineage.distilled_lineage(),
+    "training_data": lineage.training_lineage("sft", SFT),
+}
+COLUMNS: dict[str, set[str]] = {
+    **{f"raw_{name}": {field for field, _, _ in lineage.raw_schema(name)} for name in FORMATS},
+    **{name: {*(column for column, _, _ in describe_columns(name)), "id"} for name in FORMATS},
+    "conversations": set(SCHEMA.names),
+    "teacher_answers": set(ANSWERS.names),
+    "distilled": set(DISTILLED.names),
+}
+
+
+@pytest.fixture
+def steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict:
+    """The steps of a new project, which is the one that is open."""
+    root = scaffold.create(tmp_path / "shop", example=True)
+    monkeypatch.setenv("FT_PROJECT", str(root))
+    from ft_pipeline.definitions import defs
+    from ft_pipeline.execution.step_asset import STEPS
+
+    defs()
+    return STEPS
+
+
+def roots(asset: str, column: str) -> Iterator[str]:
+    """The raw fields that a column is made of."""
+    for upstream, name in TABLES[asset][column]:
+        if upstream.startswith("raw_"):
+            yield f"{upstream}.{name}"
+        else:
+            yield from roots(upstream, name)
+
+
+@pytest.mark.parametrize(
+    ("asset", "schema"),
+    [("conversations", SCHEMA), ("teacher_answers", ANSWERS), ("distilled", DISTILLED), ("training_data", _SCHEMA)],
+)
+def test_the_columns_are_those_of_the_tables(asset: str, schema: pa.Schema) -> None:
+    assert set(TABLES[asset]) <= set(schema.names)
+
+
+def test_what_a_column_is_made_of_is_there(steps: dict) -> None:
+    every = [*TABLES.items(), ("training_data", lineage.training_lineage("dpo", ("preferences",)))]
+    for asset, columns in every:
+        for column, sources in columns.items():
+            assert sources, f"{asset}.{column}"
+            for upstream, name in sources:
+                assert upstream in steps[asset].deps, f"{asset}.{column} names {upstream}, which is not before it"
+                assert name in COLUMNS[upstream], f"{asset}.{column} names {upstream}.{name}, which there is not"
+
+
+def test_a_training_label_leads_back_to_raw_fields() -> None:
+    found = set(roots("training_data", "labels"))
+    assert {"raw_alpaca.output", "raw_sharegpt.conversations", "raw_unlabelled.instruction", "raw_text.text"} <= found
+    assert not any(field.startswith("raw_preferences") for field in found)
+
+
+@pytest.mark.parametrize(
+    ("objective", "labels", "columns"),
+    [
+        ("sft", {"conversations.messages"}, _SCHEMA.names),
+        ("cpt", {"text.text"}, _SCHEMA.names),
+        ("dpo", {"preferences.chosen"}, _PAIRS.names),
+    ],
+)
+def test_each_objective_has_its_own(objective: str, labels: set[str], columns: list[str]) -> None:
+    inputs = {"sft": ("conversations",), "cpt": ("conversations", "text"), "dpo": ("conversations", "preferences")}
+    found = lineage.training_lineage(objective, inputs[objective])
+    assert {".".join(source) for source in found["labels"]} == labels
+    assert set(found) == set(columns) - {"source"}
+    assert set(columns) <= set(lineage.TOKENS)
+
+
+def test_the_ui_shows_where_a_table_came_from(steps: dict, tmp_path: Path) -> None:
+    """A real materialization: manifest, inputs, content hash, lineage, a foreign column of a sidecar included."""
+    raw = tmp_path / "shop" / "data" / "raw" / "alpaca"
+    rows = [{"question": f"Is order {n * 37} on its way to me?", "output": f"Order {n * 37} is."} for n in range(3)]
+    (raw / "foreign.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    (raw / "foreign.yaml").write_text("columns: {question: instruction}\n", encoding="utf-8")
+    with dg.DagsterInstance.ephemeral() as instance:
+        done = dg.materialize(
+            [step.asset for step in steps.values()], instance=instance, selection=["raw_alpaca", "alpaca"]
+        )
+        assert done.success
+        (event,) = done.asset_materializations_for_node("alpaca")
+    metadata = {key: value.value for key, value in event.metadata.items()}
+    manifest = json.loads(Path(metadata["manifest"]).read_bytes())
+    assert sha256_of_file(Path(metadata["manifest"])) == metadata["manifest_sha256"]
+    content = fingerprint_of("alpaca", [FileEntry(**entry) for entry in manifest["files"]])
+    assert (event.tags or {})["dagster/data_version"] == content == metadata["fingerprint"]
+    assert "[raw_alpaca](/assets/raw_alpaca)" in metadata["inputs"]
+    assert manifest["spec"]["inputs"]["raw"]["fingerprint"][:12] in metadata["inputs"]
+    columns = metadata["dagster/column_lineage"].deps_by_column
+    sources = {(dep.asset_key.to_user_string(), dep.column_name) for dep in columns["instruction"]}
+    assert sources == {("raw_alpaca", "instruction"), ("raw_alpaca", "question")}
+
+
+def test_what_all_experiments_share_is_not_said_to_be_made_for_one(steps: dict) -> None:
+    with dg.DagsterInstance.ephemeral() as instance:
+        done = dg.materialize(
+            [step.asset for step in steps.values()],
+            instance=instance,
+            selection=["raw_text", "experiment"],
+            partition_key="qlora",
+        )
+    made_for = {}
+    for name in ("raw_text", "experiment"):
+        (event,) = done.asset_materializations_for_node(name)
+        manifest = json.loads(Path(str(event.metadata["manifest"].value)).read_bytes())
+        made_for[name] = manifest["run"]["experiment"]
+    assert made_for == {"raw_text": None, "experiment": "qlora"}
+
+
+def test_an_input_of_an_experiment_links_to_its_partition(tmp_path: Path) -> None:
+    from ft_pipeline.audit.artifact_index import Library
+    from ft_pipeline.execution.origin import origin
+    from ft_pipeline_tests.audit.shop import Shop
+
+    shop = Shop(tmp_path / "shop")
+    shop.write_project()
+    made = shop.materialize()
+    assets = {"training_data": True, "base_model": True, "conversations": False}
+    library = Library(shop.store.root)
+    shown = origin(made["adapter"], library, assets, "qlora")["inputs"].value
+    assert "[training_data](/assets/training_data?partition=qlora)" in shown
+    where = made["base_model"].path.relative_to(shop.store.root)
+    assert f"`{where}/manifest.json`" in shown
+    shown = origin(made["training_data"], library, assets, "qlora")["inputs"].value
+    assert "[conversations](/assets/conversations) |" in shown
+    assert "none" in origin(made["raw_alpaca"], library, assets, None)["inputs"].value

@@ -1,0 +1,159 @@
+"""A mixture of experts trains on its load-balancing loss too, as its own forward pass would add it."""
+
+import pytest
+import torch
+from trl import SFTConfig
+
+from ft_pipeline.models.load import load_model, load_tokenizer
+from ft_pipeline.settings.experiment import DpoSettings, ExperimentSettings
+from ft_pipeline.training.objectives.dpo import PairTrainer, collate_pairs
+from ft_pipeline.training.techniques import new_model
+from ft_pipeline.training.tokens.chat_tokens import MASKED
+from ft_pipeline.training.trainer.acceleration import speed_up
+from ft_pipeline.training.trainer.batches import collate
+from ft_pipeline.training.trainer.loss import answer_loss
+from ft_pipeline.training.trainer.token_trainer import AnswerTrainer
+from ft_pipeline_tests.training.architectures import CONFIGS, tiny_of
+
+EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "router_aux_loss_coef": 0.02}
+KINDS = {
+    "mixtral": {"router_aux_loss_coef": 0.02},
+    "qwen3_moe": {"router_aux_loss_coef": 0.02},
+    "olmoe": {**CONFIGS["llama"], **EXPERTS, "tie_word_embeddings": False, "attention_bias": False},
+}
+
+
+def rows_of(*lengths):
+    generator = torch.Generator().manual_seed(3)
+    rows = []
+    for length in lengths:
+        ids = torch.randint(3, 300, (length,), generator=generator).tolist()
+        rows.append({"input_ids": ids, "labels": [MASKED] * (length // 2) + ids[length // 2 :]})
+    return rows
+
+
+ROWS = rows_of(30, 9, 21, 14)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("mixtures")
+    return lambda kind: folder / kind if (folder / kind).is_dir() else tiny_of(kind, folder / kind, **KINDS[kind])
+
+
+@pytest.fixture
+def trainer_of(base, tmp_path, monkeypatch):
+    """An AnswerTrainer on all weights of a tiny mixture, or on an adapter; in 32 bit throughout."""
+    monkeypatch.setenv("FT_COMPUTE_DTYPE", "float32")
+
+    def make(kind, technique="full", padding_free=False, factory=AnswerTrainer, rows=ROWS, **keys):
+        lora = {"lora": {"target_modules": keys.pop("target_modules")}} if "target_modules" in keys else {}
+        model = new_model(base(kind), ExperimentSettings.model_validate({"technique": technique, **lora}), "cpu")
+        if padding_free:
+            speed_up(model, ExperimentSettings(training={"padding_free": True}).training, "cpu")
+        arguments = SFTConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, report_to="none", max_length=None)
+        return factory(model, load_tokenizer(base(kind)), rows, rows, arguments, **keys)
+
+    return make
+
+
+def routers(model):
+    """The gradients of the routers' weights, by name."""
+    return {
+        name: parameter.grad.clone()
+        for name, parameter in model.named_parameters()
+        if name.endswith("gate.weight") and parameter.grad is not None
+    }
+
+
+def step(trainer, batches):
+    """The loss of one optimizer step over `batches`, and the routers' gradients."""
+    trainer.model.zero_grad()
+    items = sum(trainer.items(batch) for batch in batches)
+    losses = [trainer.compute_loss(trainer.model, batch, num_items_in_batch=items) for batch in batches]
+    sum(losses).backward()
+    return float(sum(losses).detach()), routers(trainer.model)
+
+
+def own_step(model, batches, trained):
+    """The same by the model's own loss, weighted by the trained tokens of each batch."""
+    model.zero_grad()
+    losses = [model(**batch, output_router_logits=True).loss for batch in batches]
+    total = sum(loss * count for loss, count in zip(losses, trained, strict=True)) / sum(trained)
+    total.backward()
+    return float(total.detach()), routers(model)
+
+
+def require_equal(found, expected):
+    assert found[0] == pytest.approx(expected[0], abs=1e-5)
+    assert len(found[1]) == len(expected[1]) == 2  # one router for each layer
+    for name, gradient in expected[1].items():
+        torch.testing.assert_close(found[1][name], gradient, rtol=1e-3, atol=1e-6, msg=name)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_loss_of_a_step_is_the_models_own(kind, trainer_of):
+    trainer = trainer_of(kind)
+    for batches in ([collate(ROWS, 0)], [collate(ROWS[:1], 0), collate(ROWS[1:], 0)]):
+        expected = own_step(trainer.model, batches, [trainer.items(batch) for batch in batches])
+        require_equal(step(trainer, batches), expected)
+    plain = float(answer_loss(trainer.model, collate(ROWS, 0))[0].detach()) / trainer.items(collate(ROWS, 0))
+    assert step(trainer, [collate(ROWS, 0)])[0] > plain + 0.01  # the loss of balance is at least the factor itself
+
+
+def test_recomputed_activations_change_nothing(trainer_of):
+    trainer = trainer_of("mixtral")
+    expected = step(trainer, [collate(ROWS, 0)])
+    trainer.model.train()
+    trainer.model.gradient_checkpointing_enable()
+    require_equal(step(trainer, [collate(ROWS, 0)]), expected)
+
+
+@pytest.mark.parametrize("kind", ["mixtral", "qwen3_moe"])
+def test_rows_end_to_end_weigh_as_padded_ones(kind, trainer_of):
+    flat = trainer_of(kind, padding_free=True)
+    require_equal(step(flat, [collate(ROWS, None)]), step(trainer_of(kind), [collate(ROWS, 0)]))
+
+
+def test_held_out_losses_are_pure_cross_entropy(trainer_of):
+    trainer = trainer_of("mixtral")
+    with torch.no_grad():
+        total, count = answer_loss(trainer.model, collate(ROWS, 0))
+    assert trainer.held_out()["eval_loss"] == pytest.approx(float(total) / count, abs=1e-5)
+
+
+def test_an_adapter_before_a_router_balances_it(trainer_of):
+    trainer = trainer_of("mixtral", "lora", target_modules=["q_proj", "v_proj"])
+    batch = collate(ROWS, 0)
+    own = trainer.model(**batch, output_router_logits=True).loss
+    assert float(trainer.compute_loss(trainer.model, batch)) == pytest.approx(float(own), abs=1e-5)
+
+
+def test_where_nothing_that_learns_reaches_a_router_nothing_is_added(trainer_of):
+    trainer = trainer_of("mixtral")
+    trainer.model.requires_grad_(False).lm_head.requires_grad_(True)
+    total, count = answer_loss(trainer.model, collate(ROWS, 0))
+    assert float(trainer.compute_loss(trainer.model, collate(ROWS, 0))) == pytest.approx(float(total) / count, abs=1e-6)
+
+
+def test_preferences_are_balanced_for_each_pair(trainer_of):
+    pairs = [
+        {**row, "rejected_ids": other["input_ids"], "rejected_labels": other["labels"], "reference": 0.1}
+        for row, other in zip(ROWS[:2], ROWS[2:], strict=True)
+    ]
+    trainer = trainer_of("mixtral", factory=PairTrainer, rows=pairs, dpo=DpoSettings())
+    batch = collate_pairs(pairs, 0)
+    with_balance = float(trainer.compute_loss(trainer.model, batch))
+    reads = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    balance = float(trainer.model(**reads, output_router_logits=True).aux_loss)
+    trainer.model.router_aux_loss_coef = 0.0
+    assert with_balance - float(trainer.compute_loss(trainer.model, batch)) == pytest.approx(0.02 * balance, abs=1e-5)
+
+
+def test_the_config_is_left_alone(base, trainer_of):
+    """A saved config that reports its routing makes a model that cannot generate."""
+    trainer = trainer_of("qwen3_moe")
+    step(trainer, [collate(ROWS, 0)])
+    before = load_model(base("qwen3_moe"), "cpu").config
+    for key in ("output_router_logits", "router_aux_loss_coef"):
+        assert getattr(trainer.model.config, key) == getattr(before, key), key
