@@ -20,9 +20,10 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import machine
 from lm_eval.models.huggingface import HFLM
 
+from ft_pipeline.evaluation.items import Item
 from ft_pipeline.evaluation.scoring.lm_eval_harness import Task, answer_task, loss_task, run_tasks
 from ft_pipeline.evaluation.scoring.lm_eval_model import LoadedLM
-from ft_pipeline.evaluation.scoring.prompts import Item, Prompt, render_items
+from ft_pipeline.evaluation.scoring.prompts import Prompt, render_items
 from ft_pipeline.job import Job
 from ft_pipeline.models import base_model
 from ft_pipeline.models.chat import Message, stop_strings

@@ -53,20 +53,21 @@ FILTERS = {
     "teacher_failed": "no answer (above), or the prompt does not fit the context of a teacher on this machine",
     "empty_output": "nothing but white space and zero-width characters",
     "special_tokens": "a control token of a chat template",
-    "repetition": f"more than {quality.MAX_REPETITION:.0%} of its {quality.REPETITION_WORDS}-word sequences stood in "
-    "it before",
+    "repetition": f"more than {answer_filters.MAX_REPETITION:.0%} of its "
+    f"{answer_filters.REPETITION_WORDS}-word sequences stood in it before",
     "answer_cut_off": "no end within `max_new_tokens`",
     "refusal_boilerplate": "a stock phrase with which a model declines (*as an AI language model I*, *I don't have "
     "access*); a policy that says no is none",
     "unresolved_placeholder": "a hole: `{{name}}`, `[Your Name]`, `<your name>`",
-    "output_equals_input": f"more than {quality.MAX_COPY:.0%} of its {quality.COPY_WORDS}-word sequences stand in one "
-    f"turn of the prompt, or more than {quality.MAX_EXAMPLE_COPY:.0%} in the system prompt or an example; or a number "
-    "of four digits or more that only an example has",
-    "answer_length": f"shorter than {quality.LENGTH_SLACK[0]:g} × the {quality.LENGTH_PERCENTILES[0]:g}st percentile "
-    f"of people's answers in the train split, in characters, or longer than {quality.LENGTH_SLACK[1]:g} × the "
-    f"{quality.LENGTH_PERCENTILES[1]:g}th; not judged with under {quality.MIN_HUMAN_ANSWERS} of them",
+    "output_equals_input": f"more than {answer_filters.MAX_COPY:.0%} of its {answer_filters.COPY_WORDS}-word "
+    f"sequences stand in one turn of the prompt, or more than {answer_filters.MAX_EXAMPLE_COPY:.0%} in the system "
+    "prompt or an example; or a number of four digits or more that only an example has",
+    "answer_length": f"shorter than {answer_filters.LENGTH_SLACK[0]:g} × the "
+    f"{answer_filters.LENGTH_PERCENTILES[0]:g}st percentile of people's answers in the train split, in characters, "
+    f"or longer than {answer_filters.LENGTH_SLACK[1]:g} × the "
+    f"{answer_filters.LENGTH_PERCENTILES[1]:g}th; not judged with under {answer_filters.MIN_HUMAN_ANSWERS} of them",
 }
-"""By code, in the order of quality.CHECKS."""
+"""By code, in the order of answer_filters.CHECKS."""
 
 FAILURES = "| what happens | reason | asked again | paid | the answer's code |\n|---|---|---|---|---|\n"
 

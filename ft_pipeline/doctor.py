@@ -109,7 +109,7 @@ def _compute(_: Project) -> Finding:
     if gflops[fastest] < MUCH_FASTER * gflops[dtype]:
         return Finding("compute", "ok", seen, facts=facts)
     forced = compute_setting.requested_dtype() != "auto"
-    fix = f"unset {compute_choice.CHOICE}" if forced else f"try {compute_choice.CHOICE}={fastest}"
+    fix = f"unset {compute_setting.CHOICE}" if forced else f"try {compute_setting.CHOICE}={fastest}"
     return Finding("compute", "warning", seen, f"{fix}: {fastest} is much faster here", facts)
 
 

@@ -42,7 +42,7 @@ def steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict:
     root = scaffold.create(tmp_path / "shop", example=True)
     monkeypatch.setenv("FT_PROJECT", str(root))
     from ft_pipeline.definitions import defs
-    from ft_pipeline.execution.step_asset import STEPS
+    from ft_pipeline.execution.step import STEPS
 
     defs()
     return STEPS

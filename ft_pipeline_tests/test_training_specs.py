@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from ft_pipeline.defs.training_chain import Stage, adapter_spec, experiment_spec, merged_model_spec
-from ft_pipeline.execution.step_asset import Inputs
+from ft_pipeline.execution.step import Inputs
 from ft_pipeline.project import Project
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.spec import Spec

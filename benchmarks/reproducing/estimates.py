@@ -1,7 +1,8 @@
 """Losses of the runs with 95 % intervals: over held-out rows and seeds, paired between the runs.
 
 Each resample draws held-out rows (the same for all runs, as in evaluation/comparison/bootstrap.py) and, where a
-configuration was trained with every seed, seeds (the same for all configurations). What makes a row or a seed hard for all cancels out.
+configuration was trained with every seed, seeds (the same for all configurations). What makes a row or a seed hard for
+all cancels out.
 """
 
 from collections.abc import Mapping, Sequence

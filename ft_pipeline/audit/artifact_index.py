@@ -72,7 +72,7 @@ class Node:
 
     @property
     def redacted(self) -> bool:
-        """Whether rows were taken out of it since (`ft forget`)."""
+        """Whether rows were taken out of it since (`ft erase`)."""
         return bool(self.manifest.get("redactions"))
 
     def is_recorded_as(self, manifest_sha256: str | None) -> bool:

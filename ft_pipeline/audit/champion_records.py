@@ -70,7 +70,7 @@ def _place(number: int) -> str:
 
 
 def check_redactions(library: Library) -> tuple[int, list[Finding]]:
-    """(records read, findings): the records of `ft forget` are there without a gap, each as the next one holds it."""
+    """(records read, findings): the records of `ft erase` are there without a gap, each as the next one holds it."""
     folder = library.root / "redactions"
     paths = sorted(folder.glob("*.json"))
     last = max([0, *(int(path.stem) for path in paths), *_numbers_in_manifests(library)])

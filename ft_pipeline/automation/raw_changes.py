@@ -7,9 +7,10 @@ was materialized, so that nothing runs that nobody ever started.
 from dataclasses import dataclass
 
 from ft_pipeline.errors import UserError, first_line
-from ft_pipeline.execution.step_asset import STEPS, Inputs, planned_spec
+from ft_pipeline.execution.step import STEPS, Inputs
+from ft_pipeline.execution.step_asset import planned_spec
 from ft_pipeline.project import FORMATS, Project
-from ft_pipeline.sources.snapshot import folder_stamp, last_written
+from ft_pipeline.sources.local_folder import folder_stamp, last_written
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.asset_pointers import Current, Pointer
 

@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.execution.planning import Planned, plan
-from ft_pipeline.execution.step_asset import STEPS
+from ft_pipeline.execution.step import STEPS
 from ft_pipeline.project import Project
 from ft_pipeline.release.champion import current
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore

@@ -168,16 +168,16 @@ def _answer_against(chain: "Chain", against: str, as_json: bool) -> None:
     report(document, as_json, lambda found: show_changes(out, found))
 
 
-def forget(
+def erase(
     path: Annotated[Path, typer.Argument(help="A file of data/raw.")],
     rows: Annotated[list[int], typer.Argument(help="Rows of it: line, list index or data row, counted from 1.")],
     reason: Annotated[str, typer.Option("--reason", help="Why; the record keeps it.")],
     project: ProjectOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Never use these rows again, and take them out of the raw files, the store and Dagster's log. It cannot be undone.
+    """Erase rows from the raw files, the store and Dagster's log, and never use them again. This cannot be undone.
 
-    Example: ft forget data/raw/alpaca/support_01.jsonl 12 --reason "deletion request 4711"
+    Example: ft erase data/raw/alpaca/support_01.jsonl 12 --reason "deletion request 4711"
     """
     from ft_pipeline.cli.display_audit_rows import show_forgotten
     from ft_pipeline.erasure.erase import forget as forget_rows
@@ -189,4 +189,5 @@ def forget(
 def add_to(app: typer.Typer) -> None:
     """Register the commands."""
     app.command()(audit)
-    app.command()(forget)
+    app.command()(erase)
+    app.command("forget", hidden=True)(erase)  # the name before 0.2; to be removed in the release after it

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,17 +27,32 @@ from ft_pipeline.store.atomic_files import describe_write_error
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        out.print(version("ft-pipeline"), highlight=False)
+        raise typer.Exit
+
+
+@app.callback(help=__doc__)
+def options(
+    show_version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None: ...
+
+
 def main() -> None:
     """The entry point: a user's mistake is one or two lines, never a traceback."""
     try:
         app()
     except UserError as error:
-        errors.print(f"[red]ft:[/red] {terminal.plain(str(error))}", soft_wrap=True)
+        errors.print(f"[red]ft:[/red] {display.plain(str(error))}", soft_wrap=True)
         sys.exit(REFUSED)
     except OSError as error:
         if (told := describe_write_error(error)) is None:
             raise
-        errors.print(f"[red]ft:[/red] {terminal.plain(told)}", soft_wrap=True)
+        errors.print(f"[red]ft:[/red] {display.plain(told)}", soft_wrap=True)
         sys.exit(FAILED)
     except KeyboardInterrupt:
         errors.print("ft: stopped. What was finished is kept; run the same command again to go on from there.")

@@ -72,7 +72,7 @@ def _document(plan: Plan) -> dict[str, Any]:
 def _show(document: dict[str, Any], plan: Plan) -> None:
     what = "a PEFT adapter" if plan.model.kind == "adapter" else "a Hugging Face model"
     out.print(
-        f"{terminal.plain(document['name'])} as {what}: {terminal.plain(document['path'])} "
+        f"{display.plain(document['name'])} as {what}: {display.plain(document['path'])} "
         f"({len(document['files'])} files, {document['bytes'] / 1e6:.1f} MB)",
         soft_wrap=True,
     )
@@ -107,7 +107,7 @@ def serve(
         ready = True
         errors.print(f"{name} answers on http://{HOST}:{port}/v1 (model: {name}). Ctrl-C stops it.", soft_wrap=True)
 
-    errors.print(f"{name} is {terminal.plain(model.row)}; {chosen.name} loads it …", soft_wrap=True)
+    errors.print(f"{name} is {display.plain(model.row)}; {chosen.name} loads it …", soft_wrap=True)
     with tempfile.TemporaryDirectory(prefix="ft-serve-") as folder:
         write_served(store, model, Path(folder))
         try:

@@ -37,11 +37,11 @@ def promote(
         settings = opened.settings.promotion
         record, new = manual_promotion.promote(store, comparison, settings, name, force=force, reason=reason)
     except manual_promotion.NotPromoted as refusal:
-        errors.print(f"[red]ft:[/red] {terminal.plain(str(refusal))}", soft_wrap=True)
+        errors.print(f"[red]ft:[/red] {display.plain(str(refusal))}", soft_wrap=True)
         errors.print("ft: to release it all the same: --force --reason TEXT")
         raise typer.Exit(FAILED) from None
     if not new:
-        errors.print(f"ft: {terminal.plain(record.name)} is the champion already; nothing moved")
+        errors.print(f"ft: {display.plain(record.name)} is the champion already; nothing moved")
     _show_moved(opened, record, as_json)
 
 
@@ -82,5 +82,5 @@ def _show_moved(project: Project, record: Record, as_json: bool) -> None:
         failures = running.release(project)
     report(record.to_json(), as_json, lambda found: display.show_champion(out, found))
     if failures:
-        errors.print(f"[red]ft:[/red] the record stands, but {terminal.plain(failures[0])}", soft_wrap=True)
+        errors.print(f"[red]ft:[/red] the record stands, but {display.plain(failures[0])}", soft_wrap=True)
         raise typer.Exit(FAILED)

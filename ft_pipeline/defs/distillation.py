@@ -9,7 +9,8 @@ from ft_pipeline.defs.training_chain import base_model_spec
 from ft_pipeline.distillation.distill import distil
 from ft_pipeline.distillation.teacher_prompt import teacher_sha256
 from ft_pipeline.execution.metadata import column_schema, table
-from ft_pipeline.execution.step_asset import Check, Inputs, Making, step, versions_of
+from ft_pipeline.execution.step import Check, Inputs, Making, versions_of
+from ft_pipeline.execution.step_asset import step
 from ft_pipeline.project import read_jsonl
 from ft_pipeline.settings.project import TeacherSettings
 from ft_pipeline.store.artifacts import Artifact

@@ -14,7 +14,8 @@ from ft_pipeline.evaluation.metrics.custom_metrics import resolve
 from ft_pipeline.evaluation.recommendation.rules import build_recommendation
 from ft_pipeline.evaluation.scoring.task_files import files_of
 from ft_pipeline.execution.metadata import picture, table
-from ft_pipeline.execution.step_asset import STEPS, Inputs, Making, step, versions_of
+from ft_pipeline.execution.step import STEPS, Inputs, Making, versions_of
+from ft_pipeline.execution.step_asset import step
 from ft_pipeline.project import read_jsonl
 from ft_pipeline.release.champion import Record, before_deciding_on, decision_key
 from ft_pipeline.settings.experiment import ExperimentSettings

@@ -6,7 +6,8 @@ from typing import Any
 
 import dagster as dg
 
-from ft_pipeline.execution.step_asset import Check, Inputs, Making, step, versions_of
+from ft_pipeline.execution.step import Check, Inputs, Making, versions_of
+from ft_pipeline.execution.step_asset import step
 from ft_pipeline.release.candidates import candidates, key_of
 from ft_pipeline.release.card.model_card import render_card
 from ft_pipeline.release.card.model_lineage import card_facts

@@ -4,9 +4,11 @@ import dagster as dg
 
 from ft_pipeline.defs.column_lineage import raw_schema
 from ft_pipeline.execution.metadata import column_schema, table
-from ft_pipeline.execution.step_asset import Inputs, step
+from ft_pipeline.execution.step import Inputs
+from ft_pipeline.execution.step_asset import step
 from ft_pipeline.project import FORMATS
-from ft_pipeline.sources.snapshot import Snapshot, read_listing, snapshot_folder, write_listing
+from ft_pipeline.sources.local_folder import snapshot_folder
+from ft_pipeline.sources.snapshot import Snapshot, read_listing, write_listing
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.spec import Spec
 

@@ -14,7 +14,8 @@ from ft_pipeline import plotting
 from ft_pipeline.defs.automation_conditions import FOLLOW_ALL_INPUTS, FOLLOW_SOUND_INPUTS
 from ft_pipeline.defs.column_lineage import column_lineage, conversations_lineage, table_lineage
 from ft_pipeline.execution.metadata import column_schema, picture, table
-from ft_pipeline.execution.step_asset import Check, Inputs, Making, step, versions_of
+from ft_pipeline.execution.step import Check, Inputs, Making, versions_of
+from ft_pipeline.execution.step_asset import step
 from ft_pipeline.project import FORMATS, read_jsonl
 from ft_pipeline.settings.project import DataSettings
 from ft_pipeline.sources.snapshot import CheckedOut, checkout, read_listing

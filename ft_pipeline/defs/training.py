@@ -18,7 +18,8 @@ from ft_pipeline.defs.training_chain import (
     training_data_spec,
 )
 from ft_pipeline.execution.metadata import column_schema, picture, table
-from ft_pipeline.execution.step_asset import Check, Inputs, Making, step
+from ft_pipeline.execution.step import Check, Inputs, Making
+from ft_pipeline.execution.step_asset import step
 from ft_pipeline.settings.experiment import ExperimentSettings
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.spec import Spec

@@ -5,7 +5,7 @@ from typing import Any
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.execution.recorded_checks import require
-from ft_pipeline.execution.step_asset import Inputs, versions_of
+from ft_pipeline.execution.step import Inputs, versions_of
 from ft_pipeline.models.base_model import identify
 from ft_pipeline.settings.experiment import ExperimentSettings
 from ft_pipeline.settings.learning_rates import resolved

@@ -1,4 +1,4 @@
-"""`ft forget`: a row is never used again, and what it said is gone from the raw files, the store and Dagster's log.
+"""`ft erase`: a row is never used again, and what it said is gone from the raw files, the store and Dagster's log.
 
 The order is what makes it safe to be cut off: the row is excluded first, and the raw file, which says what to look for,
 is changed last. The same command again ends what was begun.
@@ -46,7 +46,7 @@ BEYOND = (
 
 @dataclass(frozen=True)
 class Forgotten:
-    """What `ft forget` did."""
+    """What `ft erase` did."""
 
     record: int
     """Number of the record in data/store/redactions."""

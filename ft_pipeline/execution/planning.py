@@ -9,7 +9,8 @@ import dagster as dg
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.execution.recorded_checks import failed_checks
-from ft_pipeline.execution.step_asset import STEPS, Inputs, NotYetBuilt, Step, planned_spec
+from ft_pipeline.execution.step import STEPS, Inputs, NotYetBuilt, Step
+from ft_pipeline.execution.step_asset import planned_spec
 from ft_pipeline.project import Project
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.spec import Spec

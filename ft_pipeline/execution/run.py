@@ -21,7 +21,8 @@ from ft_pipeline.execution.instance import opened
 from ft_pipeline.execution.orphaned_runs import end_stranded
 from ft_pipeline.execution.planning import Planned, flow, plan
 from ft_pipeline.execution.pool_waits import INVOCATION, telling_who_waits
-from ft_pipeline.execution.step_asset import FORCE, STEPS
+from ft_pipeline.execution.step import STEPS
+from ft_pipeline.execution.step_asset import FORCE
 from ft_pipeline.execution.workers.launchers import check_environment
 from ft_pipeline.project import Project
 from ft_pipeline.store.asset_pointers import current_document

@@ -6,10 +6,6 @@ keeps the function in STEPS, so that planning.py can ask what a run would do wit
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -22,13 +18,13 @@ from ft_pipeline.execution.events import State, StepEvent, publish
 from ft_pipeline.execution.metadata import clean_metadata
 from ft_pipeline.execution.origin import origin
 from ft_pipeline.execution.pool_waits import POOL
-from ft_pipeline.execution.recorded_checks import failed_checks, recorded_checks, require
+from ft_pipeline.execution.recorded_checks import failed_checks, recorded_checks
+from ft_pipeline.execution.step import STEPS, Check, Inputs, MakeFunction, Making, ShowFunction, SpecFunction, Step
 from ft_pipeline.execution.workers.devices import DeviceNeed
 from ft_pipeline.execution.workers.launchers import TRAINING
 from ft_pipeline.project import Project
-from ft_pipeline.settings.experiment import ExperimentSettings
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
-from ft_pipeline.store.asset_pointers import Current, Pointer
+from ft_pipeline.store.asset_pointers import Current
 from ft_pipeline.store.spec import Spec
 from ft_pipeline.store.sql_views import write_views
 
@@ -37,135 +33,12 @@ FORCE = "FT_FORCE"
 """Environment variable: `1` builds anew what the store holds."""
 
 
-@dataclass(frozen=True)
-class Check:
-    """A check that the step's summary answers under `checks`; a blocking one stops the run when it fails."""
-
-    name: str
-    description: str
-    blocking: bool = True
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """What a step may look at while it resolves its spec: the project's settings and what is materialized now."""
-
-    project: Project
-    store: ArtifactStore
-    experiment: str | None = None
-    make: Callable[[Spec], Artifact] | None = None
-    """Builds what the step needs beside its upstream assets; None while planning, which builds nothing."""
-
-    @cached_property
-    def settings(self) -> ExperimentSettings:
-        """This partition's experiment, as its YAML says now."""
-        if self.experiment is None:
-            raise LookupError("this step has no experiment")
-        return self.project.experiment(self.experiment)
-
-    def find(self, asset: str, experiment: str | None = None) -> Artifact | None:
-        """The artifact that `asset` was last materialized to; None if it never was, or is damaged."""
-        pointer = self.pointer(asset, experiment)
-        if pointer is None:
-            return None
-        return self.store.open(pointer.kind, pointer.fingerprint, manifest_sha256=pointer.manifest_sha256)
-
-    def pointer(self, asset: str, experiment: str | None = None) -> Pointer | None:
-        """What `asset` was last materialized to, held whole by the store or not; None if it never was."""
-        per_experiment = STEPS[asset].per_experiment
-        return Current(self.store.root).read(asset, (experiment or self.experiment) if per_experiment else None)
-
-    def artifact(self, asset: str) -> Artifact:
-        """The artifact that `asset` was last materialized to. UserError if it never was, or is damaged."""
-        found = self.find(asset)
-        if found is None:
-            why = "is damaged, or gone from the store" if self.pointer(asset) else "has not been materialized yet"
-            raise UserError(f"{asset} {why}; materialize it first, or run `ft run`")
-        if found.redacted:
-            raise UserError(f"a row of {asset} was forgotten since; materialize it again first, or run `ft run`")
-        return found
-
-    def passed(self, asset: str) -> Artifact:
-        """The same, and its recorded gates are read again: UserError where a blocking check failed.
-
-        Dagster's blocking checks hold within one run only; whoever materializes a single asset passes them by.
-        """
-        return require(self.artifact(asset))
-
-    def made(self, spec: Spec) -> Artifact:
-        """The artifact of a spec that is no asset's own (the teacher's model), built where it is not in the store.
-
-        NotYetBuilt while planning, if it is not there.
-        """
-        if spec.kind in STEPS:
-            spec = spec.with_code_version(STEPS[spec.kind].code_version)  # the same spec as the asset of that kind has
-        found = self.store.find(spec)
-        if found is not None:
-            return found
-        if self.make is None:
-            raise NotYetBuilt(f"the {spec.kind} that it needs is not in the store yet")
-        return self.make(spec)
-
-
-class NotYetBuilt(Exception):
-    """A plan cannot tell the spec of a step before something else is built."""
-
-
-@dataclass(frozen=True)
-class Making:
-    """What a step that is light enough for the step's own process makes its artifact from."""
-
-    project: Project
-    store: ArtifactStore
-    spec: Spec
-    inputs: Mapping[str, Path]
-    """Folders of the spec's inputs, by name."""
-    out: Path
-    """Takes the artifact's files."""
-
-    def artifact(self, name: str) -> Artifact:
-        """An input of the spec, with its manifest."""
-        return self.store.require(*self.spec.inputs[name])
-
-
-SpecFunction = Callable[[Inputs], Spec]
-MakeFunction = Callable[[Making], dict[str, Any]]
-ShowFunction = Callable[[Artifact], dict[str, Any]]
-
-
-@dataclass(frozen=True)
-class Step:
-    """One asset of the graph, as planning sees it."""
-
-    name: str
-    stage: str
-    deps: tuple[str, ...]
-    per_experiment: bool
-    gpu: Callable[[Project], bool]
-    """Whether its worker leases a device, as the project's settings are now."""
-    code_version: str
-    checks: tuple[Check, ...]
-    spec: SpecFunction
-    build: MakeFunction | None
-    show: ShowFunction | None
-    asset: dg.AssetsDefinition
-
-
-STEPS: dict[str, Step] = {}
-"""Every step by its asset's name, in the order of the flow; filled as defs/ is loaded."""
-
-
 def experiments() -> dg.StaticPartitionsDefinition:
     """The one partitions definition of the graph: the stems of experiments/*.yaml.
 
     One definition only, so that one key chosen in the UI is one run of the whole graph.
     """
     return dg.StaticPartitionsDefinition(Project.find().experiment_names())
-
-
-def versions_of(*packages: str) -> dict[str, str]:
-    """The installed versions of the packages that the result depends on; nothing is imported."""
-    return {package: version(package) for package in packages}
 
 
 def gpu_op_tags(count: int = 1) -> dict[str, Any]:

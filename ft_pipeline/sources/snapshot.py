@@ -1,7 +1,6 @@
 """A format folder as it is now, kept by content: what was read stays readable after the user edits or removes it."""
 
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -13,11 +12,9 @@ from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.blobs import BlobStore
 from ft_pipeline.store.hashing import sha256_of_json
 from ft_pipeline.store.spec import Spec
-from ft_pipeline.store.stat_cache import StatCache
 
 LISTING = "files.json"
 SIDECAR = ".yaml"
-IGNORED = {"readme.md"}
 
 Fault = tuple[str, str]
 """A file code of formats.md, and a sentence that shows nothing from elsewhere."""
@@ -94,36 +91,6 @@ class Snapshot:
         return cls([Entry(**entry) for entry in content["files"]], list(content["unused_sidecars"]))
 
 
-def snapshot_folder(folder: Path, store: ArtifactStore, blobs: BlobStore | None = None) -> Snapshot:
-    """Keep every file of a format folder; an absent folder is an empty one.
-
-    Unchanged files (by stat) whose bytes are kept already are not read again. A file that goes meanwhile is as one that
-    was never there. UserError if the store cannot be written or a file is being written to.
-    """
-    names = sorted(_names(folder))
-    faults = {name: fault for name in names if (fault := _fault(folder, name))}
-    sound = [name for name in names if name not in faults]
-    kept, failed = _keep(folder, sound, StatCache(store.root / "cache" / "stat"), blobs or BlobStore(store.root))
-    faults |= {name: _unreadable(error) for name, error in failed.items()}
-    names = [name for name in names if not isinstance(failed.get(name), FileNotFoundError)]
-    sidecars = {name.removesuffix(SIDECAR): name for name in names if name.endswith(SIDECAR)}
-    data = [name for name in names if not name.endswith(SIDECAR)]
-    entries = [_entry(name, sidecars.get(_stem(name)), kept, faults) for name in data]
-    stems = {_stem(name) for name in data}
-    return Snapshot(entries, [printable(name) for stem, name in sidecars.items() if stem not in stems])
-
-
-def folder_stamp(folder: Path) -> str:
-    """A hash of every file's name, size, times and inode: the same while nobody writes to the folder. Reads no file."""
-    return sha256_of_json([[printable(name), *_stamp(folder / name)] for name in sorted(_names(folder))])
-
-
-def last_written(folder: Path) -> str:
-    """The name of the file that was written last; empty where there is none."""
-    stamps = {name: stamp for name in _names(folder) if (stamp := _stamp(folder / name))}
-    return printable(max(stamps, key=lambda name: stamps[name][1])) if stamps else ""
-
-
 def write_listing(snapshot: Snapshot, out: Path) -> dict[str, Any]:
     """Write a snapshot as an artifact's content; its summary.
 
@@ -151,94 +118,6 @@ def checkout(snapshot: Snapshot, store: ArtifactStore, into: Path, blobs: BlobSt
     """
     source = blobs or BlobStore(store.root)
     return [CheckedOut(entry, source, into / f"{number:06d}") for number, entry in enumerate(snapshot.entries)]
-
-
-def _keep(
-    folder: Path, names: list[str], cache: StatCache, blobs: BlobStore
-) -> tuple[dict[str, tuple[str, int]], dict[str, OSError]]:
-    """(SHA-256 and bytes of each file, all kept; files that cannot be read, or are gone by now)."""
-    failed: dict[str, OSError] = {}
-    kept = {}
-    for name, sha256 in cache.hashes(folder, names, blobs.add, failed).items():
-        path = folder / name
-        try:
-            kept[name] = (sha256 if blobs.holds(sha256) else blobs.add(path), path.stat().st_size)
-        except OSError as error:
-            failed[name] = error
-    return kept, failed
-
-
-def _unreadable(error: OSError) -> Fault:
-    if isinstance(error, PermissionError):
-        return "not_found", "it cannot be read: give this user the right to read it"
-    return "not_found", f"it cannot be read: {(error.strerror or str(error)).lower()}"
-
-
-def _entry(name: str, sidecar: str | None, kept: dict[str, tuple[str, int]], faults: dict[str, Fault]) -> Entry:
-    if fault := faults.get(name):
-        return Entry(printable(name), error_code=fault[0], error_message=fault[1])
-    if sidecar and (fault := faults.get(sidecar)):
-        message = f"its sidecar {printable(sidecar)} is {fault[1]}"
-        return Entry(printable(name), error_code=fault[0], error_message=message)
-    return Entry(name, *kept[name], kept[sidecar][0] if sidecar else None)
-
-
-def _fault(folder: Path, name: str) -> Fault | None:
-    """Why a file cannot be taken; None, too, for one that is gone by now."""
-    path = folder / name
-    if printable(name) != name:
-        return "not_utf8", "the file's name is not UTF-8: rename it"
-    try:
-        link = path.is_symlink()
-        inside = not link or path.resolve().is_relative_to(folder.resolve())
-        there = path.exists()
-    except PermissionError:
-        return "not_found", "it cannot be looked at: give this user the right to enter its folder"
-    except (OSError, RuntimeError):
-        return "not_found", "a link that leads back to itself: remove it, or put the file here"
-    if not inside:
-        return "path_outside_data_dir", "a link that leads out of the data folder: put the file itself here"
-    if not there:
-        return ("not_found", "a link to nothing: remove it, or put the file here") if link else None
-    if path.is_dir() and not link:
-        return "not_found", "a folder that cannot be opened: give this user the right to read and enter it"
-    if name.endswith(".yml"):
-        return "unknown_format", "a sidecar's name must end in .yaml: rename it"
-    if name == ".":
-        return "not_a_file", "a file in the place of the folder: make a folder of that name, and put the file into it"
-    if not path.is_file():
-        return "not_a_file", "neither a file nor a plain folder: put the file itself here"
-    return None
-
-
-def _names(folder: Path) -> Iterator[str]:
-    """Every file and link below `folder`, hidden ones and READMEs left out; links to folders, and folders that cannot
-    be opened, are named, not entered. `.` is `folder` itself."""
-    closed: list[OSError] = []
-    for parent, folders, files in os.walk(folder, onerror=closed.append):
-        links = [name for name in folders if (Path(parent) / name).is_symlink()]
-        folders[:] = [name for name in folders if not name.startswith(".") and name not in links]
-        for name in [*files, *links]:
-            if not name.startswith(".") and name.lower() not in IGNORED:
-                yield (Path(parent) / name).relative_to(folder).as_posix()
-    for error in closed:
-        if not isinstance(error, FileNotFoundError):
-            yield Path(os.fsdecode(error.filename)).relative_to(folder).as_posix()
-
-
-def _stamp(path: Path) -> list[int]:
-    """Empty where the file was removed meanwhile, or lies in a folder that cannot be entered."""
-    try:
-        seen = path.lstat()
-    except OSError:
-        return []
-    return [seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns, seen.st_ino]
-
-
-def _stem(name: str) -> str:
-    """The name without its last ending: what a sidecar shares with its file."""
-    path = PurePosixPath(name)
-    return str(path.with_suffix("")) if path.name else name
 
 
 def printable(name: str) -> str:

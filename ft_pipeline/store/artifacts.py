@@ -85,7 +85,7 @@ class Artifact:
 
     @property
     def redacted(self) -> bool:
-        """Whether rows were taken out of its files (`ft forget`); such an artifact is not reused."""
+        """Whether rows were taken out of its files (`ft erase`); such an artifact is not reused."""
         return any(each["files"] for each in self.manifest.get("redactions", ()))
 
     def document(self, name: str) -> Any:

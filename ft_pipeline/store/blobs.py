@@ -16,7 +16,7 @@ from ft_pipeline.store.hashing import CHUNK_BYTES, sha256_of_file
 from ft_pipeline.store.stat_cache import StatCache
 
 BlobState = Literal["copy", "reference", "redacted", "gone", "damaged", "changed"]
-"""`redacted`: rows were taken out of it (`ft forget`), and it is what that left. `changed`: kept by reference, and the
+"""`redacted`: rows were taken out of it (`ft erase`), and it is what that left. `changed`: kept by reference, and the
 referenced file is no longer what it was."""
 BY_REFERENCE_ABOVE = 512 * 2**20
 LEVEL = 3
@@ -113,7 +113,7 @@ class BlobStore:
                 found = self._decompress(sha256, file)
         if found != sha256 and not (redacted and self._noted(sha256) == found):
             target.unlink()
-            why = "was redacted (ft forget)" if self._noted(sha256) == found else "is damaged"
+            why = "was redacted (ft erase)" if self._noted(sha256) == found else "is damaged"
             raise UserError(f"the stored copy of {target.name} {why}: materialize its raw asset again")
         return target
 

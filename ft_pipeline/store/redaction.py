@@ -31,7 +31,7 @@ ROWS, KEYS = "rows.parquet", "keys.parquet"
 
 @dataclass(frozen=True)
 class Redaction:
-    """One `ft forget`, as it is recorded: redactions/000001.json, each holding the hash of the one before it."""
+    """One `ft erase`, as it is recorded: redactions/000001.json, each holding the hash of the one before it."""
 
     number: int
     when: str

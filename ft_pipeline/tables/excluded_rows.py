@@ -20,7 +20,7 @@ from ft_pipeline.store.atomic_files import user_write_errors, write_atomically
 FILE = "excluded.yaml"
 MARK = re.compile(r"^excluded:[0-9a-f]{64}$")
 HEADER = """\
-# Rows that were forgotten on request: salted hashes, written by `ft forget`. Rows with these hashes are never used
+# Rows that were forgotten on request: salted hashes, written by `ft erase`. Rows with these hashes are never used
 # again, wherever they come back (reason `excluded`). Keep this file under version control, and keep the salt: without
 # it the hashes say nothing.
 """

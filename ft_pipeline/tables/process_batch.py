@@ -17,9 +17,10 @@ from ft_pipeline.tables.dedup.keys import Keys, hash_texts, keys_of_views
 from ft_pipeline.tables.dedup.normalized import views_of
 from ft_pipeline.tables.excluded_rows import is_mark
 from ft_pipeline.tables.formats.arrow_schema import TYPES
+from ft_pipeline.tables.formats.base import FORGOTTEN
 from ft_pipeline.tables.formats.convert import Shapes, convert_all, shapes_of
 from ft_pipeline.tables.formats.ignored_columns import unread_columns, unread_turn_keys
-from ft_pipeline.tables.formats.registry import COLUMNS, FORGOTTEN, REQUIRED
+from ft_pipeline.tables.formats.registry import COLUMNS, REQUIRED
 from ft_pipeline.tables.formats.turns import plain
 from ft_pipeline.tables.reading.batches import Batch, divide
 from ft_pipeline.tables.reading.json_parser import parse_block, parse_line

@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 from ft_pipeline.project import FORMATS
 from ft_pipeline.release.champion import Candidate, Promotion, Record, promote
 from ft_pipeline.settings.project import DataSettings
-from ft_pipeline.sources.snapshot import Snapshot, checkout, read_listing, snapshot_folder, write_listing
+from ft_pipeline.sources.local_folder import snapshot_folder
+from ft_pipeline.sources.snapshot import Snapshot, checkout, read_listing, write_listing
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.asset_pointers import Current
 from ft_pipeline.store.spec import Spec

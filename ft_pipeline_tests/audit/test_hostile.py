@@ -84,6 +84,6 @@ def test_a_hostile_file_is_validated_harmlessly(tmp_path: Path, ft: Command, ope
 
 
 def test_a_forgotten_hostile_row_is_told_harmlessly(hostile: Shop, ft: Command) -> None:
-    shown = ft("forget", str(hostile.raw("alpaca", NAME)), "1", "--reason", f"{RED}{MARKUP}")[1]
+    shown = ft("erase", str(hostile.raw("alpaca", NAME)), "1", "--reason", f"{RED}{MARKUP}")[1]
     assert harmless(shown)
     assert harmless(ft("audit")[1])

@@ -14,7 +14,8 @@ import yaml
 
 from ft_pipeline.defs import automation
 from ft_pipeline.execution.planning import flow
-from ft_pipeline.execution.step_asset import STEPS, Inputs, planned_spec
+from ft_pipeline.execution.step import STEPS, Inputs
+from ft_pipeline.execution.step_asset import planned_spec
 from ft_pipeline.project import Project
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.asset_pointers import Current

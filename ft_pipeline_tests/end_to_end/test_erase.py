@@ -39,7 +39,7 @@ def test_a_forgotten_row_is_redacted_and_the_next_run_does_without_it(root: Path
         root,
         (*chain, "--sentence", sentence),
         (*chain, "--verify"),
-        ("forget", "data/raw/alpaca/support_01.jsonl", "4", "--reason", "request 4711"),
+        ("erase", "data/raw/alpaca/support_01.jsonl", "4", "--reason", "request 4711"),
         (*chain, "--verify"),
         ("run", "--experiment", "qlora", "--plan"),
     )

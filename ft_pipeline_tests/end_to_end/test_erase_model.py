@@ -24,7 +24,7 @@ def root(finished: Finished, tmp_path: Path) -> Path:
 def test_the_model_is_trained_again_without_the_row(root: Path) -> None:
     rows = ft_json(root, "audit", "qlora", "--rows")["rows"]
     row = next(each for each in rows if each["split"] == "train" and each["table"] == "alpaca")
-    raw = ("forget", f"data/raw/alpaca/{row['file']}", str(row["row"]), "--reason", "request 4711")
+    raw = ("erase", f"data/raw/alpaca/{row['file']}", str(row["row"]), "--reason", "request 4711")
     (_, old), (_, done), (code, after) = ft_in_turn(
         root, ("audit", "qlora", "--verify"), raw, ("audit", "qlora", "--verify")
     )

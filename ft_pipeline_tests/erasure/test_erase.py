@@ -1,4 +1,4 @@
-"""`ft forget`: the row is gone from everywhere, what it touched is marked, and the next run does without it."""
+"""`ft erase`: the row is gone from everywhere, what it touched is marked, and the next run does without it."""
 
 import io
 import json
@@ -24,7 +24,7 @@ NAMES = ("Fenwick", "Mill Lane")
 
 
 def forget(ft_json: Command) -> dict:
-    return ft_json("forget", FILE, str(ROW), "--reason", "request 4711")
+    return ft_json("erase", FILE, str(ROW), "--reason", "request 4711")
 
 
 def spoken(root: Path) -> Iterator[tuple[Path, str]]:
@@ -144,7 +144,7 @@ def test_copies_in_other_files_go_too_and_kin_is_named(released: Shop, ft_json: 
 
 def test_a_row_that_cannot_be_used_is_forgotten_as_well(released: Shop, ft_json: Command) -> None:
     assert holding(released.root, "Do you sell gift cards?")
-    ft_json("forget", FILE, "14", "--reason", "asked for")
+    ft_json("erase", FILE, "14", "--reason", "asked for")
     assert holding(released.root, "Do you sell gift cards?") == []
     assert released.materialize()["alpaca"].summary["reasons"] == {"excluded": 1}
 
@@ -152,7 +152,7 @@ def test_a_row_that_cannot_be_used_is_forgotten_as_well(released: Shop, ft_json:
 def test_two_requests_for_one_file(released: Shop, ft_json: Command) -> None:
     """The second one finds the copies that the first one left."""
     forget(ft_json)
-    done = ft_json("forget", FILE, "14", "2", "--reason", "request 4712")
+    done = ft_json("erase", FILE, "14", "2", "--reason", "request 4712")
     assert done["raw_files"] == 1 and done["record"] == 2
     assert holding(released.root, *NAMES, "Do you sell gift cards?", ALPACA[1]["instruction"]) == []
     document = ft_json("audit", "--verify")
@@ -224,7 +224,7 @@ def test_tampering_with_what_was_redacted_is_found(released: Shop, ft_json: Comm
     flip(folder_of(released, "conversations") / "rows.parquet")
     (noted,) = (released.store.root / "blobs").rglob("*.redacted.json")
     flip(noted.with_name(noted.name.replace("redacted.json", "zst")))
-    notes = ft_json("forget", FILE, "14", "--reason", "two")["notes"]
+    notes = ft_json("erase", FILE, "14", "--reason", "two")["notes"]
     assert any("not redacted; remove it: the kept copy of support.jsonl" in note for note in notes)
     record = released.store.root / "redactions" / "000001.json"
     record.write_text(record.read_text(encoding="utf-8").replace("4711", "4712"), encoding="utf-8")
@@ -247,26 +247,26 @@ def test_what_cannot_be_forgotten_is_refused(
     released: Shop, ft: Command, arguments: tuple[str, ...], message: str
 ) -> None:
     with pytest.raises(UserError, match=message):
-        ft("forget", *arguments, "--reason", "x")
+        ft("erase", *arguments, "--reason", "x")
     assert not (released.root / "data" / "excluded.yaml").exists()
 
 
 def test_a_reason_is_asked_for(released: Shop, ft: Command) -> None:
-    assert ft("forget", FILE, "1")[0] == 2
+    assert ft("erase", FILE, "1")[0] == 2
     with pytest.raises(UserError, match="say why"):
-        ft("forget", FILE, "1", "--reason", " ")
+        ft("erase", FILE, "1", "--reason", " ")
 
 
 def test_a_forgotten_row_is_not_forgotten_twice(released: Shop, ft: Command, ft_json: Command) -> None:
     forget(ft_json)
     with pytest.raises(UserError, match="was forgotten already"):
-        ft("forget", FILE, str(ROW), "--reason", "again")
+        ft("erase", FILE, str(ROW), "--reason", "again")
 
 
 def test_nothing_is_forgotten_while_a_run_is_under_way(released: Shop, ft: Command) -> None:
     lock = FileLock(released.store.root / "locks" / "adapter-1", "building adapter")
     with lock.hold(), pytest.raises(UserError, match="a run is under way"):
-        ft("forget", FILE, str(ROW), "--reason", "x")
+        ft("erase", FILE, str(ROW), "--reason", "x")
     assert holding(released.root, *NAMES)
 
 

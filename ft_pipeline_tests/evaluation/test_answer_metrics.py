@@ -8,12 +8,12 @@ import pytest
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.comparison.compare import build_comparison, compare
+from ft_pipeline.evaluation.items import Item
 from ft_pipeline.evaluation.metrics.answer_metrics import Measures, has_format
 from ft_pipeline.evaluation.metrics.custom_metrics import CustomMetric, resolve
 from ft_pipeline.evaluation.metrics.definitions import shown_metrics
 from ft_pipeline.evaluation.scoring import prompt_baseline
 from ft_pipeline.evaluation.scoring.fingerprint import differences
-from ft_pipeline.evaluation.scoring.prompts import Item
 from ft_pipeline.settings.project import AnswerFormat, MetricSettings, ProjectSettings
 from ft_pipeline.settings.yaml_file import read_settings
 from ft_pipeline_tests.evaluation.conftest import JobMaker

@@ -11,6 +11,7 @@ import yaml
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
+from ft_pipeline.evaluation.items import items_of, rows_to_test
 from ft_pipeline.evaluation.scoring.lm_eval_harness import (
     answer_task,
     loss_task,
@@ -20,7 +21,7 @@ from ft_pipeline.evaluation.scoring.lm_eval_harness import (
     write_tasks,
 )
 from ft_pipeline.evaluation.scoring.lm_eval_model import LoadedLM
-from ft_pipeline.evaluation.scoring.prompts import Prompt, items_of, render_items, render_question, rows_to_test
+from ft_pipeline.evaluation.scoring.prompts import Prompt, render_items, render_question
 from ft_pipeline.models.chat import stop_strings
 from ft_pipeline_tests.evaluation.conftest import CONVERSATIONS, QUESTIONS, TEXTS
 from ft_pipeline_tests.evaluation.test_likelihood import plainly

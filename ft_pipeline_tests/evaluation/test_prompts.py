@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.evaluation.scoring.prompts import Prompt, items_of, render_items, rows_to_test
+from ft_pipeline.evaluation.items import items_of, rows_to_test
+from ft_pipeline.evaluation.scoring.prompts import Prompt, render_items
 from ft_pipeline.models.chat import render
 from ft_pipeline_tests.evaluation.conftest import CONVERSATIONS, conversation
 

@@ -9,14 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from ft_pipeline.sources.snapshot import (
-    Snapshot,
-    checkout,
-    folder_stamp,
-    read_listing,
-    snapshot_folder,
-    write_listing,
-)
+from ft_pipeline.sources.local_folder import folder_stamp, snapshot_folder
+from ft_pipeline.sources.snapshot import Snapshot, checkout, read_listing, write_listing
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.blobs import BlobStore
 

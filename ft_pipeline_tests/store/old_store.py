@@ -13,10 +13,10 @@ from pydantic import ValidationError
 
 from ft_pipeline import scaffold
 from ft_pipeline.errors import UserError
-from ft_pipeline.execution import step_asset
 from ft_pipeline.execution.planning import Planned, difference, plan
 from ft_pipeline.execution.recorded_checks import failed_checks
-from ft_pipeline.execution.step_asset import STEPS, Inputs, NotYetBuilt, planned_spec
+from ft_pipeline.execution.step import STEPS, Inputs, NotYetBuilt
+from ft_pipeline.execution.step_asset import planned_spec
 from ft_pipeline.project import Project
 from ft_pipeline.store.artifacts import ArtifactStore
 
@@ -25,7 +25,7 @@ Section = Literal["changed", "follows"]
 SECTIONS: tuple[Section, ...] = ("changed", "follows")
 ADVICE = (
     f"The plan for an old store is not what {LIST.name} says. If you did not mean to change a step, keep its spec as "
-    f"it was (docs/design.md). If you did, edit {LIST.name}, with the reason, and tell users in CHANGELOG.md."
+    f"it was (docs/architecture.md). If you did, edit {LIST.name}, with the reason, and tell users in CHANGELOG.md."
 )
 
 
@@ -71,7 +71,8 @@ def _as_made(root: Path) -> Iterator[Project]:
         defs()  # fills STEPS
         patch.setenv("FT_PROJECT", str(root))
         patch.chdir(root)
-        patch.setattr(step_asset, "version", lambda name: recorded.get(name) or importlib.metadata.version(name))
+        installed = importlib.metadata.version
+        patch.setattr("ft_pipeline.execution.step.version", lambda name: recorded.get(name) or installed(name))
         yield Project.find(root)
 
 

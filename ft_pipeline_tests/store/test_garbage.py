@@ -10,7 +10,8 @@ from ft_pipeline.errors import UserError
 from ft_pipeline.execution.garbage_collection import collect
 from ft_pipeline.project import Project
 from ft_pipeline.release.champion import Candidate, Promotion, promote
-from ft_pipeline.sources.snapshot import Snapshot, checkout, read_listing, snapshot_folder, write_listing
+from ft_pipeline.sources.local_folder import snapshot_folder
+from ft_pipeline.sources.snapshot import Snapshot, checkout, read_listing, write_listing
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.asset_pointers import Current
 from ft_pipeline.store.blobs import INCOMING

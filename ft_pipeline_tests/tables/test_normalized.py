@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from ft_pipeline.tables.dedup.keys import keys_of
 from ft_pipeline.tables.dedup.normalized import normalise_all, views_of
 from ft_pipeline.tables.dedup.shingles import word_hashes
+from ft_pipeline.tables.formats.alpaca import instruction_messages
 from ft_pipeline.tables.formats.arrow_schema import columns_of
-from ft_pipeline.tables.formats.registry import instruction_messages
 from ft_pipeline.tables.text_rules import is_empty, normalise
 
 TEXTS = st.text(max_size=30) | st.text("aB .,!\t\n\r\v\x1c\x1f\x7f\x00é　İſ", max_size=12)

@@ -17,9 +17,10 @@ from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.comparison.bootstrap import Bootstrap, Estimate, difference, interval, judged
 from ft_pipeline.evaluation.comparison.costs import break_even, with_costs
 from ft_pipeline.evaluation.comparison.markdown import markdown_table
-from ft_pipeline.evaluation.comparison.scored_models import TUNED, UNTOUCHED, Contender, comparable, read_contenders
+from ft_pipeline.evaluation.comparison.scored_models import Contender, comparable, read_contenders
 from ft_pipeline.evaluation.comparison.sweep_results import learning_curves, rows_alone, seed_spread
 from ft_pipeline.evaluation.metrics.definitions import ANSWER_METRICS, METRICS, Metric
+from ft_pipeline.evaluation.model_kinds import TUNED, UNTOUCHED
 
 Document = dict[str, Any]
 Estimates = dict[str, dict[str, Estimate]]

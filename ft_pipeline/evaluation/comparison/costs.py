@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ft_pipeline.evaluation.comparison.scored_models import TUNED
+from ft_pipeline.evaluation.model_kinds import TUNED
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 
 Row = dict[str, Any]

@@ -9,10 +9,8 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from ft_pipeline.evaluation.model_kinds import TUNED
 from ft_pipeline.evaluation.scoring.fingerprint import Parts, differences
-
-UNTOUCHED = ("base", "prompt")
-TUNED = ("adapter", "merged")
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ from typing import Any
 import orjson
 
 from ft_pipeline.errors import UserError
+from ft_pipeline.evaluation.items import Item
 from ft_pipeline.evaluation.metrics.custom_metrics import CustomMetric
 from ft_pipeline.evaluation.metrics.definitions import ANSWER_METRICS, Metric, answer_metrics
-from ft_pipeline.evaluation.scoring.prompts import Item
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from ft_pipeline.evaluation.comparison.scored_models import TUNED, UNTOUCHED
 from ft_pipeline.evaluation.comparison.sweep_results import rises
 from ft_pipeline.evaluation.metrics.definitions import metric_of
+from ft_pipeline.evaluation.model_kinds import TUNED, UNTOUCHED
 
 ANSWERS = "chrf"
 """What generated answers are held against each other by, where a row has no loss."""

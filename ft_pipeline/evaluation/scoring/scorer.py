@@ -13,8 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.evaluation.comparison.scored_models import UNTOUCHED
+from ft_pipeline.evaluation.items import Item, items_of, rows_to_test
 from ft_pipeline.evaluation.metrics.answer_metrics import Measures
+from ft_pipeline.evaluation.model_kinds import UNTOUCHED
 from ft_pipeline.evaluation.scoring.fingerprint import Parts, evaluation_parts, fingerprint
 from ft_pipeline.evaluation.scoring.lm_eval_harness import (
     Sample,
@@ -27,15 +28,7 @@ from ft_pipeline.evaluation.scoring.lm_eval_harness import (
 from ft_pipeline.evaluation.scoring.lm_eval_model import LoadedLM
 from ft_pipeline.evaluation.scoring.lm_eval_tasks import OwnTasks, Record
 from ft_pipeline.evaluation.scoring.lm_eval_tasks import means as task_means
-from ft_pipeline.evaluation.scoring.prompts import (
-    Item,
-    Prompt,
-    RenderedItem,
-    items_of,
-    render_items,
-    render_question,
-    rows_to_test,
-)
+from ft_pipeline.evaluation.scoring.prompts import Prompt, RenderedItem, render_items, render_question
 from ft_pipeline.job import Job, Reporter
 from ft_pipeline.models.chat import stop_strings
 from ft_pipeline.models.compute_dtype import compute_dtype, dtype_name

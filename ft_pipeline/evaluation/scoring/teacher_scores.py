@@ -11,9 +11,9 @@ from typing import Any
 from ft_pipeline.distillation import endpoint_teacher
 from ft_pipeline.distillation.teacher import teacher_of
 from ft_pipeline.distillation.teacher_prompt import Prompter
+from ft_pipeline.evaluation.items import Item, items_of, rows_to_test
 from ft_pipeline.evaluation.metrics.answer_metrics import Measures
 from ft_pipeline.evaluation.scoring.fingerprint import evaluation_parts, fingerprint
-from ft_pipeline.evaluation.scoring.prompts import Item, items_of, rows_to_test
 from ft_pipeline.evaluation.scoring.scorer import read_conversations, write_scores
 from ft_pipeline.job import Job
 from ft_pipeline.models.chat import prompt_and_target, render

@@ -70,7 +70,7 @@ class CardFacts:
     made: Mapping[str, Any] = field(default_factory=dict)
     """Of the training: when, on what machine, with which code and packages."""
     forgotten: bool = False
-    """Whether rows that it learned from were forgotten since (`ft forget`)."""
+    """Whether rows that it learned from were forgotten since (`ft erase`)."""
     teacher: Mapping[str, Any] = field(default_factory=dict)
     """Where distilled rows were trained on: `model`, `host`, `terms`, `kept`, `set_aside`, `weight`."""
     prompt: Mapping[str, Any] = field(default_factory=dict)

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ft_pipeline.tables.formats.turns import echoes
-from ft_pipeline.tables.reading.json_parser import shorten
+from ft_pipeline.tables.reading.describe import shorten
 from ft_pipeline.tables.reason_codes import Fault, rank
 from ft_pipeline.tables.text_rules import (
     CONTROL_PATTERN,

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from ft_pipeline.tables.dedup.normalized import TURN, Views, views_of, views_of_messages
 from ft_pipeline.tables.dedup.shingles import PLACES, Texts, buffers, mix, shingle
 from ft_pipeline.tables.formats.arrow_schema import MESSAGES, columns_of
-from ft_pipeline.tables.formats.registry import Record
+from ft_pipeline.tables.formats.base import Record
 from ft_pipeline.tables.formats.row_ids import sha256_of_each
 from ft_pipeline.tables.formats.turns import Message
 from ft_pipeline.tables.text_rules import normalise

@@ -7,8 +7,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ft_pipeline.tables.formats.alpaca import instruction_messages
 from ft_pipeline.tables.formats.arrow_schema import MESSAGES
-from ft_pipeline.tables.formats.registry import instruction_messages
 from ft_pipeline.tables.text_rules import ASCII_PUNCTUATION, EMPTY_CHARS, normalise
 
 TURN = " \x1f "

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
-from ft_pipeline.tables.formats.registry import COLUMNS, Record
+from ft_pipeline.tables.formats.base import Record
+from ft_pipeline.tables.formats.registry import COLUMNS
 
 MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string()), ("reasoning_content", pa.string())]))
 """Turns; reasoning_content is null but for assistant turns that have it."""

@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ft_pipeline.tables.formats.arrow_schema import columns_of, schema_of
-from ft_pipeline.tables.formats.registry import Record, convert
+from ft_pipeline.tables.formats.base import Record
+from ft_pipeline.tables.formats.registry import convert
 from ft_pipeline.tables.formats.row_ids import alpaca_ids, row_ids
 from ft_pipeline.tables.reading.sidecar import Sidecar
 from ft_pipeline.tables.reason_codes import Fault

@@ -6,7 +6,7 @@ from typing import Any
 from ft_pipeline.tables.formats.registry import READ_KEYS
 from ft_pipeline.tables.formats.turns import READ_KEYS as TURN_KEYS
 from ft_pipeline.tables.formats.turns import ROLES, TARGETS
-from ft_pipeline.tables.reading.json_parser import shorten
+from ft_pipeline.tables.reading.describe import shorten
 from ft_pipeline.tables.reading.sidecar import Sidecar, rename
 
 _TURNS = {

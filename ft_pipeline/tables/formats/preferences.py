@@ -2,8 +2,9 @@
 
 from typing import Any
 
+from ft_pipeline.tables.formats.base import Record, other_format
 from ft_pipeline.tables.formats.turns import Message, check_order, read_turns
-from ft_pipeline.tables.reading.json_parser import blank, missing, seen, shorten
+from ft_pipeline.tables.reading.describe import blank, missing, seen, shorten
 from ft_pipeline.tables.reading.sidecar import Sidecar
 from ft_pipeline.tables.reason_codes import Fault
 from ft_pipeline.tables.text_rules import is_empty
@@ -141,3 +142,11 @@ def _single_answer(name: str, item: Any, sidecar: Sidecar) -> list[Message] | Fa
 
 def _answer(text: str) -> list[Message]:
     return [{"role": "assistant", "content": text}]
+
+
+def convert_preferences(value: dict[str, Any], sidecar: Sidecar) -> Record | Fault:
+    from ft_pipeline.tables.formats.preferences import convert_pair
+
+    if not {"prompt", "chosen", "rejected"} & value.keys() and (other := other_format(value, "preferences")):
+        return other
+    return convert_pair(value, sidecar)

@@ -10,7 +10,8 @@ import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ft_pipeline.tables.formats.registry import COLUMNS, Record
+from ft_pipeline.tables.formats.base import Record
+from ft_pipeline.tables.formats.registry import COLUMNS
 
 _ESCAPED = r"[\"\\\x00-\x1f\x7f]"
 """What JSON writes in another way than as it stands (and U+007F, to be sure)."""

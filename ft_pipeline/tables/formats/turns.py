@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ft_pipeline.tables.reading.json_parser import names_of, seen, shorten
+from ft_pipeline.tables.reading.describe import names_of, seen, shorten
 from ft_pipeline.tables.reading.sidecar import Sidecar, rename
 from ft_pipeline.tables.reason_codes import Fault
 from ft_pipeline.tables.text_rules import is_empty, normalise

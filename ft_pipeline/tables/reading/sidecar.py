@@ -7,7 +7,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from ft_pipeline.tables.reading.json_parser import seen, shorten
+from ft_pipeline.tables.reading.describe import seen, shorten
 from ft_pipeline.tables.reason_codes import ALLOWABLE, ROW_CODES, Refused
 
 TARGET_COLUMNS = frozenset(

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ft_pipeline.tables.reading.batches import Batch
-from ft_pipeline.tables.reading.json_parser import BadNumber, shorten
+from ft_pipeline.tables.reading.describe import BadNumber, shorten
 from ft_pipeline.tables.reason_codes import Fault, Refused
 
 BATCH_ROWS = 4096

@@ -214,8 +214,8 @@ def _kept_values(shape: Shape, plan: Plan) -> float:
     attention gave (4 q); gate, its activation, and up (3 i). Matrices that learn keep their inputs: a norm's output for
     those that read one (h), down_proj its own (i); o_proj's is kept already. LoRA's matrices are 32 bit and read it in
     the compute type (models/adapter_precision.py). Where all learns, the norms keep what they scale too (2 h of 32
-    bit); under autocast each of five matrices keeps its own 16-bit copy of what it reads (5 h). Short rows end to end on
-    a CPU keep a score for each head and token before.
+    bit); under autocast each of five matrices keeps its own 16-bit copy of what it reads (5 h). Short rows end to end
+    on a CPU keep a score for each head and token before.
     """
     width = shape.intermediate + shape.active * shape.expert
     norms = 2 * shape.hidden * BYTES["float32"] / BYTES[plan.dtype]

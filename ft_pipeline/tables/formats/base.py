@@ -1,0 +1,37 @@
+"""What the formats share: the type of a converted row, and the faults that any row can have."""
+
+from collections.abc import Callable
+from typing import Any
+
+from ft_pipeline.tables.reading.describe import names_of, seen
+from ft_pipeline.tables.reading.sidecar import Sidecar
+from ft_pipeline.tables.reason_codes import Fault
+
+_SIGNS = {
+    "alpaca": frozenset({"instruction"}),
+    "sharegpt": frozenset({"conversations", "messages"}),
+    "text": frozenset({"text"}),
+    "preferences": frozenset({"chosen", "rejected"}),
+}
+FORGOTTEN = Fault("excluded", "forgotten on request")
+Record = tuple[Any, ...]
+Converter = Callable[[dict[str, Any], Sidecar], Record | Fault]
+
+
+def other_format(value: dict[str, Any], data_format: str) -> Fault | None:
+    """Where none of the format's keys is there but another format's are."""
+    for other, signs in _SIGNS.items():
+        if other != data_format and signs & value.keys():
+            keys = names_of(value)
+            return Fault(
+                "wrong_format",
+                f"a row of the {other} format (it has {keys}), not of {data_format}; move it to data/raw/{other}",
+            )
+    return None
+
+
+def not_text(value: dict[str, Any], names: tuple[str, ...]) -> Fault | None:
+    for name in names:
+        if not isinstance(value.get(name), str | None):
+            return Fault("wrong_type", f"`{name}` is {seen(value[name])}; it must be a text")
+    return None

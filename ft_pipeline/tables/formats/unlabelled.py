@@ -1,0 +1,42 @@
+"""Prompts without an answer, which a teacher answers."""
+
+from typing import Any
+
+from ft_pipeline.tables.formats.alpaca import context_of, instruction_messages
+from ft_pipeline.tables.formats.base import Record, not_text
+from ft_pipeline.tables.formats.sharegpt import turn_list
+from ft_pipeline.tables.formats.turns import check_order, read_turns
+from ft_pipeline.tables.reading.describe import missing
+from ft_pipeline.tables.reading.sidecar import Sidecar
+from ft_pipeline.tables.reason_codes import Fault
+from ft_pipeline.tables.text_rules import is_empty
+
+
+def convert_unlabelled(value: dict[str, Any], sidecar: Sidecar) -> Record | Fault:
+    turns_given = value.get("conversations") is not None or value.get("messages") is not None
+    if value.get("instruction") is not None or ("instruction" in value and not turns_given):
+        return _unlabelled_instruction(value, sidecar)
+    raw = turn_list(value, "unlabelled")
+    if isinstance(raw, Fault):
+        if raw.code == "missing_conversations":
+            return Fault("missing_instruction", missing(value, "instruction"))
+        return raw
+    turns = read_turns(raw, sidecar)
+    if isinstance(turns, Fault):
+        return turns
+    return check_order(turns, last="user") or (turns,)
+
+
+def _unlabelled_instruction(value: dict[str, Any], sidecar: Sidecar) -> Record | Fault:
+    instruction = value["instruction"]
+    mapped = "instruction" in sidecar.columns.values()
+    if mapped and isinstance(instruction, list) and len(instruction) == 1:
+        value = {**value, "instruction": instruction[0]}  # a benchmark's `turns: ["the question"]`
+    if fault := not_text(value, ("instruction", "input")):
+        return fault
+    if value["instruction"] is None or is_empty(value["instruction"]):
+        return Fault("missing_instruction", "`instruction` is empty; write the question, or remove the row")
+    context = context_of(value)
+    if isinstance(context, Fault):
+        return context
+    return (instruction_messages(value["instruction"], value.get("input") or "", *context),)

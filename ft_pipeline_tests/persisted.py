@@ -1,0 +1,150 @@
+"""Every name that is written to disk or that users refer to, collected from the present code.
+
+`python -m ft_pipeline_tests.persisted` writes fixtures/persisted_names.json again. Do that only where a change of a
+name is meant, in a commit of its own: stores, dashboards and scripts of users contain these names.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pyarrow.parquet as pq
+
+import ft_pipeline
+from ft_pipeline import scaffold
+from ft_pipeline.evaluation.comparison.compare import compare
+from ft_pipeline.project import Project
+from ft_pipeline.release.champion import Candidate, Promotion, Record
+from ft_pipeline.store.artifacts import Artifact, ArtifactStore
+from ft_pipeline.store.asset_pointers import Current, Pointer
+from ft_pipeline.store.manifest import FileEntry
+from ft_pipeline.store.redaction import Redaction
+from ft_pipeline.store.sql_views import view_parts
+from ft_pipeline.tables.reason_codes import FILE_CODES, ROW_CODES
+from ft_pipeline_tests.evaluation.recorded import ASSETS, EXPERIMENT, PROJECTS, training_of
+
+GOLDEN = Path(__file__).parent / "fixtures" / "persisted_names.json"
+TABLES = ("raw_*", "alpaca", "sharegpt", "text", "unlabelled", "preferences", "conversations", "quarantine")
+RECORDS = (Candidate, Promotion, Record, Redaction, Pointer, FileEntry)
+
+
+def collect() -> dict[str, Any]:
+    """Names and golden values, plain JSON. It builds the tables of the worked example in a temporary project."""
+    with tempfile.TemporaryDirectory() as scratch, _project(Path(scratch) / "shop") as project:
+        return {
+            **_definitions(),
+            "records": {kind.__name__: [field.name for field in dataclasses.fields(kind)] for kind in RECORDS},
+            "reason_codes": {"row": sorted(ROW_CODES), "file": sorted(FILE_CODES)},
+            "environment": _environment_variables(),
+            "tables": _built_tables(project),
+            "comparisons": {path.name: _comparison(path.name) for path in sorted(PROJECTS.iterdir()) if path.is_dir()},
+        }
+
+
+@contextmanager
+def _project(root: Path) -> Iterator[Project]:
+    scaffold.create(root, example=True)
+    before = os.environ.get("FT_PROJECT")
+    os.environ["FT_PROJECT"] = str(root)
+    try:
+        yield Project.find(root)
+    finally:
+        os.environ.pop("FT_PROJECT") if before is None else os.environ.update(FT_PROJECT=before)
+
+
+def _definitions() -> dict[str, Any]:
+    from ft_pipeline.definitions import defs
+
+    definitions = defs()
+    graph = definitions.resolve_asset_graph()
+    repository = definitions.get_repository_def()
+    specs = {spec.key.to_user_string(): spec for spec in definitions.resolve_all_asset_specs()}
+    return {
+        "assets": {
+            name: {
+                "stage": spec.group_name,
+                "code_version": spec.code_version,
+                "inputs": sorted(dep.asset_key.to_user_string() for dep in spec.deps),
+                "checks": sorted(key.name for key in graph.asset_check_keys if key.asset_key == spec.key),
+                "pools": sorted(graph.get(spec.key).pools),
+            }
+            for name, spec in sorted(specs.items())
+        },
+        "sensors": sorted(sensor.name for sensor in repository.sensor_defs),
+        "schedules": sorted(schedule.name for schedule in repository.schedule_defs),
+        "jobs": sorted(job.name for job in repository.get_all_jobs()),
+    }
+
+
+def _environment_variables() -> list[str]:
+    sources = "\n".join(path.read_text() for path in Path(ft_pipeline.__file__).parent.rglob("*.py"))
+    return sorted(set(re.findall(r"[\"'](FT_[A-Z_]+)[\"']", sources)))
+
+
+def _built_tables(project: Project) -> dict[str, Any]:
+    from ft_pipeline.definitions import defs
+
+    definitions = defs()
+    wanted = [
+        definition
+        for definition in definitions.resolve_asset_graph().assets_defs
+        if any(Path(key.to_user_string()).match(pattern) for key in definition.keys for pattern in TABLES)
+    ]
+    with dg.DagsterInstance.ephemeral() as instance:
+        assert dg.materialize(wanted, instance=instance).success
+    store = ArtifactStore(project.store)
+    pointers = sorted(Current(store.root).all(), key=lambda pointer: pointer.asset)
+    found = {pointer.asset: store.require(pointer.kind, pointer.fingerprint) for pointer in pointers}
+    return {
+        "artifacts": {asset: _described(artifact) for asset, artifact in found.items()},
+        "views": sorted(view_parts(store)),
+    }
+
+
+def _described(artifact: Artifact) -> dict[str, Any]:
+    manifest = json.loads((artifact.path / "manifest.json").read_text())
+    return {
+        "fingerprint": artifact.fingerprint,
+        "manifest": sorted(manifest),
+        "spec": {key: sorted(value) for key, value in manifest["spec"].items() if isinstance(value, dict)},
+        "files": sorted(entry["path"] for entry in manifest["files"]),
+        "columns": {
+            path.name: {field.name: str(field.type) for field in pq.read_schema(path)}
+            for path in sorted(artifact.path.glob("*.parquet"))
+        },
+    }
+
+
+def _comparison(name: str) -> dict[str, Any]:
+    settings = Project.find(PROJECTS / name).settings
+    config = {
+        "bootstrap_resamples": settings.evaluation.bootstrap_resamples,
+        "seed": settings.evaluation.seed,
+        "primary_metric": settings.promotion.metric,
+    }
+    inputs = {f"{EXPERIMENT}/{asset}": PROJECTS / name / "recorded" / asset for asset in ASSETS}
+    document = compare(inputs, config, {EXPERIMENT: training_of(name)})
+    rounded = json.dumps(document, default=str)
+    rounded = re.sub(r"-?\d+\.\d+(e-?\d+)?", lambda number: f"{float(number[0]):.6g}", rounded)
+    return {"keys": _keys(document), "sha256": hashlib.sha256(rounded.encode()).hexdigest()}
+
+
+def _keys(value: Any) -> Any:
+    """The keys of a document, in their order; a list by its first item."""
+    if isinstance(value, dict):
+        return {key: _keys(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_keys(value[0])] if value else []
+    return None
+
+
+if __name__ == "__main__":
+    GOLDEN.write_text(json.dumps(collect(), indent=1) + "\n", encoding="utf-8")
