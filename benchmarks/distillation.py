@@ -20,10 +20,10 @@ from typing import Any
 
 import machine
 
-from ft_pipeline.distillation.teacher_prompt import Prompter
+from ft_pipeline.distillation.teacher_prompt import TeacherPrompt
 from ft_pipeline.models.endpoint.answer_log import AnswerLog
 from ft_pipeline.models.endpoint.chat_completions import Endpoint
-from ft_pipeline.models.endpoint.request_loop import Question, ask_all
+from ft_pipeline.models.endpoint.request_loop import ChatRequest, send_all
 from ft_pipeline.settings.project import TeacherSettings
 from ft_pipeline_tests.distillation.fault_server import MODEL, serving
 
@@ -101,9 +101,9 @@ def _ask(pipe: Connection, url: str, prompts: int, slots: int) -> None:
             "endpoint": {"url": url, "concurrency": slots},
         }
     )
-    prompter = Prompter(teacher, [])
+    prompter = TeacherPrompt(teacher, [])
 
-    def questions() -> Iterator[Question]:
+    def questions() -> Iterator[ChatRequest]:
         for number in range(prompts):
             yield prompter.question([{"role": "user", "content": PROMPT.format(number=number)}])
 
@@ -111,7 +111,7 @@ def _ask(pipe: Connection, url: str, prompts: int, slots: int) -> None:
     load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as folder, AnswerLog.opened(Path(folder), print) as log:
         began, used = time.monotonic(), _cpu_seconds()
-        asked = ask_all(lambda: Endpoint(teacher, None), log, questions(), prompts, teacher, memory)
+        asked = send_all(lambda: Endpoint(teacher, None), log, questions(), prompts, teacher, memory)
         seconds = time.monotonic() - began
     pipe.send(
         {

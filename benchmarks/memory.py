@@ -112,7 +112,7 @@ def _measure(configuration: dict[str, Any], base: Path) -> dict[str, Any]:
     from ft_pipeline.models.load import load_tokenizer
     from ft_pipeline.training.techniques import new_model
     from ft_pipeline.training.trainer.arguments import training_arguments
-    from ft_pipeline.training.trainer.token_trainer import AnswerTrainer
+    from ft_pipeline.training.trainer.token_trainer import TokenTrainer
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = compute_dtype(device)
@@ -124,7 +124,7 @@ def _measure(configuration: dict[str, Any], base: Path) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as scratch:
         arguments = training_arguments(settings.training, Path(scratch), device, dtype)
         arguments.eval_strategy = arguments.save_strategy = "no"
-        trainer = AnswerTrainer(new_model(base, settings, device), load_tokenizer(base), rows, rows[:1], arguments)
+        trainer = TokenTrainer(new_model(base, settings, device), load_tokenizer(base), rows, rows[:1], arguments)
         if device == "cpu":
             Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
         trainer.train()

@@ -25,7 +25,7 @@ import machine
 
 from ft_pipeline import scaffold
 from ft_pipeline.store.artifacts import ArtifactStore
-from ft_pipeline.store.asset_pointers import Current
+from ft_pipeline.store.asset_pointers import AssetPointers
 
 RESULTS = Path(__file__).parent / "results" / "orchestration.json"
 LOAD = "from ft_pipeline.definitions import defs; defs()"
@@ -98,7 +98,7 @@ def _work_by_run(root: Path, experiment: str) -> dict[str, dict[str, float]]:
     """{run id: {asset: seconds of work}} by the manifests of what is materialized now."""
     store = ArtifactStore(root / "data" / "store")
     found: dict[str, dict[str, float]] = {}
-    for pointer in Current(store.root).all():
+    for pointer in AssetPointers(store.root).all():
         if pointer.partition not in (None, experiment):
             continue
         run = store.require(pointer.kind, pointer.fingerprint).manifest["run"]

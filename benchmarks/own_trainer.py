@@ -14,10 +14,10 @@ def new_trainer(base: Path, settings: Any, train: list[dict[str, Any]], folder: 
     from ft_pipeline.training.techniques import new_model
     from ft_pipeline.training.trainer.acceleration import speed_up
     from ft_pipeline.training.trainer.arguments import training_arguments
-    from ft_pipeline.training.trainer.token_trainer import AnswerTrainer
+    from ft_pipeline.training.trainer.token_trainer import TokenTrainer
 
     arguments = training_arguments(settings.training, folder, "cpu", compute_dtype("cpu"))
     arguments.eval_strategy = arguments.save_strategy = "no"
     model = new_model(base, settings, "cpu")
     speed_up(model, settings.training, "cpu")
-    return AnswerTrainer(model, load_tokenizer(base), train, train[:1], arguments)
+    return TokenTrainer(model, load_tokenizer(base), train, train[:1], arguments)

@@ -13,7 +13,7 @@ import yaml
 from ft_pipeline.errors import UserError
 from ft_pipeline.settings.experiment import ExperimentSettings
 from ft_pipeline.settings.project import NAME_PATTERN, ProjectSettings
-from ft_pipeline.settings.sweep import members, owner_of
+from ft_pipeline.settings.sweep import sweep_members, sweep_owner
 from ft_pipeline.settings.yaml_file import read_settings
 
 FORMATS = ("alpaca", "sharegpt", "text", "preferences", "unlabelled")
@@ -58,16 +58,16 @@ class Project:
     def series(self, name: str) -> list[str]:
         """The experiment and what it trains beside itself; it alone where its YAML is broken or not there."""
         try:
-            return [name, *members(name, self.experiment(name))]
+            return [name, *sweep_members(name, self.experiment(name))]
         except UserError:
             return [name]
 
     def experiment(self, name: str) -> ExperimentSettings:
         """The settings of one experiment. UserError if there is none of that name, or its YAML is broken."""
-        owner = owner_of(name)
+        owner = sweep_owner(name)
         if owner in self._stems():
             settings = read_settings(self.root / "experiments" / f"{owner}.yaml", ExperimentSettings)
-            found = {owner: settings, **members(owner, settings)}
+            found = {owner: settings, **sweep_members(owner, settings)}
             if name in found:
                 return found[name]
         raise UserError(f"there is no experiment {name!r}; known: {', '.join(self.experiment_names()) or 'none'}")

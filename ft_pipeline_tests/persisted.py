@@ -22,9 +22,9 @@ import ft_pipeline
 from ft_pipeline import scaffold
 from ft_pipeline.evaluation.comparison.compare import compare
 from ft_pipeline.project import Project
-from ft_pipeline.release.champion import Candidate, Promotion, Record
+from ft_pipeline.release.champion import Candidate, ChampionRecord, Promotion
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
-from ft_pipeline.store.asset_pointers import Current, Pointer
+from ft_pipeline.store.asset_pointers import AssetPointers, Pointer
 from ft_pipeline.store.manifest import FileEntry
 from ft_pipeline.store.redaction import Redaction
 from ft_pipeline.store.sql_views import view_parts
@@ -33,7 +33,7 @@ from ft_pipeline_tests.evaluation.recorded import ASSETS, EXPERIMENT, PROJECTS, 
 
 GOLDEN = Path(__file__).parent / "fixtures" / "persisted_names.json"
 TABLES = ("raw_*", "alpaca", "sharegpt", "text", "unlabelled", "preferences", "conversations", "quarantine")
-RECORDS = (Candidate, Promotion, Record, Redaction, Pointer, FileEntry)
+RECORDS = (Candidate, Promotion, ChampionRecord, Redaction, Pointer, FileEntry)
 
 
 def collect() -> dict[str, Any]:
@@ -101,7 +101,7 @@ def _built_tables(project: Project) -> dict[str, Any]:
     with dg.DagsterInstance.ephemeral() as instance:
         assert dg.materialize(wanted, instance=instance).success
     store = ArtifactStore(project.store)
-    pointers = sorted(Current(store.root).all(), key=lambda pointer: pointer.asset)
+    pointers = sorted(AssetPointers(store.root).all(), key=lambda pointer: pointer.asset)
     found = {pointer.asset: store.require(pointer.kind, pointer.fingerprint) for pointer in pointers}
     return {
         "artifacts": {asset: _described(artifact) for asset, artifact in found.items()},

@@ -138,7 +138,7 @@ def test_what_all_experiments_share_is_not_said_to_be_made_for_one(steps: dict) 
 
 
 def test_an_input_of_an_experiment_links_to_its_partition(tmp_path: Path) -> None:
-    from ft_pipeline.audit.artifact_index import Library
+    from ft_pipeline.audit.artifact_index import ArtifactIndex
     from ft_pipeline.execution.origin import origin
     from ft_pipeline_tests.audit.shop import Shop
 
@@ -146,7 +146,7 @@ def test_an_input_of_an_experiment_links_to_its_partition(tmp_path: Path) -> Non
     shop.write_project()
     made = shop.materialize()
     assets = {"training_data": True, "base_model": True, "conversations": False}
-    library = Library(shop.store.root)
+    library = ArtifactIndex(shop.store.root)
     shown = origin(made["adapter"], library, assets, "qlora")["inputs"].value
     assert "[training_data](/assets/training_data?partition=qlora)" in shown
     where = made["base_model"].path.relative_to(shop.store.root)

@@ -6,7 +6,7 @@ import pytest
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.settings.experiment import ExperimentSettings
-from ft_pipeline.settings.sweep import is_member, members, owner_of, share_of
+from ft_pipeline.settings.sweep import is_sweep_member, share_of, sweep_members, sweep_owner
 from ft_pipeline_tests.test_settings import project_of
 
 SERIES = "technique: lora\ntraining: {seed: 7}\nseeds: 3\nlearning_curve: [0.5, 0.25]\n"
@@ -26,16 +26,16 @@ def test_seeds_and_shares_are_experiments_of_their_own(tmp_path: Path) -> None:
 def test_a_member_differs_from_its_experiment_in_nothing_else() -> None:
     settings = ExperimentSettings.model_validate({"technique": "lora", "seeds": 2, "learning_curve": [0.5]})
     alone = ExperimentSettings.model_validate({"technique": "lora"})
-    found = members("a", settings)
+    found = sweep_members("a", settings)
     seed, less = (found[name].model_dump() for name in ("a.seed1", "a.at50"))
     seed["training"]["seed"], less["data"]["share"] = 42, 1.0
     assert seed == less == alone.model_dump()
-    assert all(not members(name, each) for name, each in found.items())
+    assert all(not sweep_members(name, each) for name, each in found.items())
 
 
 def test_names_tell_what_a_member_is() -> None:
-    assert [owner_of(name) for name in ("lora", "lora.seed1", "my-lora.at50")] == ["lora", "lora", "my-lora"]
-    assert [is_member(name) for name in ("lora", "lora.seed1")] == [False, True]
+    assert [sweep_owner(name) for name in ("lora", "lora.seed1", "my-lora.at50")] == ["lora", "lora", "my-lora"]
+    assert [is_sweep_member(name) for name in ("lora", "lora.seed1")] == [False, True]
     assert [share_of(name) for name in ("lora", "lora.seed1", "lora.at5")] == [None, None, 0.05]
 
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from ft_pipeline.defs.training_chain import Stage, adapter_spec, experiment_spec, merged_model_spec
-from ft_pipeline.execution.step import Inputs
+from ft_pipeline.defs.training_chain import Phase, adapter_spec, experiment_spec, merged_model_spec
+from ft_pipeline.execution.step import SpecContext
 from ft_pipeline.project import Project
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.spec import Spec
@@ -27,13 +27,13 @@ class Case:
         self.adapter = self._put("adapter", {}, base_model=self.base)
 
     def spec(self, kind: str, experiment: str = "a") -> Spec:
-        inputs = Inputs(Project(self.project.root), self.store, experiment)
+        inputs = SpecContext(Project(self.project.root), self.store, experiment)
         if kind == "experiment":
             return experiment_spec(inputs)
         settings = inputs.settings
         if kind == "merged_model":
             return merged_model_spec(inputs, settings, self.data, self.adapter)
-        return adapter_spec(inputs, Stage(experiment, settings), self.data, self.base, None)
+        return adapter_spec(inputs, Phase(experiment, settings), self.data, self.base, None)
 
     def _put(self, kind: str, summary: dict[str, Any], **inputs: Artifact) -> Artifact:
         draft = self.store.begin(Spec(kind, {name: artifact.reference for name, artifact in inputs.items()}))
@@ -112,6 +112,6 @@ def test_a_tracker_changes_no_spec(tmp_path: Path, kind: str) -> None:
 
 def test_a_stage_whose_yaml_is_gone_has_no_trackers(tmp_path: Path) -> None:
     case = Case(tmp_path, SMALL, a="technique: lora\n")
-    inputs = Inputs(case.project, case.store, "a")
-    spec = adapter_spec(inputs, Stage("gone", case.project.experiment("a")), case.data, case.base, None)
+    inputs = SpecContext(case.project, case.store, "a")
+    spec = adapter_spec(inputs, Phase("gone", case.project.experiment("a")), case.data, case.base, None)
     assert spec.handling == {"report_to": []}

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from ft_pipeline.audit.findings import Code, Finding
-from ft_pipeline.release.champion import Record, history
+from ft_pipeline.release.champion import ChampionRecord, history
 from ft_pipeline.store.artifacts import SHORT
-from ft_pipeline.store.asset_pointers import Current, Pointer
+from ft_pipeline.store.asset_pointers import AssetPointers, Pointer
 from ft_pipeline.store.hashing import sha256_of_file
 from ft_pipeline.store.manifest import NAME, BrokenArtifact, manifest_hashes, present_files, read_manifest
 
@@ -19,7 +19,7 @@ SHOWN = 12
 
 
 @dataclass(frozen=True)
-class Node:
+class ArtifactNode:
     """One artifact of a chain, or the place where it should be."""
 
     kind: str
@@ -85,27 +85,27 @@ class Node:
         return present_files(self.manifest) if self.manifest.get("files") else []
 
 
-class Library:
+class ArtifactIndex:
     """Finds the nodes of a store; a library is read once and does not follow later changes."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self._folders: dict[str, dict[str, list[Path]]] = {}
-        self._nodes: dict[Path, Node] = {}
+        self._nodes: dict[Path, ArtifactNode] = {}
 
     @cached_property
     def pointers(self) -> list[Pointer]:
-        return Current(self.root).all()
+        return AssetPointers(self.root).all()
 
     @cached_property
-    def champion_records(self) -> list[Record]:
+    def champion_records(self) -> list[ChampionRecord]:
         """Oldest first."""
         return history(self.root)
 
     @cached_property
-    def users(self) -> dict[tuple[str, str], list[Node]]:
+    def users(self) -> dict[tuple[str, str], list[ArtifactNode]]:
         """(kind, fingerprint) → the artifacts that were made from it, in order of creation."""
-        found: dict[tuple[str, str], list[Node]] = defaultdict(list)
+        found: dict[tuple[str, str], list[ArtifactNode]] = defaultdict(list)
         for node in self.all():
             for reference in dict.fromkeys(node.inputs.values()):
                 found[reference].append(node)
@@ -118,7 +118,7 @@ class Library:
     def kinds(self) -> list[str]:
         return sorted(path.name for path in (self.root / "artifacts").glob("*") if path.is_dir())
 
-    def find(self, kind: str, fingerprint: str, manifest_sha256: str | None = None) -> Node:
+    def find(self, kind: str, fingerprint: str, manifest_sha256: str | None = None) -> ArtifactNode:
         """The artifact with this content: the one with this very manifest, else the newest (several specs may have
         given the same content, and a damaged one may have been rebuilt beside it).
 
@@ -127,19 +127,19 @@ class Library:
         nodes = [self.read(folder, kind) for folder in self.folders(kind).get(fingerprint[:SHORT], [])]
         nodes = [node for node in nodes if node.fingerprint == fingerprint or not node.manifest]
         if not nodes:
-            gone = Node(kind, fingerprint)
+            gone = ArtifactNode(kind, fingerprint)
             finding = Finding("missing_artifact", gone.label, "is not in the store: its folder was removed or renamed")
-            return Node(kind, fingerprint, problems=(finding,))
+            return ArtifactNode(kind, fingerprint, problems=(finding,))
         newest_first = sorted(nodes, key=lambda node: str(node.manifest.get("created", "")), reverse=True)
         return min(newest_first, key=lambda node: (not node.is_recorded_as(manifest_sha256), len(node.problems)))
 
-    def all(self, kind: str | None = None) -> list[Node]:
+    def all(self, kind: str | None = None) -> list[ArtifactNode]:
         """Every artifact's folder, sound or not, in order of creation."""
         kinds = [kind] if kind else self.kinds()
         nodes = [self.read(path, each) for each in kinds for paths in self.folders(each).values() for path in paths]
         return sorted(nodes, key=lambda node: (str(node.manifest.get("created", "")), node.kind))
 
-    def starting_with(self, digits: str) -> list[Node]:
+    def starting_with(self, digits: str) -> list[ArtifactNode]:
         """The artifacts whose fingerprint begins so, one per content."""
         found = {
             (node.kind, node.fingerprint): node
@@ -160,31 +160,31 @@ class Library:
             self._folders[kind] = found
         return self._folders[kind]
 
-    def read(self, folder: Path, kind: str) -> Node:
+    def read(self, folder: Path, kind: str) -> ArtifactNode:
         """The node of a folder; what is wrong with its manifest is among its problems."""
         if folder not in self._nodes:
             self._nodes[folder] = _read(folder, kind)
         return self._nodes[folder]
 
 
-def _read(folder: Path, kind: str) -> Node:
+def _read(folder: Path, kind: str) -> ArtifactNode:
     try:
         manifest = read_manifest(folder)
     except BrokenArtifact as error:
         return _read_broken(folder, kind, str(error))
-    return Node(manifest["kind"], manifest["fingerprint"], folder, manifest, sha256_of_file(folder / NAME))
+    return ArtifactNode(manifest["kind"], manifest["fingerprint"], folder, manifest, sha256_of_file(folder / NAME))
 
 
-def _read_broken(folder: Path, kind: str, why: str) -> Node:
+def _read_broken(folder: Path, kind: str, why: str) -> ArtifactNode:
     """As much of an edited manifest as can be read, so that the walk goes on behind it."""
     path = folder / NAME
     try:
         manifest = json.loads(path.read_bytes())
         fingerprint = manifest["fingerprint"]
-        node = Node(kind, str(fingerprint), folder, manifest, sha256_of_file(path))
+        node = ArtifactNode(kind, str(fingerprint), folder, manifest, sha256_of_file(path))
         _ = (node.label, node.inputs, node.files[:1], node.code_version)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        node = Node(kind, folder.name, folder)
+        node = ArtifactNode(kind, folder.name, folder)
     code: Code = "edited_manifest" if path.is_file() else "missing_manifest"
     finding = Finding(code, node.label, f"{why} (in {folder.parent.name}/{folder.name})")
-    return Node(kind, node.fingerprint, folder, node.manifest, node.manifest_sha256, (finding,))
+    return ArtifactNode(kind, node.fingerprint, folder, node.manifest, node.manifest_sha256, (finding,))

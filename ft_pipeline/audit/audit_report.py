@@ -4,14 +4,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ft_pipeline.audit.artifact_index import Library, Node
+from ft_pipeline.audit.artifact_index import ArtifactIndex, ArtifactNode
 from ft_pipeline.audit.chain import Chain, raw_files
 from ft_pipeline.audit.findings import Finding
 from ft_pipeline.store.redaction import redactions
 
 
 @dataclass(frozen=True)
-class Verdict:
+class VerificationResult:
     """What a thorough check found; `checked` False is an audit without it."""
 
     checked: bool = False
@@ -22,9 +22,9 @@ class Verdict:
     """How much was read: artifacts, files, bytes, raw files, records, events."""
 
 
-def audit_document(chain: Chain, verdict: Verdict | None = None) -> dict[str, Any]:
+def audit_document(chain: Chain, verdict: VerificationResult | None = None) -> dict[str, Any]:
     """`verified` is null where nothing was re-hashed; what the manifests alone show is among `problems` even then."""
-    verdict = verdict or Verdict()
+    verdict = verdict or VerificationResult()
     findings = list(dict.fromkeys([*chain.problems, *verdict.problems]))
     marks = marks_of(chain.library)
     redacted = [node.label for node in chain.nodes if status(chain, node, marks) == "redacted"]
@@ -45,7 +45,7 @@ def audit_document(chain: Chain, verdict: Verdict | None = None) -> dict[str, An
     }
 
 
-def marks_of(library: Library) -> dict[str, list[str]]:
+def marks_of(library: ArtifactIndex) -> dict[str, list[str]]:
     """Fingerprint → what was forgotten that the artifact had learned from, chose by or was scored on."""
     found: dict[str, list[str]] = {}
     for redaction in redactions(library.root):
@@ -56,7 +56,7 @@ def marks_of(library: Library) -> dict[str, list[str]]:
 
 
 def status(
-    chain: Chain, node: Node, marks: Mapping[str, list[str]], checked: bool = False, damaged: bool = False
+    chain: Chain, node: ArtifactNode, marks: Mapping[str, list[str]], checked: bool = False, damaged: bool = False
 ) -> str:
     """`redacted` (rows were taken out of it, or it saw one that is gone), `damaged`, `missing`, `verified`, or
     `unchecked`."""
@@ -70,7 +70,9 @@ def status(
     return "verified" if checked else "unchecked"
 
 
-def _node(chain: Chain, node: Node, marks: Mapping[str, list[str]], verdict: Verdict) -> dict[str, Any]:
+def _node(
+    chain: Chain, node: ArtifactNode, marks: Mapping[str, list[str]], verdict: VerificationResult
+) -> dict[str, Any]:
     manifest, run = node.manifest, node.run
     damaged = node.label in {each.where for each in verdict.problems}
     document = {
@@ -105,5 +107,5 @@ def _node(chain: Chain, node: Node, marks: Mapping[str, list[str]], verdict: Ver
     return document
 
 
-def _redactions_of(node: Node) -> list[dict[str, Any]]:
+def _redactions_of(node: ArtifactNode) -> list[dict[str, Any]]:
     return node.manifest.get("redactions") or []

@@ -4,9 +4,9 @@ from collections import deque
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ft_pipeline.audit.artifact_index import SHOWN, Library, Node
+from ft_pipeline.audit.artifact_index import SHOWN, ArtifactIndex, ArtifactNode
 from ft_pipeline.audit.findings import Finding
-from ft_pipeline.audit.subject import EVIDENCE, Subject
+from ft_pipeline.audit.subject import EVIDENCE, AuditSubject
 from ft_pipeline.store.blobs import BlobStore
 
 
@@ -32,9 +32,9 @@ class RawFile:
 class Chain:
     """A subject and all that it was made from, itself first."""
 
-    library: Library
-    subject: Subject
-    nodes: tuple[Node, ...]
+    library: ArtifactIndex
+    subject: AuditSubject
+    nodes: tuple[ArtifactNode, ...]
     links: tuple[Finding, ...]
     """Where an artifact's manifest is not the one that its successor recorded."""
     raw_files: tuple[RawFile, ...]
@@ -44,24 +44,24 @@ class Chain:
         """What the manifests alone show to be wrong."""
         return [*(finding for node in self.nodes for finding in node.problems), *self.links]
 
-    def roots(self) -> list[tuple[str, Node]]:
+    def roots(self) -> list[tuple[str, ArtifactNode]]:
         """(role, node) of the subject's own artifacts."""
         return [
             (root.role, self.library.find(root.kind, root.fingerprint, root.manifest_sha256))
             for root in self.subject.roots
         ]
 
-    def inputs_of(self, node: Node) -> list[tuple[str, Node]]:
+    def inputs_of(self, node: ArtifactNode) -> list[tuple[str, ArtifactNode]]:
         return inputs_of(self.library, node)
 
-    def of_kind(self, *kinds: str) -> list[Node]:
+    def of_kind(self, *kinds: str) -> list[ArtifactNode]:
         """The readable nodes of these kinds."""
         return [node for node in self.nodes if node.kind in kinds and node.manifest]
 
 
-def walk(library: Library, subject: Subject) -> Chain:
+def walk(library: ArtifactIndex, subject: AuditSubject) -> Chain:
     """Every artifact behind the subject, each once; a hash that does not fit its successor's record is a problem."""
-    nodes: dict[Any, Node] = {}
+    nodes: dict[Any, ArtifactNode] = {}
     links: dict[Finding, None] = {}
     queue = deque((root.kind, root.fingerprint, root.manifest_sha256, "what points to it") for root in subject.roots)
     while queue:
@@ -91,13 +91,13 @@ def made_from(chain: Chain) -> Chain:
     return walk(chain.library, replace(chain.subject, roots=own))
 
 
-def inputs_of(library: Library, node: Node) -> list[tuple[str, Node]]:
+def inputs_of(library: ArtifactIndex, node: ArtifactNode) -> list[tuple[str, ArtifactNode]]:
     """(name, node) of what an artifact was made from, by the manifests that its own one records."""
     recorded = node.manifest.get("input_manifests") or {}
     return [(name, library.find(*reference, recorded.get(name))) for name, reference in node.inputs.items()]
 
 
-def raw_files(library: Library, node: Node) -> list[RawFile]:
+def raw_files(library: ArtifactIndex, node: ArtifactNode) -> list[RawFile]:
     """What a snapshot holds: its spec is the listing itself."""
     blobs = BlobStore(library.root)
     found = []
@@ -116,7 +116,7 @@ def _kept(blobs: BlobStore, sha256: str) -> str:
     return "reference" if blobs.reference_path(sha256).is_file() else "gone"
 
 
-def broken_link(node: Node, expected: str | None, by: str) -> Finding:
+def broken_link(node: ArtifactNode, expected: str | None, by: str) -> Finding:
     """The manifest of `node` is not the one that `by` recorded."""
     recorded = str(expected)[:SHOWN]
     message = f"its manifest is not the one that {by} records (SHA-256 {recorded}): it was edited or replaced"

@@ -4,12 +4,12 @@ import json
 from hashlib import sha256
 from typing import Any
 
-from ft_pipeline.audit.artifact_index import Library
+from ft_pipeline.audit.artifact_index import ArtifactIndex
 from ft_pipeline.audit.findings import Finding
 from ft_pipeline.release.champion import RECORD_NAME
 
 
-def check_records(library: Library) -> tuple[int, list[Finding]]:
+def check_records(library: ArtifactIndex) -> tuple[int, list[Finding]]:
     """(records read, findings): a gap, a record that cannot be read, and one that says other than its artifact."""
     folder = library.root / "champion"
     paths = sorted(path for path in folder.glob("*.json") if RECORD_NAME.match(path.name))
@@ -29,7 +29,7 @@ def check_records(library: Library) -> tuple[int, list[Finding]]:
 
 
 def _check(
-    library: Library, number: int, content: bytes, held: dict[int, dict[str, Any]], previous: bytes | None
+    library: ArtifactIndex, number: int, content: bytes, held: dict[int, dict[str, Any]], previous: bytes | None
 ) -> list[Finding]:
     where = _place(number)
     try:
@@ -55,7 +55,7 @@ def _check(
     return found
 
 
-def _held_records(library: Library) -> dict[int, dict[str, Any]]:
+def _held_records(library: ArtifactIndex) -> dict[int, dict[str, Any]]:
     """Number → the record as the first champion artifact that holds it has it."""
     held: dict[int, dict[str, Any]] = {}
     for node in library.all("champion"):
@@ -69,7 +69,7 @@ def _place(number: int) -> str:
     return f"champion/{number:06d}.json"
 
 
-def check_redactions(library: Library) -> tuple[int, list[Finding]]:
+def check_redactions(library: ArtifactIndex) -> tuple[int, list[Finding]]:
     """(records read, findings): the records of `ft erase` are there without a gap, each as the next one holds it."""
     folder = library.root / "redactions"
     paths = sorted(folder.glob("*.json"))
@@ -95,5 +95,5 @@ def check_redactions(library: Library) -> tuple[int, list[Finding]]:
     return len(paths), found
 
 
-def _numbers_in_manifests(library: Library) -> set[int]:
+def _numbers_in_manifests(library: ArtifactIndex) -> set[int]:
     return {each["number"] for node in library.all() for each in node.manifest.get("redactions", ())}

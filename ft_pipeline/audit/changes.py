@@ -4,10 +4,10 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from ft_pipeline.audit.artifact_index import Library, Node
+from ft_pipeline.audit.artifact_index import ArtifactIndex, ArtifactNode
 from ft_pipeline.audit.chain import Chain, made_from
 from ft_pipeline.audit.rows import Trained, left_out, trained_rows
-from ft_pipeline.audit.subject import Subject, document_of, find_subject
+from ft_pipeline.audit.subject import AuditSubject, document_of, find_subject
 from ft_pipeline.errors import UserError
 
 PREVIOUS = "previous"
@@ -15,7 +15,7 @@ COMPARED = ("adapter", "merged_model", "training_data", "distilled", "teacher_an
 """Kinds whose settings and code are held against each other."""
 
 
-def previous_of(library: Library, subject: Subject) -> Subject:
+def previous_of(library: ArtifactIndex, subject: AuditSubject) -> AuditSubject:
     """The champion before a champion. UserError for anything else, and for the first one."""
     if subject.record is None:
         raise UserError("only a champion has a previous one; name what to compare with: --against NAME")
@@ -107,7 +107,7 @@ def _code(now: Chain, before: Chain) -> dict[str, list[Any]]:
     return found
 
 
-def _source(node: Node) -> dict[str, Any]:
+def _source(node: ArtifactNode) -> dict[str, Any]:
     code = node.manifest.get("code") or {}
     return {"commit": code.get("commit"), "dirty": code.get("dirty"), "source": code.get("sha256")}
 
@@ -134,7 +134,7 @@ def _scores(chain: Chain) -> dict[str, Any]:
     return {"evaluation": None, "scores": {}}
 
 
-def _first(chain: Chain, kind: str) -> Node | None:
+def _first(chain: Chain, kind: str) -> ArtifactNode | None:
     return next(iter(chain.of_kind(kind)), None)
 
 

@@ -4,7 +4,7 @@ from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from ft_pipeline.audit.artifact_index import Library, Node
+from ft_pipeline.audit.artifact_index import ArtifactIndex, ArtifactNode
 from ft_pipeline.audit.rows import SPLITS, read_rows
 from ft_pipeline.errors import UserError
 
@@ -31,7 +31,7 @@ class Use:
 
 
 @dataclass(frozen=True)
-class Seen:
+class RowUsage:
     """Where a row went."""
 
     row: str
@@ -56,7 +56,7 @@ def parse_origin(text: str) -> tuple[str, str, int]:
     return table, file, int(number)
 
 
-def who_saw(library: Library, row: str) -> Seen:
+def models_that_used_row(library: ArtifactIndex, row: str) -> RowUsage:
     """Every artifact of the store that a row went into. `row`: FORMAT/FILE:ROW as it is or was, or a row's id (64 hex).
 
     UserError where no table of the store ever held it.
@@ -70,7 +70,7 @@ def who_saw(library: Library, row: str) -> Seen:
     return uses_of(library, row, ids)
 
 
-def uses_of(library: Library, row: str, ids: list[str]) -> Seen:
+def uses_of(library: ArtifactIndex, row: str, ids: list[str]) -> RowUsage:
     """The artifacts that rows of these ids went into."""
     wanted = set(ids)
     uses: dict[Any, Use] = {}
@@ -87,10 +87,10 @@ def uses_of(library: Library, row: str, ids: list[str]) -> Seen:
     made = [use for use in found if use.how in LEARNED]
     retrain = sorted({use.experiment for use in made if use.present and use.experiment})
     last = max((record.sequence for record in library.champion_records), default=None)
-    return Seen(row, ids, found, retrain, any(last in use.champion_records for use in made))
+    return RowUsage(row, ids, found, retrain, any(last in use.champion_records for use in made))
 
 
-def _ids_at(library: Library, table: str, file: str, row: int) -> list[str]:
+def _ids_at(library: ArtifactIndex, table: str, file: str, row: int) -> list[str]:
     """Ids of what ever stood at a place, in its own table and in those made of it (a distilled row has its prompt's
     place)."""
     found: dict[str, None] = {}
@@ -102,7 +102,7 @@ def _ids_at(library: Library, table: str, file: str, row: int) -> list[str]:
     return list(found)
 
 
-def _why_not(library: Library, row: str) -> str:
+def _why_not(library: ArtifactIndex, row: str) -> str:
     """How the newest snapshot that holds a place set its row aside; empty where none did."""
     if ":" not in row:
         return ""
@@ -114,7 +114,7 @@ def _why_not(library: Library, row: str) -> str:
     return ""
 
 
-def derived_ids(library: Library, ids: Collection[str]) -> list[str]:
+def derived_ids(library: ArtifactIndex, ids: Collection[str]) -> list[str]:
     """The ids of the distilled rows whose prompts these rows are."""
     places = {
         (each["file"], each["row"])
@@ -131,9 +131,11 @@ def derived_ids(library: Library, ids: Collection[str]) -> list[str]:
     return [each for each in derived if each not in ids]
 
 
-def _descendants(library: Library, node: Node, kinds: Collection[str], *, transitive: bool = True) -> list[Node]:
+def _descendants(
+    library: ArtifactIndex, node: ArtifactNode, kinds: Collection[str], *, transitive: bool = True
+) -> list[ArtifactNode]:
     """The artifacts of these kinds that were made from `node`, or (`transitive`) from one of them."""
-    found: dict[Any, Node] = {}
+    found: dict[Any, ArtifactNode] = {}
     queue = [node]
     while queue:
         here = queue.pop(0)
@@ -144,7 +146,7 @@ def _descendants(library: Library, node: Node, kinds: Collection[str], *, transi
     return list(found.values())
 
 
-def _use(library: Library, node: Node, how: str) -> Use:
+def _use(library: ArtifactIndex, node: ArtifactNode, how: str) -> Use:
     pointers = [it for it in library.pointers if (it.kind, it.fingerprint) == (node.kind, node.fingerprint)]
     experiment = node.run.get("experiment") or next((it.partition for it in pointers), None)
     released = [it.sequence for it in library.champion_records if node.fingerprint in it.fingerprints.values()]

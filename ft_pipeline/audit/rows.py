@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from ft_pipeline.audit.artifact_index import Library, Node
+from ft_pipeline.audit.artifact_index import ArtifactIndex, ArtifactNode
 from ft_pipeline.audit.chain import Chain, inputs_of
 from ft_pipeline.tables.text_rules import normalise
 
@@ -78,7 +78,7 @@ def trained_rows(chain: Chain) -> list[Trained]:
     return [row for node in chain.of_kind("training_data") for row in _trained(chain.library, node)]
 
 
-def _trained(library: Library, node: Node) -> Iterator[Trained]:
+def _trained(library: ArtifactIndex, node: ArtifactNode) -> Iterator[Trained]:
     origins = origins_of(library, node)
     hashes = _raw_hashes(library, node)
     for split in SPLITS:
@@ -91,7 +91,7 @@ def _trained(library: Library, node: Node) -> Iterator[Trained]:
             yield Trained(node.fingerprint, split, source, identity, copies, table, file, number, raw)
 
 
-def origins_of(library: Library, node: Node) -> dict[str, tuple[str, str, int]]:
+def origins_of(library: ArtifactIndex, node: ArtifactNode) -> dict[str, tuple[str, str, int]]:
     """Row id → (table, file, row), out of the tables that an artifact was made from."""
     found = {}
     for _, source in inputs_of(library, node):
@@ -171,7 +171,7 @@ def texts_of(row: dict[str, Any]) -> list[str]:
     return [*texts, *(side for pair in row.get("history") or [] for side in pair)]
 
 
-def read_rows(node: Node, name: str, columns: list[str] | None = None) -> list[dict[str, Any]]:
+def read_rows(node: ArtifactNode, name: str, columns: list[str] | None = None) -> list[dict[str, Any]]:
     """The rows of one of an artifact's Parquet files, of the columns that it has; none where it has no such file, or a
     link in its place."""
     path = node.path / name if node.path else Path()
@@ -184,7 +184,7 @@ def read_rows(node: Node, name: str, columns: list[str] | None = None) -> list[d
         return []
 
 
-def _raw_hashes(library: Library, node: Node) -> dict[tuple[str | None, str | None], str]:
+def _raw_hashes(library: ArtifactIndex, node: ArtifactNode) -> dict[tuple[str | None, str | None], str]:
     """(table, file) → SHA-256 of the raw file, out of the snapshots behind an artifact."""
     found: dict[tuple[str | None, str | None], str] = {}
     queue, seen = [node], set()

@@ -5,9 +5,9 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from ft_pipeline.audit.artifact_index import Library, Node
+from ft_pipeline.audit.artifact_index import ArtifactIndex, ArtifactNode
 from ft_pipeline.errors import UserError
-from ft_pipeline.release.champion import Record
+from ft_pipeline.release.champion import ChampionRecord
 
 CHAMPION = re.compile(r"^champion(?:@(\d+))?$")
 EVIDENCE = "evidence"
@@ -28,16 +28,16 @@ class Root:
 
 
 @dataclass(frozen=True)
-class Subject:
+class AuditSubject:
     """What is audited."""
 
     name: str
     roots: tuple[Root, ...]
-    record: Record | None = None
+    record: ChampionRecord | None = None
     """Of a champion: who released it, when, why, on what evidence."""
 
 
-def find_subject(library: Library, name: str = "champion") -> Subject:
+def find_subject(library: ArtifactIndex, name: str = "champion") -> AuditSubject:
     """`champion`, `champion@N` (record N), an experiment, a row of `ft compare`, ASSET or ASSET@EXPERIMENT, or a
     fingerprint of 8 digits and more. UserError where it is none of them."""
     if match := CHAMPION.match(name):
@@ -57,7 +57,7 @@ def _listed(names: list[str]) -> str:
     return ", ".join(names) or "none"
 
 
-def _champion(library: Library, name: str, number: int | None) -> Subject:
+def _champion(library: ArtifactIndex, name: str, number: int | None) -> AuditSubject:
     records = library.champion_records
     if not records:
         raise UserError("nothing was released yet; name an experiment: ft audit NAME")
@@ -70,16 +70,16 @@ def _champion(library: Library, name: str, number: int | None) -> Subject:
     roots = [Root("model", kind, model, _recorded(scores, kind, model))]
     if evidence is not None:
         roots.append(Root(EVIDENCE, "comparison", evidence.fingerprint, evidence.manifest_sha256))
-    return Subject(f"champion: {record.name}", tuple(roots), record)
+    return AuditSubject(f"champion: {record.name}", tuple(roots), record)
 
 
-def champion_artifact(library: Library, record: Record) -> Node | None:
+def champion_artifact(library: ArtifactIndex, record: ChampionRecord) -> ArtifactNode | None:
     """The artifact that the run which wrote a record left behind."""
     held = (node for node in library.all("champion") if (node.summary.get("champion") or {}).get("sequence"))
     return next((node for node in held if node.summary["champion"]["sequence"] == record.sequence), None)
 
 
-def _evidence(library: Library, record: Record) -> tuple[Node | None, Node | None]:
+def _evidence(library: ArtifactIndex, record: ChampionRecord) -> tuple[ArtifactNode | None, ArtifactNode | None]:
     """The comparison that a champion was decided on, and its own scores in it, by the manifests recorded then."""
     comparison = record.evidence.get("comparison")
     if not comparison:
@@ -93,7 +93,7 @@ def _evidence(library: Library, record: Record) -> tuple[Node | None, Node | Non
     return node, library.find(*reference, _recorded(node, *reference))
 
 
-def _recorded(node: Node | None, kind: str, fingerprint: str) -> str | None:
+def _recorded(node: ArtifactNode | None, kind: str, fingerprint: str) -> str | None:
     """The manifest's hash under which an artifact recorded one of its inputs."""
     if node is None:
         return None
@@ -101,16 +101,16 @@ def _recorded(node: Node | None, kind: str, fingerprint: str) -> str | None:
     return (node.manifest.get("input_manifests") or {}).get(named)
 
 
-def _experiment(library: Library, name: str) -> Subject | None:
+def _experiment(library: ArtifactIndex, name: str) -> AuditSubject | None:
     found = [_pointed(library, role, asset, name) for role, asset in (("model", "merged_model"), ("model", "adapter"))]
     model = next(filter(None, found), None)
     if model is None:
         return None
     score = _pointed(library, "score", "scores", name)
-    return Subject(name, (model, score) if score else (model,))
+    return AuditSubject(name, (model, score) if score else (model,))
 
 
-def _row(library: Library, name: str) -> Subject | None:
+def _row(library: ArtifactIndex, name: str) -> AuditSubject | None:
     """The scores behind a row of the comparison; the model is one of their inputs."""
     row = next((each for each in _compared(library) if each["name"] == name), None)
     comparison = _present(library, "comparison")
@@ -125,47 +125,47 @@ def _row(library: Library, name: str) -> Subject | None:
         wanted = [key for key in sorted(comparison.inputs) if not key.endswith("/scores")]
     holding = [comparison.inputs[key] for key in wanted if _holds(library, comparison.inputs[key], row)]
     kind, fingerprint = (holding or [comparison.inputs[key] for key in wanted])[0]
-    return Subject(name, (Root("score", kind, fingerprint),))
+    return AuditSubject(name, (Root("score", kind, fingerprint),))
 
 
-def _asset(library: Library, name: str) -> Subject | None:
+def _asset(library: ArtifactIndex, name: str) -> AuditSubject | None:
     asset, _, experiment = name.partition("@")
     root = _pointed(library, asset, asset, experiment or None)
-    return Subject(name, (root,)) if root else None
+    return AuditSubject(name, (root,)) if root else None
 
 
-def _fingerprint(library: Library, name: str) -> Subject | None:
+def _fingerprint(library: ArtifactIndex, name: str) -> AuditSubject | None:
     if not FINGERPRINT.match(name):
         return None
     found = library.starting_with(name)
     if len(found) > 1:
         raise UserError(f"{name!r} begins several fingerprints: {', '.join(node.label for node in found)}; name more")
-    return Subject(name, (Root(found[0].kind, found[0].kind, found[0].fingerprint),)) if found else None
+    return AuditSubject(name, (Root(found[0].kind, found[0].kind, found[0].fingerprint),)) if found else None
 
 
-def _pointed(library: Library, role: str, asset: str, experiment: str | None) -> Root | None:
+def _pointed(library: ArtifactIndex, role: str, asset: str, experiment: str | None) -> Root | None:
     pointer = library.pointer(asset, experiment)
     return Root(role, pointer.kind, pointer.fingerprint, pointer.manifest_sha256) if pointer else None
 
 
-def _present(library: Library, asset: str) -> Node | None:
+def _present(library: ArtifactIndex, asset: str) -> ArtifactNode | None:
     pointer = library.pointer(asset)
     return library.find(pointer.kind, pointer.fingerprint, pointer.manifest_sha256) if pointer else None
 
 
-def _compared(library: Library) -> list[dict[str, Any]]:
+def _compared(library: ArtifactIndex) -> list[dict[str, Any]]:
     """The rows of the present comparison."""
     node = _present(library, "comparison")
     return document_of(node, "comparison.json").get("rows", []) if node else []
 
 
-def _holds(library: Library, reference: tuple[str, str], row: dict[str, Any]) -> bool:
+def _holds(library: ArtifactIndex, reference: tuple[str, str], row: dict[str, Any]) -> bool:
     rows = library.find(*reference).summary.get("rows", [])
     bare = row["name"].split("/")[-1].split("@")[0]
     return any(bare == each.get("name") or each.get("kind") == row["kind"] == "base" for each in rows)
 
 
-def document_of(node: Node, name: str) -> dict[str, Any]:
+def document_of(node: ArtifactNode, name: str) -> dict[str, Any]:
     """One of an artifact's JSON files; empty where it cannot be read."""
     try:
         found = json.loads((node.path / name).read_bytes()) if node.path else {}

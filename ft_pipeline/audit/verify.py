@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from ft_pipeline.audit.artifact_index import SHOWN, Library, Node
-from ft_pipeline.audit.audit_report import Verdict
+from ft_pipeline.audit.artifact_index import SHOWN, ArtifactIndex, ArtifactNode
+from ft_pipeline.audit.audit_report import VerificationResult
 from ft_pipeline.audit.chain import broken_link, inputs_of, raw_files
 from ft_pipeline.audit.champion_records import check_records, check_redactions
 from ft_pipeline.audit.findings import Finding
@@ -19,7 +19,9 @@ Progress = Callable[[int, int], None]
 """(bytes read so far, bytes in all)."""
 
 
-def verify(library: Library, nodes: Iterable[Node] | None = None, progress: Progress | None = None) -> Verdict:
+def verify(
+    library: ArtifactIndex, nodes: Iterable[ArtifactNode] | None = None, progress: Progress | None = None
+) -> VerificationResult:
     """Read and hash every file of `nodes` (None: of the whole store), the raw files behind them, and the records.
 
     Nothing is taken from the cache of hashes that reading for reuse relies on.
@@ -42,10 +44,10 @@ def verify(library: Library, nodes: Iterable[Node] | None = None, progress: Prog
     counted = {"artifacts": len(chosen), "files": files, "bytes": read, "raw_files": raw, "champion_records": records}
     if forgotten:
         counted["redactions"] = forgotten
-    return Verdict(True, tuple(dict.fromkeys(problems)), counted=counted)
+    return VerificationResult(True, tuple(dict.fromkeys(problems)), counted=counted)
 
 
-def check_files(node: Node) -> list[Finding]:
+def check_files(node: ArtifactNode) -> list[Finding]:
     """Every file of an artifact against its manifest: missing, added, another size or hash, a link."""
     if node.path is None or not node.files:
         return []
@@ -77,7 +79,7 @@ def _difference(path: Path, sha256: str) -> str | None:
     return f"was changed: its SHA-256 is {found[:SHOWN]}, the manifest has {sha256[:SHOWN]}"
 
 
-def _misplaced(node: Node) -> list[Finding]:
+def _misplaced(node: ArtifactNode) -> list[Finding]:
     """A folder lies where its spec and its content say, itself and not a link; one that was moved would be found under
     another's name."""
     if node.path is not None and (node.path.is_symlink() or node.path.parent.is_symlink()):
@@ -92,7 +94,7 @@ def _misplaced(node: Node) -> list[Finding]:
     return [Finding("edited_manifest", node.label, f"lies under {place}, which is not its spec's and content's name")]
 
 
-def _links(library: Library, node: Node) -> list[Finding]:
+def _links(library: ArtifactIndex, node: ArtifactNode) -> list[Finding]:
     """The inputs are there, with the manifests that this one recorded."""
     found: list[Finding] = []
     recorded = node.manifest.get("input_manifests") or {}
@@ -104,7 +106,7 @@ def _links(library: Library, node: Node) -> list[Finding]:
     return found
 
 
-def _check_raw(library: Library, nodes: list[Node], each: Callable) -> tuple[int, list[Finding]]:
+def _check_raw(library: ArtifactIndex, nodes: list[ArtifactNode], each: Callable) -> tuple[int, list[Finding]]:
     """(contents read, findings); a content that several snapshots hold is read once."""
     blobs = BlobStore(library.root)
     names: dict[str, str] = {}
@@ -125,7 +127,7 @@ def _check_raw(library: Library, nodes: list[Node], each: Callable) -> tuple[int
     return len(names), found
 
 
-def _check_pointers(library: Library) -> list[Finding]:
+def _check_pointers(library: ArtifactIndex) -> list[Finding]:
     found = []
     for pointer in library.pointers:
         where = f"current/{pointer.asset}" + (f"@{pointer.partition}" if pointer.partition else "") + ".json"

@@ -7,16 +7,16 @@ was materialized, so that nothing runs that nobody ever started.
 from dataclasses import dataclass
 
 from ft_pipeline.errors import UserError, first_line
-from ft_pipeline.execution.step import STEPS, Inputs
+from ft_pipeline.execution.step import STEPS, SpecContext
 from ft_pipeline.execution.step_asset import planned_spec
 from ft_pipeline.project import FORMATS, Project
 from ft_pipeline.sources.local_folder import folder_stamp, last_written
 from ft_pipeline.store.artifacts import ArtifactStore
-from ft_pipeline.store.asset_pointers import Current, Pointer
+from ft_pipeline.store.asset_pointers import AssetPointers, Pointer
 
 
 @dataclass(frozen=True)
-class Look:
+class RawChanges:
     """What one look at the folders found."""
 
     stamps: dict[str, str]
@@ -27,14 +27,14 @@ class Look:
     """What is waited for, and why."""
 
 
-def look(project: Project, before: dict[str, str]) -> Look:
+def find_raw_changes(project: Project, before: dict[str, str]) -> RawChanges:
     """Look at every raw folder. before: the stamps of the look before."""
     store = ArtifactStore(project.store)
     stamps, changed, notes = {}, {}, []
     for data_format in FORMATS:
         asset = f"raw_{data_format}"
         stamps[data_format] = folder_stamp(project.raw(data_format))
-        pointer = Current(store.root).read(asset)
+        pointer = AssetPointers(store.root).read(asset)
         if pointer is None:
             continue
         if stamps[data_format] != before.get(data_format):  # not read yet: what is still copied would be read each time
@@ -49,7 +49,7 @@ def look(project: Project, before: dict[str, str]) -> Look:
             continue
         if key is not None:
             changed[asset] = key
-    return Look(stamps, changed, notes)
+    return RawChanges(stamps, changed, notes)
 
 
 def _change(project: Project, store: ArtifactStore, asset: str, pointer: Pointer) -> str | None:
@@ -57,7 +57,7 @@ def _change(project: Project, store: ArtifactStore, asset: str, pointer: Pointer
 
     The key holds when that was: A → B → A → B are four changes, not two.
     """
-    inputs = Inputs(project, store)
+    inputs = SpecContext(project, store)
     last, spec = inputs.find(asset), planned_spec(STEPS[asset], inputs)
     if last is not None and last.spec_hash == spec.hash:
         return None

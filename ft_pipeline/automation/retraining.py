@@ -10,14 +10,14 @@ from ft_pipeline.execution.step import STEPS
 from ft_pipeline.project import Project
 from ft_pipeline.release.champion import current
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
-from ft_pipeline.store.asset_pointers import Current
+from ft_pipeline.store.asset_pointers import AssetPointers
 
 PREPARED = ("sources", "tables")
 """Stages that follow the raw files by themselves; a retraining takes them as they are, and only if they are sound."""
 
 
 @dataclass(frozen=True)
-class Verdict:
+class RetrainingDecision:
     """Whether an experiment is to be trained, and why (not)."""
 
     experiment: str
@@ -35,7 +35,7 @@ def experiments_to_watch(project: Project) -> list[str]:
     ]
 
 
-def judge(project: Project, experiment: str) -> Verdict:
+def decide_retraining(project: Project, experiment: str) -> RetrainingDecision:
     """Hold what a run of `experiment` would build against what its last complete training was built from.
 
     New data alone is a reason once there are enough new rows; changed settings, a step that never ran, and a run that
@@ -47,11 +47,11 @@ def judge(project: Project, experiment: str) -> Verdict:
         planned = [each for each in plan(project, [experiment]) if each.runs]
         before = [each for each in planned if STEPS[each.asset].stage in PREPARED and each.asset in _needed_tables()]
         if before:
-            return Verdict(experiment, False, _not_ready(before[0]))
+            return RetrainingDecision(experiment, False, _not_ready(before[0]))
         roots = [each for each in planned if STEPS[each.asset].stage not in PREPARED and each.cause != "upstream"]
         return _verdict(experiment, roots, _new_rows(project, experiment), minimum)
     except UserError as error:
-        return Verdict(experiment, False, str(error))
+        return RetrainingDecision(experiment, False, str(error))
 
 
 def _wants_retraining(project: Project, name: str) -> bool:
@@ -79,20 +79,22 @@ def _not_ready(table: Planned) -> str:
     return f"{table.asset} is not up to date: {table.reason}"
 
 
-def _verdict(experiment: str, roots: list[Planned], new_rows: int | None, minimum: int) -> Verdict:
+def _verdict(experiment: str, roots: list[Planned], new_rows: int | None, minimum: int) -> RetrainingDecision:
     """roots: the steps that would run of their own accord, not because one before them does."""
     if not roots:
-        return Verdict(experiment, False, "nothing changed since it was trained")
+        return RetrainingDecision(experiment, False, "nothing changed since it was trained")
     own = next((each for each in roots if each.cause != "data"), None)
     if own is not None:
-        return Verdict(experiment, True, f"{own.asset}: {own.reason}")
+        return RetrainingDecision(experiment, True, f"{own.asset}: {own.reason}")
     if all(each.experiment is None and STEPS[each.asset].stage != "distillation" for each in roots):
-        return Verdict(experiment, True, f"{roots[0].asset}: {roots[0].reason}")  # trained, and not yet decided on
+        return RetrainingDecision(
+            experiment, True, f"{roots[0].asset}: {roots[0].reason}"
+        )  # trained, and not yet decided on
     if new_rows is None:
-        return Verdict(experiment, True, "never trained to the end")
+        return RetrainingDecision(experiment, True, "never trained to the end")
     if new_rows < minimum:
-        return Verdict(experiment, False, f"{new_rows} new rows, {minimum} wanted")
-    return Verdict(experiment, True, f"{new_rows} new rows")
+        return RetrainingDecision(experiment, False, f"{new_rows} new rows, {minimum} wanted")
+    return RetrainingDecision(experiment, True, f"{new_rows} new rows")
 
 
 def _new_rows(project: Project, experiment: str) -> int | None:
@@ -102,7 +104,7 @@ def _new_rows(project: Project, experiment: str) -> int | None:
     """
     store = ArtifactStore(project.store)
     trained = _trained_on(store, experiment)
-    pointer = Current(store.root).read("conversations")
+    pointer = AssetPointers(store.root).read("conversations")
     if trained is None or pointer is None:
         return None
     return len(_train_ids(store.require(pointer.kind, pointer.fingerprint)) - _train_ids(trained))
@@ -110,7 +112,7 @@ def _new_rows(project: Project, experiment: str) -> int | None:
 
 def _trained_on(store: ArtifactStore, experiment: str) -> Artifact | None:
     """The conversations that the last scored model of the experiment was trained on."""
-    pointer = Current(store.root).read("scores", experiment)
+    pointer = AssetPointers(store.root).read("scores", experiment)
     found = store.open(pointer.kind, pointer.fingerprint) if pointer else None
     for step in ("merged_model", "training_data", "conversations"):
         found = store.open(*found.inputs[step]) if found else None

@@ -5,7 +5,7 @@ import dagster as dg
 from ft_pipeline.automation.notifications import Notification
 
 
-def why_it_failed(instance: dg.DagsterInstance, run: dg.DagsterRun, ended: dg.DagsterEvent) -> Notification:
+def describe_failure(instance: dg.DagsterInstance, run: dg.DagsterRun, ended: dg.DagsterEvent) -> Notification:
     """The notification of a failed run. ended: the event that says that it failed."""
     partition = run.tags.get("dagster/partition")
     where = f" [{partition}]" if partition else ""

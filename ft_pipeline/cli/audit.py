@@ -13,7 +13,7 @@ from ft_pipeline.cli.common import FAILED, JsonOption, ProjectOption, errors, op
 from ft_pipeline.errors import UserError
 
 if TYPE_CHECKING:
-    from ft_pipeline.audit.audit_report import Verdict
+    from ft_pipeline.audit.audit_report import VerificationResult
     from ft_pipeline.audit.chain import Chain
     from ft_pipeline.project import Project
 
@@ -68,26 +68,26 @@ def audit(
 
 
 def _chain(project: "Project", name: str) -> "Chain":
-    from ft_pipeline.audit.artifact_index import Library
+    from ft_pipeline.audit.artifact_index import ArtifactIndex
     from ft_pipeline.audit.chain import walk
     from ft_pipeline.audit.subject import find_subject
 
-    library = Library(project.store)
+    library = ArtifactIndex(project.store)
     return walk(library, find_subject(library, name))
 
 
 def _audit(project: "Project", chain: "Chain", verify: bool, chain_only: bool, as_json: bool) -> None:
-    from ft_pipeline.audit.audit_report import Verdict, audit_document
+    from ft_pipeline.audit.audit_report import VerificationResult, audit_document
     from ft_pipeline.cli.display_audit import show_audit
 
-    verdict = _verify(project, chain, chain_only) if verify else Verdict()
+    verdict = _verify(project, chain, chain_only) if verify else VerificationResult()
     document = audit_document(chain, verdict)
     report(document, as_json, lambda _: show_audit(out, chain, verdict))
     if document["problems"]:
         raise typer.Exit(FAILED)
 
 
-def _verify(project: "Project", chain: "Chain", chain_only: bool) -> "Verdict":
+def _verify(project: "Project", chain: "Chain", chain_only: bool) -> "VerificationResult":
     """The chain and (unless `chain_only`) the whole store, hashed; then Dagster's record, if there is one."""
     from ft_pipeline.audit.verify import verify
     from ft_pipeline.execution.event_log_check import cross_check
@@ -148,11 +148,11 @@ def _answer_sentence(chain: "Chain", sentence: str, as_json: bool) -> None:
 
 
 def _answer_row(project: "Project", row: str, as_json: bool) -> None:
-    from ft_pipeline.audit.artifact_index import Library
-    from ft_pipeline.audit.row_usage import who_saw
+    from ft_pipeline.audit.artifact_index import ArtifactIndex
+    from ft_pipeline.audit.row_usage import models_that_used_row
     from ft_pipeline.cli.display_audit_rows import show_seen
 
-    seen = who_saw(Library(project.store), row.removeprefix("data/raw/"))
+    seen = models_that_used_row(ArtifactIndex(project.store), row.removeprefix("data/raw/"))
     report(seen.to_json(), as_json, lambda _: show_seen(out, seen))
 
 
@@ -180,9 +180,9 @@ def erase(
     Example: ft erase data/raw/alpaca/support_01.jsonl 12 --reason "deletion request 4711"
     """
     from ft_pipeline.cli.display_audit_rows import show_forgotten
-    from ft_pipeline.erasure.erase import forget as forget_rows
+    from ft_pipeline.erasure.erase import erase as erase_rows
 
-    done = forget_rows(open_project(project), path, rows, reason)
+    done = erase_rows(open_project(project), path, rows, reason)
     report(done.to_json(), as_json, lambda _: show_forgotten(out, done))
 
 

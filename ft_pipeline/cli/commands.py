@@ -143,9 +143,9 @@ def ui(
     instance.require_writable(opened.dagster_home)
     if not read_only:
         check_environment()
-        instance.only_daemon(opened.dagster_home).keep()
+        instance.lock_ui(opened.dagster_home).keep()
     require_free("127.0.0.1", port)
-    with instance.opened():
+    with instance.open_instance():
         pass  # Dagster's tables are there now, so that neither its processes nor a first `ft run` make them at once
     os.environ["PYTHONWARNINGS"] = "ignore"
     place = ["-w", str(opened.root / "workspace.yaml"), "-h", "127.0.0.1", "-p", str(port)]

@@ -6,8 +6,8 @@ from typing import Any
 from rich.console import Console
 from rich.tree import Tree
 
-from ft_pipeline.audit.artifact_index import SHOWN, Node
-from ft_pipeline.audit.audit_report import Verdict, marks_of, status
+from ft_pipeline.audit.artifact_index import SHOWN, ArtifactNode
+from ft_pipeline.audit.audit_report import VerificationResult, marks_of, status
 from ft_pipeline.audit.chain import Chain, made_from, raw_files
 from ft_pipeline.audit.subject import champion_artifact
 from ft_pipeline.cli.display import plain
@@ -16,7 +16,7 @@ RAW_SHOWN = 12
 PROBLEMS_SHOWN = 50
 
 
-def show_audit(console: Console, chain: Chain, verdict: Verdict) -> None:
+def show_audit(console: Console, chain: Chain, verdict: VerificationResult) -> None:
     """The subject, its tree, what is wrong, and what that means."""
     _show_record(console, chain)
     marks = marks_of(chain.library)
@@ -29,7 +29,7 @@ def show_audit(console: Console, chain: Chain, verdict: Verdict) -> None:
     show_verdict(console, chain, verdict)
 
 
-def show_verdict(console: Console, chain: Chain, verdict: Verdict) -> None:
+def show_verdict(console: Console, chain: Chain, verdict: VerificationResult) -> None:
     """What was checked and what was found."""
     problems = list(dict.fromkeys([*chain.problems, *verdict.problems]))
     for finding in problems[:PROBLEMS_SHOWN]:
@@ -59,12 +59,12 @@ def _redacted(chain: Chain) -> list[str]:
     return _redacted_of(chain, chain.nodes)
 
 
-def _redacted_of(chain: Chain, nodes: Iterable[Node]) -> list[str]:
+def _redacted_of(chain: Chain, nodes: Iterable[ArtifactNode]) -> list[str]:
     marks = marks_of(chain.library)
     return [node.label for node in nodes if status(chain, node, marks) == "redacted"]
 
 
-def _grow(branch: Tree, chain: Chain, node: Node, seen: set[Any], marks: Mapping[str, list[str]]) -> None:
+def _grow(branch: Tree, chain: Chain, node: ArtifactNode, seen: set[Any], marks: Mapping[str, list[str]]) -> None:
     place = node.path or node.label
     if place in seen:
         branch.add(f"{plain(node.key)} [dim]{node.fingerprint[:SHOWN]} (above)[/]")
@@ -87,7 +87,7 @@ def _grow(branch: Tree, chain: Chain, node: Node, seen: set[Any], marks: Mapping
             here.add(f"[dim]and {len(files) - RAW_SHOWN} more files[/]")
 
 
-def _line(node: Node) -> str:
+def _line(node: ArtifactNode) -> str:
     if not node.manifest:
         return f"[red]{plain(node.key)} {node.fingerprint[:SHOWN]}[/]"
     code = node.manifest.get("code") or {}

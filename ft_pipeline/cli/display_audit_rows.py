@@ -8,10 +8,10 @@ from rich.console import Console
 
 from ft_pipeline.audit.artifact_index import SHOWN
 from ft_pipeline.audit.chain import Chain
-from ft_pipeline.audit.row_usage import Seen
+from ft_pipeline.audit.row_usage import RowUsage
 from ft_pipeline.audit.rows import LeftOut, Match, Trained
 from ft_pipeline.cli.display import plain, show_rows
-from ft_pipeline.erasure.erase import Forgotten
+from ft_pipeline.erasure.erase import ErasureResult
 
 ROWS_SHOWN = 20
 TEXT_SHOWN = 120
@@ -50,7 +50,7 @@ def show_matches(console: Console, chain: Chain, sentence: str, matches: Sequenc
         console.print("[yellow]Rows of this chain were forgotten since; what they said cannot be searched.[/]")
 
 
-def show_seen(console: Console, seen: Seen) -> None:
+def show_seen(console: Console, seen: RowUsage) -> None:
     console.print(f"{plain(seen.row)}: {len(seen.ids)} content(s) stood there, {len(seen.uses)} artifact(s) saw it")
     rows = [
         [
@@ -91,7 +91,7 @@ def show_changes(console: Console, found: Mapping[str, Any]) -> None:
     _show_scores(console, found["scores"])
 
 
-def show_forgotten(console: Console, done: Forgotten) -> None:
+def show_forgotten(console: Console, done: ErasureResult) -> None:
     """What was taken out, what learned from it, and what to do next."""
     console.print(f"Forgotten (record {done.record} in data/store/redactions, hashes in data/excluded.yaml):")
     for row in done.rows:

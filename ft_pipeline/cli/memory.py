@@ -9,7 +9,7 @@ from ft_pipeline.cli.common import JsonOption, ProjectOption, open_project, out,
 from ft_pipeline.errors import UserError
 from ft_pipeline.project import Project
 from ft_pipeline.store.artifacts import ArtifactStore
-from ft_pipeline.store.asset_pointers import Current
+from ft_pipeline.store.asset_pointers import AssetPointers
 from ft_pipeline.training.memory.estimate import Plan, estimate, estimate_experiment
 from ft_pipeline.training.memory.layer_sizes import nearest_llama
 
@@ -55,7 +55,7 @@ def _of_experiment(project: Project, name: str, gpu_memory_gb: float | None) -> 
     from ft_pipeline.models.base_model import config_of
 
     settings = project.experiment(name)
-    pointer = Current(project.store).read("training_data", name)
+    pointer = AssetPointers(project.store).read("training_data", name)
     audited = ArtifactStore(project.store).open(pointer.kind, pointer.fingerprint) if pointer else None
     longest = audited.summary["audit"]["lengths"]["max"] if audited else None
     limit = gpu_memory_gb or settings.gpu.min_memory_gb or None

@@ -10,9 +10,9 @@ from ft_pipeline.cli.display_progress import live_progress
 from ft_pipeline.errors import UserError
 from ft_pipeline.project import Project
 from ft_pipeline.release import manual_promotion
-from ft_pipeline.release.champion import Record, current
+from ft_pipeline.release.champion import ChampionRecord, current
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
-from ft_pipeline.store.asset_pointers import Current
+from ft_pipeline.store.asset_pointers import AssetPointers
 
 
 def promote(
@@ -70,11 +70,11 @@ def champion(project: ProjectOption = None, as_json: JsonOption = False) -> None
 
 
 def _comparison(store: ArtifactStore) -> Artifact | None:
-    pointer = Current(store.root).read("comparison")
+    pointer = AssetPointers(store.root).read("comparison")
     return store.open(pointer.kind, pointer.fingerprint) if pointer else None
 
 
-def _show_moved(project: Project, record: Record, as_json: bool) -> None:
+def _show_moved(project: Project, record: ChampionRecord, as_json: bool) -> None:
     """The record, materialized as `champion` so that the UI shows it too."""
     from ft_pipeline.execution import run as running
 

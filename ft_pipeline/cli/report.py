@@ -13,8 +13,8 @@ from ft_pipeline.cli.common import report as tell
 from ft_pipeline.errors import UserError
 from ft_pipeline.release.report.report import NAME
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
-from ft_pipeline.store.asset_pointers import Current
-from ft_pipeline.store.atomic_files import user_write_errors
+from ft_pipeline.store.asset_pointers import AssetPointers
+from ft_pipeline.store.atomic_files import translate_write_errors
 
 
 def report(
@@ -33,7 +33,7 @@ def report(
     if file is not None:
         if file.exists():
             raise UserError(f"{file} exists already; name another file, or remove it")
-        with user_write_errors():
+        with translate_write_errors():
             file.parent.mkdir(parents=True, exist_ok=True)
             path = Path(shutil.copyfile(path, file))
     document = {"path": str(path.resolve()), "bytes": path.stat().st_size, "comparison": found.inputs["comparison"][1]}
@@ -44,7 +44,7 @@ def report(
 
 def _present(store: ArtifactStore) -> Artifact:
     """The report of the present comparison and champion. UserError where there is none."""
-    current = Current(store.root)
+    current = AssetPointers(store.root)
     pointer = current.read("report")
     found = store.open(pointer.kind, pointer.fingerprint) if pointer else None
     if found is None:

@@ -10,10 +10,10 @@ from datetime import UTC, datetime
 
 import dagster as dg
 
-from ft_pipeline.automation.raw_changes import look
-from ft_pipeline.automation.retraining import experiments_to_watch, judge
+from ft_pipeline.automation.raw_changes import find_raw_changes
+from ft_pipeline.automation.retraining import decide_retraining, experiments_to_watch
 from ft_pipeline.errors import UserError
-from ft_pipeline.execution.orphaned_runs import end_stranded
+from ft_pipeline.execution.orphaned_runs import end_orphaned_runs
 from ft_pipeline.project import Project
 from ft_pipeline.settings.project import RetrainingSettings
 
@@ -55,7 +55,7 @@ tables_follow = dg.AutomationConditionSensorDefinition(
 def raw_files(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
     """Snapshots the folders of data/raw whose content changed; a touched file with the same bytes changes nothing."""
     try:
-        found = look(Project.find(), json.loads(context.cursor or "{}"))
+        found = find_raw_changes(Project.find(), json.loads(context.cursor or "{}"))
     except UserError as error:
         return dg.SkipReason(str(error))
     cursor = json.dumps(found.stamps)
@@ -71,7 +71,7 @@ def raw_files(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipR
 def stranded_runs(context: dg.SensorEvaluationContext) -> dg.SkipReason:
     """Ends runs whose process is gone (power cut, kill −9), and frees their slot in the pool; a re-run goes on."""
     try:
-        ended = end_stranded(context.instance, Project.find().store)
+        ended = end_orphaned_runs(context.instance, Project.find().store)
     except UserError as error:
         return dg.SkipReason(str(error))
     return dg.SkipReason(f"ended {', '.join(ended)}" if ended else "every run that is under way has its process")
@@ -95,7 +95,7 @@ def nightly(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest | d
     """Trains again the experiments that say `retrain: true`, and the champion's, if their data or settings changed."""
     skipped = []
     try:
-        verdicts = [judge(Project.find(), name) for name in experiments_to_watch(Project.find())]
+        verdicts = [decide_retraining(Project.find(), name) for name in experiments_to_watch(Project.find())]
     except UserError as error:
         yield dg.SkipReason(str(error))
         return

@@ -9,7 +9,7 @@ from ft_pipeline.defs.training_chain import base_model_spec
 from ft_pipeline.distillation.distill import distil
 from ft_pipeline.distillation.teacher_prompt import teacher_sha256
 from ft_pipeline.execution.metadata import column_schema, table
-from ft_pipeline.execution.step import Check, Inputs, Making, versions_of
+from ft_pipeline.execution.step import BuildContext, CheckSpec, SpecContext, versions_of
 from ft_pipeline.execution.step_asset import step
 from ft_pipeline.project import read_jsonl
 from ft_pipeline.settings.project import TeacherSettings
@@ -33,7 +33,7 @@ SENT = {"url", "limit_field", "send_seed"}
     gpu=lambda project: project.settings.teacher.endpoint is None,
     show=lambda artifact: _show_answers(artifact),
 )
-def teacher_answers(at: Inputs) -> Spec:
+def teacher_answers(at: SpecContext) -> Spec:
     """The teacher's answers to the unlabelled messages, under its system prompt and fixed examples."""
     teacher = at.project.settings.teacher
     inputs = {
@@ -64,13 +64,13 @@ def asked_settings(teacher: TeacherSettings) -> tuple[dict[str, Any], dict[str, 
     kinds={"parquet"},
     code_version="3",
     checks=[
-        Check("answers_accounted_for", "answers = kept + set aside."),
-        Check("some_answers_kept", "At least one answer passed the filters.", blocking=False),
+        CheckSpec("answers_accounted_for", "answers = kept + set aside."),
+        CheckSpec("some_answers_kept", "At least one answer passed the filters.", blocking=False),
     ],
     build=lambda making: _build_distilled(making),
     show=lambda artifact: _show_distilled(artifact),
 )
-def distilled(at: Inputs) -> Spec:
+def distilled(at: SpecContext) -> Spec:
     """The answers worth training on, with their provenance; the rest is set aside with a reason."""
     settings = at.project.settings
     answers = at.artifact("teacher_answers")
@@ -94,7 +94,7 @@ def _teacher_fingerprint(answers: Artifact, teacher: TeacherSettings) -> str:
     return base[1] if base else teacher_sha256(teacher)
 
 
-def _build_distilled(making: Making) -> dict[str, Any]:
+def _build_distilled(making: BuildContext) -> dict[str, Any]:
     config = making.spec.config
     return distil(
         making.inputs["teacher_answers"],

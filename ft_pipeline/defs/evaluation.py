@@ -14,13 +14,13 @@ from ft_pipeline.evaluation.metrics.custom_metrics import resolve
 from ft_pipeline.evaluation.recommendation.rules import build_recommendation
 from ft_pipeline.evaluation.scoring.task_files import files_of
 from ft_pipeline.execution.metadata import picture, table
-from ft_pipeline.execution.step import STEPS, Inputs, Making, versions_of
+from ft_pipeline.execution.step import STEPS, BuildContext, SpecContext, versions_of
 from ft_pipeline.execution.step_asset import step
 from ft_pipeline.project import read_jsonl
-from ft_pipeline.release.champion import Record, before_deciding_on, decision_key
+from ft_pipeline.release.champion import ChampionRecord, before_deciding_on, decision_key
 from ft_pipeline.settings.experiment import ExperimentSettings
 from ft_pipeline.settings.project import PriceSettings
-from ft_pipeline.settings.sweep import owner_of
+from ft_pipeline.settings.sweep import sweep_owner
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.spec import Spec
 
@@ -38,7 +38,7 @@ HARNESS = ("lm-eval", "torch", "transformers", "peft", "bitsandbytes", "sacreble
     gpu=True,
     show=lambda artifact: _show_scores(artifact),
 )
-def prompt_baseline(at: Inputs) -> Spec:
+def prompt_baseline(at: SpecContext) -> Spec:
     """What prompting alone achieves: the untouched model plain, with a system prompt, with examples, with retrieved
     passages; and the teacher, where that is another model."""
     experiment_settings(at)
@@ -57,7 +57,7 @@ def prompt_baseline(at: Inputs) -> Spec:
     gpu=True,
     show=lambda artifact: _show_scores(artifact),
 )
-def scores(at: Inputs) -> Spec:
+def scores(at: SpecContext) -> Spec:
     """The tuned model's scores, adapter and merged: same harness, template and rows as the prompt baseline."""
     trained = at.artifact("adapter")
     inputs = {
@@ -76,7 +76,7 @@ def scores(at: Inputs) -> Spec:
     build=lambda making: _build_comparison(making),
     show=lambda artifact: _show_comparison(artifact),
 )
-def comparison(at: Inputs) -> Spec:
+def comparison(at: SpecContext) -> Spec:
     """Every model and every prompt in one table, with paired 95 % intervals and what a call costs."""
     scored, stale = _scored(at)
     inputs = references(scored | _teachers(at, scored))
@@ -108,19 +108,19 @@ def comparison(at: Inputs) -> Spec:
         "evidence": artifact.summary["evidence"],
     },
 )
-def recommendation(at: Inputs) -> Spec:
+def recommendation(at: SpecContext) -> Spec:
     """Fine-tune or not, with what, and why: rules over the measured scores and the data."""
     margin = at.project.settings.promotion.forgetting_margin
     return Spec("recommendation", {"comparison": at.artifact("comparison").reference}, {"forgetting_margin": margin})
 
 
-def _scored(at: Inputs) -> tuple[dict[str, Artifact], list[str]]:
+def _scored(at: SpecContext) -> tuple[dict[str, Artifact], list[str]]:
     """The present scores by `<experiment>/<asset>`, and the experiments that are left out: those that belong to the
     series of another (settings/sweep.py) that was trained in another way, or on other data, since."""
     scored: dict[str, Artifact] = {}
     stale = []
     for name in at.project.experiment_names():  # an experiment stands before what it trains beside itself
-        own, owner = at.find("scores", name), owner_of(name)
+        own, owner = at.find("scores", name), sweep_owner(name)
         known = scored.get(f"{owner}/scores")
         if own is not None and known is not None and not same_recipe(at.store, known, own):
             stale.append(name)
@@ -131,7 +131,7 @@ def _scored(at: Inputs) -> tuple[dict[str, Artifact], list[str]]:
     return scored, stale
 
 
-def _evaluation(at: Inputs) -> dict[str, Any]:
+def _evaluation(at: SpecContext) -> dict[str, Any]:
     settings = at.project.settings.evaluation
     return {
         "evaluation": settings.model_dump(
@@ -144,13 +144,13 @@ def _evaluation(at: Inputs) -> dict[str, Any]:
     }
 
 
-def _task_files(at: Inputs) -> dict[str, str]:
+def _task_files(at: SpecContext) -> dict[str, str]:
     """The files of evaluation.include_path, where tasks are asked for."""
     settings = at.project.settings.evaluation
     return files_of(at.project.inside(settings.include_path)) if settings.tasks and settings.include_path else {}
 
 
-def _task_inputs(at: Inputs) -> dict[str, tuple[str, str]]:
+def _task_inputs(at: SpecContext) -> dict[str, tuple[str, str]]:
     """A copy of those files in the store: an input of whatever runs them."""
     files = _task_files(at)
     if not files:
@@ -165,12 +165,12 @@ def _served(settings: ExperimentSettings) -> dict[str, Any]:
     return {"technique": settings.technique, "quantization": quantization, "system_prompt": settings.data.system_prompt}
 
 
-def _scores_spec(at: Inputs, parts: dict[str, tuple[str, str]], served: dict[str, Any]) -> Spec:
+def _scores_spec(at: SpecContext, parts: dict[str, tuple[str, str]], served: dict[str, Any]) -> Spec:
     inputs = {"conversations": at.passed("conversations").reference, **parts, **_task_inputs(at)}
     return Spec("scores", inputs, {**_evaluation(at), **served}, versions_of(*HARNESS))
 
 
-def _baseline_spec(at: Inputs, inputs: dict[str, tuple[str, str]], prompting: dict[str, Any]) -> Spec:
+def _baseline_spec(at: SpecContext, inputs: dict[str, tuple[str, str]], prompting: dict[str, Any]) -> Spec:
     """The texts count only where a variant looks passages up, so that a new text never scores the others again."""
     versions = [*HARNESS]
     variants = prompting["variants"].values()
@@ -182,7 +182,7 @@ def _baseline_spec(at: Inputs, inputs: dict[str, tuple[str, str]], prompting: di
     return Spec("prompt_baseline", inputs, {**_evaluation(at), "prompting": prompting}, versions_of(*versions))
 
 
-def _teacher_spec(at: Inputs, scored: dict[str, tuple[str, str]]) -> Spec | None:
+def _teacher_spec(at: SpecContext, scored: dict[str, tuple[str, str]]) -> Spec | None:
     """The teacher on the test prompts, with the tokenizer of a base model; None where it is no row of its own.
 
     scored: `conversations` and `base_model` of the rows that it shall stand beside.
@@ -203,7 +203,7 @@ def _teacher_spec(at: Inputs, scored: dict[str, tuple[str, str]]) -> Spec | None
     return Spec("teacher_scores", inputs, config, versions_of("sacrebleu", "rouge-score"), handling=handling)
 
 
-def _teachers(at: Inputs, scored: dict[str, Artifact]) -> dict[str, Artifact]:
+def _teachers(at: SpecContext, scored: dict[str, Artifact]) -> dict[str, Artifact]:
     """The teacher's scores beside each prompt baseline that was measured, as far as they are there."""
     found = {}
     for name, baseline in scored.items():
@@ -220,7 +220,7 @@ def _present_evaluation(scored: dict[str, Artifact]) -> str | None:
     return newest.summary["rows"][0]["fingerprint"] if newest else None
 
 
-def _champion_scores(at: Inputs, champion: Record, scored: dict[str, Artifact]) -> tuple[str, Artifact]:
+def _champion_scores(at: SpecContext, champion: ChampionRecord, scored: dict[str, Artifact]) -> tuple[str, Artifact]:
     """(asset, its artifact): the champion on the present test rows, measured now where that was not done yet.
 
     scored: the present scores; a prompt variant that stands in one of them needs no model.
@@ -255,7 +255,7 @@ def _covers(found: Artifact, wanted: Spec) -> bool:
     )
 
 
-def _experiments(making: Making, scores: Mapping[str, tuple[str, str]]) -> dict[str, Any]:
+def _experiments(making: BuildContext, scores: Mapping[str, tuple[str, str]]) -> dict[str, Any]:
     """By experiment, what is known of its training; scores: references by `<experiment>/scores` and others."""
     return {
         key.removesuffix("/scores"): facts(making.store, making.store.require(*reference))
@@ -264,11 +264,11 @@ def _experiments(making: Making, scores: Mapping[str, tuple[str, str]]) -> dict[
     }
 
 
-def _build_comparison(making: Making) -> dict[str, Any]:
+def _build_comparison(making: BuildContext) -> dict[str, Any]:
     return build_comparison(making.inputs, making.spec.config, making.out, _experiments(making, making.spec.inputs))
 
 
-def _build_recommendation(making: Making) -> dict[str, Any]:
+def _build_recommendation(making: BuildContext) -> dict[str, Any]:
     compared = making.artifact("comparison")
     document, margin = compared.document("comparison.json"), making.spec.config["forgetting_margin"]
     return build_recommendation(document, _experiments(making, compared.inputs), margin, making.out)

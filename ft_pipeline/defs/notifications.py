@@ -3,10 +3,10 @@
 import dagster as dg
 
 from ft_pipeline.automation.notifications import Notification, notify
-from ft_pipeline.automation.run_failures import why_it_failed
+from ft_pipeline.automation.run_failures import describe_failure
 from ft_pipeline.errors import UserError
 from ft_pipeline.project import Project
-from ft_pipeline.release.champion import Record, history
+from ft_pipeline.release.champion import ChampionRecord, history
 
 LOOK_SECONDS = 20
 AT_ONCE = 5
@@ -16,7 +16,7 @@ AT_ONCE = 5
 @dg.run_failure_sensor(default_status=dg.DefaultSensorStatus.RUNNING, minimum_interval_seconds=LOOK_SECONDS)
 def failures(context: dg.RunFailureSensorContext) -> None:
     """Tells of every run that failed: with the gate that stopped it, or the error."""
-    outcome = notify(Project.find(), why_it_failed(context.instance, context.dagster_run, context.failure_event))
+    outcome = notify(Project.find(), describe_failure(context.instance, context.dagster_run, context.failure_event))
     context.log.info(f"webhook: {outcome}")
 
 
@@ -36,6 +36,6 @@ def champion_changes(context: dg.SensorEvaluationContext) -> dg.SensorResult | d
     return dg.SensorResult(skip_reason=why, cursor=str(news[-1].sequence if news else last))
 
 
-def _news(record: Record) -> Notification:
+def _news(record: ChampionRecord) -> Notification:
     before = f", in place of {record.previous} (record {record.previous_sequence})" if record.previous else ""
     return Notification("champion_changed", f"{record.name} (record {record.sequence}){before}. {record.reason}")

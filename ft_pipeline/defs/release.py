@@ -6,12 +6,12 @@ from typing import Any
 
 import dagster as dg
 
-from ft_pipeline.execution.step import Check, Inputs, Making, versions_of
+from ft_pipeline.execution.step import BuildContext, CheckSpec, SpecContext, versions_of
 from ft_pipeline.execution.step_asset import step
 from ft_pipeline.release.candidates import candidates, key_of
 from ft_pipeline.release.card.model_card import render_card
 from ft_pipeline.release.card.model_lineage import card_facts
-from ft_pipeline.release.champion import Record, before_deciding_on, held_back, history, promote
+from ft_pipeline.release.champion import ChampionRecord, before_deciding_on, history, manually_rejected, promote
 from ft_pipeline.release.model_lookup import of_record
 from ft_pipeline.release.promotion import decide, promotion
 from ft_pipeline.release.report.report import NAME as REPORT
@@ -27,7 +27,7 @@ from ft_pipeline.store.spec import Spec
     kinds={"json"},
     code_version="2",
     checks=[
-        Check(
+        CheckSpec(
             "moved",
             "A candidate beat the best prompt and the present champion, or a person moved it; the reasons say why not.",
             blocking=False,
@@ -36,7 +36,7 @@ from ft_pipeline.store.spec import Spec
     build=lambda making: _build_champion(making),
     show=lambda artifact: {key: value for key, value in artifact.summary.items() if key != "checks"},
 )
-def champion(at: Inputs) -> Spec:
+def champion(at: SpecContext) -> Spec:
     """The released model: moves only to a candidate that is better by more than noise and passed every gate."""
     comparison = at.artifact("comparison")
     settings = at.project.settings.promotion.model_dump(mode="json")
@@ -53,7 +53,7 @@ def champion(at: Inputs) -> Spec:
     build=lambda making: _build_card(making),
     show=lambda artifact: {"card": dg.MetadataValue.md((artifact.path / "README.md").read_text(encoding="utf-8"))},
 )
-def model_card(at: Inputs) -> Spec:
+def model_card(at: SpecContext) -> Spec:
     """The champion's card in the Hugging Face format, filled in from the store."""
     assets = ("champion", "comparison", "recommendation")
     teacher = at.project.settings.teacher
@@ -72,14 +72,14 @@ def model_card(at: Inputs) -> Spec:
     build=lambda making: _build_report(making),
     show=lambda artifact: _show_report(artifact),
 )
-def report(at: Inputs) -> Spec:
+def report(at: SpecContext) -> Spec:
     """The comparison as one HTML file to read and to hand on: what to do, the scores, every answer side by side."""
     assets = ("comparison", "recommendation", "champion")
     config = {"project": at.project.settings.model_dump(mode="json", include={"name", "task"})}
     return Spec("report", {asset: at.artifact(asset).reference for asset in assets}, config, versions_of("jinja2"))
 
 
-def _build_champion(making: Making) -> dict[str, Any]:
+def _build_champion(making: BuildContext) -> dict[str, Any]:
     compared = making.artifact("comparison")
     document = compared.document("comparison.json")
     known, served = candidates(compared, making.store)
@@ -87,10 +87,10 @@ def _build_champion(making: Making) -> dict[str, Any]:
     settings = PromotionSettings.model_validate(making.spec.config["promotion"])
     reasons: list[str] = []
 
-    def choose(present: Record | None) -> Any:
+    def choose(present: ChampionRecord | None) -> Any:
         if present is not None and not present.by_hand and present.evidence.get("decided_on") == key:
             return None  # this very decision was carried out by a run that died before it could say so
-        decision = decide(document, known, settings, present, held_back(history(making.store.root)))
+        decision = decide(document, known, settings, present, manually_rejected(history(making.store.root)))
         reasons[:] = decision.reasons
         move = promotion(decision, known, compared.fingerprint)
         if move is None:
@@ -108,12 +108,12 @@ def _build_champion(making: Making) -> dict[str, Any]:
     return {"champion": record, "moved": moved, "reasons": reasons, "checks": {"moved": check}}
 
 
-def _build_card(making: Making) -> dict[str, Any]:
+def _build_card(making: BuildContext) -> dict[str, Any]:
     """Walk from the champion back to the tables, and write down what stands there."""
     released = making.artifact("champion").summary["champion"]
     text = "# No champion yet\n\nNothing has been released; see the recommendation.\n"
     if released:
-        model = of_record(making.store, Record(**released))
+        model = of_record(making.store, ChampionRecord(**released))
         settings = making.spec.config
         facts = card_facts(
             making.store,
@@ -127,7 +127,7 @@ def _build_card(making: Making) -> dict[str, Any]:
     return {"champion": released["name"] if released else None}
 
 
-def _build_report(making: Making) -> dict[str, Any]:
+def _build_report(making: BuildContext) -> dict[str, Any]:
     text = render_report(
         making.store,
         making.artifact("comparison"),

@@ -4,7 +4,7 @@ import dagster as dg
 
 from ft_pipeline.defs.column_lineage import raw_schema
 from ft_pipeline.execution.metadata import column_schema, table
-from ft_pipeline.execution.step import Inputs
+from ft_pipeline.execution.step import SpecContext
 from ft_pipeline.execution.step_asset import step
 from ft_pipeline.project import FORMATS
 from ft_pipeline.sources.local_folder import snapshot_folder
@@ -22,7 +22,7 @@ def _raw_asset(data_format: str) -> dg.AssetsDefinition:
         build=lambda making: write_listing(Snapshot.from_json(making.spec.config), making.out),
         show=_show,
     )
-    def raw(at: Inputs) -> Spec:
+    def raw(at: SpecContext) -> Spec:
         return snapshot_folder(at.project.raw(data_format), at.store).spec(data_format)
 
     return raw

@@ -14,11 +14,11 @@ from ft_pipeline import plotting
 from ft_pipeline.defs.automation_conditions import FOLLOW_ALL_INPUTS, FOLLOW_SOUND_INPUTS
 from ft_pipeline.defs.column_lineage import column_lineage, conversations_lineage, table_lineage
 from ft_pipeline.execution.metadata import column_schema, picture, table
-from ft_pipeline.execution.step import Check, Inputs, Making, versions_of
+from ft_pipeline.execution.step import BuildContext, CheckSpec, SpecContext, versions_of
 from ft_pipeline.execution.step_asset import step
 from ft_pipeline.project import FORMATS, read_jsonl
 from ft_pipeline.settings.project import DataSettings
-from ft_pipeline.sources.snapshot import CheckedOut, checkout, read_listing
+from ft_pipeline.sources.snapshot import LocalCopy, checkout, read_listing
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.folder_cache import FolderCache
 from ft_pipeline.store.spec import Spec
@@ -44,10 +44,10 @@ WHY_NOT = (
     "text. Any other row: ft sql \"select code, message, raw from quarantine where file = 'FILE' and row = 12\""
 )
 TABLE_CHECKS = (
-    Check("all_files_readable", "No file of the folder is refused as a whole."),
-    Check("rows_accounted_for", "read = accepted + quarantined + duplicates, for each file."),
-    Check("quarantined_share", "The share of quarantined rows is under the ceiling (max_quarantined)."),
-    Check("some_rows_accepted", "A folder that holds files gives at least one row."),
+    CheckSpec("all_files_readable", "No file of the folder is refused as a whole."),
+    CheckSpec("rows_accounted_for", "read = accepted + quarantined + duplicates, for each file."),
+    CheckSpec("quarantined_share", "The share of quarantined rows is under the ceiling (max_quarantined)."),
+    CheckSpec("some_rows_accepted", "A folder that holds files gives at least one row."),
 )
 
 
@@ -64,7 +64,7 @@ def _table_asset(data_format: str) -> dg.AssetsDefinition:
         build=lambda making: _build_table(making, data_format),
         show=_show_table,
     )
-    def validated(at: Inputs) -> Spec:
+    def validated(at: SpecContext) -> Spec:
         inputs = {"raw": at.artifact(f"raw_{data_format}").reference}
         excluded = read_excluded(at.project.root / "data", data_format)
         ceiling = at.project.settings.data.max_quarantined
@@ -74,7 +74,7 @@ def _table_asset(data_format: str) -> dg.AssetsDefinition:
     return validated
 
 
-def _build_table(making: Making, data_format: str) -> dict[str, Any]:
+def _build_table(making: BuildContext, data_format: str) -> dict[str, Any]:
     ceiling = making.spec.config["max_quarantined"]
     excluded = Excluded.from_json(making.spec.config["excluded"])
     with tempfile.TemporaryDirectory(prefix="ft-table-") as folder:
@@ -94,7 +94,7 @@ def mapped_columns(files: Sequence[SourceFile]) -> dict[str, str]:
     return found
 
 
-def source_of(taken: CheckedOut) -> SourceFile:
+def source_of(taken: LocalCopy) -> SourceFile:
     """A file of a snapshot as the tables read it, or with the reason why it cannot be."""
     entry = taken.entry
     if entry.sha256 is None:
@@ -107,7 +107,7 @@ def source_of(taken: CheckedOut) -> SourceFile:
         return replace(source, refused=(error.code, error.message))
 
 
-def _fetch(taken: CheckedOut) -> Path:
+def _fetch(taken: LocalCopy) -> Path:
     assert taken.path is not None
     return taken.path
 
@@ -148,14 +148,14 @@ table_assets = [_table_asset(data_format) for data_format in FORMATS]
     automation=FOLLOW_SOUND_INPUTS,
     code_version="2",
     checks=[
-        Check("rows_accounted_for", "read = accepted + set aside."),
-        Check("no_prompt_straddles", "No prompt stands in two splits."),
-        Check("every_split_has_rows", "Train, validation and test each have rows."),
+        CheckSpec("rows_accounted_for", "read = accepted + set aside."),
+        CheckSpec("no_prompt_straddles", "No prompt stands in two splits."),
+        CheckSpec("every_split_has_rows", "Train, validation and test each have rows."),
     ],
     build=lambda making: _build_conversations(making),
     show=lambda artifact: _show_conversations(artifact),
 )
-def conversations(at: Inputs) -> Spec:
+def conversations(at: SpecContext) -> Spec:
     """Alpaca and ShareGPT rows in one message schema, deduplicated across tables, each in its split for good."""
     settings = at.project.settings
     questions = read_jsonl(at.project.inside(settings.evaluation.general_questions))
@@ -167,7 +167,7 @@ def conversations(at: Inputs) -> Spec:
     return Spec("conversations", inputs, config, versions_of("rensa"))
 
 
-def _build_conversations(making: Making) -> dict[str, Any]:
+def _build_conversations(making: BuildContext) -> dict[str, Any]:
     report = build_conversations(
         making.inputs["alpaca"],
         making.inputs["sharegpt"],
@@ -208,7 +208,7 @@ def _show_conversations(artifact: Artifact) -> dict[str, Any]:
     ),
     show=lambda artifact: _show_quarantine(artifact),
 )
-def quarantine(at: Inputs) -> Spec:
+def quarantine(at: SpecContext) -> Spec:
     """Every row that is not used, of every table: file, row, reason, raw text. `ft sql "select * from quarantine"`."""
     return Spec("quarantine", {name: at.artifact(name).reference for name in (*FORMATS, "conversations")})
 

@@ -9,16 +9,16 @@ from ft_pipeline.defs.training_chain import (
     adapter_spec,
     base_model_spec,
     beginning,
+    experiment_phases,
     experiment_settings,
     experiment_spec,
-    experiment_stages,
     merged_model_spec,
     on_base,
     references,
     training_data_spec,
 )
 from ft_pipeline.execution.metadata import column_schema, picture, table
-from ft_pipeline.execution.step import Check, Inputs, Making
+from ft_pipeline.execution.step import BuildContext, CheckSpec, SpecContext
 from ft_pipeline.execution.step_asset import step
 from ft_pipeline.settings.experiment import ExperimentSettings
 from ft_pipeline.store.artifacts import Artifact
@@ -26,14 +26,14 @@ from ft_pipeline.store.spec import Spec
 from ft_pipeline.training.memory.estimate import cpu_in_words, estimate_experiment
 
 TOKEN_CHECKS = (
-    Check("no_over_length", "No row is longer than max_length; nothing is truncated."),
-    Check("every_turn_rendered", "The chat template writes every turn; none is lost unsaid."),
-    Check("every_row_trains", "Every row has at least one trained token."),
-    Check("stop_token_trained", "Every answer's stop token is trained, so that the model learns to stop."),
-    Check("single_bos", "No row begins with two BOS tokens."),
-    Check("padding_never_trained", "Labels are set by position, so padding that equals EOS is never trained."),
-    Check("prompts_masked", "No token of a prompt is trained."),
-    Check("ids_in_vocabulary", "The model has an embedding for every token."),
+    CheckSpec("no_over_length", "No row is longer than max_length; nothing is truncated."),
+    CheckSpec("every_turn_rendered", "The chat template writes every turn; none is lost unsaid."),
+    CheckSpec("every_row_trains", "Every row has at least one trained token."),
+    CheckSpec("stop_token_trained", "Every answer's stop token is trained, so that the model learns to stop."),
+    CheckSpec("single_bos", "No row begins with two BOS tokens."),
+    CheckSpec("padding_never_trained", "Labels are set by position, so padding that equals EOS is never trained."),
+    CheckSpec("prompts_masked", "No token of a prompt is trained."),
+    CheckSpec("ids_in_vocabulary", "The model has an embedding for every token."),
 )
 
 
@@ -44,7 +44,7 @@ TOKEN_CHECKS = (
     build=lambda making: _write_json(making, "experiment.json", making.spec.config),
     show=lambda artifact: {"settings": artifact.spec["config"]},
 )
-def experiment(at: Inputs) -> Spec:
+def experiment(at: SpecContext) -> Spec:
     """The experiment as its YAML resolves: base model, objective, technique, hyperparameters, GPU, where it starts."""
     return experiment_spec(at)
 
@@ -52,7 +52,7 @@ def experiment(at: Inputs) -> Spec:
 @step(
     stage="training", per_experiment=True, deps=["experiment"], kinds={"huggingface"}, show=lambda it: dict(it.summary)
 )
-def base_model(at: Inputs) -> Spec:
+def base_model(at: SpecContext) -> Spec:
     """The untouched model as plain safetensors: the embedded one, a folder, or a hub id."""
     settings = experiment_settings(at)
     return base_model_spec(settings.base_model, settings.revision)
@@ -67,7 +67,7 @@ def base_model(at: Inputs) -> Spec:
     checks=TOKEN_CHECKS,
     show=lambda artifact: _show_training_data(artifact),
 )
-def training_data(at: Inputs) -> Spec:
+def training_data(at: SpecContext) -> Spec:
     """Tokens and labels of every row that this experiment trains on, with the token audit as blocking checks."""
     return training_data_spec(at, experiment_settings(at))
 
@@ -77,11 +77,11 @@ def training_data(at: Inputs) -> Spec:
     per_experiment=True,
     deps=["experiment", "base_model", "training_data"],
     kinds={"json"},
-    checks=[Check("fits", "The lower bound of the estimate fits the GPU that the experiment declares.")],
+    checks=[CheckSpec("fits", "The lower bound of the estimate fits the GPU that the experiment declares.")],
     build=lambda making: _estimate(making),
     show=lambda artifact: _show_memory(artifact),
 )
-def memory_estimate(at: Inputs) -> Spec:
+def memory_estimate(at: SpecContext) -> Spec:
     """What training will hold: weights, gradients, optimizer states, activations, from the model's config alone."""
     inputs = {"base_model": at.artifact("base_model"), "training_data": at.artifact("training_data")}
     settings = on_base(experiment_settings(at), inputs["base_model"])
@@ -96,11 +96,11 @@ def memory_estimate(at: Inputs) -> Spec:
     gpu=True,
     show=lambda artifact: _show_adapter(artifact),
 )
-def adapter(at: Inputs) -> Spec:
+def adapter(at: SpecContext) -> Spec:
     """What training learned (LoRA matrices, or with `full` all weights): the best checkpoint by held-out loss."""
     at.passed("conversations")
     at.passed("memory_estimate")
-    stages = experiment_stages(at)
+    stages = experiment_phases(at)
     base, start = beginning(at, stages)
     return adapter_spec(at, stages[-1], at.passed("training_data"), base, start)
 
@@ -113,24 +113,24 @@ def adapter(at: Inputs) -> Spec:
     gpu=True,
     code_version="2",
     checks=[
-        Check(
+        CheckSpec(
             "merge_equivalence",
             "The merged model answers as the adapter does (KL per token), or better on held-out loss.",
         )
     ],
     show=lambda artifact: _show_merged(artifact),
 )
-def merged_model(at: Inputs) -> Spec:
+def merged_model(at: SpecContext) -> Spec:
     """The adapter summed into the weights once, in 32 bit: a plain Hugging Face model."""
     return merged_model_spec(at, experiment_settings(at), at.passed("training_data"), at.artifact("adapter"))
 
 
-def _write_json(making: Making, name: str, content: Any) -> dict[str, Any]:
+def _write_json(making: BuildContext, name: str, content: Any) -> dict[str, Any]:
     (making.out / name).write_text(json.dumps(content, indent=2, ensure_ascii=False), encoding="utf-8")
     return {}
 
 
-def _estimate(making: Making) -> dict[str, Any]:
+def _estimate(making: BuildContext) -> dict[str, Any]:
     settings = ExperimentSettings.model_validate(making.spec.config["experiment"])
     model = json.loads((making.inputs["base_model"] / "config.json").read_text(encoding="utf-8"))
     longest = making.artifact("training_data").summary["audit"]["lengths"]["max"]

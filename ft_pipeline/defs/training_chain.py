@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.execution.recorded_checks import require
-from ft_pipeline.execution.step import Inputs, versions_of
+from ft_pipeline.execution.recorded_checks import require_passed
+from ft_pipeline.execution.step import SpecContext, versions_of
 from ft_pipeline.models.base_model import identify
 from ft_pipeline.settings.experiment import ExperimentSettings
 from ft_pipeline.settings.learning_rates import resolved
@@ -18,14 +18,14 @@ BESIDE = {"retrain", "seeds", "learning_curve"}
 
 
 @dataclass(frozen=True)
-class Stage:
+class Phase:
     """One experiment of the chain."""
 
     name: str
     settings: ExperimentSettings
 
 
-def experiment_spec(at: Inputs) -> Spec:
+def experiment_spec(at: SpecContext) -> Spec:
     """The stages of this partition's experiment, as their YAMLs say now."""
     assert at.experiment is not None
     *before, own = [
@@ -35,24 +35,24 @@ def experiment_spec(at: Inputs) -> Spec:
     return Spec("experiment", config={**own, "stages_before": before})
 
 
-def experiment_stages(at: Inputs) -> list[Stage]:
+def experiment_phases(at: SpecContext) -> list[Phase]:
     """The stages that `experiment` was materialized with, not what the YAMLs say by now; the experiment itself last."""
     config = at.artifact("experiment").spec["config"]
     own = {key: value for key, value in config.items() if key != "stages_before"}
     return [_stage(each) for each in (*config["stages_before"], own)]
 
 
-def experiment_settings(at: Inputs) -> ExperimentSettings:
+def experiment_settings(at: SpecContext) -> ExperimentSettings:
     """The settings that `experiment` was materialized with, not what the YAML says by now."""
-    return experiment_stages(at)[-1].settings
+    return experiment_phases(at)[-1].settings
 
 
-def _stage(config: dict[str, Any]) -> Stage:
+def _stage(config: dict[str, Any]) -> Phase:
     settings = {key: value for key, value in config.items() if key != "name"}
-    return Stage(config["name"], ExperimentSettings.model_validate(settings))
+    return Phase(config["name"], ExperimentSettings.model_validate(settings))
 
 
-def beginning(at: Inputs, stages: list[Stage]) -> tuple[Artifact, Artifact | None]:
+def beginning(at: SpecContext, stages: list[Phase]) -> tuple[Artifact, Artifact | None]:
     """What the last stage trains from: (base model, the adapter to go on from, if any).
 
     The stages before it are found in the store, or trained, and their gates are read. An adapter of the same shape goes
@@ -62,11 +62,11 @@ def beginning(at: Inputs, stages: list[Stage]) -> tuple[Artifact, Artifact | Non
         return at.artifact("base_model"), None
     before, last = stages[-2], stages[-1]
     base, start = beginning(at, stages[:-1])
-    data = require(at.made(training_data_spec(at, before.settings)))
+    data = require_passed(at.made(training_data_spec(at, before.settings)))
     trained = at.made(adapter_spec(at, before, data, base, start))
     if goes_on(before.settings, last.settings):
         return base, trained
-    merged = require(at.made(merged_model_spec(at, before.settings, data, trained)))
+    merged = require_passed(at.made(merged_model_spec(at, before.settings, data, trained)))
     config = {"model": f"merged:{before.name}", "revision": None, "content": None}
     return at.made(Spec("base_model", {"merged_model": merged.reference}, config)), None
 
@@ -82,7 +82,7 @@ def base_model_spec(model: str, revision: str | None) -> Spec:
     return Spec("base_model", config=dict(identify(model, revision)), versions=versions_of("transformers", "gguf"))
 
 
-def training_data_spec(at: Inputs, settings: ExperimentSettings) -> Spec:
+def training_data_spec(at: SpecContext, settings: ExperimentSettings) -> Spec:
     """Of one stage: reads just the tables that its objective trains on, so that a new pair never retrains an sft."""
     inputs = {"conversations": at.passed("conversations"), "base_model": at.artifact("base_model")}
     wanted = settings.model_dump(mode="json", include={"objective", "data", "training"})
@@ -97,7 +97,7 @@ def training_data_spec(at: Inputs, settings: ExperimentSettings) -> Spec:
     return Spec("training_data", references(inputs), config, versions_of("transformers", "tokenizers"))
 
 
-def adapter_spec(at: Inputs, stage: Stage, data: Artifact, base: Artifact, start: Artifact | None) -> Spec:
+def adapter_spec(at: SpecContext, stage: Phase, data: Artifact, base: Artifact, start: Artifact | None) -> Spec:
     """Of one stage. The reference model of dpo is what it starts from, and so stands among the inputs."""
     inputs = {"training_data": data, "base_model": base, **({"start": start} if start else {})}
     settings = on_base(stage.settings, base)
@@ -108,7 +108,7 @@ def adapter_spec(at: Inputs, stage: Stage, data: Artifact, base: Artifact, start
     return Spec("adapter", references(inputs), config, versions, seed=seed, handling=handling)
 
 
-def trackers(at: Inputs, name: str) -> list[str]:
+def trackers(at: SpecContext, name: str) -> list[str]:
     """`training.report_to` as the experiment's YAML says now: like all handling, it is in no spec."""
     try:
         return list(at.project.experiment(name).training.report_to)
@@ -126,7 +126,7 @@ def without_trackers(settings: ExperimentSettings) -> ExperimentSettings:
     return settings.model_copy(update={"training": settings.training.model_copy(update={"report_to": []})})
 
 
-def merged_model_spec(at: Inputs, settings: ExperimentSettings, data: Artifact, trained: Artifact) -> Spec:
+def merged_model_spec(at: SpecContext, settings: ExperimentSettings, data: Artifact, trained: Artifact) -> Spec:
     """Of one stage, onto the base that its adapter was trained on."""
     base = trained_on(at, trained)
     inputs = {"adapter": trained, "base_model": base, "training_data": data}
@@ -136,7 +136,7 @@ def merged_model_spec(at: Inputs, settings: ExperimentSettings, data: Artifact, 
     return Spec("merged_model", references(inputs), config, versions)
 
 
-def trained_on(at: Inputs, trained: Artifact) -> Artifact:
+def trained_on(at: SpecContext, trained: Artifact) -> Artifact:
     """The base model of an adapter, as its manifest names it: a user cannot mismatch the two."""
     return at.store.require(*trained.inputs["base_model"])
 

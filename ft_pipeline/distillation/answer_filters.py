@@ -68,7 +68,7 @@ class Context:
     """Shortest and longest answer that counts as human, in characters; None: not judged."""
 
 
-def judge(answer: Mapping[str, Any], context: Context) -> Fault | None:
+def check_answer(answer: Mapping[str, Any], context: Context) -> Fault | None:
     """The first fault of one row of answers.parquet, or None."""
     return next((fault for check in CHECKS if (fault := check(answer, context))), None)
 

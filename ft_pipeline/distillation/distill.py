@@ -20,10 +20,10 @@ from ft_pipeline.tables.checks.content_checks import find_faults
 from ft_pipeline.tables.conversations import ASIDE_SCHEMA, SCHEMA
 from ft_pipeline.tables.dedup.contamination import Phrases, heldout_rows, origin, overlap_with_heldout
 from ft_pipeline.tables.dedup.keys import group_names, keys_of_messages, prompt_of
-from ft_pipeline.tables.dedup.minhash import find_copies, find_in
+from ft_pipeline.tables.dedup.minhash import find_duplicates, match_against
 from ft_pipeline.tables.formats.row_ids import row_id
 from ft_pipeline.tables.formats.turns import plain
-from ft_pipeline.tables.process_batch import raw_of
+from ft_pipeline.tables.process_batch import raw_json
 
 TABLE = "unlabelled"
 DISTILLED = pa.schema(
@@ -116,7 +116,7 @@ def _human_lengths(train: Sequence[Mapping[str, Any]]) -> tuple[int, int] | None
 
 def _drop_faulty(found: Sequence[_Answer], context: answer_filters.Context) -> None:
     for answer in found:
-        if (fault := answer_filters.judge(answer.given, context)) is not None:
+        if (fault := answer_filters.check_answer(answer.given, context)) is not None:
             answer.drop(fault.code, fault.message)
 
 
@@ -141,7 +141,7 @@ def _drop_held_out(found: Sequence[_Answer], conversations: Path, general_questi
 
 def _drop_copies_of_people(found: Sequence[_Answer], train: Sequence[Mapping[str, Any]]) -> None:
     left = [answer for answer in found if not answer.code]
-    copies = find_in(
+    copies = match_against(
         keys_of_messages([answer.messages for answer in left]), keys_of_messages([row["messages"] for row in train])
     )
     for answer, at, exact in zip(left, copies.of.tolist(), copies.exact.tolist(), strict=True):
@@ -169,7 +169,7 @@ def _drop_all_but_best(found: Sequence[_Answer]) -> None:
 def _drop_copies(found: Sequence[_Answer]) -> None:
     """Answers that earlier answers, to other prompts, hold already."""
     left = [answer for answer in found if not answer.code]
-    copies = find_copies(keys_of_messages([answer.messages for answer in left]))
+    copies = find_duplicates(keys_of_messages([answer.messages for answer in left]))
     for answer, at, exact in zip(left, copies.of.tolist(), copies.exact.tolist(), strict=True):
         if at >= 0:
             _drop_copy(answer, left[at].origin, exact)
@@ -198,7 +198,7 @@ def _set_aside(answer: _Answer) -> dict[str, Any]:
         "row": answer.given["row"],
         "code": answer.code,
         "message": answer.message,
-        "raw": raw_of(answer.messages),
+        "raw": raw_json(answer.messages),
         "copy_of": answer.copy_of,
     }
 

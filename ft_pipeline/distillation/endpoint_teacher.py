@@ -9,23 +9,23 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ft_pipeline.distillation.answer_table import answer_row, count_prompts, read_prompts, write_answers
-from ft_pipeline.distillation.teacher_prompt import Prompter, teacher_sha256
+from ft_pipeline.distillation.teacher_prompt import TeacherPrompt, teacher_sha256
 from ft_pipeline.errors import UserError
 from ft_pipeline.job import Job
 from ft_pipeline.models.endpoint.answer_log import AnswerLog
 from ft_pipeline.models.endpoint.chat_completions import Endpoint
 from ft_pipeline.models.endpoint.rate_limits import cost
-from ft_pipeline.models.endpoint.request_loop import Asked, Question, ask_all
+from ft_pipeline.models.endpoint.request_loop import ChatRequest, RequestTotals, send_all
 from ft_pipeline.models.endpoint.responses import RULES
 from ft_pipeline.settings.project import EndpointSettings, TeacherSettings
 
 
-def answer_all(job: Job, prompter: Prompter) -> dict[str, Any]:
+def answer_all(job: Job, prompter: TeacherPrompt) -> dict[str, Any]:
     """Ask the endpoint every row of the input `unlabelled` and write answers.parquet to `job.out`; the summary."""
     teacher = prompter.teacher
     prompts = job.inputs["unlabelled"]
 
-    def questions() -> Iterator[Question]:
+    def questions() -> Iterator[ChatRequest]:
         return (question for _, question in _questions(prompts, prompter))
 
     wanted = count_prompts(prompts) * teacher.answers_per_prompt
@@ -40,11 +40,13 @@ def answer_all(job: Job, prompter: Prompter) -> dict[str, Any]:
         }
 
 
-def ask(log: AnswerLog, questions: Iterable[Question], total: int, teacher: TeacherSettings, job: Job) -> Asked:
+def ask(
+    log: AnswerLog, questions: Iterable[ChatRequest], total: int, teacher: TeacherSettings, job: Job
+) -> RequestTotals:
     """Ask what the log has no answer of. UserError as in `ask_all`, and where the key is not in the environment."""
     assert teacher.endpoint is not None
     settings = teacher.endpoint
-    return ask_all(lambda: Endpoint(teacher, _key(settings)), log, questions, total, teacher, job.report)
+    return send_all(lambda: Endpoint(teacher, _key(settings)), log, questions, total, teacher, job.report)
 
 
 def log_folder(shared: Path, teacher: TeacherSettings) -> Path:
@@ -58,7 +60,7 @@ def host_of(endpoint: EndpointSettings) -> str:
     return urlsplit(endpoint.url).netloc
 
 
-def asked_summary(asked: Asked) -> dict[str, Any]:
+def asked_summary(asked: RequestTotals) -> dict[str, Any]:
     """This run: questions answered by earlier runs and now, those without an answer, seconds."""
     rate = round((asked.answered + asked.failed) / asked.seconds, 2) if asked.seconds else 0.0
     return {
@@ -102,18 +104,18 @@ def _key(endpoint: EndpointSettings) -> str | None:
     return key
 
 
-def _rows(log: AnswerLog, prompts: Path, prompter: Prompter) -> Iterator[dict[str, Any]]:
+def _rows(log: AnswerLog, prompts: Path, prompter: TeacherPrompt) -> Iterator[dict[str, Any]]:
     for row, question in _questions(prompts, prompter):
         yield answer_row(row, question.sample, **answer_of(log, question))
 
 
-def _questions(prompts: Path, prompter: Prompter) -> Iterator[tuple[dict[str, Any], Question]]:
+def _questions(prompts: Path, prompter: TeacherPrompt) -> Iterator[tuple[dict[str, Any], ChatRequest]]:
     for row in read_prompts(prompts):
         for sample in range(prompter.teacher.answers_per_prompt):
             yield row, prompter.question(row["messages"], sample)
 
 
-def answer_of(log: AnswerLog, question: Question) -> dict[str, Any]:
+def answer_of(log: AnswerLog, question: ChatRequest) -> dict[str, Any]:
     """What the log holds on a question, in the columns of answers.parquet."""
     entry = log.entry(question.key)
     if entry is None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ft_pipeline.distillation.answer_table import answer_row, read_prompts, unasked, write_answers
-from ft_pipeline.distillation.teacher_prompt import Prompter, token_lengths
+from ft_pipeline.distillation.teacher_prompt import TeacherPrompt, token_lengths
 from ft_pipeline.job import Job
 from ft_pipeline.models.cpu.fast_linear import speed_up_products
 from ft_pipeline.models.decoding.generate import Generation, generate
@@ -20,7 +20,7 @@ Entry = dict[str, Any]
 """An answer in the journal: answer, finish_reason, prompt_tokens, answer_tokens, seconds (its share of the batch)."""
 
 
-def answer_all(job: Job, prompter: Prompter) -> dict[str, Any]:
+def answer_all(job: Job, prompter: TeacherPrompt) -> dict[str, Any]:
     """Answer every row of the input `unlabelled` with the model of the input `base_model`, write answers.parquet to
     `job.out`; the summary."""
     rows = list(read_prompts(job.inputs["unlabelled"]))
@@ -41,7 +41,7 @@ def answer_all(job: Job, prompter: Prompter) -> dict[str, Any]:
     }
 
 
-def _answer_all(job: Job, rows: Sequence[dict[str, Any]], prompter: Prompter) -> tuple[dict[str, Entry], int]:
+def _answer_all(job: Job, rows: Sequence[dict[str, Any]], prompter: TeacherPrompt) -> tuple[dict[str, Entry], int]:
     """Every answer by row id and sample, and how many of them an earlier run had left in the work folder."""
     settings = prompter.teacher
     journal = Journal(job.work / "answers.jsonl")
@@ -71,7 +71,7 @@ def _answer_all(job: Job, rows: Sequence[dict[str, Any]], prompter: Prompter) ->
 class _Teacher:
     """The model, loaded, with every prompt as it will see it."""
 
-    def __init__(self, job: Job, rows: Sequence[dict[str, Any]], prompter: Prompter) -> None:
+    def __init__(self, job: Job, rows: Sequence[dict[str, Any]], prompter: TeacherPrompt) -> None:
         folder = job.inputs["base_model"]
         self.settings = prompter.teacher
         self.tokenizer: Any = load_tokenizer(folder)

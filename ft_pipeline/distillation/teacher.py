@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 from ft_pipeline.distillation import endpoint_teacher, vllm_teacher
-from ft_pipeline.distillation.teacher_prompt import Prompter
+from ft_pipeline.distillation.teacher_prompt import TeacherPrompt
 from ft_pipeline.job import Job
 from ft_pipeline.models.base_model import template_sha256
 from ft_pipeline.settings.project import TeacherSettings
@@ -19,7 +19,7 @@ def run(job: Job) -> dict[str, Any]:
     A run that was killed is asked only for what is missing. The summary is that of local.py, vllm.py or client.py.
     """
     teacher = teacher_of(job)
-    prompter = Prompter.of(teacher, job.inputs["conversations"])
+    prompter = TeacherPrompt.of(teacher, job.inputs["conversations"])
     if teacher.endpoint is not None:
         summary = endpoint_teacher.answer_all(job, prompter)
     elif (engine := vllm_teacher.wanted(teacher.engine, job.device)) is not None:
@@ -42,7 +42,7 @@ def teacher_of(job: Job) -> TeacherSettings:
     return TeacherSettings.model_validate(settings)
 
 
-def _provenance(job: Job, prompter: Prompter) -> dict[str, Any]:
+def _provenance(job: Job, prompter: TeacherPrompt) -> dict[str, Any]:
     """What every answer of this run has in common. Nobody sees the chat template of an endpoint's model: there, the
     template is what we put around each prompt."""
     endpoint = prompter.teacher.endpoint

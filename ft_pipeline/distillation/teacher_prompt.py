@@ -11,20 +11,20 @@ import pyarrow.parquet as pq
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.models.chat import pick_examples, render, with_prompt
-from ft_pipeline.models.endpoint.request_loop import Question
+from ft_pipeline.models.endpoint.request_loop import ChatRequest
 from ft_pipeline.settings.project import TeacherSettings
 from ft_pipeline.tables.formats.turns import Message, plain
 
 
 @dataclass(frozen=True)
-class Prompter:
+class TeacherPrompt:
     """Puts every question as the settings say."""
 
     teacher: TeacherSettings
     examples: list[list[Message]]
 
     @classmethod
-    def of(cls, teacher: TeacherSettings, conversations: Path) -> "Prompter":
+    def of(cls, teacher: TeacherSettings, conversations: Path) -> "TeacherPrompt":
         """With the fixed examples that the settings ask for, out of the train split of a conversations artifact.
         UserError where it has too few."""
         if not teacher.few_shot:
@@ -44,14 +44,14 @@ class Prompter:
         """The whole conversation that the teacher gets; it ends with the user."""
         return with_prompt(plain(messages), self.teacher.system_prompt, self.examples)
 
-    def question(self, messages: Sequence[Message], sample: int = 0) -> Question:
+    def question(self, messages: Sequence[Message], sample: int = 0) -> ChatRequest:
         """The question for an endpoint; its key holds the prompt, the teacher, what stands around it, the sampling."""
         assert self.teacher.endpoint is not None
         # An endpoint takes no reasoning of earlier turns: its own model would have hidden it, too.
         put = [{"role": turn["role"], "content": turn["content"]} for turn in self.messages(messages)]
         depends_on = [self.teacher.endpoint.url, self.teacher.model, self.sampling, sample, put]
         text = json.dumps(depends_on, ensure_ascii=False, sort_keys=True)
-        return Question(hashlib.sha256(text.encode()).hexdigest(), put, sample)
+        return ChatRequest(hashlib.sha256(text.encode()).hexdigest(), put, sample)
 
     def rendered(self, tokenizer: Any, rows: Iterable[Mapping[str, Any]]) -> dict[str, str]:
         """By row id, the prompt as a model on this machine sees it."""

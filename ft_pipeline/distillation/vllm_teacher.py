@@ -17,13 +17,13 @@ from typing import Any
 
 from ft_pipeline.distillation.answer_table import answer_row, read_prompts, unasked, write_answers
 from ft_pipeline.distillation.endpoint_teacher import answer_of
-from ft_pipeline.distillation.teacher_prompt import Prompter, token_lengths
+from ft_pipeline.distillation.teacher_prompt import TeacherPrompt, token_lengths
 from ft_pipeline.errors import UserError
 from ft_pipeline.job import Job
 from ft_pipeline.models.chat import stop_token_ids
 from ft_pipeline.models.endpoint.answer_log import AnswerLog
 from ft_pipeline.models.endpoint.chat_completions import Endpoint
-from ft_pipeline.models.endpoint.request_loop import Question, ask_all
+from ft_pipeline.models.endpoint.request_loop import ChatRequest, send_all
 from ft_pipeline.models.endpoint.responses import Failure, Reply
 from ft_pipeline.models.serving_engines import HOST, OFFLINE, Engine, find_program
 from ft_pipeline.settings.project import EndpointSettings, TeacherSettings
@@ -52,7 +52,7 @@ def wanted(engine: str, device: str) -> Engine | None:
     return Engine("vllm", program) if program else None
 
 
-def answer_all(job: Job, prompter: Prompter, engine: Engine) -> dict[str, Any]:
+def answer_all(job: Job, prompter: TeacherPrompt, engine: Engine) -> dict[str, Any]:
     """Answer every row of the input `unlabelled` with the model of the input `base_model`, write answers.parquet to
     `job.out`; the summary, with the keys of local.answer_all. UserError where the server does not come up, or ends."""
     from ft_pipeline.models.load import load_tokenizer  # imports torch
@@ -60,14 +60,16 @@ def answer_all(job: Job, prompter: Prompter, engine: Engine) -> dict[str, Any]:
     folder = job.inputs["base_model"]
     teacher = _behind_a_server(prompter.teacher, folder.name)
     tokenizer = load_tokenizer(folder)
-    work = _Work(list(read_prompts(job.inputs["unlabelled"])), Prompter(teacher, prompter.examples), tokenizer, folder)
+    work = _Work(
+        list(read_prompts(job.inputs["unlabelled"])), TeacherPrompt(teacher, prompter.examples), tokenizer, folder
+    )
     questions = [question for _, _, question in work.wanted if question]
     with AnswerLog.opened(job.work / "vllm", job.report.log) as log:
         known = sum(log.answered(each.key) or log.hopeless(each.key) for each in questions)
         missing = known < len(questions)
         with _serving(engine, job, work.longest) if missing else contextlib.nullcontext() as server:
             extra = {"top_p": 1.0, "top_k": -1, "stop_token_ids": stop_token_ids(tokenizer)}
-            asked = ask_all(
+            asked = send_all(
                 lambda: _Watched(server, teacher, extra), log, questions, len(questions), teacher, job.report
             )
         answers = [work.row(log, *each) for each in work.wanted]
@@ -96,7 +98,7 @@ def _behind_a_server(teacher: TeacherSettings, model: str) -> TeacherSettings:
 class _Work:
     """Every answer that is wanted, and which prompts fit the model."""
 
-    def __init__(self, rows: list[dict[str, Any]], prompter: Prompter, tokenizer: Any, folder: Path) -> None:
+    def __init__(self, rows: list[dict[str, Any]], prompter: TeacherPrompt, tokenizer: Any, folder: Path) -> None:
         self.rows = rows
         self.lengths = token_lengths(tokenizer, prompter.rendered(tokenizer, rows))
         room = prompter.teacher.max_new_tokens
@@ -105,14 +107,14 @@ class _Work:
         fitting = {key: length for key, length in self.lengths.items() if not context or length + room <= context}
         self.longest = max(fitting.values(), default=0) + room
         """Tokens of the longest prompt that fits, and of its answer."""
-        self.wanted: list[tuple[dict[str, Any], int, Question | None]] = [
+        self.wanted: list[tuple[dict[str, Any], int, ChatRequest | None]] = [
             (row, sample, prompter.question(row["messages"], sample) if row["id"] in fitting else None)
             for row in rows
             for sample in range(prompter.teacher.answers_per_prompt)
         ]
         """Row, sample, and the question; None where it does not fit and is not asked."""
 
-    def row(self, log: AnswerLog, row: dict[str, Any], sample: int, question: Question | None) -> dict[str, Any]:
+    def row(self, log: AnswerLog, row: dict[str, Any], sample: int, question: ChatRequest | None) -> dict[str, Any]:
         """The row of answers.parquet."""
         if question is None:
             return answer_row(row, sample, **unasked(self.lengths[row["id"]]))

@@ -10,14 +10,14 @@ from contextlib import closing
 from pathlib import Path
 
 from ft_pipeline.project import records_elsewhere
-from ft_pipeline.store.atomic_files import user_write_errors, write_atomically
-from ft_pipeline.store.scrubbing import Secrets
+from ft_pipeline.store.atomic_files import translate_write_errors, write_atomically
+from ft_pipeline.store.scrubbing import ErasedTexts
 
 LOGS = (".out", ".err", ".log", ".txt")
 BUSY_SECONDS = 30.0
 
 
-def redact_dagster_home(folder: Path, secrets: Secrets) -> tuple[int, list[str]]:
+def redact_dagster_home(folder: Path, secrets: ErasedTexts) -> tuple[int, list[str]]:
     """(places that changed, notes): every text of every database below `folder`, and the logs of runs."""
     notes = []
     if records_elsewhere(folder):
@@ -31,9 +31,9 @@ def redact_dagster_home(folder: Path, secrets: Secrets) -> tuple[int, list[str]]
     return changed, notes
 
 
-def _redact_database(path: Path, secrets: Secrets) -> int:
+def _redact_database(path: Path, secrets: ErasedTexts) -> int:
     changed = 0
-    with user_write_errors(), closing(sqlite3.connect(path, timeout=BUSY_SECONDS)) as connection:
+    with translate_write_errors(), closing(sqlite3.connect(path, timeout=BUSY_SECONDS)) as connection:
         for table, column in list(_text_columns(connection)):
             rows = connection.execute(f'SELECT rowid, "{column}" FROM "{table}"').fetchall()
             for rowid, text in rows:
@@ -55,7 +55,7 @@ def _text_columns(connection: sqlite3.Connection) -> Iterator[tuple[str, str]]:
                 yield table, column
 
 
-def _scrubbed(text: str, secrets: Secrets) -> str:
+def _scrubbed(text: str, secrets: ErasedTexts) -> str:
     """A cell without the secrets; JSON is opened, so that texts that were cut short are known by their ends."""
     try:
         value = json.loads(text)
@@ -67,7 +67,7 @@ def _scrubbed(text: str, secrets: Secrets) -> str:
     return secrets.text(text)
 
 
-def _redact_log(path: Path, secrets: Secrets) -> int:
+def _redact_log(path: Path, secrets: ErasedTexts) -> int:
     before = path.read_bytes()
     after = secrets.content(path.with_suffix(".txt").name, before)
     if after == before:

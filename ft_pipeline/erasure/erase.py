@@ -14,14 +14,14 @@ from typing import Any
 
 import yaml
 
-from ft_pipeline.audit.artifact_index import SHOWN, Library
+from ft_pipeline.audit.artifact_index import SHOWN, ArtifactIndex
 from ft_pipeline.audit.row_usage import derived_ids, uses_of
 from ft_pipeline.audit.rows import read_rows
 from ft_pipeline.erasure.dagster_log import redact_dagster_home
-from ft_pipeline.erasure.raw_files import RawRow, read_raw_rows, with_marks
+from ft_pipeline.erasure.raw_files import RawRow, read_raw_rows, replace_with_markers
 from ft_pipeline.errors import UserError
 from ft_pipeline.project import FORMATS, Project
-from ft_pipeline.store.atomic_files import user_write_errors, write_atomically
+from ft_pipeline.store.atomic_files import translate_write_errors, write_atomically
 from ft_pipeline.store.blobs import BlobStore
 from ft_pipeline.store.provenance import user
 from ft_pipeline.store.redaction import (
@@ -32,8 +32,8 @@ from ft_pipeline.store.redaction import (
     redactions,
     refuse_while_running,
 )
-from ft_pipeline.store.scrubbing import MIN_CHARS, Secrets
-from ft_pipeline.tables.excluded_rows import add_excluded, mark_of, salt_of, salted
+from ft_pipeline.store.scrubbing import MIN_CHARS, ErasedTexts
+from ft_pipeline.tables.excluded_rows import add_excluded, erasure_marker, salt_of, salted
 from ft_pipeline.tables.reading.sidecar import PLAIN, Sidecar, parse_sidecar, read_sidecar
 from ft_pipeline.tables.reason_codes import Refused
 
@@ -45,7 +45,7 @@ BEYOND = (
 
 
 @dataclass(frozen=True)
-class Forgotten:
+class ErasureResult:
     """What `ft erase` did."""
 
     record: int
@@ -87,7 +87,7 @@ class _Place:
         return f"{self.data_format}/{self.name}:{self.row.number}"
 
 
-def forget(project: Project, path: Path, numbers: Sequence[int], reason: str) -> Forgotten:
+def erase(project: Project, path: Path, numbers: Sequence[int], reason: str) -> ErasureResult:
     """Forget rows of a raw file, by number. UserError where they cannot be found, or while a run is under way."""
     if not reason.strip():
         raise UserError("say why, for the record: --reason TEXT")
@@ -101,7 +101,7 @@ def forget(project: Project, path: Path, numbers: Sequence[int], reason: str) ->
     rows = [_entry(place, salt) for place in gone]
     when, by = datetime.now(UTC).isoformat(timespec="seconds"), user()
     add_excluded(project.root / "data", salt, [{**row, "when": when, "by": by, "reason": reason} for row in rows])
-    library = Library(project.store)
+    library = ArtifactIndex(project.store)
     secrets, also = _secrets(library, everywhere, gone, salt)
     seen = uses_of(library, name, list(secrets.marks))
     number = len(redactions(project.store)) + 1
@@ -114,7 +114,7 @@ def forget(project: Project, path: Path, numbers: Sequence[int], reason: str) ->
     models = [asdict(use) for use in seen.uses if use.how != "made from it"]
     files = _redact_own_files(project, gone, secrets)
     record(project.store, Redaction(number, when, by, reason, rows, artifacts, kept, models))
-    return Forgotten(
+    return ErasureResult(
         record=number,
         rows=rows,
         files=files,
@@ -172,8 +172,8 @@ def _entry(place: _Place, salt: str) -> dict[str, Any]:
 
 
 def _secrets(
-    library: Library, everywhere: Sequence[_Place], gone: Sequence[_Place], salt: str
-) -> tuple[Secrets, list[str]]:
+    library: ArtifactIndex, everywhere: Sequence[_Place], gone: Sequence[_Place], salt: str
+) -> tuple[ErasedTexts, list[str]]:
     """What is to be looked for, and the rows that share a text with it and stay.
 
     A text that another row holds too (a system prompt, a common question) tells nobody apart, and stays.
@@ -190,12 +190,12 @@ def _secrets(
         for row in read_rows(node, "answers.parquet", ["id", "answer"])
         if row["id"] in identities and row.get("answer")
     }
-    marks = {identity: mark_of(salted(identity, salt)) for identity in sorted(own)}
+    marks = {identity: erasure_marker(salted(identity, salt)) for identity in sorted(own)}
     distinct = frozenset(text for text in texts | answers if not common[text])
-    return Secrets(marks, distinct, frozenset(texts | answers)), also[:ALSO_SHOWN]
+    return ErasedTexts(marks, distinct, frozenset(texts | answers)), also[:ALSO_SHOWN]
 
 
-def _redact_kept_files(library: Library, data_format: str, secrets: Secrets, unread: list[str]) -> list[str]:
+def _redact_kept_files(library: ArtifactIndex, data_format: str, secrets: ErasedTexts, unread: list[str]) -> list[str]:
     """Every copy that any snapshot of the format kept, whatever the file was called then; `unread` takes those that
     are gone or damaged."""
     blobs = BlobStore(library.root)
@@ -233,7 +233,7 @@ def _kept_sidecar(blobs: BlobStore, sha256: str | None, into: Path) -> Sidecar:
         return PLAIN
 
 
-def _without_rows(path: Path, name: str, data_format: str, sidecar: Sidecar, secrets: Secrets) -> bytes | None:
+def _without_rows(path: Path, name: str, data_format: str, sidecar: Sidecar, secrets: ErasedTexts) -> bytes | None:
     """The file's bytes with marks for the forgotten rows; None where it holds none of them."""
     try:
         rows = {row.number: row.identity for row in read_raw_rows(path, name, data_format, sidecar)}
@@ -242,11 +242,11 @@ def _without_rows(path: Path, name: str, data_format: str, sidecar: Sidecar, sec
         after = secrets.content("refused.txt", before)
         return after if after != before else None
     marks = {number: secrets.marks[identity] for number, identity in rows.items() if identity in secrets.marks}
-    return with_marks(path, name, marks) if marks else None
+    return replace_with_markers(path, name, marks) if marks else None
 
 
 def _redact_artifacts(
-    library: Library, secrets: Secrets, note: dict[str, Any], unread: list[str]
+    library: ArtifactIndex, secrets: ErasedTexts, note: dict[str, Any], unread: list[str]
 ) -> list[dict[str, Any]]:
     found = []
     for node in library.all():
@@ -259,7 +259,7 @@ def _redact_artifacts(
     return found
 
 
-def _redact_own_files(project: Project, gone: Sequence[_Place], secrets: Secrets) -> list[str]:
+def _redact_own_files(project: Project, gone: Sequence[_Place], secrets: ErasedTexts) -> list[str]:
     marks: dict[tuple[str, str], dict[int, str]] = {}
     for place in gone:
         marks.setdefault((place.data_format, place.name), {})[place.row.number] = secrets.marks[place.row.identity]
@@ -267,8 +267,8 @@ def _redact_own_files(project: Project, gone: Sequence[_Place], secrets: Secrets
     for (data_format, name), own in marks.items():
         path = project.raw(data_format) / name
         mode = path.stat().st_mode
-        with user_write_errors():
-            write_atomically(path, with_marks(path, name, own))
+        with translate_write_errors():
+            write_atomically(path, replace_with_markers(path, name, own))
             path.chmod(mode & 0o7777)
         changed.append(path.relative_to(project.root).as_posix())
     return changed

@@ -12,7 +12,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ft_pipeline.tables.excluded_rows import is_mark
+from ft_pipeline.tables.excluded_rows import is_erasure_marker
 from ft_pipeline.tables.formats.registry import COLUMNS, convert
 from ft_pipeline.tables.formats.row_ids import row_id
 from ft_pipeline.tables.reading.batches import Batch, divide
@@ -53,7 +53,7 @@ def _raw_row(number: int, value: Any, raw: str, data_format: str, sidecar: Sidec
     record = convert(data_format, value, sidecar)
     texts = frozenset([raw, *_strings_of(value)])
     if isinstance(record, Fault):
-        forgotten = isinstance(value, dict) and is_mark(value)
+        forgotten = isinstance(value, dict) and is_erasure_marker(value)
         return RawRow(number, sha256(raw.encode("utf-8", "surrogateescape")).hexdigest(), texts, forgotten)
     named = dict(zip(COLUMNS[data_format], record, strict=True))
     return RawRow(number, row_id(named), texts | frozenset(_strings_of(named)))
@@ -78,7 +78,7 @@ def _strings_of(value: Any) -> Iterator[str]:
             yield from _strings_of(item)
 
 
-def with_marks(path: Path, name: str, marks: Mapping[int, str]) -> bytes:
+def replace_with_markers(path: Path, name: str, marks: Mapping[int, str]) -> bytes:
     """The file's bytes with each of these rows (by number) replaced by its mark. All others keep their bytes and their
     numbers; a Parquet file is written anew."""
     suffix = Path(name).suffix.lower()

@@ -1,4 +1,4 @@
 """The kinds of models that are compared: base, prompt, adapter, merged, teacher, champion."""
 
-UNTOUCHED = ("base", "prompt")
+BASELINES = ("base", "prompt")
 TUNED = ("adapter", "merged")

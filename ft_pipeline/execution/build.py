@@ -18,7 +18,7 @@ from ft_pipeline.execution.workers.launchers import Launcher, check_environment,
 from ft_pipeline.execution.workers.supervisor import WorkerError, WorkerJob, WorkerResult, run_worker
 from ft_pipeline.models.base_model import is_from_hub
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore, Draft
-from ft_pipeline.store.atomic_files import user_write_errors
+from ft_pipeline.store.atomic_files import translate_write_errors
 from ft_pipeline.store.spec import Spec
 
 OBSERVATION_SECONDS = 5.0
@@ -30,7 +30,7 @@ BuildFunction = Callable[[Spec, Mapping[str, Path], Path], dict[str, Any]]
 
 
 @dataclass(frozen=True)
-class Build:
+class BuildResult:
     """An artifact, and how it was come by."""
 
     artifact: Artifact
@@ -48,7 +48,7 @@ def build_artifact(
     build: BuildFunction | None = None,
     run_info: Mapping[str, Any] | None = None,
     launcher: Launcher | None = None,
-) -> Build:
+) -> BuildResult:
     """The artifact of `spec`.
 
     device: the job leases the GPUs it needs, or the CPU slot where there is none.
@@ -64,12 +64,12 @@ def build_artifact(
         check_environment()
         need = _need(device)
         launcher = launcher or launcher_for(spec.kind, need)
-        builder = _Builder(context, store, spec, dict(run_info or run_info_of(context)), launcher)
+        builder = _ArtifactBuilder(context, store, spec, dict(run_info or run_info_of(context)), launcher)
         artifact, reused = builder.find_or_build(need, force, build)
-    return Build(artifact, reused, time.monotonic() - started)
+    return BuildResult(artifact, reused, time.monotonic() - started)
 
 
-class _Builder:
+class _ArtifactBuilder:
     def __init__(
         self,
         context: dg.AssetExecutionContext | None,
@@ -99,7 +99,7 @@ class _Builder:
         inputs = {name: self.store.require(*reference, self.say).path for name, reference in self.spec.inputs.items()}
         draft = self.store.begin(self.spec, afresh=force)
         try:
-            with self._device(need) as leased, user_write_errors():
+            with self._device(need) as leased, translate_write_errors():
                 started = time.monotonic()
                 used: dict[str, Any] = {"device": leased.device, "gpus": list(leased.names)}
                 if build:

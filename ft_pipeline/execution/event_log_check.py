@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import dagster as dg
 
-from ft_pipeline.audit.artifact_index import SHOWN, Library
+from ft_pipeline.audit.artifact_index import SHOWN, ArtifactIndex
 from ft_pipeline.audit.findings import Finding
-from ft_pipeline.execution.instance import connected
+from ft_pipeline.execution.instance import connect_instance
 from ft_pipeline.project import Project, records_elsewhere
 from ft_pipeline.store.garbage import removed
 
@@ -32,7 +32,7 @@ class Event:
         return f"{key} {self.fingerprint[:SHOWN]}"
 
 
-def cross_check(project: Project, library: Library) -> tuple[int, list[Finding], list[str]]:
+def cross_check(project: Project, library: ArtifactIndex) -> tuple[int, list[Finding], list[str]]:
     """(events read, findings, notes). Where there is no record of Dagster's, a note says so and nothing is found."""
     try:
         events = _all_events(project)
@@ -47,7 +47,7 @@ def cross_check(project: Project, library: Library) -> tuple[int, list[Finding],
     return len(events), list(dict.fromkeys(found)), [note] if len(kept) < len(events) else []
 
 
-def _check(library: Library, event: Event) -> list[Finding]:
+def _check(library: ArtifactIndex, event: Event) -> list[Finding]:
     node = library.find(event.asset, event.fingerprint, event.manifest_sha256)
     told = f"run {event.run_id[:8]} materialized it"
     if node.path is None:
@@ -62,7 +62,7 @@ def _all_events(project: Project) -> list[Event] | None:
     """Every materialization that Dagster knows; None where it has no database yet, which asking would make."""
     if not records_elsewhere(project.dagster_home) and not (project.dagster_home / "history").is_dir():
         return None
-    with connected() as instance:
+    with connect_instance() as instance:
         return [event for key in sorted(instance.all_asset_keys()) for event in _events_of(instance, key)]
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 from ft_pipeline.errors import UserError
 from ft_pipeline.project import Project
 from ft_pipeline.release.champion import history
-from ft_pipeline.settings.sweep import owner_of
+from ft_pipeline.settings.sweep import sweep_owner
 from ft_pipeline.store.artifacts import ArtifactStore
-from ft_pipeline.store.asset_pointers import Current, Pointer
+from ft_pipeline.store.asset_pointers import AssetPointers, Pointer
 from ft_pipeline.store.garbage import Garbage, Reference, find_garbage, remove
 from ft_pipeline.store.locks import FileLock
 
@@ -28,7 +28,7 @@ def collect(project: Project, *, dry_run: bool) -> Garbage:
         garbage = find_garbage(store, _roots(project, forgotten), before)
         if not dry_run:
             for pointer in forgotten:
-                Current(store.root).remove(pointer.asset, pointer.partition)
+                AssetPointers(store.root).remove(pointer.asset, pointer.partition)
             remove(store, garbage)
         return garbage
 
@@ -51,7 +51,7 @@ def _forgotten(project: Project, before: datetime) -> list[Pointer]:
     names = set(project.experiment_names())
     return [
         pointer
-        for pointer in Current(project.store).all()
+        for pointer in AssetPointers(project.store).all()
         if pointer.partition and _gone(project, pointer.partition, names)
         if datetime.fromisoformat(pointer.when) < before
     ]
@@ -59,17 +59,17 @@ def _forgotten(project: Project, before: datetime) -> list[Pointer]:
 
 def _gone(project: Project, name: str, names: set[str]) -> bool:
     """A member of a series stays while its experiment's YAML is only broken."""
-    if name in names or owner_of(name) not in names:
+    if name in names or sweep_owner(name) not in names:
         return name not in names
     try:
-        project.experiment(owner_of(name))
+        project.experiment(sweep_owner(name))
     except UserError:
         return False
     return True
 
 
 def _roots(project: Project, forgotten: list[Pointer]) -> set[Reference]:
-    pointers = [each for each in Current(project.store).all() if each not in forgotten]
+    pointers = [each for each in AssetPointers(project.store).all() if each not in forgotten]
     roots = {(pointer.kind, pointer.fingerprint) for pointer in pointers}
     for record in history(project.store):
         roots |= set(record.fingerprints.items())

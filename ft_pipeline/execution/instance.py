@@ -23,7 +23,7 @@ def require_writable(home: Path) -> None:
         )
 
 
-def only_daemon(home: Path) -> FileLock:
+def lock_ui(home: Path) -> FileLock:
     """The lock of the one `ft ui` of a project, taken. UserError where one is up: two daemons would both start what is
     due."""
     lock = FileLock(home / "ui", "ft ui")
@@ -35,17 +35,17 @@ def only_daemon(home: Path) -> FileLock:
 
 
 @contextlib.contextmanager
-def opened() -> Iterator[dg.DagsterInstance]:
+def open_instance() -> Iterator[dg.DagsterInstance]:
     """`connected`, by one process at a time: two that find no database yet would both make its tables."""
     home = os.environ.get("DAGSTER_HOME")
     lock = FileLock(Path(home) / "opening", "opening Dagster's database") if home else None
     with lock.hold() if lock else contextlib.nullcontext():
-        instance = connected()
+        instance = connect_instance()
     with instance:
         yield instance
 
 
-def connected() -> dg.DagsterInstance:
+def connect_instance() -> dg.DagsterInstance:
     """Dagster's instance. UserError where dagster.yaml names a database of its own that cannot be had."""
     home = Path(os.environ.get("DAGSTER_HOME", ""))
     if not records_elsewhere(home):

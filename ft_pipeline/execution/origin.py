@@ -6,11 +6,13 @@ from urllib.parse import quote
 
 import dagster as dg
 
-from ft_pipeline.audit.artifact_index import SHOWN, Library
+from ft_pipeline.audit.artifact_index import SHOWN, ArtifactIndex
 from ft_pipeline.store.artifacts import Artifact
 
 
-def origin(artifact: Artifact, library: Library, assets: Mapping[str, bool], experiment: str | None) -> dict[str, Any]:
+def origin(
+    artifact: Artifact, library: ArtifactIndex, assets: Mapping[str, bool], experiment: str | None
+) -> dict[str, Any]:
     """Metadata of a materialization. `assets`: every asset's name, and whether it has a partition per experiment.
 
     An input that is no asset's own (the model of an earlier stage) has no page to link to, and is named without.
@@ -24,7 +26,7 @@ def origin(artifact: Artifact, library: Library, assets: Mapping[str, bool], exp
     }
 
 
-def _table(artifact: Artifact, library: Library, assets: Mapping[str, bool], experiment: str | None) -> str:
+def _table(artifact: Artifact, library: ArtifactIndex, assets: Mapping[str, bool], experiment: str | None) -> str:
     recorded = artifact.manifest.get("input_manifests") or {}
     lines = ["| input | asset | fingerprint | manifest |", "| --- | --- | --- | --- |"]
     for name, (kind, fingerprint) in artifact.inputs.items():

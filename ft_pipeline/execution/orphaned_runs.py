@@ -24,7 +24,7 @@ _held: dict[str, FileLock] = {}
 """Until this process ends, however it ends."""
 
 
-def hold(context: dg.AssetExecutionContext, store: Path) -> None:
+def lock_run(context: dg.AssetExecutionContext, store: Path) -> None:
     """Say that this process executes the run. For runs in one process, as ours are: on Kubernetes, and with an executor
     that starts a process per step, Dagster looks after the processes itself."""
     run_id = context.run.run_id
@@ -38,7 +38,7 @@ def hold(context: dg.AssetExecutionContext, store: Path) -> None:
             pass  # from here on `ft gc` sees the lock and keeps away
 
 
-def end_stranded(
+def end_orphaned_runs(
     instance: dg.DagsterInstance, store: Path, say: Callable[[str], None] = lambda message: None
 ) -> list[str]:
     """Mark such runs as ended and free their slots; their ids. Runs over another store are left alone."""

@@ -9,7 +9,7 @@ import dagster as dg
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.execution.recorded_checks import failed_checks
-from ft_pipeline.execution.step import STEPS, Inputs, NotYetBuilt, Step
+from ft_pipeline.execution.step import STEPS, MissingInput, SpecContext, Step
 from ft_pipeline.execution.step_asset import planned_spec
 from ft_pipeline.project import Project
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
@@ -52,7 +52,7 @@ def plan(project: Project, experiments: Sequence[str], instance: dg.DagsterInsta
     for step in flow():
         for experiment in experiments if step.per_experiment else [None]:
             upstream = _upstream(step, experiment, experiments, states)
-            inputs = Inputs(project, store, experiment)
+            inputs = SpecContext(project, store, experiment)
             states[step.name, experiment] = _state(step, inputs, upstream, instance)
     return list(states.values())
 
@@ -72,7 +72,7 @@ def _upstream(
     return found
 
 
-def _state(step: Step, inputs: Inputs, upstream: list[Planned], instance: dg.DagsterInstance | None) -> Planned:
+def _state(step: Step, inputs: SpecContext, upstream: list[Planned], instance: dg.DagsterInstance | None) -> Planned:
     def planned(state: State, reason: str, cause: Cause = "other") -> Planned:
         return Planned(step.name, inputs.experiment, state, reason, cause)
 
@@ -88,7 +88,7 @@ def _state(step: Step, inputs: Inputs, upstream: list[Planned], instance: dg.Dag
         if waiting:
             return planned("stale", f"{waiting[0].asset} runs first ({waiting[0].reason})", "upstream")
         spec = planned_spec(step, inputs)
-    except NotYetBuilt as error:
+    except MissingInput as error:
         return planned("stale", str(error), "upstream")
     except UserError as error:
         return planned("broken", str(error))

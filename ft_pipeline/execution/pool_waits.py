@@ -14,7 +14,7 @@ POLL_SECONDS = 2.0
 
 
 @contextlib.contextmanager
-def telling_who_waits(instance: dg.DagsterInstance, invocation: str, say: Callable[[str, str], None]) -> Iterator[None]:
+def report_pool_waits(instance: dg.DagsterInstance, invocation: str, say: Callable[[str, str], None]) -> Iterator[None]:
     """Within the block: `say` hears once of each step of this command that waits (step, for what), in a thread."""
     ended = threading.Event()
     watcher = threading.Thread(target=_watch, args=(instance, invocation, say, ended), daemon=True)

@@ -22,7 +22,7 @@ def failed_checks(artifact: Artifact) -> list[str]:
     return [f"{name}: {check.get('message') or 'failed'}" for name, check in failed.items()]
 
 
-def require(artifact: Artifact) -> Artifact:
+def require_passed(artifact: Artifact) -> Artifact:
     """The artifact, if no blocking check of it failed. UserError that names the first check and its reason."""
     failed = failed_checks(artifact)
     if failed:

@@ -17,10 +17,10 @@ import dagster as dg
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.execution.events import StepEvent, listening, publish
-from ft_pipeline.execution.instance import opened
-from ft_pipeline.execution.orphaned_runs import end_stranded
+from ft_pipeline.execution.instance import open_instance
+from ft_pipeline.execution.orphaned_runs import end_orphaned_runs
 from ft_pipeline.execution.planning import Planned, flow, plan
-from ft_pipeline.execution.pool_waits import INVOCATION, telling_who_waits
+from ft_pipeline.execution.pool_waits import INVOCATION, report_pool_waits
 from ft_pipeline.execution.step import STEPS
 from ft_pipeline.execution.step_asset import FORCE
 from ft_pipeline.execution.workers.launchers import check_environment
@@ -79,7 +79,7 @@ def what_runs(request: Request) -> list[Planned]:
     _load_steps()
     experiments = _experiments(request)
     selected = _selected(request)
-    with opened() as instance:
+    with open_instance() as instance:
         planned = plan(request.project, experiments, instance)
     return [_forced(each) if request.force else each for each in planned if each.asset in selected]
 
@@ -96,8 +96,10 @@ def run(request: Request) -> Outcome:
     planned = what_runs(request)
     if request.force:
         os.environ[FORCE] = "1"  # read by the steps of this process
-    with listening(events.append), opened() as instance:
-        end_stranded(instance, request.project.store)  # else this run would wait for the slot that a killed one kept
+    with listening(events.append), open_instance() as instance:
+        end_orphaned_runs(
+            instance, request.project.store
+        )  # else this run would wait for the slot that a killed one kept
         for experiment, assets in _batches(planned):
             failures += _materialize(instance, request, experiment, assets)
             if failures:
@@ -120,7 +122,7 @@ def release(project: Project) -> list[str]:
     """
     _load_steps()
     lock = FileLock(project.store / "locks" / "release", "materializing the champion")
-    with lock.hold(lambda message: None), opened() as instance:
+    with lock.hold(lambda message: None), open_instance() as instance:
         return _materialize(instance, Request(project), None, RELEASE)
 
 
@@ -234,7 +236,7 @@ def _materialize(
         publish(StepEvent(step, experiment, "waiting", message=reason))
 
     invocation = uuid4().hex[:12]
-    with listening(hear), telling_who_waits(instance, invocation, waits):
+    with listening(hear), report_pool_waits(instance, invocation, waits):
         result = dg.materialize(
             [step.asset for step in STEPS.values()],
             instance=instance,

@@ -10,16 +10,16 @@ from typing import Any
 import dagster as dg
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.execution.recorded_checks import require
+from ft_pipeline.execution.recorded_checks import require_passed
 from ft_pipeline.project import Project
 from ft_pipeline.settings.experiment import ExperimentSettings
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
-from ft_pipeline.store.asset_pointers import Current, Pointer
+from ft_pipeline.store.asset_pointers import AssetPointers, Pointer
 from ft_pipeline.store.spec import Spec
 
 
 @dataclass(frozen=True)
-class Check:
+class CheckSpec:
     """A check that the step's summary answers under `checks`; a blocking one stops the run when it fails."""
 
     name: str
@@ -28,7 +28,7 @@ class Check:
 
 
 @dataclass(frozen=True)
-class Inputs:
+class SpecContext:
     """What a step may look at while it resolves its spec: the project's settings and what is materialized now."""
 
     project: Project
@@ -54,7 +54,7 @@ class Inputs:
     def pointer(self, asset: str, experiment: str | None = None) -> Pointer | None:
         """What `asset` was last materialized to, held whole by the store or not; None if it never was."""
         per_experiment = STEPS[asset].per_experiment
-        return Current(self.store.root).read(asset, (experiment or self.experiment) if per_experiment else None)
+        return AssetPointers(self.store.root).read(asset, (experiment or self.experiment) if per_experiment else None)
 
     def artifact(self, asset: str) -> Artifact:
         """The artifact that `asset` was last materialized to. UserError if it never was, or is damaged."""
@@ -71,7 +71,7 @@ class Inputs:
 
         Dagster's blocking checks hold within one run only; whoever materializes a single asset passes them by.
         """
-        return require(self.artifact(asset))
+        return require_passed(self.artifact(asset))
 
     def made(self, spec: Spec) -> Artifact:
         """The artifact of a spec that is no asset's own (the teacher's model), built where it is not in the store.
@@ -84,16 +84,16 @@ class Inputs:
         if found is not None:
             return found
         if self.make is None:
-            raise NotYetBuilt(f"the {spec.kind} that it needs is not in the store yet")
+            raise MissingInput(f"the {spec.kind} that it needs is not in the store yet")
         return self.make(spec)
 
 
-class NotYetBuilt(Exception):
+class MissingInput(Exception):
     """A plan cannot tell the spec of a step before something else is built."""
 
 
 @dataclass(frozen=True)
-class Making:
+class BuildContext:
     """What a step that is light enough for the step's own process makes its artifact from."""
 
     project: Project
@@ -109,8 +109,8 @@ class Making:
         return self.store.require(*self.spec.inputs[name])
 
 
-SpecFunction = Callable[[Inputs], Spec]
-MakeFunction = Callable[[Making], dict[str, Any]]
+SpecFunction = Callable[[SpecContext], Spec]
+MakeFunction = Callable[[BuildContext], dict[str, Any]]
 ShowFunction = Callable[[Artifact], dict[str, Any]]
 
 
@@ -125,7 +125,7 @@ class Step:
     gpu: Callable[[Project], bool]
     """Whether its worker leases a device, as the project's settings are now."""
     code_version: str
-    checks: tuple[Check, ...]
+    checks: tuple[CheckSpec, ...]
     spec: SpecFunction
     build: MakeFunction | None
     show: ShowFunction | None

@@ -10,21 +10,30 @@ from typing import Any
 
 import dagster as dg
 
-from ft_pipeline.audit.artifact_index import Library
+from ft_pipeline.audit.artifact_index import ArtifactIndex
 from ft_pipeline.errors import UserError
 from ft_pipeline.execution import orphaned_runs
-from ft_pipeline.execution.build import Build, BuildFunction, build_artifact
+from ft_pipeline.execution.build import BuildFunction, BuildResult, build_artifact
 from ft_pipeline.execution.events import State, StepEvent, publish
 from ft_pipeline.execution.metadata import clean_metadata
 from ft_pipeline.execution.origin import origin
 from ft_pipeline.execution.pool_waits import POOL
 from ft_pipeline.execution.recorded_checks import failed_checks, recorded_checks
-from ft_pipeline.execution.step import STEPS, Check, Inputs, MakeFunction, Making, ShowFunction, SpecFunction, Step
+from ft_pipeline.execution.step import (
+    STEPS,
+    BuildContext,
+    CheckSpec,
+    MakeFunction,
+    ShowFunction,
+    SpecContext,
+    SpecFunction,
+    Step,
+)
 from ft_pipeline.execution.workers.devices import DeviceNeed
 from ft_pipeline.execution.workers.launchers import TRAINING
 from ft_pipeline.project import Project
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
-from ft_pipeline.store.asset_pointers import Current
+from ft_pipeline.store.asset_pointers import AssetPointers
 from ft_pipeline.store.spec import Spec
 from ft_pipeline.store.sql_views import write_views
 
@@ -55,7 +64,7 @@ def step(
     code_version: str = "1",
     per_experiment: bool = False,
     gpu: bool | Callable[[Project], bool] = False,
-    checks: Sequence[Check] = (),
+    checks: Sequence[CheckSpec] = (),
     build: MakeFunction | None = None,
     show: ShowFunction | None = None,
     name: str | None = None,
@@ -130,7 +139,7 @@ def _as_loaded(gpu: Callable[[Project], bool]) -> bool:
         return True
 
 
-def planned_spec(step: Step, inputs: Inputs) -> Spec:
+def planned_spec(step: Step, inputs: SpecContext) -> Spec:
     """The spec that materializing `step` now would build; UserError where it cannot be."""
     return step.spec(inputs).with_code_version(step.code_version)
 
@@ -138,12 +147,12 @@ def planned_spec(step: Step, inputs: Inputs) -> Spec:
 def _materialize(context: dg.AssetExecutionContext, step: Step, experiment: str | None) -> dg.MaterializeResult:
     project = Project.find()
     store = ArtifactStore(project.store)
-    orphaned_runs.hold(context, store.root)
+    orphaned_runs.lock_run(context, store.root)
 
     def make(spec: Spec) -> Artifact:
         return build_artifact(context, store, spec, device=device_need(project, experiment, spec.kind)).artifact
 
-    spec = planned_spec(step, Inputs(project, store, experiment, make))
+    spec = planned_spec(step, SpecContext(project, store, experiment, make))
     made = build_artifact(
         context,
         store,
@@ -152,7 +161,7 @@ def _materialize(context: dg.AssetExecutionContext, step: Step, experiment: str 
         build=_own_build(step, project, store),
         force=_forced(),
     )
-    Current(store.root).write(step.name, experiment, made.artifact)
+    AssetPointers(store.root).write(step.name, experiment, made.artifact)
     write_views(store)
     publish(_ended(step, experiment, made))
     shown = step.show(made.artifact) if step.show else {}
@@ -164,7 +173,7 @@ def _materialize(context: dg.AssetExecutionContext, step: Step, experiment: str 
     )
 
 
-def _ended(step: Step, experiment: str | None, made: Build) -> StepEvent:
+def _ended(step: Step, experiment: str | None, made: BuildResult) -> StepEvent:
     failed = failed_checks(made.artifact)
     state: State = "gate failed" if failed else "reused" if made.reused else "built"
     return StepEvent(step.name, experiment, state, made.seconds, "; ".join(failed))
@@ -178,7 +187,7 @@ def _own_build(step: Step, project: Project, store: ArtifactStore) -> BuildFunct
     if step.build is None:
         return None
     make = step.build
-    return lambda spec, inputs, out: make(Making(project, store, spec, inputs, out))
+    return lambda spec, inputs, out: make(BuildContext(project, store, spec, inputs, out))
 
 
 def device_need(project: Project, experiment: str | None, kind: str) -> DeviceNeed:
@@ -195,16 +204,16 @@ def _forced() -> bool:
     return os.environ.get(FORCE) == "1"
 
 
-def _own_metadata(made: Build, store: ArtifactStore, experiment: str | None) -> dict[str, Any]:
+def _own_metadata(made: BuildResult, store: ArtifactStore, experiment: str | None) -> dict[str, Any]:
     assets = {step.name: step.per_experiment for step in STEPS.values()}
     return {
         "result": "reused from the store" if made.reused else "built",
         "seconds": round(made.seconds, 2),
-        **origin(made.artifact, Library(store.root), assets, experiment),
+        **origin(made.artifact, ArtifactIndex(store.root), assets, experiment),
     }
 
 
-def _check_result(asset: str, check: Check, recorded: Mapping[str, Any]) -> dg.AssetCheckResult:
+def _check_result(asset: str, check: CheckSpec, recorded: Mapping[str, Any]) -> dg.AssetCheckResult:
     details = {key: value for key, value in recorded.items() if key not in {"passed", "blocking"}}
     return dg.AssetCheckResult(
         asset_key=asset,

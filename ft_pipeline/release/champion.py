@@ -42,7 +42,7 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Record:
+class ChampionRecord:
     """One entry of the series; the fields of `ft champion --json` and what a walk to the artifacts needs."""
 
     sequence: int
@@ -92,14 +92,14 @@ class Promotion:
     passed_over: tuple[str, ...] = ()
 
 
-def history(store: Path) -> list[Record]:
+def history(store: Path) -> list[ChampionRecord]:
     """All records under the store folder `store`, oldest first. UserError where one cannot be read."""
     folder = store / "champion"
     paths = [path for path in folder.glob("*.json") if RECORD_NAME.match(path.name)] if folder.is_dir() else []
     return [_read(path) for path in sorted(paths, key=lambda path: int(path.stem))]
 
 
-def current(store: Path) -> Record | None:
+def current(store: Path) -> ChampionRecord | None:
     """The champion, or None where nothing was ever released."""
     records = history(store)
     return records[-1] if records else None
@@ -116,7 +116,7 @@ def decision_key(scored: Mapping[str, tuple[str, str]], settings: Mapping[str, A
     return sha256_of_json({"scores": own, **{key: value for key, value in settings.items() if key not in _NO_GROUNDS}})
 
 
-def before_deciding_on(store: Path, decided_on: str) -> Record | None:
+def before_deciding_on(store: Path, decided_on: str) -> ChampionRecord | None:
     """The champion as it stood before any move that was decided on these scores (`evidence.decided_on`).
 
     A comparison that took the champion as it stands now would be out of date as soon as its own decision moved it.
@@ -127,7 +127,7 @@ def before_deciding_on(store: Path, decided_on: str) -> Record | None:
     return records[-1] if records else None
 
 
-def held_back(records: Sequence[Record]) -> dict[str, int]:
+def manually_rejected(records: Sequence[ChampionRecord]) -> dict[str, int]:
     """Fingerprint → number of the record by which a person passed the model over or rolled it back.
 
     Such a model returns by hand only, or trained anew: then it is another model. Otherwise the next run, which sees the
@@ -140,7 +140,7 @@ def held_back(records: Sequence[Record]) -> dict[str, int]:
     return held
 
 
-def promote(store: Path, choose: Callable[[Record | None], Promotion | None]) -> Record | None:
+def promote(store: Path, choose: Callable[[ChampionRecord | None], Promotion | None]) -> ChampionRecord | None:
     """Append what `choose` wants, and return the champion that stands afterwards.
 
     `choose` sees the present champion and answers with a move or None (nothing moves). If another process promotes
@@ -157,12 +157,12 @@ def promote(store: Path, choose: Callable[[Record | None], Promotion | None]) ->
             return record
 
 
-def before(store: Path) -> Record:
+def before(store: Path) -> ChampionRecord:
     """The champion that a rollback would bring back. UserError where there is none."""
     return _last_two(store)[1]
 
 
-def rollback(store: Path, reason: str = "", looked_at: str | None = None, known: Iterable[str] = ()) -> Record:
+def rollback(store: Path, reason: str = "", looked_at: str | None = None, known: Iterable[str] = ()) -> ChampionRecord:
     """Bring back the champion before the present one, exactly, as a new record; a second rollback goes further back.
 
     looked_at, known: the decision key of the present comparison, and the fingerprints of its candidates: none of them,
@@ -187,7 +187,7 @@ def rollback(store: Path, reason: str = "", looked_at: str | None = None, known:
             return signed
 
 
-def _last_two(store: Path) -> tuple[Record, Record]:
+def _last_two(store: Path) -> tuple[ChampionRecord, ChampionRecord]:
     """The champion, and the one before it."""
     records = {record.sequence: record for record in history(store)}
     if not records:
@@ -198,11 +198,11 @@ def _last_two(store: Path) -> tuple[Record, Record]:
     return present, records[present.previous_sequence]
 
 
-def _record_of(move: Promotion, present: Record | None) -> Record:
+def _record_of(move: Promotion, present: ChampionRecord | None) -> ChampionRecord:
     if move.forced and not move.reason.strip():
         raise UserError("a forced promotion needs a reason, which the record keeps: --force --reason TEXT")
     candidate = move.candidate
-    return Record(
+    return ChampionRecord(
         sequence=present.sequence + 1 if present else 1,
         name=candidate.name,
         kind=candidate.kind,
@@ -221,12 +221,12 @@ def _record_of(move: Promotion, present: Record | None) -> Record:
     )
 
 
-def _signed(store: Path, record: Record) -> Record:
+def _signed(store: Path, record: ChampionRecord) -> ChampionRecord:
     before = store / "champion" / f"{record.sequence - 1:06d}.json"
     return replace(record, by=user(), previous_sha256=sha256_of_file(before) if before.is_file() else None)
 
 
-def _append(store: Path, record: Record) -> bool:
+def _append(store: Path, record: ChampionRecord) -> bool:
     """Write the record under its number, whole or not at all; False where the number is taken."""
     folder = store / "champion"
     folder.mkdir(parents=True, exist_ok=True)
@@ -245,9 +245,9 @@ def _append(store: Path, record: Record) -> bool:
     return True
 
 
-def _read(path: Path) -> Record:
+def _read(path: Path) -> ChampionRecord:
     try:
-        return Record(**json.loads(path.read_text(encoding="utf-8")))
+        return ChampionRecord(**json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as error:
         raise UserError(
             f"the champion record {path.name} cannot be read ({error}); restore data/store/champion from a backup"

@@ -7,11 +7,11 @@ from typing import Any
 from ft_pipeline.errors import UserError
 from ft_pipeline.release import champion
 from ft_pipeline.release.candidates import candidates, key_of
-from ft_pipeline.release.champion import Candidate, Promotion, Record
-from ft_pipeline.release.promotion import judge_one, promotion
+from ft_pipeline.release.champion import Candidate, ChampionRecord, Promotion
+from ft_pipeline.release.promotion import decide_one, promotion
 from ft_pipeline.settings.project import PromotionSettings
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
-from ft_pipeline.store.asset_pointers import Current
+from ft_pipeline.store.asset_pointers import AssetPointers
 
 
 class NotPromoted(Exception):
@@ -20,7 +20,7 @@ class NotPromoted(Exception):
 
 def promote(
     store: ArtifactStore, comparison: Artifact, settings: PromotionSettings, name: str, *, force: bool, reason: str
-) -> tuple[Record, bool]:
+) -> tuple[ChampionRecord, bool]:
     """Release what `name` (an experiment, or a row of the comparison) stands for: the record, and whether it is new.
 
     The gates are read again from the manifests. NotPromoted where a rule refuses it, unless `force`, which needs a
@@ -35,12 +35,12 @@ def promote(
     candidate = known[row["name"]]
     new = False
 
-    def choose(present: Record | None) -> Promotion | None:
+    def choose(present: ChampionRecord | None) -> Promotion | None:
         nonlocal new
         new = present is None or present.fingerprint != candidate.fingerprint
         if not new:
             return None
-        decision = judge_one(document, known, settings, present, row["name"])
+        decision = decide_one(document, known, settings, present, row["name"])
         if not decision.move and not force:
             raise NotPromoted(f"{row['name']} is not promoted: {'; '.join(decision.reasons)}")
         move = promotion(replace(decision, move=True), known, comparison.fingerprint)
@@ -61,7 +61,7 @@ def promote(
     return record, new
 
 
-def rollback(store: ArtifactStore, comparison: Artifact | None, reason: str) -> Record:
+def rollback(store: ArtifactStore, comparison: Artifact | None, reason: str) -> ChampionRecord:
     """Bring back the champion before the present one, exactly. UserError where there is none before, or where the store
     does not hold it any more."""
     target = champion.before(store.root)
@@ -95,7 +95,7 @@ def find_row(document: Mapping[str, Any], known: Mapping[str, Candidate], name: 
 def _require_newest(store: ArtifactStore, comparison: Artifact, row: Mapping[str, Any]) -> None:
     if row["experiment"] is None:
         return
-    pointer = Current(store.root).read("scores", row["experiment"])
+    pointer = AssetPointers(store.root).read("scores", row["experiment"])
     compared = comparison.inputs[f"{row['experiment']}/scores"][1]
     if pointer is not None and pointer.fingerprint != compared:
         raise UserError(f"{row['experiment']} was scored anew since the comparison; run `ft run`, then promote")

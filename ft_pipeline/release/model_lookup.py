@@ -9,10 +9,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.release.champion import Record, current
+from ft_pipeline.release.champion import ChampionRecord, current
 from ft_pipeline.release.promotion import gates
 from ft_pipeline.store.artifacts import SHORT, Artifact, ArtifactStore
-from ft_pipeline.store.asset_pointers import Current
+from ft_pipeline.store.asset_pointers import AssetPointers
 
 CHAMPION = "champion"
 TUNED = ("merged", "adapter")
@@ -21,7 +21,7 @@ Reference = tuple[str, str]
 
 
 @dataclass(frozen=True)
-class NamedModel:
+class ModelReference:
     """A model of the store, with all that is needed to write it down or to serve it."""
 
     name: str
@@ -38,7 +38,7 @@ class NamedModel:
     """The rows that it learned from or that its examples come from."""
     seed: int = 0
     """That chose the few-shot examples."""
-    record: Record | None = field(default=None, compare=False)
+    record: ChampionRecord | None = field(default=None, compare=False)
     """Where it is the champion: who released it, and why."""
 
     @property
@@ -48,14 +48,14 @@ class NamedModel:
             return self.parts["merged_model" if self.kind == "merged" else "adapter"]
         return self.record.fingerprint if self.record else self.parts["base_model"]
 
-    def as_kind(self, kind: Literal["adapter", "merged"]) -> "NamedModel":
+    def as_kind(self, kind: Literal["adapter", "merged"]) -> "ModelReference":
         """The other form of the same tuned model; only the form that was released keeps the champion's record."""
         if kind == self.kind:
             return self
         return replace(self, kind=kind, row=f"{self.experiment}/{kind}", record=None)
 
 
-def find_model(store: ArtifactStore, name: str) -> NamedModel:
+def find_model(store: ArtifactStore, name: str) -> ModelReference:
     """UserError where nothing in the store has that name, or it is a model that is not ours (the teacher)."""
     if name == CHAMPION:
         record = current(store.root)
@@ -65,7 +65,7 @@ def find_model(store: ArtifactStore, name: str) -> NamedModel:
     return _experiment(store, name) or _row(store, name)
 
 
-def of_record(store: ArtifactStore, record: Record) -> NamedModel:
+def of_record(store: ArtifactStore, record: ChampionRecord) -> ModelReference:
     """The model that a champion's record released."""
     parts = {role: record.fingerprints[role] for role in record.fingerprints if role != "prompt_variant"}
     served = record.evidence["served"]
@@ -75,20 +75,20 @@ def of_record(store: ArtifactStore, record: Record) -> NamedModel:
         conversations = baseline.inputs["conversations"]
     else:
         seed, conversations = 0, _learned_from(store, parts["merged_model"])
-    return NamedModel(
+    return ModelReference(
         CHAMPION, record.kind, record.name, record.experiment, parts, served, conversations, seed, record=record
     )
 
 
 def comparison_of(store: ArtifactStore) -> Artifact | None:
     """The present comparison."""
-    pointer = Current(store.root).read("comparison")
+    pointer = AssetPointers(store.root).read("comparison")
     return store.open(pointer.kind, pointer.fingerprint) if pointer else None
 
 
-def _experiment(store: ArtifactStore, name: str) -> NamedModel | None:
+def _experiment(store: ArtifactStore, name: str) -> ModelReference | None:
     """What the experiment's last run left, whether it was compared or not. UserError where its gates did not pass."""
-    pointer = Current(store.root).read("merged_model", name)
+    pointer = AssetPointers(store.root).read("merged_model", name)
     if pointer is None:
         return None
     merged = store.require(pointer.kind, pointer.fingerprint)
@@ -107,10 +107,10 @@ def _experiment(store: ArtifactStore, name: str) -> NamedModel | None:
     }
     parts = {role: merged.inputs[role][1] for role in ("base_model", "adapter")} | {"merged_model": merged.fingerprint}
     kind: Literal["adapter", "merged"] = "adapter" if merged.summary["mode"] == "none" else "merged"
-    return NamedModel(name, kind, f"{name}/{kind}", name, parts, served, data.inputs["conversations"])
+    return ModelReference(name, kind, f"{name}/{kind}", name, parts, served, data.inputs["conversations"])
 
 
-def _row(store: ArtifactStore, name: str) -> NamedModel:
+def _row(store: ArtifactStore, name: str) -> ModelReference:
     comparison = comparison_of(store)
     rows: Sequence[Mapping[str, Any]] = comparison.document("comparison.json")["rows"] if comparison else []
     row = next((row for row in rows if row["name"] == name), None)
@@ -127,11 +127,13 @@ def _row(store: ArtifactStore, name: str) -> NamedModel:
         keys = ("technique", "quantization", "system_prompt")
         served = {key: scored.spec["config"][key] for key in keys}
         learned = _learned_from(store, parts["merged_model"])
-        return NamedModel(name, row["kind"], name, row["experiment"], parts, served, learned)
+        return ModelReference(name, row["kind"], name, row["experiment"], parts, served, learned)
     variants = scored.spec["config"]["prompting"]["variants"]
     served = variants[row["source_row"]] if row["kind"] == "prompt" else {}
     seed = scored.spec["config"]["evaluation"]["seed"]
-    return NamedModel(name, row["kind"], name, None, {"base_model": base}, served, scored.inputs["conversations"], seed)
+    return ModelReference(
+        name, row["kind"], name, None, {"base_model": base}, served, scored.inputs["conversations"], seed
+    )
 
 
 def _learned_from(store: ArtifactStore, merged_model: str) -> Reference:
@@ -139,7 +141,7 @@ def _learned_from(store: ArtifactStore, merged_model: str) -> Reference:
     return store.require(*merged.inputs["training_data"]).inputs["conversations"]
 
 
-def _where_it_was_scored(store: ArtifactStore, record: Record) -> Artifact:
+def _where_it_was_scored(store: ArtifactStore, record: ChampionRecord) -> Artifact:
     """The prompt baseline on which a prompt variant was promoted: its examples come from the rows of that one."""
     comparison = store.require("comparison", record.evidence["comparison"])
     for key, reference in sorted(comparison.inputs.items()):
@@ -156,7 +158,9 @@ def _where_it_was_scored(store: ArtifactStore, record: Record) -> Artifact:
 
 
 def _choice(store: ArtifactStore, rows: Sequence[Mapping[str, Any]]) -> str:
-    pointers = [each.partition for each in Current(store.root).all() if each.asset == "merged_model" and each.partition]
+    pointers = [
+        each.partition for each in AssetPointers(store.root).all() if each.asset == "merged_model" and each.partition
+    ]
     named = [row["name"] for row in rows if row["kind"] != "teacher"]
     champion = [CHAMPION] if current(store.root) else []
     return ", ".join(dict.fromkeys([*champion, *pointers, *named])) or "nothing yet: run `ft run`"

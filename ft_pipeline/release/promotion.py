@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ft_pipeline.evaluation.metrics.definitions import metric_of
-from ft_pipeline.release.champion import Candidate, Promotion, Record
+from ft_pipeline.release.champion import Candidate, ChampionRecord, Promotion
 from ft_pipeline.settings.project import PromotionSettings
 
 
@@ -33,7 +33,7 @@ def decide(
     comparison: Mapping[str, Any],
     candidates: Mapping[str, Candidate],
     settings: PromotionSettings,
-    champion: Record | None,
+    champion: ChampionRecord | None,
     held: Mapping[str, int] | None = None,
 ) -> Decision:
     """Look at the tuned rows, best first, then at the best prompt variant; the first that shows enough moves.
@@ -42,7 +42,7 @@ def decide(
     candidates: by row name, the artifacts and gates of what can be released; a row without one is not a candidate.
     held: see champion.held_back; what a person passed over is not promoted.
     """
-    judge = _Judge(comparison, candidates, settings, champion)
+    judge = _PromotionRules(comparison, candidates, settings, champion)
     reasons: list[str] = []
     for row in [*judge.tuned(), *judge.ranked("prompt")[:1]]:
         lacks = judge.lacks(row)
@@ -65,15 +65,15 @@ def promotion(
     return Promotion(candidates[decision.name], decision.reasons[-1], evidence)
 
 
-def judge_one(
+def decide_one(
     comparison: Mapping[str, Any],
     candidates: Mapping[str, Candidate],
     settings: PromotionSettings,
-    champion: Record | None,
+    champion: ChampionRecord | None,
     name: str,
 ) -> Decision:
     """The same rules for one row by name, whatever else could be released: `move`, or what it lacks."""
-    judge = _Judge(comparison, candidates, settings, champion)
+    judge = _PromotionRules(comparison, candidates, settings, champion)
     row = next(row for row in judge.rows if row["name"] == name)
     lacks = judge.lacks(row)
     return Decision(not lacks, name, lacks or [judge.case_for(row)], judge.evidence(row))
@@ -88,7 +88,7 @@ def gates(training_data_summary: Mapping[str, Any], merged_model_summary: Mappin
     }
 
 
-class _Judge:
+class _PromotionRules:
     """The comparison, with the questions that the rules ask of it."""
 
     def __init__(
@@ -96,7 +96,7 @@ class _Judge:
         comparison: Mapping[str, Any],
         candidates: Mapping[str, Candidate],
         settings: PromotionSettings,
-        champion: Record | None,
+        champion: ChampionRecord | None,
     ) -> None:
         self.document = comparison
         self.rows: list[Mapping[str, Any]] = list(comparison["rows"])

@@ -8,7 +8,7 @@ _MEMBER = re.compile(r"(?P<owner>.+)\.(?P<what>seed|at)(?P<number>\d+)")
 """No YAML's name holds a dot, so that a member is never taken for one."""
 
 
-def members(name: str, settings: ExperimentSettings) -> dict[str, ExperimentSettings]:
+def sweep_members(name: str, settings: ExperimentSettings) -> dict[str, ExperimentSettings]:
     """By name, the others of the experiment's series: `NAME.seed1` and on, `NAME.at25` of a learning curve."""
     alone = settings.model_copy(update={"seeds": 1, "learning_curve": [], "retrain": False, **_no_noise(settings)})
     training, data = settings.training, settings.data
@@ -24,15 +24,15 @@ def members(name: str, settings: ExperimentSettings) -> dict[str, ExperimentSett
     return found
 
 
-def owner_of(name: str) -> str:
+def sweep_owner(name: str) -> str:
     """The experiment to whose series `name` belongs: itself, where it is no member of another's."""
     found = _MEMBER.fullmatch(name)
     return found["owner"] if found else name
 
 
-def is_member(name: str) -> bool:
+def is_sweep_member(name: str) -> bool:
     """Whether it is trained beside another experiment, and so is no candidate of its own."""
-    return owner_of(name) != name
+    return sweep_owner(name) != name
 
 
 def share_of(name: str) -> float | None:

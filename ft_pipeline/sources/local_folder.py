@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from ft_pipeline.sources.snapshot import SIDECAR, Entry, Fault, Snapshot, printable
+from ft_pipeline.sources.snapshot import SIDECAR, FileError, Snapshot, SnapshotFile, printable
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.blobs import BlobStore
 from ft_pipeline.store.hashing import sha256_of_json
@@ -58,22 +58,24 @@ def _keep(
     return kept, failed
 
 
-def _unreadable(error: OSError) -> Fault:
+def _unreadable(error: OSError) -> FileError:
     if isinstance(error, PermissionError):
         return "not_found", "it cannot be read: give this user the right to read it"
     return "not_found", f"it cannot be read: {(error.strerror or str(error)).lower()}"
 
 
-def _entry(name: str, sidecar: str | None, kept: dict[str, tuple[str, int]], faults: dict[str, Fault]) -> Entry:
+def _entry(
+    name: str, sidecar: str | None, kept: dict[str, tuple[str, int]], faults: dict[str, FileError]
+) -> SnapshotFile:
     if fault := faults.get(name):
-        return Entry(printable(name), error_code=fault[0], error_message=fault[1])
+        return SnapshotFile(printable(name), error_code=fault[0], error_message=fault[1])
     if sidecar and (fault := faults.get(sidecar)):
         message = f"its sidecar {printable(sidecar)} is {fault[1]}"
-        return Entry(printable(name), error_code=fault[0], error_message=message)
-    return Entry(name, *kept[name], kept[sidecar][0] if sidecar else None)
+        return SnapshotFile(printable(name), error_code=fault[0], error_message=message)
+    return SnapshotFile(name, *kept[name], kept[sidecar][0] if sidecar else None)
 
 
-def _fault(folder: Path, name: str) -> Fault | None:
+def _fault(folder: Path, name: str) -> FileError | None:
     """Why a file cannot be taken; None, too, for one that is gone by now."""
     path = folder / name
     if printable(name) != name:

@@ -16,12 +16,12 @@ from ft_pipeline.store.spec import Spec
 LISTING = "files.json"
 SIDECAR = ".yaml"
 
-Fault = tuple[str, str]
+FileError = tuple[str, str]
 """A file code of formats.md, and a sentence that shows nothing from elsewhere."""
 
 
 @dataclass(frozen=True)
-class Entry:
+class SnapshotFile:
     """One file of the folder, or why it could not be taken."""
 
     name: str
@@ -39,10 +39,10 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class CheckedOut:
+class LocalCopy:
     """An entry with plain files to read, made when they are first asked for; UserError if bytes are gone or damaged."""
 
-    entry: Entry
+    entry: SnapshotFile
     blobs: BlobStore
     into: Path
 
@@ -67,7 +67,7 @@ class CheckedOut:
 class Snapshot:
     """What a format folder held."""
 
-    entries: list[Entry]
+    entries: list[SnapshotFile]
     unused_sidecars: list[str]
     """YAML files that stand beside no data file: most likely a slip in the name."""
 
@@ -88,7 +88,7 @@ class Snapshot:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> "Snapshot":
-        return cls([Entry(**entry) for entry in content["files"]], list(content["unused_sidecars"]))
+        return cls([SnapshotFile(**entry) for entry in content["files"]], list(content["unused_sidecars"]))
 
 
 def write_listing(snapshot: Snapshot, out: Path) -> dict[str, Any]:
@@ -111,13 +111,13 @@ def read_listing(artifact: Artifact | Path) -> Snapshot:
     return Snapshot.from_json(orjson.loads((folder / LISTING).read_bytes()))
 
 
-def checkout(snapshot: Snapshot, store: ArtifactStore, into: Path, blobs: BlobStore | None = None) -> list[CheckedOut]:
+def checkout(snapshot: Snapshot, store: ArtifactStore, into: Path, blobs: BlobStore | None = None) -> list[LocalCopy]:
     """Plain files of a snapshot below `into`, in the folder's order; files kept by reference are named where they lie.
 
     Nothing is written until a file is asked for.
     """
     source = blobs or BlobStore(store.root)
-    return [CheckedOut(entry, source, into / f"{number:06d}") for number, entry in enumerate(snapshot.entries)]
+    return [LocalCopy(entry, source, into / f"{number:06d}") for number, entry in enumerate(snapshot.entries)]
 
 
 def printable(name: str) -> str:

@@ -23,7 +23,7 @@ from typing import Any
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.store import provenance
-from ft_pipeline.store.atomic_files import sync_file, sync_folder, user_write_errors, write_atomically
+from ft_pipeline.store.atomic_files import sync_file, sync_folder, translate_write_errors, write_atomically
 from ft_pipeline.store.hashing import plain_json, sha256_of_file
 from ft_pipeline.store.locks import FileLock
 from ft_pipeline.store.manifest import (
@@ -235,7 +235,7 @@ class ArtifactStore:
         but for its checkpoints, which go only when `afresh`. UserError if the store cannot be written."""
         name = f"{spec.kind}-{spec.hash[:SHORT]}"
         work = self.root / "work" / spec.kind / spec.hash[:SHORT]
-        with user_write_errors():
+        with translate_write_errors():
             for left in (self.root / "drafts").glob(f"{name}-*"):
                 shutil.rmtree(left, ignore_errors=True)
             if afresh:
@@ -252,7 +252,7 @@ class ArtifactStore:
         Where a valid artifact with the same content is there under the spec, that one is returned; where a damaged one
         is, the new one goes beside it. UserError if the disk is full.
         """
-        with user_write_errors():
+        with translate_write_errors():
             files = describe_files(draft.out)
             fingerprint = fingerprint_of(draft.spec.kind, files)
             artifact = self._same_content(draft.spec, fingerprint)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
-from ft_pipeline.store.atomic_files import user_write_errors, write_atomically
+from ft_pipeline.store.atomic_files import translate_write_errors, write_atomically
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Pointer:
     """UTC, ISO 8601."""
 
 
-class Current:
+class AssetPointers:
     """The pointers of a store: current/<asset>[@partition].json, replaced whole at each materialization."""
 
     def __init__(self, root: Path) -> None:
@@ -34,7 +34,7 @@ class Current:
         """Point at `artifact` from now on."""
         when = datetime.now(UTC).isoformat(timespec="milliseconds")
         pointer = Pointer(asset, partition, artifact.kind, artifact.fingerprint, artifact.manifest_sha256, when)
-        with user_write_errors():
+        with translate_write_errors():
             write_atomically(self._path(asset, partition), json.dumps(asdict(pointer), indent=1).encode())
         return pointer
 
@@ -57,7 +57,7 @@ class Current:
 
 def current_document(root: Path, asset: str) -> Any:
     """`ASSET.json` of an unpartitioned asset's present artifact in the store `root`; None where there is none."""
-    pointer = Current(root).read(asset)
+    pointer = AssetPointers(root).read(asset)
     artifact = ArtifactStore(root).open(pointer.kind, pointer.fingerprint) if pointer else None
     return artifact.document(f"{asset}.json") if artifact else None
 

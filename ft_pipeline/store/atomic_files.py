@@ -35,7 +35,7 @@ def full_disk(where: str = "") -> str:
 
 
 @contextlib.contextmanager
-def user_write_errors() -> Iterator[None]:
+def translate_write_errors() -> Iterator[None]:
     """Turn "disk full", "read-only" and "permission denied" into a UserError that says what to do."""
     try:
         yield

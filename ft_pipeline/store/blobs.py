@@ -11,7 +11,7 @@ from typing import BinaryIO, Literal
 import zstandard
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.store.atomic_files import sync_folder, user_write_errors, write_atomically
+from ft_pipeline.store.atomic_files import sync_folder, translate_write_errors, write_atomically
 from ft_pipeline.store.hashing import CHUNK_BYTES, sha256_of_file
 from ft_pipeline.store.stat_cache import StatCache
 
@@ -57,7 +57,7 @@ class BlobStore:
 
         A content kept by reference is left to whoever changes the file that it refers to.
         """
-        with user_write_errors():
+        with translate_write_errors():
             note = {"sha256": sha256_of_file(source), "bytes": source.stat().st_size}
             write_atomically(self._note(sha256), json.dumps(note).encode())
             target = self.path(sha256)
@@ -107,7 +107,7 @@ class BlobStore:
             if referenced is None:
                 raise UserError(f"the bytes of {target.name} ({sha256[:16]}) are gone: {self._why_gone(sha256)}")
             return referenced
-        with user_write_errors():
+        with translate_write_errors():
             target.parent.mkdir(parents=True, exist_ok=True)
             with target.open("wb") as file:
                 found = self._decompress(sha256, file)
@@ -119,7 +119,7 @@ class BlobStore:
 
     def _copy(self, path: Path) -> str:
         """One pass over the file: what is hashed is what is kept. OSError where it cannot be opened."""
-        with path.open("rb") as source, user_write_errors():
+        with path.open("rb") as source, translate_write_errors():
             self.folder.mkdir(parents=True, exist_ok=True)
             descriptor, name = tempfile.mkstemp(prefix=INCOMING, dir=self.folder)
             temporary = Path(name)
@@ -148,7 +148,7 @@ class BlobStore:
         sha256 = sha256_of_file(path)
         seen = path.stat()
         note = {"path": str(path.resolve()), "bytes": seen.st_size, "mtime_ns": seen.st_mtime_ns, "sha256": sha256}
-        with user_write_errors():
+        with translate_write_errors():
             write_atomically(self.reference_path(sha256), json.dumps(note, indent=1).encode())
         return sha256
 

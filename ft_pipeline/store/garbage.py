@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
-from ft_pipeline.store.atomic_files import user_write_errors
+from ft_pipeline.store.atomic_files import translate_write_errors
 from ft_pipeline.store.blobs import INCOMING
 from ft_pipeline.store.locks import FileLock
 
@@ -60,7 +60,7 @@ def find_garbage(store: ArtifactStore, roots: Iterable[Reference], before: datet
 def remove(store: ArtifactStore, garbage: Garbage) -> None:
     """Remove it, artifacts last made first, so that a cut leaves no artifact whose inputs are gone. UserError if the
     store cannot be written."""
-    with user_write_errors():
+    with translate_write_errors():
         for artifact in sorted(garbage.artifacts, key=lambda each: each.manifest["created"], reverse=True):
             entry = {
                 "time": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from ft_pipeline.store.atomic_files import user_write_errors
+from ft_pipeline.store.atomic_files import translate_write_errors
 
 POLL_SECONDS = 0.2
 
@@ -28,7 +28,7 @@ class FileLock:
 
     def try_acquire(self) -> bool:
         """Take the lock if it is free."""
-        with user_write_errors():
+        with translate_write_errors():
             self.path.parent.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:

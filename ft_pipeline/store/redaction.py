@@ -18,11 +18,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.store.atomic_files import user_write_errors, write_atomically
+from ft_pipeline.store.atomic_files import translate_write_errors, write_atomically
 from ft_pipeline.store.hashing import sha256_of_file
 from ft_pipeline.store.locks import FileLock
 from ft_pipeline.store.manifest import NAME, BrokenArtifact, read_manifest, write_seal
-from ft_pipeline.store.scrubbing import Secrets
+from ft_pipeline.store.scrubbing import ErasedTexts
 
 UNTOUCHED_KINDS = frozenset({"base_model", "adapter", "merged_model"})
 """Weights hold no row as text; models that learned from one are marked by the record."""
@@ -65,7 +65,7 @@ def record(root: Path, redaction: Redaction) -> Path:
     before = folder / f"{redaction.number - 1:06d}.json"
     chained = asdict(redaction) | {"previous_sha256": sha256_of_file(before) if before.is_file() else None}
     path = folder / f"{redaction.number:06d}.json"
-    with user_write_errors():
+    with translate_write_errors():
         write_atomically(path, json.dumps(chained, ensure_ascii=False, indent=1).encode())
     return path
 
@@ -79,7 +79,7 @@ def refuse_while_running(root: Path) -> None:
         lock.release()
 
 
-def redact_artifact(folder: Path, secrets: Secrets, note: dict[str, Any]) -> tuple[list[str], list[str]]:
+def redact_artifact(folder: Path, secrets: ErasedTexts, note: dict[str, Any]) -> tuple[list[str], list[str]]:
     """Take the secrets out of an artifact's files and of its manifest: (files that changed, files that are damaged).
 
     The manifest goes first: cut off here, the same call again ends what it began. A manifest that alone changed is
@@ -94,7 +94,7 @@ def redact_artifact(folder: Path, secrets: Secrets, note: dict[str, Any]) -> tup
     if not changed and summary == manifest["summary"]:
         return [], damaged
     files = {name: {"sha256": sha256(it).hexdigest(), "bytes": len(it)} for name, it in changed.items()}
-    with user_write_errors():
+    with translate_write_errors():
         if manifest["files"]:
             entry = {**note, "manifest_sha256": sha256_of_file(folder / NAME), "files": files}
             manifest |= {"summary": summary, "redactions": [*manifest.get("redactions", ()), entry]}
@@ -104,7 +104,7 @@ def redact_artifact(folder: Path, secrets: Secrets, note: dict[str, Any]) -> tup
     return list(changed) or [NAME], damaged
 
 
-def _changed_files(folder: Path, secrets: Secrets) -> tuple[dict[str, bytes], list[str]]:
+def _changed_files(folder: Path, secrets: ErasedTexts) -> tuple[dict[str, bytes], list[str]]:
     changed, damaged = {}, []
     for path in sorted(path for path in folder.rglob("*") if path.is_file() and path.name != NAME):
         name = path.relative_to(folder).as_posix()
@@ -134,7 +134,7 @@ def _without_keys(folder: Path, rows: bytes) -> bytes:
     return target.getvalue()
 
 
-def redact_loose_files(root: Path, secrets: Secrets) -> None:
+def redact_loose_files(root: Path, secrets: ErasedTexts) -> None:
     """What steps keep beside the artifacts: unfinished steps start afresh, caches are made again, and the teachers'
     logs, whose answers were paid for, are rid of the secrets."""
     for path in [root / "work", root / "drafts", *(path for path in (root / "cache").glob("*") if path.name != "stat")]:

@@ -26,7 +26,7 @@ TEXT_SUFFIXES = frozenset({".md", ".html", ".txt", ".log", ".csv", ".yaml", ".ym
 
 
 @dataclass(frozen=True)
-class Secrets:
+class ErasedTexts:
     """What is to be forgotten."""
 
     marks: Mapping[str, str]

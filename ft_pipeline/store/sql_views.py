@@ -12,8 +12,8 @@ import pyarrow.dataset
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.store.artifacts import ArtifactStore
-from ft_pipeline.store.asset_pointers import Current, Pointer
-from ft_pipeline.store.atomic_files import user_write_errors, write_atomically
+from ft_pipeline.store.asset_pointers import AssetPointers, Pointer
+from ft_pipeline.store.atomic_files import translate_write_errors, write_atomically
 
 ROWS = "rows.parquet"
 READABLE = {duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN}
@@ -21,7 +21,7 @@ POINTERS = "current_artifacts"
 
 
 @dataclass(frozen=True)
-class Part:
+class ViewFile:
     """One Parquet file behind a view."""
 
     name: str
@@ -36,22 +36,22 @@ class QueryResult(NamedTuple):
     rows: list[tuple[Any, ...]]
 
 
-def view_parts(store: ArtifactStore) -> dict[str, list[Part]]:
+def view_parts(store: ArtifactStore) -> dict[str, list[ViewFile]]:
     """View name → the files behind it.
 
     `rows.parquet` of an asset gives the view ASSET, any other `x.parquet` gives ASSET_x. Experiments' tables are
     united, with the column `experiment` in front.
     """
-    parts: dict[str, list[Part]] = defaultdict(list)
-    for pointer in Current(store.root).all():
+    parts: dict[str, list[ViewFile]] = defaultdict(list)
+    for pointer in AssetPointers(store.root).all():
         artifact = store.open(pointer.kind, pointer.fingerprint)
         for path in sorted(artifact.path.glob("*.parquet")) if artifact else []:
             name = pointer.asset if path.name == ROWS else f"{pointer.asset}_{path.stem}"
-            parts[name].append(Part(name, pointer.partition, path))
+            parts[name].append(ViewFile(name, pointer.partition, path))
     return dict(parts)
 
 
-def _statements(parts: dict[str, list[Part]], source_of: Callable[[Part], str]) -> list[str]:
+def _statements(parts: dict[str, list[ViewFile]], source_of: Callable[[ViewFile], str]) -> list[str]:
     """The views, each over `source_of` of its files, and `training_rows` over both splits of `training_data`."""
     views = [_view(name, [_select(part, source_of(part)) for part in each]) for name, each in parts.items()]
     splits = [split for split in ("train", "validation") if f"training_data_{split}" in parts]
@@ -67,7 +67,7 @@ def write_views(store: ArtifactStore) -> Path:
     target = store.root / "views.sql"
     views = _statements(view_parts(store), lambda part: f"read_parquet({_text(str(part.path))})")
     text = "-- Views over the current tables; written anew after each materialization.\n" + "\n".join(views) + "\n"
-    with user_write_errors():
+    with translate_write_errors():
         write_atomically(target, text.encode())
     return target
 
@@ -99,7 +99,7 @@ def _connection(store: ArtifactStore) -> Iterator[duckdb.DuckDBPyConnection]:
             connection.register(_source(part), pyarrow.dataset.dataset([str(part.path)], format="parquet"))
         for statement in _statements(parts, lambda part: _quote(_source(part))):
             connection.execute(statement)
-        connection.execute(_pointers_view(Current(store.root).all()))
+        connection.execute(_pointers_view(AssetPointers(store.root).all()))
         connection.execute("SET python_enable_replacements = false")  # a variable of this process is no table
         connection.execute("SET enable_external_access = false")
         connection.execute("SET lock_configuration = true")
@@ -112,12 +112,12 @@ def _view(name: str, selects: list[str]) -> str:
     return f"CREATE OR REPLACE VIEW {_quote(name)} AS " + " UNION ALL BY NAME ".join(selects) + ";"
 
 
-def _source(part: Part) -> str:
+def _source(part: ViewFile) -> str:
     """The name under which a file's dataset is known to a connection."""
     return f"__{part.name}@{part.experiment or ''}"
 
 
-def _select(part: Part, source: str) -> str:
+def _select(part: ViewFile, source: str) -> str:
     columns = f"{_text(part.experiment)} AS experiment, *" if part.experiment else "*"
     return f"SELECT {columns} FROM {source}"
 

@@ -7,7 +7,7 @@ FIRST_ROWS = 5
 
 
 @dataclass(frozen=True)
-class Check:
+class CheckResult:
     """One thing that must hold before anything downstream may use the table."""
 
     passed: bool
@@ -16,7 +16,7 @@ class Check:
 
 
 @dataclass(frozen=True)
-class Warning:
+class RowWarning:
     """Something worth a look that keeps no row from being used."""
 
     code: str
@@ -59,9 +59,9 @@ class TableReport:
 
     data_format: str
     files: list[FileAccount]
-    checks: dict[str, Check]
+    checks: dict[str, CheckResult]
     """all_files_readable, rows_accounted_for, quarantined_share, some_rows_accepted."""
-    warnings: list[Warning]
+    warnings: list[RowWarning]
     preview: list[dict[str, Any]]
     """The first accepted rows, long texts cut."""
     rows_hash: str
@@ -129,7 +129,7 @@ class FileReport:
 
     account: FileAccount
     data_format: str
-    warnings: list[Warning]
+    warnings: list[RowWarning]
 
     @property
     def refused(self) -> bool:

@@ -11,15 +11,22 @@ import pyarrow.parquet as pq
 
 from ft_pipeline.store.folder_cache import FolderCache
 from ft_pipeline.tables.accounts import FileAccount, TableReport
-from ft_pipeline.tables.duplicates import CODES, WORDS, Verdict, conflict_warnings, judge, settle
+from ft_pipeline.tables.duplicates import (
+    CODES,
+    WORDS,
+    DuplicateFlags,
+    conflict_warnings,
+    fill_accounts,
+    flag_duplicates,
+)
 from ft_pipeline.tables.file_result import SourceFile, all_shingles
 from ft_pipeline.tables.formats.arrow_schema import schema_of
 from ft_pipeline.tables.formats.registry import COLUMNS
 from ft_pipeline.tables.formats.row_ids import RowsDigest
 from ft_pipeline.tables.formats.turns import plain
-from ft_pipeline.tables.ingest import Collector
+from ft_pipeline.tables.ingest import Ingestor
 from ft_pipeline.tables.keystore import write_keys
-from ft_pipeline.tables.process_batch import raw_of
+from ft_pipeline.tables.process_batch import raw_json
 from ft_pipeline.tables.table_checks import table_checks
 
 ROW_GROUP = 65_536
@@ -74,11 +81,11 @@ def build_table(
     """
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".work-", dir=out) as folder:
-        collector = Collector(data_format, Path(folder), excluded, progress, cache)
+        collector = Ingestor(data_format, Path(folder), excluded, progress, cache)
         collected = [collector.collect(source) for source in sorted(files, key=lambda file: file.name)]
         readable = [file for file in collected if not file.refused]
-        verdict = judge(readable, all_shingles(readable, Path(folder)))
-        settle(verdict)
+        verdict = flag_duplicates(readable, all_shingles(readable, Path(folder)))
+        fill_accounts(verdict)
         rows_hash, preview, written = _write_rows(data_format, verdict, out / "rows.parquet")
         set_aside = _write_set_aside(data_format, verdict, out / "set_aside.parquet")
         if data_format in CONVERSATIONAL:
@@ -97,7 +104,7 @@ def rows_schema(data_format: str) -> pa.Schema:
     return schema_of(data_format, "file", "row", "id")
 
 
-def _write_rows(data_format: str, verdict: Verdict, path: Path) -> tuple[str, list[dict[str, Any]], list[int]]:
+def _write_rows(data_format: str, verdict: DuplicateFlags, path: Path) -> tuple[str, list[dict[str, Any]], list[int]]:
     """(hash of the rows, preview, rows written per file)."""
     digest, written = RowsDigest(), []
     preview: list[dict[str, Any]] = []
@@ -137,7 +144,7 @@ def cut(value: Any) -> Any:
     return {name: cut(item) for name, item in value.items() if item is not None} if isinstance(value, dict) else value
 
 
-def _write_set_aside(data_format: str, verdict: Verdict, path: Path) -> list[int]:
+def _write_set_aside(data_format: str, verdict: DuplicateFlags, path: Path) -> list[int]:
     """Faulty rows, then copies, file by file; the number written per file."""
     written = []
     with pq.ParquetWriter(path, SET_ASIDE, compression="zstd") as writer:
@@ -154,7 +161,7 @@ def _write_set_aside(data_format: str, verdict: Verdict, path: Path) -> list[int
     return written
 
 
-def _copies(data_format: str, verdict: Verdict, at: int) -> Iterator[list[tuple]]:
+def _copies(data_format: str, verdict: DuplicateFlags, at: int) -> Iterator[list[tuple]]:
     """The rows of a file that copy or contradict another one. Their raw text is the row as JSON, as it was read."""
     file, begin = verdict.files[at], 0
     codes, of = verdict.of_file(at)
@@ -164,7 +171,7 @@ def _copies(data_format: str, verdict: Verdict, at: int) -> Iterator[list[tuple]
         found = []
         for position, row in zip(positions.tolist(), rows, strict=True):
             code, origin = CODES[codes[begin + position]], verdict.origin(int(of[begin + position]))
-            raw = raw_of({name: _own(row[name]) for name in COLUMNS[data_format] if row[name] is not None})
+            raw = raw_json({name: _own(row[name]) for name in COLUMNS[data_format] if row[name] is not None})
             found.append((file.source.name, row["row"], code, WORDS[code].format(origin=origin), raw, origin))
         begin += batch.num_rows
         yield found

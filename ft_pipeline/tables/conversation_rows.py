@@ -22,7 +22,7 @@ TABLES = ("alpaca", "sharegpt")
 
 
 @dataclass
-class Staged:
+class ConversationRows:
     """The rows of both tables, alpaca first, in the order of their files."""
 
     folders: Sequence[Path]
@@ -55,7 +55,7 @@ class Staged:
         return not (self.golden.any() or self.lenient.any() or len(np.unique(self.table)) > 1)
 
 
-def stage(alpaca: Path, sharegpt: Path) -> Staged:
+def load_conversation_rows(alpaca: Path, sharegpt: Path) -> ConversationRows:
     """Where the rows of both table artifacts come from, and their keys."""
     files: list[str] = []
     parts: list[dict[str, np.ndarray]] = []
@@ -84,10 +84,10 @@ def stage(alpaca: Path, sharegpt: Path) -> Staged:
     columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     nothing = np.zeros(len(columns["row"]), dtype=bool)
     keys = merge([read_keys(folder / "keys.parquet") for folder in (alpaca, sharegpt)])
-    return Staged((alpaca, sharegpt), keys, files=files, prompt_hits=nothing, answer_hits=nothing, **columns)
+    return ConversationRows((alpaca, sharegpt), keys, files=files, prompt_hits=nothing, answer_hits=nothing, **columns)
 
 
-def with_texts(staged: Staged, phrases: Phrases, work: Path) -> Staged:
+def with_texts(staged: ConversationRows, phrases: Phrases, work: Path) -> ConversationRows:
     """The same rows with their shingles and what they share with the general suite: reads all texts."""
     store = ShingleFile(work / "shingles.u64")
     found: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []

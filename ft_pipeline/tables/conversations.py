@@ -12,14 +12,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ft_pipeline.settings.project import DataSettings
-from ft_pipeline.tables.accounts import FIRST_ROWS, Check, Warning
+from ft_pipeline.tables.accounts import FIRST_ROWS, CheckResult, RowWarning
 from ft_pipeline.tables.build import PARQUET, PREVIEW_ROWS, ROW_GROUP, SET_ASIDE, cut
 from ft_pipeline.tables.conversation_rows import (
     BATCH_ROWS,
     TABLES,
-    Staged,
+    ConversationRows,
+    load_conversation_rows,
     messages_of,
-    stage,
     table_batches,
     with_texts,
 )
@@ -29,8 +29,8 @@ from ft_pipeline.tables.duplicates import conflicts
 from ft_pipeline.tables.formats.arrow_schema import MESSAGES
 from ft_pipeline.tables.formats.row_ids import RowsDigest
 from ft_pipeline.tables.formats.turns import plain
-from ft_pipeline.tables.process_batch import raw_of
-from ft_pipeline.tables.split_assignment import CODES, Fates, decide
+from ft_pipeline.tables.process_batch import raw_json
+from ft_pipeline.tables.split_assignment import CODES, SplitAssignment, assign_splits
 from ft_pipeline.tables.splits import SPLITS, TRAIN
 
 SCHEMA = pa.schema(
@@ -59,9 +59,9 @@ class ConversationsReport:
     splits: dict[str, int]
     tables: dict[str, dict[str, int]]
     """Table → split → rows."""
-    checks: dict[str, Check]
+    checks: dict[str, CheckResult]
     """rows_accounted_for, no_prompt_straddles, every_split_has_rows."""
-    warnings: list[Warning]
+    warnings: list[RowWarning]
     rows_hash: str
     conflicting_rows: int = 0
     """Rows whose prompt has another answer elsewhere; equal prompts share a split."""
@@ -85,10 +85,10 @@ def build_conversations(
     """Write rows.parquet and set_aside.parquet into `out` from the folders of the two tables; either may be empty."""
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".work-", dir=out) as work:
-        staged = stage(alpaca, sharegpt)
+        staged = load_conversation_rows(alpaca, sharegpt)
         if general_questions or not staged.compared_already:
             staged = with_texts(staged, Phrases(general_questions), Path(work))
-        fates = decide(staged, settings)
+        fates = assign_splits(staged, settings)
     written = _write(staged, fates, out)
     return _report(staged, fates, settings, written)
 
@@ -101,7 +101,7 @@ class _Written:
     preview: list[dict[str, Any]] = field(default_factory=list)
 
 
-def _write(staged: Staged, fates: Fates, out: Path) -> _Written:
+def _write(staged: ConversationRows, fates: SplitAssignment, out: Path) -> _Written:
     written, begin = _Written(), 0
     groups = staged.keys.group
     with (
@@ -139,7 +139,9 @@ def _names(indices: np.ndarray, names: Sequence[str]) -> pa.Array:
     return pa.DictionaryArray.from_arrays(pa.array(indices), pa.array(names)).cast(pa.string())
 
 
-def _write_aside(writer: pq.ParquetWriter, table: pa.Table, positions: np.ndarray, fates: Fates, begin: int) -> int:
+def _write_aside(
+    writer: pq.ParquetWriter, table: pa.Table, positions: np.ndarray, fates: SplitAssignment, begin: int
+) -> int:
     if not positions.size:
         return 0
     entries = []
@@ -148,13 +150,15 @@ def _write_aside(writer: pq.ParquetWriter, table: pa.Table, positions: np.ndarra
         origin = {name: row[name] for name in ("table", "file", "row")}
         code = CODES[fates.code[begin + at]]
         entries.append(
-            {**origin, "code": code, "message": message, "raw": raw_of(plain(row["messages"])), "copy_of": copy_of}
+            {**origin, "code": code, "message": message, "raw": raw_json(plain(row["messages"])), "copy_of": copy_of}
         )
     writer.write_table(pa.Table.from_pylist(entries, schema=ASIDE_SCHEMA))
     return len(entries)
 
 
-def _report(staged: Staged, fates: Fates, settings: DataSettings, written: _Written) -> ConversationsReport:
+def _report(
+    staged: ConversationRows, fates: SplitAssignment, settings: DataSettings, written: _Written
+) -> ConversationsReport:
     stays = fates.code == 0
     tables = {name: _count_splits(fates, stays & (staged.table == number)) for number, name in enumerate(TABLES)}
     splits = {name: sum(counts[name] for counts in tables.values()) for name in SPLITS}
@@ -180,46 +184,46 @@ def _report(staged: Staged, fates: Fates, settings: DataSettings, written: _Writ
     )
 
 
-def _count_splits(fates: Fates, rows: np.ndarray) -> dict[str, int]:
+def _count_splits(fates: SplitAssignment, rows: np.ndarray) -> dict[str, int]:
     counts = np.bincount(fates.split[rows], minlength=len(SPLITS)).tolist()
     return dict(zip(SPLITS, counts, strict=True))
 
 
-def _accounted(read: int, written: int, aside: int) -> Check:
+def _accounted(read: int, written: int, aside: int) -> CheckResult:
     passed = read == written + aside
     verb = "=" if passed else "is not"
-    return Check(
+    return CheckResult(
         passed, f"{read:,} rows read {verb} {written:,} conversations + {aside:,} set aside", read - written - aside
     )
 
 
-def _straddling(staged: Staged, fates: Fates, stays: np.ndarray) -> Check:
+def _straddling(staged: ConversationRows, fates: SplitAssignment, stays: np.ndarray) -> CheckResult:
     low = staged.keys.group[:, 1]
     train, heldout = stays & (fates.split == TRAIN), stays & (fates.split != TRAIN)
     both = len(np.intersect1d(low[train], low[heldout]))
-    return Check(not both, f"{both} prompt(s) stand in training and in a held-out split", both)
+    return CheckResult(not both, f"{both} prompt(s) stand in training and in a held-out split", both)
 
 
-def _filled(splits: dict[str, int], settings: DataSettings) -> Check:
+def _filled(splits: dict[str, int], settings: DataSettings) -> CheckResult:
     wanted = {"train": True, "validation": settings.validation_share > 0, "test": settings.test_share > 0}
     empty = [name for name in SPLITS if wanted[name] and not splits[name]]
     if not empty:
-        return Check(True, ", ".join(f"{name} {splits[name]:,}" for name in SPLITS))
-    return Check(
+        return CheckResult(True, ", ".join(f"{name} {splits[name]:,}" for name in SPLITS))
+    return CheckResult(
         False, f"no rows in {', '.join(empty)}: add rows, or raise the split's share in project.yaml", len(empty)
     )
 
 
-def _warnings(several: int, shared_answers: int) -> list[Warning]:
+def _warnings(several: int, shared_answers: int) -> list[RowWarning]:
     found = []
     if several:
         message = (
             f"{several:,} row(s) share their prompt with rows that answer differently; each prompt is in one split"
         )
-        found.append(Warning("conflicting_answers", message))
+        found.append(RowWarning("conflicting_answers", message))
     if shared_answers:
         message = f"{shared_answers:,} training answer(s) share 13 words in a row with the general suite; they stay"
-        found.append(Warning("answers_share_general", message))
+        found.append(RowWarning("answers_share_general", message))
     return found
 
 

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ft_pipeline.tables.accounts import Warning
+from ft_pipeline.tables.accounts import RowWarning
 from ft_pipeline.tables.dedup.keys import Keys, merge
-from ft_pipeline.tables.dedup.minhash import Copies, find_copies, first_index
-from ft_pipeline.tables.file_result import Collected
+from ft_pipeline.tables.dedup.minhash import DuplicateMatches, find_duplicates, first_index
+from ft_pipeline.tables.file_result import FileResult
 from ft_pipeline.tables.reason_codes import DUPLICATE_CODES
 
 CODES = ("", "duplicate", "near_duplicate", "contradicting_pair")
@@ -20,7 +20,7 @@ WORDS = {
 
 
 @dataclass
-class Verdict:
+class DuplicateFlags:
     """For every accepted row of all files, one after the other."""
 
     code: np.ndarray
@@ -29,7 +29,7 @@ class Verdict:
     """int64: the position of the row it copies or contradicts, or -1."""
     starts: list[int]
     """Where each file's rows begin; one more entry at the end."""
-    files: list[Collected]
+    files: list[FileResult]
     keys: Keys
 
     def origin(self, position: int) -> str:
@@ -43,7 +43,7 @@ class Verdict:
         return self.code[part], self.of[part]
 
 
-def judge(files: list[Collected], shingles: np.ndarray) -> Verdict:
+def flag_duplicates(files: list[FileResult], shingles: np.ndarray) -> DuplicateFlags:
     """Judge the accepted rows of all files; `shingles` are those of all of them.
 
     Golden test files are held against each other only: what copies them in a training file must leave training, not
@@ -51,11 +51,11 @@ def judge(files: list[Collected], shingles: np.ndarray) -> Verdict:
     """
     starts = np.concatenate([[0], np.cumsum([len(file.rows) for file in files])]).astype(np.int64)
     keys = merge([file.keys for file in files], shingles)
-    verdict = Verdict(np.zeros(len(keys), np.uint8), np.full(len(keys), -1), starts.tolist(), files, keys)
+    verdict = DuplicateFlags(np.zeros(len(keys), np.uint8), np.full(len(keys), -1), starts.tolist(), files, keys)
     golden = _per_row(files, [file.account.split == "test" for file in files])
     for rows in (np.flatnonzero(~golden), np.flatnonzero(golden)):
         if len(rows):
-            copies = find_copies(keys if len(rows) == len(keys) else keys.take(rows))
+            copies = find_duplicates(keys if len(rows) == len(keys) else keys.take(rows))
             _mark_copies(verdict, rows, copies)
     _mark_contradictions(verdict, np.concatenate([file.pairs for file in files]) if files else np.empty((0, 2)))
     for code in CODES[1:]:
@@ -65,17 +65,17 @@ def judge(files: list[Collected], shingles: np.ndarray) -> Verdict:
     return verdict
 
 
-def _per_row(files: list[Collected], values: list[bool]) -> np.ndarray:
+def _per_row(files: list[FileResult], values: list[bool]) -> np.ndarray:
     return np.repeat(np.array(values, dtype=bool), [len(file.rows) for file in files])
 
 
-def _mark_copies(verdict: Verdict, rows: np.ndarray, copies: Copies) -> None:
+def _mark_copies(verdict: DuplicateFlags, rows: np.ndarray, copies: DuplicateMatches) -> None:
     copied = ~copies.kept
     verdict.of[rows[copied]] = rows[copies.of[copied]]
     verdict.code[rows[copied]] = np.where(copies.exact[copied], CODES.index("duplicate"), CODES.index("near_duplicate"))
 
 
-def _mark_contradictions(verdict: Verdict, pairs: np.ndarray) -> None:
+def _mark_contradictions(verdict: DuplicateFlags, pairs: np.ndarray) -> None:
     """A kept pair whose reverse stands in an earlier kept pair."""
     earlier: dict[int, int] = {}
     for position, (pair, reverse) in enumerate(pairs.tolist()):
@@ -87,7 +87,7 @@ def _mark_contradictions(verdict: Verdict, pairs: np.ndarray) -> None:
             earlier.setdefault(pair, position)
 
 
-def settle(verdict: Verdict) -> None:
+def fill_accounts(verdict: DuplicateFlags) -> None:
     """Fill in the accounts of the files: accepted, quarantined, duplicates, reasons."""
     for at, file in enumerate(verdict.files):
         reasons = {code: list(rows) for code, rows in file.reasons.items()}
@@ -111,7 +111,7 @@ def conflicts(prompt: np.ndarray, answer: np.ndarray) -> np.ndarray:
     return np.flatnonzero(groups[first_prompt])
 
 
-def conflict_warnings(verdict: Verdict) -> Iterator[Warning]:
+def conflict_warnings(verdict: DuplicateFlags) -> Iterator[RowWarning]:
     """One warning per file that holds a question with several answers."""
     kept = np.flatnonzero(verdict.code == 0)
     rows = kept[conflicts(verdict.keys.prompt[kept], verdict.keys.answer[kept])]
@@ -119,4 +119,4 @@ def conflict_warnings(verdict: Verdict) -> Iterator[Warning]:
         mine = rows[(rows >= verdict.starts[at]) & (rows < verdict.starts[at + 1])] - verdict.starts[at]
         if mine.size:
             message = f"{mine.size:,} row(s) ask a question that other rows answer differently; they stay in one split"
-            yield Warning("conflicting_answers", message, file.rows[mine].tolist(), file.source.name)
+            yield RowWarning("conflicting_answers", message, file.rows[mine].tolist(), file.source.name)

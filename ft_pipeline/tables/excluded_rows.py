@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.store.atomic_files import user_write_errors, write_atomically
+from ft_pipeline.store.atomic_files import translate_write_errors, write_atomically
 
 FILE = "excluded.yaml"
 MARK = re.compile(r"^excluded:[0-9a-f]{64}$")
@@ -57,12 +57,12 @@ def salted(identity: str, salt: str) -> str:
     return hmac.new(bytes.fromhex(salt), identity.encode(), sha256).hexdigest()
 
 
-def mark_of(hashed: str) -> str:
+def erasure_marker(hashed: str) -> str:
     """What stands in the place of a row with this salted hash."""
     return f"excluded:{hashed}"
 
 
-def is_mark(value: Mapping[str, Any]) -> bool:
+def is_erasure_marker(value: Mapping[str, Any]) -> bool:
     """Whether a raw row is the mark of a forgotten one: its first value that is not empty says so."""
     first = next((item for item in value.values() if item is not None and item != ""), None)
     return type(first) is str and first.startswith("excluded:") and MARK.match(first) is not None
@@ -89,7 +89,7 @@ def add_excluded(data_dir: Path, salt: str, rows: Iterable[Mapping[str, Any]]) -
     hashes = {(row["hash"], row["format"]) for row in known}
     added = [dict(row) for row in rows if (row["hash"], row["format"]) not in hashes]
     text = yaml.safe_dump({"salt": salt, "rows": [*known, *added]}, sort_keys=False, allow_unicode=True)
-    with user_write_errors():
+    with translate_write_errors():
         write_atomically(path, (HEADER + text).encode())
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.ipc
 
-from ft_pipeline.tables.accounts import FileAccount, Warning
+from ft_pipeline.tables.accounts import FileAccount, RowWarning
 from ft_pipeline.tables.dedup.keys import Keys, ShingleFile, merge
 from ft_pipeline.tables.reading.sidecar import PLAIN, Sidecar
 from ft_pipeline.tables.reason_codes import Refused
@@ -41,7 +41,7 @@ class SourceFile:
 
 
 @dataclass
-class Collected:
+class FileResult:
     """One file, read. A refused one has an account and nothing else."""
 
     source: SourceFile
@@ -55,7 +55,7 @@ class Collected:
     pairs: np.ndarray = field(default_factory=lambda: np.empty((0, 2), dtype=np.uint64))
     reasons: dict[str, list[int]] = field(default_factory=dict)
     """Code → faulty rows."""
-    warnings: list[Warning] = field(default_factory=list)
+    warnings: list[RowWarning] = field(default_factory=list)
 
     @property
     def refused(self) -> bool:
@@ -72,11 +72,11 @@ class Collected:
             yield from _read_stream(self.folder / ASIDE)
 
 
-def refused(source: SourceFile, error: Refused) -> Collected:
+def refused(source: SourceFile, error: Refused) -> FileResult:
     """A file that is not used, and why."""
     account = FileAccount(file=source.name, sha256=source.sha256, status="refused")
     account.error_code, account.error_message = error.code, error.message
-    return Collected(source, account)
+    return FileResult(source, account)
 
 
 def rows_path(folder: Path, first_row: int) -> Path:
@@ -95,7 +95,7 @@ def _read_stream(path: Path) -> Iterator[pa.RecordBatch]:
         yield from pa.ipc.open_stream(source)
 
 
-def save(collected: Collected, folder: Path) -> None:
+def save(collected: FileResult, folder: Path) -> None:
     """Write what `load` needs beside the rows."""
     account = collected.account
     note = {
@@ -113,7 +113,7 @@ def save(collected: Collected, folder: Path) -> None:
     write_stream(folder / _KEYS, pa.table(columns))
 
 
-def load(source: SourceFile, account: FileAccount, sidecar: Sidecar, folder: Path) -> Collected:
+def load(source: SourceFile, account: FileAccount, sidecar: Sidecar, folder: Path) -> FileResult:
     """What `save` wrote, as if the file had been read; `account` holds what its sidecar says."""
     note = json.loads((folder / _NOTE).read_text())
     if note["refused"]:
@@ -126,14 +126,14 @@ def load(source: SourceFile, account: FileAccount, sidecar: Sidecar, folder: Pat
     keys = Keys(
         **{name: columns[name] for name in _HASHES}, group=group, shingles=ShingleFile(folder / SHINGLES).read()
     )
-    collected = Collected(source, account, sidecar, folder, columns["row"], keys, reasons=note["reasons"])
+    collected = FileResult(source, account, sidecar, folder, columns["row"], keys, reasons=note["reasons"])
     if "pair" in columns:
         collected.pairs = np.stack([columns["pair"], columns["reverse"]], axis=1)
-    collected.warnings = [Warning(**{**warning, "file": source.name}) for warning in note["warnings"]]
+    collected.warnings = [RowWarning(**{**warning, "file": source.name}) for warning in note["warnings"]]
     return collected
 
 
-def all_shingles(files: list[Collected], work: Path) -> np.ndarray:
+def all_shingles(files: list[FileResult], work: Path) -> np.ndarray:
     """The shingles of all files, one after the other; on disk, so that they do not fill the memory."""
     if len(files) == 1:
         return files[0].keys.shingles

@@ -9,14 +9,14 @@ import numpy as np
 import pyarrow as pa
 
 from ft_pipeline.store.folder_cache import FolderCache
-from ft_pipeline.tables.accounts import FileAccount, Warning
+from ft_pipeline.tables.accounts import FileAccount, RowWarning
 from ft_pipeline.tables.cache_key import key_of
 from ft_pipeline.tables.checks.pii import NAMES
 from ft_pipeline.tables.dedup.keys import Keys, ShingleFile, merge
 from ft_pipeline.tables.file_result import ASIDE as ASIDE_FILE
 from ft_pipeline.tables.file_result import (
     SHINGLES,
-    Collected,
+    FileResult,
     SourceFile,
     load,
     refused,
@@ -25,7 +25,7 @@ from ft_pipeline.tables.file_result import (
     write_stream,
 )
 from ft_pipeline.tables.hints import message as placeholder_message
-from ft_pipeline.tables.process_batch import ASIDE, Chunk, process
+from ft_pipeline.tables.process_batch import ASIDE, BatchResult, process_batch
 from ft_pipeline.tables.reading.batches import Batch
 from ft_pipeline.tables.reading.containers import check_path, read_batches
 from ft_pipeline.tables.reading.process_pool import map_batches
@@ -37,7 +37,7 @@ MAX_NAMED_COLUMNS = 20
 _NO_SHINGLES = np.empty(0, dtype=np.uint64)
 
 
-class Collector:
+class Ingestor:
     """Reads the files of one format folder, one after the other, into a work folder; from the cache what it has."""
 
     def __init__(
@@ -54,7 +54,7 @@ class Collector:
         """Files that were not read."""
         self._files = 0
 
-    def collect(self, source: SourceFile) -> Collected:
+    def collect(self, source: SourceFile) -> FileResult:
         """Read one file, or take what reading it gave. What is wrong with it as a whole stands in its account."""
         if source.refused:
             return refused(source, Refused(*source.refused))
@@ -66,20 +66,20 @@ class Collector:
             account.max_quarantined, account.split = sidecar.max_quarantined, sidecar.split
             account.allow = sorted(sidecar.allow)
             if self.cache is None or not source.sha256:
-                return self._read(Collected(source, account, sidecar, folder))
+                return self._read(FileResult(source, account, sidecar, folder))
             suffix = Path(source.name).suffix.lower()
             key = key_of(source.sha256, self.data_format, suffix, source.sidecar, self.excluded)
             if self.cache.take(key, folder):
                 self.from_cache += 1
                 return load(source, account, sidecar, folder)
-            collected = self._read(Collected(source, account, sidecar, folder))
+            collected = self._read(FileResult(source, account, sidecar, folder))
             save(collected, folder)
             self.cache.keep(key, folder)
             return collected
         except Refused as error:
             return refused(source, error)
 
-    def _read(self, collected: Collected) -> Collected:
+    def _read(self, collected: FileResult) -> FileResult:
         """Fill in what the file holds. One that is refused for what it holds comes back as such."""
         source, folder = collected.source, collected.folder
         assert folder is not None
@@ -101,8 +101,8 @@ class Collector:
         collected.account.read = gathered.read
         return collected
 
-    def _gather(self, collected: Collected, path: Path, folder: Path) -> "_Gathered":
-        gathered, shingles = _Gathered(), ShingleFile(folder / SHINGLES)
+    def _gather(self, collected: FileResult, path: Path, folder: Path) -> "_FileTotals":
+        gathered, shingles = _FileTotals(), ShingleFile(folder / SHINGLES)
         suffix = Path(collected.source.name).suffix.lower()
         work = partial(
             _process_into,
@@ -123,9 +123,11 @@ class Collector:
         return gathered
 
 
-def _process_into(batch: Batch, folder: Path, data_format: str, sidecar: Sidecar, excluded: Collection[str]) -> Chunk:
+def _process_into(
+    batch: Batch, folder: Path, data_format: str, sidecar: Sidecar, excluded: Collection[str]
+) -> BatchResult:
     """chunk.process, with the rows and the shingles put into files: they are too much to send between processes."""
-    chunk = process(batch, data_format, sidecar, excluded)
+    chunk = process_batch(batch, data_format, sidecar, excluded)
     write_stream(rows_path(folder, batch.rows[0]), chunk.table)
     chunk.keys.shingles.tofile(_part(folder, batch))
     return replace(chunk, table=None, keys=replace(chunk.keys, shingles=_NO_SHINGLES))
@@ -135,7 +137,7 @@ def _part(folder: Path, batch: Batch) -> Path:
     return folder / f"shingles-{batch.rows[0]}.u64"
 
 
-class _Gathered:
+class _FileTotals:
     """What adds up over the batches of a file."""
 
     def __init__(self) -> None:
@@ -150,7 +152,7 @@ class _Gathered:
         self.first: tuple[int, str] | None = None
         """The first line that is no JSON, and why."""
 
-    def add(self, batch: Batch, chunk: Chunk) -> None:
+    def add(self, batch: Batch, chunk: BatchResult) -> None:
         self.read += chunk.read
         self.objects += chunk.objects
         self.known += chunk.known
@@ -170,21 +172,21 @@ class _Gathered:
         """What is wrong with the first line, in brackets."""
         return f" (line {self.first[0]} is {self.first[1]})" if self.first else ""
 
-    def warnings(self, file: str) -> list[Warning]:
+    def warnings(self, file: str) -> list[RowWarning]:
         found = []
         if self.unknown:
             names = ", ".join(sorted(self.unknown)[:MAX_NAMED_COLUMNS])
             more = ", and more" if len(self.unknown) > MAX_NAMED_COLUMNS else ""
             message = f"nothing reads these, they are dropped: {names}{more}; a sidecar's `columns` can map them"
-            found.append(Warning("ignored_columns", message, file=file))
+            found.append(RowWarning("ignored_columns", message, file=file))
         for kind, rows in sorted(self.hints.items()):
             personal = f"{len(rows):,} row(s) may hold {NAMES.get(kind)}; nothing is masked"
             message = personal if kind in NAMES else placeholder_message(len(rows))
-            found.append(Warning(kind, message, rows, file))
+            found.append(RowWarning(kind, message, rows, file))
         return found
 
 
-def _refuse_broken_array(batch: Batch, chunk: Chunk) -> None:
+def _refuse_broken_array(batch: Batch, chunk: BatchResult) -> None:
     """An array is one JSON text: where an element is no JSON, the whole cannot be read."""
     if batch.offsets is not None and chunk.broken:
         row, message = chunk.broken
@@ -192,7 +194,7 @@ def _refuse_broken_array(batch: Batch, chunk: Chunk) -> None:
         raise Refused("invalid_json", f"element {row} of the JSON array, at byte {at}, is {message}")
 
 
-def _refuse_whole(gathered: _Gathered, data_format: str) -> None:
+def _refuse_whole(gathered: _FileTotals, data_format: str) -> None:
     if not gathered.read:
         raise Refused("empty_file", "no rows")
     codes = set(gathered.reasons)

@@ -12,13 +12,13 @@ import pyarrow as pa
 from ft_pipeline.tables import hints
 from ft_pipeline.tables.checks import pii
 from ft_pipeline.tables.checks.content_checks import find_faults
-from ft_pipeline.tables.checks.prefilter import find_suspects, strings_of
+from ft_pipeline.tables.checks.prefilter import prefilter_rows, strings_of
 from ft_pipeline.tables.dedup.keys import Keys, hash_texts, keys_of_views
-from ft_pipeline.tables.dedup.normalized import views_of
-from ft_pipeline.tables.excluded_rows import is_mark
+from ft_pipeline.tables.dedup.normalized import comparison_texts
+from ft_pipeline.tables.excluded_rows import is_erasure_marker
 from ft_pipeline.tables.formats.arrow_schema import TYPES
 from ft_pipeline.tables.formats.base import FORGOTTEN
-from ft_pipeline.tables.formats.convert import Shapes, convert_all, shapes_of
+from ft_pipeline.tables.formats.convert import PlacedRows, convert_all, shapes_of
 from ft_pipeline.tables.formats.ignored_columns import unread_columns, unread_turn_keys
 from ft_pipeline.tables.formats.registry import COLUMNS, REQUIRED
 from ft_pipeline.tables.formats.turns import plain
@@ -34,7 +34,7 @@ ASIDE = pa.schema([("row", pa.int64()), ("code", pa.string()), ("message", pa.st
 
 
 @dataclass
-class Chunk:
+class BatchResult:
     """What became of one batch."""
 
     read: int
@@ -60,15 +60,17 @@ class Chunk:
     """The first row that is no JSON, and why (nesting that is too deep is JSON)."""
 
 
-def process(batch: Batch, data_format: str, sidecar: Sidecar, excluded: Container[str] = frozenset()) -> Chunk:
+def process_batch(
+    batch: Batch, data_format: str, sidecar: Sidecar, excluded: Container[str] = frozenset()
+) -> BatchResult:
     """Parse, convert and validate a batch. Nothing is dropped: read = rows of the table + set aside."""
     block, batch = batch.block, divide(batch)
     values = _parse(block, batch)
     shapes = shapes_of(values)
     converted = convert_all(data_format, values, shapes, sidecar)
     table, sources, faults = converted.columns, converted.sources, converted.faults
-    views = views_of(data_format, _own(table, data_format))
-    suspects = find_suspects(data_format, _own(table, data_format), views)
+    views = comparison_texts(data_format, _own(table, data_format))
+    suspects = prefilter_rows(data_format, _own(table, data_format), views)
     faults |= _close_look(data_format, table, sources, suspects.faulty, sidecar)
     faults |= _forgotten(table, sources, excluded)
     keep = np.isin(sources, list(faults), invert=True)
@@ -76,7 +78,7 @@ def process(batch: Batch, data_format: str, sidecar: Sidecar, excluded: Containe
         mask = pa.array(keep)
         table, views, sources = table.filter(mask).combine_chunks(), views.filter(mask), sources[keep]
     rows = np.array(batch.rows, dtype=np.int64)[sources]
-    chunk = Chunk(
+    chunk = BatchResult(
         read=len(values),
         table=table.add_column(table.num_columns - 1, "row", pa.array(rows)),
         rows=rows,
@@ -190,15 +192,15 @@ def _raw(batch: Batch, at: int, fault: Fault) -> str:
     if batch.lines is not None:
         return batch.lines[at][: 4 * RAW_CHARS].decode("utf-8", errors="replace")[:RAW_CHARS]
     value = batch.values[at]
-    return value.raw[:RAW_CHARS] if isinstance(value, Fault) else raw_of(value)
+    return value.raw[:RAW_CHARS] if isinstance(value, Fault) else raw_json(value)
 
 
-def raw_of(value: Any) -> str:
+def raw_json(value: Any) -> str:
     """A value that came without text (a CSV row, a record) as JSON, cut."""
     return orjson.dumps(value, default=repr, option=orjson.OPT_NON_STR_KEYS).decode()[:RAW_CHARS]
 
 
-def _describe(chunk: Chunk, values: list[Any], shapes: Shapes, data_format: str, sidecar: Sidecar) -> None:
+def _describe(chunk: BatchResult, values: list[Any], shapes: PlacedRows, data_format: str, sidecar: Sidecar) -> None:
     """Count what tells the file's format, and name what is dropped."""
     for shape, places in shapes.items():
         names = set(rename(dict.fromkeys(shape), sidecar)) if sidecar.columns else set(shape)
@@ -209,6 +211,8 @@ def _describe(chunk: Chunk, values: list[Any], shapes: Shapes, data_format: str,
     chunk.unknown |= unread_turn_keys(data_format, values, sidecar)
     # A row that is JSON but faulty in its keys or characters is an object still.
     formal = sum(len(chunk.reasons.get(code, ())) for code in ("duplicate_key", "lone_surrogate"))
-    chunk.known += sum(isinstance(value, dict) and is_mark(value) for value in values if "excluded" in chunk.reasons)
+    chunk.known += sum(
+        isinstance(value, dict) and is_erasure_marker(value) for value in values if "excluded" in chunk.reasons
+    )
     chunk.objects += formal
     chunk.known += formal

@@ -32,7 +32,7 @@ class Part:
 
 def build_quarantine(parts: Sequence[Part], out: Path) -> dict[str, Any]:
     """Write rows.parquet of all that the parts set aside into `out`; the summary is that of `overview`, and `rows`."""
-    finder, rows = Finder(), 0
+    finder, rows = QuarantineSummary(), 0
     with pq.ParquetWriter(out / "rows.parquet", SCHEMA, compression="zstd") as writer:
         for part in parts:
             finder.add_files(part)
@@ -45,7 +45,7 @@ def build_quarantine(parts: Sequence[Part], out: Path) -> dict[str, Any]:
 
 def overview(part: Part) -> dict[str, Any]:
     """What one table set aside, as Finder.overview has it."""
-    finder = Finder()
+    finder = QuarantineSummary()
     finder.add_files(part)
     for batch in read_set_aside(part):
         finder.add(batch)
@@ -63,7 +63,7 @@ def read_set_aside(part: Part) -> Iterable[pa.Table]:
             yield table.select(SCHEMA.names).cast(SCHEMA)
 
 
-class Finder:
+class QuarantineSummary:
     """Gathers, over all that was set aside, the account of each file and the rows of each reason."""
 
     def __init__(self) -> None:

@@ -112,6 +112,6 @@ class Refused(Exception):
         return Refused, (self.code, self.message)
 
 
-def rank(code: str) -> int:
+def code_priority(code: str) -> int:
     """Where a row has several faults, the one of the lowest rank is named."""
     return _RANK[code]

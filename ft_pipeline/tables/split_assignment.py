@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ft_pipeline.settings.project import DataSettings
-from ft_pipeline.tables.conversation_rows import Staged
+from ft_pipeline.tables.conversation_rows import ConversationRows
 from ft_pipeline.tables.dedup.contamination import near_heldout
-from ft_pipeline.tables.dedup.minhash import find_in
+from ft_pipeline.tables.dedup.minhash import match_against
 from ft_pipeline.tables.splits import SPLITS, TEST, TRAIN, place_in_splits
 
 CODES = ("", "duplicate", "near_duplicate", "train_test_overlap")
@@ -15,7 +15,7 @@ DUPLICATE, NEAR_DUPLICATE, OVERLAP = 1, 2, 3
 
 
 @dataclass
-class Fates:
+class SplitAssignment:
     """One entry per row of Staged."""
 
     code: np.ndarray
@@ -31,10 +31,10 @@ class Fates:
         self.notes[int(at)] = (message, copy_of)
 
 
-def decide(staged: Staged, settings: DataSettings) -> Fates:
+def assign_splits(staged: ConversationRows, settings: DataSettings) -> SplitAssignment:
     """Drop copies across the tables, split by group, and take out of training what is near a held-out row or the
     general suite."""
-    fates = Fates(np.zeros(len(staged), np.uint8), place_in_splits(staged.keys.group[:, 1], settings))
+    fates = SplitAssignment(np.zeros(len(staged), np.uint8), place_in_splits(staged.keys.group[:, 1], settings))
     fates.split[staged.golden] = TEST
     if not staged.compared_already:
         _drop_copies_across_tables(staged, fates)
@@ -44,20 +44,20 @@ def decide(staged: Staged, settings: DataSettings) -> Fates:
     return fates
 
 
-def _drop_copies_across_tables(staged: Staged, fates: Fates) -> None:
+def _drop_copies_across_tables(staged: ConversationRows, fates: SplitAssignment) -> None:
     """ShareGPT rows that an Alpaca row holds already. (Each table has dropped its own copies; golden rows stay.)"""
     first = np.flatnonzero((staged.table == 0) & ~staged.golden)
     second = np.flatnonzero((staged.table == 1) & ~staged.golden)
     if not len(first) or not len(second):
         return
-    copies = find_in(staged.keys.take(second), staged.keys.take(first))
+    copies = match_against(staged.keys.take(second), staged.keys.take(first))
     for at in np.flatnonzero(~copies.kept).tolist():
         origin = staged.origin(first[copies.of[at]])
         code, words = (DUPLICATE, "equal to") if copies.exact[at] else (NEAR_DUPLICATE, "nearly equal to")
         fates.set_aside(second[at], code, f"{words} {origin}", origin)
 
 
-def _drop_near_heldout(staged: Staged, fates: Fates) -> None:
+def _drop_near_heldout(staged: ConversationRows, fates: SplitAssignment) -> None:
     stays = fates.code == 0
     train, heldout = np.flatnonzero(stays & (fates.split == TRAIN)), np.flatnonzero(stays & (fates.split != TRAIN))
     found = near_heldout(staged.keys.take(train), staged.keys.take(heldout))

@@ -1,14 +1,14 @@
 """The checks that a table must pass before anything downstream may use it."""
 
-from ft_pipeline.tables.accounts import FIRST_ROWS, Check, FileAccount
-from ft_pipeline.tables.file_result import Collected
+from ft_pipeline.tables.accounts import FIRST_ROWS, CheckResult, FileAccount
+from ft_pipeline.tables.file_result import FileResult
 
 WORST_CODES = 3
 
 
 def table_checks(
-    data_format: str, files: list[Collected], max_quarantined: float, written: list[int], set_aside: list[int]
-) -> dict[str, Check]:
+    data_format: str, files: list[FileResult], max_quarantined: float, written: list[int], set_aside: list[int]
+) -> dict[str, CheckResult]:
     """all_files_readable, rows_accounted_for, quarantined_share, some_rows_accepted.
 
     written, set_aside: rows that were written for each readable file, counted at the writer and not at the reader.
@@ -23,29 +23,29 @@ def table_checks(
     }
 
 
-def readable_check(accounts: list[FileAccount]) -> Check:
+def readable_check(accounts: list[FileAccount]) -> CheckResult:
     """Fails where a file was refused."""
     refused = [account for account in accounts if account.status == "refused"]
     if not refused:
-        return Check(True, f"{len(accounts)} file(s) read", 0)
+        return CheckResult(True, f"{len(accounts)} file(s) read", 0)
     shown = "; ".join(f"{item.file}: {item.error_code}: {item.error_message}" for item in refused[:FIRST_ROWS])
-    return Check(False, f"{len(refused)} file(s) refused: {shown}. Mend or remove them.", len(refused))
+    return CheckResult(False, f"{len(refused)} file(s) refused: {shown}. Mend or remove them.", len(refused))
 
 
-def _accounted(readable: list[FileAccount], written: list[int], set_aside: list[int]) -> Check:
+def _accounted(readable: list[FileAccount], written: list[int], set_aside: list[int]) -> CheckResult:
     off = [
         account.file
         for account, accepted, others in zip(readable, written, set_aside, strict=True)
         if not account.balanced or (accepted, others) != (account.accepted, account.quarantined + account.duplicates)
     ]
     if off:
-        return Check(
+        return CheckResult(
             False, f"read is not accepted + quarantined + duplicates in {', '.join(off)}; report this", len(off)
         )
-    return Check(True, "read = accepted + quarantined + duplicates in every file", 0)
+    return CheckResult(True, "read = accepted + quarantined + duplicates in every file", 0)
 
 
-def share_check(folder: str, readable: list[FileAccount], max_quarantined: float) -> Check:
+def share_check(folder: str, readable: list[FileAccount], max_quarantined: float) -> CheckResult:
     """Fails where the folder (or a file with a ceiling of its own) has too large a share of quarantined rows."""
     together = [account for account in readable if account.max_quarantined is None]
     faults = [_over(folder, together, max_quarantined)]
@@ -57,7 +57,7 @@ def share_check(folder: str, readable: list[FileAccount], max_quarantined: float
     read = sum(account.read for account in readable)
     share = sum(_faulty(account) for account in readable) / read if read else 0.0
     found = [fault for fault in faults if fault]
-    return Check(not found, "; ".join(found) or f"{share:.1%} of the rows read are quarantined", share)
+    return CheckResult(not found, "; ".join(found) or f"{share:.1%} of the rows read are quarantined", share)
 
 
 def _over(name: str, accounts: list[FileAccount], ceiling: float) -> str | None:
@@ -95,10 +95,10 @@ def worst_codes(accounts: list[FileAccount]) -> tuple[str, str]:
     )
 
 
-def _some_rows(data_format: str, accounts: list[FileAccount]) -> Check:
+def _some_rows(data_format: str, accounts: list[FileAccount]) -> CheckResult:
     accepted = sum(account.accepted for account in accounts)
     if not accounts:
-        return Check(True, f"data/raw/{data_format} holds no files: the table is empty", 0)
+        return CheckResult(True, f"data/raw/{data_format} holds no files: the table is empty", 0)
     if not accepted:
-        return Check(False, f"no row of data/raw/{data_format} is accepted; nothing can be done with it", 0)
-    return Check(True, f"{accepted:,} rows accepted", accepted)
+        return CheckResult(False, f"no row of data/raw/{data_format} is accepted; nothing can be done with it", 0)
+    return CheckResult(True, f"{accepted:,} rows accepted", accepted)

@@ -10,11 +10,11 @@ import numpy as np
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.sources.snapshot import printable
-from ft_pipeline.tables.accounts import FileAccount, FileReport, Warning
+from ft_pipeline.tables.accounts import FileAccount, FileReport, RowWarning
 from ft_pipeline.tables.dedup.contamination import near_heldout
-from ft_pipeline.tables.duplicates import Verdict, conflict_warnings, judge, settle
-from ft_pipeline.tables.file_result import Collected, SourceFile, refused
-from ft_pipeline.tables.ingest import Collector
+from ft_pipeline.tables.duplicates import DuplicateFlags, conflict_warnings, fill_accounts, flag_duplicates
+from ft_pipeline.tables.file_result import FileResult, SourceFile, refused
+from ft_pipeline.tables.ingest import Ingestor
 from ft_pipeline.tables.reading.containers import check_path
 from ft_pipeline.tables.reading.sidecar import read_sidecar
 from ft_pipeline.tables.reason_codes import Refused
@@ -40,20 +40,20 @@ def validate_file(
     of its rows, or have an equal prompt) are set aside as train_test_overlap. UserError where `against` cannot be read.
     """
     with tempfile.TemporaryDirectory(prefix="ft-validate-") as folder:
-        collector = Collector(data_format, Path(folder), progress=progress)
+        collector = Ingestor(data_format, Path(folder), progress=progress)
         file = _collect(collector, path, data_dir, sidecar)
         if file.refused:
             return FileReport(file.account, data_format, [])
-        verdict = judge([file], file.keys.shingles)
+        verdict = flag_duplicates([file], file.keys.shingles)
         overlap = _overlap(verdict, against, collector) if against else np.empty(0, dtype=np.int64)
-        settle(verdict)
+        fill_accounts(verdict)
         warnings = _warnings(verdict, data_format)
         _set_overlap_aside(file.account, file.rows[overlap])
         warnings += _ceiling(file.account, max_quarantined)
         return FileReport(file.account, data_format, warnings)
 
 
-def _collect(collector: Collector, path: Path, data_dir: Path, sidecar: Any) -> Collected:
+def _collect(collector: Ingestor, path: Path, data_dir: Path, sidecar: Any) -> FileResult:
     name = printable(path.name or str(path))
     source = SourceFile(name, path, "", None, data_dir)
     try:
@@ -66,17 +66,17 @@ def _collect(collector: Collector, path: Path, data_dir: Path, sidecar: Any) -> 
     return collector.collect(replace(source, sidecar=dict(mapping) if mapping else None))
 
 
-def _warnings(verdict: Verdict, data_format: str) -> list[Warning]:
+def _warnings(verdict: DuplicateFlags, data_format: str) -> list[RowWarning]:
     found = list(verdict.files[0].warnings)
     return found + list(conflict_warnings(verdict)) if data_format in {"alpaca", "sharegpt"} else found
 
 
-def _ceiling(account: FileAccount, max_quarantined: float) -> list[Warning]:
+def _ceiling(account: FileAccount, max_quarantined: float) -> list[RowWarning]:
     check = share_check(account.file, [account], max_quarantined)
-    return [] if check.passed else [Warning("quarantined_share", f"the pipeline would stop: {check.message}")]
+    return [] if check.passed else [RowWarning("quarantined_share", f"the pipeline would stop: {check.message}")]
 
 
-def _overlap(verdict: Verdict, against: Path, collector: Collector) -> np.ndarray:
+def _overlap(verdict: DuplicateFlags, against: Path, collector: Ingestor) -> np.ndarray:
     """Positions of the kept rows of the file that stand in `against`."""
     other = _collect(collector, against, against.parent, BESIDE)
     if other.refused:

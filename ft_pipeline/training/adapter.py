@@ -18,18 +18,18 @@ from ft_pipeline.models.compute_dtype import compute_dtype, dtype_name
 from ft_pipeline.models.load import load_tokenizer
 from ft_pipeline.settings.experiment import ExperimentSettings
 from ft_pipeline.training.memory.estimate import estimate_experiment
-from ft_pipeline.training.objectives.dpo import PairTrainer, with_reference
+from ft_pipeline.training.objectives.dpo import PreferenceTrainer, with_reference
 from ft_pipeline.training.techniques import count_parameters, load_weights, new_model, save_adapter, save_full
 from ft_pipeline.training.tokens.sample import sample
 from ft_pipeline.training.trainer.acceleration import require_attention, speed_up
 from ft_pipeline.training.trainer.arguments import training_arguments
-from ft_pipeline.training.trainer.callbacks import Progress
+from ft_pipeline.training.trainer.callbacks import ProgressCallback
 from ft_pipeline.training.trainer.checkpoints import folder_of
 from ft_pipeline.training.trainer.data_parallel import Ranks, joined
-from ft_pipeline.training.trainer.evaluations import Evaluations, intervals
+from ft_pipeline.training.trainer.evaluations import EarlyStopping, intervals
 from ft_pipeline.training.trainer.memory_usage import peak_memory_gb
 from ft_pipeline.training.trainer.model_probe import require_causal, require_room
-from ft_pipeline.training.trainer.token_trainer import AnswerTrainer, padding_of, train
+from ft_pipeline.training.trainer.token_trainer import TokenTrainer, padding_of, train
 from ft_pipeline.training.training_data import read_split
 
 _NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
@@ -62,9 +62,9 @@ def run(job: Job) -> dict[str, Any]:
         counts = count_parameters(model)
         job.report.log(_begins(settings, counts, ranks))
         trainer = _trainer(job, settings, model, rows, ranks)
-        evaluations = Evaluations(settings.training.early_stopping_patience)
+        evaluations = EarlyStopping(settings.training.early_stopping_patience)
         trainer.add_callback(evaluations)
-        trainer.add_callback(Progress(job.report))
+        trainer.add_callback(ProgressCallback(job.report))
         resumed = train(trainer, evaluations)
         if ranks.first:
             _save(trainer, settings, job)
@@ -106,7 +106,7 @@ def _begins(settings: ExperimentSettings, counts: dict[str, Any], ranks: Ranks) 
     return line
 
 
-def _trainer(job: Job, settings: ExperimentSettings, model: Any, rows: dict[str, Any], ranks: Ranks) -> AnswerTrainer:
+def _trainer(job: Job, settings: ExperimentSettings, model: Any, rows: dict[str, Any], ranks: Ranks) -> TokenTrainer:
     dtype = _dtype(settings, job.device)
     arguments = training_arguments(settings.training, job.work / "checkpoints", job.device, dtype)
     arguments.eval_steps, arguments.save_steps = intervals(settings.training, len(rows["train"]))
@@ -115,8 +115,8 @@ def _trainer(job: Job, settings: ExperimentSettings, model: Any, rows: dict[str,
     if settings.objective == "dpo":
         size = arguments.per_device_eval_batch_size
         train, validation = (with_reference(model, rows[split], padding_of(model, tokenizer), size) for split in rows)
-        return PairTrainer(model, tokenizer, train, validation, arguments, ranks, dpo=settings.dpo)
-    return AnswerTrainer(model, tokenizer, rows["train"], rows["validation"], arguments, ranks)
+        return PreferenceTrainer(model, tokenizer, train, validation, arguments, ranks, dpo=settings.dpo)
+    return TokenTrainer(model, tokenizer, rows["train"], rows["validation"], arguments, ranks)
 
 
 def _held_out(job: Job, settings: ExperimentSettings, validation: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -132,7 +132,7 @@ def _dtype(settings: ExperimentSettings, device: str) -> torch.dtype:
     return torch.bfloat16 if settings.training.pure_bf16 else compute_dtype(device)
 
 
-def _save(trainer: AnswerTrainer, settings: ExperimentSettings, job: Job) -> None:
+def _save(trainer: TokenTrainer, settings: ExperimentSettings, job: Job) -> None:
     """Write the best weights and the course of the training."""
     best = folder_of(Path(trainer.args.output_dir), trainer.state.best_global_step)
     base = job.inputs["base_model"]

@@ -9,12 +9,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ft_pipeline.project import FORMATS
-from ft_pipeline.release.champion import Candidate, Promotion, Record, promote
+from ft_pipeline.release.champion import Candidate, ChampionRecord, Promotion, promote
 from ft_pipeline.settings.project import DataSettings
 from ft_pipeline.sources.local_folder import snapshot_folder
 from ft_pipeline.sources.snapshot import Snapshot, checkout, read_listing, write_listing
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
-from ft_pipeline.store.asset_pointers import Current
+from ft_pipeline.store.asset_pointers import AssetPointers
 from ft_pipeline.store.spec import Spec
 from ft_pipeline.tables.build import build_table
 from ft_pipeline.tables.conversations import build_conversations
@@ -98,7 +98,7 @@ class Shop:
         )
         return made
 
-    def release(self, made: dict[str, Artifact], value: float = 2.5) -> Record:
+    def release(self, made: dict[str, Artifact], value: float = 2.5) -> ChampionRecord:
         """Make the merged model the champion."""
         parts = {name: made[name].fingerprint for name in ("base_model", "adapter", "merged_model")}
         candidate = Candidate(
@@ -132,7 +132,7 @@ class Shop:
         kind = draft.spec.kind
         run = {"run_id": "run-1", "started_by": "cli ada", "asset": kind, "experiment": experiment}
         artifact = self.store.commit(draft, summary, run)
-        Current(self.store.root).write(kind, experiment, artifact)
+        AssetPointers(self.store.root).write(kind, experiment, artifact)
         return artifact
 
     def _raw(self, data_format: str) -> Artifact:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ft_pipeline.audit.artifact_index import Library
+from ft_pipeline.audit.artifact_index import ArtifactIndex
 from ft_pipeline.audit.chain import walk
 from ft_pipeline.audit.subject import find_subject
 from ft_pipeline.errors import UserError
@@ -20,7 +20,7 @@ DATA = {"alpaca", "sharegpt", "raw_alpaca", "raw_sharegpt"}
 
 
 def kinds(shop: Shop, name: str) -> list[str]:
-    library = Library(shop.store.root)
+    library = ArtifactIndex(shop.store.root)
     return [node.kind for node in walk(library, find_subject(library, name)).nodes]
 
 
@@ -56,7 +56,7 @@ def test_every_name_has_its_beginning(released: Shop, name: str, first: str) -> 
 
 
 def test_a_fingerprint_is_a_name_too(released: Shop) -> None:
-    pointer = Library(released.store.root).pointer("adapter", "qlora")
+    pointer = ArtifactIndex(released.store.root).pointer("adapter", "qlora")
     assert pointer is not None
     assert kinds(released, pointer.fingerprint[:12])[0] == "adapter"
 

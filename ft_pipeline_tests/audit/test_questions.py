@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from ft_pipeline.audit.artifact_index import Library
+from ft_pipeline.audit.artifact_index import ArtifactIndex
 from ft_pipeline.errors import UserError
 from ft_pipeline.store.hashing import sha256_of_file
 from ft_pipeline_tests.audit.conftest import Command
@@ -130,7 +130,7 @@ def test_what_changed_since_the_champion_before(released: Shop, ft_json: Command
 def test_what_only_the_champion_before_saw_is_not_this_ones(released: Shop, ft_json: Command, ft: Command) -> None:
     """A champion is chosen against the one before it, which so stands behind its evidence, rows and all."""
     gone = row_of(released, "train")
-    (old,) = (node for node in Library(released.store.root).all("scores"))
+    (old,) = (node for node in ArtifactIndex(released.store.root).all("scores"))
     rows = [json.loads(line) for line in released.raw("alpaca", "support.jsonl").read_text().splitlines()]
     released.write("alpaca", "support.jsonl", [row for n, row in enumerate(rows, start=1) if n != gone])
     made = released.materialize(learning_rate=2e-3)

@@ -14,11 +14,11 @@ import yaml
 
 from ft_pipeline.defs import automation
 from ft_pipeline.execution.planning import flow
-from ft_pipeline.execution.step import STEPS, Inputs
+from ft_pipeline.execution.step import STEPS, SpecContext
 from ft_pipeline.execution.step_asset import planned_spec
 from ft_pipeline.project import Project
 from ft_pipeline.store.artifacts import ArtifactStore
-from ft_pipeline.store.asset_pointers import Current
+from ft_pipeline.store.asset_pointers import AssetPointers
 
 FIRST_DAY = datetime(2026, 11, 1, 9, tzinfo=UTC)
 STAND_IN = {"rows": [{"fingerprint": "evaluation"}], "audit": {"checks": {}}, "params": 1_000_000}
@@ -128,8 +128,8 @@ class Simulation:
                 self._stand_in(step.name, experiment if step.per_experiment else None)
 
     def _stand_in(self, asset: str, experiment: str | None) -> None:
-        spec = planned_spec(STEPS[asset], Inputs(self.project, self.store, experiment, self._made))
-        Current(self.store.root).write(asset, experiment, self._made(spec))
+        spec = planned_spec(STEPS[asset], SpecContext(self.project, self.store, experiment, self._made))
+        AssetPointers(self.store.root).write(asset, experiment, self._made(spec))
 
     def _made(self, spec: Any) -> Any:
         found = self.store.find(spec)

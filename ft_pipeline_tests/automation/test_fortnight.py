@@ -11,7 +11,7 @@ import yaml
 
 from ft_pipeline import scaffold
 from ft_pipeline.store.artifacts import Artifact
-from ft_pipeline.store.asset_pointers import Current
+from ft_pipeline.store.asset_pointers import AssetPointers
 from ft_pipeline_tests.automation.simulated import Simulation, rows
 
 
@@ -48,7 +48,7 @@ def new_train_rows(shop: Simulation, before: Artifact) -> int:
 
 
 def conversations(shop: Simulation) -> Artifact:
-    pointer = Current(shop.store.root).read("conversations")
+    pointer = AssetPointers(shop.store.root).read("conversations")
     assert pointer is not None
     return shop.store.require(pointer.kind, pointer.fingerprint)
 

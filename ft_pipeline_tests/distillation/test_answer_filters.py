@@ -12,8 +12,8 @@ from ft_pipeline.distillation.answer_filters import (
     MAX_REPETITION,
     STOCK_PHRASES,
     Context,
+    check_answer,
     copied,
-    judge,
     length_range,
     repetition,
 )
@@ -33,7 +33,7 @@ GOOD = "Yes, within 30 days. I'm e-mailing a free return label for LF-118204 now
 
 
 def code_of(answer: str, prompt: str = PROMPT, finish_reason: str = "stop") -> str | None:
-    fault = judge(answer_row(1, prompt, answer, finish_reason), CONTEXT)
+    fault = check_answer(answer_row(1, prompt, answer, finish_reason), CONTEXT)
     return fault.code if fault else None
 
 

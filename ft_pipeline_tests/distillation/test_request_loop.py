@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 from ft_pipeline.distillation.endpoint_teacher import answer_of
-from ft_pipeline.distillation.teacher_prompt import Prompter
+from ft_pipeline.distillation.teacher_prompt import TeacherPrompt
 from ft_pipeline.errors import UserError
 from ft_pipeline.models.endpoint import chat_completions
 from ft_pipeline.models.endpoint.answer_log import AnswerLog
 from ft_pipeline.models.endpoint.chat_completions import Endpoint
 from ft_pipeline.models.endpoint.rate_limits import Pace
-from ft_pipeline.models.endpoint.request_loop import Asked, Question, ask_all
+from ft_pipeline.models.endpoint.request_loop import ChatRequest, RequestTotals, send_all
 from ft_pipeline.models.endpoint.responses import RULES, Spending
 from ft_pipeline.settings.project import TeacherSettings
 from ft_pipeline_tests.distillation.fault_server import ANSWER_TOKENS, PROMPT_TOKENS, FaultServer, answer_to, serving
@@ -26,17 +26,17 @@ KEY = "sk-a-secret-that-nobody-may-see"
 PROMPTS = [f"My order {number} has not arrived, what now?" for number in range(60)]
 
 
-def questions(teacher: TeacherSettings, prompts: Sequence[str] = PROMPTS) -> list[Question]:
-    return [Prompter(teacher, []).question(user(text)) for text in prompts]
+def questions(teacher: TeacherSettings, prompts: Sequence[str] = PROMPTS) -> list[ChatRequest]:
+    return [TeacherPrompt(teacher, []).question(user(text)) for text in prompts]
 
 
 def ask(
     folder: Path, teacher: TeacherSettings, prompts: Sequence[str] = PROMPTS, key: str | None = None
-) -> tuple[Asked, Spending, list[dict]]:
+) -> tuple[RequestTotals, Spending, list[dict]]:
     """Ask the prompts; what asking came to, all that was spent, and each prompt's outcome."""
     found = questions(teacher, prompts)
     with AnswerLog.opened(folder, lambda message: None) as log:
-        asked = ask_all(lambda: Endpoint(teacher, key), log, found, len(found), teacher, Recorder())
+        asked = send_all(lambda: Endpoint(teacher, key), log, found, len(found), teacher, Recorder())
         return asked, log.spent, [answer_of(log, question) for question in found]
 
 
@@ -70,9 +70,9 @@ def test_what_the_log_holds_is_not_asked_again(tmp_path: Path) -> None:
 def test_each_sample_is_an_answer_of_its_own(tmp_path: Path) -> None:
     with serving() as server:
         teacher = server.teacher(temperature=0.8, seed=4, answers_per_prompt=3)
-        found = [Prompter(teacher, []).question(user(PROMPTS[0]), sample) for sample in range(3)]
+        found = [TeacherPrompt(teacher, []).question(user(PROMPTS[0]), sample) for sample in range(3)]
         with AnswerLog.opened(tmp_path, lambda message: None) as log:
-            ask_all(lambda: Endpoint(teacher, None), log, found, 3, teacher, Recorder())
+            send_all(lambda: Endpoint(teacher, None), log, found, 3, teacher, Recorder())
         assert sorted(body["seed"] for body in server.bodies) == [4, 5, 6]
         assert len({question.key for question in found}) == server.requests == 3
 

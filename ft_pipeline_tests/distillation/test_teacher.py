@@ -16,7 +16,7 @@ import torch
 from pydantic import ValidationError
 
 from ft_pipeline.distillation import teacher
-from ft_pipeline.distillation.teacher_prompt import Prompter
+from ft_pipeline.distillation.teacher_prompt import TeacherPrompt
 from ft_pipeline.errors import UserError
 from ft_pipeline.job import Job
 from ft_pipeline.models import base_model
@@ -129,12 +129,12 @@ def test_examples_may_come_from_one_file(inputs: dict[str, Path]) -> None:
     conversations = inputs["conversations"]
     from_there = TeacherSettings(few_shot=2, few_shot_from="alpaca/support.jsonl")
     assert (
-        Prompter.of(from_there, conversations).examples
-        == Prompter.of(TeacherSettings(few_shot=2), conversations).examples
+        TeacherPrompt.of(from_there, conversations).examples
+        == TeacherPrompt.of(TeacherSettings(few_shot=2), conversations).examples
     )
     for elsewhere in ("alpaca/other.jsonl", "sharegpt/support.jsonl"):
         with pytest.raises(UserError, match=f"few_shot_from is {elsewhere}: few_shot is 2, but the train split has 0"):
-            Prompter.of(TeacherSettings(few_shot=2, few_shot_from=elsewhere), conversations)
+            TeacherPrompt.of(TeacherSettings(few_shot=2, few_shot_from=elsewhere), conversations)
     with pytest.raises(ValidationError, match="few_shot_from"):
         TeacherSettings(few_shot_from="../secret.jsonl")
 
@@ -148,7 +148,7 @@ def test_a_new_file_changes_what_is_asked_unless_the_examples_have_a_file_of_the
     pq.write_table(pa.concat_tables([old, pa.Table.from_pylist(new, old.schema)]), tmp_path / "rows.parquet")
 
     def prompts(settings: TeacherSettings) -> set[str]:
-        return {Prompter.of(settings, folder).prompt_sha256 for folder in (inputs["conversations"], tmp_path)}
+        return {TeacherPrompt.of(settings, folder).prompt_sha256 for folder in (inputs["conversations"], tmp_path)}
 
     assert len(prompts(TeacherSettings(few_shot=2))) == 2
     assert len(prompts(TeacherSettings(few_shot=2, few_shot_from="alpaca/support.jsonl"))) == 1

@@ -13,7 +13,7 @@ import yaml
 
 from ft_pipeline import scaffold
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
-from ft_pipeline.store.asset_pointers import Current
+from ft_pipeline.store.asset_pointers import AssetPointers
 from ft_pipeline_tests.tiny import tiny_model
 
 KEEP = {
@@ -80,7 +80,7 @@ def cut(path: Path, rows: int) -> None:
 def current(root: Path, asset: str, experiment: str | None = None) -> Artifact:
     """What an asset was last materialized to; it must have been."""
     store = ArtifactStore(root / "data" / "store")
-    pointer = Current(store.root).read(asset, experiment)
+    pointer = AssetPointers(store.root).read(asset, experiment)
     assert pointer is not None
     return store.require(pointer.kind, pointer.fingerprint)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ft_pipeline.audit.artifact_index import Library, Node
+from ft_pipeline.audit.artifact_index import ArtifactIndex, ArtifactNode
 from ft_pipeline.audit.verify import verify
 from ft_pipeline_tests.audit.test_verify import edit, flip, some_file
 from ft_pipeline_tests.end_to_end.conftest import Finished
@@ -26,13 +26,13 @@ def copied(finished: Finished, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 def problems(root: Path) -> list[str]:
-    return [str(finding) for finding in verify(Library(root / "data" / "store")).problems]
+    return [str(finding) for finding in verify(ArtifactIndex(root / "data" / "store")).problems]
 
 
-def tampered(root: Path, change: Callable[[Node], None]) -> dict[str, list[str]]:
+def tampered(root: Path, change: Callable[[ArtifactNode], None]) -> dict[str, list[str]]:
     """Kind → what is found after `change` to an artifact of that kind; each is put back before the next."""
     found = {}
-    for node in Library(root / "data" / "store").all():
+    for node in ArtifactIndex(root / "data" / "store").all():
         assert node.path is not None
         aside = root / "aside"
         shutil.copytree(node.path, aside)
@@ -63,7 +63,7 @@ def test_a_removed_file_is_found_in_every_kind(copied: Path) -> None:
 
 
 def test_an_edited_manifest_is_found_in_every_kind(copied: Path) -> None:
-    def change(node: Node) -> None:
+    def change(node: ArtifactNode) -> None:
         assert node.path is not None
         edit(node.path / "manifest.json", lambda it: it["run"].update(started_by="nobody"), reseal=True)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from ft_pipeline.store.artifacts import ArtifactStore
-from ft_pipeline.store.asset_pointers import Current
+from ft_pipeline.store.asset_pointers import AssetPointers
 from ft_pipeline_tests.audit.test_verify import flip
 from ft_pipeline_tests.end_to_end.conftest import Finished
 from ft_pipeline_tests.end_to_end.project import environment, ft, ft_json, small_project
@@ -106,7 +106,7 @@ def test_a_clock_that_was_a_day_ahead_and_is_put_right(clock: Path, tmp_path: Pa
     root = small_project(tmp_path / "shop")
     command = ("run", "--experiment", "qlora", "--select", LIGHT)
     assert ft(root, *command, LD_PRELOAD=str(clock)).returncode == 0
-    stamped = Current(root / "data" / "store").read("conversations", None)
+    stamped = AssetPointers(root / "data" / "store").read("conversations", None)
     for path in (*(root / "data").rglob("*"), root / "data"):
         os.utime(path, (path.stat().st_atime, path.stat().st_mtime + DAY))
     again = ft_json(root, *command)
@@ -114,7 +114,7 @@ def test_a_clock_that_was_a_day_ahead_and_is_put_right(clock: Path, tmp_path: Pa
     path = root / "data" / "raw" / "alpaca" / "support_01.jsonl"
     path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[1:]))
     assert {step["state"] for step in ft_json(root, *command)["steps"]} == {"built"}
-    newest = Current(root / "data" / "store").read("conversations", None)
+    newest = AssetPointers(root / "data" / "store").read("conversations", None)
     assert stamped and newest and newest.fingerprint != stamped.fingerprint
     assert newest.when < stamped.when, "the clock was not put back"
     assert ft_json(root, *command)["steps"] == []
@@ -163,7 +163,7 @@ def test_a_flipped_byte_is_found_by_its_hash_and_built_anew_beside_it(finished: 
 def folder_of(root: Path, kind: str) -> Path:
     """Where the store holds qlora's present artifact of `kind`, whole."""
     store = ArtifactStore(root / "data" / "store")
-    pointer = Current(store.root).read(kind, "qlora")
+    pointer = AssetPointers(store.root).read(kind, "qlora")
     assert pointer is not None
     return store.require(kind, pointer.fingerprint).path
 

@@ -11,7 +11,7 @@ import dagster as dg
 import psutil
 import pytest
 
-from ft_pipeline.store.asset_pointers import Current
+from ft_pipeline.store.asset_pointers import AssetPointers
 from ft_pipeline_tests.end_to_end.conftest import Finished
 from ft_pipeline_tests.end_to_end.project import current, environment, ft, ft_json, small_project, write_experiment
 
@@ -32,7 +32,7 @@ PER_EXPERIMENT = {
 
 def test_the_first_run_materializes_every_asset(finished: Finished) -> None:
     assert finished.run.returncode == 0, finished.run.stderr[-4000:] + finished.run.stdout[-4000:]
-    current = {(pointer.asset, pointer.partition) for pointer in Current(finished.root / "data" / "store").all()}
+    current = {(pointer.asset, pointer.partition) for pointer in AssetPointers(finished.root / "data" / "store").all()}
     assert current == {(name, None) for name in SHARED} | {(name, "qlora") for name in PER_EXPERIMENT}
 
 
@@ -194,7 +194,7 @@ def _statuses(root: Path) -> list[str]:
 
 
 def _adapter(root: Path) -> dict:
-    pointer = Current(root / "data" / "store").read("adapter", "long")
+    pointer = AssetPointers(root / "data" / "store").read("adapter", "long")
     assert pointer is not None
     (folder,) = (root / "data" / "store" / "artifacts" / "adapter").glob(f"*/{pointer.fingerprint[:16]}")
     return json.loads((folder / "manifest.json").read_text(encoding="utf-8"))

@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ft_pipeline.erasure.raw_files import read_raw_rows, with_marks
+from ft_pipeline.erasure.raw_files import read_raw_rows, replace_with_markers
 from ft_pipeline.tables.build import build_table
-from ft_pipeline.tables.excluded_rows import Excluded, mark_of, salted
+from ft_pipeline.tables.excluded_rows import Excluded, erasure_marker, salted
 from ft_pipeline.tables.file_result import SourceFile
 from ft_pipeline.tables.reading.sidecar import PLAIN
 
@@ -21,7 +21,7 @@ ROWS = [
     {"instruction": "My name is Ada Fenwick", "input": "", "output": "Good day, Ada."},
     {"instruction": "Do lamps come with bulbs?", "input": "", "output": "They do, with one each."},
 ]
-MARK = mark_of("ab" * 32)
+MARK = erasure_marker("ab" * 32)
 
 
 def lines(rows: list[dict], end: str = "\n") -> bytes:
@@ -65,7 +65,7 @@ def test_the_row_is_marked_and_the_others_stay_as_they_are(tmp_path: Path, name:
     path.write_bytes(CONTENTS[name])
     before = list(read_raw_rows(path, name, "alpaca", PLAIN))
     (gone,) = [row for row in before if any("Fenwick" in text for text in row.texts)]
-    path.write_bytes(with_marks(path, name, {gone.number: MARK}))
+    path.write_bytes(replace_with_markers(path, name, {gone.number: MARK}))
     assert b"Fenwick" not in path.read_bytes()
     after = list(read_raw_rows(path, name, "alpaca", PLAIN))
     assert [row for row in after if not row.forgotten] == [row for row in before if row != gone]
@@ -81,7 +81,7 @@ def test_a_marked_row_is_excluded_and_speaks_against_nothing(tmp_path: Path, nam
     path = tmp_path / name
     path.write_bytes(CONTENTS[name])
     (gone,) = [row for row in read_raw_rows(path, name, "alpaca", PLAIN) if "My name is Ada Fenwick" in row.texts]
-    path.write_bytes(with_marks(path, name, {gone.number: MARK}))
+    path.write_bytes(replace_with_markers(path, name, {gone.number: MARK}))
     report = build(tmp_path, path)
     assert report["reasons"] == {"excluded": 1} and report["accepted"] == 3
     assert report["checks"]["quarantined_share"]["passed"]  # a quarter of the rows, where a tenth is allowed
@@ -108,6 +108,6 @@ def test_text_rows_have_marks_too(tmp_path: Path) -> None:
     for name, content in {"a.csv": as_csv, "a.jsonl": as_lines}.items():
         path = tmp_path / name
         path.write_bytes(content)
-        path.write_bytes(with_marks(path, name, {2: MARK}))
+        path.write_bytes(replace_with_markers(path, name, {2: MARK}))
         report = build_table("text", [SourceFile(name, path, "")], tmp_path / "out", max_quarantined=0.1)
         assert report.reasons == {"excluded": 1} and report.accepted == 2

@@ -13,7 +13,7 @@ from typing import Any
 from ft_pipeline.evaluation.comparison.training_facts import facts
 from ft_pipeline.project import Project
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
-from ft_pipeline.store.asset_pointers import Current
+from ft_pipeline.store.asset_pointers import AssetPointers
 
 PROJECTS = Path(__file__).parent / "projects"
 EXPERIMENT = "lora"
@@ -36,7 +36,7 @@ def record(folder: Path, name: str) -> None:
 
 
 def _current(store: ArtifactStore, asset: str) -> Artifact:
-    pointer = Current(store.root).read(asset, EXPERIMENT)
+    pointer = AssetPointers(store.root).read(asset, EXPERIMENT)
     assert pointer is not None, f"{asset} was never materialized there"
     return store.require(pointer.kind, pointer.fingerprint)
 

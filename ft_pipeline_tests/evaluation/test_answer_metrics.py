@@ -9,7 +9,7 @@ import pytest
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.comparison.compare import build_comparison, compare
 from ft_pipeline.evaluation.items import Item
-from ft_pipeline.evaluation.metrics.answer_metrics import Measures, has_format
+from ft_pipeline.evaluation.metrics.answer_metrics import AnswerMetrics, has_format
 from ft_pipeline.evaluation.metrics.custom_metrics import CustomMetric, resolve
 from ft_pipeline.evaluation.metrics.definitions import shown_metrics
 from ft_pipeline.evaluation.scoring import prompt_baseline
@@ -61,7 +61,7 @@ def root(tmp_path: Path) -> Path:
 
 def measured(root: Path, function: str, answer: str) -> float:
     custom = resolve(root, one(f"quality.checks.{function}"))
-    return Measures(None, json.loads(json.dumps(custom))).of_answer(ITEM, answer)["mine"]
+    return AnswerMetrics(None, json.loads(json.dumps(custom))).of_answer(ITEM, answer)["mine"]
 
 
 def test_a_function_of_the_project_folder_is_asked_by_name(root: Path) -> None:

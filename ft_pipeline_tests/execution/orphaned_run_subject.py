@@ -16,7 +16,7 @@ from ft_pipeline.store.spec import Spec
 def adapter(context: dg.AssetExecutionContext) -> None:
     """Hangs, with children."""
     store = ArtifactStore(Path(sys.argv[1]))
-    orphaned_runs.hold(context, store.root)
+    orphaned_runs.lock_run(context, store.root)
     launcher = LocalLauncher("ft_pipeline_tests.execution.fake_worker")
     build_artifact(context, store, Spec("family"), device=True, launcher=launcher)
 

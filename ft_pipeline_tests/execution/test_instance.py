@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from ft_pipeline import scaffold
 from ft_pipeline.cli.commands import app
 from ft_pipeline.errors import UserError
-from ft_pipeline.execution.instance import connected
+from ft_pipeline.execution.instance import connect_instance
 
 
 def test_the_ui_hands_over_to_dagster_when_the_tables_are_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,7 +69,7 @@ def test_a_database_whose_address_is_not_set_is_told(tmp_path: Path, monkeypatch
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
     monkeypatch.delenv("FT_POSTGRES_URL", raising=False)
     with pytest.raises(UserError, match=r"FT_POSTGRES_URL is not set, and .*dagster.yaml"):
-        connected()
+        connect_instance()
 
 
 def test_a_database_that_does_not_answer_is_told_without_its_password(
@@ -79,7 +79,7 @@ def test_a_database_that_does_not_answer_is_told_without_its_password(
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
     monkeypatch.setenv("FT_POSTGRES_URL", "postgresql://ft:heliotrope@127.0.0.1:9/postgres")
     with pytest.raises(UserError, match=r"cannot be opened: .*127\.0\.0\.1.*refused.*ft-pipeline\[postgres\]") as told:
-        connected()
+        connect_instance()
     assert "heliotrope" not in str(told.value)
 
 
@@ -87,4 +87,4 @@ def test_a_broken_dagster_yaml_is_told(tmp_path: Path, monkeypatch: pytest.Monke
     (tmp_path / "dagster.yaml").write_text("storage: {postgres: \n  - [")
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
     with pytest.raises(UserError, match=r"cannot be opened: .*dagster\.yaml"):
-        connected()
+        connect_instance()

@@ -11,7 +11,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from ft_pipeline.execution.orphaned_runs import end_stranded
+from ft_pipeline.execution.orphaned_runs import end_orphaned_runs
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline_tests.execution.conftest import PATIENCE, ROOT, all_gone, family_of, until
 
@@ -36,18 +36,18 @@ def test_a_killed_run_is_ended_and_its_slot_freed(store: ArtifactStore, instance
     run = subprocess.Popen([sys.executable, "-m", module, str(store.root)], env=env, stderr=subprocess.DEVNULL)
     pids = family_of(store)
     assert claims(instance) == 1
-    assert end_stranded(instance, store.root) == []
+    assert end_orphaned_runs(instance, store.root) == []
     assert [each.status for each in instance.get_runs()] == [dg.DagsterRunStatus.STARTED]
 
     run.send_signal(signal.SIGKILL)
     run.wait(PATIENCE)
     until(lambda: all_gone(pids), "the worker and its children ended")
     assert claims(instance) == 1, "Dagster by itself does not notice"
-    (ended,) = end_stranded(instance, store.root)
+    (ended,) = end_orphaned_runs(instance, store.root)
     (record,) = instance.get_runs()
     assert (record.run_id, record.status) == (ended, dg.DagsterRunStatus.FAILURE)
     assert claims(instance) == 0
-    assert end_stranded(instance, store.root) == []
+    assert end_orphaned_runs(instance, store.root) == []
 
 
 def test_runs_of_another_store_are_left_alone(tmp_path: Path, instance: dg.DagsterInstance) -> None:
@@ -56,5 +56,5 @@ def test_runs_of_another_store_are_left_alone(tmp_path: Path, instance: dg.Dagst
 
     job = dg.Definitions(assets=[thing]).resolve_implicit_global_asset_job_def()
     instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED)
-    assert end_stranded(instance, tmp_path / "store") == []
+    assert end_orphaned_runs(instance, tmp_path / "store") == []
     assert [each.status for each in instance.get_runs()] == [dg.DagsterRunStatus.STARTED]

@@ -20,7 +20,7 @@ import psutil
 import pytest
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.execution.build import Build, build_artifact
+from ft_pipeline.execution.build import BuildResult, build_artifact
 from ft_pipeline.execution.progress import Progress, subscribe
 from ft_pipeline.execution.workers.devices import DeviceNeed
 from ft_pipeline.execution.workers.heartbeat import STOP, beat
@@ -125,7 +125,7 @@ def _ray(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Non
         monkeypatch.setenv("RAY_ADDRESS", request.getfixturevalue("cluster").address)
 
 
-def build(store: ArtifactStore, **config: object) -> Build:
+def build(store: ArtifactStore, **config: object) -> BuildResult:
     return build_artifact(None, store, Spec("count", config=config), device=True, launcher=LAUNCHER)
 
 

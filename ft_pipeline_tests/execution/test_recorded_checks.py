@@ -3,7 +3,7 @@
 import pytest
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.execution.recorded_checks import failed_checks, recorded_checks, require
+from ft_pipeline.execution.recorded_checks import failed_checks, recorded_checks, require_passed
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.spec import Spec
 
@@ -24,7 +24,7 @@ def test_what_passed_passes(store: ArtifactStore) -> None:
     )
     assert set(recorded_checks(artifact)) == {"not_empty", "style", "single_bos"}
     assert failed_checks(artifact) == []
-    assert require(artifact) is artifact
+    assert require_passed(artifact) is artifact
 
 
 def test_what_failed_is_named_with_its_reason(store: ArtifactStore) -> None:
@@ -40,7 +40,7 @@ def test_what_failed_is_named_with_its_reason(store: ArtifactStore) -> None:
         "max_quarantined: 32 % of alpaca are quarantined, 10 % allowed",
     ]
     with pytest.raises(UserError, match=r"conversations did not pass its gate: no_over_length: .* \(and 1 more\)"):
-        require(artifact)
+        require_passed(artifact)
 
 
 def test_an_artifact_without_checks_passes(store: ArtifactStore) -> None:

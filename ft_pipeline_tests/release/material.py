@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from ft_pipeline.evaluation.comparison.compare import build_comparison
-from ft_pipeline.release.champion import Record
+from ft_pipeline.release.champion import ChampionRecord
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
-from ft_pipeline.store.asset_pointers import Current
+from ft_pipeline.store.asset_pointers import AssetPointers
 from ft_pipeline.store.spec import Spec
 from ft_pipeline_tests.evaluation.scored import scored
 
@@ -78,10 +78,10 @@ class Material:
         config = {"technique": "lora", "quantization": None, "system_prompt": None}
         inputs = {"adapter": adapter, "base_model": self.base, "merged_model": merged}
         found = self.put_scores("scores", inputs, rows, config, "lora")
-        Current(self.store.root).write("scores", "lora", found)
+        AssetPointers(self.store.root).write("scores", "lora", found)
         return found
 
-    def compare(self, scores: Artifact, standing: tuple[Record | None, Artifact] | None = None) -> Artifact:
+    def compare(self, scores: Artifact, standing: tuple[ChampionRecord | None, Artifact] | None = None) -> Artifact:
         """standing: the champion, and its scores."""
         inputs = {"lora/prompt_baseline": self.baseline, "lora/scores": scores}
         settings: dict[str, Any] = dict(COMPARE)
@@ -92,7 +92,7 @@ class Material:
         draft = self.store.begin(spec)
         summary = build_comparison({name: found.path for name, found in inputs.items()}, settings, draft.out)
         found = self.store.commit(draft, summary)
-        Current(self.store.root).write("comparison", None, found)
+        AssetPointers(self.store.root).write("comparison", None, found)
         return found
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.release.champion import Candidate, Promotion, Record, current, history, promote, rollback
+from ft_pipeline.release.champion import Candidate, ChampionRecord, Promotion, current, history, promote, rollback
 
 
 def candidate(name: str) -> Candidate:
@@ -21,7 +21,7 @@ def candidate(name: str) -> Candidate:
     )
 
 
-def release(store: Path, name: str) -> Record | None:
+def release(store: Path, name: str) -> ChampionRecord | None:
     return promote(store, lambda _: Promotion(candidate(name), f"{name} is better", {"metric": "loss"}))
 
 
@@ -92,7 +92,7 @@ def test_a_damaged_record_is_named(tmp_path: Path) -> None:
 def test_a_loser_of_the_race_decides_again_on_the_new_champion(tmp_path: Path) -> None:
     seen: list[str | None] = []
 
-    def choose(present: Record | None) -> Promotion | None:
+    def choose(present: ChampionRecord | None) -> Promotion | None:
         seen.append(present.name if present else None)
         if present is None:
             release(tmp_path, "faster")

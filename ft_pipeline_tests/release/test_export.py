@@ -20,7 +20,7 @@ from ft_pipeline.models.generation_config import decoding_as_scored, load_text_s
 from ft_pipeline.models.load import load_model
 from ft_pipeline.release.export.huggingface import plan_export, write_export
 from ft_pipeline.release.model_lookup import find_model
-from ft_pipeline.store.asset_pointers import Current
+from ft_pipeline.store.asset_pointers import AssetPointers
 from ft_pipeline_tests.release.trained import EVALUATION, ITEMS, SYSTEM_PROMPT, Trained
 
 Export = Callable[..., dict[str, Any]]
@@ -181,7 +181,7 @@ def test_the_teacher_is_not_ours_to_export(tmp_path: Path) -> None:
     asked = Trained(tmp_path / "shop")
     document = json.dumps({"rows": [{"name": "teacher", "kind": "teacher"}, {"name": "base", "kind": "base"}]})
     found = asked.put("comparison", {}, lambda out: write(out / "comparison.json", document))
-    Current(asked.store.root).write("comparison", None, found)
+    AssetPointers(asked.store.root).write("comparison", None, found)
     with pytest.raises(UserError, match=r"'teacher' is the teacher, .* choose one of base"):
         find_model(asked.store, "teacher")
 

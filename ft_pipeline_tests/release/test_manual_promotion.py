@@ -8,7 +8,7 @@ import pytest
 from ft_pipeline.errors import UserError
 from ft_pipeline.release import champion
 from ft_pipeline.release.candidates import candidates, row_of
-from ft_pipeline.release.champion import Record, current, held_back, history
+from ft_pipeline.release.champion import ChampionRecord, current, history, manually_rejected
 from ft_pipeline.release.manual_promotion import NotPromoted, promote, rollback
 from ft_pipeline.release.promotion import decide, promotion
 from ft_pipeline.settings.project import PromotionSettings
@@ -26,14 +26,14 @@ def material(tmp_path: Path) -> Material:
 
 def by_hand(
     material: Material, comparison: Artifact, name: str, *, force: bool = False, reason: str = ""
-) -> tuple[Record, bool]:
+) -> tuple[ChampionRecord, bool]:
     return promote(material.store, comparison, SETTINGS, name, force=force, reason=reason)
 
 
-def a_run(material: Material, comparison: Artifact) -> Record | None:
+def a_run(material: Material, comparison: Artifact) -> ChampionRecord | None:
     """What the asset `champion` does with a comparison."""
     known, _ = candidates(comparison, material.store)
-    held = held_back(history(material.store.root))
+    held = manually_rejected(history(material.store.root))
     document = comparison.document("comparison.json")
     return champion.promote(
         material.store.root,
@@ -139,12 +139,12 @@ def test_a_rolled_back_model_stays_back_until_a_person_promotes_it(material: Mat
     assert (back.fingerprint, back.evidence, back.restores) == (old.fingerprint, old.evidence, 1)
     assert a_run(material, comparison) == back
     known, _ = candidates(comparison, material.store)
-    held = held_back(history(material.store.root))
+    held = manually_rejected(history(material.store.root))
     reasons = decide(comparison.document("comparison.json"), known, SETTINGS, None, held).reasons
     assert "passed over by hand (record 3): `ft promote lora/merged` releases it" in reasons[0]
     again, _ = by_hand(material, comparison, "lora", force=True, reason="it was not the model")
     assert again.fingerprint == new.fingerprint
-    assert new.fingerprint not in held_back(history(material.store.root))
+    assert new.fingerprint not in manually_rejected(history(material.store.root))
 
 
 def test_a_rollback_to_what_the_store_lost_is_refused(material: Material) -> None:

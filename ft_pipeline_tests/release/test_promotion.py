@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from ft_pipeline.release.champion import Candidate, Record
+from ft_pipeline.release.champion import Candidate, ChampionRecord
 from ft_pipeline.release.promotion import decide, gates, promotion
 from ft_pipeline.settings.project import PromotionSettings
 
@@ -55,8 +55,10 @@ def candidates(*names: str, gates: dict[str, bool] = PASSED) -> dict[str, Candid
     }
 
 
-def champion(name: str) -> Record:
-    return Record(1, name, "merged", name, name * 4, {}, "2026-01-01T00:00:00+00:00", "better", False, None, None, {})
+def champion(name: str) -> ChampionRecord:
+    return ChampionRecord(
+        1, name, "merged", name, name * 4, {}, "2026-01-01T00:00:00+00:00", "better", False, None, None, {}
+    )
 
 
 SETTINGS = PromotionSettings(metric="loss", forgetting_margin=0.05)

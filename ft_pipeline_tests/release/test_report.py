@@ -14,7 +14,7 @@ from ft_pipeline.evaluation.metrics.definitions import METRICS
 from ft_pipeline.release.report.answers import MOST_ITEMS, side_by_side
 from ft_pipeline.release.report.report import visible
 from ft_pipeline.store.artifacts import Artifact
-from ft_pipeline.store.asset_pointers import Current
+from ft_pipeline.store.asset_pointers import AssetPointers
 from ft_pipeline_tests.end_to_end.ui import browsing, chromium
 from ft_pipeline_tests.release.trained import ITEMS, SYSTEM_PROMPT, TALKS, Trained
 
@@ -190,8 +190,8 @@ def test_an_old_report_is_not_passed_off_as_the_present_one(tmp_path: Path) -> N
     assert "there is no report yet" in run(shop)[1]
     first, second = (shop.put("comparison", {}, lambda out, n=n: write(out, n)) for n in ("first", "second"))
     report = shop.put("report", {"comparison": first}, lambda out: write(out, "page"))
-    Current(shop.store.root).write("report", None, report)
-    Current(shop.store.root).write("comparison", None, second)
+    AssetPointers(shop.store.root).write("report", None, report)
+    AssetPointers(shop.store.root).write("comparison", None, second)
     assert "the report was made before the present comparison; bring it up to date: ft run" in run(shop)[1]
 
 

@@ -22,7 +22,7 @@ from ft_pipeline.release.champion import Candidate, Promotion, promote
 from ft_pipeline.release.report.report import render_report
 from ft_pipeline.settings.experiment import ExperimentSettings
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
-from ft_pipeline.store.asset_pointers import Current
+from ft_pipeline.store.asset_pointers import AssetPointers
 from ft_pipeline.store.spec import Spec
 from ft_pipeline.training.techniques import copy_companions, save_adapter
 from ft_pipeline_tests.tiny import tiny_model
@@ -133,7 +133,7 @@ class Trained:
             config,
         )
         for asset, artifact in (("adapter", adapter), ("merged_model", merged)):
-            Current(self.store.root).write(asset, name, artifact)
+            AssetPointers(self.store.root).write(asset, name, artifact)
         self.inputs[name] = {"base_model": self.base, "adapter": adapter, "merged_model": merged}
         self.served[name] = {"technique": technique, "quantization": None, "system_prompt": system_prompt}
 
@@ -144,7 +144,7 @@ class Trained:
             found = self._score(
                 "scores", tuned_scores.run, {"conversations": self.conversations, **parts}, self.served[name]
             )
-            Current(self.store.root).write("scores", name, found)
+            AssetPointers(self.store.root).write("scores", name, found)
             scored[f"{name}/scores"] = found
         inputs = {"conversations": self.conversations, "base_model": self.base}
         prompts = {"prompting": {"variants": VARIANTS}}
@@ -154,7 +154,7 @@ class Trained:
         found = self.put(
             "comparison", compared, lambda out: build_comparison(folders, COMPARE, out, ABOUT), {}, COMPARE
         )
-        Current(self.store.root).write("comparison", None, found)
+        AssetPointers(self.store.root).write("comparison", None, found)
         return found
 
     def decide(self) -> Artifact:
@@ -179,7 +179,7 @@ class Trained:
             "report", made, lambda out: _page(out, render_report(self.store, *made.values(), project=project))
         )
         for artifact in (*made.values(), found):
-            Current(self.store.root).write(artifact.kind, None, artifact)
+            AssetPointers(self.store.root).write(artifact.kind, None, artifact)
         return found
 
     def _score(self, kind: str, run: Any, inputs: Mapping[str, Artifact], config: Mapping[str, Any]) -> Artifact:

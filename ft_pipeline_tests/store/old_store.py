@@ -15,7 +15,7 @@ from ft_pipeline import scaffold
 from ft_pipeline.errors import UserError
 from ft_pipeline.execution.planning import Planned, difference, plan
 from ft_pipeline.execution.recorded_checks import failed_checks
-from ft_pipeline.execution.step import STEPS, Inputs, NotYetBuilt
+from ft_pipeline.execution.step import STEPS, MissingInput, SpecContext
 from ft_pipeline.execution.step_asset import planned_spec
 from ft_pipeline.project import Project
 from ft_pipeline.store.artifacts import ArtifactStore
@@ -85,11 +85,11 @@ def library_versions(store: ArtifactStore) -> dict[str, str]:
 
 
 def _rerun(project: Project, planned: Planned) -> Rerun:
-    change = _own_change(Inputs(project, ArtifactStore(project.store), planned.experiment), planned.asset)
+    change = _own_change(SpecContext(project, ArtifactStore(project.store), planned.experiment), planned.asset)
     return Rerun("changed", change) if change else Rerun("follows", planned.reason.partition(" (")[0])
 
 
-def _own_change(inputs: Inputs, asset: str) -> str | None:
+def _own_change(inputs: SpecContext, asset: str) -> str | None:
     """Why the step would run again even if no step before it did; None where it would not.
 
     A plan alone does not tell: it looks no further than the first step that runs.
@@ -101,7 +101,7 @@ def _own_change(inputs: Inputs, asset: str) -> str | None:
         return "a row of it was forgotten"
     try:
         spec = planned_spec(STEPS[asset], inputs)
-    except (UserError, NotYetBuilt, ValidationError):
+    except (UserError, MissingInput, ValidationError):
         return None  # it reads what a step before it has yet to make
     if last.spec_hash != spec.hash:
         return difference(last, spec)

@@ -15,8 +15,8 @@ import pytest
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
-from ft_pipeline.store.asset_pointers import Current
-from ft_pipeline.store.atomic_files import user_write_errors, write_atomically
+from ft_pipeline.store.asset_pointers import AssetPointers
+from ft_pipeline.store.atomic_files import translate_write_errors, write_atomically
 from ft_pipeline.store.hashing import sha256_of_file
 from ft_pipeline.store.manifest import BrokenArtifact, FileEntry, fingerprint_of, write_seal
 from ft_pipeline.store.spec import Spec
@@ -302,9 +302,9 @@ def test_afresh_begins_without_the_old_checkpoints(store: ArtifactStore) -> None
     ],
 )
 def test_a_store_that_takes_no_bytes_is_the_users_to_mend(number: int, fix: str) -> None:
-    with pytest.raises(UserError, match=fix), user_write_errors():
+    with pytest.raises(UserError, match=fix), translate_write_errors():
         raise OSError(number, os.strerror(number), "x.parquet")
-    with pytest.raises(FileNotFoundError), user_write_errors():
+    with pytest.raises(FileNotFoundError), translate_write_errors():
         raise FileNotFoundError(errno.ENOENT, "not there")
 
 
@@ -320,7 +320,7 @@ def test_a_file_outside_the_store_that_is_closed_to_the_user_is_named(tmp_path: 
         try:
             with (
                 pytest.raises(UserError, match=r"closed/x\.parquet.*ermission denied; let this user"),
-                user_write_errors(),
+                translate_write_errors(),
             ):
                 read(closed)
         finally:
@@ -338,10 +338,10 @@ def test_a_disk_that_fills_up_leaves_the_store_as_it_was(tmp_path: Path) -> None
         store = ArtifactStore(disk / "store")
         kept = make(store, text="x" * 500_000)
         (tmp_path / "large").write_text("x" * 2_000_000)
-        with pytest.raises(UserError, match="no space is left"), user_write_errors():
+        with pytest.raises(UserError, match="no space is left"), translate_write_errors():
             write_atomically(store.root / "current" / "x.json", b"x" * 2_000_000)
         draft = store.begin(Spec("alpaca", config={"max": 2}))
-        with pytest.raises(UserError, match="no space is left"), user_write_errors():
+        with pytest.raises(UserError, match="no space is left"), translate_write_errors():
             shutil.copy(tmp_path / "large", draft.out / "rows.txt")
         store.discard(draft)
         assert [each.path for each in store.all()] == [kept.path]
@@ -378,7 +378,7 @@ def test_summary_takes_numbers_that_are_no_json(store: ArtifactStore) -> None:
 
 
 def test_current_is_replaced_whole(store: ArtifactStore) -> None:
-    current = Current(store.root)
+    current = AssetPointers(store.root)
     assert current.read("adapter", "qlora") is None
     first, second = make(store, text="one"), make(store, text="two")
     current.write("adapter", "qlora", first)

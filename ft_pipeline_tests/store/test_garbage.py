@@ -13,7 +13,7 @@ from ft_pipeline.release.champion import Candidate, Promotion, promote
 from ft_pipeline.sources.local_folder import snapshot_folder
 from ft_pipeline.sources.snapshot import Snapshot, checkout, read_listing, write_listing
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
-from ft_pipeline.store.asset_pointers import Current
+from ft_pipeline.store.asset_pointers import AssetPointers
 from ft_pipeline.store.blobs import INCOMING
 from ft_pipeline.store.garbage import find_garbage, removed
 from ft_pipeline.store.locks import FileLock
@@ -43,7 +43,7 @@ class Shop:
         made["text"] = self.put("text", text, made["raw_text"])
         made["merged_model"] = self.put("merged_model", text, made["text"])
         for kind, artifact in made.items():
-            Current(self.store.root).write(kind, experiment if kind == "merged_model" else None, artifact)
+            AssetPointers(self.store.root).write(kind, experiment if kind == "merged_model" else None, artifact)
         return made
 
     def put(self, kind: str, content: str, *inputs: Artifact) -> Artifact:
@@ -98,7 +98,7 @@ def test_an_experiment_whose_yaml_is_gone_goes(shop: Shop) -> None:
     shop.version("first", experiment="gone")
     shop.version("second")
     assert len(collect(shop.project, dry_run=False).artifacts) == 3
-    assert Current(shop.store.root).read("merged_model", "gone") is None
+    assert AssetPointers(shop.store.root).read("merged_model", "gone") is None
 
 
 def test_a_seed_that_is_no_longer_asked_for_goes_and_one_of_a_broken_yaml_stays(shop: Shop) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ft_pipeline.store.artifacts import ArtifactStore
-from ft_pipeline.store.asset_pointers import Current
+from ft_pipeline.store.asset_pointers import AssetPointers
 from ft_pipeline.store.manifest import describe_files, fingerprint_of
 from ft_pipeline.store.redaction import redactions
 from ft_pipeline_tests.end_to_end.project import current, ft_in_turn
@@ -91,7 +91,7 @@ def test_every_artifact_opens_with_the_identity_that_was_recorded(store: Artifac
     for artifact in artifacts:
         if not artifact.redacted:
             assert fingerprint_of(artifact.kind, describe_files(artifact.path)) == artifact.fingerprint, artifact.path
-    for pointer in Current(store.root).all():
+    for pointer in AssetPointers(store.root).all():
         opened = store.open(pointer.kind, pointer.fingerprint, manifest_sha256=pointer.manifest_sha256)
         assert opened is not None and opened.manifest_sha256 == pointer.manifest_sha256, pointer
 
@@ -133,7 +133,7 @@ def test_the_redaction_is_on_record(store: ArtifactStore, answers: dict[str, tup
     assert named == {artifact.reference for artifact in store.all() if artifact.redacted} != set()
     learned = {model["fingerprint"] for model in record.models if model["how"] == "trained on it"}
     assert learned, "the row trained models"
-    assert not learned & {pointer.fingerprint for pointer in Current(store.root).all()}, "they were trained again"
+    assert not learned & {pointer.fingerprint for pointer in AssetPointers(store.root).all()}, "they were trained again"
 
 
 def test_only_what_is_listed_runs_again(again: dict[str, Rerun]) -> None:

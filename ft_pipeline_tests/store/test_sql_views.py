@@ -9,7 +9,7 @@ import pytest
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.store.artifacts import ArtifactStore
-from ft_pipeline.store.asset_pointers import Current
+from ft_pipeline.store.asset_pointers import AssetPointers
 from ft_pipeline.store.spec import Spec
 from ft_pipeline.store.sql_views import query, write_views
 
@@ -19,7 +19,7 @@ def materialize(store: ArtifactStore, asset: str, partition: str | None = None, 
     for name, columns in tables.items():
         pq.write_table(pa.table(columns), draft.out / f"{name}.parquet")
     artifact = store.commit(draft, {})
-    Current(store.root).write(asset, partition, artifact)
+    AssetPointers(store.root).write(asset, partition, artifact)
     return artifact.path
 
 

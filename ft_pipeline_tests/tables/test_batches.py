@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from ft_pipeline.tables.checks import pii
 from ft_pipeline.tables.checks.content_checks import find_faults
-from ft_pipeline.tables.checks.prefilter import find_suspects, strings_of
-from ft_pipeline.tables.dedup.normalized import views_of
+from ft_pipeline.tables.checks.prefilter import prefilter_rows, strings_of
+from ft_pipeline.tables.dedup.normalized import comparison_texts
 from ft_pipeline.tables.formats.arrow_schema import columns_of
 from ft_pipeline.tables.formats.convert import convert_all, shapes_of
 from ft_pipeline.tables.formats.registry import convert
@@ -88,7 +88,7 @@ def frame_of(columns):
 @given(st.data(), st.sampled_from(sorted(RECORDS)))
 def test_what_is_not_suspected_passes_every_check(data, data_format):
     columns = columns_of(data_format, data.draw(st.lists(RECORDS[data_format], min_size=1, max_size=4)))
-    suspects = find_suspects(data_format, columns, views_of(data_format, columns))
+    suspects = prefilter_rows(data_format, columns, comparison_texts(data_format, columns))
     assert set(find_faults(data_format, frame_of(columns), frozenset())) <= set(
         np.flatnonzero(suspects.faulty).tolist()
     )

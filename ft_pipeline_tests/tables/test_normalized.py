@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ft_pipeline.tables.dedup.keys import keys_of
-from ft_pipeline.tables.dedup.normalized import normalise_all, views_of
+from ft_pipeline.tables.dedup.normalized import comparison_texts, normalise_all
 from ft_pipeline.tables.dedup.shingles import word_hashes
 from ft_pipeline.tables.formats.alpaca import instruction_messages
 from ft_pipeline.tables.formats.arrow_schema import columns_of
@@ -47,7 +47,7 @@ def written(messages):
 
 @given(st.lists(MESSAGES, max_size=5))
 def test_views_of_conversations(rows):
-    views = views_of("sharegpt", columns_of("sharegpt", [(messages,) for messages in rows]))
+    views = comparison_texts("sharegpt", columns_of("sharegpt", [(messages,) for messages in rows]))
     assert views.prompts.to_pylist() == [said(messages, "user") for messages in rows]
     assert views.answers.to_pylist() == [said(messages, *REST) for messages in rows]
     assert views.exact.to_pylist() == [written(messages) for messages in rows]
@@ -62,7 +62,7 @@ def test_instructions_are_compared_as_the_conversations_they_become(rows):
         ]
         for instruction, extra, output, system, history in rows
     ]
-    views = views_of("alpaca", columns_of("alpaca", rows))
+    views = comparison_texts("alpaca", columns_of("alpaca", rows))
     assert views.prompts.to_pylist() == [said(messages, "user") for messages in turns]
     assert views.answers.to_pylist() == [said(messages, *REST) for messages in turns]
     assert views.exact.to_pylist() == [written(messages) for messages in turns]
@@ -74,7 +74,7 @@ def test_views_of_pairs_tell_a_pair_from_its_reverse(rows):
         return [{"role": role, "content": text}]
 
     pairs = [(turn("user", p), turn("assistant", c), turn("assistant", r)) for p, c, r in rows]
-    views = views_of("preferences", columns_of("preferences", pairs))
+    views = comparison_texts("preferences", columns_of("preferences", pairs))
     assert views.prompts.to_pylist() == [normalise(prompt) for prompt, _, _ in rows]
     for (_, chosen, rejected), answer in zip(rows, views.answers.to_pylist(), strict=True):
         first, second = answer.rsplit(" \x1f ", 1)

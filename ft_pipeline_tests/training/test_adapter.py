@@ -197,7 +197,7 @@ def test_accumulation_equals_a_larger_batch(tmp_path, data, tiny_base):
     """1 × 8 rows and 2 × 4 rows see the same gradient when the loss is divided by the tokens of the whole step."""
     from ft_pipeline.training.techniques import new_model
     from ft_pipeline.training.trainer.arguments import training_arguments
-    from ft_pipeline.training.trainer.token_trainer import AnswerTrainer
+    from ft_pipeline.training.trainer.token_trainer import TokenTrainer
     from ft_pipeline.training.training_data import read_split
 
     gradients = []
@@ -215,7 +215,7 @@ def test_accumulation_equals_a_larger_batch(tmp_path, data, tiny_base):
         arguments.eval_strategy = "no"
         from ft_pipeline.models.load import load_tokenizer
 
-        trainer = AnswerTrainer(model, load_tokenizer(tiny_base), rows, rows, arguments)
+        trainer = TokenTrainer(model, load_tokenizer(tiny_base), rows, rows, arguments)
         trainer.train()
         norms = [entry["grad_norm"] for entry in trainer.state.log_history if "grad_norm" in entry]
         losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]

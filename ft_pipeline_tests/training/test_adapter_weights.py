@@ -13,7 +13,7 @@ from ft_pipeline.training.techniques import new_model
 from ft_pipeline.training.trainer.batches import collate
 from ft_pipeline.training.trainer.checkpoint_state import load_tree
 from ft_pipeline.training.trainer.loss import answer_loss
-from ft_pipeline.training.trainer.token_trainer import OPTIMIZER, AnswerTrainer
+from ft_pipeline.training.trainer.token_trainer import OPTIMIZER, TokenTrainer
 from ft_pipeline.training.training_data import read_split
 from ft_pipeline_tests.training.subject import job, make_training_data, support_rows
 
@@ -104,6 +104,6 @@ def test_a_trainer_leaves_the_weights_that_it_starts_from(technique, tmp_path, t
     before = {name: weight.clone() for name, weight in get_peft_model_state_dict(model).items()}
     rows = read_split(data, "validation")
     arguments = SFTConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, report_to="none", max_length=None)
-    AnswerTrainer(model, load_tokenizer(tiny_base), rows, rows, arguments)
+    TokenTrainer(model, load_tokenizer(tiny_base), rows, rows, arguments)
     after = get_peft_model_state_dict(model)
     assert all(torch.equal(before[name], after[name]) for name in before)

@@ -15,7 +15,7 @@ from ft_pipeline.training.trainer.arguments import training_arguments
 from ft_pipeline.training.trainer.checkpoints import newest_valid, step_of
 from ft_pipeline.training.trainer.data_parallel import Ranks
 from ft_pipeline.training.trainer.evaluations import intervals, steps_per_epoch
-from ft_pipeline.training.trainer.token_trainer import AnswerTrainer
+from ft_pipeline.training.trainer.token_trainer import TokenTrainer
 from ft_pipeline.training.training_data import read_split
 from ft_pipeline_tests.training.subject import Listener, job, make_training_data, settings, support_rows
 
@@ -65,7 +65,7 @@ def test_an_epoch_has_as_many_steps_as_the_trainer_takes(tmp_path, data, tiny_ba
     rows = read_split(data, "train")
     for count, batch, accumulation in ((24, 4, 1), (23, 4, 4), (5, 2, 3), (1, 4, 8), (21, 4, 2)):
         keys = training(per_device_train_batch_size=batch, gradient_accumulation_steps=accumulation)
-        trainer = AnswerTrainer(
+        trainer = TokenTrainer(
             new_model(tiny_base, settings(), "cpu"),
             load_tokenizer(tiny_base),
             rows[:count],

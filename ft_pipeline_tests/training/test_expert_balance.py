@@ -6,13 +6,13 @@ from trl import SFTConfig
 
 from ft_pipeline.models.load import load_model, load_tokenizer
 from ft_pipeline.settings.experiment import DpoSettings, ExperimentSettings
-from ft_pipeline.training.objectives.dpo import PairTrainer, collate_pairs
+from ft_pipeline.training.objectives.dpo import PreferenceTrainer, collate_pairs
 from ft_pipeline.training.techniques import new_model
 from ft_pipeline.training.tokens.chat_tokens import MASKED
 from ft_pipeline.training.trainer.acceleration import speed_up
 from ft_pipeline.training.trainer.batches import collate
 from ft_pipeline.training.trainer.loss import answer_loss
-from ft_pipeline.training.trainer.token_trainer import AnswerTrainer
+from ft_pipeline.training.trainer.token_trainer import TokenTrainer
 from ft_pipeline_tests.training.architectures import CONFIGS, tiny_of
 
 EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "router_aux_loss_coef": 0.02}
@@ -46,7 +46,7 @@ def trainer_of(base, tmp_path, monkeypatch):
     """An AnswerTrainer on all weights of a tiny mixture, or on an adapter; in 32 bit throughout."""
     monkeypatch.setenv("FT_COMPUTE_DTYPE", "float32")
 
-    def make(kind, technique="full", padding_free=False, factory=AnswerTrainer, rows=ROWS, **keys):
+    def make(kind, technique="full", padding_free=False, factory=TokenTrainer, rows=ROWS, **keys):
         lora = {"lora": {"target_modules": keys.pop("target_modules")}} if "target_modules" in keys else {}
         model = new_model(base(kind), ExperimentSettings.model_validate({"technique": technique, **lora}), "cpu")
         if padding_free:
@@ -141,7 +141,7 @@ def test_preferences_are_balanced_for_each_pair(trainer_of):
         {**row, "rejected_ids": other["input_ids"], "rejected_labels": other["labels"], "reference": 0.1}
         for row, other in zip(ROWS[:2], ROWS[2:], strict=True)
     ]
-    trainer = trainer_of("mixtral", factory=PairTrainer, rows=pairs, dpo=DpoSettings())
+    trainer = trainer_of("mixtral", factory=PreferenceTrainer, rows=pairs, dpo=DpoSettings())
     batch = collate_pairs(pairs, 0)
     with_balance = float(trainer.compute_loss(trainer.model, batch))
     reads = {name: batch[name] for name in ("input_ids", "attention_mask")}

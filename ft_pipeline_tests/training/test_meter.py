@@ -12,8 +12,8 @@ from ft_pipeline.training import adapter
 from ft_pipeline.training.techniques import new_model
 from ft_pipeline.training.trainer import callbacks
 from ft_pipeline.training.trainer.arguments import training_arguments
-from ft_pipeline.training.trainer.callbacks import Meter
-from ft_pipeline.training.trainer.token_trainer import AnswerTrainer
+from ft_pipeline.training.trainer.callbacks import Throughput
+from ft_pipeline.training.trainer.token_trainer import TokenTrainer
 from ft_pipeline.training.training_data import read_split
 from ft_pipeline_tests.training.subject import job, make_training_data, settings, support_rows
 
@@ -38,7 +38,7 @@ def test_a_step_on_a_gpu_lasts_until_its_kernels_have_run(monkeypatch):
     clock = Clock(monkeypatch)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda device: clock.pass_by(9))
     for device, seconds in (("cuda:0", 10), ("cpu", 1)):
-        meter = Meter(torch.device(device))
+        meter = Throughput(torch.device(device))
         meter.tokens = 100
         meter.begin()
         clock.pass_by(1)
@@ -72,7 +72,7 @@ def test_steps_count_whole_and_evaluations_and_checkpoints_do_not(tmp_path, data
     arguments = training_arguments(experiment.training, tmp_path, "cpu", compute_dtype("cpu"))
     arguments.eval_steps = arguments.save_steps = 1
     model = new_model(tiny_base, experiment, "cpu")
-    trainer = AnswerTrainer(model, load_tokenizer(tiny_base), rows, rows[:2], arguments)
+    trainer = TokenTrainer(model, load_tokenizer(tiny_base), rows, rows[:2], arguments)
     trainer.add_callback(Durations(clock))
     trainer.train()
     assert trainer.state.global_step == 3

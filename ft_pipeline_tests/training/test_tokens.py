@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.models.chat import stop_strings
-from ft_pipeline.training.tokens.chat_tokens import MASKED, encode, find_lost, render_conversation
+from ft_pipeline.training.tokens.chat_tokens import MASKED, encode, find_dropped_turns, render_conversation
 from ft_pipeline_tests.tiny import tiny_tokenizer
 
 TURNS = [
@@ -99,7 +99,7 @@ USE = [
 def test_tool_turns_and_reasoning_stand_where_the_template_has_them(name, tools, left_out):
     tokenizer = tokenizer_with(name)
     rendered = render_conversation(tokenizer, USE)
-    lost = find_lost(USE, rendered)
+    lost = find_dropped_turns(USE, rendered)
     assert lost.turns == (() if tools else ("turn 3 (tool)",))
     assert (lost.reasoning, lost.reasoning_left_out) == (2, left_out)
     texts = trained_texts(tokenizer, encode(tokenizer, rendered))
@@ -115,7 +115,7 @@ def test_reasoning_inside_the_text_is_trained_or_said_to_be_left_out(name):
     rendered = render_conversation(tokenizer, messages)
     (text,) = trained_texts(tokenizer, encode(tokenizer, rendered))
     assert "It left on Monday." in text
-    lost = find_lost(messages, rendered)
+    lost = find_dropped_turns(messages, rendered)
     assert lost.turns == () and lost.reasoning == 1
     assert ("Look it up" in text) == (not lost.reasoning_left_out) == (name != "deepseekv3")
 
@@ -131,9 +131,9 @@ def test_a_system_turn_may_stand_in_the_last_human_turn_but_must_stand_somewhere
         "{% for m in messages if m['role'] != 'system' %}{% if loop.last or loop.revindex == 2 %}"
         "{{ messages[0]['content'] if m['role'] == 'user' }}{% endif %}{{ m['content'] }}<|im_end|>{% endfor %}"
     )
-    assert find_lost(messages, render_conversation(late, messages)).turns == ()
+    assert find_dropped_turns(messages, render_conversation(late, messages)).turns == ()
     never = tiny_tokenizer("{% for m in messages if m['role'] != 'system' %}{{ m['content'] }}<|im_end|>{% endfor %}")
-    assert find_lost(messages, render_conversation(never, messages)).turns == ("turn 1 (system)",)
+    assert find_dropped_turns(messages, render_conversation(never, messages)).turns == ("turn 1 (system)",)
 
 
 def test_the_text_after_a_stop_token_is_not_trained():

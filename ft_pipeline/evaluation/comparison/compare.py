@@ -17,10 +17,10 @@ from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.comparison.bootstrap import Bootstrap, Estimate, difference, interval, judged
 from ft_pipeline.evaluation.comparison.costs import break_even, with_costs
 from ft_pipeline.evaluation.comparison.markdown import markdown_table
-from ft_pipeline.evaluation.comparison.scored_models import Contender, comparable, read_contenders
-from ft_pipeline.evaluation.comparison.sweep_results import learning_curves, rows_alone, seed_spread
+from ft_pipeline.evaluation.comparison.scored_models import ScoredModel, comparable, read_scored_models
+from ft_pipeline.evaluation.comparison.sweep_results import learning_curves, seed_spread, without_sweep_members
 from ft_pipeline.evaluation.metrics.definitions import ANSWER_METRICS, METRICS, Metric
-from ft_pipeline.evaluation.model_kinds import TUNED, UNTOUCHED
+from ft_pipeline.evaluation.model_kinds import BASELINES, TUNED
 
 Document = dict[str, Any]
 Estimates = dict[str, dict[str, Estimate]]
@@ -50,8 +50,12 @@ def build_comparison(
     document = compare(inputs, config, experiments)
     (out / "comparison.json").write_text(json.dumps(document, indent=2, ensure_ascii=False), encoding="utf-8")
     (out / "comparison.md").write_text(markdown_table(document), encoding="utf-8")
-    chosen, _ = comparable(read_contenders(inputs, config.get("champion")), config.get("fingerprint"))
-    records = [{**record, "name": one.name} for one in rows_alone(chosen) for record in one.records("samples.parquet")]
+    chosen, _ = comparable(read_scored_models(inputs, config.get("champion")), config.get("fingerprint"))
+    records = [
+        {**record, "name": one.name}
+        for one in without_sweep_members(chosen)
+        for record in one.records("samples.parquet")
+    ]
     pq.write_table(pa.Table.from_pylist(records), out / "samples.parquet")
     return {
         "rows": [row["name"] for row in document["rows"]],
@@ -63,9 +67,9 @@ def build_comparison(
 
 def compare(inputs: Mapping[str, Path], config: Mapping[str, Any], experiments: Experiments | None = None) -> Document:
     """The document of `ft compare --json`; arguments as in build_comparison. UserError where nothing was scored."""
-    contenders = read_contenders(inputs, config.get("champion"))
+    contenders = read_scored_models(inputs, config.get("champion"))
     chosen, left_out = comparable(contenders, config.get("fingerprint"))
-    if not rows_alone(chosen):
+    if not without_sweep_members(chosen):
         raise UserError("there are no scores to compare yet; materialize prompt_baseline and scores, or run `ft run`")
     samples = {one.name: one.records("samples.parquet") for one in chosen}
     _check_items(samples)
@@ -75,7 +79,7 @@ def compare(inputs: Mapping[str, Path], config: Mapping[str, Any], experiments: 
     if primary not in metrics:
         raise UserError(f"promotion.metric {primary!r} is not in these scores, which are older: run `ft run`")
     estimates = _estimates(chosen, samples, [*_MEANS, *own], config)
-    by_name = {one.name: one for one in rows_alone(chosen)}
+    by_name = {one.name: one for one in without_sweep_members(chosen)}
     measured, estimates = estimates, {name: estimates[name] for name in by_name}
     ranked = _ranking(metrics[primary], primary, estimates)
     prices, about = config.get("prices", {}), experiments or {}
@@ -121,7 +125,7 @@ def _measured(metric: str, estimates: Estimates) -> bool:
 
 
 def _estimates(
-    chosen: Sequence[Contender],
+    chosen: Sequence[ScoredModel],
     samples: Mapping[str, Sequence[Mapping[str, Any]]],
     means: Sequence[str],
     config: Mapping[str, Any],
@@ -143,7 +147,7 @@ def _estimates(
     return estimates
 
 
-def _add_general(estimates: Estimates, chosen: Sequence[Contender], resamples: int, seed: int) -> None:
+def _add_general(estimates: Estimates, chosen: Sequence[ScoredModel], resamples: int, seed: int) -> None:
     """The general suite, for the rows that were scored on it; each question and each text stands for itself."""
     records = {one.name: one.records("general.parquet") for one in chosen if one.row["general"]}
     for kind, metric in (("question", "general_accuracy"), ("text", "general_loss")):
@@ -159,7 +163,7 @@ def _add_general(estimates: Estimates, chosen: Sequence[Contender], resamples: i
             _put(estimates, names, metric, draws.ratios(_columns(of_kind, "loss_sum"), _columns(of_kind, "tokens")))
 
 
-def _add_tasks(estimates: Estimates, chosen: Sequence[Contender], resamples: int, seed: int) -> None:
+def _add_tasks(estimates: Estimates, chosen: Sequence[ScoredModel], resamples: int, seed: int) -> None:
     """lm-eval's own tasks, for the rows that ran them; each document stands for itself."""
     records = {one.name: one.records("tasks.parquet") for one in chosen}
     for metric in sorted({record["metric"] for found in records.values() for record in found}):
@@ -203,7 +207,7 @@ def _pairs(primary: str, estimates: Estimates, metrics: Metrics) -> list[dict[st
     return pairs
 
 
-def _row(contender: Contender, estimates: Mapping[str, Estimate], metrics: Metrics) -> dict[str, Any]:
+def _row(contender: ScoredModel, estimates: Mapping[str, Estimate], metrics: Metrics) -> dict[str, Any]:
     row = contender.row
     costs = ("prompt_tokens_per_call", "generated_tokens_per_call", "seconds_per_call", "cut_off")
     return {
@@ -228,10 +232,10 @@ def _row(contender: Contender, estimates: Mapping[str, Estimate], metrics: Metri
 
 
 def _changes(
-    metric: Metric, name: str, ranked: Sequence[Contender], samples: Mapping[str, Sequence[Mapping[str, Any]]]
+    metric: Metric, name: str, ranked: Sequence[ScoredModel], samples: Mapping[str, Sequence[Mapping[str, Any]]]
 ) -> dict[str, Any] | None:
     """Improvements and regressions per test item, from the best untouched row to the best tuned one; None without."""
-    before = next((one.name for one in ranked if one.kind in UNTOUCHED), None)
+    before = next((one.name for one in ranked if one.kind in BASELINES), None)
     after = next((one.name for one in ranked if one.kind in TUNED), None)
     if before is None or after is None:
         return None

@@ -14,7 +14,7 @@ from ft_pipeline.evaluation.scoring.fingerprint import Parts, differences
 
 
 @dataclass(frozen=True)
-class Contender:
+class ScoredModel:
     """One row of a comparison before anything is computed."""
 
     name: str
@@ -39,14 +39,14 @@ class Contender:
         return sorted(rows, key=lambda row: row["item"])
 
 
-def read_contenders(inputs: Mapping[str, Path], champion: Mapping[str, Any] | None) -> list[Contender]:
+def read_scored_models(inputs: Mapping[str, Path], champion: Mapping[str, Any] | None) -> list[ScoredModel]:
     """The rows of every input, in a fixed order.
 
     inputs: folders by `<experiment>/prompt_baseline`, `<experiment>/teacher_scores`, `<experiment>/scores` and
     `champion/<asset>`. A folder that several experiments share (one base model, scored once) gives its rows once.
     champion: its record, `name` (the row that was promoted) and `experiment`.
     """
-    contenders: list[Contender] = []
+    contenders: list[ScoredModel] = []
     shared: dict[str, list[Path]] = {"prompt_baseline": [], "teacher_scores": []}
     for key in sorted(inputs):
         owner, asset = key.split("/", 1)
@@ -65,7 +65,9 @@ def read_contenders(inputs: Mapping[str, Path], champion: Mapping[str, Any] | No
             found = [(_names(row)[0] + suffix, row["kind"], None, row) for row in rows]
         else:
             found = [(f"{owner}/{row['name']}", row["kind"], owner, row) for row in rows]
-        contenders += [Contender(name, kind, who, key, row, parts, inputs[key], own) for name, kind, who, row in found]
+        contenders += [
+            ScoredModel(name, kind, who, key, row, parts, inputs[key], own) for name, kind, who, row in found
+        ]
     return contenders
 
 
@@ -74,7 +76,7 @@ def _names(row: Mapping[str, Any]) -> tuple[str, ...]:
     return ("base", row["name"]) if row["kind"] == "base" else (row["name"],)
 
 
-def comparable(contenders: Sequence[Contender], wanted: str | None) -> tuple[list[Contender], list[dict[str, Any]]]:
+def comparable(contenders: Sequence[ScoredModel], wanted: str | None) -> tuple[list[ScoredModel], list[dict[str, Any]]]:
     """Split into those with one evaluation fingerprint and those left out, each with what differs.
 
     wanted: the fingerprint to keep; None keeps the one that most rows have, before all one that has both untouched
@@ -95,7 +97,7 @@ def comparable(contenders: Sequence[Contender], wanted: str | None) -> tuple[lis
     return chosen, left_out
 
 
-def _commonest(contenders: Sequence[Contender]) -> str | None:
+def _commonest(contenders: Sequence[ScoredModel]) -> str | None:
     counts = Counter(one.row["fingerprint"] for one in contenders)
     kinds: dict[str, set[str]] = {}
     for one in contenders:

@@ -8,19 +8,19 @@ from statistics import fmean
 from typing import Any
 
 from ft_pipeline.evaluation.comparison.bootstrap import Estimate, difference, interval, judged
-from ft_pipeline.evaluation.comparison.scored_models import Contender
+from ft_pipeline.evaluation.comparison.scored_models import ScoredModel
 from ft_pipeline.evaluation.metrics.definitions import Metric
-from ft_pipeline.settings.sweep import is_member, owner_of, share_of
+from ft_pipeline.settings.sweep import is_sweep_member, share_of, sweep_owner
 
 Estimates = Mapping[str, Mapping[str, Estimate]]
 
 
-def rows_alone(contenders: Sequence[Contender]) -> list[Contender]:
+def without_sweep_members(contenders: Sequence[ScoredModel]) -> list[ScoredModel]:
     """The contenders that are rows: not those that were trained beside another."""
     return [one for one in contenders if not _beside(one)]
 
 
-def seed_spread(contenders: Sequence[Contender], estimates: Estimates) -> list[dict[str, Any]]:
+def seed_spread(contenders: Sequence[ScoredModel], estimates: Estimates) -> list[dict[str, Any]]:
     """Per tuned row that was trained with several seeds: for each metric `mean`, `min`, `max` and the `values`, the
     experiment's own first."""
     found = []
@@ -37,7 +37,7 @@ def seed_spread(contenders: Sequence[Contender], estimates: Estimates) -> list[d
 
 
 def learning_curves(
-    contenders: Sequence[Contender], estimates: Estimates, rows: Mapping[str, int], primary: tuple[str, Metric]
+    contenders: Sequence[ScoredModel], estimates: Estimates, rows: Mapping[str, int], primary: tuple[str, Metric]
 ) -> list[dict[str, Any]]:
     """Per tuned row that was trained on shares of its rows too: the `points`, fewest rows first, and `last_step`, what
     the last more rows gained on the primary metric (positive: better), paired.
@@ -106,18 +106,21 @@ def _amount(point: Mapping[str, Any]) -> str:
     return f"{point['share']:.0%} of the rows" if point["rows"] is None else f"{point['rows']:,} rows"
 
 
-def _series(contenders: Sequence[Contender]) -> list[tuple[Contender, list[Contender]]]:
+def _series(contenders: Sequence[ScoredModel]) -> list[tuple[ScoredModel, list[ScoredModel]]]:
     """Each tuned row with those of the same kind that were trained beside it."""
     beside = [one for one in contenders if _beside(one)]
     own = [one for one in contenders if one.experiment and one.kind != "champion" and not _beside(one)]
     found = [
-        (one, [each for each in beside if owner_of(each.experiment or "") == one.experiment and each.kind == one.kind])
+        (
+            one,
+            [each for each in beside if sweep_owner(each.experiment or "") == one.experiment and each.kind == one.kind],
+        )
         for one in own
     ]
     return [(one, others) for one, others in found if others]
 
 
-def _point(one: Contender, estimates: Estimates, rows: Mapping[str, int]) -> dict[str, Any]:
+def _point(one: ScoredModel, estimates: Estimates, rows: Mapping[str, int]) -> dict[str, Any]:
     experiment = one.experiment or ""
     return {
         "experiment": experiment,
@@ -127,5 +130,5 @@ def _point(one: Contender, estimates: Estimates, rows: Mapping[str, int]) -> dic
     }
 
 
-def _beside(one: Contender) -> bool:
-    return one.kind != "champion" and one.experiment is not None and is_member(one.experiment)
+def _beside(one: ScoredModel) -> bool:
+    return one.kind != "champion" and one.experiment is not None and is_sweep_member(one.experiment)

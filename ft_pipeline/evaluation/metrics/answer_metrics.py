@@ -16,7 +16,7 @@ from ft_pipeline.evaluation.metrics.definitions import ANSWER_METRICS, Metric, a
 
 
 @dataclass(frozen=True)
-class Measures:
+class AnswerMetrics:
     """The metrics of one job's answers."""
 
     answer_format: Mapping[str, Any] | None
@@ -25,7 +25,7 @@ class Measures:
     """By name, as custom_metrics.resolve gives."""
 
     @classmethod
-    def of(cls, config: Mapping[str, Any]) -> "Measures":
+    def of(cls, config: Mapping[str, Any]) -> "AnswerMetrics":
         """config: a job's; `evaluation` and `custom_metrics`."""
         return cls(config["evaluation"].get("answer_format"), config.get("custom_metrics", {}))
 

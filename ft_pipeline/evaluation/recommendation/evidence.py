@@ -7,7 +7,7 @@ from typing import Any
 
 from ft_pipeline.evaluation.comparison.sweep_results import rises
 from ft_pipeline.evaluation.metrics.definitions import metric_of
-from ft_pipeline.evaluation.model_kinds import TUNED, UNTOUCHED
+from ft_pipeline.evaluation.model_kinds import BASELINES, TUNED
 
 ANSWERS = "chrf"
 """What generated answers are held against each other by, where a row has no loss."""
@@ -20,7 +20,7 @@ Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Recommendation:
     """What a deciding rule answers."""
 
     decision: str
@@ -30,7 +30,7 @@ class Verdict:
 
 
 @dataclass(frozen=True)
-class Case:
+class ComparisonFacts:
     """The evidence, and the questions that rules ask of it."""
 
     document: Mapping[str, Any]
@@ -56,17 +56,17 @@ class Case:
     @cached_property
     def bar(self) -> Row | None:
         """The best way to use the untouched model."""
-        return next((row for row in self.scored if row["kind"] in UNTOUCHED), None)
+        return next((row for row in self.scored if row["kind"] in BASELINES), None)
 
     @cached_property
     def with_passages(self) -> Row | None:
         """The best prompt variant that looks passages up."""
-        return next((row for row in self.scored if row["kind"] in UNTOUCHED and row["passages"]), None)
+        return next((row for row in self.scored if row["kind"] in BASELINES and row["passages"]), None)
 
     @cached_property
     def without_passages(self) -> Row | None:
         """The best use of the untouched model that looks nothing up in texts."""
-        return next((row for row in self.scored if row["kind"] in UNTOUCHED and not row["passages"]), None)
+        return next((row for row in self.scored if row["kind"] in BASELINES and not row["passages"]), None)
 
     def passages_help(self) -> bool:
         """Whether what passages add to prompting is clear."""
@@ -83,7 +83,7 @@ class Case:
     def students(self) -> list[Row]:
         """Every use of the small model, untouched or tuned, by its answers, best first."""
         rows = [
-            row for row in self.document["rows"] if row["kind"] in (*UNTOUCHED, *TUNED) and ANSWERS in row["scores"]
+            row for row in self.document["rows"] if row["kind"] in (*BASELINES, *TUNED) and ANSWERS in row["scores"]
         ]
         return sorted(rows, key=lambda row: -row["scores"][ANSWERS]["value"])
 
@@ -171,7 +171,7 @@ def accuracy(row: Row | None) -> float | None:
     return (row["general"] or {}).get("accuracy") if row else None
 
 
-def evidence(case: Case, verdict: Verdict) -> dict[str, Any]:
+def evidence(case: ComparisonFacts, verdict: Recommendation) -> dict[str, Any]:
     """The numbers behind a verdict, plain JSON."""
     row, bar = verdict.row, case.bar
     pair = (case.lead(row, bar) or case.lead(bar, row)) if row and bar else None
@@ -194,7 +194,7 @@ def evidence(case: Case, verdict: Verdict) -> dict[str, Any]:
     }
 
 
-def _passages(case: Case) -> dict[str, Any] | None:
+def _passages(case: ComparisonFacts) -> dict[str, Any] | None:
     """How far the best variant with passages leads, or trails, the best without; None where none was scored."""
     found, without = case.with_passages, case.without_passages
     if found is None or without is None:
@@ -203,7 +203,7 @@ def _passages(case: Case) -> dict[str, Any] | None:
     return {"row": found["name"], "difference": dict(pair) if pair else None}
 
 
-def _teacher(case: Case) -> dict[str, Any] | None:
+def _teacher(case: ComparisonFacts) -> dict[str, Any] | None:
     """How far the teacher's answers lead, or trail, the best use of the small model; None without a teacher."""
     if case.teacher is None or not case.students:
         return None

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from ft_pipeline.evaluation.comparison.costs import in_words
 from ft_pipeline.evaluation.comparison.sweep_results import curve_in_words, flat, rises, spread_in_words, worst_seed
 from ft_pipeline.evaluation.metrics.definitions import metric_of
-from ft_pipeline.evaluation.recommendation.evidence import ENOUGH_ROWS, Case, Verdict, accuracy, named
+from ft_pipeline.evaluation.recommendation.evidence import ENOUGH_ROWS, ComparisonFacts, Recommendation, accuracy, named
 
 ENOUGH_TESTS = 30
 """Test conversations below which intervals are wide and their 95 % is optimistic."""
@@ -13,7 +13,7 @@ ROUNDING = 0.002
 """Nats per token between bf16 and fp32, measured on the worked example: the largest difference of any row's loss."""
 
 
-def say_rows(case: Case, verdict: Verdict) -> str | None:
+def say_rows(case: ComparisonFacts, verdict: Recommendation) -> str | None:
     """Few training rows are said even where tuning wins."""
     rows = case.train_rows(verdict.row) if verdict.row else None
     if rows is None or rows >= ENOUGH_ROWS or verdict.decision == "more_data":
@@ -23,7 +23,7 @@ def say_rows(case: Case, verdict: Verdict) -> str | None:
     return f"The training data has {rows} rows, under the {ENOUGH_ROWS} that are usually wanted: more should help."
 
 
-def say_curve(case: Case, verdict: Verdict) -> str | None:
+def say_curve(case: ComparisonFacts, verdict: Recommendation) -> str | None:
     """Whether more rows still helped, where it was measured."""
     curve = case.curve(verdict.row) if verdict.row else None
     if curve is None:
@@ -36,7 +36,7 @@ def say_curve(case: Case, verdict: Verdict) -> str | None:
     return f"The learning curve is flat, so that more rows of the same kind promise little: {words}"
 
 
-def say_seeds(case: Case, verdict: Verdict) -> str | None:
+def say_seeds(case: ComparisonFacts, verdict: Recommendation) -> str | None:
     """What the seed of training decides, where several were tried, and whether it decides against tuning."""
     spread = case.spread(verdict.row) if verdict.row else None
     if spread is None:
@@ -52,7 +52,7 @@ def say_seeds(case: Case, verdict: Verdict) -> str | None:
     )
 
 
-def say_prompting(case: Case, verdict: Verdict) -> str | None:
+def say_prompting(case: ComparisonFacts, verdict: Recommendation) -> str | None:
     """What prompting alone gains over the plain model."""
     if case.plain is None or case.bar is None or case.bar is case.plain:
         return None
@@ -63,7 +63,7 @@ def say_prompting(case: Case, verdict: Verdict) -> str | None:
     return f"Prompting {helps}: {case.words(pair)}"
 
 
-def say_passages(case: Case, verdict: Verdict) -> str | None:
+def say_passages(case: ComparisonFacts, verdict: Recommendation) -> str | None:
     """What passages add where they do not decide, or that nobody tried them where tuning did not help."""
     if verdict.decision == "retrieval":
         return None
@@ -84,7 +84,7 @@ def say_passages(case: Case, verdict: Verdict) -> str | None:
     )
 
 
-def say_tokens(case: Case, verdict: Verdict) -> str | None:
+def say_tokens(case: ComparisonFacts, verdict: Recommendation) -> str | None:
     """What the prompt costs on every call."""
     if case.bar is None or verdict.row is None:
         return None
@@ -97,14 +97,14 @@ def say_tokens(case: Case, verdict: Verdict) -> str | None:
     )
 
 
-def say_break_even(case: Case, verdict: Verdict) -> str | None:
+def say_break_even(case: ComparisonFacts, verdict: Recommendation) -> str | None:
     """After how many calls training has paid for itself, or that it never does."""
     found = case.document.get("break_even", ())
     own = next((each for each in found if verdict.row and each["tuned"] == verdict.row["name"]), None)
     return f"Break-even: {in_words(own)}" if own else None
 
 
-def say_forgetting(case: Case, verdict: Verdict) -> str | None:
+def say_forgetting(case: ComparisonFacts, verdict: Recommendation) -> str | None:
     """General accuracy before and after."""
     before, after = accuracy(case.plain), accuracy(verdict.row)
     if before is None or after is None or verdict.row is None:
@@ -120,7 +120,7 @@ def say_forgetting(case: Case, verdict: Verdict) -> str | None:
     return f"General accuracy: {before:.3f} before, {after:.3f} after, {judged}."
 
 
-def say_merge(case: Case, verdict: Verdict) -> str | None:
+def say_merge(case: ComparisonFacts, verdict: Recommendation) -> str | None:
     """Whether the merged model is worse than its adapter: then the adapter should be served, unless it forgets."""
     if verdict.row is None:
         return None
@@ -131,7 +131,7 @@ def say_merge(case: Case, verdict: Verdict) -> str | None:
     return f"Serve the adapter, not the merged model: merging costs quality. {case.words(pair)}"
 
 
-def say_tuning(case: Case, verdict: Verdict) -> str | None:
+def say_tuning(case: ComparisonFacts, verdict: Recommendation) -> str | None:
     """Where the teacher is ahead, whether tuning has paid so far."""
     if verdict.decision != "distillation" or verdict.row is None or case.bar is None:
         return None
@@ -141,7 +141,7 @@ def say_tuning(case: Case, verdict: Verdict) -> str | None:
     return f"So far tuning pays: {case.words(pair)}"
 
 
-def say_teacher(case: Case, verdict: Verdict) -> str | None:
+def say_teacher(case: ComparisonFacts, verdict: Recommendation) -> str | None:
     """A teacher that is not ahead has little to teach."""
     if case.teacher is None or verdict.decision == "distillation" or not case.students:
         return None
@@ -149,7 +149,7 @@ def say_teacher(case: Case, verdict: Verdict) -> str | None:
     return f"The teacher is not clearly ahead, so distilling more of it promises little. {case.words(pair)}"
 
 
-def say_tests(case: Case, verdict: Verdict) -> str | None:
+def say_tests(case: ComparisonFacts, verdict: Recommendation) -> str | None:
     """A small test split makes every statement above weak."""
     tests = case.document["test_rows"]
     if tests >= ENOUGH_TESTS:
@@ -157,7 +157,7 @@ def say_tests(case: Case, verdict: Verdict) -> str | None:
     return f"The test split has {tests} conversations, under {ENOUGH_TESTS}: the intervals are wide; add data."
 
 
-def say_types(case: Case, verdict: Verdict) -> str | None:
+def say_types(case: ComparisonFacts, verdict: Recommendation) -> str | None:
     """Rows that were computed in different types on different machines: rounding is part of their difference."""
     by_type: dict[str, list[str]] = {}
     for row in case.document["rows"]:
@@ -172,7 +172,7 @@ def say_types(case: Case, verdict: Verdict) -> str | None:
     )
 
 
-REMARKS: Sequence[Callable[[Case, Verdict], str | None]] = (
+OBSERVATIONS: Sequence[Callable[[ComparisonFacts, Recommendation], str | None]] = (
     say_tuning,
     say_teacher,
     say_prompting,

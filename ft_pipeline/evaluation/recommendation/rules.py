@@ -10,8 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from ft_pipeline.evaluation.comparison.sweep_results import flat
-from ft_pipeline.evaluation.recommendation.evidence import ENOUGH_ROWS, Case, Row, Verdict, evidence, named
-from ft_pipeline.evaluation.recommendation.observations import REMARKS
+from ft_pipeline.evaluation.recommendation.evidence import (
+    ENOUGH_ROWS,
+    ComparisonFacts,
+    Recommendation,
+    Row,
+    evidence,
+    named,
+)
+from ft_pipeline.evaluation.recommendation.observations import OBSERVATIONS
 
 TOO_FEW_ROWS = 100
 """Training rows below which tuning that is not clearly ahead has not been tried yet."""
@@ -33,9 +40,9 @@ def recommend(
 ) -> dict[str, Any]:
     """The document of `ft recommend --json`: decision, experiment (of a tuned decision), reasons, evidence, and `row`,
     the comparison's row that the decision speaks for."""
-    case = Case(document, experiments, margin)
+    case = ComparisonFacts(document, experiments, margin)
     verdict = next(filter(None, (rule(case) for rule in DECISIONS)))
-    remarks = filter(None, (rule(case, verdict) for rule in REMARKS))
+    remarks = filter(None, (rule(case, verdict) for rule in OBSERVATIONS))
     row = verdict.row if verdict.decision in SIMPLEST_FIRST else case.bar
     speaks_for = verdict.row if verdict.decision == "distillation" else row
     if verdict.decision == "distillation":
@@ -52,7 +59,7 @@ def recommend(
 # --- deciding rules ---------------------------------------------------------------------------------------------------
 
 
-def teacher_leads(case: Case) -> Verdict | None:
+def teacher_leads(case: ComparisonFacts) -> Recommendation | None:
     """What a teacher does better than every use of the small model, the small model can be taught."""
     if case.teacher is None or not case.teacher_leads():
         return None
@@ -63,10 +70,10 @@ def teacher_leads(case: Case) -> Verdict | None:
         f"Where its {_costs(case.teacher)} can be afforded, prompt the teacher itself; else distil it: more unlabelled "
         f"prompts, and a higher weight of distilled rows{' in ' + str(into['experiment']) if into else ''}."
     )
-    return Verdict("distillation", reason, into)
+    return Recommendation("distillation", reason, into)
 
 
-def facts_are_missing(case: Case) -> Verdict | None:
+def facts_are_missing(case: ComparisonFacts) -> Recommendation | None:
     """What passages of text bring and no tuning does are facts: those are looked up, not learned by an adapter."""
     found, without = case.with_passages, case.without_passages
     best = next(iter(case.sound), None)
@@ -81,17 +88,19 @@ def facts_are_missing(case: Case) -> Verdict | None:
         reason += (
             f" No tuned model is clearly better; adapters change style more readily than facts. {case.words(pair)}"
         )
-    return Verdict("retrieval", reason, best)
+    return Recommendation("retrieval", reason, best)
 
 
-def nothing_tuned(case: Case) -> Verdict | None:
+def nothing_tuned(case: ComparisonFacts) -> Recommendation | None:
     """Prompting is the default start: it costs no training and changes at once."""
     if case.tuned:
         return None
-    return Verdict("prompt", "Nothing has been tuned yet: start with prompting, and train an experiment to compare.")
+    return Recommendation(
+        "prompt", "Nothing has been tuned yet: start with prompting, and train an experiment to compare."
+    )
 
 
-def everything_forgets(case: Case) -> Verdict | None:
+def everything_forgets(case: ComparisonFacts) -> Recommendation | None:
     """A gain on the task is not bought with general ability."""
     if case.sound:
         return None
@@ -99,10 +108,10 @@ def everything_forgets(case: Case) -> Verdict | None:
         f"Every tuned model loses more than {case.margin:.0%} of general accuracy: lower the learning rate or the "
         "epochs; until then, prompt."
     )
-    return Verdict("prompt", reason, case.tuned[0])
+    return Recommendation("prompt", reason, case.tuned[0])
 
 
-def too_few_rows(case: Case) -> Verdict | None:
+def too_few_rows(case: ComparisonFacts) -> Recommendation | None:
     """With so few rows, tuning that is not ahead has not shown that it cannot be.
 
     Under 100 training rows always; under 500 where prompting does not help either and no learning curve is flat; at any
@@ -123,31 +132,33 @@ def too_few_rows(case: Case) -> Verdict | None:
             f"More data should do: {best['name']} is not clearly better than {named(case.bar)} yet, but it still "
             f"gains from rows, and one more step like the last would reach it: collect more than its {rows} rows."
         )
-        return Verdict("more_data", reason, best)
+        return Recommendation("more_data", reason, best)
     reason = (
         f"Too little data: {best['name']} was trained on {rows} rows and is not clearly better than "
         f"{named(case.bar)}: collect examples towards {ENOUGH_ROWS} before judging; use that meanwhile."
     )
-    return Verdict("more_data", reason, best)
+    return Recommendation("more_data", reason, best)
 
 
-def prompting_is_enough(case: Case) -> Verdict | None:
+def prompting_is_enough(case: ComparisonFacts) -> Recommendation | None:
     """Fine-tune only when prompting provably falls short."""
     best = case.sound[0]
     if case.bar is None or case.ahead(best):
         return None
     behind = case.lead(case.bar, best)
     if behind is not None:
-        return Verdict("prompt", f"Do not fine-tune: {named(case.bar)} is at least as good. {case.words(behind)}", best)
+        return Recommendation(
+            "prompt", f"Do not fine-tune: {named(case.bar)} is at least as good. {case.words(behind)}", best
+        )
     ahead = case.lead(best, case.bar)
-    return Verdict(
+    return Recommendation(
         "prompt",
         f"Do not fine-tune: no tuned model is clearly better than {named(case.bar)}. {case.words(ahead)}",
         best,
     )
 
 
-def tuning_wins(case: Case) -> Verdict | None:
+def tuning_wins(case: ComparisonFacts) -> Recommendation | None:
     """The best sound row, or the simplest technique that is not clearly worse and clear of prompting too."""
     best = case.sound[0]
     level = [row for row in case.sound if case.ahead(row) and not case.clear(best, row)]
@@ -160,10 +171,10 @@ def tuning_wins(case: Case) -> Verdict | None:
     )
     if _simplicity(chosen) < _simplicity(best):
         reason += f" {best['name']} is not clearly better, and {chosen['technique']} is the simpler technique."
-    return Verdict(chosen["technique"], reason, chosen)
+    return Recommendation(chosen["technique"], reason, chosen)
 
 
-DECISIONS: Sequence[Callable[[Case], Verdict | None]] = (
+DECISIONS: Sequence[Callable[[ComparisonFacts], Recommendation | None]] = (
     teacher_leads,
     facts_are_missing,
     nothing_tuned,

@@ -5,7 +5,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from ft_pipeline.evaluation.scoring.prompts import Prompt
-from ft_pipeline.evaluation.scoring.scorer import Scorer, Subject, read_conversations
+from ft_pipeline.evaluation.scoring.scorer import ModelUnderTest, Scorer, read_conversations
 from ft_pipeline.job import Job
 from ft_pipeline.models.cpu.fast_linear import speed_up_products
 from ft_pipeline.models.load import load_model
@@ -29,13 +29,13 @@ def run(job: Job) -> dict[str, Any]:
     return scorer.write(subjects)
 
 
-def _subjects(job: Job) -> list[Subject]:
+def _subjects(job: Job) -> list[ModelUnderTest]:
     rows = read_conversations(job)
     seed = job.config["evaluation"]["seed"]
     texts = _texts(job)
-    plain = Subject("plain", "base", Prompt(), {"technique": None}, general=True)
+    plain = ModelUnderTest("plain", "base", Prompt(), {"technique": None}, general=True)
     prompted = [
-        Subject(name, "prompt", Prompt.of(variant, rows, seed, texts), {"technique": None, **variant})
+        ModelUnderTest(name, "prompt", Prompt.of(variant, rows, seed, texts), {"technique": None, **variant})
         for name, variant in job.config["prompting"]["variants"].items()
     ]
     return [plain, *prompted]

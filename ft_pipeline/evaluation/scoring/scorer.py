@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.items import Item, items_of, rows_to_test
-from ft_pipeline.evaluation.metrics.answer_metrics import Measures
-from ft_pipeline.evaluation.model_kinds import UNTOUCHED
+from ft_pipeline.evaluation.metrics.answer_metrics import AnswerMetrics
+from ft_pipeline.evaluation.model_kinds import BASELINES
 from ft_pipeline.evaluation.scoring.fingerprint import Parts, evaluation_parts, fingerprint
 from ft_pipeline.evaluation.scoring.lm_eval_harness import (
     Sample,
@@ -53,7 +53,7 @@ TASKS = pa.schema([("name", pa.string()), ("item", pa.string()), ("metric", pa.s
 
 
 @dataclass(frozen=True)
-class Subject:
+class ModelUnderTest:
     """What is scored."""
 
     name: str
@@ -69,16 +69,16 @@ class Subject:
 class Scorer:
     """The items, the tokenizer and the settings of one job; models come and go."""
 
-    def __init__(self, job: Job, subjects: Sequence[Subject]) -> None:
+    def __init__(self, job: Job, subjects: Sequence[ModelUnderTest]) -> None:
         self.job = job
         self.settings = job.config["evaluation"]
-        self.measures = Measures.of(job.config)
+        self.measures = AnswerMetrics.of(job.config)
         self.own_tasks = OwnTasks(job)
         self.tokenizer = load_tokenizer(job.inputs["base_model"])
         self._tasks_done: dict[tuple[str, str | None], list[Record]] = {}
         self.questions: list[dict[str, Any]] = job.config["general_questions"]
         self.texts: list[dict[str, Any]] = job.config["general_texts"]
-        self.progress = Progress(job.report, sum(map(self._requests, subjects)))
+        self.progress = RequestProgress(job.report, sum(map(self._requests, subjects)))
 
     @cached_property
     def test_rows(self) -> list[dict[str, Any]]:
@@ -94,7 +94,7 @@ class Scorer:
     def parts(self) -> Parts:
         return evaluation_parts(self.test_rows, self.job.inputs["base_model"], self.job.config)
 
-    def score(self, model: Any, subject: Subject) -> None:
+    def score(self, model: Any, subject: ModelUnderTest) -> None:
         """Score `model` and keep the result in the job's scratch, where a job that is started again finds it."""
         self.job.report.log(f"scoring {subject.name}: {len(self.items)} answers of {len(self.test_rows)} conversations")
         folder = self.job.work / "lm_eval" / subject.name
@@ -121,14 +121,14 @@ class Scorer:
         path.with_suffix(".part").write_text(json.dumps(result, ensure_ascii=False), encoding="utf-8")
         path.with_suffix(".part").replace(path)
 
-    def finished(self, subject: Subject) -> bool:
+    def finished(self, subject: ModelUnderTest) -> bool:
         """Whether an earlier start of this job has scored the subject; counts it as progress if so."""
         done = self._result_path(subject).is_file()
         if done:
             self.progress.advance(self._requests(subject))
         return done
 
-    def write(self, subjects: Sequence[Subject]) -> dict[str, Any]:
+    def write(self, subjects: Sequence[ModelUnderTest]) -> dict[str, Any]:
         """Write the scores and what they were made from to `job.out`, and return the job's summary."""
         results = [json.loads(self._result_path(subject).read_text(encoding="utf-8")) for subject in subjects]
         rows = [result["row"] for result in results]
@@ -204,9 +204,9 @@ class Scorer:
         ]
         return answered + read
 
-    def _run_own_tasks(self, model: Any, subject: Subject) -> list[Record]:
+    def _run_own_tasks(self, model: Any, subject: ModelUnderTest) -> list[Record]:
         """Once for the prompts of one model that differ in their examples only: a task brings its own."""
-        asked = ("untouched" if subject.kind in UNTOUCHED else subject.kind, subject.prompt.alone)
+        asked = ("untouched" if subject.kind in BASELINES else subject.kind, subject.prompt.alone)
         if asked not in self._tasks_done:
             lm = LoadedLM(model, self.tokenizer, self.settings["batch_size"], lambda done: None)
             self._tasks_done[asked] = self.own_tasks.run(lm, subject.prompt.alone)
@@ -214,7 +214,7 @@ class Scorer:
 
     def _row(
         self,
-        subject: Subject,
+        subject: ModelUnderTest,
         lm: LoadedLM,
         samples: list[dict[str, Any]],
         general: list[dict[str, Any]],
@@ -243,11 +243,11 @@ class Scorer:
             "general": general_scores or None,
         }
 
-    def _requests(self, subject: Subject) -> int:
+    def _requests(self, subject: ModelUnderTest) -> int:
         choices = sum(len(row["choices"]) for row in self.questions)
         return 2 * len(self.items) + (choices + len(self.texts) if subject.general else 0)
 
-    def _result_path(self, subject: Subject) -> Path:
+    def _result_path(self, subject: ModelUnderTest) -> Path:
         return self.job.work / f"scored_{subject.name}.json"
 
 
@@ -275,7 +275,7 @@ def write_scores(
         pq.write_table(pa.Table.from_pylist(records[name], schema=schema), out / f"{name}.parquet")
 
 
-class Progress:
+class RequestProgress:
     """Requests answered so far, out of all that the job will make."""
 
     def __init__(self, report: Reporter, total: int) -> None:
@@ -294,7 +294,7 @@ def read_conversations(job: Job) -> list[dict[str, Any]]:
     return pq.read_table(job.inputs["conversations"] / "rows.parquet", columns=columns).to_pylist()
 
 
-def summarise(samples: Sequence[dict[str, Any]], measures: Measures) -> dict[str, float]:
+def summarise(samples: Sequence[dict[str, Any]], measures: AnswerMetrics) -> dict[str, float]:
     """A row's scores: loss and length as ratios of sums over all tokens, the others as means over the items."""
     reference_tokens = sum(sample["answer_tokens"] for sample in samples)
     return {

@@ -10,9 +10,9 @@ from typing import Any
 
 from ft_pipeline.distillation import endpoint_teacher
 from ft_pipeline.distillation.teacher import teacher_of
-from ft_pipeline.distillation.teacher_prompt import Prompter
+from ft_pipeline.distillation.teacher_prompt import TeacherPrompt
 from ft_pipeline.evaluation.items import Item, items_of, rows_to_test
-from ft_pipeline.evaluation.metrics.answer_metrics import Measures
+from ft_pipeline.evaluation.metrics.answer_metrics import AnswerMetrics
 from ft_pipeline.evaluation.scoring.fingerprint import evaluation_parts, fingerprint
 from ft_pipeline.evaluation.scoring.scorer import read_conversations, write_scores
 from ft_pipeline.job import Job
@@ -42,9 +42,9 @@ def run(job: Job) -> dict[str, Any]:
     items = items_of(rows)
     own = {"temperature": 0.0, "max_new_tokens": settings["max_new_tokens"], "answers_per_prompt": 1}
     teacher = teacher_of(job).model_copy(update=own)
-    prompter = Prompter.of(teacher, job.inputs["conversations"])
+    prompter = TeacherPrompt.of(teacher, job.inputs["conversations"])
     answers = _asked(job, prompter, items) if teacher.endpoint else _generated(job, prompter, items)
-    measures = Measures.of(job.config)
+    measures = AnswerMetrics.of(job.config)
     samples = _samples(load_tokenizer(job.inputs["base_model"]), items, answers, measures)
     parts = evaluation_parts(rows, job.inputs["base_model"], job.config)
     about = {
@@ -63,7 +63,7 @@ def run(job: Job) -> dict[str, Any]:
     return {"rows": [row], "test_items": len(items), "test_rows": len(rows)}
 
 
-def _asked(job: Job, prompter: Prompter, items: Sequence[Item]) -> list[Answer]:
+def _asked(job: Job, prompter: TeacherPrompt, items: Sequence[Item]) -> list[Answer]:
     """From the endpoint, by way of its log; what it failed to answer counts as an empty answer."""
     teacher = prompter.teacher
     questions = [prompter.question(item.messages[:-1]) for item in items]
@@ -77,7 +77,7 @@ def _seconds(log: AnswerLog, key: str) -> dict[str, float | None]:
     return {"seconds": entry["seconds"] if entry else None}
 
 
-def _generated(job: Job, prompter: Prompter, items: Sequence[Item]) -> list[Answer]:
+def _generated(job: Job, prompter: TeacherPrompt, items: Sequence[Item]) -> list[Answer]:
     """From a model on this machine."""
     folder = job.inputs["teacher_model"]
     tokenizer, model = load_tokenizer(folder), load_model(folder, job.device)
@@ -103,7 +103,7 @@ def _generated(job: Job, prompter: Prompter, items: Sequence[Item]) -> list[Answ
 
 
 def _samples(
-    tokenizer: Any, items: Sequence[Item], answers: Sequence[Answer], measures: Measures
+    tokenizer: Any, items: Sequence[Item], answers: Sequence[Answer], measures: AnswerMetrics
 ) -> list[dict[str, Any]]:
     """As scoring.py writes them; lengths are in tokens of the base model, a stop token included, as for all rows."""
 
@@ -139,7 +139,7 @@ def _row(
     answers: Sequence[Answer],
     samples: Sequence[dict[str, Any]],
     evaluation: str,
-    measures: Measures,
+    measures: AnswerMetrics,
 ) -> dict[str, Any]:
     reference_tokens = sum(sample["answer_tokens"] for sample in samples)
     scores = {

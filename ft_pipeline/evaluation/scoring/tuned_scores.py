@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ft_pipeline.evaluation.scoring.prompts import Prompt
-from ft_pipeline.evaluation.scoring.scorer import Scorer, Subject
+from ft_pipeline.evaluation.scoring.scorer import ModelUnderTest, Scorer
 from ft_pipeline.job import Job
 from ft_pipeline.models.base_model import count_parameters
 from ft_pipeline.models.cpu.fast_linear import speed_up_products
@@ -34,7 +34,7 @@ def run(job: Job) -> dict[str, Any]:
     return scorer.write(subjects)
 
 
-def _subjects(job: Job) -> list[Subject]:
+def _subjects(job: Job) -> list[ModelUnderTest]:
     prompt = Prompt(system_prompt=job.config["system_prompt"])
     about = {
         "technique": job.config["technique"],
@@ -42,7 +42,7 @@ def _subjects(job: Job) -> list[Subject]:
         "trainable_params": _adapter_parameters(job.inputs["adapter"]),
     }
     forms = FORMS.get(job.config["technique"], ("adapter", "merged"))
-    return [Subject(kind, kind, prompt, about, general=True) for kind in forms]
+    return [ModelUnderTest(kind, kind, prompt, about, general=True) for kind in forms]
 
 
 def _load(job: Job, kind: str) -> Any:

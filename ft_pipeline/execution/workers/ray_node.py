@@ -22,11 +22,11 @@ from typing import Any, NoReturn
 from ft_pipeline.execution.workers import worker
 from ft_pipeline.execution.workers.heartbeat import Listener
 from ft_pipeline.execution.workers.launchers import ORDER, LocalLauncher
-from ft_pipeline.execution.workers.supervisor import GRACES, Graces, stop
+from ft_pipeline.execution.workers.supervisor import GRACES, StopSequence, stop
 
 STARTED, ENDED = "started.json", "ended.json"
 """Beside the job and its order: where it was started, its exit code."""
-LOST: Graces = ((signal.SIGINT, 5.0), (signal.SIGKILL, 5.0))
+LOST: StopSequence = ((signal.SIGINT, 5.0), (signal.SIGKILL, 5.0))
 """When nobody waits any more, time is short: somebody may begin the same job elsewhere."""
 POLL_SECONDS = 0.2
 

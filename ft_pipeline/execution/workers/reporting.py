@@ -39,7 +39,7 @@ class JobReporter:
         self._send_log(str(message))
 
 
-class Silent:
+class NullReporter:
     """The reporter of a rank that is not the first: the others say what there is to say."""
 
     def progress(self, step: int, total: int, **values: float) -> None:

@@ -13,10 +13,10 @@ from pathlib import Path
 from ft_pipeline.errors import UserError
 from ft_pipeline.execution.workers import process_guard
 from ft_pipeline.execution.workers.launchers import worker_environment
-from ft_pipeline.execution.workers.supervisor import Graces, stop
+from ft_pipeline.execution.workers.supervisor import StopSequence, stop
 
 POLL_SECONDS = 0.2
-GRACES: Graces = ((signal.SIGTERM, 5.0), (signal.SIGKILL, 5.0))
+GRACES: StopSequence = ((signal.SIGTERM, 5.0), (signal.SIGKILL, 5.0))
 """An engine writes nothing that must be finished."""
 
 

@@ -27,8 +27,8 @@ from ft_pipeline.execution.workers.message_channels import Channel, open_channel
 from ft_pipeline.store.atomic_files import full_disk
 
 POLL_SECONDS = 0.1
-Graces = tuple[tuple[signal.Signals, float], ...]
-GRACES: Graces = ((signal.SIGINT, 15.0), (signal.SIGTERM, 5.0), (signal.SIGKILL, 5.0))
+StopSequence = tuple[tuple[signal.Signals, float], ...]
+GRACES: StopSequence = ((signal.SIGINT, 15.0), (signal.SIGTERM, 5.0), (signal.SIGKILL, 5.0))
 """What a worker is told to stop with, and the seconds it then has. SIGINT: save a checkpoint. All within 30 s."""
 TAIL_CHARACTERS = 6_000
 
@@ -95,7 +95,7 @@ def run_worker(
     launcher: Launcher,
     on_progress: Callable[[Progress], None] = lambda progress: None,
     say: Callable[[str], None] = lambda message: None,
-    graces: Graces = GRACES,
+    graces: StopSequence = GRACES,
 ) -> WorkerResult:
     """Run `job` to its end.
 
@@ -108,16 +108,16 @@ def run_worker(
     """
     log_file = job.folder / "worker.log"
     log_file.touch()
-    ears = _Ears(job, on_progress, say)
+    ears = _WorkerMessages(job, on_progress, say)
     with open_channel(context, job.folder) as channel:
-        output = _Output(log_file if context and not watched() else None)
+        output = _LogForwarder(log_file if context and not watched() else None)
         code = _supervise(job, launcher, channel, ears, output, graces)
     ears.hear(channel)  # what arrived while the channel closed
     return _outcome(job, code, log_file)
 
 
 def _supervise(
-    job: WorkerJob, launcher: Launcher, channel: Channel, ears: "_Ears", output: "_Output", graces: Graces
+    job: WorkerJob, launcher: Launcher, channel: Channel, ears: "_WorkerMessages", output: "_LogForwarder", graces: StopSequence
 ) -> int:
     lifeline, kept = os.pipe()
     env = {**job.env, **channel.env}
@@ -142,7 +142,7 @@ def _supervise(
         os.close(kept)
 
 
-def stop(process: subprocess.Popen[bytes], graces: Graces = GRACES) -> None:
+def stop(process: subprocess.Popen[bytes], graces: StopSequence = GRACES) -> None:
     """End a worker's process group and everything below it; harmless if it has ended. A second interrupt while it
     waits kills at once."""
     interrupt: BaseException | None = None
@@ -189,7 +189,7 @@ def _check_parent() -> None:
         raise RuntimeError("the run's own process is gone, so this step stops")
 
 
-class _Ears:
+class _WorkerMessages:
     """Turns what the worker sends into Progress and log lines."""
 
     def __init__(self, job: WorkerJob, on_progress: Callable[[Progress], None], say: Callable[[str], None]) -> None:
@@ -208,7 +208,7 @@ class _Ears:
                 self.on_progress(Progress(self.job.kind, self.job.label, step, total, message["values"], elapsed, eta))
 
 
-class _Output:
+class _LogForwarder:
     """Copies what the worker prints to this process's stderr, which Dagster captures as the step's log."""
 
     def __init__(self, path: Path | None) -> None:

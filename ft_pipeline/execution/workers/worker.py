@@ -23,7 +23,7 @@ from typing import Any, NoReturn
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.execution.workers import process_guard
-from ft_pipeline.execution.workers.reporting import Silent, open_reporter
+from ft_pipeline.execution.workers.reporting import NullReporter, open_reporter
 from ft_pipeline.job import Job, Rank, Reporter
 from ft_pipeline.store.atomic_files import describe_write_error
 
@@ -95,7 +95,7 @@ def _work(job_file: Path, workers: Mapping[str, str], rank: Rank) -> int:
     started = time.monotonic()
     function = _function(given["kind"], workers)
     if rank.number > 0:
-        function(_job(given, Silent(), rank))
+        function(_job(given, NullReporter(), rank))
         return 0
     with open_reporter(Path(given["work"]) / "progress.jsonl") as report:
         summary = function(_job(given, report, rank))

@@ -14,7 +14,7 @@ from typing import Any
 
 import orjson
 
-from ft_pipeline.models.endpoint.rate_limits import Estimate
+from ft_pipeline.models.endpoint.rate_limits import TokenEstimate
 from ft_pipeline.models.endpoint.responses import RULES, Failure, Reply, Spending
 from ft_pipeline.store.atomic_files import sync_folder
 from ft_pipeline.store.locks import FileLock
@@ -131,7 +131,7 @@ class AnswerLog:
 
     # --- writing ------------------------------------------------------------------------------------------------------
 
-    def write_asked(self, key: str, most: Estimate) -> None:
+    def write_asked(self, key: str, most: TokenEstimate) -> None:
         """A request goes out. Written before it does: what a kill interrupts has perhaps to be paid."""
         self._append(key, "asked", prompt_tokens=most.prompt_tokens, answer_tokens=most.answer_tokens)
 

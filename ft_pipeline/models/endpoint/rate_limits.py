@@ -42,7 +42,7 @@ class Pace:
 
 
 @dataclass(frozen=True)
-class Estimate:
+class TokenEstimate:
     """What one request may use at most."""
 
     prompt_tokens: int
@@ -60,9 +60,9 @@ class Estimator:
         self._max_new_tokens = max_new_tokens
         self._characters = self._tokens = 0
 
-    def estimate(self, characters: int) -> Estimate:
+    def estimate(self, characters: int) -> TokenEstimate:
         rate = MARGIN * self._tokens / self._characters if self._characters else FIRST_GUESS
-        return Estimate(int(characters * rate) + 8, self._max_new_tokens)
+        return TokenEstimate(int(characters * rate) + 8, self._max_new_tokens)
 
     def learn(self, characters: int, prompt_tokens: int) -> None:
         self._characters += characters
@@ -79,13 +79,13 @@ class Limits:
         self._tokens = Pace(settings.tokens_per_minute, sleep)
         self._paused_until = 0.0
 
-    async def admit(self, estimate: Estimate) -> None:
+    async def admit(self, estimate: TokenEstimate) -> None:
         """Wait until a request of this size may be sent."""
         await self._requests.take(1)
         await self._tokens.take(estimate.tokens)
         await self._sleep(self._paused_until - time.monotonic())
 
-    def settle(self, estimate: Estimate, used: int) -> None:
+    def settle(self, estimate: TokenEstimate, used: int) -> None:
         """Give back what a request did not use."""
         self._tokens.give_back(estimate.tokens - used)
 
@@ -110,7 +110,7 @@ class Budget:
         self._under_way = 0
         self._changed = asyncio.Event()
 
-    async def reserve(self, estimate: Estimate) -> str | None:
+    async def reserve(self, estimate: TokenEstimate) -> str | None:
         """Set the request's most aside, waiting for others to end where that may make room. What the budget says
         against it, or None."""
         while (against := self._against(estimate)) is not None and self._under_way:
@@ -121,17 +121,17 @@ class Budget:
             self._move(estimate, 1)
         return against
 
-    def release(self, estimate: Estimate) -> None:
+    def release(self, estimate: TokenEstimate) -> None:
         """The request has ended and what it used stands in `spent`."""
         self._under_way -= 1
         self._move(estimate, -1)
         self._changed.set()
 
-    def _move(self, estimate: Estimate, sign: int) -> None:
+    def _move(self, estimate: TokenEstimate, sign: int) -> None:
         self._reserved.prompt_tokens += sign * estimate.prompt_tokens
         self._reserved.answer_tokens += sign * estimate.answer_tokens
 
-    def _against(self, estimate: Estimate) -> str | None:
+    def _against(self, estimate: TokenEstimate) -> str | None:
         prompt = self._spent.prompt_tokens + self._reserved.prompt_tokens + estimate.prompt_tokens
         answer = self._spent.answer_tokens + self._reserved.answer_tokens + estimate.answer_tokens
         if self._limits.tokens is not None and prompt + answer > self._limits.tokens:

@@ -17,7 +17,7 @@ from typing import Protocol
 from ft_pipeline.errors import UserError
 from ft_pipeline.job import Reporter
 from ft_pipeline.models.endpoint.answer_log import AnswerLog
-from ft_pipeline.models.endpoint.rate_limits import Budget, Estimate, Estimator, Limits, cost
+from ft_pipeline.models.endpoint.rate_limits import Budget, Estimator, Limits, TokenEstimate, cost
 from ft_pipeline.models.endpoint.responses import RULES, Failure, Reply
 from ft_pipeline.settings.project import TeacherSettings
 
@@ -39,7 +39,7 @@ EMPTY_ATTEMPTS = 2
 
 
 @dataclass(frozen=True)
-class Question:
+class ChatRequest:
     """One answer that is wanted."""
 
     key: str
@@ -60,20 +60,20 @@ class Answerer(Protocol):
     async def close(self) -> None: ...
 
 
-def ask_all(
+def send_all(
     connect: Callable[[], Answerer],
     log: AnswerLog,
-    questions: Iterable[Question],
+    questions: Iterable[ChatRequest],
     total: int,
     teacher: TeacherSettings,
     report: Reporter,
-) -> "Asked":
+) -> "RequestTotals":
     """Ask every question that the log does not hold the answer of; `connect` is called when the first is missing.
 
     UserError where the run cannot go on (no access, a wrong model, the budget spent) or more than `max_failed` of
     `total` have no usable answer; what has arrived by then is in the log.
     """
-    asking = _Asking(connect, log, total, teacher, report)
+    asking = RequestLoop(connect, log, total, teacher, report)
     try:
         asyncio.run(asking.run(iter(questions)))
     except BaseExceptionGroup as group:  # all hands fail alike: a full disk
@@ -83,7 +83,7 @@ def ask_all(
 
 
 @dataclass
-class Asked:
+class RequestTotals:
     """What asking came to."""
 
     known: int = 0
@@ -98,7 +98,7 @@ class Asked:
         return self.known + self.answered + self.failed
 
 
-class _Asking:
+class RequestLoop:
     def __init__(
         self, connect: Callable[[], Answerer], log: AnswerLog, total: int, teacher: TeacherSettings, report: Reporter
     ) -> None:
@@ -108,7 +108,7 @@ class _Asking:
         self.log = log
         self.total = total
         self.report = report
-        self.asked = Asked()
+        self.asked = RequestTotals()
         self.limits = Limits(self.settings, self._sleep)
         self.budget = Budget(self.settings.budget, self.settings.prices, log.spent)
         self.estimator = Estimator(teacher.max_new_tokens)
@@ -126,7 +126,7 @@ class _Asking:
 
     # --- the loop -----------------------------------------------------------------------------------------------------
 
-    async def run(self, questions: Iterator[Question]) -> None:
+    async def run(self, questions: Iterator[ChatRequest]) -> None:
         async with asyncio.TaskGroup() as group:
             for _ in range(self.settings.concurrency):
                 group.create_task(self._work(questions))
@@ -139,7 +139,7 @@ class _Asking:
     def endpoint(self) -> Answerer:
         return self.connect()
 
-    async def _work(self, questions: Iterator[Question]) -> None:
+    async def _work(self, questions: Iterator[ChatRequest]) -> None:
         """One of the `concurrency` hands: takes the next question when it has dealt with the last."""
         for number, question in enumerate(questions, 1):
             if self.stopped:
@@ -155,13 +155,13 @@ class _Asking:
             if number % BREATH == 0:
                 await asyncio.sleep(0)
 
-    def _count_known_failure(self, question: Question) -> None:
+    def _count_known_failure(self, question: ChatRequest) -> None:
         entry = self.log.entry(question.key)
         assert entry is not None
         self.asked.failed += 1
         self._remember(entry["reason"], entry["message"])
 
-    async def _settle(self, question: Question) -> None:
+    async def _settle(self, question: ChatRequest) -> None:
         """Ask until there is an answer, or no hope of one."""
         began = time.monotonic()
         for attempt in count(1):
@@ -180,7 +180,7 @@ class _Asking:
                 return
             await self._wait(outcome, attempt)
 
-    async def _ask_once(self, question: Question) -> Reply | Failure | None:
+    async def _ask_once(self, question: ChatRequest) -> Reply | Failure | None:
         """None where the run stops before the question is asked."""
         estimate = self.estimator.estimate(question.characters)
         await self.limits.admit(estimate)
@@ -199,7 +199,7 @@ class _Asking:
         self._learn(question, estimate, outcome)
         return outcome
 
-    def _learn(self, question: Question, estimate: Estimate, outcome: Reply | Failure) -> None:
+    def _learn(self, question: ChatRequest, estimate: TokenEstimate, outcome: Reply | Failure) -> None:
         if isinstance(outcome, Reply) or not RULES[outcome.reason].outage:
             self.last_reply = time.monotonic()
         reply = outcome if isinstance(outcome, Reply) else outcome.reply

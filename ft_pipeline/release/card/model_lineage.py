@@ -7,14 +7,14 @@ from ft_pipeline.models.base_model import EMBEDDED, EMBEDDED_HUB_ID
 from ft_pipeline.project import FORMATS
 from ft_pipeline.release.candidates import candidates, row_of
 from ft_pipeline.release.card.model_card import CardFacts
-from ft_pipeline.release.model_lookup import NamedModel
+from ft_pipeline.release.model_lookup import ModelReference
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 
 NOTHING_COMPARED: dict[str, Any] = {"test_rows": 0, "rows": []}
 
 
 def card_facts(
-    store: ArtifactStore, model: NamedModel, comparison: Artifact | None, *, task: str, teacher_terms: str
+    store: ArtifactStore, model: ModelReference, comparison: Artifact | None, *, task: str, teacher_terms: str
 ) -> CardFacts:
     """comparison: whose rows stand on the card. task, teacher_terms: of project.yaml."""
     lineage = _Lineage(store, model)
@@ -64,7 +64,7 @@ def _license(base: Artifact) -> str | None:
 class _Lineage:
     """A model's artifacts."""
 
-    def __init__(self, store: ArtifactStore, model: NamedModel) -> None:
+    def __init__(self, store: ArtifactStore, model: ModelReference) -> None:
         self.store = store
         self.base_model = store.require("base_model", model.parts["base_model"])
         merged = model.parts.get("merged_model")

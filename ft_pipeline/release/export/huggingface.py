@@ -15,9 +15,9 @@ from ft_pipeline.errors import UserError
 from ft_pipeline.models.base_model import ORIGIN
 from ft_pipeline.models.generation_config import decoding_as_scored, load_text_side
 from ft_pipeline.release.card.model_lineage import hub_id
-from ft_pipeline.release.model_lookup import TUNED, NamedModel
+from ft_pipeline.release.model_lookup import TUNED, ModelReference
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
-from ft_pipeline.store.atomic_files import user_write_errors
+from ft_pipeline.store.atomic_files import translate_write_errors
 
 CARD, GENERATION = "README.md", "generation_config.json"
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_config.json")
@@ -34,7 +34,7 @@ Advance = Callable[[int], None]
 class Plan:
     """What an export would write."""
 
-    model: NamedModel
+    model: ModelReference
     """Of kind `merged` (a plain Hugging Face folder) or `adapter` (a PEFT folder)."""
     target: Path
     files: Mapping[str, Path]
@@ -49,7 +49,7 @@ class Plan:
         return sum(path.stat().st_size for path in self.files.values())
 
 
-def plan_export(store: ArtifactStore, model: NamedModel, target: Path, *, merged: bool) -> Plan:
+def plan_export(store: ArtifactStore, model: ModelReference, target: Path, *, merged: bool) -> Plan:
     """What to write to `target`. UserError where nothing of the model can be written, or the folder is taken.
 
     merged: write the whole model, not its adapter. `full`, a row NAME/merged and a merged champion are whole anyway.
@@ -74,7 +74,7 @@ def plan_export(store: ArtifactStore, model: NamedModel, target: Path, *, merged
 def write_export(plan: Plan, card: str, advance: Advance = lambda count: None) -> None:
     """Write the folder, whole or not at all. UserError where the disk is full or may not be written."""
     decoding = decoding_as_scored(plan.text_side, load_text_side(plan.text_side))
-    with user_write_errors(), _appearing(plan.target) as folder:
+    with translate_write_errors(), _appearing(plan.target) as folder:
         for name, path in plan.files.items():
             (folder / name).parent.mkdir(exist_ok=True)
             _copy(path, folder / name, advance)
@@ -86,7 +86,7 @@ def write_export(plan: Plan, card: str, advance: Advance = lambda count: None) -
         (folder / CARD).write_text(card, encoding="utf-8")
 
 
-def _refuse_unwritable(model: NamedModel, merged: bool) -> None:
+def _refuse_unwritable(model: ModelReference, merged: bool) -> None:
     if model.kind not in TUNED:
         what = "the untouched base model" + (" under a prompt" if model.kind == "prompt" else "")
         raise UserError(

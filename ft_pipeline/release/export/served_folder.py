@@ -10,13 +10,13 @@ from ft_pipeline.models.chat import pick_examples
 from ft_pipeline.models.generation_config import decoding_as_scored, load_text_side
 from ft_pipeline.release.export.chat_template import Message, with_own_prompt
 from ft_pipeline.release.export.huggingface import GENERATION, model_files
-from ft_pipeline.release.model_lookup import NamedModel
+from ft_pipeline.release.model_lookup import ModelReference
 from ft_pipeline.store.artifacts import ArtifactStore
 
 TEMPLATE = "chat_template.jinja"
 
 
-def require_servable(model: NamedModel) -> None:
+def require_servable(model: ModelReference) -> None:
     """UserError, with the reason, for a model that no engine would answer with as it was scored."""
     if model.kind == "adapter" and model.served["technique"] == "prompt_tuning":
         raise UserError(
@@ -37,7 +37,7 @@ def require_servable(model: NamedModel) -> None:
         raise UserError(f"{model.name!r} cannot be the name of a served model; give the variant a plain name")
 
 
-def write_served(store: ArtifactStore, model: NamedModel, folder: Path) -> Path:
+def write_served(store: ArtifactStore, model: ModelReference, folder: Path) -> Path:
     """Write `folder`/NAME for the engines: links to the store's files, and the two files that say how to answer.
 
     The name is a path, so that an engine started in `folder` calls the model by it.
@@ -59,7 +59,7 @@ def write_served(store: ArtifactStore, model: NamedModel, folder: Path) -> Path:
     return served
 
 
-def _examples(store: ArtifactStore, model: NamedModel) -> list[list[Message]]:
+def _examples(store: ArtifactStore, model: ModelReference) -> list[list[Message]]:
     count = model.served.get("few_shot", 0)
     if not count:
         return []

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from ft_pipeline.tables.formats.turns import echoes
 from ft_pipeline.tables.reading.describe import shorten
-from ft_pipeline.tables.reason_codes import Fault, rank
+from ft_pipeline.tables.reason_codes import Fault, code_priority
 from ft_pipeline.tables.text_rules import (
     CONTROL_PATTERN,
     PLACEHOLDER_PATTERN,
@@ -153,7 +153,7 @@ def _faults(cases: pd.DataFrame, frame: pd.DataFrame) -> dict[int, Fault]:
         if code not in MESSAGES or position is None:
             raise RuntimeError(f"the converter let a row through that breaks the schema: {column}: {code}")
         at = int(position)
-        if at not in found or rank(code) < rank(found[at][0]):
+        if at not in found or code_priority(code) < code_priority(found[at][0]):
             found[at] = (code, column)
     return {at: Fault(code, _explain(code, column, frame.iloc[at])) for at, (code, column) in found.items()}
 

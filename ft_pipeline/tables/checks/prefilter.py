@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ft_pipeline.tables.checks.content_checks import ANSWERS, MAX_ROW_CHARS, MIN_TEXT_CHARS, may_be_equal
-from ft_pipeline.tables.dedup.normalized import Views
+from ft_pipeline.tables.dedup.normalized import ComparisonTexts
 from ft_pipeline.tables.dedup.shingles import buffers
 from ft_pipeline.tables.text_rules import REFUSAL_PROBE, REFUSAL_PROBE_CHARS
 
@@ -25,7 +25,7 @@ _MARKS[list(b"0123456789@")] = _PERSONAL
 
 
 @dataclass
-class Suspects:
+class PrefilterFlags:
     """bool per row."""
 
     faulty: np.ndarray
@@ -34,7 +34,7 @@ class Suspects:
     """May hold personal data."""
 
 
-def find_suspects(data_format: str, columns: Mapping[str, pa.Array], views: Views) -> Suspects:
+def prefilter_rows(data_format: str, columns: Mapping[str, pa.Array], views: ComparisonTexts) -> PrefilterFlags:
     """Look at rows given as the columns of their format."""
     count = len(views.prompts)
     marks, sizes = np.zeros(count, dtype=np.uint8), np.zeros(count, dtype=np.int64)
@@ -49,7 +49,7 @@ def find_suspects(data_format: str, columns: Mapping[str, pa.Array], views: View
         texts, owners = strings_of(columns[name])
         starts = pc.utf8_slice_codeunits(texts, 0, REFUSAL_PROBE_CHARS)
         faulty[owners[_flags(pc.match_substring_regex(starts, REFUSAL_PROBE))]] = True
-    return Suspects(faulty, marks & _PERSONAL > 0)
+    return PrefilterFlags(faulty, marks & _PERSONAL > 0)
 
 
 def _look_at(texts: pa.Array, owners: np.ndarray, marks: np.ndarray, sizes: np.ndarray) -> None:
@@ -87,7 +87,7 @@ def strings_of(column: pa.Array) -> tuple[pa.Array, np.ndarray]:
     return column.cast(pa.large_string()).fill_null(""), np.arange(len(column))
 
 
-def _may_echo(data_format: str, columns: Mapping[str, pa.Array], views: Views) -> np.ndarray:
+def _may_echo(data_format: str, columns: Mapping[str, pa.Array], views: ComparisonTexts) -> np.ndarray:
     """Whether an answer may be the prompt over again."""
     if data_format == "preferences":
         return np.ones(len(views.prompts), dtype=bool)

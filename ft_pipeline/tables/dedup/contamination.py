@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ft_pipeline.tables.dedup.keys import Keys, keys_of, keys_of_messages
-from ft_pipeline.tables.dedup.minhash import find_in, first_index
+from ft_pipeline.tables.dedup.minhash import first_index, match_against
 from ft_pipeline.tables.dedup.shingles import Texts, windows_of
 from ft_pipeline.tables.text_rules import plain_words
 
@@ -23,7 +23,7 @@ def near_heldout(rows: Keys, heldout: Keys) -> np.ndarray:
     if not len(heldout) or not len(rows):
         return np.full(len(rows), -1, dtype=np.int64)
     first_prompt = first_index(np.concatenate([heldout.prompt, rows.prompt]))[len(heldout) :]
-    found = find_in(rows, heldout).of
+    found = match_against(rows, heldout).of
     return np.where(found >= 0, found, np.where(first_prompt < len(heldout), first_prompt, -1))
 
 

@@ -12,7 +12,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ft_pipeline.tables.dedup.normalized import TURN, Views, views_of, views_of_messages
+from ft_pipeline.tables.dedup.normalized import TURN, ComparisonTexts, comparison_texts, views_of_messages
 from ft_pipeline.tables.dedup.shingles import PLACES, Texts, buffers, mix, shingle
 from ft_pipeline.tables.formats.arrow_schema import MESSAGES, columns_of
 from ft_pipeline.tables.formats.base import Record
@@ -93,7 +93,7 @@ class ShingleFile:
 
 def keys_of(data_format: str, records: Sequence[Record]) -> Keys:
     """Keys of records of a table."""
-    return keys_of_views(views_of(data_format, columns_of(data_format, records)))
+    return keys_of_views(comparison_texts(data_format, columns_of(data_format, records)))
 
 
 def keys_of_messages(rows: Iterable[Sequence[Message]]) -> Keys:
@@ -101,7 +101,7 @@ def keys_of_messages(rows: Iterable[Sequence[Message]]) -> Keys:
     return keys_of_views(views_of_messages(pa.array(rows, MESSAGES)))
 
 
-def keys_of_views(views: Views) -> Keys:
+def keys_of_views(views: ComparisonTexts) -> Keys:
     """Keys of rows from what is compared of them."""
     shingles, lengths = shingles_of_views(views.prompts, views.answers)
     digests = np.frombuffer(b"".join(sha256_of_each(views.prompts)), dtype=">u8").astype(np.uint64).reshape(-1, 4)

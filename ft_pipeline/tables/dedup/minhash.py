@@ -22,7 +22,7 @@ _RARITY_BITS = 22
 
 
 @dataclass
-class Copies:
+class DuplicateMatches:
     """For each row, what it copies."""
 
     of: np.ndarray
@@ -35,7 +35,7 @@ class Copies:
         return self.of < 0
 
 
-def find_copies(keys: Keys, *, exact: bool = True, near: bool = True) -> Copies:
+def find_duplicates(keys: Keys, *, exact: bool = True, near: bool = True) -> DuplicateMatches:
     """Copies of earlier rows; the first of equals is kept. `exact` and `near` switch the two kinds."""
     count = len(keys)
     positions = np.arange(count)
@@ -51,10 +51,10 @@ def find_copies(keys: Keys, *, exact: bool = True, near: bool = True) -> Copies:
         fresh = np.flatnonzero((first_normal == positions) if exact else ~(of >= 0) & ~equal)
         for row, original in _near(keys, fresh, known=0):
             of[row] = original
-    return Copies(of, equal & (of >= 0))
+    return DuplicateMatches(of, equal & (of >= 0))
 
 
-def find_in(new: Keys, old: Keys) -> Copies:
+def match_against(new: Keys, old: Keys) -> DuplicateMatches:
     """For each row of `new`, the first row of `old` that it equals or is near to. Rows of `new` are not compared."""
     both = merge([old, new])
     known = len(old)
@@ -66,7 +66,7 @@ def find_in(new: Keys, old: Keys) -> Copies:
     fresh = np.concatenate([fresh_old, known + np.flatnonzero(of < 0)])
     for row, original in _near(both, fresh, known=known):
         of[row - known] = original
-    return Copies(of, first_equal < known)
+    return DuplicateMatches(of, first_equal < known)
 
 
 def first_index(keys: np.ndarray) -> np.ndarray:

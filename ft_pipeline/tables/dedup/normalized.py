@@ -17,7 +17,7 @@ _SPREAD = r"[\t-\r\x1c-\x1f]|  "
 _WHITE = r"[\t-\r\x1c-\x20]+"
 
 
-class Views(NamedTuple):
+class ComparisonTexts(NamedTuple):
     """One text per row each, as large_string."""
 
     prompts: pa.Array
@@ -29,18 +29,18 @@ class Views(NamedTuple):
     said: pa.Array | None = None
     """Of conversations: the normalised text of each turn, all rows one after the other."""
 
-    def filter(self, rows: pa.Array) -> "Views":
+    def filter(self, rows: pa.Array) -> "ComparisonTexts":
         """The views of some rows."""
-        return Views(self.prompts.filter(rows), self.answers.filter(rows), self.exact.filter(rows))
+        return ComparisonTexts(self.prompts.filter(rows), self.answers.filter(rows), self.exact.filter(rows))
 
 
-def views_of(data_format: str, columns: Mapping[str, pa.Array]) -> Views:
+def comparison_texts(data_format: str, columns: Mapping[str, pa.Array]) -> ComparisonTexts:
     """The views of rows given as the columns of their format."""
     if data_format == "alpaca":
         return _alpaca_views(columns)
     if data_format == "text":
         text = _large(columns["text"])
-        return Views(normalise_all(text), _constant("", len(text)), text)
+        return ComparisonTexts(normalise_all(text), _constant("", len(text)), text)
     if data_format == "preferences":
         return _preference_views(columns)
     return views_of_messages(columns["messages"])
@@ -63,7 +63,7 @@ def normalise_all(texts: pa.Array) -> pa.Array:
     return result
 
 
-def views_of_messages(messages: pa.Array) -> Views:
+def views_of_messages(messages: pa.Array) -> ComparisonTexts:
     """The views of an array of columns.MESSAGES. What was thought counts behind what was said."""
     turns = messages.flatten()
     roles, said, thought = (_large(turns.field(name)) for name in ("role", "content", "reasoning_content"))
@@ -76,7 +76,7 @@ def views_of_messages(messages: pa.Array) -> Views:
         thoughts = pc.if_else(pc.is_null(thought), thought, normalise_all(pc.fill_null(thought, _scalar(""))))
         normal = pc.coalesce(_join(normal, thoughts, TURN), normal)
         exact = pc.coalesce(_join(exact, thought, "\x1e"), exact)
-    return Views(
+    return ComparisonTexts(
         _joined(normal, owners, is_user, len(messages), TURN),
         _joined(normal, owners, ~is_user, len(messages), TURN),
         _joined(exact, owners, np.ones(len(owners), bool), len(messages), "\x1f"),
@@ -91,7 +91,7 @@ def _joined(texts: pa.Array, owners: np.ndarray, wanted: np.ndarray, count: int,
     return pc.binary_join(lists, _scalar(separator))
 
 
-def _alpaca_views(columns: Mapping[str, pa.Array]) -> Views:
+def _alpaca_views(columns: Mapping[str, pa.Array]) -> ComparisonTexts:
     plain = pc.and_(pc.is_null(columns["system"]), pc.is_null(columns["history"])).to_numpy(zero_copy_only=False)
     if plain.all():
         return _plain_alpaca_views(columns)
@@ -100,7 +100,7 @@ def _alpaca_views(columns: Mapping[str, pa.Array]) -> Views:
     rest = pa.table({name: column.take(pa.array(second)) for name, column in columns.items()})
     others = views_of_messages(messages_of_alpaca(rest))
     order = pa.array(np.argsort(np.concatenate([first, second])))
-    return Views(*(pa.concat_arrays(pair).take(order) for pair in zip(views[:3], others[:3], strict=True)))
+    return ComparisonTexts(*(pa.concat_arrays(pair).take(order) for pair in zip(views[:3], others[:3], strict=True)))
 
 
 def messages_of_alpaca(rows: pa.Table) -> pa.Array:
@@ -119,13 +119,13 @@ def plain_prompts(instruction: pa.Array, extra: pa.Array) -> pa.Array:
     return pc.if_else(has_input, _join(instruction, extra, "\n\n"), instruction)
 
 
-def _plain_alpaca_views(columns: Mapping[str, pa.Array]) -> Views:
+def _plain_alpaca_views(columns: Mapping[str, pa.Array]) -> ComparisonTexts:
     prompts, answers = plain_prompts(columns["instruction"], columns["input"]), _large(columns["output"])
     exact = _join(_scalar("user"), prompts, "\x1e"), _join(_scalar("assistant"), answers, "\x1e")
-    return Views(normalise_all(prompts), normalise_all(answers), _join(*exact, "\x1f"))
+    return ComparisonTexts(normalise_all(prompts), normalise_all(answers), _join(*exact, "\x1f"))
 
 
-def _preference_views(columns: Mapping[str, pa.Array]) -> Views:
+def _preference_views(columns: Mapping[str, pa.Array]) -> ComparisonTexts:
     """A pair's rest is the chosen answer and the rejected one.
 
     The words of the rejected side are marked, or a pair and its reverse would be near duplicates.
@@ -134,7 +134,7 @@ def _preference_views(columns: Mapping[str, pa.Array]) -> Views:
     views = views_of_messages(pa.array([[*prompt, *chosen] for prompt, chosen in rows], columns["chosen"].type))
     rejected = _large(pc.struct_field(columns["rejected"].flatten(), "content"))
     marked = _join(_scalar(""), pc.replace_substring(normalise_all(rejected), " ", " \x1e"), "\x1e")
-    return Views(views.prompts, _join(views.answers, marked, TURN), _join(views.exact, rejected, "\x1f"))
+    return ComparisonTexts(views.prompts, _join(views.answers, marked, TURN), _join(views.exact, rejected, "\x1f"))
 
 
 def _join(first: pa.Array | pa.Scalar, second: pa.Array, separator: str) -> pa.Array:

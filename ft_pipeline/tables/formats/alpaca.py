@@ -3,7 +3,7 @@
 from typing import Any
 
 from ft_pipeline.tables.formats.base import Record, not_text, other_format
-from ft_pipeline.tables.reading.describe import blank, missing, seen
+from ft_pipeline.tables.reading.describe import describe_empty, describe_value, missing_message
 from ft_pipeline.tables.reading.sidecar import Sidecar
 from ft_pipeline.tables.reason_codes import Fault
 from ft_pipeline.tables.text_rules import EMPTY_CHARS, is_empty
@@ -17,7 +17,7 @@ def convert_alpaca(value: dict[str, Any], sidecar: Sidecar) -> Record | Fault:
     if not instruction.strip(EMPTY_CHARS):  # type: ignore[union-attr]
         return Fault("missing_instruction", "`instruction` is empty; write the question, or remove the row")
     if not answer.strip(EMPTY_CHARS):  # type: ignore[union-attr]
-        return Fault("empty_output", f"`output` is {blank(answer)}; write the answer, or remove the row")
+        return Fault("empty_output", f"`output` is {describe_empty(answer)}; write the answer, or remove the row")
     if "system" not in value and "history" not in value:
         return instruction, extra or "", answer, None, None
     context = context_of(value)
@@ -30,9 +30,9 @@ def _alpaca_fault(value: dict[str, Any]) -> Fault | None:
     if fault := not_text(value, ("instruction", "input", "output")):
         return fault
     if value.get("instruction") is None:
-        return Fault("missing_instruction", missing(value, "instruction"))
+        return Fault("missing_instruction", missing_message(value, "instruction"))
     if "output" not in value:
-        return Fault("missing_output", missing(value, "output"))
+        return Fault("missing_output", missing_message(value, "output"))
     if value["output"] is None:
         return Fault("empty_output", "`output` is null; write the answer, or remove the row")
     return None
@@ -45,11 +45,12 @@ def context_of(value: dict[str, Any]) -> tuple[str | None, list[list[str]] | Non
     system, history = value.get("system"), value.get("history")
     history = None if history == "" else history  # an empty CSV cell
     if history is not None and not isinstance(history, list):
-        return Fault("wrong_type", f"`history` is {seen(history)}; it must be a list of [question, answer]")
+        return Fault("wrong_type", f"`history` is {describe_value(history)}; it must be a list of [question, answer]")
     for pair in history or []:
         if not (isinstance(pair, list) and len(pair) == 2 and all(isinstance(item, str) for item in pair)):
             return Fault(
-                "wrong_type", f"`history` holds {seen(pair)}; it must be a list of [question, answer], both texts"
+                "wrong_type",
+                f"`history` holds {describe_value(pair)}; it must be a list of [question, answer], both texts",
             )
         if any(is_empty(item) for item in pair):
             return Fault("empty_value", "`history` holds an empty turn; remove the pair")

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from ft_pipeline.tables.reading.describe import names_of, seen
+from ft_pipeline.tables.reading.describe import describe_keys, describe_value
 from ft_pipeline.tables.reading.sidecar import Sidecar
 from ft_pipeline.tables.reason_codes import Fault
 
@@ -22,7 +22,7 @@ def other_format(value: dict[str, Any], data_format: str) -> Fault | None:
     """Where none of the format's keys is there but another format's are."""
     for other, signs in _SIGNS.items():
         if other != data_format and signs & value.keys():
-            keys = names_of(value)
+            keys = describe_keys(value)
             return Fault(
                 "wrong_format",
                 f"a row of the {other} format (it has {keys}), not of {data_format}; move it to data/raw/{other}",
@@ -33,5 +33,5 @@ def other_format(value: dict[str, Any], data_format: str) -> Fault | None:
 def not_text(value: dict[str, Any], names: tuple[str, ...]) -> Fault | None:
     for name in names:
         if not isinstance(value.get(name), str | None):
-            return Fault("wrong_type", f"`{name}` is {seen(value[name])}; it must be a text")
+            return Fault("wrong_type", f"`{name}` is {describe_value(value[name])}; it must be a text")
     return None

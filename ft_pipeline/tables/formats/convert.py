@@ -18,7 +18,7 @@ from ft_pipeline.tables.reading.sidecar import Sidecar
 from ft_pipeline.tables.reason_codes import Fault
 from ft_pipeline.tables.text_rules import EMPTY_CHARS
 
-Shapes = dict[tuple[str, ...], list[int]]
+PlacedRows = dict[tuple[str, ...], list[int]]
 Part = tuple[np.ndarray, pa.Table]
 """Positions in the batch, and the rows that stand there."""
 
@@ -35,16 +35,16 @@ class Converted:
     """Position in the batch → why the row cannot be used."""
 
 
-def shapes_of(values: Sequence[Any]) -> Shapes:
+def shapes_of(values: Sequence[Any]) -> PlacedRows:
     """The names of the objects among values → the positions of those that have them."""
-    shapes: Shapes = {}
+    shapes: PlacedRows = {}
     for at, value in enumerate(values):
         if isinstance(value, dict):
             shapes.setdefault(tuple(value), []).append(at)
     return shapes
 
 
-def convert_all(data_format: str, values: Sequence[Any], shapes: Shapes, sidecar: Sidecar) -> Converted:
+def convert_all(data_format: str, values: Sequence[Any], shapes: PlacedRows, sidecar: Sidecar) -> Converted:
     """Convert the values of a batch; `shapes` are theirs."""
     parts: list[Part] = []
     if data_format == "alpaca" and not sidecar.columns:

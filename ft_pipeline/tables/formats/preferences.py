@@ -4,7 +4,7 @@ from typing import Any
 
 from ft_pipeline.tables.formats.base import Record, other_format
 from ft_pipeline.tables.formats.turns import Message, check_order, read_turns
-from ft_pipeline.tables.reading.describe import blank, missing, seen, shorten
+from ft_pipeline.tables.reading.describe import describe_empty, describe_value, missing_message, shorten
 from ft_pipeline.tables.reading.sidecar import Sidecar
 from ft_pipeline.tables.reason_codes import Fault
 from ft_pipeline.tables.text_rules import is_empty
@@ -16,7 +16,7 @@ def convert_pair(value: dict[str, Any], sidecar: Sidecar) -> Pair | Fault:
     """(prompt messages, chosen message, rejected message), each a list of messages."""
     for side in ("chosen", "rejected"):
         if side not in value:
-            return Fault(f"missing_{side}", missing(value, side))
+            return Fault(f"missing_{side}", missing_message(value, side))
     prompt, chosen, rejected = value.get("prompt"), value["chosen"], value["rejected"]
     if prompt is None and (names := [name for name in ("conversations", "messages") if name in value]):
         return _needs_sidecar(names[0])
@@ -31,8 +31,8 @@ def convert_pair(value: dict[str, Any], sidecar: Sidecar) -> Pair | Fault:
     if isinstance(chosen, dict) and isinstance(rejected, dict):
         return Fault(
             "unsupported_shape",
-            f"single turns as `chosen` and `rejected` need a prompt of turns, and `prompt` is {seen(prompt)}; give the "
-            "turns before the answer, and a sidecar that maps them: `columns: {THEIRS: prompt}`",
+            "single turns as `chosen` and `rejected` need a prompt of turns, and `prompt` is "
+            f"{describe_value(prompt)}; give the turns before the answer, and a sidecar that maps them: `columns: {THEIRS: prompt}`",
         )
     return _strings(value, prompt, chosen, rejected)
 
@@ -55,19 +55,22 @@ def _strings(value: dict[str, Any], prompt: Any, chosen: Any, rejected: Any) -> 
     for name, item in (("prompt", prompt), ("chosen", chosen), ("rejected", rejected)):
         if item is not None and not isinstance(item, str):
             return Fault(
-                "wrong_type", f"`{name}` is {seen(item)}; all three must be texts, or both answers lists of turns"
+                "wrong_type",
+                f"`{name}` is {describe_value(item)}; all three must be texts, or both answers lists of turns",
             )
     if "prompt" not in value:
-        return Fault("missing_prompt", missing(value, "prompt"))
+        return Fault("missing_prompt", missing_message(value, "prompt"))
     for name, item in (("prompt", prompt), ("chosen", chosen), ("rejected", rejected)):
         if item is None or is_empty(item):
-            return Fault(f"empty_{name}", f"`{name}` is {blank(item)}; write it, or remove the row")
+            return Fault(f"empty_{name}", f"`{name}` is {describe_empty(item)}; write it, or remove the row")
     return [{"role": "user", "content": prompt}], _answer(chosen), _answer(rejected)
 
 
 def _turn_lists(prompt: Any, chosen: list[Any], rejected: list[Any], sidecar: Sidecar) -> Pair | Fault:
     if prompt is not None and not isinstance(prompt, str):
-        return Fault("wrong_type", f"`prompt` is {seen(prompt)}; beside lists of turns it is a text, or left out")
+        return Fault(
+            "wrong_type", f"`prompt` is {describe_value(prompt)}; beside lists of turns it is a text, or left out"
+        )
     sides: list[list[Message]] = []
     for name, raw in (("chosen", chosen), ("rejected", rejected)):
         messages = _side(name, raw, sidecar)
@@ -121,11 +124,11 @@ def _single_answer(name: str, item: Any, sidecar: Sidecar) -> list[Message] | Fa
     if isinstance(item, list) and len(item) == 1:
         item = item[0]
     if item is None or (isinstance(item, str) and is_empty(item)):
-        return Fault(f"empty_{name}", f"`{name}` is {blank(item)}; write the answer, or remove the row")
+        return Fault(f"empty_{name}", f"`{name}` is {describe_empty(item)}; write the answer, or remove the row")
     if isinstance(item, str):
         return _answer(item)
     if not isinstance(item, dict):
-        return Fault("wrong_type", f"`{name}` is {seen(item)}; it must be a text or one turn")
+        return Fault("wrong_type", f"`{name}` is {describe_value(item)}; it must be a text or one turn")
     messages = read_turns([item], sidecar)
     if isinstance(messages, Fault):
         return (

@@ -5,14 +5,14 @@ What stands inside the strings (control tokens, placeholders, refusals) is judge
 
 from typing import Any
 
-from ft_pipeline.tables.excluded_rows import is_mark
+from ft_pipeline.tables.excluded_rows import is_erasure_marker
 from ft_pipeline.tables.formats.alpaca import convert_alpaca
 from ft_pipeline.tables.formats.base import FORGOTTEN, Converter, Record
 from ft_pipeline.tables.formats.preferences import convert_preferences
 from ft_pipeline.tables.formats.sharegpt import convert_sharegpt
 from ft_pipeline.tables.formats.text import convert_text
 from ft_pipeline.tables.formats.unlabelled import convert_unlabelled
-from ft_pipeline.tables.reading.describe import seen
+from ft_pipeline.tables.reading.describe import describe_value
 from ft_pipeline.tables.reading.sidecar import PLAIN, Sidecar, rename
 from ft_pipeline.tables.reason_codes import Fault
 
@@ -46,8 +46,8 @@ def convert(data_format: str, value: Any, sidecar: Sidecar = PLAIN) -> Record | 
     if isinstance(value, Fault):
         return value
     if not isinstance(value, dict):
-        return Fault("wrong_type", f"the row is {seen(value)}; a row must be an object with named values")
-    if is_mark(value):
+        return Fault("wrong_type", f"the row is {describe_value(value)}; a row must be an object with named values")
+    if is_erasure_marker(value):
         return FORGOTTEN
     if sidecar.columns:
         value = rename(value, sidecar)

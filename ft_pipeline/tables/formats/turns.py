@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ft_pipeline.tables.reading.describe import names_of, seen, shorten
+from ft_pipeline.tables.reading.describe import describe_keys, describe_value, shorten
 from ft_pipeline.tables.reading.sidecar import Sidecar, rename
 from ft_pipeline.tables.reason_codes import Fault
 from ft_pipeline.tables.text_rules import is_empty, normalise
@@ -35,7 +35,9 @@ def read_turns(raw: list[Any], sidecar: Sidecar) -> list[Message] | Fault:
     messages: list[Message] = []
     for number, turn in enumerate(raw, 1):
         if not isinstance(turn, dict):
-            return Fault("wrong_type", f"turn {number} is {seen(turn)}; it must be an object with `from` and `value`")
+            return Fault(
+                "wrong_type", f"turn {number} is {describe_value(turn)}; it must be an object with `from` and `value`"
+            )
         if sidecar.columns:
             turn = rename(turn, sidecar)
         message = _read_turn(turn, number, roles)
@@ -55,18 +57,18 @@ def _read_turn(turn: dict[str, Any], number: int, roles: Mapping[str, str]) -> M
     if speaker is None:
         return Fault(
             "missing_from",
-            f"turn {number} has no `from`; it has {names_of(turn)}",
+            f"turn {number} has no `from`; it has {describe_keys(turn)}",
         )
     if not isinstance(speaker, str):
-        return Fault("wrong_type", f"`from` of turn {number} is {seen(speaker)}; it must be a text")
+        return Fault("wrong_type", f"`from` of turn {number} is {describe_value(speaker)}; it must be a text")
     text = _first(turn, "value", "content")
     if text is None:
         return Fault(
             "missing_value",
-            f"turn {number} has no `value`; it has {names_of(turn)}",
+            f"turn {number} has no `value`; it has {describe_keys(turn)}",
         )
     if not isinstance(text, str):
-        return Fault("wrong_type", f"`value` of turn {number} is {seen(text)}; it must be a text")
+        return Fault("wrong_type", f"`value` of turn {number} is {describe_value(text)}; it must be a text")
     if speaker not in roles:
         return Fault(
             "unknown_role",
@@ -80,7 +82,9 @@ def _read_turn(turn: dict[str, Any], number: int, roles: Mapping[str, str]) -> M
     if thoughts is None:
         return {"role": role, "content": text}
     if not isinstance(thoughts, str):
-        return Fault("wrong_type", f"`reasoning_content` of turn {number} is {seen(thoughts)}; it must be a text")
+        return Fault(
+            "wrong_type", f"`reasoning_content` of turn {number} is {describe_value(thoughts)}; it must be a text"
+        )
     if is_empty(thoughts):
         return {"role": role, "content": text}
     return {"role": role, "content": text, "reasoning_content": thoughts}

@@ -6,7 +6,7 @@ from ft_pipeline.tables.formats.alpaca import context_of, instruction_messages
 from ft_pipeline.tables.formats.base import Record, not_text
 from ft_pipeline.tables.formats.sharegpt import turn_list
 from ft_pipeline.tables.formats.turns import check_order, read_turns
-from ft_pipeline.tables.reading.describe import missing
+from ft_pipeline.tables.reading.describe import missing_message
 from ft_pipeline.tables.reading.sidecar import Sidecar
 from ft_pipeline.tables.reason_codes import Fault
 from ft_pipeline.tables.text_rules import is_empty
@@ -19,7 +19,7 @@ def convert_unlabelled(value: dict[str, Any], sidecar: Sidecar) -> Record | Faul
     raw = turn_list(value, "unlabelled")
     if isinstance(raw, Fault):
         if raw.code == "missing_conversations":
-            return Fault("missing_instruction", missing(value, "instruction"))
+            return Fault("missing_instruction", missing_message(value, "instruction"))
         return raw
     turns = read_turns(raw, sidecar)
     if isinstance(turns, Fault):

@@ -31,37 +31,37 @@ def kind_of(value: Any) -> str:
     return names.get(type(value), "neither text nor list")
 
 
-def seen(value: Any) -> str:
+def describe_value(value: Any) -> str:
     """What a value is, and what it says or holds: `a number (42)`, `a list of 3`."""
     if isinstance(value, BadNumber):
         return f"no number that JSON knows ({shorten(value.written, 20)})"
     if isinstance(value, list):
         return f"a list of {len(value)}"
     if isinstance(value, dict):
-        return f"an object with {names_of(value)}"
+        return f"an object with {describe_keys(value)}"
     if isinstance(value, str):
         return f"a text ({shorten(value)})"
     kind = kind_of(value)
     return f"{kind} ({_cut(str(value).lower())})" if isinstance(value, int | float) else kind
 
 
-def names_of(row: Mapping[str, Any]) -> str:
+def describe_keys(row: Mapping[str, Any]) -> str:
     """The keys of a row (or a turn) that hold something, for a message."""
     names = [shorten(key) for key, item in row.items() if item is not None]
     return ", ".join(names[:6]) + (", …" if len(names) > 6 else "") if names else "no key at all"
 
 
-def missing(value: Mapping[str, Any], name: str) -> str:
+def missing_message(value: Mapping[str, Any], name: str) -> str:
     """No such column: what there is, and how another name is mapped."""
     if name in value:
         return f"`{name}` is null; write it, or remove the row"
     return (
-        f"there is no `{name}`; the row has {names_of(value)}. Add it, or map a column in a sidecar: "
+        f"there is no `{name}`; the row has {describe_keys(value)}. Add it, or map a column in a sidecar: "
         f"`columns: {{THEIRS: {name}}}`"
     )
 
 
-def blank(text: str | None) -> str:
+def describe_empty(text: str | None) -> str:
     """How a text is empty."""
     if text is None:
         return "null"

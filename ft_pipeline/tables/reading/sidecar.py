@@ -7,7 +7,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from ft_pipeline.tables.reading.describe import seen, shorten
+from ft_pipeline.tables.reading.describe import describe_value, shorten
 from ft_pipeline.tables.reason_codes import ALLOWABLE, ROW_CODES, Refused
 
 TARGET_COLUMNS = frozenset(
@@ -145,7 +145,9 @@ def parse_sidecar(document: Mapping[str, Any] | None) -> Sidecar:
             raise Refused("unknown_format", f"sidecar: unknown key {shorten(key)}; known keys: {known}") from None
         wanted = _WANTED.get(fault["type"])
         message = (
-            f"must be {wanted}, is {seen(fault['input'])}" if wanted else fault["msg"].removeprefix("Value error, ")
+            f"must be {wanted}, is {describe_value(fault['input'])}"
+            if wanted
+            else fault["msg"].removeprefix("Value error, ")
         )
         raise Refused("unknown_format", f"sidecar: {key}: {message}") from None
 

@@ -31,7 +31,7 @@ _NOT_OF_THE_MODEL = ("manifest.json", "metrics.jsonl")
 
 
 @dataclass(frozen=True)
-class Candidate:
+class MergeResult:
     """One way of merging, measured on the held-out answers."""
 
     heldout_loss: float
@@ -61,7 +61,7 @@ def run(job: Job) -> dict[str, Any]:
         f"validation rows; {len(reference.states):,} tokens of {reference.compared_rows} rows are compared"
     )
     untouched = _untouched(job, settings, held_out)
-    candidates: dict[str, Candidate] = {}
+    candidates: dict[str, MergeResult] = {}
     measured: dict[str, Measurement] = {}
     for mode in _modes(settings):
         folder = job.work / f"merged-{mode}"
@@ -184,19 +184,19 @@ def _judge(
     untouched: float | None,
     settings: ExperimentSettings,
     device: str = "cpu",
-) -> Candidate:
+) -> MergeResult:
     """untouched: the 16-bit base's loss where the merge stands on it and not on what the adapter was trained on."""
     kl = kl_divergence(adapter, merged, device)
     if untouched is None:
-        return Candidate(merged.loss, kl, kl <= settings.merge.max_kl)
+        return MergeResult(merged.loss, kl, kl <= settings.merge.max_kl)
     gain = untouched - adapter.loss
     kept = (untouched - merged.loss) / gain if gain > 0 else 0.0
-    return Candidate(merged.loss, kl, kept >= settings.merge.min_kept_gain, kept)
+    return MergeResult(merged.loss, kl, kept >= settings.merge.min_kept_gain, kept)
 
 
 def _summary(
     mode: str,
-    candidates: dict[str, Candidate],
+    candidates: dict[str, MergeResult],
     reference: Measurement,
     settings: ExperimentSettings,
     device: str,

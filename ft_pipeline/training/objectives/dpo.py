@@ -17,7 +17,7 @@ from ft_pipeline.settings.experiment import DpoSettings
 from ft_pipeline.training.trainer.batches import collate
 from ft_pipeline.training.trainer.expert_balance import balance_of
 from ft_pipeline.training.trainer.loss import sequence_log_probabilities
-from ft_pipeline.training.trainer.token_trainer import AnswerTrainer, Rows, evaluating
+from ft_pipeline.training.trainer.token_trainer import Rows, TokenTrainer, evaluating
 
 
 def collate_pairs(rows: Sequence[dict[str, Any]], pad_token_id: int | None) -> dict[str, Tensor]:
@@ -50,7 +50,7 @@ def pair_losses(leads: Tensor, reference: Tensor, settings: DpoSettings) -> Tens
     return -(1 - smoothing) * functional.logsigmoid(margin) - smoothing * functional.logsigmoid(-margin)
 
 
-class PairTrainer(AnswerTrainer):
+class PreferenceTrainer(TokenTrainer):
     """AnswerTrainer on pairs that have their `reference`; losses are per pair."""
 
     columns = ("input_ids", "labels", "rejected_ids", "rejected_labels", "reference")

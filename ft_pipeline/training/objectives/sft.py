@@ -12,7 +12,13 @@ from ft_pipeline.job import Job
 from ft_pipeline.models.chat import Message, with_prompt
 from ft_pipeline.settings.experiment import ExperimentSettings
 from ft_pipeline.tables.formats.turns import plain
-from ft_pipeline.training.tokens.chat_tokens import Lost, Rendered, encode, find_lost, render_conversation
+from ft_pipeline.training.tokens.chat_tokens import (
+    DroppedTurns,
+    Rendered,
+    encode,
+    find_dropped_turns,
+    render_conversation,
+)
 from ft_pipeline.training.tokens.token_audit import Row
 
 _CHUNK = 1024
@@ -62,11 +68,11 @@ def _read(folder: Path, source: str) -> list[dict[str, Any]]:
 
 
 def _tokenise(tokenizer: Any, rows: list[dict[str, Any]], system_prompt: str | None) -> list[Row]:
-    texts: list[tuple[dict[str, Any], Rendered, Lost | None]] = []
+    texts: list[tuple[dict[str, Any], Rendered, DroppedTurns | None]] = []
     for row in rows:
         messages = with_prompt(plain(row["messages"]), system_prompt, [])
         rendered = _render(tokenizer, row, messages)
-        lost = [find_lost(messages, rendered), *[None] * (len(rendered) - 1)]  # once for each conversation
+        lost = [find_dropped_turns(messages, rendered), *[None] * (len(rendered) - 1)]  # once for each conversation
         texts += [(row, text, each) for text, each in zip(rendered, lost, strict=True)]
     encoded = encode(tokenizer, [rendered for _, rendered, _ in texts])
     return [

@@ -61,7 +61,7 @@ def render_conversation(tokenizer: Any, messages: Sequence[Message]) -> list[Ren
 
 
 @dataclass(frozen=True)
-class Lost:
+class DroppedTurns:
     """What of one conversation does not stand in its training texts."""
 
     turns: tuple[str, ...]
@@ -72,7 +72,7 @@ class Lost:
     """The turns (from 1) whose reasoning the template does not write."""
 
 
-def find_lost(messages: Sequence[Message], texts: Sequence[Rendered]) -> Lost:
+def find_dropped_turns(messages: Sequence[Message], texts: Sequence[Rendered]) -> DroppedTurns:
     """Hold the turns against the texts that render_conversation made of them; the last text has all of them in order.
 
     A system turn may stand anywhere (some templates write it into the last human turn).
@@ -91,7 +91,7 @@ def find_lost(messages: Sequence[Message], texts: Sequence[Rendered]) -> Lost:
             turns.append(f"turn {number} ({message['role']})")
         elif message["role"] != "system":
             position = at + len(content)
-    return Lost(tuple(turns), reasoning, tuple(left_out))
+    return DroppedTurns(tuple(turns), reasoning, tuple(left_out))
 
 
 def encode(tokenizer: Any, texts: Sequence[Rendered]) -> list[Encoded]:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ft_pipeline.models.chat import stop_token_ids
-from ft_pipeline.training.tokens.chat_tokens import MASKED, Encoded, Lost, Rendered
+from ft_pipeline.training.tokens.chat_tokens import MASKED, DroppedTurns, Encoded, Rendered
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Row:
     row: int
     rendered: Rendered
     encoded: Encoded
-    lost: Lost | None = None
+    lost: DroppedTurns | None = None
     """What the chat template left out; None for all but the first text of a conversation."""
 
     @property

@@ -9,7 +9,7 @@ from transformers import TrainerCallback
 from ft_pipeline.job import Reporter
 
 
-class Meter(TrainerCallback):
+class Throughput(TrainerCallback):
     """Tokens that optimizer steps read (padding left out), and the seconds they took: from fetching the rows to the
     changed weights. Evaluations and checkpoints do not count."""
 
@@ -33,7 +33,7 @@ class Meter(TrainerCallback):
         return self.tokens / self.seconds if self.seconds else 0.0
 
 
-class Progress(TrainerCallback):
+class ProgressCallback(TrainerCallback):
     """Report each step with loss, speed, time left and memory."""
 
     def __init__(self, report: Reporter) -> None:

@@ -46,7 +46,7 @@ def best_steps(state: TrainerState) -> list[int]:
     return best
 
 
-class Evaluations(TrainerCallback):
+class EarlyStopping(TrainerCallback):
     """Keeps the best evaluated step, evaluates the last step, and stops a run that no longer improves.
 
     It decides by the log history, which checkpoints carry, so that a resumed run decides the same. Held-out losses are

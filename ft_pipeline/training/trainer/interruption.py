@@ -10,7 +10,7 @@ from typing import Any
 from transformers import TrainerCallback
 
 
-class Stopping(TrainerCallback):
+class InterruptCallback(TrainerCallback):
     """SIGINT and the first SIGTERM wait for the end of the step, save, and only then raise KeyboardInterrupt.
 
     Whoever asks sets the bound: the supervisor kills what has not ended in time, and the last checkpoint is kept.

@@ -23,13 +23,13 @@ from ft_pipeline.training.techniques import load_weights
 from ft_pipeline.training.tokens.chat_tokens import MASKED
 from ft_pipeline.training.trainer.acceleration import computed_as_written
 from ft_pipeline.training.trainer.batches import LengthGroupedSampler, batches_by_length, collate, tokens_in
-from ft_pipeline.training.trainer.callbacks import Meter
+from ft_pipeline.training.trainer.callbacks import Throughput
 from ft_pipeline.training.trainer.checkpoint_state import load_tree, random_state, save_tree, set_random_state
 from ft_pipeline.training.trainer.checkpoints import folder_of, newest_valid, prune, seal, step_of, steps_in
 from ft_pipeline.training.trainer.data_parallel import RankBatches, Ranks
-from ft_pipeline.training.trainer.evaluations import Evaluations, best_steps
+from ft_pipeline.training.trainer.evaluations import EarlyStopping, best_steps
 from ft_pipeline.training.trainer.expert_balance import balance_of
-from ft_pipeline.training.trainer.interruption import Stopping
+from ft_pipeline.training.trainer.interruption import InterruptCallback
 from ft_pipeline.training.trainer.loss import answer_loss
 from ft_pipeline.training.trainer.memory_usage import memory_gb
 from ft_pipeline.training.trainer.stochastic_rounding import rounding_optimizer
@@ -42,7 +42,7 @@ Rows = Sequence[dict[str, Any]]
 """{"input_ids": list of int, "labels": list of int} each."""
 
 
-class AnswerTrainer(SFTTrainer):
+class TokenTrainer(SFTTrainer):
     """Loss on answers alone, normalised by the trained tokens of the whole optimizer step."""
 
     loss_is_scaled_for_ga = True
@@ -69,7 +69,7 @@ class AnswerTrainer(SFTTrainer):
         self._validation = validation
         self._pad = padding_of(model, tokenizer)
         self._filler = train[0]
-        self.meter = Meter(model.device)
+        self.meter = Throughput(model.device)
         columns = {key: [row[key] for row in train] for key in self.columns}
         routing = _routing(model)
         with weights_kept(model):
@@ -301,13 +301,13 @@ def _random_of(rank: int) -> str:
     return RANDOM if rank == 0 else f"{RANDOM}-{rank}"
 
 
-def train(trainer: AnswerTrainer, evaluations: Evaluations) -> int:
+def train(trainer: TokenTrainer, evaluations: EarlyStopping) -> int:
     """Train from the newest valid checkpoint, or from the start; returns the step it began at.
 
     Interrupted, it leaves a checkpoint of the present step and raises KeyboardInterrupt.
     """
     checkpoint = newest_valid(Path(trainer.args.output_dir))
-    stopping = Stopping(trainer.ranks.any)
+    stopping = InterruptCallback(trainer.ranks.any)
     trainer.add_callback(stopping)
     if checkpoint is None:
         trainer.args.eval_on_start = True  # the held-out loss of the untrained adapter: where the curve begins
