@@ -117,7 +117,12 @@ def run_worker(
 
 
 def _supervise(
-    job: WorkerJob, launcher: Launcher, channel: Channel, ears: "_WorkerMessages", output: "_LogForwarder", graces: StopSequence
+    job: WorkerJob,
+    launcher: Launcher,
+    channel: Channel,
+    ears: "_WorkerMessages",
+    output: "_LogForwarder",
+    graces: StopSequence,
 ) -> int:
     lifeline, kept = os.pipe()
     env = {**job.env, **channel.env}

@@ -32,7 +32,8 @@ def convert_pair(value: dict[str, Any], sidecar: Sidecar) -> Pair | Fault:
         return Fault(
             "unsupported_shape",
             "single turns as `chosen` and `rejected` need a prompt of turns, and `prompt` is "
-            f"{describe_value(prompt)}; give the turns before the answer, and a sidecar that maps them: `columns: {THEIRS: prompt}`",
+            f"{describe_value(prompt)}; give the turns before the answer, and a sidecar that maps them: "
+            "`columns: {THEIRS: prompt}`",
         )
     return _strings(value, prompt, chosen, rejected)
 
