@@ -13,5 +13,5 @@ if (why := refusal()) is not None:
 
 @dg.definitions
 def defs() -> dg.Definitions:
-    """Everything below defs/."""
+    """All definitions in defs/."""
     return dg.load_from_defs_folder(path_within_project=Path(__file__).parent)

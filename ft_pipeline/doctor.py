@@ -1,4 +1,4 @@
-"""What this machine can do, each finding with its fix (`ft doctor`)."""
+"""Checks of this machine and of the project folder, each with its fix (`ft doctor`)."""
 
 import importlib.metadata
 import os
@@ -20,7 +20,7 @@ from ft_pipeline.project import Project
 NEEDED_DISK_GB = 3.0
 NEEDED_MEMORY_GB = 6.0
 MUCH_FASTER = 2.0
-"""Times the speed of the compute type from which the other type is worth a warning: two measurements may differ."""
+"""A warning is shown if another type is at least this many times as fast as the compute type: measurements vary."""
 UI_PORT = 3000
 PACKAGES = (
     "dagster",
@@ -38,18 +38,18 @@ PACKAGES = (
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at."""
+    """Result of one check."""
 
     what: str
     status: Literal["ok", "warning", "problem"]
     seen: str
     fix: str = ""
     facts: Mapping[str, Any] = field(default_factory=dict)
-    """More keys of its JSON: what a program would have to read out of `seen`."""
+    """More keys of its JSON: values that a program would otherwise have to parse from `seen`."""
 
     @property
     def name(self) -> str:
-        """What a program knows it by: `embedded_model`."""
+        """The name of the check for programs, such as `embedded_model`."""
         return self.what.lower().replace(" ", "_")
 
     def to_json(self) -> dict[str, Any]:
@@ -58,7 +58,7 @@ class Finding:
 
 
 def examine(project: Project) -> Iterator[Finding]:
-    """Every finding for this machine and project folder, in the order in which a newcomer would ask; the compute type
+    """Yield the findings on this machine and project folder, in the order that a new user needs. The compute type
     takes some seconds."""
     looks: list[Callable[[Project], Finding]] = [
         _python, _packages, _gpu, _compute, _launcher, _memory, _disk, _embedded_model, _settings, _experiments,
@@ -94,7 +94,7 @@ def _gpu(_: Project) -> Finding:
 
 
 def _compute(_: Project) -> Finding:
-    """The type that models compute in, as a worker of a job on this machine would answer."""
+    """The type that models compute in, as a worker on this machine would choose it."""
     environment = worker_environment() | ({} if visible_gpus() else {"CUDA_VISIBLE_DEVICES": ""})
     try:
         answer = compute_setting.ask_compute(measure=True, environment=environment)
@@ -147,10 +147,10 @@ def _embedded_model(_: Project) -> Finding:
     from ft_pipeline.models.base_model import find_embedded
 
     try:
-        found = find_embedded()
+        model = find_embedded()
     except UserError as error:
         return Finding("embedded model", "warning", "not installed", str(error))
-    return Finding("embedded model", "ok", f"{found.name}, {found.stat().st_size / 1e6:.0f} MB")
+    return Finding("embedded model", "ok", f"{model.name}, {model.stat().st_size / 1e6:.0f} MB")
 
 
 def _settings(project: Project) -> Finding:

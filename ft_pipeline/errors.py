@@ -1,13 +1,13 @@
-"""The one error that users see, and others in one line."""
+"""The only exception that users see, and the first line of any other."""
 
 
 class UserError(Exception):
-    """Something the user can mend: the message names the value that was seen and what to do about it.
+    """An error that the user can fix. The message names the wrong value and the fix.
 
     Shown without a traceback in the terminal and in the Dagster UI.
     """
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of what an exception says; its name where it says nothing."""
+    """The first line of an exception's message, or its class name if the message is empty."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)

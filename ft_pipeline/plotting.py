@@ -1,4 +1,4 @@
-"""Small pictures for the Dagster UI and reports, as PNG bytes; matplotlib is loaded when the first one is drawn."""
+"""Small plots for the Dagster UI and reports, as PNG bytes. matplotlib is imported when the first one is drawn."""
 
 import io
 import itertools
@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#6B6B6B"
-"""Okabe and Ito's palette: told apart with any colour vision, and in grey."""
+"""Okabe and Ito's palette: distinguishable with any color vision, and in gray."""
 KINDS = {"base": GREY, "prompt": ORANGE, "adapter": GREEN, "merged": BLUE, "champion": PURPLE, "teacher": "#E69F00"}
-"""The colour of a row of the comparison, by its kind."""
+"""The color of a row of the comparison, by its kind."""
 
 _PARTS = (BLUE, ORANGE, GREEN, PURPLE, GREY)
 _STYLE: dict[str, Any] = {
@@ -37,7 +37,7 @@ def histogram(lengths: Sequence[int], bins: int = 24) -> tuple[list[float], list
 
 
 def length_histogram(edges: Sequence[float], counts: Sequence[int], title: str, unit: str = "tokens") -> bytes:
-    """A histogram that is already counted: `counts[i]` rows lie between `edges[i]` and `edges[i + 1]` of `unit`."""
+    """A histogram of given counts: `counts[i]` rows have between `edges[i]` and `edges[i + 1]` of `unit`."""
 
     def draw(axes: Any) -> None:
         widths = [right - left for left, right in itertools.pairwise(edges)]
@@ -51,7 +51,7 @@ def length_histogram(edges: Sequence[float], counts: Sequence[int], title: str, 
 def loss_curve(
     steps: Sequence[int], losses: Sequence[float], eval_steps: Sequence[int], eval_losses: Sequence[float]
 ) -> bytes:
-    """Training loss per logged step and held-out loss, its lowest point marked; nats per trained token."""
+    """Training loss per logged step and held-out loss, with its lowest point marked, in nats per trained token."""
 
     def draw(axes: Any) -> None:
         axes.plot(steps, losses, color=BLUE, linewidth=1.2, label="training")
@@ -73,7 +73,7 @@ def loss_curve(
 
 
 def memory_bar(parts: Mapping[str, float], gpu_gb: float | None) -> bytes:
-    """One bar of the parts (bytes), against a line at the GPU's memory (GB, 1 GB = 10^9 bytes) where one is given."""
+    """One bar of the parts (bytes), with a line at the GPU's memory (GB, 1 GB = 10^9 bytes) if it is given."""
 
     def draw(axes: Any) -> None:
         left = 0.0
@@ -94,7 +94,7 @@ def memory_bar(parts: Mapping[str, float], gpu_gb: float | None) -> bytes:
 def draw_intervals(
     axes: Any, names: Sequence[str], scores: Sequence[Mapping[str, float]], kinds: Sequence[str], label: str
 ) -> None:
-    """A dot per name at `value` and its interval from `low` to `high`, the first name on top; colours by kind."""
+    """A dot per name at `value` and its interval from `low` to `high`, the first name on top, with colors by kind."""
     for place, (score, kind) in enumerate(zip(scores, kinds, strict=True)):
         color = KINDS.get(kind, GREY)
         axes.plot([score["low"], score["high"]], [place, place], color=color, linewidth=2.5, solid_capstyle="butt")
@@ -124,13 +124,13 @@ def _png(draw: Callable[[Any], None], width: float, height: float) -> bytes:
 
 
 def _figure(width: float, height: float) -> Any:
-    from matplotlib.figure import Figure  # no pyplot: it keeps every figure, and wants a display
+    from matplotlib.figure import Figure  # no pyplot: it keeps every figure, and needs a display
 
     return Figure(figsize=(width, height), layout="constrained")
 
 
 def _bytes(figure: Any) -> bytes:
-    """The figure with 64 colours at most, which no one can tell apart from all: a third of the size."""
+    """The figure as PNG with at most 64 colors: no visible difference, a third of the size."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from PIL import Image
 

@@ -21,13 +21,13 @@ FORMATS = ("alpaca", "sharegpt", "text", "preferences", "unlabelled")
 
 @dataclass(frozen=True)
 class Project:
-    """Where a project's things lie. The folder is the only thing that is given; the rest follows from it."""
+    """The paths and settings of a project. All of them follow from its folder."""
 
     root: Path
 
     @classmethod
     def find(cls, root: str | Path | None = None) -> "Project":
-        """The folder `root`, else `FT_PROJECT`, else the current one. UserError if it holds no project.yaml."""
+        """The project in `root`, else in `FT_PROJECT`, else in the current folder. UserError without project.yaml."""
         folder = Path(root or os.environ.get("FT_PROJECT") or ".").resolve()
         if not (folder / "project.yaml").is_file():
             raise UserError(
@@ -51,29 +51,29 @@ class Project:
         return self.root / "data" / "raw" / data_format
 
     def experiment_names(self) -> list[str]:
-        """What can be a partition key, sorted: each experiment, broken ones included, and what it trains beside itself
+        """All partition keys, sorted: each experiment, broken ones included, and its sweep members
         (settings/sweep.py)."""
         return sorted(name for stem in self._stems() for name in self.series(stem))
 
     def series(self, name: str) -> list[str]:
-        """The experiment and what it trains beside itself; it alone where its YAML is broken or not there."""
+        """The experiment and its sweep members; only the experiment if its YAML is broken or missing."""
         try:
             return [name, *sweep_members(name, self.experiment(name))]
         except UserError:
             return [name]
 
     def experiment(self, name: str) -> ExperimentSettings:
-        """The settings of one experiment. UserError if there is none of that name, or its YAML is broken."""
+        """The settings of one experiment or sweep member. UserError if it does not exist, or its YAML is broken."""
         owner = sweep_owner(name)
         if owner in self._stems():
             settings = read_settings(self.root / "experiments" / f"{owner}.yaml", ExperimentSettings)
-            found = {owner: settings, **sweep_members(owner, settings)}
-            if name in found:
-                return found[name]
+            experiments = {owner: settings, **sweep_members(owner, settings)}
+            if name in experiments:
+                return experiments[name]
         raise UserError(f"there is no experiment {name!r}; known: {', '.join(self.experiment_names()) or 'none'}")
 
     def misnamed(self) -> dict[str, str]:
-        """By file name, what is wrong with the name of a YAML that therefore is no experiment."""
+        """File name → what is wrong with it, for YAML files that are not experiments because of their names."""
         wrong = "an experiment's name is that of its file, NAME.yaml: small letters, digits, - and _, at most 63"
         named = self._stems()
         return {
@@ -83,38 +83,38 @@ class Project:
         }
 
     def _stems(self) -> list[str]:
-        """Of the files experiments/*.yaml whose names can be names of experiments."""
+        """Names of the files experiments/*.yaml, without suffix, that can be names of experiments."""
         return [path.stem for path in (self.root / "experiments").glob("*.yaml") if re.match(NAME_PATTERN, path.stem)]
 
     def stages(self, name: str) -> list[tuple[str, ExperimentSettings]]:
-        """The experiment behind those that it starts from, the first to train first: (name, settings) each.
+        """(name, settings) of the experiments that it starts from, in order of training, and last of the experiment.
 
-        UserError where one is not there or broken, where they go in a circle, or name different base models.
+        UserError if one is missing or broken, if `start_from` goes in a circle, or if their base models differ.
         """
         chain = [(name, self.experiment(name))]
         while (before := chain[0][1].start_from) is not None:
-            if before in (names := [each for each, _ in chain]):
+            if before in (names := [phase for phase, _ in chain]):
                 raise UserError(f"{chain[0][0]}.yaml: start_from goes in a circle: {' → '.join([before, *names])}")
             try:
                 chain.insert(0, (before, self.experiment(before)))
             except UserError as error:
                 raise UserError(f"{chain[0][0]}.yaml: start_from: {error}") from error
         last = chain[-1][1]
-        for each, settings in chain[:-1]:
+        for phase, settings in chain[:-1]:
             if settings.technique == "prompt_tuning":
                 raise UserError(
-                    f"{name}.yaml: {each}, which it starts from, is a learned prompt: it leaves no model to go on with"
+                    f"{name}.yaml: {phase}, which it starts from, is a learned prompt: it leaves no model to go on with"
                 )
-        for each, settings in chain:
+        for phase, settings in chain:
             if (settings.base_model, settings.revision) != (last.base_model, last.revision):
                 raise UserError(
-                    f"{name}.yaml: base_model {last.base_model!r} is not that of {each}, which it starts from "
+                    f"{name}.yaml: base_model {last.base_model!r} is not that of {phase}, which it starts from "
                     f"({settings.base_model!r}); name the same one"
                 )
         return chain
 
     def inside(self, relative: str) -> Path:
-        """A path of the settings, resolved inside the project folder; UserError where it leads out or is not there."""
+        """A path from the settings, resolved. UserError if it is outside the project folder or does not exist."""
         path = (self.root / relative).resolve()
         if not path.is_relative_to(self.root):
             raise UserError(f"{relative!r} leads out of the project folder; copy the file into {self.root / 'data'}")
@@ -124,8 +124,10 @@ class Project:
 
 
 def records_elsewhere(dagster_home: Path) -> bool:
-    """Whether Dagster keeps its record in a database of its own (PostgreSQL), by dagster.yaml; so it may where that
-    cannot be read."""
+    """Whether dagster.yaml sets a separate database (PostgreSQL) for Dagster's records.
+
+    True if dagster.yaml cannot be read, since it may set one.
+    """
     settings = dagster_home / "dagster.yaml"
     try:
         content = yaml.safe_load(settings.read_text(encoding="utf-8")) if settings.is_file() else None
@@ -135,7 +137,7 @@ def records_elsewhere(dagster_home: Path) -> bool:
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """The objects of a JSONL file of the settings. UserError that names the first line that is none."""
+    """The objects of a JSONL file that the settings name. UserError for the first line that is not an object."""
     rows = []
     for number, line in enumerate(path.read_bytes().splitlines(), start=1):
         if not line.strip():

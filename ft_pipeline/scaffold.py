@@ -1,4 +1,4 @@
-"""`ft init`: a new project folder that runs."""
+"""`ft init`: create a project folder that is ready to run."""
 
 import shutil
 from importlib import resources
@@ -33,13 +33,13 @@ technique: {technique}
 
 
 def home() -> Path:
-    """Where the worked example lies: beside the package in a checkout, inside it in a wheel."""
+    """The folder of the worked example: next to the package in a checkout, inside it in a wheel."""
     packaged = Path(str(resources.files("ft_pipeline"))) / "example"
     return packaged if packaged.is_dir() else packaged.parent.parent
 
 
 def create(target: Path, example: bool) -> Path:
-    """Make a project folder at `target` (new or empty); returns it. UserError if something is there already."""
+    """Create a project folder at `target` (new or empty) and return it. UserError if the folder is not empty."""
     target = target.resolve()
     if target.exists() and any(target.iterdir()):
         raise UserError(f"{target} is not empty; name a new folder")

@@ -1,6 +1,6 @@
 """Operating systems that the package runs on: Linux, WSL 2 included, and macOS.
 
-It needs `fork`, process groups, file locks and signals of POSIX (execution/workers/process_guard.py, store/locks.py).
+It needs POSIX: `fork`, process groups, file locks and signals (execution/workers/process_guard.py, store/locks.py).
 """
 
 import sys
@@ -9,6 +9,8 @@ NO_WINDOWS = "Windows is not supported natively. Run it in WSL 2 or in Docker (d
 
 
 def refusal() -> str | None:
-    """Why this package does not run on this system, and what to do; None where it does. Entry points ask before they
-    import what only POSIX has."""
+    """Why this package does not run on this system, and what to do; None if it runs.
+
+    Entry points call this before they import modules that only POSIX has.
+    """
     return NO_WINDOWS if sys.platform == "win32" else None

@@ -33,7 +33,14 @@ from ft_pipeline_tests.evaluation.recorded import ASSETS, EXPERIMENT, PROJECTS, 
 
 GOLDEN = Path(__file__).parent / "fixtures" / "persisted_names.json"
 TABLES = ("raw_*", "alpaca", "sharegpt", "text", "unlabelled", "preferences", "conversations", "quarantine")
-RECORDS = (Candidate, Promotion, ChampionRecord, Redaction, Pointer, FileEntry)
+RECORDS = {
+    "candidate": Candidate,
+    "promotion": Promotion,
+    "champion": ChampionRecord,
+    "redaction": Redaction,
+    "pointer": Pointer,
+    "file": FileEntry,
+}
 
 
 def collect() -> dict[str, Any]:
@@ -41,7 +48,7 @@ def collect() -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as scratch, _project(Path(scratch) / "shop") as project:
         return {
             **_definitions(),
-            "records": {kind.__name__: [field.name for field in dataclasses.fields(kind)] for kind in RECORDS},
+            "records": {name: [field.name for field in dataclasses.fields(record)] for name, record in RECORDS.items()},
             "reason_codes": {"row": sorted(ROW_CODES), "file": sorted(FILE_CODES)},
             "environment": _environment_variables(),
             "tables": _built_tables(project),

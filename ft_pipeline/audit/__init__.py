@@ -1,1 +1,1 @@
-"""The walk over manifests, from a score back to the bytes it came from; needs neither Dagster nor its database."""
+"""Walk over manifests from a score to the raw bytes that it came from; needs neither Dagster nor its database."""

@@ -1,4 +1,4 @@
-"""The store's artifacts by identity, read from their manifests alone: thousands are listed in a moment."""
+"""Artifacts of the store by identity. Only manifests are read, so that thousands are listed quickly."""
 
 import json
 from collections import defaultdict
@@ -15,43 +15,43 @@ from ft_pipeline.store.hashing import sha256_of_file
 from ft_pipeline.store.manifest import NAME, BrokenArtifact, manifest_hashes, present_files, read_manifest
 
 SHOWN = 12
-"""Digits of a fingerprint that people are shown."""
+"""Number of digits of a fingerprint that are displayed."""
 
 
 @dataclass(frozen=True)
 class ArtifactNode:
-    """One artifact of a chain, or the place where it should be."""
+    """One artifact of a chain. It may be missing from the store."""
 
     kind: str
     fingerprint: str
     path: Path | None = None
-    """None where the store does not hold it."""
+    """None if the artifact is not in the store."""
     manifest: dict[str, Any] = field(default_factory=dict)
-    """Empty where it cannot be read."""
+    """Empty if the manifest cannot be read."""
     manifest_sha256: str | None = None
     problems: tuple[Finding, ...] = ()
-    """What its manifest alone shows to be wrong."""
+    """Problems that the manifest alone shows."""
 
     @property
     def key(self) -> str:
-        """`adapter[qlora]`: the asset, and the experiment that it was made for."""
+        """The asset and its experiment, such as `adapter[qlora]`."""
         experiment = self.run.get("experiment")
         return f"{self.kind}[{experiment}]" if experiment else self.kind
 
     @property
     def label(self) -> str:
-        """How a finding names it."""
+        """The name of the artifact in a finding."""
         return f"{self.key} {self.fingerprint[:SHOWN]}"
 
     @property
     def run(self) -> dict[str, Any]:
-        found = self.manifest.get("run")
-        return found if isinstance(found, dict) else {}
+        run = self.manifest.get("run")
+        return run if isinstance(run, dict) else {}
 
     @property
     def spec(self) -> dict[str, Any]:
-        found = self.manifest.get("spec")
-        return found if isinstance(found, dict) else {}
+        spec = self.manifest.get("spec")
+        return spec if isinstance(spec, dict) else {}
 
     @property
     def config(self) -> dict[str, Any]:
@@ -64,7 +64,8 @@ class ArtifactNode:
     @property
     def inputs(self) -> dict[str, tuple[str, str]]:
         """Input name → (kind, fingerprint)."""
-        return {name: (each["kind"], each["fingerprint"]) for name, each in (self.spec.get("inputs") or {}).items()}
+        inputs = self.spec.get("inputs") or {}
+        return {name: (reference["kind"], reference["fingerprint"]) for name, reference in inputs.items()}
 
     @property
     def code_version(self) -> str | None:
@@ -72,21 +73,21 @@ class ArtifactNode:
 
     @property
     def redacted(self) -> bool:
-        """Whether rows were taken out of it since (`ft erase`)."""
+        """Whether `ft erase` removed rows from the artifact."""
         return bool(self.manifest.get("redactions"))
 
     def is_recorded_as(self, manifest_sha256: str | None) -> bool:
-        """Whether a later record means this manifest: by its hash now, or from before a redaction."""
+        """Whether a later record refers to this manifest, by its present hash or by its hash before a redaction."""
         return manifest_sha256 in manifest_hashes(self.manifest, self.manifest_sha256)
 
     @property
     def files(self) -> list[dict[str, Any]]:
-        """As they should stand now."""
+        """Entries of the files that should be in the folder now."""
         return present_files(self.manifest) if self.manifest.get("files") else []
 
 
 class ArtifactIndex:
-    """Finds the nodes of a store; a library is read once and does not follow later changes."""
+    """Finds the artifacts of a store. Each folder is read once; later changes are not seen."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -105,24 +106,28 @@ class ArtifactIndex:
     @cached_property
     def users(self) -> dict[tuple[str, str], list[ArtifactNode]]:
         """(kind, fingerprint) → the artifacts that were made from it, in order of creation."""
-        found: dict[tuple[str, str], list[ArtifactNode]] = defaultdict(list)
+        users: dict[tuple[str, str], list[ArtifactNode]] = defaultdict(list)
         for node in self.all():
             for reference in dict.fromkeys(node.inputs.values()):
-                found[reference].append(node)
-        return found
+                users[reference].append(node)
+        return users
 
     def pointer(self, asset: str, experiment: str | None = None) -> Pointer | None:
-        """What an asset was last materialized to; an asset of experiments needs one."""
-        return next((each for each in self.pointers if (each.asset, each.partition) == (asset, experiment)), None)
+        """The pointer to the latest materialization of an asset, or None. Assets of experiments need `experiment`."""
+        pointers = self.pointers
+        return next(
+            (pointer for pointer in pointers if (pointer.asset, pointer.partition) == (asset, experiment)), None
+        )
 
     def kinds(self) -> list[str]:
         return sorted(path.name for path in (self.root / "artifacts").glob("*") if path.is_dir())
 
     def find(self, kind: str, fingerprint: str, manifest_sha256: str | None = None) -> ArtifactNode:
-        """The artifact with this content: the one with this very manifest, else the newest (several specs may have
-        given the same content, and a damaged one may have been rebuilt beside it).
+        """Return the artifact with this content.
 
-        A node without path where there is none; a problem of it says so.
+        Several artifacts can have the same content: different specs gave it, or a damaged artifact was rebuilt. The
+        one with this manifest is preferred, then the one with the fewest problems, then the newest. If there is none,
+        the returned node has no path, and its problem is `missing_artifact`.
         """
         nodes = [self.read(folder, kind) for folder in self.folders(kind).get(fingerprint[:SHORT], [])]
         nodes = [node for node in nodes if node.fingerprint == fingerprint or not node.manifest]
@@ -134,14 +139,14 @@ class ArtifactIndex:
         return min(newest_first, key=lambda node: (not node.is_recorded_as(manifest_sha256), len(node.problems)))
 
     def all(self, kind: str | None = None) -> list[ArtifactNode]:
-        """Every artifact's folder, sound or not, in order of creation."""
+        """All artifacts, damaged ones included, in order of creation."""
         kinds = [kind] if kind else self.kinds()
-        nodes = [self.read(path, each) for each in kinds for paths in self.folders(each).values() for path in paths]
+        nodes = [self.read(path, name) for name in kinds for paths in self.folders(name).values() for path in paths]
         return sorted(nodes, key=lambda node: (str(node.manifest.get("created", "")), node.kind))
 
     def starting_with(self, digits: str) -> list[ArtifactNode]:
-        """The artifacts whose fingerprint begins so, one per content."""
-        found = {
+        """The artifacts whose fingerprint starts with `digits`, one per content."""
+        nodes = {
             (node.kind, node.fingerprint): node
             for kind in self.kinds()
             for short, paths in self.folders(kind).items()
@@ -149,19 +154,19 @@ class ArtifactIndex:
             for node in (self.read(path, kind) for path in paths)
             if node.fingerprint.startswith(digits)
         }
-        return list(found.values())
+        return list(nodes.values())
 
     def folders(self, kind: str) -> dict[str, list[Path]]:
         """First digits of the fingerprint → folders of that content."""
         if kind not in self._folders:
-            found: dict[str, list[Path]] = defaultdict(list)
+            folders: dict[str, list[Path]] = defaultdict(list)
             for path in sorted((self.root / "artifacts" / kind).glob("*/*")):
-                found[path.name[:SHORT]].append(path)
-            self._folders[kind] = found
+                folders[path.name[:SHORT]].append(path)
+            self._folders[kind] = folders
         return self._folders[kind]
 
     def read(self, folder: Path, kind: str) -> ArtifactNode:
-        """The node of a folder; what is wrong with its manifest is among its problems."""
+        """The artifact in a folder. Its problems include those of its manifest."""
         if folder not in self._nodes:
             self._nodes[folder] = _read(folder, kind)
         return self._nodes[folder]
@@ -176,7 +181,7 @@ def _read(folder: Path, kind: str) -> ArtifactNode:
 
 
 def _read_broken(folder: Path, kind: str, why: str) -> ArtifactNode:
-    """As much of an edited manifest as can be read, so that the walk goes on behind it."""
+    """An artifact with as much of its broken manifest as can be read, so that the walk continues to its inputs."""
     path = folder / NAME
     try:
         manifest = json.loads(path.read_bytes())

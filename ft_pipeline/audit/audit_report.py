@@ -12,18 +12,21 @@ from ft_pipeline.store.redaction import redactions
 
 @dataclass(frozen=True)
 class VerificationResult:
-    """What a thorough check found; `checked` False is an audit without it."""
+    """Result of `ft audit --verify`. `checked` is False if nothing was hashed again."""
 
     checked: bool = False
     problems: Sequence[Finding] = ()
     notes: Sequence[str] = ()
-    """What could not be held against another record (Dagster's database is gone)."""
+    """What could not be compared with another record, for example because Dagster's database is gone."""
     counted: Mapping[str, int] = field(default_factory=dict)
-    """How much was read: artifacts, files, bytes, raw files, records, events."""
+    """Counts of what was read: artifacts, files, bytes, raw files, records, events."""
 
 
 def audit_document(chain: Chain, verdict: VerificationResult | None = None) -> dict[str, Any]:
-    """`verified` is null where nothing was re-hashed; what the manifests alone show is among `problems` even then."""
+    """Return the JSON document of an audit.
+
+    `verified` is null if nothing was hashed again. Even then, `problems` has those that the manifests alone show.
+    """
     verdict = verdict or VerificationResult()
     findings = list(dict.fromkeys([*chain.problems, *verdict.problems]))
     marks = marks_of(chain.library)
@@ -46,20 +49,22 @@ def audit_document(chain: Chain, verdict: VerificationResult | None = None) -> d
 
 
 def marks_of(library: ArtifactIndex) -> dict[str, list[str]]:
-    """Fingerprint → what was forgotten that the artifact had learned from, chose by or was scored on."""
-    found: dict[str, list[str]] = {}
+    """Fingerprint → notes on erased rows that the model was trained on, chose its checkpoint by or was scored on."""
+    marks: dict[str, list[str]] = {}
     for redaction in redactions(library.root):
         for model in redaction.models:
-            told = f"{model['how']}: a row that was forgotten on {redaction.when[:10]} (record {redaction.number})"
-            found.setdefault(model["fingerprint"], []).append(told)
-    return found
+            mark = f"{model['how']}: a row that was forgotten on {redaction.when[:10]} (record {redaction.number})"
+            marks.setdefault(model["fingerprint"], []).append(mark)
+    return marks
 
 
 def status(
     chain: Chain, node: ArtifactNode, marks: Mapping[str, list[str]], checked: bool = False, damaged: bool = False
 ) -> str:
-    """`redacted` (rows were taken out of it, or it saw one that is gone), `damaged`, `missing`, `verified`, or
-    `unchecked`."""
+    """Return `missing`, `damaged`, `redacted`, `verified` or `unchecked`.
+
+    `redacted`: rows were erased from the artifact, or it used a row that was erased later.
+    """
     if node.path is None:
         return "missing"
     if damaged or node.problems:
@@ -74,7 +79,7 @@ def _node(
     chain: Chain, node: ArtifactNode, marks: Mapping[str, list[str]], verdict: VerificationResult
 ) -> dict[str, Any]:
     manifest, run = node.manifest, node.run
-    damaged = node.label in {each.where for each in verdict.problems}
+    damaged = node.label in {finding.where for finding in verdict.problems}
     document = {
         "key": node.key,
         "kind": node.kind,
@@ -93,17 +98,17 @@ def _node(
         "device": {key: run.get(key) for key in ("device", "gpus", "seconds", "peak_rss_bytes")},
         "seeds": manifest.get("seeds"),
         "files": [{key: entry.get(key) for key in ("path", "sha256", "bytes")} for entry in node.files],
-        "inputs": [each.fingerprint for _, each in chain.inputs_of(node)],
-        "inputs_by_name": {name: each.fingerprint for name, each in chain.inputs_of(node)},
+        "inputs": [source.fingerprint for _, source in chain.inputs_of(node)],
+        "inputs_by_name": {name: source.fingerprint for name, source in chain.inputs_of(node)},
         "path": str(node.path.relative_to(chain.library.root)) if node.path else None,
         "manifest_sha256": node.manifest_sha256,
         "status": status(chain, node, marks, verdict.checked, damaged),
-        "redactions": [{key: each.get(key) for key in ("number", "when", "by")} for each in _redactions_of(node)],
+        "redactions": [{key: entry.get(key) for key in ("number", "when", "by")} for entry in _redactions_of(node)],
         "marks": marks.get(node.fingerprint, []),
         "problems": [str(finding) for finding in node.problems],
     }
     if node.kind.startswith("raw_"):
-        document["raw_files"] = [each.to_json() for each in raw_files(chain.library, node)]
+        document["raw_files"] = [file.to_json() for file in raw_files(chain.library, node)]
     return document
 
 

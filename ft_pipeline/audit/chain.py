@@ -1,4 +1,4 @@
-"""The walk: from a subject over the inputs that each manifest names, back to the raw files."""
+"""Walk from a subject over the inputs that each manifest names to the raw files."""
 
 from collections import deque
 from dataclasses import dataclass, replace
@@ -12,17 +12,17 @@ from ft_pipeline.store.blobs import BlobStore
 
 @dataclass(frozen=True)
 class RawFile:
-    """One file of the user's, as a snapshot took it."""
+    """One raw file as a snapshot recorded it."""
 
     snapshot: str
-    """`raw_alpaca`."""
+    """Kind of the snapshot, such as `raw_alpaca`."""
     name: str
     sha256: str | None
     bytes: int
     kept: str
-    """`copy`, `reference` (too large to keep twice), `redacted`, `gone`, or `refused` (it could not be taken)."""
+    """`copy`, `reference` (too large to copy), `redacted`, `gone`, or `refused` (the snapshot could not take it)."""
     sidecar: str | None = None
-    """SHA-256 of the column mapping beside it."""
+    """SHA-256 of its sidecar (the column mapping)."""
 
     def to_json(self) -> dict[str, Any]:
         return dict(vars(self))
@@ -30,18 +30,18 @@ class RawFile:
 
 @dataclass(frozen=True)
 class Chain:
-    """A subject and all that it was made from, itself first."""
+    """A subject and every artifact that it was made from. The subject comes first."""
 
     library: ArtifactIndex
     subject: AuditSubject
     nodes: tuple[ArtifactNode, ...]
     links: tuple[Finding, ...]
-    """Where an artifact's manifest is not the one that its successor recorded."""
+    """Findings on artifacts whose manifest is not the one that a later artifact recorded."""
     raw_files: tuple[RawFile, ...]
 
     @property
     def problems(self) -> list[Finding]:
-        """What the manifests alone show to be wrong."""
+        """Problems that the manifests alone show."""
         return [*(finding for node in self.nodes for finding in node.problems), *self.links]
 
     def roots(self) -> list[tuple[str, ArtifactNode]]:
@@ -60,7 +60,7 @@ class Chain:
 
 
 def walk(library: ArtifactIndex, subject: AuditSubject) -> Chain:
-    """Every artifact behind the subject, each once; a hash that does not fit its successor's record is a problem."""
+    """Return the subject's chain, each artifact once. A manifest hash that differs from its record is a problem."""
     nodes: dict[Any, ArtifactNode] = {}
     links: dict[Finding, None] = {}
     queue = deque((root.kind, root.fingerprint, root.manifest_sha256, "what points to it") for root in subject.roots)
@@ -73,16 +73,16 @@ def walk(library: ArtifactIndex, subject: AuditSubject) -> Chain:
             nodes[node.path or (kind, fingerprint)] = node
             recorded = node.manifest.get("input_manifests") or {}
             queue.extend((*reference, recorded.get(name), node.label) for name, reference in node.inputs.items())
-    raw = [each for node in nodes.values() if node.kind.startswith("raw_") for each in raw_files(library, node)]
+    raw = [file for node in nodes.values() if node.kind.startswith("raw_") for file in raw_files(library, node)]
     return Chain(library, subject, tuple(nodes.values()), tuple(links), tuple(raw))
 
 
 def made_from(chain: Chain) -> Chain:
-    """The part of a champion's chain that it was itself made from.
+    """Return the part of a champion's chain that the champion itself was made from.
 
-    The evidence that it was chosen on leads to other models too, the champion before it among them, and to rows that
-    only those saw. A prompt was made from nothing but a model, and has its examples out of that evidence: its chain
-    stays whole, as do all others.
+    The evidence of the decision also leads to other models, such as the previous champion, and to rows that only they
+    used. A prompt was made from a base model alone, and its examples come from the evidence. Therefore its chain is
+    returned whole, as is the chain of any subject that is not a champion.
     """
     record = chain.subject.record
     if record is None or record.kind == "prompt":
@@ -92,20 +92,20 @@ def made_from(chain: Chain) -> Chain:
 
 
 def inputs_of(library: ArtifactIndex, node: ArtifactNode) -> list[tuple[str, ArtifactNode]]:
-    """(name, node) of what an artifact was made from, by the manifests that its own one records."""
+    """(name, node) of each input of an artifact, found by the manifest hashes that the artifact recorded."""
     recorded = node.manifest.get("input_manifests") or {}
     return [(name, library.find(*reference, recorded.get(name))) for name, reference in node.inputs.items()]
 
 
 def raw_files(library: ArtifactIndex, node: ArtifactNode) -> list[RawFile]:
-    """What a snapshot holds: its spec is the listing itself."""
+    """The files of a snapshot. The listing is in the snapshot's spec."""
     blobs = BlobStore(library.root)
-    found = []
+    files = []
     for entry in node.config.get("files", []):
         sha256 = entry.get("sha256")
         kept = "refused" if sha256 is None else _kept(blobs, sha256)
-        found.append(RawFile(node.kind, entry["name"], sha256, entry.get("bytes", 0), kept, entry.get("sidecar")))
-    return found
+        files.append(RawFile(node.kind, entry["name"], sha256, entry.get("bytes", 0), kept, entry.get("sidecar")))
+    return files
 
 
 def _kept(blobs: BlobStore, sha256: str) -> str:
@@ -117,7 +117,7 @@ def _kept(blobs: BlobStore, sha256: str) -> str:
 
 
 def broken_link(node: ArtifactNode, expected: str | None, by: str) -> Finding:
-    """The manifest of `node` is not the one that `by` recorded."""
+    """The finding that the manifest of `node` is not the one that `by` recorded."""
     recorded = str(expected)[:SHOWN]
     message = f"its manifest is not the one that {by} records (SHA-256 {recorded}): it was edited or replaced"
     return Finding("broken_link", node.label, message)

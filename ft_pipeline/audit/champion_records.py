@@ -1,4 +1,4 @@
-"""The champion's records against what vouches for them: each other, and the `champion` artifacts that hold copies."""
+"""Compare records with each other and with their copies: champion records in `champion` artifacts, erasures."""
 
 import json
 from hashlib import sha256
@@ -10,22 +10,22 @@ from ft_pipeline.release.champion import RECORD_NAME
 
 
 def check_records(library: ArtifactIndex) -> tuple[int, list[Finding]]:
-    """(records read, findings): a gap, a record that cannot be read, and one that says other than its artifact."""
+    """(records read, findings): gaps, records that cannot be read, and records that differ from their artifact."""
     folder = library.root / "champion"
     paths = sorted(path for path in folder.glob("*.json") if RECORD_NAME.match(path.name))
     held = _held_records(library)
-    found: list[Finding] = []
+    findings: list[Finding] = []
     last = max([*held, *(int(path.stem) for path in paths)], default=0)
     present = {int(path.stem) for path in paths}
     for number in range(1, last + 1):
         if number not in present:
-            found.append(Finding("missing_record", _place(number), "was removed; records are only ever added"))
+            findings.append(Finding("missing_record", _place(number), "was removed; records are only ever added"))
     previous: bytes | None = None
     for path in paths:
         content = path.read_bytes()
-        found += _check(library, int(path.stem), content, held, previous)
+        findings += _check(library, int(path.stem), content, held, previous)
         previous = content
-    return len(paths), found
+    return len(paths), findings
 
 
 def _check(
@@ -37,26 +37,27 @@ def _check(
         parts, sequence = dict(record["fingerprints"]), record["sequence"]
     except (ValueError, KeyError, TypeError):
         return [Finding("edited_record", where, "cannot be read as a record")]
-    found = []
+    findings = []
     if sequence != number:
-        found.append(Finding("edited_record", where, f"says that it is record {sequence}"))
+        findings.append(Finding("edited_record", where, f"says that it is record {sequence}"))
     chained = record.get("previous_sha256")
     if chained and previous is not None and chained != sha256(previous).hexdigest():
         message = f"is not the record that {where} was written after: it was edited"
-        found.append(Finding("edited_record", _place(number - 1), message))
+        findings.append(Finding("edited_record", _place(number - 1), message))
     copy = held.get(number)
     if copy is not None and copy != record:
         differing = sorted(key for key in {**copy, **record} if copy.get(key) != record.get(key))
-        found.append(Finding("edited_record", where, f"differs from its champion artifact in {', '.join(differing)}"))
+        message = f"differs from its champion artifact in {', '.join(differing)}"
+        findings.append(Finding("edited_record", where, message))
     for kind in ("base_model", "adapter", "merged_model"):
         if kind in parts and library.find(kind, parts[kind]).path is None:
             node = library.find(kind, parts[kind])
-            found.append(Finding("missing_artifact", node.label, f"is not in the store; {where} released it"))
-    return found
+            findings.append(Finding("missing_artifact", node.label, f"is not in the store; {where} released it"))
+    return findings
 
 
 def _held_records(library: ArtifactIndex) -> dict[int, dict[str, Any]]:
-    """Number → the record as the first champion artifact that holds it has it."""
+    """Number → the copy of the record in the first champion artifact that has one."""
     held: dict[int, dict[str, Any]] = {}
     for node in library.all("champion"):
         record = node.summary.get("champion")
@@ -70,30 +71,33 @@ def _place(number: int) -> str:
 
 
 def check_redactions(library: ArtifactIndex) -> tuple[int, list[Finding]]:
-    """(records read, findings): the records of `ft erase` are there without a gap, each as the next one holds it."""
+    """(records read, findings) for the records of `ft erase`: gaps, and records whose hash differs from the next one's.
+
+    Each record contains the SHA-256 of the previous record.
+    """
     folder = library.root / "redactions"
     paths = sorted(folder.glob("*.json"))
     last = max([0, *(int(path.stem) for path in paths), *_numbers_in_manifests(library)])
-    found: list[Finding] = []
+    findings: list[Finding] = []
     for number in range(1, last + 1):
         where, path = f"redactions/{number:06d}.json", folder / f"{number:06d}.json"
         if not path.is_file():
-            found.append(Finding("missing_record", where, "was removed; records are only ever added"))
+            findings.append(Finding("missing_record", where, "was removed; records are only ever added"))
             continue
         try:
             document = json.loads(path.read_bytes())
             chained, own = document["previous_sha256"], document["number"]
         except (ValueError, KeyError, TypeError):
-            found.append(Finding("edited_record", where, "cannot be read as a record"))
+            findings.append(Finding("edited_record", where, "cannot be read as a record"))
             continue
         before = folder / f"{number - 1:06d}.json"
         if own != number:
-            found.append(Finding("edited_record", where, f"says that it is record {own}"))
+            findings.append(Finding("edited_record", where, f"says that it is record {own}"))
         if chained and before.is_file() and chained != sha256(before.read_bytes()).hexdigest():
             message = f"is not the record that {where} was written after: it was edited"
-            found.append(Finding("edited_record", f"redactions/{before.name}", message))
-    return len(paths), found
+            findings.append(Finding("edited_record", f"redactions/{before.name}", message))
+    return len(paths), findings
 
 
 def _numbers_in_manifests(library: ArtifactIndex) -> set[int]:
-    return {each["number"] for node in library.all() for each in node.manifest.get("redactions", ())}
+    return {entry["number"] for node in library.all() for entry in node.manifest.get("redactions", ())}

@@ -12,11 +12,11 @@ from ft_pipeline.errors import UserError
 
 PREVIOUS = "previous"
 COMPARED = ("adapter", "merged_model", "training_data", "distilled", "teacher_answers", "conversations", "base_model")
-"""Kinds whose settings and code are held against each other."""
+"""Kinds whose settings and code are compared."""
 
 
 def previous_of(library: ArtifactIndex, subject: AuditSubject) -> AuditSubject:
-    """The champion before a champion. UserError for anything else, and for the first one."""
+    """The previous champion of a champion. UserError if the subject is not a champion, or is the first one."""
     if subject.record is None:
         raise UserError("only a champion has a previous one; name what to compare with: --against NAME")
     if subject.record.previous_sequence is None:
@@ -25,7 +25,7 @@ def previous_of(library: ArtifactIndex, subject: AuditSubject) -> AuditSubject:
 
 
 def changes(now: Chain, before: Chain) -> dict[str, Any]:
-    """From `before` to `now`: rows by origin, raw files, set-aside counts, settings, code, packages, scores."""
+    """Changes from `before` to `now`: rows by origin, raw files, set-aside counts, settings, code, packages, scores."""
     own, earlier = made_from(now), made_from(before)
     return {
         "now": _name(now),
@@ -78,22 +78,22 @@ def _origins(here: Mapping[str, Trained], there: Mapping[str, Trained]) -> list[
 
 def _settings(now: Chain, before: Chain) -> dict[str, dict[str, list[Any]]]:
     """Kind → key → [before, now]."""
-    found = {}
+    changed = {}
     for kind in COMPARED:
         after, earlier = _first(now, kind), _first(before, kind)
         if after and earlier:
             flat_after, flat_earlier = dict(_flat(after.config)), dict(_flat(earlier.config))
             keys = [key for key in {**flat_earlier, **flat_after} if flat_earlier.get(key) != flat_after.get(key)]
             if keys:
-                found[kind] = {key: [flat_earlier.get(key), flat_after.get(key)] for key in sorted(keys)}
+                changed[kind] = {key: [flat_earlier.get(key), flat_after.get(key)] for key in sorted(keys)}
         elif after or earlier:
-            found[kind] = {kind: ["used" if earlier else "not used", "used" if after else "not used"]}
-    return found
+            changed[kind] = {kind: ["used" if earlier else "not used", "used" if after else "not used"]}
+    return changed
 
 
 def _code(now: Chain, before: Chain) -> dict[str, list[Any]]:
-    """What → [before, now]: code versions and library versions by kind, git commit, source hash, all packages."""
-    found: dict[str, list[Any]] = {}
+    """Name → [before, now]: versions of code and libraries by kind, git commit, source hash, all packages."""
+    changed: dict[str, list[Any]] = {}
     for kind in COMPARED:
         after, earlier = _first(now, kind), _first(before, kind)
         if not (after and earlier):
@@ -102,9 +102,9 @@ def _code(now: Chain, before: Chain) -> dict[str, list[Any]]:
             **_pairs(f"{kind}.", earlier.spec.get("versions"), after.spec.get("versions")),
             **_pairs(f"{kind}.", _source(earlier), _source(after)),
         }
-        found |= pairs
-        found |= _pairs("", earlier.manifest.get("packages"), after.manifest.get("packages"))
-    return found
+        changed |= pairs
+        changed |= _pairs("", earlier.manifest.get("packages"), after.manifest.get("packages"))
+    return changed
 
 
 def _source(node: ArtifactNode) -> dict[str, Any]:
@@ -119,7 +119,7 @@ def _pairs(prefix: str, before: Any, now: Any) -> dict[str, list[Any]]:
 
 
 def _scores(chain: Chain) -> dict[str, Any]:
-    """The subject's own row in the comparison that it was decided on, or in its scores."""
+    """The subject's scores: from its row in the comparison that decided on it, else from its `scores` artifact."""
     record = chain.subject.record
     name = record.name if record else chain.subject.name
     for node in chain.of_kind("comparison"):
@@ -139,8 +139,8 @@ def _first(chain: Chain, kind: str) -> ArtifactNode | None:
 
 
 def _flat(config: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    found: list[tuple[str, Any]] = []
+    flat: list[tuple[str, Any]] = []
     for key, value in config.items():
         name = f"{prefix}{key}"
-        found += _flat(value, f"{name}.") if isinstance(value, Mapping) and value else [(name, value)]
-    return found
+        flat += _flat(value, f"{name}.") if isinstance(value, Mapping) and value else [(name, value)]
+    return flat

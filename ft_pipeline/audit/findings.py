@@ -1,4 +1,4 @@
-"""What an audit may find wrong: named, with the place."""
+"""Findings of an audit, each with a code and a place."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -24,7 +24,7 @@ Code = Literal[
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is not as the record says."""
+    """One difference between the store and its records."""
 
     code: Code
     where: str

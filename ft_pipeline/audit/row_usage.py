@@ -1,4 +1,4 @@
-"""Which models saw a row: for deletion requests, and what must be trained anew without it."""
+"""Models that used a row: for erasure requests, and to find what must be trained again without it."""
 
 from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
@@ -10,13 +10,13 @@ from ft_pipeline.errors import UserError
 
 MODELS = ("adapter", "merged_model")
 LEARNED = ("trained on it", "chose its checkpoint by it")
-"""How a model depends on a row of each of SPLITS; without the row, it is another model."""
+"""How a model depends on a row of each split in SPLITS. Without the row, the model would be a different one."""
 SCORED = ("prompt_baseline", "scores")
 
 
 @dataclass(frozen=True)
 class Use:
-    """One artifact that a row went into."""
+    """One artifact that used a row."""
 
     key: str
     fingerprint: str
@@ -25,21 +25,21 @@ class Use:
     how: str
     """`trained on it`, `chose its checkpoint by it`, `was scored on it`, or `made from it`."""
     present: bool
-    """Whether it is what its asset was last materialized to."""
+    """Whether it is the latest materialization of its asset."""
     champion_records: tuple[int, ...] = ()
-    """Records that released it."""
+    """Numbers of the champion records that released it."""
 
 
 @dataclass(frozen=True)
 class RowUsage:
-    """Where a row went."""
+    """All artifacts that used a row."""
 
     row: str
     ids: list[str]
-    """Identities of the row's content, oldest first; more than one where the file's row changed between snapshots."""
+    """Ids of the row's contents, oldest first. There are several if the row changed between snapshots."""
     uses: list[Use] = field(default_factory=list)
     retrain: list[str] = field(default_factory=list)
-    """Experiments whose present model was trained on it or chose its checkpoint by it; a run trains them anew."""
+    """Experiments whose present model was trained on it or chose its checkpoint by it. A run trains them again."""
     champion: bool = False
     """Whether the present champion is one of those models."""
 
@@ -48,7 +48,7 @@ class RowUsage:
 
 
 def parse_origin(text: str) -> tuple[str, str, int]:
-    """`alpaca/support_01.jsonl:12` → (table, file, row). UserError where it is not of that form."""
+    """`alpaca/support_01.jsonl:12` → (table, file, row). UserError if the text has another form."""
     place, _, number = text.rpartition(":")
     table, _, file = place.partition("/")
     if not (table and file and number.isdigit() and int(number) > 0):
@@ -57,9 +57,10 @@ def parse_origin(text: str) -> tuple[str, str, int]:
 
 
 def models_that_used_row(library: ArtifactIndex, row: str) -> RowUsage:
-    """Every artifact of the store that a row went into. `row`: FORMAT/FILE:ROW as it is or was, or a row's id (64 hex).
+    """Return every artifact of the store that used a row.
 
-    UserError where no table of the store ever held it.
+    `row` is FORMAT/FILE:ROW, as it is now or was in an older snapshot, or a row's id (64 hex digits). UserError if no
+    table of the store ever contained it.
     """
     if len(row) == 64 and all(digit in "0123456789abcdef" for digit in row):
         ids = [row, *derived_ids(library, {row})]
@@ -71,84 +72,89 @@ def models_that_used_row(library: ArtifactIndex, row: str) -> RowUsage:
 
 
 def uses_of(library: ArtifactIndex, row: str, ids: list[str]) -> RowUsage:
-    """The artifacts that rows of these ids went into."""
+    """Return the artifacts that used rows with these ids."""
     wanted = set(ids)
     uses: dict[Any, Use] = {}
     for node in library.all("training_data"):
         for split, how in zip(SPLITS, LEARNED, strict=True):
-            if wanted & {each["id"] for each in read_rows(node, f"{split}.parquet", ["id"])}:
+            if wanted & {token_row["id"] for token_row in read_rows(node, f"{split}.parquet", ["id"])}:
                 for used in [node, *_descendants(library, node, MODELS)]:
                     uses.setdefault(used.path, _use(library, used, "made from it" if used is node else how))
     for node in library.all("conversations"):
-        tested = {each["id"] for each in read_rows(node, "rows.parquet", ["id", "split"]) if each["split"] == "test"}
+        conversations = read_rows(node, "rows.parquet", ["id", "split"])
+        tested = {conversation["id"] for conversation in conversations if conversation["split"] == "test"}
         for used in _descendants(library, node, SCORED, transitive=False) if wanted & tested else []:
             uses.setdefault(used.path, _use(library, used, "was scored on it"))
-    found = list(uses.values())
-    made = [use for use in found if use.how in LEARNED]
+    all_uses = list(uses.values())
+    made = [use for use in all_uses if use.how in LEARNED]
     retrain = sorted({use.experiment for use in made if use.present and use.experiment})
     last = max((record.sequence for record in library.champion_records), default=None)
-    return RowUsage(row, ids, found, retrain, any(last in use.champion_records for use in made))
+    return RowUsage(row, ids, all_uses, retrain, any(last in use.champion_records for use in made))
 
 
 def _ids_at(library: ArtifactIndex, table: str, file: str, row: int) -> list[str]:
-    """Ids of what ever stood at a place, in its own table and in those made of it (a distilled row has its prompt's
-    place)."""
-    found: dict[str, None] = {}
+    """Ids of all rows that were ever at a place, in its own table and in tables made from it.
+
+    A distilled row has the place of its prompt.
+    """
+    ids: dict[str, None] = {}
     for kind in (table, "conversations", "distilled"):
         for node in library.all(kind):
-            for each in read_rows(node, "rows.parquet", ["id", "table", "file", "row"]):
-                if (each.get("table") or kind, each["file"], each["row"]) == (table, file, row):
-                    found[each["id"]] = None
-    return list(found)
+            for table_row in read_rows(node, "rows.parquet", ["id", "table", "file", "row"]):
+                if (table_row.get("table") or kind, table_row["file"], table_row["row"]) == (table, file, row):
+                    ids[table_row["id"]] = None
+    return list(ids)
 
 
 def _why_not(library: ArtifactIndex, row: str) -> str:
-    """How the newest snapshot that holds a place set its row aside; empty where none did."""
+    """Why the newest table that read the row set it aside, as part of a message; empty if none did."""
     if ":" not in row:
         return ""
     table, file, number = parse_origin(row)
     for node in reversed(library.all(table)):
-        for each in read_rows(node, "set_aside.parquet", ["file", "row", "code"]):
-            if (each["file"], each["row"]) == (file, number):
-                return f" as accepted (it was set aside as {each['code']}; see ft audit {table} --left-out)"
+        for aside in read_rows(node, "set_aside.parquet", ["file", "row", "code"]):
+            if (aside["file"], aside["row"]) == (file, number):
+                return f" as accepted (it was set aside as {aside['code']}; see ft audit {table} --left-out)"
     return ""
 
 
 def derived_ids(library: ArtifactIndex, ids: Collection[str]) -> list[str]:
-    """The ids of the distilled rows whose prompts these rows are."""
+    """Ids of the distilled rows whose prompts are the rows with these ids."""
     places = {
-        (each["file"], each["row"])
+        (prompt["file"], prompt["row"])
         for node in library.all("unlabelled")
-        for each in read_rows(node, "rows.parquet", ["id", "file", "row"])
-        if each["id"] in ids
+        for prompt in read_rows(node, "rows.parquet", ["id", "file", "row"])
+        if prompt["id"] in ids
     }
     derived = {
-        each["id"]: None
+        answer["id"]: None
         for node in library.all("distilled")
-        for each in read_rows(node, "rows.parquet", ["id", "file", "row"])
-        if (each["file"], each["row"]) in places
+        for answer in read_rows(node, "rows.parquet", ["id", "file", "row"])
+        if (answer["file"], answer["row"]) in places
     }
-    return [each for each in derived if each not in ids]
+    return [identity for identity in derived if identity not in ids]
 
 
 def _descendants(
     library: ArtifactIndex, node: ArtifactNode, kinds: Collection[str], *, transitive: bool = True
 ) -> list[ArtifactNode]:
     """The artifacts of these kinds that were made from `node`, or (`transitive`) from one of them."""
-    found: dict[Any, ArtifactNode] = {}
+    descendants: dict[Any, ArtifactNode] = {}
     queue = [node]
     while queue:
         here = queue.pop(0)
-        for each in library.users.get((here.kind, here.fingerprint), []):
-            if each.kind in kinds and each.path not in found:
-                found[each.path] = each
-                queue += [each] if transitive else []
-    return list(found.values())
+        for child in library.users.get((here.kind, here.fingerprint), []):
+            if child.kind in kinds and child.path not in descendants:
+                descendants[child.path] = child
+                queue += [child] if transitive else []
+    return list(descendants.values())
 
 
 def _use(library: ArtifactIndex, node: ArtifactNode, how: str) -> Use:
-    pointers = [it for it in library.pointers if (it.kind, it.fingerprint) == (node.kind, node.fingerprint)]
-    experiment = node.run.get("experiment") or next((it.partition for it in pointers), None)
-    released = [it.sequence for it in library.champion_records if node.fingerprint in it.fingerprints.values()]
+    identity = (node.kind, node.fingerprint)
+    pointers = [pointer for pointer in library.pointers if (pointer.kind, pointer.fingerprint) == identity]
+    experiment = node.run.get("experiment") or next((pointer.partition for pointer in pointers), None)
+    records = [record for record in library.champion_records if node.fingerprint in record.fingerprints.values()]
+    released = tuple(record.sequence for record in records)
     created = str(node.manifest.get("created", ""))
-    return Use(node.key, node.fingerprint, created, experiment, how, bool(pointers), tuple(released))
+    return Use(node.key, node.fingerprint, created, experiment, how, bool(pointers), released)

@@ -1,4 +1,4 @@
-"""Row by row: what a model was trained on and where that came from, what was left out, and where a sentence stands."""
+"""Rows of a chain: rows that a model was trained on and their origins, rows left out, search for a sentence."""
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -14,28 +14,28 @@ from ft_pipeline.tables.text_rules import normalise
 ORIGIN = ("file", "row")
 SPLITS = ("train", "validation")
 NEAR = 0.6
-"""Share of a sentence's 3-word phrases that a row must hold to be called near."""
+"""Share of a sentence's 3-word phrases that a row must contain to count as near."""
 SHINGLE_WORDS = 3
 
 
 @dataclass(frozen=True)
 class Trained:
-    """One row that a training step was given."""
+    """One row that was given to a training step."""
 
     training_data: str
     """Fingerprint of the artifact."""
     split: str
-    """`train`: learned from; `validation`: only measured against while training."""
+    """`train`: trained on; `validation`: only used to measure the loss during training."""
     source: str
     """`human`, `distilled`, …"""
     id: str
     copies: int
-    """How many rows of tokens it gave: its weight, and its parts."""
+    """Number of token rows made from it, because of its weight or because it was divided into parts."""
     table: str | None
     file: str | None
     row: int | None
     raw_sha256: str | None
-    """Of the raw file that holds it, as it was snapshotted."""
+    """SHA-256 of the raw file that contains it, as recorded in the snapshot."""
 
     @property
     def origin(self) -> str:
@@ -55,26 +55,26 @@ class LeftOut:
     code: str
     message: str
     by: str
-    """The artifact that set it aside."""
+    """Key of the artifact that set it aside."""
 
 
 @dataclass(frozen=True)
 class Match:
-    """A row in which a sentence stands, or nearly."""
+    """A row that contains a sentence, exactly or nearly."""
 
     how: str
-    """`equal` (a whole turn), `contained`, or `near`."""
+    """`equal` (to a whole turn), `contained`, or `near`."""
     share: float
-    """Of the sentence's 3-word phrases, those that the row holds."""
+    """Share of the sentence's 3-word phrases that the row contains (0 to 1)."""
     use: str
-    """`train`, `validation`, `test`, or the code for which the row was set aside."""
+    """`train`, `validation`, `test`, `not trained on`, or `set aside: CODE`."""
     origin: str
     text: str
-    """The turn that fits best."""
+    """The turn that matches best."""
 
 
 def trained_rows(chain: Chain) -> list[Trained]:
-    """Every row behind every training step of the chain, in the order in which it was given."""
+    """Every row of every training step of the chain, in the order of the training data."""
     return [row for node in chain.of_kind("training_data") for row in _trained(chain.library, node)]
 
 
@@ -92,16 +92,16 @@ def _trained(library: ArtifactIndex, node: ArtifactNode) -> Iterator[Trained]:
 
 
 def origins_of(library: ArtifactIndex, node: ArtifactNode) -> dict[str, tuple[str, str, int]]:
-    """Row id → (table, file, row), out of the tables that an artifact was made from."""
-    found = {}
+    """Row id → (table, file, row), from the tables that an artifact was made from."""
+    origins = {}
     for _, source in inputs_of(library, node):
         for row in read_rows(source, "rows.parquet", ["id", "table", *ORIGIN]):
-            found[row["id"]] = (row.get("table") or source.kind, row["file"], row["row"])
-    return found
+            origins[row["id"]] = (row.get("table") or source.kind, row["file"], row["row"])
+    return origins
 
 
 def left_out(chain: Chain) -> list[LeftOut]:
-    """Every row that any table of the chain read and set aside, with its reason."""
+    """Every row that a table of the chain read and set aside, with its reason."""
     columns = ["table", *ORIGIN, "code", "message"]
     return [
         LeftOut(row.get("table") or node.kind, row["file"], row["row"], row["code"], row["message"], node.key)
@@ -111,22 +111,22 @@ def left_out(chain: Chain) -> list[LeftOut]:
 
 
 def find_sentence(chain: Chain, sentence: str) -> list[Match]:
-    """Where a sentence stands in the chain's rows, best first: equal, contained in a turn, or near.
+    """Return the rows of the chain that contain a sentence, best first: equal, contained in a turn, or near.
 
-    Case, white space, Unicode form and final punctuation do not count. Held-out rows and rows that were set aside are
-    looked at too, so that "no" is an answer.
+    Case, white space, Unicode form and punctuation are ignored. Held-out rows and rows that were set aside are searched
+    too, so that an empty result means that no row contains the sentence.
     """
     wanted = words_of(sentence)
     phrases = _phrases(wanted)
-    found: dict[tuple[str, str], Match] = {}
+    matches: dict[tuple[str, str], Match] = {}
     for use, origin, texts in _texts(chain):
-        best = max((_fit(wanted, phrases, text) for text in texts), default=None, key=lambda it: it[:2])
+        best = max((_fit(wanted, phrases, text) for text in texts), default=None, key=lambda fit: fit[:2])
         if best is not None and (best[0] or best[1] >= NEAR):
             how = ("near", "contained", "equal")[best[0]]
             match = Match(how, round(best[1], 3), use, origin, best[2])
-            found.setdefault((origin, match.text), match)  # the table nearest to the subject knows the row's split
+            matches.setdefault((origin, match.text), match)  # the table nearest to the subject has the row's split
     order = {"equal": 0, "contained": 1, "near": 2}
-    return sorted(found.values(), key=lambda match: (order[match.how], -match.share, match.origin))
+    return sorted(matches.values(), key=lambda match: (order[match.how], -match.share, match.origin))
 
 
 def _fit(wanted: str, phrases: set[str], text: str) -> tuple[int, float, str]:
@@ -137,18 +137,18 @@ def _fit(wanted: str, phrases: set[str], text: str) -> tuple[int, float, str]:
 
 
 def words_of(text: str) -> str:
-    """A text's words without case, punctuation and Unicode form, one space between them."""
+    """The words of a text, normalized, without punctuation, with one space between them."""
     return " ".join("".join(letter if letter.isalnum() else " " for letter in normalise(text)).split())
 
 
 def _phrases(text: str) -> set[str]:
     words = text.split()
     size = min(SHINGLE_WORDS, len(words))
-    return {" ".join(words[at : at + size]) for at in range(len(words) - size + 1)} if words else set()
+    return {" ".join(words[start : start + size]) for start in range(len(words) - size + 1)} if words else set()
 
 
 def _texts(chain: Chain) -> Iterator[tuple[str, str, list[str]]]:
-    """(use, origin, texts) of every row of the chain's last tables, and of all that was set aside."""
+    """(use, origin, texts) of every row of the chain's last tables, and of every row that was set aside."""
     trained = {row.id: row.split for row in trained_rows(chain)}
     last = {node.path: node for data in chain.of_kind("training_data") for _, node in chain.inputs_of(data)}
     nodes = list(last.values()) or list(chain.nodes)
@@ -164,7 +164,7 @@ def _texts(chain: Chain) -> Iterator[tuple[str, str, list[str]]]:
 
 
 def texts_of(row: dict[str, Any]) -> list[str]:
-    """What people and models said in a row of any table."""
+    """The texts of people and models in a row of any table."""
     texts = [row[name] for name in ("instruction", "input", "output", "system", "text", "answer") if row.get(name)]
     for name in ("messages", "prompt_messages", "chosen", "rejected"):
         texts += [turn["content"] for turn in row.get(name) or [] if turn.get("content")]
@@ -172,21 +172,23 @@ def texts_of(row: dict[str, Any]) -> list[str]:
 
 
 def read_rows(node: ArtifactNode, name: str, columns: list[str] | None = None) -> list[dict[str, Any]]:
-    """The rows of one of an artifact's Parquet files, of the columns that it has; none where it has no such file, or a
-    link in its place."""
+    """The rows of one Parquet file of an artifact, with those of `columns` that it has.
+
+    Empty if the file is missing, a link or damaged.
+    """
     path = node.path / name if node.path else Path()
     if path.is_symlink() or not path.is_file():
         return []
     try:
-        wanted = None if columns is None else [each for each in columns if each in pq.read_schema(path).names]
+        wanted = None if columns is None else [column for column in columns if column in pq.read_schema(path).names]
         return pq.read_table(path, columns=wanted).to_pylist()
-    except (OSError, ValueError):  # damaged; `--verify` names it
+    except (OSError, ValueError):  # damaged; `--verify` reports it
         return []
 
 
 def _raw_hashes(library: ArtifactIndex, node: ArtifactNode) -> dict[tuple[str | None, str | None], str]:
-    """(table, file) → SHA-256 of the raw file, out of the snapshots behind an artifact."""
-    found: dict[tuple[str | None, str | None], str] = {}
+    """(table, file) → SHA-256 of the raw file, from the snapshots that an artifact was made from."""
+    hashes: dict[tuple[str | None, str | None], str] = {}
     queue, seen = [node], set()
     while queue:
         here = queue.pop()
@@ -194,6 +196,6 @@ def _raw_hashes(library: ArtifactIndex, node: ArtifactNode) -> dict[tuple[str | 
             continue
         seen.add(here.path)
         for entry in here.config.get("files", []) if here.kind.startswith("raw_") else []:
-            found[here.kind.removeprefix("raw_"), entry["name"]] = entry.get("sha256")
-        queue += [each for _, each in inputs_of(library, here)]
-    return found
+            hashes[here.kind.removeprefix("raw_"), entry["name"]] = entry.get("sha256")
+        queue += [source for _, source in inputs_of(library, here)]
+    return hashes

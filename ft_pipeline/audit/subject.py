@@ -1,4 +1,4 @@
-"""What a name stands for: where a walk begins."""
+"""From a name to the artifacts where a walk starts."""
 
 import json
 import re
@@ -17,14 +17,14 @@ FINGERPRINT = re.compile(r"^[0-9a-f]{8,64}$")
 
 @dataclass(frozen=True)
 class Root:
-    """One beginning of a walk."""
+    """One artifact where a walk starts."""
 
     role: str
     """`model`, `score` or `evidence`, or the asset's name."""
     kind: str
     fingerprint: str
     manifest_sha256: str | None = None
-    """As the pointer has it; None where nothing says."""
+    """As recorded in the pointer; None if nothing records it."""
 
 
 @dataclass(frozen=True)
@@ -34,18 +34,18 @@ class AuditSubject:
     name: str
     roots: tuple[Root, ...]
     record: ChampionRecord | None = None
-    """Of a champion: who released it, when, why, on what evidence."""
+    """Only for a champion: who released it, when, why and on what evidence."""
 
 
 def find_subject(library: ArtifactIndex, name: str = "champion") -> AuditSubject:
-    """`champion`, `champion@N` (record N), an experiment, a row of `ft compare`, ASSET or ASSET@EXPERIMENT, or a
-    fingerprint of 8 digits and more. UserError where it is none of them."""
+    """Resolve a name: `champion`, `champion@N` (record N), an experiment, a row of `ft compare`, ASSET or
+    ASSET@EXPERIMENT, or at least 8 digits of a fingerprint. UserError if nothing has this name."""
     if match := CHAMPION.match(name):
         return _champion(library, name, int(match[1]) if match[1] else None)
     for look in (_experiment, _row, _asset, _fingerprint):
-        if (found := look(library, name)) is not None:
-            return found
-    experiments = sorted({each.partition for each in library.pointers if each.partition})
+        if (subject := look(library, name)) is not None:
+            return subject
+    experiments = sorted({pointer.partition for pointer in library.pointers if pointer.partition})
     rows = [row["name"] for row in _compared(library)]
     raise UserError(
         f"there is no {name!r} to audit; known: champion, champion@N, experiments ({_listed(experiments)}), rows of "
@@ -61,7 +61,7 @@ def _champion(library: ArtifactIndex, name: str, number: int | None) -> AuditSub
     records = library.champion_records
     if not records:
         raise UserError("nothing was released yet; name an experiment: ft audit NAME")
-    record = records[-1] if number is None else next((each for each in records if each.sequence == number), None)
+    record = records[-1] if number is None else next((entry for entry in records if entry.sequence == number), None)
     if record is None:
         raise UserError(f"there is no champion record {number}; there are 1 to {records[-1].sequence}")
     kind = {"merged": "merged_model", "adapter": "adapter", "prompt": "base_model"}[record.kind]
@@ -74,13 +74,13 @@ def _champion(library: ArtifactIndex, name: str, number: int | None) -> AuditSub
 
 
 def champion_artifact(library: ArtifactIndex, record: ChampionRecord) -> ArtifactNode | None:
-    """The artifact that the run which wrote a record left behind."""
+    """The `champion` artifact of the run that wrote a record, or None."""
     held = (node for node in library.all("champion") if (node.summary.get("champion") or {}).get("sequence"))
     return next((node for node in held if node.summary["champion"]["sequence"] == record.sequence), None)
 
 
 def _evidence(library: ArtifactIndex, record: ChampionRecord) -> tuple[ArtifactNode | None, ArtifactNode | None]:
-    """The comparison that a champion was decided on, and its own scores in it, by the manifests recorded then."""
+    """(comparison that decided on a champion, its scores in it), found by the manifest hashes recorded then."""
     comparison = record.evidence.get("comparison")
     if not comparison:
         return None, None
@@ -94,7 +94,7 @@ def _evidence(library: ArtifactIndex, record: ChampionRecord) -> tuple[ArtifactN
 
 
 def _recorded(node: ArtifactNode | None, kind: str, fingerprint: str) -> str | None:
-    """The manifest's hash under which an artifact recorded one of its inputs."""
+    """The manifest hash that an artifact recorded for one of its inputs."""
     if node is None:
         return None
     named = next((name for name, reference in node.inputs.items() if reference == (kind, fingerprint)), None)
@@ -102,8 +102,8 @@ def _recorded(node: ArtifactNode | None, kind: str, fingerprint: str) -> str | N
 
 
 def _experiment(library: ArtifactIndex, name: str) -> AuditSubject | None:
-    found = [_pointed(library, role, asset, name) for role, asset in (("model", "merged_model"), ("model", "adapter"))]
-    model = next(filter(None, found), None)
+    roots = [_pointed(library, role, asset, name) for role, asset in (("model", "merged_model"), ("model", "adapter"))]
+    model = next(filter(None, roots), None)
     if model is None:
         return None
     score = _pointed(library, "score", "scores", name)
@@ -111,8 +111,8 @@ def _experiment(library: ArtifactIndex, name: str) -> AuditSubject | None:
 
 
 def _row(library: ArtifactIndex, name: str) -> AuditSubject | None:
-    """The scores behind a row of the comparison; the model is one of their inputs."""
-    row = next((each for each in _compared(library) if each["name"] == name), None)
+    """The scores of a row of the comparison. The model is one of their inputs."""
+    row = next((compared for compared in _compared(library) if compared["name"] == name), None)
     comparison = _present(library, "comparison")
     if row is None or comparison is None:
         return None
@@ -137,10 +137,10 @@ def _asset(library: ArtifactIndex, name: str) -> AuditSubject | None:
 def _fingerprint(library: ArtifactIndex, name: str) -> AuditSubject | None:
     if not FINGERPRINT.match(name):
         return None
-    found = library.starting_with(name)
-    if len(found) > 1:
-        raise UserError(f"{name!r} begins several fingerprints: {', '.join(node.label for node in found)}; name more")
-    return AuditSubject(name, (Root(found[0].kind, found[0].kind, found[0].fingerprint),)) if found else None
+    nodes = library.starting_with(name)
+    if len(nodes) > 1:
+        raise UserError(f"{name!r} begins several fingerprints: {', '.join(node.label for node in nodes)}; name more")
+    return AuditSubject(name, (Root(nodes[0].kind, nodes[0].kind, nodes[0].fingerprint),)) if nodes else None
 
 
 def _pointed(library: ArtifactIndex, role: str, asset: str, experiment: str | None) -> Root | None:
@@ -162,13 +162,13 @@ def _compared(library: ArtifactIndex) -> list[dict[str, Any]]:
 def _holds(library: ArtifactIndex, reference: tuple[str, str], row: dict[str, Any]) -> bool:
     rows = library.find(*reference).summary.get("rows", [])
     bare = row["name"].split("/")[-1].split("@")[0]
-    return any(bare == each.get("name") or each.get("kind") == row["kind"] == "base" for each in rows)
+    return any(bare == scored.get("name") or scored.get("kind") == row["kind"] == "base" for scored in rows)
 
 
 def document_of(node: ArtifactNode, name: str) -> dict[str, Any]:
-    """One of an artifact's JSON files; empty where it cannot be read."""
+    """One JSON file of an artifact; empty if it cannot be read."""
     try:
-        found = json.loads((node.path / name).read_bytes()) if node.path else {}
+        document = json.loads((node.path / name).read_bytes()) if node.path else {}
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return document if isinstance(document, dict) else {}

@@ -1,4 +1,4 @@
-"""Everything hashed again: artifacts, raw files, pointers and champion records, held against what vouches for them."""
+"""Hash everything again: artifacts, raw files, pointers and champion records, and compare with what was recorded."""
 
 import os
 from collections.abc import Callable, Iterable
@@ -22,17 +22,17 @@ Progress = Callable[[int, int], None]
 def verify(
     library: ArtifactIndex, nodes: Iterable[ArtifactNode] | None = None, progress: Progress | None = None
 ) -> VerificationResult:
-    """Read and hash every file of `nodes` (None: of the whole store), the raw files behind them, and the records.
+    """Read and hash every file of `nodes` (None: of the whole store) and their raw files, and check the records.
 
-    Nothing is taken from the cache of hashes that reading for reuse relies on.
+    The cache of hashes, which the reuse of artifacts relies on, is not read.
     """
     chosen = list(library.all() if nodes is None else nodes)
     problems = [finding for node in chosen for finding in (*node.problems, *_misplaced(node), *_links(library, node))]
     total = sum(entry.get("bytes", 0) for node in chosen for entry in node.files)
     files = read = 0
     with ThreadPoolExecutor(os.cpu_count()) as threads:
-        for node, found in zip(chosen, threads.map(check_files, chosen), strict=True):
-            problems += found
+        for node, findings in zip(chosen, threads.map(check_files, chosen), strict=True):
+            problems += findings
             files += len(node.files)
             read += sum(entry.get("bytes", 0) for entry in node.files)
             if progress:
@@ -48,7 +48,7 @@ def verify(
 
 
 def check_files(node: ArtifactNode) -> list[Finding]:
-    """Every file of an artifact against its manifest: missing, added, another size or hash, a link."""
+    """Compare every file of an artifact with its manifest: missing, extra and changed files, and links."""
     if node.path is None or not node.files:
         return []
     listed = {entry["path"]: entry for entry in node.files}
@@ -58,30 +58,32 @@ def check_files(node: ArtifactNode) -> list[Finding]:
         if path.is_symlink() or not path.is_dir()
     }
     extra = sorted(present - {*listed, NAME})
-    found = [Finding("extra_file", node.label, f"{name} is not in its manifest") for name in extra]
+    findings = [Finding("extra_file", node.label, f"{name} is not in its manifest") for name in extra]
     for name, entry in listed.items():
         if name not in present:
-            found.append(Finding("missing_file", node.label, f"{name} was removed"))
+            findings.append(Finding("missing_file", node.label, f"{name} was removed"))
         elif message := _difference(node.path / name, entry["sha256"]):
-            found.append(Finding("changed_file", node.label, f"{name} {message}"))
-    return found
+            findings.append(Finding("changed_file", node.label, f"{name} {message}"))
+    return findings
 
 
 def _difference(path: Path, sha256: str) -> str | None:
     if path.is_symlink():
         return "is a link; an artifact holds plain files only"
     try:
-        found = sha256_of_file(path)
+        actual = sha256_of_file(path)
     except OSError as error:
         return f"cannot be read ({error.strerror})"
-    if found == sha256:
+    if actual == sha256:
         return None
-    return f"was changed: its SHA-256 is {found[:SHOWN]}, the manifest has {sha256[:SHOWN]}"
+    return f"was changed: its SHA-256 is {actual[:SHOWN]}, the manifest has {sha256[:SHOWN]}"
 
 
 def _misplaced(node: ArtifactNode) -> list[Finding]:
-    """A folder lies where its spec and its content say, itself and not a link; one that was moved would be found under
-    another's name."""
+    """Findings on a folder that is a link, or whose path does not match its spec and content.
+
+    A moved folder would be found under the name of another artifact.
+    """
     if node.path is not None and (node.path.is_symlink() or node.path.parent.is_symlink()):
         message = f"{node.path.parent.name}/{node.path.name} is a link, which may lead out of the store"
         return [Finding("linked_folder", node.label, message)]
@@ -95,19 +97,19 @@ def _misplaced(node: ArtifactNode) -> list[Finding]:
 
 
 def _links(library: ArtifactIndex, node: ArtifactNode) -> list[Finding]:
-    """The inputs are there, with the manifests that this one recorded."""
-    found: list[Finding] = []
+    """Findings on inputs that are missing, or whose manifest is not the one that this artifact recorded."""
+    findings: list[Finding] = []
     recorded = node.manifest.get("input_manifests") or {}
-    for name, each in inputs_of(library, node):
-        if each.path is None:
-            found += each.problems
-        elif not each.is_recorded_as(recorded.get(name)):
-            found.append(broken_link(each, recorded.get(name), node.label))
-    return found
+    for name, source in inputs_of(library, node):
+        if source.path is None:
+            findings += source.problems
+        elif not source.is_recorded_as(recorded.get(name)):
+            findings.append(broken_link(source, recorded.get(name), node.label))
+    return findings
 
 
 def _check_raw(library: ArtifactIndex, nodes: list[ArtifactNode], each: Callable) -> tuple[int, list[Finding]]:
-    """(contents read, findings); a content that several snapshots hold is read once."""
+    """(contents read, findings). A content that is in several snapshots is read once."""
     blobs = BlobStore(library.root)
     names: dict[str, str] = {}
     for node in nodes:
@@ -115,31 +117,31 @@ def _check_raw(library: ArtifactIndex, nodes: list[ArtifactNode], each: Callable
             for sha256, name in ((file.sha256, file.name), (file.sidecar, f"the sidecar of {file.name}")):
                 if sha256:
                     names.setdefault(sha256, f"{file.snapshot}/{name} {sha256[:SHOWN]}")
-    found = []
+    findings = []
     for (sha256, name), state in zip(names.items(), each(blobs.state, names), strict=True):
         if state == "gone":
-            found.append(Finding("missing_raw_file", name, f"its kept copy was removed (blobs/{sha256[:2]})"))
+            findings.append(Finding("missing_raw_file", name, f"its kept copy was removed (blobs/{sha256[:2]})"))
         elif state == "damaged":
-            found.append(Finding("changed_raw_file", name, f"its kept copy was changed (blobs/{sha256[:2]})"))
+            findings.append(Finding("changed_raw_file", name, f"its kept copy was changed (blobs/{sha256[:2]})"))
         elif state == "changed":
             message = "it was too large to be copied, and the file it refers to was moved or changed since"
-            found.append(Finding("changed_raw_file", name, message))
-    return len(names), found
+            findings.append(Finding("changed_raw_file", name, message))
+    return len(names), findings
 
 
 def _check_pointers(library: ArtifactIndex) -> list[Finding]:
-    found = []
+    findings = []
     for pointer in library.pointers:
         where = f"current/{pointer.asset}" + (f"@{pointer.partition}" if pointer.partition else "") + ".json"
         node = library.find(pointer.kind, pointer.fingerprint, pointer.manifest_sha256)
         if node.path is None:
-            found.append(Finding("edited_pointer", where, f"points to {node.label}, which is not in the store"))
+            findings.append(Finding("edited_pointer", where, f"points to {node.label}, which is not in the store"))
         elif not node.is_recorded_as(pointer.manifest_sha256):
-            found.append(broken_link(node, pointer.manifest_sha256, where))
+            findings.append(broken_link(node, pointer.manifest_sha256, where))
     readable = {(pointer.asset, pointer.partition) for pointer in library.pointers}
     for path in sorted((library.root / "current").glob("*.json")):
         asset, _, partition = path.stem.partition("@")
         if (asset, partition or None) not in readable:
             message = "cannot be read as the pointer of the asset it is named after"
-            found.append(Finding("edited_pointer", f"current/{path.name}", message))
-    return found
+            findings.append(Finding("edited_pointer", f"current/{path.name}", message))
+    return findings

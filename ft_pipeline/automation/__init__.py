@@ -1,1 +1,1 @@
-"""What decides, without a person, that a model is trained again, and who hears of it."""
+"""Decides, without a person, when a model is retrained and who is notified."""

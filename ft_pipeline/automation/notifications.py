@@ -1,4 +1,4 @@
-"""Telling people: a Slack-compatible webhook where one is set, and a log in the store, always."""
+"""Notifies people: through a Slack-compatible webhook if one is set, and always in a log in the store."""
 
 import http.client
 import json
@@ -18,11 +18,11 @@ from ft_pipeline.settings.project import NotificationSettings
 LOG = "notifications.jsonl"
 TRIES = 3
 PATIENCE_SECONDS = 8.0
-"""For one message, all tries together: a tick of `failures` tells of up to five runs, and Dagster gives a tick up after
-60 s. It would then tell them all again, and again."""
+"""Limit for one message, all attempts together. A tick of `failures` reports up to five runs, and Dagster aborts a tick
+after 60 s. It would then report all of them again, and again."""
 SECONDS_BETWEEN = 1.0
 LONGEST = 2_000
-"""Characters of a message; Slack cuts at 4,000."""
+"""Maximum characters of a message; Slack cuts at 4,000."""
 
 Kind = Literal["run_failed", "gate_failed", "champion_changed"]
 TITLES: dict[Kind, str] = {
@@ -34,7 +34,7 @@ TITLES: dict[Kind, str] = {
 
 @dataclass(frozen=True)
 class Notification:
-    """One thing that happened."""
+    """One event that people are notified of."""
 
     kind: Kind
     message: str
@@ -42,9 +42,9 @@ class Notification:
 
 
 def notify(project: Project, notification: Notification) -> str:
-    """Tell the webhook and the log; what became of it, in words that show no secret.
+    """Send a notification to the webhook and the log; return the result in words that show no secret.
 
-    Nothing that is wrong with the webhook, the log or project.yaml stops the caller: it may be the very news.
+    A fault in the webhook, the log or project.yaml does not stop the caller: it may be what the message reports.
     """
     name, settings = _settings(project)
     outcome = _post(settings, _text(name, notification, settings.ui_url))
@@ -63,7 +63,7 @@ def notify(project: Project, notification: Notification) -> str:
 
 
 def _settings(project: Project) -> tuple[str, NotificationSettings]:
-    """The project's name and its settings; the folder's name and the defaults where project.yaml is broken."""
+    """The project's name and notification settings; the folder's name and the defaults if project.yaml is invalid."""
     try:
         return project.settings.name, project.settings.notifications
     except UserError:
@@ -71,7 +71,7 @@ def _settings(project: Project) -> tuple[str, NotificationSettings]:
 
 
 def _text(name: str, notification: Notification, ui_url: str | None) -> str:
-    """In Slack's markup, with the three characters that have a meaning there escaped."""
+    """The message in Slack's markup, with its three special characters escaped."""
     message = notification.message if len(notification.message) <= LONGEST else f"{notification.message[:LONGEST]}…"
     for character, entity in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;")):
         message = message.replace(character, entity)
@@ -86,7 +86,7 @@ def _post(settings: NotificationSettings, text: str) -> str:
     if not url.startswith(("https://", "http://")):
         return f"not called: {settings.webhook_env} holds no http(s) URL"
     outcome: list[str] = []
-    # In a thread, since the look-up of a name has no timeout.
+    # In a thread, because a DNS lookup has no timeout.
     asking = threading.Thread(target=lambda: outcome.append(_ask(url, text)), daemon=True)
     asking.start()
     asking.join(PATIENCE_SECONDS)
@@ -106,14 +106,14 @@ def _ask(url: str, text: str) -> str:
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """A redirect is a refusal: it would be followed by GET, which tells nothing, wherever it leads."""
+    """Treats a redirect as a refusal: it would be followed with GET, which delivers no message."""
 
     def redirect_request(self, *_: object) -> None:
         return None
 
 
 def _try(url: str, text: str, seconds: float) -> tuple[str, bool]:
-    """(what came of it, whether another try would change nothing). The URL is a secret: it is in no message."""
+    """Return (result, whether another attempt is useless). The URL is a secret, so it is not in any message."""
     headers = {"Content-Type": "application/json", "User-Agent": "ft_pipeline"}
     try:
         request = urllib.request.Request(url, json.dumps({"text": text}).encode(), headers)

@@ -1,7 +1,7 @@
-"""What changed in the raw folders: by stat first, by content where the stat says so.
+"""Detects changes in the raw folders: first by file stat, then by content if the stat differs.
 
-A folder is looked at once it lies still, so that a file that is being copied is not read half; and once its snapshot
-was materialized, so that nothing runs that nobody ever started.
+A folder is read after it has not changed for one polling interval, so that a file that is being copied is not read
+half-written. Its snapshot must have been materialized before, so that nothing runs that no person ever started.
 """
 
 from dataclasses import dataclass
@@ -17,18 +17,18 @@ from ft_pipeline.store.asset_pointers import AssetPointers, Pointer
 
 @dataclass(frozen=True)
 class RawChanges:
-    """What one look at the folders found."""
+    """The result of one check of the folders."""
 
     stamps: dict[str, str]
-    """Format → the stamp of its folder, for the next look."""
+    """Format → the stamp of its folder, for the next check."""
     changed: dict[str, str]
-    """Snapshot asset that is out of date → a key that names this very change."""
+    """Snapshot asset that is out of date → a key that identifies this change."""
     notes: list[str]
-    """What is waited for, and why."""
+    """What the check waits for, and why."""
 
 
 def find_raw_changes(project: Project, before: dict[str, str]) -> RawChanges:
-    """Look at every raw folder. before: the stamps of the look before."""
+    """Check every raw folder. before: the stamps of the previous check."""
     store = ArtifactStore(project.store)
     stamps, changed, notes = {}, {}, []
     for data_format in FORMATS:
@@ -37,7 +37,8 @@ def find_raw_changes(project: Project, before: dict[str, str]) -> RawChanges:
         pointer = AssetPointers(store.root).read(asset)
         if pointer is None:
             continue
-        if stamps[data_format] != before.get(data_format):  # not read yet: what is still copied would be read each time
+        # A changed folder is not read yet: a file that is still being copied would be read each time.
+        if stamps[data_format] != before.get(data_format):
             last = last_written(project.raw(data_format)) or "none is left"
             seen = f"files changed (last: {last})" if data_format in before else "a first look"
             notes.append(f"{asset}: {seen}, looked at again once they lie still")
@@ -53,9 +54,9 @@ def find_raw_changes(project: Project, before: dict[str, str]) -> RawChanges:
 
 
 def _change(project: Project, store: ArtifactStore, asset: str, pointer: Pointer) -> str | None:
-    """A key for the change since the snapshot was last materialized (`pointer`); None where there is none.
+    """A key for the change since the snapshot was last materialized (`pointer`); None if nothing changed.
 
-    The key holds when that was: A → B → A → B are four changes, not two.
+    The key contains the time of that materialization: A → B → A → B are four changes, not two.
     """
     inputs = SpecContext(project, store)
     last, spec = inputs.find(asset), planned_spec(STEPS[asset], inputs)

@@ -1,4 +1,4 @@
-"""Whether an experiment is due to be trained again: what the nightly schedule asks, answered from the store alone."""
+"""Decides for the nightly schedule whether an experiment is due for training again, from the store alone."""
 
 from dataclasses import dataclass
 
@@ -13,12 +13,12 @@ from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.asset_pointers import AssetPointers
 
 PREPARED = ("sources", "tables")
-"""Stages that follow the raw files by themselves; a retraining takes them as they are, and only if they are sound."""
+"""Stages that follow the raw files automatically. A retraining uses them as they are, if their checks passed."""
 
 
 @dataclass(frozen=True)
 class RetrainingDecision:
-    """Whether an experiment is to be trained, and why (not)."""
+    """Whether an experiment is due for training, and why or why not."""
 
     experiment: str
     due: bool
@@ -26,7 +26,10 @@ class RetrainingDecision:
 
 
 def experiments_to_watch(project: Project) -> list[str]:
-    """Those that say `retrain: true`, and the champion's; a broken YAML is watched too, so that the skip names it."""
+    """Return the experiments with `retrain: true`, and the champion's.
+
+    An experiment with a broken YAML is included, so that the skip reason names it.
+    """
     champion = current(project.store)
     return [
         name
@@ -36,19 +39,19 @@ def experiments_to_watch(project: Project) -> list[str]:
 
 
 def decide_retraining(project: Project, experiment: str) -> RetrainingDecision:
-    """Hold what a run of `experiment` would build against what its last complete training was built from.
+    """Compare what a run of `experiment` would build with what its last complete training was built from.
 
-    New data alone is a reason once there are enough new rows; changed settings, a step that never ran, and a run that
-    broke off are reasons by themselves. The gates of the tables are read again: without them nothing is due.
+    New data alone is a reason once there are enough new rows. Changed settings, a step that never ran, and a run that
+    was interrupted are reasons by themselves. The checks of the tables are read again: if one failed, nothing is due.
     """
     try:
         project.experiment(experiment)
         minimum = project.settings.retraining.min_new_rows
-        planned = [each for each in plan(project, [experiment]) if each.runs]
-        before = [each for each in planned if STEPS[each.asset].stage in PREPARED and each.asset in _needed_tables()]
+        planned = [step for step in plan(project, [experiment]) if step.runs]
+        before = [step for step in planned if STEPS[step.asset].stage in PREPARED and step.asset in _needed_tables()]
         if before:
             return RetrainingDecision(experiment, False, _not_ready(before[0]))
-        roots = [each for each in planned if STEPS[each.asset].stage not in PREPARED and each.cause != "upstream"]
+        roots = [step for step in planned if STEPS[step.asset].stage not in PREPARED and step.cause != "upstream"]
         return _verdict(experiment, roots, _new_rows(project, experiment), minimum)
     except UserError as error:
         return RetrainingDecision(experiment, False, str(error))
@@ -62,15 +65,15 @@ def _wants_retraining(project: Project, name: str) -> bool:
 
 
 def _needed_tables() -> set[str]:
-    """Every source and table that training data is made from, at whatever distance."""
-    found: set[str] = set()
+    """Every source and table that training data depends on, directly or not."""
+    needed: set[str] = set()
     waiting = ["training_data"]
     while waiting:
         for dep in STEPS[waiting.pop()].deps:
-            if dep not in found:
-                found.add(dep)
+            if dep not in needed:
+                needed.add(dep)
                 waiting.append(dep)
-    return {name for name in found if STEPS[name].stage in PREPARED}
+    return {name for name in needed if STEPS[name].stage in PREPARED}
 
 
 def _not_ready(table: Planned) -> str:
@@ -80,16 +83,15 @@ def _not_ready(table: Planned) -> str:
 
 
 def _verdict(experiment: str, roots: list[Planned], new_rows: int | None, minimum: int) -> RetrainingDecision:
-    """roots: the steps that would run of their own accord, not because one before them does."""
+    """roots: the steps that would run for their own reason, not because a step before them runs."""
     if not roots:
         return RetrainingDecision(experiment, False, "nothing changed since it was trained")
-    own = next((each for each in roots if each.cause != "data"), None)
+    own = next((root for root in roots if root.cause != "data"), None)
     if own is not None:
         return RetrainingDecision(experiment, True, f"{own.asset}: {own.reason}")
-    if all(each.experiment is None and STEPS[each.asset].stage != "distillation" for each in roots):
-        return RetrainingDecision(
-            experiment, True, f"{roots[0].asset}: {roots[0].reason}"
-        )  # trained, and not yet decided on
+    # The experiment is trained, but the champion is not yet decided.
+    if all(root.experiment is None and STEPS[root.asset].stage != "distillation" for root in roots):
+        return RetrainingDecision(experiment, True, f"{roots[0].asset}: {roots[0].reason}")
     if new_rows is None:
         return RetrainingDecision(experiment, True, "never trained to the end")
     if new_rows < minimum:
@@ -98,9 +100,9 @@ def _verdict(experiment: str, roots: list[Planned], new_rows: int | None, minimu
 
 
 def _new_rows(project: Project, experiment: str) -> int | None:
-    """Rows of the train split that the last complete training did not see; None where there was none.
+    """The number of rows of the train split that the last complete training did not see; None if there was none.
 
-    Complete: scored. Rows whose answer comes from the teacher are not counted: they are made in the retraining.
+    Complete means scored. Rows with an answer of the teacher are not counted: the retraining creates them.
     """
     store = ArtifactStore(project.store)
     trained = _trained_on(store, experiment)
@@ -113,10 +115,10 @@ def _new_rows(project: Project, experiment: str) -> int | None:
 def _trained_on(store: ArtifactStore, experiment: str) -> Artifact | None:
     """The conversations that the last scored model of the experiment was trained on."""
     pointer = AssetPointers(store.root).read("scores", experiment)
-    found = store.open(pointer.kind, pointer.fingerprint) if pointer else None
+    artifact = store.open(pointer.kind, pointer.fingerprint) if pointer else None
     for step in ("merged_model", "training_data", "conversations"):
-        found = store.open(*found.inputs[step]) if found else None
-    return found
+        artifact = store.open(*artifact.inputs[step]) if artifact else None
+    return artifact
 
 
 def _train_ids(conversations: Artifact) -> set[str]:

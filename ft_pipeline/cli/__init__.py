@@ -1,4 +1,4 @@
-"""`ft …`: each command with its options, and how its answer looks in a terminal."""
+"""The command `ft`: its commands with their options, and their output in a terminal."""
 
 import sys
 

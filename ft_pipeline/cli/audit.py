@@ -1,4 +1,4 @@
-"""`ft audit`: what a model or a score was made from, whether the record still holds, and an auditor's questions."""
+"""`ft audit`: what a model or a score was made from, whether the records are intact, and questions. `ft erase`."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -42,7 +42,7 @@ def audit(
     project: ProjectOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Walk from a model or a score back to the raw files it came from; or answer one question about it.
+    """Show everything that a model or a score was made from, back to the raw files, or answer one question about it.
 
     Example: ft audit champion --verify
     """
@@ -80,33 +80,33 @@ def _audit(project: "Project", chain: "Chain", verify: bool, chain_only: bool, a
     from ft_pipeline.audit.audit_report import VerificationResult, audit_document
     from ft_pipeline.cli.display_audit import show_audit
 
-    verdict = _verify(project, chain, chain_only) if verify else VerificationResult()
-    document = audit_document(chain, verdict)
-    report(document, as_json, lambda _: show_audit(out, chain, verdict))
+    verification = _verify(project, chain, chain_only) if verify else VerificationResult()
+    document = audit_document(chain, verification)
+    report(document, as_json, lambda _: show_audit(out, chain, verification))
     if document["problems"]:
         raise typer.Exit(FAILED)
 
 
 def _verify(project: "Project", chain: "Chain", chain_only: bool) -> "VerificationResult":
-    """The chain and (unless `chain_only`) the whole store, hashed; then Dagster's record, if there is one."""
+    """Hash the whole store (`chain_only`: the chain), then compare it with Dagster's event log, if there is one."""
     from ft_pipeline.audit.verify import verify
     from ft_pipeline.execution.event_log_check import cross_check
 
     library = chain.library
     with _hashing() as progress:
-        verdict = verify(library, chain.nodes if chain_only else None, progress)
-    events, found, notes = cross_check(project, library)
+        verification = verify(library, chain.nodes if chain_only else None, progress)
+    events, findings, notes = cross_check(project, library)
     return replace(
-        verdict,
-        problems=(*verdict.problems, *found),
+        verification,
+        problems=(*verification.problems, *findings),
         notes=notes,
-        counted={**verdict.counted, "events_of_Dagster": events},
+        counted={**verification.counted, "events_of_Dagster": events},
     )
 
 
 @contextmanager
 def _hashing() -> Iterator[Callable[[int, int], None]]:
-    """A bar of the bytes read."""
+    """Show a progress bar of the bytes read."""
     columns = (TextColumn("hashing"), BarColumn(bar_width=28), DownloadColumn())
     with Progress(*columns, console=errors, transient=True) as bar:
         task = bar.add_task("", total=None)
@@ -117,34 +117,34 @@ def _answer_rows(chain: "Chain", as_json: bool) -> None:
     from ft_pipeline.audit.rows import trained_rows
     from ft_pipeline.cli.display_audit_rows import show_trained
 
-    found = trained_rows(chain)
-    document = {"subject": chain.subject.name, "rows": [each.to_json() for each in found]}
-    report(document, as_json, lambda _: show_trained(out, chain, found))
+    rows = trained_rows(chain)
+    document = {"subject": chain.subject.name, "rows": [row.to_json() for row in rows]}
+    report(document, as_json, lambda _: show_trained(out, chain, rows))
 
 
 def _answer_left_out(chain: "Chain", as_json: bool) -> None:
     from ft_pipeline.audit.rows import left_out
     from ft_pipeline.cli.display_audit_rows import show_left_out
 
-    found = left_out(chain)
-    document = {"subject": chain.subject.name, "rows": [asdict(each) for each in found]}
-    report(document, as_json, lambda _: show_left_out(out, chain, found))
+    rows = left_out(chain)
+    document = {"subject": chain.subject.name, "rows": [asdict(row) for row in rows]}
+    report(document, as_json, lambda _: show_left_out(out, chain, rows))
 
 
 def _answer_sentence(chain: "Chain", sentence: str, as_json: bool) -> None:
     from ft_pipeline.audit.rows import find_sentence
     from ft_pipeline.cli.display_audit_rows import show_matches
 
-    found = find_sentence(chain, sentence)
+    matches = find_sentence(chain, sentence)
     document: dict[str, Any] = {
         "subject": chain.subject.name,
         "sentence": sentence,
-        "trained": any(match.use == "train" and match.how != "near" for match in found),
-        "trained_near": any(match.use == "train" for match in found),
-        "matches": [asdict(match) for match in found],
+        "trained": any(match.use == "train" and match.how != "near" for match in matches),
+        "trained_near": any(match.use == "train" for match in matches),
+        "matches": [asdict(match) for match in matches],
         "forgotten": any(node.redacted for node in chain.nodes),
     }
-    report(document, as_json, lambda _: show_matches(out, chain, sentence, found))
+    report(document, as_json, lambda _: show_matches(out, chain, sentence, matches))
 
 
 def _answer_row(project: "Project", row: str, as_json: bool) -> None:
@@ -163,9 +163,9 @@ def _answer_against(chain: "Chain", against: str, as_json: bool) -> None:
     from ft_pipeline.cli.display_audit_rows import show_changes
 
     library, subject = chain.library, chain.subject
-    other = previous_of(library, subject) if against == PREVIOUS else find_subject(library, against)
-    document = changes(chain, walk(library, other))
-    report(document, as_json, lambda found: show_changes(out, found))
+    earlier = previous_of(library, subject) if against == PREVIOUS else find_subject(library, against)
+    document = changes(chain, walk(library, earlier))
+    report(document, as_json, lambda shown: show_changes(out, shown))
 
 
 def erase(

@@ -1,4 +1,4 @@
-"""The `ft` command: the lifecycle from a terminal, over the same assets and the same Dagster instance as the UI."""
+"""Run the pipeline from a terminal, with the same assets and the same Dagster instance as the UI."""
 
 import json
 import os
@@ -43,16 +43,16 @@ def options(
 
 
 def main() -> None:
-    """The entry point: a user's mistake is one or two lines, never a traceback."""
+    """The entry point. An error that the user can fix is shown in one or two lines, without a traceback."""
     try:
         app()
     except UserError as error:
         errors.print(f"[red]ft:[/red] {display.plain(str(error))}", soft_wrap=True)
         sys.exit(REFUSED)
     except OSError as error:
-        if (told := describe_write_error(error)) is None:
+        if (message := describe_write_error(error)) is None:
             raise
-        errors.print(f"[red]ft:[/red] {display.plain(told)}", soft_wrap=True)
+        errors.print(f"[red]ft:[/red] {display.plain(message)}", soft_wrap=True)
         sys.exit(FAILED)
     except KeyboardInterrupt:
         errors.print("ft: stopped. What was finished is kept; run the same command again to go on from there.")
@@ -64,7 +64,7 @@ def init(
     directory: Annotated[Path, typer.Argument(help="A new or empty folder.")],
     example: Annotated[bool, typer.Option("--example", help="With the worked example's data and settings.")] = False,
 ) -> None:
-    """Make a new project folder that runs.
+    """Create a project folder that is ready to run.
 
     Example: ft init ../support --example
     """
@@ -77,8 +77,8 @@ def init(
 
 @app.command()
 def doctor(project: ProjectOption = None, as_json: JsonOption = False) -> None:
-    """Say what this machine can do: GPU, compute type with its measured speed, memory, packages, embedded model,
-    instance, disk, port; each with its fix.
+    """Check this machine: GPU, compute type with its measured speed, memory, packages, embedded model, instance, disk
+    and port. Each problem is shown with its fix.
 
     Example: ft doctor
     """
@@ -103,7 +103,7 @@ def run(
     project: ProjectOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Materialize the lifecycle: whatever is missing, stale or failed, with live progress and a closing table.
+    """Materialize every asset that is missing, stale or failed, with live progress and a summary at the end.
 
     Example: ft run --experiment qlora
     """
@@ -113,7 +113,7 @@ def run(
     wanted = running.Request(opened, tuple(experiment or ()), tuple(select.split(",")) if select else (), force)
     if plan:
         planned = running.what_runs(wanted)
-        document = {"plan": [vars(each) | {"runs": each.runs} for each in planned]}
+        document = {"plan": [vars(step) | {"runs": step.runs} for step in planned]}
         report(document, as_json, lambda _: display.show_plan(out, planned))
         return
     with live_progress(errors):
@@ -146,11 +146,11 @@ def ui(
         instance.lock_ui(opened.dagster_home).keep()
     require_free("127.0.0.1", port)
     with instance.open_instance():
-        pass  # Dagster's tables are there now, so that neither its processes nor a first `ft run` make them at once
+        pass  # this creates Dagster's tables, so that its processes and a first `ft run` do not do so at the same time
     os.environ["PYTHONWARNINGS"] = "ignore"
     place = ["-w", str(opened.root / "workspace.yaml"), "-h", "127.0.0.1", "-p", str(port)]
-    # By module: without a virtual environment Dagster's programs need not lie beside this Python. -P: what lies in the
-    # project's folder shadows no package.
+    # By module: without a virtual environment, Dagster's programs may be in another folder than this Python. -P: files
+    # in the project folder do not shadow packages.
     program = ["dagster_webserver", "--read-only"] if read_only else ["dagster", "dev"]
     errors.print(f"The Dagster UI comes up on http://127.0.0.1:{port} (Ctrl-C stops it).")
     os.chdir(opened.root)
@@ -166,8 +166,8 @@ def experiments(project: ProjectOption = None, as_json: JsonOption = False) -> N
     """
     from ft_pipeline.execution import run as running
 
-    found = running.list_experiments(open_project(project))
-    report({"experiments": found}, as_json, lambda _: display.show_experiments(out, found))
+    rows = running.list_experiments(open_project(project))
+    report({"experiments": rows}, as_json, lambda _: display.show_experiments(out, rows))
 
 
 @app.command()
@@ -177,17 +177,17 @@ def compare(project: ProjectOption = None, as_json: JsonOption = False) -> None:
     Example: ft compare
     """
     document = _document(open_project(project), "comparison")
-    report(document, as_json, lambda found: display.show_comparison(out, found))
+    report(document, as_json, lambda shown: display.show_comparison(out, shown))
 
 
 @app.command()
 def recommend(project: ProjectOption = None, as_json: JsonOption = False) -> None:
-    """Say what to do, and why.
+    """Show the recommendation and the reasons for it.
 
     Example: ft recommend
     """
     document = _document(open_project(project), "recommendation")
-    report(document, as_json, lambda found: display.show_recommendation(out, found))
+    report(document, as_json, lambda shown: display.show_recommendation(out, shown))
 
 
 for command in (
@@ -212,7 +212,7 @@ def validate(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Say what the pipeline would do with a file, without running it.
+    """Check a file and report what the pipeline would do with its rows, without running it.
 
     Example: ft validate my_rows.jsonl --format alpaca
     """
@@ -220,9 +220,9 @@ def validate(
 
     if data_format not in FORMATS:
         raise UserError(f"there is no format {data_format!r}; choose one of {', '.join(FORMATS)}")
-    found = validate_file(path, data_format, data_dir=path.parent, against=against)
-    report(found.to_json(), as_json, lambda document: display.show_validation(out, document))
-    if found.refused:
+    result = validate_file(path, data_format, data_dir=path.parent, against=against)
+    report(result.to_json(), as_json, lambda document: display.show_validation(out, document))
+    if result.refused:
         raise typer.Exit(REFUSED)
 
 
@@ -232,7 +232,7 @@ def sql(
     project: ProjectOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Query every table, read-only.
+    """Query the tables with SQL, read-only.
 
     Example: ft sql "select code, count(*) from quarantine group by code"
     """

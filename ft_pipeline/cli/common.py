@@ -1,4 +1,4 @@
-"""What every module of the `ft` command shares: the project, the two consoles, the options, the exit codes."""
+"""Shared by all commands of `ft`: the project, the two consoles, the options, the exit codes."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from rich.console import Console
 from ft_pipeline.project import Project
 
 WIDTH = 140
-"""Columns where the output goes to a file or a pipe; wide enough for every table."""
+"""Number of columns when the output is a file or a pipe. It is wide enough for every table."""
 errors = Console(stderr=True, highlight=False)
 out = Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH)
 
@@ -26,7 +26,7 @@ FAILED, REFUSED = 1, 2
 
 
 def open_project(folder: Path | None) -> Project:
-    """The project, made the one that Dagster's processes see too."""
+    """Find the project, and set the environment so that Dagster's processes use the same one."""
     project = Project.find(folder)
     os.environ["FT_PROJECT"] = str(project.root)
     os.environ["DAGSTER_HOME"] = str(project.dagster_home)
@@ -35,7 +35,7 @@ def open_project(folder: Path | None) -> Project:
 
 
 def report(document: Any, as_json: bool, show: Callable[[Any], None]) -> None:
-    """`document` as JSON on stdout, or shown by `show`."""
+    """Print `document` as JSON on stdout, or pass it to `show`."""
     if as_json:
         sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
     else:

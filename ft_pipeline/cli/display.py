@@ -1,4 +1,4 @@
-"""How `ft` shows things in a terminal."""
+"""Output of `ft` in a terminal."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -23,7 +23,7 @@ TITLES = {
     "general_accuracy": "general acc.",
     "general_loss": "general loss",
 }
-"""Metric → its column's title, where its name is too long for one."""
+"""Metric → title of its column, for metrics whose names are too long."""
 
 
 SHORT = {"model", "asset", "experiment", "result", "state", "status", "what", "name"}
@@ -34,7 +34,7 @@ FIRST_ROWS = 10
 
 
 def plain(text: str) -> str:
-    """User data as it may stand in a terminal: control characters (escape sequences too) shown, markup literal."""
+    """User data made safe for a terminal: control characters (escape sequences too) are visible, markup is literal."""
     return escape("".join(letter if letter.isprintable() or letter == "\n" else repr(letter)[1:-1] for letter in text))
 
 
@@ -47,23 +47,23 @@ def show_findings(console: Console, findings: Sequence[Any]) -> None:
 
 
 def show_plan(console: Console, planned: Sequence[Any]) -> None:
-    if not any(each.runs for each in planned):
+    if not any(step.runs for step in planned):
         console.print("[green]Everything is fresh; a run would do nothing.[/]")
         return
     table = _table("asset", "experiment", "state", "why")
-    for each in planned:
-        state = f"[{STATE_STYLE[each.state]}]{each.state.replace('_', ' ')}[/]"
-        table.add_row(each.asset, each.experiment or "", state, plain(each.reason))
+    for step in planned:
+        state = f"[{STATE_STYLE[step.state]}]{step.state.replace('_', ' ')}[/]"
+        table.add_row(step.asset, step.experiment or "", state, plain(step.reason))
     console.print(table)
 
 
 def show_outcome(console: Console, outcome: Any, project: Any) -> None:
-    """The closing table of a run: seconds per asset, the comparison, what to do, and the line that opens the UI."""
+    """Print the summary of a run: seconds per asset, the comparison, the recommendation, and how to open the UI."""
     if outcome.steps:
         table = _table("asset", "experiment", "result", "seconds", justify_right={"seconds"})
-        for each in outcome.steps:
-            style = "green" if each.succeeded else "red"
-            table.add_row(each.asset, each.experiment or "", f"[{style}]{each.state}[/]", f"{each.seconds:.1f}")
+        for step in outcome.steps:
+            style = "green" if step.succeeded else "red"
+            table.add_row(step.asset, step.experiment or "", f"[{style}]{step.state}[/]", f"{step.seconds:.1f}")
         table.add_section()
         table.add_row("total", "", "", f"{outcome.seconds:.1f}")
         console.print(table)
@@ -82,21 +82,21 @@ def show_outcome(console: Console, outcome: Any, project: Any) -> None:
 
 def show_experiments(console: Console, found: Sequence[Mapping[str, Any]]) -> None:
     table = _table("name", "objective", "technique", "base model", "state", "primary score")
-    for each in found:
-        style = STATE_STYLE.get(each["state"], "white")
-        score = "" if each["primary_score"] is None else f"{each['primary_score']:.3f}"
-        state = f"[{style}]{each['state'].replace('_', ' ')}[/]"
+    for row in found:
+        style = STATE_STYLE.get(row["state"], "white")
+        score = "" if row["primary_score"] is None else f"{row['primary_score']:.3f}"
+        state = f"[{style}]{row['state'].replace('_', ' ')}[/]"
         table.add_row(
-            each["name"], each["objective"] or "", each["technique"] or "", each["base_model"] or "", state, score
+            row["name"], row["objective"] or "", row["technique"] or "", row["base_model"] or "", state, score
         )
     console.print(table)
-    for each in found:
-        if each["error"]:
-            console.print(f"[red]{plain(each['error'])}[/]", soft_wrap=True)
+    for row in found:
+        if row["error"]:
+            console.print(f"[red]{plain(row['error'])}[/]", soft_wrap=True)
 
 
 def show_comparison(console: Console, document: Mapping[str, Any]) -> None:
-    """Rows in the document's order; each score with its 95 % interval."""
+    """Print the rows in the document's order. Scores of the primary metric have their 95 % interval."""
     metrics = list(shown_metrics(document))
     priced = any(row["cost_per_call"] is not None for row in document["rows"])
     costs = ["prompt", "written", "s/call", *(["cost/call"] if priced else [])]
@@ -121,12 +121,12 @@ def show_comparison(console: Console, document: Mapping[str, Any]) -> None:
     )
     console.print(table)
     primary = document["primary_metric"]
-    for found in document.get("seeds", ()):  # a comparison of an older version has none
-        console.print(plain(spread_in_words(found, primary, metric_of(document, primary))), soft_wrap=True)
-    for found in document.get("learning_curves", ()):
-        console.print(plain(curve_in_words(found, metric_of(document, primary))), soft_wrap=True)
-    for found in document["break_even"][:1]:  # of the best tuned row; the others are in the UI and in --json
-        console.print(plain(f"Break-even: {in_words(found)}"), soft_wrap=True)
+    for spread in document.get("seeds", ()):  # a comparison of an older version has none
+        console.print(plain(spread_in_words(spread, primary, metric_of(document, primary))), soft_wrap=True)
+    for curve in document.get("learning_curves", ()):
+        console.print(plain(curve_in_words(curve, metric_of(document, primary))), soft_wrap=True)
+    for break_even in document["break_even"][:1]:  # of the best tuned row; the others are in the UI and in --json
+        console.print(plain(f"Break-even: {in_words(break_even)}"), soft_wrap=True)
 
 
 def show_recommendation(console: Console, document: Mapping[str, Any]) -> None:
@@ -146,7 +146,7 @@ def show_champion(console: Console, record: Mapping[str, Any] | None) -> None:
 
 
 def show_validation(console: Console, document: Mapping[str, Any]) -> None:
-    """What `ft validate` found: the counts, each reason with its first rows, the warnings."""
+    """Print the result of `ft validate`: the counts, each reason code with its first rows, the warnings."""
     if document["error"]:
         error = document["error"]
         console.print(f"[red]refused[/] {error['code']}: {plain(error['message'])}", soft_wrap=True)
@@ -169,7 +169,7 @@ def show_rows(console: Console, columns: Sequence[str], rows: Sequence[Sequence[
 
 
 def show_memory(console: Console, document: Mapping[str, Any]) -> None:
-    """The parts with bars on one scale, the total, whether it fits, and what would."""
+    """Print the parts with bars on one scale, the total, whether it fits, and the advice."""
     table = _table("what", "GB", "share", justify_right={"GB"})
     total = document["total_gb"]
     for name, size in document["bytes"].items():
@@ -200,7 +200,7 @@ def _number(value: float | None, digits: int) -> str:
 
 
 def _table(*columns: str, justify_right: set[str] | None = None) -> Table:
-    """A plain table; numbers and names stay on one line, long texts (the last column) fold."""
+    """A plain table. Numbers and names stay on one line; long texts (the last column) are wrapped."""
     table = Table(box=None, header_style="bold", pad_edge=False)
     for column in columns:
         right = column in (justify_right or ())

@@ -1,4 +1,4 @@
-"""How `ft audit` shows a chain in a terminal: a tree from the subject back to the raw files."""
+"""Output of `ft audit` in a terminal: a tree from the subject to the raw files."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -17,7 +17,7 @@ PROBLEMS_SHOWN = 50
 
 
 def show_audit(console: Console, chain: Chain, verdict: VerificationResult) -> None:
-    """The subject, its tree, what is wrong, and what that means."""
+    """Print the subject, its tree, the problems and the result of the verification."""
     _show_record(console, chain)
     marks = marks_of(chain.library)
     tree = Tree(f"[bold]{plain(chain.subject.name)}[/]")
@@ -30,7 +30,7 @@ def show_audit(console: Console, chain: Chain, verdict: VerificationResult) -> N
 
 
 def show_verdict(console: Console, chain: Chain, verdict: VerificationResult) -> None:
-    """What was checked and what was found."""
+    """Print what was checked and the problems."""
     problems = list(dict.fromkeys([*chain.problems, *verdict.problems]))
     for finding in problems[:PROBLEMS_SHOWN]:
         console.print(f"[red]✗ {plain(str(finding))}[/]", soft_wrap=True)
@@ -73,12 +73,12 @@ def _grow(branch: Tree, chain: Chain, node: ArtifactNode, seen: set[Any], marks:
     here = branch.add(_line(node))
     for finding in node.problems:
         here.add(f"[red]✗ {plain(finding.message)}[/]")
-    for each in node.manifest.get("redactions", []):
-        here.add(f"[yellow]redacted {plain(each['when'][:10])} by {plain(each['by'])} (record {each['number']})[/]")
+    for entry in node.manifest.get("redactions", []):
+        here.add(f"[yellow]redacted {plain(entry['when'][:10])} by {plain(entry['by'])} (record {entry['number']})[/]")
     for mark in marks.get(node.fingerprint, []):
         here.add(f"[yellow]redacted: {plain(mark)}[/]")
-    for _, each in chain.inputs_of(node):
-        _grow(here, chain, each, seen, marks)
+    for _, source in chain.inputs_of(node):
+        _grow(here, chain, source, seen, marks)
     if node.kind.startswith("raw_"):
         files = raw_files(chain.library, node)
         for file in files[:RAW_SHOWN]:
@@ -121,14 +121,14 @@ def _show_record(console: Console, chain: Chain) -> None:
 
 
 def _moved_in(chain: Chain) -> str:
-    """The run that wrote the record, out of the champion artifact that holds it first."""
+    """The run that wrote the record, from the first champion artifact that contains it."""
     record = chain.subject.record
     node = champion_artifact(chain.library, record) if record else None
     return f", run {str(node.run.get('run_id'))[:8]} (started by {node.run.get('started_by')})" if node else ""
 
 
 def _show_terms(console: Console, chain: Chain) -> None:
-    """Under whose terms the distilled rows are."""
+    """Print the teacher of the distilled rows, and its terms."""
     for node in made_from(chain).of_kind("distilled"):
         teacher = node.config.get("teacher") or {}
         name, terms = str(teacher.get("model")), str(teacher.get("terms") or "none recorded")

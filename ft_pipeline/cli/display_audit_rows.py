@@ -1,4 +1,4 @@
-"""How `ft audit` answers an auditor's questions in a terminal."""
+"""Output of the questions of `ft audit`, and of `ft erase`, in a terminal."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ TEXT_SHOWN = 120
 
 
 def show_trained(console: Console, chain: Chain, rows: Sequence[Trained]) -> None:
-    """Counts by split, source and file, then the first rows."""
+    """Print counts by split, source and file, then the first rows."""
     counts: dict[tuple[str, ...], int] = {}
     for row in rows:
         key = (row.split, row.source, f"{row.table}/{row.file}", (row.raw_sha256 or "")[:SHOWN])
@@ -73,7 +73,7 @@ def show_seen(console: Console, seen: RowUsage) -> None:
 
 
 def show_changes(console: Console, found: Mapping[str, Any]) -> None:
-    """From the earlier model to the later one."""
+    """Print the changes from the earlier model to the later one."""
     data = found["data"]
     console.print(f"From {plain(found['before'])} to {plain(found['now'])}")
     console.print(f"[bold]data[/]: {data['rows_before']} → {data['rows_now']} training and validation rows")
@@ -92,11 +92,11 @@ def show_changes(console: Console, found: Mapping[str, Any]) -> None:
 
 
 def show_forgotten(console: Console, done: ErasureResult) -> None:
-    """What was taken out, what learned from it, and what to do next."""
+    """Print what was erased, which models used it, and what to do next."""
     console.print(f"Forgotten (record {done.record} in data/store/redactions, hashes in data/excluded.yaml):")
     for row in done.rows:
         console.print(f"  {plain(row['format'])}/{plain(row['file'])}:{row['row']}", soft_wrap=True)
-    kinds = Counter(each["kind"] for each in done.artifacts)
+    kinds = Counter(artifact["kind"] for artifact in done.artifacts)
     shown = ", ".join(f"{kind} ({count})" for kind, count in sorted(kinds.items())) or "none held it"
     console.print(
         f"Redacted: {plain(', '.join(done.files))}; {done.raw_files} kept copies of raw files; artifacts: {shown};"

@@ -1,4 +1,4 @@
-"""What `ft gc` shows."""
+"""Output of `ft gc` in a terminal."""
 
 from collections import Counter
 
@@ -9,7 +9,7 @@ from ft_pipeline.store.garbage import Garbage
 
 
 def show_garbage(console: Console, garbage: Garbage, dry_run: bool) -> None:
-    """How many of which kind, and how much room that makes."""
+    """Print how many artifacts of each kind are removed, and how much space that frees."""
     kinds = Counter(artifact.kind for artifact in garbage.artifacts)
     counts = {**dict(sorted(kinds.items())), "unfinished work": len(garbage.folders), "raw copies": len(garbage.blobs)}
     rows = [(name, count) for name, count in counts.items() if count]

@@ -1,4 +1,4 @@
-"""What `ft` shows while steps run: a bar in a terminal; for a log file, a line a minute."""
+"""Output of `ft` while steps run: a bar in a terminal, one line per minute in a log file."""
 
 import threading
 import time
@@ -16,13 +16,13 @@ from ft_pipeline.execution.progress import Progress as JobProgress
 from ft_pipeline.execution.progress import duration, subscribe
 
 LINE_SECONDS = 60.0
-"""Between two lines of a step where there is no bar."""
+"""Seconds between two lines of a step if there is no bar."""
 _LOOKS = 60
-"""How often within LINE_SECONDS it is asked whether a line is due."""
+"""Number of checks per LINE_SECONDS whether a line is due."""
 
 
 class _Shown(Protocol):
-    """What shows the step that runs."""
+    """Shows the running step."""
 
     def began(self, label: str) -> None: ...
 
@@ -33,8 +33,8 @@ class _Shown(Protocol):
 
 @contextmanager
 def live_progress(console: Console, line_seconds: float = LINE_SECONDS) -> Iterator[None]:
-    """Within the block: a line for each step that ends, and for the running one a bar, or a line per `line_seconds`
-    where `console` is not a terminal (CI, cron, systemd)."""
+    """Within the block, print a line for each step that ends. Show the running step as a bar, or, if `console` is not
+    a terminal (CI, cron, systemd), as a line per `line_seconds`."""
     with ExitStack() as stack:
         shown: _Shown
         if _is_terminal(console):
@@ -60,7 +60,7 @@ def live_progress(console: Console, line_seconds: float = LINE_SECONDS) -> Itera
 
 
 def _is_terminal(console: Console) -> bool:
-    """Whether a bar can move on it: FORCE_COLOR alone, which CI services set, makes no terminal of a file."""
+    """Whether a bar can be animated. FORCE_COLOR alone, which CI services set, does not make a file a terminal."""
     return console.is_interactive and console.file.isatty()
 
 
@@ -97,20 +97,22 @@ class _Bar:
 
 @dataclass
 class _Running:
-    """A step at work; times as the clock of `Lines` gives them."""
+    """A running step. Times are those of the clock of `Lines`."""
 
     label: str
     since: float
     said: float
-    """When its last line was due; at first, when it began."""
+    """Time of its last line; before the first line, the time when it started."""
     progress: JobProgress | None = None
     heard: float = 0.0
-    """When the last report came."""
+    """Time of its last report."""
 
 
 class Lines:
-    """The running step as one plain line per `seconds`; a step that ends sooner has none. Use it in a `with` block: a
-    thread looks at the clock, since a step that reports nothing for an hour is what people wonder about."""
+    """Prints one plain line per `seconds` for the running step; a shorter step has none. Use it in a `with` block.
+
+    A thread checks the clock, since users need these lines most if a step reports nothing for an hour.
+    """
 
     def __init__(
         self,
@@ -149,7 +151,7 @@ class Lines:
             self._step = None
 
     def tick(self) -> None:
-        """Say the line that is due, if one is."""
+        """Print the line that is due, if there is one."""
         with self._lock:
             now = self._clock()
             if self._step is not None and now - self._step.said >= self._seconds:

@@ -1,4 +1,4 @@
-"""`ft export`, `ft serve`: a model outside the project."""
+"""`ft export` and `ft serve`: use a model outside the project."""
 
 import signal
 import tempfile
@@ -30,8 +30,8 @@ def export(
     project: ProjectOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Write a model to a folder: a PEFT adapter, or a plain Hugging Face model; with tokenizer, chat template,
-    generation config and model card.
+    """Export a model to a folder as a PEFT adapter or a Hugging Face model, with tokenizer, chat template, generation
+    config and model card.
 
     Example: ft export champion ../support-model --merged
     """
@@ -43,7 +43,7 @@ def export(
     ) as bar:
         task = bar.add_task("writing", total=plan.bytes)
         write_export(plan, _card(opened, store, plan), lambda count: bar.advance(task, count))
-    report(_document(plan), as_json, lambda found: _show(found, plan))
+    report(_document(plan), as_json, lambda document: _show(document, plan))
 
 
 def _card(project: Project, store: ArtifactStore, plan: Plan) -> str:
@@ -86,7 +86,7 @@ def serve(
     engine: Annotated[EngineChoice, typer.Option("--engine", help="auto: vllm where it is installed.")] = "auto",
     project: ProjectOption = None,
 ) -> None:
-    """Answer as an OpenAI-compatible endpoint on 127.0.0.1, as the model was scored: its prompt, greedy decoding.
+    """Serve a model as an OpenAI-compatible endpoint on 127.0.0.1, with the prompt and greedy decoding of its scores.
 
     Example: ft serve champion --port 8001
     """
@@ -99,7 +99,7 @@ def serve(
     require_servable(model)
     chosen = find_engine(engine)
     require_free(HOST, port)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the engine and the folder go then, too
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the engine, removes the folder
     ready = False
 
     def on_ready() -> None:

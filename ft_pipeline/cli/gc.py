@@ -1,4 +1,4 @@
-"""`ft gc`: room on the disk."""
+"""`ft gc`: free disk space."""
 
 from typing import Annotated
 
@@ -13,7 +13,7 @@ def gc(
     project: ProjectOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Remove from the store what is older than `retention.keep_days` and leads to nothing that is kept.
+    """Remove everything from the store that is older than `retention.keep_days` and not needed by what is kept.
 
     Example: ft gc --dry-run
     """

@@ -1,4 +1,4 @@
-"""`ft memory`: what training will hold, before anything is loaded."""
+"""`ft memory`: estimate the memory of training before anything is loaded."""
 
 from typing import Annotated, Any
 
@@ -33,25 +33,25 @@ def memory(
     project: ProjectOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Estimate the memory of training, and say what would fit.
+    """Estimate the memory that training needs, and suggest settings that fit.
 
     Example: ft memory --params 7e9 --technique full --optimizer adamw_torch --gpu-memory-gb 24
     """
     if (experiment is None) == (params is None):
         raise UserError("say whose memory: --experiment NAME, or --params N such as 7e9 (one of the two)")
     if experiment is not None:
-        found = _of_experiment(open_project(project), experiment, gpu_memory_gb)
+        result = _of_experiment(open_project(project), experiment, gpu_memory_gb)
     else:
         assert params is not None
         if not 1e6 <= params <= 1e13:
             raise UserError(f"--params {params:g} is no model size; say 7e9 for 7 billion parameters")
         plan = Plan(technique, optimizer, dtype, batch, length, checkpointing)
-        found = estimate(nearest_llama(params), plan, params=params, gpu_memory_gb=gpu_memory_gb)
-    report(found, as_json, lambda document: display.show_memory(out, document))
+        result = estimate(nearest_llama(params), plan, params=params, gpu_memory_gb=gpu_memory_gb)
+    report(result, as_json, lambda document: display.show_memory(out, document))
 
 
 def _of_experiment(project: Project, name: str, gpu_memory_gb: float | None) -> dict[str, Any]:
-    """With the longest row that the token audit counted, where there was one, else with `max_length`."""
+    """The estimate for the longest row that the token audit counted, or for `max_length` if there was no audit."""
     from ft_pipeline.models.base_model import config_of
 
     settings = project.experiment(name)

@@ -24,7 +24,7 @@ def promote(
     project: ProjectOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Release a model: it must beat the best prompt and the present champion by more than noise, and pass every gate.
+    """Release a model. It must beat the best prompt and the present champion by more than noise, and pass every check.
 
     Example: ft promote qlora
     """
@@ -50,7 +50,7 @@ def rollback(
     project: ProjectOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Bring back the champion before the present one, exactly; once more goes further back.
+    """Release the previous champion again, exactly as it was. Run it again to go further back.
 
     Example: ft rollback --reason "complaints about the tone"
     """
@@ -60,13 +60,13 @@ def rollback(
 
 
 def champion(project: ProjectOption = None, as_json: JsonOption = False) -> None:
-    """Show the released model, since when and why; nothing yet is `null`.
+    """Show the released model, since when and why. With --json, `null` means that there is none yet.
 
     Example: ft champion
     """
     record = current(open_project(project).store)
     document = record.to_json() if record else None
-    report(document, as_json, lambda found: display.show_champion(out, found))
+    report(document, as_json, lambda shown: display.show_champion(out, shown))
 
 
 def _comparison(store: ArtifactStore) -> Artifact | None:
@@ -75,12 +75,12 @@ def _comparison(store: ArtifactStore) -> Artifact | None:
 
 
 def _show_moved(project: Project, record: ChampionRecord, as_json: bool) -> None:
-    """The record, materialized as `champion` so that the UI shows it too."""
+    """Materialize the record as `champion`, so that the UI shows it too, and print it."""
     from ft_pipeline.execution import run as running
 
     with live_progress(errors):
         failures = running.release(project)
-    report(record.to_json(), as_json, lambda found: display.show_champion(out, found))
+    report(record.to_json(), as_json, lambda shown: display.show_champion(out, shown))
     if failures:
         errors.print(f"[red]ft:[/red] the record stands, but {display.plain(failures[0])}", soft_wrap=True)
         raise typer.Exit(FAILED)

@@ -23,34 +23,35 @@ def report(
     project: ProjectOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Say where the report of the comparison is: one HTML file with what to do, the scores, and every answer.
+    """Print the path of the report: one HTML file with the recommendation, the scores and every answer.
 
     Example: ft report ../comparison.html --open
     """
     store = ArtifactStore(open_project(project).store)
-    found = _present(store)
-    path = found.path / NAME
+    artifact = _present(store)
+    path = artifact.path / NAME
     if file is not None:
         if file.exists():
             raise UserError(f"{file} exists already; name another file, or remove it")
         with translate_write_errors():
             file.parent.mkdir(parents=True, exist_ok=True)
             path = Path(shutil.copyfile(path, file))
-    document = {"path": str(path.resolve()), "bytes": path.stat().st_size, "comparison": found.inputs["comparison"][1]}
-    tell(document, as_json, lambda told: out.print(display.plain(told["path"]), soft_wrap=True))
+    comparison = artifact.inputs["comparison"][1]
+    document = {"path": str(path.resolve()), "bytes": path.stat().st_size, "comparison": comparison}
+    tell(document, as_json, lambda shown: out.print(display.plain(shown["path"]), soft_wrap=True))
     if open_it:
         webbrowser.open(path.resolve().as_uri())
 
 
 def _present(store: ArtifactStore) -> Artifact:
-    """The report of the present comparison and champion. UserError where there is none."""
+    """The report of the present comparison and champion. UserError if there is none, or it is out of date."""
     current = AssetPointers(store.root)
     pointer = current.read("report")
-    found = store.open(pointer.kind, pointer.fingerprint) if pointer else None
-    if found is None:
+    artifact = store.open(pointer.kind, pointer.fingerprint) if pointer else None
+    if artifact is None:
         raise UserError("there is no report yet; run: ft run")
-    for asset in found.inputs:
+    for asset in artifact.inputs:
         newer = current.read(asset)
-        if newer is not None and newer.fingerprint != found.inputs[asset][1]:
+        if newer is not None and newer.fingerprint != artifact.inputs[asset][1]:
             raise UserError(f"the report was made before the present {asset}; bring it up to date: ft run")
-    return found
+    return artifact

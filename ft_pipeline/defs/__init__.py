@@ -1,1 +1,1 @@
-"""What depends on what, on which GPU, when."""
+"""The Dagster graph: the assets of all stages, sensors, schedules and the executor."""

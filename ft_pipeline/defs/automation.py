@@ -1,7 +1,6 @@
-"""When things run by themselves: snapshots and tables follow the raw files, training follows at night if it is due.
+"""Automatic runs: snapshots and tables follow the raw files; training runs at night if it is due.
 
-Paid or heavy work (the teacher, training, evaluation) is only ever part of a retraining, or of a run that somebody
-started.
+Paid or heavy work (the teacher, training, evaluation) runs only in a retraining, or in a run that a person started.
 """
 
 import json
@@ -53,23 +52,23 @@ tables_follow = dg.AutomationConditionSensorDefinition(
     minimum_interval_seconds=LOOK_SECONDS,
 )
 def raw_files(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
-    """Snapshots the folders of data/raw whose content changed; a touched file with the same bytes changes nothing."""
+    """Snapshots the folders of data/raw whose content changed. A touched file with the same bytes changes nothing."""
     try:
-        found = find_raw_changes(Project.find(), json.loads(context.cursor or "{}"))
+        changes = find_raw_changes(Project.find(), json.loads(context.cursor or "{}"))
     except UserError as error:
         return dg.SkipReason(str(error))
-    cursor = json.dumps(found.stamps)
-    if not found.changed:
-        return dg.SensorResult(skip_reason="; ".join(found.notes) or "no file changed", cursor=cursor)
-    today = datetime.now(UTC).date().isoformat()  # one that failed is tried again the next day
-    key = f"{'; '.join(found.changed.values())} on {today}"
-    request = dg.RunRequest(run_key=key, asset_selection=[dg.AssetKey(asset) for asset in found.changed])
+    cursor = json.dumps(changes.stamps)
+    if not changes.changed:
+        return dg.SensorResult(skip_reason="; ".join(changes.notes) or "no file changed", cursor=cursor)
+    today = datetime.now(UTC).date().isoformat()  # a failed snapshot is retried the next day
+    key = f"{'; '.join(changes.changed.values())} on {today}"
+    request = dg.RunRequest(run_key=key, asset_selection=[dg.AssetKey(asset) for asset in changes.changed])
     return dg.SensorResult([request], cursor=cursor)
 
 
 @dg.sensor(default_status=dg.DefaultSensorStatus.RUNNING, minimum_interval_seconds=LOOK_SECONDS)
 def stranded_runs(context: dg.SensorEvaluationContext) -> dg.SkipReason:
-    """Ends runs whose process is gone (power cut, kill −9), and frees their slot in the pool; a re-run goes on."""
+    """Ends runs whose process died (power cut, kill −9), and releases their slots in the pool. Run again to resume."""
     try:
         ended = end_orphaned_runs(context.instance, Project.find().store)
     except UserError as error:
@@ -78,7 +77,7 @@ def stranded_runs(context: dg.SensorEvaluationContext) -> dg.SkipReason:
 
 
 def _settings() -> RetrainingSettings:
-    """As project.yaml says; the defaults where it is broken, which every run reports and the graph must survive."""
+    """The settings in project.yaml. If it is invalid, the defaults: every run reports it, but the graph must load."""
     try:
         return Project.find().settings.retraining
     except UserError:
@@ -92,20 +91,20 @@ def _settings() -> RetrainingSettings:
     default_status=dg.DefaultScheduleStatus.RUNNING,
 )
 def nightly(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest | dg.SkipReason]:
-    """Trains again the experiments that say `retrain: true`, and the champion's, if their data or settings changed."""
+    """Retrains the experiments with `retrain: true`, and the champion's, if their data or settings changed."""
     skipped = []
     try:
-        verdicts = [decide_retraining(Project.find(), name) for name in experiments_to_watch(Project.find())]
+        decisions = [decide_retraining(Project.find(), name) for name in experiments_to_watch(Project.find())]
     except UserError as error:
         yield dg.SkipReason(str(error))
         return
-    for verdict in verdicts:
-        busy = verdict.due and _under_way(context.instance, verdict.experiment)
-        if verdict.due and not busy:
-            yield dg.RunRequest(partition_key=verdict.experiment, tags={"ft/reason": verdict.reason})
+    for decision in decisions:
+        busy = decision.due and _under_way(context.instance, decision.experiment)
+        if decision.due and not busy:
+            yield dg.RunRequest(partition_key=decision.experiment, tags={"ft/reason": decision.reason})
         else:
-            skipped.append(f"{verdict.experiment}: {'a run of it is under way' if busy else verdict.reason}")
-    if len(skipped) == len(verdicts):
+            skipped.append(f"{decision.experiment}: {'a run of it is under way' if busy else decision.reason}")
+    if len(skipped) == len(decisions):
         yield dg.SkipReason("; ".join(skipped) or "no experiment says `retrain: true`, and there is no champion yet")
 
 
@@ -116,5 +115,5 @@ def _under_way(instance: dg.DagsterInstance, experiment: str) -> bool:
 
 @dg.schedule(job=everything_job, cron_schedule="0 4 * * 0", execution_timezone=_settings().timezone)
 def weekly(context: dg.ScheduleEvaluationContext) -> list[dg.RunRequest]:
-    """Everything, for every experiment, every Sunday, due or not; what is in the store is found. Stopped by default."""
+    """Runs all assets of every experiment each Sunday, due or not, and reuses what the store has. Off by default."""
     return [dg.RunRequest(partition_key=name) for name in Project.find().experiment_names()]

@@ -1,7 +1,7 @@
-"""Column lineage: from which fields of which assets each column is made, back to the fields of the raw files.
+"""Column lineage: the fields of the assets that each column is made from, back to the fields of the raw files.
 
-Where one column was made of others row by row; what decides whether a row stands in a table at all is in its code and
-its quarantine.
+Lineage shows how a column is made from others, row by row. Whether a row is in a table at all is decided by the
+table's code, and documented in its quarantine.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -14,7 +14,7 @@ from ft_pipeline.tables.formats.registry import READ_KEYS
 Column = tuple[str, str]
 """(asset, column)."""
 Lineage = Mapping[str, Sequence[Column]]
-"""A table's column → what it is made of."""
+"""A table's column → the columns that it is made from."""
 
 FIELDS = {
     "instruction": "What the person asks",
@@ -29,7 +29,7 @@ FIELDS = {
     "chosen": "The preferred answer, or all turns up to it",
     "rejected": "The other answer, or all turns up to it",
 }
-"""What a raw row may hold; formats.md says which of it a format needs."""
+"""The fields that a raw row may have; formats.md lists those that each format needs."""
 FROM_SEVERAL: Mapping[str, Mapping[str, Collection[str]]] = {
     "sharegpt": {"messages": READ_KEYS["sharegpt"]},
     "preferences": {
@@ -39,7 +39,7 @@ FROM_SEVERAL: Mapping[str, Mapping[str, Collection[str]]] = {
     },
     "unlabelled": {"messages": READ_KEYS["unlabelled"]},
 }
-"""Table → column → the fields that it may be made of; the other columns bear the name of their field."""
+"""Table → column → the fields that it may be made from. Any other column has the name of its field."""
 TOKENS = {
     "id": ("str", "The row's id in its table"),
     "source": ("str", "human, distilled, preference, text or replay"),
@@ -48,7 +48,7 @@ TOKENS = {
     "rejected_ids": ("list<int>", "Of a pair: prompt and rejected answer"),
     "rejected_labels": ("list<int>", "Of a pair: the rejected answer's tokens, -100 elsewhere"),
 }
-"""The columns of `training_data`: type, and what they hold."""
+"""The columns of `training_data`: type and content."""
 ANSWERS = {
     "id": ("str", "The prompt's id in `unlabelled`"),
     "prompt_messages": ("list<{role, content}>", "The prompt, as the teacher was asked"),
@@ -56,30 +56,30 @@ ANSWERS = {
     "file": ("str", "The prompt's file"),
     "row": ("int", "The prompt's row in it"),
 }
-"""Columns of `teacher_answers` that hold or place what was said."""
+"""Columns of `teacher_answers` with the prompt and its answer, and those that locate the prompt."""
 ORIGIN = ("file", "row")
 SAID = {"alpaca": tuple(DESCRIPTIONS["alpaca"]), "sharegpt": ("messages",)}
-"""What was said, in the tables that conversations are made of."""
+"""The message columns of the tables that conversations are made from."""
 
 
 def raw_schema(data_format: str) -> list[tuple[str, str, str]]:
-    """(field, type, description) of what a raw row of a format may hold under its own names."""
+    """Return (field, type, description) of the fields that a raw row of a format may have under their own names."""
     return [(name, "json", FIELDS[name]) for name in FIELDS if name in READ_KEYS[data_format]]
 
 
 def table_lineage(data_format: str, mapped: Mapping[str, str]) -> Lineage:
-    """Of a table. mapped: foreign column → field, as sidecars say."""
+    """Return the lineage of a table. mapped: foreign column → field, from the sidecars."""
     raw = f"raw_{data_format}"
-    found: dict[str, list[Column]] = {}
+    lineage: dict[str, list[Column]] = {}
     for column in DESCRIPTIONS[data_format]:
         fields = sorted(FROM_SEVERAL.get(data_format, {}).get(column, {column}))
-        foreign = sorted(theirs for theirs, ours in mapped.items() if ours in fields)
-        found[column] = [(raw, name) for name in [*fields, *foreign]]
-    return {**found, "id": [(raw, name) for name in sorted(READ_KEYS[data_format])]}
+        foreign = sorted(name for name, field in mapped.items() if field in fields)
+        lineage[column] = [(raw, name) for name in [*fields, *foreign]]
+    return {**lineage, "id": [(raw, name) for name in sorted(READ_KEYS[data_format])]}
 
 
 def conversations_lineage() -> Lineage:
-    """Of `conversations`."""
+    """Return the lineage of `conversations`."""
     asked = [("alpaca", name) for name in ("instruction", "input", "history")] + [("sharegpt", "messages")]
     same = {name: [(table, name) for table in SAID] for name in ("id", *ORIGIN)}
     messages = [(table, name) for table, names in SAID.items() for name in names]
@@ -87,22 +87,25 @@ def conversations_lineage() -> Lineage:
 
 
 def answers_lineage() -> Lineage:
-    """Of `teacher_answers`: an answer follows from its prompt, and from the examples before it."""
+    """Return the lineage of `teacher_answers`: an answer depends on its prompt, and on the examples before it."""
     prompt = [("unlabelled", "messages")]
     same = {name: [("unlabelled", name)] for name in ("id", *ORIGIN)}
     return {"prompt_messages": prompt, "answer": [*prompt, ("conversations", "messages")], **same}
 
 
 def distilled_lineage() -> Lineage:
-    """Of `distilled`."""
-    said = [("teacher_answers", name) for name in ("prompt_messages", "answer")]
+    """Return the lineage of `distilled`."""
+    messages = [("teacher_answers", name) for name in ("prompt_messages", "answer")]
     same = {name: [("teacher_answers", name)] for name in ORIGIN}
-    return {"messages": said, "id": said, "group": said[:1], **same}
+    return {"messages": messages, "id": messages, "group": messages[:1], **same}
 
 
 def training_lineage(objective: str, inputs: Collection[str]) -> Lineage:
-    """Of `training_data`: conversations, answers of the teacher and texts that are mixed in (sft), pairs (dpo), whose
-    second answer has columns of its own, or texts (cpt)."""
+    """Return the lineage of `training_data`.
+
+    sft: conversations, answers of the teacher, and texts that are mixed in. cpt: texts. dpo: pairs, whose second
+    answer has separate columns.
+    """
     if objective == "dpo":
         prompt, chosen, rejected = (("preferences", name) for name in ("prompt_messages", "chosen", "rejected"))
         better, worse = [prompt, chosen], [prompt, rejected]
@@ -110,12 +113,12 @@ def training_lineage(objective: str, inputs: Collection[str]) -> Lineage:
         return {"id": [("preferences", "id")], **columns}
     tables = {"conversations": "messages", "distilled": "messages", "text": "text"}
     read = ["text"] if objective == "cpt" else [table for table in tables if table in inputs]
-    said = [(table, tables[table]) for table in read]
-    return {"id": [(table, "id") for table in read], "input_ids": said, "labels": said}
+    texts = [(table, tables[table]) for table in read]
+    return {"id": [(table, "id") for table in read], "input_ids": texts, "labels": texts}
 
 
 def column_lineage(lineage: Lineage) -> dg.TableColumnLineage:
-    """As Dagster has it."""
+    """Convert a lineage to Dagster's type."""
     return dg.TableColumnLineage(
         {
             column: [dg.TableColumnDep(dg.AssetKey(asset), name) for asset, name in sources]

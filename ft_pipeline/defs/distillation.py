@@ -1,4 +1,4 @@
-"""Teacher-distilled data: unlabelled prompts answered by the teacher, then filtered as human rows are."""
+"""Distillation: the teacher answers unlabelled prompts, and its answers are filtered as human rows are."""
 
 from typing import Any
 
@@ -19,10 +19,10 @@ from ft_pipeline.tables.checks.content_checks import describe_columns
 
 SHOWN_ANSWERS = 20
 NOT_ASKED = {"terms", "model", "revision", "endpoint", "in_comparison", "engine"}
-"""Settings of a local teacher that change no answer beyond what the model's fingerprint says."""
+"""Settings of a local teacher that change no answer, or only through the model's fingerprint."""
 NOT_SENT = {"terms", "revision", "batch_size", "endpoint", "in_comparison", "engine"}
 SENT = {"url", "limit_field", "send_seed"}
-"""What of an endpoint's settings reaches its requests; the others say how it is asked: rates, patience, budget."""
+"""Endpoint settings that are part of its requests. The others control sending: rates, patience, budget."""
 
 
 @step(
@@ -34,7 +34,7 @@ SENT = {"url", "limit_field", "send_seed"}
     show=lambda artifact: _show_answers(artifact),
 )
 def teacher_answers(at: SpecContext) -> Spec:
-    """The teacher's answers to the unlabelled messages, under its system prompt and fixed examples."""
+    """The teacher's answers to the prompts in `unlabelled`, given its system prompt and fixed examples."""
     teacher = at.project.settings.teacher
     inputs = {
         "unlabelled": at.passed("unlabelled").reference,
@@ -49,8 +49,10 @@ def teacher_answers(at: SpecContext) -> Spec:
 
 
 def asked_settings(teacher: TeacherSettings) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(config, handling) of a spec: the settings that the teacher's answers depend on, and those that say how it is
-    asked."""
+    """Return (config, handling) of a spec.
+
+    config: the settings that the teacher's answers depend on; handling: those that control how it is called.
+    """
     if teacher.endpoint is None:
         return teacher.model_dump(mode="json", exclude=NOT_ASKED), {"engine": teacher.engine}
     asked = teacher.model_dump(mode="json", exclude=NOT_SENT)
@@ -71,7 +73,7 @@ def asked_settings(teacher: TeacherSettings) -> tuple[dict[str, Any], dict[str, 
     show=lambda artifact: _show_distilled(artifact),
 )
 def distilled(at: SpecContext) -> Spec:
-    """The answers worth training on, with their provenance; the rest is set aside with a reason."""
+    """The teacher's answers that passed the filters, with their provenance. The others are set aside with a reason."""
     settings = at.project.settings
     answers = at.artifact("teacher_answers")
     questions = read_jsonl(at.project.inside(settings.evaluation.general_questions))
@@ -81,7 +83,7 @@ def distilled(at: SpecContext) -> Spec:
         "teacher": {
             "model": teacher.model,
             "fingerprint": _teacher_fingerprint(answers, teacher),
-            "terms": teacher.terms,  # changes no row; an auditor asks under which terms the rows were made
+            "terms": teacher.terms,  # changes no row, but an audit shows the terms under which rows were made
         },
         "general_questions": [str(row.get("query", "")) for row in questions],
     }
@@ -89,7 +91,7 @@ def distilled(at: SpecContext) -> Spec:
 
 
 def _teacher_fingerprint(answers: Artifact, teacher: TeacherSettings) -> str:
-    """Of a local model its content; of an endpoint its address and the name that it is asked under."""
+    """For a local model, the hash of its content; for an endpoint, of its address and the requested model name."""
     base = answers.inputs.get("base_model")
     return base[1] if base else teacher_sha256(teacher)
 
@@ -118,7 +120,7 @@ def _show_answers(artifact: Artifact) -> dict[str, Any]:
     return {
         **artifact.summary,
         "answers_shown": table(shown),
-        "dagster/column_schema": column_schema([(name, *told) for name, told in ANSWERS.items()]),
+        "dagster/column_schema": column_schema([(name, *content) for name, content in ANSWERS.items()]),
         "dagster/column_lineage": column_lineage(answers_lineage()),
     }
 

@@ -1,4 +1,4 @@
-"""Evaluation: prompting and the tuned model under one harness, then what it means."""
+"""Evaluation: scores of prompting and tuned models under one harness, their comparison, and a recommendation."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -25,7 +25,7 @@ from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.spec import Spec
 
 AS_EVALUATED = {"temperature", "max_new_tokens", "answers_per_prompt", "batch_size"}
-"""Settings of the teacher that do not count while it is scored: there, `evaluation` holds for every row."""
+"""Settings of the teacher that are ignored while it is scored: there, `evaluation` applies to every row."""
 HARNESS = ("lm-eval", "torch", "transformers", "peft", "bitsandbytes", "sacrebleu", "rouge-score")
 
 
@@ -39,8 +39,8 @@ HARNESS = ("lm-eval", "torch", "transformers", "peft", "bitsandbytes", "sacreble
     show=lambda artifact: _show_scores(artifact),
 )
 def prompt_baseline(at: SpecContext) -> Spec:
-    """What prompting alone achieves: the untouched model plain, with a system prompt, with examples, with retrieved
-    passages; and the teacher, where that is another model."""
+    """Scores of the base model under each prompt variant: plain, with a system prompt, with examples, with retrieved
+    passages. Also scores the teacher, if it is another model."""
     experiment_settings(at)
     inputs = {"conversations": at.passed("conversations"), "base_model": at.artifact("base_model")}
     if (teacher := _teacher_spec(at, references(inputs))) is not None:
@@ -58,7 +58,7 @@ def prompt_baseline(at: SpecContext) -> Spec:
     show=lambda artifact: _show_scores(artifact),
 )
 def scores(at: SpecContext) -> Spec:
-    """The tuned model's scores, adapter and merged: same harness, template and rows as the prompt baseline."""
+    """Scores of the adapter and the merged model: same harness, template and rows as the prompt baseline."""
     trained = at.artifact("adapter")
     inputs = {
         "base_model": trained_on(at, trained),
@@ -77,7 +77,7 @@ def scores(at: SpecContext) -> Spec:
     show=lambda artifact: _show_comparison(artifact),
 )
 def comparison(at: SpecContext) -> Spec:
-    """Every model and every prompt in one table, with paired 95 % intervals and what a call costs."""
+    """All models and prompt variants in one table, with paired 95 % intervals and the cost per call."""
     scored, stale = _scored(at)
     inputs = references(scored | _teachers(at, scored))
     settings = at.project.settings
@@ -91,8 +91,8 @@ def comparison(at: SpecContext) -> Spec:
     }
     standing = before_deciding_on(at.store.root, decision_key(inputs, config))
     if standing is not None:
-        asset, found = _champion_scores(at, standing, scored)
-        inputs[f"champion/{asset}"] = found.reference
+        asset, artifact = _champion_scores(at, standing, scored)
+        inputs[f"champion/{asset}"] = artifact.reference
         config["champion"] = {key: getattr(standing, key) for key in ("name", "experiment", "fingerprint")}
     return Spec("comparison", inputs, config, versions_of("numpy"))
 
@@ -109,25 +109,27 @@ def comparison(at: SpecContext) -> Spec:
     },
 )
 def recommendation(at: SpecContext) -> Spec:
-    """Fine-tune or not, with what, and why: rules over the measured scores and the data."""
+    """Whether to fine-tune, how, and why: the result of rules on the measured scores and the data."""
     margin = at.project.settings.promotion.forgetting_margin
     return Spec("recommendation", {"comparison": at.artifact("comparison").reference}, {"forgetting_margin": margin})
 
 
 def _scored(at: SpecContext) -> tuple[dict[str, Artifact], list[str]]:
-    """The present scores by `<experiment>/<asset>`, and the experiments that are left out: those that belong to the
-    series of another (settings/sweep.py) that was trained in another way, or on other data, since."""
+    """Return the current scores by `<experiment>/<asset>`, and the experiments that are left out.
+
+    Left out: members of a sweep (settings/sweep.py) whose experiment was since trained differently or on other data.
+    """
     scored: dict[str, Artifact] = {}
     stale = []
-    for name in at.project.experiment_names():  # an experiment stands before what it trains beside itself
+    for name in at.project.experiment_names():  # an experiment comes before its sweep members
         own, owner = at.find("scores", name), sweep_owner(name)
         known = scored.get(f"{owner}/scores")
         if own is not None and known is not None and not same_recipe(at.store, known, own):
             stale.append(name)
             continue
         baseline = at.find("prompt_baseline", name) if f"{owner}/prompt_baseline" not in scored else None
-        found = {"prompt_baseline": baseline, "scores": own}
-        scored |= {f"{name}/{asset}": each for asset, each in found.items() if each is not None}
+        artifacts = {"prompt_baseline": baseline, "scores": own}
+        scored |= {f"{name}/{asset}": artifact for asset, artifact in artifacts.items() if artifact is not None}
     return scored, stale
 
 
@@ -145,13 +147,13 @@ def _evaluation(at: SpecContext) -> dict[str, Any]:
 
 
 def _task_files(at: SpecContext) -> dict[str, str]:
-    """The files of evaluation.include_path, where tasks are asked for."""
+    """The files of evaluation.include_path, if the settings name tasks."""
     settings = at.project.settings.evaluation
     return files_of(at.project.inside(settings.include_path)) if settings.tasks and settings.include_path else {}
 
 
 def _task_inputs(at: SpecContext) -> dict[str, tuple[str, str]]:
-    """A copy of those files in the store: an input of whatever runs them."""
+    """A copy of those files in the store, as an input of the steps that run them."""
     files = _task_files(at)
     if not files:
         return {}
@@ -171,7 +173,10 @@ def _scores_spec(at: SpecContext, parts: dict[str, tuple[str, str]], served: dic
 
 
 def _baseline_spec(at: SpecContext, inputs: dict[str, tuple[str, str]], prompting: dict[str, Any]) -> Spec:
-    """The texts count only where a variant looks passages up, so that a new text never scores the others again."""
+    """The spec of a prompt baseline.
+
+    The texts are an input only if a variant retrieves passages, so that a new text never rescores the other variants.
+    """
     versions = [*HARNESS]
     variants = prompting["variants"].values()
     if any(variant.get("passages") for variant in variants):
@@ -183,9 +188,10 @@ def _baseline_spec(at: SpecContext, inputs: dict[str, tuple[str, str]], promptin
 
 
 def _teacher_spec(at: SpecContext, scored: dict[str, tuple[str, str]]) -> Spec | None:
-    """The teacher on the test prompts, with the tokenizer of a base model; None where it is no row of its own.
+    """The spec of the teacher's scores on the test prompts, with the tokenizer of a base model.
 
-    scored: `conversations` and `base_model` of the rows that it shall stand beside.
+    None if the teacher has no row in the comparison: it is not wanted there, or it is the base model itself.
+    scored: `conversations` and `base_model` of the rows that the teacher is compared with.
     """
     teacher = at.project.settings.teacher
     if not teacher.in_comparison:
@@ -204,26 +210,26 @@ def _teacher_spec(at: SpecContext, scored: dict[str, tuple[str, str]]) -> Spec |
 
 
 def _teachers(at: SpecContext, scored: dict[str, Artifact]) -> dict[str, Artifact]:
-    """The teacher's scores beside each prompt baseline that was measured, as far as they are there."""
-    found = {}
+    """The teacher's scores for each prompt baseline that was measured, as far as the store has them."""
+    teachers = {}
     for name, baseline in scored.items():
         if name.endswith("/prompt_baseline"):
             spec = _teacher_spec(at, baseline.inputs)
             if spec is not None and (artifact := at.store.find(spec)) is not None:
-                found[name.replace("prompt_baseline", "teacher_scores")] = artifact
-    return found
+                teachers[name.replace("prompt_baseline", "teacher_scores")] = artifact
+    return teachers
 
 
 def _present_evaluation(scored: dict[str, Artifact]) -> str | None:
-    """The evaluation fingerprint of the scores that were measured last: older ones on other rows are not compared."""
+    """The evaluation fingerprint of the newest scores. Older scores on other rows are not compared."""
     newest = max(scored.values(), key=lambda artifact: artifact.manifest["created"], default=None)
     return newest.summary["rows"][0]["fingerprint"] if newest else None
 
 
 def _champion_scores(at: SpecContext, champion: ChampionRecord, scored: dict[str, Artifact]) -> tuple[str, Artifact]:
-    """(asset, its artifact): the champion on the present test rows, measured now where that was not done yet.
+    """Return (asset, its artifact): the champion's scores on the current test rows, measured now if they are missing.
 
-    scored: the present scores; a prompt variant that stands in one of them needs no model.
+    scored: the current scores. A prompt variant that is already in one of them needs no model.
     """
     served = champion.evidence["served"]
     base = ("base_model", champion.fingerprints["base_model"])
@@ -231,14 +237,14 @@ def _champion_scores(at: SpecContext, champion: ChampionRecord, scored: dict[str
         inputs = {"conversations": at.passed("conversations").reference, "base_model": base}
         spec = _baseline_spec(at, inputs, {"variants": {champion.name: served}})
         spec = spec.with_code_version(STEPS["prompt_baseline"].code_version)
-        known = next((found for found in scored.values() if _covers(found, spec)), None)
+        known = next((artifact for artifact in scored.values() if _covers(artifact, spec)), None)
         return "prompt_baseline", known or at.made(spec)
     parts = {"base_model": base} | {key: (key, champion.fingerprints[key]) for key in ("adapter", "merged_model")}
     return "scores", at.made(_scores_spec(at, parts, served))
 
 
 def _covers(found: Artifact, wanted: Spec) -> bool:
-    """Whether a prompt baseline scored the variants of `wanted`, beside others, from the same inputs and settings."""
+    """Whether a prompt baseline scored the variants of `wanted`, among others, with the same inputs and settings."""
 
     def rest(spec: dict[str, Any]) -> dict[str, Any]:
         config = {key: value for key, value in spec["config"].items() if key != "prompting"}
@@ -248,7 +254,7 @@ def _covers(found: Artifact, wanted: Spec) -> bool:
     return (
         found.kind == wanted.kind
         and rest(there) == rest(asked)
-        # Its other variants may have looked up texts, which those of `wanted` have nothing to do with.
+        # Its other variants may have retrieved texts, which the variants of `wanted` do not use.
         and asked["inputs"].items() <= there["inputs"].items()
         and asked["versions"].items() <= there["versions"].items()
         and asked["config"]["prompting"]["variants"].items() <= there["config"]["prompting"]["variants"].items()
@@ -256,7 +262,7 @@ def _covers(found: Artifact, wanted: Spec) -> bool:
 
 
 def _experiments(making: BuildContext, scores: Mapping[str, tuple[str, str]]) -> dict[str, Any]:
-    """By experiment, what is known of its training; scores: references by `<experiment>/scores` and others."""
+    """Experiment → facts about its training. scores: references by `<experiment>/scores` and other keys."""
     return {
         key.removesuffix("/scores"): facts(making.store, making.store.require(*reference))
         for key, reference in scores.items()

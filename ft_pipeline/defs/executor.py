@@ -1,4 +1,4 @@
-"""How runs execute."""
+"""The executor of runs: one process per run, or a Kubernetes pod per step."""
 
 import os
 
@@ -10,9 +10,10 @@ EXECUTOR = "FT_EXECUTOR"
 
 @dg.definitions
 def executor() -> dg.Definitions:
-    """One process per run: the heavy steps start workers of their own, and one more process per step would only cost.
+    """Return the executor that FT_EXECUTOR names.
 
-    On Kubernetes each step is a pod, which gets the GPUs that the op tags of its asset ask for.
+    By default a run is one process: heavy steps start worker processes, and a process per step would only add cost.
+    On Kubernetes each step is a pod, which gets the GPUs that the op tags of its asset request.
     """
     chosen = os.environ.get(EXECUTOR) or "in_process"
     if chosen == "in_process":

@@ -1,4 +1,4 @@
-"""Who is told: failed runs, failed gates, and a new champion, to the webhook and the log of project.yaml."""
+"""Sensors that report failed runs, failed checks and a new champion, to project.yaml's webhook and to the log."""
 
 import dagster as dg
 
@@ -10,19 +10,19 @@ from ft_pipeline.release.champion import ChampionRecord, history
 
 LOOK_SECONDS = 20
 AT_ONCE = 5
-"""Notifications in one tick, as many as Dagster allows `failures`; the next tick goes on after them."""
+"""Maximum notifications per tick, as many as Dagster allows `failures`. The next tick sends the following ones."""
 
 
 @dg.run_failure_sensor(default_status=dg.DefaultSensorStatus.RUNNING, minimum_interval_seconds=LOOK_SECONDS)
 def failures(context: dg.RunFailureSensorContext) -> None:
-    """Tells of every run that failed: with the gate that stopped it, or the error."""
+    """Reports every failed run, with the check that stopped it or the error."""
     outcome = notify(Project.find(), describe_failure(context.instance, context.dagster_run, context.failure_event))
     context.log.info(f"webhook: {outcome}")
 
 
 @dg.sensor(default_status=dg.DefaultSensorStatus.RUNNING, minimum_interval_seconds=LOOK_SECONDS)
 def champion_changes(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
-    """Tells of every new champion, whoever moved it: a run, `ft promote` or `ft rollback`."""
+    """Reports every new champion, whether a run, `ft promote` or `ft rollback` changed it."""
     try:
         project = Project.find()
         records = history(project.store)
@@ -31,8 +31,8 @@ def champion_changes(context: dg.SensorEvaluationContext) -> dg.SensorResult | d
     last = records[-1].sequence if records else 0
     seen = int(context.cursor) if context.cursor else last
     news = [record for record in records if record.sequence > seen][:AT_ONCE]
-    told = [notify(project, _news(record)) for record in news]
-    why = f"webhook: {'; '.join(told)}" if told else "the champion is the same"
+    outcomes = [notify(project, _news(record)) for record in news]
+    why = f"webhook: {'; '.join(outcomes)}" if outcomes else "the champion is the same"
     return dg.SensorResult(skip_reason=why, cursor=str(news[-1].sequence if news else last))
 
 

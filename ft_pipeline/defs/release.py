@@ -1,4 +1,4 @@
-"""Release: the champion, the card that goes with it, and the report of what it was decided on."""
+"""Release: the champion, its model card, and the report of the comparison that decided it."""
 
 import json
 from dataclasses import replace
@@ -37,7 +37,7 @@ from ft_pipeline.store.spec import Spec
     show=lambda artifact: {key: value for key, value in artifact.summary.items() if key != "checks"},
 )
 def champion(at: SpecContext) -> Spec:
-    """The released model: moves only to a candidate that is better by more than noise and passed every gate."""
+    """The released model. It changes only to a candidate that is better by more than noise and passed every check."""
     comparison = at.artifact("comparison")
     settings = at.project.settings.promotion.model_dump(mode="json")
     standing = before_deciding_on(at.store.root, key_of(comparison))
@@ -54,7 +54,7 @@ def champion(at: SpecContext) -> Spec:
     show=lambda artifact: {"card": dg.MetadataValue.md((artifact.path / "README.md").read_text(encoding="utf-8"))},
 )
 def model_card(at: SpecContext) -> Spec:
-    """The champion's card in the Hugging Face format, filled in from the store."""
+    """The champion's model card in the Hugging Face format, filled in from the store."""
     assets = ("champion", "comparison", "recommendation")
     teacher = at.project.settings.teacher
     config = {
@@ -73,7 +73,7 @@ def model_card(at: SpecContext) -> Spec:
     show=lambda artifact: _show_report(artifact),
 )
 def report(at: SpecContext) -> Spec:
-    """The comparison as one HTML file to read and to hand on: what to do, the scores, every answer side by side."""
+    """The comparison as one HTML file to share: the recommendation, the scores, and all answers side by side."""
     assets = ("comparison", "recommendation", "champion")
     config = {"project": at.project.settings.model_dump(mode="json", include={"name", "task"})}
     return Spec("report", {asset: at.artifact(asset).reference for asset in assets}, config, versions_of("jinja2"))
@@ -89,7 +89,7 @@ def _build_champion(making: BuildContext) -> dict[str, Any]:
 
     def choose(present: ChampionRecord | None) -> Any:
         if present is not None and not present.by_hand and present.evidence.get("decided_on") == key:
-            return None  # this very decision was carried out by a run that died before it could say so
+            return None  # an earlier run carried out this decision, and died before it reported it
         decision = decide(document, known, settings, present, manually_rejected(history(making.store.root)))
         reasons[:] = decision.reasons
         move = promotion(decision, known, compared.fingerprint)
@@ -109,7 +109,7 @@ def _build_champion(making: BuildContext) -> dict[str, Any]:
 
 
 def _build_card(making: BuildContext) -> dict[str, Any]:
-    """Walk from the champion back to the tables, and write down what stands there."""
+    """Collect facts from the champion back to the tables, and write them as the card."""
     released = making.artifact("champion").summary["champion"]
     text = "# No champion yet\n\nNothing has been released; see the recommendation.\n"
     if released:

@@ -1,4 +1,4 @@
-"""Sources: the user's folders under data/raw, snapshotted by content."""
+"""Sources: snapshots by content of the user's folders under data/raw."""
 
 import dagster as dg
 

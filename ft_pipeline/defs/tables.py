@@ -1,4 +1,4 @@
-"""Tables: bytes to rows, accepted or set aside with a reason, and rows to conversations with a split."""
+"""Tables: from raw bytes to rows, accepted or set aside with a reason, and to conversations with a split."""
 
 import contextlib
 import tempfile
@@ -80,22 +80,22 @@ def _build_table(making: BuildContext, data_format: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="ft-table-") as folder:
         taken = checkout(read_listing(making.inputs["raw"]), making.store, Path(folder))
         cache = FolderCache(making.store.root / "cache" / "tables")
-        files = [source_of(each) for each in taken]
+        files = [source_of(local_copy) for local_copy in taken]
         report = build_table(data_format, files, making.out, max_quarantined=ceiling, excluded=excluded, cache=cache)
     return {**report.to_json(), "preview": report.preview, "mapped": mapped_columns(files)}
 
 
 def mapped_columns(files: Sequence[SourceFile]) -> dict[str, str]:
-    """Foreign column → field, as the sidecars of all files say; a sidecar that is refused says nothing."""
-    found: dict[str, str] = {}
+    """Return foreign column → field, from the sidecars of all files. A refused sidecar is skipped."""
+    columns: dict[str, str] = {}
     for file in files:
         with contextlib.suppress(Refused):
-            found |= parse_sidecar(file.sidecar).columns
-    return found
+            columns |= parse_sidecar(file.sidecar).columns
+    return columns
 
 
 def source_of(taken: LocalCopy) -> SourceFile:
-    """A file of a snapshot as the tables read it, or with the reason why it cannot be."""
+    """Return a file of a snapshot as the tables read it, or with the reason why it cannot be read."""
     entry = taken.entry
     if entry.sha256 is None:
         refused = (entry.error_code or "not_found", entry.error_message or "cannot be read")
@@ -115,7 +115,7 @@ def _fetch(taken: LocalCopy) -> Path:
 def _show_table(artifact: Artifact) -> dict[str, Any]:
     summary = artifact.summary
     columns = {name: text for name, _, text in describe_columns(artifact.kind)}
-    found = overview(Part(artifact.kind, artifact.path))
+    unused = overview(Part(artifact.kind, artifact.path))
     shown: dict[str, Any] = {
         **{key: summary[key] for key in ("read", "accepted", "quarantined", "duplicates", "reasons")},
         "files_read": summary["files_read"],
@@ -123,12 +123,12 @@ def _show_table(artifact: Artifact) -> dict[str, Any]:
         "dagster/row_count": summary["accepted"],
         "dagster/column_schema": column_schema(describe_columns(artifact.kind)),
         "dagster/column_lineage": column_lineage(table_lineage(artifact.kind, summary.get("mapped", {}))),
-        "files": table([_without_table(account) for account in found["accounts"]], ACCOUNT_COLUMNS),
+        "files": table([_without_table(account) for account in unused["accounts"]], ACCOUNT_COLUMNS),
         "preview": table(summary["preview"], columns),
     }
-    if found["where"]:
-        shown["set_aside_where"] = table([_without_table(place) for place in found["where"]], ACCOUNT_COLUMNS)
-        shown["set_aside_first"] = table([_without_table(row) for row in found["first"]], QUARANTINE_COLUMNS)
+    if unused["where"]:
+        shown["set_aside_where"] = table([_without_table(place) for place in unused["where"]], ACCOUNT_COLUMNS)
+        shown["set_aside_first"] = table([_without_table(row) for row in unused["first"]], QUARANTINE_COLUMNS)
     if summary["warnings"]:
         shown["warnings"] = summary["warnings"]
     return shown
@@ -156,7 +156,7 @@ table_assets = [_table_asset(data_format) for data_format in FORMATS]
     show=lambda artifact: _show_conversations(artifact),
 )
 def conversations(at: SpecContext) -> Spec:
-    """Alpaca and ShareGPT rows in one message schema, deduplicated across tables, each in its split for good."""
+    """Alpaca and ShareGPT rows in one message schema, deduplicated across tables. The split of a row never changes."""
     settings = at.project.settings
     questions = read_jsonl(at.project.inside(settings.evaluation.general_questions))
     inputs = {name: at.passed(name).reference for name in CONVERSATION_TABLES}
@@ -209,7 +209,7 @@ def _show_conversations(artifact: Artifact) -> dict[str, Any]:
     show=lambda artifact: _show_quarantine(artifact),
 )
 def quarantine(at: SpecContext) -> Spec:
-    """Every row that is not used, of every table: file, row, reason, raw text. `ft sql "select * from quarantine"`."""
+    """All unused rows of all tables: file, row, reason, raw text. Query: `ft sql "select * from quarantine"`."""
     return Spec("quarantine", {name: at.artifact(name).reference for name in (*FORMATS, "conversations")})
 
 

@@ -1,4 +1,4 @@
-"""Training: one experiment's settings, base model, tokens, adapter and merged model."""
+"""Training: one experiment's settings, base model, tokens, memory estimate, adapter and merged model."""
 
 import json
 from typing import Any
@@ -45,15 +45,19 @@ TOKEN_CHECKS = (
     show=lambda artifact: {"settings": artifact.spec["config"]},
 )
 def experiment(at: SpecContext) -> Spec:
-    """The experiment as its YAML resolves: base model, objective, technique, hyperparameters, GPU, where it starts."""
+    """The experiment's YAML with all defaults: base model, objective, technique, hyperparameters, GPU, `start_from`."""
     return experiment_spec(at)
 
 
 @step(
-    stage="training", per_experiment=True, deps=["experiment"], kinds={"huggingface"}, show=lambda it: dict(it.summary)
+    stage="training",
+    per_experiment=True,
+    deps=["experiment"],
+    kinds={"huggingface"},
+    show=lambda artifact: dict(artifact.summary),
 )
 def base_model(at: SpecContext) -> Spec:
-    """The untouched model as plain safetensors: the embedded one, a folder, or a hub id."""
+    """The base model as plain safetensors: the embedded one, or one from a folder or a hub id."""
     settings = experiment_settings(at)
     return base_model_spec(settings.base_model, settings.revision)
 
@@ -68,7 +72,7 @@ def base_model(at: SpecContext) -> Spec:
     show=lambda artifact: _show_training_data(artifact),
 )
 def training_data(at: SpecContext) -> Spec:
-    """Tokens and labels of every row that this experiment trains on, with the token audit as blocking checks."""
+    """Tokens and labels of all rows that this experiment trains on. The token audit is its blocking checks."""
     return training_data_spec(at, experiment_settings(at))
 
 
@@ -82,7 +86,8 @@ def training_data(at: SpecContext) -> Spec:
     show=lambda artifact: _show_memory(artifact),
 )
 def memory_estimate(at: SpecContext) -> Spec:
-    """What training will hold: weights, gradients, optimizer states, activations, from the model's config alone."""
+    """Memory that training needs for weights, gradients, optimizer states and activations, estimated without loading
+    the model, from its config alone."""
     inputs = {"base_model": at.artifact("base_model"), "training_data": at.artifact("training_data")}
     settings = on_base(experiment_settings(at), inputs["base_model"])
     return Spec("memory_estimate", references(inputs), {"experiment": settings.model_dump(mode="json")})
@@ -97,12 +102,12 @@ def memory_estimate(at: SpecContext) -> Spec:
     show=lambda artifact: _show_adapter(artifact),
 )
 def adapter(at: SpecContext) -> Spec:
-    """What training learned (LoRA matrices, or with `full` all weights): the best checkpoint by held-out loss."""
+    """The trained weights (LoRA matrices, or all weights with `full`) of the best checkpoint by held-out loss."""
     at.passed("conversations")
     at.passed("memory_estimate")
-    stages = experiment_phases(at)
-    base, start = beginning(at, stages)
-    return adapter_spec(at, stages[-1], at.passed("training_data"), base, start)
+    phases = experiment_phases(at)
+    base, start = beginning(at, phases)
+    return adapter_spec(at, phases[-1], at.passed("training_data"), base, start)
 
 
 @step(
@@ -121,7 +126,7 @@ def adapter(at: SpecContext) -> Spec:
     show=lambda artifact: _show_merged(artifact),
 )
 def merged_model(at: SpecContext) -> Spec:
-    """The adapter summed into the weights once, in 32 bit: a plain Hugging Face model."""
+    """A plain Hugging Face model: the adapter is added to the base model's weights once, in 32 bit."""
     return merged_model_spec(at, experiment_settings(at), at.passed("training_data"), at.artifact("adapter"))
 
 
@@ -135,17 +140,17 @@ def _estimate(making: BuildContext) -> dict[str, Any]:
     model = json.loads((making.inputs["base_model"] / "config.json").read_text(encoding="utf-8"))
     longest = making.artifact("training_data").summary["audit"]["lengths"]["max"]
     params = making.artifact("base_model").summary["params"]
-    found = estimate_experiment(settings, model, longest, settings.gpu.min_memory_gb or None, params=params)
-    message = f"about {found['total_gb']:.1f} GB, at the least {found['lower_bound_gb']:.1f} GB; "
+    estimate = estimate_experiment(settings, model, longest, settings.gpu.min_memory_gb or None, params=params)
+    message = f"about {estimate['total_gb']:.1f} GB, at the least {estimate['lower_bound_gb']:.1f} GB; "
     if settings.gpu.min_memory_gb:
         message += f"{settings.gpu.min_memory_gb:g} GB GPU"
     else:
-        message += f"no GPU size declared; on a CPU {cpu_in_words(found['cpu_gb'])}"
-    fits = found["possible"] is not False  # nothing to hold it against where no size is declared
+        message += f"no GPU size declared; on a CPU {cpu_in_words(estimate['cpu_gb'])}"
+    fits = estimate["possible"] is not False  # without a declared size there is nothing to compare with
     if not fits:
-        message += ". " + " ".join(found["advice"])
-    _write_json(making, "memory.json", found)
-    return {**found, "checks": {"fits": {"passed": fits, "blocking": True, "message": message}}}
+        message += ". " + " ".join(estimate["advice"])
+    _write_json(making, "memory.json", estimate)
+    return {**estimate, "checks": {"fits": {"passed": fits, "blocking": True, "message": message}}}
 
 
 def _show_training_data(artifact: Artifact) -> dict[str, Any]:
@@ -170,7 +175,7 @@ def _show_training_data(artifact: Artifact) -> dict[str, Any]:
 def _show_memory(artifact: Artifact) -> dict[str, Any]:
     summary = artifact.summary
     bar = plotting.memory_bar(summary["bytes"], summary["gpu_memory_gb"])
-    cpu = {"on_a_cpu": cpu_in_words(summary["cpu_gb"])} if "cpu_gb" in summary else {}  # an older version has none
+    cpu = {"on_a_cpu": cpu_in_words(summary["cpu_gb"])} if "cpu_gb" in summary else {}  # old artifacts lack it
     return {
         "total_gb": summary["total_gb"],
         **cpu,

@@ -1,4 +1,4 @@
-"""The stages of an experiment: `start_from` trains others first, each an artifact of its own; these are their specs."""
+"""Specs of the phases of an experiment: `start_from` trains other experiments first, each with separate artifacts."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +14,7 @@ from ft_pipeline.store.spec import Spec
 
 ADAPTED = ("lora", "qlora")
 BESIDE = {"retrain", "seeds", "learning_curve"}
-"""Settings of when an experiment is trained, and of what is trained beside it: they change nothing of it."""
+"""Settings for when an experiment is trained, and for its sweep: they do not change its own result."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Phase:
 
 
 def experiment_spec(at: SpecContext) -> Spec:
-    """The stages of this partition's experiment, as their YAMLs say now."""
+    """Return the spec of this partition's experiment: its phases, as their YAML files are now."""
     assert at.experiment is not None
     *before, own = [
         {"name": name, **without_trackers(settings).model_dump(mode="json", exclude=BESIDE)}
@@ -36,14 +36,17 @@ def experiment_spec(at: SpecContext) -> Spec:
 
 
 def experiment_phases(at: SpecContext) -> list[Phase]:
-    """The stages that `experiment` was materialized with, not what the YAMLs say by now; the experiment itself last."""
+    """Return the phases that `experiment` was materialized with, whatever the YAML files are now.
+
+    The experiment itself is the last phase.
+    """
     config = at.artifact("experiment").spec["config"]
     own = {key: value for key, value in config.items() if key != "stages_before"}
-    return [_stage(each) for each in (*config["stages_before"], own)]
+    return [_stage(phase) for phase in (*config["stages_before"], own)]
 
 
 def experiment_settings(at: SpecContext) -> ExperimentSettings:
-    """The settings that `experiment` was materialized with, not what the YAML says by now."""
+    """Return the settings that `experiment` was materialized with, whatever the YAML file is now."""
     return experiment_phases(at)[-1].settings
 
 
@@ -53,10 +56,10 @@ def _stage(config: dict[str, Any]) -> Phase:
 
 
 def beginning(at: SpecContext, stages: list[Phase]) -> tuple[Artifact, Artifact | None]:
-    """What the last stage trains from: (base model, the adapter to go on from, if any).
+    """Return what the last phase trains from: (base model, the adapter that it continues, if any).
 
-    The stages before it are found in the store, or trained, and their gates are read. An adapter of the same shape goes
-    on; after any other change the merged model of the stage before is the base.
+    The earlier phases are found in the store or trained, and their checks are read. An adapter of the same shape is
+    continued. After any other change, the merged model of the phase before is the base model.
     """
     if len(stages) == 1:
         return at.artifact("base_model"), None
@@ -72,18 +75,21 @@ def beginning(at: SpecContext, stages: list[Phase]) -> tuple[Artifact, Artifact 
 
 
 def goes_on(before: ExperimentSettings, after: ExperimentSettings) -> bool:
-    """Whether `after` trains the very adapter that `before` left."""
+    """Whether `after` continues to train the adapter of `before`."""
     shape = ("technique", "lora", "quantization")
     return after.technique in ADAPTED and all(getattr(before, key) == getattr(after, key) for key in shape)
 
 
 def base_model_spec(model: str, revision: str | None) -> Spec:
-    """The spec of a base model; the teacher is resolved by it too."""
+    """Return the spec of a base model, or of a local teacher."""
     return Spec("base_model", config=dict(identify(model, revision)), versions=versions_of("transformers", "gguf"))
 
 
 def training_data_spec(at: SpecContext, settings: ExperimentSettings) -> Spec:
-    """Of one stage: reads just the tables that its objective trains on, so that a new pair never retrains an sft."""
+    """Return the spec of one phase's training data.
+
+    It reads only the tables that its objective trains on, so that a new preference pair never retrains an sft.
+    """
     inputs = {"conversations": at.passed("conversations"), "base_model": at.artifact("base_model")}
     wanted = settings.model_dump(mode="json", include={"objective", "data", "training"})
     training = {key: wanted["training"][key] for key in ("max_length", "seed")}
@@ -98,7 +104,7 @@ def training_data_spec(at: SpecContext, settings: ExperimentSettings) -> Spec:
 
 
 def adapter_spec(at: SpecContext, stage: Phase, data: Artifact, base: Artifact, start: Artifact | None) -> Spec:
-    """Of one stage. The reference model of dpo is what it starts from, and so stands among the inputs."""
+    """Return the spec of one phase's adapter. The reference model of dpo is what it starts from, so it is an input."""
     inputs = {"training_data": data, "base_model": base, **({"start": start} if start else {})}
     settings = on_base(stage.settings, base)
     keys = {"objective", "technique", "prompt_tuning", "lora", "quantization", "training", "dpo"}
@@ -109,25 +115,25 @@ def adapter_spec(at: SpecContext, stage: Phase, data: Artifact, base: Artifact, 
 
 
 def trackers(at: SpecContext, name: str) -> list[str]:
-    """`training.report_to` as the experiment's YAML says now: like all handling, it is in no spec."""
+    """Return `training.report_to` as the experiment's YAML is now. Like all handling, it is not part of a spec."""
     try:
         return list(at.project.experiment(name).training.report_to)
-    except UserError:  # an earlier stage whose YAML was renamed or broken since
+    except UserError:  # an earlier phase whose YAML was since renamed or broken
         return []
 
 
 def on_base(settings: ExperimentSettings, base: Artifact) -> ExperimentSettings:
-    """The settings as specs have them: the learning rate resolved for the size of `base`, and no trackers."""
+    """Return the settings as specs contain them: the learning rate resolved for the size of `base`, no trackers."""
     return without_trackers(resolved(settings, base.summary["params"]))
 
 
 def without_trackers(settings: ExperimentSettings) -> ExperimentSettings:
-    """The settings as specs have them: no tracker changes a result."""
+    """Return the settings as specs contain them: without trackers, because these change no result."""
     return settings.model_copy(update={"training": settings.training.model_copy(update={"report_to": []})})
 
 
 def merged_model_spec(at: SpecContext, settings: ExperimentSettings, data: Artifact, trained: Artifact) -> Spec:
-    """Of one stage, onto the base that its adapter was trained on."""
+    """Return the spec of one phase's merged model, on the base model that its adapter was trained on."""
     base = trained_on(at, trained)
     inputs = {"adapter": trained, "base_model": base, "training_data": data}
     keys = {"objective", "technique", "quantization", "merge", "lora", "training"}
@@ -137,7 +143,7 @@ def merged_model_spec(at: SpecContext, settings: ExperimentSettings, data: Artif
 
 
 def trained_on(at: SpecContext, trained: Artifact) -> Artifact:
-    """The base model of an adapter, as its manifest names it: a user cannot mismatch the two."""
+    """Return the base model that an adapter's manifest names, so that a user cannot mismatch the two."""
     return at.store.require(*trained.inputs["base_model"])
 
 

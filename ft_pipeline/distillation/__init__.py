@@ -1,1 +1,1 @@
-"""Unlabelled prompts to filtered answers of a teacher."""
+"""From unlabelled prompts to filtered answers of a teacher."""

@@ -1,6 +1,6 @@
-"""What is wrong with one answer of a teacher: the filters, each with its code and its stated threshold.
+"""Filters for one answer of a teacher, each with its reason code and its threshold.
 
-No torch here: the asset that applies them runs in Dagster's own process.
+No torch here: the asset that applies the filters runs in Dagster's process.
 """
 
 import re
@@ -20,19 +20,23 @@ from ft_pipeline.tables.text_rules import (
 
 REPETITION_WORDS = 3
 MAX_REPETITION = 0.15
-"""Share of an answer's 3-word sequences that stood in it before. Of 252 davinci answers (239 known to be degenerate)
-250 are above it (of the other two one counts upwards, one lists translations); of 999 Alpaca answers 18 (tables, sums),
-of 13,481 answers of two sets of support conversations one, of this project's own none."""
+"""Largest allowed share of an answer's 3-word sequences that are repeats.
+
+Of 252 davinci answers (239 known to be degenerate), 250 are above it; of the other two, one counts upwards and one
+lists translations. Of 999 Alpaca answers, 18 are above it (tables, sums); of 13,481 answers from two sets of support
+conversations, one; of this project's own answers, none.
+"""
 COPY_WORDS = 3
 MAX_COPY = 0.8
-"""Share of an answer's 3-word sequences that stand in the customer's own message. Rewriting tasks reach 0.7."""
+"""Largest allowed share of an answer's 3-word sequences from the customer's message. Rewriting tasks reach 0.7."""
 MAX_EXAMPLE_COPY = 0.5
-"""The same, for the system prompt and each example: what stands there answers something else."""
+"""The same for the system prompt and each example: their texts answer other questions."""
 LENGTH_PERCENTILES = (1.0, 99.0)
 LENGTH_SLACK = (0.5, 1.25)
-"""Shorter than half the 1st percentile of the human answers (in characters), or longer than 1.25 times the 99th."""
+"""An answer must not be shorter than half the 1st percentile of the human answers (in characters), or longer than 1.25
+times the 99th."""
 MIN_HUMAN_ANSWERS = 20
-"""With fewer human answers their percentiles say nothing, and no answer is judged by its length."""
+"""With fewer human answers, the percentiles are not reliable, and lengths are not checked."""
 
 STOCK_PHRASES = re.compile(
     r"\bas an? (?:[\w-]+ ){0,4}(?:ai|assistant|chatbot|(?:language )?model|agent|representative|customer|tool),? "
@@ -44,13 +48,13 @@ STOCK_PHRASES = re.compile(
     r"|\bi (?:cannot|can['’]t) (?:assist|help|comply|fulfil+) (?:you )?(?:with )?(?:that|this|your|the)\b",
     re.IGNORECASE,
 )
-"""Stock phrases with which a model declines a task that the shop's staff would do; wider than for human rows."""
+"""Stock phrases of a model that declines a task that the shop's staff would do. Broader than for human rows."""
 HOLE_PATTERN = re.compile(
     r"\[(?:your|insert|customer|company|order|product|name|date|link|phone|e-?mail|address|tracking)\b[^\]\n]{0,40}\](?!\()"
     r"|<(?:your|insert|customer|order)[ _-][^>\n]{0,40}>",
     re.IGNORECASE,
 )
-"""Holes in square or angle brackets, such as [Your Name]; {{…}} is the tables' own pattern."""
+"""Placeholders in square or angle brackets, such as [Your Name]. PLACEHOLDER_PATTERN of the tables matches {{…}}."""
 
 _WORD = re.compile(r"\w+|[^\x00-\u2fff\s]")
 _LONG_NUMBER = re.compile(r"\d{4,}")
@@ -59,13 +63,13 @@ _PLACEHOLDER, _SPECIAL, _REFUSAL = map(re.compile, (PLACEHOLDER_PATTERN, SPECIAL
 
 @dataclass(frozen=True)
 class Context:
-    """What an answer is held against."""
+    """What an answer is compared with."""
 
     system_prompt: str
     examples: Sequence[Sequence[Mapping[str, str]]]
-    """The fixed few-shot examples that the teacher saw."""
+    """The fixed few-shot examples in the teacher's prompt."""
     length_range: tuple[int, int] | None
-    """Shortest and longest answer that counts as human, in characters; None: not judged."""
+    """Smallest and largest allowed length of an answer, in characters. None: lengths are not checked."""
 
 
 def check_answer(answer: Mapping[str, Any], context: Context) -> Fault | None:
@@ -74,7 +78,7 @@ def check_answer(answer: Mapping[str, Any], context: Context) -> Fault | None:
 
 
 def length_range(human_answers: Sequence[str]) -> tuple[int, int] | None:
-    """The length in characters that an answer may have, from what people wrote; None where they wrote too little."""
+    """The allowed range of lengths in characters, from human answers; None if there are too few of them."""
     if len(human_answers) < MIN_HUMAN_ANSWERS:
         return None
     lengths = sorted(map(len, human_answers))
@@ -83,14 +87,14 @@ def length_range(human_answers: Sequence[str]) -> tuple[int, int] | None:
 
 
 def repetition(text: str) -> float:
-    """Share of the 3-word sequences that stood in the text before (0 to 1); an emoji counts as a word."""
+    """Share of the text's 3-word sequences that are repeats (0 to 1). An emoji counts as a word."""
     words = _WORD.findall(text.casefold())
     sequences = [tuple(words[i : i + REPETITION_WORDS]) for i in range(len(words) - REPETITION_WORDS + 1)]
     return 1 - len(set(sequences)) / len(sequences) if sequences else 0.0
 
 
 def copied(answer: str, source: str) -> float:
-    """Share of the answer's 3-word sequences that stand in `source` (0 to 1)."""
+    """Share of the answer's 3-word sequences that are in `source` (0 to 1)."""
     own = _sequences(answer)
     return len(own & _sequences(source)) / len(own) if own else 0.0
 
@@ -115,8 +119,8 @@ def _empty(answer: Mapping[str, Any], context: Context) -> Fault | None:
 
 
 def _special(answer: Mapping[str, Any], context: Context) -> Fault | None:
-    found = _SPECIAL.search(answer["answer"])
-    return Fault("special_tokens", f"holds the control token {found[0]}") if found else None
+    match = _SPECIAL.search(answer["answer"])
+    return Fault("special_tokens", f"holds the control token {match[0]}") if match else None
 
 
 def _repeats(answer: Mapping[str, Any], context: Context) -> Fault | None:
@@ -133,13 +137,13 @@ def _cut_off(answer: Mapping[str, Any], context: Context) -> Fault | None:
 
 
 def _refuses(answer: Mapping[str, Any], context: Context) -> Fault | None:
-    found = _REFUSAL.search(answer["answer"]) or STOCK_PHRASES.search(answer["answer"])
-    return Fault("refusal_boilerplate", f"declines like an assistant: {found[0][:80]!r}") if found else None
+    match = _REFUSAL.search(answer["answer"]) or STOCK_PHRASES.search(answer["answer"])
+    return Fault("refusal_boilerplate", f"declines like an assistant: {match[0][:80]!r}") if match else None
 
 
 def _holes(answer: Mapping[str, Any], context: Context) -> Fault | None:
-    found = _PLACEHOLDER.search(answer["answer"]) or HOLE_PATTERN.search(answer["answer"])
-    return Fault("unresolved_placeholder", f"leaves {found[0]} unfilled") if found else None
+    match = _PLACEHOLDER.search(answer["answer"]) or HOLE_PATTERN.search(answer["answer"])
+    return Fault("unresolved_placeholder", f"leaves {match[0]} unfilled") if match else None
 
 
 def _copies(answer: Mapping[str, Any], context: Context) -> Fault | None:
@@ -182,4 +186,4 @@ CHECKS: tuple[Callable[[Mapping[str, Any], Context], Fault | None], ...] = (
     _copies,
     _length,
 )
-"""In this order; an answer is set aside with the first fault that it has."""
+"""Filters in the order in which they are applied. An answer is set aside with its first fault."""

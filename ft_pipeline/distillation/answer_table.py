@@ -1,4 +1,4 @@
-"""The teacher's answers as a table: one row per prompt and sample, streamed, whoever answered."""
+"""The table of a teacher's answers, for every kind of teacher: one row per prompt and sample, written as a stream."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -27,15 +27,15 @@ ANSWERS = pa.schema(
         ("reply_model", pa.string()),
     ]
 )
-"""sample: which of several answers to one prompt, from 0. finish_reason: `stop`, `length` (cut off), `context` (prompt
-and answer do not fit the model: never asked) or `failed`, and then `failure` says why. answered_at (UTC, ISO 8601),
-request_id and reply_model are an endpoint's: what a local model answers can be made again, and when it was made says
-nothing."""
+"""sample: number of the answer among several answers to one prompt, from 0. finish_reason: `stop`, `length` (cut off),
+`context` (prompt and answer do not fit the model; never sent) or `failed` (`failure` gives the reason). answered_at
+(UTC, ISO 8601), request_id and reply_model are only set for an endpoint: a local model's answers can be reproduced, so
+the time of an answer has no meaning."""
 FILE = "answers.parquet"
 
 
 def read_prompts(unlabelled: Path) -> Iterator[dict[str, Any]]:
-    """The rows of an `unlabelled` artifact, a batch in memory at a time."""
+    """The rows of an `unlabelled` artifact, with one batch in memory at a time."""
     with pq.ParquetFile(unlabelled / "rows.parquet") as file:
         for batch in file.iter_batches(BATCH):
             yield from batch.to_pylist()
@@ -46,18 +46,18 @@ def count_prompts(unlabelled: Path) -> int:
 
 
 def answer_row(row: dict[str, Any], sample: int, **answer: Any) -> dict[str, Any]:
-    """A row of answers.parquet: the prompt's row, and what became of it."""
+    """A row of answers.parquet: the prompt's row, the sample, and the columns of the answer."""
     about = {"id": row["id"], "sample": sample, "file": row["file"], "row": row["row"]}
     return {**about, "prompt_messages": row["messages"], **answer}
 
 
 def unasked(prompt_tokens: int) -> dict[str, Any]:
-    """What stands for the answer to a prompt that does not fit the model."""
+    """The answer columns of a prompt that does not fit the model."""
     return {"answer": "", "finish_reason": "context", "prompt_tokens": prompt_tokens, "answer_tokens": 0}
 
 
 def write_answers(rows: Iterable[dict[str, Any]], out: Path) -> None:
-    """Write answers.parquet into `out`, a batch in memory at a time."""
+    """Write answers.parquet into `out`, with one batch in memory at a time."""
     with pq.ParquetWriter(out / FILE, ANSWERS, compression="zstd") as writer:
         batch: list[dict[str, Any]] = []
         for row in rows:

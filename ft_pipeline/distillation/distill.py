@@ -1,6 +1,6 @@
-"""Answers of the teacher to rows that may be trained on: every answer is kept, or set aside with its reason.
+"""From the teacher's answers to rows for training. Every answer is kept, or set aside with its reason.
 
-Kept rows are train rows only, and none of them is near a held-out row, a human row or another answer.
+Kept rows are train rows only. None of them is near a held-out row, a human row or another answer.
 """
 
 import json
@@ -41,21 +41,21 @@ DISTILLED = pa.schema(
         ("request_id", pa.string()),
     ]
 )
-"""A conversation, and where its answer came from; `sampling` is JSON, `template_sha256` the chat template's hash, or,
-where an endpoint keeps that to itself, the hash of what is put around each prompt."""
+"""A conversation and the origin of its answer. `sampling` is JSON. `template_sha256` is the hash of the chat template,
+or, for an endpoint, which does not show its template, the hash of what is put around each prompt."""
 GIVEN = ("file", "row", "prompt_tokens", "answer_tokens", "answered_at", "request_id")
 SAMPLES = 8
-"""Answers shown of those kept, and of those set aside (then at least one per reason)."""
+"""Number of answers shown of those kept, and of those set aside (of these at least one per reason)."""
 
 
 @dataclass
 class _Answer:
-    """One answer and what becomes of it."""
+    """One answer, and the reason if it is set aside."""
 
     given: Mapping[str, Any]
     """Its row in answers.parquet."""
     code: str = ""
-    """"" while nothing speaks against it."""
+    """Reason code; empty while the answer is kept."""
     message: str = ""
     copy_of: str | None = None
 
@@ -76,22 +76,22 @@ def distil(
 ) -> dict[str, Any]:
     """Write rows.parquet and set_aside.parquet to `out`, from the folders of teacher_answers and conversations.
 
-    teacher: `model` (its name) and `fingerprint` (its artifact's). general_questions: texts of the general suite, which
-    no prompt may share 13 words in a row with. Summary: answers, kept, set_aside, reasons, length_range, thresholds,
-    samples, checks.
+    teacher: `model` (its name) and `fingerprint` (its artifact's). general_questions: texts of the general suite; no
+    prompt may share 13 words in a row with them. Returns the summary: answers, kept, set_aside, reasons, length_range,
+    thresholds, samples, checks.
     """
     asked = json.loads((answers / "teacher.json").read_text(encoding="utf-8"))
-    found = [_Answer(row) for row in pq.read_table(answers / "answers.parquet").to_pylist()]
+    all_answers = [_Answer(row) for row in pq.read_table(answers / "answers.parquet").to_pylist()]
     train = _train_rows(conversations)
     context = answer_filters.Context(asked["system_prompt"] or "", asked["examples"], _human_lengths(train))
-    _drop_faulty(found, context)
-    _drop_invalid(found)
-    _drop_held_out(found, conversations, general_questions)
-    _drop_copies_of_people(found, train)
-    _drop_all_but_best(found)
-    _drop_copies(found)
-    kept = [answer for answer in found if not answer.code]
-    dropped = [answer for answer in found if answer.code]
+    _drop_faulty(all_answers, context)
+    _drop_invalid(all_answers)
+    _drop_held_out(all_answers, conversations, general_questions)
+    _drop_copies_of_people(all_answers, train)
+    _drop_all_but_best(all_answers)
+    _drop_copies(all_answers)
+    kept = [answer for answer in all_answers if not answer.code]
+    dropped = [answer for answer in all_answers if answer.code]
     provenance = {
         "teacher": teacher["model"],
         "teacher_fingerprint": teacher["fingerprint"],
@@ -102,7 +102,7 @@ def distil(
     }
     _write(out / "rows.parquet", [_row(answer) | provenance for answer in kept], DISTILLED)
     _write(out / "set_aside.parquet", [_set_aside(answer) for answer in dropped], ASIDE_SCHEMA)
-    return _summary(found, kept, dropped, context, out)
+    return _summary(all_answers, kept, dropped, context, out)
 
 
 def _train_rows(conversations: Path) -> list[dict[str, Any]]:
@@ -121,11 +121,11 @@ def _drop_faulty(found: Sequence[_Answer], context: answer_filters.Context) -> N
 
 
 def _drop_invalid(found: Sequence[_Answer]) -> None:
-    """The validation that people's rows pass, on the whole conversation."""
+    """Set aside answers whose whole conversation fails the checks of human rows."""
     left = [answer for answer in found if not answer.code]
     frame = pd.DataFrame({"messages": pd.Series([answer.messages for answer in left], dtype=object)})
-    for at, fault in find_faults("sharegpt", frame, frozenset()).items():
-        left[at].drop(fault.code, fault.message.partition("; or allow it")[0])
+    for position, fault in find_faults("sharegpt", frame, frozenset()).items():
+        left[position].drop(fault.code, fault.message.partition("; or allow it")[0])
 
 
 def _drop_held_out(found: Sequence[_Answer], conversations: Path, general_questions: Sequence[str]) -> None:
@@ -144,13 +144,13 @@ def _drop_copies_of_people(found: Sequence[_Answer], train: Sequence[Mapping[str
     copies = match_against(
         keys_of_messages([answer.messages for answer in left]), keys_of_messages([row["messages"] for row in train])
     )
-    for answer, at, exact in zip(left, copies.of.tolist(), copies.exact.tolist(), strict=True):
-        if at >= 0:
-            _drop_copy(answer, origin(train[at]), exact)
+    for answer, position, exact in zip(left, copies.of.tolist(), copies.exact.tolist(), strict=True):
+        if position >= 0:
+            _drop_copy(answer, origin(train[position]), exact)
 
 
 def _drop_all_but_best(found: Sequence[_Answer]) -> None:
-    """Of several sound answers to one prompt, keep the one that best.py names."""
+    """Keep one of several valid answers to one prompt: the one that best_of_n.py chooses."""
     by_prompt: dict[str, list[_Answer]] = {}
     for answer in found:
         if not answer.code:
@@ -158,21 +158,22 @@ def _drop_all_but_best(found: Sequence[_Answer]) -> None:
     for answers in by_prompt.values():
         texts = [answer.given["answer"] for answer in answers]
         best, agreed = best_of(texts), agreements(texts)
-        for at, answer in enumerate(answers):
-            if at != best:
+        for position, answer in enumerate(answers):
+            if position != best:
                 message = (
-                    f"agrees {agreed[at]:.2f} with the other answers to its prompt, the kept one {agreed[best]:.2f}"
+                    f"agrees {agreed[position]:.2f} with the other answers to its prompt, the kept one "
+                    f"{agreed[best]:.2f}"
                 )
                 answer.drop("not_best", message, answers[best].origin)
 
 
 def _drop_copies(found: Sequence[_Answer]) -> None:
-    """Answers that earlier answers, to other prompts, hold already."""
+    """Set aside exact and near duplicates of earlier answers to other prompts."""
     left = [answer for answer in found if not answer.code]
     copies = find_duplicates(keys_of_messages([answer.messages for answer in left]))
-    for answer, at, exact in zip(left, copies.of.tolist(), copies.exact.tolist(), strict=True):
-        if at >= 0:
-            _drop_copy(answer, left[at].origin, exact)
+    for answer, position, exact in zip(left, copies.of.tolist(), copies.exact.tolist(), strict=True):
+        if position >= 0:
+            _drop_copy(answer, left[position].origin, exact)
 
 
 def _drop_copy(answer: _Answer, of: str, exact: bool) -> None:
@@ -247,7 +248,7 @@ def _shown(answer: _Answer) -> dict[str, str]:
 
 
 def _accounted(answers: int, out: Path) -> dict[str, Any]:
-    """Counted again in the files that were written."""
+    """The check that the two files contain every answer; rows are counted in the files themselves."""
     kept, aside = (pq.read_metadata(out / name).num_rows for name in ("rows.parquet", "set_aside.parquet"))
     passed = answers == kept + aside
     message = f"{answers} answers {'=' if passed else 'are not'} {kept} kept + {aside} set aside"
@@ -255,7 +256,7 @@ def _accounted(answers: int, out: Path) -> dict[str, Any]:
 
 
 def _some_kept(found: Sequence[_Answer], reasons: Mapping[str, int]) -> dict[str, Any]:
-    """Not blocking: an experiment can train without distilled rows."""
+    """The check that some answers are kept. Not blocking: an experiment can train without distilled rows."""
     kept = len(found) - sum(reasons.values())
     commonest = max(reasons, key=lambda code: reasons[code], default=None)
     message = f"{kept} of {len(found)} answers are kept"

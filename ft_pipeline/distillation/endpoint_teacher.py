@@ -1,4 +1,4 @@
-"""The teacher behind an endpoint: its log in the store, its key from the environment, its answers as rows."""
+"""A teacher at an endpoint: its log in the store, its key from the environment, its answers as rows."""
 
 import os
 import re
@@ -21,7 +21,8 @@ from ft_pipeline.settings.project import EndpointSettings, TeacherSettings
 
 
 def answer_all(job: Job, prompter: TeacherPrompt) -> dict[str, Any]:
-    """Ask the endpoint every row of the input `unlabelled` and write answers.parquet to `job.out`; the summary."""
+    """Send every row of the input `unlabelled` to the endpoint, write answers.parquet to `job.out`, and return the
+    summary."""
     teacher = prompter.teacher
     prompts = job.inputs["unlabelled"]
 
@@ -43,25 +44,25 @@ def answer_all(job: Job, prompter: TeacherPrompt) -> dict[str, Any]:
 def ask(
     log: AnswerLog, questions: Iterable[ChatRequest], total: int, teacher: TeacherSettings, job: Job
 ) -> RequestTotals:
-    """Ask what the log has no answer of. UserError as in `ask_all`, and where the key is not in the environment."""
+    """Send the requests that have no answer in the log. UserError as in `send_all`, and if the key is not set."""
     assert teacher.endpoint is not None
     settings = teacher.endpoint
     return send_all(lambda: Endpoint(teacher, _key(settings)), log, questions, total, teacher, job.report)
 
 
 def log_folder(shared: Path, teacher: TeacherSettings) -> Path:
-    """Where a teacher's log lies, readable for people and unique for the pair of URL and model."""
+    """The folder of a teacher's log. Its name is readable, and unique for the pair of URL and model."""
     name = re.sub(r"[^a-z0-9]+", "-", teacher.model.lower()).strip("-")[-40:]
     return shared / f"{name}-{teacher_sha256(teacher)[:12]}"
 
 
 def host_of(endpoint: EndpointSettings) -> str:
-    """The endpoint's host, with its port where the URL names one."""
+    """The endpoint's host, with its port if the URL has one."""
     return urlsplit(endpoint.url).netloc
 
 
 def asked_summary(asked: RequestTotals) -> dict[str, Any]:
-    """This run: questions answered by earlier runs and now, those without an answer, seconds."""
+    """Numbers of this run: requests answered by earlier runs, answered now and failed; seconds; answers per second."""
     rate = round((asked.answered + asked.failed) / asked.seconds, 2) if asked.seconds else 0.0
     return {
         "known_before": asked.known,
@@ -73,7 +74,7 @@ def asked_summary(asked: RequestTotals) -> dict[str, Any]:
 
 
 def spent_summary(log: AnswerLog, teacher: TeacherSettings) -> dict[str, Any]:
-    """All runs of this project on this teacher: requests, what was paid, failures by reason, cost by the prices."""
+    """Totals of all runs with this teacher in this project: requests, paid ones, failures by reason, tokens, cost."""
     assert teacher.endpoint is not None
     spent = log.spent
     prices = teacher.endpoint.prices
@@ -116,7 +117,7 @@ def _questions(prompts: Path, prompter: TeacherPrompt) -> Iterator[tuple[dict[st
 
 
 def answer_of(log: AnswerLog, question: ChatRequest) -> dict[str, Any]:
-    """What the log holds on a question, in the columns of answers.parquet."""
+    """The log's entry for a request, in the columns of answers.parquet."""
     entry = log.entry(question.key)
     if entry is None:
         raise RuntimeError("a question was neither answered nor failed")

@@ -1,4 +1,4 @@
-"""The teacher as a model on this machine: batches of similar length, written down as they arrive."""
+"""A teacher on this machine: answers in batches of similar length, written to disk as they arrive."""
 
 import json
 import os
@@ -22,7 +22,7 @@ Entry = dict[str, Any]
 
 def answer_all(job: Job, prompter: TeacherPrompt) -> dict[str, Any]:
     """Answer every row of the input `unlabelled` with the model of the input `base_model`, write answers.parquet to
-    `job.out`; the summary."""
+    `job.out`, and return the summary."""
     rows = list(read_prompts(job.inputs["unlabelled"]))
     answers, resumed = _answer_all(job, rows, prompter)
     samples = range(prompter.teacher.answers_per_prompt)
@@ -42,7 +42,7 @@ def answer_all(job: Job, prompter: TeacherPrompt) -> dict[str, Any]:
 
 
 def _answer_all(job: Job, rows: Sequence[dict[str, Any]], prompter: TeacherPrompt) -> tuple[dict[str, Entry], int]:
-    """Every answer by row id and sample, and how many of them an earlier run had left in the work folder."""
+    """(answers by row id and sample, number of them that were in the work folder from an earlier run)."""
     settings = prompter.teacher
     journal = Journal(job.work / "answers.jsonl")
     answers = journal.read()
@@ -58,8 +58,8 @@ def _answer_all(job: Job, rows: Sequence[dict[str, Any]], prompter: TeacherPromp
         missing = [row for row in batch if _key(row, sample) not in answers]
         if not missing:
             continue
-        found = teacher.answer(missing, seed=settings.seed + number)
-        arrived = {_key(row, sample): entry for row, entry in found.items()}
+        entries = teacher.answer(missing, seed=settings.seed + number)
+        arrived = {_key(row, sample): entry for row, entry in entries.items()}
         journal.append(arrived)
         answers |= arrived
         written += sum(entry["answer_tokens"] for entry in arrived.values())
@@ -69,7 +69,7 @@ def _answer_all(job: Job, rows: Sequence[dict[str, Any]], prompter: TeacherPromp
 
 
 class _Teacher:
-    """The model, loaded, with every prompt as it will see it."""
+    """The loaded model and all rendered prompts."""
 
     def __init__(self, job: Job, rows: Sequence[dict[str, Any]], prompter: TeacherPrompt) -> None:
         folder = job.inputs["base_model"]
@@ -81,7 +81,7 @@ class _Teacher:
         speed_up_products(self.model, trains=False)
 
     def answer(self, keys: Sequence[str], *, seed: int) -> dict[str, Entry]:
-        """The answers to these prompts; one that does not fit the model's context is not asked."""
+        """The answers to these prompts. A prompt that does not fit the model's context is not answered."""
         context = window_of(self.model.config)
         fitting = [k for k in keys if not context or self.lengths[k] + self.settings.max_new_tokens <= context]
         begun = time.monotonic()
@@ -100,9 +100,9 @@ class _Teacher:
 
 
 def _batches(lengths: dict[str, int], size: int) -> Iterator[list[str]]:
-    """Ids in batches of similar length, longest first; the same for every run over the same prompts.
+    """Ids in batches of similar length, longest first. Every run over the same prompts has the same batches.
 
-    Batches are fixed so that a resumed run pads as the unbroken one did: rounding, hence now and then a greedy token,
+    Batches are fixed so that a resumed run pads like an uninterrupted one: rounding, and thus sometimes a greedy token,
     depends on the padding.
     """
     order = sorted(lengths, key=lambda key: (-lengths[key], key))
@@ -129,13 +129,13 @@ def _row(row: dict[str, Any], sample: int, answer: Entry) -> dict[str, Any]:
 
 
 class Journal:
-    """Answers so far, one JSON line each: on disk before the next batch is asked for, whole or not counted."""
+    """Answers so far, one JSON line each, on disk before the next batch starts. An incomplete line is ignored."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def read(self) -> dict[str, Entry]:
-        """The answers by id; a last line that a kill cut off is dropped, from the file too."""
+        """The answers by id. An incomplete last line, left by a kill, is also removed from the file."""
         if not self.path.is_file():
             return {}
         content = self.path.read_bytes()

@@ -1,4 +1,4 @@
-"""The teacher: answers to the unlabelled prompts, by a model on this machine or by an endpoint."""
+"""Worker of the teacher: answers to the unlabelled prompts, from a model on this machine or from an endpoint."""
 
 import json
 from typing import Any
@@ -11,12 +11,13 @@ from ft_pipeline.settings.project import TeacherSettings
 
 
 def run(job: Job) -> dict[str, Any]:
-    """Answer every row of `unlabelled` under the teacher's system prompt and fixed examples of the train split.
+    """Answer every row of `unlabelled` with the teacher's system prompt and fixed examples of the train split.
 
-    Inputs: unlabelled, conversations; base_model (the teacher's) where there is no endpoint. Config: `teacher`
-    (TeacherSettings; terms are not looked at); `handling` holds those that change no answer: `endpoint`, `engine`.
+    Inputs: unlabelled, conversations, and base_model (the teacher's) if there is no endpoint. Config: `teacher`
+    (TeacherSettings; `terms` is not used). `handling` has the settings that change no answer: `endpoint`, `engine`.
     Files: answers.parquet, teacher.json (system prompt, examples, hashes, sampling).
-    A run that was killed is asked only for what is missing. The summary is that of local.py, vllm.py or client.py.
+    After a kill, only missing answers are requested. The summary is that of local_teacher.py, vllm_teacher.py or
+    endpoint_teacher.py.
     """
     teacher = teacher_of(job)
     prompter = TeacherPrompt.of(teacher, job.inputs["conversations"])
@@ -25,16 +26,16 @@ def run(job: Job) -> dict[str, Any]:
     elif (engine := vllm_teacher.wanted(teacher.engine, job.device)) is not None:
         summary = vllm_teacher.answer_all(job, prompter, engine)
     else:
-        from ft_pipeline.distillation import local  # torch, which an endpoint needs none of
+        from ft_pipeline.distillation import local_teacher  # imports torch, which an endpoint does not need
 
-        summary = local.answer_all(job, prompter)
+        summary = local_teacher.answer_all(job, prompter)
     document = json.dumps(_provenance(job, prompter), ensure_ascii=False, indent=2)
     (job.out / "teacher.json").write_text(document, encoding="utf-8")
     return summary
 
 
 def teacher_of(job: Job) -> TeacherSettings:
-    """The settings that the job's config and handling hold between them."""
+    """The settings from the job's config and handling together."""
     settings = dict(job.config["teacher"])
     settings.setdefault("engine", job.handling.get("engine", "auto"))
     if settings.get("endpoint"):
@@ -43,8 +44,10 @@ def teacher_of(job: Job) -> TeacherSettings:
 
 
 def _provenance(job: Job, prompter: TeacherPrompt) -> dict[str, Any]:
-    """What every answer of this run has in common. Nobody sees the chat template of an endpoint's model: there, the
-    template is what we put around each prompt."""
+    """What all answers of this run have in common.
+
+    The chat template of an endpoint's model is not visible. There, the template is what is put around each prompt.
+    """
     endpoint = prompter.teacher.endpoint
     template = prompter.prompt_sha256 if endpoint else template_sha256(job.inputs["base_model"])
     return {

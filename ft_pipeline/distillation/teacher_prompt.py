@@ -1,4 +1,4 @@
-"""The teacher's prompt: system prompt, fixed examples, the question; and the hashes by which answers are known."""
+"""The teacher's prompt (system prompt, fixed examples, question) and the hashes that identify answers."""
 
 import hashlib
 import json
@@ -18,15 +18,15 @@ from ft_pipeline.tables.formats.turns import Message, plain
 
 @dataclass(frozen=True)
 class TeacherPrompt:
-    """Puts every question as the settings say."""
+    """Builds the prompt of every question from the settings."""
 
     teacher: TeacherSettings
     examples: list[list[Message]]
 
     @classmethod
     def of(cls, teacher: TeacherSettings, conversations: Path) -> "TeacherPrompt":
-        """With the fixed examples that the settings ask for, out of the train split of a conversations artifact.
-        UserError where it has too few."""
+        """The prompt with the fixed examples that the settings require, from the train split of a conversations
+        artifact. UserError if the split has too few rows."""
         if not teacher.few_shot:
             return cls(teacher, [])
         wanted = [("split", "=", "train")]
@@ -41,27 +41,27 @@ class TeacherPrompt:
             raise UserError(f"{where}{error}") from None
 
     def messages(self, messages: Sequence[Message]) -> list[Message]:
-        """The whole conversation that the teacher gets; it ends with the user."""
+        """The whole conversation that is sent to the teacher. It ends with a user turn."""
         return with_prompt(plain(messages), self.teacher.system_prompt, self.examples)
 
     def question(self, messages: Sequence[Message], sample: int = 0) -> ChatRequest:
-        """The question for an endpoint; its key holds the prompt, the teacher, what stands around it, the sampling."""
+        """The request to an endpoint. Its key is a hash of URL, model, sampling, sample number and whole prompt."""
         assert self.teacher.endpoint is not None
-        # An endpoint takes no reasoning of earlier turns: its own model would have hidden it, too.
+        # Reasoning in earlier turns is not sent to an endpoint: its own model would have hidden it, too.
         put = [{"role": turn["role"], "content": turn["content"]} for turn in self.messages(messages)]
         depends_on = [self.teacher.endpoint.url, self.teacher.model, self.sampling, sample, put]
         text = json.dumps(depends_on, ensure_ascii=False, sort_keys=True)
         return ChatRequest(hashlib.sha256(text.encode()).hexdigest(), put, sample)
 
     def rendered(self, tokenizer: Any, rows: Iterable[Mapping[str, Any]]) -> dict[str, str]:
-        """By row id, the prompt as a model on this machine sees it."""
+        """Row id → the prompt, rendered for a model on this machine."""
         return {
             row["id"]: render(tokenizer, self.messages(row["messages"]), add_generation_prompt=True) for row in rows
         }
 
     @property
     def prompt_sha256(self) -> str:
-        """Hash of what every prompt of this teacher has in common."""
+        """Hash of what all prompts of this teacher have in common."""
         text = json.dumps([self.teacher.system_prompt, self.examples], ensure_ascii=False, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -71,11 +71,11 @@ class TeacherPrompt:
 
 
 def token_lengths(tokenizer: Any, prompts: Mapping[str, str]) -> dict[str, int]:
-    """Tokens of rendered prompts, by row id."""
+    """Row id → number of tokens of the rendered prompt."""
     return {key: len(tokenizer(text, add_special_tokens=False)["input_ids"]) for key, text in prompts.items()}
 
 
 def teacher_sha256(teacher: TeacherSettings) -> str:
-    """What an endpoint's teacher is known by: where it is asked, and under which name."""
+    """The hash that identifies an endpoint's teacher: of its URL and its model name."""
     assert teacher.endpoint is not None
     return hashlib.sha256(json.dumps([teacher.endpoint.url, teacher.model]).encode()).hexdigest()

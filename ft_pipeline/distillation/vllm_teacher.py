@@ -1,5 +1,8 @@
-"""The teacher as a model on this machine in vLLM, where its executable is installed: a server of our own on loopback,
-in a process that ends with the work. Nothing of vLLM is imported, so it may live in an environment of its own."""
+"""A teacher on this machine in vLLM, if its executable is installed.
+
+A server is started on loopback, in a process that ends with the work. vLLM is not imported, so that it can be installed
+in a separate environment.
+"""
 
 import contextlib
 import json
@@ -29,18 +32,18 @@ from ft_pipeline.models.serving_engines import HOST, OFFLINE, Engine, find_progr
 from ft_pipeline.settings.project import EndpointSettings, TeacherSettings
 
 URL = f"http://{HOST}/v1"
-"""In the keys of answers: the port is another one in each run."""
+"""The URL in the keys of answers. It has no port, since the port differs between runs."""
 AT_ONCE = 256
 TIMEOUT_SECONDS = 3600.0
 START_SECONDS = 1800.0
 """Loading a large model from a slow disk and compiling it takes minutes."""
 STOP_SECONDS = 20.0
 LOCAL_ONLY = {"answered_at": None, "request_id": None, "reply_model": None}
-"""What a model on this machine answers can be made again, and when it was made says nothing."""
+"""Answers of a model on this machine can be reproduced, so the time of an answer has no meaning."""
 
 
 def wanted(engine: str, device: str) -> Engine | None:
-    """vLLM, where it shall answer; None for transformers. UserError where vLLM is asked for and not there."""
+    """vLLM if it should answer, None for transformers. UserError if vLLM is required but not installed."""
     if engine == "transformers" or (engine == "auto" and not device.startswith("cuda")):
         return None
     program = find_program("vllm")
@@ -54,7 +57,8 @@ def wanted(engine: str, device: str) -> Engine | None:
 
 def answer_all(job: Job, prompter: TeacherPrompt, engine: Engine) -> dict[str, Any]:
     """Answer every row of the input `unlabelled` with the model of the input `base_model`, write answers.parquet to
-    `job.out`; the summary, with the keys of local.answer_all. UserError where the server does not come up, or ends."""
+    `job.out`, and return the summary, with the keys of local_teacher.answer_all. UserError if the server does not
+    start, or ends."""
     from ft_pipeline.models.load import load_tokenizer  # imports torch
 
     folder = job.inputs["base_model"]
@@ -65,14 +69,14 @@ def answer_all(job: Job, prompter: TeacherPrompt, engine: Engine) -> dict[str, A
     )
     questions = [question for _, _, question in work.wanted if question]
     with AnswerLog.opened(job.work / "vllm", job.report.log) as log:
-        known = sum(log.answered(each.key) or log.hopeless(each.key) for each in questions)
+        known = sum(log.answered(question.key) or log.hopeless(question.key) for question in questions)
         missing = known < len(questions)
         with _serving(engine, job, work.longest) if missing else contextlib.nullcontext() as server:
             extra = {"top_p": 1.0, "top_k": -1, "stop_token_ids": stop_token_ids(tokenizer)}
             asked = send_all(
                 lambda: _Watched(server, teacher, extra), log, questions, len(questions), teacher, job.report
             )
-        answers = [work.row(log, *each) for each in work.wanted]
+        answers = [work.row(log, *wanted_answer) for wanted_answer in work.wanted]
     write_answers(answers, job.out)
     tokens = sum(answer["answer_tokens"] or 0 for answer in answers)
     return {
@@ -88,7 +92,7 @@ def answer_all(job: Job, prompter: TeacherPrompt, engine: Engine) -> dict[str, A
 
 
 def _behind_a_server(teacher: TeacherSettings, model: str) -> TeacherSettings:
-    """The settings under which asking.py asks a server that is ours: it either answers or has ended."""
+    """Settings for requests of request_loop.py to our own server, which either answers or has ended."""
     endpoint = EndpointSettings(
         url=URL, concurrency=AT_ONCE, timeout_seconds=TIMEOUT_SECONDS, attempts=3, patience_seconds=0, max_failed=1.0
     )
@@ -96,7 +100,7 @@ def _behind_a_server(teacher: TeacherSettings, model: str) -> TeacherSettings:
 
 
 class _Work:
-    """Every answer that is wanted, and which prompts fit the model."""
+    """All answers that are requested, and which prompts fit the model."""
 
     def __init__(self, rows: list[dict[str, Any]], prompter: TeacherPrompt, tokenizer: Any, folder: Path) -> None:
         self.rows = rows
@@ -106,13 +110,13 @@ class _Work:
         context = config.get("text_config", config).get("max_position_embeddings")
         fitting = {key: length for key, length in self.lengths.items() if not context or length + room <= context}
         self.longest = max(fitting.values(), default=0) + room
-        """Tokens of the longest prompt that fits, and of its answer."""
+        """Number of tokens of the longest prompt that fits, plus those of its answer."""
         self.wanted: list[tuple[dict[str, Any], int, ChatRequest | None]] = [
             (row, sample, prompter.question(row["messages"], sample) if row["id"] in fitting else None)
             for row in rows
             for sample in range(prompter.teacher.answers_per_prompt)
         ]
-        """Row, sample, and the question; None where it does not fit and is not asked."""
+        """(row, sample number, request). The request is None if the prompt does not fit."""
 
     def row(self, log: AnswerLog, row: dict[str, Any], sample: int, question: ChatRequest | None) -> dict[str, Any]:
         """The row of answers.parquet."""
@@ -131,21 +135,21 @@ class _Server:
     log: Path
 
     def check(self) -> None:
-        """UserError if it has ended."""
+        """Raise UserError if the server has ended."""
         code = self.process.poll()
         if code is not None:
             lines = [
                 line for line in self.log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()
             ]
-            said = f"; the last line of its log: {lines[-1].strip()[:300]}" if lines else ""
+            last_line = f"; the last line of its log: {lines[-1].strip()[:300]}" if lines else ""
             raise UserError(
-                f"vLLM ended with exit code {code}{said}. Its whole log is {self.log}; `teacher.engine: transformers` "
-                "does without it. What it answered is kept"
+                f"vLLM ended with exit code {code}{last_line}. Its whole log is {self.log}; "
+                "`teacher.engine: transformers` does without it. What it answered is kept"
             )
 
 
 class _Watched:
-    """An Endpoint that notices when the server has ended, and does not wait for it."""
+    """An Endpoint that raises UserError when the server has ended, instead of waiting for it."""
 
     def __init__(self, server: _Server | None, teacher: TeacherSettings, extra: Mapping[str, Any]) -> None:
         assert server is not None and teacher.endpoint is not None
@@ -165,8 +169,11 @@ class _Watched:
 
 @contextlib.contextmanager
 def _serving(engine: Engine, job: Job, longest: int) -> Iterator[_Server]:
-    """The server, until the block ends. longest: tokens of the longest prompt and its answer; room for more is not
-    taken, since it would have to fit the GPU."""
+    """Run the server until the block ends.
+
+    longest: tokens of the longest prompt and its answer. A longer context is not reserved, since it would have to fit
+    the GPU.
+    """
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         port = probe.getsockname()[1]
@@ -180,7 +187,7 @@ def _serving(engine: Engine, job: Job, longest: int) -> Iterator[_Server]:
             stdout=output,
             stderr=subprocess.STDOUT,
             env={**os.environ, **OFFLINE},
-            start_new_session=True,  # an interrupt lets what is under way arrive first
+            start_new_session=True,  # on an interrupt, requests in progress are answered first
         )
     server = _Server(process, port, log)
     try:

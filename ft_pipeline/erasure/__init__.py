@@ -1,1 +1,1 @@
-"""Rows taken out on request, wherever the project keeps them."""
+"""Erase rows on request, everywhere in the project."""

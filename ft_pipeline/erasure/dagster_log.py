@@ -1,6 +1,6 @@
-"""Dagster's own files rid of forgotten rows: its event log holds the previews that the UI shows.
+"""Remove erased texts from Dagster's files: its event log contains the previews that the UI shows.
 
-The files are SQLite's, read and written as such, so that nothing of Dagster must be loaded.
+The files are SQLite databases. They are read and written directly, so that Dagster is not imported.
 """
 
 import json
@@ -18,7 +18,7 @@ BUSY_SECONDS = 30.0
 
 
 def redact_dagster_home(folder: Path, secrets: ErasedTexts) -> tuple[int, list[str]]:
-    """(places that changed, notes): every text of every database below `folder`, and the logs of runs."""
+    """Redact every text column of every database below `folder`, and the logs of runs: (places changed, notes)."""
     notes = []
     if records_elsewhere(folder):
         notes.append("Dagster's record lies in a database of its own (dagster.yaml): its previews were not redacted")
@@ -56,7 +56,7 @@ def _text_columns(connection: sqlite3.Connection) -> Iterator[tuple[str, str]]:
 
 
 def _scrubbed(text: str, secrets: ErasedTexts) -> str:
-    """A cell without the secrets; JSON is opened, so that texts that were cut short are known by their ends."""
+    """A cell without the erased texts. JSON is parsed, so that truncated texts are recognized by their ends."""
     try:
         value = json.loads(text)
     except ValueError:

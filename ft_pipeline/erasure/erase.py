@@ -1,7 +1,7 @@
-"""`ft erase`: a row is never used again, and what it said is gone from the raw files, the store and Dagster's log.
+"""`ft erase`: rows are never used again, and their texts are removed from the raw files, the store and Dagster's log.
 
-The order is what makes it safe to be cut off: the row is excluded first, and the raw file, which says what to look for,
-is changed last. The same command again ends what was begun.
+The order makes an interruption safe: rows are excluded first, and the raw file, which says what to search for, is
+changed last. The same command, run again, completes the erasure.
 """
 
 import tempfile
@@ -46,28 +46,28 @@ BEYOND = (
 
 @dataclass(frozen=True)
 class ErasureResult:
-    """What `ft erase` did."""
+    """Result of `ft erase`."""
 
     record: int
     """Number of the record in data/store/redactions."""
     rows: list[dict[str, Any]]
-    """format, file, row, hash of each row that was forgotten, its copies in other files of the format included."""
+    """format, file, row and hash of each erased row, including its copies in other files of the format."""
     files: list[str]
     """Raw files of the project that were changed."""
     artifacts: list[dict[str, Any]]
-    """kind, fingerprint, files of each artifact that was redacted."""
+    """kind, fingerprint and files of each artifact that was redacted."""
     raw_files: int
-    """Kept copies of raw files that were redacted."""
+    """Number of kept copies of raw files that were redacted."""
     events: int
-    """Places of Dagster's record that were redacted."""
+    """Number of places in Dagster's databases and logs that were redacted."""
     models: list[dict[str, Any]]
-    """What learned from a row, chose by it or was scored on it."""
+    """Models that were trained on a row, chose their checkpoint by it or were scored on it."""
     retrain: list[str]
-    """Experiments that the next run trains anew."""
+    """Experiments that the next run trains again."""
     champion: bool
     """Whether the present champion was trained on a row or chose its checkpoint by it."""
     also: list[str] = field(default_factory=list)
-    """Rows that share a text with them and stay: look at them."""
+    """Rows that share a text with an erased row and stay. The user should check them."""
     notes: list[str] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
@@ -88,7 +88,7 @@ class _Place:
 
 
 def erase(project: Project, path: Path, numbers: Sequence[int], reason: str) -> ErasureResult:
-    """Forget rows of a raw file, by number. UserError where they cannot be found, or while a run is under way."""
+    """Erase rows of a raw file, by number. UserError if they cannot be found, or if a run is in progress."""
     if not reason.strip():
         raise UserError("say why, for the record: --reason TEXT")
     data_format, name = _place_of(project, path)
@@ -125,19 +125,19 @@ def erase(project: Project, path: Path, numbers: Sequence[int], reason: str) -> 
         retrain=seen.retrain,
         champion=seen.champion,
         also=also,
-        notes=[*notes, *(f"could not be read, hence not redacted; remove it: {each}" for each in unread), BEYOND],
+        notes=[*notes, *(f"could not be read, hence not redacted; remove it: {place}" for place in unread), BEYOND],
     )
 
 
 def _place_of(project: Project, path: Path) -> tuple[str, str]:
     """(format, name in its folder) of a raw file."""
-    found = [each.resolve() for each in (path, project.root / path) if each.is_file()]
+    files = [file.resolve() for file in (path, project.root / path) if file.is_file()]
     for data_format in FORMATS:
         folder = project.raw(data_format).resolve()
-        for each in found:
-            if each.is_relative_to(folder):
-                return data_format, each.relative_to(folder).as_posix()
-    if not found:
+        for file in files:
+            if file.is_relative_to(folder):
+                return data_format, file.relative_to(folder).as_posix()
+    if not files:
         raise UserError(f"there is no file {path}; name a file of data/raw, e.g. data/raw/alpaca/support_01.jsonl")
     raise UserError(f"{path} is not in data/raw/FORMAT of {project.root}: name a file that the project reads")
 
@@ -155,7 +155,7 @@ def _all_places(project: Project) -> Iterator[_Place]:
 
 
 def _chosen(everywhere: Sequence[_Place], data_format: str, name: str, numbers: Sequence[int]) -> list[_Place]:
-    own = {each.row.number: each for each in everywhere if (each.data_format, each.name) == (data_format, name)}
+    own = {place.row.number: place for place in everywhere if (place.data_format, place.name) == (data_format, name)}
     if not own:
         raise UserError(f"{data_format}/{name} cannot be read row by row (see `ft validate`); edit or remove the file")
     for number in numbers:
@@ -174,15 +174,15 @@ def _entry(place: _Place, salt: str) -> dict[str, Any]:
 def _secrets(
     library: ArtifactIndex, everywhere: Sequence[_Place], gone: Sequence[_Place], salt: str
 ) -> tuple[ErasedTexts, list[str]]:
-    """What is to be looked for, and the rows that share a text with it and stay.
+    """(texts to remove, origins of rows that share a text with them and stay).
 
-    A text that another row holds too (a system prompt, a common question) tells nobody apart, and stays.
+    A text that is also in another row (a system prompt, a common question) does not identify a row, and stays.
     """
     identities = {place.row.identity for place in gone}
     texts = {text for place in gone for text in place.row.texts}
     staying = [place for place in everywhere if place.row.identity not in identities and not place.row.forgotten]
     common = Counter(text for place in staying for text in place.row.texts & texts)
-    also = [each.origin for each in staying if any(len(text) >= MIN_CHARS for text in each.row.texts & texts)]
+    also = [place.origin for place in staying if any(len(text) >= MIN_CHARS for text in place.row.texts & texts)]
     own = identities | set(derived_ids(library, identities))
     answers = {
         row["answer"]
@@ -196,8 +196,10 @@ def _secrets(
 
 
 def _redact_kept_files(library: ArtifactIndex, data_format: str, secrets: ErasedTexts, unread: list[str]) -> list[str]:
-    """Every copy that any snapshot of the format kept, whatever the file was called then; `unread` takes those that
-    are gone or damaged."""
+    """Redact every copy that a snapshot of the format kept, also under earlier file names. Return the SHA-256 of each.
+
+    Copies that are gone or damaged are added to `unread`.
+    """
     blobs = BlobStore(library.root)
     seen: dict[tuple[str, str | None], str] = {}
     for node in library.all(f"raw_{data_format}"):
@@ -234,10 +236,10 @@ def _kept_sidecar(blobs: BlobStore, sha256: str | None, into: Path) -> Sidecar:
 
 
 def _without_rows(path: Path, name: str, data_format: str, sidecar: Sidecar, secrets: ErasedTexts) -> bytes | None:
-    """The file's bytes with marks for the forgotten rows; None where it holds none of them."""
+    """The file's bytes with markers in place of the erased rows; None if it contains none of them."""
     try:
         rows = {row.number: row.identity for row in read_raw_rows(path, name, data_format, sidecar)}
-    except Refused:  # no rows can be told apart in it: the texts go
+    except Refused:  # it cannot be read as rows: only the texts are removed
         before = path.read_bytes()
         after = secrets.content("refused.txt", before)
         return after if after != before else None
@@ -248,15 +250,15 @@ def _without_rows(path: Path, name: str, data_format: str, sidecar: Sidecar, sec
 def _redact_artifacts(
     library: ArtifactIndex, secrets: ErasedTexts, note: dict[str, Any], unread: list[str]
 ) -> list[dict[str, Any]]:
-    found = []
+    redacted = []
     for node in library.all():
         if node.path is None:
             continue
         files, damaged = redact_artifact(node.path, secrets, note)
         unread += [f"{node.label}: {name}" for name in damaged]
         if files:
-            found.append({"kind": node.kind, "fingerprint": node.fingerprint, "files": files})
-    return found
+            redacted.append({"kind": node.kind, "fingerprint": node.fingerprint, "files": files})
+    return redacted
 
 
 def _redact_own_files(project: Project, gone: Sequence[_Place], secrets: ErasedTexts) -> list[str]:

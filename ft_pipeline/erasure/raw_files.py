@@ -1,4 +1,4 @@
-"""Rows of raw files by their identity, and the mark of a forgotten one put in their place: no other byte changes."""
+"""Rows of raw files with their ids, and their replacement by erasure markers that leaves all other rows unchanged."""
 
 import csv
 import io
@@ -31,22 +31,24 @@ class RawRow:
     number: int
     """Line, list index or data row, from 1."""
     identity: str
-    """The row's id in its table; of a row that cannot be converted, a hash of it as it stands."""
+    """The row's id in its table. For a row that cannot be converted, a hash of its raw text."""
     texts: frozenset[str]
-    """Every string in it, and the row as it stands."""
+    """Every string in it, and its raw text."""
     forgotten: bool = False
-    """Whether a mark stands here."""
+    """Whether the row is an erasure marker."""
 
 
 def read_raw_rows(path: Path, name: str, data_format: str, sidecar: Sidecar) -> Iterator[RawRow]:
-    """Every row of a raw file; `name` is the file's own one (its ending tells CSV and Parquet). Refused as a whole
-    (codes.Refused) where the file is none of ours."""
+    """Yield every row of a raw file. `name` is the file's original name; its suffix distinguishes CSV and Parquet.
+
+    Raises reason_codes.Refused if the whole file is refused.
+    """
     for batch in read_batches(path, Path(name).suffix.lower()):
         here = divide(batch)
         values = here.values if here.lines is None else [parse_line(line) for line in here.lines]
-        for at, value in enumerate(values):
-            raw = _as_written(here, at, value)
-            yield _raw_row(here.rows[at], value, raw, data_format, sidecar)
+        for position, value in enumerate(values):
+            raw = _as_written(here, position, value)
+            yield _raw_row(here.rows[position], value, raw, data_format, sidecar)
 
 
 def _raw_row(number: int, value: Any, raw: str, data_format: str, sidecar: Sidecar) -> RawRow:
@@ -79,8 +81,8 @@ def _strings_of(value: Any) -> Iterator[str]:
 
 
 def replace_with_markers(path: Path, name: str, marks: Mapping[int, str]) -> bytes:
-    """The file's bytes with each of these rows (by number) replaced by its mark. All others keep their bytes and their
-    numbers; a Parquet file is written anew."""
+    """Return the file's bytes with each of these rows (by number) replaced by its marker. All other rows keep their
+    bytes and their numbers. A Parquet file is rewritten."""
     suffix = Path(name).suffix.lower()
     first = next(read_batches(path, suffix))
     if first.offsets is not None:
@@ -116,7 +118,7 @@ def _array_with_marks(path: Path, suffix: str, marks: Mapping[int, str]) -> byte
 
 
 def _csv_with_marks(path: Path, marks: Mapping[int, str]) -> bytes:
-    """A record ends where a line ends, so whole lines are replaced."""
+    """Replace whole lines: a CSV row always ends at the end of a line."""
     content = path.read_bytes()
     lines = list(io.StringIO(content.decode("utf-8", "surrogateescape"), newline=""))
     reader = csv.reader(iter(lines), strict=True)
@@ -134,9 +136,10 @@ def _csv_with_marks(path: Path, marks: Mapping[int, str]) -> bytes:
 
 def _parquet_with_marks(path: Path, marks: Mapping[int, str]) -> bytes:
     table = pq.read_table(path)
-    schema = pa.schema([each.with_nullable(True) for each in table.schema], table.schema.metadata)
+    schema = pa.schema([column.with_nullable(True) for column in table.schema], table.schema.metadata)
     first = next(
-        (each.name for each in schema if pa.types.is_string(each.type) or pa.types.is_large_string(each.type)), None
+        (column.name for column in schema if pa.types.is_string(column.type) or pa.types.is_large_string(column.type)),
+        None,
     )
     rows = table.to_pylist()
     for number, mark in marks.items():

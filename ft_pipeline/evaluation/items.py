@@ -1,4 +1,4 @@
-"""The test items: what is asked of every model, and the reference answer."""
+"""The test items: the turns that every model answers, and the reference answer."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ class Item:
     id: str
     """`<conversation id>:<index of the turn>`."""
     group: str
-    """The conversation, the unit that the bootstrap draws."""
+    """The conversation id. The bootstrap resamples whole conversations."""
     messages: tuple[Message, ...]
     """The conversation up to and including the assistant turn."""
 
@@ -25,20 +25,20 @@ class Item:
 
 
 def rows_to_test(rows: Sequence[dict[str, Any]], most: int | None) -> list[dict[str, Any]]:
-    """The rows of the test split in the order of their id, which is a hash: `most` of them are a fair sample.
+    """Return the rows of the test split, sorted by id, at most `most`. Ids are hashes, so this is a fair sample.
 
-    UserError where the test split is empty.
+    Raises UserError if the test split is empty.
     """
-    found = sorted((row for row in rows if row["split"] == "test"), key=lambda row: row["id"])
-    if not found:
+    test_rows = sorted((row for row in rows if row["split"] == "test"), key=lambda row: row["id"])
+    if not test_rows:
         raise UserError(
             f"none of the {len(rows)} conversations is in the test split; add data, or raise data.test_share"
         )
-    return found[:most]
+    return test_rows[:most]
 
 
 def items_of(rows: Sequence[dict[str, Any]]) -> list[Item]:
-    """Every assistant turn of every row, with the turns before it (the reference answers, not the model's own)."""
+    """Return an item per assistant turn, with the turns before it: reference answers, not the model's answers."""
     return [
         Item(f"{row['id']}:{turn}", row["id"], tuple(row["messages"][: turn + 1]))
         for row in rows

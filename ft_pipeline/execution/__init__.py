@@ -1,1 +1,1 @@
-"""Specs, workers, supervision, device leases, planning."""
+"""From a spec to an artifact: planning, building, worker processes, device leases."""

@@ -1,4 +1,4 @@
-"""From a spec to its artifact: found in the store, or built, resumed where an earlier attempt was cut off."""
+"""Finds the artifact of a spec in the store or builds it. A build resumes where an earlier attempt was interrupted."""
 
 import contextlib
 import logging
@@ -22,16 +22,16 @@ from ft_pipeline.store.atomic_files import translate_write_errors
 from ft_pipeline.store.spec import Spec
 
 OBSERVATION_SECONDS = 5.0
-"""The least time between two progress events in Dagster's log; each costs SQLite some 30 ms."""
+"""Minimum seconds between two progress events in Dagster's log. Each event costs SQLite about 30 ms."""
 logger = logging.getLogger(__name__)
 
 BuildFunction = Callable[[Spec, Mapping[str, Path], Path], dict[str, Any]]
-"""(spec, input folders, output folder) → summary: a step that is light enough to run in the step's own process."""
+"""(spec, input folders, output folder) → summary, for a step that is light enough to run in the step's own process."""
 
 
 @dataclass(frozen=True)
 class BuildResult:
-    """An artifact, and how it was come by."""
+    """An artifact, and whether it was built or reused."""
 
     artifact: Artifact
     reused: bool
@@ -49,15 +49,16 @@ def build_artifact(
     run_info: Mapping[str, Any] | None = None,
     launcher: Launcher | None = None,
 ) -> BuildResult:
-    """The artifact of `spec`.
+    """Find or build the artifact of `spec`.
 
-    device: the job leases the GPUs it needs, or the CPU slot where there is none.
-    force: build it again, from the start, even if the store holds it.
-    build: makes it in this process; None starts a worker process for the kind (worker.WORKERS).
-    run_info: who started it, for the manifest; by default what Dagster says of the run.
+    device: whether the job leases the GPUs that it needs, or the CPU slot if there is no GPU.
+    force: rebuild the artifact from the start, even if the store has it.
+    build: builds the artifact in this process; None starts a worker process for the kind (worker.WORKERS).
+    run_info: who started the build, for the manifest; by default what Dagster records about the run.
 
-    UserError for what a user can mend, WorkerError where a worker crashed or was killed; with a context both come as
-    dg.Failure (the first one without retries). Interrupted, it leaves no process and keeps the checkpoints.
+    Raises UserError for an error that the user can fix, and WorkerError if a worker crashed or was killed. With a
+    context, both are raised as dg.Failure (the first one without retries). An interrupted build leaves no process
+    running and keeps its checkpoints.
     """
     started = time.monotonic()
     with _failures(context):
@@ -87,12 +88,12 @@ class _ArtifactBuilder:
         self.throttle = Throttle(OBSERVATION_SECONDS)
 
     def find_or_build(self, need: DeviceNeed | None, force: bool, build: BuildFunction | None) -> tuple[Artifact, bool]:
-        if not force and (found := self.store.find(self.spec, self.say)):
-            return found, True
+        if not force and (artifact := self.store.find(self.spec, self.say)):
+            return artifact, True
         with self.store.building(self.spec, self.say):
             # Another run may have built it while this one waited.
-            if not force and (found := self.store.find(self.spec, self.say)):
-                return found, True
+            if not force and (artifact := self.store.find(self.spec, self.say)):
+                return artifact, True
             return self._build(need, force, build), False
 
     def _build(self, need: DeviceNeed | None, force: bool, build: BuildFunction | None) -> Artifact:
@@ -140,7 +141,7 @@ class _ArtifactBuilder:
             yield leased
 
     def say(self, message: str) -> None:
-        """One line to the run's log, and to who looks on: what it waits for, what it skips, that it has no GPU."""
+        """Log one line and show it to listeners: what the step waits for, what it skips, that it has no GPU."""
         if self.context:
             self.context.log.info(message)
             asset = self.context.asset_key.to_user_string()
@@ -149,7 +150,7 @@ class _ArtifactBuilder:
             logger.info("%s: %s", self.label, message)
 
     def show(self, progress: Progress) -> None:
-        """Every report to this process's listeners; now and then one to Dagster, as a log line and as plot points."""
+        """Send every report to this process's listeners, and some to Dagster, as a log line and as plot points."""
         publish(progress)
         if self.context and (self.throttle.ready() or progress.step >= progress.total):
             self.context.log.info(progress.line())
@@ -157,8 +158,10 @@ class _ArtifactBuilder:
 
 
 def hub_environment(spec: Spec) -> dict[str, str]:
-    """What keeps a worker off the model hub: all but those that fetch what the settings name: a base model, or the data
-    of an lm-eval task."""
+    """Return the variables that keep a worker off the model hub.
+
+    Empty for a worker that downloads what the settings name: a base model, or the data of an lm-eval task.
+    """
     tasks = spec.kind in ("prompt_baseline", "scores") and spec.config.get("evaluation", {}).get("tasks")
     fetches = bool(tasks) or (spec.kind == "base_model" and is_from_hub(spec.config, spec.inputs))
     return {} if fetches else {"HF_HUB_OFFLINE": "1"}
@@ -172,7 +175,7 @@ def _observation(context: dg.AssetExecutionContext, progress: Progress) -> dg.As
 
 
 def _partition(context: dg.AssetExecutionContext) -> str | None:
-    """The experiment; None for what all experiments share, also in a run that is made for one."""
+    """The experiment; None for an asset that all experiments share, even in a run for one experiment."""
     own = context.assets_def.partitions_def is not None and context.has_partition_key
     return context.partition_key if own else None
 
@@ -192,7 +195,7 @@ def _need(device: bool | DeviceNeed) -> DeviceNeed | None:
 
 
 def run_info_of(context: dg.AssetExecutionContext | None) -> dict[str, Any]:
-    """The run's id, the asset (and experiment) it was made for, and who or what started it, as far as Dagster knows."""
+    """Return the run's id, its asset and experiment, and who or what started it, as far as Dagster knows."""
     if context is None:
         return {"run_id": None, "started_by": "python"}
     return {
@@ -204,7 +207,7 @@ def run_info_of(context: dg.AssetExecutionContext | None) -> dict[str, Any]:
 
 
 def _started_by(run: dg.DagsterRun) -> str:
-    """`ft run` tags its runs; Dagster tags those of schedules, sensors and backfills; what the UI starts has no tag."""
+    """What started a run. `ft run` tags its runs, Dagster those of schedules, sensors and backfills, the UI none."""
     for tag, name in (
         ("ft/started_by", ""),
         ("dagster/schedule_name", "schedule "),
@@ -218,7 +221,7 @@ def _started_by(run: dg.DagsterRun) -> str:
 
 @contextlib.contextmanager
 def _failures(context: dg.AssetExecutionContext | None) -> Iterator[None]:
-    """Under Dagster, errors as failures with one clear line and no traceback."""
+    """Under Dagster, raise errors as failures with one clear line and no traceback."""
     try:
         yield
     except UserError as error:

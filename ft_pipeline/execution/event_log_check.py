@@ -1,4 +1,4 @@
-"""The store held against Dagster's own record of what was materialized."""
+"""Compares the store with Dagster's own record of what was materialized."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ PAGE = 500
 
 @dataclass(frozen=True)
 class Event:
-    """One materialization, as Dagster's event log has it."""
+    """One materialization in Dagster's event log."""
 
     asset: str
     experiment: str | None
@@ -33,33 +33,34 @@ class Event:
 
 
 def cross_check(project: Project, library: ArtifactIndex) -> tuple[int, list[Finding], list[str]]:
-    """(events read, findings, notes). Where there is no record of Dagster's, a note says so and nothing is found."""
+    """Return (number of events read, findings, notes). Without a record of Dagster, only a note says so."""
     try:
         events = _all_events(project)
-    except Exception as error:  # whatever a database may raise: the store's own chain stands without it
+    except Exception as error:  # any database error: the store's own chain is complete without it
         return 0, [], [f"Dagster's event log could not be read ({type(error).__name__}); the store was checked alone"]
     if events is None or (not events and library.pointers):
         return 0, [], ["Dagster's event log is gone or empty; the store was checked alone"]
     collected = removed(library.root)
     kept = [event for event in events if (event.asset, event.fingerprint) not in collected]
-    found = [finding for event in kept for finding in _check(library, event)]
+    findings = [finding for event in kept for finding in _check(library, event)]
     note = f"{len(events) - len(kept)} of Dagster's events are of artifacts that ft gc removed since (removed.jsonl)"
-    return len(events), list(dict.fromkeys(found)), [note] if len(kept) < len(events) else []
+    return len(events), list(dict.fromkeys(findings)), [note] if len(kept) < len(events) else []
 
 
 def _check(library: ArtifactIndex, event: Event) -> list[Finding]:
     node = library.find(event.asset, event.fingerprint, event.manifest_sha256)
-    told = f"run {event.run_id[:8]} materialized it"
+    materialized = f"run {event.run_id[:8]} materialized it"
     if node.path is None:
-        return [Finding("event_without_artifact", event.label, f"{told}, but the store does not hold it")]
+        return [Finding("event_without_artifact", event.label, f"{materialized}, but the store does not hold it")]
     if event.manifest_sha256 and not node.is_recorded_as(event.manifest_sha256):
-        message = f"{told} with another manifest (SHA-256 {event.manifest_sha256[:SHOWN]}): the manifest was edited"
+        digest = event.manifest_sha256[:SHOWN]
+        message = f"{materialized} with another manifest (SHA-256 {digest}): the manifest was edited"
         return [Finding("event_disagrees", event.label, message)]
     return []
 
 
 def _all_events(project: Project) -> list[Event] | None:
-    """Every materialization that Dagster knows; None where it has no database yet, which asking would make."""
+    """Return every materialization in Dagster's log. None without a database: a query would create one."""
     if not records_elsewhere(project.dagster_home) and not (project.dagster_home / "history").is_dir():
         return None
     with connect_instance() as instance:

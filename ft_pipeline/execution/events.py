@@ -1,4 +1,4 @@
-"""Which step of a run began and ended, for whoever in this process wants to show it."""
+"""Events of a run's steps (waiting, started, built, …), for listeners in this process."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,7 +10,7 @@ State = Literal["waiting", "notes", "started", "built", "reused", "gate failed",
 
 @dataclass(frozen=True)
 class StepEvent:
-    """One asset (of one experiment) waits, notes something on the way, began or ended."""
+    """One asset (of one experiment) waits, reports a note, started or ended."""
 
     asset: str
     experiment: str | None
@@ -33,7 +33,7 @@ _listeners: list[Callable[[StepEvent], None]] = []
 
 @contextmanager
 def listening(listener: Callable[[StepEvent], None]) -> Iterator[None]:
-    """`listener` hears every event of this process within the block."""
+    """Call `listener` with every event of this process within the block."""
     _listeners.append(listener)
     try:
         yield

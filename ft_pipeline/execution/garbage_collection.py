@@ -1,4 +1,4 @@
-"""`ft gc`: what a project keeps, and that nothing is removed under a run's feet."""
+"""`ft gc`: decides what a project keeps, and removes nothing while a run is under way."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,10 +14,11 @@ from ft_pipeline.store.locks import FileLock
 
 
 def collect(project: Project, *, dry_run: bool) -> Garbage:
-    """Remove (or with `dry_run` only find) what is older than `retention.keep_days` and leads to nothing that is kept.
+    """Remove what is older than `retention.keep_days` and not needed by anything that is kept; return what it is.
 
-    Kept: what every asset was last materialized to, every champion there ever was, and all that these were made from.
-    UserError while a run is under way.
+    dry_run: only find it.
+    Kept: the latest artifact of every asset, every champion there ever was, and everything these were built from.
+    Raises UserError while a run is under way, unless `dry_run` is set.
     """
     store = ArtifactStore(project.store)
     with sweeping(project.store).hold():
@@ -34,7 +35,7 @@ def collect(project: Project, *, dry_run: bool) -> Garbage:
 
 
 def sweeping(store: Path) -> FileLock:
-    """Held while garbage is looked for and removed; a run waits for it before its first step."""
+    """The lock held while garbage is searched and removed. A run waits for it before its first step."""
     return FileLock(store / "locks" / "gc", "ft gc")
 
 
@@ -47,7 +48,7 @@ def _refuse_while_running(store: Path) -> None:
 
 
 def _forgotten(project: Project, before: datetime) -> list[Pointer]:
-    """Pointers of experiments whose YAML is gone, or no longer asks for them, and that have not run since."""
+    """Pointers of experiments whose YAML is gone, or no longer defines them, and that have not run since `before`."""
     names = set(project.experiment_names())
     return [
         pointer
@@ -58,7 +59,7 @@ def _forgotten(project: Project, before: datetime) -> list[Pointer]:
 
 
 def _gone(project: Project, name: str, names: set[str]) -> bool:
-    """A member of a series stays while its experiment's YAML is only broken."""
+    """Whether the experiment no longer exists. A sweep member is kept while its experiment's YAML is only broken."""
     if name in names or sweep_owner(name) not in names:
         return name not in names
     try:
@@ -69,7 +70,7 @@ def _gone(project: Project, name: str, names: set[str]) -> bool:
 
 
 def _roots(project: Project, forgotten: list[Pointer]) -> set[Reference]:
-    pointers = [each for each in AssetPointers(project.store).all() if each not in forgotten]
+    pointers = [pointer for pointer in AssetPointers(project.store).all() if pointer not in forgotten]
     roots = {(pointer.kind, pointer.fingerprint) for pointer in pointers}
     for record in history(project.store):
         roots |= set(record.fingerprints.items())

@@ -1,4 +1,4 @@
-"""Dagster's instance, opened by one process at a time."""
+"""Opens Dagster's instance, in one process at a time."""
 
 import contextlib
 import os
@@ -15,7 +15,7 @@ from ft_pipeline.store.locks import FileLock
 
 
 def require_writable(home: Path) -> None:
-    """UserError where this user cannot write Dagster's folder: SQLite needs it for reading, too."""
+    """Raise UserError if this user cannot write Dagster's folder. SQLite needs that even to read."""
     if not os.access(home, os.W_OK | os.X_OK):
         raise UserError(
             f"this user cannot write {home}, and Dagster's database needs that even to be shown; start it as the user "
@@ -24,8 +24,10 @@ def require_writable(home: Path) -> None:
 
 
 def lock_ui(home: Path) -> FileLock:
-    """The lock of the one `ft ui` of a project, taken. UserError where one is up: two daemons would both start what is
-    due."""
+    """Acquire and return the lock of a project's only `ft ui`.
+
+    Raises UserError if one is running: two daemons would both start what is due.
+    """
     lock = FileLock(home / "ui", "ft ui")
     if not lock.try_acquire():
         raise UserError(
@@ -36,7 +38,7 @@ def lock_ui(home: Path) -> FileLock:
 
 @contextlib.contextmanager
 def open_instance() -> Iterator[dg.DagsterInstance]:
-    """`connected`, by one process at a time: two that find no database yet would both make its tables."""
+    """`connect_instance`, in one process at a time: two processes without a database would both create its tables."""
     home = os.environ.get("DAGSTER_HOME")
     lock = FileLock(Path(home) / "opening", "opening Dagster's database") if home else None
     with lock.hold() if lock else contextlib.nullcontext():
@@ -46,7 +48,7 @@ def open_instance() -> Iterator[dg.DagsterInstance]:
 
 
 def connect_instance() -> dg.DagsterInstance:
-    """Dagster's instance. UserError where dagster.yaml names a database of its own that cannot be had."""
+    """Return Dagster's instance. Raises UserError if dagster.yaml names a database that cannot be opened."""
     home = Path(os.environ.get("DAGSTER_HOME", ""))
     if not records_elsewhere(home):
         return dg.DagsterInstance.get()
@@ -55,7 +57,7 @@ def connect_instance() -> dg.DagsterInstance:
         return _of_its_own(settings)
     except UserError:
         raise
-    except Exception as error:  # of YAML, the driver, SQLAlchemy or Dagster: each has its own
+    except Exception as error:  # YAML, the driver, SQLAlchemy and Dagster raise different types
         raise UserError(
             f"Dagster's database cannot be opened: {_reason(error)}. {settings} names it: start the server, mend the "
             "address, and for PostgreSQL: pip install 'ft-pipeline[postgres]'"
@@ -72,15 +74,15 @@ def _of_its_own(settings: Path) -> dg.DagsterInstance:
 
 
 def _variables(settings: Any) -> list[str]:
-    """The environment variables that settings are taken from (`env: NAME`)."""
+    """The environment variables that the settings refer to (`env: NAME`)."""
     if isinstance(settings, dict):
-        found = [settings["env"]] if isinstance(settings.get("env"), str) else []
-        return found + [name for value in settings.values() for name in _variables(value)]
+        names = [settings["env"]] if isinstance(settings.get("env"), str) else []
+        return names + [name for value in settings.values() for name in _variables(value)]
     return [name for value in settings for name in _variables(value)] if isinstance(settings, list) else []
 
 
 def _reason(error: BaseException) -> str:
-    """The first line of what went wrong at the root; a driver's words hold host and user, and no password."""
+    """The first line of the root cause. A driver's message contains the host and user, but no password."""
     while (below := error.__cause__ or error.__context__) is not None:
         error = below
     return first_line(error)

@@ -1,4 +1,4 @@
-"""Values that Dagster's event log takes: a numpy scalar there fails the step after its work is done."""
+"""Values that Dagster's event log accepts. A numpy scalar there would fail the step after its work is done."""
 
 import base64
 import math
@@ -11,7 +11,7 @@ PREVIEW_CHARACTERS = 300
 
 
 def clean_metadata(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The same values with numpy scalars as Python's own, mappings and lists as JSON, None left out."""
+    """Return the values with numpy scalars as Python scalars, mappings and lists as JSON, and without None."""
     return {key: _clean(value) for key, value in values.items() if value is not None}
 
 
@@ -36,21 +36,21 @@ def _plain(value: Any) -> Any:
 
 
 def picture(png: bytes, text: str) -> dg.MetadataValue:
-    """A picture in the asset's page. Kept under 100 kB by whoever draws it: it is stored in the event log."""
+    """A picture in the asset's page. Callers keep it under 100 kB, because the event log stores it."""
     return dg.MetadataValue.md(f"![{text}](data:image/png;base64,{base64.b64encode(png).decode('ascii')})")
 
 
 def table(rows: Sequence[Mapping[str, Any]], descriptions: Mapping[str, str] | None = None) -> dg.MetadataValue:
-    """A table in the asset's page, cells cut to PREVIEW_CHARACTERS; columns are those of the first row.
+    """A table in the asset's page, with cells cut to PREVIEW_CHARACTERS. Its columns are those of the first row.
 
-    descriptions: of the columns, which the UI shows under *Show schema*; the columns are put in its order.
+    descriptions: column → description, which the UI shows under *Show schema*; it also sets the column order.
     """
     if not rows:
         return dg.MetadataValue.text("no rows")
-    told = descriptions or {}
-    names = [name for name in told if name in rows[0]] + [name for name in rows[0] if name not in told]
+    texts = descriptions or {}
+    names = [name for name in texts if name in rows[0]] + [name for name in rows[0] if name not in texts]
     records = [dg.TableRecord({str(name): _cell(row.get(name)) for name in names}) for row in rows]
-    columns = [dg.TableColumn(str(name), _kind(rows[0][name]), told.get(str(name))) for name in names]
+    columns = [dg.TableColumn(str(name), _kind(rows[0][name]), texts.get(str(name))) for name in names]
     schema = dg.TableSchema(columns=columns)
     return dg.MetadataValue.table(records=records, schema=schema)
 

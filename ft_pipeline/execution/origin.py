@@ -1,4 +1,4 @@
-"""What the UI shows of where an artifact came from: its manifest, and its inputs as links to their assets."""
+"""Where an artifact came from, for the UI: its manifest, and its inputs as links to their assets."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,9 +13,9 @@ from ft_pipeline.store.artifacts import Artifact
 def origin(
     artifact: Artifact, library: ArtifactIndex, assets: Mapping[str, bool], experiment: str | None
 ) -> dict[str, Any]:
-    """Metadata of a materialization. `assets`: every asset's name, and whether it has a partition per experiment.
+    """Return metadata of a materialization. assets: asset name → whether it has a partition per experiment.
 
-    An input that is no asset's own (the model of an earlier stage) has no page to link to, and is named without.
+    An input that belongs to no asset (the model of an earlier phase) has no page, so it is named without a link.
     """
     return {
         "fingerprint": artifact.fingerprint,

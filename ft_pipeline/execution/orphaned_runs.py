@@ -1,8 +1,7 @@
-"""Runs whose process is gone without a word: after a power cut, an out-of-memory kill, a kill −9.
+"""Ends runs whose process died without reporting it: after a power cut, an out-of-memory kill, a kill −9.
 
-Dagster's own launcher cannot tell that they are: it would show them as running, and keep their slot in the pool, for
-good. Each process that executes a run therefore holds a lock named after the run; a lock that nobody holds any more
-tells.
+Dagster's own launcher cannot detect them. It would show them as running, and keep their slot in the pool, forever.
+Therefore each process that executes a run locks a file named after the run. If that lock is free, the process is gone.
 """
 
 import contextlib
@@ -17,31 +16,34 @@ from ft_pipeline.store.locks import FileLock
 
 WITH_A_PROCESS = [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
 IN_ONE_PROCESS = {"in_process", "execute_in_process_executor"}
-"""Dagster's names of the executors of ours: under its launcher, and in `ft run`."""
+"""Dagster's names of our executors: under its launcher, and in `ft run`."""
 MESSAGE = "the process of this run is gone; what it finished is kept, so run it again to go on from there"
 
 _held: dict[str, FileLock] = {}
-"""Until this process ends, however it ends."""
+"""Run id → its lock, held until this process ends, however it ends."""
 
 
 def lock_run(context: dg.AssetExecutionContext, store: Path) -> None:
-    """Say that this process executes the run. For runs in one process, as ours are: on Kubernetes, and with an executor
-    that starts a process per step, Dagster looks after the processes itself."""
+    """Lock the run, which shows that this process executes it.
+
+    Only for runs in one process, as ours are. On Kubernetes, and with an executor that starts a process per step,
+    Dagster watches the processes itself.
+    """
     run_id = context.run.run_id
     if run_id in _held or context.job_def.executor_def.name not in IN_ONE_PROCESS:
         return
     lock = _lock(store, run_id)
-    with contextlib.suppress(UserError):  # the step itself says that the store cannot be written
+    with contextlib.suppress(UserError):  # the step itself reports that the store cannot be written
         if lock.try_acquire():
             _held[run_id] = lock
         with sweeping(store).hold(context.log.info):
-            pass  # from here on `ft gc` sees the lock and keeps away
+            pass  # from here on, `ft gc` sees the lock and removes nothing
 
 
 def end_orphaned_runs(
     instance: dg.DagsterInstance, store: Path, say: Callable[[str], None] = lambda message: None
 ) -> list[str]:
-    """Mark such runs as ended and free their slots; their ids. Runs over another store are left alone."""
+    """Mark orphaned runs as ended, free their slots, and return their ids. Runs on another store are not touched."""
     ended = []
     for run in instance.get_runs(dg.RunsFilter(statuses=WITH_A_PROCESS)):
         lock = _lock(store, run.run_id)
@@ -57,7 +59,7 @@ def end_orphaned_runs(
 
 
 def _end(instance: dg.DagsterInstance, run_id: str) -> bool:
-    run = instance.get_run_by_id(run_id)  # it may have ended well since the list was made
+    run = instance.get_run_by_id(run_id)  # it may have ended normally since the query
     if run is None or run.status not in WITH_A_PROCESS:
         return False
     if run.status == dg.DagsterRunStatus.CANCELING:
@@ -69,8 +71,10 @@ def _end(instance: dg.DagsterInstance, run_id: str) -> bool:
 
 
 def _forget_ended(instance: dg.DagsterInstance, store: Path) -> None:
-    """Remove the locks of runs that have ended; nobody asks for those again. One that stays, in a store that cannot be
-    written, does no harm."""
+    """Remove the locks of runs that have ended; they are never read again.
+
+    A lock that stays, in a store that cannot be written, does no harm.
+    """
     for path in (store / "locks" / "runs").glob("*"):
         run = instance.get_run_by_id(path.name)
         if run is not None and run.is_finished:

@@ -1,4 +1,4 @@
-"""What a run would do, without running it: every step's planned spec held against what was last materialized."""
+"""What a run would do, without running it: compares every step's planned spec with its latest artifact."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -17,12 +17,12 @@ from ft_pipeline.store.spec import Spec
 
 State = Literal["fresh", "stale", "never_run", "failed", "broken"]
 Cause = Literal["none", "upstream", "data", "other"]
-"""Why a step is not fresh: something before it runs first; nothing but its inputs changed; anything else."""
+"""Why a step is not fresh: a step before it runs first; only its inputs changed; any other reason."""
 
 
 @dataclass(frozen=True)
 class Planned:
-    """Where one asset (of one experiment) stands."""
+    """The state of one asset (of one experiment)."""
 
     asset: str
     experiment: str | None
@@ -36,16 +36,16 @@ class Planned:
 
 
 def flow(names: Iterable[str] | None = None) -> list[Step]:
-    """The steps, each after all that it depends on; all of them, or those named."""
+    """Return the steps, each after its dependencies: all steps, or those in `names`."""
     order = TopologicalSorter({name: step.deps for name, step in STEPS.items()}).static_order()
     wanted = set(STEPS if names is None else names)
     return [STEPS[name] for name in order if name in wanted]
 
 
 def plan(project: Project, experiments: Sequence[str], instance: dg.DagsterInstance | None = None) -> list[Planned]:
-    """Where every step stands for these experiments, in the order of the flow.
+    """Return the state of every step for these experiments, in the order of the flow.
 
-    instance: also held against Dagster's own record, so that what the UI shows as never materialized runs again.
+    instance: compares with Dagster's own record, too, so that what the UI shows as never materialized runs again.
     """
     store = ArtifactStore(project.store)
     states: dict[tuple[str, str | None], Planned] = {}
@@ -63,13 +63,13 @@ def _upstream(
     experiments: Sequence[str],
     states: dict[tuple[str, str | None], Planned],
 ) -> list[Planned]:
-    found = []
+    upstream = []
     for dep in step.deps:
         if not STEPS[dep].per_experiment:
-            found.append(states[dep, None])
+            upstream.append(states[dep, None])
         else:
-            found += [states[dep, each] for each in ([experiment] if step.per_experiment else experiments)]
-    return found
+            upstream += [states[dep, name] for name in ([experiment] if step.per_experiment else experiments)]
+    return upstream
 
 
 def _state(step: Step, inputs: SpecContext, upstream: list[Planned], instance: dg.DagsterInstance | None) -> Planned:
@@ -84,7 +84,7 @@ def _state(step: Step, inputs: SpecContext, upstream: list[Planned], instance: d
             return planned("stale", "damaged, or gone from the store")
         if last.redacted:
             return planned("stale", "a row of it was forgotten")
-        waiting = [each for each in upstream if each.runs]
+        waiting = [dep for dep in upstream if dep.runs]
         if waiting:
             return planned("stale", f"{waiting[0].asset} runs first ({waiting[0].reason})", "upstream")
         spec = planned_spec(step, inputs)
@@ -101,7 +101,7 @@ def _state(step: Step, inputs: SpecContext, upstream: list[Planned], instance: d
 
 
 def difference(last: Artifact, spec: Spec) -> str:
-    """In a few words, why `spec` is not the one that `last` was built from."""
+    """Describe briefly how `spec` differs from the one that `last` was built from."""
     before, now = last.spec, spec.to_json()
     reasons = []
     inputs = [key for key in now["inputs"] if before["inputs"].get(key) != now["inputs"][key]]

@@ -1,4 +1,4 @@
-"""Says of a run's step that it waits for a slot of the pool, and for whom: Dagster itself tells only its own log."""
+"""Reports which step waits for a slot of the pool, and for which run. Dagster shows that only in its own log."""
 
 import contextlib
 import threading
@@ -7,15 +7,15 @@ from collections.abc import Callable, Iterator
 import dagster as dg
 
 POOL = "gpu"
-"""Of every asset that needs a device."""
+"""The pool of every asset that needs a device."""
 INVOCATION = "ft/invocation"
-"""Tag by which a command knows the run that it started."""
+"""Tag by which a command recognizes the runs that it started."""
 POLL_SECONDS = 2.0
 
 
 @contextlib.contextmanager
 def report_pool_waits(instance: dg.DagsterInstance, invocation: str, say: Callable[[str, str], None]) -> Iterator[None]:
-    """Within the block: `say` hears once of each step of this command that waits (step, for what), in a thread."""
+    """Within the block, call `say(step, reason)` from a thread, once for each step of this command that waits."""
     ended = threading.Event()
     watcher = threading.Thread(target=_watch, args=(instance, invocation, say, ended), daemon=True)
     watcher.start()
@@ -29,14 +29,14 @@ def report_pool_waits(instance: dg.DagsterInstance, invocation: str, say: Callab
 def _watch(
     instance: dg.DagsterInstance, invocation: str, say: Callable[[str, str], None], ended: threading.Event
 ) -> None:
-    told: set[str] = set()
+    reported: set[str] = set()
     while not ended.wait(POLL_SECONDS):
         waiting: list[tuple[str, str]] = []
-        with contextlib.suppress(Exception):  # a database that is busy is asked again; the run itself tells of others
+        with contextlib.suppress(Exception):  # a busy database is queried again; the run reports other errors
             waiting = _waiting(instance, invocation)
         for step, reason in waiting:
-            if step not in told:
-                told.add(step)
+            if step not in reported:
+                reported.add(step)
                 say(step, reason)
 
 

@@ -1,4 +1,4 @@
-"""Where running jobs stand, for whoever in this process wants to show it."""
+"""Progress of running jobs, for listeners in this process."""
 
 import logging
 import time
@@ -23,12 +23,12 @@ class Progress:
     elapsed: float = 0.0
     """Seconds since the job began."""
     eta: float | None = None
-    """Seconds that are left at the pace since the first report; None before the second one."""
+    """Seconds left at the pace since the first report; None before the second report."""
 
     def line(self) -> str:
         """One line for a log: `adapter [qlora]: 120/900, loss 1.42, tokens per second 210, 2 min 10 s left`."""
         parts = [f"{self.step}/{self.total}"]
-        numbers = {name: value for name, value in self.values.items() if name != "eta_seconds"}  # `eta` says it
+        numbers = {name: value for name, value in self.values.items() if name != "eta_seconds"}  # `eta` shows it
         parts += [f"{name.replace('_', ' ')} {value:.4g}" for name, value in numbers.items()]
         if self.eta is not None and self.step < self.total:
             parts.append(f"{duration(self.eta)} left")
@@ -50,18 +50,18 @@ _listeners: list[Listener] = []
 
 
 def subscribe(listener: Listener) -> Callable[[], None]:
-    """Hear every report of this process from now on; calling the result ends it."""
+    """Call `listener` with every report of this process from now on. Call the result to unsubscribe."""
     _listeners.append(listener)
     return lambda: _listeners.remove(listener) if listener in _listeners else None
 
 
 def watched() -> bool:
-    """Whether somebody in this process shows progress; raw output of workers would only tear that apart."""
+    """Whether a listener in this process shows progress. Raw output of workers would break up that display."""
     return bool(_listeners)
 
 
 def publish(progress: Progress) -> None:
-    """Tell every listener; one that fails is logged and does not stop the job."""
+    """Send a report to every listener. A listener that fails is logged and does not stop the job."""
     for listener in list(_listeners):
         try:
             listener(progress)
@@ -70,15 +70,17 @@ def publish(progress: Progress) -> None:
 
 
 class Pace:
-    """Elapsed and remaining seconds of one job, from its reports. A resumed job starts in the middle: its first report
-    is where the pace is counted from."""
+    """Elapsed and remaining seconds of one job, from its reports.
+
+    The pace is measured from the first report, because a resumed job starts in the middle.
+    """
 
     def __init__(self) -> None:
         self.began = time.monotonic()
         self._first: tuple[int, float] | None = None
 
     def mark(self, step: int, total: int) -> tuple[float, float | None]:
-        """(elapsed, eta) at this step."""
+        """Return (elapsed, eta) at this step, in seconds."""
         now = time.monotonic()
         if self._first is None or step < self._first[0]:
             self._first = (step, now)
@@ -87,11 +89,13 @@ class Pace:
 
 
 class Throttle:
-    """Lets one report through per interval, which grows with the job up to a minute: a long one must not flood SQLite,
-    and its log must not fall silent."""
+    """Lets one report through per interval.
+
+    The interval grows with the job, up to a minute: a long job must not flood SQLite, nor stop logging.
+    """
 
     def __init__(self, seconds: float, share: float = 0.01, most: float = 60.0) -> None:
-        """seconds: the least interval; share: of the time since the start, where that is more, up to `most` seconds."""
+        """seconds: minimum interval; share: of the time since the start, if that is longer, up to `most` seconds."""
         self.seconds = seconds
         self.share = share
         self.most = most

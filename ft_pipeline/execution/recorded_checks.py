@@ -1,4 +1,4 @@
-"""Recorded gates, read again by whoever passes them: Dagster's blocking checks hold within one run only."""
+"""Recorded checks, read again before an artifact is used: Dagster's blocking checks apply within one run only."""
 
 from typing import Any
 
@@ -7,13 +7,13 @@ from ft_pipeline.store.artifacts import Artifact
 
 
 def recorded_checks(artifact: Artifact) -> dict[str, dict[str, Any]]:
-    """The checks in an artifact's summary, `checks` and the token audit's: name → {passed, message, …}."""
+    """Return the checks in an artifact's summary, with those of the token audit: name → {passed, message, …}."""
     audit = artifact.summary.get("audit") or {}
     return {**audit.get("checks", {}), **artifact.summary.get("checks", {})}
 
 
 def failed_checks(artifact: Artifact) -> list[str]:
-    """The blocking checks that failed, each as `name: why`; a check that does not say is blocking."""
+    """Return the blocking checks that failed, each as `name: why`. A check without the key `blocking` is blocking."""
     failed = {
         name: check
         for name, check in recorded_checks(artifact).items()
@@ -23,7 +23,10 @@ def failed_checks(artifact: Artifact) -> list[str]:
 
 
 def require_passed(artifact: Artifact) -> Artifact:
-    """The artifact, if no blocking check of it failed. UserError that names the first check and its reason."""
+    """Return the artifact if none of its blocking checks failed.
+
+    Otherwise raises UserError with the first failed check and its reason.
+    """
     failed = failed_checks(artifact)
     if failed:
         more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""

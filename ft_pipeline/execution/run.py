@@ -1,7 +1,7 @@
-"""`ft run`: the stale part of the graph, materialized in this process over the project's own Dagster instance.
+"""`ft run`: materializes the stale part of the graph in this process, with the project's Dagster instance.
 
-The steps' heavy work has processes of its own, so one process for the run itself saves what an executor spends on
-starting one per step.
+The heavy work of the steps runs in worker processes. One process for the run itself saves the time that an executor
+spends on starting a process per step.
 """
 
 import contextlib
@@ -35,11 +35,11 @@ QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 @dataclass(frozen=True)
 class Request:
-    """What `ft run` was asked for."""
+    """The arguments of `ft run`."""
 
     project: Project
     experiments: tuple[str, ...] = ()
-    """Empty: all whose YAML is sound."""
+    """Empty: all experiments whose YAML is valid."""
     select: tuple[str, ...] = ()
     """Assets by name; empty: all."""
     force: bool = False
@@ -47,7 +47,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a run."""
+    """The result of a run."""
 
     steps: list[StepEvent]
     failures: list[str]
@@ -75,19 +75,22 @@ class Outcome:
 
 
 def what_runs(request: Request) -> list[Planned]:
-    """The plan: every step that the request concerns, and whether and why it would run. UserError for unknown names."""
+    """Return the plan: every step that the request concerns, whether it would run, and why.
+
+    Raises UserError for unknown names.
+    """
     _load_steps()
     experiments = _experiments(request)
     selected = _selected(request)
     with open_instance() as instance:
         planned = plan(request.project, experiments, instance)
-    return [_forced(each) if request.force else each for each in planned if each.asset in selected]
+    return [_forced(step) if request.force else step for step in planned if step.asset in selected]
 
 
 def run(request: Request) -> Outcome:
-    """Materialize what is not fresh, one run per experiment; what all share runs once, what compares them last.
+    """Materialize what is not fresh, one run per experiment. Shared steps run once; comparing steps run last.
 
-    UserError before anything runs for unknown names, and for environment variables that no worker understands.
+    Raises UserError before anything runs for unknown names, and for environment variables with invalid values.
     """
     check_environment()
     started = time.monotonic()
@@ -97,9 +100,8 @@ def run(request: Request) -> Outcome:
     if request.force:
         os.environ[FORCE] = "1"  # read by the steps of this process
     with listening(events.append), open_instance() as instance:
-        end_orphaned_runs(
-            instance, request.project.store
-        )  # else this run would wait for the slot that a killed one kept
+        # Otherwise this run would wait for the pool slot of a killed run.
+        end_orphaned_runs(instance, request.project.store)
         for experiment, assets in _batches(planned):
             failures += _materialize(instance, request, experiment, assets)
             if failures:
@@ -107,7 +109,7 @@ def run(request: Request) -> Outcome:
     return Outcome(
         steps=[event for event in events if event.ended],
         failures=failures,
-        fresh=sum(not each.runs for each in planned),
+        fresh=sum(not step.runs for step in planned),
         seconds=time.monotonic() - started,
         comparison=current_document(request.project.store, "comparison"),
         recommendation=current_document(request.project.store, "recommendation"),
@@ -116,9 +118,9 @@ def run(request: Request) -> Outcome:
 
 
 def release(project: Project) -> list[str]:
-    """Materialize `champion` and its card as they stand now, so that the UI shows a person's decision; what failed.
+    """Materialize `champion`, its card and the report, so that the UI shows a person's decision. Returns what failed.
 
-    One process at a time: the last one sees what all the others decided.
+    One process at a time: the last one sees the decisions of all others.
     """
     _load_steps()
     lock = FileLock(project.store / "locks" / "release", "materializing the champion")
@@ -127,7 +129,7 @@ def release(project: Project) -> list[str]:
 
 
 def list_experiments(project: Project) -> list[dict[str, Any]]:
-    """The rows of `ft experiments --json`."""
+    """Return the rows of `ft experiments --json`."""
     _load_steps()
     comparison = current_document(project.store, "comparison")
     rows = [_describe(project, name, comparison) for name in project.experiment_names()]
@@ -158,10 +160,10 @@ def _describe(project: Project, name: str, comparison: dict[str, Any] | None) ->
 
 
 def _state(planned: Sequence[Planned], experiment: str) -> str:
-    own = [each for each in planned if each.experiment == experiment]
-    if next(each for each in own if each.asset == "scores").state == "never_run":
+    own = [step for step in planned if step.experiment == experiment]
+    if next(step for step in own if step.asset == "scores").state == "never_run":
         return "never_run"
-    return "stale" if any(each.runs for each in own) else "fresh"
+    return "stale" if any(step.runs for step in own) else "fresh"
 
 
 def _primary_score(comparison: dict[str, Any] | None, experiment: str) -> float | None:
@@ -173,17 +175,17 @@ def _primary_score(comparison: dict[str, Any] | None, experiment: str) -> float 
 
 
 def _load_steps() -> None:
-    """Load the definitions, which fill STEPS; their import must wait until the project folder is known."""
+    """Load the definitions, which fill STEPS. They can be imported only after the project folder is known."""
     if not STEPS:
         import_module("ft_pipeline.definitions").defs()
 
 
 def _experiments(request: Request) -> list[str]:
-    """The experiments asked for, each with a sound YAML and its series; by default every one that is sound."""
+    """The requested experiments, whose YAML must be valid, with their sweeps; by default all with a valid YAML."""
     if request.experiments:
         for name in request.experiments:
             request.project.experiment(name)
-        return list(dict.fromkeys(each for name in request.experiments for each in request.project.series(name)))
+        return list(dict.fromkeys(member for name in request.experiments for member in request.project.series(name)))
     sound = []
     for name in request.project.experiment_names():
         with contextlib.suppress(UserError):
@@ -206,16 +208,16 @@ def _forced(planned: Planned) -> Planned:
 
 
 def _batches(planned: Sequence[Planned]) -> list[tuple[str | None, list[str]]]:
-    """(experiment, its assets) in order; what all share goes with the first, what compares them with the last."""
-    running = [each for each in planned if each.runs]
-    order = [each.asset for each in planned]
-    last_own = max((order.index(each.asset) for each in planned if each.experiment), default=-1)
-    shared = [each.asset for each in running if each.experiment is None and order.index(each.asset) < last_own]
-    after = [each.asset for each in running if each.experiment is None and each.asset not in shared]
+    """Return (experiment, its assets) in order. Shared assets go with the first, comparing assets with the last."""
+    running = [step for step in planned if step.runs]
+    order = [step.asset for step in planned]
+    last_own = max((order.index(step.asset) for step in planned if step.experiment), default=-1)
+    shared = [step.asset for step in running if step.experiment is None and order.index(step.asset) < last_own]
+    after = [step.asset for step in running if step.experiment is None and step.asset not in shared]
     own: dict[str | None, list[str]] = {}
-    for each in running:
-        if each.experiment:
-            own.setdefault(each.experiment, []).append(each.asset)
+    for step in running:
+        if step.experiment:
+            own.setdefault(step.experiment, []).append(step.asset)
     batches = list(own.items()) or [(None, [])]
     batches[0] = (batches[0][0], shared + batches[0][1])
     batches[-1] = (batches[-1][0], batches[-1][1] + after)
@@ -225,7 +227,7 @@ def _batches(planned: Sequence[Planned]) -> list[tuple[str | None, list[str]]]:
 def _materialize(
     instance: dg.DagsterInstance, request: Request, experiment: str | None, assets: Sequence[str]
 ) -> list[str]:
-    """One Dagster run; what failed, as lines for the user."""
+    """Run `assets` in one Dagster run. Returns what failed, as lines for the user."""
     failures: list[str] = []
 
     def hear(event: StepEvent) -> None:
@@ -252,8 +254,8 @@ def _materialize(
 
 
 def _crash(result: dg.ExecuteInProcessResult) -> str:
-    """What an error that is not the user's said, in its last line."""
-    for event in result.filter_events(lambda each: each.is_step_failure):
+    """The last line of an error that the user did not cause."""
+    for event in result.filter_events(lambda candidate: candidate.is_step_failure):
         error = event.step_failure_data.error
         while error is not None and error.cause is not None:
             error = error.cause

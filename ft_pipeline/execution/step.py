@@ -20,7 +20,7 @@ from ft_pipeline.store.spec import Spec
 
 @dataclass(frozen=True)
 class CheckSpec:
-    """A check that the step's summary answers under `checks`; a blocking one stops the run when it fails."""
+    """A check whose result is in the step's summary, under `checks`. A blocking check that fails stops the run."""
 
     name: str
     description: str
@@ -29,72 +29,75 @@ class CheckSpec:
 
 @dataclass(frozen=True)
 class SpecContext:
-    """What a step may look at while it resolves its spec: the project's settings and what is materialized now."""
+    """What a step can read while it computes its spec: the project's settings and the latest artifacts."""
 
     project: Project
     store: ArtifactStore
     experiment: str | None = None
     make: Callable[[Spec], Artifact] | None = None
-    """Builds what the step needs beside its upstream assets; None while planning, which builds nothing."""
+    """Builds what the step needs in addition to its upstream assets; None while planning, which builds nothing."""
 
     @cached_property
     def settings(self) -> ExperimentSettings:
-        """This partition's experiment, as its YAML says now."""
+        """The settings of this partition's experiment, as its YAML is now. LookupError if there is no experiment."""
         if self.experiment is None:
             raise LookupError("this step has no experiment")
         return self.project.experiment(self.experiment)
 
     def find(self, asset: str, experiment: str | None = None) -> Artifact | None:
-        """The artifact that `asset` was last materialized to; None if it never was, or is damaged."""
+        """Return the latest artifact of `asset`; None if it was never materialized, or is damaged."""
         pointer = self.pointer(asset, experiment)
         if pointer is None:
             return None
         return self.store.open(pointer.kind, pointer.fingerprint, manifest_sha256=pointer.manifest_sha256)
 
     def pointer(self, asset: str, experiment: str | None = None) -> Pointer | None:
-        """What `asset` was last materialized to, held whole by the store or not; None if it never was."""
+        """Return the pointer to the latest artifact of `asset`, damaged or not; None if it was never materialized."""
         per_experiment = STEPS[asset].per_experiment
         return AssetPointers(self.store.root).read(asset, (experiment or self.experiment) if per_experiment else None)
 
     def artifact(self, asset: str) -> Artifact:
-        """The artifact that `asset` was last materialized to. UserError if it never was, or is damaged."""
-        found = self.find(asset)
-        if found is None:
+        """Return the latest artifact of `asset`.
+
+        Raises UserError if it was never materialized, is damaged, or had a row erased.
+        """
+        artifact = self.find(asset)
+        if artifact is None:
             why = "is damaged, or gone from the store" if self.pointer(asset) else "has not been materialized yet"
             raise UserError(f"{asset} {why}; materialize it first, or run `ft run`")
-        if found.redacted:
+        if artifact.redacted:
             raise UserError(f"a row of {asset} was forgotten since; materialize it again first, or run `ft run`")
-        return found
+        return artifact
 
     def passed(self, asset: str) -> Artifact:
-        """The same, and its recorded gates are read again: UserError where a blocking check failed.
+        """Return the same, after reading its recorded checks again. Raises UserError if a blocking check failed.
 
-        Dagster's blocking checks hold within one run only; whoever materializes a single asset passes them by.
+        Dagster's blocking checks apply within one run only. Materializing a single asset would skip them.
         """
         return require_passed(self.artifact(asset))
 
     def made(self, spec: Spec) -> Artifact:
-        """The artifact of a spec that is no asset's own (the teacher's model), built where it is not in the store.
+        """Return the artifact of a spec that belongs to no asset (the teacher's model). Builds it if it is missing.
 
-        NotYetBuilt while planning, if it is not there.
+        While planning, raises MissingInput instead of building.
         """
         if spec.kind in STEPS:
             spec = spec.with_code_version(STEPS[spec.kind].code_version)  # the same spec as the asset of that kind has
-        found = self.store.find(spec)
-        if found is not None:
-            return found
+        artifact = self.store.find(spec)
+        if artifact is not None:
+            return artifact
         if self.make is None:
             raise MissingInput(f"the {spec.kind} that it needs is not in the store yet")
         return self.make(spec)
 
 
 class MissingInput(Exception):
-    """A plan cannot tell the spec of a step before something else is built."""
+    """A plan cannot compute the spec of a step before another artifact is built."""
 
 
 @dataclass(frozen=True)
 class BuildContext:
-    """What a step that is light enough for the step's own process makes its artifact from."""
+    """What a step builds its artifact from, if it is light enough to run in the step's own process."""
 
     project: Project
     store: ArtifactStore
@@ -102,10 +105,10 @@ class BuildContext:
     inputs: Mapping[str, Path]
     """Folders of the spec's inputs, by name."""
     out: Path
-    """Takes the artifact's files."""
+    """The folder for the artifact's files."""
 
     def artifact(self, name: str) -> Artifact:
-        """An input of the spec, with its manifest."""
+        """Return an input of the spec, with its manifest."""
         return self.store.require(*self.spec.inputs[name])
 
 
@@ -123,7 +126,7 @@ class Step:
     deps: tuple[str, ...]
     per_experiment: bool
     gpu: Callable[[Project], bool]
-    """Whether its worker leases a device, as the project's settings are now."""
+    """Whether its worker leases a device under the project's current settings."""
     code_version: str
     checks: tuple[CheckSpec, ...]
     spec: SpecFunction
@@ -133,9 +136,9 @@ class Step:
 
 
 STEPS: dict[str, Step] = {}
-"""Every step by its asset's name, in the order of the flow; filled as defs/ is loaded."""
+"""Every step by its asset's name, in the order of the flow. Loading defs/ fills it."""
 
 
 def versions_of(*packages: str) -> dict[str, str]:
-    """The installed versions of the packages that the result depends on; nothing is imported."""
+    """Return the installed versions of the packages that the result depends on, without importing them."""
     return {package: version(package) for package in packages}

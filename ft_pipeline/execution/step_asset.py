@@ -1,7 +1,7 @@
-"""An asset as one function: from what is materialized now to the spec of what should be.
+"""Makes a Dagster asset of one function, which computes the spec of what should be built from what is materialized.
 
-`@step` turns such a function into a Dagster asset that builds the spec's artifact (or finds it in the store), and
-keeps the function in STEPS, so that planning.py can ask what a run would do without running it.
+`@step` turns the function into an asset that builds the spec's artifact or finds it in the store. It also keeps the
+function in STEPS, so that planning.py can compute what a run would do without running it.
 """
 
 import os
@@ -39,19 +39,19 @@ from ft_pipeline.store.sql_views import write_views
 
 OWNER = "team:ml"
 FORCE = "FT_FORCE"
-"""Environment variable: `1` builds anew what the store holds."""
+"""Environment variable: `1` rebuilds artifacts that the store already has."""
 
 
 def experiments() -> dg.StaticPartitionsDefinition:
-    """The one partitions definition of the graph: the stems of experiments/*.yaml.
+    """Return the only partitions definition of the graph: the stems of experiments/*.yaml.
 
-    One definition only, so that one key chosen in the UI is one run of the whole graph.
+    With a single definition, one key selected in the UI is one run of the whole graph.
     """
     return dg.StaticPartitionsDefinition(Project.find().experiment_names())
 
 
 def gpu_op_tags(count: int = 1) -> dict[str, Any]:
-    """What Dagster's Kubernetes executor reads from an asset's op tags; inert elsewhere."""
+    """Return the op tags that Dagster's Kubernetes executor reads. They have no effect elsewhere."""
     limits = {"nvidia.com/gpu": str(count)}
     return {"dagster-k8s/config": {"container_config": {"resources": {"limits": limits}}}}
 
@@ -71,13 +71,13 @@ def step(
     description: str | None = None,
     automation: dg.AutomationCondition | None = None,
 ) -> Callable[[SpecFunction], dg.AssetsDefinition]:
-    """Make a Dagster asset of a function that resolves a spec.
+    """Make a Dagster asset of a function that computes a spec.
 
-    build: makes the artifact in this process and returns its summary; None starts a worker process.
-    show: the metadata that the UI shows, from the artifact.
-    automation: when Dagster's daemon materializes it by itself; None: never.
-    gpu: the asset holds a slot of the pool `gpu`, asks Kubernetes for a GPU, and its worker leases a device; a function
-    where that depends on the settings (pool and tags are then as they say when the definitions are loaded).
+    build: builds the artifact in this process and returns its summary; None starts a worker process.
+    show: computes the metadata that the UI shows from the artifact.
+    automation: when Dagster's daemon materializes the asset by itself; None: never.
+    gpu: whether the asset takes a slot of the pool `gpu`, requests a GPU from Kubernetes, and its worker leases a
+    device. A function if that depends on the settings; it sets pool and tags when the definitions are loaded.
     """
     on_gpu = gpu if callable(gpu) else lambda project: gpu
 
@@ -132,7 +132,7 @@ def step(
 
 
 def _as_loaded(gpu: Callable[[Project], bool]) -> bool:
-    """What the settings say while the definitions are loaded; with settings that cannot be read, the assets fail."""
+    """The value for the settings at load time; True if they cannot be read, in which case the assets fail."""
     try:
         return gpu(Project.find())
     except UserError:
@@ -140,7 +140,7 @@ def _as_loaded(gpu: Callable[[Project], bool]) -> bool:
 
 
 def planned_spec(step: Step, inputs: SpecContext) -> Spec:
-    """The spec that materializing `step` now would build; UserError where it cannot be."""
+    """Return the spec that materializing `step` now would build. Raises UserError if it cannot be computed."""
     return step.spec(inputs).with_code_version(step.code_version)
 
 
@@ -191,8 +191,11 @@ def _own_build(step: Step, project: Project, store: ArtifactStore) -> BuildFunct
 
 
 def device_need(project: Project, experiment: str | None, kind: str) -> DeviceNeed:
-    """What a job of this kind needs for the experiment: the GPUs that it declares for a training, one for what only one
-    process does, whatever there is for what belongs to no experiment."""
+    """Return what a job of this kind needs.
+
+    A training needs the GPUs that its experiment declares. Other jobs of an experiment run in one process and need one
+    GPU. A job without an experiment uses any available device.
+    """
     if experiment is None:
         return DeviceNeed()
     gpu = project.experiment(experiment).gpu
@@ -200,7 +203,7 @@ def device_need(project: Project, experiment: str | None, kind: str) -> DeviceNe
 
 
 def _forced() -> bool:
-    """`ft run --force` sets this for its own process; a run from the UI always reuses what the store holds."""
+    """Whether `ft run --force` set FORCE for its process. A run from the UI always reuses what the store has."""
     return os.environ.get(FORCE) == "1"
 
 

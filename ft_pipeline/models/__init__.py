@@ -1,1 +1,1 @@
-"""Models that several stages share: resolve, load, render."""
+"""Model code that several stages share: resolve, load, render."""

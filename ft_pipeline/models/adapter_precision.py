@@ -1,9 +1,9 @@
 """Adapters keep 32-bit weights, and compute in the type of their base model.
 
-A 16-bit weight loses every update below a 256th of it: DoRA's magnitudes, which are near 1, would never move, and
-weight decay would do nothing. PEFT's answer is to widen every activation to 32 bit, which on a CPU can take longer than
-the base model's own products. Here the small matrices are rounded instead, once for each product, as mixed-precision
-training does (Micikevicius et al. 2018, arXiv 1710.03740): the optimizer sees 32 bit, products run in the base's type.
+A 16-bit weight loses every update below a 256th of it: DoRA's magnitudes, which are near 1, would never change, and
+weight decay would have no effect. PEFT widens every activation to 32 bit instead, which on a CPU can take longer than
+the base model's own products. Here the small matrices are rounded, once for each product, as mixed-precision training
+does (Micikevicius et al. 2018, arXiv 1710.03740): the optimizer uses 32 bit, and products run in the base's type.
 """
 
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ from torch.nn import functional
 
 
 class _RoundedLinear(nn.Linear):
-    """A linear layer whose weight is rounded to the type of its input, product by product."""
+    """A linear layer whose weight is rounded to the type of its input in each product."""
 
     def forward(self, input: Tensor) -> Tensor:
         return functional.linear(input, self.weight.to(input.dtype), self.bias)
@@ -27,8 +27,8 @@ class _RoundedLinear(nn.Linear):
 def keep_adapter_in_32_bit(model: Any) -> None:
     """Widen the trainable weights of a PEFT `model` to 32 bit, in place.
 
-    LoRA matrices then compute in the type of what they read. DoRA needs the norm of the whole matrix: PEFT computes
-    that in 32 bit.
+    LoRA matrices then compute in the type of their input. DoRA needs the norm of the whole matrix, which PEFT computes
+    in 32 bit.
     """
     for parameter in model.parameters():
         if parameter.requires_grad:
@@ -38,8 +38,8 @@ def keep_adapter_in_32_bit(model: Any) -> None:
 
 @contextmanager
 def weights_kept(model: Any) -> Iterator[None]:
-    """Give the trainable weights of `model` back as they were before the context: TRL rounds the matrices of an adapter
-    on a quantized model to bf16, also those that were trained before."""
+    """Restore the trainable weights of `model` after the context. TRL rounds the matrices of an adapter on a quantized
+    model to bf16, even if they are already trained."""
     exact = {name: weight.data for name, weight in model.named_parameters() if weight.requires_grad}
     yield
     for name, weight in model.named_parameters():
@@ -48,7 +48,7 @@ def weights_kept(model: Any) -> Iterator[None]:
 
 
 def compute_in_base_dtype(model: Any) -> None:
-    """Let the LoRA matrices of a PEFT `model` compute in the type of what they read, whatever type they have."""
+    """Let the LoRA matrices of a PEFT `model` compute in the type of their input, whatever their own type is."""
     for module in model.modules():
         if not isinstance(module, LoraLayer) or module.lora_variant:
             continue
@@ -61,10 +61,9 @@ def compute_in_base_dtype(model: Any) -> None:
 
 @torch.no_grad()
 def set_exact_magnitudes(model: Any) -> None:
-    """Set DoRA's magnitudes of a fresh adapter to the norms of its base matrices in 32 bit (arXiv 2402.09353, equation
-    5).
+    """Set DoRA's magnitudes of a new adapter to the norms of its base matrices in 32 bit (arXiv 2402.09353, eq. 5).
 
-    PEFT computes them in the base's type. The model would begin up to 0.4 % away from its base.
+    PEFT computes them in the base's type, so that the model would start with a deviation of up to 0.4 % from its base.
     """
     for module in model.modules():
         for magnitude in (getattr(module, "lora_magnitude_vector", None) or {}).values():

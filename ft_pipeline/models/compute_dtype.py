@@ -1,7 +1,7 @@
-"""The type that models compute in on this machine: what the processor multiplies fast.
+"""The type in which models compute on this machine: one that the processor multiplies fast.
 
-Two types must not be confused. The *compute type* belongs to the machine: weights are loaded in it, products run in it.
-The *storage type* belongs to the model: its files keep 16 bit wherever it is trained, merged or scored.
+Two types must not be confused. The *compute type* depends on the machine: weights are loaded in it, products run in it.
+The *storage type* depends on the model: its files keep 16 bit wherever it is trained, merged or scored.
 
 `python -m ft_pipeline.models.compute_dtype [--measure]` prints the compute type as JSON, for processes without torch.
 """
@@ -24,10 +24,10 @@ _PRODUCT = {"cpu": (512, 576, 1536), "cuda": (4096, 4096, 4096)}
 
 
 def compute_dtype(device: str) -> torch.dtype:
-    """The type that weights are loaded in and products run in on `device`. UserError for an unknown FT_COMPUTE_DTYPE.
+    """Return the type of loaded weights and of products on `device`. UserError for an unknown FT_COMPUTE_DTYPE.
 
-    The rule uses no clock, so that two runs on one machine agree: on a GPU bf16 where it is native, else fp16 (a T4
-    emulates bf16 at a fraction of the speed). On a CPU see `cpu_dtype`.
+    The rule measures no time, so that two runs on one machine agree. A GPU uses bf16 if it is native, else fp16 (a T4
+    emulates bf16 at a fraction of the speed). For a CPU see `cpu_dtype`.
     """
     requested = requested_dtype()
     if requested != "auto":
@@ -38,7 +38,7 @@ def compute_dtype(device: str) -> torch.dtype:
 
 
 def computing(model: Any) -> AbstractContextManager[Any]:
-    """Autocast to the compute type where the weights of `model` are 32 bit and it is not (full fine-tuning)."""
+    """Autocast to the compute type if the weights of `model` are 32 bit and it is not (full fine-tuning)."""
     device, dtype = model.device, compute_dtype(str(model.device))
     if model.dtype != torch.float32 or dtype == torch.float32:
         return torch.autocast(device.type, enabled=False)
@@ -46,9 +46,9 @@ def computing(model: Any) -> AbstractContextManager[Any]:
 
 
 def cpu_dtype() -> tuple[torch.dtype, str]:
-    """The compute type of this CPU, and the reason.
+    """Return the compute type of this CPU, and the reason.
 
-    bf16 where oneDNN has kernels for it and the processor has the instructions (AVX-512 BF16, AMX, or bf16 on ARM under
+    bf16 if oneDNN has kernels for it and the processor has the instructions (AVX-512 BF16, AMX, or bf16 on ARM under
     Linux). oneDNN alone is not enough: it emulates bf16 on older AVX-512 processors. Without kernels a bf16 product is
     ten times slower than an fp32 one. fp16 is never fast on a CPU.
     """
@@ -65,7 +65,7 @@ def cpu_dtype() -> tuple[torch.dtype, str]:
 
 
 def explain(device: str) -> str:
-    """Why `compute_dtype` chose what it chose: a clause for `ft doctor`."""
+    """Return the reason for the choice of `compute_dtype`: a clause for `ft doctor`."""
     if requested_dtype() != "auto":
         return f"FT_COMPUTE_DTYPE={requested_dtype()}"
     if device.startswith("cuda"):
@@ -75,12 +75,12 @@ def explain(device: str) -> str:
 
 
 def dtype_name(dtype: torch.dtype) -> str:
-    """`float32` for torch.float32: the name that records and command lines use."""
+    """Return `float32` for torch.float32: the name in records and command lines."""
     return str(dtype).removeprefix("torch.")
 
 
 def storage_dtype(folder: Path) -> torch.dtype:
-    """The 16-bit type that models made from the base model in `folder` are saved in: the base's own, else bf16."""
+    """Return the 16-bit type in which models made from the base model in `folder` are saved: its own, else bf16."""
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     text = config.get("text_config") or {}
     name = next((part[key] for part in (config, text) for key in ("dtype", "torch_dtype") if part.get(key)), None)
@@ -88,8 +88,8 @@ def storage_dtype(folder: Path) -> torch.dtype:
 
 
 def measured_gflops(seconds: float = 0.4, device: str = "cpu") -> dict[str, float]:
-    """GFLOP per second of a matrix product on `device`, by name of the type: those that can be asked for, and the one
-    that `compute_dtype` chooses. On a CPU with the threads that torch uses. Each type takes `seconds`."""
+    """Return the GFLOP per second of a matrix product on `device`, by name of the type: those that can be requested,
+    and the one that `compute_dtype` chooses. A CPU uses as many threads as torch. Each type takes `seconds`."""
     types = dict.fromkeys([*_NAMES.values(), compute_dtype(device)])
     return {dtype_name(dtype): _gflops(dtype, seconds, device) for dtype in types}
 
@@ -109,7 +109,7 @@ def _gflops(dtype: torch.dtype, seconds: float, device: str) -> float:
 
 
 def onednn_has_bf16() -> bool:
-    """What oneDNN will really use; it follows ONEDNN_MAX_CPU_ISA. False where torch was built without it."""
+    """Whether oneDNN uses bf16 kernels; it follows ONEDNN_MAX_CPU_ISA. False if torch was built without oneDNN."""
     try:
         return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
     except (AttributeError, RuntimeError):
@@ -117,7 +117,7 @@ def onednn_has_bf16() -> bool:
 
 
 def _has(probe: str) -> bool:
-    """One of torch.cpu's probes; False where this torch does not have it."""
+    """Return the result of a probe of torch.cpu; False if this torch does not have it."""
     return bool(getattr(torch.cpu, probe, lambda: False)())
 
 

@@ -1,4 +1,4 @@
-"""The compute type without torch: what FT_COMPUTE_DTYPE asks for, and what a process with torch answers."""
+"""The compute type without importing torch: read FT_COMPUTE_DTYPE, and query a process that imports torch."""
 
 import json
 import os
@@ -13,11 +13,11 @@ CHOICE = "FT_COMPUTE_DTYPE"
 """Environment variable: `auto` (the default), `float32` or `bfloat16`."""
 CHOICES = ("auto", "float32", "bfloat16")
 _PATIENCE = 120.0
-"""Seconds for a process that imports torch on a busy machine."""
+"""Timeout in seconds of a process that imports torch on a busy machine."""
 
 
 def requested_dtype() -> str:
-    """What FT_COMPUTE_DTYPE says; `auto` where it is not set. UserError for an unknown type."""
+    """Return the value of FT_COMPUTE_DTYPE; `auto` if it is not set. UserError for an unknown type."""
     choice = os.environ.get(CHOICE) or "auto"
     if choice not in CHOICES:
         raise UserError(f"{CHOICE}={choice!r} is not a compute type. Set it to auto, float32 or bfloat16.")
@@ -25,10 +25,10 @@ def requested_dtype() -> str:
 
 
 def ask_compute(*, measure: bool = False, environment: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """`device`, `dtype`, `reason` and, with `measure`, `gflops` by type, from a process of its own.
+    """Return `device`, `dtype`, `reason` and, with `measure`, `gflops` by type, from a separate process.
 
-    environment: of that process; by default this one's. UserError for an unknown FT_COMPUTE_DTYPE, and where torch
-    cannot be imported.
+    environment: of that process; by default that of this process. UserError for an unknown FT_COMPUTE_DTYPE, and if
+    torch cannot be imported.
     """
     requested_dtype()
     command = [sys.executable, "-P", "-m", "ft_pipeline.models.compute_dtype", *(["--measure"] if measure else [])]

@@ -1,7 +1,7 @@
-"""A model folder, looked through before any of it is loaded: plain weights and JSON, no code, nothing from outside.
+"""Scan a model folder before any of it is loaded: plain weights and JSON, no code, nothing from outside the folder.
 
-What could run code is never taken: pickled weights are left out by name, and what is taken is held against what its
-name says, so that a pickle that calls itself `model.safetensors` is refused, too.
+Files that could run code are never taken. Pickled weights are left out by name. The content of each file that is taken
+is checked against its name, so that a pickle with the name `model.safetensors` is refused, too.
 """
 
 import json
@@ -29,37 +29,37 @@ KEEP = (
     "LICENSE.txt",
     "LICENSE.md",
 )
-"""What a causal LM needs, and nothing that could hold code: no .bin, no pickle, no .py."""
+"""Files that a causal LM needs and that cannot contain code: no .bin, no pickle, no .py."""
 CODE = frozenset({".py", ".so", ".pyc"})
 IMPLEMENTATIONS = ("attn_implementation", "_attn_implementation", "experts_implementation", "_experts_implementation")
-"""Keys of config.json under which transformers would fetch and run a kernel of the hub, where they name one."""
+"""Keys of config.json that can name a kernel of the hub, which transformers would download and run."""
 
 
 def kept_files(folder: Path, model: str) -> list[Path]:
-    """The files of a model folder that are taken, by name. UserError where one is a link that leads out of the folder.
+    """Return the files of a model folder that are taken, by name. UserError if one is a link out of the folder.
 
-    The hub's cache, whose links lead into its own blobs, is a folder like any other.
+    In the hub's cache, links to the cache's own blobs are allowed.
     """
-    found = sorted({path for pattern in KEEP for path in folder.glob(pattern) if path.is_symlink() or path.is_file()})
+    files = sorted({path for pattern in KEEP for path in folder.glob(pattern) if path.is_symlink() or path.is_file()})
     roots = [folder.resolve()]
     if folder.parent.name == "snapshots":
         roots.append((folder.parents[1] / "blobs").resolve())
-    for path in found:
+    for path in files:
         if path.is_symlink() and not _inside(path, roots):
             raise UserError(
                 f"base_model {model!r}: {path.name} is a link that leads out of the folder, or nowhere; put the file "
                 "itself there"
             )
-    return [path for path in found if path.is_file()]
+    return [path for path in files if path.is_file()]
 
 
 def left_out(folder: Path) -> list[str]:
-    """Names of the files that are never loaded because they could run code: pickles and Python."""
+    """Return the names of the files that are never loaded because they could run code: pickles and Python."""
     return sorted(path.name for path in folder.iterdir() if path.suffix in CODE or named_like_a_pickle(path.name))
 
 
 def refuse_hostile(folder: Path, model: str) -> None:
-    """UserError where a file that was taken is not what its name says, or asks for code or files from elsewhere."""
+    """Raise UserError if the content of a file does not match its name, or requests code or files from elsewhere."""
     for path in sorted(folder.iterdir()):
         if path.suffix == ".safetensors":
             _refuse_other_than_safetensors(path, model)
@@ -80,8 +80,8 @@ def refuse_hostile(folder: Path, model: str) -> None:
 
 
 def read_json(path: Path, model: str) -> dict[str, Any]:
-    """The object that a file of a model holds; empty where there is no such file. UserError where it is something
-    else."""
+    """Return the JSON object in a file of a model; empty if the file does not exist. UserError if its content is not an
+    object."""
     if not path.is_file():
         return {}
     try:
@@ -102,7 +102,7 @@ def _inside(path: Path, roots: list[Path]) -> bool:
 
 
 def _refuse_other_than_safetensors(path: Path, model: str) -> None:
-    """The header is parsed, and its offsets are held against the file's size, by the library itself."""
+    """Raise UserError unless the library can parse the header and its offsets match the file's size."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -121,8 +121,8 @@ def _refuse_parts_from_elsewhere(path: Path, model: str) -> None:
 
 
 def _pairs(value: Any) -> Iterator[tuple[str, Any]]:
-    """Every key and value, at any depth."""
+    """Yield every key and value, at any depth."""
     if isinstance(value, dict):
         yield from value.items()
-    for each in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
-        yield from _pairs(each)
+    for item in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from _pairs(item)

@@ -1,4 +1,4 @@
-"""How a model that leaves the store writes its answers: as it was scored."""
+"""The generation config of an exported model, so that it decodes as it was scored."""
 
 import json
 from pathlib import Path
@@ -11,17 +11,17 @@ _NOT_SETTINGS = ("_from_model_config", "transformers_version")
 
 
 def load_text_side(folder: Path) -> Any:
-    """The tokenizer of a model folder, with its chat template. Imports transformers, which takes a second or two."""
+    """Return the tokenizer of a model folder, with its chat template. Importing transformers takes 1 to 2 seconds."""
     from ft_pipeline.models.load import load_tokenizer
 
     return load_tokenizer(folder)
 
 
 def decoding_as_scored(folder: Path, tokenizer: Any) -> dict[str, Any]:
-    """The content of generation_config.json under which the model of `folder` decodes as it was scored: greedily, up to
-    any of the stop tokens that scoring knows (the template's, the tokenizer's, the model's own).
+    """Return a generation_config.json with which the model of `folder` decodes as it was scored: greedily, up to any
+    stop token that scoring knows (the template's, the tokenizer's, the model's own).
 
-    Whatever else the model's own file says (a repetition penalty) held while it was scored, and stays.
+    Other keys of the model's own file (such as a repetition penalty) applied during scoring, and are kept.
     """
     own = _read(folder / "generation_config.json")
     configured = own.get("eos_token_id", _read(folder / "config.json").get("eos_token_id"))

@@ -29,12 +29,12 @@ def load_model(
     dtype: torch.dtype | None = None,
     attention: str | None = None,
 ) -> Any:
-    """The causal LM of `folder` on `device`, in the compute type unless `dtype` says otherwise, in eval mode; offline
-    and without the folder's own code.
+    """Load the causal LM of `folder` on `device`, in `dtype` or else in the compute type, in eval mode. Loading is
+    offline and does not run the folder's own code.
 
-    `quantization` holds BitsAndBytesConfig's 4-bit keys (QuantizationSettings.model_dump()); embeddings and head keep
-    the compute type. `adapter` is a PEFT folder put on top, unmerged, in 32 bit. `attention` is transformers'
-    attn_implementation; null for the model's default.
+    `quantization` has BitsAndBytesConfig's 4-bit keys (QuantizationSettings.model_dump()); embeddings and head keep the
+    compute type. `adapter` is a PEFT folder that is loaded on top, unmerged, in 32 bit. `attention` is transformers'
+    attn_implementation; None for the model's default.
     """
     dtype = dtype or compute_dtype(device)
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
@@ -52,20 +52,20 @@ def load_model(
 
         from ft_pipeline.models.adapter_precision import compute_in_base_dtype
 
-        if not (adapter / "adapter_model.safetensors").is_file():  # PEFT would look for a pickle then
+        if not (adapter / "adapter_model.safetensors").is_file():  # PEFT would then look for a pickle
             raise UserError(f"{adapter.name} holds no adapter_model.safetensors; train the adapter again")
-        # torch_device: PEFT would read the weights by way of a Mac's GPU.
+        # Without torch_device, PEFT would load the weights through a Mac's GPU.
         model = PeftModel.from_pretrained(model, str(adapter), autocast_adapter_dtype=True, torch_device=device)
         compute_in_base_dtype(model)
     return model.eval()
 
 
 def keep_weights_unpacked(model: Any) -> None:
-    """Stop bitsandbytes from repacking 4-bit weights for CPU inference; needed before training and dequantising.
+    """Stop bitsandbytes from repacking 4-bit weights for CPU inference. Call it before training and dequantizing.
 
     On CPUs with AVX-512 bf16 the first forward pass in eval mode moves the weights into a layout whose kernel has no
-    backward pass: a held-out loss taken during training would silently cut the gradient from then on, and
-    `dequantize()` would read the new layout as the old one.
+    backward pass. After a held-out loss during training, the gradient would silently be lost, and `dequantize()` would
+    read the new layout as the old one.
     """
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
@@ -73,8 +73,8 @@ def keep_weights_unpacked(model: Any) -> None:
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer of `folder`, with a pad token that the model has an embedding for: its own, the stop token, or
-    another control token (losses mask by position). UserError where it has no control token at all."""
+    """Return the tokenizer of `folder`, with a pad token that the model has an embedding for: its own, the stop token,
+    or another control token (losses mask by position). UserError if it has no such control token."""
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     own = (tokenizer.pad_token, tokenizer.eos_token, tokenizer.unk_token, tokenizer.bos_token)
     words = _vocabulary_size(folder)
@@ -90,7 +90,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
 
 def _vocabulary_size(folder: Path) -> int | None:
-    """How many words the model of `folder` has an embedding for; None where its config.json does not say."""
+    """Return how many tokens the model of `folder` has an embedding for; None if its config.json does not say."""
     path = folder / "config.json"
     config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     words: int | None = config.get("text_config", config).get("vocab_size")

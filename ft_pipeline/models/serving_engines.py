@@ -1,4 +1,4 @@
-"""The programs that serve a model: where they are, and how they are started."""
+"""Find the programs that serve a model, and build the commands that start them."""
 
 import importlib.util
 import shutil
@@ -13,28 +13,28 @@ from ft_pipeline.models.compute_setting import ask_compute
 EngineName = Literal["vllm", "transformers"]
 HOST = "127.0.0.1"
 OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
-"""The engine's environment: the model is here, and nobody is told of it."""
+"""The engine's environment: the model is local, and no telemetry is sent."""
 
 
 @dataclass(frozen=True)
 class Engine:
-    """A program that answers as an OpenAI-compatible endpoint."""
+    """A program that serves an OpenAI-compatible endpoint."""
 
     name: EngineName
     program: Path
 
     def command(self, model: str, folder: Path, port: int) -> list[str]:
-        """What starts it in `folder`, which holds the model's files under its name; in the compute type of this
-        machine, which scoring uses too. It takes the seconds that an import of torch takes."""
+        """Return the command that starts the engine in `folder`, which contains the model's files under its name. It
+        uses the compute type of this machine, as scoring does. This takes the seconds of an import of torch."""
         compute = ask_compute()
         place = ["--host", HOST, "--port", str(port), "--dtype", compute["dtype"]]
         if self.name == "transformers":
-            # Left to itself it takes a Mac's GPU, on which nothing was scored.
+            # By default it uses a Mac's GPU, on which no model is scored.
             device = ["--device", "cpu"] if compute["device"] == "cpu" else []
             return [str(self.program), "serve", model, *place, *device]
         return [
             str(self.program), "serve", str(folder / model), "--served-model-name", model, *place,
-            # vLLM samples at temperature 1 where a request and the model say nothing; and any web page may ask it.
+            # vLLM samples at temperature 1 if neither request nor model sets it, and accepts requests of any web page.
             "--override-generation-config", '{"temperature": 0}',
             "--chat-template-content-format", "string",
             "--allowed-origins", "[]",
@@ -42,7 +42,7 @@ class Engine:
 
 
 def find_engine(wanted: Literal["auto", "vllm", "transformers"]) -> Engine:
-    """The engine by name; `auto` is vLLM where it is installed. UserError where it is not installed."""
+    """Return the engine by name. `auto` is vLLM if it is installed. UserError if the engine is not installed."""
     vllm = find_program("vllm") if wanted in {"auto", "vllm"} else None
     if vllm is not None:
         return Engine("vllm", vllm)
@@ -57,9 +57,9 @@ def find_engine(wanted: Literal["auto", "vllm", "transformers"]) -> Engine:
 
 
 def find_program(name: str) -> Path | None:
-    """Beside this Python, else on the PATH."""
-    beside = Path(sys.executable).parent / name
-    if beside.is_file():
-        return beside
-    found = shutil.which(name)
-    return Path(found) if found else None
+    """Return the program in the folder of this Python, else the one on the PATH, else None."""
+    local = Path(sys.executable).parent / name
+    if local.is_file():
+        return local
+    program = shutil.which(name)
+    return Path(program) if program else None

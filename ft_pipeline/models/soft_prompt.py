@@ -1,7 +1,8 @@
 """Prompt tuning: virtual tokens before a frozen model, read once as a key-value cache like any shared prefix.
 
-PEFT puts them before the padding of each row, and so a row's answer would depend on what shares its batch. As a prefix
-they stand first, the padding stands between them and the row's own tokens and is masked, and positions do not count it.
+PEFT puts them before the padding of each row, so that a row's answer would depend on the other rows of its batch. As a
+prefix they come first. The padding is between them and the row's own tokens. It is masked, and positions do not count
+it.
 """
 
 from typing import Any
@@ -10,7 +11,7 @@ from torch import Tensor
 
 
 def learned_prompt(model: Any) -> Tensor | None:
-    """The virtual tokens' embeddings [tokens, width of the model]; None for a model without."""
+    """Return the embeddings of the virtual tokens [tokens, width of the model]; None for a model without them."""
     configs = getattr(model, "peft_config", {})
     for name, config in configs.items():
         if config.is_prompt_learning:
@@ -19,7 +20,7 @@ def learned_prompt(model: Any) -> Tensor | None:
 
 
 def read_learned_prompt(model: Any, prompt: Tensor) -> Any:
-    """The key-value cache of the virtual tokens, for one row; `model` is the frozen one (PEFT's get_base_model)."""
+    """Return the key-value cache of the virtual tokens, for one row. `model` is frozen (PEFT's get_base_model)."""
     from transformers.cache_utils import DynamicCache
 
     cache = DynamicCache(config=model.config)

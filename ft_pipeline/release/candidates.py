@@ -1,4 +1,4 @@
-"""What a comparison offers for release: its rows, with the artifacts and the gates behind them."""
+"""The rows of a comparison that can be released, with their artifacts and checks."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,34 +9,38 @@ from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.hashing import sha256_of_json
 
 Served = dict[str, Any]
-"""How a model is loaded and prompted; whoever scores or serves it again must know."""
+"""How to load and prompt a model, which is needed to score or serve it again."""
 
 
 def key_of(comparison: Artifact) -> str:
-    """The decision key of a comparison artifact."""
+    """Return the decision key of a comparison artifact."""
     return decision_key(comparison.inputs, comparison.spec["config"])
 
 
 def candidates(comparison: Artifact, store: ArtifactStore) -> tuple[dict[str, Candidate], dict[str, Served]]:
-    """By row name of the comparison: what can be released, its gates as the manifests record them now; and how each is
-    served."""
+    """Return the candidates by row name of the comparison, and how to serve them.
+
+    Their checks are as the manifests record them now.
+    """
     document = comparison.document("comparison.json")
-    found: dict[str, Candidate] = {}
+    releasable: dict[str, Candidate] = {}
     served: dict[str, Served] = {}
     for row in document["rows"]:
         name = row["name"]
         if row["kind"] in {"adapter", "merged"}:
             scores = store.require(*comparison.inputs[f"{row['experiment']}/scores"])
-            found[name] = _tuned(row, scores, store)
+            releasable[name] = _tuned(row, scores, store)
             served[name] = {key: scores.spec["config"][key] for key in ("technique", "quantization", "system_prompt")}
         elif row["kind"] == "prompt" and (scored := _scored_prompt(row, comparison, store)) is not None:
-            found[name], served[name] = scored
-    return found, served
+            releasable[name], served[name] = scored
+    return releasable, served
 
 
 def row_of(document: Mapping[str, Any], known: Mapping[str, Candidate], released: str) -> str | None:
-    """The comparison's row of the released model with this fingerprint; None where it has no score there. A name alone
-    would not do: an experiment that was trained anew has a row of the same name."""
+    """Return the comparison's row of the released model with this fingerprint; None if it has no score there.
+
+    The name is not enough: an experiment that was trained again has a row of the same name.
+    """
     same = [name for name, candidate in known.items() if candidate.fingerprint == released]
     if (document.get("champion") or {}).get("fingerprint") == released:
         same += [row["name"] for row in document["rows"] if row["kind"] == "champion"]
@@ -59,8 +63,10 @@ def _tuned(row: dict[str, Any], scores: Artifact, store: ArtifactStore) -> Candi
 def _scored_prompt(
     row: dict[str, Any], comparison: Artifact, store: ArtifactStore
 ) -> tuple[Candidate, dict[str, Any]] | None:
-    """The candidate of a prompt variant, and the variant; None for one of another base model (`name@experiment`), which
-    the comparison shows but nothing releases."""
+    """Return the candidate of a prompt variant, and the variant.
+
+    None for a variant of another base model (`name@experiment`): the comparison shows it, but it cannot be released.
+    """
     baselines = [reference for key, reference in sorted(comparison.inputs.items()) if key.endswith("/prompt_baseline")]
     for reference in baselines:
         baseline = store.require(*reference)

@@ -1,7 +1,7 @@
-"""The released model: an append-only series of records, `champion/000001.json`, `000002.json`, … in the store.
+"""The released model: an append-only sequence of records, `champion/000001.json`, `000002.json`, … in the store.
 
 A record is never changed or removed. The one with the highest number is the champion; a rollback appends a copy of an
-earlier one. Two promotions at once both try to create the same next number: one wins, the other looks again.
+earlier one. If two promotions happen at once, both try to create the same next number: one succeeds, the other retries.
 """
 
 import json
@@ -25,25 +25,25 @@ Kind = Literal["merged", "adapter", "prompt"]
 
 @dataclass(frozen=True)
 class Candidate:
-    """What may become champion: a row of the comparison, with the artifacts behind it."""
+    """A row of the comparison that may become champion, with its artifacts."""
 
     name: str
-    """The row's name in the comparison, e.g. `qlora` or a prompt variant's."""
+    """The row's name in the comparison, e.g. `qlora` or the name of a prompt variant."""
     kind: Kind
-    """`merged` or `adapter` (tuned weights), or `prompt` (the untouched model under a prompt variant)."""
+    """`merged` or `adapter` (tuned weights), or `prompt` (the base model under a prompt variant)."""
     experiment: str | None
-    """The experiment that made it; for a prompt variant the one whose base model was scored."""
+    """The experiment that trained it; for a prompt variant the one whose base model was scored."""
     fingerprint: str
-    """Identity of what is released: the merged model's, or for a prompt variant a hash of base model and prompt."""
+    """Identity of what is released: the merged model's; for a prompt variant, a hash of base model and prompt."""
     fingerprints: dict[str, str] = field(default_factory=dict)
     """The parts by role: `base_model`, `adapter`, `merged_model`, `prompt_variant`."""
     gates: dict[str, bool] = field(default_factory=dict)
-    """The recorded gates by name (`token_audit`, `merge`), read again for this promotion; all must be true."""
+    """The recorded checks by name (`token_audit`, `merge`), read again for this promotion; all must be true."""
 
 
 @dataclass(frozen=True)
 class ChampionRecord:
-    """One entry of the series; the fields of `ft champion --json` and what a walk to the artifacts needs."""
+    """One record: the fields of `ft champion --json`, and what is needed to find the artifacts."""
 
     sequence: int
     name: str
@@ -56,32 +56,32 @@ class ChampionRecord:
     reason: str
     forced: bool
     previous: str | None
-    """The name of the champion that a rollback brings back."""
+    """The name of the champion that a rollback restores."""
     previous_sequence: int | None
     """The number of that champion's record."""
     evidence: dict[str, Any]
-    """What the promotion was decided on: the comparison's fingerprint and the numbers."""
+    """The basis of the promotion: the comparison's fingerprint and the numbers."""
     restores: int | None = None
-    """For a rollback: the number of the record that stands again."""
+    """For a rollback: the number of the record that it restores."""
     by_hand: bool = False
-    """Whether a person moved it (`ft promote`, `ft rollback`), and not the rules of a run."""
+    """Whether a person moved the champion (`ft promote`, `ft rollback`), and not the rules of a run."""
     looked_at: str | None = None
-    """For a move by hand: the decision key of the comparison that lay before that person."""
+    """For a manual move: the decision key of the comparison at that time."""
     passed_over: list[str] = field(default_factory=list)
-    """For a move by hand: fingerprints of the other candidates there were; no run promotes one of them over it."""
+    """For a manual move: fingerprints of the other candidates. No run promotes one of them over it."""
     by: str | None = None
     """The operating system's user whose process wrote the record."""
     previous_sha256: str | None = None
-    """SHA-256 of the record before this one, as its file stands: a record that is edited breaks all after it."""
+    """SHA-256 of the previous record's file: an edited record invalidates all records after it."""
 
     def to_json(self) -> dict[str, Any]:
-        """The fields of `ft champion --json`, and the rest of the record."""
+        """Return the fields of `ft champion --json`, and the rest of the record."""
         return asdict(self)
 
 
 @dataclass(frozen=True)
 class Promotion:
-    """A decision to move: who, why, and on what evidence."""
+    """A decision to move the champion: the candidate, the reason and the evidence."""
 
     candidate: Candidate
     reason: str
@@ -93,14 +93,14 @@ class Promotion:
 
 
 def history(store: Path) -> list[ChampionRecord]:
-    """All records under the store folder `store`, oldest first. UserError where one cannot be read."""
+    """Return all records under the store folder `store`, oldest first. Raises UserError if one cannot be read."""
     folder = store / "champion"
     paths = [path for path in folder.glob("*.json") if RECORD_NAME.match(path.name)] if folder.is_dir() else []
     return [_read(path) for path in sorted(paths, key=lambda path: int(path.stem))]
 
 
 def current(store: Path) -> ChampionRecord | None:
-    """The champion, or None where nothing was ever released."""
+    """Return the champion, or None if nothing was ever released."""
     records = history(store)
     return records[-1] if records else None
 
@@ -109,17 +109,19 @@ _NO_GROUNDS = ("champion", "prices")
 
 
 def decision_key(scored: Mapping[str, tuple[str, str]], settings: Mapping[str, Any]) -> str:
-    """What a decision rests on: the scores that are compared (name → artifact), and how. The champion's own row is not
-    part of it, so that a move does not ask for another comparison, which would ask for another decision; nor are
-    prices, which decide nothing."""
+    """Return a hash of the basis of a decision: the compared scores (name → artifact), and the settings.
+
+    The champion's row is not part of it: otherwise a move would require another comparison, and that another decision.
+    Prices are not part of it, since they do not affect decisions.
+    """
     own = {name: reference for name, reference in scored.items() if not name.startswith("champion/")}
     return sha256_of_json({"scores": own, **{key: value for key, value in settings.items() if key not in _NO_GROUNDS}})
 
 
 def before_deciding_on(store: Path, decided_on: str) -> ChampionRecord | None:
-    """The champion as it stood before any move that was decided on these scores (`evidence.decided_on`).
+    """Return the champion before any move that was decided on these scores (`evidence.decided_on`).
 
-    A comparison that took the champion as it stands now would be out of date as soon as its own decision moved it.
+    A comparison with the current champion would be out of date as soon as its own decision moved the champion.
     """
     records = history(store)
     while records and not records[-1].by_hand and records[-1].evidence.get("decided_on") == decided_on:
@@ -128,10 +130,10 @@ def before_deciding_on(store: Path, decided_on: str) -> ChampionRecord | None:
 
 
 def manually_rejected(records: Sequence[ChampionRecord]) -> dict[str, int]:
-    """Fingerprint → number of the record by which a person passed the model over or rolled it back.
+    """Return fingerprint → number of the record by which a person passed the model over or rolled it back.
 
-    Such a model returns by hand only, or trained anew: then it is another model. Otherwise the next run, which sees the
-    same scores, would undo what the person did.
+    Only a person can release such a model again. If it is trained again, it is another model. Otherwise the next run,
+    with the same scores, would undo the person's decision.
     """
     held: dict[str, int] = {}
     for record in records:
@@ -141,11 +143,11 @@ def manually_rejected(records: Sequence[ChampionRecord]) -> dict[str, int]:
 
 
 def promote(store: Path, choose: Callable[[ChampionRecord | None], Promotion | None]) -> ChampionRecord | None:
-    """Append what `choose` wants, and return the champion that stands afterwards.
+    """Append the move that `choose` returns, and return the champion afterwards.
 
-    `choose` sees the present champion and answers with a move or None (nothing moves). If another process promotes
-    in between, `choose` is asked again, against the new champion: no promotion is lost and none is decided on a
-    champion that is gone. UserError for a forced promotion without a reason.
+    `choose` gets the present champion and returns a move or None (nothing moves). If another process promotes in
+    between, `choose` is called again with the new champion: no promotion is lost, and none is decided against a former
+    champion. Raises UserError for a forced promotion without a reason.
     """
     while True:
         present = current(store)
@@ -158,15 +160,16 @@ def promote(store: Path, choose: Callable[[ChampionRecord | None], Promotion | N
 
 
 def before(store: Path) -> ChampionRecord:
-    """The champion that a rollback would bring back. UserError where there is none."""
+    """Return the champion that a rollback would restore. Raises UserError if there is none."""
     return _last_two(store)[1]
 
 
 def rollback(store: Path, reason: str = "", looked_at: str | None = None, known: Iterable[str] = ()) -> ChampionRecord:
-    """Bring back the champion before the present one, exactly, as a new record; a second rollback goes further back.
+    """Restore the champion before the present one, exactly, as a new record. A second rollback goes further back.
 
-    looked_at, known: the decision key of the present comparison, and the fingerprints of its candidates: none of them,
-    nor the one that is rolled back, is promoted over this decision by a run. UserError where there is none before.
+    looked_at, known: the decision key of the present comparison, and the fingerprints of its candidates. No run
+    promotes one of them, or the model that is rolled back, over this decision. Raises UserError if there is no earlier
+    champion.
     """
     while True:
         present, target = _last_two(store)
@@ -188,7 +191,7 @@ def rollback(store: Path, reason: str = "", looked_at: str | None = None, known:
 
 
 def _last_two(store: Path) -> tuple[ChampionRecord, ChampionRecord]:
-    """The champion, and the one before it."""
+    """Return the champion, and the one before it."""
     records = {record.sequence: record for record in history(store)}
     if not records:
         raise UserError("there is no champion yet, so nothing to roll back; `ft promote NAME` releases one")
@@ -227,7 +230,7 @@ def _signed(store: Path, record: ChampionRecord) -> ChampionRecord:
 
 
 def _append(store: Path, record: ChampionRecord) -> bool:
-    """Write the record under its number, whole or not at all; False where the number is taken."""
+    """Write the record under its number, completely or not at all. Return False if the number is taken."""
     folder = store / "champion"
     folder.mkdir(parents=True, exist_ok=True)
     handle, draft = tempfile.mkstemp(prefix=".draft-", dir=folder)

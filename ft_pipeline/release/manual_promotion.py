@@ -1,4 +1,4 @@
-"""A person's decision: `ft promote` and `ft rollback`, by the same rules and gates as a run's."""
+"""Manual decisions: `ft promote` and `ft rollback`, with the same rules and checks as in a run."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -15,16 +15,17 @@ from ft_pipeline.store.asset_pointers import AssetPointers
 
 
 class NotPromoted(Exception):
-    """The rules refuse the candidate; the message says what it lacks."""
+    """The rules reject the candidate. The message says what it lacks."""
 
 
 def promote(
     store: ArtifactStore, comparison: Artifact, settings: PromotionSettings, name: str, *, force: bool, reason: str
 ) -> tuple[ChampionRecord, bool]:
-    """Release what `name` (an experiment, or a row of the comparison) stands for: the record, and whether it is new.
+    """Release the model of `name` (an experiment, or a row of the comparison).
 
-    The gates are read again from the manifests. NotPromoted where a rule refuses it, unless `force`, which needs a
-    `reason`. UserError for an unknown name, and for one that was scored anew since the comparison.
+    Returns the record, and whether it is new. The checks are read again from the manifests. Raises NotPromoted if a
+    rule rejects the model, unless `force`, which needs a `reason`. Raises UserError for an unknown name, and for a
+    model that was scored again since the comparison.
     """
     if force and not reason.strip():
         raise UserError("a forced promotion needs a reason, which the record keeps: --force --reason TEXT")
@@ -53,7 +54,7 @@ def promote(
             forced=force,
             by_hand=True,
             looked_at=key_of(comparison),
-            passed_over=tuple(each.fingerprint for each in known.values()),
+            passed_over=tuple(option.fingerprint for option in known.values()),
         )
 
     record = champion.promote(store.root, choose)
@@ -62,8 +63,10 @@ def promote(
 
 
 def rollback(store: ArtifactStore, comparison: Artifact | None, reason: str) -> ChampionRecord:
-    """Bring back the champion before the present one, exactly. UserError where there is none before, or where the store
-    does not hold it any more."""
+    """Restore the champion before the present one, exactly.
+
+    Raises UserError if there is none, or if the store no longer has it.
+    """
     target = champion.before(store.root)
     for kind, fingerprint in target.fingerprints.items():
         if kind in {"base_model", "adapter", "merged_model"}:
@@ -71,25 +74,27 @@ def rollback(store: ArtifactStore, comparison: Artifact | None, reason: str) -> 
     if comparison is None:
         return champion.rollback(store.root, reason)
     known, _ = candidates(comparison, store)
-    fingerprints = [each.fingerprint for each in known.values()]
+    fingerprints = [candidate.fingerprint for candidate in known.values()]
     return champion.rollback(store.root, reason, key_of(comparison), fingerprints)
 
 
 def find_row(document: Mapping[str, Any], known: Mapping[str, Candidate], name: str) -> Mapping[str, Any]:
-    """The row that `name` stands for: an experiment's merged model (its adapter where it has none), or a row by name.
+    """Return the row of `name`: an experiment's merged model (its adapter if it has none), or a row by name.
 
-    UserError where there is none, or it cannot be released.
+    Raises UserError if there is none, or if it cannot be released.
     """
     rows = document["rows"]
     own = [row for kind in ("merged", "adapter") for row in rows if (row["experiment"], row["kind"]) == (name, kind)]
     named = [row for row in rows if row["name"] == name]
-    found = next(iter([*own, *named]), None)
-    if found is not None and found["name"] in known:
-        return found
-    choice = ", ".join([*sorted({each.experiment for each in known.values() if each.experiment}), *known]) or "nothing"
-    if found is None:
+    match = next(iter([*own, *named]), None)
+    if match is not None and match["name"] in known:
+        return match
+    choice = (
+        ", ".join([*sorted({option.experiment for option in known.values() if option.experiment}), *known]) or "nothing"
+    )
+    if match is None:
         raise UserError(f"the comparison has no {name!r}; choose one of {choice}")
-    raise UserError(f"{name!r} is of kind {found['kind']}, which cannot be released; choose one of {choice}")
+    raise UserError(f"{name!r} is of kind {match['kind']}, which cannot be released; choose one of {choice}")
 
 
 def _require_newest(store: ArtifactStore, comparison: Artifact, row: Mapping[str, Any]) -> None:

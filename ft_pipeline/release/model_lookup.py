@@ -1,6 +1,6 @@
-"""What a name stands for: the artifacts of a model that may leave the store, and how it was prompted while scored.
+"""Resolve a name to the artifacts of a model that may leave the store, and to the prompt it was scored with.
 
-A name is `champion`, an experiment (its merged model; the adapter where a technique leaves none), or a row of the
+A name is `champion`, an experiment (its merged model, or the adapter if the technique has none), or a row of the
 comparison.
 """
 
@@ -22,41 +22,41 @@ Reference = tuple[str, str]
 
 @dataclass(frozen=True)
 class ModelReference:
-    """A model of the store, with all that is needed to write it down or to serve it."""
+    """A model of the store, with everything that is needed to export or serve it."""
 
     name: str
-    """As it was asked for."""
+    """The requested name."""
     kind: Literal["base", "prompt", "adapter", "merged"]
     row: str
-    """The row of the comparison that it was scored as; for an experiment, the row that it would have."""
+    """Its row of the comparison; for an experiment, the row that it would have."""
     experiment: str | None
     parts: Mapping[str, str]
-    """Fingerprints by role: `base_model`, and where it was tuned `adapter` and `merged_model`."""
+    """Fingerprints by role: `base_model`, and for a tuned model `adapter` and `merged_model`."""
     served: Mapping[str, Any]
     """`system_prompt`; for tuned models `technique` and `quantization`, for a prompt variant `few_shot`."""
     conversations: Reference
-    """The rows that it learned from or that its examples come from."""
+    """The rows that it was trained on, or that its examples come from."""
     seed: int = 0
-    """That chose the few-shot examples."""
+    """The seed that selected the few-shot examples."""
     record: ChampionRecord | None = field(default=None, compare=False)
-    """Where it is the champion: who released it, and why."""
+    """The champion record, if it is the champion: who released it, and why."""
 
     @property
     def released(self) -> str:
-        """The fingerprint of what is released."""
+        """The fingerprint of the released artifact."""
         if self.kind in TUNED:
             return self.parts["merged_model" if self.kind == "merged" else "adapter"]
         return self.record.fingerprint if self.record else self.parts["base_model"]
 
     def as_kind(self, kind: Literal["adapter", "merged"]) -> "ModelReference":
-        """The other form of the same tuned model; only the form that was released keeps the champion's record."""
+        """Return the given form of the same tuned model. Only the released form keeps the champion record."""
         if kind == self.kind:
             return self
         return replace(self, kind=kind, row=f"{self.experiment}/{kind}", record=None)
 
 
 def find_model(store: ArtifactStore, name: str) -> ModelReference:
-    """UserError where nothing in the store has that name, or it is a model that is not ours (the teacher)."""
+    """Return the model of that name. Raises UserError if the store has none, or if it is the teacher."""
     if name == CHAMPION:
         record = current(store.root)
         if record is None:
@@ -66,7 +66,7 @@ def find_model(store: ArtifactStore, name: str) -> ModelReference:
 
 
 def of_record(store: ArtifactStore, record: ChampionRecord) -> ModelReference:
-    """The model that a champion's record released."""
+    """Return the model that a champion record released."""
     parts = {role: record.fingerprints[role] for role in record.fingerprints if role != "prompt_variant"}
     served = record.evidence["served"]
     if record.kind == "prompt":
@@ -81,13 +81,13 @@ def of_record(store: ArtifactStore, record: ChampionRecord) -> ModelReference:
 
 
 def comparison_of(store: ArtifactStore) -> Artifact | None:
-    """The present comparison."""
+    """Return the current comparison, or None if there is none."""
     pointer = AssetPointers(store.root).read("comparison")
     return store.open(pointer.kind, pointer.fingerprint) if pointer else None
 
 
 def _experiment(store: ArtifactStore, name: str) -> ModelReference | None:
-    """What the experiment's last run left, whether it was compared or not. UserError where its gates did not pass."""
+    """Return the model of the experiment's last run, compared or not. Raises UserError if one of its checks failed."""
     pointer = AssetPointers(store.root).read("merged_model", name)
     if pointer is None:
         return None
@@ -142,7 +142,7 @@ def _learned_from(store: ArtifactStore, merged_model: str) -> Reference:
 
 
 def _where_it_was_scored(store: ArtifactStore, record: ChampionRecord) -> Artifact:
-    """The prompt baseline on which a prompt variant was promoted: its examples come from the rows of that one."""
+    """Return the prompt baseline on which a prompt variant was promoted: its examples come from those rows."""
     comparison = store.require("comparison", record.evidence["comparison"])
     for key, reference in sorted(comparison.inputs.items()):
         if key.endswith("/prompt_baseline"):
@@ -159,7 +159,9 @@ def _where_it_was_scored(store: ArtifactStore, record: ChampionRecord) -> Artifa
 
 def _choice(store: ArtifactStore, rows: Sequence[Mapping[str, Any]]) -> str:
     pointers = [
-        each.partition for each in AssetPointers(store.root).all() if each.asset == "merged_model" and each.partition
+        pointer.partition
+        for pointer in AssetPointers(store.root).all()
+        if pointer.asset == "merged_model" and pointer.partition
     ]
     named = [row["name"] for row in rows if row["kind"] != "teacher"]
     champion = [CHAMPION] if current(store.root) else []

@@ -1,10 +1,11 @@
 """Whether the champion moves: rules over the measured comparison. Ties and uncertainty never move it.
 
-A tuned model is released if its recorded gates passed, it beats the best way of prompting the untouched model and the
-present champion by more than noise, and it forgets less than the margin. If none is, the best prompt variant is, where
-it beats the untouched model, every other variant and the present champion by more than noise.
+A tuned model is released if its recorded checks passed, it beats the best baseline and the present champion by more
+than noise, and it forgets less than the margin. If no tuned model is released, the best prompt variant is, provided it
+beats the base model, every other variant and the present champion by more than noise.
 
-"By more than noise": the comparison holds a pair in which the candidate leads, with a 95 % interval clear of zero.
+"By more than noise": the comparison has a paired difference in which the candidate leads, with a 95 % interval above
+zero.
 """
 
 from collections.abc import Mapping
@@ -18,15 +19,15 @@ from ft_pipeline.settings.project import PromotionSettings
 
 @dataclass(frozen=True)
 class Decision:
-    """What should happen to the champion, and why."""
+    """Whether the champion moves, and why."""
 
     move: bool
     name: str | None
     """The row to release, or None."""
     reasons: list[str]
-    """One line per candidate that was looked at: what it showed, or what it lacked."""
+    """One line per examined candidate: what it showed, or what it lacks."""
     evidence: dict[str, Any]
-    """The numbers behind the move: metric, value, the pairs that count; empty without one."""
+    """The numbers that support the move: metric, value, paired differences; empty without a move."""
 
 
 def decide(
@@ -36,11 +37,11 @@ def decide(
     champion: ChampionRecord | None,
     held: Mapping[str, int] | None = None,
 ) -> Decision:
-    """Look at the tuned rows, best first, then at the best prompt variant; the first that shows enough moves.
+    """Examine the tuned rows, best first, then the best prompt variant. The first that meets all requirements moves.
 
-    comparison: the document of `ft compare --json`; its rows may carry `general: {"accuracy": share, "loss": nats}`.
-    candidates: by row name, the artifacts and gates of what can be released; a row without one is not a candidate.
-    held: see champion.held_back; what a person passed over is not promoted.
+    comparison: the document of `ft compare --json`; its rows may have `general: {"accuracy": share, "loss": nats}`.
+    candidates: by row name, the artifacts and checks of what can be released; a row without one is not a candidate.
+    held: see champion.manually_rejected. A model that a person rejected is not promoted.
     """
     judge = _PromotionRules(comparison, candidates, settings, champion)
     reasons: list[str] = []
@@ -58,7 +59,7 @@ def decide(
 def promotion(
     decision: Decision, candidates: Mapping[str, Candidate], comparison_fingerprint: str | None = None
 ) -> Promotion | None:
-    """The move that a decision asks for, as champion.promote takes it; None where nothing moves."""
+    """Return the move of a decision, as champion.promote expects it; None if nothing moves."""
     if not decision.move or decision.name is None:
         return None
     evidence = {"comparison": comparison_fingerprint, **decision.evidence}
@@ -72,7 +73,7 @@ def decide_one(
     champion: ChampionRecord | None,
     name: str,
 ) -> Decision:
-    """The same rules for one row by name, whatever else could be released: `move`, or what it lacks."""
+    """Apply the same rules to one row by name, regardless of other candidates: return `move`, or what it lacks."""
     judge = _PromotionRules(comparison, candidates, settings, champion)
     row = next(row for row in judge.rows if row["name"] == name)
     lacks = judge.lacks(row)
@@ -80,7 +81,7 @@ def decide_one(
 
 
 def gates(training_data_summary: Mapping[str, Any], merged_model_summary: Mapping[str, Any]) -> dict[str, bool]:
-    """The gates of a tuned model, from the summaries in its manifests; what was not recorded did not pass."""
+    """Return the checks of a tuned model, from the summaries in its manifests. A missing check counts as failed."""
     audit = training_data_summary.get("audit", {}).get("checks", {})
     return {
         "token_audit": bool(audit) and all(check.get("passed") is True for check in audit.values()),
@@ -89,7 +90,7 @@ def gates(training_data_summary: Mapping[str, Any], merged_model_summary: Mappin
 
 
 class _PromotionRules:
-    """The comparison, with the questions that the rules ask of it."""
+    """The comparison, with a method for each question of the rules."""
 
     def __init__(
         self,
@@ -107,19 +108,21 @@ class _PromotionRules:
         self.champion = champion
 
     def ranked(self, kind: str) -> list[Mapping[str, Any]]:
-        """The rows of a kind that can be released and have a score, best first."""
-        found = [row for row in self.rows if row["kind"] == kind and row["name"] in self.candidates]
-        return self._best_first(found)
+        """Return the rows of a kind that can be released and have a score, best first."""
+        rows = [row for row in self.rows if row["kind"] == kind and row["name"] in self.candidates]
+        return self._best_first(rows)
 
     def tuned(self) -> list[Mapping[str, Any]]:
-        """What a run may release of each experiment, best first: the merged model, or the adapter where it cannot be
-        merged (prompt_tuning)."""
+        """Return the row of each experiment that a run may release, best first.
+
+        It is the merged model, or the adapter if it cannot be merged (prompt_tuning).
+        """
         merged = {row["experiment"] for row in self.rows if row["kind"] == "merged"}
         adapters = [row for row in self.ranked("adapter") if row["experiment"] not in merged]
         return self._best_first([*self.ranked("merged"), *adapters])
 
     def lacks(self, row: Mapping[str, Any]) -> list[str]:
-        """What keeps this row from being released; empty where nothing does."""
+        """Return the requirements that the row does not meet; empty if it can be released."""
         candidate = self.candidates[row["name"]]
         if self.champion is not None and candidate.fingerprint == self.champion.fingerprint:
             return ["is the champion already"]
@@ -146,9 +149,9 @@ class _PromotionRules:
         }
 
     def _rivals(self, row: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-        """What the row has to beat: the best untouched row; for a prompt variant every other untouched row."""
+        """Return the rows that the row must beat: the best baseline; for a prompt variant every other baseline."""
         untouched = [
-            other for other in self.rows if other["kind"] in {"base", "prompt"} and other["name"] != row["name"]
+            rival for rival in self.rows if rival["kind"] in {"base", "prompt"} and rival["name"] != row["name"]
         ]
         return untouched if row["kind"] == "prompt" else self._best_first(untouched)[:1]
 
@@ -162,7 +165,7 @@ class _PromotionRules:
         return [f"champion: {missing}"] if missing else []
 
     def _champion_rows(self) -> list[Mapping[str, Any]]:
-        """The champion's row: its own kind, or the row of the same artifact."""
+        """Return the champion's rows: those of kind `champion`, or those of the same artifact."""
         if self.champion is None:
             return []
         own = [row for row in self.rows if row["kind"] == "champion" and self._scored_is_present()]
@@ -170,7 +173,7 @@ class _PromotionRules:
         return own or [row for row in self.rows if row["name"] in same]
 
     def _scored_is_present(self) -> bool:
-        """Whether the comparison's champion is the present one: a person may have moved it since."""
+        """Return whether the comparison's champion is the present one. A person may have moved it since."""
         return self.champion is not None and self.scored_champion in (None, self.champion.fingerprint)
 
     def _not_beaten(self, row: Mapping[str, Any], rival: Mapping[str, Any]) -> str | None:
@@ -192,14 +195,17 @@ class _PromotionRules:
         return next((pair for pair in self.pairs if (pair["better"], pair["worse"], pair["metric"]) == wanted), None)
 
     def _forgotten(self, row: Mapping[str, Any]) -> list[str]:
-        """General accuracy lost against the untouched model; a drop that its interval calls noise is none."""
+        """Return a reason if general accuracy drops by more than the margin, against the base model.
+
+        A drop whose interval includes zero does not count.
+        """
         if row["kind"] == "prompt":
             return []
-        plain = [other for other in self.rows if other["kind"] == "base" and _accuracy(other) is not None]
+        plain = [base for base in self.rows if base["kind"] == "base" and _accuracy(base) is not None]
         after = _accuracy(row)
         if not plain or after is None:
             return ["its general accuracy was not measured"]
-        before = max(plain, key=lambda other: _accuracy(other) or 0.0)
+        before = max(plain, key=lambda base: _accuracy(base) or 0.0)
         drop = (_accuracy(before) or 0.0) - after
         pair = self._pair(before, row, "general_accuracy")
         if drop <= self.settings.forgetting_margin or (pair is not None and pair["low"] <= 0):

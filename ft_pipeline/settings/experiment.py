@@ -1,4 +1,4 @@
-"""experiments/*.yaml as typed models: how one model is trained, and what it is served with (docs/settings.md)."""
+"""experiments/*.yaml as typed models: how a model is trained, and what it is served with (docs/settings.md)."""
 
 import re
 from collections.abc import Callable
@@ -19,9 +19,9 @@ from ft_pipeline.settings.yaml_file import Section
 Technique = Literal["prompt_tuning", "lora", "qlora", "full"]
 Objective = Literal["sft", "dpo", "cpt"]
 ALL_LINEAR = "all-linear"
-"""PEFT's word for every matrix but the head."""
+"""PEFT's name for every matrix except the head."""
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
-"""The matrices of attention, by Llama's names."""
+"""Llama's names for the attention matrices."""
 
 
 def _expression(given: str, key: str) -> str:
@@ -33,11 +33,11 @@ def _expression(given: str, key: str) -> str:
 
 
 class PromptTuningSettings(Section):
-    """PEFT's PromptTuningConfig, same names: a learned prompt before a frozen model (arXiv 2104.08691)."""
+    """PEFT's PromptTuningConfig, same names: a learned prompt for a frozen model (arXiv 2104.08691)."""
 
     num_virtual_tokens: int = Field(20, ge=1, le=1024)
     prompt_tuning_init: Literal["SAMPLE_VOCAB", "TEXT", "RANDOM"] = "SAMPLE_VOCAB"
-    """Where the virtual tokens begin: as random words of the vocabulary, as a text, or as noise."""
+    """How the virtual tokens are initialized: with random words of the vocabulary, with a text, or with noise."""
     prompt_tuning_init_text: str | None = None
 
     @model_validator(mode="after")
@@ -55,17 +55,17 @@ class LoraSettings(Section):
     """Null: equal to r."""
     lora_dropout: float = Field(0.0, ge=0, lt=1)
     target_modules: list[str] | str = Field(ALL_LINEAR, min_length=1)
-    """`all-linear` (every matrix of the layers, arXiv 2305.14314), names of matrices, or one regular expression over
-    whole module names (`.*layers.0.*_proj`). `[q_proj, k_proj, v_proj, o_proj]` means the attention's matrices, also
-    where a model names or joins them otherwise (`c_attn`, `qkv_proj`)."""
+    """`all-linear` (every matrix of the layers, arXiv 2305.14314), names of matrices, or one regular expression that
+    matches whole module names (`.*layers.0.*_proj`). `[q_proj, k_proj, v_proj, o_proj]` means the attention matrices,
+    also if a model names or fuses them differently (`c_attn`, `qkv_proj`)."""
     use_rslora: bool = False
-    """Scale by lora_alpha / sqrt(r) (arXiv 2312.03732): worth trying from r = 32 on."""
+    """Scale by lora_alpha / sqrt(r) (arXiv 2312.03732). Worth trying for r ≥ 32."""
     use_dora: bool = False
-    """Learn the length of each row of W apart from its direction (arXiv 2402.09353); slower."""
+    """Learn the length of each row of W separately from its direction (arXiv 2402.09353). Slower."""
     rank_pattern: dict[str, Annotated[int, Field(ge=1, le=1024)]] = Field(default_factory=dict)
-    """Another r for the modules whose names end so: `{q_proj: 16}`."""
+    """A different r for modules whose names end with a key: `{q_proj: 16}`."""
     alpha_pattern: dict[str, Annotated[int, Field(ge=1, le=65_536)]] = Field(default_factory=dict)
-    """Another lora_alpha for the modules whose names end so."""
+    """A different lora_alpha for modules whose names end with a key."""
 
     @field_validator("target_modules")
     @classmethod
@@ -107,65 +107,67 @@ _LATER = (
     "attn_implementation",
     "pure_bf16",
 )
-"""Keys that came after the first experiments were trained."""
+"""Keys that were added after the first experiments were trained."""
 
 
 class TrainingSettings(Section):
     """transformers' and TRL's training arguments, same names."""
 
     learning_rate: float | None = Field(None, gt=0, le=1)
-    """Null: 1e-3 for lora and qlora, 1e-2 for prompt_tuning, 5e-5 for full. A tenth of that for dpo. A fifth of that
-    where the base model has 1B parameters or more."""
+    """Null: 1e-3 for lora and qlora, 1e-2 for prompt_tuning, 5e-5 for full. For dpo a tenth of that. For a base model
+    with 1B parameters or more a fifth of that."""
     num_train_epochs: int = Field(3, ge=1, le=1000)
     max_steps: Literal[-1] | Annotated[int, Field(ge=1)] = -1
-    """Above zero: stop there, whatever num_train_epochs says."""
+    """Above zero: stop after this many optimizer steps, regardless of num_train_epochs."""
     per_device_train_batch_size: int = Field(8, ge=1)
     gradient_accumulation_steps: int = Field(1, ge=1)
     max_length: int = Field(1024, ge=8)
-    """Rows longer than this are refused by the token audit; nothing is ever truncated. cpt: the length of a block."""
+    """Tokens. The token audit refuses longer rows; nothing is ever truncated. cpt: the length of a block."""
     optim: Literal["adamw_torch", "adamw_8bit", "paged_adamw_8bit"] = "paged_adamw_8bit"
     lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "cosine"
     warmup_ratio: float = Field(0.05, ge=0, lt=1)
     weight_decay: float = Field(0.0, ge=0)
     max_grad_norm: float = Field(1.0, gt=0)
     eval_steps: int | None = Field(None, ge=1)
-    """Optimizer steps between two held-out losses. Null: `evals_per_epoch` decides. The last step always has one."""
+    """Optimizer steps between two evaluations of the held-out loss. Null: `evals_per_epoch` decides. The last step is
+    always evaluated."""
     evals_per_epoch: int = Field(4, ge=1)
-    """Held-out losses per epoch, evenly spaced. A run that `max_steps` ends within its first epoch counts as one epoch.
-    An epoch of fewer steps has one after each step."""
+    """Evaluations of the held-out loss per epoch, evenly spaced. A run that `max_steps` ends within its first epoch
+    counts as one epoch. An epoch with fewer steps is evaluated after each step."""
     eval_rows: int = Field(512, ge=1)
-    """Validation rows behind a held-out loss: the same ones every time, chosen by the hash of their ids. All of them,
-    where the split has no more."""
+    """Number of validation rows for the held-out loss: the same rows every time, chosen by the hash of their ids. All
+    rows if the split has no more."""
     save_steps: int | None = Field(None, ge=1)
-    """Optimizer steps between two checkpoints. Null: one after each held-out loss. The best and the last step always
-    have one. Two are kept: the newest and the best."""
+    """Optimizer steps between two checkpoints. Null: one after each evaluation. The best and the last step are always
+    saved. Two checkpoints are kept: the newest and the best."""
     early_stopping_patience: int | None = Field(3, ge=0)
     """Stop when the best held-out loss is this many evaluations old. Null or 0: never. A run does not stop before its
-    schedule has decayed: `linear` and `cosine` to a tenth of the learning rate, the constant ones after warmup."""
+    schedule has decayed: `linear` and `cosine` to a tenth of the learning rate, constant schedules after warmup."""
     gradient_checkpointing: bool = False
     padding_free: bool | None = None
-    """The rows of a batch are laid end to end, without padding, and each row attends to itself alone (variable-length
-    attention). Null: on a CPU, where the model allows it (Llama-like models); there it is up to a third faster. On a
-    GPU (from Ampere on) `true` uses torch's variable-length kernel, which was not run on one yet."""
+    """Put the rows of a batch end to end, without padding. Each row attends only to itself (variable-length attention).
+    Null: only on a CPU, if the model supports it (Llama-like models); there it is up to a third faster. On a GPU
+    (Ampere or newer) `true` uses torch's variable-length kernel, which has not been run on a GPU yet."""
     torch_compile: bool = False
-    """Compile the layers: about half a minute at the first step, then a fifth faster on a CPU. A CPU needs g++, and
-    bfloat16 as its compute type (`ft doctor` names it): compiled layers are wrong in float32."""
+    """Compile the layers. This takes about half a minute at the first step; then training is a fifth faster on a CPU.
+    A CPU needs g++, and bfloat16 as its compute type (`ft doctor` shows it): compiled layers give wrong results in
+    float32."""
     use_liger_kernel: bool = False
-    """Liger's Triton kernels for norms, rotary embedding and MLP: a GPU (not run on one yet), and `pip install
-    'ft-pipeline[liger]'`."""
+    """Use Liger's Triton kernels for norms, rotary embedding and MLP. Needs a GPU (not run on one yet) and
+    `pip install 'ft-pipeline[liger]'`."""
     attn_implementation: Literal["eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention"] | None = (
         None
     )
-    """Attention while training, by transformers' name; null for the model's default. All but `eager` and `sdpa` need a
-    GPU, and the flash kernels their package. `padding_free` has its own attention."""
+    """Attention during training, by transformers' name. Null: the model's default. All but `eager` and `sdpa` need a
+    GPU, and the flash kernels need their package. `padding_free` has its own attention."""
     pure_bf16: bool = False
-    """full: bf16 weights and gradients, and updates that are rounded stochastically. It takes half the memory: 6 bytes
-    per parameter, so 8B parameters fit one 80 GB GPU. Needs an 8-bit `optim`; for GPUs with native bf16."""
+    """full: use bf16 weights and gradients, and round the updates stochastically. This takes half the memory: 6 bytes
+    per parameter, so that 8B parameters fit one 80 GB GPU. Needs an 8-bit `optim`. For GPUs with native bf16."""
     neftune_noise_alpha: float | None = Field(None, gt=0)
-    """Noise on the embeddings while training (arXiv 2310.05914), 5 to 15; null for none."""
+    """Noise on the embeddings during training (arXiv 2310.05914), usually 5 to 15. Null: none."""
     report_to: list[Literal["tensorboard", "wandb", "mlflow"]] = Field(default_factory=list)
-    """Trackers that log each step, beside the UI. Each must be installed. They are not part of what an adapter is known
-    by: a new tracker trains nothing again."""
+    """Trackers that log each step, in addition to the UI. Each must be installed. They are not part of an adapter's
+    spec: adding a tracker retrains nothing."""
     seed: int = Field(42, ge=0, le=4_294_967_000)
 
     @field_validator("early_stopping_patience")
@@ -175,74 +177,76 @@ class TrainingSettings(Section):
 
     @property
     def allows_rows_end_to_end(self) -> bool:
-        """Whether `padding_free` may be chosen: NEFTune's noise depends on the length of a row, and a named attention
-        is not the one for rows end to end."""
+        """Whether `padding_free` can be used. NEFTune's noise depends on the length of a row, and a named attention
+        does not keep rows apart that are end to end."""
         return self.neftune_noise_alpha is None and self.attn_implementation is None
 
     @model_serializer(mode="wrap")
     def _without_later_defaults(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """An artifact is known by its settings: a key that a new version brings must not rename what is there."""
+        """Leave out later keys that have their defaults: a key that a new version adds must not change old specs."""
         usual = {name: type(self).model_fields[name].default for name in _LATER}
         return {key: value for key, value in dump(self).items() if key not in usual or value != usual[key]}
 
 
 class MixSettings(Section):
-    """How much of each source an epoch sees: 1 each row once, 0.25 a seeded quarter of the rows, 2 each row twice."""
+    """How often an epoch uses the rows of each source: 1 each row once, 0.25 a seeded quarter of the rows, 2 each row
+    twice."""
 
     human: float = Field(1.0, ge=0)
     distilled: float = Field(0.25, ge=0)
     replay: float = Field(0.0, ge=0)
-    """Texts of data/raw/text as they are, every token trained, so that the model does not forget what they stand for:
-    put general text there. Their blocks have at most `max_length` tokens."""
+    """Raw texts of data/raw/text, with every token trained, to limit forgetting: put general text there. A block has
+    at most `max_length` tokens."""
 
 
 class ExperimentData(Section):
-    """What the experiment trains on."""
+    """The training data of the experiment."""
 
     weights: MixSettings = MixSettings()
     share: float = Field(1.0, gt=0, le=1)
-    """Only this share of each source's training rows (sft): drawn by `training.seed`, and all of them among those of a
-    larger share. Validation keeps all."""
+    """Use only this share of each source's training rows (sft). `training.seed` draws the rows, and a larger share
+    contains all rows of a smaller one. Validation uses all rows."""
     system_prompt: str | None = None
-    """The system prompt that the tuned model is trained and served with; null for none."""
+    """The system prompt that the tuned model is trained and served with. Null: none."""
 
 
 class DpoSettings(Section):
     """TRL's DPOConfig, same names (Rafailov et al. 2023, arXiv 2305.18290)."""
 
     beta: float = Field(0.1, gt=0)
-    """How much moving away from the reference model costs: the larger, the closer it stays."""
+    """Penalty for moving away from the reference model: the larger, the closer the model stays."""
     label_smoothing: float = Field(0.0, ge=0, lt=0.5)
-    """The share of pairs that are believed to be the wrong way round."""
+    """The assumed share of pairs whose preference is the wrong way round."""
 
 
 class MergeSettings(Section):
-    """How the adapter goes into the weights."""
+    """How the adapter is merged into the weights."""
 
     mode: Literal["dequantized", "w16", "auto"] = "dequantized"
     max_kl: float = Field(0.02, gt=0)
-    """Gate of `dequantized`, and of lora: KL(adapter || merged), nats per token, on held-out prompts."""
+    """Limit for `dequantized` and for lora: KL(adapter || merged), nats per token, on held-out prompts."""
     min_kept_gain: float = Field(0.9, gt=0, le=1)
-    """Gate of qlora's `w16`, which stands on another base: the share of the held-out loss that training gained over the
-    untouched model (loss of the base - loss of the adapter) that the merged model keeps."""
+    """Limit for qlora's `w16`, which merges into another base than the one trained on: the smallest share of the gain
+    that the merged model must keep. The gain is the held-out loss of the base minus that of the adapter."""
     measure_noise: bool = True
-    """qlora: measure what 4 bit costs (base, merged, and merged in 4 bit again) on the held-out rows, for the table of
-    the comparison; some seconds to minutes more."""
+    """qlora: measure what 4 bit costs on the held-out rows (base, merged, and merged in 4 bit again), for the table of
+    the comparison. This takes seconds to minutes."""
 
 
 class GpuSettings(Section):
-    """What the experiment asks of the machine. One that sets `count`, or `min_memory_gb` above 0, needs a GPU: without
-    one, its steps fail. One that sets neither takes a GPU where there is one, else the CPU."""
+    """GPU requirements of the experiment. An experiment that sets `count`, or `min_memory_gb` above 0, needs a GPU:
+    without one, its steps fail. An experiment that sets neither uses a GPU if there is one, else the CPU."""
 
     count: int = Field(1, ge=1, le=8)
-    """GPUs that a training leases: with more than one, several processes train together (docs/deploy.md). Every other
-    step leases one."""
+    """Number of GPUs that a training leases. With more than one, several processes train together (docs/deploy.md).
+    Every other step leases one."""
     min_memory_gb: float = Field(0, ge=0)
-    """GB of 10⁹ bytes that each must have, and have free when the job starts; 0: any, whatever is free of it."""
+    """GB (10⁹ bytes) that each GPU must have, and must have free when the job starts. 0: any GPU, regardless of its
+    free memory."""
 
     @property
     def required(self) -> bool:
-        """Whether the YAML asks for a GPU: it names `count`, or a size."""
+        """Whether the experiment needs a GPU: its YAML sets `count`, or a size above 0."""
         return "count" in self.model_fields_set or self.min_memory_gb > 0
 
 
@@ -251,16 +255,17 @@ class ExperimentSettings(Section):
 
     description: str = ""
     base_model: str = Field("embedded", min_length=1)
-    """`embedded` (SmolLM2-135M-Instruct out of the wheel), a folder, or a hub id."""
+    """`embedded` (SmolLM2-135M-Instruct from the wheel), a folder, or a hub id."""
     revision: str | None = None
     objective: Objective = "sft"
     """`sft` (answers to imitate), `dpo` (preferred and rejected answers) or `cpt` (raw text)."""
     technique: Technique = "qlora"
-    """How much changes: a learned prompt (`prompt_tuning`), matrices beside the 16-bit base (`lora`) or the 4-bit base
-    (`qlora`), all weights (`full`)."""
+    """What is trained: a learned prompt (`prompt_tuning`), LoRA matrices on the 16-bit base (`lora`) or on the 4-bit
+    base (`qlora`), or all weights (`full`)."""
     start_from: str | None = Field(None, pattern=NAME_PATTERN)
-    """Another experiment, which is trained first: `cpt` before `sft`, `sft` before `dpo`. Equal settings of `technique`
-    and `lora` go on with its adapter, others start from its merged model; null starts from the base model."""
+    """Another experiment, which is trained first: `cpt` before `sft`, `sft` before `dpo`. If `technique` and `lora` are
+    equal, training continues with its adapter; otherwise it starts from its merged model. Null: start from the base
+    model."""
     data: ExperimentData = ExperimentData()
     prompt_tuning: PromptTuningSettings = PromptTuningSettings()
     lora: LoraSettings = LoraSettings()
@@ -270,13 +275,14 @@ class ExperimentSettings(Section):
     merge: MergeSettings = MergeSettings()
     gpu: GpuSettings = GpuSettings()
     seeds: int = Field(1, ge=1, le=10)
-    """How many trainings, with `training.seed` and the numbers after it. The others are experiments beside it
-    (`NAME.seed1`), and the comparison shows how far all lie apart."""
+    """Number of trainings, with `training.seed` and the numbers after it. The additional ones are sweep members
+    (`NAME.seed1`), and the comparison shows the spread of all of them."""
     learning_curve: list[float] = Field(default_factory=list)
-    """Shares of the training rows to train on as well, in whole percent: `[0.25, 0.5]` (sft). Each is an experiment
-    beside it (`NAME.at25`), and the comparison shows the loss by rows."""
+    """Shares of the training rows to train on as well, in whole percent: `[0.25, 0.5]` (sft). Each is a sweep member
+    (`NAME.at25`), and the comparison shows the loss by number of rows."""
     retrain: bool = False
-    """Whether the nightly schedule trains it again once there are enough new rows; the champion's always is."""
+    """Whether the nightly schedule trains it again when there are enough new rows. The champion's experiment is always
+    included."""
 
     @model_validator(mode="after")
     def _combinations(self) -> "ExperimentSettings":

@@ -1,4 +1,4 @@
-"""The learning rate of an experiment that names none: by technique, objective and size of the base model."""
+"""Default learning rates, by technique, objective and size of the base model."""
 
 from ft_pipeline.settings.experiment import ExperimentSettings, Objective, Technique
 
@@ -10,15 +10,15 @@ depends on the rank (Schulman et al., LoRA Without Regret, Thinking Machines Lab
 the first version: another rate would train existing experiments again.
 """
 DPO_SHARE = 0.1
-"""A preference model starts from one that is trained already."""
+"""Factor for dpo, which starts from a model that is already trained."""
 LARGE = 1_000_000_000
-"""Parameters of the base model."""
+"""Number of parameters from which a base model is large."""
 LARGE_SHARE = 0.2
-"""QLoRA at 7B and 13B: 2e-4 (Dettmers et al. 2023, arXiv 2305.14314, table 9)."""
+"""Factor for a large base model. QLoRA at 7B and 13B: 2e-4 (Dettmers et al. 2023, arXiv 2305.14314, table 9)."""
 
 
 def usual_learning_rate(technique: Technique, objective: Objective, params: int) -> float:
-    """The peak of the schedule for a base model of `params` parameters."""
+    """The peak learning rate of the schedule for a base model of `params` parameters."""
     rate = USUAL[technique]
     if objective == "dpo":
         rate *= DPO_SHARE
@@ -26,7 +26,7 @@ def usual_learning_rate(technique: Technique, objective: Objective, params: int)
 
 
 def resolved(settings: ExperimentSettings, params: int) -> ExperimentSettings:
-    """`settings` with a learning rate: the one they name, else the usual one for `params` parameters."""
+    """`settings` with a learning rate: the one that they set, else the default for `params` parameters."""
     if settings.training.learning_rate is not None:
         return settings
     rate = usual_learning_rate(settings.technique, settings.objective, params)

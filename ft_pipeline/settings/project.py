@@ -1,4 +1,4 @@
-"""project.yaml as typed models; every setting has one home (docs/settings.md)."""
+"""project.yaml as typed models. Every setting has one place (docs/settings.md)."""
 
 import re
 from typing import Annotated, Literal
@@ -11,29 +11,29 @@ from ft_pipeline.settings.yaml_file import Section
 
 NAME_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,62}$"
 PASSAGES = "{passages}"
-"""The place in a variant's system prompt where retrieved passages go."""
+"""The placeholder for retrieved passages in a variant's system prompt."""
 METRIC_NAME = r"[a-z][a-z0-9_]{0,39}"
 JUDGED_BY = ("loss", "chrf", "rouge_l", "exact_match")
-"""What answers are always judged by."""
+"""Metrics that every answer is scored with."""
 TAKEN_METRICS = frozenset(
     {*JUDGED_BY, "format_valid", "length_ratio", "general_accuracy", "general_loss"}
     | {"name", "item", "group", "prompt", "reference", "answer", "loss_sum", "answer_tokens", "prompt_tokens"}
     | {"generated_tokens", "finish_reason"}
 )
-"""Other metrics, and the columns that a sample has beside its metrics."""
+"""Names that a custom metric cannot have: other metrics, and the other columns of a sample."""
 CRON_RANGES = (range(60), range(24), range(1, 32), range(1, 13), range(8))
 Share = Annotated[float, Field(ge=0, lt=1)]
 
 
 class DataSettings(Section):
-    """How raw rows become splits."""
+    """How raw rows are assigned to splits."""
 
     validation_share: Share = 0.1
-    """Share of the groups held out for early stopping and the merge gate."""
+    """Share of the groups that are held out for early stopping and for the check of the merged model."""
     test_share: Share = 0.15
-    """Share of the groups that are only ever scored."""
+    """Share of the groups that are only used for scoring."""
     max_quarantined: Share = 0.1
-    """The share of quarantined rows per format folder above which the pipeline stops."""
+    """Largest allowed share of quarantined rows per format folder. Above it, the pipeline stops."""
 
     @model_validator(mode="after")
     def _leave_training_rows(self) -> "DataSettings":
@@ -45,18 +45,18 @@ class DataSettings(Section):
 
 
 class PromptVariant(Section):
-    """One way of prompting the untouched model."""
+    """One prompt for the base model."""
 
     system_prompt: str | None = None
-    """`{passages}` in it stands for the passages, which go behind it otherwise."""
+    """`{passages}` is replaced by the passages. Without it, they are appended."""
     few_shot: int = Field(0, ge=0, le=64)
-    """How many examples of the train split go before the question."""
+    """Number of examples from the train split before the question."""
     examples: Literal["fixed", "retrieved"] = "fixed"
-    """`fixed`: the same for every question. `retrieved`: those whose questions are nearest to it (BM25)."""
+    """`fixed`: the same examples for every question. `retrieved`: those with the most similar questions (BM25)."""
     passages: int = Field(0, ge=0, le=16)
-    """How many passages of data/raw/text, those nearest to the question (BM25), go with it."""
+    """Number of passages from data/raw/text to add: those most similar to the question (BM25)."""
     passage_words: int = Field(120, ge=10, le=2000)
-    """Words of a passage, at most; texts are cut at paragraphs, long paragraphs at sentences."""
+    """Largest number of words in a passage. Texts are split at paragraphs, long paragraphs at sentences."""
 
     @model_validator(mode="after")
     def _says_what_it_retrieves(self) -> "PromptVariant":
@@ -68,7 +68,7 @@ class PromptVariant(Section):
 
 
 class PromptingSettings(Section):
-    """The variants of `prompt_baseline`; `plain` (no prompt at all) is always scored."""
+    """The prompt variants of `prompt_baseline`. `plain` (no prompt) is always scored too."""
 
     variants: dict[str, PromptVariant] = Field(default_factory=dict)
 
@@ -81,46 +81,46 @@ class PromptingSettings(Section):
 
 
 class PriceSettings(Section):
-    """What the provider asks per million tokens, in whatever currency `budget.money` is meant in."""
+    """The provider's prices per million tokens, in the same currency as `budget.money`."""
 
     input_per_million: float = Field(0.0, ge=0)
     output_per_million: float = Field(0.0, ge=0)
 
 
 class BudgetSettings(Section):
-    """What may be spent on this teacher in this project, over all runs together; the run stops before it is passed."""
+    """Limits on what this project spends on this teacher in all runs together. A run stops before it exceeds one."""
 
     tokens: int | None = Field(None, ge=1)
-    """Prompt and answer tokens together."""
+    """Sum of prompt and answer tokens."""
     money: float | None = Field(None, gt=0)
     """Needs `prices`."""
 
 
 class EndpointSettings(Section):
-    """A server that speaks OpenAI's protocol: OpenAI itself, vLLM, llama.cpp, Ollama, Together, Fireworks, …"""
+    """A server with an OpenAI-compatible API: OpenAI, vLLM, llama.cpp, Ollama, Together, Fireworks, …"""
 
     url: str
-    """Up to and including `/v1`, e.g. `http://127.0.0.1:8000/v1`."""
+    """The URL up to and including `/v1`, e.g. `http://127.0.0.1:8000/v1`."""
     api_key_env: str | None = None
-    """The NAME of the environment variable that holds the key; null where the server wants none."""
+    """The NAME of the environment variable that contains the key. Null: the server needs no key."""
     concurrency: int = Field(16, ge=1, le=1024)
-    """Requests under way at once."""
+    """Number of concurrent requests."""
     requests_per_minute: int | None = Field(None, ge=1)
     tokens_per_minute: int | None = Field(None, ge=1)
     timeout_seconds: float = Field(120.0, gt=0)
-    """For one request, from first byte to last."""
+    """Time limit for one request, from first byte to last."""
     attempts: int = Field(6, ge=1, le=100)
-    """Requests for one answer before it counts as failed, while others succeed."""
+    """Number of requests for one answer before it counts as failed, while other requests succeed."""
     patience_seconds: float = Field(600.0, ge=0)
-    """How long the server may be down, once it has answered, before its prompts count as failed."""
+    """How long the server may be down, after it has answered once, before prompts count as failed."""
     max_failed: float = Field(0.1, ge=0, le=1)
-    """The share of prompts without a usable answer above which the asset fails."""
+    """Largest allowed share of prompts without a usable answer. Above it, the asset fails."""
     reply_models: list[str] = Field(default_factory=list)
-    """Further model names that a reply may carry; `model` itself, also with a version behind it, always may."""
+    """Further model names that are accepted in a reply. `model` is always accepted, also with a version appended."""
     limit_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
-    """What the server calls the limit of an answer's tokens; OpenAI's newer models want the longer name."""
+    """The server's name for the limit on an answer's tokens. OpenAI's newer models need the longer name."""
     send_seed: bool = True
-    """Whether `seed` is sent; some servers refuse it."""
+    """Whether to send `seed`. Some servers refuse it."""
     prices: PriceSettings = PriceSettings()
     budget: BudgetSettings = BudgetSettings()
 
@@ -159,30 +159,31 @@ class TeacherSettings(Section):
     """The model that answers the unlabelled prompts."""
 
     model: str = "embedded"
-    """`embedded`, a folder or a hub id; with an endpoint, the name under which the server knows it."""
+    """`embedded`, a folder or a hub id. With an endpoint: the server's name for the model."""
     revision: str | None = None
     endpoint: EndpointSettings | None = None
-    """Null: the model runs here, in a worker process, and nothing leaves this machine."""
+    """Null: the model runs on this machine, in a worker process, and no data leaves the machine."""
     system_prompt: str | None = None
     few_shot: int = Field(4, ge=0, le=64)
-    """How many fixed examples go before the question."""
+    """Number of fixed examples before the question."""
     few_shot_from: str | None = Field(None, pattern=r"^(alpaca|sharegpt)/[^/]+$")
-    """The file below data/raw whose train rows the examples are, e.g. `alpaca/best.jsonl`; null: of all files, so that
-    a new file changes them, and every prompt is asked anew."""
+    """The file below data/raw whose train rows are the examples, e.g. `alpaca/best.jsonl`. Null: all files. Then a new
+    file changes the examples, and every prompt is sent again."""
     temperature: float = Field(0.0, ge=0, le=2)
     max_new_tokens: int = Field(96, ge=1, le=4096)
     answers_per_prompt: int = Field(1, ge=1, le=64)
-    """Above 1, the sound answer that agrees most with the others is kept (best of n); needs a temperature."""
+    """Above 1, the valid answer that agrees most with the others is kept (best of n). Needs a `temperature` above 0."""
     batch_size: int = Field(16, ge=1)
-    """Of a model that runs here, in transformers."""
+    """Only for a model that runs on this machine in transformers."""
     engine: Literal["auto", "transformers", "vllm"] = "auto"
-    """What a model runs in that runs here: `vllm` where its executable is installed and there is a GPU."""
+    """What runs a model on this machine. `auto`: `vllm` if its executable is installed and there is a GPU, else
+    `transformers`."""
     in_comparison: bool = True
-    """Whether the teacher answers the test prompts, too, as a row of the comparison; a teacher that is the experiment's
+    """Whether the teacher also answers the test prompts, as a row of the comparison. A teacher that is the experiment's
     own base model never does: it is a prompt variant."""
     seed: int = 0
     terms: str = ""
-    """What the teacher's licence or terms say of training with its answers; shown on the model card."""
+    """What the teacher's license or terms say about training on its answers. Shown on the model card."""
 
     @model_validator(mode="after")
     def _combinations(self) -> "TeacherSettings":
@@ -201,13 +202,13 @@ class TeacherSettings(Section):
 
 
 class AnswerFormat(Section):
-    """The form that every answer must have; `format_valid` is the share that does."""
+    """The format that every answer must have. `format_valid` is the share of answers that have it."""
 
     type: Literal["json", "regex"]
     pattern: str | None = None
-    """Of `regex` (Python's): it must match the whole answer."""
+    """For `regex` (Python syntax): it must match the whole answer."""
     keys: list[str] = Field(default_factory=list)
-    """Of `json`: the answer must be an object with these keys; none: any JSON will do."""
+    """For `json`: the answer must be an object with these keys. Empty: any JSON is valid."""
 
     @model_validator(mode="after")
     def _fits_its_type(self) -> "AnswerFormat":
@@ -223,11 +224,11 @@ class AnswerFormat(Section):
 
 
 class MetricSettings(Section):
-    """A metric of your own."""
+    """A custom metric."""
 
     function: str = Field(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)+$")
-    """`checks.politeness` is the function of checks.py in the project folder, or of an installed package. It gets
-    `reference`, `answer` and, where it asks for them, `messages`, by name, and returns a number."""
+    """`checks.politeness` is the function `politeness` in checks.py of the project folder, or in an installed package.
+    Its keyword arguments are `reference`, `answer` and, if it has that parameter, `messages`. It returns a number."""
     lower_is_better: bool = False
 
 
@@ -237,17 +238,17 @@ class EvaluationSettings(Section):
     max_new_tokens: int = Field(96, ge=1, le=4096)
     batch_size: int = Field(16, ge=1)
     max_test_rows: int | None = Field(None, ge=2)
-    """Score only the first N test rows (in order of their hash); null scores all."""
+    """Score only the first N test rows (in order of their hash). Null: all rows."""
     general_questions: str = "data/general/questions.jsonl"
     general_texts: str = "data/general/texts.jsonl"
     answer_format: AnswerFormat | None = None
     metrics: dict[str, MetricSettings] = Field(default_factory=dict)
-    """By name; they stand beside loss, chrF and the others."""
+    """Custom metrics by name, in addition to loss, chrF and the others."""
     tasks: list[str] = Field(default_factory=list)
-    """Tasks by name, of lm-eval's own (their data come from the hub) or of `include_path`; run by every model, with its
-    system prompt."""
+    """Names of tasks, either lm-eval's (their data come from the hub) or those in `include_path`. Every model runs
+    them with its system prompt."""
     include_path: str | None = None
-    """A folder of tasks in lm-eval's YAML; their `data_files` are relative to it."""
+    """A folder of tasks in lm-eval's YAML. Their `data_files` are relative to it."""
     task_documents: int | None = Field(None, ge=1)
     """Only the first N documents of each task."""
     bootstrap_resamples: int = Field(10_000, ge=100)
@@ -263,38 +264,38 @@ class EvaluationSettings(Section):
         return self
 
     def known_metrics(self) -> list[str]:
-        """What an answer is judged by."""
+        """Names of the metrics that answers are scored with."""
         return [*JUDGED_BY, *(["format_valid"] if self.answer_format else []), *self.metrics]
 
 
 class PromotionSettings(Section):
-    """What a candidate must show before it becomes champion."""
+    """Requirements for a candidate to become champion."""
 
     metric: str = "loss"
     """loss, chrf, rouge_l, exact_match, format_valid (with evaluation.answer_format), or one of evaluation.metrics."""
     forgetting_margin: float = Field(0.05, ge=0)
-    """Largest tolerated drop of general accuracy (absolute)."""
+    """Largest allowed drop in general accuracy (absolute)."""
 
 
 class CostSettings(Section):
-    """What things cost, in whatever currency, for the comparison's cost per call and break-even; null: not known."""
+    """Prices in any one currency, for the comparison's cost per call and break-even. Null: unknown."""
 
     gpu_hour: float | None = Field(None, ge=0)
-    """One GPU for one hour, or this machine where it has none."""
+    """One hour of one GPU, or of this machine if it has none."""
     input_per_million: float | None = Field(None, ge=0)
-    """A million prompt tokens of the base model, where a provider serves it; calls are then counted by tokens."""
+    """A million prompt tokens of the base model, if a provider serves it. Calls are then priced by tokens."""
     output_per_million: float | None = Field(None, ge=0)
 
 
 class RetrainingSettings(Section):
-    """When the nightly schedule retrains the experiments that say `retrain: true`, and the champion's."""
+    """When the nightly schedule retrains experiments with `retrain: true`, and the champion's experiment."""
 
     min_new_rows: int = Field(50, ge=1)
-    """So many rows of the train split must be there that the last training did not see."""
+    """Smallest number of train rows that the last training did not use."""
     schedule: str = "0 2 * * *"
-    """When it looks: minute, hour, day of the month, month, day of the week (0 is Sunday), as in cron."""
+    """When to check: minute, hour, day of the month, month, day of the week (0 is Sunday), as in cron."""
     timezone: str = "UTC"
-    """Of that schedule, e.g. `Europe/Berlin`."""
+    """Time zone of the schedule, e.g. `Europe/Berlin`."""
 
     @field_validator("schedule")
     @classmethod
@@ -312,19 +313,20 @@ class RetrainingSettings(Section):
 
 
 class NotificationSettings(Section):
-    """Who hears of failed runs, failed gates and a new champion; data/store/notifications.jsonl always does."""
+    """Where failed runs, failed checks and new champions are reported, besides data/store/notifications.jsonl."""
 
     webhook_env: str = Field("FT_WEBHOOK_URL", pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
-    """The environment variable that holds the URL of a Slack-compatible webhook; unset: no webhook is called."""
+    """Name of the environment variable that contains the URL of a Slack-compatible webhook. If it is not set, no
+    webhook is called."""
     ui_url: str | None = None
-    """Where your team reaches the UI, for links, e.g. `https://dagster.example.org`."""
+    """The URL at which your team opens the UI, for links, e.g. `https://dagster.example.org`."""
 
 
 class RetentionSettings(Section):
-    """What `ft gc` leaves in the store beside what is in use."""
+    """What `ft gc` keeps in the store in addition to what is in use."""
 
     keep_days: float = Field(30, ge=0)
-    """Younger artifacts and checkpoints stay in any case."""
+    """Artifacts and checkpoints younger than this many days are always kept."""
 
 
 class ProjectSettings(Section):
@@ -354,6 +356,6 @@ class ProjectSettings(Section):
 
 
 def _is_cron_field(field: str, allowed: range) -> bool:
-    """Whether it is `*`, numbers and ranges of numbers, each with an optional step, all within what is allowed."""
+    """Whether `field` is a list of `*`, numbers and ranges, each with an optional step, all within `allowed`."""
     parts = [re.fullmatch(r"(?:\*|(\d+)(?:-(\d+))?)(?:/[1-9]\d*)?", part) for part in field.split(",")]
     return all(part and all(int(number) in allowed for number in part.groups() if number) for part in parts)

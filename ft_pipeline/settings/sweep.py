@@ -1,18 +1,18 @@
-"""What an experiment trains beside itself: other seeds, and shares of its rows; each is an experiment of its own."""
+"""Sweep members of an experiment: other seeds, and shares of its rows. Each is trained as a separate experiment."""
 
 import re
 
 from ft_pipeline.settings.experiment import ExperimentSettings
 
 _MEMBER = re.compile(r"(?P<owner>.+)\.(?P<what>seed|at)(?P<number>\d+)")
-"""No YAML's name holds a dot, so that a member is never taken for one."""
+"""Names of experiments contain no dot, so that no experiment has the name of a member."""
 
 
 def sweep_members(name: str, settings: ExperimentSettings) -> dict[str, ExperimentSettings]:
-    """By name, the others of the experiment's series: `NAME.seed1` and on, `NAME.at25` of a learning curve."""
+    """Sweep members by name: `NAME.seed1`, `NAME.seed2`, … for seeds, `NAME.at25` for a point of the learning curve."""
     alone = settings.model_copy(update={"seeds": 1, "learning_curve": [], "retrain": False, **_no_noise(settings)})
     training, data = settings.training, settings.data
-    found = {
+    members = {
         f"{name}.seed{number}": alone.model_copy(
             update={"training": training.model_copy(update={"seed": training.seed + number})}
         )
@@ -20,29 +20,29 @@ def sweep_members(name: str, settings: ExperimentSettings) -> dict[str, Experime
     }
     for share in settings.learning_curve:
         less = data.model_copy(update={"share": data.share * share})
-        found[f"{name}.at{round(100 * share)}"] = alone.model_copy(update={"data": less})
-    return found
+        members[f"{name}.at{round(100 * share)}"] = alone.model_copy(update={"data": less})
+    return members
 
 
 def sweep_owner(name: str) -> str:
-    """The experiment to whose series `name` belongs: itself, where it is no member of another's."""
-    found = _MEMBER.fullmatch(name)
-    return found["owner"] if found else name
+    """The experiment that the sweep member `name` belongs to; `name` itself if it is not a member."""
+    match = _MEMBER.fullmatch(name)
+    return match["owner"] if match else name
 
 
 def is_sweep_member(name: str) -> bool:
-    """Whether it is trained beside another experiment, and so is no candidate of its own."""
+    """Whether `name` is a sweep member of another experiment, and therefore not a candidate."""
     return sweep_owner(name) != name
 
 
 def share_of(name: str) -> float | None:
-    """The share of its experiment's rows that a point of a learning curve sees; None for anything else."""
-    found = _MEMBER.fullmatch(name)
-    return int(found["number"]) / 100 if found and found["what"] == "at" else None
+    """The share of its experiment's rows that a point of a learning curve trains on; None for any other name."""
+    match = _MEMBER.fullmatch(name)
+    return int(match["number"]) / 100 if match and match["what"] == "at" else None
 
 
 def _no_noise(settings: ExperimentSettings) -> dict[str, object]:
-    """What 4 bit costs is measured once, for the experiment itself."""
+    """The change that turns off the measurement of what 4 bit costs: it is done only for the experiment itself."""
     if settings.technique != "qlora":
         return {}
     return {"merge": settings.merge.model_copy(update={"measure_noise": False})}

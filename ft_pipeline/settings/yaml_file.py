@@ -1,4 +1,4 @@
-"""A YAML file of settings as a typed model: one error for a slip, with the file, the line, the value and the fix."""
+"""Read a YAML file of settings as a typed model. An error names the file, the line, the value and the fix."""
 
 import difflib
 import re
@@ -13,22 +13,22 @@ from pydantic_core import PydanticCustomError
 from ft_pipeline.errors import UserError, first_line
 
 _SHOWN = 5
-"""Faults of a file that are told at once."""
+"""Number of faults of a file that one error names."""
 _WIDE = 120
-"""Characters of a value that are shown."""
+"""Number of characters of a value that are shown."""
 _ABSENT = object()
 _BEGIN = "input should be "
 
 
 class Section(BaseModel):
-    """A block of settings; an unknown key is an error, so that a typing slip never trains with a default."""
+    """A block of settings. An unknown key is an error, so that a typo never trains with a default."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
     @field_validator("*", mode="before")
     @classmethod
     def _yes_is_no_number(cls, given: Any, info: ValidationInfo) -> Any:
-        """pydantic would take `r: true` for 1."""
+        """Refuse a boolean as a number: pydantic would read `r: true` as 1."""
         if isinstance(given, bool) and info.field_name is not None:
             wanted = cls.model_fields[info.field_name].annotation
             if {int, float} & {wanted, *get_args(wanted)}:
@@ -40,7 +40,7 @@ SectionT = TypeVar("SectionT", bound=Section)
 
 
 def read_settings(path: Path, model: type[SectionT]) -> SectionT:
-    """Read a YAML file into `model`; a fault is one UserError that names the file, the line, the value and the fix."""
+    """Read a YAML file into `model`. UserError with the file, the line, the value and the fix of its faults."""
     root, document = _read_yaml(path)
     if document is None:
         raise UserError(f"{path.name}: is empty; write `key: value` lines, or remove the file")
@@ -50,12 +50,12 @@ def read_settings(path: Path, model: type[SectionT]) -> SectionT:
         return model.model_validate(document)
     except ValidationError as error:
         faults = _by_place(error, document)
-        lines = [_describe(path.name, place, each, root, model) for place, each in list(faults.items())[:_SHOWN]]
+        lines = [_describe(path.name, place, causes, root, model) for place, causes in list(faults.items())[:_SHOWN]]
         raise UserError("; ".join(lines)) from None
 
 
 def _read_yaml(path: Path) -> tuple[yaml.Node | None, Any]:
-    """The nodes, which know their lines, and the document. UserError where it is no YAML, or holds a key twice."""
+    """(nodes with their lines, document). UserError if the file is not YAML, or has a duplicate key."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -73,15 +73,15 @@ def _read_yaml(path: Path) -> tuple[yaml.Node | None, Any]:
         raise UserError(f"{path.name}:{line} not valid YAML: {problem}") from error
     except RecursionError:
         raise UserError(f"{path.name}: not valid YAML here: it is nested too deep, or an anchor holds itself") from None
-    except ValueError as error:  # a date that is none, a number of thousands of digits
-        at = _unreadable(root)
+    except ValueError as error:  # a date that does not exist, a number of thousands of digits
+        line_number = _unreadable(root)
         raise UserError(
-            f"{path.name}: line {at}: the value cannot be read ({error}); put it in quotes, or mend it"
+            f"{path.name}: line {line_number}: the value cannot be read ({error}); put it in quotes, or mend it"
         ) from None
 
 
 def _unreadable(node: yaml.Node | None) -> int | None:
-    """The line of the first scalar that YAML takes for something that it is not."""
+    """The line of the first scalar whose value YAML cannot read."""
     if isinstance(node, yaml.ScalarNode):
         try:
             yaml.SafeLoader("").construct_object(node)
@@ -89,12 +89,12 @@ def _unreadable(node: yaml.Node | None) -> int | None:
             return node.start_mark.line + 1
         return None
     children = node.value if node is not None else ()
-    parts = [each for child in children for each in (child if isinstance(child, tuple) else (child,))]
+    parts = [part for child in children for part in (child if isinstance(child, tuple) else (child,))]
     return next(filter(None, map(_unreadable, parts)), None)
 
 
 def _key_twice(node: yaml.Node | None) -> tuple[str, int, int] | None:
-    """(key, first line, second line) of a key that one mapping holds twice; YAML itself silently takes the last."""
+    """(key, first line, second line) of a duplicate key in one mapping. YAML itself silently takes the last one."""
     if isinstance(node, yaml.SequenceNode):
         return next(filter(None, map(_key_twice, node.value)), None)
     if not isinstance(node, yaml.MappingNode):
@@ -111,22 +111,22 @@ def _key_twice(node: yaml.Node | None) -> tuple[str, int, int] | None:
 
 
 def _by_place(error: ValidationError, document: Any) -> dict[tuple[str, ...], list[Any]]:
-    """The faults of each value, by where it stands in the document: a field of several types has one for each."""
-    found: dict[tuple[str, ...], list[Any]] = {}
+    """The faults by their place in the document. A field of several types has one fault for each type."""
+    by_place: dict[tuple[str, ...], list[Any]] = {}
     for fault in error.errors():
         place = _place(fault, document) or _named(fault["msg"], document)
-        found.setdefault(place, []).append(fault)
-    # What is wrong inside of a value says more than that the whole is of another type.
-    return {place: faults for place, faults in found.items() if not any(_within(other, place) for other in found)}
+        by_place.setdefault(place, []).append(fault)
+    # A fault inside a value says more than a fault that the whole value has another type.
+    return {place: faults for place, faults in by_place.items() if not any(_within(inner, place) for inner in by_place)}
 
 
 def _named(message: str, document: Any) -> tuple[str, ...]:
-    """The first key that a rule over several keys speaks of, what stands in backticks before the rest."""
+    """The place of the first key that the message of a rule over several keys names; keys in backticks come first."""
     for name in [*re.findall(r"`([a-z_.]+)`", message), *re.findall(r"[a-z_]+(?:\.[a-z_]+)*", message)]:
-        place, found = tuple(name.split(".")), document
+        place, value = tuple(name.split(".")), document
         for part in place:
-            found = _below(found, part)
-        if found is not _ABSENT:
+            value = _below(value, part)
+        if value is not _ABSENT:
             return place
     return ()
 
@@ -136,7 +136,7 @@ def _within(inner: tuple[str, ...], outer: tuple[str, ...]) -> bool:
 
 
 def _place(fault: Any, document: Any) -> tuple[str, ...]:
-    """Where a fault stands, without the names that pydantic gives the types of a union (`list[str]`)."""
+    """The place of a fault, without the names that pydantic gives the types of a union (`list[str]`)."""
     place: list[str] = []
     *rest, last = fault["loc"] or ("",)
     for part in rest:
@@ -169,8 +169,8 @@ def _describe(
         return f"{where}{fault['ctx']['error']}"
     if fault["type"] == "missing":
         return f"{where}`{key}` is required"
-    first, *others = dict.fromkeys(_wanted(each) for each in faults)
-    wanted = first + "".join(f", or {each.removeprefix(_BEGIN)}" for each in others)
+    first, *alternatives = dict.fromkeys(map(_wanted, faults))
+    wanted = first + "".join(f", or {alternative.removeprefix(_BEGIN)}" for alternative in alternatives)
     return f"{where}`{key}` is {_shown(fault['input'])}: {wanted}"
 
 
@@ -183,7 +183,7 @@ def _wanted(fault: Any) -> str:
 
 
 def _shown(value: Any) -> str:
-    """A value as YAML writes it, as far as one line goes."""
+    """A value as YAML writes it, cut off after _WIDE characters."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     text = str(value) if isinstance(value, date) else repr(value)
@@ -191,7 +191,7 @@ def _shown(value: Any) -> str:
 
 
 def _meant(model: type[BaseModel], place: tuple[str, ...]) -> str:
-    """What may have been meant by an unknown key: its home, where another section has it, or a name like it."""
+    """A hint for an unknown key: the other section that has it, a similar key, or the known keys."""
     known = _known_keys(model, place[:-1])
     homes = [name for name in _sections(model) if place[-1] in _known_keys(model, (name,))]
     if len(homes) == 1:
@@ -205,7 +205,7 @@ def _sections(model: type[BaseModel]) -> list[str]:
 
 
 def _line_of(node: yaml.Node | None, place: tuple[str, ...]) -> int | None:
-    """The 1-based line of the deepest part of `place` that the YAML document holds."""
+    """The line (from 1) of the deepest part of `place` that is in the YAML document."""
     line = None
     for part in place:
         if isinstance(node, yaml.SequenceNode) and part.isdigit() and int(part) < len(node.value):
@@ -214,10 +214,10 @@ def _line_of(node: yaml.Node | None, place: tuple[str, ...]) -> int | None:
             continue
         if not isinstance(node, yaml.MappingNode):
             break
-        found = next(((key, value) for key, value in node.value if key.value == part), None)
-        if found is None:
+        entry = next(((key, value) for key, value in node.value if key.value == part), None)
+        if entry is None:
             break
-        line, node = found[0].start_mark.line + 1, found[1]
+        line, node = entry[0].start_mark.line + 1, entry[1]
     return line
 
 
@@ -231,9 +231,9 @@ def _known_keys(model: type[BaseModel], place: tuple[str, ...]) -> list[str]:
 
 
 def section_of(annotation: Any) -> type[BaseModel] | None:
-    """The section that a field holds, one that may be null included; None for any other field."""
+    """The section type of a field, also if the field may be null; None for any other field."""
     sections = [
-        each for each in (annotation, *get_args(annotation)) if isinstance(each, type) and issubclass(each, BaseModel)
+        part for part in (annotation, *get_args(annotation)) if isinstance(part, type) and issubclass(part, BaseModel)
     ]
-    others = [each for each in get_args(annotation) if each is not type(None) and each not in sections]
+    others = [part for part in get_args(annotation) if part is not type(None) and part not in sections]
     return sections[0] if sections and not others else None

@@ -1,1 +1,1 @@
-"""The user's files, snapshotted by content."""
+"""Snapshots of the user's files, stored by content."""

@@ -1,4 +1,4 @@
-"""The files of a local folder: listed, checked, and kept by content."""
+"""The files of a local folder: listed, checked, and stored by content."""
 
 import os
 from collections.abc import Iterator
@@ -14,10 +14,10 @@ IGNORED = {"readme.md"}
 
 
 def snapshot_folder(folder: Path, store: ArtifactStore, blobs: BlobStore | None = None) -> Snapshot:
-    """Keep every file of a format folder; an absent folder is an empty one.
+    """Store every file of a format folder and return the snapshot. A missing folder counts as empty.
 
-    Unchanged files (by stat) whose bytes are kept already are not read again. A file that goes meanwhile is as one that
-    was never there. UserError if the store cannot be written or a file is being written to.
+    Files that are unchanged (by stat) and already stored are not read again. A file that disappears meanwhile is
+    ignored. Raises UserError if the store cannot be written, or if a file is being written to.
     """
     names = sorted(_names(folder))
     faults = {name: fault for name in names if (fault := _fault(folder, name))}
@@ -33,12 +33,12 @@ def snapshot_folder(folder: Path, store: ArtifactStore, blobs: BlobStore | None 
 
 
 def folder_stamp(folder: Path) -> str:
-    """A hash of every file's name, size, times and inode: the same while nobody writes to the folder. Reads no file."""
+    """Return a hash of every file's name, size, times and inode. It changes only after a write. No file is read."""
     return sha256_of_json([[printable(name), *_stamp(folder / name)] for name in sorted(_names(folder))])
 
 
 def last_written(folder: Path) -> str:
-    """The name of the file that was written last; empty where there is none."""
+    """Return the name of the file that was written last; empty if there is none."""
     stamps = {name: stamp for name in _names(folder) if (stamp := _stamp(folder / name))}
     return printable(max(stamps, key=lambda name: stamps[name][1])) if stamps else ""
 
@@ -46,7 +46,7 @@ def last_written(folder: Path) -> str:
 def _keep(
     folder: Path, names: list[str], cache: StatCache, blobs: BlobStore
 ) -> tuple[dict[str, tuple[str, int]], dict[str, OSError]]:
-    """(SHA-256 and bytes of each file, all kept; files that cannot be read, or are gone by now)."""
+    """Store the files. Return (SHA-256 and bytes of each; errors of files that are unreadable or have disappeared)."""
     failed: dict[str, OSError] = {}
     kept = {}
     for name, sha256 in cache.hashes(folder, names, blobs.add, failed).items():
@@ -76,7 +76,7 @@ def _entry(
 
 
 def _fault(folder: Path, name: str) -> FileError | None:
-    """Why a file cannot be taken; None, too, for one that is gone by now."""
+    """Return why a file is refused; None also for a file that has disappeared."""
     path = folder / name
     if printable(name) != name:
         return "not_utf8", "the file's name is not UTF-8: rename it"
@@ -104,8 +104,10 @@ def _fault(folder: Path, name: str) -> FileError | None:
 
 
 def _names(folder: Path) -> Iterator[str]:
-    """Every file and link below `folder`, hidden ones and READMEs left out; links to folders, and folders that cannot
-    be opened, are named, not entered. `.` is `folder` itself."""
+    """Yield the name of every file and link below `folder`, except hidden files and READMEs.
+
+    Links to folders, and folders that cannot be opened, are yielded but not entered. `.` is `folder` itself.
+    """
     closed: list[OSError] = []
     for parent, folders, files in os.walk(folder, onerror=closed.append):
         links = [name for name in folders if (Path(parent) / name).is_symlink()]
@@ -119,7 +121,7 @@ def _names(folder: Path) -> Iterator[str]:
 
 
 def _stamp(path: Path) -> list[int]:
-    """Empty where the file was removed meanwhile, or lies in a folder that cannot be entered."""
+    """Return size, times and inode; empty if the file was removed meanwhile or its folder cannot be entered."""
     try:
         seen = path.lstat()
     except OSError:
@@ -128,6 +130,6 @@ def _stamp(path: Path) -> list[int]:
 
 
 def _stem(name: str) -> str:
-    """The name without its last ending: what a sidecar shares with its file."""
+    """Return the name without its last suffix. A data file and its sidecar share it."""
     path = PurePosixPath(name)
     return str(path.with_suffix("")) if path.name else name

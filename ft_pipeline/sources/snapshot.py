@@ -1,4 +1,4 @@
-"""A format folder as it is now, kept by content: what was read stays readable after the user edits or removes it."""
+"""A snapshot of a format folder, stored by content: it stays readable after the user edits or removes the files."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,19 +17,19 @@ LISTING = "files.json"
 SIDECAR = ".yaml"
 
 FileError = tuple[str, str]
-"""A file code of formats.md, and a sentence that shows nothing from elsewhere."""
+"""A file code of formats.md, and a sentence that reveals nothing from outside the folder."""
 
 
 @dataclass(frozen=True)
 class SnapshotFile:
-    """One file of the folder, or why it could not be taken."""
+    """One file of the folder, or why it is refused."""
 
     name: str
     """Relative to the format folder, with `/`."""
     sha256: str | None = None
     bytes: int = 0
     sidecar: str | None = None
-    """SHA-256 of the column mapping beside it."""
+    """SHA-256 of its sidecar (column mapping)."""
     error_code: str | None = None
     """A file code of formats.md: path_outside_data_dir, not_found, not_a_file, not_utf8 (its name)."""
     error_message: str | None = None
@@ -40,7 +40,7 @@ class SnapshotFile:
 
 @dataclass(frozen=True)
 class LocalCopy:
-    """An entry with plain files to read, made when they are first asked for; UserError if bytes are gone or damaged."""
+    """An entry as plain files, created on first access. UserError if its bytes are missing or damaged."""
 
     entry: SnapshotFile
     blobs: BlobStore
@@ -48,15 +48,15 @@ class LocalCopy:
 
     @cached_property
     def path(self) -> Path | None:
-        """The file itself; None where the entry has an error."""
+        """The file itself; None if the entry has an error."""
         if self.entry.sha256 is None:
             return None
-        # The user's own name stays, since its ending matters; the folder keeps it apart and inside.
+        # The user's file name stays, because its suffix matters. The folder `into` keeps it unique and inside.
         return self.blobs.checkout(self.entry.sha256, self.into / PurePosixPath(self.entry.name).name)
 
     @cached_property
     def sidecar_path(self) -> Path | None:
-        """The column mapping beside it; None where there is none, or the entry has an error."""
+        """The sidecar (column mapping); None if there is none, or if the entry has an error."""
         if self.entry.sha256 is None or self.entry.sidecar is None:
             return None
         stem = PurePosixPath(self.entry.name).stem
@@ -65,11 +65,11 @@ class LocalCopy:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What a format folder held."""
+    """The content of a format folder."""
 
     entries: list[SnapshotFile]
     unused_sidecars: list[str]
-    """YAML files that stand beside no data file: most likely a slip in the name."""
+    """YAML files that match no data file: most likely a typo in the name."""
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -79,11 +79,11 @@ class Snapshot:
 
     @property
     def data_version(self) -> str:
-        """Hash of names, contents and sidecars; times and places do not count."""
+        """Hash of names, contents and sidecars, without times and locations."""
         return sha256_of_json(self.to_json())
 
     def spec(self, data_format: str) -> Spec:
-        """The spec of the artifact `raw_<format>`: the listing itself, so that the manifest alone names the bytes."""
+        """Return the spec of `raw_<format>`: the listing itself, so that the manifest alone identifies the bytes."""
         return Spec(f"raw_{data_format}", config={"format": data_format, **self.to_json()})
 
     @classmethod
@@ -92,9 +92,9 @@ class Snapshot:
 
 
 def write_listing(snapshot: Snapshot, out: Path) -> dict[str, Any]:
-    """Write a snapshot as an artifact's content; its summary.
+    """Write a snapshot as an artifact's content and return its summary.
 
-    Give it `Snapshot.from_json(spec.config)`: the folder itself may have changed since the spec was made.
+    Pass `Snapshot.from_json(spec.config)`, because the folder may have changed since the spec was computed.
     """
     (out / LISTING).write_bytes(orjson.dumps(snapshot.to_json(), option=orjson.OPT_INDENT_2))
     return {
@@ -106,20 +106,20 @@ def write_listing(snapshot: Snapshot, out: Path) -> dict[str, Any]:
 
 
 def read_listing(artifact: Artifact | Path) -> Snapshot:
-    """The snapshot that an artifact (or its folder) holds."""
+    """Return the snapshot in an artifact (or in its folder)."""
     folder = artifact if isinstance(artifact, Path) else artifact.path
     return Snapshot.from_json(orjson.loads((folder / LISTING).read_bytes()))
 
 
 def checkout(snapshot: Snapshot, store: ArtifactStore, into: Path, blobs: BlobStore | None = None) -> list[LocalCopy]:
-    """Plain files of a snapshot below `into`, in the folder's order; files kept by reference are named where they lie.
+    """Return the plain files of a snapshot below `into`, in the folder's order.
 
-    Nothing is written until a file is asked for.
+    Files stored by reference keep their original path. A file is written only when it is accessed.
     """
     source = blobs or BlobStore(store.root)
     return [LocalCopy(entry, source, into / f"{number:06d}") for number, entry in enumerate(snapshot.entries)]
 
 
 def printable(name: str) -> str:
-    """A file's name as text: bytes that are not UTF-8 become escapes."""
+    """Return a file's name as text. Bytes that are not UTF-8 become escapes."""
     return name.encode("utf-8", "backslashreplace").decode()

@@ -1,11 +1,11 @@
-"""Immutable artifacts: folders that appear whole, with a manifest, or not at all.
+"""Immutable artifacts: folders that appear complete, with a manifest, or not at all.
 
 data/store/
   artifacts/<kind>/<spec hash>/<fingerprint>/   files and manifest.json
-  drafts/   folders being filled; a crash leaves one behind, the next attempt at the same spec removes it
-  work/     checkpoints of unfinished steps, found again by the same spec
+  drafts/   unfinished folders; a crash leaves one, and the next attempt at the same spec removes it
+  work/     checkpoints of unfinished steps, which the same spec reuses
   locks/    one writer per spec
-  teachers/ what each teacher behind an endpoint was asked and said, append-only: paid for, and part of no artifact yet
+  teachers/ requests and replies of each endpoint teacher, append-only: already paid for, and not yet in an artifact
   cache/    hashes of files that have not changed since they were read
 """
 
@@ -71,7 +71,7 @@ class Artifact:
     @property
     def inputs(self) -> dict[str, tuple[str, str]]:
         """The artifacts that it was built from: name → (kind, fingerprint)."""
-        return {name: (each["kind"], each["fingerprint"]) for name, each in self.spec["inputs"].items()}
+        return {name: (entry["kind"], entry["fingerprint"]) for name, entry in self.spec["inputs"].items()}
 
     @property
     def reference(self) -> tuple[str, str]:
@@ -80,41 +80,41 @@ class Artifact:
 
     @property
     def summary(self) -> dict[str, Any]:
-        """What the step said of its result."""
+        """The step's summary of its result."""
         return self.manifest["summary"]
 
     @property
     def redacted(self) -> bool:
-        """Whether rows were taken out of its files (`ft erase`); such an artifact is not reused."""
-        return any(each["files"] for each in self.manifest.get("redactions", ()))
+        """Whether rows were removed from its files (`ft erase`). Such an artifact is not reused."""
+        return any(redaction["files"] for redaction in self.manifest.get("redactions", ()))
 
     def document(self, name: str) -> Any:
-        """The content of one of its JSON files."""
+        """Return the content of one of its JSON files."""
         return json.loads((self.path / name).read_text(encoding="utf-8"))
 
     @cached_property
     def manifest_sha256(self) -> str:
-        """The hash by which the manifests of later artifacts hold this one."""
+        """The hash by which the manifests of later artifacts refer to this one."""
         return sha256_of_file(self.path / NAME)
 
 
 @dataclass(frozen=True)
 class Draft:
-    """An artifact that is being made."""
+    """An artifact that is being built."""
 
     spec: Spec
     folder: Path
-    """For the process that makes it: its job and its log. Gone after the commit."""
+    """The job and the log of the process that builds it. Removed after the commit."""
     out: Path
-    """Finished files go here; it becomes the artifact."""
+    """Finished files are written here. It becomes the artifact."""
     work: Path
-    """Scratch that survives a kill and is found again by the same spec; gone after the commit."""
+    """Scratch files that survive a kill and that the same spec reuses. Removed after the commit."""
     begun: str
     """UTC, ISO 8601."""
 
 
 class ArtifactStore:
-    """The store's artifacts. Reading needs no lock and writes nothing but a cache; building holds the spec's lock."""
+    """The store's artifacts. Reading needs no lock and writes only a cache. Building takes the spec's lock."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -124,7 +124,7 @@ class ArtifactStore:
     # --- reading ------------------------------------------------------------------------------------------------------
 
     def find(self, spec: Spec, say: Callable[[str], None] = logger.warning) -> Artifact | None:
-        """The newest artifact under `spec` whose every file is as its manifest says; `say` hears why one is skipped."""
+        """Return the newest valid artifact of `spec`, if any. `say` receives the reason when one is skipped."""
         folders = self._spec_folder(spec.kind, spec.hash).glob("*")
         return self._first_valid(folders, say, lambda each: each.spec_hash == spec.hash and not each.redacted)
 
@@ -135,9 +135,9 @@ class ArtifactStore:
         say: Callable[[str], None] = logger.warning,
         manifest_sha256: str | None = None,
     ) -> Artifact | None:
-        """The artifact with this content, verified; None if the store holds no valid one.
+        """Return the artifact with this content, verified; None if the store has no valid one.
 
-        manifest_sha256: the one to prefer, where several specs gave the same content.
+        manifest_sha256: the manifest to prefer if several specs gave the same content.
         """
         folders = list((self.artifacts / kind).glob(f"*/{fingerprint[:SHORT]}*"))
 
@@ -148,7 +148,7 @@ class ArtifactStore:
         return preferred or self._first_valid(folders, say, lambda each: each.fingerprint == fingerprint)
 
     def require(self, kind: str, fingerprint: str, say: Callable[[str], None] = logger.warning) -> Artifact:
-        """The same; UserError if the store holds no valid one."""
+        """Return the same as `open`; UserError if the store has no valid one."""
         artifact = self.open(kind, fingerprint, say)
         if artifact is None:
             raise UserError(
@@ -157,7 +157,7 @@ class ArtifactStore:
         return artifact
 
     def all(self, kind: str | None = None) -> list[Artifact]:
-        """Every artifact with a sound manifest, in order of creation; its files are not read."""
+        """Return every artifact with a valid manifest, in order of creation. Its files are not read."""
         artifacts = []
         for manifest in self.artifacts.glob(f"{kind or '*'}/*/*/{NAME}"):
             try:
@@ -167,10 +167,11 @@ class ArtifactStore:
         return sorted(artifacts, key=lambda artifact: artifact.manifest["created"])
 
     def verify(self, folder: Path, *, thorough: bool = False) -> Artifact:
-        """The artifact in `folder`. BrokenArtifact if a file is missing, was added, or differs from the manifest; if it
-        is a pickle; if the folder is a link.
+        """Return the artifact in `folder`.
 
-        Files that have not changed since they were last read are not read again, unless `thorough`.
+        Raises BrokenArtifact if a file is missing, was added, differs from the manifest or is a pickle, or if a file or
+        the folder is a link. Files that have not changed since they were last read are not read again, unless
+        `thorough`.
         """
         if folder.is_symlink() or folder.parent.is_symlink():
             raise BrokenArtifact("its folder is a link, which may lead out of the store")
@@ -206,7 +207,7 @@ class ArtifactStore:
     def _first_valid(
         self, folders: Iterable[Path], say: Callable[[str], None], wanted: Callable[[Artifact], bool]
     ) -> Artifact | None:
-        """The newest wanted artifact of `folders` that is whole; `say` hears of each damaged one on the way."""
+        """Return the newest valid wanted artifact of `folders`. `say` receives a message for each damaged one."""
         sound = []
         for folder in sorted(folders):
             try:
@@ -223,16 +224,19 @@ class ArtifactStore:
     # --- building -----------------------------------------------------------------------------------------------------
 
     def lock(self, spec: Spec) -> FileLock:
-        """The lock of whoever builds `spec`."""
+        """Return the lock for building `spec`."""
         return FileLock(self.root / "locks" / f"{spec.kind}-{spec.hash[:SHORT]}", f"building {spec.kind}")
 
     def building(self, spec: Spec, say: Callable[[str], None]) -> AbstractContextManager[None]:
-        """Hold the spec's lock for a `with` block, saying so while another run holds it."""
+        """Hold the spec's lock for a `with` block. `say` receives a message if another run holds the lock."""
         return self.lock(spec).hold(say)
 
     def begin(self, spec: Spec, *, afresh: bool = False) -> Draft:
-        """A fresh folder to fill. Call it under the spec's lock: what an earlier attempt left half done is removed,
-        but for its checkpoints, which go only when `afresh`. UserError if the store cannot be written."""
+        """Return a new folder to fill. The caller must hold the spec's lock.
+
+        Unfinished files of an earlier attempt are removed. Its checkpoints are removed only if `afresh`. Raises
+        UserError if the store cannot be written.
+        """
         name = f"{spec.kind}-{spec.hash[:SHORT]}"
         work = self.root / "work" / spec.kind / spec.hash[:SHORT]
         with translate_write_errors():
@@ -249,8 +253,8 @@ class ArtifactStore:
     def commit(self, draft: Draft, summary: dict[str, Any], run_info: dict[str, Any] | None = None) -> Artifact:
         """Make the draft an artifact: hash its files, write the manifest last, rename it into place.
 
-        Where a valid artifact with the same content is there under the spec, that one is returned; where a damaged one
-        is, the new one goes beside it. UserError if the disk is full.
+        If the spec already has a valid artifact with the same content, that artifact is returned. If that artifact is
+        damaged, it stays, and the new one is stored next to it. Raises UserError if the disk is full.
         """
         with translate_write_errors():
             files = describe_files(draft.out)
@@ -295,7 +299,10 @@ class ArtifactStore:
         self, draft: Draft, fingerprint: str, summary: dict[str, Any], run_info: dict[str, Any]
     ) -> dict[str, Any]:
         spec = draft.spec
-        inputs = {name: self.require(kind, found).manifest_sha256 for name, (kind, found) in spec.inputs.items()}
+        inputs = {
+            name: self.require(kind, input_fingerprint).manifest_sha256
+            for name, (kind, input_fingerprint) in spec.inputs.items()
+        }
         return {
             "format": 1,
             "kind": spec.kind,
@@ -330,5 +337,5 @@ def _is_file_or_link(path: Path) -> bool:
 
 
 def _age(artifact: Artifact) -> tuple[int, str]:
-    """The count first: the newest is known by it even where the clock was put back."""
+    """Return (sequence, created). The sequence comes first because it is correct even if the clock was set back."""
     return artifact.manifest["sequence"], artifact.manifest["created"]

@@ -1,4 +1,4 @@
-"""Which artifact an asset was last materialized to: small pointers that outlive Dagster's database."""
+"""Pointers to the latest artifact of each asset. They outlive Dagster's database."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -12,14 +12,14 @@ from ft_pipeline.store.atomic_files import translate_write_errors, write_atomica
 
 @dataclass(frozen=True)
 class Pointer:
-    """The present artifact of an asset (of one experiment)."""
+    """The current artifact of an asset (of one experiment)."""
 
     asset: str
     partition: str | None
     kind: str
     fingerprint: str
     manifest_sha256: str
-    """Holds the last manifest of each chain, which no later manifest holds yet."""
+    """Protects the last manifest of each chain, whose hash is not yet in a later manifest."""
     when: str
     """UTC, ISO 8601."""
 
@@ -31,7 +31,7 @@ class AssetPointers:
         self.folder = root / "current"
 
     def write(self, asset: str, partition: str | None, artifact: Artifact) -> Pointer:
-        """Point at `artifact` from now on."""
+        """Point the asset at `artifact` and return the pointer."""
         when = datetime.now(UTC).isoformat(timespec="milliseconds")
         pointer = Pointer(asset, partition, artifact.kind, artifact.fingerprint, artifact.manifest_sha256, when)
         with translate_write_errors():
@@ -39,24 +39,24 @@ class AssetPointers:
         return pointer
 
     def remove(self, asset: str, partition: str | None) -> None:
-        """Forget what an asset was materialized to; harmless if it never was."""
+        """Remove the pointer of an asset, if there is one."""
         self._path(asset, partition).unlink(missing_ok=True)
 
     def read(self, asset: str, partition: str | None = None) -> Pointer | None:
-        """The pointer of an asset, or None if it was never materialized."""
+        """Return the pointer of an asset, or None if it was never materialized."""
         return _read(self._path(asset, partition))
 
     def all(self) -> list[Pointer]:
-        """Every pointer, sorted by asset and partition."""
-        found = [pointer for path in sorted(self.folder.glob("*.json")) if (pointer := _read(path))]
-        return sorted(found, key=lambda pointer: (pointer.asset, pointer.partition or ""))
+        """Return every pointer, sorted by asset and partition."""
+        pointers = [pointer for path in sorted(self.folder.glob("*.json")) if (pointer := _read(path))]
+        return sorted(pointers, key=lambda pointer: (pointer.asset, pointer.partition or ""))
 
     def _path(self, asset: str, partition: str | None) -> Path:
         return self.folder / (f"{asset}@{partition}.json" if partition else f"{asset}.json")
 
 
 def current_document(root: Path, asset: str) -> Any:
-    """`ASSET.json` of an unpartitioned asset's present artifact in the store `root`; None where there is none."""
+    """Return `ASSET.json` of an unpartitioned asset's current artifact in the store `root`; None if there is none."""
     pointer = AssetPointers(root).read(asset)
     artifact = ArtifactStore(root).open(pointer.kind, pointer.fingerprint) if pointer else None
     return artifact.document(f"{asset}.json") if artifact else None

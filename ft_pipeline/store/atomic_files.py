@@ -1,4 +1,4 @@
-"""Writing so that a crash leaves the old state or the new one, never half of each."""
+"""Crash-safe writes: a crash leaves the old state or the new state, never a mixture."""
 
 import contextlib
 import errno
@@ -14,23 +14,25 @@ _FORBIDDEN = {errno.EACCES, errno.EPERM}
 
 
 def describe_write_error(error: Exception) -> str | None:
-    """What a user can do about a full or read-only file system, or about a path that is closed to them; None for any
-    other error. The path may lie anywhere: a worker also reads models and writes what is exported."""
-    if not isinstance(error, OSError):  # libraries in other languages tell the number in words
+    """Return the fix for a full or read-only file system or for a denied path; None for any other error.
+
+    The path may be anywhere: a worker also reads models and writes exports.
+    """
+    if not isinstance(error, OSError):  # libraries in other languages give the error number as text
         return full_disk() if os.strerror(errno.ENOSPC) in str(error) else None
     if error.errno in _FULL:
         return full_disk(f" ({error.filename})" if error.filename else "")
-    # Arrow names the path in its words alone.
-    told = f"{error.filename}, {(error.strerror or '').lower()}" if error.filename else error.strerror
+    # Arrow names the path in its message only.
+    details = f"{error.filename}, {(error.strerror or '').lower()}" if error.filename else error.strerror
     if error.errno == errno.EROFS:
-        return f"cannot write: {told}; make it writable and run again"
+        return f"cannot write: {details}; make it writable and run again"
     if error.errno in _FORBIDDEN:
-        return f"no access: {told}; let this user read and write it, and run again"
+        return f"no access: {details}; let this user read and write it, and run again"
     return None
 
 
 def full_disk(where: str = "") -> str:
-    """The same for a disk that is known to be full."""
+    """Return the message for a full disk."""
     return f"no space is left on the disk{where}: free some and run again, finished parts are kept"
 
 

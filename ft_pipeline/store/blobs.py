@@ -1,4 +1,4 @@
-"""Raw bytes by content: blobs/ab/<sha256>.zst, or a reference where a file is too large to keep twice."""
+"""Raw bytes stored by content: blobs/ab/<sha256>.zst, or a reference if a file is too large to copy."""
 
 import hashlib
 import io
@@ -16,19 +16,19 @@ from ft_pipeline.store.hashing import CHUNK_BYTES, sha256_of_file
 from ft_pipeline.store.stat_cache import StatCache
 
 BlobState = Literal["copy", "reference", "redacted", "gone", "damaged", "changed"]
-"""`redacted`: rows were taken out of it (`ft erase`), and it is what that left. `changed`: kept by reference, and the
-referenced file is no longer what it was."""
+"""`redacted`: rows were removed from it (`ft erase`), and its bytes are the rest. `changed`: stored by reference, and
+the referenced file has changed."""
 BY_REFERENCE_ABOVE = 512 * 2**20
 LEVEL = 3
 INCOMING = ".incoming."
-"""Begins the name of a copy that is being made."""
+"""Prefix of the name of an unfinished copy."""
 
 
 class BlobStore:
-    """Compressed copies of files, each stored once whatever its name; written whole or not at all."""
+    """Compressed copies of files. Equal content is stored once, under any name. A copy is complete or absent."""
 
     def __init__(self, root: Path, by_reference_above: int = BY_REFERENCE_ABOVE) -> None:
-        """by_reference_above: bytes; a larger file is not copied, its path, size, mtime and hash are recorded."""
+        """by_reference_above: bytes. A larger file is not copied; its path, size, mtime and hash are recorded."""
         self.folder = root / "blobs"
         self.by_reference_above = by_reference_above
         self._cache = StatCache(root / "cache" / "stat")
@@ -40,11 +40,11 @@ class BlobStore:
         return self.folder / sha256[:2] / f"{sha256}.reference.json"
 
     def holds(self, sha256: str) -> bool:
-        """Whether the content can be had back: a copy that decompresses to its hash, or a sound reference."""
+        """Return whether the content is available: a copy that decompresses to its hash, or a valid reference."""
         return self._intact(sha256) or self._referenced(sha256) is not None
 
     def add(self, path: Path) -> str:
-        """Keep the bytes of `path`; their hex SHA-256. UserError while another program still writes to the file."""
+        """Store the bytes of `path` and return their hex SHA-256. UserError while another program writes the file."""
         for _ in range(3):
             before = _stamp(path)
             sha256 = self._refer(path) if before[0] > self.by_reference_above else self._copy(path)
@@ -53,9 +53,9 @@ class BlobStore:
         raise UserError(f"{path.name} changes while it is read: wait until it is written, then run again")
 
     def redact(self, sha256: str, source: Path) -> None:
-        """Put the bytes of `source` in the place of a content: what was kept is gone, and a note says what is there.
+        """Replace a content by the bytes of `source`. The old bytes are removed, and a note records the new hash.
 
-        A content kept by reference is left to whoever changes the file that it refers to.
+        If a content is stored by reference, the caller must change the referenced file.
         """
         with translate_write_errors():
             note = {"sha256": sha256_of_file(source), "bytes": source.stat().st_size}
@@ -69,38 +69,38 @@ class BlobStore:
             target.with_suffix(".zst.damaged").unlink(missing_ok=True)
 
     def is_redacted(self, sha256: str) -> bool:
-        """Whether a content was redacted since it was kept; nothing but its note is read."""
+        """Return whether a content was redacted after it was stored. Only its note is read."""
         return self._noted(sha256) is not None
 
     def _note(self, sha256: str) -> Path:
         return self.folder / sha256[:2] / f"{sha256}.redacted.json"
 
     def _noted(self, sha256: str) -> str | None:
-        """The hash of what a redaction left of a content; None where it was never redacted."""
+        """Return the hash of a content after its redaction; None if it was never redacted."""
         try:
             return json.loads(self._note(sha256).read_bytes())["sha256"]
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
     def state(self, sha256: str) -> BlobState:
-        """How a content is kept, found by reading all of it anew."""
+        """Return how a content is stored. All of its bytes are read again."""
         noted = self._noted(sha256)
         if self.path(sha256).is_file():
-            found = self._decompress(sha256)
-            return "copy" if found == sha256 else "redacted" if found and found == noted else "damaged"
+            actual = self._decompress(sha256)
+            return "copy" if actual == sha256 else "redacted" if actual and actual == noted else "damaged"
         try:
             path = Path(json.loads(self.reference_path(sha256).read_bytes())["path"])
-            found = sha256_of_file(path)
-            return "reference" if found == sha256 else "redacted" if found == noted else "changed"
+            actual = sha256_of_file(path)
+            return "reference" if actual == sha256 else "redacted" if actual == noted else "changed"
         except FileNotFoundError:
             return "changed" if self.reference_path(sha256).is_file() else "gone"
         except (OSError, ValueError, KeyError, TypeError):
             return "damaged"
 
     def checkout(self, sha256: str, target: Path, *, redacted: bool = False) -> Path:
-        """A plain file with the content: `target`, or the referenced file itself. UserError if it cannot be had.
+        """Return a plain file with the content: `target`, or the referenced file itself. UserError if there is none.
 
-        redacted: what a redaction left of it will do, too.
+        redacted: also accept the content after its redaction.
         """
         if not self.path(sha256).is_file():
             referenced = self._referenced(sha256)
@@ -110,15 +110,15 @@ class BlobStore:
         with translate_write_errors():
             target.parent.mkdir(parents=True, exist_ok=True)
             with target.open("wb") as file:
-                found = self._decompress(sha256, file)
-        if found != sha256 and not (redacted and self._noted(sha256) == found):
+                actual = self._decompress(sha256, file)
+        if actual != sha256 and not (redacted and self._noted(sha256) == actual):
             target.unlink()
-            why = "was redacted (ft erase)" if self._noted(sha256) == found else "is damaged"
+            why = "was redacted (ft erase)" if self._noted(sha256) == actual else "is damaged"
             raise UserError(f"the stored copy of {target.name} {why}: materialize its raw asset again")
         return target
 
     def _copy(self, path: Path) -> str:
-        """One pass over the file: what is hashed is what is kept. OSError where it cannot be opened."""
+        """Hash and store the file in one pass, so that the hash matches the copy. OSError if it cannot be opened."""
         with path.open("rb") as source, translate_write_errors():
             self.folder.mkdir(parents=True, exist_ok=True)
             descriptor, name = tempfile.mkstemp(prefix=INCOMING, dir=self.folder)
@@ -138,7 +138,7 @@ class BlobStore:
         if target.exists() and self._intact(sha256):
             return
         target.parent.mkdir(parents=True, exist_ok=True)
-        if target.exists():  # damaged: kept beside the new copy for whoever looks into it
+        if target.exists():  # damaged: kept next to the new copy for diagnosis
             target.rename(target.with_suffix(".zst.damaged"))
         temporary.chmod(0o644)
         temporary.rename(target)
@@ -153,7 +153,7 @@ class BlobStore:
         return sha256
 
     def _intact(self, sha256: str) -> bool:
-        """Whether the copy is there and gives its hash; it is read only if it changed since it last did."""
+        """Return whether the copy exists and matches its hash. It is read only if it changed since the last check."""
         target = self.path(sha256)
         try:
             return (
@@ -164,7 +164,7 @@ class BlobStore:
             return False
 
     def _referenced(self, sha256: str) -> Path | None:
-        """The referenced file, if it still has the content."""
+        """Return the referenced file if it still has the content."""
         try:
             path = Path(json.loads(self.reference_path(sha256).read_bytes())["path"])
             return path if self._cache.hashes(path.parent, [path.name])[path.name] == sha256 else None
@@ -177,7 +177,7 @@ class BlobStore:
         return "too large to be copied, and the original was moved or changed since; materialize its raw asset again"
 
     def _decompress(self, sha256: str, sink: BinaryIO | None = None) -> str:
-        """Hash of the decompressed copy ('' if it does not decompress), written to `sink` on the way."""
+        """Return the hash of the decompressed copy ('' if it does not decompress), and write its bytes to `sink`."""
         digest = hashlib.sha256()
         try:
             with self.path(sha256).open("rb") as file, zstandard.ZstdDecompressor().stream_reader(file) as reader:

@@ -1,6 +1,6 @@
 """A cache of folders by key, with a size limit: the least recently used folders are removed first.
 
-Each entry records the hashes of its files, and they are checked each time it is used.
+Each entry records the hashes of its files. They are verified each time the entry is used.
 """
 
 import hashlib
@@ -11,18 +11,21 @@ import tempfile
 from pathlib import Path
 
 MAX_BYTES = 8 << 30
-"""All entries together; those that were not used for longest go first."""
+"""Total of all entries. The least recently used entries are removed first."""
 _LIST = "entry.json"
 
 
 class FolderCache:
-    """Folders of files by key, below `root`. Losing it, or any part of it, costs time and nothing else."""
+    """Folders of files by key, below `root`. Losing the cache, or any part of it, costs only time."""
 
     def __init__(self, root: Path, max_bytes: int = MAX_BYTES):
         self.root, self.max_bytes = root, max_bytes
 
     def take(self, key: str, into: Path) -> bool:
-        """Put the files of an entry into a new folder `into`. False if there is no entry; a damaged one is removed."""
+        """Put the files of an entry into a new folder `into`.
+
+        Return False if there is no entry, or if it is damaged. A damaged entry is removed.
+        """
         entry = self._entry(key)
         if not entry.exists():
             return False
@@ -41,7 +44,7 @@ class FolderCache:
         return True
 
     def keep(self, key: str, folder: Path) -> None:
-        """Keep the files of `folder`, which must not change any more. Where they cannot be kept, nothing happens."""
+        """Store the files of `folder`, which must not change any more. If they cannot be stored, nothing happens."""
         files = sorted(path for path in folder.iterdir() if path.is_file())
         size = sum(path.stat().st_size for path in files)
         temporary = None
@@ -55,7 +58,7 @@ class FolderCache:
                 _link(path, temporary / path.name)
             (temporary / _LIST).write_text(json.dumps({path.name: _sha256(path) for path in files}))
             temporary.rename(self._entry(key))
-        except OSError:  # a full or read-only disk; or another build has just kept the same
+        except OSError:  # a full or read-only disk, or another build has just stored the entry
             if temporary is not None:
                 shutil.rmtree(temporary, ignore_errors=True)
 
@@ -79,7 +82,7 @@ class FolderCache:
 
 
 def _link(source: Path, target: Path) -> None:
-    """The same file under another name, or a copy where a link cannot be made."""
+    """Hard-link the file under another name, or copy it if a link is not possible."""
     try:
         os.link(source, target)
     except OSError:

@@ -1,4 +1,4 @@
-"""What nothing in the store leads to any more: found, and removed, with a line in removed.jsonl for each artifact."""
+"""Find and remove what is unreachable in the store, with a line in removed.jsonl for each artifact."""
 
 import contextlib
 import json
@@ -15,7 +15,7 @@ from ft_pipeline.store.blobs import INCOMING
 from ft_pipeline.store.locks import FileLock
 
 LOG = "removed.jsonl"
-"""Append-only: what was removed, so that an audit can tell that from tampering."""
+"""Append-only list of removed artifacts, so that an audit can distinguish removal from tampering."""
 
 Reference = tuple[str, str]
 """(kind, fingerprint)."""
@@ -23,19 +23,19 @@ Reference = tuple[str, str]
 
 @dataclass(frozen=True)
 class Garbage:
-    """What can go."""
+    """What can be removed."""
 
     artifacts: list[Artifact] = field(default_factory=list)
     folders: list[Path] = field(default_factory=list)
-    """Drafts that a killed process left, and checkpoints of trainings that nobody went on with."""
+    """Drafts of killed processes, and checkpoints of trainings that were never resumed."""
     blobs: list[Path] = field(default_factory=list)
-    """Copies of raw files that no snapshot holds any more, or that were never finished."""
+    """Copies of raw files that are no longer in a snapshot, or that were never finished."""
     bytes: int = 0
-    """All of it, on the disk."""
+    """Total size on disk."""
 
     def to_json(self) -> dict[str, object]:
         return {
-            "artifacts": [{"kind": each.kind, "fingerprint": each.fingerprint} for each in self.artifacts],
+            "artifacts": [{"kind": artifact.kind, "fingerprint": artifact.fingerprint} for artifact in self.artifacts],
             "folders": [str(path) for path in self.folders],
             "blobs": len(self.blobs),
             "bytes": self.bytes,
@@ -43,23 +43,27 @@ class Garbage:
 
 
 def find_garbage(store: ArtifactStore, roots: Iterable[Reference], before: datetime) -> Garbage:
-    """All older than `before` (UTC) that neither a root nor anything younger was made from.
+    """Return everything older than `before` (UTC) that neither a root nor anything younger was built from.
 
-    Damaged artifacts are left where they are: they are evidence.
+    Damaged artifacts stay where they are, because they are evidence.
     """
     everything = store.all()
-    young = [each.reference for each in everything if datetime.fromisoformat(each.manifest["created"]) >= before]
+    young = [
+        artifact.reference for artifact in everything if datetime.fromisoformat(artifact.manifest["created"]) >= before
+    ]
     needed = _closure(everything, {*roots, *young})
-    artifacts = [each for each in everything if each.reference not in needed]
+    artifacts = [artifact for artifact in everything if artifact.reference not in needed]
     folders = [*_drafts(store, before), *_work(store, before)]
-    blobs = _blobs(store, [each for each in everything if each.reference in needed], before)
-    size = sum(map(_size, [each.path for each in artifacts] + folders + blobs))
+    blobs = _blobs(store, [artifact for artifact in everything if artifact.reference in needed], before)
+    size = sum(map(_size, [artifact.path for artifact in artifacts] + folders + blobs))
     return Garbage(artifacts, folders, blobs, size)
 
 
 def remove(store: ArtifactStore, garbage: Garbage) -> None:
-    """Remove it, artifacts last made first, so that a cut leaves no artifact whose inputs are gone. UserError if the
-    store cannot be written."""
+    """Remove the garbage. UserError if the store cannot be written.
+
+    The newest artifacts are removed first, so that an interruption leaves no artifact without its inputs.
+    """
     with translate_write_errors():
         for artifact in sorted(garbage.artifacts, key=lambda each: each.manifest["created"], reverse=True):
             entry = {
@@ -79,7 +83,7 @@ def remove(store: ArtifactStore, garbage: Garbage) -> None:
 
 
 def removed(root: Path) -> set[Reference]:
-    """What `remove` ever removed from the store at `root`."""
+    """Return all artifacts that `remove` has removed from the store at `root`."""
     try:
         lines = (root / LOG).read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
@@ -88,22 +92,22 @@ def removed(root: Path) -> set[Reference]:
 
 
 def _closure(everything: list[Artifact], roots: set[Reference]) -> set[Reference]:
-    """The roots and all that they were made from, at whatever distance."""
+    """Return the roots and everything that they were built from, directly or indirectly."""
     inputs: dict[Reference, set[Reference]] = {}
     for artifact in everything:
         inputs.setdefault(artifact.reference, set()).update(artifact.inputs.values())
-    found: set[Reference] = set()
+    reached: set[Reference] = set()
     waiting = list(roots)
     while waiting:
         reference = waiting.pop()
-        if reference not in found:
-            found.add(reference)
+        if reference not in reached:
+            reached.add(reference)
             waiting += inputs.get(reference, ())
-    return found
+    return reached
 
 
 def _drafts(store: ArtifactStore, before: datetime) -> list[Path]:
-    """One that is being filled is younger, or its spec's lock is held."""
+    """Return abandoned drafts. A draft in use is younger, or its spec's lock is held."""
     return [path for path in _older(store.root / "drafts", "*", before) if not _locked(store, path.name[:-9])]
 
 
@@ -123,7 +127,7 @@ def _locked(store: ArtifactStore, name: str) -> bool:
 
 
 def _older(folder: Path, pattern: str, before: datetime) -> list[Path]:
-    """Folders in which nothing was written since."""
+    """Return the folders in which nothing was written since `before`."""
     return [
         path
         for path in sorted(folder.glob(pattern))
@@ -132,7 +136,10 @@ def _older(folder: Path, pattern: str, before: datetime) -> list[Path]:
 
 
 def _written(path: Path) -> float:
-    """When, in seconds since 1970. What goes while it is looked at (a dry run looks beside a run) was written now."""
+    """Return the time of the last write, in seconds since 1970.
+
+    It is the present time for a file that disappears meanwhile, because a dry run may overlap with a run.
+    """
     try:
         return path.lstat().st_mtime
     except FileNotFoundError:
@@ -154,11 +161,11 @@ def _blobs(store: ArtifactStore, kept: list[Artifact], before: datetime) -> list
 
 
 def _size(path: Path) -> int:
-    files = [each for each in path.rglob("*") if each.is_file()] if path.is_dir() else [path]
+    files = [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
     size = 0
-    for each in files:
+    for file in files:
         with contextlib.suppress(FileNotFoundError):
-            size += each.lstat().st_size
+            size += file.lstat().st_size
     return size
 
 

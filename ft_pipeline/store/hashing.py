@@ -1,4 +1,4 @@
-"""Content hashes: of JSON, of files, and of tables by their rows, whatever the Parquet file around them looks like."""
+"""Content hashes of JSON, of files, and of the rows of tables (independent of how the Parquet file is encoded)."""
 
 import hashlib
 import json
@@ -15,12 +15,12 @@ BATCH_ROWS = 4096
 
 
 def canonical_json(value: Any) -> bytes:
-    """The one spelling of a JSON value: keys sorted, no spaces, ASCII only. ValueError for NaN and infinities."""
+    """Return the canonical JSON of a value: keys sorted, no spaces, ASCII only. ValueError for NaN and infinities."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode()
 
 
 def plain_json(value: Any) -> Any:
-    """The same value as plain JSON: numpy scalars as Python's own, NaN and infinities as null, keys as strings."""
+    """Return the value as plain JSON: numpy scalars as Python scalars, NaN and infinities as null, keys as strings."""
     if isinstance(value, dict):
         return {str(key): plain_json(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -33,12 +33,12 @@ def plain_json(value: Any) -> Any:
 
 
 def sha256_of_json(value: Any) -> str:
-    """Hex SHA-256 of `canonical_json(value)`."""
+    """Return the hex SHA-256 of `canonical_json(value)`."""
     return hashlib.sha256(canonical_json(value)).hexdigest()
 
 
 def sha256_of_file(path: Path) -> str:
-    """Hex SHA-256 of a file's bytes, read in chunks."""
+    """Return the hex SHA-256 of a file's bytes, read in chunks."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(CHUNK_BYTES):
@@ -47,10 +47,10 @@ def sha256_of_file(path: Path) -> str:
 
 
 def sha256_of_rows(path: Path) -> str:
-    """Hex SHA-256 of a Parquet table's rows.
+    """Return the hex SHA-256 of a Parquet table's rows.
 
-    Row order, column names, types and values count. Column order, compression, encoding, row groups and the width of
-    offsets (`string` or `large_string`) do not. Memory: a batch of rows at a time.
+    It depends on row order, column names, types and values. It does not depend on column order, compression, encoding,
+    row groups or the width of offsets (`string` or `large_string`). Memory: one batch of rows at a time.
     """
     file = pq.ParquetFile(path)
     columns = {field.name: _column(field.type) for field in file.schema_arrow}
@@ -85,7 +85,7 @@ def _column(type_: pa.DataType) -> "_Column":
 
 
 class _Column:
-    """Feeds the values of one column, batch after batch, into hashes that do not see where a batch ends."""
+    """Hashes the values of one column, batch after batch. The hashes do not depend on batch boundaries."""
 
     def __init__(self, type_name: str) -> None:
         self.type_name = type_name
@@ -138,7 +138,7 @@ class _BytesColumn(_Column):
 
 
 class _SpelledColumn(_BytesColumn):
-    """Rare types (dates, decimals), by their text."""
+    """Rare types (dates, decimals), hashed as text."""
 
     def update_values(self, array: pa.Array) -> None:
         super().update_values(array.cast(pa.string()))
@@ -173,7 +173,7 @@ class _StructColumn(_Column):
 
 
 def _bytes_of(array: pa.Array) -> memoryview:
-    """The values of a fixed-width array without nulls, as bytes."""
+    """Return the values of a fixed-width array without nulls, as bytes."""
     width = array.type.bit_width // 8
     data = array.buffers()[1]
     if data is None or len(array) == 0:

@@ -1,4 +1,4 @@
-"""One writer at a time, across processes: file locks that end with the process that holds them."""
+"""File locks: one writer at a time across processes. A lock ends with the process that holds it."""
 
 import contextlib
 import fcntl
@@ -14,12 +14,15 @@ POLL_SECONDS = 0.2
 
 
 def _ignore(message: str) -> None:
-    """The listener of whoever does not want to hear that it waits."""
+    """Discard the message that the caller waits for a lock."""
 
 
 class FileLock:
-    """An exclusive lock on a file. The kernel frees it when its holder ends, however it ends; the file itself stays,
-    since removing it would let two holders in. Two threads of one process exclude each other, too."""
+    """An exclusive lock on a file. The kernel releases it when its holder ends, for any reason.
+
+    The file itself stays, because removing it would allow two holders. Two threads of one process also exclude each
+    other.
+    """
 
     def __init__(self, path: Path, purpose: str) -> None:
         self.path = path
@@ -27,7 +30,7 @@ class FileLock:
         self._descriptor: int | None = None
 
     def try_acquire(self) -> bool:
-        """Take the lock if it is free."""
+        """Take the lock if it is free, and return whether it was free."""
         with translate_write_errors():
             self.path.parent.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -40,26 +43,25 @@ class FileLock:
             os.close(descriptor)
             raise
         self._descriptor = descriptor
-        with contextlib.suppress(
-            OSError
-        ):  # the note for those who wait is a courtesy; a full disk must not undo the lock
+        # The note only informs waiting processes. A full disk must not undo the lock.
+        with contextlib.suppress(OSError):
             os.ftruncate(descriptor, 0)
             os.write(descriptor, json.dumps({"pid": os.getpid(), "purpose": self.purpose}).encode())
         return True
 
     def release(self) -> None:
-        """Give the lock back; harmless if it is not held."""
+        """Release the lock. Does nothing if it is not held."""
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
 
     def keep(self) -> None:
-        """Hold it on in the program that this process becomes (exec), until that ends; its children do not have it."""
+        """Keep the lock after exec, until the new program ends. Its children do not have the lock."""
         if self._descriptor is not None:
             os.set_inheritable(self._descriptor, True)
 
     def holder(self) -> str:
-        """Who holds it, in words, as far as its note says."""
+        """Return a description of the process that holds it, from its note."""
         try:
             note = json.loads(self.path.read_text(encoding="utf-8"))
             return f"process {note['pid']} ({note['purpose']})"
@@ -68,7 +70,7 @@ class FileLock:
 
     @contextlib.contextmanager
     def hold(self, say: Callable[[str], None] = _ignore) -> Iterator[None]:
-        """Hold the lock for a `with` block, waiting as long as it takes; `say` hears once for whom it waits."""
+        """Hold the lock for a `with` block, after waiting without a limit. `say` receives the current holder once."""
         waited = False
         while not self.try_acquire():
             if not waited:

@@ -1,4 +1,4 @@
-"""manifest.json: what an artifact is, what it was made from, by whom and with what; hash-linked to its inputs'."""
+"""manifest.json: an artifact's content, inputs, user and tools. Hashes link it to the manifests of its inputs."""
 
 import json
 from dataclasses import dataclass
@@ -11,11 +11,11 @@ from ft_pipeline.store.pickles import begins_like_a_pickle, named_like_a_pickle
 
 NAME = "manifest.json"
 VOLATILE = ("metrics.jsonl", "scores.json", "*.log")
-"""Files that hold times or speeds: they are in the manifest with their hash, but are no part of the identity."""
+"""Files that contain times or speeds. They are in the manifest with their hash, but not part of the identity."""
 
 
 class BrokenArtifact(Exception):
-    """A folder of the store that does not hold what its manifest says; the message says where."""
+    """A folder of the store does not match its manifest. The message says where."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class FileEntry:
     bytes: int
     volatile: bool = False
     rows_sha256: str | None = None
-    """For Parquet: the hash of its canonical rows, which counts for the identity in place of `sha256`."""
+    """For Parquet: the hash of its canonical rows, which replaces `sha256` in the identity."""
 
     def to_json(self) -> dict[str, Any]:
         entry: dict[str, Any] = {"path": self.path, "sha256": self.sha256, "bytes": self.bytes}
@@ -37,7 +37,7 @@ class FileEntry:
 
 
 def describe_files(folder: Path) -> list[FileEntry]:
-    """Every file below `folder`, hashed, sorted by path. BrokenArtifact for links, special files and pickles."""
+    """Return every file below `folder`, hashed, sorted by path. BrokenArtifact for links, special files and pickles."""
     entries = []
     for path in sorted(folder.rglob("*")):
         relative = path.relative_to(folder).as_posix()
@@ -57,31 +57,33 @@ def _describe_file(path: Path, relative: str) -> FileEntry:
 
 
 def fingerprint_of(kind: str, files: list[FileEntry]) -> str:
-    """The identity of an artifact: the hash of its kind and content, without logs and times."""
+    """Return the identity of an artifact: the hash of its kind and content, without logs and times."""
     content = {entry.path: entry.rows_sha256 or entry.sha256 for entry in files if not entry.volatile}
     return sha256_of_json({"kind": kind, "content": content})
 
 
 def present_files(manifest: dict[str, Any]) -> list[dict[str, Any]]:
-    """The files of an artifact as they should stand now: those that were redacted, with the hash they have since."""
-    redacted = {path: entry for each in manifest.get("redactions", ()) for path, entry in each["files"].items()}
+    """Return the files of an artifact as they should be now. Redacted files have their new hash."""
+    redacted = {
+        path: entry for redaction in manifest.get("redactions", ()) for path, entry in redaction["files"].items()
+    }
     return [entry | redacted.get(entry["path"], {}) for entry in manifest["files"]]
 
 
 def manifest_hashes(manifest: dict[str, Any], own: str | None) -> set[str]:
-    """The hashes under which later manifests may hold this one: its `own`, and those from before each redaction."""
-    earlier = {each["manifest_sha256"] for each in manifest.get("redactions", ())}
+    """Return the hashes by which later manifests may refer to this one: `own`, and those before each redaction."""
+    earlier = {redaction["manifest_sha256"] for redaction in manifest.get("redactions", ())}
     return earlier | ({own} if own else set())
 
 
 def write_seal(manifest: dict[str, Any]) -> bytes:
-    """The bytes of manifest.json: the manifest plus a hash of itself, which a careless edit breaks."""
+    """Return the bytes of manifest.json: the manifest plus a hash of itself, which a careless edit breaks."""
     body = {key: value for key, value in manifest.items() if key != "seal"}
     return canonical_json(body | {"seal": sha256_of_json(body)}) + b"\n"
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of an artifact's folder, sound in itself (files are not read). BrokenArtifact if it is not."""
+    """Return the manifest of an artifact's folder. BrokenArtifact if it is inconsistent. Its files are not read."""
     try:
         manifest = json.loads((folder / NAME).read_bytes())
         files = [FileEntry(**entry) for entry in manifest["files"]]

@@ -1,4 +1,4 @@
-"""What the manifest says of the code, the packages, the machine and the user that made an artifact."""
+"""Facts for the manifest: the code, the packages, the machine and the user that built an artifact."""
 
 import getpass
 import hashlib
@@ -38,9 +38,9 @@ PACKAGES = (
 
 @lru_cache(maxsize=1)
 def code() -> dict[str, Any]:
-    """This package's version, the hash of its source, and the git commit it runs from (null in an installed wheel).
+    """Return this package's version, its source's hash, and the git commit it runs from (null in an installed wheel).
 
-    `dirty`: whether the source differs from that commit; the hash then still tells one state from another.
+    `dirty`: whether the source differs from that commit. The hash then still identifies the source.
     """
     folder = Path(ft_pipeline.__file__).parent
     commit = _git(folder, "rev-parse", "HEAD") if _is_tracked(folder) else None
@@ -55,14 +55,14 @@ def code() -> dict[str, Any]:
 
 @lru_cache(maxsize=1)
 def packages() -> dict[str, str]:
-    """The installed versions of the packages that can change a result; nothing is imported."""
-    found = {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES}
-    return {name: value for name, value in found.items() if value}
+    """Return the installed versions of the packages that can change a result. Nothing is imported."""
+    versions = {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES}
+    return {name: value for name, value in versions.items() if value}
 
 
 @lru_cache(maxsize=1)
 def hardware() -> dict[str, Any]:
-    """The machine: platform, processor, cores this process may use, memory in bytes."""
+    """Return the machine's platform, processor, cores that this process may use, and memory in bytes."""
     return {
         "platform": platform.platform(),
         "processor": _processor(),
@@ -72,7 +72,7 @@ def hardware() -> dict[str, Any]:
 
 
 def user() -> str:
-    """The name of the operating system's user, or `unknown` where it has none (some containers)."""
+    """Return the name of the operating system's user, or `unknown` if there is none (some containers)."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):
@@ -80,7 +80,7 @@ def user() -> str:
 
 
 def _source_sha256(folder: Path) -> str:
-    """Over the names and bytes of the package's Python files."""
+    """Return the SHA-256 of the names and bytes of the package's Python files."""
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*.py")):
         digest.update(f"{path.relative_to(folder).as_posix()}\0{sha256_of_file(path)}\n".encode())
@@ -88,7 +88,7 @@ def _source_sha256(folder: Path) -> str:
 
 
 def _is_tracked(folder: Path) -> bool:
-    """Whether git tracks this package: a wheel inside another project's repository must not borrow its commit."""
+    """Return whether git tracks this package. A wheel in another project's repository must not report its commit."""
     return bool(_git(folder, "ls-files", "--", "__init__.py"))
 
 

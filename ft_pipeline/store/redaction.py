@@ -1,8 +1,8 @@
-"""The one exception to immutability: rows taken out of artifacts and kept raw files, on record.
+"""Remove rows from artifacts and stored raw files, and record it. This is the only exception to immutability.
 
-A redacted artifact keeps its fingerprint and the hashes of its files as they were, and its manifest says under
-`redactions` what they are since, and which hash it had itself: the chain of those that hold it does not break, and an
-audit says `redacted`.
+A redacted artifact keeps its fingerprint and the original hashes of its files. Under `redactions`, its manifest lists
+the new hashes and its own earlier hash. So the chain of manifests that refer to it does not break, and an audit reports
+`redacted`.
 """
 
 import io
@@ -25,42 +25,42 @@ from ft_pipeline.store.manifest import NAME, BrokenArtifact, read_manifest, writ
 from ft_pipeline.store.scrubbing import ErasedTexts
 
 UNTOUCHED_KINDS = frozenset({"base_model", "adapter", "merged_model"})
-"""Weights hold no row as text; models that learned from one are marked by the record."""
+"""Weights contain no row as text. The record lists the models that learned from an erased row."""
 ROWS, KEYS = "rows.parquet", "keys.parquet"
 
 
 @dataclass(frozen=True)
 class Redaction:
-    """One `ft erase`, as it is recorded: redactions/000001.json, each holding the hash of the one before it."""
+    """The record of one `ft erase`: redactions/000001.json. Each record contains the hash of the previous one."""
 
     number: int
     when: str
     by: str
     reason: str
     rows: list[dict[str, Any]]
-    """format, file, row, hash (salted) of each."""
+    """format, file, row and salted hash of each erased row."""
     artifacts: list[dict[str, Any]]
     """kind, fingerprint and files of each artifact that was redacted."""
     raw_files: list[str]
-    """SHA-256 (as they were) of the kept raw files that were redacted."""
+    """Original SHA-256 of the stored raw files that were redacted."""
     models: list[dict[str, Any]]
     """Models that had learned from a row, chose their checkpoint by it or were scored on it."""
     previous_sha256: str | None = None
 
 
 def redactions(root: Path) -> list[Redaction]:
-    """All that was forgotten in the store `root`, oldest first. UserError where a record cannot be read."""
-    found = []
+    """Return all records of `ft erase` in the store `root`, oldest first. UserError if a record cannot be read."""
+    records = []
     for path in sorted((root / "redactions").glob("*.json")):
         try:
-            found.append(Redaction(**json.loads(path.read_bytes())))
+            records.append(Redaction(**json.loads(path.read_bytes())))
         except (OSError, ValueError, TypeError):
             raise UserError(f"the record redactions/{path.name} cannot be read; restore it from a backup") from None
-    return found
+    return records
 
 
 def record(root: Path, redaction: Redaction) -> Path:
-    """Append a record; its number is that of the last one + 1."""
+    """Append a record and return its path. Its number must be that of the last record + 1."""
     folder = root / "redactions"
     before = folder / f"{redaction.number - 1:06d}.json"
     chained = asdict(redaction) | {"previous_sha256": sha256_of_file(before) if before.is_file() else None}
@@ -71,7 +71,7 @@ def record(root: Path, redaction: Redaction) -> Path:
 
 
 def refuse_while_running(root: Path) -> None:
-    """UserError while any step is being built: it may hold in memory what is about to be forgotten."""
+    """Raise UserError while any step is being built, because its process may have the rows in memory."""
     for path in sorted([*(root / "locks").rglob("*"), *(root / "teachers").rglob("lock")]):
         lock = FileLock(path, "forgetting")
         if path.is_file() and not lock.try_acquire():
@@ -80,10 +80,10 @@ def refuse_while_running(root: Path) -> None:
 
 
 def redact_artifact(folder: Path, secrets: ErasedTexts, note: dict[str, Any]) -> tuple[list[str], list[str]]:
-    """Take the secrets out of an artifact's files and of its manifest: (files that changed, files that are damaged).
+    """Remove the erased texts from an artifact's files and manifest. Return (changed files, damaged files).
 
-    The manifest goes first: cut off here, the same call again ends what it began. A manifest that alone changed is
-    named; nothing is where the artifact holds none of them.
+    The manifest is written first: after an interruption, the same call completes the work. The manifest is listed only
+    if nothing else changed. No changed file is listed if the artifact contains none of the texts.
     """
     try:
         manifest = read_manifest(folder)
@@ -93,7 +93,7 @@ def redact_artifact(folder: Path, secrets: ErasedTexts, note: dict[str, Any]) ->
     summary = secrets.value(manifest["summary"])
     if not changed and summary == manifest["summary"]:
         return [], damaged
-    files = {name: {"sha256": sha256(it).hexdigest(), "bytes": len(it)} for name, it in changed.items()}
+    files = {name: {"sha256": sha256(content).hexdigest(), "bytes": len(content)} for name, content in changed.items()}
     with translate_write_errors():
         if manifest["files"]:
             entry = {**note, "manifest_sha256": sha256_of_file(folder / NAME), "files": files}
@@ -117,13 +117,13 @@ def _changed_files(folder: Path, secrets: ErasedTexts) -> tuple[dict[str, bytes]
         if after != before:
             changed[name] = after
     if ROWS in changed and (folder / KEYS).is_file():
-        # Before the rows: cut off in between, the next call still sees which rows are to go.
+        # Keys are written before rows: after an interruption in between, the next call still sees which rows to remove.
         changed = {KEYS: _without_keys(folder, changed[ROWS]), **changed}
     return changed, damaged
 
 
 def _without_keys(folder: Path, rows: bytes) -> bytes:
-    """The hashes that rows are compared by, zero for those that are gone from the table beside them."""
+    """Return the content of keys.parquet, with zeros for the rows that are removed from rows.parquet."""
     before = pq.read_table(folder / ROWS, columns=["id"])["id"].to_pylist()
     after = pq.read_table(io.BytesIO(rows), columns=["id"])["id"].to_pylist()
     gone = np.array([old != new for old, new in zip(before, after, strict=True)])
@@ -135,8 +135,11 @@ def _without_keys(folder: Path, rows: bytes) -> bytes:
 
 
 def redact_loose_files(root: Path, secrets: ErasedTexts) -> None:
-    """What steps keep beside the artifacts: unfinished steps start afresh, caches are made again, and the teachers'
-    logs, whose answers were paid for, are rid of the secrets."""
+    """Remove the erased texts from the files that steps keep outside the artifacts.
+
+    Unfinished steps start again, and caches are rebuilt. The teachers' logs stay, because their answers were paid for;
+    only the texts are removed from them.
+    """
     for path in [root / "work", root / "drafts", *(path for path in (root / "cache").glob("*") if path.name != "stat")]:
         shutil.rmtree(path, ignore_errors=True)
     for path in sorted((root / "teachers").rglob("*.json*")):

@@ -1,4 +1,4 @@
-"""Texts taken out of whatever holds them: strings, JSON values, Parquet tables, files."""
+"""Remove texts from strings, JSON values, Parquet tables and files."""
 
 import html
 import io
@@ -14,40 +14,40 @@ import pyarrow.parquet as pq
 
 GONE = "[forgotten]"
 MIN_CHARS = 12
-"""Shorter texts ("Yes, it is.") tell nobody apart: they go only where they fill a cell of a row that must go."""
+"""Shorter texts ("Yes, it is.") identify no person. They are removed only where they fill a cell of an erased row."""
 CUT_CHARS = 20
-"""The least that must be left of a text that was cut short to be known by."""
+"""Minimum length at which a truncated text is still recognized."""
 KEPT = frozenset(
     {"split", "table", "file", "source", "code", "kind", "finish_reason", "name", "item", "experiment", "data_version"}
     | {"teacher", "teacher_fingerprint", "prompt_sha256", "template_sha256", "sampling", "copy_of", "subject"}
 )
-"""Columns that say where a row belongs and nothing of what it says."""
+"""Columns that show where a row belongs, but nothing of its content."""
 TEXT_SUFFIXES = frozenset({".md", ".html", ".txt", ".log", ".csv", ".yaml", ".yml"})
 
 
 @dataclass(frozen=True)
 class ErasedTexts:
-    """What is to be forgotten."""
+    """The rows to erase and their texts."""
 
     marks: Mapping[str, str]
-    """Row id → the mark that takes its place."""
+    """Row id → the marker that replaces it."""
     texts: frozenset[str] = frozenset()
-    """Texts of the rows that stand in no other row."""
+    """Texts of the rows that are in no other row."""
     cells: frozenset[str] = field(default_factory=frozenset)
-    """All texts of the rows, short and common ones too."""
+    """All texts of the rows, including short and common texts."""
 
     @cached_property
     def _forms(self) -> list[str]:
-        """Each long text as it may stand in a file, longest first: plain, escaped once or twice for JSON, for HTML."""
+        """The forms of each long text in a file, longest first: plain, escaped once or twice for JSON, or for HTML."""
         forms = set()
         for text in (text for text in self.texts if len(text) >= MIN_CHARS):
             once = {json.dumps(text, ensure_ascii=ascii)[1:-1] for ascii in (True, False)}
-            twice = {json.dumps(each)[1:-1] for each in once}
+            twice = {json.dumps(escaped)[1:-1] for escaped in once}
             forms |= {text, html.escape(text), *once, *twice}
         return sorted(forms, key=len, reverse=True)
 
     def text(self, text: str) -> str:
-        """`text` without them: each whole one, and each that is cut short at the end of the text or by an ellipsis."""
+        """Return `text` without the erased texts, complete or truncated (by the end of `text` or by an ellipsis)."""
         for form in self._forms:
             if form[:MIN_CHARS] in text:
                 text = _cut_out(text, form)
@@ -56,11 +56,11 @@ class ErasedTexts:
         return text
 
     def may_be_in(self, text: str) -> bool:
-        """A quick look: False means that nothing of them is there."""
+        """Check quickly whether `text` may contain an erased text or id. False is certain; True is not."""
         return any(form[:MIN_CHARS] in text for form in self._forms) or any(identity in text for identity in self.marks)
 
     def value(self, value: Any) -> Any:
-        """A JSON value with its strings so treated."""
+        """Return a JSON value with the erased texts removed from its strings."""
         if isinstance(value, str):
             return self.text(value)
         if isinstance(value, Mapping):
@@ -68,7 +68,7 @@ class ErasedTexts:
         return [self.value(item) for item in value] if isinstance(value, list) else value
 
     def content(self, name: str, content: bytes) -> bytes:
-        """A file's bytes, by the ending of its name; files of other kinds (weights) as they are."""
+        """Return a file's bytes without the erased texts. The suffix selects the method; weights are unchanged."""
         suffix = "." + name.rsplit(".", 1)[-1].lower() if "." in name else ""
         if suffix == ".parquet":
             return self._parquet(content)
@@ -77,16 +77,16 @@ class ErasedTexts:
         if suffix == ".jsonl":
             return b"\n".join(self._json(line) for line in content.split(b"\n"))
         if suffix in TEXT_SUFFIXES:
-            found = content.decode("utf-8", "surrogateescape")
-            return self.text(found).encode("utf-8", "surrogateescape")
+            decoded = content.decode("utf-8", "surrogateescape")
+            return self.text(decoded).encode("utf-8", "surrogateescape")
         return content
 
     def _json(self, content: bytes) -> bytes:
         try:
             value = json.loads(content)
         except ValueError:
-            found = content.decode("utf-8", "surrogateescape")
-            return self.text(found).encode("utf-8", "surrogateescape")
+            decoded = content.decode("utf-8", "surrogateescape")
+            return self.text(decoded).encode("utf-8", "surrogateescape")
         scrubbed = self.value(value)
         if scrubbed == value:
             return content
@@ -100,12 +100,12 @@ class ErasedTexts:
         if scrubbed == rows:
             return content
         target = io.BytesIO()
-        schema = pa.schema([each.with_nullable(True) for each in table.schema], table.schema.metadata)
+        schema = pa.schema([column.with_nullable(True) for column in table.schema], table.schema.metadata)
         pq.write_table(pa.Table.from_pylist(scrubbed, schema=schema), target, compression="zstd")
         return target.getvalue()
 
     def row(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        """A table's row: blank but for where it belongs if it is one of them by its id; else without their texts."""
+        """Return a table's row: blank except for KEPT columns if its id is erased, else without the erased texts."""
         mark = self.marks.get(row.get("id") or "")
         if mark is not None:
             blank = {key: item if key in KEPT else _blank(item) for key, item in row.items()}
@@ -113,7 +113,7 @@ class ErasedTexts:
         scrubbed = {key: self.value(item) for key, item in row.items()}
         if scrubbed == row:
             return scrubbed
-        # A row that holds one of the texts is about it: its short cells and its hash of the prompt go too.
+        # A row that contains one of the texts is about it: its short cells and its prompt hash are removed too.
         short = {key: GONE for key, item in row.items() if isinstance(item, str) and item in self.cells}
         return {**scrubbed, **short, **({"group": ""} if row.get("group") else {})}
 
@@ -130,22 +130,22 @@ class ErasedTexts:
 
 
 def _cut_out(text: str, form: str) -> str:
-    at = text.find(form[:MIN_CHARS])
-    while at >= 0:
-        length = _common(text, at, form)
-        end = at + length
+    position = text.find(form[:MIN_CHARS])
+    while position >= 0:
+        length = _common(text, position, form)
+        end = position + length
         cut = length >= CUT_CHARS and (end == len(text) or text[end] == "…")
         if length == len(form) or cut:
-            text = text[:at] + GONE + text[end:]
-            at += len(GONE)
+            text = text[:position] + GONE + text[end:]
+            position += len(GONE)
         else:
-            at += 1
-        at = text.find(form[:MIN_CHARS], at)
+            position += 1
+        position = text.find(form[:MIN_CHARS], position)
     return text
 
 
 def _common(text: str, at: int, form: str) -> int:
-    """How many characters of `form` stand at a place."""
+    """Return how many characters of `form` match `text` from the position `at`."""
     if text.startswith(form, at):
         return len(form)
     pairs = zip(text[at : at + len(form)], form, strict=False)
@@ -163,15 +163,15 @@ def _blank(item: Any) -> Any:
 
 
 def _strings(column: Any) -> list[Any]:
-    """The string arrays within a column."""
-    found = []
+    """Return the string arrays within a column."""
+    arrays = []
     for chunk in column.chunks if isinstance(column, pa.ChunkedArray) else [column]:
         kind = chunk.type
         if pa.types.is_dictionary(kind):
-            found += _strings(chunk.dictionary_decode())
+            arrays += _strings(chunk.dictionary_decode())
         elif pa.types.is_string(kind) or pa.types.is_large_string(kind):
-            found.append(chunk)
+            arrays.append(chunk)
         elif pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_struct(kind):
             parts = chunk.flatten()
-            found += [text for part in (parts if isinstance(parts, list) else [parts]) for text in _strings(part)]
-    return found
+            arrays += [text for part in (parts if isinstance(parts, list) else [parts]) for text in _strings(part)]
+    return arrays

@@ -1,4 +1,4 @@
-"""What would be built, before it is: the hash of a spec finds an artifact."""
+"""The spec of an artifact, known before it is built. The hash of the spec finds the artifact."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -21,12 +21,12 @@ class Spec:
     """The code and library versions that matter for the result."""
     seed: int = 0
     handling: dict[str, Any] = field(default_factory=dict, compare=False)
-    """How the work is done and not what comes of it: rates, budgets, prices. Plain JSON, handed to whoever does it, and
-    no part of the hash, so that a raised budget makes nothing stale."""
+    """Settings that affect how the work is done but not its result: rates, budgets, prices. Plain JSON that the worker
+    receives. It is not part of the hash, so that a higher budget makes nothing stale."""
 
     def to_json(self) -> dict[str, Any]:
-        """The form in which it is hashed and stands in the manifest."""
-        inputs = {name: {"kind": kind, "fingerprint": found} for name, (kind, found) in self.inputs.items()}
+        """Return the JSON form that is hashed and written to the manifest."""
+        inputs = {name: {"kind": kind, "fingerprint": fingerprint} for name, (kind, fingerprint) in self.inputs.items()}
         return {
             "kind": self.kind,
             "inputs": inputs,
@@ -36,7 +36,7 @@ class Spec:
         }
 
     def seeds(self) -> dict[str, int]:
-        """Every seed that the step was given, by where it stands: its own, and those of its settings."""
+        """Return every seed of the step by its location: `seed`, and those in its settings."""
         return {"seed": self.seed, **dict(_seeds_in(self.config, ""))}
 
     @cached_property
@@ -45,7 +45,7 @@ class Spec:
         return sha256_of_json(self.to_json())
 
     def with_code_version(self, version: str) -> "Spec":
-        """The same spec, built by another version of the step's code."""
+        """Return the same spec with another version of the step's code."""
         return replace(self, versions=self.versions | {"code": version})
 
 

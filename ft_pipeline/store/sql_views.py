@@ -1,4 +1,4 @@
-"""Stable names over the current tables: views.sql for any DuckDB shell, `query` for `ft sql`."""
+"""SQL views with stable names over the current tables: views.sql for any DuckDB shell, `query` for `ft sql`."""
 
 import contextlib
 from collections import defaultdict
@@ -22,7 +22,7 @@ POINTERS = "current_artifacts"
 
 @dataclass(frozen=True)
 class ViewFile:
-    """One Parquet file behind a view."""
+    """One Parquet file of a view."""
 
     name: str
     experiment: str | None
@@ -30,17 +30,17 @@ class ViewFile:
 
 
 class QueryResult(NamedTuple):
-    """What a query gave."""
+    """The result of a query."""
 
     columns: list[str]
     rows: list[tuple[Any, ...]]
 
 
 def view_parts(store: ArtifactStore) -> dict[str, list[ViewFile]]:
-    """View name → the files behind it.
+    """Return the files of each view: view name → files.
 
-    `rows.parquet` of an asset gives the view ASSET, any other `x.parquet` gives ASSET_x. Experiments' tables are
-    united, with the column `experiment` in front.
+    `rows.parquet` of an asset gives the view ASSET; any other `x.parquet` gives ASSET_x. The tables of experiments are
+    combined, with `experiment` as the first column.
     """
     parts: dict[str, list[ViewFile]] = defaultdict(list)
     for pointer in AssetPointers(store.root).all():
@@ -52,18 +52,18 @@ def view_parts(store: ArtifactStore) -> dict[str, list[ViewFile]]:
 
 
 def _statements(parts: dict[str, list[ViewFile]], source_of: Callable[[ViewFile], str]) -> list[str]:
-    """The views, each over `source_of` of its files, and `training_rows` over both splits of `training_data`."""
-    views = [_view(name, [_select(part, source_of(part)) for part in each]) for name, each in parts.items()]
+    """Return a view over `source_of` of its files for each name, and `training_rows` over both training splits."""
+    views = [_view(name, [_select(part, source_of(part)) for part in files]) for name, files in parts.items()]
     splits = [split for split in ("train", "validation") if f"training_data_{split}" in parts]
     if splits:
         views.append(
-            _view("training_rows", [f"SELECT '{each}' AS split, * FROM training_data_{each}" for each in splits])
+            _view("training_rows", [f"SELECT '{split}' AS split, * FROM training_data_{split}" for split in splits])
         )
     return views
 
 
 def write_views(store: ArtifactStore) -> Path:
-    """Write views.sql anew. It is for a shell of one's own: `duckdb -init data/store/views.sql`."""
+    """Rewrite views.sql and return its path. It serves any DuckDB shell: `duckdb -init data/store/views.sql`."""
     target = store.root / "views.sql"
     views = _statements(view_parts(store), lambda part: f"read_parquet({_text(str(part.path))})")
     text = "-- Views over the current tables; written anew after each materialization.\n" + "\n".join(views) + "\n"
@@ -73,9 +73,9 @@ def write_views(store: ArtifactStore) -> Path:
 
 
 def query(store: ArtifactStore, sql: str) -> QueryResult:
-    """Run one reading statement over the current tables, in memory. UserError for anything else, and for its errors.
+    """Run one read-only statement over the current tables, in memory. UserError for other statements and for errors.
 
-    The tables are handed over as open datasets, so the query itself may touch no file at all, to read or to write.
+    The tables are passed as open datasets. The query itself is not allowed to read or write any file.
     """
     with _connection(store) as connection:
         try:
@@ -95,12 +95,12 @@ def _connection(store: ArtifactStore) -> Iterator[duckdb.DuckDBPyConnection]:
     try:
         connection.execute("SET enable_progress_bar = false")
         parts = view_parts(store)
-        for part in (part for each in parts.values() for part in each):
+        for part in (part for files in parts.values() for part in files):
             connection.register(_source(part), pyarrow.dataset.dataset([str(part.path)], format="parquet"))
         for statement in _statements(parts, lambda part: _quote(_source(part))):
             connection.execute(statement)
         connection.execute(_pointers_view(AssetPointers(store.root).all()))
-        connection.execute("SET python_enable_replacements = false")  # a variable of this process is no table
+        connection.execute("SET python_enable_replacements = false")  # a Python variable is not a table
         connection.execute("SET enable_external_access = false")
         connection.execute("SET lock_configuration = true")
         yield connection
@@ -113,7 +113,7 @@ def _view(name: str, selects: list[str]) -> str:
 
 
 def _source(part: ViewFile) -> str:
-    """The name under which a file's dataset is known to a connection."""
+    """Return the name under which a connection registers a file's dataset."""
     return f"__{part.name}@{part.experiment or ''}"
 
 

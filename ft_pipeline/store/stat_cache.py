@@ -1,4 +1,4 @@
-"""SHA-256 of files that have not changed since they were last read, without reading them again."""
+"""Cached SHA-256 of files. A file that has not changed since it was last read is not read again."""
 
 import json
 import time
@@ -8,15 +8,15 @@ from pathlib import Path
 from ft_pipeline.store.atomic_files import write_atomically
 from ft_pipeline.store.hashing import sha256_of_file, sha256_of_json
 
-# A file that was written this recently may be written again within the same tick of its time stamp, unseen.
+# A file written this recently may be written again within the same timestamp tick. Its stat would not show that.
 RACY_NANOSECONDS = 2_000_000_000
 
 
 class StatCache:
     """One small JSON per folder: name → (size, mtime, ctime, inode) and hash.
 
-    ctime cannot be set from user space, so an edit that puts size and mtime back is still seen. Losing the cache, or
-    two writers at once, costs a second read, nothing else.
+    ctime cannot be set from user space, so an edit that restores size and mtime is still detected. Losing the cache, or
+    two writers at the same time, costs only another read.
     """
 
     def __init__(self, root: Path) -> None:
@@ -29,25 +29,25 @@ class StatCache:
         read: Callable[[Path], str] = sha256_of_file,
         failed: dict[str, OSError] | None = None,
     ) -> dict[str, str]:
-        """Hash of each file of `folder`, by name (relative path); `read` is called for those that changed.
+        """Return the hash of each file of `folder`, by name (relative path). `read` is called for changed files.
 
-        failed: takes the files that are not there or cannot be read; without it the first of them is an OSError.
+        failed: receives the files that are missing or unreadable. Without it, the first of them raises OSError.
         """
         cache_file = self.root / f"{sha256_of_json(str(folder.resolve()))[:32]}.json"
         known = _load(cache_file)
-        found: dict[str, list] = {}
+        entries: dict[str, list] = {}
         for name in names:
             try:
-                found[name] = self._one(folder / name, known.get(name), read)
+                entries[name] = self._one(folder / name, known.get(name), read)
             except OSError as error:
                 if failed is None:
                     raise
                 failed[name] = error
-        fresh = {name: entry for name, entry in found.items() if not _racy(entry)}
+        fresh = {name: entry for name, entry in entries.items() if not _racy(entry)}
         merged = known | fresh
         if fresh != {name: known.get(name) for name in fresh}:
             self._save(cache_file, merged)
-        return {name: entry[-1] for name, entry in found.items()}
+        return {name: entry[-1] for name, entry in entries.items()}
 
     @staticmethod
     def _one(path: Path, known: list | None, read: Callable[[Path], str]) -> list:
@@ -60,7 +60,7 @@ class StatCache:
     def _save(path: Path, entries: dict[str, list]) -> None:
         try:
             write_atomically(path, json.dumps(entries).encode())
-        except OSError:  # a store that cannot be written is still one to read from
+        except OSError:  # a read-only store can still be read
             return
 
 

@@ -1,1 +1,1 @@
-"""Bytes to rows, rows to conversations: nothing is dropped in silence."""
+"""Raw files to validated tables and conversations. Every row that is not used is recorded with a reason."""

@@ -1,4 +1,4 @@
-"""What became of the rows: plain records that the Dagster layer and the command line show."""
+"""Row counts, checks and warnings per file and table: plain data that the Dagster layer and the command line show."""
 
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -8,7 +8,7 @@ FIRST_ROWS = 5
 
 @dataclass(frozen=True)
 class CheckResult:
-    """One thing that must hold before anything downstream may use the table."""
+    """Result of one check that a table must pass before later steps may use it."""
 
     passed: bool
     message: str
@@ -17,7 +17,7 @@ class CheckResult:
 
 @dataclass(frozen=True)
 class RowWarning:
-    """Something worth a look that keeps no row from being used."""
+    """A warning about rows. The rows are still used."""
 
     code: str
     message: str
@@ -27,12 +27,12 @@ class RowWarning:
 
 @dataclass
 class FileAccount:
-    """read = accepted + quarantined + duplicates, for every file."""
+    """Row counts of one file: read = accepted + quarantined + duplicates."""
 
     file: str
     sha256: str = ""
     status: str = "accepted"
-    """accepted, or refused."""
+    """accepted or refused."""
     read: int = 0
     accepted: int = 0
     quarantined: int = 0
@@ -40,13 +40,13 @@ class FileAccount:
     error_code: str | None = None
     error_message: str | None = None
     max_quarantined: float | None = None
-    """The file's own ceiling."""
+    """Maximum quarantined share of this file, from its sidecar; None if the sidecar does not set it."""
     split: str | None = None
-    """test: a golden test file."""
+    """`test` for a golden test file."""
     allow: list[str] = field(default_factory=list)
     """Codes that the file's sidecar allows."""
     reasons: dict[str, list[int]] = field(default_factory=dict)
-    """Code → rows set aside for it, ascending."""
+    """Code → numbers of the rows set aside for it, ascending."""
 
     @property
     def balanced(self) -> bool:
@@ -55,19 +55,19 @@ class FileAccount:
 
 @dataclass
 class TableReport:
-    """The account of one table."""
+    """Row counts, checks and warnings of one table."""
 
     data_format: str
     files: list[FileAccount]
     checks: dict[str, CheckResult]
-    """all_files_readable, rows_accounted_for, quarantined_share, some_rows_accepted."""
+    """Keys: all_files_readable, rows_accounted_for, quarantined_share, some_rows_accepted."""
     warnings: list[RowWarning]
     preview: list[dict[str, Any]]
-    """The first accepted rows, long texts cut."""
+    """The first accepted rows, with long texts shortened."""
     rows_hash: str
-    """sha256 over the ids of the accepted rows with their files and row numbers, in order."""
+    """SHA-256 over the ids of the accepted rows with their files and row numbers, in order."""
     files_from_cache: int = 0
-    """Unchanged files, of which it was known what reading them gives."""
+    """Number of unchanged files whose result came from the cache."""
 
     @property
     def read(self) -> int:
@@ -87,7 +87,7 @@ class TableReport:
 
     @property
     def reasons(self) -> dict[str, int]:
-        """Code → number of rows, most first."""
+        """Code → number of rows, most frequent first."""
         counts: dict[str, int] = {}
         for file in self.files:
             for code, rows in file.reasons.items():
@@ -99,7 +99,7 @@ class TableReport:
         return all(check.passed for check in self.checks.values())
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON; of each reason and warning only the first rows."""
+        """Plain JSON with only the first rows of each reason and warning."""
         files = []
         for file in self.files:
             entry = asdict(file)
@@ -125,7 +125,7 @@ class TableReport:
 
 @dataclass
 class FileReport:
-    """What the pipeline would do with one file."""
+    """Result of validating one file (`ft validate`)."""
 
     account: FileAccount
     data_format: str

@@ -1,4 +1,4 @@
-"""The table of a format: all files of its folder read, validated, deduplicated and written, every row accounted for."""
+"""Builds the table of one format: reads, validates, deduplicates and writes all its files. Every row is counted."""
 
 import tempfile
 from collections.abc import Callable, Collection, Iterator
@@ -72,12 +72,12 @@ def build_table(
     progress: Callable[[int], None] | None = None,
     cache: FolderCache | None = None,
 ) -> TableReport:
-    """Write rows.parquet, set_aside.parquet and files.parquet into `out` (a folder, made if need be), and for alpaca
-    and sharegpt keys.parquet, what the conversations compare rows by.
+    """Write rows.parquet, set_aside.parquet and files.parquet into the folder `out`, which is created if missing.
 
-    Nothing raises for bad data: refused files, and a share of quarantined rows above the ceiling, are failed checks of
-    the report. No files give an empty table. `excluded` holds the ids (`row_id`) of forgotten rows.
-    `progress` is told the number of rows that each batch read. `cache`: what reading unchanged files gave.
+    For alpaca and sharegpt, also write keys.parquet: the keys by which the conversations compare rows. Bad data raises
+    no error: refused files, and a quarantined share above its limit, are failed checks of the report. Without files
+    the table is empty. `excluded` has the ids (`row_id`) of erased rows. `progress` receives the number of rows read
+    after each batch. `cache` stores the results of files, so that unchanged files are not read again.
     """
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".work-", dir=out) as folder:
@@ -100,18 +100,18 @@ def build_table(
 
 
 def rows_schema(data_format: str) -> pa.Schema:
-    """Of rows.parquet: the format's own columns, then where the row comes from and its id."""
+    """Schema of rows.parquet: the format's columns, then the file, number and id of the row."""
     return schema_of(data_format, "file", "row", "id")
 
 
 def _write_rows(data_format: str, verdict: DuplicateFlags, path: Path) -> tuple[str, list[dict[str, Any]], list[int]]:
-    """(hash of the rows, preview, rows written per file)."""
+    """Write rows.parquet. Returns (hash of the rows, preview, number of rows written per file)."""
     digest, written = RowsDigest(), []
     preview: list[dict[str, Any]] = []
     schema = rows_schema(data_format)
     with pq.ParquetWriter(path, schema, **PARQUET) as writer:
-        for at, file in enumerate(verdict.files):
-            stays, count, begin = verdict.of_file(at)[0] == 0, 0, 0
+        for index, file in enumerate(verdict.files):
+            stays, count, begin = verdict.of_file(index)[0] == 0, 0, 0
             for batch in file.row_batches():
                 mask = stays[begin : begin + batch.num_rows]
                 begin += batch.num_rows
@@ -136,7 +136,7 @@ def _shown(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def cut(value: Any) -> Any:
-    """Long texts, shortened for showing."""
+    """The value with long texts shortened for display."""
     if isinstance(value, str):
         return value if len(value) <= PREVIEW_CHARS else value[: PREVIEW_CHARS - 1] + "…"
     if isinstance(value, list):
@@ -145,40 +145,40 @@ def cut(value: Any) -> Any:
 
 
 def _write_set_aside(data_format: str, verdict: DuplicateFlags, path: Path) -> list[int]:
-    """Faulty rows, then copies, file by file; the number written per file."""
+    """Write each file's faulty rows, then its duplicates and contradicting pairs. Returns the rows written per file."""
     written = []
     with pq.ParquetWriter(path, SET_ASIDE, compression="zstd") as writer:
-        for at, file in enumerate(verdict.files):
+        for index, file in enumerate(verdict.files):
             count = 0
             for batch in file.aside_batches():
                 table = _with_file(pa.Table.from_batches([batch]), file.source.name)
                 copy_of = pa.nulls(table.num_rows, pa.string())
                 writer.write_table(table.append_column("copy_of", copy_of).select(SET_ASIDE.names))
                 count += table.num_rows
-            for copies in _copies(data_format, verdict, at):
+            for copies in _copies(data_format, verdict, index):
                 count += _write_tuples(writer, copies)
             written.append(count)
     return written
 
 
 def _copies(data_format: str, verdict: DuplicateFlags, at: int) -> Iterator[list[tuple]]:
-    """The rows of a file that copy or contradict another one. Their raw text is the row as JSON, as it was read."""
+    """Yield the rows of a file that duplicate or contradict another row. Their raw text is the row read, as JSON."""
     file, begin = verdict.files[at], 0
     codes, of = verdict.of_file(at)
     for batch in file.row_batches():
         positions = np.flatnonzero(codes[begin : begin + batch.num_rows])
         rows = batch.take(pa.array(positions)).to_pylist() if positions.size else []
-        found = []
+        entries = []
         for position, row in zip(positions.tolist(), rows, strict=True):
             code, origin = CODES[codes[begin + position]], verdict.origin(int(of[begin + position]))
             raw = raw_json({name: _own(row[name]) for name in COLUMNS[data_format] if row[name] is not None})
-            found.append((file.source.name, row["row"], code, WORDS[code].format(origin=origin), raw, origin))
+            entries.append((file.source.name, row["row"], code, WORDS[code].format(origin=origin), raw, origin))
         begin += batch.num_rows
-        yield found
+        yield entries
 
 
 def _own(value: Any) -> Any:
-    """A cell without the keys that its turns do not have."""
+    """The cell. If it is a list of turns, the null keys of each turn are removed."""
     return plain(value) if isinstance(value, list) and value and isinstance(value[0], dict) else value
 
 

@@ -1,4 +1,4 @@
-"""The key under which the result of reading a raw file is cached: a hash of everything that the result depends on."""
+"""The cache key of a raw file's result: a hash of everything that the result depends on."""
 
 import hashlib
 import json
@@ -12,7 +12,7 @@ _LIBRARIES = ("orjson", "pandas", "pandera", "pyarrow")
 
 
 def key_of(sha256: str, data_format: str, suffix: str, sidecar: Any, excluded: Collection[str]) -> str:
-    """The key of what reading a file gives, from the hash of its content."""
+    """The cache key of a file's result. `sha256` is the hash of the file's content."""
     parts = {
         "file": sha256,
         "format": data_format,
@@ -26,8 +26,10 @@ def key_of(sha256: str, data_format: str, suffix: str, sidecar: Any, excluded: C
 
 @cache
 def code_hash(package: Path) -> str:
-    """Hash of the source of `package`, folders inside it included, and of the libraries that it reads with: no changed
-    rule can reuse an old result."""
+    """Hash of the source of `package`, subfolders included, and of the versions of the libraries that it reads with.
+
+    A changed rule therefore never reuses an old result.
+    """
     digest = hashlib.sha256()
     for path in sorted(package.rglob("*.py")):
         digest.update(path.relative_to(package).as_posix().encode() + b"\x00" + path.read_bytes())

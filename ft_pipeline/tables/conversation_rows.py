@@ -1,4 +1,4 @@
-"""The rows of the alpaca and the sharegpt table side by side, as turns."""
+"""The rows of the alpaca and sharegpt tables together, as turns."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -27,17 +27,17 @@ class ConversationRows:
 
     folders: Sequence[Path]
     keys: Keys
-    """Without shingles until `with_texts` has read the texts."""
+    """Has no shingles until `with_texts` reads the texts."""
     table: np.ndarray
-    """uint8: an index of TABLES."""
+    """uint8: an index into TABLES."""
     file: np.ndarray
-    """int32: an index of `files`."""
+    """int32: an index into `files`."""
     files: list[str]
     row: np.ndarray
     golden: np.ndarray
-    """bool: of a golden test file."""
+    """bool: the row is in a golden test file."""
     lenient: np.ndarray
-    """bool: of a file that may hold copies of other rows."""
+    """bool: the row is in a file that may contain duplicates of other rows."""
     prompt_hits: np.ndarray
     """bool: the prompt shares a phrase with the general suite."""
     answer_hits: np.ndarray
@@ -46,17 +46,17 @@ class ConversationRows:
         return len(self.row)
 
     def origin(self, at: int) -> str:
-        """table/file:row."""
+        """The origin of a row as `table/file:row`."""
         return f"{TABLES[self.table[at]]}/{self.files[self.file[at]]}:{self.row[at]}"
 
     @property
     def compared_already(self) -> bool:
-        """Whether no two rows can be near each other, because the one table there is has been deduplicated."""
+        """Whether no two rows can be near each other: only one table has rows, and it is fully deduplicated."""
         return not (self.golden.any() or self.lenient.any() or len(np.unique(self.table)) > 1)
 
 
 def load_conversation_rows(alpaca: Path, sharegpt: Path) -> ConversationRows:
-    """Where the rows of both table artifacts come from, and their keys."""
+    """Load the origins and keys of the rows of both table artifacts."""
     files: list[str] = []
     parts: list[dict[str, np.ndarray]] = []
     for number, folder in enumerate((alpaca, sharegpt)):
@@ -88,9 +88,9 @@ def load_conversation_rows(alpaca: Path, sharegpt: Path) -> ConversationRows:
 
 
 def with_texts(staged: ConversationRows, phrases: Phrases, work: Path) -> ConversationRows:
-    """The same rows with their shingles and what they share with the general suite: reads all texts."""
+    """The same rows with their shingles and their overlap with the general suite. Reads all texts."""
     store = ShingleFile(work / "shingles.u64")
-    found: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+    parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
     for folder, name in zip(staged.folders, TABLES, strict=True):
         path = folder / "rows.parquet"
         batches = (messages_of(table, name) for table in table_batches(path))
@@ -98,10 +98,10 @@ def with_texts(staged: ConversationRows, phrases: Phrases, work: Path) -> Conver
             partial(_look_at, phrases=phrases), batches, 2 * path.stat().st_size
         ):
             store.append(shingles)
-            found.append((lengths, prompt_hits, answer_hits))
-    if not found:
+            parts.append((lengths, prompt_hits, answer_hits))
+    if not parts:
         return staged
-    lengths, prompt_hits, answer_hits = (np.concatenate(column) for column in zip(*found, strict=True))
+    lengths, prompt_hits, answer_hits = (np.concatenate(column) for column in zip(*parts, strict=True))
     keys = replace(staged.keys, shingles=store.read(), lengths=lengths)
     return replace(staged, keys=keys, prompt_hits=prompt_hits, answer_hits=answer_hits)
 
@@ -113,14 +113,14 @@ def _look_at(messages: pa.Array, phrases: Phrases) -> tuple[np.ndarray, np.ndarr
 
 
 def table_batches(path: Path) -> Iterator[pa.Table]:
-    """The rows of a rows.parquet, some at a time."""
+    """Yield the rows of a rows.parquet in batches of BATCH_ROWS."""
     with pq.ParquetFile(path) as file:
         for batch in file.iter_batches(batch_size=BATCH_ROWS):
             yield pa.Table.from_batches([batch])
 
 
 def messages_of(table: pa.Table, name: str) -> pa.Array:
-    """The turns of rows of the table `name`, as list<struct<role, content>>."""
+    """The turns of rows of the table `name`, in the type MESSAGES."""
     return table["messages"].combine_chunks() if name == "sharegpt" else alpaca_messages(table)
 
 
@@ -132,7 +132,7 @@ def alpaca_messages(table: pa.Table) -> pa.Array:
 
 
 def _plain_alpaca_messages(table: pa.Table) -> pa.Array:
-    """The same without system and history, by Arrow's kernels."""
+    """Like alpaca_messages for rows without system and history, with Arrow's kernels."""
     count = table.num_rows
     instruction, extra, output = (table[name].combine_chunks() for name in ("instruction", "input", "output"))
     prompt = plain_prompts(instruction, extra).cast(pa.string())

@@ -1,4 +1,7 @@
-"""Alpaca and ShareGPT rows as conversations of one schema, each in its split, none trained on that must not be."""
+"""Alpaca and ShareGPT rows as conversations of one schema, each with its split.
+
+Training rows that are near a held-out row are set aside.
+"""
 
 import tempfile
 from collections.abc import Sequence
@@ -49,7 +52,7 @@ ASIDE_SCHEMA = pa.schema([("table", pa.string()), *SET_ASIDE])
 
 @dataclass
 class ConversationsReport:
-    """The account of the conversations."""
+    """Row counts, checks and warnings of the conversations."""
 
     read: int
     """Rows of the two tables."""
@@ -60,13 +63,13 @@ class ConversationsReport:
     tables: dict[str, dict[str, int]]
     """Table → split → rows."""
     checks: dict[str, CheckResult]
-    """rows_accounted_for, no_prompt_straddles, every_split_has_rows."""
+    """Keys: rows_accounted_for, no_prompt_straddles, every_split_has_rows."""
     warnings: list[RowWarning]
     rows_hash: str
     conflicting_rows: int = 0
-    """Rows whose prompt has another answer elsewhere; equal prompts share a split."""
+    """Rows whose prompt also has a different answer. Equal prompts share a split."""
     answers_sharing_general: int = 0
-    """Training rows whose answer shares 13 words in a row with the general suite: counted, kept."""
+    """Training rows whose answer shares 13 consecutive words with the general suite. They are counted and kept."""
     preview: list[dict[str, Any]] = field(default_factory=list)
 
     @property
@@ -82,7 +85,7 @@ class ConversationsReport:
 def build_conversations(
     alpaca: Path, sharegpt: Path, out: Path, *, settings: DataSettings, general_questions: list[str]
 ) -> ConversationsReport:
-    """Write rows.parquet and set_aside.parquet into `out` from the folders of the two tables; either may be empty."""
+    """Write rows.parquet and set_aside.parquet into `out` from the folders of the two tables. A table may be empty."""
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".work-", dir=out) as work:
         staged = load_conversation_rows(alpaca, sharegpt)
@@ -145,10 +148,10 @@ def _write_aside(
     if not positions.size:
         return 0
     entries = []
-    for at, row in zip(positions.tolist(), table.take(pa.array(positions)).to_pylist(), strict=True):
-        message, copy_of = fates.notes[begin + at]
+    for position, row in zip(positions.tolist(), table.take(pa.array(positions)).to_pylist(), strict=True):
+        message, copy_of = fates.notes[begin + position]
         origin = {name: row[name] for name in ("table", "file", "row")}
-        code = CODES[fates.code[begin + at]]
+        code = CODES[fates.code[begin + position]]
         entries.append(
             {**origin, "code": code, "message": message, "raw": raw_json(plain(row["messages"])), "copy_of": copy_of}
         )
@@ -215,20 +218,20 @@ def _filled(splits: dict[str, int], settings: DataSettings) -> CheckResult:
 
 
 def _warnings(several: int, shared_answers: int) -> list[RowWarning]:
-    found = []
+    warnings = []
     if several:
         message = (
             f"{several:,} row(s) share their prompt with rows that answer differently; each prompt is in one split"
         )
-        found.append(RowWarning("conflicting_answers", message))
+        warnings.append(RowWarning("conflicting_answers", message))
     if shared_answers:
         message = f"{shared_answers:,} training answer(s) share 13 words in a row with the general suite; they stay"
-        found.append(RowWarning("answers_share_general", message))
-    return found
+        warnings.append(RowWarning("answers_share_general", message))
+    return warnings
 
 
 def count_words(folder: Path) -> list[int]:
-    """How many words each conversation of an artifact has."""
+    """The number of words in each conversation of an artifact."""
     counts: list[int] = []
     with pq.ParquetFile(folder / "rows.parquet") as file:
         for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=["messages"]):

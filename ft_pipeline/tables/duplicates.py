@@ -1,4 +1,4 @@
-"""Which of the accepted rows of a table stay: copies and contradictions across all its files, in name order."""
+"""Duplicates and contradicting pairs among the accepted rows of all files of a table, in the order of file names."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,33 +21,33 @@ WORDS = {
 
 @dataclass
 class DuplicateFlags:
-    """For every accepted row of all files, one after the other."""
+    """One entry per accepted row of all files, in the order of the files."""
 
     code: np.ndarray
-    """uint8, an index of CODES; 0 stays."""
+    """uint8: an index into CODES; 0 if the row is kept."""
     of: np.ndarray
-    """int64: the position of the row it copies or contradicts, or -1."""
+    """int64: the position of the row that it duplicates or contradicts, or -1."""
     starts: list[int]
-    """Where each file's rows begin; one more entry at the end."""
+    """The position of each file's first row. The last entry is the total number of rows."""
     files: list[FileResult]
     keys: Keys
 
     def origin(self, position: int) -> str:
-        """file:row of a row by its position."""
-        at = int(np.searchsorted(self.starts, position, side="right")) - 1
-        return f"{self.files[at].source.name}:{self.files[at].rows[position - self.starts[at]]}"
+        """The origin of the row at `position`, as `file:row`."""
+        index = int(np.searchsorted(self.starts, position, side="right")) - 1
+        return f"{self.files[index].source.name}:{self.files[index].rows[position - self.starts[index]]}"
 
     def of_file(self, at: int) -> tuple[np.ndarray, np.ndarray]:
-        """(code, of) of the rows of one file."""
+        """(code, of) for the rows of one file."""
         part = slice(self.starts[at], self.starts[at + 1])
         return self.code[part], self.of[part]
 
 
 def flag_duplicates(files: list[FileResult], shingles: np.ndarray) -> DuplicateFlags:
-    """Judge the accepted rows of all files; `shingles` are those of all of them.
+    """Flag duplicates and contradicting pairs among the accepted rows; `shingles` are those of all files, in order.
 
-    Golden test files are held against each other only: what copies them in a training file must leave training, not
-    the test.
+    Rows of golden test files are compared only with each other. If a training row duplicates a golden row, the
+    training row must be removed later, and the golden row must stay.
     """
     starts = np.concatenate([[0], np.cumsum([len(file.rows) for file in files])]).astype(np.int64)
     keys = merge([file.keys for file in files], shingles)
@@ -76,7 +76,7 @@ def _mark_copies(verdict: DuplicateFlags, rows: np.ndarray, copies: DuplicateMat
 
 
 def _mark_contradictions(verdict: DuplicateFlags, pairs: np.ndarray) -> None:
-    """A kept pair whose reverse stands in an earlier kept pair."""
+    """Flag each kept pair that reverses an earlier kept pair."""
     earlier: dict[int, int] = {}
     for position, (pair, reverse) in enumerate(pairs.tolist()):
         if verdict.code[position]:
@@ -88,10 +88,10 @@ def _mark_contradictions(verdict: DuplicateFlags, pairs: np.ndarray) -> None:
 
 
 def fill_accounts(verdict: DuplicateFlags) -> None:
-    """Fill in the accounts of the files: accepted, quarantined, duplicates, reasons."""
-    for at, file in enumerate(verdict.files):
+    """Set accepted, quarantined, duplicates and reasons in the accounts of the files."""
+    for index, file in enumerate(verdict.files):
         reasons = {code: list(rows) for code, rows in file.reasons.items()}
-        codes, _ = verdict.of_file(at)
+        codes, _ = verdict.of_file(index)
         for number in range(1, len(CODES)):
             if (rows := file.rows[codes == number]).size:
                 reasons.setdefault(CODES[number], []).extend(rows.tolist())
@@ -103,7 +103,7 @@ def fill_accounts(verdict: DuplicateFlags) -> None:
 
 
 def conflicts(prompt: np.ndarray, answer: np.ndarray) -> np.ndarray:
-    """Positions of rows whose prompt has other answers too (keys of the normalised texts), ascending."""
+    """Positions of rows whose prompt also has other answers, ascending. Both arrays are keys of normalized texts."""
     first_prompt = first_index(prompt)
     differs = answer != answer[first_prompt]
     groups = np.zeros(len(prompt), dtype=bool)
@@ -112,11 +112,13 @@ def conflicts(prompt: np.ndarray, answer: np.ndarray) -> np.ndarray:
 
 
 def conflict_warnings(verdict: DuplicateFlags) -> Iterator[RowWarning]:
-    """One warning per file that holds a question with several answers."""
+    """One warning per file with questions that other rows answer differently."""
     kept = np.flatnonzero(verdict.code == 0)
     rows = kept[conflicts(verdict.keys.prompt[kept], verdict.keys.answer[kept])]
-    for at, file in enumerate(verdict.files):
-        mine = rows[(rows >= verdict.starts[at]) & (rows < verdict.starts[at + 1])] - verdict.starts[at]
-        if mine.size:
-            message = f"{mine.size:,} row(s) ask a question that other rows answer differently; they stay in one split"
-            yield RowWarning("conflicting_answers", message, file.rows[mine].tolist(), file.source.name)
+    for index, file in enumerate(verdict.files):
+        conflicting = rows[(rows >= verdict.starts[index]) & (rows < verdict.starts[index + 1])] - verdict.starts[index]
+        if conflicting.size:
+            message = (
+                f"{conflicting.size:,} row(s) ask a question that other rows answer differently; they stay in one split"
+            )
+            yield RowWarning("conflicting_answers", message, file.rows[conflicting].tolist(), file.source.name)

@@ -1,6 +1,6 @@
-"""Forgotten rows: the salted hashes of data/excluded.yaml, and the mark that stands in a raw file in a row's place.
+"""Erased rows: the salted hashes in data/excluded.yaml, and the marker that replaces an erased row in a raw file.
 
-A hash tells whether a row that is seen again is one of them, and nothing of what it said.
+A hash identifies an erased row that comes back. It reveals nothing about the row's text.
 """
 
 import hmac
@@ -28,7 +28,7 @@ HEADER = """\
 
 @dataclass(frozen=True)
 class Excluded:
-    """The forgotten rows of one format: `identity in excluded`, where an identity is a row's id."""
+    """The erased rows of one format. Test with `identity in excluded`, where `identity` is a row's id."""
 
     salt: str = ""
     hashes: frozenset[str] = frozenset()
@@ -40,11 +40,11 @@ class Excluded:
         return len(self.hashes)
 
     def __iter__(self) -> Iterator[str]:
-        """What tells one list of forgotten rows from another; no ids, which nobody knows any more."""
+        """Yield `salt:hash` of each erased row, to distinguish two lists of them. The ids are no longer known."""
         return (f"{self.salt}:{hashed}" for hashed in sorted(self.hashes))
 
     def to_json(self) -> dict[str, Any]:
-        """What a table's spec says of them."""
+        """The entry in a table's spec: salt and hashes, or {} if no row is erased."""
         return {"salt": self.salt, "hashes": sorted(self.hashes)} if self.hashes else {}
 
     @classmethod
@@ -58,32 +58,36 @@ def salted(identity: str, salt: str) -> str:
 
 
 def erasure_marker(hashed: str) -> str:
-    """What stands in the place of a row with this salted hash."""
+    """The text that replaces a row with this salted hash."""
     return f"excluded:{hashed}"
 
 
 def is_erasure_marker(value: Mapping[str, Any]) -> bool:
-    """Whether a raw row is the mark of a forgotten one: its first value that is not empty says so."""
+    """Whether a raw row is an erasure marker: its first value that is not empty is `excluded:HASH`."""
     first = next((item for item in value.values() if item is not None and item != ""), None)
     return type(first) is str and first.startswith("excluded:") and MARK.match(first) is not None
 
 
 def read_excluded(data_dir: Path, data_format: str) -> Excluded:
-    """The forgotten rows of a format. UserError where data/excluded.yaml cannot be understood: rows that must not be
-    trained on would come back in silence."""
+    """The erased rows of a format.
+
+    Raises UserError if data/excluded.yaml is invalid: otherwise erased rows would be used again without notice.
+    """
     document = _read(data_dir / FILE)
     hashes = frozenset(row["hash"] for row in document["rows"] if row["format"] == data_format)
     return Excluded(document["salt"], hashes)
 
 
 def salt_of(data_dir: Path) -> str:
-    """The project's salt; a new one where nothing was forgotten yet."""
+    """The project's salt, or a new salt if no row has been erased yet."""
     return _read(data_dir / FILE)["salt"] or secrets.token_hex(16)
 
 
 def add_excluded(data_dir: Path, salt: str, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Add rows (`hash`, `format`, `file`, `row`, `when`, `by`, `reason`) to data/excluded.yaml; known ones stay as
-    they are."""
+    """Add rows (`hash`, `format`, `file`, `row`, `when`, `by`, `reason`) to data/excluded.yaml.
+
+    Rows that are already listed stay unchanged.
+    """
     path = data_dir / FILE
     known = _read(path)["rows"]
     hashes = {(row["hash"], row["format"]) for row in known}

@@ -1,4 +1,4 @@
-"""What reading one raw file gave, before it is known which of its rows are copies: files in a folder of its own."""
+"""The result of reading one raw file, before duplicates are known. Each result has a separate folder for its rows."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -25,36 +25,36 @@ class SourceFile:
     """One raw file of a format folder."""
 
     name: str
-    """Relative to the format folder: what people see, and what rows carry as their origin."""
+    """Path relative to the format folder. It is shown to users and stored as the origin of rows."""
     path: Path
-    """Where its bytes lie (the folder itself, or a snapshot)."""
+    """Where its bytes are: in the format folder or in a snapshot."""
     sha256: str
-    """Of its content; empty where nobody has looked, it is then always read."""
+    """Hash of its content. Empty if the hash is unknown; the file is then always read."""
     sidecar: dict[str, Any] | None = None
-    """The parsed YAML beside it."""
+    """The parsed YAML of its sidecar."""
     data_dir: Path | None = None
-    """The folder that the path must not lead out of; None: the folder that the path lies in."""
+    """The folder that must contain the path; None: the parent folder of the path."""
     refused: tuple[str, str] | None = None
-    """(code, message) of a file that could not even be taken from the user's folder."""
+    """(code, message) of a file that could not be taken from the user's folder."""
     fetch: Callable[[], Path] | None = None
-    """Brings its bytes to where they can be read, if they do not lie at `path`; called only if they must be read."""
+    """Returns a path with its bytes, if they are not at `path`. Called only if the file must be read."""
 
 
 @dataclass
 class FileResult:
-    """One file, read. A refused one has an account and nothing else."""
+    """Result of reading one file. A refused file has only an account."""
 
     source: SourceFile
     account: FileAccount
     sidecar: Sidecar = PLAIN
     folder: Path | None = None
-    """Holds the accepted rows, in order, and the faulty ones (chunk.ASIDE)."""
+    """Contains the accepted rows, in order, and the faulty rows (schema: process_batch.ASIDE)."""
     rows: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
     """The row numbers of the accepted rows."""
     keys: Keys = field(default_factory=lambda: merge([]))
     pairs: np.ndarray = field(default_factory=lambda: np.empty((0, 2), dtype=np.uint64))
     reasons: dict[str, list[int]] = field(default_factory=dict)
-    """Code → faulty rows."""
+    """Code → numbers of the faulty rows."""
     warnings: list[RowWarning] = field(default_factory=list)
 
     @property
@@ -62,25 +62,25 @@ class FileResult:
         return self.account.status == "refused"
 
     def row_batches(self) -> Iterator[pa.RecordBatch]:
-        """The accepted rows: the format's columns, `row`, `id`."""
+        """Yield the accepted rows: the format's columns, `row`, `id`."""
         for path in sorted(self.folder.glob(_ROWS)) if self.folder else ():
             yield from _read_stream(path)
 
     def aside_batches(self) -> Iterator[pa.RecordBatch]:
-        """The faulty rows."""
+        """Yield the faulty rows."""
         if self.folder:
             yield from _read_stream(self.folder / ASIDE)
 
 
 def refused(source: SourceFile, error: Refused) -> FileResult:
-    """A file that is not used, and why."""
+    """The result of a file that is not used, with the error in its account."""
     account = FileAccount(file=source.name, sha256=source.sha256, status="refused")
     account.error_code, account.error_message = error.code, error.message
     return FileResult(source, account)
 
 
 def rows_path(folder: Path, first_row: int) -> Path:
-    """Where the rows of a batch go that begins with `first_row`: names in the order of the rows."""
+    """The file for the rows of a batch that begins with `first_row`. File names sort in the order of the rows."""
     return folder / f"rows-{first_row:015d}.arrow"
 
 
@@ -96,7 +96,7 @@ def _read_stream(path: Path) -> Iterator[pa.RecordBatch]:
 
 
 def save(collected: FileResult, folder: Path) -> None:
-    """Write what `load` needs beside the rows."""
+    """Write everything that `load` needs, except the rows."""
     account = collected.account
     note = {
         "refused": [account.error_code, account.error_message] if collected.refused else None,
@@ -114,7 +114,7 @@ def save(collected: FileResult, folder: Path) -> None:
 
 
 def load(source: SourceFile, account: FileAccount, sidecar: Sidecar, folder: Path) -> FileResult:
-    """What `save` wrote, as if the file had been read; `account` holds what its sidecar says."""
+    """The result that `save` wrote. `account` already has the settings of the sidecar."""
     note = json.loads((folder / _NOTE).read_text())
     if note["refused"]:
         return refused(source, Refused(*note["refused"]))
@@ -134,10 +134,10 @@ def load(source: SourceFile, account: FileAccount, sidecar: Sidecar, folder: Pat
 
 
 def all_shingles(files: list[FileResult], work: Path) -> np.ndarray:
-    """The shingles of all files, one after the other; on disk, so that they do not fill the memory."""
+    """The shingles of all files, in the order of the files. They are on disk, so that they do not fill the memory."""
     if len(files) == 1:
         return files[0].keys.shingles
     together = ShingleFile(work / SHINGLES)
-    for each in files:
-        together.append(each.keys.shingles)
+    for file in files:
+        together.append(file.keys.shingles)
     return together.read()

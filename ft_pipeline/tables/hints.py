@@ -1,4 +1,4 @@
-"""What a person should look at, though no row is set aside for it: names in brackets that were never filled in."""
+"""Warnings about placeholders in square brackets that were never filled in. No row is set aside for them."""
 
 import re
 
@@ -16,12 +16,12 @@ _PLACEHOLDER = re.compile(rf"\[(?:{_FIRST_WORDS}){_REST}\](?!\()", re.IGNORECASE
 
 
 def locate(texts: pa.Array, owners: np.ndarray) -> dict[str, list[int]]:
-    """{possible_placeholder: the rows (values of `owners`) whose texts hold one, each once, ascending}; {} for none."""
+    """{possible_placeholder: the rows (values of `owners`) whose texts have one, unique and ascending}; {} for none."""
     bracketed = np.flatnonzero(pc.match_substring(texts, "[").to_numpy(zero_copy_only=False))
-    rows = {int(owners[at]) for at in bracketed.tolist() if _PLACEHOLDER.search(texts[at].as_py())}
+    rows = {int(owners[position]) for position in bracketed.tolist() if _PLACEHOLDER.search(texts[position].as_py())}
     return {POSSIBLE_PLACEHOLDER: sorted(rows)} if rows else {}
 
 
 def message(count: int) -> str:
-    """Of the warning."""
+    """The text of the warning."""
     return f"{count:,} row(s) may hold a placeholder in square brackets, such as [Your Name]; they are used as they are"

@@ -1,4 +1,4 @@
-"""Read raw files into accepted rows on disk and keys in memory, before it is known which of them are copies."""
+"""Reads raw files: accepted rows go to disk, their keys stay in memory. Duplicates are not known yet."""
 
 from collections.abc import Callable, Collection
 from dataclasses import replace
@@ -38,7 +38,7 @@ _NO_SHINGLES = np.empty(0, dtype=np.uint64)
 
 
 class Ingestor:
-    """Reads the files of one format folder, one after the other, into a work folder; from the cache what it has."""
+    """Reads the files of one format folder, in order, into a work folder. Unchanged files come from the cache."""
 
     def __init__(
         self,
@@ -51,11 +51,11 @@ class Ingestor:
         self.data_format, self.work, self.excluded, self.cache = data_format, work, excluded, cache
         self.progress = progress or (lambda rows: None)
         self.from_cache = 0
-        """Files that were not read."""
+        """Number of files that came from the cache and were not read."""
         self._files = 0
 
     def collect(self, source: SourceFile) -> FileResult:
-        """Read one file, or take what reading it gave. What is wrong with it as a whole stands in its account."""
+        """Read one file, or load its result from the cache. If the file is refused, its account has the error."""
         if source.refused:
             return refused(source, Refused(*source.refused))
         account = FileAccount(file=source.name, sha256=source.sha256)
@@ -80,7 +80,7 @@ class Ingestor:
             return refused(source, error)
 
     def _read(self, collected: FileResult) -> FileResult:
-        """Fill in what the file holds. One that is refused for what it holds comes back as such."""
+        """Read the content of the file into `collected`. If the content is refused, return a refused result instead."""
         source, folder = collected.source, collected.folder
         assert folder is not None
         path = source.fetch() if source.fetch else source.path
@@ -126,7 +126,7 @@ class Ingestor:
 def _process_into(
     batch: Batch, folder: Path, data_format: str, sidecar: Sidecar, excluded: Collection[str]
 ) -> BatchResult:
-    """chunk.process, with the rows and the shingles put into files: they are too much to send between processes."""
+    """Run process_batch and write its rows and shingles to files: they are too large to send between processes."""
     chunk = process_batch(batch, data_format, sidecar, excluded)
     write_stream(rows_path(folder, batch.rows[0]), chunk.table)
     chunk.keys.shingles.tofile(_part(folder, batch))
@@ -138,7 +138,7 @@ def _part(folder: Path, batch: Batch) -> Path:
 
 
 class _FileTotals:
-    """What adds up over the batches of a file."""
+    """Totals over the batches of a file."""
 
     def __init__(self) -> None:
         self.read = self.objects = self.known = 0
@@ -150,7 +150,7 @@ class _FileTotals:
         self.hints: dict[str, list[int]] = {}
         self.unknown: set[str] = set()
         self.first: tuple[int, str] | None = None
-        """The first line that is no JSON, and why."""
+        """Number of the first line that is not JSON, and why."""
 
     def add(self, batch: Batch, chunk: BatchResult) -> None:
         self.read += chunk.read
@@ -161,37 +161,37 @@ class _FileTotals:
         self.rows.append(chunk.rows)
         self.keys.append(chunk.keys)
         self.pairs.append(chunk.pairs)
-        for found, more in ((self.reasons, chunk.reasons), (self.hints, chunk.hints)):
-            for code, rows in more.items():
-                found.setdefault(code, []).extend(rows)
+        for total, added in ((self.reasons, chunk.reasons), (self.hints, chunk.hints)):
+            for code, rows in added.items():
+                total.setdefault(code, []).extend(rows)
         if len(self.unknown) <= MAX_NAMED_COLUMNS:
             self.unknown |= chunk.unknown
 
     @property
     def first_fault(self) -> str:
-        """What is wrong with the first line, in brackets."""
+        """The error of the first line that is not JSON, in parentheses, or an empty string."""
         return f" (line {self.first[0]} is {self.first[1]})" if self.first else ""
 
     def warnings(self, file: str) -> list[RowWarning]:
-        found = []
+        warnings = []
         if self.unknown:
             names = ", ".join(sorted(self.unknown)[:MAX_NAMED_COLUMNS])
             more = ", and more" if len(self.unknown) > MAX_NAMED_COLUMNS else ""
             message = f"nothing reads these, they are dropped: {names}{more}; a sidecar's `columns` can map them"
-            found.append(RowWarning("ignored_columns", message, file=file))
+            warnings.append(RowWarning("ignored_columns", message, file=file))
         for kind, rows in sorted(self.hints.items()):
             personal = f"{len(rows):,} row(s) may hold {NAMES.get(kind)}; nothing is masked"
             message = personal if kind in NAMES else placeholder_message(len(rows))
-            found.append(RowWarning(kind, message, rows, file))
-        return found
+            warnings.append(RowWarning(kind, message, rows, file))
+        return warnings
 
 
 def _refuse_broken_array(batch: Batch, chunk: BatchResult) -> None:
-    """An array is one JSON text: where an element is no JSON, the whole cannot be read."""
+    """Raise Refused if an array element is not JSON. An array is one JSON text, so the whole file is then invalid."""
     if batch.offsets is not None and chunk.broken:
         row, message = chunk.broken
-        at = batch.offsets[batch.rows.index(row)]
-        raise Refused("invalid_json", f"element {row} of the JSON array, at byte {at}, is {message}")
+        offset = batch.offsets[batch.rows.index(row)]
+        raise Refused("invalid_json", f"element {row} of the JSON array, at byte {offset}, is {message}")
 
 
 def _refuse_whole(gathered: _FileTotals, data_format: str) -> None:

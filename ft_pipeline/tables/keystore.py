@@ -1,4 +1,4 @@
-"""What a table leaves for the conversations: the keys of its accepted rows, so that no text is normalised twice."""
+"""The keys of a table's accepted rows, stored for the conversations, so that each text is normalized only once."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ def write_keys(keys: Keys, kept: np.ndarray, path: Path) -> None:
 
 
 def read_keys(path: Path) -> Keys:
-    """The keys that write_keys wrote; without shingles."""
+    """The keys that write_keys wrote, without shingles."""
     table = pq.read_table(path)
     hashes = {name: table[name].to_numpy() for name in _HASHES}
     group = np.stack([table["group_high"].to_numpy(), table["group_low"].to_numpy()], axis=1)

@@ -1,4 +1,4 @@
-"""A batch of raw rows into accepted records, faults and keys: the one path that validation and training share."""
+"""One batch of raw rows to accepted rows, faults and keys. Validation and training share this code."""
 
 from collections.abc import Callable, Container
 from dataclasses import dataclass, field
@@ -35,43 +35,43 @@ ASIDE = pa.schema([("row", pa.int64()), ("code", pa.string()), ("message", pa.st
 
 @dataclass
 class BatchResult:
-    """What became of one batch."""
+    """Result of processing one batch of raw rows."""
 
     read: int
     table: pa.Table | None
-    """Accepted rows: the format's columns, `row`, `id`. None where they have been put into a file."""
+    """Accepted rows: the format's columns, `row`, `id`. None after they are written to a file."""
     rows: np.ndarray
-    """int64: their numbers."""
+    """int64: the row numbers of the accepted rows."""
     keys: Keys
     aside: pa.Table
-    """Faulty rows, as ASIDE."""
+    """Faulty rows, in the schema ASIDE."""
     reasons: dict[str, list[int]]
-    """Code → faulty rows, ascending."""
+    """Code → numbers of the faulty rows, ascending."""
     pairs: np.ndarray
-    """Preferences: uint64 of (prompt, chosen, rejected) and of its reverse, normalised; shape (rows, 2)."""
+    """Preferences: uint64 hashes of (prompt, chosen, rejected) and of its reverse, normalized; shape (rows, 2)."""
     hints: dict[str, list[int]]
-    """Code of a warning → rows that it is about."""
+    """Warning code → numbers of the rows that it concerns."""
     unknown: set[str] = field(default_factory=set)
-    """Columns and keys of turns that nothing reads, as a person may read them."""
+    """Columns and turn keys that are not used, quoted for display."""
     objects: int = 0
     known: int = 0
-    """Rows that are objects, and rows that have the format's required keys."""
+    """Number of rows that are objects, and number of rows that have the format's required keys."""
     broken: tuple[int, str] | None = None
-    """The first row that is no JSON, and why (nesting that is too deep is JSON)."""
+    """Number of the first row that is not JSON, and why. (Nesting that is too deep is still JSON.)"""
 
 
 def process_batch(
     batch: Batch, data_format: str, sidecar: Sidecar, excluded: Container[str] = frozenset()
 ) -> BatchResult:
-    """Parse, convert and validate a batch. Nothing is dropped: read = rows of the table + set aside."""
+    """Parse, convert and validate a batch. No row is dropped: read = rows of the table + rows set aside."""
     block, batch = batch.block, divide(batch)
     values = _parse(block, batch)
     shapes = shapes_of(values)
     converted = convert_all(data_format, values, shapes, sidecar)
     table, sources, faults = converted.columns, converted.sources, converted.faults
     views = comparison_texts(data_format, _own(table, data_format))
-    suspects = prefilter_rows(data_format, _own(table, data_format), views)
-    faults |= _close_look(data_format, table, sources, suspects.faulty, sidecar)
+    flags = prefilter_rows(data_format, _own(table, data_format), views)
+    faults |= _close_look(data_format, table, sources, flags.faulty, sidecar)
     faults |= _forgotten(table, sources, excluded)
     keep = np.isin(sources, list(faults), invert=True)
     if not keep.all():
@@ -86,38 +86,42 @@ def process_batch(
         aside=_aside(batch, faults),
         reasons=_reasons(batch, faults),
         pairs=_pairs(table) if data_format == "preferences" else np.empty((0, 2), dtype=np.uint64),
-        hints=_locate(pii.locate, _own(table, data_format), rows, suspects.personal[keep])
-        | _locate(hints.locate, _own(table, data_format), rows, suspects.faulty[keep]),
+        hints=_locate(pii.locate, _own(table, data_format), rows, flags.personal[keep])
+        | _locate(hints.locate, _own(table, data_format), rows, flags.faulty[keep]),
     )
     _describe(chunk, values, shapes, data_format, sidecar)
-    broken = ((batch.rows[at], fault.message) for at, fault in sorted(faults.items()) if fault.code == "invalid_json")
+    broken = (
+        (batch.rows[position], fault.message)
+        for position, fault in sorted(faults.items())
+        if fault.code == "invalid_json"
+    )
     chunk.broken = next((item for item in broken if not item[1].startswith("nested")), None)
     return chunk
 
 
 def _own(table: pa.Table, data_format: str) -> dict[str, pa.Array]:
-    """The format's own columns."""
+    """The columns of the format, without `id`."""
     return {name: table[name].combine_chunks() for name in COLUMNS[data_format]}
 
 
 def _close_look(
     data_format: str, table: pa.Table, sources: np.ndarray, suspected: np.ndarray, sidecar: Sidecar
 ) -> dict[int, Fault]:
-    """The faults that the format's schema finds in the suspected rows, by position in the batch."""
+    """The faults that the format's schema finds in the flagged rows, by position in the batch."""
     places = np.flatnonzero(suspected)
     if not places.size:
         return {}
     frame = _frame(data_format, _own(table.take(pa.array(places)), data_format))
-    found = find_faults(data_format, frame, sidecar.allow)
-    return {int(sources[places[position]]): fault for position, fault in found.items()}
+    faults = find_faults(data_format, frame, sidecar.allow)
+    return {int(sources[places[position]]): fault for position, fault in faults.items()}
 
 
 def _forgotten(table: pa.Table, sources: np.ndarray, excluded: Container[str]) -> dict[int, Fault]:
     if not excluded:
         return {}
     return {
-        at: FORGOTTEN
-        for at, identity in zip(sources.tolist(), table["id"].to_pylist(), strict=True)
+        position: FORGOTTEN
+        for position, identity in zip(sources.tolist(), table["id"].to_pylist(), strict=True)
         if identity in excluded
     }
 
@@ -130,21 +134,21 @@ def _parse(block: bytes | None, batch: Batch) -> list[Any]:
 
 def _aside(batch: Batch, faults: dict[int, Fault]) -> pa.Table:
     entries = [
-        {"row": batch.rows[at], "code": fault.code, "message": fault.message, "raw": _raw(batch, at, fault)}
-        for at, fault in sorted(faults.items())
+        {"row": batch.rows[position], "code": fault.code, "message": fault.message, "raw": _raw(batch, position, fault)}
+        for position, fault in sorted(faults.items())
     ]
     return pa.Table.from_pylist(entries, schema=ASIDE)
 
 
 def _reasons(batch: Batch, faults: dict[int, Fault]) -> dict[str, list[int]]:
-    found: dict[str, list[int]] = {}
-    for at, fault in sorted(faults.items()):
-        found.setdefault(fault.code, []).append(batch.rows[at])
-    return found
+    reasons: dict[str, list[int]] = {}
+    for position, fault in sorted(faults.items()):
+        reasons.setdefault(fault.code, []).append(batch.rows[position])
+    return reasons
 
 
 def _frame(data_format: str, columns: dict[str, pa.Array]) -> pd.DataFrame:
-    """Rows as pandera wants them; texts share their memory with the Arrow columns."""
+    """Rows as a DataFrame for pandera. Texts share their memory with the Arrow columns."""
     series = {}
     for name, column in columns.items():
         if name in TYPES:
@@ -175,18 +179,18 @@ def _locate(
     rows: np.ndarray,
     suspected: np.ndarray,
 ) -> dict[str, list[int]]:
-    """What `locate` finds in the suspected rows: code → row numbers."""
-    found: dict[str, set[int]] = {}
+    """What `locate` finds in the flagged rows: code → row numbers."""
+    rows_by_kind: dict[str, set[int]] = {}
     places = np.flatnonzero(suspected)
     for column in columns.values():
         texts, owners = strings_of(column.take(pa.array(places)))
         for kind, positions in locate(texts, owners).items():
-            found.setdefault(kind, set()).update(rows[places[positions]].tolist())
-    return {kind: sorted(numbers) for kind, numbers in found.items()}
+            rows_by_kind.setdefault(kind, set()).update(rows[places[positions]].tolist())
+    return {kind: sorted(numbers) for kind, numbers in rows_by_kind.items()}
 
 
 def _raw(batch: Batch, at: int, fault: Fault) -> str:
-    """The row as it stands in the file, cut. A forgotten row leaves nothing behind."""
+    """The row as it is written in the file, shortened. An erased row has an empty text."""
     if fault.code == "excluded":
         return ""
     if batch.lines is not None:
@@ -196,12 +200,12 @@ def _raw(batch: Batch, at: int, fault: Fault) -> str:
 
 
 def raw_json(value: Any) -> str:
-    """A value that came without text (a CSV row, a record) as JSON, cut."""
+    """A value that has no source text (a CSV row, a record) as JSON, shortened."""
     return orjson.dumps(value, default=repr, option=orjson.OPT_NON_STR_KEYS).decode()[:RAW_CHARS]
 
 
 def _describe(chunk: BatchResult, values: list[Any], shapes: PlacedRows, data_format: str, sidecar: Sidecar) -> None:
-    """Count what tells the file's format, and name what is dropped."""
+    """Count the rows that identify the file's format, and collect the names of dropped columns and turn keys."""
     for shape, places in shapes.items():
         names = set(rename(dict.fromkeys(shape), sidecar)) if sidecar.columns else set(shape)
         chunk.objects += len(places)
@@ -209,7 +213,7 @@ def _describe(chunk: BatchResult, values: list[Any], shapes: PlacedRows, data_fo
             chunk.known += len(places)
             chunk.unknown |= unread_columns(data_format, shape, sidecar)
     chunk.unknown |= unread_turn_keys(data_format, values, sidecar)
-    # A row that is JSON but faulty in its keys or characters is an object still.
+    # A row with a duplicate key or a lone surrogate is still an object.
     formal = sum(len(chunk.reasons.get(code, ())) for code in ("duplicate_key", "lone_surrogate"))
     chunk.known += sum(
         isinstance(value, dict) and is_erasure_marker(value) for value in values if "excluded" in chunk.reasons

@@ -1,4 +1,4 @@
-"""Every row that is not used, of every table, in one; and what a person needs to find one of them."""
+"""One table of all unused rows of all tables, and a summary for finding a row in it."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,17 +21,20 @@ RANGES_CHARS = 280
 
 @dataclass(frozen=True)
 class Part:
-    """What one table (or the conversations) set aside."""
+    """The rows that one table (or the conversations) set aside."""
 
     name: str
     folder: Path
-    """With set_aside.parquet and, of a table, files.parquet."""
+    """Contains set_aside.parquet and, for a table, files.parquet."""
     version: str = ""
     """The fingerprint of that artifact."""
 
 
 def build_quarantine(parts: Sequence[Part], out: Path) -> dict[str, Any]:
-    """Write rows.parquet of all that the parts set aside into `out`; the summary is that of `overview`, and `rows`."""
+    """Write all rows that the parts set aside to rows.parquet in `out`.
+
+    Returns the number of `rows` and the summary of QuarantineSummary.overview over all parts.
+    """
     finder, rows = QuarantineSummary(), 0
     with pq.ParquetWriter(out / "rows.parquet", SCHEMA, compression="zstd") as writer:
         for part in parts:
@@ -44,7 +47,7 @@ def build_quarantine(parts: Sequence[Part], out: Path) -> dict[str, Any]:
 
 
 def overview(part: Part) -> dict[str, Any]:
-    """What one table set aside, as Finder.overview has it."""
+    """The summary of QuarantineSummary.overview for one table."""
     finder = QuarantineSummary()
     finder.add_files(part)
     for batch in read_set_aside(part):
@@ -53,7 +56,7 @@ def overview(part: Part) -> dict[str, Any]:
 
 
 def read_set_aside(part: Part) -> Iterable[pa.Table]:
-    """The rows that a part set aside, as SCHEMA, some at a time."""
+    """Yield the rows that a part set aside, in SCHEMA, in batches."""
     with pq.ParquetFile(part.folder / "set_aside.parquet") as file:
         for batch in file.iter_batches(batch_size=BATCH_ROWS):
             table = pa.Table.from_batches([batch])
@@ -64,7 +67,7 @@ def read_set_aside(part: Part) -> Iterable[pa.Table]:
 
 
 class QuarantineSummary:
-    """Gathers, over all that was set aside, the account of each file and the rows of each reason."""
+    """Collects the account of each file and the set-aside rows of each reason."""
 
     def __init__(self) -> None:
         self._files: list[dict[str, Any]] = []
@@ -72,26 +75,30 @@ class QuarantineSummary:
         self._first: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
 
     def add_files(self, part: Part) -> None:
-        """The accounts of a table's files; rows that a later step sets aside are counted apart."""
+        """Add the accounts of a table's files. Rows that a later step sets aside are counted separately."""
         path = part.folder / "files.parquet"
         if path.exists():
             self._files += [{"table": part.name, **row} for row in pq.read_table(path).to_pylist()]
 
     def add(self, batch: pa.Table) -> None:
-        """Rows that were set aside, as SCHEMA."""
+        """Add rows that were set aside, in SCHEMA."""
         numbered = batch.append_column("at", pa.array(np.arange(batch.num_rows)))
         groups = numbered.group_by(["table", "file", "code"], use_threads=False)
         for group in groups.aggregate([("row", "list"), ("at", "list")]).to_pylist():
             key = (group["table"], group["file"], group["code"])
             self._rows.setdefault(key, []).append(np.array(group["row_list"], dtype=np.int64))
             if len(self._first) < MOST_SAMPLES or key in self._first:
-                found = self._first.setdefault(key, [])
-                for at in group["at_list"][: SAMPLES - len(found)]:
-                    found += batch.slice(at, 1).to_pylist()
+                samples = self._first.setdefault(key, [])
+                for position in group["at_list"][: SAMPLES - len(samples)]:
+                    samples += batch.slice(position, 1).to_pylist()
 
     def overview(self) -> dict[str, Any]:
-        """reasons: code → rows, most first. accounts: per file read, accepted, quarantined, duplicates and reasons.
-        where: per file and code its rows. first: the first rows of each."""
+        """Summary of all rows added so far.
+
+        reasons: code → number of rows, most frequent first. accounts: per file the numbers of rows read, accepted,
+        quarantined and duplicate, and the reasons. where: the row numbers per file and code. first: the first rows of
+        each file and code.
+        """
         counts = {key: sum(map(len, rows)) for key, rows in self._rows.items()}
         reasons: dict[str, int] = {}
         for (_, _, code), count in counts.items():
@@ -108,19 +115,19 @@ class QuarantineSummary:
         }
 
     def _account(self, file: Mapping[str, Any], counts: Mapping[tuple[str, str, str], int]) -> dict[str, Any]:
-        mine = {
+        count_by_code = {
             code: count
             for (table, name, code), count in counts.items()
             if (table, name) == (file["table"], file["file"])
         }
         own = file["quarantined"] + file["duplicates"]
-        by_code = sorted(mine.items(), key=lambda item: (-item[1], item[0]))
+        by_code = sorted(count_by_code.items(), key=lambda item: (-item[1], item[0]))
         return {
             **{
                 name: file[name]
                 for name in ("table", "file", "status", "read", "accepted", "quarantined", "duplicates")
             },
-            "later": max(sum(mine.values()) - own, 0),
+            "later": max(sum(count_by_code.values()) - own, 0),
             "reasons": ", ".join(f"{code} {count:,}" for code, count in by_code),
             "refused": f"{file['error_code']}: {file['error_message']}" if file["error_code"] else "",
         }
@@ -145,7 +152,7 @@ FIRST = ("table", "file", "row", "code", "message", "raw")
 
 
 def ranges(rows: np.ndarray, limit: int = RANGES_CHARS) -> str:
-    """Row numbers as a person writes them: `3, 7–9, 12`; cut at `limit` characters."""
+    """Row numbers as text with ranges, such as `3, 7–9, 12`, cut at `limit` characters."""
     rows = np.unique(rows)
     if not rows.size:
         return ""

@@ -1,4 +1,4 @@
-"""Why a row or a file is not used: every code, with its meaning in one line (the UI and docs/formats.md show these)."""
+"""All reason codes: why a row or a file is not used. The UI and docs/formats.md show each code with its meaning."""
 
 from dataclasses import dataclass
 
@@ -68,7 +68,7 @@ FILE_CODES: dict[str, str] = {
 }
 
 DUPLICATE_CODES = frozenset({"duplicate", "near_duplicate"})
-"""What counts as `duplicates` and not as `quarantined`."""
+"""Codes that count as `duplicates` and not as `quarantined`."""
 
 ALLOWABLE = frozenset(
     {
@@ -85,7 +85,7 @@ ALLOWABLE = frozenset(
         "near_duplicate",
     }
 )
-"""Codes that a sidecar may allow: they judge a row that can be read. The others say that there is no row to use."""
+"""Codes that a sidecar may allow: they apply to rows that can be read. The others mean that the row is unusable."""
 
 _RANK = {code: rank for rank, code in enumerate(ROW_CODES)}
 
@@ -97,11 +97,11 @@ class Fault:
     code: str
     message: str
     raw: str = ""
-    """The row's text, where only the reader still has it."""
+    """The row's text, if only the reader still has it."""
 
 
 class Refused(Exception):
-    """A file that is not used at all; `code` is one of FILE_CODES."""
+    """Raised for a file that is not used at all; `code` is one of FILE_CODES."""
 
     def __init__(self, code: str, message: str):
         super().__init__(message)
@@ -113,5 +113,5 @@ class Refused(Exception):
 
 
 def code_priority(code: str) -> int:
-    """Where a row has several faults, the one of the lowest rank is named."""
+    """The rank of a code. If a row has several faults, the fault with the lowest rank is reported."""
     return _RANK[code]

@@ -1,4 +1,4 @@
-"""The checks that a table must pass before anything downstream may use it."""
+"""The checks that a table must pass before later steps may use it."""
 
 from ft_pipeline.tables.accounts import FIRST_ROWS, CheckResult, FileAccount
 from ft_pipeline.tables.file_result import FileResult
@@ -9,9 +9,9 @@ WORST_CODES = 3
 def table_checks(
     data_format: str, files: list[FileResult], max_quarantined: float, written: list[int], set_aside: list[int]
 ) -> dict[str, CheckResult]:
-    """all_files_readable, rows_accounted_for, quarantined_share, some_rows_accepted.
+    """The checks all_files_readable, rows_accounted_for, quarantined_share and some_rows_accepted, by name.
 
-    written, set_aside: rows that were written for each readable file, counted at the writer and not at the reader.
+    written, set_aside: numbers of rows written for each readable file. The writer counts them, not the reader.
     """
     accounts = [file.account for file in files]
     readable = [account for account in accounts if account.status == "accepted"]
@@ -24,7 +24,7 @@ def table_checks(
 
 
 def readable_check(accounts: list[FileAccount]) -> CheckResult:
-    """Fails where a file was refused."""
+    """Fails if a file was refused."""
     refused = [account for account in accounts if account.status == "refused"]
     if not refused:
         return CheckResult(True, f"{len(accounts)} file(s) read", 0)
@@ -46,7 +46,7 @@ def _accounted(readable: list[FileAccount], written: list[int], set_aside: list[
 
 
 def share_check(folder: str, readable: list[FileAccount], max_quarantined: float) -> CheckResult:
-    """Fails where the folder (or a file with a ceiling of its own) has too large a share of quarantined rows."""
+    """Fails if the quarantined share of the folder, or of a file with a separate limit, is too large."""
     together = [account for account in readable if account.max_quarantined is None]
     faults = [_over(folder, together, max_quarantined)]
     faults += [
@@ -56,8 +56,8 @@ def share_check(folder: str, readable: list[FileAccount], max_quarantined: float
     ]
     read = sum(account.read for account in readable)
     share = sum(_faulty(account) for account in readable) / read if read else 0.0
-    found = [fault for fault in faults if fault]
-    return CheckResult(not found, "; ".join(found) or f"{share:.1%} of the rows read are quarantined", share)
+    messages = [fault for fault in faults if fault]
+    return CheckResult(not messages, "; ".join(messages) or f"{share:.1%} of the rows read are quarantined", share)
 
 
 def _over(name: str, accounts: list[FileAccount], ceiling: float) -> str | None:
@@ -72,12 +72,12 @@ def _over(name: str, accounts: list[FileAccount], ceiling: float) -> str | None:
 
 
 def _faulty(account: FileAccount) -> int:
-    """Quarantined rows that speak against the file; those that were forgotten on request do not."""
+    """The number of quarantined rows that count against the file. Rows erased on request do not count."""
     return account.quarantined - len(account.reasons.get("excluded", ()))
 
 
 def worst_codes(accounts: list[FileAccount]) -> tuple[str, str]:
-    """The commonest reasons with their counts, and the first rows that have them, as texts."""
+    """The most frequent reasons with their counts, and the first quarantined rows, as two texts."""
     from ft_pipeline.tables.reason_codes import DUPLICATE_CODES
 
     counts: dict[str, int] = {}

@@ -1,16 +1,16 @@
-"""What counts as empty, as equal and as a control token: the definitions that every table shares."""
+"""Definitions that all tables share: empty texts, equal texts, control tokens."""
 
 import re
 import unicodedata
 
 ZERO_WIDTH = "\u00ad\u061c\u180e\u200b\u200c\u200d\u200e\u200f\u2060\u2061\u2062\u2063\u2064\ufeff"
 EMPTY_CHARS = "".join(chr(point) for point in range(0x3001) if chr(point).isspace()) + ZERO_WIDTH
-"""White space and zero-width characters: a string of nothing else is empty."""
+"""White space and zero-width characters. A string with no other characters is empty."""
 
 FINAL_PUNCTUATION = " " + "".join(
     chr(point) for point in range(0x3100) if unicodedata.category(chr(point)).startswith("P")
 )
-"""Punctuation of all scripts up to CJK (NFKC folds the full-width forms), and the space that may stand before it."""
+"""Punctuation of all scripts up to CJK (NFKC folds the full-width forms), and the space that may precede it."""
 
 ASCII_PUNCTUATION = "".join(char for char in FINAL_PUNCTUATION if char.isascii())
 
@@ -31,7 +31,7 @@ SPECIAL_TOKENS = (
 )  # fmt: skip
 """The control tokens of the common chat templates (docs/formats.md lists them)."""
 
-# These four are read by RE2 (pyarrow) and by Python's re alike.
+# RE2 (pyarrow) and Python's re both read these four patterns.
 SPECIAL_TOKEN_PATTERN = "|".join(re.escape(token) for token in SPECIAL_TOKENS) + r"|<\|reserved_special_token_[0-9]+\|>"
 CONTROL_PATTERN = r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]"
 PLACEHOLDER_PATTERN = r"\{\{ *[A-Za-z][A-Za-z0-9 _/'’&-]{0,60}\}\}"
@@ -43,25 +43,25 @@ REFUSAL_PATTERN = (
     r"|^(?:(?:i am |i'm |i’m )?sorry,? but )?i (?:cannot|can(?:'|’)t|am unable to|am not able to) "
     r"(?:fulfil|fulfill|comply with|assist with|help with) (?:that|this|your|the)(?: request)?\W*$"
 )
-"""A stock refusal: an AI speaks of what it cannot do, or one sentence declines and nothing follows."""
+"""A stock refusal: an AI states what it cannot do, or one sentence declines and nothing follows."""
 
 REFUSAL_PROBE = (
     r"(?i)as an? (?:ai|large language model|language model)|(?:just|only) an ai"
     r"|i (?:cannot|can(?:'|’)t|am unable to|am not able to) (?:fulfil|comply with|assist with|help with)"
 )
 REFUSAL_PROBE_CHARS = 110
-"""Where the probe finds nothing in so many first characters, the pattern finds nothing at all; it is much faster."""
+"""If the probe does not match within this many first characters, the pattern cannot match. The probe is much faster."""
 
 _WORD = re.compile(r"\w+")
 
 
 def is_empty(text: str) -> bool:
-    """Whether nothing is left of `text` without white space and zero-width characters."""
+    """Whether `text` has only white space and zero-width characters."""
     return not text.strip(EMPTY_CHARS)
 
 
 def normalise(text: str) -> str:
-    """Texts that differ only by NFKC form, case, white space and final punctuation give the same string."""
+    """The normalized text: equal for texts that differ only in NFKC form, case, white space and final punctuation."""
     if text.isascii():
         text = text.lower()
         spaced = text.isprintable() and "  " not in text  # single spaces already: the usual case, and twice as fast

@@ -1,4 +1,4 @@
-"""What the pipeline would do with one file, without running it (`ft validate`)."""
+"""Validates one file without running the pipeline (`ft validate`)."""
 
 import tempfile
 from collections.abc import Callable, Mapping
@@ -21,7 +21,7 @@ from ft_pipeline.tables.reason_codes import Refused
 from ft_pipeline.tables.table_checks import share_check
 
 BESIDE: Any = object()
-"""Read the YAML that lies beside the file."""
+"""Default for `sidecar`: read the sidecar from the folder of the file."""
 
 
 def validate_file(
@@ -34,10 +34,10 @@ def validate_file(
     max_quarantined: float = 0.1,
     progress: Callable[[int], None] | None = None,
 ) -> FileReport:
-    """The account of one file, by the code that builds the tables.
+    """Validate one file with the code that builds the tables, and return its report.
 
-    data_dir: the folder that the file must not lead out of. against: rows that also stand in that file (or are near one
-    of its rows, or have an equal prompt) are set aside as train_test_overlap. UserError where `against` cannot be read.
+    data_dir: the folder that must contain the file. against: rows that are also in that file (or are near one of its
+    rows, or have an equal prompt) are set aside as train_test_overlap. Raises UserError if `against` cannot be read.
     """
     with tempfile.TemporaryDirectory(prefix="ft-validate-") as folder:
         collector = Ingestor(data_format, Path(folder), progress=progress)
@@ -67,8 +67,8 @@ def _collect(collector: Ingestor, path: Path, data_dir: Path, sidecar: Any) -> F
 
 
 def _warnings(verdict: DuplicateFlags, data_format: str) -> list[RowWarning]:
-    found = list(verdict.files[0].warnings)
-    return found + list(conflict_warnings(verdict)) if data_format in {"alpaca", "sharegpt"} else found
+    warnings = list(verdict.files[0].warnings)
+    return warnings + list(conflict_warnings(verdict)) if data_format in {"alpaca", "sharegpt"} else warnings
 
 
 def _ceiling(account: FileAccount, max_quarantined: float) -> list[RowWarning]:
@@ -77,12 +77,12 @@ def _ceiling(account: FileAccount, max_quarantined: float) -> list[RowWarning]:
 
 
 def _overlap(verdict: DuplicateFlags, against: Path, collector: Ingestor) -> np.ndarray:
-    """Positions of the kept rows of the file that stand in `against`."""
-    other = _collect(collector, against, against.parent, BESIDE)
-    if other.refused:
-        raise UserError(f"--against {against.name} cannot be used: {other.account.error_message}")
+    """Positions of the kept rows of the file that are in `against`, or near one of its rows."""
+    heldout = _collect(collector, against, against.parent, BESIDE)
+    if heldout.refused:
+        raise UserError(f"--against {against.name} cannot be used: {heldout.account.error_message}")
     file = verdict.files[0]
-    return np.flatnonzero((near_heldout(file.keys, other.keys) >= 0) & (verdict.code == 0))
+    return np.flatnonzero((near_heldout(file.keys, heldout.keys) >= 0) & (verdict.code == 0))
 
 
 def _set_overlap_aside(account: FileAccount, rows: np.ndarray) -> None:

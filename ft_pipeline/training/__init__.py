@@ -1,1 +1,1 @@
-"""Conversations to tokens, adapter and merged model."""
+"""Turn conversations into tokens, train an adapter and merge it."""

@@ -1,4 +1,4 @@
-"""Worker of `adapter`: what the technique changes (LoRA, QLoRA, all weights), trained on `training_data`."""
+"""Worker of `adapter`: train the weights that the technique changes (LoRA, QLoRA, all weights) on `training_data`."""
 
 import importlib.util
 import json
@@ -34,17 +34,18 @@ from ft_pipeline.training.training_data import read_split
 
 _NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
 _NO_DISK = ("No space left on device", "PytorchStreamWriter failed")
-"""How torch and safetensors say it, in errors that carry no number."""
+"""Texts of torch's and safetensors' errors, which have no error number."""
 
 
 def run(job: Job) -> dict[str, Any]:
-    """Write a PEFT folder (`full`: the whole model) and metrics.jsonl; inputs training_data, base_model, and perhaps
-    `start`, an adapter of the same shape to go on from. The reference model of dpo is what training starts from.
+    """Write a PEFT folder (`full`: the whole model) and metrics.jsonl. Inputs: training_data, base_model, optionally
+    `start`, an adapter of the same shape to continue from. The reference model of dpo is the one that training starts
+    from.
 
-    Several ranks train it together, rank 0 writes. Resumes from the newest valid checkpoint in `job.work`. UserError if
-    the token audit did not pass, the loss stops being a number, or memory or disk run out. Summary: parameters, steps,
-    best step, first and best held-out loss, tokens per second, seconds, peak memory (GB) of one process,
-    where it resumed, how many processes.
+    Several ranks train together, and rank 0 writes. Training resumes from the newest valid checkpoint in `job.work`.
+    UserError if the token audit did not pass, the loss is not finite, or memory or disk run out. Summary: parameters,
+    steps, best step, first and best held-out loss, tokens per second, seconds, peak memory (GB) of one process, the
+    step it resumed from, the number of processes.
     """
     settings = _settings(job)
     require_trackers(settings.training.report_to)
@@ -89,13 +90,14 @@ def run(job: Job) -> dict[str, Any]:
 
 
 def _settings(job: Job) -> ExperimentSettings:
-    """The settings of the spec, and what it leaves out because no result depends on it (`training.report_to`)."""
+    """Return the settings of the spec, with those that it omits because no result depends on them
+    (`training.report_to`)."""
     given = job.config["experiment"]
     return ExperimentSettings.model_validate({**given, "training": {**given["training"], **job.handling}})
 
 
 def _begins(settings: ExperimentSettings, counts: dict[str, Any], ranks: Ranks) -> str:
-    """What a person reads at the start."""
+    """Return the line that is logged at the start."""
     share = f"{counts['trainable_params']:,} of {counts['total_params']:,} parameters train"
     rate = f"learning rate {settings.training.learning_rate:g}"
     line = f"{settings.technique}: {share} ({counts['trainable_share']:.2%}), {rate}"
@@ -120,7 +122,7 @@ def _trainer(job: Job, settings: ExperimentSettings, model: Any, rows: dict[str,
 
 
 def _held_out(job: Job, settings: ExperimentSettings, validation: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The validation rows that are evaluated while training."""
+    """Return the validation rows that are evaluated during training."""
     chosen = sample(validation, settings.training.eval_rows)
     if len(chosen) < len(validation):
         job.report.log(f"held-out losses are of {len(chosen):,} of {len(validation):,} validation rows")
@@ -128,12 +130,12 @@ def _held_out(job: Job, settings: ExperimentSettings, validation: list[dict[str,
 
 
 def _dtype(settings: ExperimentSettings, device: str) -> torch.dtype:
-    """The type that products run in."""
+    """Return the type in which products run."""
     return torch.bfloat16 if settings.training.pure_bf16 else compute_dtype(device)
 
 
 def _save(trainer: TokenTrainer, settings: ExperimentSettings, job: Job) -> None:
-    """Write the best weights and the course of the training."""
+    """Write the best weights and the log history of the training."""
     best = folder_of(Path(trainer.args.output_dir), trainer.state.best_global_step)
     base = job.inputs["base_model"]
     if settings.technique == "full":
@@ -147,7 +149,7 @@ def _save(trainer: TokenTrainer, settings: ExperimentSettings, job: Job) -> None
 
 
 def require_divisible(settings: ExperimentSettings, rank: Rank) -> None:
-    """UserError for what FSDP2 cannot divide: 4-bit weights, a learned prompt, the state of 8-bit optimizers."""
+    """Raise UserError for what FSDP2 cannot shard: 4-bit weights, a learned prompt, the state of 8-bit optimizers."""
     if not rank.sharded:
         return
     if settings.technique not in ("lora", "full"):
@@ -164,22 +166,22 @@ def require_divisible(settings: ExperimentSettings, rank: Rank) -> None:
 
 
 def require_memory(settings: ExperimentSettings, job: Job, rows: Sequence[dict[str, Any]]) -> None:
-    """UserError, before any weight is loaded, where the GPU is smaller than the lower bound of the estimate."""
+    """Raise UserError, before any weight is loaded, if the GPU has less memory than the lower bound of the estimate."""
     if not job.device.startswith("cuda") or job.rank.sharded:
         return
     gpu_memory_gb = torch.cuda.get_device_properties(job.device).total_memory / 1e9
     config = json.loads((job.inputs["base_model"] / "config.json").read_text(encoding="utf-8"))
     longest = max(len(row["input_ids"]) for row in rows)
-    found = estimate_experiment(settings, config, longest, gpu_memory_gb)
-    if not found["possible"]:
+    estimate = estimate_experiment(settings, config, longest, gpu_memory_gb)
+    if not estimate["possible"]:
         raise UserError(
-            f"training needs at least {found['lower_bound_gb']:.1f} GB, and this GPU has {gpu_memory_gb:.1f} GB. "
-            f"Choose one: {'; '.join(found['advice'])}."
+            f"training needs at least {estimate['lower_bound_gb']:.1f} GB, and this GPU has {gpu_memory_gb:.1f} GB. "
+            f"Choose one: {'; '.join(estimate['advice'])}."
         )
 
 
 def require_trackers(names: Sequence[str]) -> None:
-    """UserError where a tracker of `training.report_to` is not installed."""
+    """Raise UserError if a tracker of `training.report_to` is not installed."""
     for name in names:
         if importlib.util.find_spec(name) is None:
             raise UserError(
@@ -189,7 +191,7 @@ def require_trackers(names: Sequence[str]) -> None:
 
 @contextmanager
 def _clear_errors(settings: ExperimentSettings) -> Iterator[None]:
-    """One clear error for what a user can mend; checkpoints stay where they are."""
+    """Replace errors that a user can fix by one clear UserError. Checkpoints are kept."""
     try:
         yield
     except (MemoryError, OSError, RuntimeError, SafetensorError) as error:

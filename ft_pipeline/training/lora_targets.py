@@ -1,4 +1,4 @@
-"""Which matrices LoRA stands beside: the names of the settings, held against those that the model has."""
+"""Select the matrices that LoRA adapts: compare the names in the settings with those of the model."""
 
 import re
 from typing import Any
@@ -11,22 +11,22 @@ from ft_pipeline.errors import UserError
 from ft_pipeline.settings.experiment import ATTENTION, LoraSettings
 
 _SIGNS = ("attn", "attention")
-"""In the name of the module that holds a layer's attention, whatever the architecture."""
+"""Parts of the name of a layer's attention module, whatever the architecture."""
 _OF_EXPERTS = ("gate", "gate_proj", "up_proj", "down_proj", "w1", "w2", "w3")
-"""What PEFT calls the parts of a mixture of experts, which transformers keeps as one parameter for all experts."""
+"""PEFT's names for the parts of a mixture of experts, which transformers keeps as one parameter for all experts."""
 
 
 def targets_in(model: Any, wanted: list[str] | str) -> list[str] | str:
-    """`lora.target_modules` as PEFT is to have it, for a causal LM without an adapter.
+    """Return `lora.target_modules` in the form that PEFT needs, for a causal LM without an adapter.
 
-    ATTENTION means the attention's matrices; where a model names or joins them otherwise (c_attn, qkv_proj), those.
-    UserError where another name is that of no matrix.
+    ATTENTION means the attention matrices, also if a model names or joins them differently (c_attn, qkv_proj).
+    UserError if any other name does not match a matrix.
     """
     if isinstance(wanted, str):
         return wanted
     there = _matrices(model)
     known = {*_OF_EXPERTS} if _has_experts(model) else set()
-    missing = [name for name in wanted if name not in known and not any(_ends_with(each, name) for each in there)]
+    missing = [name for name in wanted if name not in known and not any(_ends_with(full, name) for full in there)]
     if not missing:
         return wanted
     attention = sorted({".".join(name.split(".")[-2:]) for name in there if _is_of_attention(name)})
@@ -39,9 +39,9 @@ def targets_in(model: Any, wanted: list[str] | str) -> list[str] | str:
 
 
 def require_mergeable(model: Any, lora: LoraSettings) -> None:
-    """UserError where `model`, which has its adapter, learns something that could not be merged, or where a pattern is
-    of nothing that learns."""
-    adapted = {name: each for name, each in model.named_modules() if isinstance(each, BaseTunerLayer)}
+    """Raise UserError if a part of `model` (with its adapter) learns and could not be merged, or if a pattern does not
+    match any matrix that learns."""
+    adapted = {name: module for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)}
     head = model.get_output_embeddings()
     for name, module in adapted.items():
         if module is head or isinstance(module.get_base_layer(), nn.Embedding):
@@ -56,10 +56,10 @@ def require_mergeable(model: Any, lora: LoraSettings) -> None:
 
 
 def _matrices(model: Any) -> list[str]:
-    """Full names of what LoRA can stand beside, the head left out."""
+    """Full names of the matrices that LoRA can adapt, without the head."""
     head = model.get_output_embeddings()
     kinds = (nn.Linear, Conv1D)
-    return [name for name, each in model.named_modules() if isinstance(each, kinds) and each is not head]
+    return [name for name, module in model.named_modules() if isinstance(module, kinds) and module is not head]
 
 
 def _has_experts(model: Any) -> bool:

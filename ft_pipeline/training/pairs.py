@@ -1,4 +1,4 @@
-"""Rows of `dpo`: each pair as two texts, the preferred answer and the rejected one behind the same prompt."""
+"""Rows of `dpo`: each pair as two texts, the preferred and the rejected answer after the same prompt."""
 
 from typing import Any
 
@@ -18,9 +18,11 @@ PREFERRED, REJECTED = "preferred", "rejected"
 
 
 def pair_rows(job: Job, settings: ExperimentSettings, tokenizer: Any) -> tuple[list[Row], list[dict[str, Any]]]:
-    """(rows, pairs left out) of inputs preferences and conversations: all preferred ones, then all rejected ones.
+    """Return (rows, pairs left out) of the inputs preferences and conversations: all preferred rows, then all rejected
+    rows.
 
-    A pair is held out for validation by the hash of its prompt, as conversations are. UserError where a split has none.
+    The hash of its prompt decides whether a pair is held out for validation, as for conversations. UserError if a split
+    has no pair.
     """
     columns = ["id", "file", "row", "prompt_messages", "chosen", "rejected"]
     pairs = pq.read_table(job.inputs["preferences"] / "rows.parquet", columns=columns).to_pylist()
@@ -36,12 +38,12 @@ def pair_rows(job: Job, settings: ExperimentSettings, tokenizer: Any) -> tuple[l
                 f"no {split} pairs: {len(pairs)} in data/raw/preferences, {len(left_out)} of them near a held-out row; "
                 "add pairs, or change the shares in project.yaml"
             )
-    rows = [row for source in (PREFERRED, REJECTED) for row in _tokenise(tokenizer, kept, source, settings)]
+    rows = [row for source in (PREFERRED, REJECTED) for row in _tokenize(tokenizer, kept, source, settings)]
     job.report.progress(len(rows), len(rows))
     return rows, left_out
 
 
-def _tokenise(tokenizer: Any, pairs: list[dict[str, Any]], source: str, settings: ExperimentSettings) -> list[Row]:
+def _tokenize(tokenizer: Any, pairs: list[dict[str, Any]], source: str, settings: ExperimentSettings) -> list[Row]:
     side = "chosen" if source == PREFERRED else "rejected"
     texts = []
     for pair in pairs:

@@ -1,4 +1,4 @@
-"""What trains: the base model made ready for a technique, its parameters counted, its weights put back and saved."""
+"""Prepare a base model for a technique, count its parameters, and load and save its trained weights."""
 
 import json
 import shutil
@@ -29,12 +29,14 @@ ADAPTER_FILES = ("adapter_model.safetensors", "adapter_config.json")
 
 
 def new_model(base: Path, settings: ExperimentSettings, device: str, start: Path | None = None) -> Any:
-    """The base model, seeded and ready to train: all of it in fp32 (`full`; in bf16 with `pure_bf16`), or frozen under
-    an adapter, a fresh one or one with the weights of `start` (an adapter folder of the same shape).
+    """Return the base model, seeded and ready to train.
 
-    What trains is 32 bit (models/adapter_precision.py says why). k-bit preparation is left out on purpose: it widens
-    embeddings and head to fp32, which costs memory and most of the speed of a small model. PEFT freezes the base by
-    itself. UserError where the settings name modules that the model does not have.
+    `full` trains all of it in fp32 (in bf16 with `pure_bf16`). Other techniques freeze it under an adapter: a new one,
+    or one with the weights of `start` (an adapter folder of the same shape).
+
+    Adapter weights are 32 bit (models/adapter_precision.py explains why). k-bit preparation is omitted on purpose: it
+    widens embeddings and head to fp32, which costs memory and most of the speed of a small model. PEFT freezes the base
+    by itself. UserError if the settings name modules that the model does not have.
     """
     if settings.technique == "full":
         set_seed(settings.training.seed)
@@ -52,7 +54,7 @@ def new_model(base: Path, settings: ExperimentSettings, device: str, start: Path
     config = lora_config(settings.lora, targets_in(model, settings.lora.target_modules))
     try:
         model = get_peft_model(model, config)
-    except ValueError as error:  # PEFT's word for matrices that are not there, or that cannot learn in this way
+    except ValueError as error:  # PEFT raises it if a matrix does not exist or cannot be adapted this way
         raise UserError(f"the keys of `lora` do not fit the model: {first_line(error)}") from error
     require_mergeable(model, settings.lora)
     keep_adapter_in_32_bit(model)
@@ -63,7 +65,7 @@ def new_model(base: Path, settings: ExperimentSettings, device: str, start: Path
 
 
 def _loaded(base: Path, device: str, settings: ExperimentSettings, **keys: Any) -> Any:
-    """The base model, with the attention that the settings name. UserError where the model does not have it."""
+    """Load the base model with the attention that the settings name. UserError if the model does not support it."""
     name = settings.training.attn_implementation
     try:
         return load_model(base, device, attention=name, **keys)
@@ -76,7 +78,7 @@ def _loaded(base: Path, device: str, settings: ExperimentSettings, **keys: Any) 
 
 
 def lora_config(lora: LoraSettings, target_modules: list[str] | str) -> LoraConfig:
-    """PEFT's configuration of our LoRA settings, on the matrices that targets.targets_in gave."""
+    """Return PEFT's configuration for our LoRA settings and the result of lora_targets.targets_in."""
     return LoraConfig(
         r=lora.r,
         lora_alpha=lora.alpha,
@@ -91,7 +93,7 @@ def lora_config(lora: LoraSettings, target_modules: list[str] | str) -> LoraConf
 
 
 def prompt_config(settings: PromptTuningSettings, base: Path) -> PromptTuningConfig:
-    """PEFT's configuration of a learned prompt; the tokenizer of `base` reads a text that it begins as."""
+    """Return PEFT's configuration of a learned prompt. The tokenizer of `base` encodes an initial text."""
     return PromptTuningConfig(
         num_virtual_tokens=settings.num_virtual_tokens,
         prompt_tuning_init=PromptTuningInit(settings.prompt_tuning_init),
@@ -102,7 +104,7 @@ def prompt_config(settings: PromptTuningSettings, base: Path) -> PromptTuningCon
 
 
 def count_parameters(model: Any) -> dict[str, Any]:
-    """How many parameters train, how many there are (4-bit ones counted as what they stand for), and the share."""
+    """Return the number of trainable parameters, of all parameters (4-bit ones counted unpacked), and the share."""
     if isinstance(model, PeftModel):
         trainable, total = model.get_nb_trainable_parameters()
     else:
@@ -111,7 +113,7 @@ def count_parameters(model: Any) -> dict[str, Any]:
 
 
 def load_weights(model: Any, folder: Path) -> None:
-    """Put the trained weights of a checkpoint into `model`."""
+    """Load the trained weights of a checkpoint into `model`."""
     if isinstance(model, PeftModel):
         set_peft_model_state_dict(model, load_file(folder / ADAPTER_FILES[0]))
         return
@@ -123,8 +125,7 @@ def load_weights(model: Any, folder: Path) -> None:
 
 
 def save_adapter(checkpoint: Path, out: Path, base: Path) -> None:
-    """Write a PEFT folder from a checkpoint, byte for byte the same for the same weights, without paths of this
-    machine."""
+    """Write a PEFT folder from a checkpoint. Equal weights give equal bytes; no path of this machine is written."""
     shutil.copyfile(checkpoint / ADAPTER_FILES[0], out / ADAPTER_FILES[0])
     config = json.loads((checkpoint / ADAPTER_FILES[1]).read_text(encoding="utf-8"))
     config["base_model_name_or_path"] = f"base_model:{base.name}"
@@ -138,13 +139,13 @@ def save_adapter(checkpoint: Path, out: Path, base: Path) -> None:
 
 
 def save_full(model: Any, out: Path, base: Path) -> None:
-    """Write a fully trained model in the 16-bit type of its base, whole: with the base's tokenizer and template."""
+    """Write a fully trained model in the 16-bit type of its base, with the base's tokenizer and template."""
     model.to(storage_dtype(base)).save_pretrained(out)
     copy_companions(base, out)
 
 
 def copy_companions(base: Path, out: Path) -> None:
-    """All but weights and config.json, byte for byte, so that the new model reads and writes text as the base does."""
+    """Copy all files except weights and config.json, so that the new model reads and writes text as the base does."""
     own = ("config.json", "manifest.json", ORIGIN)
     for path in base.iterdir():
         if path.is_file() and path.name not in own and ".safetensors" not in path.name:

@@ -1,4 +1,4 @@
-"""Worker of `training_data`: tables to tokens and labels, as the objective trains on them, audited."""
+"""Worker of `training_data`: convert tables to the tokens and labels that the objective trains on, and audit them."""
 
 import json
 from pathlib import Path
@@ -25,12 +25,11 @@ LeftOut = list[dict[str, Any]]
 
 
 def run(job: Job) -> dict[str, Any]:
-    """Write train.parquet, validation.parquet and audit.json; inputs base_model, conversations, and what the objective
-    trains on: distilled and text (sft, if they are mixed in), preferences (dpo), text (cpt).
+    """Write train.parquet, validation.parquet and audit.json. Inputs: base_model, conversations, and the tables of the
+    objective: distilled and text (sft, if they are mixed in), preferences (dpo), text (cpt).
 
-    Nothing is truncated and nothing is dropped: a row that breaks a rule fails a check of the audit, by file and row;
-    pairs and texts that stand near a held-out row are left out and named. UserError where a split has no row.
-    Summary: audit.
+    No row is truncated or dropped silently. A row that breaks a rule fails a check of the audit, which names file and
+    row. Pairs and texts near a held-out row are left out and listed. UserError if a split has no row. Summary: audit.
     """
     settings = ExperimentSettings.model_validate(job.config["experiment"])
     tokenizer = load_tokenizer(job.inputs["base_model"])
@@ -62,8 +61,8 @@ def run(job: Job) -> dict[str, Any]:
 
 
 def read_split(folder: Path, split: str) -> list[dict[str, Any]]:
-    """Rows of a `training_data` artifact: id, source, input_ids, labels; of pairs the preferred answer's, and
-    rejected_ids, rejected_labels. UserError if its token audit did not pass."""
+    """Return the rows of a `training_data` artifact: id, source, input_ids, labels. For pairs, these are of the
+    preferred answer, and there are rejected_ids, rejected_labels. UserError if the token audit did not pass."""
     report = json.loads((folder / "audit.json").read_text(encoding="utf-8"))
     if failed := failures(report):
         raise UserError("the token audit of the training data did not pass; " + "; ".join(failed))
@@ -78,8 +77,8 @@ def _log(job: Job, report: dict[str, Any], rows: int) -> None:
         )
     if reasoning := report["reasoning"]["message"]:
         job.report.log(reasoning)
-    for each in report["left_out"]:
-        job.report.log(f"{each['file']}:{each['row']} is left out: {each['code']}, see {each['copy_of']}")
+    for row in report["left_out"]:
+        job.report.log(f"{row['file']}:{row['row']} is left out: {row['code']}, see {row['copy_of']}")
     for failure in failures(report):
         job.report.log(f"token audit failed: {failure}")
     job.report.log(f"{rows} rows, {report['tokens']:,} tokens, {report['trained_share']:.0%} of them trained")

@@ -1,8 +1,8 @@
 """95 % intervals by the paired percentile bootstrap over conversations.
 
 The items of one conversation are not independent, so whole conversations are drawn (cluster bootstrap, Field & Welsh
-2007). Every row of a comparison is resampled with the same draws, which makes differences paired: what all models find
-hard cancels out (Koehn 2004, "Statistical significance tests for machine translation evaluation").
+2007). Every row of a comparison is resampled with the same draws, which makes differences paired: the difficulty that
+all models share cancels out (Koehn 2004, "Statistical significance tests for machine translation evaluation").
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,12 +15,12 @@ Floats = NDArray[np.float64]
 
 TAILS = (2.5, 97.5)
 _CELLS = 2_000_000
-"""Draws times groups that are held at once: 16 MB."""
+"""Draws times groups in memory at the same time: 16 MB."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A ratio of sums over the items, and its value under each resample."""
+    """A ratio of sums over the items, and its value in each resample."""
 
     value: float
     draws: Floats
@@ -31,7 +31,7 @@ class Bootstrap:
     """The draws over one set of test items, shared by every row and metric that is scored on it."""
 
     def __init__(self, groups: Sequence[str], resamples: int, seed: int) -> None:
-        """`groups`: the conversation of each item, in the order in which all values are given."""
+        """Prepare the draws. groups: the conversation of each item, in the order of all values."""
         if not groups:
             raise ValueError("there are no items to resample")
         names, self._group_of = np.unique(np.asarray(groups, dtype=object).astype(str), return_inverse=True)
@@ -40,7 +40,7 @@ class Bootstrap:
         self._seed = seed
 
     def ratios(self, numerators: Floats, denominators: Floats) -> list[Estimate]:
-        """One estimate per column: sum of numerators / sum of denominators; both of shape (items, columns)."""
+        """Return one estimate per column: sum of numerators / sum of denominators, both of shape (items, columns)."""
         columns = numerators.shape[1]
         sums = np.zeros((self.groups, 2 * columns))
         np.add.at(sums, self._group_of, np.hstack([numerators, denominators]))
@@ -51,11 +51,11 @@ class Bootstrap:
         return [Estimate(float(values[column]), draws[:, column]) for column in range(columns)]
 
     def means(self, values: Floats) -> list[Estimate]:
-        """One estimate per column of `values`, shape (items, columns): the mean over the items."""
+        """Return one estimate per column of `values`, shape (items, columns): the mean over the items."""
         return self.ratios(values, np.ones_like(values))
 
     def _weights(self) -> Iterator[Floats]:
-        """How often each conversation is drawn, in blocks of shape (draws, groups); the same on every call."""
+        """Yield how often each conversation is drawn, in blocks of shape (draws, groups); the same on every call."""
         random = np.random.default_rng(self._seed)
         uniform = np.full(self.groups, 1 / self.groups)
         block = max(1, _CELLS // self.groups)
@@ -65,20 +65,20 @@ class Bootstrap:
 
 
 def judged(estimate: Estimate, ideal: float | None) -> Estimate:
-    """What rows are ranked by: the value, or its distance from the ideal where the best value is neither end."""
+    """Return the estimate that rows are ranked by: the value, or its distance from `ideal` if there is one."""
     if ideal is None:
         return estimate
     return Estimate(abs(estimate.value - ideal), np.abs(estimate.draws - ideal))
 
 
 def interval(estimate: Estimate) -> dict[str, float]:
-    """`value` with `low` and `high`, its 95 % percentile interval."""
+    """Return `value` with `low` and `high`, its 95 % percentile interval."""
     low, high = np.percentile(estimate.draws, TAILS)
     return {"value": estimate.value, "low": float(low), "high": float(high)}
 
 
 def difference(better: Estimate, worse: Estimate, *, lower_is_better: bool) -> dict[str, float]:
-    """How far `better` leads `worse`, positive where it does, with the paired 95 % interval."""
+    """Return the lead of `better` over `worse`, positive if it is ahead, with the paired 95 % interval."""
     sign = -1.0 if lower_is_better else 1.0
     low, high = np.percentile(sign * (better.draws - worse.draws), TAILS)
     return {"difference": sign * (better.value - worse.value), "low": float(low), "high": float(high)}

@@ -1,7 +1,7 @@
-"""Every model and every prompt in one table: the document of `ft compare --json`, computed from samples.
+"""Compare every model and every prompt: the document of `ft compare --json`, computed from samples.
 
-Nothing here loads a model. Only rows with the same evaluation fingerprint are compared; the others are listed under
-`left_out` with what differs. The same inputs give the same document.
+No model is loaded. Only rows with the same evaluation fingerprint are compared; the others are listed under `left_out`
+with the parts that differ. The same inputs give the same document.
 """
 
 import json
@@ -24,15 +24,15 @@ from ft_pipeline.evaluation.model_kinds import BASELINES, TUNED
 
 Document = dict[str, Any]
 Estimates = dict[str, dict[str, Estimate]]
-"""By row name, by metric."""
+"""By row name, then by metric."""
 Experiments = Mapping[str, Mapping[str, Any]]
-"""By name, what is known of an experiment beside its scores: `took` (costs.training_time), `noise` (the table of its
+"""By name, facts about an experiment besides its scores: `took` (costs.training_time), `noise` (the table of its
 merged model), `train_rows`."""
 Metrics = Mapping[str, Metric]
-"""Every metric of this comparison, in the order in which it is shown."""
+"""Every metric of this comparison, in display order."""
 
 WORST = 5
-"""How many of the worst regressions are shown."""
+"""Number of regressions shown, the worst first."""
 _RATIOS = {"loss": ("loss_sum", "answer_tokens"), "length_ratio": ("generated_tokens", "answer_tokens")}
 _MEANS = (*ANSWER_METRICS, "format_valid")
 
@@ -42,19 +42,19 @@ def build_comparison(
 ) -> dict[str, Any]:
     """Write comparison.json, comparison.md and samples.parquet (all answers, by row name) to `out`.
 
-    inputs: see contenders.read_contenders. config: bootstrap_resamples, seed, primary_metric; optionally champion (its
-    record: name, experiment, fingerprint), fingerprint (the evaluation to compare; the commonest without it) and prices
-    (CostSettings); stale: experiments of a series that was trained anew without them.
-    Returns the summary: what was compared, the best row, what was left out.
+    inputs: see scored_models.read_scored_models. config: bootstrap_resamples, seed, primary_metric. Optional: champion
+    (its record: name, experiment, fingerprint), fingerprint (the evaluation to compare; default: the most common),
+    prices (CostSettings) and stale (sweep members that were not trained again with the rest of their sweep).
+    Returns the summary: the compared rows, the best row, the rows left out.
     """
     document = compare(inputs, config, experiments)
     (out / "comparison.json").write_text(json.dumps(document, indent=2, ensure_ascii=False), encoding="utf-8")
     (out / "comparison.md").write_text(markdown_table(document), encoding="utf-8")
     chosen, _ = comparable(read_scored_models(inputs, config.get("champion")), config.get("fingerprint"))
     records = [
-        {**record, "name": one.name}
-        for one in without_sweep_members(chosen)
-        for record in one.records("samples.parquet")
+        {**record, "name": model.name}
+        for model in without_sweep_members(chosen)
+        for record in model.records("samples.parquet")
     ]
     pq.write_table(pa.Table.from_pylist(records), out / "samples.parquet")
     return {
@@ -66,27 +66,30 @@ def build_comparison(
 
 
 def compare(inputs: Mapping[str, Path], config: Mapping[str, Any], experiments: Experiments | None = None) -> Document:
-    """The document of `ft compare --json`; arguments as in build_comparison. UserError where nothing was scored."""
+    """Return the document of `ft compare --json`. Arguments as in build_comparison.
+
+    Raises UserError if nothing was scored.
+    """
     contenders = read_scored_models(inputs, config.get("champion"))
     chosen, left_out = comparable(contenders, config.get("fingerprint"))
     if not without_sweep_members(chosen):
         raise UserError("there are no scores to compare yet; materialize prompt_baseline and scores, or run `ft run`")
-    samples = {one.name: one.records("samples.parquet") for one in chosen}
+    samples = {model.name: model.records("samples.parquet") for model in chosen}
     _check_items(samples)
-    own = {name: Metric(**each) for one in chosen for name, each in one.own_metrics.items()}
+    own = {name: Metric(**fields) for model in chosen for name, fields in model.own_metrics.items()}
     metrics = METRICS | own
     primary = config["primary_metric"]
     if primary not in metrics:
         raise UserError(f"promotion.metric {primary!r} is not in these scores, which are older: run `ft run`")
     estimates = _estimates(chosen, samples, [*_MEANS, *own], config)
-    by_name = {one.name: one for one in without_sweep_members(chosen)}
+    by_name = {model.name: model for model in without_sweep_members(chosen)}
     measured, estimates = estimates, {name: estimates[name] for name in by_name}
     ranked = _ranking(metrics[primary], primary, estimates)
     prices, about = config.get("prices", {}), experiments or {}
     trained_on = {name: known["train_rows"] for name, known in about.items() if "train_rows" in known}
     rows = [
-        with_costs(_row(one, estimates[name], metrics), about.get(one.experiment or "", {}).get("took"), prices)
-        for name, one in ((name, by_name[name]) for name in ranked)
+        with_costs(_row(model, estimates[name], metrics), about.get(model.experiment or "", {}).get("took"), prices)
+        for name, model in ((name, by_name[name]) for name in ranked)
     ]
     some = next(iter(samples.values()))
     return {
@@ -121,7 +124,7 @@ def _check_items(samples: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
 
 
 def _measured(metric: str, estimates: Estimates) -> bool:
-    return any(metric in found for found in estimates.values())
+    return any(metric in by_metric for by_metric in estimates.values())
 
 
 def _estimates(
@@ -130,17 +133,17 @@ def _estimates(
     means: Sequence[str],
     config: Mapping[str, Any],
 ) -> Estimates:
-    """means: the metrics that are a mean over the items."""
+    """Return the estimates of all rows. means: the metrics that are means over the items."""
     resamples, seed = config["bootstrap_resamples"], config["seed"]
-    estimates: Estimates = {one.name: {} for one in chosen}
+    estimates: Estimates = {model.name: {} for model in chosen}
     draws = Bootstrap([sample["group"] for sample in next(iter(samples.values()))], resamples, seed)
     for metric, (numerator, denominator) in _RATIOS.items():
         known = {name: records for name, records in samples.items() if records[0][numerator] is not None}
-        if known:  # nobody knows the loss of a hosted teacher
-            found = draws.ratios(_columns(known, numerator), _columns(known, denominator))
-            _put(estimates, list(known), metric, found)
+        if known:  # the loss of a hosted teacher is unknown
+            ratios = draws.ratios(_columns(known, numerator), _columns(known, denominator))
+            _put(estimates, list(known), metric, ratios)
     for metric in means:
-        if metric in next(iter(samples.values()))[0]:  # the same for all: one fingerprint
+        if metric in next(iter(samples.values()))[0]:  # the same for all rows: they share one fingerprint
             _put(estimates, list(samples), metric, draws.means(_columns(samples, metric)))
     _add_general(estimates, chosen, resamples, seed)
     _add_tasks(estimates, chosen, resamples, seed)
@@ -148,11 +151,11 @@ def _estimates(
 
 
 def _add_general(estimates: Estimates, chosen: Sequence[ScoredModel], resamples: int, seed: int) -> None:
-    """The general suite, for the rows that were scored on it; each question and each text stands for itself."""
-    records = {one.name: one.records("general.parquet") for one in chosen if one.row["general"]}
+    """Add the general suite for the rows that were scored on it. Each question and each text is a separate group."""
+    records = {model.name: model.records("general.parquet") for model in chosen if model.row["general"]}
     for kind, metric in (("question", "general_accuracy"), ("text", "general_loss")):
-        of_kind = {name: [record for record in found if record["kind"] == kind] for name, found in records.items()}
-        of_kind = {name: found for name, found in of_kind.items() if found}
+        of_kind = {name: [record for record in general if record["kind"] == kind] for name, general in records.items()}
+        of_kind = {name: general for name, general in of_kind.items() if general}
         if not of_kind:
             continue
         names = list(of_kind)
@@ -164,21 +167,21 @@ def _add_general(estimates: Estimates, chosen: Sequence[ScoredModel], resamples:
 
 
 def _add_tasks(estimates: Estimates, chosen: Sequence[ScoredModel], resamples: int, seed: int) -> None:
-    """lm-eval's own tasks, for the rows that ran them; each document stands for itself."""
-    records = {one.name: one.records("tasks.parquet") for one in chosen}
-    for metric in sorted({record["metric"] for found in records.values() for record in found}):
+    """Add the lm-eval tasks for the rows that ran them. Each document is a separate group."""
+    records = {model.name: model.records("tasks.parquet") for model in chosen}
+    for metric in sorted({record["metric"] for tasks in records.values() for record in tasks}):
         having = {
-            name: mine
-            for name, found in records.items()
-            if (mine := [record for record in found if record["metric"] == metric])
+            name: of_metric
+            for name, tasks in records.items()
+            if (of_metric := [record for record in tasks if record["metric"] == metric])
         }
         draws = Bootstrap([record["item"] for record in next(iter(having.values()))], resamples, seed)
         _put(estimates, list(having), metric, draws.means(_columns(having, "value")))
 
 
 def _columns(records: Mapping[str, Sequence[Mapping[str, Any]]], column: str) -> np.ndarray:
-    """Shape (items, rows)."""
-    return np.array([[float(record[column]) for record in found] for found in records.values()]).T
+    """Return a column of all rows as an array of shape (items, rows)."""
+    return np.array([[float(record[column]) for record in of_row] for of_row in records.values()]).T
 
 
 def _put(estimates: Estimates, names: Sequence[str], metric: str, found: Sequence[Estimate]) -> None:
@@ -187,7 +190,7 @@ def _put(estimates: Estimates, names: Sequence[str], metric: str, found: Sequenc
 
 
 def _ranking(metric: Metric, name: str, estimates: Estimates) -> list[str]:
-    """The rows that have the metric, best first, ties by name; then the others by name."""
+    """Return the names of the rows that have the metric, best first, ties by name; then the others by name."""
     having = [row for row in estimates if name in estimates[row]]
     sign = 1 if metric.lower_is_better else -1
     ranked = sorted(having, key=lambda row: (sign * judged(estimates[row][name], metric.ideal).value, row))
@@ -196,7 +199,7 @@ def _ranking(metric: Metric, name: str, estimates: Estimates) -> list[str]:
 
 def _pairs(primary: str, estimates: Estimates, metrics: Metrics) -> list[dict[str, Any]]:
     pairs = []
-    for name in [primary, *(other for other in metrics if other != primary)]:
+    for name in [primary, *(metric_name for metric_name in metrics if metric_name != primary)]:
         metric = metrics[name]
         ranked = [row for row in _ranking(metric, name, estimates) if name in estimates[row]]
         by_row = {row: judged(estimates[row][name], metric.ideal) for row in ranked}
@@ -234,9 +237,12 @@ def _row(contender: ScoredModel, estimates: Mapping[str, Estimate], metrics: Met
 def _changes(
     metric: Metric, name: str, ranked: Sequence[ScoredModel], samples: Mapping[str, Sequence[Mapping[str, Any]]]
 ) -> dict[str, Any] | None:
-    """Improvements and regressions per test item, from the best untouched row to the best tuned one; None without."""
-    before = next((one.name for one in ranked if one.kind in BASELINES), None)
-    after = next((one.name for one in ranked if one.kind in TUNED), None)
+    """Return improvements and regressions per test item, from the best baseline to the best tuned row.
+
+    None if either is missing.
+    """
+    before = next((model.name for model in ranked if model.kind in BASELINES), None)
+    after = next((model.name for model in ranked if model.kind in TUNED), None)
     if before is None or after is None:
         return None
     changes = [_change(metric, name, old, new) for old, new in zip(samples[before], samples[after], strict=True)]
@@ -254,7 +260,7 @@ def _changes(
 
 
 def _change(metric: Metric, name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
-    """`gain` is positive where the tuned model does better."""
+    """Return the change of one test item. `gain` is positive if the tuned model is better."""
     values = [item_value(name, sample) for sample in (old, new)]
     return {
         "item": new["item"],
@@ -267,7 +273,7 @@ def _change(metric: Metric, name: str, old: Mapping[str, Any], new: Mapping[str,
 
 
 def item_value(metric: str, sample: Mapping[str, Any]) -> float:
-    """A metric of one answer, by its name."""
+    """Return a metric of one answer, by the metric's name."""
     if metric in _RATIOS:
         numerator, denominator = _RATIOS[metric]
         return float(sample[numerator]) / float(sample[denominator])

@@ -1,4 +1,4 @@
-"""What training and calls cost, and after how many calls training has paid for the shorter prompt."""
+"""The cost of training and of calls, and after how many calls the shorter prompt has paid for the training."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -12,9 +12,11 @@ Row = dict[str, Any]
 
 
 def training_time(store: ArtifactStore, scored: Artifact) -> dict[str, float | int] | None:
-    """Of the model behind a `scores` artifact, as the manifests recorded it: `seconds` of training and merging, over
-    all stages of the experiment, and `gpu_hours` (hours of the one CPU where there was no GPU). None where a manifest
-    has no time."""
+    """Return the training time of the model of a `scores` artifact, from the manifests; None if one has no time.
+
+    `seconds`: training and merging, over all phases of the experiment. `gpu_hours`: the same in GPU-hours, or in hours
+    of the one CPU if there was no GPU.
+    """
     seconds = device_seconds = 0.0
     for artifact in _trained(store, scored):
         run = artifact.manifest.get("run", {})
@@ -26,25 +28,25 @@ def training_time(store: ArtifactStore, scored: Artifact) -> dict[str, float | i
 
 
 def _trained(store: ArtifactStore, scored: Artifact) -> list[Artifact]:
-    """Every adapter and merged model that it took, each once: `start_from` trains others before."""
-    found: dict[tuple[str, str], Artifact] = {}
+    """Return every adapter and merged model that the model was built from, once. `start_from` adds earlier ones."""
+    artifacts: dict[tuple[str, str], Artifact] = {}
     waiting = [scored]
     while waiting:
         artifact = waiting.pop()
         for name in ("adapter", "merged_model", "start", "base_model"):
             reference = artifact.inputs.get(name)
-            if reference is None or reference in found:
+            if reference is None or reference in artifacts:
                 continue
-            found[reference] = store.require(*reference)
-            waiting.append(found[reference])
-    return [artifact for artifact in found.values() if artifact.kind in ("adapter", "merged_model")]
+            artifacts[reference] = store.require(*reference)
+            waiting.append(artifacts[reference])
+    return [artifact for artifact in artifacts.values() if artifact.kind in ("adapter", "merged_model")]
 
 
 def with_costs(row: Row, training: Mapping[str, Any] | None, prices: Mapping[str, Any]) -> Row:
-    """The row with `training` (training_time, and `cost` where a GPU-hour has a price) and `cost_per_call`.
+    """Return the row with `training` (training_time, and `cost` if a GPU-hour has a price) and `cost_per_call`.
 
-    prices: CostSettings. Tokens are counted where they have a price, else the seconds of the GPU; what the row knows
-    itself (a teacher's price) stands.
+    prices: CostSettings. A call is charged by tokens if they have a price, otherwise by GPU seconds. A cost that the
+    row already has (a teacher's) is kept.
     """
     hour = prices.get("gpu_hour")
     if training is not None:
@@ -65,11 +67,11 @@ def _cost_per_call(row: Row, prices: Mapping[str, Any]) -> float | None:
 
 
 def break_even(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """Per tuned row, best first: what a call saves against the best use of the untouched model, and how many `calls`
-    pay for the training, by time (on the machine that did both) and by cost; None where a call saves nothing, or its
-    cost is not known. Empty without an untouched row.
+    """Return per tuned row, best first, the savings per call and how many calls pay for the training.
 
-    rows: of the comparison, best first, with costs.
+    Savings are against the best baseline; without one the list is empty. `calls_by_time` is for the machine that did
+    both. It and `calls_by_cost` are None if a call saves nothing or its cost is unknown.
+    rows: the rows of the comparison, best first, with costs.
     """
     bar = next((row for row in rows if row["kind"] in ("base", "prompt")), None)
     if bar is None:
@@ -100,7 +102,7 @@ def _calls(spent: float | None, saved: float | None) -> int | None:
 
 
 def in_words(found: Mapping[str, Any]) -> str:
-    """One entry of `break_even` as a sentence."""
+    """Return an entry of `break_even` as a sentence."""
     saved, training = found["saved"], found["training"]
     fewer = saved["prompt_tokens_per_call"]
     tokens = f"{abs(fewer):.0f} {'fewer' if fewer >= 0 else 'more'} prompt tokens per call than {found['untouched']}"
@@ -111,16 +113,16 @@ def in_words(found: Mapping[str, Any]) -> str:
             f"measured here, where what prompts share is read once)"
         )
     if found["calls_by_cost"] is not None:
-        each = saved["cost_per_call"]
+        saving = saved["cost_per_call"]
         calls.append(
-            f"after {found['calls_by_cost']:,} calls by cost ({training['cost']:.2f} against {each:.2g} on each)"
+            f"after {found['calls_by_cost']:,} calls by cost ({training['cost']:.2f} against {saving:.2g} on each)"
         )
     paid = " and ".join(calls) if calls else "never: a call takes no less"
     return f"{found['tuned']} reads {tokens}; its training took {duration(training['seconds'])}, paid back {paid}."
 
 
 def duration(seconds: float) -> str:
-    """In the unit that people would use."""
+    """Return the duration as text, in seconds, minutes or hours."""
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -1,4 +1,4 @@
-"""The comparison as a Markdown table, for the UI and for people who read files."""
+"""The comparison as a Markdown table, for the UI and for readers of the file."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,11 +8,11 @@ from ft_pipeline.evaluation.comparison.sweep_results import curve_in_words
 from ft_pipeline.evaluation.metrics.definitions import metric_of, shown_metrics
 
 PER_CALL = {"prompt_tokens_per_call": 0, "generated_tokens_per_call": 0, "seconds_per_call": 2}
-"""What a call takes, and with how many decimals it is shown."""
+"""The costs of a call, and the number of decimals shown."""
 
 
 def markdown_table(document: Mapping[str, Any]) -> str:
-    """The comparison as a Markdown table, best row first, intervals in brackets, and what was left out below it."""
+    """Return the comparison as a Markdown table, best row first, intervals in brackets, left-out rows below."""
     metrics = shown_metrics(document)
     labels = [f"{metric.label} ({metric.direction})" for metric in metrics.values()]
     priced = any(row["cost_per_call"] is not None for row in document["rows"])
@@ -32,32 +32,32 @@ def markdown_table(document: Mapping[str, Any]) -> str:
     notes += _learning_curves(document)
     notes += _noise(document["quantization_noise"])
     notes += [
-        f"Left out: {one['name']} was scored under another evaluation ({', '.join(one['differs_in']) or 'unknown'} "
+        f"Left out: {row['name']} was scored under another evaluation ({', '.join(row['differs_in']) or 'unknown'} "
         "differs); score it again."
-        for one in document["left_out"]
+        for row in document["left_out"]
     ]
     return "\n\n".join([table, *notes]) + "\n"
 
 
 def _break_even(found: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The table of calls that pay for training; nothing without one."""
+    """Return the table of calls that pay for training; nothing without an entry."""
     if not found:
         return []
     header = ["", "against", "prompt tokens saved / call", "seconds saved / call", "training", "calls by time"]
-    priced = any(each["calls_by_cost"] is not None for each in found)
+    priced = any(entry["calls_by_cost"] is not None for entry in found)
     header += ["calls by cost"] if priced else []
     lines = [header, ["---", "---", *["---:"] * (len(header) - 2)]]
-    for each in found:
-        saved = each["saved"]
-        cells = [each["tuned"], each["untouched"], _number(saved["prompt_tokens_per_call"], 0)]
-        cells += [_number(saved["seconds_per_call"], 2), _training(each["training"]), _calls(each["calls_by_time"])]
-        lines.append([*cells, *([_calls(each["calls_by_cost"])] if priced else [])])
+    for entry in found:
+        saved = entry["saved"]
+        cells = [entry["tuned"], entry["untouched"], _number(saved["prompt_tokens_per_call"], 0)]
+        cells += [_number(saved["seconds_per_call"], 2), _training(entry["training"]), _calls(entry["calls_by_time"])]
+        lines.append([*cells, *([_calls(entry["calls_by_cost"])] if priced else [])])
     title = "Break-even: how many calls pay for the training, against the best use of the untouched model."
     return [title, "\n".join(f"| {' | '.join(line)} |" for line in lines)]
 
 
 def _seeds(document: Mapping[str, Any]) -> list[str]:
-    """The table of what the seed of training decides; nothing where none was trained twice."""
+    """Return the table of the spread between training seeds; nothing if no experiment was trained twice."""
     if not document["seeds"]:
         return []
     metrics = shown_metrics(document)
@@ -66,16 +66,16 @@ def _seeds(document: Mapping[str, Any]) -> list[str]:
     labels = [metric.label for metric in metrics.values()]
     header = ["", "trainings", *labels, f"{metrics[primary].label}: 95 % interval of the first"]
     lines = [header, ["---", *["---:"] * (len(header) - 1)]]
-    for each in document["seeds"]:
-        cells = [_spread(each["scores"].get(metric)) for metric in metrics]
-        interval = rows[each["row"]].get(primary)
-        lines.append([each["row"], str(each["trainings"]), *cells, "" if interval is None else _bounds(interval)])
+    for spread in document["seeds"]:
+        cells = [_spread(spread["scores"].get(metric)) for metric in metrics]
+        interval = rows[spread["row"]].get(primary)
+        lines.append([spread["row"], str(spread["trainings"]), *cells, "" if interval is None else _bounds(interval)])
     title = "Seed to seed: the mean of all trainings, and in brackets the lowest and the highest."
     return [title, "\n".join(f"| {' | '.join(line)} |" for line in lines)]
 
 
 def _learning_curves(document: Mapping[str, Any]) -> list[str]:
-    """The table of the primary metric by training rows; nothing without one."""
+    """Return the table of the primary metric by training rows; nothing without a learning curve."""
     if not document["learning_curves"]:
         return []
     primary = document["primary_metric"]
@@ -93,15 +93,15 @@ def _learning_curves(document: Mapping[str, Any]) -> list[str]:
 
 
 def _noise(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
-    """The table of what 4 bit costs; nothing where no experiment works in 4 bit."""
+    """Return the table of quantization errors; nothing if no experiment uses 4 bit."""
     if not found:
         return []
     header = ["", "from", "to", "KL, nats per token", "loss from", "loss to", "difference"]
     lines = [header, ["---", "---", "---", *["---:"] * 4]]
     for experiment, table in found.items():
-        for each in table:
-            numbers = [f"{each[key]:.4f}" for key in ("kl", "first_loss", "second_loss")]
-            lines.append([experiment, each["first"], each["second"], *numbers, f"{each['difference']:+.4f}"])
+        for entry in table:
+            numbers = [f"{entry[key]:.4f}" for key in ("kl", "first_loss", "second_loss")]
+            lines.append([experiment, entry["first"], entry["second"], *numbers, f"{entry['difference']:+.4f}"])
     title = "Quantisation noise, on the validation rows (4bit: quantised for this line only)."
     return [title, "\n".join(f"| {' | '.join(line)} |" for line in lines)]
 

@@ -1,4 +1,4 @@
-"""The comparison as pictures: every row's score and 95 % interval; what tuning changed, answer by answer."""
+"""Plots of a comparison: every row's score with its 95 % interval, learning curves, and the gain per answer."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -8,11 +8,11 @@ from ft_pipeline.evaluation.metrics.definitions import Metric, metric_of, shown_
 from ft_pipeline.plotting import BLUE, GREEN, GREY, ORANGE, PURPLE, draw_intervals, panels
 
 LINES = (BLUE, GREEN, ORANGE, PURPLE, GREY)
-"""The colours of several curves in one picture."""
+"""The colors of the curves in one plot."""
 
 
 def score_picture(document: Mapping[str, Any]) -> bytes:
-    """PNG of a comparison document: a panel per metric, the rows in the comparison's order, best first."""
+    """Return a PNG of a comparison document: a panel per metric, the rows in the comparison's order, best first."""
     rows = document["rows"]
     draws: list[Callable[[Any], None]] = []
     for name, metric in shown_metrics(document).items():
@@ -31,7 +31,7 @@ def score_picture(document: Mapping[str, Any]) -> bytes:
 
 
 def learning_curve_picture(document: Mapping[str, Any]) -> bytes | None:
-    """PNG of the primary metric by training rows, with 95 % intervals; None where no curve was asked for."""
+    """Return a PNG of the primary metric by training rows, with 95 % intervals; None without a learning curve."""
     curves, name = document.get("learning_curves", ()), document["primary_metric"]
     if not curves:
         return None
@@ -41,12 +41,12 @@ def learning_curve_picture(document: Mapping[str, Any]) -> bytes | None:
     def draw(axes: Any) -> None:
         for number, curve in enumerate(curves):
             points = [point for point in curve["points"] if name in point["scores"]]
-            at = [point["rows"] if counted else 100 * point["share"] for point in points]
+            positions = [point["rows"] if counted else 100 * point["share"] for point in points]
             scores = [point["scores"][name] for point in points]
             color = LINES[number % len(LINES)]
-            axes.plot(at, [score["value"] for score in scores], "o-", color=color, label=curve["row"])
+            axes.plot(positions, [score["value"] for score in scores], "o-", color=color, label=curve["row"])
             low, high = ([score[end] for score in scores] for end in ("low", "high"))
-            axes.fill_between(at, low, high, color=color, alpha=0.15, linewidth=0)
+            axes.fill_between(positions, low, high, color=color, alpha=0.15, linewidth=0)
         unit = "training rows" if counted else "% of the training rows"
         axes.set(title="Learning curve", xlabel=unit, ylabel=f"{metric.label} ({metric.direction})")
         axes.legend()
@@ -55,7 +55,7 @@ def learning_curve_picture(document: Mapping[str, Any]) -> bytes | None:
 
 
 def change_picture(gains: Sequence[float], metric: Metric) -> bytes:
-    """PNG: a bar per test answer, sorted by its gain; above zero it improved, below it regressed."""
+    """Return a PNG with a bar per test answer, sorted by gain. Above zero it improved, below zero it regressed."""
     least = metric.worth_noticing
 
     def draw(axes: Any) -> None:

@@ -1,4 +1,4 @@
-"""What a comparison is made of: the rows of scores.json files, named uniquely, with the samples behind them."""
+"""The scored models of a comparison: rows of scores.json files, with unique names and their samples."""
 
 import json
 from collections import Counter
@@ -26,25 +26,25 @@ class ScoredModel:
     row: dict[str, Any]
     """Its row in scores.json."""
     parts: Parts
-    """What its evaluation fingerprint is made of."""
+    """The parts of its evaluation fingerprint."""
     folder: Path
     own_metrics: dict[str, dict[str, Any]]
-    """Those of its task only, as Metric."""
+    """The metrics that only its task has, with the fields of Metric."""
 
     def records(self, file: str) -> list[dict[str, Any]]:
-        """Its part of samples.parquet, general.parquet or tasks.parquet, in the order of the items."""
+        """Return its records in samples.parquet, general.parquet or tasks.parquet, in the order of the items."""
         if not (self.folder / file).is_file():
-            return []  # scored before there was such a file
+            return []  # older scores do not have this file
         rows = pq.read_table(self.folder / file, filters=[("name", "=", self.row["name"])]).to_pylist()
         return sorted(rows, key=lambda row: row["item"])
 
 
 def read_scored_models(inputs: Mapping[str, Path], champion: Mapping[str, Any] | None) -> list[ScoredModel]:
-    """The rows of every input, in a fixed order.
+    """Return the rows of every input, in a fixed order.
 
     inputs: folders by `<experiment>/prompt_baseline`, `<experiment>/teacher_scores`, `<experiment>/scores` and
-    `champion/<asset>`. A folder that several experiments share (one base model, scored once) gives its rows once.
-    champion: its record, `name` (the row that was promoted) and `experiment`.
+    `champion/<asset>`. A folder that several experiments share (one base model, scored once) is read once.
+    champion: its record, with `name` (the promoted row) and `experiment`.
     """
     contenders: list[ScoredModel] = []
     shared: dict[str, list[Path]] = {"prompt_baseline": [], "teacher_scores": []}
@@ -55,51 +55,51 @@ def read_scored_models(inputs: Mapping[str, Path], champion: Mapping[str, Any] |
         if owner == "champion":
             wanted = champion["name"].split("/")[-1] if champion else None
             experiment = champion["experiment"] if champion else None
-            found = [("champion", "champion", experiment, row) for row in rows if wanted in _names(row)]
+            named_rows = [("champion", "champion", experiment, row) for row in rows if wanted in _names(row)]
         elif asset in shared:
             seen = shared[asset]
             if inputs[key].resolve() in seen:
                 continue
             seen.append(inputs[key].resolve())
             suffix = f"@{owner}" if len(seen) > 1 else ""
-            found = [(_names(row)[0] + suffix, row["kind"], None, row) for row in rows]
+            named_rows = [(_names(row)[0] + suffix, row["kind"], None, row) for row in rows]
         else:
-            found = [(f"{owner}/{row['name']}", row["kind"], owner, row) for row in rows]
+            named_rows = [(f"{owner}/{row['name']}", row["kind"], owner, row) for row in rows]
         contenders += [
-            ScoredModel(name, kind, who, key, row, parts, inputs[key], own) for name, kind, who, row in found
+            ScoredModel(name, kind, who, key, row, parts, inputs[key], own) for name, kind, who, row in named_rows
         ]
     return contenders
 
 
 def _names(row: Mapping[str, Any]) -> tuple[str, ...]:
-    """A row's name in a comparison, then in its scores.json: the plain untouched model is called by its kind."""
+    """Return a row's name in a comparison, then in its scores.json. The plain base model is named by its kind."""
     return ("base", row["name"]) if row["kind"] == "base" else (row["name"],)
 
 
 def comparable(contenders: Sequence[ScoredModel], wanted: str | None) -> tuple[list[ScoredModel], list[dict[str, Any]]]:
-    """Split into those with one evaluation fingerprint and those left out, each with what differs.
+    """Split into models with one evaluation fingerprint, and models left out with the parts in which they differ.
 
-    wanted: the fingerprint to keep; None keeps the one that most rows have, before all one that has both untouched
+    wanted: the fingerprint to keep. None keeps the most common one, with preference for one that has both baselines
     and tuned rows.
     """
     kept = wanted if wanted is not None else _commonest(contenders)
-    chosen = [one for one in contenders if one.row["fingerprint"] == kept]
+    chosen = [model for model in contenders if model.row["fingerprint"] == kept]
     left_out = [
         {
-            "name": one.name,
-            "experiment": one.experiment,
-            "fingerprint": one.row["fingerprint"],
-            "differs_in": differences(one.parts, chosen[0].parts) if chosen else [],
+            "name": model.name,
+            "experiment": model.experiment,
+            "fingerprint": model.row["fingerprint"],
+            "differs_in": differences(model.parts, chosen[0].parts) if chosen else [],
         }
-        for one in contenders
-        if one.row["fingerprint"] != kept
+        for model in contenders
+        if model.row["fingerprint"] != kept
     ]
     return chosen, left_out
 
 
 def _commonest(contenders: Sequence[ScoredModel]) -> str | None:
-    counts = Counter(one.row["fingerprint"] for one in contenders)
+    counts = Counter(model.row["fingerprint"] for model in contenders)
     kinds: dict[str, set[str]] = {}
-    for one in contenders:
-        kinds.setdefault(one.row["fingerprint"], set()).add("tuned" if one.kind in TUNED else "untouched")
+    for model in contenders:
+        kinds.setdefault(model.row["fingerprint"], set()).add("tuned" if model.kind in TUNED else "untouched")
     return max(counts, key=lambda key: (len(kinds[key]), counts[key], key), default=None)

@@ -1,6 +1,6 @@
-"""Trainings beside an experiment, in a comparison: how far other seeds lie apart, and what more rows brought.
+"""The sweep members of an experiment in a comparison: the spread between seeds, and the gain from more rows.
 
-They are no rows of their own: whoever picks the best of several seeds picks luck.
+Sweep members do not get a row in the comparison: to pick the best of several seeds is to pick luck.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,55 +16,58 @@ Estimates = Mapping[str, Mapping[str, Estimate]]
 
 
 def without_sweep_members(contenders: Sequence[ScoredModel]) -> list[ScoredModel]:
-    """The contenders that are rows: not those that were trained beside another."""
-    return [one for one in contenders if not _beside(one)]
+    """Return the models that get a row in the comparison: all but sweep members."""
+    return [model for model in contenders if not _beside(model)]
 
 
 def seed_spread(contenders: Sequence[ScoredModel], estimates: Estimates) -> list[dict[str, Any]]:
-    """Per tuned row that was trained with several seeds: for each metric `mean`, `min`, `max` and the `values`, the
-    experiment's own first."""
-    found = []
+    """Return an entry per tuned row that was trained with several seeds.
+
+    For each metric it has `mean`, `min`, `max` and the `values`, the experiment's value first.
+    """
+    spreads = []
     for own, others in _series(contenders):
-        seeds = [own, *(one for one in others if share_of(one.experiment or "") is None)]
+        seeds = [own, *(member for member in others if share_of(member.experiment or "") is None)]
         if len(seeds) < 2:
             continue
         scores = {}
-        for metric in (each for each in estimates[own.name] if all(each in estimates[one.name] for one in seeds)):
-            values = [estimates[one.name][metric].value for one in seeds]
+        for metric in (name for name in estimates[own.name] if all(name in estimates[model.name] for model in seeds)):
+            values = [estimates[model.name][metric].value for model in seeds]
             scores[metric] = {"mean": fmean(values), "min": min(values), "max": max(values), "values": values}
-        found.append({"row": own.name, "experiment": own.experiment, "trainings": len(seeds), "scores": scores})
-    return found
+        spreads.append({"row": own.name, "experiment": own.experiment, "trainings": len(seeds), "scores": scores})
+    return spreads
 
 
 def learning_curves(
     contenders: Sequence[ScoredModel], estimates: Estimates, rows: Mapping[str, int], primary: tuple[str, Metric]
 ) -> list[dict[str, Any]]:
-    """Per tuned row that was trained on shares of its rows too: the `points`, fewest rows first, and `last_step`, what
-    the last more rows gained on the primary metric (positive: better), paired.
+    """Return a learning curve per tuned row that was also trained on shares of its rows.
 
-    rows: people's training rows, by experiment.
+    `points`: fewest rows first. `last_step`: the paired difference of the last two points on the primary metric
+    (positive: more rows are better).
+    rows: training rows written by people, by experiment.
     """
     name, metric = primary
-    found = []
+    curves = []
     for own, others in _series(contenders):
-        shares = {share: one for one in others if (share := share_of(one.experiment or "")) is not None}
+        shares = {share: member for member in others if (share := share_of(member.experiment or "")) is not None}
         if not shares or name not in estimates[own.name]:
             continue
         points = [shares[share] for share in sorted(shares)] + [own]
-        before, last = (judged(estimates[one.name][name], metric.ideal) for one in points[-2:])
-        found.append(
+        before, last = (judged(estimates[model.name][name], metric.ideal) for model in points[-2:])
+        curves.append(
             {
                 "row": own.name,
                 "experiment": own.experiment,
-                "points": [_point(one, estimates, rows) for one in points],
+                "points": [_point(model, estimates, rows) for model in points],
                 "last_step": {"metric": name, **difference(last, before, lower_is_better=metric.lower_is_better)},
             }
         )
-    return found
+    return curves
 
 
 def worst_seed(spread: Mapping[str, Any], metric_name: str, metric: Metric) -> float:
-    """The value of the training that came out worst on a metric."""
+    """Return the worst value of a metric over the seeds."""
     worst, *others = spread["scores"][metric_name]["values"]
     for value in others:
         worst = value if metric.better(worst, value) else worst
@@ -72,7 +75,7 @@ def worst_seed(spread: Mapping[str, Any], metric_name: str, metric: Metric) -> f
 
 
 def spread_in_words(spread: Mapping[str, Any], metric_name: str, metric: Metric) -> str:
-    """How far trainings that differ in their seed lie apart, as a sentence."""
+    """Return the spread between trainings that differ only in their seed, as a sentence."""
     score = spread["scores"][metric_name]
     return (
         f"{spread['row']}, trained with {spread['trainings']} seeds: {metric.label} {score['mean']:.3f} on average, "
@@ -81,7 +84,7 @@ def spread_in_words(spread: Mapping[str, Any], metric_name: str, metric: Metric)
 
 
 def curve_in_words(curve: Mapping[str, Any], metric: Metric) -> str:
-    """What more rows brought, as a sentence."""
+    """Return the gain from more rows as a sentence."""
     step = curve["last_step"]
     values = [
         f"{point['scores'][step['metric']]['value']:.3f} on {_amount(point)}"
@@ -93,12 +96,12 @@ def curve_in_words(curve: Mapping[str, Any], metric: Metric) -> str:
 
 
 def rises(curve: Mapping[str, Any]) -> bool:
-    """Whether the last more rows clearly helped."""
+    """Return whether the last increase in rows clearly helped."""
     return bool(curve["last_step"]["low"] > 0)
 
 
 def flat(curve: Mapping[str, Any]) -> bool:
-    """Whether the last more rows brought no gain at all; a gain that may be chance is neither this nor `rises`."""
+    """Return whether the last increase in rows brought no gain. An uncertain gain is neither `flat` nor `rises`."""
     return bool(curve["last_step"]["difference"] <= 0)
 
 
@@ -107,17 +110,21 @@ def _amount(point: Mapping[str, Any]) -> str:
 
 
 def _series(contenders: Sequence[ScoredModel]) -> list[tuple[ScoredModel, list[ScoredModel]]]:
-    """Each tuned row with those of the same kind that were trained beside it."""
-    beside = [one for one in contenders if _beside(one)]
-    own = [one for one in contenders if one.experiment and one.kind != "champion" and not _beside(one)]
-    found = [
+    """Return each tuned row with its sweep members of the same kind; rows without members are left out."""
+    beside = [model for model in contenders if _beside(model)]
+    own = [model for model in contenders if model.experiment and model.kind != "champion" and not _beside(model)]
+    series = [
         (
-            one,
-            [each for each in beside if sweep_owner(each.experiment or "") == one.experiment and each.kind == one.kind],
+            model,
+            [
+                member
+                for member in beside
+                if sweep_owner(member.experiment or "") == model.experiment and member.kind == model.kind
+            ],
         )
-        for one in own
+        for model in own
     ]
-    return [(one, others) for one, others in found if others]
+    return [(model, members) for model, members in series if members]
 
 
 def _point(one: ScoredModel, estimates: Estimates, rows: Mapping[str, int]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What a comparison asks of the training behind a score; read from manifests, nothing is loaded."""
+"""Facts about the training of a scored model, for a comparison. They are read from manifests; no model is loaded."""
 
 from typing import Any
 
@@ -7,8 +7,11 @@ from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 
 
 def facts(store: ArtifactStore, scored: Artifact) -> dict[str, Any]:
-    """Of `scores`: `technique`, `train_rows` (those that people wrote), `took` (costs.training_time), and `noise`, the
-    table of what 4 bit costs, where it was measured."""
+    """Return the training facts of a `scores` artifact.
+
+    Keys: `technique`, `train_rows` (rows written by people), `took` (costs.training_time), and `noise` (the table of
+    quantization errors, None if it was not measured).
+    """
     adapter, merged = (store.require(*scored.inputs[kind]) for kind in ("adapter", "merged_model"))
     return {
         "technique": scored.spec["config"]["technique"],
@@ -19,12 +22,12 @@ def facts(store: ArtifactStore, scored: Artifact) -> dict[str, Any]:
 
 
 def same_recipe(store: ArtifactStore, one: Artifact, other: Artifact) -> bool:
-    """Whether what was scored was trained in the same way on the same data, but for the seed and the share of rows."""
+    """Return whether both models have the same training and data, except for the seed and the share of rows."""
     return _recipe(store, one) == _recipe(store, other)
 
 
 def _human_rows(store: ArtifactStore, trained: Artifact) -> int:
-    """Rows that people wrote, over all stages: what it starts from counts too."""
+    """Return the number of rows written by people, over all phases, those of the starting model included."""
     rows = store.require(*trained.inputs["training_data"]).summary["audit"]["rows"]
     total = sum(rows.get(f"{source}/train", 0) for source in ("human", "preferred", "text"))
     base = store.require(*trained.inputs["base_model"])
@@ -39,12 +42,12 @@ def _human_rows(store: ArtifactStore, trained: Artifact) -> int:
 def _recipe(store: ArtifactStore, scored: Artifact) -> list[Any]:
     trained = store.require(*scored.inputs["adapter"])
     data = store.require(*trained.inputs["training_data"])
-    start = {key: found for key, found in trained.inputs.items() if key != "training_data"}
+    start = {key: reference for key, reference in trained.inputs.items() if key != "training_data"}
     return [start, data.inputs, _without(trained.spec["config"]), _without(data.spec["config"])]
 
 
 def _without(config: dict[str, Any]) -> dict[str, Any]:
-    """The config of a step of an experiment, without what tells the members of its series apart."""
+    """Return the config of an experiment's step without the settings that differ between sweep members."""
     settings = dict(config["experiment"])
     settings["training"] = {key: value for key, value in settings["training"].items() if key != "seed"}
     if "data" in settings:

@@ -1,1 +1,1 @@
-"""What one answer is measured by."""
+"""The metrics of one answer."""

@@ -1,4 +1,4 @@
-"""What a task measures on its answers: the metrics that every task has, its format, and its own functions."""
+"""All metrics of an answer: the metrics that every task has, the format check, and the user's functions."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -20,39 +20,39 @@ class AnswerMetrics:
     """The metrics of one job's answers."""
 
     answer_format: Mapping[str, Any] | None
-    """As AnswerFormat, or null."""
+    """The fields of AnswerFormat, or None."""
     custom: Mapping[str, Mapping[str, Any]]
-    """By name, as custom_metrics.resolve gives."""
+    """By name, as custom_metrics.resolve returns them."""
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> "AnswerMetrics":
-        """config: a job's; `evaluation` and `custom_metrics`."""
+        """Return the metrics of a job. config: the job's config, with `evaluation` and `custom_metrics`."""
         return cls(config["evaluation"].get("answer_format"), config.get("custom_metrics", {}))
 
     @property
     def names(self) -> list[str]:
-        """Metrics that are a mean over the answers."""
+        """The metrics that are means over the answers."""
         return [*ANSWER_METRICS, *(["format_valid"] if self.answer_format else []), *self.custom]
 
     @property
     def described(self) -> dict[str, dict[str, Any]]:
-        """The task's own metrics as they stand in scores.json, in the form of Metric."""
-        return {name: vars(custom_metric(name, each["lower_is_better"])) for name, each in self.custom.items()}
+        """The user's metrics as written to scores.json, with the fields of Metric."""
+        return {name: vars(custom_metric(name, settings["lower_is_better"])) for name, settings in self.custom.items()}
 
     @cached_property
     def _functions(self) -> list[CustomMetric]:
-        return [CustomMetric.load(name, found) for name, found in self.custom.items()]
+        return [CustomMetric.load(name, settings) for name, settings in self.custom.items()]
 
     def of_answer(self, item: Item, answer: str) -> dict[str, float]:
-        """Every metric of `names` for one answer. UserError where a function of the user fails."""
-        found = answer_metrics(item.reference, answer)
+        """Return every metric of `names` for one answer. Raises UserError if a function of the user fails."""
+        values = answer_metrics(item.reference, answer)
         if self.answer_format:
-            found["format_valid"] = float(has_format(answer, self.answer_format))
-        found |= {each.name: each(item.reference, answer, item.messages[:-1]) for each in self._functions}
-        return found
+            values["format_valid"] = float(has_format(answer, self.answer_format))
+        values |= {metric.name: metric(item.reference, answer, item.messages[:-1]) for metric in self._functions}
+        return values
 
     def check_references(self, items: Sequence[Item]) -> None:
-        """UserError where no reference answer has the declared format: then the declaration is at fault."""
+        """Raise UserError if no reference answer has the declared format: then the declaration is wrong."""
         if self.answer_format and not any(has_format(item.reference, self.answer_format) for item in items):
             raise UserError(
                 f"evaluation.answer_format: none of the {len(items)} reference answers has it, the first is "
@@ -60,7 +60,7 @@ class AnswerMetrics:
             )
 
     def means(self, samples: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-        """The mean of each of `names` over the samples."""
+        """Return the mean of every metric of `names` over the samples."""
         return {name: fmean(sample[name] for sample in samples) for name in self.names}
 
 
@@ -69,13 +69,13 @@ def custom_metric(name: str, lower_is_better: bool) -> Metric:
 
 
 def has_format(answer: str, wanted: Mapping[str, Any]) -> bool:
-    """Whether the whole answer is what AnswerFormat asks for."""
+    """Return whether the whole answer has the wanted format. wanted: the fields of AnswerFormat."""
     text = answer.strip()
     if wanted["type"] == "regex":
         return re.fullmatch(wanted["pattern"], text) is not None
     try:
-        found = orjson.loads(text)
+        parsed = orjson.loads(text)
     except orjson.JSONDecodeError:
         return False
     keys = wanted["keys"]
-    return not keys or (isinstance(found, dict) and set(keys) <= found.keys())
+    return not keys or (isinstance(parsed, dict) and set(keys) <= parsed.keys())

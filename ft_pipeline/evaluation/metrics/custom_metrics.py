@@ -1,8 +1,8 @@
-"""Metrics of the user's own: a Python function named by its dotted path, kept with the scores that it gave.
+"""Custom metrics: Python functions of the user, named by dotted path and stored with the scores that they return.
 
-A module is looked for in the project folder first (`checks.politeness` is the function `politeness` of checks.py). Its
-text goes into the spec: a score can be walked back to the code that made it, and a change of that code is seen. What is
-not there must be installed; its distribution and version stand in for the text.
+A module is first looked up in the project folder (`checks.politeness` is the function `politeness` of checks.py). Its
+text is part of the spec: a score can be traced to the code that computed it, and a code change is detected. Any other
+module must be installed; its distribution and version replace the text.
 """
 
 import ast
@@ -23,13 +23,13 @@ from ft_pipeline.models.chat import Message
 from ft_pipeline.settings.project import MetricSettings
 
 PARAMETERS = ("reference", "answer", "messages")
-"""What a function may ask for by these names: two strings, and the turns before the answer (role, content)."""
+"""The parameters that a function may have: two strings, and the turns before the answer (role, content)."""
 
 
 def resolve(root: Path, wanted: Mapping[str, MetricSettings]) -> dict[str, dict[str, Any]]:
-    """By name `function`, `lower_is_better`, and `source` (the module's text) or `distribution`; runs nothing.
+    """Return by name `function`, `lower_is_better`, and `source` (the module's text) or `distribution`.
 
-    UserError where there is no such module or function.
+    No user code runs. Raises UserError if the module or the function does not exist.
     """
     return {name: {**settings.model_dump(mode="json"), **_origin(root, settings)} for name, settings in wanted.items()}
 
@@ -56,7 +56,7 @@ def _checked(path: Path, root: Path, function: str) -> str:
         body = ast.parse(source).body
     except (OSError, UnicodeDecodeError, SyntaxError, ValueError) as error:
         raise UserError(f"{name}: cannot be read as Python: {error}") from None
-    functions = [each.name for each in body if isinstance(each, ast.FunctionDef)]
+    functions = [statement.name for statement in body if isinstance(statement, ast.FunctionDef)]
     if function not in functions:
         raise UserError(f"{name} has no function {function!r}; it has: {', '.join(functions) or 'none'}")
     return source
@@ -64,7 +64,7 @@ def _checked(path: Path, root: Path, function: str) -> str:
 
 @dataclass(frozen=True)
 class CustomMetric:
-    """A function that is ready to be asked."""
+    """A loaded metric function."""
 
     name: str
     path: str
@@ -73,7 +73,10 @@ class CustomMetric:
 
     @classmethod
     def load(cls, name: str, found: Mapping[str, Any]) -> "CustomMetric":
-        """found: as `resolve` gives. UserError where its module fails, or it wants what there is not."""
+        """Load the function of an entry. found: the entry, as `resolve` returns it.
+
+        Raises UserError if the module fails or the function requires an unknown parameter.
+        """
         module_name, _, function_name = found["function"].rpartition(".")
         try:
             module = _module(module_name, found["source"])
@@ -81,7 +84,7 @@ class CustomMetric:
             parameters = inspect.signature(function).parameters
         except Exception as error:
             raise UserError(f"metric {name} ({found['function']}): {type(error).__name__}: {error}") from None
-        needed = [key for key, each in parameters.items() if each.default is inspect.Parameter.empty]
+        needed = [key for key, parameter in parameters.items() if parameter.default is inspect.Parameter.empty]
         if unknown := set(needed) - set(PARAMETERS):
             raise UserError(
                 f"metric {name} ({found['function']}) has the parameter {sorted(unknown)[0]!r}; it may have "
@@ -90,7 +93,7 @@ class CustomMetric:
         return cls(name, found["function"], function, tuple(key for key in PARAMETERS if key in parameters))
 
     def __call__(self, reference: str, answer: str, messages: Sequence[Message]) -> float:
-        """The number that the function gives. UserError, with the answer, where it fails or gives no finite number."""
+        """Return the function's number. Raises UserError, with the answer, if it fails or the number is not finite."""
         given = {"reference": reference, "answer": answer, "messages": [dict(message) for message in messages]}
         try:
             value = float(self.function(**{key: given[key] for key in self.parameters}))
@@ -108,7 +111,7 @@ class CustomMetric:
 def _module(name: str, source: str | None) -> ModuleType:
     if source is None:
         return importlib.import_module(name)
-    module = ModuleType(f"ft_pipeline_custom.{name}")  # no installed module is hidden by it
-    sys.modules[module.__name__] = module  # where dataclasses and the like look for their own module
+    module = ModuleType(f"ft_pipeline_custom.{name}")  # does not shadow an installed module
+    sys.modules[module.__name__] = module  # dataclasses and others look up their module here
     exec(compile(source, f"{name.rpartition('.')[2]}.py", "exec"), module.__dict__)
     return module

@@ -1,4 +1,4 @@
-"""What is measured on the answers: names, directions, and the metrics of one answer against its reference."""
+"""Metric definitions: names, directions, and the metrics of one answer against its reference."""
 
 import re
 from collections.abc import Mapping
@@ -7,33 +7,33 @@ from functools import lru_cache
 from typing import Any
 
 VERSION = "2"
-"""Part of the evaluation fingerprint: raise it whenever a number below would change."""
+"""Part of the evaluation fingerprint. Raise it whenever a change affects a number below."""
 
 _WORD = re.compile(r"\w+")
 
 
 @dataclass(frozen=True)
 class Metric:
-    """How a metric is read."""
+    """How to show and compare the values of a metric."""
 
     label: str
     lower_is_better: bool
     unit: str
     meaning: str
     ideal: float | None = None
-    """Where the best value is neither end: rows are then ranked by their distance from it."""
+    """The best value, if it is neither the lowest nor the highest. Rows are ranked by their distance from it."""
     worth_noticing: float = 0.0
-    """A change of a single test item below this is called no change."""
+    """A change of one test item below this value counts as no change."""
 
     @property
     def direction(self) -> str:
-        """In words, for headings."""
+        """The direction in words, for headings."""
         if self.ideal is not None:
             return f"{self.ideal:g} is best"
         return "lower is better" if self.lower_is_better else "higher is better"
 
     def better(self, one: float, other: float) -> bool:
-        """Whether one value is better than another."""
+        """Return whether the first value is better than the second."""
         if self.ideal is not None:
             return abs(one - self.ideal) < abs(other - self.ideal)
         return one < other if self.lower_is_better else one > other
@@ -49,28 +49,31 @@ METRICS: dict[str, Metric] = {
     "general_accuracy": Metric("general accuracy", False, "share", "general questions answered rightly"),
     "general_loss": Metric("general loss", True, "nats per token", "how unexpected general texts are"),
 }
-"""Every metric that all comparisons know, in the order in which it is shown; a task may have others of its own."""
+"""The metrics that all comparisons share, in display order. A task may define more."""
 ANSWER_METRICS = ("chrf", "rouge_l", "exact_match")
-"""What is measured on the answers of every task."""
+"""The metrics of the answers of every task."""
 
 
 def metric_of(document: Mapping[str, Any], name: str) -> Metric:
-    """A metric of a comparison document: what it says itself, for the metrics of one task only."""
+    """Return a metric of a comparison document. The document itself defines the metrics that only its task has."""
     own = document.get("metrics", {}).get(name)
     return Metric(**own) if own else METRICS[name]
 
 
 def shown_metrics(document: Mapping[str, Any]) -> dict[str, Metric]:
-    """The metrics worth a column, in their order: not exact match where no answer of free text is its reference."""
-    found = {name: metric_of(document, name) for name in document["metrics"]}
+    """Return the metrics worth a column, in order.
+
+    Exact match is left out if no answer equals its reference, as for free text, unless it is the primary metric.
+    """
+    metrics = {name: metric_of(document, name) for name in document["metrics"]}
     matches = [row["scores"]["exact_match"]["value"] for row in document["rows"] if "exact_match" in row["scores"]]
     if not any(matches) and document["primary_metric"] != "exact_match":
-        found.pop("exact_match", None)
-    return found
+        metrics.pop("exact_match", None)
+    return metrics
 
 
 def answer_metrics(reference: str, answer: str) -> dict[str, float]:
-    """chrF (0..100; Popović 2015), ROUGE-L F1 (0..1; Lin 2004) and exact match (0 or 1) of one answer."""
+    """Return chrF (0..100; Popović 2015), ROUGE-L F1 (0..1; Lin 2004) and exact match (0 or 1) of one answer."""
     return {
         "chrf": float(_chrf().sentence_score(answer, [reference]).score),
         "rouge_l": float(_rouge().score(reference, answer)["rougeL"].fmeasure),
@@ -79,14 +82,14 @@ def answer_metrics(reference: str, answer: str) -> dict[str, float]:
 
 
 def metric_versions() -> dict[str, str]:
-    """What the numbers depend on beside the data, for the evaluation fingerprint."""
+    """Return the versions that the numbers depend on besides the data, for the evaluation fingerprint."""
     from importlib.metadata import version
 
     return {"metrics": VERSION} | {package: version(package) for package in ("lm-eval", "rouge-score", "sacrebleu")}
 
 
 class _Words:
-    """ROUGE's tokens in any script: rouge_score's own tokenizer keeps a-z and 0-9 only."""
+    """A ROUGE tokenizer for any script. The tokenizer of rouge_score keeps only a-z and 0-9."""
 
     def tokenize(self, text: str) -> list[str]:
         return _WORD.findall(text.lower())

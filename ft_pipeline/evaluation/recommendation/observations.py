@@ -1,4 +1,4 @@
-"""What the numbers of a comparison show beside the decision: one sentence per rule that has something to say."""
+"""Observations about a comparison besides the decision: one sentence per rule that applies."""
 
 from collections.abc import Callable, Sequence
 
@@ -8,13 +8,13 @@ from ft_pipeline.evaluation.metrics.definitions import metric_of
 from ft_pipeline.evaluation.recommendation.evidence import ENOUGH_ROWS, ComparisonFacts, Recommendation, accuracy, named
 
 ENOUGH_TESTS = 30
-"""Test conversations below which intervals are wide and their 95 % is optimistic."""
+"""Test conversations below which intervals are wide and their level of 95 % is optimistic."""
 ROUNDING = 0.002
 """Nats per token between bf16 and fp32, measured on the worked example: the largest difference of any row's loss."""
 
 
 def say_rows(case: ComparisonFacts, verdict: Recommendation) -> str | None:
-    """Few training rows are said even where tuning wins."""
+    """Return a warning about few training rows, even if tuning wins."""
     rows = case.train_rows(verdict.row) if verdict.row else None
     if rows is None or rows >= ENOUGH_ROWS or verdict.decision == "more_data":
         return None
@@ -24,7 +24,7 @@ def say_rows(case: ComparisonFacts, verdict: Recommendation) -> str | None:
 
 
 def say_curve(case: ComparisonFacts, verdict: Recommendation) -> str | None:
-    """Whether more rows still helped, where it was measured."""
+    """Return whether more rows still help, if it was measured."""
     curve = case.curve(verdict.row) if verdict.row else None
     if curve is None:
         return None
@@ -37,7 +37,7 @@ def say_curve(case: ComparisonFacts, verdict: Recommendation) -> str | None:
 
 
 def say_seeds(case: ComparisonFacts, verdict: Recommendation) -> str | None:
-    """What the seed of training decides, where several were tried, and whether it decides against tuning."""
+    """Return the spread between training seeds, and whether the worst seed still beats the best baseline."""
     spread = case.spread(verdict.row) if verdict.row else None
     if spread is None:
         return None
@@ -53,7 +53,7 @@ def say_seeds(case: ComparisonFacts, verdict: Recommendation) -> str | None:
 
 
 def say_prompting(case: ComparisonFacts, verdict: Recommendation) -> str | None:
-    """What prompting alone gains over the plain model."""
+    """Return the gain of prompting alone over the plain base model."""
     if case.plain is None or case.bar is None or case.bar is case.plain:
         return None
     pair = case.lead(case.bar, case.plain)
@@ -64,11 +64,11 @@ def say_prompting(case: ComparisonFacts, verdict: Recommendation) -> str | None:
 
 
 def say_passages(case: ComparisonFacts, verdict: Recommendation) -> str | None:
-    """What passages add where they do not decide, or that nobody tried them where tuning did not help."""
+    """Return the gain from passages if they do not decide, or that none were tried although tuning did not help."""
     if verdict.decision == "retrieval":
         return None
-    found, without = case.with_passages, case.without_passages
-    if found is None:
+    with_passages, without = case.with_passages, case.without_passages
+    if with_passages is None:
         tried = verdict.decision in ("prompt", "more_data") and case.tuned
         return (
             "No variant with `passages` was scored: if what the answers lack are facts, no tuning of this kind will "
@@ -79,13 +79,13 @@ def say_passages(case: ComparisonFacts, verdict: Recommendation) -> str | None:
     if without is None or not case.passages_help():
         return None
     return (
-        f"Passages help the untouched model: {case.words(case.lead(found, without))} A tuned model may be served with "
-        "them too."
+        f"Passages help the untouched model: {case.words(case.lead(with_passages, without))} A tuned model may be "
+        "served with them too."
     )
 
 
 def say_tokens(case: ComparisonFacts, verdict: Recommendation) -> str | None:
-    """What the prompt costs on every call."""
+    """Return the cost of the prompt on every call."""
     if case.bar is None or verdict.row is None:
         return None
     prompted, tuned = case.bar["prompt_tokens_per_call"], verdict.row["prompt_tokens_per_call"]
@@ -98,14 +98,14 @@ def say_tokens(case: ComparisonFacts, verdict: Recommendation) -> str | None:
 
 
 def say_break_even(case: ComparisonFacts, verdict: Recommendation) -> str | None:
-    """After how many calls training has paid for itself, or that it never does."""
-    found = case.document.get("break_even", ())
-    own = next((each for each in found if verdict.row and each["tuned"] == verdict.row["name"]), None)
+    """Return after how many calls training has paid for itself, or that it never does."""
+    entries = case.document.get("break_even", ())
+    own = next((entry for entry in entries if verdict.row and entry["tuned"] == verdict.row["name"]), None)
     return f"Break-even: {in_words(own)}" if own else None
 
 
 def say_forgetting(case: ComparisonFacts, verdict: Recommendation) -> str | None:
-    """General accuracy before and after."""
+    """Return general accuracy before and after training."""
     before, after = accuracy(case.plain), accuracy(verdict.row)
     if before is None or after is None or verdict.row is None:
         return None
@@ -121,7 +121,7 @@ def say_forgetting(case: ComparisonFacts, verdict: Recommendation) -> str | None
 
 
 def say_merge(case: ComparisonFacts, verdict: Recommendation) -> str | None:
-    """Whether the merged model is worse than its adapter: then the adapter should be served, unless it forgets."""
+    """Return the advice to serve the adapter if the merged model is clearly worse and the adapter does not forget."""
     if verdict.row is None:
         return None
     forms = {row["kind"]: row for row in case.sound if row["experiment"] == verdict.row["experiment"]}
@@ -132,7 +132,7 @@ def say_merge(case: ComparisonFacts, verdict: Recommendation) -> str | None:
 
 
 def say_tuning(case: ComparisonFacts, verdict: Recommendation) -> str | None:
-    """Where the teacher is ahead, whether tuning has paid so far."""
+    """Return whether tuning has paid so far, if the teacher is ahead."""
     if verdict.decision != "distillation" or verdict.row is None or case.bar is None:
         return None
     pair = case.lead(verdict.row, case.bar)
@@ -142,7 +142,7 @@ def say_tuning(case: ComparisonFacts, verdict: Recommendation) -> str | None:
 
 
 def say_teacher(case: ComparisonFacts, verdict: Recommendation) -> str | None:
-    """A teacher that is not ahead has little to teach."""
+    """Return that more distillation promises little, if the teacher is not ahead."""
     if case.teacher is None or verdict.decision == "distillation" or not case.students:
         return None
     pair = case.answers(case.students[0])
@@ -150,7 +150,7 @@ def say_teacher(case: ComparisonFacts, verdict: Recommendation) -> str | None:
 
 
 def say_tests(case: ComparisonFacts, verdict: Recommendation) -> str | None:
-    """A small test split makes every statement above weak."""
+    """Return a warning about a small test split, which makes every statement uncertain."""
     tests = case.document["test_rows"]
     if tests >= ENOUGH_TESTS:
         return None
@@ -158,7 +158,7 @@ def say_tests(case: ComparisonFacts, verdict: Recommendation) -> str | None:
 
 
 def say_types(case: ComparisonFacts, verdict: Recommendation) -> str | None:
-    """Rows that were computed in different types on different machines: rounding is part of their difference."""
+    """Return a warning if machines computed rows in different types: rounding is part of their difference."""
     by_type: dict[str, list[str]] = {}
     for row in case.document["rows"]:
         if row.get("computed_in"):

@@ -1,7 +1,7 @@
 """What to do, and why: explicit rules over the measured comparison (docs: the table "When do you do what").
 
-The rules of DECISIONS are asked in their order and the first that answers decides; the rules of remarks.py then say
-what else the numbers show. "Clear" always means that the paired 95 % interval of the difference excludes zero.
+The rules of DECISIONS run in order, and the first that returns a recommendation decides. The rules of observations.py
+then add what else the numbers show. "Clear" always means that the paired 95 % interval of the difference excludes zero.
 """
 
 import json
@@ -21,25 +21,28 @@ from ft_pipeline.evaluation.recommendation.evidence import (
 from ft_pipeline.evaluation.recommendation.observations import OBSERVATIONS
 
 TOO_FEW_ROWS = 100
-"""Training rows below which tuning that is not clearly ahead has not been tried yet."""
+"""Training rows below which tuning that is not clearly ahead counts as not yet tried."""
 SIMPLEST_FIRST = ("prompt_tuning", "lora", "qlora", "full")
-"""How much a technique changes, and what it asks of training and serving."""
+"""Techniques in the order of how much they change and what they require for training and serving."""
 
 
 def build_recommendation(
     document: Mapping[str, Any], experiments: Mapping[str, Mapping[str, Any]], margin: float, out: Path
 ) -> dict[str, Any]:
-    """Write recommendation.json to `out` and return it; arguments as in Case."""
-    found = recommend(document, experiments, margin)
-    (out / "recommendation.json").write_text(json.dumps(found, indent=2, ensure_ascii=False), encoding="utf-8")
-    return found
+    """Write recommendation.json to `out` and return it. Arguments as in ComparisonFacts."""
+    recommendation = recommend(document, experiments, margin)
+    (out / "recommendation.json").write_text(json.dumps(recommendation, indent=2, ensure_ascii=False), encoding="utf-8")
+    return recommendation
 
 
 def recommend(
     document: Mapping[str, Any], experiments: Mapping[str, Mapping[str, Any]], margin: float
 ) -> dict[str, Any]:
-    """The document of `ft recommend --json`: decision, experiment (of a tuned decision), reasons, evidence, and `row`,
-    the comparison's row that the decision speaks for."""
+    """Return the document of `ft recommend --json`.
+
+    Keys: decision, experiment (of a tuned decision), reasons, evidence, and `row`, the comparison's row that the
+    decision recommends.
+    """
     case = ComparisonFacts(document, experiments, margin)
     verdict = next(filter(None, (rule(case) for rule in DECISIONS)))
     remarks = filter(None, (rule(case, verdict) for rule in OBSERVATIONS))
@@ -60,7 +63,7 @@ def recommend(
 
 
 def teacher_leads(case: ComparisonFacts) -> Recommendation | None:
-    """What a teacher does better than every use of the small model, the small model can be taught."""
+    """Distillation: a teacher that is clearly better than every use of the small model can teach it."""
     if case.teacher is None or not case.teacher_leads():
         return None
     student = case.students[0]
@@ -74,17 +77,22 @@ def teacher_leads(case: ComparisonFacts) -> Recommendation | None:
 
 
 def facts_are_missing(case: ComparisonFacts) -> Recommendation | None:
-    """What passages of text bring and no tuning does are facts: those are looked up, not learned by an adapter."""
-    found, without = case.with_passages, case.without_passages
+    """Retrieval: a gain from passages that tuning does not reach comes from facts, which an adapter does not learn."""
+    with_passages, without = case.with_passages, case.without_passages
     best = next(iter(case.sound), None)
-    if found is None or without is None or not case.passages_help() or (best and case.clear(best, found)):
+    if (
+        with_passages is None
+        or without is None
+        or not case.passages_help()
+        or (best and case.clear(best, with_passages))
+    ):
         return None
     reason = (
         f"The gap is facts, so look them up: with passages of data/raw/text the untouched model clearly gains. "
-        f"{case.words(case.lead(found, without))}"
+        f"{case.words(case.lead(with_passages, without))}"
     )
     if best is not None:
-        pair = case.lead(found, best) or case.lead(best, found)
+        pair = case.lead(with_passages, best) or case.lead(best, with_passages)
         reason += (
             f" No tuned model is clearly better; adapters change style more readily than facts. {case.words(pair)}"
         )
@@ -92,7 +100,7 @@ def facts_are_missing(case: ComparisonFacts) -> Recommendation | None:
 
 
 def nothing_tuned(case: ComparisonFacts) -> Recommendation | None:
-    """Prompting is the default start: it costs no training and changes at once."""
+    """Prompt: the default start. It needs no training, and changes take effect at once."""
     if case.tuned:
         return None
     return Recommendation(
@@ -101,7 +109,7 @@ def nothing_tuned(case: ComparisonFacts) -> Recommendation | None:
 
 
 def everything_forgets(case: ComparisonFacts) -> Recommendation | None:
-    """A gain on the task is not bought with general ability."""
+    """Prompt: a gain on the task does not justify forgetting."""
     if case.sound:
         return None
     reason = (
@@ -112,10 +120,10 @@ def everything_forgets(case: ComparisonFacts) -> Recommendation | None:
 
 
 def too_few_rows(case: ComparisonFacts) -> Recommendation | None:
-    """With so few rows, tuning that is not ahead has not shown that it cannot be.
+    """More data: with so few rows, tuning that is not ahead may still get ahead with more.
 
-    Under 100 training rows always; under 500 where prompting does not help either and no learning curve is flat; at any
-    size where the curve still rises and one more step like its last would reach the bar.
+    Applies to fewer than 100 training rows always; to fewer than 500 if prompting does not help either and no learning
+    curve is flat; to any number if the curve still rises and one more step like its last would reach the best baseline.
     """
     best = case.sound[0]
     rows = case.train_rows(best)
@@ -141,7 +149,7 @@ def too_few_rows(case: ComparisonFacts) -> Recommendation | None:
 
 
 def prompting_is_enough(case: ComparisonFacts) -> Recommendation | None:
-    """Fine-tune only when prompting provably falls short."""
+    """Prompt: fine-tuning is recommended only if it is clearly better than prompting."""
     best = case.sound[0]
     if case.bar is None or case.ahead(best):
         return None
@@ -159,7 +167,10 @@ def prompting_is_enough(case: ComparisonFacts) -> Recommendation | None:
 
 
 def tuning_wins(case: ComparisonFacts) -> Recommendation | None:
-    """The best sound row, or the simplest technique that is not clearly worse and clear of prompting too."""
+    """Fine-tune: the best row without forgetting, or a simpler technique.
+
+    The simpler technique must not be clearly worse, and must clearly beat the best baseline too.
+    """
     best = case.sound[0]
     level = [row for row in case.sound if case.ahead(row) and not case.clear(best, row)]
     chosen = min([best, *level], key=lambda row: (_simplicity(row), case.sound.index(row)))

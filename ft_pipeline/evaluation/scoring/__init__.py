@@ -1,1 +1,1 @@
-"""Models under prompts to answers and scores."""
+"""Score models under prompts."""

@@ -1,4 +1,4 @@
-"""What two scores must share to be comparable: the evaluation fingerprint."""
+"""The evaluation fingerprint, which two scores must share to be comparable."""
 
 import hashlib
 import json
@@ -15,10 +15,10 @@ _VOCABULARY_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.
 
 
 def evaluation_parts(test_rows: Sequence[dict[str, Any]], base_model: Path, config: Mapping[str, Any]) -> Parts:
-    """Everything that the numbers depend on, apart from what is compared (the model, its adapter, its prompt).
+    """Return everything that the numbers depend on, except what is compared (the model, its adapter, its prompt).
 
-    config: of the job. The tokenizer is part of it: losses per token of two vocabularies cannot be held against each
-    other. The batch size is not: it moves scores by rounding only. What a task does not use is not named.
+    config: the job's config. The tokenizer is a part: losses per token of two vocabularies are not comparable. The
+    batch size is not a part: it changes scores by rounding only. Features that a task does not use have no part.
     """
     settings = config["evaluation"]
     parts = {
@@ -39,23 +39,23 @@ def evaluation_parts(test_rows: Sequence[dict[str, Any]], base_model: Path, conf
 
 
 def fingerprint(parts: Parts) -> str:
-    """The hash that stands for `parts`: scores with different ones are never compared."""
+    """Return the hash of `parts`. Scores with different fingerprints are never compared."""
     return digest(parts)
 
 
 def differences(parts: Parts, other: Parts) -> list[str]:
-    """The names of the parts in which two evaluations differ, sorted."""
+    """Return the names of the parts in which two evaluations differ, sorted."""
     return sorted(name for name in parts.keys() | other.keys() if parts.get(name) != other.get(name))
 
 
 def digest(value: Any) -> str:
-    """sha256 of `value` as canonical JSON."""
+    """Return the SHA-256 of `value` as canonical JSON."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _files_digest(folder: Path, names: Sequence[str]) -> str:
-    """Hash over those of the files that are there, by name and content."""
+    """Return a hash over the files that exist, by name and content."""
     hashes = {
         name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names if (folder / name).is_file()
     }

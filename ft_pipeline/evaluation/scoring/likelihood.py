@@ -1,4 +1,4 @@
-"""Log-likelihoods of given targets, in batches: logits are kept for target tokens only, shared prefixes read once."""
+"""Log-likelihoods of targets, in batches: logits for target tokens only, shared prefixes computed once."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,7 +12,7 @@ Pair = tuple[list[int], list[int]]
 """Token ids of a context (at least one) and of the target that follows it (at least one)."""
 
 _LOGITS = 100_000_000
-"""Logits that one batch may hold: 200 MB in 16 bit."""
+"""Maximum number of logits in a batch: 200 MB in 16 bit."""
 _CHUNK = 512
 """Positions that are widened to 32 bit at a time."""
 
@@ -21,9 +21,9 @@ _CHUNK = 512
 def target_log_likelihoods(
     model: Any, pairs: Sequence[Pair], *, batch_size: int, on_done: Callable[[int], None] = lambda done: None
 ) -> list[tuple[float, bool]]:
-    """Per pair: the summed log probability (nats) of the target, and whether greedy decoding would have written it.
+    """Return per pair the summed log probability (nats) of the target, and whether greedy decoding would write it.
 
-    on_done: called with the number of pairs that a batch finished.
+    on_done: called with the number of pairs in each finished batch.
     """
     results: dict[int, tuple[float, bool]] = {}
     contexts = Contexts(model, [context for context, _ in pairs])
@@ -37,7 +37,7 @@ def target_log_likelihoods(
 
 
 def _batches(model: Any, rest: dict[int, Pair], batch_size: int) -> list[list[int]]:
-    """Indices in batches of similar length, the longest first; at most `batch_size` rows and `_LOGITS` logits each."""
+    """Return indices in batches of similar length, longest first, of at most `batch_size` rows and `_LOGITS` logits."""
     most_positions = max(1, _LOGITS // model.config.get_text_config().vocab_size)
     batches: list[list[int]] = []
     widest = 0
@@ -57,7 +57,7 @@ def _score(model: Any, rows: Sequence[Pair], cache: Any, prefix: int) -> list[tu
     width = max(map(len, sequences))
     padding = [width - len(sequence) for sequence in sequences]
     device = model.device
-    # Left padding: the last position of every row is its last target, so that the last logits are all that is needed.
+    # Left padding: the last position of every row is its last target, so that only the last logits are needed.
     ids = torch.tensor([[0] * pad + sequence for pad, sequence in zip(padding, sequences, strict=True)], device=device)
     mask = torch.tensor([[1] * prefix + [0] * pad + [1] * (width - pad) for pad in padding], device=device)
     keep = max(len(target) for _, target in rows)
@@ -72,7 +72,7 @@ def _score(model: Any, rows: Sequence[Pair], cache: Any, prefix: int) -> list[tu
 
 
 def _score_row(logits: torch.Tensor, target: list[int]) -> tuple[float, bool]:
-    """logits: (target tokens, vocabulary), the distribution before each target token."""
+    """Return the result of one row. logits: (target tokens, vocabulary), the distribution before each target token."""
     wanted = torch.tensor(target, device=logits.device)
     total = 0.0
     for part, ids in zip(logits.split(_CHUNK), wanted.split(_CHUNK), strict=True):

@@ -1,4 +1,4 @@
-"""The one path to lm-eval: tasks written as YAML over local JSON, run on a loaded model, its samples handed back."""
+"""Run lm-eval: write tasks as YAML over local JSON, run them on a loaded model, return the samples."""
 
 import json
 from collections.abc import Sequence
@@ -9,49 +9,50 @@ from typing import Any
 import yaml
 
 Sample = dict[str, Any]
-"""What lm-eval logs for one document: `doc`, `arguments`, `resps`, `filtered_resps` and its metrics."""
+"""lm-eval's log of one document: `doc`, `arguments`, `resps`, `filtered_resps` and its metrics."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """An lm-eval task over rows of our own."""
+    """An lm-eval task over local rows."""
 
     name: str
     rows: Sequence[dict[str, Any]]
     options: dict[str, Any]
-    """lm-eval's own task keys; `doc_to_…` name columns, so that no text of a row is ever read as a Jinja template."""
+    """lm-eval's task keys. `doc_to_…` name columns, so that the text of a row is never parsed as a Jinja template."""
 
 
 def loss_task(rows: Sequence[dict[str, Any]]) -> Task:
-    """Log-likelihood of `target` behind `context`."""
+    """Return a task for the log-likelihood of `target` after `context`."""
     options = {"output_type": "loglikelihood", "doc_to_text": "context", "doc_to_target": "target"}
     return Task("reference_loss", rows, {**options, "target_delimiter": "", "metric_list": _metrics("acc")})
 
 
 def answer_task(rows: Sequence[dict[str, Any]], stop: Sequence[str], max_new_tokens: int) -> Task:
-    """Greedy answers to `context`, cut at the stop strings."""
+    """Return a task for greedy answers to `context`, cut at the stop strings."""
     generation = {"until": list(stop), "max_gen_toks": max_new_tokens, "do_sample": False, "temperature": 0.0}
     options = {"output_type": "generate_until", "doc_to_text": "context", "doc_to_target": "reference"}
     return Task("answers", rows, {**options, "generation_kwargs": generation, "metric_list": _metrics("bypass")})
 
 
 def question_task(rows: Sequence[dict[str, Any]]) -> Task:
-    """Multiple choice: which of `choices` is likeliest behind `context`; `gold` is the index of the right one."""
+    """Return a multiple-choice task: the likeliest of `choices` after `context`. `gold` is the correct index."""
     options = {"output_type": "multiple_choice", "doc_to_text": "context", "doc_to_choice": "choices"}
     metrics = _metrics("acc", "acc_norm")
     return Task("general_questions", rows, {**options, "doc_to_target": "gold", "metric_list": metrics})
 
 
 def text_task(rows: Sequence[dict[str, Any]]) -> Task:
-    """Log-likelihood of every token of `text`."""
+    """Return a task for the log-likelihood of every token of `text`."""
     options = {"output_type": "loglikelihood_rolling", "doc_to_text": "", "doc_to_target": "text"}
     return Task("general_texts", rows, {**options, "metric_list": _metrics("bits_per_byte")})
 
 
 def run_tasks(lm: Any, tasks: Sequence[Task], folder: Path) -> dict[str, list[Sample]]:
-    """Run the tasks on `lm` (an lm-eval LM); per task the samples in the order of its rows. Nothing is fetched.
+    """Run the tasks on `lm` (an lm-eval LM). Return per task the samples in the order of its rows.
 
-    folder: takes the task files and the cache of `datasets`, so that no cache of another run is read.
+    Nothing is downloaded. folder: for the task files and the cache of `datasets`, so that no cache of another run is
+    read.
     """
     import datasets
     import lm_eval
@@ -71,7 +72,7 @@ def run_tasks(lm: Any, tasks: Sequence[Task], folder: Path) -> dict[str, list[Sa
 
 
 def write_tasks(tasks: Sequence[Task], folder: Path) -> None:
-    """Write `<name>.yaml` and `<name>.jsonl` per task: plain `lm_eval --include_path` runs them too."""
+    """Write `<name>.yaml` and `<name>.jsonl` per task. Plain `lm_eval --include_path` can run them too."""
     folder.mkdir(parents=True, exist_ok=True)
     for task in tasks:
         rows = folder / f"{task.name}.jsonl"
@@ -88,5 +89,5 @@ def write_tasks(tasks: Sequence[Task], folder: Path) -> None:
 
 
 def _metrics(*names: str) -> list[dict[str, str]]:
-    """lm-eval wants a metric per task; ours are computed from the samples."""
+    """Return a metric list, which lm-eval requires per task. Our metrics are computed from the samples."""
     return [{"metric": name} for name in names]

@@ -1,4 +1,4 @@
-"""lm-eval's model interface around a model that is already loaded: our batching, our answers, our token counts."""
+"""lm-eval's model interface for a loaded model, with the batches, answers and token counts of this package."""
 
 import logging
 import time
@@ -16,11 +16,11 @@ logging.getLogger("lm_eval").setLevel(logging.ERROR)  # its warnings are about o
 
 
 class LoadedLM(HFLM):
-    """HFLM without what makes it slow or wrong here.
+    """HFLM without the parts that are slow or wrong here.
 
-    Contexts arrive rendered, so no BOS is ever added and white space at their end stays where it is (HFLM would score
-    the template's last line break as part of the answer). Log-probabilities are summed in 32 bit, over target tokens
-    only. Answers come from the function that the teacher uses.
+    Contexts are already rendered, so no BOS is added and trailing white space is kept (HFLM would score the template's
+    last line break as part of the answer). Log-probabilities are summed in 32 bit, over target tokens only. Answers
+    come from the function that the teacher uses.
     """
 
     def __init__(self, model: Any, tokenizer: Any, batch_size: int, on_done: Callable[[int], None]) -> None:
@@ -50,7 +50,7 @@ class LoadedLM(HFLM):
         answers: dict[tuple[str, int], Generation] = {}
         asked = [(request.args[0], int(request.args[1].get("max_gen_toks", self.max_gen_toks))) for request in requests]
         for limit in sorted({limit for _, limit in asked}):
-            prompts = list(dict.fromkeys(prompt for prompt, each in asked if each == limit))
+            prompts = list(dict.fromkeys(prompt for prompt, tokens in asked if tokens == limit))
             answers |= {
                 (prompt, limit): answer for prompt, answer in zip(prompts, self._answer(prompts, limit), strict=True)
             }
@@ -74,7 +74,7 @@ class LoadedLM(HFLM):
         return answers
 
     def get_model_info(self) -> dict[str, Any]:
-        """Nothing: the manifest names the model by its content, and lm-eval would ask the hub for it."""
+        """Return nothing: the manifest identifies the model by its content, and lm-eval would query the hub."""
         return {}
 
 
@@ -84,7 +84,7 @@ def _stops(options: dict[str, Any]) -> list[str]:
 
 
 class _Counter:
-    """A reporter that hands on how many answers are new."""
+    """A reporter that passes on the number of new answers."""
 
     def __init__(self, on_done: Callable[[int], None]) -> None:
         self._on_done = on_done

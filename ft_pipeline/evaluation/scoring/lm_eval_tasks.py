@@ -1,4 +1,4 @@
-"""lm-eval's own tasks, and the user's in its format, by name: run on the model as it is served."""
+"""Tasks of lm-eval, and the user's tasks in its format, by name: run on the model as it is served."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,7 +12,7 @@ from ft_pipeline.evaluation.scoring.lm_eval_model import LoadedLM
 from ft_pipeline.job import Job
 
 _MEANS = ("acc", "acc_norm", "exact_match")
-"""What is a mean where a task does not say."""
+"""Metrics that count as means if a task declares no aggregation."""
 
 Record = dict[str, Any]
 """item (`task:document`), metric (`task/metric`), value."""
@@ -22,7 +22,7 @@ class OwnTasks:
     """The tasks of `evaluation.tasks`, each run once per model and system prompt."""
 
     def __init__(self, job: Job) -> None:
-        """job: config.evaluation has tasks, task_documents, seed; inputs: `tasks` where there is an include_path."""
+        """job: config.evaluation has tasks, task_documents, seed; inputs has `tasks` if there is an include_path."""
         settings = job.config["evaluation"]
         self.names: list[str] = settings.get("tasks") or []
         self._limit: int | None = settings.get("task_documents")
@@ -31,12 +31,13 @@ class OwnTasks:
         self._work = job.work
         self._log: Callable[[str], None] = job.report.log
         self.metrics: dict[str, Metric] = {}
-        """What has been measured so far."""
+        """The metrics measured so far."""
 
     def run(self, lm: LoadedLM, system_prompt: str | None) -> list[Record]:
-        """Every task, rendered by lm-eval with the chat template and the system prompt; examples are the task's own.
+        """Run every task and return the records.
 
-        UserError where a task is not known, its data cannot be had, or it has no metric that is a mean over documents.
+        lm-eval renders the chat template, the system prompt and the task's examples. Raises UserError if a task is
+        unknown, its data is not available, or it has no metric that is a mean over documents.
         """
         if not self.names:
             return []
@@ -56,7 +57,7 @@ class OwnTasks:
 
         datasets.disable_progress_bars()
         with _read_from(self._folder), _cached_in(self._work / "datasets"), self._clear_errors():
-            found = lm_eval.simple_evaluate(
+            results = lm_eval.simple_evaluate(
                 model=lm,
                 tasks=self.names,
                 task_manager=self._manager(),
@@ -71,11 +72,11 @@ class OwnTasks:
                 torch_random_seed=self._seed,
                 fewshot_random_seed=self._seed,
             )
-        assert found is not None
-        return found
+        assert results is not None
+        return results
 
     def _manager(self) -> Any:
-        """The user's tasks alone where they suffice: lm-eval's own are thousands of files to look through."""
+        """Return a task manager, for the user's tasks only if they suffice: lm-eval reads thousands of task files."""
         from lm_eval.tasks import TaskManager
 
         path = str(self._folder) if self._folder else None
@@ -95,7 +96,7 @@ class OwnTasks:
     def _clear_errors(self) -> Iterator[None]:
         try:
             yield
-        except (OSError, ValueError) as error:  # datasets' and huggingface_hub's errors are of these
+        except (OSError, ValueError) as error:  # bases of the errors of datasets and huggingface_hub
             first = str(error).strip().split("\n")[0][:300]
             raise UserError(
                 f"evaluation.tasks ({', '.join(self.names)}): {type(error).__name__}: {first}. A task of lm-eval's own "
@@ -117,18 +118,18 @@ class OwnTasks:
 
 
 def _means(config: Mapping[str, Any]) -> set[str]:
-    """The metrics of a task that are a mean over its documents: only these have a value per document."""
+    """Return the metrics of a task that are means over its documents: only these have a value per document."""
     wanted = config.get("metric_list") or [{"metric": metric} for metric in _MEANS]
     return {
-        each["metric"]
-        for each in wanted
-        if each.get("aggregation") == "mean" or ("aggregation" not in each and each["metric"] in _MEANS)
+        entry["metric"]
+        for entry in wanted
+        if entry.get("aggregation") == "mean" or ("aggregation" not in entry and entry["metric"] in _MEANS)
     }
 
 
 @contextlib.contextmanager
 def _read_from(folder: Path | None) -> Iterator[None]:
-    """`data_files` of a task are relative to the folder of tasks."""
+    """Change to the folder of tasks, since the `data_files` of a task are relative to it."""
     if folder is None:
         yield
     else:
@@ -138,7 +139,7 @@ def _read_from(folder: Path | None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _cached_in(folder: Path) -> Iterator[None]:
-    """What `datasets` makes of local files is kept with the job: no other run's copy is read in its place."""
+    """Keep the cache of `datasets` for local files with the job, so that no other run's copy is read."""
     import datasets.config
 
     before = datasets.config.HF_DATASETS_CACHE
@@ -150,8 +151,8 @@ def _cached_in(folder: Path) -> Iterator[None]:
 
 
 def means(records: Sequence[Record]) -> dict[str, float]:
-    """The mean of each metric."""
+    """Return the mean of each metric."""
     values: dict[str, list[float]] = {}
     for record in records:
         values.setdefault(record["metric"], []).append(record["value"])
-    return {metric: sum(found) / len(found) for metric, found in values.items()}
+    return {metric: sum(numbers) / len(numbers) for metric, numbers in values.items()}

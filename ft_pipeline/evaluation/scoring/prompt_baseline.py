@@ -1,4 +1,4 @@
-"""The untouched model under every way of prompting it: what a tuned model has to beat."""
+"""Worker: score the base model under each prompt. These are the baselines that a tuned model must beat."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ def run(job: Job) -> dict[str, Any]:
     """Score the base model (16 bit) plain, with the general suite, and under each variant of `config["prompting"]`.
 
     config: evaluation (EvaluationSettings), prompting (PromptingSettings), general_questions, general_texts (rows).
-    inputs: conversations, base_model, and `text` where a variant has passages. UserError where the test split is empty
+    inputs: conversations, base_model, and `text` if a variant has passages. Raises UserError if the test split is empty
     or a prompt does not fit the model.
     """
     subjects = _subjects(job)
@@ -42,7 +42,7 @@ def _subjects(job: Job) -> list[ModelUnderTest]:
 
 
 def _texts(job: Job) -> list[str]:
-    """What passages are taken from."""
+    """Return the texts that passages are taken from."""
     if "text" not in job.inputs:
         return []
     return pq.read_table(job.inputs["text"] / "rows.parquet", columns=["text"]).column("text").to_pylist()

@@ -1,4 +1,4 @@
-"""Test conversations to the texts that are scored: one item per assistant turn, under one way of prompting."""
+"""Prompt variants, and the test items rendered under them: one scored text per assistant turn."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,28 +11,28 @@ from ft_pipeline.models.chat import Message, pick_examples, prompt_and_target, r
 from ft_pipeline.settings.project import PASSAGES, PromptVariant
 
 QUESTION_LEAD = "Answer:"
-"""General questions are answered behind this, as in lm-eval's own multiple-choice tasks."""
+"""The lead before the answer to a general question, as in lm-eval's multiple-choice tasks."""
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """One way of prompting: what goes before the messages of an item."""
+    """A prompt variant: the content before the messages of an item."""
 
     system_prompt: str | None = None
     examples: tuple[tuple[Message, ...], ...] = ()
-    """Fixed few-shot conversations out of the train split."""
+    """Fixed few-shot conversations from the train split."""
     pool: ExamplePool | None = None
-    """Where each item's own examples come from, in place of the fixed ones."""
+    """The source of examples that are retrieved per item, which replace the fixed ones."""
     passages: PassagePool | None = None
 
     @classmethod
     def of(
         cls, variant: Mapping[str, Any], rows: Sequence[dict[str, Any]], seed: int, texts: Sequence[str] = ()
     ) -> "Prompt":
-        """The prompt of a variant of project.yaml, the same for the same item in every run.
+        """Return the prompt of a variant of project.yaml, the same for the same item in every run.
 
-        rows: of `conversations`. texts: what passages are taken from. UserError where there are too few examples, or
-        passages are wanted and there is no text.
+        rows: the rows of `conversations`. texts: the source of passages. Raises UserError if there are too few
+        examples, or if passages are requested and there is no text.
         """
         wanted = PromptVariant.model_validate(dict(variant))
         if wanted.passages and not texts:
@@ -47,22 +47,22 @@ class Prompt:
 
     @property
     def alone(self) -> str | None:
-        """The system prompt without what is looked up for a question."""
+        """The system prompt without the content that is retrieved per question."""
         return self.system_prompt.replace(PASSAGES, "").strip() if self.system_prompt else None
 
     def before(self, messages: Sequence[Message]) -> list[Message]:
-        """`messages` behind all of this prompt; what is looked up follows from the user's turns alone."""
+        """Return this prompt followed by `messages`. Retrieval depends only on the user turns."""
         examples = self.pool.examples_for(messages) if self.pool else self.examples
-        found = self.passages.passages_for(messages) if self.passages else []
-        prompted = with_prompt(messages, _with_passages(self.system_prompt, found), examples)
-        if found and messages[0]["role"] == "system":  # its own system turn won: the passages still belong to it
-            prompted[0]["content"] = "\n\n".join([prompted[0]["content"], *found])
+        passages = self.passages.passages_for(messages) if self.passages else []
+        prompted = with_prompt(messages, _with_passages(self.system_prompt, passages), examples)
+        if passages and messages[0]["role"] == "system":  # the item's system turn replaced ours: add the passages to it
+            prompted[0]["content"] = "\n\n".join([prompted[0]["content"], *passages])
         return prompted
 
 
 @dataclass(frozen=True)
 class RenderedItem:
-    """What lm-eval gets: `context + target` is the text, and the target ends with the stop token."""
+    """The input of lm-eval: `context + target` is the text, and the target ends with the stop token."""
 
     item: Item
     context: str
@@ -74,10 +74,10 @@ def render_items(
 ) -> list[RenderedItem]:
     """Render the items with the chat template.
 
-    window: the model's context length in tokens. UserError, in terms of the prompt's `name`, where an item needs more.
+    window: the model's context length in tokens. Raises UserError, with the prompt's `name`, if an item needs more.
     """
     rendered = [_render_item(tokenizer, item, prompt) for item in items]
-    needed = [_tokens_needed(tokenizer, one, max_new_tokens) for one in rendered]
+    needed = [_tokens_needed(tokenizer, text, max_new_tokens) for text in rendered]
     if window is not None and max(needed) > window:
         over = sum(tokens > window for tokens in needed)
         raise UserError(
@@ -88,7 +88,7 @@ def render_items(
 
 
 def render_question(tokenizer: Any, question: str) -> str:
-    """The context of a general question: a plain chat turn, without any prompt of the task."""
+    """Return the context of a general question: a plain chat turn, without a prompt of the task."""
     messages = [{"role": "user", "content": question.strip()}]
     return render(tokenizer, messages, add_generation_prompt=True) + QUESTION_LEAD
 
@@ -99,7 +99,7 @@ def _render_item(tokenizer: Any, item: Item, prompt: Prompt) -> RenderedItem:
 
 
 def _with_passages(system_prompt: str | None, passages: Sequence[str]) -> str | None:
-    """The passages where the system prompt says PASSAGES, else behind it: what all items share stays in front."""
+    """Return the system prompt with the passages in place of PASSAGES, or at its end: the shared part stays first."""
     if not passages:
         return system_prompt
     text = "\n\n".join(passages)

@@ -1,4 +1,4 @@
-"""What a prompt may look up for each question: examples of the train split, and passages of data/raw/text, by BM25."""
+"""Retrieval per question, by BM25: examples of the train split, and passages of data/raw/text."""
 
 import logging
 import re
@@ -15,8 +15,11 @@ _SENTENCE_END = re.compile(r"(?<=[.!?…。！？])\s+")
 
 
 class Index:
-    """Texts that are found by the words they share with a question (BM25 as Lucene scores it; Robertson & Zaragoza
-    2009). Words of any script, no list of stop words: what stands everywhere weighs next to nothing by itself."""
+    """Ranks texts by the words they share with a question (BM25 as in Lucene; Robertson & Zaragoza 2009).
+
+    Words may be in any script. A list of stop words is not needed: BM25 gives words that occur everywhere almost no
+    weight.
+    """
 
     def __init__(self, texts: Sequence[str]) -> None:
         import bm25s
@@ -24,23 +27,23 @@ class Index:
         logging.getLogger("bm25s").setLevel(logging.WARNING)  # it reports each index that it builds
         self._size = len(texts)
         words = [plain_words(text) for text in texts]
-        self._known = {word for each in words for word in each}
+        self._known = {word for words_of_text in words for word in words_of_text}
         self._bm25 = bm25s.BM25(method="lucene")
         if self._known:
             self._bm25.index(words, show_progress=False)
 
     def best(self, question: str, k: int) -> list[int]:
-        """Positions of the `k` texts that fit best (of all, where there are fewer), best first; ties as given."""
+        """Return positions of the `k` best texts (all, if there are fewer), best first; ties in the given order."""
         words = [word for word in plain_words(question) if word in self._known]
         scores = self._bm25.get_scores(words) if words else np.zeros(self._size)
         return np.argsort(-scores, kind="stable")[:k].tolist()
 
 
 class ExamplePool:
-    """The single-turn rows of the train split, of which the `k` nearest to a question are its examples."""
+    """The single-turn rows of the train split. The `k` nearest to a question are its examples."""
 
     def __init__(self, rows: Sequence[dict[str, Any]], k: int, seed: int) -> None:
-        """rows: of `conversations`, every split. UserError where the train split has fewer than `k`."""
+        """rows: the rows of `conversations`, all splits. Raises UserError if the train split has fewer than `k`."""
         self._examples = [
             tuple(m for m in plain(row["messages"]) if m["role"] != "system") for row in single_turn_rows(rows, k, seed)
         ]
@@ -48,35 +51,35 @@ class ExamplePool:
         self._k = k
 
     def examples_for(self, messages: Sequence[Message]) -> list[tuple[Message, ...]]:
-        """The nearest examples, the very nearest last: right before the question."""
-        found = self._index.best(asked(messages), self._k)
-        return [self._examples[position] for position in reversed(found)]
+        """Return the nearest examples. The nearest is last, right before the question."""
+        positions = self._index.best(asked(messages), self._k)
+        return [self._examples[position] for position in reversed(positions)]
 
 
 class PassagePool:
-    """Passages of texts, of which the `k` nearest to a question are shown with it."""
+    """Passages of texts. The `k` nearest to a question are shown with it."""
 
     def __init__(self, texts: Sequence[str], rows: Sequence[dict[str, Any]], k: int, words: int) -> None:
-        """rows: of `conversations`, every split; what would give a held-out answer away is never shown."""
-        found = [passage for text in texts for passage in passages_of(text, words)]
-        self._passages = without_held_out(found, rows)
+        """rows: the rows of `conversations`, all splits. A passage that reveals a held-out answer is left out."""
+        passages = [passage for text in texts for passage in passages_of(text, words)]
+        self._passages = without_held_out(passages, rows)
         self._index = Index(self._passages)
         self._k = k
 
     def passages_for(self, messages: Sequence[Message]) -> list[str]:
-        """The nearest passages, best first."""
+        """Return the nearest passages, best first."""
         return [self._passages[position] for position in self._index.best(asked(messages), self._k)]
 
 
 def asked(messages: Sequence[Message]) -> str:
-    """What is looked up: every user turn, since a later one may be no more than an order number."""
+    """Return the search query: every user turn, since a later one may be only an order number."""
     return "\n".join(message["content"] for message in messages if message["role"] == "user")
 
 
 def without_held_out(passages: Sequence[str], rows: Sequence[dict[str, Any]]) -> list[str]:
-    """The passages that do not hold a row of another split than train whole: its questions with its last answer.
+    """Return the passages that do not contain a complete held-out row: its questions with its last answer.
 
-    An article that says the same is what retrieval is for; a log of the very conversation would be a leak.
+    An article with the same facts is what retrieval is for; a log of the same conversation would be a leak.
     """
     held_out = [_turns(row["messages"]) for row in rows if row["split"] != "train"]
     return [
@@ -87,20 +90,22 @@ def without_held_out(passages: Sequence[str], rows: Sequence[dict[str, Any]]) ->
 
 
 def _turns(messages: Sequence[Message]) -> list[str]:
-    """What a copy of the conversation would hold of it: each user turn, and the last answer."""
+    """Return the texts that a copy of the conversation would contain: each user turn, and the last answer."""
     return [_folded(message["content"]) for message in messages if message["role"] == "user"] + [
         _folded(messages[-1]["content"])
     ]
 
 
 def _folded(text: str) -> str:
-    """Words between single spaces, so that a phrase is found as a substring."""
+    """Return the words between single spaces, so that a phrase is a substring."""
     return f" {' '.join(plain_words(text))} "
 
 
 def passages_of(text: str, words: int) -> list[str]:
-    """`text` in passages of up to `words` words that begin and end at paragraphs, or at sentences where one paragraph
-    is longer; a single sentence is never cut."""
+    """Split `text` into passages of up to `words` words, at paragraphs, or at sentences if a paragraph is longer.
+
+    A sentence is never cut.
+    """
     passages: list[str] = []
     room = 0
     for piece, gap in _pieces(text, words):
@@ -115,9 +120,9 @@ def passages_of(text: str, words: int) -> list[str]:
 
 
 def _pieces(text: str, words: int) -> list[tuple[str, str]]:
-    """(piece, what stands between it and the one before it): paragraphs, the long ones by sentence."""
+    """Return (piece, separator before it): paragraphs, with long ones split into sentences."""
     pieces = []
-    for paragraph in filter(None, (each.strip() for each in re.split(r"\n\s*\n", text))):
+    for paragraph in filter(None, (block.strip() for block in re.split(r"\n\s*\n", text))):
         parts = [paragraph] if len(paragraph.split()) <= words else _SENTENCE_END.split(paragraph)
         pieces += [(part, " " if number else "\n\n") for number, part in enumerate(parts)]
     return pieces

@@ -1,4 +1,4 @@
-"""Score one loaded model under one prompt: rows and samples, the form that prompt_baseline and scores both write."""
+"""Score one loaded model under one prompt: the rows and samples that prompt_baseline and scores both write."""
 
 import json
 import math
@@ -49,25 +49,25 @@ GENERAL = pa.schema(
 )
 """general.parquet: `kind` is question (with `correct`) or text (with `loss_sum` in nats, and `tokens`)."""
 TASKS = pa.schema([("name", pa.string()), ("item", pa.string()), ("metric", pa.string()), ("value", pa.float64())])
-"""tasks.parquet: a value per document and metric of lm-eval's own tasks."""
+"""tasks.parquet: a value per document and metric of the lm-eval tasks."""
 
 
 @dataclass(frozen=True)
 class ModelUnderTest:
-    """What is scored."""
+    """A model and a prompt to score."""
 
     name: str
     kind: str
     """base, prompt, adapter or merged."""
     prompt: Prompt
     about: dict[str, Any] = field(default_factory=dict)
-    """What the row says of its model."""
+    """Facts about the model for its row."""
     general: bool = False
     """Whether the general suite is run too."""
 
 
 class Scorer:
-    """The items, the tokenizer and the settings of one job; models come and go."""
+    """Scores the models of one job, which share its items, tokenizer and settings."""
 
     def __init__(self, job: Job, subjects: Sequence[ModelUnderTest]) -> None:
         self.job = job
@@ -95,7 +95,7 @@ class Scorer:
         return evaluation_parts(self.test_rows, self.job.inputs["base_model"], self.job.config)
 
     def score(self, model: Any, subject: ModelUnderTest) -> None:
-        """Score `model` and keep the result in the job's scratch, where a job that is started again finds it."""
+        """Score `model` and write the result to the job's work folder, where a resumed job reads it."""
         self.job.report.log(f"scoring {subject.name}: {len(self.items)} answers of {len(self.test_rows)} conversations")
         folder = self.job.work / "lm_eval" / subject.name
         lm = LoadedLM(model, self.tokenizer, self.settings["batch_size"], self.progress.advance)
@@ -122,14 +122,14 @@ class Scorer:
         path.with_suffix(".part").replace(path)
 
     def finished(self, subject: ModelUnderTest) -> bool:
-        """Whether an earlier start of this job has scored the subject; counts it as progress if so."""
+        """Return whether an earlier start of this job has scored the subject. If so, count it as progress."""
         done = self._result_path(subject).is_file()
         if done:
             self.progress.advance(self._requests(subject))
         return done
 
     def write(self, subjects: Sequence[ModelUnderTest]) -> dict[str, Any]:
-        """Write the scores and what they were made from to `job.out`, and return the job's summary."""
+        """Write the scores and their evaluation parts to `job.out`, and return the job's summary."""
         results = [json.loads(self._result_path(subject).read_text(encoding="utf-8")) for subject in subjects]
         rows = [result["row"] for result in results]
         records = {
@@ -147,13 +147,13 @@ class Scorer:
 
     def _score_items(self, lm: LoadedLM, rendered: Sequence[RenderedItem], folder: Path) -> list[dict[str, Any]]:
         documents = [
-            {"item": one.item.id, "context": one.context, "target": one.target, "reference": one.item.reference}
-            for one in rendered
+            {"item": text.item.id, "context": text.context, "target": text.target, "reference": text.item.reference}
+            for text in rendered
         ]
         stop, limit = stop_strings(self.tokenizer), self.settings["max_new_tokens"]
-        found = run_tasks(lm, [loss_task(documents), answer_task(documents, stop, limit)], folder)
-        pairs = zip(rendered, found["reference_loss"], found["answers"], strict=True)
-        return [self._sample(lm, one, loss, answer) for one, loss, answer in pairs]
+        logged = run_tasks(lm, [loss_task(documents), answer_task(documents, stop, limit)], folder)
+        pairs = zip(rendered, logged["reference_loss"], logged["answers"], strict=True)
+        return [self._sample(lm, text, loss, answer) for text, loss, answer in pairs]
 
     def _sample(self, lm: LoadedLM, rendered: RenderedItem, loss: Sample, answer: Sample) -> dict[str, Any]:
         generation = lm.generations[rendered.context]
@@ -181,7 +181,7 @@ class Scorer:
         ]
         tasks = [question_task(questions)] if questions else []
         tasks += [text_task([{"text": row["text"]} for row in self.texts])] if self.texts else []
-        found = run_tasks(lm, tasks, folder / "general") if tasks else {}
+        logged = run_tasks(lm, tasks, folder / "general") if tasks else {}
         answered = [
             {
                 "item": f"question:{number}",
@@ -190,7 +190,7 @@ class Scorer:
                 "correct": sample["acc_norm"] == 1.0,
             }
             for number, (row, sample) in enumerate(
-                zip(self.questions, found.get("general_questions", []), strict=True), 1
+                zip(self.questions, logged.get("general_questions", []), strict=True), 1
             )
         ]
         read = [
@@ -200,12 +200,15 @@ class Scorer:
                 "loss_sum": -float(sample["filtered_resps"][0]),
                 "tokens": len(lm.tok_encode(row["text"])),
             }
-            for number, (row, sample) in enumerate(zip(self.texts, found.get("general_texts", []), strict=True), 1)
+            for number, (row, sample) in enumerate(zip(self.texts, logged.get("general_texts", []), strict=True), 1)
         ]
         return answered + read
 
     def _run_own_tasks(self, model: Any, subject: ModelUnderTest) -> list[Record]:
-        """Once for the prompts of one model that differ in their examples only: a task brings its own."""
+        """Run the lm-eval tasks once per model and system prompt, and return their records.
+
+        Prompts that differ only in their examples share the result, since a task has its own examples.
+        """
         asked = ("untouched" if subject.kind in BASELINES else subject.kind, subject.prompt.alone)
         if asked not in self._tasks_done:
             lm = LoadedLM(model, self.tokenizer, self.settings["batch_size"], lambda done: None)
@@ -252,7 +255,7 @@ class Scorer:
 
 
 def _window(model: Any) -> int | None:
-    """How many tokens of text the model reads; a learned prompt takes its share."""
+    """Return the number of text tokens that the model can read, without the positions of a learned prompt."""
     positions = window_of(model.config)
     prompt = learned_prompt(model)
     return positions - len(prompt) if positions is not None and prompt is not None else positions
@@ -267,7 +270,8 @@ def write_scores(
 ) -> None:
     """Write scores.json, samples.parquet, general.parquet and tasks.parquet.
 
-    records: `samples`, `general` and `tasks`, each with its row name. metrics: those of this task only, as Metric.
+    records: `samples`, `general` and `tasks`, every record with its row name. metrics: the metrics that only this task
+    has, with the fields of Metric.
     """
     document = {"rows": list(rows), "evaluation": parts, "metrics": metrics}
     (out / "scores.json").write_text(json.dumps(document, indent=2, ensure_ascii=False), encoding="utf-8")
@@ -276,7 +280,7 @@ def write_scores(
 
 
 class RequestProgress:
-    """Requests answered so far, out of all that the job will make."""
+    """Reports the requests answered so far, out of all requests of the job."""
 
     def __init__(self, report: Reporter, total: int) -> None:
         self._report = report
@@ -289,13 +293,13 @@ class RequestProgress:
 
 
 def read_conversations(job: Job) -> list[dict[str, Any]]:
-    """The rows of the job's conversations artifact, every split."""
+    """Return the rows of the job's conversations artifact, all splits."""
     columns = ["id", "split", "messages", "table", "file"]
     return pq.read_table(job.inputs["conversations"] / "rows.parquet", columns=columns).to_pylist()
 
 
 def summarise(samples: Sequence[dict[str, Any]], measures: AnswerMetrics) -> dict[str, float]:
-    """A row's scores: loss and length as ratios of sums over all tokens, the others as means over the items."""
+    """Return a row's scores: loss and length as ratios of sums over all tokens, the others as means over the items."""
     reference_tokens = sum(sample["answer_tokens"] for sample in samples)
     return {
         "loss": sum(sample["loss_sum"] for sample in samples) / reference_tokens,
@@ -305,7 +309,7 @@ def summarise(samples: Sequence[dict[str, Any]], measures: AnswerMetrics) -> dic
 
 
 def summarise_general(general: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """`accuracy` over the questions and `loss` per token over the texts; absent where there are none."""
+    """Return `accuracy` over the questions and `loss` per token over the texts; a key is absent if there are none."""
     questions = [record["correct"] for record in general if record["kind"] == "question"]
     texts = [record for record in general if record["kind"] == "text"]
     scores = {}

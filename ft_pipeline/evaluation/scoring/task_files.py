@@ -1,4 +1,4 @@
-"""The folder of evaluation.include_path: what is in it, and a copy of that in the store."""
+"""The folder evaluation.include_path: the hashes of its files, and a copy in the store."""
 
 import shutil
 from pathlib import Path
@@ -10,7 +10,7 @@ from ft_pipeline.store.hashing import sha256_of_file
 
 
 def files_of(folder: Path) -> dict[str, str]:
-    """sha256 of every file of a folder of tasks, by relative path; nothing of Python's own caches."""
+    """Return the SHA-256 of every file in a folder of tasks, by relative path, without Python's caches."""
     return {
         path.relative_to(folder).as_posix(): sha256_of_file(path)
         for path in sorted(folder.rglob("*"))
@@ -19,9 +19,9 @@ def files_of(folder: Path) -> dict[str, str]:
 
 
 def keep_files(job: Job) -> dict[str, Any]:
-    """The worker of `evaluation_tasks`: a copy of evaluation.include_path, so that a score can be walked back to it.
+    """Worker of `evaluation_tasks`: copy evaluation.include_path, so that a score can be traced to its files.
 
-    config: files (relative path → sha256). handling: folder. UserError where a file has changed meanwhile.
+    config: files (relative path → sha256). handling: folder. Raises UserError if a file has changed meanwhile.
     """
     for name, sha256 in job.config["files"].items():
         target = job.out / name

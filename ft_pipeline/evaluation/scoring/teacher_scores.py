@@ -1,7 +1,7 @@
-"""The teacher on the test prompts: a row of the comparison, scored by what it writes, since its losses are not known.
+"""Worker: score the teacher on the test prompts, by its answers, since its losses are unknown.
 
-An endpoint is asked under the same limits as every other row: greedy, and at most evaluation.max_new_tokens tokens. Its
-answers go to the teacher's log, so that test prompts, too, are paid for once.
+An endpoint has the same limits as every other row: greedy decoding, and at most evaluation.max_new_tokens tokens. Its
+answers are written to the teacher's log, so that test prompts are paid for only once.
 """
 
 from collections.abc import Sequence
@@ -26,16 +26,16 @@ from ft_pipeline.settings.project import PriceSettings
 
 NAME = "teacher"
 Answer = dict[str, Any]
-"""answer, finish_reason, prompt_tokens (of the teacher's own tokenizer, or None), seconds (or None)."""
+"""answer, finish_reason, prompt_tokens (by the teacher's tokenizer, or None), seconds (or None)."""
 
 
 def run(job: Job) -> dict[str, Any]:
     """Score the teacher on every test item.
 
     config: teacher (TeacherSettings), name (the teacher's), prices (PriceSettings), evaluation, general_questions and
-    general_texts (these two for the fingerprint only).
-    inputs: conversations, base_model (whose tokenizer measures lengths for all rows), and `teacher_model` where there
-    is no endpoint. UserError where the teacher cannot be asked, or fails too often.
+    general_texts (the last two for the fingerprint only).
+    inputs: conversations, base_model (its tokenizer measures lengths for all rows), and `teacher_model` if there is no
+    endpoint. Raises UserError if the teacher cannot be reached or fails too often.
     """
     settings = job.config["evaluation"]
     rows = rows_to_test(read_conversations(job), settings["max_test_rows"])
@@ -55,7 +55,7 @@ def run(job: Job) -> dict[str, Any]:
     prices = PriceSettings.model_validate(job.config["prices"])
     row = _row(about, prices, answers, samples, fingerprint(parts), measures)
     records: dict[str, list[dict[str, Any]]] = {
-        "samples": [{"name": NAME, **each} for each in samples],
+        "samples": [{"name": NAME, **sample} for sample in samples],
         "general": [],
         "tasks": [],
     }
@@ -64,7 +64,7 @@ def run(job: Job) -> dict[str, Any]:
 
 
 def _asked(job: Job, prompter: TeacherPrompt, items: Sequence[Item]) -> list[Answer]:
-    """From the endpoint, by way of its log; what it failed to answer counts as an empty answer."""
+    """Return the endpoint's answers, read from its log. A failed request counts as an empty answer."""
     teacher = prompter.teacher
     questions = [prompter.question(item.messages[:-1]) for item in items]
     with AnswerLog.opened(endpoint_teacher.log_folder(job.shared or job.work, teacher), job.report.log) as log:
@@ -78,7 +78,7 @@ def _seconds(log: AnswerLog, key: str) -> dict[str, float | None]:
 
 
 def _generated(job: Job, prompter: TeacherPrompt, items: Sequence[Item]) -> list[Answer]:
-    """From a model on this machine."""
+    """Return the answers of a model on this machine."""
     folder = job.inputs["teacher_model"]
     tokenizer, model = load_tokenizer(folder), load_model(folder, job.device)
     speed_up_products(model, trains=False)
@@ -93,28 +93,28 @@ def _generated(job: Job, prompter: TeacherPrompt, items: Sequence[Item]) -> list
     )
     return [
         {
-            "answer": each.text,
-            "finish_reason": each.finish_reason,
-            "prompt_tokens": each.prompt_tokens,
+            "answer": answer.text,
+            "finish_reason": answer.finish_reason,
+            "prompt_tokens": answer.prompt_tokens,
             "seconds": None,
         }
-        for each in answers
+        for answer in answers
     ]
 
 
 def _samples(
     tokenizer: Any, items: Sequence[Item], answers: Sequence[Answer], measures: AnswerMetrics
 ) -> list[dict[str, Any]]:
-    """As scoring.py writes them; lengths are in tokens of the base model, a stop token included, as for all rows."""
+    """Return samples as scorer.py writes them. Lengths are in base-model tokens with a stop token, as for all rows."""
 
     def tokens(text: str) -> int:
         return len(tokenizer(text, add_special_tokens=False)["input_ids"])
 
-    found = []
+    samples = []
     for item, answer in zip(items, answers, strict=True):
         reference_tokens = tokens(prompt_and_target(tokenizer, item.messages)[1])
         generated = tokens(answer["answer"]) + 1
-        found.append(
+        samples.append(
             {
                 "item": item.id,
                 "group": item.group,
@@ -130,7 +130,7 @@ def _samples(
                 "finish_reason": answer["finish_reason"],
             }
         )
-    return found
+    return samples
 
 
 def _row(
@@ -163,10 +163,10 @@ def _row(
 
 
 def _cost_per_call(prices: PriceSettings, answers: Sequence[Answer]) -> float | None:
-    """In the currency of the prices; None without any."""
+    """Return the mean cost per call in the currency of the prices; None without prices."""
     if prices == PriceSettings():
         return None
-    return fmean(cost(prices, each["prompt_tokens"] or 0, each.get("answer_tokens") or 0) for each in answers)
+    return fmean(cost(prices, answer["prompt_tokens"] or 0, answer.get("answer_tokens") or 0) for answer in answers)
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

@@ -1,4 +1,4 @@
-"""The tuned model in both of its forms, adapter and merged, under the harness that prompt_baseline uses."""
+"""Worker: score the tuned model in both forms, adapter and merged, with the harness of prompt_baseline."""
 
 import gc
 from pathlib import Path
@@ -12,15 +12,15 @@ from ft_pipeline.models.cpu.fast_linear import speed_up_products
 from ft_pipeline.models.load import keep_weights_unpacked, load_model
 
 FORMS = {"full": ("merged",), "prompt_tuning": ("adapter",)}
-"""The forms of a tuned model by technique; both where it is not named here."""
+"""The forms of a tuned model by technique. Techniques that are not listed have both forms."""
 
 
 def run(job: Job) -> dict[str, Any]:
-    """Score the adapter on the base that it was trained on (NF4 for qlora), then the merged model, each loaded once.
+    """Score the adapter on the base that it was trained on (NF4 for qlora), then the merged model. Both load once.
 
     config: evaluation (EvaluationSettings), technique, quantization (QuantizationSettings or null), system_prompt (the
     one that the experiment is served with, or null), general_questions, general_texts (rows).
-    inputs: conversations, base_model, adapter, merged_model. UserError where the test split is empty.
+    inputs: conversations, base_model, adapter, merged_model. Raises UserError if the test split is empty.
     """
     subjects = _subjects(job)
     scorer = Scorer(job, subjects)
@@ -50,7 +50,7 @@ def _load(job: Job, kind: str) -> Any:
         return load_model(job.inputs["merged_model"], job.device)
     quantization = job.config["quantization"] if job.config["technique"] == "qlora" else None
     model = load_model(job.inputs["base_model"], job.device, quantization=quantization, adapter=job.inputs["adapter"])
-    # What was trained: on a CPU, bitsandbytes' own layout for inference rounds otherwise (0.009 nats per token).
+    # Score what was trained: on a CPU, bitsandbytes' inference layout rounds differently (0.009 nats per token).
     keep_weights_unpacked(model)
     return model
 

@@ -1,1 +1,1 @@
-"""The processes that compute artifacts: start, watch and stop them, on this machine or a cluster."""
+"""The processes that compute artifacts: how they are started, watched and stopped, on this machine or a cluster."""

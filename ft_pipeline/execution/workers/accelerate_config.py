@@ -1,7 +1,7 @@
-"""How many processes train, and how they share a model: from the environment, and from a file of `accelerate config`.
+"""How many processes train and how they share a model, from the environment and from a file of `accelerate config`.
 
-Only what says where and how something runs is read. What would change the result (`mixed_precision`) is the
-experiment's to say: the same spec is the same training, however it was started.
+Only settings for where and how a training runs are read. A setting that would change the result (`mixed_precision`)
+belongs to the experiment: the same spec is the same training, however it was started.
 """
 
 from collections.abc import Mapping
@@ -24,14 +24,14 @@ class Processes:
 
     count: int
     sharded: bool = False
-    """FSDP2; else DDP."""
+    """FSDP2; otherwise DDP."""
     reshard: bool = True
 
 
 def processes_of(environment: Mapping[str, str], device: str) -> Processes:
-    """FT_NUM_PROCESSES, else the file's `num_processes`, else as many as there are leased GPUs; on a CPU one.
+    """Return the processes: FT_NUM_PROCESSES, else the file's `num_processes`, else one per leased GPU (one on a CPU).
 
-    UserError for a file that asks for what there is not, and for more processes than leased GPUs.
+    Raises UserError for a file with unsupported settings, and for more processes than leased GPUs.
     """
     path = environment.get(CONFIG)
     given = _read(Path(path)) if path else {}

@@ -1,6 +1,6 @@
-"""A device for one job at a time: leases by file lock, so they hold for the UI, the daemon and `ft` alike.
+"""Leases a device to one job at a time. Leases are file locks, so they apply to the UI, the daemon and `ft` alike.
 
-Dagster's pool only queues within one instance; a lease also says which GPU, and that its memory is free.
+Dagster's pool only queues within one instance. A lease also selects the GPU and ensures that its memory is free.
 """
 
 import contextlib
@@ -18,24 +18,24 @@ from ft_pipeline.store.locks import FileLock
 
 POLL_SECONDS = 1.0
 FOREIGN_PATIENCE = 600.0
-"""Seconds to wait for memory that a process outside this project holds."""
+"""Seconds to wait for memory that a process outside this project uses."""
 PATIENCE = 30.0
-"""Seconds for nvidia-smi; a driver that is just loaded takes some."""
+"""Timeout of nvidia-smi in seconds; a driver that was just loaded is slow."""
 NO_GPU = ("", "-1")
-"""What people give CUDA_VISIBLE_DEVICES who want the CPU."""
+"""Values of CUDA_VISIBLE_DEVICES that select the CPU."""
 MIB = 2**20
 QUERY = ["nvidia-smi", "--query-gpu=index,uuid,name,memory.total,memory.free", "--format=csv,noheader,nounits"]
 
 
 @dataclass(frozen=True)
 class DeviceNeed:
-    """What a job asks of the machine."""
+    """The devices that a job needs."""
 
     count: int = 1
     min_memory_gb: float = 0.0
-    """Per GPU, total, in GB of 10⁹ bytes; as much must be free when the job starts."""
+    """Total memory per GPU, in GB of 10⁹ bytes. As much must be free when the job starts."""
     required: bool = False
-    """Whether it is an error that there is no GPU; else the job takes the CPU."""
+    """Whether a missing GPU is an error; otherwise the job uses the CPU."""
 
     def __str__(self) -> str:
         """`2 GPUs of at least 40 GB`."""
@@ -51,7 +51,7 @@ class Gpu:
     uuid: str
     name: str
     total_bytes: int
-    """0 where the driver does not say."""
+    """0 if the driver does not report it."""
     free_bytes: int
 
     def offers(self, gigabytes: float) -> bool:
@@ -65,7 +65,7 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Lease:
-    """What a job may use while it holds the lease."""
+    """What a job may use until it releases the lease."""
 
     device: str
     """`cpu` or `cuda:0`: inside the worker the leased GPUs are the only ones, counted from 0."""
@@ -75,9 +75,9 @@ class Lease:
 
 
 def visible_gpus(say: Callable[[str], None] = lambda message: None) -> list[Gpu]:
-    """The GPUs of this machine that CUDA_VISIBLE_DEVICES leaves; empty without an NVIDIA driver. Imports no torch.
+    """Return the GPUs that CUDA_VISIBLE_DEVICES allows; empty without an NVIDIA driver. Does not import torch.
 
-    say: hears of a driver that is there and tells of none, and of a CUDA_VISIBLE_DEVICES that names none.
+    say: called if a driver reports no GPU, and if CUDA_VISIBLE_DEVICES names none of the GPUs.
     """
     shown, wrong = ask_driver(QUERY)
     gpus = [gpu for line in shown.splitlines() if (gpu := _parse(line))]
@@ -93,7 +93,7 @@ def visible_gpus(say: Callable[[str], None] = lambda message: None) -> list[Gpu]
 
 
 def ask_driver(query: Sequence[str]) -> tuple[str, str]:
-    """(what nvidia-smi prints, why it prints nothing of use); both empty where there is none."""
+    """Return (output of nvidia-smi, why the output is incomplete or empty); both empty without nvidia-smi."""
     if shutil.which(query[0]) is None:
         return "", ""
     try:
@@ -102,23 +102,23 @@ def ask_driver(query: Sequence[str]) -> tuple[str, str]:
         return "", f"it did not answer within {PATIENCE:g} s"
     except OSError as error:
         return "", f"it does not start ({error.strerror})"
-    said = first_words(done.stderr) or first_words(done.stdout)
-    # With one of several GPUs lost it fails, and shows the others all the same.
-    return done.stdout.strip(), f"{said} (exit code {done.returncode})".strip() if done.returncode else ""
+    reported = first_words(done.stderr) or first_words(done.stdout)
+    # If one of several GPUs is lost, nvidia-smi fails, but it still shows the others.
+    return done.stdout.strip(), f"{reported} (exit code {done.returncode})".strip() if done.returncode else ""
 
 
 def first_words(text: str) -> str:
-    """The beginning of the first line that a program prints, whatever it prints."""
+    """Return the first line of a program's output with printable characters, cut to 200."""
     lines = ("".join(filter(str.isprintable, line)).strip() for line in text.splitlines())
     return next((line[:200] for line in lines if line), "")
 
 
 @contextlib.contextmanager
 def lease(need: DeviceNeed, folder: Path, say: Callable[[str], None] = lambda message: None) -> Iterator[Lease]:
-    """Hold `need.count` GPUs, or the CPU slot, for a `with` block; `say` hears that it waits, and for what.
+    """Lease `need.count` GPUs, or the CPU slot, for a `with` block. `say` is called with what it waits for.
 
-    folder: holds the CPU slot's lock: one job at a time per store. GPUs are locked for the whole machine.
-    UserError where this machine has no such GPUs, or their memory stays taken by others.
+    folder: the folder of the CPU slot's lock: one job at a time per store. GPUs are locked for the whole machine.
+    Raises UserError if this machine has no such GPUs, or if other processes keep using their memory.
     """
     wrong: list[str] = []
     gpus = visible_gpus(wrong.append)
@@ -144,7 +144,7 @@ def lease(need: DeviceNeed, folder: Path, say: Callable[[str], None] = lambda me
 
 
 def _why_none(wrong: list[str]) -> str:
-    """Why no GPU is visible: what the driver said, or who asked for none."""
+    """Why no GPU is visible: CUDA_VISIBLE_DEVICES, or the driver's message."""
     allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
     if allowed is not None and allowed.strip() in NO_GPU:
         return f"CUDA_VISIBLE_DEVICES={allowed!r} allows none"
@@ -154,16 +154,16 @@ def _why_none(wrong: list[str]) -> str:
 def _check_possible(need: DeviceNeed, gpus: list[Gpu]) -> None:
     large = [gpu for gpu in gpus if gpu.offers(need.min_memory_gb)]
     if len(large) < need.count:
-        found = ", ".join(f"{gpu.name} {gpu.total_bytes / 1e9:.0f} GB" for gpu in gpus)
+        shown = ", ".join(f"{gpu.name} {gpu.total_bytes / 1e9:.0f} GB" for gpu in gpus)
         raise UserError(
-            f"gpu: asks for {need}; this machine shows {found}: "
+            f"gpu: asks for {need}; this machine shows {shown}: "
             "lower gpu.count or gpu.min_memory_gb, or run it elsewhere"
         )
 
 
 def _take(need: DeviceNeed, say: Callable[[str], None]) -> tuple[list[FileLock], list[Gpu]]:
-    """Locks on GPUs with enough free memory: all that are needed, or none while others are waited for."""
-    said, foreign_since = "", time.monotonic()
+    """Lock as many GPUs with enough free memory as are needed, or none while it waits."""
+    reported, foreign_since = "", time.monotonic()
     while True:
         locks, taken, obstacle, foreign = _try_take(need)
         if len(taken) == need.count:
@@ -174,21 +174,21 @@ def _take(need: DeviceNeed, say: Callable[[str], None]) -> tuple[list[FileLock],
             foreign_since = time.monotonic()
         elif time.monotonic() - foreign_since > FOREIGN_PATIENCE:
             raise UserError(f"{obstacle}; see what nvidia-smi shows: end the process that holds it, or ask for less")
-        if obstacle != said:
+        if obstacle != reported:
             say(f"waiting: {obstacle}")
-            said = obstacle
+            reported = obstacle
         time.sleep(POLL_SECONDS)
 
 
 def _try_take(need: DeviceNeed) -> tuple[list[FileLock], list[Gpu], str, bool]:
-    """(locks, GPUs, what is in the way, whether it is a process that holds no lease)."""
+    """Return (locks, GPUs, obstacle, whether the obstacle is a process without a lease)."""
     locks: list[FileLock] = []
     taken: list[Gpu] = []
     obstacle, foreign = "", False
     gpus = visible_gpus()
     if not gpus:
         return [], [], "nvidia-smi shows no GPU any more", True
-    for gpu in sorted(gpus, key=lambda each: -each.free_bytes):
+    for gpu in sorted(gpus, key=lambda candidate: -candidate.free_bytes):
         if len(taken) == need.count:
             break
         if not gpu.offers(need.min_memory_gb):
@@ -210,13 +210,13 @@ def _try_take(need: DeviceNeed) -> tuple[list[FileLock], list[Gpu], str, bool]:
 
 
 def _machine_folder() -> Path:
-    """Locks that every project of this user on this machine shares."""
+    """The folder of locks that all projects of this user on this machine share."""
     given = os.environ.get("FT_LEASE_DIR")
     return Path(given) if given else Path(tempfile.gettempdir()) / f"ft_pipeline-devices-{os.getuid()}"
 
 
 def _parse(line: str) -> Gpu | None:
-    """None for a line that is no GPU: a warning, or words of one that is lost."""
+    """None for a line that does not describe a GPU: a warning, or a message about a lost GPU."""
     cells = [cell.strip() for cell in line.split(",")]
     if len(cells) < 5 or not cells[0].isdecimal():
         return None
@@ -227,17 +227,16 @@ def _parse(line: str) -> Gpu | None:
 
 
 def _allowed(gpus: list[Gpu], allowed: str) -> list[Gpu]:
-    """What CUDA makes of CUDA_VISIBLE_DEVICES: indices or UUID prefixes, in order, up to the first unknown one, or
-    one that was named before.
+    """Read CUDA_VISIBLE_DEVICES as CUDA does: indices or UUID prefixes in order, up to the first unknown or repeated.
 
-    nvidia-smi does not list MIG slices; one that is named is taken as it is, its memory unknown.
+    nvidia-smi does not list MIG slices. A MIG slice that is named is accepted, with unknown memory.
     """
-    found: list[Gpu] = []
+    visible: list[Gpu] = []
     for entry in (part.strip() for part in allowed.split(",")):
         match = [gpu for gpu in gpus if entry == str(gpu.index) or (entry and gpu.uuid.startswith(entry))]
         if entry.startswith("MIG-"):
-            match = [Gpu(len(found), entry, "MIG slice", 0, 0)]
-        if not match or match[0] in found:
+            match = [Gpu(len(visible), entry, "MIG slice", 0, 0)]
+        if not match or match[0] in visible:
             break
-        found.append(match[0])
-    return found
+        visible.append(match[0])
+    return visible

@@ -1,7 +1,7 @@
-"""A lifeline between machines: a file on the shared file system that whoever waits for a worker keeps writing anew.
+"""A heartbeat between machines: a file on the shared file system that the process waiting for a worker keeps rewriting.
 
-Each side believes that the other is gone after `patience` seconds of silence, by its own clock: the worker then stops,
-and who waited may begin it again only when the worker is sure to have stopped. So there are never two of it.
+Each side considers the other gone after `patience` seconds without a change, by its own clock. The worker then stops.
+The waiting process may restart the job only when the worker has certainly stopped. So a job never runs twice at once.
 """
 
 import time
@@ -22,7 +22,7 @@ def beat(folder: Path, text: str) -> None:
 
 
 class Listener:
-    """The worker's side."""
+    """The worker's side of the heartbeat."""
 
     def __init__(self, folder: Path, patience: float) -> None:
         self._file = folder / _FILE
@@ -31,7 +31,7 @@ class Listener:
         self._since = time.monotonic()
 
     def heard(self) -> Literal["alive", "stop", "silence"]:
-        """What the other side is now; it opens the file each time, so that a network disk looks anew."""
+        """Return the state of the other side. Opens the file each time, so that a network disk reads it again."""
         try:
             text = self._file.read_text(encoding="utf-8")
         except OSError:

@@ -1,7 +1,7 @@
-"""How a worker process is started. One seam, so that another place to run it needs no other worker.
+"""How a worker process is started. Launchers share one interface, so that the worker is the same wherever it runs.
 
-Which one is the deployment's choice: FT_LAUNCHER is `local`, `accelerate` or `ray` (extra `ray`). Where it is not set,
-a training on several GPUs takes `accelerate`, and everything else `local`.
+The deployment selects the launcher: FT_LAUNCHER is `local`, `accelerate` or `ray` (extra `ray`). If it is not set, a
+training on several GPUs uses `accelerate`, and everything else `local`.
 """
 
 import json
@@ -26,33 +26,37 @@ RAY_AGENT = "ft_pipeline.execution.workers.ray_agent"
 CHOICE = "FT_LAUNCHER"
 LAUNCHERS = ("local", "accelerate", "ray")
 TRAINING = ("adapter",)
-"""Kinds of jobs that several processes can do together."""
+"""Kinds of jobs that several processes can run together."""
 ENTRY = "FT_RANK_ENTRY"
 """Environment variable: the module that each of several processes runs."""
 RAY_GPUS = "FT_RAY_GPUS"
-"""GPUs that a job asks of Ray; by default what the experiment declares, 0 for a cluster without any."""
+"""GPUs that a job requests from Ray; by default what the experiment declares. 0 for a cluster without GPUs."""
 RAY_CPUS = "FT_RAY_CPUS"
-"""CPUs that a job asks of Ray, and threads that it uses; by default 1."""
+"""CPUs that a job requests from Ray, and threads that it uses; by default 1."""
 RAY_PYTHON = "FT_RAY_PYTHON"
-"""The Python of the nodes, by default this one's path."""
+"""Path of Python on the nodes; by default the path of this Python."""
 RAY_PATIENCE = "FT_RAY_PATIENCE"
-"""Seconds of silence after which a worker and whoever waits for it believe each other gone."""
+"""Seconds without a heartbeat after which a worker and the process waiting for it consider each other gone."""
 ORDER = "order.json"
-"""Beside a job that goes to Ray: what to start for it."""
+"""File next to a job that goes to Ray: what to start for it."""
 CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 
 class Launcher(Protocol):
-    """Starts a worker at the head of a process group of its own."""
+    """Starts a worker as the leader of a new process group."""
 
     @property
     def lease(self) -> Lease | None:
-        """What the worker is given where it runs; None: what is leased on this machine."""
+        """The devices of a worker that runs elsewhere; None: devices are leased on this machine."""
         ...
 
     def start(self, job_file: Path, *, env: Mapping[str, str], lifeline: int, log: BinaryIO) -> subprocess.Popen[bytes]:
-        """env: added to the environment; lifeline: a file descriptor that is closed when this process ends (guard.py);
-        log: takes stdout and stderr."""
+        """Start the worker of `job_file`.
+
+        env: added to the environment.
+        lifeline: a file descriptor that is closed when this process ends (process_guard.py).
+        log: receives stdout and stderr.
+        """
         ...
 
 
@@ -65,7 +69,7 @@ class LocalLauncher:
     lease: None = None
 
     def start(self, job_file: Path, *, env: Mapping[str, str], lifeline: int, log: BinaryIO) -> subprocess.Popen[bytes]:
-        # -P: the current folder may hold a `datasets` of the user's, which must not shadow the package.
+        # -P: the current folder may contain a user's `datasets`, which must not shadow the package.
         return subprocess.Popen(
             [sys.executable, "-P", "-m", self.entry, str(job_file)],
             env={**worker_environment(), **env, process_guard.LIFELINE: str(lifeline)},
@@ -79,8 +83,10 @@ class LocalLauncher:
 
 @dataclass(frozen=True)
 class AccelerateLauncher:
-    """Several processes on this machine that train together (ranks.py), as FT_NUM_PROCESSES and FT_ACCELERATE_CONFIG
-    say; where that is one, it is the same as LocalLauncher."""
+    """Several processes on this machine that train together (rank_launcher.py).
+
+    FT_NUM_PROCESSES and FT_ACCELERATE_CONFIG set their number. With one process it is the same as LocalLauncher.
+    """
 
     entry: str = WORKER
     lease: None = None
@@ -94,7 +100,7 @@ class AccelerateLauncher:
 class RayLauncher:
     """A job on a Ray cluster, whose nodes have this package and the project's folder under the same paths.
 
-    A process on this machine stands for it (ray_agent.py).
+    A process on this machine represents it (ray_agent.py).
     """
 
     gpus: int = 0
@@ -102,7 +108,7 @@ class RayLauncher:
 
     @property
     def lease(self) -> Lease:
-        """Ray places the worker, and shows it the GPUs that are its own."""
+        """Ray places the worker, and shows it only the worker's own GPUs."""
         return Lease("cuda:0" if self.gpus else "cpu", names=("of the Ray cluster",) * self.gpus)
 
     def start(self, job_file: Path, *, env: Mapping[str, str], lifeline: int, log: BinaryIO) -> subprocess.Popen[bytes]:
@@ -120,16 +126,16 @@ class RayLauncher:
 
 
 def check_environment() -> None:
-    """UserError where an environment variable that every worker obeys has a value that none of them understands."""
+    """Raise UserError if an environment variable that every worker reads has an invalid value."""
     _chosen()
     compute_setting.requested_dtype()
 
 
 def launcher_for(kind: str, need: DeviceNeed | None) -> Launcher:
-    """The deployment's launcher for a kind of job that needs a device, or none. UserError where FT_LAUNCHER names none,
-    or one that cannot train on the GPUs that the job needs.
+    """Return the deployment's launcher for a kind of job that needs a device, or none (`need` is None).
 
-    What needs no device runs here under Ray too: it is light, or asks an endpoint with a key of this machine's.
+    Raises UserError if FT_LAUNCHER names no launcher, or one that cannot train on the GPUs that the job needs.
+    A job without a device runs on this machine even under Ray: it is light, or calls an endpoint with a local key.
     """
     chosen = _chosen()
     if chosen == "ray" and need is not None:
@@ -145,7 +151,7 @@ def launcher_for(kind: str, need: DeviceNeed | None) -> Launcher:
 
 
 def _chosen() -> str | None:
-    """What FT_LAUNCHER names; None where it is not set. UserError where there is no such launcher."""
+    """The value of FT_LAUNCHER; None if it is not set. Raises UserError for an unknown launcher."""
     chosen = os.environ.get(CHOICE) or None
     if chosen is not None and chosen not in LAUNCHERS:
         raise UserError(f"{CHOICE}={chosen!r} is no launcher; set local, accelerate or ray")
@@ -153,12 +159,12 @@ def _chosen() -> str | None:
 
 
 def _processes() -> dict[str, str]:
-    """What this environment says of the processes of a training."""
+    """The environment variables that configure the processes of a training."""
     return _set(COUNT, CONFIG)
 
 
 def _set(*names: str) -> dict[str, str]:
-    """Those of the environment variables that have a value here."""
+    """The environment variables of `names` that have a value."""
     return {name: os.environ[name] for name in names if os.environ.get(name)}
 
 
@@ -170,10 +176,10 @@ def _number(name: str, default: int, *, least: int) -> int:
 
 
 def worker_environment() -> dict[str, str]:
-    """This environment, plus defaults that a user's own values win over."""
+    """Return this environment, plus defaults. The user's own values take precedence."""
     defaults = {
         "OMP_NUM_THREADS": str(usable_cores()),
-        "MALLOC_ARENA_MAX": "2",  # glibc's arena per thread holds on to gigabytes that torch gave back
+        "MALLOC_ARENA_MAX": "2",  # glibc's arena per thread keeps gigabytes that torch freed
         "TOKENIZERS_PARALLELISM": "false",  # it deadlocks in forked data loaders
         "PYTHONHASHSEED": "0",
         "PYTHONUNBUFFERED": "1",
@@ -183,7 +189,7 @@ def worker_environment() -> dict[str, str]:
 
 
 def usable_cores() -> int:
-    """Cores that this process may use: its affinity, or less where a container has a quota."""
+    """Return the number of cores that this process may use: its affinity, or less if a container has a quota."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
         quota, period = CPU_QUOTA.read_text().split()

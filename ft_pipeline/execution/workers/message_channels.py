@@ -1,6 +1,6 @@
-"""The supervisor's side of progress: a Dagster Pipes session under Dagster, else a file of lines.
+"""The supervisor's side of progress reports: a Dagster Pipes session under Dagster, otherwise a file of lines.
 
-Both go through files beside the job, which a worker on another machine can write to as well.
+Both use files next to the job, which a worker on another machine can write, too.
 """
 
 import contextlib
@@ -19,16 +19,16 @@ class Channel(Protocol):
     """Carries a worker's messages."""
 
     env: Mapping[str, str]
-    """What the worker needs in its environment to find it."""
+    """The environment variables by which the worker finds the channel."""
 
     def drain(self) -> list[dict[str, Any]]:
-        """The messages since the last call; never waits."""
+        """Return the messages since the last call; never waits."""
         ...
 
 
 @contextlib.contextmanager
 def open_channel(context: dg.AssetExecutionContext | None, folder: Path) -> Iterator[Channel]:
-    """A channel for one worker, whose files lie in `folder`; drain it once more after the `with` block."""
+    """Open a channel for one worker, with its files in `folder`. Drain it once more after the `with` block."""
     if context is None:
         yield FileChannel(folder / "messages.jsonl")
         return
@@ -42,7 +42,7 @@ def open_channel(context: dg.AssetExecutionContext | None, folder: Path) -> Iter
 
 
 class SessionChannel:
-    """Dagster Pipes: log lines go to the run's log by themselves, progress arrives as custom messages."""
+    """Dagster Pipes: log lines go directly to the run's log, progress arrives as custom messages."""
 
     def __init__(self, session: dg.PipesSession) -> None:
         self.env: Mapping[str, str] = session.get_bootstrap_env_vars()

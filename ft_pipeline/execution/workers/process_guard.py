@@ -1,11 +1,10 @@
-"""No process outlives its purpose: the worker splits in two, and the small half watches over the other.
+"""Ensures that no process outlives its purpose: the worker process forks, and a small guard watches the worker.
 
     supervisor ── guard ── worker ── whatever the worker starts
 
-The guard (no heavy import, a few MB) ends everything below it when the worker ends, however it ends, and when the
-supervisor is gone, even by SIGKILL: it holds one end of a pipe, the *lifeline*, whose other end closes with the
-supervisor. The worker in turn dies with the guard (PR_SET_PDEATHSIG).
-So any one of them may be killed and nothing stays behind.
+The guard (no heavy import, a few MB) ends all processes below it when the worker ends, however it ends, and when the
+supervisor dies, even by SIGKILL. It has one end of a pipe, the *lifeline*, whose other end closes with the supervisor.
+The worker in turn dies with the guard (PR_SET_PDEATHSIG). So any of them may be killed, and no process is left over.
 """
 
 import ctypes
@@ -26,42 +25,47 @@ STOPPING = {signal.SIGINT, signal.SIGTERM}
 
 
 def split() -> None:
-    """Return in the worker half only. Does nothing outside a supervised process."""
+    """Fork, become the guard, and return only in the worker. Does nothing outside a supervised process."""
     descriptor = os.environ.pop(LIFELINE, None)
     if descriptor is None:
         return
     lifeline = int(descriptor)
     signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)  # a signal between fork and the handlers waits
-    _prctl(_PR_SET_CHILD_SUBREAPER, 1)  # whoever is orphaned below comes to the guard, and is found
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)  # the guard becomes the parent of orphans below it, and finds them
     guard = os.getpid()
     worker = os.fork()
     if worker == 0:
         os.close(lifeline)
         _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != guard:  # it died before the line above
+        if os.getppid() != guard:  # the guard died before the line above
             os._exit(1)
         for number in STOPPING:
             signal.signal(number, _interrupt)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
         return
-    for number in STOPPING:  # they reach the whole group; the worker decides what they mean
+    for number in STOPPING:  # they reach the whole group; the worker handles them
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
     _watch(worker, lifeline)
 
 
 def join() -> None:
-    """For a process that shares its job with others, below a guard already: end with the parent, and be interrupted by
-    the same signals."""
+    """End with the parent, and be interrupted by the same signals.
+
+    For a process that shares its job with others and already has a guard above it.
+    """
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     for number in STOPPING:
         signal.signal(number, _interrupt)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)  # who started it blocked them
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)  # the process that started it blocked them
 
 
 def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
-    """Both signals ask for the same: to stop, with a checkpoint. A service manager that stops the whole machine sends
-    SIGTERM only; one that comes after another signal ends the worker at once."""
+    """Both signals request the same: stop, with a checkpoint.
+
+    A service manager that shuts down the machine sends only SIGTERM. A SIGTERM after another signal ends the worker
+    at once.
+    """
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     raise KeyboardInterrupt
 
@@ -79,7 +83,7 @@ def _watch(worker: int, lifeline: int) -> NoReturn:
 
 
 def _end_like(status: int) -> NoReturn:
-    """End with the worker's exit code or signal, so that the supervisor sees what happened to it."""
+    """End with the worker's exit code or signal, so that the supervisor sees how the worker ended."""
     sys.stdout.flush()
     code = os.waitstatus_to_exitcode(status)
     if code < 0:
@@ -90,9 +94,9 @@ def _end_like(status: int) -> NoReturn:
 
 
 def _end_descendants() -> None:
-    """SIGKILL for every process below this one, those that left the group included, until none is left.
+    """Send SIGKILL to every process below this one, including those that left the group, until none is left.
 
-    One that the kernel cannot end (stuck in a driver or on a dead network disk) is given up on.
+    A process that the kernel cannot end (stuck in a driver or on a dead network disk) is left after PATIENCE_SECONDS.
     """
     import psutil
 

@@ -1,11 +1,11 @@
-"""One job by several processes; the accelerate launcher starts it.
+"""Runs one job in several processes; the accelerate launcher starts it.
 
     python -m ft_pipeline.execution.workers.rank_launcher JOB_JSON
 
     supervisor ── guard ── this ── rank 0, rank 1, …
 
-Each rank is a worker with the same job. They find each other through a file, so no port is opened for that, and talk
-over the loopback interface. When one of them fails, the others, who would wait for it in vain, are ended.
+Each rank is a worker with the same job. The ranks find each other through a file, so that no port is opened for it, and
+communicate over the loopback interface. If one fails, the others are ended: they would wait for it forever.
 """
 
 import json
@@ -26,13 +26,13 @@ from ft_pipeline.execution.workers.launchers import ENTRY, WORKER
 
 POLL_SECONDS = 0.1
 GRACE = 10.0
-"""Seconds for the others when one was interrupted: they have just saved the same step."""
+"""Seconds that the other ranks get after one was interrupted: they have just saved the same step."""
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the job of the file that `arguments` names; the exit code of the first rank that failed, 0 if none."""
+    """Run the job in the file that `arguments` names. Returns the exit code of the first failed rank, or 0."""
     process_guard.split()
-    # They reach the ranks too, which decide what they mean; one that still starts finds them waiting (guard.join).
+    # The signals also reach the ranks, which handle them; a starting rank finds them pending (process_guard.join).
     signal.pthread_sigmask(signal.SIG_BLOCK, process_guard.STOPPING)
     job_file = Path(arguments[0])
     device = json.loads(job_file.read_text(encoding="utf-8"))["device"]
@@ -54,7 +54,7 @@ def _start(job_file: Path, processes: Processes, meeting: Path) -> list[subproce
 
 
 def environment(own: Mapping[str, str], processes: Processes, number: int, meeting: Path) -> dict[str, str]:
-    """What a rank reads: ours (FT_RANK), and where there are others the names that torch and accelerate know."""
+    """Return a rank's environment: FT_RANK, and for several ranks the variables of torch and accelerate."""
     rank: dict[str, Any] = {"number": number, "count": processes.count, "meeting": str(meeting)}
     rank |= {"sharded": processes.sharded, "reshard": processes.reshard}
     if processes.count == 1:
@@ -76,13 +76,13 @@ def environment(own: Mapping[str, str], processes: Processes, number: int, meeti
 
 
 def _first_gpu(own: Mapping[str, str]) -> dict[str, str]:
-    """The first of several leased GPUs for a process that trains alone; transformers would spread it over all."""
+    """Only the first leased GPU, for a process that trains alone: transformers would use all of them."""
     leased = own.get("CUDA_VISIBLE_DEVICES")
     return {} if leased is None else {"CUDA_VISIBLE_DEVICES": leased.partition(",")[0]}
 
 
 def wait_for(ranks: Sequence[subprocess.Popen[bytes]]) -> int:
-    """Until all have ended, or one has failed and the others were ended; the exit code."""
+    """Wait until all ranks have ended; if one fails, end the others. Returns the exit code."""
     failed = 0
     while not failed and any(rank.poll() is None for rank in ranks):
         time.sleep(POLL_SECONDS)
@@ -98,7 +98,10 @@ def wait_for(ranks: Sequence[subprocess.Popen[bytes]]) -> int:
 
 
 def _telling(codes: Sequence[int]) -> int:
-    """Of those that failed at once: a rank that crashed (1) may only have lost another; 0 where none failed."""
+    """The most informative code of ranks that failed together; 0 if none failed.
+
+    A rank that crashed (1) may only have lost another rank.
+    """
     return min(codes, key=lambda code: code == 1, default=0)
 
 

@@ -1,7 +1,8 @@
-"""Stands on this machine for a worker on a Ray cluster: `python -m ft_pipeline.execution.workers.ray_agent JOB_JSON`.
+"""Represents a worker on a Ray cluster: `python -m ft_pipeline.execution.workers.ray_agent JOB_JSON`.
 
-Submits the job, follows it to its end, and ends like the worker. Asked to stop, or when the supervisor is gone, it asks
-the worker to stop; killed itself, it falls silent, and the worker stops for that (beat.py).
+Submits the job, follows it until it ends, and ends with the worker's exit code. If it is asked to stop, or the
+supervisor dies, it asks the worker to stop. If it is killed, its heartbeat stops, and then the worker stops
+(heartbeat.py).
 """
 
 import contextlib
@@ -26,23 +27,23 @@ from ft_pipeline.execution.workers.launchers import ORDER
 from ft_pipeline.execution.workers.ray_node import ENDED, LOST, STARTED
 
 ADDRESS = "RAY_ADDRESS"
-"""Ray's own environment variable: its dashboard, which takes jobs."""
+"""Ray's environment variable: the address of its dashboard, which accepts jobs."""
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 NODE = "ft_pipeline.execution.workers.ray_node"
 POLL_SECONDS = 0.5
 STATUS_SECONDS = 2.0
 OVER = ("SUCCEEDED", "FAILED", "STOPPED")
-"""What Ray says of a job that has ended."""
+"""Ray's statuses of a job that has ended."""
 SHOWN = 300
-"""Characters of what Ray says."""
+"""Maximum characters of Ray's message."""
 HEAD_PATIENCE = 600.0
-"""Seconds without an answer about the job after which the cluster's head is believed gone for good, and the job too."""
+"""Seconds without an answer about the job after which the cluster's head, and the job with it, count as lost."""
 ROOM = sum(grace for _, grace in LOST) + 5.0
-"""Seconds that a worker takes to end once its patience is over, and some more."""
+"""Seconds that a worker takes to end once its patience is over, plus a margin."""
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Have the job of the file that `arguments` names done on the cluster; the worker's exit code."""
+    """Run the job in the file that `arguments` names on the cluster. Returns the worker's exit code."""
     job_file = Path(arguments[0])
     asked = _Asked(int(os.environ.pop(process_guard.LIFELINE)))
     order = json.loads((job_file.parent / ORDER).read_text(encoding="utf-8"))
@@ -55,7 +56,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 class _Asked:
-    """Whether this process was asked to stop: 1 by a signal or because the supervisor is gone, 2 by a second signal."""
+    """Counts requests to stop this process: 1 after a signal or the supervisor's death, 2 after a second signal."""
 
     def __init__(self, lifeline: int) -> None:
         self._lifeline = lifeline
@@ -72,7 +73,7 @@ class _Asked:
 
 
 class _Watch:
-    """What Ray says of a job, asked in a thread: an answer may be long in coming."""
+    """Ray's status of a job, polled in a thread because an answer may take long."""
 
     def __init__(self, client: Any, job: str) -> None:
         self.status, self.message = "PENDING", ""
@@ -87,11 +88,11 @@ class _Watch:
 
     @property
     def silent(self) -> bool:
-        """Whether the cluster's head is gone for good, as far as can be told."""
+        """Whether the cluster's head counts as lost."""
         return self.status not in OVER and time.monotonic() - self._answered > HEAD_PATIENCE
 
     def stop(self) -> None:
-        """Have Ray end the job, once."""
+        """Ask Ray to end the job, once."""
         if not self._stopped:
             self._stopped = True
             threading.Thread(target=self._stop, daemon=True).start()
@@ -99,11 +100,11 @@ class _Watch:
     def _ask(self) -> None:
         while not self.ended:
             try:
-                told = self._client.get_job_info(self._job)
+                info = self._client.get_job_info(self._job)
                 self._answered = time.monotonic()
-                self.message = told.message or ""  # before the status, which is waited for
-                self.status = str(told.status)
-            except Exception as error:  # the cluster's head may be away for a while
+                self.message = info.message or ""  # before the status, which the main thread waits for
+                self.status = str(info.status)
+            except Exception as error:  # the cluster's head may be unreachable for a while
                 self.message = first_line(error)
             time.sleep(STATUS_SECONDS)
 
@@ -113,7 +114,7 @@ class _Watch:
 
 
 def _submit(job_file: Path, order: dict[str, Any]) -> tuple[Any, str]:
-    """(client, the job's id). UserError where there is no Ray here, or no cluster that answers."""
+    """Submit the job; return (client, the job's id). Raises UserError without Ray, or if no cluster answers."""
     try:
         from ray.job_submission import JobSubmissionClient
     except ModuleNotFoundError:
@@ -129,7 +130,7 @@ def _submit(job_file: Path, order: dict[str, Any]) -> tuple[Any, str]:
             entrypoint_num_cpus=order["cpus"],
             entrypoint_num_gpus=order["gpus"] or None,
         )
-    except Exception as error:  # whatever the library makes of a refused connection
+    except Exception as error:  # the library raises many types for a refused connection
         raise UserError(
             f"the Ray cluster at {address} takes no job: {first_line(error)}; start it, or set {ADDRESS} to "
             "the address of its dashboard"
@@ -145,12 +146,12 @@ def _follow(job_file: Path, patience: float, asked: _Asked, watch: _Watch) -> in
             return code
         count += 1
         times = asked.times()
-        with contextlib.suppress(OSError):  # a full disk: silence, if it lasts, and then the worker stops
+        with contextlib.suppress(OSError):  # a full disk stops the heartbeat; if it lasts, the worker stops
             beat(folder, STOP if times else str(count))
         if times > 1 or (times and not (folder / STARTED).exists()):
             watch.stop()
         time.sleep(POLL_SECONDS)
-    # Ray says that it ended or lost its node, or nothing more: if it lives on somewhere, it stops for want of a beat.
+    # The job ended, lost its node, or Ray no longer answers. A worker that still runs stops without a heartbeat.
     deadline = time.monotonic() + (patience + ROOM if (folder / STARTED).exists() else 0)
     while (code := _ended(folder)) is None and time.monotonic() < deadline:
         time.sleep(POLL_SECONDS)
@@ -160,7 +161,7 @@ def _follow(job_file: Path, patience: float, asked: _Asked, watch: _Watch) -> in
 
 
 def _ended(folder: Path) -> int | None:
-    """The worker's exit code, once it has one."""
+    """The worker's exit code; None until it has ended."""
     try:
         return int(json.loads((folder / ENDED).read_text(encoding="utf-8"))["code"])
     except (OSError, ValueError):
@@ -169,7 +170,7 @@ def _ended(folder: Path) -> int | None:
 
 def _lost(job_file: Path, watch: _Watch) -> int:
     reason = " ".join(watch.message.split()) or "it does not say why"
-    reason = reason if len(reason) <= SHOWN else f"… {reason[-SHOWN:]}"  # what went wrong stands at the end of a log
+    reason = reason if len(reason) <= SHOWN else f"… {reason[-SHOWN:]}"  # the error is at the end of a log
     if watch.silent:
         reason = f"no answer about the job for {HEAD_PATIENCE:.0f} s: {reason}"
     where = job_file.parent / STARTED

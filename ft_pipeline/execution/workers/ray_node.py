@@ -1,11 +1,11 @@
-"""A worker on a node of a Ray cluster; the entry of a Ray job.
+"""Runs a worker on a node of a Ray cluster; the entry point of a Ray job.
 
     python -m ft_pipeline.execution.workers.ray_node JOB_JSON
 
     supervisor ── ray_agent ── (Ray, and a file on the shared disk) ── this ── guard ── worker
 
-Starts the worker that the order beside the job names, ends it when it is asked to or hears nothing any more, and tells
-its exit code in a file: what Ray says of a job comes late, and not with that.
+Starts the worker that the order file names. Ends it on request, or when no heartbeat arrives any more. Writes its exit
+code to a file, because Ray reports the end of a job late and without an exit code.
 """
 
 import json
@@ -25,15 +25,15 @@ from ft_pipeline.execution.workers.launchers import ORDER, LocalLauncher
 from ft_pipeline.execution.workers.supervisor import GRACES, StopSequence, stop
 
 STARTED, ENDED = "started.json", "ended.json"
-"""Beside the job and its order: where it was started, its exit code."""
+"""Files next to the job and its order: where it was started, and its exit code."""
 LOST: StopSequence = ((signal.SIGINT, 5.0), (signal.SIGKILL, 5.0))
-"""When nobody waits any more, time is short: somebody may begin the same job elsewhere."""
+"""For a lost heartbeat. Time is short, because another process may start the same job elsewhere."""
 POLL_SECONDS = 0.2
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the job of the file that `arguments` names to its end; the worker's exit code."""
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})  # Ray blocks SIGINT for all it starts
+    """Run the job in the file that `arguments` names until it ends. Returns the worker's exit code."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})  # Ray blocks SIGINT in its processes
     signal.signal(signal.SIGTERM, _interrupt)
     job_file = Path(arguments[0])
     folder = job_file.parent
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str]) -> int:
     tell(folder / STARTED, {"host": socket.gethostname(), "pid": os.getpid()})
     try:
         code = _run(job_file, order)
-    except KeyboardInterrupt:  # a second signal, or one before there was a worker
+    except KeyboardInterrupt:  # a second signal, or a signal before the worker started
         code = worker.INTERRUPTED
     tell(folder / ENDED, {"code": code})
     return code
@@ -53,24 +53,24 @@ def main(arguments: Sequence[str]) -> int:
 def _run(job_file: Path, order: dict[str, Any]) -> int:
     listener = Listener(job_file.parent, order["patience"])
     lifeline, kept = os.pipe()
-    heard = "alive"
+    state = "alive"
     try:
         with (job_file.parent / "worker.log").open("ab") as log:
             process = LocalLauncher(order["entry"]).start(job_file, env=order["env"], lifeline=lifeline, log=log)
         os.close(lifeline)
         try:
-            while process.poll() is None and (heard := listener.heard()) == "alive":
+            while process.poll() is None and (state := listener.heard()) == "alive":
                 time.sleep(POLL_SECONDS)
         except KeyboardInterrupt:
-            heard = "stop"
-        stop(process, LOST if heard == "silence" else GRACES)
+            state = "stop"
+        stop(process, LOST if state == "silence" else GRACES)
     finally:
         os.close(kept)
     return process.returncode if process.returncode >= 0 else 128 - process.returncode
 
 
 def tell(path: Path, content: dict[str, Any]) -> None:
-    """Write JSON that is there whole or not at all."""
+    """Write JSON atomically: the file is complete or absent."""
     partial = path.with_suffix(".part")
     partial.write_text(json.dumps(content), encoding="utf-8")
     partial.replace(path)

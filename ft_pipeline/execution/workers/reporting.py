@@ -1,4 +1,4 @@
-"""The worker's side of progress: to Dagster Pipes where the supervisor opened a session, else to a file."""
+"""The worker's side of progress reports: to Dagster Pipes if the supervisor opened a session, otherwise to a file."""
 
 import contextlib
 import json
@@ -14,7 +14,7 @@ Send = Callable[[dict[str, Any]], None]
 
 
 class JobReporter:
-    """Sends at most one progress report a second, but always the first and the last; keeps what it sent in a file."""
+    """Sends at most one progress report per second, plus the first and the last, and records them in a file."""
 
     def __init__(self, record: Path, send: Send, send_log: Callable[[str], None]) -> None:
         self._record = record
@@ -40,18 +40,18 @@ class JobReporter:
 
 
 class NullReporter:
-    """The reporter of a rank that is not the first: the others say what there is to say."""
+    """The reporter of every rank but the first, which reports for all."""
 
     def progress(self, step: int, total: int, **values: float) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def log(self, message: str) -> None:
-        """Nothing."""
+        """Do nothing."""
 
 
 @contextlib.contextmanager
 def open_reporter(record: Path) -> Iterator[JobReporter]:
-    """The reporter of this process; `record` takes every report that is sent, one JSON a line."""
+    """Open the reporter of this process. It appends every report that it sends to `record`, one JSON per line."""
     if "DAGSTER_PIPES_CONTEXT" in os.environ:
         import dagster_pipes
 

@@ -1,4 +1,4 @@
-"""Runs a serving engine in a process of its own, and answers for it: it is ready or has failed, and it ends."""
+"""Runs a serving engine in a separate process: reports that it is ready or has failed, and ensures that it ends."""
 
 import http.client
 import os
@@ -21,9 +21,9 @@ GRACES: StopSequence = ((signal.SIGTERM, 5.0), (signal.SIGKILL, 5.0))
 
 
 def require_free(host: str, port: int) -> None:
-    """UserError where something listens on the port already."""
+    """Raise UserError if a process already listens on the port."""
     with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # one that was just left is free
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port that was just closed is free
         try:
             probe.bind((host, port))
         except OSError as error:
@@ -37,10 +37,10 @@ def run_engine(
     health: tuple[str, int],
     on_ready: Callable[[], None],
 ) -> int:
-    """Run `command` in `folder` until it ends; its exit code.
+    """Run `command` in `folder` until it ends; return its exit code.
 
-    What it prints goes to stderr. on_ready: called once GET /health answers on `health` (host, port). Whatever
-    interrupts this process is raised again once the engine and all below it have ended.
+    Its output goes to stderr. on_ready: called once GET /health succeeds on `health` (host, port). An exception that
+    interrupts this process is raised again once the engine and all processes below it have ended.
     """
     lifeline, kept = os.pipe()
     try:
@@ -70,7 +70,7 @@ def run_engine(
 
 
 def _answers(host: str, port: int) -> bool:
-    connection = http.client.HTTPConnection(host, port, timeout=2)  # no proxy of the environment's between
+    connection = http.client.HTTPConnection(host, port, timeout=2)  # ignores proxies in the environment
     try:
         connection.request("GET", "/health")
         return connection.getresponse().status == 200

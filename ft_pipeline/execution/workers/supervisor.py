@@ -1,6 +1,6 @@
-"""Runs one job in a process of its own, and answers for that process: progress, errors, and that it ends.
+"""Runs one job in a worker process: reports its progress and errors, and ensures that it ends.
 
-Dagster's own subprocess client leaves a child behind when it ignores SIGINT, or when the step or the run is killed.
+Dagster's own subprocess client leaves a child running if it ignores SIGINT, or if the step or the run is killed.
 """
 
 import contextlib
@@ -29,21 +29,21 @@ from ft_pipeline.store.atomic_files import full_disk
 POLL_SECONDS = 0.1
 StopSequence = tuple[tuple[signal.Signals, float], ...]
 GRACES: StopSequence = ((signal.SIGINT, 15.0), (signal.SIGTERM, 5.0), (signal.SIGKILL, 5.0))
-"""What a worker is told to stop with, and the seconds it then has. SIGINT: save a checkpoint. All within 30 s."""
+"""Signals that stop a worker, and the seconds after each. SIGINT: save a checkpoint. All within 30 s."""
 TAIL_CHARACTERS = 6_000
 
 
 @dataclass(frozen=True)
 class WorkerJob:
-    """A job as it goes to the worker."""
+    """A job, as the worker receives it."""
 
     kind: str
     label: str
-    """How people read of it: the asset, with its experiment."""
+    """Its name in messages: the asset, with its experiment."""
     config: dict[str, Any]
     inputs: Mapping[str, Path]
     folder: Path
-    """Takes job.json, result.json, error.json and worker.log."""
+    """The folder for job.json, result.json, error.json and worker.log."""
     out: Path
     work: Path
     device: str = "cpu"
@@ -72,7 +72,7 @@ class WorkerJob:
 
 @dataclass(frozen=True)
 class WorkerResult:
-    """What a job that ended well left."""
+    """The result of a job that succeeded."""
 
     summary: dict[str, Any]
     seconds: float
@@ -80,13 +80,13 @@ class WorkerResult:
 
 
 class WorkerError(Exception):
-    """The worker failed in a way that is not the user's to mend."""
+    """The worker failed for a reason that the user cannot fix."""
 
     def __init__(self, message: str, exit_code: int, log_tail: str) -> None:
         super().__init__(message)
         self.exit_code = exit_code
         self.log_tail = log_tail
-        self.add_note(log_tail)  # whoever prints the traceback sees what the worker said last
+        self.add_note(log_tail)  # a printed traceback shows the worker's last output
 
 
 def run_worker(
@@ -97,22 +97,22 @@ def run_worker(
     say: Callable[[str], None] = lambda message: None,
     graces: StopSequence = GRACES,
 ) -> WorkerResult:
-    """Run `job` to its end.
+    """Run `job` until it ends; return its result.
 
     context: with it, messages go through Dagster Pipes and the worker's output into the step's compute log
-        (not where a progress listener is subscribed: a terminal shows that instead).
-    on_progress, say: hear the job's reports and log lines (with a context, Dagster writes the lines itself).
+        (unless a progress listener is subscribed: a terminal shows progress instead).
+    on_progress, say: receive the job's reports and log lines (with a context, Dagster writes the lines itself).
 
-    UserError for what the user can mend; WorkerError for a crash or a kill; whatever interrupts this process is raised
-    again once the worker and all that it started have ended.
+    Raises UserError for an error that the user can fix, and WorkerError for a crash or a kill. An exception that
+    interrupts this process is raised again once the worker and everything that it started have ended.
     """
     log_file = job.folder / "worker.log"
     log_file.touch()
-    ears = _WorkerMessages(job, on_progress, say)
+    messages = _WorkerMessages(job, on_progress, say)
     with open_channel(context, job.folder) as channel:
         output = _LogForwarder(log_file if context and not watched() else None)
-        code = _supervise(job, launcher, channel, ears, output, graces)
-    ears.hear(channel)  # what arrived while the channel closed
+        code = _supervise(job, launcher, channel, messages, output, graces)
+    messages.hear(channel)  # messages that arrived while the channel closed
     return _outcome(job, code, log_file)
 
 
@@ -120,7 +120,7 @@ def _supervise(
     job: WorkerJob,
     launcher: Launcher,
     channel: Channel,
-    ears: "_WorkerMessages",
+    messages: "_WorkerMessages",
     output: "_LogForwarder",
     graces: StopSequence,
 ) -> int:
@@ -134,22 +134,24 @@ def _supervise(
             os.close(lifeline)
         try:
             while process.poll() is None:
-                ears.hear(channel)
+                messages.hear(channel)
                 output.forward()
                 _check_parent()
                 time.sleep(POLL_SECONDS)
         finally:
             stop(process, graces)
             output.forward()
-        ears.hear(channel)
+        messages.hear(channel)
         return process.returncode
     finally:
         os.close(kept)
 
 
 def stop(process: subprocess.Popen[bytes], graces: StopSequence = GRACES) -> None:
-    """End a worker's process group and everything below it; harmless if it has ended. A second interrupt while it
-    waits kills at once."""
+    """End a worker's process group and everything below it; harmless if it has ended.
+
+    A second interrupt while it waits kills them at once.
+    """
     interrupt: BaseException | None = None
     for number, grace in graces:
         if process.poll() is not None:
@@ -164,7 +166,7 @@ def stop(process: subprocess.Popen[bytes], graces: StopSequence = GRACES) -> Non
             continue
         except BaseException as error:
             interrupt = error
-    _signal_group(process.pid, signal.SIGKILL)  # what a guard that was itself killed left in the group
+    _signal_group(process.pid, signal.SIGKILL)  # processes that a killed guard left in the group
     if interrupt:
         raise interrupt
 
@@ -188,14 +190,14 @@ def _kill(processes: list[psutil.Process]) -> None:
 
 
 def _check_parent() -> None:
-    """Where Dagster runs the step in a child process: stop when the run that it belongs to is gone."""
+    """If Dagster runs the step in a child process, stop when the process of the run is gone."""
     parent = multiprocessing.parent_process()
     if parent is not None and not parent.is_alive():
         raise RuntimeError("the run's own process is gone, so this step stops")
 
 
 class _WorkerMessages:
-    """Turns what the worker sends into Progress and log lines."""
+    """Converts the worker's messages to Progress and log lines."""
 
     def __init__(self, job: WorkerJob, on_progress: Callable[[Progress], None], say: Callable[[str], None]) -> None:
         self.job = job
@@ -214,7 +216,7 @@ class _WorkerMessages:
 
 
 class _LogForwarder:
-    """Copies what the worker prints to this process's stderr, which Dagster captures as the step's log."""
+    """Copies the worker's output to this process's stderr, which Dagster captures as the step's log."""
 
     def __init__(self, path: Path | None) -> None:
         self.file = path.open(encoding="utf-8", errors="replace") if path else None
@@ -230,10 +232,10 @@ def _outcome(job: WorkerJob, code: int, log_file: Path) -> WorkerResult:
     result = _read_json(job.folder / worker.RESULT)
     if code == 0 and result:
         return WorkerResult(result["summary"], result["seconds"], result["peak_rss_bytes"])
-    said = (_read_json(job.folder / worker.ERROR) or {}).get("message") or tail.strip().rpartition("\n")[2]
+    message = (_read_json(job.folder / worker.ERROR) or {}).get("message") or tail.strip().rpartition("\n")[2]
     if code == worker.USER_ERROR:
-        raise UserError(said or full_disk())  # nothing else keeps a worker from saying what is wrong
-    raise WorkerError(f"{job.label}: {_describe(code, said)}", code, tail)
+        raise UserError(message or full_disk())  # nothing else keeps a worker from writing its message
+    raise WorkerError(f"{job.label}: {_describe(code, message)}", code, tail)
 
 
 def _describe(code: int, said: str) -> str:

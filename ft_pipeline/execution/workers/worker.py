@@ -2,9 +2,9 @@
 
     python -m ft_pipeline.execution.workers.worker JOB_JSON
 
-Reads the job, runs the function of its kind, and leaves `result.json` or `error.json` beside the job. Exit codes:
-0 done, 3 an error that the user can mend, 1 any other, 130 interrupted. Of several processes that do one job (ranks.py)
-each runs this, and the first one reports.
+Reads the job, runs the function of its kind, and writes `result.json` or `error.json` next to the job. Exit codes:
+0 done, 3 an error that the user can fix, 1 any other error, 130 interrupted. If several processes run one job
+(rank_launcher.py), each runs this module, and the first one reports.
 """
 
 import atexit
@@ -47,10 +47,10 @@ INTERRUPTED = 130
 
 
 def run(arguments: Sequence[str], workers: Mapping[str, str] = WORKERS) -> NoReturn:
-    """`main` as all that this process does. It ends without taking the interpreter apart.
+    """Run `main` as the only work of this process, and exit without finalizing the interpreter.
 
-    For threads of C++ may still run, as gloo's do when several processes trained: one that gives back a tensor while
-    the interpreter is taken apart aborts the process, all its work done (pytorch/pytorch#190489).
+    C++ threads may still run, such as gloo's after several processes trained. A thread that frees a tensor during
+    finalization aborts the process, although all its work is done (pytorch/pytorch#190489).
     """
     code = 1
 
@@ -59,19 +59,19 @@ def run(arguments: Sequence[str], workers: Mapping[str, str] = WORKERS) -> NoRet
         sys.stderr.flush()
         os._exit(code)
 
-    atexit.register(leave)  # registered first, so called last: trackers have something to finish, too
+    atexit.register(leave)  # registered first, so called last: after the exit handlers of trackers
     code = main(arguments, workers)
     sys.exit(code)
 
 
 def main(arguments: Sequence[str], workers: Mapping[str, str] = WORKERS) -> int:
-    """Run the job of the file that `arguments` names; the exit code. workers: kind → `module:function`."""
+    """Run the job in the file that `arguments` names; return the exit code. workers: kind → `module:function`."""
     job_file = Path(arguments[0])
     try:
         if RANK in os.environ:
             process_guard.join()
         else:
-            process_guard.split()  # first: the half that stays behind must be small
+            process_guard.split()  # first: the guard must be a small process
         return _work(job_file, workers, own_rank())
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -83,7 +83,7 @@ def main(arguments: Sequence[str], workers: Mapping[str, str] = WORKERS) -> int:
 
 
 def own_rank() -> Rank:
-    """Which one this process is of those that do the job."""
+    """Return the rank of this process among those that run the job."""
     given = json.loads(os.environ.get(RANK, "{}"))
     return Rank(**given | ({"meeting": Path(given["meeting"])} if given else {}))
 
@@ -105,7 +105,7 @@ def _work(job_file: Path, workers: Mapping[str, str], rank: Rank) -> int:
 
 
 def _job(given: dict[str, Any], report: Reporter, rank: Rank) -> Job:
-    """The job, with the random generators of whatever is imported by now seeded."""
+    """Create the job, and seed the random generators of the modules that are imported by now."""
     _seed(given["seed"])
     return Job(
         kind=given["kind"],
@@ -129,7 +129,7 @@ def _function(kind: str, workers: Mapping[str, str]) -> Callable[[Job], dict[str
 
 
 def _seed(seed: int) -> None:
-    """Python's generator, and numpy's and torch's where the job's module imported them at its top."""
+    """Seed Python's generator, and those of numpy and torch if the job's module imported them at its top."""
     random.seed(seed)
     if numpy := sys.modules.get("numpy"):
         numpy.random.seed(seed % 2**32)
@@ -138,8 +138,8 @@ def _seed(seed: int) -> None:
 
 
 def refuse(job_file: Path, message: str) -> int:
-    """Leave an error that the user can mend; the exit code."""
-    with contextlib.suppress(OSError):  # a full disk takes no line
+    """Report an error that the user can fix; return the exit code."""
+    with contextlib.suppress(OSError):  # a full disk accepts no line
         sys.stderr.write(f"{message}\n")
     return fail(job_file, message, USER_ERROR)
 
@@ -151,14 +151,17 @@ def _crash(job_file: Path, error: Exception) -> int:
 
 
 def fail(job_file: Path, message: str, code: int) -> int:
-    """Leave the message for the supervisor; of several ranks the first to fail knows why, the others only lost it."""
+    """Write the message for the supervisor; return `code`.
+
+    Of several ranks, only the first one to fail knows the cause: the others merely lost that rank.
+    """
     with contextlib.suppress(OSError), (job_file.parent / ERROR).open("x", encoding="utf-8") as file:
         json.dump({"message": message}, file)
     return code
 
 
 def peak_rss_bytes() -> int:
-    """The most memory that this process held. getrusage would count the process that forked it, too."""
+    """Return the peak memory of this process. getrusage would also count the process that forked it."""
     try:
         lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))

@@ -1,4 +1,4 @@
-"""Fast products on a CPU: everything that is done to the linear layers of a loaded model, in the one right order."""
+"""Fast products on a CPU: all changes to the linear layers of a loaded model, in the only correct order."""
 
 from typing import Any
 

@@ -1,7 +1,7 @@
-"""A LoRA layer as one function: three products forward, five back, and nothing between them.
+"""A LoRA layer as one function: three products in the forward pass, five in the backward pass, and no other tensors.
 
-PEFT's layer makes four intermediate tensors of the size of its output forward, and as many gradients back. On a CPU
-these copies take as long as the products of a small model.
+PEFT's layer makes four intermediate tensors of the size of its output in the forward pass, and as many gradients in the
+backward pass. On a CPU these copies take as long as the products of a small model.
 """
 
 from typing import Any

@@ -18,7 +18,7 @@ from ft_pipeline.models.cpu.dequantize import DequantizedLinear
 _MEMORY = 2.0
 """Free memory that is required, in sizes of the packed matrices. The rest is for activations."""
 _KINDS = (nn.Linear, DequantizedLinear)
-"""Layers whose forward pass is a product and a bias, and no more."""
+"""Layers whose forward pass is only a product and a bias."""
 
 
 class FrozenLinear(nn.Linear):
@@ -27,7 +27,7 @@ class FrozenLinear(nn.Linear):
     packed: Tensor
     """The weight [outputs, inputs], packed."""
     packed_back: Tensor | None
-    """The transposed weight, packed, for the backward pass; None where nothing trains."""
+    """The transposed weight, packed, for the backward pass; None if the model does not train."""
 
     def forward(self, input: Tensor) -> Tensor:
         states = input.to(self.weight.dtype)
@@ -45,7 +45,7 @@ class FrozenLinear(nn.Linear):
         return outputs
 
     def slope(self, slope: Tensor) -> Tensor:
-        """The gradient [..., inputs] of what the layer read, from that of its outputs [..., outputs]."""
+        """Return the gradient [..., inputs] of the layer's input, from that of its outputs [..., outputs]."""
         if self.packed_back is None or not slope.numel():
             return slope @ self.weight
         inputs: Tensor = _linear(slope.contiguous(), self.packed_back, None)
@@ -69,17 +69,17 @@ class _Product(torch.autograd.Function):
 def pack_frozen(model: Any, *, trains: bool) -> bool:
     """Turn each frozen linear layer of `model` on an x86 CPU into a FrozenLinear. Return whether it did.
 
-    trains: whether gradients flow through the model; then the transposed matrices are packed too. The weights
-    themselves stay, also those that are tied to an embedding. Call it when no weight changes any more.
+    trains: whether gradients flow through the model. If so, the transposed matrices are packed too. The weights
+    themselves stay, also those that are tied to an embedding. Call it after the last change of a weight.
 
     Nothing changes if free memory is below twice the size of the packed matrices.
     """
-    found = [module for module in model.modules() if _packable(module)]
+    frozen = [module for module in model.modules() if _packable(module)]
     sides = 2 if trains else 1
-    needed = sides * sum(layer.weight.numel() * layer.weight.element_size() for layer in found)
-    if not found or not _can_pack() or psutil.virtual_memory().available < _MEMORY * needed:
+    needed = sides * sum(layer.weight.numel() * layer.weight.element_size() for layer in frozen)
+    if not frozen or not _can_pack() or psutil.virtual_memory().available < _MEMORY * needed:
         return False
-    for layer in found:
+    for layer in frozen:
         layer.__class__ = FrozenLinear
         layer.packed = _pack(layer.weight)
         layer.packed_back = _pack(layer.weight.T.contiguous()) if trains else None
@@ -99,7 +99,7 @@ def _packed_dtypes() -> tuple[torch.dtype, ...]:
 
 
 def _can_pack() -> bool:
-    """Whether this torch has oneDNN's packed products. ARM's have not been tried."""
+    """Whether this torch has oneDNN's packed products on x86. Those on ARM are not tested."""
     names = ("_reorder_linear_weight", "_linear_pointwise")
     return platform.machine() in ("x86_64", "AMD64") and all(hasattr(torch.ops.mkldnn, name) for name in names)
 

@@ -1,4 +1,4 @@
-"""What a model has read of a batch: the key-value cache, the padding mask and the position of every token."""
+"""The decoding state of a batch: the key-value cache, the padding mask and the position of every token."""
 
 from typing import Any
 
@@ -34,7 +34,7 @@ class BatchState:
             self._cache = batch_cache(causal_lm(model), prefix, rows, capacity)
 
     def forward(self, ids: Tensor, logits_to_keep: int = 1) -> Tensor:
-        """Read the next tokens [rows, tokens]; the last `logits_to_keep` logits [rows, logits, vocabulary]."""
+        """Read the next tokens [rows, tokens]. Return the last `logits_to_keep` logits [rows, logits, vocabulary]."""
         begin, self._length = self._length, self._length + ids.shape[1]
         inputs = {
             "input_ids": ids,
@@ -58,7 +58,7 @@ class BatchState:
         self._mask, self._positions = self._mask[rows], self._positions[rows]
 
     def _suffix_mask(self, tokens: int) -> Tensor | None:
-        """Additive mask [rows, 1, tokens, suffix tokens] for the last `tokens`; None if they see all of it."""
+        """Return an additive mask [rows, 1, tokens, suffix tokens] for the last `tokens`; None if all are visible."""
         if tokens == 1 and not self._padded:
             return None
         visible = self._mask[:, None, None, self._prefix : self._length].bool()

@@ -1,4 +1,4 @@
-"""Answers from a model, in batches."""
+"""Generate answers with a model, in batches."""
 
 import time
 from collections.abc import Sequence
@@ -37,10 +37,10 @@ def generate(
     seed: int = 0,
     report: Reporter | None = None,
 ) -> list[Generation]:
-    """Answer each prompt (already rendered with the chat template), in the order given; temperature 0 is greedy.
+    """Answer each prompt (already rendered with the chat template), in the given order. Temperature 0 is greedy.
 
-    What prompts begin with in common is read once. Then prompts of similar length share a batch (left padding), the
-    longest first, so that a lack of memory shows at once.
+    A common prefix of prompts is read once. Then prompts of similar length share a batch (left padding), the longest
+    first, so that a lack of memory shows at once.
     """
     contexts = Contexts(model, [tokenizer(prompt, add_special_tokens=False)["input_ids"] for prompt in prompts])
     encoded = contexts.ids
@@ -82,7 +82,7 @@ def _write_with_transformers(model: Any, batch: Batch, decoding: Decoding) -> li
     reuse = {}
     if batch.cache is not None or (default_cache and has_plain_cache(causal)):
         reuse["cache"] = batch_cache(causal, batch.cache, rows, width + decoding.max_new_tokens)
-    # Null, not absent: the model's own generation config may hold sampling settings that are not ours.
+    # None, not absent: the model's own generation config may contain other sampling settings.
     sampling: dict[str, Any] = {"do_sample": False, "temperature": None, "top_k": None, "top_p": None}
     if decoding.temperature > 0:
         sampling = {"do_sample": True, "temperature": decoding.temperature, "top_k": 0, "top_p": 1.0}

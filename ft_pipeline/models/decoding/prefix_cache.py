@@ -1,4 +1,4 @@
-"""What many prompts begin with is read once: the system prompt and examples of a variant, as a key-value cache."""
+"""Read a common prefix of many prompts once, as a key-value cache: the system prompt and examples of a variant."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,12 +12,12 @@ from ft_pipeline.models.soft_prompt import learned_prompt, read_learned_prompt
 _HEAD = 64
 """Contexts that agree in this many first tokens are candidates for a shared prefix."""
 _WORTH_SHARING = 1024
-"""Tokens that sharing must save; below, the extra pass and the smaller batches cost more."""
+"""Tokens that sharing must save. With fewer, the extra pass and the smaller batches cost more."""
 
 
 def shared_prefixes(contexts: Sequence[list[int]]) -> list[tuple[int, list[int]]]:
-    """Split the contexts by what they have in common: (length of the common prefix, indices), 0 where sharing is not
-    worth it. One token of every context at least is left out of the prefix, so that it has logits to begin from."""
+    """Group the contexts by common prefix: (length of the prefix, indices), 0 if sharing is not worth it. The prefix
+    omits at least one token of every context, so that it has logits to begin from."""
     buckets: dict[tuple[int, ...], list[int]] = {}
     for index, context in enumerate(contexts):
         buckets.setdefault(tuple(context[:_HEAD]), []).append(index)
@@ -34,35 +34,35 @@ def shared_prefixes(contexts: Sequence[list[int]]) -> list[tuple[int, list[int]]
 
 @dataclass(frozen=True)
 class Shared:
-    """Contexts that begin alike, and what was read of that."""
+    """Contexts with a common prefix, and the cache of that prefix."""
 
     length: int
-    """How many first tokens of each context the cache holds."""
+    """How many first tokens of each context are in the cache."""
     members: list[int]
     """Indices of the contexts."""
     cache: Any
 
 
 class Contexts:
-    """Contexts of token ids for a model, in groups of a common beginning, each read when it is asked for."""
+    """Contexts of token ids for a model, in groups with a common prefix. A prefix is read when its group is used."""
 
     def __init__(self, model: Any, contexts: Sequence[list[int]]) -> None:
         prompt = learned_prompt(model)
         self.virtual = 0 if prompt is None else len(prompt)
-        """Tokens of a learned prompt (PEFT's prompt tuning), which stand in `ids` as zeros and only in the cache."""
+        """Number of tokens of a learned prompt (PEFT's prompt tuning). `ids` has zeros for them; the cache has them."""
         self.model = model if prompt is None else model.get_base_model()
-        """What runs: the frozen model where the learned prompt is in the cache."""
+        """The model that runs: the frozen one if a learned prompt is in the cache."""
         self.ids = [[0] * self.virtual + list(context) for context in contexts]
         self._prompt = prompt
         self._gaps = reads_all_before(self.model)
 
     def together(self, rows: int) -> int:
-        """How many contexts of a group may share a batch, of `rows` that would fit: padding stands between what they
-        share and the rest, and would push what is shared out of a sliding window."""
+        """Return how many contexts of a group may share a batch, if `rows` would fit. Padding is between the prefix and
+        the rest, and could push the prefix out of a sliding window."""
         return rows if self._gaps or self._prompt is None else 1
 
     def groups(self) -> Iterator[Shared]:
-        """Every context in one group; a length of 0 where sharing is not worth it."""
+        """Yield groups that contain every context once; the length is 0 if sharing is not worth it."""
         if self._prompt is not None:
             with torch.inference_mode():
                 yield Shared(self.virtual, list(range(len(self.ids))), read_learned_prompt(self.model, self._prompt))
@@ -76,7 +76,7 @@ class Contexts:
 
 @torch.inference_mode()
 def read_prefix(model: Any, prefix: list[int]) -> Any:
-    """The key-value cache of a prefix, for one row."""
+    """Return the key-value cache of a prefix, for one row."""
     from transformers.cache_utils import DynamicCache
 
     cache = DynamicCache(config=model.config)

@@ -1,7 +1,7 @@
-"""What a teacher was asked and what it said, one JSON line per event, appended the moment it happens.
+"""Log of requests to a teacher and of its replies: one JSON line per event, appended immediately.
 
-A line goes to the file in one write, so that a kill at any moment loses none of the lines before it; `fsync` follows
-within milliseconds, so that a power cut loses next to nothing. An answer in the log is never paid for again.
+Each line is one write, so that a kill at any moment loses no earlier line. `fsync` follows within milliseconds, so that
+a power failure loses almost nothing. An answer in the log is never paid for again.
 """
 
 import asyncio
@@ -24,12 +24,12 @@ LOCK = "lock"
 
 
 class AnswerLog:
-    """The log of one teacher. One process writes at a time (`opened`); memory holds 16 bytes per answer, no text."""
+    """The log of one teacher. One process writes at a time (`opened`). Memory use is 16 bytes per answer, no text."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / FILE
         self.spent = Spending()
-        """Of every run that wrote this log."""
+        """Totals of every run that wrote this log."""
         self._answered: dict[bytes, int] = {}
         self._hopeless: dict[bytes, int] = {}
         self._failed: dict[bytes, int] = {}
@@ -43,7 +43,8 @@ class AnswerLog:
     @classmethod
     @contextlib.contextmanager
     def opened(cls, folder: Path, say: Callable[[str], None]) -> Iterator["AnswerLog"]:
-        """The log in `folder`, read, and this process its only writer; `say` hears who is waited for."""
+        """Yield the log in `folder`, indexed, with this process as its only writer. `say` reports what the lock waits
+        for."""
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / LOCK, "asking the teacher").hold(say):
             log = cls(folder)
@@ -61,17 +62,17 @@ class AnswerLog:
     # --- reading ------------------------------------------------------------------------------------------------------
 
     def answered(self, key: str) -> bool:
-        """Whether the question has its answer."""
+        """Whether the request has an answer."""
         return _short(key) in self._answered
 
     def hopeless(self, key: str) -> bool:
-        """Whether the question was paid for and would fail the same way again."""
+        """Whether the request was paid for and would fail in the same way again."""
         return _short(key) in self._hopeless
 
     def entry(self, key: str) -> dict[str, Any] | None:
-        """The event that speaks for the question: its answer, else its last failure; None if it has neither."""
+        """Return the answer of the request, else its last failure; None if it has neither."""
         short = _short(key)
-        offsets = (each[short] for each in (self._answered, self._hopeless, self._failed) if short in each)
+        offsets = (events[short] for events in (self._answered, self._hopeless, self._failed) if short in events)
         offset = next(offsets, None)
         if offset is None:
             return None
@@ -79,7 +80,7 @@ class AnswerLog:
         return orjson.loads(self._reader.readline())
 
     def _read(self) -> None:
-        """Index the file; a last line that a kill cut off is removed."""
+        """Index the file. A last line that a kill truncated is removed."""
         if not self.path.is_file():
             return
         with self.path.open("r+b") as file:
@@ -87,7 +88,7 @@ class AnswerLog:
                 if not line.endswith(b"\n"):
                     file.truncate(self._end)
                     break
-                with contextlib.suppress(orjson.JSONDecodeError):  # a torn disk block: that answer is asked for again
+                with contextlib.suppress(orjson.JSONDecodeError):  # a torn disk block: that answer is requested again
                     self._index(orjson.loads(line), self._end)
                 self._end += len(line)
         for prompt_tokens, answer_tokens in self._under_way.values():  # killed with the process that asked
@@ -132,15 +133,15 @@ class AnswerLog:
     # --- writing ------------------------------------------------------------------------------------------------------
 
     def write_asked(self, key: str, most: TokenEstimate) -> None:
-        """A request goes out. Written before it does: what a kill interrupts has perhaps to be paid."""
+        """Record a request before it is sent, because a request that a kill interrupts may be charged."""
         self._append(key, "asked", prompt_tokens=most.prompt_tokens, answer_tokens=most.answer_tokens)
 
     def write_answer(self, key: str, reply: Reply) -> None:
-        """The answer to a question has arrived."""
+        """Record the answer to a request."""
         self._append(key, "answered", **_of_reply(reply))
 
     def write_failure(self, key: str, failure: Failure, *, final: bool) -> None:
-        """A request failed; `final`: no other follows in this run."""
+        """Record a failed request. `final`: this run does not retry it."""
         about = {"reason": failure.reason, "message": failure.message, "final": final}
         self._append(key, "failed", **about, **_of_reply(failure.reply))
 
@@ -148,7 +149,7 @@ class AnswerLog:
         record = {"event": event, "key": key, "time": round(time.time(), 3), **about}
         line = orjson.dumps(record) + b"\n"
         written = os.write(self._file, line)
-        if written < len(line):  # a full disk takes a part; the next write then raises what is wrong
+        if written < len(line):  # a full disk accepts a part; the next write raises the error
             os.ftruncate(self._file, self._end)
             written = os.write(self._file, line)
         self._index(record, self._end)
@@ -162,13 +163,13 @@ class AnswerLog:
             self._syncing = asyncio.get_running_loop().create_task(self._sync())
 
     async def _sync(self) -> None:
-        """One fsync after the other while answers arrive; each covers all that arrived during the one before."""
+        """Call fsync repeatedly while answers arrive. Each call covers the answers that arrived during the last one."""
         while self._dirty:
             self._dirty = False
             await asyncio.to_thread(os.fsync, self._file)
 
     async def flush(self) -> None:
-        """Wait until all is on the disk."""
+        """Wait until all events are on the disk."""
         if self._syncing is not None:
             await self._syncing
 

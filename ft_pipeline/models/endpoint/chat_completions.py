@@ -1,6 +1,6 @@
-"""One request to an OpenAI-compatible server, and what it came to. Retrying is asking.py's business.
+"""Send one request to an OpenAI-compatible server and read the reply. request_loop.py retries.
 
-The official client carries the request; the reply is read here, because servers send replies that it takes for whole.
+The official client sends the request. The reply is parsed here, because the client accepts incomplete replies.
 """
 
 import asyncio
@@ -23,15 +23,15 @@ CUT_OFF = frozenset({"length", "max_tokens", "model_length"})
 MESSAGE_CHARACTERS = 200
 HIDDEN = "***"
 NO_KEY = "none"
-"""Sent where the server wants no key: the client would otherwise look for OPENAI_API_KEY and send that."""
+"""Sent if the server needs no key. Otherwise the client would read OPENAI_API_KEY and send that."""
 _VERSION = re.compile(r"[-@:](?:\d[\d.-]*|main|latest|[0-9a-f]{7,40})")
 
 
 class Endpoint:
-    """A server, with the teacher's settings; holds connections open until `close`."""
+    """A server, with the teacher's settings. Connections stay open until `close`."""
 
     def __init__(self, teacher: TeacherSettings, key: str | None, extra: Mapping[str, Any] | None = None) -> None:
-        """extra: further fields of each request."""
+        """extra: additional fields of each request."""
         assert teacher.endpoint is not None
         self._extra = dict(extra or {})
         self.teacher = teacher
@@ -50,11 +50,11 @@ class Endpoint:
         await self._client.close()
 
     async def ask(self, messages: Sequence[Mapping[str, str]], sample: int = 0) -> Reply | Failure:
-        """Send one chat completion. sample: which of several answers to the prompt, for its seed."""
+        """Request one chat completion. sample: index among several answers to the prompt; it changes the seed."""
         begun = time.monotonic()
         try:
             async with asyncio.timeout(self.settings.timeout_seconds):
-                # `chat.completions.create` walks every request by its type hints, a sixth of the time, to no end here.
+                # `chat.completions.create` walks every request by type hints: a sixth of the time, not needed here.
                 reply = await self._client.post(
                     "/chat/completions", cast_to=httpx2.Response, body=self._request(messages, sample)
                 )
@@ -87,7 +87,7 @@ class Endpoint:
             model = document.get("model")
             if not isinstance(text, str) or not isinstance(finish, str):
                 raise TypeError
-            text.encode()  # half a character, escaped, is no text
+            text.encode()  # raises ValueError for an unpaired surrogate
         except (ValueError, KeyError, IndexError, TypeError, AttributeError):
             return Failure("broken_reply", f"not the JSON of a chat completion ({len(content)} bytes)")
         reply = Reply(
@@ -124,8 +124,8 @@ class Endpoint:
 
     def _refusal(self, error: openai.APIStatusError) -> Failure:
         status, body = error.status_code, error.body
-        said = body.get("message") if isinstance(body, dict) else None
-        message = self._clean(f"HTTP {status}: {said or error.message}")
+        detail = body.get("message") if isinstance(body, dict) else None
+        message = self._clean(f"HTTP {status}: {detail or error.message}")
         if status == 402 or "insufficient_quota" in {error.code, error.type}:
             return Failure("no_credit", message)
         if status == 429:
@@ -140,7 +140,7 @@ class Endpoint:
         return Failure(reason, self._clean(f"{type(cause).__name__}: {cause}"))
 
     def _clean(self, message: str) -> str:
-        """One short line without the key, which some servers repeat in their errors."""
+        """Return `message` as one short line without the key, which some servers repeat in their errors."""
         line = " ".join(message.encode(errors="replace").decode().split())
         return (line.replace(self._key, HIDDEN) if self._key else line)[:MESSAGE_CHARACTERS]
 
@@ -154,7 +154,7 @@ def _text(value: Any) -> str | None:
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds to wait, from `retry-after-ms` or from `retry-after` in either of its forms (RFC 9110, 10.2.3)."""
+    """Return the seconds to wait, from `retry-after-ms` or either form of `retry-after` (RFC 9110, 10.2.3)."""
     try:
         if milliseconds := headers.get("retry-after-ms"):
             return max(0.0, float(milliseconds) / 1000)

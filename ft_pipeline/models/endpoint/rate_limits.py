@@ -1,4 +1,4 @@
-"""How fast, and how much: requests and tokens per minute, and a budget that is never passed."""
+"""Rate limits and budget: requests and tokens per minute, and a budget that is never exceeded."""
 
 import asyncio
 import time
@@ -11,11 +11,11 @@ from ft_pipeline.settings.project import BudgetSettings, EndpointSettings, Price
 Sleep = Callable[[float], Awaitable[None]]
 
 BURST_SECONDS = 1.0
-"""How far ahead of an even pace a quiet minute lets requests run: providers count in short windows, too."""
+"""How far requests may run ahead of an even pace after a pause. Providers count in short windows, too."""
 FIRST_GUESS = 1 / 3
-"""Tokens per character before any usage was seen; English has about a quarter."""
+"""Tokens per character before any usage is known; English has about a quarter."""
 MARGIN = 1.1
-"""On the tokens per character that were seen, so that estimates are rather too high."""
+"""Factor on the measured tokens per character, so that estimates tend to be too high."""
 
 
 class Pace:
@@ -37,13 +37,13 @@ class Pace:
             await self._sleep(start - now)
 
     def give_back(self, amount: float) -> None:
-        """What was taken and not used (or, below zero, was used beyond what was taken)."""
+        """Return an amount that was taken and not used. A negative amount was used in addition."""
         self._due -= amount * self._seconds_each
 
 
 @dataclass(frozen=True)
 class TokenEstimate:
-    """What one request may use at most."""
+    """The maximum number of tokens that one request may use."""
 
     prompt_tokens: int
     answer_tokens: int
@@ -54,7 +54,7 @@ class TokenEstimate:
 
 
 class Estimator:
-    """Tokens of a prompt before the server has counted them, from what it counted so far."""
+    """Estimates the tokens of a prompt from the counts that the server has reported so far."""
 
     def __init__(self, max_new_tokens: int) -> None:
         self._max_new_tokens = max_new_tokens
@@ -70,10 +70,10 @@ class Estimator:
 
 
 class Limits:
-    """The rates of an endpoint. A 429 that says how long to wait stops everybody, not only the one who got it."""
+    """The rate limits of an endpoint. A 429 with a wait time pauses all requests, not only the one that received it."""
 
     def __init__(self, settings: EndpointSettings, sleep: Sleep) -> None:
-        """sleep: waits so many seconds, or less where the run is stopped."""
+        """sleep: waits for the given seconds, or less if the run is stopped."""
         self._sleep = sleep
         self._requests = Pace(settings.requests_per_minute, sleep)
         self._tokens = Pace(settings.tokens_per_minute, sleep)
@@ -86,7 +86,7 @@ class Limits:
         await self._sleep(self._paused_until - time.monotonic())
 
     def settle(self, estimate: TokenEstimate, used: int) -> None:
-        """Give back what a request did not use."""
+        """Return the tokens that a request did not use to the rate limit."""
         self._tokens.give_back(estimate.tokens - used)
 
     def pause(self, seconds: float) -> None:
@@ -94,15 +94,15 @@ class Limits:
 
 
 def cost(prices: PriceSettings, prompt_tokens: int, answer_tokens: int) -> float:
-    """In the currency of the prices."""
+    """Return the cost in the currency of the prices."""
     return (prompt_tokens * prices.input_per_million + answer_tokens * prices.output_per_million) / 1_000_000
 
 
 class Budget:
-    """What may still be spent. A request reserves the most that it can cost, so that the limit is never passed."""
+    """The remaining budget. A request reserves its maximum cost, so that the limit is never exceeded."""
 
     def __init__(self, limits: BudgetSettings, prices: PriceSettings, spent: Spending) -> None:
-        """spent: of all runs so far; whoever asks keeps it up to date."""
+        """spent: totals of all runs so far. The caller keeps them up to date."""
         self._limits = limits
         self._prices = prices
         self._spent = spent
@@ -111,8 +111,8 @@ class Budget:
         self._changed = asyncio.Event()
 
     async def reserve(self, estimate: TokenEstimate) -> str | None:
-        """Set the request's most aside, waiting for others to end where that may make room. What the budget says
-        against it, or None."""
+        """Reserve the maximum of a request, and wait for pending requests if that may free enough. Return why the
+        budget does not allow it, or None."""
         while (against := self._against(estimate)) is not None and self._under_way:
             self._changed.clear()
             await self._changed.wait()
@@ -122,7 +122,7 @@ class Budget:
         return against
 
     def release(self, estimate: TokenEstimate) -> None:
-        """The request has ended and what it used stands in `spent`."""
+        """Release the reservation of a request that has ended. What it used is in `spent`."""
         self._under_way -= 1
         self._move(estimate, -1)
         self._changed.set()

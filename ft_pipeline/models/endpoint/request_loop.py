@@ -1,6 +1,6 @@
-"""Ask an endpoint many questions: a bounded number at once, at the rates allowed, each answer written as it arrives.
+"""Send many requests to an endpoint: a limited number at once, within the rate limits. Answers are written on arrival.
 
-Memory does not grow with the number of questions: they come from an iterator, and answers go to the log.
+Memory does not grow with the number of requests: they come from an iterator, and answers go to the log.
 """
 
 import asyncio
@@ -25,25 +25,25 @@ FIRST_WAIT = 0.5
 LONGEST_WAIT = 60.0
 """Seconds: the wait before retry k is FIRST_WAIT · 2^k, at most LONGEST_WAIT, times a random 0.5 to 1 (jitter)."""
 LONGEST_ORDERED_WAIT = 900.0
-"""A server that asks for a longer wait than this has closed for the day: the run stops."""
+"""Seconds: if a server requests a longer wait than this, the run stops."""
 HOPELESS = 20
-"""So many prompts failed and none succeeded: the run stops."""
+"""If this many prompts fail and none succeeds, the run stops."""
 SURELY_TOO_MANY = 50
-"""From so many failures on, a run that is over `max_failed` stops before its end: what it asks would be paid for."""
+"""From this many failures on, a run above `max_failed` stops before its end, because further requests cost money."""
 BREATH = 1000
-"""Questions that the log answers, between two looks at whatever else is to do."""
+"""Requests that the log answers before the event loop runs other tasks."""
 WRONG_MODELS = 3
-"""So many replies came from another model, and none from the right one: the run stops."""
+"""If this many replies come from a wrong model and none from the right one, the run stops."""
 EMPTY_ATTEMPTS = 2
-"""An empty answer is paid for; it is tried only once more."""
+"""An empty answer is charged, so the request is retried only once."""
 
 
 @dataclass(frozen=True)
 class ChatRequest:
-    """One answer that is wanted."""
+    """A request for one answer."""
 
     key: str
-    """Hex SHA-256 of all that the answer depends on."""
+    """Hex SHA-256 of everything that the answer depends on."""
     messages: Sequence[Mapping[str, str]]
     sample: int = 0
 
@@ -53,7 +53,7 @@ class ChatRequest:
 
 
 class Answerer(Protocol):
-    """What is asked: an Endpoint."""
+    """Interface of an Endpoint."""
 
     async def ask(self, messages: Sequence[Mapping[str, str]], sample: int = 0) -> Reply | Failure: ...
 
@@ -68,15 +68,15 @@ def send_all(
     teacher: TeacherSettings,
     report: Reporter,
 ) -> "RequestTotals":
-    """Ask every question that the log does not hold the answer of; `connect` is called when the first is missing.
+    """Send every request whose answer is not in the log. `connect` is called for the first missing answer.
 
-    UserError where the run cannot go on (no access, a wrong model, the budget spent) or more than `max_failed` of
-    `total` have no usable answer; what has arrived by then is in the log.
+    UserError if the run cannot continue (no access, a wrong model, the budget is spent), or if more than `max_failed`
+    of `total` have no usable answer. All answers that have arrived are in the log.
     """
     asking = RequestLoop(connect, log, total, teacher, report)
     try:
         asyncio.run(asking.run(iter(questions)))
-    except BaseExceptionGroup as group:  # all hands fail alike: a full disk
+    except BaseExceptionGroup as group:  # all tasks fail for the same reason: a full disk
         raise group.exceptions[0] from None
     asking.judge()
     return asking.asked
@@ -84,13 +84,13 @@ def send_all(
 
 @dataclass
 class RequestTotals:
-    """What asking came to."""
+    """Counts of requests by result."""
 
     known: int = 0
-    """Questions that the log held the answer of."""
+    """Requests whose answer was already in the log."""
     answered: int = 0
     failed: int = 0
-    """Questions without a usable answer, those that the log knows to fail included."""
+    """Requests without a usable answer, including those that the log marks as settled failures."""
     seconds: float = 0.0
 
     @property
@@ -119,7 +119,7 @@ class RequestLoop:
         self.stopping = asyncio.Event()
         self.under_way: set[str] = set()
         self.last_reply: float | None = None
-        """When the server last showed that it is up."""
+        """When the server last replied in a way that shows it is up."""
         self.wrong_models = 0
         self.began = time.monotonic()
         self.jitter = random.Random()
@@ -140,12 +140,12 @@ class RequestLoop:
         return self.connect()
 
     async def _work(self, questions: Iterator[ChatRequest]) -> None:
-        """One of the `concurrency` hands: takes the next question when it has dealt with the last."""
+        """Process one request after another. `concurrency` tasks do this at once."""
         for number, question in enumerate(questions, 1):
             if self.stopped:
                 return
             if self.log.answered(question.key) or question.key in self.under_way:
-                self.asked.known += 1  # the same prompt twice: the answer that is under way serves both
+                self.asked.known += 1  # the same prompt twice: the pending answer is used for both
             elif self.log.hopeless(question.key):
                 self._count_known_failure(question)
             else:
@@ -162,7 +162,7 @@ class RequestLoop:
         self._remember(entry["reason"], entry["message"])
 
     async def _settle(self, question: ChatRequest) -> None:
-        """Ask until there is an answer, or no hope of one."""
+        """Send a request, with retries, until it is answered or fails for good."""
         began = time.monotonic()
         for attempt in count(1):
             sent = time.monotonic()
@@ -181,7 +181,7 @@ class RequestLoop:
             await self._wait(outcome, attempt)
 
     async def _ask_once(self, question: ChatRequest) -> Reply | Failure | None:
-        """None where the run stops before the question is asked."""
+        """Send a request once. Return None if the run stops before it is sent."""
         estimate = self.estimator.estimate(question.characters)
         await self.limits.admit(estimate)
         against = await self.budget.reserve(estimate)
@@ -241,8 +241,8 @@ class RequestLoop:
         return rule.retry and (attempt < attempts or self._server_is_down(failure, began, sent))
 
     def _server_is_down(self, failure: Failure, began: float, sent: float) -> bool:
-        """Whether to wait for the server, not to give up the prompt: it was up before, and has answered nobody since
-        this attempt was sent; or it is up and says that we are too fast."""
+        """Whether to wait for the server instead of giving up the prompt: it was up before, but has answered no request
+        since this attempt was sent, or it is up and limits the rate."""
         if time.monotonic() - began > self.settings.patience_seconds or self.last_reply is None:
             return False
         return failure.reason == "rate_limited" or (RULES[failure.reason].outage and self.last_reply < sent)
@@ -255,17 +255,17 @@ class RequestLoop:
             self._stop(f"the server asks to wait {failure.retry_after / 60:.0f} minutes ({failure.message})")
         else:
             self.limits.pause(failure.retry_after)
-            await self._sleep(self.jitter.uniform(0, FIRST_WAIT))  # or all would come back in the same moment
+            await self._sleep(self.jitter.uniform(0, FIRST_WAIT))  # otherwise all would retry at the same time
 
     async def _sleep(self, seconds: float) -> None:
-        """Wait so long, or until the run is stopped."""
+        """Wait for `seconds`, or until the run is stopped."""
         if seconds > 0:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
                     await self.stopping.wait()
 
     def _failed(self, failure: Failure) -> None:
-        """A prompt stays without an answer in this run."""
+        """Count a prompt that gets no answer in this run, and stop the run if necessary."""
         self.asked.failed += 1
         self._remember(failure.reason, failure.message)
         self._show()
@@ -283,12 +283,12 @@ class RequestLoop:
         self.example[reason] = message
 
     def _stop(self, why: str) -> None:
-        """No further request; what is under way is waited for, since it may have to be paid."""
+        """Send no further requests. Pending ones are awaited, because they may be charged."""
         self.stopped = self.stopped or why
         self.stopping.set()
 
     def judge(self) -> None:
-        """UserError where the run was stopped or too much failed."""
+        """Raise UserError if the run was stopped or too many requests failed."""
         if self.stopped is None and self._too_many():
             self.stopped = self._over_the_limit()
         if self.stopped is not None:

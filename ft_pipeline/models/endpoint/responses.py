@@ -1,4 +1,4 @@
-"""What one request to an endpoint came to, and what follows from it."""
+"""Results of one request to an endpoint, and the rules for failures."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -10,15 +10,15 @@ class Reply:
 
     text: str
     finish_reason: str
-    """`stop`, or what the server said instead."""
+    """`stop`, or another reason that the server reports."""
     prompt_tokens: int | None = None
-    """None where the server reports no usage."""
+    """None if the server reports no usage."""
     answer_tokens: int | None = None
     model: str | None = None
     """The model that the reply names."""
     request_id: str | None = None
     seconds: float = 0.0
-    """From sending to the last byte."""
+    """Time from sending to the last byte."""
 
 
 @dataclass(frozen=True)
@@ -28,30 +28,30 @@ class Failure:
     reason: str
     """A key of RULES."""
     message: str
-    """For people; never holds the key."""
+    """For users; never contains the API key."""
     retry_after: float | None = None
     """Seconds that the server asks to wait."""
     reply: Reply | None = None
-    """What arrived, where it has to be paid for though it is of no use."""
+    """The reply, if it is unusable but charged."""
 
 
 @dataclass(frozen=True)
 class Rule:
-    """What follows from a failure."""
+    """How a failure is handled."""
 
     meaning: str
     retry: bool = False
-    """The same request may go better a little later."""
+    """The same request may succeed later."""
     bill: Literal["no", "perhaps", "yes"] = "no"
     """Whether the provider charges for it; `perhaps` counts as yes against the budget."""
     outage: bool = False
-    """It says something of the server and nothing of the prompt: while nothing else succeeds, patience is tried."""
+    """The server is the cause, not the prompt: while no other request succeeds, wait for up to patience_seconds."""
     settled: bool = False
-    """Another request would end the same, so that later runs do not pay for one."""
+    """Another request would fail in the same way, so later runs do not pay for one."""
     stop: bool = False
-    """No other request can go better: the run stops at once."""
+    """No other request can succeed: the run stops at once."""
     code: str = "teacher_failed"
-    """The reason code of its row in the table of what was set aside."""
+    """The reason code of its row in the table `quarantine`."""
 
 
 RULES: dict[str, Rule] = {
@@ -74,16 +74,16 @@ RULES: dict[str, Rule] = {
 
 @dataclass
 class Spending:
-    """What requests came to, added up; tokens as the server counts them, or as estimated where it does not say."""
+    """Totals of requests. Tokens are as the server counts them, or as estimated if it reports none."""
 
     requests: int = 0
     answers: int = 0
     prompt_tokens: int = 0
     answer_tokens: int = 0
     paid: int = 0
-    """Requests that the provider charges for: those answered, and those that failed after an answer was made."""
+    """Requests that the provider charges for: those answered, and those that failed after an answer was generated."""
     perhaps_paid: int = 0
-    """Requests without an end: timeouts, lost connections, and what was under way when a run was killed."""
+    """Requests with an unknown result: timeouts, lost connections, and those pending when a run was killed."""
     failures: dict[str, int] = field(default_factory=dict)
     """Failed requests by reason."""
 
@@ -92,7 +92,7 @@ class Spending:
         return self.prompt_tokens + self.answer_tokens
 
     def add(self, other: "Spending") -> None:
-        """Add another's sums to these."""
+        """Add the totals of `other` to these."""
         for name in ("requests", "answers", "prompt_tokens", "answer_tokens", "paid", "perhaps_paid"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         for reason, count in other.failures.items():

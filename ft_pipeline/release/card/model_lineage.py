@@ -1,4 +1,4 @@
-"""What a model's card says, gathered by walking from the model back to the tables through the manifests' inputs."""
+"""The facts of a model card, collected from the model back to the tables through the inputs in the manifests."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -16,7 +16,7 @@ NOTHING_COMPARED: dict[str, Any] = {"test_rows": 0, "rows": []}
 def card_facts(
     store: ArtifactStore, model: ModelReference, comparison: Artifact | None, *, task: str, teacher_terms: str
 ) -> CardFacts:
-    """comparison: whose rows stand on the card. task, teacher_terms: of project.yaml."""
+    """Return the facts. comparison: the card shows its rows. task, teacher_terms: from project.yaml."""
     lineage = _Lineage(store, model)
     document = comparison.document("comparison.json") if comparison else NOTHING_COMPARED
     known = candidates(comparison, store)[0] if comparison else {}
@@ -49,7 +49,7 @@ def card_facts(
 
 
 def hub_id(base: Artifact) -> str | None:
-    """The name of a base model on the hub; None for the embedded one, a local folder, and what another stage left."""
+    """Return a base model's hub id; None for the embedded model, a local folder, or the model of an earlier phase."""
     config = base.spec["config"]
     local = config.get("content") is not None or "merged_model" in base.inputs
     return None if local or config["model"] == EMBEDDED else config["model"]
@@ -73,7 +73,7 @@ class _Lineage:
 
     @property
     def root_model(self) -> Artifact:
-        """What the first stage started from: the base of a later stage may be the merged model of the one before."""
+        """The base model of the first phase. A later phase may start from the merged model of the previous one."""
         base = self.base_model
         while "merged_model" in base.inputs:
             base = self.store.require(*self.store.require(*base.inputs["merged_model"]).inputs["base_model"])
@@ -84,12 +84,12 @@ class _Lineage:
         return self.store.require(*self.merged.inputs[name])
 
     def trained(self) -> list[Artifact]:
-        """The adapters of all stages, the first to train first."""
-        found: list[Artifact] = []
+        """Return the adapters of all phases, in training order."""
+        adapters: list[Artifact] = []
         adapter = self.merged_input("adapter") if self.merged else None
-        # Artifacts are known by their content: a stage that changed nothing would lead back to itself.
-        while adapter is not None and adapter.fingerprint not in {each.fingerprint for each in found}:
-            found.insert(0, adapter)
+        # Artifacts are identified by content: a phase that changed nothing would lead back to itself.
+        while adapter is not None and adapter.fingerprint not in {later.fingerprint for later in adapters}:
+            adapters.insert(0, adapter)
             base = self.store.require(*adapter.inputs["base_model"])
             if "start" in adapter.inputs:
                 adapter = self.store.require(*adapter.inputs["start"])
@@ -97,7 +97,7 @@ class _Lineage:
                 adapter = self.store.require(*self.store.require(*base.inputs["merged_model"]).inputs["adapter"])
             else:
                 adapter = None
-        return found
+        return adapters
 
     def stages(self) -> list[dict[str, Any]]:
         return [
@@ -114,7 +114,7 @@ class _Lineage:
         return sum(rows for name, rows in counts.items() if name.endswith("/train"))
 
     def made(self) -> dict[str, Any]:
-        """When, on what machine and with which code and packages the last stage was trained."""
+        """Return when, on which machine, and with which code and packages the last phase was trained."""
         if self.merged is None:
             return {}
         manifest = self.merged_input("adapter").manifest
@@ -134,20 +134,20 @@ class _Lineage:
         return any(artifact.manifest.get("redactions") for artifact in made)
 
     def data(self) -> dict[str, dict[str, Any]]:
-        """Counts by table that it learned from: read, accepted, quarantined, duplicates, reasons."""
+        """Return counts by training table: read, accepted, quarantined, duplicates, reasons."""
         tables = dict(self.conversations.inputs)
         for adapter in self.trained():
             learned = self.store.require(*adapter.inputs["training_data"]).inputs
             tables |= {name: learned[name] for name in ("preferences", "text") if name in learned}
         keys = ("read", "accepted", "quarantined", "duplicates", "reasons")
-        found = {name: self.store.require(*tables[name]) for name in FORMATS if name in tables}
-        return {name: {key: table.summary[key] for key in keys} for name, table in found.items()}
+        artifacts = {name: self.store.require(*tables[name]) for name in FORMATS if name in tables}
+        return {name: {key: table.summary[key] for key in keys} for name, table in artifacts.items()}
 
     def settings(self) -> Mapping[str, Any]:
         return self.merged_input("adapter").spec["config"]["experiment"] if self.merged else {}
 
     def teacher(self, terms: str) -> dict[str, Any]:
-        """The teacher's part in the training data; empty where no distilled row was trained on."""
+        """Return the teacher's part in the training data; empty if no distilled row was trained on."""
         if not self.merged or "distilled" not in (inputs := self.merged_input("training_data").inputs):
             return {}
         distilled = self.store.require(*inputs["distilled"])

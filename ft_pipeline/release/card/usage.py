@@ -1,10 +1,10 @@
-"""The card's code: how a released model is loaded and asked."""
+"""The card's code examples: how to load and prompt a released model."""
 
 from collections.abc import Mapping
 from typing import Any
 
 FOLDER = "path/to/this/folder"
-"""Stands for the exported folder in the code."""
+"""The placeholder for the exported folder in the code."""
 _QUESTION = "…"
 _MERGED = """\
 from transformers import pipeline
@@ -25,7 +25,7 @@ print(tokenizer.decode(answer, skip_special_tokens=True))"""
 
 
 def usage(kind: str, served: Mapping[str, Any]) -> list[str]:
-    """Markdown paragraphs. served: `system_prompt`, and of a tuned model `technique` and `quantization`."""
+    """Return Markdown paragraphs. served: `system_prompt`, and for a tuned model `technique` and `quantization`."""
     if kind not in {"merged", "adapter"}:
         return ["`ft serve champion` answers with it, its prompt included, as an OpenAI-compatible endpoint."]
     code = _adapter(served) if kind == "adapter" else _MERGED.format(folder=FOLDER, messages=_messages(served))
@@ -51,6 +51,6 @@ def _adapter(served: Mapping[str, Any]) -> str:
 
 
 def _messages(served: Mapping[str, Any]) -> str:
-    """The prompt's own text stays out of the code: it stands on the card, where it is only text."""
+    """Return the messages as code, without the prompt's text: the card shows it elsewhere, as text only."""
     system = '{"role": "system", "content": "…"}, ' if served.get("system_prompt") else ""
     return f'{system}{{"role": "user", "content": "{_QUESTION}"}}'

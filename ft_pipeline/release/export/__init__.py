@@ -1,1 +1,1 @@
-"""A model or adapter folder that serves as it was scored."""
+"""Export a model or adapter folder that answers as it was scored."""

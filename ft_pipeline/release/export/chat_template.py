@@ -1,4 +1,4 @@
-"""A chat template that puts the prompt of a model before what a client sends, as it stood there while it was scored."""
+"""A chat template that puts a model's prompt before the client's messages, as it was scored."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -7,11 +7,11 @@ Message = Mapping[str, str]
 
 
 def with_own_prompt(template: str, system_prompt: str | None, examples: Sequence[Sequence[Message]]) -> str:
-    """`template` behind a few lines that do to `messages` what models.chat.with_prompt does: the system prompt where
-    the client sends none of its own, then the examples, then the conversation.
+    """Return `template` after a few lines that change `messages` as models.chat.with_prompt does.
 
-    The lines write nothing themselves and end with the line break that a template engine removes after a block
-    (trim_blocks), so that `template` begins at the start of a line as before.
+    The new messages are the system prompt if the client sends none, the examples, and the conversation. The lines write
+    nothing and end with the line break that a template engine removes after a block (trim_blocks), so that `template`
+    still begins at the start of a line.
     """
     system = [{"role": "system", "content": system_prompt}] if system_prompt else []
     shots = [dict(message) for example in examples for message in example if message["role"] != "system"]
@@ -25,5 +25,5 @@ def with_own_prompt(template: str, system_prompt: str | None, examples: Sequence
 
 
 def _literal(messages: Sequence[Message]) -> str:
-    """A list of messages as Jinja reads it. JSON's strings are Jinja's too, as long as no letter is escaped as \\u."""
+    """Return a list of messages as a Jinja literal. JSON strings are valid Jinja if no letter is escaped as \\u."""
     return json.dumps(messages, ensure_ascii=False)

@@ -1,4 +1,4 @@
-"""A model of the store as a folder of its own: a plain Hugging Face model, or a PEFT adapter."""
+"""Export a model of the store as a separate folder: a plain Hugging Face model, or a PEFT adapter."""
 
 import json
 import os
@@ -22,27 +22,27 @@ from ft_pipeline.store.atomic_files import translate_write_errors
 CARD, GENERATION = "README.md", "generation_config.json"
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_config.json")
 BASE = "base"
-"""The folder of an adapter's base model, where no hub has it."""
+"""The folder of an adapter's base model, if it is not on the hub."""
 _NOT_OF_THE_MODEL = ("manifest.json", "metrics.jsonl", "merge.json", ORIGIN, GENERATION)
 _WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "config.json")
 _CHUNK = 1 << 23
 Advance = Callable[[int], None]
-"""Hears how many more bytes are written."""
+"""Called with the number of bytes written since the last call."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What an export would write."""
+    """The files that an export would write."""
 
     model: ModelReference
     """Of kind `merged` (a plain Hugging Face folder) or `adapter` (a PEFT folder)."""
     target: Path
     files: Mapping[str, Path]
-    """By its name in the target: the file of the store that is copied there."""
+    """By name in the target: the file of the store that is copied there."""
     text_side: Path
-    """The model folder of the store whose tokenizer and settings hold."""
+    """The model folder of the store whose tokenizer and settings apply."""
     base: Mapping[str, Any]
-    """What an adapter's config says of its base model; empty for a whole model."""
+    """The base model's entries in an adapter's config; empty for a whole model."""
 
     @property
     def bytes(self) -> int:
@@ -50,9 +50,9 @@ class Plan:
 
 
 def plan_export(store: ArtifactStore, model: ModelReference, target: Path, *, merged: bool) -> Plan:
-    """What to write to `target`. UserError where nothing of the model can be written, or the folder is taken.
+    """Return what to write to `target`. Raises UserError if the model cannot be exported or the folder is taken.
 
-    merged: write the whole model, not its adapter. `full`, a row NAME/merged and a merged champion are whole anyway.
+    merged: write the whole model, not its adapter. `full`, a row NAME/merged and a merged champion are always whole.
     """
     _refuse_unwritable(model, merged)
     target = _free(target)
@@ -72,7 +72,7 @@ def plan_export(store: ArtifactStore, model: ModelReference, target: Path, *, me
 
 
 def write_export(plan: Plan, card: str, advance: Advance = lambda count: None) -> None:
-    """Write the folder, whole or not at all. UserError where the disk is full or may not be written."""
+    """Write the folder, completely or not at all. Raises UserError if the disk is full or not writable."""
     decoding = decoding_as_scored(plan.text_side, load_text_side(plan.text_side))
     with translate_write_errors(), _appearing(plan.target) as folder:
         for name, path in plan.files.items():
@@ -98,7 +98,7 @@ def _refuse_unwritable(model: ModelReference, merged: bool) -> None:
 
 
 def _free(target: Path) -> Path:
-    """The folder as an absolute path. UserError where it is a file, or holds something."""
+    """Return the folder as an absolute path. Raises UserError if it is a file or not empty."""
     target = target.expanduser().absolute()
     if target.exists() and not target.is_dir():
         raise UserError(f"{target} is a file; name a new or empty folder")
@@ -108,7 +108,7 @@ def _free(target: Path) -> Path:
 
 
 def model_files(artifact: Artifact) -> dict[str, Path]:
-    """The files of a model's artifact that make the model, by name."""
+    """Return the files of an artifact that belong to the model, by name."""
     return {
         path.name: path
         for path in sorted(artifact.path.iterdir())
@@ -122,7 +122,7 @@ def _is_weight(name: str) -> bool:
 
 @contextmanager
 def _appearing(target: Path) -> Iterator[Path]:
-    """A folder beside `target` that takes its name when the block ends well, and goes when it does not."""
+    """Yield a draft folder next to `target`. It is renamed to `target` on success and removed on failure."""
     target.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
@@ -141,7 +141,7 @@ def _umask() -> int:
 
 
 def _copy(source: Path, target: Path, advance: Advance) -> None:
-    """A copy of its own: a hard link would let whoever edits the export damage the store."""
+    """Copy the file. With a hard link, an edit of the export would damage the store."""
     with source.open("rb") as reading, target.open("wb") as writing:
         while chunk := reading.read(_CHUNK):
             writing.write(chunk)
@@ -149,7 +149,7 @@ def _copy(source: Path, target: Path, advance: Advance) -> None:
 
 
 def _name_the_base(path: Path, base: Mapping[str, Any]) -> None:
-    """Say in adapter_config.json where the base model is; in the store it is known by its fingerprint."""
+    """Write the location of the base model to adapter_config.json. The store identifies it by its fingerprint."""
     config = {**json.loads(path.read_text(encoding="utf-8")), **base}
     if config.get("tokenizer_name_or_path"):
         config["tokenizer_name_or_path"] = config["base_model_name_or_path"]

@@ -1,4 +1,4 @@
-"""The folder that an engine serves: the model's files, its prompt in the chat template, decoding as it was scored."""
+"""The folder that an engine serves: the model's files, its prompt in the chat template, decoding as scored."""
 
 import json
 from pathlib import Path
@@ -17,7 +17,7 @@ TEMPLATE = "chat_template.jinja"
 
 
 def require_servable(model: ModelReference) -> None:
-    """UserError, with the reason, for a model that no engine would answer with as it was scored."""
+    """Raise UserError, with the reason, if an engine would not answer as the model was scored."""
     if model.kind == "adapter" and model.served["technique"] == "prompt_tuning":
         raise UserError(
             f"{model.name!r} is a learned prompt: virtual tokens, neither weights nor text, which no engine puts in "
@@ -38,9 +38,9 @@ def require_servable(model: ModelReference) -> None:
 
 
 def write_served(store: ArtifactStore, model: ModelReference, folder: Path) -> Path:
-    """Write `folder`/NAME for the engines: links to the store's files, and the two files that say how to answer.
+    """Write `folder`/NAME for an engine: links to the store's files, the chat template and the generation config.
 
-    The name is a path, so that an engine started in `folder` calls the model by it.
+    The name is a path, so that an engine started in `folder` uses it as the model's name.
     """
     kind = "merged_model" if model.kind == "merged" else "base_model"
     whole = store.require(kind, model.parts[kind])

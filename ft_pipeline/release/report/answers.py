@@ -1,4 +1,4 @@
-"""Every test answer with what each candidate wrote, for the report."""
+"""The answers of all models to every test item, side by side, for the report."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,16 +7,16 @@ from ft_pipeline.evaluation.comparison.compare import item_value
 from ft_pipeline.evaluation.metrics.definitions import Metric
 
 MOST_ITEMS = 200
-"""Items in a report; a browser still opens it at once."""
+"""Maximum number of items in a report: a browser still opens it at once."""
 Sample = Mapping[str, Any]
 Samples = Mapping[str, Sequence[Sample]]
 """By row name, best row first: its samples in the order of the items."""
 
 
 def gains(samples: Samples, changes: Mapping[str, Any], metric: Metric) -> list[float]:
-    """By item: how much better the best tuned row does than the best untouched one.
+    """Return the gain per item, from the best baseline to the best tuned row.
 
-    changes: of the comparison; `before`, `after`, `metric`.
+    changes: the `changes` of the comparison, with `before`, `after`, `metric`.
     """
     name = changes["metric"]
     pairs = zip(samples[changes["before"]], samples[changes["after"]], strict=True)
@@ -29,16 +29,16 @@ def side_by_side(
     metric: tuple[str, Metric],
     gained: Sequence[float] | None,
 ) -> list[dict[str, Any]]:
-    """The items as the report shows them: MOST_ITEMS at most, the largest changes first to be kept, in item order.
+    """Return the items for the report: at most MOST_ITEMS, those with the largest changes, in item order.
 
-    turns: the messages of a conversation by its id. gained: see gains; None where nothing was tuned.
+    turns: the messages of a conversation by its id. gained: see gains; None if nothing was tuned.
     """
     first = next(iter(samples.values()))
     return [
         {
             "turns": _turns(first[index], turns),
             "reference": first[index]["reference"],
-            "answers": [_answer(name, found[index], metric[0]) for name, found in samples.items()],
+            "answers": [_answer(name, of_row[index], metric[0]) for name, of_row in samples.items()],
             **_change(gained[index] if gained is not None else None, metric[1]),
         }
         for index in _chosen(len(first), gained)
@@ -46,7 +46,7 @@ def side_by_side(
 
 
 def change_of(gain: float, least: float) -> str:
-    """`improved`, `regressed`, or `same` within what is worth noticing."""
+    """Return `improved`, `regressed`, or `same` for a change of at most `least`."""
     return "improved" if gain > least else "regressed" if gain < -least else "same"
 
 
@@ -56,11 +56,11 @@ def _chosen(count: int, gained: Sequence[float] | None) -> list[int]:
 
 
 def _turns(sample: Sample, turns: Mapping[str, Sequence[Mapping[str, str]]]) -> list[dict[str, str]]:
-    """The conversation before the answer; the rendered prompt where its row is gone (forgotten since)."""
-    talk, _, at = sample["item"].rpartition(":")
+    """Return the conversation before the answer; the rendered prompt if its row was erased since."""
+    talk, _, position = sample["item"].rpartition(":")
     if talk not in turns:
         return [{"role": "prompt", "text": sample["prompt"]}]
-    return [{"role": turn["role"], "text": turn["content"]} for turn in turns[talk][: int(at)]]
+    return [{"role": turn["role"], "text": turn["content"]} for turn in turns[talk][: int(position)]]
 
 
 def _answer(name: str, sample: Sample, metric: str) -> dict[str, Any]:
@@ -78,7 +78,7 @@ def _change(gain: float | None, metric: Metric) -> dict[str, str]:
 
 
 def _value(metric: str, sample: Sample) -> float | None:
-    """The metric of one answer; None where it is not known (a hosted teacher's loss)."""
+    """Return the metric of one answer; None if it is unknown (a hosted teacher's loss)."""
     return None if metric == "loss" and sample["loss_sum"] is None else item_value(metric, sample)
 
 

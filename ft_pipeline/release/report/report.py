@@ -1,4 +1,4 @@
-"""A comparison as one HTML file that needs nothing else: what to do, the scores, and every answer side by side."""
+"""A comparison as one self-contained HTML file: the recommendation, the scores, and all answers side by side."""
 
 import base64
 from collections.abc import Mapping, Sequence
@@ -40,7 +40,7 @@ COSTS = {
     "seconds_per_call": ("seconds per call", 2),
     "cost_per_call": ("cost per call", 6),
 }
-"""By the row's key: the heading, and decimals."""
+"""By the row's key: the heading, and the number of decimals."""
 
 
 def render_report(
@@ -50,7 +50,7 @@ def render_report(
     champion: Artifact | None,
     project: Mapping[str, Any],
 ) -> str:
-    """The HTML. champion: the asset of that name. project: `name` and `task` of project.yaml."""
+    """Return the HTML. champion: the asset of that name. project: `name` and `task` of project.yaml."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     document, decided = comparison.document("comparison.json"), recommendation.document("recommendation.json")
@@ -81,7 +81,7 @@ def render_report(
 
 
 def visible(value: Any) -> Any:
-    """A text with what cannot be seen (control characters, changes of direction) written out; other values as is."""
+    """Return a text with invisible characters (control, change of direction) escaped; other values unchanged."""
     if not isinstance(value, str) or value.isprintable():
         return value
     return "".join(letter if letter.isprintable() or letter in "\n\t" else repr(letter)[1:-1] for letter in value)
@@ -100,21 +100,21 @@ class _Page:
         self.costs = [key for key in COSTS if any(row[key] is not None for row in self.rows)]
 
     def scores(self, released: str | None) -> dict[str, Any]:
-        """released: the row of what is released."""
+        """Return the scores for the template. released: the name of the released row."""
         best = {name: self._best(name) for name in self.metrics}
         return {
             "primary": self._title(self.primary),
             "metrics": [
-                {"label": each.label, "direction": each.direction, "meaning": each.meaning, "unit": each.unit}
-                for each in self.metrics.values()
+                {"label": metric.label, "direction": metric.direction, "meaning": metric.meaning, "unit": metric.unit}
+                for metric in self.metrics.values()
             ],
             "costs": [*(COSTS[key][0] for key in self.costs), "trained parameters", "training"],
             "rows": [self._row(row, best, released) for row in self.rows],
             "left_out": [
-                f"{one['name']}, scored under another evaluation ({', '.join(one['differs_in']) or 'unknown'} differs)"
-                for one in self.document["left_out"]
+                f"{row['name']}, scored under another evaluation ({', '.join(row['differs_in']) or 'unknown'} differs)"
+                for row in self.document["left_out"]
             ],
-            "break_even": [in_words(found) for found in self.document["break_even"]],
+            "break_even": [in_words(entry) for entry in self.document["break_even"]],
             **self._series(),
             "noise": _noise(self.document["quantization_noise"]),
             "picture": _data_uri(score_picture(self.document)),
@@ -131,11 +131,11 @@ class _Page:
         }
 
     def _series(self) -> dict[str, Any]:
-        """What was trained beside the experiments: other seeds, and shares of their rows."""
+        """Return the results of sweeps: other seeds, and shares of the rows."""
         metric, curve = self.metrics[self.primary], learning_curve_picture(self.document)
         return {
-            "seeds": [spread_in_words(each, self.primary, metric) for each in self.document.get("seeds", ())],
-            "learning_curves": [curve_in_words(each, metric) for each in self.document.get("learning_curves", ())],
+            "seeds": [spread_in_words(spread, self.primary, metric) for spread in self.document.get("seeds", ())],
+            "learning_curves": [curve_in_words(entry, metric) for entry in self.document.get("learning_curves", ())],
             "learning_curve": _data_uri(curve) if curve else None,
         }
 
@@ -143,16 +143,16 @@ class _Page:
         samples, metric = self._samples(), self.metrics[self.primary]
         changes = self.document["changes"]
         gained = gains(samples, changes, metric) if changes else None
-        found = side_by_side(samples, self._turns(), (self.primary, metric), gained)
+        items = side_by_side(samples, self._turns(), (self.primary, metric), gained)
         return {
-            "samples": found,
-            "shown": len(found),
+            "samples": items,
+            "shown": len(items),
             "primary_of_item": self._title(self.primary),
             "changes": self._changes(changes, gained, metric) if gained is not None else None,
         }
 
     def prompts(self) -> list[dict[str, str]]:
-        """The system prompts, in full, of the rows that have one."""
+        """Return the full system prompts of the rows that have one."""
         told = [(row, self._about(row)) for row in self.rows]
         return [
             {"name": row["name"], "what": self._what(row), "system_prompt": about["system_prompt"]}
@@ -164,7 +164,7 @@ class _Page:
         return f"{self.metrics[name].label} ({self.metrics[name].direction})"
 
     def _best(self, name: str) -> float:
-        """The best value of a metric; the rows are in the order of the primary one only."""
+        """Return the best value of a metric. The row order follows the primary metric only."""
         metric = self.metrics[name]
         values = [row["scores"][name]["value"] for row in self.rows if name in row["scores"]]
         if metric.ideal is not None:
@@ -198,20 +198,20 @@ class _Page:
         return f"the untouched model with {' and '.join(parts) or 'nothing'}"
 
     def _about(self, row: Mapping[str, Any]) -> Mapping[str, Any]:
-        """What the row's scores say of its prompt."""
+        """Return the facts about the row's prompt in its scores."""
         scored = self.store.require(*self.comparison.inputs[row["source"]])
-        own = next(each for each in scored.document("scores.json")["rows"] if each["name"] == row["source_row"])
+        own = next(entry for entry in scored.document("scores.json")["rows"] if entry["name"] == row["source_row"])
         return own["model"]
 
     def _samples(self) -> Samples:
         records = pq.read_table(self.comparison.path / "samples.parquet").to_pylist()
-        found: dict[str, list[dict[str, Any]]] = {row["name"]: [] for row in self.rows}
+        by_row: dict[str, list[dict[str, Any]]] = {row["name"]: [] for row in self.rows}
         for record in records:
-            found[record["name"]].append(record)
-        return {name: sorted(each, key=lambda sample: sample["item"]) for name, each in found.items()}
+            by_row[record["name"]].append(record)
+        return {name: sorted(samples, key=lambda sample: sample["item"]) for name, samples in by_row.items()}
 
     def _turns(self) -> dict[str, list[dict[str, str]]]:
-        """The messages of the test conversations, by id."""
+        """Return the messages of the test conversations, by id."""
         scored = self.store.require(*self.comparison.inputs[self.rows[0]["source"]])
         rows = self.store.require(*scored.inputs["conversations"]).path / "rows.parquet"
         table = pq.read_table(rows, columns=["id", "messages"], filters=[("split", "=", "test")])
@@ -242,7 +242,7 @@ def _cell(score: Mapping[str, float] | None, best: float) -> dict[str, Any]:
 
 
 def _noise(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, str]]:
-    """A line per experiment and pair of models."""
+    """Return a line per experiment and compared models."""
     return [
         {
             "experiment": experiment,

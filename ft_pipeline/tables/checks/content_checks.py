@@ -1,6 +1,6 @@
-"""The pandera schemas of the tables: what each column holds, and the checks whose failures become quarantine rows.
+"""The pandera schemas of the tables: their columns, and the checks whose failures become quarantine rows.
 
-Every check is named by its reason code. A check gets a whole column of a batch and judges it with Arrow's kernels.
+Each check is named after its reason code. It receives a whole column of a batch and tests it with Arrow kernels.
 """
 
 import re
@@ -37,7 +37,7 @@ MESSAGES: dict[str, str] = {
     "too_long": f"the row has {{what}} characters, more than {MAX_ROW_CHARS:,}; split it",
     "too_short": f"`text` is {{what}}: fewer than {MIN_TEXT_CHARS} characters; join it with others, or remove it",
 }
-"""Each names the value, and what to do; a sidecar may allow the code instead."""
+"""Each message gives the value and the fix. A sidecar may allow the code instead."""
 
 DESCRIPTIONS: dict[str, dict[str, str]] = {
     "alpaca": {
@@ -74,7 +74,7 @@ _OPTIONAL = frozenset({"system", "history"})
 
 @lru_cache(maxsize=64)
 def schema(data_format: str, allow: frozenset[str] = frozenset()) -> pa_schema.DataFrameSchema:
-    """The schema of a format's own columns, without the checks of the codes in `allow`."""
+    """Return the schema of a format's own columns, without the checks of the codes in `allow`."""
     columns = {
         name: pa_schema.Column(
             pd.StringDtype(na_value=np.nan) if _is_text(data_format, name) else object,
@@ -88,7 +88,7 @@ def schema(data_format: str, allow: frozenset[str] = frozenset()) -> pa_schema.D
 
 
 def describe_columns(data_format: str) -> list[tuple[str, str, str]]:
-    """(column, type, description) of a table, for people to read; also of `conversations` and `quarantine`."""
+    """Return (column, type, description) of a table for display; also of `conversations` and `quarantine`."""
     types = {"history": "list<list<str>>", "row": "int"}
     others = {"conversations": CONVERSATION_COLUMNS, "quarantine": QUARANTINE_COLUMNS}
     own = others.get(data_format) or {**DESCRIPTIONS[data_format], **ORIGIN}
@@ -139,7 +139,7 @@ ACCOUNT_COLUMNS = {
 
 
 def find_faults(data_format: str, frame: pd.DataFrame, allow: frozenset[str]) -> dict[int, Fault]:
-    """Validate a batch; the faulty rows (by position in the frame) with the first of their codes in rank."""
+    """Validate a batch. Return each faulty row (by position in the frame) with its code of highest priority."""
     try:
         schema(data_format, allow).validate(frame, lazy=True)
     except pa_schema.errors.SchemaErrors as error:
@@ -148,18 +148,18 @@ def find_faults(data_format: str, frame: pd.DataFrame, allow: frozenset[str]) ->
 
 
 def _faults(cases: pd.DataFrame, frame: pd.DataFrame) -> dict[int, Fault]:
-    found: dict[int, tuple[str, str]] = {}
+    codes: dict[int, tuple[str, str]] = {}
     for position, code, column in zip(cases["index"], cases["check"], cases["column"], strict=True):
         if code not in MESSAGES or position is None:
             raise RuntimeError(f"the converter let a row through that breaks the schema: {column}: {code}")
-        at = int(position)
-        if at not in found or code_priority(code) < code_priority(found[at][0]):
-            found[at] = (code, column)
-    return {at: Fault(code, _explain(code, column, frame.iloc[at])) for at, (code, column) in found.items()}
+        row = int(position)
+        if row not in codes or code_priority(code) < code_priority(codes[row][0]):
+            codes[row] = (code, column)
+    return {row: Fault(code, _explain(code, column, frame.iloc[row])) for row, (code, column) in codes.items()}
 
 
 def _explain(code: str, column: str, row: pd.Series) -> str:
-    """The message, with the column and what was found there."""
+    """Return the message, with the column and the faulty value."""
     if code == "too_long":
         what = f"{sum(len(text) for cell in row for text in _texts(cell)):,}"
     elif code in _TEXT_CHECKS or code == "refusal_boilerplate":
@@ -174,7 +174,7 @@ def _explain(code: str, column: str, row: pd.Series) -> str:
 
 
 def _texts(cell: object) -> list[str]:
-    """All strings of a cell."""
+    """Return all strings of a cell."""
     if isinstance(cell, str):
         return [cell]
     return flatten(pd.Series([cell], dtype=object))[0].to_pylist() if isinstance(cell, list) else []
@@ -192,7 +192,7 @@ def _column_checks(data_format: str, name: str, allow: frozenset[str]) -> list[p
         checks["refusal_boilerplate"] = partial(_without, pattern=REFUSAL_PATTERN, role="assistant")
     if data_format == "text":
         checks["too_short"] = _long_enough
-    return [_check(code, judge) for code, judge in checks.items() if code not in allow]
+    return [_check(code, check) for code, check in checks.items() if code not in allow]
 
 
 def _row_checks(data_format: str, allow: frozenset[str]) -> list[pa_schema.Check]:
@@ -206,7 +206,7 @@ def _row_checks(data_format: str, allow: frozenset[str]) -> list[pa_schema.Check
     if data_format == "preferences":
         checks["output_equals_input"] = _pair_answers
         checks["chosen_equals_rejected"] = _pair_differs
-    return [_check(code, judge) for code, judge in checks.items() if code not in allow]
+    return [_check(code, check) for code, check in checks.items() if code not in allow]
 
 
 def _check(code: str, judge: Callable) -> pa_schema.Check:
@@ -214,16 +214,16 @@ def _check(code: str, judge: Callable) -> pa_schema.Check:
 
 
 def flatten(column: pd.Series, role: str | None = None) -> tuple[pa.Array, np.ndarray]:
-    """All strings of a column (of text, messages or history) and, for each, the position of its row."""
+    """Return all strings of a column (of text, messages or history) and, for each string, the position of its row."""
     if column.dtype != object:
         return pa.array(column, pa.large_string()).fill_null(""), np.arange(len(column))
     texts: list[str] = []
     owners: list[int] = []
     for position, item in enumerate(column):
         for turn in item or ():
-            found = turn if isinstance(turn, list) else _said(turn) if role in (None, turn["role"]) else []
-            texts += found
-            owners += [position] * len(found)
+            turn_texts = turn if isinstance(turn, list) else _said(turn) if role in (None, turn["role"]) else []
+            texts += turn_texts
+            owners += [position] * len(turn_texts)
     return pa.array(texts, pa.large_string()), np.array(owners, dtype=np.int64)
 
 
@@ -233,7 +233,7 @@ def _said(turn: dict[str, str]) -> list[str]:
 
 
 def _without(column: pd.Series, pattern: str, role: str | None = None) -> pd.Series:
-    """True where no string of the row matches."""
+    """Return True for rows in which no string matches."""
     texts, owners = flatten(column, role)
     passed = np.ones(len(column), dtype=bool)
     passed[owners[pc.match_substring_regex(texts, pattern).to_numpy(zero_copy_only=False)]] = False
@@ -255,9 +255,9 @@ def _short_enough(frame: pd.DataFrame) -> pd.Series:
 
 
 def _alpaca_answers(frame: pd.DataFrame) -> pd.Series:
-    """False where the output is the instruction over again, or the input as it stands.
+    """Return False for rows whose output repeats the instruction, or the unchanged input.
 
-    The input counts only when it is unchanged: to correct its case or its white space can be the whole task.
+    The input counts only if it is unchanged, because correcting its case or white space can be the whole task.
     """
     instruction, extra, output = (
         pa.array(frame[name], pa.large_string()) for name in ("instruction", "input", "output")
@@ -265,13 +265,16 @@ def _alpaca_answers(frame: pd.DataFrame) -> pd.Series:
     trimmed = pc.utf8_trim_whitespace(output)
     same = pc.and_(pc.equal(pc.utf8_trim_whitespace(extra), trimmed), pc.not_equal(trimmed, ""))
     passed = ~same.to_numpy(zero_copy_only=False)
-    for at in np.flatnonzero(may_be_equal(instruction, output)).tolist():
-        passed[at] &= normalise(instruction[at].as_py()) != normalise(output[at].as_py())
+    for position in np.flatnonzero(may_be_equal(instruction, output)).tolist():
+        passed[position] &= normalise(instruction[position].as_py()) != normalise(output[position].as_py())
     return pd.Series(passed, index=frame.index)
 
 
 def may_be_equal(first: pa.Array, second: pa.Array) -> np.ndarray:
-    """bool per pair: lengths, and the first letters of plain text, rule out nearly all that differ once normalised."""
+    """Return a bool per pair of texts: whether the two may be equal after normalization.
+
+    Their lengths, and the first letters of ASCII texts, exclude nearly all pairs that differ.
+    """
     lengths = [pc.utf8_length(side).to_numpy(zero_copy_only=False) for side in (first, second)]
     close = (lengths[0] < 2 * lengths[1] + 8) & (lengths[1] < 2 * lengths[0] + 8)
     starts = [pc.utf8_lower(pc.utf8_slice_codeunits(pc.utf8_ltrim_whitespace(side), 0, 1)) for side in (first, second)]
@@ -280,23 +283,23 @@ def may_be_equal(first: pa.Array, second: pa.Array) -> np.ndarray:
 
 
 def _differ(first: list[str], second: list[str]) -> list[bool]:
-    """For each pair of texts, whether they differ once normalised."""
+    """Return, for each pair of texts, whether they differ after normalization."""
     maybe = may_be_equal(pa.array(first, pa.large_string()), pa.array(second, pa.large_string()))
     return [
-        not (close and normalise(one) == normalise(other))
-        for close, one, other in zip(maybe, first, second, strict=True)
+        not (close and normalise(left) == normalise(right))
+        for close, left, right in zip(maybe, first, second, strict=True)
     ]
 
 
 def _pair_answers(frame: pd.DataFrame) -> pd.Series:
-    """False where the chosen answer is the question over again."""
+    """Return False for rows whose chosen answer repeats the question."""
     return pd.Series(
         _differ(_last_texts(frame["prompt_messages"]), _last_texts(frame["chosen"])), index=frame.index, dtype=bool
     )
 
 
 def _pair_differs(frame: pd.DataFrame) -> pd.Series:
-    """False where both answers are one."""
+    """Return False for rows whose two answers are equal."""
     return pd.Series(
         _differ(_last_texts(frame["chosen"]), _last_texts(frame["rejected"])), index=frame.index, dtype=bool
     )

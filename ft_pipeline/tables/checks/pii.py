@@ -1,4 +1,4 @@
-"""Personal data in rows: counted and located for a warning, its value never printed."""
+"""Personal data in rows: counted and located for a warning. Its value is never printed."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -8,14 +8,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 PREFILTER = r"@|\+?[0-9(](?:[ .()/-]{0,2}[0-9]){7}|[A-Z]{2}[0-9]{2}"
-"""RE2: what may hold one of the kinds below; only such texts are looked at closely."""
+"""RE2 pattern of texts that may contain one of the kinds below. Only these texts are searched in detail."""
 
 _EMAIL = re.compile(r"[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63}){1,6}")
 _CARD = re.compile(
     r"(?<![\w-])(?:(?:4\d{3}|(?:5[1-5]|2[2-7]|35|6[05])\d{2})(?:([ -]?)\d{4}\1\d{4}\1\d{4})"
     r"|3[47]\d{2}([ -]?)\d{6}\2\d{5})(?![\w-])"
 )
-"""The issuers' first digits and their ways of grouping; a check digit decides. Order numbers are long digits too."""
+"""The issuers' first digits and digit groups. A check digit decides, because order numbers are long digits too."""
 _IBAN = re.compile(r"(?<!\w)[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?(?!\w)")
 _PHONE = re.compile(
     r"(?<![\w+-])(?:\+\d{1,3}|\(?0\d{1,4}\)?|\(\d{3}\)|\d{3}(?=[ .-]\d{3}[ .-]\d{4}\b))(?:[ ./-]?\d{2,4}){2,5}(?![\w-])"
@@ -23,18 +23,18 @@ _PHONE = re.compile(
 
 
 def find_kinds(text: str) -> list[str]:
-    """Which of pii_email, pii_card, pii_iban and pii_phone stand in a text."""
-    return [kind for kind, holds in _KINDS.items() if holds(text)]
+    """Return which of pii_email, pii_card, pii_iban and pii_phone are in a text."""
+    return [kind for kind, matches in _KINDS.items() if matches(text)]
 
 
 def locate(texts: pa.Array, owners: np.ndarray) -> dict[str, list[int]]:
-    """For each kind the rows (values of `owners`) whose texts hold it, each once, ascending."""
-    suspicious = np.flatnonzero(pc.match_substring_regex(texts, PREFILTER).to_numpy(zero_copy_only=False))
-    found: dict[str, set[int]] = {}
-    for at in suspicious.tolist():
-        for kind in find_kinds(texts[at].as_py()):
-            found.setdefault(kind, set()).add(int(owners[at]))
-    return {kind: sorted(rows) for kind, rows in found.items()}
+    """Return, for each kind, the rows (values of `owners`) whose texts contain it, each row once, ascending."""
+    candidates = np.flatnonzero(pc.match_substring_regex(texts, PREFILTER).to_numpy(zero_copy_only=False))
+    rows_by_kind: dict[str, set[int]] = {}
+    for position in candidates.tolist():
+        for kind in find_kinds(texts[position].as_py()):
+            rows_by_kind.setdefault(kind, set()).add(int(owners[position]))
+    return {kind: sorted(rows) for kind, rows in rows_by_kind.items()}
 
 
 def _has_card(text: str) -> bool:

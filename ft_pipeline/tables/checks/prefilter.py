@@ -1,6 +1,7 @@
-"""Which rows of a batch need a close look: one pass over their bytes rules out nearly all of them.
+"""Flags for the rows of a batch that need all checks: one pass over their bytes excludes nearly all rows.
 
-What is not suspected here passes every check of schemas.py (a test holds that); what is may pass as well.
+A row that is not flagged here passes every check of content_checks.py (a test verifies this). A flagged row may pass
+too.
 """
 
 from collections.abc import Mapping
@@ -21,7 +22,7 @@ _MARKS[[*range(9), 0x0B, 0x0C, *range(0x0E, 0x20), 0x7F]] = _FAULTY
 _MARKS[list(b"<[{")] = _FAULTY
 """Every control token begins with < or [, every placeholder with {."""
 _MARKS[list(b"0123456789@")] = _PERSONAL
-"""No kind of personal data that pii.py knows is without."""
+"""Every kind of personal data that pii.py finds contains one of these characters."""
 
 
 @dataclass
@@ -31,11 +32,11 @@ class PrefilterFlags:
     faulty: np.ndarray
     """May fail a check."""
     personal: np.ndarray
-    """May hold personal data."""
+    """May contain personal data."""
 
 
 def prefilter_rows(data_format: str, columns: Mapping[str, pa.Array], views: ComparisonTexts) -> PrefilterFlags:
-    """Look at rows given as the columns of their format."""
+    """Return the flags of rows, given as the columns of their format."""
     count = len(views.prompts)
     marks, sizes = np.zeros(count, dtype=np.uint8), np.zeros(count, dtype=np.int64)
     for column in columns.values():
@@ -53,34 +54,34 @@ def prefilter_rows(data_format: str, columns: Mapping[str, pa.Array], views: Com
 
 
 def _look_at(texts: pa.Array, owners: np.ndarray, marks: np.ndarray, sizes: np.ndarray) -> None:
-    """Add the marks and the bytes of texts to those of their rows; `owners` ascend."""
+    """Add the marks and byte counts of texts to those of their rows. `owners` is ascending."""
     if not len(texts):
         return
     offsets, data = buffers(texts)
     np.add.at(sizes, owners, np.diff(offsets))
-    found = _MARKS[data[offsets[0] : offsets[-1]]]
-    places = np.flatnonzero(found)
+    byte_marks = _MARKS[data[offsets[0] : offsets[-1]]]
+    places = np.flatnonzero(byte_marks)
     if places.size:
         rows = owners[np.searchsorted(offsets, places + offsets[0], side="right") - 1]
         firsts = np.flatnonzero(np.concatenate([[True], rows[1:] != rows[:-1]]))
-        marks[rows[firsts]] |= np.bitwise_or.reduceat(found[places], firsts)
+        marks[rows[firsts]] |= np.bitwise_or.reduceat(byte_marks[places], firsts)
 
 
 def strings_of(column: pa.Array) -> tuple[pa.Array, np.ndarray]:
-    """All strings of a column but the names of roles, as large_string, and for each the position of its row.
+    """Return all strings of a column except role names, as large_string, and for each the position of its row.
 
-    Rows come in order.
+    The positions are ascending.
     """
     kind = column.type
     if pa.types.is_struct(kind):
-        said, thought = column.field("content"), column.field("reasoning_content")
+        content, reasoning = column.field("content"), column.field("reasoning_content")
         owners = np.arange(len(column))
-        if thought.null_count < len(thought):
-            both = pa.concat_arrays([said, thought])
+        if reasoning.null_count < len(reasoning):
+            both = pa.concat_arrays([content, reasoning])
             order = np.flatnonzero(_flags(pc.is_valid(both)))
             order = order[np.argsort(order % len(column), kind="stable")]
             return both.take(pa.array(order)).cast(pa.large_string()), order % len(column)
-        return said.cast(pa.large_string()), owners
+        return content.cast(pa.large_string()), owners
     if pa.types.is_list(kind):
         texts, owners = strings_of(column.flatten())
         return texts, pc.list_parent_indices(column).to_numpy(zero_copy_only=False)[owners]
@@ -88,12 +89,12 @@ def strings_of(column: pa.Array) -> tuple[pa.Array, np.ndarray]:
 
 
 def _may_echo(data_format: str, columns: Mapping[str, pa.Array], views: ComparisonTexts) -> np.ndarray:
-    """Whether an answer may be the prompt over again."""
+    """Return, for each row, whether an answer may repeat the prompt."""
     if data_format == "preferences":
         return np.ones(len(views.prompts), dtype=bool)
-    found = np.zeros(len(views.prompts), dtype=bool)
+    echoes = np.zeros(len(views.prompts), dtype=bool)
     if data_format == "alpaca":
-        found |= _flags(pc.equal(views.prompts, views.answers))
+        echoes |= _flags(pc.equal(views.prompts, views.answers))
         more = pc.or_(
             pc.not_equal(columns["input"], ""), pc.or_(pc.is_valid(columns["system"]), pc.is_valid(columns["history"]))
         )
@@ -101,11 +102,11 @@ def _may_echo(data_format: str, columns: Mapping[str, pa.Array], views: Comparis
             columns[name].filter(more).cast(pa.large_string()) for name in ("instruction", "input", "output")
         )
         same = pc.equal(pc.utf8_trim_whitespace(extra), pc.utf8_trim_whitespace(output))
-        found[np.flatnonzero(_flags(more))] |= may_be_equal(instruction, output) | _flags(same)
+        echoes[np.flatnonzero(_flags(more))] |= may_be_equal(instruction, output) | _flags(same)
     if data_format == "sharegpt" and views.said is not None and len(views.said) > 1:
         same = _flags(pc.equal(views.said[:-1], views.said[1:]))
-        found[pc.list_parent_indices(columns["messages"]).to_numpy(zero_copy_only=False)[1:][same]] = True
-    return found
+        echoes[pc.list_parent_indices(columns["messages"]).to_numpy(zero_copy_only=False)[1:][same]] = True
+    return echoes
 
 
 def _flags(array: pa.Array) -> np.ndarray:

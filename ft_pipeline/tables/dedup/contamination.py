@@ -19,25 +19,25 @@ _NOT_WORDS = r"[^\p{L}\p{M}\p{N}_]+"
 
 
 def near_heldout(rows: Keys, heldout: Keys) -> np.ndarray:
-    """For each row, the position of a held-out row that it equals, is near to, or has the prompt of; -1 for none."""
+    """Return, for each row, the position of a held-out row that is equal, near or has the same prompt; -1 if none."""
     if not len(heldout) or not len(rows):
         return np.full(len(rows), -1, dtype=np.int64)
     first_prompt = first_index(np.concatenate([heldout.prompt, rows.prompt]))[len(heldout) :]
-    found = match_against(rows, heldout).of
-    return np.where(found >= 0, found, np.where(first_prompt < len(heldout), first_prompt, -1))
+    matches = match_against(rows, heldout).of
+    return np.where(matches >= 0, matches, np.where(first_prompt < len(heldout), first_prompt, -1))
 
 
 def heldout_rows(conversations: Path) -> list[dict[str, Any]]:
-    """The validation and test rows of a conversations artifact: id, split, messages, table, file, row."""
+    """Return the validation and test rows of a conversations artifact: id, split, messages, table, file, row."""
     columns = ["id", "split", "messages", "table", "file", "row"]
     filters = pc.field("split").isin(["validation", "test"])
     return pq.read_table(conversations / "rows.parquet", columns=columns, filters=filters).to_pylist()
 
 
 def overlap_with_heldout(rows: Sequence[dict[str, Any]], heldout: Sequence[dict[str, Any]]) -> list[str | None]:
-    """For each row the origin ("table/file:row") of a held-out row that keeps it from being trained on, or None.
+    """Return, for each row, the origin ("table/file:row") of a held-out row that excludes it from training, or None.
 
-    rows: {messages, answer} (the answer may stand in the messages already), or {text}. heldout: as heldout_rows gives.
+    rows: {messages, answer} (the messages may already include the answer), or {text}. heldout: from `heldout_rows`.
     """
     known = keys_of_messages([row["messages"] for row in heldout])
     texts = [row for row in rows if "text" in row]
@@ -46,11 +46,11 @@ def overlap_with_heldout(rows: Sequence[dict[str, Any]], heldout: Sequence[dict[
     new = (
         keys_of("text", [(row["text"],) for row in rows]) if texts else keys_of_messages([_whole(row) for row in rows])
     )
-    return [origin(heldout[at]) if at >= 0 else None for at in near_heldout(new, known).tolist()]
+    return [origin(heldout[position]) if position >= 0 else None for position in near_heldout(new, known).tolist()]
 
 
 def origin(row: dict[str, Any]) -> str:
-    """table/file:row."""
+    """Return "table/file:row"."""
     return f"{row['table']}/{row['file']}:{row['row']}"
 
 
@@ -60,20 +60,20 @@ def _whole(row: dict[str, Any]) -> list[dict[str, str]]:
 
 
 class Phrases:
-    """The phrases of 13 words of a set of texts; punctuation and case do not count."""
+    """The 13-word phrases of a set of texts. Punctuation and case are ignored."""
 
     def __init__(self, texts: Sequence[str]):
         long = [words for text in texts if len(words := plain_words(text)) >= PHRASE_WORDS]
         self._known = np.unique(windows_of([" ".join(words) for words in long], PHRASE_WORDS)[0])
 
     def shared_by(self, normalised: Texts) -> np.ndarray:
-        """bool per text (normalised before): does it share 13 words in a row with one of the set?"""
-        found = np.zeros(len(normalised), dtype=bool)
+        """Return a bool per text (already normalized): whether it shares 13 consecutive words with the set."""
+        shared = np.zeros(len(normalised), dtype=bool)
         if not len(self._known) or not len(normalised):
-            return found
+            return shared
         texts = normalised if isinstance(normalised, pa.Array) else pa.array(normalised, pa.large_string())
         plain = pc.utf8_trim(pc.replace_substring_regex(texts, _NOT_WORDS, " "), " ")
         long = np.flatnonzero(pc.count_substring(plain, " ").to_numpy(zero_copy_only=False) >= PHRASE_WORDS - 1)
         hashes, counts = windows_of(plain.take(pa.array(long)), PHRASE_WORDS)
-        found[long[np.repeat(np.arange(len(long)), counts)[np.isin(hashes, self._known)]]] = True
-        return found
+        shared[long[np.repeat(np.arange(len(long)), counts)[np.isin(hashes, self._known)]]] = True
+        return shared

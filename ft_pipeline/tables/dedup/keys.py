@@ -1,6 +1,6 @@
-"""What rows are compared by: 64-bit keys of their exact and normalised texts, and their 3-word shingles.
+"""Keys that rows are compared by: 64-bit hashes of exact and normalized texts, and 3-word shingles.
 
-All of it is made a batch at a time with Arrow and numpy, and is the same on every machine and in every process.
+Arrow and numpy compute them in batches. They are the same on every machine and in every process.
 """
 
 from collections.abc import Iterable, Sequence
@@ -26,25 +26,25 @@ class Keys:
     """One entry per row."""
 
     exact: np.ndarray
-    """uint64 of all strings of the row as they are."""
+    """uint64 of all strings of the row, unchanged."""
     normal: np.ndarray
-    """uint64 of the normalised row."""
+    """uint64 of the normalized row."""
     prompt: np.ndarray
-    """uint64 of the normalised human turns: the third quarter of their sha256."""
+    """uint64 of the normalized human turns: the third quarter of their sha256."""
     answer: np.ndarray
-    """uint64 of the rest, normalised."""
+    """uint64 of the normalized rest."""
     group: np.ndarray
-    """uint64, shape (rows, 2): the first half of sha256 of the normalised human turns, the same for ever."""
+    """uint64, shape (rows, 2): the first half of the sha256 of the normalized human turns. It must never change."""
     shingles: np.ndarray
-    """uint64 of the 3-word shingles of prompt + answer, row after row; perhaps mapped from a file."""
+    """uint64 of the 3-word shingles of prompt + answer, row after row; may be memory-mapped from a file."""
     lengths: np.ndarray
-    """int64: how many shingles each row has."""
+    """int64: number of shingles per row."""
 
     def __len__(self) -> int:
         return len(self.exact)
 
     def take(self, rows: np.ndarray) -> "Keys":
-        """The keys of some rows, in their order."""
+        """Return the keys of some rows, in the order of `rows`."""
         lengths = self.lengths[rows]
         starts = np.cumsum(self.lengths) - self.lengths
         places = np.repeat(starts[rows] - (np.cumsum(lengths) - lengths), lengths) + np.arange(int(lengths.sum()))
@@ -60,7 +60,7 @@ class Keys:
 
 
 def merge(parts: Sequence[Keys], shingles: np.ndarray | None = None) -> Keys:
-    """The keys of several batches, one after the other. `shingles`: all of theirs, where they lie together already."""
+    """Concatenate the keys of several batches. `shingles`: their shingles, if they are already concatenated."""
     if not parts:
         return keys_of("text", [])
     columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in _PER_ROW}
@@ -73,36 +73,36 @@ _PER_ROW = ("exact", "normal", "prompt", "answer", "group", "lengths")
 
 
 class ShingleFile:
-    """The shingles of all rows, appended to a file and mapped back, so that they do not fill the memory."""
+    """The shingles of all rows, appended to a file and memory-mapped, so that they do not fill the memory."""
 
     def __init__(self, path: Path):
         self._path = path
         self._path.touch()
 
     def append(self, shingles: np.ndarray) -> None:
-        """Write shingles behind the last ones."""
+        """Append shingles to the file."""
         with self._path.open("ab") as file:
             shingles.tofile(file)
 
     def read(self) -> np.ndarray:
-        """All of them, mapped."""
+        """Return all shingles, memory-mapped."""
         if not self._path.stat().st_size:
             return np.empty(0, dtype=np.uint64)
         return np.memmap(self._path, dtype=np.uint64, mode="r")
 
 
 def keys_of(data_format: str, records: Sequence[Record]) -> Keys:
-    """Keys of records of a table."""
+    """Return the keys of a table's rows."""
     return keys_of_views(comparison_texts(data_format, columns_of(data_format, records)))
 
 
 def keys_of_messages(rows: Iterable[Sequence[Message]]) -> Keys:
-    """Keys of conversations."""
+    """Return the keys of conversations."""
     return keys_of_views(views_of_messages(pa.array(rows, MESSAGES)))
 
 
 def keys_of_views(views: ComparisonTexts) -> Keys:
-    """Keys of rows from what is compared of them."""
+    """Return the keys of rows from their comparison texts."""
     shingles, lengths = shingles_of_views(views.prompts, views.answers)
     digests = np.frombuffer(b"".join(sha256_of_each(views.prompts)), dtype=">u8").astype(np.uint64).reshape(-1, 4)
     prompt, answer = digests[:, 2].copy(), hash_texts(views.answers)
@@ -111,13 +111,13 @@ def keys_of_views(views: ComparisonTexts) -> Keys:
 
 
 def shingles_of_views(prompts: pa.Array, answers: pa.Array) -> tuple[np.ndarray, np.ndarray]:
-    """(shingles, number per row) of prompt + answer."""
+    """Return (shingles, number per row) of prompt + answer."""
     space = pa.scalar(" ", pa.large_string())
     return shingle(without_turns(pc.binary_join_element_wise(prompts, answers, space)))
 
 
 def without_turns(views: pa.Array) -> pa.Array:
-    """Views as words and single spaces: the marks between turns, and a space where a side is empty, are no words."""
+    """Return texts as words and single spaces, without turn separators and without the space next to an empty side."""
     nothing_between = pc.starts_with(views, " ").true_count == pc.ends_with(views, " ").true_count == 0
     if nothing_between and not (buffers(views)[1] == 0x1F).any():
         return views
@@ -125,18 +125,18 @@ def without_turns(views: pa.Array) -> pa.Array:
 
 
 def group_names(group: np.ndarray) -> list[str]:
-    """The groups of Keys as 32 hex digits each."""
+    """Return each group of `Keys` as 32 hex digits."""
     digits = group.astype(">u8").tobytes().hex()
-    return [digits[at : at + 32] for at in range(0, len(digits), 32)]
+    return [digits[start : start + 32] for start in range(0, len(digits), 32)]
 
 
 def prompt_of(messages: Sequence[Message]) -> str:
-    """The normalised human turns."""
+    """Return the normalized human turns."""
     return TURN.join(normalise(message["content"]) for message in messages if message["role"] == "user")
 
 
 def hash_texts(texts: Texts) -> np.ndarray:
-    """uint64 of each text (SipHash with a fixed key)."""
+    """Return the uint64 of each text (SipHash with a fixed key)."""
     if not len(texts):
         return np.empty(0, dtype=np.uint64)
     objects = texts.to_numpy(zero_copy_only=False) if isinstance(texts, pa.Array) else np.array(texts, dtype=object)

@@ -1,8 +1,8 @@
-"""Copies among rows: equal, equal once normalised, or sharing nine tenths of their 3-word shingles.
+"""Duplicate rows: equal, equal after normalization, or sharing nine tenths of their 3-word shingles.
 
-MinHash (rensa) finds the rows that may be near another one; their rarest shingles say which one; an exact count over
-the shingle sets decides. Two sets with Jaccard >= 9/10 must share one of the rarest tenth of their shingles, so the
-narrowing loses nothing, and a million rows of one template do not turn into pairs.
+MinHash (rensa) finds the rows that may be near another row. Their rarest shingles select the candidates. An exact count
+over the shingle sets decides. Two sets with Jaccard >= 9/10 must share one of the rarest tenth of their shingles. So
+this selection loses no duplicate, and a million rows of one template do not become candidates of each other.
 """
 
 from collections.abc import Iterator
@@ -14,19 +14,19 @@ from rensa import RMinHash, RMinHashLSH
 from ft_pipeline.tables.dedup.keys import Keys, merge
 
 NUM_PERM, BANDS, SEED = 48, 12, 42
-"""A pair with Jaccard 0.9 shares no band of 4 with probability (1 - 0.9**4)**12 = 3e-6."""
+"""Two rows with Jaccard 0.9 share no band of 4 with probability (1 - 0.9**4)**12 = 3e-6."""
 GATHER_SHINGLES = 4_000_000
 MAX_POSTINGS = 256
-"""Rows compared per shared shingle, rarest shingles first: bounds the work on hostile data."""
+"""Rows compared per shared shingle, rarest shingles first: limits the work on hostile data."""
 _RARITY_BITS = 22
 
 
 @dataclass
 class DuplicateMatches:
-    """For each row, what it copies."""
+    """For each row, the row that it duplicates."""
 
     of: np.ndarray
-    """int64: the position of the row it copies, -1 where it is kept."""
+    """int64: the position of the row that it duplicates, -1 if it is kept."""
     exact: np.ndarray
     """bool: the strings are equal."""
 
@@ -36,7 +36,7 @@ class DuplicateMatches:
 
 
 def find_duplicates(keys: Keys, *, exact: bool = True, near: bool = True) -> DuplicateMatches:
-    """Copies of earlier rows; the first of equals is kept. `exact` and `near` switch the two kinds."""
+    """Find duplicates of earlier rows. The first of equal rows is kept. `exact` and `near` enable the two kinds."""
     count = len(keys)
     positions = np.arange(count)
     first_equal, first_normal = first_index(keys.exact), first_index(keys.normal)
@@ -55,13 +55,16 @@ def find_duplicates(keys: Keys, *, exact: bool = True, near: bool = True) -> Dup
 
 
 def match_against(new: Keys, old: Keys) -> DuplicateMatches:
-    """For each row of `new`, the first row of `old` that it equals or is near to. Rows of `new` are not compared."""
+    """Return, for each row of `new`, the first row of `old` that it equals or is near to.
+
+    Rows of `new` are not compared with each other.
+    """
     both = merge([old, new])
     known = len(old)
     first_equal, first_normal = first_index(both.exact)[known:], first_index(both.normal)[known:]
     of = np.where(first_normal < known, first_normal, -1)
     of = np.where(first_equal < known, first_equal, of)
-    # One row stands for all that are equal once normalised.
+    # One row represents all rows that are equal after normalization.
     fresh_old = np.flatnonzero(first_index(both.normal)[:known] == np.arange(known))
     fresh = np.concatenate([fresh_old, known + np.flatnonzero(of < 0)])
     for row, original in _near(both, fresh, known=known):
@@ -70,7 +73,7 @@ def match_against(new: Keys, old: Keys) -> DuplicateMatches:
 
 
 def first_index(keys: np.ndarray) -> np.ndarray:
-    """For each key, the position of its first equal."""
+    """Return, for each key, the position of its first occurrence."""
     order = np.argsort(keys, kind="stable")
     ordered = keys[order]
     new = np.ones(len(keys), dtype=bool)
@@ -81,7 +84,7 @@ def first_index(keys: np.ndarray) -> np.ndarray:
 
 
 def _near(keys: Keys, rows: np.ndarray, known: int) -> Iterator[tuple[int, int]]:
-    """(row, the earlier kept row it is near to). With `known`: rows from there on, near to a row before it."""
+    """Yield (row, the earlier kept row near it). With `known`: only rows from that position, near a row before it."""
     if len(rows) < 2:
         return
     starts = np.cumsum(keys.lengths) - keys.lengths
@@ -93,8 +96,8 @@ def _near(keys: Keys, rows: np.ndarray, known: int) -> Iterator[tuple[int, int]]
 
 
 def _flag(keys: Keys, rows: np.ndarray, starts: np.ndarray) -> np.ndarray:
-    """Which of `rows` share a band of their MinHash with another row."""
-    if 10 * len(rows) > 9 * len(keys):  # nearly all: the few others cost less than a copy without them
+    """Return which of `rows` share a MinHash band with another row."""
+    if 10 * len(rows) > 9 * len(keys):  # nearly all: the few other rows cost less than a copy without them
         return _flag_all(keys.shingles, keys.lengths)[rows]
     return _flag_all(_gather(keys, starts, rows), keys.lengths[rows])
 
@@ -113,7 +116,7 @@ def _gather(keys: Keys, starts: np.ndarray, rows: np.ndarray) -> np.ndarray:
 
 
 class _Sets:
-    """The shingle sets of rows, made when asked for."""
+    """The shingle sets of rows, computed on demand."""
 
     def __init__(self, keys: Keys, starts: np.ndarray):
         self.keys, self.starts = keys, starts
@@ -123,7 +126,7 @@ class _Sets:
         return np.unique(self.keys.shingles[start : start + self.keys.lengths[row]])
 
     def common(self, mine: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """For each row, how many of the sorted set `mine` it holds."""
+        """Return, for each row, how many shingles of the sorted set `mine` it has."""
         flat = _gather(self.keys, self.starts, rows)
         owners = np.repeat(np.arange(len(rows)), self.keys.lengths[rows])
         places = np.minimum(np.searchsorted(mine, flat), len(mine) - 1)
@@ -133,7 +136,7 @@ class _Sets:
         return held.sum(axis=1)
 
     def batches(self, rows: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """(position in `rows` of each shingle, shingle), each shingle once per row, ordered by row."""
+        """Yield (position in `rows` of each shingle, shingle): each shingle once per row, ordered by row."""
         ends = np.cumsum(self.keys.lengths[rows])
         begin = 0
         while begin < len(rows):
@@ -151,9 +154,9 @@ class _Sets:
 
 
 def _rare_shingles(sets: _Sets, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of each row's n different shingles the rarest n - ceil(9n/10) + 1, without those that no other row has there.
+    """Select the rarest n - ceil(9n/10) + 1 of each row's n distinct shingles, if another row's selection has them too.
 
-    Returns (position in `rows` of each, a number for each equal shingle, n of every row).
+    Returns (position in `rows` of each shingle, a number that equal shingles share, n of every row).
     """
     mask = np.uint64((1 << _RARITY_BITS) - 1)
     frequency = np.zeros(1 << _RARITY_BITS, dtype=np.int64)
@@ -187,27 +190,27 @@ def _walk(
     postings: dict[int, list[int]] = {}
     cuts = np.flatnonzero(np.concatenate([[True], owners[1:] != owners[:-1]]))
     for begin, end in zip(cuts, np.append(cuts[1:], len(owners)), strict=True):
-        at = int(owners[begin])
-        mine = tokens[begin:end].tolist()
-        is_new = rows[at] >= known
-        found = {other for token in mine for other in postings.get(token, ())} if is_new else ()
-        original = _first_near(sets, rows, at, np.array(sorted(found)), sizes) if found else None
+        position = int(owners[begin])
+        row_tokens = tokens[begin:end].tolist()
+        is_new = rows[position] >= known
+        candidates = {candidate for token in row_tokens for candidate in postings.get(token, ())} if is_new else ()
+        original = _first_near(sets, rows, position, np.array(sorted(candidates)), sizes) if candidates else None
         if original is not None:
-            yield int(rows[at]), int(rows[original])
+            yield int(rows[position]), int(rows[original])
         elif not known or not is_new:
-            for token in mine:
+            for token in row_tokens:
                 entries = postings.setdefault(token, [])
                 if len(entries) < MAX_POSTINGS:
-                    entries.append(at)
+                    entries.append(position)
 
 
 def _first_near(sets: _Sets, rows: np.ndarray, at: int, candidates: np.ndarray, sizes: np.ndarray) -> int | None:
-    """The first of the candidates (positions in `rows`, ascending) with Jaccard >= 9/10 to the row at `at`."""
-    mine, theirs = sizes[at], sizes[candidates]
-    fits = 10 * np.minimum(mine, theirs) >= 9 * np.maximum(mine, theirs)
-    candidates, theirs = candidates[fits], theirs[fits]
+    """Return the first candidate (positions in `rows`, ascending) with Jaccard >= 9/10 to the row at `at`, or None."""
+    row_size, candidate_sizes = sizes[at], sizes[candidates]
+    fits = 10 * np.minimum(row_size, candidate_sizes) >= 9 * np.maximum(row_size, candidate_sizes)
+    candidates, candidate_sizes = candidates[fits], candidate_sizes[fits]
     if not candidates.size:
         return None
     common = sets.common(sets.of(int(rows[at])), rows[candidates])
-    near = np.flatnonzero(10 * common >= 9 * (mine + theirs - common))
+    near = np.flatnonzero(10 * common >= 9 * (row_size + candidate_sizes - common))
     return int(candidates[near[0]]) if near.size else None

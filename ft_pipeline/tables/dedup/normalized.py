@@ -1,4 +1,4 @@
-"""What is compared of rows, a column at a time: their normalised prompt, their normalised rest, their exact text."""
+"""The texts that rows are compared by: normalized prompt, normalized rest and exact text, one column at a time."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -13,29 +13,29 @@ from ft_pipeline.tables.text_rules import ASCII_PUNCTUATION, EMPTY_CHARS, normal
 
 TURN = " \x1f "
 _SPREAD = r"[\t-\r\x1c-\x1f]|  "
-"""ASCII white space that is not one single space."""
+"""ASCII white space other than a single space."""
 _WHITE = r"[\t-\r\x1c-\x20]+"
 
 
 class ComparisonTexts(NamedTuple):
-    """One text per row each, as large_string."""
+    """One text per row in each field, as large_string."""
 
     prompts: pa.Array
-    """Normalised human turns."""
+    """Normalized human turns."""
     answers: pa.Array
-    """Normalised rest."""
+    """Normalized rest."""
     exact: pa.Array
-    """All strings of the row, as they are."""
+    """All strings of the row, unchanged."""
     said: pa.Array | None = None
-    """Of conversations: the normalised text of each turn, all rows one after the other."""
+    """For conversations: the normalized text of each turn, all rows one after the other."""
 
     def filter(self, rows: pa.Array) -> "ComparisonTexts":
-        """The views of some rows."""
+        """Return the texts of some rows, without `said`."""
         return ComparisonTexts(self.prompts.filter(rows), self.answers.filter(rows), self.exact.filter(rows))
 
 
 def comparison_texts(data_format: str, columns: Mapping[str, pa.Array]) -> ComparisonTexts:
-    """The views of rows given as the columns of their format."""
+    """Return the comparison texts of rows, given as the columns of their format."""
     if data_format == "alpaca":
         return _alpaca_views(columns)
     if data_format == "text":
@@ -47,7 +47,7 @@ def comparison_texts(data_format: str, columns: Mapping[str, pa.Array]) -> Compa
 
 
 def normalise_all(texts: pa.Array) -> pa.Array:
-    """text.normalise of every text, as large_string: ASCII by Arrow's kernels, the others one by one."""
+    """Return `text_rules.normalise` of every text, as large_string: ASCII with Arrow kernels, others one by one."""
     texts = _large(texts)
     result = pc.ascii_lower(texts)
     spread = pc.match_substring_regex(result, _SPREAD)
@@ -56,36 +56,36 @@ def normalise_all(texts: pa.Array) -> pa.Array:
     result = pc.ascii_trim(result, " ")
     cut = pc.ascii_rtrim(result, ASCII_PUNCTUATION)
     result = pc.if_else(pc.equal(cut, _scalar("")), result, cut)
-    other = pc.invert(pc.string_is_ascii(texts))
-    if pc.any(other).as_py():
-        careful = [normalise(text) for text in texts.filter(other).to_pylist()]
-        result = pc.replace_with_mask(result, other, pa.array(careful, pa.large_string()))
+    non_ascii = pc.invert(pc.string_is_ascii(texts))
+    if pc.any(non_ascii).as_py():
+        careful = [normalise(text) for text in texts.filter(non_ascii).to_pylist()]
+        result = pc.replace_with_mask(result, non_ascii, pa.array(careful, pa.large_string()))
     return result
 
 
 def views_of_messages(messages: pa.Array) -> ComparisonTexts:
-    """The views of an array of columns.MESSAGES. What was thought counts behind what was said."""
+    """Return the comparison texts of an array of arrow_schema.MESSAGES. In each turn, reasoning follows the content."""
     turns = messages.flatten()
-    roles, said, thought = (_large(turns.field(name)) for name in ("role", "content", "reasoning_content"))
+    roles, content, reasoning = (_large(turns.field(name)) for name in ("role", "content", "reasoning_content"))
     is_user = pc.equal(roles, _scalar("user")).to_numpy(zero_copy_only=False)
     owners = np.repeat(np.arange(len(messages)), pc.list_value_length(messages).to_numpy(zero_copy_only=False))
-    normal = normal_said = normalise_all(said)
-    exact = _join(roles, said, "\x1e")
-    if thought.null_count < len(thought):
-        # A join with null is null: there the first part stays alone.
-        thoughts = pc.if_else(pc.is_null(thought), thought, normalise_all(pc.fill_null(thought, _scalar(""))))
+    normal = normal_content = normalise_all(content)
+    exact = _join(roles, content, "\x1e")
+    if reasoning.null_count < len(reasoning):
+        # A join with null is null: the turn then keeps its first part only.
+        thoughts = pc.if_else(pc.is_null(reasoning), reasoning, normalise_all(pc.fill_null(reasoning, _scalar(""))))
         normal = pc.coalesce(_join(normal, thoughts, TURN), normal)
-        exact = pc.coalesce(_join(exact, thought, "\x1e"), exact)
+        exact = pc.coalesce(_join(exact, reasoning, "\x1e"), exact)
     return ComparisonTexts(
         _joined(normal, owners, is_user, len(messages), TURN),
         _joined(normal, owners, ~is_user, len(messages), TURN),
         _joined(exact, owners, np.ones(len(owners), bool), len(messages), "\x1f"),
-        normal_said,
+        normal_content,
     )
 
 
 def _joined(texts: pa.Array, owners: np.ndarray, wanted: np.ndarray, count: int, separator: str) -> pa.Array:
-    """For each of `count` owners (ascending) its wanted texts in one."""
+    """Return, for each of `count` owners (ascending), its wanted texts joined into one."""
     offsets = np.searchsorted(owners[wanted], np.arange(count + 1))
     lists = pa.LargeListArray.from_arrays(pa.array(offsets, pa.int64()), texts.filter(pa.array(wanted)))
     return pc.binary_join(lists, _scalar(separator))
@@ -104,16 +104,16 @@ def _alpaca_views(columns: Mapping[str, pa.Array]) -> ComparisonTexts:
 
 
 def messages_of_alpaca(rows: pa.Table) -> pa.Array:
-    """[system] + history + user (instruction, empty line, input) + assistant, row by row."""
-    found = []
+    """Return [system] + history + user (instruction, empty line, input) + assistant for each row."""
+    conversations = []
     for row in rows.select(["instruction", "input", "output", "system", "history"]).to_pylist():
         messages = instruction_messages(row["instruction"], row["input"], row["system"], row["history"])
-        found.append([*messages, {"role": "assistant", "content": row["output"]}])
-    return pa.array(found, MESSAGES)
+        conversations.append([*messages, {"role": "assistant", "content": row["output"]}])
+    return pa.array(conversations, MESSAGES)
 
 
 def plain_prompts(instruction: pa.Array, extra: pa.Array) -> pa.Array:
-    """The human turns of instructions without history: the input, where there is one, after an empty line."""
+    """Return the human turns of instructions without history. The input, if any, follows an empty line."""
     instruction, extra = _large(instruction), _large(extra)
     has_input = pc.not_equal(pc.utf8_trim(extra, EMPTY_CHARS), _scalar(""))
     return pc.if_else(has_input, _join(instruction, extra, "\n\n"), instruction)
@@ -126,9 +126,9 @@ def _plain_alpaca_views(columns: Mapping[str, pa.Array]) -> ComparisonTexts:
 
 
 def _preference_views(columns: Mapping[str, pa.Array]) -> ComparisonTexts:
-    """A pair's rest is the chosen answer and the rejected one.
+    """Return the comparison texts of preference pairs. The rest is the chosen answer and the rejected answer.
 
-    The words of the rejected side are marked, or a pair and its reverse would be near duplicates.
+    The words of the rejected answer are marked. Otherwise a pair and its reverse would be near duplicates.
     """
     rows = zip(columns["prompt_messages"].to_pylist(), columns["chosen"].to_pylist(), strict=True)
     views = views_of_messages(pa.array([[*prompt, *chosen] for prompt, chosen in rows], columns["chosen"].type))
@@ -150,5 +150,5 @@ def _constant(text: str, count: int) -> pa.Array:
 
 
 def _scalar(text: str) -> pa.Scalar:
-    # The join kernels do not mix text types: a plain str would be a `string` beside `large_string` columns.
+    # The join kernels do not mix text types: a plain str would be a `string`, but the columns are `large_string`.
     return pa.scalar(text, pa.large_string())

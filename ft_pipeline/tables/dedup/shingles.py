@@ -1,4 +1,4 @@
-"""Hashes of words and of words in a row, a block of texts at a time with numpy; the same on every machine."""
+"""Hashes of words and of consecutive words, one block of texts at a time with numpy; the same on every machine."""
 
 from collections.abc import Iterator, Sequence
 from hashlib import blake2b
@@ -10,27 +10,27 @@ import pyarrow.compute as pc
 
 SHINGLE_WORDS = 3
 BLOCK_BYTES = 1 << 17
-"""Texts looked at in one go: what numpy makes of so much stays in the processor's cache (twice as fast)."""
+"""Bytes of text per block: numpy's arrays for a block stay in the processor's cache (twice as fast)."""
 _LONG_WORD = 256
-"""Bytes; a longer word is hashed by itself."""
+"""Bytes. A longer word is hashed separately."""
 # Odd constants: multiplication by them permutes the 64-bit integers, one permutation for each place in the shingle.
 PLACES = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9], dtype=np.uint64)
 _FIRST_BYTES = np.array([(1 << 8 * size) - 1 for size in range(9)], dtype=np.uint64)
 _NOTHING = np.empty(0, dtype=np.uint64), np.empty(0, dtype=np.int64)
 
 Texts: TypeAlias = "Sequence[str] | pa.Array"
-"""Texts of Python, or a large_string array."""
+"""Python strings, or a large_string array."""
 
 
 def shingle(texts: Texts) -> tuple[np.ndarray, np.ndarray]:
-    """(uint64 shingles of all texts, int64 number per text); a text of fewer than 3 words is one shingle."""
+    """Return (uint64 shingles of all texts, int64 number per text). A text of fewer than 3 words is one shingle."""
     return windows_of(texts, SHINGLE_WORDS)
 
 
 def windows_of(texts: Texts, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """(uint64 hashes of every `size` words in a row of all texts, int64 number per text).
+    """Return (uint64 hashes of every `size` consecutive words of all texts, int64 number per text).
 
-    Words are what single spaces divide. A text of fewer words gives one hash, of what it has.
+    Single spaces separate words. A text with fewer words gives one hash, of the words that it has.
     """
     parts = [windows(hashes, counts, size) for hashes, counts in _word_hashes(texts)]
     if not parts:
@@ -40,7 +40,7 @@ def windows_of(texts: Texts, size: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def word_hashes(texts: Texts) -> tuple[np.ndarray, np.ndarray]:
-    """(uint64 of every word, int64 number of words per text). Words are what single spaces divide."""
+    """Return (uint64 of every word, int64 number of words per text). Single spaces separate words."""
     parts = list(_word_hashes(texts))
     if not parts:
         return _NOTHING
@@ -64,15 +64,17 @@ def _word_hashes(texts: Texts) -> Iterator[tuple[np.ndarray, np.ndarray]]:
 
 
 def buffers(texts: pa.Array) -> tuple[np.ndarray, np.ndarray]:
-    """(int64 offsets, uint8 data) of a large_string array: text i is data[offsets[i]:offsets[i + 1]]."""
+    """Return (int64 offsets, uint8 data) of a large_string array: text i is data[offsets[i]:offsets[i + 1]]."""
     _, offsets, data = texts.buffers()
-    at = np.frombuffer(offsets, dtype=np.int64)[texts.offset : texts.offset + len(texts) + 1]
-    return at, np.frombuffer(data, dtype=np.uint8) if data is not None else np.empty(0, np.uint8)
+    positions = np.frombuffer(offsets, dtype=np.int64)[texts.offset : texts.offset + len(texts) + 1]
+    return positions, np.frombuffer(data, dtype=np.uint8) if data is not None else np.empty(0, np.uint8)
 
 
 def _hash_words(data: np.ndarray, ends: np.ndarray) -> np.ndarray:
-    """uint64 of each word: `ends` are the spaces that close them. Eight bytes at a time; equal lengths up to eight
-    bytes never collide."""
+    """Return the uint64 of each word. `ends`: the spaces that end the words.
+
+    Eight bytes are hashed at a time. Words of equal length up to eight bytes never collide.
+    """
     begins = np.zeros_like(ends)
     begins[1:] = ends[:-1] + 1
     sizes = ends - begins
@@ -93,10 +95,10 @@ def _hash_words(data: np.ndarray, ends: np.ndarray) -> np.ndarray:
 
 
 def windows(hashes: np.ndarray, counts: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Hashes of every `size` words in a row. Texts with fewer words give one hash, of what they have."""
+    """Return (hashes of every `size` consecutive words, number per text). A text with fewer words gives one hash."""
     if not len(counts):
         return _NOTHING
-    # Zeros after each short text let it have one whole window.
+    # Zeros after each short text give it one full window.
     padded, padded_counts = _pad(hashes, counts, size)
     multipliers = np.array([PLACES[place % 3] + np.uint64(2 * (place // 3)) for place in range(size)], dtype=np.uint64)
     total = np.zeros(max(len(padded) - size + 1, 0), dtype=np.uint64)
@@ -104,9 +106,9 @@ def windows(hashes: np.ndarray, counts: np.ndarray, size: int) -> tuple[np.ndarr
         total += padded[place : place + len(total)] * multipliers[place]
     ends = np.cumsum(padded_counts)
     inside = np.ones(len(total), dtype=bool)
-    for back in range(1, size):  # windows that would run into the next text
-        at = ends[:-1] - back
-        inside[at[at < len(inside)]] = False
+    for back in range(1, size):  # exclude windows that would extend into the next text
+        starts = ends[:-1] - back
+        inside[starts[starts < len(inside)]] = False
     return mix(total[inside]), padded_counts - (size - 1)
 
 
@@ -122,7 +124,7 @@ def _pad(hashes: np.ndarray, counts: np.ndarray, size: int) -> tuple[np.ndarray,
 
 
 def mix(values: np.ndarray) -> np.ndarray:
-    """Spread all bits over all bits (the finaliser of MurmurHash3)."""
+    """Mix all bits of each value (the finalizer of MurmurHash3)."""
     values = values ^ (values >> np.uint64(33))
     values *= np.uint64(0xFF51AFD7ED558CCD)
     values ^= values >> np.uint64(33)

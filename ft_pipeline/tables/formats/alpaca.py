@@ -25,8 +25,8 @@ def convert_alpaca(value: dict[str, Any], sidecar: Sidecar) -> Record | Fault:
 
 
 def _alpaca_fault(value: dict[str, Any]) -> Fault | None:
-    if not {"instruction", "output"} & value.keys() and (other := other_format(value, "alpaca")):
-        return other
+    if not {"instruction", "output"} & value.keys() and (fault := other_format(value, "alpaca")):
+        return fault
     if fault := not_text(value, ("instruction", "input", "output")):
         return fault
     if value.get("instruction") is None:
@@ -39,7 +39,7 @@ def _alpaca_fault(value: dict[str, Any]) -> Fault | None:
 
 
 def context_of(value: dict[str, Any]) -> tuple[str | None, list[list[str]] | None] | Fault:
-    """The optional system prompt and earlier turns of an instruction."""
+    """The optional system prompt and history of an instruction, or the fault in them."""
     if fault := not_text(value, ("system",)):
         return fault
     system, history = value.get("system"), value.get("history")

@@ -1,4 +1,4 @@
-"""What the formats share: the type of a converted row, and the faults that any row can have."""
+"""Shared by all formats: the type of a converted row, and the faults that any row can have."""
 
 from collections.abc import Callable
 from typing import Any
@@ -19,13 +19,13 @@ Converter = Callable[[dict[str, Any], Sidecar], Record | Fault]
 
 
 def other_format(value: dict[str, Any], data_format: str) -> Fault | None:
-    """Where none of the format's keys is there but another format's are."""
-    for other, signs in _SIGNS.items():
-        if other != data_format and signs & value.keys():
+    """The fault of a row with the keys of another format, or None. The row has none of the keys of `data_format`."""
+    for name, signs in _SIGNS.items():
+        if name != data_format and signs & value.keys():
             keys = describe_keys(value)
             return Fault(
                 "wrong_format",
-                f"a row of the {other} format (it has {keys}), not of {data_format}; move it to data/raw/{other}",
+                f"a row of the {name} format (it has {keys}), not of {data_format}; move it to data/raw/{name}",
             )
     return None
 

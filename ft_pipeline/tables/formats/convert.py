@@ -1,5 +1,8 @@
-"""The values of a batch into the columns of their format: instructions without context by whole columns, the rest one
-by one (rows.py). Both ways give the same."""
+"""Converts the values of a batch to the columns of their format.
+
+Instructions without context are converted as whole columns, all other rows one by one (registry.py). Both ways give
+the same result.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,15 +23,15 @@ from ft_pipeline.tables.text_rules import EMPTY_CHARS
 
 PlacedRows = dict[tuple[str, ...], list[int]]
 Part = tuple[np.ndarray, pa.Table]
-"""Positions in the batch, and the rows that stand there."""
+"""Positions in the batch, and the rows at these positions."""
 
 
 @dataclass
 class Converted:
-    """The rows of a batch that can be used, in order."""
+    """The rows of a batch that can be used, and the faults of the others."""
 
     columns: pa.Table
-    """The format's own columns, and `id`; one chunk each."""
+    """The format's columns and `id`, one chunk each, in the order of the batch."""
     sources: np.ndarray
     """int64: the position of each row in the batch."""
     faults: dict[int, Fault]
@@ -36,16 +39,16 @@ class Converted:
 
 
 def shapes_of(values: Sequence[Any]) -> PlacedRows:
-    """The names of the objects among values → the positions of those that have them."""
+    """The keys of the objects among the values → the positions of the objects with these keys."""
     shapes: PlacedRows = {}
-    for at, value in enumerate(values):
+    for position, value in enumerate(values):
         if isinstance(value, dict):
-            shapes.setdefault(tuple(value), []).append(at)
+            shapes.setdefault(tuple(value), []).append(position)
     return shapes
 
 
 def convert_all(data_format: str, values: Sequence[Any], shapes: PlacedRows, sidecar: Sidecar) -> Converted:
-    """Convert the values of a batch; `shapes` are theirs."""
+    """Convert the values of a batch; `shapes` is the result of `shapes_of(values)`."""
     parts: list[Part] = []
     if data_format == "alpaca" and not sidecar.columns:
         parts = [part for shape, places in shapes.items() if (part := _plain_alpaca(values, shape, places)) is not None]
@@ -55,13 +58,13 @@ def convert_all(data_format: str, values: Sequence[Any], shapes: PlacedRows, sid
     records: list[Record] = []
     sources: list[int] = []
     faults: dict[int, Fault] = {}
-    for at in np.flatnonzero(~done).tolist():
-        record = convert(data_format, values[at], sidecar)
+    for position in np.flatnonzero(~done).tolist():
+        record = convert(data_format, values[position], sidecar)
         if isinstance(record, Fault):
-            faults[at] = record
+            faults[position] = record
         else:
             records.append(record)
-            sources.append(at)
+            sources.append(position)
     if records or not parts:
         parts.append((np.array(sources, dtype=np.int64), _table(data_format, records)))
     places = np.concatenate([part[0] for part in parts])
@@ -78,7 +81,7 @@ def _table(data_format: str, records: Sequence[Record]) -> pa.Table:
 
 
 def _plain_alpaca(values: Sequence[Any], shape: tuple[str, ...], places: list[int]) -> Part | None:
-    """The rows of one shape that can be used as they are; the others are left to rows.py."""
+    """The rows of one shape that can be used unchanged. registry.convert handles the other rows."""
     names = set(shape)
     if not {"instruction", "output"} <= names or {"system", "history"} & names:
         return None

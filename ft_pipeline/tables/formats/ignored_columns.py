@@ -1,4 +1,4 @@
-"""What of a file's rows nothing reads: named once per file, so that no column and no key of a turn is lost unsaid."""
+"""Finds the columns and turn keys that are not used. They are listed once per file, so that none is lost unnoticed."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -16,7 +16,7 @@ _TURNS = {
     "preferences": ("prompt", "chosen", "rejected"),
     "unlabelled": ("conversations", "messages"),
 }
-"""The columns that may hold turns."""
+"""The columns that may contain turns."""
 _OUTVOTED = {
     "sharegpt": (("conversations", {"messages"}),),
     "preferences": (("prompt", {"conversations", "messages"}),),
@@ -26,29 +26,29 @@ _OUTVOTED = {
         ("messages", {"input", "system", "history"}),
     ),
 }
-"""Where the first column is there, the others are not read."""
+"""If a row has the first column, the other columns are not read."""
 
 
 def unread_columns(data_format: str, shape: Iterable[str], sidecar: Sidecar) -> set[str]:
-    """Of rows with the columns `shape`, those that nothing reads, as a person may read them."""
+    """The columns among `shape` that are not used, quoted for display."""
     columns = set(shape)
     names = set(rename(dict.fromkeys(columns), sidecar)) if sidecar.columns else columns
-    found = {shorten(name) for name in names - READ_KEYS[data_format]}
+    unread = {shorten(name) for name in names - READ_KEYS[data_format]}
     for winner, losers in _OUTVOTED.get(data_format, ()):
         if winner in names:
-            found |= {f"{shorten(name)} ({shorten(winner)} is read)" for name in losers & names}
+            unread |= {f"{shorten(name)} ({shorten(winner)} is read)" for name in losers & names}
             names -= losers
-    return found | _outvoted_by_mapping(columns, sidecar)
+    return unread | _outvoted_by_mapping(columns, sidecar)
 
 
 def unread_turn_keys(data_format: str, values: Iterable[Any], sidecar: Sidecar) -> set[str]:
-    """The keys of turns that nothing reads, where they hold anything."""
-    found: set[str] = set()
+    """The turn keys that are not used although they have a value, quoted for display."""
+    unread: set[str] = set()
     for turn in _turns(data_format, values, sidecar):
         if len(turn) == 2 and (turn.keys() <= _FIRST or turn.keys() <= _SECOND):
             continue
-        found |= _of_turn(turn, sidecar)
-    return found
+        unread |= _of_turn(turn, sidecar)
+    return unread
 
 
 _FIRST, _SECOND = frozenset({"from", "value"}), frozenset({"role", "content"})
@@ -57,13 +57,13 @@ _FIRST, _SECOND = frozenset({"from", "value"}), frozenset({"role", "content"})
 def _of_turn(turn: dict[str, Any], sidecar: Sidecar) -> set[str]:
     given = {key for key, item in turn.items() if item is not None}
     names = set(rename(dict.fromkeys(given), sidecar)) if sidecar.columns else given
-    found = {f"{shorten(key)} of turns" for key in names - TURN_KEYS}
+    unread = {f"{shorten(key)} of turns" for key in names - TURN_KEYS}
     for winner, loser in (("from", "role"), ("value", "content")):
         if winner in names and loser in names:
-            found.add(f"{shorten(loser)} of turns ({shorten(winner)} is read)")
+            unread.add(f"{shorten(loser)} of turns ({shorten(winner)} is read)")
     if "reasoning_content" in names and _role(turn, sidecar) not in (None, "assistant"):
-        found.add("'reasoning_content' of turns that are not the model's")
-    return found | {f"{name} of turns" for name in _outvoted_by_mapping(given, sidecar)}
+        unread.add("'reasoning_content' of turns that are not the model's")
+    return unread | {f"{name} of turns" for name in _outvoted_by_mapping(given, sidecar)}
 
 
 def _role(turn: dict[str, Any], sidecar: Sidecar) -> str | None:
@@ -73,17 +73,17 @@ def _role(turn: dict[str, Any], sidecar: Sidecar) -> str | None:
 
 
 def _outvoted_by_mapping(columns: set[str], sidecar: Sidecar) -> set[str]:
-    """A column of our name, where the sidecar maps another one to it."""
+    """The columns with one of our names to which the sidecar maps another column, for display."""
     return {
-        f"{shorten(ours)} (the sidecar maps {shorten(theirs)} to it)"
-        for theirs, ours in sidecar.columns.items()
-        if theirs != ours and {theirs, ours} <= columns and ours not in sidecar.columns
+        f"{shorten(target)} (the sidecar maps {shorten(source)} to it)"
+        for source, target in sidecar.columns.items()
+        if source != target and {source, target} <= columns and target not in sidecar.columns
     }
 
 
 def _turns(data_format: str, values: Iterable[Any], sidecar: Sidecar) -> Iterator[dict[str, Any]]:
     wanted = set(_TURNS[data_format])
-    names = wanted | {theirs for theirs, ours in sidecar.columns.items() if ours in wanted}
+    names = wanted | {source for source, target in sidecar.columns.items() if target in wanted}
     for value in values:
         if not isinstance(value, dict):
             continue

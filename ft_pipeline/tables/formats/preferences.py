@@ -1,4 +1,4 @@
-"""Preference rows: three texts, or two lists of turns with one common prompt."""
+"""Preference rows: three texts, or two lists of turns with a common prompt."""
 
 from typing import Any
 
@@ -44,12 +44,12 @@ def _needs_sidecar(name: str) -> Fault:
 
 
 def _difference(first: list[Message], second: list[Message]) -> str:
-    """Where the prompts of the two sides differ."""
+    """The message that says where the prompts of the two sides differ."""
     if len(first) != len(second):
         return f"`chosen` has {len(first)} turns before its answer and `rejected` {len(second)}; they must be the same"
-    at = next(number for number, (one, other) in enumerate(zip(first, second, strict=True)) if one != other)
-    one, other = (shorten(side[at]["content"]) for side in (first, second))
-    return f"turn {at + 1} is {one} in `chosen` and {other} in `rejected`; both must answer one prompt"
+    position = next(number for number, (left, right) in enumerate(zip(first, second, strict=True)) if left != right)
+    left, right = (shorten(side[position]["content"]) for side in (first, second))
+    return f"turn {position + 1} is {left} in `chosen` and {right} in `rejected`; both must answer one prompt"
 
 
 def _strings(value: dict[str, Any], prompt: Any, chosen: Any, rejected: Any) -> Pair | Fault:
@@ -151,6 +151,6 @@ def _answer(text: str) -> list[Message]:
 def convert_preferences(value: dict[str, Any], sidecar: Sidecar) -> Record | Fault:
     from ft_pipeline.tables.formats.preferences import convert_pair
 
-    if not {"prompt", "chosen", "rejected"} & value.keys() and (other := other_format(value, "preferences")):
-        return other
+    if not {"prompt", "chosen", "rejected"} & value.keys() and (fault := other_format(value, "preferences")):
+        return fault
     return convert_pair(value, sidecar)

@@ -1,6 +1,6 @@
-"""One parsed row into the columns of its format, or the fault that keeps it from being used. No value changes type.
+"""Converts one parsed row to the columns of its format, or returns the fault of the row. No value changes its type.
 
-What stands inside the strings (control tokens, placeholders, refusals) is judged afterwards, by the schemas.
+The schemas check the content of the strings (control tokens, placeholders, refusals) afterwards.
 """
 
 from typing import Any
@@ -30,7 +30,7 @@ REQUIRED: dict[str, tuple[frozenset[str], ...]] = {
     "preferences": (frozenset({"chosen", "rejected"}),),
     "unlabelled": (frozenset({"instruction"}), frozenset({"conversations"}), frozenset({"messages"})),
 }
-"""A file in which no row has one of these sets of keys is of another format."""
+"""If no row of a file has one of these sets of keys, the file has another format."""
 READ_KEYS: dict[str, frozenset[str]] = {
     "alpaca": frozenset({"instruction", "input", "output", "system", "history"}),
     "sharegpt": frozenset({"conversations", "messages"}),
@@ -38,11 +38,11 @@ READ_KEYS: dict[str, frozenset[str]] = {
     "preferences": frozenset({"prompt", "chosen", "rejected", "conversations", "messages"}),
     "unlabelled": frozenset({"instruction", "input", "system", "history", "conversations", "messages"}),
 }
-"""The keys that are used; others are dropped and named once per file."""
+"""The keys that are used. Other keys are dropped and listed once per file."""
 
 
 def convert(data_format: str, value: Any, sidecar: Sidecar = PLAIN) -> Record | Fault:
-    """The record of one row, its values in the order of COLUMNS[data_format], or its fault."""
+    """The record of one row, with its values in the order of COLUMNS[data_format], or the fault of the row."""
     if isinstance(value, Fault):
         return value
     if not isinstance(value, dict):

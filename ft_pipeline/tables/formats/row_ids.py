@@ -1,4 +1,4 @@
-"""The identity of a row and of a table."""
+"""The id of a row and the digest of a table."""
 
 import hashlib
 from collections.abc import Sequence
@@ -14,12 +14,12 @@ from ft_pipeline.tables.formats.base import Record
 from ft_pipeline.tables.formats.registry import COLUMNS
 
 _ESCAPED = r"[\"\\\x00-\x1f\x7f]"
-"""What JSON writes in another way than as it stands (and U+007F, to be sure)."""
+"""The characters that JSON escapes (and U+007F, to be safe)."""
 _ID_DIGITS = 64
 
 
 def row_id(row: dict[str, Any]) -> str:
-    """sha256 (hex) of the row as canonical JSON: sorted keys, no white space, UTF-8."""
+    """SHA-256 (hex) of the row as canonical JSON: sorted keys, no white space, UTF-8."""
     return hashlib.sha256(orjson.dumps(row, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 
@@ -40,7 +40,7 @@ def alpaca_ids(instruction: pa.Array, extra: pa.Array, output: pa.Array) -> pa.A
 
 
 def sha256_of_each(texts: pa.Array) -> list[bytes]:
-    """The digest of each text of a large_string array, in UTF-8."""
+    """The SHA-256 digest of each text of a large_string array, in UTF-8."""
     _, offsets, data = texts.buffers()
     ends = np.frombuffer(offsets, dtype=np.int64)[texts.offset : texts.offset + len(texts) + 1]
     view, sha256 = memoryview(data or b""), hashlib.sha256
@@ -48,7 +48,7 @@ def sha256_of_each(texts: pa.Array) -> list[bytes]:
 
 
 def _as_json(texts: pa.Array) -> pa.Array:
-    """The texts as they stand in JSON, between the quotes."""
+    """The texts escaped as in JSON, without the quotes."""
     escaped = pc.match_substring_regex(texts, _ESCAPED)
     if not pc.any(escaped).as_py():
         return texts
@@ -61,13 +61,13 @@ def _large(text: str) -> pa.Scalar:
 
 
 class RowsDigest:
-    """sha256 over rows by their ids and whatever else of them counts, however they come in batches."""
+    """SHA-256 over the ids of rows and one more column. It does not depend on how the rows are split into batches."""
 
     def __init__(self) -> None:
         self._ids, self._others = hashlib.sha256(), hashlib.sha256()
 
     def add(self, ids: pa.ChunkedArray, others: pa.ChunkedArray) -> None:
-        """Take in a batch: its ids (64 hex digits each) and one more column, of integers or of short texts."""
+        """Add a batch: its ids (64 hex digits each) and one more column, of integers or of short texts."""
         self._ids.update("".join(ids.to_pylist()).encode())
         if pa.types.is_integer(others.type):
             self._others.update(others.to_numpy().astype("<i8").tobytes())

@@ -1,4 +1,4 @@
-"""Lists of turns: who speaks, what is said, and in which order that may happen."""
+"""Lists of turns: their roles, their texts and the order of the roles."""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -16,22 +16,22 @@ ROLES: Mapping[str, str] = {
     "assistant": "assistant",
     "system": "system",
 }
-"""The roles that need no sidecar, and what they become. Case counts."""
+"""The roles that need no sidecar, and the roles that they become. Case-sensitive."""
 TARGETS: Mapping[str, str] = {"human": "user", "gpt": "assistant", "system": "system", "tool": "tool"}
-"""What a sidecar may map a role to, and what that becomes."""
+"""The roles that a sidecar may map to, and the roles that they become."""
 READ_KEYS = frozenset({"from", "role", "value", "content", "reasoning_content"})
-"""The keys of a turn that are used; others are dropped and named once per file."""
+"""The turn keys that are used. Other keys are dropped and listed once per file."""
 _CALLS = ("tool_calls", "function_call")
 _SPEAKER = {"user": "the human's", "assistant": "the model's", "tool": "a tool's", "system": "the system's"}
 _MAY_FOLLOW = {"user": {"assistant", "tool"}, "assistant": {"user", "tool"}, "tool": {"tool", "assistant"}}
 
 Message = dict[str, str]
-"""role (user, assistant, system, tool), content, and of an assistant turn perhaps reasoning_content."""
+"""role (user, assistant, system, tool), content, and for an assistant turn optionally reasoning_content."""
 
 
 def read_turns(raw: list[Any], sidecar: Sidecar) -> list[Message] | Fault:
-    """Turns of any of the common spellings as {role, content[, reasoning_content]}, or the first fault."""
-    roles = {**ROLES, **{theirs: TARGETS[ours] for theirs, ours in sidecar.roles.items()}}
+    """Turns with any of the common key names as {role, content[, reasoning_content]}, or the first fault."""
+    roles = {**ROLES, **{source: TARGETS[target] for source, target in sidecar.roles.items()}}
     messages: list[Message] = []
     for number, turn in enumerate(raw, 1):
         if not isinstance(turn, dict):
@@ -91,7 +91,7 @@ def _read_turn(turn: dict[str, Any], number: int, roles: Mapping[str, str]) -> M
 
 
 def _guess(speaker: str) -> str:
-    """What an unknown role most likely is."""
+    """The most likely target of an unknown role."""
     role = ROLES.get(speaker.lower())
     if role is None:
         role = "tool" if any(word in speaker.lower() for word in ("tool", "func", "observ")) else "assistant"
@@ -107,9 +107,10 @@ def _first(turn: dict[str, Any], *names: str) -> Any:
 
 
 def check_order(messages: list[Message], last: str) -> Fault | None:
-    """[system], then human and model in turn, the human first; `last` (user or assistant) says who must end.
+    """The fault in the order of the turns, or None.
 
-    Turns of tools may stand between the human's and the model's, or between two of the model's.
+    The order is [system], then human and model alternately, the human first. `last` (user or assistant) is the role of
+    the last turn. Tool turns may come between a human turn and a model turn, or between two model turns.
     """
     roles = [message["role"] for message in messages]
     if "system" in roles[1:]:
@@ -122,9 +123,9 @@ def check_order(messages: list[Message], last: str) -> Fault | None:
         return Fault(
             "first_turn_not_human", f"turn {before + 1} is {_SPEAKER[spoken[0]]}; the human must speak first: remove it"
         )
-    for at in range(1, len(spoken)):
-        if spoken[at] not in _MAY_FOLLOW[spoken[at - 1]]:
-            return Fault("non_alternating", _out_of_turn(before + at, spoken[at - 1], spoken[at]))
+    for position in range(1, len(spoken)):
+        if spoken[position] not in _MAY_FOLLOW[spoken[position - 1]]:
+            return Fault("non_alternating", _out_of_turn(before + position, spoken[position - 1], spoken[position]))
     if spoken[-1] != last:
         who = f"the last turn is {_SPEAKER[spoken[-1]]}"
         if last == "user":
@@ -145,17 +146,20 @@ def human_turns(messages: list[Message]) -> list[str]:
 
 
 def echoes(messages: list[Message]) -> bool:
-    """Whether a model turn repeats the human turn before it. Greetings of one or two words may, in a longer talk."""
+    """Whether a model turn repeats the human turn before it.
+
+    In conversations of more than two turns, a repetition of one or two words (a greeting) is allowed.
+    """
     spoken = [message for message in messages if message["role"] in ("user", "assistant")]
     for human, model in itertools.pairwise(spoken):
         if human["role"] != "user" or model["role"] != "assistant":
             continue
-        said = normalise(human["content"])
-        if said == normalise(model["content"]) and (len(spoken) == 2 or said.count(" ") >= 2):
+        human_text = normalise(human["content"])
+        if human_text == normalise(model["content"]) and (len(spoken) == 2 or human_text.count(" ") >= 2):
             return True
     return False
 
 
 def plain(messages: Sequence[Mapping[str, Any]]) -> list[Message]:
-    """Turns as they are read from a table, without the keys that they do not have (Parquet says null there)."""
+    """Turns read from a table, without the keys that are null (Parquet stores a missing key as null)."""
     return [{key: text for key, text in message.items() if text is not None} for message in messages]

@@ -1,4 +1,4 @@
-"""Prompts without an answer, which a teacher answers."""
+"""Unlabelled rows: prompts without an answer. A teacher model answers them."""
 
 from typing import Any
 

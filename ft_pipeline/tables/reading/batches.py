@@ -1,4 +1,4 @@
-"""Consecutive rows of a raw file, as its reader hands them on."""
+"""Batches: consecutive rows of a raw file, as the readers return them."""
 
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
@@ -12,20 +12,20 @@ JSON_SPACE = b" \t\r\n"
 
 @dataclass
 class Batch:
-    """Consecutive rows. One of `block`, `lines` (JSON, still to be parsed) and `values` (or Faults) is given."""
+    """Consecutive rows. One of `block`, `lines` (unparsed JSON) and `values` (which may include Faults) is given."""
 
     rows: list[int]
-    """1-based line, list index, or data row; of a block, only the number of its first line."""
+    """1-based line number, list index or data row. For a block, only the number of its first line."""
     block: bytes | None = None
-    """Whole lines, still to be divided."""
+    """Whole lines that are not yet split."""
     lines: list[bytes] | None = None
     values: list[Any] = field(default_factory=list)
     offsets: list[int] | None = None
-    """Where each element of an array begins, in bytes."""
+    """Byte offset of each array element."""
 
 
 def divide(batch: Batch) -> Batch:
-    """The lines of a block that are not blank, with their numbers; other batches as they are."""
+    """Split a block into its non-blank lines with their numbers. Other batches are returned unchanged."""
     if batch.block is None:
         return batch
     first, lines = batch.rows[0], batch.block.split(b"\n")
@@ -36,7 +36,7 @@ def divide(batch: Batch) -> Batch:
 
 
 def skip_bom(file: BinaryIO) -> int:
-    """Move past a byte-order mark; its length."""
+    """Skip a byte-order mark. Returns its length, or 0."""
     if file.read(len(BOM)) == BOM:
         return len(BOM)
     file.seek(0)

@@ -1,7 +1,7 @@
-"""A raw file into batches of rows: which container it is, and whether it can be read at all.
+"""Detects the container of a raw file, refuses unreadable files, and reads the others into batches of rows.
 
-The content decides between JSONL and a JSON array; CSV and Parquet are told by their suffix. Nothing outside the data
-folder is opened, nothing is guessed: what is no container of ours is refused with a code of FILE_CODES.
+The content distinguishes JSONL from a JSON array; the suffix identifies CSV and Parquet. Files outside the data folder
+are not opened, and no container is guessed: an unknown one is refused with a code of FILE_CODES.
 """
 
 import errno
@@ -34,7 +34,10 @@ _MAGIC = (
 
 
 def check_path(path: Path, data_dir: Path) -> Path:
-    """The real path of a readable file inside `data_dir`. Refused: not_found, not_a_file, path_outside_data_dir."""
+    """The real path of a readable file inside `data_dir`.
+
+    Raises Refused: not_found, not_a_file, path_outside_data_dir.
+    """
     try:
         real, root = path.resolve(), data_dir.resolve()
     except (OSError, RuntimeError, ValueError) as error:
@@ -58,9 +61,9 @@ def check_path(path: Path, data_dir: Path) -> Path:
 
 
 def read_batches(path: Path, suffix: str) -> Iterator[Batch]:
-    """The rows of a file of which check_path approved, in order. `suffix` is that of the name the user gave it.
+    """Yield the rows of a file that check_path accepts, in order. `suffix` is that of the name the user gave it.
 
-    Refused may come late (an array that is cut off at its end): rows that came before it must then be thrown away.
+    Refused may be raised late (an array that is cut off at its end). The caller must then discard the earlier rows.
     """
     try:
         yield from _batches_of(path, suffix)
@@ -104,7 +107,10 @@ def _refuse_unreadable(head: bytes) -> None:
 
 
 def _utf_by_zeros(head: bytes) -> str | None:
-    """UTF-16 and UTF-32 without a mark: Latin text has a zero byte in every second place, or in three of four."""
+    """Detect UTF-16 and UTF-32 without a byte-order mark.
+
+    In Latin text, every second byte (UTF-16) or three of four bytes (UTF-32) are zero.
+    """
     start = head[:64]
     if len(start) < 4 or start.startswith(b"PAR1"):
         return None

@@ -1,7 +1,7 @@
-"""One line of JSON into a value, strictly: what a lenient parser would guess at becomes a fault.
+"""Strict parser for one line of JSON: where a lenient parser would guess, it returns a fault.
 
-orjson reads the plain lines. It keeps the last of two equal keys in silence, so a line is handed to the careful path
-unless counting proves that no key stands twice; whatever orjson refuses goes there too, to learn why.
+orjson reads most lines. It silently keeps the last of two equal keys, so parse_carefully reads a line unless counting
+proves that it has no duplicate key. Lines that orjson refuses are also read by parse_carefully, to find the reason.
 """
 
 import json
@@ -25,7 +25,7 @@ class _DuplicateKey(Exception):
 
 
 def parse_line(line: bytes) -> Any:
-    """The value of one line (or array element) of JSON, or the Fault of the row that it would have been."""
+    """The value of one line (or array element) of JSON, or the Fault of its row."""
     try:
         value = orjson.loads(line)
     except orjson.JSONDecodeError:
@@ -40,7 +40,7 @@ def parse_line(line: bytes) -> Any:
 
 
 def parse_block(block: bytes, lines: list[bytes]) -> list[Any]:
-    """As parse_line for all lines of a block, with one count for all of them where that settles it."""
+    """Like parse_line for all lines of a block. Counts the keys of the whole block once if that is sufficient."""
     if _spaced_colons(block):
         return [parse_line(line) for line in lines]
     values: list[Any] = []
@@ -60,17 +60,17 @@ def parse_block(block: bytes, lines: list[bytes]) -> list[Any]:
             total += _count_keys(value)[0]
         values.append(parse_line(line) if type(value) in (dict, list) else value)
         elsewhere += line.count(b'":') if type(value) is not dict else 0
-    # Every line has at least as many `":` as keys: equal sums mean that it is so in each line.
+    # Every line has at least as many `":` as keys, so equal sums mean equal counts in each line.
     return values if block.count(b'":') - elsewhere == total else [parse_line(line) for line in lines]
 
 
 def _spaced_colons(text: bytes) -> bool:
-    """Whether white space may stand between a key and its colon; without it, every key is followed by `":`."""
+    """Whether there may be white space between a key and its colon. Without it, `":` follows every key."""
     return b" :" in text or b"\t:" in text or b"\r:" in text or b"\n:" in text
 
 
 def _count_keys(value: Any) -> tuple[int, bool]:
-    """(keys of all objects in a value, whether it holds other objects or lists)."""
+    """(number of keys of all objects in a value, whether it contains other objects or lists)."""
     stack = [child for child in (value.values() if type(value) is dict else value) if type(child) in (dict, list)]
     total, nested = len(value) if type(value) is dict else 0, bool(stack)
     while stack:
@@ -84,7 +84,7 @@ def _count_keys(value: Any) -> tuple[int, bool]:
 
 
 def parse_carefully(line: bytes) -> Any:
-    """As parse_line, by Python's own parser: slower, and it can tell one fault from another."""
+    """Like parse_line, with Python's json module: slower, but it distinguishes the faults."""
     try:
         text = line.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -110,8 +110,8 @@ def parse_carefully(line: bytes) -> Any:
 
 
 def _surrogate_message(line: bytes) -> str:
-    found = re.search(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}", line)
-    what = found[0].decode() if found else "an escape \\ud800 to \\udfff"
+    escape = re.search(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}", line)
+    what = escape[0].decode() if escape else "an escape \\ud800 to \\udfff"
     return f"half a character: {what} or another such escape stands without its pair; write the character itself"
 
 

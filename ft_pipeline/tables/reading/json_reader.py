@@ -1,4 +1,4 @@
-"""JSONL and JSON arrays, told apart by their content; lines end at \\n and nowhere else."""
+"""Reads JSONL and JSON arrays, distinguished by their content. Lines end only at \\n."""
 
 import mmap
 import re
@@ -10,12 +10,15 @@ from ft_pipeline.tables.reading.batches import BLOCK_BYTES, HEAD_BYTES, JSON_SPA
 from ft_pipeline.tables.reading.json_parser import parse_line
 from ft_pipeline.tables.reason_codes import Fault, Refused
 
-# A string (closed or not, then the closing quote is missing), or a mark of structure.
+# A string (possibly without its closing quote), or a structural character.
 _TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[\[\]{},]', re.DOTALL)
 
 
 def json_batches(path: Path) -> Iterator[Batch]:
-    """Batches of unparsed lines or array elements. Refused: not_a_list, empty_file, invalid_json (a broken array)."""
+    """Yield batches of unparsed lines or array elements.
+
+    Raises Refused: not_a_list, empty_file, invalid_json (a broken array).
+    """
     with path.open("rb") as file:
         begin = skip_bom(file)
         head = file.read(HEAD_BYTES)
@@ -55,7 +58,7 @@ def _line_batches(path: Path) -> Iterator[Batch]:
 
 
 def _skip_line(file: BinaryIO) -> bytes:
-    """Read on to the end of the line; what comes after it in the last block."""
+    """Read to the end of the line. Returns what follows it in the last block that was read."""
     while block := file.read(BLOCK_BYTES):
         _, newline, rest = block.partition(b"\n")
         if newline:
@@ -64,7 +67,7 @@ def _skip_line(file: BinaryIO) -> bytes:
 
 
 def _first_line(path: Path, begin: int) -> tuple[bytes, bool]:
-    """The line at `begin`, and whether anything but white space comes after it."""
+    """The line at `begin`, and whether anything but white space follows it."""
     with path.open("rb") as file:
         file.seek(begin)
         line = file.readline(MAX_LINE_BYTES)
@@ -81,7 +84,7 @@ def _is_one_of_many_lines(path: Path, begin: int) -> bool:
 
 
 def _refuse_single_object(path: Path, begin: int) -> None:
-    """Refused (not_a_list) where the file is one object over several lines, or one that only wraps rows."""
+    """Raise Refused (not_a_list) if the file is one object over several lines, or one that only wraps rows."""
     line, more = _first_line(path, begin)
     value = parse_line(line)
     if isinstance(value, dict):
@@ -93,7 +96,7 @@ def _refuse_single_object(path: Path, begin: int) -> None:
 
 
 def looks_like_row(value: dict) -> bool:
-    """Whether an object that stands alone can be a row; a wrapper holds rows by name or by column."""
+    """Whether a single object in a file can be a row. A wrapper contains rows by name or by column."""
     known = {
         "instruction",
         "output",
@@ -124,7 +127,7 @@ def _is_one_object(path: Path, begin: int) -> bool:
         for match in _TOKEN.finditer(data, begin):
             first = data[match.start()]
             if first == 0x22 and (data[match.end() - 1] != 0x22 or b"\n" in match[0]):
-                return False  # a string that does not close, or runs over a line end: no JSON
+                return False  # a string without a closing quote, or with a line end inside: not JSON
             if first in b"[{":
                 depth += 1
             elif first in b"]}":
@@ -135,7 +138,7 @@ def _is_one_object(path: Path, begin: int) -> bool:
 
 
 def _array_batches(path: Path, begin: int) -> Iterator[Batch]:
-    """The elements of the array that opens at `begin`, each as its bytes; the file is mapped, not loaded."""
+    """Yield the elements of the array that opens at `begin`, as bytes. The file is memory-mapped, not loaded."""
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         rows: list[int] = []
         lines: list[bytes] = []

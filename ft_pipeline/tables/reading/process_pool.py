@@ -1,7 +1,7 @@
-"""Work on batches in several processes, in order, where there is enough of it to pay for starting them.
+"""Processes batches in several processes, in order, if there is enough work to justify starting them.
 
-The processes run this module and nothing of the caller's: `multiprocessing` would fork a process that has threads
-(Dagster's, Arrow's), which may hang, or run the caller's main script once more.
+The processes run this module instead of the caller's main script. `multiprocessing` would fork a process that has
+threads (from Dagster and Arrow), which may hang, or run the caller's main script again.
 """
 
 import os
@@ -23,9 +23,10 @@ Result = TypeVar("Result")
 
 
 def map_batches(work: Callable[[Item], Result], items: Iterator[Item], size: int) -> Iterator[tuple[Item, Result]]:
-    """(item, work(item)) in order. `size`: bytes of all items. A few are under way at a time, never all.
+    """Yield (item, work(item)) in order. Only a few items are in progress at a time, never all.
 
-    `work` must be importable: a function of a module of ours, or a partial of one.
+    `size`: total size of the items in bytes. `work` must be importable: a function of one of our modules, or a partial
+    of such a function.
     """
     workers = min(os.cpu_count() or 1, MAX_WORKERS)
     if size < MIN_BYTES or workers < 2:
@@ -46,7 +47,7 @@ def map_batches(work: Callable[[Item], Result], items: Iterator[Item], size: int
 
 @contextmanager
 def _processes(work: Callable[[Any], Any], count: int) -> Iterator[Callable[[Any], Any]]:
-    """A function that has an item worked on by whichever of `count` processes is free; they end with the context."""
+    """A function that processes an item in a free one of `count` processes. They end with the context."""
     started = [_start(work) for _ in range(count)]
     free: queue.SimpleQueue[subprocess.Popen] = queue.SimpleQueue()
     for process in started:
@@ -91,9 +92,9 @@ def _send(stream: Any, item: Any) -> None:
 
 
 def serve() -> None:
-    """The process: get the work, then do it for each item that comes, until nothing comes any more."""
+    """Main loop of a process: receive the work function, then apply it to each item until the input ends."""
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # whatever is printed must not get among the answers
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # printed text must not mix with the answers
     work = pickle.load(sys.stdin.buffer)
     while True:
         try:

@@ -1,4 +1,4 @@
-"""The YAML beside a file (`support.csv` → `support.yaml`): foreign columns and roles, and what is tolerated."""
+"""Sidecar: the YAML for a raw file (`support.csv` → `support.yaml`) that maps columns and roles and allows faults."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,12 +14,12 @@ TARGET_COLUMNS = frozenset(
     {"instruction", "input", "output", "system", "history", "conversations", "text", "prompt", "chosen", "rejected"}
     | {"from", "value", "reasoning_content"}
 )
-"""What `columns` may map to; `from`, `value` and `reasoning_content` are the keys of a turn."""
+"""The names that `columns` may map to. `from`, `value` and `reasoning_content` are keys of a turn."""
 MAX_BYTES = 1 << 20
 
 
 class Sidecar(BaseModel):
-    """How one raw file is to be read."""
+    """Settings for reading one raw file. docs/formats.md shows the docstrings of the fields."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -41,7 +41,7 @@ class Sidecar(BaseModel):
         if isinstance(columns, Mapping) and all(isinstance(name, str) for name in columns.values()):
             turned = columns.keys() <= TARGET_COLUMNS and not set(columns.values()) <= TARGET_COLUMNS
             if turned:  # {output: response}, the direction of LLaMA-Factory's dataset_info.json
-                return {**values, "columns": {theirs: ours for ours, theirs in columns.items()}}
+                return {**values, "columns": {source: target for target, source in columns.items()}}
         return values
 
     @field_validator("max_quarantined", mode="before")
@@ -52,10 +52,10 @@ class Sidecar(BaseModel):
     @field_validator("columns")
     @classmethod
     def _targets_exist(cls, columns: dict[str, str]) -> dict[str, str]:
-        for theirs, ours in columns.items():
-            if ours not in TARGET_COLUMNS:
+        for source, target in columns.items():
+            if target not in TARGET_COLUMNS:
                 raise ValueError(
-                    f"{theirs!r} is mapped to {ours!r}; map it to one of {', '.join(sorted(TARGET_COLUMNS))}"
+                    f"{source!r} is mapped to {target!r}; map it to one of {', '.join(sorted(TARGET_COLUMNS))}"
                 )
         if len(set(columns.values())) != len(columns):
             raise ValueError("two columns are mapped to the same name")
@@ -74,10 +74,13 @@ PLAIN = Sidecar()
 
 
 def read_sidecar(data_file: Path, data_dir: Path) -> dict[str, Any] | None:
-    """The mapping in the YAML beside `data_file`, or None. Refused if it leads out of `data_dir` or is not YAML."""
+    """The mapping in the sidecar of `data_file`, or None if it has no sidecar.
+
+    Raises Refused if the sidecar leads out of `data_dir` or is not YAML.
+    """
     path = data_file.with_suffix(".yaml")
-    if (other := data_file.with_suffix(".yml")).exists():
-        raise Refused("unknown_format", f"a sidecar's name must end in .yaml: rename {other.name}")
+    if (yml_path := data_file.with_suffix(".yml")).exists():
+        raise Refused("unknown_format", f"a sidecar's name must end in .yaml: rename {yml_path.name}")
     if path == data_file or not (path.exists() or path.is_symlink()):
         return None
     try:
@@ -92,7 +95,10 @@ def read_sidecar(data_file: Path, data_dir: Path) -> dict[str, Any] | None:
 
 
 def load_sidecar(path: Path) -> dict[str, Any] | None:
-    """The mapping in a YAML file; None where it is empty. Refused (unknown_format) where it is no plain mapping."""
+    """The mapping in a YAML file, or None if the file is empty.
+
+    Raises Refused (unknown_format) if it is not a plain mapping.
+    """
     if not path.is_file() or path.stat().st_size > MAX_BYTES:
         raise Refused("unknown_format", f"the sidecar {path.name} is no YAML file of at most 1 MiB")
     try:
@@ -116,7 +122,7 @@ class _NotPlain(yaml.MarkedYAMLError):
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """YAML without aliases (a few lines of them stand for gigabytes) and without a key that stands twice."""
+    """YAML without aliases (a few lines of them can expand to gigabytes) and without duplicate keys."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
@@ -125,14 +131,14 @@ class _PlainLoader(yaml.SafeLoader):
 
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:
         keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        twice = next((key for at, key in enumerate(keys) if key in keys[:at]), None)
+        twice = next((key for position, key in enumerate(keys) if key in keys[:position]), None)
         if twice is not None:
             raise _NotPlain(None, None, f"the key {shorten(twice)} stands twice; put both into one", node.start_mark)
         return super().construct_mapping(node, deep)
 
 
 def parse_sidecar(document: Mapping[str, Any] | None) -> Sidecar:
-    """The sidecar's settings, checked. Refused (code unknown_format) with the key that is wrong."""
+    """The validated settings of a sidecar. Raises Refused (unknown_format) with the key that is wrong."""
     if not document:
         return PLAIN
     try:
@@ -162,11 +168,11 @@ _WANTED = {
     "less_than_equal": "a number from 0 to 1",
     "greater_than_equal": "a number from 0 to 1",
 }
-"""pydantic's names of faults → what is wanted instead."""
+"""pydantic's error type → the expected value."""
 
 
 def rename(value: dict[str, Any], sidecar: Sidecar) -> dict[str, Any]:
-    """A row (or a turn) under our names. A mapped column wins over one that bore the name already."""
-    mapped = {ours: value[theirs] for theirs, ours in sidecar.columns.items() if theirs in value}
+    """A row (or a turn) with our names. A mapped column replaces a column that already has the name."""
+    mapped = {target: value[source] for source, target in sidecar.columns.items() if source in value}
     kept = {name: item for name, item in value.items() if name not in sidecar.columns and name not in mapped}
     return {**kept, **mapped}

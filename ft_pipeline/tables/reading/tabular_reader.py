@@ -1,4 +1,4 @@
-"""CSV and Parquet."""
+"""Reads CSV and Parquet."""
 
 import csv
 from collections.abc import Iterator
@@ -17,9 +17,12 @@ MAX_CELL_CHARS = 64 << 20
 
 
 def csv_batches(path: Path) -> Iterator[Batch]:
-    """Rows as {column: cell}; the first line names the columns and is no row. Refused where a quote is never closed."""
+    """Yield rows as {column: cell}. The first line names the columns and is not a row.
+
+    Raises Refused if a quote is never closed.
+    """
     csv.field_size_limit(MAX_CELL_CHARS)
-    # Bytes that are not UTF-8 come through as lone surrogates and quarantine their row only.
+    # Bytes that are not UTF-8 become lone surrogates and quarantine only their row.
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
         reader = csv.reader(file, strict=True)
         header = _next_cells(reader)
@@ -71,7 +74,7 @@ def _raw(cells: list[str]) -> str:
 
 
 def _printable(text: str) -> str:
-    """With a replacement character for each byte that is not UTF-8."""
+    """The text with a replacement character for each byte that is not UTF-8."""
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
@@ -80,7 +83,7 @@ def _has_bad_bytes(cell: str) -> bool:
 
 
 def parquet_batches(path: Path) -> Iterator[Batch]:
-    """Rows as {column: value}. Refused (unknown_format) where the file is no Parquet or is cut off."""
+    """Yield rows as {column: value}. Raises Refused (unknown_format) if the file is not Parquet or is cut off."""
     try:
         with pq.ParquetFile(path) as file:
             if not file.metadata.num_rows:
@@ -102,7 +105,7 @@ def _rows_of(batch: pa.RecordBatch) -> list[Any]:
     try:
         return batch.to_pylist()
     except (UnicodeDecodeError, ValueError, OverflowError):
-        return [_one_row(batch, at) for at in range(batch.num_rows)]
+        return [_one_row(batch, position) for position in range(batch.num_rows)]
 
 
 def _one_row(batch: pa.RecordBatch, at: int) -> Any:
@@ -118,6 +121,6 @@ def _one_row(batch: pa.RecordBatch, at: int) -> Any:
 
 
 def _twice(names: list[str]) -> str | None:
-    """The first name that stands twice."""
+    """The first duplicate name, or None."""
     seen: set[str] = set()
     return next((name for name in names if name in seen or seen.add(name)), None)  # type: ignore[func-returns-value]

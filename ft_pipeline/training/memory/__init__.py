@@ -1,1 +1,1 @@
-"""The memory that a training needs, from config.json alone."""
+"""Estimate the memory that training needs, from config.json alone."""

@@ -1,7 +1,7 @@
-"""What training will hold in memory, from the model's config alone.
+"""Estimate the memory that training needs, from the model's config alone.
 
-Weights, gradients, optimizer states, activations and overhead; no weights are loaded and no torch is imported.
-1 GB = 10⁹ bytes. A 7B model in 16 bit with AdamW needs 14 + 14 + 28 = 56 GB before the first activation.
+The estimate covers weights, gradients, optimizer states, activations and overhead. No weights are loaded, and torch is
+not imported. 1 GB = 10⁹ bytes. A 7B model in 16 bit with AdamW needs 14 + 14 + 28 = 56 GB before the first activation.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,28 +14,28 @@ from ft_pipeline.training.memory.layer_sizes import Shape, read_shape
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _STATE_BYTES = {"adamw_torch": None, "adamw_8bit": 1, "paged_adamw_8bit": 1}
-"""Bytes per value of an optimizer state; null: those of the dtype."""
+"""Bytes per value of an optimizer state; None: as many as the trained value has."""
 _NF4 = 0.5
 _ABSMAX = {False: 4 / 64, True: 1 / 64 + 4 / (64 * 256)}
-"""Bytes per parameter for the scales of 64-value blocks, plain and quantised again (arXiv 2305.14314, section 3)."""
+"""Bytes per parameter for the scales of 64-value blocks, plain and quantized again (arXiv 2305.14314, section 3)."""
 _RUNTIME = {"cuda": 0.7e9, "cpu": 0.2e9}
-"""A CUDA context with its libraries, and what the allocator cannot use; measured on CPU (benchmarks/memory.py)."""
+"""A CUDA context with its libraries, and memory that allocators cannot use; measured on CPU (benchmarks/memory.py)."""
 _LOGIT_ROWS = 128
 CPU_TYPES = ("bfloat16", "float32")
 """The types that a CPU may compute in (models/compute_dtype.py)."""
 SHORT_ROW = 512
-"""Tokens up to which a CPU keeps the attention scores of a row that lies end to end (models/attention.py)."""
+"""Maximum tokens of a row end to end whose attention scores a CPU keeps (models/attention.py)."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How a model is trained, as far as memory goes."""
+    """The settings of a training that affect memory."""
 
     technique: str = "qlora"
     """`prompt_tuning`, `lora`, `qlora` or `full`."""
     optim: str = "paged_adamw_8bit"
     dtype: str = "bfloat16"
-    """The compute type: of frozen weights and of activations. What trains is 32 bit, its gradients and states too."""
+    """The compute type, of frozen weights and activations. Trained weights, their gradients and states are 32 bit."""
     batch: int = 1
     length: int = 2048
     """Tokens of the longest row."""
@@ -45,9 +45,9 @@ class Plan:
     target_modules: Sequence[str] | str = ALL_LINEAR
     double_quant: bool = True
     virtual_tokens: int = 20
-    """Of `prompt_tuning`: before each row, and the only thing that learns."""
+    """Of `prompt_tuning`: they precede each row, and only they learn."""
     autocast: bool = False
-    """Weights, gradients and states in 32 bit, computed with 16-bit copies: how the trainer trains `full` where the
+    """Weights, gradients and states are 32 bit, and products use 16-bit copies. The trainer does this for `full` if the
     compute type has 16 bit, without `pure_bf16`."""
     device: str = "cuda"
     """`cpu` has no CUDA context."""
@@ -56,10 +56,10 @@ class Plan:
 def estimate(
     shape: Shape, plan: Plan, *, params: float | None = None, gpu_memory_gb: float | None = None
 ) -> dict[str, Any]:
-    """Bytes by part, `total_gb`, `fits` (null without a GPU size), `lower_bound_gb` and `advice`.
+    """Return bytes by part, `total_gb`, `fits` (None without a GPU size), `lower_bound_gb` and `advice`.
 
-    `params` overrides the count of `shape`. Where not even the lower bound fits (one row at a time, checkpointed),
-    `possible` is False.
+    `params` overrides the count of `shape`. `possible` is False if not even the lower bound fits (one row at a time,
+    with gradient checkpointing).
     """
     parts = _parts(shape, plan, params)
     total = sum(parts.values()) / 1e9
@@ -88,10 +88,10 @@ def estimate_experiment(
     params: int | None = None,
     dtype: str = "bfloat16",
 ) -> dict[str, Any]:
-    """The estimate of one experiment; `longest_row` in tokens, from the token audit (null: `max_length`).
+    """Return the estimate of one experiment. `longest_row` is in tokens, from the token audit (None: `max_length`).
 
-    `device` "cpu" leaves out the CUDA context. `params`: counted in the weights' own headers, where they are there.
-    `dtype`: the compute type. `cpu_gb` is what a CPU takes, by compute type: the same on every machine.
+    `device` "cpu" omits the CUDA context. `params`: the count from the headers of the weight files, if known.
+    `dtype`: the compute type. `cpu_gb` is the need on a CPU, by compute type: the same on every machine.
     """
     shape, plan = read_shape(config), _plan_of(settings, longest_row)
 
@@ -113,7 +113,7 @@ def cpu_in_words(cpu_gb: Mapping[str, float]) -> str:
 
 def _plan_of(settings: ExperimentSettings, longest_row: int | None) -> Plan:
     training = settings.training
-    # The rejected answer of a pair goes through the model beside the preferred one.
+    # The rejected answer of a pair is in the same batch as the preferred one.
     rows = training.per_device_train_batch_size * (2 if settings.objective == "dpo" else 1)
     return Plan(
         technique=settings.technique,
@@ -129,7 +129,7 @@ def _plan_of(settings: ExperimentSettings, longest_row: int | None) -> Plan:
 
 
 def _lies_end_to_end(settings: ExperimentSettings, device: str) -> bool:
-    """Whether batches have no padding, as far as the settings say (speed.speed_up decides it for the model)."""
+    """Whether batches have no padding, according to the settings (acceleration.speed_up decides for the model)."""
     if settings.training.padding_free is not None:
         return settings.training.padding_free
     return device == "cpu" and settings.technique != "prompt_tuning" and settings.training.allows_rows_end_to_end
@@ -153,7 +153,7 @@ def _parts(shape: Shape, plan: Plan, params: float | None) -> dict[str, float]:
 
 
 def _state_bytes(shape: Shape, plan: Plan, trained: float, held: int) -> float:
-    """Two states per value that learns. An 8-bit optimizer keeps those of embeddings in 32 bit."""
+    """Return the bytes of two states per value that learns. An 8-bit optimizer keeps those of embeddings in 32 bit."""
     size = _STATE_BYTES[plan.optim]
     embeddings = shape.vocabulary * shape.hidden if size and plan.technique == "full" else 0
     return 2 * (trained * (size or held) + embeddings * (BYTES["float32"] - (size or 0)))
@@ -187,8 +187,8 @@ def _base_bytes(shape: Shape, plan: Plan, count: float, width: int) -> float:
 
 
 def _packed_bytes(shape: Shape, plan: Plan, width: int) -> float:
-    """On a CPU with memory to spare, the frozen matrices and the head are packed for the products of both passes; those
-    of qlora are dequantized first (models/cpu/fast_linear.py)."""
+    """Return the bytes of packed matrices. On a CPU with enough memory, the frozen matrices and the head are packed for
+    the products of both passes. Those of qlora are dequantized first (models/cpu/fast_linear.py)."""
     if plan.device != "cpu" or plan.technique == "full":
         return 0
     dequantized = shape.matrix_params * width if plan.technique == "qlora" else 0
@@ -196,9 +196,10 @@ def _packed_bytes(shape: Shape, plan: Plan, width: int) -> float:
 
 
 def _activation_bytes(shape: Shape, plan: Plan, width: int) -> float:
-    """What the backward pass keeps of batch × length tokens, and the gradients of the layer it is at (one layer more).
+    """Return the bytes kept for the backward pass of batch × length tokens, and the gradients of the current layer (one
+    layer more).
 
-    Checkpointing keeps the input of each layer, and one layer computed anew beside its gradients.
+    Checkpointing keeps the input of each layer, and one recomputed layer with its gradients.
     """
     length = plan.length + (plan.virtual_tokens if plan.technique == "prompt_tuning" else 0)
     kept = _kept_values(shape, plan)
@@ -208,14 +209,14 @@ def _activation_bytes(shape: Shape, plan: Plan, width: int) -> float:
 
 
 def _kept_values(shape: Shape, plan: Plan) -> float:
-    """Values of the compute type that one layer keeps per token.
+    """Return how many values of the compute type one layer keeps per token.
 
-    Always: the 32-bit inputs of two norms (2 h of 32 bit); queries, keys and values, repeated for each head, and what
-    attention gave (4 q); gate, its activation, and up (3 i). Matrices that learn keep their inputs: a norm's output for
-    those that read one (h), down_proj its own (i); o_proj's is kept already. LoRA's matrices are 32 bit and read it in
-    the compute type (models/adapter_precision.py). Where all learns, the norms keep what they scale too (2 h of 32
-    bit); under autocast each of five matrices keeps its own 16-bit copy of what it reads (5 h). Short rows end to end
-    on a CPU keep a score for each head and token before.
+    Always: the 32-bit inputs of two norms (2 h of 32 bit); queries, keys and values, repeated for each head, and the
+    output of attention (4 q); gate, its activation, and up (3 i). Matrices that learn keep their inputs: the output of
+    a norm if they read it (h), and the input of down_proj (i); that of o_proj is kept already. LoRA's matrices are 32
+    bit and read inputs in the compute type (models/adapter_precision.py). If all weights learn, the norms also keep the
+    values that they scale (2 h of 32 bit). Under autocast, each of five matrices keeps a 16-bit copy of its input
+    (5 h). Short rows end to end on a CPU keep a score for each head and previous token.
     """
     width = shape.intermediate + shape.active * shape.expert
     norms = 2 * shape.hidden * BYTES["float32"] / BYTES[plan.dtype]
@@ -233,10 +234,11 @@ def _kept_values(shape: Shape, plan: Plan) -> float:
 
 
 def _workspace_bytes(shape: Shape, plan: Plan, width: int) -> float:
-    """Slices of logits with their 32-bit form; for QLoRA the largest matrix, dequantised; for bf16 weights that learn
-    by an 8-bit optimizer, the embeddings and their gradient in 32 bit: weights are updated one matrix at a time.
+    """Return the bytes of temporary values: slices of logits with their 32-bit form; for QLoRA, the largest matrix,
+    dequantized; for bf16 weights with an 8-bit optimizer, the embeddings and their gradient in 32 bit (weights are
+    updated one matrix at a time).
 
-    On a CPU the allocator also keeps what the 16-bit matrices of the file took before they were packed.
+    On a CPU the allocator also keeps the memory of the file's 16-bit matrices after they are packed.
     """
     logits = _LOGIT_ROWS * shape.vocabulary * (width + 4)
     if plan.technique == "full" and width < BYTES["float32"] and not plan.autocast and _STATE_BYTES[plan.optim]:
@@ -249,7 +251,7 @@ def _workspace_bytes(shape: Shape, plan: Plan, width: int) -> float:
 
 
 def _advice(shape: Shape, plan: Plan, params: float | None, gpu_memory_gb: float) -> list[str]:
-    """The changes that would fit, the mildest first."""
+    """Return the changes that would make the training fit, the smallest first."""
     changes: list[tuple[str, Plan]] = []
     if plan.batch > 1:
         smaller = replace(plan, batch=max(1, plan.batch // 2))

@@ -1,4 +1,4 @@
-"""The sizes of a decoder, from its config.json alone: what its matrices hold, whatever the architecture calls them."""
+"""Sizes of a decoder, from its config.json alone: the shapes of its matrices, whatever the architecture calls them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ _NAMES = {
     "positions": ("max_position_embeddings", "n_positions"),
     "experts": ("num_local_experts", "num_experts", "n_routed_experts"),
 }
-"""transformers' own names, the commonest first."""
+"""Names in transformers' configs, the most common first."""
 _TWO_MATRICES = frozenset(
     {
         "bloom",
@@ -35,7 +35,7 @@ _TWO_MATRICES = frozenset(
 )
 """Models whose MLP has no gate."""
 _TIED = frozenset({"bloom", "falcon", "gemma", "gemma2", "gemma3_text", "gpt2", "gpt_bigcode", "gpt_neo", "mpt", "opt"})
-"""Models whose head is the embeddings where config.json does not say."""
+"""Models whose head shares the embeddings if config.json does not specify it."""
 _LEARNED_POSITIONS = frozenset({"gpt2", "gpt_bigcode", "gpt_neo", "opt"})
 
 
@@ -46,7 +46,7 @@ class Shape:
     hidden: int
     layers: int
     intermediate: int
-    """Width of the MLP; with experts, of what all tokens go through beside them (0 for none)."""
+    """Width of the MLP; with experts, of the part that all tokens use in addition (0 for none)."""
     heads: int
     kv_heads: int
     head_dim: int
@@ -55,17 +55,17 @@ class Shape:
     gated: bool = True
     """Whether the MLP has three matrices (Llama) or two (GPT-2)."""
     experts: int = 0
-    """Of each layer."""
+    """Number of experts of each layer."""
     expert: int = 0
     """Width of one expert."""
     active: int = 0
-    """Experts that a token goes through."""
+    """Number of experts that a token uses."""
     positions: int = 0
-    """Embeddings of positions, where a model learns them."""
+    """Number of position embeddings, if the model learns them."""
 
     @property
     def linear(self) -> dict[str, tuple[int, int]]:
-        """(inputs, outputs) of the matrices of one layer, by Llama's names of them, without those of experts."""
+        """(inputs, outputs) of the matrices of one layer, by their names in Llama, without those of experts."""
         queries, keys = self.heads * self.head_dim, self.kv_heads * self.head_dim
         attention = {
             "q_proj": (self.hidden, queries),
@@ -79,7 +79,8 @@ class Shape:
 
     @property
     def matrix_params(self) -> int:
-        """Parameters of the layers' matrices: what NF4 packs. Experts are one parameter, which it does not."""
+        """Number of parameters that NF4 packs: those of the layers' matrices. It does not pack experts, which are one
+        parameter."""
         return self.layers * sum(inputs * outputs for inputs, outputs in self.linear.values())
 
     @property
@@ -89,12 +90,12 @@ class Shape:
         return self.matrix_params + experts + embeddings + self.hidden * (2 * self.layers + 1)
 
     def targeted(self, targets: Sequence[str] | str) -> list[str]:
-        """The matrices of a layer that LoRA stands beside; all, where the names are not Llama's."""
+        """Return the matrices of a layer that LoRA adapts; all of them if the names are not Llama's."""
         named = [] if isinstance(targets, str) else [name for name in self.linear if name in targets]
         return named or list(self.linear)
 
     def adapter_params(self, r: int, targets: Sequence[str] | str) -> int:
-        """Parameters of LoRA's A and B on the named matrices of every layer."""
+        """Return the number of parameters of LoRA's A and B for the named matrices of every layer."""
         values = sum(sum(self.linear[name]) for name in self.targeted(targets))
         if targets == ALL_LINEAR:  # gate and up are one matrix of twice the rank
             values += self.experts * (2 * (self.hidden + 2 * self.expert) + self.expert + self.hidden)
@@ -102,13 +103,13 @@ class Shape:
 
 
 def read_shape(config: dict[str, Any]) -> Shape:
-    """The shape in a parsed config.json. UserError where it is no decoder that we can count."""
+    """Return the shape in a parsed config.json. UserError if it does not describe a decoder that can be counted."""
     config = config.get("text_config", config)
     kind = config.get("model_type", "llama")
     hidden, layers = _sized(config, "hidden"), _sized(config, "layers")
     heads = _first(config, "heads") or 0  # none in a state space model, whose matrices are those of its MLP
     experts = _first(config, "experts") or 0
-    # Where config.json names no width, these models have the width that GPT-2 has.
+    # If config.json has no width, these models use GPT-2's.
     intermediate = _first(config, "intermediate") or (4 * hidden if kind in _TWO_MATRICES else None)
     if intermediate is None:
         raise _uncounted("intermediate_size")
@@ -131,7 +132,7 @@ def read_shape(config: dict[str, Any]) -> Shape:
 
 
 def nearest_llama(params: float) -> Shape:
-    """The shape of the published Llama-like model whose size is nearest to `params`."""
+    """Return the shape of the published Llama-like model whose size is nearest to `params`."""
     return min(_KNOWN, key=lambda shape: max(shape.params / params, params / shape.params))
 
 
@@ -140,9 +141,9 @@ def _first(config: dict[str, Any], name: str) -> int | None:
 
 
 def _sized(config: dict[str, Any], name: str) -> int:
-    if (found := _first(config, name)) is None:
+    if (size := _first(config, name)) is None:
         raise _uncounted(_NAMES[name][0])
-    return found
+    return size
 
 
 def _required(config: dict[str, Any], key: str) -> int:
@@ -159,14 +160,14 @@ def _uncounted(key: str) -> UserError:
 def _kv_heads(config: dict[str, Any], kind: str, heads: int) -> int:
     if config.get("multi_query") and not config.get("new_decoder_architecture"):
         return 1
-    found: int = config.get("num_key_value_heads") or config.get("num_kv_heads") or heads
-    return found
+    kv_heads: int = config.get("num_key_value_heads") or config.get("num_kv_heads") or heads
+    return kv_heads
 
 
 def _shared_width(config: dict[str, Any], expert: int) -> int:
-    """Of the experts that every token goes through."""
-    found: int = config.get("shared_expert_intermediate_size") or (config.get("n_shared_experts") or 0) * expert
-    return found
+    """Return the width of the experts that every token uses."""
+    width: int = config.get("shared_expert_intermediate_size") or (config.get("n_shared_experts") or 0) * expert
+    return width
 
 
 _KNOWN = (

@@ -1,1 +1,1 @@
-"""The adapter added to the weights, and how near the result is."""
+"""Add the adapter to the weights, and measure how close the result is."""

@@ -1,8 +1,8 @@
-"""Do two models predict the same? Held-out loss, and the divergence of their next-token distributions on answers.
+"""Compare the predictions of two models: held-out loss, and KL divergence of their next-token distributions on answers.
 
 Models are measured one at a time. Logits of a whole sample are too large to keep: 1 GB for 4,000 tokens and a
-vocabulary of 128,000. Kept are the last hidden states (33 MB for a width of 4,096) and the head. Comparing two models
-computes their logits again, a few tokens at a time.
+vocabulary of 128,000. Only the last hidden states (33 MB for a width of 4,096) and the head are kept. Comparing two
+models computes their logits again, a few tokens at a time.
 """
 
 import gc
@@ -21,11 +21,11 @@ from ft_pipeline.training.trainer.batches import batches_by_length, collate
 from ft_pipeline.training.trainer.loss import Head, answer_states, head_of
 
 HELD_OUT_ROWS = 512
-"""Rows behind a held-out loss, at most. Up to five models read them."""
+"""Maximum number of rows of a held-out loss. Up to five models read them."""
 COMPARED_ROWS = 64
-"""Rows whose distributions are compared, at most: part of those behind the loss, whatever the vocabulary."""
+"""Maximum number of rows whose distributions are compared: a subset of those of the loss, whatever the vocabulary."""
 COMPARED_TOKENS = 4_000
-"""Answer tokens of those rows, at most: enough for a mean KL to the third digit."""
+"""Maximum number of answer tokens of those rows: enough for a mean KL to the third digit."""
 _BATCH = 8
 _SLICE = 128
 _COMPARED_SLICE = 64
@@ -42,9 +42,9 @@ class Measurement:
     """Nats per answer token, over all of `rows` rows."""
     rows: int
     states: Tensor
-    """Last hidden states where a compared token is predicted [tokens, width of the model]; on the CPU, in one order."""
+    """Last hidden states that predict the compared tokens [tokens, width of the model]; on the CPU, in fixed order."""
     head: Head
-    """What makes logits of `states`; on the CPU."""
+    """Computes logits from `states`; on the CPU."""
     compared_rows: int
     """Rows that the compared tokens come from."""
 
@@ -58,7 +58,7 @@ class HeldOut:
         self._first: Measurement | None = None
 
     def measure(self, load: Callable[[], Any]) -> Measurement:
-        """Load a model, measure it and release it: two are never in memory at once."""
+        """Load a model, measure it and release it, so that two are never in memory at once."""
         model = load()
         speed_up_products(model, trains=False)
         result = measure(model, self.rows, self._pad, like=self._first)
@@ -76,7 +76,7 @@ def measure(
 ) -> Measurement:
     """Measure `model` on the trained tokens of `rows` (`id`, `input_ids`, `labels`), or of a sample of many rows.
 
-    like: an earlier measurement. A head that equals its head is not kept twice.
+    like: an earlier measurement. If the heads are equal, only one is kept.
     """
     model.eval()
     head = head_of(model)
@@ -98,7 +98,7 @@ def measure(
 
 
 def _mark_compared(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """`rows` with their compared tokens: the same number apart, so that a row counts by its length as in the loss."""
+    """Return `rows` with their compared tokens, evenly spaced, so that a row counts by its length as in the loss."""
     chosen = {id(row) for row in sample(rows, COMPARED_ROWS)}
     lengths = [sum(label != MASKED for label in row["labels"][1:]) for row in rows]
     shares = [length if id(row) in chosen else 0 for row, length in zip(rows, lengths, strict=True)]
@@ -114,7 +114,8 @@ def _mark_compared(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def kl_divergence(first: Measurement, second: Measurement, device: str = "cpu") -> float:
-    """Mean KL(first || second) in nats per token, computed in fp32 on `device`; both measured on the same rows."""
+    """Return the mean KL(first || second) in nats per token, computed in fp32 on `device`. Both must be measured on the
+    same rows."""
     return kl_divergences({"first": first, "second": second}, [("first", "second")], device)["first", "second"]
 
 
@@ -122,7 +123,7 @@ def kl_divergence(first: Measurement, second: Measurement, device: str = "cpu") 
 def kl_divergences(
     measured: Mapping[str, Measurement], pairs: Collection[tuple[str, str]], device: str = "cpu"
 ) -> dict[tuple[str, str], float]:
-    """`kl_divergence` of several pairs of names; the logits of each model are computed once."""
+    """Return `kl_divergence` of several pairs of names. The logits of each model are computed once."""
     names = list(dict.fromkeys(name for pair in pairs for name in pair))
     heads = {id(measured[name].head): measured[name].head.to(device) for name in names}
     parts = [measured[name].states.split(_COMPARED_SLICE) for name in names]

@@ -1,4 +1,4 @@
-"""What a LoRA adapter adds to the weights, in one formula: (alpha/r)·B·A, summed in 32 bit."""
+"""The update that a LoRA adapter adds to the weights: (alpha/r)·B·A, summed in 32 bit."""
 
 import json
 import re
@@ -14,16 +14,16 @@ from ft_pipeline.errors import UserError
 
 _PREFIX = "base_model.model."
 _WRAPPED = ".base_layer"
-"""PEFT's name for the module inside of one that it wrapped, where it adapts two parameters of the same module."""
+"""PEFT's name for the inner module of a wrapper, when it adapts two parameters of the same module."""
 _PARTS = (".lora_A.weight", ".lora_B.weight", ".lora_magnitude_vector")
 
 
 @dataclass(frozen=True)
 class Update:
-    """What an adapter does to one matrix W, or to the matrices of all experts of a layer."""
+    """The change that an adapter makes to one matrix W, or to the matrices of all experts of a layer."""
 
     name: str
-    """Of the module."""
+    """Name of the module."""
     inner: Tensor
     """A [r, inputs]; of experts [experts · r, inputs]."""
     outer: Tensor
@@ -31,10 +31,10 @@ class Update:
     config: dict[str, Any]
     """adapter_config.json."""
     magnitude: Tensor | None = None
-    """DoRA: the length that each row of W + delta is given [outputs] (arXiv 2402.09353, equation 5)."""
+    """DoRA: the norm to which each row of W + delta is scaled [outputs] (arXiv 2402.09353, equation 5)."""
 
     def apply(self, weight: Tensor) -> Tensor:
-        """The new matrix [outputs, inputs], summed in fp32, in W's dtype and on its device."""
+        """Return the new matrix [outputs, inputs], summed in fp32, in W's dtype and on its device."""
         inner, outer = self.inner.to(weight.device).float(), self.outer.to(weight.device).float()
         total = weight.float() + self._scaling(self.name, len(inner)) * (outer @ inner)
         if self.magnitude is not None:
@@ -42,7 +42,7 @@ class Update:
         return total.to(weight.dtype)
 
     def add_to(self, model: Any) -> None:
-        """Put the new weights into the module that they are of."""
+        """Write the new weights to their module in `model`."""
         module = model.get_submodule(self.name.replace(_WRAPPED, ""))
         weight = getattr(module, "weight", None)
         if weight is None:
@@ -51,7 +51,8 @@ class Update:
             weight.data = as_stored(module, self.apply(as_matrix(module, weight.data)))
 
     def _add_to_experts(self, module: Any) -> None:
-        """PEFT lays the experts' A one below the other, and in each row of B the experts beside each other."""
+        """Add to the matrices of all experts. PEFT stacks the A of the experts along the rows, and interleaves their B
+        along the columns (expert by expert for each rank)."""
         transposed = getattr(module, "is_transposed", False)  # [experts, inputs, outputs], else outputs before inputs
         wanted = (self.inner.shape[1], self.outer.shape[0])
         for name, parameter in module.named_parameters(recurse=False):
@@ -62,15 +63,15 @@ class Update:
             inner = self.inner.to(parameter.device).float().view(experts, -1, wanted[0])
             outer = self.outer.to(parameter.device).float().view(wanted[1], -1, experts).permute(2, 0, 1)
             scaling = self._scaling(f"{self.name.replace(_WRAPPED, '')}.{name}", inner.shape[1])
-            for each, matrix in enumerate(parameter.data):
-                delta = scaling * (outer[each] @ inner[each])
+            for expert, matrix in enumerate(parameter.data):
+                delta = scaling * (outer[expert] @ inner[expert])
                 matrix.copy_(matrix.float() + (delta.T if transposed else delta))
             return
         raise UserError(f"the adapter's {self.name} fits no parameter of the model; train it again")
 
     def _scaling(self, name: str, rank: int) -> float:
-        """alpha/r, or alpha/sqrt(r) with rsLoRA (arXiv 2312.03732), with the module's own alpha where a pattern names
-        it."""
+        """Return alpha/r, or alpha/sqrt(r) with rsLoRA (arXiv 2312.03732). If a pattern matches the module, its alpha
+        is used."""
         patterns = self.config.get("alpha_pattern") or {}
         own = (patterns[key] for key in patterns if re.match(rf"(.*\.)?({key})$", name))
         alpha: float = next(own, self.config["lora_alpha"])
@@ -78,17 +79,17 @@ class Update:
 
 
 def as_matrix(module: Any, weight: Tensor) -> Tensor:
-    """A module's weight as [outputs, inputs]: GPT-2's Conv1D keeps it the other way round."""
+    """Return a module's weight as [outputs, inputs]. GPT-2's Conv1D keeps it transposed."""
     return weight.T if isinstance(module, Conv1D) else weight
 
 
 def as_stored(module: Any, matrix: Tensor) -> Tensor:
-    """[outputs, inputs] as the module keeps it."""
+    """Return a matrix [outputs, inputs] in the layout that the module keeps."""
     return matrix.T.contiguous() if isinstance(module, Conv1D) else matrix
 
 
 def lora_updates(adapter: Path) -> dict[str, Update]:
-    """By module name, what a PEFT folder of LoRA matrices adds. UserError for an adapter that is more than that."""
+    """Return the updates of a PEFT folder of LoRA matrices, by module name. UserError if it has other parts."""
     config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
     for key in ("modules_to_save", "lora_bias", "trainable_token_indices"):
         if config.get(key):

@@ -1,8 +1,8 @@
-"""Worker of `merged_model`: the adapter added to the weights it was trained on, and the proof that nothing was lost.
+"""Worker of `merged_model`: add the adapter to the weights it was trained on, and check that nothing is lost.
 
-PEFT's own merge of a 4-bit model quantises the sum again, which can erase a weak adapter. Here the sum is 16 bit:
-`dequantized` adds to the NF4 weights, dequantised, which is what the adapter was trained on; `w16` adds to the original
-weights, and differs from the adapter by the NF4 noise.
+PEFT's own merge of a 4-bit model quantizes the sum again, which can erase a weak adapter. Here the sum is 16 bit.
+`dequantized` adds to the dequantized NF4 weights, which the adapter was trained on. `w16` adds to the original weights,
+and differs from the adapter by the NF4 noise.
 """
 
 import gc
@@ -39,14 +39,15 @@ class MergeResult:
     """KL(adapter || merged), nats per token."""
     passed: bool
     kept_gain: float | None = None
-    """What is left of the gain over the untouched model, 1 = all; None where the KL is the gate."""
+    """Share of the gain over the untuned model that is kept, 1 = all; None if the KL is checked instead."""
 
 
 def run(job: Job) -> dict[str, Any]:
-    """Write the merged model as a plain folder; inputs adapter, base_model, training_data (its validation rows gate).
+    """Write the merged model as a plain folder. Inputs: adapter, base_model, training_data (its validation rows check
+    the merge).
 
-    Summary: mode, kl_adapter_merged, max_kl, passed, adapter_heldout_loss, heldout_rows (behind the losses),
-    compared_tokens and compared_rows (behind the KL), computed_in, candidates, checks, and for qlora noise.
+    Summary: mode, kl_adapter_merged, max_kl, passed, adapter_heldout_loss, heldout_rows (of the losses),
+    compared_tokens and compared_rows (of the KL), computed_in, candidates, checks, and for qlora noise.
     """
     settings = ExperimentSettings.model_validate(job.config["experiment"])
     if settings.technique == "full":
@@ -75,13 +76,13 @@ def run(job: Job) -> dict[str, Any]:
     mode = min(candidates, key=lambda mode: (not candidates[mode].passed, candidates[mode].heldout_loss))
     for path in (job.work / f"merged-{mode}").iterdir():
         shutil.move(path, job.out / path.name)
-    found = {"adapter": reference, "merged": measured[mode], **({"base": untouched} if untouched else {})}
-    return {**_summary(mode, candidates, reference, settings, job.device), **_noise(job, settings, found, held_out)}
+    models = {"adapter": reference, "merged": measured[mode], **({"base": untouched} if untouched else {})}
+    return {**_summary(mode, candidates, reference, settings, job.device), **_noise(job, settings, models, held_out)}
 
 
 def _noise(job: Job, settings: ExperimentSettings, found: dict[str, Measurement], held_out: HeldOut) -> dict[str, Any]:
-    """`noise` (noise.noise_table) where the experiment works in 4 bit and asks for it: two or three more models are
-    loaded and read the held-out rows."""
+    """Return `noise` (quantization_error.noise_table) if the experiment uses 4 bit and requests it. Two or three more
+    models are loaded and read the held-out rows."""
     if settings.technique != "qlora" or not settings.merge.measure_noise:
         return {}
     four_bit = settings.quantization.model_dump()
@@ -103,7 +104,7 @@ def _four_bit_model(folder: Path, device: str, quantization: dict[str, Any]) -> 
 
 
 def _whole_already(job: Job) -> dict[str, Any]:
-    """`full` leaves a whole model: the same files under this name too, without a second copy on the disk."""
+    """Link the files of the trained model, because `full` trains a whole model. No second copy is on the disk."""
     link_files(job.inputs["adapter"], job.out, leave=_NOT_OF_THE_MODEL)
     message = "all weights were trained: the model is whole already, and there is nothing to merge"
     return {
@@ -114,7 +115,7 @@ def _whole_already(job: Job) -> dict[str, Any]:
 
 
 def _nothing_to_merge(job: Job) -> dict[str, Any]:
-    """A learned prompt stays beside its model: it is served as an adapter."""
+    """Write only merge.json: a learned prompt is not part of the weights, and is served as an adapter."""
     message = "a learned prompt changes no weights: there is nothing to merge, and the adapter is served"
     (job.out / "merge.json").write_text(json.dumps({"mode": "none", "message": message}) + "\n", encoding="utf-8")
     check = {"passed": True, "blocking": True, "message": message}
@@ -133,7 +134,7 @@ def write_merged(
             module, update = model.get_submodule(name), updates.pop(name, None)
             total = weight if update is None else update.apply(weight.float())
             module.weight.data = as_stored(module, total.to(stored))
-        gc.collect()  # the 4-bit model, whose modules refer to each other
+        gc.collect()  # frees the 4-bit model, whose modules refer to each other
     for update in updates.values():
         update.add_to(model)
     model.to(stored).save_pretrained(out)
@@ -141,10 +142,11 @@ def write_merged(
 
 
 def dequantized_weights(base: Path, settings: ExperimentSettings, device: str) -> Iterator[tuple[str, Tensor]]:
-    """The module names and weights [outputs, inputs] of the 4-bit base, dequantized to the compute type one at a time.
+    """Yield the module names and weights [outputs, inputs] of the 4-bit base, dequantized to the compute type one at a
+    time.
 
-    All at once they would take as much memory as the 16-bit model, in fp32 twice as much. The 4-bit model is freshly
-    loaded, because a forward pass on a CPU can change the layout of its weights. It is used up.
+    All at once they would take as much memory as the 16-bit model, in fp32 twice as much. The 4-bit model is loaded
+    again, because a forward pass on a CPU can change the layout of its weights. Each weight is freed after it is read.
     """
     from bitsandbytes.functional import dequantize_4bit
     from bitsandbytes.nn import Linear4bit
@@ -160,7 +162,7 @@ def dequantized_weights(base: Path, settings: ExperimentSettings, device: str) -
 
 def _modes(settings: ExperimentSettings) -> list[str]:
     if settings.technique == "lora":
-        return ["w16"]  # its base is the 16-bit one
+        return ["w16"]  # its base is the 16-bit model
     return ["dequantized", "w16"] if settings.merge.mode == "auto" else [settings.merge.mode]
 
 
@@ -172,7 +174,7 @@ def _adapter_model(job: Job, settings: ExperimentSettings) -> Any:
 
 
 def _untouched(job: Job, settings: ExperimentSettings, held_out: HeldOut) -> Measurement | None:
-    """The 16-bit base on the held-out rows, where a merge onto it is to be judged by what it keeps of the gain."""
+    """Measure the 16-bit base on the held-out rows, if a merge into it is checked by the share of the gain it keeps."""
     if settings.technique != "qlora" or "w16" not in _modes(settings):
         return None
     return held_out.measure(partial(load_model, job.inputs["base_model"], job.device))
@@ -185,7 +187,10 @@ def _judge(
     settings: ExperimentSettings,
     device: str = "cpu",
 ) -> MergeResult:
-    """untouched: the 16-bit base's loss where the merge stands on it and not on what the adapter was trained on."""
+    """Compare a merged model with its adapter.
+
+    untouched: loss of the 16-bit base, if the merge uses it instead of the weights that the adapter was trained on.
+    """
     kl = kl_divergence(adapter, merged, device)
     if untouched is None:
         return MergeResult(merged.loss, kl, kl <= settings.merge.max_kl)
@@ -203,12 +208,14 @@ def _summary(
 ) -> dict[str, Any]:
     chosen = candidates[mode]
     if chosen.kept_gain is None:
-        gate = f"KL(adapter || merged) {chosen.kl:.4f} nats per token (limit {settings.merge.max_kl:g})"
-        gate += f" on {len(reference.states):,} tokens of {reference.compared_rows} rows"
+        criterion = f"KL(adapter || merged) {chosen.kl:.4f} nats per token (limit {settings.merge.max_kl:g})"
+        criterion += f" on {len(reference.states):,} tokens of {reference.compared_rows} rows"
     else:
-        gate = f"keeps {chosen.kept_gain:.0%} of what training gained (at least {settings.merge.min_kept_gain:.0%})"
+        criterion = (
+            f"keeps {chosen.kept_gain:.0%} of what training gained (at least {settings.merge.min_kept_gain:.0%})"
+        )
     losses = f"{reference.loss:.4f} as adapter, {chosen.heldout_loss:.4f} merged, on {reference.rows} rows"
-    message = f"{mode}: {gate}; held-out loss {losses}"
+    message = f"{mode}: {criterion}; held-out loss {losses}"
     return {
         "mode": mode,
         "kl_adapter_merged": chosen.kl,

@@ -1,4 +1,4 @@
-"""What 4 bit costs, in numbers: the base against its NF4 form, and the adapter against what is merged of it."""
+"""The error of 4-bit quantization: the base against its NF4 form, and the adapter against its merged model."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -11,7 +11,7 @@ PAIRS = (
     ("adapter", "merged_4bit"),
     ("merged", "merged_4bit"),
 )
-"""What is held against what: quantising the base; merging; and quantising what was merged, as a 4-bit server does."""
+"""The pairs measure: quantizing the base; merging; and quantizing the merged model, as a 4-bit server does."""
 
 
 @dataclass(frozen=True)
@@ -28,12 +28,12 @@ class Noise:
 
     @property
     def difference(self) -> float:
-        """How much worse the second is, in nats per answer token."""
+        """How much worse the second model is, in nats per answer token."""
         return self.second_loss - self.first_loss
 
 
 def noise_table(measured: Mapping[str, Measurement], device: str = "cpu") -> list[dict[str, float | str]]:
-    """The lines whose two models were measured, as JSON, each with its `difference`; computed on `device`."""
+    """Return the lines whose two models were measured, as JSON, each with its `difference`. Computed on `device`."""
     pairs = [(first, second) for first, second in PAIRS if first in measured and second in measured]
     lines = [
         Noise(first, second, kl, measured[first].loss, measured[second].loss)

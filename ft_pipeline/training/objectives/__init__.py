@@ -1,1 +1,1 @@
-"""What is learned: the rows of each objective and its loss."""
+"""The rows and the loss of each objective."""

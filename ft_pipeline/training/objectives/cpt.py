@@ -1,8 +1,8 @@
-"""Rows of `cpt`, and the replay that an `sft` may mix in: raw texts, each with its end token, laid end to end and cut
+"""Rows of `cpt`, and the replay that an `sft` may mix in: raw texts, each with its end token, are concatenated and cut
 into blocks of equal length.
 
-Every token is trained and none is padding. A block may hold the end of one text and the beginning of the next, as in
-pre-training.
+Every token is trained and there is no padding. A block may contain the end of one text and the beginning of the next,
+as in pre-training.
 """
 
 import itertools
@@ -23,20 +23,21 @@ from ft_pipeline.training.tokens.token_audit import Row, account, check
 
 
 def text_blocks(job: Job, tokenizer: Any, length: int) -> tuple[list[Row], int, list[dict[str, Any]]]:
-    """(blocks of at most `length` tokens, the number of texts in them, texts left out) of inputs text, conversations.
+    """Return (blocks of at most `length` tokens, the number of texts in them, texts left out) from the inputs text and
+    conversations.
 
-    UserError where a split has no text.
+    UserError if a split has no text.
     """
     texts, kept, left_out = _read(job)
     blocks: list[Row] = []
     for split in ("train", "validation"):
-        mine = [row for row in kept if row["split"] == split]
-        if not mine:
+        rows = [row for row in kept if row["split"] == split]
+        if not rows:
             raise UserError(
                 f"no {split} texts: {texts} in data/raw/text, {len(left_out)} of them near a held-out row; add "
                 "texts, or change the shares in project.yaml"
             )
-        blocks += pack(tokenizer, mine, length, split)
+        blocks += pack(tokenizer, rows, length, split)
     job.report.progress(len(blocks), len(blocks))
     return blocks, len(kept), left_out
 
@@ -44,9 +45,10 @@ def text_blocks(job: Job, tokenizer: Any, length: int) -> tuple[list[Row], int, 
 def replay_blocks(
     job: Job, tokenizer: Any, length: int, mix: ExperimentData, seed: int
 ) -> tuple[list[Row], int, list[dict[str, Any]]]:
-    """(training blocks of the texts times their weight, the number of texts in them, texts left out), as text_blocks.
+    """Return (training blocks of the texts times their weight, the number of texts in them, texts left out), like
+    text_blocks.
 
-    All texts train: the held-out loss of an sft is that of its answers. UserError where there is none.
+    All texts train: the held-out loss of an sft is that of its answers. UserError if there is no text.
     """
     count, kept, left_out = _read(job)
     weight = mix.weights.replay
@@ -70,10 +72,10 @@ def _read(job: Job) -> tuple[int, list[dict[str, Any]], list[dict[str, Any]]]:
 
 
 def pack(tokenizer: Any, texts: Sequence[dict[str, Any]], length: int, split: str, source: str = "text") -> list[Row]:
-    """Blocks of at most `length` tokens, each named by the text that it begins in.
+    """Return blocks of at most `length` tokens, each with the file and row of the text in which it begins.
 
-    A block begins with the last token of the one before, so that every token but the very first is predicted, and
-    trained, exactly once.
+    A block begins with the last token of the previous block, so that every token except the very first is predicted,
+    and trained, exactly once.
     """
     ids: list[int] = []
     begins: list[int] = []
@@ -94,7 +96,7 @@ def pack(tokenizer: Any, texts: Sequence[dict[str, Any]], length: int, split: st
 
 
 def _with_end(tokenizer: Any, text: str) -> list[int]:
-    """The text's tokens as the model saw texts in pre-training: behind BOS where the tokenizer adds one, before EOS."""
+    """Return the tokens of a text as in pre-training: after BOS if the tokenizer adds it, before EOS."""
     ids = tokenizer(text)["input_ids"]
     end = tokenizer.eos_token_id
     if end is None:
@@ -105,13 +107,13 @@ def _with_end(tokenizer: Any, text: str) -> list[int]:
 def audit_blocks(
     tokenizer: Any, blocks: Sequence[Row], texts: int, *, max_length: int, vocabulary: int
 ) -> dict[str, Any]:
-    """As audit.audit, of blocks that hold `texts` texts."""
+    """Return the document of token_audit.audit for blocks that contain `texts` texts."""
     checks = block_checks(tokenizer, blocks, texts)
     return account(tokenizer, blocks, checks, max_length=max_length, vocabulary=vocabulary)
 
 
 def block_checks(tokenizer: Any, blocks: Sequence[Row], texts: int) -> dict[str, Any]:
-    """The checks of audit.answer_checks, by the same names, as they hold for raw text."""
+    """Return the checks of token_audit.answer_checks for raw text, with the same names."""
     bos, end = tokenizer.bos_token_id, tokenizer.eos_token_id
     ends = sum(label == end for block in blocks for label in block.trained)
     twice = [block for block in blocks if bos is not None and bos != end and _twice(block.encoded.input_ids, bos)]
@@ -119,7 +121,9 @@ def block_checks(tokenizer: Any, blocks: Sequence[Row], texts: int) -> dict[str,
     stops = check(blocks[:1] if ends < texts else [], "the end of every text is trained", "miss the end of a text")
     return {
         "every_turn_rendered": check([], "raw text has no turns: all of it is there", ""),
-        "every_row_trains": check([each for each in blocks if not each.trained], "every block trains", "train nothing"),
+        "every_row_trains": check(
+            [block for block in blocks if not block.trained], "every block trains", "train nothing"
+        ),
         "stop_token_trained": stops,
         "single_bos": check(twice, "no text begins with two BOS tokens", "hold two BOS tokens in a row"),
         "padding_never_trained": check(unequal, "blocks hold no padding", "have a label that is not its token"),

@@ -1,8 +1,9 @@
-"""Direct preference optimisation: raise the preferred answer over the rejected one, held by a reference model.
+"""Direct preference optimization: make the preferred answer more likely than the rejected one, relative to a reference
+model.
 
 loss = −log σ(β·((log π(y⁺) − log π(y⁻)) − (log π₀(y⁺) − log π₀(y⁻)))), Rafailov et al. 2023 (arXiv 2305.18290,
-equation 7). The reference π₀ is the model that training starts from, so that its part is computed once, before the
-first step, and no second model lies in memory. Label smoothing as in cDPO (Mitchell 2023).
+equation 7). The reference π₀ is the model that training starts from. Its part is computed once, before the first step,
+so that no second model is in memory. Label smoothing as in cDPO (Mitchell 2023).
 """
 
 from collections.abc import Sequence
@@ -21,8 +22,8 @@ from ft_pipeline.training.trainer.token_trainer import Rows, TokenTrainer, evalu
 
 
 def collate_pairs(rows: Sequence[dict[str, Any]], pad_token_id: int | None) -> dict[str, Tensor]:
-    """As batches.collate of 2 × pairs rows, the preferred answers first; and `reference` [pairs], how much likelier
-    (nats) the reference model finds the preferred answer."""
+    """Return batches.collate of 2 × pairs rows, the preferred answers first, and `reference` [pairs]: how much likelier
+    (nats) the preferred answer is for the reference model."""
     rejected = [{"input_ids": pair["rejected_ids"], "labels": pair["rejected_labels"]} for pair in rows]
     return {
         **collate([*rows, *rejected], pad_token_id),
@@ -31,32 +32,33 @@ def collate_pairs(rows: Sequence[dict[str, Any]], pad_token_id: int | None) -> d
 
 
 def with_reference(model: Any, pairs: Rows, pad_token_id: int | None, batch_size: int) -> list[dict[str, Any]]:
-    """The pairs with `reference`, by the model as it is now; its mode (train, eval) is restored."""
-    order = sorted(range(len(pairs)), key=lambda at: -_length(pairs[at]))
-    found: dict[int, float] = {}
+    """Return the pairs with `reference`, computed by the current model. Its mode (train, eval) is restored."""
+    order = sorted(range(len(pairs)), key=lambda index: -_length(pairs[index]))
+    leads: dict[int, float] = {}
     with evaluating(model):
         for begin in range(0, len(order), batch_size):
             part = order[begin : begin + batch_size]
-            batch = collate_pairs([{**pairs[at], "reference": 0.0} for at in part], pad_token_id)
+            batch = collate_pairs([{**pairs[index], "reference": 0.0} for index in part], pad_token_id)
             batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
-            found.update(zip(part, _leads(model, batch).tolist(), strict=True))
-    return [{**pair, "reference": found[at]} for at, pair in enumerate(pairs)]
+            leads.update(zip(part, _leads(model, batch).tolist(), strict=True))
+    return [{**pair, "reference": leads[index]} for index, pair in enumerate(pairs)]
 
 
 def pair_losses(leads: Tensor, reference: Tensor, settings: DpoSettings) -> Tensor:
-    """Loss of each pair [pairs] from how much likelier (nats) the model and the reference find the preferred answer."""
+    """Return the loss of each pair [pairs]. `leads` and `reference`: how much likelier (nats) the preferred answer is
+    for the model and for the reference."""
     margin = settings.beta * (leads - reference)
     smoothing = settings.label_smoothing
     return -(1 - smoothing) * functional.logsigmoid(margin) - smoothing * functional.logsigmoid(-margin)
 
 
 class PreferenceTrainer(TokenTrainer):
-    """AnswerTrainer on pairs that have their `reference`; losses are per pair."""
+    """TokenTrainer on pairs that have their `reference`. Losses are per pair."""
 
     columns = ("input_ids", "labels", "rejected_ids", "rejected_labels", "reference")
     lengths_of = ("input_ids", "rejected_ids")
     measures = ("eval_accuracy",)
-    """The share of pairs whose preferred answer gained on the other one."""
+    """The share of pairs whose preferred answer gained on the rejected one."""
     collate = staticmethod(collate_pairs)
 
     def __init__(self, *args: Any, dpo: DpoSettings) -> None:
@@ -64,7 +66,7 @@ class PreferenceTrainer(TokenTrainer):
         super().__init__(*args)
 
     def summed_loss(self, model: Any, batch: dict[str, Tensor]) -> tuple[Any, ...]:
-        """Loss over the pairs of a batch, their number, and how many gained."""
+        """Return the summed loss over the pairs of a batch, their number, and how many gained."""
         with balance_of(model) as balance:
             leads, reference = _leads(model, batch), batch["reference"]
         gained = int((leads > reference).sum())
@@ -76,7 +78,7 @@ class PreferenceTrainer(TokenTrainer):
 
 
 def _leads(model: Any, batch: dict[str, Tensor]) -> Tensor:
-    """How much likelier (nats) the model finds each preferred answer than the rejected one [pairs]."""
+    """Return how much likelier (nats) each preferred answer is for the model than the rejected one [pairs]."""
     with computing(model):
         preferred, rejected = sequence_log_probabilities(model, batch).chunk(2)
     return preferred - rejected

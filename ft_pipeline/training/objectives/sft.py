@@ -22,21 +22,22 @@ from ft_pipeline.training.tokens.chat_tokens import (
 from ft_pipeline.training.tokens.token_audit import Row
 
 _CHUNK = 1024
-"""Conversations tokenised at a time: enough to keep the tokenizer's threads busy, little enough to report progress."""
+"""Conversations tokenized at a time: enough to keep the tokenizer's threads busy, few enough to report progress."""
 
 
 def answer_rows(job: Job, settings: ExperimentSettings, tokenizer: Any) -> list[Row]:
-    """The rows of inputs conversations, and distilled if any. UserError where a split has none."""
+    """Return the rows of the inputs conversations and, if present, distilled. UserError if a split has no row."""
     mixed = _mix(job, settings)
     rows: list[Row] = []
     for begin in range(0, len(mixed), _CHUNK):
-        rows += _tokenise(tokenizer, mixed[begin : begin + _CHUNK], settings.data.system_prompt)
+        rows += _tokenize(tokenizer, mixed[begin : begin + _CHUNK], settings.data.system_prompt)
         job.report.progress(min(begin + _CHUNK, len(mixed)), len(mixed))
     return rows
 
 
 def _mix(job: Job, settings: ExperimentSettings) -> list[dict[str, Any]]:
-    """Rows with `source` set, each source of the train split by its weight; validation is human and never weighted."""
+    """Return rows with `source` set. Each source of the train split is weighted; validation rows are human and never
+    weighted."""
     human = _read(job.inputs["conversations"], "human")
     distilled = _read(job.inputs["distilled"], "distilled") if "distilled" in job.inputs else []
     train = [row for row in human if row["split"] == "train"]
@@ -55,7 +56,7 @@ def _mix(job: Job, settings: ExperimentSettings) -> list[dict[str, Any]]:
 
 
 def weigh(rows: list[dict[str, Any]], weight: float, seed: int) -> list[dict[str, Any]]:
-    """`rows` times `weight`: whole copies, then the seeded share of the rows with the lowest hash of their id."""
+    """Return `rows` times `weight`: whole copies, then the rest as the rows with the lowest seeded hash of their id."""
     copies, share = math.floor(weight), weight - math.floor(weight)
     order = sorted(rows, key=lambda row: hashlib.sha256(f"{seed}:{row['id']}".encode()).digest())
     return rows * copies + order[: round(share * len(rows))]
@@ -67,13 +68,13 @@ def _read(folder: Path, source: str) -> list[dict[str, Any]]:
     return [{**row, "source": source} for row in rows]
 
 
-def _tokenise(tokenizer: Any, rows: list[dict[str, Any]], system_prompt: str | None) -> list[Row]:
+def _tokenize(tokenizer: Any, rows: list[dict[str, Any]], system_prompt: str | None) -> list[Row]:
     texts: list[tuple[dict[str, Any], Rendered, DroppedTurns | None]] = []
     for row in rows:
         messages = with_prompt(plain(row["messages"]), system_prompt, [])
         rendered = _render(tokenizer, row, messages)
         lost = [find_dropped_turns(messages, rendered), *[None] * (len(rendered) - 1)]  # once for each conversation
-        texts += [(row, text, each) for text, each in zip(rendered, lost, strict=True)]
+        texts += [(row, text, dropped) for text, dropped in zip(rendered, lost, strict=True)]
     encoded = encode(tokenizer, [rendered for _, rendered, _ in texts])
     return [
         Row(row["id"], row["source"], row["split"], row["file"], row["row"], rendered, tokens, lost)

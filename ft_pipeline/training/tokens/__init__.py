@@ -1,1 +1,1 @@
-"""Messages to token ids and labels, and the audit of them."""
+"""Convert messages to token ids and labels, and audit them."""

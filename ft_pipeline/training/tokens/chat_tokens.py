@@ -1,7 +1,7 @@
-"""Conversations to tokens and labels: every assistant turn with its stop token is trained, nothing else.
+"""Convert conversations to tokens and labels: every assistant turn with its stop token is trained, nothing else.
 
-Masks come from rendering prefixes, so that stock chat templates without generation markers work: a turn's context is
-the template's rendering of everything before it, its target is what the template then writes up to the stop token.
+Masks are computed by rendering prefixes, so that stock chat templates without generation markers work. A turn's context
+is the template's rendering of everything before it. Its target is what the template then writes up to the stop token.
 """
 
 from collections.abc import Iterable, Sequence
@@ -23,7 +23,7 @@ class Rendered:
     spans: tuple[tuple[int, int], ...]
     """Character ranges [begin, end) of the assistant turns, stop tokens included, in order."""
     split_by_turn: bool
-    """True where the template renders earlier turns otherwise, so that each turn became a text of its own."""
+    """True if the template renders earlier turns differently, so that each turn became a separate text."""
 
     @property
     def targets(self) -> list[str]:
@@ -36,14 +36,14 @@ class Encoded:
 
     input_ids: list[int]
     labels: list[int]
-    """The token itself where it is trained, `MASKED` elsewhere; not shifted (the model shifts)."""
+    """The token id if it is trained, else `MASKED`; not shifted (the model shifts)."""
 
 
 def render_conversation(tokenizer: Any, messages: Sequence[Message]) -> list[Rendered]:
-    """The training texts of one conversation: one, or one per assistant turn where the prefix property fails.
+    """Return the training texts of one conversation: one, or one per assistant turn if the prefix property fails.
 
-    The property: what the template writes for the first k turns is how it begins when more turns follow. Qwen3 breaks
-    it (it removes the reasoning of earlier turns); there each turn is rendered as generation would have seen it.
+    The property: the rendering of the first k turns is a prefix of the rendering of more turns. Qwen3's template breaks
+    it, because it removes the reasoning of earlier turns. Then each turn is rendered as generation would see it.
     UserError without an assistant turn.
     """
     ends = [index + 1 for index, message in enumerate(messages) if message["role"] == "assistant"]
@@ -62,7 +62,7 @@ def render_conversation(tokenizer: Any, messages: Sequence[Message]) -> list[Ren
 
 @dataclass(frozen=True)
 class DroppedTurns:
-    """What of one conversation does not stand in its training texts."""
+    """The parts of one conversation that are missing from its training texts."""
 
     turns: tuple[str, ...]
     """The turns that the chat template leaves out, e.g. `turn 3 (tool)`."""
@@ -73,9 +73,9 @@ class DroppedTurns:
 
 
 def find_dropped_turns(messages: Sequence[Message], texts: Sequence[Rendered]) -> DroppedTurns:
-    """Hold the turns against the texts that render_conversation made of them; the last text has all of them in order.
+    """Compare the turns with the texts that render_conversation made of them. The last text has all of them in order.
 
-    A system turn may stand anywhere (some templates write it into the last human turn).
+    A system turn may be anywhere (some templates write it into the last human turn).
     """
     whole, position = texts[-1].text, 0
     turns: list[str] = []
@@ -86,16 +86,16 @@ def find_dropped_turns(messages: Sequence[Message], texts: Sequence[Rendered]) -
             reasoning += 1
             if not any(thoughts in text.text for text in texts):
                 left_out.append(number)
-        at = whole.find(content, 0 if message["role"] == "system" else position)
-        if at < 0:
+        begin = whole.find(content, 0 if message["role"] == "system" else position)
+        if begin < 0:
             turns.append(f"turn {number} ({message['role']})")
         elif message["role"] != "system":
-            position = at + len(content)
+            position = begin + len(content)
     return DroppedTurns(tuple(turns), reasoning, tuple(left_out))
 
 
 def encode(tokenizer: Any, texts: Sequence[Rendered]) -> list[Encoded]:
-    """Tokenise rendered texts; the template has written BOS and the other control tokens already."""
+    """Tokenize rendered texts. The template has already written BOS and the other control tokens."""
     if not texts:
         return []
     if not tokenizer.is_fast:
@@ -107,8 +107,8 @@ def encode(tokenizer: Any, texts: Sequence[Rendered]) -> list[Encoded]:
 
 def _label(tokenizer: Any, text: Rendered, ids: list[int], offsets: list[tuple[int, int]]) -> Encoded:
     if any(begin < edge < end for begin, end in offsets for edge, _ in text.spans):
-        # A token reaches over the seam of prompt and answer ("\n" + "\n" → "\n\n"): generation, which is given the
-        # prompt alone, would never see it. Tokenise as generation does, unless that changes the text.
+        # A token spans the boundary of prompt and answer ("\n" + "\n" → "\n\n"). Generation gets the prompt alone and
+        # would never see that token. Tokenize as generation does, unless that changes the text.
         pieces = _encode_in_pieces(tokenizer, text)
         if _decode(tokenizer, pieces.input_ids) == _decode(tokenizer, ids):
             return pieces
@@ -124,7 +124,7 @@ def _label(tokenizer: Any, text: Rendered, ids: list[int], offsets: list[tuple[i
 
 
 def _covered(begin: int, end: int, span: tuple[int, int]) -> bool:
-    # Byte-level tokenizers with trim_offsets give white space the empty range behind it, hence `end > span[0]`: a
+    # Byte-level tokenizers with trim_offsets give white space the empty range after it, hence `end > span[0]`: a
     # prompt's last "\n" has begin = end = span[0].
     return end > span[0] and (begin < span[1] or begin == end == span[1])
 

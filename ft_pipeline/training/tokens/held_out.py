@@ -1,4 +1,4 @@
-"""Splits for what is trained beside the conversations: pairs and texts that stand near a held-out row stay out."""
+"""Splits of pairs and texts, which train in addition to conversations. Those near a held-out row are left out."""
 
 import hashlib
 from collections.abc import Sequence
@@ -15,11 +15,11 @@ from ft_pipeline.tables.text_rules import normalise
 def keep_from_training(
     conversations: Path, rows: Sequence[dict[str, Any]], shares: DataSettings
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """(rows with their `split`, train or validation; rows left out as `train_test_overlap`).
+    """Return (rows with their `split`, train or validation; rows left out as `train_test_overlap`).
 
-    rows: {file, row, text} or {file, row, messages, answer}, all of one sort. The hash of the text, or of the prompt as
-    it is for conversations, decides, so that new rows move no old ones. What would be a test row of the conversations
-    is trained on here, unless it is near one of theirs.
+    rows: {file, row, text} or {file, row, messages, answer}, all of one kind. The hash of the text, or of the prompt as
+    for conversations, decides the split, so that new rows do not move old ones. A row whose hash means "test" for
+    conversations is trained on here, unless it is near a held-out row of the conversations.
     """
     if not rows:
         return [], []

@@ -1,4 +1,4 @@
-"""The validation rows that a held-out number is computed on, where there are more than it needs."""
+"""Sample the validation rows of a held-out loss, if there are more than it needs."""
 
 import hashlib
 from collections.abc import Sequence
@@ -6,10 +6,10 @@ from typing import Any
 
 
 def sample(rows: Sequence[dict[str, Any]], limit: int) -> list[dict[str, Any]]:
-    """At most `limit` of `rows`, in their order: those whose `id` has the lowest hash.
+    """Return at most `limit` of `rows`, in their order: those whose `id` has the lowest hash.
 
-    No seed takes part, so that all models are measured on the same rows. A new row replaces at most one row of the
-    sample, and a smaller sample is part of a larger one.
+    The sample does not depend on a seed, so that all models are measured on the same rows. A new row replaces at most
+    one row of the sample, and a smaller sample is part of a larger one.
     """
     if len(rows) <= limit:
         return list(rows)

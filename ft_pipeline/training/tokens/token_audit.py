@@ -1,4 +1,4 @@
-"""The token audit: what must hold of every row before anything is trained on it, and the numbers worth seeing."""
+"""The token audit: checks that every row must pass before training, and statistics of the rows."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from ft_pipeline.training.tokens.chat_tokens import MASKED, DroppedTurns, Encode
 
 @dataclass(frozen=True)
 class Row:
-    """One training or validation row with where it came from."""
+    """One training or validation row with its origin."""
 
     id: str
     source: str
@@ -35,20 +35,21 @@ class Row:
 
 
 def audit(tokenizer: Any, rows: Sequence[Row], *, max_length: int, vocabulary: int) -> dict[str, Any]:
-    """Account for every token of `rows`; `max_length` in tokens, `vocabulary` the rows of the model's embedding.
+    """Return the checks and counts of all tokens of `rows`. `max_length` is in tokens, `vocabulary` is the number of
+    rows of the model's embedding.
 
-    Each check is {passed, value, message}, `value` the number of rows at fault. One that fails stops the training.
+    Each check is {passed, value, message}; `value` is the number of faulty rows. A failed check stops the training.
     """
     return account(tokenizer, rows, answer_checks(tokenizer, rows), max_length=max_length, vocabulary=vocabulary)
 
 
 def answer_checks(tokenizer: Any, rows: Sequence[Row]) -> dict[str, Any]:
-    """What must hold of rows whose assistant turns are trained."""
+    """Return the checks of rows whose assistant turns are trained."""
     return {"every_turn_rendered": _rendered_check(rows), **_content_checks(tokenizer, rows)}
 
 
 def both(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
-    """Checks of two sorts of rows that train together, by name: passed where both are."""
+    """Combine the checks of two kinds of rows that train together, by name. A check passes if both pass."""
     return {
         name: {
             "passed": check["passed"] and second[name]["passed"],
@@ -62,7 +63,7 @@ def both(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
 def account(
     tokenizer: Any, rows: Sequence[Row], checks: dict[str, Any], *, max_length: int, vocabulary: int
 ) -> dict[str, Any]:
-    """The document of audit(): the numbers, and `checks` beside those that hold for any row, lengths and ids."""
+    """Return the document of audit(): the numbers, and `checks` together with those of every row (lengths and ids)."""
     over = [row for row in rows if row.tokens > max_length]
     lengths = np.array([row.tokens for row in rows])
     tokens, trained = int(lengths.sum()), sum(len(row.trained) for row in rows)
@@ -97,7 +98,7 @@ def account(
 
 
 def failures(report: dict[str, Any]) -> list[str]:
-    """The messages of the checks that did not pass."""
+    """Return the messages of the failed checks."""
     return [f"{name}: {check['message']}" for name, check in report["checks"].items() if not check["passed"]]
 
 
@@ -146,10 +147,10 @@ def _rendered_check(rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def _count_reasoning(rows: Sequence[Row]) -> dict[str, Any]:
-    """Reasoning is not needed to answer, so a template without it fails nothing; but it is not lost unsaid."""
-    found = [row for row in rows if row.lost and row.lost.reasoning]
-    without = [row for row in found if row.lost and row.lost.reasoning_left_out]
-    turns = sum(row.lost.reasoning for row in found if row.lost)
+    """Count turns with reasoning. Answers do not need it, so a template without it fails no check, but is reported."""
+    reasoning = [row for row in rows if row.lost and row.lost.reasoning]
+    without = [row for row in reasoning if row.lost and row.lost.reasoning_left_out]
+    turns = sum(row.lost.reasoning for row in reasoning if row.lost)
     left_out = sum(len(row.lost.reasoning_left_out) for row in without if row.lost)
     message = ""
     if turns:
@@ -161,7 +162,7 @@ def _count_reasoning(rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def check(faulty: Sequence[Row], holds: str, fault: str) -> dict[str, Any]:
-    """A check of the audit: what holds, or how many rows are at fault and the first of them."""
+    """Return a check of the audit. Its message is `holds`, or the number of faulty rows and the first of them."""
     if not faulty:
         return {"passed": True, "value": 0, "message": holds}
     first = ", ".join(f"{row.file}:{row.row}" for row in faulty[:5])
@@ -182,20 +183,20 @@ def _labels_stand_on_tokens(encoded: Encoded) -> bool:
 
 
 def _not_exactly_the_answers(tokenizer: Any, rows: Sequence[Row]) -> list[Row]:
-    """Rows whose trained tokens read otherwise than their targets, both as the tokenizer reads them."""
+    """Return the rows whose trained tokens decode to a different text than their tokenized targets."""
     return [
         row
         for row in rows
-        if _read(tokenizer, row.trained) != _read(tokenizer, _tokenise(tokenizer, row.rendered.targets))
+        if _read(tokenizer, row.trained) != _read(tokenizer, _tokenize(tokenizer, row.rendered.targets))
     ]
 
 
-def _tokenise(tokenizer: Any, texts: list[str]) -> list[int]:
+def _tokenize(tokenizer: Any, texts: list[str]) -> list[int]:
     return [token for text in texts for token in tokenizer(text, add_special_tokens=False)["input_ids"]]
 
 
 def _read(tokenizer: Any, ids: list[int]) -> str:
-    # Sentence-piece tokenizers add a space before a text of its own; white space between turns is no content.
+    # SentencePiece tokenizers add a space before a separate text. White space between turns does not count.
     return "".join(tokenizer.decode(ids, clean_up_tokenization_spaces=False).split())
 
 
@@ -207,7 +208,7 @@ def _count_rows(rows: Sequence[Row]) -> dict[str, int]:
 
 
 def _example(tokenizer: Any, rows: Sequence[Row]) -> dict[str, str]:
-    """A row of middling length as text, and with its trained parts between ⟦ and ⟧."""
+    """Return a row of median length as text, and with its trained parts between ⟦ and ⟧."""
     row = sorted(rows, key=lambda row: (row.tokens, row.id))[len(rows) // 2]
     marked, inside = "", False
     chunk: list[int] = []

@@ -1,1 +1,1 @@
-"""The loop around the model: batches, loss, checkpoints, ranks."""
+"""The training loop: batches, loss, checkpoints, ranks."""

@@ -1,4 +1,4 @@
-"""What makes a step faster and leaves what is learned as it is: each is a key of `training`."""
+"""Options of `training` that make a step faster without changing what the model learns."""
 
 import importlib.util
 import os
@@ -21,15 +21,15 @@ from ft_pipeline.training.trainer.model_probe import rows_apart, states_of_rows
 
 _COMPILERS = ("g++", "clang++")
 _LIGER = {"cross_entropy": False, "fused_linear_cross_entropy": False}
-"""The loss is ours: it makes no logits where nothing is learned."""
+"""The trainer has its own loss, which computes logits of trained tokens only."""
 
 
 _NEEDS = {"flash_attention_2": "flash_attn", "flash_attention_3": "flash_attn_interface", "flex_attention": "torch"}
-"""What an attention that runs on a GPU alone is imported from. torch's flex_attention has no backward pass on a CPU."""
+"""Packages of the attentions that train on a GPU only. torch's flex_attention has no backward pass on a CPU."""
 
 
 def require_attention(name: str | None, device: str) -> None:
-    """UserError where this machine cannot train with the attention `name`."""
+    """Raise UserError if this machine cannot train with the attention `name`."""
     if name not in _NEEDS:
         return
     if not device.startswith("cuda"):
@@ -45,11 +45,11 @@ def require_attention(name: str | None, device: str) -> None:
 
 
 def speed_up(model: Any, training: TrainingSettings, device: str, *, sharded: bool = False) -> None:
-    """Prepare `model` for padding_free, use_liger_kernel and torch_compile, as far as `training` wants them.
+    """Apply padding_free, use_liger_kernel and torch_compile to `model`, as `training` requests them.
 
-    Where `training` leaves padding_free open, a CPU takes it if the model can. Without torch_compile, and where no
-    weight is `sharded`, its frozen matrices are packed. UserError where this model or this machine cannot do what is
-    wanted.
+    If `training` does not set padding_free, it is used on a CPU if the model supports it. Without torch_compile and
+    without `sharded` weights, the frozen matrices are packed. UserError if this model or this machine does not support
+    a requested option.
     """
     if training.padding_free:
         if (reason := _lay_end_to_end(model)) is not None:
@@ -67,12 +67,12 @@ def speed_up(model: Any, training: TrainingSettings, device: str, *, sharded: bo
 
 
 def _may_lie_end_to_end(model: Any, training: TrainingSettings) -> bool:
-    """Whether the settings allow it, and no learned prompt comes before each row of a batch."""
+    """Whether the settings allow rows end to end, and no learned prompt precedes each row of a batch."""
     return training.allows_rows_end_to_end and learned_prompt(model) is None
 
 
 def _lay_end_to_end(model: Any) -> str | None:
-    """Let the model read its rows without padding; else why it cannot, and it stays as it was."""
+    """Let the model read its rows without padding. If it cannot, leave it unchanged and return the reason."""
     if reads_end_to_end(model):
         return None
     causal = causal_lm(model)
@@ -80,7 +80,7 @@ def _lay_end_to_end(model: Any) -> str | None:
     alone = states_of_rows(model, end_to_end=False)
     if (reason := lay_end_to_end(model)) is not None:
         return f"{reason}, so its rows cannot lie end to end"
-    with computing(model):  # as in training: the kernel of a GPU takes 16 bit alone
+    with computing(model):  # as in training: a GPU's kernel accepts 16 bit only
         together = states_of_rows(model, end_to_end=True)
     if rows_apart(alone, together):
         return None
@@ -89,13 +89,13 @@ def _lay_end_to_end(model: Any) -> str | None:
 
 
 def _compile_layers(model: Any) -> None:
-    """Each layer by itself: they share one code, which is compiled once, in seconds instead of minutes."""
-    found = layers(model)
-    if not found:
+    """Compile each layer separately. Layers share their code, which is compiled once, in seconds instead of minutes."""
+    decoder_layers = layers(model)
+    if not decoder_layers:
         raise UserError(
             f"training.torch_compile: a {causal_lm(model).config.model_type} model does not name its layers; remove it"
         )
-    for layer in found:
+    for layer in decoder_layers:
         layer.compile(dynamic=True)
 
 
@@ -116,9 +116,9 @@ def _require_compiler(device: str) -> None:
 
 
 def why_not_compiled() -> str | None:
-    """Why torch's compiler cannot be used on this CPU, and what to do; None where it can.
+    """Return why torch's compiler cannot be used on this CPU, and how to fix that; None if it can.
 
-    In float32 compiled LoRA layers gave NaN, and damaged the heap, with torch 2.13. In bfloat16 they learn the same.
+    With torch 2.13, compiled LoRA layers gave NaN in float32 and damaged the heap. In bfloat16 they learn the same.
     """
     if compute_dtype("cpu") == torch.float32:
         return "compiled layers are wrong in float32 on a CPU; train where `ft doctor` names bfloat16"
@@ -127,7 +127,7 @@ def why_not_compiled() -> str | None:
 
 
 def _missing_for_compiling() -> str | None:
-    """What torch's compiler needs on a CPU, and this machine has not."""
+    """Return what torch's compiler needs on a CPU and this machine lacks; None if it lacks nothing."""
     named = os.environ.get("CXX")
     if not any(map(shutil.which, [named] if named else _COMPILERS)):
         return f"a C++ compiler, and {named or ' or '.join(_COMPILERS)} is not there (apt install g++)"
@@ -137,5 +137,5 @@ def _missing_for_compiling() -> str | None:
 
 
 def computed_as_written() -> Any:
-    """A context in which nothing compiled runs: a held-out loss is not worth a compilation of its own."""
+    """Return a context in which no compiled code runs: a held-out loss is not worth another compilation."""
     return torch.compiler.set_stance("force_eager")

@@ -1,4 +1,4 @@
-"""The settings of a training as transformers and TRL take them."""
+"""Convert the training settings to the arguments of transformers and TRL."""
 
 from pathlib import Path
 
@@ -9,10 +9,10 @@ from ft_pipeline.settings.experiment import TrainingSettings
 
 
 def training_arguments(settings: TrainingSettings, folder: Path, device: str, dtype: torch.dtype) -> SFTConfig:
-    """transformers' and TRL's arguments for one run; `folder` takes the checkpoints.
+    """Return the arguments of transformers and TRL for one run. Checkpoints are written to `folder`.
 
-    The steps between evaluations and between checkpoints depend on the rows: evaluations.intervals.
-    ValueError where the learning rate is not resolved (learning_rates.resolved).
+    The steps between evaluations and between checkpoints depend on the rows (see evaluations.intervals).
+    ValueError if the learning rate is not resolved (learning_rates.resolved).
     """
     if settings.learning_rate is None:
         raise ValueError("training.learning_rate is null. Resolve it for the size of the base model first.")
@@ -32,7 +32,7 @@ def training_arguments(settings: TrainingSettings, folder: Path, device: str, dt
         gradient_checkpointing=settings.gradient_checkpointing,
         neftune_noise_alpha=settings.neftune_noise_alpha,
         seed=settings.seed,
-        # The rows are tokens already; TRL would cut them at 1,024 and drop what is then fully masked.
+        # The rows are already tokenized. TRL would truncate them at 1,024 tokens and drop rows without a trained token.
         max_length=None,
         dataset_kwargs={"skip_prepare_dataset": True},
         remove_unused_columns=False,
@@ -42,8 +42,8 @@ def training_arguments(settings: TrainingSettings, folder: Path, device: str, dt
         use_cpu=device == "cpu",
         dataloader_pin_memory=device != "cpu",
         eval_strategy="steps",
-        # The Trainer's ways of keeping the best checkpoint want one for every evaluation and no other: Evaluations and
-        # AnswerTrainer do it.
+        # To keep the best checkpoint, the Trainer needs one for every evaluation and no others. EarlyStopping and
+        # TokenTrainer keep it instead.
         save_strategy="steps",
         metric_for_best_model="eval_loss",
         greater_is_better=False,

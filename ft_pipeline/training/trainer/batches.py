@@ -1,6 +1,6 @@
-"""Rows to batches: rows of similar length together, the longest batch first, padding masked by position.
+"""Group rows into batches: similar lengths together, the longest batch first, padding masked by position.
 
-A batch may also lie end to end, without padding: one sequence, and where each row begins in it.
+The rows of a batch can also be laid end to end without padding: one sequence, and where each row begins in it.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,19 +13,20 @@ from torch.utils.data import Sampler
 from ft_pipeline.training.tokens.chat_tokens import MASKED
 
 _GROUP = 64
-"""Batches that are sorted by length together; more would pad less and mix less."""
+"""Number of batches that are sorted by length together. More would pad less and mix less."""
 _JITTER = 0.1
-"""Lengths are blurred by this share before sorting, so that every epoch makes other batches."""
+"""Lengths vary randomly by this share before sorting, so that every epoch has different batches."""
 
 
 BOUNDS = "cu_seq_lens"
-"""Key of a batch that lies end to end: where each row begins, and where the last one ends [rows + 1]."""
+"""Key of a batch of rows end to end: where each row begins, and where the last one ends [rows + 1]."""
 
 
 def collate(rows: Sequence[dict[str, Any]], pad_token_id: int | None) -> dict[str, Tensor]:
-    """input_ids, attention_mask, labels [rows, longest row]; padded on the right, padding masked and never trained.
+    """Return input_ids, attention_mask, labels [rows, longest row], padded on the right. Padding is masked and never
+    trained.
 
-    Without a pad token end to end: input_ids, position_ids, labels [1, tokens] and BOUNDS.
+    Without a pad token, rows are laid end to end: input_ids, position_ids, labels [1, tokens] and BOUNDS.
     """
     if pad_token_id is None:
         return _end_to_end(rows)
@@ -43,7 +44,7 @@ def collate(rows: Sequence[dict[str, Any]], pad_token_id: int | None) -> dict[st
 
 def _end_to_end(rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
     lengths = [len(row["input_ids"]) for row in rows]
-    # What a row's first token is cannot be told from the row before it.
+    # The first token of a row cannot be predicted from the row before it.
     labels = [label for row in rows for label in (MASKED, *row["labels"][1:])]
     return {
         "input_ids": torch.tensor([[token for row in rows for token in row["input_ids"]]]),
@@ -54,15 +55,15 @@ def _end_to_end(rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
 
 
 def tokens_in(batch: dict[str, Tensor]) -> int:
-    """Tokens of the rows, without padding."""
+    """Return the number of tokens of the rows, without padding."""
     mask = batch.get("attention_mask")
     return batch["input_ids"].numel() if mask is None else int(mask.sum())
 
 
 class LengthGroupedSampler(Sampler[int]):
-    """Indices whose consecutive `batch_size` are of similar length; a function of seed and epoch alone.
+    """Row indices; each `batch_size` consecutive rows have similar lengths. Only seed and epoch decide the order.
 
-    The first batch of the first epoch holds the longest rows: what does not fit into memory fails in minute one.
+    The first batch of the first epoch has the longest rows, so that a lack of memory shows in the first minute.
     """
 
     def __init__(self, lengths: Sequence[int], batch_size: int, seed: int) -> None:
@@ -75,7 +76,7 @@ class LengthGroupedSampler(Sampler[int]):
         return len(self._lengths)
 
     def set_epoch(self, epoch: int) -> None:
-        """Called by the trainer, after a resume too, so that the order does not depend on who called `iter` before."""
+        """Set the epoch. The trainer calls it after a resume too, so that earlier `iter` calls do not matter."""
         self._epoch = epoch
 
     def __iter__(self) -> Iterator[int]:
@@ -107,7 +108,7 @@ class LengthGroupedSampler(Sampler[int]):
 def batches_by_length(
     rows: Sequence[dict[str, Any]], batch_size: int, columns: Sequence[str] = ("input_ids",)
 ) -> list[list[dict[str, Any]]]:
-    """All rows in batches of similar length (of `columns`, summed), the longest first, always the same: for held-out
-    losses."""
+    """Return all rows in batches of similar length (of `columns`, summed), the longest first. The result is always the
+    same, as held-out losses need it."""
     order = sorted(rows, key=lambda row: -sum(len(row[name]) for name in columns))
     return [order[begin : begin + batch_size] for begin in range(0, len(order), batch_size)]

@@ -1,4 +1,4 @@
-"""What is measured and reported while a model trains: its speed and its progress."""
+"""Measure and report speed and progress during training."""
 
 import time
 from typing import Any
@@ -10,8 +10,8 @@ from ft_pipeline.job import Reporter
 
 
 class Throughput(TrainerCallback):
-    """Tokens that optimizer steps read (padding left out), and the seconds they took: from fetching the rows to the
-    changed weights. Evaluations and checkpoints do not count."""
+    """Counts the tokens that optimizer steps read (without padding) and the seconds they take, from fetching the rows
+    to updating the weights. Evaluations and checkpoints do not count."""
 
     def __init__(self, device: torch.device) -> None:
         self.tokens = 0
@@ -20,7 +20,7 @@ class Throughput(TrainerCallback):
         self._began = 0.0
 
     def begin(self) -> None:
-        """An optimizer step begins."""
+        """Start timing an optimizer step."""
         self._began = time.monotonic()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -34,7 +34,7 @@ class Throughput(TrainerCallback):
 
 
 class ProgressCallback(TrainerCallback):
-    """Report each step with loss, speed, time left and memory."""
+    """Reports each step with loss, speed, time left and memory."""
 
     def __init__(self, report: Reporter) -> None:
         self._report = report

@@ -1,7 +1,7 @@
-"""What training needs beside the weights to go on exactly: optimizer, schedule, random generators; no pickle.
+"""Save and load what training needs, apart from the weights, to resume exactly: optimizer, schedule, random generators.
 
-transformers keeps these as pickles. Here they are a tree of plain values in JSON, whose tensors lie in a safetensors
-file beside it, so that a checkpoint that someone else could write to cannot run code when it is resumed from.
+transformers pickles this state. Here it is a tree of plain values in JSON, with its tensors in a safetensors file. So a
+checkpoint that someone else could write to cannot run code when training resumes from it.
 """
 
 import hashlib
@@ -29,13 +29,13 @@ def save_tree(folder: Path, name: str, value: Any) -> None:
 
 
 def load_tree(folder: Path, name: str) -> Any:
-    """What `save_tree` wrote, tensors on the CPU."""
+    """Return the value that `save_tree` wrote, with tensors on the CPU."""
     tree = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
     return _build(tree, load_file(folder / f"{name}.safetensors"))
 
 
 def random_state() -> dict[str, Any]:
-    """Of Python's, numpy's and torch's generators, those of every GPU included."""
+    """Return the state of the generators of Python, numpy and torch, including every GPU."""
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     return {
         "python": random.getstate(),
@@ -46,9 +46,9 @@ def random_state() -> dict[str, Any]:
 
 
 def set_random_state(state: dict[str, Any]) -> None:
-    """Put the generators back where `random_state` found them, those of GPUs as far as this machine has them.
+    """Restore the generators to a result of `random_state`, including those of the GPUs that this machine has.
 
-    GPUs that were not there are seeded from the state of the first one.
+    GPUs without a saved state are seeded from the state of the first one.
     """
     random.setstate(state["python"])
     np.random.set_state(state["numpy"])
@@ -65,13 +65,13 @@ def set_random_state(state: dict[str, Any]) -> None:
 
 
 def _seed_of(state: torch.Tensor, device: int) -> int:
-    """Another one for each device (63 bits), always the same for the same state."""
+    """Return a seed (63 bits) that differs between devices and is always the same for the same state."""
     digest = hashlib.sha256(f"{device}:".encode() + bytes(state.tolist())).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 
 
 def _flatten(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
-    """`value` with each container as [its kind, its items], and tensors as names of entries of `tensors`."""
+    """Return `value` with each container as [kind, items], and each tensor as the name of its entry in `tensors`."""
     if isinstance(value, torch.Tensor):
         name = str(len(tensors))
         tensors[name] = value.detach().cpu().contiguous().clone()  # safetensors takes no shared memory
@@ -79,9 +79,9 @@ def _flatten(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
     if isinstance(value, np.ndarray):
         return ["array", value.dtype.str, value.tolist()]
     if isinstance(value, dict):
-        return ["dict", [[_key(key), _flatten(each, tensors)] for key, each in value.items()]]
+        return ["dict", [[_key(key), _flatten(item, tensors)] for key, item in value.items()]]
     if isinstance(value, (list, tuple)):
-        return ["tuple" if isinstance(value, tuple) else "list", [_flatten(each, tensors) for each in value]]
+        return ["tuple" if isinstance(value, tuple) else "list", [_flatten(item, tensors) for item in value]]
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, Plain):
@@ -104,6 +104,6 @@ def _build(tree: Any, tensors: dict[str, torch.Tensor]) -> Any:
     if kind == "array":
         return np.array(rest[1], dtype=rest[0])
     if kind == "dict":
-        return {key: _build(each, tensors) for key, each in rest[0]}
-    items = [_build(each, tensors) for each in rest[0]]
+        return {key: _build(item, tensors) for key, item in rest[0]}
+    items = [_build(item, tensors) for item in rest[0]]
     return tuple(items) if kind == "tuple" else items

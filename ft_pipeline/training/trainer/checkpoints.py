@@ -1,4 +1,4 @@
-"""Checkpoints that can be trusted: a marker, written last, names each file and its hash."""
+"""Checkpoints that are verified before use: a marker, written last, lists each file and its hash."""
 
 import hashlib
 import json
@@ -13,7 +13,7 @@ _PREFIX = "checkpoint-"
 
 
 def seal(folder: Path) -> None:
-    """Mark a checkpoint as complete; what is killed before this line is never resumed from."""
+    """Mark a checkpoint as complete. Training never resumes from a checkpoint without this mark."""
     files = sorted(path for path in folder.iterdir() if path.is_file() and path.name != _MARKER)
     partial = folder / f"{_MARKER}.part"
     partial.write_text(json.dumps({path.name: _hash(path) for path in files if path != partial}), encoding="utf-8")
@@ -21,7 +21,7 @@ def seal(folder: Path) -> None:
 
 
 def newest_valid(root: Path) -> Path | None:
-    """The complete, undamaged checkpoint of the highest step under `root`, null where there is none."""
+    """Return the complete, undamaged checkpoint of the highest step under `root`, or None."""
     for step in reversed(steps_in(root)):
         if _is_valid(folder := folder_of(root, step)):
             return folder
@@ -29,25 +29,25 @@ def newest_valid(root: Path) -> Path | None:
 
 
 def steps_in(root: Path) -> list[int]:
-    """The steps that have a checkpoint under `root`, complete or not, in order."""
+    """Return the steps that have a checkpoint under `root`, complete or not, in ascending order."""
     names = [path.name.removeprefix(_PREFIX) for path in root.glob(f"{_PREFIX}*")]
     return sorted(int(name) for name in names if name.isdigit())
 
 
 def prune(root: Path, keep: Collection[int]) -> None:
-    """Remove the checkpoints under `root` but those of the steps in `keep`."""
+    """Remove the checkpoints under `root`, except those of the steps in `keep`."""
     for step in steps_in(root):
         if step not in keep:
             shutil.rmtree(folder_of(root, step), ignore_errors=True)
 
 
 def folder_of(root: Path, step: int) -> Path:
-    """Where the checkpoint of an optimizer step is kept."""
+    """Return the folder of the checkpoint of an optimizer step."""
     return root / f"{_PREFIX}{step}"
 
 
 def step_of(folder: Path) -> int:
-    """The optimizer step after which a checkpoint was written."""
+    """Return the optimizer step after which a checkpoint was written."""
     return int(folder.name.removeprefix(_PREFIX))
 
 
@@ -55,7 +55,7 @@ def _is_valid(folder: Path) -> bool:
     try:
         expected = json.loads((folder / _MARKER).read_text(encoding="utf-8"))
         if not expected or any(named_like_a_pickle(name) for name in expected):
-            return False  # an earlier version's, whose state is pickled
+            return False  # from an earlier version, which pickled the state
         return all(_hash(folder / name) == digest for name, digest in expected.items())
     except (OSError, ValueError):
         return False

@@ -1,7 +1,7 @@
-"""Training by several processes (ranks) at once: they divide each batch, under FSDP2 also the weights.
+"""Training by several processes (ranks): they divide each batch and, under FSDP2, also the weights.
 
-A batch is the settings' own, whatever the number of ranks: each takes its share of the rows. So the same spec takes the
-same steps everywhere, and a training that one number of ranks began may be finished by another.
+The settings fix the batch size, whatever the number of ranks: each rank takes its share of the rows. So the same spec
+takes the same steps everywhere, and training can resume with a different number of ranks.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -25,11 +25,11 @@ PATIENCE = timedelta(minutes=30)
 """How long a rank waits for the others: rank 0 may be writing a large checkpoint."""
 Item = TypeVar("Item")
 LossFunction = Callable[[Any, dict[str, Tensor]], tuple[Tensor, Tensor]]
-"""(model, batch) → (summed loss, the number of items that it is a sum over), scalars."""
+"""(model, batch) → (summed loss, number of summed items), scalars."""
 
 
 class Ranks:
-    """What one rank knows of the others; every method but `share` is to be called by all of them, in the same order."""
+    """Connects one rank to the others. All ranks must call every method except `share`, in the same order."""
 
     def __init__(self, rank: Rank | None = None, device: str = "cpu") -> None:
         rank = rank or Rank()
@@ -39,7 +39,7 @@ class Ranks:
 
     @property
     def first(self) -> bool:
-        """Whether this is rank 0, which alone writes."""
+        """Whether this is rank 0, the only one that writes."""
         return self.number == 0
 
     @property
@@ -47,13 +47,13 @@ class Ranks:
         return self.count > 1
 
     def share(self, items: Sequence[Item]) -> Iterator[tuple[Item, bool]]:
-        """This rank's part of `items`, as many for each rank: (item, whether it counts; else it only fills up)."""
+        """Yield this rank's part of `items`, equally many on each rank: (item, whether it counts or is a filler)."""
         for begin in range(0, len(items), self.count):
-            mine = begin + self.number
-            yield (items[mine], True) if mine < len(items) else (items[0], False)
+            position = begin + self.number
+            yield (items[position], True) if position < len(items) else (items[0], False)
 
     def total(self, *numbers: float) -> list[float]:
-        """Each number, summed over the ranks."""
+        """Return each number, summed over the ranks."""
         if not self.several:
             return list(numbers)
         sums = torch.tensor(numbers, dtype=torch.float64, device=self._device)
@@ -65,12 +65,12 @@ class Ranks:
         return self.total(float(flag))[0] > 0
 
     def wait(self) -> None:
-        """Until every rank is here."""
+        """Wait until every rank has called this."""
         if self.several:
             dist.barrier()
 
     def gather(self, value: Item) -> list[Item]:
-        """Every rank's value, by rank."""
+        """Return the values of all ranks, in the order of the ranks."""
         if not self.several:
             return [value]
         values: list[Any] = [None] * self.count
@@ -78,14 +78,14 @@ class Ranks:
         return values
 
     def shard(self, model: Any) -> None:
-        """Under FSDP2, divide the weights of each layer among the ranks; the rest follows in `wrap`."""
+        """Under FSDP2, shard the weights of each layer among the ranks. `wrap` shards the rest."""
         if not self.sharded:
             return
         for layer in layers(model):
             fully_shard(layer, mesh=self._mesh(), reshard_after_forward=self._reshard)
 
     def wrap(self, model: Any, loss: LossFunction) -> nn.Module:
-        """A module whose forward pass is `loss`, so that DDP's and FSDP2's hooks see it."""
+        """Return a module whose forward pass is `loss`, so that the hooks of DDP and FSDP2 run."""
         module: nn.Module = _Loss(model, loss)
         if self.sharded:
             fully_shard(module, mesh=self._mesh())
@@ -93,20 +93,20 @@ class Ranks:
         return DistributedDataParallel(module)
 
     def whole(self, value: Any) -> Any:
-        """`value` with its tensors whole on every rank; mappings, lists and plain values stay what they are."""
+        """Return `value` with full tensors on every rank. Mappings, lists and plain values keep their types."""
         if isinstance(value, DTensor):
             return value.full_tensor()
         if isinstance(value, dict):
-            return {key: self.whole(each) for key, each in value.items()}
+            return {key: self.whole(item) for key, item in value.items()}
         if isinstance(value, (list, tuple)):
-            return type(value)(self.whole(each) for each in value)
+            return type(value)(self.whole(item) for item in value)
         return value
 
     def divided(self, state: dict[str, Any], parameters: Sequence[Tensor]) -> dict[str, Any]:
-        """An optimizer's whole state, each tensor divided as the parameter that it belongs to."""
+        """Return an optimizer's full state with each tensor sharded like its parameter."""
         return state | {
             "state": {
-                number: {key: _like(parameters[int(number)], each) for key, each in own.items()}
+                number: {key: _like(parameters[int(number)], value) for key, value in own.items()}
                 for number, own in state["state"].items()
             }
         }
@@ -132,7 +132,7 @@ def _like(parameter: Tensor, value: Any) -> Any:
 
 
 class RankBatches(Sampler[list[int]]):
-    """This rank's rows of each batch of `batch_size` rows of `sampler`; none where a batch is too small."""
+    """This rank's rows of each batch of `batch_size` rows from `sampler`. Empty if a batch has too few rows."""
 
     def __init__(self, sampler: Any, batch_size: int, ranks: Ranks) -> None:
         self._sampler = sampler
@@ -154,7 +154,7 @@ class RankBatches(Sampler[list[int]]):
 
 @contextmanager
 def joined(rank: Rank, device: str) -> Iterator[Ranks]:
-    """This rank, with the others where there are any."""
+    """Yield the Ranks of this process, connected to the other ranks if there are any."""
     if rank.count == 1:
         yield Ranks()
         return
@@ -164,5 +164,5 @@ def joined(rank: Rank, device: str) -> Iterator[Ranks]:
     backend = "gloo" if device == "cpu" else "nccl"
     dist.init_process_group(backend, store=store, rank=rank.number, world_size=rank.count, timeout=PATIENCE)
     yield Ranks(rank, device)
-    # Not after an error: the others would notice at once, and might end, and be heard, before this one has said why.
+    # Not after an error: the other ranks would fail at once, and could report that before this one reports the cause.
     dist.destroy_process_group()

@@ -1,4 +1,4 @@
-"""Held-out losses while a model trains: after which steps, on which rows, and when they end the run early."""
+"""Held-out losses during training: after which steps they are computed, and when they stop the run early."""
 
 import math
 from typing import Any
@@ -8,18 +8,18 @@ from transformers import TrainerCallback, TrainerState, TrainingArguments
 from ft_pipeline.settings.experiment import TrainingSettings
 
 _DECAYED = 0.1
-"""Of the peak learning rate: what a schedule has to fall to before a run may end early."""
+"""Share of the peak learning rate to which a schedule must fall before a run may stop early."""
 _CONSTANT = ("constant", "constant_with_warmup")
 
 
 def intervals(training: TrainingSettings, rows: int) -> tuple[int, int]:
-    """Optimizer steps between two evaluations, and between two checkpoints, of a training on `rows` rows."""
+    """Return the optimizer steps between two evaluations, and between two checkpoints, when training on `rows` rows."""
     evaluate = training.eval_steps or _share_of_an_epoch(training, rows)
     return evaluate, training.save_steps or evaluate
 
 
 def steps_per_epoch(training: TrainingSettings, rows: int) -> int:
-    """Optimizer steps of one epoch, as the Trainer counts them. Several ranks divide the same batches."""
+    """Return the optimizer steps of one epoch, as the Trainer counts them. Several ranks divide the same batches."""
     batches = math.ceil(rows / training.per_device_train_batch_size)
     return math.ceil(batches / training.gradient_accumulation_steps)
 
@@ -32,12 +32,12 @@ def _share_of_an_epoch(training: TrainingSettings, rows: int) -> int:
 
 
 def losses_by_step(state: TrainerState) -> dict[int, float]:
-    """The held-out losses so far, without that of the untrained model; checkpoints carry them."""
+    """Return the held-out losses so far, without that of the untrained model. Checkpoints contain them."""
     return {entry["step"]: entry["eval_loss"] for entry in state.log_history if entry["step"] and "eval_loss" in entry}
 
 
 def best_steps(state: TrainerState) -> list[int]:
-    """The steps whose held-out loss was lower than all before, oldest first: the last one is the best."""
+    """Return the steps whose held-out loss was lower than all before, oldest first. The last one is the best."""
     best: list[int] = []
     losses = losses_by_step(state)
     for step, loss in losses.items():
@@ -49,12 +49,12 @@ def best_steps(state: TrainerState) -> list[int]:
 class EarlyStopping(TrainerCallback):
     """Keeps the best evaluated step, evaluates the last step, and stops a run that no longer improves.
 
-    It decides by the log history, which checkpoints carry, so that a resumed run decides the same. Held-out losses are
-    sums over all ranks, so that all ranks decide the same.
+    It uses the log history, which checkpoints contain, so that a resumed run decides the same. Held-out losses are sums
+    over all ranks, so that all ranks decide the same.
     """
 
     def __init__(self, patience: int | None) -> None:
-        """patience: evaluations without a new best that end the run; None for no early stopping."""
+        """patience: stop after this many evaluations without a new best; None for no early stopping."""
         self._patience = patience
 
     def exhausted(self, args: TrainingArguments, state: TrainerState) -> bool:
@@ -76,7 +76,7 @@ class EarlyStopping(TrainerCallback):
 
 
 def _decayed(args: TrainingArguments, state: TrainerState) -> bool:
-    """Whether warmup is over and, unless the schedule is constant, the learning rate at most a tenth of its peak."""
+    """Whether warmup is over and, unless the schedule is constant, the learning rate is at most a tenth of its peak."""
     if state.global_step <= args.get_warmup_steps(state.max_steps):
         return False
     if args.lr_scheduler_type in _CONSTANT:

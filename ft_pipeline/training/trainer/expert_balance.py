@@ -1,7 +1,7 @@
 """The load-balancing loss of a mixture of experts (Fedus et al. 2021, arXiv 2101.03961, equations 4 to 6).
 
-A router that trains on the answers alone may send every token to the same few experts. The model's own forward pass
-adds a loss against that where it also makes the logits; the trainer reads hidden states, and adds it here.
+A router that trains on the answers alone may send every token to the same few experts. A model's own forward pass adds
+a loss against that when it also computes the logits. The trainer reads hidden states, so the loss is added here.
 """
 
 import inspect
@@ -16,18 +16,18 @@ from torch import Tensor
 from ft_pipeline.models.model_structure import causal_lm
 
 _WEIGHTS = ("router_aux_loss_coef", "aux_loss_coef")
-"""How models name the factor of this loss."""
+"""Names of the factor of this loss in models."""
 _READS = ("num_experts", "top_k", "attention_mask")
 
 
 @contextmanager
 def balance_of(model: Any) -> Iterator[list[Tensor]]:
     """Within the context, every forward pass of `model`'s decoder adds its weighted load-balancing loss (a scalar) to
-    the list. `model`: a causal LM, an adapter on it or not.
+    the list. `model`: a causal LM, with or without an adapter.
 
     The list stays empty for a dense model, for a factor of 0, without gradients (so held-out losses are pure
-    cross-entropy), and where no weight that trains reaches a router. The model's config is left alone: one that
-    reports its routing cannot generate.
+    cross-entropy), and if no trained weight influences a router. The model's config is not changed: a model whose
+    config enables router logits cannot generate.
     """
     causal = causal_lm(model)
     losses: list[Tensor] = []
@@ -57,13 +57,13 @@ def balance_of(model: Any) -> Iterator[list[Tensor]]:
 
 
 def _weight(causal: Any) -> float:
-    """The factor by which the model's own forward pass multiplies this loss; 0 where it has none."""
+    """Return the factor by which the model's own forward pass multiplies this loss; 0 if it has none."""
     return next((float(factor) for name in _WEIGHTS if (factor := getattr(causal, name, None))), 0.0)
 
 
 def _measure(causal: Any) -> Callable[..., Any] | None:
-    """transformers' function for the architecture, where it reads the router logits of each layer, how many experts
-    there are, how many read a token, and the attention mask. (Doge's reads product keys as well.)"""
+    """Return transformers' function for the architecture, if its arguments are the router logits of each layer, the
+    number of experts, the number of experts per token, and the attention mask. (Doge's reads product keys as well.)"""
     function: Callable[..., Any] | None
     function = getattr(sys.modules[type(causal).__module__], "load_balancing_loss_func", None)
     if function is None or tuple(inspect.signature(function).parameters)[1:] != _READS:

@@ -1,4 +1,4 @@
-"""A stop that is asked for leaves a checkpoint of the step that was under way: nothing that was computed is lost."""
+"""Save a checkpoint of the current step when training is interrupted, so that no computed step is lost."""
 
 import signal
 import threading
@@ -11,19 +11,20 @@ from transformers import TrainerCallback
 
 
 class InterruptCallback(TrainerCallback):
-    """SIGINT and the first SIGTERM wait for the end of the step, save, and only then raise KeyboardInterrupt.
+    """On SIGINT and the first SIGTERM, finishes the step, saves a checkpoint, and then raises KeyboardInterrupt.
 
-    Whoever asks sets the bound: the supervisor kills what has not ended in time, and the last checkpoint is kept.
+    The sender sets the time limit: the supervisor kills a process that does not end in time. The last checkpoint is
+    then kept.
     """
 
     def __init__(self, any_rank: Callable[[bool], bool]) -> None:
-        """any_rank: whether a flag is set on any of the ranks, which must save the same step."""
+        """any_rank: returns whether a flag is set on any rank. All ranks must save the same step."""
         self._asked = False
         self._any_rank = any_rank
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Take the signals while training; harmless in a thread, which cannot."""
+        """Handle the signals inside the context. Do nothing in a thread other than the main one, which cannot."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return

@@ -1,8 +1,8 @@
-"""Cross-entropy on the trained tokens alone: no logits where nothing is learned, no 32-bit copy of all of them.
+"""Cross-entropy on the trained tokens only: no logits for other tokens, and no 32-bit copy of all logits.
 
-A vocabulary of 49,152 words makes the logits of one 2,000-token batch 200 MB in 16 bit and 400 MB in 32 bit, most of
-them for prompt tokens that no loss looks at. Here the hidden states are gathered at the labels first, the head runs on
-those in slices, and with a frozen head the gradient is made in the same pass, so that nothing of it is kept.
+With a vocabulary of 49,152 tokens, the logits of one 2,000-token batch take 200 MB in 16 bit and 400 MB in 32 bit. Most
+of them are for prompt tokens, which have no loss. Here the hidden states are gathered at the labels first, and the head
+runs on those in slices. With a frozen head, the gradient is computed in the same pass, so that no logits are kept.
 """
 
 from collections.abc import Iterator
@@ -20,29 +20,29 @@ from ft_pipeline.training.tokens.chat_tokens import MASKED
 from ft_pipeline.training.trainer.batches import BOUNDS
 
 _SLICE = 128
-"""Rows of logits that exist at a time: enough for a CPU's matrix product."""
+"""Rows of logits that are computed at a time: enough for a CPU's matrix product."""
 _WIDENED = 8
 """Rows of logits that a CPU widens to 32 bit at a time."""
 
 
 def answer_loss(model: Any, batch: dict[str, Tensor]) -> tuple[Tensor, int]:
-    """Summed loss (nats, fp32 scalar) over the trained tokens of a batch, and their number.
+    """Return the summed loss (nats, fp32 scalar) over the trained tokens of a batch, and their number.
 
-    `batch` as batches.collate makes it, padded or end to end. Equals the model's own loss times that number.
+    `batch` is a result of batches.collate, padded or end to end. The sum equals the model's own loss times the number.
     """
     losses = token_losses(model, batch)
     return losses.sum(), len(losses)
 
 
 def sequence_log_probabilities(model: Any, batch: dict[str, Tensor]) -> Tensor:
-    """Summed log probability (nats, fp32) of the trained tokens of each row [rows]."""
+    """Return the summed log probability (nats, fp32) of the trained tokens of each row [rows]."""
     rows, owners = _owners(batch)
     losses = token_losses(model, batch)
     return torch.zeros(rows, dtype=losses.dtype, device=losses.device).index_add(0, owners, -losses)
 
 
 def _owners(batch: dict[str, Tensor]) -> tuple[int, Tensor]:
-    """How many rows there are, and the row of each trained token [tokens]."""
+    """Return the number of rows, and the row of each trained token [tokens]."""
     trained = (batch["labels"][:, 1:] != MASKED).nonzero()
     if (bounds := batch.get(BOUNDS)) is None:
         return len(batch["labels"]), trained[:, 0]
@@ -50,7 +50,7 @@ def _owners(batch: dict[str, Tensor]) -> tuple[int, Tensor]:
 
 
 def token_losses(model: Any, batch: dict[str, Tensor]) -> Tensor:
-    """Loss of every trained token [tokens] (nats, fp32), row after row; `batch` as in answer_loss."""
+    """Return the loss of every trained token [tokens] (nats, fp32), row after row. `batch` as in answer_loss."""
     return head_losses(model, *answer_states(model, batch))
 
 
@@ -64,13 +64,14 @@ def head_losses(model: Any, hidden: Tensor, targets: Tensor) -> Tensor:
 
 
 def _product_dtype(hidden: Tensor) -> torch.dtype:
-    """The type that the head multiplies in: autocast's where it is on, else that of what it reads."""
+    """Return the type in which the head multiplies: autocast's if it is enabled, else that of the hidden states."""
     kind = hidden.device.type
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
 
 
 def answer_states(model: Any, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """Last hidden states [tokens, width of the model] where a trained token is predicted, and those tokens [tokens]."""
+    """Return the last hidden states [tokens, width of the model] that predict the trained tokens, and those tokens
+    [tokens]."""
     states = hidden_states(model, batch)
     targets = batch["labels"][:, 1:]
     trained = targets != MASKED
@@ -78,7 +79,8 @@ def answer_states(model: Any, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]
 
 
 def hidden_states(model: Any, batch: dict[str, Tensor]) -> Tensor:
-    """Last hidden states [rows, width, width of the model] of the rows' own tokens, behind a learned prompt if any."""
+    """Return the last hidden states [rows, width, width of the model] of the rows' own tokens, without those of a
+    learned prompt that precedes them."""
     decoder, prompt = _decoder(model), learned_prompt(model)
     if BOUNDS in batch:
         return decoder(**_rows_end_to_end(batch), use_cache=False).last_hidden_state
@@ -93,7 +95,7 @@ def hidden_states(model: Any, batch: dict[str, Tensor]) -> Tensor:
 
 
 def _rows_end_to_end(batch: dict[str, Tensor]) -> dict[str, Any]:
-    """A decoder's arguments, named as transformers' variable-length attention names them."""
+    """Return a decoder's arguments, with the names of transformers' variable-length attention."""
     bounds, longest = batch[BOUNDS], int(batch[BOUNDS].diff().max())
     return {
         "input_ids": batch["input_ids"],
@@ -106,13 +108,13 @@ def _rows_end_to_end(batch: dict[str, Tensor]) -> dict[str, Any]:
 
 
 def logits_of(model: Any, hidden: Tensor) -> Tensor:
-    """Logits [tokens, vocabulary] of hidden states, as the model's own forward makes them."""
+    """Return the logits [tokens, vocabulary] of hidden states, as the model's own forward pass computes them."""
     return _own_head(model).transformed(model.get_output_embeddings()(hidden))
 
 
 @dataclass(frozen=True)
 class Head:
-    """What makes logits of a model's last hidden states; it can outlive the model."""
+    """Computes logits from a model's last hidden states. It can outlive the model."""
 
     weight: Tensor
     """[vocabulary, width of the model]"""
@@ -123,38 +125,38 @@ class Head:
     """A soft cap: logits become cap · tanh(logits / cap) (Gemma 2, arXiv 2408.00118)."""
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """As logits_of."""
+        """Return the same logits as logits_of."""
         return self.transformed(functional.linear(hidden, self.weight, self.bias))
 
     def transformed(self, products: Tensor) -> Tensor:
-        """The logits of the products of states and weights."""
+        """Return the logits for products of states and weights."""
         scaled = products if self.scale == 1.0 else products * self.scale
         return scaled if self.cap is None else self.cap * torch.tanh(scaled / self.cap)
 
     def slope_of_products(self, slope: Tensor, logits: Tensor) -> Tensor:
-        """From the gradient with respect to `transformed`'s result, `logits`, to that of its argument."""
+        """Convert the gradient with respect to the result of `transformed`, `logits`, to that of its argument."""
         if self.cap is not None:
             slope = slope * (1 - (logits.float() / self.cap) ** 2)
         return slope if self.scale == 1.0 else slope * self.scale
 
     @property
     def linear(self) -> bool:
-        """Whether the logits are products of states and weights, and no more."""
+        """Whether the logits are plain products of states and weights."""
         return self.bias is None and (self.scale, self.cap) == (1.0, None)
 
     def to(self, place: str | torch.dtype) -> "Head":
-        """This head on a device, or in a type; its weights are not copied if they are there already."""
+        """Return this head on a device, or in a type. Its weights are not copied if they are there already."""
         return replace(self, weight=self.weight.to(place), bias=None if self.bias is None else self.bias.to(place))
 
     def equals(self, head: "Head") -> bool:
-        """Whether both, on one device, make the same logits of the same states."""
+        """Whether both heads, on one device, compute the same logits from the same states."""
         if (self.scale, self.cap) != (head.scale, head.cap):
             return False
         return _same(self.weight, head.weight) and _same(self.bias, head.bias)
 
 
 def head_of(model: Any) -> Head:
-    """The head of `model`, with the model's own weights and not a copy; it does not learn."""
+    """Return the head of `model`. It shares the model's weights, and does not learn."""
     head = _own_head(model)
     return replace(head, weight=head.weight.detach(), bias=None if head.bias is None else head.bias.detach())
 
@@ -171,12 +173,12 @@ def _same(first: Tensor | None, second: Tensor | None) -> bool:
 
 
 def _decoder(model: Any) -> Any:
-    """The model without its head; an adapter's layers are inside it."""
+    """Return the model without its head. It includes the layers of an adapter."""
     return causal_lm(model).base_model
 
 
 def _transform(model: Any) -> tuple[float, float | None]:
-    """What some models do to their logits: a factor, and a soft cap."""
+    """Return the factor and the soft cap that some models apply to their logits."""
     config = model.config.get_text_config()
     factors = (getattr(config, key, None) for key in ("logit_scale", "output_multiplier", "lm_head_multiplier"))
     scale = next((factor for factor in factors if factor is not None), None)
@@ -187,7 +189,7 @@ def _transform(model: Any) -> tuple[float, float | None]:
 
 
 class _FrozenHeadLoss(torch.autograd.Function):
-    """Cross-entropy [tokens] of `hidden @ weightᵀ`, by the packed layer if there is one; the weight gets no
+    """Cross-entropy [tokens] of `hidden @ weightᵀ`, computed by the packed layer if there is one. The weight gets no
     gradient."""
 
     @staticmethod
@@ -211,10 +213,10 @@ class _FrozenHeadLoss(torch.autograd.Function):
 
 
 class _GeneralLoss(torch.autograd.Function):
-    """The same for heads that learn, have a bias, or transform their logits; products run in `dtype`.
+    """The same for heads that learn, have a bias, or transform their logits. Products run in `dtype`.
 
-    A slice of logits is computed a second time in the backward pass. The gradients of weight and bias are summed over
-    the slices in 32 bit: a 16-bit sum of many slices loses what the later ones add.
+    The backward pass computes each slice of logits a second time. The gradients of weight and bias are summed over the
+    slices in 32 bit, because a 16-bit sum of many slices loses the later ones.
     """
 
     @staticmethod
@@ -264,9 +266,9 @@ def _slices(rows: Tensor, size: int = _SLICE) -> Iterator[slice]:
 
 
 def _cross_entropy(logits: Tensor, targets: Tensor, *, into_slope: bool = False) -> Tensor:
-    """The loss of each row [rows] (nats, fp32) of its logits [rows, vocabulary].
+    """Return the loss of each row [rows] (nats, fp32) from its logits [rows, vocabulary].
 
-    into_slope: overwrite the logits with the gradient of the losses with respect to them. It goes by a few rows at a
+    into_slope: overwrite the logits with the gradient of the losses with respect to them. A few rows are processed at a
     time, so that their 32-bit form stays in a CPU's cache.
     """
     losses = torch.empty(len(logits), dtype=torch.float32, device=logits.device)
@@ -279,6 +281,7 @@ def _cross_entropy(logits: Tensor, targets: Tensor, *, into_slope: bool = False)
 
 
 def _slope(log_probabilities: Tensor, targets: Tensor) -> Tensor:
-    """The gradient of those losses with respect to the logits: softmax minus one-hot. It overwrites its argument."""
+    """Return the gradient of the losses with respect to the logits: softmax minus one-hot. `log_probabilities` is
+    overwritten."""
     slope = log_probabilities.exp_()
     return slope.scatter_add_(1, targets[:, None], slope.new_full((len(slope), 1), -1.0))

@@ -1,4 +1,4 @@
-"""How much memory this process holds, and held at most."""
+"""Current and peak memory of this process."""
 
 import resource
 import sys
@@ -7,7 +7,7 @@ import psutil
 
 
 def memory_gb(device: str) -> float:
-    """Gigabytes (10⁹) in use: allocated on the GPU, resident on a CPU."""
+    """Return the gigabytes (10⁹ bytes) in use: allocated on a GPU, resident on a CPU."""
     if device != "cpu":
         import torch
 
@@ -16,7 +16,7 @@ def memory_gb(device: str) -> float:
 
 
 def peak_memory_gb(device: str) -> float:
-    """The most that `memory_gb` has been since the process began."""
+    """Return the maximum of `memory_gb` since the process began."""
     if device != "cpu":
         import torch
 

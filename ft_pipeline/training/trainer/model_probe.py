@@ -1,7 +1,7 @@
-"""A model is read before it trains: a few tokens, to see that it is what the trainer takes it for.
+"""Check a model with a few tokens before it trains: does it work as the trainer assumes?
 
-The trainer makes the logits itself, out of the last hidden states and the head, and knows what most architectures add
-to that. One that it does not know would train towards something else, unsaid; so would one that reads ahead.
+The trainer computes the logits itself from the last hidden states and the head. It knows what most architectures add to
+that. A model with an unknown architecture would silently learn something else. So would a model that reads ahead.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,19 +19,19 @@ from ft_pipeline.training.trainer.loss import hidden_states, logits_of
 
 _TOKENS = 12
 _TOLERANCE = 0.1
-"""Mean difference over the standard deviation: 16 bit makes a hundredth, another computation most of one."""
+"""Mean difference over the standard deviation. 16-bit rounding gives about 0.01, a different computation almost 1."""
 
 
 @torch.no_grad()
 def require_causal(model: Any) -> None:
-    """UserError where `model` (a causal LM, an adapter on it or not) makes its logits in a way that the trainer does
-    not know, or lets a token see those behind it. Its mode is restored."""
+    """Raise UserError if `model` (a causal LM, with or without an adapter) computes its logits in a way that the
+    trainer does not know, or lets a token see later tokens. The model's mode is restored."""
     causal = causal_lm(model)
     kind = causal.config.get_text_config().model_type
     was_training = causal.training
     causal.eval()
     ids = _ids(causal)
-    with computing(causal):  # as in training: flash attention takes 16 bit alone
+    with computing(causal):  # as in training: flash attention accepts 16 bit only
         logits = causal(input_ids=ids, use_cache=False).logits
         ours = logits_of(causal, causal.base_model(input_ids=ids, use_cache=False).last_hidden_state)
         ids[:, -1] = ids[:, 0]
@@ -50,7 +50,7 @@ def require_causal(model: Any) -> None:
 
 
 def require_room(model: Any, rows: Mapping[str, Sequence[dict[str, Any]]]) -> None:
-    """UserError where the longest row does not fit behind the learned prompt of `model`; none, where it has none."""
+    """Raise UserError if the longest row does not fit after the learned prompt of `model`, if it has one."""
     prompt = learned_prompt(model)
     window = window_of(model.config)
     longest = max(len(row["input_ids"]) for split in rows.values() for row in split)
@@ -63,8 +63,8 @@ def require_room(model: Any, rows: Mapping[str, Sequence[dict[str, Any]]]) -> No
 
 @torch.no_grad()
 def states_of_rows(model: Any, end_to_end: bool) -> Tensor:
-    """Last hidden states [tokens, width] of two short rows, one behind the other; each read by itself, or both laid
-    end to end in one batch."""
+    """Return the last hidden states [tokens, width] of two short rows, concatenated. Each row is read separately, or
+    both are laid end to end in one batch."""
     causal = causal_lm(model)
     was_training = causal.training
     causal.eval()
@@ -77,7 +77,7 @@ def states_of_rows(model: Any, end_to_end: bool) -> Tensor:
 
 
 def rows_apart(alone: Tensor, end_to_end: Tensor) -> bool:
-    """Whether rows end to end are read as each row by itself; states as states_of_rows gives them."""
+    """Whether rows end to end give the same states as separate rows. Both arguments are results of states_of_rows."""
     return not _differ(alone, end_to_end)
 
 
@@ -86,7 +86,7 @@ def _on(batch: dict[str, Tensor], device: Any) -> dict[str, Tensor]:
 
 
 def _ids(causal: Any) -> Tensor:
-    """[1, tokens] of words from the middle of the vocabulary, always the same."""
+    """Return ids [1, tokens] from the middle of the vocabulary, always the same."""
     words = causal.get_input_embeddings().num_embeddings
     return torch.linspace(words // 10, words // 2, _TOKENS, device=causal.device).long()[None]
 

@@ -1,9 +1,9 @@
 """AdamW on bf16 weights: each update is computed in 32 bit and rounded stochastically.
 
-A bf16 weight keeps 8 bits. Rounded to nearest, an update below a 512th of the weight is lost every time. Rounded up
-with a probability that is the part it goes beyond the lower neighbor, the weight moves by the update on average (Gupta
-et al. 2015, arXiv 1502.02551). No second copy of the weights is kept: weights, gradients and 8-bit states take 6 bytes
-per parameter.
+A bf16 weight keeps 8 bits. With rounding to nearest, an update below a 512th of the weight is lost every time. Here the
+weight is rounded up with a probability equal to its distance from the lower neighbor, as a share of the step between
+neighbors. On average the weight then moves by the update (Gupta et al. 2015, arXiv 1502.02551). No second copy of the
+weights is kept: weights, gradients and 8-bit states take 6 bytes per parameter.
 """
 
 from typing import Any
@@ -44,7 +44,7 @@ class StochasticAdamW(AdamW):
         round_stochastically(exact.data, p.data, generator)
 
     def _bits_of(self, *numbers: int) -> int:
-        """A seed of its own for each step and parameter."""
+        """Return a different seed for each step and parameter."""
         mixed = self._seed
         for number in numbers:
             mixed = (mixed * 1_000_003 + number) % (1 << 63)
@@ -52,8 +52,8 @@ class StochasticAdamW(AdamW):
 
 
 def rounding_optimizer(model: nn.Module, kind: Any, keys: dict[str, Any], seed: int) -> tuple[Any, dict[str, Any]]:
-    """Class and arguments of the optimizer of `model`: StochasticAdamW where `kind` is bitsandbytes' AdamW and bf16
-    weights train, else `kind` and `keys` as they are.
+    """Return class and arguments of the optimizer of `model`: StochasticAdamW if `kind` is bitsandbytes' AdamW and bf16
+    weights train, else `kind` and `keys` unchanged.
 
     States of embeddings are 32 bit, as transformers has them for other weights: their gradients are sparse (Dettmers et
     al. 2021, arXiv 2110.02861).
@@ -68,8 +68,11 @@ def rounding_optimizer(model: nn.Module, kind: Any, keys: dict[str, Any], seed: 
 
 
 def round_stochastically(values: Tensor, out: Tensor, generator: torch.Generator) -> None:
-    """Write fp32 `values` to the bf16 tensor `out` of the same shape, each rounded to one of its two neighbors: the
-    farther from 0 with a probability that is the part of the step that the value is beyond the nearer. Unbiased."""
+    """Write fp32 `values` to the bf16 tensor `out` of the same shape, each rounded to one of its two neighbors.
+
+    The probability of the neighbor farther from 0 is the distance to the nearer one, as a share of the step between
+    them. The rounding is unbiased.
+    """
     chunks = zip(values.view(-1).split(_CHUNK), out.view(-1).split(_CHUNK), strict=True)
     for exact, rounded in chunks:
         bits = exact.view(torch.int32)

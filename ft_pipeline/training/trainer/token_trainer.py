@@ -1,4 +1,4 @@
-"""TRL's SFTTrainer on rows that are already tokens: our loss, our batches, checkpoints that can be trusted."""
+"""TRL's SFTTrainer on tokenized rows, with our own loss, batches and verified checkpoints."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -35,24 +35,24 @@ from ft_pipeline.training.trainer.memory_usage import memory_gb
 from ft_pipeline.training.trainer.stochastic_rounding import rounding_optimizer
 
 OPTIMIZER, RANDOM, SCALER = "optimizer", "random", "scaler"
-"""Of a checkpoint, beside the weights: each a .json and a .safetensors."""
+"""Parts of a checkpoint other than the weights: each is a .json and a .safetensors file."""
 _FILLER = "filler"
-"""Key of a batch that only keeps a rank in step with the others."""
+"""Key of a batch that does not count and only keeps a rank in step with the others."""
 Rows = Sequence[dict[str, Any]]
-"""{"input_ids": list of int, "labels": list of int} each."""
+"""Each row is {"input_ids": list of int, "labels": list of int}."""
 
 
 class TokenTrainer(SFTTrainer):
-    """Loss on answers alone, normalised by the trained tokens of the whole optimizer step."""
+    """Trains on the loss of the answers alone, normalized by the trained tokens of the whole optimizer step."""
 
     loss_is_scaled_for_ga = True
     """`compute_loss` divides by the tokens of all accumulated batches; the Trainer must not divide again."""
     columns: tuple[str, ...] = ("input_ids", "labels")
-    """Of a row, what a batch is made of."""
+    """The columns of a row that a batch is made of."""
     lengths_of: tuple[str, ...] = ("input_ids",)
     """The columns whose lengths decide which rows share a batch."""
     measures: tuple[str, ...] = ()
-    """What is held out beside the loss."""
+    """Names of held-out metrics other than the loss."""
     collate = staticmethod(collate)
     control: TrainerControl
 
@@ -83,35 +83,36 @@ class TokenTrainer(SFTTrainer):
             )
         self.remove_callback(PrinterCallback)
         self.add_callback(self.meter)
-        # TRL has a mixture of experts report its routing, and the config would be saved so: such a model fails when it
-        # generates.
+        # TRL makes a mixture of experts report its routing. A model saved with that config fails when it generates.
         model.config.get_text_config().update(routing)
-        # Makes the Trainer count the trained tokens of an optimizer step and hand the number to compute_loss.
+        # Makes the Trainer count the trained tokens of an optimizer step and pass the number to compute_loss.
         self.model_accepts_loss_kwargs = True
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Tensor:
-        """The summed loss by the items of the optimizer step; gradients are averaged over the ranks, so times those."""
+        """Return the summed loss divided by the items of the optimizer step, times the number of ranks, because
+        gradients are averaged over them."""
         total, count, *_ = model(inputs) if self.ranks.several else self.summed_loss(model, inputs)
         return total * self.ranks.count / (count if num_items_in_batch is None else num_items_in_batch)
 
     def summed_loss(self, model: Any, batch: dict[str, Tensor]) -> tuple[Any, ...]:
-        """Loss (nats) over the items of a batch, trained tokens here; their number; a sum for each of `measures`.
+        """Return the summed loss (nats) over the items of a batch (trained tokens here), the number of items, and a sum
+        for each of `measures`.
 
-        While training, a mixture of experts adds its load-balancing loss for each item: divided by the items of the
-        step it is their average over its batches, and the model's own loss where the step is one batch.
+        While training, a mixture of experts adds its load-balancing loss for each item. Divided by the items of the
+        step, this is the average over the batches of the step. If the step is one batch, it is the model's own loss.
         """
         with computing(model), balance_of(model) as balance:
             total, count = answer_loss(model, batch)
         return total + count * sum(balance), count
 
     def items(self, batch: dict[str, Tensor]) -> int:
-        """The items that `summed_loss` of this batch is a sum over."""
+        """Return the number of items that `summed_loss` of this batch sums over."""
         return int((batch["labels"][:, 1:] != MASKED).sum())
 
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, Tensor]], device: torch.device) -> Tensor:
-        """Of one optimizer step, over all ranks."""
+        """Return the number of items of one optimizer step, summed over all ranks."""
         counting = [batch for batch in batch_samples if _counts(batch)]
         read = sum(map(tokens_in, counting))
         items, tokens = self.ranks.total(sum(map(self.items, counting)), read)
@@ -119,29 +120,30 @@ class TokenTrainer(SFTTrainer):
         return torch.tensor(int(items), device=device)
 
     def _collate(self, rows: Rows) -> dict[str, Tensor]:
-        """A batch; one that does not count where the rows of the last batch did not reach every rank."""
+        """Return a batch. If the last batch has too few rows for every rank, return one that does not count."""
         if rows:
             return self.collate(rows, pad_token_id=self._pad)
         return {**self.collate([self._filler], pad_token_id=self._pad), _FILLER: torch.tensor(True)}
 
     def _rank_loss(self, model: Any, batch: dict[str, Tensor]) -> tuple[Any, ...]:
-        """`summed_loss` of a batch, nought of one that does not count, as the ranks' module gives it."""
+        """Return `summed_loss` of a batch, or zeros if it does not count. The module of the ranks calls this."""
         return tuple(value * _counts(batch) for value in self.summed_loss(model, batch))
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
-        """The batches of the optimizer step that begins here."""
+        """Return the batches of the optimizer step that begins here, and start timing it."""
         self.meter.begin()
         return super().get_batch_samples(*args, **kwargs)
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
-        """The held-out metrics, logged; `eval_loss` chooses the best checkpoint."""
+        """Log and return the held-out metrics. `eval_loss` decides which checkpoint is the best."""
         metrics = self.held_out()
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
     def held_out(self) -> dict[str, float]:
-        """`eval_loss` in nats per item: summed over all rows, so that batches cannot skew it; likewise `measures`."""
+        """Return `eval_loss` in nats per item, and each of `measures` per item. Sums run over all rows, so that the
+        batch sizes do not skew them."""
         batches = batches_by_length(self._validation, self.args.per_device_eval_batch_size, self.lengths_of)
         sums = [0.0] * (2 + len(self.measures))
         with evaluating(self.model), computed_as_written():
@@ -153,13 +155,13 @@ class TokenTrainer(SFTTrainer):
         return {"eval_loss": total / count, **means}
 
     def _forward(self, batch: dict[str, Tensor]) -> tuple[Any, ...]:
-        """`summed_loss` by the model as it is now, whoever holds its weights."""
+        """Return `summed_loss` of the current model, whether its weights are sharded or not."""
         batch = {key: value.to(self.model.device) for key, value in batch.items()}
         return self._ranked(batch) if self.ranks.sharded else self.summed_loss(self.model, batch)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Record, with speed and memory, before any tracker sees it; refuse a loss that is no number: the checkpoint
-        before it stays."""
+        """Log the values, with speed and memory added before any tracker reads them. UserError if a loss is not finite;
+        the previous checkpoint is kept."""
         for name in ("loss", "eval_loss"):
             if name in logs and not math.isfinite(logs[name]):
                 raise UserError(
@@ -178,7 +180,8 @@ class TokenTrainer(SFTTrainer):
         return LengthGroupedSampler(lengths, self.args.per_device_train_batch_size, self.args.seed)
 
     def get_train_dataloader(self) -> DataLoader:
-        """Of several ranks each reads its share of every batch; accelerate would make the batches larger."""
+        """Return the training batches. Each of several ranks reads its share of every batch; accelerate would make the
+        batches larger."""
         if not self.ranks.several:
             return super().get_train_dataloader()
         batches = RankBatches(self._get_train_sampler(), self.args.per_device_train_batch_size, self.ranks)
@@ -191,7 +194,7 @@ class TokenTrainer(SFTTrainer):
         return prepare_data_loader(loader, self.args.device, num_processes=1, process_index=0, put_on_device=True)
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        """Of the weights as the ranks divide them; bf16 weights get one that rounds stochastically."""
+        """Create the optimizer after sharding the weights among ranks. For bf16 weights it rounds stochastically."""
         self.ranks.shard(self.model)
         if self.ranks.several:
             self._ranked = self.ranks.wrap(self.model, self._rank_loss)
@@ -200,12 +203,16 @@ class TokenTrainer(SFTTrainer):
         return super().create_optimizer(model)
 
     def _wrap_model(self, model: Any, training: bool = True, dataloader: Any = None) -> Any:
-        """What is no longer `self.model` accelerate leaves alone: the ranks are our own."""
+        """Return the module of the ranks, if there are several. accelerate does not wrap a model that is not
+        `self.model`."""
         return self._ranked if self.ranks.several else super()._wrap_model(model, training, dataloader)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """A checkpoint of this step, complete before an older one is removed. With it the best one remains; the best
-        before it, where it is the best; the one before it, where none was evaluated."""
+        """Save a checkpoint of this step, complete before an older one is removed.
+
+        One older checkpoint is kept: the best one. If this step is the best, the best before it is kept. If none was
+        evaluated, the previous one is kept.
+        """
         super()._save_checkpoint(model, trial)
         if self.ranks.first:
             root, step = Path(self.args.output_dir), self.state.global_step
@@ -215,7 +222,7 @@ class TokenTrainer(SFTTrainer):
         self.ranks.wait()
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
-        """The weights and the tokenizer; transformers would put its arguments beside them, pickled."""
+        """Save the weights and the tokenizer. transformers would also save its arguments, pickled."""
         folder = output_dir or self.args.output_dir
         if self.ranks.sharded:
             state_dict = self.ranks.whole(self.model.state_dict())
@@ -235,7 +242,7 @@ class TokenTrainer(SFTTrainer):
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is not None:
             state = load_tree(Path(checkpoint), OPTIMIZER)
-            parameters = [each for group in self.optimizer.param_groups for each in group["params"]]
+            parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
             self.optimizer.load_state_dict(self.ranks.divided(state["optimizer"], parameters))
             self.lr_scheduler.load_state_dict(state["schedule"])
 
@@ -246,7 +253,7 @@ class TokenTrainer(SFTTrainer):
                 save_tree(Path(output_dir), _random_of(rank), state)
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
-        """This rank's own; the first one's where fewer ranks wrote the checkpoint."""
+        """Restore the state of this rank, or that of rank 0 if fewer ranks wrote the checkpoint."""
         if checkpoint is not None:
             own = _random_of(self.ranks.number)
             there = (Path(checkpoint) / f"{own}.json").exists()
@@ -264,15 +271,15 @@ class TokenTrainer(SFTTrainer):
         load_weights(self.model if model is None else model, Path(resume_from_checkpoint))
 
     def create_model_card(self, *_: Any, **__: Any) -> None:
-        """None: the pipeline writes its own."""
+        """Do nothing: the pipeline writes its own model card."""
 
     def _send_telemetry(self) -> None:
-        """None: training reports to nobody."""
+        """Do nothing: training sends no telemetry."""
 
 
 @contextmanager
 def evaluating(model: Any) -> Iterator[None]:
-    """No gradients, and eval mode; the mode that it was in is restored."""
+    """Disable gradients and set eval mode inside the context. The previous mode is restored."""
     was_training = model.training
     model.eval()
     with torch.no_grad():
@@ -281,13 +288,13 @@ def evaluating(model: Any) -> Iterator[None]:
 
 
 def padding_of(model: Any, tokenizer: Any) -> int | None:
-    """What fills up the rows of its batches; none where they lie end to end."""
+    """Return the token id that pads the batches of `model`; None if its rows are laid end to end."""
     token: int = tokenizer.pad_token_id
     return None if reads_end_to_end(model) else token
 
 
 def _routing(model: Any) -> dict[str, Any]:
-    """What its config says of a mixture of experts."""
+    """Return the settings of the model's config for a mixture of experts."""
     config = model.config.get_text_config()
     keys = ("output_router_logits", "router_aux_loss_coef")
     return {key: getattr(config, key) for key in keys if hasattr(config, key)}
@@ -302,9 +309,9 @@ def _random_of(rank: int) -> str:
 
 
 def train(trainer: TokenTrainer, evaluations: EarlyStopping) -> int:
-    """Train from the newest valid checkpoint, or from the start; returns the step it began at.
+    """Train from the newest valid checkpoint, or from the start. Return the step at which training began.
 
-    Interrupted, it leaves a checkpoint of the present step and raises KeyboardInterrupt.
+    If interrupted, save a checkpoint of the current step and raise KeyboardInterrupt.
     """
     checkpoint = newest_valid(Path(trainer.args.output_dir))
     stopping = InterruptCallback(trainer.ranks.any)
