@@ -85,6 +85,14 @@ def test_unknown_names_are_refused():
         read_shape({"hidden_size": 8, "num_attention_heads": 2, "num_hidden_layers": 1})
 
 
+@pytest.mark.parametrize(("technique", "sizes"), [("lora", 2), ("qlora", 3)])
+def test_a_cpu_counts_packed_matrices(technique, sizes):
+    shape = nearest_llama(1e9)
+    cpu, cuda = (estimate(shape, Plan(technique, device=device))["bytes"] for device in ("cpu", "cuda"))
+    assert cpu["packed"] >= sizes * shape.matrix_params * 2 and "packed" not in cuda
+    assert "packed" not in estimate(shape, Plan("full", device="cpu"))["bytes"]
+
+
 def test_no_torch_is_needed():
     heavy = "bool({'torch', 'transformers'} & set(sys.modules))"
     code = f"import sys, ft_pipeline.training.memory.estimate; print({heavy})"

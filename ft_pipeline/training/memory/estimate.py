@@ -142,11 +142,12 @@ def _parts(shape: Shape, plan: Plan, params: float | None) -> dict[str, float]:
     held = width if plan.technique == "full" and not plan.autocast else BYTES["float32"]  # per value that learns
     rounded = width if plan.technique in ("lora", "qlora") and width < held else 0  # models/adapter_precision.py
     added = 0 if plan.technique == "full" else trained * (held + rounded)
+    packed = _packed_bytes(shape, plan, width)
     return {
         "weights": _base_bytes(shape, plan, count, width) + added,
         "gradients": trained * held,
         "optimizer": _state_bytes(shape, plan, trained, held),
-        "packed": _packed_bytes(shape, plan, width),
+        **({"packed": packed} if packed else {}),
         "activations": _activation_bytes(shape, plan, width),
         "overhead": _RUNTIME[plan.device] + _workspace_bytes(shape, plan, width),
     }
