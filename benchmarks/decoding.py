@@ -66,11 +66,14 @@ def _run(name: str, base: Path, arguments: argparse.Namespace) -> dict[str, Any]
 def _contend(arguments: argparse.Namespace) -> dict[str, Any]:
     import torch
 
+    from ft_pipeline.models.cpu.fast_linear import speed_up_products
     from ft_pipeline.models.load import load_model, load_tokenizer
     from ft_pipeline.training.trainer.memory_usage import peak_memory_gb
 
     dtype = None if arguments.dtype == "auto" else getattr(torch, arguments.dtype)
     model, tokenizer = load_model(arguments.base, "cpu", dtype=dtype), load_tokenizer(arguments.base)
+    if arguments.contender == "ours":  # as every worker that scores does
+        speed_up_products(model, trains=False)
     result: dict[str, Any] = {"dtype": str(model.dtype).removeprefix("torch."), "threads": torch.get_num_threads()}
     for case, prompts in _prompts(tokenizer, arguments.rows).items():
         CONTENDERS[arguments.contender](model, tokenizer, prompts[:2], 2)  # libraries load on the first call
