@@ -11,10 +11,8 @@ from peft import LoraConfig, get_peft_model
 
 from ft_pipeline.models.cpu.dequantize import DequantizedLinear, dequantize_once
 from ft_pipeline.models.load import keep_weights_unpacked, load_model
+from ft_pipeline_tests.models.material import IDS, NF4
 from ft_pipeline_tests.training.architectures import tiny_of
-
-NF4 = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
-IDS = torch.tensor([[5, 9, 11, 40, 7, 8], [30, 31, 32, 33, 34, 35]])
 
 
 def four_bit(folder: Path, dtype: torch.dtype, lora: dict[str, Any] | None = None, **keys: Any) -> Any:

@@ -8,14 +8,11 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from ft_pipeline.models.adapter_precision import keep_adapter_in_32_bit
-from ft_pipeline.models.compute_dtype import onednn_has_bf16
 from ft_pipeline.models.cpu.dequantize import dequantize_once
 from ft_pipeline.models.cpu.fused_lora import join_lora
 from ft_pipeline.models.cpu.packed_linear import pack_frozen
 from ft_pipeline.models.load import keep_weights_unpacked, load_model
-from ft_pipeline_tests.models.test_packed_linear import IDS
-
-NF4 = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
+from ft_pipeline_tests.models.material import IDS, NEEDS_BF16, NF4
 
 
 def adapted(base: Path, dtype: torch.dtype, quantized: bool = False, **keys: Any) -> Any:
@@ -54,7 +51,7 @@ def test_logits_and_gradients_are_those_of_peft(tiny_base: Path, quantized: bool
         torch.testing.assert_close(ours.eval()(IDS).logits, theirs.eval()(IDS).logits)
 
 
-@pytest.mark.skipif(not onednn_has_bf16(), reason="no bf16 kernels")
+@NEEDS_BF16
 def test_the_error_in_16_bit_is_that_of_peft(tiny_base: Path) -> None:
     exact = learned(adapted(tiny_base, torch.float32))
     theirs, ours = (adapted(tiny_base, torch.bfloat16) for _ in range(2))

@@ -9,12 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from ft_pipeline.models.compute_dtype import onednn_has_bf16
 from ft_pipeline.models.cpu.packed_linear import FrozenLinear, pack_frozen
 from ft_pipeline.models.load import load_model
-
-IDS = torch.tensor([[5, 9, 11, 40, 7, 8], [30, 31, 32, 33, 34, 35]])
-DTYPES = [torch.float32, pytest.param(torch.bfloat16, marks=pytest.mark.skipif(not onednn_has_bf16(), reason="slow"))]
+from ft_pipeline_tests.models.material import DTYPES, IDS
 
 
 def layers(dtype: torch.dtype, bias: bool = True) -> tuple[nn.Linear, FrozenLinear]:

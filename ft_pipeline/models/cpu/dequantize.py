@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 _MEMORY = 2.0
-"""Free memory that is required, in sizes of the dequantized matrices. The rest is for activations."""
+"""Free memory that is required, in sizes of the new matrices. The rest is for activations."""
 
 
 class DequantizedLinear(nn.Linear):
@@ -32,11 +32,16 @@ def dequantize_once(model: Any) -> bool:
     if not places or not all(_replaceable(layer) for _, _, layer in places):
         return False
     needed = sum(layer.in_features * layer.out_features * layer.compute_dtype.itemsize for _, _, layer in places)
-    if psutil.virtual_memory().available < _MEMORY * needed:
+    if not has_room(needed):
         return False
     for parent, name, layer in places:
         setattr(parent, name, _dequantized(layer))
     return True
+
+
+def has_room(size: int) -> bool:
+    """Whether new matrices of `size` bytes leave enough free memory."""
+    return psutil.virtual_memory().available >= _MEMORY * size
 
 
 def _places(model: Any) -> list[tuple[nn.Module, str, Any]]:

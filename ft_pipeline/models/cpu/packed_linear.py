@@ -7,16 +7,13 @@ bfloat16 the products stay equal bit for bit; in float32 they differ in the orde
 import platform
 from typing import Any
 
-import psutil
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from ft_pipeline.models.compute_dtype import onednn_has_bf16
-from ft_pipeline.models.cpu.dequantize import DequantizedLinear
+from ft_pipeline.models.cpu.dequantize import DequantizedLinear, has_room
 
-_MEMORY = 2.0
-"""Free memory that is required, in sizes of the packed matrices. The rest is for activations."""
 _KINDS = (nn.Linear, DequantizedLinear)
 """Layers whose forward pass is only a product and a bias."""
 
@@ -74,10 +71,10 @@ def pack_frozen(model: Any, *, trains: bool) -> bool:
 
     Nothing changes if free memory is below twice the size of the packed matrices.
     """
-    frozen = [module for module in model.modules() if _packable(module)]
-    sides = 2 if trains else 1
-    needed = sides * sum(layer.weight.numel() * layer.weight.element_size() for layer in frozen)
-    if not frozen or not _can_pack() or psutil.virtual_memory().available < _MEMORY * needed:
+    dtypes = _packed_dtypes()
+    frozen = [module for module in model.modules() if _packable(module, dtypes)]
+    needed = (2 if trains else 1) * sum(layer.weight.nbytes for layer in frozen)
+    if not frozen or not has_room(needed):
         return False
     for layer in frozen:
         layer.__class__ = FrozenLinear
@@ -86,22 +83,20 @@ def pack_frozen(model: Any, *, trains: bool) -> bool:
     return True
 
 
-def _packable(module: Any) -> bool:
+def _packable(module: Any, dtypes: tuple[torch.dtype, ...]) -> bool:
     if type(module) not in _KINDS:
         return False
     weight, bias = module.weight, module.bias
     fixed = not weight.requires_grad and (bias is None or (not bias.requires_grad and bias.dtype == weight.dtype))
-    return fixed and weight.device.type == "cpu" and weight.dtype in _packed_dtypes()
+    return fixed and weight.device.type == "cpu" and weight.dtype in dtypes
 
 
 def _packed_dtypes() -> tuple[torch.dtype, ...]:
-    return (torch.float32, torch.bfloat16) if onednn_has_bf16() else (torch.float32,)
-
-
-def _can_pack() -> bool:
-    """Whether this torch has oneDNN's packed products on x86. Those on ARM are not tested."""
+    """The types that this torch multiplies packed on this CPU. None of them except on x86: ARM is not tested."""
     names = ("_reorder_linear_weight", "_linear_pointwise")
-    return platform.machine() in ("x86_64", "AMD64") and all(hasattr(torch.ops.mkldnn, name) for name in names)
+    if platform.machine() not in ("x86_64", "AMD64") or not all(hasattr(torch.ops.mkldnn, name) for name in names):
+        return ()
+    return (torch.float32, torch.bfloat16) if onednn_has_bf16() else (torch.float32,)
 
 
 def _pack(weight: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ import httpx2
 import openai
 
 from ft_pipeline.models.endpoint.responses import Failure, Reply
-from ft_pipeline.settings.project import EndpointSettings, TeacherSettings
+from ft_pipeline.settings.teacher import EndpointSettings, TeacherSettings
 from ft_pipeline.tables.text_rules import is_empty
 
 CUT_OFF = frozenset({"length", "max_tokens", "model_length"})

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from ft_pipeline.models.endpoint.responses import Spending
-from ft_pipeline.settings.project import BudgetSettings, EndpointSettings, PriceSettings
+from ft_pipeline.settings.teacher import BudgetSettings, EndpointSettings, PriceSettings
 
 Sleep = Callable[[float], Awaitable[None]]
 

@@ -19,7 +19,7 @@ from ft_pipeline.job import Reporter
 from ft_pipeline.models.endpoint.answer_log import AnswerLog
 from ft_pipeline.models.endpoint.rate_limits import Budget, Estimator, Limits, TokenEstimate, cost
 from ft_pipeline.models.endpoint.responses import RULES, Failure, Reply
-from ft_pipeline.settings.project import TeacherSettings
+from ft_pipeline.settings.teacher import TeacherSettings
 
 FIRST_WAIT = 0.5
 LONGEST_WAIT = 60.0

@@ -1,0 +1,11 @@
+"""What the tests of linear layers share: token ids, a quantization, the types that this machine multiplies packed."""
+
+import pytest
+import torch
+
+from ft_pipeline.models.compute_dtype import onednn_has_bf16
+
+IDS = torch.tensor([[5, 9, 11, 40, 7, 8], [30, 31, 32, 33, 34, 35]])
+NF4 = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
+NEEDS_BF16 = pytest.mark.skipif(not onednn_has_bf16(), reason="oneDNN has no bf16 kernels for this CPU")
+DTYPES = [torch.float32, pytest.param(torch.bfloat16, marks=NEEDS_BF16)]
