@@ -20,7 +20,6 @@ import pyarrow.parquet as pq
 
 import ft_pipeline
 from ft_pipeline import scaffold
-from ft_pipeline.evaluation.comparison.compare import compare
 from ft_pipeline.project import Project
 from ft_pipeline.release.champion import Candidate, ChampionRecord, Promotion
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
@@ -29,7 +28,7 @@ from ft_pipeline.store.manifest import FileEntry
 from ft_pipeline.store.redaction import Redaction
 from ft_pipeline.store.sql_views import view_parts
 from ft_pipeline.tables.reason_codes import FILE_CODES, ROW_CODES
-from ft_pipeline_tests.evaluation.recorded import ASSETS, EXPERIMENT, PROJECTS, training_of
+from ft_pipeline_tests.evaluation.recorded import PROJECTS, comparison_of
 
 GOLDEN = Path(__file__).parent / "fixtures" / "persisted_names.json"
 TABLES = ("raw_*", "alpaca", "sharegpt", "text", "unlabelled", "preferences", "conversations", "quarantine")
@@ -46,12 +45,15 @@ RECORDS = {
 def collect() -> dict[str, Any]:
     """Names and golden values, plain JSON. It builds the tables of the worked example in a temporary project."""
     with tempfile.TemporaryDirectory() as scratch, _project(Path(scratch) / "shop") as project:
+        from ft_pipeline.definitions import defs
+
+        definitions = defs()
         return {
-            **_definitions(),
+            **_names(definitions),
             "records": {name: [field.name for field in dataclasses.fields(record)] for name, record in RECORDS.items()},
             "reason_codes": {"row": sorted(ROW_CODES), "file": sorted(FILE_CODES)},
             "environment": _environment_variables(),
-            "tables": _built_tables(project),
+            "tables": _built_tables(definitions, project),
             "comparisons": {path.name: _comparison(path.name) for path in sorted(PROJECTS.iterdir()) if path.is_dir()},
         }
 
@@ -67,10 +69,7 @@ def _project(root: Path) -> Iterator[Project]:
         os.environ.pop("FT_PROJECT") if before is None else os.environ.update(FT_PROJECT=before)
 
 
-def _definitions() -> dict[str, Any]:
-    from ft_pipeline.definitions import defs
-
-    definitions = defs()
+def _names(definitions: dg.Definitions) -> dict[str, Any]:
     graph = definitions.resolve_asset_graph()
     repository = definitions.get_repository_def()
     specs = {spec.key.to_user_string(): spec for spec in definitions.resolve_all_asset_specs()}
@@ -96,10 +95,7 @@ def _environment_variables() -> list[str]:
     return sorted(set(re.findall(r"[\"'](FT_[A-Z_]+)[\"']", sources)))
 
 
-def _built_tables(project: Project) -> dict[str, Any]:
-    from ft_pipeline.definitions import defs
-
-    definitions = defs()
+def _built_tables(definitions: dg.Definitions, project: Project) -> dict[str, Any]:
     wanted = [
         definition
         for definition in definitions.resolve_asset_graph().assets_defs
@@ -131,14 +127,7 @@ def _described(artifact: Artifact) -> dict[str, Any]:
 
 
 def _comparison(name: str) -> dict[str, Any]:
-    settings = Project.find(PROJECTS / name).settings
-    config = {
-        "bootstrap_resamples": settings.evaluation.bootstrap_resamples,
-        "seed": settings.evaluation.seed,
-        "primary_metric": settings.promotion.metric,
-    }
-    inputs = {f"{EXPERIMENT}/{asset}": PROJECTS / name / "recorded" / asset for asset in ASSETS}
-    document = compare(inputs, config, {EXPERIMENT: training_of(name)})
+    document = comparison_of(name)
     rounded = json.dumps(document, default=str)
     rounded = re.sub(r"-?\d+\.\d+(e-?\d+)?", lambda number: f"{float(number[0]):.6g}", rounded)
     return {"keys": _keys(document), "sha256": hashlib.sha256(rounded.encode()).hexdigest()}

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from ft_pipeline.evaluation.comparison.compare import compare
 from ft_pipeline.evaluation.comparison.training_facts import facts
 from ft_pipeline.project import Project
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
@@ -44,6 +45,18 @@ def _current(store: ArtifactStore, asset: str) -> Artifact:
 def training_of(name: str) -> dict[str, Any]:
     """What compare and recommend take of the experiment."""
     return json.loads((PROJECTS / name / "recorded" / "training.json").read_text(encoding="utf-8"))
+
+
+def comparison_of(name: str) -> dict[str, Any]:
+    """comparison.json of the recorded scores, under the project's settings."""
+    settings = Project.find(PROJECTS / name).settings
+    config = {
+        "bootstrap_resamples": settings.evaluation.bootstrap_resamples,
+        "seed": settings.evaluation.seed,
+        "primary_metric": settings.promotion.metric,
+    }
+    inputs = {f"{EXPERIMENT}/{asset}": PROJECTS / name / "recorded" / asset for asset in ASSETS}
+    return compare(inputs, config, {EXPERIMENT: training_of(name)})
 
 
 if __name__ == "__main__":

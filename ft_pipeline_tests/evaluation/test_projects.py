@@ -12,11 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from ft_pipeline import scaffold
-from ft_pipeline.evaluation.comparison.compare import compare
 from ft_pipeline.evaluation.recommendation.rules import recommend
 from ft_pipeline.project import Project
 from ft_pipeline_tests.end_to_end.project import ft, ft_json
-from ft_pipeline_tests.evaluation.recorded import ASSETS, EXPERIMENT, PROJECTS, training_of
+from ft_pipeline_tests.evaluation.recorded import ASSETS, EXPERIMENT, PROJECTS, comparison_of, training_of
 
 ANSWERS = {
     "prompting_is_enough": ("prompt", "retrieved", "Do not fine-tune"),
@@ -29,15 +28,8 @@ ANSWERS = {
 @pytest.mark.parametrize("name", ANSWERS)
 def test_the_rules_give_the_right_answer_on_recorded_scores(name: str) -> None:
     settings = Project.find(PROJECTS / name).settings
-    recorded, training = PROJECTS / name / "recorded", training_of(name)
-    config = {
-        "bootstrap_resamples": settings.evaluation.bootstrap_resamples,
-        "seed": settings.evaluation.seed,
-        "primary_metric": settings.promotion.metric,
-    }
-    inputs = {f"{EXPERIMENT}/{asset}": recorded / asset for asset in ASSETS}
-    document = compare(inputs, config, {EXPERIMENT: training})
-    found = recommend(document, {EXPERIMENT: training}, settings.promotion.forgetting_margin)
+    training = {EXPERIMENT: training_of(name)}
+    found = recommend(comparison_of(name), training, settings.promotion.forgetting_margin)
     decision, row, reason = ANSWERS[name]
     assert (found["decision"], found["row"], found["experiment"]) == (decision, row, None), found["reasons"]
     assert found["reasons"][0].startswith(reason)
