@@ -24,7 +24,7 @@ from ft_pipeline.distillation.teacher_prompt import TeacherPrompt
 from ft_pipeline.models.endpoint.answer_log import AnswerLog
 from ft_pipeline.models.endpoint.chat_completions import Endpoint
 from ft_pipeline.models.endpoint.request_loop import ChatRequest, send_all
-from ft_pipeline.settings.project import TeacherSettings
+from ft_pipeline.settings.teacher import TeacherSettings
 from ft_pipeline_tests.distillation.fault_server import MODEL, serving
 
 RESULT = Path(__file__).parent / "results" / "distillation.json"

@@ -80,7 +80,8 @@ def _compare(name: str, base: Path) -> dict[str, Any]:
 
 
 def _settings(configuration: dict[str, Any]) -> Any:
-    from ft_pipeline.settings.experiment import ATTENTION, ExperimentSettings
+    from ft_pipeline.settings.experiment import ExperimentSettings
+    from ft_pipeline.settings.training import ATTENTION
 
     technique = configuration["technique"]
     training = {

@@ -5,6 +5,7 @@ import ast
 import inspect
 import itertools
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
@@ -79,7 +80,7 @@ def main() -> None:
 
 def pages() -> dict[str, str]:
     """The generated files, by path from docs/."""
-    intro = "# Settings\n\nWritten by `make docs` from settings/project.py and settings/experiment.py. "
+    intro = "# Settings\n\nWritten by `make docs` from the files of ft_pipeline/settings/. "
     intro += "An unknown key is an error.\n\n"
     project = "## project.yaml\n\n" + describe(ProjectSettings)
     experiment = "## experiments/NAME.yaml\n\n" + describe(ExperimentSettings)
@@ -148,10 +149,9 @@ def _default(field: FieldInfo) -> str:
 def _kind(field: FieldInfo) -> str:
     annotation: Any = field.annotation
     text = annotation.__name__ if isinstance(annotation, type) and not get_args(annotation) else str(annotation)
+    text = re.sub(r"ft_pipeline\.settings\.\w+\.", "", text)
     for long, short in (
         ("typing.", ""),
-        ("ft_pipeline.settings.project.", ""),
-        ("ft_pipeline.settings.experiment.", ""),
         ("Literal", "one of "),
         ("|", "or"),
         ("None", "null"),

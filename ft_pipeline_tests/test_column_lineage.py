@@ -146,11 +146,11 @@ def test_an_input_of_an_experiment_links_to_its_partition(tmp_path: Path) -> Non
     shop.write_project()
     made = shop.materialize()
     assets = {"training_data": True, "base_model": True, "conversations": False}
-    library = ArtifactIndex(shop.store.root)
-    shown = origin(made["adapter"], library, assets, "qlora")["inputs"].value
+    index = ArtifactIndex(shop.store.root)
+    shown = origin(made["adapter"], index, assets, "qlora")["inputs"].value
     assert "[training_data](/assets/training_data?partition=qlora)" in shown
     where = made["base_model"].path.relative_to(shop.store.root)
     assert f"`{where}/manifest.json`" in shown
-    shown = origin(made["training_data"], library, assets, "qlora")["inputs"].value
+    shown = origin(made["training_data"], index, assets, "qlora")["inputs"].value
     assert "[conversations](/assets/conversations) |" in shown
-    assert "none" in origin(made["raw_alpaca"], library, assets, None)["inputs"].value
+    assert "none" in origin(made["raw_alpaca"], index, assets, None)["inputs"].value

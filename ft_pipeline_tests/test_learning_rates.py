@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 
-from ft_pipeline.settings.experiment import ExperimentSettings, TrainingSettings
+from ft_pipeline.settings.experiment import ExperimentSettings
 from ft_pipeline.settings.learning_rates import USUAL, resolved, usual_learning_rate
+from ft_pipeline.settings.training import TrainingSettings
 
 SMALL, LARGE = 134_515_008, 1_711_376_384
 """Parameters of SmolLM2-135M and SmolLM2-1.7B."""

@@ -29,7 +29,7 @@ def audit_document(chain: Chain, verdict: VerificationResult | None = None) -> d
     """
     verdict = verdict or VerificationResult()
     findings = list(dict.fromkeys([*chain.problems, *verdict.problems]))
-    marks = marks_of(chain.library)
+    marks = marks_of(chain.index)
     redacted = [node.label for node in chain.nodes if status(chain, node, marks) == "redacted"]
     record = chain.subject.record
     return {
@@ -48,10 +48,10 @@ def audit_document(chain: Chain, verdict: VerificationResult | None = None) -> d
     }
 
 
-def marks_of(library: ArtifactIndex) -> dict[str, list[str]]:
+def marks_of(index: ArtifactIndex) -> dict[str, list[str]]:
     """Fingerprint → notes on erased rows that the model was trained on, chose its checkpoint by or was scored on."""
     marks: dict[str, list[str]] = {}
-    for redaction in redactions(library.root):
+    for redaction in redactions(index.root):
         for model in redaction.models:
             mark = f"{model['how']}: a row that was forgotten on {redaction.when[:10]} (record {redaction.number})"
             marks.setdefault(model["fingerprint"], []).append(mark)
@@ -69,7 +69,7 @@ def status(
         return "missing"
     if damaged or node.problems:
         return "damaged"
-    raw = raw_files(chain.library, node) if node.kind.startswith("raw_") else []
+    raw = raw_files(chain.index, node) if node.kind.startswith("raw_") else []
     if node.redacted or node.fingerprint in marks or any(file.kept == "redacted" for file in raw):
         return "redacted"
     return "verified" if checked else "unchecked"
@@ -100,7 +100,7 @@ def _node(
         "files": [{key: entry.get(key) for key in ("path", "sha256", "bytes")} for entry in node.files],
         "inputs": [source.fingerprint for _, source in chain.inputs_of(node)],
         "inputs_by_name": {name: source.fingerprint for name, source in chain.inputs_of(node)},
-        "path": str(node.path.relative_to(chain.library.root)) if node.path else None,
+        "path": str(node.path.relative_to(chain.index.root)) if node.path else None,
         "manifest_sha256": node.manifest_sha256,
         "status": status(chain, node, marks, verdict.checked, damaged),
         "redactions": [{key: entry.get(key) for key in ("number", "when", "by")} for entry in _redactions_of(node)],
@@ -108,7 +108,7 @@ def _node(
         "problems": [str(finding) for finding in node.problems],
     }
     if node.kind.startswith("raw_"):
-        document["raw_files"] = [file.to_json() for file in raw_files(chain.library, node)]
+        document["raw_files"] = [file.to_json() for file in raw_files(chain.index, node)]
     return document
 
 

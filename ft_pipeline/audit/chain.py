@@ -32,7 +32,7 @@ class RawFile:
 class Chain:
     """A subject and every artifact that it was made from. The subject comes first."""
 
-    library: ArtifactIndex
+    index: ArtifactIndex
     subject: AuditSubject
     nodes: tuple[ArtifactNode, ...]
     links: tuple[Finding, ...]
@@ -47,34 +47,34 @@ class Chain:
     def roots(self) -> list[tuple[str, ArtifactNode]]:
         """(role, node) of the subject's own artifacts."""
         return [
-            (root.role, self.library.find(root.kind, root.fingerprint, root.manifest_sha256))
+            (root.role, self.index.find(root.kind, root.fingerprint, root.manifest_sha256))
             for root in self.subject.roots
         ]
 
     def inputs_of(self, node: ArtifactNode) -> list[tuple[str, ArtifactNode]]:
-        return inputs_of(self.library, node)
+        return inputs_of(self.index, node)
 
     def of_kind(self, *kinds: str) -> list[ArtifactNode]:
         """The readable nodes of these kinds."""
         return [node for node in self.nodes if node.kind in kinds and node.manifest]
 
 
-def walk(library: ArtifactIndex, subject: AuditSubject) -> Chain:
+def walk(index: ArtifactIndex, subject: AuditSubject) -> Chain:
     """Return the subject's chain, each artifact once. A manifest hash that differs from its record is a problem."""
     nodes: dict[Any, ArtifactNode] = {}
     links: dict[Finding, None] = {}
     queue = deque((root.kind, root.fingerprint, root.manifest_sha256, "what points to it") for root in subject.roots)
     while queue:
         kind, fingerprint, expected, by = queue.popleft()
-        node = library.find(kind, fingerprint, expected)
+        node = index.find(kind, fingerprint, expected)
         if expected and node.manifest_sha256 and not node.is_recorded_as(expected):
             links[broken_link(node, expected, by)] = None
         if node.path not in nodes or node.path is None:
             nodes[node.path or (kind, fingerprint)] = node
             recorded = node.manifest.get("input_manifests") or {}
             queue.extend((*reference, recorded.get(name), node.label) for name, reference in node.inputs.items())
-    raw = [file for node in nodes.values() if node.kind.startswith("raw_") for file in raw_files(library, node)]
-    return Chain(library, subject, tuple(nodes.values()), tuple(links), tuple(raw))
+    raw = [file for node in nodes.values() if node.kind.startswith("raw_") for file in raw_files(index, node)]
+    return Chain(index, subject, tuple(nodes.values()), tuple(links), tuple(raw))
 
 
 def made_from(chain: Chain) -> Chain:
@@ -88,18 +88,18 @@ def made_from(chain: Chain) -> Chain:
     if record is None or record.kind == "prompt":
         return chain
     own = tuple(root for root in chain.subject.roots if root.role != EVIDENCE)
-    return walk(chain.library, replace(chain.subject, roots=own))
+    return walk(chain.index, replace(chain.subject, roots=own))
 
 
-def inputs_of(library: ArtifactIndex, node: ArtifactNode) -> list[tuple[str, ArtifactNode]]:
+def inputs_of(index: ArtifactIndex, node: ArtifactNode) -> list[tuple[str, ArtifactNode]]:
     """(name, node) of each input of an artifact, found by the manifest hashes that the artifact recorded."""
     recorded = node.manifest.get("input_manifests") or {}
-    return [(name, library.find(*reference, recorded.get(name))) for name, reference in node.inputs.items()]
+    return [(name, index.find(*reference, recorded.get(name))) for name, reference in node.inputs.items()]
 
 
-def raw_files(library: ArtifactIndex, node: ArtifactNode) -> list[RawFile]:
+def raw_files(index: ArtifactIndex, node: ArtifactNode) -> list[RawFile]:
     """The files of a snapshot. The listing is in the snapshot's spec."""
-    blobs = BlobStore(library.root)
+    blobs = BlobStore(index.root)
     files = []
     for entry in node.config.get("files", []):
         sha256 = entry.get("sha256")

@@ -9,11 +9,11 @@ from ft_pipeline.audit.findings import Finding
 from ft_pipeline.release.champion import RECORD_NAME
 
 
-def check_records(library: ArtifactIndex) -> tuple[int, list[Finding]]:
+def check_records(index: ArtifactIndex) -> tuple[int, list[Finding]]:
     """(records read, findings): gaps, records that cannot be read, and records that differ from their artifact."""
-    folder = library.root / "champion"
+    folder = index.root / "champion"
     paths = sorted(path for path in folder.glob("*.json") if RECORD_NAME.match(path.name))
-    held = _held_records(library)
+    held = _held_records(index)
     findings: list[Finding] = []
     last = max([*held, *(int(path.stem) for path in paths)], default=0)
     present = {int(path.stem) for path in paths}
@@ -23,13 +23,13 @@ def check_records(library: ArtifactIndex) -> tuple[int, list[Finding]]:
     previous: bytes | None = None
     for path in paths:
         content = path.read_bytes()
-        findings += _check(library, int(path.stem), content, held, previous)
+        findings += _check(index, int(path.stem), content, held, previous)
         previous = content
     return len(paths), findings
 
 
 def _check(
-    library: ArtifactIndex, number: int, content: bytes, held: dict[int, dict[str, Any]], previous: bytes | None
+    index: ArtifactIndex, number: int, content: bytes, held: dict[int, dict[str, Any]], previous: bytes | None
 ) -> list[Finding]:
     where = _place(number)
     try:
@@ -50,16 +50,16 @@ def _check(
         message = f"differs from its champion artifact in {', '.join(differing)}"
         findings.append(Finding("edited_record", where, message))
     for kind in ("base_model", "adapter", "merged_model"):
-        if kind in parts and library.find(kind, parts[kind]).path is None:
-            node = library.find(kind, parts[kind])
+        if kind in parts and index.find(kind, parts[kind]).path is None:
+            node = index.find(kind, parts[kind])
             findings.append(Finding("missing_artifact", node.label, f"is not in the store; {where} released it"))
     return findings
 
 
-def _held_records(library: ArtifactIndex) -> dict[int, dict[str, Any]]:
+def _held_records(index: ArtifactIndex) -> dict[int, dict[str, Any]]:
     """Number → the copy of the record in the first champion artifact that has one."""
     held: dict[int, dict[str, Any]] = {}
-    for node in library.all("champion"):
+    for node in index.all("champion"):
         record = node.summary.get("champion")
         if isinstance(record, dict) and isinstance(record.get("sequence"), int):
             held.setdefault(record["sequence"], record)
@@ -70,14 +70,14 @@ def _place(number: int) -> str:
     return f"champion/{number:06d}.json"
 
 
-def check_redactions(library: ArtifactIndex) -> tuple[int, list[Finding]]:
+def check_redactions(index: ArtifactIndex) -> tuple[int, list[Finding]]:
     """(records read, findings) for the records of `ft erase`: gaps, and records whose hash differs from the next one's.
 
     Each record contains the SHA-256 of the previous record.
     """
-    folder = library.root / "redactions"
+    folder = index.root / "redactions"
     paths = sorted(folder.glob("*.json"))
-    last = max([0, *(int(path.stem) for path in paths), *_numbers_in_manifests(library)])
+    last = max([0, *(int(path.stem) for path in paths), *_numbers_in_manifests(index)])
     findings: list[Finding] = []
     for number in range(1, last + 1):
         where, path = f"redactions/{number:06d}.json", folder / f"{number:06d}.json"
@@ -99,5 +99,5 @@ def check_redactions(library: ArtifactIndex) -> tuple[int, list[Finding]]:
     return len(paths), findings
 
 
-def _numbers_in_manifests(library: ArtifactIndex) -> set[int]:
-    return {entry["number"] for node in library.all() for entry in node.manifest.get("redactions", ())}
+def _numbers_in_manifests(index: ArtifactIndex) -> set[int]:
+    return {entry["number"] for node in index.all() for entry in node.manifest.get("redactions", ())}

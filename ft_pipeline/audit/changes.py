@@ -15,13 +15,13 @@ COMPARED = ("adapter", "merged_model", "training_data", "distilled", "teacher_an
 """Kinds whose settings and code are compared."""
 
 
-def previous_of(library: ArtifactIndex, subject: AuditSubject) -> AuditSubject:
+def previous_of(index: ArtifactIndex, subject: AuditSubject) -> AuditSubject:
     """The previous champion of a champion. UserError if the subject is not a champion, or is the first one."""
     if subject.record is None:
         raise UserError("only a champion has a previous one; name what to compare with: --against NAME")
     if subject.record.previous_sequence is None:
         raise UserError(f"{subject.record.name} (record {subject.record.sequence}) is the first champion")
-    return find_subject(library, f"champion@{subject.record.previous_sequence}")
+    return find_subject(index, f"champion@{subject.record.previous_sequence}")
 
 
 def changes(now: Chain, before: Chain) -> dict[str, Any]:

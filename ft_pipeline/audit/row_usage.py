@@ -56,79 +56,79 @@ def parse_origin(text: str) -> tuple[str, str, int]:
     return table, file, int(number)
 
 
-def models_that_used_row(library: ArtifactIndex, row: str) -> RowUsage:
+def models_that_used_row(index: ArtifactIndex, row: str) -> RowUsage:
     """Return every artifact of the store that used a row.
 
     `row` is FORMAT/FILE:ROW, as it is now or was in an older snapshot, or a row's id (64 hex digits). UserError if no
     table of the store ever contained it.
     """
     if len(row) == 64 and all(digit in "0123456789abcdef" for digit in row):
-        ids = [row, *derived_ids(library, {row})]
+        ids = [row, *derived_ids(index, {row})]
     else:
-        ids = _ids_at(library, *parse_origin(row))
+        ids = _ids_at(index, *parse_origin(row))
     if not ids:
-        raise UserError(f"no table in the store holds {row}{_why_not(library, row)}, so no model saw it")
-    return uses_of(library, row, ids)
+        raise UserError(f"no table in the store holds {row}{_why_not(index, row)}, so no model saw it")
+    return uses_of(index, row, ids)
 
 
-def uses_of(library: ArtifactIndex, row: str, ids: list[str]) -> RowUsage:
+def uses_of(index: ArtifactIndex, row: str, ids: list[str]) -> RowUsage:
     """Return the artifacts that used rows with these ids."""
     wanted = set(ids)
     uses: dict[Any, Use] = {}
-    for node in library.all("training_data"):
+    for node in index.all("training_data"):
         for split, how in zip(SPLITS, LEARNED, strict=True):
             if wanted & {token_row["id"] for token_row in read_rows(node, f"{split}.parquet", ["id"])}:
-                for used in [node, *_descendants(library, node, MODELS)]:
-                    uses.setdefault(used.path, _use(library, used, "made from it" if used is node else how))
-    for node in library.all("conversations"):
+                for used in [node, *_descendants(index, node, MODELS)]:
+                    uses.setdefault(used.path, _use(index, used, "made from it" if used is node else how))
+    for node in index.all("conversations"):
         conversations = read_rows(node, "rows.parquet", ["id", "split"])
         tested = {conversation["id"] for conversation in conversations if conversation["split"] == "test"}
-        for used in _descendants(library, node, SCORED, transitive=False) if wanted & tested else []:
-            uses.setdefault(used.path, _use(library, used, "was scored on it"))
+        for used in _descendants(index, node, SCORED, transitive=False) if wanted & tested else []:
+            uses.setdefault(used.path, _use(index, used, "was scored on it"))
     all_uses = list(uses.values())
     made = [use for use in all_uses if use.how in LEARNED]
     retrain = sorted({use.experiment for use in made if use.present and use.experiment})
-    last = max((record.sequence for record in library.champion_records), default=None)
+    last = max((record.sequence for record in index.champion_records), default=None)
     return RowUsage(row, ids, all_uses, retrain, any(last in use.champion_records for use in made))
 
 
-def _ids_at(library: ArtifactIndex, table: str, file: str, row: int) -> list[str]:
+def _ids_at(index: ArtifactIndex, table: str, file: str, row: int) -> list[str]:
     """Ids of all rows that were ever at a place, in its own table and in tables made from it.
 
     A distilled row has the place of its prompt.
     """
     ids: dict[str, None] = {}
     for kind in (table, "conversations", "distilled"):
-        for node in library.all(kind):
+        for node in index.all(kind):
             for table_row in read_rows(node, "rows.parquet", ["id", "table", "file", "row"]):
                 if (table_row.get("table") or kind, table_row["file"], table_row["row"]) == (table, file, row):
                     ids[table_row["id"]] = None
     return list(ids)
 
 
-def _why_not(library: ArtifactIndex, row: str) -> str:
+def _why_not(index: ArtifactIndex, row: str) -> str:
     """Why the newest table that read the row set it aside, as part of a message; empty if none did."""
     if ":" not in row:
         return ""
     table, file, number = parse_origin(row)
-    for node in reversed(library.all(table)):
+    for node in reversed(index.all(table)):
         for aside in read_rows(node, "set_aside.parquet", ["file", "row", "code"]):
             if (aside["file"], aside["row"]) == (file, number):
                 return f" as accepted (it was set aside as {aside['code']}; see ft audit {table} --left-out)"
     return ""
 
 
-def derived_ids(library: ArtifactIndex, ids: Collection[str]) -> list[str]:
+def derived_ids(index: ArtifactIndex, ids: Collection[str]) -> list[str]:
     """Ids of the distilled rows whose prompts are the rows with these ids."""
     places = {
         (prompt["file"], prompt["row"])
-        for node in library.all("unlabelled")
+        for node in index.all("unlabelled")
         for prompt in read_rows(node, "rows.parquet", ["id", "file", "row"])
         if prompt["id"] in ids
     }
     derived = {
         answer["id"]: None
-        for node in library.all("distilled")
+        for node in index.all("distilled")
         for answer in read_rows(node, "rows.parquet", ["id", "file", "row"])
         if (answer["file"], answer["row"]) in places
     }
@@ -136,25 +136,25 @@ def derived_ids(library: ArtifactIndex, ids: Collection[str]) -> list[str]:
 
 
 def _descendants(
-    library: ArtifactIndex, node: ArtifactNode, kinds: Collection[str], *, transitive: bool = True
+    index: ArtifactIndex, node: ArtifactNode, kinds: Collection[str], *, transitive: bool = True
 ) -> list[ArtifactNode]:
     """The artifacts of these kinds that were made from `node`, or (`transitive`) from one of them."""
     descendants: dict[Any, ArtifactNode] = {}
     queue = [node]
     while queue:
         here = queue.pop(0)
-        for child in library.users.get((here.kind, here.fingerprint), []):
+        for child in index.users.get((here.kind, here.fingerprint), []):
             if child.kind in kinds and child.path not in descendants:
                 descendants[child.path] = child
                 queue += [child] if transitive else []
     return list(descendants.values())
 
 
-def _use(library: ArtifactIndex, node: ArtifactNode, how: str) -> Use:
+def _use(index: ArtifactIndex, node: ArtifactNode, how: str) -> Use:
     identity = (node.kind, node.fingerprint)
-    pointers = [pointer for pointer in library.pointers if (pointer.kind, pointer.fingerprint) == identity]
+    pointers = [pointer for pointer in index.pointers if (pointer.kind, pointer.fingerprint) == identity]
     experiment = node.run.get("experiment") or next((pointer.partition for pointer in pointers), None)
-    records = [record for record in library.champion_records if node.fingerprint in record.fingerprints.values()]
+    records = [record for record in index.champion_records if node.fingerprint in record.fingerprints.values()]
     released = tuple(record.sequence for record in records)
     created = str(node.manifest.get("created", ""))
     return Use(node.key, node.fingerprint, created, experiment, how, bool(pointers), released)

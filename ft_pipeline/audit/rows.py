@@ -75,12 +75,12 @@ class Match:
 
 def trained_rows(chain: Chain) -> list[Trained]:
     """Every row of every training step of the chain, in the order of the training data."""
-    return [row for node in chain.of_kind("training_data") for row in _trained(chain.library, node)]
+    return [row for node in chain.of_kind("training_data") for row in _trained(chain.index, node)]
 
 
-def _trained(library: ArtifactIndex, node: ArtifactNode) -> Iterator[Trained]:
-    origins = origins_of(library, node)
-    hashes = _raw_hashes(library, node)
+def _trained(index: ArtifactIndex, node: ArtifactNode) -> Iterator[Trained]:
+    origins = origins_of(index, node)
+    hashes = _raw_hashes(index, node)
     for split in SPLITS:
         counts: dict[tuple[str, str], int] = {}
         for row in read_rows(node, f"{split}.parquet", ["id", "source"]):
@@ -91,10 +91,10 @@ def _trained(library: ArtifactIndex, node: ArtifactNode) -> Iterator[Trained]:
             yield Trained(node.fingerprint, split, source, identity, copies, table, file, number, raw)
 
 
-def origins_of(library: ArtifactIndex, node: ArtifactNode) -> dict[str, tuple[str, str, int]]:
+def origins_of(index: ArtifactIndex, node: ArtifactNode) -> dict[str, tuple[str, str, int]]:
     """Row id → (table, file, row), from the tables that an artifact was made from."""
     origins = {}
-    for _, source in inputs_of(library, node):
+    for _, source in inputs_of(index, node):
         for row in read_rows(source, "rows.parquet", ["id", "table", *ORIGIN]):
             origins[row["id"]] = (row.get("table") or source.kind, row["file"], row["row"])
     return origins
@@ -186,7 +186,7 @@ def read_rows(node: ArtifactNode, name: str, columns: list[str] | None = None) -
         return []
 
 
-def _raw_hashes(library: ArtifactIndex, node: ArtifactNode) -> dict[tuple[str | None, str | None], str]:
+def _raw_hashes(index: ArtifactIndex, node: ArtifactNode) -> dict[tuple[str | None, str | None], str]:
     """(table, file) → SHA-256 of the raw file, from the snapshots that an artifact was made from."""
     hashes: dict[tuple[str | None, str | None], str] = {}
     queue, seen = [node], set()
@@ -197,5 +197,5 @@ def _raw_hashes(library: ArtifactIndex, node: ArtifactNode) -> dict[tuple[str | 
         seen.add(here.path)
         for entry in here.config.get("files", []) if here.kind.startswith("raw_") else []:
             hashes[here.kind.removeprefix("raw_"), entry["name"]] = entry.get("sha256")
-        queue += [source for _, source in inputs_of(library, here)]
+        queue += [source for _, source in inputs_of(index, here)]
     return hashes

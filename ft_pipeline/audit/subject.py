@@ -37,16 +37,16 @@ class AuditSubject:
     """Only for a champion: who released it, when, why and on what evidence."""
 
 
-def find_subject(library: ArtifactIndex, name: str = "champion") -> AuditSubject:
+def find_subject(index: ArtifactIndex, name: str = "champion") -> AuditSubject:
     """Resolve a name: `champion`, `champion@N` (record N), an experiment, a row of `ft compare`, ASSET or
     ASSET@EXPERIMENT, or at least 8 digits of a fingerprint. UserError if nothing has this name."""
     if match := CHAMPION.match(name):
-        return _champion(library, name, int(match[1]) if match[1] else None)
+        return _champion(index, name, int(match[1]) if match[1] else None)
     for look in (_experiment, _row, _asset, _fingerprint):
-        if (subject := look(library, name)) is not None:
+        if (subject := look(index, name)) is not None:
             return subject
-    experiments = sorted({pointer.partition for pointer in library.pointers if pointer.partition})
-    rows = [row["name"] for row in _compared(library)]
+    experiments = sorted({pointer.partition for pointer in index.pointers if pointer.partition})
+    rows = [row["name"] for row in _compared(index)]
     raise UserError(
         f"there is no {name!r} to audit; known: champion, champion@N, experiments ({_listed(experiments)}), rows of "
         f"`ft compare` ({_listed(rows)}), assets, and fingerprints of 8 digits and more"
@@ -57,8 +57,8 @@ def _listed(names: list[str]) -> str:
     return ", ".join(names) or "none"
 
 
-def _champion(library: ArtifactIndex, name: str, number: int | None) -> AuditSubject:
-    records = library.champion_records
+def _champion(index: ArtifactIndex, name: str, number: int | None) -> AuditSubject:
+    records = index.champion_records
     if not records:
         raise UserError("nothing was released yet; name an experiment: ft audit NAME")
     record = records[-1] if number is None else next((entry for entry in records if entry.sequence == number), None)
@@ -66,31 +66,31 @@ def _champion(library: ArtifactIndex, name: str, number: int | None) -> AuditSub
         raise UserError(f"there is no champion record {number}; there are 1 to {records[-1].sequence}")
     kind = {"merged": "merged_model", "adapter": "adapter", "prompt": "base_model"}[record.kind]
     model = record.fingerprints.get(kind, record.fingerprint)
-    evidence, scores = _evidence(library, record)
+    evidence, scores = _evidence(index, record)
     roots = [Root("model", kind, model, _recorded(scores, kind, model))]
     if evidence is not None:
         roots.append(Root(EVIDENCE, "comparison", evidence.fingerprint, evidence.manifest_sha256))
     return AuditSubject(f"champion: {record.name}", tuple(roots), record)
 
 
-def champion_artifact(library: ArtifactIndex, record: ChampionRecord) -> ArtifactNode | None:
+def champion_artifact(index: ArtifactIndex, record: ChampionRecord) -> ArtifactNode | None:
     """The `champion` artifact of the run that wrote a record, or None."""
-    held = (node for node in library.all("champion") if (node.summary.get("champion") or {}).get("sequence"))
+    held = (node for node in index.all("champion") if (node.summary.get("champion") or {}).get("sequence"))
     return next((node for node in held if node.summary["champion"]["sequence"] == record.sequence), None)
 
 
-def _evidence(library: ArtifactIndex, record: ChampionRecord) -> tuple[ArtifactNode | None, ArtifactNode | None]:
+def _evidence(index: ArtifactIndex, record: ChampionRecord) -> tuple[ArtifactNode | None, ArtifactNode | None]:
     """(comparison that decided on a champion, its scores in it), found by the manifest hashes recorded then."""
     comparison = record.evidence.get("comparison")
     if not comparison:
         return None, None
-    artifact = champion_artifact(library, record)
+    artifact = champion_artifact(index, record)
     expected = _recorded(artifact, "comparison", comparison)
-    node = library.find("comparison", comparison, expected)
+    node = index.find("comparison", comparison, expected)
     reference = node.inputs.get(f"{record.experiment}/scores")
     if reference is None:
         return node, None
-    return node, library.find(*reference, _recorded(node, *reference))
+    return node, index.find(*reference, _recorded(node, *reference))
 
 
 def _recorded(node: ArtifactNode | None, kind: str, fingerprint: str) -> str | None:
@@ -101,19 +101,19 @@ def _recorded(node: ArtifactNode | None, kind: str, fingerprint: str) -> str | N
     return (node.manifest.get("input_manifests") or {}).get(named)
 
 
-def _experiment(library: ArtifactIndex, name: str) -> AuditSubject | None:
-    roots = [_pointed(library, role, asset, name) for role, asset in (("model", "merged_model"), ("model", "adapter"))]
+def _experiment(index: ArtifactIndex, name: str) -> AuditSubject | None:
+    roots = [_pointed(index, role, asset, name) for role, asset in (("model", "merged_model"), ("model", "adapter"))]
     model = next(filter(None, roots), None)
     if model is None:
         return None
-    score = _pointed(library, "score", "scores", name)
+    score = _pointed(index, "score", "scores", name)
     return AuditSubject(name, (model, score) if score else (model,))
 
 
-def _row(library: ArtifactIndex, name: str) -> AuditSubject | None:
+def _row(index: ArtifactIndex, name: str) -> AuditSubject | None:
     """The scores of a row of the comparison. The model is one of their inputs."""
-    row = next((compared for compared in _compared(library) if compared["name"] == name), None)
-    comparison = _present(library, "comparison")
+    row = next((compared for compared in _compared(index) if compared["name"] == name), None)
+    comparison = _present(index, "comparison")
     if row is None or comparison is None:
         return None
     owner = f"{row['experiment']}/scores"
@@ -123,44 +123,44 @@ def _row(library: ArtifactIndex, name: str) -> AuditSubject | None:
         wanted = [owner]
     else:
         wanted = [key for key in sorted(comparison.inputs) if not key.endswith("/scores")]
-    holding = [comparison.inputs[key] for key in wanted if _holds(library, comparison.inputs[key], row)]
+    holding = [comparison.inputs[key] for key in wanted if _holds(index, comparison.inputs[key], row)]
     kind, fingerprint = (holding or [comparison.inputs[key] for key in wanted])[0]
     return AuditSubject(name, (Root("score", kind, fingerprint),))
 
 
-def _asset(library: ArtifactIndex, name: str) -> AuditSubject | None:
+def _asset(index: ArtifactIndex, name: str) -> AuditSubject | None:
     asset, _, experiment = name.partition("@")
-    root = _pointed(library, asset, asset, experiment or None)
+    root = _pointed(index, asset, asset, experiment or None)
     return AuditSubject(name, (root,)) if root else None
 
 
-def _fingerprint(library: ArtifactIndex, name: str) -> AuditSubject | None:
+def _fingerprint(index: ArtifactIndex, name: str) -> AuditSubject | None:
     if not FINGERPRINT.match(name):
         return None
-    nodes = library.starting_with(name)
+    nodes = index.starting_with(name)
     if len(nodes) > 1:
         raise UserError(f"{name!r} begins several fingerprints: {', '.join(node.label for node in nodes)}; name more")
     return AuditSubject(name, (Root(nodes[0].kind, nodes[0].kind, nodes[0].fingerprint),)) if nodes else None
 
 
-def _pointed(library: ArtifactIndex, role: str, asset: str, experiment: str | None) -> Root | None:
-    pointer = library.pointer(asset, experiment)
+def _pointed(index: ArtifactIndex, role: str, asset: str, experiment: str | None) -> Root | None:
+    pointer = index.pointer(asset, experiment)
     return Root(role, pointer.kind, pointer.fingerprint, pointer.manifest_sha256) if pointer else None
 
 
-def _present(library: ArtifactIndex, asset: str) -> ArtifactNode | None:
-    pointer = library.pointer(asset)
-    return library.find(pointer.kind, pointer.fingerprint, pointer.manifest_sha256) if pointer else None
+def _present(index: ArtifactIndex, asset: str) -> ArtifactNode | None:
+    pointer = index.pointer(asset)
+    return index.find(pointer.kind, pointer.fingerprint, pointer.manifest_sha256) if pointer else None
 
 
-def _compared(library: ArtifactIndex) -> list[dict[str, Any]]:
+def _compared(index: ArtifactIndex) -> list[dict[str, Any]]:
     """The rows of the present comparison."""
-    node = _present(library, "comparison")
+    node = _present(index, "comparison")
     return document_of(node, "comparison.json").get("rows", []) if node else []
 
 
-def _holds(library: ArtifactIndex, reference: tuple[str, str], row: dict[str, Any]) -> bool:
-    rows = library.find(*reference).summary.get("rows", [])
+def _holds(index: ArtifactIndex, reference: tuple[str, str], row: dict[str, Any]) -> bool:
+    rows = index.find(*reference).summary.get("rows", [])
     bare = row["name"].split("/")[-1].split("@")[0]
     return any(bare == scored.get("name") or scored.get("kind") == row["kind"] == "base" for scored in rows)
 

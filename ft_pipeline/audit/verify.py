@@ -20,14 +20,14 @@ Progress = Callable[[int, int], None]
 
 
 def verify(
-    library: ArtifactIndex, nodes: Iterable[ArtifactNode] | None = None, progress: Progress | None = None
+    index: ArtifactIndex, nodes: Iterable[ArtifactNode] | None = None, progress: Progress | None = None
 ) -> VerificationResult:
     """Read and hash every file of `nodes` (None: of the whole store) and their raw files, and check the records.
 
     The cache of hashes, which the reuse of artifacts relies on, is not read.
     """
-    chosen = list(library.all() if nodes is None else nodes)
-    problems = [finding for node in chosen for finding in (*node.problems, *_misplaced(node), *_links(library, node))]
+    chosen = list(index.all() if nodes is None else nodes)
+    problems = [finding for node in chosen for finding in (*node.problems, *_misplaced(node), *_links(index, node))]
     total = sum(entry.get("bytes", 0) for node in chosen for entry in node.files)
     files = read = 0
     with ThreadPoolExecutor(os.cpu_count()) as threads:
@@ -37,10 +37,10 @@ def verify(
             read += sum(entry.get("bytes", 0) for entry in node.files)
             if progress:
                 progress(read, total)
-        raw, raw_problems = _check_raw(library, chosen, threads.map)
-    records, record_problems = check_records(library)
-    forgotten, redaction_problems = check_redactions(library)
-    problems += [*raw_problems, *_check_pointers(library), *record_problems, *redaction_problems]
+        raw, raw_problems = _check_raw(index, chosen, threads.map)
+    records, record_problems = check_records(index)
+    forgotten, redaction_problems = check_redactions(index)
+    problems += [*raw_problems, *_check_pointers(index), *record_problems, *redaction_problems]
     counted = {"artifacts": len(chosen), "files": files, "bytes": read, "raw_files": raw, "champion_records": records}
     if forgotten:
         counted["redactions"] = forgotten
@@ -96,11 +96,11 @@ def _misplaced(node: ArtifactNode) -> list[Finding]:
     return [Finding("edited_manifest", node.label, f"lies under {place}, which is not its spec's and content's name")]
 
 
-def _links(library: ArtifactIndex, node: ArtifactNode) -> list[Finding]:
+def _links(index: ArtifactIndex, node: ArtifactNode) -> list[Finding]:
     """Findings on inputs that are missing, or whose manifest is not the one that this artifact recorded."""
     findings: list[Finding] = []
     recorded = node.manifest.get("input_manifests") or {}
-    for name, source in inputs_of(library, node):
+    for name, source in inputs_of(index, node):
         if source.path is None:
             findings += source.problems
         elif not source.is_recorded_as(recorded.get(name)):
@@ -108,12 +108,12 @@ def _links(library: ArtifactIndex, node: ArtifactNode) -> list[Finding]:
     return findings
 
 
-def _check_raw(library: ArtifactIndex, nodes: list[ArtifactNode], each: Callable) -> tuple[int, list[Finding]]:
+def _check_raw(index: ArtifactIndex, nodes: list[ArtifactNode], each: Callable) -> tuple[int, list[Finding]]:
     """(contents read, findings). A content that is in several snapshots is read once."""
-    blobs = BlobStore(library.root)
+    blobs = BlobStore(index.root)
     names: dict[str, str] = {}
     for node in nodes:
-        for file in raw_files(library, node) if node.kind.startswith("raw_") else []:
+        for file in raw_files(index, node) if node.kind.startswith("raw_") else []:
             for sha256, name in ((file.sha256, file.name), (file.sidecar, f"the sidecar of {file.name}")):
                 if sha256:
                     names.setdefault(sha256, f"{file.snapshot}/{name} {sha256[:SHOWN]}")
@@ -129,17 +129,17 @@ def _check_raw(library: ArtifactIndex, nodes: list[ArtifactNode], each: Callable
     return len(names), findings
 
 
-def _check_pointers(library: ArtifactIndex) -> list[Finding]:
+def _check_pointers(index: ArtifactIndex) -> list[Finding]:
     findings = []
-    for pointer in library.pointers:
+    for pointer in index.pointers:
         where = f"current/{pointer.asset}" + (f"@{pointer.partition}" if pointer.partition else "") + ".json"
-        node = library.find(pointer.kind, pointer.fingerprint, pointer.manifest_sha256)
+        node = index.find(pointer.kind, pointer.fingerprint, pointer.manifest_sha256)
         if node.path is None:
             findings.append(Finding("edited_pointer", where, f"points to {node.label}, which is not in the store"))
         elif not node.is_recorded_as(pointer.manifest_sha256):
             findings.append(broken_link(node, pointer.manifest_sha256, where))
-    readable = {(pointer.asset, pointer.partition) for pointer in library.pointers}
-    for path in sorted((library.root / "current").glob("*.json")):
+    readable = {(pointer.asset, pointer.partition) for pointer in index.pointers}
+    for path in sorted((index.root / "current").glob("*.json")):
         asset, _, partition = path.stem.partition("@")
         if (asset, partition or None) not in readable:
             message = "cannot be read as the pointer of the asset it is named after"

@@ -72,8 +72,8 @@ def _chain(project: "Project", name: str) -> "Chain":
     from ft_pipeline.audit.chain import walk
     from ft_pipeline.audit.subject import find_subject
 
-    library = ArtifactIndex(project.store)
-    return walk(library, find_subject(library, name))
+    index = ArtifactIndex(project.store)
+    return walk(index, find_subject(index, name))
 
 
 def _audit(project: "Project", chain: "Chain", verify: bool, chain_only: bool, as_json: bool) -> None:
@@ -92,10 +92,10 @@ def _verify(project: "Project", chain: "Chain", chain_only: bool) -> "Verificati
     from ft_pipeline.audit.verify import verify
     from ft_pipeline.execution.event_log_check import cross_check
 
-    library = chain.library
+    index = chain.index
     with _hashing() as progress:
-        verification = verify(library, chain.nodes if chain_only else None, progress)
-    events, findings, notes = cross_check(project, library)
+        verification = verify(index, chain.nodes if chain_only else None, progress)
+    events, findings, notes = cross_check(project, index)
     return replace(
         verification,
         problems=(*verification.problems, *findings),
@@ -162,9 +162,9 @@ def _answer_against(chain: "Chain", against: str, as_json: bool) -> None:
     from ft_pipeline.audit.subject import find_subject
     from ft_pipeline.cli.display_audit_rows import show_changes
 
-    library, subject = chain.library, chain.subject
-    earlier = previous_of(library, subject) if against == PREVIOUS else find_subject(library, against)
-    document = changes(chain, walk(library, earlier))
+    index, subject = chain.index, chain.subject
+    earlier = previous_of(index, subject) if against == PREVIOUS else find_subject(index, against)
+    document = changes(chain, walk(index, earlier))
     report(document, as_json, lambda shown: show_changes(out, shown))
 
 

@@ -12,9 +12,7 @@ import typer
 
 from ft_pipeline import doctor as machine
 from ft_pipeline import scaffold
-from ft_pipeline.cli import audit, display, export, release
-from ft_pipeline.cli import gc as store
-from ft_pipeline.cli import memory as training
+from ft_pipeline.cli import audit, display, export, gc, memory, release
 from ft_pipeline.cli import report as reporting
 from ft_pipeline.cli.common import FAILED, REFUSED, JsonOption, ProjectOption, errors, open_project, out, report
 from ft_pipeline.cli.display_progress import live_progress
@@ -197,8 +195,8 @@ for command in (
     export.export,
     export.serve,
     reporting.report,
-    store.gc,
-    training.memory,
+    gc.gc,
+    memory.memory,
 ):
     app.command()(command)
 

@@ -19,7 +19,7 @@ PROBLEMS_SHOWN = 50
 def show_audit(console: Console, chain: Chain, verdict: VerificationResult) -> None:
     """Print the subject, its tree, the problems and the result of the verification."""
     _show_record(console, chain)
-    marks = marks_of(chain.library)
+    marks = marks_of(chain.index)
     tree = Tree(f"[bold]{plain(chain.subject.name)}[/]")
     seen: set[Any] = set()
     for role, node in chain.roots():
@@ -49,7 +49,7 @@ def show_verdict(console: Console, chain: Chain, verdict: VerificationResult) ->
             console.print("All of it is behind the evidence; what the model itself was made from is verified.")
     elif verdict.checked:
         console.print(f"[green]Verified:[/] {counted}; every hash is as recorded.", soft_wrap=True)
-        if elsewhere := _redacted_of(chain, chain.library.all()):
+        if elsewhere := _redacted_of(chain, chain.index.all()):
             console.print(f"Elsewhere in the store, {len(elsewhere)} artifacts were redacted on request.")
     else:
         console.print("The manifests agree with each other. Files were not read; `--verify` hashes them all again.")
@@ -60,7 +60,7 @@ def _redacted(chain: Chain) -> list[str]:
 
 
 def _redacted_of(chain: Chain, nodes: Iterable[ArtifactNode]) -> list[str]:
-    marks = marks_of(chain.library)
+    marks = marks_of(chain.index)
     return [node.label for node in nodes if status(chain, node, marks) == "redacted"]
 
 
@@ -80,7 +80,7 @@ def _grow(branch: Tree, chain: Chain, node: ArtifactNode, seen: set[Any], marks:
     for _, source in chain.inputs_of(node):
         _grow(here, chain, source, seen, marks)
     if node.kind.startswith("raw_"):
-        files = raw_files(chain.library, node)
+        files = raw_files(chain.index, node)
         for file in files[:RAW_SHOWN]:
             here.add(f"{plain(file.name)} [dim]{(file.sha256 or '')[:SHOWN]} {file.bytes:,} bytes, {file.kept}[/]")
         if len(files) > RAW_SHOWN:
@@ -123,7 +123,7 @@ def _show_record(console: Console, chain: Chain) -> None:
 def _moved_in(chain: Chain) -> str:
     """The run that wrote the record, from the first champion artifact that contains it."""
     record = chain.subject.record
-    node = champion_artifact(chain.library, record) if record else None
+    node = champion_artifact(chain.index, record) if record else None
     return f", run {str(node.run.get('run_id'))[:8]} (started by {node.run.get('started_by')})" if node else ""
 
 

@@ -82,5 +82,5 @@ def _show_moved(project: Project, record: ChampionRecord, as_json: bool) -> None
         failures = running.release(project)
     report(record.to_json(), as_json, lambda shown: display.show_champion(out, shown))
     if failures:
-        errors.print(f"[red]ft:[/red] the record stands, but {display.plain(failures[0])}", soft_wrap=True)
+        errors.print(f"[red]ft:[/red] the record is written, but {display.plain(failures[0])}", soft_wrap=True)
         raise typer.Exit(FAILED)

@@ -12,7 +12,7 @@ from ft_pipeline.execution.metadata import column_schema, table
 from ft_pipeline.execution.step import BuildContext, CheckSpec, SpecContext, versions_of
 from ft_pipeline.execution.step_asset import step
 from ft_pipeline.project import read_jsonl
-from ft_pipeline.settings.project import TeacherSettings
+from ft_pipeline.settings.teacher import TeacherSettings
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.spec import Spec
 from ft_pipeline.tables.checks.content_checks import describe_columns

@@ -19,8 +19,8 @@ from ft_pipeline.execution.step_asset import step
 from ft_pipeline.project import read_jsonl
 from ft_pipeline.release.champion import ChampionRecord, before_deciding_on, decision_key
 from ft_pipeline.settings.experiment import ExperimentSettings
-from ft_pipeline.settings.project import PriceSettings
 from ft_pipeline.settings.sweep import sweep_owner
+from ft_pipeline.settings.teacher import PriceSettings
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.spec import Spec
 

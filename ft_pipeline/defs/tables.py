@@ -149,7 +149,7 @@ table_assets = [_table_asset(data_format) for data_format in FORMATS]
     code_version="2",
     checks=[
         CheckSpec("rows_accounted_for", "read = accepted + set aside."),
-        CheckSpec("no_prompt_straddles", "No prompt stands in two splits."),
+        CheckSpec("no_prompt_straddles", "No prompt is in two splits."),
         CheckSpec("every_split_has_rows", "Train, validation and test each have rows."),
     ],
     build=lambda making: _build_conversations(making),

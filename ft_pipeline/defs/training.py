@@ -27,7 +27,7 @@ from ft_pipeline.training.memory.estimate import cpu_in_words, estimate_experime
 
 TOKEN_CHECKS = (
     CheckSpec("no_over_length", "No row is longer than max_length; nothing is truncated."),
-    CheckSpec("every_turn_rendered", "The chat template writes every turn; none is lost unsaid."),
+    CheckSpec("every_turn_rendered", "The chat template renders every turn; dropped turns are reported."),
     CheckSpec("every_row_trains", "Every row has at least one trained token."),
     CheckSpec("stop_token_trained", "Every answer's stop token is trained, so that the model learns to stop."),
     CheckSpec("single_bos", "No row begins with two BOS tokens."),

@@ -17,7 +17,7 @@ from ft_pipeline.models.endpoint.chat_completions import Endpoint
 from ft_pipeline.models.endpoint.rate_limits import cost
 from ft_pipeline.models.endpoint.request_loop import ChatRequest, RequestTotals, send_all
 from ft_pipeline.models.endpoint.responses import RULES
-from ft_pipeline.settings.project import EndpointSettings, TeacherSettings
+from ft_pipeline.settings.teacher import EndpointSettings, TeacherSettings
 
 
 def answer_all(job: Job, prompter: TeacherPrompt) -> dict[str, Any]:

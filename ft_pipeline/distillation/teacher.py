@@ -7,7 +7,7 @@ from ft_pipeline.distillation import endpoint_teacher, vllm_teacher
 from ft_pipeline.distillation.teacher_prompt import TeacherPrompt
 from ft_pipeline.job import Job
 from ft_pipeline.models.base_model import template_sha256
-from ft_pipeline.settings.project import TeacherSettings
+from ft_pipeline.settings.teacher import TeacherSettings
 
 
 def run(job: Job) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from ft_pipeline.errors import UserError
 from ft_pipeline.models.chat import pick_examples, render, with_prompt
 from ft_pipeline.models.endpoint.request_loop import ChatRequest
-from ft_pipeline.settings.project import TeacherSettings
+from ft_pipeline.settings.teacher import TeacherSettings
 from ft_pipeline.tables.formats.turns import Message, plain
 
 

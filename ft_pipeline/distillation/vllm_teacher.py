@@ -29,7 +29,7 @@ from ft_pipeline.models.endpoint.chat_completions import Endpoint
 from ft_pipeline.models.endpoint.request_loop import ChatRequest, send_all
 from ft_pipeline.models.endpoint.responses import Failure, Reply
 from ft_pipeline.models.serving_engines import HOST, OFFLINE, Engine, find_program
-from ft_pipeline.settings.project import EndpointSettings, TeacherSettings
+from ft_pipeline.settings.teacher import EndpointSettings, TeacherSettings
 
 URL = f"http://{HOST}/v1"
 """The URL in the keys of answers. It has no port, since the port differs between runs."""

@@ -101,14 +101,14 @@ def erase(project: Project, path: Path, numbers: Sequence[int], reason: str) -> 
     rows = [_entry(place, salt) for place in gone]
     when, by = datetime.now(UTC).isoformat(timespec="seconds"), user()
     add_excluded(project.root / "data", salt, [{**row, "when": when, "by": by, "reason": reason} for row in rows])
-    library = ArtifactIndex(project.store)
-    secrets, also = _secrets(library, everywhere, gone, salt)
-    seen = uses_of(library, name, list(secrets.marks))
+    index = ArtifactIndex(project.store)
+    secrets, also = _secrets(index, everywhere, gone, salt)
+    seen = uses_of(index, name, list(secrets.marks))
     number = len(redactions(project.store)) + 1
     note = {"number": number, "when": when, "by": by}
     unread: list[str] = []
-    kept = _redact_kept_files(library, data_format, secrets, unread)
-    artifacts = _redact_artifacts(library, secrets, note, unread)
+    kept = _redact_kept_files(index, data_format, secrets, unread)
+    artifacts = _redact_artifacts(index, secrets, note, unread)
     redact_loose_files(project.store, secrets)
     events, notes = redact_dagster_home(project.dagster_home, secrets)
     models = [asdict(use) for use in seen.uses if use.how != "made from it"]
@@ -172,7 +172,7 @@ def _entry(place: _Place, salt: str) -> dict[str, Any]:
 
 
 def _secrets(
-    library: ArtifactIndex, everywhere: Sequence[_Place], gone: Sequence[_Place], salt: str
+    index: ArtifactIndex, everywhere: Sequence[_Place], gone: Sequence[_Place], salt: str
 ) -> tuple[ErasedTexts, list[str]]:
     """(texts to remove, origins of rows that share a text with them and stay).
 
@@ -183,10 +183,10 @@ def _secrets(
     staying = [place for place in everywhere if place.row.identity not in identities and not place.row.forgotten]
     common = Counter(text for place in staying for text in place.row.texts & texts)
     also = [place.origin for place in staying if any(len(text) >= MIN_CHARS for text in place.row.texts & texts)]
-    own = identities | set(derived_ids(library, identities))
+    own = identities | set(derived_ids(index, identities))
     answers = {
         row["answer"]
-        for node in library.all("teacher_answers")
+        for node in index.all("teacher_answers")
         for row in read_rows(node, "answers.parquet", ["id", "answer"])
         if row["id"] in identities and row.get("answer")
     }
@@ -195,14 +195,14 @@ def _secrets(
     return ErasedTexts(marks, distinct, frozenset(texts | answers)), also[:ALSO_SHOWN]
 
 
-def _redact_kept_files(library: ArtifactIndex, data_format: str, secrets: ErasedTexts, unread: list[str]) -> list[str]:
+def _redact_kept_files(index: ArtifactIndex, data_format: str, secrets: ErasedTexts, unread: list[str]) -> list[str]:
     """Redact every copy that a snapshot of the format kept, also under earlier file names. Return the SHA-256 of each.
 
     Copies that are gone or damaged are added to `unread`.
     """
-    blobs = BlobStore(library.root)
+    blobs = BlobStore(index.root)
     seen: dict[tuple[str, str | None], str] = {}
-    for node in library.all(f"raw_{data_format}"):
+    for node in index.all(f"raw_{data_format}"):
         for entry in node.config.get("files", []):
             if entry.get("sha256"):
                 seen.setdefault((entry["sha256"], entry.get("sidecar")), entry["name"])
@@ -248,10 +248,10 @@ def _without_rows(path: Path, name: str, data_format: str, sidecar: Sidecar, sec
 
 
 def _redact_artifacts(
-    library: ArtifactIndex, secrets: ErasedTexts, note: dict[str, Any], unread: list[str]
+    index: ArtifactIndex, secrets: ErasedTexts, note: dict[str, Any], unread: list[str]
 ) -> list[dict[str, Any]]:
     redacted = []
-    for node in library.all():
+    for node in index.all():
         if node.path is None:
             continue
         files, damaged = redact_artifact(node.path, secrets, note)

@@ -32,23 +32,23 @@ class Event:
         return f"{key} {self.fingerprint[:SHOWN]}"
 
 
-def cross_check(project: Project, library: ArtifactIndex) -> tuple[int, list[Finding], list[str]]:
+def cross_check(project: Project, index: ArtifactIndex) -> tuple[int, list[Finding], list[str]]:
     """Return (number of events read, findings, notes). Without a record of Dagster, only a note says so."""
     try:
         events = _all_events(project)
     except Exception as error:  # any database error: the store's own chain is complete without it
         return 0, [], [f"Dagster's event log could not be read ({type(error).__name__}); the store was checked alone"]
-    if events is None or (not events and library.pointers):
+    if events is None or (not events and index.pointers):
         return 0, [], ["Dagster's event log is gone or empty; the store was checked alone"]
-    collected = removed(library.root)
+    collected = removed(index.root)
     kept = [event for event in events if (event.asset, event.fingerprint) not in collected]
-    findings = [finding for event in kept for finding in _check(library, event)]
+    findings = [finding for event in kept for finding in _check(index, event)]
     note = f"{len(events) - len(kept)} of Dagster's events are of artifacts that ft gc removed since (removed.jsonl)"
     return len(events), list(dict.fromkeys(findings)), [note] if len(kept) < len(events) else []
 
 
-def _check(library: ArtifactIndex, event: Event) -> list[Finding]:
-    node = library.find(event.asset, event.fingerprint, event.manifest_sha256)
+def _check(index: ArtifactIndex, event: Event) -> list[Finding]:
+    node = index.find(event.asset, event.fingerprint, event.manifest_sha256)
     materialized = f"run {event.run_id[:8]} materialized it"
     if node.path is None:
         return [Finding("event_without_artifact", event.label, f"{materialized}, but the store does not hold it")]

@@ -11,7 +11,7 @@ from ft_pipeline.store.artifacts import Artifact
 
 
 def origin(
-    artifact: Artifact, library: ArtifactIndex, assets: Mapping[str, bool], experiment: str | None
+    artifact: Artifact, index: ArtifactIndex, assets: Mapping[str, bool], experiment: str | None
 ) -> dict[str, Any]:
     """Return metadata of a materialization. assets: asset name → whether it has a partition per experiment.
 
@@ -21,17 +21,17 @@ def origin(
         "fingerprint": artifact.fingerprint,
         "manifest": dg.MetadataValue.path(str(artifact.path / "manifest.json")),
         "manifest_sha256": artifact.manifest_sha256,
-        "inputs": dg.MetadataValue.md(_table(artifact, library, assets, experiment)),
+        "inputs": dg.MetadataValue.md(_table(artifact, index, assets, experiment)),
         "audit": f"ft audit {artifact.fingerprint[:SHOWN]}",
     }
 
 
-def _table(artifact: Artifact, library: ArtifactIndex, assets: Mapping[str, bool], experiment: str | None) -> str:
+def _table(artifact: Artifact, index: ArtifactIndex, assets: Mapping[str, bool], experiment: str | None) -> str:
     recorded = artifact.manifest.get("input_manifests") or {}
     lines = ["| input | asset | fingerprint | manifest |", "| --- | --- | --- | --- |"]
     for name, (kind, fingerprint) in artifact.inputs.items():
-        node = library.find(kind, fingerprint, recorded.get(name))
-        place = node.path.relative_to(library.root).as_posix() if node.path else "not in the store"
+        node = index.find(kind, fingerprint, recorded.get(name))
+        place = node.path.relative_to(index.root).as_posix() if node.path else "not in the store"
         partition = f"?partition={quote(experiment)}" if experiment and assets.get(kind) else ""
         shown = f"[{kind}](/assets/{quote(kind)}{partition})" if kind in assets else kind
         lines.append(f"| {name} | {shown} | `{fingerprint[:SHOWN]}` | `{place}/manifest.json` |")

@@ -2,11 +2,11 @@
 
 import re
 from typing import Annotated, Literal
-from urllib.parse import urlsplit
 from zoneinfo import available_timezones
 
 from pydantic import Field, field_validator, model_validator
 
+from ft_pipeline.settings.teacher import TeacherSettings
 from ft_pipeline.settings.yaml_file import Section
 
 NAME_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,62}$"
@@ -77,127 +77,6 @@ class PromptingSettings(Section):
         for name in self.variants:
             if name in {"plain", "champion", "teacher"}:
                 raise ValueError(f"the variant name {name!r} is taken; choose another")
-        return self
-
-
-class PriceSettings(Section):
-    """The provider's prices per million tokens, in the same currency as `budget.money`."""
-
-    input_per_million: float = Field(0.0, ge=0)
-    output_per_million: float = Field(0.0, ge=0)
-
-
-class BudgetSettings(Section):
-    """Limits on what this project spends on this teacher in all runs together. A run stops before it exceeds one."""
-
-    tokens: int | None = Field(None, ge=1)
-    """Sum of prompt and answer tokens."""
-    money: float | None = Field(None, gt=0)
-    """Needs `prices`."""
-
-
-class EndpointSettings(Section):
-    """A server with an OpenAI-compatible API: OpenAI, vLLM, llama.cpp, Ollama, Together, Fireworks, …"""
-
-    url: str
-    """The URL up to and including `/v1`, e.g. `http://127.0.0.1:8000/v1`."""
-    api_key_env: str | None = None
-    """The NAME of the environment variable that contains the key. Null: the server needs no key."""
-    concurrency: int = Field(16, ge=1, le=1024)
-    """Number of concurrent requests."""
-    requests_per_minute: int | None = Field(None, ge=1)
-    tokens_per_minute: int | None = Field(None, ge=1)
-    timeout_seconds: float = Field(120.0, gt=0)
-    """Time limit for one request, from first byte to last."""
-    attempts: int = Field(6, ge=1, le=100)
-    """Number of requests for one answer before it counts as failed, while other requests succeed."""
-    patience_seconds: float = Field(600.0, ge=0)
-    """How long the server may be down, after it has answered once, before prompts count as failed."""
-    max_failed: float = Field(0.1, ge=0, le=1)
-    """Largest allowed share of prompts without a usable answer. Above it, the asset fails."""
-    reply_models: list[str] = Field(default_factory=list)
-    """Further model names that are accepted in a reply. `model` is always accepted, also with a version appended."""
-    limit_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
-    """The server's name for the limit on an answer's tokens. OpenAI's newer models need the longer name."""
-    send_seed: bool = True
-    """Whether to send `seed`. Some servers refuse it."""
-    prices: PriceSettings = PriceSettings()
-    budget: BudgetSettings = BudgetSettings()
-
-    @field_validator("url")
-    @classmethod
-    def _url_without_secrets(cls, url: str) -> str:
-        parts = urlsplit(url)
-        if parts.scheme not in {"http", "https"} or not parts.hostname:
-            raise ValueError("`teacher.endpoint.url` must be like https://host/v1")
-        if parts.username or parts.password or parts.query or parts.fragment:
-            raise ValueError(
-                "`teacher.endpoint.url` holds more than host and path; a key belongs into an environment variable that "
-                "`api_key_env` names"
-            )
-        return url.rstrip("/")
-
-    @field_validator("api_key_env")
-    @classmethod
-    def _names_a_variable(cls, name: str | None) -> str | None:
-        if name is not None and not re.fullmatch(r"[A-Z][A-Z0-9_]*", name):
-            # The value may be the key itself: it is not repeated.
-            raise ValueError(
-                "`teacher.endpoint.api_key_env` must be the name of an environment variable, such as OPENAI_API_KEY, "
-                "not the key"
-            )
-        return name
-
-    @model_validator(mode="after")
-    def _money_has_prices(self) -> "EndpointSettings":
-        if self.budget.money is not None and self.prices == PriceSettings():
-            raise ValueError("`teacher.endpoint.budget.money` needs `prices`: what a million tokens cost")
-        return self
-
-
-class TeacherSettings(Section):
-    """The model that answers the unlabelled prompts."""
-
-    model: str = "embedded"
-    """`embedded`, a folder or a hub id. With an endpoint: the server's name for the model."""
-    revision: str | None = None
-    endpoint: EndpointSettings | None = None
-    """Null: the model runs on this machine, in a worker process, and no data leaves the machine."""
-    system_prompt: str | None = None
-    few_shot: int = Field(4, ge=0, le=64)
-    """Number of fixed examples before the question."""
-    few_shot_from: str | None = Field(None, pattern=r"^(alpaca|sharegpt)/[^/]+$")
-    """The file below data/raw whose train rows are the examples, e.g. `alpaca/best.jsonl`. Null: all files. Then a new
-    file changes the examples, and every prompt is sent again."""
-    temperature: float = Field(0.0, ge=0, le=2)
-    max_new_tokens: int = Field(96, ge=1, le=4096)
-    answers_per_prompt: int = Field(1, ge=1, le=64)
-    """Above 1, the valid answer that agrees most with the others is kept (best of n). Needs a `temperature` above 0."""
-    batch_size: int = Field(16, ge=1)
-    """Only for a model that runs on this machine in transformers."""
-    engine: Literal["auto", "transformers", "vllm"] = "auto"
-    """What runs a model on this machine. `auto`: `vllm` if its executable is installed and there is a GPU, else
-    `transformers`."""
-    in_comparison: bool = True
-    """Whether the teacher also answers the test prompts, as a row of the comparison. A teacher that is the experiment's
-    own base model never does: it is a prompt variant."""
-    seed: int = 0
-    terms: str = ""
-    """What the teacher's license or terms say about training on its answers. Shown on the model card."""
-
-    @model_validator(mode="after")
-    def _combinations(self) -> "TeacherSettings":
-        if self.endpoint is not None and self.model == "embedded":
-            raise ValueError("`teacher.model` must be the name under which the endpoint knows its model")
-        if self.endpoint is not None and self.engine != "auto":
-            raise ValueError("`teacher.engine` belongs to a model that runs here; remove it, or the endpoint")
-        if self.endpoint is not None and self.revision is not None:
-            raise ValueError("`teacher.revision` belongs to a model that runs here; remove it, or the endpoint")
-        if self.answers_per_prompt > 1 and self.temperature == 0:
-            raise ValueError(
-                f"`teacher.answers_per_prompt` is {self.answers_per_prompt}, but at temperature 0 they would be equal; "
-                "raise teacher.temperature (0.7 is usual)"
-            )
         return self
 
 

@@ -8,7 +8,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.settings.experiment import ATTENTION, LoraSettings
+from ft_pipeline.settings.training import ATTENTION, LoraSettings
 
 _SIGNS = ("attn", "attention")
 """Parts of the name of a layer's attention module, whatever the architecture."""

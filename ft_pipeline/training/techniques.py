@@ -22,7 +22,8 @@ from ft_pipeline.models.adapter_precision import keep_adapter_in_32_bit, set_exa
 from ft_pipeline.models.base_model import ORIGIN
 from ft_pipeline.models.compute_dtype import storage_dtype
 from ft_pipeline.models.load import keep_weights_unpacked, load_model
-from ft_pipeline.settings.experiment import ExperimentSettings, LoraSettings, PromptTuningSettings
+from ft_pipeline.settings.experiment import ExperimentSettings
+from ft_pipeline.settings.training import LoraSettings, PromptTuningSettings
 from ft_pipeline.training.lora_targets import require_mergeable, targets_in
 
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_config.json")

@@ -20,8 +20,8 @@ DATA = {"alpaca", "sharegpt", "raw_alpaca", "raw_sharegpt"}
 
 
 def kinds(shop: Shop, name: str) -> list[str]:
-    library = ArtifactIndex(shop.store.root)
-    return [node.kind for node in walk(library, find_subject(library, name)).nodes]
+    index = ArtifactIndex(shop.store.root)
+    return [node.kind for node in walk(index, find_subject(index, name)).nodes]
 
 
 def test_a_champion_leads_back_to_the_bytes(released: Shop, ft_json: Command) -> None:

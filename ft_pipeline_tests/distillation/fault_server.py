@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ft_pipeline.settings.project import TeacherSettings
+from ft_pipeline.settings.teacher import TeacherSettings
 
 MODEL = "big-teacher"
 PROMPT_TOKENS, ANSWER_TOKENS = 20, 10

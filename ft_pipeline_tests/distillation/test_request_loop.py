@@ -18,7 +18,7 @@ from ft_pipeline.models.endpoint.chat_completions import Endpoint
 from ft_pipeline.models.endpoint.rate_limits import Pace
 from ft_pipeline.models.endpoint.request_loop import ChatRequest, RequestTotals, send_all
 from ft_pipeline.models.endpoint.responses import RULES, Spending
-from ft_pipeline.settings.project import TeacherSettings
+from ft_pipeline.settings.teacher import TeacherSettings
 from ft_pipeline_tests.distillation.fault_server import ANSWER_TOKENS, PROMPT_TOKENS, FaultServer, answer_to, serving
 from ft_pipeline_tests.distillation.material import Recorder, user
 

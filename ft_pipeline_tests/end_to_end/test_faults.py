@@ -96,9 +96,9 @@ def clock(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pytest.skip("needs a C compiler")
     folder = tmp_path_factory.mktemp("clock")
     (folder / "ahead.c").write_text(AHEAD, encoding="utf-8")
-    library = folder / "ahead.so"
-    subprocess.run([compiler, "-shared", "-fPIC", "-o", library, folder / "ahead.c", "-ldl"], check=True)
-    return library
+    index = folder / "ahead.so"
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", index, folder / "ahead.c", "-ldl"], check=True)
+    return index
 
 
 def test_a_clock_that_was_a_day_ahead_and_is_put_right(clock: Path, tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ from transformers import AutoModelForCausalLM
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.scoring.likelihood import target_log_likelihoods
 from ft_pipeline.models.load import load_model, load_tokenizer
-from ft_pipeline.settings.experiment import ATTENTION, ExperimentSettings
+from ft_pipeline.settings.experiment import ExperimentSettings
+from ft_pipeline.settings.training import ATTENTION
 from ft_pipeline.training import adapter
 from ft_pipeline.training.memory.estimate import estimate_experiment
 from ft_pipeline.training.memory.layer_sizes import read_shape

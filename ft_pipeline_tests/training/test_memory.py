@@ -12,7 +12,8 @@ from typer.testing import CliRunner
 
 from ft_pipeline.cli import app
 from ft_pipeline.errors import UserError
-from ft_pipeline.settings.experiment import ATTENTION, ExperimentSettings
+from ft_pipeline.settings.experiment import ExperimentSettings
+from ft_pipeline.settings.training import ATTENTION
 from ft_pipeline.training.adapter import require_memory
 from ft_pipeline.training.memory.estimate import Plan, estimate, estimate_experiment
 from ft_pipeline.training.memory.layer_sizes import nearest_llama, read_shape

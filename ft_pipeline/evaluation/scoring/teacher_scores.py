@@ -22,7 +22,7 @@ from ft_pipeline.models.decoding.generate import generate
 from ft_pipeline.models.endpoint.answer_log import AnswerLog
 from ft_pipeline.models.endpoint.rate_limits import cost
 from ft_pipeline.models.load import load_model, load_tokenizer
-from ft_pipeline.settings.project import PriceSettings
+from ft_pipeline.settings.teacher import PriceSettings
 
 NAME = "teacher"
 Answer = dict[str, Any]

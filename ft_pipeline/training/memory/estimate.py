@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.settings.experiment import ALL_LINEAR, ExperimentSettings
+from ft_pipeline.settings.experiment import ExperimentSettings
+from ft_pipeline.settings.training import ALL_LINEAR
 from ft_pipeline.training.memory.layer_sizes import Shape, read_shape
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.settings.experiment import ALL_LINEAR
+from ft_pipeline.settings.training import ALL_LINEAR
 
 _NAMES = {
     "hidden": ("hidden_size", "n_embd", "d_model"),

@@ -16,7 +16,7 @@ from ft_pipeline.models.compute_dtype import compute_dtype, computing
 from ft_pipeline.models.cpu.fast_linear import speed_up_products
 from ft_pipeline.models.model_structure import causal_lm, layers
 from ft_pipeline.models.soft_prompt import learned_prompt
-from ft_pipeline.settings.experiment import TrainingSettings
+from ft_pipeline.settings.training import TrainingSettings
 from ft_pipeline.training.trainer.model_probe import rows_apart, states_of_rows
 
 _COMPILERS = ("g++", "clang++")

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from trl import SFTConfig
 
-from ft_pipeline.settings.experiment import TrainingSettings
+from ft_pipeline.settings.training import TrainingSettings
 
 
 def training_arguments(settings: TrainingSettings, folder: Path, device: str, dtype: torch.dtype) -> SFTConfig:

@@ -5,7 +5,7 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerState, TrainingArguments
 
-from ft_pipeline.settings.experiment import TrainingSettings
+from ft_pipeline.settings.training import TrainingSettings
 
 _DECAYED = 0.1
 """Share of the peak learning rate to which a schedule must fall before a run may stop early."""
