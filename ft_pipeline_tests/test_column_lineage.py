@@ -17,6 +17,7 @@ from ft_pipeline.store.hashing import sha256_of_file
 from ft_pipeline.store.manifest import FileEntry, fingerprint_of
 from ft_pipeline.tables.checks.content_checks import describe_columns
 from ft_pipeline.tables.conversations import SCHEMA
+from ft_pipeline.training.objectives.registry import OBJECTIVES
 from ft_pipeline.training.training_data import _PAIRS, _SCHEMA
 
 SFT = ("conversations", "base_model", "distilled", "text")
@@ -25,7 +26,7 @@ TABLES = {
     "conversations": lineage.conversations_lineage(),
     "teacher_answers": lineage.answers_lineage(),
     "distilled": lineage.distilled_lineage(),
-    "training_data": lineage.training_lineage("sft", SFT),
+    "training_data": OBJECTIVES["sft"].lineage_from(SFT),
 }
 COLUMNS: dict[str, set[str]] = {
     **{f"raw_{name}": {field for field, _, _ in lineage.raw_schema(name)} for name in FORMATS},
@@ -66,7 +67,7 @@ def test_the_columns_are_those_of_the_tables(asset: str, schema: pa.Schema) -> N
 
 
 def test_what_a_column_is_made_of_is_there(steps: dict) -> None:
-    every = [*TABLES.items(), ("training_data", lineage.training_lineage("dpo", ("preferences",)))]
+    every = [*TABLES.items(), ("training_data", OBJECTIVES["dpo"].lineage_from(("preferences",)))]
     for asset, columns in every:
         for column, sources in columns.items():
             assert sources, f"{asset}.{column}"
@@ -91,7 +92,7 @@ def test_a_training_label_leads_back_to_raw_fields() -> None:
 )
 def test_each_objective_has_its_own(objective: str, labels: set[str], columns: list[str]) -> None:
     inputs = {"sft": ("conversations",), "cpt": ("conversations", "text"), "dpo": ("conversations", "preferences")}
-    found = lineage.training_lineage(objective, inputs[objective])
+    found = OBJECTIVES[objective].lineage_from(inputs[objective])
     assert {".".join(source) for source in found["labels"]} == labels
     assert set(found) == set(columns) - {"source"}
     assert set(columns) <= set(lineage.TOKENS)

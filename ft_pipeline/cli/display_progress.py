@@ -11,9 +11,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 
+from ft_pipeline.execution.events import Progress as JobProgress
 from ft_pipeline.execution.events import StepEvent, listening
-from ft_pipeline.execution.progress import Progress as JobProgress
-from ft_pipeline.execution.progress import duration, subscribe
+from ft_pipeline.execution.pace import duration
 
 LINE_SECONDS = 60.0
 """Seconds between two lines of a step if there is no bar."""
@@ -54,8 +54,8 @@ def live_progress(console: Console, line_seconds: float = LINE_SECONDS) -> Itera
             mark = "[green]✓[/]" if event.succeeded else "[red]✗[/]"
             console.print(f"{mark} {escape(f'{label:<28}')} {event.state:<12}{event.seconds:>8.1f} s")
 
-        stack.callback(subscribe(shown.reported))
-        stack.enter_context(listening(step_event))
+        stack.enter_context(listening(JobProgress, shown.reported))
+        stack.enter_context(listening(StepEvent, step_event))
         yield
 
 

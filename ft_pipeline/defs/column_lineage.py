@@ -100,23 +100,6 @@ def distilled_lineage() -> Lineage:
     return {"messages": messages, "id": messages, "group": messages[:1], **same}
 
 
-def training_lineage(objective: str, inputs: Collection[str]) -> Lineage:
-    """Return the lineage of `training_data`.
-
-    sft: conversations, answers of the teacher, and texts that are mixed in. cpt: texts. dpo: pairs, whose second
-    answer has separate columns.
-    """
-    if objective == "dpo":
-        prompt, chosen, rejected = (("preferences", name) for name in ("prompt_messages", "chosen", "rejected"))
-        better, worse = [prompt, chosen], [prompt, rejected]
-        columns = {"input_ids": better, "labels": [chosen], "rejected_ids": worse, "rejected_labels": [rejected]}
-        return {"id": [("preferences", "id")], **columns}
-    tables = {"conversations": "messages", "distilled": "messages", "text": "text"}
-    read = ["text"] if objective == "cpt" else [table for table in tables if table in inputs]
-    texts = [(table, tables[table]) for table in read]
-    return {"id": [(table, "id") for table in read], "input_ids": texts, "labels": texts}
-
-
 def column_lineage(lineage: Lineage) -> dg.TableColumnLineage:
     """Convert a lineage to Dagster's type."""
     return dg.TableColumnLineage(

@@ -43,7 +43,7 @@ def teacher_answers(at: SpecContext) -> Spec:
     config, handling = asked_settings(teacher)
     if teacher.endpoint is not None:
         return Spec("teacher_answers", inputs, {"teacher": config}, seed=teacher.seed, handling=handling)
-    inputs["base_model"] = at.made(base_model_spec(teacher.model, teacher.revision)).reference
+    inputs["base_model"] = at.built(base_model_spec(teacher.model, teacher.revision)).reference
     versions = versions_of("torch", "transformers")
     return Spec("teacher_answers", inputs, {"teacher": config}, versions, seed=teacher.seed, handling=handling)
 

@@ -44,7 +44,7 @@ def prompt_baseline(at: SpecContext) -> Spec:
     experiment_settings(at)
     inputs = {"conversations": at.passed("conversations"), "base_model": at.artifact("base_model")}
     if (teacher := _teacher_spec(at, references(inputs))) is not None:
-        at.made(teacher)  # once per base model; `comparison` finds it by the same spec
+        at.built(teacher)  # once per base model; `comparison` finds it by the same spec
     return _baseline_spec(at, references(inputs), at.project.settings.prompting.model_dump(mode="json"))
 
 
@@ -158,7 +158,7 @@ def _task_inputs(at: SpecContext) -> dict[str, tuple[str, str]]:
     if not files:
         return {}
     folder = str(at.project.inside(at.project.settings.evaluation.include_path or ""))
-    return {"tasks": at.made(Spec("evaluation_tasks", config={"files": files}, handling={"folder": folder})).reference}
+    return {"tasks": at.built(Spec("evaluation_tasks", config={"files": files}, handling={"folder": folder})).reference}
 
 
 def _served(settings: ExperimentSettings) -> dict[str, Any]:
@@ -198,7 +198,7 @@ def _teacher_spec(at: SpecContext, scored: dict[str, tuple[str, str]]) -> Spec |
         return None
     inputs = {name: scored[name] for name in ("conversations", "base_model")}
     if teacher.endpoint is None:
-        model = at.made(base_model_spec(teacher.model, teacher.revision)).reference
+        model = at.built(base_model_spec(teacher.model, teacher.revision)).reference
         if model == inputs["base_model"]:
             return None
         inputs["teacher_model"] = model
@@ -238,9 +238,9 @@ def _champion_scores(at: SpecContext, champion: ChampionRecord, scored: dict[str
         spec = _baseline_spec(at, inputs, {"variants": {champion.name: served}})
         spec = spec.with_code_version(STEPS["prompt_baseline"].code_version)
         known = next((artifact for artifact in scored.values() if _covers(artifact, spec)), None)
-        return "prompt_baseline", known or at.made(spec)
+        return "prompt_baseline", known or at.built(spec)
     parts = {"base_model": base} | {key: (key, champion.fingerprints[key]) for key in ("adapter", "merged_model")}
-    return "scores", at.made(_scores_spec(at, parts, served))
+    return "scores", at.built(_scores_spec(at, parts, served))
 
 
 def _covers(found: Artifact, wanted: Spec) -> bool:

@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 from ft_pipeline import plotting
-from ft_pipeline.defs.column_lineage import TOKENS, column_lineage, training_lineage
+from ft_pipeline.defs.column_lineage import TOKENS, column_lineage
 from ft_pipeline.defs.training_chain import (
     adapter_spec,
     base_model_spec,
@@ -24,6 +24,7 @@ from ft_pipeline.settings.experiment import ExperimentSettings
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.spec import Spec
 from ft_pipeline.training.memory.estimate import cpu_in_words, estimate_experiment
+from ft_pipeline.training.objectives.registry import OBJECTIVES
 
 TOKEN_CHECKS = (
     CheckSpec("no_over_length", "No row is longer than max_length; nothing is truncated."),
@@ -155,7 +156,8 @@ def _estimate(making: BuildContext) -> dict[str, Any]:
 
 def _show_training_data(artifact: Artifact) -> dict[str, Any]:
     audit = artifact.summary["audit"]
-    lineage = training_lineage(artifact.spec["config"]["experiment"]["objective"], artifact.inputs)
+    objective = artifact.spec["config"]["experiment"]["objective"]
+    lineage = OBJECTIVES[objective].lineage_from(artifact.inputs)
     names = [name for name in TOKENS if name == "source" or name in lineage]
     return {
         "dagster/column_schema": column_schema([(name, *TOKENS[name]) for name in names]),

@@ -11,6 +11,7 @@ from ft_pipeline.settings.experiment import ExperimentSettings
 from ft_pipeline.settings.learning_rates import resolved
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.spec import Spec
+from ft_pipeline.training.objectives.registry import OBJECTIVES, UNFILTERED
 
 ADAPTED = ("lora", "qlora")
 BESIDE = {"retrain", "seeds", "learning_curve"}
@@ -65,13 +66,13 @@ def beginning(at: SpecContext, stages: list[Phase]) -> tuple[Artifact, Artifact 
         return at.artifact("base_model"), None
     before, last = stages[-2], stages[-1]
     base, start = beginning(at, stages[:-1])
-    data = require_passed(at.made(training_data_spec(at, before.settings)))
-    trained = at.made(adapter_spec(at, before, data, base, start))
+    data = require_passed(at.built(training_data_spec(at, before.settings)))
+    trained = at.built(adapter_spec(at, before, data, base, start))
     if goes_on(before.settings, last.settings):
         return base, trained
-    merged = require_passed(at.made(merged_model_spec(at, before.settings, data, trained)))
+    merged = require_passed(at.built(merged_model_spec(at, before.settings, data, trained)))
     config = {"model": f"merged:{before.name}", "revision": None, "content": None}
-    return at.made(Spec("base_model", {"merged_model": merged.reference}, config)), None
+    return at.built(Spec("base_model", {"merged_model": merged.reference}, config)), None
 
 
 def goes_on(before: ExperimentSettings, after: ExperimentSettings) -> bool:
@@ -94,11 +95,9 @@ def training_data_spec(at: SpecContext, settings: ExperimentSettings) -> Spec:
     wanted = settings.model_dump(mode="json", include={"objective", "data", "training"})
     training = {key: wanted["training"][key] for key in ("max_length", "seed")}
     config: dict[str, Any] = {"experiment": {**wanted, "training": training}}
-    if settings.objective == "sft" and settings.data.weights.distilled > 0:
-        inputs["distilled"] = at.passed("distilled")
-    source = {"dpo": "preferences", "cpt": "text", "sft": "text" if settings.data.weights.replay > 0 else None}
-    if (table := source[settings.objective]) is not None:
-        inputs[table] = at.passed(table)
+    tables = OBJECTIVES[settings.objective].tables(settings)
+    inputs |= {table: at.passed(table) for table in tables}
+    if any(table in UNFILTERED for table in tables):
         config["data"] = at.project.settings.data.model_dump(mode="json")
     return Spec("training_data", references(inputs), config, versions_of("transformers", "tokenizers"))
 

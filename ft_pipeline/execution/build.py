@@ -11,8 +11,8 @@ from typing import Any
 import dagster as dg
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.execution import events
-from ft_pipeline.execution.progress import Progress, Throttle, publish
+from ft_pipeline.execution.events import Progress, StepEvent, publish
+from ft_pipeline.execution.pace import Throttle
 from ft_pipeline.execution.workers.devices import DeviceNeed, Lease, lease
 from ft_pipeline.execution.workers.launchers import Launcher, check_environment, launcher_for
 from ft_pipeline.execution.workers.supervisor import WorkerError, WorkerJob, WorkerResult, run_worker
@@ -145,7 +145,7 @@ class _ArtifactBuilder:
         if self.context:
             self.context.log.info(message)
             asset = self.context.asset_key.to_user_string()
-            events.publish(events.StepEvent(asset, _partition(self.context), "notes", message=message))
+            publish(StepEvent(asset, _partition(self.context), "notes", message=message))
         else:
             logger.info("%s: %s", self.label, message)
 

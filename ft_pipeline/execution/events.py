@@ -1,10 +1,14 @@
-"""Events of a run's steps (waiting, started, built, …), for listeners in this process."""
+"""Events of a run for listeners in this process: steps that wait, start and end, and the progress of their jobs."""
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar
 
+from ft_pipeline.execution.pace import duration
+
+logger = logging.getLogger(__name__)
 State = Literal["waiting", "notes", "started", "built", "reused", "gate failed", "failed"]
 
 
@@ -28,19 +32,58 @@ class StepEvent:
         return self.state in {"built", "reused"}
 
 
-_listeners: list[Callable[[StepEvent], None]] = []
+@dataclass(frozen=True)
+class Progress:
+    """One report of a running job."""
+
+    kind: str
+    """The artifact's kind, e.g. `adapter`."""
+    label: str
+    """The asset, with its experiment where it has one, e.g. `adapter [qlora]`."""
+    step: int
+    total: int
+    values: dict[str, float] = field(default_factory=dict)
+    """Numbers worth plotting: `loss`, `tokens_per_second`."""
+    elapsed: float = 0.0
+    """Seconds since the job began."""
+    eta: float | None = None
+    """Seconds left at the pace since the first report; None before the second report."""
+
+    def line(self) -> str:
+        """One line for a log: `adapter [qlora]: 120/900, loss 1.42, tokens per second 210, 2 min 10 s left`."""
+        parts = [f"{self.step}/{self.total}"]
+        numbers = {name: value for name, value in self.values.items() if name != "eta_seconds"}  # `eta` shows it
+        parts += [f"{name.replace('_', ' ')} {value:.4g}" for name, value in numbers.items()]
+        if self.eta is not None and self.step < self.total:
+            parts.append(f"{duration(self.eta)} left")
+        return f"{self.label}: {', '.join(parts)}"
+
+
+EventT = TypeVar("EventT", StepEvent, Progress)
+_listeners: list[tuple[type, Callable[[Any], None]]] = []
 
 
 @contextmanager
-def listening(listener: Callable[[StepEvent], None]) -> Iterator[None]:
-    """Call `listener` with every event of this process within the block."""
-    _listeners.append(listener)
+def listening(kind: type[EventT], listener: Callable[[EventT], None]) -> Iterator[None]:
+    """Call `listener` with every event of this kind in this process within the block."""
+    entry = (kind, listener)
+    _listeners.append(entry)
     try:
         yield
     finally:
-        _listeners.remove(listener)
+        _listeners.remove(entry)
 
 
-def publish(event: StepEvent) -> None:
-    for listener in list(_listeners):
-        listener(event)
+def progress_is_shown() -> bool:
+    """Whether a listener in this process shows progress. Raw output of workers would break up that display."""
+    return any(kind is Progress for kind, _ in _listeners)
+
+
+def publish(event: StepEvent | Progress) -> None:
+    """Send an event to its listeners. A listener that fails is logged and does not stop the job."""
+    for kind, listener in list(_listeners):
+        if isinstance(event, kind):
+            try:
+                listener(event)
+            except Exception:
+                logger.exception("a listener failed")

@@ -5,7 +5,6 @@ spends on starting a process per step.
 """
 
 import contextlib
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -97,9 +96,7 @@ def run(request: Request) -> Outcome:
     events: list[StepEvent] = []
     failures: list[str] = []
     planned = what_runs(request)
-    if request.force:
-        os.environ[FORCE] = "1"  # read by the steps of this process
-    with listening(events.append), open_instance() as instance:
+    with listening(StepEvent, events.append), open_instance() as instance:
         # Otherwise this run would wait for the pool slot of a killed run.
         end_orphaned_runs(instance, request.project.store)
         for experiment, assets in _batches(planned):
@@ -238,7 +235,8 @@ def _materialize(
         publish(StepEvent(step, experiment, "waiting", message=reason))
 
     invocation = uuid4().hex[:12]
-    with listening(hear), report_pool_waits(instance, invocation, waits):
+    forced = {FORCE: "true"} if request.force else {}
+    with listening(StepEvent, hear), report_pool_waits(instance, invocation, waits):
         result = dg.materialize(
             [step.asset for step in STEPS.values()],
             instance=instance,
@@ -246,7 +244,7 @@ def _materialize(
             partition_key=experiment,
             raise_on_error=False,
             run_config=QUIET,
-            tags={"ft/started_by": f"cli {user()}", INVOCATION: invocation},
+            tags={"ft/started_by": f"cli {user()}", INVOCATION: invocation, **forced},
         )
     if not result.success and not failures:
         failures = [f"{_crash(result)} The whole error is in the UI (`ft ui`), run {result.run_id}."]

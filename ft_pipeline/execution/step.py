@@ -34,8 +34,6 @@ class SpecContext:
     project: Project
     store: ArtifactStore
     experiment: str | None = None
-    make: Callable[[Spec], Artifact] | None = None
-    """Builds what the step needs in addition to its upstream assets; None while planning, which builds nothing."""
 
     @cached_property
     def settings(self) -> ExperimentSettings:
@@ -76,23 +74,25 @@ class SpecContext:
         """
         return require_passed(self.artifact(asset))
 
-    def made(self, spec: Spec) -> Artifact:
-        """Return the artifact of a spec that belongs to no asset (the teacher's model). Builds it if it is missing.
+    def built(self, spec: Spec) -> Artifact:
+        """Return the artifact of a spec that belongs to no asset (the teacher's model).
 
-        While planning, raises MissingInput instead of building.
+        Raises MissingInput if the store does not have it, because computing a spec builds nothing.
         """
         if spec.kind in STEPS:
             spec = spec.with_code_version(STEPS[spec.kind].code_version)  # the same spec as the asset of that kind has
         artifact = self.store.find(spec)
-        if artifact is not None:
-            return artifact
-        if self.make is None:
-            raise MissingInput(f"the {spec.kind} that it needs is not in the store yet")
-        return self.make(spec)
+        if artifact is None:
+            raise MissingInput(spec)
+        return artifact
 
 
 class MissingInput(Exception):
-    """A plan cannot compute the spec of a step before another artifact is built."""
+    """The spec of a step cannot be computed before the artifact of another spec is built."""
+
+    def __init__(self, spec: Spec) -> None:
+        super().__init__(f"the {spec.kind} that it needs is not in the store yet")
+        self.spec = spec
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@
 function in STEPS, so that planning.py can compute what a run would do without running it.
 """
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -24,6 +23,7 @@ from ft_pipeline.execution.step import (
     BuildContext,
     CheckSpec,
     MakeFunction,
+    MissingInput,
     ShowFunction,
     SpecContext,
     SpecFunction,
@@ -32,14 +32,14 @@ from ft_pipeline.execution.step import (
 from ft_pipeline.execution.workers.devices import DeviceNeed
 from ft_pipeline.execution.workers.launchers import TRAINING
 from ft_pipeline.project import Project
-from ft_pipeline.store.artifacts import Artifact, ArtifactStore
+from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.asset_pointers import AssetPointers
 from ft_pipeline.store.spec import Spec
 from ft_pipeline.store.sql_views import write_views
 
 OWNER = "team:ml"
-FORCE = "FT_FORCE"
-"""Environment variable: `1` rebuilds artifacts that the store already has."""
+FORCE = "ft/force"
+"""Tag of a run: `true` rebuilds artifacts that the store already has (`ft run --force`)."""
 
 
 def experiments() -> dg.StaticPartitionsDefinition:
@@ -144,22 +144,31 @@ def planned_spec(step: Step, inputs: SpecContext) -> Spec:
     return step.spec(inputs).with_code_version(step.code_version)
 
 
+def spec_with_inputs(step: Step, inputs: SpecContext, build: Callable[[Spec], object]) -> Spec:
+    """Return the planned spec of `step`. Calls `build` for each input that belongs to no asset and is missing."""
+    while True:
+        try:
+            return planned_spec(step, inputs)
+        except MissingInput as missing:
+            build(missing.spec)
+
+
 def _materialize(context: dg.AssetExecutionContext, step: Step, experiment: str | None) -> dg.MaterializeResult:
     project = Project.find()
     store = ArtifactStore(project.store)
     orphaned_runs.lock_run(context, store.root)
 
-    def make(spec: Spec) -> Artifact:
-        return build_artifact(context, store, spec, device=device_need(project, experiment, spec.kind)).artifact
+    def build_input(spec: Spec) -> None:
+        build_artifact(context, store, spec, device=device_need(project, experiment, spec.kind))
 
-    spec = planned_spec(step, SpecContext(project, store, experiment, make))
+    spec = spec_with_inputs(step, SpecContext(project, store, experiment), build_input)
     made = build_artifact(
         context,
         store,
         spec,
         device=device_need(project, experiment, spec.kind) if step.gpu(project) else False,
         build=_own_build(step, project, store),
-        force=_forced(),
+        force=context.run.tags.get(FORCE) == "true",
     )
     AssetPointers(store.root).write(step.name, experiment, made.artifact)
     write_views(store)
@@ -200,11 +209,6 @@ def device_need(project: Project, experiment: str | None, kind: str) -> DeviceNe
         return DeviceNeed()
     gpu = project.experiment(experiment).gpu
     return DeviceNeed(gpu.count if kind in TRAINING else 1, gpu.min_memory_gb, gpu.required)
-
-
-def _forced() -> bool:
-    """Whether `ft run --force` set FORCE for its process. A run from the UI always reuses what the store has."""
-    return os.environ.get(FORCE) == "1"
 
 
 def _own_metadata(made: BuildResult, store: ArtifactStore, experiment: str | None) -> dict[str, Any]:

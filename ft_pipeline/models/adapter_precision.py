@@ -6,8 +6,6 @@ the base model's own products. Here the small matrices are rounded, once for eac
 does (Micikevicius et al. 2018, arXiv 1710.03740): the optimizer uses 32 bit, and products run in the base's type.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -34,17 +32,6 @@ def keep_adapter_in_32_bit(model: Any) -> None:
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
     compute_in_base_dtype(model)
-
-
-@contextmanager
-def weights_kept(model: Any) -> Iterator[None]:
-    """Restore the trainable weights of `model` after the context. TRL rounds the matrices of an adapter on a quantized
-    model to bf16, even if they are already trained."""
-    exact = {name: weight.data for name, weight in model.named_parameters() if weight.requires_grad}
-    yield
-    for name, weight in model.named_parameters():
-        if name in exact:
-            weight.data = exact[name]
 
 
 def compute_in_base_dtype(model: Any) -> None:

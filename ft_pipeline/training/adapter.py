@@ -18,7 +18,7 @@ from ft_pipeline.models.compute_dtype import compute_dtype, dtype_name
 from ft_pipeline.models.load import load_tokenizer
 from ft_pipeline.settings.experiment import ExperimentSettings
 from ft_pipeline.training.memory.estimate import estimate_experiment
-from ft_pipeline.training.objectives.dpo import PreferenceTrainer, with_reference
+from ft_pipeline.training.objectives.registry import OBJECTIVES
 from ft_pipeline.training.techniques import count_parameters, load_weights, new_model, save_adapter, save_full
 from ft_pipeline.training.tokens.sample import sample
 from ft_pipeline.training.trainer.acceleration import require_attention, speed_up
@@ -29,7 +29,7 @@ from ft_pipeline.training.trainer.data_parallel import Ranks, joined
 from ft_pipeline.training.trainer.evaluations import EarlyStopping, intervals
 from ft_pipeline.training.trainer.memory_usage import peak_memory_gb
 from ft_pipeline.training.trainer.model_probe import require_causal, require_room
-from ft_pipeline.training.trainer.token_trainer import TokenTrainer, padding_of, train
+from ft_pipeline.training.trainer.token_trainer import TokenTrainer, train
 from ft_pipeline.training.training_data import read_split
 
 _NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
@@ -114,11 +114,10 @@ def _trainer(job: Job, settings: ExperimentSettings, model: Any, rows: dict[str,
     arguments.eval_steps, arguments.save_steps = intervals(settings.training, len(rows["train"]))
     rows = {"train": rows["train"], "validation": _held_out(job, settings, rows["validation"])}
     tokenizer = load_tokenizer(job.inputs["base_model"])
-    if settings.objective == "dpo":
-        size = arguments.per_device_eval_batch_size
-        train, validation = (with_reference(model, rows[split], padding_of(model, tokenizer), size) for split in rows)
-        return PreferenceTrainer(model, tokenizer, train, validation, arguments, ranks, dpo=settings.dpo)
-    return TokenTrainer(model, tokenizer, rows["train"], rows["validation"], arguments, ranks)
+    trainer: TokenTrainer = OBJECTIVES[settings.objective].trainer.for_experiment(
+        settings, model, tokenizer, rows["train"], rows["validation"], arguments, ranks
+    )
+    return trainer
 
 
 def _held_out(job: Job, settings: ExperimentSettings, validation: list[dict[str, Any]]) -> list[dict[str, Any]]:

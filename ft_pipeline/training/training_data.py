@@ -13,15 +13,13 @@ from ft_pipeline.job import Job
 from ft_pipeline.models.load import load_tokenizer
 from ft_pipeline.models.model_structure import window_of
 from ft_pipeline.settings.experiment import ExperimentSettings
-from ft_pipeline.training.objectives.cpt import audit_blocks, block_checks, replay_blocks, text_blocks
-from ft_pipeline.training.objectives.sft import answer_rows
-from ft_pipeline.training.pairs import REJECTED, pair_rows
-from ft_pipeline.training.tokens.token_audit import Row, account, answer_checks, audit, both, failures
+from ft_pipeline.training.objectives.registry import OBJECTIVES
+from ft_pipeline.training.objectives.rows import PreparedRows
+from ft_pipeline.training.tokens.token_audit import failures
 
 _TOKENS = pa.list_(pa.int32())
 _SCHEMA = pa.schema([("id", pa.string()), ("source", pa.string()), ("input_ids", _TOKENS), ("labels", _TOKENS)])
 _PAIRS = pa.schema([*_SCHEMA, ("rejected_ids", _TOKENS), ("rejected_labels", _TOKENS)])
-LeftOut = list[dict[str, Any]]
 
 
 def run(job: Job) -> dict[str, Any]:
@@ -38,25 +36,12 @@ def run(job: Job) -> dict[str, Any]:
     window = window_of(config) or settings.training.max_length
     longest = min(settings.training.max_length, window)
     limits = {"max_length": longest, "vocabulary": config.vocab_size}
-    left_out: LeftOut = []
-    if settings.objective == "cpt":
-        rows, documents, left_out = text_blocks(job, tokenizer, longest)
-        report = audit_blocks(tokenizer, rows, documents, **limits)
-    elif settings.objective == "dpo":
-        rows, left_out = pair_rows(job, settings, tokenizer)
-        report = audit(tokenizer, rows, **limits)
-    else:
-        rows = answer_rows(job, settings, tokenizer)
-        checks = answer_checks(tokenizer, rows)
-        if settings.data.weights.replay > 0:
-            blocks, documents, left_out = replay_blocks(job, tokenizer, longest, settings.data, settings.training.seed)
-            rows, checks = rows + blocks, both(checks, block_checks(tokenizer, blocks, documents))
-        report = account(tokenizer, rows, checks, **limits)
-    report["left_out"] = left_out
+    prepared = OBJECTIVES[settings.objective].rows(job, settings, tokenizer, limits)
+    report = {**prepared.audit, "left_out": list(prepared.left_out)}
     for split in ("train", "validation"):
-        _write(job.out / f"{split}.parquet", [row for row in rows if row.split == split], settings.objective)
+        pq.write_table(_table(prepared, split), job.out / f"{split}.parquet", compression="zstd")
     (job.out / "audit.json").write_text(json.dumps(report, indent=2, ensure_ascii=False), encoding="utf-8")
-    _log(job, report, len(rows))
+    _log(job, report, sum(report["rows"].values()))
     return {"audit": report}
 
 
@@ -84,17 +69,17 @@ def _log(job: Job, report: dict[str, Any], rows: int) -> None:
     job.report.log(f"{rows} rows, {report['tokens']:,} tokens, {report['trained_share']:.0%} of them trained")
 
 
-def _write(path: Path, rows: list[Row], objective: str) -> None:
-    rejected = [row for row in rows if row.source == REJECTED]
-    rows = [row for row in rows if row.source != REJECTED]
+def _table(prepared: PreparedRows, split: str) -> pa.Table:
+    rows = [row for row in prepared.rows if row.split == split]
     columns: dict[str, list[Any]] = {
         "id": [row.id for row in rows],
         "source": [row.source for row in rows],
         "input_ids": [row.encoded.input_ids for row in rows],
         "labels": [row.encoded.labels for row in rows],
     }
-    if objective == "dpo":
-        columns["rejected_ids"] = [row.encoded.input_ids for row in rejected]
-        columns["rejected_labels"] = [row.encoded.labels for row in rejected]
-    table = pa.table(columns, schema=_PAIRS if objective == "dpo" else _SCHEMA)
-    pq.write_table(table, path, compression="zstd")
+    if not prepared.rejected:
+        return pa.table(columns, schema=_SCHEMA)
+    rejected = [row for row in prepared.rejected if row.split == split]
+    columns["rejected_ids"] = [row.encoded.input_ids for row in rejected]
+    columns["rejected_labels"] = [row.encoded.labels for row in rejected]
+    return pa.table(columns, schema=_PAIRS)

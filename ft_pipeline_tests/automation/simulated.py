@@ -15,7 +15,7 @@ import yaml
 from ft_pipeline.defs import automation
 from ft_pipeline.execution.planning import flow
 from ft_pipeline.execution.step import STEPS, SpecContext
-from ft_pipeline.execution.step_asset import planned_spec
+from ft_pipeline.execution.step_asset import spec_with_inputs
 from ft_pipeline.project import Project
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.asset_pointers import AssetPointers
@@ -128,7 +128,7 @@ class Simulation:
                 self._stand_in(step.name, experiment if step.per_experiment else None)
 
     def _stand_in(self, asset: str, experiment: str | None) -> None:
-        spec = planned_spec(STEPS[asset], SpecContext(self.project, self.store, experiment, self._made))
+        spec = spec_with_inputs(STEPS[asset], SpecContext(self.project, self.store, experiment), self._made)
         AssetPointers(self.store.root).write(asset, experiment, self._made(spec))
 
     def _made(self, spec: Any) -> Any:

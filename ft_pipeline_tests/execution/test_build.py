@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.execution import progress
 from ft_pipeline.execution.build import build_artifact, hub_environment
+from ft_pipeline.execution.events import Progress, listening
 from ft_pipeline.execution.workers.launchers import LocalLauncher, usable_cores, worker_environment
 from ft_pipeline.execution.workers.supervisor import WorkerError
 from ft_pipeline.store.artifacts import ArtifactStore
@@ -21,12 +21,11 @@ def test_progress_and_log_lines_arrive_and_the_second_time_it_is_found(
     store: ArtifactStore, launcher: LocalLauncher, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    seen: list[progress.Progress] = []
-    unsubscribe = progress.subscribe(seen.append)
+    seen: list[Progress] = []
     spec = Spec("count", config={"steps": 6})
-    built = build_artifact(None, store, spec, device=True, launcher=launcher)
-    again = build_artifact(None, store, spec, device=True, launcher=launcher)
-    unsubscribe()
+    with listening(Progress, seen.append):
+        built = build_artifact(None, store, spec, device=True, launcher=launcher)
+        again = build_artifact(None, store, spec, device=True, launcher=launcher)
     assert (built.reused, again.reused) == (False, True)
     assert again.artifact.path == built.artifact.path
     assert built.artifact.summary == {"steps": 6, "resumed_from": 0, "device": built.artifact.manifest["run"]["device"]}
@@ -200,10 +199,9 @@ def test_the_users_own_environment_wins(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_a_listener_that_fails_stops_nothing(store: ArtifactStore, launcher: LocalLauncher) -> None:
-    def broken(_: progress.Progress) -> None:
+    def broken(_: Progress) -> None:
         raise ValueError("terminal gone")
 
-    unsubscribe = progress.subscribe(broken)
-    built = build_artifact(None, store, Spec("count", config={"steps": 2}), launcher=launcher)
-    unsubscribe()
+    with listening(Progress, broken):
+        built = build_artifact(None, store, Spec("count", config={"steps": 2}), launcher=launcher)
     assert built.artifact.summary["steps"] == 2

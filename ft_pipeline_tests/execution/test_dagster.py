@@ -86,7 +86,7 @@ def test_who_looks_on_hears_what_a_step_waits_for(store: ArtifactStore) -> None:
         lock.release()
 
     assert lock.try_acquire()
-    with dg.DagsterInstance.ephemeral() as instance, listening(hear):
+    with dg.DagsterInstance.ephemeral() as instance, listening(StepEvent, hear):
         assert run(store, "count", instance, steps=1)[0].success
     assert told == [("adapter", "qlora", False, f"waiting: {lock.purpose} is under way in {lock.holder()}")]
 

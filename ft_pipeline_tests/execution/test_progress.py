@@ -4,7 +4,8 @@ import time
 
 import pytest
 
-from ft_pipeline.execution.progress import Pace, Progress, Throttle, duration
+from ft_pipeline.execution.events import Progress
+from ft_pipeline.execution.pace import Pace, Throttle, duration
 
 
 def test_a_line_says_where_it_stands() -> None:

@@ -21,7 +21,7 @@ import pytest
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.execution.build import BuildResult, build_artifact
-from ft_pipeline.execution.progress import Progress, subscribe
+from ft_pipeline.execution.events import Progress, listening
 from ft_pipeline.execution.workers.devices import DeviceNeed
 from ft_pipeline.execution.workers.heartbeat import STOP, beat
 from ft_pipeline.execution.workers.launchers import RANKS, LocalLauncher, RayLauncher, launcher_for
@@ -138,9 +138,8 @@ def jobs(cluster: Cluster, folder: Path) -> list[str]:
 @long_with_ray
 def test_the_worker_runs_on_the_cluster(cluster: Cluster, store: ArtifactStore) -> None:
     reports: list[Progress] = []
-    end = subscribe(reports.append)
-    built = build(store, steps=3)
-    end()
+    with listening(Progress, reports.append):
+        built = build(store, steps=3)
     assert built.artifact.summary == {"steps": 3, "resumed_from": 0, "device": "cpu"}
     assert reports[-1].step == 3
     until(lambda: jobs(cluster, store.root) == ["SUCCEEDED"], "Ray knows that it ended well", PATIENCE)
@@ -174,10 +173,11 @@ def test_a_node_that_dies_is_one_clear_error_and_the_next_run_goes_on(cluster: C
         if progress.step >= 3 and cluster.node.poll() is None:
             cluster.kill_node()
 
-    end = subscribe(kill_at_3)
-    with pytest.raises(WorkerError, match=r"the worker's Ray node \(.+\) is gone; run again, it goes on from its last"):
+    with (
+        listening(Progress, kill_at_3),
+        pytest.raises(WorkerError, match=r"the worker's Ray node \(.+\) is gone; run again, it goes on from its last"),
+    ):
         build(store, steps=200, sleep=0.2)
-    end()
     assert store.all() == [] and list((store.root / "drafts").iterdir()) == []
     done = int(next((store.root / "work").rglob("done")).read_text())
     assert 3 <= done < 200

@@ -7,8 +7,7 @@ from rich.console import Console
 
 from ft_pipeline.cli.display_progress import Lines, live_progress
 from ft_pipeline.execution.build import build_artifact
-from ft_pipeline.execution.events import StepEvent, publish
-from ft_pipeline.execution.progress import Progress
+from ft_pipeline.execution.events import Progress, StepEvent, publish
 from ft_pipeline.execution.workers.launchers import LocalLauncher
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.spec import Spec

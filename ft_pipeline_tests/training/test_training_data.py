@@ -7,7 +7,7 @@ import pytest
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.training import training_data
-from ft_pipeline.training.objectives.sft import weigh
+from ft_pipeline.training.tokens.sample import weigh
 from ft_pipeline.training.tokens.token_audit import failures
 from ft_pipeline.training.training_data import read_split
 from ft_pipeline_tests.training.subject import (

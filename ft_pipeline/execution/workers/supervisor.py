@@ -20,7 +20,8 @@ import dagster as dg
 import psutil
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.execution.progress import Pace, Progress, watched
+from ft_pipeline.execution.events import Progress, progress_is_shown
+from ft_pipeline.execution.pace import Pace
 from ft_pipeline.execution.workers import worker
 from ft_pipeline.execution.workers.launchers import Launcher
 from ft_pipeline.execution.workers.message_channels import Channel, open_channel
@@ -110,7 +111,7 @@ def run_worker(
     log_file.touch()
     messages = _WorkerMessages(job, on_progress, say)
     with open_channel(context, job.folder) as channel:
-        output = _LogForwarder(log_file if context and not watched() else None)
+        output = _LogForwarder(log_file if context and not progress_is_shown() else None)
         code = _supervise(job, launcher, channel, messages, output, graces)
     messages.hear(channel)  # messages that arrived while the channel closed
     return _outcome(job, code, log_file)

@@ -12,6 +12,7 @@ from ft_pipeline.errors import UserError
 from ft_pipeline.settings.experiment import ExperimentSettings
 from ft_pipeline.settings.training import ALL_LINEAR
 from ft_pipeline.training.memory.layer_sizes import Shape, read_shape
+from ft_pipeline.training.objectives.registry import OBJECTIVES
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _STATE_BYTES = {"adamw_torch": None, "adamw_8bit": 1, "paged_adamw_8bit": 1}
@@ -114,8 +115,7 @@ def cpu_in_words(cpu_gb: Mapping[str, float]) -> str:
 
 def _plan_of(settings: ExperimentSettings, longest_row: int | None) -> Plan:
     training = settings.training
-    # The rejected answer of a pair is in the same batch as the preferred one.
-    rows = training.per_device_train_batch_size * (2 if settings.objective == "dpo" else 1)
+    rows = training.per_device_train_batch_size * OBJECTIVES[settings.objective].sequences
     return Plan(
         technique=settings.technique,
         optim=training.optim,

@@ -14,12 +14,20 @@ import pyarrow.parquet as pq
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.job import Job
-from ft_pipeline.settings.experiment import ExperimentData
+from ft_pipeline.settings.experiment import ExperimentData, ExperimentSettings
 from ft_pipeline.settings.project import DataSettings
-from ft_pipeline.training.objectives.sft import weigh
+from ft_pipeline.training.objectives.rows import PreparedRows
 from ft_pipeline.training.tokens.chat_tokens import MASKED, Encoded, Rendered
 from ft_pipeline.training.tokens.held_out import keep_from_training
+from ft_pipeline.training.tokens.sample import weigh
 from ft_pipeline.training.tokens.token_audit import Row, account, check
+
+
+def prepare_rows(job: Job, settings: ExperimentSettings, tokenizer: Any, limits: dict[str, int]) -> PreparedRows:
+    """Return the blocks of all texts. UserError if a split has no text."""
+    blocks, texts, left_out = text_blocks(job, tokenizer, limits["max_length"])
+    checks = block_checks(tokenizer, blocks, texts)
+    return PreparedRows(blocks, account(tokenizer, blocks, checks, **limits), left_out)
 
 
 def text_blocks(job: Job, tokenizer: Any, length: int) -> tuple[list[Row], int, list[dict[str, Any]]]:
@@ -102,14 +110,6 @@ def _with_end(tokenizer: Any, text: str) -> list[int]:
     if end is None:
         raise UserError("the tokenizer has no end token, so texts cannot be told apart; add eos_token to its folder")
     return ids if ids and ids[-1] == end else [*ids, end]
-
-
-def audit_blocks(
-    tokenizer: Any, blocks: Sequence[Row], texts: int, *, max_length: int, vocabulary: int
-) -> dict[str, Any]:
-    """Return the document of token_audit.audit for blocks that contain `texts` texts."""
-    checks = block_checks(tokenizer, blocks, texts)
-    return account(tokenizer, blocks, checks, max_length=max_length, vocabulary=vocabulary)
 
 
 def block_checks(tokenizer: Any, blocks: Sequence[Row], texts: int) -> dict[str, Any]:

@@ -9,16 +9,70 @@ so that no second model is in memory. Label smoothing as in cDPO (Mitchell 2023)
 from collections.abc import Sequence
 from typing import Any
 
+import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ft_pipeline.errors import UserError
+from ft_pipeline.job import Job
+from ft_pipeline.models.chat import prompt_and_target, with_prompt
 from ft_pipeline.models.compute_dtype import computing
-from ft_pipeline.settings.experiment import DpoSettings
+from ft_pipeline.settings.experiment import DpoSettings, ExperimentSettings
+from ft_pipeline.settings.project import DataSettings
+from ft_pipeline.tables.formats.turns import plain
+from ft_pipeline.training.objectives.rows import PreparedRows
+from ft_pipeline.training.tokens.chat_tokens import Rendered, encode
+from ft_pipeline.training.tokens.held_out import keep_from_training
+from ft_pipeline.training.tokens.token_audit import Row, audit
 from ft_pipeline.training.trainer.batches import collate
 from ft_pipeline.training.trainer.expert_balance import balance_of
 from ft_pipeline.training.trainer.loss import sequence_log_probabilities
-from ft_pipeline.training.trainer.token_trainer import Rows, TokenTrainer, evaluating
+from ft_pipeline.training.trainer.token_trainer import Rows, TokenTrainer, evaluating, padding_of
+
+
+def prepare_rows(job: Job, settings: ExperimentSettings, tokenizer: Any, limits: dict[str, int]) -> PreparedRows:
+    """Return each pair of the input preferences as two texts, the preferred and the rejected answer after the same
+    prompt. UserError if a split has no pair.
+
+    The hash of its prompt decides whether a pair is held out for validation, as for conversations. A pair near a
+    held-out row of the input conversations is left out.
+    """
+    columns = ["id", "file", "row", "prompt_messages", "chosen", "rejected"]
+    pairs = pq.read_table(job.inputs["preferences"] / "rows.parquet", columns=columns).to_pylist()
+    asked = [
+        {**pair, "messages": plain(pair["prompt_messages"]), "answer": pair["chosen"][-1]["content"]} for pair in pairs
+    ]
+    kept, left_out = keep_from_training(
+        job.inputs["conversations"], asked, DataSettings.model_validate(job.config["data"])
+    )
+    for split in ("train", "validation"):
+        if not any(pair["split"] == split for pair in kept):
+            raise UserError(
+                f"no {split} pairs: {len(pairs)} in data/raw/preferences, {len(left_out)} of them near a held-out row; "
+                "add pairs, or change the shares in project.yaml"
+            )
+    preferred, rejected = (_tokenize(tokenizer, kept, side, settings) for side in ("chosen", "rejected"))
+    report = audit(tokenizer, [*preferred, *rejected], **limits)
+    job.report.progress(len(kept), len(kept))
+    return PreparedRows(preferred, report, left_out, rejected)
+
+
+def _tokenize(tokenizer: Any, pairs: list[dict[str, Any]], side: str, settings: ExperimentSettings) -> list[Row]:
+    """Return one row for each pair. side: `chosen` or `rejected`, whose answer is tokenized and trained."""
+    source = "preferred" if side == "chosen" else "rejected"
+    texts = []
+    for pair in pairs:
+        conversation = with_prompt([*pair["messages"], *plain(pair[side])], settings.data.system_prompt, [])
+        try:
+            context, target = prompt_and_target(tokenizer, conversation)
+        except UserError as error:
+            raise UserError(f"{pair['file']}:{pair['row']}: {error}") from error
+        texts.append(Rendered(context + target, ((len(context), len(context) + len(target)),), split_by_turn=False))
+    return [
+        Row(pair["id"], source, pair["split"], pair["file"], pair["row"], text, tokens)
+        for pair, text, tokens in zip(pairs, texts, encode(tokenizer, texts), strict=True)
+    ]
 
 
 def collate_pairs(rows: Sequence[dict[str, Any]], pad_token_id: int | None) -> dict[str, Tensor]:
@@ -64,6 +118,15 @@ class PreferenceTrainer(TokenTrainer):
     def __init__(self, *args: Any, dpo: DpoSettings) -> None:
         self._dpo = dpo
         super().__init__(*args)
+
+    @classmethod
+    def for_experiment(
+        cls, settings: ExperimentSettings, model: Any, tokenizer: Any, train: Rows, validation: Rows, *args: Any
+    ) -> "PreferenceTrainer":
+        """Return the trainer of one experiment. The model, as it is now, is the reference."""
+        pad, size = padding_of(model, tokenizer), args[0].per_device_eval_batch_size
+        train, validation = (with_reference(model, rows, pad, size) for rows in (train, validation))
+        return cls(model, tokenizer, train, validation, *args, dpo=settings.dpo)
 
     def summed_loss(self, model: Any, batch: dict[str, Tensor]) -> tuple[Any, ...]:
         """Return the summed loss over the pairs of a batch, their number, and how many gained."""

@@ -1,7 +1,5 @@
 """Rows of `sft`: conversations and distilled answers, mixed by weight; the loss is on the assistant's turns alone."""
 
-import hashlib
-import math
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +10,8 @@ from ft_pipeline.job import Job
 from ft_pipeline.models.chat import Message, with_prompt
 from ft_pipeline.settings.experiment import ExperimentSettings
 from ft_pipeline.tables.formats.turns import plain
+from ft_pipeline.training.objectives.cpt import block_checks, replay_blocks
+from ft_pipeline.training.objectives.rows import PreparedRows
 from ft_pipeline.training.tokens.chat_tokens import (
     DroppedTurns,
     Rendered,
@@ -19,10 +19,23 @@ from ft_pipeline.training.tokens.chat_tokens import (
     find_dropped_turns,
     render_conversation,
 )
-from ft_pipeline.training.tokens.token_audit import Row
+from ft_pipeline.training.tokens.sample import weigh
+from ft_pipeline.training.tokens.token_audit import Row, account, answer_checks, both
 
 _CHUNK = 1024
 """Conversations tokenized at a time: enough to keep the tokenizer's threads busy, few enough to report progress."""
+
+
+def prepare_rows(job: Job, settings: ExperimentSettings, tokenizer: Any, limits: dict[str, int]) -> PreparedRows:
+    """Return the rows of conversations, distilled answers and replayed texts. UserError if a split has no row."""
+    rows = answer_rows(job, settings, tokenizer)
+    checks = answer_checks(tokenizer, rows)
+    left_out: list[dict[str, Any]] = []
+    if settings.data.weights.replay > 0:
+        length, seed = limits["max_length"], settings.training.seed
+        blocks, texts, left_out = replay_blocks(job, tokenizer, length, settings.data, seed)
+        rows, checks = rows + blocks, both(checks, block_checks(tokenizer, blocks, texts))
+    return PreparedRows(rows, account(tokenizer, rows, checks, **limits), left_out)
 
 
 def answer_rows(job: Job, settings: ExperimentSettings, tokenizer: Any) -> list[Row]:
@@ -53,13 +66,6 @@ def _mix(job: Job, settings: ExperimentSettings) -> list[dict[str, Any]]:
             "of the experiment or the shares in project.yaml"
         )
     return mixed + validation
-
-
-def weigh(rows: list[dict[str, Any]], weight: float, seed: int) -> list[dict[str, Any]]:
-    """Return `rows` times `weight`: whole copies, then the rest as the rows with the lowest seeded hash of their id."""
-    copies, share = math.floor(weight), weight - math.floor(weight)
-    order = sorted(rows, key=lambda row: hashlib.sha256(f"{seed}:{row['id']}".encode()).digest())
-    return rows * copies + order[: round(share * len(rows))]
 
 
 def _read(folder: Path, source: str) -> list[dict[str, Any]]:

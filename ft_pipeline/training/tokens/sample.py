@@ -1,6 +1,7 @@
-"""Sample the validation rows of a held-out loss, if there are more than it needs."""
+"""Deterministic samples of rows: a bounded one for a held-out loss, and a weighted one for a training mix."""
 
 import hashlib
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,3 +17,10 @@ def sample(rows: Sequence[dict[str, Any]], limit: int) -> list[dict[str, Any]]:
     hashes = [hashlib.sha256(f"evaluation:{row['id']}".encode()).digest() for row in rows]
     chosen = sorted(range(len(rows)), key=hashes.__getitem__)[:limit]
     return [rows[index] for index in sorted(chosen)]
+
+
+def weigh(rows: list[dict[str, Any]], weight: float, seed: int) -> list[dict[str, Any]]:
+    """Return `rows` times `weight`: whole copies, then the rest as the rows with the lowest seeded hash of their id."""
+    copies, share = math.floor(weight), weight - math.floor(weight)
+    order = sorted(rows, key=lambda row: hashlib.sha256(f"{seed}:{row['id']}".encode()).digest())
+    return rows * copies + order[: round(share * len(rows))]

@@ -1,22 +1,22 @@
-"""Convert the training settings to the arguments of transformers and TRL."""
+"""Convert the training settings to the arguments of transformers."""
 
 from pathlib import Path
 
 import torch
-from trl import SFTConfig
+from transformers import TrainingArguments
 
 from ft_pipeline.settings.training import TrainingSettings
 
 
-def training_arguments(settings: TrainingSettings, folder: Path, device: str, dtype: torch.dtype) -> SFTConfig:
-    """Return the arguments of transformers and TRL for one run. Checkpoints are written to `folder`.
+def training_arguments(settings: TrainingSettings, folder: Path, device: str, dtype: torch.dtype) -> TrainingArguments:
+    """Return the arguments of transformers for one run. Checkpoints are written to `folder`.
 
     The steps between evaluations and between checkpoints depend on the rows (see evaluations.intervals).
     ValueError if the learning rate is not resolved (learning_rates.resolved).
     """
     if settings.learning_rate is None:
         raise ValueError("training.learning_rate is null. Resolve it for the size of the base model first.")
-    return SFTConfig(
+    return TrainingArguments(
         output_dir=str(folder),
         learning_rate=settings.learning_rate,
         num_train_epochs=settings.num_train_epochs,
@@ -32,9 +32,6 @@ def training_arguments(settings: TrainingSettings, folder: Path, device: str, dt
         gradient_checkpointing=settings.gradient_checkpointing,
         neftune_noise_alpha=settings.neftune_noise_alpha,
         seed=settings.seed,
-        # The rows are already tokenized. TRL would truncate them at 1,024 tokens and drop rows without a trained token.
-        max_length=None,
-        dataset_kwargs={"skip_prepare_dataset": True},
         remove_unused_columns=False,
         # The model is 16 bit throughout, so autocast would only add casts; fp16 needs it, for the loss scaling.
         bf16=False,

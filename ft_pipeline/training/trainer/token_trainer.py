@@ -1,4 +1,4 @@
-"""TRL's SFTTrainer on tokenized rows, with our own loss, batches and verified checkpoints."""
+"""transformers' Trainer on tokenized rows, with our own loss, batches and verified checkpoints."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -12,13 +12,12 @@ from datasets import Dataset
 from peft import PeftModel
 from torch import Tensor
 from torch.utils.data import DataLoader
-from transformers import PrinterCallback, TrainerControl, TrainerState
-from trl import SFTConfig, SFTTrainer
+from transformers import PrinterCallback, Trainer, TrainerControl, TrainerState, TrainingArguments
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.models.adapter_precision import weights_kept
 from ft_pipeline.models.attention import reads_end_to_end
 from ft_pipeline.models.compute_dtype import computing
+from ft_pipeline.settings.experiment import ExperimentSettings
 from ft_pipeline.training.techniques import load_weights
 from ft_pipeline.training.tokens.chat_tokens import MASKED
 from ft_pipeline.training.trainer.acceleration import computed_as_written
@@ -42,7 +41,7 @@ Rows = Sequence[dict[str, Any]]
 """Each row is {"input_ids": list of int, "labels": list of int}."""
 
 
-class TokenTrainer(SFTTrainer):
+class TokenTrainer(Trainer):
     """Trains on the loss of the answers alone, normalized by the trained tokens of the whole optimizer step."""
 
     loss_is_scaled_for_ga = True
@@ -62,7 +61,7 @@ class TokenTrainer(SFTTrainer):
         tokenizer: Any,
         train: Rows,
         validation: Rows,
-        args: SFTConfig,
+        args: TrainingArguments,
         ranks: Ranks | None = None,
     ) -> None:
         self.ranks = ranks or Ranks()
@@ -71,22 +70,25 @@ class TokenTrainer(SFTTrainer):
         self._filler = train[0]
         self.meter = Throughput(model.device)
         columns = {key: [row[key] for row in train] for key in self.columns}
-        routing = _routing(model)
-        with weights_kept(model):
-            super().__init__(
-                model=model,
-                args=args,
-                train_dataset=Dataset.from_dict(columns),
-                eval_dataset=Dataset.from_dict({key: [row[key] for row in validation[:1]] for key in columns}),
-                processing_class=tokenizer,
-                data_collator=self._collate,
-            )
+        super().__init__(
+            model=model,
+            args=args,
+            train_dataset=Dataset.from_dict(columns),
+            eval_dataset=Dataset.from_dict({key: [row[key] for row in validation[:1]] for key in columns}),
+            processing_class=tokenizer,
+            data_collator=self._collate,
+        )
         self.remove_callback(PrinterCallback)
         self.add_callback(self.meter)
-        # TRL makes a mixture of experts report its routing. A model saved with that config fails when it generates.
-        model.config.get_text_config().update(routing)
         # Makes the Trainer count the trained tokens of an optimizer step and pass the number to compute_loss.
         self.model_accepts_loss_kwargs = True
+
+    @classmethod
+    def for_experiment(
+        cls, settings: ExperimentSettings, model: Any, tokenizer: Any, train: Rows, validation: Rows, *args: Any
+    ) -> "TokenTrainer":
+        """Return the trainer of one experiment. args: the arguments of `__init__` after the rows."""
+        return cls(model, tokenizer, train, validation, *args)
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -270,12 +272,6 @@ class TokenTrainer(SFTTrainer):
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         load_weights(self.model if model is None else model, Path(resume_from_checkpoint))
 
-    def create_model_card(self, *_: Any, **__: Any) -> None:
-        """Do nothing: the pipeline writes its own model card."""
-
-    def _send_telemetry(self) -> None:
-        """Do nothing: training sends no telemetry."""
-
 
 @contextmanager
 def evaluating(model: Any) -> Iterator[None]:
@@ -291,13 +287,6 @@ def padding_of(model: Any, tokenizer: Any) -> int | None:
     """Return the token id that pads the batches of `model`; None if its rows are laid end to end."""
     token: int = tokenizer.pad_token_id
     return None if reads_end_to_end(model) else token
-
-
-def _routing(model: Any) -> dict[str, Any]:
-    """Return the settings of the model's config for a mixture of experts."""
-    config = model.config.get_text_config()
-    keys = ("output_router_logits", "router_aux_loss_coef")
-    return {key: getattr(config, key) for key in keys if hasattr(config, key)}
 
 
 def _counts(batch: dict[str, Tensor]) -> bool:

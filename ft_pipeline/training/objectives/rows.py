@@ -1,0 +1,20 @@
+"""What an objective makes of its tables: rows, their token audit, and what was left out."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ft_pipeline.training.tokens.token_audit import Row
+
+
+@dataclass(frozen=True)
+class PreparedRows:
+    """The rows of one objective, with their audit."""
+
+    rows: Sequence[Row]
+    audit: dict[str, Any]
+    """The document of token_audit.account."""
+    left_out: Sequence[dict[str, Any]] = ()
+    """Rows near a held-out row: {file, row, code, copy_of}."""
+    rejected: Sequence[Row] = ()
+    """For preference pairs: the rejected answer of each of `rows`, in the same order."""
