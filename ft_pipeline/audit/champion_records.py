@@ -1,49 +1,40 @@
 """Compare records with each other and with their copies: champion records in `champion` artifacts, erasures."""
 
 import json
-from hashlib import sha256
 from typing import Any
 
 from ft_pipeline.audit.artifact_index import ArtifactIndex
 from ft_pipeline.audit.findings import Finding
-from ft_pipeline.release.champion import RECORD_NAME
+from ft_pipeline.release import champion
+from ft_pipeline.store import redaction
+from ft_pipeline.store.ledger import Ledger
 
 
 def check_records(index: ArtifactIndex) -> tuple[int, list[Finding]]:
-    """(records read, findings): gaps, records that cannot be read, and records that differ from their artifact."""
-    folder = index.root / "champion"
-    paths = sorted(path for path in folder.glob("*.json") if RECORD_NAME.match(path.name))
+    """(records read, findings) for the champion: what the ledger finds, and records that differ from their artifact."""
+    records = champion.ledger(index.root)
     held = _held_records(index)
-    findings: list[Finding] = []
-    last = max([*held, *(int(path.stem) for path in paths)], default=0)
-    present = {int(path.stem) for path in paths}
-    for number in range(1, last + 1):
-        if number not in present:
-            findings.append(Finding("missing_record", _place(number), "was removed; records are only ever added"))
-    previous: bytes | None = None
-    for path in paths:
-        content = path.read_bytes()
-        findings += _check(index, int(path.stem), content, held, previous)
-        previous = content
-    return len(paths), findings
+    findings = _findings(records, last=max(held, default=0))
+    for path in records.paths():
+        findings += _check(index, int(path.stem), path.read_bytes(), held)
+    return len(records.paths()), findings
 
 
-def _check(
-    index: ArtifactIndex, number: int, content: bytes, held: dict[int, dict[str, Any]], previous: bytes | None
-) -> list[Finding]:
-    where = _place(number)
+def _findings(records: Ledger, last: int) -> list[Finding]:
+    return [
+        Finding(fault.kind, f"{records.folder.name}/{records.path(fault.number).name}", fault.message)
+        for fault in records.faults(last)
+    ]
+
+
+def _check(index: ArtifactIndex, number: int, content: bytes, held: dict[int, dict[str, Any]]) -> list[Finding]:
+    where = f"champion/{number:06d}.json"
     try:
         record = json.loads(content)
-        parts, sequence = dict(record["fingerprints"]), record["sequence"]
+        parts = dict(record["fingerprints"])
     except (ValueError, KeyError, TypeError):
-        return [Finding("edited_record", where, "cannot be read as a record")]
+        return []  # the ledger reports it
     findings = []
-    if sequence != number:
-        findings.append(Finding("edited_record", where, f"says that it is record {sequence}"))
-    chained = record.get("previous_sha256")
-    if chained and previous is not None and chained != sha256(previous).hexdigest():
-        message = f"is not the record that {where} was written after: it was edited"
-        findings.append(Finding("edited_record", _place(number - 1), message))
     copy = held.get(number)
     if copy is not None and copy != record:
         differing = sorted(key for key in {**copy, **record} if copy.get(key) != record.get(key))
@@ -66,37 +57,10 @@ def _held_records(index: ArtifactIndex) -> dict[int, dict[str, Any]]:
     return held
 
 
-def _place(number: int) -> str:
-    return f"champion/{number:06d}.json"
-
-
 def check_redactions(index: ArtifactIndex) -> tuple[int, list[Finding]]:
-    """(records read, findings) for the records of `ft erase`: gaps, and records whose hash differs from the next one's.
-
-    Each record contains the SHA-256 of the previous record.
-    """
-    folder = index.root / "redactions"
-    paths = sorted(folder.glob("*.json"))
-    last = max([0, *(int(path.stem) for path in paths), *_numbers_in_manifests(index)])
-    findings: list[Finding] = []
-    for number in range(1, last + 1):
-        where, path = f"redactions/{number:06d}.json", folder / f"{number:06d}.json"
-        if not path.is_file():
-            findings.append(Finding("missing_record", where, "was removed; records are only ever added"))
-            continue
-        try:
-            document = json.loads(path.read_bytes())
-            chained, own = document["previous_sha256"], document["number"]
-        except (ValueError, KeyError, TypeError):
-            findings.append(Finding("edited_record", where, "cannot be read as a record"))
-            continue
-        before = folder / f"{number - 1:06d}.json"
-        if own != number:
-            findings.append(Finding("edited_record", where, f"says that it is record {own}"))
-        if chained and before.is_file() and chained != sha256(before.read_bytes()).hexdigest():
-            message = f"is not the record that {where} was written after: it was edited"
-            findings.append(Finding("edited_record", f"redactions/{before.name}", message))
-    return len(paths), findings
+    """(records read, findings) for the records of `ft erase`."""
+    records = redaction.ledger(index.root)
+    return len(records.paths()), _findings(records, last=max(_numbers_in_manifests(index), default=0))
 
 
 def _numbers_in_manifests(index: ArtifactIndex) -> set[int]:

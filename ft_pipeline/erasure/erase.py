@@ -26,7 +26,7 @@ from ft_pipeline.store.blobs import BlobStore
 from ft_pipeline.store.provenance import user
 from ft_pipeline.store.redaction import (
     Redaction,
-    record,
+    append_redaction,
     redact_artifact,
     redact_loose_files,
     redactions,
@@ -113,7 +113,7 @@ def erase(project: Project, path: Path, numbers: Sequence[int], reason: str) -> 
     events, notes = redact_dagster_home(project.dagster_home, secrets)
     models = [asdict(use) for use in seen.uses if use.how != "made from it"]
     files = _redact_own_files(project, gone, secrets)
-    record(project.store, Redaction(number, when, by, reason, rows, artifacts, kept, models))
+    append_redaction(project.store, Redaction(number, when, by, reason, rows, artifacts, kept, models))
     return ErasureResult(
         record=number,
         rows=rows,

@@ -4,10 +4,6 @@ A record is never changed or removed. The one with the highest number is the cha
 earlier one. If two promotions happen at once, both try to create the same next number: one succeeds, the other retries.
 """
 
-import json
-import os
-import re
-import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
@@ -15,10 +11,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.store.hashing import sha256_of_file, sha256_of_json
+from ft_pipeline.store.hashing import sha256_of_json
+from ft_pipeline.store.ledger import Ledger
 from ft_pipeline.store.provenance import user
-
-RECORD_NAME = re.compile(r"^\d{6,}\.json$")
 
 Kind = Literal["merged", "adapter", "prompt"]
 
@@ -92,11 +87,14 @@ class Promotion:
     passed_over: tuple[str, ...] = ()
 
 
+def ledger(store: Path) -> Ledger:
+    """Return the ledger of champion records under the store folder `store`."""
+    return Ledger(store / "champion", "sequence")
+
+
 def history(store: Path) -> list[ChampionRecord]:
     """Return all records under the store folder `store`, oldest first. Raises UserError if one cannot be read."""
-    folder = store / "champion"
-    paths = [path for path in folder.glob("*.json") if RECORD_NAME.match(path.name)] if folder.is_dir() else []
-    return [_read(path) for path in sorted(paths, key=lambda path: int(path.stem))]
+    return [_as_record(store, record) for record in ledger(store).read()]
 
 
 def current(store: Path) -> ChampionRecord | None:
@@ -154,9 +152,8 @@ def promote(store: Path, choose: Callable[[ChampionRecord | None], Promotion | N
         move = choose(present)
         if move is None:
             return present
-        record = _signed(store, _record_of(move, present))
-        if _append(store, record):
-            return record
+        if written := ledger(store).append(asdict(_record_of(move, present))):
+            return ChampionRecord(**written)
 
 
 def before(store: Path) -> ChampionRecord:
@@ -184,10 +181,10 @@ def rollback(store: Path, reason: str = "", looked_at: str | None = None, known:
             by_hand=True,
             looked_at=looked_at,
             passed_over=sorted({present.fingerprint, *known} - {target.fingerprint}),
+            by=user(),
         )
-        signed = _signed(store, restored)
-        if _append(store, signed):
-            return signed
+        if written := ledger(store).append(asdict(restored)):
+            return ChampionRecord(**written)
 
 
 def _last_two(store: Path) -> tuple[ChampionRecord, ChampionRecord]:
@@ -221,39 +218,16 @@ def _record_of(move: Promotion, present: ChampionRecord | None) -> ChampionRecor
         by_hand=move.by_hand,
         looked_at=move.looked_at,
         passed_over=sorted(set(move.passed_over) - {candidate.fingerprint}),
+        by=user(),
     )
 
 
-def _signed(store: Path, record: ChampionRecord) -> ChampionRecord:
-    before = store / "champion" / f"{record.sequence - 1:06d}.json"
-    return replace(record, by=user(), previous_sha256=sha256_of_file(before) if before.is_file() else None)
-
-
-def _append(store: Path, record: ChampionRecord) -> bool:
-    """Write the record under its number, completely or not at all. Return False if the number is taken."""
-    folder = store / "champion"
-    folder.mkdir(parents=True, exist_ok=True)
-    handle, draft = tempfile.mkstemp(prefix=".draft-", dir=folder)
+def _as_record(store: Path, fields: dict[str, Any]) -> ChampionRecord:
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(asdict(record), file, ensure_ascii=False, indent=2)
-            file.flush()
-            os.fsync(file.fileno())
-        # A link fails where the name exists (as O_EXCL does), and a reader never sees half a record (as O_EXCL allows).
-        os.link(draft, folder / f"{record.sequence:06d}.json")
-    except FileExistsError:
-        return False
-    finally:
-        Path(draft).unlink()
-    return True
-
-
-def _read(path: Path) -> ChampionRecord:
-    try:
-        return ChampionRecord(**json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
+        return ChampionRecord(**fields)
+    except TypeError as error:
         raise UserError(
-            f"the champion record {path.name} cannot be read ({error}); restore data/store/champion from a backup"
+            f"A champion record cannot be read ({error}). Restore {store / 'champion'} from a backup."
         ) from error
 
 

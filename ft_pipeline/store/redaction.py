@@ -6,7 +6,6 @@ the new hashes and its own earlier hash. So the chain of manifests that refer to
 """
 
 import io
-import json
 import shutil
 from dataclasses import asdict, dataclass
 from hashlib import sha256
@@ -20,6 +19,7 @@ import pyarrow.parquet as pq
 from ft_pipeline.errors import UserError
 from ft_pipeline.store.atomic_files import translate_write_errors, write_atomically
 from ft_pipeline.store.hashing import sha256_of_file
+from ft_pipeline.store.ledger import Ledger
 from ft_pipeline.store.locks import FileLock
 from ft_pipeline.store.manifest import NAME, BrokenArtifact, read_manifest, write_seal
 from ft_pipeline.store.scrubbing import ErasedTexts
@@ -48,26 +48,27 @@ class Redaction:
     previous_sha256: str | None = None
 
 
+def ledger(root: Path) -> Ledger:
+    """Return the ledger of `ft erase` in the store `root`."""
+    return Ledger(root / "redactions", "number")
+
+
 def redactions(root: Path) -> list[Redaction]:
     """Return all records of `ft erase` in the store `root`, oldest first. UserError if a record cannot be read."""
-    records = []
-    for path in sorted((root / "redactions").glob("*.json")):
-        try:
-            records.append(Redaction(**json.loads(path.read_bytes())))
-        except (OSError, ValueError, TypeError):
-            raise UserError(f"the record redactions/{path.name} cannot be read; restore it from a backup") from None
-    return records
+    try:
+        return [Redaction(**record) for record in ledger(root).read()]
+    except TypeError as error:
+        raise UserError(
+            f"A record in {root / 'redactions'} cannot be read ({error}). Restore it from a backup."
+        ) from error
 
 
-def record(root: Path, redaction: Redaction) -> Path:
-    """Append a record and return its path. Its number must be that of the last record + 1."""
-    folder = root / "redactions"
-    before = folder / f"{redaction.number - 1:06d}.json"
-    chained = asdict(redaction) | {"previous_sha256": sha256_of_file(before) if before.is_file() else None}
-    path = folder / f"{redaction.number:06d}.json"
-    with translate_write_errors():
-        write_atomically(path, json.dumps(chained, ensure_ascii=False, indent=1).encode())
-    return path
+def append_redaction(root: Path, redaction: Redaction) -> None:
+    """Append a record. UserError if another process took its number."""
+    if ledger(root).append(asdict(redaction)) is None:
+        raise UserError(
+            f"Record {redaction.number} exists: another `ft erase` ran at the same time. Run `ft erase` again."
+        )
 
 
 def refuse_while_running(root: Path) -> None:

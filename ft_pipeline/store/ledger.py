@@ -1,0 +1,114 @@
+"""Numbered, append-only records: `FOLDER/000001.json`, `000002.json`, … Each contains the hash of the one before it.
+
+A record is never changed or removed. An edited record breaks the chain, because the next one has its old hash.
+"""
+
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Literal
+
+from ft_pipeline.errors import UserError
+from ft_pipeline.store.atomic_files import sync_folder, translate_write_errors
+from ft_pipeline.store.hashing import sha256_of_file
+
+CHAIN = "previous_sha256"
+"""Key of a record: the SHA-256 of the previous record's file; None for the first."""
+_NAME = re.compile(r"^\d{6,}\.json$")
+
+
+@dataclass(frozen=True)
+class LedgerFault:
+    """A record that is missing, or is not as it was written."""
+
+    kind: Literal["missing_record", "edited_record"]
+    number: int
+    message: str
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """The records in one folder."""
+
+    folder: Path
+    number_key: str
+    """Key of a record's own number."""
+
+    def path(self, number: int) -> Path:
+        return self.folder / f"{number:06d}.json"
+
+    def paths(self) -> list[Path]:
+        """Return the files of all records, oldest first."""
+        paths = [path for path in self.folder.glob("*.json") if _NAME.match(path.name)]
+        return sorted(paths, key=lambda path: int(path.stem))
+
+    def read(self) -> list[dict[str, Any]]:
+        """Return all records, oldest first. Raises UserError if one cannot be read."""
+        return [self._read(path) for path in self.paths()]
+
+    def append(self, record: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Write the record under its number, completely or not at all, and return it with the hash of the one before.
+
+        Return None if the number is taken. The caller then decides again, knowing the record that took it.
+        """
+        before, path = self.path(record[self.number_key] - 1), self.path(record[self.number_key])
+        chained = {**record, CHAIN: sha256_of_file(before) if before.is_file() else None}
+        with translate_write_errors():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            handle, draft = tempfile.mkstemp(prefix=".draft-", dir=self.folder)
+            try:
+                with os.fdopen(handle, "w", encoding="utf-8") as file:
+                    json.dump(chained, file, ensure_ascii=False, indent=2)
+                    file.flush()
+                    os.fsync(file.fileno())
+                Path(draft).chmod(0o644)
+                # A link fails where the name exists, and a reader never sees half a record.
+                os.link(draft, path)
+            except FileExistsError:
+                return None
+            finally:
+                Path(draft).unlink()
+            sync_folder(self.folder)
+        return chained
+
+    def faults(self, last: int = 0) -> Iterator[LedgerFault]:
+        """Find gaps, unreadable records, and records whose number or hash differs from what was written.
+
+        last: the highest number that is known from elsewhere, so that removed records at the end are found too.
+        """
+        paths = {int(path.stem): path for path in self.paths()}
+        for number in range(1, max([last, *paths]) + 1):
+            if number in paths:
+                yield from self._faults_of(number, paths)
+            else:
+                yield LedgerFault("missing_record", number, "was removed; records are only ever added")
+
+    def _faults_of(self, number: int, paths: Mapping[int, Path]) -> Iterator[LedgerFault]:
+        try:
+            record = self._read(paths[number])
+            chained, stated = record.get(CHAIN), record[self.number_key]
+        except (UserError, KeyError):
+            yield LedgerFault("edited_record", number, "cannot be read as a record")
+            return
+        if stated != number:
+            yield LedgerFault("edited_record", number, f"says that it is record {stated}")
+        before = paths.get(number - 1)
+        if chained and before is not None and chained != sha256(before.read_bytes()).hexdigest():
+            written = f"{self.folder.name}/{paths[number].name}"
+            message = f"is not the record that {written} was written after: it was edited"
+            yield LedgerFault("edited_record", number - 1, message)
+
+    def _read(self, path: Path) -> dict[str, Any]:
+        try:
+            record = json.loads(path.read_bytes())
+            if not isinstance(record, dict):
+                raise TypeError(f"a record is an object, not {type(record).__name__}")
+            return record
+        except (OSError, ValueError, TypeError) as error:
+            where = f"{self.folder.name}/{path.name}"
+            raise UserError(f"The record {where} cannot be read ({error}). Restore it from a backup.") from error
