@@ -19,7 +19,7 @@ def check_records(index: ArtifactIndex) -> tuple[int, list[Finding]]:
     present = {int(path.stem) for path in paths}
     for number in range(1, last + 1):
         if number not in present:
-            findings.append(Finding("missing_record", _place(number), "was removed; records are only ever added"))
+            findings.append(Finding("missing_record", _place(number), "is missing, although records are never removed"))
     previous: bytes | None = None
     for path in paths:
         content = path.read_bytes()
@@ -39,10 +39,10 @@ def _check(
         return [Finding("edited_record", where, "cannot be read as a record")]
     findings = []
     if sequence != number:
-        findings.append(Finding("edited_record", where, f"says that it is record {sequence}"))
+        findings.append(Finding("edited_record", where, f"contains the record number {sequence}"))
     chained = record.get("previous_sha256")
     if chained and previous is not None and chained != sha256(previous).hexdigest():
-        message = f"is not the record that {where} was written after: it was edited"
+        message = f"does not match its hash in {where}: it was edited"
         findings.append(Finding("edited_record", _place(number - 1), message))
     copy = held.get(number)
     if copy is not None and copy != record:
@@ -52,7 +52,7 @@ def _check(
     for kind in ("base_model", "adapter", "merged_model"):
         if kind in parts and index.find(kind, parts[kind]).path is None:
             node = index.find(kind, parts[kind])
-            findings.append(Finding("missing_artifact", node.label, f"is not in the store; {where} released it"))
+            findings.append(Finding("missing_artifact", node.label, f"is not in the store, but {where} released it"))
     return findings
 
 
@@ -82,7 +82,7 @@ def check_redactions(index: ArtifactIndex) -> tuple[int, list[Finding]]:
     for number in range(1, last + 1):
         where, path = f"redactions/{number:06d}.json", folder / f"{number:06d}.json"
         if not path.is_file():
-            findings.append(Finding("missing_record", where, "was removed; records are only ever added"))
+            findings.append(Finding("missing_record", where, "is missing, although records are never removed"))
             continue
         try:
             document = json.loads(path.read_bytes())
@@ -92,9 +92,9 @@ def check_redactions(index: ArtifactIndex) -> tuple[int, list[Finding]]:
             continue
         before = folder / f"{number - 1:06d}.json"
         if own != number:
-            findings.append(Finding("edited_record", where, f"says that it is record {own}"))
+            findings.append(Finding("edited_record", where, f"contains the record number {own}"))
         if chained and before.is_file() and chained != sha256(before.read_bytes()).hexdigest():
-            message = f"is not the record that {where} was written after: it was edited"
+            message = f"does not match its hash in {where}: it was edited"
             findings.append(Finding("edited_record", f"redactions/{before.name}", message))
     return len(paths), findings
 

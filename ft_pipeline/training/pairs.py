@@ -35,8 +35,8 @@ def pair_rows(job: Job, settings: ExperimentSettings, tokenizer: Any) -> tuple[l
     for split in ("train", "validation"):
         if not any(pair["split"] == split for pair in kept):
             raise UserError(
-                f"no {split} pairs: {len(pairs)} in data/raw/preferences, {len(left_out)} of them near a held-out row; "
-                "add pairs, or change the shares in project.yaml"
+                f"No {split} pairs: {len(pairs)} in data/raw/preferences, {len(left_out)} of them near a held-out row. "
+                "Add pairs, or change the shares in project.yaml."
             )
     rows = [row for source in (PREFERRED, REJECTED) for row in _tokenize(tokenizer, kept, source, settings)]
     job.report.progress(len(rows), len(rows))
