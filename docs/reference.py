@@ -1,5 +1,7 @@
-"""Writes docs/settings.md, docs/formats.md, the tables of docs/distillation.md and the JSON schemas from the code:
-`make docs`. A test holds them."""
+"""Generates docs/settings.md, docs/formats.md, the tables of docs/distillation.md and the JSON schemas from the code.
+
+Run it with `make docs`. A test checks that the files are up to date.
+"""
 
 import ast
 import inspect
@@ -25,9 +27,9 @@ HERE = Path(__file__).parent
 FORMATS = """\
 # Formats, and what happens to every row
 
-One rule: **read = accepted + quarantined + duplicates**, for every file, always. What is not used stands in the table
-`quarantine` with its file, row, reason and raw text; a file that cannot be read is refused as a whole and fails its
-table's blocking check until it is mended or removed.
+One rule: **read = accepted + quarantined + duplicates**, for every file, always. Every unused row is listed in the
+table `quarantine` with its file, row number, reason and raw text. A file that cannot be read is refused as a whole and
+fails its table's blocking check until it is fixed or removed.
 
 | format | folder | a row |
 |---|---|---|
@@ -37,40 +39,41 @@ table's blocking check until it is mended or removed.
 | preferences | `data/raw/preferences` | `prompt`, `chosen`, `rejected` |
 | unlabelled | `data/raw/unlabelled` | `instruction` and optional `input`, or a conversation that ends with the human |
 
-JSONL or a JSON array (the content decides), CSV under `.csv`, Parquet under `.parquet`; UTF-8. Try a file before it is
-in the folder: `ft validate FILE --format FORMAT`.
+Files are JSONL or a JSON array (detected by content), CSV (`.csv`) or Parquet (`.parquet`), in UTF-8. Check a file
+before you put it into the folder: `ft validate FILE --format FORMAT`.
 
-A turn of the model may have `reasoning_content`. Turns of tools are quarantined unless a sidecar maps their roles:
-`roles: {function_call: gpt, observation: tool}` trains the model to write the call and shows it the result; a role that
-becomes `tool` is kept and never trained. Calls beside the text (`tool_calls`) are not read. Whether the base model's
-chat template has such turns is checked before training: one that drops a turn stops it, and reasoning that it has no
-place for is counted and named.
+A model turn may have `reasoning_content`. Tool turns are quarantined unless a sidecar maps their roles:
+`roles: {function_call: gpt, observation: tool}` trains the model to write the call and shows it the result. A role that
+is mapped to `tool` is kept and never trained. Calls in a separate field (`tool_calls`) are not read. Before training,
+the base model's chat template is checked: a template that drops a turn stops the training; a template without a place
+for reasoning is reported, with the number of affected turns.
 
-A YAML beside a file (`support.csv`, `support.yaml`) says how to read it:
+A YAML file with the same name (`support.yaml` for `support.csv`), called a sidecar, configures how a file is read:
 
 """
 
 FILTERS = {
     "teacher_failed": "no answer (above), or the prompt does not fit the context of a teacher on this machine",
-    "empty_output": "nothing but white space and zero-width characters",
+    "empty_output": "only white space and zero-width characters",
     "special_tokens": "a control token of a chat template",
     "repetition": f"more than {answer_filters.MAX_REPETITION:.0%} of its "
-    f"{answer_filters.REPETITION_WORDS}-word sequences stood in it before",
+    f"{answer_filters.REPETITION_WORDS}-word sequences are repeats",
     "answer_cut_off": "no end within `max_new_tokens`",
-    "refusal_boilerplate": "a stock phrase with which a model declines (*as an AI language model I*, *I don't have "
-    "access*); a policy that says no is none",
-    "unresolved_placeholder": "a hole: `{{name}}`, `[Your Name]`, `<your name>`",
+    "refusal_boilerplate": "a stock phrase of a model that declines (*as an AI language model I*, *I don't have "
+    "access*), but not a policy that says no",
+    "unresolved_placeholder": "a placeholder: `{{name}}`, `[Your Name]`, `<your name>`",
     "output_equals_input": f"more than {answer_filters.MAX_COPY:.0%} of its {answer_filters.COPY_WORDS}-word "
-    f"sequences stand in one turn of the prompt, or more than {answer_filters.MAX_EXAMPLE_COPY:.0%} in the system "
-    "prompt or an example; or a number of four digits or more that only an example has",
+    f"sequences are from one turn of the prompt, or more than {answer_filters.MAX_EXAMPLE_COPY:.0%} from the system "
+    "prompt or an example; or a number of four or more digits that only an example contains",
     "answer_length": f"shorter than {answer_filters.LENGTH_SLACK[0]:g} × the "
-    f"{answer_filters.LENGTH_PERCENTILES[0]:g}st percentile of people's answers in the train split, in characters, "
+    f"{answer_filters.LENGTH_PERCENTILES[0]:g}st percentile of the human answers in the train split, in characters, "
     f"or longer than {answer_filters.LENGTH_SLACK[1]:g} × the "
-    f"{answer_filters.LENGTH_PERCENTILES[1]:g}th; not judged with under {answer_filters.MIN_HUMAN_ANSWERS} of them",
+    f"{answer_filters.LENGTH_PERCENTILES[1]:g}th; not checked with fewer than "
+    f"{answer_filters.MIN_HUMAN_ANSWERS} human answers",
 }
 """By code, in the order of answer_filters.CHECKS."""
 
-FAILURES = "| what happens | reason | asked again | paid | the answer's code |\n|---|---|---|---|---|\n"
+FAILURES = "| failure | reason | retried | paid | reason code of the row |\n|---|---|---|---|---|\n"
 
 
 def main() -> None:
@@ -80,8 +83,7 @@ def main() -> None:
 
 def pages() -> dict[str, str]:
     """The generated files, by path from docs/."""
-    intro = "# Settings\n\nWritten by `make docs` from the files of ft_pipeline/settings/. "
-    intro += "An unknown key is an error.\n\n"
+    intro = "# Settings\n\nGenerated by `make docs` from ft_pipeline/settings/. An unknown key is an error.\n\n"
     project = "## project.yaml\n\n" + describe(ProjectSettings)
     experiment = "## experiments/NAME.yaml\n\n" + describe(ExperimentSettings)
     codes = "\n## Reason codes of rows\n\n" + _table(ROW_CODES) + "\n## Reason codes of files\n\n" + _table(FILE_CODES)
@@ -98,7 +100,7 @@ def pages() -> dict[str, str]:
 
 
 def _between(page: str, name: str, text: str) -> str:
-    """The page with what stands between the two marks of `name` written anew."""
+    """The page with the text between the two markers of `name` replaced by `text`."""
     before, begin, rest = page.partition(f"<!-- {name}: written by make docs -->\n")
     _, end, after = rest.partition(f"<!-- /{name} -->\n")
     return before + begin + text + end + after
@@ -110,13 +112,13 @@ def _failure(reason: str, rule: Rule) -> str:
 
 
 def _schema(model: type[BaseModel]) -> str:
-    """For an editor's YAML language server: completes keys, shows what they mean, marks what is unknown."""
+    """The JSON schema for an editor's YAML language server, which completes keys and marks unknown ones."""
     found = {"$schema": "https://json-schema.org/draft/2020-12/schema", **model.model_json_schema()}
     return json.dumps(found, indent=1, ensure_ascii=False) + "\n"
 
 
 def describe(model: type[BaseModel], prefix: str = "") -> str:
-    """A table of the model's own keys, then one of each section."""
+    """A table of the model's own keys, then one table for each section."""
     comments = _comments(model)
     own, sections = [], []
     for name, field in model.model_fields.items():

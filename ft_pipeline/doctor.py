@@ -89,7 +89,7 @@ def _installed(name: str) -> bool:
 def _gpu(_: Project) -> Finding:
     shown, wrong = ask_driver(["nvidia-smi", "--query-gpu=name,memory.total,memory.free", "--format=csv,noheader"])
     if wrong:
-        return Finding("GPU", "warning", f"nvidia-smi: {wrong}", "mend the driver, or work on the CPU")
+        return Finding("GPU", "warning", f"nvidia-smi: {wrong}", "repair the driver, or continue on the CPU")
     return Finding("GPU", "ok", "; ".join(shown.splitlines()) or "none; everything runs on the CPU")
 
 
@@ -117,10 +117,10 @@ def _launcher(_: Project) -> Finding:
     try:
         launcher_for("adapter", DeviceNeed())
     except UserError as error:
-        return Finding("launcher", "problem", str(error), "docs/deploy.md lists what there is")
+        return Finding("launcher", "problem", str(error), "choose a launcher from docs/deploy.md")
     chosen = os.environ.get(CHOICE) or "local"
     if chosen == "ray" and not _installed("ray"):
-        return Finding("launcher", "problem", "ray, which is not installed", "pip install 'ft-pipeline[ray]'")
+        return Finding("launcher", "problem", "ray is not installed", "pip install 'ft-pipeline[ray]'")
     return Finding("launcher", "ok", chosen)
 
 
@@ -129,7 +129,7 @@ def _memory(_: Project) -> Finding:
     seen = f"{free:.1f} GB free, {os.cpu_count()} cores"
     if free < NEEDED_MEMORY_GB:
         return Finding(
-            "memory", "warning", seen, f"the worked example takes up to {NEEDED_MEMORY_GB:.0f} GB; close something"
+            "memory", "warning", seen, f"close other programs: the example needs up to {NEEDED_MEMORY_GB:.0f} GB"
         )
     return Finding("memory", "ok", seen)
 
@@ -138,7 +138,7 @@ def _disk(project: Project) -> Finding:
     free = shutil.disk_usage(project.root).free / 1e9
     if free < NEEDED_DISK_GB:
         return Finding(
-            "disk", "problem", f"{free:.1f} GB free", f"free {NEEDED_DISK_GB:.0f} GB: models are kept in data/store"
+            "disk", "problem", f"{free:.1f} GB free", f"free {NEEDED_DISK_GB:.0f} GB: models are stored in data/store"
         )
     return Finding("disk", "ok", f"{free:.1f} GB free in {project.root}")
 
@@ -157,7 +157,7 @@ def _settings(project: Project) -> Finding:
     try:
         settings = project.settings
     except UserError as error:
-        return Finding("project.yaml", "problem", str(error), "mend the line")
+        return Finding("project.yaml", "problem", str(error), "correct the line")
     return Finding("project.yaml", "ok", settings.name)
 
 
@@ -170,7 +170,7 @@ def _experiments(project: Project) -> Finding:
             broken.append(str(error))
     broken += project.misnamed().values()
     if broken:
-        return Finding("experiments", "problem", broken[0], "mend the line; the other experiments run meanwhile")
+        return Finding("experiments", "problem", broken[0], "correct the line; the other experiments still run")
     return Finding("experiments", "ok", ", ".join(project.experiment_names()) or "none")
 
 
@@ -180,7 +180,7 @@ def _instance(project: Project) -> Finding:
             "Dagster instance",
             "problem",
             f"no {project.dagster_home / 'dagster.yaml'}",
-            "make a project with `ft init DIR`",
+            "create a project with `ft init DIR`",
         )
     return Finding("Dagster instance", "ok", str(project.dagster_home))
 
@@ -190,6 +190,6 @@ def _port(_: Project) -> Finding:
         taken = probe.connect_ex(("127.0.0.1", UI_PORT)) == 0
     if taken:
         return Finding(
-            "port", "warning", f"{UI_PORT} is taken", f"the UI may be up already; else `ft ui --port {UI_PORT + 1}`"
+            "port", "warning", f"{UI_PORT} is taken", f"unless the UI is running already: `ft ui --port {UI_PORT + 1}`"
         )
     return Finding("port", "ok", f"{UI_PORT} is free")

@@ -31,7 +31,7 @@ class Project:
         folder = Path(root or os.environ.get("FT_PROJECT") or ".").resolve()
         if not (folder / "project.yaml").is_file():
             raise UserError(
-                f"{folder} holds no project.yaml; name a project folder with --project, or make one: ft init DIR"
+                f"{folder} has no project.yaml. Name a project folder with --project, or create one: ft init DIR"
             )
         return cls(folder)
 
@@ -74,10 +74,10 @@ class Project:
 
     def misnamed(self) -> dict[str, str]:
         """File name → what is wrong with it, for YAML files that are not experiments because of their names."""
-        wrong = "an experiment's name is that of its file, NAME.yaml: small letters, digits, - and _, at most 63"
+        wrong = "not a valid name. Rename the file to NAME.yaml; NAME has 1 to 63 lowercase letters, digits, - or _"
         named = self._stems()
         return {
-            path.name: f"{path.name}: {wrong}; rename the file"
+            path.name: f"{path.name}: {wrong}"
             for path in sorted((self.root / "experiments").glob("*.y*ml"))
             if path.suffix == ".yml" or (path.suffix == ".yaml" and path.stem not in named)
         }
@@ -87,14 +87,15 @@ class Project:
         return [path.stem for path in (self.root / "experiments").glob("*.yaml") if re.match(NAME_PATTERN, path.stem)]
 
     def stages(self, name: str) -> list[tuple[str, ExperimentSettings]]:
-        """(name, settings) of the experiments that it starts from, in order of training, and last of the experiment.
+        """(name, settings) of the experiments that it starts from, in training order, then of the experiment itself.
 
-        UserError if one is missing or broken, if `start_from` goes in a circle, or if their base models differ.
+        UserError if one is missing or broken, if `start_from` forms a cycle, or if their base models differ.
         """
         chain = [(name, self.experiment(name))]
         while (before := chain[0][1].start_from) is not None:
             if before in (names := [phase for phase, _ in chain]):
-                raise UserError(f"{chain[0][0]}.yaml: start_from goes in a circle: {' → '.join([before, *names])}")
+                cycle = " → ".join([before, *names])
+                raise UserError(f"{chain[0][0]}.yaml: start_from forms a cycle: {cycle}. Remove one of its links.")
             try:
                 chain.insert(0, (before, self.experiment(before)))
             except UserError as error:
@@ -103,13 +104,14 @@ class Project:
         for phase, settings in chain[:-1]:
             if settings.technique == "prompt_tuning":
                 raise UserError(
-                    f"{name}.yaml: {phase}, which it starts from, is a learned prompt: it leaves no model to go on with"
+                    f"{name}.yaml: start_from: {phase} trains only a prompt, so there is no model to continue from. "
+                    "Choose another experiment."
                 )
         for phase, settings in chain:
             if (settings.base_model, settings.revision) != (last.base_model, last.revision):
                 raise UserError(
-                    f"{name}.yaml: base_model {last.base_model!r} is not that of {phase}, which it starts from "
-                    f"({settings.base_model!r}); name the same one"
+                    f"{name}.yaml: base_model is {last.base_model!r}, but {phase}, which it starts from, has "
+                    f"{settings.base_model!r}. Use the same base_model and revision."
                 )
         return chain
 
@@ -117,9 +119,9 @@ class Project:
         """A path from the settings, resolved. UserError if it is outside the project folder or does not exist."""
         path = (self.root / relative).resolve()
         if not path.is_relative_to(self.root):
-            raise UserError(f"{relative!r} leads out of the project folder; copy the file into {self.root / 'data'}")
+            raise UserError(f"{relative!r} is outside the project folder. Copy the file into {self.root / 'data'}.")
         if not path.exists():
-            raise UserError(f"{relative!r} is not there; project.yaml names it")
+            raise UserError(f"{relative!r}, named in project.yaml, does not exist. Create it or correct the path.")
         return path
 
 
@@ -145,8 +147,8 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
         try:
             row = orjson.loads(line)
         except orjson.JSONDecodeError as error:
-            raise UserError(f"{path.name}: line {number} is not JSON ({error}); mend or remove it") from None
+            raise UserError(f"{path.name}: line {number} is not JSON ({error}). Correct or remove it.") from None
         if not isinstance(row, dict):
-            raise UserError(f"{path.name}: line {number} is not an object; each line must be one, in braces")
+            raise UserError(f"{path.name}: line {number} is not a JSON object. Write one object in braces per line.")
         rows.append(row)
     return rows

@@ -12,7 +12,7 @@ SETTINGS = ("workspace.yaml", "dagster_home/dagster.yaml", "schemas")
 
 PROJECT_YAML = """\
 # yaml-language-server: $schema=schemas/project.json
-# The task's settings. Every key has a default; an unknown key is refused.
+# The task's settings. Every key except name has a default; an unknown key is an error.
 name: {name}
 task: ""
 prompting:

@@ -106,5 +106,7 @@ def test_a_run_is_one_process_and_on_kubernetes_a_pod_per_step(monkeypatch: pyte
     container = get_user_defined_k8s_config(adapter.op.tags).container_config
     assert container["resources"] == {"limits": {"nvidia.com/gpu": "2"}}
     monkeypatch.setenv("FT_EXECUTOR", "k9s")
-    with pytest.raises(dg.DagsterInvalidDefinitionError, match="'k9s' is no executor; set in_process or k8s"):
+    with pytest.raises(
+        dg.DagsterInvalidDefinitionError, match=r"'k9s' is not an executor. Set it to in_process or k8s"
+    ):
         chosen()

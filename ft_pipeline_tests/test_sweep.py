@@ -56,11 +56,11 @@ def test_what_is_not_in_the_series_is_no_experiment(tmp_path: Path, name: str) -
     ("text", "said"),
     [
         ("seeds: 0\n", r"line 1: `seeds` is 0"),
-        ("learning_curve: [1.0]\n", "learning_curve holds 1: name shares from 0.01 to 0.99"),
-        ("learning_curve: [0.125]\n", r"learning_curve holds 0\.125: name shares in whole percent, such as 0\.12"),
-        ("learning_curve: [0.5, 0.5]\n", "holds 0.5 twice"),
-        ("objective: cpt\nlearning_curve: [0.5]\n", "remove `learning_curve`, or say `objective: sft`"),
-        ("objective: cpt\ndata: {share: 0.5}\n", r"remove `data\.share`"),
+        ("learning_curve: [1.0]\n", r"learning_curve contains 1\. Use shares from 0\.01 to 0\.99"),
+        ("learning_curve: [0.125]\n", r"learning_curve contains 0\.125\. Use whole percentages, such as 0\.12"),
+        ("learning_curve: [0.5, 0.5]\n", "contains 0.5 twice"),
+        ("objective: cpt\nlearning_curve: [0.5]\n", "Remove `learning_curve`, or set `objective: sft`"),
+        ("objective: cpt\ndata: {share: 0.5}\n", r"Remove `data\.share`"),
     ],
 )
 def test_a_series_that_cannot_be_is_one_clear_error(tmp_path: Path, text: str, said: str) -> None:

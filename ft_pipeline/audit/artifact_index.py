@@ -77,7 +77,7 @@ class ArtifactNode:
         return bool(self.manifest.get("redactions"))
 
     def is_recorded_as(self, manifest_sha256: str | None) -> bool:
-        """Whether a later record refers to this manifest, by its present hash or by its hash before a redaction."""
+        """Whether a later record refers to this manifest, by its current hash or by its hash before a redaction."""
         return manifest_sha256 in manifest_hashes(self.manifest, self.manifest_sha256)
 
     @property

@@ -53,7 +53,7 @@ def marks_of(index: ArtifactIndex) -> dict[str, list[str]]:
     marks: dict[str, list[str]] = {}
     for redaction in redactions(index.root):
         for model in redaction.models:
-            mark = f"{model['how']}: a row that was forgotten on {redaction.when[:10]} (record {redaction.number})"
+            mark = f"{model['how']}: a row that was erased on {redaction.when[:10]} (record {redaction.number})"
             marks.setdefault(model["fingerprint"], []).append(mark)
     return marks
 

@@ -63,7 +63,8 @@ def walk(index: ArtifactIndex, subject: AuditSubject) -> Chain:
     """Return the subject's chain, each artifact once. A manifest hash that differs from its record is a problem."""
     nodes: dict[Any, ArtifactNode] = {}
     links: dict[Finding, None] = {}
-    queue = deque((root.kind, root.fingerprint, root.manifest_sha256, "what points to it") for root in subject.roots)
+    by = "its pointer or record"
+    queue = deque((root.kind, root.fingerprint, root.manifest_sha256, by) for root in subject.roots)
     while queue:
         kind, fingerprint, expected, by = queue.popleft()
         node = index.find(kind, fingerprint, expected)
@@ -119,5 +120,5 @@ def _kept(blobs: BlobStore, sha256: str) -> str:
 def broken_link(node: ArtifactNode, expected: str | None, by: str) -> Finding:
     """The finding that the manifest of `node` is not the one that `by` recorded."""
     recorded = str(expected)[:SHOWN]
-    message = f"its manifest is not the one that {by} records (SHA-256 {recorded}): it was edited or replaced"
+    message = f"its manifest differs from the one recorded by {by} (SHA-256 {recorded}): it was edited or replaced"
     return Finding("broken_link", node.label, message)

@@ -43,7 +43,7 @@ def _check(index: ArtifactIndex, number: int, content: bytes, held: dict[int, di
     for kind in ("base_model", "adapter", "merged_model"):
         if kind in parts and index.find(kind, parts[kind]).path is None:
             node = index.find(kind, parts[kind])
-            findings.append(Finding("missing_artifact", node.label, f"is not in the store; {where} released it"))
+            findings.append(Finding("missing_artifact", node.label, f"is not in the store, but {where} released it"))
     return findings
 
 

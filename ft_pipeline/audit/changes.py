@@ -18,9 +18,10 @@ COMPARED = ("adapter", "merged_model", "training_data", "distilled", "teacher_an
 def previous_of(index: ArtifactIndex, subject: AuditSubject) -> AuditSubject:
     """The previous champion of a champion. UserError if the subject is not a champion, or is the first one."""
     if subject.record is None:
-        raise UserError("only a champion has a previous one; name what to compare with: --against NAME")
+        raise UserError("Only a champion has a previous one. Use --against NAME to name what to compare with.")
     if subject.record.previous_sequence is None:
-        raise UserError(f"{subject.record.name} (record {subject.record.sequence}) is the first champion")
+        first = f"{subject.record.name} (record {subject.record.sequence})"
+        raise UserError(f"{first} is the first champion. Use --against NAME to name what to compare with.")
     return find_subject(index, f"champion@{subject.record.previous_sequence}")
 
 

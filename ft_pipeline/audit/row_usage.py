@@ -39,9 +39,9 @@ class RowUsage:
     """Ids of the row's contents, oldest first. There are several if the row changed between snapshots."""
     uses: list[Use] = field(default_factory=list)
     retrain: list[str] = field(default_factory=list)
-    """Experiments whose present model was trained on it or chose its checkpoint by it. A run trains them again."""
+    """Experiments whose current model was trained on it or chose its checkpoint by it. A run trains them again."""
     champion: bool = False
-    """Whether the present champion is one of those models."""
+    """Whether the current champion is one of those models."""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -52,7 +52,7 @@ def parse_origin(text: str) -> tuple[str, str, int]:
     place, _, number = text.rpartition(":")
     table, _, file = place.partition("/")
     if not (table and file and number.isdigit() and int(number) > 0):
-        raise UserError(f"{text!r} is no row; write FORMAT/FILE:ROW, e.g. alpaca/support_01.jsonl:12, or a row's id")
+        raise UserError(f"{text!r} is not a row. Use FORMAT/FILE:ROW, e.g. alpaca/support_01.jsonl:12, or a row's id.")
     return table, file, int(number)
 
 
@@ -67,7 +67,7 @@ def models_that_used_row(index: ArtifactIndex, row: str) -> RowUsage:
     else:
         ids = _ids_at(index, *parse_origin(row))
     if not ids:
-        raise UserError(f"no table in the store holds {row}{_why_not(index, row)}, so no model saw it")
+        raise UserError(f"No table in the store contains {row}{_why_not(index, row)}, so no model used it.")
     return uses_of(index, row, ids)
 
 
@@ -114,7 +114,7 @@ def _why_not(index: ArtifactIndex, row: str) -> str:
     for node in reversed(index.all(table)):
         for aside in read_rows(node, "set_aside.parquet", ["file", "row", "code"]):
             if (aside["file"], aside["row"]) == (file, number):
-                return f" as accepted (it was set aside as {aside['code']}; see ft audit {table} --left-out)"
+                return f" as an accepted row (it was set aside as {aside['code']}; see `ft audit {table} --left-out`)"
     return ""
 
 

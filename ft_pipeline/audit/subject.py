@@ -48,8 +48,8 @@ def find_subject(index: ArtifactIndex, name: str = "champion") -> AuditSubject:
     experiments = sorted({pointer.partition for pointer in index.pointers if pointer.partition})
     rows = [row["name"] for row in _compared(index)]
     raise UserError(
-        f"there is no {name!r} to audit; known: champion, champion@N, experiments ({_listed(experiments)}), rows of "
-        f"`ft compare` ({_listed(rows)}), assets, and fingerprints of 8 digits and more"
+        f"There is no {name!r} to audit. Use champion, champion@N, experiments ({_listed(experiments)}), rows of "
+        f"`ft compare` ({_listed(rows)}), assets, or fingerprints (at least 8 digits)."
     )
 
 
@@ -60,10 +60,10 @@ def _listed(names: list[str]) -> str:
 def _champion(index: ArtifactIndex, name: str, number: int | None) -> AuditSubject:
     records = index.champion_records
     if not records:
-        raise UserError("nothing was released yet; name an experiment: ft audit NAME")
+        raise UserError("Nothing has been released yet. Name an experiment: `ft audit NAME`.")
     record = records[-1] if number is None else next((entry for entry in records if entry.sequence == number), None)
     if record is None:
-        raise UserError(f"there is no champion record {number}; there are 1 to {records[-1].sequence}")
+        raise UserError(f"There is no champion record {number}. Choose one from 1 to {records[-1].sequence}.")
     kind = {"merged": "merged_model", "adapter": "adapter", "prompt": "base_model"}[record.kind]
     model = record.fingerprints.get(kind, record.fingerprint)
     evidence, scores = _evidence(index, record)
@@ -139,7 +139,8 @@ def _fingerprint(index: ArtifactIndex, name: str) -> AuditSubject | None:
         return None
     nodes = index.starting_with(name)
     if len(nodes) > 1:
-        raise UserError(f"{name!r} begins several fingerprints: {', '.join(node.label for node in nodes)}; name more")
+        labels = ", ".join(node.label for node in nodes)
+        raise UserError(f"{name!r} matches several fingerprints: {labels}. Give more digits.")
     return AuditSubject(name, (Root(nodes[0].kind, nodes[0].kind, nodes[0].fingerprint),)) if nodes else None
 
 
@@ -154,7 +155,7 @@ def _present(index: ArtifactIndex, asset: str) -> ArtifactNode | None:
 
 
 def _compared(index: ArtifactIndex) -> list[dict[str, Any]]:
-    """The rows of the present comparison."""
+    """The rows of the current comparison."""
     node = _present(index, "comparison")
     return document_of(node, "comparison.json").get("rows", []) if node else []
 

@@ -69,7 +69,7 @@ def check_files(node: ArtifactNode) -> list[Finding]:
 
 def _difference(path: Path, sha256: str) -> str | None:
     if path.is_symlink():
-        return "is a link; an artifact holds plain files only"
+        return "is a link, but an artifact contains only regular files"
     try:
         actual = sha256_of_file(path)
     except OSError as error:
@@ -85,7 +85,7 @@ def _misplaced(node: ArtifactNode) -> list[Finding]:
     A moved folder would be found under the name of another artifact.
     """
     if node.path is not None and (node.path.is_symlink() or node.path.parent.is_symlink()):
-        message = f"{node.path.parent.name}/{node.path.name} is a link, which may lead out of the store"
+        message = f"{node.path.parent.name}/{node.path.name} is a link, which may point outside the store"
         return [Finding("linked_folder", node.label, message)]
     if node.path is None or not node.manifest or node.problems:
         return []
@@ -93,7 +93,7 @@ def _misplaced(node: ArtifactNode) -> list[Finding]:
     if (spec, content) == (node.manifest["spec_hash"][:SHORT], node.fingerprint[:SHORT]):
         return []
     place = f"{node.path.parent.name}/{node.path.name}"
-    return [Finding("edited_manifest", node.label, f"lies under {place}, which is not its spec's and content's name")]
+    return [Finding("edited_manifest", node.label, f"is in {place}, which does not match its spec and content")]
 
 
 def _links(index: ArtifactIndex, node: ArtifactNode) -> list[Finding]:
@@ -120,11 +120,11 @@ def _check_raw(index: ArtifactIndex, nodes: list[ArtifactNode], each: Callable) 
     findings = []
     for (sha256, name), state in zip(names.items(), each(blobs.state, names), strict=True):
         if state == "gone":
-            findings.append(Finding("missing_raw_file", name, f"its kept copy was removed (blobs/{sha256[:2]})"))
+            findings.append(Finding("missing_raw_file", name, f"its stored copy was removed (blobs/{sha256[:2]})"))
         elif state == "damaged":
-            findings.append(Finding("changed_raw_file", name, f"its kept copy was changed (blobs/{sha256[:2]})"))
+            findings.append(Finding("changed_raw_file", name, f"its stored copy was changed (blobs/{sha256[:2]})"))
         elif state == "changed":
-            message = "it was too large to be copied, and the file it refers to was moved or changed since"
+            message = "it was too large to copy, and the file that the store refers to has been moved or changed"
             findings.append(Finding("changed_raw_file", name, message))
     return len(names), findings
 
@@ -142,6 +142,6 @@ def _check_pointers(index: ArtifactIndex) -> list[Finding]:
     for path in sorted((index.root / "current").glob("*.json")):
         asset, _, partition = path.stem.partition("@")
         if (asset, partition or None) not in readable:
-            message = "cannot be read as the pointer of the asset it is named after"
+            message = "cannot be read as the pointer of the asset in its name"
             findings.append(Finding("edited_pointer", f"current/{path.name}", message))
     return findings

@@ -27,7 +27,7 @@ LONGEST = 2_000
 Kind = Literal["run_failed", "gate_failed", "champion_changed"]
 TITLES: dict[Kind, str] = {
     "run_failed": "Run failed",
-    "gate_failed": "Gate failed",
+    "gate_failed": "Check failed",
     "champion_changed": "New champion",
 }
 
@@ -84,7 +84,7 @@ def _post(settings: NotificationSettings, text: str) -> str:
     if not url:
         return f"not called: {settings.webhook_env} is not set"
     if not url.startswith(("https://", "http://")):
-        return f"not called: {settings.webhook_env} holds no http(s) URL"
+        return f"not called: {settings.webhook_env} is not an http(s) URL"
     outcome: list[str] = []
     # In a thread, because a DNS lookup has no timeout.
     asking = threading.Thread(target=lambda: outcome.append(_ask(url, text)), daemon=True)
@@ -118,12 +118,12 @@ def _try(url: str, text: str, seconds: float) -> tuple[str, bool]:
     try:
         request = urllib.request.Request(url, json.dumps({"text": text}).encode(), headers)
         with urllib.request.build_opener(_NoRedirect).open(request, timeout=seconds) as answer:
-            return f"told (status {answer.status})", True
+            return f"delivered (status {answer.status})", True
     except urllib.error.HTTPError as error:
         error.close()
-        elsewhere = ", which leads to another URL: set that one" if 300 <= error.code < 400 else ""
+        elsewhere = ", a redirect to another URL: use that URL instead" if 300 <= error.code < 400 else ""
         return f"refused with status {error.code}{elsewhere}", error.code < 500 and error.code != 429
     except (ValueError, http.client.InvalidURL):
-        return "not called: the URL cannot be read", True
+        return "not called: the URL is invalid", True
     except (OSError, http.client.HTTPException) as error:
         return f"did not answer ({type(getattr(error, 'reason', error)).__name__})", False

@@ -1,7 +1,7 @@
 """Detects changes in the raw folders: first by file stat, then by content if the stat differs.
 
 A folder is read after it has not changed for one polling interval, so that a file that is being copied is not read
-half-written. Its snapshot must have been materialized before, so that nothing runs that no person ever started.
+half-written. Its snapshot must have been materialized before: the automation starts nothing that no user ever ran.
 """
 
 from dataclasses import dataclass
@@ -39,9 +39,9 @@ def find_raw_changes(project: Project, before: dict[str, str]) -> RawChanges:
             continue
         # A changed folder is not read yet: a file that is still being copied would be read each time.
         if stamps[data_format] != before.get(data_format):
-            last = last_written(project.raw(data_format)) or "none is left"
-            seen = f"files changed (last: {last})" if data_format in before else "a first look"
-            notes.append(f"{asset}: {seen}, looked at again once they lie still")
+            last = last_written(project.raw(data_format)) or "no file left"
+            seen = f"files changed (last: {last})" if data_format in before else "first check"
+            notes.append(f"{asset}: {seen}, waiting until there are no more changes")
             continue
         try:
             key = _change(project, store, asset, pointer)

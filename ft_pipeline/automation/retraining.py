@@ -78,14 +78,14 @@ def _needed_tables() -> set[str]:
 
 def _not_ready(table: Planned) -> str:
     if table.state == "failed":
-        return f"{table.asset} did not pass its gate: {table.reason}"
+        return f"{table.asset} failed a check: {table.reason}"
     return f"{table.asset} is not up to date: {table.reason}"
 
 
 def _verdict(experiment: str, roots: list[Planned], new_rows: int | None, minimum: int) -> RetrainingDecision:
     """roots: the steps that would run for their own reason, not because a step before them runs."""
     if not roots:
-        return RetrainingDecision(experiment, False, "nothing changed since it was trained")
+        return RetrainingDecision(experiment, False, "nothing has changed since the last training")
     own = next((root for root in roots if root.cause != "data"), None)
     if own is not None:
         return RetrainingDecision(experiment, True, f"{own.asset}: {own.reason}")
@@ -93,9 +93,9 @@ def _verdict(experiment: str, roots: list[Planned], new_rows: int | None, minimu
     if all(root.experiment is None and STEPS[root.asset].stage != "distillation" for root in roots):
         return RetrainingDecision(experiment, True, f"{roots[0].asset}: {roots[0].reason}")
     if new_rows is None:
-        return RetrainingDecision(experiment, True, "never trained to the end")
+        return RetrainingDecision(experiment, True, "no training has been completed yet")
     if new_rows < minimum:
-        return RetrainingDecision(experiment, False, f"{new_rows} new rows, {minimum} wanted")
+        return RetrainingDecision(experiment, False, f"{new_rows} new rows, at least {minimum} required")
     return RetrainingDecision(experiment, True, f"{new_rows} new rows")
 
 

@@ -1,4 +1,4 @@
-"""`ft audit`: what a model or a score was made from, whether the records are intact, and questions. `ft erase`."""
+"""`ft audit`: what a model or a score was made from, and whether the records are intact. `ft erase`: erase rows."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,27 +17,34 @@ if TYPE_CHECKING:
     from ft_pipeline.audit.chain import Chain
     from ft_pipeline.project import Project
 
-NAMES = "champion, champion@N, an experiment, a row of `ft compare`, an asset (ASSET@EXPERIMENT), a fingerprint."
+NAMES = (
+    "What to audit: champion, champion@N, an experiment, a row of `ft compare`, an asset (ASSET@EXPERIMENT) or a "
+    "fingerprint."
+)
 
 
 def audit(
     name: Annotated[str, typer.Argument(help=NAMES)] = "champion",
     verify: Annotated[
-        bool, typer.Option("--verify", help="Hash the whole store again, and hold it against Dagster's event log.")
+        bool, typer.Option("--verify", help="Hash the whole store again, and compare it with Dagster's event log.")
     ] = False,
     chain_only: Annotated[
-        bool, typer.Option("--chain-only", help="With --verify: only what NAME was made from, not the whole store.")
+        bool, typer.Option("--chain-only", help="With --verify: check only what NAME was made from.")
     ] = False,
-    rows: Annotated[bool, typer.Option("--rows", help="Which rows trained it, and where each came from.")] = False,
-    left_out: Annotated[bool, typer.Option("--left-out", help="Which rows were read and not used, and why.")] = False,
+    rows: Annotated[bool, typer.Option("--rows", help="List the rows that trained it, each with its origin.")] = False,
+    left_out: Annotated[
+        bool, typer.Option("--left-out", help="List the rows that were read but not used, each with the reason.")
+    ] = False,
     sentence: Annotated[
-        str | None, typer.Option("--sentence", help="Whether this text was trained on, exactly or nearly.")
+        str | None, typer.Option("--sentence", help="Show whether it was trained on this text or a similar one.")
     ] = None,
     row: Annotated[
-        str | None, typer.Option("--row", help="Which models saw FORMAT/FILE:ROW (or a row's id), in the whole store.")
+        str | None,
+        typer.Option("--row", help="List all models in the store that used FORMAT/FILE:ROW (or a row's id)."),
     ] = None,
     against: Annotated[
-        str | None, typer.Option("--against", help="What changed since another NAME, or since the `previous` champion.")
+        str | None,
+        typer.Option("--against", help="Show what changed since another NAME, or since the `previous` champion."),
     ] = None,
     project: ProjectOption = None,
     as_json: JsonOption = False,
@@ -49,7 +56,9 @@ def audit(
     from ft_pipeline.audit.chain import made_from
 
     if sum(map(bool, (verify, rows, left_out, sentence, row, against))) > 1:
-        raise UserError("one question at a time: --verify, --rows, --left-out, --sentence, --row or --against")
+        raise UserError(
+            "These options cannot be combined. Use one of --verify, --rows, --left-out, --sentence, --row, --against."
+        )
     opened = open_project(project)
     if row:
         _answer_row(opened, row, as_json)
@@ -169,9 +178,9 @@ def _answer_against(chain: "Chain", against: str, as_json: bool) -> None:
 
 
 def erase(
-    path: Annotated[Path, typer.Argument(help="A file of data/raw.")],
-    rows: Annotated[list[int], typer.Argument(help="Rows of it: line, list index or data row, counted from 1.")],
-    reason: Annotated[str, typer.Option("--reason", help="Why; the record keeps it.")],
+    path: Annotated[Path, typer.Argument(help="File in data/raw.")],
+    rows: Annotated[list[int], typer.Argument(help="Rows to erase: line, list index or data row, counted from 1.")],
+    reason: Annotated[str, typer.Option("--reason", help="Reason, kept in the record.")],
     project: ProjectOption = None,
     as_json: JsonOption = False,
 ) -> None:

@@ -53,14 +53,14 @@ def main() -> None:
         errors.print(f"[red]ft:[/red] {display.plain(message)}", soft_wrap=True)
         sys.exit(FAILED)
     except KeyboardInterrupt:
-        errors.print("ft: stopped. What was finished is kept; run the same command again to go on from there.")
+        errors.print("ft: stopped. Finished work is kept. Run the same command again to resume.")
         sys.exit(FAILED)
 
 
 @app.command()
 def init(
-    directory: Annotated[Path, typer.Argument(help="A new or empty folder.")],
-    example: Annotated[bool, typer.Option("--example", help="With the worked example's data and settings.")] = False,
+    directory: Annotated[Path, typer.Argument(help="Folder to create. It must be new or empty.")],
+    example: Annotated[bool, typer.Option("--example", help="Include the worked example's data and settings.")] = False,
 ) -> None:
     """Create a project folder that is ready to run.
 
@@ -68,15 +68,16 @@ def init(
     """
     root = scaffold.create(directory, example)
     out.print(
-        f"{root} is a project folder. Next: ft run --project {root}"
-        + ("" if example else ", once data/raw holds your files")
+        f"Created the project folder {root}. Next: "
+        + ("" if example else "put your files into data/raw, then ")
+        + f"ft run --project {root}"
     )
 
 
 @app.command()
 def doctor(project: ProjectOption = None, as_json: JsonOption = False) -> None:
-    """Check this machine: GPU, compute type with its measured speed, memory, packages, embedded model, instance, disk
-    and port. Each problem is shown with its fix.
+    """Check this machine: GPU, compute type and its measured speed, memory, packages, embedded model, Dagster instance,
+    disk and port. Each problem is shown with its fix.
 
     Example: ft doctor
     """
@@ -91,13 +92,17 @@ def doctor(project: ProjectOption = None, as_json: JsonOption = False) -> None:
 def run(
     experiment: Annotated[
         list[str] | None,
-        typer.Option("--experiment", "-e", help="Repeat for several (default: all that are not broken)."),
+        typer.Option(
+            "--experiment", "-e", help="Run this experiment. Repeat for several (default: all except broken ones)."
+        ),
     ] = None,
     select: Annotated[
-        str | None, typer.Option("--select", help="Only these assets, by name, separated by commas.")
+        str | None, typer.Option("--select", help="Run only these assets (comma-separated names).")
     ] = None,
-    plan: Annotated[bool, typer.Option("--plan", help="Only say what would run, and why.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Build anew, even what the store holds already.")] = False,
+    plan: Annotated[bool, typer.Option("--plan", help="Show what would run and why, without running it.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Rebuild the selected assets even if the store already has them.")
+    ] = False,
     project: ProjectOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -123,9 +128,9 @@ def run(
 
 @app.command()
 def ui(
-    port: Annotated[int, typer.Option("--port", "-p", help="On 127.0.0.1.")] = machine.UI_PORT,
+    port: Annotated[int, typer.Option("--port", "-p", help="Port on 127.0.0.1.")] = machine.UI_PORT,
     read_only: Annotated[
-        bool, typer.Option("--read-only", help="For auditors: nothing can be launched or changed.")
+        bool, typer.Option("--read-only", help="Start a UI for auditors, in which nothing can be launched or changed.")
     ] = False,
     project: ProjectOption = None,
 ) -> None:
@@ -150,7 +155,7 @@ def ui(
     # By module: without a virtual environment, Dagster's programs may be in another folder than this Python. -P: files
     # in the project folder do not shadow packages.
     program = ["dagster_webserver", "--read-only"] if read_only else ["dagster", "dev"]
-    errors.print(f"The Dagster UI comes up on http://127.0.0.1:{port} (Ctrl-C stops it).")
+    errors.print(f"Starting the Dagster UI at http://127.0.0.1:{port}. Press Ctrl-C to stop it.")
     os.chdir(opened.root)
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell's `&` ignores it, and then Dagster would ignore SIGTERM too
     os.execv(sys.executable, [sys.executable, "-P", "-m", *program, *place])
@@ -158,7 +163,7 @@ def ui(
 
 @app.command()
 def experiments(project: ProjectOption = None, as_json: JsonOption = False) -> None:
-    """List the experiments with objective, technique, base model, state and primary score.
+    """List the experiments with their objective, technique, base model, state and primary score.
 
     Example: ft experiments
     """
@@ -203,10 +208,10 @@ for command in (
 
 @app.command()
 def validate(
-    path: Annotated[Path, typer.Argument(help="A file of rows.")],
-    data_format: Annotated[str, typer.Option("--format", help=f"One of {', '.join(FORMATS)}.")],
+    path: Annotated[Path, typer.Argument(help="File to check.")],
+    data_format: Annotated[str, typer.Option("--format", help=f"Format of its rows: {', '.join(FORMATS)}.")],
     against: Annotated[
-        Path | None, typer.Option("--against", help="Rows that stand in this file too are set aside.")
+        Path | None, typer.Option("--against", help="Set aside rows that are also in this file.")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -217,7 +222,7 @@ def validate(
     from ft_pipeline.tables.validate import validate_file
 
     if data_format not in FORMATS:
-        raise UserError(f"there is no format {data_format!r}; choose one of {', '.join(FORMATS)}")
+        raise UserError(f"Unknown format {data_format!r}. Choose one of {', '.join(FORMATS)}.")
     result = validate_file(path, data_format, data_dir=path.parent, against=against)
     report(result.to_json(), as_json, lambda document: display.show_validation(out, document))
     if result.refused:
@@ -226,7 +231,7 @@ def validate(
 
 @app.command()
 def sql(
-    query: Annotated[str, typer.Argument(help="A DuckDB query over the views: quarantine, conversations, …")],
+    query: Annotated[str, typer.Argument(help="DuckDB query over the views quarantine, conversations, …")],
     project: ProjectOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -247,7 +252,7 @@ def sql(
 def _document(project: Project, asset: str) -> Any:
     document = current_document(project.store, asset)
     if document is None:
-        raise UserError(f"there is no {asset} yet; run: ft run")
+        raise UserError(f"There is no {asset} yet. Run `ft run`.")
     return document
 
 

@@ -18,9 +18,11 @@ errors = Console(stderr=True, highlight=False)
 out = Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH)
 
 ProjectOption = Annotated[
-    Path | None, typer.Option("--project", help="The project folder (default: FT_PROJECT, else the current folder).")
+    Path | None, typer.Option("--project", help="Project folder (default: FT_PROJECT, else the current folder).")
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, everything else on stderr.")]
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="Print one JSON document on stdout, everything else on stderr.")
+]
 
 FAILED, REFUSED = 1, 2
 

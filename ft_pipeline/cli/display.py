@@ -26,7 +26,7 @@ TITLES = {
 """Metric → title of its column, for metrics whose names are too long."""
 
 
-SHORT = {"model", "asset", "experiment", "result", "state", "status", "what", "name"}
+SHORT = {"model", "asset", "experiment", "result", "state", "status", "check", "memory for", "name"}
 """Columns that stay on one line."""
 
 
@@ -39,7 +39,7 @@ def plain(text: str) -> str:
 
 
 def show_findings(console: Console, findings: Sequence[Any]) -> None:
-    table = _table("what", "status", "seen", "fix")
+    table = _table("check", "status", "found", "fix")
     for finding in findings:
         style = STATUS_STYLE[finding.status]
         table.add_row(finding.what, f"[{style}]{finding.status}[/]", plain(finding.seen), plain(finding.fix))
@@ -48,7 +48,7 @@ def show_findings(console: Console, findings: Sequence[Any]) -> None:
 
 def show_plan(console: Console, planned: Sequence[Any]) -> None:
     if not any(step.runs for step in planned):
-        console.print("[green]Everything is fresh; a run would do nothing.[/]")
+        console.print("[green]Up to date:[/] nothing to run.")
         return
     table = _table("asset", "experiment", "state", "why")
     for step in planned:
@@ -70,14 +70,14 @@ def show_outcome(console: Console, outcome: Any, project: Any) -> None:
     for message in outcome.failures:
         console.print(f"[red]{plain(message)}[/]", soft_wrap=True)
     if not outcome.steps and outcome.succeeded:
-        console.print(f"[green]All is fresh:[/] {outcome.fresh} assets, nothing to do.")
+        console.print(f"[green]Up to date:[/] {outcome.fresh} assets, nothing to run.")
     if outcome.comparison:
         show_comparison(console, outcome.comparison)
     if outcome.recommendation:
         show_recommendation(console, outcome.recommendation)
     if outcome.succeeded:
         show_champion(console, outcome.champion)
-    console.print("Look at it in the Dagster UI: [bold]make ui[/] (or [bold]ft ui[/]), then http://127.0.0.1:3000")
+    console.print("To see it in the Dagster UI, run [bold]make ui[/] or [bold]ft ui[/] and open http://127.0.0.1:3000")
 
 
 def show_experiments(console: Console, found: Sequence[Mapping[str, Any]]) -> None:
@@ -99,7 +99,7 @@ def show_comparison(console: Console, document: Mapping[str, Any]) -> None:
     """Print the rows in the document's order. Scores of the primary metric have their 95 % interval."""
     metrics = list(shown_metrics(document))
     priced = any(row["cost_per_call"] is not None for row in document["rows"])
-    costs = ["prompt", "written", "s/call", *(["cost/call"] if priced else [])]
+    costs = ["prompt", "generated", "s/call", *(["cost/call"] if priced else [])]
     columns = [*(TITLES.get(name, name) for name in metrics), *costs, "trainable"]
     table = _table("model", *columns, justify_right=set(columns))
     for row in document["rows"]:
@@ -115,8 +115,9 @@ def show_comparison(console: Console, document: Mapping[str, Any]) -> None:
             trainable,
         )
     console.print(
-        f"{document['test_items']} test answers. Loss: nats per answer token, lower is better, with its 95 % interval. "
-        "Length: of the answer, against the reference. Prompt and written: tokens per call.",
+        f"{document['test_items']} test answers. Loss: nats per answer token, lower is better. "
+        "The primary metric has its 95 % interval. Length: answer length divided by reference length. "
+        "Prompt and generated: tokens per call.",
         soft_wrap=True,
     )
     console.print(table)
@@ -170,7 +171,7 @@ def show_rows(console: Console, columns: Sequence[str], rows: Sequence[Sequence[
 
 def show_memory(console: Console, document: Mapping[str, Any]) -> None:
     """Print the parts with bars on one scale, the total, whether it fits, and the advice."""
-    table = _table("what", "GB", "share", justify_right={"GB"})
+    table = _table("memory for", "GB", "share", justify_right={"GB"})
     total = document["total_gb"]
     for name, size in document["bytes"].items():
         table.add_row(name, f"{size / 1e9:.2f}", "█" * round(40 * size / 1e9 / total))
@@ -180,8 +181,8 @@ def show_memory(console: Console, document: Mapping[str, Any]) -> None:
     console.print(table)
     if document["fits"] is not None:
         fits = "[green]fits[/]" if document["fits"] else "[yellow]does not fit[/]"
-        least = "" if document["fits"] else f", which at the least needs {document['lower_bound_gb']:.1f} GB"
-        console.print(f"{fits} {document['gpu_memory_gb']:g} GB{least}")
+        least = "" if document["fits"] else f"; it needs at least {document['lower_bound_gb']:.1f} GB"
+        console.print(f"{fits} in {document['gpu_memory_gb']:g} GB{least}")
     if "cpu_gb" in document:  # of an experiment
         console.print(f"On a CPU: {cpu_in_words(document['cpu_gb'])}")
     for line in document["advice"]:

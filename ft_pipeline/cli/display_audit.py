@@ -35,24 +35,24 @@ def show_verdict(console: Console, chain: Chain, verdict: VerificationResult) ->
     for finding in problems[:PROBLEMS_SHOWN]:
         console.print(f"[red]✗ {plain(str(finding))}[/]", soft_wrap=True)
     if len(problems) > PROBLEMS_SHOWN:
-        console.print(f"[red]and {len(problems) - PROBLEMS_SHOWN} more: --json lists all[/]")
+        console.print(f"[red]and {len(problems) - PROBLEMS_SHOWN} more (--json lists all)[/]")
     for note in verdict.notes:
         console.print(f"[yellow]! {plain(note)}[/]", soft_wrap=True)
     counted = ", ".join(f"{count:,} {what.replace('_', ' ')}" for what, count in verdict.counted.items())
     if problems:
-        read = f" Read: {counted}." if counted else ""
-        console.print(f"[red]Not as recorded: {len(problems)} problem(s).[/]{read}", soft_wrap=True)
+        read = f" Checked: {counted}." if counted else ""
+        console.print(f"[red]Problems found: {len(problems)}.[/]{read}", soft_wrap=True)
     elif verdict.checked and (redacted := _redacted(chain)):
-        console.print(f"Read: {counted}; every hash is as recorded.", soft_wrap=True)
-        console.print(f"[yellow]Not verified, but redacted on request: {plain(', '.join(redacted))}[/]", soft_wrap=True)
+        console.print(f"Checked: {counted}; all hashes match the records.", soft_wrap=True)
+        console.print(f"[yellow]Redacted on request, so not verified: {plain(', '.join(redacted))}[/]", soft_wrap=True)
         if not _redacted(made_from(chain)):
-            console.print("All of it is behind the evidence; what the model itself was made from is verified.")
+            console.print("Only the evidence is affected. Everything that the model itself was made from is verified.")
     elif verdict.checked:
-        console.print(f"[green]Verified:[/] {counted}; every hash is as recorded.", soft_wrap=True)
+        console.print(f"[green]Verified:[/] {counted}; all hashes match the records.", soft_wrap=True)
         if elsewhere := _redacted_of(chain, chain.index.all()):
             console.print(f"Elsewhere in the store, {len(elsewhere)} artifacts were redacted on request.")
     else:
-        console.print("The manifests agree with each other. Files were not read; `--verify` hashes them all again.")
+        console.print("The manifests are consistent. Files were not read; use `--verify` to hash them all again.")
 
 
 def _redacted(chain: Chain) -> list[str]:
@@ -106,18 +106,18 @@ def _show_record(console: Console, chain: Chain) -> None:
     if record is None:
         return
     console.print(f"[bold]{plain(record.name)}[/], record {record.sequence}, since {plain(record.since)}")
-    console.print(f"  why: {plain(record.reason)}" + (" (forced)" if record.forced else ""), soft_wrap=True)
-    how = "by hand" if record.by_hand else "by the rules of the project"
-    console.print(f"  who: {plain(record.by or 'unknown')}, {how}{plain(_moved_in(chain))}")
+    console.print(f"  reason: {plain(record.reason)}" + (" (forced)" if record.forced else ""), soft_wrap=True)
+    how = "manually" if record.by_hand else "by the project's rules"
+    console.print(f"  by: {plain(record.by or 'unknown')}, {how}{plain(_moved_in(chain))}")
     gates = record.evidence.get("gates") or {}
     if gates:
         shown = ", ".join(f"{name} {'passed' if passed else 'FAILED'}" for name, passed in gates.items())
-        console.print(f"  gates: {plain(shown)}")
+        console.print(f"  checks: {plain(shown)}")
     if comparison := record.evidence.get("comparison"):
         metric = plain(str(record.evidence.get("metric")))
         console.print(f"  evidence: comparison {comparison[:SHOWN]}, metric {metric}")
     if record.previous:
-        console.print(f"  before it: {plain(record.previous)} (record {record.previous_sequence})")
+        console.print(f"  previous: {plain(record.previous)} (record {record.previous_sequence})")
 
 
 def _moved_in(chain: Chain) -> str:

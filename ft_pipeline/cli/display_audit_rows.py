@@ -23,15 +23,15 @@ def show_trained(console: Console, chain: Chain, rows: Sequence[Trained]) -> Non
     for row in rows:
         key = (row.split, row.source, f"{row.table}/{row.file}", (row.raw_sha256 or "")[:SHOWN])
         counts[key] = counts.get(key, 0) + 1
-    console.print(f"Rows that {plain(chain.subject.name)} was given in training: {len(rows)}")
-    show_rows(console, ["split", "source", "file", "its SHA-256", "rows"], [[*key, n] for key, n in counts.items()])
+    console.print(f"{len(rows)} training and validation rows of {plain(chain.subject.name)}")
+    show_rows(console, ["split", "source", "file", "SHA-256", "rows"], [[*key, n] for key, n in counts.items()])
     first = [[row.split, row.source, row.origin, row.copies, row.id[:SHOWN]] for row in rows[:ROWS_SHOWN]]
     show_rows(console, ["split", "source", "row", "copies", "id"], first)
     _rest(console, len(rows), ROWS_SHOWN)
 
 
 def show_left_out(console: Console, chain: Chain, rows: Sequence[LeftOut]) -> None:
-    console.print(f"Rows that were read on the way to {plain(chain.subject.name)} and not used: {len(rows)}")
+    console.print(f"{len(rows)} rows were read for {plain(chain.subject.name)} but not used")
     shown = [[f"{row.table}/{row.file}:{row.row}", row.code, row.by, row.message] for row in rows[: 5 * ROWS_SHOWN]]
     show_rows(console, ["row", "code", "set aside by", "why"], shown)
     _rest(console, len(rows), 5 * ROWS_SHOWN)
@@ -40,18 +40,18 @@ def show_left_out(console: Console, chain: Chain, rows: Sequence[LeftOut]) -> No
 def show_matches(console: Console, chain: Chain, sentence: str, matches: Sequence[Match]) -> None:
     trained = [match for match in matches if match.use == "train"]
     exact = [match for match in trained if match.how != "near"]
-    answer = "yes" if exact else "something near it was" if trained else "no"
+    answer = "yes" if exact else "no, but a similar text was" if trained else "no"
     console.print(f"Was “{plain(sentence)}” trained on? [bold]{answer}[/]")
     shown = [[match.how, match.share, match.use, match.origin, _cut(match.text)] for match in matches[:ROWS_SHOWN]]
     if shown:
         show_rows(console, ["how", "share", "use", "row", "text"], shown)
     _rest(console, len(matches), ROWS_SHOWN)
     if any(node.redacted for node in chain.nodes):
-        console.print("[yellow]Rows of this chain were forgotten since; what they said cannot be searched.[/]")
+        console.print("[yellow]Some rows of this chain have been erased. Their text cannot be searched.[/]")
 
 
 def show_seen(console: Console, seen: RowUsage) -> None:
-    console.print(f"{plain(seen.row)}: {len(seen.ids)} content(s) stood there, {len(seen.uses)} artifact(s) saw it")
+    console.print(f"{plain(seen.row)}: {len(seen.ids)} version(s) of this row, used by {len(seen.uses)} artifact(s)")
     rows = [
         [
             use.key,
@@ -66,10 +66,10 @@ def show_seen(console: Console, seen: RowUsage) -> None:
     if not rows:
         console.print("No model was trained on it, chose a checkpoint by it, or was scored on it.")
         return
-    show_rows(console, ["artifact", "fingerprint", "made", "how", "present", "champion records"], rows)
-    console.print(f"To be trained anew without it: {plain(', '.join(seen.retrain) or 'nothing')}")
+    show_rows(console, ["artifact", "fingerprint", "created", "how", "present", "champion records"], rows)
+    console.print(f"To be retrained without it: {plain(', '.join(seen.retrain) or 'nothing')}")
     if seen.champion:
-        console.print("[yellow]The present champion is one of these models.[/]")
+        console.print("[yellow]The current champion is one of these models.[/]")
 
 
 def show_changes(console: Console, found: Mapping[str, Any]) -> None:
@@ -93,27 +93,29 @@ def show_changes(console: Console, found: Mapping[str, Any]) -> None:
 
 def show_forgotten(console: Console, done: ErasureResult) -> None:
     """Print what was erased, which models used it, and what to do next."""
-    console.print(f"Forgotten (record {done.record} in data/store/redactions, hashes in data/excluded.yaml):")
+    console.print(f"Erased (record {done.record} in data/store/redactions, hashes in data/excluded.yaml):")
     for row in done.rows:
         console.print(f"  {plain(row['format'])}/{plain(row['file'])}:{row['row']}", soft_wrap=True)
     kinds = Counter(artifact["kind"] for artifact in done.artifacts)
-    shown = ", ".join(f"{kind} ({count})" for kind, count in sorted(kinds.items())) or "none held it"
+    shown = ", ".join(f"{kind} ({count})" for kind, count in sorted(kinds.items())) or "none contained it"
     console.print(
-        f"Redacted: {plain(', '.join(done.files))}; {done.raw_files} kept copies of raw files; artifacts: {shown};"
+        f"Redacted: {plain(', '.join(done.files))}; {done.raw_files} stored copies of raw files; artifacts: {shown};"
     )
-    console.print(f"  {done.events} places of Dagster's record")
+    console.print(f"  {done.events} places in Dagster's databases and logs")
     for model in done.models:
         records = (
             f", champion record {', '.join(map(str, model['champion_records']))}" if model["champion_records"] else ""
         )
         console.print(f"  {plain(model['key'])} {model['fingerprint'][:SHOWN]} {plain(model['how'])}{records}")
     if done.champion:
-        console.print("[yellow]The present champion is one of these models; it stays released until another one is.[/]")
+        console.print(
+            "[yellow]The current champion is one of these models. It stays released until another one is promoted.[/]"
+        )
     if done.retrain:
-        console.print(f"The next `ft run` trains anew without it: {plain(', '.join(done.retrain))}")
+        console.print(f"The next `ft run` retrains without it: {plain(', '.join(done.retrain))}")
     if done.also:
         shared = plain(", ".join(done.also))
-        console.print(f"[yellow]Rows that share a text with it, and stay: {shared}[/]", soft_wrap=True)
+        console.print(f"[yellow]Rows with the same text, not erased: {shared}[/]", soft_wrap=True)
     for note in done.notes:
         console.print(f"[yellow]! {plain(note)}[/]", soft_wrap=True)
 
@@ -127,7 +129,7 @@ def _show_pairs(console: Console, title: str, pairs: Sequence[tuple[Any, ...]]) 
 def _show_scores(console: Console, scores: Mapping[str, Any]) -> None:
     before, now = scores["before"], scores["now"]
     same = before["evaluation"] == now["evaluation"]
-    console.print("[bold]scores[/]" + ("" if same else " (measured on other rows or otherwise: not to be compared)"))
+    console.print("[bold]scores[/]" + ("" if same else " (from different evaluations: not comparable)"))
     for metric in dict.fromkeys([*before["scores"], *now["scores"]]):
         values = [side["scores"].get(metric) for side in (before, now)]
         console.print(f"  {plain(metric)}: {' → '.join(_score(value) for value in values)}")
@@ -146,4 +148,4 @@ def _cut(text: str) -> str:
 
 def _rest(console: Console, count: int, shown: int) -> None:
     if count > shown:
-        console.print(f"and {count - shown} more: --json lists all")
+        console.print(f"and {count - shown} more (--json lists all)")

@@ -11,12 +11,13 @@ from ft_pipeline.store.garbage import Garbage
 def show_garbage(console: Console, garbage: Garbage, dry_run: bool) -> None:
     """Print how many artifacts of each kind are removed, and how much space that frees."""
     kinds = Counter(artifact.kind for artifact in garbage.artifacts)
-    counts = {**dict(sorted(kinds.items())), "unfinished work": len(garbage.folders), "raw copies": len(garbage.blobs)}
+    others = {"unfinished work": len(garbage.folders), "copies of raw files": len(garbage.blobs)}
+    counts = {**dict(sorted(kinds.items())), **others}
     rows = [(name, count) for name, count in counts.items() if count]
     if not rows:
         console.print("There is nothing to remove.")
         return
-    table = Table("what", "how many")
+    table = Table("item", "count")
     for name, count in rows:
         table.add_row(name, str(count))
     console.print(table)

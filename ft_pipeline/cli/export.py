@@ -25,8 +25,8 @@ EngineChoice = Literal["auto", "vllm", "transformers"]
 
 def export(
     name: Annotated[str, typer.Argument(help="`champion`, an experiment, or a row of `ft compare`.")],
-    directory: Annotated[Path, typer.Argument(help="A new or empty folder.")],
-    merged: Annotated[bool, typer.Option("--merged", help="The whole model, not the adapter.")] = False,
+    directory: Annotated[Path, typer.Argument(help="Folder to write to. It must be new or empty.")],
+    merged: Annotated[bool, typer.Option("--merged", help="Export the whole model instead of the adapter.")] = False,
     project: ProjectOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -72,18 +72,20 @@ def _document(plan: Plan) -> dict[str, Any]:
 def _show(document: dict[str, Any], plan: Plan) -> None:
     what = "a PEFT adapter" if plan.model.kind == "adapter" else "a Hugging Face model"
     out.print(
-        f"{display.plain(document['name'])} as {what}: {display.plain(document['path'])} "
+        f"Exported {display.plain(document['name'])} as {what} to {display.plain(document['path'])} "
         f"({len(document['files'])} files, {document['bytes'] / 1e6:.1f} MB)",
         soft_wrap=True,
     )
     if document["system_prompt"]:
-        out.print("It was scored with the system prompt that README.md shows; send it as the first message.")
+        out.print("It was scored with the system prompt in README.md. Send that prompt as the first message.")
 
 
 def serve(
     name: Annotated[str, typer.Argument(help="`champion`, an experiment, or a row of `ft compare`.")] = "champion",
-    port: Annotated[int, typer.Option("--port", "-p", help="On 127.0.0.1.", min=1, max=65535)] = 8000,
-    engine: Annotated[EngineChoice, typer.Option("--engine", help="auto: vllm where it is installed.")] = "auto",
+    port: Annotated[int, typer.Option("--port", "-p", help="Port on 127.0.0.1.", min=1, max=65535)] = 8000,
+    engine: Annotated[
+        EngineChoice, typer.Option("--engine", help="Serving engine. auto: vllm if it is installed, else transformers.")
+    ] = "auto",
     project: ProjectOption = None,
 ) -> None:
     """Serve a model as an OpenAI-compatible endpoint on 127.0.0.1, with the prompt and greedy decoding of its scores.
@@ -105,9 +107,11 @@ def serve(
     def on_ready() -> None:
         nonlocal ready
         ready = True
-        errors.print(f"{name} answers on http://{HOST}:{port}/v1 (model: {name}). Ctrl-C stops it.", soft_wrap=True)
+        errors.print(
+            f"Serving {name} at http://{HOST}:{port}/v1 (model: {name}). Press Ctrl-C to stop it.", soft_wrap=True
+        )
 
-    errors.print(f"{name} is {display.plain(model.row)}; {chosen.name} loads it …", soft_wrap=True)
+    errors.print(f"Loading {name} ({display.plain(model.row)}) with {chosen.name} …", soft_wrap=True)
     with tempfile.TemporaryDirectory(prefix="ft-serve-") as folder:
         write_served(store, model, Path(folder))
         try:
@@ -115,6 +119,6 @@ def serve(
         except KeyboardInterrupt:
             errors.print("ft: stopped serving")
             return
-    when = "while serving" if ready else "before it could answer"
-    errors.print(f"[red]ft:[/red] {chosen.name} ended {when} (exit code {code}); what it said is above")
+    when = "while serving" if ready else "before it was ready"
+    errors.print(f"[red]ft:[/red] {chosen.name} exited {when} (exit code {code}). Its output is above.")
     raise typer.Exit(FAILED)

@@ -15,20 +15,25 @@ from ft_pipeline.training.memory.layer_sizes import nearest_llama
 
 
 def memory(
-    experiment: Annotated[str | None, typer.Option("--experiment", "-e", help="What its trainer will hold.")] = None,
+    experiment: Annotated[str | None, typer.Option("--experiment", "-e", help="Estimate for this experiment.")] = None,
     params: Annotated[
-        float | None, typer.Option("--params", help="Or a model of so many parameters (7e9), of Llama's shape.")
+        float | None,
+        typer.Option("--params", help="Estimate for a Llama-like model with this many parameters, such as 7e9."),
     ] = None,
-    technique: Annotated[str, typer.Option("--technique", help="prompt_tuning, lora, qlora or full.")] = "qlora",
+    technique: Annotated[
+        str, typer.Option("--technique", help="Technique: prompt_tuning, lora, qlora or full.")
+    ] = "qlora",
     optimizer: Annotated[
-        str, typer.Option("--optimizer", help="adamw_torch, adamw_8bit or paged_adamw_8bit.")
+        str, typer.Option("--optimizer", help="Optimizer: adamw_torch, adamw_8bit or paged_adamw_8bit.")
     ] = "paged_adamw_8bit",
-    dtype: Annotated[str, typer.Option("--dtype", help="Of weights, gradients and states.")] = "bfloat16",
-    batch: Annotated[int, typer.Option("--batch", min=1, help="Rows that go through the model at once.")] = 1,
-    length: Annotated[int, typer.Option("--length", min=1, help="Tokens of the longest row.")] = 2048,
-    checkpointing: Annotated[bool, typer.Option("--checkpointing", help="With gradient checkpointing.")] = False,
+    dtype: Annotated[
+        str, typer.Option("--dtype", help="Data type of weights, gradients and optimizer states.")
+    ] = "bfloat16",
+    batch: Annotated[int, typer.Option("--batch", min=1, help="Rows per forward pass.")] = 1,
+    length: Annotated[int, typer.Option("--length", min=1, help="Length of the longest row in tokens.")] = 2048,
+    checkpointing: Annotated[bool, typer.Option("--checkpointing", help="Use gradient checkpointing.")] = False,
     gpu_memory_gb: Annotated[
-        float | None, typer.Option("--gpu-memory-gb", min=0.1, help="The GPU that it must fit (1 GB = 10^9 bytes).")
+        float | None, typer.Option("--gpu-memory-gb", min=0.1, help="Memory of the GPU in GB (1 GB = 10^9 bytes).")
     ] = None,
     project: ProjectOption = None,
     as_json: JsonOption = False,
@@ -38,13 +43,15 @@ def memory(
     Example: ft memory --params 7e9 --technique full --optimizer adamw_torch --gpu-memory-gb 24
     """
     if (experiment is None) == (params is None):
-        raise UserError("say whose memory: --experiment NAME, or --params N such as 7e9 (one of the two)")
+        raise UserError(
+            "Exactly one of --experiment and --params is required. Use --experiment NAME, or --params N such as 7e9."
+        )
     if experiment is not None:
         result = _of_experiment(open_project(project), experiment, gpu_memory_gb)
     else:
         assert params is not None
         if not 1e6 <= params <= 1e13:
-            raise UserError(f"--params {params:g} is no model size; say 7e9 for 7 billion parameters")
+            raise UserError(f"--params {params:g} is not a plausible model size. Use, for example, 7e9 for 7 billion.")
         plan = Plan(technique, optimizer, dtype, batch, length, checkpointing)
         result = estimate(nearest_llama(params), plan, params=params, gpu_memory_gb=gpu_memory_gb)
     report(result, as_json, lambda document: display.show_memory(out, document))

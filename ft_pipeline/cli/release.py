@@ -16,15 +16,15 @@ from ft_pipeline.store.asset_pointers import AssetPointers
 
 
 def promote(
-    name: Annotated[str, typer.Argument(help="An experiment (its merged model), or a row of `ft compare`.")],
+    name: Annotated[str, typer.Argument(help="Experiment (its merged model), or a row of `ft compare`.")],
     force: Annotated[
-        bool, typer.Option("--force", help="Whatever the comparison and the gates say; needs --reason.")
+        bool, typer.Option("--force", help="Release it even if the comparison or a check rejects it. Needs --reason.")
     ] = False,
-    reason: Annotated[str, typer.Option("--reason", help="Why; the record keeps it.")] = "",
+    reason: Annotated[str, typer.Option("--reason", help="Reason, kept in the record.")] = "",
     project: ProjectOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Release a model. It must beat the best prompt and the present champion by more than noise, and pass every check.
+    """Release a model that beats the best baseline and the current champion by more than noise and passes every check.
 
     Example: ft promote qlora
     """
@@ -32,21 +32,21 @@ def promote(
     store = ArtifactStore(opened.store)
     comparison = _comparison(store)
     if comparison is None:
-        raise UserError("there is no comparison yet to promote from; run: ft run")
+        raise UserError("There is no comparison to promote from yet. Run `ft run`.")
     try:
         settings = opened.settings.promotion
         record, new = manual_promotion.promote(store, comparison, settings, name, force=force, reason=reason)
     except manual_promotion.NotPromoted as refusal:
         errors.print(f"[red]ft:[/red] {display.plain(str(refusal))}", soft_wrap=True)
-        errors.print("ft: to release it all the same: --force --reason TEXT")
+        errors.print("ft: to release it anyway, add --force --reason TEXT")
         raise typer.Exit(FAILED) from None
     if not new:
-        errors.print(f"ft: {display.plain(record.name)} is the champion already; nothing moved")
+        errors.print(f"ft: {display.plain(record.name)} is already the champion; nothing changed")
     _show_moved(opened, record, as_json)
 
 
 def rollback(
-    reason: Annotated[str, typer.Option("--reason", help="Why; the record keeps it.")] = "",
+    reason: Annotated[str, typer.Option("--reason", help="Reason, kept in the record.")] = "",
     project: ProjectOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -60,7 +60,7 @@ def rollback(
 
 
 def champion(project: ProjectOption = None, as_json: JsonOption = False) -> None:
-    """Show the released model, since when and why. With --json, `null` means that there is none yet.
+    """Show the released model, when it was released and why. With --json, `null` means that there is none yet.
 
     Example: ft champion
     """

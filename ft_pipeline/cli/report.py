@@ -18,8 +18,8 @@ from ft_pipeline.store.atomic_files import translate_write_errors
 
 
 def report(
-    file: Annotated[Path | None, typer.Argument(help="Where to copy it to, e.g. comparison.html.")] = None,
-    open_it: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
+    file: Annotated[Path | None, typer.Argument(help="Copy the report to this file, e.g. comparison.html.")] = None,
+    open_it: Annotated[bool, typer.Option("--open", help="Open the report in the browser.")] = False,
     project: ProjectOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -32,7 +32,7 @@ def report(
     path = artifact.path / NAME
     if file is not None:
         if file.exists():
-            raise UserError(f"{file} exists already; name another file, or remove it")
+            raise UserError(f"{file} already exists. Choose another file, or remove it.")
         with translate_write_errors():
             file.parent.mkdir(parents=True, exist_ok=True)
             path = Path(shutil.copyfile(path, file))
@@ -44,14 +44,14 @@ def report(
 
 
 def _present(store: ArtifactStore) -> Artifact:
-    """The report of the present comparison and champion. UserError if there is none, or it is out of date."""
+    """The report of the current comparison and champion. UserError if there is none, or if it is out of date."""
     current = AssetPointers(store.root)
     pointer = current.read("report")
     artifact = store.open(pointer.kind, pointer.fingerprint) if pointer else None
     if artifact is None:
-        raise UserError("there is no report yet; run: ft run")
+        raise UserError("There is no report yet. Run `ft run`.")
     for asset in artifact.inputs:
         newer = current.read(asset)
         if newer is not None and newer.fingerprint != artifact.inputs[asset][1]:
-            raise UserError(f"the report was made before the present {asset}; bring it up to date: ft run")
+            raise UserError(f"The report is older than the current {asset}. Run `ft run` to update it.")
     return artifact

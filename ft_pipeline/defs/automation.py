@@ -29,12 +29,12 @@ UNDER_WAY = [
 retraining_job = dg.define_asset_job(
     "retraining",
     selection=dg.AssetSelection.groups(*RETRAINED),
-    description="From the tables as they are to the champion, for one experiment.",
+    description="Builds everything from the current tables to the champion, for one experiment.",
 )
 everything_job = dg.define_asset_job(
     "everything",
     selection=dg.AssetSelection.all(),
-    description="From the raw files to the champion, for one experiment.",
+    description="Builds everything from the raw files to the champion, for one experiment.",
 )
 
 tables_follow = dg.AutomationConditionSensorDefinition(
@@ -73,7 +73,7 @@ def stranded_runs(context: dg.SensorEvaluationContext) -> dg.SkipReason:
         ended = end_orphaned_runs(context.instance, Project.find().store)
     except UserError as error:
         return dg.SkipReason(str(error))
-    return dg.SkipReason(f"ended {', '.join(ended)}" if ended else "every run that is under way has its process")
+    return dg.SkipReason(f"ended {', '.join(ended)}" if ended else "no orphaned runs")
 
 
 def _settings() -> RetrainingSettings:
@@ -103,9 +103,9 @@ def nightly(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest | d
         if decision.due and not busy:
             yield dg.RunRequest(partition_key=decision.experiment, tags={"ft/reason": decision.reason})
         else:
-            skipped.append(f"{decision.experiment}: {'a run of it is under way' if busy else decision.reason}")
+            skipped.append(f"{decision.experiment}: {'a run is already under way' if busy else decision.reason}")
     if len(skipped) == len(decisions):
-        yield dg.SkipReason("; ".join(skipped) or "no experiment says `retrain: true`, and there is no champion yet")
+        yield dg.SkipReason("; ".join(skipped) or "no experiment sets `retrain: true`, and there is no champion yet")
 
 
 def _under_way(instance: dg.DagsterInstance, experiment: str) -> bool:

@@ -44,17 +44,17 @@ TOKENS = {
     "id": ("str", "The row's id in its table"),
     "source": ("str", "human, distilled, preference, text or replay"),
     "input_ids": ("list<int>", "The tokens that the model reads"),
-    "labels": ("list<int>", "The same where an answer is learned, -100 elsewhere"),
-    "rejected_ids": ("list<int>", "Of a pair: prompt and rejected answer"),
-    "rejected_labels": ("list<int>", "Of a pair: the rejected answer's tokens, -100 elsewhere"),
+    "labels": ("list<int>", "The token where it is trained, -100 elsewhere"),
+    "rejected_ids": ("list<int>", "For a pair: the prompt and the rejected answer"),
+    "rejected_labels": ("list<int>", "For a pair: the rejected answer's tokens, -100 elsewhere"),
 }
 """The columns of `training_data`: type and content."""
 ANSWERS = {
     "id": ("str", "The prompt's id in `unlabelled`"),
-    "prompt_messages": ("list<{role, content}>", "The prompt, as the teacher was asked"),
-    "answer": ("str", "What the teacher said"),
+    "prompt_messages": ("list<{role, content}>", "The prompt that the teacher received"),
+    "answer": ("str", "The teacher's answer"),
     "file": ("str", "The prompt's file"),
-    "row": ("int", "The prompt's row in it"),
+    "row": ("int", "The prompt's row number in the file"),
 }
 """Columns of `teacher_answers` with the prompt and its answer, and those that locate the prompt."""
 ORIGIN = ("file", "row")

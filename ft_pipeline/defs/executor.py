@@ -19,11 +19,13 @@ def executor() -> dg.Definitions:
     if chosen == "in_process":
         return dg.Definitions(executor=dg.in_process_executor)
     if chosen != "k8s":
-        raise dg.DagsterInvalidDefinitionError(f"{EXECUTOR}={chosen!r} is no executor; set in_process or k8s")
+        raise dg.DagsterInvalidDefinitionError(
+            f"{EXECUTOR}={chosen!r} is not an executor. Set it to in_process or k8s."
+        )
     try:
         from dagster_k8s import k8s_job_executor
     except ModuleNotFoundError:
         raise dg.DagsterInvalidDefinitionError(
-            f"{EXECUTOR}=k8s needs the extra: pip install 'ft-pipeline[k8s]'"
+            f"{EXECUTOR}=k8s needs the extra `k8s`. Run: pip install 'ft-pipeline[k8s]'"
         ) from None
     return dg.Definitions(executor=k8s_job_executor)

@@ -32,10 +32,10 @@ def champion_changes(context: dg.SensorEvaluationContext) -> dg.SensorResult | d
     seen = int(context.cursor) if context.cursor else last
     news = [record for record in records if record.sequence > seen][:AT_ONCE]
     outcomes = [notify(project, _news(record)) for record in news]
-    why = f"webhook: {'; '.join(outcomes)}" if outcomes else "the champion is the same"
+    why = f"webhook: {'; '.join(outcomes)}" if outcomes else "the champion has not changed"
     return dg.SensorResult(skip_reason=why, cursor=str(news[-1].sequence if news else last))
 
 
 def _news(record: ChampionRecord) -> Notification:
-    before = f", in place of {record.previous} (record {record.previous_sequence})" if record.previous else ""
+    before = f", replacing {record.previous} (record {record.previous_sequence})" if record.previous else ""
     return Notification("champion_changed", f"{record.name} (record {record.sequence}){before}. {record.reason}")

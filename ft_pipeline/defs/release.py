@@ -29,7 +29,8 @@ from ft_pipeline.store.spec import Spec
     checks=[
         CheckSpec(
             "moved",
-            "A candidate beat the best prompt and the present champion, or a person moved it; the reasons say why not.",
+            "A candidate beat the best prompt and the current champion, or a user moved it. If not, the reasons say "
+            "why.",
             blocking=False,
         )
     ],
@@ -141,7 +142,7 @@ def _build_report(making: BuildContext) -> dict[str, Any]:
 
 def _show_report(artifact: Artifact) -> dict[str, Any]:
     place = artifact.path / REPORT
-    how = "`ft report --open` opens it; it is one file that needs no other, so it can be sent as it is"
+    how = "`ft report --open` opens it. It is a single self-contained file that you can share."
     return {
         "report": dg.MetadataValue.path(str(place)),
         "link": dg.MetadataValue.url(place.resolve().as_uri()),

@@ -17,7 +17,7 @@ def _raw_asset(data_format: str) -> dg.AssetsDefinition:
     @step(
         stage="sources",
         name=f"raw_{data_format}",
-        description=f"The files of data/raw/{data_format} as they are now, kept by content in the store.",
+        description=f"A snapshot of the files in data/raw/{data_format}, stored by content.",
         kinds={"file"},
         build=lambda making: write_listing(Snapshot.from_json(making.spec.config), making.out),
         show=_show,

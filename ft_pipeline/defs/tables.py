@@ -40,14 +40,14 @@ WHAT = {
     "unlabelled": "Prompts without answers, for the teacher.",
 }
 WHY_NOT = (
-    "accounts: what became of each file. where: which of its rows have which fault. first: some of them, with their "
-    "text. Any other row: ft sql \"select code, message, raw from quarantine where file = 'FILE' and row = 12\""
+    "accounts: row counts of each file. where: which of its rows have which fault. first: some of them, with their "
+    "text. To see any other row: ft sql \"select code, message, raw from quarantine where file = 'FILE' and row = 12\""
 )
 TABLE_CHECKS = (
     CheckSpec("all_files_readable", "No file of the folder is refused as a whole."),
     CheckSpec("rows_accounted_for", "read = accepted + quarantined + duplicates, for each file."),
-    CheckSpec("quarantined_share", "The share of quarantined rows is under the ceiling (max_quarantined)."),
-    CheckSpec("some_rows_accepted", "A folder that holds files gives at least one row."),
+    CheckSpec("quarantined_share", "The share of quarantined rows is within the limit (max_quarantined)."),
+    CheckSpec("some_rows_accepted", "A folder with files yields at least one row."),
 )
 
 
@@ -56,7 +56,7 @@ def _table_asset(data_format: str) -> dg.AssetsDefinition:
         stage="tables",
         name=data_format,
         deps=[f"raw_{data_format}"],
-        description=f"{WHAT[data_format]} Accepted rows; what was set aside is in `quarantine`, with its reason.",
+        description=f"{WHAT[data_format]} The accepted rows; all others are in `quarantine`, with their reasons.",
         kinds={"pandera", "parquet"},
         automation=FOLLOW_SOUND_INPUTS,
         code_version="4",

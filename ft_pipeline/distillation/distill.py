@@ -42,7 +42,7 @@ DISTILLED = pa.schema(
     ]
 )
 """A conversation and the origin of its answer. `sampling` is JSON. `template_sha256` is the hash of the chat template,
-or, for an endpoint, which does not show its template, the hash of what is put around each prompt."""
+or, for an endpoint, which does not show its template, the hash of the text around each prompt."""
 GIVEN = ("file", "row", "prompt_tokens", "answer_tokens", "answered_at", "request_id")
 SAMPLES = 8
 """Number of answers shown of those kept, and of those set aside (of these at least one per reason)."""

@@ -99,8 +99,8 @@ def _key(endpoint: EndpointSettings) -> str | None:
     key = os.environ.get(name, "").strip()
     if not key:
         raise UserError(
-            f"the environment variable {name}, which teacher.endpoint.api_key_env names, is not set; set it where "
-            "`ft run` or `ft ui` is started"
+            f"The environment variable {name} (teacher.endpoint.api_key_env) is not set. Set it where you start "
+            "`ft run` or `ft ui`."
         )
     return key
 
@@ -120,7 +120,7 @@ def answer_of(log: AnswerLog, question: ChatRequest) -> dict[str, Any]:
     """The log's entry for a request, in the columns of answers.parquet."""
     entry = log.entry(question.key)
     if entry is None:
-        raise RuntimeError("a question was neither answered nor failed")
+        raise RuntimeError("the log has neither an answer nor a failure of a request")
     failed = entry["event"] == "failed"
     code = RULES[entry["reason"]].code if failed else ""
     finish = {"answer_cut_off": "length", "empty_output": "stop"}.get(code, "failed") if failed else "stop"

@@ -50,7 +50,7 @@ def _answer_all(job: Job, rows: Sequence[dict[str, Any]], prompter: TeacherPromp
     if resumed == wanted:
         return answers, resumed
     if resumed:
-        job.report.log(f"{resumed} of {wanted} answers are there from an earlier run")
+        job.report.log(f"{resumed} of {wanted} answers are kept from an earlier run")
     teacher = _Teacher(job, rows, prompter)
     started, written = time.monotonic(), 0
     batches = list(_batches(teacher.lengths, settings.batch_size))

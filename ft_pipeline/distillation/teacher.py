@@ -46,7 +46,7 @@ def teacher_of(job: Job) -> TeacherSettings:
 def _provenance(job: Job, prompter: TeacherPrompt) -> dict[str, Any]:
     """What all answers of this run have in common.
 
-    The chat template of an endpoint's model is not visible. There, the template is what is put around each prompt.
+    The chat template of an endpoint's model is not visible. There, the template is the text around each prompt.
     """
     endpoint = prompter.teacher.endpoint
     template = prompter.prompt_sha256 if endpoint else template_sha256(job.inputs["base_model"])

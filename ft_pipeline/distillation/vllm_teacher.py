@@ -49,8 +49,8 @@ def wanted(engine: str, device: str) -> Engine | None:
     program = find_program("vllm")
     if program is None and engine == "vllm":
         raise UserError(
-            "teacher.engine is vllm, but there is no `vllm` on the PATH; install it (an environment of its own will "
-            "do), or say `engine: transformers`"
+            "teacher.engine is vllm, but `vllm` is not on the PATH. Install it (a separate environment is enough), or "
+            "set `engine: transformers`."
         )
     return Engine("vllm", program) if program else None
 
@@ -143,8 +143,8 @@ class _Server:
             ]
             last_line = f"; the last line of its log: {lines[-1].strip()[:300]}" if lines else ""
             raise UserError(
-                f"vLLM ended with exit code {code}{last_line}. Its whole log is {self.log}; "
-                "`teacher.engine: transformers` does without it. What it answered is kept"
+                f"vLLM ended with exit code {code}{last_line}. See {self.log}, or set `teacher.engine: transformers`. "
+                "All answers so far are kept."
             )
 
 
@@ -180,7 +180,7 @@ def _serving(engine: Engine, job: Job, longest: int) -> Iterator[_Server]:
     folder = job.inputs["base_model"]
     command = [*engine.command(folder.name, folder.parent, port), "--max-model-len", str(longest)]
     log = job.work / "vllm.log"
-    job.report.log(f"vLLM loads the teacher; its log is {log}")
+    job.report.log(f"vLLM is loading the teacher; its log is {log}")
     with log.open("wb") as output:
         process = subprocess.Popen(
             command,
@@ -206,7 +206,7 @@ def _wait_for(server: _Server) -> None:
             return
         except (urllib.error.URLError, ConnectionError, TimeoutError):
             time.sleep(0.2)
-    raise UserError(f"vLLM did not come up within {START_SECONDS / 60:.0f} minutes; see {server.log}")
+    raise UserError(f"vLLM did not start within {START_SECONDS / 60:.0f} minutes. See {server.log}.")
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:

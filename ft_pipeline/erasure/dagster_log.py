@@ -21,7 +21,7 @@ def redact_dagster_home(folder: Path, secrets: ErasedTexts) -> tuple[int, list[s
     """Redact every text column of every database below `folder`, and the logs of runs: (places changed, notes)."""
     notes = []
     if records_elsewhere(folder):
-        notes.append("Dagster's record lies in a database of its own (dagster.yaml): its previews were not redacted")
+        notes.append("Dagster's records are in a separate database (dagster.yaml), whose previews were not redacted")
     changed = 0
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         if path.suffix == ".db":

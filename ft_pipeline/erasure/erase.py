@@ -39,8 +39,8 @@ from ft_pipeline.tables.reason_codes import Refused
 
 ALSO_SHOWN = 50
 BEYOND = (
-    "copies outside this project are not reached: the history of version control, backups, exported or served models, "
-    "an endpoint's own logs"
+    "copies outside this project are not erased: version control history, backups, exported or served models, and the "
+    "logs of endpoints"
 )
 
 
@@ -90,7 +90,7 @@ class _Place:
 def erase(project: Project, path: Path, numbers: Sequence[int], reason: str) -> ErasureResult:
     """Erase rows of a raw file, by number. UserError if they cannot be found, or if a run is in progress."""
     if not reason.strip():
-        raise UserError("say why, for the record: --reason TEXT")
+        raise UserError("The reason is empty. State it for the record: --reason TEXT")
     data_format, name = _place_of(project, path)
     refuse_while_running(project.store)
     everywhere = list(_all_places(project))
@@ -125,7 +125,7 @@ def erase(project: Project, path: Path, numbers: Sequence[int], reason: str) -> 
         retrain=seen.retrain,
         champion=seen.champion,
         also=also,
-        notes=[*notes, *(f"could not be read, hence not redacted; remove it: {place}" for place in unread), BEYOND],
+        notes=[*notes, *(f"not redacted, because it cannot be read: {place}. Remove it." for place in unread), BEYOND],
     )
 
 
@@ -138,7 +138,7 @@ def _place_of(project: Project, path: Path) -> tuple[str, str]:
             if file.is_relative_to(folder):
                 return data_format, file.relative_to(folder).as_posix()
     if not files:
-        raise UserError(f"there is no file {path}; name a file of data/raw, e.g. data/raw/alpaca/support_01.jsonl")
+        raise UserError(f"there is no file {path}; name a file in data/raw, e.g. data/raw/alpaca/support_01.jsonl")
     raise UserError(f"{path} is not in data/raw/FORMAT of {project.root}: name a file that the project reads")
 
 
@@ -162,7 +162,7 @@ def _chosen(everywhere: Sequence[_Place], data_format: str, name: str, numbers: 
         if number not in own:
             raise UserError(f"{data_format}/{name} has no row {number}; its rows are {min(own)} to {max(own)}")
         if own[number].row.forgotten:
-            raise UserError(f"row {number} of {data_format}/{name} was forgotten already")
+            raise UserError(f"row {number} of {data_format}/{name} was already erased; name other rows")
     return [own[number] for number in numbers]
 
 

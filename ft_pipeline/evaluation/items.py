@@ -32,7 +32,7 @@ def rows_to_test(rows: Sequence[dict[str, Any]], most: int | None) -> list[dict[
     test_rows = sorted((row for row in rows if row["split"] == "test"), key=lambda row: row["id"])
     if not test_rows:
         raise UserError(
-            f"none of the {len(rows)} conversations is in the test split; add data, or raise data.test_share"
+            f"None of the {len(rows)} conversations is in the test split. Add data, or raise data.test_share."
         )
     return test_rows[:most]
 

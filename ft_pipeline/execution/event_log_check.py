@@ -37,13 +37,13 @@ def cross_check(project: Project, index: ArtifactIndex) -> tuple[int, list[Findi
     try:
         events = _all_events(project)
     except Exception as error:  # any database error: the store's own chain is complete without it
-        return 0, [], [f"Dagster's event log could not be read ({type(error).__name__}); the store was checked alone"]
+        return 0, [], [f"Dagster's event log could not be read ({type(error).__name__}); only the store was checked"]
     if events is None or (not events and index.pointers):
-        return 0, [], ["Dagster's event log is gone or empty; the store was checked alone"]
+        return 0, [], ["Dagster's event log is missing or empty; only the store was checked"]
     collected = removed(index.root)
     kept = [event for event in events if (event.asset, event.fingerprint) not in collected]
     findings = [finding for event in kept for finding in _check(index, event)]
-    note = f"{len(events) - len(kept)} of Dagster's events are of artifacts that ft gc removed since (removed.jsonl)"
+    note = f"{len(events) - len(kept)} of Dagster's events are for artifacts that ft gc has removed (removed.jsonl)"
     return len(events), list(dict.fromkeys(findings)), [note] if len(kept) < len(events) else []
 
 
@@ -51,7 +51,7 @@ def _check(index: ArtifactIndex, event: Event) -> list[Finding]:
     node = index.find(event.asset, event.fingerprint, event.manifest_sha256)
     materialized = f"run {event.run_id[:8]} materialized it"
     if node.path is None:
-        return [Finding("event_without_artifact", event.label, f"{materialized}, but the store does not hold it")]
+        return [Finding("event_without_artifact", event.label, f"{materialized}, but it is not in the store")]
     if event.manifest_sha256 and not node.is_recorded_as(event.manifest_sha256):
         digest = event.manifest_sha256[:SHOWN]
         message = f"{materialized} with another manifest (SHA-256 {digest}): the manifest was edited"

@@ -43,7 +43,7 @@ def _refuse_while_running(store: Path) -> None:
     for path in sorted((store / "locks" / "runs").glob("*")):
         lock = FileLock(path, "ft gc")
         if not lock.try_acquire():
-            raise UserError(f"run {path.name[:8]} is under way; run ft gc when it has ended")
+            raise UserError(f"Run {path.name[:8]} is under way. Run `ft gc` again when it has ended.")
         lock.release()
 
 

@@ -18,8 +18,8 @@ def require_writable(home: Path) -> None:
     """Raise UserError if this user cannot write Dagster's folder. SQLite needs that even to read."""
     if not os.access(home, os.W_OK | os.X_OK):
         raise UserError(
-            f"this user cannot write {home}, and Dagster's database needs that even to be shown; start it as the user "
-            "who owns the project. `ft audit` and `ft compare` only read"
+            f"You cannot write to {home}, which Dagster's database needs even for reading. Run this as the owner of "
+            "the project, or use `ft audit` or `ft compare`, which only read."
         )
 
 
@@ -31,7 +31,8 @@ def lock_ui(home: Path) -> FileLock:
     lock = FileLock(home / "ui", "ft ui")
     if not lock.try_acquire():
         raise UserError(
-            f"the UI of this project is up already, in {lock.holder()}; beside it goes: ft ui --read-only --port N"
+            f"The UI of this project is already running in {lock.holder()}. To start a second one, run: "
+            "ft ui --read-only --port N"
         )
     return lock
 
@@ -59,8 +60,8 @@ def connect_instance() -> dg.DagsterInstance:
         raise
     except Exception as error:  # YAML, the driver, SQLAlchemy and Dagster raise different types
         raise UserError(
-            f"Dagster's database cannot be opened: {_reason(error)}. {settings} names it: start the server, mend the "
-            "address, and for PostgreSQL: pip install 'ft-pipeline[postgres]'"
+            f"Dagster's database cannot be opened: {_reason(error)}. Start the server, or correct the address in "
+            f"{settings}. For PostgreSQL, run: pip install 'ft-pipeline[postgres]'"
         ) from error
 
 
@@ -68,7 +69,7 @@ def _of_its_own(settings: Path) -> dg.DagsterInstance:
     for name in _variables(yaml.safe_load(settings.read_text(encoding="utf-8"))["storage"]):
         if not os.environ.get(name):
             raise UserError(
-                f"{name} is not set, and {settings} takes the address of Dagster's database from it; set it"
+                f"{name} is not set, but {settings} reads the address of Dagster's database from it. Set it."
             )
     return dg.DagsterInstance.get()
 

@@ -17,7 +17,7 @@ from ft_pipeline.store.locks import FileLock
 WITH_A_PROCESS = [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
 IN_ONE_PROCESS = {"in_process", "execute_in_process_executor"}
 """Dagster's names of our executors: under its launcher, and in `ft run`."""
-MESSAGE = "the process of this run is gone; what it finished is kept, so run it again to go on from there"
+MESSAGE = "the process of this run died. Its finished steps are kept; run it again to resume."
 
 _held: dict[str, FileLock] = {}
 """Run id → its lock, held until this process ends, however it ends."""

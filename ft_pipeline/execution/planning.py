@@ -81,9 +81,9 @@ def _state(step: Step, inputs: SpecContext, upstream: list[Planned], instance: d
         if last is None and inputs.pointer(step.name) is None:
             return planned("never_run", "never materialized")
         if last is None:
-            return planned("stale", "damaged, or gone from the store")
+            return planned("stale", "damaged or missing from the store")
         if last.redacted:
-            return planned("stale", "a row of it was forgotten")
+            return planned("stale", "one of its rows was erased")
         waiting = [dep for dep in upstream if dep.runs]
         if waiting:
             return planned("stale", f"{waiting[0].asset} runs first ({waiting[0].reason})", "upstream")
@@ -95,7 +95,7 @@ def _state(step: Step, inputs: SpecContext, upstream: list[Planned], instance: d
     if last.spec_hash != spec.hash:
         return planned("stale", difference(last, spec), "data" if _only_inputs_differ(last, spec) else "other")
     if instance and _recorded_version(instance, step, inputs.experiment) != last.fingerprint:
-        return planned("stale", "not in this Dagster instance's record")
+        return planned("stale", "not recorded in this Dagster instance")
     failed = failed_checks(last)
     return planned("failed", failed[0]) if failed else planned("fresh", "", "none")
 
@@ -106,7 +106,7 @@ def difference(last: Artifact, spec: Spec) -> str:
     reasons = []
     inputs = [key for key in now["inputs"] if before["inputs"].get(key) != now["inputs"][key]]
     if inputs or set(before["inputs"]) != set(now["inputs"]):
-        reasons.append(f"new data in {', '.join(inputs)}" if inputs else "other inputs")
+        reasons.append(f"new data in {', '.join(inputs)}" if inputs else "different inputs")
     config = [
         key for key in {**before["config"], **now["config"]} if before["config"].get(key) != now["config"].get(key)
     ]

@@ -47,5 +47,5 @@ def _waiting(instance: dg.DagsterInstance, invocation: str) -> list[tuple[str, s
         return []
     own = {run.run_id for run in instance.get_runs(dg.RunsFilter(tags={INVOCATION: invocation}))}
     holders = ", ".join(sorted(f"{slot.step_key} of run {slot.run_id[:8]}" for slot in slots.claimed_slots))
-    reason = f"waits for a slot of the pool {POOL}" + (f", which {holders} holds" if holders else "")
+    reason = f"waits for a slot in the pool {POOL}" + (f", which is in use by {holders}" if holders else "")
     return [(step.step_key, reason) for step in pending if step.run_id in own]

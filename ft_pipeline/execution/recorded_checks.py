@@ -30,5 +30,8 @@ def require_passed(artifact: Artifact) -> Artifact:
     failed = failed_checks(artifact)
     if failed:
         more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
-        raise UserError(f"{artifact.kind} did not pass its gate: {failed[0]}{more}; mend that and materialize it again")
+        name, _, why = failed[0].rstrip(".").partition(": ")
+        raise UserError(
+            f"{artifact.kind} failed the check `{name}`: {why}{more}. Fix the cause and materialize it again."
+        )
     return artifact

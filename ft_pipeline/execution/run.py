@@ -189,14 +189,14 @@ def _experiments(request: Request) -> list[str]:
             request.project.experiment(name)
             sound.append(name)
     if not sound:
-        raise UserError("no experiment can run; write experiments/NAME.yaml, or see what is wrong: ft experiments")
+        raise UserError("No experiment can run. Write experiments/NAME.yaml, or see the errors with `ft experiments`.")
     return sound
 
 
 def _selected(request: Request) -> set[str]:
     unknown = [name for name in request.select if name not in STEPS]
     if unknown:
-        raise UserError(f"there is no asset {unknown[0]!r}; known: {', '.join(step.name for step in flow())}")
+        raise UserError(f"There is no asset {unknown[0]!r}. Choose one of {', '.join(step.name for step in flow())}.")
     return set(request.select or STEPS)
 
 
@@ -247,7 +247,7 @@ def _materialize(
             tags={"ft/started_by": f"cli {user()}", INVOCATION: invocation, **forced},
         )
     if not result.success and not failures:
-        failures = [f"{_crash(result)} The whole error is in the UI (`ft ui`), run {result.run_id}."]
+        failures = [f"{_crash(result)} See the full error in the UI (`ft ui`), run {result.run_id}."]
     return failures
 
 

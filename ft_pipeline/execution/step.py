@@ -61,10 +61,10 @@ class SpecContext:
         """
         artifact = self.find(asset)
         if artifact is None:
-            why = "is damaged, or gone from the store" if self.pointer(asset) else "has not been materialized yet"
-            raise UserError(f"{asset} {why}; materialize it first, or run `ft run`")
+            why = "is damaged or missing from the store" if self.pointer(asset) else "has not been materialized yet"
+            raise UserError(f"{asset} {why}. Materialize it first, or run `ft run`.")
         if artifact.redacted:
-            raise UserError(f"a row of {asset} was forgotten since; materialize it again first, or run `ft run`")
+            raise UserError(f"A row was erased from {asset}. Materialize it again first, or run `ft run`.")
         return artifact
 
     def passed(self, asset: str) -> Artifact:

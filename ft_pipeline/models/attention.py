@@ -49,9 +49,9 @@ def own_attention(causal: Any) -> str | None:
     config = causal.config.get_text_config()
     name = config.model_type
     if not causal._supports_attention_backend:
-        return f"{name} models have an attention of their own"
+        return f"{name} models have their own kind of attention"
     if not reads_all_before(causal):
-        return f"this {name} model does not let every token read all before it"
+        return f"in this {name} model, tokens do not attend to all previous tokens"
     if getattr(config, "attn_logit_softcapping", None):
         return f"this {name} model caps its attention scores"
     return None

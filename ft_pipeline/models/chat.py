@@ -13,10 +13,10 @@ _THOUGHT = "</think>"
 
 
 def render(tokenizer: Any, messages: Sequence[Message], *, add_generation_prompt: bool) -> str:
-    """Return `messages` rendered by the chat template. UserError if there is no template, or it refuses them."""
+    """Return `messages` rendered by the chat template. UserError if there is no template, or it rejects them."""
     if not tokenizer.chat_template:
         raise UserError(
-            "the base model has no chat template; choose an instruct model, or add chat_template.jinja to its folder"
+            "The base model has no chat template. Choose an instruct model, or add chat_template.jinja to its folder."
         )
     try:
         return tokenizer.apply_chat_template(
@@ -24,8 +24,12 @@ def render(tokenizer: Any, messages: Sequence[Message], *, add_generation_prompt
         )
     except Exception as error:  # jinja2's errors, and those that a template raises
         roles = ", ".join(message["role"] for message in messages)
-        fix = "; leave the system prompt out, or choose another base_model" if roles.startswith("system") else ""
-        raise UserError(f"the chat template refuses a conversation of the roles {roles}: {error}{fix}") from error
+        reason = str(error).rstrip(".")
+        fix = "Leave out the system prompt" if roles.startswith("system") else "Leave out the conversation"
+        raise UserError(
+            f"The chat template rejects a conversation with the roles {roles}: {reason}. {fix}, or choose another "
+            "base_model."
+        ) from error
 
 
 def with_prompt(
@@ -70,7 +74,7 @@ def single_turn_rows(rows: Sequence[dict[str, Any]], least: int, seed: int) -> l
     ]
     if len(single) < least:
         raise UserError(
-            f"few_shot is {least}, but the train split has {len(single)} single-turn rows; lower few_shot or add data"
+            f"few_shot is {least}, but the train split has {len(single)} single-turn rows. Lower few_shot or add data."
         )
     return sorted(single, key=lambda row: hashlib.sha256(f"{seed}:{row['id']}".encode()).hexdigest())
 
@@ -89,7 +93,8 @@ def prompt_and_target(tokenizer: Any, messages: Sequence[Message]) -> tuple[str,
     answer = full.find(content, begin)
     if begin < 0 or answer < 0:
         raise UserError(
-            f"the chat template changes the text of an answer ({content[:60]!r}), so it cannot be trained or scored"
+            f"The chat template changes the text of an answer ({content[:60]!r}), so it cannot be trained or scored. "
+            "Choose another base_model."
         )
     _refuse_untold_lead(tokenizer, messages, context, full[begin:answer])
     return context, full[begin : _end_of_turn(tokenizer, full, answer + len(content))]
@@ -101,8 +106,8 @@ def _refuse_untold_lead(tokenizer: Any, messages: Sequence[Message], context: st
         return
     if context == render(tokenizer, messages[:-1], add_generation_prompt=False):
         raise UserError(
-            f"the chat template writes {lead.strip()!r} before an answer and leaves it out of the prompt for one; let "
-            "it write that where add_generation_prompt is true"
+            f"The chat template writes {lead.strip()!r} before an answer, but not at the end of a prompt. Change it to "
+            "write this text if add_generation_prompt is true."
         )
 
 

@@ -58,7 +58,7 @@ def cpu_dtype() -> tuple[torch.dtype, str]:
     if machine in ("aarch64", "arm64"):
         if sys.platform == "linux":
             return torch.bfloat16, "the CPU multiplies bf16 natively"
-        return torch.float32, "float32 products are the fast ones on this system"
+        return torch.float32, "float32 is the fastest type on this system"
     if _has("_is_avx512_bf16_supported") or _has("_is_amx_tile_supported"):
         return torch.bfloat16, "the CPU multiplies bf16 natively"
     return torch.float32, "the CPU has no instructions for bf16 products (AVX-512 BF16 or AMX)"

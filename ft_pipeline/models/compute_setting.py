@@ -38,5 +38,5 @@ def ask_compute(*, measure: bool = False, environment: Mapping[str, str] | None 
         ).stdout
         facts: dict[str, Any] = json.loads(answer.strip().splitlines()[-1])
     except (subprocess.SubprocessError, ValueError, IndexError) as error:
-        raise UserError("torch does not start in this Python. Install the project's packages again.") from error
+        raise UserError("torch cannot be imported in this Python. Reinstall the project's packages.") from error
     return facts

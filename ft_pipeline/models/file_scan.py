@@ -1,6 +1,6 @@
 """Scan a model folder before any of it is loaded: plain weights and JSON, no code, nothing from outside the folder.
 
-Files that could run code are never taken. Pickled weights are left out by name. The content of each file that is taken
+Files that could run code are never used. Pickled weights are left out by name. The content of each file that is used
 is checked against its name, so that a pickle with the name `model.safetensors` is refused, too.
 """
 
@@ -36,7 +36,7 @@ IMPLEMENTATIONS = ("attn_implementation", "_attn_implementation", "experts_imple
 
 
 def kept_files(folder: Path, model: str) -> list[Path]:
-    """Return the files of a model folder that are taken, by name. UserError if one is a link out of the folder.
+    """Return the files of a model folder that are used, by name. UserError if one is a link out of the folder.
 
     In the hub's cache, links to the cache's own blobs are allowed.
     """
@@ -47,8 +47,8 @@ def kept_files(folder: Path, model: str) -> list[Path]:
     for path in files:
         if path.is_symlink() and not _inside(path, roots):
             raise UserError(
-                f"base_model {model!r}: {path.name} is a link that leads out of the folder, or nowhere; put the file "
-                "itself there"
+                f"base_model {model!r}: {path.name} is a link to a file outside the folder, or to no file. Replace it "
+                "with the file itself."
             )
     return [path for path in files if path.is_file()]
 
@@ -64,18 +64,24 @@ def refuse_hostile(folder: Path, model: str) -> None:
         if path.suffix == ".safetensors":
             _refuse_other_than_safetensors(path, model)
         elif begins_like_a_pickle(path):
-            raise UserError(f"base_model {model!r}: {path.name} is a pickle by its content, which is never loaded")
+            raise UserError(
+                f"base_model {model!r}: {path.name} is a pickle, which is never loaded. Copy the model again from a "
+                "source that you trust."
+            )
     for path in folder.glob("*.safetensors.index.json"):
         _refuse_parts_from_elsewhere(path, model)
     for name in ("config.json", "tokenizer_config.json"):
         content = read_json(folder / name, model)
         if "auto_map" in content:
-            raise UserError(f"base_model {model!r} needs its own Python code ({name}: auto_map), which is never run")
+            raise UserError(
+                f"base_model {model!r} needs its own Python code ({name}: auto_map), which is never run. Choose a "
+                "model that transformers supports."
+            )
     for key, value in _pairs(read_json(folder / "config.json", model)):
         if key in IMPLEMENTATIONS and "/" in json.dumps(value):
             raise UserError(
-                f"base_model {model!r} asks for code of the hub (config.json: {key} is {value!r}), which is never run; "
-                "remove the key"
+                f"base_model {model!r} requests code from the hub (config.json: {key} is {value!r}), which is never "
+                "run. Remove the key."
             )
 
 
@@ -89,7 +95,7 @@ def read_json(path: Path, model: str) -> dict[str, Any]:
     except (ValueError, RecursionError):
         content = None
     if not isinstance(content, dict):
-        raise UserError(f"base_model {model!r}: {path.name} holds no JSON object; copy the model again")
+        raise UserError(f"base_model {model!r}: {path.name} is not a JSON object. Copy the model again.")
     return content
 
 
@@ -109,15 +115,18 @@ def _refuse_other_than_safetensors(path: Path, model: str) -> None:
         with safe_open(path, framework="numpy"):
             pass
     except (SafetensorError, OSError, UnicodeDecodeError) as error:
-        what = "a pickle" if begins_like_a_pickle(path) else f"no whole safetensors file ({error})"
-        raise UserError(f"base_model {model!r}: {path.name} is {what}; copy the model again from its source") from None
+        what = "a pickle" if begins_like_a_pickle(path) else f"not a valid safetensors file ({error})"
+        raise UserError(f"base_model {model!r}: {path.name} is {what}. Copy the model again from its source.") from None
 
 
 def _refuse_parts_from_elsewhere(path: Path, model: str) -> None:
     parts = read_json(path, model).get("weight_map", {})
     for name in sorted({str(part) for part in parts.values()}) if isinstance(parts, dict) else []:
         if name != Path(name).name or not name.endswith(".safetensors"):
-            raise UserError(f"base_model {model!r}: {path.name} names {name!r}, which is no *.safetensors beside it")
+            raise UserError(
+                f"base_model {model!r}: {path.name} names {name!r}, which is not a *.safetensors file in the same "
+                "folder. Copy the model again from its source."
+            )
 
 
 def _pairs(value: Any) -> Iterator[tuple[str, Any]]:

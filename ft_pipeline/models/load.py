@@ -53,7 +53,7 @@ def load_model(
         from ft_pipeline.models.adapter_precision import compute_in_base_dtype
 
         if not (adapter / "adapter_model.safetensors").is_file():  # PEFT would then look for a pickle
-            raise UserError(f"{adapter.name} holds no adapter_model.safetensors; train the adapter again")
+            raise UserError(f"{adapter.name} contains no adapter_model.safetensors. Train the adapter again.")
         # Without torch_device, PEFT would load the weights through a Mac's GPU.
         model = PeftModel.from_pretrained(model, str(adapter), autocast_adapter_dtype=True, torch_device=device)
         compute_in_base_dtype(model)
@@ -84,8 +84,8 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
                 tokenizer.pad_token = token
             return tokenizer
     raise UserError(
-        f"the tokenizer of {folder.name} has no control token that the model knows: name an eos_token in its "
-        "tokenizer_config.json"
+        f"The tokenizer of {folder.name} has no control token in the model's vocabulary. Set eos_token in its "
+        "tokenizer_config.json."
     )
 
 

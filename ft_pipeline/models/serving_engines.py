@@ -47,12 +47,12 @@ def find_engine(wanted: Literal["auto", "vllm", "transformers"]) -> Engine:
     if vllm is not None:
         return Engine("vllm", vllm)
     if wanted == "vllm":
-        raise UserError("vllm is not installed here; install it (pip install vllm), or use --engine transformers")
+        raise UserError("vLLM is not installed. Run `pip install vllm`, or use --engine transformers.")
     program = find_program("transformers")
     missing = [name for name in ("fastapi", "uvicorn", "openai") if importlib.util.find_spec(name) is None]
     if program is None or missing:
         lacks = ", ".join(missing) or "the program `transformers`"
-        raise UserError(f"transformers cannot serve here, it lacks {lacks}: pip install 'transformers[serving]'")
+        raise UserError(f"transformers cannot serve without {lacks}. Run `pip install 'transformers[serving]'`.")
     return Engine("transformers", program)
 
 

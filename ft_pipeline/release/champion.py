@@ -143,7 +143,7 @@ def manually_rejected(records: Sequence[ChampionRecord]) -> dict[str, int]:
 def promote(store: Path, choose: Callable[[ChampionRecord | None], Promotion | None]) -> ChampionRecord | None:
     """Append the move that `choose` returns, and return the champion afterwards.
 
-    `choose` gets the present champion and returns a move or None (nothing moves). If another process promotes in
+    `choose` gets the current champion and returns a move or None (nothing moves). If another process promotes in
     between, `choose` is called again with the new champion: no promotion is lost, and none is decided against a former
     champion. Raises UserError for a forced promotion without a reason.
     """
@@ -162,9 +162,9 @@ def before(store: Path) -> ChampionRecord:
 
 
 def rollback(store: Path, reason: str = "", looked_at: str | None = None, known: Iterable[str] = ()) -> ChampionRecord:
-    """Restore the champion before the present one, exactly, as a new record. A second rollback goes further back.
+    """Restore the champion before the current one, exactly, as a new record. A second rollback goes further back.
 
-    looked_at, known: the decision key of the present comparison, and the fingerprints of its candidates. No run
+    looked_at, known: the decision key of the current comparison, and the fingerprints of its candidates. No run
     promotes one of them, or the model that is rolled back, over this decision. Raises UserError if there is no earlier
     champion.
     """
@@ -191,16 +191,16 @@ def _last_two(store: Path) -> tuple[ChampionRecord, ChampionRecord]:
     """Return the champion, and the one before it."""
     records = {record.sequence: record for record in history(store)}
     if not records:
-        raise UserError("there is no champion yet, so nothing to roll back; `ft promote NAME` releases one")
+        raise UserError("There is no champion yet to roll back from. Run `ft promote NAME` to release one.")
     present = records[max(records)]
     if present.previous_sequence is None:
-        raise UserError(f"{present.name!r} is the first champion: there is none before it to go back to")
+        raise UserError(f"{present.name!r} is the first champion, so it cannot be rolled back. Use `ft promote NAME`.")
     return present, records[present.previous_sequence]
 
 
 def _record_of(move: Promotion, present: ChampionRecord | None) -> ChampionRecord:
     if move.forced and not move.reason.strip():
-        raise UserError("a forced promotion needs a reason, which the record keeps: --force --reason TEXT")
+        raise UserError("A forced promotion needs a reason for the record. Use --force --reason TEXT.")
     candidate = move.candidate
     return ChampionRecord(
         sequence=present.sequence + 1 if present else 1,

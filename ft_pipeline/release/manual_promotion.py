@@ -28,7 +28,7 @@ def promote(
     model that was scored again since the comparison.
     """
     if force and not reason.strip():
-        raise UserError("a forced promotion needs a reason, which the record keeps: --force --reason TEXT")
+        raise UserError("A forced promotion needs a reason for the record. Use --force --reason TEXT.")
     document = comparison.document("comparison.json")
     known, served = candidates(comparison, store)
     row = find_row(document, known, name)
@@ -63,7 +63,7 @@ def promote(
 
 
 def rollback(store: ArtifactStore, comparison: Artifact | None, reason: str) -> ChampionRecord:
-    """Restore the champion before the present one, exactly.
+    """Restore the champion before the current one, exactly.
 
     Raises UserError if there is none, or if the store no longer has it.
     """
@@ -89,12 +89,11 @@ def find_row(document: Mapping[str, Any], known: Mapping[str, Candidate], name: 
     match = next(iter([*own, *named]), None)
     if match is not None and match["name"] in known:
         return match
-    choice = (
-        ", ".join([*sorted({option.experiment for option in known.values() if option.experiment}), *known]) or "nothing"
-    )
+    names = ", ".join([*sorted({option.experiment for option in known.values() if option.experiment}), *known])
+    choice = f"Choose one of {names}." if names else "No row of it can be released."
     if match is None:
-        raise UserError(f"the comparison has no {name!r}; choose one of {choice}")
-    raise UserError(f"{name!r} is of kind {match['kind']}, which cannot be released; choose one of {choice}")
+        raise UserError(f"The comparison has no row {name!r}. {choice}")
+    raise UserError(f"{name!r} is of kind {match['kind']}, which cannot be released. {choice}")
 
 
 def _require_newest(store: ArtifactStore, comparison: Artifact, row: Mapping[str, Any]) -> None:
@@ -103,4 +102,4 @@ def _require_newest(store: ArtifactStore, comparison: Artifact, row: Mapping[str
     pointer = AssetPointers(store.root).read("scores", row["experiment"])
     compared = comparison.inputs[f"{row['experiment']}/scores"][1]
     if pointer is not None and pointer.fingerprint != compared:
-        raise UserError(f"{row['experiment']} was scored anew since the comparison; run `ft run`, then promote")
+        raise UserError(f"{row['experiment']} was scored again after the comparison. Run `ft run`, then promote it.")

@@ -60,7 +60,7 @@ def find_model(store: ArtifactStore, name: str) -> ModelReference:
     if name == CHAMPION:
         record = current(store.root)
         if record is None:
-            raise UserError("there is no champion yet; `ft run` releases what is good enough, `ft promote NAME` a row")
+            raise UserError("There is no champion yet. Run `ft run` or `ft promote NAME` to release a model.")
         return of_record(store, record)
     return _experiment(store, name) or _row(store, name)
 
@@ -96,8 +96,8 @@ def _experiment(store: ArtifactStore, name: str) -> ModelReference | None:
     failed = [gate for gate, passed in gates(data.summary, merged.summary).items() if not passed]
     if failed:
         raise UserError(
-            f"{name} did not pass its gate {failed[0]}; see the checks of training_data and merged_model, mend that, "
-            f"and run `ft run --experiment {name}`"
+            f"{name} failed the check {failed[0]}. See the checks of training_data and merged_model, fix the cause, "
+            f"and run `ft run --experiment {name}`."
         )
     settings = merged.spec["config"]["experiment"]
     served = {
@@ -115,10 +115,10 @@ def _row(store: ArtifactStore, name: str) -> ModelReference:
     rows: Sequence[Mapping[str, Any]] = comparison.document("comparison.json")["rows"] if comparison else []
     row = next((row for row in rows if row["name"] == name), None)
     if comparison is None or row is None:
-        raise UserError(f"there is no model {name!r} in this project; choose one of {_choice(store, rows)}")
+        raise UserError(f"There is no model {name!r} in this project. {_choice(store, rows)}")
     if row["kind"] == "teacher":
         raise UserError(
-            f"{name!r} is the teacher, a model that this project only asks; choose one of {_choice(store, rows)}"
+            f"{name!r} is the teacher, which this project only uses and does not contain. {_choice(store, rows)}"
         )
     scored = store.require(*comparison.inputs[row["source"]])
     base = scored.inputs["base_model"][1]
@@ -152,12 +152,13 @@ def _where_it_was_scored(store: ArtifactStore, record: ChampionRecord) -> Artifa
             if same_base and variants.get(record.name) == record.evidence["served"]:
                 return baseline
     raise UserError(
-        f"the scores on which {record.name} was promoted are not in comparison {comparison.fingerprint[:SHORT]}; "
-        f"promote it again: ft promote {record.name} --force --reason TEXT"
+        f"The scores on which {record.name} was promoted are not in comparison {comparison.fingerprint[:SHORT]}. "
+        f"Promote it again: `ft promote {record.name} --force --reason TEXT`."
     )
 
 
 def _choice(store: ArtifactStore, rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return the advice for an unknown name, as a sentence."""
     pointers = [
         pointer.partition
         for pointer in AssetPointers(store.root).all()
@@ -165,4 +166,5 @@ def _choice(store: ArtifactStore, rows: Sequence[Mapping[str, Any]]) -> str:
     ]
     named = [row["name"] for row in rows if row["kind"] != "teacher"]
     champion = [CHAMPION] if current(store.root) else []
-    return ", ".join(dict.fromkeys([*champion, *pointers, *named])) or "nothing yet: run `ft run`"
+    names = ", ".join(dict.fromkeys([*champion, *pointers, *named]))
+    return f"Choose one of {names}." if names else "Run `ft run` first."

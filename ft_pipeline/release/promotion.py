@@ -1,8 +1,8 @@
 """Whether the champion moves: rules over the measured comparison. Ties and uncertainty never move it.
 
-A tuned model is released if its recorded checks passed, it beats the best baseline and the present champion by more
+A tuned model is released if its recorded checks passed, it beats the best baseline and the current champion by more
 than noise, and it forgets less than the margin. If no tuned model is released, the best prompt variant is, provided it
-beats the base model, every other variant and the present champion by more than noise.
+beats the base model, every other variant and the current champion by more than noise.
 
 "By more than noise": the comparison has a paired difference in which the candidate leads, with a 95 % interval above
 zero.
@@ -173,7 +173,7 @@ class _PromotionRules:
         return own or [row for row in self.rows if row["name"] in same]
 
     def _scored_is_present(self) -> bool:
-        """Return whether the comparison's champion is the present one. A person may have moved it since."""
+        """Return whether the comparison's champion is the current one. A person may have moved it since."""
         return self.champion is not None and self.scored_champion in (None, self.champion.fingerprint)
 
     def _not_beaten(self, row: Mapping[str, Any], rival: Mapping[str, Any]) -> str | None:

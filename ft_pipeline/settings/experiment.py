@@ -44,7 +44,7 @@ class DpoSettings(Section):
     beta: float = Field(0.1, gt=0)
     """Penalty for moving away from the reference model: the larger, the closer the model stays."""
     label_smoothing: float = Field(0.0, ge=0, lt=0.5)
-    """The assumed share of pairs whose preference is the wrong way round."""
+    """The assumed share of pairs whose preference is reversed."""
 
 
 class MergeSettings(Section):
@@ -54,11 +54,11 @@ class MergeSettings(Section):
     max_kl: float = Field(0.02, gt=0)
     """Limit for `dequantized` and for lora: KL(adapter || merged), nats per token, on held-out prompts."""
     min_kept_gain: float = Field(0.9, gt=0, le=1)
-    """Limit for qlora's `w16`, which merges into another base than the one trained on: the smallest share of the gain
-    that the merged model must keep. The gain is the held-out loss of the base minus that of the adapter."""
+    """Limit for qlora's `w16`, which merges into a different base than the one trained on: the smallest share of the
+    gain that the merged model must keep. The gain is the held-out loss of the base minus that of the adapter."""
     measure_noise: bool = True
-    """qlora: measure what 4 bit costs on the held-out rows (base, merged, and merged in 4 bit again), for the table of
-    the comparison. This takes seconds to minutes."""
+    """qlora: measure the quantization noise on the held-out rows (base model, merged model, and merged model quantized
+    again), for the table in the comparison. This takes seconds to minutes."""
 
 
 class GpuSettings(Section):
@@ -106,8 +106,8 @@ class ExperimentSettings(Section):
     """Number of trainings, with `training.seed` and the numbers after it. The additional ones are sweep members
     (`NAME.seed1`), and the comparison shows the spread of all of them."""
     learning_curve: list[float] = Field(default_factory=list)
-    """Shares of the training rows to train on as well, in whole percent: `[0.25, 0.5]` (sft). Each is a sweep member
-    (`NAME.at25`), and the comparison shows the loss by number of rows."""
+    """Shares of the training rows for additional trainings, in whole percent: `[0.25, 0.5]` (sft). Each is a sweep
+    member (`NAME.at25`), and the comparison shows the loss by number of rows."""
     retrain: bool = False
     """Whether the nightly schedule trains it again when there are enough new rows. The champion's experiment is always
     included."""
@@ -119,52 +119,59 @@ class ExperimentSettings(Section):
         return self
 
 
-# --- what does not go together ----------------------------------------------------------------------------------------
+# --- invalid combinations ---------------------------------------------------------------------------------------------
 
 
 def _four_bits_for_qlora_only(settings: ExperimentSettings) -> str | None:
     if settings.technique == "qlora" or settings.quantization == QuantizationSettings():
         return None
-    return f"technique {settings.technique!r} uses no 4-bit base: remove `quantization` or say `technique: qlora`"
+    return f"technique {settings.technique!r} uses no 4-bit base. Remove `quantization`, or set `technique: qlora`."
 
 
 def _matrices_for_lora_only(settings: ExperimentSettings) -> str | None:
     if settings.technique in ("lora", "qlora") or settings.lora == LoraSettings():
         return None
-    return f"technique {settings.technique!r} trains no LoRA matrices: remove `lora`, or say `technique: lora`"
+    return f"technique {settings.technique!r} trains no LoRA matrices. Remove `lora`, or set `technique: lora`."
 
 
 def _virtual_tokens_for_prompt_tuning_only(settings: ExperimentSettings) -> str | None:
     if settings.technique == "prompt_tuning" or settings.prompt_tuning == PromptTuningSettings():
         return None
-    return f"technique {settings.technique!r} has no virtual tokens: remove `prompt_tuning`"
+    return f"technique {settings.technique!r} has no virtual tokens. Remove `prompt_tuning`."
 
 
 def _a_learned_prompt_imitates_answers(settings: ExperimentSettings) -> str | None:
     if settings.technique != "prompt_tuning":
         return None
     if settings.start_from is not None:
-        return "technique 'prompt_tuning' begins at the untouched model: remove `start_from`, or say `technique: lora`"
-    few = f"objective {settings.objective!r} asks too much of a few virtual tokens before a frozen model"
+        return "technique 'prompt_tuning' starts from the base model. Remove `start_from`, or set `technique: lora`."
     why = {
-        "dpo": f"{few}, which would be its own reference; say `technique: lora`",
-        "cpt": f"{few}: they can steer, and cannot hold a text; say `technique: lora`",
+        "dpo": "a few virtual tokens cannot learn it, and the frozen model would be its own reference",
+        "cpt": "a few virtual tokens can steer the model, but cannot store texts",
     }
-    return why.get(settings.objective)
+    if settings.objective not in why:
+        return None
+    return (
+        f"objective {settings.objective!r} does not work with technique 'prompt_tuning': {why[settings.objective]}. "
+        "Set `technique: lora`."
+    )
 
 
 def _no_prompt_before_rows_end_to_end(settings: ExperimentSettings) -> str | None:
     if settings.technique != "prompt_tuning" or not settings.training.padding_free:
         return None
-    return "technique 'prompt_tuning' puts its prompt before each row of a batch: remove `training.padding_free`"
+    return (
+        "technique 'prompt_tuning' puts its prompt before each row, but padding_free joins the rows of a batch. "
+        "Remove `training.padding_free`."
+    )
 
 
 def _noise_of_a_row(settings: ExperimentSettings) -> str | None:
     if settings.training.neftune_noise_alpha is None or not settings.training.padding_free:
         return None
     return (
-        "training.neftune_noise_alpha is divided by the length of a row, which padding_free makes that of a batch: "
-        "remove one of the two"
+        "training.neftune_noise_alpha depends on the length of a row, but padding_free joins the rows of a batch. "
+        "Remove one of the two."
     )
 
 
@@ -172,16 +179,19 @@ def _one_attention(settings: ExperimentSettings) -> str | None:
     name = settings.training.attn_implementation
     if name is None or not settings.training.padding_free:
         return None
-    return f"training.padding_free has its own attention. Remove it, or `attn_implementation: {name}`"
+    return f"training.padding_free has its own attention. Remove it, or remove `attn_implementation: {name}`."
 
 
 def _bf16_weights_of_full(settings: ExperimentSettings) -> str | None:
     if not settings.training.pure_bf16:
         return None
     if settings.technique != "full":
-        return f"technique {settings.technique!r} trains 32-bit weights: remove `training.pure_bf16`, or say `full`"
+        return (
+            f"technique {settings.technique!r} trains 32-bit weights. Remove `training.pure_bf16`, or set "
+            "`technique: full`."
+        )
     if settings.training.optim == "adamw_torch":
-        return "training.pure_bf16 rounds the updates of an 8-bit optimizer: say `optim: paged_adamw_8bit`"
+        return "training.pure_bf16 needs an 8-bit optimizer. Set `optim: paged_adamw_8bit`."
     return None
 
 
@@ -190,48 +200,48 @@ def _merge_mode(settings: ExperimentSettings) -> str | None:
         return None
     if settings.technique == "lora":
         return (
-            "technique 'lora' has one way to merge: remove `merge.mode`"
+            "technique 'lora' has only one merge mode. Remove `merge.mode`."
             if settings.merge.mode != "dequantized"
             else None
         )
-    return f"technique {settings.technique!r} has nothing to merge: remove `merge`"
+    return f"technique {settings.technique!r} has nothing to merge. Remove `merge`."
 
 
 def _pairs_for_dpo_only(settings: ExperimentSettings) -> str | None:
     if settings.objective == "dpo" or settings.dpo == DpoSettings():
         return None
-    return f"objective {settings.objective!r} compares no answers: remove `dpo`, or say `objective: dpo`"
+    return f"objective {settings.objective!r} compares no answers. Remove `dpo`, or set `objective: dpo`."
 
 
 def _sources_for_sft_only(settings: ExperimentSettings) -> str | None:
     if settings.objective == "sft" or settings.data.weights == MixSettings():
         return None
     source = {"dpo": "data/raw/preferences", "cpt": "data/raw/text"}[settings.objective]
-    return f"objective {settings.objective!r} trains on {source} alone: remove `data.weights`"
+    return f"objective {settings.objective!r} trains only on {source}. Remove `data.weights`."
 
 
 def _something_to_train_on(settings: ExperimentSettings) -> str | None:
     weights = settings.data.weights
     if weights.human or weights.distilled:
         return None
-    return "data.weights are all 0, so nothing is trained on: raise `human` or `distilled`"
+    return "data.weights.human and data.weights.distilled are 0, so there are no training rows. Raise one of them."
 
 
 def _shares_for_sft_only(settings: ExperimentSettings) -> str | None:
     if settings.objective == "sft" or (settings.data.share == 1 and not settings.learning_curve):
         return None
     key = "learning_curve" if settings.learning_curve else "data.share"
-    return f"objective {settings.objective!r} trains on all its rows: remove `{key}`, or say `objective: sft`"
+    return f"objective {settings.objective!r} trains on all its rows. Remove `{key}`, or set `objective: sft`."
 
 
 def _whole_percents(settings: ExperimentSettings) -> str | None:
     for share in settings.learning_curve:
         if not 0.01 <= share <= 0.99:
-            return f"learning_curve holds {share:g}: name shares from 0.01 to 0.99; all rows are trained on anyway"
+            return f"learning_curve contains {share:g}. Use shares from 0.01 to 0.99 (1 is the experiment itself)."
         if abs(100 * share - round(100 * share)) > 1e-6:
-            return f"learning_curve holds {share:g}: name shares in whole percent, such as {round(100 * share) / 100:g}"
+            return f"learning_curve contains {share:g}. Use whole percentages, such as {round(100 * share) / 100:g}."
         if settings.learning_curve.count(share) > 1:
-            return f"learning_curve holds {share:g} twice: name each share once"
+            return f"learning_curve contains {share:g} twice. List each share once."
     return None
 
 

@@ -37,9 +37,10 @@ class DataSettings(Section):
 
     @model_validator(mode="after")
     def _leave_training_rows(self) -> "DataSettings":
-        if self.validation_share + self.test_share > 0.8:
+        if (sum_of_shares := self.validation_share + self.test_share) > 0.8:
             raise ValueError(
-                "validation_share + test_share must stay at or under 0.8, or too little is left to train on"
+                f"validation_share + test_share is {sum_of_shares:g}, which leaves too few training rows. "
+                "Lower the sum to at most 0.8."
             )
         return self
 
@@ -61,9 +62,9 @@ class PromptVariant(Section):
     @model_validator(mode="after")
     def _says_what_it_retrieves(self) -> "PromptVariant":
         if self.examples == "retrieved" and not self.few_shot:
-            raise ValueError("`examples: retrieved` needs `few_shot`: how many (4 is usual)")
+            raise ValueError("`examples: retrieved` needs `few_shot`. Set the number of examples (4 is typical).")
         if not self.passages and PASSAGES in (self.system_prompt or ""):
-            raise ValueError(f"the system prompt has a place for {PASSAGES}, but `passages` is 0: say how many")
+            raise ValueError(f"the system prompt contains {PASSAGES}, but `passages` is 0. Set the number of passages.")
         return self
 
 
@@ -76,7 +77,7 @@ class PromptingSettings(Section):
     def _names_are_free(self) -> "PromptingSettings":
         for name in self.variants:
             if name in {"plain", "champion", "teacher"}:
-                raise ValueError(f"the variant name {name!r} is taken; choose another")
+                raise ValueError(f"the variant name {name!r} is reserved. Choose another name.")
         return self
 
 
@@ -92,13 +93,16 @@ class AnswerFormat(Section):
     @model_validator(mode="after")
     def _fits_its_type(self) -> "AnswerFormat":
         if (self.type == "regex") != (self.pattern is not None):
-            raise ValueError("`answer_format`: `type: regex` and `pattern` go together: set both or neither")
+            raise ValueError("`answer_format`: `type: regex` and `pattern` need each other. Set both or neither.")
         if self.keys and self.type != "json":
-            raise ValueError("`answer_format`: `keys` belong to `type: json`")
+            raise ValueError("`answer_format`: `keys` needs `type: json`. Remove `keys`, or change the type.")
         try:
             re.compile(self.pattern or "")
         except re.error as error:
-            raise ValueError(f"`answer_format.pattern` is {self.pattern!r}, no regular expression: {error}") from None
+            raise ValueError(
+                f"`answer_format.pattern` is {self.pattern!r}, which is not a valid regular expression ({error}). "
+                "Correct it."
+            ) from None
         return self
 
 
@@ -137,9 +141,12 @@ class EvaluationSettings(Section):
     def _metric_names_are_free(self) -> "EvaluationSettings":
         for name in self.metrics:
             if not re.fullmatch(METRIC_NAME, name):
-                raise ValueError(f"the metric name {name!r} must be small letters, digits and _, a letter first")
+                raise ValueError(
+                    f"the metric name {name!r} is invalid. Use at most 40 lowercase letters, digits and _, "
+                    "starting with a letter."
+                )
             if name in TAKEN_METRICS:
-                raise ValueError(f"the metric name {name!r} is taken; choose another")
+                raise ValueError(f"the metric name {name!r} is reserved. Choose another name.")
         return self
 
     def known_metrics(self) -> list[str]:
@@ -181,13 +188,13 @@ class RetrainingSettings(Section):
     def _is_cron(cls, given: str) -> str:
         fields = given.split()
         if len(fields) != len(CRON_RANGES) or not all(map(_is_cron_field, fields, CRON_RANGES)):
-            raise ValueError(f"{given!r} is not a cron schedule of five fields in numbers, such as `0 2 * * *`")
+            raise ValueError(f"{given!r} is not a cron schedule of five numeric fields. Write one such as `0 2 * * *`.")
         return given
 
     @model_validator(mode="after")
     def _know_the_timezone(self) -> "RetrainingSettings":
         if self.timezone not in available_timezones():
-            raise ValueError(f"there is no time zone {self.timezone!r}; name one like UTC or Europe/Berlin")
+            raise ValueError(f"unknown time zone {self.timezone!r}. Use a name such as UTC or Europe/Berlin.")
         return self
 
 
@@ -227,9 +234,9 @@ class ProjectSettings(Section):
     def _promotes_by_what_is_measured(self) -> "ProjectSettings":
         known = self.evaluation.known_metrics()
         if self.promotion.metric not in known:
-            needs = "; format_valid needs evaluation.answer_format" if self.promotion.metric == "format_valid" else ""
+            needs = ", or set evaluation.answer_format" if self.promotion.metric == "format_valid" else ""
             raise ValueError(
-                f"`promotion.metric` is {self.promotion.metric!r}; choose one of {', '.join(known)}{needs}"
+                f"`promotion.metric` is {self.promotion.metric!r}. Choose one of {', '.join(known)}{needs}."
             )
         return self
 

@@ -42,7 +42,7 @@ def share_of(name: str) -> float | None:
 
 
 def _no_noise(settings: ExperimentSettings) -> dict[str, object]:
-    """The change that turns off the measurement of what 4 bit costs: it is done only for the experiment itself."""
+    """The change that turns off the measurement of the quantization noise: only the experiment itself measures it."""
     if settings.technique != "qlora":
         return {}
     return {"merge": settings.merge.model_copy(update={"measure_noise": False})}

@@ -58,11 +58,11 @@ class EndpointSettings(Section):
     def _url_without_secrets(cls, url: str) -> str:
         parts = urlsplit(url)
         if parts.scheme not in {"http", "https"} or not parts.hostname:
-            raise ValueError("`teacher.endpoint.url` must be like https://host/v1")
+            raise ValueError("`teacher.endpoint.url` is not an http(s) URL. Write one like https://host/v1.")
         if parts.username or parts.password or parts.query or parts.fragment:
             raise ValueError(
-                "`teacher.endpoint.url` holds more than host and path; a key belongs into an environment variable that "
-                "`api_key_env` names"
+                "`teacher.endpoint.url` contains more than host and path. Put a key into the environment variable that "
+                "`api_key_env` names."
             )
         return url.rstrip("/")
 
@@ -72,15 +72,15 @@ class EndpointSettings(Section):
         if name is not None and not re.fullmatch(r"[A-Z][A-Z0-9_]*", name):
             # The value may be the key itself: it is not repeated.
             raise ValueError(
-                "`teacher.endpoint.api_key_env` must be the name of an environment variable, such as OPENAI_API_KEY, "
-                "not the key"
+                "`teacher.endpoint.api_key_env` is not the name of an environment variable. Set it to a name such as "
+                "OPENAI_API_KEY, not to the key."
             )
         return name
 
     @model_validator(mode="after")
     def _money_has_prices(self) -> "EndpointSettings":
         if self.budget.money is not None and self.prices == PriceSettings():
-            raise ValueError("`teacher.endpoint.budget.money` needs `prices`: what a million tokens cost")
+            raise ValueError("`teacher.endpoint.budget.money` needs `prices`. Set the prices per million tokens.")
         return self
 
 
@@ -117,14 +117,14 @@ class TeacherSettings(Section):
     @model_validator(mode="after")
     def _combinations(self) -> "TeacherSettings":
         if self.endpoint is not None and self.model == "embedded":
-            raise ValueError("`teacher.model` must be the name under which the endpoint knows its model")
+            raise ValueError("`teacher.model` must be the endpoint's name for the model. Set it.")
         if self.endpoint is not None and self.engine != "auto":
-            raise ValueError("`teacher.engine` belongs to a model that runs here; remove it, or the endpoint")
+            raise ValueError("`teacher.engine` is only for a model on this machine. Remove it or the endpoint.")
         if self.endpoint is not None and self.revision is not None:
-            raise ValueError("`teacher.revision` belongs to a model that runs here; remove it, or the endpoint")
+            raise ValueError("`teacher.revision` is only for a model on this machine. Remove it or the endpoint.")
         if self.answers_per_prompt > 1 and self.temperature == 0:
             raise ValueError(
-                f"`teacher.answers_per_prompt` is {self.answers_per_prompt}, but at temperature 0 they would be equal; "
-                "raise teacher.temperature (0.7 is usual)"
+                f"`teacher.answers_per_prompt` is {self.answers_per_prompt}, but at temperature 0 all answers "
+                "are equal. Raise teacher.temperature (0.7 is typical)."
             )
         return self

@@ -24,7 +24,9 @@ def _expression(given: str, key: str) -> str:
     try:
         re.compile(given)
     except re.error as error:
-        raise ValueError(f"`{key}` holds {given!r}, no regular expression: {error}") from None
+        raise ValueError(
+            f"`{key}` contains {given!r}, which is not a valid regular expression ({error}). Correct it."
+        ) from None
     return given
 
 
@@ -39,7 +41,9 @@ class PromptTuningSettings(Section):
     @model_validator(mode="after")
     def _text_where_it_is_read(self) -> "PromptTuningSettings":
         if (self.prompt_tuning_init == "TEXT") != bool(self.prompt_tuning_init_text):
-            raise ValueError("`prompt_tuning_init: TEXT` and `prompt_tuning_init_text` go together: set both or none")
+            raise ValueError(
+                "`prompt_tuning_init: TEXT` and `prompt_tuning_init_text` need each other. Set both or neither."
+            )
         return self
 
 
@@ -57,7 +61,7 @@ class LoraSettings(Section):
     use_rslora: bool = False
     """Scale by lora_alpha / sqrt(r) (arXiv 2312.03732). Worth trying for r ≥ 32."""
     use_dora: bool = False
-    """Learn the length of each row of W separately from its direction (arXiv 2402.09353). Slower."""
+    """Learn the magnitude of each row of W separately from its direction (arXiv 2402.09353). Slower."""
     rank_pattern: dict[str, Annotated[int, Field(ge=1, le=1024)]] = Field(default_factory=dict)
     """A different r for modules whose names end with a key: `{q_proj: 16}`."""
     alpha_pattern: dict[str, Annotated[int, Field(ge=1, le=65_536)]] = Field(default_factory=dict)
@@ -69,9 +73,9 @@ class LoraSettings(Section):
         if isinstance(given, list) or given == ALL_LINEAR:
             return given
         if given.lower().replace("_", "-") == ALL_LINEAR:
-            raise ValueError(f"`lora.target_modules` is {given!r}; did you mean `{ALL_LINEAR}`?")
+            raise ValueError(f"`lora.target_modules` is {given!r}. Did you mean `{ALL_LINEAR}`?")
         if re.fullmatch(r"\w+(\s*,\s*\w+)*", given):
-            raise ValueError(f"`lora.target_modules` is {given!r}; write names as a list: [{given}]")
+            raise ValueError(f"`lora.target_modules` is {given!r}. Write names as a list: [{given}].")
         return _expression(given, "lora.target_modules")
 
     @field_validator("rank_pattern", "alpha_pattern")

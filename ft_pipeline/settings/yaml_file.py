@@ -43,15 +43,15 @@ def read_settings(path: Path, model: type[SectionT]) -> SectionT:
     """Read a YAML file into `model`. UserError with the file, the line, the value and the fix of its faults."""
     root, document = _read_yaml(path)
     if document is None:
-        raise UserError(f"{path.name}: is empty; write `key: value` lines, or remove the file")
+        raise UserError(f"{path.name} is empty. Write `key: value` lines, or remove the file.")
     if not isinstance(document, dict):
-        raise UserError(f"{path.name}: must hold `key: value` lines, holds {_shown(document)}")
+        raise UserError(f"{path.name} contains {_shown(document)}. Write `key: value` lines instead.")
     try:
         return model.model_validate(document)
     except ValidationError as error:
         faults = _by_place(error, document)
         lines = [_describe(path.name, place, causes, root, model) for place, causes in list(faults.items())[:_SHOWN]]
-        raise UserError("; ".join(lines)) from None
+        raise UserError(" ".join(line if line.endswith((".", "?")) else f"{line}." for line in lines)) from None
 
 
 def _read_yaml(path: Path) -> tuple[yaml.Node | None, Any]:
@@ -59,12 +59,12 @@ def _read_yaml(path: Path) -> tuple[yaml.Node | None, Any]:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path.name}: cannot be read ({error}); it must be a UTF-8 YAML file") from error
+        raise UserError(f"{path.name} cannot be read ({error}). Save it as a UTF-8 YAML file.") from error
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
         if twice := _key_twice(root):
             key, first, second = twice
-            raise UserError(f"{path.name}: line {second}: `{key}` stands in line {first} already; put both into one")
+            raise UserError(f"{path.name}: line {second}: duplicate key `{key}`, first in line {first}. Merge the two.")
         return root, yaml.safe_load(text)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
@@ -72,11 +72,13 @@ def _read_yaml(path: Path) -> tuple[yaml.Node | None, Any]:
         problem = getattr(error, "problem", None) or first_line(error)
         raise UserError(f"{path.name}:{line} not valid YAML: {problem}") from error
     except RecursionError:
-        raise UserError(f"{path.name}: not valid YAML here: it is nested too deep, or an anchor holds itself") from None
+        raise UserError(
+            f"{path.name} is not valid YAML: it is nested too deeply, or an anchor contains itself. Simplify it."
+        ) from None
     except ValueError as error:  # a date that does not exist, a number of thousands of digits
         line_number = _unreadable(root)
         raise UserError(
-            f"{path.name}: line {line_number}: the value cannot be read ({error}); put it in quotes, or mend it"
+            f"{path.name}: line {line_number}: the value cannot be read ({error}). Put it in quotes, or correct it."
         ) from None
 
 
@@ -162,13 +164,14 @@ def _describe(
     where = f"{name}: line {line}: " if line else f"{name}: "
     key = ".".join(place) or "the file"
     if fault["type"] == "extra_forbidden":
-        return f"{where}unknown key `{key}`; {_meant(model, place)}"
+        return f"{where}unknown key `{key}`. {_meant(model, place)}"
     if fault["type"] == "invalid_key":
-        return f"{where}{fault['input']!r} is no name of a key; known keys: {', '.join(_known_keys(model, place[:-1]))}"
+        known = ", ".join(_known_keys(model, place[:-1]))
+        return f"{where}{fault['input']!r} is not a valid key. Known keys: {known}"
     if fault["type"] == "value_error":
         return f"{where}{fault['ctx']['error']}"
     if fault["type"] == "missing":
-        return f"{where}`{key}` is required"
+        return f"{where}`{key}` is missing. Add it."
     first, *alternatives = dict.fromkeys(map(_wanted, faults))
     wanted = first + "".join(f", or {alternative.removeprefix(_BEGIN)}" for alternative in alternatives)
     return f"{where}`{key}` is {_shown(fault['input'])}: {wanted}"
@@ -195,9 +198,9 @@ def _meant(model: type[BaseModel], place: tuple[str, ...]) -> str:
     known = _known_keys(model, place[:-1])
     homes = [name for name in _sections(model) if place[-1] in _known_keys(model, (name,))]
     if len(homes) == 1:
-        return f"it belongs into `{homes[0]}`"
+        return f"Move it to `{homes[0]}`."
     close = difflib.get_close_matches(place[-1], known, n=1)
-    return f"did you mean `{close[0]}`?" if close else f"known keys: {', '.join(known)}"
+    return f"Did you mean `{close[0]}`?" if close else f"Known keys: {', '.join(known)}"
 
 
 def _sections(model: type[BaseModel]) -> list[str]:

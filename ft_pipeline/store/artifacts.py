@@ -174,7 +174,7 @@ class ArtifactStore:
         `thorough`.
         """
         if folder.is_symlink() or folder.parent.is_symlink():
-            raise BrokenArtifact("its folder is a link, which may lead out of the store")
+            raise BrokenArtifact("its folder is a link, which may point outside the store")
         manifest = read_manifest(folder)
         files = present_files(manifest)
         names = [entry["path"] for entry in files]
@@ -189,11 +189,11 @@ class ArtifactStore:
             if (folder / entry["path"]).is_symlink():
                 raise BrokenArtifact(f"{entry['path']} is a link")
             if (folder / entry["path"]).stat().st_size != entry["bytes"]:
-                raise BrokenArtifact(f"{entry['path']} has not the size that its manifest says")
+                raise BrokenArtifact(f"{entry['path']} does not have the size in its manifest")
         hashes = self._hashes(folder, names, thorough)
         for entry in files:
             if hashes[entry["path"]] != entry["sha256"]:
-                raise BrokenArtifact(f"{entry['path']} was changed: its SHA-256 is not that of its manifest")
+                raise BrokenArtifact(f"{entry['path']} was changed: its SHA-256 differs from its manifest")
         return Artifact(folder, manifest)
 
     def _hashes(self, folder: Path, names: list[str], thorough: bool) -> dict[str, str]:

@@ -33,7 +33,7 @@ def describe_write_error(error: Exception) -> str | None:
 
 def full_disk(where: str = "") -> str:
     """Return the message for a full disk."""
-    return f"no space is left on the disk{where}: free some and run again, finished parts are kept"
+    return f"no space is left on the disk{where}; free some space and run again (finished parts are kept)"
 
 
 @contextlib.contextmanager

@@ -50,7 +50,7 @@ class BlobStore:
             sha256 = self._refer(path) if before[0] > self.by_reference_above else self._copy(path)
             if _stamp(path) == before:
                 return sha256
-        raise UserError(f"{path.name} changes while it is read: wait until it is written, then run again")
+        raise UserError(f"{path.name} changed while it was read. Wait until it is completely written, then run again.")
 
     def redact(self, sha256: str, source: Path) -> None:
         """Replace a content by the bytes of `source`. The old bytes are removed, and a note records the new hash.
@@ -105,7 +105,7 @@ class BlobStore:
         if not self.path(sha256).is_file():
             referenced = self._referenced(sha256)
             if referenced is None:
-                raise UserError(f"the bytes of {target.name} ({sha256[:16]}) are gone: {self._why_gone(sha256)}")
+                raise UserError(f"the bytes of {target.name} ({sha256[:16]}) are missing: {self._why_gone(sha256)}")
             return referenced
         with translate_write_errors():
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -174,7 +174,7 @@ class BlobStore:
     def _why_gone(self, sha256: str) -> str:
         if not self.reference_path(sha256).is_file():
             return "materialize its raw asset again"
-        return "too large to be copied, and the original was moved or changed since; materialize its raw asset again"
+        return "the file was too large to copy and was then moved or changed; materialize its raw asset again"
 
     def _decompress(self, sha256: str, sink: BinaryIO | None = None) -> str:
         """Return the hash of the decompressed copy ('' if it does not decompress), and write its bytes to `sink`."""

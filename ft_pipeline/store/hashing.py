@@ -55,7 +55,7 @@ def sha256_of_rows(path: Path) -> str:
     file = pq.ParquetFile(path)
     columns = {field.name: _column(field.type) for field in file.schema_arrow}
     if len(columns) != len(file.schema_arrow):
-        raise ValueError(f"{path.name} has two columns of one name: {file.schema_arrow.names}")
+        raise ValueError(f"{path.name} has duplicate column names: {file.schema_arrow.names}")
     rows = 0
     for batch in file.iter_batches(batch_size=BATCH_ROWS):
         rows += batch.num_rows

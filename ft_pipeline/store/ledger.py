@@ -86,7 +86,7 @@ class Ledger:
             if number in paths:
                 yield from self._faults_of(number, paths)
             else:
-                yield LedgerFault("missing_record", number, "was removed; records are only ever added")
+                yield LedgerFault("missing_record", number, "is missing, although records are never removed")
 
     def _faults_of(self, number: int, paths: Mapping[int, Path]) -> Iterator[LedgerFault]:
         try:
@@ -96,11 +96,11 @@ class Ledger:
             yield LedgerFault("edited_record", number, "cannot be read as a record")
             return
         if stated != number:
-            yield LedgerFault("edited_record", number, f"says that it is record {stated}")
+            yield LedgerFault("edited_record", number, f"contains the record number {stated}")
         before = paths.get(number - 1)
         if chained and before is not None and chained != sha256(before.read_bytes()).hexdigest():
             written = f"{self.folder.name}/{paths[number].name}"
-            message = f"is not the record that {written} was written after: it was edited"
+            message = f"does not match its hash in {written}: it was edited"
             yield LedgerFault("edited_record", number - 1, message)
 
     def _read(self, path: Path) -> dict[str, Any]:

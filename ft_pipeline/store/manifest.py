@@ -42,7 +42,7 @@ def describe_files(folder: Path) -> list[FileEntry]:
     for path in sorted(folder.rglob("*")):
         relative = path.relative_to(folder).as_posix()
         if path.is_symlink() or not (path.is_dir() or path.is_file()):
-            raise BrokenArtifact(f"{relative} is a link or a special file; an artifact holds plain files only")
+            raise BrokenArtifact(f"{relative} is a link or a special file; an artifact contains only regular files")
         if path.is_file() and (named_like_a_pickle(path.name) or begins_like_a_pickle(path)):
             raise BrokenArtifact(f"{relative} is a pickle, which could run code when it is loaded")
         if path.is_file() and relative != NAME:
@@ -91,9 +91,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         if manifest["seal"] != sha256_of_json(body):
             raise BrokenArtifact(f"{NAME} was edited: its seal does not match")
         if manifest["fingerprint"] != fingerprint_of(manifest["kind"], files):
-            raise BrokenArtifact(f"{NAME}: the fingerprint is not that of the files it lists")
+            raise BrokenArtifact(f"{NAME}: the fingerprint does not match the listed files")
         if manifest["spec_hash"] != sha256_of_json(manifest["spec"]):
-            raise BrokenArtifact(f"{NAME}: the spec hash is not that of the spec it holds")
+            raise BrokenArtifact(f"{NAME}: the spec hash does not match the spec")
     except FileNotFoundError:
         raise BrokenArtifact(f"it has no {NAME}") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

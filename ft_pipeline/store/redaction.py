@@ -74,9 +74,9 @@ def append_redaction(root: Path, redaction: Redaction) -> None:
 def refuse_while_running(root: Path) -> None:
     """Raise UserError while any step is being built, because its process may have the rows in memory."""
     for path in sorted([*(root / "locks").rglob("*"), *(root / "teachers").rglob("lock")]):
-        lock = FileLock(path, "forgetting")
+        lock = FileLock(path, "ft erase")
         if path.is_file() and not lock.try_acquire():
-            raise UserError(f"a run is under way ({lock.holder()}); wait for its end, or stop it, and forget then")
+            raise UserError(f"a run is in progress ({lock.holder()}); wait until it ends, or stop it, and run again")
         lock.release()
 
 

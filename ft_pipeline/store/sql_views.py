@@ -66,7 +66,7 @@ def write_views(store: ArtifactStore) -> Path:
     """Rewrite views.sql and return its path. It serves any DuckDB shell: `duckdb -init data/store/views.sql`."""
     target = store.root / "views.sql"
     views = _statements(view_parts(store), lambda part: f"read_parquet({_text(str(part.path))})")
-    text = "-- Views over the current tables; written anew after each materialization.\n" + "\n".join(views) + "\n"
+    text = "-- Views over the current tables; rewritten after each materialization.\n" + "\n".join(views) + "\n"
     with translate_write_errors():
         write_atomically(target, text.encode())
     return target
@@ -81,7 +81,7 @@ def query(store: ArtifactStore, sql: str) -> QueryResult:
         try:
             statements = connection.extract_statements(sql)
             if len(statements) != 1 or statements[0].type not in READABLE:
-                raise UserError("ft sql takes one statement that reads (SELECT, DESCRIBE, SUMMARIZE, EXPLAIN)")
+                raise UserError("ft sql runs one read-only statement: SELECT, DESCRIBE, SUMMARIZE or EXPLAIN")
             result = connection.execute(statements[0])
             columns = [column[0] for column in result.description or []]
             return QueryResult(columns, result.fetchall())
@@ -137,7 +137,7 @@ def _explain(error: duckdb.Error, names: list[str]) -> str:
     if isinstance(error, duckdb.CatalogException) and "Table" in first:
         return f"{first} Tables: {', '.join([*names, POINTERS])}"
     if isinstance(error, duckdb.PermissionException):
-        return "ft sql reads the project's tables only, no other file"
+        return "ft sql can read only the project's tables, not other files"
     return first
 
 

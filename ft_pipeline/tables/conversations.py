@@ -204,7 +204,7 @@ def _straddling(staged: ConversationRows, fates: SplitAssignment, stays: np.ndar
     low = staged.keys.group[:, 1]
     train, heldout = stays & (fates.split == TRAIN), stays & (fates.split != TRAIN)
     both = len(np.intersect1d(low[train], low[heldout]))
-    return CheckResult(not both, f"{both} prompt(s) stand in training and in a held-out split", both)
+    return CheckResult(not both, f"{both} prompt(s) are in both the training split and a held-out split", both)
 
 
 def _filled(splits: dict[str, int], settings: DataSettings) -> CheckResult:

@@ -20,9 +20,9 @@ from ft_pipeline.store.atomic_files import translate_write_errors, write_atomica
 FILE = "excluded.yaml"
 MARK = re.compile(r"^excluded:[0-9a-f]{64}$")
 HEADER = """\
-# Rows that were forgotten on request: salted hashes, written by `ft erase`. Rows with these hashes are never used
-# again, wherever they come back (reason `excluded`). Keep this file under version control, and keep the salt: without
-# it the hashes say nothing.
+# Rows that were erased on request: salted hashes, written by `ft erase`. Rows with these hashes are never used again,
+# in any file (reason `excluded`). Keep this file under version control, and keep the salt: without it, the hashes
+# match no row.
 """
 
 
@@ -105,10 +105,10 @@ def _read(path: Path) -> dict[str, Any]:
         bytes.fromhex(document["salt"])
         for row in document["rows"]:
             if not (re.fullmatch(r"[0-9a-f]{64}", row["hash"]) and isinstance(row["format"], str)):
-                raise ValueError(f"{row['hash']!r} is no hash")
+                raise ValueError(f"{row['hash']!r} is not a hash")
     except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
         raise UserError(
-            f"data/{FILE} cannot be understood ({error}); restore it from version control: it says which rows must "
-            "never be used"
+            f"data/{FILE} is invalid ({error}). Restore it from version control: it lists the rows that must never be "
+            "used."
         ) from None
     return document

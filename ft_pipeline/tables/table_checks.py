@@ -29,7 +29,7 @@ def readable_check(accounts: list[FileAccount]) -> CheckResult:
     if not refused:
         return CheckResult(True, f"{len(accounts)} file(s) read", 0)
     shown = "; ".join(f"{item.file}: {item.error_code}: {item.error_message}" for item in refused[:FIRST_ROWS])
-    return CheckResult(False, f"{len(refused)} file(s) refused: {shown}. Mend or remove them.", len(refused))
+    return CheckResult(False, f"{len(refused)} file(s) refused: {shown}. Fix or remove them.", len(refused))
 
 
 def _accounted(readable: list[FileAccount], written: list[int], set_aside: list[int]) -> CheckResult:
@@ -66,8 +66,8 @@ def _over(name: str, accounts: list[FileAccount], ceiling: float) -> str | None:
         return None
     worst, first = worst_codes(accounts)
     return (
-        f"{name}: {quarantined:,} of {read:,} rows are quarantined ({quarantined / read:.1%}), the ceiling is "
-        f"{ceiling:.0%}. Most often: {worst}. First rows: {first}. Mend them, or raise max_quarantined"
+        f"{name}: {quarantined:,} of {read:,} rows are quarantined ({quarantined / read:.1%}), the limit is "
+        f"{ceiling:.0%}. Most often: {worst}. First rows: {first}. Fix them, or raise max_quarantined"
     )
 
 
@@ -98,7 +98,7 @@ def worst_codes(accounts: list[FileAccount]) -> tuple[str, str]:
 def _some_rows(data_format: str, accounts: list[FileAccount]) -> CheckResult:
     accepted = sum(account.accepted for account in accounts)
     if not accounts:
-        return CheckResult(True, f"data/raw/{data_format} holds no files: the table is empty", 0)
+        return CheckResult(True, f"data/raw/{data_format} has no files, so the table is empty", 0)
     if not accepted:
-        return CheckResult(False, f"no row of data/raw/{data_format} is accepted; nothing can be done with it", 0)
+        return CheckResult(False, f"no row of data/raw/{data_format} is accepted. Fix the rows or remove the files.", 0)
     return CheckResult(True, f"{accepted:,} rows accepted", accepted)

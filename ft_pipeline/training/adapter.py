@@ -98,13 +98,13 @@ def _settings(job: Job) -> ExperimentSettings:
 
 def _begins(settings: ExperimentSettings, counts: dict[str, Any], ranks: Ranks) -> str:
     """Return the line that is logged at the start."""
-    share = f"{counts['trainable_params']:,} of {counts['total_params']:,} parameters train"
+    share = f"{counts['trainable_params']:,} of {counts['total_params']:,} parameters are trainable"
     rate = f"learning rate {settings.training.learning_rate:g}"
     line = f"{settings.technique}: {share} ({counts['trainable_share']:.2%}), {rate}"
     if ranks.several:
         way = "FSDP2" if ranks.sharded else "DDP"
         rows = settings.training.per_device_train_batch_size
-        line += f", by {ranks.count} processes ({way}) that divide each batch of {rows} rows"
+        line += f"; {ranks.count} processes ({way}) share each batch of {rows} rows"
     return line
 
 
@@ -124,7 +124,7 @@ def _held_out(job: Job, settings: ExperimentSettings, validation: list[dict[str,
     """Return the validation rows that are evaluated during training."""
     chosen = sample(validation, settings.training.eval_rows)
     if len(chosen) < len(validation):
-        job.report.log(f"held-out losses are of {len(chosen):,} of {len(validation):,} validation rows")
+        job.report.log(f"held-out losses use {len(chosen):,} of {len(validation):,} validation rows")
     return chosen
 
 
@@ -153,15 +153,17 @@ def require_divisible(settings: ExperimentSettings, rank: Rank) -> None:
         return
     if settings.technique not in ("lora", "full"):
         raise UserError(
-            f"technique {settings.technique!r} does not go with FSDP: say `technique: lora` or `full`, or "
-            "`distributed_type: MULTI_GPU` in the file that FT_ACCELERATE_CONFIG names"
+            f"technique {settings.technique!r} is not supported with FSDP. Set `technique: lora` or `full`, or "
+            "`distributed_type: MULTI_GPU` in the file that FT_ACCELERATE_CONFIG names."
         )
     if settings.training.pure_bf16:
         raise UserError(
-            "training.pure_bf16 does not go with FSDP. Remove it: FSDP divides the 32-bit weights among the GPUs."
+            "training.pure_bf16 is not supported with FSDP. Remove it: FSDP shards the 32-bit weights across the GPUs."
         )
     if settings.training.optim != "adamw_torch":
-        raise UserError(f"training.optim {settings.training.optim!r} does not go with FSDP: say `optim: adamw_torch`")
+        raise UserError(
+            f"training.optim {settings.training.optim!r} is not supported with FSDP. Set `optim: adamw_torch`."
+        )
 
 
 def require_memory(settings: ExperimentSettings, job: Job, rows: Sequence[dict[str, Any]]) -> None:
@@ -184,13 +186,13 @@ def require_trackers(names: Sequence[str]) -> None:
     for name in names:
         if importlib.util.find_spec(name) is None:
             raise UserError(
-                f"training.report_to names {name}, which is not installed: pip install {name}, or remove it"
+                f"training.report_to names {name}, which is not installed. Run `pip install {name}`, or remove it."
             )
 
 
 @contextmanager
 def _clear_errors(settings: ExperimentSettings) -> Iterator[None]:
-    """Replace errors that a user can fix by one clear UserError. Checkpoints are kept."""
+    """Replace errors that a user can fix with one clear UserError. Checkpoints are kept."""
     try:
         yield
     except (MemoryError, OSError, RuntimeError, SafetensorError) as error:
@@ -199,7 +201,7 @@ def _clear_errors(settings: ExperimentSettings) -> Iterator[None]:
             raise _out_of_memory(settings) from error
         if any(sign in text for sign in _NO_DISK):
             raise UserError(
-                "the disk is full; free some space and run again: training goes on from its last checkpoint"
+                "The disk is full. Free some space, and run again to resume from the last checkpoint."
             ) from error
         raise
 
@@ -214,4 +216,5 @@ def _out_of_memory(settings: ExperimentSettings) -> UserError:
     lighter = {"full": "lora", "lora": "qlora"}.get(settings.technique)
     if lighter:
         advice.append(f"use technique: {lighter}")
-    return UserError(f"memory ran out while training: {', or '.join([*advice, 'choose a smaller base_model'])}")
+    advice.append("choose a smaller base_model")
+    return UserError(f"Training ran out of memory. To use less, {', or '.join(advice)}.")

@@ -33,26 +33,26 @@ def targets_in(model: Any, wanted: list[str] | str) -> list[str] | str:
     if wanted == [*ATTENTION] and attention:
         return attention
     raise UserError(
-        f"lora.target_modules: this {model.config.model_type} model has no matrix {' or '.join(missing)}; name some of "
-        f"{', '.join(sorted({name.split('.')[-1] for name in there}))}, or say `target_modules: all-linear`"
+        f"lora.target_modules: this {model.config.model_type} model has no matrix {' or '.join(missing)}. Choose from "
+        f"{', '.join(sorted({name.split('.')[-1] for name in there}))}, or set `target_modules: all-linear`."
     )
 
 
 def require_mergeable(model: Any, lora: LoraSettings) -> None:
-    """Raise UserError if a part of `model` (with its adapter) learns and could not be merged, or if a pattern does not
-    match any matrix that learns."""
+    """Raise UserError if `model` (with its adapter) trains a part that cannot be merged, or if a pattern does not match
+    any trained matrix."""
     adapted = {name: module for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)}
     head = model.get_output_embeddings()
     for name, module in adapted.items():
         if module is head or isinstance(module.get_base_layer(), nn.Embedding):
             raise UserError(
-                f"lora.target_modules names {name.split('.')[-1]}, which is no matrix of a layer: embeddings and head "
-                "stay as they are; remove it, or say `technique: full`"
+                f"lora.target_modules names {name.split('.')[-1]}, but embeddings and the head are not trained with "
+                "LoRA. Remove it, or set `technique: full`."
             )
     for key in ("rank_pattern", "alpha_pattern"):
         for pattern in getattr(lora, key):
             if not any(re.match(rf"(.*\.)?({pattern})$", name) for name in adapted):
-                raise UserError(f"lora.{key} holds {pattern!r}, which is the name of no matrix that learns; remove it")
+                raise UserError(f"lora.{key} contains {pattern!r}, which matches no trained matrix. Remove it.")
 
 
 def _matrices(model: Any) -> list[str]:

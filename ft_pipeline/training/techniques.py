@@ -56,7 +56,8 @@ def new_model(base: Path, settings: ExperimentSettings, device: str, start: Path
     try:
         model = get_peft_model(model, config)
     except ValueError as error:  # PEFT raises it if a matrix does not exist or cannot be adapted this way
-        raise UserError(f"the keys of `lora` do not fit the model: {first_line(error)}") from error
+        reason = first_line(error).rstrip(".")
+        raise UserError(f"The settings in `lora` do not fit the model: {reason}. Change or remove them.") from error
     require_mergeable(model, settings.lora)
     keep_adapter_in_32_bit(model)
     set_exact_magnitudes(model)
@@ -121,7 +122,7 @@ def load_weights(model: Any, folder: Path) -> None:
     for part in sorted(folder.glob("model*.safetensors")):
         unknown = model.load_state_dict(load_file(part), strict=False).unexpected_keys
         if unknown:
-            raise ValueError(f"{part.name} holds {unknown[0]}, which the model has not")
+            raise ValueError(f"{part.name} contains {unknown[0]}, which the model does not have")
     model.tie_weights()
 
 

@@ -50,15 +50,15 @@ def read_split(folder: Path, split: str) -> list[dict[str, Any]]:
     preferred answer, and there are rejected_ids, rejected_labels. UserError if the token audit did not pass."""
     report = json.loads((folder / "audit.json").read_text(encoding="utf-8"))
     if failed := failures(report):
-        raise UserError("the token audit of the training data did not pass; " + "; ".join(failed))
+        raise UserError("The training data failed the token audit. Fix these rows: " + "; ".join(failed))
     return pq.read_table(folder / f"{split}.parquet").to_pylist()
 
 
 def _log(job: Job, report: dict[str, Any], rows: int) -> None:
     if report["split_by_turn"]:
         job.report.log(
-            f"{report['split_by_turn']} rows hold one assistant turn of a conversation each, as generation sees it: "
-            "the chat template renders earlier turns otherwise"
+            f"{report['split_by_turn']} rows contain one assistant turn each, as in generation: the chat template "
+            "renders earlier turns differently"
         )
     if reasoning := report["reasoning"]["message"]:
         job.report.log(reasoning)

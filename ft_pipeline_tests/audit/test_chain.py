@@ -64,12 +64,12 @@ def test_a_fingerprint_is_a_name_too(released: Shop) -> None:
 def test_an_unknown_name_is_refused_with_those_there_are(released: Shop) -> None:
     with pytest.raises(UserError, match=r"experiments \(qlora\), rows of `ft compare` \(qlora/adapter, qlora/merged\)"):
         kinds(released, "qlor")
-    with pytest.raises(UserError, match="there is no champion record 7; there are 1 to 1"):
+    with pytest.raises(UserError, match=r"There is no champion record 7. Choose one from 1 to 1"):
         kinds(released, "champion@7")
 
 
 def test_before_anything_is_released(shop: Shop) -> None:
-    with pytest.raises(UserError, match="nothing was released yet"):
+    with pytest.raises(UserError, match="Nothing has been released yet"):
         kinds(shop, "champion")
 
 

@@ -97,14 +97,14 @@ def test_models_of_the_past_are_named_too(released: Shop, ft_json: Command) -> N
 
 
 def test_a_row_that_never_was_is_refused(released: Shop, ft: Command) -> None:
-    with pytest.raises(UserError, match=r"no table in the store holds alpaca/support\.jsonl:99"):
+    with pytest.raises(UserError, match=r"No table in the store contains alpaca/support\.jsonl:99"):
         ft("audit", "--row", "alpaca/support.jsonl:99")
-    with pytest.raises(UserError, match="is no row; write FORMAT/FILE:ROW"):
+    with pytest.raises(UserError, match=r"is not a row. Use FORMAT/FILE:ROW"):
         ft("audit", "--row", "support.jsonl")
 
 
 def test_a_row_that_was_set_aside_is_told_with_its_reason(released: Shop, ft: Command) -> None:
-    with pytest.raises(UserError, match=r"support\.jsonl:14 as accepted \(it was set aside as empty_output"):
+    with pytest.raises(UserError, match=r"support\.jsonl:14 as an accepted row \(it was set aside as empty_output"):
         ft("audit", "--row", "alpaca/support.jsonl:14")
 
 
@@ -157,7 +157,7 @@ def test_the_first_champion_has_none_before_it(released: Shop, ft: Command) -> N
 
 def test_who_promoted_it_and_on_what_evidence(released: Shop, ft: Command) -> None:
     shown = ft("audit")[1]
-    for part in ("who: ", "run run-1 (started by cli ada)", "gates: merge passed", "evidence: comparison"):
+    for part in ("by: ", "run run-1 (started by cli ada)", "checks: merge passed", "evidence: comparison"):
         assert part in shown
 
 
@@ -175,7 +175,7 @@ def test_which_teachers_terms_apply(shop: Shop, ft: Command, teacher: dict[str, 
 
 
 def test_one_question_at_a_time(released: Shop, ft: Command) -> None:
-    with pytest.raises(UserError, match="one question at a time"):
+    with pytest.raises(UserError, match="cannot be combined"):
         ft("audit", "--rows", "--left-out")
 
 

@@ -46,9 +46,9 @@ def test_an_untouched_store_is_verified(released: Shop, ft_json: Command, ft: Co
     document = ft_json("audit", "--verify")
     assert document["verified"] is True and document["problems"] == []
     assert document["counted"]["artifacts"] == len(KINDS) and document["counted"]["raw_files"] == 2
-    assert document["notes"] == ["Dagster's event log is gone or empty; the store was checked alone"]
+    assert document["notes"] == ["Dagster's event log is missing or empty; only the store was checked"]
     code, shown = ft("audit", "--verify")
-    assert code == 0 and "every hash is as recorded" in shown
+    assert code == 0 and "all hashes match the records" in shown
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -109,7 +109,7 @@ def test_a_link_in_place_of_a_folder_is_named(released: Shop, ft_json: Command, 
     folder.rename(tmp_path / "elsewhere")
     folder.symlink_to(tmp_path / "elsewhere")
     (finding,) = ft_json("audit", "--verify")["findings"]
-    assert finding["code"] == "linked_folder" and "may lead out of the store" in finding["message"]
+    assert finding["code"] == "linked_folder" and "may point outside the store" in finding["message"]
 
 
 def test_a_link_in_place_of_a_table_is_not_read(released: Shop, ft_json: Command, tmp_path: Path) -> None:
@@ -146,7 +146,7 @@ def test_a_record_that_was_edited_breaks_the_one_after_it(released: Shop, ft_jso
         edit(folder / "manifest.json", lambda it: it["summary"].pop("champion", None), reseal=True)
     problems = ft_json("audit", "qlora", "--verify")["problems"]
     assert any(
-        "champion/000001.json: is not the record that champion/000002.json was written after" in it for it in problems
+        "champion/000001.json: does not match its hash in champion/000002.json: it was edited" in it for it in problems
     )
 
 
@@ -171,7 +171,7 @@ def test_a_removed_champion_record_is_named(released: Shop, ft_json: Command) ->
     released.release(made, value=2.0)
     (released.store.root / "champion" / "000001.json").unlink()
     (problem,) = ft_json("audit", "qlora", "--verify")["problems"]
-    assert problem == "champion/000001.json: was removed; records are only ever added"
+    assert problem == "champion/000001.json: is missing, although records are never removed"
 
 
 def test_an_edited_pointer_is_named(released: Shop, ft_json: Command) -> None:

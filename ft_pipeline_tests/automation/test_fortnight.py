@@ -57,19 +57,19 @@ def test_a_fortnight(shop: Simulation) -> None:
     begin(shop)
     at_first = conversations(shop)
 
-    assert shop.night().skip_message == "qlora: nothing changed since it was trained"
+    assert shop.night().skip_message == "qlora: nothing has changed since the last training"
 
     few = shop.write("few.jsonl", rows(16, seed=2))
     assert shop.settle() == ["raw_alpaca", "alpaca", "conversations", "quarantine"]
     said = shop.night()
     count = new_train_rows(shop, at_first)
     assert 0 < count < 16
-    assert said.skip_message == f"qlora: {count} new rows, 50 wanted"
+    assert said.skip_message == f"qlora: {count} new rows, at least 50 required"
     assert not said.run_requests
 
     os.utime(few)  # touched: the same bytes
     assert shop.settle() == []
-    assert shop.night().skip_message == f"qlora: {count} new rows, 50 wanted"
+    assert shop.night().skip_message == f"qlora: {count} new rows, at least 50 required"
 
     shop.write("many.jsonl", rows(80, seed=3))
     assert shop.settle() == ["raw_alpaca", "alpaca", "conversations", "quarantine"]
@@ -77,7 +77,7 @@ def test_a_fortnight(shop: Simulation) -> None:
     count = new_train_rows(shop, at_first)
     assert (request.partition_key, request.tags["ft/reason"]) == ("qlora", f"{count} new rows")
     with shop.run_under_way("qlora"):
-        assert shop.night().skip_message == "qlora: a run of it is under way"
+        assert shop.night().skip_message == "qlora: a run is already under way"
 
     # It fails, early one night and late the next: asked for again each time.
     assert len(shop.night().run_requests or []) == 1
@@ -87,13 +87,13 @@ def test_a_fortnight(shop: Simulation) -> None:
     (request,) = shop.night().run_requests or []
     assert request.tags["ft/reason"].startswith("comparison: ")
     shop.train("qlora")
-    assert shop.night().skip_message == "qlora: nothing changed since it was trained"
+    assert shop.night().skip_message == "qlora: nothing has changed since the last training"
 
     broken = shop.project.raw("alpaca") / "broken.jsonl"
     broken.write_bytes('[{"instruction": "Hi"'.encode("utf-16"))
     assert shop.settle() == ["raw_alpaca", "alpaca", "conversations", "quarantine"]
     shop.write("more.jsonl", rows(90, seed=4))
-    assert "alpaca did not pass its gate: all_files_readable" in (shop.night().skip_message or "")
+    assert "alpaca failed a check: all_files_readable" in (shop.night().skip_message or "")
     broken.unlink()
     assert [each.partition_key for each in shop.night().run_requests or []] == ["qlora"]
     shop.train("qlora")
@@ -105,12 +105,12 @@ def test_a_fortnight(shop: Simulation) -> None:
 
     shop.write("inbox.jsonl", [{"instruction": row["instruction"]} for row in rows(60, seed=5)], "unlabelled")
     assert shop.settle() == ["raw_unlabelled", "unlabelled", "quarantine"], "the teacher is not asked by itself"
-    assert shop.night().skip_message == "qlora: 0 new rows, 50 wanted"
+    assert shop.night().skip_message == "qlora: 0 new rows, at least 50 required"
 
     (shop.project.root / "experiments" / "qlora.yaml").write_text("tecnique: lora\n", encoding="utf-8")
     assert "qlora.yaml: line 1: unknown key `tecnique`" in (shop.night().skip_message or "")
     shop.write_experiment("qlora", retrain=False)
-    assert shop.night().skip_message == "no experiment says `retrain: true`, and there is no champion yet"
+    assert shop.night().skip_message == "no experiment sets `retrain: true`, and there is no champion yet"
 
 
 def test_a_file_that_is_still_written_is_waited_for(shop: Simulation) -> None:
@@ -122,7 +122,7 @@ def test_a_file_that_is_still_written_is_waited_for(shop: Simulation) -> None:
         told = shop.look()
         assert sorted(shop.store.root.glob("blobs/*/*")) == kept, "nor read: a large file would be, every 20 seconds"
         assert not told.run_requests
-        assert told.skip_reason is not None and "(last: growing.jsonl), looked at" in str(told.skip_reason)
+        assert told.skip_reason is not None and "(last: growing.jsonl), waiting until" in str(told.skip_reason)
     (request,) = shop.look().run_requests or []
     (again,) = shop.look().run_requests or []
     assert request.run_key == again.run_key, "the same change is asked for under the same key, so it runs once"

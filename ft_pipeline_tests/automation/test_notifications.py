@@ -69,11 +69,11 @@ def test_a_failed_gate_is_told_with_its_reason(shop: Project, hook: Webhook) -> 
     (shop.raw("alpaca") / "export.jsonl").write_bytes('[{"instruction": "<b>Hi"'.encode("utf-16"))
     run_id = run_that_fails(["raw_alpaca", "alpaca"])
     (text,) = hook.told
-    assert text.startswith("*Gate failed* in larkfield-support: alpaca: all_files_readable: ")
+    assert text.startswith("*Check failed* in larkfield-support: alpaca: all_files_readable: ")
     assert "export.jsonl" in text and "UTF-16" in text
     assert text.endswith(f"(<https://dagster.example.org/runs/{run_id}|the run>)")
     (entry,) = log_of(shop)
-    assert (entry["kind"], entry["run_id"], entry["webhook"]) == ("gate_failed", run_id, "told (status 200)")
+    assert (entry["kind"], entry["run_id"], entry["webhook"]) == ("gate_failed", run_id, "delivered (status 200)")
 
 
 def test_a_failed_run_is_told_with_its_error(shop: Project, hook: Webhook) -> None:
@@ -103,7 +103,7 @@ def test_every_move_of_the_champion_is_told_once(shop: Project, hook: Webhook, m
     cursor = tick(cursor)
     second, back = hook.told
     assert second == (
-        "*New champion* in larkfield-support: second/merged (record 2), in place of first/merged (record 1). "
+        "*New champion* in larkfield-support: second/merged (record 2), replacing first/merged (record 1). "
         "second/merged leads by 0.4 &lt;nats&gt;"
     )
     assert back.startswith("*New champion* in larkfield-support: first/merged")
@@ -112,9 +112,9 @@ def test_every_move_of_the_champion_is_told_once(shop: Project, hook: Webhook, m
     release("third/merged")
     release("fourth/merged")
     cursor = tick(cursor)
-    assert "third/merged (record 4), in place" in hook.told[-1], "a tick that told too many would be given up for all"
+    assert "third/merged (record 4), replacing" in hook.told[-1], "a tick that told too many would be given up for all"
     tick(cursor)
-    assert "fourth/merged (record 5), in place" in hook.told[-1] and len(hook.told) == 4
+    assert "fourth/merged (record 5), replacing" in hook.told[-1] and len(hook.told) == 4
 
 
 NEWS = Notification("run_failed", "adapter: it failed")
@@ -123,13 +123,13 @@ NEWS = Notification("run_failed", "adapter: it failed")
 def test_a_webhook_that_stumbles_is_asked_again(shop: Project, hook: Webhook, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(notifying, "SECONDS_BETWEEN", 0.01)
     hook.statuses = [503, 429]
-    assert notify(shop, NEWS) == "told (status 200)"
+    assert notify(shop, NEWS) == "delivered (status 200)"
     hook.statuses = [503] * 3
     assert notify(shop, NEWS) == "refused with status 503"
     hook.statuses = [404]
     assert notify(shop, NEWS) == "refused with status 404"
     hook.statuses = [302]
-    assert notify(shop, NEWS) == "refused with status 302, which leads to another URL: set that one"
+    assert notify(shop, NEWS) == "refused with status 302, a redirect to another URL: use that URL instead"
     assert len(hook.told) == 3 + 3 + 1 + 1
 
 
@@ -146,13 +146,13 @@ def test_what_hangs_or_speaks_another_language_is_given_up(shop: Project, monkey
 
 def test_the_news_may_be_a_broken_project_yaml(shop: Project, hook: Webhook) -> None:
     (shop.root / "project.yaml").write_text("tecnique: lora\n", encoding="utf-8")
-    assert notify(Project(shop.root), NEWS) == "told (status 200)"
+    assert notify(Project(shop.root), NEWS) == "delivered (status 200)"
     assert hook.told == ["*Run failed* in shop: adapter: it failed"]
 
 
 def test_a_log_that_cannot_be_written_is_said_and_nothing_is_told_twice(shop: Project, hook: Webhook) -> None:
     (shop.store / LOG).mkdir(parents=True)
-    assert notify(shop, NEWS) == f"told (status 200); {LOG} could not be written (Is a directory)"
+    assert notify(shop, NEWS) == f"delivered (status 200); {LOG} could not be written (Is a directory)"
 
 
 @contextmanager
@@ -174,11 +174,11 @@ def silent(says: bytes = b"") -> Iterator[str]:
     ("url", "outcome"),
     [
         ("", "not called: FT_WEBHOOK_URL is not set"),
-        ("ftp://example.org/geheim", "not called: FT_WEBHOOK_URL holds no http(s) URL"),
+        ("ftp://example.org/geheim", "not called: FT_WEBHOOK_URL is not an http(s) URL"),
         ("http://127.0.0.1:1/geheim", "did not answer (ConnectionRefusedError)"),
-        ("http://[::1/geheim", "not called: the URL cannot be read"),
-        ("http://127.0.0.1:1/services/ge heim", "not called: the URL cannot be read"),
-        ("http://anna:geheim@127.0.0.1/", "not called: the URL cannot be read"),
+        ("http://[::1/geheim", "not called: the URL is invalid"),
+        ("http://127.0.0.1:1/services/ge heim", "not called: the URL is invalid"),
+        ("http://anna:geheim@127.0.0.1/", "not called: the URL is invalid"),
     ],
 )
 def test_no_webhook_stops_nothing_and_no_secret_is_kept(

@@ -184,7 +184,7 @@ def test_an_endpoint_without_its_key_is_not_asked(
     monkeypatch.delenv("TEACHER_KEY", raising=False)
     endpoint = {"url": "http://127.0.0.1:9/v1", "api_key_env": "TEACHER_KEY"}
     job = teacher_job(tmp_path, inputs, model="big", few_shot=1, endpoint=endpoint)
-    with pytest.raises(UserError, match="the environment variable TEACHER_KEY"):
+    with pytest.raises(UserError, match="The environment variable TEACHER_KEY"):
         teacher.run(job)
 
 

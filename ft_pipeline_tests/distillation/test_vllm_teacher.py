@@ -81,7 +81,7 @@ def test_what_is_answered_is_not_asked_again_and_needs_no_server(
 ) -> None:
     job = teacher_job(tmp_path, inputs, **SETTINGS)
     monkeypatch.setenv("FAKE_VLLM_ENDS_AFTER", "5")
-    with pytest.raises(UserError, match=r"vLLM ended with exit code 3; .*CUDA out of memory.* is kept"):
+    with pytest.raises(UserError, match=r"vLLM ended with exit code 3; .*CUDA out of memory.* are kept"):
         teacher.run(job)
     monkeypatch.delenv("FAKE_VLLM_ENDS_AFTER")
     before = len(read(events)[1])
@@ -118,5 +118,5 @@ def test_which_engine_is_used(events: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("PATH", "/nowhere")
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
     assert vllm_teacher.wanted("auto", "cuda:0") is None
-    with pytest.raises(UserError, match="no `vllm` on the PATH"):
+    with pytest.raises(UserError, match="`vllm` is not on the PATH"):
         vllm_teacher.wanted("vllm", "cuda:0")

@@ -78,7 +78,7 @@ def test_an_event_without_its_artifact_is_found(copied: Path) -> None:
     (store / "current" / "quarantine.json").unlink()
     done = _audit(copied)
     (problem,) = done["problems"]
-    assert problem.startswith("quarantine ") and "but the store does not hold it" in problem
+    assert problem.startswith("quarantine ") and "but it is not in the store" in problem
 
 
 def test_without_dagsters_database_the_chain_stands_alone(finished: Finished, tmp_path: Path) -> None:
@@ -87,7 +87,7 @@ def test_without_dagsters_database_the_chain_stands_alone(finished: Finished, tm
     shutil.rmtree(root / "dagster_home")
     document = ft_json(root, "audit", "qlora", "--verify")
     assert document["verified"] is True
-    assert document["notes"] == ["Dagster's event log is gone or empty; the store was checked alone"]
+    assert document["notes"] == ["Dagster's event log is missing or empty; only the store was checked"]
 
 
 def _audit(root: Path) -> dict:

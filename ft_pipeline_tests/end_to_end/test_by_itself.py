@@ -55,4 +55,4 @@ def test_a_dropped_file_replaces_the_champion(tmp_path: Path, monkeypatch: pytes
     assert after is not None and after.name == "qlora/merged"
     assert after.sequence == before.sequence + 1 and after.fingerprint != before.fingerprint
     assert len(reasons) == 1 and re.fullmatch(r"\d+ new rows", reasons[0])
-    assert [text for text in hook.told if "New champion" in text and "in place of qlora/merged" in text]
+    assert [text for text in hook.told if "New champion" in text and "replacing qlora/merged" in text]

@@ -71,7 +71,7 @@ def test_a_hosted_teacher_from_a_wrong_key_to_the_comparison(shop: Path) -> None
         hosted(root, server, prices={"input_per_million": 1000.0})
         wrong = run(root, *ASSETS, TEACHER_KEY="sk-wrong-key")
         assert wrong.returncode == 1
-        assert "the teacher cannot be asked: HTTP 401: Incorrect key: Bearer ***" in wrong.stdout
+        assert "The teacher rejects all requests: HTTP 401: Incorrect key: Bearer ***" in wrong.stdout
         done = run(root, *ASSETS, TEACHER_KEY=KEY)
         assert done.returncode == 0, done.stdout + done.stderr
         # What changes no answer builds nothing; the comparison only waits for the training that was not asked for.

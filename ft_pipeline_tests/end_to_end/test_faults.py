@@ -148,7 +148,7 @@ def test_a_flipped_byte_is_found_by_its_hash_and_built_anew_beside_it(finished: 
     command, audit = ("run", "--experiment", "qlora"), ("audit", "qlora", "--verify")
     one_line(ft(root, *audit), "adapter_model.safetensors was changed")
     reasons = {step["asset"]: step["reason"] for step in ft_json(root, *command, "--plan")["plan"] if step["runs"]}
-    assert reasons["adapter"] == "damaged, or gone from the store"
+    assert reasons["adapter"] == "damaged or missing from the store"
     steps = {step["asset"]: step["state"] for step in ft_json(root, *command)["steps"]}
     assert steps.pop("adapter") == "built" and set(steps.values()) == {"reused"}
     whole = folder_of(root, "adapter")

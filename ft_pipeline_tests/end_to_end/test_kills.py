@@ -187,7 +187,8 @@ def test_others_wait_for_the_slot_and_say_so(shop: Shop, tmp_path: Path) -> None
         command = [str(Path(sys.executable).parent / "ft"), "run", "-e", "brief", "--select", "adapter"]
         from_cli = subprocess.Popen(command, env=environment(shop.group.root), stdout=log, stderr=subprocess.STDOUT)
     said = (tmp_path / "log").read_text
-    waits = f"adapter [brief] waits for a slot of the pool gpu, which adapter of run {training.run_id[:8]} holds"
+    holder = f"adapter of run {training.run_id[:8]}"
+    waits = f"adapter [brief] waits for a slot in the pool gpu, which is in use by {holder}"
     until(lambda: waits in said(), "ft run says that it waits", PATIENCE)
     until(lambda: shop.status(from_ui) == "QUEUED", "the run of the UI waits", PATIENCE)
     assert workers(shop.group.root)[-1] == training.trainer and len(workers(shop.group.root)) == 2

@@ -45,7 +45,7 @@ def test_a_second_run_finds_all_fresh(finished: Finished) -> None:
     again = ft_json(finished.root, "run", "--experiment", "qlora")
     assert again["steps"] == []
     assert again["fresh"] == len(SHARED) + len(PER_EXPERIMENT)
-    assert "All is fresh" in ft(finished.root, "run", "--experiment", "qlora").stdout
+    assert "Up to date" in ft(finished.root, "run", "--experiment", "qlora").stdout
 
 
 def test_the_comparison_holds_prompts_and_tuned_models_with_intervals(finished: Finished) -> None:

@@ -55,12 +55,12 @@ def test_the_comparison_shows_them_beside_the_row(root: Path) -> None:
     shown = ft(root, "compare").stdout
     assert "lora/merged, trained with 2 seeds: loss" in shown and "the last step brought" in shown
     report = (current(root, "report").path / NAME).read_text(encoding="utf-8")
-    assert "From seed to seed" in report and "What more rows would bring" in report
+    assert "Variation between seeds" in report and "Effect of more training rows" in report
 
 
 def test_a_member_is_no_candidate(root: Path) -> None:
     refused = ft(root, "promote", "lora.seed1")
-    assert refused.returncode != 0 and "the comparison has no 'lora.seed1'; choose one of" in refused.stderr
+    assert refused.returncode != 0 and "The comparison has no row 'lora.seed1'. Choose one of" in refused.stderr
 
 
 def test_seeds_of_another_recipe_are_left_out_until_they_are_trained_again(root: Path) -> None:

@@ -73,9 +73,9 @@ def test_a_function_of_the_project_folder_is_asked_by_name(root: Path) -> None:
 @pytest.mark.parametrize(
     ("function", "answer", "said"),
     [
-        ("breaks", "", r"metric mine \(quality.checks.breaks\) fails in line 17 of checks.py on the answer ''.*Zero"),
-        ("hungry", "x", r"has the parameter 'model'; it may have reference, answer, messages"),
-        ("endless", "x", "gives inf for the answer 'x'"),
+        ("breaks", "", r"Metric mine \(quality.checks.breaks\) failed in line 17 of checks.py on the answer ''.*Zero"),
+        ("hungry", "x", r"has the unknown parameter 'model'. Use only reference, answer, messages"),
+        ("endless", "x", "returned inf for the answer 'x'"),
     ],
 )
 def test_a_function_that_fails_is_named(root: Path, function: str, answer: str, said: str) -> None:
@@ -85,9 +85,9 @@ def test_a_function_that_fails_is_named(root: Path, function: str, answer: str, 
 
 def test_what_is_not_there_is_said_before_anything_runs(root: Path) -> None:
     for function, said in (
-        ("quality.checks.tone", r"quality/checks.py has no function 'tone'; it has: words, repeats, breaks"),
-        ("broken.f", "broken.py: cannot be read as Python"),
-        ("nowhere.f", "there is no nowhere.py in the project folder, and no package 'nowhere' is installed"),
+        ("quality.checks.tone", r"quality/checks.py has no function 'tone'. Add it or use one of: words, repeats"),
+        ("broken.f", "broken.py cannot be read as Python"),
+        ("nowhere.f", "the project folder has no nowhere.py, and no package 'nowhere' is installed"),
     ):
         with pytest.raises(UserError, match=said):
             resolve(root, one(function))
@@ -97,7 +97,7 @@ def test_an_installed_function_stands_for_itself_by_its_version(root: Path) -> N
     found = resolve(root, one("sacrebleu.sentence_bleu", lower_is_better=True))["mine"]
     assert found["source"] is None
     assert found["distribution"].startswith("sacrebleu==")
-    with pytest.raises(UserError, match="has the parameter 'hypothesis'"):
+    with pytest.raises(UserError, match="has the unknown parameter 'hypothesis'"):
         CustomMetric.load("mine", found)
 
 
@@ -117,12 +117,12 @@ def test_formats(wanted: AnswerFormat, good: list[str], bad: list[str]) -> None:
 @pytest.mark.parametrize(
     ("lines", "said"),
     [
-        ("answer_format: {type: regex, pattern: '('}", "'(', no regular expression"),
-        ("answer_format: {type: regex}", "`type: regex` and `pattern` go together"),
-        ("answer_format: {type: regex, pattern: a, keys: [a]}", "`keys` belong to `type: json`"),
-        ("metrics: {chrf: {function: a.b}}", "the metric name 'chrf' is taken"),
-        ("metrics: {answer: {function: a.b}}", "the metric name 'answer' is taken"),
-        ("metrics: {My-Tone: {function: a.b}}", "the metric name 'My-Tone' must be small letters"),
+        ("answer_format: {type: regex, pattern: '('}", "'(', which is not a valid regular expression"),
+        ("answer_format: {type: regex}", "`type: regex` and `pattern` need each other"),
+        ("answer_format: {type: regex, pattern: a, keys: [a]}", "`keys` needs `type: json`"),
+        ("metrics: {chrf: {function: a.b}}", "the metric name 'chrf' is reserved"),
+        ("metrics: {answer: {function: a.b}}", "the metric name 'answer' is reserved"),
+        ("metrics: {My-Tone: {function: a.b}}", "the metric name 'My-Tone' is invalid. Use at most 40 lowercase"),
         ("metrics: {tone: {function: a}}", "evaluation.metrics.tone.function"),
     ],
 )
@@ -179,5 +179,5 @@ def test_they_reach_the_comparison(make_job: JobMaker, root: Path, tmp_path: Pat
 def test_a_format_that_no_reference_has_is_a_slip(make_job: JobMaker) -> None:
     wanted = evaluation(answer_format=AnswerFormat(type="json").model_dump())
     job = make_job("prompt_baseline", prompting={"variants": {}}, evaluation=wanted)
-    with pytest.raises(UserError, match="none of the 4 reference answers has it, the first is '"):
+    with pytest.raises(UserError, match=r"none of the 4 reference answers has this format\. The first is '"):
         prompt_baseline.run(job)

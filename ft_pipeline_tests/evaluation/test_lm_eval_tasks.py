@@ -112,7 +112,7 @@ def test_only_the_first_documents(make_job: JobMaker, folder: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("capitels", "there is no task 'capitels'; did you mean 'capitals'"),
+        ("capitels", "unknown task 'capitels'. Did you mean 'capitals'"),
         ("texts", "texts has no metric that is a mean over its documents"),
         ("moved", r"evaluation.tasks \(moved\): FileNotFoundError: .*evaluation.include_path"),
     ],
@@ -143,5 +143,5 @@ def test_the_files_are_kept_as_they_were_hashed(make_job: JobMaker, folder: Path
     assert keep_files(job) == {"files": 6}
     assert files_of(job.out) == files
     (folder / "own.py").write_text("changed", encoding="utf-8")
-    with pytest.raises(UserError, match=r"own\.py changed while it was read"):
+    with pytest.raises(UserError, match=r"own\.py changed while it was being read"):
         keep_files(job)

@@ -30,7 +30,7 @@ def test_every_assistant_turn_of_the_test_split_is_an_item() -> None:
 def test_few_rows_are_the_first_by_hash() -> None:
     assert rows_to_test(CONVERSATIONS, 2) == ROWS[:2]
     assert rows_to_test(list(reversed(CONVERSATIONS)), 2) == ROWS[:2]
-    with pytest.raises(UserError, match="none of the 1 conversations is in the test split"):
+    with pytest.raises(UserError, match="None of the 1 conversations is in the test split"):
         rows_to_test([conversation("train", "a", "b")], None)
 
 

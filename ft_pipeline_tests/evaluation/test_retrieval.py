@@ -102,7 +102,7 @@ def test_a_variant_that_cannot_be_meant_is_refused() -> None:
         PromptVariant(examples="retrieved")
     with pytest.raises(ValidationError, match="`passages` is 0"):
         PromptVariant(system_prompt="Known: {passages}")
-    with pytest.raises(UserError, match="data/raw/text holds no usable text"):
+    with pytest.raises(UserError, match="data/raw/text contains no usable text"):
         Prompt.of({"passages": 1}, ROWS, 0, [])
 
 

@@ -174,7 +174,7 @@ def test_a_test_split_without_rows_is_said(make_job: JobMaker, tmp_path: Path, c
     (tmp_path / "none").mkdir()
     pq.write_table(table.slice(0, 2), tmp_path / "none" / "rows.parquet")
     job = make_job("prompt_baseline", inputs={"conversations": tmp_path / "none"}, prompting={"variants": {}})
-    with pytest.raises(UserError, match="none of the 2 conversations is in the test split"):
+    with pytest.raises(UserError, match="None of the 2 conversations is in the test split"):
         prompt_baseline.run(job)
 
 

@@ -85,7 +85,7 @@ def test_gpus_are_leased_one_to_a_job(tmp_path: Path) -> None:
 def test_a_need_for_memory_chooses_the_gpu(tmp_path: Path) -> None:
     with lease(DeviceNeed(min_memory_gb=40), tmp_path) as held:
         assert held.names == ("NVIDIA A100",)
-    found = r"2 GPU.* of at least 40 GB; this machine shows NVIDIA A100 86 GB, NVIDIA T4 16 GB"
+    found = r"2 GPU.* of at least 40 GB, but this machine has NVIDIA A100 86 GB, NVIDIA T4 16 GB"
     with pytest.raises(UserError, match=found), lease(DeviceNeed(count=2, min_memory_gb=40), tmp_path):
         pass
 
@@ -101,11 +101,11 @@ def test_memory_that_others_hold_is_waited_for(two_gpus: Path, tmp_path: Path, m
 
     with lease(DeviceNeed(min_memory_gb=10), tmp_path, say) as held:
         assert held.names == ("NVIDIA T4",)
-    assert said == ["waiting: GPU 1 has 1.0 GB free of 10"]
+    assert said == ["waiting: GPU 1 has 1.0 GB free of the required 10 GB"]
 
     monkeypatch.setattr(devices, "FOREIGN_PATIENCE", 0.0)
     two_gpus.write_text(TWO_GPUS.format(free=1000))
-    refused = pytest.raises(UserError, match=r"GPU 1 has 1\.0 GB free of 10; see what .*: end the process")
+    refused = pytest.raises(UserError, match=r"GPU 1 has 1\.0 GB free of the required 10 GB\. Find .* stop the process")
     with refused, lease(DeviceNeed(min_memory_gb=10), tmp_path):
         pass
 
@@ -176,7 +176,7 @@ def test_gpus_that_are_lost_while_they_are_waited_for(
 ) -> None:
     monkeypatch.setattr(devices, "FOREIGN_PATIENCE", 0.0)
     monkeypatch.setattr(devices, "POLL_SECONDS", 0.01)
-    refused = pytest.raises(UserError, match="nvidia-smi shows no GPU any more")
+    refused = pytest.raises(UserError, match="nvidia-smi no longer shows a GPU")
     with (
         lease(DeviceNeed(count=2), tmp_path),
         refused,

@@ -41,7 +41,7 @@ def test_the_ui_hands_over_to_dagster_when_the_tables_are_made(tmp_path: Path, m
     assert done.exit_code == 0 and set(made) >= {"runs.db", "index.db", "schedules.db"}
     assert (home / "opening").is_file(), "under the lock"
     assert commands[0][:5] == [str(alone), "-P", "-m", "dagster", "dev"] and find_spec("dagster.__main__")
-    with pytest.raises(UserError, match=r"is up already, in process \d+ \(ft ui\); .* --read-only"):
+    with pytest.raises(UserError, match=r"is already running in process \d+ \(ft ui\)\. .* --read-only"):
         CliRunner().invoke(app, arguments, catch_exceptions=False)
     done = CliRunner().invoke(app, [*arguments, "--read-only"], catch_exceptions=False)
     assert commands[1][:5] == [str(alone), "-P", "-m", "dagster_webserver", "--read-only"]
@@ -60,7 +60,7 @@ def test_a_port_that_is_taken_is_one_line(tmp_path: Path, monkeypatch: pytest.Mo
         monkeypatch.setenv(name, "")  # put back at the end
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(UserError, match=f"port {port} of 127.0.0.1 is in use"):
+        with pytest.raises(UserError, match=f"Port {port} of 127.0.0.1 is in use"):
             CliRunner().invoke(app, ["ui", "--project", str(root), "--port", str(port)], catch_exceptions=False)
 
 
@@ -68,7 +68,7 @@ def test_a_database_whose_address_is_not_set_is_told(tmp_path: Path, monkeypatch
     (tmp_path / "dagster.yaml").write_text("storage: {postgres: {postgres_url: {env: FT_POSTGRES_URL}}}\n")
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
     monkeypatch.delenv("FT_POSTGRES_URL", raising=False)
-    with pytest.raises(UserError, match=r"FT_POSTGRES_URL is not set, and .*dagster.yaml"):
+    with pytest.raises(UserError, match=r"FT_POSTGRES_URL is not set, but .*dagster.yaml"):
         connect_instance()
 
 

@@ -45,7 +45,7 @@ def test_a_machine_that_shuts_down_keeps_the_checkpoint(store: ArtifactStore) ->
     for pid in pids[:2]:
         os.kill(pid, signal.SIGTERM)
     _, errors = builder.communicate(timeout=PATIENCE)
-    assert "the worker was interrupted; run again" in errors
+    assert "the worker was interrupted. Run again" in errors
     until(lambda: all_gone(pids), "the worker and its children ended")
     assert [path.read_text() for path in (store.root / "work").rglob("checkpoint")] == ["kept"]
 

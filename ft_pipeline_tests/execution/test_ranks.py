@@ -96,7 +96,7 @@ def test_only_training_is_shared(monkeypatch: pytest.MonkeyPatch) -> None:
     assert launcher_for("adapter", DeviceNeed()) == AccelerateLauncher()
     assert launcher_for("scores", DeviceNeed()) == LocalLauncher()
     monkeypatch.setenv("FT_LAUNCHER", "slurm")
-    with pytest.raises(UserError, match="FT_LAUNCHER='slurm' is no launcher; set local"):
+    with pytest.raises(UserError, match=r"FT_LAUNCHER='slurm' is not a launcher. Set it to local"):
         launcher_for("scores", None)
 
 
@@ -107,25 +107,25 @@ def test_how_many_and_how() -> None:
     assert processes_of(two_gpus, "cuda:0") == Processes(2)
     assert processes_of(two_gpus | {COUNT: "1"}, "cuda:0") == Processes(1)
     assert processes_of({COUNT: "2", CONFIG: fsdp}, "cpu") == Processes(2, sharded=True)
-    with pytest.raises(UserError, match=r"3 processes for 2 leased GPU\(s\): set gpu.count of the experiment to 3"):
+    with pytest.raises(UserError, match=r"3 processes for 2 leased GPU\(s\)\. Set gpu.count of the experiment to 3"):
         processes_of(two_gpus | {COUNT: "3"}, "cuda:0")
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("num_processes: two", "'two' is no number of processes"),
-        ("num_processes: 0", "0 is no number of processes"),
-        ("distributed_type: FSDP", "say `fsdp_version: 2`"),
-        ("{distributed_type: FSDP, fsdp_config: {fsdp_version: two}}", "fsdp_version is 'two'; say `fsdp_version: 2`"),
-        ("{distributed_type: FSDP, fsdp_config: [fsdp_version]}", "fsdp_config is .*; put its keys below it"),
+        ("num_processes: two", "'two' is not a number of processes"),
+        ("num_processes: 0", "0 is not a number of processes"),
+        ("distributed_type: FSDP", "Set `fsdp_version: 2`"),
+        ("{distributed_type: FSDP, fsdp_config: {fsdp_version: two}}", "fsdp_version is 'two'. Set `fsdp_version: 2`"),
+        ("{distributed_type: FSDP, fsdp_config: [fsdp_version]}", "fsdp_config is .*. Indent its keys below it"),
         (
             "{distributed_type: FSDP, fsdp_config: {fsdp_version: 2, fsdp_reshard_after_forward: FULL_SHARD}}",
-            "fsdp_reshard_after_forward is 'FULL_SHARD'; FSDP2 knows true and false",
+            "fsdp_reshard_after_forward is 'FULL_SHARD'. Set it to true or false",
         ),
         ("distributed_type: MEGATRON_LM", "distributed_type 'MEGATRON_LM' is not supported"),
-        ("num_machines: 2", "num_machines is 2; one training runs on one machine"),
-        ("- a list", "is no file of `accelerate config`"),
+        ("num_machines: 2", "num_machines is 2, but a training runs on one"),
+        ("- a list", "is not a configuration file"),
         ("a: [", "cannot be read"),
     ],
 )

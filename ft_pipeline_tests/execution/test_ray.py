@@ -175,7 +175,7 @@ def test_a_node_that_dies_is_one_clear_error_and_the_next_run_goes_on(cluster: C
 
     with (
         listening(Progress, kill_at_3),
-        pytest.raises(WorkerError, match=r"the worker's Ray node \(.+\) is gone; run again, it goes on from its last"),
+        pytest.raises(WorkerError, match=r"the worker's Ray node \(.+\) is gone\. Run again to resume from the last"),
     ):
         build(store, steps=200, sleep=0.2)
     assert store.all() == [] and list((store.root / "drafts").iterdir()) == []
@@ -190,7 +190,7 @@ def test_a_node_that_dies_is_one_clear_error_and_the_next_run_goes_on(cluster: C
 @long_with_ray
 def test_a_cluster_that_is_not_there(monkeypatch: pytest.MonkeyPatch, store: ArtifactStore) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "http://127.0.0.1:9")
-    with pytest.raises(UserError, match=r"the Ray cluster at http://127\.0\.0\.1:9 takes no job"):
+    with pytest.raises(UserError, match=r"The Ray cluster at http://127\.0\.0\.1:9 did not accept the job"):
         build(store, steps=1)
 
 
@@ -254,7 +254,7 @@ def test_a_node_that_does_not_see_the_folder_says_so(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "ft_pipeline.execution.workers.ray_node", str(tmp_path / "job.json")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1 and "Traceback" not in done.stderr
-    assert f"does not see the job ([Errno 2] No such file or directory: '{tmp_path}/order.json')" in done.stderr
+    assert f"cannot read the job ([Errno 2] No such file or directory: '{tmp_path}/order.json')" in done.stderr
 
 
 # --- this machine's side, with a client that tells what a test wants --------------------------------------------------
@@ -301,7 +301,7 @@ def agent(folder: Path, told: str, submit: str = "return 'a job'") -> tuple[int,
 def test_a_head_that_is_gone_for_good_is_not_waited_for(tmp_path: Path) -> None:
     code, message = agent(tmp_path, "raise ConnectionError('refused')")
     assert code == 1
-    assert message.startswith("the head of the Ray cluster is gone; run again") and message.endswith(": refused")
+    assert message.startswith("the head of the Ray cluster is gone. Run again") and message.endswith(": refused")
 
 
 def test_the_end_of_what_ray_says_is_told(tmp_path: Path) -> None:
@@ -321,7 +321,7 @@ def test_a_disk_that_is_away_for_a_moment_is_no_end(tmp_path: Path) -> None:
 
 def test_a_cluster_that_refuses_without_a_word(tmp_path: Path) -> None:
     code, message = agent(tmp_path, "return None", submit="raise TimeoutError")
-    assert code == 3 and "takes no job: TimeoutError; start it, or set RAY_ADDRESS" in message
+    assert code == 3 and "did not accept the job: TimeoutError. Start it, or set RAY_ADDRESS" in message
 
 
 def test_only_what_needs_a_device_goes_to_the_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -333,12 +333,12 @@ def test_only_what_needs_a_device_goes_to_the_cluster(monkeypatch: pytest.Monkey
     monkeypatch.setenv("FT_RAY_GPUS", "0")
     assert launcher_for("adapter", DeviceNeed()) == RayLauncher(0) and RayLauncher(0).lease.device == "cpu"
     monkeypatch.setenv("FT_RAY_GPUS", "one")
-    with pytest.raises(UserError, match="FT_RAY_GPUS='one' is no number of 0 or more"):
+    with pytest.raises(UserError, match="FT_RAY_GPUS='one' is not a whole number of at least 0"):
         launcher_for("adapter", DeviceNeed())
 
 
 @pytest.mark.parametrize("name", ["FT_RAY_CPUS", "FT_RAY_PATIENCE"])
 def test_no_cpu_and_no_patience_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str) -> None:
     monkeypatch.setenv(name, "0")
-    with pytest.raises(UserError, match=f"{name}='0' is no number of 1 or more"):
+    with pytest.raises(UserError, match=f"{name}='0' is not a whole number of at least 1"):
         run_worker(None, job(tmp_path, "count"), LAUNCHER)

@@ -39,7 +39,7 @@ def test_what_failed_is_named_with_its_reason(store: ArtifactStore) -> None:
         "no_over_length: 3 rows are too long",
         "max_quarantined: 32 % of alpaca are quarantined, 10 % allowed",
     ]
-    with pytest.raises(UserError, match=r"conversations did not pass its gate: no_over_length: .* \(and 1 more\)"):
+    with pytest.raises(UserError, match=r"conversations failed the check `no_over_length`: .* \(and 1 more\)"):
         require_passed(artifact)
 
 

@@ -45,7 +45,7 @@ def test_pickled_weights_are_refused(tmp_path, folder):
     ("change", "message"),
     [
         ({"auto_map": {"AutoModel": "modeling.X"}}, "never run"),
-        ({"quantization_config": {"quant_method": "gptq"}}, "already quantised"),
+        ({"quantization_config": {"quant_method": "gptq"}}, "already quantized"),
     ],
 )
 def test_what_cannot_be_trained_is_refused(tmp_path, folder, change, message):
@@ -63,7 +63,7 @@ def test_a_folder_without_a_tokenizer_is_refused(tmp_path, folder):
 
 @pytest.mark.parametrize("model", ["./missing", "/missing/model", "a b", "x/y/z"])
 def test_a_name_that_is_neither_folder_nor_hub_id_is_one_clear_error(tmp_path, model):
-    with pytest.raises(UserError, match="is no folder"):
+    with pytest.raises(UserError, match="is neither a folder nor a hub id"):
         convert(tmp_path, model)
 
 

@@ -34,7 +34,7 @@ def test_padding_is_a_token_that_the_model_knows(change, pads, tmp_path):
 
 def test_a_template_without_system_turns_says_what_to_leave_out():
     refusing = "{% if messages[0].role == 'system' %}{{ raise_exception('No system turns') }}{% endif %}" + CHATML
-    with pytest.raises(UserError, match="No system turns; leave the system prompt out"):
+    with pytest.raises(UserError, match=r"No system turns\. Leave out the system prompt"):
         prompt_and_target(tiny_tokenizer(refusing), [{"role": "system", "content": "Be brief."}, *ASKED])
 
 

@@ -162,11 +162,11 @@ def test_every_stop_token_and_no_sampling(trained: Trained, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("name", "merged", "message"),
     [
-        ("nobody", False, "there is no model 'nobody' in this project; choose one of learned, lora, whole, "),
-        ("few_shot", False, "nothing was trained, so there is nothing to export"),
-        ("base", True, "the untouched base model: nothing was trained"),
-        ("champion", False, "there is no champion yet"),
-        ("learned", True, "a learned prompt, which no weights can take in; export it without --merged"),
+        ("nobody", False, "There is no model 'nobody' in this project. Choose one of learned, lora, whole, "),
+        ("few_shot", False, "the base model with a prompt, so there is no trained model to export"),
+        ("base", True, "the base model, so there is no trained model"),
+        ("champion", False, "There is no champion yet"),
+        ("learned", True, "a learned prompt, which cannot be merged into weights. Export it without --merged"),
     ],
 )
 def test_what_cannot_be_exported_is_refused(
@@ -182,14 +182,14 @@ def test_the_teacher_is_not_ours_to_export(tmp_path: Path) -> None:
     document = json.dumps({"rows": [{"name": "teacher", "kind": "teacher"}, {"name": "base", "kind": "base"}]})
     found = asked.put("comparison", {}, lambda out: write(out / "comparison.json", document))
     AssetPointers(asked.store.root).write("comparison", None, found)
-    with pytest.raises(UserError, match=r"'teacher' is the teacher, .* choose one of base"):
+    with pytest.raises(UserError, match=r"'teacher' is the teacher, .* Choose one of base"):
         find_model(asked.store, "teacher")
 
 
 def test_a_model_that_failed_its_gate_is_refused(tmp_path: Path) -> None:
     failed = Trained(tmp_path / "shop")
     failed.train("lora", "lora", passed=False)
-    with pytest.raises(UserError, match="lora did not pass its gate merge"):
+    with pytest.raises(UserError, match="lora failed the check merge"):
         find_model(failed.store, "lora")
 
 

@@ -103,17 +103,19 @@ def test_what_is_champion_already_moves_nothing(material: Material) -> None:
     assert again.sequence == 1
 
 
-@pytest.mark.parametrize(("name", "why"), [("nope", "has no 'nope'"), ("base", "kind base, which cannot be released")])
+@pytest.mark.parametrize(
+    ("name", "why"), [("nope", "has no row 'nope'"), ("base", "kind base, which cannot be released")]
+)
 def test_an_unknown_name_names_the_choice(material: Material, name: str, why: str) -> None:
     comparison = material.compare(material.train(2.0))
-    with pytest.raises(UserError, match=f"{why}.*choose one of lora, "):
+    with pytest.raises(UserError, match=f"{why}.*Choose one of lora, "):
         by_hand(material, comparison, name)
 
 
 def test_scores_newer_than_the_comparison_are_refused(material: Material) -> None:
     comparison = material.compare(material.train(2.0))
     material.train(1.9, label="again")
-    with pytest.raises(UserError, match="scored anew since the comparison"):
+    with pytest.raises(UserError, match="scored again after the comparison"):
         by_hand(material, comparison, "lora")
 
 

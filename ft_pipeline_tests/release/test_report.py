@@ -84,9 +84,9 @@ def test_it_says_what_was_found_and_what_was_decided(shop: Trained, page: Page) 
     recommendation = shop.store.all("recommendation")[-1].summary
     assert all(reason in page.text for reason in recommendation["reasons"])
     assert "Released: lora/merged since" in page.text
-    assert ", by force: it <i>leads</i>" in page.text
+    assert " (forced): it <i>leads</i>" in page.text
     assert page.of_class("released") == 1
-    assert "the untouched model with 2 fixed examples" in page.text
+    assert "the base model with 2 fixed examples" in page.text
 
 
 def test_a_lead_that_may_be_chance_is_called_so(shop: Trained, page: Page) -> None:
@@ -118,7 +118,7 @@ def test_every_answer_stands_beside_its_question_and_its_reference(shop: Trained
     assert page.of_class("item") == ITEMS
     changes = [page.of_class(change) for change in ("improved", "regressed", "same")]
     assert sum(changes) == ITEMS
-    told = f"{changes[0]} answers improved, {changes[2]} stayed as they were, {changes[1]} regressed"
+    told = f"{changes[0]} answers improved, {changes[2]} were unchanged, {changes[1]} regressed"
     assert told in " ".join(page.text.split())
 
 
@@ -182,17 +182,17 @@ def test_ft_report_says_where_it_is_and_copies_it(shop: Trained, made: Artifact,
     assert copy.read_bytes() == (made.path / "report.html").read_bytes()
     code, said = run(shop, str(copy))
     assert code != 0
-    assert "exists already" in said
+    assert "already exists" in said
 
 
 def test_an_old_report_is_not_passed_off_as_the_present_one(tmp_path: Path) -> None:
     shop = Trained(tmp_path / "shop")
-    assert "there is no report yet" in run(shop)[1]
+    assert "There is no report yet" in run(shop)[1]
     first, second = (shop.put("comparison", {}, lambda out, n=n: write(out, n)) for n in ("first", "second"))
     report = shop.put("report", {"comparison": first}, lambda out: write(out, "page"))
     AssetPointers(shop.store.root).write("report", None, report)
     AssetPointers(shop.store.root).write("comparison", None, second)
-    assert "the report was made before the present comparison; bring it up to date: ft run" in run(shop)[1]
+    assert "The report is older than the current comparison. Run `ft run` to update it." in run(shop)[1]
 
 
 def write(out: Path, content: str) -> None:

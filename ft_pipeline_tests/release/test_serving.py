@@ -85,9 +85,9 @@ def serving(root: Path, name: str, **environment: str) -> Iterator[Served]:
         said = []
         for line in process.stderr:
             said.append(line)
-            if "answers on" in line:
+            if "Press Ctrl-C" in line:
                 break
-        assert "answers on" in said[-1], "".join(said)
+        assert f"Serving {name} at " in said[-1], "".join(said)
         yield Served(name, port, process)
     finally:
         process.send_signal(signal.SIGTERM)
@@ -167,7 +167,7 @@ def test_an_engine_that_ends_by_itself_is_one_line_and_a_failure(trained: Traine
     _, said = process.communicate(timeout=PATIENCE)
     assert process.returncode == 1
     assert "no GPU here" in said
-    assert "vllm ended before it could answer (exit code 1)" in said
+    assert "vllm exited before it was ready (exit code 1)" in said
     assert "Traceback" not in said
 
 
@@ -176,15 +176,15 @@ def test_a_port_in_use_is_one_clear_error() -> None:
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = other.getsockname()[1]
-        with pytest.raises(UserError, match=f"port {port} of 127.0.0.1 is in use; choose another: --port {port + 1}"):
+        with pytest.raises(UserError, match=f"Port {port} of 127.0.0.1 is in use. Choose another: --port {port + 1}"):
             require_free("127.0.0.1", port)
 
 
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("learned", "is a learned prompt: virtual tokens, neither weights nor text"),
-        ("lora/adapter", "serve its merged model: ft serve lora"),
+        ("learned", r"is a learned prompt \(virtual tokens\)"),
+        ("lora/adapter", "Serve its merged model: `ft serve lora`"),
     ],
 )
 def test_what_would_not_answer_as_scored_is_refused(trained: Trained, name: str, message: str) -> None:

@@ -96,9 +96,9 @@ def _own_change(inputs: SpecContext, asset: str) -> str | None:
     """
     last = inputs.find(asset)
     if last is None:
-        return "damaged, or gone from the store"
+        return "damaged or missing from the store"
     if last.redacted:
-        return "a row of it was forgotten"
+        return "one of its rows was erased"
     try:
         spec = planned_spec(STEPS[asset], inputs)
     except (UserError, MissingInput, ValidationError):

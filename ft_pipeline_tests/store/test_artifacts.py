@@ -141,7 +141,7 @@ def test_a_flipped_byte_is_seen_said_and_rebuilt_beside(store: ArtifactStore) ->
     said: list[str] = []
     assert store.find(SPEC, said.append) is None
     where = broken.path.relative_to(store.root)
-    assert said == [f"skipped {where}: part/a.txt was changed: its SHA-256 is not that of its manifest"]
+    assert said == [f"skipped {where}: part/a.txt was changed: its SHA-256 differs from its manifest"]
     rebuilt = make(store)
     assert rebuilt.fingerprint == broken.fingerprint
     assert rebuilt.path.name == f"{broken.path.name}-2"
@@ -154,7 +154,7 @@ def test_a_flipped_byte_is_seen_said_and_rebuilt_beside(store: ArtifactStore) ->
     ("damage", "reason"),
     [
         (lambda folder: (folder / "part" / "a.txt").unlink(), "part/a.txt is missing"),
-        (lambda folder: (folder / "part" / "a.txt").write_text("longer content"), "has not the size"),
+        (lambda folder: (folder / "part" / "a.txt").write_text("longer content"), "does not have the size"),
         (lambda folder: (folder / "added.txt").write_text("x"), "added.txt is not in its manifest"),
         (lambda folder: (folder / "manifest.json").unlink(), "it has no manifest.json"),
         (lambda folder: (folder / "manifest.json").write_text("{"), "cannot be read"),
@@ -295,8 +295,8 @@ def test_afresh_begins_without_the_old_checkpoints(store: ArtifactStore) -> None
 @pytest.mark.parametrize(
     ("number", "fix"),
     [
-        (errno.ENOSPC, "free some and run again"),
-        (errno.EDQUOT, "free some and run again"),
+        (errno.ENOSPC, "free some space and run again"),
+        (errno.EDQUOT, "free some space and run again"),
         (errno.EROFS, "cannot write: x.parquet, read-only file system; make it writable"),
         (errno.EACCES, "no access: x.parquet, permission denied; let this user read and write it"),
     ],

@@ -146,7 +146,7 @@ def test_nothing_is_removed_under_a_run(shop: Shop) -> None:
     shop.version("second")
     run = FileLock(shop.store.root / "locks" / "runs" / "0123456789", "a run")
     assert run.try_acquire()
-    with pytest.raises(UserError, match="run 01234567 is under way"):
+    with pytest.raises(UserError, match="Run 01234567 is under way"):
         collect(shop.project, dry_run=False)
     run.release()
     assert len(collect(shop.project, dry_run=False).artifacts) == 3

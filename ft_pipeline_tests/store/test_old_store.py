@@ -142,7 +142,7 @@ def test_only_what_is_listed_runs_again(again: dict[str, Rerun]) -> None:
 
 
 def test_the_plan_tells_a_change_from_what_follows(changed: dict[str, Rerun], again: dict[str, Rerun]) -> None:
-    assert changed["merged_model [lora]"] == Rerun("changed", "damaged, or gone from the store")
+    assert changed["merged_model [lora]"] == Rerun("changed", "damaged or missing from the store")
     assert changed["experiment [qlora]"].why == "settings changed: training"
     assert changed["base_model [qlora]"] == again.get("base_model [qlora]", Rerun("follows", "experiment runs first"))
     # The plan says of it only that the experiment runs first.

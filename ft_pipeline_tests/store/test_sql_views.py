@@ -89,7 +89,7 @@ def test_a_query_touches_no_file(filled: ArtifactStore, statement: str) -> None:
 def test_errors_help(filled: ArtifactStore) -> None:
     with pytest.raises(UserError, match="alpaca, alpaca_set_aside"):
         query(filled, "select * from nothing")
-    with pytest.raises(UserError, match="no other file"):
+    with pytest.raises(UserError, match="not other files"):
         query(filled, "select * from read_text('/etc/passwd')")
     with pytest.raises(UserError, match="syntax error"):
         query(filled, "selekt 1")

@@ -251,8 +251,8 @@ def test_a_held_out_loss_does_not_cut_the_gradient_of_a_quantised_base(tiny_base
     [
         (torch.OutOfMemoryError("CUDA out of memory"), r"halve per_device_train_batch_size \(now 4\)"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), "gradient_checkpointing: true"),
-        (OSError(28, "No space left on device"), "the disk is full"),
-        (RuntimeError("[enforce fail] PytorchStreamWriter failed writing file data/0"), "the disk is full"),
+        (OSError(28, "No space left on device"), "The disk is full"),
+        (RuntimeError("[enforce fail] PytorchStreamWriter failed writing file data/0"), "The disk is full"),
     ],
 )
 def test_memory_and_disk_that_run_out_are_one_clear_error(fault, message):

@@ -112,18 +112,18 @@ def test_the_estimate_counts_what_is_there(kind, base):
 @pytest.mark.parametrize(
     ("kind", "lora", "said"),
     [
-        ("gpt2", {"target_modules": ["c_attn", "q_proj"]}, r"gpt2 model has no matrix q_proj; name some of c_attn"),
+        ("gpt2", {"target_modules": ["c_attn", "q_proj"]}, r"gpt2 model has no matrix q_proj\. Choose from c_attn"),
         ("llama", {"target_modules": ["q_proj", "lm_head"]}, "no matrix lm_head"),
         ("llama", {"target_modules": ["q_proj", "embed_tokens"]}, "no matrix embed_tokens"),
-        ("llama", {"target_modules": ".*(q_proj|lm_head)"}, "names lm_head, which is no matrix of a layer"),
-        ("llama", {"target_modules": ".*(q_proj|embed_tokens)"}, "names embed_tokens, which is no matrix of a layer"),
-        ("llama", {"target_modules": ".*norm"}, "keys of `lora` do not fit the model"),
+        ("llama", {"target_modules": ".*(q_proj|lm_head)"}, "names lm_head, but embeddings and the head"),
+        ("llama", {"target_modules": ".*(q_proj|embed_tokens)"}, "names embed_tokens, but embeddings and"),
+        ("llama", {"target_modules": ".*norm"}, "settings in `lora` do not fit the model"),
         (
             "llama",
             {"target_modules": [*ATTENTION], "rank_pattern": {"up_proj": 4}},
-            "lora.rank_pattern holds 'up_proj'",
+            "lora.rank_pattern contains 'up_proj'",
         ),
-        ("llama", {"alpha_pattern": {"q_prj": 4}}, "lora.alpha_pattern holds 'q_prj'"),
+        ("llama", {"alpha_pattern": {"q_prj": 4}}, "lora.alpha_pattern contains 'q_prj'"),
         ("mixtral", {"target_modules": "all-linear", "lora_dropout": 0.1}, "lora_dropout"),
     ],
 )
@@ -141,7 +141,7 @@ def test_the_settings_are_not_changed_by_what_peft_adds(base):
 @pytest.mark.parametrize(
     ("kind", "keys", "said"),
     [
-        ("bert", {"is_decoder": True}, "a bert model makes its predictions in a way that this trainer does not know"),
+        ("bert", {"is_decoder": True}, "this trainer does not support how a bert model computes its logits"),
         ("llama", {"is_causal": False}, None),
     ],
 )
@@ -152,7 +152,7 @@ def test_a_model_that_is_not_what_it_seems_is_refused(kind, keys, said, tmp_path
         for layer in model.model.layers:  # what a bidirectional Llama is
             layer.self_attn.is_causal = False
         model.config.is_causal = False
-        said = "lets a token see those behind it"
+        said = "tokens attend to later tokens"
     with pytest.raises(UserError, match=said):
         require_causal(model)
 

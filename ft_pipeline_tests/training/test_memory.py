@@ -244,7 +244,7 @@ def test_the_command_reads_an_experiment_without_its_weights(ft):
     assert found["cpu_gb"]["float32"] > found["cpu_gb"]["bfloat16"] > 0.3
     assert f"On a CPU: {found['cpu_gb']['bfloat16']:.1f} GB in bfloat16, " in ft("--experiment", "small").stdout
     shown = ft("--experiment", "small", "--gpu-memory-gb", "0.5").stdout
-    assert "activations" in shown and "does not fit 0.5 GB" in shown
+    assert "activations" in shown and "does not fit in 0.5 GB" in shown
 
 
 @pytest.mark.parametrize(

@@ -124,7 +124,7 @@ def test_a_pair_near_a_held_out_row_is_left_out_and_named(tmp_path, tiny_base):
 
 def test_without_pairs_there_is_one_clear_error(tmp_path, tiny_base):
     empty = pa.Table.from_pylist(preference_rows(1)).slice(0, 0)
-    with pytest.raises(UserError, match="no train pairs: 0 in data/raw/preferences"):
+    with pytest.raises(UserError, match="No train pairs: 0 in data/raw/preferences"):
         make(tmp_path, tiny_base, experiment("dpo"), empty)
 
 
@@ -299,5 +299,5 @@ def test_replayed_texts_train_beside_the_answers_and_never_validate(tmp_path, ti
 
 def test_nothing_to_replay_is_said(tmp_path, tiny_base):
     empty = pa.Table.from_pylist(text_rows(1)).slice(0, 0)
-    with pytest.raises(UserError, match=r"replay is 0.5 and there is nothing to replay: 0 texts"):
+    with pytest.raises(UserError, match=r"replay is 0.5, but there is nothing to replay: 0 texts"):
         make(tmp_path, tiny_base, sft_with_replay(0.5), empty)

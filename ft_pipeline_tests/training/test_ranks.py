@@ -161,8 +161,8 @@ def test_what_is_shared_counts_once():
 @pytest.mark.parametrize(
     ("technique", "optim", "message"),
     [
-        ("qlora", "adamw_torch", "technique 'qlora' does not go with FSDP: say `technique: lora`"),
-        ("lora", "adamw_8bit", "training.optim 'adamw_8bit' does not go with FSDP: say `optim: adamw_torch`"),
+        ("qlora", "adamw_torch", "technique 'qlora' is not supported with FSDP. Set `technique: lora`"),
+        ("lora", "adamw_8bit", "training.optim 'adamw_8bit' is not supported with FSDP. Set `optim: adamw_torch`"),
     ],
 )
 def test_what_cannot_be_divided_is_refused(technique, optim, message):

@@ -101,5 +101,5 @@ def test_full_in_bf16_learns_as_in_32_bit_and_resumes_exactly(tmp_path, data, ti
 
 
 def test_fsdp_is_refused():
-    with pytest.raises(adapter.UserError, match="pure_bf16 does not go with FSDP"):
+    with pytest.raises(adapter.UserError, match="pure_bf16 is not supported with FSDP"):
         require_divisible(experiment(pure_bf16=True), Rank(0, 2, sharded=True))

@@ -143,7 +143,7 @@ def test_a_smaller_share_of_the_rows_lies_within_a_larger_one(tmp_path, tiny_bas
 
 def test_no_validation_rows_is_one_clear_error(tmp_path, tiny_base):
     rows = [row for row in support_rows() if row["split"] == "train"]
-    with pytest.raises(UserError, match="no validation rows"):
+    with pytest.raises(UserError, match="No validation rows"):
         make_training_data(tmp_path, tiny_base, rows, settings())
 
 

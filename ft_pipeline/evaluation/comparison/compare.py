@@ -73,14 +73,14 @@ def compare(inputs: Mapping[str, Path], config: Mapping[str, Any], experiments: 
     contenders = read_scored_models(inputs, config.get("champion"))
     chosen, left_out = comparable(contenders, config.get("fingerprint"))
     if not without_sweep_members(chosen):
-        raise UserError("there are no scores to compare yet; materialize prompt_baseline and scores, or run `ft run`")
+        raise UserError("There are no scores to compare yet. Materialize prompt_baseline and scores, or run `ft run`.")
     samples = {model.name: model.records("samples.parquet") for model in chosen}
     _check_items(samples)
     own = {name: Metric(**fields) for model in chosen for name, fields in model.own_metrics.items()}
     metrics = METRICS | own
     primary = config["primary_metric"]
     if primary not in metrics:
-        raise UserError(f"promotion.metric {primary!r} is not in these scores, which are older: run `ft run`")
+        raise UserError(f"promotion.metric {primary!r} is not in these scores, which are older. Run `ft run`.")
     estimates = _estimates(chosen, samples, [*_MEANS, *own], config)
     by_name = {model.name: model for model in without_sweep_members(chosen)}
     measured, estimates = estimates, {name: estimates[name] for name in by_name}
@@ -120,7 +120,7 @@ def _check_items(samples: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
     wanted = [sample["item"] for sample in samples[first]]
     for name, records in samples.items():
         if [record["item"] for record in records] != wanted:
-            raise UserError(f"{name} was not scored on the items of {first}; score it again: ft run --force")
+            raise UserError(f"{name} was not scored on the items of {first}. Score it again with `ft run --force`.")
 
 
 def _measured(metric: str, estimates: Estimates) -> bool:

@@ -40,7 +40,7 @@ def markdown_table(document: Mapping[str, Any]) -> str:
 
 
 def _break_even(found: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the table of calls that pay for training; nothing without an entry."""
+    """Return the table of calls that pay for training; an empty list without an entry."""
     if not found:
         return []
     header = ["", "against", "prompt tokens saved / call", "seconds saved / call", "training", "calls by time"]
@@ -57,7 +57,7 @@ def _break_even(found: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _seeds(document: Mapping[str, Any]) -> list[str]:
-    """Return the table of the spread between training seeds; nothing if no experiment was trained twice."""
+    """Return the table of the spread between training seeds; an empty list if no experiment has several seeds."""
     if not document["seeds"]:
         return []
     metrics = shown_metrics(document)
@@ -75,7 +75,7 @@ def _seeds(document: Mapping[str, Any]) -> list[str]:
 
 
 def _learning_curves(document: Mapping[str, Any]) -> list[str]:
-    """Return the table of the primary metric by training rows; nothing without a learning curve."""
+    """Return the table of the primary metric by training rows; an empty list without a learning curve."""
     if not document["learning_curves"]:
         return []
     primary = document["primary_metric"]
@@ -93,7 +93,7 @@ def _learning_curves(document: Mapping[str, Any]) -> list[str]:
 
 
 def _noise(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
-    """Return the table of quantization errors; nothing if no experiment uses 4 bit."""
+    """Return the table of quantization errors; an empty list if no experiment uses 4 bit."""
     if not found:
         return []
     header = ["", "from", "to", "KL, nats per token", "loss from", "loss to", "difference"]

@@ -63,7 +63,7 @@ def change_picture(gains: Sequence[float], metric: Metric) -> bytes:
         colors = [BLUE if gain > least else ORANGE if gain < -least else GREY for gain in heights]
         axes.bar(range(len(heights)), heights, width=1.0, color=colors)
         axes.axhline(0, color="black", linewidth=0.8)
-        axes.set(title="Gain per answer", xlabel="answers, sorted", ylabel=f"{metric.label}: better by", xticks=[])
+        axes.set(title="Gain per answer", xlabel="answers, sorted", ylabel=f"{metric.label}: gain", xticks=[])
         axes.grid(axis="x", visible=False)
 
     return panels([draw], 7.0, 2.6)

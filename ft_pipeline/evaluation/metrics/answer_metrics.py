@@ -55,8 +55,8 @@ class AnswerMetrics:
         """Raise UserError if no reference answer has the declared format: then the declaration is wrong."""
         if self.answer_format and not any(has_format(item.reference, self.answer_format) for item in items):
             raise UserError(
-                f"evaluation.answer_format: none of the {len(items)} reference answers has it, the first is "
-                f"{items[0].reference[:80]!r}; correct the format, or remove it"
+                f"evaluation.answer_format: none of the {len(items)} reference answers has this format. The first is "
+                f"{items[0].reference[:80]!r}. Correct the format, or remove it."
             )
 
     def means(self, samples: Sequence[Mapping[str, Any]]) -> dict[str, float]:

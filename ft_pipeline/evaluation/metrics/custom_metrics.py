@@ -43,8 +43,8 @@ def _origin(root: Path, settings: MetricSettings) -> dict[str, str | None]:
     distributions = packages_distributions().get(package)
     if not distributions:
         raise UserError(
-            f"evaluation.metrics: {settings.function!r}: there is no {path.relative_to(root)} in the project folder, "
-            f"and no package {package!r} is installed"
+            f"evaluation.metrics: {settings.function!r}: the project folder has no {path.relative_to(root)}, and no "
+            f"package {package!r} is installed. Add the file, install the package, or correct the name."
         )
     return {"source": None, "distribution": f"{distributions[0]}=={version(distributions[0])}"}
 
@@ -55,10 +55,10 @@ def _checked(path: Path, root: Path, function: str) -> str:
         source = path.read_text(encoding="utf-8")
         body = ast.parse(source).body
     except (OSError, UnicodeDecodeError, SyntaxError, ValueError) as error:
-        raise UserError(f"{name}: cannot be read as Python: {error}") from None
+        raise UserError(f"{name} cannot be read as Python ({error}). Correct the file.") from None
     functions = [statement.name for statement in body if isinstance(statement, ast.FunctionDef)]
     if function not in functions:
-        raise UserError(f"{name} has no function {function!r}; it has: {', '.join(functions) or 'none'}")
+        raise UserError(f"{name} has no function {function!r}. Add it or use one of: {', '.join(functions) or 'none'}.")
     return source
 
 
@@ -83,12 +83,13 @@ class CustomMetric:
             function = getattr(module, function_name)
             parameters = inspect.signature(function).parameters
         except Exception as error:
-            raise UserError(f"metric {name} ({found['function']}): {type(error).__name__}: {error}") from None
+            message = f"{type(error).__name__}: {error}"
+            raise UserError(f"Metric {name} ({found['function']}) cannot be loaded: {message}") from None
         needed = [key for key, parameter in parameters.items() if parameter.default is inspect.Parameter.empty]
         if unknown := set(needed) - set(PARAMETERS):
             raise UserError(
-                f"metric {name} ({found['function']}) has the parameter {sorted(unknown)[0]!r}; it may have "
-                f"{', '.join(PARAMETERS)}"
+                f"Metric {name} ({found['function']}) has the unknown parameter {sorted(unknown)[0]!r}. Use only "
+                f"{', '.join(PARAMETERS)}."
             )
         return cls(name, found["function"], function, tuple(key for key in PARAMETERS if key in parameters))
 
@@ -100,11 +101,14 @@ class CustomMetric:
         except Exception as error:
             line = traceback.extract_tb(error.__traceback__)[-1]
             raise UserError(
-                f"metric {self.name} ({self.path}) fails in line {line.lineno} of {Path(line.filename).name} on the "
+                f"Metric {self.name} ({self.path}) failed in line {line.lineno} of {Path(line.filename).name} on the "
                 f"answer {answer[:80]!r}: {type(error).__name__}: {error}"
             ) from None
         if not math.isfinite(value):
-            raise UserError(f"metric {self.name} ({self.path}) gives {value} for the answer {answer[:80]!r}")
+            raise UserError(
+                f"Metric {self.name} ({self.path}) returned {value} for the answer {answer[:80]!r}. Return a finite "
+                "number."
+            )
         return value
 
 

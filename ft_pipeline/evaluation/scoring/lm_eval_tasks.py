@@ -47,7 +47,8 @@ class OwnTasks:
         missing = [task for task in results["samples"] if not any(r["metric"].startswith(f"{task}/") for r in records)]
         if missing:
             raise UserError(
-                f"evaluation.tasks: {missing[0]} has no metric that is a mean over its documents, so it has no interval"
+                f"evaluation.tasks: {missing[0]} has no metric that is a mean over its documents, which an interval "
+                "needs. Remove the task, or give a metric `aggregation: mean`."
             )
         return records
 
@@ -88,8 +89,8 @@ class OwnTasks:
         for name in self.names:
             if name not in manager.all_tasks:
                 near = get_close_matches(name, manager.all_tasks, n=1)
-                hint = f"; did you mean {near[0]!r}?" if near else "; `lm_eval ls tasks` lists them"
-                raise UserError(f"evaluation.tasks: there is no task {name!r}{hint}")
+                hint = f"Did you mean {near[0]!r}?" if near else "Run `lm_eval ls tasks` to list the tasks."
+                raise UserError(f"evaluation.tasks: unknown task {name!r}. {hint}")
         return manager
 
     @contextlib.contextmanager
@@ -99,8 +100,9 @@ class OwnTasks:
         except (OSError, ValueError) as error:  # bases of the errors of datasets and huggingface_hub
             first = str(error).strip().split("\n")[0][:300]
             raise UserError(
-                f"evaluation.tasks ({', '.join(self.names)}): {type(error).__name__}: {first}. A task of lm-eval's own "
-                "fetches its data from the hub; without one, put a task with local files into evaluation.include_path"
+                f"evaluation.tasks ({', '.join(self.names)}): {type(error).__name__}: {first}. Tasks that come with "
+                "lm-eval download their data from the hub. Without access, put a task with local files into "
+                "evaluation.include_path."
             ) from error
 
     def _records(self, task: str, results: Mapping[str, Any]) -> list[Record]:

@@ -36,7 +36,7 @@ class Prompt:
         """
         wanted = PromptVariant.model_validate(dict(variant))
         if wanted.passages and not texts:
-            raise UserError("a prompt variant asks for passages, but data/raw/text holds no usable text; add some")
+            raise UserError("A prompt variant needs passages, but data/raw/text contains no usable text. Add some.")
         fixed = wanted.few_shot if wanted.examples == "fixed" else 0
         return cls(
             wanted.system_prompt,
@@ -81,8 +81,8 @@ def render_items(
     if window is not None and max(needed) > window:
         over = sum(tokens > window for tokens in needed)
         raise UserError(
-            f"{name}: {over} of {len(items)} test answers need up to {max(needed)} tokens of context, the model has "
-            f"{window}; lower its few_shot or passages, or evaluation.max_new_tokens"
+            f"{name}: {over} of {len(items)} test answers need up to {max(needed)} tokens of context, but the model "
+            f"has {window}. Lower its few_shot or passages, or evaluation.max_new_tokens."
         )
     return rendered
 

@@ -229,8 +229,8 @@ class Scorer:
         for metric, value in scores.items():
             if not math.isfinite(value):
                 raise UserError(
-                    f"{subject.name}: {metric} is {value}; the model's weights or logits are not finite, so it cannot "
-                    "be scored: train again with a lower learning_rate"
+                    f"{subject.name}: {metric} is {value}, because the model's weights or logits are not finite. Train "
+                    "again with a lower learning_rate."
                 )
         return {
             "name": subject.name,

@@ -28,5 +28,5 @@ def keep_files(job: Job) -> dict[str, Any]:
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(Path(job.handling["folder"]) / name, target)
         if sha256_of_file(target) != sha256:
-            raise UserError(f"evaluation.include_path: {name} changed while it was read; run again")
+            raise UserError(f"evaluation.include_path: {name} changed while it was being read. Run again.")
     return {"files": len(job.config["files"])}

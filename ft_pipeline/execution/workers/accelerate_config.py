@@ -39,16 +39,16 @@ def processes_of(environment: Mapping[str, str], device: str) -> Processes:
     wanted = environment.get(COUNT) or given.get("num_processes")
     count = max(1, gpus) if wanted is None else _number(wanted)
     if gpus and count > gpus:
-        raise UserError(f"{count} processes for {gpus} leased GPU(s): set gpu.count of the experiment to {count}")
+        raise UserError(f"{count} processes for {gpus} leased GPU(s). Set gpu.count of the experiment to {count}.")
     fsdp = given.get("fsdp_config") or {}
     sharded = given.get("distributed_type") == "FSDP"
     if sharded and str(fsdp.get("fsdp_version", 1)) != "2":
         raise UserError(
-            f"{CONFIG}: fsdp_version is {fsdp.get('fsdp_version', 1)!r}; say `fsdp_version: 2` in fsdp_config"
+            f"{CONFIG}: fsdp_version is {fsdp.get('fsdp_version', 1)!r}. Set `fsdp_version: 2` in fsdp_config."
         )
     reshard = fsdp.get("fsdp_reshard_after_forward", True)
     if sharded and not isinstance(reshard, bool):
-        raise UserError(f"{CONFIG}: fsdp_reshard_after_forward is {reshard!r}; FSDP2 knows true and false")
+        raise UserError(f"{CONFIG}: fsdp_reshard_after_forward is {reshard!r}. Set it to true or false.")
     return Processes(count, sharded and count > 1, bool(reshard))
 
 
@@ -56,21 +56,21 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         given = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise UserError(f"{CONFIG}={path} cannot be read: {error}") from error
+        raise UserError(f"{CONFIG}={path} cannot be read ({error}). Write it with `accelerate config`.") from error
     if not isinstance(given, dict):
-        raise UserError(f"{CONFIG}={path} is no file of `accelerate config`; write one with that command")
+        raise UserError(f"{CONFIG}={path} is not a configuration file. Write one with `accelerate config`.")
     kind = given.get("distributed_type", "NO")
     if kind not in (*DDP_TYPES, "FSDP"):
-        raise UserError(f"{CONFIG}={path}: distributed_type {kind!r} is not supported; say MULTI_GPU or FSDP")
+        raise UserError(f"{CONFIG}={path}: distributed_type {kind!r} is not supported. Set MULTI_GPU or FSDP.")
     if not isinstance(given.get("fsdp_config") or {}, dict):
-        raise UserError(f"{CONFIG}={path}: fsdp_config is {given['fsdp_config']!r}; put its keys below it, indented")
+        raise UserError(f"{CONFIG}={path}: fsdp_config is {given['fsdp_config']!r}. Indent its keys below it.")
     machines = given.get("num_machines") or 1
     if machines != 1:
-        raise UserError(f"{CONFIG}={path}: num_machines is {machines}; one training runs on one machine: say 1")
+        raise UserError(f"{CONFIG}={path}: num_machines is {machines}, but a training runs on one. Set it to 1.")
     return given
 
 
 def _number(text: Any) -> int:
     if not str(text).isdecimal() or int(text) < 1:
-        raise UserError(f"{text!r} is no number of processes; set {COUNT} to 1 or more")
+        raise UserError(f"{text!r} is not a number of processes. Set {COUNT} to 1 or more.")
     return int(text)

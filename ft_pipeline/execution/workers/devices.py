@@ -129,7 +129,7 @@ def lease(need: DeviceNeed, folder: Path, say: Callable[[str], None] = lambda me
                 "experiment to run it on the CPU, or run it on a machine with a GPU."
             )
         if wrong:
-            say(f"{wrong[0]}; so this runs on the CPU. Stop it and mend the driver if that is not what you want")
+            say(f"{wrong[0]}, so this step runs on the CPU. To use a GPU, stop the run and fix this first.")
         with FileLock(folder / "cpu", "a job on the CPU").hold(say):
             yield Lease("cpu", {"CUDA_VISIBLE_DEVICES": ""})
         return
@@ -156,8 +156,8 @@ def _check_possible(need: DeviceNeed, gpus: list[Gpu]) -> None:
     if len(large) < need.count:
         shown = ", ".join(f"{gpu.name} {gpu.total_bytes / 1e9:.0f} GB" for gpu in gpus)
         raise UserError(
-            f"gpu: asks for {need}; this machine shows {shown}: "
-            "lower gpu.count or gpu.min_memory_gb, or run it elsewhere"
+            f"The experiment needs {need}, but this machine has {shown}. "
+            "Lower gpu.count or gpu.min_memory_gb, or run it on another machine."
         )
 
 
@@ -173,7 +173,10 @@ def _take(need: DeviceNeed, say: Callable[[str], None]) -> tuple[list[FileLock],
         if not foreign:
             foreign_since = time.monotonic()
         elif time.monotonic() - foreign_since > FOREIGN_PATIENCE:
-            raise UserError(f"{obstacle}; see what nvidia-smi shows: end the process that holds it, or ask for less")
+            raise UserError(
+                f"{obstacle}. Find the cause with nvidia-smi and stop the process that uses the memory, or lower "
+                "gpu.min_memory_gb."
+            )
         if obstacle != reported:
             say(f"waiting: {obstacle}")
             reported = obstacle
@@ -187,7 +190,7 @@ def _try_take(need: DeviceNeed) -> tuple[list[FileLock], list[Gpu], str, bool]:
     obstacle, foreign = "", False
     gpus = visible_gpus()
     if not gpus:
-        return [], [], "nvidia-smi shows no GPU any more", True
+        return [], [], "nvidia-smi no longer shows a GPU", True
     for gpu in sorted(gpus, key=lambda candidate: -candidate.free_bytes):
         if len(taken) == need.count:
             break
@@ -200,7 +203,7 @@ def _try_take(need: DeviceNeed) -> tuple[list[FileLock], list[Gpu], str, bool]:
         if not gpu.has_free(need.min_memory_gb):
             lock.release()
             obstacle, foreign = (
-                f"GPU {gpu.index} has {gpu.free_bytes / 1e9:.1f} GB free of {need.min_memory_gb:g}",
+                f"GPU {gpu.index} has {gpu.free_bytes / 1e9:.1f} GB free of the required {need.min_memory_gb:g} GB",
                 True,
             )
             continue

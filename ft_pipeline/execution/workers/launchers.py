@@ -146,7 +146,7 @@ def launcher_for(kind: str, need: DeviceNeed | None) -> Launcher:
     # One process that sees several GPUs would wrap the model in DataParallel, which TRL refuses.
     gpus = need.count if need is not None else 1
     if gpus > 1 and chosen == "local":
-        raise UserError(f"gpu.count is {gpus}, and {CHOICE}=local trains on one. Set {CHOICE}=accelerate.")
+        raise UserError(f"gpu.count is {gpus}, but {CHOICE}=local trains on one GPU. Set {CHOICE}=accelerate.")
     return AccelerateLauncher() if gpus > 1 or chosen == "accelerate" else LocalLauncher()
 
 
@@ -154,7 +154,7 @@ def _chosen() -> str | None:
     """The value of FT_LAUNCHER; None if it is not set. Raises UserError for an unknown launcher."""
     chosen = os.environ.get(CHOICE) or None
     if chosen is not None and chosen not in LAUNCHERS:
-        raise UserError(f"{CHOICE}={chosen!r} is no launcher; set local, accelerate or ray")
+        raise UserError(f"{CHOICE}={chosen!r} is not a launcher. Set it to local, accelerate or ray.")
     return chosen
 
 
@@ -171,7 +171,9 @@ def _set(*names: str) -> dict[str, str]:
 def _number(name: str, default: int, *, least: int) -> int:
     given = os.environ.get(name)
     if given and not (given.isdecimal() and int(given) >= least):
-        raise UserError(f"{name}={given!r} is no number of {least} or more; set it to one, or to nothing for {default}")
+        raise UserError(
+            f"{name}={given!r} is not a whole number of at least {least}. Correct it, or unset it to use {default}."
+        )
     return int(given) if given else default
 
 

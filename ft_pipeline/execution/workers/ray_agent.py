@@ -118,7 +118,7 @@ def _submit(job_file: Path, order: dict[str, Any]) -> tuple[Any, str]:
     try:
         from ray.job_submission import JobSubmissionClient
     except ModuleNotFoundError:
-        raise UserError("FT_LAUNCHER=ray needs the extra: pip install 'ft-pipeline[ray]'") from None
+        raise UserError("FT_LAUNCHER=ray needs the extra `ray`. Run: pip install 'ft-pipeline[ray]'") from None
     address = os.environ.get(ADDRESS) or DEFAULT_ADDRESS
     kind = json.loads(job_file.read_text(encoding="utf-8"))["kind"]
     try:
@@ -132,8 +132,8 @@ def _submit(job_file: Path, order: dict[str, Any]) -> tuple[Any, str]:
         )
     except Exception as error:  # the library raises many types for a refused connection
         raise UserError(
-            f"the Ray cluster at {address} takes no job: {first_line(error)}; start it, or set {ADDRESS} to "
-            "the address of its dashboard"
+            f"The Ray cluster at {address} did not accept the job: {first_line(error)}. Start it, or set {ADDRESS} to "
+            "the address of its dashboard."
         ) from error
     sys.stderr.write(f"submitted to Ray as {job}\n")  # the worker's log
     return client, job
@@ -169,15 +169,15 @@ def _ended(folder: Path) -> int | None:
 
 
 def _lost(job_file: Path, watch: _Watch) -> int:
-    reason = " ".join(watch.message.split()) or "it does not say why"
+    reason = " ".join(watch.message.split()) or "no reason given"
     reason = reason if len(reason) <= SHOWN else f"… {reason[-SHOWN:]}"  # the error is at the end of a log
     if watch.silent:
-        reason = f"no answer about the job for {HEAD_PATIENCE:.0f} s: {reason}"
+        reason = f"no status of the job for {HEAD_PATIENCE:.0f} s: {reason}"
     where = job_file.parent / STARTED
     if where.exists():
         host = json.loads(where.read_text(encoding="utf-8"))["host"]
         gone = "the head of the Ray cluster" if watch.silent else f"the worker's Ray node ({host})"
-        message = f"{gone} is gone; run again, it goes on from its last checkpoint. Ray: {reason}"
+        message = f"{gone} is gone. Run again to resume from the last checkpoint. Ray reports: {reason}"
     else:
         message = f"Ray could not start the worker: {reason}"
     return worker.fail(job_file, message, 1)

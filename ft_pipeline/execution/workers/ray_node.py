@@ -40,7 +40,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         order = json.loads((folder / ORDER).read_text(encoding="utf-8"))
     except OSError as error:
-        sys.exit(f"{socket.gethostname()} does not see the job ({error}): mount the project's folder there, same path")
+        sys.exit(f"{socket.gethostname()} cannot read the job ({error}). Mount the project folder at the same path.")
     tell(folder / STARTED, {"host": socket.gethostname(), "pid": os.getpid()})
     try:
         code = _run(job_file, order)

@@ -27,7 +27,7 @@ def require_free(host: str, port: int) -> None:
         try:
             probe.bind((host, port))
         except OSError as error:
-            raise UserError(f"port {port} of {host} is in use; choose another: --port {port + 1}") from error
+            raise UserError(f"Port {port} of {host} is in use. Choose another: --port {port + 1}") from error
 
 
 def run_engine(

@@ -194,7 +194,7 @@ def _check_parent() -> None:
     """If Dagster runs the step in a child process, stop when the process of the run is gone."""
     parent = multiprocessing.parent_process()
     if parent is not None and not parent.is_alive():
-        raise RuntimeError("the run's own process is gone, so this step stops")
+        raise RuntimeError("the process of the run has ended, so this step stops")
 
 
 class _WorkerMessages:
@@ -243,11 +243,11 @@ def _describe(code: int, said: str) -> str:
     if code == 0:
         return "the worker ended without a result"
     if code == worker.INTERRUPTED:
-        return "the worker was interrupted; run again, it goes on from its last checkpoint"
+        return "the worker was interrupted. Run again to resume from the last checkpoint."
     if code < 0 or code > 128:
         number = -code if code < 0 else code - 128
-        why = " (most often: memory ran out)" if number == signal.SIGKILL else ""
-        return f"the worker was killed by {_signal_name(number)}{why}; run again, it goes on from its last checkpoint"
+        why = " (usually out of memory)" if number == signal.SIGKILL else ""
+        return f"the worker was killed by {_signal_name(number)}{why}. Run again to resume from the last checkpoint."
     return f"the worker failed with exit code {code}: {said}"
 
 

@@ -8,7 +8,7 @@ from ft_pipeline.models.cpu.packed_linear import pack_frozen
 
 
 def speed_up_products(model: Any, *, trains: bool) -> None:
-    """Dequantize 4-bit matrices once, pack those that do not learn, and join LoRA with its matrix, as far as memory
+    """Dequantize 4-bit matrices once, pack frozen ones, and join LoRA with its matrix, as far as memory
     allows. On a GPU nothing changes.
 
     trains: whether gradients will flow through `model`. Otherwise all its weights are frozen first. Call it when every

@@ -1,4 +1,4 @@
-"""Linear layers that do not learn, with their matrix in the layout that oneDNN multiplies fastest.
+"""Frozen linear layers, with their matrix in the layout that oneDNN multiplies fastest.
 
 On a CPU every product of a plain linear layer copies its matrix into that layout first. Here that is done once. In
 bfloat16 the products stay equal bit for bit; in float32 they differ in the order of their sums.

@@ -40,7 +40,7 @@ def generate(
     """Answer each prompt (already rendered with the chat template), in the given order. Temperature 0 is greedy.
 
     A common prefix of prompts is read once. Then prompts of similar length share a batch (left padding), the longest
-    first, so that a lack of memory shows at once.
+    first, so that an out-of-memory error occurs at once.
     """
     contexts = Contexts(model, [tokenizer(prompt, add_special_tokens=False)["input_ids"] for prompt in prompts])
     encoded = contexts.ids

@@ -56,7 +56,7 @@ class Decoding:
     """Ids of the stop tokens."""
     max_new_tokens: int
     temperature: float = 0.0
-    """0 is greedy. Otherwise torch's default generator is drawn from, for the rows that are still in the batch."""
+    """0 is greedy. Otherwise tokens are sampled with torch's default generator, for the rows still in the batch."""
 
 
 def supports(model: Any) -> bool:

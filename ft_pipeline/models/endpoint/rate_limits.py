@@ -135,8 +135,9 @@ class Budget:
         prompt = self._spent.prompt_tokens + self._reserved.prompt_tokens + estimate.prompt_tokens
         answer = self._spent.answer_tokens + self._reserved.answer_tokens + estimate.answer_tokens
         if self._limits.tokens is not None and prompt + answer > self._limits.tokens:
-            return f"budget.tokens {self._limits.tokens:,} is spent ({self._spent.tokens:,} used)"
+            used = self._spent.tokens
+            return f"budget.tokens {self._limits.tokens:,} leaves no room for another request ({used:,} used)"
         if self._limits.money is not None and cost(self._prices, prompt, answer) > self._limits.money:
-            used = cost(self._prices, self._spent.prompt_tokens, self._spent.answer_tokens)
-            return f"budget.money {self._limits.money:g} is spent ({used:.4g} used)"
+            spent = cost(self._prices, self._spent.prompt_tokens, self._spent.answer_tokens)
+            return f"budget.money {self._limits.money:g} leaves no room for another request ({spent:.4g} used)"
         return None

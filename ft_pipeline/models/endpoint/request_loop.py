@@ -70,7 +70,7 @@ def send_all(
 ) -> "RequestTotals":
     """Send every request whose answer is not in the log. `connect` is called for the first missing answer.
 
-    UserError if the run cannot continue (no access, a wrong model, the budget is spent), or if more than `max_failed`
+    UserError if the run cannot continue (no access, a wrong model, the budget is used up), or if more than `max_failed`
     of `total` have no usable answer. All answers that have arrived are in the log.
     """
     asking = RequestLoop(connect, log, total, teacher, report)
@@ -186,7 +186,7 @@ class RequestLoop:
         await self.limits.admit(estimate)
         against = await self.budget.reserve(estimate)
         if against is not None:
-            self._stop(f"{against}; raise teacher.endpoint.{against.split()[0]}")
+            self._stop(f"{against}. Raise teacher.endpoint.{against.split()[0]}")
         if self.stopped:
             if against is None:
                 self.budget.release(estimate)
@@ -233,7 +233,7 @@ class RequestLoop:
             self.wrong_models += 1
             if self.wrong_models >= WRONG_MODELS:
                 self._stop(
-                    f"{failure.message}; name that in teacher.model, or allow it in teacher.endpoint.reply_models"
+                    f"{failure.message}. Correct teacher.model, or add the model to teacher.endpoint.reply_models"
                 )
                 return False
         rule = RULES[failure.reason]
@@ -252,7 +252,7 @@ class RequestLoop:
             longest = min(LONGEST_WAIT, FIRST_WAIT * 2 ** min(attempt - 1, 20))
             await self._sleep(longest * self.jitter.uniform(0.5, 1))
         elif failure.retry_after > LONGEST_ORDERED_WAIT:
-            self._stop(f"the server asks to wait {failure.retry_after / 60:.0f} minutes ({failure.message})")
+            self._stop(f"The server requires a wait of {failure.retry_after / 60:.0f} minutes ({failure.message})")
         else:
             self.limits.pause(failure.retry_after)
             await self._sleep(self.jitter.uniform(0, FIRST_WAIT))  # otherwise all would retry at the same time
@@ -270,11 +270,14 @@ class RequestLoop:
         self._remember(failure.reason, failure.message)
         self._show()
         if RULES[failure.reason].stop:
-            self._stop(f"the teacher cannot be asked: {failure.message}")
+            self._stop(
+                f"The teacher rejects all requests: {failure.message.rstrip('.')}. Check teacher.model, "
+                "teacher.endpoint and its API key"
+            )
         elif failure.reason == "unreachable" and self.last_reply is None:
-            self._stop(f"{self.settings.url} cannot be reached ({failure.message}); is the server running?")
+            self._stop(f"{self.settings.url} cannot be reached ({failure.message}). Check that the server is running")
         elif self.asked.failed >= HOPELESS and not self.asked.answered and not self.asked.known:
-            self._stop(f"{self.asked.failed} prompts failed and none was answered; {self._commonest()}")
+            self._stop(f"{self.asked.failed} prompts failed and none was answered. {self._commonest()}")
         elif self.asked.failed >= SURELY_TOO_MANY and self._too_many():
             self._stop(self._over_the_limit())
 
@@ -294,8 +297,8 @@ class RequestLoop:
         if self.stopped is not None:
             kept = self.asked.known + self.asked.answered
             raise UserError(
-                f"{self.stopped}. {kept:,} of {self.total:,} answers are kept; run again, and only what is missing is "
-                "asked for"
+                f"{self.stopped}. {kept:,} of {self.total:,} answers are kept. Run again to request only the missing "
+                "ones."
             )
 
     def _too_many(self) -> bool:
@@ -304,10 +307,10 @@ class RequestLoop:
     def _over_the_limit(self) -> str:
         limit = self.settings.max_failed
         return (
-            f"{self.asked.failed:,} of {self.total:,} prompts have no usable answer, over the limit of {limit:.0%} "
-            f"(teacher.endpoint.max_failed); {self._commonest()}"
+            f"{self.asked.failed:,} of {self.total:,} prompts have no usable answer, which is over the limit of "
+            f"{limit:.0%} (teacher.endpoint.max_failed). {self._commonest()}"
         )
 
     def _commonest(self) -> str:
         reason, count = self.reasons.most_common(1)[0]
-        return f"the commonest reason is {reason} ({count:,}): {self.example[reason]}"
+        return f"The most common reason is {reason} ({count:,}): {self.example[reason]}"

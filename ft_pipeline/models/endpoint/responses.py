@@ -57,18 +57,18 @@ class Rule:
 RULES: dict[str, Rule] = {
     "rate_limited": Rule("HTTP 429", retry=True, outage=True),
     "server_error": Rule("HTTP 5xx, 408 or 409", retry=True, outage=True),
-    "timeout": Rule("no whole reply within timeout_seconds", retry=True, bill="perhaps", outage=True),
+    "timeout": Rule("no complete reply within timeout_seconds", retry=True, bill="perhaps", outage=True),
     "unreachable": Rule("no connection to the server", retry=True, outage=True),
-    "connection_lost": Rule("the connection broke before the reply was whole", retry=True, bill="perhaps", outage=True),
+    "connection_lost": Rule("the connection was lost during the reply", retry=True, bill="perhaps", outage=True),
     "broken_reply": Rule("the reply is not the JSON of a chat completion", retry=True, bill="perhaps"),
     "wrong_model": Rule("another model answered", retry=True, bill="yes"),
     "empty": Rule("the answer is empty", retry=True, bill="yes", code="empty_output"),
     "cut_off": Rule("the answer hit max_new_tokens", bill="yes", settled=True, code="answer_cut_off"),
-    "filtered": Rule("the provider's content filter took the answer", bill="yes", settled=True),
-    "refused": Rule("HTTP 400, 413 or 422: the server does not take this request"),
+    "filtered": Rule("the provider's content filter removed the answer", bill="yes", settled=True),
+    "refused": Rule("HTTP 400, 413 or 422: the server rejects this request"),
     "no_access": Rule("HTTP 401 or 403", stop=True),
     "not_found": Rule("HTTP 404", stop=True),
-    "no_credit": Rule("HTTP 402, or a quota that is used up", stop=True),
+    "no_credit": Rule("HTTP 402, or the quota is used up", stop=True),
 }
 
 

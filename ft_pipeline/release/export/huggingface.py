@@ -88,22 +88,24 @@ def write_export(plan: Plan, card: str, advance: Advance = lambda count: None) -
 
 def _refuse_unwritable(model: ModelReference, merged: bool) -> None:
     if model.kind not in TUNED:
-        what = "the untouched base model" + (" under a prompt" if model.kind == "prompt" else "")
+        what = "the base model" + (" with a prompt" if model.kind == "prompt" else "")
         raise UserError(
-            f"{model.name!r} is {what}: nothing was trained, so there is nothing to export; `ft serve {model.name}` "
-            "answers as it was scored"
+            f"{model.name!r} is {what}, so there is no trained model to export. Run `ft serve {model.name}` to use it "
+            "as it was scored."
         )
     if merged and model.served["technique"] == "prompt_tuning":
-        raise UserError(f"{model.name!r} is a learned prompt, which no weights can take in; export it without --merged")
+        raise UserError(
+            f"{model.name!r} is a learned prompt, which cannot be merged into weights. Export it without --merged."
+        )
 
 
 def _free(target: Path) -> Path:
     """Return the folder as an absolute path. Raises UserError if it is a file or not empty."""
     target = target.expanduser().absolute()
     if target.exists() and not target.is_dir():
-        raise UserError(f"{target} is a file; name a new or empty folder")
+        raise UserError(f"{target} is a file. Choose a new or empty folder.")
     if target.is_dir() and any(target.iterdir()):
-        raise UserError(f"{target} is not empty; name a new or empty folder")
+        raise UserError(f"{target} is not empty. Choose a new or empty folder.")
     return target
 
 

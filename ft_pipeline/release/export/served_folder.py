@@ -20,21 +20,21 @@ def require_servable(model: ModelReference) -> None:
     """Raise UserError, with the reason, if an engine would not answer as the model was scored."""
     if model.kind == "adapter" and model.served["technique"] == "prompt_tuning":
         raise UserError(
-            f"{model.name!r} is a learned prompt: virtual tokens, neither weights nor text, which no engine puts in "
-            f"front. Load it with PEFT (ft export {model.name} DIR), or serve another model"
+            f"{model.name!r} is a learned prompt (virtual tokens), which no serving engine supports here. Load it with "
+            f"PEFT (`ft export {model.name} DIR`), or serve another model."
         )
     if model.kind == "adapter":
         raise UserError(
-            f"{model.name!r} is an adapter beside its base model, which an engine rounds otherwise than it was scored; "
-            f"serve its merged model: ft serve {model.experiment}"
+            f"{model.name!r} is an unmerged adapter, which an engine rounds differently from how it was scored. Serve "
+            f"its merged model: `ft serve {model.experiment}`."
         )
     if model.kind == "prompt" and (model.served.get("passages") or model.served.get("examples") == "retrieved"):
         raise UserError(
-            f"{model.name!r} looks up examples or passages for every question, which an engine does not do; serve a "
-            "variant whose prompt is the same for all"
+            f"{model.name!r} looks up examples or passages for every question, which an engine does not do. Serve a "
+            "variant with a fixed prompt."
         )
     if not Path(model.name).parts or Path(model.name).is_absolute() or ".." in Path(model.name).parts:
-        raise UserError(f"{model.name!r} cannot be the name of a served model; give the variant a plain name")
+        raise UserError(f"{model.name!r} cannot be the name of a served model. Give the variant a plain name.")
 
 
 def write_served(store: ArtifactStore, model: ModelReference, folder: Path) -> Path:

@@ -18,25 +18,25 @@ from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 TEMPLATE = "report.html.jinja"
 NAME = "report.html"
 VERDICTS = {
-    "prompt": "Do not fine-tune: prompt the untouched model.",
-    "retrieval": "Do not fine-tune: give the untouched model the passages that it lacks.",
-    "prompt_tuning": "Fine-tune, by a learned prompt.",
-    "distillation": "Distil the teacher: let it write more training data.",
-    "lora": "Fine-tune, with LoRA.",
-    "qlora": "Fine-tune, with QLoRA.",
-    "full": "Fine-tune, all weights.",
+    "prompt": "Do not fine-tune. Prompt the base model.",
+    "retrieval": "Do not fine-tune. Give the base model the passages that it lacks (retrieval).",
+    "prompt_tuning": "Fine-tune with a learned prompt (prompt tuning).",
+    "distillation": "Distill the teacher: let it write more training data.",
+    "lora": "Fine-tune with LoRA.",
+    "qlora": "Fine-tune with QLoRA.",
+    "full": "Fine-tune all weights.",
     "more_data": "Collect more data before you decide.",
 }
 KINDS = {
-    "base": "the untouched model, without any prompt",
-    "adapter": "the adapter beside its base model",
+    "base": "the base model without a prompt",
+    "adapter": "the adapter on its base model",
     "merged": "the adapter merged into the weights",
     "champion": "the released model",
     "teacher": "the teacher, which writes training data",
 }
 COSTS = {
     "prompt_tokens_per_call": ("prompt tokens per call", 0),
-    "generated_tokens_per_call": ("tokens written per call", 0),
+    "generated_tokens_per_call": ("generated tokens per call", 0),
     "seconds_per_call": ("seconds per call", 2),
     "cost_per_call": ("cost per call", 6),
 }
@@ -111,7 +111,7 @@ class _Page:
             "costs": [*(COSTS[key][0] for key in self.costs), "trained parameters", "training"],
             "rows": [self._row(row, best, released) for row in self.rows],
             "left_out": [
-                f"{row['name']}, scored under another evaluation ({', '.join(row['differs_in']) or 'unknown'} differs)"
+                f"{row['name']}, scored in another evaluation ({', '.join(row['differs_in']) or 'unknown'} differs)"
                 for row in self.document["left_out"]
             ],
             "break_even": [in_words(entry) for entry in self.document["break_even"]],
@@ -195,7 +195,7 @@ class _Page:
         parts = ["a system prompt"] if about.get("system_prompt") else []
         parts += [f"{count} {how} examples"] if count else []
         parts += [f"{about['passages']} passages"] if about.get("passages") else []
-        return f"the untouched model with {' and '.join(parts) or 'nothing'}"
+        return f"the base model with {' and '.join(parts) or 'no prompt'}"
 
     def _about(self, row: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return the facts about the row's prompt in its scores."""
@@ -263,7 +263,7 @@ def _identity(document: Mapping[str, Any], *artifacts: Artifact | None) -> list[
         *((artifact.kind, artifact.fingerprint) for artifact in artifacts if artifact),
         ("evaluation", document["fingerprint"]),
         *([("measured with", versions)] if versions else []),
-        ("items shown at most", str(MOST_ITEMS)),
+        ("maximum items shown", str(MOST_ITEMS)),
     ]
 
 

@@ -42,26 +42,26 @@ MESSAGES: dict[str, str] = {
 DESCRIPTIONS: dict[str, dict[str, str]] = {
     "alpaca": {
         "instruction": "What the person asks; never empty",
-        "input": "What the instruction is applied to; empty where there is none",
+        "input": "The text that the instruction applies to; empty if there is none",
         "output": "The answer to learn; never empty",
         "system": "The system prompt of this row, or null",
         "history": "Earlier turns as [question, answer] pairs, or null",
     },
     "sharegpt": {
-        "messages": "The turns as {role, content, …}: [system], then user and assistant in turn, assistant last"
+        "messages": "The turns as {role, content, …}: [system], then alternating user and assistant, assistant last"
     },
     "text": {"text": "A passage for continued pretraining"},
     "preferences": {
-        "prompt_messages": "The turns before the answer, the user's last",
+        "prompt_messages": "The turns before the answer; the last one is the user's",
         "chosen": "The preferred answer: one assistant turn",
         "rejected": "The other answer: one assistant turn",
     },
-    "unlabelled": {"messages": "The turns as {role, content, …}, the user's last: a prompt for the teacher"},
+    "unlabelled": {"messages": "The turns as {role, content, …}: a prompt for the teacher, ending with the user"},
 }
 ORIGIN = {
     "file": "The raw file, relative to its format folder",
     "row": "Line, list index or data row in that file, counted from 1",
-    "id": "sha256 of the row's content",
+    "id": "SHA-256 of the row's content",
 }
 _TEXT_CHECKS = {
     "control_characters": CONTROL_PATTERN,
@@ -100,9 +100,9 @@ def describe_columns(data_format: str) -> list[tuple[str, str, str]]:
 
 
 CONVERSATION_COLUMNS = {
-    "id": "sha256 of the row's content in its table",
+    "id": "SHA-256 of the row's content in its table",
     "split": "train, validation or test",
-    "group": "Hash of the normalised human turns: equal prompts never straddle a split",
+    "group": "Hash of the normalized human turns: rows with equal prompts are in the same split",
     "messages": "The turns as {role, content, reasoning_content}; role is system, user, assistant or tool",
     "table": "The table that the row comes from",
     "file": ORIGIN["file"],
@@ -115,26 +115,26 @@ QUARANTINE_COLUMNS = {
     "file": ORIGIN["file"],
     "row": ORIGIN["row"],
     "code": "Why the row is not used; docs/formats.md lists the codes",
-    "message": "What was seen in this row, and what to do about it",
-    "raw": "The row as it stands in the file, cut at 2,000 characters",
-    "copy_of": "The row that it copies, contradicts or is near to, as file:row",
+    "message": "What is wrong with this row, and how to fix it",
+    "raw": "The row as written in the file, truncated to 2,000 characters",
+    "copy_of": "The row that it duplicates, contradicts or nearly equals, as file:row",
     "data_version": "Fingerprint of the artifact that set the row aside",
 }
 ACCOUNT_COLUMNS = {
     "table": "The table, and the folder under data/raw",
     "file": ORIGIN["file"],
-    "status": "accepted, or refused as a whole: nothing of a refused file is used",
+    "status": "accepted or refused; no row of a refused file is used",
     "read": "Rows read; read = accepted + quarantined + duplicates",
-    "accepted": "Rows that the table holds",
+    "accepted": "Rows in the table",
     "quarantined": "Rows set aside for a fault",
-    "duplicates": "Rows set aside as copies; the first one is kept",
-    "later": "Accepted rows that `conversations` sets aside: copies across tables, overlap with test rows",
-    "reasons": "Rows by code, most first",
+    "duplicates": "Rows set aside as duplicates; the first one is kept",
+    "later": "Accepted rows that `conversations` sets aside: duplicates across tables, overlap with held-out rows",
+    "reasons": "Rows by code, most frequent first",
     "refused": "Why the whole file is refused, and what to do",
     "code": QUARANTINE_COLUMNS["code"],
-    "count": "How many rows",
-    "rows": "Which rows, counted from 1 as in the file",
-    "meaning": "What the code stands for",
+    "count": "Number of rows",
+    "rows": "Row numbers in the file, counted from 1",
+    "meaning": "What the code means",
 }
 
 
@@ -151,7 +151,7 @@ def _faults(cases: pd.DataFrame, frame: pd.DataFrame) -> dict[int, Fault]:
     codes: dict[int, tuple[str, str]] = {}
     for position, code, column in zip(cases["index"], cases["check"], cases["column"], strict=True):
         if code not in MESSAGES or position is None:
-            raise RuntimeError(f"the converter let a row through that breaks the schema: {column}: {code}")
+            raise RuntimeError(f"a converted row does not match the schema: {column}: {code}")
         row = int(position)
         if row not in codes or code_priority(code) < code_priority(codes[row][0]):
             codes[row] = (code, column)

@@ -59,7 +59,7 @@ def _processes(work: Callable[[Any], Any], count: int) -> Iterator[Callable[[Any
             _send(process.stdin, item)
             succeeded, result = pickle.load(process.stdout)  # type: ignore[arg-type]
         except (EOFError, OSError, pickle.UnpicklingError):
-            raise RuntimeError("a process that reads rows died; is the memory full?") from None
+            raise RuntimeError("a process that reads rows died. Check that enough memory is free.") from None
         finally:
             free.put(process)
         if not succeeded:

@@ -24,15 +24,15 @@ class Sidecar(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     columns: dict[str, str] = Field(default_factory=dict)
-    """Their column (or turn key) → ours: `{response: output}`."""
+    """Column (or turn key) in the file → our name: `{response: output}`."""
     roles: dict[str, Literal["human", "gpt", "system", "tool"]] = Field(default_factory=dict)
-    """Their role → ours: `{Agent: gpt, observation: tool}`. What is mapped to `tool` is kept and never trained."""
+    """Role in the file → our role: `{Agent: gpt, observation: tool}`. Turns of `tool` are kept but never trained."""
     max_quarantined: float | None = Field(default=None, ge=0, le=1, allow_inf_nan=False)
-    """The file's own ceiling on the quarantined share; the file is then judged alone."""
+    """Maximum quarantined share of this file, which is then checked separately from its folder."""
     allow: frozenset[str] = frozenset()
-    """Codes that do not keep a row of this file from being used."""
+    """Reason codes for which no row of this file is set aside."""
     split: Literal["test"] | None = None
-    """`test`: a golden test file, all of it test rows, never split again."""
+    """`test`: a golden test file. All of its rows are test rows; they are never split again."""
 
     @model_validator(mode="before")
     @classmethod

@@ -26,12 +26,12 @@ _LOGIT_ROWS = 128
 CPU_TYPES = ("bfloat16", "float32")
 """The types that a CPU may compute in (models/compute_dtype.py)."""
 SHORT_ROW = 512
-"""Maximum tokens of a row end to end whose attention scores a CPU keeps (models/attention.py)."""
+"""Longest row (tokens) whose attention scores a CPU keeps, if rows are laid end to end (models/attention.py)."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The settings of a training that affect memory."""
+    """The training settings that affect memory."""
 
     technique: str = "qlora"
     """`prompt_tuning`, `lora`, `qlora` or `full`."""
@@ -47,7 +47,7 @@ class Plan:
     target_modules: Sequence[str] | str = ALL_LINEAR
     double_quant: bool = True
     virtual_tokens: int = 20
-    """Of `prompt_tuning`: they precede each row, and only they learn."""
+    """Of `prompt_tuning`: they precede each row, and only they are trained."""
     autocast: bool = False
     """Weights, gradients and states are 32 bit, and products use 16-bit copies. The trainer does this for `full` if the
     compute type has 16 bit, without `pure_bf16`."""
@@ -140,7 +140,7 @@ def _parts(shape: Shape, plan: Plan, params: float | None) -> dict[str, float]:
     _check(plan)
     count, width = params or shape.params, BYTES[plan.dtype]
     trained = _trained_params(shape, plan, count)
-    held = width if plan.technique == "full" and not plan.autocast else BYTES["float32"]  # per value that learns
+    held = width if plan.technique == "full" and not plan.autocast else BYTES["float32"]  # per trained value
     rounded = width if plan.technique in ("lora", "qlora") and width < held else 0  # models/adapter_precision.py
     added = 0 if plan.technique == "full" else trained * (held + rounded)
     packed = _packed_bytes(shape, plan, width)
@@ -155,7 +155,7 @@ def _parts(shape: Shape, plan: Plan, params: float | None) -> dict[str, float]:
 
 
 def _state_bytes(shape: Shape, plan: Plan, trained: float, held: int) -> float:
-    """Return the bytes of two states per value that learns. An 8-bit optimizer keeps those of embeddings in 32 bit."""
+    """Return the bytes of two states per trained value. An 8-bit optimizer keeps those of embeddings in 32 bit."""
     size = _STATE_BYTES[plan.optim]
     embeddings = shape.vocabulary * shape.hidden if size and plan.technique == "full" else 0
     return 2 * (trained * (size or held) + embeddings * (BYTES["float32"] - (size or 0)))
@@ -176,7 +176,7 @@ def _check(plan: Plan) -> None:
         ("dtype", plan.dtype, tuple(BYTES)),
     ):
         if value not in known:
-            raise UserError(f"{name} {value!r} is not known; choose one of {', '.join(known)}")
+            raise UserError(f"{name} {value!r} is not supported. Choose one of {', '.join(known)}.")
 
 
 def _base_bytes(shape: Shape, plan: Plan, count: float, width: int) -> float:
@@ -214,11 +214,11 @@ def _kept_values(shape: Shape, plan: Plan) -> float:
     """Return how many values of the compute type one layer keeps per token.
 
     Always: the 32-bit inputs of two norms (2 h of 32 bit); queries, keys and values, repeated for each head, and the
-    output of attention (4 q); gate, its activation, and up (3 i). Matrices that learn keep their inputs: the output of
+    output of attention (4 q); gate, its activation, and up (3 i). Trained matrices keep their inputs: the output of
     a norm if they read it (h), and the input of down_proj (i); that of o_proj is kept already. LoRA's matrices are 32
-    bit and read inputs in the compute type (models/adapter_precision.py). If all weights learn, the norms also keep the
-    values that they scale (2 h of 32 bit). Under autocast, each of five matrices keeps a 16-bit copy of its input
-    (5 h). Short rows end to end on a CPU keep a score for each head and previous token.
+    bit and read inputs in the compute type (models/adapter_precision.py). If all weights are trained, the norms also
+    keep the values that they scale (2 h of 32 bit). Under autocast, each of five matrices keeps a 16-bit copy of its
+    input (5 h). Short rows end to end on a CPU keep a score for each head and previous token.
     """
     width = shape.intermediate + shape.active * shape.expert
     norms = 2 * shape.hidden * BYTES["float32"] / BYTES[plan.dtype]

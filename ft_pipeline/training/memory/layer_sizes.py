@@ -154,7 +154,7 @@ def _required(config: dict[str, Any], key: str) -> int:
 
 
 def _uncounted(key: str) -> UserError:
-    return UserError(f"config.json has no {key!r}; memory can be estimated for decoders of layers only")
+    return UserError(f"config.json has no {key!r}, which the memory estimate needs. Choose a decoder-only model.")
 
 
 def _kv_heads(config: dict[str, Any], kind: str, heads: int) -> int:

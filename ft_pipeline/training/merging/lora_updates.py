@@ -67,7 +67,7 @@ class Update:
                 delta = scaling * (outer[expert] @ inner[expert])
                 matrix.copy_(matrix.float() + (delta.T if transposed else delta))
             return
-        raise UserError(f"the adapter's {self.name} fits no parameter of the model; train it again")
+        raise UserError(f"The adapter's {self.name} does not match any parameter of the model. Train it again.")
 
     def _scaling(self, name: str, rank: int) -> float:
         """Return alpha/r, or alpha/sqrt(r) with rsLoRA (arXiv 2312.03732). If a pattern matches the module, its alpha
@@ -109,4 +109,6 @@ def _update(name: str, weights: dict[str, Tensor], config: dict[str, Any]) -> Up
 
 
 def _more_than_lora(what: str) -> UserError:
-    return UserError(f"the adapter uses {what}, which this merge does not know; train without it, or serve it unmerged")
+    return UserError(
+        f"The adapter uses {what}, which cannot be merged. Train without it, or serve the adapter unmerged."
+    )

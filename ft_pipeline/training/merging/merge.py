@@ -71,13 +71,19 @@ def run(job: Job) -> dict[str, Any]:
         measured[mode] = held_out.measure(partial(load_model, folder, job.device))
         standard = untouched.loss if untouched is not None and mode == "w16" else None
         candidates[mode] = _judge(measured[mode], reference, standard, settings, job.device)
-        job.report.log(f"merged ({mode}): {asdict(candidates[mode])}")
+        job.report.log(f"merged ({mode}): {_in_words(candidates[mode])}")
         job.report.progress(len(candidates), len(_modes(settings)), kl=candidates[mode].kl)
     mode = min(candidates, key=lambda mode: (not candidates[mode].passed, candidates[mode].heldout_loss))
     for path in (job.work / f"merged-{mode}").iterdir():
         shutil.move(path, job.out / path.name)
     models = {"adapter": reference, "merged": measured[mode], **({"base": untouched} if untouched else {})}
     return {**_summary(mode, candidates, reference, settings, job.device), **_noise(job, settings, models, held_out)}
+
+
+def _in_words(result: MergeResult) -> str:
+    kept = "" if result.kept_gain is None else f", {result.kept_gain:.0%} of the gain kept"
+    check = "passed" if result.passed else "failed"
+    return f"held-out loss {result.heldout_loss:.4f} nats per token, KL {result.kl:.4g}{kept}; check {check}"
 
 
 def _noise(job: Job, settings: ExperimentSettings, found: dict[str, Measurement], held_out: HeldOut) -> dict[str, Any]:

@@ -42,8 +42,8 @@ def text_blocks(job: Job, tokenizer: Any, length: int) -> tuple[list[Row], int, 
         rows = [row for row in kept if row["split"] == split]
         if not rows:
             raise UserError(
-                f"no {split} texts: {texts} in data/raw/text, {len(left_out)} of them near a held-out row; add "
-                "texts, or change the shares in project.yaml"
+                f"No {split} texts: {texts} in data/raw/text, {len(left_out)} of them near a held-out row. Add "
+                "texts, or change the shares in project.yaml."
             )
         blocks += pack(tokenizer, rows, length, split)
     job.report.progress(len(blocks), len(blocks))
@@ -56,7 +56,7 @@ def replay_blocks(
     """Return (training blocks of the texts times their weight, the number of texts in them, texts left out), like
     text_blocks.
 
-    All texts train: the held-out loss of an sft is that of its answers. UserError if there is no text.
+    All texts are in the train split: the held-out loss of an sft is that of its answers. UserError if there is no text.
     """
     count, kept, left_out = _read(job)
     weight = mix.weights.replay
@@ -64,8 +64,8 @@ def replay_blocks(
     texts = weigh(weigh(named, mix.share, seed), weight, seed)
     if not texts:
         raise UserError(
-            f"data.weights.replay is {weight:g} and there is nothing to replay: {count} texts in data/raw/text, "
-            f"{len(left_out)} of them near a held-out row; add texts, or remove the weight"
+            f"data.weights.replay is {weight:g}, but there is nothing to replay: {count} texts in data/raw/text, "
+            f"{len(left_out)} of them near a held-out row. Add texts, or remove the weight."
         )
     return pack(tokenizer, texts, length, "train", "replay"), len(texts), left_out
 
@@ -108,7 +108,7 @@ def _with_end(tokenizer: Any, text: str) -> list[int]:
     ids = tokenizer(text)["input_ids"]
     end = tokenizer.eos_token_id
     if end is None:
-        raise UserError("the tokenizer has no end token, so texts cannot be told apart; add eos_token to its folder")
+        raise UserError("The tokenizer has no end token to separate texts. Set eos_token in its tokenizer_config.json.")
     return ids if ids and ids[-1] == end else [*ids, end]
 
 

@@ -49,8 +49,8 @@ def prepare_rows(job: Job, settings: ExperimentSettings, tokenizer: Any, limits:
     for split in ("train", "validation"):
         if not any(pair["split"] == split for pair in kept):
             raise UserError(
-                f"no {split} pairs: {len(pairs)} in data/raw/preferences, {len(left_out)} of them near a held-out row; "
-                "add pairs, or change the shares in project.yaml"
+                f"No {split} pairs: {len(pairs)} in data/raw/preferences, {len(left_out)} of them near a held-out row. "
+                "Add pairs, or change the shares in project.yaml."
             )
     preferred, rejected = (_tokenize(tokenizer, kept, side, settings) for side in ("chosen", "rejected"))
     report = audit(tokenizer, [*preferred, *rejected], **limits)

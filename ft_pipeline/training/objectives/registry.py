@@ -1,6 +1,6 @@
 """The objectives by name: what each trains on, and where its code is. No torch, so that the graph can read it."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pkgutil import resolve_name
@@ -54,10 +54,9 @@ class ObjectiveSpec:
         return function
 
     @cached_property
-    def trainer(self) -> Callable[..., Any]:
+    def trainer(self) -> Any:
         """The class that trains. The first use imports torch."""
-        trainer: Callable[..., Any] = resolve_name(self.trainer_path)
-        return trainer
+        return resolve_name(self.trainer_path)
 
 
 _ROOM = "ft_pipeline.training.objectives"

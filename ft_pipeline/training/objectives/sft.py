@@ -61,9 +61,9 @@ def _mix(job: Job, settings: ExperimentSettings) -> list[dict[str, Any]]:
     if not mixed or not validation:
         name = "training" if not mixed else "validation"
         raise UserError(
-            f"no {name} rows: {len(train)} human rows × weight {weights.human:g} and {len(distilled)} distilled rows × "
-            f"weight {weights.distilled:g} to train, {len(validation)} to validate; add data, or change data.weights "
-            "of the experiment or the shares in project.yaml"
+            f"No {name} rows: {len(train)} human rows × weight {weights.human:g} and {len(distilled)} distilled rows × "
+            f"weight {weights.distilled:g} for training, {len(validation)} for validation. Add data, or change "
+            "data.weights of the experiment or the shares in project.yaml."
         )
     return mixed + validation
 

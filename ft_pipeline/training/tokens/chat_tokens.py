@@ -48,7 +48,7 @@ def render_conversation(tokenizer: Any, messages: Sequence[Message]) -> list[Ren
     """
     ends = [index + 1 for index, message in enumerate(messages) if message["role"] == "assistant"]
     if not ends:
-        raise UserError("a conversation without an assistant turn cannot be trained")
+        raise UserError("The conversation has no assistant turn to train on. Add one, or remove the row.")
     pairs = [prompt_and_target(tokenizer, messages[:end]) for end in ends]
     whole = render(tokenizer, messages[: ends[-1]], add_generation_prompt=False)
     if all(whole.startswith(context + target) for context, target in pairs):

@@ -34,12 +34,11 @@ def require_attention(name: str | None, device: str) -> None:
         return
     if not device.startswith("cuda"):
         raise UserError(
-            f"training.attn_implementation is {name}, which trains on a GPU alone, and this training runs on {device}. "
-            "Remove it."
+            f"training.attn_implementation is {name}, which needs a GPU, but this run trains on {device}. Remove it."
         )
     if importlib.util.find_spec(_NEEDS[name]) is None:
         raise UserError(
-            f"training.attn_implementation is {name}, and the package {_NEEDS[name]} is not installed. Install it, or "
+            f"training.attn_implementation is {name}, but the package {_NEEDS[name]} is not installed. Install it, or "
             "remove attn_implementation."
         )
 
@@ -79,13 +78,13 @@ def _lay_end_to_end(model: Any) -> str | None:
     before = causal.config._attn_implementation
     alone = states_of_rows(model, end_to_end=False)
     if (reason := lay_end_to_end(model)) is not None:
-        return f"{reason}, so its rows cannot lie end to end"
+        return f"{reason}, so its rows cannot be laid end to end"
     with computing(model):  # as in training: a GPU's kernel accepts 16 bit only
         together = states_of_rows(model, end_to_end=True)
     if rows_apart(alone, together):
         return None
     causal.set_attn_implementation(before)
-    return f"a {causal.config.model_type} model mixes rows that lie end to end"
+    return f"a {causal.config.model_type} model mixes rows that are laid end to end"
 
 
 def _compile_layers(model: Any) -> None:
@@ -93,7 +92,8 @@ def _compile_layers(model: Any) -> None:
     decoder_layers = layers(model)
     if not decoder_layers:
         raise UserError(
-            f"training.torch_compile: a {causal_lm(model).config.model_type} model does not name its layers; remove it"
+            f"training.torch_compile: the layers of a {causal_lm(model).config.model_type} model are not known. "
+            "Remove torch_compile."
         )
     for layer in decoder_layers:
         layer.compile(dynamic=True)
@@ -101,38 +101,37 @@ def _compile_layers(model: Any) -> None:
 
 def _require_liger(device: str) -> None:
     if not device.startswith("cuda"):
-        raise UserError(
-            f"training.use_liger_kernel: its kernels run on a GPU, and this training runs on {device}; remove it"
-        )
+        raise UserError(f"training.use_liger_kernel needs a GPU, but this run trains on {device}. Remove it.")
     if importlib.util.find_spec("liger_kernel") is None:
         raise UserError(
-            "training.use_liger_kernel: liger-kernel is not installed: pip install 'ft-pipeline[liger]', or remove it"
+            "training.use_liger_kernel needs liger-kernel, which is not installed. Run "
+            "`pip install 'ft-pipeline[liger]'`, or remove it."
         )
 
 
 def _require_compiler(device: str) -> None:
     if device == "cpu" and (reason := why_not_compiled()):
-        raise UserError(f"training.torch_compile: {reason}, or remove torch_compile")
+        raise UserError(f"training.torch_compile: {reason}, or remove torch_compile.")
 
 
 def why_not_compiled() -> str | None:
     """Return why torch's compiler cannot be used on this CPU, and how to fix that; None if it can.
 
-    With torch 2.13, compiled LoRA layers gave NaN in float32 and damaged the heap. In bfloat16 they learn the same.
+    With torch 2.13, compiled LoRA layers gave NaN in float32 and corrupted the heap. In bfloat16 they train correctly.
     """
     if compute_dtype("cpu") == torch.float32:
-        return "compiled layers are wrong in float32 on a CPU; train where `ft doctor` names bfloat16"
+        return "compiled layers give wrong results in float32 on a CPU. Train where `ft doctor` shows bfloat16"
     missing = _missing_for_compiling()
-    return f"a CPU needs {missing}; install it" if missing else None
+    return f"compilation needs {missing}" if missing else None
 
 
 def _missing_for_compiling() -> str | None:
-    """Return what torch's compiler needs on a CPU and this machine lacks; None if it lacks nothing."""
+    """Return what torch's compiler needs on a CPU and this machine lacks, and how to install it; None if complete."""
     named = os.environ.get("CXX")
     if not any(map(shutil.which, [named] if named else _COMPILERS)):
-        return f"a C++ compiler, and {named or ' or '.join(_COMPILERS)} is not there (apt install g++)"
+        return f"a C++ compiler, but {named or ' or '.join(_COMPILERS)} was not found. Run `apt install g++`"
     if not (Path(sysconfig.get_path("include")) / "Python.h").is_file():
-        return "the headers of this Python, and they are not there (apt install python3-dev)"
+        return "the headers of this Python, which were not found. Run `apt install python3-dev`"
     return None
 
 

@@ -63,7 +63,7 @@ def tokens_in(batch: dict[str, Tensor]) -> int:
 class LengthGroupedSampler(Sampler[int]):
     """Row indices; each `batch_size` consecutive rows have similar lengths. Only seed and epoch decide the order.
 
-    The first batch of the first epoch has the longest rows, so that a lack of memory shows in the first minute.
+    The first batch of the first epoch has the longest rows, so that an out-of-memory error occurs in the first minute.
     """
 
     def __init__(self, lengths: Sequence[int], batch_size: int, seed: int) -> None:

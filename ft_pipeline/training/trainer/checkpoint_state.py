@@ -86,13 +86,13 @@ def _flatten(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
         return value.item()
     if isinstance(value, Plain):
         return value
-    raise TypeError(f"a checkpoint holds plain values and tensors, not {type(value).__name__}")
+    raise TypeError(f"a checkpoint can contain plain values and tensors, not {type(value).__name__}")
 
 
 def _key(key: Any) -> Any:
     if isinstance(key, (str, int)):
         return key
-    raise TypeError(f"a checkpoint's keys are words and numbers, not {type(key).__name__}")
+    raise TypeError(f"the keys of a checkpoint must be strings or integers, not {type(key).__name__}")
 
 
 def _build(tree: Any, tensors: dict[str, torch.Tensor]) -> Any:

@@ -156,7 +156,7 @@ class Head:
 
 
 def head_of(model: Any) -> Head:
-    """Return the head of `model`. It shares the model's weights, and does not learn."""
+    """Return the head of `model`. It shares the model's weights, without gradients."""
     head = _own_head(model)
     return replace(head, weight=head.weight.detach(), bias=None if head.bias is None else head.bias.detach())
 
@@ -213,7 +213,7 @@ class _FrozenHeadLoss(torch.autograd.Function):
 
 
 class _GeneralLoss(torch.autograd.Function):
-    """The same for heads that learn, have a bias, or transform their logits. Products run in `dtype`.
+    """The same for heads that are trained, have a bias, or transform their logits. Products run in `dtype`.
 
     The backward pass computes each slice of logits a second time. The gradients of weight and bias are summed over the
     slices in 32 bit, because a 16-bit sum of many slices loses the later ones.

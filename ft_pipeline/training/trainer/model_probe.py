@@ -39,13 +39,13 @@ def require_causal(model: Any) -> None:
     causal.train(was_training)
     if _differ(logits, ours):
         raise UserError(
-            f"base_model: a {kind} model makes its predictions in a way that this trainer does not know; choose one of "
-            "another architecture, such as llama, qwen3, gemma3 or mistral"
+            f"base_model: this trainer does not support how a {kind} model computes its logits. Choose another "
+            "architecture, such as llama, qwen3, gemma3 or mistral."
         )
     if _differ(logits[:, :-1], changed[:, :-1]):
         raise UserError(
-            f"base_model: this {kind} model lets a token see those behind it, so that it cannot learn to write; choose "
-            "a causal language model, such as llama, qwen3, gemma3 or mistral"
+            f"base_model: in this {kind} model, tokens attend to later tokens, so it cannot generate text. Choose a "
+            "causal language model, such as llama, qwen3, gemma3 or mistral."
         )
 
 
@@ -56,8 +56,8 @@ def require_room(model: Any, rows: Mapping[str, Sequence[dict[str, Any]]]) -> No
     longest = max(len(row["input_ids"]) for split in rows.values() for row in split)
     if prompt is not None and window is not None and longest + len(prompt) > window:
         raise UserError(
-            f"prompt_tuning.num_virtual_tokens is {len(prompt)}, and the longest row has {longest} tokens: the model "
-            f"reads {window}; lower it, or shorten or remove the row"
+            f"prompt_tuning.num_virtual_tokens is {len(prompt)} and the longest row has {longest} tokens, but the "
+            f"model reads only {window}. Lower num_virtual_tokens, or shorten or remove the row."
         )
 
 

@@ -167,7 +167,7 @@ class TokenTrainer(Trainer):
         for name in ("loss", "eval_loss"):
             if name in logs and not math.isfinite(logs[name]):
                 raise UserError(
-                    f"the {name} became {logs[name]} at step {self.state.global_step}: training diverged; lower "
+                    f"Training diverged: the {name} became {logs[name]} at step {self.state.global_step}. Lower "
                     f"training.learning_rate (now {self.args.learning_rate:g}) or raise training.warmup_ratio. The "
                     "last checkpoint is kept."
                 )
