@@ -10,7 +10,7 @@ from pydantic import (
 
 from ft_pipeline.settings.project import NAME_PATTERN
 from ft_pipeline.settings.training import LoraSettings, PromptTuningSettings, QuantizationSettings, TrainingSettings
-from ft_pipeline.settings.yaml_file import Section
+from ft_pipeline.settings.yaml_file import Section, rule_error
 
 Technique = Literal["prompt_tuning", "lora", "qlora", "full"]
 Objective = Literal["sft", "dpo", "cpt"]
@@ -114,37 +114,46 @@ class ExperimentSettings(Section):
 
     @model_validator(mode="after")
     def _combinations(self) -> "ExperimentSettings":
-        if message := next(filter(None, (rule(self) for rule in RULES)), None):
-            raise ValueError(message)
+        if broken := next(filter(None, (rule(self) for rule in RULES)), None):
+            raise rule_error(*broken)
         return self
 
 
 # --- invalid combinations ---------------------------------------------------------------------------------------------
 
+Broken = tuple[str, str] | None
+"""(key to change, message), or None if the rule is kept."""
 
-def _four_bits_for_qlora_only(settings: ExperimentSettings) -> str | None:
+
+def _four_bits_for_qlora_only(settings: ExperimentSettings) -> Broken:
     if settings.technique == "qlora" or settings.quantization == QuantizationSettings():
         return None
-    return f"technique {settings.technique!r} uses no 4-bit base. Remove `quantization`, or set `technique: qlora`."
+    return (
+        "quantization",
+        f"technique {settings.technique!r} uses no 4-bit base. Remove `quantization`, or set `technique: qlora`.",
+    )
 
 
-def _matrices_for_lora_only(settings: ExperimentSettings) -> str | None:
+def _matrices_for_lora_only(settings: ExperimentSettings) -> Broken:
     if settings.technique in ("lora", "qlora") or settings.lora == LoraSettings():
         return None
-    return f"technique {settings.technique!r} trains no LoRA matrices. Remove `lora`, or set `technique: lora`."
+    return "lora", f"technique {settings.technique!r} trains no LoRA matrices. Remove `lora`, or set `technique: lora`."
 
 
-def _virtual_tokens_for_prompt_tuning_only(settings: ExperimentSettings) -> str | None:
+def _virtual_tokens_for_prompt_tuning_only(settings: ExperimentSettings) -> Broken:
     if settings.technique == "prompt_tuning" or settings.prompt_tuning == PromptTuningSettings():
         return None
-    return f"technique {settings.technique!r} has no virtual tokens. Remove `prompt_tuning`."
+    return "prompt_tuning", f"technique {settings.technique!r} has no virtual tokens. Remove `prompt_tuning`."
 
 
-def _a_learned_prompt_imitates_answers(settings: ExperimentSettings) -> str | None:
+def _a_learned_prompt_imitates_answers(settings: ExperimentSettings) -> Broken:
     if settings.technique != "prompt_tuning":
         return None
     if settings.start_from is not None:
-        return "technique 'prompt_tuning' starts from the base model. Remove `start_from`, or set `technique: lora`."
+        return (
+            "start_from",
+            "technique 'prompt_tuning' starts from the base model. Remove `start_from`, or set `technique: lora`.",
+        )
     why = {
         "dpo": "a few virtual tokens cannot learn it, and the frozen model would be its own reference",
         "cpt": "a few virtual tokens can steer the model, but cannot store texts",
@@ -152,100 +161,114 @@ def _a_learned_prompt_imitates_answers(settings: ExperimentSettings) -> str | No
     if settings.objective not in why:
         return None
     return (
+        "objective",
         f"objective {settings.objective!r} does not work with technique 'prompt_tuning': {why[settings.objective]}. "
-        "Set `technique: lora`."
+        "Set `technique: lora`.",
     )
 
 
-def _no_prompt_before_rows_end_to_end(settings: ExperimentSettings) -> str | None:
+def _no_prompt_before_rows_end_to_end(settings: ExperimentSettings) -> Broken:
     if settings.technique != "prompt_tuning" or not settings.training.padding_free:
         return None
     return (
+        "training.padding_free",
         "technique 'prompt_tuning' puts its prompt before each row, but padding_free joins the rows of a batch. "
-        "Remove `training.padding_free`."
+        "Remove `training.padding_free`.",
     )
 
 
-def _noise_of_a_row(settings: ExperimentSettings) -> str | None:
+def _noise_of_a_row(settings: ExperimentSettings) -> Broken:
     if settings.training.neftune_noise_alpha is None or not settings.training.padding_free:
         return None
     return (
+        "training.neftune_noise_alpha",
         "training.neftune_noise_alpha depends on the length of a row, but padding_free joins the rows of a batch. "
-        "Remove one of the two."
+        "Remove one of the two.",
     )
 
 
-def _one_attention(settings: ExperimentSettings) -> str | None:
+def _one_attention(settings: ExperimentSettings) -> Broken:
     name = settings.training.attn_implementation
     if name is None or not settings.training.padding_free:
         return None
-    return f"training.padding_free has its own attention. Remove it, or remove `attn_implementation: {name}`."
+    return (
+        "training.padding_free",
+        f"training.padding_free has its own attention. Remove it, or remove `attn_implementation: {name}`.",
+    )
 
 
-def _bf16_weights_of_full(settings: ExperimentSettings) -> str | None:
+def _bf16_weights_of_full(settings: ExperimentSettings) -> Broken:
     if not settings.training.pure_bf16:
         return None
     if settings.technique != "full":
         return (
+            "training.pure_bf16",
             f"technique {settings.technique!r} trains 32-bit weights. Remove `training.pure_bf16`, or set "
-            "`technique: full`."
+            "`technique: full`.",
         )
     if settings.training.optim == "adamw_torch":
-        return "training.pure_bf16 needs an 8-bit optimizer. Set `optim: paged_adamw_8bit`."
+        return "training.pure_bf16", "training.pure_bf16 needs an 8-bit optimizer. Set `optim: paged_adamw_8bit`."
     return None
 
 
-def _merge_mode(settings: ExperimentSettings) -> str | None:
+def _merge_mode(settings: ExperimentSettings) -> Broken:
     if settings.technique == "qlora" or settings.merge == MergeSettings():
         return None
     if settings.technique == "lora":
-        return (
-            "technique 'lora' has only one merge mode. Remove `merge.mode`."
-            if settings.merge.mode != "dequantized"
-            else None
-        )
-    return f"technique {settings.technique!r} has nothing to merge. Remove `merge`."
+        if settings.merge.mode == "dequantized":
+            return None
+        return "merge.mode", "technique 'lora' has only one merge mode. Remove `merge.mode`."
+    return "merge", f"technique {settings.technique!r} has nothing to merge. Remove `merge`."
 
 
-def _pairs_for_dpo_only(settings: ExperimentSettings) -> str | None:
+def _pairs_for_dpo_only(settings: ExperimentSettings) -> Broken:
     if settings.objective == "dpo" or settings.dpo == DpoSettings():
         return None
-    return f"objective {settings.objective!r} compares no answers. Remove `dpo`, or set `objective: dpo`."
+    return "dpo", f"objective {settings.objective!r} compares no answers. Remove `dpo`, or set `objective: dpo`."
 
 
-def _sources_for_sft_only(settings: ExperimentSettings) -> str | None:
+def _sources_for_sft_only(settings: ExperimentSettings) -> Broken:
     if settings.objective == "sft" or settings.data.weights == MixSettings():
         return None
     source = {"dpo": "data/raw/preferences", "cpt": "data/raw/text"}[settings.objective]
-    return f"objective {settings.objective!r} trains only on {source}. Remove `data.weights`."
+    return "data.weights", f"objective {settings.objective!r} trains only on {source}. Remove `data.weights`."
 
 
-def _something_to_train_on(settings: ExperimentSettings) -> str | None:
+def _something_to_train_on(settings: ExperimentSettings) -> Broken:
     weights = settings.data.weights
     if weights.human or weights.distilled:
         return None
-    return "data.weights.human and data.weights.distilled are 0, so there are no training rows. Raise one of them."
+    return (
+        "data.weights",
+        "data.weights.human and data.weights.distilled are 0, so there are no training rows. Raise one of them.",
+    )
 
 
-def _shares_for_sft_only(settings: ExperimentSettings) -> str | None:
+def _shares_for_sft_only(settings: ExperimentSettings) -> Broken:
     if settings.objective == "sft" or (settings.data.share == 1 and not settings.learning_curve):
         return None
     key = "learning_curve" if settings.learning_curve else "data.share"
-    return f"objective {settings.objective!r} trains on all its rows. Remove `{key}`, or set `objective: sft`."
+    return key, f"objective {settings.objective!r} trains on all its rows. Remove `{key}`, or set `objective: sft`."
 
 
-def _whole_percents(settings: ExperimentSettings) -> str | None:
+def _whole_percents(settings: ExperimentSettings) -> Broken:
     for share in settings.learning_curve:
         if not 0.01 <= share <= 0.99:
-            return f"learning_curve contains {share:g}. Use shares from 0.01 to 0.99 (1 is the experiment itself)."
+            return (
+                "learning_curve",
+                f"learning_curve contains {share:g}. Use shares from 0.01 to 0.99 (1 is the experiment itself).",
+            )
         if abs(100 * share - round(100 * share)) > 1e-6:
-            return f"learning_curve contains {share:g}. Use whole percentages, such as {round(100 * share) / 100:g}."
+            return (
+                "learning_curve",
+                f"learning_curve contains {share:g}. Use whole percentages, such as {round(100 * share) / 100:g}.",
+            )
         if settings.learning_curve.count(share) > 1:
-            return f"learning_curve contains {share:g} twice. List each share once."
+            return "learning_curve", f"learning_curve contains {share:g} twice. List each share once."
     return None
 
 
-RULES: tuple[Callable[[ExperimentSettings], str | None], ...] = (
+RULES: tuple[Callable[[ExperimentSettings], Broken], ...] = (
     _four_bits_for_qlora_only,
     _matrices_for_lora_only,
     _virtual_tokens_for_prompt_tuning_only,

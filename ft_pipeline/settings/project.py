@@ -7,7 +7,7 @@ from zoneinfo import available_timezones
 from pydantic import Field, field_validator, model_validator
 
 from ft_pipeline.settings.teacher import TeacherSettings
-from ft_pipeline.settings.yaml_file import Section
+from ft_pipeline.settings.yaml_file import Section, rule_error
 
 NAME_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,62}$"
 PASSAGES = "{passages}"
@@ -38,9 +38,10 @@ class DataSettings(Section):
     @model_validator(mode="after")
     def _leave_training_rows(self) -> "DataSettings":
         if (sum_of_shares := self.validation_share + self.test_share) > 0.8:
-            raise ValueError(
+            raise rule_error(
+                "test_share" if "test_share" in self.model_fields_set else "validation_share",
                 f"validation_share + test_share is {sum_of_shares:g}, which leaves too few training rows. "
-                "Lower the sum to at most 0.8."
+                "Lower the sum to at most 0.8.",
             )
         return self
 
@@ -62,9 +63,14 @@ class PromptVariant(Section):
     @model_validator(mode="after")
     def _says_what_it_retrieves(self) -> "PromptVariant":
         if self.examples == "retrieved" and not self.few_shot:
-            raise ValueError("`examples: retrieved` needs `few_shot`. Set the number of examples (4 is typical).")
+            raise rule_error(
+                "examples", "`examples: retrieved` needs `few_shot`. Set the number of examples (4 is typical)."
+            )
         if not self.passages and PASSAGES in (self.system_prompt or ""):
-            raise ValueError(f"the system prompt contains {PASSAGES}, but `passages` is 0. Set the number of passages.")
+            raise rule_error(
+                "system_prompt",
+                f"the system prompt contains {PASSAGES}, but `passages` is 0. Set the number of passages.",
+            )
         return self
 
 
@@ -77,7 +83,7 @@ class PromptingSettings(Section):
     def _names_are_free(self) -> "PromptingSettings":
         for name in self.variants:
             if name in {"plain", "champion", "teacher"}:
-                raise ValueError(f"the variant name {name!r} is reserved. Choose another name.")
+                raise rule_error(f"variants.{name}", f"the variant name {name!r} is reserved. Choose another name.")
         return self
 
 
@@ -93,15 +99,18 @@ class AnswerFormat(Section):
     @model_validator(mode="after")
     def _fits_its_type(self) -> "AnswerFormat":
         if (self.type == "regex") != (self.pattern is not None):
-            raise ValueError("`answer_format`: `type: regex` and `pattern` need each other. Set both or neither.")
+            raise rule_error(
+                "type", "`answer_format`: `type: regex` and `pattern` need each other. Set both or neither."
+            )
         if self.keys and self.type != "json":
-            raise ValueError("`answer_format`: `keys` needs `type: json`. Remove `keys`, or change the type.")
+            raise rule_error("keys", "`answer_format`: `keys` needs `type: json`. Remove `keys`, or change the type.")
         try:
             re.compile(self.pattern or "")
         except re.error as error:
-            raise ValueError(
+            raise rule_error(
+                "pattern",
                 f"`answer_format.pattern` is {self.pattern!r}, which is not a valid regular expression ({error}). "
-                "Correct it."
+                "Correct it.",
             ) from None
         return self
 
@@ -141,12 +150,13 @@ class EvaluationSettings(Section):
     def _metric_names_are_free(self) -> "EvaluationSettings":
         for name in self.metrics:
             if not re.fullmatch(METRIC_NAME, name):
-                raise ValueError(
+                raise rule_error(
+                    "metrics",
                     f"the metric name {name!r} is invalid. Use at most 40 lowercase letters, digits and _, "
-                    "starting with a letter."
+                    "starting with a letter.",
                 )
             if name in TAKEN_METRICS:
-                raise ValueError(f"the metric name {name!r} is reserved. Choose another name.")
+                raise rule_error(f"metrics.{name}", f"the metric name {name!r} is reserved. Choose another name.")
         return self
 
     def known_metrics(self) -> list[str]:
@@ -194,7 +204,9 @@ class RetrainingSettings(Section):
     @model_validator(mode="after")
     def _know_the_timezone(self) -> "RetrainingSettings":
         if self.timezone not in available_timezones():
-            raise ValueError(f"unknown time zone {self.timezone!r}. Use a name such as UTC or Europe/Berlin.")
+            raise rule_error(
+                "timezone", f"unknown time zone {self.timezone!r}. Use a name such as UTC or Europe/Berlin."
+            )
         return self
 
 
@@ -235,8 +247,9 @@ class ProjectSettings(Section):
         known = self.evaluation.known_metrics()
         if self.promotion.metric not in known:
             needs = ", or set evaluation.answer_format" if self.promotion.metric == "format_valid" else ""
-            raise ValueError(
-                f"`promotion.metric` is {self.promotion.metric!r}. Choose one of {', '.join(known)}{needs}."
+            raise rule_error(
+                "promotion.metric",
+                f"`promotion.metric` is {self.promotion.metric!r}. Choose one of {', '.join(known)}{needs}.",
             )
         return self
 

@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
-from ft_pipeline.settings.yaml_file import Section
+from ft_pipeline.settings.yaml_file import Section, rule_error
 
 
 class PriceSettings(Section):
@@ -80,7 +80,9 @@ class EndpointSettings(Section):
     @model_validator(mode="after")
     def _money_has_prices(self) -> "EndpointSettings":
         if self.budget.money is not None and self.prices == PriceSettings():
-            raise ValueError("`teacher.endpoint.budget.money` needs `prices`. Set the prices per million tokens.")
+            raise rule_error(
+                "budget.money", "`teacher.endpoint.budget.money` needs `prices`. Set the prices per million tokens."
+            )
         return self
 
 
@@ -117,14 +119,19 @@ class TeacherSettings(Section):
     @model_validator(mode="after")
     def _combinations(self) -> "TeacherSettings":
         if self.endpoint is not None and self.model == "embedded":
-            raise ValueError("`teacher.model` must be the endpoint's name for the model. Set it.")
+            raise rule_error("model", "`teacher.model` must be the endpoint's name for the model. Set it.")
         if self.endpoint is not None and self.engine != "auto":
-            raise ValueError("`teacher.engine` is only for a model on this machine. Remove it or the endpoint.")
+            raise rule_error(
+                "engine", "`teacher.engine` is only for a model on this machine. Remove it or the endpoint."
+            )
         if self.endpoint is not None and self.revision is not None:
-            raise ValueError("`teacher.revision` is only for a model on this machine. Remove it or the endpoint.")
+            raise rule_error(
+                "revision", "`teacher.revision` is only for a model on this machine. Remove it or the endpoint."
+            )
         if self.answers_per_prompt > 1 and self.temperature == 0:
-            raise ValueError(
+            raise rule_error(
+                "answers_per_prompt",
                 f"`teacher.answers_per_prompt` is {self.answers_per_prompt}, but at temperature 0 all answers "
-                "are equal. Raise teacher.temperature (0.7 is typical)."
+                "are equal. Raise teacher.temperature (0.7 is typical).",
             )
         return self

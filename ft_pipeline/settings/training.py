@@ -12,7 +12,7 @@ from pydantic import (
     model_validator,
 )
 
-from ft_pipeline.settings.yaml_file import Section
+from ft_pipeline.settings.yaml_file import Section, rule_error
 
 ALL_LINEAR = "all-linear"
 """PEFT's name for every matrix except the head."""
@@ -41,8 +41,9 @@ class PromptTuningSettings(Section):
     @model_validator(mode="after")
     def _text_where_it_is_read(self) -> "PromptTuningSettings":
         if (self.prompt_tuning_init == "TEXT") != bool(self.prompt_tuning_init_text):
-            raise ValueError(
-                "`prompt_tuning_init: TEXT` and `prompt_tuning_init_text` need each other. Set both or neither."
+            raise rule_error(
+                "prompt_tuning_init_text" if self.prompt_tuning_init_text else "prompt_tuning_init",
+                "`prompt_tuning_init: TEXT` and `prompt_tuning_init_text` need each other. Set both or neither.",
             )
         return self
 

@@ -1,7 +1,6 @@
 """Read a YAML file of settings as a typed model. An error names the file, the line, the value and the fix."""
 
 import difflib
-import re
 from datetime import date
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -17,6 +16,8 @@ _SHOWN = 5
 _WIDE = 120
 """Number of characters of a value that are shown."""
 _ABSENT = object()
+_RULE = "rule"
+"""Type of the faults that rule_error makes."""
 _BEGIN = "input should be "
 
 
@@ -34,6 +35,12 @@ class Section(BaseModel):
             if {int, float} & {wanted, *get_args(wanted)}:
                 raise PydanticCustomError("yes_or_no", "input should be a number")
         return given
+
+
+def rule_error(key: str, message: str) -> PydanticCustomError:
+    """Return the error of a rule over several settings of a section. `read_settings` gives the line of `key`, which is
+    dotted and relative to the section."""
+    return PydanticCustomError(_RULE, "{message}", {"key": key, "message": message})
 
 
 SectionT = TypeVar("SectionT", bound=Section)
@@ -116,21 +123,9 @@ def _by_place(error: ValidationError, document: Any) -> dict[tuple[str, ...], li
     """The faults by their place in the document. A field of several types has one fault for each type."""
     by_place: dict[tuple[str, ...], list[Any]] = {}
     for fault in error.errors():
-        place = _place(fault, document) or _named(fault["msg"], document)
-        by_place.setdefault(place, []).append(fault)
+        by_place.setdefault(_place(fault, document), []).append(fault)
     # A fault inside a value says more than a fault that the whole value has another type.
     return {place: faults for place, faults in by_place.items() if not any(_within(inner, place) for inner in by_place)}
-
-
-def _named(message: str, document: Any) -> tuple[str, ...]:
-    """The place of the first key that the message of a rule over several keys names; keys in backticks come first."""
-    for name in [*re.findall(r"`([a-z_.]+)`", message), *re.findall(r"[a-z_]+(?:\.[a-z_]+)*", message)]:
-        place, value = tuple(name.split(".")), document
-        for part in place:
-            value = _below(value, part)
-        if value is not _ABSENT:
-            return place
-    return ()
 
 
 def _within(inner: tuple[str, ...], outer: tuple[str, ...]) -> bool:
@@ -147,7 +142,7 @@ def _place(fault: Any, document: Any) -> tuple[str, ...]:
             document = below
     if last != "" and (fault["type"] == "missing" or _below(document, last) is not _ABSENT):
         place.append(str(last))
-    return tuple(place)
+    return (*place, *fault["ctx"]["key"].split(".")) if fault["type"] == _RULE else tuple(place)
 
 
 def _below(document: Any, part: int | str) -> Any:
@@ -170,6 +165,8 @@ def _describe(
         return f"{where}{fault['input']!r} is not a valid key. Known keys: {known}"
     if fault["type"] == "value_error":
         return f"{where}{fault['ctx']['error']}"
+    if fault["type"] == _RULE:
+        return f"{where}{fault['msg']}"
     if fault["type"] == "missing":
         return f"{where}`{key}` is missing. Add it."
     first, *alternatives = dict.fromkeys(map(_wanted, faults))
