@@ -11,6 +11,7 @@ from ft_pipeline.settings.experiment import ExperimentSettings
 from ft_pipeline.settings.project import ProjectSettings, RetrainingSettings
 from ft_pipeline.settings.training import TrainingSettings
 from ft_pipeline.settings.yaml_file import read_settings
+from ft_pipeline_tests.projects import project_of
 
 
 def written(tmp_path: Path, text: str) -> Path:
@@ -124,14 +125,6 @@ def test_what_does_not_go_together_is_refused(tmp_path: Path, text: str, said: l
         read_settings(written(tmp_path, text), ExperimentSettings)
     for words in said:
         assert words in str(caught.value)
-
-
-def project_of(root: Path, **experiments: str) -> Project:
-    (root / "experiments").mkdir()
-    (root / "project.yaml").write_text("name: shop\n")
-    for name, text in experiments.items():
-        (root / "experiments" / f"{name}.yaml").write_text(text)
-    return Project(root)
 
 
 def test_stages_come_in_the_order_in_which_they_train(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 from ft_pipeline.errors import UserError
 from ft_pipeline.settings.experiment import ExperimentSettings
 from ft_pipeline.settings.sweep import is_sweep_member, share_of, sweep_members, sweep_owner
-from ft_pipeline_tests.test_settings import project_of
+from ft_pipeline_tests.projects import project_of
 
 SERIES = "technique: lora\ntraining: {seed: 7}\nseeds: 3\nlearning_curve: [0.5, 0.25]\n"
 

@@ -10,7 +10,7 @@ from ft_pipeline.execution.step import SpecContext
 from ft_pipeline.project import Project
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.spec import Spec
-from ft_pipeline_tests.test_settings import project_of
+from ft_pipeline_tests.projects import project_of
 
 SMALL, LARGE = 134_515_008, 1_711_376_384
 """Parameters of SmolLM2-135M and SmolLM2-1.7B."""

@@ -1,45 +1,19 @@
 """What was tampered with is found, and named."""
 
-import json
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from ft_pipeline.store.manifest import write_seal
 from ft_pipeline_tests.audit.conftest import Command
 from ft_pipeline_tests.audit.shop import Shop
+from ft_pipeline_tests.audit.tampering import edit, flip, folder_of, some_file
 
 KINDS = (
     *("raw_alpaca", "raw_sharegpt", "alpaca", "sharegpt", "conversations", "base_model", "training_data", "adapter"),
     *("merged_model", "scores", "comparison", "champion"),
 )
-
-
-def folder_of(shop: Shop, kind: str) -> Path:
-    (folder,) = (shop.store.root / "artifacts" / kind).glob("*/*")
-    return folder
-
-
-def some_file(folder: Path) -> Path:
-    return sorted(path for path in folder.iterdir() if path.name != "manifest.json")[0]
-
-
-def flip(path: Path) -> None:
-    """Change one bit, and put size and times back as an attacker would."""
-    seen = path.stat()
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
-    os.utime(path, ns=(seen.st_atime_ns, seen.st_mtime_ns))
-
-
-def edit(path: Path, change: Callable[[dict], object], *, reseal: bool = False) -> None:
-    document = json.loads(path.read_bytes())
-    change(document)
-    path.write_bytes(write_seal(document) if reseal else json.dumps(document).encode())
 
 
 def test_an_untouched_store_is_verified(released: Shop, ft_json: Command, ft: Command) -> None:

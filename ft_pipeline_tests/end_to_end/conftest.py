@@ -1,19 +1,10 @@
-import subprocess
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page
 
-from ft_pipeline_tests.end_to_end.project import ft, small_project
+from ft_pipeline_tests.end_to_end.project import Finished, ft, small_project
 from ft_pipeline_tests.end_to_end.ui import VIEW, browsing
-
-
-@dataclass(frozen=True)
-class Finished:
-    root: Path
-    run: subprocess.CompletedProcess[str]
 
 
 @pytest.fixture(scope="session")

@@ -3,8 +3,10 @@
 import contextlib
 import json
 import os
+import shutil
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import psutil
 import yaml
 
 from ft_pipeline import scaffold
+from ft_pipeline.project import FORMATS
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.asset_pointers import AssetPointers
 from ft_pipeline_tests.tiny import tiny_model
@@ -24,6 +27,14 @@ KEEP = {
     "unlabelled": ("inbox.jsonl",),
 }
 ROWS = {"unlabelled": 8, "sharegpt": 12}
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A small project after its first `ft run`, and that run."""
+
+    root: Path
+    run: subprocess.CompletedProcess[str]
 
 
 def small_project(root: Path, *, epochs: int = 1, variants: bool = True) -> Path:
@@ -143,3 +154,42 @@ def ft_in_turn(root: Path, *commands: tuple[str, ...], timeout: float = 900) -> 
     )
     assert done.returncode == 0, done.stderr[-4000:]
     return [(code, json.loads(text) if text.strip() else None) for code, text in json.loads(done.stdout)]
+
+
+SHARED = {
+    *(f"raw_{name}" for name in FORMATS),
+    *FORMATS,
+    *("quarantine", "conversations", "teacher_answers", "distilled"),
+    *("comparison", "recommendation", "champion", "model_card", "report"),
+}
+
+
+PER_EXPERIMENT = {
+    *("experiment", "base_model", "training_data", "memory_estimate", "adapter", "merged_model"),
+    *("prompt_baseline", "scores"),
+}
+
+
+def run(root: Path, *assets: str, **env: str) -> subprocess.CompletedProcess[str]:
+    command = [
+        str(Path(sys.executable).parent / "ft"),
+        "run",
+        "--json",
+        "--experiment",
+        "qlora",
+        "--select",
+        ",".join(assets),
+    ]
+    return subprocess.run(
+        command,
+        env=environment(root) | env,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def copy_of(finished: Finished, folder: Path) -> Path:
+    """A small project that has run once, to change as one likes."""
+    return Path(shutil.copytree(finished.root, folder / "shop"))

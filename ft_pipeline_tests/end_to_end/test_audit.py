@@ -9,10 +9,8 @@ import pytest
 
 from ft_pipeline.audit.artifact_index import ArtifactIndex, ArtifactNode
 from ft_pipeline.audit.verify import verify
-from ft_pipeline_tests.audit.test_verify import edit, flip, some_file
-from ft_pipeline_tests.end_to_end.conftest import Finished
-from ft_pipeline_tests.end_to_end.project import ft, ft_json
-from ft_pipeline_tests.end_to_end.test_lifecycle import PER_EXPERIMENT, SHARED
+from ft_pipeline_tests.audit.tampering import edit, flip, some_file
+from ft_pipeline_tests.end_to_end.project import PER_EXPERIMENT, SHARED, Finished, ft, ft_json
 
 pytestmark = pytest.mark.slow
 

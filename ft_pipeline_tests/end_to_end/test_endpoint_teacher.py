@@ -1,9 +1,6 @@
 """The teacher's assets against a server on loopback, as a user runs them: `ft run`, a real instance, a real worker."""
 
 import json
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import dagster as dg
@@ -12,8 +9,7 @@ import pytest
 import yaml
 
 from ft_pipeline_tests.distillation.fault_server import MODEL, FaultServer, serving
-from ft_pipeline_tests.end_to_end.conftest import Finished
-from ft_pipeline_tests.end_to_end.project import current, environment, ft, ft_json
+from ft_pipeline_tests.end_to_end.project import Finished, copy_of, current, ft, ft_json, run
 
 pytestmark = pytest.mark.slow
 
@@ -30,26 +26,6 @@ def hosted(root: Path, server: FaultServer, **endpoint: object) -> None:
     path.write_text(yaml.safe_dump(settings, allow_unicode=True), encoding="utf-8")
 
 
-def run(root: Path, *assets: str, **env: str) -> subprocess.CompletedProcess[str]:
-    command = [
-        str(Path(sys.executable).parent / "ft"),
-        "run",
-        "--json",
-        "--experiment",
-        "qlora",
-        "--select",
-        ",".join(assets),
-    ]
-    return subprocess.run(
-        command,
-        env=environment(root) | env,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-
-
 def holders_of(secret: str, root: Path) -> list[str]:
     """Files below `root` that hold the secret, Dagster's databases and compute logs included."""
     return [str(path) for path in root.rglob("*") if path.is_file() and secret.encode() in path.read_bytes()]
@@ -58,11 +34,6 @@ def holders_of(secret: str, root: Path) -> list[str]:
 @pytest.fixture
 def shop(finished: Finished, tmp_path: Path) -> Path:
     return copy_of(finished, tmp_path)
-
-
-def copy_of(finished: Finished, folder: Path) -> Path:
-    """A small project that has run once, to change as one likes."""
-    return Path(shutil.copytree(finished.root, folder / "shop"))
 
 
 def test_a_hosted_teacher_from_a_wrong_key_to_the_comparison(shop: Path) -> None:

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ft_pipeline_tests.end_to_end.conftest import Finished
-from ft_pipeline_tests.end_to_end.project import ft_in_turn, ft_json
+from ft_pipeline_tests.end_to_end.project import Finished, ft_in_turn, ft_json
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]
 RUN = ("run", "--experiment", "qlora")

@@ -12,9 +12,8 @@ import pytest
 
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.asset_pointers import AssetPointers
-from ft_pipeline_tests.audit.test_verify import flip
-from ft_pipeline_tests.end_to_end.conftest import Finished
-from ft_pipeline_tests.end_to_end.project import environment, ft, ft_json, small_project
+from ft_pipeline_tests.audit.tampering import flip
+from ft_pipeline_tests.end_to_end.project import Finished, environment, ft, ft_json, small_project
 from ft_pipeline_tests.end_to_end.ui import serving
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]

@@ -12,22 +12,21 @@ import psutil
 import pytest
 
 from ft_pipeline.store.asset_pointers import AssetPointers
-from ft_pipeline_tests.end_to_end.conftest import Finished
-from ft_pipeline_tests.end_to_end.project import current, environment, ft, ft_json, small_project, write_experiment
+from ft_pipeline_tests.end_to_end.project import (
+    PER_EXPERIMENT,
+    SHARED,
+    Finished,
+    current,
+    environment,
+    ft,
+    ft_json,
+    small_project,
+    write_experiment,
+)
 
 pytestmark = pytest.mark.slow
 
 FORMATS = ("alpaca", "sharegpt", "text", "preferences", "unlabelled")
-SHARED = {
-    *(f"raw_{name}" for name in FORMATS),
-    *FORMATS,
-    *("quarantine", "conversations", "teacher_answers", "distilled"),
-    *("comparison", "recommendation", "champion", "model_card", "report"),
-}
-PER_EXPERIMENT = {
-    *("experiment", "base_model", "training_data", "memory_estimate", "adapter", "merged_model"),
-    *("prompt_baseline", "scores"),
-}
 
 
 def test_the_first_run_materializes_every_asset(finished: Finished) -> None:

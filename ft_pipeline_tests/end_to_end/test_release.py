@@ -6,8 +6,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from ft_pipeline_tests.end_to_end.conftest import Finished
-from ft_pipeline_tests.end_to_end.project import ft_in_turn
+from ft_pipeline_tests.end_to_end.project import Finished, ft_in_turn
 
 pytestmark = pytest.mark.slow
 

@@ -12,9 +12,8 @@ from ft_pipeline.distillation import teacher
 from ft_pipeline.job import Job
 from ft_pipeline.models import base_model
 from ft_pipeline_tests.distillation.material import Recorder, teacher_job, write_conversations, write_unlabelled
-from ft_pipeline_tests.end_to_end.conftest import Finished
+from ft_pipeline_tests.end_to_end.project import Finished, copy_of, current, run
 from ft_pipeline_tests.end_to_end.serving import free_port, running
-from ft_pipeline_tests.end_to_end.test_endpoint_teacher import copy_of, current, run
 
 pytestmark = pytest.mark.slow
 

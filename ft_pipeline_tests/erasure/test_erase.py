@@ -16,7 +16,7 @@ from ft_pipeline.errors import UserError
 from ft_pipeline.store.locks import FileLock
 from ft_pipeline_tests.audit.conftest import Command
 from ft_pipeline_tests.audit.shop import ALPACA, SECRET, Shop
-from ft_pipeline_tests.audit.test_verify import flip, folder_of
+from ft_pipeline_tests.audit.tampering import flip, folder_of
 
 FILE = "data/raw/alpaca/support.jsonl"
 ROW = 5

@@ -81,3 +81,19 @@ def _samples(name: str, row: Mapping[str, Any]) -> list[dict[str, Any]]:
         }
         for number, (loss, chrf) in enumerate(zip(losses or [None] * len(chrfs), chrfs, strict=True))
     ]
+
+
+CONFIG = {"bootstrap_resamples": 500, "seed": 0, "primary_metric": "loss"}
+
+
+ITEMS = 40
+
+
+NOISE = [(7 * number % 11) / 20 for number in range(ITEMS)]
+
+
+CORRECT = [number % 4 > 0 for number in range(ITEMS)]
+
+
+def losses(level: float) -> list[float]:
+    return [level + noise for noise in NOISE]

@@ -12,16 +12,7 @@ from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.comparison.compare import build_comparison, compare, markdown_table
 from ft_pipeline.evaluation.comparison.plots import score_picture
 from ft_pipeline.evaluation.metrics.definitions import METRICS
-from ft_pipeline_tests.evaluation.scored import PARTS, scored
-
-CONFIG = {"bootstrap_resamples": 500, "seed": 0, "primary_metric": "loss"}
-ITEMS = 40
-NOISE = [(7 * number % 11) / 20 for number in range(ITEMS)]
-CORRECT = [number % 4 > 0 for number in range(ITEMS)]
-
-
-def losses(level: float) -> list[float]:
-    return [level + noise for noise in NOISE]
+from ft_pipeline_tests.evaluation.scored import CONFIG, CORRECT, ITEMS, PARTS, losses, scored
 
 
 @pytest.fixture

@@ -11,8 +11,7 @@ from ft_pipeline.evaluation.comparison.markdown import markdown_table
 from ft_pipeline.evaluation.recommendation.rules import recommend
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.spec import Spec
-from ft_pipeline_tests.evaluation.scored import scored
-from ft_pipeline_tests.evaluation.test_comparison import CONFIG, CORRECT, losses
+from ft_pipeline_tests.evaluation.scored import CONFIG, CORRECT, losses, scored
 
 HOUR = {"seconds": 1800.0, "gpu_hours": 1.0}
 

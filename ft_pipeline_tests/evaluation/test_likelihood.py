@@ -9,6 +9,7 @@ from ft_pipeline.evaluation.scoring import likelihood
 from ft_pipeline.evaluation.scoring.likelihood import target_log_likelihoods
 from ft_pipeline.models.decoding import prefix_cache as sharing
 from ft_pipeline.models.decoding.prefix_cache import shared_prefixes
+from ft_pipeline_tests.evaluation.likelihoods import plainly
 
 PAIRS = [
     ([5, 9, 11, 40], [7, 8]),
@@ -16,14 +17,6 @@ PAIRS = [
     ([100, 4, 77, 12, 60, 61, 62], [1]),
     ([5, 9, 11, 40], [90, 91, 92]),
 ]
-
-
-def plainly(model: Any, context: list[int], target: list[int]) -> float:
-    """One row, no padding, no cache, all logits."""
-    with torch.no_grad():
-        logits = model(input_ids=torch.tensor([context + target])).logits[0]
-    probabilities = logits[len(context) - 1 : -1].double().log_softmax(-1)
-    return float(probabilities[range(len(target)), target].sum())
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 8])

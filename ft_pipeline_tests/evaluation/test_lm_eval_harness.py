@@ -24,7 +24,7 @@ from ft_pipeline.evaluation.scoring.lm_eval_model import LoadedLM
 from ft_pipeline.evaluation.scoring.prompts import Prompt, render_items, render_question
 from ft_pipeline.models.chat import stop_strings
 from ft_pipeline_tests.evaluation.conftest import CONVERSATIONS, QUESTIONS, TEXTS
-from ft_pipeline_tests.evaluation.test_likelihood import plainly
+from ft_pipeline_tests.evaluation.likelihoods import plainly
 
 SYSTEM = "Answer as the support of a shop."
 

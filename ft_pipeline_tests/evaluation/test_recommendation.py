@@ -8,8 +8,7 @@ import pytest
 
 from ft_pipeline.evaluation.comparison.compare import compare
 from ft_pipeline.evaluation.recommendation.rules import recommend
-from ft_pipeline_tests.evaluation.scored import scored
-from ft_pipeline_tests.evaluation.test_comparison import CONFIG, CORRECT, ITEMS, losses
+from ft_pipeline_tests.evaluation.scored import CONFIG, CORRECT, ITEMS, losses, scored
 
 MARGIN = 0.05
 NOISY = [(13 * number % 40) / 20 - 1 for number in range(ITEMS)]

@@ -9,8 +9,7 @@ import pytest
 from ft_pipeline.evaluation.comparison.compare import build_comparison, compare, markdown_table
 from ft_pipeline.evaluation.comparison.plots import learning_curve_picture
 from ft_pipeline.evaluation.recommendation.rules import recommend
-from ft_pipeline_tests.evaluation.scored import PARTS, scored
-from ft_pipeline_tests.evaluation.test_comparison import CONFIG, CORRECT, losses
+from ft_pipeline_tests.evaluation.scored import CONFIG, CORRECT, PARTS, losses, scored
 
 ROWS = {"lora": 800, "lora.at25": 200, "lora.at50": 400}
 

@@ -6,19 +6,10 @@ import shutil
 import pytest
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.job import Job
 from ft_pipeline.models import base_model
 from ft_pipeline.models.decoding.generate import generate
 from ft_pipeline.models.load import load_model, load_tokenizer
-from ft_pipeline_tests.training.subject import Listener
-
-
-def convert(folder, model, revision=None):
-    out = folder / "out"
-    out.mkdir(parents=True, exist_ok=True)
-    return out, base_model.run(
-        Job("base_model", {"model": str(model), "revision": revision}, {}, out, folder, "cpu", Listener())
-    )
+from ft_pipeline_tests.models.material import convert
 
 
 @pytest.fixture

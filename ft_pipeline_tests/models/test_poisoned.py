@@ -13,7 +13,7 @@ from ft_pipeline.errors import UserError
 from ft_pipeline.models import base_model
 from ft_pipeline.models.chat import render
 from ft_pipeline.models.load import load_model, load_tokenizer
-from ft_pipeline_tests.models.test_base_model import convert
+from ft_pipeline_tests.models.material import convert
 
 
 class Bomb:

@@ -5,8 +5,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
+
+from ft_pipeline.settings.project import DataSettings
 from ft_pipeline.tables.accounts import TableReport
 from ft_pipeline.tables.build import build_table
+from ft_pipeline.tables.conversations import build_conversations
 from ft_pipeline.tables.file_result import SourceFile
 from ft_pipeline.tables.validate import validate_file
 
@@ -66,3 +70,24 @@ def build(
         SourceFile(name, jsonl(raw / name, rows), "", (sidecars or {}).get(name)) for name, rows in files.items()
     ]
     return build_table(data_format, sources, folder / "out", max_quarantined=ceiling, **options)
+
+
+SETTINGS = DataSettings(validation_share=0.2, test_share=0.2)
+
+
+def conversations(folder, alpaca_files, sharegpt_files=None, sidecars=None, questions=(), settings=SETTINGS):
+    for name, files in (("alpaca", alpaca_files), ("sharegpt", sharegpt_files or {})):
+        (folder / name).mkdir(exist_ok=True)
+        build(folder / name, name, files, sidecars=sidecars)
+    report = build_conversations(
+        folder / "alpaca" / "out",
+        folder / "sharegpt" / "out",
+        folder / "out",
+        settings=settings,
+        general_questions=list(questions),
+    )
+    rows, aside = (pq.read_table(folder / "out" / f"{name}.parquet").to_pylist() for name in ("rows", "set_aside"))
+    assert report.checks["rows_accounted_for"].passed and report.checks["no_prompt_straddles"].passed
+    assert (len(rows), len(aside)) == (report.accepted, sum(report.set_aside.values()))
+    json.dumps(report.to_json())
+    return report, rows, aside

@@ -1,16 +1,11 @@
 """From tables to conversations: one schema, copies across tables, splits, contamination."""
 
-import json
-
-import pyarrow.parquet as pq
 import pytest
 
 from ft_pipeline.settings.project import DataSettings
-from ft_pipeline.tables.conversations import build_conversations
 from ft_pipeline.tables.dedup.contamination import Phrases, heldout_rows, overlap_with_heldout
-from ft_pipeline_tests.tables.helpers import build
+from ft_pipeline_tests.tables.helpers import conversations
 
-SETTINGS = DataSettings(validation_share=0.2, test_share=0.2)
 PHRASE = "which of these statements best explains why photosynthesis is the foundation of most food webs"
 
 
@@ -23,24 +18,6 @@ def alpaca(count, **changes):
 
 def talk(*texts):
     return {"conversations": [{"from": ("human", "gpt")[at % 2], "value": text} for at, text in enumerate(texts)]}
-
-
-def conversations(folder, alpaca_files, sharegpt_files=None, sidecars=None, questions=(), settings=SETTINGS):
-    for name, files in (("alpaca", alpaca_files), ("sharegpt", sharegpt_files or {})):
-        (folder / name).mkdir(exist_ok=True)
-        build(folder / name, name, files, sidecars=sidecars)
-    report = build_conversations(
-        folder / "alpaca" / "out",
-        folder / "sharegpt" / "out",
-        folder / "out",
-        settings=settings,
-        general_questions=list(questions),
-    )
-    rows, aside = (pq.read_table(folder / "out" / f"{name}.parquet").to_pylist() for name in ("rows", "set_aside"))
-    assert report.checks["rows_accounted_for"].passed and report.checks["no_prompt_straddles"].passed
-    assert (len(rows), len(aside)) == (report.accepted, sum(report.set_aside.values()))
-    json.dumps(report.to_json())
-    return report, rows, aside
 
 
 def test_alpaca_rows_become_turns(tmp_path):

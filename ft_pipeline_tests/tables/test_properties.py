@@ -202,7 +202,7 @@ def test_split_of_a_group_is_its_own(group, validation, test, less):
 )
 def test_adding_rows_never_moves_an_old_one(old, added):
     """Through the whole way: rows that stay have the split that they had."""
-    from ft_pipeline_tests.tables.test_conversations import conversations
+    from ft_pipeline_tests.tables.helpers import conversations
 
     def splits(pairs):
         rows = [{"instruction": f"Ask {question}", "output": f"Say {answer}"} for question, answer in pairs]

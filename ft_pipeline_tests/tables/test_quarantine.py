@@ -7,8 +7,7 @@ import pytest
 from ft_pipeline.tables.checks.content_checks import describe_columns
 from ft_pipeline.tables.conversations import count_words
 from ft_pipeline.tables.quarantine import Part, build_quarantine, overview, ranges
-from ft_pipeline_tests.tables.helpers import GOOD
-from ft_pipeline_tests.tables.test_conversations import conversations
+from ft_pipeline_tests.tables.helpers import GOOD, conversations
 
 
 @pytest.fixture

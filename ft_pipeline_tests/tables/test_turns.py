@@ -4,8 +4,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ft_pipeline.tables.formats.turns import plain
-from ft_pipeline_tests.tables.helpers import GOOD, build, jsonl, validate
-from ft_pipeline_tests.tables.test_conversations import conversations
+from ft_pipeline_tests.tables.helpers import GOOD, build, conversations, jsonl, validate
 
 TOOLS = {"roles": {"function_call": "gpt", "observation": "tool"}}
 ASK, CALL = ("human", "Where is order 10400?"), ("function_call", '{"name": "track", "order": 10400}')
