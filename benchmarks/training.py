@@ -140,7 +140,7 @@ def _table(report: dict[str, Any]) -> str:
 
 def _shown(value: float | None, form: str) -> str:
     """`value` by its format, or a dash of the same width."""
-    return f"{value:{form}}" if value is not None else f"{'-':>{form.split('.')[0]}}"
+    return f"{value:{form}}" if value is not None else f"{'-':>{form.split('.', maxsplit=1)[0]}}"
 
 
 if __name__ == "__main__":

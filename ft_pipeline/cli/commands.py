@@ -37,7 +37,8 @@ def options(
         bool,
         typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version."),
     ] = False,
-) -> None: ...
+) -> None:
+    """Options of `ft` itself."""
 
 
 def main() -> None:

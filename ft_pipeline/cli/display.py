@@ -39,6 +39,7 @@ def plain(text: str) -> str:
 
 
 def show_findings(console: Console, findings: Sequence[Any]) -> None:
+    """Print the findings of `ft doctor`."""
     table = _table("check", "status", "found", "fix")
     for finding in findings:
         style = STATUS_STYLE[finding.status]
@@ -47,6 +48,7 @@ def show_findings(console: Console, findings: Sequence[Any]) -> None:
 
 
 def show_plan(console: Console, planned: Sequence[Any]) -> None:
+    """Print the steps that would run, with the reason."""
     if not any(step.runs for step in planned):
         console.print("[green]Up to date:[/] nothing to run.")
         return
@@ -81,6 +83,7 @@ def show_outcome(console: Console, outcome: Any, project: Any) -> None:
 
 
 def show_experiments(console: Console, found: Sequence[Mapping[str, Any]]) -> None:
+    """Print one row per experiment."""
     table = _table("name", "objective", "technique", "base model", "state", "primary score")
     for row in found:
         style = STATE_STYLE.get(row["state"], "white")
@@ -131,6 +134,7 @@ def show_comparison(console: Console, document: Mapping[str, Any]) -> None:
 
 
 def show_recommendation(console: Console, document: Mapping[str, Any]) -> None:
+    """Print the decision and its reasons."""
     experiment = f" ({plain(document['experiment'])})" if document.get("experiment") else ""
     console.print(f"Recommendation: [bold]{document['decision']}[/]{experiment}")
     for reason in document["reasons"]:
@@ -138,6 +142,7 @@ def show_recommendation(console: Console, document: Mapping[str, Any]) -> None:
 
 
 def show_champion(console: Console, record: Mapping[str, Any] | None) -> None:
+    """Print the released model."""
     if record is None:
         console.print("Champion: none yet")
         return
@@ -162,6 +167,7 @@ def show_validation(console: Console, document: Mapping[str, Any]) -> None:
 
 
 def show_rows(console: Console, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Print the rows of a query."""
     table = _table(*(plain(column) for column in columns))
     for row in rows:
         table.add_row(*(plain("" if value is None else str(value)) for value in row))

@@ -31,6 +31,7 @@ def show_trained(console: Console, chain: Chain, rows: Sequence[Trained]) -> Non
 
 
 def show_left_out(console: Console, chain: Chain, rows: Sequence[LeftOut]) -> None:
+    """Print the rows that were read and not used."""
     console.print(f"{len(rows)} rows were read for {plain(chain.subject.name)} but not used")
     shown = [[f"{row.table}/{row.file}:{row.row}", row.code, row.by, row.message] for row in rows[: 5 * ROWS_SHOWN]]
     show_rows(console, ["row", "code", "set aside by", "why"], shown)
@@ -38,6 +39,7 @@ def show_left_out(console: Console, chain: Chain, rows: Sequence[LeftOut]) -> No
 
 
 def show_matches(console: Console, chain: Chain, sentence: str, matches: Sequence[Match]) -> None:
+    """Print whether a sentence was trained on, and the most similar rows."""
     trained = [match for match in matches if match.use == "train"]
     exact = [match for match in trained if match.how != "near"]
     answer = "yes" if exact else "no, but a similar text was" if trained else "no"
@@ -51,6 +53,7 @@ def show_matches(console: Console, chain: Chain, sentence: str, matches: Sequenc
 
 
 def show_seen(console: Console, seen: RowUsage) -> None:
+    """Print the models that used a row, and how."""
     console.print(f"{plain(seen.row)}: {len(seen.ids)} version(s) of this row, used by {len(seen.uses)} artifact(s)")
     rows = [
         [

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from dagster import AutomationCondition as AC
+from dagster import AutomationCondition as Condition
 
 
 def _follow(changed: Any) -> Any:  # Dagster's types of combined conditions are incompatible
@@ -11,19 +11,19 @@ def _follow(changed: Any) -> Any:  # Dagster's types of combined conditions are 
     eager() would fire on every materialization of a parent, even one with the same data version.
     """
     return (
-        (changed | AC.code_version_changed()).since_last_handled()
-        & ~AC.missing()
-        & ~AC.any_deps_missing()
-        & ~AC.any_deps_in_progress()
-        & ~AC.in_progress()
+        (changed | Condition.code_version_changed()).since_last_handled()
+        & ~Condition.missing()
+        & ~Condition.any_deps_missing()
+        & ~Condition.any_deps_in_progress()
+        & ~Condition.in_progress()
     )
 
 
 FOLLOW_SOUND_INPUTS = (
-    _follow(AC.any_deps_match(AC.data_version_changed() | AC.will_be_requested()))
-    & AC.all_deps_blocking_checks_passed()
+    _follow(Condition.any_deps_match(Condition.data_version_changed() | Condition.will_be_requested()))
+    & Condition.all_deps_blocking_checks_passed()
 ).with_label("follow_sound_inputs")
 """Follows the data versions of its inputs, in the same run if possible, unless a blocking check failed."""
 
-FOLLOW_ALL_INPUTS = _follow(AC.any_deps_match(AC.data_version_changed())).with_label("follow_all_inputs")
+FOLLOW_ALL_INPUTS = _follow(Condition.any_deps_match(Condition.data_version_changed())).with_label("follow_all_inputs")
 """Follows the data versions of its inputs even if a check failed, to show what failed."""

@@ -147,4 +147,5 @@ def trained_on(at: SpecContext, trained: Artifact) -> Artifact:
 
 
 def references(inputs: dict[str, Artifact]) -> dict[str, tuple[str, str]]:
+    """Return the inputs as a spec names them: (kind, fingerprint) of each artifact."""
     return {name: artifact.reference for name, artifact in inputs.items()}

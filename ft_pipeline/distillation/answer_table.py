@@ -42,6 +42,7 @@ def read_prompts(unlabelled: Path) -> Iterator[dict[str, Any]]:
 
 
 def count_prompts(unlabelled: Path) -> int:
+    """Return the number of prompts in the table `unlabelled`."""
     return pq.read_metadata(unlabelled / "rows.parquet").num_rows
 
 

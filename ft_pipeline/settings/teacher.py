@@ -26,7 +26,7 @@ class BudgetSettings(Section):
 
 
 class EndpointSettings(Section):
-    """A server with an OpenAI-compatible API: OpenAI, vLLM, llama.cpp, Ollama, Together, Fireworks, …"""
+    """A server with an OpenAI-compatible API: OpenAI, vLLM, llama.cpp, Ollama, Together, Fireworks and others."""
 
     url: str
     """The URL up to and including `/v1`, e.g. `http://127.0.0.1:8000/v1`."""

@@ -41,7 +41,7 @@ class ErasedTexts:
         """The forms of each long text in a file, longest first: plain, escaped once or twice for JSON, or for HTML."""
         forms = set()
         for text in (text for text in self.texts if len(text) >= MIN_CHARS):
-            once = {json.dumps(text, ensure_ascii=ascii)[1:-1] for ascii in (True, False)}
+            once = {json.dumps(text, ensure_ascii=escape)[1:-1] for escape in (True, False)}
             twice = {json.dumps(escaped)[1:-1] for escaped in once}
             forms |= {text, html.escape(text), *once, *twice}
         return sorted(forms, key=len, reverse=True)

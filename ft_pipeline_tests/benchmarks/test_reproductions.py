@@ -232,12 +232,14 @@ def test_killed_with_kill_9_it_continues_and_leaves_no_process(tmp_path: Path) -
     assert text.startswith(finished) and len(keys) == len(set(keys)) == 1 + len(COMPARED)
     report = json.loads((tmp_path / "reproductions.json").read_text(encoding="utf-8"))
     assert len(verdicts_of(report, 3)) == 5
-    refused = subprocess.run([*command, "--rows", "5"], capture_output=True, text=True)
+    refused = subprocess.run([*command, "--rows", "5"], capture_output=True, text=True, check=False)
     assert refused.returncode and "Name another folder with --work" in refused.stderr
 
 
 def _children(parent: int) -> Sequence[int]:
-    output = subprocess.run(["ps", "-o", "pid=", "--ppid", str(parent)], capture_output=True, text=True).stdout
+    output = subprocess.run(
+        ["ps", "-o", "pid=", "--ppid", str(parent)], capture_output=True, text=True, check=False
+    ).stdout
     return [int(line) for line in output.split()]
 
 

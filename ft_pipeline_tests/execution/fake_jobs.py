@@ -78,7 +78,7 @@ def rank(job: Job) -> dict:
     """One of several: leaves a file with its number; rank `victim` does what `then` says, the others wait for it."""
     own = job.work / f"rank-{job.rank.number}"
     try:
-        own.write_text(f"{os.getpid()} {os.environ.get('WORLD_SIZE', 1)} {job.rank.meeting}")
+        own.write_text(f"{os.getpid()} {os.environ.get('WORLD_SIZE', '1')} {job.rank.meeting}")
         job.report.log(f"rank {job.rank.number}")
         if job.config.get("then"):
             _together(job)

@@ -159,7 +159,7 @@ def test_the_loss_is_that_of_the_paper(pairs, tiny_base):
     policy = load_model(tiny_base, "cpu", dtype=torch.float32)
     with torch.no_grad():
         for parameter in policy.parameters():
-            parameter += 0.02 * torch.sin(torch.arange(parameter.numel())).view_as(parameter)
+            parameter.add_(0.02 * torch.sin(torch.arange(parameter.numel())).view_as(parameter))
 
     @torch.no_grad()
     def likelihood(model, ids, labels):

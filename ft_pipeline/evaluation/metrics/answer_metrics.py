@@ -65,6 +65,7 @@ class AnswerMetrics:
 
 
 def custom_metric(name: str, lower_is_better: bool) -> Metric:
+    """Return the description of a metric of the project."""
     return Metric(name, lower_is_better, "of its own function", "evaluation.metrics in project.yaml")
 
 

@@ -99,6 +99,8 @@ class RequestTotals:
 
 
 class RequestLoop:
+    """Sends the requests of one job, some at a time, and logs each answer."""
+
     def __init__(
         self, connect: Callable[[], Answerer], log: AnswerLog, total: int, teacher: TeacherSettings, report: Reporter
     ) -> None:

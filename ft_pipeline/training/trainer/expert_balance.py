@@ -62,8 +62,11 @@ def _weight(causal: Any) -> float:
 
 
 def _measure(causal: Any) -> Callable[..., Any] | None:
-    """Return transformers' function for the architecture, if its arguments are the router logits of each layer, the
-    number of experts, the number of experts per token, and the attention mask. (Doge's reads product keys as well.)"""
+    """Return transformers' function for the architecture, if its arguments are as expected.
+
+    These are the router logits of each layer, the number of experts, the number of experts per token, and the attention
+    mask. (Doge's function reads product keys as well.)
+    """
     function: Callable[..., Any] | None
     function = getattr(sys.modules[type(causal).__module__], "load_balancing_loss_func", None)
     if function is None or tuple(inspect.signature(function).parameters)[1:] != _READS:

@@ -1,4 +1,4 @@
-"""Check a model with a few tokens before it trains: does it work as the trainer assumes?
+"""Check with a few tokens, before a model trains, that it works as the trainer assumes.
 
 The trainer computes the logits itself from the last hidden states and the head. It knows what most architectures add to
 that. A model with an unknown architecture would silently learn something else. So would a model that reads ahead.
