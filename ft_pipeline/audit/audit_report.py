@@ -22,13 +22,13 @@ class VerificationResult:
     """Counts of what was read: artifacts, files, bytes, raw files, records, events."""
 
 
-def audit_document(chain: Chain, verdict: VerificationResult | None = None) -> dict[str, Any]:
+def audit_document(chain: Chain, result: VerificationResult | None = None) -> dict[str, Any]:
     """Return the JSON document of an audit.
 
     `verified` is null if nothing was hashed again. Even then, `problems` has those that the manifests alone show.
     """
-    verdict = verdict or VerificationResult()
-    findings = list(dict.fromkeys([*chain.problems, *verdict.problems]))
+    result = result or VerificationResult()
+    findings = list(dict.fromkeys([*chain.problems, *result.problems]))
     marks = marks_of(chain.index)
     redacted = [node.label for node in chain.nodes if status(chain, node, marks) == "redacted"]
     record = chain.subject.record
@@ -38,13 +38,13 @@ def audit_document(chain: Chain, verdict: VerificationResult | None = None) -> d
             {"role": root.role, "kind": root.kind, "fingerprint": root.fingerprint} for root in chain.subject.roots
         ],
         "record": record.to_json() if record else None,
-        "nodes": [_node(chain, node, marks, verdict) for node in chain.nodes],
-        "verified": not (findings or redacted) if verdict.checked else None,
+        "nodes": [_node(chain, node, marks, result) for node in chain.nodes],
+        "verified": not (findings or redacted) if result.checked else None,
         "redacted": redacted,
         "problems": [str(finding) for finding in findings],
         "findings": [finding.to_json() for finding in findings],
-        "notes": list(verdict.notes),
-        "counted": dict(verdict.counted),
+        "notes": list(result.notes),
+        "counted": dict(result.counted),
     }
 
 
@@ -76,10 +76,10 @@ def status(
 
 
 def _node(
-    chain: Chain, node: ArtifactNode, marks: Mapping[str, list[str]], verdict: VerificationResult
+    chain: Chain, node: ArtifactNode, marks: Mapping[str, list[str]], result: VerificationResult
 ) -> dict[str, Any]:
     manifest, run = node.manifest, node.run
-    damaged = node.label in {finding.where for finding in verdict.problems}
+    damaged = node.label in {finding.where for finding in result.problems}
     document = {
         "key": node.key,
         "kind": node.kind,
@@ -102,7 +102,7 @@ def _node(
         "inputs_by_name": {name: source.fingerprint for name, source in chain.inputs_of(node)},
         "path": str(node.path.relative_to(chain.index.root)) if node.path else None,
         "manifest_sha256": node.manifest_sha256,
-        "status": status(chain, node, marks, verdict.checked, damaged),
+        "status": status(chain, node, marks, result.checked, damaged),
         "redactions": [{key: entry.get(key) for key in ("number", "when", "by")} for entry in _redactions_of(node)],
         "marks": marks.get(node.fingerprint, []),
         "problems": [str(finding) for finding in node.problems],

@@ -16,7 +16,7 @@ RAW_SHOWN = 12
 PROBLEMS_SHOWN = 50
 
 
-def show_audit(console: Console, chain: Chain, verdict: VerificationResult) -> None:
+def show_audit(console: Console, chain: Chain, result: VerificationResult) -> None:
     """Print the subject, its tree, the problems and the result of the verification."""
     _show_record(console, chain)
     marks = marks_of(chain.index)
@@ -26,28 +26,28 @@ def show_audit(console: Console, chain: Chain, verdict: VerificationResult) -> N
         _grow(tree.add(f"[bold]{plain(role)}[/]"), chain, node, seen, marks)
     console.print(tree, soft_wrap=True)
     _show_terms(console, chain)
-    show_verdict(console, chain, verdict)
+    show_verification(console, chain, result)
 
 
-def show_verdict(console: Console, chain: Chain, verdict: VerificationResult) -> None:
+def show_verification(console: Console, chain: Chain, result: VerificationResult) -> None:
     """Print what was checked and the problems."""
-    problems = list(dict.fromkeys([*chain.problems, *verdict.problems]))
+    problems = list(dict.fromkeys([*chain.problems, *result.problems]))
     for finding in problems[:PROBLEMS_SHOWN]:
         console.print(f"[red]✗ {plain(str(finding))}[/]", soft_wrap=True)
     if len(problems) > PROBLEMS_SHOWN:
         console.print(f"[red]and {len(problems) - PROBLEMS_SHOWN} more (--json lists all)[/]")
-    for note in verdict.notes:
+    for note in result.notes:
         console.print(f"[yellow]! {plain(note)}[/]", soft_wrap=True)
-    counted = ", ".join(f"{count:,} {what.replace('_', ' ')}" for what, count in verdict.counted.items())
+    counted = ", ".join(f"{count:,} {what.replace('_', ' ')}" for what, count in result.counted.items())
     if problems:
         read = f" Checked: {counted}." if counted else ""
         console.print(f"[red]Problems found: {len(problems)}.[/]{read}", soft_wrap=True)
-    elif verdict.checked and (redacted := _redacted(chain)):
+    elif result.checked and (redacted := _redacted(chain)):
         console.print(f"Checked: {counted}; all hashes match the records.", soft_wrap=True)
         console.print(f"[yellow]Redacted on request, so not verified: {plain(', '.join(redacted))}[/]", soft_wrap=True)
         if not _redacted(made_from(chain)):
             console.print("Only the evidence is affected. Everything that the model itself was made from is verified.")
-    elif verdict.checked:
+    elif result.checked:
         console.print(f"[green]Verified:[/] {counted}; all hashes match the records.", soft_wrap=True)
         if elsewhere := _redacted_of(chain, chain.index.all()):
             console.print(f"Elsewhere in the store, {len(elsewhere)} artifacts were redacted on request.")

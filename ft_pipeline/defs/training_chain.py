@@ -14,7 +14,7 @@ from ft_pipeline.store.spec import Spec
 from ft_pipeline.training.objectives.registry import OBJECTIVES, UNFILTERED
 
 ADAPTED = ("lora", "qlora")
-BESIDE = {"retrain", "seeds", "learning_curve"}
+NOT_IN_SPEC = {"retrain", "seeds", "learning_curve"}
 """Settings for when an experiment is trained, and for its sweep: they do not change its own result."""
 
 
@@ -30,7 +30,7 @@ def experiment_spec(at: SpecContext) -> Spec:
     """Return the spec of this partition's experiment: its phases, as their YAML files are now."""
     assert at.experiment is not None
     *before, own = [
-        {"name": name, **without_trackers(settings).model_dump(mode="json", exclude=BESIDE)}
+        {"name": name, **without_trackers(settings).model_dump(mode="json", exclude=NOT_IN_SPEC)}
         for name, settings in at.project.stages(at.experiment)
     ]
     return Spec("experiment", config={**own, "stages_before": before})

@@ -227,7 +227,7 @@ def _materialize(
     """Run `assets` in one Dagster run. Returns what failed, as lines for the user."""
     failures: list[str] = []
 
-    def hear(event: StepEvent) -> None:
+    def note_failure(event: StepEvent) -> None:
         if event.state in {"failed", "gate failed"}:
             failures.append(f"{event.asset}: {event.message}")
 
@@ -236,7 +236,7 @@ def _materialize(
 
     invocation = uuid4().hex[:12]
     forced = {FORCE: "true"} if request.force else {}
-    with listening(StepEvent, hear), report_pool_waits(instance, invocation, waits):
+    with listening(StepEvent, note_failure), report_pool_waits(instance, invocation, waits):
         result = dg.materialize(
             [step.asset for step in STEPS.values()],
             instance=instance,

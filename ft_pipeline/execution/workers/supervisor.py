@@ -113,7 +113,7 @@ def run_worker(
     with open_channel(context, job.folder) as channel:
         output = _LogForwarder(log_file if context and not progress_is_shown() else None)
         code = _supervise(job, launcher, channel, messages, output, graces)
-    messages.hear(channel)  # messages that arrived while the channel closed
+    messages.forward(channel)  # messages that arrived while the channel closed
     return _outcome(job, code, log_file)
 
 
@@ -135,14 +135,14 @@ def _supervise(
             os.close(lifeline)
         try:
             while process.poll() is None:
-                messages.hear(channel)
+                messages.forward(channel)
                 output.forward()
                 _check_parent()
                 time.sleep(POLL_SECONDS)
         finally:
             stop(process, graces)
             output.forward()
-        messages.hear(channel)
+        messages.forward(channel)
         return process.returncode
     finally:
         os.close(kept)
@@ -206,7 +206,7 @@ class _WorkerMessages:
         self.say = say
         self.pace = Pace()
 
-    def hear(self, channel: Channel) -> None:
+    def forward(self, channel: Channel) -> None:
         for message in channel.drain():
             if message.get("type") == "log":
                 self.say(message["message"])

@@ -73,13 +73,13 @@ def send_all(
     UserError if the run cannot continue (no access, a wrong model, the budget is used up), or if more than `max_failed`
     of `total` have no usable answer. All answers that have arrived are in the log.
     """
-    asking = RequestLoop(connect, log, total, teacher, report)
+    loop = RequestLoop(connect, log, total, teacher, report)
     try:
-        asyncio.run(asking.run(iter(questions)))
+        asyncio.run(loop.run(iter(questions)))
     except BaseExceptionGroup as group:  # all tasks fail for the same reason: a full disk
         raise group.exceptions[0] from None
-    asking.judge()
-    return asking.asked
+    loop.raise_if_failed()
+    return loop.asked
 
 
 @dataclass
@@ -292,7 +292,7 @@ class RequestLoop:
         self.stopped = self.stopped or why
         self.stopping.set()
 
-    def judge(self) -> None:
+    def raise_if_failed(self) -> None:
         """Raise UserError if the run was stopped or too many requests failed."""
         if self.stopped is None and self._too_many():
             self.stopped = self._over_the_limit()

@@ -29,8 +29,8 @@ def usage(kind: str, served: Mapping[str, Any]) -> list[str]:
     if kind not in {"merged", "adapter"}:
         return ["`ft serve champion` answers with it, its prompt included, as an OpenAI-compatible endpoint."]
     code = _adapter(served) if kind == "adapter" else _MERGED.format(folder=FOLDER, messages=_messages(served))
-    beside = "; ".join(_notes(kind, served))
-    return [f"```python\n{code}\n```", f"`ft export` writes the folder{f'; {beside}' if beside else ''}."]
+    notes = "; ".join(_notes(kind, served))
+    return [f"```python\n{code}\n```", f"`ft export` writes the folder{f'; {notes}' if notes else ''}."]
 
 
 def _notes(kind: str, served: Mapping[str, Any]) -> list[str]:
