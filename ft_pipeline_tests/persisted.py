@@ -1,7 +1,7 @@
-"""Every name that is written to disk or that users refer to, collected from the present code.
+"""Every name that is written to disk or that users refer to, collected from the current code.
 
-`python -m ft_pipeline_tests.persisted` writes fixtures/persisted_names.json again. Do that only where a change of a
-name is meant, in a commit of its own: stores, dashboards and scripts of users contain these names.
+`python -m ft_pipeline_tests.persisted` writes fixtures/persisted_names.json again. Do that only for an intended change
+of a name, in a separate commit: stores, dashboards and scripts of users contain these names.
 """
 
 import dataclasses
@@ -43,7 +43,7 @@ RECORDS = {
 
 
 def collect() -> dict[str, Any]:
-    """Names and golden values, plain JSON. It builds the tables of the worked example in a temporary project."""
+    """Return names and golden values as plain JSON. Builds the tables of the worked example in a temporary project."""
     with tempfile.TemporaryDirectory() as scratch, _project(Path(scratch) / "shop") as project:
         from ft_pipeline.definitions import defs
 
@@ -105,9 +105,9 @@ def _built_tables(definitions: dg.Definitions, project: Project) -> dict[str, An
         assert dg.materialize(wanted, instance=instance).success
     store = ArtifactStore(project.store)
     pointers = sorted(AssetPointers(store.root).all(), key=lambda pointer: pointer.asset)
-    found = {pointer.asset: store.require(pointer.kind, pointer.fingerprint) for pointer in pointers}
+    artifacts = {pointer.asset: store.require(pointer.kind, pointer.fingerprint) for pointer in pointers}
     return {
-        "artifacts": {asset: _described(artifact) for asset, artifact in found.items()},
+        "artifacts": {asset: _described(artifact) for asset, artifact in artifacts.items()},
         "views": sorted(view_parts(store)),
     }
 
@@ -134,7 +134,7 @@ def _comparison(name: str) -> dict[str, Any]:
 
 
 def _keys(value: Any) -> Any:
-    """The keys of a document, in their order; a list by its first item."""
+    """Return the keys of a document in their order. A list is represented by its first item."""
     if isinstance(value, dict):
         return {key: _keys(item) for key, item in value.items()}
     if isinstance(value, list):

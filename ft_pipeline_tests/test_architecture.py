@@ -1,4 +1,4 @@
-"""The list of files in docs/architecture.md is the folder's."""
+"""docs/architecture.md lists every file of the package."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Options of `ft` itself, and names of commands that were renamed."""
+"""Options of `ft` itself, and the old names of renamed commands."""
 
 from importlib.metadata import version
 
@@ -8,8 +8,8 @@ from ft_pipeline.cli import app
 
 
 def test_the_version_is_printed() -> None:
-    done = CliRunner().invoke(app, ["--version"])
-    assert (done.exit_code, done.stdout.strip()) == (0, version("ft-pipeline"))
+    result = CliRunner().invoke(app, ["--version"])
+    assert (result.exit_code, result.stdout.strip()) == (0, version("ft-pipeline"))
 
 
 def test_the_old_name_of_erase_works_and_is_hidden() -> None:

@@ -1,4 +1,4 @@
-"""In the UI: each column leads back to the fields of the raw files, each asset to its manifest and its inputs."""
+"""The UI shows the raw fields of each column, and the manifest and inputs of each asset."""
 
 import json
 from collections.abc import Iterator
@@ -39,7 +39,7 @@ COLUMNS: dict[str, set[str]] = {
 
 @pytest.fixture
 def steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict:
-    """The steps of a new project, which is the one that is open."""
+    """The steps of a new project, which is open."""
     root = scaffold.create(tmp_path / "shop", example=True)
     monkeypatch.setenv("FT_PROJECT", str(root))
     from ft_pipeline.definitions import defs
@@ -49,37 +49,37 @@ def steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict:
     return STEPS
 
 
-def roots(asset: str, column: str) -> Iterator[str]:
-    """The raw fields that a column is made of."""
+def raw_fields(asset: str, column: str) -> Iterator[str]:
+    """Yield the raw fields that a column is made from."""
     for upstream, name in TABLES[asset][column]:
         if upstream.startswith("raw_"):
             yield f"{upstream}.{name}"
         else:
-            yield from roots(upstream, name)
+            yield from raw_fields(upstream, name)
 
 
 @pytest.mark.parametrize(
     ("asset", "schema"),
     [("conversations", SCHEMA), ("teacher_answers", ANSWERS), ("distilled", DISTILLED), ("training_data", _SCHEMA)],
 )
-def test_the_columns_are_those_of_the_tables(asset: str, schema: pa.Schema) -> None:
+def test_lineage_names_only_columns_of_the_table(asset: str, schema: pa.Schema) -> None:
     assert set(TABLES[asset]) <= set(schema.names)
 
 
-def test_what_a_column_is_made_of_is_there(steps: dict) -> None:
-    every = [*TABLES.items(), ("training_data", OBJECTIVES["dpo"].lineage_from(("preferences",)))]
-    for asset, columns in every:
+def test_every_source_of_a_column_exists(steps: dict) -> None:
+    lineages = [*TABLES.items(), ("training_data", OBJECTIVES["dpo"].lineage_from(("preferences",)))]
+    for asset, columns in lineages:
         for column, sources in columns.items():
             assert sources, f"{asset}.{column}"
             for upstream, name in sources:
-                assert upstream in steps[asset].deps, f"{asset}.{column} names {upstream}, which is not before it"
-                assert name in COLUMNS[upstream], f"{asset}.{column} names {upstream}.{name}, which there is not"
+                assert upstream in steps[asset].deps, f"{asset}.{column} names {upstream}, which is not an input"
+                assert name in COLUMNS[upstream], f"{asset}.{column} names {upstream}.{name}, which does not exist"
 
 
 def test_a_training_label_leads_back_to_raw_fields() -> None:
-    found = set(roots("training_data", "labels"))
-    assert {"raw_alpaca.output", "raw_sharegpt.conversations", "raw_unlabelled.instruction", "raw_text.text"} <= found
-    assert not any(field.startswith("raw_preferences") for field in found)
+    fields = set(raw_fields("training_data", "labels"))
+    assert {"raw_alpaca.output", "raw_sharegpt.conversations", "raw_unlabelled.instruction", "raw_text.text"} <= fields
+    assert not any(field.startswith("raw_preferences") for field in fields)
 
 
 @pytest.mark.parametrize(
@@ -90,26 +90,26 @@ def test_a_training_label_leads_back_to_raw_fields() -> None:
         ("dpo", {"preferences.chosen"}, _PAIRS.names),
     ],
 )
-def test_each_objective_has_its_own(objective: str, labels: set[str], columns: list[str]) -> None:
+def test_each_objective_has_its_own_lineage(objective: str, labels: set[str], columns: list[str]) -> None:
     inputs = {"sft": ("conversations",), "cpt": ("conversations", "text"), "dpo": ("conversations", "preferences")}
-    found = OBJECTIVES[objective].lineage_from(inputs[objective])
-    assert {".".join(source) for source in found["labels"]} == labels
-    assert set(found) == set(columns) - {"source"}
+    sources = OBJECTIVES[objective].lineage_from(inputs[objective])
+    assert {".".join(source) for source in sources["labels"]} == labels
+    assert set(sources) == set(columns) - {"source"}
     assert set(columns) <= set(lineage.TOKENS)
 
 
-def test_the_ui_shows_where_a_table_came_from(steps: dict, tmp_path: Path) -> None:
-    """A real materialization: manifest, inputs, content hash, lineage, a foreign column of a sidecar included."""
+def test_the_ui_shows_the_origin_of_a_table(steps: dict, tmp_path: Path) -> None:
+    """Materializes a table with manifest, inputs, content hash and lineage, including a column that a sidecar maps."""
     raw = tmp_path / "shop" / "data" / "raw" / "alpaca"
     rows = [{"question": f"Is order {n * 37} on its way to me?", "output": f"Order {n * 37} is."} for n in range(3)]
     (raw / "foreign.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     (raw / "foreign.yaml").write_text("columns: {question: instruction}\n", encoding="utf-8")
     with dg.DagsterInstance.ephemeral() as instance:
-        done = dg.materialize(
+        result = dg.materialize(
             [step.asset for step in steps.values()], instance=instance, selection=["raw_alpaca", "alpaca"]
         )
-        assert done.success
-        (event,) = done.asset_materializations_for_node("alpaca")
+        assert result.success
+        (event,) = result.asset_materializations_for_node("alpaca")
     metadata = {key: value.value for key, value in event.metadata.items()}
     manifest = json.loads(Path(metadata["manifest"]).read_bytes())
     assert sha256_of_file(Path(metadata["manifest"])) == metadata["manifest_sha256"]
@@ -122,20 +122,20 @@ def test_the_ui_shows_where_a_table_came_from(steps: dict, tmp_path: Path) -> No
     assert sources == {("raw_alpaca", "instruction"), ("raw_alpaca", "question")}
 
 
-def test_what_all_experiments_share_is_not_said_to_be_made_for_one(steps: dict) -> None:
+def test_shared_artifacts_name_no_experiment(steps: dict) -> None:
     with dg.DagsterInstance.ephemeral() as instance:
-        done = dg.materialize(
+        result = dg.materialize(
             [step.asset for step in steps.values()],
             instance=instance,
             selection=["raw_text", "experiment"],
             partition_key="qlora",
         )
-    made_for = {}
+    experiments = {}
     for name in ("raw_text", "experiment"):
-        (event,) = done.asset_materializations_for_node(name)
+        (event,) = result.asset_materializations_for_node(name)
         manifest = json.loads(Path(str(event.metadata["manifest"].value)).read_bytes())
-        made_for[name] = manifest["run"]["experiment"]
-    assert made_for == {"raw_text": None, "experiment": "qlora"}
+        experiments[name] = manifest["run"]["experiment"]
+    assert experiments == {"raw_text": None, "experiment": "qlora"}
 
 
 def test_an_input_of_an_experiment_links_to_its_partition(tmp_path: Path) -> None:
@@ -145,13 +145,13 @@ def test_an_input_of_an_experiment_links_to_its_partition(tmp_path: Path) -> Non
 
     shop = Shop(tmp_path / "shop")
     shop.write_project()
-    made = shop.materialize()
+    artifacts = shop.materialize()
     assets = {"training_data": True, "base_model": True, "conversations": False}
     index = ArtifactIndex(shop.store.root)
-    shown = origin(made["adapter"], index, assets, "qlora")["inputs"].value
+    shown = origin(artifacts["adapter"], index, assets, "qlora")["inputs"].value
     assert "[training_data](/assets/training_data?partition=qlora)" in shown
-    where = made["base_model"].path.relative_to(shop.store.root)
-    assert f"`{where}/manifest.json`" in shown
-    shown = origin(made["training_data"], index, assets, "qlora")["inputs"].value
+    folder = artifacts["base_model"].path.relative_to(shop.store.root)
+    assert f"`{folder}/manifest.json`" in shown
+    shown = origin(artifacts["training_data"], index, assets, "qlora")["inputs"].value
     assert "[conversations](/assets/conversations) |" in shown
-    assert "none" in origin(made["raw_alpaca"], index, assets, None)["inputs"].value
+    assert "none" in origin(artifacts["raw_alpaca"], index, assets, None)["inputs"].value

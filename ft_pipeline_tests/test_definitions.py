@@ -1,4 +1,4 @@
-"""The graph: light to load, and nothing of it undeclared."""
+"""The asset graph loads no heavy library, and declares its stages, partitions, pools and executor."""
 
 import json
 import os
@@ -43,17 +43,17 @@ def test_loading_the_definitions_imports_nothing_heavy(tmp_path: Path) -> None:
         "import sys, json; from ft_pipeline.definitions import defs; defs(); "
         f"print(json.dumps([name for name in {HEAVY!r} if name in sys.modules]))"
     )
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", code],
         env={**os.environ, "FT_PROJECT": str(root)},
         capture_output=True,
         text=True,
         check=True,
     )
-    assert json.loads(done.stdout.splitlines()[-1]) == []
+    assert json.loads(process.stdout.splitlines()[-1]) == []
 
 
-def test_every_asset_says_what_it_is(definitions: dg.Definitions) -> None:
+def test_every_asset_has_a_stage_description_owner_kind_and_version(definitions: dg.Definitions) -> None:
     for name, spec in specs(definitions).items():
         assert spec.group_name in STAGES, name
         assert spec.description and spec.owners and spec.kinds and spec.code_version, name
@@ -61,17 +61,17 @@ def test_every_asset_says_what_it_is(definitions: dg.Definitions) -> None:
 
 def test_the_graph_flows_from_sources_to_release(definitions: dg.Definitions) -> None:
     order = ["sources", "tables", "distillation", "training", "evaluation", "release"]
-    found = specs(definitions)
+    specs_by_name = specs(definitions)
     backwards = [
         (dep.asset_key.to_user_string(), name)
-        for name, spec in found.items()
+        for name, spec in specs_by_name.items()
         for dep in spec.deps
-        if order.index(found[dep.asset_key.to_user_string()].group_name) > order.index(spec.group_name)
+        if order.index(specs_by_name[dep.asset_key.to_user_string()].group_name) > order.index(spec.group_name)
     ]
     assert backwards == []
 
 
-def test_one_partitions_definition(definitions: dg.Definitions) -> None:
+def test_the_partitions_are_the_shipped_experiments(definitions: dg.Definitions) -> None:
     partitions = {spec.partitions_def for spec in specs(definitions).values() if spec.partitions_def}
     assert len(partitions) == 1
     shipped = [path.stem for path in (scaffold.home() / "experiments").glob("*.yaml")]
@@ -79,7 +79,7 @@ def test_one_partitions_definition(definitions: dg.Definitions) -> None:
     assert {"lora", "qlora", "full"} <= set(shipped)
 
 
-def test_the_gpu_is_declared_per_asset(definitions: dg.Definitions) -> None:
+def test_assets_that_use_a_gpu_are_in_the_gpu_pool(definitions: dg.Definitions) -> None:
     graph = definitions.resolve_asset_graph()
     in_pool = {key.to_user_string() for key in graph.materializable_asset_keys if "gpu" in graph.get(key).pools}
     assert in_pool == ON_A_GPU
@@ -90,15 +90,15 @@ def test_the_definitions_are_loadable(definitions: dg.Definitions) -> None:
     dg.Definitions.validate_loadable(definitions)
 
 
-def test_a_run_is_one_process_and_on_kubernetes_a_pod_per_step(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_is_one_process_or_one_kubernetes_pod_per_step(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("dagster_k8s")
     from dagster_k8s.job import get_user_defined_k8s_config
 
-    from ft_pipeline.defs.executor import executor as chosen
+    from ft_pipeline.defs.executor import executor as make_executor
 
-    assert chosen().executor.name == "in_process"
+    assert make_executor().executor.name == "in_process"
     monkeypatch.setenv("FT_EXECUTOR", "k8s")
-    assert chosen().executor.name == "k8s"
+    assert make_executor().executor.name == "k8s"
 
     @dg.asset(op_tags=gpu_op_tags(2))
     def adapter() -> None: ...
@@ -109,4 +109,4 @@ def test_a_run_is_one_process_and_on_kubernetes_a_pod_per_step(monkeypatch: pyte
     with pytest.raises(
         dg.DagsterInvalidDefinitionError, match=r"'k9s' is not an executor. Set it to in_process or k8s"
     ):
-        chosen()
+        make_executor()

@@ -14,7 +14,7 @@ from ft_pipeline.models.compute_setting import ask_compute
 from ft_pipeline.project import Project
 
 SMALL_CPU = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"}
-"""Makes an x86 processor behave as one that has AVX2 alone."""
+"""Makes an x86 processor behave as if it had only AVX2."""
 
 
 @pytest.fixture
@@ -28,46 +28,46 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return root
 
 
-def compute(project: Path) -> doctor.Finding:
+def compute_finding(project: Path) -> doctor.Finding:
     return next(finding for finding in doctor.examine(Project(project)) if finding.what == "compute")
 
 
 def findings_as_json() -> tuple[int, dict[str, dict[str, Any]]]:
-    """(exit code, the findings by name)."""
-    done = CliRunner().invoke(app, ["doctor", "--json"])
-    return done.exit_code, {finding["name"]: finding for finding in json.loads(done.stdout)["findings"]}
+    """Return the exit code, and the findings by name."""
+    result = CliRunner().invoke(app, ["doctor", "--json"])
+    return result.exit_code, {finding["name"]: finding for finding in json.loads(result.stdout)["findings"]}
 
 
 @pytest.mark.usefixtures("project")
-def test_the_compute_type_is_a_finding_with_measured_speeds(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_compute_type_is_reported_with_measured_speeds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1,1")  # OpenMP takes one number for each level of nesting
     _, findings = findings_as_json()
     chosen = ask_compute()
-    found = findings["compute"]
-    assert found["dtype"] == chosen["dtype"] and chosen["reason"] in found["seen"]
-    assert set(found["gflops"]) == {"float32", "bfloat16"} and min(found["gflops"].values()) > 0
-    for name, speed in found["gflops"].items():
-        assert f"{name} {speed:.0f} GFLOP/s" in found["seen"]
+    compute = findings["compute"]
+    assert compute["dtype"] == chosen["dtype"] and chosen["reason"] in compute["seen"]
+    assert set(compute["gflops"]) == {"float32", "bfloat16"} and min(compute["gflops"].values()) > 0
+    for name, speed in compute["gflops"].items():
+        assert f"{name} {speed:.0f} GFLOP/s" in compute["seen"]
     assert all({"name", "what", "status", "seen", "fix"} <= set(finding) for finding in findings.values())
     assert findings["embedded_model"]["what"] == "embedded model"
 
 
 @pytest.mark.usefixtures("project")
-def test_an_unknown_compute_type_is_one_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_compute_type_is_reported_as_one_problem(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FT_COMPUTE_DTYPE", "float8")
     code, findings = findings_as_json()
-    found = findings["compute"]
-    assert code == 1 and found["status"] == "problem" and found["dtype"] is None and found["gflops"] == {}
-    assert found["seen"] == "FT_COMPUTE_DTYPE='float8' is not a compute type"
-    assert found["fix"] == "Set it to auto, float32 or bfloat16."
+    compute = findings["compute"]
+    assert code == 1 and compute["status"] == "problem" and compute["dtype"] is None and compute["gflops"] == {}
+    assert compute["seen"] == "FT_COMPUTE_DTYPE='float8' is not a compute type"
+    assert compute["fix"] == "Set it to auto, float32 or bfloat16."
     assert [name for name, finding in findings.items() if "float8" in finding["seen"]] == ["compute"]
 
 
 @pytest.mark.skipif(platform.machine().lower() not in ("x86_64", "amd64"), reason="the switches are those of x86")
-def test_a_type_that_the_cpu_only_emulates_is_a_warning(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_compute_type_that_the_cpu_emulates_causes_a_warning(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in SMALL_CPU.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("FT_COMPUTE_DTYPE", "bfloat16")
-    found = compute(project)
-    assert found.status == "warning" and found.facts["dtype"] == "bfloat16"
-    assert found.fix == "unset FT_COMPUTE_DTYPE: float32 is much faster here"
+    finding = compute_finding(project)
+    assert finding.status == "warning" and finding.facts["dtype"] == "bfloat16"
+    assert finding.fix == "unset FT_COMPUTE_DTYPE: float32 is much faster here"

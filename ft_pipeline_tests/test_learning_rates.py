@@ -1,4 +1,4 @@
-"""The learning rate of an experiment that names none."""
+"""The default learning rate of an experiment."""
 
 from typing import Any
 
@@ -36,12 +36,12 @@ def test_the_learning_rate_follows_technique_objective_and_size(
     assert resolved(settings, params).training.learning_rate == usual_learning_rate(technique, objective, params)
 
 
-def test_a_named_learning_rate_is_taken_at_any_size() -> None:
+def test_an_explicit_learning_rate_is_used_for_any_model_size() -> None:
     settings = ExperimentSettings.model_validate({"technique": "full", "training": {"learning_rate": 0.5}})
     assert resolved(settings, LARGE) == settings
 
 
-def test_the_reference_names_the_rates_of_the_table() -> None:
-    said = str(TrainingSettings.model_fields["learning_rate"].description)
+def test_the_description_of_the_setting_names_every_usual_rate() -> None:
+    description = str(TrainingSettings.model_fields["learning_rate"].description)
     for rate in USUAL.values():
-        assert f"{rate:.0e}".replace("e-0", "e-") in said
+        assert f"{rate:.0e}".replace("e-0", "e-") in description

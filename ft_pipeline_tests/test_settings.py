@@ -1,4 +1,4 @@
-"""project.yaml and experiments: a slip is one error that names the file, the line, the value and the fix."""
+"""An error in project.yaml or an experiment names the file, the line, the value and the fix."""
 
 from pathlib import Path
 
@@ -14,14 +14,14 @@ from ft_pipeline.settings.yaml_file import read_settings
 from ft_pipeline_tests.projects import project_of
 
 
-def written(tmp_path: Path, text: str) -> Path:
+def write_yaml(tmp_path: Path, text: str) -> Path:
     path = tmp_path / "mine.yaml"
     path.write_text(text, encoding="utf-8")
     return path
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "expected"),
     [
         ("technique: qlora\nlora:\n  lora_alpah: 4\n", ["line 3", "lora.lora_alpah", "Did you mean `lora_alpha`"]),
         ("technique: qlora\ntraining:\n  learning_rate: fast\n", ["line 3", "training.learning_rate", "'fast'"]),
@@ -55,15 +55,15 @@ def written(tmp_path: Path, text: str) -> Path:
         ("technique: lora\nmerge:\n  mode: auto\n", ["line 3", "only one merge mode"]),
     ],
 )
-def test_a_slip_in_an_experiment_is_named(tmp_path: Path, text: str, said: list[str]) -> None:
+def test_an_error_in_an_experiment_names_line_value_and_fix(tmp_path: Path, text: str, expected: list[str]) -> None:
     with pytest.raises(UserError) as caught:
-        read_settings(written(tmp_path, text), ExperimentSettings)
-    for words in ["mine.yaml", *said]:
+        read_settings(write_yaml(tmp_path, text), ExperimentSettings)
+    for words in ["mine.yaml", *expected]:
         assert words in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("lines", "said"),
+    ("lines", "expected"),
     [
         ("api_key: sk-secret-1", ["line 6", "teacher.endpoint.api_key`", "Did you mean `api_key_env`"]),
         ("api_key_env: sk-secret-1", ["line 6", "the name of an environment variable"]),
@@ -73,30 +73,30 @@ def test_a_slip_in_an_experiment_is_named(tmp_path: Path, text: str, said: list[
         ("budget: {money: 3}", ["needs `prices`"]),
     ],
 )
-def test_a_slip_in_the_endpoint_is_named_and_no_key_is_repeated(tmp_path: Path, lines: str, said: list[str]) -> None:
+def test_an_error_in_the_endpoint_never_repeats_an_api_key(tmp_path: Path, lines: str, expected: list[str]) -> None:
     url = "" if lines.startswith("url") else "    url: https://host/v1\n"
     text = f"name: shop\nteacher:\n  model: big\n  endpoint:\n{url}    {lines}\n"
     with pytest.raises(UserError) as caught:
-        read_settings(written(tmp_path, text), ProjectSettings)
-    for words in said:
+        read_settings(write_yaml(tmp_path, text), ProjectSettings)
+    for words in expected:
         assert words in str(caught.value)
     assert "secret" not in str(caught.value)
 
 
-def test_an_endpoint_must_know_its_model_by_name(tmp_path: Path) -> None:
+def test_an_endpoint_needs_the_name_of_its_model(tmp_path: Path) -> None:
     text = "name: shop\nteacher:\n  endpoint:\n    url: https://host/v1\n"
     with pytest.raises(UserError, match=r"`teacher\.model` must be the endpoint's name"):
-        read_settings(written(tmp_path, text), ProjectSettings)
+        read_settings(write_yaml(tmp_path, text), ProjectSettings)
 
 
-def test_several_greedy_answers_would_be_equal(tmp_path: Path) -> None:
+def test_several_answers_at_temperature_zero_are_refused(tmp_path: Path) -> None:
     text = "name: shop\nteacher:\n  answers_per_prompt: 4\n"
     with pytest.raises(UserError, match="at temperature 0 all answers are equal"):
-        read_settings(written(tmp_path, text), ProjectSettings)
+        read_settings(write_yaml(tmp_path, text), ProjectSettings)
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "expected"),
     [
         ("objective: cpt\ndata:\n  weights:\n    human: 2\n", ["'cpt'", "only on data/raw/text", "`data.weights`"]),
         ("objective: sft\ndpo:\n  beta: 0.3\n", ["'sft' compares no answers", "objective: dpo"]),
@@ -120,20 +120,20 @@ def test_several_greedy_answers_would_be_equal(tmp_path: Path) -> None:
         ("training:\n  early_stopping_patience: -1\n", ["line 2", "training.early_stopping_patience"]),
     ],
 )
-def test_what_does_not_go_together_is_refused(tmp_path: Path, text: str, said: list[str]) -> None:
+def test_conflicting_settings_are_refused(tmp_path: Path, text: str, expected: list[str]) -> None:
     with pytest.raises(UserError) as caught:
-        read_settings(written(tmp_path, text), ExperimentSettings)
-    for words in said:
+        read_settings(write_yaml(tmp_path, text), ExperimentSettings)
+    for words in expected:
         assert words in str(caught.value)
 
 
-def test_stages_come_in_the_order_in_which_they_train(tmp_path: Path) -> None:
+def test_phases_are_listed_in_training_order(tmp_path: Path) -> None:
     texts = {"c": "objective: cpt\n", "s": "start_from: c\n", "d": "objective: dpo\nstart_from: s\n"}
     assert [name for name, _ in project_of(tmp_path, **texts).stages("d")] == ["c", "s", "d"]
 
 
 @pytest.mark.parametrize(
-    ("texts", "said"),
+    ("texts", "message"),
     [
         ({"a": "start_from: b\n", "b": "start_from: a\n"}, "forms a cycle: a → b → a"),
         ({"a": "start_from: a\n"}, "forms a cycle: a → a"),
@@ -143,12 +143,12 @@ def test_stages_come_in_the_order_in_which_they_train(tmp_path: Path) -> None:
         ({"a": "start_from: b\n", "b": "technique: magic\n"}, r"a\.yaml: start_from: b\.yaml: line 1"),
     ],
 )
-def test_a_start_that_cannot_be_is_one_clear_error(tmp_path: Path, texts: dict[str, str], said: str) -> None:
-    with pytest.raises(UserError, match=said):
+def test_an_invalid_start_from_is_refused(tmp_path: Path, texts: dict[str, str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
         project_of(tmp_path, **texts).stages("a")
 
 
-def test_a_yaml_whose_name_can_be_no_experiment_is_listed_as_broken(tmp_path: Path) -> None:
+def test_an_experiment_file_with_an_invalid_name_is_reported(tmp_path: Path) -> None:
     project = project_of(tmp_path, lora="technique: lora\n", **{"My Model": "technique: lora\n", "ümlaut": ""})
     (tmp_path / "experiments" / "late.yml").write_text("technique: lora\n")
     assert project.experiment_names() == ["lora"]
@@ -156,23 +156,23 @@ def test_a_yaml_whose_name_can_be_no_experiment_is_listed_as_broken(tmp_path: Pa
     assert all("Rename the file" in error for error in project.misnamed().values())
 
 
-def test_three_lines_are_an_experiment(tmp_path: Path) -> None:
+def test_an_experiment_needs_only_three_lines(tmp_path: Path) -> None:
     settings = read_settings(
-        written(tmp_path, "base_model: embedded\nobjective: sft\ntechnique: lora\n"), ExperimentSettings
+        write_yaml(tmp_path, "base_model: embedded\nobjective: sft\ntechnique: lora\n"), ExperimentSettings
     )
     assert (settings.lora.r, settings.lora.alpha) == (8, 8)
     assert settings.lora.target_modules == "all-linear"
 
 
-def test_settings_survive_json(tmp_path: Path) -> None:
-    settings = read_settings(written(tmp_path, "technique: lora\n"), ExperimentSettings)
+def test_settings_are_unchanged_after_a_json_round_trip(tmp_path: Path) -> None:
+    settings = read_settings(write_yaml(tmp_path, "technique: lora\n"), ExperimentSettings)
     assert ExperimentSettings.model_validate(settings.model_dump(mode="json")) == settings
 
 
 def test_shares_must_leave_training_rows(tmp_path: Path) -> None:
     text = "name: shop\ndata:\n  validation_share: 0.5\n  test_share: 0.4\n"
     with pytest.raises(UserError, match=r"to at most 0\.8"):
-        read_settings(written(tmp_path, text), ProjectSettings)
+        read_settings(write_yaml(tmp_path, text), ProjectSettings)
 
 
 def test_a_folder_without_project_yaml_is_refused(tmp_path: Path) -> None:
@@ -180,7 +180,7 @@ def test_a_folder_without_project_yaml_is_refused(tmp_path: Path) -> None:
         Project.find(tmp_path)
 
 
-def test_settings_lead_nowhere_outside_the_project(tmp_path: Path) -> None:
+def test_a_path_outside_the_project_is_refused(tmp_path: Path) -> None:
     (tmp_path / "shop").mkdir()
     (tmp_path / "secret.jsonl").write_text("{}\n")
     with pytest.raises(UserError, match="is outside the project folder"):
@@ -194,23 +194,23 @@ def test_a_broken_line_of_the_general_suite_is_named(tmp_path: Path) -> None:
         read_jsonl(path)
 
 
-@pytest.mark.parametrize("given", ["0 2 * *", "60 2 * * *", "0 2 * * mon", "0 2 * * 1-9", "*/0 * * * *", "a"])
-def test_a_schedule_that_cron_would_not_read_is_refused(given: str) -> None:
+@pytest.mark.parametrize("schedule", ["0 2 * *", "60 2 * * *", "0 2 * * mon", "0 2 * * 1-9", "*/0 * * * *", "a"])
+def test_an_invalid_cron_schedule_is_refused(schedule: str) -> None:
     with pytest.raises(ValueError, match="is not a cron schedule of five numeric fields"):
-        RetrainingSettings(schedule=given)
+        RetrainingSettings(schedule=schedule)
 
 
-@pytest.mark.parametrize("given", ["0 2 * * *", "*/15 0-6,22 1 */2 0-5/2", "0 2 * * 7"])
-def test_a_schedule_of_numbers_is_read(given: str) -> None:
-    assert RetrainingSettings(schedule=given).schedule == given
+@pytest.mark.parametrize("schedule", ["0 2 * * *", "*/15 0-6,22 1 */2 0-5/2", "0 2 * * 7"])
+def test_a_numeric_cron_schedule_is_accepted(schedule: str) -> None:
+    assert RetrainingSettings(schedule=schedule).schedule == schedule
 
 
-def test_an_unknown_time_zone_is_named() -> None:
+def test_an_unknown_time_zone_is_refused() -> None:
     with pytest.raises(ValueError, match="unknown time zone 'Berlin'"):
         RetrainingSettings(timezone="Berlin")
 
 
-def test_the_experiments_with_and_without_a_teacher_differ_in_nothing_else() -> None:
+def test_the_experiments_with_and_without_a_teacher_differ_only_in_weights() -> None:
     with_teacher, without = (
         read_settings(home() / "experiments" / f"{name}.yaml", ExperimentSettings).model_dump(exclude={"description"})
         for name in ("qlora", "qlora_human")
@@ -220,8 +220,8 @@ def test_the_experiments_with_and_without_a_teacher_differ_in_nothing_else() -> 
     assert without == with_teacher
 
 
-def test_a_new_version_renames_no_training():
-    """What an adapter is known by: a key that is added here trains everything again, unless its default is silent."""
+def test_newer_training_settings_are_dumped_only_if_set():
+    """These settings identify an adapter. A key that is dumped by default would train every adapter again."""
     dumped = TrainingSettings().model_dump(mode="json")
     assert list(dumped) == [
         "learning_rate",
@@ -242,26 +242,28 @@ def test_a_new_version_renames_no_training():
         "report_to",
         "seed",
     ]
-    for later in (
+    for newer in (
         {"padding_free": True},
         {"padding_free": False},
         {"evals_per_epoch": 2},
         {"eval_rows": 64},
         {"save_steps": 500},
     ):
-        changed = TrainingSettings.model_validate(later)
-        assert changed.model_dump(mode="json") == {**dumped, **later}
+        changed = TrainingSettings.model_validate(newer)
+        assert changed.model_dump(mode="json") == {**dumped, **newer}
         assert TrainingSettings.model_validate(changed.model_dump(mode="json")) == changed
 
 
 def test_settings_of_an_earlier_version_are_read():
-    """As manifests and experiments hold them: every 25 steps was the default."""
+    """Manifests and experiments contain the former default of 25 steps."""
     before = {"learning_rate": 0.001, "eval_steps": 25, "early_stopping_patience": 3, "report_to": []}
     dumped = TrainingSettings.model_validate(before).model_dump(mode="json")
     assert dumped == TrainingSettings().model_dump(mode="json") | before
 
 
 @pytest.mark.parametrize("off", ["0", "null"])
-def test_early_stopping_is_off_in_one_way(tmp_path: Path, off: str) -> None:
-    given = read_settings(written(tmp_path, f"training: {{early_stopping_patience: {off}}}\n"), ExperimentSettings)
-    assert given.training.early_stopping_patience is None
+def test_zero_and_null_both_turn_early_stopping_off(tmp_path: Path, off: str) -> None:
+    settings = read_settings(
+        write_yaml(tmp_path, f"training: {{early_stopping_patience: {off}}}\n"), ExperimentSettings
+    )
+    assert settings.training.early_stopping_patience is None

@@ -17,7 +17,7 @@ from ft_pipeline.models.serving_engines import Engine
 
 REFUSAL = "Windows is not supported natively. Run it in WSL 2 or in Docker (docs/deploy.md)."
 WINDOWS = "sys.platform = 'win32'; sys.modules.update(fcntl=None, resource=None)"
-"""As code: nothing that only POSIX has can be imported."""
+"""Code that makes the modules of POSIX impossible to import."""
 
 
 def run(code: str) -> subprocess.CompletedProcess[str]:
@@ -25,19 +25,19 @@ def run(code: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_command_refuses_windows_in_one_line() -> None:
-    done = run(f"import sys; {WINDOWS}; from ft_pipeline.cli import main; main()")
-    assert (done.returncode, done.stdout, done.stderr) == (2, "", f"ft: {REFUSAL}\n")
+    process = run(f"import sys; {WINDOWS}; from ft_pipeline.cli import main; main()")
+    assert (process.returncode, process.stdout, process.stderr) == (2, "", f"ft: {REFUSAL}\n")
 
 
-def test_dagster_shows_the_same_line() -> None:
-    """What Dagster shows of a module that it cannot load is the error's own message."""
-    done = run(f"import sys, dagster; {WINDOWS}; import ft_pipeline.definitions")
-    assert done.stderr.splitlines()[-1] == f"ft_pipeline.errors.UserError: {REFUSAL}"
-    assert "fcntl" not in done.stderr
+def test_dagster_shows_the_same_refusal() -> None:
+    """If Dagster cannot load a module, it shows the message of the error."""
+    process = run(f"import sys, dagster; {WINDOWS}; import ft_pipeline.definitions")
+    assert process.stderr.splitlines()[-1] == f"ft_pipeline.errors.UserError: {REFUSAL}"
+    assert "fcntl" not in process.stderr
 
 
 def test_a_mac_computes_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its bf16 products are slow, whatever oneDNN says."""
+    """Its bf16 products are slow, even if oneDNN reports support."""
     monkeypatch.delenv("FT_COMPUTE_DTYPE", raising=False)
     monkeypatch.setattr(sys, "platform", "darwin")
     monkeypatch.setattr(platform, "machine", lambda: "arm64")
@@ -45,8 +45,8 @@ def test_a_mac_computes_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     assert compute.dtype_name(compute.compute_dtype("cpu")) == "float32"
 
 
-def test_the_peak_memory_of_a_mac_is_in_bytes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """getrusage gives bytes there and kilobytes elsewhere; neither has /proc."""
+def test_peak_memory_is_converted_to_bytes_on_every_system(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Without /proc, getrusage is used, which returns bytes on macOS and kilobytes elsewhere."""
     monkeypatch.setattr(worker, "Path", lambda _: tmp_path / "no_proc")
     kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     assert worker.peak_rss_bytes() >= 1024 * kilobytes
@@ -54,10 +54,10 @@ def test_the_peak_memory_of_a_mac_is_in_bytes(monkeypatch: pytest.MonkeyPatch, t
     assert kilobytes <= worker.peak_rss_bytes() < 1024 * kilobytes
 
 
-def test_an_adapter_is_read_on_the_device_of_its_model(
+def test_an_adapter_is_loaded_on_the_device_of_its_model(
     tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """PEFT would take the best device that it finds: on a Mac the GPU, on which nothing else is."""
+    """By default PEFT takes the best device: on a Mac the GPU, although the model is on the CPU."""
     config = LoraConfig(target_modules=["q_proj"], task_type="CAUSAL_LM")
     get_peft_model(load_model(tiny_base, "cpu"), config).save_pretrained(tmp_path / "adapter")
     monkeypatch.setattr(peft.peft_model, "infer_device", lambda: pytest.fail("it looked for a device"))
@@ -65,7 +65,7 @@ def test_an_adapter_is_read_on_the_device_of_its_model(
 
 
 def test_without_a_cuda_gpu_a_model_is_served_on_the_cpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """transformers would take a Mac's GPU."""
+    """By default transformers takes the GPU of a Mac."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     command = Engine("transformers", Path("transformers")).command("model", tmp_path, 8000)
     assert command[command.index("--device") + 1] == "cpu"

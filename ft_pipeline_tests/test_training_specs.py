@@ -1,4 +1,4 @@
-"""What trainings are known by: the specs of adapters and merged models, made of an experiment's settings."""
+"""The specs of adapters and merged models, made from the settings of an experiment."""
 
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ SMALL, LARGE = 134_515_008, 1_711_376_384
 
 
 class Case:
-    """A project with experiments, and a store with what an adapter is trained on."""
+    """A project with experiments, and a store with the inputs of an adapter."""
 
     def __init__(self, root: Path, params: int, **experiments: str) -> None:
         self.project = project_of(root, **experiments)
@@ -27,13 +27,13 @@ class Case:
         self.adapter = self._put("adapter", {}, base_model=self.base)
 
     def spec(self, kind: str, experiment: str = "a") -> Spec:
-        inputs = SpecContext(Project(self.project.root), self.store, experiment)
+        context = SpecContext(Project(self.project.root), self.store, experiment)
         if kind == "experiment":
-            return experiment_spec(inputs)
-        settings = inputs.settings
+            return experiment_spec(context)
+        settings = context.settings
         if kind == "merged_model":
-            return merged_model_spec(inputs, settings, self.data, self.adapter)
-        return adapter_spec(inputs, Phase(experiment, settings), self.data, self.base, None)
+            return merged_model_spec(context, settings, self.data, self.adapter)
+        return adapter_spec(context, Phase(experiment, settings), self.data, self.base, None)
 
     def _put(self, kind: str, summary: dict[str, Any], **inputs: Artifact) -> Artifact:
         draft = self.store.begin(Spec(kind, {name: artifact.reference for name, artifact in inputs.items()}))
@@ -42,15 +42,15 @@ class Case:
 
 
 @pytest.mark.parametrize(("params", "rate"), [(SMALL, 0.001), (LARGE, 0.0002)])
-def test_specs_have_the_rate_of_the_base_model(tmp_path: Path, params: int, rate: float) -> None:
+def test_specs_contain_the_learning_rate_for_the_base_model(tmp_path: Path, params: int, rate: float) -> None:
     case = Case(tmp_path, params, a="technique: lora\n")
     for kind in ("adapter", "merged_model"):
         assert case.spec(kind).config["experiment"]["training"]["learning_rate"] == rate
     assert case.spec("experiment").config["training"]["learning_rate"] is None
 
 
-def test_an_adapter_is_known_by_what_it_was_known_by(tmp_path: Path) -> None:
-    """The whole config of an experiment that names `eval_steps`, as the version before wrote it."""
+def test_the_config_in_the_spec_of_an_adapter_is_unchanged(tmp_path: Path) -> None:
+    """The whole config of an experiment that sets `eval_steps`, as the previous version wrote it."""
     text = "technique: lora\nobjective: dpo\ntraining: {eval_steps: 10, num_train_epochs: 2}\n"
     config = Case(tmp_path, SMALL, a=text).spec("adapter").config
     assert config == {
@@ -110,8 +110,8 @@ def test_a_tracker_changes_no_spec(tmp_path: Path, kind: str) -> None:
         assert after.handling == case.spec(kind, "a.seed1").handling == {"report_to": ["tensorboard", "mlflow"]}
 
 
-def test_a_stage_whose_yaml_is_gone_has_no_trackers(tmp_path: Path) -> None:
+def test_a_phase_without_its_yaml_has_no_trackers(tmp_path: Path) -> None:
     case = Case(tmp_path, SMALL, a="technique: lora\n")
-    inputs = SpecContext(case.project, case.store, "a")
-    spec = adapter_spec(inputs, Phase("gone", case.project.experiment("a")), case.data, case.base, None)
+    context = SpecContext(case.project, case.store, "a")
+    spec = adapter_spec(context, Phase("gone", case.project.experiment("a")), case.data, case.base, None)
     assert spec.handling == {"report_to": []}

@@ -47,7 +47,7 @@ def tiny_model(
     """Save a two-layer Llama (hidden size 64, tied head) and its tokenizer to `folder`; same seed, same bytes.
 
     positions: the longest sequence in tokens; its tokenizer makes about one token per two characters.
-    initializer_range: 0.2 gives it opinions; with 0.02 its predictions stay near uniform, however it is trained.
+    initializer_range: with 0.02, predictions stay near uniform even after training; with 0.2, they differ.
     """
     tokenizer = tiny_tokenizer()
     config = LlamaConfig(
@@ -71,7 +71,7 @@ def tiny_model(
 
 
 def save_tiny(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> Path:
-    """`folder`, with both in it, and answers of at most 32 tokens."""
+    """Save both to `folder`, with answers of at most 32 tokens, and return `folder`."""
     model.generation_config = GenerationConfig(
         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, max_new_tokens=32
     )

@@ -16,7 +16,7 @@ Command = Callable[..., Any]
 
 @pytest.fixture
 def opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where the project is that `ft` opens."""
+    """The folder of the project that `ft` opens."""
     root = tmp_path / "shop"
     monkeypatch.setenv("FT_PROJECT", str(root))
     monkeypatch.setenv("DAGSTER_HOME", str(root / "dagster_home"))
@@ -41,7 +41,7 @@ def released_once(tmp_path_factory: pytest.TempPathFactory) -> Shop:
 
 @pytest.fixture
 def released(released_once: Shop, opened: Path) -> Shop:
-    """A project with everything materialized and a champion, to be spoilt."""
+    """A project with everything materialized and a champion; a test may damage it."""
     shutil.copytree(released_once.root, opened)
     return Shop(opened)
 

@@ -46,7 +46,7 @@ class Shop:
         self.store = ArtifactStore(root / "data" / "store")
 
     def write_project(self) -> None:
-        """The project's file, and raw rows: accepted, personal, broken."""
+        """Write the project's settings and raw rows: accepted, personal and broken ones."""
         root = self.root
         (root / "dagster_home").mkdir(parents=True)
         (root / "project.yaml").write_text("name: shop\n", encoding="utf-8")
@@ -64,7 +64,7 @@ class Shop:
         return path
 
     def materialize(self, experiment: str = "qlora", learning_rate: float = 1e-3) -> dict[str, Artifact]:
-        """Every asset, from the raw files to the comparison, as they are now."""
+        """Build every asset, from the raw files to the comparison; returns the artifacts by asset."""
         made = {f"raw_{name}": self._raw(name) for name in ("alpaca", "sharegpt")}
         made |= {name: self._table(name, made[f"raw_{name}"]) for name in ("alpaca", "sharegpt")}
         made["conversations"] = self._conversations(made)
@@ -121,7 +121,7 @@ class Shop:
         files: dict[str, bytes],
         summary: dict[str, Any] | None = None,
     ) -> Artifact:
-        """An artifact of these files, pointed to."""
+        """Commit an artifact of these files, and make it the current one."""
         named = {name: artifact.reference for name, artifact in inputs.items()}
         draft = self.store.begin(Spec(kind, named, config).with_code_version("1"))
         for name, content in files.items():
@@ -144,25 +144,25 @@ class Shop:
         excluded = read_excluded(self.root / "data", data_format)
         config = {"format": data_format, "excluded": excluded.to_json()}
         draft = self.store.begin(Spec(data_format, {"raw": raw.reference}, config))
-        taken = checkout(read_listing(raw), self.store, draft.folder / "raw")
+        copies = checkout(read_listing(raw), self.store, draft.folder / "raw")
         files = [
-            SourceFile(each.entry.name, each.path or Path(), each.entry.sha256 or "", data_dir=each.path.parent)
-            for each in taken
-            if each.path
+            SourceFile(copy.entry.name, copy.path or Path(), copy.entry.sha256 or "", data_dir=copy.path.parent)
+            for copy in copies
+            if copy.path
         ]
         report = build_table(data_format, files, draft.out, max_quarantined=0.1, excluded=excluded)
         return self._commit(draft, None, {**report.to_json(), "preview": report.preview})
 
     def _conversations(self, made: dict[str, Artifact]) -> Artifact:
         tables = {name: made[name] for name in ("alpaca", "sharegpt")}
-        draft = self.store.begin(Spec("conversations", {name: it.reference for name, it in tables.items()}))
+        draft = self.store.begin(Spec("conversations", {name: table.reference for name, table in tables.items()}))
         report = build_conversations(
             tables["alpaca"].path, tables["sharegpt"].path, draft.out, settings=SPLITS, general_questions=[]
         )
         return self._commit(draft, None, report.to_json())
 
     def _training_data(self, experiment: str, inputs: dict[str, Artifact]) -> Artifact:
-        draft = self.store.begin(Spec("training_data", {name: it.reference for name, it in inputs.items()}))
+        draft = self.store.begin(Spec("training_data", {name: artifact.reference for name, artifact in inputs.items()}))
         rows = pq.read_table(inputs["conversations"].path / "rows.parquet").to_pylist()
         for split in ("train", "validation"):
             chosen = [row for row in rows if row["split"] == split]

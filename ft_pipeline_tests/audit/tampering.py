@@ -20,11 +20,11 @@ def some_file(folder: Path) -> Path:
 
 def flip(path: Path) -> None:
     """Change one bit, and put size and times back as an attacker would."""
-    seen = path.stat()
+    status = path.stat()
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-    os.utime(path, ns=(seen.st_atime_ns, seen.st_mtime_ns))
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
 def edit(path: Path, change: Callable[[dict], object], *, reseal: bool = False) -> None:

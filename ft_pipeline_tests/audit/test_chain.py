@@ -1,4 +1,4 @@
-"""The walk from a subject back to the raw files, by the manifests alone."""
+"""The audit chain from a model or artifact back to the raw files, read from the manifests alone."""
 
 import json
 import subprocess
@@ -24,7 +24,7 @@ def kinds(shop: Shop, name: str) -> list[str]:
     return [node.kind for node in walk(index, find_subject(index, name)).nodes]
 
 
-def test_a_champion_leads_back_to_the_bytes(released: Shop, ft_json: Command) -> None:
+def test_a_champion_is_traced_back_to_its_raw_files(released: Shop, ft_json: Command) -> None:
     document = ft_json("audit")
     assert {node["kind"] for node in document["nodes"]} == MODEL | DATA | {"comparison", "scores"}
     assert document["verified"] is None and document["problems"] == []
@@ -50,9 +50,9 @@ def test_a_champion_leads_back_to_the_bytes(released: Shop, ft_json: Command) ->
         ("conversations", "conversations"),
     ],
 )
-def test_every_name_has_its_beginning(released: Shop, name: str, first: str) -> None:
-    found = kinds(released, name)
-    assert found[0] == first and "raw_alpaca" in found
+def test_each_kind_of_name_starts_its_chain(released: Shop, name: str, first: str) -> None:
+    chain = kinds(released, name)
+    assert chain[0] == first and "raw_alpaca" in chain
 
 
 def test_a_fingerprint_is_a_name_too(released: Shop) -> None:
@@ -61,28 +61,26 @@ def test_a_fingerprint_is_a_name_too(released: Shop) -> None:
     assert kinds(released, pointer.fingerprint[:12])[0] == "adapter"
 
 
-def test_an_unknown_name_is_refused_with_those_there_are(released: Shop) -> None:
+def test_an_unknown_name_is_refused_with_the_known_ones(released: Shop) -> None:
     with pytest.raises(UserError, match=r"experiments \(qlora\), rows of `ft compare` \(qlora/adapter, qlora/merged\)"):
         kinds(released, "qlor")
     with pytest.raises(UserError, match=r"There is no champion record 7. Choose one from 1 to 1"):
         kinds(released, "champion@7")
 
 
-def test_before_anything_is_released(shop: Shop) -> None:
+def test_an_audit_before_the_first_release_is_refused(shop: Shop) -> None:
     with pytest.raises(UserError, match="Nothing has been released yet"):
         kinds(shop, "champion")
 
 
-def test_the_tree_names_each_file(released: Shop, ft: Command) -> None:
+def test_the_tree_shows_artifacts_and_raw_files(released: Shop, ft: Command) -> None:
     code, shown = ft("audit")
     assert code == 0
     for part in ("qlora/merged, record 1", "adapter[qlora]", "raw_alpaca", "support.jsonl", "by cli ada"):
         assert part in shown
 
 
-def test_an_edited_manifest_breaks_the_chain_even_where_its_own_seal_was_made_anew(
-    released: Shop, ft_json: Command
-) -> None:
+def test_an_edited_manifest_breaks_the_chain_even_with_a_valid_seal(released: Shop, ft_json: Command) -> None:
     (path,) = (released.store.root / "artifacts" / "training_data").glob("*/*/manifest.json")
     manifest = json.loads(path.read_bytes())
     manifest["run"]["started_by"] = "nobody"
@@ -92,18 +90,18 @@ def test_an_edited_manifest_breaks_the_chain_even_where_its_own_seal_was_made_an
     assert "edited or replaced" in problems[0]
 
 
-def test_content_that_two_specs_gave_is_one_link_each(released: Shop, ft_json: Command) -> None:
-    """The same adapter content by another path: the second record must not be held against the first one's manifest."""
+def test_equal_content_of_two_specs_does_not_break_the_chain(released: Shop, ft_json: Command) -> None:
+    """A reference is compared with the manifest of its own spec only."""
     made = released.materialize()
-    other = released.put("conversations_copy", None, {"conversations": made["conversations"]}, {"n": 1}, {"a": b"1"})
-    again = released.put("conversations_copy", None, {"conversations": made["conversations"]}, {"n": 2}, {"a": b"1"})
-    assert other.fingerprint == again.fingerprint and other.manifest_sha256 != again.manifest_sha256
-    released.put("pair", None, {"one": other}, {}, {"b": b"2"})
+    first = released.put("conversations_copy", None, {"conversations": made["conversations"]}, {"n": 1}, {"a": b"1"})
+    second = released.put("conversations_copy", None, {"conversations": made["conversations"]}, {"n": 2}, {"a": b"1"})
+    assert first.fingerprint == second.fingerprint and first.manifest_sha256 != second.manifest_sha256
+    released.put("pair", None, {"one": first}, {}, {"b": b"2"})
     assert ft_json("audit", "pair")["problems"] == []
 
 
-def test_the_audit_is_light(released: Shop) -> None:
-    """Neither Dagster nor torch is loaded, and no database is asked."""
+def test_the_audit_loads_no_heavy_library(released: Shop) -> None:
+    """Neither Dagster nor torch is loaded, and no database is opened."""
     script = (
         "import sys; from ft_pipeline.cli import app; app(['audit', '--json'], standalone_mode=False);"
         "print(sorted({'dagster', 'torch', 'transformers', 'pandera'} & set(sys.modules)), file=sys.stderr)"

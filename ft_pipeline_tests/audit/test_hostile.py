@@ -1,4 +1,4 @@
-"""File names and rows that try to write to the terminal, to a page or to a query: they come out as text, everywhere."""
+"""File names and rows that try to write to the terminal, to a page or to a query: they are shown as text everywhere."""
 
 import json
 import shutil
@@ -65,7 +65,7 @@ def test_markup_and_html_are_shown_as_they_are(hostile: Shop, ft: Command) -> No
 
 
 def test_the_bytes_of_a_row_are_not_changed(hostile: Shop, ft_json: Command) -> None:
-    """Harmless is how it is shown; what is trained on is what the file holds."""
+    """Only the display is made harmless; training uses the content of the file."""
     rows = ft_json("sql", "select messages from conversations where file not in ('support.jsonl', 'chats.jsonl')")[
         "rows"
     ]
@@ -74,7 +74,7 @@ def test_the_bytes_of_a_row_are_not_changed(hostile: Shop, ft_json: Command) -> 
     assert {row["file"] for row in ft_json("audit", "--left-out")["rows"]} == {NAME, "support.jsonl"}
 
 
-def test_a_hostile_file_is_validated_harmlessly(tmp_path: Path, ft: Command, opened: Path) -> None:
+def test_validating_a_hostile_file_prints_harmless_text(tmp_path: Path, ft: Command, opened: Path) -> None:
     path = tmp_path / NAME.replace("/", "")
     path.write_text(
         json.dumps({"instruction": f"{RED}{HTML}", "output": "x"}) + "\n" + f'{{"{RED}": 1\n', encoding="utf-8"
@@ -83,7 +83,7 @@ def test_a_hostile_file_is_validated_harmlessly(tmp_path: Path, ft: Command, ope
     assert harmless(shown) and "control_characters" in shown
 
 
-def test_a_forgotten_hostile_row_is_told_harmlessly(hostile: Shop, ft: Command) -> None:
+def test_erasing_a_hostile_row_prints_harmless_text(hostile: Shop, ft: Command) -> None:
     shown = ft("erase", str(hostile.raw("alpaca", NAME)), "1", "--reason", f"{RED}{MARKUP}")[1]
     assert harmless(shown)
     assert harmless(ft("audit")[1])

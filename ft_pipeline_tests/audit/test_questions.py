@@ -1,4 +1,4 @@
-"""What an auditor asks, each answered by one command."""
+"""The questions of an auditor, each answered by one command."""
 
 import json
 
@@ -20,9 +20,7 @@ def row_of(shop: Shop, split: str) -> int:
     return next(row["row"] for row in rows if row["split"] == split and row["table"] == "alpaca")
 
 
-def test_which_rows_trained_the_champion_and_where_each_came_from(
-    released: Shop, ft_json: Command, ft: Command
-) -> None:
+def test_the_audit_lists_the_champions_rows_and_their_origins(released: Shop, ft_json: Command, ft: Command) -> None:
     rows = ft_json("audit", "--rows")["rows"]
     raw = released.raw("alpaca", "support.jsonl")
     lines = raw.read_text(encoding="utf-8").splitlines()
@@ -35,7 +33,7 @@ def test_which_rows_trained_the_champion_and_where_each_came_from(
     assert "alpaca/support.jsonl" in ft("audit", "--rows")[1]
 
 
-def test_which_rows_were_left_out_and_why(released: Shop, ft_json: Command, ft: Command) -> None:
+def test_the_audit_lists_left_out_rows_with_reasons(released: Shop, ft_json: Command, ft: Command) -> None:
     (row,) = ft_json("audit", "--left-out")["rows"]
     assert (row["table"], row["file"], row["row"], row["code"]) == ("alpaca", "support.jsonl", 14, "empty_output")
     assert BROKEN["instruction"] and "empty_output" in ft("audit", "--left-out")[1]
@@ -51,22 +49,24 @@ def test_which_rows_were_left_out_and_why(released: Shop, ft_json: Command, ft: 
         ("a sentence that nobody ever wrote", None),
     ],
 )
-def test_whether_a_sentence_was_trained_on(released: Shop, ft_json: Command, sentence: str, how: str | None) -> None:
+def test_the_audit_says_whether_a_sentence_was_trained_on(
+    released: Shop, ft_json: Command, sentence: str, how: str | None
+) -> None:
     document = ft_json("audit", "--sentence", sentence)
-    found = [match for match in document["matches"] if match["how"] == how]
-    assert bool(found) == (how is not None)
-    if found:
+    matches = [match for match in document["matches"] if match["how"] == how]
+    assert bool(matches) == (how is not None)
+    if matches:
         origin = "alpaca/support.jsonl:14" if "gift" in sentence else "alpaca/support.jsonl:5"
-        assert found[0]["origin"] == origin
-        assert document["trained"] == (how != "near" and found[0]["use"] == "train")
+        assert matches[0]["origin"] == origin
+        assert document["trained"] == (how != "near" and matches[0]["use"] == "train")
 
 
-def test_a_row_is_named_once_where_several_tables_hold_it(released: Shop, ft_json: Command) -> None:
+def test_a_row_in_several_tables_is_listed_once(released: Shop, ft_json: Command) -> None:
     (match,) = ft_json("audit", "conversations", "--sentence", SECRET["instruction"])["matches"]
     assert match["origin"] == "alpaca/support.jsonl:5" and match["use"] in {"train", "validation", "test"}
 
 
-def test_the_sentence_is_told_in_words(released: Shop, ft: Command) -> None:
+def test_the_answer_about_a_sentence_is_in_words(released: Shop, ft: Command) -> None:
     shown = ft("audit", "--sentence", "a sentence that nobody ever wrote")[1]
     assert "trained on? no" in shown
 
@@ -75,40 +75,42 @@ def test_the_sentence_is_told_in_words(released: Shop, ft: Command) -> None:
     ("split", "how"),
     [("train", "trained on it"), ("validation", "chose its checkpoint by it"), ("test", "was scored on it")],
 )
-def test_which_models_saw_a_row(released: Shop, ft_json: Command, split: str, how: str) -> None:
-    seen = ft_json("audit", "--row", f"alpaca/support.jsonl:{row_of(released, split)}")
-    assert how in {use["how"] for use in seen["uses"]}
-    assert seen["retrain"] == ([] if split == "test" else ["qlora"])
-    assert seen["champion"] == (split != "test")
-    kinds = {use["key"] for use in seen["uses"]}
+def test_the_audit_lists_the_models_that_used_a_row(released: Shop, ft_json: Command, split: str, how: str) -> None:
+    usage = ft_json("audit", "--row", f"alpaca/support.jsonl:{row_of(released, split)}")
+    assert how in {use["how"] for use in usage["uses"]}
+    assert usage["retrain"] == ([] if split == "test" else ["qlora"])
+    assert usage["champion"] == (split != "test")
+    kinds = {use["key"] for use in usage["uses"]}
     assert kinds == (
         {"scores[qlora]"} if split == "test" else {"training_data[qlora]", "adapter[qlora]", "merged_model[qlora]"}
     )
 
 
-def test_models_of_the_past_are_named_too(released: Shop, ft_json: Command) -> None:
+def test_earlier_models_are_listed_too(released: Shop, ft_json: Command) -> None:
     row = f"alpaca/support.jsonl:{row_of(released, 'train')}"
     released.materialize(learning_rate=2e-3)
-    seen = ft_json("audit", "--row", row)
-    adapters = [use for use in seen["uses"] if use["key"] == "adapter[qlora]"]
+    usage = ft_json("audit", "--row", row)
+    adapters = [use for use in usage["uses"] if use["key"] == "adapter[qlora]"]
     assert [use["present"] for use in adapters] == [False, True]
     assert [use["champion_records"] for use in adapters] == [[1], []]
-    assert seen["ids"] == ft_json("audit", "--row", seen["ids"][0])["ids"]
+    assert usage["ids"] == ft_json("audit", "--row", usage["ids"][0])["ids"]
 
 
-def test_a_row_that_never_was_is_refused(released: Shop, ft: Command) -> None:
+def test_an_unknown_row_is_refused(released: Shop, ft: Command) -> None:
     with pytest.raises(UserError, match=r"No table in the store contains alpaca/support\.jsonl:99"):
         ft("audit", "--row", "alpaca/support.jsonl:99")
     with pytest.raises(UserError, match=r"is not a row. Use FORMAT/FILE:ROW"):
         ft("audit", "--row", "support.jsonl")
 
 
-def test_a_row_that_was_set_aside_is_told_with_its_reason(released: Shop, ft: Command) -> None:
+def test_a_set_aside_row_is_reported_with_its_reason(released: Shop, ft: Command) -> None:
     with pytest.raises(UserError, match=r"support\.jsonl:14 as an accepted row \(it was set aside as empty_output"):
         ft("audit", "--row", "alpaca/support.jsonl:14")
 
 
-def test_what_changed_since_the_champion_before(released: Shop, ft_json: Command, ft: Command) -> None:
+def test_the_audit_shows_what_changed_since_the_previous_champion(
+    released: Shop, ft_json: Command, ft: Command
+) -> None:
     released.write(
         "alpaca",
         "more.jsonl",
@@ -127,8 +129,10 @@ def test_what_changed_since_the_champion_before(released: Shop, ft_json: Command
     assert "adapter.experiment.training.learning_rate: 0.001 → 0.0005" in shown
 
 
-def test_what_only_the_champion_before_saw_is_not_this_ones(released: Shop, ft_json: Command, ft: Command) -> None:
-    """A champion is chosen against the one before it, which so stands behind its evidence, rows and all."""
+def test_rows_of_the_previous_champion_alone_are_not_the_new_ones(
+    released: Shop, ft_json: Command, ft: Command
+) -> None:
+    """The new champion was compared with the previous one, whose rows are still not the new one's."""
     gone = row_of(released, "train")
     (old,) = (node for node in ArtifactIndex(released.store.root).all("scores"))
     rows = [json.loads(line) for line in released.raw("alpaca", "support.jsonl").read_text().splitlines()]
@@ -150,12 +154,12 @@ def test_what_only_the_champion_before_saw_is_not_this_ones(released: Shop, ft_j
     assert ft_json("audit", "champion@1", "--sentence", sentence)["trained"]
 
 
-def test_the_first_champion_has_none_before_it(released: Shop, ft: Command) -> None:
+def test_the_first_champion_has_no_previous_one(released: Shop, ft: Command) -> None:
     with pytest.raises(UserError, match="is the first champion"):
         ft("audit", "--against", "previous")
 
 
-def test_who_promoted_it_and_on_what_evidence(released: Shop, ft: Command) -> None:
+def test_the_audit_shows_who_promoted_the_champion_and_why(released: Shop, ft: Command) -> None:
     shown = ft("audit")[1]
     for part in ("by: ", "run run-1 (started by cli ada)", "checks: merge passed", "evidence: comparison"):
         assert part in shown
@@ -168,18 +172,18 @@ def test_who_promoted_it_and_on_what_evidence(released: Shop, ft: Command) -> No
         ({"model": "gpt-x"}, "gpt-x; terms: none recorded"),
     ],
 )
-def test_which_teachers_terms_apply(shop: Shop, ft: Command, teacher: dict[str, str], shown: str) -> None:
+def test_the_audit_shows_the_teachers_terms(shop: Shop, ft: Command, teacher: dict[str, str], shown: str) -> None:
     distilled = shop.put("distilled", None, {}, {"teacher": teacher}, {"a": b"1"})
     shop.put("training_data", "qlora", {"distilled": distilled}, {}, {"b": b"2"})
     assert f"Teacher of the distilled rows: {shown}" in ft("audit", "training_data@qlora")[1]
 
 
-def test_one_question_at_a_time(released: Shop, ft: Command) -> None:
+def test_two_questions_at_once_are_refused(released: Shop, ft: Command) -> None:
     with pytest.raises(UserError, match="cannot be combined"):
         ft("audit", "--rows", "--left-out")
 
 
-def test_rows_count_is_that_of_the_files(released: Shop, ft_json: Command) -> None:
+def test_the_audited_rows_add_up_to_those_of_the_files(released: Shop, ft_json: Command) -> None:
     """Read = trained on + held out + set aside, over the whole chain."""
     used = ft_json("audit", "--rows")["rows"]
     aside = ft_json("audit", "--left-out")["rows"]

@@ -1,4 +1,4 @@
-"""What was tampered with is found, and named."""
+"""Tampering with the store is detected and reported."""
 
 import shutil
 from collections.abc import Callable
@@ -26,7 +26,7 @@ def test_an_untouched_store_is_verified(released: Shop, ft_json: Command, ft: Co
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_flipped_byte_is_named(released: Shop, ft_json: Command, kind: str) -> None:
+def test_a_flipped_byte_is_reported(released: Shop, ft_json: Command, kind: str) -> None:
     file = some_file(folder_of(released, kind))
     flip(file)
     document = ft_json("audit", "--verify")
@@ -37,7 +37,7 @@ def test_a_flipped_byte_is_named(released: Shop, ft_json: Command, kind: str) ->
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_removed_file_is_named(released: Shop, ft_json: Command, kind: str) -> None:
+def test_a_removed_file_is_reported(released: Shop, ft_json: Command, kind: str) -> None:
     file = some_file(folder_of(released, kind))
     file.unlink()
     (finding,) = ft_json("audit", "--verify")["findings"]
@@ -47,8 +47,12 @@ def test_a_removed_file_is_named(released: Shop, ft_json: Command, kind: str) ->
 
 @pytest.mark.parametrize("reseal", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
-def test_an_edited_manifest_is_named(released: Shop, ft_json: Command, kind: str, reseal: bool) -> None:
-    edit(folder_of(released, kind) / "manifest.json", lambda it: it["run"].update(started_by="nobody"), reseal=reseal)
+def test_an_edited_manifest_is_reported(released: Shop, ft_json: Command, kind: str, reseal: bool) -> None:
+    edit(
+        folder_of(released, kind) / "manifest.json",
+        lambda manifest: manifest["run"].update(started_by="nobody"),
+        reseal=reseal,
+    )
     document = ft_json("audit", "--verify")
     assert document["verified"] is False
     assert all(finding["where"].startswith(kind) for finding in document["findings"])
@@ -56,7 +60,7 @@ def test_an_edited_manifest_is_named(released: Shop, ft_json: Command, kind: str
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_removed_artifact_is_named(released: Shop, ft_json: Command, kind: str) -> None:
+def test_a_removed_artifact_is_reported(released: Shop, ft_json: Command, kind: str) -> None:
     shutil.rmtree(folder_of(released, kind).parent)
     document = ft_json("audit", "--verify")
     assert document["verified"] is False
@@ -64,13 +68,13 @@ def test_a_removed_artifact_is_named(released: Shop, ft_json: Command, kind: str
     assert {finding["code"] for finding in named} & {"missing_artifact", "edited_pointer"}
 
 
-def test_a_file_that_was_put_in_is_named(released: Shop, ft_json: Command) -> None:
+def test_an_added_file_is_reported(released: Shop, ft_json: Command) -> None:
     folder = folder_of(released, "adapter")
     (folder / "pytorch_model.bin").write_bytes(b"\x80\x04")
     assert ft_json("audit", "--verify")["problems"][0].endswith("pytorch_model.bin is not in its manifest")
 
 
-def test_a_link_in_place_of_a_file_is_named(released: Shop, ft_json: Command, tmp_path: Path) -> None:
+def test_a_link_in_place_of_a_file_is_reported(released: Shop, ft_json: Command, tmp_path: Path) -> None:
     file = folder_of(released, "merged_model") / "model.safetensors"
     file.replace(tmp_path / "elsewhere")
     file.symlink_to(tmp_path / "elsewhere")
@@ -78,7 +82,7 @@ def test_a_link_in_place_of_a_file_is_named(released: Shop, ft_json: Command, tm
     assert "model.safetensors is a link" in problem
 
 
-def test_a_link_in_place_of_a_folder_is_named(released: Shop, ft_json: Command, tmp_path: Path) -> None:
+def test_a_link_in_place_of_a_folder_is_reported(released: Shop, ft_json: Command, tmp_path: Path) -> None:
     folder = folder_of(released, "adapter")
     folder.rename(tmp_path / "elsewhere")
     folder.symlink_to(tmp_path / "elsewhere")
@@ -93,14 +97,14 @@ def test_a_link_in_place_of_a_table_is_not_read(released: Shop, ft_json: Command
     assert {row["origin"] for row in ft_json("audit", "--rows")["rows"]} == {"?"}
 
 
-def test_a_moved_folder_is_named(released: Shop, ft_json: Command) -> None:
+def test_a_moved_folder_is_reported(released: Shop, ft_json: Command) -> None:
     folder = folder_of(released, "adapter")
     folder.rename(folder.parent / ("0" * 16))
     codes = {finding["code"] for finding in ft_json("audit", "--verify")["findings"]}
     assert codes == {"edited_manifest", "missing_artifact", "edited_pointer"}
 
 
-def test_a_changed_or_removed_raw_file_is_named(released: Shop, ft_json: Command) -> None:
+def test_a_changed_or_removed_raw_file_is_reported(released: Shop, ft_json: Command) -> None:
     first, second = sorted((released.store.root / "blobs").glob("*/*.zst"))
     flip(first)
     second.unlink()
@@ -112,35 +116,39 @@ def test_a_changed_or_removed_raw_file_is_named(released: Shop, ft_json: Command
     }
 
 
-def test_a_record_that_was_edited_breaks_the_one_after_it(released: Shop, ft_json: Command) -> None:
-    """Even where no artifact holds a copy of it."""
+def test_an_edited_champion_record_breaks_the_next_one(released: Shop, ft_json: Command) -> None:
+    """Even if no artifact contains a copy of the record."""
     released.release(released.materialize(learning_rate=2e-3))
-    edit(released.store.root / "champion" / "000001.json", lambda it: it.update(reason="because"))
+    edit(released.store.root / "champion" / "000001.json", lambda record: record.update(reason="because"))
     for folder in (released.store.root / "artifacts" / "champion").glob("*/*"):
-        edit(folder / "manifest.json", lambda it: it["summary"].pop("champion", None), reseal=True)
+        edit(folder / "manifest.json", lambda manifest: manifest["summary"].pop("champion", None), reseal=True)
     problems = ft_json("audit", "qlora", "--verify")["problems"]
     assert any(
-        "champion/000001.json: does not match its hash in champion/000002.json: it was edited" in it for it in problems
+        "champion/000001.json: does not match its hash in champion/000002.json: it was edited" in problem
+        for problem in problems
     )
 
 
 @pytest.mark.parametrize(
-    ("change", "named"),
+    ("change", "message"),
     [
-        (lambda it: it.update(reason="because"), "differs from its champion artifact in reason"),
-        (lambda it: it["evidence"]["score"].update(value=0.1), "differs from its champion artifact in evidence"),
-        (lambda it: it["fingerprints"].update(adapter="0" * 64), "is not in the store"),
+        (lambda record: record.update(reason="because"), "differs from its champion artifact in reason"),
+        (
+            lambda record: record["evidence"]["score"].update(value=0.1),
+            "differs from its champion artifact in evidence",
+        ),
+        (lambda record: record["fingerprints"].update(adapter="0" * 64), "is not in the store"),
     ],
 )
-def test_an_edited_champion_record_is_named(
-    released: Shop, ft_json: Command, change: Callable[[dict], object], named: str
+def test_an_edited_champion_record_is_reported(
+    released: Shop, ft_json: Command, change: Callable[[dict], object], message: str
 ) -> None:
     edit(released.store.root / "champion" / "000001.json", change)
     problems = ft_json("audit", "qlora", "--verify")["problems"]
-    assert any(named in problem for problem in problems)
+    assert any(message in problem for problem in problems)
 
 
-def test_a_removed_champion_record_is_named(released: Shop, ft_json: Command) -> None:
+def test_a_removed_champion_record_is_reported(released: Shop, ft_json: Command) -> None:
     made = released.materialize(learning_rate=2e-3)
     released.release(made, value=2.0)
     (released.store.root / "champion" / "000001.json").unlink()
@@ -148,8 +156,8 @@ def test_a_removed_champion_record_is_named(released: Shop, ft_json: Command) ->
     assert problem == "champion/000001.json: is missing, although records are never removed"
 
 
-def test_an_edited_pointer_is_named(released: Shop, ft_json: Command) -> None:
-    edit(released.store.root / "current" / "adapter@qlora.json", lambda it: it.update(fingerprint="0" * 64))
+def test_an_edited_pointer_is_reported(released: Shop, ft_json: Command) -> None:
+    edit(released.store.root / "current" / "adapter@qlora.json", lambda pointer: pointer.update(fingerprint="0" * 64))
     (problem,) = ft_json("audit", "--verify")["problems"]
     assert problem.startswith("current/adapter@qlora.json: points to adapter 000000000000, which is not in the store")
     (released.store.root / "current" / "adapter@qlora.json").write_text("{")

@@ -22,7 +22,7 @@ from ft_pipeline.store.asset_pointers import AssetPointers
 
 FIRST_DAY = datetime(2026, 11, 1, 9, tzinfo=UTC)
 STAND_IN = {"rows": [{"fingerprint": "evaluation"}], "audit": {"checks": {}}, "params": 1_000_000}
-"""What the specs after it read of a stand-in's summary."""
+"""The parts of a stand-in's summary that later specs read."""
 
 
 def rows(count: int, seed: int) -> list[dict[str, str]]:
@@ -37,7 +37,7 @@ def rows(count: int, seed: int) -> list[dict[str, str]]:
 
 
 class Simulation:
-    """One project and its Dagster instance; days pass by calling `night`."""
+    """One project and its Dagster instance; days pass by calling `next_night`."""
 
     def __init__(self, root: Path, instance: dg.DagsterInstance) -> None:
         from ft_pipeline.definitions import defs
@@ -48,8 +48,8 @@ class Simulation:
         self.defs = defs()
         self.repository = self.defs.get_repository_def()
         self.now = FIRST_DAY
-        self.looked = ""
-        self.conditions: Any = None
+        self.sensor_cursor = ""
+        self.condition_cursor: Any = None
 
     def write(self, name: str, content: list[dict[str, str]], data_format: str = "alpaca") -> Path:
         path = self.project.raw(data_format) / name
@@ -61,7 +61,7 @@ class Simulation:
         path.write_text(yaml.safe_dump({"technique": "lora", **settings}), encoding="utf-8")
 
     def materialize(self, *assets: str) -> bool:
-        """A run of these assets."""
+        """Run these assets; returns whether they succeeded."""
         done = dg.materialize(
             [step.asset for step in STEPS.values()],
             instance=self.instance,
@@ -73,46 +73,46 @@ class Simulation:
     def tables(self) -> list[str]:
         return [step.name for step in flow() if step.stage == "tables"]
 
-    def look(self) -> dg.SensorResult:
+    def tick_sensor(self) -> dg.SensorResult:
         """One tick of the sensor over the raw folders."""
-        found = automation.raw_files(dg.build_sensor_context(self.instance, cursor=self.looked))
-        assert isinstance(found, dg.SensorResult)
-        self.looked = found.cursor or ""
-        return found
+        result = automation.raw_files(dg.build_sensor_context(self.instance, cursor=self.sensor_cursor))
+        assert isinstance(result, dg.SensorResult)
+        self.sensor_cursor = result.cursor or ""
+        return result
 
     def settle(self) -> list[str]:
-        """Let sensor and conditions act until nothing more happens; what they had materialized, in order."""
+        """Run sensor and conditions until nothing more happens; returns the assets they requested, in order."""
         done: list[str] = []
         idle = 0
-        while idle < 2:  # a changed folder is looked at twice
-            requests = self.look().run_requests or []
-            asked = [key.to_user_string() for request in requests for key in request.asset_selection or []]
+        while idle < 2:  # a changed folder is read at the second tick
+            requests = self.tick_sensor().run_requests or []
+            requested = [key.to_user_string() for request in requests for key in request.asset_selection or []]
             ticked = dg.evaluate_automation_conditions(
-                self.defs, self.instance, dg.AssetSelection.groups("tables"), self.now, cursor=self.conditions
+                self.defs, self.instance, dg.AssetSelection.groups("tables"), self.now, cursor=self.condition_cursor
             )
-            self.conditions = ticked.cursor
-            asked += [name for name in STEPS if ticked.get_num_requested(dg.AssetKey(name))]
-            if asked:
-                self.materialize(*asked)
-            idle = 0 if asked else idle + 1
-            done += asked
+            self.condition_cursor = ticked.cursor
+            requested += [name for name in STEPS if ticked.get_num_requested(dg.AssetKey(name))]
+            if requested:
+                self.materialize(*requested)
+            idle = 0 if requested else idle + 1
+            done += requested
             self.now += timedelta(minutes=1)
         return done
 
-    def night(self) -> Any:
-        """Let the day settle, and ask the nightly schedule at its hour."""
+    def next_night(self) -> Any:
+        """Settle the day, and evaluate the nightly schedule at its hour; returns its decision."""
         self.settle()
         tonight = (self.now + timedelta(days=1)).replace(hour=2, minute=0)
         context = dg.build_schedule_context(
             self.instance, scheduled_execution_time=tonight, repository_def=self.repository
         )
-        said = automation.nightly.evaluate_tick(context)
+        decision = automation.nightly.evaluate_tick(context)
         self.now = tonight + timedelta(hours=7)
-        return said
+        return decision
 
     @contextmanager
     def run_under_way(self, experiment: str) -> Iterator[None]:
-        """A retraining has been started and has not ended."""
+        """Inside the block, a retraining is in progress."""
         job = self.defs.resolve_job_def("retraining")
         tags = {"dagster/partition": experiment}
         run = self.instance.create_run_for_job(job, tags=tags, status=dg.DagsterRunStatus.STARTED)
@@ -120,7 +120,7 @@ class Simulation:
         self.instance.report_run_failed(run)
 
     def train(self, experiment: str, until: str | None = None) -> None:
-        """What a retraining leaves in the store: a stand-in for every step of it, up to and without `until`."""
+        """Write what a retraining leaves in the store: a stand-in for each of its steps before `until`."""
         for step in flow():
             if step.name == until:
                 return
@@ -128,13 +128,13 @@ class Simulation:
                 self._stand_in(step.name, experiment if step.per_experiment else None)
 
     def _stand_in(self, asset: str, experiment: str | None) -> None:
-        spec = spec_with_inputs(STEPS[asset], SpecContext(self.project, self.store, experiment), self._made)
-        AssetPointers(self.store.root).write(asset, experiment, self._made(spec))
+        spec = spec_with_inputs(STEPS[asset], SpecContext(self.project, self.store, experiment), self._find_or_commit)
+        AssetPointers(self.store.root).write(asset, experiment, self._find_or_commit(spec))
 
-    def _made(self, spec: Any) -> Any:
-        found = self.store.find(spec)
-        if found is None:
+    def _find_or_commit(self, spec: Any) -> Any:
+        artifact = self.store.find(spec)
+        if artifact is None:
             draft = self.store.begin(spec)
             (draft.out / "content.txt").write_text(spec.hash, encoding="utf-8")
-            found = self.store.commit(draft, STAND_IN)
-        return found
+            artifact = self.store.commit(draft, STAND_IN)
+        return artifact

@@ -1,4 +1,4 @@
-"""A fortnight of raw files coming and going: what runs by itself, what does not, and why."""
+"""Two weeks of changing raw files: what runs automatically, what does not, and why."""
 
 import gc
 import os
@@ -17,7 +17,7 @@ from ft_pipeline_tests.automation.simulated import Simulation, rows
 
 @pytest.fixture
 def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Simulation]:
-    """A project with 60 rows, every table built, `qlora` trained and to be kept up to date."""
+    """A project with 60 raw rows, of whose experiments only `qlora` is retrained automatically."""
     root = scaffold.create(tmp_path / "shop", example=True)
     for path in (root / "data" / "raw").glob("*/*.*"):
         path.unlink()
@@ -25,7 +25,7 @@ def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Simulation
     settings["retraining"] = {"min_new_rows": 50}
     (root / "project.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
     monkeypatch.setenv("FT_PROJECT", str(root))
-    gc.collect()  # an instance of a test before this one would, when it goes, take what this one sets in its place
+    gc.collect()  # an earlier test's instance, if collected later, would remove what this one sets
     with dg.instance_for_test(temp_dir=str(tmp_path)) as instance:
         simulation = Simulation(root, instance)
         for path in (root / "experiments").glob("*.yaml"):
@@ -34,9 +34,9 @@ def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Simulation
         yield simulation
 
 
-def begin(shop: Simulation) -> None:
-    """What a person's first run leaves."""
-    assert shop.settle() == [], "nothing runs that nobody ever started"
+def first_run(shop: Simulation) -> None:
+    """Build all tables and train `qlora`, as a person's first run does."""
+    assert shop.settle() == [], "nothing runs before the first run"
     sources = [f"raw_{name}" for name in ("alpaca", "sharegpt", "text", "preferences", "unlabelled")]
     assert shop.materialize(*sources, *shop.tables())
     shop.train("qlora")
@@ -53,88 +53,90 @@ def conversations(shop: Simulation) -> Artifact:
     return shop.store.require(pointer.kind, pointer.fingerprint)
 
 
-def test_a_fortnight(shop: Simulation) -> None:
-    begin(shop)
+def test_retraining_starts_only_when_its_rules_require_it(shop: Simulation) -> None:
+    first_run(shop)
     at_first = conversations(shop)
 
-    assert shop.night().skip_message == "qlora: nothing has changed since the last training"
+    assert shop.next_night().skip_message == "qlora: nothing has changed since the last training"
 
     few = shop.write("few.jsonl", rows(16, seed=2))
     assert shop.settle() == ["raw_alpaca", "alpaca", "conversations", "quarantine"]
-    said = shop.night()
+    decision = shop.next_night()
     count = new_train_rows(shop, at_first)
     assert 0 < count < 16
-    assert said.skip_message == f"qlora: {count} new rows, at least 50 required"
-    assert not said.run_requests
+    assert decision.skip_message == f"qlora: {count} new rows, at least 50 required"
+    assert not decision.run_requests
 
     os.utime(few)  # touched: the same bytes
     assert shop.settle() == []
-    assert shop.night().skip_message == f"qlora: {count} new rows, at least 50 required"
+    assert shop.next_night().skip_message == f"qlora: {count} new rows, at least 50 required"
 
     shop.write("many.jsonl", rows(80, seed=3))
     assert shop.settle() == ["raw_alpaca", "alpaca", "conversations", "quarantine"]
-    (request,) = shop.night().run_requests or []
+    (request,) = shop.next_night().run_requests or []
     count = new_train_rows(shop, at_first)
     assert (request.partition_key, request.tags["ft/reason"]) == ("qlora", f"{count} new rows")
     with shop.run_under_way("qlora"):
-        assert shop.night().skip_message == "qlora: a run is already under way"
+        assert shop.next_night().skip_message == "qlora: a run is already under way"
 
-    # It fails, early one night and late the next: asked for again each time.
-    assert len(shop.night().run_requests or []) == 1
+    # The run fails, early one night and late the next: it is requested again each time.
+    assert len(shop.next_night().run_requests or []) == 1
     shop.train("qlora", until="scores")
-    assert len(shop.night().run_requests or []) == 1
+    assert len(shop.next_night().run_requests or []) == 1
     shop.train("qlora", until="comparison")
-    (request,) = shop.night().run_requests or []
+    (request,) = shop.next_night().run_requests or []
     assert request.tags["ft/reason"].startswith("comparison: ")
     shop.train("qlora")
-    assert shop.night().skip_message == "qlora: nothing has changed since the last training"
+    assert shop.next_night().skip_message == "qlora: nothing has changed since the last training"
 
     broken = shop.project.raw("alpaca") / "broken.jsonl"
     broken.write_bytes('[{"instruction": "Hi"'.encode("utf-16"))
     assert shop.settle() == ["raw_alpaca", "alpaca", "conversations", "quarantine"]
     shop.write("more.jsonl", rows(90, seed=4))
-    assert "alpaca failed a check: all_files_readable" in (shop.night().skip_message or "")
+    assert "alpaca failed a check: all_files_readable" in (shop.next_night().skip_message or "")
     broken.unlink()
-    assert [each.partition_key for each in shop.night().run_requests or []] == ["qlora"]
+    assert [request.partition_key for request in shop.next_night().run_requests or []] == ["qlora"]
     shop.train("qlora")
 
     shop.write_experiment("qlora", retrain=True, training={"num_train_epochs": 4})
-    (request,) = shop.night().run_requests or []
+    (request,) = shop.next_night().run_requests or []
     assert request.tags["ft/reason"] == "experiment: settings changed: training"
     shop.train("qlora")
 
     shop.write("inbox.jsonl", [{"instruction": row["instruction"]} for row in rows(60, seed=5)], "unlabelled")
     assert shop.settle() == ["raw_unlabelled", "unlabelled", "quarantine"], "the teacher is not asked by itself"
-    assert shop.night().skip_message == "qlora: 0 new rows, at least 50 required"
+    assert shop.next_night().skip_message == "qlora: 0 new rows, at least 50 required"
 
     (shop.project.root / "experiments" / "qlora.yaml").write_text("tecnique: lora\n", encoding="utf-8")
-    assert "qlora.yaml: line 1: unknown key `tecnique`" in (shop.night().skip_message or "")
+    assert "qlora.yaml: line 1: unknown key `tecnique`" in (shop.next_night().skip_message or "")
     shop.write_experiment("qlora", retrain=False)
-    assert shop.night().skip_message == "no experiment sets `retrain: true`, and there is no champion yet"
+    assert shop.next_night().skip_message == "no experiment sets `retrain: true`, and there is no champion yet"
 
 
-def test_a_file_that_is_still_written_is_waited_for(shop: Simulation) -> None:
+def test_a_growing_file_is_read_only_once_it_stops_changing(shop: Simulation) -> None:
     shop.materialize("raw_alpaca")
-    shop.look()  # the first, which has nothing to hold it against
+    shop.tick_sensor()  # the first tick has nothing to compare with
     kept = sorted(shop.store.root.glob("blobs/*/*"))
     for seed in (6, 7):
         shop.write("growing.jsonl", rows(seed, seed=seed))
-        told = shop.look()
-        assert sorted(shop.store.root.glob("blobs/*/*")) == kept, "nor read: a large file would be, every 20 seconds"
-        assert not told.run_requests
-        assert told.skip_reason is not None and "(last: growing.jsonl), waiting until" in str(told.skip_reason)
-    (request,) = shop.look().run_requests or []
-    (again,) = shop.look().run_requests or []
+        result = shop.tick_sensor()
+        assert sorted(shop.store.root.glob("blobs/*/*")) == kept, (
+            "it is not read: a large file would be read every 20 seconds"
+        )
+        assert not result.run_requests
+        assert result.skip_reason is not None and "(last: growing.jsonl), waiting until" in str(result.skip_reason)
+    (request,) = shop.tick_sensor().run_requests or []
+    (again,) = shop.tick_sensor().run_requests or []
     assert request.run_key == again.run_key, "the same change is asked for under the same key, so it runs once"
 
 
-def test_there_and_back_is_two_changes(shop: Simulation) -> None:
+def test_changing_a_file_back_is_a_new_change(shop: Simulation) -> None:
     shop.materialize("raw_alpaca")
     keys = []
     for content in (8, 9, 8, 9):
         shop.write("flips.jsonl", rows(5, seed=content))
-        shop.look()
-        (request,) = shop.look().run_requests or []
+        shop.tick_sensor()
+        (request,) = shop.tick_sensor().run_requests or []
         keys.append(request.run_key)
         assert shop.materialize("raw_alpaca")
     assert len(set(keys)) == 4

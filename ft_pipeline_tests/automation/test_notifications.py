@@ -1,4 +1,4 @@
-"""Who is told what: real runs that fail, a real HTTP server on loopback."""
+"""Notifications of failures and new champions: real runs that fail, a real HTTP server on loopback."""
 
 import json
 import socket
@@ -42,7 +42,7 @@ def log_of(project: Project) -> list[dict]:
 
 
 def run_that_fails(assets: list[str], partition: str | None = None) -> str:
-    """Materialize, and let the sensor hear of it; the run's id."""
+    """Materialize assets that fail, and run the failure sensor; returns the run's id."""
     from ft_pipeline.definitions import defs
 
     defs()
@@ -65,10 +65,10 @@ def run_that_fails(assets: list[str], partition: str | None = None) -> str:
         return done.run_id
 
 
-def test_a_failed_gate_is_told_with_its_reason(shop: Project, hook: Webhook) -> None:
+def test_a_failed_check_is_sent_with_its_reason(shop: Project, hook: Webhook) -> None:
     (shop.raw("alpaca") / "export.jsonl").write_bytes('[{"instruction": "<b>Hi"'.encode("utf-16"))
     run_id = run_that_fails(["raw_alpaca", "alpaca"])
-    (text,) = hook.told
+    (text,) = hook.messages
     assert text.startswith("*Check failed* in larkfield-support: alpaca: all_files_readable: ")
     assert "export.jsonl" in text and "UTF-16" in text
     assert text.endswith(f"(<https://dagster.example.org/runs/{run_id}|the run>)")
@@ -76,14 +76,14 @@ def test_a_failed_gate_is_told_with_its_reason(shop: Project, hook: Webhook) -> 
     assert (entry["kind"], entry["run_id"], entry["webhook"]) == ("gate_failed", run_id, "delivered (status 200)")
 
 
-def test_a_failed_run_is_told_with_its_error(shop: Project, hook: Webhook) -> None:
+def test_a_failed_run_is_sent_with_its_error(shop: Project, hook: Webhook) -> None:
     run_that_fails(["adapter"], partition="qlora")
-    (text,) = hook.told
+    (text,) = hook.messages
     expected = "*Run failed* in larkfield-support: adapter [qlora]: conversations has not been materialized yet"
     assert text.startswith(expected)
 
 
-def test_every_move_of_the_champion_is_told_once(shop: Project, hook: Webhook, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_new_champion_is_sent_once(shop: Project, hook: Webhook, monkeypatch: pytest.MonkeyPatch) -> None:
     def tick(cursor: str | None) -> str | None:
         with dg.DagsterInstance.ephemeral() as instance:
             result = champion_changes(dg.build_sensor_context(instance, cursor=cursor))
@@ -96,12 +96,12 @@ def test_every_move_of_the_champion_is_told_once(shop: Project, hook: Webhook, m
 
     release("first/merged")
     cursor = tick(None)
-    assert hook.told == [], "what stood before anybody looked is no news"
+    assert hook.messages == [], "the champion of the first tick is not news"
     release("second/merged")
     rollback(shop.store)
     cursor = tick(cursor)
     cursor = tick(cursor)
-    second, back = hook.told
+    second, back = hook.messages
     assert second == (
         "*New champion* in larkfield-support: second/merged (record 2), replacing first/merged (record 1). "
         "second/merged leads by 0.4 &lt;nats&gt;"
@@ -112,15 +112,19 @@ def test_every_move_of_the_champion_is_told_once(shop: Project, hook: Webhook, m
     release("third/merged")
     release("fourth/merged")
     cursor = tick(cursor)
-    assert "third/merged (record 4), replacing" in hook.told[-1], "a tick that told too many would be given up for all"
+    assert "third/merged (record 4), replacing" in hook.messages[-1], (
+        "a tick with too many messages would be canceled as a whole"
+    )
     tick(cursor)
-    assert "fourth/merged (record 5), replacing" in hook.told[-1] and len(hook.told) == 4
+    assert "fourth/merged (record 5), replacing" in hook.messages[-1] and len(hook.messages) == 4
 
 
 NEWS = Notification("run_failed", "adapter: it failed")
 
 
-def test_a_webhook_that_stumbles_is_asked_again(shop: Project, hook: Webhook, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_temporary_failure_of_the_webhook_is_retried(
+    shop: Project, hook: Webhook, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(notifying, "SECONDS_BETWEEN", 0.01)
     hook.statuses = [503, 429]
     assert notify(shop, NEWS) == "delivered (status 200)"
@@ -130,10 +134,10 @@ def test_a_webhook_that_stumbles_is_asked_again(shop: Project, hook: Webhook, mo
     assert notify(shop, NEWS) == "refused with status 404"
     hook.statuses = [302]
     assert notify(shop, NEWS) == "refused with status 302, a redirect to another URL: use that URL instead"
-    assert len(hook.told) == 3 + 3 + 1 + 1
+    assert len(hook.messages) == 3 + 3 + 1 + 1
 
 
-def test_what_hangs_or_speaks_another_language_is_given_up(shop: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_webhook_that_hangs_or_is_not_http_is_given_up(shop: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(notifying, "SECONDS_BETWEEN", 0.01)
     monkeypatch.setattr(notifying, "PATIENCE_SECONDS", 1.0)
     with silent() as url:
@@ -144,27 +148,27 @@ def test_what_hangs_or_speaks_another_language_is_given_up(shop: Project, monkey
         assert notify(shop, NEWS) == "did not answer (BadStatusLine)"
 
 
-def test_the_news_may_be_a_broken_project_yaml(shop: Project, hook: Webhook) -> None:
+def test_a_notification_is_sent_even_if_project_yaml_is_broken(shop: Project, hook: Webhook) -> None:
     (shop.root / "project.yaml").write_text("tecnique: lora\n", encoding="utf-8")
     assert notify(Project(shop.root), NEWS) == "delivered (status 200)"
-    assert hook.told == ["*Run failed* in shop: adapter: it failed"]
+    assert hook.messages == ["*Run failed* in shop: adapter: it failed"]
 
 
-def test_a_log_that_cannot_be_written_is_said_and_nothing_is_told_twice(shop: Project, hook: Webhook) -> None:
+def test_a_log_that_cannot_be_written_is_reported(shop: Project, hook: Webhook) -> None:
     (shop.store / LOG).mkdir(parents=True)
     assert notify(shop, NEWS) == f"delivered (status 200); {LOG} could not be written (Is a directory)"
 
 
 @contextmanager
-def silent(says: bytes = b"") -> Iterator[str]:
-    """The URL of a server that takes a connection, says this, and then nothing."""
+def silent(greeting: bytes = b"") -> Iterator[str]:
+    """The URL of a server that accepts a connection, sends `greeting`, and then nothing."""
     with socket.create_server(("127.0.0.1", 0)) as server, ExitStack() as taken:
 
         def take() -> None:
-            with suppress(OSError):  # at the end
+            with suppress(OSError):  # the server is closed
                 while True:
                     taken.enter_context(connection := server.accept()[0])
-                    connection.sendall(says)
+                    connection.sendall(greeting)
 
         Thread(target=take, daemon=True).start()
         yield f"http://127.0.0.1:{server.getsockname()[1]}/geheim"
@@ -181,7 +185,7 @@ def silent(says: bytes = b"") -> Iterator[str]:
         ("http://anna:geheim@127.0.0.1/", "not called: the URL is invalid"),
     ],
 )
-def test_no_webhook_stops_nothing_and_no_secret_is_kept(
+def test_a_failing_webhook_stops_nothing_and_no_secret_is_logged(
     shop: Project, monkeypatch: pytest.MonkeyPatch, url: str, outcome: str
 ) -> None:
     monkeypatch.setattr(notifying, "SECONDS_BETWEEN", 0.01)

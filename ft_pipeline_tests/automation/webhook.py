@@ -1,4 +1,4 @@
-"""A webhook as Slack has it: an HTTP server on loopback that keeps what it is told."""
+"""A webhook like Slack's: an HTTP server on loopback that keeps its messages."""
 
 import json
 import threading
@@ -10,25 +10,25 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 @dataclass
 class Webhook:
-    """What it shall answer, and what it was told."""
+    """The statuses that it answers with, and the messages that it received."""
 
     url: str = ""
     statuses: list[int] = field(default_factory=list)
     """Of the next answers; 200 once they are used up."""
-    told: list[str] = field(default_factory=list)
-    """The texts, in order; those that were refused too."""
+    messages: list[str] = field(default_factory=list)
+    """The texts, in order, including refused ones."""
 
 
 @contextmanager
 def webhook() -> Iterator[Webhook]:
-    """A server of its own, with a path that is a secret."""
+    """Start a server whose path contains a secret."""
     state = Webhook()
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
             assert self.headers["Content-Type"] == "application/json"
-            state.told.append(json.loads(body)["text"])
+            state.messages.append(json.loads(body)["text"])
             self.send_response(state.statuses.pop(0) if state.statuses else 200)
             self.send_header("Location", "/login")
             self.end_headers()

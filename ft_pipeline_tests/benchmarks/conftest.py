@@ -1,4 +1,4 @@
-"""The benchmarks are scripts, not a package: their modules are found beside them."""
+"""The benchmarks are scripts, not a package: their modules are imported from their folder."""
 
 import sys
 from pathlib import Path

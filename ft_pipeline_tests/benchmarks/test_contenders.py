@@ -15,7 +15,7 @@ QUESTIONS = (
 
 
 def test_trl_like_for_like_minimizes_the_same_loss_as_ours(tiny_base: Path) -> None:
-    """The same batches and the same start: one loss before the first update, and nearly one course after it."""
+    """Batches and start are the same: the loss is equal before the first update, and nearly equal after it."""
     from contenders import ours, trl_defaults, trl_like_for_like
 
     rows = [
@@ -32,7 +32,7 @@ def test_trl_like_for_like_minimizes_the_same_loss_as_ours(tiny_base: Path) -> N
     assert own["mean_loss"] != own["first_loss"] and own["tokens"] == same["tokens"] == defaults["tokens"]
 
 
-def test_the_machine_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_results_describe_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     import machine
 
     monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)

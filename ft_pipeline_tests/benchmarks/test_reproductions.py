@@ -1,4 +1,4 @@
-"""benchmarks/reproductions.py on runs whose optima and differences are known; and killed in the middle of real ones."""
+"""benchmarks/reproductions.py on runs whose optima and differences are known; and killed during real ones."""
 
 import json
 import math
@@ -73,7 +73,7 @@ def written_runs(
     }
     losses: dict[str, float] = {}
     lines = [base]
-    while missing := [each for each in called_for((1, 2, 3), SEEDS, losses) if each.key not in losses]:
+    while missing := [training for training in called_for((1, 2, 3), SEEDS, losses) if training.key not in losses]:
         for training in missing:
             arm = training.arm
             loss = FOUR_BIT.get(arm, lowest.get(arm, 0.0))
@@ -98,14 +98,14 @@ def reported(folder: Path) -> dict[str, Any]:
     return report
 
 
-def verdicts_of(report: dict[str, Any], study: int) -> list[str]:
-    return [verdict["verdict"] for verdict in report["verdicts"] if verdict["study"] == study]
+def conclusions_of(report: dict[str, Any], study: int) -> list[str]:
+    return [result["verdict"] for result in report["verdicts"] if result["study"] == study]
 
 
-def test_claims_that_hold_are_reproduced_with_intervals_and_a_small_picture(tmp_path: Path) -> None:
+def test_true_claims_are_reproduced_with_intervals_and_a_small_picture(tmp_path: Path) -> None:
     folder = written_runs(tmp_path / "work")
     report = reported(folder)
-    assert {verdict["verdict"] for verdict in report["verdicts"]} == {"reproduced"} and len(report["verdicts"]) == 10
+    assert {result["verdict"] for result in report["verdicts"]} == {"reproduced"} and len(report["verdicts"]) == 10
     attention = report["every_matrix_attention_all_weights"]["worse_than_reference_by"][R85.name]
     assert 0.19 < attention["low"] < attention["difference"] < attention["high"] < 0.21
     best = report["learning_rates"][R8.name]["optimum"]
@@ -116,33 +116,33 @@ def test_claims_that_hold_are_reproduced_with_intervals_and_a_small_picture(tmp_
     assert picture.startswith(b"\x89PNG") and len(picture) < 100_000
 
 
-def test_claims_that_fail_are_not_reproduced(tmp_path: Path) -> None:
+def test_false_claims_are_not_reproduced(tmp_path: Path) -> None:
     lowest = {**LOWEST, R85: 2.30, FULL: 2.0}
     optima = {**OPTIMA, FULL: FULL.rates[3], R8: R8.rates[1], R32: R32.rates[2]}
     report = reported(written_runs(tmp_path / "work", optima, lowest))
-    assert verdicts_of(report, 1) == ["not reproduced"] * 2
-    assert verdicts_of(report, 2) == ["not reproduced"] * 3
+    assert conclusions_of(report, 1) == ["not reproduced"] * 2
+    assert conclusions_of(report, 2) == ["not reproduced"] * 3
 
 
-def test_noise_and_optima_at_the_end_of_the_rates_cannot_tell(tmp_path: Path) -> None:
+def test_noise_or_an_optimum_at_the_edge_is_inconclusive(tmp_path: Path) -> None:
     noisy = reported(written_runs(tmp_path / "noisy", lowest={**LOWEST, R85: 2.42}, noise=0.6))
-    assert verdicts_of(noisy, 1)[0] == "cannot tell"
+    assert conclusions_of(noisy, 1)[0] == "cannot tell"
     report = reported(written_runs(tmp_path / "edge", {**OPTIMA, FULL: FULL.rates[0] / 4}))
-    of_full = [verdict for verdict in report["verdicts"] if "all weights" in verdict["claim"] and verdict["study"] == 2]
-    assert [verdict["verdict"] for verdict in of_full] == ["cannot tell"] * 2
-    assert all(FULL.name in verdict["remark"] for verdict in of_full)
+    of_full = [result for result in report["verdicts"] if "all weights" in result["claim"] and result["study"] == 2]
+    assert [result["verdict"] for result in of_full] == ["cannot tell"] * 2
+    assert all(FULL.name in result["remark"] for result in of_full)
     assert report["learning_rates"][FULL.name]["at_the_end_of_the_trained"]
 
 
 def test_a_training_that_diverged_counts_as_the_worst_rate(tmp_path: Path) -> None:
     folder = written_runs(tmp_path / "work", diverges=lambda training: training.rate == R8.rates[-1])
     report = reported(folder)
-    assert verdicts_of(report, 2) == ["reproduced"] * 3
+    assert conclusions_of(report, 2) == ["reproduced"] * 3
     last = [row for row in report["configurations"] if row["learning_rate"] == R8.rates[-1]]
     assert last and all(row["loss"] == "diverged" for row in last)
 
 
-def test_what_is_not_finished_is_left_out_of_the_report(tmp_path: Path) -> None:
+def test_unfinished_runs_are_left_out_of_the_report(tmp_path: Path) -> None:
     folder = written_runs(tmp_path / "work")
     lines = (folder / "runs.jsonl").read_text(encoding="utf-8").splitlines()
     kept = [line for line in lines if FULL.name not in json.loads(line)["key"]]
@@ -150,12 +150,12 @@ def test_what_is_not_finished_is_left_out_of_the_report(tmp_path: Path) -> None:
     (folder / "runs.jsonl").write_text("\n".join([*kept, torn]), encoding="utf-8")
     report = reported(folder)
     assert FULL.name not in report["learning_rates"] and not (folder / "out.png").exists()
-    assert [len(verdicts_of(report, study)) for study in (1, 2, 3)] == [1, 1, 5]
+    assert [len(conclusions_of(report, study)) for study in (1, 2, 3)] == [1, 1, 5]
     assert (folder / "runs.jsonl").read_text(encoding="utf-8") == "\n".join(kept) + "\n"
 
 
 def test_differences_are_paired_over_rows_and_seeds(tmp_path: Path) -> None:
-    """Rows differ by 0.6 nats and seeds by 0.3, alike for all: a difference does not see them."""
+    """Rows differ by 0.6 nats and seeds by 0.3, equally for both arms: this cancels in their difference."""
     random = np.random.default_rng(3)
     hard = random.normal(0, 0.6, ROWS)
     runs = {}
@@ -174,12 +174,12 @@ def test_differences_are_paired_over_rows_and_seeds(tmp_path: Path) -> None:
 def test_the_optimum_is_that_of_the_parabola_and_within_the_rates() -> None:
     rates = (1e-4, 1e-3, 1e-2)
 
-    def at(*losses: float) -> float:
+    def optimum_of(*losses: float) -> float:
         return optimum(rates, [Estimate(loss, np.array([loss, loss])) for loss in losses]).value
 
-    assert at(*((math.log10(rate) + 2.7) ** 2 for rate in rates)) == pytest.approx(10**-2.7)
-    assert at(1.0, 4.0, 9.0) == pytest.approx(1e-4)  # its vertex is at 1e-5
-    assert at(3.0, 2.9, 1.0) == pytest.approx(1e-2)  # bends downwards: no lowest point between the ends
+    assert optimum_of(*((math.log10(rate) + 2.7) ** 2 for rate in rates)) == pytest.approx(10**-2.7)
+    assert optimum_of(1.0, 4.0, 9.0) == pytest.approx(1e-4)  # its vertex is at 1e-5
+    assert optimum_of(3.0, 2.9, 1.0) == pytest.approx(1e-2)  # bends downwards: no lowest point between the ends
 
 
 def test_further_seeds_repeat_the_rates_around_the_lowest_loss() -> None:
@@ -193,7 +193,7 @@ def test_further_seeds_repeat_the_rates_around_the_lowest_loss() -> None:
     assert [training.seed for training in called_for([3], SEEDS, {})] == [42] * 5 + [43] * 5
 
 
-def test_every_arm_is_an_experiment_and_the_adapters_of_study_1_are_nearly_equal(tiny_base: Path) -> None:
+def test_every_arm_is_an_experiment_and_study_1_compares_equal_sizes(tiny_base: Path) -> None:
     from ft_pipeline.settings.experiment import ExperimentSettings
     from ft_pipeline.training.techniques import count_parameters, new_model
 
@@ -211,7 +211,7 @@ def test_every_arm_is_an_experiment_and_the_adapters_of_study_1_are_nearly_equal
 
 @pytest.mark.long
 @pytest.mark.slow
-def test_killed_with_kill_9_it_continues_and_leaves_no_process(tmp_path: Path) -> None:
+def test_a_killed_script_resumes_and_leaves_no_process(tmp_path: Path) -> None:
     command = [sys.executable, str(SCRIPT), "--study", "3", "--rows", "4", "--held-out", "4", "--seeds", "1"]
     command += ["--jobs", "1", "--work", str(tmp_path)]
     runs = tmp_path / "runs.jsonl"
@@ -231,7 +231,7 @@ def test_killed_with_kill_9_it_continues_and_leaves_no_process(tmp_path: Path) -
     keys = [json.loads(line)["key"] for line in text.splitlines()]
     assert text.startswith(finished) and len(keys) == len(set(keys)) == 1 + len(COMPARED)
     report = json.loads((tmp_path / "reproductions.json").read_text(encoding="utf-8"))
-    assert len(verdicts_of(report, 3)) == 5
+    assert len(conclusions_of(report, 3)) == 5
     refused = subprocess.run([*command, "--rows", "5"], capture_output=True, text=True, check=False)
     assert refused.returncode and "Name another folder with --work" in refused.stderr
 

@@ -1,7 +1,7 @@
-"""Stands where vLLM's executable would, with its command line and its HTTP interface; answers `WORDS ANSWER: prompt`.
+"""A fake vLLM executable with vLLM's command line and HTTP interface; it answers `seen SEED: PROMPT`.
 
 The environment says how it behaves: FAKE_VLLM_LOG takes one JSON line per event, FAKE_VLLM_ENDS_AFTER is the number of
-answers after which it dies, `start` before the first.
+answers after which it exits, or `start` to exit at once.
 """
 
 import argparse
@@ -32,7 +32,7 @@ class Handler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
         note(request=body)
         if answered is not None and not answered.acquire(blocking=False):
-            time.sleep(0.3)  # the answers before it have left
+            time.sleep(0.3)  # until the earlier answers are sent
             print("torch.OutOfMemoryError: CUDA out of memory", flush=True)
             os._exit(3)
         prompt = body["messages"][-1]["content"]
@@ -53,18 +53,18 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def main() -> None:
-    options = argparse.ArgumentParser()
-    options.add_argument("command", choices=["serve"])
-    options.add_argument("model")
+    parser = argparse.ArgumentParser()
+    parser.add_argument("command", choices=["serve"])
+    parser.add_argument("model")
     for name in ("--served-model-name", "--host", "--max-model-len"):
-        options.add_argument(name, required=True)
-    options.add_argument("--port", type=int, required=True)
-    given, _ = options.parse_known_args()
-    note(pid=os.getpid(), started=vars(given), offline=os.environ.get("HF_HUB_OFFLINE"))
+        parser.add_argument(name, required=True)
+    parser.add_argument("--port", type=int, required=True)
+    arguments, _ = parser.parse_known_args()
+    note(pid=os.getpid(), started=vars(arguments), offline=os.environ.get("HF_HUB_OFFLINE"))
     if ENDS_AFTER == "start":
         print("ValueError: the model does not fit", flush=True)
         sys.exit(1)
-    ThreadingHTTPServer((given.host, given.port), Handler).serve_forever()
+    ThreadingHTTPServer((arguments.host, arguments.port), Handler).serve_forever()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""An OpenAI-compatible server on loopback that answers at a set speed and fails in set ways, and counts what it did."""
+"""An OpenAI-compatible server on loopback with a set latency and set failures, which counts its requests."""
 
 import asyncio
 import contextlib
@@ -27,24 +27,24 @@ STATUS = {
 
 @dataclass
 class FaultServer:
-    """What it shall do, and what it has seen."""
+    """The settings of the server, and what it has counted."""
 
     url: str = ""
     faults: Mapping[str, float] = field(default_factory=dict)
-    """By reason (as in RULES), the share of requests that fail so."""
+    """The share of requests that fail, by reason (as in RULES)."""
     latency: float = 0.0
     slots: int = 10_000
-    """Requests that are dealt with at once; the others wait."""
+    """Requests that are handled at once; further ones wait."""
     key: str | None = None
-    """The key that it wants; it repeats a wrong one in its error, as some servers do."""
+    """The key that it requires. Like some servers, it repeats a wrong key in its error."""
     retry_after: float = 0.05
     hang: float = 30.0
-    """Seconds that a `timeout` takes."""
+    """Seconds until it closes the connection in a `timeout`."""
     seed: int = 0
     requests: int = 0
     paid: int = 0
     """Answers made, whether or not they arrived."""
-    seen: Counter[str] = field(default_factory=Counter)
+    received: Counter[str] = field(default_factory=Counter)
     """Requests by the user's last message."""
     answered: Counter[str] = field(default_factory=Counter)
     """Whole answers sent, by the user's last message."""
@@ -61,13 +61,13 @@ class FaultServer:
 
 
 def answer_to(prompt: str) -> str:
-    """What the server says to a prompt; another prompt gets another answer."""
+    """The server's answer to a prompt; different prompts get different answers."""
     return f"Please send us the order number that belongs to this: {prompt[-60:]}"
 
 
 @contextlib.contextmanager
 def serving(**settings: Any) -> Iterator[FaultServer]:
-    """The server, in a thread of its own, until the block ends."""
+    """Run the server in a separate thread until the block ends."""
     server = FaultServer(**settings)
     ready, ended = threading.Event(), threading.Event()
     loop = asyncio.new_event_loop()
@@ -122,10 +122,10 @@ async def _respond(
     writer: asyncio.StreamWriter,
     chance: random.Random,
 ) -> bool:
-    """Answer one request; whether the connection lives on."""
+    """Answer one request, and return whether the connection stays open."""
     prompt = body["messages"][-1]["content"]
     server.requests += 1
-    server.seen[prompt] += 1
+    server.received[prompt] += 1
     server.bodies = [*server.bodies[-99:], body]
     fault = _fault(server, headers, chance)
     if fault is not None:
@@ -150,17 +150,17 @@ async def _respond(
 def _fault(server: FaultServer, headers: Mapping[str, str], chance: random.Random) -> str | None:
     if server.key is not None and headers.get("authorization") != f"Bearer {server.key}":
         return "no_access"
-    drawn, passed = chance.random(), 0.0
+    drawn, cumulative = chance.random(), 0.0
     for reason, share in server.faults.items():
-        passed += share
-        if drawn < passed:
+        cumulative += share
+        if drawn < cumulative:
             return reason
     return None
 
 
 def _error(fault: str, headers: Mapping[str, str]) -> bytes:
-    said = f"Incorrect key: {headers.get('authorization', '')}" if fault == "no_access" else f"this is {fault}"
-    return json.dumps({"error": {"message": said, "code": fault, "type": "error"}}).encode()
+    message = f"Incorrect key: {headers.get('authorization', '')}" if fault == "no_access" else f"this is {fault}"
+    return json.dumps({"error": {"message": message, "code": fault, "type": "error"}}).encode()
 
 
 def _completion(server: FaultServer, prompt: str, body: Mapping[str, Any], fault: str | None) -> dict[str, Any]:

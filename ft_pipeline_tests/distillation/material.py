@@ -1,4 +1,4 @@
-"""Small artifacts for the tests of this room: prompts without answers, conversations, answers."""
+"""Small artifacts for the tests of this folder: prompts without answers, conversations, answers."""
 
 import json
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ HUMAN = [
 
 @dataclass
 class Recorder:
-    """Keeps what a job reports."""
+    """Records what a job reports."""
 
     steps: list[tuple[int, int]] = field(default_factory=list)
     lines: list[str] = field(default_factory=list)
@@ -82,7 +82,7 @@ def answer_row(number: int, prompt: str, answer: str, finish_reason: str = "stop
     }
 
 
-def write_answers(folder: Path, rows: Sequence[dict[str, Any]], **asked: Any) -> Path:
+def write_answers(folder: Path, rows: Sequence[dict[str, Any]], **details: Any) -> Path:
     _write(folder, "answers.parquet", rows, ANSWERS)
     document = {
         "endpoint_host": None,
@@ -91,7 +91,7 @@ def write_answers(folder: Path, rows: Sequence[dict[str, Any]], **asked: Any) ->
         "prompt_sha256": "p" * 64,
         "template_sha256": "t" * 64,
         "sampling": {"temperature": 0.0, "max_new_tokens": 80, "seed": 0},
-        **asked,
+        **details,
     }
     (folder / "teacher.json").write_text(json.dumps(document), encoding="utf-8")
     return folder

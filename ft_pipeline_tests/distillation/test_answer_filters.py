@@ -1,4 +1,4 @@
-"""The filters, one fault each, and their thresholds on real answers."""
+"""The filters of teacher answers, one fault each, and their thresholds on real answers."""
 
 import csv
 import json
@@ -69,25 +69,25 @@ def test_each_fault_has_its_code(answer: str, code: str) -> None:
     assert code_of(answer) == code
 
 
-def test_an_answer_without_an_end_is_set_aside() -> None:
+def test_a_cut_off_or_failed_answer_is_set_aside() -> None:
     assert code_of(GOOD, finish_reason="length") == "answer_cut_off"
     assert code_of("", finish_reason="context") == "teacher_failed"
 
 
-def test_a_policy_that_says_no_is_not_a_refusal() -> None:
+def test_declining_a_request_by_policy_is_not_a_refusal() -> None:
     assert code_of("Sorry to hear that. The voucher ended on Sunday and I can't extend it.") is None
     assert code_of("I'm not able to change the carrier, but the tracking page lets you choose a day.") is None
 
 
-def test_a_number_that_the_customer_gave_may_stand_in_an_example_too() -> None:
+def test_an_order_number_of_the_prompt_may_also_occur_in_an_example() -> None:
     assert code_of("I'm checking LF-294860 and come back to you today.", "Where is LF-294860 at the moment?") is None
 
 
-def test_links_in_markdown_are_not_holes() -> None:
+def test_markdown_links_are_not_placeholders() -> None:
     assert code_of("The [order page](https://larkfield.example) shows the status.") is None
 
 
-def test_the_length_range_comes_from_people() -> None:
+def test_the_length_range_is_computed_from_human_answers() -> None:
     assert length_range(["x" * 100] * 19) is None
     assert length_range(["x" * size for size in range(50, 150)]) == (25, 185)
 
@@ -98,8 +98,8 @@ def test_shares_stay_between_0_and_1(text: str) -> None:
     assert 0 <= copied(text, text[::2]) <= 1
 
 
-def test_repetition_on_real_answers() -> None:
-    """The stated threshold catches what is known to be degenerate and spares what people wrote."""
+def test_the_repetition_threshold_separates_degenerate_from_human_answers() -> None:
+    """The threshold catches known degenerate answers and spares nearly everything that people wrote."""
     if not SHARED.is_dir():
         pytest.skip("needs ../shared/data")
     lines = (SHARED / "alpaca" / "davinci_predictions.jsonl").read_text(encoding="utf-8").splitlines()

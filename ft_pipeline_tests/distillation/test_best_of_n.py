@@ -18,14 +18,14 @@ SAME = [
 ]
 
 
-def sample(at: int, answer: str, **about: Any) -> dict[str, Any]:
-    return {**answer_row(1, "My parcel is late, where has it gone?", answer), "sample": at, **about}
+def sample(number: int, answer: str, **about: Any) -> dict[str, Any]:
+    return {**answer_row(1, "My parcel is late, where has it gone?", answer), "sample": number, **about}
 
 
-def test_the_odd_one_out_is_never_best() -> None:
-    found = agreements(SAME)
-    assert min(range(4), key=found.__getitem__) == 2
-    assert all(0 <= agreement <= 1 for agreement in found)
+def test_the_answer_that_disagrees_with_the_others_is_never_best() -> None:
+    scores = agreements(SAME)
+    assert min(range(4), key=scores.__getitem__) == 2
+    assert all(0 <= agreement <= 1 for agreement in scores)
     assert best_of(SAME) == 0
     assert best_of([SAME[2], *SAME[:2]]) == 1
 
@@ -35,9 +35,9 @@ def test_ties_go_to_the_earlier_answer(answers: list[str]) -> None:
     assert best_of(answers) == 0
 
 
-def test_one_sound_answer_per_prompt_is_kept(tmp_path: Path) -> None:
-    """A faulty sample is out before the vote, and each of the others is set aside with the one that was kept."""
-    answers = [sample(0, "", finish_reason="stop"), *(sample(at, text) for at, text in enumerate(SAME, 1))]
+def test_one_valid_answer_per_prompt_is_kept(tmp_path: Path) -> None:
+    """Faulty samples are removed before the vote; the samples that lose the vote are set aside, too."""
+    answers = [sample(0, "", finish_reason="stop"), *(sample(number, text) for number, text in enumerate(SAME, 1))]
     (tmp_path / "out").mkdir()
     summary = distil(
         write_answers(tmp_path / "answers", answers),
@@ -52,7 +52,7 @@ def test_one_sound_answer_per_prompt_is_kept(tmp_path: Path) -> None:
     assert all("with the other answers to its prompt" in row["message"] for row in aside if row["code"] == "not_best")
 
 
-def test_answers_pass_the_validation_of_peoples_rows(tmp_path: Path) -> None:
+def test_teacher_answers_are_validated_like_human_rows(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     summary = distil(
         write_answers(tmp_path / "answers", [answer_row(1, "Where is it?", "Here is \x07 your bell, as ordered.")]),

@@ -1,4 +1,4 @@
-"""Every answer is kept or set aside, with its reason, its origin and where it came from."""
+"""Every answer is kept or set aside, with its reason and its origin."""
 
 import json
 from pathlib import Path
@@ -43,7 +43,7 @@ def test_kept_rows_are_conversations_of_the_train_split_with_provenance(tmp_path
     assert (summary["answers"], summary["kept"], summary["set_aside"], summary["reasons"]) == (1, 1, 0, {})
 
 
-def test_each_answer_is_kept_or_set_aside(tmp_path: Path) -> None:
+def test_each_answer_is_kept_or_set_aside_with_its_reason(tmp_path: Path) -> None:
     answers = [
         answer_row(1, "May the rug go back?", LABEL),
         answer_row(2, "How long is the warranty on pans?", "Ask the maker of the pans for it, please."),
@@ -76,7 +76,7 @@ def test_the_general_suite_is_never_trained_on(tmp_path: Path) -> None:
     assert summary["reasons"] == {"train_test_overlap": 1}
 
 
-def test_nothing_kept_is_said_but_blocks_nothing(tmp_path: Path) -> None:
+def test_keeping_no_answer_fails_a_check_that_does_not_block(tmp_path: Path) -> None:
     summary, rows, _ = run(tmp_path, [answer_row(1, "Do you sell swings?", "")])
     assert rows == []
     check = summary["checks"]["some_answers_kept"]
@@ -97,13 +97,15 @@ def test_the_same_answers_give_the_same_rows(tmp_path: Path) -> None:
     assert run(tmp_path / "a", answers) == run(tmp_path / "b", answers)
 
 
-def test_a_teacher_that_degenerates_teaches_nothing(tmp_path: Path) -> None:
-    """252 real answers of an old model, 239 of them known to be degenerate, beside 999 answers that are not."""
+def test_degenerate_teacher_answers_are_set_aside(tmp_path: Path) -> None:
+    """252 real answers of an old model, 239 of them known to be degenerate, with 999 answers that are not."""
     if not SHARED.is_dir():
         pytest.skip("needs ../shared/data")
     lines = (SHARED / "davinci_predictions.jsonl").read_text(encoding="utf-8").splitlines()
     people = json.loads((SHARED / "alpaca_en_demo.json").read_text(encoding="utf-8"))
-    answers = [answer_row(at, row["prompt"], row["response"]) for at, row in enumerate(map(json.loads, lines), 1)]
+    answers = [
+        answer_row(number, row["prompt"], row["response"]) for number, row in enumerate(map(json.loads, lines), 1)
+    ]
     pairs = [(f"{row['instruction']}\n{row['input']}", row["output"]) for row in people]
     summary = distil(
         write_answers(tmp_path / "answers", answers),

@@ -1,5 +1,5 @@
 """2,000 prompts, a fifth of the requests failing, two kills: every prompt is answered once or set aside with its
-reason, and the log counts what was paid as the server does."""
+reason, and the log counts the paid requests as the server does."""
 
 import json
 import multiprocessing
@@ -26,12 +26,12 @@ FAULTS = {
     "empty": 0.01,
     "wrong_model": 0.01,
 }
-AT_ONCE = 32
+CONCURRENCY = 32
 PROMPTS = [f"The parcel of order {number} is late. When will it be here?" for number in range(2000)]
 
 
 def run_until(job: Job, server: FaultServer, requests: int) -> None:
-    """Run the job in a process of its own and kill it once the server has had so many requests."""
+    """Run the job in a separate process and kill it once the server has received this many requests."""
     process = multiprocessing.get_context("spawn").Process(target=teacher.run, args=(job,))
     process.start()
     deadline = time.monotonic() + 120
@@ -43,13 +43,13 @@ def run_until(job: Job, server: FaultServer, requests: int) -> None:
     assert process.exitcode == -signal.SIGKILL
 
 
-def test_two_kills_lose_nothing_and_pay_nothing_twice(tmp_path: Path) -> None:
+def test_two_kills_lose_no_answer_and_pay_for_none_twice(tmp_path: Path) -> None:
     inputs = {
         "unlabelled": write_unlabelled(tmp_path / "unlabelled", PROMPTS),
         "conversations": write_conversations(tmp_path / "conversations"),
     }
     with serving(faults=FAULTS, latency=0.01, hang=5, seed=11) as server:
-        endpoint = {"concurrency": AT_ONCE, "timeout_seconds": 0.8, "attempts": 6}
+        endpoint = {"concurrency": CONCURRENCY, "timeout_seconds": 0.8, "attempts": 6}
         settings = server.teacher(endpoint).model_dump(mode="json")
         job = teacher_job(tmp_path, inputs, **settings)
         for requests in (700, 1500):
@@ -66,17 +66,17 @@ def test_two_kills_lose_nothing_and_pay_nothing_twice(tmp_path: Path) -> None:
     assert len(answered) > 1900
     assert outcomes["length"] > 20
 
-    # The two runs that were killed had answered most of what the third then did not ask for.
+    # The third run did not request the answers that the two killed runs had received.
     assert summary["known_before"] + summary["answered_now"] + summary["failed"] == 2000
     assert summary["known_before"] > 900
     assert server.requests - before < 1300
-    # Only what was under way at a kill is ever answered a second time.
+    # Only requests that were in progress at a kill are answered a second time.
     twice = {prompt: times for prompt, times in server.answered.items() if times > 1}
     assert set(twice.values()) <= {2, 3}
-    assert len(twice) <= 2 * AT_ONCE
+    assert len(twice) <= 2 * CONCURRENCY
 
     spent = summary["spent"]
     print(json.dumps({**spent, "server": {"requests": server.requests, "paid": server.paid, "twice": len(twice)}}))
-    assert 0 <= spent["requests"] - server.requests <= 2 * AT_ONCE  # written, and killed before it was sent
+    assert 0 <= spent["requests"] - server.requests <= 2 * CONCURRENCY  # logged, but killed before it was sent
     assert spent["paid_requests"] <= server.paid <= spent["paid_requests"] + spent["perhaps_paid_requests"]
     assert spent["answers"] == len(answered)

@@ -1,4 +1,4 @@
-"""Asking a real server on loopback that fails in every way that the rules know."""
+"""Requests to a real server on loopback that fails in every way that the rules cover."""
 
 import asyncio
 import threading
@@ -26,25 +26,25 @@ KEY = "sk-a-secret-that-nobody-may-see"
 PROMPTS = [f"My order {number} has not arrived, what now?" for number in range(60)]
 
 
-def questions(teacher: TeacherSettings, prompts: Sequence[str] = PROMPTS) -> list[ChatRequest]:
+def requests_for(teacher: TeacherSettings, prompts: Sequence[str] = PROMPTS) -> list[ChatRequest]:
     return [TeacherPrompt(teacher, []).question(user(text)) for text in prompts]
 
 
 def ask(
     folder: Path, teacher: TeacherSettings, prompts: Sequence[str] = PROMPTS, key: str | None = None
 ) -> tuple[RequestTotals, Spending, list[dict]]:
-    """Ask the prompts; what asking came to, all that was spent, and each prompt's outcome."""
-    found = questions(teacher, prompts)
+    """Send the prompts, and return the totals, the spending so far and the outcome of each prompt."""
+    requests = requests_for(teacher, prompts)
     with AnswerLog.opened(folder, lambda message: None) as log:
-        asked = send_all(lambda: Endpoint(teacher, key), log, found, len(found), teacher, Recorder())
-        return asked, log.spent, [answer_of(log, question) for question in found]
+        totals = send_all(lambda: Endpoint(teacher, key), log, requests, len(requests), teacher, Recorder())
+        return totals, log.spent, [answer_of(log, request) for request in requests]
 
 
 def test_every_prompt_gets_its_own_answer(tmp_path: Path) -> None:
     with serving() as server:
-        asked, spent, answers = ask(tmp_path, server.teacher(temperature=0.5, seed=7))
+        totals, spent, answers = ask(tmp_path, server.teacher(temperature=0.5, seed=7))
     assert [answer["answer"] for answer in answers] == [answer_to(prompt) for prompt in PROMPTS]
-    assert (asked.answered, asked.failed, spent.paid, spent.perhaps_paid) == (60, 0, 60, 0)
+    assert (totals.answered, totals.failed, spent.paid, spent.perhaps_paid) == (60, 0, 60, 0)
     assert spent.tokens == 60 * (PROMPT_TOKENS + ANSWER_TOKENS)
     assert all(answer["request_id"].startswith("req-") and answer["reply_model"] for answer in answers)
     sent = server.bodies[0]
@@ -56,28 +56,28 @@ def test_every_prompt_gets_its_own_answer(tmp_path: Path) -> None:
     }
 
 
-def test_what_the_log_holds_is_not_asked_again(tmp_path: Path) -> None:
+def test_answers_in_the_log_are_not_requested_again(tmp_path: Path) -> None:
     with serving() as server:
         teacher = server.teacher()
         ask(tmp_path, teacher, PROMPTS[:40])
-        asked, spent, _ = ask(tmp_path, teacher)
-        assert (asked.known, asked.answered, server.requests, spent.paid) == (40, 20, 60, 60)
-        # Other sampling is another question.
-        asked, _, _ = ask(tmp_path, server.teacher(temperature=0.9), PROMPTS[:5])
-        assert (asked.known, asked.answered) == (0, 5)
+        totals, spent, _ = ask(tmp_path, teacher)
+        assert (totals.known, totals.answered, server.requests, spent.paid) == (40, 20, 60, 60)
+        # Other sampling settings make a different request.
+        totals, _, _ = ask(tmp_path, server.teacher(temperature=0.9), PROMPTS[:5])
+        assert (totals.known, totals.answered) == (0, 5)
 
 
-def test_each_sample_is_an_answer_of_its_own(tmp_path: Path) -> None:
+def test_each_sample_of_a_prompt_is_a_separate_request(tmp_path: Path) -> None:
     with serving() as server:
         teacher = server.teacher(temperature=0.8, seed=4, answers_per_prompt=3)
-        found = [TeacherPrompt(teacher, []).question(user(PROMPTS[0]), sample) for sample in range(3)]
+        requests = [TeacherPrompt(teacher, []).question(user(PROMPTS[0]), sample) for sample in range(3)]
         with AnswerLog.opened(tmp_path, lambda message: None) as log:
-            send_all(lambda: Endpoint(teacher, None), log, found, 3, teacher, Recorder())
+            send_all(lambda: Endpoint(teacher, None), log, requests, 3, teacher, Recorder())
         assert sorted(body["seed"] for body in server.bodies) == [4, 5, 6]
-        assert len({question.key for question in found}) == server.requests == 3
+        assert len({request.key for request in requests}) == server.requests == 3
 
 
-def test_no_more_requests_at_once_than_allowed(tmp_path: Path) -> None:
+def test_concurrency_limits_the_requests_at_once(tmp_path: Path) -> None:
     with serving(latency=0.01, slots=500) as server:
         ask(tmp_path, server.teacher({"concurrency": 7}))
         assert 1 < server.most_at_once <= 7
@@ -86,28 +86,28 @@ def test_no_more_requests_at_once_than_allowed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "reason", ["rate_limited", "server_error", "connection_lost", "broken_reply", "timeout", "wrong_model"]
 )
-def test_what_can_go_better_is_tried_again(tmp_path: Path, reason: str) -> None:
+def test_temporary_failures_are_retried(tmp_path: Path, reason: str) -> None:
     with serving(faults={reason: 0.15}, hang=60, seed=3) as server:
         # Long enough that a busy machine is not taken for a server that hangs.
         teacher = server.teacher({"concurrency": 32, "timeout_seconds": 2 if reason == "timeout" else 60})
-        asked, spent, answers = ask(tmp_path, teacher)
+        totals, spent, answers = ask(tmp_path, teacher)
         assert [answer["answer"] for answer in answers] == [answer_to(prompt) for prompt in PROMPTS]
-        assert (asked.answered, asked.failed) == (60, 0)
+        assert (totals.answered, totals.failed) == (60, 0)
         assert set(spent.failures) == {reason}
         failures = spent.failures[reason]
         assert failures >= server.failed[reason] > 0
         assert spent.requests == 60 + failures
         assert spent.perhaps_paid == (failures if RULES[reason].bill == "perhaps" else 0)
         assert spent.paid == 60 + (failures if RULES[reason].bill == "yes" else 0)
-        if reason != "timeout":  # there a slow answer may have been given up, too
+        if reason != "timeout":  # a slow answer may also have timed out
             assert failures == server.failed[reason]
             assert spent.requests == server.requests
 
 
-def test_an_empty_answer_is_tried_once_more(tmp_path: Path) -> None:
+def test_an_empty_answer_is_retried_once(tmp_path: Path) -> None:
     with serving(faults={"empty": 1.0}) as server:
-        asked, spent, answers = ask(tmp_path, server.teacher({"max_failed": 1.0}), PROMPTS[:3])
-        assert (asked.failed, server.requests, spent.paid) == (3, 6, 6)
+        totals, spent, answers = ask(tmp_path, server.teacher({"max_failed": 1.0}), PROMPTS[:3])
+        assert (totals.failed, server.requests, spent.paid) == (3, 6, 6)
         assert {answer["finish_reason"] for answer in answers} == {"stop"}
         assert {answer["answer"] for answer in answers} == {""}
 
@@ -116,36 +116,38 @@ def test_a_cut_off_answer_is_paid_for_once(tmp_path: Path) -> None:
     with serving(faults={"cut_off": 1.0}) as server:
         teacher = server.teacher({"max_failed": 1.0})
         for _ in range(2):
-            asked, spent, answers = ask(tmp_path, teacher, PROMPTS[:10])
-            assert (asked.failed, spent.paid, server.requests) == (10, 10, 10)
+            totals, spent, answers = ask(tmp_path, teacher, PROMPTS[:10])
+            assert (totals.failed, spent.paid, server.requests) == (10, 10, 10)
             assert {answer["finish_reason"] for answer in answers} == {"length"}
             assert answers[0]["answer"] == answer_to(PROMPTS[0])
 
 
-def test_too_many_failures_are_an_error_with_the_commonest_reason(tmp_path: Path) -> None:
+def test_too_many_failures_raise_an_error_with_the_most_common_reason(tmp_path: Path) -> None:
     with serving(faults={"cut_off": 0.3, "filtered": 0.1}, seed=1) as server:
         with pytest.raises(UserError) as caught:
             ask(tmp_path, server.teacher({"max_failed": 0.2}))
-        said = str(caught.value)
-        assert "over the limit of 20%" in said
-        assert f"The most common reason is cut_off ({server.failed['cut_off']}): did not end within 40 tokens" in said
-        assert f"{60 - server.failed.total()} of 60 answers are kept" in said
+        message = str(caught.value)
+        assert "over the limit of 20%" in message
+        assert (
+            f"The most common reason is cut_off ({server.failed['cut_off']}): did not end within 40 tokens" in message
+        )
+        assert f"{60 - server.failed.total()} of 60 answers are kept" in message
         ask(tmp_path, server.teacher({"max_failed": 0.9}))
         assert server.requests == 60
 
 
 @pytest.mark.parametrize(
-    ("reason", "said"),
+    ("reason", "message"),
     [("no_access", "HTTP 401"), ("not_found", "HTTP 404"), ("no_credit", "HTTP 402")],
 )
-def test_what_cannot_go_better_stops_at_once(tmp_path: Path, reason: str, said: str) -> None:
+def test_permanent_failures_stop_the_run_at_once(tmp_path: Path, reason: str, message: str) -> None:
     with serving(faults={reason: 1.0}) as server:
-        with pytest.raises(UserError, match=f"The teacher rejects all requests: {said}"):
+        with pytest.raises(UserError, match=f"The teacher rejects all requests: {message}"):
             ask(tmp_path, server.teacher({"concurrency": 4}))
         assert server.requests <= 4
 
 
-def test_a_wrong_key_is_refused_and_never_repeated(tmp_path: Path) -> None:
+def test_a_wrong_key_is_reported_but_never_shown(tmp_path: Path) -> None:
     with serving(key="the right one") as server:
         with pytest.raises(UserError) as caught:
             ask(tmp_path, server.teacher(), key=KEY)
@@ -156,20 +158,22 @@ def test_a_wrong_key_is_refused_and_never_repeated(tmp_path: Path) -> None:
     assert KEY not in str(caught.value)
 
 
-def test_without_a_key_none_of_the_environment_is_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_configured_key_none_of_the_environment_is_sent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     with serving(key=chat_completions.NO_KEY) as server:
         assert ask(tmp_path, server.teacher())[0].answered == 60
 
 
-def test_a_server_that_takes_no_request_is_given_up(tmp_path: Path) -> None:
+def test_the_run_stops_if_the_server_rejects_every_request(tmp_path: Path) -> None:
     with serving(faults={"refused": 1.0}) as server:
         with pytest.raises(UserError, match=r"20 prompts failed and none was answered\. .* HTTP 400: this is refused"):
             ask(tmp_path, server.teacher({"concurrency": 1}))
         assert server.requests == 20
 
 
-def test_another_model_is_not_the_teacher(tmp_path: Path) -> None:
+def test_an_answer_of_another_model_is_refused(tmp_path: Path) -> None:
     with serving(faults={"wrong_model": 1.0}) as server:
         with pytest.raises(UserError, match=r"asked was big-teacher\. Correct teacher\.model, or add the model"):
             ask(tmp_path, server.teacher({"concurrency": 1}))
@@ -179,7 +183,7 @@ def test_another_model_is_not_the_teacher(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("model", "right"),
+    ("model", "accepted"),
     [
         ("gpt-4o", True),
         ("gpt-4o-2024-08-06", True),
@@ -189,25 +193,25 @@ def test_another_model_is_not_the_teacher(tmp_path: Path) -> None:
         ("gpt", False),
     ],
 )
-def test_a_version_behind_the_name_is_the_same_model(model: str | None, right: bool) -> None:
+def test_a_version_after_the_name_is_the_same_model(model: str | None, accepted: bool) -> None:
     teacher = TeacherSettings.model_validate({"model": "gpt-4o", "endpoint": {"url": "http://127.0.0.1/v1"}})
-    assert Endpoint(teacher, None)._may_answer(model) == right
+    assert Endpoint(teacher, None)._may_answer(model) == accepted
 
 
-def test_no_server_at_all(tmp_path: Path) -> None:
+def test_an_unreachable_server_raises_a_clear_error(tmp_path: Path) -> None:
     with serving() as server:
         teacher = server.teacher({"attempts": 2, "concurrency": 2})
     with pytest.raises(UserError, match=r"http://127\.0\.0\.1:\d+/v1 cannot be reached .*Check that the server"):
         ask(tmp_path, teacher)
 
 
-def test_an_outage_is_waited_out(tmp_path: Path) -> None:
-    """Every prompt outlives an outage that takes more attempts than a prompt has."""
+def test_the_run_waits_until_an_outage_ends(tmp_path: Path) -> None:
+    """No prompt fails, although the outage takes more attempts than a prompt has."""
     with serving(latency=0.005) as server:
         teacher = server.teacher({"attempts": 2, "concurrency": 4})
         Breaker(server, after=10, seconds=1.2).start()
-        asked, spent, _ = ask(tmp_path, teacher)
-        assert (asked.answered, asked.failed) == (60, 0)
+        totals, spent, _ = ask(tmp_path, teacher)
+        assert (totals.answered, totals.failed) == (60, 0)
         assert spent.failures["server_error"] > 0
 
 
@@ -231,7 +235,7 @@ class Breaker(threading.Thread):
 # --- budget and rates -------------------------------------------------------------------------------------------------
 
 
-def test_a_budget_of_tokens_is_never_passed(tmp_path: Path) -> None:
+def test_a_token_budget_is_never_exceeded(tmp_path: Path) -> None:
     with serving(latency=0.005) as server:
         with pytest.raises(UserError) as caught:
             ask(tmp_path, server.teacher({"budget": {"tokens": 1000}}))
@@ -244,22 +248,22 @@ def test_a_budget_of_tokens_is_never_passed(tmp_path: Path) -> None:
         assert server.requests == 60
 
 
-def test_a_budget_of_money_counts_all_runs(tmp_path: Path) -> None:
+def test_a_money_budget_counts_all_runs(tmp_path: Path) -> None:
     prices = {"input_per_million": 1000, "output_per_million": 10_000}
-    each = (PROMPT_TOKENS * 1000 + ANSWER_TOKENS * 10_000) / 1e6
+    price_per_answer = (PROMPT_TOKENS * 1000 + ANSWER_TOKENS * 10_000) / 1e6
     with serving() as server:
         limited = server.teacher({"prices": prices, "budget": {"money": 2.0}, "concurrency": 3})
         for prompts in (PROMPTS[:8], PROMPTS):
             try:
                 ask(tmp_path, limited, prompts)
             except UserError as error:
-                said = str(error)
-        assert "budget.money 2 leaves no room for another request" in said
-        assert 8 < server.paid <= 2.0 / each
+                message = str(error)
+        assert "budget.money 2 leaves no room for another request" in message
+        assert 8 < server.paid <= 2.0 / price_per_answer
 
 
-def test_rates_are_kept() -> None:
-    """60 a minute: one second of burst, then one each second."""
+def test_requests_are_spaced_by_the_rate_limit() -> None:
+    """60 per minute: a burst of one second, then one request per second."""
     waits: list[float] = []
 
     async def sleep(seconds: float) -> None:
@@ -286,11 +290,11 @@ def test_rates_are_kept() -> None:
         ({}, None),
     ],
 )
-def test_retry_after_in_its_forms(headers: dict[str, str], seconds: float | None) -> None:
+def test_every_form_of_retry_after_is_read(headers: dict[str, str], seconds: float | None) -> None:
     assert chat_completions._retry_after(headers) == seconds
 
 
-def test_a_server_that_asks_for_hours_stops_the_run(tmp_path: Path) -> None:
+def test_the_run_stops_if_the_server_requires_hours_of_waiting(tmp_path: Path) -> None:
     with serving(faults={"rate_limited": 1.0}, retry_after=7200) as server:
         with pytest.raises(UserError, match="requires a wait of 120 minutes"):
             ask(tmp_path, server.teacher({"concurrency": 2}))
@@ -300,26 +304,26 @@ def test_a_server_that_asks_for_hours_stops_the_run(tmp_path: Path) -> None:
 # --- the log ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_torn_last_line_is_dropped_and_that_answer_asked_for_again(tmp_path: Path) -> None:
+def test_a_truncated_last_log_line_is_dropped_and_requested_again(tmp_path: Path) -> None:
     with serving() as server:
         teacher = server.teacher({"concurrency": 1})
         ask(tmp_path, teacher, PROMPTS[:10])
         log = tmp_path / "log.jsonl"
         whole = log.read_bytes()
         log.write_bytes(whole[:-25])
-        asked, spent, answers = ask(tmp_path, teacher, PROMPTS[:10])
-        assert (asked.known, asked.answered, server.requests) == (9, 1, 11)
+        totals, spent, answers = ask(tmp_path, teacher, PROMPTS[:10])
+        assert (totals.known, totals.answered, server.requests) == (9, 1, 11)
         assert (spent.paid, spent.perhaps_paid, spent.requests) == (10, 1, 11)
         assert [answer["answer"] for answer in answers] == [answer_to(prompt) for prompt in PROMPTS[:10]]
 
 
-def test_two_processes_do_not_pay_twice(tmp_path: Path) -> None:
-    """The second one waits for the first, then finds its answers."""
+def test_two_runs_at_once_do_not_pay_twice(tmp_path: Path) -> None:
+    """The second run waits for the first one, and then reads its answers."""
     with serving(latency=0.02) as server:
         teacher = server.teacher()
-        hands = [threading.Thread(target=ask, args=(tmp_path, teacher)) for _ in range(2)]
-        for hand in hands:
-            hand.start()
-        for hand in hands:
-            hand.join(60)
+        runs = [threading.Thread(target=ask, args=(tmp_path, teacher)) for _ in range(2)]
+        for run in runs:
+            run.start()
+        for run in runs:
+            run.join(60)
         assert server.requests == 60

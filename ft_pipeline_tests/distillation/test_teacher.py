@@ -1,4 +1,4 @@
-"""The local teacher: what it writes, and that a killed run is asked only for what is missing."""
+"""The local teacher: its answers, and that a resumed run generates only the missing ones."""
 
 import json
 import multiprocessing
@@ -51,9 +51,9 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="module")
-def unbroken(inputs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Job:
-    """A run from start to end."""
-    job = teacher_job(tmp_path_factory.mktemp("unbroken"), inputs, **SETTINGS)
+def uninterrupted(inputs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Job:
+    """A run that was not interrupted."""
+    job = teacher_job(tmp_path_factory.mktemp("uninterrupted"), inputs, **SETTINGS)
     job.out.joinpath("summary.json").write_text(json.dumps(teacher.run(job)))
     return job
 
@@ -62,56 +62,56 @@ def answers_of(job: Job) -> list[dict]:
     return pq.read_table(job.out / "answers.parquet").to_pylist()
 
 
-def test_every_prompt_is_answered_in_order_with_its_origin(unbroken: Job) -> None:
-    rows = answers_of(unbroken)
+def test_every_prompt_is_answered_in_order_with_its_origin(uninterrupted: Job) -> None:
+    rows = answers_of(uninterrupted)
     assert [plain(row["prompt_messages"]) for row in rows] == [user(text) for text in PROMPTS]
     assert [(row["id"], row["file"], row["row"]) for row in rows] == [(f"u{n}", "inbox.jsonl", n) for n in range(1, 11)]
     assert {row["finish_reason"] for row in rows} <= {"stop", "length"}
     assert all(0 < row["answer_tokens"] <= 12 < row["prompt_tokens"] for row in rows)
-    summary = json.loads((unbroken.out / "summary.json").read_text())
+    summary = json.loads((uninterrupted.out / "summary.json").read_text())
     assert (summary["prompts"], summary["answered"], summary["resumed"]) == (10, 10, 0)
     assert summary["answer_tokens"] == sum(row["answer_tokens"] for row in rows)
-    assert isinstance(unbroken.report, Recorder)
-    assert unbroken.report.steps == [(4, 10), (8, 10), (10, 10)]
+    assert isinstance(uninterrupted.report, Recorder)
+    assert uninterrupted.report.steps == [(4, 10), (8, 10), (10, 10)]
 
 
-def test_what_was_asked_how_is_written_down(unbroken: Job, inputs: dict[str, Path]) -> None:
-    asked = json.loads((unbroken.out / "teacher.json").read_text(encoding="utf-8"))
-    assert asked["system_prompt"] == "Be short."
-    assert asked["sampling"] == {"temperature": 0.0, "max_new_tokens": 12, "seed": 0}
-    assert asked["template_sha256"] == base_model.template_sha256(inputs["base_model"])
+def test_the_prompt_and_the_sampling_settings_are_recorded(uninterrupted: Job, inputs: dict[str, Path]) -> None:
+    recorded = json.loads((uninterrupted.out / "teacher.json").read_text(encoding="utf-8"))
+    assert recorded["system_prompt"] == "Be short."
+    assert recorded["sampling"] == {"temperature": 0.0, "max_new_tokens": 12, "seed": 0}
+    assert recorded["template_sha256"] == base_model.template_sha256(inputs["base_model"])
     train = [plain(row["messages"]) for row in pq.read_table(inputs["conversations"] / "rows.parquet").to_pylist()]
-    assert len(asked["examples"]) == 1
-    assert asked["examples"][0] in train
+    assert len(recorded["examples"]) == 1
+    assert recorded["examples"][0] in train
 
 
-def test_a_resumed_run_asks_only_for_what_is_missing_and_ends_the_same(
-    unbroken: Job, inputs: dict[str, Path], tmp_path: Path
+def test_a_resumed_run_generates_only_the_missing_answers(
+    uninterrupted: Job, inputs: dict[str, Path], tmp_path: Path
 ) -> None:
     job = teacher_job(tmp_path, inputs, **SETTINGS)
-    lines = (unbroken.work / "answers.jsonl").read_bytes().splitlines(keepends=True)
+    lines = (uninterrupted.work / "answers.jsonl").read_bytes().splitlines(keepends=True)
     kept = b"".join(lines[:4])
     (job.work / "answers.jsonl").write_bytes(kept + lines[4][:25])
     summary = teacher.run(job)
     assert summary["resumed"] == 4
     assert isinstance(job.report, Recorder)
     assert job.report.steps == [(8, 10), (10, 10)]
-    assert answers_of(job) == answers_of(unbroken)
+    assert answers_of(job) == answers_of(uninterrupted)
     journal = (job.work / "answers.jsonl").read_bytes()
     assert journal.startswith(kept)
     assert len(journal.splitlines()) == 10
 
 
-def test_a_finished_journal_needs_no_model(unbroken: Job, inputs: dict[str, Path], tmp_path: Path) -> None:
+def test_a_finished_journal_needs_no_model(uninterrupted: Job, inputs: dict[str, Path], tmp_path: Path) -> None:
     job = teacher_job(tmp_path, inputs, **SETTINGS)
-    shutil.copy(unbroken.work / "answers.jsonl", job.work)
+    shutil.copy(uninterrupted.work / "answers.jsonl", job.work)
     assert teacher.run(job)["resumed"] == 10
-    assert answers_of(job) == answers_of(unbroken)
+    assert answers_of(job) == answers_of(uninterrupted)
     assert isinstance(job.report, Recorder)
     assert job.report.steps == []
 
 
-def test_a_prompt_that_does_not_fit_the_context_is_not_asked(inputs: dict[str, Path], tmp_path: Path) -> None:
+def test_a_prompt_that_does_not_fit_the_context_is_not_answered(inputs: dict[str, Path], tmp_path: Path) -> None:
     prompts = ["Where is it?", "and then " * 600]
     unlabelled = write_unlabelled(tmp_path / "unlabelled", prompts)
     job = teacher_job(tmp_path, {**inputs, "unlabelled": unlabelled}, few_shot=0, max_new_tokens=4)
@@ -125,7 +125,7 @@ def test_too_few_examples_are_refused(inputs: dict[str, Path], tmp_path: Path) -
         teacher.run(teacher_job(tmp_path, inputs, **{**SETTINGS, "few_shot": 9}))
 
 
-def test_examples_may_come_from_one_file(inputs: dict[str, Path]) -> None:
+def test_examples_can_be_taken_from_a_single_file(inputs: dict[str, Path]) -> None:
     conversations = inputs["conversations"]
     from_there = TeacherSettings(few_shot=2, few_shot_from="alpaca/support.jsonl")
     assert (
@@ -139,10 +139,8 @@ def test_examples_may_come_from_one_file(inputs: dict[str, Path]) -> None:
         TeacherSettings(few_shot_from="../secret.jsonl")
 
 
-def test_a_new_file_changes_what_is_asked_unless_the_examples_have_a_file_of_their_own(
-    inputs: dict[str, Path], tmp_path: Path
-) -> None:
-    """The prompt's hash is part of every question's key: what it changes is asked, and paid for, anew."""
+def test_a_new_file_changes_the_prompt_unless_few_shot_from_is_set(inputs: dict[str, Path], tmp_path: Path) -> None:
+    """The hash of the prompt is part of every request's key: a changed prompt is requested, and paid for, again."""
     old = pq.read_table(inputs["conversations"] / "rows.parquet")
     new = [{**row, "id": f"new-{row['id']}", "file": "new.jsonl"} for row in old.to_pylist()]
     pq.write_table(pa.concat_tables([old, pa.Table.from_pylist(new, old.schema)]), tmp_path / "rows.parquet")
@@ -154,31 +152,31 @@ def test_a_new_file_changes_what_is_asked_unless_the_examples_have_a_file_of_the
     assert len(prompts(TeacherSettings(few_shot=2, few_shot_from="alpaca/support.jsonl"))) == 1
 
 
-def test_sampling_is_seeded(inputs: dict[str, Path], tmp_path: Path) -> None:
-    found = {}
+def test_the_same_seed_samples_the_same_answers(inputs: dict[str, Path], tmp_path: Path) -> None:
+    answers = {}
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         job = teacher_job(tmp_path / name, inputs, **{**SETTINGS, "temperature": 1.0, "seed": seed, "few_shot": 0})
         teacher.run(job)
-        found[name] = [row["answer"] for row in answers_of(job)]
-    assert found["a"] == found["b"] != found["c"]
+        answers[name] = [row["answer"] for row in answers_of(job)]
+    assert answers["a"] == answers["b"] != answers["c"]
 
 
-def test_several_answers_per_prompt(inputs: dict[str, Path], tmp_path: Path) -> None:
-    """Each sample has its own seed; a resumed run asks for the missing ones only."""
+def test_several_answers_per_prompt_differ_and_can_be_resumed(inputs: dict[str, Path], tmp_path: Path) -> None:
+    """Each sample has its own seed; a resumed run generates only the missing ones."""
     settings = {**SETTINGS, "temperature": 1.0, "answers_per_prompt": 3, "few_shot": 0, "batch_size": 16}
     job = teacher_job(tmp_path / "a", inputs, **settings)
     assert teacher.run(job)["wanted"] == 30
     rows = answers_of(job)
     assert [(row["id"], row["sample"]) for row in rows] == [(f"u{n}", s) for n in range(1, 11) for s in range(3)]
-    assert any(len({row["answer"] for row in rows[at : at + 3]}) == 3 for at in range(0, 30, 3))
-    again = teacher_job(tmp_path / "b", inputs, **settings)
+    assert any(len({row["answer"] for row in rows[begin : begin + 3]}) == 3 for begin in range(0, 30, 3))
+    resumed = teacher_job(tmp_path / "b", inputs, **settings)
     lines = (job.work / "answers.jsonl").read_bytes().splitlines(keepends=True)
-    (again.work / "answers.jsonl").write_bytes(b"".join(lines[:20]))
-    assert teacher.run(again)["resumed"] == 20
-    assert answers_of(again) == rows
+    (resumed.work / "answers.jsonl").write_bytes(b"".join(lines[:20]))
+    assert teacher.run(resumed)["resumed"] == 20
+    assert answers_of(resumed) == rows
 
 
-def test_an_endpoint_without_its_key_is_not_asked(
+def test_an_endpoint_without_its_key_is_refused_before_any_request(
     inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("TEACHER_KEY", raising=False)
@@ -189,24 +187,24 @@ def test_an_endpoint_without_its_key_is_not_asked(
 
 
 class KillAt(Recorder):
-    """Kills its own process, as a machine would, once `step` answers are reported."""
+    """Kills its own process once three answers are reported."""
 
     def progress(self, step: int, total: int, **values: float) -> None:
         if step >= 3:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_kill_and_run_again(inputs: dict[str, Path], tmp_path: Path) -> None:
+def test_a_killed_run_resumes_and_gives_the_same_answers(inputs: dict[str, Path], tmp_path: Path) -> None:
     settings = {**SETTINGS, "batch_size": 1}
     whole = teacher_job(tmp_path / "whole", inputs, **settings)
     teacher.run(whole)
-    broken = teacher_job(tmp_path / "broken", inputs, **settings)
-    doomed = replace(broken, report=KillAt())
+    killed = teacher_job(tmp_path / "broken", inputs, **settings)
+    doomed = replace(killed, report=KillAt())
     process = multiprocessing.get_context("spawn").Process(target=teacher.run, args=(doomed,))
     process.start()
     process.join(300)
     assert process.exitcode == -signal.SIGKILL
-    assert not list(broken.out.iterdir())
-    assert teacher.run(broken)["resumed"] == 3
-    assert answers_of(broken) == answers_of(whole)
-    assert len((broken.work / "answers.jsonl").read_bytes().splitlines()) == 10
+    assert not list(killed.out.iterdir())
+    assert teacher.run(killed)["resumed"] == 3
+    assert answers_of(killed) == answers_of(whole)
+    assert len((killed.work / "answers.jsonl").read_bytes().splitlines()) == 10

@@ -1,4 +1,4 @@
-"""The local teacher in vLLM: an executable that stands for it, started, asked and ended as the real one would be."""
+"""The local teacher in vLLM: a fake executable, started, queried and stopped as the real one would be."""
 
 import json
 import sys
@@ -32,7 +32,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture
 def events(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The executable on the PATH; the file that takes what it does."""
+    """Put the fake executable on the PATH, and return the file in which it logs its events."""
     script = tmp_path / "bin" / "vllm"
     script.parent.mkdir()
     fake = Path(__file__).with_name("fake_vllm.py")
@@ -53,7 +53,7 @@ def answers_of(job: Job) -> list[dict[str, Any]]:
     return pq.read_table(job.out / "answers.parquet").to_pylist()
 
 
-def test_every_prompt_is_answered_by_a_server_that_ends_with_the_work(
+def test_a_server_answers_every_prompt_and_ends_with_the_run(
     inputs: dict[str, Path], tmp_path: Path, events: Path
 ) -> None:
     job = teacher_job(tmp_path, inputs, **SETTINGS)
@@ -65,18 +65,18 @@ def test_every_prompt_is_answered_by_a_server_that_ends_with_the_work(
     assert {row[key] for row in rows for key in vllm_teacher.LOCAL_ONLY} == {None}
 
     ((start,), requests) = read(events)
-    given = start["started"]
-    assert (given["model"], given["host"], start["offline"]) == (str(inputs["base_model"]), "127.0.0.1", "1")
+    arguments = start["started"]
+    assert (arguments["model"], arguments["host"], start["offline"]) == (str(inputs["base_model"]), "127.0.0.1", "1")
     assert not psutil.pid_exists(start["pid"])
     assert len(requests) == 9
     for request in requests:
         assert [turn["role"] for turn in request["messages"]] == ["system", "user", "assistant", "user"]
         assert (request["model"], request["max_tokens"], request["temperature"]) == ("base_model", 12, 0.0)
         assert request["stop_token_ids"]
-    assert 12 < int(given["max_model_len"]) < 512
+    assert 12 < int(arguments["max_model_len"]) < 512
 
 
-def test_what_is_answered_is_not_asked_again_and_needs_no_server(
+def test_known_answers_are_not_requested_again_and_need_no_server(
     inputs: dict[str, Path], tmp_path: Path, events: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = teacher_job(tmp_path, inputs, **SETTINGS)
@@ -93,7 +93,7 @@ def test_what_is_answered_is_not_asked_again_and_needs_no_server(
     assert [row["finish_reason"] for row in answers_of(job)] == ["stop"] * 8 + ["length", "context"]
 
 
-def test_a_server_that_does_not_come_up_says_why(
+def test_a_server_that_does_not_start_is_reported_with_the_reason(
     inputs: dict[str, Path], tmp_path: Path, events: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FAKE_VLLM_ENDS_AFTER", "start")
@@ -101,14 +101,16 @@ def test_a_server_that_does_not_come_up_says_why(
         teacher.run(teacher_job(tmp_path, inputs, **SETTINGS))
 
 
-def test_several_answers_have_seeds_of_their_own(inputs: dict[str, Path], tmp_path: Path, events: Path) -> None:
+def test_several_answers_to_a_prompt_have_different_seeds(
+    inputs: dict[str, Path], tmp_path: Path, events: Path
+) -> None:
     job = teacher_job(tmp_path, inputs, **SETTINGS, temperature=0.8, seed=4, answers_per_prompt=2)
     teacher.run(job)
     assert [row["answer"][:6] for row in answers_of(job)[:4]] == ["seen 4", "seen 5"] * 2
     assert all((request["top_p"], request["top_k"]) == (1.0, -1) for request in read(events)[1])
 
 
-def test_which_engine_is_used(events: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_engine_depends_on_setting_device_and_installation(events: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert vllm_teacher.wanted("auto", "cpu") is vllm_teacher.wanted("transformers", "cuda:0") is None
     assert (
         vllm_teacher.wanted("auto", "cuda:0")

@@ -40,7 +40,7 @@ class Finished:
 def small_project(root: Path, *, epochs: int = 1, variants: bool = True) -> Path:
     """Write the project folder `root`: some 100 alpaca rows, a random two-layer model as base and teacher.
 
-    variants: whether prompts are scored beside the plain model.
+    variants: whether prompt variants are scored in addition to the plain model.
     """
     scaffold.create(root, example=True)
     for data_format, names in KEEP.items():
@@ -68,7 +68,7 @@ def small_project(root: Path, *, epochs: int = 1, variants: bool = True) -> Path
 def write_experiment(
     root: Path, name: str, model: Path, *, technique: str = "qlora", epochs: int = 1, **training: Any
 ) -> None:
-    """Write experiments/NAME.yaml for the tiny model; training: more of that section."""
+    """Write experiments/NAME.yaml for the tiny model; training: further keys of that section."""
     experiment = {
         "base_model": str(model),
         "technique": technique,
@@ -89,7 +89,7 @@ def cut(path: Path, rows: int) -> None:
 
 
 def current(root: Path, asset: str, experiment: str | None = None) -> Artifact:
-    """What an asset was last materialized to; it must have been."""
+    """The artifact of the last materialization of an asset."""
     store = ArtifactStore(root / "data" / "store")
     pointer = AssetPointers(store.root).read(asset, experiment)
     assert pointer is not None
@@ -101,18 +101,18 @@ def environment(root: Path) -> dict[str, str]:
 
 
 def workers(root: Path) -> list[psutil.Process]:
-    """The worker processes of this project that are at work: of each its guard and the worker itself, in this order."""
-    found = []
+    """The project's running worker processes: the guards first, then the workers themselves."""
+    processes = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
             line = " ".join(process.cmdline())
             if "ft_pipeline.execution.workers.worker" in line and str(root / "data" / "store") in line:
-                found.append(process)
-    return sorted(found, key=lambda process: process.ppid() in {other.pid for other in found})
+                processes.append(process)
+    return sorted(processes, key=lambda process: process.ppid() in {worker.pid for worker in processes})
 
 
 def ft(root: Path, *arguments: str, timeout: float = 900, **more: str) -> subprocess.CompletedProcess[str]:
-    """Run `ft` as a user does, in a process of its own; more: of its environment."""
+    """Run `ft` as a user does, in a separate process; more: environment variables to add."""
     command = [str(Path(sys.executable).parent / "ft"), *arguments]
     env = environment(root) | more
     return subprocess.run(command, env=env, capture_output=True, text=True, timeout=timeout, check=False)
@@ -191,5 +191,5 @@ def run(root: Path, *assets: str, **env: str) -> subprocess.CompletedProcess[str
 
 
 def copy_of(finished: Finished, folder: Path) -> Path:
-    """A small project that has run once, to change as one likes."""
+    """A copy of the finished project that a test may change."""
     return Path(shutil.copytree(finished.root, folder / "shop"))

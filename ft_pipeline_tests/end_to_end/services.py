@@ -28,21 +28,21 @@ def unit(name: Name) -> str:
 
 @dataclass
 class Services:
-    """The services of one project; each is started, stopped and killed on its own."""
+    """The services of one project; each is started, stopped and killed separately."""
 
     root: Path
     place: Path
-    """Stands for /opt/ft_pipeline and /run/ft_pipeline."""
+    """Replaces /opt/ft_pipeline and /run/ft_pipeline."""
     ports: dict[str, int] = field(default_factory=dict)
     running: dict[Name, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.place.mkdir(parents=True, exist_ok=True)
         text = (DEPLOY / "workspace.yaml").read_text(encoding="utf-8")
-        (self.place / "workspace.yaml").write_text(self._here(text), encoding="utf-8")
+        (self.place / "workspace.yaml").write_text(self._with_test_paths(text), encoding="utf-8")
 
     def start(self, *names: Name) -> None:
-        """In this order, as `After=` has it."""
+        """Start the services in this order, as `After=` demands."""
         for name in names:
             for before in re.findall(r"^ExecStartPre=(.*)$", unit(name), re.MULTILINE):
                 assert self._start(name, before).wait(ENDS_WITHIN) == 0, f"see {self.place / name}.log"
@@ -52,7 +52,7 @@ class Services:
     def _start(self, name: Name, command: str) -> subprocess.Popen[bytes]:
         with (self.place / f"{name}.log").open("ab") as log:
             return subprocess.Popen(
-                shlex.split(self._here(command)),
+                shlex.split(self._with_test_paths(command)),
                 cwd=self.root,
                 env=environment(self.root),
                 stdin=subprocess.DEVNULL,
@@ -69,7 +69,7 @@ class Services:
         return served
 
     def stop(self, name: Name) -> int:
-        """What `systemctl stop` does first: SIGTERM to every process of the service. Its exit code, once all ended."""
+        """What `systemctl stop` does first: SIGTERM to every process of the service. Returns its exit code."""
         process = self.running.pop(name)
         for pid in self.members(process.pid):
             _signal(pid, signal.SIGTERM)
@@ -83,12 +83,12 @@ class Services:
 
     @staticmethod
     def members(pid: int) -> list[int]:
-        """A service's processes: systemd knows them by their control group, we by their descent."""
+        """A service's processes: systemd finds them by control group, this test by descent."""
         import psutil
 
         return [pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))]
 
-    def _here(self, text: str) -> str:
+    def _with_test_paths(self, text: str) -> str:
         for port in re.findall(r"--port (\d+)", text):
             self.ports["auditors" if port == "3001" else "webserver"] = free = _free_port()
             text = text.replace(port, str(free))
@@ -98,7 +98,7 @@ class Services:
 
 @contextmanager
 def services(root: Path, place: Path, *names: Name):
-    """Services that are started here and ended, whatever happens."""
+    """Start services, and end them even if the test fails."""
     group = Services(root, place)
     try:
         group.start(*names)
@@ -111,7 +111,7 @@ def services(root: Path, place: Path, *names: Name):
 
 
 def _as_systemd_starts() -> None:
-    """A shell's `&` ignores SIGINT, and Dagster would then ignore SIGTERM, too; systemd ignores neither."""
+    """Restore SIGINT, which a shell's `&` ignores: Dagster would then ignore SIGTERM too. systemd ignores neither."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 

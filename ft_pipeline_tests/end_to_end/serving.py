@@ -1,4 +1,4 @@
-"""A model server of somebody else's, in a process of its own."""
+"""A third-party model server in a separate process."""
 
 import contextlib
 import os
@@ -24,7 +24,7 @@ def free_port() -> int:
 def running(command: Sequence[str], port: int, folder: Path) -> Iterator[None]:
     """The server, started in `folder` and answering on `port`, until the block ends.
 
-    One thread: where others use the cores, threads that wait for each other make an answer fifty times as slow.
+    It uses one thread: on busy cores, threads that wait for each other make an answer fifty times slower.
     """
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     with (folder / "serve.log").open("wb") as log:

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def copied(finished: Finished, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The finished project, to be spoilt."""
+    """A copy of the finished project that the tests damage."""
     root = tmp_path_factory.mktemp("audited") / "shop"
     shutil.copytree(finished.root, root)
     return root
@@ -28,18 +28,18 @@ def problems(root: Path) -> list[str]:
 
 
 def tampered(root: Path, change: Callable[[ArtifactNode], None]) -> dict[str, list[str]]:
-    """Kind → what is found after `change` to an artifact of that kind; each is put back before the next."""
-    found = {}
+    """Change one artifact of each kind in turn, and restore it; returns the problems of each kind."""
+    problems_by_kind = {}
     for node in ArtifactIndex(root / "data" / "store").all():
         assert node.path is not None
         aside = root / "aside"
         shutil.copytree(node.path, aside)
         change(node)
-        found[node.kind] = [problem for problem in problems(root) if problem.startswith(node.label)]
+        problems_by_kind[node.kind] = [problem for problem in problems(root) if problem.startswith(node.label)]
         shutil.rmtree(node.path, ignore_errors=True)
         aside.rename(node.path)
-    assert set(found) == SHARED | PER_EXPERIMENT
-    return found
+    assert set(problems_by_kind) == SHARED | PER_EXPERIMENT
+    return problems_by_kind
 
 
 def test_the_store_agrees_with_dagsters_record(copied: Path) -> None:
@@ -51,22 +51,22 @@ def test_the_store_agrees_with_dagsters_record(copied: Path) -> None:
 
 
 def test_a_flipped_byte_is_found_in_every_kind(copied: Path) -> None:
-    for kind, found in tampered(copied, lambda node: flip(some_file(node.path or Path()))).items():
-        assert len(found) == 1 and "was changed" in found[0], kind
+    for kind, messages in tampered(copied, lambda node: flip(some_file(node.path or Path()))).items():
+        assert len(messages) == 1 and "was changed" in messages[0], kind
 
 
 def test_a_removed_file_is_found_in_every_kind(copied: Path) -> None:
-    for kind, found in tampered(copied, lambda node: some_file(node.path or Path()).unlink()).items():
-        assert len(found) == 1 and "was removed" in found[0], kind
+    for kind, messages in tampered(copied, lambda node: some_file(node.path or Path()).unlink()).items():
+        assert len(messages) == 1 and "was removed" in messages[0], kind
 
 
 def test_an_edited_manifest_is_found_in_every_kind(copied: Path) -> None:
     def change(node: ArtifactNode) -> None:
         assert node.path is not None
-        edit(node.path / "manifest.json", lambda it: it["run"].update(started_by="nobody"), reseal=True)
+        edit(node.path / "manifest.json", lambda manifest: manifest["run"].update(started_by="nobody"), reseal=True)
 
-    for kind, found in tampered(copied, change).items():
-        assert found and all("edited" in problem for problem in found), kind
+    for kind, messages in tampered(copied, change).items():
+        assert messages and all("edited" in message for message in messages), kind
 
 
 def test_an_event_without_its_artifact_is_found(copied: Path) -> None:
@@ -79,7 +79,7 @@ def test_an_event_without_its_artifact_is_found(copied: Path) -> None:
     assert problem.startswith("quarantine ") and "but it is not in the store" in problem
 
 
-def test_without_dagsters_database_the_chain_stands_alone(finished: Finished, tmp_path: Path) -> None:
+def test_without_dagsters_database_only_the_store_is_verified(finished: Finished, tmp_path: Path) -> None:
     root = tmp_path / "shop"
     shutil.copytree(finished.root, root)
     shutil.rmtree(root / "dagster_home")

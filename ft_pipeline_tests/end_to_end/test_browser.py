@@ -1,5 +1,5 @@
-"""The UI in a real browser: the graph, *Materialize all* from a clean instance, what an asset shows, a red check, a
-cancelled run, the way from a score to a raw file."""
+"""The UI in a real browser: the graph, *Materialize all* from a clean instance, what an asset shows, a failed check, a
+canceled run, the lineage from a score to a raw file."""
 
 import os
 import re
@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import Page
 
 from ft_pipeline_tests.end_to_end.project import small_project, workers, write_experiment
-from ft_pipeline_tests.end_to_end.ui import Ui, chromium, materialize_all, open_lineage, serving, until
+from ft_pipeline_tests.end_to_end.ui import Ui, chromium, materialize_all, open_lineage, serving, wait_until
 
 pytestmark = [
     pytest.mark.slow,
@@ -35,13 +35,13 @@ def ui(root: Path) -> Iterator[Ui]:
         yield served
 
 
-def keep(page: Page, name: str) -> None:
-    """A screenshot for the docs, where FT_SCREENSHOTS names a folder."""
+def save_screenshot(page: Page, name: str) -> None:
+    """Save a screenshot for the docs if FT_SCREENSHOTS names a folder."""
     if folder := os.environ.get("FT_SCREENSHOTS"):
         page.screenshot(path=Path(folder) / f"{name}.png")
 
 
-def test_the_graph_reads_from_left_to_right(ui: Ui, page: Page) -> None:
+def test_the_graph_shows_its_groups_from_left_to_right(ui: Ui, page: Page) -> None:
     open_lineage(page, ui)
     boxes = [page.locator("foreignObject").get_by_text(group, exact=True).first.bounding_box() for group in GROUPS]
     lefts = [box["x"] for box in boxes if box]
@@ -56,15 +56,15 @@ def test_materialize_all_succeeds_as_one_run(ui: Ui, page: Page) -> None:
     assert {"key": "dagster/partition", "value": "qlora"} in run["tags"]
     assert len(ui.runs()) == 1
     open_lineage(page, ui)
-    keep(page, "lineage")
+    save_screenshot(page, "lineage")
 
 
-def test_an_asset_shows_its_table_and_its_picture(ui: Ui, page: Page) -> None:
+def test_an_asset_shows_its_table_and_its_chart(ui: Ui, page: Page) -> None:
     page.goto(f"{ui.url}/assets/comparison", wait_until="domcontentloaded")
     page.get_by_text("Show Markdown").first.wait_for()
     page.get_by_text("Show Markdown").first.click()
     page.get_by_role("cell", name="qlora/merged").first.wait_for()
-    keep(page, "comparison")
+    save_screenshot(page, "comparison")
     page.keyboard.press("Escape")
     page.get_by_text("Show Markdown").nth(1).click()
     page.locator("img[src^='data:image/png']").first.wait_for()
@@ -75,43 +75,45 @@ def test_an_asset_shows_its_checks(ui: Ui, page: Page) -> None:
     for check in ("every_turn_rendered", "no_over_length"):
         page.get_by_text(check).first.wait_for()
     page.get_by_text("Passed").first.wait_for()
-    keep(page, "checks")
+    save_screenshot(page, "checks")
 
 
 def test_the_lineage_of_a_score_reaches_the_raw_file(ui: Ui, page: Page) -> None:
     lineage = "view=lineage&lineageScope=upstream&lineageDepth=20"
     page.goto(f"{ui.url}/assets/scores?{lineage}", wait_until="domcontentloaded")
     page.locator("foreignObject").get_by_text("raw_alpaca", exact=True).first.wait_for()
-    keep(page, "score_lineage")
+    save_screenshot(page, "score_lineage")
     page.goto(f"{ui.url}/assets/raw_alpaca", wait_until="domcontentloaded")
     page.get_by_text("support_01.jsonl").first.wait_for()
 
 
 @pytest.mark.long
-def test_cancelling_a_run_ends_its_trainer(ui: Ui, root: Path, page: Page) -> None:
+def test_canceling_a_run_ends_its_trainer(ui: Ui, root: Path, page: Page) -> None:
     materialize_all(page, ui, "long")
-    run_id = until(lambda: [run["runId"] for run in ui.runs() if run["status"] == "STARTED"], "it started", 60)[0]
+    run_id = wait_until(lambda: [run["runId"] for run in ui.runs() if run["status"] == "STARTED"], "it started", 60)[0]
     page.goto(f"{ui.url}/runs/{run_id}", wait_until="domcontentloaded")
     page.get_by_text(re.compile(r"adapter \[long\]: \d+/\d+, loss")).first.wait_for(timeout=RUN_SECONDS * 1000)
-    keep(page, "run")
+    save_screenshot(page, "run")
     trainer = workers(root)
     assert len(trainer) == 2
     page.get_by_role("button", name="Terminate").first.click()
     page.get_by_role("button", name=re.compile("Terminate 1 run")).click()
     assert ui.wait_for_run(60)["status"] == "CANCELED"
-    until(lambda: not any(each.is_running() for each in trainer), "the trainer ended", 30)
+    wait_until(lambda: not any(process.is_running() for process in trainer), "the trainer ended", 30)
 
 
-def test_training_left_a_curve_in_the_event_log(ui: Ui) -> None:
+def test_training_records_its_loss_in_the_event_log(ui: Ui) -> None:
     query = """query($key: AssetKeyInput!) { assetNodeOrError(assetKey: $key) { ... on AssetNode {
       assetObservations(limit: 50) { metadataEntries { label ... on FloatMetadataEntry { floatValue } } } } } }"""
     observations = ui.query(query, key={"path": ["adapter"]})["assetNodeOrError"]["assetObservations"]
-    losses = [entry for each in observations for entry in each["metadataEntries"] if entry["label"] == "loss"]
+    losses = [
+        entry for observation in observations for entry in observation["metadataEntries"] if entry["label"] == "loss"
+    ]
     assert losses
     assert all(entry["floatValue"] > 0 for entry in losses)
 
 
-def test_a_broken_file_is_a_red_check_with_a_readable_reason(page: Page, tmp_path: Path) -> None:
+def test_an_unreadable_file_fails_a_check_with_a_readable_reason(page: Page, tmp_path: Path) -> None:
     root = small_project(tmp_path / "broken")
     (root / "data" / "raw" / "alpaca" / "export.jsonl").write_bytes('[{"instruction": "Hi"'.encode("utf-16"))
     with serving(root) as ui:
@@ -120,5 +122,5 @@ def test_a_broken_file_is_a_red_check_with_a_readable_reason(page: Page, tmp_pat
         page.goto(f"{ui.url}/assets/alpaca?view=checks", wait_until="domcontentloaded")
         page.get_by_text("all_files_readable").first.click()
         page.get_by_text(re.compile("export.jsonl.*UTF-16", re.DOTALL)).first.wait_for()
-        keep(page, "check")
+        save_screenshot(page, "check")
     shutil.rmtree(root)

@@ -1,4 +1,4 @@
-"""Rows, a file name and a worker's last words that hold HTML, in a real browser: all of it is text, none of it runs."""
+"""HTML in rows, in a file name and in a worker's log, in a real browser: it is shown as text and does not run."""
 
 import json
 from collections.abc import Iterator
@@ -21,12 +21,12 @@ IMAGE = "<img src=x onerror=window.owned=1>"
 HTML = f"{IMAGE}<script>window.owned=1</script><svg onload=window.owned=1></svg>[click](javascript:window.owned=1)"
 NAME = f"{IMAGE}\x1b[31m.jsonl"
 TABLES = "raw_alpaca,raw_sharegpt,raw_text,raw_preferences,raw_unlabelled,alpaca,sharegpt,text,preferences,unlabelled"
-LAST_WORDS = f"```\n{HTML}\n\n{HTML}\n```"
+LOG_TAIL = f"```\n{HTML}\n\n{HTML}\n```"
 
 
 @pytest.fixture(scope="module")
 def ui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ui]:
-    """The UI of a project whose tables are materialized: rows with HTML accepted, and set aside."""
+    """The UI of a project whose tables are materialized; rows with HTML are accepted or set aside."""
     root = scaffold.create(tmp_path_factory.mktemp("hostile") / "shop", example=True)
     rows = [{"instruction": f"{HTML} Where is parcel {n}?", "output": f"{HTML} It is at the depot."} for n in range(5)]
     rows.append({"instruction": HTML, "output": ""})
@@ -35,19 +35,19 @@ def ui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ui]:
     done = ft(root, "run", "--experiment", "qlora", "--select", f"{TABLES},conversations,quarantine")
     assert done.returncode == 0, done.stderr[-2000:]
     with serving(root) as served:
-        _die(root)
+        _record_a_failed_step(root)
         yield served
 
 
-def _die(root: Path) -> None:
-    """A step that ended with HTML in its log, shown as execution/build.py shows it."""
+def _record_a_failed_step(root: Path) -> None:
+    """Record a step that ended with HTML in its log, as execution/build.py does."""
     with dg.DagsterInstance.from_config(str(root / "dagster_home")) as instance:
-        metadata = {"log": dg.MetadataValue.md(f"```\n{LAST_WORDS}\n```"), "said": HTML}
+        metadata = {"log": dg.MetadataValue.md(f"```\n{LOG_TAIL}\n```"), "said": HTML}
         instance.report_runless_asset_event(dg.AssetMaterialization("report", metadata=metadata))
 
 
 def harmless(page: Page) -> bool:
-    """Nothing of the data ran, became an element, or waits for a click."""
+    """Whether none of the data ran, became an element or became a link."""
     page.wait_for_timeout(500)
     planted = "img[src='x'], svg[onload], [onerror], a[href*='owned']"
     return page.evaluate("window.owned") is None and page.locator(planted).count() == 0
@@ -57,7 +57,7 @@ def harmless(page: Page) -> bool:
     ("asset", "shown"),
     [("quarantine", IMAGE), ("raw_alpaca", IMAGE), ("alpaca", IMAGE), ("conversations", IMAGE), ("report", HTML)],
 )
-def test_nothing_runs_on_an_assets_page(ui: Ui, page: Page, asset: str, shown: str) -> None:
+def test_html_in_data_does_not_run_on_an_assets_page(ui: Ui, page: Page, asset: str, shown: str) -> None:
     page.goto(f"{ui.url}/assets/{asset}", wait_until="domcontentloaded")
     page.get_by_text(shown).first.wait_for()
     assert harmless(page)
@@ -69,13 +69,13 @@ def test_nothing_runs_on_an_assets_page(ui: Ui, page: Page, asset: str, shown: s
         page.get_by_role("dialog").first.wait_for(state="detached")
 
 
-def test_nothing_runs_on_the_runs_page(ui: Ui, page: Page) -> None:
+def test_html_in_data_does_not_run_on_a_runs_page(ui: Ui, page: Page) -> None:
     page.goto(f"{ui.url}/runs/{ui.runs()[-1]['runId']}", wait_until="domcontentloaded")
     page.get_by_text("conversations").first.wait_for()
     assert harmless(page)
 
 
-def test_what_would_run_is_noticed(page: Page) -> None:
-    """The measure itself: HTML that a page takes for its own is found."""
+def test_html_that_runs_is_detected(page: Page) -> None:
+    """Tests `harmless` itself with HTML that a page interprets."""
     page.set_content(HTML)
     assert not harmless(page)

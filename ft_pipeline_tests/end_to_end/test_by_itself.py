@@ -1,4 +1,4 @@
-"""Once for real: a file is dropped into the folder, and the champion is replaced, with no hand on it."""
+"""Automatic retraining for real: files are added to the raw folder, and the champion is replaced without a command."""
 
 import re
 import shutil
@@ -18,7 +18,7 @@ from ft_pipeline_tests.end_to_end.ui import Ui, serving
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]
 
-DROPPED = ("support_02.jsonl", "support_03.jsonl", "support_04.jsonl", "support_05.jsonl")
+NEW_FILES = ("support_02.jsonl", "support_03.jsonl", "support_04.jsonl", "support_05.jsonl")
 PATIENCE = 900.0
 
 
@@ -29,14 +29,14 @@ def retrain_every_minute(root: Path) -> None:
     (root / "project.yaml").write_text(yaml.safe_dump(settings, allow_unicode=True), encoding="utf-8")
 
 
-def wait(ui: Ui, condition: Callable[[], Any], what: str) -> None:
+def wait_until(ui: Ui, condition: Callable[[], Any], what: str) -> None:
     deadline = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < deadline, f"not within {PATIENCE:.0f} s: {what}; runs: {ui.runs()}"
         time.sleep(1)
 
 
-def test_a_dropped_file_replaces_the_champion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_new_raw_files_replace_the_champion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = small_project(tmp_path / "shop")
     retrain_every_minute(root)
     first = ft(root, "run", "--experiment", "qlora")
@@ -46,13 +46,13 @@ def test_a_dropped_file_replaces_the_champion(tmp_path: Path, monkeypatch: pytes
     with webhook() as hook:
         monkeypatch.setenv("FT_WEBHOOK_URL", hook.url)
         with serving(root) as ui:
-            for name in DROPPED:
+            for name in NEW_FILES:
                 shutil.copy(scaffold.home() / "data" / "raw" / "alpaca" / name, root / "data" / "raw" / "alpaca" / name)
-            wait(ui, lambda: current(root / "data" / "store") != before, "another champion")
-            wait(ui, lambda: len(hook.told) > 0, "the webhook was told")
+            wait_until(ui, lambda: current(root / "data" / "store") != before, "another champion")
+            wait_until(ui, lambda: len(hook.messages) > 0, "the webhook received a message")
             reasons = [tag["value"] for run in ui.runs() for tag in run["tags"] if tag["key"] == "ft/reason"]
     after = current(root / "data" / "store")
     assert after is not None and after.name == "qlora/merged"
     assert after.sequence == before.sequence + 1 and after.fingerprint != before.fingerprint
     assert len(reasons) == 1 and re.fullmatch(r"\d+ new rows", reasons[0])
-    assert [text for text in hook.told if "New champion" in text and "replacing qlora/merged" in text]
+    assert [message for message in hook.messages if "New champion" in message and "replacing qlora/merged" in message]

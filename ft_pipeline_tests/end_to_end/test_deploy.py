@@ -1,4 +1,4 @@
-"""deploy/: the unit files are sound, and what they start works together."""
+"""deploy/: the unit files are valid, and the services that they start work together."""
 
 import re
 import shutil
@@ -10,7 +10,7 @@ import yaml
 
 from ft_pipeline import scaffold
 from ft_pipeline_tests.end_to_end.services import DEPLOY, Services, services, unit
-from ft_pipeline_tests.end_to_end.ui import until
+from ft_pipeline_tests.end_to_end.ui import wait_until
 
 NAMES = ("code", "daemon", "webserver", "auditors")
 HEALTH = "{ instance { daemonHealth { allDaemonStatuses { daemonType healthy } } } }"
@@ -20,11 +20,11 @@ START = """mutation { startSensor(sensorSelector: {sensorName: "raw_files", repo
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd")
 @pytest.mark.parametrize("name", NAMES)
-def test_systemd_reads_the_unit(name: str, tmp_path: Path) -> None:
-    """Programs and user are this machine's: systemd-analyze looks whether they are there."""
-    for each in NAMES:
-        text = re.sub(r"/opt/ft_pipeline/bin/[\w-]+", "/bin/true", unit(each)).replace("User=ft", "User=root")
-        (tmp_path / f"ft-{each}.service").write_text(text, encoding="utf-8")
+def test_systemd_accepts_the_unit_file(name: str, tmp_path: Path) -> None:
+    """Programs and user are replaced by this machine's, because systemd-analyze checks that they exist."""
+    for service in NAMES:
+        text = re.sub(r"/opt/ft_pipeline/bin/[\w-]+", "/bin/true", unit(service)).replace("User=ft", "User=root")
+        (tmp_path / f"ft-{service}.service").write_text(text, encoding="utf-8")
     done = subprocess.run(
         ["systemd-analyze", "verify", "--man=no", str(tmp_path / f"ft-{name}.service")],
         capture_output=True,
@@ -40,7 +40,7 @@ def test_the_web_server_listens_on_loopback_only(name: str) -> None:
 
 
 def test_the_code_location_keeps_its_name() -> None:
-    """Dagster keeps by it which sensors run."""
+    """Dagster stores under this name which sensors run."""
 
     def name(path: Path) -> str:
         (location,) = yaml.safe_load(path.read_text(encoding="utf-8"))["load_from"]
@@ -50,8 +50,8 @@ def test_the_code_location_keeps_its_name() -> None:
     assert f"--location-name {name(DEPLOY / 'workspace.yaml')}\n" in unit("code")
 
 
-def test_the_image_takes_no_data_with_it() -> None:
-    """A layer keeps what a later one removes, and an image is pushed."""
+def test_the_image_contains_no_data() -> None:
+    """A removed file stays in an earlier layer, and images are published."""
     root = DEPLOY.parent
     ignored = set((root / ".dockerignore").read_text(encoding="utf-8").splitlines())
     assert {".git", "**/.venv", "data/store", "dagster_home/*", "!dagster_home/dagster.yaml"} <= ignored
@@ -69,11 +69,11 @@ def started(tmp_path_factory: pytest.TempPathFactory):
 @pytest.mark.slow
 def test_the_services_work_together(started: Services) -> None:
     ui = started.ui()
-    until(lambda: _all_healthy(ui.query(HEALTH)), "every part of the daemon is healthy", 60)
+    wait_until(lambda: _all_healthy(ui.query(HEALTH)), "every part of the daemon is healthy", 60)
 
 
 @pytest.mark.slow
-def test_auditors_read_and_change_nothing(started: Services) -> None:
+def test_auditors_can_read_but_not_change_anything(started: Services) -> None:
     auditors = started.ui("auditors")
     assert auditors.query("{ assetNodes { id } }")["assetNodes"]
     assert auditors.query(START) == {"startSensor": {"__typename": "UnauthorizedError"}}
@@ -81,7 +81,7 @@ def test_auditors_read_and_change_nothing(started: Services) -> None:
 
 
 @pytest.mark.slow
-def test_a_stop_ends_every_process(started: Services) -> None:
+def test_stopping_the_services_ends_every_process(started: Services) -> None:
     started.ui()
     for name in ("webserver", "daemon", "code"):
         started.stop(name)
@@ -89,5 +89,5 @@ def test_a_stop_ends_every_process(started: Services) -> None:
 
 
 def _all_healthy(answer: dict) -> bool:
-    found = answer["instance"]["daemonHealth"]["allDaemonStatuses"]
-    return len(found) > 3 and all(each["healthy"] for each in found)
+    statuses = answer["instance"]["daemonHealth"]["allDaemonStatuses"]
+    return len(statuses) > 3 and all(status["healthy"] for status in statuses)

@@ -17,8 +17,8 @@ KEY = "sk-a-secret-that-nobody-may-see"
 ASSETS = ("teacher_answers", "distilled", "prompt_baseline", "comparison", "recommendation")
 
 
-def hosted(root: Path, server: FaultServer, **endpoint: object) -> None:
-    """Let the project's teacher be the server."""
+def use_hosted_teacher(root: Path, server: FaultServer, **endpoint: object) -> None:
+    """Make the server the project's teacher."""
     path = root / "project.yaml"
     settings = yaml.safe_load(path.read_text(encoding="utf-8"))
     about = {"url": server.url, "api_key_env": "TEACHER_KEY", "max_failed": 0.5, **endpoint}
@@ -26,8 +26,8 @@ def hosted(root: Path, server: FaultServer, **endpoint: object) -> None:
     path.write_text(yaml.safe_dump(settings, allow_unicode=True), encoding="utf-8")
 
 
-def holders_of(secret: str, root: Path) -> list[str]:
-    """Files below `root` that hold the secret, Dagster's databases and compute logs included."""
+def files_with(secret: str, root: Path) -> list[str]:
+    """Files below `root` that contain the secret, including Dagster's databases and compute logs."""
     return [str(path) for path in root.rglob("*") if path.is_file() and secret.encode() in path.read_bytes()]
 
 
@@ -36,31 +36,33 @@ def shop(finished: Finished, tmp_path: Path) -> Path:
     return copy_of(finished, tmp_path)
 
 
-def test_a_hosted_teacher_from_a_wrong_key_to_the_comparison(shop: Path) -> None:
+def test_a_hosted_teacher_works_from_a_wrong_key_to_the_comparison(shop: Path) -> None:
     root = shop
     with serving(key=KEY, faults={"server_error": 0.1, "cut_off": 0.1}, seed=5) as server:
-        hosted(root, server, prices={"input_per_million": 1000.0})
+        use_hosted_teacher(root, server, prices={"input_per_million": 1000.0})
         wrong = run(root, *ASSETS, TEACHER_KEY="sk-wrong-key")
         assert wrong.returncode == 1
         assert "The teacher rejects all requests: HTTP 401: Incorrect key: Bearer ***" in wrong.stdout
         done = run(root, *ASSETS, TEACHER_KEY=KEY)
         assert done.returncode == 0, done.stdout + done.stderr
-        # What changes no answer builds nothing; the comparison only waits for the training that was not asked for.
-        hosted(root, server, prices={"input_per_million": 1000.0}, concurrency=3, budget={"tokens": 1_000_000})
+        # Settings that change no answer rebuild nothing; only the training, which was not selected, is out of date.
+        use_hosted_teacher(
+            root, server, prices={"input_per_million": 1000.0}, concurrency=3, budget={"tokens": 1_000_000}
+        )
         again = json.loads(run(root, *ASSETS).stdout)["steps"]
         assert {(step["asset"], step["state"]) for step in again} == {
             ("comparison", "reused"),
             ("recommendation", "reused"),
         }
     for secret in (KEY, "sk-wrong-key"):
-        assert holders_of(secret, root) == []
-        assert all(secret not in each.stdout + each.stderr for each in (wrong, done))
-    _holds_provenance(root, server)
-    _holds_the_teacher(root)
-    _shows_cost_in_the_ui(root)
+        assert files_with(secret, root) == []
+        assert all(secret not in process.stdout + process.stderr for process in (wrong, done))
+    _check_provenance(root, server)
+    _check_the_teachers_scores(root)
+    _check_the_cost_in_the_ui(root)
 
 
-def _holds_the_teacher(root: Path) -> None:
+def _check_the_teachers_scores(root: Path) -> None:
     document = current(root, "comparison").document("comparison.json")
     (row,) = [row for row in document["rows"] if row["kind"] == "teacher"]
     assert {"chrf", "rouge_l", "length_ratio"} <= set(row["scores"])
@@ -69,8 +71,8 @@ def _holds_the_teacher(root: Path) -> None:
     assert current(root, "recommendation").document("recommendation.json")["evidence"]["teacher"]["row"] == "teacher"
 
 
-def _shows_cost_in_the_ui(root: Path) -> None:
-    """Progress reaches Dagster as numbers that its UI plots."""
+def _check_the_cost_in_the_ui(root: Path) -> None:
+    """Progress is recorded in Dagster as numbers that its UI plots."""
     with dg.DagsterInstance.from_config(str(root / "dagster_home")) as instance:
         (record, *_) = instance.fetch_observations(dg.AssetKey("teacher_answers"), limit=1).records
     observation = record.asset_observation
@@ -78,7 +80,7 @@ def _shows_cost_in_the_ui(root: Path) -> None:
     assert {"answers_per_second", "cost", "failed", "tokens"} <= set(observation.metadata)
 
 
-def _holds_provenance(root: Path, server: FaultServer) -> None:
+def _check_provenance(root: Path, server: FaultServer) -> None:
     answers, distilled = current(root, "teacher_answers"), current(root, "distilled")
     spent = answers.summary["spent"]
     assert answers.summary["prompts"] == 8 == answers.summary["answered_now"] + answers.summary["failed"]
@@ -99,21 +101,21 @@ def _holds_provenance(root: Path, server: FaultServer) -> None:
 
 
 @pytest.mark.long
-def test_with_and_without_the_teachers_rows(shop: Path) -> None:
-    """Two experiments that differ in nothing else stand in one comparison."""
+def test_one_comparison_contains_experiments_with_and_without_the_teachers_rows(shop: Path) -> None:
+    """Two experiments that differ only in the weight of the teacher's rows."""
     root = shop
     with_rows = root / "experiments" / "qlora.yaml"
     settings = yaml.safe_load(with_rows.read_text(encoding="utf-8"))
     for path, weight in ((with_rows, 1), (root / "experiments" / "human.yaml", 0)):
         path.write_text(yaml.safe_dump({**settings, "data": {"weights": {"distilled": weight}}}), encoding="utf-8")
     with serving() as server:
-        hosted(root, server, api_key_env=None)
+        use_hosted_teacher(root, server, api_key_env=None)
         done = ft(root, "run", "--experiment", "qlora", "--experiment", "human")
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     rows = {row["name"]: row["kind"] for row in ft_json(root, "compare")["rows"]}
     assert {"qlora/adapter", "qlora/merged", "human/adapter", "human/merged", "base", "teacher"} <= set(rows)
     query = "select experiment, count(*) filter (source = 'distilled'), count(*) filter (source = 'human') from "
-    counts = {name: found for name, *found in ft_json(root, "sql", f"{query} training_rows group by all")["rows"]}
+    counts = {name: numbers for name, *numbers in ft_json(root, "sql", f"{query} training_rows group by all")["rows"]}
     ((kept,),) = ft_json(root, "sql", "select count(*) from distilled")["rows"]
     assert counts == {"qlora": [kept, counts["human"][1]], "human": [0, counts["human"][1]]}
     assert kept > 0

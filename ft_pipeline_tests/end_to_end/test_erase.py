@@ -1,6 +1,6 @@
-"""A deletion request as a user answers it, from the terminal alone: forget, audit, plan, run again, audit.
+"""A deletion request as a user answers it, from the terminal only: erase, audit, plan, run again, audit.
 
-Tables only, so that it takes seconds; what becomes of models is in erasure/test_erase.py.
+Only tables are built, so that it takes seconds; erasure/test_erase.py tests models.
 """
 
 import json
@@ -29,7 +29,7 @@ def root(tmp_path: Path) -> Path:
     return root
 
 
-def test_a_forgotten_row_is_redacted_and_the_next_run_does_without_it(root: Path) -> None:
+def test_an_erased_row_is_redacted_and_the_next_run_omits_it(root: Path) -> None:
     raw = root / "data" / "raw" / "alpaca" / "support_01.jsonl"
     sentence = json.loads(raw.read_text(encoding="utf-8").splitlines()[3])["instruction"]
     place = "alpaca/support_01.jsonl:4"
@@ -45,22 +45,22 @@ def test_a_forgotten_row_is_redacted_and_the_next_run_does_without_it(root: Path
     )
     assert ("equal", place) in {(match["how"], match["origin"]) for match in before["matches"]}
     assert verified["verified"] is True and verified["counted"]["events_of_Dagster"] == len(TABLES.split(","))
-    assert {each["kind"] for each in done["artifacts"]} == {"alpaca", "conversations"}
+    assert {artifact["kind"] for artifact in done["artifacts"]} == {"alpaca", "conversations"}
     assert not any("separate database" in note for note in done["notes"])
     assert code == 0 and after["verified"] is False and after["problems"] == []
     status = {node["kind"]: node["status"] for node in after["nodes"]}
     assert {status[kind] for kind in ("raw_alpaca", "alpaca", "conversations")} == {"redacted"}
     assert {status[kind] for kind in ("raw_sharegpt", "sharegpt")} == {"verified"}
-    why = {each["asset"]: each["reason"] for each in planned["plan"] if each["runs"]}
+    why = {step["asset"]: step["reason"] for step in planned["plan"] if step["runs"]}
     assert why["alpaca"] == why["conversations"] == "one of its rows was erased"
 
-    (_, ran), (_, chained), (_, found), (_, aside) = ft_in_turn(
+    (_, ran), (_, chained), (_, search), (_, aside) = ft_in_turn(
         root, RUN, (*chain, "--verify"), (*chain, "--sentence", sentence), (*chain, "--left-out")
     )
     assert {step["asset"] for step in ran["steps"]} == {"raw_alpaca", "alpaca", "conversations"}
     assert chained["verified"] is True and chained["redacted"] == []
-    assert not any(match["how"] == "equal" for match in found["matches"])
-    assert ("support_01.jsonl", 4, "excluded") in {(it["file"], it["row"], it["code"]) for it in aside["rows"]}
+    assert not any(match["how"] == "equal" for match in search["matches"])
+    assert ("support_01.jsonl", 4, "excluded") in {(row["file"], row["row"], row["code"]) for row in aside["rows"]}
 
     old = next(node["fingerprint"] for node in after["nodes"] if node["kind"] == "conversations")
     shown = ft(root, "audit", old[:12], "--verify")

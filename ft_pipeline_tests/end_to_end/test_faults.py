@@ -1,4 +1,4 @@
-"""Faults of disk and store under whole runs of `ft run`: each is one clear line, and the run after it goes on."""
+"""Faults of disk and store under whole runs of `ft run`: each is one clear line, and the next run continues."""
 
 import json
 import os
@@ -48,16 +48,16 @@ def remount(disk: Path, options: str) -> None:
     subprocess.run(["mount", "-o", f"remount,{options}", str(disk)], check=True)
 
 
-def one_line(done: subprocess.CompletedProcess[str], expected: str) -> None:
+def check_one_line_error(done: subprocess.CompletedProcess[str], expected: str) -> None:
     shown = done.stdout + done.stderr
     assert done.returncode == 1 and expected in shown, shown[-3000:]
     assert "Traceback" not in shown
 
 
-def test_a_full_disk_stops_the_run_with_one_line_and_the_next_run_goes_on(disk: Path, tmp_path: Path) -> None:
+def test_a_full_disk_is_a_one_line_error_and_a_rerun_continues(disk: Path, tmp_path: Path) -> None:
     root = small_project(tmp_path / "shop")
     (root / "data" / "store").symlink_to(disk, target_is_directory=True)
-    one_line(ft(root, "run", "--experiment", "qlora"), "no space is left on the disk")
+    check_one_line_error(ft(root, "run", "--experiment", "qlora"), "no space is left on the disk")
     store = ArtifactStore(disk)
     before = {artifact.path for artifact in store.all()}
     assert before and list((disk / "drafts").iterdir()) == []
@@ -69,7 +69,7 @@ def test_a_full_disk_stops_the_run_with_one_line_and_the_next_run_goes_on(disk: 
     assert before <= {artifact.path for artifact in store.all()}
 
 
-def test_a_read_only_store_can_be_read_and_says_that_it_is_read_only(disk: Path, tmp_path: Path) -> None:
+def test_a_read_only_store_can_be_read_and_a_run_says_so(disk: Path, tmp_path: Path) -> None:
     remount(disk, "size=400m")
     root = small_project(tmp_path / "shop")
     (root / "data" / "store").symlink_to(disk, target_is_directory=True)
@@ -80,7 +80,9 @@ def test_a_read_only_store_can_be_read_and_says_that_it_is_read_only(disk: Path,
     path.write_bytes(path.read_bytes() * 2)
     remount(disk, "ro")
     try:
-        one_line(ft(root, "run", "--experiment", "qlora", "--select", LIGHT), "read-only file system; make it writable")
+        check_one_line_error(
+            ft(root, "run", "--experiment", "qlora", "--select", LIGHT), "read-only file system; make it writable"
+        )
         assert ft_json(root, "sql", query) == before
     finally:
         remount(disk, "rw")
@@ -89,19 +91,19 @@ def test_a_read_only_store_can_be_read_and_says_that_it_is_read_only(disk: Path,
 
 @pytest.fixture(scope="module")
 def clock(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A library that puts the clock of the processes that load it a day ahead."""
+    """A library that sets the clock a day ahead in the processes that load it."""
     compiler = shutil.which("cc")
     if compiler is None:
         pytest.skip("needs a C compiler")
     folder = tmp_path_factory.mktemp("clock")
     (folder / "ahead.c").write_text(AHEAD, encoding="utf-8")
-    index = folder / "ahead.so"
-    subprocess.run([compiler, "-shared", "-fPIC", "-o", index, folder / "ahead.c", "-ldl"], check=True)
-    return index
+    library = folder / "ahead.so"
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", library, folder / "ahead.c", "-ldl"], check=True)
+    return library
 
 
-def test_a_clock_that_was_a_day_ahead_and_is_put_right(clock: Path, tmp_path: Path) -> None:
-    """What tomorrow's clock stamped is found, and what is built after it counts as newer."""
+def test_correcting_a_clock_that_was_a_day_ahead_rebuilds_nothing(clock: Path, tmp_path: Path) -> None:
+    """Artifacts with tomorrow's time stamps are reused, and later ones count as newer."""
     root = small_project(tmp_path / "shop")
     command = ("run", "--experiment", "qlora", "--select", LIGHT)
     assert ft(root, *command, LD_PRELOAD=str(clock)).returncode == 0
@@ -124,12 +126,12 @@ def test_a_clock_that_was_a_day_ahead_and_is_put_right(clock: Path, tmp_path: Pa
 def test_two_runs_of_one_experiment_at_once_build_everything_once(tmp_path: Path) -> None:
     root = small_project(tmp_path / "shop")
     command = [str(Path(sys.executable).parent / "ft"), "run", "--experiment", "qlora", "--json"]
-    both = [
+    runs = [
         subprocess.Popen(command, env=environment(root), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         for _ in range(2)
     ]
-    ends = [each.communicate(timeout=900) for each in both]
-    assert [each.returncode for each in both] == [0, 0], ends
+    ends = [run.communicate(timeout=900) for run in runs]
+    assert [run.returncode for run in runs] == [0, 0], ends
     states = [{step["asset"]: step["state"] for step in json.loads(out)["steps"]} for out, _ in ends]
     for asset in ("base_model", "training_data", "adapter", "merged_model", "scores"):
         assert sorted(state[asset] for state in states) == ["built", "reused"], asset
@@ -137,42 +139,42 @@ def test_two_runs_of_one_experiment_at_once_build_everything_once(tmp_path: Path
     assert len(adapters) == 1
 
 
-def test_a_flipped_byte_is_found_by_its_hash_and_built_anew_beside_it(finished: Finished, tmp_path: Path) -> None:
+def test_an_artifact_with_a_flipped_byte_is_detected_and_rebuilt(finished: Finished, tmp_path: Path) -> None:
     root = Path(shutil.copytree(finished.root, tmp_path / "shop"))
     damaged = folder_of(root, "adapter")
     weights = damaged / "adapter_model.safetensors"
-    sound = weights.read_bytes()
+    intact = weights.read_bytes()
     flip(weights)
-    spoilt = weights.read_bytes()
+    flipped = weights.read_bytes()
     command, audit = ("run", "--experiment", "qlora"), ("audit", "qlora", "--verify")
-    one_line(ft(root, *audit), "adapter_model.safetensors was changed")
+    check_one_line_error(ft(root, *audit), "adapter_model.safetensors was changed")
     reasons = {step["asset"]: step["reason"] for step in ft_json(root, *command, "--plan")["plan"] if step["runs"]}
     assert reasons["adapter"] == "damaged or missing from the store"
     steps = {step["asset"]: step["state"] for step in ft_json(root, *command)["steps"]}
     assert steps.pop("adapter") == "built" and set(steps.values()) == {"reused"}
-    whole = folder_of(root, "adapter")
-    assert whole != damaged and (whole / weights.name).read_bytes() == sound, "trained to the same bytes"
-    assert weights.read_bytes() == spoilt, "it stays as evidence"
+    rebuilt = folder_of(root, "adapter")
+    assert rebuilt != damaged and (rebuilt / weights.name).read_bytes() == intact, "trained to the same bytes"
+    assert weights.read_bytes() == flipped, "it stays as evidence"
     assert ft_json(root, *command)["steps"] == []
-    one_line(ft(root, *audit), "adapter_model.safetensors was changed")
-    shutil.copy(whole / weights.name, weights)
+    check_one_line_error(ft(root, *audit), "adapter_model.safetensors was changed")
+    shutil.copy(rebuilt / weights.name, weights)
     assert ft(root, *audit).returncode == 0
 
 
 def folder_of(root: Path, kind: str) -> Path:
-    """Where the store holds qlora's present artifact of `kind`, whole."""
+    """The folder of qlora's current artifact of `kind`, which is intact."""
     store = ArtifactStore(root / "data" / "store")
     pointer = AssetPointers(store.root).read(kind, "qlora")
     assert pointer is not None
     return store.require(kind, pointer.fingerprint).path
 
 
-def test_a_first_run_and_the_ui_started_at_once(tmp_path: Path) -> None:
-    """Neither is in the other's way while Dagster's tables are made."""
+def test_a_first_run_and_the_ui_can_start_at_once(tmp_path: Path) -> None:
+    """Neither disturbs the other while Dagster's tables are created."""
     root = small_project(tmp_path / "shop")
     command = [str(Path(sys.executable).parent / "ft"), "run", "--select", LIGHT, "--json"]
     run = subprocess.Popen(command, env=environment(root), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     with serving(root) as ui:
-        shown, told = run.communicate(timeout=300)
-        assert run.returncode == 0, told[-3000:] + shown
-        assert [each["status"] for each in ui.runs()] == ["SUCCESS"]
+        output, errors = run.communicate(timeout=300)
+        assert run.returncode == 0, errors[-3000:] + output
+        assert [record["status"] for record in ui.runs()] == ["SUCCESS"]

@@ -1,5 +1,5 @@
-"""Every process of a deployment is killed once, with a real training under way: nothing is orphaned, no slot stays
-taken, no artifact is half there, and the next run goes on from the last checkpoint."""
+"""Every process of a deployment is killed once during a real training: no process is orphaned, no pool slot is leaked,
+no artifact is partial, and the next run resumes from the last checkpoint."""
 
 import contextlib
 import os
@@ -18,7 +18,7 @@ import pytest
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline_tests.end_to_end.project import environment, ft, small_project, workers, write_experiment
 from ft_pipeline_tests.end_to_end.services import Services, services
-from ft_pipeline_tests.end_to_end.ui import Ui, until
+from ft_pipeline_tests.end_to_end.ui import Ui, wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]
 
@@ -33,18 +33,18 @@ NEVER_STOPS_EARLY = 10_000
 
 @dataclass(frozen=True)
 class Training:
-    """A run whose trainer is at work."""
+    """A run whose trainer is running."""
 
     run_id: str
     worker: psutil.Process
-    """The run's own process, which is the step's, too."""
+    """The run's process, which is also that of the step."""
     trainer: psutil.Process
     family: list[psutil.Process]
     """The run's process and everything below it."""
     resumed_from: int
 
     def all_gone(self) -> bool:
-        return not any(_alive(each) for each in self.family)
+        return not any(_alive(process) for process in self.family)
 
 
 def _alive(process: psutil.Process) -> bool:
@@ -55,7 +55,7 @@ def _alive(process: psutil.Process) -> bool:
 
 
 class Shop:
-    """A deployment over a small project, for one test after another to break."""
+    """A deployment over a small project that the tests break one after another."""
 
     def __init__(self, group: Services) -> None:
         self.group = group
@@ -68,31 +68,31 @@ class Shop:
     def train(self, experiment: str = "endless") -> Training:
         """Launch a run and wait until it has written a checkpoint that was not there before."""
         before = self.last_checkpoint()
-        run_id = until(lambda: self.launch(experiment), "the code server takes a run", PATIENCE)
-        until(lambda: self.last_checkpoint() > before, "another checkpoint", 2 * PATIENCE)
+        run_id = wait_until(lambda: self.launch(experiment), "the code server takes a run", PATIENCE)
+        wait_until(lambda: self.last_checkpoint() > before, "another checkpoint", 2 * PATIENCE)
         trainer = workers(self.group.root)[-1]
-        worker = next(each for each in trainer.parents() if "spawn_main" in " ".join(each.cmdline()))
+        worker = next(process for process in trainer.parents() if "spawn_main" in " ".join(process.cmdline()))
         return Training(run_id, worker, trainer, [worker, *worker.children(recursive=True)], before)
 
     def launch(self, experiment: str) -> str | None:
-        """A run's id; None where the code server, which a test before this one killed, is not back yet."""
+        """A run's id; None if the code server, which an earlier test killed, has not restarted yet."""
         with contextlib.suppress(AssertionError):
             return self.ui.launch(experiment, "adapter")
         return None
 
     def last_checkpoint(self) -> int:
         """The step of the newest complete checkpoint; 0 where there is none."""
-        found = self.store.root.glob("work/adapter/*/checkpoints/checkpoint-*/complete.json")
-        return max((int(path.parent.name.partition("-")[2]) for path in found), default=0)
+        completion_marks = self.store.root.glob("work/adapter/*/checkpoints/checkpoint-*/complete.json")
+        return max((int(path.parent.name.partition("-")[2]) for path in completion_marks), default=0)
 
     def check(self, training: Training, status: str) -> None:
-        """What must hold after every kill. How long it took is printed: `pytest -rP` shows it."""
+        """Check what must be true after every kill, and print how long it took: `pytest -rP` shows it."""
         began = time.monotonic()
-        until(training.all_gone, "every process of the run ended", 30)
+        wait_until(training.all_gone, "every process of the run ended", 30)
         print(f"processes gone after {time.monotonic() - began:.1f} s")
-        until(lambda: self.status(training.run_id) == status, f"the run is {status}", PATIENCE)
+        wait_until(lambda: self.status(training.run_id) == status, f"the run is {status}", PATIENCE)
         print(f"run {status} after {time.monotonic() - began:.1f} s")
-        until(lambda: not self.ui.slots(), "the slot is free", PATIENCE)
+        wait_until(lambda: not self.ui.slots(), "the slot is free", PATIENCE)
         print(f"slot free after {time.monotonic() - began:.1f} s, checkpoint of step {self.last_checkpoint()}")
         assert self.last_checkpoint() > training.resumed_from
         assert not list(self.store.root.glob("artifacts/adapter/*/*/manifest.json"))
@@ -113,51 +113,51 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
     shutil.rmtree(root)
 
 
-def test_a_cancelled_run_ends_with_all_its_processes(shop: Shop) -> None:
+def test_a_canceled_run_ends_with_all_its_processes(shop: Shop) -> None:
     training = shop.train()
     shop.ui.terminate(training.run_id)
     shop.check(training, "CANCELED")
 
 
-def test_a_killed_trainer(shop: Shop) -> None:
+def test_a_killed_trainer_fails_the_run(shop: Shop) -> None:
     training = shop.train()
     training.trainer.kill()
     shop.check(training, "FAILURE")
 
 
-def test_a_killed_run(shop: Shop) -> None:
+def test_a_killed_run_process_fails_the_run(shop: Shop) -> None:
     training = shop.train()
     training.worker.kill()
     shop.check(training, "FAILURE")
 
 
-def test_a_killed_daemon_and_a_killed_web_server_leave_the_run_alone(shop: Shop) -> None:
+def test_a_run_survives_a_killed_daemon_and_web_server(shop: Shop) -> None:
     training = shop.train()
     for name in ("daemon", "webserver"):
         shop.group.kill(name)
     before = shop.last_checkpoint()
-    until(lambda: shop.last_checkpoint() > before, "training goes on without them", PATIENCE)
+    wait_until(lambda: shop.last_checkpoint() > before, "training continues without them", PATIENCE)
     shop.group.start("daemon", "webserver")
     assert shop.status(training.run_id) == "STARTED"
     shop.ui.terminate(training.run_id)
     shop.check(training, "CANCELED")
 
 
-def test_a_killed_code_server(shop: Shop) -> None:
-    """systemd then ends what is left of the service and starts it again."""
+def test_a_killed_code_server_fails_the_run(shop: Shop) -> None:
+    """systemd then ends the rest of the service and restarts it."""
     training = shop.train()
     left = shop.group.members(shop.group.running["code"].pid)
     shop.group.kill("code")
     for pid in left:
         if psutil.pid_exists(pid):
             os.kill(pid, signal.SIGTERM)
-    until(training.all_gone, "every process of the run ended", 60)
-    until(lambda: not any(map(psutil.pid_exists, left)), "the service is gone", 60)
+    wait_until(training.all_gone, "every process of the run ended", 60)
+    wait_until(lambda: not any(map(psutil.pid_exists, left)), "the service is gone", 60)
     shop.group.start("code")
     shop.check(training, "FAILURE")
 
 
-def test_a_stop_of_all_services_and_a_start(shop: Shop) -> None:
+def test_a_restart_of_all_services_fails_the_run(shop: Shop) -> None:
     training = shop.train()
     for name in ("webserver", "daemon", "code"):
         shop.group.stop(name)
@@ -165,7 +165,7 @@ def test_a_stop_of_all_services_and_a_start(shop: Shop) -> None:
     shop.check(training, "FAILURE")
 
 
-def test_after_a_kill_another_run_goes_on_to_the_end(shop: Shop) -> None:
+def test_after_a_kill_the_next_run_resumes_and_succeeds(shop: Shop) -> None:
     shutil.rmtree(shop.store.root / "work" / "adapter", ignore_errors=True)  # the other experiment's checkpoints
     training = shop.train("short")
     training.trainer.kill()
@@ -179,20 +179,20 @@ def test_after_a_kill_another_run_goes_on_to_the_end(shop: Shop) -> None:
     assert list((shop.store.root / "drafts").iterdir()) == []
 
 
-def test_others_wait_for_the_slot_and_say_so(shop: Shop, tmp_path: Path) -> None:
-    """One training at a time, whether the UI or `ft run` asks; who waits says for what, and trains when it is free."""
+def test_other_runs_wait_for_the_slot_and_say_so(shop: Shop, tmp_path: Path) -> None:
+    """One training runs at a time, started by the UI or by `ft run`. The others say what they wait for."""
     training = shop.train()
     from_ui = shop.ui.launch("short", "adapter")
     with (tmp_path / "log").open("w") as log:
         command = [str(Path(sys.executable).parent / "ft"), "run", "-e", "brief", "--select", "adapter"]
         from_cli = subprocess.Popen(command, env=environment(shop.group.root), stdout=log, stderr=subprocess.STDOUT)
-    said = (tmp_path / "log").read_text
+    read_log = (tmp_path / "log").read_text
     holder = f"adapter of run {training.run_id[:8]}"
     waits = f"adapter [brief] waits for a slot in the pool gpu, which is in use by {holder}"
-    until(lambda: waits in said(), "ft run says that it waits", PATIENCE)
-    until(lambda: shop.status(from_ui) == "QUEUED", "the run of the UI waits", PATIENCE)
+    wait_until(lambda: waits in read_log(), "ft run says that it waits", PATIENCE)
+    wait_until(lambda: shop.status(from_ui) == "QUEUED", "the run of the UI waits", PATIENCE)
     assert workers(shop.group.root)[-1] == training.trainer and len(workers(shop.group.root)) == 2
     assert shop.ui.slots() == [training.run_id]
     shop.ui.terminate(training.run_id)
     assert from_cli.wait(timeout=PATIENCE) == 0
-    until(lambda: shop.status(from_ui) == "SUCCESS", "the run of the UI has trained", PATIENCE)
+    wait_until(lambda: shop.status(from_ui) == "SUCCESS", "the run of the UI has trained", PATIENCE)

@@ -35,19 +35,19 @@ def test_the_first_run_materializes_every_asset(finished: Finished) -> None:
     assert current == {(name, None) for name in SHARED} | {(name, "qlora") for name in PER_EXPERIMENT}
 
 
-def test_the_run_ends_in_a_table_and_the_line_that_opens_the_ui(finished: Finished) -> None:
+def test_the_run_ends_with_a_table_and_how_to_open_the_ui(finished: Finished) -> None:
     for shown in ("adapter", "test answers", "Recommendation:", "make ui"):
         assert shown in finished.run.stdout
 
 
-def test_a_second_run_finds_all_fresh(finished: Finished) -> None:
+def test_a_second_run_has_nothing_to_do(finished: Finished) -> None:
     again = ft_json(finished.root, "run", "--experiment", "qlora")
     assert again["steps"] == []
     assert again["fresh"] == len(SHARED) + len(PER_EXPERIMENT)
     assert "Up to date" in ft(finished.root, "run", "--experiment", "qlora").stdout
 
 
-def test_the_comparison_holds_prompts_and_tuned_models_with_intervals(finished: Finished) -> None:
+def test_the_comparison_contains_prompts_and_tuned_models_with_intervals(finished: Finished) -> None:
     document = ft_json(finished.root, "compare")
     kinds = {row["kind"] for row in document["rows"]}
     assert {"base", "prompt", "adapter", "merged"} <= kinds
@@ -66,7 +66,7 @@ def test_the_recommendation_gives_reasons(finished: Finished) -> None:
     assert any("500" in reason for reason in document["reasons"])  # far too few rows here
 
 
-def test_experiments_lists_the_state(finished: Finished) -> None:
+def test_ft_experiments_lists_the_state(finished: Finished) -> None:
     (row,) = ft_json(finished.root, "experiments")["experiments"]
     assert (row["name"], row["technique"], row["state"]) == ("qlora", "qlora", "fresh")
     assert row["primary_score"] > 0
@@ -82,13 +82,13 @@ def test_every_row_is_accounted_for_in_sql(finished: Finished) -> None:
     assert ["duplicate", "legacy_export.jsonl", 41] in rows
 
 
-def test_sql_reads_the_tables_only(finished: Finished) -> None:
+def test_sql_reads_only_the_tables(finished: Finished) -> None:
     done = ft(finished.root, "sql", "select * from read_csv('/etc/passwd')")
     assert done.returncode == 2
     assert "root:" not in done.stdout + done.stderr
 
 
-def test_a_changed_file_reaches_the_plan(finished: Finished) -> None:
+def test_the_plan_runs_only_what_a_changed_file_affects(finished: Finished) -> None:
     path = finished.root / "data" / "raw" / "alpaca" / "support_01.jsonl"
     before = path.read_bytes()
     row = {
@@ -98,7 +98,7 @@ def test_a_changed_file_reaches_the_plan(finished: Finished) -> None:
     }
     try:
         path.write_bytes(before + json.dumps(row).encode() + b"\n")
-        plan = {each["asset"]: each for each in ft_json(finished.root, "run", "--plan")["plan"]}
+        plan = {step["asset"]: step for step in ft_json(finished.root, "run", "--plan")["plan"]}
         assert plan["raw_alpaca"]["state"] == "stale"
         assert plan["adapter"]["runs"]
         assert not plan["raw_text"]["runs"]
@@ -106,7 +106,7 @@ def test_a_changed_file_reaches_the_plan(finished: Finished) -> None:
         path.write_bytes(before)
 
 
-def test_a_broken_experiment_is_named_with_its_line_and_leaves_the_others_alone(finished: Finished) -> None:
+def test_a_broken_experiment_is_reported_with_its_line_and_others_stay_fresh(finished: Finished) -> None:
     path = finished.root / "experiments" / "typo.yaml"
     try:
         path.write_text("technique: qlora\nlora:\n  rr: 4\n", encoding="utf-8")
@@ -122,9 +122,7 @@ def test_a_broken_experiment_is_named_with_its_line_and_leaves_the_others_alone(
         path.unlink()
 
 
-def test_a_gpu_that_an_experiment_requires_and_the_machine_lacks_fails_at_once(
-    tmp_path: Path, finished: Finished
-) -> None:
+def test_an_experiment_that_requires_a_missing_gpu_fails_at_once(tmp_path: Path, finished: Finished) -> None:
     root = shutil.copytree(finished.root, tmp_path / "shop")
     write_experiment(root, "large", root / "models" / "tiny", epochs=2)
     with (root / "experiments" / "large.yaml").open("a", encoding="utf-8") as file:
@@ -135,15 +133,15 @@ def test_a_gpu_that_an_experiment_requires_and_the_machine_lacks_fails_at_once(
     assert failure.startswith("adapter: The experiment sets `gpu`: this step needs 2 GPUs of at least 40 GB, and ")
 
 
-def test_the_memory_of_a_cpu_is_estimated(finished: Finished) -> None:
+def test_the_memory_for_a_training_on_the_cpu_is_estimated(finished: Finished) -> None:
     estimate = current(finished.root, "memory_estimate", "qlora").summary
     assert estimate["cpu_gb"]["float32"] > estimate["cpu_gb"]["bfloat16"] > 0
     assert "no GPU size declared; on a CPU 0." in estimate["checks"]["fits"]["message"]
 
 
-def test_a_killed_training_resumes_and_ends_the_same(tmp_path: Path, finished: Finished) -> None:
-    """Kill −9 for `ft run` itself in the middle of training: no process stays, Dagster's record says that the run
-    failed, and another run goes on to the same adapter, byte for byte, as a run that nobody touched."""
+def test_a_killed_training_resumes_to_the_same_adapter(tmp_path: Path, finished: Finished) -> None:
+    """`kill -9` of `ft run` in the middle of training: no process is left, Dagster records that the run failed, and the
+    next run resumes to the same adapter, byte for byte, as an uninterrupted one."""
     root = small_project(tmp_path / "shop")
     write_experiment(root, "long", root / "models" / "tiny", epochs=6)
     ft_bin = str(Path(sys.executable).parent / "ft")
@@ -167,7 +165,7 @@ def test_a_killed_training_resumes_and_ends_the_same(tmp_path: Path, finished: F
     assert resumed["summary"]["resumed_from_step"] > 0
     again = ft_json(root, "run", "--experiment", "long", "--select", "adapter", "--force")
     assert [step["state"] for step in again["steps"]] == ["built"]
-    # Equal content is one artifact: the store gives back the one that is there, and no second one lies beside it.
+    # Equal content is one artifact: the store returns the existing one and adds no second one.
     assert _adapter(root)["fingerprint"] == resumed["fingerprint"]
 
 
@@ -176,9 +174,9 @@ def _trainer_past_its_first_checkpoint(root: Path, run: subprocess.Popen[bytes])
     while time.monotonic() < deadline and run.poll() is None:
         if list((root / "data" / "store" / "work" / "adapter").glob("*/**/checkpoint-*/trainer_state.json")):
             workers = [
-                each
-                for each in psutil.Process(run.pid).children(recursive=True)
-                if "worker" in " ".join(each.cmdline())
+                process
+                for process in psutil.Process(run.pid).children(recursive=True)
+                if "worker" in " ".join(process.cmdline())
             ]
             if workers:
                 return workers[-1].pid
@@ -187,7 +185,7 @@ def _trainer_past_its_first_checkpoint(root: Path, run: subprocess.Popen[bytes])
 
 
 def _statuses(root: Path) -> list[str]:
-    """Of all runs, newest first."""
+    """The statuses of all runs, newest first."""
     with dg.DagsterInstance.from_config(str(root / "dagster_home")) as instance:
         return [run.status.value for run in instance.get_runs()]
 

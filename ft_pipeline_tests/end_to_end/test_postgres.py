@@ -1,4 +1,4 @@
-"""Dagster's record in PostgreSQL: a real server on loopback, four runs at once, and one line where it cannot be had."""
+"""Dagster's record in PostgreSQL: a real server on loopback, four runs at once, and one line if it is unreachable."""
 
 import os
 import shutil
@@ -24,14 +24,14 @@ HEAD = "# storage:\n#   postgres:\n#     postgres_url:\n#       env: FT_POSTGRES
 
 def programs() -> Path | None:
     """The folder of Debian's `initdb` and `pg_ctl`, or None."""
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    installed = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
     on_path = shutil.which("initdb")
-    return found[-1].parent if found else Path(on_path).parent if on_path else None
+    return installed[-1].parent if installed else Path(on_path).parent if on_path else None
 
 
 @contextmanager
 def server() -> Iterator[str]:
-    """A server of its own on a free port; its address. It refuses to be root, so root starts it as `postgres`."""
+    """Start a server on a free port; returns its address. PostgreSQL refuses root, which runs it as `postgres`."""
     where = programs()
     if where is None:
         pytest.skip("needs PostgreSQL: apt-get install postgresql")
@@ -60,7 +60,7 @@ def server() -> Iterator[str]:
 
 
 def with_postgres(root: Path) -> Path:
-    """Take the # away from the lines that dagster.yaml has ready."""
+    """Uncomment the lines for PostgreSQL in dagster.yaml."""
     path = root / "dagster_home" / "dagster.yaml"
     text = path.read_text(encoding="utf-8")
     assert HEAD in text
@@ -68,7 +68,7 @@ def with_postgres(root: Path) -> Path:
     return root
 
 
-def test_four_runs_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_four_runs_at_once_succeed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = with_postgres(small_project(tmp_path / "shop", variants=False))
     for name in NAMES:
         write_experiment(root, name, root / "models" / "tiny", technique="lora", seed=len(name))
@@ -92,10 +92,10 @@ def test_four_runs_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert not any(PASSWORD in text for text in (*shown, log))
 
 
-def test_a_server_that_is_not_there_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_server_is_a_one_line_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = with_postgres(small_project(tmp_path / "shop", variants=False))
     monkeypatch.delenv("FT_POSTGRES_URL", raising=False)
-    for url, told in (
+    for url, message in (
         (None, "FT_POSTGRES_URL"),
         (f"postgresql://ft:{PASSWORD}@127.0.0.1:9/postgres", "Connection refused. "),
     ):
@@ -103,5 +103,5 @@ def test_a_server_that_is_not_there_is_one_line(tmp_path: Path, monkeypatch: pyt
             monkeypatch.setenv("FT_POSTGRES_URL", url)
         done = ft(root, "run", "--select", "raw_text")
         text = done.stdout + done.stderr
-        assert done.returncode == 2 and told in text, text[-3000:]
+        assert done.returncode == 2 and message in text, text[-3000:]
         assert "Traceback" not in text and PASSWORD not in text

@@ -15,7 +15,7 @@ from ft_pipeline_tests.end_to_end.serving import free_port, running
 pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 PORT = "8000"
-"""In the README; the test takes one that is free."""
+"""The port in the README; the test replaces it with a free one."""
 SECONDS = 1800
 
 
@@ -41,7 +41,7 @@ def bash(block: str, folder: Path) -> str:
     return done.stdout
 
 
-def test_distil_from_a_teacher(tmp_path: Path) -> None:
+def test_the_readmes_distillation_commands_work(tmp_path: Path) -> None:
     checkout = tmp_path / "ft_pipeline"
     checkout.mkdir()
     (checkout / ".venv").symlink_to(sys.prefix)

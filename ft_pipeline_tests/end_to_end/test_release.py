@@ -14,15 +14,15 @@ pytestmark = pytest.mark.slow
 def shown(root: Path) -> list[str]:
     """The names of the champions that the UI shows, oldest first."""
     with dg.DagsterInstance.from_config(str(root / "dagster_home")) as instance:
-        found = instance.fetch_materializations(dg.AssetKey("champion"), limit=100).records
-    events = [record.asset_materialization for record in reversed(found)]
+        materializations = instance.fetch_materializations(dg.AssetKey("champion"), limit=100).records
+    events = [record.asset_materialization for record in reversed(materializations)]
     records = [event.metadata["champion"].value for event in events if event and "champion" in event.metadata]
     return [record["name"] for record in records]  # type: ignore[index, call-overload]
 
 
-def test_promote_roll_back_and_a_run_that_respects_both(finished: Finished, tmp_path: Path) -> None:
+def test_a_run_keeps_a_forced_promotion_and_a_rollback(finished: Finished, tmp_path: Path) -> None:
     root = Path(shutil.copytree(finished.root, tmp_path / "shop"))
-    (_, before), refused, careless, forced, run, back, again, standing = ft_in_turn(
+    (_, before), refused, careless, forced, run, back, again, champion = ft_in_turn(
         root,
         ("champion",),
         ("promote", "few_shot"),
@@ -42,7 +42,7 @@ def test_promote_roll_back_and_a_run_that_respects_both(finished: Finished, tmp_
         "complaints about the tone",
     )
     assert record["previous"] == before["name"] == "qlora/merged"
-    # The run compares the champion anew, without loading a model, and leaves it where the person put it.
+    # The run compares the champion again, without loading a model, and keeps the person's choice.
     assert [step["asset"] for step in run[1]["steps"]] == [
         "comparison",
         "recommendation",
@@ -53,6 +53,6 @@ def test_promote_roll_back_and_a_run_that_respects_both(finished: Finished, tmp_
     assert run[1]["champion"]["sequence"] == record["sequence"]
     same = ("name", "kind", "experiment", "fingerprint", "fingerprints", "evidence", "previous")
     assert (back[0], {key: back[1][key] for key in same}) == (0, {key: before[key] for key in same})
-    assert again[1]["champion"]["sequence"] == standing[1]["sequence"] == back[1]["sequence"] == 3
+    assert again[1]["champion"]["sequence"] == champion[1]["sequence"] == back[1]["sequence"] == 3
     assert shown(root)[:1] == ["qlora/merged"]
     assert list(dict.fromkeys(shown(root)[1:])) == ["few_shot", "qlora/merged"]

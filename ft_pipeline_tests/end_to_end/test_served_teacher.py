@@ -1,4 +1,4 @@
-"""The embedded model as a teacher, both ways: in a worker, and behind `transformers serve`."""
+"""The embedded model as a teacher, both ways: in a worker, and through `transformers serve`."""
 
 import sys
 from collections.abc import Iterator
@@ -38,8 +38,8 @@ def server(embedded: Path) -> Iterator[str]:
         yield f"http://127.0.0.1:{port}/v1"
 
 
-def test_in_a_worker(embedded: Path, tmp_path: Path) -> None:
-    """Whole words, and an end before the limit for at least one short question."""
+def test_the_embedded_model_answers_in_a_worker(embedded: Path, tmp_path: Path) -> None:
+    """Answers are whole words, and at least one ends before the token limit."""
     inputs = {
         "unlabelled": write_unlabelled(tmp_path / "unlabelled", ["Where is my parcel?", "Do you sell garden swings?"]),
         "conversations": write_conversations(tmp_path / "conversations"),
@@ -52,8 +52,10 @@ def test_in_a_worker(embedded: Path, tmp_path: Path) -> None:
     assert "stop" in {row["finish_reason"] for row in rows}
 
 
-def test_behind_transformers_serve(embedded: Path, server: str, finished: Finished, tmp_path: Path) -> None:
-    """The whole asset, then what is distilled from it, with `ft run`."""
+def test_the_embedded_model_answers_through_transformers_serve(
+    embedded: Path, server: str, finished: Finished, tmp_path: Path
+) -> None:
+    """`ft run` builds the teacher's answers and the distilled rows."""
     root = copy_of(finished, tmp_path)
     settings = yaml.safe_load((root / "project.yaml").read_text(encoding="utf-8"))
     endpoint = {"url": server, "concurrency": 2, "max_failed": 0.9}

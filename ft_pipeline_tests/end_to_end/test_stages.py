@@ -17,25 +17,25 @@ pytestmark = pytest.mark.slow
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = small_project(tmp_path_factory.mktemp("stages") / "shop", variants=False)
     qlora = yaml.safe_load((root / "experiments" / "qlora.yaml").read_text(encoding="utf-8"))
-    stages: dict[str, dict[str, Any]] = {
+    phases: dict[str, dict[str, Any]] = {
         "cpt": {"technique": "lora", "objective": "cpt"},
         "cpt_full": {"technique": "full", "start_from": "cpt"},
         "dpo": {"technique": "qlora", "objective": "dpo", "start_from": "qlora"},
     }
-    for name, keys in stages.items():
+    for name, keys in phases.items():
         (root / "experiments" / f"{name}.yaml").write_text(yaml.safe_dump({**qlora, **keys}), encoding="utf-8")
     done = ft(root, "run", "--experiment", "dpo", "--experiment", "cpt_full")
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return root
 
 
-def test_each_objective_stands_in_the_comparison(root: Path) -> None:
+def test_each_objective_is_in_the_comparison(root: Path) -> None:
     names = {row["name"] for row in ft_json(root, "compare")["rows"]}
     assert {"base", "dpo/adapter", "dpo/merged", "cpt_full/merged"} <= names
     assert "cpt_full/adapter" not in names  # all weights were trained: there is one form
 
 
-def test_dpo_goes_on_with_the_adapter_of_the_sft_and_names_it(root: Path) -> None:
+def test_dpo_continues_the_sft_adapter_and_records_it(root: Path) -> None:
     adapter, store = current(root, "adapter", "dpo"), ArtifactStore(root / "data" / "store")
     start = store.require(*adapter.inputs["start"])
     assert start.spec["config"]["experiment"]["objective"] == "sft"
@@ -53,13 +53,13 @@ def test_a_change_of_technique_starts_from_the_merged_model(root: Path) -> None:
     assert base.reference != current(root, "base_model", "cpt_full").reference
 
 
-def test_a_stage_that_is_trained_already_is_reused(root: Path) -> None:
-    """Running the sft experiment itself finds what dpo has trained on the way."""
+def test_a_phase_that_is_already_trained_is_reused(root: Path) -> None:
+    """Running the sft experiment reuses the adapter that the dpo run trained for it."""
     steps = {step["asset"]: step["state"] for step in ft_json(root, "run", "--experiment", "qlora")["steps"]}
     assert steps["adapter"] == "reused" and steps["training_data"] == "reused"
 
 
-def test_a_new_pair_retrains_dpo_and_not_the_sft(root: Path) -> None:
+def test_a_new_preference_pair_retrains_dpo_but_not_sft(root: Path) -> None:
     pair = {"prompt": "Is the lamp bright?", "chosen": "It has 800 lumens.", "rejected": "No idea, ask somebody else."}
     with (root / "data" / "raw" / "preferences" / "pairs.jsonl").open("a", encoding="utf-8") as file:
         file.write(json.dumps(pair) + "\n")

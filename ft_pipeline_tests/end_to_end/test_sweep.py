@@ -1,4 +1,4 @@
-"""`seeds` and `learning_curve` by `ft run`, on the tiny model: all are trained, compared, and none is a candidate."""
+"""`seeds` and `learning_curve` by `ft run`, on the tiny model: members are trained and compared, but not candidates."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from ft_pipeline.release.report.report import NAME
 from ft_pipeline_tests.end_to_end.project import current, ft, ft_json, small_project
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]
-SERIES = ("lora", "lora.at50", "lora.seed1")
+MEMBERS = ("lora", "lora.at50", "lora.seed1")
 
 
 @pytest.fixture(scope="module")
@@ -25,29 +25,34 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def test_all_are_trained_by_the_one_name(root: Path) -> None:
-    found = ft_json(root, "experiments")["experiments"]
-    assert [(each["name"], each["state"]) for each in found] == [(name, "fresh") for name in SERIES]
-    assert len({current(root, "adapter", name).fingerprint for name in SERIES}) == 3
+def test_running_one_experiment_trains_all_its_sweep_members(root: Path) -> None:
+    experiments = ft_json(root, "experiments")["experiments"]
+    assert [(experiment["name"], experiment["state"]) for experiment in experiments] == [
+        (name, "fresh") for name in MEMBERS
+    ]
+    assert len({current(root, "adapter", name).fingerprint for name in MEMBERS}) == 3
     assert current(root, "adapter", "lora.seed1").spec["seed"] == 43
-    assert len({current(root, "base_model", name).fingerprint for name in SERIES}) == 1
+    assert len({current(root, "base_model", name).fingerprint for name in MEMBERS}) == 1
 
 
-def test_half_of_the_rows_are_rows_of_the_whole(root: Path) -> None:
+def test_the_half_is_a_subset_of_all_training_rows(root: Path) -> None:
     half, whole = (
         pq.read_table(current(root, "training_data", name).path / "train.parquet")["id"].to_pylist()
         for name in ("lora.at50", "lora")
     )
     assert set(half) < set(whole)
     assert len(half) == pytest.approx(len(whole) / 2, abs=len(whole) * 0.1)
-    held_out = [pq.read_table(current(root, "training_data", name).path / "validation.parquet") for name in SERIES]
+    held_out = [pq.read_table(current(root, "training_data", name).path / "validation.parquet") for name in MEMBERS]
     assert held_out[0].equals(held_out[1])
 
 
-def test_the_comparison_shows_them_beside_the_row(root: Path) -> None:
+def test_the_comparison_shows_the_members_with_their_row(root: Path) -> None:
     document = ft_json(root, "compare")
     assert not any("." in row["name"] for row in document["rows"])
-    assert [(each["row"], each["trainings"]) for each in document["seeds"]] == [("lora/adapter", 2), ("lora/merged", 2)]
+    assert [(entry["row"], entry["trainings"]) for entry in document["seeds"]] == [
+        ("lora/adapter", 2),
+        ("lora/merged", 2),
+    ]
     (first, second) = document["seeds"][0]["scores"]["loss"]["values"]
     assert first != second
     points = document["learning_curves"][0]["points"]
@@ -58,12 +63,12 @@ def test_the_comparison_shows_them_beside_the_row(root: Path) -> None:
     assert "Variation between seeds" in report and "Effect of more training rows" in report
 
 
-def test_a_member_is_no_candidate(root: Path) -> None:
+def test_a_sweep_member_cannot_be_promoted(root: Path) -> None:
     refused = ft(root, "promote", "lora.seed1")
     assert refused.returncode != 0 and "The comparison has no row 'lora.seed1'. Choose one of" in refused.stderr
 
 
-def test_seeds_of_another_recipe_are_left_out_until_they_are_trained_again(root: Path) -> None:
+def test_seeds_with_other_settings_are_left_out_until_they_are_retrained(root: Path) -> None:
     path = root / "experiments" / "lora.yaml"
     changed = yaml.safe_load(path.read_text(encoding="utf-8"))
     changed["training"]["weight_decay"] = 0.1
@@ -74,4 +79,4 @@ def test_seeds_of_another_recipe_are_left_out_until_they_are_trained_again(root:
     assert ft(root, "run", "--experiment", "lora", "--select", "comparison").returncode == 0
     document = ft_json(root, "compare")
     assert document["seeds"] == []
-    assert [(one["name"], one["differs_in"]) for one in document["left_out"]] == [("lora.seed1", ["training"])]
+    assert [(member["name"], member["differs_in"]) for member in document["left_out"]] == [("lora.seed1", ["training"])]

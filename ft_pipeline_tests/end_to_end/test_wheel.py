@@ -1,4 +1,4 @@
-"""The wheel alone: installed somewhere else, it makes the worked example and knows what to run."""
+"""The wheel alone: installed in another folder, it writes the worked example and plans its run."""
 
 import json
 import os
@@ -46,7 +46,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-def test_the_example_comes_out_of_the_wheel_and_can_run(installed: Path, tmp_path: Path) -> None:
+def test_the_wheel_contains_the_example_and_can_plan_its_run(installed: Path, tmp_path: Path) -> None:
     env = {**os.environ, "PYTHONPATH": str(installed)}
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT], cwd=tmp_path, env=env, capture_output=True, text=True, check=False
@@ -54,5 +54,5 @@ def test_the_example_comes_out_of_the_wheel_and_can_run(installed: Path, tmp_pat
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stderr.startswith(str(installed)), "it is the wheel's code that ran"
     plan = json.loads(done.stdout[done.stdout.index("{\n") :])["plan"]
-    assert {"raw_alpaca", "adapter", "champion"} <= {each["asset"] for each in plan if each["state"] == "never_run"}
+    assert {"raw_alpaca", "adapter", "champion"} <= {step["asset"] for step in plan if step["state"] == "never_run"}
     assert (tmp_path / "shop" / "data" / "raw" / "alpaca" / "support_01.jsonl").is_file()

@@ -1,4 +1,4 @@
-"""The Dagster UI as a user has it: `ft ui` in a process of its own, Chromium before it."""
+"""The Dagster UI as a user sees it: `ft ui` in a separate process, and Chromium as the browser."""
 
 import json
 import os
@@ -56,8 +56,8 @@ class Ui:
 
     def runs(self) -> list[dict[str, Any]]:
         """Runs, newest first."""
-        found = self.query("{ runsOrError { ... on Runs { results { runId status tags { key value } } } } }")
-        return found["runsOrError"]["results"]
+        answer = self.query("{ runsOrError { ... on Runs { results { runId status tags { key value } } } } }")
+        return answer["runsOrError"]["results"]
 
     def launch(self, experiment: str, *assets: str) -> str:
         """What *Launch run* does, for these assets; the run's id."""
@@ -82,9 +82,9 @@ class Ui:
         assert ended["__typename"] == "TerminateRunSuccess", ended
 
     def slots(self) -> list[str]:
-        """The runs that hold a slot of the pool `gpu`."""
-        found = self.query('{ instance { concurrencyLimit(concurrencyKey: "gpu") { claimedSlots { runId } } } }')
-        return [slot["runId"] for slot in found["instance"]["concurrencyLimit"]["claimedSlots"]]
+        """The runs that use a slot of the pool `gpu`."""
+        answer = self.query('{ instance { concurrencyLimit(concurrencyKey: "gpu") { claimedSlots { runId } } } }')
+        return [slot["runId"] for slot in answer["instance"]["concurrencyLimit"]["claimedSlots"]]
 
     def wait_for_run(self, seconds: float) -> dict[str, Any]:
         """The newest run, once it has ended."""
@@ -93,16 +93,16 @@ class Ui:
             runs = self.runs()
             return runs[0] if runs and runs[0]["status"] in {"SUCCESS", "FAILURE", "CANCELED"} else None
 
-        return until(ended, "a run ended", seconds)
+        return wait_until(ended, "a run ended", seconds)
 
 
-def until(condition: Callable[[], Any], what: str, seconds: float) -> Any:
-    """What `condition` gives, as soon as it gives something; patience, not a bound on how fast it must be."""
+def wait_until(condition: Callable[[], Any], what: str, seconds: float) -> Any:
+    """Wait until `condition` returns something, and return that. `seconds` is patience, not a requirement of speed."""
     deadline = time.monotonic() + seconds
-    while not (found := condition()):
+    while not (result := condition()):
         assert time.monotonic() < deadline, f"not within {seconds:.0f} s: {what}"
         time.sleep(0.5)
-    return found
+    return result
 
 
 @contextmanager
@@ -138,7 +138,7 @@ def wait_until_loaded(ui: Ui, server: subprocess.Popen[bytes]) -> None:
         except (urllib.error.URLError, ConnectionError, TimeoutError):
             return False
 
-    until(loaded, "the UI came up; see its log", START_SECONDS)
+    wait_until(loaded, "the UI came up; see its log", START_SECONDS)
 
 
 @contextmanager

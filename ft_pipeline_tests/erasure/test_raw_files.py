@@ -1,4 +1,4 @@
-"""A mark takes a row's place in every container; no other row changes its bytes or its number."""
+"""A marker replaces a row in every container; other rows keep their bytes and numbers."""
 
 import csv
 import io
@@ -21,14 +21,14 @@ ROWS = [
     {"instruction": "My name is Ada Fenwick", "input": "", "output": "Good day, Ada."},
     {"instruction": "Do lamps come with bulbs?", "input": "", "output": "They do, with one each."},
 ]
-MARK = erasure_marker("ab" * 32)
+MARKER = erasure_marker("ab" * 32)
 
 
-def lines(rows: list[dict], end: str = "\n") -> bytes:
+def json_lines(rows: list[dict], end: str = "\n") -> bytes:
     return "".join(json.dumps(row) + end for row in rows).encode()
 
 
-def table_csv(rows: list[dict]) -> bytes:
+def csv_bytes(rows: list[dict]) -> bytes:
     sink = io.StringIO(newline="")
     writer = csv.DictWriter(sink, ["instruction", "input", "output"])
     writer.writeheader()
@@ -36,21 +36,21 @@ def table_csv(rows: list[dict]) -> bytes:
     return sink.getvalue().encode()
 
 
-def parquet(rows: list[dict]) -> bytes:
+def parquet_bytes(rows: list[dict]) -> bytes:
     sink = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(rows), sink)
     return sink.getvalue()
 
 
 CONTENTS = {
-    "a.jsonl": lines(ROWS),
-    "bom.jsonl": b"\xef\xbb\xbf" + lines(ROWS, "\r\n"),
-    "blank.jsonl": lines(ROWS[:1]) + b"\n\n" + lines(ROWS[1:]),
-    "open.jsonl": lines(ROWS)[:-1],
+    "a.jsonl": json_lines(ROWS),
+    "bom.jsonl": b"\xef\xbb\xbf" + json_lines(ROWS, "\r\n"),
+    "blank.jsonl": json_lines(ROWS[:1]) + b"\n\n" + json_lines(ROWS[1:]),
+    "open.jsonl": json_lines(ROWS)[:-1],
     "array.json": json.dumps(ROWS, indent=2).encode(),
     "dense.json": json.dumps(ROWS).encode(),
-    "a.csv": table_csv(ROWS),
-    "a.parquet": parquet(ROWS),
+    "a.csv": csv_bytes(ROWS),
+    "a.parquet": parquet_bytes(ROWS),
 }
 
 
@@ -60,16 +60,16 @@ def build(tmp_path: Path, path: Path, excluded: Excluded = Excluded()) -> dict: 
 
 
 @pytest.mark.parametrize("name", CONTENTS)
-def test_the_row_is_marked_and_the_others_stay_as_they_are(tmp_path: Path, name: str) -> None:
+def test_a_marker_replaces_the_row_and_other_rows_are_unchanged(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     path.write_bytes(CONTENTS[name])
     before = list(read_raw_rows(path, name, "alpaca", PLAIN))
-    (gone,) = [row for row in before if any("Fenwick" in text for text in row.texts)]
-    path.write_bytes(replace_with_markers(path, name, {gone.number: MARK}))
+    (erased,) = [row for row in before if any("Fenwick" in text for text in row.texts)]
+    path.write_bytes(replace_with_markers(path, name, {erased.number: MARKER}))
     assert b"Fenwick" not in path.read_bytes()
     after = list(read_raw_rows(path, name, "alpaca", PLAIN))
-    assert [row for row in after if not row.forgotten] == [row for row in before if row != gone]
-    assert [row.number for row in after if row.forgotten] == [gone.number]
+    assert [row for row in after if not row.forgotten] == [row for row in before if row != erased]
+    assert [row.number for row in after if row.forgotten] == [erased.number]
     if not name.endswith("parquet"):  # every byte before and after the row
         content, old = path.read_bytes(), CONTENTS[name]
         assert content.startswith(old[: old.index(b"Is the rug")])
@@ -77,37 +77,37 @@ def test_the_row_is_marked_and_the_others_stay_as_they_are(tmp_path: Path, name:
 
 
 @pytest.mark.parametrize("name", CONTENTS)
-def test_a_marked_row_is_excluded_and_speaks_against_nothing(tmp_path: Path, name: str) -> None:
+def test_a_marked_row_is_excluded_and_fails_no_check(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     path.write_bytes(CONTENTS[name])
-    (gone,) = [row for row in read_raw_rows(path, name, "alpaca", PLAIN) if "My name is Ada Fenwick" in row.texts]
-    path.write_bytes(replace_with_markers(path, name, {gone.number: MARK}))
+    (erased,) = [row for row in read_raw_rows(path, name, "alpaca", PLAIN) if "My name is Ada Fenwick" in row.texts]
+    path.write_bytes(replace_with_markers(path, name, {erased.number: MARKER}))
     report = build(tmp_path, path)
     assert report["reasons"] == {"excluded": 1} and report["accepted"] == 3
-    assert report["checks"]["quarantined_share"]["passed"]  # a quarter of the rows, where a tenth is allowed
+    assert report["checks"]["quarantined_share"]["passed"]  # a quarter is excluded; a tenth may be quarantined
     assert all(check["passed"] for check in report["checks"].values())
 
 
 @pytest.mark.parametrize("name", CONTENTS)
-def test_a_row_that_comes_back_is_known_by_its_salted_hash(tmp_path: Path, name: str) -> None:
+def test_a_restored_row_is_recognized_by_its_salted_hash(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     path.write_bytes(CONTENTS[name])
-    (gone,) = [row for row in read_raw_rows(path, name, "alpaca", PLAIN) if "My name is Ada Fenwick" in row.texts]
-    excluded = Excluded("00ff", frozenset({salted(gone.identity, "00ff")}))
+    (erased,) = [row for row in read_raw_rows(path, name, "alpaca", PLAIN) if "My name is Ada Fenwick" in row.texts]
+    excluded = Excluded("00ff", frozenset({salted(erased.identity, "00ff")}))
     assert build(tmp_path, path, excluded)["reasons"] == {"excluded": 1}
-    aside = pq.read_table(tmp_path / "out" / "set_aside.parquet").to_pylist()
-    assert [(row["row"], row["raw"]) for row in aside] == [(gone.number, "")]
+    set_aside = pq.read_table(tmp_path / "out" / "set_aside.parquet").to_pylist()
+    assert [(row["row"], row["raw"]) for row in set_aside] == [(erased.number, "")]
     other_salt = Excluded("aaaa", excluded.hashes)
     assert build(tmp_path, path, other_salt)["accepted"] == 4
 
 
-def test_text_rows_have_marks_too(tmp_path: Path) -> None:
+def test_text_rows_are_replaced_by_markers(tmp_path: Path) -> None:
     texts = ("The first passage here.", "Ada Fenwick lives here.", "The third passage.")
     as_csv = "".join(f"{text}\r\n" for text in ("text", *texts)).encode()
-    as_lines = lines([{"text": text} for text in texts])
+    as_lines = json_lines([{"text": text} for text in texts])
     for name, content in {"a.csv": as_csv, "a.jsonl": as_lines}.items():
         path = tmp_path / name
         path.write_bytes(content)
-        path.write_bytes(replace_with_markers(path, name, {2: MARK}))
+        path.write_bytes(replace_with_markers(path, name, {2: MARKER}))
         report = build_table("text", [SourceFile(name, path, "")], tmp_path / "out", max_quarantined=0.1)
         assert report.reasons == {"excluded": 1} and report.accepted == 2

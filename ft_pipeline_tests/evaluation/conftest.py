@@ -22,8 +22,8 @@ QUESTIONS = [
 TEXTS = [{"text": "The capital of France is Paris. What is the secret word?"}, {"text": "The refund takes five days."}]
 
 
-class Reports:
-    """A reporter that keeps what it was told."""
+class RecordingReporter:
+    """A reporter that records what it receives."""
 
     def __init__(self) -> None:
         self.steps: list[tuple[int, int]] = []
@@ -112,7 +112,10 @@ JobMaker = Callable[..., Job]
 
 @pytest.fixture
 def make_job(tmp_path: Path, tiny_base: Path, conversations: Path) -> JobMaker:
-    """A job of a kind over the tiny inputs; more config and inputs by keyword. The same `folder` is the same job."""
+    """A function that makes a job of a kind over the tiny inputs; keywords add config and inputs.
+
+    The same `folder` gives the same job.
+    """
 
     def make(kind: str, folder: str = "job", inputs: dict[str, Path] | None = None, **config: Any) -> Job:
         out, work = tmp_path / folder / "out", tmp_path / folder / "work"
@@ -127,7 +130,7 @@ def make_job(tmp_path: Path, tiny_base: Path, conversations: Path) -> JobMaker:
             out,
             work,
             "cpu",
-            Reports(),
+            RecordingReporter(),
         )
 
     return make

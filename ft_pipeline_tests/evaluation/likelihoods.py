@@ -1,11 +1,11 @@
-"""The likelihood of a target, computed without any shortcut."""
+"""The log-likelihood of a target, computed without any shortcut."""
 
 from typing import Any
 
 import torch
 
 
-def plainly(model: Any, context: list[int], target: list[int]) -> float:
+def direct_log_likelihood(model: Any, context: list[int], target: list[int]) -> float:
     """One row, no padding, no cache, all logits."""
     with torch.no_grad():
         logits = model(input_ids=torch.tensor([context + target])).logits[0]

@@ -1,7 +1,7 @@
 """The small projects of projects/, and the scores that the embedded model gave on them.
 
 `python -m ft_pipeline_tests.evaluation.recorded FOLDER NAME` records again. FOLDER is a project folder with the files
-of projects/NAME in which `ft run` has been (what the long test of test_projects.py does).
+of projects/NAME in which `ft run` has finished, as in the long test of test_projects.py.
 """
 
 import json
@@ -23,16 +23,16 @@ FILES = ("scores.json", "samples.parquet", "general.parquet", "tasks.parquet")
 
 
 def record(folder: Path, name: str) -> None:
-    """Copy the scores of `folder` to projects/NAME/recorded, with what a comparison asks of the training."""
+    """Copy the scores of `folder` to projects/NAME/recorded, and the training facts that a comparison needs."""
     store = ArtifactStore(Project.find(folder).store)
     target = PROJECTS / name / "recorded"
     shutil.rmtree(target, ignore_errors=True)
-    found = {asset: _current(store, asset) for asset in ASSETS}
-    for asset, artifact in found.items():
+    artifacts = {asset: _current(store, asset) for asset in ASSETS}
+    for asset, artifact in artifacts.items():
         (target / asset).mkdir(parents=True)
         for file in FILES:
             shutil.copy(artifact.path / file, target / asset)
-    training = facts(store, found["scores"])
+    training = facts(store, artifacts["scores"])
     (target / "training.json").write_text(json.dumps(training, indent=2) + "\n", encoding="utf-8")
 
 
@@ -43,7 +43,7 @@ def _current(store: ArtifactStore, asset: str) -> Artifact:
 
 
 def training_of(name: str) -> dict[str, Any]:
-    """What compare and recommend take of the experiment."""
+    """The facts about the training that compare and recommend need."""
     return json.loads((PROJECTS / name / "recorded" / "training.json").read_text(encoding="utf-8"))
 
 

@@ -1,4 +1,4 @@
-"""Declared formats and the user's own metrics, from project.yaml to the comparison."""
+"""Declared answer formats and custom metrics, from project.yaml to the comparison."""
 
 import json
 from pathlib import Path
@@ -47,7 +47,7 @@ ITEM = Item(
 )
 
 
-def one(function: str, **more: Any) -> dict[str, MetricSettings]:
+def custom_metric(function: str, **more: Any) -> dict[str, MetricSettings]:
     return {"mine": MetricSettings(function=function, **more)}
 
 
@@ -60,62 +60,64 @@ def root(tmp_path: Path) -> Path:
 
 
 def measured(root: Path, function: str, answer: str) -> float:
-    custom = resolve(root, one(f"quality.checks.{function}"))
+    custom = resolve(root, custom_metric(f"quality.checks.{function}"))
     return AnswerMetrics(None, json.loads(json.dumps(custom))).of_answer(ITEM, answer)["mine"]
 
 
-def test_a_function_of_the_project_folder_is_asked_by_name(root: Path) -> None:
+def test_a_function_of_the_project_folder_gets_the_parameters_it_names(root: Path) -> None:
     assert measured(root, "words", "one two") == 2.0
     assert measured(root, "repeats", "Yes, LF-1.") == 1.0
     assert measured(root, "repeats", "Yes.") == 0.0
 
 
 @pytest.mark.parametrize(
-    ("function", "answer", "said"),
+    ("function", "answer", "message"),
     [
         ("breaks", "", r"Metric mine \(quality.checks.breaks\) failed in line 17 of checks.py on the answer ''.*Zero"),
         ("hungry", "x", r"has the unknown parameter 'model'. Use only reference, answer, messages"),
         ("endless", "x", "returned inf for the answer 'x'"),
     ],
 )
-def test_a_function_that_fails_is_named(root: Path, function: str, answer: str, said: str) -> None:
-    with pytest.raises(UserError, match=said):
+def test_the_error_of_a_failing_function_names_it(root: Path, function: str, answer: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
         measured(root, function, answer)
 
 
-def test_what_is_not_there_is_said_before_anything_runs(root: Path) -> None:
-    for function, said in (
+def test_a_missing_function_is_reported_before_anything_runs(root: Path) -> None:
+    for function, message in (
         ("quality.checks.tone", r"quality/checks.py has no function 'tone'. Add it or use one of: words, repeats"),
         ("broken.f", "broken.py cannot be read as Python"),
         ("nowhere.f", "the project folder has no nowhere.py, and no package 'nowhere' is installed"),
     ):
-        with pytest.raises(UserError, match=said):
-            resolve(root, one(function))
+        with pytest.raises(UserError, match=message):
+            resolve(root, custom_metric(function))
 
 
-def test_an_installed_function_stands_for_itself_by_its_version(root: Path) -> None:
-    found = resolve(root, one("sacrebleu.sentence_bleu", lower_is_better=True))["mine"]
-    assert found["source"] is None
-    assert found["distribution"].startswith("sacrebleu==")
+def test_an_installed_function_is_identified_by_its_version(root: Path) -> None:
+    metric = resolve(root, custom_metric("sacrebleu.sentence_bleu", lower_is_better=True))["mine"]
+    assert metric["source"] is None
+    assert metric["distribution"].startswith("sacrebleu==")
     with pytest.raises(UserError, match="has the unknown parameter 'hypothesis'"):
-        CustomMetric.load("mine", found)
+        CustomMetric.load("mine", metric)
 
 
 @pytest.mark.parametrize(
-    ("wanted", "good", "bad"),
+    ("answer_format", "valid", "invalid"),
     [
         (AnswerFormat(type="json"), ['{"a": 1}', " [1, 2]\n", "3"], ["{'a': 1}", "", "{} x", "```json\n{}\n```"]),
         (AnswerFormat(type="json", keys=["a", "b"]), ['{"b": 1, "a": null}'], ['{"a": 1}', '["a", "b"]', '"ab"']),
         (AnswerFormat(type="regex", pattern=r"\d+ days?"), [" 3 days ", "1 day"], ["in 3 days", "3 days.", ""]),
     ],
 )
-def test_formats(wanted: AnswerFormat, good: list[str], bad: list[str]) -> None:
-    assert [has_format(text, wanted.model_dump()) for text in good] == [True] * len(good)
-    assert [has_format(text, wanted.model_dump()) for text in bad] == [False] * len(bad)
+def test_answers_are_checked_against_the_declared_format(
+    answer_format: AnswerFormat, valid: list[str], invalid: list[str]
+) -> None:
+    assert [has_format(text, answer_format.model_dump()) for text in valid] == [True] * len(valid)
+    assert [has_format(text, answer_format.model_dump()) for text in invalid] == [False] * len(invalid)
 
 
 @pytest.mark.parametrize(
-    ("lines", "said"),
+    ("lines", "message"),
     [
         ("answer_format: {type: regex, pattern: '('}", "'(', which is not a valid regular expression"),
         ("answer_format: {type: regex}", "`type: regex` and `pattern` need each other"),
@@ -126,17 +128,17 @@ def test_formats(wanted: AnswerFormat, good: list[str], bad: list[str]) -> None:
         ("metrics: {tone: {function: a}}", "evaluation.metrics.tone.function"),
     ],
 )
-def test_a_slip_is_named(tmp_path: Path, lines: str, said: str) -> None:
+def test_an_invalid_setting_is_named(tmp_path: Path, lines: str, message: str) -> None:
     (tmp_path / "p.yaml").write_text(f"name: x\nevaluation:\n  {lines}\n", encoding="utf-8")
     with pytest.raises(UserError) as caught:
         read_settings(tmp_path / "p.yaml", ProjectSettings)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
-def test_promotion_goes_by_what_is_measured(tmp_path: Path) -> None:
+def test_promotion_accepts_only_metrics_that_are_measured(tmp_path: Path) -> None:
     path = tmp_path / "p.yaml"
-    own = "evaluation: {metrics: {tone: {function: checks.tone}}}\n"
-    path.write_text(f"name: x\n{own}promotion: {{metric: tone}}\n", encoding="utf-8")
+    metrics = "evaluation: {metrics: {tone: {function: checks.tone}}}\n"
+    path.write_text(f"name: x\n{metrics}promotion: {{metric: tone}}\n", encoding="utf-8")
     assert read_settings(path, ProjectSettings).promotion.metric == "tone"
     path.write_text("name: x\npromotion: {metric: format_valid}\n", encoding="utf-8")
     with pytest.raises(UserError, match=r"choose one of loss, chrf, rouge_l, exact_match; format_valid needs"):
@@ -147,17 +149,19 @@ def evaluation(**more: Any) -> dict[str, Any]:
     return {"max_new_tokens": 8, "batch_size": 4, "max_test_rows": None, "seed": 0, **more}
 
 
-def test_they_reach_the_comparison(make_job: JobMaker, root: Path, tmp_path: Path) -> None:
-    few = {"variants": {"few_shot": {"system_prompt": None, "few_shot": 2}}}
-    custom = resolve(root, one("quality.checks.words", lower_is_better=True))
-    wanted = evaluation(answer_format=AnswerFormat(type="regex", pattern="(?s)(Sorry|Please|The).*").model_dump())
-    job = make_job("prompt_baseline", "own", prompting=few, evaluation=wanted, custom_metrics=custom)
+def test_custom_metrics_and_formats_reach_the_comparison(make_job: JobMaker, root: Path, tmp_path: Path) -> None:
+    prompting = {"variants": {"few_shot": {"system_prompt": None, "few_shot": 2}}}
+    custom = resolve(root, custom_metric("quality.checks.words", lower_is_better=True))
+    settings = evaluation(answer_format=AnswerFormat(type="regex", pattern="(?s)(Sorry|Please|The).*").model_dump())
+    job = make_job("prompt_baseline", "own", prompting=prompting, evaluation=settings, custom_metrics=custom)
     rows = prompt_baseline.run(job)["rows"]
     assert {"exact_match", "format_valid", "mine"} <= rows[0]["scores"].keys()
-    plain = make_job("prompt_baseline", "plain", prompting=few)
-    other = prompt_baseline.run(plain)["rows"]
-    assert rows[0]["fingerprint"] != other[0]["fingerprint"]
-    parts = [json.loads((each.out / "scores.json").read_text("utf-8"))["evaluation"] for each in (job, plain)]
+    plain = make_job("prompt_baseline", "plain", prompting=prompting)
+    plain_rows = prompt_baseline.run(plain)["rows"]
+    assert rows[0]["fingerprint"] != plain_rows[0]["fingerprint"]
+    parts = [
+        json.loads((scored_job.out / "scores.json").read_text("utf-8"))["evaluation"] for scored_job in (job, plain)
+    ]
     assert differences(*parts) == ["measures"]
 
     config = {"bootstrap_resamples": 200, "seed": 0, "primary_metric": "mine"}
@@ -176,8 +180,8 @@ def test_they_reach_the_comparison(make_job: JobMaker, root: Path, tmp_path: Pat
         compare({"a/prompt_baseline": plain.out}, config)
 
 
-def test_a_format_that_no_reference_has_is_a_slip(make_job: JobMaker) -> None:
-    wanted = evaluation(answer_format=AnswerFormat(type="json").model_dump())
-    job = make_job("prompt_baseline", prompting={"variants": {}}, evaluation=wanted)
+def test_a_format_that_no_reference_answer_has_is_refused(make_job: JobMaker) -> None:
+    settings = evaluation(answer_format=AnswerFormat(type="json").model_dump())
+    job = make_job("prompt_baseline", prompting={"variants": {}}, evaluation=settings)
     with pytest.raises(UserError, match=r"none of the 4 reference answers has this format\. The first is '"):
         prompt_baseline.run(job)

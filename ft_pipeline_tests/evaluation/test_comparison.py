@@ -1,4 +1,4 @@
-"""The comparison document: names, intervals, pairs, what is left out, item by item."""
+"""The comparison document: names, intervals, paired differences, left-out rows, and changes item by item."""
 
 import json
 import subprocess
@@ -33,7 +33,7 @@ def names(document: dict[str, Any]) -> list[str]:
     return [row["name"] for row in document["rows"]]
 
 
-def test_document(tmp_path: Path, baseline: Path) -> None:
+def test_the_document_lists_all_rows_with_the_best_first(tmp_path: Path, baseline: Path) -> None:
     inputs = {"lora/prompt_baseline": baseline, "lora/scores": tuned(tmp_path)}
     document = compare(inputs, CONFIG)
     assert names(document) == ["lora/adapter", "lora/merged", "few_shot", "base"]
@@ -48,12 +48,12 @@ def test_document(tmp_path: Path, baseline: Path) -> None:
     assert compare(dict(reversed(inputs.items())), CONFIG) == document
 
 
-def test_pairs_hold_every_pair_of_every_shared_metric(tmp_path: Path, baseline: Path) -> None:
+def test_paired_differences_cover_all_rows_and_shared_metrics(tmp_path: Path, baseline: Path) -> None:
     document = compare({"lora/prompt_baseline": baseline, "lora/scores": tuned(tmp_path)}, CONFIG)
-    having = {metric: sum(metric in row["scores"] for row in document["rows"]) for metric in METRICS}
-    found = {metric: sum(pair["metric"] == metric for pair in document["pairs"]) for metric in METRICS}
-    assert found == {metric: rows * (rows - 1) // 2 for metric, rows in having.items()}
-    assert found["general_accuracy"] == 3
+    row_counts = {metric: sum(metric in row["scores"] for row in document["rows"]) for metric in METRICS}
+    pair_counts = {metric: sum(pair["metric"] == metric for pair in document["pairs"]) for metric in METRICS}
+    assert pair_counts == {metric: rows * (rows - 1) // 2 for metric, rows in row_counts.items()}
+    assert pair_counts["general_accuracy"] == 3
     assert [pair["metric"] for pair in document["pairs"]][:6] == ["loss"] * 6
     assert all(pair["difference"] >= 0 for pair in document["pairs"])
     first, lead = document["pairs"][0], document["pairs"][1]
@@ -62,7 +62,7 @@ def test_pairs_hold_every_pair_of_every_shared_metric(tmp_path: Path, baseline: 
     assert (lead["difference"], lead["low"], lead["high"]) == pytest.approx((0.5, 0.5, 0.5))
 
 
-def test_higher_is_better_where_it_is(tmp_path: Path) -> None:
+def test_rows_are_ranked_by_the_direction_of_the_metric(tmp_path: Path) -> None:
     rows = {
         "plain": {"kind": "base", "losses": losses(2.0), "chrf": [60.0] * ITEMS},
         "few_shot": {"kind": "prompt", "losses": losses(1.7), "chrf": [40.0] * ITEMS},
@@ -75,11 +75,11 @@ def test_higher_is_better_where_it_is(tmp_path: Path) -> None:
     assert names(compare(inputs, {**CONFIG, "primary_metric": "chrf"})) == ["base", "few_shot"]
 
 
-def test_one_base_model_gives_its_rows_once(tmp_path: Path, baseline: Path) -> None:
+def test_a_shared_base_model_gives_its_rows_once(tmp_path: Path, baseline: Path) -> None:
     shared = {"a/prompt_baseline": baseline, "b/prompt_baseline": baseline, "b/scores": tuned(tmp_path)}
     assert names(compare(shared, CONFIG)) == ["b/adapter", "b/merged", "few_shot", "base"]
-    other = scored(tmp_path / "other", {"plain": {"kind": "base", "losses": losses(1.0)}})
-    document = compare({"a/prompt_baseline": baseline, "b/prompt_baseline": other}, CONFIG)
+    other_baseline = scored(tmp_path / "other", {"plain": {"kind": "base", "losses": losses(1.0)}})
+    document = compare({"a/prompt_baseline": baseline, "b/prompt_baseline": other_baseline}, CONFIG)
     assert names(document) == ["base@b", "few_shot", "base"]
     assert {row["name"]: (row["source"], row["source_row"]) for row in document["rows"]} == {
         "base@b": ("b/prompt_baseline", "plain"),
@@ -88,9 +88,9 @@ def test_one_base_model_gives_its_rows_once(tmp_path: Path, baseline: Path) -> N
     }
 
 
-def test_the_champion_stands_beside_its_own_row(tmp_path: Path, baseline: Path) -> None:
-    mine = tuned(tmp_path)
-    inputs = {"lora/prompt_baseline": baseline, "lora/scores": mine, "champion/scores": mine}
+def test_the_champion_is_listed_in_addition_to_its_own_row(tmp_path: Path, baseline: Path) -> None:
+    scores = tuned(tmp_path)
+    inputs = {"lora/prompt_baseline": baseline, "lora/scores": scores, "champion/scores": scores}
     config = {**CONFIG, "champion": {"name": "lora/merged", "experiment": "lora"}}
     document = compare(inputs, config)
     assert sorted(names(document)) == ["base", "champion", "few_shot", "lora/adapter", "lora/merged"]
@@ -101,27 +101,27 @@ def test_the_champion_stands_beside_its_own_row(tmp_path: Path, baseline: Path) 
     assert sorted(names(compare(prompted, config))) == ["base", "champion", "few_shot"]
 
 
-def test_another_evaluation_is_left_out_and_said(tmp_path: Path, baseline: Path) -> None:
+def test_rows_of_another_evaluation_are_left_out_and_listed(tmp_path: Path, baseline: Path) -> None:
     stale = tuned(tmp_path, "stale", parts={**PARTS, "test_rows": "older"})
     inputs = {"new/prompt_baseline": baseline, "new/scores": tuned(tmp_path), "old/scores": stale}
     document = compare(inputs, CONFIG)
     assert "old/adapter" not in names(document)
-    assert [(one["name"], one["differs_in"]) for one in document["left_out"]] == [
+    assert [(row["name"], row["differs_in"]) for row in document["left_out"]] == [
         ("old/adapter", ["test_rows"]),
         ("old/merged", ["test_rows"]),
     ]
     assert "Left out: old/merged was scored under another evaluation (test_rows differs)" in markdown_table(document)
-    old = json.loads((stale / "scores.json").read_text(encoding="utf-8"))["rows"][0]["fingerprint"]
-    assert sorted(names(compare(inputs, {**CONFIG, "fingerprint": old}))) == ["old/adapter", "old/merged"]
+    old_fingerprint = json.loads((stale / "scores.json").read_text(encoding="utf-8"))["rows"][0]["fingerprint"]
+    assert sorted(names(compare(inputs, {**CONFIG, "fingerprint": old_fingerprint}))) == ["old/adapter", "old/merged"]
 
 
-def test_items_that_do_not_match_are_refused(tmp_path: Path, baseline: Path) -> None:
+def test_rows_scored_on_different_items_are_refused(tmp_path: Path, baseline: Path) -> None:
     rows = {"adapter": {"kind": "adapter", "losses": losses(1)[:-1]}}
     with pytest.raises(UserError, match="x/adapter was not scored on the items of base"):
         compare({"a/prompt_baseline": baseline, "x/scores": scored(tmp_path / "x", rows)}, CONFIG)
 
 
-def test_nothing_scored() -> None:
+def test_a_comparison_without_scores_is_refused() -> None:
     with pytest.raises(UserError, match="no scores to compare yet"):
         compare({}, CONFIG)
 
@@ -136,12 +136,15 @@ def test_changes_show_the_worst_regressions(tmp_path: Path, baseline: Path) -> N
     changes = document["changes"]
     assert (changes["before"], changes["after"]) == ("few_shot", "a/adapter")
     assert (changes["improved"], changes["unchanged"], changes["regressed"]) == (1, ITEMS - 3, 2)
-    assert [(one["item"], round(one["gain"], 6)) for one in changes["worst"]] == [("003:1", -2.0), ("008:1", -1.0)]
+    assert [(change["item"], round(change["gain"], 6)) for change in changes["worst"]] == [
+        ("003:1", -2.0),
+        ("008:1", -1.0),
+    ]
     assert changes["worst"][0]["after"]["answer"] == "adapter says 3"
     assert compare({"a/prompt_baseline": baseline}, CONFIG)["changes"] is None
 
 
-def test_quantisation_noise_stands_below_the_table(tmp_path: Path, baseline: Path) -> None:
+def test_quantization_noise_is_listed_below_the_table(tmp_path: Path, baseline: Path) -> None:
     line = {"first": "base", "second": "base_4bit", "kl": 0.3, "first_loss": 3.0, "second_loss": 3.2, "difference": 0.2}
     inputs = {"lora/prompt_baseline": baseline, "lora/scores": tuned(tmp_path)}
     document = compare(inputs, CONFIG, {"lora": {"took": None, "noise": None}, "qlora": {"noise": [line]}})
@@ -150,7 +153,7 @@ def test_quantisation_noise_stands_below_the_table(tmp_path: Path, baseline: Pat
     assert "Quantisation noise" not in markdown_table(compare(inputs, CONFIG))
 
 
-def test_files_and_pictures(tmp_path: Path, baseline: Path) -> None:
+def test_the_comparison_is_written_as_json_and_markdown_and_plotted(tmp_path: Path, baseline: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
     summary = build_comparison({"lora/prompt_baseline": baseline, "lora/scores": tuned(tmp_path)}, CONFIG, out)
@@ -164,7 +167,7 @@ def test_files_and_pictures(tmp_path: Path, baseline: Path) -> None:
     assert len(png) < 60_000
 
 
-def test_no_heavy_import() -> None:
+def test_comparisons_import_no_heavy_library() -> None:
     names = ("comparison.compare", "recommendation.rules", "comparison.plots")
     modules = ", ".join(f"ft_pipeline.evaluation.{name}" for name in names)
     heavy = "{'torch', 'transformers', 'lm_eval', 'peft', 'matplotlib', 'dagster'}"

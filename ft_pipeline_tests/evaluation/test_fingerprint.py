@@ -13,9 +13,17 @@ SETTINGS = {"max_new_tokens": 8, "batch_size": 4, "seed": 0}
 
 
 def parts(base: Path, **changed: Any) -> dict[str, Any]:
-    given = {"rows": CONVERSATIONS, "settings": SETTINGS, "questions": QUESTIONS, "texts": TEXTS, "own": {}} | changed
-    general = {"general_questions": given["questions"], "general_texts": given["texts"]}
-    return evaluation_parts(given["rows"], base, {"evaluation": given["settings"], **general, **given["own"]})
+    arguments = {
+        "rows": CONVERSATIONS,
+        "settings": SETTINGS,
+        "questions": QUESTIONS,
+        "texts": TEXTS,
+        "own": {},
+    } | changed
+    general = {"general_questions": arguments["questions"], "general_texts": arguments["texts"]}
+    return evaluation_parts(
+        arguments["rows"], base, {"evaluation": arguments["settings"], **general, **arguments["own"]}
+    )
 
 
 @pytest.mark.parametrize(
@@ -30,13 +38,13 @@ def parts(base: Path, **changed: Any) -> dict[str, Any]:
         ({"settings": {**SETTINGS, "tasks": ["arc_easy"]}}, "tasks"),
     ],
 )
-def test_a_change_is_seen_and_named(tiny_base: Path, changed: dict[str, Any], part: str) -> None:
+def test_a_change_alters_the_fingerprint_and_is_named(tiny_base: Path, changed: dict[str, Any], part: str) -> None:
     before, after = parts(tiny_base), parts(tiny_base, **changed)
     assert fingerprint(before) != fingerprint(after)
     assert differences(before, after) == [part]
 
 
-def test_template_and_vocabulary_count_and_weights_do_not(tiny_base: Path, tmp_path: Path) -> None:
+def test_the_fingerprint_covers_template_and_vocabulary_but_not_weights(tiny_base: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(tiny_base, tmp_path / "copy"))
     (copy / "model.safetensors").write_bytes(b"others")
     assert fingerprint(parts(copy)) == fingerprint(parts(tiny_base))
@@ -46,13 +54,13 @@ def test_template_and_vocabulary_count_and_weights_do_not(tiny_base: Path, tmp_p
     assert differences(parts(copy), parts(tiny_base)) == ["template", "vocabulary"]
 
 
-def test_tasks_count_by_their_files_too(tiny_base: Path) -> None:
+def test_the_fingerprint_covers_task_files_only_if_tasks_run(tiny_base: Path) -> None:
     settings = {**SETTINGS, "tasks": ["mine"]}
     first, second = (parts(tiny_base, settings=settings, own={"task_files": {"mine.yaml": sha}}) for sha in "ab")
     assert differences(first, second) == ["tasks"]
     assert parts(tiny_base, own={"task_files": {"mine.yaml": "a"}}) == parts(tiny_base)
 
 
-def test_the_batch_size_does_not_count(tiny_base: Path) -> None:
-    other = {**SETTINGS, "batch_size": 64}
-    assert fingerprint(parts(tiny_base)) == fingerprint(parts(tiny_base, settings=other))
+def test_the_fingerprint_ignores_the_batch_size(tiny_base: Path) -> None:
+    larger_batches = {**SETTINGS, "batch_size": 64}
+    assert fingerprint(parts(tiny_base)) == fingerprint(parts(tiny_base, settings=larger_batches))

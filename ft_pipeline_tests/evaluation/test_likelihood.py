@@ -1,4 +1,4 @@
-"""Batched log-likelihoods against the plainest computation there is."""
+"""Batched log-likelihoods equal a direct computation."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from ft_pipeline.evaluation.scoring import likelihood
 from ft_pipeline.evaluation.scoring.likelihood import target_log_likelihoods
 from ft_pipeline.models.decoding import prefix_cache as sharing
 from ft_pipeline.models.decoding.prefix_cache import shared_prefixes
-from ft_pipeline_tests.evaluation.likelihoods import plainly
+from ft_pipeline_tests.evaluation.likelihoods import direct_log_likelihood
 
 PAIRS = [
     ([5, 9, 11, 40], [7, 8]),
@@ -20,34 +20,42 @@ PAIRS = [
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 8])
-def test_equals_the_direct_computation(wide_model: Any, batch_size: int) -> None:
-    found = target_log_likelihoods(wide_model, PAIRS, batch_size=batch_size)
-    assert [total for total, _ in found] == pytest.approx([plainly(wide_model, *pair) for pair in PAIRS], abs=1e-3)
+def test_batched_log_likelihoods_equal_the_direct_computation(wide_model: Any, batch_size: int) -> None:
+    results = target_log_likelihoods(wide_model, PAIRS, batch_size=batch_size)
+    assert [total for total, _ in results] == pytest.approx(
+        [direct_log_likelihood(wide_model, *pair) for pair in PAIRS], abs=1e-3
+    )
 
 
 @pytest.mark.parametrize("batch_size", [1, 8])
-def test_a_shared_prefix_changes_nothing(wide_model: Any, batch_size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_shared_prefix_does_not_change_the_log_likelihoods(
+    wide_model: Any, batch_size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sharing, "_WORTH_SHARING", 100)
     prefix = torch.randint(3, 400, (120,), generator=torch.Generator().manual_seed(0)).tolist()
     pairs = [(prefix + context, target) for context, target in PAIRS] + PAIRS
     assert [length for length, _ in shared_prefixes([context for context, _ in pairs])] == [120, 0]
-    found = target_log_likelihoods(wide_model, pairs, batch_size=batch_size)
-    assert [total for total, _ in found] == pytest.approx([plainly(wide_model, *pair) for pair in pairs], abs=1e-3)
+    results = target_log_likelihoods(wide_model, pairs, batch_size=batch_size)
+    assert [total for total, _ in results] == pytest.approx(
+        [direct_log_likelihood(wide_model, *pair) for pair in pairs], abs=1e-3
+    )
 
 
-def test_batches_are_cut_by_their_logits(wide_model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batches_are_limited_by_the_size_of_their_logits(wide_model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(likelihood, "_LOGITS", 4 * wide_model.config.vocab_size)
     monkeypatch.setattr(likelihood, "_CHUNK", 2)
     done: list[int] = []
-    found = target_log_likelihoods(wide_model, PAIRS, batch_size=8, on_done=done.append)
+    results = target_log_likelihoods(wide_model, PAIRS, batch_size=8, on_done=done.append)
     assert len(done) > 1
     assert sum(done) == len(PAIRS)
-    assert [total for total, _ in found] == pytest.approx([plainly(wide_model, *pair) for pair in PAIRS], abs=1e-3)
+    assert [total for total, _ in results] == pytest.approx(
+        [direct_log_likelihood(wide_model, *pair) for pair in PAIRS], abs=1e-3
+    )
 
 
-def test_greedy_is_said(wide_model: Any) -> None:
+def test_targets_that_greedy_decoding_would_write_are_marked(wide_model: Any) -> None:
     with torch.no_grad():
         likeliest = int(wide_model(input_ids=torch.tensor([[5, 9]])).logits[0, -1].argmax())
-    other = (likeliest + 1) % 400
-    found = target_log_likelihoods(wide_model, [([5, 9], [likeliest]), ([5, 9], [other])], batch_size=2)
-    assert [greedy for _, greedy in found] == [True, False]
+    less_likely = (likeliest + 1) % 400
+    results = target_log_likelihoods(wide_model, [([5, 9], [likeliest]), ([5, 9], [less_likely])], batch_size=2)
+    assert [greedy for _, greedy in results] == [True, False]

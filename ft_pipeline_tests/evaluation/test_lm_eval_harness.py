@@ -1,4 +1,4 @@
-"""lm-eval itself, on the tiny model."""
+"""lm-eval on the tiny model: its results equal those of a direct computation."""
 
 import math
 from pathlib import Path
@@ -24,7 +24,7 @@ from ft_pipeline.evaluation.scoring.lm_eval_model import LoadedLM
 from ft_pipeline.evaluation.scoring.prompts import Prompt, render_items, render_question
 from ft_pipeline.models.chat import stop_strings
 from ft_pipeline_tests.evaluation.conftest import CONVERSATIONS, QUESTIONS, TEXTS
-from ft_pipeline_tests.evaluation.likelihoods import plainly
+from ft_pipeline_tests.evaluation.likelihoods import direct_log_likelihood
 
 SYSTEM = "Answer as the support of a shop."
 
@@ -37,8 +37,13 @@ def documents(tokenizer: Any, prompt: Prompt) -> list[dict[str, Any]]:
     items = items_of(rows_to_test(CONVERSATIONS, None))
     rendered = render_items(tokenizer, items, prompt, name="x", window=512, max_new_tokens=8)
     return [
-        {"item": one.item.id, "context": one.context, "target": one.target, "reference": one.item.reference}
-        for one in rendered
+        {
+            "item": rendered_item.item.id,
+            "context": rendered_item.context,
+            "target": rendered_item.target,
+            "reference": rendered_item.item.reference,
+        }
+        for rendered_item in rendered
     ]
 
 
@@ -49,10 +54,10 @@ def ids(tokenizer: Any, text: str) -> list[int]:
 @pytest.mark.parametrize("batch_size", [1, 8])
 def test_loss_equals_the_direct_computation(wide_model: Any, tokenizer: Any, tmp_path: Path, batch_size: int) -> None:
     rows = documents(tokenizer, Prompt(system_prompt=SYSTEM))
-    found = run_tasks(loaded(wide_model, tokenizer, batch_size), [loss_task(rows)], tmp_path)["reference_loss"]
-    assert [sample["doc"]["item"] for sample in found] == [row["item"] for row in rows]
-    for row, sample in zip(rows, found, strict=True):
-        direct = plainly(wide_model, ids(tokenizer, row["context"]), ids(tokenizer, row["target"]))
+    samples = run_tasks(loaded(wide_model, tokenizer, batch_size), [loss_task(rows)], tmp_path)["reference_loss"]
+    assert [sample["doc"]["item"] for sample in samples] == [row["item"] for row in rows]
+    for row, sample in zip(rows, samples, strict=True):
+        direct = direct_log_likelihood(wide_model, ids(tokenizer, row["context"]), ids(tokenizer, row["target"]))
         assert sample["filtered_resps"][0][0] == pytest.approx(direct, abs=1e-3)
 
 
@@ -60,8 +65,8 @@ def test_loss_equals_the_direct_computation(wide_model: Any, tokenizer: Any, tmp
 def test_answers_equal_plain_generation(wide_model: Any, tokenizer: Any, tmp_path: Path, batch_size: int) -> None:
     rows = documents(tokenizer, Prompt())
     lm = loaded(wide_model, tokenizer, batch_size)
-    found = run_tasks(lm, [answer_task(rows, stop_strings(tokenizer), 8)], tmp_path)["answers"]
-    for row, sample in zip(rows, found, strict=True):
+    samples = run_tasks(lm, [answer_task(rows, stop_strings(tokenizer), 8)], tmp_path)["answers"]
+    for row, sample in zip(rows, samples, strict=True):
         prompt = torch.tensor([ids(tokenizer, row["context"])])
         output = wide_model.generate(input_ids=prompt, max_new_tokens=8, do_sample=False)[0, prompt.shape[1] :]
         generation = lm.generations[row["context"]]
@@ -71,15 +76,16 @@ def test_answers_equal_plain_generation(wide_model: Any, tokenizer: Any, tmp_pat
         assert generation.finish_reason == ("stop" if int(output[-1]) == tokenizer.eos_token_id else "length")
 
 
-def test_rendering_equals_lm_eval_s_own_chat_template(wide_model: Any, tokenizer: Any, tmp_path: Path) -> None:
-    """On single-turn rows, what lm-eval renders with apply_chat_template=True is what we render and score."""
+def test_our_rendering_equals_that_of_lm_eval(wide_model: Any, tokenizer: Any, tmp_path: Path) -> None:
+    """On single-turn rows, lm-eval with apply_chat_template=True renders and scores the same texts as we do."""
     rows = [row for row in rows_to_test(CONVERSATIONS, None) if len(row["messages"]) == 2]
     items = items_of(rows)
     ours = render_items(tokenizer, items, Prompt(system_prompt=SYSTEM), name="x", window=512, max_new_tokens=8)
-    theirs = [
-        {"context": row["messages"][0]["content"], "target": one.target} for row, one in zip(rows, ours, strict=True)
+    unrendered = [
+        {"context": row["messages"][0]["content"], "target": rendered_item.target}
+        for row, rendered_item in zip(rows, ours, strict=True)
     ]
-    task = loss_task(theirs)
+    task = loss_task(unrendered)
     write_tasks([task], tmp_path)
     lm = loaded(wide_model, tokenizer)
     results = lm_eval.simple_evaluate(
@@ -92,54 +98,58 @@ def test_rendering_equals_lm_eval_s_own_chat_template(wide_model: Any, tokenizer
         log_samples=True,
     )
     samples = sorted(results["samples"][task.name], key=lambda sample: sample["doc_id"])
-    assert [sample["arguments"][0] for sample in samples] == [(one.context, one.target) for one in ours]
-    direct = [{"context": one.context, "target": one.target} for one in ours]
-    mine = run_tasks(lm, [loss_task(direct)], tmp_path / "ours")[task.name]
-    assert [s["filtered_resps"][0][0] for s in samples] == [s["filtered_resps"][0][0] for s in mine]
+    assert [sample["arguments"][0] for sample in samples] == [
+        (rendered_item.context, rendered_item.target) for rendered_item in ours
+    ]
+    direct = [{"context": rendered_item.context, "target": rendered_item.target} for rendered_item in ours]
+    our_samples = run_tasks(lm, [loss_task(direct)], tmp_path / "ours")[task.name]
+    assert [sample["filtered_resps"][0][0] for sample in samples] == [
+        sample["filtered_resps"][0][0] for sample in our_samples
+    ]
 
 
-def test_general_suite(wide_model: Any, tokenizer: Any, tmp_path: Path) -> None:
+def test_the_general_suite_equals_the_direct_computation(wide_model: Any, tokenizer: Any, tmp_path: Path) -> None:
     questions = [
         {"context": render_question(tokenizer, row["query"]), "choices": row["choices"], "gold": row["gold"]}
         for row in QUESTIONS
     ]
-    found = run_tasks(loaded(wide_model, tokenizer), [question_task(questions), text_task(TEXTS)], tmp_path)
-    for row, sample in zip(questions, found["general_questions"], strict=True):
+    samples = run_tasks(loaded(wide_model, tokenizer), [question_task(questions), text_task(TEXTS)], tmp_path)
+    for row, sample in zip(questions, samples["general_questions"], strict=True):
         context = ids(tokenizer, row["context"])
-        direct = [plainly(wide_model, context, ids(tokenizer, f" {choice}")) for choice in row["choices"]]
+        direct = [direct_log_likelihood(wide_model, context, ids(tokenizer, f" {choice}")) for choice in row["choices"]]
         assert [total for total, _ in sample["filtered_resps"]] == pytest.approx(direct, abs=1e-3)
         per_character = [total / len(choice) for total, choice in zip(direct, row["choices"], strict=True)]
         assert sample["acc_norm"] == float(per_character.index(max(per_character)) == row["gold"])
-    for row, sample in zip(TEXTS, found["general_texts"], strict=True):
-        direct = plainly(wide_model, [tokenizer.eos_token_id], ids(tokenizer, row["text"]))
+    for row, sample in zip(TEXTS, samples["general_texts"], strict=True):
+        direct = direct_log_likelihood(wide_model, [tokenizer.eos_token_id], ids(tokenizer, row["text"]))
         assert float(sample["filtered_resps"][0]) == pytest.approx(direct, abs=1e-3)
 
 
 def test_plain_lm_eval_runs_the_same_task_files(wide_model: Any, tokenizer: Any, tmp_path: Path) -> None:
-    """The YAML is lm-eval's own: its HFLM gives the same losses, up to the line break that it counts as answer."""
+    """lm-eval's HFLM gives the same losses, up to the line break that it counts as part of the answer."""
     rows = documents(tokenizer, Prompt())
-    ours = run_tasks(loaded(wide_model, tokenizer), [loss_task(rows)], tmp_path)["reference_loss"]
+    our_samples = run_tasks(loaded(wide_model, tokenizer), [loss_task(rows)], tmp_path)["reference_loss"]
     plain = HFLM(pretrained=wide_model, tokenizer=tokenizer, backend="causal")
-    theirs = run_tasks(plain, [loss_task(rows)], tmp_path / "plain")["reference_loss"]
-    for row, mine, other in zip(rows, ours, theirs, strict=True):
+    plain_samples = run_tasks(plain, [loss_task(rows)], tmp_path / "plain")["reference_loss"]
+    for row, our_sample, plain_sample in zip(rows, our_samples, plain_samples, strict=True):
         opening = ids(tokenizer, row["context"])
-        line_break = plainly(wide_model, opening[:-1], opening[-1:])
-        total = mine["filtered_resps"][0][0] + line_break
-        assert math.isclose(other["filtered_resps"][0][0], total, abs_tol=1e-2)
+        line_break = direct_log_likelihood(wide_model, opening[:-1], opening[-1:])
+        total = our_sample["filtered_resps"][0][0] + line_break
+        assert math.isclose(plain_sample["filtered_resps"][0][0], total, abs_tol=1e-2)
 
 
-def test_text_of_rows_is_never_a_template(wide_model: Any, tokenizer: Any, tmp_path: Path) -> None:
+def test_the_text_of_rows_is_never_read_as_a_template(wide_model: Any, tokenizer: Any, tmp_path: Path) -> None:
     row = {"item": "a", "context": "{{ item }} {% if", "target": "[1, 2]", "reference": "[1, 2]"}
     tasks = [loss_task([row]), answer_task([row], ["<|im_end|>"], 2)]
-    found = run_tasks(loaded(wide_model, tokenizer), tasks, tmp_path)
-    assert found["reference_loss"][0]["arguments"] == [(row["context"], row["target"])]
-    assert found["answers"][0]["arguments"][0][0] == row["context"]
+    samples = run_tasks(loaded(wide_model, tokenizer), tasks, tmp_path)
+    assert samples["reference_loss"][0]["arguments"] == [(row["context"], row["target"])]
+    assert samples["answers"][0]["arguments"][0][0] == row["context"]
 
 
 def test_a_second_run_in_the_same_folder_reads_its_own_rows(wide_model: Any, tokenizer: Any, tmp_path: Path) -> None:
     lm = loaded(wide_model, tokenizer)
     for target in ("one", "two"):
-        found = run_tasks(lm, [loss_task([{"context": "a", "target": target}])], tmp_path)
-        assert found["reference_loss"][0]["doc"]["target"] == target
+        samples = run_tasks(lm, [loss_task([{"context": "a", "target": target}])], tmp_path)
+        assert samples["reference_loss"][0]["doc"]["target"] == target
     config = yaml.safe_load((tmp_path / "reference_loss.yaml").read_text(encoding="utf-8"))
     assert config["dataset_path"] == "json"

@@ -1,4 +1,4 @@
-"""Tasks by name: the user's own in lm-eval's YAML, through prompt_baseline and scores to the comparison."""
+"""Tasks by name: the user's lm-eval YAML files, from prompt_baseline and scores to the comparison."""
 
 import json
 from pathlib import Path
@@ -41,7 +41,7 @@ OWN = "def spaces(doc, results):\n    return {'spaces': results[0].count(' ')}\n
 PERPLEXITY = {**CHOICE, "task": "texts", "output_type": "loglikelihood_rolling", "doc_to_target": "{{query}}"}
 
 
-def tasks(folder: Path) -> Path:
+def write_tasks(folder: Path) -> Path:
     folder.mkdir(parents=True)
     (folder / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in QUESTIONS), encoding="utf-8")
     (folder / "capitals.yaml").write_text(yaml.safe_dump(CHOICE), encoding="utf-8")
@@ -54,13 +54,13 @@ def tasks(folder: Path) -> Path:
 
 
 def evaluation(*names: str, **more: Any) -> dict[str, Any]:
-    wanted = {"max_new_tokens": 8, "batch_size": 4, "max_test_rows": 2, "seed": 0}
-    return {**wanted, "tasks": list(names), **more}
+    settings = {"max_new_tokens": 8, "batch_size": 4, "max_test_rows": 2, "seed": 0}
+    return {**settings, "tasks": list(names), **more}
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    return tasks(tmp_path / "tasks")
+    return write_tasks(tmp_path / "tasks")
 
 
 def rows_of(job: Job) -> dict[str, dict[str, Any]]:
@@ -68,7 +68,7 @@ def rows_of(job: Job) -> dict[str, dict[str, Any]]:
     return {row["name"]: row["scores"] for row in rows}
 
 
-def test_every_model_runs_them_and_they_compare(
+def test_every_model_runs_the_tasks_and_the_comparison_shows_them(
     make_job: JobMaker, folder: Path, tiny_adapter: Path, tiny_merged: Path, tmp_path: Path
 ) -> None:
     shared = {"evaluation": evaluation("capitals", "written"), "task_files": files_of(folder)}
@@ -81,13 +81,13 @@ def test_every_model_runs_them_and_they_compare(
     tuned = make_job("scores", "tuned", inputs, technique="lora", quantization=None, system_prompt=None, **shared)
     tuned_scores.run(tuned)
 
-    found = rows_of(baseline)
-    assert {"capitals/acc", "written/spaces"} <= found["plain"].keys()
-    assert found["short"]["capitals/acc"] == found["shot"]["capitals/acc"]
+    baseline_scores = rows_of(baseline)
+    assert {"capitals/acc", "written/spaces"} <= baseline_scores["plain"].keys()
+    assert baseline_scores["short"]["capitals/acc"] == baseline_scores["shot"]["capitals/acc"]
     records = pq.read_table(tuned.out / "tasks.parquet").to_pylist()
-    mine = [record for record in records if record["name"] == "merged" and record["metric"] == "capitals/acc"]
-    assert [record["item"] for record in mine] == ["capitals:0", "capitals:1"]
-    assert rows_of(tuned)["merged"]["capitals/acc"]["value"] == sum(record["value"] for record in mine) / 2
+    merged_records = [record for record in records if record["name"] == "merged" and record["metric"] == "capitals/acc"]
+    assert [record["item"] for record in merged_records] == ["capitals:0", "capitals:1"]
+    assert rows_of(tuned)["merged"]["capitals/acc"]["value"] == sum(record["value"] for record in merged_records) / 2
 
     config = {"bootstrap_resamples": 100, "seed": 0, "primary_metric": "loss"}
     (tmp_path / "out").mkdir()
@@ -102,30 +102,30 @@ def test_every_model_runs_them_and_they_compare(
     assert "| capitals/acc (higher is better) |" in markdown_table(document)
 
 
-def test_only_the_first_documents(make_job: JobMaker, folder: Path) -> None:
-    wanted = evaluation("capitals", task_documents=1)
-    job = make_job("prompt_baseline", inputs={"tasks": folder}, prompting={"variants": {}}, evaluation=wanted)
+def test_task_documents_limits_a_task_to_its_first_documents(make_job: JobMaker, folder: Path) -> None:
+    settings = evaluation("capitals", task_documents=1)
+    job = make_job("prompt_baseline", inputs={"tasks": folder}, prompting={"variants": {}}, evaluation=settings)
     prompt_baseline.run(job)
     assert [record["item"] for record in pq.read_table(job.out / "tasks.parquet").to_pylist()] == ["capitals:0"]
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "message"),
     [
         ("capitels", "unknown task 'capitels'. Did you mean 'capitals'"),
         ("texts", "texts has no metric that is a mean over its documents"),
         ("moved", r"evaluation.tasks \(moved\): FileNotFoundError: .*evaluation.include_path"),
     ],
 )
-def test_what_cannot_be_run_is_said(make_job: JobMaker, folder: Path, name: str, said: str) -> None:
+def test_a_task_that_cannot_run_is_reported(make_job: JobMaker, folder: Path, name: str, message: str) -> None:
     moved = {**CHOICE, "task": "moved", "dataset_kwargs": {"data_files": {"test": "nowhere.jsonl"}}}
     (folder / "moved.yaml").write_text(yaml.safe_dump(moved), encoding="utf-8")
     job = make_job("prompt_baseline", inputs={"tasks": folder}, prompting={"variants": {}}, evaluation=evaluation(name))
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         prompt_baseline.run(job)
 
 
-def test_the_files_are_kept_as_they_were_hashed(make_job: JobMaker, folder: Path) -> None:
+def test_task_files_are_kept_only_as_they_were_hashed(make_job: JobMaker, folder: Path) -> None:
     (folder / "sub" / "__pycache__").mkdir(parents=True)
     (folder / "sub" / "__pycache__" / "own.pyc").write_bytes(b"x")
     (folder / "sub" / "more.jsonl").write_text("{}", encoding="utf-8")

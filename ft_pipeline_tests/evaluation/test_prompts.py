@@ -21,25 +21,29 @@ def rendered(tokenizer: Any, prompt: Prompt, **options: Any) -> list[Any]:
 def test_every_assistant_turn_of_the_test_split_is_an_item() -> None:
     items = items_of(ROWS)
     assert len(items) == 4
-    two = [item for item in items if len(item.messages) > 2 or item.reference == "Please send your order number."]
-    assert len({item.group for item in two}) == 1
-    assert [item.id for item in two] == [f"{two[0].group}:1", f"{two[0].group}:3"]
-    assert two[1].messages[1]["content"] == "Please send your order number."
+    two_turn_items = [
+        item for item in items if len(item.messages) > 2 or item.reference == "Please send your order number."
+    ]
+    assert len({item.group for item in two_turn_items}) == 1
+    assert [item.id for item in two_turn_items] == [f"{two_turn_items[0].group}:1", f"{two_turn_items[0].group}:3"]
+    assert two_turn_items[1].messages[1]["content"] == "Please send your order number."
 
 
-def test_few_rows_are_the_first_by_hash() -> None:
+def test_max_test_rows_takes_the_first_rows_by_hash() -> None:
     assert rows_to_test(CONVERSATIONS, 2) == ROWS[:2]
     assert rows_to_test(list(reversed(CONVERSATIONS)), 2) == ROWS[:2]
     with pytest.raises(UserError, match="None of the 1 conversations is in the test split"):
         rows_to_test([conversation("train", "a", "b")], None)
 
 
-def test_context_and_target_are_the_template_s_text(tokenizer: Any) -> None:
-    for one in rendered(tokenizer, Prompt(system_prompt="Be brief.")):
-        messages = [{"role": "system", "content": "Be brief."}, *one.item.messages]
-        assert render(tokenizer, messages, add_generation_prompt=False).startswith(one.context + one.target)
-        assert one.target == one.item.reference + "<|im_end|>"
-        assert one.context.endswith("<|im_start|>assistant\n")
+def test_context_and_target_are_the_text_of_the_template(tokenizer: Any) -> None:
+    for rendered_item in rendered(tokenizer, Prompt(system_prompt="Be brief.")):
+        messages = [{"role": "system", "content": "Be brief."}, *rendered_item.item.messages]
+        assert render(tokenizer, messages, add_generation_prompt=False).startswith(
+            rendered_item.context + rendered_item.target
+        )
+        assert rendered_item.target == rendered_item.item.reference + "<|im_end|>"
+        assert rendered_item.context.endswith("<|im_start|>assistant\n")
 
 
 def test_examples_come_from_the_train_split_and_are_fixed(tokenizer: Any) -> None:
@@ -47,13 +51,13 @@ def test_examples_come_from_the_train_split_and_are_fixed(tokenizer: Any) -> Non
     assert prompt == Prompt.of({"system_prompt": None, "few_shot": 2}, list(reversed(CONVERSATIONS)), seed=0)
     train = [tuple(row["messages"]) for row in CONVERSATIONS if row["split"] == "train"]
     assert sorted(map(str, prompt.examples)) == sorted(map(str, train))
-    heads = {one.context.split("<|im_start|>user\n")[1] for one in rendered(tokenizer, prompt)}
+    heads = {rendered_item.context.split("<|im_start|>user\n")[1] for rendered_item in rendered(tokenizer, prompt)}
     assert len(heads) == 1
     with pytest.raises(UserError, match="few_shot is 3"):
         Prompt.of({"system_prompt": None, "few_shot": 3}, CONVERSATIONS, seed=0)
 
 
-def test_a_prompt_that_does_not_fit_is_refused(tokenizer: Any) -> None:
+def test_a_prompt_that_does_not_fit_the_window_is_refused(tokenizer: Any) -> None:
     with pytest.raises(UserError, match=r"few_shot: \d of 4 test answers need up to \d+ tokens .* the model has 40"):
         rendered(tokenizer, Prompt(), name="few_shot", window=40, max_new_tokens=30)
     assert len(rendered(tokenizer, Prompt(), window=None)) == 4

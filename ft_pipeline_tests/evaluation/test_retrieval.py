@@ -1,4 +1,4 @@
-"""Examples and passages that are looked up for each question."""
+"""Examples and passages that are retrieved for each question."""
 
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ def contents(messages: list[dict[str, Any]]) -> list[str]:
     return [message["content"] for message in messages]
 
 
-def test_an_index_ranks_by_shared_words_and_rare_ones_count_more() -> None:
+def test_an_index_ranks_by_shared_words_and_weights_rare_ones_more() -> None:
     index = Index(["the parcel is late", "the shoes are late", "the parcel of the shop", "Где мой заказ?"])
     assert index.best("Late SHOES!", 2) == [1, 0]
     assert index.best("мой заказ", 1) == [3]
@@ -43,38 +43,38 @@ def test_an_index_ranks_by_shared_words_and_rare_ones_count_more() -> None:
     assert Index(["...", "!"]).best("anything", 1) == [0]
 
 
-def test_retrieved_examples_are_the_nearest_train_rows_the_nearest_last() -> None:
+def test_retrieved_examples_are_the_nearest_train_rows_nearest_last() -> None:
     variant = {"few_shot": 2, "examples": "retrieved", "system_prompt": "Be brief."}
     prompt = Prompt.of(variant, ROWS, seed=0)
-    found = contents(prompt.before(user("How do I return the shoes?")))
-    assert found[0] == "Be brief."
-    assert found[3:] == ["Can I return the shoes?", "About: Can I return the shoes?", "How do I return the shoes?"]
+    texts = contents(prompt.before(user("How do I return the shoes?")))
+    assert texts[0] == "Be brief."
+    assert texts[3:] == ["Can I return the shoes?", "About: Can I return the shoes?", "How do I return the shoes?"]
     assert contents(prompt.before(user("Is Malta in reach?")))[3] == "Do you ship to Malta?"
-    again = Prompt.of(variant, list(reversed(ROWS)), seed=0).before(user("How do I return the shoes?"))
-    assert contents(again) == found
+    reordered = Prompt.of(variant, list(reversed(ROWS)), seed=0).before(user("How do I return the shoes?"))
+    assert contents(reordered) == texts
     with pytest.raises(UserError, match="few_shot is 5, but the train split has 4 single-turn rows"):
         Prompt.of({"few_shot": 5, "examples": "retrieved"}, ROWS, seed=0)
 
 
-def test_every_turn_of_the_user_is_looked_up() -> None:
+def test_retrieval_uses_every_turn_of_the_user() -> None:
     prompt = Prompt.of({"passages": 1}, ROWS, 0, TEXTS)
     turns = [*user("Do you ship to Malta?"), {"role": "assistant", "content": "Order number?"}, *user("LF-1")]
     assert contents(prompt.before(turns))[0] == TEXTS[2]
 
 
-def test_passages_stand_in_their_place_or_behind_the_system_prompt() -> None:
+def test_passages_replace_their_placeholder_or_follow_the_system_prompt() -> None:
     question = user("How heavy are grills?")
-    behind = Prompt.of({"system_prompt": "Be brief.", "passages": 1}, ROWS, 0, TEXTS).before(question)
-    assert contents(behind) == [f"Be brief.\n\n{TEXTS[1]}", "How heavy are grills?"]
+    appended = Prompt.of({"system_prompt": "Be brief.", "passages": 1}, ROWS, 0, TEXTS).before(question)
+    assert contents(appended) == [f"Be brief.\n\n{TEXTS[1]}", "How heavy are grills?"]
     placed = Prompt.of({"system_prompt": "Known: {passages} End.", "passages": 1}, ROWS, 0, TEXTS).before(question)
     assert contents(placed)[0] == f"Known: {TEXTS[1]} End."
     alone = Prompt.of({"passages": 2}, ROWS, 0, TEXTS).before(question)
     assert alone[0]["role"] == "system"
     assert contents(alone)[0].startswith(f"{TEXTS[1]}\n\n")
-    own = [{"role": "system", "content": "Its own."}, *question]
-    kept = Prompt.of({"system_prompt": "Known: {passages}", "passages": 1}, ROWS, 0, TEXTS).before(own)
-    assert contents(kept) == [f"Its own.\n\n{TEXTS[1]}", "How heavy are grills?"]
-    assert contents(own) == ["Its own.", "How heavy are grills?"]
+    with_system_turn = [{"role": "system", "content": "Its own."}, *question]
+    extended = Prompt.of({"system_prompt": "Known: {passages}", "passages": 1}, ROWS, 0, TEXTS).before(with_system_turn)
+    assert contents(extended) == [f"Its own.\n\n{TEXTS[1]}", "How heavy are grills?"]
+    assert contents(with_system_turn) == ["Its own.", "How heavy are grills?"]
 
 
 def test_passages_end_at_paragraphs_or_sentences() -> None:
@@ -89,7 +89,7 @@ def test_passages_end_at_paragraphs_or_sentences() -> None:
     assert passages_of(" \n\n ", 5) == []
 
 
-def test_a_passage_that_is_a_held_out_row_is_never_shown() -> None:
+def test_a_passage_that_contains_a_held_out_row_is_never_shown() -> None:
     row = conversation("test", "My package is late.", "Please send your order number.")
     log = "Customer: my package is LATE!\nSupport: Please send your order number."
     article = "If a package is late, support answers: please send your order number."
@@ -97,7 +97,7 @@ def test_a_passage_that_is_a_held_out_row_is_never_shown() -> None:
     assert without_held_out([log, article], [{**row, "split": "train"}]) == [log, article]
 
 
-def test_a_variant_that_cannot_be_meant_is_refused() -> None:
+def test_an_inconsistent_prompt_variant_is_refused() -> None:
     with pytest.raises(ValidationError, match="`examples: retrieved` needs `few_shot`"):
         PromptVariant(examples="retrieved")
     with pytest.raises(ValidationError, match="`passages` is 0"):
@@ -106,8 +106,8 @@ def test_a_variant_that_cannot_be_meant_is_refused() -> None:
         Prompt.of({"passages": 1}, ROWS, 0, [])
 
 
-def test_the_baseline_scores_what_is_retrieved(make_job: JobMaker, tmp_path: Path) -> None:
-    """Texts that are a held-out question with its answer are never shown: they would give the answer away."""
+def test_the_prompt_baseline_scores_retrieved_examples_and_passages(make_job: JobMaker, tmp_path: Path) -> None:
+    """A text that contains a held-out question with its answer is never shown: it would give the answer away."""
     held_out = next(row for row in CONVERSATIONS if row["split"] == "test")
     leak = "\n".join(message["content"] for message in held_out["messages"])
     texts = [{"text": text, "file": "a.jsonl"} for text in (*TEXTS, leak)]

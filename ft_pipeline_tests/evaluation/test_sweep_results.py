@@ -1,4 +1,4 @@
-"""Other seeds and shares of the rows, in a comparison: no rows of their own, and what they show."""
+"""Sweep members in a comparison: they are not rows, but give the spread of seeds and learning curves."""
 
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ ROWS = {"lora": 800, "lora.at25": 200, "lora.at50": 400}
 
 
 def case(folder: Path, *, prompted: float = 1.7, **levels: float) -> dict[str, Path]:
-    """levels: losses by experiment, `_` for the dot of a member's name."""
+    """Inputs of a comparison. `levels` are losses by experiment; `_` replaces the dot in the name of a sweep member."""
     prompts = {
         "plain": {"kind": "base", "losses": losses(2.5), "correct": CORRECT},
         "few_shot": {"kind": "prompt", "losses": losses(prompted)},
@@ -40,26 +40,28 @@ def advice(document: dict[str, Any], rows: int = 800) -> dict[str, Any]:
     return recommend(document, {"lora": {"train_rows": rows}}, 0.05)
 
 
-def test_the_spread_of_seeds_stands_beside_the_rows_and_not_among_them(tmp_path: Path) -> None:
+def test_the_spread_of_seeds_is_listed_separately_from_the_rows(tmp_path: Path) -> None:
     document = compared(tmp_path, lora=1.2, lora_seed1=1.0, lora_seed2=1.5)
     assert [row["name"] for row in document["rows"]] == ["lora/adapter", "lora/merged", "few_shot", "base"]
     assert not any("seed" in pair["better"] + pair["worse"] for pair in document["pairs"])
-    spread = {each["row"]: each for each in document["seeds"]}
+    spread = {seed_spread["row"]: seed_spread for seed_spread in document["seeds"]}
     assert set(spread) == {"lora/adapter", "lora/merged"}
-    own = document["rows"][0]["scores"]["loss"]["value"]
+    first_loss = document["rows"][0]["scores"]["loss"]["value"]
     loss = spread["lora/merged"]["scores"]["loss"]
     assert spread["lora/merged"]["trainings"] == 3
-    assert loss["values"] == pytest.approx([own, own - 0.2, own + 0.3])
-    assert (loss["mean"], loss["min"], loss["max"]) == pytest.approx((own + 0.1 / 3, own - 0.2, own + 0.3))
+    assert loss["values"] == pytest.approx([first_loss, first_loss - 0.2, first_loss + 0.3])
+    assert (loss["mean"], loss["min"], loss["max"]) == pytest.approx(
+        (first_loss + 0.1 / 3, first_loss - 0.2, first_loss + 0.3)
+    )
     assert document["learning_curves"] == []
     assert "Seed to seed" in markdown_table(document) and "Learning curve" not in markdown_table(document)
     assert "seed" not in markdown_table(compared(tmp_path / "alone", lora=1.2)).lower()
 
 
-def test_a_learning_curve_by_rows(tmp_path: Path) -> None:
+def test_data_shares_give_a_learning_curve(tmp_path: Path) -> None:
     document = compared(tmp_path, lora=1.2, lora_at25=2.2, lora_at50=1.6)
     assert [row["name"] for row in document["rows"]] == ["lora/adapter", "lora/merged", "few_shot", "base"]
-    curve = next(each for each in document["learning_curves"] if each["row"] == "lora/adapter")
+    curve = next(listed_curve for listed_curve in document["learning_curves"] if listed_curve["row"] == "lora/adapter")
     assert [(point["share"], point["rows"]) for point in curve["points"]] == [(0.25, 200), (0.5, 400), (1.0, 800)]
     values = [point["scores"]["loss"]["value"] for point in curve["points"]]
     assert [values[0] - values[2], values[1] - values[2]] == pytest.approx([1.0, 0.4])
@@ -72,57 +74,61 @@ def test_a_learning_curve_by_rows(tmp_path: Path) -> None:
     assert learning_curve_picture(compared(tmp_path / "alone", lora=1.2)) is None
 
 
-def test_the_answers_kept_are_those_of_the_rows(tmp_path: Path) -> None:
+def test_only_the_answers_of_rows_are_kept(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     build_comparison(case(tmp_path, lora=1.2, lora_seed1=1.0), CONFIG, tmp_path / "out")
     kept = set(pq.read_table(tmp_path / "out" / "samples.parquet")["name"].to_pylist())
     assert kept == {"base", "few_shot", "lora/adapter", "lora/merged"}
 
 
-def test_what_was_scored_or_trained_otherwise_is_left_out(tmp_path: Path) -> None:
+def test_sweep_members_with_other_scoring_or_training_are_left_out(tmp_path: Path) -> None:
     inputs = case(tmp_path, lora=1.2)
     inputs["lora.seed1/scores"] = tuned(tmp_path / "old", 1.0, parts={**PARTS, "test_rows": "older"})
     document = compare(inputs, {**CONFIG, "stale": ["lora.seed2"]})
     assert document["seeds"] == []
-    left_out = {one["name"]: one["differs_in"] for one in document["left_out"]}
+    left_out = {row["name"]: row["differs_in"] for row in document["left_out"]}
     assert left_out["lora.seed1/merged"] == ["test_rows"] and left_out["lora.seed2"] == ["training"]
 
 
-def test_the_worst_seed_is_held_against_the_bar(tmp_path: Path) -> None:
+def test_the_worst_seed_is_compared_with_the_best_prompt(tmp_path: Path) -> None:
     good = advice(compared(tmp_path / "good", lora=1.2, lora_seed1=1.3))
     assert good["decision"] == "lora" and good["evidence"]["seeds"]["max"] > good["evidence"]["seeds"]["min"]
-    assert any("The worst of them is still better than the prompt variant few_shot" in each for each in good["reasons"])
+    assert any(
+        "The worst of them is still better than the prompt variant few_shot" in reason for reason in good["reasons"]
+    )
     luck = advice(compared(tmp_path / "luck", lora=1.2, lora_seed1=1.9))
-    assert any("The worst of them is no better than the prompt variant few_shot" in each for each in luck["reasons"])
+    assert any(
+        "The worst of them is no better than the prompt variant few_shot" in reason for reason in luck["reasons"]
+    )
 
 
-def test_a_curve_that_rises_asks_for_more_data_where_one_more_step_would_do(tmp_path: Path) -> None:
+def test_a_rising_curve_recommends_more_data_if_one_step_would_suffice(tmp_path: Path) -> None:
     near = advice(compared(tmp_path / "near", lora=1.9, lora_at50=2.2))
     assert near["decision"] == "more_data"
     assert "one more step like the last would reach it: collect more than its 800 rows" in near["reasons"][0]
     far = advice(compared(tmp_path / "far", lora=2.2, lora_at50=2.3))
     assert far["decision"] == "prompt"
-    assert any(each.startswith("More rows still help: lora/adapter, loss: ") for each in far["reasons"])
+    assert any(reason.startswith("More rows still help: lora/adapter, loss: ") for reason in far["reasons"])
     assert far["evidence"]["learning_curve"]["difference"] == pytest.approx(0.1)
 
 
-def test_a_flat_curve_does_not_ask_for_more_of_the_same(tmp_path: Path) -> None:
-    """300 rows and no help from prompting: more data, unless more rows were seen to bring nothing."""
+def test_a_flat_curve_does_not_recommend_more_data(tmp_path: Path) -> None:
+    """With 300 rows and no gain from prompting, more data is recommended unless the curve shows no gain from it."""
     rows = {"lora": 300, "lora.at50": 150}
     unknown = advice(compared(tmp_path / "unknown", rows, prompted=2.5, lora=2.5), 300)
     assert unknown["decision"] == "more_data"
     flat = advice(compared(tmp_path / "flat", rows, prompted=2.5, lora=2.5, lora_at50=2.5), 300)
     assert flat["decision"] == "prompt"
-    assert any("curve is flat" in each for each in flat["reasons"])
-    assert not any("more should help" in each for each in flat["reasons"])
+    assert any("curve is flat" in reason for reason in flat["reasons"])
+    assert not any("more should help" in reason for reason in flat["reasons"])
     few = advice(compared(tmp_path / "few", {"lora": 60, "lora.at50": 30}, lora=2.5, lora_at50=2.5), 60)
     assert few["decision"] == "more_data", "a curve over so few rows says nothing"
 
 
-def test_a_gain_that_may_be_chance_is_no_flat_curve(tmp_path: Path) -> None:
+def test_a_gain_that_may_be_chance_is_not_a_flat_curve(tmp_path: Path) -> None:
     document = compared(tmp_path, {"lora": 300, "lora.at50": 150}, prompted=2.5, lora=2.5, lora_at50=2.6)
     for curve in document["learning_curves"]:
         curve["last_step"] |= {"difference": 0.1, "low": -0.05, "high": 0.25}
     unclear = advice(document, 300)
     assert unclear["decision"] == "more_data"
-    assert any("does not tell yet whether more rows would help" in each for each in unclear["reasons"])
+    assert any("does not tell yet whether more rows would help" in reason for reason in unclear["reasons"])

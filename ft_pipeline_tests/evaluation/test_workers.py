@@ -18,7 +18,7 @@ from ft_pipeline_tests.distillation.fault_server import answer_to, serving
 from ft_pipeline_tests.evaluation.conftest import JobMaker
 
 VARIANTS = {"variants": {"few_shot": {"system_prompt": "Be brief.", "few_shot": 2}}}
-ASK_FOR = {"bootstrap_resamples": 200, "seed": 0, "primary_metric": "loss"}
+COMPARISON_CONFIG = {"bootstrap_resamples": 200, "seed": 0, "primary_metric": "loss"}
 
 
 def read(job: Job, name: str) -> list[dict[str, Any]]:
@@ -40,7 +40,7 @@ def tuned(make_job: JobMaker, tiny_adapter: Path, tiny_merged: Path) -> Job:
     return job
 
 
-def test_prompt_baseline_scores_plain_and_every_variant(baseline: Job) -> None:
+def test_the_prompt_baseline_scores_the_base_model_and_every_variant(baseline: Job) -> None:
     rows = json.loads((baseline.out / "scores.json").read_text(encoding="utf-8"))["rows"]
     assert [(row["name"], row["kind"]) for row in rows] == [("plain", "base"), ("few_shot", "prompt")]
     of_answers = {"loss", "chrf", "rouge_l", "exact_match", "length_ratio"}
@@ -53,7 +53,7 @@ def test_prompt_baseline_scores_plain_and_every_variant(baseline: Job) -> None:
     assert [record["kind"] for record in read(baseline, "general")] == ["question"] * 2 + ["text"] * 2
 
 
-def test_the_loss_of_a_row_is_that_of_its_samples(baseline: Job) -> None:
+def test_the_loss_of_a_row_equals_that_of_its_samples(baseline: Job) -> None:
     rows = json.loads((baseline.out / "scores.json").read_text(encoding="utf-8"))["rows"]
     samples = [sample for sample in read(baseline, "samples") if sample["name"] == "plain"]
     assert len(samples) == 4
@@ -72,16 +72,16 @@ def test_progress_ends_at_its_total(baseline: Job) -> None:
 def test_a_restart_scores_only_what_is_missing(baseline: Job, make_job: JobMaker) -> None:
     (baseline.work / "scored_few_shot.json").unlink()
     before = (baseline.out / "scores.json").read_text(encoding="utf-8")
-    again = make_job("prompt_baseline", "baseline", prompting=VARIANTS)
-    prompt_baseline.run(again)
-    lines = again.report.lines  # type: ignore[attr-defined]
+    restarted = make_job("prompt_baseline", "baseline", prompting=VARIANTS)
+    prompt_baseline.run(restarted)
+    lines = restarted.report.lines  # type: ignore[attr-defined]
     assert [line.split(":")[0] for line in lines] == ["scoring few_shot"]
-    after = json.loads((again.out / "scores.json").read_text(encoding="utf-8"))
+    after = json.loads((restarted.out / "scores.json").read_text(encoding="utf-8"))
     assert after["rows"][0] == json.loads(before)["rows"][0]
     assert after["rows"][1]["scores"] == json.loads(before)["rows"][1]["scores"]
 
 
-def test_scores_of_adapter_and_merged(tuned: Job, tiny_adapter: Path) -> None:
+def test_adapter_and_merged_model_are_both_scored(tuned: Job, tiny_adapter: Path) -> None:
     rows = json.loads((tuned.out / "scores.json").read_text(encoding="utf-8"))["rows"]
     assert [(row["name"], row["kind"]) for row in rows] == [("adapter", "adapter"), ("merged", "merged")]
     # Two layers, q and v: 4 x (64 + 64) + 4 x (64 + 32).
@@ -102,9 +102,9 @@ def test_a_qlora_adapter_is_scored_on_the_4_bit_base(
     assert merged["scores"]["loss"] == merged_before["scores"]["loss"]
 
 
-def test_they_compare(baseline: Job, tuned: Job, tmp_path: Path) -> None:
+def test_baseline_and_tuned_scores_can_be_compared(baseline: Job, tuned: Job, tmp_path: Path) -> None:
     inputs = {"lora/prompt_baseline": baseline.out, "lora/scores": tuned.out, "other/prompt_baseline": baseline.out}
-    summary = build_comparison(inputs, ASK_FOR, tmp_path)
+    summary = build_comparison(inputs, COMPARISON_CONFIG, tmp_path)
     assert sorted(summary["rows"]) == ["base", "few_shot", "lora/adapter", "lora/merged"]
     assert summary["left_out"] == []
     document = json.loads((tmp_path / "comparison.json").read_text(encoding="utf-8"))
@@ -115,7 +115,7 @@ def test_they_compare(baseline: Job, tuned: Job, tmp_path: Path) -> None:
 
 @pytest.fixture
 def hosted(make_job: JobMaker) -> Iterator[Job]:
-    """The teacher behind an endpoint, scored."""
+    """The scored teacher of an endpoint."""
     with serving(latency=0.01) as server:
         teacher = server.teacher(system_prompt="Be brief.").model_dump(mode="json", exclude={"max_new_tokens"})
         prices = {"input_per_million": 1000.0, "output_per_million": 0.0}
@@ -129,7 +129,7 @@ def hosted(make_job: JobMaker) -> Iterator[Job]:
         yield job
 
 
-def test_a_hosted_teacher_is_scored_by_what_it_writes_and_compared(hosted: Job, baseline: Job, tmp_path: Path) -> None:
+def test_a_hosted_teacher_is_scored_by_its_answers_and_compared(hosted: Job, baseline: Job, tmp_path: Path) -> None:
     (row,) = json.loads((hosted.out / "scores.json").read_text(encoding="utf-8"))["rows"]
     plain = json.loads((baseline.out / "scores.json").read_text(encoding="utf-8"))["rows"][0]
     assert row["fingerprint"] == plain["fingerprint"]
@@ -137,16 +137,19 @@ def test_a_hosted_teacher_is_scored_by_what_it_writes_and_compared(hosted: Job, 
     assert (row["kind"], row["prompt_tokens_per_call"], row["cost_per_call"]) == ("teacher", 20, pytest.approx(0.02))
     assert row["seconds_per_call"] > 0.009
     assert row["model"]["endpoint_host"].startswith("127.0.0.1:")
-    samples, others = read(hosted, "samples"), [each for each in read(baseline, "samples") if each["name"] == "plain"]
+    samples, plain_samples = (
+        read(hosted, "samples"),
+        [sample for sample in read(baseline, "samples") if sample["name"] == "plain"],
+    )
     for key in ("item", "group", "reference", "answer_tokens"):
-        assert sorted(each[key] for each in samples) == sorted(each[key] for each in others)
-    assert all(answer_to(each["prompt"]) == each["answer"] for each in samples)
+        assert sorted(sample[key] for sample in samples) == sorted(sample[key] for sample in plain_samples)
+    assert all(answer_to(sample["prompt"]) == sample["answer"] for sample in samples)
     inputs = {
         "lora/prompt_baseline": baseline.out,
         "lora/teacher_scores": hosted.out,
         "other/teacher_scores": hosted.out,
     }
-    build_comparison(inputs, ASK_FOR, tmp_path)
+    build_comparison(inputs, COMPARISON_CONFIG, tmp_path)
     document = json.loads((tmp_path / "comparison.json").read_text(encoding="utf-8"))
     assert sorted(row["name"] for row in document["rows"]) == ["base", "few_shot", "teacher"]
     last = document["rows"][-1]
@@ -157,11 +160,11 @@ def test_a_hosted_teacher_is_scored_by_what_it_writes_and_compared(hosted: Job, 
     assert "| teacher |" in (tmp_path / "comparison.md").read_text(encoding="utf-8")
 
 
-def test_a_teacher_on_this_machine_is_scored_too(make_job: JobMaker, tiny_merged: Path, tiny_base: Path) -> None:
-    other = tiny_merged.parent / "with_tokenizer"
-    shutil.copytree(tiny_base, other)
-    shutil.copy(tiny_merged / "model.safetensors", other)
-    inputs = {"teacher_model": other}
+def test_a_local_teacher_is_scored_too(make_job: JobMaker, tiny_merged: Path, tiny_base: Path) -> None:
+    teacher_folder = tiny_merged.parent / "with_tokenizer"
+    shutil.copytree(tiny_base, teacher_folder)
+    shutil.copy(tiny_merged / "model.safetensors", teacher_folder)
+    inputs = {"teacher_model": teacher_folder}
     prices = {"input_per_million": 0.0, "output_per_million": 0.0}
     job = make_job("teacher_scores", "local", inputs, teacher={"few_shot": 1}, name="other", prices=prices)
     (row,) = teacher_scores.run(job)["rows"]
@@ -169,7 +172,7 @@ def test_a_teacher_on_this_machine_is_scored_too(make_job: JobMaker, tiny_merged
     assert row["prompt_tokens_per_call"] > 20
 
 
-def test_a_test_split_without_rows_is_said(make_job: JobMaker, tmp_path: Path, conversations: Path) -> None:
+def test_an_empty_test_split_raises_a_clear_error(make_job: JobMaker, tmp_path: Path, conversations: Path) -> None:
     table = pq.read_table(conversations / "rows.parquet")
     (tmp_path / "none").mkdir()
     pq.write_table(table.slice(0, 2), tmp_path / "none" / "rows.parquet")
@@ -178,7 +181,7 @@ def test_a_test_split_without_rows_is_said(make_job: JobMaker, tmp_path: Path, c
         prompt_baseline.run(job)
 
 
-def test_without_a_general_suite(make_job: JobMaker) -> None:
+def test_scoring_works_without_a_general_suite(make_job: JobMaker) -> None:
     job = make_job("prompt_baseline", prompting={"variants": {}}, general_questions=[], general_texts=[])
     [row] = prompt_baseline.run(job)["rows"]
     assert row["general"] is None

@@ -12,12 +12,12 @@ class Cancelled(BaseException):
 def cancel_at(step: int) -> Callable[[Progress], None]:
     """A listener that cancels at the first report of this step, or a later one."""
 
-    def hear(progress: Progress) -> None:
+    def listener(progress: Progress) -> None:
         if progress.step >= step:
             raise Cancelled
 
-    return hear
+    return listener
 
 
 cancel = cancel_at(0)
-"""At the first report."""
+"""Cancels at the first report."""

@@ -12,12 +12,12 @@ from ft_pipeline.store.artifacts import ArtifactStore
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 60.0
-"""Seconds after which a test gives up on something that should have happened; none waits that long when all is well."""
+"""Seconds that a test waits at most; a test that passes never waits this long."""
 
 
 @pytest.fixture(autouse=True)
 def _workers_find_the_tests(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Worker processes import their jobs from this folder, and lock devices of their own."""
+    """Worker processes import their jobs from this folder, and each test has its own device locks."""
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])))
     monkeypatch.setenv("FT_LEASE_DIR", str(tmp_path / "leases"))
 
@@ -39,7 +39,7 @@ def job(folder: Path, kind: str, **config: object) -> WorkerJob:
     return WorkerJob(kind, kind, config, {}, folder / "folder", folder / "out", folder / "work")
 
 
-def until(condition: Callable[[], object], what: str, patience: float = PATIENCE) -> None:
+def wait_until(condition: Callable[[], object], what: str, patience: float = PATIENCE) -> None:
     """Wait for a condition."""
     deadline = time.monotonic() + patience
     while not condition():
@@ -58,13 +58,13 @@ def all_gone(pids: list[int]) -> bool:
     return not any(alive(pid) for pid in pids)
 
 
-def family_of(store: ArtifactStore) -> list[int]:
+def family_pids(store: ArtifactStore) -> list[int]:
     """The pids that a `family` job wrote: worker, guard, children."""
-    found: list[Path] = []
+    pid_files: list[Path] = []
 
     def written() -> bool:
-        found[:] = (store.root / "work").rglob("pids")
-        return bool(found)
+        pid_files[:] = (store.root / "work").rglob("pids")
+        return bool(pid_files)
 
-    until(written, "the job started its children")
-    return [int(pid) for pid in found[0].read_text().split()]
+    wait_until(written, "the job started its children")
+    return [int(pid) for pid in pid_files[0].read_text().split()]

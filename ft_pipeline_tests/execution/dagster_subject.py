@@ -1,6 +1,6 @@
 """A small Dagster job around the tests' worker.
 
-As a program it runs that job with Dagster's multiprocess executor, in an instance of its own:
+As a program it runs that job with Dagster's multiprocess executor, in a separate instance:
 `python -m … STORE KIND CONFIG_JSON DAGSTER_HOME`.
 """
 
@@ -23,7 +23,7 @@ PARTITIONS = dg.StaticPartitionsDefinition(["qlora"])
 def make_asset(
     store: Path, kind: str, config: dict, retries: int = 0, launcher: Launcher | None = None
 ) -> dg.AssetsDefinition:
-    """An asset like those of the pipeline: a spec, and its artifact."""
+    """An asset like those of the pipeline: it builds the artifact of a spec."""
 
     @dg.asset(name="adapter", partitions_def=PARTITIONS, retry_policy=dg.RetryPolicy(max_retries=retries))
     def adapter(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
@@ -38,7 +38,7 @@ def make_asset(
 
 
 def make_job() -> dg.JobDefinition:
-    """The job of the arguments in the environment: Dagster makes it again in the step's process."""
+    """The job that FT_TEST_JOB describes: Dagster rebuilds it in the step's process."""
     store, kind, config = json.loads(os.environ["FT_TEST_JOB"])
     job = dg.define_asset_job("train", selection="*", executor_def=dg.multiprocess_executor)
     return dg.Definitions(assets=[make_asset(Path(store), kind, config)], jobs=[job]).resolve_job_def("train")

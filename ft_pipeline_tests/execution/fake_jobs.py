@@ -14,7 +14,7 @@ from ft_pipeline.errors import UserError
 from ft_pipeline.job import Job
 
 GROUPS: list = []
-"""Of processes, alive until Python ends."""
+"""Process groups, kept alive until Python ends."""
 STUBBORN = """
 import signal, time
 signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -67,7 +67,7 @@ def leave(job: Job) -> dict:
 
 
 def hub(job: Job) -> dict:
-    """Whether this process may reach for the hub, as the hub's own library sees it."""
+    """Report whether huggingface_hub considers this process offline."""
     from huggingface_hub import constants
 
     (job.out / "hub.txt").write_text("x")
@@ -75,13 +75,13 @@ def hub(job: Job) -> dict:
 
 
 def rank(job: Job) -> dict:
-    """One of several: leaves a file with its number; rank `victim` does what `then` says, the others wait for it."""
+    """One of several ranks: writes a file with its number. Rank `victim` does what `then` says; the others wait."""
     own = job.work / f"rank-{job.rank.number}"
     try:
         own.write_text(f"{os.getpid()} {os.environ.get('WORLD_SIZE', '1')} {job.rank.meeting}")
         job.report.log(f"rank {job.rank.number}")
         if job.config.get("then"):
-            _together(job)
+            _do_as_the_config_says(job)
     except KeyboardInterrupt:
         (job.work / f"saved-{job.rank.number}").write_text("kept")
         raise
@@ -90,7 +90,7 @@ def rank(job: Job) -> dict:
     return {"rank": job.rank.number, "count": job.rank.count}
 
 
-def _together(job: Job) -> None:
+def _do_as_the_config_says(job: Job) -> None:
     while len(list(job.work.glob("rank-*"))) < job.rank.count:
         time.sleep(0.05)
     if job.rank.number == job.config["victim"]:
@@ -103,13 +103,13 @@ def _together(job: Job) -> None:
 
 
 def family(job: Job) -> dict:
-    """Start children that ignore SIGINT and SIGTERM, one of them in a session of its own; write all pids, then hang."""
+    """Start children that ignore SIGINT and SIGTERM, one of them in a separate session; write all pids, then hang."""
     if job.config.get("stubborn"):
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     children = [
-        subprocess.Popen([sys.executable, "-c", STUBBORN], start_new_session=own_session)
-        for own_session in (False, True)
+        subprocess.Popen([sys.executable, "-c", STUBBORN], start_new_session=new_session)
+        for new_session in (False, True)
     ]
     time.sleep(0.5)  # the children have set their handlers
     pids = [os.getpid(), os.getppid(), *(child.pid for child in children)]
@@ -128,7 +128,7 @@ def family(job: Job) -> dict:
 
 
 def threads(job: Job) -> dict:
-    """At the very end, threads of gloo's wait to give back their tensors, which they can only while Python lives."""
+    """At exit, gloo's threads still wait to release their tensors, which they can do only while Python runs."""
     from torch import distributed, ones
 
     os.environ["GLOO_SOCKET_IFNAME"] = "lo" if sys.platform == "linux" else "lo0"
@@ -138,7 +138,7 @@ def threads(job: Job) -> dict:
         GROUPS.extend(new)
 
     def meet() -> None:
-        sys.setswitchinterval(1000)  # nobody else gets Python's lock unless this thread gives it
+        sys.setswitchinterval(1000)  # no other thread gets Python's lock unless this one releases it
         for group in GROUPS:
             group.allreduce([ones(1)])
         ends = time.monotonic() + 1

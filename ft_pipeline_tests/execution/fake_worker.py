@@ -8,7 +8,7 @@ from ft_pipeline.execution.workers.worker import run
 
 JOBS = ("count", "refuse", "crash", "full_disk", "fill", "leave", "family", "hub", "rank", "threads")
 NO_PRCTL = "FT_TEST_NO_PRCTL"
-"""Environment variable: worker and guard do without what Linux alone has."""
+"""Environment variable: worker and guard run without prctl, which only Linux has."""
 WORKERS = {name: f"ft_pipeline_tests.execution.fake_jobs:{name}" for name in JOBS}
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The fake worker, asked to stop while it still starts."""
+"""The fake worker, interrupted by SIGINT while it starts."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""Builds one artifact in a process of its own, for the tests to kill: `python -m … STORE KIND CONFIG_JSON`."""
+"""Builds one artifact in a separate process, for the tests to kill: `python -m … STORE KIND CONFIG_JSON`."""
 
 import json
 import signal
@@ -11,7 +11,7 @@ from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.spec import Spec
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever ran the tests may have had it ignored
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # the shell that started the tests may ignore it
     built = build_artifact(
         None,
         ArtifactStore(Path(sys.argv[1])),

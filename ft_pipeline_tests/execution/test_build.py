@@ -1,4 +1,4 @@
-"""From a spec to an artifact: found, built, resumed, refused."""
+"""From a spec to an artifact: it is reused, built, resumed or refused."""
 
 import logging
 import signal
@@ -17,27 +17,27 @@ from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.spec import Spec
 
 
-def test_progress_and_log_lines_arrive_and_the_second_time_it_is_found(
+def test_progress_and_log_lines_arrive_and_a_second_build_is_reused(
     store: ArtifactStore, launcher: LocalLauncher, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    seen: list[Progress] = []
+    reports: list[Progress] = []
     spec = Spec("count", config={"steps": 6})
-    with listening(Progress, seen.append):
+    with listening(Progress, reports.append):
         built = build_artifact(None, store, spec, device=True, launcher=launcher)
         again = build_artifact(None, store, spec, device=True, launcher=launcher)
     assert (built.reused, again.reused) == (False, True)
     assert again.artifact.path == built.artifact.path
     assert built.artifact.summary == {"steps": 6, "resumed_from": 0, "device": built.artifact.manifest["run"]["device"]}
     assert (built.artifact.path / "count.txt").read_text() == "6"
-    assert (seen[0].step, seen[-1].step, seen[-1].total) == (1, 6, 6)
-    assert seen[-1].values == {"loss": pytest.approx(1 / 6)}
+    assert (reports[0].step, reports[-1].step, reports[-1].total) == (1, 6, 6)
+    assert reports[-1].values == {"loss": pytest.approx(1 / 6)}
     assert "count: starting at step 0" in caplog.messages
     run = built.artifact.manifest["run"]
     assert run["started_by"] == "python" and run["peak_rss_bytes"] > 1e6 and run["seconds"] > run["worker_seconds"] > 0
 
 
-def test_times_are_no_part_of_the_identity(store: ArtifactStore, launcher: LocalLauncher) -> None:
+def test_build_times_do_not_change_the_artifact(store: ArtifactStore, launcher: LocalLauncher) -> None:
     spec = Spec("count", config={"steps": 2})
     first = build_artifact(None, store, spec, launcher=launcher)
     forced = build_artifact(None, store, spec, launcher=launcher, force=True)
@@ -45,13 +45,13 @@ def test_times_are_no_part_of_the_identity(store: ArtifactStore, launcher: Local
     assert forced.artifact.path == first.artifact.path, "the same content is the same artifact"
 
 
-def test_what_the_user_can_mend_is_one_sentence(store: ArtifactStore, launcher: LocalLauncher) -> None:
+def test_a_user_error_in_a_worker_is_one_sentence(store: ArtifactStore, launcher: LocalLauncher) -> None:
     with pytest.raises(UserError, match=r"^learning_rate is 7: choose one under 1$"):
         build_artifact(None, store, Spec("refuse"), launcher=launcher)
     assert list((store.root / "drafts").iterdir()) == []
 
 
-def test_only_what_fetches_a_named_model_may_reach_the_hub(
+def test_only_steps_that_need_a_download_may_reach_the_hub(
     store: ArtifactStore, launcher: LocalLauncher, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
@@ -68,7 +68,7 @@ def test_only_what_fetches_a_named_model_may_reach_the_hub(
     assert hub_environment(Spec("base_model", merged, {"model": "merged:first"})) == offline
 
 
-def test_a_full_disk_is_the_users_to_mend(store: ArtifactStore, launcher: LocalLauncher) -> None:
+def test_a_full_disk_is_a_user_error(store: ArtifactStore, launcher: LocalLauncher) -> None:
     with pytest.raises(UserError, match="no space is left"):
         build_artifact(None, store, Spec("full_disk"), launcher=launcher)
 
@@ -85,7 +85,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(folder)], check=True)
 
 
-def test_a_disk_too_full_for_a_message_is_named_too(disk: Path, launcher: LocalLauncher) -> None:
+def test_a_disk_too_full_for_an_error_message_is_reported(disk: Path, launcher: LocalLauncher) -> None:
     store = ArtifactStore(disk)
     with pytest.raises(UserError, match="no space is left"):
         build_artifact(None, store, Spec("fill"), launcher=launcher)
@@ -107,31 +107,31 @@ def test_a_crash_keeps_its_traceback(store: ArtifactStore, launcher: LocalLaunch
     assert "fake_jobs.py" in caught.value.log_tail
 
 
-def test_an_end_without_a_result_is_no_success(store: ArtifactStore, launcher: LocalLauncher) -> None:
+def test_a_worker_that_ends_without_a_result_is_an_error(store: ArtifactStore, launcher: LocalLauncher) -> None:
     with pytest.raises(WorkerError, match="without a result"):
         build_artifact(None, store, Spec("leave"), launcher=launcher)
     assert store.all() == []
 
 
-def test_an_unknown_kind_is_named(store: ArtifactStore, launcher: LocalLauncher) -> None:
+def test_a_kind_without_a_worker_function_is_an_error(store: ArtifactStore, launcher: LocalLauncher) -> None:
     with pytest.raises(WorkerError, match="no worker function for 'nothing'; known: count"):
         build_artifact(None, store, Spec("nothing"), launcher=launcher)
 
 
 @pytest.mark.parametrize(
-    ("number", "said"),
+    ("number", "message"),
     [
         (signal.SIGKILL, "killed by SIGKILL"),
         (signal.SIGSEGV, "killed by SIGSEGV"),
         (signal.SIGTERM, "the worker was interrupted"),
     ],
 )
-def test_a_killed_worker_is_named_and_goes_on_where_it_was(
-    store: ArtifactStore, launcher: LocalLauncher, number: signal.Signals, said: str
+def test_a_killed_worker_is_reported_and_the_next_build_resumes(
+    store: ArtifactStore, launcher: LocalLauncher, number: signal.Signals, message: str
 ) -> None:
-    """SIGTERM asks it to stop, as SIGINT does."""
+    """SIGTERM asks the worker to stop, as SIGINT does."""
     spec = Spec("count", config={"steps": 8, "die_at": 5, "signal": int(number)})
-    with pytest.raises(WorkerError, match=said):
+    with pytest.raises(WorkerError, match=message):
         build_artifact(None, store, spec, launcher=launcher)
     assert store.find(spec) is None
     built = build_artifact(None, store, spec, launcher=launcher)
@@ -139,14 +139,14 @@ def test_a_killed_worker_is_named_and_goes_on_where_it_was(
     assert not (store.root / "work" / "count" / spec.hash[:16]).exists()
 
 
-def test_force_begins_at_the_beginning(store: ArtifactStore, launcher: LocalLauncher) -> None:
+def test_force_ignores_the_checkpoint(store: ArtifactStore, launcher: LocalLauncher) -> None:
     spec = Spec("count", config={"steps": 8, "die_at": 5, "signal": int(signal.SIGKILL)})
     for _ in range(2):
         with pytest.raises(WorkerError):
             build_artifact(None, store, spec, launcher=launcher, force=True)
 
 
-def test_a_flipped_byte_is_rebuilt_beside(
+def test_a_damaged_artifact_is_rebuilt_in_a_new_folder(
     store: ArtifactStore, launcher: LocalLauncher, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -159,7 +159,7 @@ def test_a_flipped_byte_is_rebuilt_beside(
     assert any("count.txt was changed" in message for message in caplog.messages)
 
 
-def test_a_light_step_runs_here(store: ArtifactStore) -> None:
+def test_a_step_with_a_build_function_runs_in_this_process(store: ArtifactStore) -> None:
     def write(spec: Spec, inputs, out: Path) -> dict:
         assert (inputs["raw"] / "raw.txt").read_text() == "raw"
         (out / "rows.txt").write_text(str(spec.config["n"]))
@@ -177,13 +177,13 @@ def test_a_light_step_runs_here(store: ArtifactStore) -> None:
     assert build_artifact(None, store, spec, build=write).reused
 
 
-def test_a_missing_input_is_named(store: ArtifactStore, launcher: LocalLauncher) -> None:
+def test_a_missing_input_is_an_error(store: ArtifactStore, launcher: LocalLauncher) -> None:
     spec = Spec("count", {"base_model": ("base_model", "f" * 64)}, {"steps": 1})
     with pytest.raises(UserError, match="base_model ffffffffffffffff is not in the store"):
         build_artifact(None, store, spec, launcher=launcher)
 
 
-def test_the_folder_one_stands_in_shadows_no_package(
+def test_files_in_the_working_directory_shadow_no_package(
     store: ArtifactStore, launcher: LocalLauncher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "json.py").write_text("raise RuntimeError('shadowed')")
@@ -191,14 +191,14 @@ def test_the_folder_one_stands_in_shadows_no_package(
     assert build_artifact(None, store, Spec("count", config={"steps": 1}), launcher=launcher).artifact
 
 
-def test_the_users_own_environment_wins(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_user_can_set_the_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     assert worker_environment()["OMP_NUM_THREADS"] == str(usable_cores())
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     assert worker_environment()["OMP_NUM_THREADS"] == "1"
 
 
-def test_a_listener_that_fails_stops_nothing(store: ArtifactStore, launcher: LocalLauncher) -> None:
+def test_a_failing_listener_does_not_stop_the_build(store: ArtifactStore, launcher: LocalLauncher) -> None:
     def broken(_: Progress) -> None:
         raise ValueError("terminal gone")
 

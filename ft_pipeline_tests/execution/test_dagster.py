@@ -1,4 +1,4 @@
-"""Under a real Dagster instance: observations and logs arrive, errors are failures that read well, a cancel cancels."""
+"""With a real Dagster instance: observations and logs arrive, errors are readable, and a cancel ends the worker."""
 
 import json
 import os
@@ -14,7 +14,7 @@ import pytest
 from ft_pipeline.execution.events import StepEvent, listening
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.spec import Spec
-from ft_pipeline_tests.execution.conftest import PATIENCE, alive, all_gone, family_of, until
+from ft_pipeline_tests.execution.conftest import PATIENCE, alive, all_gone, family_pids, wait_until
 from ft_pipeline_tests.execution.dagster_subject import make_asset
 
 
@@ -34,8 +34,8 @@ def test_progress_becomes_log_lines_and_plot_points(store: ArtifactStore) -> Non
         messages = [entry.user_message for entry in log]
         assert "starting at step 0" in messages
         assert any(message.startswith("adapter [qlora]: 6/6, loss 0.1667") for message in messages)
-        found = instance.fetch_observations(dg.AssetKey("adapter"), limit=10).records
-        last = found[0].event_log_entry.asset_observation
+        observations = instance.fetch_observations(dg.AssetKey("adapter"), limit=10).records
+        last = observations[0].event_log_entry.asset_observation
         assert last is not None and last.partition == "qlora"
         assert last.metadata["step"].value == 6
         assert last.metadata["loss"].value == pytest.approx(1 / 6)
@@ -58,7 +58,7 @@ def test_a_user_error_is_one_line_without_retry_or_traceback(store: ArtifactStor
         assert not any(entry.dagster_event and entry.dagster_event.is_step_up_for_retry for entry in log)
 
 
-def test_a_killed_worker_is_retried_and_goes_on(store: ArtifactStore) -> None:
+def test_a_killed_worker_is_retried_and_resumes(store: ArtifactStore) -> None:
     with dg.DagsterInstance.ephemeral() as instance:
         result, log = run(store, "count", instance, steps=6, die_at=4, signal=int(signal.SIGKILL))
         assert result.success
@@ -67,7 +67,7 @@ def test_a_killed_worker_is_retried_and_goes_on(store: ArtifactStore) -> None:
         assert store.all()[0].summary["resumed_from"] == 4
 
 
-def test_a_crash_carries_the_end_of_its_log(store: ArtifactStore) -> None:
+def test_a_crash_shows_the_end_of_the_workers_log(store: ArtifactStore) -> None:
     with dg.DagsterInstance.ephemeral() as instance:
         result, _ = run(store, "crash", instance)
         failure = result.failure_data_for_node("adapter")
@@ -77,18 +77,18 @@ def test_a_crash_carries_the_end_of_its_log(store: ArtifactStore) -> None:
         assert failure.user_failure_data.metadata["exit_code"].value == 1
 
 
-def test_who_looks_on_hears_what_a_step_waits_for(store: ArtifactStore) -> None:
-    """`ft run` shows nothing of Dagster's log."""
-    lock, told = store.lock(Spec("count", config={"steps": 1})), []
+def test_listeners_receive_what_a_step_waits_for(store: ArtifactStore) -> None:
+    """`ft run` needs these events, because it does not show Dagster's log."""
+    lock, events = store.lock(Spec("count", config={"steps": 1})), []
 
-    def hear(event: StepEvent) -> None:
-        told.append((event.asset, event.experiment, event.ended, event.message))
+    def record(event: StepEvent) -> None:
+        events.append((event.asset, event.experiment, event.ended, event.message))
         lock.release()
 
     assert lock.try_acquire()
-    with dg.DagsterInstance.ephemeral() as instance, listening(StepEvent, hear):
+    with dg.DagsterInstance.ephemeral() as instance, listening(StepEvent, record):
         assert run(store, "count", instance, steps=1)[0].success
-    assert told == [("adapter", "qlora", False, f"waiting: {lock.purpose} is under way in {lock.holder()}")]
+    assert events == [("adapter", "qlora", False, f"waiting: {lock.purpose} is under way in {lock.holder()}")]
 
 
 def start(store: ArtifactStore, home: Path, kind: str, **config: object) -> subprocess.Popen[str]:
@@ -100,11 +100,11 @@ def start(store: ArtifactStore, home: Path, kind: str, **config: object) -> subp
 
 def test_interrupting_a_run_ends_the_worker_and_keeps_the_checkpoint(store: ArtifactStore, tmp_path: Path) -> None:
     process = start(store, tmp_path / "home", "family")
-    pids = family_of(store)
+    pids = family_pids(store)
     assert all(map(alive, pids))
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=PATIENCE)
-    until(lambda: all_gone(pids), f"the worker and its children ended; {errors[-3000:]}")
+    wait_until(lambda: all_gone(pids), f"the worker and its children ended; {errors[-3000:]}")
     assert [path.read_text() for path in (store.root / "work").rglob("checkpoint")] == ["kept"]
     assert store.all() == []
 
@@ -112,12 +112,12 @@ def test_interrupting_a_run_ends_the_worker_and_keeps_the_checkpoint(store: Arti
 @pytest.mark.parametrize("victim", ["run", "step"])
 def test_killing_the_run_or_the_step_leaves_no_process(store: ArtifactStore, tmp_path: Path, victim: str) -> None:
     process = start(store, tmp_path / "home", "family", stubborn=victim == "step")
-    pids = family_of(store)
+    pids = family_pids(store)
     step = psutil.Process(pids[1]).ppid()
-    assert step != process.pid, "the step runs in a process of its own"
+    assert step != process.pid, "the step runs in a separate process"
     os.kill(process.pid if victim == "run" else step, signal.SIGKILL)
-    until(lambda: all_gone(pids), "the worker and its children ended")
+    wait_until(lambda: all_gone(pids), "the worker and its children ended")
     if victim == "run":
-        until(lambda: not alive(step), "the step ended")
+        wait_until(lambda: not alive(step), "the step ended")
     process.communicate(timeout=PATIENCE)
     assert store.all() == []

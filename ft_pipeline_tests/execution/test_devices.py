@@ -1,4 +1,4 @@
-"""Device leases. A program named `nvidia-smi` says which GPUs there are: leasing needs no more of them."""
+"""Device leases. A stand-in program `nvidia-smi` lists the GPUs; leasing needs nothing else."""
 
 import subprocess
 import sys
@@ -23,7 +23,7 @@ def no_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.fixture
 def two_gpus(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """A machine with two GPUs; the result is the file that says what nvidia-smi prints."""
+    """A machine with two GPUs; returns the file whose content nvidia-smi prints."""
     (tmp_path / "bin").mkdir()
     shown = tmp_path / "shown.csv"
     shown.write_text(TWO_GPUS.format(free=15000))
@@ -46,30 +46,34 @@ def test_without_a_gpu_there_is_one_cpu_slot(tmp_path: Path) -> None:
             "def say(message): print(message, flush=True)\n"
             "with lease(DeviceNeed(), Path(sys.argv[1]), say): print('held', flush=True)"
         )
-        other = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
-        assert other.stdout is not None
-        assert other.stdout.readline().startswith("waiting: a job on the CPU is under way in process")
-    assert other.communicate()[0] == "held\n"
+        second_process = subprocess.Popen(
+            [sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True
+        )
+        assert second_process.stdout is not None
+        assert second_process.stdout.readline().startswith("waiting: a job on the CPU is under way in process")
+    assert second_process.communicate()[0] == "held\n"
 
 
 @pytest.mark.usefixtures("no_gpu")
-def test_a_gpu_that_is_required_and_absent(tmp_path: Path) -> None:
-    said = (
+def test_a_required_gpu_that_is_absent_is_an_error(tmp_path: Path) -> None:
+    message = (
         r"this step needs 2 GPUs of at least 40 GB, and nvidia-smi shows none\. Remove `gpu` .* a machine with a GPU\."
     )
-    with pytest.raises(UserError, match=said), lease(DeviceNeed(2, 40, required=True), tmp_path):
+    with pytest.raises(UserError, match=message), lease(DeviceNeed(2, 40, required=True), tmp_path):
         pass
 
 
-def test_a_gpu_that_is_required_and_hidden(two_gpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_required_gpu_that_is_hidden_is_an_error(
+    two_gpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    said = "needs 1 GPU, and CUDA_VISIBLE_DEVICES='' allows none"
-    with pytest.raises(UserError, match=said), lease(DeviceNeed(required=True), tmp_path):
+    message = "needs 1 GPU, and CUDA_VISIBLE_DEVICES='' allows none"
+    with pytest.raises(UserError, match=message), lease(DeviceNeed(required=True), tmp_path):
         pass
 
 
 @pytest.mark.usefixtures("two_gpus")
-def test_gpus_are_leased_one_to_a_job(tmp_path: Path) -> None:
+def test_each_job_leases_separate_gpus(tmp_path: Path) -> None:
     with lease(DeviceNeed(), tmp_path) as first, lease(DeviceNeed(), tmp_path) as second:
         assert (first.device, first.env["CUDA_VISIBLE_DEVICES"], first.names) == (
             "cuda:0",
@@ -82,26 +86,28 @@ def test_gpus_are_leased_one_to_a_job(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("two_gpus")
-def test_a_need_for_memory_chooses_the_gpu(tmp_path: Path) -> None:
+def test_the_required_memory_decides_which_gpu_is_leased(tmp_path: Path) -> None:
     with lease(DeviceNeed(min_memory_gb=40), tmp_path) as held:
         assert held.names == ("NVIDIA A100",)
-    found = r"2 GPU.* of at least 40 GB, but this machine has NVIDIA A100 86 GB, NVIDIA T4 16 GB"
-    with pytest.raises(UserError, match=found), lease(DeviceNeed(count=2, min_memory_gb=40), tmp_path):
+    message = r"2 GPU.* of at least 40 GB, but this machine has NVIDIA A100 86 GB, NVIDIA T4 16 GB"
+    with pytest.raises(UserError, match=message), lease(DeviceNeed(count=2, min_memory_gb=40), tmp_path):
         pass
 
 
-def test_memory_that_others_hold_is_waited_for(two_gpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lease_waits_for_memory_that_other_processes_use(
+    two_gpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
     two_gpus.write_text(TWO_GPUS.format(free=1000))
-    said: list[str] = []
+    messages: list[str] = []
 
-    def say(message: str) -> None:
-        said.append(message)
+    def log(message: str) -> None:
+        messages.append(message)
         two_gpus.write_text(TWO_GPUS.format(free=15000))
 
-    with lease(DeviceNeed(min_memory_gb=10), tmp_path, say) as held:
+    with lease(DeviceNeed(min_memory_gb=10), tmp_path, log) as held:
         assert held.names == ("NVIDIA T4",)
-    assert said == ["waiting: GPU 1 has 1.0 GB free of the required 10 GB"]
+    assert messages == ["waiting: GPU 1 has 1.0 GB free of the required 10 GB"]
 
     monkeypatch.setattr(devices, "FOREIGN_PATIENCE", 0.0)
     two_gpus.write_text(TWO_GPUS.format(free=1000))
@@ -124,19 +130,19 @@ def test_memory_that_others_hold_is_waited_for(two_gpus: Path, tmp_path: Path, m
         ("MIG-1234", ["MIG-1234"]),
     ],
 )
-def test_cuda_visible_devices_is_honoured(monkeypatch: pytest.MonkeyPatch, visible: str, expected: list[str]) -> None:
+def test_cuda_visible_devices_is_honored(monkeypatch: pytest.MonkeyPatch, visible: str, expected: list[str]) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert [gpu.uuid for gpu in visible_gpus()] == expected
 
 
-def test_a_list_of_devices_that_names_none_is_said(
+def test_cuda_visible_devices_without_any_known_gpu_is_reported(
     two_gpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
-    said: list[str] = []
-    with lease(DeviceNeed(), tmp_path, said.append) as held:
+    messages: list[str] = []
+    with lease(DeviceNeed(), tmp_path, messages.append) as held:
         assert held.device == "cpu"
-    assert "CUDA_VISIBLE_DEVICES='7' names none of the GPUs" in said[0]
+    assert "CUDA_VISIBLE_DEVICES='7' names none of the GPUs" in messages[0]
 
 
 @pytest.mark.parametrize(
@@ -148,22 +154,22 @@ def test_a_list_of_devices_that_names_none_is_said(
         ("head -c 300 /dev/zero; echo; printf '\\377, a, b, c, d\\n'", ""),
     ],
 )
-def test_a_driver_that_does_not_tell_is_said(
+def test_a_failing_driver_is_reported_and_the_cpu_is_used(
     two_gpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, why: str
 ) -> None:
-    """Working on the CPU is slow; that it is not what was meant is known by a line of the log."""
+    """The CPU is slow, so a line of the log says why no GPU is used."""
     monkeypatch.setattr(devices, "PATIENCE", 1.0)
     (tmp_path / "bin" / "nvidia-smi").write_text(f"#!/bin/sh\n{script}\n")
-    said: list[str] = []
-    with lease(DeviceNeed(), tmp_path, said.append) as held:
+    messages: list[str] = []
+    with lease(DeviceNeed(), tmp_path, messages.append) as held:
         assert held.device == "cpu"
-    assert len(said) == 1 and f"nvidia-smi shows no GPU: {why}" in said[0] and "runs on the CPU" in said[0]
+    assert len(messages) == 1 and f"nvidia-smi shows no GPU: {why}" in messages[0] and "runs on the CPU" in messages[0]
     with pytest.raises(UserError, match="nvidia-smi shows no GPU"), lease(DeviceNeed(required=True), tmp_path):
         pass
-    assert why in next(each for each in doctor.examine(Project(tmp_path)) if each.what == "GPU").seen
+    assert why in next(fact for fact in doctor.examine(Project(tmp_path)) if fact.what == "GPU").seen
 
 
-def test_one_lost_gpu_leaves_the_others(two_gpus: Path, tmp_path: Path) -> None:
+def test_a_lost_gpu_does_not_hide_the_others(two_gpus: Path, tmp_path: Path) -> None:
     program = tmp_path / "bin" / "nvidia-smi"
     lost = "Unable to determine the device handle for GPU1: 0000:0B:00.0: GPU is lost."
     program.write_text(f"#!/bin/sh\nhead -1 {two_gpus}\necho '{lost}'\nexit 15\n")
@@ -171,7 +177,7 @@ def test_one_lost_gpu_leaves_the_others(two_gpus: Path, tmp_path: Path) -> None:
         assert held.names == ("NVIDIA A100",)
 
 
-def test_gpus_that_are_lost_while_they_are_waited_for(
+def test_gpus_that_are_lost_during_the_wait_are_an_error(
     two_gpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(devices, "FOREIGN_PATIENCE", 0.0)
@@ -185,7 +191,7 @@ def test_gpus_that_are_lost_while_they_are_waited_for(
         pass
 
 
-def test_a_driver_that_does_not_know_its_memory(two_gpus: Path, tmp_path: Path) -> None:
+def test_a_gpu_of_unknown_memory_is_leased(two_gpus: Path, tmp_path: Path) -> None:
     two_gpus.write_text("0, GPU-cccc, NVIDIA GB10, [N/A], [N/A]\n")
     with lease(DeviceNeed(min_memory_gb=40), tmp_path) as held:
         assert held.names == ("NVIDIA GB10",)

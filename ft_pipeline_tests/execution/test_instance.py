@@ -1,4 +1,4 @@
-"""Dagster's tables are made by one process at a time."""
+"""Opening Dagster's instance: one process at a time creates its tables, and errors are one line."""
 
 import os
 import signal
@@ -16,35 +16,35 @@ from ft_pipeline.errors import UserError
 from ft_pipeline.execution.instance import connect_instance
 
 
-def test_the_ui_hands_over_to_dagster_when_the_tables_are_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`dagster dev` itself takes no lock: a first `ft run` at the same moment would make them, too."""
+def test_ft_ui_starts_dagster_once_the_tables_are_created(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`dagster dev` itself takes no lock: a first `ft run` at the same moment would create them too."""
     root = scaffold.create(tmp_path / "shop", example=False)
     for name in ("FT_PROJECT", "DAGSTER_HOME", "PYTHONWARNINGS"):
-        monkeypatch.setenv(name, "")  # put back at the end
+        monkeypatch.setenv(name, "")  # restored after the test
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(signal, "signal", lambda *_: None)
-    made: list[str] = []
+    databases: list[str] = []
     commands: list[list[str]] = []
     home = root / "dagster_home"
 
-    def become(program: str, arguments: list[str]) -> None:
-        made.extend(path.name for path in home.rglob("*.db"))
+    def record_command(program: str, arguments: list[str]) -> None:
+        databases.extend(path.name for path in home.rglob("*.db"))
         commands.append(arguments)
 
-    monkeypatch.setattr(os, "execv", become)
-    alone = tmp_path / "bin" / "python"
-    alone.parent.mkdir()
-    alone.symlink_to(sys.executable)
-    monkeypatch.setattr(sys, "executable", str(alone))  # as a notebook has it: Dagster's programs lie somewhere else
+    monkeypatch.setattr(os, "execv", record_command)
+    python = tmp_path / "bin" / "python"
+    python.parent.mkdir()
+    python.symlink_to(sys.executable)
+    monkeypatch.setattr(sys, "executable", str(python))  # as in a notebook: Dagster's programs are in another folder
     arguments = ["ui", "--project", str(root), "--port", str(free_port())]
     done = CliRunner().invoke(app, arguments, catch_exceptions=False)
-    assert done.exit_code == 0 and set(made) >= {"runs.db", "index.db", "schedules.db"}
+    assert done.exit_code == 0 and set(databases) >= {"runs.db", "index.db", "schedules.db"}
     assert (home / "opening").is_file(), "under the lock"
-    assert commands[0][:5] == [str(alone), "-P", "-m", "dagster", "dev"] and find_spec("dagster.__main__")
+    assert commands[0][:5] == [str(python), "-P", "-m", "dagster", "dev"] and find_spec("dagster.__main__")
     with pytest.raises(UserError, match=r"is already running in process \d+ \(ft ui\)\. .* --read-only"):
         CliRunner().invoke(app, arguments, catch_exceptions=False)
     done = CliRunner().invoke(app, [*arguments, "--read-only"], catch_exceptions=False)
-    assert commands[1][:5] == [str(alone), "-P", "-m", "dagster_webserver", "--read-only"]
+    assert commands[1][:5] == [str(python), "-P", "-m", "dagster_webserver", "--read-only"]
     assert find_spec("dagster_webserver.__main__")
 
 
@@ -54,17 +54,17 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def test_a_port_that_is_taken_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_port_in_use_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = scaffold.create(tmp_path / "shop", example=False)
     for name in ("FT_PROJECT", "DAGSTER_HOME"):
-        monkeypatch.setenv(name, "")  # put back at the end
+        monkeypatch.setenv(name, "")  # restored after the test
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(UserError, match=f"Port {port} of 127.0.0.1 is in use"):
             CliRunner().invoke(app, ["ui", "--project", str(root), "--port", str(port)], catch_exceptions=False)
 
 
-def test_a_database_whose_address_is_not_set_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_database_without_an_address_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "dagster.yaml").write_text("storage: {postgres: {postgres_url: {env: FT_POSTGRES_URL}}}\n")
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
     monkeypatch.delenv("FT_POSTGRES_URL", raising=False)
@@ -72,18 +72,18 @@ def test_a_database_whose_address_is_not_set_is_told(tmp_path: Path, monkeypatch
         connect_instance()
 
 
-def test_a_database_that_does_not_answer_is_told_without_its_password(
+def test_an_unreachable_database_is_reported_without_its_password(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "dagster.yaml").write_text("storage: {postgres: {postgres_url: {env: FT_POSTGRES_URL}}}\n")
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
     monkeypatch.setenv("FT_POSTGRES_URL", "postgresql://ft:heliotrope@127.0.0.1:9/postgres")
-    with pytest.raises(UserError, match=r"cannot be opened: .*127\.0\.0\.1.*refused.*ft-pipeline\[postgres\]") as told:
+    with pytest.raises(UserError, match=r"cannot be opened: .*127\.0\.0\.1.*refused.*ft-pipeline\[postgres\]") as error:
         connect_instance()
-    assert "heliotrope" not in str(told.value)
+    assert "heliotrope" not in str(error.value)
 
 
-def test_a_broken_dagster_yaml_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broken_dagster_yaml_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "dagster.yaml").write_text("storage: {postgres: \n  - [")
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
     with pytest.raises(UserError, match=r"cannot be opened: .*dagster\.yaml"):

@@ -1,4 +1,4 @@
-"""Which launcher starts a worker, and what the environment may say."""
+"""Which launcher starts a worker, and which values of environment variables are accepted."""
 
 import json
 import os
@@ -54,22 +54,24 @@ def test_an_unknown_compute_type_is_refused_before_anything_runs(
     assert [path.name for path in (root / "dagster_home").iterdir()] == ["dagster.yaml"]
 
 
-def test_a_step_from_the_ui_refuses_it_too(store: ArtifactStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_from_the_ui_refuses_an_unknown_compute_type(
+    store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("FT_COMPUTE_DTYPE", "float8")
     with pytest.raises(UserError, match=FLOAT8):
         build_artifact(None, store, Spec("scores"), device=True)
 
 
-def test_ray_hands_the_compute_type_to_the_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_ray_job_passes_the_compute_type_to_its_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FT_COMPUTE_DTYPE", "float32")
-    given = job(tmp_path, "count")
+    worker_job = job(tmp_path, "count")
     lifeline, kept = os.pipe()
     with (tmp_path / "log").open("wb") as log:
-        agent = RayLauncher().start(given.write(), env={"SOME": "thing"}, lifeline=lifeline, log=log)
+        agent = RayLauncher().start(worker_job.write(), env={"SOME": "thing"}, lifeline=lifeline, log=log)
     os.close(lifeline)
     os.close(kept)
     agent.wait(60)  # there is no cluster, and perhaps no Ray
-    order = json.loads((given.folder / "order.json").read_text())
+    order = json.loads((worker_job.folder / "order.json").read_text())
     assert order["env"]["FT_COMPUTE_DTYPE"] == "float32" and order["env"]["SOME"] == "thing"
     assert "FT_NUM_PROCESSES" not in order["env"]
 
@@ -77,7 +79,7 @@ def test_ray_hands_the_compute_type_to_the_node(tmp_path: Path, monkeypatch: pyt
 # --- several GPUs -----------------------------------------------------------------------------------------------------
 
 
-def test_a_training_on_several_gpus_is_several_processes_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_training_on_several_gpus_uses_accelerate_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
     two = DeviceNeed(count=2)
     assert launcher_for("adapter", two) == AccelerateLauncher()
     assert launcher_for("scores", two) == LocalLauncher()
@@ -107,7 +109,7 @@ def test_one_process_sees_one_gpu_of_two(tmp_path: Path) -> None:
         ("gpu: {count: 2}", DeviceNeed(2, required=True), DeviceNeed(1, required=True)),
     ],
 )
-def test_what_an_experiment_sets_is_required_and_only_training_takes_several(
+def test_gpu_settings_are_required_and_only_training_uses_several_gpus(
     root: Path, gpu: str, training: DeviceNeed, scoring: DeviceNeed
 ) -> None:
     (root / "experiments" / "mine.yaml").write_text(f"technique: lora\nseeds: 2\n{gpu}\n")

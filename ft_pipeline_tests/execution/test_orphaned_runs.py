@@ -1,4 +1,4 @@
-"""A run whose process was killed is ended, and its slot freed; one that is under way is left alone."""
+"""A run whose process was killed is ended, and its slot freed; a run in progress is left alone."""
 
 import os
 import shutil
@@ -13,12 +13,12 @@ import pytest
 
 from ft_pipeline.execution.orphaned_runs import end_orphaned_runs
 from ft_pipeline.store.artifacts import ArtifactStore
-from ft_pipeline_tests.execution.conftest import PATIENCE, ROOT, all_gone, family_of, until
+from ft_pipeline_tests.execution.conftest import PATIENCE, ROOT, all_gone, family_pids, wait_until
 
 
 @pytest.fixture
 def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
-    """With the settings that a project has."""
+    """An instance with the settings of a project."""
     home = tmp_path / "home"
     home.mkdir()
     shutil.copy(ROOT / "dagster_home" / "dagster.yaml", home)
@@ -26,7 +26,7 @@ def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
         yield opened
 
 
-def claims(instance: dg.DagsterInstance) -> int:
+def claimed_slots(instance: dg.DagsterInstance) -> int:
     return len(instance.event_log_storage.get_concurrency_info("gpu").claimed_slots)
 
 
@@ -34,19 +34,19 @@ def test_a_killed_run_is_ended_and_its_slot_freed(store: ArtifactStore, instance
     module = "ft_pipeline_tests.execution.orphaned_run_subject"
     env = {**os.environ, "DAGSTER_HOME": instance.root_directory}
     run = subprocess.Popen([sys.executable, "-m", module, str(store.root)], env=env, stderr=subprocess.DEVNULL)
-    pids = family_of(store)
-    assert claims(instance) == 1
+    pids = family_pids(store)
+    assert claimed_slots(instance) == 1
     assert end_orphaned_runs(instance, store.root) == []
-    assert [each.status for each in instance.get_runs()] == [dg.DagsterRunStatus.STARTED]
+    assert [record.status for record in instance.get_runs()] == [dg.DagsterRunStatus.STARTED]
 
     run.send_signal(signal.SIGKILL)
     run.wait(PATIENCE)
-    until(lambda: all_gone(pids), "the worker and its children ended")
-    assert claims(instance) == 1, "Dagster by itself does not notice"
+    wait_until(lambda: all_gone(pids), "the worker and its children ended")
+    assert claimed_slots(instance) == 1, "Dagster by itself does not notice"
     (ended,) = end_orphaned_runs(instance, store.root)
     (record,) = instance.get_runs()
     assert (record.run_id, record.status) == (ended, dg.DagsterRunStatus.FAILURE)
-    assert claims(instance) == 0
+    assert claimed_slots(instance) == 0
     assert end_orphaned_runs(instance, store.root) == []
 
 
@@ -57,4 +57,4 @@ def test_runs_of_another_store_are_left_alone(tmp_path: Path, instance: dg.Dagst
     job = dg.Definitions(assets=[thing]).resolve_implicit_global_asset_job_def()
     instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED)
     assert end_orphaned_runs(instance, tmp_path / "store") == []
-    assert [each.status for each in instance.get_runs()] == [dg.DagsterRunStatus.STARTED]
+    assert [record.status for record in instance.get_runs()] == [dg.DagsterRunStatus.STARTED]

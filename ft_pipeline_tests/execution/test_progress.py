@@ -1,4 +1,4 @@
-"""What people read of a running job."""
+"""The progress that people read while a job runs."""
 
 import time
 
@@ -8,13 +8,13 @@ from ft_pipeline.execution.events import Progress
 from ft_pipeline.execution.pace import Pace, Throttle, duration
 
 
-def test_a_line_says_where_it_stands() -> None:
+def test_a_progress_line_shows_step_values_and_time_left() -> None:
     values = {"loss": 1.41723, "tokens_per_second": 260.4}
     line = Progress("adapter", "adapter [qlora]", 120, 900, values, eta=130).line()
     assert line == "adapter [qlora]: 120/900, loss 1.417, tokens per second 260.4, 2 min 10 s left"
 
 
-def test_the_time_that_is_left_is_said_once() -> None:
+def test_the_time_left_is_shown_once() -> None:
     assert (
         Progress("adapter", "adapter", 1, 9, {"eta_seconds": 99.0}, eta=130).line() == "adapter: 1/9, 2 min 10 s left"
     )
@@ -23,11 +23,11 @@ def test_the_time_that_is_left_is_said_once() -> None:
 @pytest.mark.parametrize(
     ("seconds", "words"), [(0.4, "0 s"), (59.4, "59 s"), (130, "2 min 10 s"), (11_100, "3 h 5 min")]
 )
-def test_duration(seconds: float, words: str) -> None:
+def test_a_duration_has_at_most_two_units(seconds: float, words: str) -> None:
     assert duration(seconds) == words
 
 
-def test_the_pace_of_a_resumed_job_counts_from_where_it_began() -> None:
+def test_the_pace_of_a_resumed_job_ignores_earlier_steps() -> None:
     pace = Pace()
     assert pace.mark(500, 1000)[1] is None
     eta = pace.mark(750, 1000)[1]
@@ -36,7 +36,7 @@ def test_the_pace_of_a_resumed_job_counts_from_where_it_began() -> None:
     assert later == 0 and elapsed >= eta
 
 
-def test_a_long_job_is_heard_once_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_job_reports_once_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
     """A hundredth of ten hours would be six minutes."""
     now = 0.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
@@ -49,7 +49,7 @@ def test_a_long_job_is_heard_once_a_minute(monkeypatch: pytest.MonkeyPatch) -> N
     assert throttle.ready()
 
 
-def test_throttle_lets_the_first_through() -> None:
+def test_the_throttle_passes_the_first_report() -> None:
     throttle = Throttle(3600)
     assert [throttle.ready(), throttle.ready()] == [True, False]
     assert all(Throttle(0, share=0).ready() for _ in range(3))

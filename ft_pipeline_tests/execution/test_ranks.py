@@ -1,4 +1,4 @@
-"""Several processes do one job: the first reports, none outlives another, the first failure is the one that is told."""
+"""Several processes run one job: the first reports, all end together, and a failure is reported with its reason."""
 
 import os
 import subprocess
@@ -16,14 +16,14 @@ from ft_pipeline.execution.workers.rank_launcher import environment, wait_for
 from ft_pipeline.execution.workers.supervisor import WorkerError, run_worker
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline_tests.execution.cancelling import Cancelled, cancel
-from ft_pipeline_tests.execution.conftest import ROOT, all_gone, job, until
+from ft_pipeline_tests.execution.conftest import ROOT, all_gone, job, wait_until
 from ft_pipeline_tests.execution.dagster_subject import make_asset
 
 LAUNCHER = AccelerateLauncher("ft_pipeline_tests.execution.fake_worker")
 
 
 @pytest.fixture(autouse=True)
-def _two(monkeypatch: pytest.MonkeyPatch) -> None:
+def _two_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(COUNT, "2")
 
 
@@ -31,18 +31,18 @@ def pids(work: Path) -> list[int]:
     return [int(path.read_text().split()[0]) for path in work.glob("rank-*")]
 
 
-def test_each_rank_does_the_job_and_the_first_reports(tmp_path: Path) -> None:
-    given = job(tmp_path, "rank")
+def test_every_rank_runs_the_job_and_the_first_reports(tmp_path: Path) -> None:
+    worker_job = job(tmp_path, "rank")
     lines: list[str] = []
-    result = run_worker(None, given, LAUNCHER, say=lines.append)
+    result = run_worker(None, worker_job, LAUNCHER, say=lines.append)
     assert result.summary == {"rank": 0, "count": 2}
     assert lines == ["rank 0"]
-    told = [(given.work / f"rank-{number}").read_text().split() for number in range(2)]
-    assert [each[1] for each in told] == ["2", "2"]
-    assert told[0][2] == told[1][2] and not Path(told[0][2]).parent.exists()
+    ranks = [(worker_job.work / f"rank-{number}").read_text().split() for number in range(2)]
+    assert [fields[1] for fields in ranks] == ["2", "2"]
+    assert ranks[0][2] == ranks[1][2] and not Path(ranks[0][2]).parent.exists()
 
 
-def test_dagster_hears_the_first_rank_alone(store: ArtifactStore) -> None:
+def test_dagster_logs_only_the_first_rank(store: ArtifactStore) -> None:
     asset = make_asset(store.root, "rank", {}, launcher=LAUNCHER)
     with dg.DagsterInstance.ephemeral() as instance:
         result = dg.materialize([asset], instance=instance, partition_key="qlora")
@@ -52,45 +52,45 @@ def test_dagster_hears_the_first_rank_alone(store: ArtifactStore) -> None:
     assert artifact.summary == {"rank": 0, "count": 2}
 
 
-def test_the_reason_of_the_rank_that_failed_is_told_and_the_others_end(tmp_path: Path) -> None:
-    given = job(tmp_path, "rank", then="refuse", victim=1)
+def test_the_failed_ranks_reason_is_reported_and_the_others_end(tmp_path: Path) -> None:
+    worker_job = job(tmp_path, "rank", then="refuse", victim=1)
     with pytest.raises(UserError, match="rank 1 cannot"):
-        run_worker(None, given, LAUNCHER)
-    assert len(pids(given.work)) == 2 and all_gone(pids(given.work))
+        run_worker(None, worker_job, LAUNCHER)
+    assert len(pids(worker_job.work)) == 2 and all_gone(pids(worker_job.work))
 
 
-def test_a_killed_rank_ends_all(tmp_path: Path) -> None:
-    given = job(tmp_path, "rank", then="die", victim=1)
+def test_a_killed_rank_ends_all_ranks(tmp_path: Path) -> None:
+    worker_job = job(tmp_path, "rank", then="die", victim=1)
     with pytest.raises(WorkerError, match="killed by SIGKILL"):
-        run_worker(None, given, LAUNCHER)
-    assert len(pids(given.work)) == 2 and all_gone(pids(given.work))
+        run_worker(None, worker_job, LAUNCHER)
+    assert len(pids(worker_job.work)) == 2 and all_gone(pids(worker_job.work))
 
 
-@pytest.mark.parametrize(("codes", "told"), [((1, 3), 3), ((3, 1), 3), ((1, 1), 1), ((0, 0), 0)])
-def test_of_ranks_that_fail_at_once_one_that_knows_why_is_told(codes: tuple[int, int], told: int) -> None:
+@pytest.mark.parametrize(("codes", "reported"), [((1, 3), 3), ((3, 1), 3), ((1, 1), 1), ((0, 0), 0)])
+def test_of_several_failures_the_one_with_a_reason_is_reported(codes: tuple[int, int], reported: int) -> None:
     ended = [subprocess.Popen([sys.executable, "-c", f"raise SystemExit({code})"]) for code in codes]
-    for each in ended:
-        os.waitid(os.P_PID, each.pid, os.WEXITED | os.WNOWAIT)
-    assert wait_for(ended) == told
+    for process in ended:
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    assert wait_for(ended) == reported
 
 
 @pytest.mark.parametrize("count", [1, 2])
-def test_every_rank_is_asked_to_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+def test_a_cancel_asks_every_rank_to_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int) -> None:
     monkeypatch.setenv(COUNT, str(count))
-    given = job(tmp_path, "rank", then="hang", victim=-1)
+    worker_job = job(tmp_path, "rank", then="hang", victim=-1)
 
     with pytest.raises(Cancelled):
-        run_worker(None, given, LAUNCHER, on_progress=cancel)
-    until(lambda: all_gone(pids(given.work)), "the ranks ended")
-    assert {path.name for path in given.work.glob("saved-*")} == {f"saved-{number}" for number in range(count)}
+        run_worker(None, worker_job, LAUNCHER, on_progress=cancel)
+    wait_until(lambda: all_gone(pids(worker_job.work)), "the ranks ended")
+    assert {path.name for path in worker_job.work.glob("saved-*")} == {f"saved-{number}" for number in range(count)}
 
 
-def test_a_rank_that_still_starts_is_stopped_too(tmp_path: Path) -> None:
+def test_a_rank_that_is_still_starting_is_stopped_too(tmp_path: Path) -> None:
     with pytest.raises(WorkerError, match="the worker was interrupted"):
         run_worker(None, job(tmp_path, "rank"), AccelerateLauncher("ft_pipeline_tests.execution.interrupted_worker"))
 
 
-def test_only_training_is_shared(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_training_runs_in_several_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     assert launcher_for("adapter", DeviceNeed()) == LocalLauncher()
     monkeypatch.setenv("FT_LAUNCHER", "accelerate")
     assert launcher_for("adapter", DeviceNeed()) == AccelerateLauncher()
@@ -100,7 +100,7 @@ def test_only_training_is_shared(monkeypatch: pytest.MonkeyPatch) -> None:
         launcher_for("scores", None)
 
 
-def test_how_many_and_how() -> None:
+def test_gpus_and_configuration_set_the_number_of_processes() -> None:
     fsdp = str(ROOT / "deploy" / "accelerate" / "fsdp.yaml")
     two_gpus = {"CUDA_VISIBLE_DEVICES": "GPU-a,GPU-b"}
     assert processes_of({}, "cpu") == Processes(1)
@@ -129,14 +129,14 @@ def test_how_many_and_how() -> None:
         ("a: [", "cannot be read"),
     ],
 )
-def test_a_file_that_asks_for_what_there_is_not(tmp_path: Path, text: str, message: str) -> None:
+def test_an_unsupported_accelerate_configuration_is_refused(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "config.yaml"
     path.write_text(text)
     with pytest.raises(UserError, match=message):
         processes_of({CONFIG: str(path)}, "cpu")
 
 
-@pytest.mark.parametrize(("given", "each"), [("4", "2"), ("4,2", "2"), ("1", "1"), ("", "1"), ("many", "1")])
-def test_the_ranks_divide_the_threads(tmp_path: Path, given: str, each: str) -> None:
+@pytest.mark.parametrize(("given", "per_rank"), [("4", "2"), ("4,2", "2"), ("1", "1"), ("", "1"), ("many", "1")])
+def test_the_ranks_divide_the_threads(tmp_path: Path, given: str, per_rank: str) -> None:
     own = environment({"OMP_NUM_THREADS": given}, Processes(2, sharded=False), 0, tmp_path / "meeting")
-    assert own["OMP_NUM_THREADS"] == each
+    assert own["OMP_NUM_THREADS"] == per_rank

@@ -1,4 +1,4 @@
-"""A worker on a real Ray cluster of two nodes on this machine: it runs there, is stopped, and survives its node."""
+"""A worker on a real Ray cluster of two nodes on this machine: it runs, is stopped, and resumes after a lost node."""
 
 import contextlib
 import importlib.util
@@ -29,13 +29,13 @@ from ft_pipeline.execution.workers.supervisor import WorkerError, WorkerJob, run
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.spec import Spec
 from ft_pipeline_tests.execution.cancelling import Cancelled, cancel
-from ft_pipeline_tests.execution.conftest import ROOT, all_gone, job, until
+from ft_pipeline_tests.execution.conftest import ROOT, all_gone, job, wait_until
 from ft_pipeline_tests.execution.dagster_subject import make_asset
 
 WITHOUT_RAY = importlib.util.find_spec("ray") is None
 LAUNCHER = RayLauncher(entry="ft_pipeline_tests.execution.fake_worker")
 PATIENCE = 240.0
-"""Seconds: a node takes its time to start."""
+"""Seconds; a node starts slowly."""
 
 
 def long_with_ray(test: Callable[..., None]) -> Callable[..., None]:
@@ -45,13 +45,13 @@ def long_with_ray(test: Callable[..., None]) -> Callable[..., None]:
 def free_ports(count: int) -> list[int]:
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
+        for probe in sockets:
+            probe.bind(("127.0.0.1", 0))
+        return [probe.getsockname()[1] for probe in sockets]
 
 
 class Cluster:
-    """A head that takes no work, and one node that does."""
+    """A head node that takes no work, and one node that does."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -61,20 +61,20 @@ class Cluster:
 
     def start(self) -> None:
         self._start("--head", f"--port={self._port}", f"--dashboard-port={self._dashboard}", "--num-cpus=0")
-        until(lambda: self._alive() == 1, "the head is there", PATIENCE)
+        wait_until(lambda: self._alive() == 1, "the head is there", PATIENCE)
         self.add_node()
 
     def add_node(self) -> None:
         self.node = self._start(f"--address=127.0.0.1:{self._port}", "--num-cpus=1")
-        until(lambda: self._alive() == 2, "the node has joined", PATIENCE)
+        wait_until(lambda: self._alive() == 2, "the node has joined", PATIENCE)
 
     def kill_node(self) -> None:
-        """At once, with all that runs on it, as a machine that loses its power."""
+        """Kill the node at once with every process on it, like a power failure."""
         kill(self.node)
 
     def close(self) -> None:
-        for each in reversed(self._started):
-            kill(each)
+        for node in reversed(self._started):
+            kill(node)
 
     def _start(self, *arguments: str) -> subprocess.Popen[bytes]:
         agent, client = free_ports(2)
@@ -113,7 +113,7 @@ def cluster() -> Iterator[Cluster]:
     try:
         running.start()
         yield running
-    finally:  # also what started before something else did not
+    finally:  # also the nodes that started before another one failed to
         running.close()
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -130,7 +130,7 @@ def build(store: ArtifactStore, **config: object) -> BuildResult:
 
 
 def jobs(cluster: Cluster, folder: Path) -> list[str]:
-    """The states of the Ray jobs whose files lie below `folder`."""
+    """The states of the Ray jobs whose files are below `folder`."""
     with urllib.request.urlopen(f"{cluster.address}/api/jobs/", timeout=10) as answer:
         return [job["status"] for job in json.load(answer) if str(folder) in job["entrypoint"]]
 
@@ -142,11 +142,11 @@ def test_the_worker_runs_on_the_cluster(cluster: Cluster, store: ArtifactStore) 
         built = build(store, steps=3)
     assert built.artifact.summary == {"steps": 3, "resumed_from": 0, "device": "cpu"}
     assert reports[-1].step == 3
-    until(lambda: jobs(cluster, store.root) == ["SUCCEEDED"], "Ray knows that it ended well", PATIENCE)
+    wait_until(lambda: jobs(cluster, store.root) == ["SUCCEEDED"], "Ray knows that it ended well", PATIENCE)
 
 
 @long_with_ray
-def test_dagster_hears_of_it_as_of_any_other(cluster: Cluster, store: ArtifactStore) -> None:
+def test_dagster_shows_the_log_and_progress_of_a_ray_worker(cluster: Cluster, store: ArtifactStore) -> None:
     asset = make_asset(store.root, "count", {"steps": 4, "sleep": 0.5}, launcher=LAUNCHER)
     with dg.DagsterInstance.ephemeral() as instance:
         result = dg.materialize([asset], instance=instance, partition_key="qlora")
@@ -156,19 +156,19 @@ def test_dagster_hears_of_it_as_of_any_other(cluster: Cluster, store: ArtifactSt
 
 
 @long_with_ray
-def test_a_cancelled_step_ends_the_ray_job(cluster: Cluster, tmp_path: Path) -> None:
-    given = job(tmp_path, "family")
+def test_a_canceled_step_ends_the_ray_job(cluster: Cluster, tmp_path: Path) -> None:
+    worker_job = job(tmp_path, "family")
 
     with pytest.raises(Cancelled):
-        run_worker(None, given, LAUNCHER, on_progress=cancel)
-    pids = [int(pid) for pid in (given.work / "pids").read_text().split()]
-    until(lambda: all_gone(pids), "the worker and its children ended")
-    assert (given.work / "checkpoint").read_text() == "kept"
-    until(lambda: jobs(cluster, tmp_path)[0] in ("FAILED", "STOPPED"), "Ray knows that it ended", PATIENCE)
+        run_worker(None, worker_job, LAUNCHER, on_progress=cancel)
+    pids = [int(pid) for pid in (worker_job.work / "pids").read_text().split()]
+    wait_until(lambda: all_gone(pids), "the worker and its children ended")
+    assert (worker_job.work / "checkpoint").read_text() == "kept"
+    wait_until(lambda: jobs(cluster, tmp_path)[0] in ("FAILED", "STOPPED"), "Ray knows that it ended", PATIENCE)
 
 
 @long_with_ray
-def test_a_node_that_dies_is_one_clear_error_and_the_next_run_goes_on(cluster: Cluster, store: ArtifactStore) -> None:
+def test_a_lost_node_is_one_clear_error_and_the_next_run_resumes(cluster: Cluster, store: ArtifactStore) -> None:
     def kill_at_3(progress: Progress) -> None:
         if progress.step >= 3 and cluster.node.poll() is None:
             cluster.kill_node()
@@ -188,7 +188,7 @@ def test_a_node_that_dies_is_one_clear_error_and_the_next_run_goes_on(cluster: C
 
 
 @long_with_ray
-def test_a_cluster_that_is_not_there(monkeypatch: pytest.MonkeyPatch, store: ArtifactStore) -> None:
+def test_an_unreachable_cluster_is_an_error(monkeypatch: pytest.MonkeyPatch, store: ArtifactStore) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "http://127.0.0.1:9")
     with pytest.raises(UserError, match=r"The Ray cluster at http://127\.0\.0\.1:9 did not accept the job"):
         build(store, steps=1)
@@ -197,67 +197,69 @@ def test_a_cluster_that_is_not_there(monkeypatch: pytest.MonkeyPatch, store: Art
 # --- the node's side, without Ray -------------------------------------------------------------------------------------
 
 
-def on_node(given: WorkerJob, patience: float = 60.0) -> subprocess.Popen[bytes]:
-    """What Ray would start, beside an order."""
+def on_node(worker_job: WorkerJob, patience: float = 60.0) -> subprocess.Popen[bytes]:
+    """Write an order, and start what Ray would start on a node."""
     order = {"entry": LAUNCHER.entry, "env": {}, "patience": patience}
-    (given.folder / "order.json").write_text(json.dumps(order))
-    beat(given.folder, "1")
-    return subprocess.Popen([sys.executable, "-m", "ft_pipeline.execution.workers.ray_node", str(given.write())])
+    (worker_job.folder / "order.json").write_text(json.dumps(order))
+    beat(worker_job.folder, "1")
+    return subprocess.Popen([sys.executable, "-m", "ft_pipeline.execution.workers.ray_node", str(worker_job.write())])
 
 
-def exit_code(given: WorkerJob) -> int:
-    return json.loads((given.folder / "ended.json").read_text())["code"]
+def exit_code(worker_job: WorkerJob) -> int:
+    return json.loads((worker_job.folder / "ended.json").read_text())["code"]
 
 
 @pytest.mark.parametrize("reason", ["asked", "silence"])
-def test_a_worker_stops_when_it_is_asked_or_hears_nothing_more(tmp_path: Path, reason: str) -> None:
-    given = job(tmp_path, "family")
-    node = on_node(given, patience=60 if reason == "asked" else 1)
+def test_a_worker_stops_on_request_or_without_a_heartbeat(tmp_path: Path, reason: str) -> None:
+    worker_job = job(tmp_path, "family")
+    node = on_node(worker_job, patience=60 if reason == "asked" else 1)
     if reason == "asked":
-        until(lambda: (given.work / "pids").exists(), "the worker is under way")
-        beat(given.folder, STOP)
+        wait_until(lambda: (worker_job.work / "pids").exists(), "the worker is under way")
+        beat(worker_job.folder, STOP)
     else:
-        keep_beating(given, lambda: (given.work / "pids").exists())
-    assert node.wait(PATIENCE) == exit_code(given) == 130
-    assert (given.work / "checkpoint").read_text() == "kept"
-    assert all_gone([int(pid) for pid in (given.work / "pids").read_text().split()])
+        keep_beating(worker_job, lambda: (worker_job.work / "pids").exists())
+    assert node.wait(PATIENCE) == exit_code(worker_job) == 130
+    assert (worker_job.work / "checkpoint").read_text() == "kept"
+    assert all_gone([int(pid) for pid in (worker_job.work / "pids").read_text().split()])
 
 
-def keep_beating(given: WorkerJob, until_then: Callable[[], bool]) -> None:
+def keep_beating(worker_job: WorkerJob, condition: Callable[[], bool]) -> None:
     numbers = itertools.count(2)
 
     def beaten() -> bool:
-        beat(given.folder, str(next(numbers)))
-        return until_then()
+        beat(worker_job.folder, str(next(numbers)))
+        return condition()
 
-    until(beaten, "the worker is under way")
-
-
-def test_a_worker_that_ends_tells_its_exit_code(tmp_path: Path) -> None:
-    given = job(tmp_path, "refuse")
-    assert on_node(given).wait(PATIENCE) == exit_code(given) == 3
-    assert "choose one under 1" in (given.folder / "error.json").read_text()
+    wait_until(beaten, "the worker is under way")
 
 
-def test_a_second_signal_ends_a_worker_that_does_not_stop(tmp_path: Path) -> None:
-    given = job(tmp_path, "family", stubborn=True)
-    node = on_node(given)
-    keep_beating(given, lambda: (given.work / "pids").exists())
+def test_a_worker_that_ends_writes_its_exit_code(tmp_path: Path) -> None:
+    worker_job = job(tmp_path, "refuse")
+    assert on_node(worker_job).wait(PATIENCE) == exit_code(worker_job) == 3
+    assert "choose one under 1" in (worker_job.folder / "error.json").read_text()
+
+
+def test_a_second_signal_kills_a_worker_that_does_not_stop(tmp_path: Path) -> None:
+    worker_job = job(tmp_path, "family", stubborn=True)
+    node = on_node(worker_job)
+    keep_beating(worker_job, lambda: (worker_job.work / "pids").exists())
     node.terminate()
     time.sleep(1)
     node.terminate()
-    assert node.wait(PATIENCE) == exit_code(given) == 130
-    until(lambda: all_gone([int(pid) for pid in (given.work / "pids").read_text().split()]), "the worker ended")
+    assert node.wait(PATIENCE) == exit_code(worker_job) == 130
+    wait_until(
+        lambda: all_gone([int(pid) for pid in (worker_job.work / "pids").read_text().split()]), "the worker ended"
+    )
 
 
-def test_a_node_that_does_not_see_the_folder_says_so(tmp_path: Path) -> None:
+def test_a_node_without_access_to_the_job_folder_says_so(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "ft_pipeline.execution.workers.ray_node", str(tmp_path / "job.json")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert f"cannot read the job ([Errno 2] No such file or directory: '{tmp_path}/order.json')" in done.stderr
 
 
-# --- this machine's side, with a client that tells what a test wants --------------------------------------------------
+# --- this machine's side, with a client whose answers a test sets -----------------------------------------------------
 
 
 CLIENT = """
@@ -267,7 +269,7 @@ class JobSubmissionClient:
     def submit_job(self, **job): {submit}
     def get_job_info(self, job):
         self.asked += 1
-        {told}
+        {answer}
 """
 AGENT = """
 import sys
@@ -277,17 +279,20 @@ sys.exit(ray_agent.main(sys.argv[1:]))
 """
 
 
-def agent(folder: Path, told: str, submit: str = "return 'a job'") -> tuple[int, str]:
-    """(exit code, the error that it left) of a job that was started somewhere; told: the client's answer, as code."""
-    given = job(folder, "count")
-    (given.folder / "order.json").write_text(json.dumps({"python": "python", "cpus": 1, "gpus": 0, "patience": 1}))
-    (given.folder / "started.json").write_text('{"host": "far"}')
+def agent(folder: Path, answer: str, submit: str = "return 'a job'") -> tuple[int, str]:
+    """Run the agent of a job that was started on a node; returns (exit code, error message).
+
+    answer: the code of the client's answer to a question about the job.
+    """
+    worker_job = job(folder, "count")
+    (worker_job.folder / "order.json").write_text(json.dumps({"python": "python", "cpus": 1, "gpus": 0, "patience": 1}))
+    (worker_job.folder / "started.json").write_text('{"host": "far"}')
     (folder / "ray").mkdir()
     (folder / "ray" / "__init__.py").touch()
-    (folder / "ray" / "job_submission.py").write_text(CLIENT.format(submit=submit, told=told))
+    (folder / "ray" / "job_submission.py").write_text(CLIENT.format(submit=submit, answer=answer))
     lifeline, kept = os.pipe()
     done = subprocess.run(
-        [sys.executable, "-c", AGENT, str(given.write())],
+        [sys.executable, "-c", AGENT, str(worker_job.write())],
         env=os.environ | {"PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)]), "FT_LIFELINE_FD": str(lifeline)},
         pass_fds=[lifeline],
         timeout=PATIENCE,
@@ -295,36 +300,36 @@ def agent(folder: Path, told: str, submit: str = "return 'a job'") -> tuple[int,
     )
     os.close(lifeline)
     os.close(kept)
-    return done.returncode, json.loads((given.folder / "error.json").read_text())["message"]
+    return done.returncode, json.loads((worker_job.folder / "error.json").read_text())["message"]
 
 
-def test_a_head_that_is_gone_for_good_is_not_waited_for(tmp_path: Path) -> None:
+def test_the_agent_gives_up_on_a_lost_head_node(tmp_path: Path) -> None:
     code, message = agent(tmp_path, "raise ConnectionError('refused')")
     assert code == 1
     assert message.startswith("the head of the Ray cluster is gone. Run again") and message.endswith(": refused")
 
 
-def test_the_end_of_what_ray_says_is_told(tmp_path: Path) -> None:
+def test_the_end_of_rays_message_is_reported(tmp_path: Path) -> None:
     code, message = agent(tmp_path, "return SimpleNamespace(status='FAILED', message='log ' * 200 + 'no such module')")
     assert code == 1 and message.startswith("the worker's Ray node (far) is gone") and "no such module" in message
 
 
-def test_a_disk_that_is_away_for_a_moment_is_no_end(tmp_path: Path) -> None:
-    """Were this process to end, the worker would live on for a while, beside the one of the next run."""
+def test_a_brief_loss_of_the_job_folder_does_not_end_the_agent(tmp_path: Path) -> None:
+    """If the agent ended, its worker would run on for a while, at the same time as that of the next run."""
     there, away = tmp_path / "folder", tmp_path / "away"
-    told = f"import os; os.rename({str(there)!r}, {str(away)!r}) if self.asked == 1 else None; "
-    told += f"os.rename({str(away)!r}, {str(there)!r}) if self.asked == 2 else None; "
-    told += "return SimpleNamespace(status='RUNNING' if self.asked < 2 else 'FAILED', message='seen to the end')"
-    code, message = agent(tmp_path, told)
+    answer = f"import os; os.rename({str(there)!r}, {str(away)!r}) if self.asked == 1 else None; "
+    answer += f"os.rename({str(away)!r}, {str(there)!r}) if self.asked == 2 else None; "
+    answer += "return SimpleNamespace(status='RUNNING' if self.asked < 2 else 'FAILED', message='seen to the end')"
+    code, message = agent(tmp_path, answer)
     assert code == 1 and message.endswith("seen to the end")
 
 
-def test_a_cluster_that_refuses_without_a_word(tmp_path: Path) -> None:
+def test_a_cluster_that_refuses_without_a_message_is_reported(tmp_path: Path) -> None:
     code, message = agent(tmp_path, "return None", submit="raise TimeoutError")
     assert code == 3 and "did not accept the job: TimeoutError. Start it, or set RAY_ADDRESS" in message
 
 
-def test_only_what_needs_a_device_goes_to_the_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_steps_that_need_a_device_run_on_the_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FT_LAUNCHER", "ray")
     assert launcher_for("scores", DeviceNeed(count=2)) == RayLauncher(2)
     assert launcher_for("adapter", DeviceNeed(count=2)) == RayLauncher(2, RANKS)
@@ -338,7 +343,7 @@ def test_only_what_needs_a_device_goes_to_the_cluster(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("name", ["FT_RAY_CPUS", "FT_RAY_PATIENCE"])
-def test_no_cpu_and_no_patience_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str) -> None:
+def test_zero_cpus_or_zero_patience_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str) -> None:
     monkeypatch.setenv(name, "0")
     with pytest.raises(UserError, match=f"{name}='0' is not a whole number of at least 1"):
         run_worker(None, job(tmp_path, "count"), LAUNCHER)

@@ -1,4 +1,4 @@
-"""Recorded gates are read again by whoever passes them."""
+"""A step reads the recorded checks of its inputs again before it uses them."""
 
 import pytest
 
@@ -14,7 +14,7 @@ def recorded(store: ArtifactStore, summary: dict) -> Artifact:
     return store.commit(draft, summary)
 
 
-def test_what_passed_passes(store: ArtifactStore) -> None:
+def test_an_artifact_whose_blocking_checks_passed_is_accepted(store: ArtifactStore) -> None:
     artifact = recorded(
         store,
         {
@@ -27,7 +27,7 @@ def test_what_passed_passes(store: ArtifactStore) -> None:
     assert require_passed(artifact) is artifact
 
 
-def test_what_failed_is_named_with_its_reason(store: ArtifactStore) -> None:
+def test_failed_checks_are_reported_with_their_reasons(store: ArtifactStore) -> None:
     artifact = recorded(
         store,
         {

@@ -34,58 +34,58 @@ def report(step: int, **values: float) -> Progress:
     return Progress("adapter", LABEL, step, 900, values, eta=130)
 
 
-def said_at(lines: Lines, clock: Clock, said: list[str], seconds: float) -> list[str]:
-    """What is said once `seconds` have passed, looked at every second."""
-    said.clear()
+def printed_within(lines: Lines, clock: Clock, printed: list[str], seconds: float) -> list[str]:
+    """The lines printed during `seconds`, with one tick a second."""
+    printed.clear()
     for _ in range(round(seconds)):
         clock.now += 1
         lines.tick()
-    return list(said)
+    return list(printed)
 
 
-def test_a_step_says_a_line_a_minute() -> None:
-    clock, said = Clock(), list[str]()
-    lines = Lines(said.append, clock=clock)
+def test_a_running_step_prints_one_line_a_minute() -> None:
+    clock, printed = Clock(), list[str]()
+    lines = Lines(printed.append, clock=clock)
     lines.began(LABEL)
-    assert said_at(lines, clock, said, 59) == []
+    assert printed_within(lines, clock, printed, 59) == []
     lines.reported(report(119, loss=1.5))
     lines.reported(report(120, loss=1.42, tokens_per_second=210, eta_seconds=130))
-    assert said_at(lines, clock, said, 1) == [
+    assert printed_within(lines, clock, printed, 1) == [
         f"{LABEL}: 120/900, loss 1.42, tokens per second 210, 2 min 10 s left",
     ]
-    assert said_at(lines, clock, said, 30) == []
+    assert printed_within(lines, clock, printed, 30) == []
     lines.reported(report(240))
-    assert said_at(lines, clock, said, 30) == [f"{LABEL}: 240/900, 2 min 10 s left"]
+    assert printed_within(lines, clock, printed, 30) == [f"{LABEL}: 240/900, 2 min 10 s left"]
 
 
-def test_a_step_that_is_silent_is_told_too() -> None:
-    clock, said = Clock(), list[str]()
-    lines = Lines(said.append, clock=clock)
+def test_a_step_without_progress_reports_is_shown_too() -> None:
+    clock, printed = Clock(), list[str]()
+    lines = Lines(printed.append, clock=clock)
     lines.began("merged_model [qlora]")
-    assert said_at(lines, clock, said, 120) == [
+    assert printed_within(lines, clock, printed, 120) == [
         "merged_model [qlora]: running for 1 min 0 s",
         "merged_model [qlora]: running for 2 min 0 s",
     ]
     lines.began(LABEL)
     lines.reported(report(120))
-    assert said_at(lines, clock, said, 60) == [f"{LABEL}: 120/900, 2 min 10 s left (reported 1 min 0 s ago)"]
+    assert printed_within(lines, clock, printed, 60) == [f"{LABEL}: 120/900, 2 min 10 s left (reported 1 min 0 s ago)"]
 
 
-def test_short_steps_say_nothing() -> None:
-    clock, said = Clock(), list[str]()
-    lines = Lines(said.append, clock=clock)
+def test_short_steps_print_nothing() -> None:
+    clock, printed = Clock(), list[str]()
+    lines = Lines(printed.append, clock=clock)
     for _ in range(5):
         lines.began(LABEL)
         lines.reported(report(1))
-        assert said_at(lines, clock, said, 40) == []
+        assert printed_within(lines, clock, printed, 40) == []
         lines.ended()
-    assert said_at(lines, clock, said, 300) == []
+    assert printed_within(lines, clock, printed, 300) == []
     lines.reported(report(2))  # of a step that has ended
-    assert said_at(lines, clock, said, 300) == []
+    assert printed_within(lines, clock, printed, 300) == []
 
 
 def shown(store: ArtifactStore, launcher: LocalLauncher, out: io.StringIO, sleep: float, **options: float) -> str:
-    """What is shown of a worker that counts to eight, as its step."""
+    """The output of `ft` for a step whose worker counts to eight."""
     spec = Spec("count", config={"steps": 8, "sleep": sleep})
     with live_progress(Console(file=out, width=140), **options):
         publish(StepEvent("count", None, "started"))
@@ -94,7 +94,7 @@ def shown(store: ArtifactStore, launcher: LocalLauncher, out: io.StringIO, sleep
     return out.getvalue()
 
 
-def test_a_real_worker_in_a_log(store: ArtifactStore, launcher: LocalLauncher) -> None:
+def test_a_log_shows_progress_lines_without_escape_codes(store: ArtifactStore, launcher: LocalLauncher) -> None:
     lines = shown(store, launcher, io.StringIO(), 0.4, line_seconds=0.1).splitlines()
     assert re.fullmatch(r"✓ count +built +1\.3 s", lines.pop())
     with_pace = [line for line in lines if re.fullmatch(r"count: \d/8, loss [\d.]+, \d+ s left( \(.*\))?", line)]
@@ -102,12 +102,12 @@ def test_a_real_worker_in_a_log(store: ArtifactStore, launcher: LocalLauncher) -
     assert all(line.startswith("count: ") for line in lines)
 
 
-def test_a_step_of_seconds_leaves_one_line_in_a_log(store: ArtifactStore, launcher: LocalLauncher) -> None:
+def test_a_short_step_prints_one_line_in_a_log(store: ArtifactStore, launcher: LocalLauncher) -> None:
     assert len(shown(store, launcher, io.StringIO(), 0).splitlines()) == 1
 
 
-def test_colours_that_ci_asks_for_make_no_terminal() -> None:
-    """FORCE_COLOR=1 in a log: no bar, whose every movement would be kept."""
+def test_forced_colors_do_not_turn_a_log_into_a_terminal() -> None:
+    """A log with FORCE_COLOR=1 shows no bar, because each of its updates would stay in the log."""
     out = io.StringIO()
     with live_progress(Console(file=out, force_terminal=True)):
         publish(StepEvent("count", None, "started"))
@@ -115,7 +115,7 @@ def test_colours_that_ci_asks_for_make_no_terminal() -> None:
     assert "\x1b[2K" not in out.getvalue() and "\r" not in out.getvalue()
 
 
-def test_a_bar_in_a_terminal(store: ArtifactStore, launcher: LocalLauncher) -> None:
+def test_a_terminal_shows_a_bar(store: ArtifactStore, launcher: LocalLauncher) -> None:
     out = Terminal()
     with live_progress(Console(file=out, force_terminal=True, width=140), line_seconds=0.05):
         publish(StepEvent("count", None, "started"))

@@ -1,4 +1,4 @@
-"""What the tests of linear layers share: token ids, a quantization, the types that this machine multiplies packed."""
+"""Shared by the model tests: token ids, a quantization, and the dtypes that packed layers support on this machine."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Base models from a folder, the hub, the wheel; nothing that could run code is loaded."""
+"""Base models from a folder, from the hub and from the wheel; nothing that could run code is loaded."""
 
 import json
 import shutil
@@ -17,12 +17,12 @@ def folder(tmp_path, tiny_base):
     return shutil.copytree(tiny_base, tmp_path / "model")
 
 
-def test_a_folder_is_copied_as_it_is(tmp_path, folder):
+def test_a_folder_is_copied_without_its_python_files(tmp_path, folder):
     (folder / "notes.py").write_text("raise SystemExit")
     out, summary = convert(tmp_path, folder)
     assert (out / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
     assert not (out / "notes.py").exists()
-    assert summary["params"] == sum(it.numel() for it in load_model(out, "cpu").parameters())
+    assert summary["params"] == sum(parameter.numel() for parameter in load_model(out, "cpu").parameters())
     assert summary["dtype"] == "BF16" and len(summary["template_sha256"]) == 64 and summary["source"] == "model"
 
 
@@ -39,7 +39,7 @@ def test_pickled_weights_are_refused(tmp_path, folder):
         ({"quantization_config": {"quant_method": "gptq"}}, "already quantized"),
     ],
 )
-def test_what_cannot_be_trained_is_refused(tmp_path, folder, change, message):
+def test_models_with_own_code_or_quantized_weights_are_refused(tmp_path, folder, change, message):
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, **change}))
     with pytest.raises(UserError, match=message):
@@ -53,17 +53,17 @@ def test_a_folder_without_a_tokenizer_is_refused(tmp_path, folder):
 
 
 @pytest.mark.parametrize("model", ["./missing", "/missing/model", "a b", "x/y/z"])
-def test_a_name_that_is_neither_folder_nor_hub_id_is_one_clear_error(tmp_path, model):
+def test_a_name_that_is_neither_folder_nor_hub_id_is_refused(tmp_path, model):
     with pytest.raises(UserError, match="is neither a folder nor a hub id"):
         convert(tmp_path, model)
 
 
-def test_a_hub_model_offline_is_one_clear_error(tmp_path):
+def test_a_hub_model_without_a_network_raises_a_clear_error(tmp_path):
     with pytest.raises(UserError, match="could not be fetched from the hub"):
         convert(tmp_path, "someone/some-model", "main")
 
 
-def test_a_folder_is_known_by_its_content(folder):
+def test_a_folder_is_identified_by_its_content(folder):
     before = base_model.identify(str(folder), None)
     assert before == base_model.identify(str(folder), None)
     (folder / "chat_template.jinja").write_text("{{ messages }}")

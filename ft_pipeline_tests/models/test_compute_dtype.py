@@ -1,4 +1,4 @@
-"""The compute type: what this CPU multiplies fast, the same in every process, and what the user asks for instead."""
+"""The compute type: the fast one on this CPU, the same in every process, or the choice of the user."""
 
 import json
 import os
@@ -41,7 +41,9 @@ def test_a_cpu_without_bf16_instructions_computes_in_float32():
         (True, False, "arm64", "darwin", torch.float32),
     ],
 )
-def test_the_rule(kernels, instructions, machine, platform, dtype, monkeypatch):
+def test_the_type_of_a_cpu_depends_on_kernels_instructions_and_platform(
+    kernels, instructions, machine, platform, dtype, monkeypatch
+):
     monkeypatch.setattr(compute, "onednn_has_bf16", lambda: kernels)
     monkeypatch.setattr(compute, "_has", lambda probe: instructions and probe == "_is_avx512_bf16_supported")
     monkeypatch.setattr(compute.platform, "machine", lambda: machine)
@@ -56,23 +58,23 @@ def test_a_gpu_without_native_bf16_computes_in_float16(monkeypatch):
 
 
 @pytest.mark.parametrize("choice", ["float32", "bfloat16"])
-def test_the_user_may_choose(choice, monkeypatch, tmp_path):
+def test_the_user_can_choose_the_compute_type(choice, monkeypatch, tmp_path):
     monkeypatch.setenv(CHOICE, choice)
     folder = tiny_model(tmp_path / "base")
     assert load_model(folder, "cpu").dtype == getattr(torch, choice)
     command = Engine("transformers", tmp_path).command("champion", tmp_path, 8000)
-    assert command[command.index("--dtype") + 1] == choice  # what is served is what was scored
+    assert command[command.index("--dtype") + 1] == choice  # the model is served with the type of its scores
     assert ask_compute()["reason"] == f"FT_COMPUTE_DTYPE={choice}"
 
 
-def test_an_unknown_type_is_refused_in_one_line(monkeypatch):
+def test_an_unknown_compute_type_is_refused_in_one_line(monkeypatch):
     monkeypatch.setenv(CHOICE, "float8")
-    for ask in (requested_dtype, lambda: compute_dtype("cpu"), ask_compute):
+    for read_choice in (requested_dtype, lambda: compute_dtype("cpu"), ask_compute):
         with pytest.raises(UserError, match=r"^FT_COMPUTE_DTYPE='float8' is not a compute type\. Set it to auto, "):
-            ask()
+            read_choice()
 
 
-def test_models_keep_16_bit_on_disk(tmp_path):
+def test_models_are_stored_in_16_bit(tmp_path):
     folder = tmp_path / "base"
     folder.mkdir()
     for config, dtype in (
@@ -86,7 +88,7 @@ def test_models_keep_16_bit_on_disk(tmp_path):
         assert storage_dtype(folder) == dtype
 
 
-def test_two_processes_agree():
+def test_two_processes_choose_the_same_compute_type():
     command = [sys.executable, "-m", "ft_pipeline.models.compute_dtype"]
     answers = {subprocess.run(command, capture_output=True, text=True, check=True).stdout for _ in range(2)}
     assert len(answers) == 1

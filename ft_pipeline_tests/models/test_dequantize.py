@@ -1,4 +1,4 @@
-"""4-bit matrices dequantized once: logits and gradients stay equal bit for bit."""
+"""4-bit matrices that are dequantized once: logits and gradients stay equal bit for bit."""
 
 import copy
 from pathlib import Path
@@ -12,7 +12,7 @@ from peft import LoraConfig, get_peft_model
 from ft_pipeline.models.cpu.dequantize import DequantizedLinear, dequantize_once
 from ft_pipeline.models.load import keep_weights_unpacked, load_model
 from ft_pipeline_tests.models.material import IDS, NF4
-from ft_pipeline_tests.training.architectures import tiny_of
+from ft_pipeline_tests.training.architectures import tiny_model_of
 
 
 def four_bit(folder: Path, dtype: torch.dtype, lora: dict[str, Any] | None = None, **keys: Any) -> Any:
@@ -43,7 +43,7 @@ def gradients(model: Any) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize(
     "keys", [{}, {"bnb_4bit_quant_type": "fp4"}, {"bnb_4bit_use_double_quant": False}], ids=["nf4", "fp4", "single"]
 )
-def test_logits_are_equal(tiny_base: Path, dtype: torch.dtype, keys: dict[str, Any]) -> None:
+def test_dequantizing_does_not_change_the_logits(tiny_base: Path, dtype: torch.dtype, keys: dict[str, Any]) -> None:
     model = four_bit(tiny_base, dtype, **keys)
     before = logits(model)
     assert dequantize_once(model) is True
@@ -56,7 +56,7 @@ def test_logits_are_equal(tiny_base: Path, dtype: torch.dtype, keys: dict[str, A
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("adapter", [torch.float32, None], ids=["wide", "as the base"])
 @pytest.mark.parametrize("lora", [{}, {"use_dora": True}], ids=["lora", "dora"])
-def test_with_an_adapter_logits_and_gradients_are_equal(
+def test_dequantizing_below_an_adapter_does_not_change_logits_or_gradients(
     tiny_base: Path, dtype: torch.dtype, adapter: torch.dtype | None, lora: dict[str, Any]
 ) -> None:
     model = four_bit(tiny_base, dtype, lora)
@@ -75,15 +75,15 @@ def test_with_an_adapter_logits_and_gradients_are_equal(
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])  # with biases, with transposed matrices
-def test_biases_and_transposed_matrices(kind: str, tmp_path: Path) -> None:
-    model = four_bit(tiny_of(kind, tmp_path), torch.bfloat16)
+def test_dequantizing_biases_and_transposed_matrices_does_not_change_the_logits(kind: str, tmp_path: Path) -> None:
+    model = four_bit(tiny_model_of(kind, tmp_path), torch.bfloat16)
     before = logits(model)
     assert dequantize_once(model) is True
     assert torch.equal(logits(model), before)
 
 
 @pytest.mark.parametrize(("missing", "done"), [(1, False), (0, True)])
-def test_nothing_changes_where_memory_is_short(
+def test_nothing_is_dequantized_if_memory_is_short(
     missing: int, done: bool, tiny_base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = four_bit(tiny_base, torch.float32)
@@ -94,12 +94,12 @@ def test_nothing_changes_where_memory_is_short(
     assert bool(_four_bit_layers(model)) is not done
 
 
-def test_a_model_that_is_not_in_4_bit_stays(tiny_base: Path) -> None:
+def test_a_model_that_is_not_in_4_bit_is_left_unchanged(tiny_base: Path) -> None:
     model = load_model(tiny_base, "cpu")
     assert dequantize_once(model) is False
 
 
-def test_what_would_not_be_equal_stays(tiny_base: Path) -> None:
+def test_layers_that_would_give_other_results_are_not_dequantized(tiny_base: Path) -> None:
     repacked, mixed = four_bit(tiny_base, torch.bfloat16), four_bit(tiny_base, torch.bfloat16)
     layer = _four_bit_layers(repacked)[0]
     layer.weight.quant_state = copy.copy(layer.weight.quant_state)

@@ -1,4 +1,4 @@
-"""LoRA layers as one function: logits and gradients of PEFT's layers, and PEFT's where something else is asked for."""
+"""Fused LoRA layers give the logits and gradients of PEFT's layers; variants they do not support keep PEFT's."""
 
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ def pack(model: Any) -> int:
     return join_lora(model)
 
 
-def learned(model: Any) -> dict[str, torch.Tensor]:
+def gradients(model: Any) -> dict[str, torch.Tensor]:
     model.zero_grad()
     model.train()
     model(IDS, labels=IDS).loss.backward()
@@ -40,32 +40,35 @@ def learned(model: Any) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("quantized", [False, True], ids=["lora", "qlora"])
 @pytest.mark.parametrize("keys", [{}, {"use_rslora": True}], ids=["plain", "rslora"])
-def test_logits_and_gradients_are_those_of_peft(tiny_base: Path, quantized: bool, keys: dict[str, Any]) -> None:
-    theirs, ours = (adapted(tiny_base, torch.float32, quantized, **keys) for _ in range(2))
-    assert pack(ours) == 2 * 7
-    expected, computed = learned(theirs), learned(ours)
+def test_logits_and_gradients_equal_those_of_peft(tiny_base: Path, quantized: bool, keys: dict[str, Any]) -> None:
+    peft, fused = (adapted(tiny_base, torch.float32, quantized, **keys) for _ in range(2))
+    assert pack(fused) == 2 * 7
+    expected, computed = gradients(peft), gradients(fused)
     assert computed.keys() == expected.keys() and len(computed) == 2 * 7 * 2
-    for name, slope in expected.items():
-        assert apart(computed[name], slope) < 1e-5, name
+    for name, gradient in expected.items():
+        assert relative_error(computed[name], gradient) < 1e-5, name
     with torch.inference_mode():
-        torch.testing.assert_close(ours.eval()(IDS).logits, theirs.eval()(IDS).logits)
+        torch.testing.assert_close(fused.eval()(IDS).logits, peft.eval()(IDS).logits)
 
 
 @NEEDS_BF16
-def test_the_error_in_16_bit_is_that_of_peft(tiny_base: Path) -> None:
-    exact = learned(adapted(tiny_base, torch.float32))
-    theirs, ours = (adapted(tiny_base, torch.bfloat16) for _ in range(2))
-    assert pack(ours) == 2 * 7
-    first, second = (sum(apart(slope, exact[name]) for name, slope in learned(m).items()) for m in (ours, theirs))
-    assert first < 1.1 * second
+def test_the_error_in_16_bit_is_about_that_of_peft(tiny_base: Path) -> None:
+    exact = gradients(adapted(tiny_base, torch.float32))
+    peft, fused = (adapted(tiny_base, torch.bfloat16) for _ in range(2))
+    assert pack(fused) == 2 * 7
+    fused_error, peft_error = (
+        sum(relative_error(gradient, exact[name]) for name, gradient in gradients(model).items())
+        for model in (fused, peft)
+    )
+    assert fused_error < 1.1 * peft_error
 
 
-def apart(computed: torch.Tensor, expected: torch.Tensor) -> float:
+def relative_error(computed: torch.Tensor, expected: torch.Tensor) -> float:
     assert computed.dtype == torch.float32
     return float((computed - expected).norm() / expected.norm())
 
 
-def test_a_disabled_adapter_gives_the_base(tiny_base: Path) -> None:
+def test_a_disabled_adapter_gives_the_base_model(tiny_base: Path) -> None:
     model = adapted(tiny_base, torch.float32)
     base = load_model(tiny_base, "cpu", dtype=torch.float32)
     pack(model)
@@ -76,11 +79,11 @@ def test_a_disabled_adapter_gives_the_base(tiny_base: Path) -> None:
 
 
 @pytest.mark.parametrize("keys", [{"lora_dropout": 0.1}, {"use_dora": True}, {"lora_bias": True}], ids=str)
-def test_other_layers_stay_those_of_peft(tiny_base: Path, keys: dict[str, Any]) -> None:
-    theirs, ours = (adapted(tiny_base, torch.float32, **keys) for _ in range(2))
-    assert pack(ours) == 0
+def test_unsupported_lora_variants_keep_the_layers_of_peft(tiny_base: Path, keys: dict[str, Any]) -> None:
+    peft, packed = (adapted(tiny_base, torch.float32, **keys) for _ in range(2))
+    assert pack(packed) == 0
     with torch.inference_mode():
-        torch.testing.assert_close(ours.eval()(IDS).logits, theirs.eval()(IDS).logits)
+        torch.testing.assert_close(packed.eval()(IDS).logits, peft.eval()(IDS).logits)
 
 
 def test_the_weights_keep_their_names(tiny_base: Path) -> None:

@@ -1,4 +1,4 @@
-"""Generation: order, stop tokens, and the same answers whatever the batch."""
+"""Generation: order, stop tokens, and the same answers for any batch size."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ def model(tiny_base):
     return AutoModelForCausalLM.from_pretrained(tiny_base, dtype=torch.float32).eval()
 
 
-def test_a_batch_answers_as_single_prompts_do(model, tiny_base):
+def test_a_batch_gives_the_answers_of_single_prompts(model, tiny_base):
     tokenizer = load_tokenizer(tiny_base)
     together = generate(model, tokenizer, PROMPTS, max_new_tokens=6, batch_size=3)
     alone = [generate(model, tokenizer, [prompt], max_new_tokens=6, batch_size=1)[0] for prompt in PROMPTS]
@@ -36,10 +36,10 @@ def test_a_stop_token_ends_an_answer(model, tiny_base):
     assert (stopped.finish_reason, stopped.answer_tokens, stopped.text) == ("stop", 1, "")
 
 
-def test_sampling_repeats_with_its_seed(model, tiny_base):
+def test_the_same_seed_samples_the_same_answers(model, tiny_base):
     tokenizer = load_tokenizer(tiny_base)
-    first, again, other = (
+    first, again, other_seed = (
         generate(model, tokenizer, PROMPTS, max_new_tokens=8, batch_size=2, temperature=1.0, seed=seed)
         for seed in (1, 1, 2)
     )
-    assert first == again != other
+    assert first == again != other_seed

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, DynamicCache
 from transformers.cache_utils import Cache
 
 from ft_pipeline.models.decoding.kv_cache import PreallocatedLayer, batch_cache, has_plain_cache
-from ft_pipeline_tests.training.architectures import tiny_of
+from ft_pipeline_tests.training.architectures import tiny_model_of
 
 IDS = torch.tensor([[0, 0, 0, 9, 30], [5, 9, 11, 40, 7], [0, 60, 61, 62, 63]])
 MASK = torch.tensor([[0, 0, 0, 1, 1], [1, 1, 1, 1, 1], [0, 1, 1, 1, 1]])
@@ -30,7 +30,9 @@ def greedy_logits(model: Any, cache: Cache, ids: torch.Tensor, mask: Tensor, ste
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("mask", [MASK, torch.ones_like(MASK)], ids=["padded", "full"])
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_logits_are_equal_bit_for_bit(tiny_base: Path, dtype: torch.dtype, mask: Tensor, attention: str) -> None:
+def test_logits_equal_those_of_a_dynamic_cache_bit_for_bit(
+    tiny_base: Path, dtype: torch.dtype, mask: Tensor, attention: str
+) -> None:
     model = AutoModelForCausalLM.from_pretrained(tiny_base, dtype=dtype, attn_implementation=attention).eval()
     preallocated = batch_cache(model, None, rows=3, capacity=30)
     expected = greedy_logits(model, DynamicCache(config=model.config), IDS, mask)
@@ -42,7 +44,7 @@ def test_logits_are_equal_bit_for_bit(tiny_base: Path, dtype: torch.dtype, mask:
     assert preallocated.layers[0].keys.data_ptr() == address, "the cache was not copied"
 
 
-def test_rows_are_dropped_in_place() -> None:
+def test_rows_are_removed_in_place() -> None:
     states = [torch.randn(5, 2, tokens, 4) for tokens in (3, 1, 2)]
     layer, expected = PreallocatedLayer(capacity=8), None
     for state in states[:2]:
@@ -56,7 +58,7 @@ def test_rows_are_dropped_in_place() -> None:
     assert keys.data_ptr() == address
 
 
-def test_beams_are_reordered_and_tokens_removed() -> None:
+def test_beams_are_reordered_and_tokens_are_removed() -> None:
     state = torch.randn(3, 2, 4, 4)
     layer = PreallocatedLayer(capacity=6)
     layer.update(state, -state)
@@ -71,17 +73,17 @@ def test_each_row_begins_with_the_prefix(tiny_base: Path) -> None:
     prefix = DynamicCache(config=model.config)
     greedy_logits(model, prefix, torch.tensor([[5, 9, 11]]), torch.ones(1, 3, dtype=torch.long), steps=1)
     cache = batch_cache(model, prefix, rows=2, capacity=9)
-    for layer, read in zip(cache.layers, prefix.layers, strict=True):
-        assert torch.equal(layer.keys, read.keys.repeat(2, 1, 1, 1))
-        assert torch.equal(layer.values, read.values.repeat(2, 1, 1, 1))
+    for layer, prefix_layer in zip(cache.layers, prefix.layers, strict=True):
+        assert torch.equal(layer.keys, prefix_layer.keys.repeat(2, 1, 1, 1))
+        assert torch.equal(layer.values, prefix_layer.values.repeat(2, 1, 1, 1))
     assert prefix.get_seq_length() == cache.get_seq_length() == 3
 
 
 @pytest.mark.parametrize(
     ("kind", "plain"), [("qwen3", True), ("gpt2", True), ("gemma3_text", False), ("mistral", False)]
 )
-def test_a_sliding_window_keeps_its_own_cache(kind: str, plain: bool, tmp_path: Path) -> None:
-    model = AutoModelForCausalLM.from_pretrained(tiny_of(kind, tmp_path), dtype=torch.float32).eval()
+def test_a_model_with_a_sliding_window_keeps_the_cache_of_transformers(kind: str, plain: bool, tmp_path: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(tiny_model_of(kind, tmp_path), dtype=torch.float32).eval()
     assert has_plain_cache(model) is plain
     cache = batch_cache(model, None, rows=1, capacity=4)
     assert (type(cache) is DynamicCache) is not plain

@@ -1,4 +1,4 @@
-"""The tokenizer of a model: it pads with a token that the model knows, whatever its own pad token is."""
+"""The tokenizer of a model pads with a token that the model knows; unsuitable chat templates are refused."""
 
 import pytest
 
@@ -11,17 +11,17 @@ ASKED = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "He
 
 
 @pytest.mark.parametrize(
-    ("change", "pads"),
+    ("change", "pad_token"),
     [
         ({"pad_token": None}, "<|im_end|>"),
         ({"pad_token": None, "eos_token": None}, "<|im_start|>"),
-        ({"pad_token": "<|late|>"}, "<|im_end|>"),  # added behind the model's vocabulary
+        ({"pad_token": "<|late|>"}, "<|im_end|>"),  # added after the model's vocabulary
     ],
 )
-def test_padding_is_a_token_that_the_model_knows(change, pads, tmp_path):
+def test_padding_is_a_token_that_the_model_knows(change, pad_token, tmp_path):
     folder = tiny_model(tmp_path / "base")
     tokenizer = load_tokenizer(folder)
-    words = len(tokenizer)
+    vocabulary_size = len(tokenizer)
     for key, token in change.items():
         if token is None:
             setattr(tokenizer, key, None)
@@ -29,17 +29,17 @@ def test_padding_is_a_token_that_the_model_knows(change, pads, tmp_path):
             tokenizer.add_special_tokens({key: token})
     tokenizer.save_pretrained(folder)
     loaded = load_tokenizer(folder)
-    assert loaded.pad_token == pads and loaded.pad_token_id < words
+    assert loaded.pad_token == pad_token and loaded.pad_token_id < vocabulary_size
 
 
-def test_a_template_without_system_turns_says_what_to_leave_out():
+def test_the_error_for_a_rejected_system_turn_says_what_to_leave_out():
     refusing = "{% if messages[0].role == 'system' %}{{ raise_exception('No system turns') }}{% endif %}" + CHATML
     with pytest.raises(UserError, match=r"No system turns\. Leave out the system prompt"):
         prompt_and_target(tiny_tokenizer(refusing), [{"role": "system", "content": "Be brief."}, *ASKED])
 
 
-def test_a_header_that_the_prompt_leaves_out_is_refused():
-    """It would be trained as part of the answer, and written by the model at each answer's beginning."""
+def test_a_template_whose_prompt_lacks_the_answer_header_is_refused():
+    """Otherwise it would be trained as part of each answer, and the model would write it before each answer."""
     with pytest.raises(UserError, match=r"writes '<\|im_start\|>assistant' before an answer"):
         prompt_and_target(tiny_tokenizer(CHATML.split("{% if add_generation_prompt")[0]), ASKED)
     without_header = "{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }}<|im_end|>{% endfor %}"

@@ -1,4 +1,4 @@
-"""Packed linear layers: the same products and gradients as plain ones, and nothing else of the model changes."""
+"""Packed linear layers give the products and gradients of plain ones, and change nothing else in the model."""
 
 import copy
 from pathlib import Path
@@ -27,34 +27,34 @@ def layers(dtype: torch.dtype, bias: bool = True) -> tuple[nn.Linear, FrozenLine
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", [(7, 48), (2, 5, 48), (1, 1, 48), (700, 48), (0, 48)], ids=str)
 @pytest.mark.parametrize("bias", [True, False])
-def test_products_and_gradients_are_those_of_a_plain_layer(
+def test_products_and_gradients_equal_those_of_a_plain_layer(
     dtype: torch.dtype, shape: tuple[int, ...], bias: bool
 ) -> None:
     plain, packed = layers(dtype, bias)
     inputs = torch.randn(shape).to(dtype)
-    slope = torch.randn(*shape[:-1], 80).to(dtype)
+    output_gradient = torch.randn(*shape[:-1], 80).to(dtype)
     results = []
     for layer in (plain, packed):
         leaf = inputs.clone().requires_grad_(True)
         outputs = layer(leaf)
-        outputs.backward(slope)
+        outputs.backward(output_gradient)
         assert leaf.grad is not None
         results.append((outputs.detach(), leaf.grad))
-    (expected, expected_slope), (computed, computed_slope) = results
+    (expected, expected_gradient), (computed, computed_gradient) = results
     torch.testing.assert_close(computed, expected)
-    torch.testing.assert_close(computed_slope, expected_slope)
+    torch.testing.assert_close(computed_gradient, expected_gradient)
     if dtype == torch.bfloat16:
         assert torch.equal(computed, expected)
     with torch.inference_mode():
         torch.testing.assert_close(packed(inputs), plain(inputs))
 
 
-def test_inputs_may_lie_scattered() -> None:
+def test_inputs_may_be_noncontiguous() -> None:
     plain, packed = layers(torch.float32)
     inputs = torch.randn(48, 9).T
     torch.testing.assert_close(packed(inputs), plain(inputs))
-    of_one_value = torch.ones(1).expand(9, 80)
-    torch.testing.assert_close(packed.slope(of_one_value), of_one_value @ plain.weight)
+    expanded = torch.ones(1).expand(9, 80)
+    torch.testing.assert_close(packed.slope(expanded), expanded @ plain.weight)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -71,17 +71,17 @@ def test_a_model_keeps_its_logits_names_and_tied_weights(tiny_base: Path, dtype:
     assert all(torch.equal(weight, weights[name]) for name, weight in model.state_dict().items())
 
 
-def test_what_learns_stays_as_it_is(tiny_base: Path) -> None:
+def test_trainable_layers_are_not_packed(tiny_base: Path) -> None:
     model = load_model(tiny_base, "cpu").requires_grad_(False)
-    learns = model.model.layers[0].mlp.up_proj.requires_grad_(True)
+    trainable = model.model.layers[0].mlp.up_proj.requires_grad_(True)
     pack_frozen(model, trains=True)
-    assert type(learns) is nn.Linear
+    assert type(trainable) is nn.Linear
     model(IDS, labels=IDS).loss.backward()
-    assert float(learns.weight.grad.abs().max()) > 0
+    assert float(trainable.weight.grad.abs().max()) > 0
 
 
 @pytest.mark.parametrize(("sides", "missing", "done"), [(1, 1, False), (1, 0, True), (2, 1, False), (2, 0, True)])
-def test_nothing_changes_where_memory_is_short(
+def test_nothing_is_packed_if_memory_is_short(
     sides: int, missing: int, done: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model: Any = nn.Sequential(nn.Linear(8, 4)).requires_grad_(False)
@@ -91,14 +91,14 @@ def test_nothing_changes_where_memory_is_short(
     assert isinstance(model[0], FrozenLinear) is done
 
 
-def test_bf16_without_kernels_for_it_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bf16_layers_are_not_packed_without_bf16_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ft_pipeline.models.cpu.packed_linear.onednn_has_bf16", lambda: False)
     model = nn.Sequential(nn.Linear(8, 4, dtype=torch.bfloat16), nn.Linear(4, 2)).requires_grad_(False)
     assert pack_frozen(model, trains=False) is True
     assert [type(layer) for layer in model] == [nn.Linear, FrozenLinear]
 
 
-def test_a_packed_layer_is_not_copied() -> None:
+def test_a_packed_layer_cannot_be_copied() -> None:
     _, packed = layers(torch.float32)
     with pytest.raises(TypeError, match="load the model again"):
         copy.deepcopy(packed)

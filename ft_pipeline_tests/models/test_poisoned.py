@@ -1,4 +1,4 @@
-"""Model folders that someone made to do harm: refused with one clear error, and nothing in them ever runs."""
+"""Malicious model folders are refused with one clear error, and no code in them ever runs."""
 
 import json
 import os
@@ -17,7 +17,7 @@ from ft_pipeline_tests.models.material import convert
 
 
 class Bomb:
-    """Leaves a file behind when it is unpickled."""
+    """Creates the folder `mark` when it is unpickled."""
 
     def __init__(self, mark: Path) -> None:
         self.mark = mark
@@ -28,7 +28,7 @@ class Bomb:
 
 @pytest.fixture
 def mark(tmp_path: Path) -> Path:
-    """There once a bomb went off."""
+    """This path exists once a bomb was unpickled."""
     return tmp_path / "went-off"
 
 
@@ -41,15 +41,13 @@ def edit(path: Path, **changes: Any) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
-def test_the_bomb_is_one(mark: Path) -> None:
+def test_unpickling_a_bomb_creates_the_mark(mark: Path) -> None:
     pickle.loads(pickle.dumps(Bomb(mark)))
     assert mark.exists()
 
 
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "weights.pth", "tokenizer.pkl", "tokenizer.py"])
-def test_what_could_run_code_beside_the_weights_is_left_and_named(
-    tmp_path: Path, folder: Path, mark: Path, name: str
-) -> None:
+def test_files_that_could_run_code_are_left_out_and_listed(tmp_path: Path, folder: Path, mark: Path, name: str) -> None:
     (folder / name).write_bytes(pickle.dumps(Bomb(mark)))
     out, summary = convert(tmp_path, folder)
     assert not (out / name).exists() and not mark.exists()
@@ -57,14 +55,14 @@ def test_what_could_run_code_beside_the_weights_is_left_and_named(
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "chat_template.jinja"])
-def test_a_pickle_under_another_name_is_refused(tmp_path: Path, folder: Path, mark: Path, name: str) -> None:
+def test_a_pickle_under_a_harmless_name_is_refused(tmp_path: Path, folder: Path, mark: Path, name: str) -> None:
     (folder / name).write_bytes(pickle.dumps(Bomb(mark)))
     with pytest.raises(UserError, match=rf"{name} is a pickle"):
         convert(tmp_path, folder)
     assert not mark.exists()
 
 
-def test_torchs_own_archive_under_another_name_is_refused(tmp_path: Path, folder: Path) -> None:
+def test_a_torch_archive_under_a_harmless_name_is_refused(tmp_path: Path, folder: Path) -> None:
     import torch
 
     torch.save({"a": torch.zeros(2)}, folder / "model.safetensors")
@@ -82,14 +80,14 @@ def test_torchs_own_archive_under_another_name_is_refused(tmp_path: Path, folder
     ],
     ids=["empty", "header beyond the file", "no header", "tensor beyond the file"],
 )
-def test_safetensors_that_lie_are_refused(tmp_path: Path, folder: Path, content: bytes) -> None:
+def test_invalid_safetensors_files_are_refused(tmp_path: Path, folder: Path, content: bytes) -> None:
     (folder / "model.safetensors").write_bytes(content)
     with pytest.raises(UserError, match=r"model\.safetensors is not a valid safetensors file"):
         convert(tmp_path, folder)
 
 
 @pytest.mark.parametrize("part", ["../../secret.safetensors", "/etc/passwd", "pytorch_model-00001.bin"])
-def test_an_index_that_names_files_from_elsewhere_is_refused(tmp_path: Path, folder: Path, part: str) -> None:
+def test_an_index_may_only_name_safetensors_files_of_the_same_folder(tmp_path: Path, folder: Path, part: str) -> None:
     index = {"metadata": {}, "weight_map": {"model.norm.weight": part}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(UserError, match=r"which is not a \*\.safetensors file in the same folder"):
@@ -97,7 +95,7 @@ def test_an_index_that_names_files_from_elsewhere_is_refused(tmp_path: Path, fol
 
 
 @pytest.mark.parametrize("file", ["tokenizer_config.json", "config.json"])
-def test_code_of_its_own_is_never_run(tmp_path: Path, folder: Path, file: str) -> None:
+def test_a_model_that_needs_its_own_code_is_refused(tmp_path: Path, folder: Path, file: str) -> None:
     (folder / "evil.py").write_text("raise SystemExit")
     edit(folder / file, auto_map={"AutoTokenizer": ["evil.Evil", None], "AutoModelForCausalLM": "evil.Evil"})
     with pytest.raises(UserError, match=rf"its own Python code \({file}: auto_map\), which is never run"):
@@ -112,14 +110,14 @@ def test_code_of_its_own_is_never_run(tmp_path: Path, folder: Path, file: str) -
         {"text_config": {"experts_implementation": "someone/kernel"}},
     ],
 )
-def test_kernels_of_the_hub_are_never_fetched(tmp_path: Path, folder: Path, config: dict[str, Any]) -> None:
+def test_kernels_are_never_fetched_from_the_hub(tmp_path: Path, folder: Path, config: dict[str, Any]) -> None:
     edit(folder / "config.json", **config)
     with pytest.raises(UserError, match="requests code from the hub"):
         convert(tmp_path, folder)
 
 
 @pytest.mark.parametrize("name", ["tokenizer.json", "chat_template.jinja", "model-2.safetensors"])
-def test_a_link_out_of_the_folder_is_refused_unread(tmp_path: Path, folder: Path, name: str) -> None:
+def test_a_link_to_a_file_outside_the_folder_is_not_read(tmp_path: Path, folder: Path, name: str) -> None:
     secret = tmp_path / "secret"
     secret.write_text("a secret of another user")
     (folder / name).unlink(missing_ok=True)
@@ -131,7 +129,7 @@ def test_a_link_out_of_the_folder_is_refused_unread(tmp_path: Path, folder: Path
         base_model.identify(str(folder), None)
 
 
-def test_the_links_of_the_hubs_cache_are_followed(tmp_path: Path, folder: Path) -> None:
+def test_the_links_of_the_hub_cache_are_followed(tmp_path: Path, folder: Path) -> None:
     blobs, snapshot = tmp_path / "models--a--b" / "blobs", tmp_path / "models--a--b" / "snapshots" / ("c" * 40)
     blobs.mkdir(parents=True)
     snapshot.mkdir(parents=True)
@@ -143,13 +141,13 @@ def test_the_links_of_the_hubs_cache_are_followed(tmp_path: Path, folder: Path) 
 
 
 @pytest.mark.parametrize("content", ["[]", "{", "7", "[" * 100_000])
-def test_a_config_that_is_no_object_is_refused(tmp_path: Path, folder: Path, content: str) -> None:
+def test_a_config_that_is_not_a_json_object_is_refused(tmp_path: Path, folder: Path, content: str) -> None:
     (folder / "config.json").write_text(content)
     with pytest.raises(UserError, match=r"config\.json is not a JSON object"):
         convert(tmp_path, folder)
 
 
-def test_an_adapter_of_pickled_weights_is_refused(folder: Path, tmp_path: Path, mark: Path) -> None:
+def test_an_adapter_with_pickled_weights_is_refused(folder: Path, tmp_path: Path, mark: Path) -> None:
     """PEFT would look for adapter_model.bin where there are no safetensors."""
     adapter = tmp_path / "adapter"
     adapter.mkdir()
@@ -176,7 +174,7 @@ def test_a_chat_template_cannot_leave_its_sandbox(folder: Path, template: str) -
 
 
 def test_a_revision_is_recorded_as_its_commit(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The hub's cache names a snapshot by its commit; a branch would be another model tomorrow."""
+    """The hub's cache names a snapshot by its commit; a branch can be another model tomorrow."""
     commit = "0123456789abcdef0123456789abcdef01234567"
     snapshot = shutil.copytree(folder, tmp_path / "snapshots" / commit)
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *args, **kwargs: str(snapshot))
@@ -185,7 +183,9 @@ def test_a_revision_is_recorded_as_its_commit(tmp_path: Path, folder: Path, monk
     assert base_model.identify("someone/some-model", commit)["revision"] == commit
 
 
-def test_the_embedded_model_is_held_against_its_wheels_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_embedded_model_is_checked_against_the_record_of_its_wheel(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     changed = tmp_path / "SmolLM2.gguf"
     changed.write_bytes(b"GGUF, but another one")
     monkeypatch.setattr(base_model, "find_embedded", lambda: changed)

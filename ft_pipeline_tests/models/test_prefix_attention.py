@@ -1,4 +1,4 @@
-"""A prefix that is kept once for all rows: the distributions of whole contexts, up to rounding."""
+"""A prefix that is stored once for all rows gives the distributions of whole contexts, up to rounding."""
 
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from ft_pipeline.models.decoding.batch_state import BatchState
 from ft_pipeline.models.decoding.prefix_attention import can_share_prefix
 from ft_pipeline.models.decoding.prefix_cache import read_prefix
 from ft_pipeline.models.decoding.token_loop import Batch, Decoding, write
-from ft_pipeline_tests.training.architectures import CONFIGS, tiny_of
+from ft_pipeline_tests.training.architectures import CONFIGS, tiny_model_of
 
 PREFIX = torch.randint(3, 250, (90,), generator=torch.Generator().manual_seed(0)).tolist()
 RESTS = [[5, 9, 11, 40, 7, 8], [30], [100, 4, 77], [60, 61, 62, 63]]
@@ -47,8 +47,8 @@ def alone(model: Any, steps: list[torch.Tensor]) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("kind", [kind for kind in CONFIGS if kind not in OTHER_ATTENTION])
-def test_distributions_are_those_of_whole_contexts(kind: str, tmp_path: Path) -> None:
-    model = load(tiny_of(kind, tmp_path, **({"logits_scaling": 0.5} if kind == "granite" else {})))
+def test_distributions_equal_those_of_whole_contexts(kind: str, tmp_path: Path) -> None:
+    model = load(tiny_model_of(kind, tmp_path, **({"logits_scaling": 0.5} if kind == "granite" else {})))
     attention = model.config._attn_implementation
     steps = [torch.tensor([[7], [8], [9], [10]]), torch.tensor([[70], [80], [90], [100]])]
     expected = alone(model, steps)
@@ -57,17 +57,17 @@ def test_distributions_are_those_of_whole_contexts(kind: str, tmp_path: Path) ->
     assert model.config._attn_implementation == attention
 
 
-def test_the_error_in_16_bit_is_that_of_a_copied_prefix(tiny_base: Path) -> None:
+def test_the_error_in_16_bit_is_about_that_of_a_copied_prefix(tiny_base: Path) -> None:
     model, exact = load(tiny_base, torch.bfloat16), load(tiny_base, torch.float32)
     steps = [torch.tensor([[7], [8], [9], [10]])]
     expected = alone(exact, steps)
-    ours = (distributions(model, steps) - expected).abs().mean()
+    shared_error = (distributions(model, steps) - expected).abs().mean()
     model.set_attn_implementation("eager")
-    copied = (distributions(model, steps, shared=False) - expected).abs().mean()
-    assert ours < 1.5 * copied
+    copied_error = (distributions(model, steps, shared=False) - expected).abs().mean()
+    assert shared_error < 1.5 * copied_error
 
 
-def test_answers_are_those_without_a_prefix_and_rows_are_dropped(tiny_base: Path) -> None:
+def test_answers_equal_those_of_whole_contexts_when_rows_finish(tiny_base: Path) -> None:
     model = load(tiny_base)
     ids = torch.cat([torch.tensor([PREFIX] * len(RESTS)), IDS], dim=1)
     shared = Batch(ids, MASK, 0, len(PREFIX), read_prefix(model, PREFIX))
@@ -78,7 +78,7 @@ def test_answers_are_those_without_a_prefix_and_rows_are_dropped(tiny_base: Path
     assert shared.cache.get_seq_length() == len(PREFIX), "the prefix is unchanged"
 
 
-def test_an_adapter_is_applied(tiny_base: Path) -> None:
+def test_an_adapter_is_applied_with_a_shared_prefix(tiny_base: Path) -> None:
     torch.manual_seed(0)
     config = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False, task_type="CAUSAL_LM")
     model = get_peft_model(load(tiny_base), config).eval()
@@ -96,9 +96,9 @@ def test_an_adapter_is_applied(tiny_base: Path) -> None:
         ("llama", {"attn_implementation": "eager"}),
     ],
 )
-def test_other_attention_gets_a_copied_prefix(kind: str, keys: dict[str, Any], tmp_path: Path) -> None:
+def test_models_with_other_attention_get_a_copied_prefix(kind: str, keys: dict[str, Any], tmp_path: Path) -> None:
     loading = {key: keys[key] for key in ("attn_implementation",) if key in keys}
-    model = load(tiny_of(kind, tmp_path, **(keys if not loading else {})), **loading)
+    model = load(tiny_model_of(kind, tmp_path, **(keys if not loading else {})), **loading)
     steps = [torch.tensor([[7], [8], [9], [10]])]
     assert torch.allclose(distributions(model, steps, shared=False), alone(model, steps), atol=2e-5)
 
@@ -109,7 +109,7 @@ def test_models_with_other_attention_are_recognized(tiny_base: Path, tmp_path: P
     assert can_share_prefix(model, prefix)
     model.config.attn_logit_softcapping = 30.0
     assert not can_share_prefix(model, prefix)
-    window = load(tiny_of("mistral", tmp_path))
+    window = load(tiny_model_of("mistral", tmp_path))
     assert not can_share_prefix(window, read_prefix(window, PREFIX))
     model.config.attn_logit_softcapping = None
     prefix.layers[0].values = prefix.layers[0].values[..., :4]  # keys wider than values

@@ -1,4 +1,4 @@
-"""Shared prefixes: which prompts share what, and that answers do not change by it."""
+"""Shared prefixes: which prompts share a prefix, and that sharing does not change the answers."""
 
 from pathlib import Path
 from typing import Any
@@ -25,13 +25,13 @@ def model(tiny_base: Path) -> Any:
 
 @pytest.fixture
 def wrapped(model: Any) -> Any:
-    """The model within PEFT, which hands generation on to it."""
+    """The model wrapped by PEFT, which forwards generation to it."""
     torch.manual_seed(0)
     config = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False, task_type="CAUSAL_LM")
     return get_peft_model(model, config).eval()
 
 
-def test_prefixes_leave_a_token_of_context() -> None:
+def test_a_shared_prefix_leaves_at_least_one_token_of_each_context() -> None:
     contexts = [list(range(200))] * 20
     assert shared_prefixes(contexts) == [(199, list(range(20)))]
     assert shared_prefixes([[1, 2], [3]]) == [(0, [0, 1])]
@@ -40,7 +40,7 @@ def test_prefixes_leave_a_token_of_context() -> None:
 
 @pytest.mark.parametrize("batch_size", [1, 3, 8])
 @pytest.mark.parametrize("name", ["model", "wrapped"])
-def test_answers_are_those_without_a_shared_prefix(
+def test_a_shared_prefix_does_not_change_the_answers(
     name: str, batch_size: int, request: pytest.FixtureRequest, tiny_base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, tokenizer = request.getfixturevalue(name), load_tokenizer(tiny_base)
@@ -48,13 +48,13 @@ def test_answers_are_those_without_a_shared_prefix(
     assert [length for length, _ in shared_prefixes(encoded)] == [0]
     plain = generate(model, tokenizer, PROMPTS, max_new_tokens=8, batch_size=batch_size)
     monkeypatch.setattr(prefix, "_WORTH_SHARING", 100)
-    (length, members), (none, alone) = shared_prefixes(encoded)
-    assert (length >= 64, members, none, alone) == (True, [0, 1, 2, 3], 0, [4])
+    (length, members), (unshared_length, unshared_members) = shared_prefixes(encoded)
+    assert (length >= 64, members, unshared_length, unshared_members) == (True, [0, 1, 2, 3], 0, [4])
     assert generate(model, tokenizer, PROMPTS, max_new_tokens=8, batch_size=batch_size) == plain
     assert len({answer.text for answer in plain}) > 1
 
 
-def test_a_learned_prompt_is_the_shared_prefix_of_all(model: Any) -> None:
+def test_a_learned_prompt_is_the_shared_prefix_of_all_rows(model: Any) -> None:
     config = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4)
     contexts = Contexts(get_peft_model(model, config), [[5, 6, 7], [8]])
     (group,) = contexts.groups()

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, GenerationConfig
 from ft_pipeline.models.decoding.generate import generate
 from ft_pipeline.models.decoding.token_loop import Batch, Decoding, supports, write
 from ft_pipeline.models.load import load_tokenizer
-from ft_pipeline_tests.training.architectures import CONFIGS, tiny_of
+from ft_pipeline_tests.training.architectures import CONFIGS, tiny_model_of
 
 PROMPTS = [[5, 9, 11, 40, 7, 8], [30], [100, 4, 77], [60, 61, 62, 63], [12, 13], [90]]
 WIDTH = max(map(len, PROMPTS))
@@ -18,7 +18,7 @@ IDS = torch.tensor([[0] * (WIDTH - len(prompt)) + prompt for prompt in PROMPTS])
 MASK = torch.tensor([[0] * (WIDTH - len(prompt)) + [1] * len(prompt) for prompt in PROMPTS])
 BATCH = Batch(IDS, MASK, padding=0)
 WINDOWS = {"gemma2", "gemma3_text", "mistral"}
-OVERRIDES = {"phi3"}  # clears its cache where its positions change their scale
+OVERRIDES = {"phi3"}  # it clears its cache when the scale of its positions changes
 
 
 def load(folder: Path, dtype: torch.dtype = torch.float32) -> Any:
@@ -49,8 +49,8 @@ def stopping(model: Any, limit: int) -> Decoding:
 
 
 @pytest.mark.parametrize("kind", CONFIGS)
-def test_greedy_answers_are_those_of_transformers(kind: str, tmp_path: Path) -> None:
-    model = load(tiny_of(kind, tmp_path))
+def test_greedy_answers_equal_those_of_transformers(kind: str, tmp_path: Path) -> None:
+    model = load(tiny_model_of(kind, tmp_path))
     assert supports(model) is (kind not in WINDOWS | OVERRIDES)
     if supports(model):
         decoding = stopping(model, 12)
@@ -59,7 +59,7 @@ def test_greedy_answers_are_those_of_transformers(kind: str, tmp_path: Path) -> 
         assert len(set(map(len, ours))) > 1, "rows end at different steps"
 
 
-def test_finished_rows_are_dropped(tiny_base: Path) -> None:
+def test_finished_rows_are_no_longer_computed(tiny_base: Path) -> None:
     model = load(tiny_base)
     decoding = stopping(model, 24)
     computed: list[int] = []
@@ -77,7 +77,7 @@ def test_finished_rows_are_dropped(tiny_base: Path) -> None:
         assert left <= rows < max(left / 0.75, left + 1), "fewer than a quarter of the rows are finished"
 
 
-def test_without_padding_and_with_one_row(tiny_base: Path) -> None:
+def test_batches_without_padding_and_single_rows_equal_transformers(tiny_base: Path) -> None:
     model = load(tiny_base, torch.bfloat16)
     decoding = Decoding([10_000], 10)
     for ids in (torch.tensor([[5, 9, 11], [30, 4, 7]]), torch.tensor([[5, 9, 11]])):
@@ -104,7 +104,7 @@ def test_sampling_equals_transformers_until_rows_are_dropped(tiny_base: Path) ->
 
 
 @pytest.mark.parametrize(
-    "asked",
+    "config",
     [
         {"repetition_penalty": 1.8},
         {"suppress_tokens": list(range(3, 60))},
@@ -114,10 +114,10 @@ def test_sampling_equals_transformers_until_rows_are_dropped(tiny_base: Path) ->
         {"num_beams": 2},
     ],
 )
-def test_a_models_generation_config_is_obeyed(asked: dict[str, Any], tiny_base: Path) -> None:
+def test_a_models_generation_config_is_obeyed(config: dict[str, Any], tiny_base: Path) -> None:
     model, tokenizer = load(tiny_base), load_tokenizer(tiny_base)
     assert supports(model)
-    for key, value in asked.items():
+    for key, value in config.items():
         setattr(model.generation_config, key, value)
     assert not supports(model)
     prompts = ["My package is late", "Paris", "Where can I change the delivery address of my order?"]

@@ -1,4 +1,4 @@
-"""A store with made-up scores and the artifacts behind them, down to a comparison: what a promotion reads."""
+"""A store with invented scores, the artifacts that they belong to, and a comparison: what a promotion reads."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ COMPARE = {"bootstrap_resamples": 200, "seed": 0, "primary_metric": "loss", "fin
 
 
 def losses(mean: float) -> list[float]:
-    return [mean + each for each in HARD]
+    return [mean + offset for offset in HARD]
 
 
 class Material:
@@ -42,7 +42,9 @@ class Material:
         summary: dict[str, Any] | None = None,
         config: Mapping[str, Any] | None = None,
     ) -> Artifact:
-        spec = Spec(kind, {name: found.reference for name, found in inputs.items()}, dict(config or {"of": content}))
+        spec = Spec(
+            kind, {name: artifact.reference for name, artifact in inputs.items()}, dict(config or {"of": content})
+        )
         draft = self.store.begin(spec)
         (draft.out / "content.json").write_text(json.dumps(content), encoding="utf-8")
         return self.store.commit(draft, summary or {})
@@ -56,7 +58,9 @@ class Material:
         technique: str | None = None,
     ) -> Artifact:
         """rows: name → (kind, mean loss, general accuracy)."""
-        spec = Spec(kind, {name: found.reference for name, found in inputs.items()}, {**config, "rows": str(rows)})
+        spec = Spec(
+            kind, {name: artifact.reference for name, artifact in inputs.items()}, {**config, "rows": str(rows)}
+        )
         draft = self.store.begin(spec)
         written = {
             name: {"kind": kind, "losses": losses(loss), "technique": technique, **_general(accuracy)}
@@ -68,7 +72,7 @@ class Material:
     def train(
         self, loss: float, *, accuracy: float = 0.5, merge: bool = True, audit: bool = True, label: str = ""
     ) -> Artifact:
-        """An experiment's scores, adapter and merged; its gates as given."""
+        """Train and score the experiment `lora`; returns its scores. merge, audit: whether these checks pass."""
         checks = {"audit": {"checks": {"single_bos": {"passed": audit}}}}
         data = self.put("training_data", {"base_model": self.base}, ["rows", label], checks)
         adapter = self.put("adapter", {"training_data": data, "base_model": self.base}, f"lora {loss} {label}")
@@ -77,23 +81,23 @@ class Material:
         rows = {"adapter": ("adapter", loss + 0.01, accuracy), "merged": ("merged", loss, accuracy)}
         config = {"technique": "lora", "quantization": None, "system_prompt": None}
         inputs = {"adapter": adapter, "base_model": self.base, "merged_model": merged}
-        found = self.put_scores("scores", inputs, rows, config, "lora")
-        AssetPointers(self.store.root).write("scores", "lora", found)
-        return found
+        scores = self.put_scores("scores", inputs, rows, config, "lora")
+        AssetPointers(self.store.root).write("scores", "lora", scores)
+        return scores
 
-    def compare(self, scores: Artifact, standing: tuple[ChampionRecord | None, Artifact] | None = None) -> Artifact:
-        """standing: the champion, and its scores."""
+    def compare(self, scores: Artifact, champion: tuple[ChampionRecord | None, Artifact] | None = None) -> Artifact:
+        """Compare scores; champion: the current champion and its scores."""
         inputs = {"lora/prompt_baseline": self.baseline, "lora/scores": scores}
         settings: dict[str, Any] = dict(COMPARE)
-        if standing is not None and standing[0] is not None:
-            inputs["champion/scores"] = standing[1]
-            settings["champion"] = {key: getattr(standing[0], key) for key in ("name", "experiment", "fingerprint")}
-        spec = Spec("comparison", {name: found.reference for name, found in inputs.items()}, settings)
+        if champion is not None and champion[0] is not None:
+            inputs["champion/scores"] = champion[1]
+            settings["champion"] = {key: getattr(champion[0], key) for key in ("name", "experiment", "fingerprint")}
+        spec = Spec("comparison", {name: artifact.reference for name, artifact in inputs.items()}, settings)
         draft = self.store.begin(spec)
-        summary = build_comparison({name: found.path for name, found in inputs.items()}, settings, draft.out)
-        found = self.store.commit(draft, summary)
-        AssetPointers(self.store.root).write("comparison", None, found)
-        return found
+        summary = build_comparison({name: artifact.path for name, artifact in inputs.items()}, settings, draft.out)
+        comparison = self.store.commit(draft, summary)
+        AssetPointers(self.store.root).write("comparison", None, comparison)
+        return comparison
 
 
 def _general(accuracy: float | None) -> dict[str, Sequence[int]]:

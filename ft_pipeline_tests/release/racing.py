@@ -1,4 +1,4 @@
-"""What the processes of a race run; imports nothing heavy, since each of them loads this module anew."""
+"""What the processes of a race run; imports nothing heavy, since each of them loads this module."""
 
 import multiprocessing
 from pathlib import Path
@@ -9,7 +9,7 @@ from ft_pipeline.store.artifacts import ArtifactStore
 
 
 def promote_at_once(root: Path, fingerprint: str, name: str, start: "multiprocessing.synchronize.Barrier") -> None:
-    """Force `name` as soon as everybody is ready."""
+    """Force the promotion of `name` as soon as all processes are ready."""
     store = ArtifactStore(root)
     comparison = store.require("comparison", fingerprint)
     start.wait()

@@ -30,18 +30,18 @@ def test_there_is_no_champion_in_an_empty_store(tmp_path: Path) -> None:
     assert history(tmp_path) == []
 
 
-def test_promotion_appends_and_names_what_stood_before(tmp_path: Path) -> None:
+def test_a_promotion_appends_a_record_that_names_the_previous_champion(tmp_path: Path) -> None:
     release(tmp_path, "one")
     release(tmp_path, "two")
-    standing = current(tmp_path)
-    assert standing is not None
-    assert (standing.name, standing.previous, standing.sequence, standing.forced) == ("two", "one", 2, False)
-    assert standing.evidence == {"metric": "loss", "gates": {"merge": True, "token_audit": True}}
+    champion = current(tmp_path)
+    assert champion is not None
+    assert (champion.name, champion.previous, champion.sequence, champion.forced) == ("two", "one", 2, False)
+    assert champion.evidence == {"metric": "loss", "gates": {"merge": True, "token_audit": True}}
     assert [path.name for path in sorted((tmp_path / "champion").iterdir())] == ["000001.json", "000002.json"]
     assert json.loads((tmp_path / "champion" / "000001.json").read_text())["name"] == "one"
 
 
-def test_no_move_leaves_no_record(tmp_path: Path) -> None:
+def test_a_decision_against_promotion_leaves_no_record(tmp_path: Path) -> None:
     assert promote(tmp_path, lambda _: None) is None
     release(tmp_path, "one")
     kept = promote(tmp_path, lambda _: None)
@@ -58,7 +58,7 @@ def test_a_forced_promotion_needs_a_reason_and_is_recorded(tmp_path: Path) -> No
     assert (forced.forced, forced.reason) == (True, "the old one leaks prompts")
 
 
-def test_rollback_is_exact_and_can_go_further_back(tmp_path: Path) -> None:
+def test_rollbacks_restore_each_earlier_champion_exactly(tmp_path: Path) -> None:
     for name in ("one", "two", "three"):
         release(tmp_path, name)
     first, second, _ = history(tmp_path)
@@ -82,27 +82,27 @@ def test_rollback_without_a_champion_is_refused(tmp_path: Path) -> None:
         rollback(tmp_path)
 
 
-def test_a_damaged_record_is_named(tmp_path: Path) -> None:
+def test_a_damaged_record_is_reported(tmp_path: Path) -> None:
     release(tmp_path, "one")
     (tmp_path / "champion" / "000001.json").write_text("{")
     with pytest.raises(UserError, match=r"000001\.json"):
         current(tmp_path)
 
 
-def test_a_loser_of_the_race_decides_again_on_the_new_champion(tmp_path: Path) -> None:
-    seen: list[str | None] = []
+def test_the_loser_of_a_race_decides_again_about_the_new_champion(tmp_path: Path) -> None:
+    champions_seen: list[str | None] = []
 
     def choose(present: ChampionRecord | None) -> Promotion | None:
-        seen.append(present.name if present else None)
+        champions_seen.append(present.name if present else None)
         if present is None:
             release(tmp_path, "faster")
             return Promotion(candidate("slower"), "beat nobody")
         return None
 
-    standing = promote(tmp_path, choose)
-    assert standing is not None
-    assert standing.name == "faster"
-    assert seen == [None, "faster"]
+    champion = promote(tmp_path, choose)
+    assert champion is not None
+    assert champion.name == "faster"
+    assert champions_seen == [None, "faster"]
 
 
 def _release_many(store: Path, name: str, times: int, start: "multiprocessing.synchronize.Barrier") -> None:
@@ -111,7 +111,7 @@ def _release_many(store: Path, name: str, times: int, start: "multiprocessing.sy
         release(store, f"{name}{number}")
 
 
-def test_processes_that_promote_at_once_lose_nothing(tmp_path: Path) -> None:
+def test_processes_that_promote_at_once_lose_no_record(tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
     start = context.Barrier(4)
     workers = [context.Process(target=_release_many, args=(tmp_path, name, 10, start)) for name in "abcd"]

@@ -12,7 +12,7 @@ WITH_A_DEFAULT = (
     "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}{{ 'SYSTEM default\n' }}"
     "{% endif %}{{ message['role'] + ': ' + message['content'] + '\n' }}{% endfor %}"
 )
-"""Like SmolLM2's: a system prompt of its own where there is none."""
+"""Like SmolLM2's: adds a default system prompt if there is none."""
 OF_OTHER_VARIABLES = (
     "{%- if messages[0].role == 'system' -%}{%- set system = messages[0].content -%}"
     "{%- set loop_messages = messages[1:] -%}"
@@ -22,7 +22,7 @@ OF_OTHER_VARIABLES = (
 )
 """Like Mistral's: the system prompt goes into the first turn."""
 BEGINS_WITH_A_LINE = "\n  {% for m in messages %}\n{{ m.content }}\n  {% endfor %}\nend\n"
-"""White space that the engine keeps or removes by where it stands."""
+"""The template engine keeps or removes this white space, depending on its position."""
 TEMPLATES = [CHATML, WITH_A_DEFAULT, OF_OTHER_VARIABLES, BEGINS_WITH_A_LINE]
 SHOTS = [
     [{"role": "user", "content": "Is it {{ late }}?"}, {"role": "assistant", "content": 'It\'s \\n "5 °C" 😀\nyes'}],
@@ -44,7 +44,7 @@ def tokenizer() -> Any:
 @pytest.mark.parametrize("template", TEMPLATES)
 @pytest.mark.parametrize("examples", [[], SHOTS])
 @pytest.mark.parametrize("system_prompt", PROMPTS)
-def test_it_renders_what_was_scored(
+def test_the_template_renders_the_scored_prompts(
     tokenizer: Any, template: str, examples: list[list[dict[str, str]]], system_prompt: str | None
 ) -> None:
     for talk in TALKS:
@@ -54,5 +54,5 @@ def test_it_renders_what_was_scored(
         assert render(tokenizer, talk, add_generation_prompt=True) == scored
 
 
-def test_without_a_prompt_it_is_the_same_template() -> None:
+def test_without_a_prompt_the_template_is_unchanged() -> None:
     assert with_own_prompt(CHATML, None, []) == CHATML

@@ -62,7 +62,7 @@ def scored_answers(trained: Trained, row: str) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("name", "options", "row"), [("lora", ["--merged"], "lora/merged"), ("whole", [], "whole/merged")]
 )
-def test_a_whole_model_is_the_one_that_was_scored(
+def test_an_exported_whole_model_gives_the_scored_answers(
     trained: Trained, export: Export, name: str, options: list[str], row: str
 ) -> None:
     document = export(name, *options)
@@ -84,7 +84,7 @@ def test_a_whole_model_is_the_one_that_was_scored(
 
 
 @pytest.mark.parametrize("name", ["lora", "learned"])
-def test_an_adapter_loads_with_peft_on_the_base_beside_it(trained: Trained, export: Export, name: str) -> None:
+def test_an_exported_adapter_loads_with_peft_on_its_exported_base(trained: Trained, export: Export, name: str) -> None:
     document = export(name)
     folder = Path(document["path"])
     assert (document["name"], document["kind"], document["base_model"]) == (
@@ -112,7 +112,7 @@ def test_a_base_model_of_the_hub_is_named_and_not_copied(tmp_path: Path) -> None
     assert (tmp_path / "out" / "README.md").read_text(encoding="utf-8") == "the card"
 
 
-def test_the_card_is_that_of_the_form_that_was_exported(export: Export) -> None:
+def test_the_card_describes_the_exported_form(export: Export) -> None:
     card = (Path(export("lora")["path"]) / "README.md").read_text(encoding="utf-8")
     _, head, body = card.split("---\n", 2)
     assert yaml.safe_load(head)["library_name"] == "peft"
@@ -123,7 +123,7 @@ def test_the_card_is_that_of_the_form_that_was_exported(export: Export) -> None:
 
 @pytest.mark.parametrize("name", ["whole", "lora", "learned"])
 def test_the_code_on_the_card_runs(export: Export, capsys: pytest.CaptureFixture[str], name: str) -> None:
-    """Copied from the card, with the folder's path put in: what a newcomer does."""
+    """The code is copied from the card, with the folder's path inserted, as a newcomer does."""
     folder = Path(export(name)["path"])
     card = (folder / "README.md").read_text(encoding="utf-8")
     code = card.split("```python\n")[1].split("```")[0]
@@ -131,7 +131,7 @@ def test_the_code_on_the_card_runs(export: Export, capsys: pytest.CaptureFixture
     assert capsys.readouterr().out.strip()
 
 
-def test_generation_is_as_it_was_scored(trained: Trained, export: Export) -> None:
+def test_exported_generation_settings_are_those_of_scoring(trained: Trained, export: Export) -> None:
     folder = Path(export("lora", "--merged")["path"])
     config = json.loads((folder / "generation_config.json").read_text(encoding="utf-8"))
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -140,8 +140,8 @@ def test_generation_is_as_it_was_scored(trained: Trained, export: Export) -> Non
     assert config["pad_token_id"] == tokenizer.pad_token_id
 
 
-def test_every_stop_token_and_no_sampling(trained: Trained, tmp_path: Path) -> None:
-    """A model whose own settings sample, and that ends at a token that its template never writes."""
+def test_generation_settings_keep_every_stop_token_and_disable_sampling(trained: Trained, tmp_path: Path) -> None:
+    """The model's settings sample, and it stops at tokens that its template never writes."""
     folder = tmp_path / "model"
     folder.mkdir()
     for path in trained.base.path.iterdir():
@@ -169,7 +169,7 @@ def test_every_stop_token_and_no_sampling(trained: Trained, tmp_path: Path) -> N
         ("learned", True, "a learned prompt, which cannot be merged into weights. Export it without --merged"),
     ],
 )
-def test_what_cannot_be_exported_is_refused(
+def test_models_that_cannot_be_exported_are_refused(
     trained: Trained, tmp_path: Path, name: str, merged: bool, message: str
 ) -> None:
     with pytest.raises(UserError, match=message):
@@ -177,23 +177,23 @@ def test_what_cannot_be_exported_is_refused(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_teacher_is_not_ours_to_export(tmp_path: Path) -> None:
-    asked = Trained(tmp_path / "shop")
+def test_the_teacher_cannot_be_exported(tmp_path: Path) -> None:
+    project = Trained(tmp_path / "shop")
     document = json.dumps({"rows": [{"name": "teacher", "kind": "teacher"}, {"name": "base", "kind": "base"}]})
-    found = asked.put("comparison", {}, lambda out: write(out / "comparison.json", document))
-    AssetPointers(asked.store.root).write("comparison", None, found)
+    comparison = project.put("comparison", {}, lambda out: write(out / "comparison.json", document))
+    AssetPointers(project.store.root).write("comparison", None, comparison)
     with pytest.raises(UserError, match=r"'teacher' is the teacher, .* Choose one of base"):
-        find_model(asked.store, "teacher")
+        find_model(project.store, "teacher")
 
 
-def test_a_model_that_failed_its_gate_is_refused(tmp_path: Path) -> None:
+def test_a_model_that_failed_its_merge_check_is_refused(tmp_path: Path) -> None:
     failed = Trained(tmp_path / "shop")
     failed.train("lora", "lora", passed=False)
     with pytest.raises(UserError, match="lora failed the check merge"):
         find_model(failed.store, "lora")
 
 
-def test_a_taken_folder_is_left_alone(trained: Trained, tmp_path: Path) -> None:
+def test_a_file_or_folder_with_content_is_not_overwritten(trained: Trained, tmp_path: Path) -> None:
     model = find_model(trained.store, "lora")
     (tmp_path / "mine.txt").write_text("mine", encoding="utf-8")
     with pytest.raises(UserError, match="is not empty"):
@@ -222,5 +222,5 @@ def test_editing_an_export_does_not_touch_the_store(trained: Trained, export: Ex
     assert trained.store.verify(merged.path, thorough=True).fingerprint == merged.fingerprint
 
 
-def test_the_system_prompt_is_told(export: Export) -> None:
+def test_an_export_reports_its_system_prompt(export: Export) -> None:
     assert export("lora")["system_prompt"] == SYSTEM_PROMPT

@@ -1,4 +1,4 @@
-"""The model card: front matter that a hub reads, every section filled in, nothing of a value left as markup."""
+"""The model card: a hub reads its front matter, every section is filled in, and values are escaped."""
 
 from dataclasses import replace
 from importlib.metadata import version
@@ -66,7 +66,7 @@ def front_matter(card: str) -> dict[str, Any]:
     return yaml.safe_load(head)
 
 
-def test_the_front_matter_is_what_a_hub_reads() -> None:
+def test_the_front_matter_contains_what_a_hub_reads() -> None:
     head = front_matter(render_card(FACTS))
     assert head["license"] == "apache-2.0"
     assert head["base_model"] == "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -80,18 +80,21 @@ def test_the_front_matter_is_what_a_hub_reads() -> None:
     assert "base_model" not in adapter
 
 
-def test_the_hub_s_own_reader_takes_it() -> None:
+def test_huggingface_hub_can_read_the_card() -> None:
     data = ModelCard(render_card(FACTS)).data
     assert (data.model_name, data.base_model, data.base_model_relation) == ("qlora/merged", FACTS.hub_id, "finetune")
-    assert [(found.metric_type, found.metric_value) for found in data.eval_results] == [("loss", 2.1), ("chrf", 20.0)]
+    assert [(result.metric_type, result.metric_value) for result in data.eval_results] == [
+        ("loss", 2.1),
+        ("chrf", 20.0),
+    ]
 
 
-def test_a_licence_that_lies_beside_the_model_is_linked() -> None:
+def test_a_license_file_of_the_model_is_linked() -> None:
     head = front_matter(render_card(replace(FACTS, kind="adapter", license="LICENSE")))
     assert (head["license"], head["license_link"], head["base_model_relation"]) == ("other", "LICENSE", "adapter")
 
 
-def test_the_card_says_what_the_store_knows() -> None:
+def test_the_card_shows_data_settings_scores_and_checks() -> None:
     card = render_card(FACTS)
     for line in (
         "Released by force 2026-01-01T00:00:00+00:00: qlora beats few\\_shot.",
@@ -112,7 +115,7 @@ def test_the_card_says_what_the_store_knows() -> None:
         assert line in card, line
 
 
-def test_only_settings_that_were_read_are_shown() -> None:
+def test_the_card_shows_only_settings_that_were_used() -> None:
     training = {**FACTS.training, "technique": "lora", "quantization": {"kind": "nf4"}, "dpo": {"beta": 0.1}}
     card = render_card(replace(FACTS, training=training))
     assert "| lora.r | 8 |" in card
@@ -120,14 +123,14 @@ def test_only_settings_that_were_read_are_shown() -> None:
     assert "beta" not in card
 
 
-def test_stages_are_listed_where_there_are_several() -> None:
-    stages = [{"objective": name, "technique": "qlora", "rows": rows} for name, rows in (("cpt", 62), ("sft", 1280))]
-    card = render_card(replace(FACTS, stages=stages))
+def test_several_training_phases_are_listed() -> None:
+    phases = [{"objective": name, "technique": "qlora", "rows": rows} for name, rows in (("cpt", 62), ("sft", 1280))]
+    card = render_card(replace(FACTS, stages=phases))
     assert "| cpt | qlora | 62 |\n| sft | qlora | 1,280 |" in card
-    assert "Trained in stages" not in render_card(replace(FACTS, stages=stages[:1]))
+    assert "Trained in stages" not in render_card(replace(FACTS, stages=phases[:1]))
 
 
-def test_how_to_use_it_depends_on_what_it_is() -> None:
+def test_the_usage_section_depends_on_the_kind_of_model() -> None:
     assert 'pipeline("text-generation"' in render_card(FACTS)
     quantization = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
     adapter = render_card(replace(FACTS, kind="adapter", prompt={"quantization": quantization}))
@@ -135,12 +138,12 @@ def test_how_to_use_it_depends_on_what_it_is() -> None:
     assert "`ft serve champion`" in render_card(replace(FACTS, kind="prompt", prompt={"few_shot": 6}))
 
 
-def test_a_model_of_forgotten_rows_says_so() -> None:
+def test_the_card_says_whether_training_rows_were_erased() -> None:
     assert "were forgotten since" in render_card(replace(FACTS, forgotten=True))
     assert "were forgotten since" not in render_card(FACTS)
 
 
-def test_the_store_fills_it_in(trained: Trained) -> None:
+def test_the_facts_of_the_card_come_from_the_store(trained: Trained) -> None:
     model = find_model(trained.store, "lora")
     facts = card_facts(trained.store, model, comparison_of(trained.store), task="Answer.", teacher_terms="")
     assert (facts.name, facts.row, facts.kind) == ("lora/merged", "lora/merged", "merged")
@@ -152,7 +155,7 @@ def test_the_store_fills_it_in(trained: Trained) -> None:
     assert "| **lora/merged** |" in render_card(facts)
 
 
-def test_what_a_model_went_on_from_counts(tmp_path: Path) -> None:
+def test_the_phases_include_the_model_that_training_started_from(tmp_path: Path) -> None:
     shop = Trained(tmp_path / "shop")
     shop.train("first", "lora")
     shop.train("second", "lora", start="first")
@@ -168,7 +171,7 @@ def test_a_hosted_teacher_is_named_with_its_host() -> None:
     assert "The teacher's terms: not stated in project.yaml" in render_card(hosted)
 
 
-def test_a_prompt_variant_was_not_trained() -> None:
+def test_the_card_of_a_prompt_variant_shows_no_training() -> None:
     prompt = replace(
         FACTS,
         name="few_shot",
@@ -187,7 +190,7 @@ def test_a_prompt_variant_was_not_trained() -> None:
     assert front_matter(card)["tags"] == ["ft-pipeline", "prompt"]
 
 
-def test_values_stay_text() -> None:
+def test_values_are_escaped() -> None:
     hostile = "a|b <script>alert(1)</script>\n# title [x](http://y) `z`\n---"
     card = render_card(
         replace(FACTS, task=hostile, license=hostile, base_model=hostile, prompt={"system_prompt": hostile})

@@ -1,4 +1,4 @@
-"""The rules of promotion, one measured situation each."""
+"""The rules of promotion, one test with a comparison for each."""
 
 from typing import Any
 
@@ -46,9 +46,9 @@ def comparison(
     return {"test_rows": 40, "primary_metric": "loss", "rows": rows, "pairs": pairs}
 
 
-def candidates(*names: str, gates: dict[str, bool] = PASSED) -> dict[str, Candidate]:
+def candidates(*names: str, checks: dict[str, bool] = PASSED) -> dict[str, Candidate]:
     return {
-        name: Candidate(name, "merged", name, name * 4, gates=gates)
+        name: Candidate(name, "merged", name, name * 4, gates=checks)
         if KINDS.get(name, "merged") == "merged"
         else Candidate(name, "prompt", None, name * 4)
         for name in names
@@ -75,28 +75,28 @@ def test_a_tuned_model_that_beats_the_best_prompt_is_released_merged() -> None:
     assert [pair["worse"] for pair in move.evidence["pairs"]] == ["few_shot"]
 
 
-def test_a_lead_within_the_noise_moves_nothing_but_the_prompt_may_win() -> None:
+def test_a_lead_within_the_noise_does_not_win_but_a_prompt_can() -> None:
     decision = decide(comparison({**LOSSES, "qlora": 2.95}), ALL, SETTINGS, None)
     assert (decision.move, decision.name) == (True, "few_shot")
     assert "not clear of zero" in decision.reasons[0]
 
 
 @pytest.mark.parametrize("failed", ["token_audit", "merge"])
-def test_a_gate_that_failed_keeps_a_model_back(failed: str) -> None:
-    decision = decide(comparison(LOSSES), candidates("qlora", gates={**PASSED, failed: False}), SETTINGS, None)
+def test_a_failed_check_prevents_a_promotion(failed: str) -> None:
+    decision = decide(comparison(LOSSES), candidates("qlora", checks={**PASSED, failed: False}), SETTINGS, None)
     assert not decision.move
     assert f"the gate {failed} did not pass" in decision.reasons[0]
     assert promotion(decision, {}) is None
 
 
-def test_forgetting_beyond_the_margin_keeps_a_model_back() -> None:
+def test_forgetting_beyond_the_margin_prevents_a_promotion() -> None:
     forgot = comparison(LOSSES, accuracy={"plain": 0.5, "qlora": 0.44})
     assert "forgets" in decide(forgot, candidates("qlora"), SETTINGS, None).reasons[0]
     within = comparison(LOSSES, accuracy={"plain": 0.5, "qlora": 0.46})
     assert decide(within, candidates("qlora"), SETTINGS, None).move
 
 
-def test_a_drop_whose_interval_holds_zero_is_not_forgetting() -> None:
+def test_a_drop_whose_interval_contains_zero_is_not_forgetting() -> None:
     measured = comparison(LOSSES, accuracy={"plain": 0.5, "qlora": 0.44})
     drop = {"better": "plain", "worse": "qlora", "metric": "general_accuracy", "difference": 0.06, "high": 0.14}
     noise = {**measured, "pairs": [*measured["pairs"], {**drop, "low": -0.02}]}
@@ -105,14 +105,14 @@ def test_a_drop_whose_interval_holds_zero_is_not_forgetting() -> None:
     assert not decide(real, candidates("qlora"), SETTINGS, None).move
 
 
-def test_general_accuracy_that_was_not_measured_keeps_a_model_back() -> None:
+def test_unmeasured_general_accuracy_prevents_a_promotion() -> None:
     unmeasured = comparison(LOSSES)
     for row in unmeasured["rows"]:
         del row["general"]
     assert "not measured" in decide(unmeasured, candidates("qlora"), SETTINGS, None).reasons[0]
 
 
-def test_the_present_champion_has_to_be_beaten_too() -> None:
+def test_the_current_champion_must_be_beaten_too() -> None:
     losses, kinds = {**LOSSES, "champion": 1.95}, {**KINDS, "champion": "champion"}
     decision = decide(comparison(losses, kinds), ALL, SETTINGS, champion("old"))
     assert not decision.move
@@ -126,7 +126,7 @@ def test_the_present_champion_has_to_be_beaten_too() -> None:
     ]
 
 
-def test_a_champion_without_a_score_is_never_replaced() -> None:
+def test_a_champion_without_a_score_is_not_replaced() -> None:
     decision = decide(comparison(LOSSES), ALL, SETTINGS, champion("old"))
     assert not decision.move
     assert "no score in this comparison" in decision.reasons[0]
@@ -144,7 +144,7 @@ def test_the_champion_is_not_released_again() -> None:
     assert decision.reasons[0] == "qlora: is the champion already"
 
 
-def test_a_prompt_variant_has_to_beat_base_and_every_other_variant() -> None:
+def test_a_prompt_variant_must_beat_the_base_and_every_other_variant() -> None:
     prompts = candidates("system_prompt", "few_shot")
     near = comparison({"plain": 3.5, "system_prompt": 3.05, "few_shot": 3.0})
     assert not decide(near, prompts, SETTINGS, None).move
@@ -158,17 +158,17 @@ def test_the_best_of_several_tuned_models_is_released() -> None:
     assert decision.name == "lora"
 
 
-def test_rows_that_were_not_compared_are_not_beaten() -> None:
+def test_a_row_that_was_not_compared_counts_as_not_beaten() -> None:
     unpaired = {**comparison(LOSSES), "pairs": []}
     assert "was not compared with few_shot" in decide(unpaired, candidates("qlora"), SETTINGS, None).reasons[0]
 
 
-def test_nothing_to_release_is_said() -> None:
+def test_a_comparison_without_candidates_is_reported() -> None:
     decision = decide(comparison(LOSSES), {}, SETTINGS, None)
     assert (decision.move, decision.reasons) == (False, ["the comparison holds nothing that could be released"])
 
 
-def test_gates_that_were_not_recorded_did_not_pass() -> None:
+def test_checks_that_were_not_recorded_count_as_failed() -> None:
     audit = {"audit": {"checks": {"single_bos": {"passed": True}, "stop_token_trained": {"passed": True}}}}
     assert gates(audit, {"passed": True}) == {"token_audit": True, "merge": True}
     assert gates({}, {}) == {"token_audit": False, "merge": False}

@@ -1,4 +1,4 @@
-"""The report: one file that needs no other, says what the store says, and takes no text of a user for markup."""
+"""The report: one self-contained file that agrees with the store and shows users' text as text."""
 
 import json
 from html.parser import HTMLParser
@@ -53,12 +53,12 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    """Two ways to be better or worse than the prompts, one of them released."""
-    found = Trained(tmp_path_factory.mktemp("report") / "shop")
-    found.train("lora", "lora", system_prompt=SYSTEM_PROMPT)
-    found.train("whole", "full")
-    found.compare()
-    return found
+    """A project with two trained models and a comparison."""
+    project = Trained(tmp_path_factory.mktemp("report") / "shop")
+    project.train("lora", "lora", system_prompt=SYSTEM_PROMPT)
+    project.train("whole", "full")
+    project.compare()
+    return project
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,7 @@ def samples(shop: Trained) -> list[dict[str, Any]]:
     return pq.read_table(shop.store.all("comparison")[-1].path / "samples.parquet").to_pylist()
 
 
-def test_it_says_what_was_found_and_what_was_decided(shop: Trained, page: Page) -> None:
+def test_the_report_shows_scores_recommendation_and_champion(shop: Trained, page: Page) -> None:
     document = shop.store.all("comparison")[-1].document("comparison.json")
     for row in document["rows"]:
         loss = row["scores"]["loss"]
@@ -89,7 +89,7 @@ def test_it_says_what_was_found_and_what_was_decided(shop: Trained, page: Page) 
     assert "the base model with 2 fixed examples" in page.text
 
 
-def test_a_lead_that_may_be_chance_is_called_so(shop: Trained, page: Page) -> None:
+def test_a_lead_that_may_be_chance_is_marked(shop: Trained, page: Page) -> None:
     document = shop.store.all("comparison")[-1].document("comparison.json")
     lows = [pair["low"] for pair in document["pairs"] if pair["metric"] == "loss"]
     chance = sum(low <= 0 for low in lows)
@@ -98,18 +98,26 @@ def test_a_lead_that_may_be_chance_is_called_so(shop: Trained, page: Page) -> No
     assert page.cells.count("clear") == len(lows) - chance
 
 
-def test_what_training_costs_is_told(page: Page) -> None:
+def test_the_report_shows_the_cost_of_training(page: Page) -> None:
     assert "lora/merged reads " in page.text
     assert "its training took 90 s, paid back " in page.text
     assert page.cells.count("90 s") == 2  # the adapter's row, and the merged model's
 
 
-def test_what_4_bit_costs_is_told(page: Page) -> None:
-    at = page.cells.index("base_4bit")
-    assert page.cells[at - 2 : at + 5] == ["lora", "base", "base_4bit", "0.3100", "3.0000", "3.2000", "+0.2000"]
+def test_the_report_shows_the_cost_of_4_bit_quantization(page: Page) -> None:
+    position = page.cells.index("base_4bit")
+    assert page.cells[position - 2 : position + 5] == [
+        "lora",
+        "base",
+        "base_4bit",
+        "0.3100",
+        "3.0000",
+        "3.2000",
+        "+0.2000",
+    ]
 
 
-def test_every_answer_stands_beside_its_question_and_its_reference(shop: Trained, page: Page) -> None:
+def test_every_answer_is_shown_with_its_question_and_reference(shop: Trained, page: Page) -> None:
     for question, *_ in TALKS["test"]:
         assert visible(question) in page.text
     for sample in samples(shop):
@@ -118,11 +126,11 @@ def test_every_answer_stands_beside_its_question_and_its_reference(shop: Trained
     assert page.of_class("item") == ITEMS
     changes = [page.of_class(change) for change in ("improved", "regressed", "same")]
     assert sum(changes) == ITEMS
-    told = f"{changes[0]} answers improved, {changes[2]} were unchanged, {changes[1]} regressed"
-    assert told in " ".join(page.text.split())
+    summary = f"{changes[0]} answers improved, {changes[2]} were unchanged, {changes[1]} regressed"
+    assert summary in " ".join(page.text.split())
 
 
-def test_it_needs_nothing_else_and_runs_nothing(page: Page) -> None:
+def test_the_report_needs_no_other_file_and_runs_no_script(page: Page) -> None:
     assert {tag for tag, _ in page.tags}.isdisjoint({"script", "iframe", "object", "link", "form", "svg"})
     for tag, attributes in page.tags:
         assert not any(name.startswith("on") for name in attributes)
@@ -136,17 +144,17 @@ def test_it_needs_nothing_else_and_runs_nothing(page: Page) -> None:
     assert "<img src=x onerror=alert(1)> {{ 7 * 7 }}" in page.text
 
 
-def test_what_cannot_be_seen_is_written_out() -> None:
+def test_invisible_characters_are_written_out() -> None:
     assert visible("a\x1b[31m\u202eb\nc\t\x00") == "a\\x1b[31m\\u202eb\nc\t\\x00"
     assert visible(1.5) == 1.5
 
 
-def test_a_conversation_that_was_forgotten_since_shows_the_prompt() -> None:
+def test_an_erased_conversation_shows_only_the_rendered_prompt() -> None:
     shown = side_by_side({"base": [a_sample(0)]}, {}, ("loss", METRICS["loss"]), None)
     assert shown[0]["turns"] == [{"role": "prompt", "text": "the rendered prompt"}]
 
 
-def test_of_many_items_the_largest_changes_are_kept() -> None:
+def test_the_largest_changes_of_many_items_are_kept() -> None:
     count = MOST_ITEMS + 50
     gained = [0.0] * count
     gained[count - 1], gained[count - 2] = 3.0, -2.0
@@ -174,18 +182,18 @@ def run(shop: Trained, *arguments: str) -> tuple[int, str]:
     return done.exit_code, done.stdout or str(done.exception)
 
 
-def test_ft_report_says_where_it_is_and_copies_it(shop: Trained, made: Artifact, tmp_path: Path) -> None:
-    code, said = run(shop, "--json")
-    assert (code, json.loads(said)["path"]) == (0, str(made.path / "report.html"))
+def test_ft_report_prints_its_path_and_copies_it(shop: Trained, made: Artifact, tmp_path: Path) -> None:
+    code, output = run(shop, "--json")
+    assert (code, json.loads(output)["path"]) == (0, str(made.path / "report.html"))
     copy = tmp_path / "to" / "comparison.html"
     assert run(shop, str(copy))[0] == 0
     assert copy.read_bytes() == (made.path / "report.html").read_bytes()
-    code, said = run(shop, str(copy))
+    code, output = run(shop, str(copy))
     assert code != 0
-    assert "already exists" in said
+    assert "already exists" in output
 
 
-def test_an_old_report_is_not_passed_off_as_the_present_one(tmp_path: Path) -> None:
+def test_an_outdated_report_is_refused(tmp_path: Path) -> None:
     shop = Trained(tmp_path / "shop")
     assert "There is no report yet" in run(shop)[1]
     first, second = (shop.put("comparison", {}, lambda out, n=n: write(out, n)) for n in ("first", "second"))
@@ -201,12 +209,12 @@ def write(out: Path, content: str) -> None:
 
 @pytest.mark.browser
 @pytest.mark.skipif(chromium() is None, reason="needs Chromium: apt-get install chromium")
-def test_a_browser_opens_it_alone_and_filters_the_answers(page: Page, made: Artifact) -> None:
-    asked, said = [], []
+def test_a_browser_opens_the_report_and_filters_its_answers(page: Page, made: Artifact) -> None:
+    requested_urls, console_messages = [], []
     with browsing() as browser:
         tab = browser.new_page()
-        tab.on("request", lambda request: asked.append(request.url))
-        tab.on("console", lambda message: said.append(message.text))
+        tab.on("request", lambda request: requested_urls.append(request.url))
+        tab.on("console", lambda message: console_messages.append(message.text))
         tab.goto((made.path / "report.html").as_uri())
         assert tab.locator(".item:visible").count() == ITEMS
         for change in ("regressed", "improved", "same"):
@@ -214,5 +222,5 @@ def test_a_browser_opens_it_alone_and_filters_the_answers(page: Page, made: Arti
             assert tab.locator(".item:visible").count() == page.of_class(change)
         widths = tab.evaluate("[...document.images].map(image => image.naturalWidth)")
     assert all(width > 300 for width in widths) and len(widths) == 2
-    assert len([url for url in asked if not url.startswith("data:")]) == 1
-    assert said == []
+    assert len([url for url in requested_urls if not url.startswith("data:")]) == 1
+    assert console_messages == []

@@ -77,17 +77,17 @@ def start(root: Path, name: str, port: int, **environment: str) -> subprocess.Po
 
 @contextmanager
 def serving(root: Path, name: str, **environment: str) -> Iterator[Served]:
-    """`ft serve NAME`, once it says that it answers."""
+    """Run `ft serve NAME` for the block, which begins once it says that it answers."""
     port = free_port()
     process = start(root, name, port, **environment)
     assert process.stderr is not None
     try:
-        said = []
+        lines = []
         for line in process.stderr:
-            said.append(line)
+            lines.append(line)
             if "Press Ctrl-C" in line:
                 break
-        assert f"Serving {name} at " in said[-1], "".join(said)
+        assert f"Serving {name} at " in lines[-1], "".join(lines)
         yield Served(name, port, process)
     finally:
         process.send_signal(signal.SIGTERM)
@@ -95,17 +95,17 @@ def serving(root: Path, name: str, **environment: str) -> Iterator[Served]:
 
 
 def items(trained: Trained, row: str) -> list[tuple[list[dict[str, str]], str]]:
-    """What the row was asked while it was scored, as messages, and what it answered."""
+    """The prompts of a comparison row while it was scored, as messages, each with its answer."""
     folder = trained.conversations.path
-    talks = {each["id"]: each["messages"] for each in pq.read_table(folder / "rows.parquet").to_pylist()}
+    talks = {record["id"]: record["messages"] for record in pq.read_table(folder / "rows.parquet").to_pylist()}
     samples = pq.read_table(trained.store.all("comparison")[-1].path / "samples.parquet").to_pylist()
-    found = []
+    prompts_with_answers = []
     for sample in samples:
         if sample["name"] == row:
             talk, turn = sample["item"].rsplit(":", 1)
-            found.append((talks[talk][: int(turn)], sample["answer"]))
-    assert len(found) == ITEMS
-    return found
+            prompts_with_answers.append((talks[talk][: int(turn)], sample["answer"]))
+    assert len(prompts_with_answers) == ITEMS
+    return prompts_with_answers
 
 
 def ask(served: Served, messages: list[Any], **options: Any) -> str:
@@ -117,7 +117,7 @@ def ask(served: Served, messages: list[Any], **options: Any) -> str:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "row"), [("lora", "lora/merged"), ("few_shot", "few_shot")])
-def test_it_answers_as_it_was_scored(trained: Trained, name: str, row: str) -> None:
+def test_a_served_model_gives_the_scored_answers(trained: Trained, name: str, row: str) -> None:
     """Merged weights under a system prompt, and a prompt variant with examples; then Ctrl-C."""
     with serving(trained.root, name) as served:
         assert [model.id for model in served.client.models.list()] == [name]
@@ -126,8 +126,8 @@ def test_it_answers_as_it_was_scored(trained: Trained, name: str, row: str) -> N
         ]
         messages, answer = items(trained, row)[0]
         assert ask(served, messages, temperature=0.0) == answer
-        other = ask(served, [{"role": "system", "content": "Say something else."}, *messages])
-        assert other != answer  # the client's own system prompt wins
+        changed_answer = ask(served, [{"role": "system", "content": "Say something else."}, *messages])
+        assert changed_answer != answer  # the client's own system prompt wins
         below = served.below()
         assert below
         served.process.send_signal(signal.SIGINT)
@@ -136,7 +136,7 @@ def test_it_answers_as_it_was_scored(trained: Trained, name: str, row: str) -> N
 
 
 def vllm(folder: Path, *, broken: bool = False) -> dict[str, str]:
-    """A program `vllm` that writes down how it was called; the environment that finds it."""
+    """Write a program `vllm` that records its arguments; returns the environment that finds it."""
     folder.mkdir()
     program = folder / "vllm"
     record = str(folder / "record.json")
@@ -145,7 +145,7 @@ def vllm(folder: Path, *, broken: bool = False) -> dict[str, str]:
     return {"PATH": f"{folder}:{os.environ['PATH']}"}
 
 
-def test_vllm_is_taken_where_it_is_installed_and_ends_with_ft(trained: Trained, tmp_path: Path) -> None:
+def test_an_installed_vllm_is_used_and_ends_with_ft(trained: Trained, tmp_path: Path) -> None:
     with serving(trained.root, "lora", **vllm(tmp_path / "bin")) as served:
         record = json.loads((tmp_path / "bin" / "record.json").read_text(encoding="utf-8"))
         verb, folder, *rest = record["arguments"]
@@ -162,20 +162,20 @@ def test_vllm_is_taken_where_it_is_installed_and_ends_with_ft(trained: Trained, 
         assert psutil.wait_procs([engine], PATIENCE)[1] == []
 
 
-def test_an_engine_that_ends_by_itself_is_one_line_and_a_failure(trained: Trained, tmp_path: Path) -> None:
+def test_an_engine_that_exits_early_is_a_one_line_failure(trained: Trained, tmp_path: Path) -> None:
     process = start(trained.root, "lora", free_port(), **vllm(tmp_path / "bin", broken=True))
-    _, said = process.communicate(timeout=PATIENCE)
+    _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 1
-    assert "no GPU here" in said
-    assert "vllm exited before it was ready (exit code 1)" in said
-    assert "Traceback" not in said
+    assert "no GPU here" in errors
+    assert "vllm exited before it was ready (exit code 1)" in errors
+    assert "Traceback" not in errors
 
 
 def test_a_port_in_use_is_one_clear_error() -> None:
-    with socket.socket() as other:
-        other.bind(("127.0.0.1", 0))
-        other.listen()
-        port = other.getsockname()[1]
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        port = listener.getsockname()[1]
         with pytest.raises(UserError, match=f"Port {port} of 127.0.0.1 is in use. Choose another: --port {port + 1}"):
             require_free("127.0.0.1", port)
 
@@ -187,7 +187,7 @@ def test_a_port_in_use_is_one_clear_error() -> None:
         ("lora/adapter", "Serve its merged model: `ft serve lora`"),
     ],
 )
-def test_what_would_not_answer_as_scored_is_refused(trained: Trained, name: str, message: str) -> None:
+def test_models_that_would_not_answer_as_scored_are_refused(trained: Trained, name: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         require_servable(find_model(trained.store, name))
 
@@ -199,11 +199,11 @@ def test_a_variant_that_looks_things_up_is_refused(trained: Trained, variant: di
         require_servable(model)
 
 
-def test_a_champion_that_moved_is_served_from_the_next_start_on(tmp_path: Path) -> None:
+def test_a_new_champion_is_served_from_the_next_start(tmp_path: Path) -> None:
     shop = Trained(tmp_path / "shop")
     shop.train("lora", "lora")
     comparison = shop.compare()
-    merged = {role: found.fingerprint for role, found in shop.inputs["lora"].items()}
+    merged = {role: artifact.fingerprint for role, artifact in shop.inputs["lora"].items()}
     variant = {"base_model": shop.base.fingerprint, "prompt_variant": "v"}
     moves = [
         Candidate("lora/merged", "merged", "lora", merged["merged_model"], merged),

@@ -57,7 +57,7 @@ ITEMS = 5
 
 
 class Quiet:
-    """A reporter that hears nothing."""
+    """A reporter that ignores everything."""
 
     def progress(self, step: int, total: int, **values: float) -> None: ...
 
@@ -68,7 +68,7 @@ class Trained:
     """The store, and what was put into it."""
 
     def __init__(self, root: Path, *, model: str | None = None) -> None:
-        """root: a new project folder. model: the hub id that the base model is said to have come from."""
+        """root: a new project folder. model: the hub id recorded as the source of the base model."""
         self.root = scaffold.create(root, example=False)
         self.store = ArtifactStore(root / "data" / "store")
         self.work = root / "work"
@@ -94,8 +94,8 @@ class Trained:
         summary: dict[str, Any] | None = None,
         config: Mapping[str, Any] | None = None,
     ) -> Artifact:
-        """An artifact of what `write` writes to the folder that it is given; a summary that it returns counts too."""
-        spec = Spec(kind, {name: found.reference for name, found in inputs.items()}, dict(config or {}))
+        """Commit an artifact of what `write` writes to its folder; a summary that it returns is added."""
+        spec = Spec(kind, {name: artifact.reference for name, artifact in inputs.items()}, dict(config or {}))
         draft = self.store.begin(spec)
         if kind in {"alpaca", "sharegpt"}:
             (draft.out / "table.txt").write_text(kind, encoding="utf-8")
@@ -110,9 +110,9 @@ class Trained:
         passed: bool = True,
         start: str | None = None,
     ) -> None:
-        """An experiment whose adapter is random, but real: merged, and the one that its name stands for.
+        """Add an experiment: a real adapter of random weights, and its merged model.
 
-        passed: what its merge gate says. start: the experiment whose adapter is said to have gone on.
+        passed: whether its merge check passed. start: the experiment whose adapter is recorded as the start.
         """
         settings = ExperimentSettings.model_validate({"technique": technique, "data": {"system_prompt": system_prompt}})
         config = {"experiment": settings.model_dump(mode="json")}
@@ -138,24 +138,24 @@ class Trained:
         self.served[name] = {"technique": technique, "quantization": None, "system_prompt": system_prompt}
 
     def compare(self) -> Artifact:
-        """Score everything that was trained, and the prompts; compare it."""
+        """Score every trained model and the prompts, and compare them."""
         scored = {}
         for name, parts in self.inputs.items():
-            found = self._score(
+            scores = self._score(
                 "scores", tuned_scores.run, {"conversations": self.conversations, **parts}, self.served[name]
             )
-            AssetPointers(self.store.root).write("scores", name, found)
-            scored[f"{name}/scores"] = found
+            AssetPointers(self.store.root).write("scores", name, scores)
+            scored[f"{name}/scores"] = scores
         inputs = {"conversations": self.conversations, "base_model": self.base}
         prompts = {"prompting": {"variants": VARIANTS}}
         baseline = self._score("prompt_baseline", prompt_baseline.run, inputs, prompts)
         compared = {"any/prompt_baseline": baseline, **scored}
-        folders = {name: found.path for name, found in compared.items()}
-        found = self.put(
+        folders = {name: artifact.path for name, artifact in compared.items()}
+        comparison = self.put(
             "comparison", compared, lambda out: build_comparison(folders, COMPARE, out, ABOUT), {}, COMPARE
         )
-        AssetPointers(self.store.root).write("comparison", None, found)
-        return found
+        AssetPointers(self.store.root).write("comparison", None, comparison)
+        return comparison
 
     def decide(self) -> Artifact:
         """The recommendation, the champion (the merged model of `lora`) and the report over the comparison."""
@@ -166,7 +166,7 @@ class Trained:
             {"comparison": compared},
             lambda out: build_recommendation(compared.document("comparison.json"), experiments, 0.05, out),
         )
-        parts = {role: found.fingerprint for role, found in self.inputs["lora"].items()}
+        parts = {role: artifact.fingerprint for role, artifact in self.inputs["lora"].items()}
         candidate = Candidate("lora/merged", "merged", "lora", parts["merged_model"], parts)
         evidence = {"served": self.served["lora"], "comparison": compared.fingerprint}
         record = promote(self.store.root, lambda _: Promotion(candidate, "it <i>leads</i>", evidence, forced=True))
@@ -175,16 +175,16 @@ class Trained:
         released = self.put("champion", {"comparison": compared}, lambda out: _note(out, "champion"), summary)
         made = {"comparison": compared, "recommendation": recommended, "champion": released}
         project = {"name": "The <shop>", "task": "Answer & sell."}
-        found = self.put(
+        report = self.put(
             "report", made, lambda out: _page(out, render_report(self.store, *made.values(), project=project))
         )
-        for artifact in (*made.values(), found):
+        for artifact in (*made.values(), report):
             AssetPointers(self.store.root).write(artifact.kind, None, artifact)
-        return found
+        return report
 
     def _score(self, kind: str, run: Any, inputs: Mapping[str, Artifact], config: Mapping[str, Any]) -> Artifact:
         config = {"evaluation": EVALUATION, "general_questions": [], "general_texts": [], **config}
-        folders = {name: found.path for name, found in inputs.items()}
+        folders = {name: artifact.path for name, artifact in inputs.items()}
         work = self.work / f"{kind}{len(list(self.work.iterdir()))}"
         work.mkdir()
         return self.put(
@@ -232,7 +232,7 @@ def _write_talks(out: Path) -> None:
 
 
 def _talk(split: str, turns: tuple[str, ...]) -> dict[str, Any]:
-    messages = [{"role": ("user", "assistant")[at % 2], "content": text} for at, text in enumerate(turns)]
+    messages = [{"role": ("user", "assistant")[position % 2], "content": text} for position, text in enumerate(turns)]
     identity = hashlib.sha256(repr(turns).encode()).hexdigest()
     return {"id": identity, "split": split, "messages": messages, "table": "alpaca", "file": "a.jsonl"}
 

@@ -1,4 +1,4 @@
-"""A format folder is kept by content: names and bytes count, times do not, and nothing outside it is read."""
+"""Snapshot of a format folder: names and bytes define its version, and nothing outside it is read."""
 
 import errno
 import os
@@ -34,7 +34,7 @@ def folder(tmp_path: Path) -> Path:
     return folder
 
 
-def test_the_listing(folder: Path, store: ArtifactStore) -> None:
+def test_the_snapshot_lists_data_files_and_their_sidecars(folder: Path, store: ArtifactStore) -> None:
     snapshot = snapshot_folder(folder, store)
     assert [(entry.name, entry.bytes, entry.sidecar is not None) for entry in snapshot.entries] == [
         ("a.jsonl", 21, False),
@@ -43,7 +43,7 @@ def test_the_listing(folder: Path, store: ArtifactStore) -> None:
     assert snapshot.unused_sidecars == []
 
 
-def test_only_names_and_bytes_make_the_version(folder: Path, store: ArtifactStore, tmp_path: Path) -> None:
+def test_the_data_version_depends_only_on_names_and_bytes(folder: Path, store: ArtifactStore, tmp_path: Path) -> None:
     first = snapshot_folder(folder, store).data_version
     os.utime(folder / "a.jsonl", (1, 1))
     assert snapshot_folder(folder, store).data_version == first
@@ -57,7 +57,9 @@ def test_only_names_and_bytes_make_the_version(folder: Path, store: ArtifactStor
     assert len({first, second, third, snapshot_folder(moved, store).data_version}) == 4
 
 
-def test_bytes_outlive_the_folder(folder: Path, store: ArtifactStore, tmp_path: Path) -> None:
+def test_a_snapshot_keeps_the_bytes_of_edited_and_deleted_files(
+    folder: Path, store: ArtifactStore, tmp_path: Path
+) -> None:
     snapshot = snapshot_folder(folder, store)
     (folder / "a.jsonl").write_text("edited")
     (folder / "more" / "b.csv").unlink()
@@ -68,7 +70,7 @@ def test_bytes_outlive_the_folder(folder: Path, store: ArtifactStore, tmp_path: 
     assert second.sidecar_path is not None and second.sidecar_path.read_text().startswith("columns:")
 
 
-def test_as_an_artifact(folder: Path, store: ArtifactStore) -> None:
+def test_a_snapshot_is_stored_as_an_artifact(folder: Path, store: ArtifactStore) -> None:
     spec = snapshot_folder(folder, store).spec("alpaca")
     draft = store.begin(spec)
     summary = write_listing(Snapshot.from_json(spec.config), draft.out)
@@ -79,7 +81,7 @@ def test_as_an_artifact(folder: Path, store: ArtifactStore) -> None:
     assert snapshot_folder(folder, store).spec("alpaca").hash == spec.hash
 
 
-def test_links_that_lead_out_are_refused_unread(folder: Path, store: ArtifactStore, tmp_path: Path) -> None:
+def test_links_to_outside_are_refused_and_not_read(folder: Path, store: ArtifactStore, tmp_path: Path) -> None:
     secret = tmp_path / "secret.jsonl"
     secret.write_text("a secret")
     (tmp_path / "private").mkdir()
@@ -103,7 +105,7 @@ def test_links_that_lead_out_are_refused_unread(folder: Path, store: ArtifactSto
         "side.csv": "path_outside_data_dir",
     }
     assert "secret" not in repr(snapshot)
-    refused = next(each for each in checkout(snapshot, store, tmp_path / "o") if each.entry.name == "out.jsonl")
+    refused = next(copy for copy in checkout(snapshot, store, tmp_path / "o") if copy.entry.name == "out.jsonl")
     assert refused.path is None
 
 
@@ -112,7 +114,7 @@ def test_the_folder_itself_may_be_a_link(folder: Path, store: ArtifactStore, tmp
     assert snapshot_folder(tmp_path / "link", store) == snapshot_folder(folder, store)
 
 
-def test_hostile_names_stay_inside(folder: Path, store: ArtifactStore, tmp_path: Path) -> None:
+def test_files_with_hostile_names_stay_in_the_output_folder(folder: Path, store: ArtifactStore, tmp_path: Path) -> None:
     for name in ("..x\n\x1b[31m.jsonl", "a b'\"; drop.jsonl"):
         (folder / name).write_text(name)
     Path(os.fsdecode(os.fsencode(folder) + b"/bad\xff.jsonl")).write_text("x")
@@ -120,25 +122,25 @@ def test_hostile_names_stay_inside(folder: Path, store: ArtifactStore, tmp_path:
     codes = {entry.name: entry.error_code for entry in snapshot.entries}
     assert codes["bad\\udcff.jsonl"] == "not_utf8"
     out = tmp_path / "out"
-    for each in checkout(snapshot, store, out):
-        if each.path is not None and "x" in each.entry.name:
-            assert each.path.read_text() == each.entry.name
-            assert each.path.resolve().is_relative_to(out.resolve())
+    for copy in checkout(snapshot, store, out):
+        if copy.path is not None and "x" in copy.entry.name:
+            assert copy.path.read_text() == copy.entry.name
+            assert copy.path.resolve().is_relative_to(out.resolve())
 
 
-def test_a_sidecar_without_its_file_is_told(folder: Path, store: ArtifactStore) -> None:
+def test_a_sidecar_without_its_file_is_reported(folder: Path, store: ArtifactStore) -> None:
     (folder / "more" / "c.yaml").write_text("columns: {}\n")
     assert snapshot_folder(folder, store).unused_sidecars == ["more/c.yaml"]
 
 
-@pytest.mark.parametrize("made", [True, False])
-def test_an_empty_or_absent_folder_is_an_empty_snapshot(store: ArtifactStore, tmp_path: Path, made: bool) -> None:
-    if made:
+@pytest.mark.parametrize("exists", [True, False])
+def test_an_empty_or_missing_folder_gives_an_empty_snapshot(store: ArtifactStore, tmp_path: Path, exists: bool) -> None:
+    if exists:
         (tmp_path / "text").mkdir()
     assert snapshot_folder(tmp_path / "text", store).entries == []
 
 
-def test_a_lost_or_damaged_copy_is_kept_again(folder: Path, store: ArtifactStore, tmp_path: Path) -> None:
+def test_a_lost_or_damaged_blob_is_stored_again(folder: Path, store: ArtifactStore, tmp_path: Path) -> None:
     snapshot = snapshot_folder(folder, store)
     blobs = BlobStore(store.root)
     first, second = (entry.sha256 for entry in snapshot.entries)
@@ -146,45 +148,43 @@ def test_a_lost_or_damaged_copy_is_kept_again(folder: Path, store: ArtifactStore
     blobs.path(first).unlink()
     blobs.path(second).write_bytes(b"damaged")
     assert snapshot_folder(folder, store) == snapshot
-    assert all(each.path for each in checkout(snapshot, store, tmp_path / "out"))
+    assert all(copy.path for copy in checkout(snapshot, store, tmp_path / "out"))
 
 
-def test_a_large_file_stays_where_it_is(folder: Path, store: ArtifactStore, tmp_path: Path) -> None:
+def test_a_large_file_is_not_copied(folder: Path, store: ArtifactStore, tmp_path: Path) -> None:
     blobs = BlobStore(store.root, by_reference_above=10)
     snapshot = snapshot_folder(folder, store, blobs)
-    assert snapshot == snapshot_folder(folder, store), "how bytes are kept is no part of the version"
-    found = checkout(snapshot, store, tmp_path / "out", blobs)
-    assert found[0].path is not None
+    assert snapshot == snapshot_folder(folder, store), "the version does not depend on how bytes are stored"
+    copies = checkout(snapshot, store, tmp_path / "out", blobs)
+    assert copies[0].path is not None
 
 
-def test_a_file_that_goes_meanwhile_was_never_there(folder: Path, store: ArtifactStore) -> None:
-    class Racing(BlobStore):
+def test_a_file_deleted_during_the_snapshot_is_left_out(folder: Path, store: ArtifactStore) -> None:
+    class DeletingBlobStore(BlobStore):
         def add(self, path: Path) -> str:
             (folder / "more" / "b.csv").unlink(missing_ok=True)
             return super().add(path)
 
-    snapshot = snapshot_folder(folder, store, Racing(store.root))
+    snapshot = snapshot_folder(folder, store, DeletingBlobStore(store.root))
     assert [entry.name for entry in snapshot.entries] == ["a.jsonl"]
     assert snapshot == snapshot_folder(folder, store)
 
 
-def test_a_file_that_the_disk_does_not_give_is_named_and_the_others_are_taken(
-    folder: Path, store: ArtifactStore
-) -> None:
-    class Failing(BlobStore):
+def test_an_unreadable_file_is_reported_and_other_files_are_kept(folder: Path, store: ArtifactStore) -> None:
+    class FailingBlobStore(BlobStore):
         def add(self, path: Path) -> str:
             if path.name == "a.jsonl":
                 raise OSError(errno.EIO, "Input/output error", str(path))
             return super().add(path)
 
-    bad, good = snapshot_folder(folder, store, Failing(store.root)).entries
+    bad, good = snapshot_folder(folder, store, FailingBlobStore(store.root)).entries
     assert (bad.error_code, bad.error_message) == ("not_found", "it cannot be read: input/output error")
     assert good.name == "more/b.csv" and good.sha256
 
 
-def test_what_this_user_may_not_open_is_named_and_never_taken_for_empty() -> None:
-    with a_user_of_no_rights() as place:
-        folder, other = place / "alpaca", ArtifactStore(place / "store")
+def test_files_without_permission_are_reported_and_not_treated_as_empty() -> None:
+    with folder_of_unprivileged_user() as root:
+        folder, store = root / "alpaca", ArtifactStore(root / "store")
         for name in ("good.jsonl", "bad.jsonl", "listed/b.jsonl", "closed/c.jsonl"):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_text("{}")
@@ -192,37 +192,41 @@ def test_what_this_user_may_not_open_is_named_and_never_taken_for_empty() -> Non
         (folder / "listed").chmod(0o444)
         (folder / "closed").chmod(0)
         stamp = folder_stamp(folder)
-        told = {entry.name: entry.error_message for entry in snapshot_folder(folder, other).entries}
+        messages = {entry.name: entry.error_message for entry in snapshot_folder(folder, store).entries}
         folder.chmod(0)
-        shut = {entry.name: entry.error_message for entry in snapshot_folder(folder, other).entries}
+        messages_of_closed_folder = {
+            entry.name: entry.error_message for entry in snapshot_folder(folder, store).entries
+        }
         assert folder_stamp(folder) != stamp
         for path in (folder, folder / "listed", folder / "closed"):
             path.chmod(0o700)
-    assert told == {
+    assert messages == {
         "bad.jsonl": "it cannot be read: give this user the right to read it",
         "closed": "a folder that cannot be opened: give this user the right to read and enter it",
         "good.jsonl": None,
         "listed/b.jsonl": "it cannot be looked at: give this user the right to enter its folder",
     }
-    assert shut == {".": "a folder that cannot be opened: give this user the right to read and enter it"}
+    assert messages_of_closed_folder == {
+        ".": "a folder that cannot be opened: give this user the right to read and enter it"
+    }
 
 
-def test_a_file_in_the_place_of_the_folder_is_named(store: ArtifactStore, tmp_path: Path) -> None:
+def test_a_file_in_place_of_the_folder_is_reported(store: ArtifactStore, tmp_path: Path) -> None:
     (tmp_path / "text").write_text("rows")
     (entry,) = snapshot_folder(tmp_path / "text", store).entries
     assert (entry.name, entry.error_code) == (".", "not_a_file")
 
 
 @contextmanager
-def a_user_of_no_rights() -> Iterator[Path]:
-    """A folder of this process's own, which root, who sees through every mode, gives up being for a while."""
-    root = os.geteuid() == 0
-    with tempfile.TemporaryDirectory() as place:
-        if root:
-            os.chown(place, 65534, 65534)
+def folder_of_unprivileged_user() -> Iterator[Path]:
+    """A temporary folder. Root ignores file modes, so a process of root becomes another user meanwhile."""
+    is_root = os.geteuid() == 0
+    with tempfile.TemporaryDirectory() as folder:
+        if is_root:
+            os.chown(folder, 65534, 65534)
             os.seteuid(65534)
         try:
-            yield Path(place)
+            yield Path(folder)
         finally:
-            if root:
+            if is_root:
                 os.seteuid(0)

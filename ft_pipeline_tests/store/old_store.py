@@ -1,4 +1,4 @@
-"""What a run of the present code would do again on a store that older code finished, and what the list says of it."""
+"""Steps that the current code would run again on a store of older code, compared with the list runs_again.yaml."""
 
 import contextlib
 import importlib.metadata
@@ -38,11 +38,11 @@ class Rerun:
 
 
 def reruns(root: Path) -> dict[str, Rerun]:
-    """By `step` or `step [experiment]`, all that `ft run` would do again in the project `root`.
+    """Return the steps that `ft run` would repeat in the project `root`, by `step` or `step [experiment]`.
 
-    AssertionError where a step cannot be planned at all.
+    AssertionError if a step cannot be planned.
     """
-    with _as_made(root) as project:
+    with _project_as_made(root) as project:
         planned = plan(project, project.experiment_names())
         broken = {label(step): step.reason for step in planned if step.state == "broken"}
         assert not broken, f"the old project cannot be planned: {broken}"
@@ -55,16 +55,16 @@ def label(planned: Planned) -> str:
 
 
 @contextlib.contextmanager
-def _as_made(root: Path) -> Iterator[Project]:
-    """The project, as the machine that made its store would plan it.
+def _project_as_made(root: Path) -> Iterator[Project]:
+    """Open the project so that it is planned as on the machine that made its store.
 
-    Specs contain the versions of libraries, so they are taken from the store: an upgrade of a library is not what is
-    tested. Python, the processor and the type of the arithmetic are in the manifests and in no spec. The models' paths
+    Specs contain library versions. They are taken from the store, because upgrades of libraries are not tested here.
+    The Python version, the processor and the compute type are in manifests but not in specs. The paths of the models
     are relative to the project folder.
     """
     recorded = library_versions(ArtifactStore(root / "data" / "store"))
     with pytest.MonkeyPatch.context() as patch:
-        # Loaded once per process, with the experiments of the project open then; other tests expect the shipped ones.
+        # Definitions load once per process, for the project that is open. Other tests expect the shipped experiments.
         patch.setenv("FT_PROJECT", str(scaffold.home()))
         from ft_pipeline.definitions import defs
 
@@ -77,7 +77,7 @@ def _as_made(root: Path) -> Iterator[Project]:
 
 
 def library_versions(store: ArtifactStore) -> dict[str, str]:
-    """Package → version, as the specs of the store have them. AssertionError where two specs disagree."""
+    """Return package → version from the specs of the store. AssertionError if two specs disagree."""
     named = {pair for artifact in store.all() for pair in artifact.spec["versions"].items() if pair[0] != "code"}
     versions = dict(named)
     assert len(versions) == len(named), f"made with several versions of one library: {sorted(named)}"
@@ -89,27 +89,27 @@ def _rerun(project: Project, planned: Planned) -> Rerun:
     return Rerun("changed", change) if change else Rerun("follows", planned.reason.partition(" (")[0])
 
 
-def _own_change(inputs: SpecContext, asset: str) -> str | None:
-    """Why the step would run again even if no step before it did; None where it would not.
+def _own_change(context: SpecContext, asset: str) -> str | None:
+    """Why the step would run again even if no step before it did, or None.
 
-    A plan alone does not tell: it looks no further than the first step that runs.
+    A plan does not show this, because it stops at the first step that runs.
     """
-    last = inputs.find(asset)
-    if last is None:
+    latest = context.find(asset)
+    if latest is None:
         return "damaged or missing from the store"
-    if last.redacted:
+    if latest.redacted:
         return "one of its rows was erased"
     try:
-        spec = planned_spec(STEPS[asset], inputs)
+        spec = planned_spec(STEPS[asset], context)
     except (UserError, MissingInput, ValidationError):
-        return None  # it reads what a step before it has yet to make
-    if last.spec_hash != spec.hash:
-        return difference(last, spec)
-    return "; ".join(failed_checks(last)) or None
+        return None  # it needs the output of a step that has not run yet
+    if latest.spec_hash != spec.hash:
+        return difference(latest, spec)
+    return "; ".join(failed_checks(latest)) or None
 
 
 def read_list(text: str, experiments: Sequence[str]) -> dict[str, Section]:
-    """The section of each listed step; `[*]` is every experiment. ValueError for an entry without a reason."""
+    """Return the section of each listed step; `[*]` is every experiment. ValueError if an entry has no reason."""
     document = yaml.safe_load(text)
     if sorted(document) != sorted(SECTIONS):
         raise ValueError(f"{LIST.name}: sections {sorted(document)}. Write {' and '.join(SECTIONS)}.")
@@ -126,15 +126,15 @@ def read_list(text: str, experiments: Sequence[str]) -> dict[str, Section]:
 
 
 def _names(entry: str, experiments: Sequence[str]) -> list[str]:
-    """Every step that an entry names: `a, b` two steps, `a, b [x, y]` four, `a [*]` one of every experiment."""
+    """The steps that an entry names: two for `a, b`, four for `a, b [x, y]`, one per experiment for `a [*]`."""
     assets, bracket, inside = entry.rstrip("]").partition("[")
     chosen = [name.strip() for name in inside.split(",")]
-    of = [f" [{name}]" for name in (experiments if chosen == ["*"] else chosen)] if bracket else [""]
-    return [asset.strip() + suffix for asset in assets.split(",") for suffix in of]
+    suffixes = [f" [{name}]" for name in (experiments if chosen == ["*"] else chosen)] if bracket else [""]
+    return [asset.strip() + suffix for asset in assets.split(",") for suffix in suffixes]
 
 
 def disagreements(planned: Mapping[str, Rerun], listed: Mapping[str, Section]) -> list[str]:
-    """Where plan and list differ, a line for each step."""
+    """Return one line for each step where plan and list differ."""
     unlisted = [
         f"{name} would run again: {rerun.why}. It is not listed under `{rerun.section}`."
         for name, rerun in planned.items()
@@ -145,9 +145,9 @@ def disagreements(planned: Mapping[str, Rerun], listed: Mapping[str, Section]) -
         for name, rerun in planned.items()
         if listed.get(name, rerun.section) != rerun.section
     ]
-    gone = [
+    obsolete = [
         f"{name} is listed under `{section}` and would not run again."
         for name, section in listed.items()
         if name not in planned
     ]
-    return unlisted + misplaced + gone
+    return unlisted + misplaced + obsolete

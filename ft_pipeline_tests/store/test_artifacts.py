@@ -1,4 +1,4 @@
-"""Artifacts appear whole or not at all, are found by their spec, and a changed byte is seen."""
+"""Artifacts are written completely or not at all, are found by their spec, and a changed byte is detected."""
 
 import errno
 import getpass
@@ -22,10 +22,10 @@ from ft_pipeline.store.manifest import BrokenArtifact, FileEntry, fingerprint_of
 from ft_pipeline.store.spec import Spec
 
 SPEC = Spec("alpaca", config={"max": 1})
-NOBODY = 65_534
+UNPRIVILEGED_USER = 65_534
 
 
-def make(store: ArtifactStore, spec: Spec = SPEC, text: str = "content", **files: str) -> Artifact:
+def commit_artifact(store: ArtifactStore, spec: Spec = SPEC, text: str = "content", **files: str) -> Artifact:
     draft = store.begin(spec)
     (draft.out / "part").mkdir()
     (draft.out / "part" / "a.txt").write_text(text)
@@ -34,23 +34,27 @@ def make(store: ArtifactStore, spec: Spec = SPEC, text: str = "content", **files
     return store.commit(draft, {"rows": 3}, {"run_id": "r1", "started_by": "test"})
 
 
-def test_what_was_committed_is_found(store: ArtifactStore) -> None:
+def test_a_committed_artifact_is_found_by_its_spec(store: ArtifactStore) -> None:
     assert store.find(SPEC) is None
-    made = make(store)
-    found = store.find(SPEC)
-    assert found is not None
-    assert (found.path, found.fingerprint, found.summary) == (made.path, made.fingerprint, {"rows": 3})
-    opened = store.open("alpaca", made.fingerprint)
-    assert opened is not None and opened.path == made.path
-    assert (made.path / "part" / "a.txt").read_text() == "content"
+    committed = commit_artifact(store)
+    artifact = store.find(SPEC)
+    assert artifact is not None
+    assert (artifact.path, artifact.fingerprint, artifact.summary) == (
+        committed.path,
+        committed.fingerprint,
+        {"rows": 3},
+    )
+    opened = store.open("alpaca", committed.fingerprint)
+    assert opened is not None and opened.path == committed.path
+    assert (committed.path / "part" / "a.txt").read_text() == "content"
     assert store.find(Spec("alpaca", config={"max": 2})) is None
     assert list((store.root / "drafts").iterdir()) == []
 
 
-def test_the_manifest_says_what_an_auditor_needs(store: ArtifactStore) -> None:
-    raw = make(store, Spec("raw_alpaca"))
+def test_the_manifest_records_inputs_files_code_and_environment(store: ArtifactStore) -> None:
+    raw = commit_artifact(store, Spec("raw_alpaca"))
     config = {"max": 1, "training": {"seed": 3}}
-    table = make(store, Spec("alpaca", {"raw": raw.reference}, config, {"pandera": "0.35"}, seed=7))
+    table = commit_artifact(store, Spec("alpaca", {"raw": raw.reference}, config, {"pandera": "0.35"}, seed=7))
     manifest = json.loads((table.path / "manifest.json").read_bytes())
     assert manifest["spec"] == {
         "kind": "alpaca",
@@ -71,16 +75,16 @@ def test_the_manifest_says_what_an_auditor_needs(store: ArtifactStore) -> None:
     assert manifest["created"].endswith("+00:00")
 
 
-def test_identity_is_the_content_without_logs_and_times(store: ArtifactStore) -> None:
-    first = make(store, metrics_jsonl="1 s")
-    second = make(store, Spec("alpaca", config={"max": 2}), metrics_jsonl="2 s")
+def test_the_fingerprint_ignores_logs_and_times(store: ArtifactStore) -> None:
+    first = commit_artifact(store, metrics_jsonl="1 s")
+    second = commit_artifact(store, Spec("alpaca", config={"max": 2}), metrics_jsonl="2 s")
     assert first.fingerprint == second.fingerprint
-    assert first.fingerprint != make(store, Spec("alpaca", config={"max": 3}), text="other").fingerprint
+    assert first.fingerprint != commit_artifact(store, Spec("alpaca", config={"max": 3}), text="other").fingerprint
     volatile = {entry["path"]: entry["volatile"] for entry in first.manifest["files"]}
     assert volatile == {"metrics.jsonl": True, "part/a.txt": False}
 
 
-def test_identity_of_a_table_is_that_of_its_rows(store: ArtifactStore) -> None:
+def test_the_fingerprint_of_a_table_depends_only_on_its_rows(store: ArtifactStore) -> None:
     def table(config: int, **options: object) -> Artifact:
         draft = store.begin(Spec("alpaca", config={"n": config}))
         pq.write_table(pa.table({"a": [1, 2, 3]}), draft.out / "rows.parquet", **options)
@@ -91,42 +95,42 @@ def test_identity_of_a_table_is_that_of_its_rows(store: ArtifactStore) -> None:
     assert first.manifest["files"][0]["sha256"] != second.manifest["files"][0]["sha256"]
 
 
-def test_the_same_content_again_is_the_artifact_that_is_there(store: ArtifactStore) -> None:
-    first, again = make(store), make(store)
-    assert again.path == first.path
-    assert again.manifest["created"] == first.manifest["created"]
+def test_committing_the_same_content_again_returns_the_existing_artifact(store: ArtifactStore) -> None:
+    first, second = commit_artifact(store), commit_artifact(store)
+    assert second.path == first.path
+    assert second.manifest["created"] == first.manifest["created"]
 
 
-def test_the_same_content_under_two_specs_is_told_apart_by_its_manifest(store: ArtifactStore) -> None:
-    made = [make(store, Spec("alpaca", config={"seed": seed})) for seed in (1, 2)]
-    assert made[0].fingerprint == made[1].fingerprint
-    for each in made:
-        found = store.open(each.kind, each.fingerprint, manifest_sha256=each.manifest_sha256)
-        assert found is not None and found.spec_hash == each.spec_hash
-    (made[1].path / "part" / "a.txt").unlink()
-    found = store.open(made[1].kind, made[1].fingerprint, manifest_sha256=made[1].manifest_sha256)
-    assert found is not None and found.path == made[0].path
-    unknown = store.open(made[0].kind, made[0].fingerprint, manifest_sha256="0" * 64)
+def test_the_manifest_hash_distinguishes_equal_content_of_two_specs(store: ArtifactStore) -> None:
+    artifacts = [commit_artifact(store, Spec("alpaca", config={"seed": seed})) for seed in (1, 2)]
+    assert artifacts[0].fingerprint == artifacts[1].fingerprint
+    for artifact in artifacts:
+        opened = store.open(artifact.kind, artifact.fingerprint, manifest_sha256=artifact.manifest_sha256)
+        assert opened is not None and opened.spec_hash == artifact.spec_hash
+    (artifacts[1].path / "part" / "a.txt").unlink()
+    opened = store.open(artifacts[1].kind, artifacts[1].fingerprint, manifest_sha256=artifacts[1].manifest_sha256)
+    assert opened is not None and opened.path == artifacts[0].path
+    unknown = store.open(artifacts[0].kind, artifacts[0].fingerprint, manifest_sha256="0" * 64)
     assert unknown is not None
 
 
-def test_other_content_under_the_same_spec_stands_beside_and_the_newest_is_found(store: ArtifactStore) -> None:
-    first, second = make(store, text="one"), make(store, text="two")
+def test_the_newest_of_two_artifacts_with_one_spec_is_found(store: ArtifactStore) -> None:
+    first, second = commit_artifact(store, text="one"), commit_artifact(store, text="two")
     assert first.path.parent == second.path.parent
-    found = store.find(SPEC)
-    assert found is not None and found.fingerprint == second.fingerprint
+    newest = store.find(SPEC)
+    assert newest is not None and newest.fingerprint == second.fingerprint
 
 
-def test_the_newest_is_known_though_the_clock_was_put_back(store: ArtifactStore) -> None:
-    early, late = make(store, text="one"), make(store, text="two")
+def test_the_newest_artifact_is_found_after_the_clock_was_set_back(store: ArtifactStore) -> None:
+    early, late = commit_artifact(store, text="one"), commit_artifact(store, text="two")
     manifest = {**late.manifest, "created": "1999-01-01T00:00:00+00:00"}
     (late.path / "manifest.json").write_bytes(write_seal(manifest))
-    found = store.find(SPEC)
-    assert found is not None and found.fingerprint == late.fingerprint != early.fingerprint
+    newest = store.find(SPEC)
+    assert newest is not None and newest.fingerprint == late.fingerprint != early.fingerprint
 
 
-def flip(path: Path) -> None:
-    """Change one byte, and put size and time stamp back."""
+def flip_last_byte(path: Path) -> None:
+    """Change the last byte, and keep size and timestamp."""
     before = path.stat()
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
@@ -134,20 +138,20 @@ def flip(path: Path) -> None:
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
-def test_a_flipped_byte_is_seen_said_and_rebuilt_beside(store: ArtifactStore) -> None:
-    broken = make(store)
+def test_a_changed_byte_is_reported_and_the_artifact_is_rebuilt(store: ArtifactStore) -> None:
+    broken = commit_artifact(store)
     assert store.find(SPEC)
-    flip(broken.path / "part" / "a.txt")
-    said: list[str] = []
-    assert store.find(SPEC, said.append) is None
-    where = broken.path.relative_to(store.root)
-    assert said == [f"skipped {where}: part/a.txt was changed: its SHA-256 differs from its manifest"]
-    rebuilt = make(store)
+    flip_last_byte(broken.path / "part" / "a.txt")
+    messages: list[str] = []
+    assert store.find(SPEC, messages.append) is None
+    folder = broken.path.relative_to(store.root)
+    assert messages == [f"skipped {folder}: part/a.txt was changed: its SHA-256 differs from its manifest"]
+    rebuilt = commit_artifact(store)
     assert rebuilt.fingerprint == broken.fingerprint
     assert rebuilt.path.name == f"{broken.path.name}-2"
-    assert (broken.path / "part" / "a.txt").read_text() != "content", "the damaged one is kept as it is"
-    found = store.find(SPEC)
-    assert found is not None and found.path == rebuilt.path
+    assert (broken.path / "part" / "a.txt").read_text() != "content", "the damaged artifact is kept unchanged"
+    artifact = store.find(SPEC)
+    assert artifact is not None and artifact.path == rebuilt.path
 
 
 @pytest.mark.parametrize(
@@ -158,16 +162,19 @@ def test_a_flipped_byte_is_seen_said_and_rebuilt_beside(store: ArtifactStore) ->
         (lambda folder: (folder / "added.txt").write_text("x"), "added.txt is not in its manifest"),
         (lambda folder: (folder / "manifest.json").unlink(), "it has no manifest.json"),
         (lambda folder: (folder / "manifest.json").write_text("{"), "cannot be read"),
-        (lambda folder: edit(folder, lambda m: m["summary"].update(rows=4)), "its seal does not match"),
-        (lambda folder: edit(folder, lambda m: m["run"].update(started_by="nobody")), "its seal does not match"),
-        (lambda folder: link(folder / "part" / "a.txt"), "part/a.txt is a link"),
+        (lambda folder: edit_manifest(folder, lambda m: m["summary"].update(rows=4)), "its seal does not match"),
+        (
+            lambda folder: edit_manifest(folder, lambda m: m["run"].update(started_by="nobody")),
+            "its seal does not match",
+        ),
+        (lambda folder: replace_by_link(folder / "part" / "a.txt"), "part/a.txt is a link"),
     ],
 )
-def test_every_damage_is_named(store: ArtifactStore, damage, reason: str) -> None:
-    damage(make(store).path)
-    said: list[str] = []
-    assert store.find(SPEC, said.append) is None
-    assert len(said) == 1 and reason in said[0]
+def test_each_kind_of_damage_is_reported(store: ArtifactStore, damage, reason: str) -> None:
+    damage(commit_artifact(store).path)
+    messages: list[str] = []
+    assert store.find(SPEC, messages.append) is None
+    assert len(messages) == 1 and reason in messages[0]
 
 
 @pytest.mark.parametrize(
@@ -179,7 +186,7 @@ def test_every_damage_is_named(store: ArtifactStore, damage, reason: str) -> Non
         ("a.json", b"PK\x03\x04"),
     ],
 )
-def test_no_pickle_gets_in(store: ArtifactStore, name: str, content: bytes) -> None:
+def test_a_pickle_cannot_be_committed(store: ArtifactStore, name: str, content: bytes) -> None:
     draft = store.begin(SPEC)
     (draft.out / "part").mkdir()
     (draft.out / name).write_bytes(content)
@@ -188,59 +195,61 @@ def test_no_pickle_gets_in(store: ArtifactStore, name: str, content: bytes) -> N
     assert store.find(SPEC) is None
 
 
-def test_a_pickle_that_a_forged_manifest_lists_is_not_used(store: ArtifactStore) -> None:
-    """A store may come from elsewhere, its manifests sealed by whoever made it."""
-    made = make(store)
-    (made.path / "adapter_model.bin").write_bytes(b"x")
-    manifest = json.loads((made.path / "manifest.json").read_bytes())
-    entry = FileEntry("adapter_model.bin", sha256_of_file(made.path / "adapter_model.bin"), 1)
+def test_a_pickle_listed_in_a_forged_manifest_is_not_used(store: ArtifactStore) -> None:
+    """A store may come from another person, who can seal any manifest."""
+    artifact = commit_artifact(store)
+    (artifact.path / "adapter_model.bin").write_bytes(b"x")
+    manifest = json.loads((artifact.path / "manifest.json").read_bytes())
+    entry = FileEntry("adapter_model.bin", sha256_of_file(artifact.path / "adapter_model.bin"), 1)
     manifest["files"].append(entry.to_json())
-    files = [FileEntry(**each) for each in manifest["files"]]
-    (made.path / "manifest.json").write_bytes(write_seal(manifest | {"fingerprint": fingerprint_of("alpaca", files)}))
-    said: list[str] = []
-    assert store.find(SPEC, said.append) is None
-    assert "adapter_model.bin is a pickle" in said[0]
+    files = [FileEntry(**fields) for fields in manifest["files"]]
+    (artifact.path / "manifest.json").write_bytes(
+        write_seal(manifest | {"fingerprint": fingerprint_of("alpaca", files)})
+    )
+    messages: list[str] = []
+    assert store.find(SPEC, messages.append) is None
+    assert "adapter_model.bin is a pickle" in messages[0]
 
 
 @pytest.mark.parametrize("levels", [0, 1])
-def test_a_folder_that_is_a_link_is_not_used(store: ArtifactStore, tmp_path: Path, levels: int) -> None:
-    folder = make(store).path
+def test_an_artifact_folder_that_is_a_link_is_not_used(store: ArtifactStore, tmp_path: Path, levels: int) -> None:
+    folder = commit_artifact(store).path
     folder = folder.parents[levels - 1] if levels else folder
     folder.rename(tmp_path / "elsewhere")
     folder.symlink_to(tmp_path / "elsewhere")
-    said: list[str] = []
-    assert store.find(SPEC, said.append) is None
-    assert "its folder is a link" in said[0]
+    messages: list[str] = []
+    assert store.find(SPEC, messages.append) is None
+    assert "its folder is a link" in messages[0]
 
 
-def edit(folder: Path, change) -> None:
+def edit_manifest(folder: Path, change) -> None:
     manifest = json.loads((folder / "manifest.json").read_bytes())
     change(manifest)
     (folder / "manifest.json").write_text(json.dumps(manifest))
 
 
-def link(path: Path) -> None:
+def replace_by_link(path: Path) -> None:
     copy = path.parents[5] / "elsewhere.txt"
     path.rename(copy)
     path.symlink_to(copy)
 
 
-def test_a_thorough_look_reads_every_byte(store: ArtifactStore) -> None:
-    made = make(store)
-    assert store.verify(made.path, thorough=True).fingerprint == made.fingerprint
-    flip(made.path / "part" / "a.txt")
+def test_thorough_verification_reads_every_byte(store: ArtifactStore) -> None:
+    artifact = commit_artifact(store)
+    assert store.verify(artifact.path, thorough=True).fingerprint == artifact.fingerprint
+    flip_last_byte(artifact.path / "part" / "a.txt")
     with pytest.raises(BrokenArtifact, match="was changed"):
-        store.verify(made.path, thorough=True)
+        store.verify(artifact.path, thorough=True)
 
 
-def test_a_damaged_input_is_an_error_with_its_fix(store: ArtifactStore) -> None:
-    raw = make(store, Spec("raw_alpaca"))
-    flip(raw.path / "part" / "a.txt")
+def test_a_damaged_input_gives_an_error_with_a_fix(store: ArtifactStore) -> None:
+    raw = commit_artifact(store, Spec("raw_alpaca"))
+    flip_last_byte(raw.path / "part" / "a.txt")
     with pytest.raises(UserError, match="materialize raw_alpaca again"):
         store.require(*raw.reference)
 
 
-def test_links_do_not_become_part_of_an_artifact(store: ArtifactStore) -> None:
+def test_a_link_cannot_be_committed(store: ArtifactStore) -> None:
     draft = store.begin(SPEC)
     (draft.out / "hosts").symlink_to("/etc/hosts")
     with pytest.raises(BrokenArtifact, match="link"):
@@ -272,22 +281,22 @@ store.commit(draft, {})
 """
 
 
-@pytest.mark.parametrize("stage", ["files", "manifest", "folder"])
-def test_a_crash_before_the_end_leaves_nothing_visible(store: ArtifactStore, stage: str) -> None:
-    done = subprocess.run([sys.executable, "-c", CRASH, str(store.root), stage], check=False)
-    assert done.returncode == 9
+@pytest.mark.parametrize("moment", ["files", "manifest", "folder"])
+def test_a_crash_before_the_end_of_a_commit_leaves_no_artifact(store: ArtifactStore, moment: str) -> None:
+    process = subprocess.run([sys.executable, "-c", CRASH, str(store.root), moment], check=False)
+    assert process.returncode == 9
     assert store.find(SPEC) is None
     assert store.all() == []
     draft = store.begin(SPEC)
     assert (draft.work / "checkpoint").read_text() == "half"
-    assert len(list((store.root / "drafts").iterdir())) == 1, "what the crash left is gone"
+    assert len(list((store.root / "drafts").iterdir())) == 1, "the draft of the crashed process is removed"
     (draft.out / "a.txt").write_text("content")
     store.commit(draft, {})
     assert store.find(SPEC)
     assert not draft.work.exists()
 
 
-def test_afresh_begins_without_the_old_checkpoints(store: ArtifactStore) -> None:
+def test_afresh_removes_the_old_checkpoints(store: ArtifactStore) -> None:
     (store.begin(SPEC).work / "checkpoint").write_text("half")
     assert list(store.begin(SPEC, afresh=True).work.iterdir()) == []
 
@@ -301,22 +310,22 @@ def test_afresh_begins_without_the_old_checkpoints(store: ArtifactStore) -> None
         (errno.EACCES, "no access: x.parquet, permission denied; let this user read and write it"),
     ],
 )
-def test_a_store_that_takes_no_bytes_is_the_users_to_mend(number: int, fix: str) -> None:
+def test_a_write_error_tells_the_user_how_to_fix_it(number: int, fix: str) -> None:
     with pytest.raises(UserError, match=fix), translate_write_errors():
         raise OSError(number, os.strerror(number), "x.parquet")
     with pytest.raises(FileNotFoundError), translate_write_errors():
         raise FileNotFoundError(errno.ENOENT, "not there")
 
 
-def test_a_file_outside_the_store_that_is_closed_to_the_user_is_named(tmp_path: Path) -> None:
-    """By Python's own error, and by Arrow's, which has no file name."""
+def test_a_permission_error_outside_the_store_names_the_file(tmp_path: Path) -> None:
+    """For an error of Python, and for one of Arrow, which has no file name."""
     if os.geteuid() != 0:
         pytest.skip("needs root, to be another user")
     closed = tmp_path / "closed" / "x.parquet"
     closed.parent.mkdir(mode=0o700)
     closed.touch()
     for read in (Path.read_bytes, pq.read_table):
-        os.seteuid(NOBODY)
+        os.seteuid(UNPRIVILEGED_USER)
         try:
             with (
                 pytest.raises(UserError, match=r"closed/x\.parquet.*ermission denied; let this user"),
@@ -327,8 +336,8 @@ def test_a_file_outside_the_store_that_is_closed_to_the_user_is_named(tmp_path: 
             os.seteuid(0)
 
 
-def test_a_disk_that_fills_up_leaves_the_store_as_it_was(tmp_path: Path) -> None:
-    """On a real file system of 1 MB."""
+def test_a_full_disk_leaves_the_store_unchanged(tmp_path: Path) -> None:
+    """Uses a real file system of 1 MB."""
     disk = tmp_path / "disk"
     disk.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)]
@@ -336,7 +345,7 @@ def test_a_disk_that_fills_up_leaves_the_store_as_it_was(tmp_path: Path) -> None
         pytest.skip("this user may not mount a small file system")
     try:
         store = ArtifactStore(disk / "store")
-        kept = make(store, text="x" * 500_000)
+        kept = commit_artifact(store, text="x" * 500_000)
         (tmp_path / "large").write_text("x" * 2_000_000)
         with pytest.raises(UserError, match="no space is left"), translate_write_errors():
             write_atomically(store.root / "current" / "x.json", b"x" * 2_000_000)
@@ -344,16 +353,16 @@ def test_a_disk_that_fills_up_leaves_the_store_as_it_was(tmp_path: Path) -> None
         with pytest.raises(UserError, match="no space is left"), translate_write_errors():
             shutil.copy(tmp_path / "large", draft.out / "rows.txt")
         store.discard(draft)
-        assert [each.path for each in store.all()] == [kept.path]
-        assert make(store, Spec("alpaca", config={"max": 3})).path.exists()
+        assert [artifact.path for artifact in store.all()] == [kept.path]
+        assert commit_artifact(store, Spec("alpaca", config={"max": 3})).path.exists()
         assert list((store.root / "current").iterdir()) == []
     finally:
         subprocess.run(["umount", str(disk)], check=True)
 
 
-def test_a_read_only_store_is_still_one_to_read_from(tmp_path: Path) -> None:
-    """On a real read-only mount: chmod does not bind root."""
-    made = make(ArtifactStore(tmp_path / "store"))
+def test_a_read_only_store_can_be_read(tmp_path: Path) -> None:
+    """Uses a real read-only mount, because root ignores file modes."""
+    committed = commit_artifact(ArtifactStore(tmp_path / "store"))
     view = tmp_path / "view"
     view.mkdir()
     bind = f"mount --bind {tmp_path / 'store'} {view} && mount -o remount,bind,ro {view}"
@@ -361,8 +370,8 @@ def test_a_read_only_store_is_still_one_to_read_from(tmp_path: Path) -> None:
         pytest.skip("this user may not mount")
     try:
         store = ArtifactStore(view)
-        found = store.find(SPEC)
-        assert found is not None and found.fingerprint == made.fingerprint
+        artifact = store.find(SPEC)
+        assert artifact is not None and artifact.fingerprint == committed.fingerprint
         with pytest.raises(UserError, match="read-only file system; make it writable"):
             store.begin(Spec("alpaca", config={"max": 2}))
         with pytest.raises(UserError, match="read-only file system; make it writable"):
@@ -371,24 +380,24 @@ def test_a_read_only_store_is_still_one_to_read_from(tmp_path: Path) -> None:
         subprocess.run(["umount", str(view)], check=True)
 
 
-def test_summary_takes_numbers_that_are_no_json(store: ArtifactStore) -> None:
+def test_nan_in_a_summary_becomes_null(store: ArtifactStore) -> None:
     draft = store.begin(SPEC)
     (draft.out / "a.txt").write_text("x")
     assert store.commit(draft, {"loss": float("nan")}).summary == {"loss": None}
 
 
-def test_current_is_replaced_whole(store: ArtifactStore) -> None:
-    current = AssetPointers(store.root)
-    assert current.read("adapter", "qlora") is None
-    first, second = make(store, text="one"), make(store, text="two")
-    current.write("adapter", "qlora", first)
-    current.write("adapter", "qlora", second)
-    current.write("alpaca", None, first)
-    pointer = current.read("adapter", "qlora")
+def test_an_asset_pointer_names_the_latest_artifact(store: ArtifactStore) -> None:
+    pointers = AssetPointers(store.root)
+    assert pointers.read("adapter", "qlora") is None
+    first, second = commit_artifact(store, text="one"), commit_artifact(store, text="two")
+    pointers.write("adapter", "qlora", first)
+    pointers.write("adapter", "qlora", second)
+    pointers.write("alpaca", None, first)
+    pointer = pointers.read("adapter", "qlora")
     assert pointer is not None
     assert (pointer.kind, pointer.fingerprint) == ("alpaca", second.fingerprint)
     assert pointer.manifest_sha256 == sha256_of_file(second.path / "manifest.json")
-    assert [(each.asset, each.partition) for each in current.all()] == [("adapter", "qlora"), ("alpaca", None)]
+    assert [(entry.asset, entry.partition) for entry in pointers.all()] == [("adapter", "qlora"), ("alpaca", None)]
 
 
 def test_atomic_write_leaves_no_temporary_file(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Raw bytes are kept once, by content, and come back as they were or not at all."""
+"""Raw files are stored once, by content, and are returned unchanged or not at all."""
 
 import os
 from pathlib import Path
@@ -17,7 +17,7 @@ def raw(tmp_path: Path) -> Path:
     return path
 
 
-def test_bytes_come_back_and_are_kept_compressed_once(tmp_path: Path, raw: Path) -> None:
+def test_bytes_are_stored_once_compressed_and_returned_unchanged(tmp_path: Path, raw: Path) -> None:
     blobs = BlobStore(tmp_path / "store")
     sha256 = blobs.add(raw)
     assert sha256 == sha256_of_file(raw)
@@ -32,19 +32,19 @@ def test_bytes_come_back_and_are_kept_compressed_once(tmp_path: Path, raw: Path)
     assert [path.name for path in (tmp_path / "store" / "blobs").iterdir()] == [sha256[:2]]
 
 
-def test_an_empty_file_is_kept_too(tmp_path: Path) -> None:
+def test_an_empty_file_is_stored(tmp_path: Path) -> None:
     (tmp_path / "empty").touch()
     blobs = BlobStore(tmp_path / "store")
     sha256 = blobs.add(tmp_path / "empty")
     assert blobs.checkout(sha256, tmp_path / "back").read_bytes() == b""
 
 
-@pytest.mark.parametrize("place", [8, -5])
-def test_a_damaged_copy_is_never_handed_out_and_is_replaced(tmp_path: Path, raw: Path, place: int) -> None:
+@pytest.mark.parametrize("position", [8, -5])
+def test_a_damaged_blob_is_not_returned_and_is_replaced(tmp_path: Path, raw: Path, position: int) -> None:
     blobs = BlobStore(tmp_path / "store")
     sha256 = blobs.add(raw)
     content = bytearray(blobs.path(sha256).read_bytes())
-    content[place] ^= 1
+    content[position] ^= 1
     blobs.path(sha256).write_bytes(content)
     assert not blobs.holds(sha256)
     with pytest.raises(UserError, match="damaged"):
@@ -55,14 +55,14 @@ def test_a_damaged_copy_is_never_handed_out_and_is_replaced(tmp_path: Path, raw:
     assert blobs.path(sha256).with_suffix(".zst.damaged").exists()
 
 
-def test_a_cut_off_copy_is_damaged(tmp_path: Path, raw: Path) -> None:
+def test_a_truncated_blob_counts_as_damaged(tmp_path: Path, raw: Path) -> None:
     blobs = BlobStore(tmp_path / "store")
     sha256 = blobs.add(raw)
     os.truncate(blobs.path(sha256), blobs.path(sha256).stat().st_size // 2)
     assert not blobs.holds(sha256)
 
 
-def test_a_large_file_is_referred_to(tmp_path: Path, raw: Path) -> None:
+def test_a_large_file_is_stored_by_reference(tmp_path: Path, raw: Path) -> None:
     blobs = BlobStore(tmp_path / "store", by_reference_above=1000)
     sha256 = blobs.add(raw)
     assert not blobs.path(sha256).exists()
@@ -73,6 +73,6 @@ def test_a_large_file_is_referred_to(tmp_path: Path, raw: Path) -> None:
         blobs.checkout(sha256, tmp_path / "back")
 
 
-def test_unknown_bytes_are_an_error_with_its_fix(tmp_path: Path) -> None:
+def test_an_unknown_hash_gives_an_error_with_a_fix(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="materialize its raw asset again"):
         BlobStore(tmp_path / "store").checkout("0" * 64, tmp_path / "back")

@@ -1,4 +1,4 @@
-"""Content hashes: what counts for them, and what does not."""
+"""Content hashes: what changes them and what does not."""
 
 import datetime
 from decimal import Decimal
@@ -44,32 +44,32 @@ def write(path: Path, rows: list[dict], schema: pa.Schema = SCHEMA, **options: o
     return sha256_of_rows(path)
 
 
-def test_canonical_json_has_one_spelling() -> None:
+def test_equal_values_have_the_same_canonical_json() -> None:
     assert canonical_json({"b": 1, "a": ["é", None]}) == b'{"a":["\\u00e9",null],"b":1}'
     assert sha256_of_json({"a": 1, "b": 2}) == sha256_of_json({"b": 2, "a": 1})
     with pytest.raises(ValueError, match="not JSON compliant"):
         canonical_json({"loss": float("nan")})
 
 
-def test_plain_json_takes_what_numpy_and_training_give() -> None:
-    seen = {
+def test_plain_json_converts_numpy_values_and_nan() -> None:
+    values = {
         "loss": np.float32(0.5),
         3: np.int64(4),
         "bad": float("nan"),
         "ids": np.arange(2),
         "pair": (1, np.bool_(True)),
     }
-    assert plain_json(seen) == {"loss": 0.5, "3": 4, "bad": None, "ids": [0, 1], "pair": [1, True]}
+    assert plain_json(values) == {"loss": 0.5, "3": 4, "bad": None, "ids": [0, 1], "pair": [1, True]}
 
 
-def test_file_hash_is_that_of_its_bytes(tmp_path: Path) -> None:
+def test_the_file_hash_is_the_sha256_of_its_bytes(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"abc")
     assert sha256_of_file(tmp_path / "x") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rows=st.lists(row, max_size=12))
-def test_rows_hash_does_not_see_the_encoding(tmp_path: Path, rows: list[dict]) -> None:
+def test_the_rows_hash_ignores_the_encoding(tmp_path: Path, rows: list[dict]) -> None:
     plain = write(tmp_path / "a.parquet", rows)
     large = pa.schema([pa.field(f.name, pa.large_string() if f.type == pa.string() else f.type) for f in SCHEMA])
     assert plain == write(tmp_path / "b.parquet", rows, row_group_size=2, compression="zstd", use_dictionary=False)
@@ -78,11 +78,11 @@ def test_rows_hash_does_not_see_the_encoding(tmp_path: Path, rows: list[dict]) -
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(rows=st.lists(row, max_size=5), others=st.lists(row, max_size=5))
-def test_rows_hash_tells_different_rows_apart(tmp_path: Path, rows: list[dict], others: list[dict]) -> None:
-    same = pa.Table.from_pylist(rows, SCHEMA).equals(pa.Table.from_pylist(others, SCHEMA))
-    hashes = write(tmp_path / "a.parquet", rows), write(tmp_path / "b.parquet", others)
-    has_nan = "nan" in repr(rows) + repr(others)  # pyarrow holds NaN unequal to itself, the hash does not
+@given(rows=st.lists(row, max_size=5), other_rows=st.lists(row, max_size=5))
+def test_different_rows_have_different_hashes(tmp_path: Path, rows: list[dict], other_rows: list[dict]) -> None:
+    same = pa.Table.from_pylist(rows, SCHEMA).equals(pa.Table.from_pylist(other_rows, SCHEMA))
+    hashes = write(tmp_path / "a.parquet", rows), write(tmp_path / "b.parquet", other_rows)
+    has_nan = "nan" in repr(rows) + repr(other_rows)  # NaN differs from itself for pyarrow, but not for the hash
     assert has_nan or (hashes[0] == hashes[1]) == same
 
 
@@ -94,19 +94,21 @@ def test_rows_hash_tells_different_rows_apart(tmp_path: Path, rows: list[dict], 
         ([{"v": "a"}, {"v": "b"}], [{"v": "b"}, {"v": "a"}]),
     ],
 )
-def test_rows_hash_sees_borders_nulls_and_order(tmp_path: Path, first: list[dict], second: list[dict]) -> None:
+def test_the_rows_hash_depends_on_boundaries_nulls_and_order(
+    tmp_path: Path, first: list[dict], second: list[dict]
+) -> None:
     schema = pa.schema([("v", pa.string())])
     assert write(tmp_path / "a.parquet", first, schema) != write(tmp_path / "b.parquet", second, schema)
 
 
-def test_rows_hash_of_nested_lists_sees_where_a_list_ends(tmp_path: Path) -> None:
+def test_the_rows_hash_depends_on_where_a_nested_list_ends(tmp_path: Path) -> None:
     schema = pa.schema([("v", pa.list_(pa.list_(pa.int32())))])
     first = write(tmp_path / "a.parquet", [{"v": [[1], [2, 3]]}], schema)
     assert first != write(tmp_path / "b.parquet", [{"v": [[1, 2], [3]]}], schema)
     assert first != write(tmp_path / "c.parquet", [{"v": [[1]]}, {"v": [[2, 3]]}], schema)
 
 
-def test_rows_hash_sees_name_and_type(tmp_path: Path) -> None:
+def test_the_rows_hash_depends_on_column_name_and_type(tmp_path: Path) -> None:
     hashes = {
         write(tmp_path / "a.parquet", [{"v": 1}], pa.schema([(name, type_)]))
         for name, type_ in (("v", pa.int32()), ("v", pa.int64()), ("v", pa.float64()), ("w", pa.int32()))
@@ -114,7 +116,7 @@ def test_rows_hash_sees_name_and_type(tmp_path: Path) -> None:
     assert len(hashes) == 4
 
 
-def test_rows_hash_takes_rare_types(tmp_path: Path) -> None:
+def test_the_rows_hash_supports_rare_types(tmp_path: Path) -> None:
     schema = pa.schema(
         [
             ("when", pa.timestamp("us", "UTC")),
@@ -135,7 +137,7 @@ def test_rows_hash_takes_rare_types(tmp_path: Path) -> None:
     assert first != write(tmp_path / "c.parquet", [rows[1], rows[0]], schema)
 
 
-def test_rows_hash_sees_across_batches(tmp_path: Path) -> None:
+def test_the_rows_hash_covers_every_batch(tmp_path: Path) -> None:
     rows = [{"v": f"row {number}"} for number in range(10_000)]
     schema = pa.schema([("v", pa.string())])
     first = write(tmp_path / "a.parquet", rows, schema)

@@ -17,7 +17,7 @@ with FileLock(Path(sys.argv[1]), "building adapter").hold():
 """
 
 
-def holder(path: Path) -> subprocess.Popen[str]:
+def start_holder(path: Path) -> subprocess.Popen[str]:
     process = subprocess.Popen(
         [sys.executable, "-c", HOLD, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
@@ -25,25 +25,25 @@ def holder(path: Path) -> subprocess.Popen[str]:
     return process
 
 
-def test_the_second_waits_says_so_and_then_holds(tmp_path: Path) -> None:
+def test_a_second_process_reports_that_it_waits_and_then_gets_the_lock(tmp_path: Path) -> None:
     path = tmp_path / "locks" / "x"
-    process = holder(path)
-    said: list[str] = []
+    process = start_holder(path)
+    messages: list[str] = []
 
-    def say(message: str) -> None:
-        said.append(message)
+    def log(message: str) -> None:
+        messages.append(message)
         assert process.stdin
-        process.stdin.close()  # lets the first one go
+        process.stdin.close()  # the first process ends
 
-    with FileLock(path, "building adapter").hold(say):
+    with FileLock(path, "building adapter").hold(log):
         assert process.wait(30) == 0
         assert not FileLock(path, "again").try_acquire()
-    assert said == [f"waiting: building adapter is under way in process {process.pid} (building adapter)"]
+    assert messages == [f"waiting: building adapter is under way in process {process.pid} (building adapter)"]
     assert FileLock(path, "again").try_acquire()
 
 
-def test_a_killed_holder_holds_nothing(tmp_path: Path) -> None:
-    process = holder(tmp_path / "x")
+def test_the_lock_of_a_killed_process_is_free(tmp_path: Path) -> None:
+    process = start_holder(tmp_path / "x")
     assert not FileLock(tmp_path / "x", "y").try_acquire()
     process.kill()
     process.wait()
@@ -51,7 +51,7 @@ def test_a_killed_holder_holds_nothing(tmp_path: Path) -> None:
         pass
 
 
-def test_two_threads_exclude_each_other(tmp_path: Path) -> None:
+def test_only_one_thread_at_a_time_has_the_lock(tmp_path: Path) -> None:
     inside, most = 0, 0
     guard = threading.Lock()
 

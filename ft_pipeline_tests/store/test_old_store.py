@@ -1,6 +1,6 @@
-"""A finished store of an older version opens, verifies and plans; what would run again is listed, with the reason.
+"""The current code opens, verifies and plans a finished store of an older version.
 
-ft_pipeline_tests/fixtures/make_store.py made it, with the code of a73cd80.
+ft_pipeline_tests/fixtures/make_store.py made the store with the code of a73cd80.
 """
 
 from pathlib import Path
@@ -45,7 +45,7 @@ def store(root: Path) -> ArtifactStore:
 
 @pytest.fixture(scope="module")
 def spoiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same, with one byte of a merged model flipped and two settings changed."""
+    """The project with one byte of a merged model flipped and two settings changed."""
     root = unpack(PACKED, tmp_path_factory.mktemp("spoiled") / "shop")
     weights = current(root, "merged_model", "lora").path / "model.safetensors"
     content = bytearray(weights.read_bytes())
@@ -62,19 +62,19 @@ def spoiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def answers(root: Path, spoiled: Path) -> dict[str, tuple[int, Any]]:
-    """What `ft` says of the store: (exit code, document) by name of the command."""
+def results(root: Path, spoiled: Path) -> dict[str, tuple[int, Any]]:
+    """(exit code, document) of each `ft` command."""
     commands = {**COMMANDS, "spoiled": ("audit", "lora", "--verify", "--project", str(spoiled))}
     return dict(zip(commands, ft_in_turn(root, *commands.values()), strict=True))
 
 
 @pytest.fixture(scope="module")
-def again(root: Path) -> dict[str, Rerun]:
+def planned_reruns(root: Path) -> dict[str, Rerun]:
     return reruns(root)
 
 
 @pytest.fixture(scope="module")
-def changed(spoiled: Path) -> dict[str, Rerun]:
+def spoiled_reruns(spoiled: Path) -> dict[str, Rerun]:
     return reruns(spoiled)
 
 
@@ -84,7 +84,7 @@ def test_the_fixture_is_small_and_made_by_that_commit(store: ArtifactStore) -> N
     assert code == {(COMMIT, False)}
 
 
-def test_every_artifact_opens_with_the_identity_that_was_recorded(store: ArtifactStore) -> None:
+def test_every_artifact_opens_with_its_recorded_fingerprint(store: ArtifactStore) -> None:
     folders = sorted(store.artifacts.glob("*/*/*"))
     artifacts = [store.verify(folder, thorough=True) for folder in folders]
     assert len(artifacts) == len(store.all()) > 60
@@ -96,8 +96,8 @@ def test_every_artifact_opens_with_the_identity_that_was_recorded(store: Artifac
         assert opened is not None and opened.manifest_sha256 == pointer.manifest_sha256, pointer
 
 
-def test_the_audit_verifies_the_whole_store(store: ArtifactStore, answers: dict[str, tuple[int, Any]]) -> None:
-    code, document = answers["audit"]
+def test_the_audit_verifies_the_whole_store(store: ArtifactStore, results: dict[str, tuple[int, Any]]) -> None:
+    code, document = results["audit"]
     assert (code, document["verified"], document["problems"]) == (0, True, [])
     assert {node["status"] for node in document["nodes"]} == {"verified"}
     counted = document["counted"]
@@ -105,62 +105,68 @@ def test_the_audit_verifies_the_whole_store(store: ArtifactStore, answers: dict[
     assert counted["champion_records"] == len(list((store.root / "champion").glob("*.json")))
 
 
-def test_the_audit_names_the_file_that_was_changed(answers: dict[str, tuple[int, Any]]) -> None:
-    code, document = answers["spoiled"]
+def test_the_audit_names_the_changed_file(results: dict[str, tuple[int, Any]]) -> None:
+    code, document = results["spoiled"]
     assert (code, document["verified"]) == (1, False)
     assert len(document["problems"]) == 1 and "model.safetensors was changed" in document["problems"][0]
 
 
-def test_the_champion_is_listed(store: ArtifactStore, answers: dict[str, tuple[int, Any]]) -> None:
-    code, record = answers["champion"]
+def test_the_champion_is_listed(store: ArtifactStore, results: dict[str, tuple[int, Any]]) -> None:
+    code, record = results["champion"]
     assert (code, record["name"], record["kind"]) == (0, "qlora/merged", "merged")
     assert record["fingerprints"]["merged_model"] == current(store.root.parents[1], "merged_model", "qlora").fingerprint
 
 
-def test_the_documents_and_tables_are_read(answers: dict[str, tuple[int, Any]]) -> None:
-    assert {answers[name][0] for name in COMMANDS} == {0}
-    rows = answers["compare"][1]["rows"]
+def test_documents_and_tables_can_be_read(results: dict[str, tuple[int, Any]]) -> None:
+    assert {results[name][0] for name in COMMANDS} == {0}
+    rows = results["compare"][1]["rows"]
     assert {row["experiment"] for row in rows} >= set(EXPERIMENTS)
     assert {row["kind"] for row in rows} >= {"base", "prompt", "teacher", "adapter", "merged"}
-    assert answers["recommend"][1]["reasons"]
-    assert answers["trained"][1]["rows"] == [[name] for name in EXPERIMENTS]
+    assert results["recommend"][1]["reasons"]
+    assert results["trained"][1]["rows"] == [[name] for name in EXPERIMENTS]
 
 
-def test_the_redaction_is_on_record(store: ArtifactStore, answers: dict[str, tuple[int, Any]]) -> None:
+def test_the_redaction_is_recorded(store: ArtifactStore, results: dict[str, tuple[int, Any]]) -> None:
     (record,) = redactions(store.root)
-    assert [[row["file"], row["row"]] for row in record.rows] == answers["excluded"][1]["rows"]
+    assert [[row["file"], row["row"]] for row in record.rows] == results["excluded"][1]["rows"]
     named = {(entry["kind"], entry["fingerprint"]) for entry in record.artifacts}
     assert named == {artifact.reference for artifact in store.all() if artifact.redacted} != set()
-    learned = {model["fingerprint"] for model in record.models if model["how"] == "trained on it"}
-    assert learned, "the row trained models"
-    assert not learned & {pointer.fingerprint for pointer in AssetPointers(store.root).all()}, "they were trained again"
+    trained_models = {model["fingerprint"] for model in record.models if model["how"] == "trained on it"}
+    assert trained_models, "the row trained models"
+    assert not trained_models & {pointer.fingerprint for pointer in AssetPointers(store.root).all()}, (
+        "they were trained again"
+    )
 
 
-def test_only_what_is_listed_runs_again(again: dict[str, Rerun]) -> None:
-    messages = disagreements(again, read_list(LIST.read_text(encoding="utf-8"), EXPERIMENTS))
+def test_only_listed_steps_run_again(planned_reruns: dict[str, Rerun]) -> None:
+    messages = disagreements(planned_reruns, read_list(LIST.read_text(encoding="utf-8"), EXPERIMENTS))
     assert not messages, "\n".join([*messages, ADVICE])
 
 
-def test_the_plan_tells_a_change_from_what_follows(changed: dict[str, Rerun], again: dict[str, Rerun]) -> None:
-    assert changed["merged_model [lora]"] == Rerun("changed", "damaged or missing from the store")
-    assert changed["experiment [qlora]"].why == "settings changed: training"
-    assert changed["base_model [qlora]"] == again.get("base_model [qlora]", Rerun("follows", "experiment runs first"))
-    # The plan says of it only that the experiment runs first.
-    assert changed["scores [qlora]"].why == "settings changed: evaluation"
-    assert changed["scores [qlora]"].section == "changed"
-    assert set(again) < set(changed)
+def test_the_plan_distinguishes_changed_steps_from_steps_that_follow(
+    spoiled_reruns: dict[str, Rerun], planned_reruns: dict[str, Rerun]
+) -> None:
+    assert spoiled_reruns["merged_model [lora]"] == Rerun("changed", "damaged or missing from the store")
+    assert spoiled_reruns["experiment [qlora]"].why == "settings changed: training"
+    assert spoiled_reruns["base_model [qlora]"] == planned_reruns.get(
+        "base_model [qlora]", Rerun("follows", "experiment runs first")
+    )
+    # The plan itself says only that the experiment runs first.
+    assert spoiled_reruns["scores [qlora]"].why == "settings changed: evaluation"
+    assert spoiled_reruns["scores [qlora]"].section == "changed"
+    assert set(planned_reruns) < set(spoiled_reruns)
 
 
-def test_plan_and_list_are_compared_in_both_directions(changed: dict[str, Rerun]) -> None:
-    listed = {name: rerun.section for name, rerun in changed.items()}
+def test_plan_and_list_are_compared_in_both_directions(spoiled_reruns: dict[str, Rerun]) -> None:
+    listed = {name: rerun.section for name, rerun in spoiled_reruns.items()}
     name = "merged_model [lora]"
-    assert disagreements(changed, listed) == []
-    (missing,) = disagreements(changed, {entry: section for entry, section in listed.items() if entry != name})
+    assert disagreements(spoiled_reruns, listed) == []
+    (missing,) = disagreements(spoiled_reruns, {entry: section for entry, section in listed.items() if entry != name})
     assert missing.startswith(f"{name} would run again: damaged") and missing.endswith("not listed under `changed`.")
-    (elsewhere,) = disagreements(changed, {**listed, name: "follows"})
-    assert elsewhere.startswith(f"{name} is listed under `follows` and belongs under `changed`")
-    (gone,) = disagreements({entry: rerun for entry, rerun in changed.items() if entry != name}, listed)
-    assert gone == f"{name} is listed under `changed` and would not run again."
+    (misplaced,) = disagreements(spoiled_reruns, {**listed, name: "follows"})
+    assert misplaced.startswith(f"{name} is listed under `follows` and belongs under `changed`")
+    (obsolete,) = disagreements({entry: rerun for entry, rerun in spoiled_reruns.items() if entry != name}, listed)
+    assert obsolete == f"{name} is listed under `changed` and would not run again."
 
 
 def test_an_entry_names_one_step_or_several() -> None:
@@ -188,6 +194,6 @@ follows:
         ("changed: {}\nfollows: {}\nalso: {}", "Write changed and follows"),
     ],
 )
-def test_a_list_without_reasons_is_refused(text: str, message: str) -> None:
+def test_an_invalid_list_is_refused(text: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         read_list(text, ["dpo", "lora"])

@@ -1,4 +1,4 @@
-"""`ft sql`: stable names over the current tables, and nothing else of the machine."""
+"""`ft sql` queries the current tables under stable names, without access to other files."""
 
 from pathlib import Path
 
@@ -24,19 +24,21 @@ def materialize(store: ArtifactStore, asset: str, partition: str | None = None, 
 
 
 @pytest.fixture
-def filled(store: ArtifactStore) -> ArtifactStore:
+def filled_store(store: ArtifactStore) -> ArtifactStore:
     materialize(store, "alpaca", rows={"instruction": ["a", "b"]}, set_aside={"code": ["duplicate"]})
     materialize(store, "training_data", "qlora", train={"id": ["1", "2"]}, validation={"id": ["3"]})
     materialize(store, "training_data", "lora", train={"id": ["1"], "extra": [5]}, validation={"id": ["3"]})
     return store
 
 
-def test_names(filled: ArtifactStore) -> None:
-    assert query(filled, "select count(*) as n from alpaca") == (["n"], [(2,)])
-    assert query(filled, "from alpaca_set_aside").rows == [("duplicate",)]
-    rows = query(filled, "select experiment, count(*), sum(extra) from training_data_train group by 1 order by 1").rows
+def test_tables_have_stable_names(filled_store: ArtifactStore) -> None:
+    assert query(filled_store, "select count(*) as n from alpaca") == (["n"], [(2,)])
+    assert query(filled_store, "from alpaca_set_aside").rows == [("duplicate",)]
+    rows = query(
+        filled_store, "select experiment, count(*), sum(extra) from training_data_train group by 1 order by 1"
+    ).rows
     assert rows == [("lora", 1, 5), ("qlora", 2, None)]
-    rows = query(filled, "select experiment, split, id from training_rows order by all").rows
+    rows = query(filled_store, "select experiment, split, id from training_rows order by all").rows
     assert rows == [
         ("lora", "train", "1"),
         ("lora", "validation", "3"),
@@ -44,16 +46,16 @@ def test_names(filled: ArtifactStore) -> None:
         ("qlora", "train", "2"),
         ("qlora", "validation", "3"),
     ]
-    found = query(filled, "select asset, experiment from current_artifacts order by all").rows
-    assert found == [("alpaca", None), ("training_data", "lora"), ("training_data", "qlora")]
-    assert query(filled, "summarize alpaca").rows
-    assert query(filled, "describe alpaca").rows
-    assert query(filled, "explain select 1").rows
+    artifacts = query(filled_store, "select asset, experiment from current_artifacts order by all").rows
+    assert artifacts == [("alpaca", None), ("training_data", "lora"), ("training_data", "qlora")]
+    assert query(filled_store, "summarize alpaca").rows
+    assert query(filled_store, "describe alpaca").rows
+    assert query(filled_store, "explain select 1").rows
 
 
-def test_a_new_table_takes_the_old_ones_name(filled: ArtifactStore) -> None:
-    materialize(filled, "alpaca", rows={"instruction": ["c"]})
-    assert query(filled, "from alpaca").rows == [("c",)]
+def test_a_new_table_replaces_the_old_one_under_the_same_name(filled_store: ArtifactStore) -> None:
+    materialize(filled_store, "alpaca", rows={"instruction": ["c"]})
+    assert query(filled_store, "from alpaca").rows == [("c",)]
 
 
 @pytest.mark.parametrize(
@@ -77,22 +79,22 @@ def test_a_new_table_takes_the_old_ones_name(filled: ArtifactStore) -> None:
         "",
     ],
 )
-def test_a_query_touches_no_file(filled: ArtifactStore, statement: str) -> None:
-    own = next(filled.artifacts.rglob("rows.parquet"))
+def test_a_query_cannot_read_or_write_files(filled_store: ArtifactStore, statement: str) -> None:
+    own = next(filled_store.artifacts.rglob("rows.parquet"))
     before = own.read_bytes()
     with pytest.raises(UserError):
-        query(filled, statement.format(own=own, folder=filled.root))
+        query(filled_store, statement.format(own=own, folder=filled_store.root))
     assert own.read_bytes() == before
-    assert not list(filled.root.glob("x.*"))
+    assert not list(filled_store.root.glob("x.*"))
 
 
-def test_errors_help(filled: ArtifactStore) -> None:
+def test_a_failed_query_names_the_cause(filled_store: ArtifactStore) -> None:
     with pytest.raises(UserError, match="alpaca, alpaca_set_aside"):
-        query(filled, "select * from nothing")
+        query(filled_store, "select * from nothing")
     with pytest.raises(UserError, match="not other files"):
-        query(filled, "select * from read_text('/etc/passwd')")
+        query(filled_store, "select * from read_text('/etc/passwd')")
     with pytest.raises(UserError, match="syntax error"):
-        query(filled, "selekt 1")
+        query(filled_store, "selekt 1")
 
 
 def test_an_empty_store_has_no_tables(store: ArtifactStore) -> None:
@@ -101,8 +103,8 @@ def test_an_empty_store_has_no_tables(store: ArtifactStore) -> None:
         query(store, "select * from alpaca")
 
 
-def test_views_sql_serves_any_duckdb(filled: ArtifactStore) -> None:
-    script = write_views(filled).read_text()
+def test_views_sql_works_in_any_duckdb_session(filled_store: ArtifactStore) -> None:
+    script = write_views(filled_store).read_text()
     connection = duckdb.connect(":memory:")
     connection.execute(script)
     assert connection.execute("select count(*) from training_rows").fetchall() == [(5,)]

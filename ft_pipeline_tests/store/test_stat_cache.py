@@ -1,4 +1,4 @@
-"""Files that have not changed are not read again, and every change is seen."""
+"""Unchanged files are not read again, and every change is detected."""
 
 import os
 import time
@@ -9,6 +9,8 @@ from ft_pipeline.store.stat_cache import RACY_NANOSECONDS, StatCache
 
 
 class Reader:
+    """Hashes files and records their names."""
+
     def __init__(self) -> None:
         self.read: list[str] = []
 
@@ -17,30 +19,30 @@ class Reader:
         return sha256_of_file(path)
 
 
-def settle() -> None:
-    """Wait until the stamps of what was just written are old enough to be trusted."""
+def wait_until_trusted() -> None:
+    """Wait until the timestamps of new files are old enough to be trusted."""
     time.sleep(RACY_NANOSECONDS / 1e9 + 0.1)
 
 
-def test_unchanged_files_are_read_once_and_changes_are_seen(tmp_path: Path) -> None:
+def test_unchanged_files_are_read_once_and_changed_files_again(tmp_path: Path) -> None:
     folder = tmp_path / "folder"
     folder.mkdir()
     for name in ("a", "b"):
         (folder / name).write_text(name)
-    settle()
+    wait_until_trusted()
     reader, cache = Reader(), StatCache(tmp_path / "cache")
     first = cache.hashes(folder, ["a", "b"], reader)
     assert cache.hashes(folder, ["a", "b"], reader) == first
     assert reader.read == ["a", "b"]
 
     stamp = (folder / "a").stat()
-    (folder / "a").write_text("x")  # same size, and the time put back
+    (folder / "a").write_text("x")  # same size, and the old mtime is restored
     os.utime(folder / "a", ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
     assert cache.hashes(folder, ["a", "b"], reader)["a"] == sha256_of_file(folder / "a") != first["a"]
     assert reader.read == ["a", "b", "a"]
 
 
-def test_a_file_that_was_just_written_is_not_trusted(tmp_path: Path) -> None:
+def test_a_file_that_was_just_written_is_read_again(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("a")
     reader, cache = Reader(), StatCache(tmp_path / "cache")
     for _ in range(2):
@@ -48,9 +50,9 @@ def test_a_file_that_was_just_written_is_not_trusted(tmp_path: Path) -> None:
     assert reader.read == ["a", "a"]
 
 
-def test_a_broken_cache_is_as_none(tmp_path: Path) -> None:
+def test_a_broken_cache_is_ignored(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("a")
-    settle()
+    wait_until_trusted()
     cache = StatCache(tmp_path / "cache")
     first = cache.hashes(tmp_path, ["a"])
     for file in (tmp_path / "cache").iterdir():

@@ -40,8 +40,8 @@ GOOD = {
 }
 
 
-def jsonl(path: Path, rows: Sequence[Any]) -> Path:
-    """Write rows, one a line; bytes and str are written as they are."""
+def write_jsonl(path: Path, rows: Sequence[Any]) -> Path:
+    """Write one row per line. Bytes and strings are written unchanged."""
     lines = [
         row if isinstance(row, bytes) else row.encode() if isinstance(row, str) else json.dumps(row).encode()
         for row in rows
@@ -51,7 +51,7 @@ def jsonl(path: Path, rows: Sequence[Any]) -> Path:
 
 
 def validate(path: Path, data_format: str, **options: Any) -> dict[str, Any]:
-    """The JSON of `ft validate`."""
+    """Return the JSON of `ft validate`."""
     return validate_file(path, data_format, data_dir=path.parent, **options).to_json()
 
 
@@ -59,23 +59,24 @@ def build(
     folder: Path,
     data_format: str,
     files: dict[str, Any],
-    ceiling: float = 0.9,
+    max_quarantined: float = 0.9,
     sidecars: dict[str, dict] | None = None,
     **options: Any,
 ) -> TableReport:
-    """A table in folder/out from {file name: rows}."""
+    """Build a table in folder/out from {file name: rows}."""
     raw = folder / "raw"
     raw.mkdir(exist_ok=True)
     sources = [
-        SourceFile(name, jsonl(raw / name, rows), "", (sidecars or {}).get(name)) for name, rows in files.items()
+        SourceFile(name, write_jsonl(raw / name, rows), "", (sidecars or {}).get(name)) for name, rows in files.items()
     ]
-    return build_table(data_format, sources, folder / "out", max_quarantined=ceiling, **options)
+    return build_table(data_format, sources, folder / "out", max_quarantined=max_quarantined, **options)
 
 
 SETTINGS = DataSettings(validation_share=0.2, test_share=0.2)
 
 
-def conversations(folder, alpaca_files, sharegpt_files=None, sidecars=None, questions=(), settings=SETTINGS):
+def build_chat_tables(folder, alpaca_files, sharegpt_files=None, sidecars=None, questions=(), settings=SETTINGS):
+    """Build both chat tables and the conversations. Return the report, the rows and the rows that were set aside."""
     for name, files in (("alpaca", alpaca_files), ("sharegpt", sharegpt_files or {})):
         (folder / name).mkdir(exist_ok=True)
         build(folder / name, name, files, sidecars=sidecars)
@@ -86,8 +87,8 @@ def conversations(folder, alpaca_files, sharegpt_files=None, sidecars=None, ques
         settings=settings,
         general_questions=list(questions),
     )
-    rows, aside = (pq.read_table(folder / "out" / f"{name}.parquet").to_pylist() for name in ("rows", "set_aside"))
+    rows, set_aside = (pq.read_table(folder / "out" / f"{name}.parquet").to_pylist() for name in ("rows", "set_aside"))
     assert report.checks["rows_accounted_for"].passed and report.checks["no_prompt_straddles"].passed
-    assert (len(rows), len(aside)) == (report.accepted, sum(report.set_aside.values()))
+    assert (len(rows), len(set_aside)) == (report.accepted, sum(report.set_aside.values()))
     json.dumps(report.to_json())
-    return report, rows, aside
+    return report, rows, set_aside

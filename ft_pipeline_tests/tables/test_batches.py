@@ -1,4 +1,4 @@
-"""What is done for whole batches gives what the rows would give one by one."""
+"""Processing a whole batch gives the same result as processing its rows separately."""
 
 import re
 
@@ -30,44 +30,45 @@ PIECES = st.sampled_from(
 )
 TEXTS = st.lists(PIECES | st.text(max_size=8), min_size=1, max_size=4).map(" ".join)
 CELLS = TEXTS | st.none() | st.integers(0, 3) | st.sampled_from(["", " ", "\u200b", []])
-TALK = st.lists(st.tuples(TEXTS, TEXTS, st.none() | TEXTS), min_size=1, max_size=3)
+EXCHANGES = st.lists(st.tuples(TEXTS, TEXTS, st.none() | TEXTS), min_size=1, max_size=3)
 
 
 @given(st.lists(st.dictionaries(st.sampled_from(["instruction", "input", "output", "system", "more"]), CELLS) | CELLS))
-def test_instructions_become_columns_as_they_do_one_by_one(values):
+def test_a_batch_of_alpaca_rows_converts_like_single_rows(values):
     converted = convert_all("alpaca", values, shapes_of(values), PLAIN)
-    alone = [convert("alpaca", value, PLAIN) for value in values]
-    assert converted.faults == {at: one for at, one in enumerate(alone) if isinstance(one, Fault)}
-    good = [at for at, one in enumerate(alone) if not isinstance(one, Fault)]
-    assert converted.sources.tolist() == good
+    single_rows = [convert("alpaca", value, PLAIN) for value in values]
+    assert converted.faults == {position: row for position, row in enumerate(single_rows) if isinstance(row, Fault)}
+    accepted = [position for position, row in enumerate(single_rows) if not isinstance(row, Fault)]
+    assert converted.sources.tolist() == accepted
     names = ("instruction", "input", "output", "system", "history")
-    records = [dict(zip(names, alone[at], strict=True)) for at in good]
+    records = [dict(zip(names, single_rows[position], strict=True)) for position in accepted]
     assert converted.columns.drop_columns("id").to_pylist() == records
     assert converted.columns["id"].to_pylist() == [row_id(record) for record in records]
 
 
 @given(st.lists(st.tuples(st.text(), st.text(), st.text()), max_size=5))
-def test_ids_of_instructions_are_the_hash_of_their_json(rows):
-    instruction, extra, output = (pa.array([row[at] for row in rows], pa.string()) for at in range(3))
+def test_alpaca_ids_equal_the_row_id_of_each_row(rows):
+    instruction, extra, output = (pa.array([row[column] for row in rows], pa.string()) for column in range(3))
     expected = [
-        row_id({"instruction": i, "input": e, "output": o, "system": None, "history": None}) for i, e, o in rows
+        row_id({"instruction": question, "input": context, "output": answer, "system": None, "history": None})
+        for question, context, answer in rows
     ]
     assert alpaca_ids(instruction, extra, output).to_pylist() == expected
 
 
-def turns(talk):
-    found = []
-    for human, model, thoughts in talk:
+def turns(exchanges):
+    messages = []
+    for human, model, thoughts in exchanges:
         answer = {"role": "assistant", "content": model}
-        found += [{"role": "user", "content": human}, answer | ({"reasoning_content": thoughts} if thoughts else {})]
-    return (found,)
+        messages += [{"role": "user", "content": human}, answer | ({"reasoning_content": thoughts} if thoughts else {})]
+    return (messages,)
 
 
 RECORDS = {
     "alpaca": st.tuples(TEXTS, st.just("") | TEXTS, TEXTS, st.none() | TEXTS, st.none() | st.just([["a", "b [INST]"]]))
     | TEXTS.map(lambda text: (text, "", text.lower(), None, None))
     | st.tuples(TEXTS, TEXTS).map(lambda pair: (pair[0], pair[1], pair[1] + " ", None, None)),
-    "sharegpt": TALK.map(turns) | TEXTS.map(lambda text: turns([(text, f" {text.upper()}", None)])),
+    "sharegpt": EXCHANGES.map(turns) | TEXTS.map(lambda text: turns([(text, f" {text.upper()}", None)])),
     "text": st.tuples(TEXTS),
     "unlabelled": st.tuples(st.lists(st.builds(lambda text: {"role": "user", "content": text}, TEXTS), min_size=1)),
 }
@@ -77,42 +78,40 @@ def frame_of(columns):
     def cells(column):
         if column.type == pa.string():
             return pd.Series(column.to_pylist(), dtype=pd.StringDtype(na_value=np.nan))
-        found = np.empty(len(column), dtype=object)
-        found[:] = column.to_pylist()
-        return pd.Series(found, dtype=object)
+        values = np.empty(len(column), dtype=object)
+        values[:] = column.to_pylist()
+        return pd.Series(values, dtype=object)
 
     return pd.DataFrame({name: cells(column) for name, column in columns.items()})
 
 
 @settings(deadline=None, max_examples=40)
 @given(st.data(), st.sampled_from(sorted(RECORDS)))
-def test_what_is_not_suspected_passes_every_check(data, data_format):
+def test_rows_that_the_prefilter_skips_pass_every_check(data, data_format):
     columns = columns_of(data_format, data.draw(st.lists(RECORDS[data_format], min_size=1, max_size=4)))
-    suspects = prefilter_rows(data_format, columns, comparison_texts(data_format, columns))
-    assert set(find_faults(data_format, frame_of(columns), frozenset())) <= set(
-        np.flatnonzero(suspects.faulty).tolist()
-    )
+    flags = prefilter_rows(data_format, columns, comparison_texts(data_format, columns))
+    assert set(find_faults(data_format, frame_of(columns), frozenset())) <= set(np.flatnonzero(flags.faulty).tolist())
     for column in columns.values():
         for rows in pii.locate(*strings_of(column)).values():
-            assert suspects.personal[rows].all()
+            assert flags.personal[rows].all()
 
 
 @given(st.from_regex(re.compile(REFUSAL_PATTERN)))
-def test_no_refusal_escapes_the_probe(text):
+def test_the_refusal_probe_matches_every_refusal(text):
     if re.search(REFUSAL_PATTERN, text):
         assert re.search(REFUSAL_PROBE, text[:REFUSAL_PROBE_CHARS])
 
 
-@given(st.lists(st.tuples(TALK.map(turns)), max_size=3))
-def test_strings_of_a_column_know_their_row(rows):
+@given(st.lists(st.tuples(EXCHANGES.map(turns)), max_size=3))
+def test_strings_of_a_column_come_with_their_row_index(rows):
     rows = [row[0] for row in rows]
-    texts, owners = strings_of(columns_of("sharegpt", rows)["messages"])
+    texts, row_indices = strings_of(columns_of("sharegpt", rows)["messages"])
     expected = [
-        (text, at)
-        for at, (messages,) in enumerate(rows)
+        (text, row_index)
+        for row_index, (messages,) in enumerate(rows)
         for turn in messages
         for text in (turn["content"], turn.get("reasoning_content"))
         if text is not None
     ]
-    assert sorted(zip(texts.to_pylist(), owners.tolist(), strict=True)) == sorted(expected)
-    assert owners.tolist() == sorted(owners.tolist())
+    assert sorted(zip(texts.to_pylist(), row_indices.tolist(), strict=True)) == sorted(expected)
+    assert row_indices.tolist() == sorted(row_indices.tolist())

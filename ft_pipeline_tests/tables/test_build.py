@@ -1,4 +1,4 @@
-"""Tables: accounts, sidecars, gates, and what is written."""
+"""Building a table: accounts, sidecars, checks and the written files."""
 
 import json
 import subprocess
@@ -15,29 +15,29 @@ from ft_pipeline.tables.formats.registry import COLUMNS
 from ft_pipeline.tables.formats.row_ids import row_id
 from ft_pipeline.tables.formats.turns import plain
 from ft_pipeline.tables.reading import json_reader, process_pool
-from ft_pipeline_tests.tables.helpers import GOOD, build, jsonl, validate
+from ft_pipeline_tests.tables.helpers import GOOD, build, validate, write_jsonl
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 
 
-def own(cell):
-    """As the row was before it was written: no key that a turn does not have."""
+def without_null_keys(cell):
+    """A cell as it was before writing: Parquet adds null for each key that a turn does not have."""
     return plain(cell) if isinstance(cell, list) and isinstance(cell[0], dict) else cell
 
 
-def read(folder, name):
+def read_output(folder, name):
     return pq.read_table(folder / "out" / f"{name}.parquet").to_pylist()
 
 
 @pytest.mark.parametrize("data_format", COLUMNS)
 def test_rows_are_written_with_their_origin(tmp_path, data_format):
     report = build(tmp_path, data_format, {"b.jsonl": GOOD[data_format], "a.jsonl": [*GOOD[data_format], "broken"]})
-    rows = read(tmp_path, "rows")
+    rows = read_output(tmp_path, "rows")
     assert [(row["file"], row["row"]) for row in rows] == [("a.jsonl", 1), ("a.jsonl", 2)]
     for row in rows:
-        assert row["id"] == row_id({name: own(row[name]) for name in COLUMNS[data_format]})
-    aside = [(row["file"], row["row"], row["code"], row["copy_of"]) for row in read(tmp_path, "set_aside")]
-    assert aside == [
+        assert row["id"] == row_id({name: without_null_keys(row[name]) for name in COLUMNS[data_format]})
+    set_aside = [(row["file"], row["row"], row["code"], row["copy_of"]) for row in read_output(tmp_path, "set_aside")]
+    assert set_aside == [
         ("a.jsonl", 3, "invalid_json", None),
         ("b.jsonl", 1, "duplicate", "a.jsonl:1"),
         ("b.jsonl", 2, "duplicate", "a.jsonl:2"),
@@ -59,15 +59,15 @@ def test_several_processes_give_the_same_table(tmp_path, monkeypatch):
     rows += ["broken", *rows[:5]]
     (tmp_path / "one").mkdir()
     (tmp_path / "many").mkdir()
-    told = []
-    one = build(tmp_path / "one", "alpaca", {"a.jsonl": rows}, progress=told.append)
-    assert sum(told) == 1006
+    row_counts = []
+    one_process = build(tmp_path / "one", "alpaca", {"a.jsonl": rows}, progress=row_counts.append)
+    assert sum(row_counts) == 1006
     monkeypatch.setattr(process_pool, "MIN_BYTES", 0)
     monkeypatch.setattr(json_reader, "BLOCK_BYTES", 1 << 15)
-    many = build(tmp_path / "many", "alpaca", {"a.jsonl": rows})
-    assert many.to_json() == one.to_json() and many.passed
+    several_processes = build(tmp_path / "many", "alpaca", {"a.jsonl": rows})
+    assert several_processes.to_json() == one_process.to_json() and several_processes.passed
     for name in ("rows", "set_aside", "files", "keys"):
-        assert read(tmp_path / "one", name) == read(tmp_path / "many", name)
+        assert read_output(tmp_path / "one", name) == read_output(tmp_path / "many", name)
 
 
 def test_tables_import_nothing_heavy():
@@ -77,47 +77,49 @@ def test_tables_import_nothing_heavy():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
 
 
-def test_refused_file_fails_the_check_and_the_rest_is_there(tmp_path):
+def test_a_refused_file_fails_the_check_and_other_files_are_kept(tmp_path):
     report = build(tmp_path, "alpaca", {"a.jsonl": GOOD["alpaca"], "b.jsonl": []})
     assert not report.checks["all_files_readable"].passed
     assert "b.jsonl: empty_file" in report.checks["all_files_readable"].message
     assert report.checks["rows_accounted_for"].passed and report.accepted == 2
-    assert [file["status"] for file in read(tmp_path, "files")] == ["accepted", "refused"]
+    assert [file["status"] for file in read_output(tmp_path, "files")] == ["accepted", "refused"]
 
 
-def test_empty_folder_is_an_empty_table(tmp_path):
+def test_an_empty_folder_gives_an_empty_table(tmp_path):
     report = build(tmp_path, "text", {})
     assert report.passed and report.read == 0
-    assert read(tmp_path, "rows") == read(tmp_path, "set_aside") == read(tmp_path, "files") == []
+    assert read_output(tmp_path, "rows") == read_output(tmp_path, "set_aside") == read_output(tmp_path, "files") == []
 
 
-def test_no_accepted_row_fails(tmp_path):
-    report = build(tmp_path, "alpaca", {"a.jsonl": [{"instruction": "a", "output": ""}] * 2}, ceiling=1.0)
+def test_a_table_without_accepted_rows_fails(tmp_path):
+    report = build(tmp_path, "alpaca", {"a.jsonl": [{"instruction": "a", "output": ""}] * 2}, max_quarantined=1.0)
     assert not report.checks["some_rows_accepted"].passed
 
 
-def test_ceiling_names_the_worst_codes_and_the_first_rows(tmp_path):
+def test_the_quarantine_check_names_frequent_codes_and_first_rows(tmp_path):
     rows = [*GOOD["alpaca"], {"instruction": "x", "output": ""}, {"instruction": "y", "output": ""}, "broken"]
-    report = build(tmp_path, "alpaca", {"a.jsonl": rows}, ceiling=0.5)
+    report = build(tmp_path, "alpaca", {"a.jsonl": rows}, max_quarantined=0.5)
     check = report.checks["quarantined_share"]
     assert not check.passed and check.value == pytest.approx(0.6)
     assert "3 of 5" in check.message and "empty_output (2), invalid_json (1)" in check.message
     assert "a.jsonl:3 empty_output" in check.message
-    assert build(tmp_path, "alpaca", {"a.jsonl": rows}, ceiling=0.6).passed
+    assert build(tmp_path, "alpaca", {"a.jsonl": rows}, max_quarantined=0.6).passed
 
 
-def test_file_with_its_own_ceiling_is_judged_alone(tmp_path):
+def test_a_file_with_max_quarantined_is_checked_separately(tmp_path):
     bad = [*GOOD["alpaca"], "broken", "broken"]
     good = [{"instruction": f"Question {number}", "output": f"Reply {number}"} for number in range(8)]
     files = {"bad.jsonl": bad, "good.jsonl": good}
-    assert not build(tmp_path, "alpaca", files, ceiling=0.1).passed
-    assert build(tmp_path, "alpaca", files, ceiling=0.1, sidecars={"bad.jsonl": {"max_quarantined": 0.5}}).passed
-    report = build(tmp_path, "alpaca", files, ceiling=0.2, sidecars={"bad.jsonl": {"max_quarantined": 0.4}})
+    assert not build(tmp_path, "alpaca", files, max_quarantined=0.1).passed
+    assert build(
+        tmp_path, "alpaca", files, max_quarantined=0.1, sidecars={"bad.jsonl": {"max_quarantined": 0.5}}
+    ).passed
+    report = build(tmp_path, "alpaca", files, max_quarantined=0.2, sidecars={"bad.jsonl": {"max_quarantined": 0.4}})
     assert "bad.jsonl: 2 of 4" in report.checks["quarantined_share"].message
 
 
 def test_sidecar_maps_columns_and_roles(tmp_path):
-    talk = [
+    rows = [
         {"turns": [{"speaker": "Customer", "said": f"Question {n}"}, {"speaker": "Agent", "said": f"Reply {n}"}]}
         for n in "ab"
     ]
@@ -125,9 +127,9 @@ def test_sidecar_maps_columns_and_roles(tmp_path):
         "columns": {"turns": "conversations", "speaker": "from", "said": "value"},
         "roles": {"Customer": "human", "Agent": "gpt"},
     }
-    report = build(tmp_path, "sharegpt", {"a.jsonl": talk}, sidecars={"a.jsonl": sidecar})
+    report = build(tmp_path, "sharegpt", {"a.jsonl": rows}, sidecars={"a.jsonl": sidecar})
     assert report.accepted == 2 and not report.warnings
-    assert plain(read(tmp_path, "rows")[0]["messages"]) == [
+    assert plain(read_output(tmp_path, "rows")[0]["messages"]) == [
         {"role": "user", "content": "Question a"},
         {"role": "assistant", "content": "Reply a"},
     ]
@@ -136,30 +138,30 @@ def test_sidecar_maps_columns_and_roles(tmp_path):
 @pytest.mark.parametrize(
     "columns", [{"question": "instruction", "reply": "output"}, {"instruction": "question", "output": "reply"}]
 )
-def test_columns_may_be_written_either_way_round(tmp_path, columns):
+def test_a_column_mapping_works_in_both_directions(tmp_path, columns):
     rows = [{"question": "a", "reply": "b"}, {"question": "c", "reply": "d", "output": "the mapped column wins"}]
     report = build(tmp_path, "alpaca", {"a.jsonl": rows}, sidecars={"a.jsonl": {"columns": columns}})
-    assert report.accepted == 2 and read(tmp_path, "rows")[1]["output"] == "d"
+    assert report.accepted == 2 and read_output(tmp_path, "rows")[1]["output"] == "d"
 
 
-def test_turns_as_the_prompt_of_a_pair_need_a_sidecar(tmp_path):
+def test_a_sidecar_can_map_turns_to_the_prompt_of_a_pair(tmp_path):
     pair = {
         "conversations": [{"from": "human", "value": "Hello"}],
         "chosen": {"from": "gpt", "value": "Hi!"},
         "rejected": {"from": "gpt", "value": "No."},
     }
-    other = {**pair, "chosen": {"from": "gpt", "value": ""}}
+    pair_without_answer = {**pair, "chosen": {"from": "gpt", "value": ""}}
     report = build(
         tmp_path,
         "preferences",
-        {"a.jsonl": [pair, other]},
+        {"a.jsonl": [pair, pair_without_answer]},
         sidecars={"a.jsonl": {"columns": {"conversations": "prompt"}}},
     )
     assert report.reasons == {"empty_chosen": 1}
-    assert plain(read(tmp_path, "rows")[0]["prompt_messages"]) == [{"role": "user", "content": "Hello"}]
+    assert plain(read_output(tmp_path, "rows")[0]["prompt_messages"]) == [{"role": "user", "content": "Hello"}]
 
 
-def test_allowed_codes_let_rows_through(tmp_path):
+def test_rows_with_allowed_codes_are_accepted(tmp_path):
     rows = [*GOOD["alpaca"], GOOD["alpaca"][0], {"instruction": "Hi {{Name}}", "output": "Hello {{Name}}"}]
     allow = {"allow": ["duplicate", "unresolved_placeholder"]}
     assert build(tmp_path, "alpaca", {"a.jsonl": rows}).accepted == 2
@@ -179,14 +181,14 @@ def test_allowed_codes_let_rows_through(tmp_path):
         ({"columns": {"a": "output", "b": "output"}}, "same name"),
     ],
 )
-def test_broken_sidecar_refuses_its_file(tmp_path, sidecar, words):
+def test_an_invalid_sidecar_refuses_its_file(tmp_path, sidecar, words):
     report = build(tmp_path, "alpaca", {"a.jsonl": GOOD["alpaca"]}, sidecars={"a.jsonl": sidecar})
     assert report.files[0].error_code == "unknown_format"
     assert words in report.files[0].error_message
 
 
-def test_sidecar_is_read_from_beside_the_file(tmp_path):
-    path = jsonl(tmp_path / "a.jsonl", [{"q": "a", "reply": "b"}, {"q": "c", "reply": "d"}])
+def test_the_sidecar_is_read_from_the_folder_of_its_file(tmp_path):
+    path = write_jsonl(tmp_path / "a.jsonl", [{"q": "a", "reply": "b"}, {"q": "c", "reply": "d"}])
     (tmp_path / "a.yaml").write_text("columns: {q: instruction, reply: output}\n")
     assert validate(path, "alpaca")["accepted"] == 2
     (tmp_path / "a.yaml").write_text("columns: {q: instruction\nsecret words")
@@ -194,32 +196,32 @@ def test_sidecar_is_read_from_beside_the_file(tmp_path):
     assert "a.yaml" in error["message"] and "line" in error["message"] and "secret" not in error["message"]
 
 
-def test_forgotten_row_leaves_no_text(tmp_path):
-    gone = {
+def test_an_excluded_row_leaves_no_text(tmp_path):
+    excluded_row = {
         "instruction": "Where is order 10400?",
         "input": "",
         "output": "It left our warehouse on Monday.",
         "system": None,
         "history": None,
     }
-    report = build(tmp_path, "alpaca", {"a.jsonl": GOOD["alpaca"]}, excluded=frozenset({row_id(gone)}))
+    report = build(tmp_path, "alpaca", {"a.jsonl": GOOD["alpaca"]}, excluded=frozenset({row_id(excluded_row)}))
     assert report.reasons == {"excluded": 1}
     assert b"10400" not in (tmp_path / "out" / "set_aside.parquet").read_bytes()
 
 
-def test_raw_text_is_kept_and_cut(tmp_path):
-    long = {"instruction": "x", "output": "", "more": "z" * 5000}
-    build(tmp_path, "alpaca", {"a.jsonl": [*GOOD["alpaca"], b'{"instruction": "caf\xe9"', long]})
-    aside = read(tmp_path, "set_aside")
-    assert aside[0]["raw"] == '{"instruction": "caf\ufffd"'
-    assert len(aside[1]["raw"]) == 2000 and aside[1]["raw"].startswith('{"instruction": "x"')
+def test_the_raw_text_of_a_quarantined_row_is_stored_and_truncated(tmp_path):
+    long_row = {"instruction": "x", "output": "", "more": "z" * 5000}
+    build(tmp_path, "alpaca", {"a.jsonl": [*GOOD["alpaca"], b'{"instruction": "caf\xe9"', long_row]})
+    set_aside = read_output(tmp_path, "set_aside")
+    assert set_aside[0]["raw"] == '{"instruction": "caf\ufffd"'
+    assert len(set_aside[1]["raw"]) == 2000 and set_aside[1]["raw"].startswith('{"instruction": "x"')
 
 
-def test_strings_pass_byte_for_byte_and_nothing_is_invented(tmp_path):
+def test_strings_are_stored_byte_for_byte_and_nothing_is_added(tmp_path):
     text = "🙂 e\u0301 مرحبا\u2028\u00a0<b>x</b>\r\n\t \ufeff"
     rows = [{"instruction": text, "input": None, "output": text}, {"instruction": "None", "output": "nan"}]
     build(tmp_path, "alpaca", {"a.jsonl": rows}, sidecars={"a.jsonl": {"allow": ["output_equals_input"]}})
-    written = read(tmp_path, "rows")
+    written = read_output(tmp_path, "rows")
     assert (written[0]["instruction"], written[0]["input"], written[0]["output"]) == (text, "", text)
     assert (written[1]["instruction"], written[1]["system"], written[1]["history"]) == ("None", None, None)
 
@@ -233,8 +235,8 @@ def test_warnings_name_rows_and_never_values(tmp_path):
         {"instruction": "Where is order 10400?", "output": "Still with us."},
     ]
     report = build(tmp_path, "alpaca", {"a.jsonl": rows})
-    found = {warning.code: warning.rows for warning in report.warnings}
-    assert found == {
+    rows_by_code = {warning.code: warning.rows for warning in report.warnings}
+    assert rows_by_code == {
         "pii_email": [3],
         "pii_phone": [3],
         "pii_card": [4],
@@ -245,7 +247,7 @@ def test_warnings_name_rows_and_never_values(tmp_path):
     assert not any(value in messages for value in ("anna", "912", "4111", "DE89"))
 
 
-def test_names_in_brackets_are_only_warned_of(tmp_path):
+def test_placeholders_in_brackets_only_cause_a_warning(tmp_path):
     rows = [
         *GOOD["alpaca"],
         {"instruction": "Write a letter", "output": "Dear [Recipient's Name],\n\nI am [Your Name]."},
@@ -258,20 +260,20 @@ def test_names_in_brackets_are_only_warned_of(tmp_path):
     assert "[Your Name]" in warning.message
 
 
-def test_hash_of_a_table_follows_its_rows(tmp_path):
+def test_the_table_hash_depends_on_its_accepted_rows(tmp_path):
     first = build(tmp_path, "alpaca", {"a.jsonl": GOOD["alpaca"]}).rows_hash
     assert build(tmp_path, "alpaca", {"a.jsonl": [*GOOD["alpaca"], "broken"]}).rows_hash == first
     assert build(tmp_path, "alpaca", {"a.jsonl": GOOD["alpaca"][::-1]}).rows_hash != first
 
 
-def test_golden_file_keeps_rows_that_stand_in_training_files(tmp_path):
+def test_a_test_file_keeps_rows_that_are_also_in_training_files(tmp_path):
     files = {"a_train.jsonl": GOOD["alpaca"], "b_test.jsonl": [*GOOD["alpaca"], GOOD["alpaca"][0]]}
     report = build(tmp_path, "alpaca", files, sidecars={"b_test.jsonl": {"split": "test"}})
     assert [file.accepted for file in report.files] == [2, 2]
     assert report.files[1].reasons == {"duplicate": [3]}
 
 
-REAL = [
+REAL_FILES = [
     ("alpaca", "alpaca/alpaca_en_demo.json", None, 999, 970),
     ("alpaca", "alpaca/davinci_predictions.jsonl", {"columns": {"response": "output"}}, 252, 252),
     (
@@ -297,9 +299,9 @@ REAL = [
 
 @pytest.mark.skipif(not SHARED.exists(), reason="../shared/data is not here")
 @pytest.mark.parametrize(
-    ("data_format", "name", "sidecar", "read_rows", "accepted"), REAL, ids=[case[1] for case in REAL]
+    ("data_format", "name", "sidecar", "read_rows", "accepted"), REAL_FILES, ids=[case[1] for case in REAL_FILES]
 )
-def test_real_files_give_sensible_accounts(tmp_path, data_format, name, sidecar, read_rows, accepted):
+def test_real_files_give_the_expected_counts(tmp_path, data_format, name, sidecar, read_rows, accepted):
     source = SourceFile(Path(name).name, SHARED / name, "", sidecar)
     report = build_table(data_format, [source], tmp_path, max_quarantined=0.1)
     assert report.passed

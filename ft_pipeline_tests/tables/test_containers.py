@@ -1,4 +1,4 @@
-"""What is a file of rows, in which container, and what is refused as a whole."""
+"""Which containers are read, which rows are quarantined, and which files are refused."""
 
 import bz2
 import gzip
@@ -12,7 +12,7 @@ import pytest
 import zstandard
 
 from ft_pipeline.errors import UserError
-from ft_pipeline_tests.tables.helpers import GOOD, jsonl, validate
+from ft_pipeline_tests.tables.helpers import GOOD, validate, write_jsonl
 
 ROWS = GOOD["alpaca"]
 LINES = "".join(json.dumps(row) + "\n" for row in ROWS).encode()
@@ -85,8 +85,10 @@ REFUSED = {
 CASES = [(code, name, content) for code, cases in REFUSED.items() for name, content in cases]
 
 
-@pytest.mark.parametrize(("code", "name", "content"), CASES, ids=[f"{at}-{case[0]}" for at, case in enumerate(CASES)])
-def test_refused_as_a_whole(tmp_path, code, name, content):
+@pytest.mark.parametrize(
+    ("code", "name", "content"), CASES, ids=[f"{number}-{case[0]}" for number, case in enumerate(CASES)]
+)
+def test_a_file_without_readable_rows_is_refused(tmp_path, code, name, content):
     path = tmp_path / name
     path.write_bytes(content)
     report = validate(path, "alpaca")
@@ -95,7 +97,7 @@ def test_refused_as_a_whole(tmp_path, code, name, content):
     assert str(tmp_path) not in report["error"]["message"]
 
 
-def parquet(path, rows):
+def write_parquet(path, rows):
     pq.write_table(pa.Table.from_pylist(rows), path)
     return path.read_bytes()
 
@@ -115,7 +117,7 @@ def parquet(path, rows):
         ("a.csv", CSV.replace(b"\r\n", b"\n")),
     ],
 )
-def test_containers_are_told_by_their_content(tmp_path, name, content):
+def test_the_container_is_detected_from_the_content(tmp_path, name, content):
     path = tmp_path / name
     path.write_bytes(content)
     report = validate(path, "alpaca")
@@ -129,10 +131,10 @@ def test_parquet_is_read_with_its_types(tmp_path):
         {"instruction": "x", "input": None, "output": None},
     ]
     path = tmp_path / "a.parquet"
-    content = parquet(path, rows)
+    content = write_parquet(path, rows)
     assert validate(path, "alpaca")["reasons"] == {"empty_output": [3]}
     numbers = tmp_path / "n.parquet"
-    parquet(numbers, [{"instruction": "a", "output": 1}, {"instruction": "b", "output": 2}])
+    write_parquet(numbers, [{"instruction": "a", "output": 1}, {"instruction": "b", "output": 2}])
     assert validate(numbers, "alpaca")["reasons"] == {"wrong_type": [1, 2]}
     (tmp_path / "a.jsonl").write_bytes(content)
     assert validate(tmp_path / "a.jsonl", "alpaca")["error"]["code"] == "not_json"
@@ -140,18 +142,18 @@ def test_parquet_is_read_with_its_types(tmp_path):
     assert validate(tmp_path / "cut.parquet", "alpaca")["error"]["code"] == "unknown_format"
 
 
-def test_parquet_turns_may_have_null_keys(tmp_path):
+def test_null_keys_of_parquet_turns_count_as_missing(tmp_path):
     rows = [
         {"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]},
         {"conversations": [{"from": "human", "value": "c"}, {"from": None, "value": "d"}]},
         {"conversations": [{"from": "human", "value": "c"}, {"from": "gpt", "value": None}]},
     ]
     path = tmp_path / "a.parquet"
-    parquet(path, rows)
+    write_parquet(path, rows)
     assert validate(path, "sharegpt")["reasons"] == {"missing_from": [2], "missing_value": [3]}
 
 
-def test_csv_rows_that_do_not_fit(tmp_path):
+def test_invalid_csv_rows_are_quarantined(tmp_path):
     path = tmp_path / "a.csv"
     path.write_bytes(b"instruction,output\na,b\nc\nd,e,f\ng,caf\xe9\nNone,nan\n,x\ny,\x07\n")
     expected = {
@@ -165,8 +167,8 @@ def test_csv_rows_that_do_not_fit(tmp_path):
     assert (report["reasons"], report["accepted"]) == (expected, 2)
 
 
-def test_blank_lines_are_no_rows_and_keep_the_numbers(tmp_path):
-    path = jsonl(tmp_path / "a.jsonl", ["", ROWS[0], "  ", "broken", ROWS[1], "\t"])
+def test_blank_lines_are_not_rows_but_count_in_row_numbers(tmp_path):
+    path = write_jsonl(tmp_path / "a.jsonl", ["", ROWS[0], "  ", "broken", ROWS[1], "\t"])
     report = validate(path, "alpaca")
     assert (report["read"], report["reasons"]) == (3, {"invalid_json": [4]})
 
@@ -181,14 +183,14 @@ def test_only_line_feed_ends_a_row(tmp_path):
     assert validate(tmp_path / "a.jsonl", "alpaca")["accepted"] == 3
 
 
-def test_first_row_may_be_a_list_or_broken(tmp_path):
-    path = jsonl(tmp_path / "a.jsonl", ["[1, 2]", *ROWS])
+def test_an_invalid_first_row_does_not_refuse_the_file(tmp_path):
+    path = write_jsonl(tmp_path / "a.jsonl", ["[1, 2]", *ROWS])
     assert validate(path, "alpaca")["reasons"] == {"wrong_type": [1]}
-    path = jsonl(tmp_path / "b.jsonl", ['{"instruction": "a', *ROWS])
+    path = write_jsonl(tmp_path / "b.jsonl", ['{"instruction": "a', *ROWS])
     assert validate(path, "alpaca")["reasons"] == {"invalid_json": [1]}
 
 
-def test_array_elements_that_are_no_rows(tmp_path):
+def test_invalid_array_elements_are_quarantined(tmp_path):
     elements = [
         json.dumps(ROWS[0]),
         "null",
@@ -213,7 +215,7 @@ def test_array_elements_that_are_no_rows(tmp_path):
     assert validate(path, "alpaca")["reasons"] == {"not_utf8": [2]}
 
 
-def test_cut_off_array_names_the_byte(tmp_path):
+def test_the_error_of_a_truncated_array_names_the_byte(tmp_path):
     path = tmp_path / "a.json"
     path.write_bytes(json.dumps(ROWS).encode()[:77])
     assert "byte 77" in validate(path, "alpaca")["error"]["message"]
@@ -224,7 +226,7 @@ def test_nothing_outside_the_data_folder_is_read(tmp_path):
     inside = tmp_path / "inside"
     outside.mkdir()
     inside.mkdir()
-    jsonl(outside / "secret.jsonl", ROWS)
+    write_jsonl(outside / "secret.jsonl", ROWS)
     (outside / "secret.yaml").write_text("max_quarantined: topsecret\n")
     (inside / "link.jsonl").symlink_to(outside / "secret.jsonl")
     (inside / "up.jsonl").symlink_to("../outside/secret.jsonl")
@@ -233,7 +235,7 @@ def test_nothing_outside_the_data_folder_is_read(tmp_path):
         report = validate(inside / name, "alpaca")
         assert report["error"]["code"] == "path_outside_data_dir"
         assert "order" not in json.dumps(report)
-    jsonl(inside / "ok.jsonl", ROWS)
+    write_jsonl(inside / "ok.jsonl", ROWS)
     (inside / "ok.yaml").symlink_to(outside / "secret.yaml")
     report = validate(inside / "ok.jsonl", "alpaca")
     assert report["error"]["code"] == "path_outside_data_dir"
@@ -242,7 +244,7 @@ def test_nothing_outside_the_data_folder_is_read(tmp_path):
     assert validate(inside / "same.jsonl", "alpaca")["status"] == "accepted"
 
 
-def test_paths_that_are_no_files(tmp_path):
+def test_paths_that_are_not_regular_files_are_refused(tmp_path):
     os.mkfifo(tmp_path / "pipe.jsonl")
     (tmp_path / "folder.jsonl").mkdir()
     (tmp_path / "loop.jsonl").symlink_to("loop.jsonl")
@@ -255,20 +257,20 @@ def test_paths_that_are_no_files(tmp_path):
         assert validate(tmp_path / name, "alpaca")["error"]["code"] == code
 
 
-def test_one_long_line_is_one_quarantined_row(tmp_path, monkeypatch):
+def test_a_line_over_the_limit_is_one_quarantined_row(tmp_path, monkeypatch):
     from ft_pipeline.tables.reading import json_reader
 
     monkeypatch.setattr(json_reader, "MAX_LINE_BYTES", 1 << 12)
     monkeypatch.setattr(json_reader, "BLOCK_BYTES", 1 << 10)
-    path = jsonl(tmp_path / "a.jsonl", [ROWS[0], {"instruction": "x" * 20_000, "output": "y"}, ROWS[1]])
+    path = write_jsonl(tmp_path / "a.jsonl", [ROWS[0], {"instruction": "x" * 20_000, "output": "y"}, ROWS[1]])
     report = validate(path, "alpaca")
     assert (report["read"], report["reasons"]) == (3, {"too_long": [2]})
 
 
-def test_against_marks_what_stands_in_the_other_file(tmp_path):
+def test_against_reports_rows_that_overlap_the_other_file(tmp_path):
     words = " ".join(f"word{number}" for number in range(60))
-    train = jsonl(tmp_path / "train.jsonl", [*ROWS, {"instruction": "Long?", "output": words}])
-    test = jsonl(
+    train = write_jsonl(tmp_path / "train.jsonl", [*ROWS, {"instruction": "Long?", "output": words}])
+    test = write_jsonl(
         tmp_path / "test.jsonl",
         [
             ROWS[0],

@@ -1,23 +1,27 @@
-"""From tables to conversations: one schema, copies across tables, splits, contamination."""
+"""From tables to conversations: one schema, duplicates across tables, splits, contamination."""
 
 import pytest
 
 from ft_pipeline.settings.project import DataSettings
 from ft_pipeline.tables.dedup.contamination import Phrases, heldout_rows, overlap_with_heldout
-from ft_pipeline_tests.tables.helpers import conversations
+from ft_pipeline_tests.tables.helpers import build_chat_tables
 
 PHRASE = "which of these statements best explains why photosynthesis is the foundation of most food webs"
 
 
-def alpaca(count, **changes):
+def alpaca_rows(count, **changes):
     return [
         {"instruction": f"Question number {n} of mine", "output": f"Reply {n}: {'x' * (n % 5 + 1)}", **changes}
         for n in range(count)
     ]
 
 
-def talk(*texts):
-    return {"conversations": [{"from": ("human", "gpt")[at % 2], "value": text} for at, text in enumerate(texts)]}
+def sharegpt_row(*texts):
+    return {
+        "conversations": [
+            {"from": ("human", "gpt")[position % 2], "value": text} for position, text in enumerate(texts)
+        ]
+    }
 
 
 def test_alpaca_rows_become_turns(tmp_path):
@@ -32,8 +36,8 @@ def test_alpaca_rows_become_turns(tmp_path):
         {"instruction": "Sum up", "input": "Another text", "output": "Brief."},
         {"instruction": "No input", "input": " ", "output": "Fine."},
     ]
-    _, written, _ = conversations(
-        tmp_path, {"a.jsonl": rows}, {"b.jsonl": [talk("Hello", "Hi"), talk("Bye", "See you")]}
+    _, written, _ = build_chat_tables(
+        tmp_path, {"a.jsonl": rows}, {"b.jsonl": [sharegpt_row("Hello", "Hi"), sharegpt_row("Bye", "See you")]}
     )
     assert [[(turn["role"], turn["content"]) for turn in row["messages"]] for row in written] == [
         [
@@ -58,20 +62,22 @@ def test_plain_and_mixed_batches_give_the_same_messages(tmp_path):
     rows = [{"instruction": f"i{n}", "input": ["", "x", "\u200b"][n % 3], "output": "yes"} for n in range(9)]
     (tmp_path / "1").mkdir()
     (tmp_path / "2").mkdir()
-    _, plain, _ = conversations(tmp_path / "1", {"a.jsonl": rows})
-    _, mixed, _ = conversations(
+    _, plain, _ = build_chat_tables(tmp_path / "1", {"a.jsonl": rows})
+    _, mixed, _ = build_chat_tables(
         tmp_path / "2", {"a.jsonl": [*rows, {"instruction": "z", "output": "no", "system": "s"}]}
     )
     assert [row["messages"] for row in mixed[: len(plain)]] == [row["messages"] for row in plain]
 
 
-def test_copies_across_tables_are_recorded(tmp_path):
-    rows = alpaca(20)
-    first = talk(rows[0]["instruction"], rows[0]["output"])
-    second = talk(rows[1]["instruction"].upper() + "?", rows[1]["output"])
-    report, _, aside = conversations(tmp_path, {"a.jsonl": rows}, {"b.jsonl": [first, second, talk("Else", "Yes")]})
+def test_duplicates_across_tables_name_their_original(tmp_path):
+    rows = alpaca_rows(20)
+    first = sharegpt_row(rows[0]["instruction"], rows[0]["output"])
+    second = sharegpt_row(rows[1]["instruction"].upper() + "?", rows[1]["output"])
+    report, _, set_aside = build_chat_tables(
+        tmp_path, {"a.jsonl": rows}, {"b.jsonl": [first, second, sharegpt_row("Else", "Yes")]}
+    )
     assert report.set_aside == {"duplicate": 1, "near_duplicate": 1}
-    assert [(row["table"], row["row"], row["code"], row["copy_of"]) for row in aside] == [
+    assert [(row["table"], row["row"], row["code"], row["copy_of"]) for row in set_aside] == [
         ("sharegpt", 1, "duplicate", "alpaca/a.jsonl:1"),
         ("sharegpt", 2, "near_duplicate", "alpaca/a.jsonl:2"),
     ]
@@ -79,25 +85,27 @@ def test_copies_across_tables_are_recorded(tmp_path):
 
 def test_equal_prompts_share_a_split_and_are_reported(tmp_path):
     rows = [
-        {**row, "output": f"{row['output']} {answer}"} for row in alpaca(60) for answer in ("first way", "another way")
+        {**row, "output": f"{row['output']} {answer}"}
+        for row in alpaca_rows(60)
+        for answer in ("first way", "another way")
     ]
-    report, written, _ = conversations(tmp_path, {"a.jsonl": rows})
+    report, written, _ = build_chat_tables(tmp_path, {"a.jsonl": rows})
     splits = {}
     for row in written:
         splits.setdefault(row["group"], set()).add(row["split"])
-    assert all(len(found) == 1 for found in splits.values())
+    assert all(len(group_splits) == 1 for group_splits in splits.values())
     assert report.conflicting_rows == 120
     assert [warning.code for warning in report.warnings] == ["conflicting_answers"]
 
 
-def test_shares_are_about_right_and_empty_splits_fail(tmp_path):
-    report, _, _ = conversations(tmp_path, {"a.jsonl": alpaca(600)})
+def test_split_sizes_follow_the_shares_and_empty_splits_fail(tmp_path):
+    report, _, _ = build_chat_tables(tmp_path, {"a.jsonl": alpaca_rows(600)})
     assert 80 < report.splits["test"] < 160 and 80 < report.splits["validation"] < 160
-    report, _, _ = conversations(tmp_path, {"a.jsonl": alpaca(2)})
+    report, _, _ = build_chat_tables(tmp_path, {"a.jsonl": alpaca_rows(2)})
     assert not report.checks["every_split_has_rows"].passed
 
 
-def test_golden_file_is_all_test_and_training_rows_near_it_leave(tmp_path):
+def test_training_rows_similar_to_a_test_file_are_set_aside(tmp_path):
     words = " ".join(f"word{n}" for n in range(60))
     settings = DataSettings(validation_share=0, test_share=0)
     golden = [
@@ -109,14 +117,14 @@ def test_golden_file_is_all_test_and_training_rows_near_it_leave(tmp_path):
         {"instruction": "exactly THIS!", "output": "yes"},
         {"instruction": "A long two", "output": words},
         {"instruction": "same prompt", "output": "Two"},
-        *alpaca(5),
+        *alpaca_rows(5),
     ]
-    report, rows, aside = conversations(
+    report, rows, set_aside = build_chat_tables(
         tmp_path, {"a.jsonl": train, "g.jsonl": golden}, sidecars={"g.jsonl": {"split": "test"}}, settings=settings
     )
     assert report.splits == {"train": 5, "validation": 0, "test": 3}
     assert {row["file"] for row in rows if row["split"] == "test"} == {"g.jsonl"}
-    assert [(row["row"], row["code"], row["copy_of"]) for row in aside] == [
+    assert [(row["row"], row["code"], row["copy_of"]) for row in set_aside] == [
         (1, "train_test_overlap", "alpaca/g.jsonl:1"),
         (2, "train_test_overlap", "alpaca/g.jsonl:2"),
         (3, "train_test_overlap", "alpaca/g.jsonl:3"),
@@ -127,39 +135,39 @@ def test_allowed_duplicates_do_not_leak_into_training(tmp_path):
     words = " ".join(f"word{n}" for n in range(80))
     rows = [{"instruction": f"Ask in way {n}", "output": words} for n in range(40)]
     allow = {"a.jsonl": {"allow": ["near_duplicate", "duplicate"]}}
-    report, written, _ = conversations(tmp_path, {"a.jsonl": rows}, sidecars=allow)
+    report, written, _ = build_chat_tables(tmp_path, {"a.jsonl": rows}, sidecars=allow)
     assert report.set_aside["train_test_overlap"] + len(written) == 40
     assert {row["split"] for row in written} <= {"validation", "test"}
 
 
-def test_prompts_that_hold_a_phrase_of_the_general_suite_leave_training(tmp_path):
+def test_prompts_with_a_phrase_of_the_general_suite_are_set_aside(tmp_path):
     settings = DataSettings(validation_share=0, test_share=0)
     rows = [
         {"instruction": f"Tell me: {PHRASE.upper()}, please?", "output": "Because of energy."},
         {"instruction": "What is this?", "output": f"It asks {PHRASE}."},
         {"instruction": " ".join(PHRASE.split()[:12]), "output": "Twelve words are not enough."},
     ]
-    report, _, aside = conversations(
+    report, _, set_aside = build_chat_tables(
         tmp_path, {"a.jsonl": rows}, questions=[f"Question: {PHRASE}?", "short"], settings=settings
     )
-    assert [(row["row"], row["code"]) for row in aside] == [(1, "train_test_overlap")]
+    assert [(row["row"], row["code"]) for row in set_aside] == [(1, "train_test_overlap")]
     assert report.answers_sharing_general == 1
 
 
 def test_two_empty_tables_give_no_conversations(tmp_path):
-    report, rows, _ = conversations(tmp_path, {})
+    report, rows, _ = build_chat_tables(tmp_path, {})
     assert (report.read, rows) == (0, [])
     assert not report.checks["every_split_has_rows"].passed
 
 
-def test_overlap_with_heldout_for_distilled_and_text_rows(tmp_path):
+def test_distilled_and_text_rows_are_compared_with_heldout_rows(tmp_path):
     words = " ".join(f"word{n}" for n in range(60))
     settings = DataSettings(validation_share=0, test_share=0)
     golden = {
         "g.jsonl": [{"instruction": "Where is it?", "output": "Here."}, {"instruction": "Tell me", "output": words}]
     }
-    conversations(
-        tmp_path, {**golden, "a.jsonl": alpaca(3)}, sidecars={"g.jsonl": {"split": "test"}}, settings=settings
+    build_chat_tables(
+        tmp_path, {**golden, "a.jsonl": alpaca_rows(3)}, sidecars={"g.jsonl": {"split": "test"}}, settings=settings
     )
     heldout = heldout_rows(tmp_path / "out")
     rows = [

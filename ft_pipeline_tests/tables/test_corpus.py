@@ -1,4 +1,4 @@
-"""The corpus of broken files of ../shared/data/bad, and one broken row for every code that is not in it."""
+"""The broken files of ../shared/data/bad, and broken rows for each reason code of the tables."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ft_pipeline.tables.reason_codes import FILE_CODES, ROW_CODES
-from ft_pipeline_tests.tables.helpers import GOOD, build, jsonl, validate
+from ft_pipeline_tests.tables.helpers import GOOD, build, validate, write_jsonl
 
 BAD = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "bad"
 CASES = json.loads((BAD / "expected.json").read_text()) if (BAD / "expected.json").exists() else []
@@ -35,7 +35,7 @@ def turns(*pairs):
 
 
 ASK, TELL = ("human", "Hello there"), ("gpt", "How can I help you?")
-ROWS = [
+BROKEN_ROWS = [
     # format, code, one broken row
     ("alpaca", "invalid_json", '{"instruction": "a", "output": "b",}'),
     ("alpaca", "invalid_json", "{'instruction': 'a', 'output': 'b'}"),
@@ -181,18 +181,20 @@ ROWS = [
 
 
 @pytest.mark.parametrize(
-    ("data_format", "code", "row"), ROWS, ids=[f"{at}-{row[0]}-{row[1]}" for at, row in enumerate(ROWS)]
+    ("data_format", "code", "row"),
+    BROKEN_ROWS,
+    ids=[f"{number}-{row[0]}-{row[1]}" for number, row in enumerate(BROKEN_ROWS)],
 )
-def test_broken_row_is_set_aside_and_the_others_stay(tmp_path, data_format, code, row):
+def test_a_broken_row_is_set_aside_and_other_rows_are_kept(tmp_path, data_format, code, row):
     first, second = GOOD[data_format]
-    report = validate(jsonl(tmp_path / "file.jsonl", [first, second, row]), data_format)
+    report = validate(write_jsonl(tmp_path / "file.jsonl", [first, second, row]), data_format)
     assert (report["status"], report["reasons"]) == ("accepted", {code: [3]})
     assert (report["read"], report["accepted"]) == (3, 2)
     assert report["quarantined"] + report["duplicates"] == 1
     assert report["duplicates"] == (code in {"duplicate", "near_duplicate"})
 
 
-FINE = [
+UNUSUAL_ROWS = [
     ("alpaca", {"instruction": "🙂 <b>bold</b> <p>", "output": "مرحبا\u00a0—\u2009ok\tand\r\nmore"}),
     ("alpaca", {"instruction": "a", "input": None, "output": "<think>why</think> so"}),
     ("alpaca", {"instruction": "if a <| b |> c", "output": "{{ user.name }} {% if x %}"}),
@@ -220,14 +222,16 @@ FINE = [
 ]
 
 
-@pytest.mark.parametrize(("data_format", "row"), FINE, ids=[f"{at}-{row[0]}" for at, row in enumerate(FINE)])
+@pytest.mark.parametrize(
+    ("data_format", "row"), UNUSUAL_ROWS, ids=[f"{number}-{row[0]}" for number, row in enumerate(UNUSUAL_ROWS)]
+)
 def test_unusual_row_is_accepted(tmp_path, data_format, row):
-    report = validate(jsonl(tmp_path / "file.jsonl", [*GOOD[data_format], row]), data_format)
+    report = validate(write_jsonl(tmp_path / "file.jsonl", [*GOOD[data_format], row]), data_format)
     assert (report["reasons"], report["accepted"]) == ({}, 3)
 
 
-def test_every_code_of_the_tables_is_exercised():
-    from_elsewhere = {
+def test_every_reason_code_of_the_tables_has_a_broken_row():
+    tested_elsewhere = {
         "excluded",
         "teacher_failed",
         "answer_cut_off",
@@ -236,11 +240,11 @@ def test_every_code_of_the_tables_is_exercised():
         "not_best",
         "train_test_overlap",
     }
-    assert {code for _, code, _ in ROWS} == ROW_CODES.keys() - from_elsewhere
+    assert {code for _, code, _ in BROKEN_ROWS} == ROW_CODES.keys() - tested_elsewhere
     assert all(ROW_CODES.values()) and all(FILE_CODES.values())
 
 
-WHY = [
+MESSAGES = [
     ("alpaca", {"instruction": 42, "output": "b"}, ["`instruction`", "a number (42)", "must be a text"]),
     ("alpaca", '{"instruction": "a", "output": 1e999}', ["`output`", "1e999"]),
     ("alpaca", '{"instruction": "a", "output": "b",}', ["column 3", "near"]),
@@ -262,7 +266,7 @@ WHY = [
 ]
 
 
-@pytest.mark.parametrize(("data_format", "row", "words"), WHY, ids=[" ".join(case[2]) for case in WHY])
+@pytest.mark.parametrize(("data_format", "row", "words"), MESSAGES, ids=[" ".join(case[2]) for case in MESSAGES])
 def test_a_message_names_the_value_and_the_fix(tmp_path, data_format, row, words):
     build(tmp_path, data_format, {"a.jsonl": [*GOOD[data_format], row]})
     (message,) = pq.read_table(tmp_path / "out" / "set_aside.parquet")["message"].to_pylist()

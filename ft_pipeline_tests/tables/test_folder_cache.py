@@ -1,4 +1,4 @@
-"""Unchanged files are not read again; a changed one is, alone; what was kept gives the same table."""
+"""Only changed files are read again, and cached files give the same table."""
 
 import json
 import os
@@ -15,13 +15,13 @@ from ft_pipeline.store.folder_cache import FolderCache
 from ft_pipeline.tables.build import build_table
 from ft_pipeline.tables.cache_key import code_hash, key_of
 from ft_pipeline.tables.file_result import SourceFile
-from ft_pipeline_tests.tables.helpers import GOOD, jsonl
+from ft_pipeline_tests.tables.helpers import GOOD, write_jsonl
 
 TABLES = ("rows.parquet", "set_aside.parquet", "files.parquet")
 
 
 class Builds:
-    """Builds of one folder of files: which files were read, and how many rows."""
+    """Builds tables from one folder, and records which files and how many rows were read."""
 
     def __init__(self, folder: Path, data_format: str = "alpaca", **cache_options):
         self.folder, self.data_format = folder, data_format
@@ -60,8 +60,11 @@ class Builds:
         return {name: pq.read_table(self.out / name).to_pylist() for name in TABLES}
 
 
-def alpaca(begin, end):
-    return [{"instruction": f"Question {at}?", "output": f"Answer {at} stands here."} for at in range(begin, end)]
+def alpaca_rows(start, end):
+    return [
+        {"instruction": f"Question {number}?", "output": f"Answer {number} stands here."}
+        for number in range(start, end)
+    ]
 
 
 @pytest.fixture
@@ -72,39 +75,39 @@ def builds(tmp_path):
         "no json",
         {"instruction": "mail me@shop.example", "output": "y"},
     ]
-    jsonl(builds.raw / "a.jsonl", alpaca(0, 10) + bad)
-    jsonl(builds.raw / "b.jsonl", alpaca(8, 20))
-    jsonl(builds.raw / "refused.jsonl", [])
+    write_jsonl(builds.raw / "a.jsonl", alpaca_rows(0, 10) + bad)
+    write_jsonl(builds.raw / "b.jsonl", alpaca_rows(8, 20))
+    write_jsonl(builds.raw / "refused.jsonl", [])
     return builds
 
 
-def same(report, other):
-    return replace(report, files_from_cache=0) == replace(other, files_from_cache=0)
+def same_report(first, second):
+    return replace(first, files_from_cache=0) == replace(second, files_from_cache=0)
 
 
 def test_unchanged_files_are_not_read_again(builds):
     first = builds.build()
     tables = builds.tables()
     assert builds.fetched == ["a.jsonl", "b.jsonl", "refused.jsonl"] and builds.rows_read == 25
-    again = builds.build()
+    second = builds.build()
     assert builds.fetched == [] and builds.rows_read == 0
-    assert same(again, first) and builds.tables() == tables
+    assert same_report(second, first) and builds.tables() == tables
     assert (first.to_json()["files_read"], first.to_json()["files_from_cache"]) == (3, 0)
-    assert (again.to_json()["files_read"], again.to_json()["files_from_cache"]) == (0, 3)
-    assert again.files[2].error_code == "empty_file", "what refused a file is remembered, too"
+    assert (second.to_json()["files_read"], second.to_json()["files_from_cache"]) == (0, 3)
+    assert second.files[2].error_code == "empty_file", "the cache also keeps why a file is refused"
 
 
-def test_a_changed_file_is_read_and_compared_with_the_others(builds):
+def test_only_a_changed_file_is_read_and_compared_with_the_others(builds):
     builds.build()
-    jsonl(builds.raw / "b.jsonl", alpaca(5, 21))
+    write_jsonl(builds.raw / "b.jsonl", alpaca_rows(5, 21))
     report = builds.build()
     assert builds.fetched == ["b.jsonl"] and builds.rows_read == 16
     assert report.files[1].duplicates == 5
     tables = builds.tables()
-    assert same(builds.build(cached=False), report) and builds.tables() == tables
+    assert same_report(builds.build(cached=False), report) and builds.tables() == tables
 
 
-def test_a_renamed_file_is_known_by_its_content(builds):
+def test_a_renamed_file_is_recognized_by_its_content(builds):
     builds.build()
     (builds.raw / "a.jsonl").rename(builds.raw / "z.jsonl")
     report = builds.build()
@@ -113,32 +116,32 @@ def test_a_renamed_file_is_known_by_its_content(builds):
     assert {row["file"] for row in builds.tables()["rows.parquet"]} == {"b.jsonl", "z.jsonl"}
 
 
-def test_what_a_file_gives_depends_on_its_sidecar_and_on_what_is_excluded(builds):
+def test_a_new_sidecar_or_exclusion_reads_the_file_again(builds):
     first = builds.build()
     builds.build(sidecars={"b.jsonl": {"allow": ["duplicate"]}})
     assert builds.fetched == ["b.jsonl"]
-    forgotten = frozenset(row["id"] for row in builds.tables()["rows.parquet"][:1])
-    report = builds.build(excluded=forgotten)
+    excluded_ids = frozenset(row["id"] for row in builds.tables()["rows.parquet"][:1])
+    report = builds.build(excluded=excluded_ids)
     assert builds.fetched == ["a.jsonl", "b.jsonl", "refused.jsonl"]
     assert report.accepted == first.accepted - 1 and "excluded" in report.reasons
     assert builds.build().accepted == first.accepted and builds.fetched == []
 
 
-def test_keys_differ_in_all_that_counts():
+def test_the_cache_key_depends_on_every_input():
     plain = ("0" * 64, "alpaca", ".jsonl", None, frozenset())
-    others = [
+    changes = [
         ("1" * 64,),
         ("0" * 64, "text"),
         (*plain[:2], ".csv"),
         (*plain[:3], {"split": "test"}),
         (*plain[:4], {"id"}),
     ]
-    keys = {key_of(*other, *plain[len(other) :]) for other in [(), *others]}
+    keys = {key_of(*change, *plain[len(change) :]) for change in [(), *changes]}
     assert len(keys) == 6
 
 
 @pytest.mark.parametrize("damage", ["cut", "flip", "gone", "list"])
-def test_a_damaged_entry_is_read_anew(builds, damage):
+def test_the_file_of_a_damaged_cache_entry_is_read_again(builds, damage):
     first = builds.build()
     for entry in builds.cache.root.iterdir():
         for path in entry.glob("entry.json" if damage == "list" else "*[sw]*.arrow"):
@@ -147,20 +150,20 @@ def test_a_damaged_entry_is_read_anew(builds, damage):
             if damage != "gone":
                 cut, flipped = content[: len(content) // 2], content[:-9] + bytes([content[-9] ^ 1]) + content[-8:]
                 path.write_bytes({"cut": cut, "flip": flipped, "list": b"[]"}[damage])
-    assert same(builds.build(), first) and {"a.jsonl", "b.jsonl"} <= set(builds.fetched)
-    assert same(builds.build(), first) and builds.fetched == []
+    assert same_report(builds.build(), first) and {"a.jsonl", "b.jsonl"} <= set(builds.fetched)
+    assert same_report(builds.build(), first) and builds.fetched == []
 
 
-def test_the_cache_is_bounded_and_the_longest_unused_go_first(tmp_path):
+def test_a_full_cache_removes_the_least_recently_used_entries(tmp_path):
     builds = Builds(tmp_path)
     for number in range(4):
-        jsonl(builds.raw / f"{number}.jsonl", alpaca(100 * number, 100 * number + 50))
+        write_jsonl(builds.raw / f"{number}.jsonl", alpaca_rows(100 * number, 100 * number + 50))
     builds.build()
     size = sum(path.stat().st_size for path in builds.cache.root.rglob("*") if path.is_file())
     builds.cache.max_bytes = size // 2 + size // 8
-    for age, entry in enumerate(sorted(builds.cache.root.iterdir(), key=lambda entry: number_of(entry))):
-        os.utime(entry / "entry.json", (1e9 - age, 1e9 - age))  # 3.jsonl was not used for longest
-    jsonl(builds.raw / "4.jsonl", alpaca(400, 450))
+    for age, entry in enumerate(sorted(builds.cache.root.iterdir(), key=lambda entry: file_number(entry))):
+        os.utime(entry / "entry.json", (1e9 - age, 1e9 - age))  # 3.jsonl is the least recently used
+    write_jsonl(builds.raw / "4.jsonl", alpaca_rows(400, 450))
     (builds.raw / "0.jsonl").unlink()
     builds.build()
     assert builds.fetched == ["4.jsonl"]
@@ -168,7 +171,7 @@ def test_the_cache_is_bounded_and_the_longest_unused_go_first(tmp_path):
     assert kept <= builds.cache.max_bytes
 
 
-def number_of(entry: Path) -> int:
+def file_number(entry: Path) -> int:
     return next(
         number
         for number in range(4)
@@ -176,9 +179,9 @@ def number_of(entry: Path) -> int:
     )
 
 
-def test_nothing_is_kept_where_it_has_no_place(tmp_path):
+def test_a_build_succeeds_if_the_cache_cannot_store_anything(tmp_path):
     builds = Builds(tmp_path, max_bytes=100)
-    jsonl(builds.raw / "a.jsonl", alpaca(0, 10))
+    write_jsonl(builds.raw / "a.jsonl", alpaca_rows(0, 10))
     builds.build()
     assert not list(builds.cache.root.iterdir())
     (tmp_path / "file").write_text("")
@@ -187,20 +190,20 @@ def test_nothing_is_kept_where_it_has_no_place(tmp_path):
 
 
 @pytest.mark.parametrize("data_format", sorted(GOOD))
-def test_every_format_comes_back_from_the_cache_as_it_was(tmp_path, data_format):
+def test_cached_rows_of_each_format_equal_the_rows_read_first(tmp_path, data_format):
     builds = Builds(tmp_path, data_format)
     rows = [*GOOD[data_format], GOOD[data_format][0], {"nothing": json.dumps("known")}]
     if data_format == "preferences":
         pair = GOOD[data_format][1]
         rows.append(pair | {"chosen": pair["rejected"], "rejected": pair["chosen"]})
-    jsonl(builds.raw / "a.jsonl", rows)
+    write_jsonl(builds.raw / "a.jsonl", rows)
     first = builds.build()
     tables = builds.tables()
     assert first.duplicates == 1 and first.quarantined == len(rows) - 3
-    assert same(builds.build(), first) and builds.fetched == [] and builds.tables() == tables
+    assert same_report(builds.build(), first) and builds.fetched == [] and builds.tables() == tables
 
 
-def test_a_changed_rule_of_a_format_changes_every_key(tmp_path):
+def test_a_code_change_in_a_format_changes_the_code_hash(tmp_path):
     package = Path(tables.__file__).parent
     copies = [shutil.copytree(package, tmp_path / name) for name in ("same", "changed")]
     with (copies[1] / "formats" / "turns.py").open("a") as file:

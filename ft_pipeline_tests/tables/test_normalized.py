@@ -1,4 +1,4 @@
-"""Whole columns are compared as their rows would be one by one."""
+"""Comparison texts, groups and hashes of a whole column equal those of its separate rows."""
 
 from hashlib import sha256
 
@@ -15,7 +15,7 @@ from ft_pipeline.tables.formats.arrow_schema import columns_of
 from ft_pipeline.tables.text_rules import is_empty, normalise
 
 TEXTS = st.text(max_size=30) | st.text("aB .,!\t\n\r\v\x1c\x1f\x7f\x00é　İſ", max_size=12)
-MAYBE = st.none() | TEXTS
+OPTIONAL_TEXTS = st.none() | TEXTS
 HISTORY = st.none() | st.lists(st.tuples(TEXTS, TEXTS).map(list), max_size=2)
 MESSAGES = st.lists(
     st.fixed_dictionaries({"role": st.sampled_from(["user", "system", "tool"]), "content": TEXTS})
@@ -24,15 +24,15 @@ MESSAGES = st.lists(
     ),
     max_size=4,
 )
-REST = ("assistant", "system", "tool")
+OTHER_ROLES = ("assistant", "system", "tool")
 
 
 @given(st.lists(TEXTS, max_size=8))
-def test_a_column_is_normalised_text_by_text(texts):
+def test_a_column_is_normalized_like_its_texts(texts):
     assert normalise_all(pa.array(texts, pa.string())).to_pylist() == [normalise(text) for text in texts]
 
 
-def said(messages, *roles):
+def normalized_texts(messages, *roles):
     texts = [text for turn in messages if turn["role"] in roles for text in texts_of(turn)]
     return " \x1f ".join(map(normalise, texts))
 
@@ -41,20 +41,20 @@ def texts_of(turn):
     return [turn[key] for key in ("content", "reasoning_content") if key in turn]
 
 
-def written(messages):
+def exact_text(messages):
     return "\x1f".join("\x1e".join([turn["role"], *texts_of(turn)]) for turn in messages)
 
 
 @given(st.lists(MESSAGES, max_size=5))
-def test_views_of_conversations(rows):
-    views = comparison_texts("sharegpt", columns_of("sharegpt", [(messages,) for messages in rows]))
-    assert views.prompts.to_pylist() == [said(messages, "user") for messages in rows]
-    assert views.answers.to_pylist() == [said(messages, *REST) for messages in rows]
-    assert views.exact.to_pylist() == [written(messages) for messages in rows]
+def test_conversations_are_compared_by_prompt_answer_and_exact_text(rows):
+    comparison = comparison_texts("sharegpt", columns_of("sharegpt", [(messages,) for messages in rows]))
+    assert comparison.prompts.to_pylist() == [normalized_texts(messages, "user") for messages in rows]
+    assert comparison.answers.to_pylist() == [normalized_texts(messages, *OTHER_ROLES) for messages in rows]
+    assert comparison.exact.to_pylist() == [exact_text(messages) for messages in rows]
 
 
-@given(st.lists(st.tuples(TEXTS, TEXTS, TEXTS, MAYBE, HISTORY), max_size=5))
-def test_instructions_are_compared_as_the_conversations_they_become(rows):
+@given(st.lists(st.tuples(TEXTS, TEXTS, TEXTS, OPTIONAL_TEXTS, HISTORY), max_size=5))
+def test_alpaca_rows_are_compared_like_their_conversations(rows):
     turns = [
         [
             *instruction_messages(instruction, "" if is_empty(extra) else extra, system, history),
@@ -62,28 +62,28 @@ def test_instructions_are_compared_as_the_conversations_they_become(rows):
         ]
         for instruction, extra, output, system, history in rows
     ]
-    views = comparison_texts("alpaca", columns_of("alpaca", rows))
-    assert views.prompts.to_pylist() == [said(messages, "user") for messages in turns]
-    assert views.answers.to_pylist() == [said(messages, *REST) for messages in turns]
-    assert views.exact.to_pylist() == [written(messages) for messages in turns]
+    comparison = comparison_texts("alpaca", columns_of("alpaca", rows))
+    assert comparison.prompts.to_pylist() == [normalized_texts(messages, "user") for messages in turns]
+    assert comparison.answers.to_pylist() == [normalized_texts(messages, *OTHER_ROLES) for messages in turns]
+    assert comparison.exact.to_pylist() == [exact_text(messages) for messages in turns]
 
 
 @given(st.lists(st.tuples(TEXTS, TEXTS, TEXTS), max_size=4))
-def test_views_of_pairs_tell_a_pair_from_its_reverse(rows):
+def test_comparison_texts_distinguish_a_pair_from_its_reverse(rows):
     def turn(role, text):
         return [{"role": role, "content": text}]
 
     pairs = [(turn("user", p), turn("assistant", c), turn("assistant", r)) for p, c, r in rows]
-    views = comparison_texts("preferences", columns_of("preferences", pairs))
-    assert views.prompts.to_pylist() == [normalise(prompt) for prompt, _, _ in rows]
-    for (_, chosen, rejected), answer in zip(rows, views.answers.to_pylist(), strict=True):
+    comparison = comparison_texts("preferences", columns_of("preferences", pairs))
+    assert comparison.prompts.to_pylist() == [normalise(prompt) for prompt, _, _ in rows]
+    for (_, chosen, rejected), answer in zip(rows, comparison.answers.to_pylist(), strict=True):
         first, second = answer.rsplit(" \x1f ", 1)
         assert first == normalise(chosen)
         assert second.split(" ") == [f"\x1e{word}" for word in normalise(rejected).split(" ")]
 
 
 @given(st.lists(TEXTS, min_size=1, max_size=5))
-def test_groups_are_the_hash_of_the_prompt_for_ever(texts):
+def test_a_group_is_the_hash_of_its_normalized_prompt(texts):
     keys = keys_of("text", [(text,) for text in texts])
     digests = [sha256(normalise(text).encode()).digest() for text in texts]
     assert keys.group.astype(">u8").tobytes() == b"".join(digest[:16] for digest in digests)
@@ -93,7 +93,7 @@ LONG = st.builds(lambda text, times: text * times, st.text("ab", max_size=9), st
 
 
 @given(st.lists(st.lists(LONG, min_size=1, max_size=5), max_size=5))
-def test_words_have_one_hash_each_whatever_their_length_and_place(rows):
+def test_the_hash_of_a_word_depends_only_on_its_characters(rows):
     hashes, counts = word_hashes([" ".join(words) for words in rows])
     assert counts.tolist() == [len(words) for words in rows]
     words = [word for row in rows for word in row]
@@ -102,7 +102,7 @@ def test_words_have_one_hash_each_whatever_their_length_and_place(rows):
     assert len(set(known.values())) == len(known)
 
 
-def test_blocks_of_texts_do_not_show():
+def test_word_hashes_of_many_texts_equal_those_of_each_text():
     rng = np.random.default_rng(3)
     texts = [" ".join(map(str, rng.integers(0, 10**6, rng.integers(1, 400)))) for _ in range(300)]
     together = word_hashes(texts)[0]

@@ -1,4 +1,4 @@
-"""A selection of odd files: `ft validate` and the pipeline (snapshot, checkout, table) must say the same of each."""
+"""Unusual files: `ft validate` and the pipeline (snapshot, checkout, table) give the same result."""
 
 import io
 import json
@@ -105,53 +105,56 @@ SIDECARS = [
 ]
 
 
-def both(folder, data_format="alpaca"):
-    """Of every file the account by `ft validate` and by the pipeline: (status, error code or reasons)."""
+def validate_and_build(folder, data_format="alpaca"):
+    """Return three dictionaries by file: results of `ft validate`, results of the pipeline, JSON of `ft validate`.
+
+    A result is (status, error code or reasons); a result of the pipeline also has the error message.
+    """
     raw = folder / "raw"
     store = ArtifactStore(folder / "store")
-    taken = checkout(snapshot_folder(raw, store), store, folder / "taken")
-    report = build_table(data_format, [source_of(each) for each in taken], folder / "table", max_quarantined=1.0)
+    local_copies = checkout(snapshot_folder(raw, store), store, folder / "taken")
+    report = build_table(data_format, [source_of(copy) for copy in local_copies], folder / "table", max_quarantined=1.0)
     assert report.checks["rows_accounted_for"].passed
-    piped = {file.file: (file.status, file.error_code or file.reasons, file.error_message) for file in report.files}
-    documents = {name: validate(raw / name, data_format) for name in piped}
-    alone = {
+    built = {file.file: (file.status, file.error_code or file.reasons, file.error_message) for file in report.files}
+    documents = {name: validate(raw / name, data_format) for name in built}
+    validated = {
         name: (document["status"], (document["error"] or {}).get("code") or document["reasons"])
         for name, document in documents.items()
     }
-    return alone, piped, documents
+    return validated, built, documents
 
 
 @pytest.mark.parametrize(("name", "content", "expected"), FILES, ids=[case[0] for case in FILES])
-def test_both_ways_give_the_same_account(tmp_path, name, content, expected):
+def test_validate_and_the_pipeline_give_the_same_result(tmp_path, name, content, expected):
     (tmp_path / "raw").mkdir()
     (tmp_path / "raw" / name).write_bytes(content)
-    alone, piped, documents = both(tmp_path)
-    assert alone[name] == piped[name][:2] == ("refused" if isinstance(expected, str) else "accepted", expected)
-    assert str(tmp_path) not in json.dumps(documents) + str(piped[name][2])
+    validated, built, documents = validate_and_build(tmp_path)
+    assert validated[name] == built[name][:2] == ("refused" if isinstance(expected, str) else "accepted", expected)
+    assert str(tmp_path) not in json.dumps(documents) + str(built[name][2])
 
 
 @pytest.mark.parametrize(("text", "words"), SIDECARS, ids=[case[1] + case[0][:12] for case in SIDECARS])
-def test_a_bad_sidecar_refuses_its_file_and_no_other(tmp_path, text, words):
+def test_an_invalid_sidecar_refuses_only_its_file(tmp_path, text, words):
     raw = tmp_path / "raw"
     raw.mkdir()
     (raw / "a.jsonl").write_bytes(LINES)
     (raw / "a.yaml").write_text(text)
     (raw / "b.jsonl").write_bytes(LINES)
-    alone, piped, documents = both(tmp_path)
-    assert alone["a.jsonl"] == piped["a.jsonl"][:2] == ("refused", "unknown_format")
-    assert words in documents["a.jsonl"]["error"]["message"] == piped["a.jsonl"][2]
-    assert alone["b.jsonl"] == piped["b.jsonl"][:2] == ("accepted", {})
+    validated, built, documents = validate_and_build(tmp_path)
+    assert validated["a.jsonl"] == built["a.jsonl"][:2] == ("refused", "unknown_format")
+    assert words in documents["a.jsonl"]["error"]["message"] == built["a.jsonl"][2]
+    assert validated["b.jsonl"] == built["b.jsonl"][:2] == ("accepted", {})
 
 
-def test_null_in_a_sidecar_is_nothing(tmp_path):
+def test_null_values_in_a_sidecar_are_ignored(tmp_path):
     (tmp_path / "raw").mkdir()
     (tmp_path / "raw" / "a.jsonl").write_bytes(LINES)
     (tmp_path / "raw" / "a.yaml").write_text("columns:\nroles:\nmax_quarantined:\n")
-    alone, piped, _ = both(tmp_path)
-    assert alone["a.jsonl"] == piped["a.jsonl"][:2] == ("accepted", {})
+    validated, built, _ = validate_and_build(tmp_path)
+    assert validated["a.jsonl"] == built["a.jsonl"][:2] == ("accepted", {})
 
 
-def test_links_pipes_and_devices_in_the_data_folder(tmp_path):
+def test_links_pipes_and_devices_in_the_data_folder_are_refused(tmp_path):
     raw, outside = tmp_path / "raw", tmp_path / "outside"
     raw.mkdir()
     outside.mkdir()
@@ -171,7 +174,7 @@ def test_links_pipes_and_devices_in_the_data_folder(tmp_path):
     (raw / "leads_out.yaml").symlink_to(outside / "secret.yaml")
     (raw / "old.jsonl").write_bytes(LINES)
     (raw / "old.yml").write_text("split: test\n")
-    alone, piped, documents = both(tmp_path)
+    validated, built, documents = validate_and_build(tmp_path)
     for name, code in (
         ("out.jsonl", "path_outside_data_dir"),
         ("zero.jsonl", "path_outside_data_dir"),
@@ -180,10 +183,10 @@ def test_links_pipes_and_devices_in_the_data_folder(tmp_path):
         ("gone.jsonl", "not_found"),
         ("pipe.jsonl", "not_a_file"),
     ):
-        assert alone[name] == piped[name][:2] == ("refused", code), name
-    assert piped["old.yml"][1] == alone["old.jsonl"][1] == "unknown_format"
-    assert alone["loops.jsonl"][0] == piped["loops.jsonl"][0] == "refused"
-    assert "loops.yaml" in piped["loops.jsonl"][2]
+        assert validated[name] == built[name][:2] == ("refused", code), name
+    assert built["old.yml"][1] == validated["old.jsonl"][1] == "unknown_format"
+    assert validated["loops.jsonl"][0] == built["loops.jsonl"][0] == "refused"
+    assert "loops.yaml" in built["loops.jsonl"][2]
     assert "topsecret" not in json.dumps(documents) and "10400" not in json.dumps(documents)
 
 
@@ -194,7 +197,7 @@ def test_paths_that_cannot_be_read_are_refused(tmp_path, path):
     assert report["error"]["code"] in {"not_found", "not_a_file"}
 
 
-def test_a_name_that_is_not_utf8_is_refused(tmp_path):
+def test_a_file_name_that_is_not_utf8_is_refused(tmp_path):
     (tmp_path / "raw").mkdir()
     path = tmp_path / "raw" / os.fsdecode(b"bad\xff.jsonl")
     path.write_bytes(LINES)
@@ -206,6 +209,6 @@ def test_a_name_that_is_not_utf8_is_refused(tmp_path):
 def test_raw_text_of_a_csv_row_is_kept(tmp_path):
     (tmp_path / "raw").mkdir()
     (tmp_path / "raw" / "a.csv").write_bytes(csv(b"a,caf\xe9", b"c,d,e", b"f,g", b"h,i"))
-    both(tmp_path)
-    aside = pq.read_table(tmp_path / "table" / "set_aside.parquet").to_pylist()
-    assert [row["raw"] for row in aside] == ["a,caf\ufffd", "c,d,e"]
+    validate_and_build(tmp_path)
+    set_aside = pq.read_table(tmp_path / "table" / "set_aside.parquet").to_pylist()
+    assert [row["raw"] for row in set_aside] == ["a,caf\ufffd", "c,d,e"]

@@ -1,4 +1,4 @@
-"""Properties that hold for all inputs: the parser, the accounts, the copies, the splits."""
+"""Properties for all inputs: the parsers, the accounts, the duplicates and the splits."""
 
 import json
 import tempfile
@@ -16,7 +16,7 @@ from ft_pipeline.tables.reading.json_parser import parse_carefully, parse_line
 from ft_pipeline.tables.reason_codes import Fault
 from ft_pipeline.tables.splits import split_of
 from ft_pipeline.tables.text_rules import is_empty, normalise
-from ft_pipeline_tests.tables.helpers import build, jsonl, validate
+from ft_pipeline_tests.tables.helpers import build, validate, write_jsonl
 
 TEXTS = st.text(max_size=30)
 VALUES = st.recursive(
@@ -28,7 +28,7 @@ WORDS = st.sampled_from(["a", "b", "c", "d", "e"])
 
 
 @given(VALUES, st.booleans(), st.sampled_from([(", ", ": "), (",", ":"), (" , ", " : ")]))
-def test_both_parsers_read_json_alike(value, ascii_only, separators):
+def test_both_parsers_give_the_same_value(value, ascii_only, separators):
     line = json.dumps(value, ensure_ascii=ascii_only, separators=separators).encode("utf-8", "surrogatepass")
     parsed = parse_line(line)
     assert parsed == value or isinstance(parsed, Fault) or isinstance(value, float | int | list | dict)
@@ -39,7 +39,7 @@ def test_both_parsers_read_json_alike(value, ascii_only, separators):
 
 
 @given(st.binary(max_size=200))
-def test_any_bytes_are_parsed_or_a_fault(line):
+def test_any_bytes_give_a_value_or_a_fault(line):
     for parse in (parse_line, parse_carefully):
         result = parse(line)
         assert not isinstance(result, Fault) or result.code in {
@@ -54,11 +54,11 @@ def test_any_bytes_are_parsed_or_a_fault(line):
     st.lists(st.tuples(st.sampled_from(["k", "l", "m"]), st.integers(0, 9)), min_size=1, max_size=5),
     st.sampled_from(["", " ", "\t", "  "]),
 )
-def test_a_key_that_stands_twice_is_always_seen(pairs, space):
+def test_a_duplicate_key_is_always_detected(pairs, space):
     line = ("{" + ", ".join(f'"{key}"{space}: {value}' for key, value in pairs) + "}").encode()
     result = parse_line(line)
-    twice = len({key for key, _ in pairs}) < len(pairs)
-    assert (isinstance(result, Fault) and result.code == "duplicate_key") if twice else result == dict(pairs)
+    has_duplicate = len({key for key, _ in pairs}) < len(pairs)
+    assert (isinstance(result, Fault) and result.code == "duplicate_key") if has_duplicate else result == dict(pairs)
 
 
 LINES = st.lists(
@@ -77,7 +77,7 @@ LINES = st.lists(
 @given(LINES, st.sampled_from(["alpaca", "sharegpt", "text", "preferences", "unlabelled"]))
 def test_every_row_of_any_file_is_accounted_for(rows, data_format):
     with tempfile.TemporaryDirectory() as folder:
-        path = jsonl(Path(folder) / "a.jsonl", rows)
+        path = write_jsonl(Path(folder) / "a.jsonl", rows)
         report = validate(path, data_format)
         assert report["read"] == report["accepted"] + report["quarantined"] + report["duplicates"]
         assert (
@@ -86,7 +86,7 @@ def test_every_row_of_any_file_is_accounted_for(rows, data_format):
         if report["status"] == "accepted":
             lines = path.read_bytes().split(b"\n")
             assert report["read"] == sum(bool(line.strip()) for line in lines)
-            table = build(Path(folder), data_format, {"a.jsonl": rows}, ceiling=1.0)
+            table = build(Path(folder), data_format, {"a.jsonl": rows}, max_quarantined=1.0)
             assert table.checks["rows_accounted_for"].passed and table.accepted == report["accepted"]
 
 
@@ -94,9 +94,9 @@ def test_every_row_of_any_file_is_accounted_for(rows, data_format):
 @given(
     st.lists(st.fixed_dictionaries({"instruction": TEXTS, "output": TEXTS}), min_size=2, max_size=8), st.integers(1, 3)
 )
-def test_array_and_lines_give_the_same_account(rows, indent):
+def test_a_json_array_and_json_lines_give_the_same_report(rows, indent):
     with tempfile.TemporaryDirectory() as folder:
-        path = jsonl(Path(folder) / "a.json", rows)
+        path = write_jsonl(Path(folder) / "a.json", rows)
         lines = validate(path, "alpaca")
         path.write_text(json.dumps(rows, indent=indent))
         assert validate(path, "alpaca") == lines
@@ -104,36 +104,36 @@ def test_array_and_lines_give_the_same_account(rows, indent):
 
 def shingle_set(text):
     words = normalise(text).split(" ")
-    return {tuple(words[at : at + 3]) for at in range(max(len(words) - 2, 1))}
+    return {tuple(words[start : start + 3]) for start in range(max(len(words) - 2, 1))}
 
 
-def naive_copies(texts):
-    """Greedy, pair by pair: the first kept."""
-    kept, copied = [], set()
-    for at, text in enumerate(texts):
-        mine = shingle_set(text)
-        alike = [
-            other
-            for other in kept
-            if 10 * len(mine & shingle_set(texts[other])) >= 9 * len(mine | shingle_set(texts[other]))
+def pairwise_duplicates(texts):
+    """Positions of duplicates, by comparing pairs of texts. Of similar texts the first is kept."""
+    kept, duplicates = [], set()
+    for position, text in enumerate(texts):
+        shingles = shingle_set(text)
+        similar = [
+            earlier
+            for earlier in kept
+            if 10 * len(shingles & shingle_set(texts[earlier])) >= 9 * len(shingles | shingle_set(texts[earlier]))
         ]
-        if alike or any(normalise(text) == normalise(texts[other]) for other in range(at)):
-            copied.add(at)
+        if similar or any(normalise(text) == normalise(texts[earlier]) for earlier in range(position)):
+            duplicates.add(position)
         else:
-            kept.append(at)
-    return copied
+            kept.append(position)
+    return duplicates
 
 
 @settings(deadline=None, max_examples=80)
 @given(st.lists(st.lists(WORDS, min_size=1, max_size=40), min_size=1, max_size=12), st.data())
-def test_copies_are_those_that_counting_finds(rows, data):
+def test_duplicates_equal_those_of_a_pairwise_comparison(rows, data):
     texts = [" ".join(words) for words in rows]
-    for _ in range(3):  # near copies: one word of a long text changed
+    for _ in range(3):  # near duplicates: one word of a long text changed
         words = list(data.draw(st.sampled_from(rows))) * 3
         words[data.draw(st.integers(0, len(words) - 1))] = "z"
         texts += [" ".join(words), " ".join([*words, "y"])]
-    copies = find_duplicates(keys_of("text", [(text,) for text in texts]))
-    assert set(np.flatnonzero(~copies.kept).tolist()) == naive_copies(texts)
+    matches = find_duplicates(keys_of("text", [(text,) for text in texts]))
+    assert set(np.flatnonzero(~matches.kept).tolist()) == pairwise_duplicates(texts)
 
 
 @settings(deadline=None, max_examples=40)
@@ -141,45 +141,48 @@ def test_copies_are_those_that_counting_finds(rows, data):
     st.lists(st.lists(WORDS, min_size=1, max_size=30), min_size=1, max_size=6),
     st.lists(st.lists(WORDS, min_size=1, max_size=30), min_size=1, max_size=6),
 )
-def test_find_in_compares_with_the_other_side_only(new, old):
+def test_match_against_compares_only_with_the_other_texts(new, old):
     new_texts, old_texts = ([" ".join(words) for words in rows] for rows in (new, old))
-    found = match_against(
+    matches = match_against(
         keys_of("text", [(text,) for text in new_texts]), keys_of("text", [(text,) for text in old_texts])
     )
-    for at, text in enumerate(new_texts):
-        mine = shingle_set(text)
-        alike = any(10 * len(mine & shingle_set(other)) >= 9 * len(mine | shingle_set(other)) for other in old_texts)
-        assert (found.of[at] >= 0) == alike
-        assert found.of[at] < len(old_texts)
+    for position, text in enumerate(new_texts):
+        shingles = shingle_set(text)
+        has_match = any(
+            10 * len(shingles & shingle_set(old_text)) >= 9 * len(shingles | shingle_set(old_text))
+            for old_text in old_texts
+        )
+        assert (matches.of[position] >= 0) == has_match
+        assert matches.of[position] < len(old_texts)
 
 
 @given(st.lists(st.lists(WORDS, max_size=6), max_size=6), st.integers(1, 4))
-def test_windows_are_those_of_a_loop(rows, size):
+def test_windows_equal_those_of_a_simple_loop(rows, size):
     hashes = np.array([ord(word) for words in rows for word in words], dtype=np.uint64)
     counts = np.array([len(words) for words in rows], dtype=np.int64)
     flat, lengths = windows(hashes, counts, size)
     expected = [max(len(words) - size + 1, 1) for words in rows]
     assert lengths.tolist() == expected and len(flat) == sum(expected)
     known = {}
-    at = 0
+    position = 0
     for words, number in zip(rows, expected, strict=True):
-        for begin in range(number):
-            window = tuple(words[begin : begin + size])
-            assert known.setdefault(window, flat[at]) == flat[at]
-            at += 1
+        for start in range(number):
+            window = tuple(words[start : start + size])
+            assert known.setdefault(window, flat[position]) == flat[position]
+            position += 1
     assert len(set(known.values())) == len(known)
 
 
 @given(st.lists(TEXTS, max_size=8))
-def test_shingles_of_a_text_do_not_depend_on_its_neighbours(texts):
+def test_shingles_of_a_text_do_not_depend_on_its_neighbors(texts):
     flat, lengths = shingle(texts)
-    alone = [shingle([text])[0] for text in texts]
-    assert flat.tolist() == [value for values in alone for value in values.tolist()]
-    assert lengths.tolist() == [len(values) for values in alone]
+    separate = [shingle([text])[0] for text in texts]
+    assert flat.tolist() == [value for values in separate for value in values.tolist()]
+    assert lengths.tolist() == [len(values) for values in separate]
 
 
 @given(TEXTS)
-def test_normalising_twice_changes_nothing_and_keeps_something(text):
+def test_normalizing_ignores_outer_spaces_and_never_empties_a_text(text):
     once = normalise(text)
     assert normalise(f"  {text}\n") == once
     assert once or not text.split()
@@ -187,10 +190,10 @@ def test_normalising_twice_changes_nothing_and_keeps_something(text):
 
 
 @given(st.text("0123456789abcdef", min_size=32, max_size=32), st.floats(0, 0.4), st.floats(0, 0.4), st.floats(0, 0.4))
-def test_split_of_a_group_is_its_own(group, validation, test, less):
+def test_a_larger_test_share_keeps_every_group_already_in_test(group, validation, test, smaller):
     wide = DataSettings(validation_share=validation, test_share=test)
     assert split_of(group, wide) == split_of(group, wide)
-    narrow = DataSettings(validation_share=validation, test_share=min(test, less))
+    narrow = DataSettings(validation_share=validation, test_share=min(test, smaller))
     if split_of(group, narrow) == "test":
         assert split_of(group, wide) == "test"
 
@@ -200,14 +203,14 @@ def test_split_of_a_group_is_its_own(group, validation, test, less):
     st.lists(st.tuples(TEXTS, TEXTS), min_size=2, max_size=10),
     st.lists(st.tuples(TEXTS, TEXTS), min_size=1, max_size=10),
 )
-def test_adding_rows_never_moves_an_old_one(old, added):
-    """Through the whole way: rows that stay have the split that they had."""
-    from ft_pipeline_tests.tables.helpers import conversations
+def test_adding_rows_never_changes_the_split_of_old_rows(old, added):
+    """From raw files to conversations."""
+    from ft_pipeline_tests.tables.helpers import build_chat_tables
 
     def splits(pairs):
         rows = [{"instruction": f"Ask {question}", "output": f"Say {answer}"} for question, answer in pairs]
         with tempfile.TemporaryDirectory() as folder:
-            return {row["id"]: row["split"] for row in conversations(Path(folder), {"a.jsonl": rows})[1]}
+            return {row["id"]: row["split"] for row in build_chat_tables(Path(folder), {"a.jsonl": rows})[1]}
 
     before, after = splits(old), splits(old + added)
-    assert all(after[identity] == split for identity, split in before.items() if identity in after)
+    assert all(after[row_id] == split for row_id, split in before.items() if row_id in after)

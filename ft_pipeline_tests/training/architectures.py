@@ -52,18 +52,18 @@ CONFIGS: dict[str, dict[str, Any]] = {
 """By transformers' model type."""
 
 
-def tiny_of(kind: str, folder: Path, **keys: Any) -> Path:
+def tiny_model_of(kind: str, folder: Path, **keys: Any) -> Path:
     """Save a two-layer model of `kind` and its tokenizer to `folder`; `keys` go into its config. Same keys, same bytes.
 
-    Biases and norms are random, too, so that none of them can be forgotten unseen.
+    Biases and norms are random, too, so that a test notices when the code ignores one of them.
     """
     tokenizer = tiny_tokenizer()
     ids = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id, "bos_token_id": None}
-    known = {"vocab_size": len(tokenizer), "initializer_range": 0.2, **ids}
+    defaults = {"vocab_size": len(tokenizer), "initializer_range": 0.2, **ids}
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = AutoModelForCausalLM.from_config(
-            AutoConfig.for_model(kind, **{**CONFIGS.get(kind, {}), **known, **keys})
+            AutoConfig.for_model(kind, **{**CONFIGS.get(kind, {}), **defaults, **keys})
         )
         for parameter in model.parameters():
             parameter.data += 0.02 * torch.randn_like(parameter)

@@ -1,4 +1,4 @@
-"""What the training tests work on: conversations, their tokens, and a trained tiny adapter."""
+"""Inputs of the training tests: conversations, settings, jobs, and the folder of a `training_data` artifact."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,7 +25,7 @@ FAST = {"learning_rate": 3e-3, "num_train_epochs": 4, "per_device_train_batch_si
 
 
 class Listener:
-    """A reporter that keeps what it is told."""
+    """A reporter that records the progress and the log lines that it receives."""
 
     def __init__(self) -> None:
         self.steps: list[tuple[int, int, dict[str, float]]] = []
@@ -72,7 +72,7 @@ def job(
     inputs: dict[str, Path],
     report: Reporter | None = None,
 ) -> Job:
-    """A job with fresh `out` and kept `work` under `folder`, and the config and handling of a spec of training."""
+    """A training job with `out` and `work` under `folder`, and with the config and handling of a training spec."""
     out, work = folder / "out", folder / "work"
     for path in (out, work):
         path.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Rows end to end, compiled layers: the losses and gradients of padded rows, and a clear word where they cannot."""
+"""Rows end to end and compiled layers: the losses and gradients of padded rows, or a clear error."""
 
 import hashlib
 import importlib.util
@@ -23,12 +23,12 @@ from ft_pipeline.training.tokens.chat_tokens import MASKED
 from ft_pipeline.training.trainer.acceleration import computed_as_written, require_attention, speed_up, why_not_compiled
 from ft_pipeline.training.trainer.batches import collate, tokens_in
 from ft_pipeline.training.trainer.loss import answer_loss, answer_states, sequence_log_probabilities
-from ft_pipeline_tests.training.architectures import tiny_of
+from ft_pipeline_tests.training.architectures import tiny_model_of
 from ft_pipeline_tests.training.subject import job, make_training_data, settings, support_rows
 
 COMPILES = pytest.mark.skipif(why_not_compiled() is not None, reason=f"{why_not_compiled()}")
-WAYS = {"scores kept": 512, "flash": 0, "both": 40}
-"""The longest row that is computed with its scores kept."""
+ATTENTION_PATHS = {"scores kept": 512, "flash": 0, "both": 40}
+"""The longest row whose attention scores are kept, by the code path that the test takes."""
 
 
 def training(**keys):
@@ -59,24 +59,24 @@ def gradients(model, batch):
     model.zero_grad()
     total, count = answer_loss(model, batch)
     total.backward()
-    return float(total.detach()), count, {name: each.grad.clone() for name, each in model.named_parameters()}
+    return float(total.detach()), count, {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_rows_end_to_end_give_the_loss_and_gradient_of_padded_rows(models, monkeypatch, way):
-    monkeypatch.setattr(attention, "_SHORT", WAYS[way])
+@pytest.mark.parametrize("path", ATTENTION_PATHS)
+def test_rows_end_to_end_give_the_loss_and_gradient_of_padded_rows(models, monkeypatch, path):
+    monkeypatch.setattr(attention, "_SHORT", ATTENTION_PATHS[path])
     padded, flat = models
-    total, count, slopes = gradients(padded, collate(ROWS, 0))
-    other, same, found = gradients(flat, collate(ROWS, None))
-    assert same == count == sum(label != MASKED for row in ROWS for label in row["labels"][1:])
-    assert other == pytest.approx(total, rel=1e-5)
-    for name, slope in slopes.items():
-        torch.testing.assert_close(found[name], slope, rtol=1e-3, atol=1e-4, msg=name)
+    padded_loss, padded_count, padded_gradients = gradients(padded, collate(ROWS, 0))
+    flat_loss, flat_count, flat_gradients = gradients(flat, collate(ROWS, None))
+    assert flat_count == padded_count == sum(label != MASKED for row in ROWS for label in row["labels"][1:])
+    assert flat_loss == pytest.approx(padded_loss, rel=1e-5)
+    for name, gradient in padded_gradients.items():
+        torch.testing.assert_close(flat_gradients[name], gradient, rtol=1e-3, atol=1e-4, msg=name)
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_no_row_sees_another(models, monkeypatch, way):
-    monkeypatch.setattr(attention, "_SHORT", WAYS[way])
+@pytest.mark.parametrize("path", ATTENTION_PATHS)
+def test_no_row_attends_to_another_row(models, monkeypatch, path):
+    monkeypatch.setattr(attention, "_SHORT", ATTENTION_PATHS[path])
     _, flat = models
     first, second, third = ROWS[1:4]
     changed = {**second, "input_ids": [4] * len(second["input_ids"])}
@@ -100,10 +100,10 @@ def test_log_probabilities_belong_to_their_rows(models):
         )
 
 
-def test_pairs_lie_end_to_end_too():
+def test_preference_pairs_are_joined_end_to_end_too():
     pairs = [
-        {**row, "rejected_ids": [5, 6], "rejected_labels": [MASKED, 6], "reference": float(at)}
-        for at, row in enumerate(ROWS)
+        {**row, "rejected_ids": [5, 6], "rejected_labels": [MASKED, 6], "reference": float(number)}
+        for number, row in enumerate(ROWS)
     ]
     batch = collate_pairs(pairs, None)
     lengths = [len(row["input_ids"]) for row in ROWS] + [2] * len(ROWS)
@@ -111,65 +111,66 @@ def test_pairs_lie_end_to_end_too():
     assert tokens_in(batch) == sum(lengths) and tokens_in(collate_pairs(pairs, 0)) == sum(lengths)
 
 
-def test_the_memory_estimate_counts_the_scores_that_are_kept():
+def test_the_memory_estimate_counts_the_attention_scores_that_are_kept():
     assert memory.SHORT_ROW == attention._SHORT
     shape = nearest_llama(135e6)
     plain = memory.Plan(technique="lora", device="cpu", batch=8, length=memory.SHORT_ROW)
     flat = replace(plain, padding_free=True)
-    more = [
+    activations = [
         memory.estimate(shape, replace(plan, length=length))["bytes"]["activations"]
         for length in (memory.SHORT_ROW, memory.SHORT_ROW + 1)
         for plan in (plain, flat)
     ]
-    kept = 8 * 31 * 9 * memory.SHORT_ROW**2 * 2  # rows, layers and the one going back, heads, pairs of tokens, bytes
-    assert more[1] - more[0] == kept and more[3] == more[2]
+    # Rows, layers and one in the backward pass, heads, pairs of tokens, bytes.
+    scores = 8 * 31 * 9 * memory.SHORT_ROW**2 * 2
+    assert activations[1] - activations[0] == scores and activations[3] == activations[2]
 
 
-def test_a_batch_with_padding_is_refused_by_this_attention(models):
+def test_attention_for_rows_end_to_end_refuses_a_padded_batch(models):
     _, flat = models
     with pytest.raises(ValueError, match="cu_seq_lens_q"):
         answer_loss(flat, collate(ROWS, 0))
 
 
-class Kernel:
-    """Takes what torch's variable-length kernel takes on a GPU, 16 bit alone, and computes row by row."""
+class FakeKernel:
+    """Accepts what torch's variable-length kernel accepts on a GPU (only 16 bit), and computes row by row."""
 
     def __init__(self):
         self.calls = 0
 
     def __call__(self, query, key, value, begins, _, longest, __, *, scale, window_size, enable_gqa):
-        assert {each.dtype for each in (query, key, value)} == {torch.bfloat16}
+        assert {tensor.dtype for tensor in (query, key, value)} == {torch.bfloat16}
         assert window_size == (-1, 0) and longest == begins.diff().max()
         self.calls += 1
-        rows = zip(*(each.split(begins.diff().tolist()) for each in (query, key, value)), strict=True)
+        rows = zip(*(tensor.split(begins.diff().tolist()) for tensor in (query, key, value)), strict=True)
         attended = [
             torch.nn.functional.scaled_dot_product_attention(
-                *(each.transpose(0, 1)[None] for each in row), is_causal=True, scale=scale, enable_gqa=enable_gqa
+                *(tensor.transpose(0, 1)[None] for tensor in row), is_causal=True, scale=scale, enable_gqa=enable_gqa
             )[0].transpose(0, 1)
             for row in rows
         ]
         return torch.cat(attended)
 
 
-def test_a_kernel_of_a_gpu_is_given_16_bit_where_all_weights_train(tiny_base, monkeypatch):
+def test_the_gpu_kernel_gets_16_bit_when_all_weights_train(tiny_base, monkeypatch):
     monkeypatch.setenv("FT_COMPUTE_DTYPE", "bfloat16")
-    kernel = Kernel()
+    kernel = FakeKernel()
     monkeypatch.setattr(attention, "_kernel_for", lambda device: kernel)
     padded, flat = (load_model(tiny_base, "cpu", dtype=torch.float32) for _ in range(2))
     speed_up(flat, training(padding_free=True), "cpu")
     assert kernel.calls == 2  # the probe, in each layer
     with computing(padded), computing(flat):
-        total, _, slopes = gradients(padded, collate(ROWS, 0))
-        other, _, found = gradients(flat, collate(ROWS, None))
+        padded_loss, _, padded_gradients = gradients(padded, collate(ROWS, 0))
+        flat_loss, _, flat_gradients = gradients(flat, collate(ROWS, None))
     assert kernel.calls == 4
-    assert other == pytest.approx(total, rel=1e-3)
-    for name, slope in slopes.items():
-        assert found[name].dtype == torch.float32
-        assert float((found[name] - slope).norm()) < 0.05 * float(slope.norm()), name
+    assert flat_loss == pytest.approx(padded_loss, rel=1e-3)
+    for name, gradient in padded_gradients.items():
+        assert flat_gradients[name].dtype == torch.float32
+        assert float((flat_gradients[name] - gradient).norm()) < 0.05 * float(gradient.norm()), name
 
 
-def test_a_kernel_of_a_gpu_is_left_alone_in_32_bit(models, monkeypatch):
-    monkeypatch.setattr(attention, "_kernel_for", lambda device: pytest.fail("the kernel was asked"))
+def test_the_gpu_kernel_is_not_used_in_32_bit(models, monkeypatch):
+    monkeypatch.setattr(attention, "_kernel_for", lambda device: pytest.fail("the kernel was called"))
     padded, flat = models
     with torch.no_grad():
         assert float(answer_loss(flat, collate(ROWS, None))[0]) == pytest.approx(
@@ -189,7 +190,7 @@ def trained(folder, data, base, **keys):
     return weights, summary
 
 
-def test_training_end_to_end_learns_the_same_and_repeats_itself(tmp_path, data, tiny_base):
+def test_training_on_rows_end_to_end_learns_the_same_and_is_repeatable(tmp_path, data, tiny_base):
     _, padded = trained(tmp_path / "padded", data, tiny_base)
     first, flat = trained(tmp_path / "flat", data, tiny_base, padding_free=True)
     again, _ = trained(tmp_path / "again", data, tiny_base, padding_free=True)
@@ -203,12 +204,12 @@ def test_training_end_to_end_learns_the_same_and_repeats_itself(tmp_path, data, 
 def test_compiled_layers_learn_the_same(tmp_path, data, tiny_base):
     _, plain = trained(tmp_path / "plain", data, tiny_base)
     _, compiled = trained(tmp_path / "compiled", data, tiny_base, torch_compile=True)
-    assert compiled["first_eval_loss"] == plain["first_eval_loss"]  # nothing compiled in a held-out loss
+    assert compiled["first_eval_loss"] == plain["first_eval_loss"]  # held-out losses do not use compiled layers
     assert compiled["best_eval_loss"] == pytest.approx(plain["best_eval_loss"], rel=1e-2)
 
 
 @COMPILES
-def test_the_layers_are_compiled(models):
+def test_torch_compile_compiles_the_layers(models):
     _, flat = models
     speed_up(flat, training(torch_compile=True), "cpu")
     graphs = torch._dynamo.utils.counters["stats"]
@@ -228,7 +229,7 @@ def test_the_layers_are_compiled(models):
         (lambda sizes: MistralForCausalLM(MistralConfig(sliding_window=64, **sizes)), "attend to all previous"),
     ],
 )
-def test_a_model_whose_attention_is_another_is_refused(model, reason):
+def test_padding_free_is_refused_for_models_with_other_attention(model, reason):
     sizes = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
     built = model({**sizes, "num_attention_heads": 2, "num_key_value_heads": 1})
     with pytest.raises(UserError, match=rf"padding_free: .*{reason}.*Remove padding_free"):
@@ -249,27 +250,27 @@ def test_by_default_a_cpu_reads_rows_without_padding(models):
 
 
 @pytest.mark.parametrize("technique", ["lora", "qlora", "full", "prompt_tuning"])
-def test_a_training_takes_the_attention_that_is_named(tiny_base, technique):
+def test_training_uses_the_configured_attention(tiny_base, technique):
     for name in ("eager", "sdpa"):
         model = causal_lm(new_model(tiny_base, settings(technique, attn_implementation=name), "cpu"))
         assert model.config._attn_implementation == name
     assert "attn_implementation" not in model.config.to_json_string()
 
 
-def test_an_attention_that_a_model_does_not_have_is_one_clear_error(tmp_path):
-    base = tiny_of("gemma2", tmp_path)
+def test_an_attention_that_the_model_does_not_support_is_refused(tmp_path):
+    base = tiny_model_of("gemma2", tmp_path)
     with pytest.raises(UserError, match=r"attn_implementation is sdpa, and the model cannot use it: .*Remove it"):
         new_model(base, settings("full", attn_implementation="sdpa"), "cpu")
 
 
 @pytest.mark.parametrize("name", ["flash_attention_2", "flash_attention_3", "flex_attention"])
-def test_an_attention_for_gpus_is_refused_before_anything_is_loaded(tmp_path, data, name):
+def test_an_attention_for_gpus_is_refused_on_a_cpu_before_loading(tmp_path, data, name):
     inputs = {"training_data": data, "base_model": tmp_path / "none"}
     with pytest.raises(UserError, match=f"attn_implementation is {name}, which needs a GPU, .*trains on cpu"):
         adapter.run(job("adapter", tmp_path, settings("lora", attn_implementation=name), inputs))
 
 
-def test_a_flash_attention_that_is_not_installed_is_named():
+def test_a_missing_flash_attention_package_is_named():
     if importlib.util.find_spec("flash_attn"):
         pytest.skip("flash_attn is installed")
     with pytest.raises(UserError, match=r"flash_attention_2, but the package flash_attn is not installed\. Install it"):
@@ -277,18 +278,18 @@ def test_a_flash_attention_that_is_not_installed_is_named():
     require_attention("flex_attention", "cuda:0")
 
 
-def test_kernels_of_a_gpu_are_refused_on_a_cpu(models):
+def test_liger_kernels_are_refused_on_a_cpu(models):
     with pytest.raises(UserError, match="use_liger_kernel needs a GPU, but this run trains on cpu"):
         speed_up(models[0], training(use_liger_kernel=True), "cpu")
 
 
-def test_layers_are_not_compiled_in_float32(models, monkeypatch):
+def test_torch_compile_is_refused_in_float32(models, monkeypatch):
     monkeypatch.setenv("FT_COMPUTE_DTYPE", "float32")
     with pytest.raises(UserError, match=r"torch_compile: compiled layers give wrong results in float32.*, or remove"):
         speed_up(models[0], training(torch_compile=True), "cpu")
 
 
-def test_a_machine_without_a_compiler_is_told_so(models, monkeypatch, tmp_path):
+def test_torch_compile_without_a_compiler_raises_a_clear_error(models, monkeypatch, tmp_path):
     monkeypatch.setenv("FT_COMPUTE_DTYPE", "bfloat16")
     monkeypatch.delenv("CXX", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))

@@ -1,4 +1,4 @@
-"""Training a tiny adapter: it learns, it repeats itself exactly, it survives a kill, it says what is wrong."""
+"""Training a tiny adapter: it learns, is repeatable, resumes after a kill, and raises clear errors."""
 
 import hashlib
 import json
@@ -42,7 +42,7 @@ def trained(request, tmp_path_factory, data, tiny_base):
     return (request.param, *train(tmp_path_factory.mktemp(request.param), data, tiny_base, experiment))
 
 
-def test_it_learns_and_reports(trained):
+def test_training_lowers_the_loss_and_reports_every_step(trained):
     _, work, summary = trained
     assert summary["steps"] == 24
     assert summary["best_eval_loss"] < summary["first_eval_loss"]
@@ -55,7 +55,7 @@ def test_it_learns_and_reports(trained):
     assert [step for step, _, held_out in losses(work) if held_out is not None] == [0, 3, 6, 9, 12, 15, 18, 21, 24]
 
 
-def test_the_adapter_names_its_base_and_no_path_of_this_machine(trained):
+def test_the_adapter_config_names_its_base_model_without_a_local_path(trained):
     _, work, _ = trained
     config = json.loads((work.out / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == "base_model:base"
@@ -75,18 +75,18 @@ PINNED = {
     "qlora": [7.175, 7.157, 7.159, 7.326, 7.459, 7.042, 6.963, 6.650],
     "full": [7.259, 7.140, 5.820, 5.613, 4.861, 4.130, 4.190, 3.415],
 }
-"""Training losses, nats per trained token: order of rows, masks, learning rate and optimizer all go into them."""
+"""Training losses in nats per trained token. Row order, masks, learning rate and optimizer determine them."""
 
 
 @pytest.mark.parametrize("technique", PINNED)
-def test_the_losses_of_a_short_run_are_pinned(tmp_path, data, tiny_base, technique):
+def test_a_short_run_gives_the_pinned_losses(tmp_path, data, tiny_base, technique):
     work, _ = train(tmp_path, data, tiny_base, settings(technique, max_steps=8))
-    found = [loss for _, loss, _ in losses(work) if loss is not None]
-    assert found == pytest.approx(PINNED[technique], abs=0.03)  # processors differ by 0.01 in 16 bit
+    train_losses = [loss for _, loss, _ in losses(work) if loss is not None]
+    assert train_losses == pytest.approx(PINNED[technique], abs=0.03)  # processors differ by 0.01 in 16 bit
 
 
 def test_a_device_without_native_bf16_trains_in_fp16_with_fp32_adapters(tmp_path, tiny_base, monkeypatch):
-    """As on a T4, which is faked: its driver says that bf16 is emulated."""
+    """Simulates a T4, whose driver reports that bf16 is emulated."""
     from ft_pipeline.models import load
     from ft_pipeline.training import techniques
     from ft_pipeline.training.trainer.arguments import training_arguments
@@ -96,13 +96,13 @@ def test_a_device_without_native_bf16_trains_in_fp16_with_fp32_adapters(tmp_path
     monkeypatch.setattr(load, "compute_dtype", lambda device: torch.float16)
     for technique in ("lora", "qlora"):
         model = techniques.new_model(tiny_base, settings(technique), "cpu")
-        trained = {each.dtype for each in model.parameters() if each.requires_grad}
+        trained = {parameter.dtype for parameter in model.parameters() if parameter.requires_grad}
         assert trained == {torch.float32} and model.get_input_embeddings().weight.dtype == torch.float16
     arguments = training_arguments(settings().training, tmp_path, "cpu", torch.float16)
     assert arguments.fp16 and not arguments.bf16
 
 
-def test_the_best_checkpoint_is_the_adapter(trained):
+def test_the_adapter_is_the_best_checkpoint(trained):
     _, work, summary = trained
     best = work.work / "checkpoints" / f"checkpoint-{summary['best_step']}"
     assert (best / "adapter_model.safetensors").read_bytes() == (work.out / "adapter_model.safetensors").read_bytes()
@@ -132,23 +132,27 @@ except KeyboardInterrupt:
 """
 
 
-@pytest.mark.parametrize(("number", "code", "kept"), [(signal.SIGKILL, -9, 9), (signal.SIGINT, 130, 11)])
-def test_a_stopped_run_resumes_and_ends_the_same(trained, tmp_path, data, tiny_base, number, code, kept):
-    """Who is asked to stop saves the step that is under way; who is killed goes on from the last evaluation."""
+@pytest.mark.parametrize(
+    ("signal_number", "exit_code", "saved_step"), [(signal.SIGKILL, -9, 9), (signal.SIGINT, 130, 11)]
+)
+def test_a_stopped_run_resumes_and_gives_the_same_adapter(
+    trained, tmp_path, data, tiny_base, signal_number, exit_code, saved_step
+):
+    """After SIGINT the run saves its current step; after SIGKILL it resumes from the last evaluation."""
     technique, uninterrupted, _ = trained
     work = job("adapter", tmp_path, settings(technique), {"training_data": data, "base_model": tiny_base})
-    given = {"config": work.config, "out": str(work.out), "work": str(work.work), "signal": number}
-    given["inputs"] = {name: str(path) for name, path in work.inputs.items()}
-    done = subprocess.run([sys.executable, "-c", KILLED, json.dumps(given)], capture_output=True, check=False)
-    assert done.returncode == code, done.stderr.decode()[-2000:]
-    assert step_of(newest_valid(work.work / "checkpoints")) == kept
+    arguments = {"config": work.config, "out": str(work.out), "work": str(work.work), "signal": signal_number}
+    arguments["inputs"] = {name: str(path) for name, path in work.inputs.items()}
+    process = subprocess.run([sys.executable, "-c", KILLED, json.dumps(arguments)], capture_output=True, check=False)
+    assert process.returncode == exit_code, process.stderr.decode()[-2000:]
+    assert step_of(newest_valid(work.work / "checkpoints")) == saved_step
     summary = adapter.run(work)
-    assert summary["resumed_from_step"] == kept
+    assert summary["resumed_from_step"] == saved_step
     assert hashes(work) == hashes(uninterrupted)
     assert losses(work) == losses(uninterrupted)
 
 
-def test_a_damaged_checkpoint_is_passed_over(trained, tmp_path, data, tiny_base):
+def test_a_damaged_checkpoint_is_skipped(trained, tmp_path, data, tiny_base):
     technique, _, _ = trained
     work, _ = train(tmp_path, data, tiny_base, settings(technique, max_steps=9))
     root = work.work / "checkpoints"
@@ -159,14 +163,14 @@ def test_a_damaged_checkpoint_is_passed_over(trained, tmp_path, data, tiny_base)
     assert newest_valid(root) is None
 
 
-def test_checkpoints_hold_no_pickle(trained):
+def test_checkpoints_contain_no_pickle(trained):
     _, work, _ = trained
     names = {path.name for path in (work.work / "checkpoints").rglob("*") if path.is_file()}
     assert {"optimizer.safetensors", "random.json", "adapter_model.safetensors"} <= names
     assert not any(name.endswith((".pt", ".pth", ".bin", ".pkl")) for name in names)
 
 
-def test_a_run_killed_after_its_last_checkpoint_only_has_to_save(trained, data, tiny_base):
+def test_a_run_killed_after_its_last_checkpoint_only_saves_the_adapter(trained, data, tiny_base):
     _, finished, _ = trained
     before = hashes(finished)
     summary = adapter.run(finished)
@@ -174,7 +178,7 @@ def test_a_run_killed_after_its_last_checkpoint_only_has_to_save(trained, data, 
     assert hashes(finished) == before
 
 
-def test_a_loss_that_is_no_number_is_one_clear_error(tmp_path, data, tiny_base):
+def test_a_nan_loss_raises_a_clear_error(tmp_path, data, tiny_base):
     from ft_pipeline.models.load import load_model
 
     base = tmp_path / "base"
@@ -187,14 +191,14 @@ def test_a_loss_that_is_no_number_is_one_clear_error(tmp_path, data, tiny_base):
         train(tmp_path / "run", data, base, settings())
 
 
-def test_a_failed_audit_stops_training(tmp_path, tiny_base):
+def test_a_failed_token_audit_stops_training(tmp_path, tiny_base):
     data = make_training_data(tmp_path, tiny_base, support_rows(), settings(max_length=20))
     with pytest.raises(UserError, match="no_over_length"):
         train(tmp_path / "run", data, tiny_base, settings())
 
 
-def test_accumulation_equals_a_larger_batch(tmp_path, data, tiny_base):
-    """1 × 8 rows and 2 × 4 rows see the same gradient when the loss is divided by the tokens of the whole step."""
+def test_gradient_accumulation_equals_a_larger_batch(tmp_path, data, tiny_base):
+    """1 × 8 rows and 2 × 4 rows give the same gradient, because the loss is divided by the tokens of the whole step."""
     from ft_pipeline.training.techniques import new_model
     from ft_pipeline.training.trainer.arguments import training_arguments
     from ft_pipeline.training.trainer.token_trainer import TokenTrainer
@@ -224,8 +228,8 @@ def test_accumulation_equals_a_larger_batch(tmp_path, data, tiny_base):
     assert gradients[2] == pytest.approx(gradients[0], rel=1e-4)
 
 
-def test_a_held_out_loss_does_not_cut_the_gradient_of_a_quantised_base(tiny_base, data):
-    """bitsandbytes repacks 4-bit weights in the first forward pass in eval mode; what it then runs has no backward."""
+def test_an_evaluation_keeps_the_gradients_of_a_quantized_base(tiny_base, data):
+    """bitsandbytes repacks 4-bit weights in the first forward pass in eval mode; repacked layers have no backward."""
     from ft_pipeline.training.techniques import new_model
     from ft_pipeline.training.trainer.batches import collate
     from ft_pipeline.training.trainer.loss import answer_loss
@@ -247,7 +251,7 @@ def test_a_held_out_loss_does_not_cut_the_gradient_of_a_quantised_base(tiny_base
 
 
 @pytest.mark.parametrize(
-    ("fault", "message"),
+    ("error", "message"),
     [
         (torch.OutOfMemoryError("CUDA out of memory"), r"halve per_device_train_batch_size \(now 4\)"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), "gradient_checkpointing: true"),
@@ -255,11 +259,11 @@ def test_a_held_out_loss_does_not_cut_the_gradient_of_a_quantised_base(tiny_base
         (RuntimeError("[enforce fail] PytorchStreamWriter failed writing file data/0"), "The disk is full"),
     ],
 )
-def test_memory_and_disk_that_run_out_are_one_clear_error(fault, message):
+def test_out_of_memory_and_a_full_disk_raise_a_clear_error(error, message):
     with pytest.raises(UserError, match=message), adapter._clear_errors(settings()):
-        raise fault
+        raise error
 
 
-def test_other_errors_pass_through():
+def test_other_errors_are_raised_unchanged():
     with pytest.raises(RuntimeError, match="something else"), adapter._clear_errors(settings()):
         raise RuntimeError("something else")

@@ -1,4 +1,4 @@
-"""Adapters keep 32-bit weights: all that trains moves, however small its updates are."""
+"""Adapters keep 32-bit weights, so that even the smallest updates change them."""
 
 import pytest
 import torch
@@ -27,7 +27,7 @@ KINDS = {
 
 
 def experiment(technique="lora", lora=None, **training):
-    """A learning rate at which 16-bit weights would hardly move."""
+    """An experiment with a learning rate at which 16-bit weights would hardly change."""
     keys = {"learning_rate": 2e-5, "lr_scheduler_type": "constant", "warmup_ratio": 0.0, "max_steps": STEPS}
     keys |= {"per_device_train_batch_size": 4, "eval_steps": STEPS, **training}
     return ExperimentSettings.model_validate({"technique": technique, "lora": lora or {}, "training": keys})
@@ -55,48 +55,49 @@ def trained(tmp_path, data, tiny_base):
 
 
 @pytest.mark.parametrize(("technique", "kind"), [*(("lora", kind) for kind in KINDS), ("qlora", "dora")])
-def test_every_weight_moves(technique, kind, trained):
+def test_every_adapter_weight_changes(technique, kind, trained):
     before, after, checkpoint = trained(kind, experiment(technique, KINDS[kind], optim="adamw_torch"))
     assert any("magnitude" in name for name in after) == (kind == "dora")
     for name, weight in after.items():
         assert weight.dtype == before[name].dtype == torch.float32
         moved = float((weight != before[name]).float().mean())
-        assert moved > 0.99, f"{name}: {moved:.1%} moved"  # one of a thousand may come back to where it was
+        assert moved > 0.99, f"{name}: {moved:.1%} moved"  # one in a thousand may return to its first value
     states = load_tree(checkpoint, OPTIMIZER)["optimizer"]["state"].values()
     assert {state[key].dtype for state in states for key in ("exp_avg", "exp_avg_sq")} == {torch.float32}
 
 
 def test_weight_decay_shrinks_an_adapter(trained):
-    """By (1 - 0.001 · 0.1) a step: a hundredth of what a 16-bit weight of that size can move by."""
+    """By (1 - 0.001 · 0.1) per step: a hundredth of the smallest change of a 16-bit weight of that size."""
     rate = {"learning_rate": 1e-3}
-    _, without, _ = trained("without", experiment(**rate, weight_decay=0.0))
+    _, undecayed, _ = trained("without", experiment(**rate, weight_decay=0.0))
     _, decayed, _ = trained("decayed", experiment(**rate, weight_decay=0.1))
-    inner = [name for name in without if "lora_A" in name]
-    assert all((without[name] != decayed[name]).all() for name in inner)
-    shares = [float(decayed[name].norm() / without[name].norm()) for name in inner]
-    assert shares == pytest.approx([(1 - 1e-4) ** STEPS] * len(inner), abs=3e-4)
+    matrices = [name for name in undecayed if "lora_A" in name]
+    assert all((undecayed[name] != decayed[name]).all() for name in matrices)
+    shares = [float(decayed[name].norm() / undecayed[name].norm()) for name in matrices]
+    assert shares == pytest.approx([(1 - 1e-4) ** STEPS] * len(matrices), abs=3e-4)
 
 
 @pytest.mark.parametrize("technique", ["lora", "qlora"])
-def test_a_fresh_dora_is_its_base(technique, tiny_base, data):
-    """PEFT's 16-bit magnitudes would put it up to 0.4 % away."""
+def test_a_new_dora_adapter_gives_the_loss_of_its_base(technique, tiny_base, data):
+    """With PEFT's 16-bit magnitudes it would differ from the base by up to 0.4 %."""
     settings = experiment(technique, {"use_dora": True})
     model = new_model(tiny_base, settings, "cpu")
     quantization = settings.quantization.model_dump() if technique == "qlora" else None
     batch = collate(read_split(data, "validation"), 0)
     with torch.no_grad():
-        (own, count), (base, _) = (
-            answer_loss(each, batch) for each in (model.eval(), load_model(tiny_base, "cpu", quantization=quantization))
+        (dora_loss, count), (base_loss, _) = (
+            answer_loss(scored_model, batch)
+            for scored_model in (model.eval(), load_model(tiny_base, "cpu", quantization=quantization))
         )
-    assert float(own) / count == pytest.approx(float(base) / count, abs=2e-3)
+    assert float(dora_loss) / count == pytest.approx(float(base_loss) / count, abs=2e-3)
     for module in model.modules():
         for magnitude in (getattr(module, "lora_magnitude_vector", None) or {}).values():
             assert magnitude.weight.dtype == torch.float32
 
 
 @pytest.mark.parametrize("technique", ["lora", "qlora"])
-def test_a_trainer_leaves_the_weights_that_it_starts_from(technique, tmp_path, tiny_base, data):
-    """TRL rounds the matrices of an adapter on a quantized model to bf16."""
+def test_creating_a_trainer_does_not_change_the_adapter_weights(technique, tmp_path, tiny_base, data):
+    """TRL's own trainer rounds the matrices of an adapter on a quantized model to bf16."""
     model = new_model(tiny_base, experiment(technique), "cpu")
     for weight in model.parameters():
         if weight.requires_grad:

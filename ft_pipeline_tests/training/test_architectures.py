@@ -1,4 +1,4 @@
-"""Other architectures than Llama's: each trains and merges into the same model, or is refused in one line."""
+"""Architectures other than Llama: each trains and merges into the same model, or is refused with one clear error."""
 
 import json
 
@@ -21,10 +21,10 @@ from ft_pipeline.training.trainer.batches import collate
 from ft_pipeline.training.trainer.loss import answer_loss
 from ft_pipeline.training.trainer.model_probe import require_causal
 from ft_pipeline.training.training_data import read_split
-from ft_pipeline_tests.training.architectures import CONFIGS, tiny_of
+from ft_pipeline_tests.training.architectures import CONFIGS, tiny_model_of
 from ft_pipeline_tests.training.subject import job, make_training_data, support_rows
 
-# The default means the attention's matrices, under whatever names.
+# The default targets are the matrices of the attention, which have different names in each architecture.
 MATRICES = {
     "gpt2": {"attn.c_attn", "attn.c_proj"},
     "phi3": {"self_attn.qkv_proj", "self_attn.o_proj"},
@@ -42,9 +42,9 @@ def experiment(technique, lora=None, **training):
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
-    """The folder of a tiny model, by kind."""
+    """A function that returns the folder of a tiny model of a kind."""
     folder = tmp_path_factory.mktemp("bases")
-    return lambda kind: folder / kind if (folder / kind).is_dir() else tiny_of(kind, folder / kind)
+    return lambda kind: folder / kind if (folder / kind).is_dir() else tiny_model_of(kind, folder / kind)
 
 
 @pytest.fixture(scope="module")
@@ -54,18 +54,20 @@ def rows(tmp_path_factory, base):
 
 
 @pytest.mark.parametrize("kind", CONFIGS)
-def test_our_loss_is_the_models_own(kind, base, rows):
+def test_our_loss_equals_the_models_own_loss(kind, base, rows):
     model = AutoModelForCausalLM.from_pretrained(base(kind), dtype=torch.float32).eval()
     batch = collate(rows[1], 0)
     with torch.no_grad():
         total, count = answer_loss(model, batch)
-        own = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, :-1].flatten(0, 1)
-    expected = torch.nn.functional.cross_entropy(own, batch["labels"][:, 1:].flatten())
+        logits = (
+            model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, :-1].flatten(0, 1)
+        )
+    expected = torch.nn.functional.cross_entropy(logits, batch["labels"][:, 1:].flatten())
     assert float(total) / count == pytest.approx(float(expected), abs=1e-4)
     require_causal(model)
 
 
-# Transposed weights, a joined matrix, experts; the others differ from Llama in what a merge does not touch.
+# Transposed weights, a joined matrix, experts; the others differ from Llama only where a merge changes nothing.
 QUICK = {("gpt2", "lora"), ("gpt2", "qlora"), ("phi3", "lora"), ("mixtral", "lora")}
 MERGES = [
     pytest.param(kind, technique, marks=() if (kind, technique) in QUICK else pytest.mark.long)
@@ -76,7 +78,7 @@ MERGES = [
 
 @pytest.mark.parametrize(("kind", "technique"), MERGES)
 def test_an_adapter_on_every_matrix_merges_into_the_same_model(kind, technique, base, rows, tmp_path):
-    """With random matrices in place of trained ones: what the merge adds must be what the adapter does."""
+    """The adapter's matrices are random instead of trained: the merge must add what the adapter adds."""
     settings = experiment(technique, {"target_modules": "all-linear"})
     model = new_model(base(kind), settings, "cpu")
     with torch.no_grad():
@@ -88,29 +90,31 @@ def test_an_adapter_on_every_matrix_merges_into_the_same_model(kind, technique, 
     save_adapter(tmp_path / "checkpoint", tmp_path / "adapter", base(kind))
     inputs = {"adapter": tmp_path / "adapter", "base_model": base(kind), "training_data": rows[0]}
     summary = merge.run(job("merged_model", tmp_path / "merged", settings, inputs))
-    assert summary["kl_adapter_merged"] < (0.1 if "mo" in kind or "mix" in kind else 5e-3)  # a rounded router chooses
+    # In a mixture of experts, rounding can change the choice of a router.
+    assert summary["kl_adapter_merged"] < (0.1 if "mo" in kind or "mix" in kind else 5e-3)
     untouched = measure(load_model(base(kind), "cpu"), rows[1], 0)
     tuned = measure(load_model(tmp_path / "merged" / "out", "cpu"), rows[1], 0)
     assert kl_divergence(untouched, tuned) > 4 * summary["kl_adapter_merged"], "more than noise"
 
 
 @pytest.mark.parametrize("kind", MATRICES)
-def test_the_names_of_attention_mean_it_under_any_name(kind, base):
+def test_attention_targets_are_found_under_the_names_of_each_architecture(kind, base):
     model = new_model(base(kind), experiment("lora", {"target_modules": [*ATTENTION]}), "cpu")
     assert set(model.peft_config["default"].target_modules) == MATRICES[kind]
 
 
 @pytest.mark.parametrize("kind", CONFIGS)
-def test_the_estimate_counts_what_is_there(kind, base):
+def test_the_memory_estimate_counts_the_parameters_of_the_model(kind, base):
     config = json.loads((base(kind) / "config.json").read_text())
-    real = sum(parameter.numel() for parameter in load_model(base(kind), "cpu").parameters())
-    assert read_shape(config).params == pytest.approx(real, rel=0.12)  # biases and positions count in tiny models only
-    found = estimate_experiment(experiment("qlora"), config, 100, 24)
-    assert found["fits"] is True and all(value > 0 for value in found["bytes"].values())
+    parameter_count = sum(parameter.numel() for parameter in load_model(base(kind), "cpu").parameters())
+    # Biases and positions matter in tiny models only.
+    assert read_shape(config).params == pytest.approx(parameter_count, rel=0.12)
+    estimate = estimate_experiment(experiment("qlora"), config, 100, 24)
+    assert estimate["fits"] is True and all(value > 0 for value in estimate["bytes"].values())
 
 
 @pytest.mark.parametrize(
-    ("kind", "lora", "said"),
+    ("kind", "lora", "message"),
     [
         ("gpt2", {"target_modules": ["c_attn", "q_proj"]}, r"gpt2 model has no matrix q_proj\. Choose from c_attn"),
         ("llama", {"target_modules": ["q_proj", "lm_head"]}, "no matrix lm_head"),
@@ -127,38 +131,38 @@ def test_the_estimate_counts_what_is_there(kind, base):
         ("mixtral", {"target_modules": "all-linear", "lora_dropout": 0.1}, "lora_dropout"),
     ],
 )
-def test_matrices_that_cannot_learn_are_named(kind, lora, said, base):
-    with pytest.raises(UserError, match=said):
+def test_unsuitable_target_matrices_are_named_in_the_error(kind, lora, message, base):
+    with pytest.raises(UserError, match=message):
         new_model(base(kind), experiment("lora", lora), "cpu")
 
 
-def test_the_settings_are_not_changed_by_what_peft_adds(base):
+def test_peft_does_not_change_the_settings(base):
     settings = experiment("lora", {"target_modules": "all-linear"})
     new_model(base("mixtral"), settings, "cpu")
     assert settings.lora.rank_pattern == settings.lora.alpha_pattern == {}
 
 
 @pytest.mark.parametrize(
-    ("kind", "keys", "said"),
+    ("kind", "keys", "message"),
     [
         ("bert", {"is_decoder": True}, "this trainer does not support how a bert model computes its logits"),
         ("llama", {"is_causal": False}, None),
     ],
 )
-def test_a_model_that_is_not_what_it_seems_is_refused(kind, keys, said, tmp_path):
+def test_unsupported_heads_and_bidirectional_attention_are_refused(kind, keys, message, tmp_path):
     sizes = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4}
-    model = load_model(tiny_of(kind, tmp_path, **(sizes if kind == "bert" else {}), **keys), "cpu")
-    if said is None:
-        for layer in model.model.layers:  # what a bidirectional Llama is
+    model = load_model(tiny_model_of(kind, tmp_path, **(sizes if kind == "bert" else {}), **keys), "cpu")
+    if message is None:
+        for layer in model.model.layers:  # as in a bidirectional Llama
             layer.self_attn.is_causal = False
         model.config.is_causal = False
-        said = "tokens attend to later tokens"
-    with pytest.raises(UserError, match=said):
+        message = "tokens attend to later tokens"
+    with pytest.raises(UserError, match=message):
         require_causal(model)
 
 
-def test_full_of_a_mixture_trains_resumes_its_best_and_generates(base, rows, tmp_path):
-    """transformers saves experts one by one, and TRL would have the saved model report its routing."""
+def test_full_training_of_a_mixture_keeps_its_config_and_generates(base, rows, tmp_path):
+    """transformers saves the experts one by one, and TRL would turn on router logits in the saved config."""
     from ft_pipeline.models.chat import render
     from ft_pipeline.models.decoding.generate import generate
 
@@ -174,12 +178,12 @@ def test_full_of_a_mixture_trains_resumes_its_best_and_generates(base, rows, tmp
     assert generate(model, tokenizer, [prompt], max_new_tokens=4, batch_size=1)[0].answer_tokens > 0
 
 
-def test_what_rows_share_stays_in_a_sliding_window(base):
+def test_a_shared_prefix_stays_inside_a_sliding_window(base):
     """Padding between a shared prefix and the rest of a row would push the prefix out of the window."""
     model = load_model(base("gemma3_text"), "cpu", dtype=torch.float32)
-    shared = [(7 * each) % 250 + 5 for each in range(600)]
+    shared = [(7 * number) % 250 + 5 for number in range(600)]
     pairs = [(shared + list(range(10, 10 + length)), [9, 8, 7]) for length in (2, 30, 60)]
     together = target_log_likelihoods(model, pairs, batch_size=3)
     alone = [target_log_likelihoods(model, [pair], batch_size=1)[0] for pair in pairs]
-    for (ours, _), (expected, _) in zip(together, alone, strict=True):
-        assert ours == pytest.approx(expected, abs=1e-3)
+    for (log_likelihood, _), (expected, _) in zip(together, alone, strict=True):
+        assert log_likelihood == pytest.approx(expected, abs=1e-3)

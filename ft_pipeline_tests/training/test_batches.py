@@ -30,7 +30,7 @@ def test_the_longest_full_batch_comes_first(lengths, size):
     assert not longest or longest[0] == max(longest)
 
 
-def test_order_depends_on_seed_and_epoch_alone():
+def test_the_order_depends_only_on_seed_and_epoch():
     lengths = [(7 * number) % 83 + 1 for number in range(100)]
     assert epoch(lengths, 8, 2) == epoch(lengths, 8, 2)
     assert epoch(lengths, 8, 2) != epoch(lengths, 8, 1)
@@ -45,7 +45,7 @@ def test_grouping_wastes_little_on_padding():
     assert padded / sum(lengths) < 1.2
 
 
-def test_padding_is_masked_by_position():
+def test_padding_is_masked_by_position_not_by_token():
     batch = collate([{"input_ids": [5, 6, 2], "labels": [-100, 6, 2]}, {"input_ids": [7], "labels": [7]}], 2)
     assert batch["input_ids"].tolist() == [[5, 6, 2], [7, 2, 2]]
     assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]

@@ -1,4 +1,4 @@
-"""What a checkpoint holds beside the weights: exact, and without a pickle."""
+"""The state in a checkpoint besides the weights: restored exactly, and saved without pickle."""
 
 import json
 import random
@@ -14,19 +14,19 @@ from ft_pipeline.training.trainer.checkpoint_state import load_tree, random_stat
 from ft_pipeline.training.trainer.checkpoints import newest_valid, seal
 
 
-def equal(one: Any, other: Any) -> bool:
-    """Equal values of equal types, all the way down."""
-    if type(one) is not type(other):
+def equal(left: Any, right: Any) -> bool:
+    """Whether values and types are equal at every level."""
+    if type(left) is not type(right):
         return False
-    if isinstance(one, torch.Tensor):
-        return one.dtype == other.dtype and torch.equal(one, other)
-    if isinstance(one, np.ndarray):
-        return one.dtype == other.dtype and np.array_equal(one, other)
-    if isinstance(one, dict):
-        return list(one) == list(other) and all(equal(one[key], other[key]) for key in one)
-    if isinstance(one, (list, tuple)):
-        return len(one) == len(other) and all(map(equal, one, other))
-    return one == other
+    if isinstance(left, torch.Tensor):
+        return left.dtype == right.dtype and torch.equal(left, right)
+    if isinstance(left, np.ndarray):
+        return left.dtype == right.dtype and np.array_equal(left, right)
+    if isinstance(left, dict):
+        return list(left) == list(right) and all(equal(left[key], right[key]) for key in left)
+    if isinstance(left, (list, tuple)):
+        return len(left) == len(right) and all(map(equal, left, right))
+    return left == right
 
 
 @pytest.mark.parametrize(
@@ -42,27 +42,27 @@ def equal(one: Any, other: Any) -> bool:
         [],
     ],
 )
-def test_it_comes_back_as_it_was(tmp_path: Path, value: Any) -> None:
+def test_a_saved_tree_is_loaded_unchanged(tmp_path: Path, value: Any) -> None:
     save_tree(tmp_path, "it", value)
     assert equal(load_tree(tmp_path, "it"), value)
     assert not any(named_like_a_pickle(path.name) or begins_like_a_pickle(path) for path in tmp_path.iterdir())
 
 
-def test_tensors_that_share_memory_are_kept_apart(tmp_path: Path) -> None:
+def test_tensors_that_share_memory_are_saved_separately(tmp_path: Path) -> None:
     whole = torch.arange(6.0)
     save_tree(tmp_path, "it", {"whole": whole, "again": whole, "part": whole[2:4]})
-    found = load_tree(tmp_path, "it")
-    assert torch.equal(found["part"], torch.tensor([2.0, 3.0])) and torch.equal(found["again"], whole)
+    loaded = load_tree(tmp_path, "it")
+    assert torch.equal(loaded["part"], torch.tensor([2.0, 3.0])) and torch.equal(loaded["again"], whole)
 
 
-def test_what_is_no_plain_value_is_refused(tmp_path: Path) -> None:
+def test_values_that_are_not_plain_are_refused(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match="not complex"):
         save_tree(tmp_path, "it", {"a": [1j]})
     with pytest.raises(TypeError, match="not tuple"):
         save_tree(tmp_path, "it", {(1, 2): 3})
 
 
-def test_the_random_generators_go_on(tmp_path: Path) -> None:
+def test_the_random_generators_continue_after_a_resume(tmp_path: Path) -> None:
     def draw() -> tuple[float, float, float]:
         return random.random(), float(np.random.rand()), float(torch.rand(1))
 
@@ -74,7 +74,7 @@ def test_the_random_generators_go_on(tmp_path: Path) -> None:
 
 
 def fake_gpus(monkeypatch: pytest.MonkeyPatch, count: int) -> list[torch.Generator]:
-    """Generators in the places of those of `count` GPUs, as another process has seeded them."""
+    """Replace the generators of `count` GPUs with freshly seeded ones, as in a new process."""
     generators = [torch.Generator() for _ in range(count)]
     for generator in generators:
         generator.seed()
@@ -94,7 +94,7 @@ def fake_gpus(monkeypatch: pytest.MonkeyPatch, count: int) -> list[torch.Generat
 
 
 @pytest.mark.parametrize(("before", "now"), [(2, 1), (1, 1), (1, 3)])
-def test_as_many_gpus_go_on_as_there_are(
+def test_the_generators_of_all_gpus_in_both_runs_continue(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: int, now: int
 ) -> None:
     def draw(generators: list[torch.Generator]) -> list[float]:
@@ -110,11 +110,11 @@ def test_as_many_gpus_go_on_as_there_are(
         drawn.append(draw(generators))
     shared = min(before, now)
     assert drawn[0][:shared] == expected[:shared]
-    assert drawn[0] == drawn[1] and len(set(drawn[0])) == now  # the others: always the same, each another one
+    assert drawn[0] == drawn[1] and len(set(drawn[0])) == now  # further GPUs: the same in every run, and all different
 
 
 @pytest.mark.parametrize("optimizer", ["AdamW", "AdamW8bit"])
-def test_an_optimizer_goes_on_exactly(tmp_path: Path, optimizer: str) -> None:
+def test_an_optimizer_continues_exactly_after_a_resume(tmp_path: Path, optimizer: str) -> None:
     import bitsandbytes
 
     def make() -> tuple[torch.nn.Linear, Any]:
@@ -129,20 +129,20 @@ def test_an_optimizer_goes_on_exactly(tmp_path: Path, optimizer: str) -> None:
         optimizer.step()
         optimizer.zero_grad()
 
-    model, first = make()
-    step(model, first, 1)
-    save_tree(tmp_path, "optimizer", first.state_dict())
-    other, second = make()
-    other.load_state_dict(model.state_dict())
-    second.load_state_dict(load_tree(tmp_path, "optimizer"))
+    model, first_optimizer = make()
+    step(model, first_optimizer, 1)
+    save_tree(tmp_path, "optimizer", first_optimizer.state_dict())
+    resumed_model, resumed_optimizer = make()
+    resumed_model.load_state_dict(model.state_dict())
+    resumed_optimizer.load_state_dict(load_tree(tmp_path, "optimizer"))
     for seed in (2, 3):
-        step(model, first, seed)
-        step(other, second, seed)
-    assert torch.equal(model.weight, other.weight)
+        step(model, first_optimizer, seed)
+        step(resumed_model, resumed_optimizer, seed)
+    assert torch.equal(model.weight, resumed_model.weight)
 
 
-def test_a_checkpoint_with_pickled_state_is_not_gone_on_from(tmp_path: Path) -> None:
-    """Not even where its marker was made to fit: an earlier version wrote such, and so might someone else."""
+def test_a_checkpoint_with_pickled_state_is_not_resumed(tmp_path: Path) -> None:
+    """Not even if its seal is valid: an earlier version wrote such checkpoints, and an attacker could."""
     folder = tmp_path / "checkpoint-3"
     folder.mkdir()
     (folder / "trainer_state.json").write_text(json.dumps({}))

@@ -1,4 +1,4 @@
-"""The real model once: NF4 QLoRA on the CPU lowers the held-out loss, and its merge says what the adapter says."""
+"""The embedded model, once: NF4 QLoRA on the CPU lowers the held-out loss, and the merged model has the same loss."""
 
 import pytest
 
@@ -11,7 +11,7 @@ from ft_pipeline_tests.training.subject import Listener, job, make_training_data
 
 
 @pytest.mark.slow
-def test_qlora_on_the_embedded_model(tmp_path):
+def test_qlora_trains_and_merges_the_embedded_model(tmp_path):
     base = tmp_path / "base"
     base.mkdir()
     base_model.run(Job("base_model", {"model": "embedded"}, {}, base, tmp_path, "cpu", Listener()))
@@ -25,7 +25,7 @@ def test_qlora_on_the_embedded_model(tmp_path):
     merged = merge.run(job("merged_model", tmp_path / "merged", experiment, inputs))
     assert merged["mode"] == "dequantized" and merged["passed"]
     # Training reads rows end to end, the merge reads them padded: the same up to rounding.
-    # In 16 bit few answer tokens differ by more than the thousands of a test split do.
+    # In 16 bit, the mean over few answer tokens differs by more than that over the thousands of a test split.
     rounding = 1e-4 if merged["computed_in"] == "float32" else 10 * ROUNDING
     assert merged["adapter_heldout_loss"] == pytest.approx(summary["best_eval_loss"], abs=rounding)
     # Eight steps make a small delta, part of which 16-bit weights round away; a hundred steps differ by 0.001.

@@ -1,4 +1,4 @@
-"""What the merge gate measures: a fixed sample of rows, whatever the vocabulary, in little memory."""
+"""What the merge check measures: a fixed sample of rows, for any size of vocabulary, in little memory."""
 
 import random
 
@@ -20,7 +20,7 @@ from ft_pipeline.training.merging.equivalence import (
 from ft_pipeline.training.tokens.chat_tokens import MASKED
 from ft_pipeline.training.tokens.sample import sample
 from ft_pipeline.training.trainer.loss import Head
-from ft_pipeline_tests.training.architectures import tiny_of
+from ft_pipeline_tests.training.architectures import tiny_model_of
 
 LARGE = {
     "vocab_size": 128_256,
@@ -50,9 +50,9 @@ def direct_kl(first, second, rows):
     return float(functional.kl_div(q, p, log_target=True, reduction="batchmean"))
 
 
-def test_short_rows_are_compared_where_the_vocabulary_is_large(tmp_path):
+def test_short_rows_are_compared_even_with_a_large_vocabulary(tmp_path):
     """Two models that differ in the short rows alone: the logits of the one long row already take 400 MB."""
-    folder = tiny_of("llama", tmp_path / "large", **LARGE)
+    folder = tiny_model_of("llama", tmp_path / "large", **LARGE)
     first, second = (load_model(folder, "cpu") for _ in range(2))
     rows = [row(0, 1600), *(row(number, 6, words=range(300, 400)) for number in range(1, 31))]
     second.get_input_embeddings().weight.data[300:400] *= -1
@@ -62,8 +62,8 @@ def test_short_rows_are_compared_where_the_vocabulary_is_large(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen2", "gemma2", "granite"])  # own head, tied head, soft cap, scale
-def test_kl_and_loss_are_those_of_the_models_own_logits(kind, tmp_path):
-    folder = tiny_of(kind, tmp_path / "model")
+def test_kl_and_loss_equal_those_of_the_models_own_logits(kind, tmp_path):
+    folder = tiny_model_of(kind, tmp_path / "model")
     first, second = (load_model(folder, "cpu", dtype=torch.float32) for _ in range(2))
     second.get_input_embeddings().weight.data += 0.1 * torch.randn_like(second.get_input_embeddings().weight)
     second.get_output_embeddings().weight.data *= 1.1
@@ -77,11 +77,11 @@ def test_kl_and_loss_are_those_of_the_models_own_logits(kind, tmp_path):
 
 
 def test_the_sample_does_not_grow_with_the_rows(tiny_base):
-    """At most 512 rows; 64 of them are compared, at 4,000 of their tokens: a row's share is that of its length."""
+    """It has at most 512 rows. 64 of them are compared, at 4,000 tokens; a longer row has more of these tokens."""
     model = load_model(tiny_base, "cpu", dtype=torch.float32)
     rows = [row(number, 150 if number % 2 else 15) for number in range(600)]
     compared = sample(rows, COMPARED_ROWS)
-    assert sum(len(each["input_ids"]) - 3 for each in compared) > COMPARED_TOKENS
+    assert sum(len(compared_row["input_ids"]) - 3 for compared_row in compared) > COMPARED_TOKENS
     measured, alone = measure(model, rows, 0), measure(model, compared, 0)
     assert (measured.rows, measured.compared_rows) == (HELD_OUT_ROWS, COMPARED_ROWS)
     assert measured.states.shape == (COMPARED_TOKENS, model.config.hidden_size)
@@ -89,21 +89,21 @@ def test_the_sample_does_not_grow_with_the_rows(tiny_base):
     assert measured.loss == pytest.approx(measure(model, sample(rows, HELD_OUT_ROWS), 0).loss)
 
 
-def test_a_sample_depends_on_no_order_and_a_smaller_one_is_part_of_it():
+def test_a_sample_ignores_row_order_and_contains_every_smaller_sample():
     rows = [row(number, 4) for number in range(600)]
-    ids = {each["id"] for each in sample(rows, 100)}
+    ids = {sampled["id"] for sampled in sample(rows, 100)}
     assert len(ids) == 100
-    assert {each["id"] for each in sample(rows[::-1], 100)} == ids
-    assert {each["id"] for each in sample(rows, 20)} < ids
-    assert len({each["id"] for each in sample([*rows, row(600, 4)], 100)} & ids) >= 99
+    assert {sampled["id"] for sampled in sample(rows[::-1], 100)} == ids
+    assert {sampled["id"] for sampled in sample(rows, 20)} < ids
+    assert len({sampled["id"] for sampled in sample([*rows, row(600, 4)], 100)} & ids) >= 99
     assert sample(rows[:50], 100) == rows[:50]
 
 
-def test_equal_heads_are_kept_once(tmp_path, tiny_base):
+def test_equal_output_heads_are_stored_once(tmp_path, tiny_base):
     rows = [row(number, 5) for number in range(3)]
     held_out = HeldOut(rows, 0)
-    first, again = (held_out.measure(lambda: load_model(tiny_base, "cpu")) for _ in range(2))
-    assert again.head is first.head
+    first, second = (held_out.measure(lambda: load_model(tiny_base, "cpu")) for _ in range(2))
+    assert second.head is first.head
 
     def with_its_own_head():
         model = load_model(tiny_base, "cpu")
@@ -113,11 +113,11 @@ def test_equal_heads_are_kept_once(tmp_path, tiny_base):
     changed = held_out.measure(with_its_own_head)
     assert changed.head is not first.head
     pairs = [("first", "again"), ("first", "changed")]
-    found = kl_divergences({"first": first, "again": again, "changed": changed}, pairs)
-    assert found["first", "again"] == 0 < found["first", "changed"] == kl_divergence(first, changed)
+    divergences = kl_divergences({"first": first, "again": second, "changed": changed}, pairs)
+    assert divergences["first", "again"] == 0 < divergences["first", "changed"] == kl_divergence(first, changed)
 
 
-def test_kl_is_zero_for_equal_and_right_for_known_distributions():
+def test_kl_is_zero_for_equal_logits_and_correct_for_known_distributions():
     def as_measured(logits):
         return Measurement(0.0, 1, logits, Head(torch.eye(logits.shape[1]), None, 1.0, None), 1)
 

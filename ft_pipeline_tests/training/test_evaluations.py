@@ -1,4 +1,4 @@
-"""Held-out losses while a model trains: how often, on which rows, what is kept, and when they end a run."""
+"""Held-out losses during training: how often, on which rows, which checkpoints are kept, and early stopping."""
 
 import json
 import re
@@ -56,12 +56,12 @@ def training(**keys):
         ({"save_steps": 500}, 50_000, (3125, 500)),
     ],
 )
-def test_evaluations_are_shares_of_an_epoch(keys, rows, expected):
+def test_evaluation_and_save_intervals_are_shares_of_an_epoch(keys, rows, expected):
     assert intervals(training(**keys), rows) == expected
 
 
 @pytest.mark.parametrize("rank", [Rank(), Rank(1, 2), Rank(2, 3)], ids=["alone", "of two", "of three"])
-def test_an_epoch_has_as_many_steps_as_the_trainer_takes(tmp_path, data, tiny_base, rank):
+def test_steps_per_epoch_equals_the_steps_of_the_trainer(tmp_path, data, tiny_base, rank):
     rows = read_split(data, "train")
     for count, batch, accumulation in ((24, 4, 1), (23, 4, 4), (5, 2, 3), (1, 4, 8), (21, 4, 2)):
         keys = training(per_device_train_batch_size=batch, gradient_accumulation_steps=accumulation)
@@ -78,7 +78,7 @@ def test_an_epoch_has_as_many_steps_as_the_trainer_takes(tmp_path, data, tiny_ba
         assert total == steps * keys.num_train_epochs
 
 
-def test_a_sample_is_the_same_every_time_and_hardly_changes_with_new_rows():
+def test_a_sample_is_stable_and_hardly_changes_with_new_rows():
     chosen = sample(ROWS, 100)
     assert len(chosen) == 100 and chosen == sorted(chosen, key=ROWS.index)
     assert sample(ROWS[:100], 100) == ROWS[:100]
@@ -88,10 +88,10 @@ def test_a_sample_is_the_same_every_time_and_hardly_changes_with_new_rows():
     assert sum(row in larger for row in chosen) >= 99
     tenfold = [{"id": f"{number:064x}"} for number in range(10_000)]
     ids = [int(row["id"], 16) for row in sample(tenfold, 1000)]
-    assert 4500 < sum(ids) / len(ids) < 5500  # of all parts of the split
+    assert 4500 < sum(ids) / len(ids) < 5500  # from all parts of the split
 
 
-def test_a_run_evaluates_a_bounded_sample_and_says_so(tmp_path, data, tiny_base):
+def test_eval_rows_limits_the_evaluated_rows_and_is_logged(tmp_path, data, tiny_base):
     whole, _ = train(tmp_path / "whole", data, tiny_base, settings(max_steps=1))
     part, _ = train(tmp_path / "part", data, tiny_base, settings(max_steps=1, eval_rows=2))
     assert any("of 2 of 6 validation rows" in line for line in part.report.lines)
@@ -99,8 +99,8 @@ def test_a_run_evaluates_a_bounded_sample_and_says_so(tmp_path, data, tiny_base)
     assert evaluated(part)[0] != pytest.approx(evaluated(whole)[0], abs=1e-4)
 
 
-def test_each_epoch_is_evaluated_four_times_and_the_last_step_always(tmp_path, data, tiny_base):
-    """6 steps per epoch: every second one, as a fourth of an epoch is rounded up."""
+def test_evaluations_follow_the_interval_and_the_last_step(tmp_path, data, tiny_base):
+    """An epoch has 6 steps; a quarter of it is rounded up to 2 steps."""
     work, _ = train(tmp_path / "epochs", data, tiny_base, settings(eval_steps=None, num_train_epochs=2))
     assert list(evaluated(work)) == [0, 2, 4, 6, 8, 10, 12]
     work, summary = train(tmp_path / "end", data, tiny_base, settings(eval_steps=4, max_steps=5))
@@ -109,29 +109,29 @@ def test_each_epoch_is_evaluated_four_times_and_the_last_step_always(tmp_path, d
 
 
 class Watcher(Listener):
-    """A listener that sees which checkpoints are there before each step is saved, and may stop the run."""
+    """A listener that records which checkpoints exist before each step is saved, and can stop the run."""
 
     def __init__(self, folder, last=None):
         super().__init__()
         self._folder = folder
         self._last = last
-        self.seen = {}
+        self.checkpoints = {}
 
     def progress(self, step, total, **values):
         super().progress(step, total, **values)
         names = [path.name for path in self._folder.glob("checkpoint-*")]
-        self.seen[step] = sorted(int(re.sub(r"\D", "", name)) for name in names)
+        self.checkpoints[step] = sorted(int(re.sub(r"\D", "", name)) for name in names)
         if step == self._last:
             raise UserError("stopped by the test")
 
 
 SAVES = {"eval_steps": 3, "save_steps": 4, "num_train_epochs": 3}
 LEARNS, STALLS = {"learning_rate": 3e-3}, {"learning_rate": 1e-30}
-"""A run whose held-out losses fall, and one whose held-out losses are all the same: its best step is its first."""
+"""A run whose held-out losses fall, and one whose losses stay the same, so that its first evaluation is its best."""
 
 
 @pytest.mark.parametrize("rate", [LEARNS, STALLS], ids=["learns", "stalls"])
-def test_checkpoints_follow_their_own_steps_and_the_best_is_always_one(tmp_path, data, tiny_base, rate):
+def test_checkpoints_follow_save_steps_and_the_best_is_always_kept(tmp_path, data, tiny_base, rate):
     watcher = Watcher(tmp_path / "work" / "checkpoints")
     work, summary = train(tmp_path, data, tiny_base, settings(**SAVES, **rate), watcher)
     losses = {step: loss for step, loss in evaluated(work).items() if step}
@@ -139,16 +139,16 @@ def test_checkpoints_follow_their_own_steps_and_the_best_is_always_one(tmp_path,
     assert (summary["best_step"] == 3) is (rate is STALLS)
     saved: set[int] = set()
     for step in range(1, 19):
-        before = {when: loss for when, loss in losses.items() if when < step}
+        before = {evaluated_step: loss for evaluated_step, loss in losses.items() if evaluated_step < step}
         best = {min(before, key=before.get)} if before else set()
         saved |= best | ({step - 1} if step > 1 and (step - 1) % 4 == 0 else set())
-        assert best | {max(saved, default=0)} - {0} <= set(watcher.seen[step]) <= saved, step
-        assert len(watcher.seen[step]) <= 2, step
+        assert best | {max(saved, default=0)} - {0} <= set(watcher.checkpoints[step]) <= saved, step
+        assert len(watcher.checkpoints[step]) <= 2, step
     assert summary["best_step"] == min(losses, key=losses.get)
     assert step_of(newest_valid(work.work / "checkpoints")) == 18
 
 
-def test_a_run_goes_on_from_a_checkpoint_between_evaluations(tmp_path, data, tiny_base):
+def test_a_run_resumes_from_a_checkpoint_between_evaluations(tmp_path, data, tiny_base):
     whole, expected = train(tmp_path / "whole", data, tiny_base, settings(**SAVES))
     folder = tmp_path / "stopped"
     with pytest.raises(UserError, match="stopped by the test"):
@@ -162,8 +162,8 @@ def test_a_run_goes_on_from_a_checkpoint_between_evaluations(tmp_path, data, tin
     assert resumed.read_bytes() == uninterrupted.read_bytes()
 
 
-STOPS = {**STALLS, "num_train_epochs": 8, "early_stopping_patience": 2}
-"""48 steps, evaluated every third."""
+EARLY_STOPPING = {**STALLS, "num_train_epochs": 8, "early_stopping_patience": 2}
+"""A run of 48 steps that is evaluated after every third step."""
 
 
 @pytest.mark.parametrize(
@@ -175,19 +175,19 @@ STOPS = {**STALLS, "num_train_epochs": 8, "early_stopping_patience": 2}
         ({"lr_scheduler_type": "constant_with_warmup", "warmup_ratio": 0.3}, 18),  # 15 steps of warmup
         ({"lr_scheduler_type": "cosine", "early_stopping_patience": 0}, 48),
         ({"lr_scheduler_type": "constant", "early_stopping_patience": None}, 48),
-        ({"lr_scheduler_type": "cosine", "early_stopping_patience": 15}, 48),  # as many as there are: the end
+        ({"lr_scheduler_type": "cosine", "early_stopping_patience": 15}, 48),  # reached only at the end
     ],
 )
-def test_a_run_ends_early_only_once_its_schedule_has_decayed(tmp_path, data, tiny_base, keys, steps):
-    work, summary = train(tmp_path, data, tiny_base, settings(**{**STOPS, **keys}))
+def test_early_stopping_waits_until_the_schedule_has_decayed(tmp_path, data, tiny_base, keys, steps):
+    work, summary = train(tmp_path, data, tiny_base, settings(**{**EARLY_STOPPING, **keys}))
     assert (summary["best_step"], summary["steps"]) == (3, steps)
     assert list(evaluated(work)) == list(range(0, steps + 1, 3))
     assert summary["stopped_early"] is (steps < 48)
 
 
-def test_a_run_that_ended_early_has_only_to_be_saved(tmp_path, data, tiny_base):
-    experiment = settings(**STOPS, lr_scheduler_type="constant", save_steps=100)
+def test_resuming_a_run_that_stopped_early_trains_no_further_step(tmp_path, data, tiny_base):
+    experiment = settings(**EARLY_STOPPING, lr_scheduler_type="constant", save_steps=100)
     work, summary = train(tmp_path, data, tiny_base, experiment)
     assert step_of(newest_valid(work.work / "checkpoints")) == summary["steps"] == 9
-    again = adapter.run(work)
-    assert again["resumed_from_step"] == again["steps"] == 9 and again["stopped_early"]
+    resumed = adapter.run(work)
+    assert resumed["resumed_from_step"] == resumed["steps"] == 9 and resumed["stopped_early"]

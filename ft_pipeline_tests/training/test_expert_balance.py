@@ -1,4 +1,4 @@
-"""A mixture of experts trains on its load-balancing loss too, as its own forward pass would add it."""
+"""A mixture of experts also trains on its load-balancing loss, as its own forward pass adds it."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ from ft_pipeline.training.trainer.acceleration import speed_up
 from ft_pipeline.training.trainer.batches import collate
 from ft_pipeline.training.trainer.loss import answer_loss
 from ft_pipeline.training.trainer.token_trainer import TokenTrainer
-from ft_pipeline_tests.training.architectures import CONFIGS, tiny_of
+from ft_pipeline_tests.training.architectures import CONFIGS, tiny_model_of
 
 EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "router_aux_loss_coef": 0.02}
 KINDS = {
@@ -38,12 +38,12 @@ ROWS = rows_of(30, 9, 21, 14)
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
     folder = tmp_path_factory.mktemp("mixtures")
-    return lambda kind: folder / kind if (folder / kind).is_dir() else tiny_of(kind, folder / kind, **KINDS[kind])
+    return lambda kind: folder / kind if (folder / kind).is_dir() else tiny_model_of(kind, folder / kind, **KINDS[kind])
 
 
 @pytest.fixture
 def trainer_of(base, tmp_path, monkeypatch):
-    """An AnswerTrainer on all weights of a tiny mixture, or on an adapter; in 32 bit throughout."""
+    """A function that makes a trainer of all weights of a tiny mixture, or of an adapter; entirely in 32 bit."""
     monkeypatch.setenv("FT_COMPUTE_DTYPE", "float32")
 
     def make(kind, technique="full", padding_free=False, factory=TokenTrainer, rows=ROWS, **keys):
@@ -76,7 +76,7 @@ def step(trainer, batches):
 
 
 def own_step(model, batches, trained):
-    """The same by the model's own loss, weighted by the trained tokens of each batch."""
+    """The same from the model's own loss, weighted by the trained tokens of each batch."""
     model.zero_grad()
     losses = [model(**batch, output_router_logits=True).loss for batch in batches]
     total = sum(loss * count for loss, count in zip(losses, trained, strict=True)) / sum(trained)
@@ -84,24 +84,24 @@ def own_step(model, batches, trained):
     return float(total.detach()), routers(model)
 
 
-def require_equal(found, expected):
-    assert found[0] == pytest.approx(expected[0], abs=1e-5)
-    assert len(found[1]) == len(expected[1]) == 2  # one router for each layer
+def require_equal(actual, expected):
+    assert actual[0] == pytest.approx(expected[0], abs=1e-5)
+    assert len(actual[1]) == len(expected[1]) == 2  # one router for each layer
     for name, gradient in expected[1].items():
-        torch.testing.assert_close(found[1][name], gradient, rtol=1e-3, atol=1e-6, msg=name)
+        torch.testing.assert_close(actual[1][name], gradient, rtol=1e-3, atol=1e-6, msg=name)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_loss_of_a_step_is_the_models_own(kind, trainer_of):
+def test_the_loss_of_a_step_equals_the_models_own_loss(kind, trainer_of):
     trainer = trainer_of(kind)
     for batches in ([collate(ROWS, 0)], [collate(ROWS[:1], 0), collate(ROWS[1:], 0)]):
         expected = own_step(trainer.model, batches, [trainer.items(batch) for batch in batches])
         require_equal(step(trainer, batches), expected)
     plain = float(answer_loss(trainer.model, collate(ROWS, 0))[0].detach()) / trainer.items(collate(ROWS, 0))
-    assert step(trainer, [collate(ROWS, 0)])[0] > plain + 0.01  # the loss of balance is at least the factor itself
+    assert step(trainer, [collate(ROWS, 0)])[0] > plain + 0.01  # the balance loss is at least its factor
 
 
-def test_recomputed_activations_change_nothing(trainer_of):
+def test_gradient_checkpointing_does_not_change_loss_and_gradients(trainer_of):
     trainer = trainer_of("mixtral")
     expected = step(trainer, [collate(ROWS, 0)])
     trainer.model.train()
@@ -110,7 +110,7 @@ def test_recomputed_activations_change_nothing(trainer_of):
 
 
 @pytest.mark.parametrize("kind", ["mixtral", "qwen3_moe"])
-def test_rows_end_to_end_weigh_as_padded_ones(kind, trainer_of):
+def test_rows_end_to_end_give_the_balance_loss_of_padded_rows(kind, trainer_of):
     flat = trainer_of(kind, padding_free=True)
     require_equal(step(flat, [collate(ROWS, None)]), step(trainer_of(kind), [collate(ROWS, 0)]))
 
@@ -122,36 +122,36 @@ def test_held_out_losses_are_pure_cross_entropy(trainer_of):
     assert trainer.held_out()["eval_loss"] == pytest.approx(float(total) / count, abs=1e-5)
 
 
-def test_an_adapter_before_a_router_balances_it(trainer_of):
+def test_an_adapter_that_affects_a_router_trains_on_the_balance_loss(trainer_of):
     trainer = trainer_of("mixtral", "lora", target_modules=["q_proj", "v_proj"])
     batch = collate(ROWS, 0)
-    own = trainer.model(**batch, output_router_logits=True).loss
-    assert float(trainer.compute_loss(trainer.model, batch)) == pytest.approx(float(own), abs=1e-5)
+    model_loss = trainer.model(**batch, output_router_logits=True).loss
+    assert float(trainer.compute_loss(trainer.model, batch)) == pytest.approx(float(model_loss), abs=1e-5)
 
 
-def test_where_nothing_that_learns_reaches_a_router_nothing_is_added(trainer_of):
+def test_no_balance_loss_is_added_if_no_trained_weight_affects_a_router(trainer_of):
     trainer = trainer_of("mixtral")
     trainer.model.requires_grad_(False).lm_head.requires_grad_(True)
     total, count = answer_loss(trainer.model, collate(ROWS, 0))
     assert float(trainer.compute_loss(trainer.model, collate(ROWS, 0))) == pytest.approx(float(total) / count, abs=1e-6)
 
 
-def test_preferences_are_balanced_for_each_pair(trainer_of):
+def test_preference_training_adds_the_balance_loss(trainer_of):
     pairs = [
-        {**row, "rejected_ids": other["input_ids"], "rejected_labels": other["labels"], "reference": 0.1}
-        for row, other in zip(ROWS[:2], ROWS[2:], strict=True)
+        {**row, "rejected_ids": rejected["input_ids"], "rejected_labels": rejected["labels"], "reference": 0.1}
+        for row, rejected in zip(ROWS[:2], ROWS[2:], strict=True)
     ]
     trainer = trainer_of("mixtral", factory=PreferenceTrainer, rows=pairs, dpo=DpoSettings())
     batch = collate_pairs(pairs, 0)
     with_balance = float(trainer.compute_loss(trainer.model, batch))
-    reads = {name: batch[name] for name in ("input_ids", "attention_mask")}
-    balance = float(trainer.model(**reads, output_router_logits=True).aux_loss)
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    balance = float(trainer.model(**inputs, output_router_logits=True).aux_loss)
     trainer.model.router_aux_loss_coef = 0.0
     assert with_balance - float(trainer.compute_loss(trainer.model, batch)) == pytest.approx(0.02 * balance, abs=1e-5)
 
 
-def test_the_config_is_left_alone(base, trainer_of):
-    """A saved config that reports its routing makes a model that cannot generate."""
+def test_training_does_not_change_the_router_settings_of_the_config(base, trainer_of):
+    """With router logits turned on in its saved config, a model cannot generate."""
     trainer = trainer_of("qwen3_moe")
     step(trainer, [collate(ROWS, 0)])
     before = load_model(base("qwen3_moe"), "cpu").config

@@ -1,4 +1,4 @@
-"""The loss: equal to the model's own, blind to prompts and padding, the same however it is batched."""
+"""The training loss: equal to the model's own loss, and independent of prompts, padding and batches."""
 
 import pytest
 import torch
@@ -32,16 +32,16 @@ def model(tiny_base):
     return AutoModelForCausalLM.from_pretrained(tiny_base, dtype=torch.float32)
 
 
-def test_equals_the_models_own_loss(model, rows):
+def test_the_loss_equals_the_models_own_loss(model, rows):
     batch = collate(rows, 0)
     with torch.no_grad():
         total, count = answer_loss(model, batch)
-        own = model(**batch).loss
+        model_loss = model(**batch).loss
     assert count == sum(label != MASKED for row in rows for label in row["labels"])
-    assert float(total) / count == pytest.approx(float(own), abs=1e-5)
+    assert float(total) / count == pytest.approx(float(model_loss), abs=1e-5)
 
 
-def test_equals_the_models_own_loss_in_bf16_with_a_frozen_head(tiny_base, rows):
+def test_the_loss_equals_the_models_own_in_bf16_with_a_frozen_head(tiny_base, rows):
     model = load_model(tiny_base, "cpu")
     batch = collate(rows, 0)
     for parameter in model.parameters():
@@ -77,7 +77,7 @@ HEADS = {
 
 
 def head_of(kind, vocabulary=512, width=64, **keys):
-    """A random model of `kind` of which only the head is used, its bias and weight large enough to matter."""
+    """A random model of `kind`. Only its head is used; weight and bias are large enough to matter."""
     torch.manual_seed(0)
     sizes = {"hidden_size": width, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1}
     config = AutoConfig.for_model(kind, vocab_size=vocabulary, num_key_value_heads=1, **sizes, **keys)
@@ -90,10 +90,10 @@ def head_of(kind, vocabulary=512, width=64, **keys):
 @pytest.mark.parametrize("learns", [True, False])
 @pytest.mark.parametrize("name", HEADS)
 def test_every_head_gives_the_gradients_of_autograd(name, learns):
-    """Each token's loss counts differently, as in preference training."""
+    """Each token's loss has a different weight, as in preference training."""
     model = head_of(name.split(",")[0], **HEADS[name])
     head = model.get_output_embeddings().requires_grad_(learns)
-    states, targets, counts = torch.randn(300, 64), torch.randint(0, 512, (300,)), torch.rand(300)
+    states, targets, weights = torch.randn(300, 64), torch.randint(0, 512, (300,)), torch.rand(300)
     results = []
     for ours in (True, False):
         leaf = states.clone().requires_grad_()
@@ -102,24 +102,24 @@ def test_every_head_gives_the_gradients_of_autograd(name, learns):
             losses = head_losses(model, leaf, targets)
         else:
             losses = torch.nn.functional.cross_entropy(logits_of(model, leaf), targets, reduction="none")
-        (losses * counts).sum().backward()
+        (losses * weights).sum().backward()
         grads = [parameter.grad.clone() for parameter in head.parameters() if learns]
         assert len(grads) == (0 if not learns else 2 if "bias" in name else 1)
         results.append((losses.detach(), leaf.grad, *grads))
-    for own, expected in zip(*results, strict=True):
-        torch.testing.assert_close(own, expected, rtol=1e-4, atol=1e-5)
+    for computed, expected in zip(*results, strict=True):
+        torch.testing.assert_close(computed, expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("autocast", [True, False])
-def test_a_head_that_learns_sums_its_gradient_in_32_bit(autocast):
+def test_a_trained_head_sums_its_gradient_in_32_bit(autocast):
     """8,192 rows are 64 slices. A 16-bit sum over them is 0.9 % off; one rounding of the result alone is 0.17 %."""
     model = head_of("llama", vocabulary=1024)
     head = model.get_output_embeddings()
     head.weight.data = head.weight.data.bfloat16()
     states, targets = torch.randn(8192, 64).bfloat16(), torch.randint(0, 1024, (8192,))
-    slope = torch.softmax(states.double() @ head.weight.data.double().T, 1)
-    slope[torch.arange(8192), targets] -= 1
-    exact = slope.T @ states.double()
+    logit_gradient = torch.softmax(states.double() @ head.weight.data.double().T, 1)
+    logit_gradient[torch.arange(8192), targets] -= 1
+    exact = logit_gradient.T @ states.double()
     if autocast:  # as full fine-tuning does
         head.weight.data, states = head.weight.data.float(), states.float()
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
@@ -130,30 +130,30 @@ def test_a_head_that_learns_sums_its_gradient_in_32_bit(autocast):
 
 def test_only_positions_that_predict_an_answer_get_a_gradient(model, rows):
     batch = collate(rows, 0)
-    seen = {}
+    kept = {}
 
     def keep(module, arguments, output):
         output.retain_grad()
-        seen["states"] = output
+        kept["states"] = output
 
     hook = model.model.norm.register_forward_hook(keep)
     total, _ = answer_loss(model, batch)
     total.backward()
     hook.remove()
-    per_position = seen["states"].grad.abs().sum(-1)
+    per_position = kept["states"].grad.abs().sum(-1)
     predicts = torch.zeros_like(batch["labels"], dtype=torch.bool)
     predicts[:, :-1] = batch["labels"][:, 1:] != MASKED
     assert (per_position[~predicts] == 0).all()
     assert (per_position[predicts] > 0).all()
 
 
-def test_padding_changes_nothing(model, rows):
+def test_padding_does_not_change_the_loss(model, rows):
     alone = sum(float(answer_loss(model, collate([row], 0))[0].detach()) for row in rows)
     together = float(answer_loss(model, collate(rows, 0))[0].detach())
     assert together == pytest.approx(alone, rel=1e-5)
 
 
-def test_padding_that_equals_the_stop_token_changes_nothing(model, rows, tiny_base):
+def test_padding_with_the_stop_token_does_not_change_the_loss(model, rows, tiny_base):
     stop = load_tokenizer(tiny_base).eos_token_id
     with torch.no_grad():
         assert float(answer_loss(model, collate(rows, stop))[0]) == pytest.approx(
@@ -161,7 +161,7 @@ def test_padding_that_equals_the_stop_token_changes_nothing(model, rows, tiny_ba
         )
 
 
-def test_logits_that_a_model_caps_are_capped_here_too(rows):
+def test_the_loss_applies_the_logit_cap_of_the_model(rows):
     torch.manual_seed(0)
     config = Gemma2Config(
         vocab_size=512,
@@ -182,17 +182,19 @@ def test_logits_that_a_model_caps_are_capped_here_too(rows):
 
 
 @pytest.mark.parametrize(("padding_free", "dtype"), [(False, torch.bfloat16), (True, torch.float32)])
-def test_equals_the_loss_of_trl_on_the_same_batches(tiny_base, rows, tmp_path, padding_free, dtype):
-    """Batch by batch within 0.001 nats per token; rows end to end in 32 bit, since they round in another order."""
+def test_the_loss_equals_that_of_trl_on_the_same_batches(tiny_base, rows, tmp_path, padding_free, dtype):
+    """Within 0.001 nats per token for each batch. Rows end to end run in 32 bit: they round in another order."""
     tokenizer = load_tokenizer(tiny_base)
     arguments = SFTConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, report_to="none", max_length=None)
-    theirs = SFTTrainer(load_model(tiny_base, "cpu", dtype=dtype), arguments, train_dataset=Dataset.from_list(rows))
-    own = load_model(tiny_base, "cpu", dtype=dtype).requires_grad_(False)
+    trl_trainer = SFTTrainer(
+        load_model(tiny_base, "cpu", dtype=dtype), arguments, train_dataset=Dataset.from_list(rows)
+    )
+    model = load_model(tiny_base, "cpu", dtype=dtype).requires_grad_(False)
     if padding_free:
-        assert lay_end_to_end(own) is None
+        assert lay_end_to_end(model) is None
     for part in (rows[:2], rows[2:5], rows):
         batch = collate(part, tokenizer.pad_token_id)
         with torch.no_grad():
-            expected = float(theirs.compute_loss(theirs.model.eval(), dict(batch)))
-            total, count = answer_loss(own, collate(part, None) if padding_free else batch)
+            expected = float(trl_trainer.compute_loss(trl_trainer.model.eval(), dict(batch)))
+            total, count = answer_loss(model, collate(part, None) if padding_free else batch)
         assert float(total) / count == pytest.approx(expected, abs=1e-3)

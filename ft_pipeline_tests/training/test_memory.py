@@ -1,4 +1,4 @@
-"""The memory estimate: the theory's numbers, exact counts, and advice that fits."""
+"""The memory estimate: the textbook numbers, exact parameter counts, and useful advice."""
 
 import json
 import subprocess
@@ -30,16 +30,16 @@ SMOLLM2 = {
 }
 
 
-def test_seven_billion_in_full_needs_56_gb_before_activations():
-    found = estimate(nearest_llama(7e9), Plan("full", "adamw_torch"), params=7e9, gpu_memory_gb=24)
-    parts = found["bytes"]
+def test_full_training_of_7b_needs_56_gb_before_activations():
+    estimated = estimate(nearest_llama(7e9), Plan("full", "adamw_torch"), params=7e9, gpu_memory_gb=24)
+    parts = estimated["bytes"]
     assert [parts[name] / 1e9 for name in ("weights", "gradients", "optimizer")] == [14, 14, 28]
-    assert found["fits"] is False and found["possible"] is False
-    assert "technique: qlora" in found["advice"]
-    assert found["total_gb"] == pytest.approx(sum(parts.values()) / 1e9)
+    assert estimated["fits"] is False and estimated["possible"] is False
+    assert "technique: qlora" in estimated["advice"]
+    assert estimated["total_gb"] == pytest.approx(sum(parts.values()) / 1e9)
 
 
-def test_counts_are_exact():
+def test_parameter_counts_are_exact():
     shape = read_shape(SMOLLM2)
     assert shape.params == 134_515_008
     assert shape.adapter_params(8, ["q_proj", "k_proj", "v_proj", "o_proj"]) == 921_600
@@ -47,14 +47,14 @@ def test_counts_are_exact():
 
 
 @pytest.mark.parametrize("optim", ["adamw_torch", "adamw_8bit", "paged_adamw_8bit"])
-def test_each_step_down_the_ladder_needs_less(optim):
+def test_lora_needs_less_than_full_and_qlora_less_than_lora(optim):
     shape = nearest_llama(7e9)
     full, lora, qlora = (estimate(shape, Plan(name, optim))["total_gb"] for name in ("full", "lora", "qlora"))
     assert full > lora > qlora
     assert estimate(shape, Plan("qlora", optim, gradient_checkpointing=True))["total_gb"] < qlora
 
 
-def test_four_bits_take_a_little_over_half_a_byte_each():
+def test_a_4_bit_weight_takes_a_little_over_half_a_byte():
     shape = nearest_llama(7e9)
     packed = shape.matrix_params
     weights = estimate(shape, Plan("qlora"))["bytes"]["weights"]
@@ -63,13 +63,13 @@ def test_four_bits_take_a_little_over_half_a_byte_each():
     assert (weights - rest) / packed == pytest.approx(0.516, abs=0.001)
 
 
-def test_advice_fits_or_says_that_nothing_does():
+def test_the_advice_names_settings_that_fit_or_a_smaller_model():
     shape = nearest_llama(7e9)
-    found = estimate(shape, Plan("qlora", batch=8, length=2048), gpu_memory_gb=16)
-    assert found["fits"] is False and found["possible"] is True
-    assert any("gradient_checkpointing" in line for line in found["advice"])
-    (nothing,) = estimate(shape, Plan("qlora"), gpu_memory_gb=2)["advice"]
-    assert "smaller base_model" in nothing
+    estimated = estimate(shape, Plan("qlora", batch=8, length=2048), gpu_memory_gb=16)
+    assert estimated["fits"] is False and estimated["possible"] is True
+    assert any("gradient_checkpointing" in line for line in estimated["advice"])
+    (advice,) = estimate(shape, Plan("qlora"), gpu_memory_gb=2)["advice"]
+    assert "smaller base_model" in advice
 
 
 def test_an_experiment_is_estimated_from_its_config_and_longest_row():
@@ -79,7 +79,7 @@ def test_an_experiment_is_estimated_from_its_config_and_longest_row():
     assert long["bytes"]["activations"] == 10 * short["bytes"]["activations"]
 
 
-def test_unknown_names_are_refused():
+def test_unknown_optimizers_and_incomplete_configs_are_refused():
     with pytest.raises(UserError, match="adam_w"):
         estimate(nearest_llama(1e9), Plan("full", "adam_w"))
     with pytest.raises(UserError, match="intermediate_size"):
@@ -87,23 +87,23 @@ def test_unknown_names_are_refused():
 
 
 @pytest.mark.parametrize(("technique", "sizes"), [("lora", 2), ("qlora", 3)])
-def test_a_cpu_counts_packed_matrices(technique, sizes):
+def test_the_estimate_for_a_cpu_counts_packed_matrices(technique, sizes):
     shape = nearest_llama(1e9)
     cpu, cuda = (estimate(shape, Plan(technique, device=device))["bytes"] for device in ("cpu", "cuda"))
     assert cpu["packed"] >= sizes * shape.matrix_params * 2 and "packed" not in cuda
     assert "packed" not in estimate(shape, Plan("full", device="cpu"))["bytes"]
 
 
-def test_no_torch_is_needed():
+def test_the_estimate_does_not_import_torch():
     heavy = "bool({'torch', 'transformers'} & set(sys.modules))"
     code = f"import sys, ft_pipeline.training.memory.estimate; print({heavy})"
     assert json.loads(subprocess.check_output([sys.executable, "-c", code], text=True).strip().lower()) is False
 
 
-def test_what_learns_in_full_is_held_in_32_bit_beside_16_bit_copies():
+def test_full_training_counts_32_bit_weights_and_16_bit_copies():
     shape = nearest_llama(7e9)
-    found = estimate(shape, Plan("full", "adamw_torch", autocast=True), params=7e9)["bytes"]
-    assert [found[name] / 1e9 for name in ("weights", "gradients", "optimizer")] == [42, 28, 56]
+    parts = estimate(shape, Plan("full", "adamw_torch", autocast=True), params=7e9)["bytes"]
+    assert [parts[name] / 1e9 for name in ("weights", "gradients", "optimizer")] == [42, 28, 56]
     assert estimate_experiment(ExperimentSettings(technique="full"), SMOLLM2, 100, None)["bytes"]["gradients"] == (
         4 * 134_515_008
     )
@@ -122,7 +122,7 @@ LLAMA_8B = {
 }
 
 
-def test_all_weights_of_8b_parameters_train_on_one_gpu_of_80_gb_in_bf16_alone():
+def test_full_training_of_8b_fits_in_80_gb_only_in_pure_bf16():
     training = {"gradient_checkpointing": True, "per_device_train_batch_size": 4, "max_length": 2048}
     exact, pure = (
         estimate_experiment(
@@ -138,7 +138,7 @@ def test_all_weights_of_8b_parameters_train_on_one_gpu_of_80_gb_in_bf16_alone():
     assert pure["bytes"]["optimizer"] == 2 * params + 6 * embeddings  # 8-bit states, those of embeddings 32 bit
 
 
-def test_a_gpu_that_is_too_small_is_refused_before_anything_is_loaded(tmp_path, monkeypatch):
+def test_a_gpu_that_is_too_small_is_refused_before_loading(tmp_path, monkeypatch):
     (tmp_path / "config.json").write_text(json.dumps(LLAMA_8B))
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=80e9))
     settings = ExperimentSettings(technique="full", training={"gradient_checkpointing": True})
@@ -150,18 +150,18 @@ def test_a_gpu_that_is_too_small_is_refused_before_anything_is_loaded(tmp_path, 
     require_memory(settings, replace(work, device="cpu"), rows)
 
 
-def test_a_learned_prompt_is_small_and_lengthens_each_row():
+def test_prompt_tuning_counts_a_small_prompt_that_lengthens_each_row():
     shape, plan = read_shape(SMOLLM2), Plan("prompt_tuning", "adamw_torch", length=100, virtual_tokens=20)
-    found, lora = (
+    prompt, lora = (
         estimate(shape, plan)["bytes"],
         estimate(shape, Plan("lora", "adamw_torch", length=120, target_modules=ATTENTION))["bytes"],
     )
-    assert found["gradients"] == 4 * 20 * 576 and found["optimizer"] == 2 * found["gradients"]
+    assert prompt["gradients"] == 4 * 20 * 576 and prompt["optimizer"] == 2 * prompt["gradients"]
     read_by_lora = 120 * 31 * 2 * 576
-    assert found["activations"] == lora["activations"] - read_by_lora
+    assert prompt["activations"] == lora["activations"] - read_by_lora
 
 
-def test_a_pair_is_two_rows():
+def test_a_preference_pair_counts_as_two_rows():
     pairs = estimate_experiment(ExperimentSettings(objective="dpo"), SMOLLM2, 100, None)
     rows = estimate_experiment(ExperimentSettings(), SMOLLM2, 100, None)
     assert pairs["bytes"]["activations"] == 2 * rows["bytes"]["activations"]
@@ -169,11 +169,11 @@ def test_a_pair_is_two_rows():
 
 def test_a_cpu_is_estimated_in_both_compute_types():
     settings = ExperimentSettings(technique="lora", training={"optim": "adamw_torch"})
-    found = estimate_experiment(settings, SMOLLM2, 256, None)
+    cuda = estimate_experiment(settings, SMOLLM2, 256, None)
     narrow = estimate_experiment(settings, SMOLLM2, 256, None, device="cpu")
     wide = estimate_experiment(settings, SMOLLM2, 256, None, device="cpu", dtype="float32")
-    assert found["cpu_gb"] == {"bfloat16": narrow["total_gb"], "float32": wide["total_gb"]}
-    assert wide["cpu_gb"] == narrow["cpu_gb"] == found["cpu_gb"]
+    assert cuda["cpu_gb"] == {"bfloat16": narrow["total_gb"], "float32": wide["total_gb"]}
+    assert wide["cpu_gb"] == narrow["cpu_gb"] == cuda["cpu_gb"]
     trained = read_shape(SMOLLM2).adapter_params(8, "all-linear")
     assert narrow["bytes"]["weights"] == 2 * 134_515_008 + (4 + 2) * trained
     assert wide["bytes"]["weights"] == 4 * 134_515_008 + 4 * trained
@@ -181,7 +181,7 @@ def test_a_cpu_is_estimated_in_both_compute_types():
         assert wide["bytes"][part] == narrow["bytes"][part]
 
 
-def test_the_norms_keep_32_bit_in_either_type():
+def test_the_norms_keep_32_bit_in_either_compute_type():
     """The other values that a layer keeps have the compute type: in 32 bit they take twice as much."""
     shape, rows = read_shape(SMOLLM2), 4 * 256
     plan = Plan("prompt_tuning", "adamw_torch", batch=4, length=256, virtual_tokens=0, device="cpu")
@@ -190,7 +190,7 @@ def test_the_norms_keep_32_bit_in_either_type():
     assert wide["activations"] - norms == 2 * (narrow["activations"] - norms)
 
 
-def test_all_weights_in_32_bit_need_no_copies():
+def test_full_training_in_float32_needs_no_copies():
     settings = ExperimentSettings(technique="full", training={"optim": "adamw_torch"})
     narrow = estimate_experiment(settings, SMOLLM2, 256, None, device="cpu")["bytes"]
     wide = estimate_experiment(settings, SMOLLM2, 256, None, device="cpu", dtype="float32")["bytes"]
@@ -198,13 +198,13 @@ def test_all_weights_in_32_bit_need_no_copies():
     assert wide["gradients"] == narrow["gradients"] == 4 * 134_515_008
 
 
-def test_a_lighter_technique_is_advised_where_all_weights_do_not_fit():
-    """Its frozen weights have 16 bit alone, without the 32-bit ones of `full`."""
+def test_a_lighter_technique_is_advised_if_full_training_does_not_fit():
+    """Its frozen weights are 16 bit only, without the 32-bit weights of `full`."""
     settings = ExperimentSettings(technique="full", training={"per_device_train_batch_size": 1})
     assert "technique: lora" in estimate_experiment(settings, SMOLLM2, 64, 1.3)["advice"]
 
 
-def test_a_cpu_has_no_cuda_context():
+def test_the_estimate_for_a_cpu_has_no_cuda_context():
     shape = nearest_llama(1e9)
     cuda, cpu = (estimate(shape, Plan("lora", device=name))["bytes"]["overhead"] for name in ("cuda", "cpu"))
     saved = cuda - cpu
@@ -231,20 +231,20 @@ def ft(tmp_path, monkeypatch):
     return run
 
 
-def test_the_command_gives_the_numbers_of_the_theory(ft):
+def test_ft_memory_prints_the_textbook_numbers(ft):
     command = "--params 7e9 --technique full --optimizer adamw_torch --dtype bfloat16 --gpu-memory-gb 24 --json"
-    found = json.loads(ft(*command.split()).stdout)
-    assert [found["bytes"][name] / 1e9 for name in ("weights", "gradients", "optimizer")] == [14, 14, 28]
-    assert found["fits"] is False and found["advice"]
+    printed = json.loads(ft(*command.split()).stdout)
+    assert [printed["bytes"][name] / 1e9 for name in ("weights", "gradients", "optimizer")] == [14, 14, 28]
+    assert printed["fits"] is False and printed["advice"]
 
 
-def test_the_command_reads_an_experiment_without_its_weights(ft):
-    found = json.loads(ft("--experiment", "small", "--json").stdout)
-    assert found["params"] == 134_515_008 and found["technique"] == "lora" and found["fits"] is None
-    assert found["cpu_gb"]["float32"] > found["cpu_gb"]["bfloat16"] > 0.3
-    assert f"On a CPU: {found['cpu_gb']['bfloat16']:.1f} GB in bfloat16, " in ft("--experiment", "small").stdout
-    shown = ft("--experiment", "small", "--gpu-memory-gb", "0.5").stdout
-    assert "activations" in shown and "does not fit in 0.5 GB" in shown
+def test_ft_memory_reads_an_experiment_without_its_weights(ft):
+    printed = json.loads(ft("--experiment", "small", "--json").stdout)
+    assert printed["params"] == 134_515_008 and printed["technique"] == "lora" and printed["fits"] is None
+    assert printed["cpu_gb"]["float32"] > printed["cpu_gb"]["bfloat16"] > 0.3
+    assert f"On a CPU: {printed['cpu_gb']['bfloat16']:.1f} GB in bfloat16, " in ft("--experiment", "small").stdout
+    table = ft("--experiment", "small", "--gpu-memory-gb", "0.5").stdout
+    assert "activations" in table and "does not fit in 0.5 GB" in table
 
 
 @pytest.mark.parametrize(
@@ -256,6 +256,6 @@ def test_the_command_reads_an_experiment_without_its_weights(ft):
         (["--experiment", "smal"], "smal"),
     ],
 )
-def test_the_command_refuses_with_the_fix(ft, arguments, message):
+def test_the_errors_of_ft_memory_contain_the_fix(ft, arguments, message):
     error = ft(*arguments).exception
     assert isinstance(error, UserError) and message in str(error)

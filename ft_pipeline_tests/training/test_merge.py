@@ -1,4 +1,4 @@
-"""Merging: (alpha/r)·B·A exactly, a taught fact survives, and the gate refuses a model that is not the adapter."""
+"""Merging adds exactly (alpha/r)·B·A and keeps what was learned; the check rejects a model unlike the adapter."""
 
 import json
 import shutil
@@ -23,7 +23,7 @@ from ft_pipeline.training.trainer.loss import Head
 from ft_pipeline.training.training_data import read_split
 from ft_pipeline_tests.training.subject import PAIRS, conversation, job, make_training_data
 
-# Long enough for a tiny random model to know the pairs by heart.
+# Long enough for a tiny random model to memorize the pairs.
 LEARN = {
     "learning_rate": 1e-2,
     "num_train_epochs": 40,
@@ -52,7 +52,7 @@ def data(tmp_path_factory, tiny_base):
 
 
 @pytest.fixture(scope="module", params=["lora", "qlora"])
-def taught(request, tmp_path_factory, data, tiny_base):
+def trained(request, tmp_path_factory, data, tiny_base):
     folder = tmp_path_factory.mktemp(request.param)
     work = job("adapter", folder, experiment(request.param), {"training_data": data, "base_model": tiny_base})
     adapter.run(work)
@@ -65,8 +65,8 @@ def merged(folder, settings, data, base, adapter_folder):
     return work.out, merge.run(work)
 
 
-def test_a_taught_fact_survives_train_merge_reload(taught, tmp_path, data, tiny_base):
-    technique, adapter_folder = taught
+def test_learned_answers_survive_merging_and_reloading(trained, tmp_path, data, tiny_base):
+    technique, adapter_folder = trained
     folder, summary = merged(tmp_path, experiment(technique), data, tiny_base, adapter_folder)
     assert summary["passed"] and summary["checks"]["merge_equivalence"]["passed"]
     assert summary["kl_adapter_merged"] <= summary["max_kl"]
@@ -77,20 +77,20 @@ def test_a_taught_fact_survives_train_merge_reload(taught, tmp_path, data, tiny_
     assert not hasattr(model.config, "quantization_config")
     for question, answer in PAIRS[3:5]:
         prompt = render(tokenizer, [{"role": "user", "content": question}], add_generation_prompt=True)
-        (said,) = generate(model, tokenizer, [prompt], max_new_tokens=40, batch_size=1)
-        assert (said.text, said.finish_reason) == (answer, "stop")
+        (generated,) = generate(model, tokenizer, [prompt], max_new_tokens=40, batch_size=1)
+        assert (generated.text, generated.finish_reason) == (answer, "stop")
 
 
-def test_the_folder_is_whole(taught, tmp_path, data, tiny_base):
-    technique, adapter_folder = taught
+def test_the_merged_folder_contains_tokenizer_template_and_config(trained, tmp_path, data, tiny_base):
+    technique, adapter_folder = trained
     folder, _ = merged(tmp_path, experiment(technique), data, tiny_base, adapter_folder)
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json"):
         assert (folder / name).read_bytes() == (tiny_base / name).read_bytes()
     assert json.loads((folder / "config.json").read_text())["dtype"] == "bfloat16"
 
 
-def test_the_merge_adds_alpha_over_r_times_b_times_a(taught, tmp_path, tiny_base):
-    technique, adapter_folder = taught
+def test_the_merge_adds_alpha_over_r_times_b_times_a(trained, tmp_path, tiny_base):
+    technique, adapter_folder = trained
     merge.write_merged(tiny_base, adapter_folder, tmp_path / "w16", experiment(technique), "w16")
     before, after = load_file(tiny_base / "model.safetensors"), load_file(tmp_path / "w16" / "model.safetensors")
     weights = load_file(adapter_folder / "adapter_model.safetensors")
@@ -106,24 +106,25 @@ def test_the_merge_adds_alpha_over_r_times_b_times_a(taught, tmp_path, tiny_base
     assert all(torch.equal(before[name], after[name]) for name in before if name not in changed)
 
 
-def test_the_merge_onto_dequantised_weights_rounds_once_and_keeps_one_matrix(taught, tmp_path, tiny_base, monkeypatch):
+def test_merging_onto_dequantized_weights_rounds_once_and_matrix_by_matrix(trained, tmp_path, tiny_base, monkeypatch):
     """All matrices at once would need more memory than the model: 28 GB in fp32 for 7 billion weights."""
-    technique, adapter_folder = taught
+    technique, adapter_folder = trained
     if technique == "lora":
-        pytest.skip("nothing is quantised")
-    dequantize, alive, expected = bitsandbytes.functional.dequantize_4bit, [], []
+        pytest.skip("nothing is quantized")
+    dequantize, references, expected = bitsandbytes.functional.dequantize_4bit, [], []
 
     def watched(*args):
         weight = dequantize(*args)
         expected.append(weight.to(torch.float32, copy=True))
-        alive.append(weakref.ref(weight))
-        most.append(sum(reference() is not None for reference in alive))
+        references.append(weakref.ref(weight))
+        alive_counts.append(sum(reference() is not None for reference in references))
         return weight
 
-    most = []
+    alive_counts = []
     monkeypatch.setattr(bitsandbytes.functional, "dequantize_4bit", watched)
     merge.write_merged(tiny_base, adapter_folder, tmp_path / "out", experiment(technique), "dequantized")
-    assert len(most) == 14 and max(most) <= 2  # the one before is released when the next is there
+    # The previous matrix is released once the next one exists.
+    assert len(alive_counts) == 14 and max(alive_counts) <= 2
     merged = load_file(tmp_path / "out" / "model.safetensors")
     names = [name for name, module in load_model(tiny_base, "cpu").named_modules() if f"{name}.weight" in merged]
     updates = merge.lora_updates(adapter_folder)
@@ -132,18 +133,20 @@ def test_the_merge_onto_dequantised_weights_rounds_once_and_keeps_one_matrix(tau
         torch.testing.assert_close(merged[f"{name}.weight"], total, rtol=0, atol=0)
 
 
-def test_auto_takes_the_lower_held_out_loss_and_records_both(tmp_path, taught, data, tiny_base):
-    technique, adapter_folder = taught
+def test_merge_mode_auto_takes_the_lower_held_out_loss_and_records_both(tmp_path, trained, data, tiny_base):
+    technique, adapter_folder = trained
     if technique == "lora":
         pytest.skip("LoRA on a 16-bit base has one way to merge")
     _, summary = merged(tmp_path, experiment("qlora", "auto"), data, tiny_base, adapter_folder)
     assert set(summary["candidates"]) == {"dequantized", "w16"}
-    passing = {mode: it["heldout_loss"] for mode, it in summary["candidates"].items() if it["passed"]}
+    passing = {
+        mode: candidate["heldout_loss"] for mode, candidate in summary["candidates"].items() if candidate["passed"]
+    }
     assert summary["mode"] == min(passing, key=lambda mode: passing[mode])
 
 
-def test_the_noise_of_4_bit_is_measured(tmp_path, taught, data, tiny_base):
-    technique, adapter_folder = taught
+def test_the_quantization_noise_is_measured(tmp_path, trained, data, tiny_base):
+    technique, adapter_folder = trained
     _, summary = merged(tmp_path / "on", experiment(technique), data, tiny_base, adapter_folder)
     if technique == "lora":
         assert "noise" not in summary
@@ -158,7 +161,7 @@ def test_the_noise_of_4_bit_is_measured(tmp_path, taught, data, tiny_base):
     merge_line = lines["adapter", "merged"]
     assert merge_line["kl"] == pytest.approx(summary["kl_adapter_merged"])
     assert merge_line["first_loss"] == pytest.approx(summary["adapter_heldout_loss"])
-    # What was merged onto the dequantised weights is the adapter; quantising anything again is not.
+    # A merge onto the dequantized weights equals the adapter; quantizing anything again adds an error.
     assert lines["base", "base_4bit"]["kl"] > merge_line["kl"]
     assert lines["adapter", "merged_4bit"]["kl"] > merge_line["kl"]
     for line in summary["noise"]:
@@ -168,11 +171,11 @@ def test_the_noise_of_4_bit_is_measured(tmp_path, taught, data, tiny_base):
     assert "noise" not in merged(tmp_path / "off", quiet, data, tiny_base, adapter_folder)[1]
 
 
-def test_the_gate_refuses_weights_dequantised_after_a_forward_pass(taught, tmp_path, data, tiny_base):
-    """The trap: bitsandbytes repacks 4-bit weights for the CPU on first use, and dequantising then reads garbage."""
-    technique, adapter_folder = taught
+def test_weights_dequantized_after_a_forward_pass_exceed_the_kl_limit(trained, tmp_path, data, tiny_base):
+    """bitsandbytes repacks 4-bit weights for the CPU on first use; dequantizing them afterwards gives wrong values."""
+    technique, adapter_folder = trained
     if technique == "lora":
-        pytest.skip("nothing is quantised")
+        pytest.skip("nothing is quantized")
     settings = experiment("qlora")
     rows, tokenizer = read_split(data, "validation"), load_tokenizer(tiny_base)
     used = load_model(tiny_base, "cpu", quantization=settings.quantization.model_dump())
@@ -188,12 +191,12 @@ def test_the_gate_refuses_weights_dequantised_after_a_forward_pass(taught, tmp_p
     for name, update in merge.lora_updates(adapter_folder).items():
         weight = broken.get_submodule(name).weight
         weight.data = update.apply(weight.data)
-    found = measure(broken, rows, tokenizer.pad_token_id)
-    assert kl_divergence(reference, found) > 10 * settings.merge.max_kl
+    measured = measure(broken, rows, tokenizer.pad_token_id)
+    assert kl_divergence(reference, measured) > 10 * settings.merge.max_kl
 
 
-def test_a_merge_that_lost_the_adapter_does_not_pass(taught, tmp_path, data, tiny_base):
-    technique, adapter_folder = taught
+def test_a_merge_without_the_adapters_updates_fails_the_check(trained, tmp_path, data, tiny_base):
+    technique, adapter_folder = trained
     emptied = tmp_path / "emptied"
     shutil.copytree(adapter_folder, emptied)
     reference = merge._adapter_model(
@@ -203,34 +206,36 @@ def test_a_merge_that_lost_the_adapter_does_not_pass(taught, tmp_path, data, tin
     rows, pad = read_split(data, "validation"), load_tokenizer(tiny_base).pad_token_id
     measured = measure(reference, rows, pad)
     weights = load_file(emptied / "adapter_model.safetensors")
-    save_file({name: torch.zeros_like(it) for name, it in weights.items()}, emptied / "adapter_model.safetensors")
+    save_file(
+        {name: torch.zeros_like(weight) for name, weight in weights.items()}, emptied / "adapter_model.safetensors"
+    )
     mode = merge._modes(experiment(technique))[0]
     merge.write_merged(tiny_base, emptied, tmp_path / "out", experiment(technique), mode)
     merged = measure(load_model(tmp_path / "out", "cpu"), rows, pad)
-    judged = merge._judge(merged, measured, None, experiment(technique))
-    assert not judged.passed and judged.kl > 0.02
+    result = merge._judge(merged, measured, None, experiment(technique))
+    assert not result.passed and result.kl > 0.02
 
 
 def measured_at(loss):
-    """Three tokens, all words equally likely."""
+    """A measurement with this loss at three tokens; all words are equally likely."""
     return Measurement(loss, 1, torch.zeros(3, 5), Head(torch.eye(5), None, 1.0, None), 1)
 
 
 @pytest.mark.parametrize(("loss", "passed"), [(2.05, True), (2.2, False), (3.5, False)])
-def test_onto_another_base_the_merge_must_keep_the_gain(loss, passed):
-    """Untouched 3.0, adapter 2.0: at least nine tenths of the gain must be left, so at most 2.1."""
-    judged = merge._judge(measured_at(loss), measured_at(2.0), 3.0, experiment("qlora"))
-    assert judged.passed is passed
-    assert judged.kept_gain == pytest.approx(3.0 - loss)
+def test_a_merge_onto_another_base_must_keep_the_gain(loss, passed):
+    """The loss is 3.0 without the adapter and 2.0 with it. Nine tenths of the gain must remain: at most 2.1."""
+    result = merge._judge(measured_at(loss), measured_at(2.0), 3.0, experiment("qlora"))
+    assert result.passed is passed
+    assert result.kept_gain == pytest.approx(3.0 - loss)
 
 
-def test_where_training_gained_nothing_there_is_nothing_to_keep():
-    judged = merge._judge(measured_at(3.0), measured_at(3.1), 3.0, experiment("qlora"))
-    assert not judged.passed
+def test_a_merge_fails_the_check_if_training_gained_nothing():
+    result = merge._judge(measured_at(3.0), measured_at(3.1), 3.0, experiment("qlora"))
+    assert not result.passed
 
 
-def test_an_adapter_that_is_more_than_lora_is_refused(taught, tmp_path):
-    _, adapter_folder = taught
+def test_an_adapter_with_more_than_lora_weights_is_refused(trained, tmp_path):
+    _, adapter_folder = trained
     shutil.copytree(adapter_folder, tmp_path / "more")
     path = tmp_path / "more" / "adapter_config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "modules_to_save": ["lm_head"]}))

@@ -1,4 +1,4 @@
-"""How fast training is: whole optimizer steps, without evaluations and checkpoints, and what trackers see of it."""
+"""Training throughput: whole optimizer steps, without evaluations and checkpoints, and as trackers record it."""
 
 from types import SimpleNamespace
 
@@ -19,13 +19,13 @@ from ft_pipeline_tests.training.subject import job, make_training_data, settings
 
 
 class Clock:
-    """Time that passes only where a test lets it."""
+    """A clock that only advances when a test advances it."""
 
     def __init__(self, monkeypatch):
         self.now = 0.0
         monkeypatch.setattr(callbacks, "time", SimpleNamespace(monotonic=lambda: self.now))
 
-    def pass_by(self, seconds):
+    def advance(self, seconds):
         self.now += seconds
 
 
@@ -34,38 +34,38 @@ def data(tmp_path_factory, tiny_base):
     return make_training_data(tmp_path_factory.mktemp("data"), tiny_base, support_rows(), settings())
 
 
-def test_a_step_on_a_gpu_lasts_until_its_kernels_have_run(monkeypatch):
+def test_a_gpu_step_is_timed_until_its_kernels_have_finished(monkeypatch):
     clock = Clock(monkeypatch)
-    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: clock.pass_by(9))
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: clock.advance(9))
     for device, seconds in (("cuda:0", 10), ("cpu", 1)):
         meter = Throughput(torch.device(device))
         meter.tokens = 100
         meter.begin()
-        clock.pass_by(1)
+        clock.advance(1)
         meter.on_step_end(None, None, None)
         assert meter.seconds == seconds and meter.tokens_per_second == 100 / seconds
 
 
 class Durations(TrainerCallback):
-    """What each part of a training is made to last."""
+    """Advances the clock by a fixed time in each part of a training."""
 
     def __init__(self, clock):
         self._clock = clock
 
     def on_substep_end(self, *_, **__):
-        self._clock.pass_by(1)
+        self._clock.advance(1)
 
     def on_pre_optimizer_step(self, *_, **__):
-        self._clock.pass_by(10)
+        self._clock.advance(10)
 
     def on_evaluate(self, *_, **__):
-        self._clock.pass_by(1_000)
+        self._clock.advance(1_000)
 
     def on_save(self, *_, **__):
-        self._clock.pass_by(100_000)
+        self._clock.advance(100_000)
 
 
-def test_steps_count_whole_and_evaluations_and_checkpoints_do_not(tmp_path, data, tiny_base, monkeypatch):
+def test_throughput_counts_whole_steps_without_evaluations_and_checkpoints(tmp_path, data, tiny_base, monkeypatch):
     clock = Clock(monkeypatch)
     rows = read_split(data, "train")
     experiment = settings(gradient_accumulation_steps=2, num_train_epochs=1)
@@ -82,15 +82,15 @@ def test_steps_count_whole_and_evaluations_and_checkpoints_do_not(tmp_path, data
     assert rates[-1] == pytest.approx(trainer.meter.tokens / 33)
 
 
-def test_trackers_see_speed_and_memory(tmp_path, data, tiny_base):
+def test_trackers_record_throughput_and_memory(tmp_path, data, tiny_base):
     experiment = settings(max_steps=3, report_to=["tensorboard"])
     work = job("adapter", tmp_path, experiment, {"training_data": data, "base_model": tiny_base})
     assert work.config["experiment"]["training"]["report_to"] == []
     adapter.run(work)
     (events,) = work.work.rglob("events.out.tfevents*")
-    read = EventAccumulator(str(events))
-    read.Reload()
-    for name, least in (("tokens_per_second", 1), ("memory_gb", 0.01)):
-        values = read.Scalars(f"train/{name}")
+    accumulator = EventAccumulator(str(events))
+    accumulator.Reload()
+    for name, minimum in (("tokens_per_second", 1), ("memory_gb", 0.01)):
+        values = accumulator.Scalars(f"train/{name}")
         assert [value.step for value in values] == [1, 2, 3]
-        assert all(value.value > least for value in values)
+        assert all(value.value > minimum for value in values)

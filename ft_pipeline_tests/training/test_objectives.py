@@ -1,4 +1,4 @@
-"""dpo and cpt: what they train on, what their loss is, and how one stage goes on from another."""
+"""dpo and cpt: which rows they train on, their losses, and how a training continues from an earlier one."""
 
 import itertools
 import json
@@ -67,7 +67,7 @@ def text_rows(count=20):
 
 
 def make(folder, base, settings, rows, conversations=None):
-    """The folder of a training_data artifact of pairs or texts."""
+    """The folder and the token audit of a training_data artifact of pairs or texts."""
     name = "preferences" if settings.objective == "dpo" else "text"
     (folder / name).mkdir(parents=True, exist_ok=True)
     table = rows if isinstance(rows, pa.Table) else pa.Table.from_pylist(rows)
@@ -99,16 +99,16 @@ def train(folder, data, base, settings, start=None):
 # --- pairs ------------------------------------------------------------------------------------------------------------
 
 
-def test_every_pair_is_two_texts_with_the_answer_trained(pairs, tiny_base):
+def test_each_pair_gives_two_texts_whose_answers_are_trained(pairs, tiny_base):
     folder, report = pairs
     assert failures(report) == [] and report["left_out"] == []
     train_rows, validation = read_split(folder, "train"), read_split(folder, "validation")
     assert len(train_rows) + len(validation) == 24 and validation
     tokenizer = load_tokenizer(tiny_base)
     for row in train_rows + validation:
-        for ids, labels, said in (("input_ids", "labels", ""), ("rejected_ids", "rejected_labels", "No idea")):
+        for ids, labels, opening in (("input_ids", "labels", ""), ("rejected_ids", "rejected_labels", "No idea")):
             trained = tokenizer.decode([label for label in row[labels] if label != MASKED])
-            assert trained.endswith("<|im_end|>") and trained.startswith(said) and "Tell me" not in trained
+            assert trained.endswith("<|im_end|>") and trained.startswith(opening) and "Tell me" not in trained
             assert len(row[ids]) == len(row[labels])
 
 
@@ -117,19 +117,24 @@ def test_a_pair_near_a_held_out_row_is_left_out_and_named(tmp_path, tiny_base):
     heldout = conversation(700, [(near["prompt_messages"][0]["content"], "Something else.")], "test")
     rows = preference_rows()
     folder, report = make(tmp_path, tiny_base, experiment("dpo"), rows, [*support_rows(), heldout])
-    (left,) = report["left_out"]
-    assert left == {"file": "pairs.jsonl", "row": 4, "code": "train_test_overlap", "copy_of": "alpaca/rows.jsonl:701"}
+    (left_out,) = report["left_out"]
+    assert left_out == {
+        "file": "pairs.jsonl",
+        "row": 4,
+        "code": "train_test_overlap",
+        "copy_of": "alpaca/rows.jsonl:701",
+    }
     assert near["id"] not in {row["id"] for split in ("train", "validation") for row in read_split(folder, split)}
 
 
-def test_without_pairs_there_is_one_clear_error(tmp_path, tiny_base):
+def test_an_empty_preference_table_raises_a_clear_error(tmp_path, tiny_base):
     empty = pa.Table.from_pylist(preference_rows(1)).slice(0, 0)
     with pytest.raises(UserError, match="No train pairs: 0 in data/raw/preferences"):
         make(tmp_path, tiny_base, experiment("dpo"), empty)
 
 
 @pytest.mark.parametrize("technique", ["lora", "full"])
-def test_the_first_loss_is_ln_2(technique, tmp_path, pairs, tiny_base):
+def test_the_first_dpo_loss_is_ln_2(technique, tmp_path, pairs, tiny_base):
     folder, _ = pairs
     work, _ = train(tmp_path, folder, tiny_base, experiment("dpo", technique, max_steps=4))
     first = json.loads((work.out / "metrics.jsonl").read_text().splitlines()[0])
@@ -152,8 +157,8 @@ def test_dpo_learns_which_answer_is_preferred(technique, tmp_path, pairs, tiny_b
     assert accuracies[0] <= 0.5 < accuracies[-1]
 
 
-def test_the_loss_is_that_of_the_paper(pairs, tiny_base):
-    """Held against the formula on the models' own logits, in fp32, pair by pair."""
+def test_the_dpo_loss_equals_the_formula_of_the_paper(pairs, tiny_base):
+    """Compared with the formula on the models' own logits, in fp32, pair by pair."""
     rows = read_split(pairs[0], "train")[:3]
     reference = load_model(tiny_base, "cpu", dtype=torch.float32)
     policy = load_model(tiny_base, "cpu", dtype=torch.float32)
@@ -165,8 +170,8 @@ def test_the_loss_is_that_of_the_paper(pairs, tiny_base):
     def likelihood(model, ids, labels):
         logits = model(torch.tensor([ids])).logits[0, :-1].log_softmax(-1)
         wanted = torch.tensor(labels[1:])
-        at = wanted != MASKED
-        return float(logits[at].gather(1, wanted[at][:, None]).sum())
+        trained = wanted != MASKED
+        return float(logits[trained].gather(1, wanted[trained][:, None]).sum())
 
     expected = []
     for row in rows:
@@ -184,24 +189,24 @@ def test_the_loss_is_that_of_the_paper(pairs, tiny_base):
     assert pair_losses(*leads, DpoSettings(beta=0.3)).tolist() == pytest.approx(expected, abs=1e-3)
 
 
-def test_the_reference_is_the_model_that_training_starts_from(pairs, tiny_base):
+def test_reference_log_probabilities_do_not_depend_on_the_batch_size(pairs, tiny_base):
     rows = read_split(pairs[0], "train")[:5]
     model = load_model(tiny_base, "cpu", dtype=torch.bfloat16)
     (together, alone) = (with_reference(model, rows, 0, size) for size in (5, 1))
-    for one, other in zip(together, alone, strict=True):
-        assert one["id"] == other["id"]
-        assert one["reference"] == pytest.approx(other["reference"], abs=0.3)
+    for batched, single in zip(together, alone, strict=True):
+        assert batched["id"] == single["id"]
+        assert batched["reference"] == pytest.approx(single["reference"], abs=0.3)
 
 
-def test_label_smoothing_is_the_share_that_is_turned_round():
+def test_label_smoothing_mixes_in_the_loss_of_swapped_pairs():
     leads, reference = torch.tensor([2.0]), torch.tensor([0.5])
     plain = pair_losses(leads, reference, DpoSettings(beta=0.4))
-    turned = pair_losses(-leads, -reference, DpoSettings(beta=0.4))
+    swapped = pair_losses(-leads, -reference, DpoSettings(beta=0.4))
     smoothed = pair_losses(leads, reference, DpoSettings(beta=0.4, label_smoothing=0.2))
-    torch.testing.assert_close(smoothed, 0.8 * plain + 0.2 * turned)
+    torch.testing.assert_close(smoothed, 0.8 * plain + 0.2 * swapped)
 
 
-def test_a_batch_of_pairs_is_the_preferred_then_the_rejected():
+def test_a_batch_contains_the_preferred_texts_before_the_rejected_ones():
     rows = [
         {
             "input_ids": [1, 2, 3],
@@ -237,7 +242,7 @@ def test_every_token_of_the_texts_is_trained_once(texts, tiny_base):
 
 
 @pytest.mark.parametrize("length", [8, 9, 31, 4096])
-def test_packing_loses_and_invents_nothing(length, tiny_base):
+def test_packing_keeps_every_token_exactly_once(length, tiny_base):
     tokenizer = load_tokenizer(tiny_base)
     rows = text_rows(5)
     blocks = pack(tokenizer, rows, length, "train")
@@ -255,10 +260,10 @@ def test_cpt_learns_the_texts(technique, tmp_path, texts, tiny_base):
     assert summary["best_eval_loss"] < summary["first_eval_loss"] - 0.1
 
 
-# --- one stage after another ------------------------------------------------------------------------------------------
+# --- one training after another ---------------------------------------------------------------------------------------
 
 
-def test_a_stage_goes_on_with_the_adapter_before_it(tmp_path, pairs, tiny_base):
+def test_a_training_continues_from_the_adapter_of_the_previous_one(tmp_path, pairs, tiny_base):
     settings = ExperimentSettings.model_validate({"technique": "lora", "training": {**FAST, "learning_rate": 3e-3}})
     data = make_training_data(tmp_path / "sft", tiny_base, support_rows(), settings)
     before, _ = train(tmp_path / "before", data, tiny_base, settings)
@@ -282,7 +287,7 @@ def sft_with_replay(weight):
     )
 
 
-def test_replayed_texts_train_beside_the_answers_and_never_validate(tmp_path, tiny_base):
+def test_replayed_texts_train_with_the_answers_and_never_validate(tmp_path, tiny_base):
     data, report = make(tmp_path, tiny_base, sft_with_replay(0.5), text_rows())
     assert {name: check["passed"] for name, check in report["checks"].items() if not check["passed"]} == {}
     learned, validation = read_split(data, "train"), read_split(data, "validation")
@@ -297,7 +302,7 @@ def test_replayed_texts_train_beside_the_answers_and_never_validate(tmp_path, ti
     assert (work.out / "adapter_model.safetensors").is_file()
 
 
-def test_nothing_to_replay_is_said(tmp_path, tiny_base):
+def test_replay_without_texts_raises_a_clear_error(tmp_path, tiny_base):
     empty = pa.Table.from_pylist(text_rows(1)).slice(0, 0)
     with pytest.raises(UserError, match=r"replay is 0.5, but there is nothing to replay: 0 texts"):
         make(tmp_path, tiny_base, sft_with_replay(0.5), empty)

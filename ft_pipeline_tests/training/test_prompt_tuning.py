@@ -1,4 +1,4 @@
-"""Prompt tuning: virtual tokens learn before a frozen model, and what shares a batch with a row changes nothing."""
+"""Prompt tuning: virtual tokens train before a frozen model, and a row does not depend on the others of its batch."""
 
 import json
 
@@ -50,7 +50,7 @@ def test_only_the_virtual_tokens_learn(trained):
     assert weights.shape == (20, 64)
 
 
-def test_our_loss_is_that_of_peft(trained, data, tiny_base):
+def test_our_loss_equals_that_of_peft(trained, data, tiny_base):
     model = loaded(tiny_base, trained[0].out)
     rows = read_split(data, "validation")
     with torch.no_grad():
@@ -64,7 +64,7 @@ def test_our_loss_is_that_of_peft(trained, data, tiny_base):
     assert (count, float(total) / count) == (tokens, pytest.approx(losses / tokens, rel=1e-4))
 
 
-def test_an_answer_does_not_depend_on_what_shares_its_batch(trained, tiny_base):
+def test_an_answer_does_not_depend_on_the_rest_of_its_batch(trained, tiny_base):
     model, tokenizer = loaded(tiny_base, trained[0].out), load_tokenizer(tiny_base)
     prompts = [
         render(tokenizer, [{"role": "user", "content": question}], add_generation_prompt=True)
@@ -79,21 +79,21 @@ def test_an_answer_does_not_depend_on_what_shares_its_batch(trained, tiny_base):
     assert [answer.prompt_tokens - 20 for answer in alone] == [answer.prompt_tokens for answer in frozen]
 
 
-def test_greedy_answers_are_those_of_peft(trained, tiny_base):
+def test_greedy_answers_equal_those_of_peft(trained, tiny_base):
     model, tokenizer = loaded(tiny_base, trained[0].out), load_tokenizer(tiny_base)
     prompt = render(tokenizer, [{"role": "user", "content": PAIRS[0][0]}], add_generation_prompt=True)
-    (ours,) = generate(model, tokenizer, [prompt], max_new_tokens=10, batch_size=1)
+    (answer,) = generate(model, tokenizer, [prompt], max_new_tokens=10, batch_size=1)
     ids = tokenizer(prompt, return_tensors="pt", add_special_tokens=False)["input_ids"]
-    theirs = []
+    peft_tokens = []
     with torch.no_grad():
-        for _ in range(ours.answer_tokens):
+        for _ in range(answer.answer_tokens):
             token = int(model(input_ids=ids).logits[0, -1].argmax())
-            theirs.append(token)
+            peft_tokens.append(token)
             ids = torch.cat([ids, torch.tensor([[token]])], dim=1)
-    assert ours.text == tokenizer.decode(theirs, skip_special_tokens=True).strip()
+    assert answer.text == tokenizer.decode(peft_tokens, skip_special_tokens=True).strip()
 
 
-def test_likelihoods_are_those_of_peft_and_batches_change_nothing(trained, tiny_base):
+def test_log_likelihoods_equal_those_of_peft_for_any_batch_size(trained, tiny_base):
     model = loaded(tiny_base, trained[0].out)
     pairs = [([5, 6, 7, 8, 9], [10, 11]), ([12], [13, 14, 15, 16]), ([20, 21], [22])]
     together = target_log_likelihoods(model, pairs, batch_size=8)
@@ -101,12 +101,12 @@ def test_likelihoods_are_those_of_peft_and_batches_change_nothing(trained, tiny_
     for (context, target), first, second in zip(pairs, together, alone, strict=True):
         with torch.no_grad():
             logits = model(input_ids=torch.tensor([context + target])).logits[0]
-        own = logits[-len(target) - 1 : -1].log_softmax(-1)
-        expected = float(own.gather(1, torch.tensor(target)[:, None]).sum())
+        log_probabilities = logits[-len(target) - 1 : -1].log_softmax(-1)
+        expected = float(log_probabilities.gather(1, torch.tensor(target)[:, None]).sum())
         assert first[0] == pytest.approx(expected, abs=1e-3) and second[0] == pytest.approx(expected, abs=1e-3)
 
 
-def test_a_prompt_can_begin_as_a_text_and_names_no_path(tmp_path, data, tiny_base):
+def test_a_prompt_initialized_from_a_text_names_no_local_path(tmp_path, data, tiny_base):
     settings = experiment(
         num_virtual_tokens=6, prompt_tuning_init="TEXT", prompt_tuning_init_text="Sorry about the delay."
     )
@@ -117,7 +117,7 @@ def test_a_prompt_can_begin_as_a_text_and_names_no_path(tmp_path, data, tiny_bas
     assert isinstance(loaded(tiny_base, work.out), PeftModel)
 
 
-def test_there_is_nothing_to_merge(trained, tmp_path, data, tiny_base):
+def test_the_merge_of_a_tuned_prompt_writes_no_model(trained, tmp_path, data, tiny_base):
     inputs = {"training_data": data, "base_model": tiny_base, "adapter": trained[0].out}
     work = job("merged_model", tmp_path, experiment(), inputs)
     summary = merge.run(work)

@@ -1,4 +1,4 @@
-"""Two processes train as one does: the same losses, the same files, and a training that either may finish."""
+"""Two processes train as one process does: the same losses and files, and one can finish the training of two."""
 
 import json
 import os
@@ -33,7 +33,7 @@ SETTINGS = settings(
     eval_steps=2,
     optim="adamw_torch",
 )
-"""25 rows: the last batch of an epoch has one, so that the second rank has none."""
+"""With 25 rows, the last batch of an epoch has one row, so that the second rank gets none."""
 
 
 @pytest.fixture(scope="module")
@@ -59,21 +59,21 @@ def losses(out: Path, name: str) -> list[float]:
 
 
 def worker_job(folder: Path, data: Path, base: Path) -> WorkerJob:
-    given = job("adapter", folder, SETTINGS, {"training_data": data, "base_model": base})
-    return WorkerJob("adapter", "adapter", given.config, given.inputs, folder, given.out, given.work)
+    training = job("adapter", folder, SETTINGS, {"training_data": data, "base_model": base})
+    return WorkerJob("adapter", "adapter", training.config, training.inputs, folder, training.out, training.work)
 
 
 def kill_rank_1_at(step: int):
-    """A listener that kills the second rank of a training of this process."""
+    """A progress listener that kills the second rank of the training that this process started."""
 
-    def hear(progress):
+    def on_progress(progress):
         if progress.step >= step:
             for process in psutil.Process().children(recursive=True):
-                with suppress(psutil.Error):  # gone by now
+                with suppress(psutil.Error):  # it has ended
                     if json.loads(process.environ().get(RANK, "{}")).get("number") == 1:
                         process.kill()
 
-    return hear
+    return on_progress
 
 
 def assert_same_training(out: Path, alone: Path) -> None:
@@ -82,19 +82,21 @@ def assert_same_training(out: Path, alone: Path) -> None:
     assert losses(out, "grad_norm") == pytest.approx(losses(alone, "grad_norm"), rel=0.03)
     assert len(losses(out, "loss")) == 10
     tensors, expected = (load_file(folder / "adapter_model.safetensors") for folder in (out, alone))
-    assert {name: each.shape for name, each in tensors.items()} == {name: each.shape for name, each in expected.items()}
-    assert all(each.dtype == torch.float32 for each in tensors.values())
+    assert {name: tensor.shape for name, tensor in tensors.items()} == {
+        name: tensor.shape for name, tensor in expected.items()
+    }
+    assert all(tensor.dtype == torch.float32 for tensor in tensors.values())
 
 
 @pytest.mark.slow
-def test_two_processes_take_the_steps_of_one(alone, data, tiny_base, tmp_path, monkeypatch):
+def test_two_processes_train_the_same_steps_as_one(alone, data, tiny_base, tmp_path, monkeypatch):
     monkeypatch.setenv(COUNT, "2")
     work = worker_job(tmp_path, data, tiny_base)
     lines, steps = [], []
     result = run_worker(None, work, AccelerateLauncher(), lambda progress: steps.append(progress.step), lines.append)
     assert_same_training(work.out, alone[0])
     assert any("by 2 processes (DDP)" in line for line in lines)
-    assert sum("held-out loss" in line for line in lines) == 6  # one rank speaks
+    assert sum("held-out loss" in line for line in lines) == 6  # only one rank logs
     assert steps == sorted(set(steps)) and steps[-1] == 10
     assert result.summary["best_step"] == alone[1]["best_step"]
     names = {path.name for path in (work.work / "checkpoints").rglob("*")}
@@ -103,7 +105,7 @@ def test_two_processes_take_the_steps_of_one(alone, data, tiny_base, tmp_path, m
 
 @pytest.mark.slow
 @pytest.mark.long
-def test_divided_weights_survive_a_killed_rank_and_are_saved_whole(alone, data, tiny_base, tmp_path, monkeypatch):
+def test_sharded_weights_survive_a_killed_rank_and_are_saved_complete(alone, data, tiny_base, tmp_path, monkeypatch):
     config = tmp_path / "fsdp.yaml"
     fsdp = {"fsdp_version": 2, "fsdp_reshard_after_forward": True}
     config.write_text(yaml.safe_dump({"distributed_type": "FSDP", "num_processes": 2, "fsdp_config": fsdp}))
@@ -122,25 +124,25 @@ def test_divided_weights_survive_a_killed_rank_and_are_saved_whole(alone, data, 
 
 
 @pytest.mark.long
-def test_what_two_began_and_were_asked_to_stop_one_may_finish(alone, data, tiny_base, tmp_path, monkeypatch):
+def test_one_process_can_finish_the_canceled_training_of_two(alone, data, tiny_base, tmp_path, monkeypatch):
     monkeypatch.setenv(COUNT, "2")
     work = worker_job(tmp_path, data, tiny_base)
     with pytest.raises(Cancelled):
         run_worker(None, work, AccelerateLauncher(), cancel_at(3))
     kept = step_of(newest_valid(work.work / "checkpoints"))
-    assert kept >= 3  # also one between evaluations: the step that was under way
+    assert kept >= 3  # the current step, also between evaluations
     summary = adapter.run(job("adapter", tmp_path, SETTINGS, dict(work.inputs)))
     assert summary["resumed_from_step"] == kept
     assert_same_training(work.out, alone[0])
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "deploy" / "accelerate").glob("*.yaml")), ids=lambda path: path.stem)
-def test_accelerate_reads_the_shipped_files(path):
-    read = load_config_from_file(str(path))
-    assert read.num_processes == 2
-    expected = {"fsdp": ("FSDP", read.fsdp_config), "deepspeed": ("DEEPSPEED", read.deepspeed_config)}
-    kind, own = expected[path.stem]
-    assert read.distributed_type == kind and own
+def test_accelerate_reads_the_shipped_config_files(path):
+    config = load_config_from_file(str(path))
+    assert config.num_processes == 2
+    expected = {"fsdp": ("FSDP", config.fsdp_config), "deepspeed": ("DEEPSPEED", config.deepspeed_config)}
+    kind, section = expected[path.stem]
+    assert config.distributed_type == kind and section
 
 
 def test_the_ranks_read_every_row_of_every_batch_once():
@@ -152,7 +154,7 @@ def test_the_ranks_read_every_row_of_every_batch_once():
     assert shares[1][-1] == [] and len(RankBatches(rows, 4, Ranks())) == 7
 
 
-def test_what_is_shared_counts_once():
+def test_an_item_that_fills_up_a_rank_counts_once():
     shares = [list(Ranks(Rank(number, 2)).share("abcde")) for number in range(2)]
     assert shares[0] == [("a", True), ("c", True), ("e", True)]
     assert shares[1] == [("b", True), ("d", True), ("a", False)]
@@ -165,7 +167,7 @@ def test_what_is_shared_counts_once():
         ("lora", "adamw_8bit", "training.optim 'adamw_8bit' is not supported with FSDP. Set `optim: adamw_torch`"),
     ],
 )
-def test_what_cannot_be_divided_is_refused(technique, optim, message):
+def test_settings_that_fsdp_does_not_support_are_refused(technique, optim, message):
     with pytest.raises(UserError, match=message):
         adapter.require_divisible(settings(technique, optim=optim), Rank(0, 2, sharded=True))
     adapter.require_divisible(settings(technique, optim=optim), Rank(0, 2))

@@ -1,4 +1,4 @@
-"""Weights that are bf16 throughout: rounded updates are right on average, and the same again after a resume."""
+"""Training in pure bf16: stochastically rounded updates are right on average, and repeat after a resume."""
 
 import shutil
 
@@ -22,25 +22,25 @@ def rounded(values, seed=0):
 
 
 @pytest.mark.parametrize("value", [1.001, -1.001, 3e-5, -2.6e7])
-def test_rounding_is_right_on_average_and_goes_to_a_neighbor(value):
+def test_rounding_goes_to_a_neighbor_and_is_right_on_average(value):
     values = torch.full((200_000,), value)
-    found = rounded(values)
-    below, above = sorted(found.unique().tolist())
+    results = rounded(values)
+    below, above = sorted(results.unique().tolist())
     assert below < value < above
     step = above - below
     assert step <= abs(value) / 128  # neighbors in bf16, not farther
-    assert float(found.double().mean()) == pytest.approx(value, abs=0.01 * step)
+    assert float(results.double().mean()) == pytest.approx(value, abs=0.01 * step)
 
 
-def test_what_bf16_can_write_stays():
+def test_values_that_bf16_can_represent_are_unchanged():
     values = torch.randn(1000).bfloat16().float()
     values[:3] = torch.tensor([0.0, float("inf"), float("-inf")])
     assert torch.equal(rounded(values), values)
 
 
 def stepped(kind, steps, **keys):
-    """A million bf16 weights of 1 after steps of 0.0001 towards 0: a fortieth of what bf16 can write near 1."""
-    GlobalOptimManager.get_instance().initialize()  # it knows the embeddings of earlier trainings by their addresses
+    """A million bf16 weights of 1 after steps of 0.0001 towards 0: a fortieth of the spacing of bf16 near 1."""
+    GlobalOptimManager.get_instance().initialize()  # it remembers the embeddings of earlier trainings by address
     weight = torch.nn.Parameter(torch.ones(1000, 1000, dtype=torch.bfloat16))
     optimizer = kind([weight], lr=1e-4, weight_decay=0.0, optim_bits=8, **keys)
     for _ in range(steps):
@@ -51,17 +51,17 @@ def stepped(kind, steps, **keys):
 
 
 def test_small_updates_are_kept_on_average():
-    assert (stepped(AdamW, 10) == 1).all()  # to nearest: nothing moves
+    assert (stepped(AdamW, 10) == 1).all()  # rounding to nearest changes nothing
     assert float(stepped(StochasticAdamW, 10, seed=1).double().mean()) == pytest.approx(1 - 10 * 1e-4, abs=5e-5)
 
 
-def test_ranks_draw_the_same_bits_and_steps_and_seeds_others():
-    first, again, later, other = (
+def test_the_random_bits_depend_on_step_and_seed_only():
+    first, again, later_step, other_seed = (
         (torch.manual_seed(number), stepped(StochasticAdamW, steps, seed=seed))[1]
         for number, (steps, seed) in enumerate([(1, 1), (1, 1), (2, 1), (1, 2)])
     )
     assert torch.equal(first, again)
-    assert not torch.equal(first, later) and not torch.equal(first, other)
+    assert not torch.equal(first, later_step) and not torch.equal(first, other_seed)
 
 
 def experiment(**training):
@@ -83,7 +83,7 @@ def weights(folder):
     return load_file(folder / "model.safetensors")
 
 
-def test_full_in_bf16_learns_as_in_32_bit_and_resumes_exactly(tmp_path, data, tiny_base):
+def test_pure_bf16_learns_as_in_32_bit_and_resumes_exactly(tmp_path, data, tiny_base):
     _, exact = trained(tmp_path / "exact", data, tiny_base)
     work, summary = trained(tmp_path / "pure", data, tiny_base, pure_bf16=True)
     assert summary["computed_in"] == "bfloat16"
@@ -100,6 +100,6 @@ def test_full_in_bf16_learns_as_in_32_bit_and_resumes_exactly(tmp_path, data, ti
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
-def test_fsdp_is_refused():
+def test_pure_bf16_is_refused_with_fsdp():
     with pytest.raises(adapter.UserError, match="pure_bf16 is not supported with FSDP"):
         require_divisible(experiment(pure_bf16=True), Rank(0, 2, sharded=True))

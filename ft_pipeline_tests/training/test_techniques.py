@@ -1,4 +1,4 @@
-"""What trains under each technique, and the one formula by which each kind of LoRA is merged."""
+"""Which weights each technique trains, and the one formula that merges every kind of LoRA."""
 
 import hashlib
 import importlib.util
@@ -57,20 +57,20 @@ def test_every_kind_of_lora_trains_and_merges_into_the_same_model(technique, kin
 
 
 @pytest.mark.parametrize("kind", LORAS)
-def test_the_update_is_that_of_peft(kind, tmp_path, data, tiny_base):
+def test_the_lora_update_equals_that_of_peft(kind, tmp_path, data, tiny_base):
     """In fp32, where nothing is rounded, our sum and PEFT's own merge are the same weights."""
     from peft import PeftModel
 
     work, _ = train(tmp_path / "adapter", data, tiny_base, experiment("lora", LORAS[kind]))
     base = load_model(tiny_base, "cpu", dtype=torch.float32)
-    ours = {
+    updated = {
         name: update.apply(base.get_submodule(name).weight.data.clone())
         for name, update in merge.lora_updates(work.out).items()
     }
-    theirs = PeftModel.from_pretrained(base, str(work.out), autocast_adapter_dtype=True).merge_and_unload()
-    assert ours
-    for name, weight in ours.items():
-        torch.testing.assert_close(weight, theirs.get_submodule(name).weight.data, rtol=1e-5, atol=1e-6)
+    peft_model = PeftModel.from_pretrained(base, str(work.out), autocast_adapter_dtype=True).merge_and_unload()
+    assert updated
+    for name, weight in updated.items():
+        torch.testing.assert_close(weight, peft_model.get_submodule(name).weight.data, rtol=1e-5, atol=1e-6)
 
 
 def test_rank_and_alpha_patterns_reach_the_matrices(tiny_base):
@@ -81,7 +81,7 @@ def test_rank_and_alpha_patterns_reach_the_matrices(tiny_base):
     assert layer.v_proj.scaling["default"] == 32 / 4
 
 
-def test_modules_that_are_not_there_are_one_clear_error(tiny_base):
+def test_unknown_target_modules_raise_a_clear_error(tiny_base):
     with pytest.raises(UserError, match=r"lora\.target_modules.*query"):
         new_model(tiny_base, experiment("lora", {"target_modules": ["query"]}), "cpu")
 
@@ -96,7 +96,7 @@ def hashes(folder):
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.glob("*.safetensors")}
 
 
-def test_full_trains_everything_and_leaves_a_whole_model(full, data, tiny_base):
+def test_full_trains_every_weight_and_saves_a_complete_model(full, data, tiny_base):
     _, work, summary = full
     assert summary["trainable_share"] == 1.0
     assert summary["best_eval_loss"] < summary["first_eval_loss"] - 0.05
@@ -114,7 +114,7 @@ def test_full_weights_are_trained_in_32_bit_under_autocast(full):
     assert {weight.dtype for weight in load_file(checkpoint / "model.safetensors").values()} == {torch.float32}
 
 
-def test_full_repeats_itself_and_resumes(full, tmp_path, data, tiny_base):
+def test_full_training_is_repeatable_and_resumes(full, tmp_path, data, tiny_base):
     settings, first, summary = full
     second, _ = train(tmp_path, data, tiny_base, settings)
     assert hashes(second.out) == hashes(first.out) != {}
@@ -125,7 +125,7 @@ def test_full_repeats_itself_and_resumes(full, tmp_path, data, tiny_base):
     assert hashes(second.out) == hashes(first.out)
 
 
-def test_the_merged_model_of_full_is_the_same_files(full, tmp_path, data, tiny_base):
+def test_the_merged_model_of_full_has_the_same_files(full, tmp_path, data, tiny_base):
     settings, work, _ = full
     inputs = {"training_data": data, "base_model": tiny_base, "adapter": work.out}
     merged = job("merged_model", tmp_path, settings, inputs)
@@ -144,13 +144,13 @@ def test_noise_on_the_embeddings_changes_what_is_learned(tmp_path, data, tiny_ba
     assert hashes(plain.out) != hashes(noisy.out)
 
 
-def test_a_tracker_that_is_not_installed_is_one_clear_error(tmp_path, data, tiny_base):
+def test_a_tracker_that_is_not_installed_raises_a_clear_error(tmp_path, data, tiny_base):
     if importlib.util.find_spec("mlflow"):
         pytest.skip("mlflow is installed")
     with pytest.raises(UserError, match=r"report_to names mlflow.*pip install mlflow"):
         train(tmp_path, data, tiny_base, experiment("lora", report_to=["mlflow"]))
 
 
-def test_the_config_of_an_adapter_is_plain(tmp_path, data, tiny_base):
+def test_the_adapter_config_records_dora(tmp_path, data, tiny_base):
     work, _ = train(tmp_path, data, tiny_base, experiment("lora", LORAS["dora"], max_steps=2))
     assert json.loads((work.out / "adapter_config.json").read_text())["use_dora"] is True

@@ -1,4 +1,4 @@
-"""Masks: every assistant turn with its stop token, nothing else, whatever the template."""
+"""Masks: with any template, exactly the assistant turns and their stop tokens are trained."""
 
 from importlib.resources import files
 
@@ -17,7 +17,7 @@ TURNS = [
     ("And?", "Shipped ✓"),
 ]
 
-# template of TRL → (its control tokens, the stop token, whether earlier turns are rendered otherwise)
+# template of TRL → (its control tokens, the stop token, whether earlier turns are rendered differently)
 TEMPLATES = {
     "qwen2_5": (["<|im_start|>", "<|im_end|>"], "<|im_end|>", False),
     "qwen3": (["<|im_start|>", "<|im_end|>"], "<|im_end|>", True),
@@ -83,7 +83,7 @@ def test_real_templates_train_each_answer_with_its_stop_token(name):
     assert stop_strings(tokenizer)[0] == stop
 
 
-USE = [
+TOOL_USE = [
     {"role": "user", "content": "Where is order 7?"},
     {"role": "assistant", "content": "track(7)"},
     {"role": "tool", "content": "parcel shipped Monday"},
@@ -96,12 +96,12 @@ USE = [
 @pytest.mark.parametrize(
     ("name", "tools", "left_out"), [("qwen2_5", True, (4, 6)), ("qwen3", True, ()), ("phi3", False, (4, 6))]
 )
-def test_tool_turns_and_reasoning_stand_where_the_template_has_them(name, tools, left_out):
+def test_tool_turns_and_reasoning_are_rendered_if_the_template_supports_them(name, tools, left_out):
     tokenizer = tokenizer_with(name)
-    rendered = render_conversation(tokenizer, USE)
-    lost = find_dropped_turns(USE, rendered)
-    assert lost.turns == (() if tools else ("turn 3 (tool)",))
-    assert (lost.reasoning, lost.reasoning_left_out) == (2, left_out)
+    rendered = render_conversation(tokenizer, TOOL_USE)
+    dropped = find_dropped_turns(TOOL_USE, rendered)
+    assert dropped.turns == (() if tools else ("turn 3 (tool)",))
+    assert (dropped.reasoning, dropped.reasoning_left_out) == (2, left_out)
     texts = trained_texts(tokenizer, encode(tokenizer, rendered))
     assert len(texts) == 3 and not any("shipped" in text or "order 7" in text for text in texts)
     for text, thoughts in zip(texts[1:], ("The tool says so", "A polite end"), strict=True):
@@ -109,23 +109,23 @@ def test_tool_turns_and_reasoning_stand_where_the_template_has_them(name, tools,
 
 
 @pytest.mark.parametrize("name", ["qwen3", "qwen2_5", "deepseekv3"])
-def test_reasoning_inside_the_text_is_trained_or_said_to_be_left_out(name):
-    messages = [USE[0], {"role": "assistant", "content": "<think>Look it up</think> It left on Monday."}]
+def test_reasoning_inside_the_text_is_trained_or_reported_as_left_out(name):
+    messages = [TOOL_USE[0], {"role": "assistant", "content": "<think>Look it up</think> It left on Monday."}]
     tokenizer = tokenizer_with(name)
     rendered = render_conversation(tokenizer, messages)
     (text,) = trained_texts(tokenizer, encode(tokenizer, rendered))
     assert "It left on Monday." in text
-    lost = find_dropped_turns(messages, rendered)
-    assert lost.turns == () and lost.reasoning == 1
-    assert ("Look it up" in text) == (not lost.reasoning_left_out) == (name != "deepseekv3")
+    dropped = find_dropped_turns(messages, rendered)
+    assert dropped.turns == () and dropped.reasoning == 1
+    assert ("Look it up" in text) == (not dropped.reasoning_left_out) == (name != "deepseekv3")
 
 
-def test_a_template_that_refuses_a_role_is_one_clear_error():
+def test_a_template_that_rejects_a_role_raises_a_clear_error():
     with pytest.raises(UserError, match="user, assistant, tool: "):
-        render_conversation(tokenizer_with("gemma"), USE[:4])
+        render_conversation(tokenizer_with("gemma"), TOOL_USE[:4])
 
 
-def test_a_system_turn_may_stand_in_the_last_human_turn_but_must_stand_somewhere():
+def test_a_system_turn_may_be_rendered_late_but_must_be_rendered():
     messages = [{"role": "system", "content": "Be brief."}, *messages_of(TURNS)]
     late = tiny_tokenizer(
         "{% for m in messages if m['role'] != 'system' %}{% if loop.last or loop.revindex == 2 %}"
@@ -145,7 +145,7 @@ def test_the_text_after_a_stop_token_is_not_trained():
     assert row.input_ids[-1] == row.labels[-1] == tokenizer.eos_token_id
 
 
-def test_an_answer_that_would_merge_with_the_prompt_is_tokenised_as_generation_does():
+def test_prompt_and_answer_are_tokenized_separately_as_in_generation():
     tokenizer = tiny_tokenizer(
         "{% for m in messages %}{{ m['role'] }}:T{{ m['content'] }}"
         "{% if m['role'] == 'assistant' %}<|im_end|>{% endif %}{% endfor %}"
@@ -164,7 +164,7 @@ def test_a_conversation_without_an_answer_is_refused():
         render_conversation(tiny_tokenizer(), [{"role": "user", "content": "hi"}])
 
 
-def test_a_missing_template_is_one_clear_error():
+def test_a_missing_chat_template_raises_a_clear_error():
     tokenizer = tiny_tokenizer()
     tokenizer.chat_template = None
     with pytest.raises(UserError, match="no chat template"):

@@ -1,4 +1,4 @@
-"""The worker of `training_data`: nothing lost, nothing cut, every fault named."""
+"""The worker of `training_data`: no row is lost or truncated, and every fault is named."""
 
 import json
 
@@ -20,7 +20,7 @@ from ft_pipeline_tests.training.subject import (
 )
 
 
-def test_every_row_arrives_and_passes_the_audit(tmp_path, tiny_base):
+def test_every_row_is_written_and_passes_the_audit(tmp_path, tiny_base):
     folder = make_training_data(tmp_path, tiny_base, support_rows(), settings())
     report = json.loads((folder / "audit.json").read_text())
     assert failures(report) == []
@@ -33,15 +33,15 @@ def test_every_row_arrives_and_passes_the_audit(tmp_path, tiny_base):
     assert "⟦" in report["example"]["marked"] and "⟧" in report["example"]["marked"]
 
 
-def test_over_length_is_refused_and_never_truncated(tmp_path, tiny_base):
-    long = conversation(500, [("Where is it?", "It is heliotrope. " * 40)], "train")
-    folder = make_training_data(tmp_path, tiny_base, [*support_rows(), long], settings(max_length=128))
+def test_a_row_that_is_too_long_is_refused_and_never_truncated(tmp_path, tiny_base):
+    long_row = conversation(500, [("Where is it?", "It is heliotrope. " * 40)], "train")
+    folder = make_training_data(tmp_path, tiny_base, [*support_rows(), long_row], settings(max_length=128))
     report = json.loads((folder / "audit.json").read_text())
     check = report["checks"]["no_over_length"]
     assert not check["passed"] and check["value"] == 1 and "rows.jsonl:501" in check["message"]
-    (over,) = report["over_length"]
-    stored = next(row for row in pq.read_table(folder / "train.parquet").to_pylist() if row["id"] == long["id"])
-    assert len(stored["input_ids"]) == over["tokens"] > 128
+    (reported,) = report["over_length"]
+    stored = next(row for row in pq.read_table(folder / "train.parquet").to_pylist() if row["id"] == long_row["id"])
+    assert len(stored["input_ids"]) == reported["tokens"] > 128
     with pytest.raises(UserError, match="token audit"):
         read_split(folder, "train")
 
@@ -60,12 +60,12 @@ def test_a_template_without_a_stop_token_fails_the_audit(tmp_path, tiny_base):
     assert not report["checks"]["stop_token_trained"]["passed"]
 
 
-def test_turns_that_the_template_drops_fail_the_audit_and_reasoning_is_counted(tmp_path, tiny_base):
+def test_dropped_turns_fail_the_audit_and_reasoning_is_counted(tmp_path, tiny_base):
     rows = support_rows()
-    tools = conversation(500, [("Where is it?", "track(7)"), ("And now?", "It is late.")], "train")
-    tools["messages"].insert(2, {"role": "tool", "content": "delayed"})
-    tools["messages"][4]["reasoning_content"] = "The tool says so"
-    folder = make_training_data(tmp_path / "kept", tiny_base, [*rows, tools], settings())
+    tool_row = conversation(500, [("Where is it?", "track(7)"), ("And now?", "It is late.")], "train")
+    tool_row["messages"].insert(2, {"role": "tool", "content": "delayed"})
+    tool_row["messages"][4]["reasoning_content"] = "The tool says so"
+    folder = make_training_data(tmp_path / "kept", tiny_base, [*rows, tool_row], settings())
     report = json.loads((folder / "audit.json").read_text())
     assert failures(report) == []
     assert (report["reasoning"]["turns"], report["reasoning"]["left_out"]) == (1, 1)
@@ -78,14 +78,14 @@ def test_turns_that_the_template_drops_fail_the_audit_and_reasoning_is_counted(t
     (base / "chat_template.jinja").write_text(
         template.replace("for message in messages", "for message in messages if message['role'] != 'tool'")
     )
-    folder = make_training_data(tmp_path / "dropped", base, [*rows, tools], settings())
+    folder = make_training_data(tmp_path / "dropped", base, [*rows, tool_row], settings())
     check = json.loads((folder / "audit.json").read_text())["checks"]["every_turn_rendered"]
     assert not check["passed"] and check["value"] == 1 and "rows.jsonl:501 turn 3 (tool)" in check["message"]
     with pytest.raises(UserError, match="every_turn_rendered"):
         read_split(folder, "train")
 
 
-def test_a_vocabulary_that_grew_fails_the_audit(tmp_path, tiny_base):
+def test_a_token_id_outside_the_vocabulary_fails_the_audit(tmp_path, tiny_base):
     base = tmp_path / "base"
     base.mkdir()
     for path in tiny_base.iterdir():
@@ -97,16 +97,16 @@ def test_a_vocabulary_that_grew_fails_the_audit(tmp_path, tiny_base):
     assert not report["checks"]["ids_in_vocabulary"]["passed"]
 
 
-def test_sources_are_weighed_and_an_own_system_turn_wins(tmp_path, tiny_base):
+def test_sources_are_weighted_and_a_rows_system_turn_has_priority(tmp_path, tiny_base):
     rows = support_rows()
-    own = conversation(700, [("hi", "Paris.")], "train")
-    own["messages"].insert(0, {"role": "system", "content": "OWN SYSTEM"})
+    system_row = conversation(700, [("hi", "Paris.")], "train")
+    system_row["messages"].insert(0, {"role": "system", "content": "OWN SYSTEM"})
     distilled = [conversation(800 + n, [(f"why {n}?", "It takes five working days.")], "train") for n in range(8)]
     experiment = settings().model_copy(
         update={"data": settings().data.model_copy(update={"system_prompt": "THE SYSTEM PROMPT"})}
     )
     inputs = {
-        "conversations": write_conversations(tmp_path / "c", [*rows, own]),
+        "conversations": write_conversations(tmp_path / "c", [*rows, system_row]),
         "distilled": write_conversations(tmp_path / "d", distilled),
         "base_model": tiny_base,
     }
@@ -117,11 +117,11 @@ def test_sources_are_weighed_and_an_own_system_turn_wins(tmp_path, tiny_base):
 
     tokenizer = load_tokenizer(tiny_base)
     texts = {row["id"]: tokenizer.decode(row["input_ids"]) for row in read_split(work.out, "train")}
-    assert "OWN SYSTEM" in texts[own["id"]] and "THE SYSTEM PROMPT" not in texts[own["id"]]
-    assert all("THE SYSTEM PROMPT" in text for row_id, text in texts.items() if row_id != own["id"])
+    assert "OWN SYSTEM" in texts[system_row["id"]] and "THE SYSTEM PROMPT" not in texts[system_row["id"]]
+    assert all("THE SYSTEM PROMPT" in text for row_id, text in texts.items() if row_id != system_row["id"])
 
 
-def test_weights_copy_whole_rows_and_choose_the_rest_by_seed():
+def test_a_weight_copies_whole_rows_and_draws_the_rest_by_seed():
     rows = [{"id": str(number)} for number in range(10)]
     assert weigh(rows, 0, 1) == []
     assert weigh(rows, 1, 1) == rows
@@ -129,19 +129,19 @@ def test_weights_copy_whole_rows_and_choose_the_rest_by_seed():
     assert weigh(rows, 0.3, 1) == weigh(list(reversed(rows)), 0.3, 1) != weigh(rows, 0.3, 2)
 
 
-def test_a_smaller_share_of_the_rows_lies_within_a_larger_one(tmp_path, tiny_base):
-    found = {}
+def test_a_smaller_share_of_the_rows_is_part_of_a_larger_one(tmp_path, tiny_base):
+    ids_by_share = {}
     for share in (0.25, 0.5, 1.0):
         data = settings().data.model_copy(update={"share": share})
         experiment = settings().model_copy(update={"data": data})
         folder = make_training_data(tmp_path / str(share), tiny_base, support_rows(), experiment)
-        found[share] = {row["id"] for row in read_split(folder, "train")}
+        ids_by_share[share] = {row["id"] for row in read_split(folder, "train")}
         assert len(read_split(folder, "validation")) == 6
-    assert found[0.25] < found[0.5] < found[1.0]
-    assert [len(ids) for ids in found.values()] == [6, 12, 24]
+    assert ids_by_share[0.25] < ids_by_share[0.5] < ids_by_share[1.0]
+    assert [len(ids) for ids in ids_by_share.values()] == [6, 12, 24]
 
 
-def test_no_validation_rows_is_one_clear_error(tmp_path, tiny_base):
+def test_missing_validation_rows_raise_a_clear_error(tmp_path, tiny_base):
     rows = [row for row in support_rows() if row["split"] == "train"]
     with pytest.raises(UserError, match="No validation rows"):
         make_training_data(tmp_path, tiny_base, rows, settings())
