@@ -8,6 +8,7 @@ import pytest
 from ft_pipeline.evaluation.comparison.compare import compare
 from ft_pipeline.evaluation.comparison.costs import in_words, training_time
 from ft_pipeline.evaluation.comparison.markdown import markdown_table
+from ft_pipeline.evaluation.comparison.records import Comparison
 from ft_pipeline.evaluation.recommendation.rules import recommend
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.spec import Spec
@@ -17,7 +18,7 @@ from ft_pipeline_tests.evaluation.test_comparison import CONFIG, CORRECT, losses
 HOUR = {"seconds": 1800.0, "gpu_hours": 1.0}
 
 
-def document(tmp_path: Path, *, seconds: float = 0.1, training: Any = HOUR, **prices: float) -> dict[str, Any]:
+def compared(tmp_path: Path, *, seconds: float = 0.1, training: Any = HOUR, **prices: float) -> Comparison:
     """A prompt of 400 tokens and 0.5 s against an adapter of 40 tokens and `seconds`; both write 10 tokens."""
     baseline = {
         "plain": {"kind": "base", "losses": losses(2.0), "correct": CORRECT},
@@ -32,14 +33,14 @@ def document(tmp_path: Path, *, seconds: float = 0.1, training: Any = HOUR, **pr
 
 
 def test_break_even_by_time(tmp_path: Path) -> None:
-    found = document(tmp_path)
-    adapter, merged = found["break_even"]
-    assert (adapter["tuned"], adapter["untouched"]) == ("a/adapter", "few_shot")
-    assert adapter["saved"]["prompt_tokens_per_call"] == 360
-    assert adapter["calls_by_time"] == 9000  # an hour of the device at 0.4 s
-    assert (merged["calls_by_time"], merged["calls_by_cost"], adapter["calls_by_cost"]) == (None, None, None)
-    assert [row["cost_per_call"] for row in found["rows"]] == [None] * 4
-    assert {row["name"]: row["training"] for row in found["rows"]}["few_shot"] is None
+    found = compared(tmp_path)
+    adapter, merged = found.break_even
+    assert (adapter.tuned, adapter.untouched) == ("a/adapter", "few_shot")
+    assert adapter.saved.prompt_tokens_per_call == 360
+    assert adapter.calls_by_time == 9000  # an hour of the device at 0.4 s
+    assert (merged.calls_by_time, merged.calls_by_cost, adapter.calls_by_cost) == (None, None, None)
+    assert [row.cost_per_call for row in found.rows] == [None] * 4
+    assert {row.name: row.training for row in found.rows}["few_shot"] is None
     assert in_words(adapter).startswith("a/adapter reads 360 fewer prompt tokens per call than few_shot; its training")
     assert "took 30 min, paid back after 9,000 calls by time (0.4 s saved" in in_words(adapter)
     assert in_words(merged).endswith("paid back never: a call takes no less.")
@@ -50,24 +51,24 @@ def test_break_even_by_time(tmp_path: Path) -> None:
 
 
 def test_break_even_by_tokens_that_have_a_price(tmp_path: Path) -> None:
-    found = document(tmp_path, gpu_hour=3.6, input_per_million=10.0, output_per_million=100.0)
-    costs = {row["name"]: row["cost_per_call"] for row in found["rows"]}
+    found = compared(tmp_path, gpu_hour=3.6, input_per_million=10.0, output_per_million=100.0)
+    costs = {row.name: row.cost_per_call for row in found.rows}
     assert costs == pytest.approx({"a/adapter": 1.4e-3, "a/merged": 1.4e-3, "few_shot": 5e-3, "base": 1.4e-3})
-    adapter = found["break_even"][0]
-    assert adapter["training"]["cost"] == pytest.approx(3.6)
-    assert adapter["calls_by_cost"] == 1000
+    adapter = found.break_even[0]
+    assert adapter.training.cost == pytest.approx(3.6)
+    assert adapter.calls_by_cost == 1000
     assert "after 1,000 calls by cost (3.60 against 0.0036 on each)" in in_words(adapter)
     assert "| cost / call |" in markdown_table(found)
 
 
 def test_a_gpu_hour_prices_seconds_where_tokens_have_no_price(tmp_path: Path) -> None:
-    found = document(tmp_path, gpu_hour=3.6)
-    assert found["rows"][0]["cost_per_call"] == pytest.approx(1e-4)
-    assert found["break_even"][0]["calls_by_cost"] == found["break_even"][0]["calls_by_time"] == 9000
+    found = compared(tmp_path, gpu_hour=3.6)
+    assert found.rows[0].cost_per_call == pytest.approx(1e-4)
+    assert found.break_even[0].calls_by_cost == found.break_even[0].calls_by_time == 9000
 
 
 def test_a_training_whose_time_is_not_known_is_left_out(tmp_path: Path) -> None:
-    assert document(tmp_path, training=None)["break_even"] == []
+    assert compared(tmp_path, training=None).break_even == []
 
 
 def artifact(store: ArtifactStore, kind: str, name: str, run: dict[str, Any], **inputs: Artifact) -> Artifact:

@@ -1,12 +1,14 @@
 """Each rule on a comparison that calls for it."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ft_pipeline.evaluation.comparison.compare import compare
+from ft_pipeline.evaluation.comparison.records import Comparison
 from ft_pipeline.evaluation.recommendation.rules import recommend
 from ft_pipeline_tests.evaluation.scored import scored
 from ft_pipeline_tests.evaluation.test_comparison import CONFIG, CORRECT, ITEMS, losses
@@ -24,7 +26,7 @@ def case(
     passages: float | list[float] | None = None,
     teacher: list[float] | None = None,
     **experiments: dict[str, Any],
-) -> dict[str, Any]:
+) -> Comparison:
     """A comparison; per experiment `loss` (a level, or one per item) and the row's other values; the teacher's chrF."""
     rows = {
         "plain": {"kind": "base", "losses": losses(plain), "correct": CORRECT},
@@ -53,9 +55,9 @@ def case(
     return compare(inputs, CONFIG)
 
 
-def decide(document: dict[str, Any], **rows: int) -> dict[str, Any]:
+def decide(comparison: Comparison, **rows: int) -> dict[str, Any]:
     facts = {name: {"train_rows": count} for name, count in rows.items()}
-    found = recommend(document, facts, MARGIN)
+    found = recommend(comparison, facts, MARGIN)
     assert json.loads(json.dumps(found)) == found
     return found
 
@@ -123,9 +125,9 @@ def test_forgetting_disqualifies(tmp_path: Path) -> None:
 
 def test_the_simpler_technique_where_they_are_level(tmp_path: Path) -> None:
     level = [loss + noise - 0.6 for loss, noise in zip(losses(1.7), NOISY, strict=True)]
-    document = case(tmp_path, small={"loss": 1.2}, tiny={"loss": level, "technique": "qlora"})
-    assert document["rows"][0]["name"] == "tiny/adapter"
-    found = decide(document, small=800, tiny=800)
+    comparison = case(tmp_path, small={"loss": 1.2}, tiny={"loss": level, "technique": "qlora"})
+    assert comparison.rows[0].name == "tiny/adapter"
+    found = decide(comparison, small=800, tiny=800)
     assert (found["decision"], found["experiment"]) == ("lora", "small")
     assert said(found, "tiny/adapter is not clearly better, and lora is the simpler technique")
     clear = case(tmp_path / "two", small={"loss": 1.2}, tiny={"loss": 1.0, "technique": "qlora"})
@@ -196,14 +198,13 @@ def test_passages_that_add_nothing_clear_decide_nothing(tmp_path: Path) -> None:
 def test_few_test_rows_are_said(tmp_path: Path) -> None:
     assert not said(decide(case(tmp_path)), "The test split has")
     rows = {"plain": {"kind": "base", "losses": losses(2.0)[:10]}}
-    document = compare({"a/prompt_baseline": scored(tmp_path / "few", rows)}, CONFIG)
-    assert said(decide(document), "The test split has 10 conversations, under 30")
+    comparison = compare({"a/prompt_baseline": scored(tmp_path / "few", rows)}, CONFIG)
+    assert said(decide(comparison), "The test split has 10 conversations, under 30")
 
 
 def test_rows_that_were_computed_in_different_types_are_named(tmp_path: Path) -> None:
-    document = case(tmp_path, style={"loss": 1.2, "computed_in": "float32"})
-    assert not said(decide(document), "different types")  # the others were scored before types were recorded
-    for row in document["rows"]:
-        row["computed_in"] = row["computed_in"] or "bfloat16"
+    comparison = case(tmp_path, style={"loss": 1.2, "computed_in": "float32"})
+    assert not said(decide(comparison), "different types")  # the others were scored before types were recorded
+    rows = [replace(row, computed_in=row.computed_in or "bfloat16") for row in comparison.rows]
     words = "different types (few_shot, base in bfloat16; style/adapter, style/merged in float32)"
-    assert said(decide(document), words)
+    assert said(decide(replace(comparison, rows=rows)), words)

@@ -1,5 +1,6 @@
 """Other seeds and shares of the rows, in a comparison: no rows of their own, and what they show."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 
 from ft_pipeline.evaluation.comparison.compare import build_comparison, compare, markdown_table
 from ft_pipeline.evaluation.comparison.plots import learning_curve_picture
+from ft_pipeline.evaluation.comparison.records import Comparison
 from ft_pipeline.evaluation.recommendation.rules import recommend
 from ft_pipeline_tests.evaluation.scored import PARTS, scored
 from ft_pipeline_tests.evaluation.test_comparison import CONFIG, CORRECT, losses
@@ -32,43 +34,43 @@ def tuned(folder: Path, level: float, **options: Any) -> Path:
     return scored(folder, {kind: {**row, "kind": kind} for kind in ("adapter", "merged")}, **options)
 
 
-def compared(folder: Path, rows: dict[str, int] | None = None, **levels: Any) -> dict[str, Any]:
+def compared(folder: Path, rows: dict[str, int] | None = None, **levels: Any) -> Comparison:
     known = {name: {"train_rows": count, "took": None} for name, count in (rows or ROWS).items()}
     return compare(case(folder, **levels), CONFIG, known)
 
 
-def advice(document: dict[str, Any], rows: int = 800) -> dict[str, Any]:
-    return recommend(document, {"lora": {"train_rows": rows}}, 0.05)
+def advice(comparison: Comparison, rows: int = 800) -> dict[str, Any]:
+    return recommend(comparison, {"lora": {"train_rows": rows}}, 0.05)
 
 
 def test_the_spread_of_seeds_stands_beside_the_rows_and_not_among_them(tmp_path: Path) -> None:
-    document = compared(tmp_path, lora=1.2, lora_seed1=1.0, lora_seed2=1.5)
-    assert [row["name"] for row in document["rows"]] == ["lora/adapter", "lora/merged", "few_shot", "base"]
-    assert not any("seed" in pair["better"] + pair["worse"] for pair in document["pairs"])
-    spread = {each["row"]: each for each in document["seeds"]}
+    comparison = compared(tmp_path, lora=1.2, lora_seed1=1.0, lora_seed2=1.5)
+    assert [row.name for row in comparison.rows] == ["lora/adapter", "lora/merged", "few_shot", "base"]
+    assert not any("seed" in pair.better + pair.worse for pair in comparison.pairs)
+    spread = {entry.row: entry for entry in comparison.seeds}
     assert set(spread) == {"lora/adapter", "lora/merged"}
-    own = document["rows"][0]["scores"]["loss"]["value"]
-    loss = spread["lora/merged"]["scores"]["loss"]
-    assert spread["lora/merged"]["trainings"] == 3
-    assert loss["values"] == pytest.approx([own, own - 0.2, own + 0.3])
-    assert (loss["mean"], loss["min"], loss["max"]) == pytest.approx((own + 0.1 / 3, own - 0.2, own + 0.3))
-    assert document["learning_curves"] == []
-    assert "Seed to seed" in markdown_table(document) and "Learning curve" not in markdown_table(document)
+    own = comparison.rows[0].scores["loss"].value
+    loss = spread["lora/merged"].scores["loss"]
+    assert spread["lora/merged"].trainings == 3
+    assert loss.values == pytest.approx([own, own - 0.2, own + 0.3])
+    assert (loss.mean, loss.min, loss.max) == pytest.approx((own + 0.1 / 3, own - 0.2, own + 0.3))
+    assert comparison.learning_curves == []
+    assert "Seed to seed" in markdown_table(comparison) and "Learning curve" not in markdown_table(comparison)
     assert "seed" not in markdown_table(compared(tmp_path / "alone", lora=1.2)).lower()
 
 
 def test_a_learning_curve_by_rows(tmp_path: Path) -> None:
-    document = compared(tmp_path, lora=1.2, lora_at25=2.2, lora_at50=1.6)
-    assert [row["name"] for row in document["rows"]] == ["lora/adapter", "lora/merged", "few_shot", "base"]
-    curve = next(each for each in document["learning_curves"] if each["row"] == "lora/adapter")
-    assert [(point["share"], point["rows"]) for point in curve["points"]] == [(0.25, 200), (0.5, 400), (1.0, 800)]
-    values = [point["scores"]["loss"]["value"] for point in curve["points"]]
+    comparison = compared(tmp_path, lora=1.2, lora_at25=2.2, lora_at50=1.6)
+    assert [row.name for row in comparison.rows] == ["lora/adapter", "lora/merged", "few_shot", "base"]
+    curve = next(curve for curve in comparison.learning_curves if curve.row == "lora/adapter")
+    assert [(point.share, point.rows) for point in curve.points] == [(0.25, 200), (0.5, 400), (1.0, 800)]
+    values = [point.scores["loss"].value for point in curve.points]
     assert [values[0] - values[2], values[1] - values[2]] == pytest.approx([1.0, 0.4])
-    assert curve["last_step"]["difference"] == pytest.approx(0.4) and curve["last_step"]["low"] > 0
-    assert document["seeds"] == []
-    table = markdown_table(document)
+    assert curve.last_step.difference == pytest.approx(0.4) and curve.rises
+    assert comparison.seeds == []
+    table = markdown_table(comparison)
     assert "| lora/adapter | 25% | 200 |" in table and "the last step brought +0.400" in table
-    png = learning_curve_picture(document)
+    png = learning_curve_picture(comparison)
     assert png is not None and png.startswith(b"\x89PNG")
     assert learning_curve_picture(compared(tmp_path / "alone", lora=1.2)) is None
 
@@ -83,9 +85,9 @@ def test_the_answers_kept_are_those_of_the_rows(tmp_path: Path) -> None:
 def test_what_was_scored_or_trained_otherwise_is_left_out(tmp_path: Path) -> None:
     inputs = case(tmp_path, lora=1.2)
     inputs["lora.seed1/scores"] = tuned(tmp_path / "old", 1.0, parts={**PARTS, "test_rows": "older"})
-    document = compare(inputs, {**CONFIG, "stale": ["lora.seed2"]})
-    assert document["seeds"] == []
-    left_out = {one["name"]: one["differs_in"] for one in document["left_out"]}
+    comparison = compare(inputs, {**CONFIG, "stale": ["lora.seed2"]})
+    assert comparison.seeds == []
+    left_out = {entry.name: entry.differs_in for entry in comparison.left_out}
     assert left_out["lora.seed1/merged"] == ["test_rows"] and left_out["lora.seed2"] == ["training"]
 
 
@@ -121,9 +123,11 @@ def test_a_flat_curve_does_not_ask_for_more_of_the_same(tmp_path: Path) -> None:
 
 
 def test_a_gain_that_may_be_chance_is_no_flat_curve(tmp_path: Path) -> None:
-    document = compared(tmp_path, {"lora": 300, "lora.at50": 150}, prompted=2.5, lora=2.5, lora_at50=2.6)
-    for curve in document["learning_curves"]:
-        curve["last_step"] |= {"difference": 0.1, "low": -0.05, "high": 0.25}
-    unclear = advice(document, 300)
+    comparison = compared(tmp_path, {"lora": 300, "lora.at50": 150}, prompted=2.5, lora=2.5, lora_at50=2.6)
+    curves = [
+        replace(curve, last_step=replace(curve.last_step, difference=0.1, low=-0.05, high=0.25))
+        for curve in comparison.learning_curves
+    ]
+    unclear = advice(replace(comparison, learning_curves=curves), 300)
     assert unclear["decision"] == "more_data"
     assert any("does not tell yet whether more rows would help" in each for each in unclear["reasons"])

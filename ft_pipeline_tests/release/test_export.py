@@ -179,7 +179,8 @@ def test_what_cannot_be_exported_is_refused(
 
 def test_the_teacher_is_not_ours_to_export(tmp_path: Path) -> None:
     asked = Trained(tmp_path / "shop")
-    document = json.dumps({"rows": [{"name": "teacher", "kind": "teacher"}, {"name": "base", "kind": "base"}]})
+    rows = [{"name": name, "kind": name, "scores": {}} for name in ("teacher", "base")]
+    document = json.dumps({"test_rows": 1, "test_items": 1, "primary_metric": "loss", "rows": rows})
     found = asked.put("comparison", {}, lambda out: write(out / "comparison.json", document))
     AssetPointers(asked.store.root).write("comparison", None, found)
     with pytest.raises(UserError, match=r"'teacher' is the teacher, .* Choose one of base"):

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from ft_pipeline.errors import UserError
+from ft_pipeline.evaluation.comparison.records import read_comparison
 from ft_pipeline.release import champion
 from ft_pipeline.release.candidates import candidates, row_of
 from ft_pipeline.release.champion import ChampionRecord, current, history, manually_rejected
@@ -34,10 +35,10 @@ def a_run(material: Material, comparison: Artifact) -> ChampionRecord | None:
     """What the asset `champion` does with a comparison."""
     known, _ = candidates(comparison, material.store)
     held = manually_rejected(history(material.store.root))
-    document = comparison.document("comparison.json")
+    compared = read_comparison(comparison)
     return champion.promote(
         material.store.root,
-        lambda present: promotion(decide(document, known, SETTINGS, present, held), known),
+        lambda present: promotion(decide(compared, known, SETTINGS, present, held), known),
     )
 
 
@@ -142,7 +143,7 @@ def test_a_rolled_back_model_stays_back_until_a_person_promotes_it(material: Mat
     assert a_run(material, comparison) == back
     known, _ = candidates(comparison, material.store)
     held = manually_rejected(history(material.store.root))
-    reasons = decide(comparison.document("comparison.json"), known, SETTINGS, None, held).reasons
+    reasons = decide(read_comparison(comparison), known, SETTINGS, None, held).reasons
     assert "passed over by hand (record 3): `ft promote lora/merged` releases it" in reasons[0]
     again, _ = by_hand(material, comparison, "lora", force=True, reason="it was not the model")
     assert again.fingerprint == new.fingerprint
@@ -167,9 +168,9 @@ def test_a_row_is_known_by_its_model_not_by_its_name(material: Material) -> None
     assert old is not None
     again = material.compare(material.train(2.0, label="new data"))
     known, _ = candidates(again, material.store)
-    assert row_of(again.document("comparison.json"), known, old.fingerprint) is None
+    assert row_of(read_comparison(again), known, old.fingerprint) is None
     known, _ = candidates(comparison, material.store)
-    assert row_of(comparison.document("comparison.json"), known, old.fingerprint) == "lora/merged"
+    assert row_of(read_comparison(comparison), known, old.fingerprint) == "lora/merged"
 
 
 def test_promotions_at_once_are_both_recorded_and_one_stands(material: Material) -> None:
