@@ -92,13 +92,17 @@ def memory_bar(parts: Mapping[str, float], gpu_gb: float | None) -> bytes:
 
 
 def draw_intervals(
-    axes: Any, names: Sequence[str], scores: Sequence[Mapping[str, float]], kinds: Sequence[str], label: str
+    axes: Any,
+    names: Sequence[str],
+    intervals: Sequence[tuple[float, float, float]],
+    kinds: Sequence[str],
+    label: str,
 ) -> None:
-    """A dot per name at `value` and its interval from `low` to `high`, the first name on top, with colors by kind."""
-    for place, (score, kind) in enumerate(zip(scores, kinds, strict=True)):
+    """A dot per name in its interval, the first name on top, with colors by kind. intervals: (low, value, high)."""
+    for place, ((low, value, high), kind) in enumerate(zip(intervals, kinds, strict=True)):
         color = KINDS.get(kind, GREY)
-        axes.plot([score["low"], score["high"]], [place, place], color=color, linewidth=2.5, solid_capstyle="butt")
-        axes.plot(score["value"], place, "o", color=color, markersize=6)
+        axes.plot([low, high], [place, place], color=color, linewidth=2.5, solid_capstyle="butt")
+        axes.plot(value, place, "o", color=color, markersize=6)
     axes.set(title=label, yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.4, -0.6))
     axes.grid(axis="y", visible=False)
 

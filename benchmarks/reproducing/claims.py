@@ -46,9 +46,9 @@ def judge(measured: Estimate, low: float, high: float) -> str:
     """`reproduced` where the 95 % interval is between the bounds, `not reproduced` where all of it is outside on one
     side, else `cannot tell`."""
     bounds = interval(measured)
-    if low < bounds["low"] and bounds["high"] < high:
+    if low < bounds.low and bounds.high < high:
         return "reproduced"
-    return "not reproduced" if bounds["high"] <= low or bounds["low"] >= high else "cannot tell"
+    return "not reproduced" if bounds.high <= low or bounds.low >= high else "cannot tell"
 
 
 def _matrices(estimates: Estimates) -> Iterator[Verdict]:
@@ -124,7 +124,7 @@ def _double_and_single(measured: Mapping[Arm, Estimate]) -> tuple[Estimate, Esti
 def _matches(study: int, claim: str, source: str, what: str, gains: Sequence[Estimate]) -> Verdict:
     """Whether the first gain reaches KEPT of the second, which must itself be one."""
     made = _verdict(study, claim, source, what, ratio(*gains), (KEPT, math.inf))
-    if interval(gains[1])["low"] <= 0:
+    if interval(gains[1]).low <= 0:
         made["verdict"] = "cannot tell"
         made["remark"] = "What it is compared with did not gain over the untouched base."
     return made
@@ -157,7 +157,7 @@ def _verdict(
         "claim": claim,
         "source": source,
         "measured": what,
-        **interval(measured),
+        **interval(measured).to_json(),
         "reproduced_between": [None if math.isinf(bound) else bound for bound in bounds],
         "verdict": judge(measured, *bounds),
     }

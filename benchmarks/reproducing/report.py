@@ -25,7 +25,7 @@ def document(runs: Runs, setup: Mapping[str, Any], seeds: Sequence[int]) -> dict
         "minutes": round(sum(run["seconds"] / run["jobs"] for run in runs.values()) / 60, 1),
         "intervals": f"95 %, {RESAMPLES:,} resamples of held-out rows and of seeds, paired between configurations",
         "verdicts": [_rounded(verdict) for verdict in verdicts(estimates)],
-        "untouched_base": _rounded(interval(estimates.base())) if estimates.has_base() else None,
+        "untouched_base": _rounded(interval(estimates.base()).to_json()) if estimates.has_base() else None,
         "every_matrix_attention_all_weights": _study_1(estimates),
         "learning_rates": _study_2(estimates),
         "quantization": _study_3(estimates),
@@ -47,7 +47,7 @@ def _configuration(estimates: Estimates, arm: Arm, rate: float) -> dict[str, Any
         "name": arm.name,
         "learning_rate": rate,
         "seeds": [seed for seed in estimates.seeds if any(key.endswith(f"seed {seed}") for key in keys)],
-        "loss": _rounded(interval(loss)) if loss else "diverged",
+        "loss": _rounded(interval(loss).to_json()) if loss else "diverged",
         "loss_by_seed": [
             None if run.get("diverged") else round(sum(run["loss_sums"]) / sum(run["tokens"]), 4) for run in runs
         ],
@@ -67,9 +67,9 @@ def _study_1(estimates: Estimates) -> dict[str, Any] | None:
     return {
         "reference": R32.name,
         "best_learning_rate": {arm.name: rate for arm, rate in best.items()},
-        "loss": {arm.name: _rounded(interval(loss)) for arm, loss in losses.items()},
+        "loss": {arm.name: _rounded(interval(loss).to_json()) for arm, loss in losses.items()},
         "worse_than_reference_by": {
-            arm.name: _rounded(difference(losses[R32], loss, lower_is_better=True))
+            arm.name: _rounded(difference(losses[R32], loss, lower_is_better=True)._asdict())
             for arm, loss in losses.items()
             if arm is not R32
         },
@@ -83,7 +83,7 @@ def _study_2(estimates: Estimates) -> dict[str, Any] | None:
         return None
     return {
         arm.name: {
-            "optimum": _rounded(interval(estimate)),
+            "optimum": _rounded(interval(estimate).to_json()),
             "lowest_of_the_trained": estimates.best_rate(arm),
             "at_the_end_of_the_trained": at_edge(estimates, arm),
         }
@@ -100,13 +100,13 @@ def _study_3(estimates: Estimates) -> dict[str, Any] | None:
     return {
         "reference": NF4_DOUBLE.name,
         "learning_rate": QUANTIZED_RATE,
-        "loss": {arm.name: _rounded(interval(loss)) for arm, loss in losses.items()},
+        "loss": {arm.name: _rounded(interval(loss).to_json()) for arm, loss in losses.items()},
         "worse_than_reference_by": {
-            arm.name: _rounded(difference(losses[NF4_DOUBLE], loss, lower_is_better=True))
+            arm.name: _rounded(difference(losses[NF4_DOUBLE], loss, lower_is_better=True)._asdict())
             for arm, loss in losses.items()
             if arm is not NF4_DOUBLE
         },
-        "kl_of_untouched_base": {arm.name: _rounded(interval(kl)) for arm, kl in divergences.items()},
+        "kl_of_untouched_base": {arm.name: _rounded(interval(kl).to_json()) for arm, kl in divergences.items()},
     }
 
 
@@ -150,9 +150,9 @@ def picture(runs: Runs, seeds: Sequence[int]) -> bytes | None:
         for arm, color in ((FULL, ORANGE), (R8, BLUE), (R32, GREEN)):
             losses = {rate: loss for rate in arm.rates if (loss := estimates.loss(arm, rate))}
             changes = {rate: interval(combine([1, -1], [loss, estimates.base()])) for rate, loss in losses.items()}
-            shown = {rate: change for rate, change in changes.items() if change["value"] < 0}
-            axes.plot(list(shown), [change["value"] for change in shown.values()], "o-", color=color, label=arm.name)
-            low, high = ([change[end] for change in shown.values()] for end in ("low", "high"))
+            shown = {rate: change for rate, change in changes.items() if change.value < 0}
+            axes.plot(list(shown), [change.value for change in shown.values()], "o-", color=color, label=arm.name)
+            low, high = [change.low for change in shown.values()], [change.high for change in shown.values()]
             axes.fill_between(list(shown), low, high, color=color, alpha=0.15, linewidth=0)
             if best := optimum_of(estimates, arm):
                 axes.axvline(best.value, color=color, linestyle="--", linewidth=1)

@@ -7,8 +7,9 @@ from typing import Any
 from ft_pipeline.audit.artifact_index import ArtifactIndex, ArtifactNode
 from ft_pipeline.audit.chain import Chain, made_from
 from ft_pipeline.audit.rows import Trained, left_out, trained_rows
-from ft_pipeline.audit.subject import AuditSubject, document_of, find_subject
+from ft_pipeline.audit.subject import AuditSubject, comparison_in, find_subject
 from ft_pipeline.errors import UserError
+from ft_pipeline.evaluation.model_kinds import TUNED
 
 PREVIOUS = "previous"
 COMPARED = ("adapter", "merged_model", "training_data", "distilled", "teacher_answers", "conversations", "base_model")
@@ -124,12 +125,12 @@ def _scores(chain: Chain) -> dict[str, Any]:
     record = chain.subject.record
     name = record.name if record else chain.subject.name
     for node in chain.of_kind("comparison"):
-        document = document_of(node, "comparison.json")
-        for row in document.get("rows", []):
-            if row["name"] == name:
-                return {"evaluation": document.get("fingerprint"), "scores": row["scores"]}
+        comparison = comparison_in(node)
+        row = comparison.row(name) if comparison else None
+        if comparison and row:
+            return {"evaluation": comparison.fingerprint, "scores": row.to_json()["scores"]}
     for node in chain.of_kind("scores"):
-        rows = [row for row in node.summary.get("rows", []) if row.get("kind") in {"merged", "adapter"}]
+        rows = [row for row in node.summary.get("rows", []) if row.get("kind") in TUNED]
         if rows:
             return {"evaluation": rows[-1].get("fingerprint"), "scores": rows[-1].get("scores", {})}
     return {"evaluation": None, "scores": {}}

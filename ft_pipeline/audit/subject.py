@@ -2,11 +2,12 @@
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from ft_pipeline.audit.artifact_index import ArtifactIndex, ArtifactNode
 from ft_pipeline.errors import UserError
+from ft_pipeline.evaluation.comparison.records import Comparison, ComparisonRow
 from ft_pipeline.release.champion import ChampionRecord
 
 CHAMPION = re.compile(r"^champion(?:@(\d+))?$")
@@ -46,7 +47,7 @@ def find_subject(index: ArtifactIndex, name: str = "champion") -> AuditSubject:
         if (subject := look(index, name)) is not None:
             return subject
     experiments = sorted({pointer.partition for pointer in index.pointers if pointer.partition})
-    rows = [row["name"] for row in _compared(index)]
+    rows = [row.name for row in _compared(index)]
     raise UserError(
         f"There is no {name!r} to audit. Use champion, champion@N, experiments ({_listed(experiments)}), rows of "
         f"`ft compare` ({_listed(rows)}), assets, or fingerprints (at least 8 digits)."
@@ -112,18 +113,18 @@ def _experiment(index: ArtifactIndex, name: str) -> AuditSubject | None:
 
 def _row(index: ArtifactIndex, name: str) -> AuditSubject | None:
     """The scores of a row of the comparison. The model is one of their inputs."""
-    row = next((compared for compared in _compared(index) if compared["name"] == name), None)
+    row = next((compared for compared in _compared(index) if compared.name == name), None)
     comparison = _present(index, "comparison")
     if row is None or comparison is None:
         return None
-    owner = f"{row['experiment']}/scores"
-    if row["kind"] == "champion":
+    owner = f"{row.experiment}/scores"
+    if row.kind == "champion":
         wanted = [key for key in comparison.inputs if key.startswith("champion/")]
-    elif row["experiment"] and owner in comparison.inputs:
+    elif row.experiment and owner in comparison.inputs:
         wanted = [owner]
     else:
         wanted = [key for key in sorted(comparison.inputs) if not key.endswith("/scores")]
-    holding = [comparison.inputs[key] for key in wanted if _holds(index, comparison.inputs[key], row)]
+    holding = [comparison.inputs[key] for key in wanted if _contains(index, comparison.inputs[key], row)]
     kind, fingerprint = (holding or [comparison.inputs[key] for key in wanted])[0]
     return AuditSubject(name, (Root("score", kind, fingerprint),))
 
@@ -154,22 +155,23 @@ def _present(index: ArtifactIndex, asset: str) -> ArtifactNode | None:
     return index.find(pointer.kind, pointer.fingerprint, pointer.manifest_sha256) if pointer else None
 
 
-def _compared(index: ArtifactIndex) -> list[dict[str, Any]]:
+def comparison_in(node: ArtifactNode) -> Comparison | None:
+    """The comparison in an artifact; None if it cannot be read."""
+    try:
+        return Comparison.from_json(json.loads((node.path / "comparison.json").read_bytes())) if node.path else None
+    except (OSError, ValueError):
+        return None
+
+
+def _compared(index: ArtifactIndex) -> Sequence[ComparisonRow]:
     """The rows of the current comparison."""
     node = _present(index, "comparison")
-    return document_of(node, "comparison.json").get("rows", []) if node else []
+    comparison = comparison_in(node) if node else None
+    return comparison.rows if comparison else ()
 
 
-def _holds(index: ArtifactIndex, reference: tuple[str, str], row: dict[str, Any]) -> bool:
+def _contains(index: ArtifactIndex, reference: tuple[str, str], row: ComparisonRow) -> bool:
+    """Whether scores contain a row of the comparison."""
     rows = index.find(*reference).summary.get("rows", [])
-    bare = row["name"].split("/")[-1].split("@")[0]
-    return any(bare == scored.get("name") or scored.get("kind") == row["kind"] == "base" for scored in rows)
-
-
-def document_of(node: ArtifactNode, name: str) -> dict[str, Any]:
-    """One JSON file of an artifact; empty if it cannot be read."""
-    try:
-        document = json.loads((node.path / name).read_bytes()) if node.path else {}
-    except (OSError, ValueError):
-        return {}
-    return document if isinstance(document, dict) else {}
+    bare = row.name.split("/")[-1].split("@")[0]
+    return any(bare == scored.get("name") or scored.get("kind") == row.kind == "base" for scored in rows)

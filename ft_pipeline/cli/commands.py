@@ -17,6 +17,7 @@ from ft_pipeline.cli import report as reporting
 from ft_pipeline.cli.common import FAILED, REFUSED, JsonOption, ProjectOption, errors, open_project, out, report
 from ft_pipeline.cli.display_progress import live_progress
 from ft_pipeline.errors import UserError
+from ft_pipeline.evaluation.comparison.records import Comparison
 from ft_pipeline.project import FORMATS, Project
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.asset_pointers import current_document
@@ -181,7 +182,7 @@ def compare(project: ProjectOption = None, as_json: JsonOption = False) -> None:
     Example: ft compare
     """
     document = _document(open_project(project), "comparison")
-    report(document, as_json, lambda shown: display.show_comparison(out, shown))
+    report(document, as_json, lambda shown: display.show_comparison(out, Comparison.from_json(shown)))
 
 
 @app.command()

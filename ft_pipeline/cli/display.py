@@ -8,8 +8,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from ft_pipeline.evaluation.comparison.costs import in_words
+from ft_pipeline.evaluation.comparison.records import Comparison, Score
 from ft_pipeline.evaluation.comparison.sweep_results import curve_in_words, spread_in_words
-from ft_pipeline.evaluation.metrics.definitions import metric_of, shown_metrics
 from ft_pipeline.training.memory.estimate import cpu_in_words
 
 STATUS_STYLE = {"ok": "green", "warning": "yellow", "problem": "red"}
@@ -98,38 +98,35 @@ def show_experiments(console: Console, found: Sequence[Mapping[str, Any]]) -> No
             console.print(f"[red]{plain(row['error'])}[/]", soft_wrap=True)
 
 
-def show_comparison(console: Console, document: Mapping[str, Any]) -> None:
-    """Print the rows in the document's order. Scores of the primary metric have their 95 % interval."""
-    metrics = list(shown_metrics(document))
-    priced = any(row["cost_per_call"] is not None for row in document["rows"])
+def show_comparison(console: Console, comparison: Comparison) -> None:
+    """Print the rows in the comparison's order. Scores of the primary metric have their 95 % interval."""
+    metrics, primary = list(comparison.shown_metrics()), comparison.primary_metric
+    priced = any(row.cost_per_call is not None for row in comparison.rows)
     costs = ["prompt", "generated", "s/call", *(["cost/call"] if priced else [])]
     columns = [*(TITLES.get(name, name) for name in metrics), *costs, "trainable"]
     table = _table("model", *columns, justify_right=set(columns))
-    for row in document["rows"]:
-        cells = [_score(row["scores"].get(metric), metric == document["primary_metric"]) for metric in metrics]
-        trainable = f"{row['trainable_params']:,}" if row["trainable_params"] else ""
+    for row in comparison.rows:
         table.add_row(
-            plain(row["name"]),
-            *cells,
-            _number(row["prompt_tokens_per_call"], 0),
-            _number(row["generated_tokens_per_call"], 0),
-            _number(row["seconds_per_call"], 2),
-            *([_number(row["cost_per_call"], 6)] if priced else []),
-            trainable,
+            plain(row.name),
+            *(_score(row.scores.get(metric), metric == primary) for metric in metrics),
+            _number(row.prompt_tokens_per_call, 0),
+            _number(row.generated_tokens_per_call, 0),
+            _number(row.seconds_per_call, 2),
+            *([_number(row.cost_per_call, 6)] if priced else []),
+            f"{row.trainable_params:,}" if row.trainable_params else "",
         )
     console.print(
-        f"{document['test_items']} test answers. Loss: nats per answer token, lower is better. "
+        f"{comparison.test_items} test answers. Loss: nats per answer token, lower is better. "
         "The primary metric has its 95 % interval. Length: answer length divided by reference length. "
         "Prompt and generated: tokens per call.",
         soft_wrap=True,
     )
     console.print(table)
-    primary = document["primary_metric"]
-    for spread in document.get("seeds", ()):  # a comparison of an older version has none
-        console.print(plain(spread_in_words(spread, primary, metric_of(document, primary))), soft_wrap=True)
-    for curve in document.get("learning_curves", ()):
-        console.print(plain(curve_in_words(curve, metric_of(document, primary))), soft_wrap=True)
-    for break_even in document["break_even"][:1]:  # of the best tuned row; the others are in the UI and in --json
+    for spread in comparison.seeds:
+        console.print(plain(spread_in_words(spread, primary, comparison.metric())), soft_wrap=True)
+    for curve in comparison.learning_curves:
+        console.print(plain(curve_in_words(curve, comparison.metric())), soft_wrap=True)
+    for break_even in comparison.break_even[:1]:  # of the best tuned row; the others are in the UI and in --json
         console.print(plain(f"Break-even: {in_words(break_even)}"), soft_wrap=True)
 
 
@@ -195,11 +192,11 @@ def show_memory(console: Console, document: Mapping[str, Any]) -> None:
         console.print(f"  · {plain(line)}", soft_wrap=True)
 
 
-def _score(score: Mapping[str, float] | None, with_interval: bool) -> str:
+def _score(score: Score | None, with_interval: bool) -> str:
     if score is None:
         return ""
-    value = f"{score['value']:.3f}"
-    return f"{value} [dim]{score['low']:.3f}–{score['high']:.3f}[/]" if with_interval else value
+    value = f"{score.value:.3f}"
+    return f"{value} [dim]{score.low:.3f}–{score.high:.3f}[/]" if with_interval else value
 
 
 def _number(value: float | None, digits: int) -> str:

@@ -9,6 +9,7 @@ from ft_pipeline.defs.distillation import asked_settings
 from ft_pipeline.defs.training_chain import base_model_spec, experiment_settings, references, trained_on
 from ft_pipeline.evaluation.comparison.compare import build_comparison
 from ft_pipeline.evaluation.comparison.plots import learning_curve_picture, score_picture
+from ft_pipeline.evaluation.comparison.records import read_comparison
 from ft_pipeline.evaluation.comparison.training_facts import facts, same_recipe
 from ft_pipeline.evaluation.metrics.custom_metrics import resolve
 from ft_pipeline.evaluation.recommendation.rules import build_recommendation
@@ -276,8 +277,8 @@ def _build_comparison(making: BuildContext) -> dict[str, Any]:
 
 def _build_recommendation(making: BuildContext) -> dict[str, Any]:
     compared = making.artifact("comparison")
-    document, margin = compared.document("comparison.json"), making.spec.config["forgetting_margin"]
-    return build_recommendation(document, _experiments(making, compared.inputs), margin, making.out)
+    comparison, margin = read_comparison(compared), making.spec.config["forgetting_margin"]
+    return build_recommendation(comparison, _experiments(making, compared.inputs), margin, making.out)
 
 
 def _show_scores(artifact: Artifact) -> dict[str, Any]:
@@ -291,14 +292,14 @@ def _show_scores(artifact: Artifact) -> dict[str, Any]:
 
 
 def _show_comparison(artifact: Artifact) -> dict[str, Any]:
-    document = artifact.document("comparison.json")
-    curve = learning_curve_picture(document)
+    comparison = read_comparison(artifact)
+    curve = learning_curve_picture(comparison)
     markdown = (artifact.path / "comparison.md").read_text(encoding="utf-8")
     return {
         "comparison": dg.MetadataValue.md(markdown),
-        "picture": picture(score_picture(document), "scores with 95 % intervals"),
+        "picture": picture(score_picture(comparison), "scores with 95 % intervals"),
         **({"learning_curve": picture(curve, "the primary metric by training rows")} if curve else {}),
-        "test_items": document["test_items"],
+        "test_items": comparison.test_items,
         "best": artifact.summary["best"],
         "left_out": artifact.summary["left_out"],
     }

@@ -6,6 +6,7 @@ from typing import Any
 
 import dagster as dg
 
+from ft_pipeline.evaluation.comparison.records import read_comparison
 from ft_pipeline.execution.step import BuildContext, CheckSpec, SpecContext, versions_of
 from ft_pipeline.execution.step_asset import step
 from ft_pipeline.release.candidates import candidates, key_of
@@ -82,7 +83,7 @@ def report(at: SpecContext) -> Spec:
 
 def _build_champion(making: BuildContext) -> dict[str, Any]:
     compared = making.artifact("comparison")
-    document = compared.document("comparison.json")
+    comparison = read_comparison(compared)
     known, served = candidates(compared, making.store)
     key = key_of(compared)
     settings = PromotionSettings.model_validate(making.spec.config["promotion"])
@@ -91,7 +92,7 @@ def _build_champion(making: BuildContext) -> dict[str, Any]:
     def choose(present: ChampionRecord | None) -> Any:
         if present is not None and not present.by_hand and present.evidence.get("decided_on") == key:
             return None  # an earlier run carried out this decision, and died before it reported it
-        decision = decide(document, known, settings, present, manually_rejected(history(making.store.root)))
+        decision = decide(comparison, known, settings, present, manually_rejected(history(making.store.root)))
         reasons[:] = decision.reasons
         move = promotion(decision, known, compared.fingerprint)
         if move is None:

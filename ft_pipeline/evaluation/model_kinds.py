@@ -1,4 +1,7 @@
 """The kinds of models that are compared: base, prompt, adapter, merged, teacher, champion."""
 
-BASELINES = ("base", "prompt")
-TUNED = ("adapter", "merged")
+from typing import Literal
+
+ModelKind = Literal["base", "prompt", "adapter", "merged", "teacher", "champion"]
+BASELINES: tuple[ModelKind, ...] = ("base", "prompt")
+TUNED: tuple[ModelKind, ...] = ("adapter", "merged")

@@ -15,6 +15,7 @@ from uuid import uuid4
 import dagster as dg
 
 from ft_pipeline.errors import UserError
+from ft_pipeline.evaluation.comparison.records import Comparison
 from ft_pipeline.execution.events import StepEvent, listening, publish
 from ft_pipeline.execution.instance import open_instance
 from ft_pipeline.execution.orphaned_runs import end_orphaned_runs
@@ -53,7 +54,7 @@ class Outcome:
     fresh: int
     """Assets that had nothing to do."""
     seconds: float
-    comparison: dict[str, Any] | None = None
+    comparison: Comparison | None = None
     recommendation: dict[str, Any] | None = None
     champion: dict[str, Any] | None = None
 
@@ -108,7 +109,7 @@ def run(request: Request) -> Outcome:
         failures=failures,
         fresh=sum(not step.runs for step in planned),
         seconds=time.monotonic() - started,
-        comparison=current_document(request.project.store, "comparison"),
+        comparison=_comparison(request.project),
         recommendation=current_document(request.project.store, "recommendation"),
         champion=current_document(request.project.store, "champion"),
     )
@@ -128,7 +129,7 @@ def release(project: Project) -> list[str]:
 def list_experiments(project: Project) -> list[dict[str, Any]]:
     """Return the rows of `ft experiments --json`."""
     _load_steps()
-    comparison = current_document(project.store, "comparison")
+    comparison = _comparison(project)
     rows = [_describe(project, name, comparison) for name in project.experiment_names()]
     planned = plan(project, [row["name"] for row in rows if row["error"] is None])
     known = [row if row["error"] else row | {"state": _state(planned, row["name"])} for row in rows]
@@ -140,7 +141,7 @@ def _broken(name: str, error: str) -> dict[str, Any]:
     return {"name": name, **unknown, "state": "broken", "error": error}
 
 
-def _describe(project: Project, name: str, comparison: dict[str, Any] | None) -> dict[str, Any]:
+def _describe(project: Project, name: str, comparison: Comparison | None) -> dict[str, Any]:
     try:
         settings = project.experiment(name)
     except UserError as error:
@@ -163,12 +164,17 @@ def _state(planned: Sequence[Planned], experiment: str) -> str:
     return "stale" if any(step.runs for step in own) else "fresh"
 
 
-def _primary_score(comparison: dict[str, Any] | None, experiment: str) -> float | None:
-    if comparison is None:
-        return None
-    metric = comparison["primary_metric"]
-    rows = [row for row in comparison["rows"] if row["experiment"] == experiment and row["kind"] == "merged"]
-    return rows[0]["scores"][metric]["value"] if rows and metric in rows[0]["scores"] else None
+def _comparison(project: Project) -> Comparison | None:
+    """The current comparison."""
+    document = current_document(project.store, "comparison")
+    return Comparison.from_json(document) if document else None
+
+
+def _primary_score(comparison: Comparison | None, experiment: str) -> float | None:
+    """The primary score of the experiment's merged model; None if it has none."""
+    rows = comparison.ranked() if comparison else []
+    merged = next((row for row in rows if (row.experiment, row.kind) == (experiment, "merged")), None)
+    return merged.scores[comparison.primary_metric].value if comparison and merged else None
 
 
 def _load_steps() -> None:

@@ -9,13 +9,14 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from ft_pipeline.errors import UserError
+from ft_pipeline.evaluation.comparison.records import ComparisonRow, read_comparison
+from ft_pipeline.evaluation.model_kinds import TUNED
 from ft_pipeline.release.champion import ChampionRecord, current
 from ft_pipeline.release.promotion import gates
 from ft_pipeline.store.artifacts import SHORT, Artifact, ArtifactStore
 from ft_pipeline.store.asset_pointers import AssetPointers
 
 CHAMPION = "champion"
-TUNED = ("merged", "adapter")
 Reference = tuple[str, str]
 """(kind, fingerprint) of an artifact."""
 
@@ -111,29 +112,28 @@ def _experiment(store: ArtifactStore, name: str) -> ModelReference | None:
 
 
 def _row(store: ArtifactStore, name: str) -> ModelReference:
-    comparison = comparison_of(store)
-    rows: Sequence[Mapping[str, Any]] = comparison.document("comparison.json")["rows"] if comparison else []
-    row = next((row for row in rows if row["name"] == name), None)
-    if comparison is None or row is None:
+    compared = comparison_of(store)
+    rows = read_comparison(compared).rows if compared else []
+    row = next((row for row in rows if row.name == name), None)
+    if compared is None or row is None:
         raise UserError(f"There is no model {name!r} in this project. {_choice(store, rows)}")
-    if row["kind"] == "teacher":
+    if row.kind == "teacher":
         raise UserError(
             f"{name!r} is the teacher, which this project only uses and does not contain. {_choice(store, rows)}"
         )
-    scored = store.require(*comparison.inputs[row["source"]])
-    base = scored.inputs["base_model"][1]
-    if row["kind"] in TUNED:
+    scored = store.require(*compared.inputs[row.source])
+    if row.kind in TUNED:
         parts = {role: scored.inputs[role][1] for role in ("base_model", "adapter", "merged_model")}
         keys = ("technique", "quantization", "system_prompt")
         served = {key: scored.spec["config"][key] for key in keys}
         learned = _learned_from(store, parts["merged_model"])
-        return ModelReference(name, row["kind"], name, row["experiment"], parts, served, learned)
+        return ModelReference(name, row.kind, name, row.experiment, parts, served, learned)
+    parts = {"base_model": scored.inputs["base_model"][1]}
     variants = scored.spec["config"]["prompting"]["variants"]
-    served = variants[row["source_row"]] if row["kind"] == "prompt" else {}
+    served = variants[row.source_row] if row.kind == "prompt" else {}
     seed = scored.spec["config"]["evaluation"]["seed"]
-    return ModelReference(
-        name, row["kind"], name, None, {"base_model": base}, served, scored.inputs["conversations"], seed
-    )
+    kind: Literal["base", "prompt"] = "prompt" if row.kind == "prompt" else "base"
+    return ModelReference(name, kind, name, None, parts, served, scored.inputs["conversations"], seed)
 
 
 def _learned_from(store: ArtifactStore, merged_model: str) -> Reference:
@@ -157,14 +157,14 @@ def _where_it_was_scored(store: ArtifactStore, record: ChampionRecord) -> Artifa
     )
 
 
-def _choice(store: ArtifactStore, rows: Sequence[Mapping[str, Any]]) -> str:
+def _choice(store: ArtifactStore, rows: Sequence[ComparisonRow]) -> str:
     """Return the advice for an unknown name, as a sentence."""
     pointers = [
         pointer.partition
         for pointer in AssetPointers(store.root).all()
         if pointer.asset == "merged_model" and pointer.partition
     ]
-    named = [row["name"] for row in rows if row["kind"] != "teacher"]
+    named = [row.name for row in rows if row.kind != "teacher"]
     champion = [CHAMPION] if current(store.root) else []
     names = ", ".join(dict.fromkeys([*champion, *pointers, *named]))
     return f"Choose one of {names}." if names else "Run `ft run` first."

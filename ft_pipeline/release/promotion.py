@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ft_pipeline.evaluation.metrics.definitions import metric_of
+from ft_pipeline.evaluation.comparison.records import Comparison, ComparisonRow, PairedDifference
+from ft_pipeline.evaluation.model_kinds import BASELINES, ModelKind
 from ft_pipeline.release.champion import Candidate, ChampionRecord, Promotion
 from ft_pipeline.settings.project import PromotionSettings
 
@@ -31,7 +32,7 @@ class Decision:
 
 
 def decide(
-    comparison: Mapping[str, Any],
+    comparison: Comparison,
     candidates: Mapping[str, Candidate],
     settings: PromotionSettings,
     champion: ChampionRecord | None,
@@ -39,20 +40,19 @@ def decide(
 ) -> Decision:
     """Examine the tuned rows, best first, then the best prompt variant. The first that meets all requirements moves.
 
-    comparison: the document of `ft compare --json`; its rows may have `general: {"accuracy": share, "loss": nats}`.
     candidates: by row name, the artifacts and checks of what can be released; a row without one is not a candidate.
     held: see champion.manually_rejected. A model that a person rejected is not promoted.
     """
-    judge = _PromotionRules(comparison, candidates, settings, champion)
+    rules = _PromotionRules(comparison, candidates, settings, champion)
     reasons: list[str] = []
-    for row in [*judge.tuned(), *judge.ranked("prompt")[:1]]:
-        lacks = judge.lacks(row)
-        sequence = (held or {}).get(candidates[row["name"]].fingerprint)
-        if not lacks and sequence is not None:
-            lacks = [f"was passed over by hand (record {sequence}): `ft promote {row['name']}` releases it"]
-        if not lacks:
-            return Decision(True, row["name"], [*reasons, judge.case_for(row)], judge.evidence(row))
-        reasons.append(f"{row['name']}: {'; '.join(lacks)}")
+    for row in [*rules.tuned(), *rules.ranked("prompt")[:1]]:
+        failed = rules.failed_requirements(row)
+        sequence = (held or {}).get(candidates[row.name].fingerprint)
+        if not failed and sequence is not None:
+            failed = [f"was passed over by hand (record {sequence}): `ft promote {row.name}` releases it"]
+        if not failed:
+            return Decision(True, row.name, [*reasons, rules.describe_win(row)], rules.evidence(row))
+        reasons.append(f"{row.name}: {'; '.join(failed)}")
     return Decision(False, None, reasons or ["the comparison holds nothing that could be released"], {})
 
 
@@ -67,17 +67,17 @@ def promotion(
 
 
 def decide_one(
-    comparison: Mapping[str, Any],
+    comparison: Comparison,
     candidates: Mapping[str, Candidate],
     settings: PromotionSettings,
     champion: ChampionRecord | None,
     name: str,
 ) -> Decision:
     """Apply the same rules to one row by name, regardless of other candidates: return `move`, or what it lacks."""
-    judge = _PromotionRules(comparison, candidates, settings, champion)
-    row = next(row for row in judge.rows if row["name"] == name)
-    lacks = judge.lacks(row)
-    return Decision(not lacks, name, lacks or [judge.case_for(row)], judge.evidence(row))
+    rules = _PromotionRules(comparison, candidates, settings, champion)
+    row = next(row for row in comparison.rows if row.name == name)
+    failed = rules.failed_requirements(row)
+    return Decision(not failed, name, failed or [rules.describe_win(row)], rules.evidence(row))
 
 
 def gates(training_data_summary: Mapping[str, Any], merged_model_summary: Mapping[str, Any]) -> dict[str, bool]:
@@ -94,135 +94,107 @@ class _PromotionRules:
 
     def __init__(
         self,
-        comparison: Mapping[str, Any],
+        comparison: Comparison,
         candidates: Mapping[str, Candidate],
         settings: PromotionSettings,
         champion: ChampionRecord | None,
     ) -> None:
-        self.document = comparison
-        self.rows: list[Mapping[str, Any]] = list(comparison["rows"])
-        self.pairs: list[Mapping[str, Any]] = list(comparison["pairs"])
-        self.scored_champion: str | None = (comparison.get("champion") or {}).get("fingerprint")
+        self.comparison = comparison
         self.candidates = candidates
         self.settings = settings
         self.champion = champion
 
-    def ranked(self, kind: str) -> list[Mapping[str, Any]]:
+    def ranked(self, kind: ModelKind) -> list[ComparisonRow]:
         """Return the rows of a kind that can be released and have a score, best first."""
-        rows = [row for row in self.rows if row["kind"] == kind and row["name"] in self.candidates]
-        return self._best_first(rows)
+        ranked = self.comparison.ranked(self.settings.metric)
+        return [row for row in ranked if row.kind == kind and row.name in self.candidates]
 
-    def tuned(self) -> list[Mapping[str, Any]]:
+    def tuned(self) -> list[ComparisonRow]:
         """Return the row of each experiment that a run may release, best first.
 
         It is the merged model, or the adapter if it cannot be merged (prompt_tuning).
         """
-        merged = {row["experiment"] for row in self.rows if row["kind"] == "merged"}
-        adapters = [row for row in self.ranked("adapter") if row["experiment"] not in merged]
-        return self._best_first([*self.ranked("merged"), *adapters])
+        merged = {row.experiment for row in self.comparison.rows if row.kind == "merged"}
+        adapters = [row for row in self.ranked("adapter") if row.experiment not in merged]
+        return self.comparison.ranked(self.settings.metric, [*self.ranked("merged"), *adapters])
 
-    def lacks(self, row: Mapping[str, Any]) -> list[str]:
+    def failed_requirements(self, row: ComparisonRow) -> list[str]:
         """Return the requirements that the row does not meet; empty if it can be released."""
-        candidate = self.candidates[row["name"]]
+        candidate = self.candidates[row.name]
         if self.champion is not None and candidate.fingerprint == self.champion.fingerprint:
             return ["is the champion already"]
         failed = [f"the gate {name} did not pass" for name, passed in candidate.gates.items() if not passed]
         unbeaten = [self._not_beaten(row, rival) for rival in self._rivals(row)]
         return [*failed, *filter(None, unbeaten), *self._against_champion(row), *self._forgotten(row)]
 
-    def case_for(self, row: Mapping[str, Any]) -> str:
-        rivals = {rival["name"]: rival for rival in self._rivals(row)}
+    def describe_win(self, row: ComparisonRow) -> str:
+        """Return the rivals that the row beats, as a sentence."""
+        rivals = {rival.name: rival for rival in self._rivals(row)}
         beaten = [(name, self._lead(row, rival)) for name, rival in rivals.items()]
-        standing = [rival for rival in self._champion_rows() if rival["name"] not in rivals]
-        beaten += [("the champion before it", self._lead(row, rival)) for rival in standing]
-        words = [f"{name} by {_interval(pair)}" for name, pair in beaten if pair]
-        return f"{row['name']} beats {', '.join(words)} on {self.settings.metric}"
+        champions = [rival for rival in self._champion_rows() if rival.name not in rivals]
+        beaten += [("the champion before it", self._lead(row, rival)) for rival in champions]
+        words = [f"{name} by {lead.in_words()}" for name, lead in beaten if lead]
+        return f"{row.name} beats {', '.join(words)} on {self.settings.metric}"
 
-    def evidence(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        pairs = [self._lead(row, rival) for rival in [*self._rivals(row), *self._champion_rows()]]
+    def evidence(self, row: ComparisonRow) -> dict[str, Any]:
+        """Return the numbers that support the move, as plain JSON."""
+        leads = [self._lead(row, rival) for rival in [*self._rivals(row), *self._champion_rows()]]
+        score = row.scores.get(self.settings.metric)
         return {
             "metric": self.settings.metric,
-            "score": row["scores"].get(self.settings.metric),
-            "pairs": [dict(pair) for pair in pairs if pair],
-            "general": row.get("general"),
+            "score": score.to_json() if score else None,
+            "pairs": [lead.to_json() for lead in leads if lead],
+            "general": row.general,
             "forgetting_margin": self.settings.forgetting_margin,
         }
 
-    def _rivals(self, row: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    def _rivals(self, row: ComparisonRow) -> list[ComparisonRow]:
         """Return the rows that the row must beat: the best baseline; for a prompt variant every other baseline."""
-        untouched = [
-            rival for rival in self.rows if rival["kind"] in {"base", "prompt"} and rival["name"] != row["name"]
-        ]
-        return untouched if row["kind"] == "prompt" else self._best_first(untouched)[:1]
+        if row.kind == "prompt":
+            return [rival for rival in self.comparison.rows if rival.kind in BASELINES and rival.name != row.name]
+        best = self.comparison.best_baseline(self.settings.metric)
+        return [best] if best else []
 
-    def _against_champion(self, row: Mapping[str, Any]) -> list[str]:
+    def _against_champion(self, row: ComparisonRow) -> list[str]:
         if self.champion is None:
             return []
-        standing = self._champion_rows()
-        if not standing:
+        champions = self._champion_rows()
+        if not champions:
             return [f"the champion {self.champion.name} has no score in this comparison to be beaten: run `ft run`"]
-        missing = self._not_beaten(row, standing[0])
+        missing = self._not_beaten(row, champions[0])
         return [f"champion: {missing}"] if missing else []
 
-    def _champion_rows(self) -> list[Mapping[str, Any]]:
+    def _champion_rows(self) -> list[ComparisonRow]:
         """Return the champion's rows: those of kind `champion`, or those of the same artifact."""
         if self.champion is None:
             return []
-        own = [row for row in self.rows if row["kind"] == "champion" and self._scored_is_present()]
+        rows = self.comparison.rows
+        # A person may have moved the champion since the comparison.
+        current = self.comparison.champion_fingerprint in (None, self.champion.fingerprint)
+        own = [row for row in rows if row.kind == "champion" and current]
         same = [name for name, known in self.candidates.items() if known.fingerprint == self.champion.fingerprint]
-        return own or [row for row in self.rows if row["name"] in same]
+        return own or [row for row in rows if row.name in same]
 
-    def _scored_is_present(self) -> bool:
-        """Return whether the comparison's champion is the current one. A person may have moved it since."""
-        return self.champion is not None and self.scored_champion in (None, self.champion.fingerprint)
-
-    def _not_beaten(self, row: Mapping[str, Any], rival: Mapping[str, Any]) -> str | None:
-        metric = self.settings.metric
-        lead, deficit = self._lead(row, rival), self._lead(rival, row)
-        if lead is None and deficit is None:
-            return f"was not compared with {rival['name']} on {metric}"
-        if lead is None or lead["difference"] <= 0:
-            return f"does not beat {rival['name']} on {metric}"
-        if lead["low"] <= 0:
-            return f"leads {rival['name']} on {metric} by {_interval(lead)}, which is not clear of zero"
+    def _not_beaten(self, row: ComparisonRow, rival: ComparisonRow) -> str | None:
+        metric, lead = self.settings.metric, self._lead(row, rival)
+        if lead is None and self._lead(rival, row) is None:
+            return f"was not compared with {rival.name} on {metric}"
+        if lead is None or lead.difference <= 0:
+            return f"does not beat {rival.name} on {metric}"
+        if not lead.clear:
+            return f"leads {rival.name} on {metric} by {lead.in_words()}, which is not clear of zero"
         return None
 
-    def _lead(self, row: Mapping[str, Any], rival: Mapping[str, Any]) -> Mapping[str, Any] | None:
-        return self._pair(row, rival, self.settings.metric)
+    def _lead(self, row: ComparisonRow, rival: ComparisonRow) -> PairedDifference | None:
+        return self.comparison.difference(row, rival, self.settings.metric)
 
-    def _pair(self, better: Mapping[str, Any], worse: Mapping[str, Any], metric: str) -> Mapping[str, Any] | None:
-        wanted = (better["name"], worse["name"], metric)
-        return next((pair for pair in self.pairs if (pair["better"], pair["worse"], pair["metric"]) == wanted), None)
-
-    def _forgotten(self, row: Mapping[str, Any]) -> list[str]:
-        """Return a reason if general accuracy drops by more than the margin, against the base model.
-
-        A drop whose interval includes zero does not count.
-        """
-        if row["kind"] == "prompt":
+    def _forgotten(self, row: ComparisonRow) -> list[str]:
+        """Return a reason if the row forgets, or if that was not measured."""
+        if row.kind == "prompt":
             return []
-        plain = [base for base in self.rows if base["kind"] == "base" and _accuracy(base) is not None]
-        after = _accuracy(row)
-        if not plain or after is None:
+        drop, margin = self.comparison.accuracy_drop(row), self.settings.forgetting_margin
+        if drop is None:
             return ["its general accuracy was not measured"]
-        before = max(plain, key=lambda base: _accuracy(base) or 0.0)
-        drop = (_accuracy(before) or 0.0) - after
-        pair = self._pair(before, row, "general_accuracy")
-        if drop <= self.settings.forgetting_margin or (pair is not None and pair["low"] <= 0):
+        if not self.comparison.forgets(row, margin):
             return []
-        return [f"forgets: general accuracy drops by {drop:.3f}, more than {self.settings.forgetting_margin:.3f}"]
-
-    def _best_first(self, rows: list[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-        metric = self.settings.metric
-        sign = 1 if metric_of(self.document, metric).lower_is_better else -1
-        return sorted(
-            (row for row in rows if metric in row["scores"]), key=lambda row: sign * row["scores"][metric]["value"]
-        )
-
-
-def _accuracy(row: Mapping[str, Any]) -> float | None:
-    return (row.get("general") or {}).get("accuracy")
-
-
-def _interval(pair: Mapping[str, Any]) -> str:
-    return f"{pair['difference']:.3f} (95 %: {pair['low']:.3f} to {pair['high']:.3f})"
+        return [f"forgets: general accuracy drops by {drop:.3f}, more than {margin:.3f}"]

@@ -82,6 +82,8 @@ class Shop:
         content = json.dumps({"of": made["merged_model"].fingerprint, "on": made["conversations"].fingerprint})
         made["scores"] = self.put("scores", experiment, parts, {}, {"samples.json": content.encode()}, {"rows": rows})
         document = {
+            "test_rows": 1,
+            "test_items": 1,
             "primary_metric": "loss",
             "of": made["scores"].fingerprint,
             "rows": [

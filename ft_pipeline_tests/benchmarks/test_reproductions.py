@@ -167,7 +167,7 @@ def test_differences_are_paired_over_rows_and_seeds(tmp_path: Path) -> None:
     every, attention = (estimates.loss(arm, R32.rates[2]) for arm in (R32, R85))
     assert every and attention
     wide = interval(every)
-    assert wide["high"] - wide["low"] > 0.3
+    assert wide.high - wide.low > 0.3
     assert np.allclose(attention.draws - every.draws, 0.05)
 
 

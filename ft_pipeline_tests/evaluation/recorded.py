@@ -56,7 +56,7 @@ def comparison_of(name: str) -> dict[str, Any]:
         "primary_metric": settings.promotion.metric,
     }
     inputs = {f"{EXPERIMENT}/{asset}": PROJECTS / name / "recorded" / asset for asset in ASSETS}
-    return compare(inputs, config, {EXPERIMENT: training_of(name)})
+    return compare(inputs, config, {EXPERIMENT: training_of(name)}).to_json()
 
 
 if __name__ == "__main__":

@@ -8,10 +8,10 @@ import pytest
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.comparison.compare import build_comparison, compare
+from ft_pipeline.evaluation.comparison.records import Comparison
 from ft_pipeline.evaluation.items import Item
 from ft_pipeline.evaluation.metrics.answer_metrics import AnswerMetrics, has_format
 from ft_pipeline.evaluation.metrics.custom_metrics import CustomMetric, resolve
-from ft_pipeline.evaluation.metrics.definitions import shown_metrics
 from ft_pipeline.evaluation.scoring import prompt_baseline
 from ft_pipeline.evaluation.scoring.fingerprint import differences
 from ft_pipeline.settings.project import AnswerFormat, MetricSettings, ProjectSettings
@@ -168,12 +168,13 @@ def test_custom_metrics_and_formats_reach_the_comparison(make_job: JobMaker, roo
     (tmp_path / "compared").mkdir()
     build_comparison({"a/prompt_baseline": job.out}, config, tmp_path / "compared")
     document = json.loads((tmp_path / "compared" / "comparison.json").read_text(encoding="utf-8"))
-    assert document["metrics"]["mine"]["lower_is_better"] is True
-    best, worst = document["rows"]
-    assert best["scores"]["mine"]["value"] <= worst["scores"]["mine"]["value"]
-    assert document["pairs"][0]["metric"] == "mine"
-    assert document["pairs"][0]["difference"] >= 0
-    shown = shown_metrics(document)
+    comparison = Comparison.from_json(document)
+    assert comparison.metric("mine").lower_is_better is True
+    best, worst = comparison.rows
+    assert best.scores["mine"].value <= worst.scores["mine"].value
+    assert comparison.pairs[0].metric == "mine"
+    assert comparison.pairs[0].difference >= 0
+    shown = comparison.shown_metrics()
     assert "exact_match" not in shown
     assert {"format_valid", "mine"} <= shown.keys()
     with pytest.raises(UserError, match="'mine' is not in these scores"):

@@ -1,4 +1,4 @@
-"""Confidence intervals of cases whose result is known."""
+"""Intervals against cases whose answer is known."""
 
 import json
 
@@ -11,11 +11,11 @@ from ft_pipeline.evaluation.comparison.bootstrap import Bootstrap, difference, i
 def test_the_interval_of_a_mean_is_close_to_theory() -> None:
     values = np.random.default_rng(1).normal(5, 2, size=(400, 1))
     [estimate] = Bootstrap([str(number) for number in range(400)], 10_000, 0).means(values)
-    computed = interval(estimate)
+    found = interval(estimate)
     error = 1.96 * values.std(ddof=1) / np.sqrt(400)
-    assert computed["value"] == pytest.approx(values.mean())
-    assert computed["low"] == pytest.approx(values.mean() - error, abs=0.03)
-    assert computed["high"] == pytest.approx(values.mean() + error, abs=0.03)
+    assert found.value == pytest.approx(values.mean())
+    assert found.low == pytest.approx(values.mean() - error, abs=0.03)
+    assert found.high == pytest.approx(values.mean() + error, abs=0.03)
 
 
 def test_a_ratio_is_computed_from_sums_not_as_a_mean_of_ratios() -> None:
@@ -28,17 +28,17 @@ def test_items_of_one_conversation_are_drawn_together() -> None:
     values = np.random.default_rng(2).normal(size=(40, 1))
     once = Bootstrap([str(number) for number in range(40)], 2000, 0).means(values)
     copied = Bootstrap([str(number) for number in range(40) for _ in range(5)], 2000, 0).means(values.repeat(5, axis=0))
-    assert interval(once[0]) == pytest.approx(interval(copied[0]))
+    assert interval(once[0]).to_json() == pytest.approx(interval(copied[0]).to_json())
 
 
 def test_differences_are_paired() -> None:
-    """What both rows share cancels out: the interval of a constant lead has no width, although both rows vary a lot."""
+    """What both rows share cancels out: a constant lead has no width although both rows vary a lot."""
     hard = np.random.default_rng(3).normal(0, 10, size=50)
     better, worse = Bootstrap([str(number) for number in range(50)], 1000, 0).means(np.stack([hard, hard + 0.5]).T)
-    lead = difference(better, worse, lower_is_better=True)
-    assert lead == pytest.approx({"difference": 0.5, "low": 0.5, "high": 0.5})
-    deficit = difference(worse, better, lower_is_better=True)
-    assert deficit == pytest.approx({"difference": -0.5, "low": -0.5, "high": -0.5})
+    found = difference(better, worse, lower_is_better=True)
+    assert found == pytest.approx((0.5, 0.5, 0.5))
+    backwards = difference(worse, better, lower_is_better=True)
+    assert backwards == pytest.approx((-0.5, -0.5, -0.5))
 
 
 def test_the_draws_depend_on_the_seed_not_on_the_block_size(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -53,7 +53,7 @@ def test_the_draws_depend_on_the_seed_not_on_the_block_size(monkeypatch: pytest.
 
 def test_intervals_and_differences_can_be_written_as_json() -> None:
     estimates = Bootstrap(["a", "b"], 100, 0).means(np.array([[1.0, 2.0], [3.0, 4.0]]))
-    json.dumps([interval(estimates[0]), difference(estimates[1], estimates[0], lower_is_better=False)])
+    json.dumps([interval(estimates[0]).to_json(), difference(estimates[1], estimates[0], lower_is_better=False)])
 
 
 def test_a_bootstrap_without_items_is_refused() -> None:

@@ -1,4 +1,4 @@
-"""The comparison document: names, intervals, paired differences, left-out rows, and changes item by item."""
+"""The comparison document: names, intervals, pairs, what is left out, item by item."""
 
 import json
 import subprocess
@@ -11,6 +11,7 @@ import pytest
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.comparison.compare import build_comparison, compare, markdown_table
 from ft_pipeline.evaluation.comparison.plots import score_picture
+from ft_pipeline.evaluation.comparison.records import Comparison, ScoredAnswer
 from ft_pipeline.evaluation.metrics.definitions import METRICS
 from ft_pipeline_tests.evaluation.scored import CONFIG, CORRECT, ITEMS, PARTS, losses, scored
 
@@ -29,37 +30,37 @@ def tuned(tmp_path: Path, name: str = "lora", level: float = 1.2, **options: Any
     return scored(tmp_path / name, {kind: {**row, "kind": kind} for kind in ("adapter", "merged")}, **options)
 
 
-def names(document: dict[str, Any]) -> list[str]:
-    return [row["name"] for row in document["rows"]]
+def names(comparison: Comparison) -> list[str]:
+    return [row.name for row in comparison.rows]
 
 
 def test_the_document_lists_all_rows_with_the_best_first(tmp_path: Path, baseline: Path) -> None:
     inputs = {"lora/prompt_baseline": baseline, "lora/scores": tuned(tmp_path)}
-    document = compare(inputs, CONFIG)
-    assert names(document) == ["lora/adapter", "lora/merged", "few_shot", "base"]
-    assert (document["test_rows"], document["test_items"], document["primary_metric"]) == (ITEMS, ITEMS, "loss")
-    best, prompted = document["rows"][0], document["rows"][2]
-    assert best["kind"] == "adapter"
-    assert (best["experiment"], prompted["experiment"]) == ("lora", None)
-    assert (best["trainable_params"], prompted["trainable_params"]) == (100, 0)
-    assert best["scores"]["loss"]["low"] < best["scores"]["loss"]["value"] < best["scores"]["loss"]["high"]
-    assert prompted["prompt_tokens_per_call"] == 400
-    assert json.loads(json.dumps(document)) == document
-    assert compare(dict(reversed(inputs.items())), CONFIG) == document
+    comparison = compare(inputs, CONFIG)
+    assert names(comparison) == ["lora/adapter", "lora/merged", "few_shot", "base"]
+    assert (comparison.test_rows, comparison.test_items, comparison.primary_metric) == (ITEMS, ITEMS, "loss")
+    best, prompted = comparison.rows[0], comparison.rows[2]
+    assert best.kind == "adapter"
+    assert (best.experiment, prompted.experiment) == ("lora", None)
+    assert (best.trainable_params, prompted.trainable_params) == (100, 0)
+    assert best.scores["loss"].low < best.scores["loss"].value < best.scores["loss"].high
+    assert prompted.prompt_tokens_per_call == 400
+    assert json.loads(json.dumps(comparison.to_json())) == comparison.to_json()
+    assert compare(dict(reversed(inputs.items())), CONFIG) == comparison
 
 
 def test_paired_differences_cover_all_rows_and_shared_metrics(tmp_path: Path, baseline: Path) -> None:
-    document = compare({"lora/prompt_baseline": baseline, "lora/scores": tuned(tmp_path)}, CONFIG)
-    row_counts = {metric: sum(metric in row["scores"] for row in document["rows"]) for metric in METRICS}
-    pair_counts = {metric: sum(pair["metric"] == metric for pair in document["pairs"]) for metric in METRICS}
-    assert pair_counts == {metric: rows * (rows - 1) // 2 for metric, rows in row_counts.items()}
-    assert pair_counts["general_accuracy"] == 3
-    assert [pair["metric"] for pair in document["pairs"]][:6] == ["loss"] * 6
-    assert all(pair["difference"] >= 0 for pair in document["pairs"])
-    first, lead = document["pairs"][0], document["pairs"][1]
-    assert (first["better"], first["worse"], first["difference"]) == ("lora/adapter", "lora/merged", 0.0)
-    assert (lead["better"], lead["worse"]) == ("lora/adapter", "few_shot")
-    assert (lead["difference"], lead["low"], lead["high"]) == pytest.approx((0.5, 0.5, 0.5))
+    comparison = compare({"lora/prompt_baseline": baseline, "lora/scores": tuned(tmp_path)}, CONFIG)
+    having = {metric: sum(metric in row.scores for row in comparison.rows) for metric in METRICS}
+    found = {metric: sum(pair.metric == metric for pair in comparison.pairs) for metric in METRICS}
+    assert found == {metric: rows * (rows - 1) // 2 for metric, rows in having.items()}
+    assert found["general_accuracy"] == 3
+    assert [pair.metric for pair in comparison.pairs][:6] == ["loss"] * 6
+    assert all(pair.difference >= 0 for pair in comparison.pairs)
+    first, lead = comparison.pairs[0], comparison.pairs[1]
+    assert (first.better, first.worse, first.difference) == ("lora/adapter", "lora/merged", 0.0)
+    assert (lead.better, lead.worse) == ("lora/adapter", "few_shot")
+    assert (lead.difference, lead.low, lead.high) == pytest.approx((0.5, 0.5, 0.5))
 
 
 def test_rows_are_ranked_by_the_direction_of_the_metric(tmp_path: Path) -> None:
@@ -68,20 +69,20 @@ def test_rows_are_ranked_by_the_direction_of_the_metric(tmp_path: Path) -> None:
         "few_shot": {"kind": "prompt", "losses": losses(1.7), "chrf": [40.0] * ITEMS},
     }
     inputs = {"a/prompt_baseline": scored(tmp_path / "baseline", rows)}
-    document = compare(inputs, CONFIG)
-    [pair] = [pair for pair in document["pairs"] if pair["metric"] == "chrf"]
-    assert (pair["better"], pair["difference"], pair["low"]) == ("base", 20.0, 20.0)
-    assert names(document) == ["few_shot", "base"]
+    comparison = compare(inputs, CONFIG)
+    [pair] = [pair for pair in comparison.pairs if pair.metric == "chrf"]
+    assert (pair.better, pair.difference, pair.low) == ("base", 20.0, 20.0)
+    assert names(comparison) == ["few_shot", "base"]
     assert names(compare(inputs, {**CONFIG, "primary_metric": "chrf"})) == ["base", "few_shot"]
 
 
 def test_a_shared_base_model_gives_its_rows_once(tmp_path: Path, baseline: Path) -> None:
     shared = {"a/prompt_baseline": baseline, "b/prompt_baseline": baseline, "b/scores": tuned(tmp_path)}
     assert names(compare(shared, CONFIG)) == ["b/adapter", "b/merged", "few_shot", "base"]
-    other_baseline = scored(tmp_path / "other", {"plain": {"kind": "base", "losses": losses(1.0)}})
-    document = compare({"a/prompt_baseline": baseline, "b/prompt_baseline": other_baseline}, CONFIG)
-    assert names(document) == ["base@b", "few_shot", "base"]
-    assert {row["name"]: (row["source"], row["source_row"]) for row in document["rows"]} == {
+    other = scored(tmp_path / "other", {"plain": {"kind": "base", "losses": losses(1.0)}})
+    comparison = compare({"a/prompt_baseline": baseline, "b/prompt_baseline": other}, CONFIG)
+    assert names(comparison) == ["base@b", "few_shot", "base"]
+    assert {row.name: (row.source, row.source_row) for row in comparison.rows} == {
         "base@b": ("b/prompt_baseline", "plain"),
         "few_shot": ("a/prompt_baseline", "few_shot"),
         "base": ("a/prompt_baseline", "plain"),
@@ -89,13 +90,13 @@ def test_a_shared_base_model_gives_its_rows_once(tmp_path: Path, baseline: Path)
 
 
 def test_the_champion_is_listed_in_addition_to_its_own_row(tmp_path: Path, baseline: Path) -> None:
-    scores = tuned(tmp_path)
-    inputs = {"lora/prompt_baseline": baseline, "lora/scores": scores, "champion/scores": scores}
+    mine = tuned(tmp_path)
+    inputs = {"lora/prompt_baseline": baseline, "lora/scores": mine, "champion/scores": mine}
     config = {**CONFIG, "champion": {"name": "lora/merged", "experiment": "lora"}}
-    document = compare(inputs, config)
-    assert sorted(names(document)) == ["base", "champion", "few_shot", "lora/adapter", "lora/merged"]
-    [champion] = [row for row in document["rows"] if row["kind"] == "champion"]
-    assert (champion["experiment"], champion["source_row"]) == ("lora", "merged")
+    comparison = compare(inputs, config)
+    assert sorted(names(comparison)) == ["base", "champion", "few_shot", "lora/adapter", "lora/merged"]
+    [champion] = [row for row in comparison.rows if row.kind == "champion"]
+    assert (champion.experiment, champion.source_row) == ("lora", "merged")
     prompted = {"lora/prompt_baseline": baseline, "champion/prompt_baseline": baseline}
     config = {**CONFIG, "champion": {"name": "few_shot", "experiment": None}}
     assert sorted(names(compare(prompted, config))) == ["base", "champion", "few_shot"]
@@ -104,15 +105,15 @@ def test_the_champion_is_listed_in_addition_to_its_own_row(tmp_path: Path, basel
 def test_rows_of_another_evaluation_are_left_out_and_listed(tmp_path: Path, baseline: Path) -> None:
     stale = tuned(tmp_path, "stale", parts={**PARTS, "test_rows": "older"})
     inputs = {"new/prompt_baseline": baseline, "new/scores": tuned(tmp_path), "old/scores": stale}
-    document = compare(inputs, CONFIG)
-    assert "old/adapter" not in names(document)
-    assert [(row["name"], row["differs_in"]) for row in document["left_out"]] == [
+    comparison = compare(inputs, CONFIG)
+    assert "old/adapter" not in names(comparison)
+    assert [(left_out.name, left_out.differs_in) for left_out in comparison.left_out] == [
         ("old/adapter", ["test_rows"]),
         ("old/merged", ["test_rows"]),
     ]
-    assert "Left out: old/merged was scored under another evaluation (test_rows differs)" in markdown_table(document)
-    old_fingerprint = json.loads((stale / "scores.json").read_text(encoding="utf-8"))["rows"][0]["fingerprint"]
-    assert sorted(names(compare(inputs, {**CONFIG, "fingerprint": old_fingerprint}))) == ["old/adapter", "old/merged"]
+    assert "Left out: old/merged was scored under another evaluation (test_rows differs)" in markdown_table(comparison)
+    old = json.loads((stale / "scores.json").read_text(encoding="utf-8"))["rows"][0]["fingerprint"]
+    assert sorted(names(compare(inputs, {**CONFIG, "fingerprint": old}))) == ["old/adapter", "old/merged"]
 
 
 def test_rows_scored_on_different_items_are_refused(tmp_path: Path, baseline: Path) -> None:
@@ -132,24 +133,22 @@ def test_changes_show_the_worst_regressions(tmp_path: Path, baseline: Path) -> N
     better[8] += 1
     better[9] -= 1
     rows = {"adapter": {"kind": "adapter", "losses": better, "technique": "lora"}}
-    document = compare({"a/prompt_baseline": baseline, "a/scores": scored(tmp_path / "a", rows)}, CONFIG)
-    changes = document["changes"]
-    assert (changes["before"], changes["after"]) == ("few_shot", "a/adapter")
-    assert (changes["improved"], changes["unchanged"], changes["regressed"]) == (1, ITEMS - 3, 2)
-    assert [(change["item"], round(change["gain"], 6)) for change in changes["worst"]] == [
-        ("003:1", -2.0),
-        ("008:1", -1.0),
-    ]
-    assert changes["worst"][0]["after"]["answer"] == "adapter says 3"
-    assert compare({"a/prompt_baseline": baseline}, CONFIG)["changes"] is None
+    comparison = compare({"a/prompt_baseline": baseline, "a/scores": scored(tmp_path / "a", rows)}, CONFIG)
+    changes = comparison.changes
+    assert changes is not None
+    assert (changes.before, changes.after) == ("few_shot", "a/adapter")
+    assert (changes.improved, changes.unchanged, changes.regressed) == (1, ITEMS - 3, 2)
+    assert [(change.item, round(change.gain, 6)) for change in changes.worst] == [("003:1", -2.0), ("008:1", -1.0)]
+    assert changes.worst[0].after == ScoredAnswer(better[3], "adapter says 3")
+    assert compare({"a/prompt_baseline": baseline}, CONFIG).changes is None
 
 
 def test_quantization_noise_is_listed_below_the_table(tmp_path: Path, baseline: Path) -> None:
     line = {"first": "base", "second": "base_4bit", "kl": 0.3, "first_loss": 3.0, "second_loss": 3.2, "difference": 0.2}
     inputs = {"lora/prompt_baseline": baseline, "lora/scores": tuned(tmp_path)}
-    document = compare(inputs, CONFIG, {"lora": {"took": None, "noise": None}, "qlora": {"noise": [line]}})
-    assert document["quantization_noise"] == {"qlora": [line]}
-    assert "| qlora | base | base_4bit | 0.3000 | 3.0000 | 3.2000 | +0.2000 |" in markdown_table(document)
+    comparison = compare(inputs, CONFIG, {"lora": {"took": None, "noise": None}, "qlora": {"noise": [line]}})
+    assert comparison.to_json()["quantization_noise"] == {"qlora": [line]}
+    assert "| qlora | base | base_4bit | 0.3000 | 3.0000 | 3.2000 | +0.2000 |" in markdown_table(comparison)
     assert "Quantisation noise" not in markdown_table(compare(inputs, CONFIG))
 
 
@@ -158,11 +157,11 @@ def test_the_comparison_is_written_as_json_and_markdown_and_plotted(tmp_path: Pa
     out.mkdir()
     summary = build_comparison({"lora/prompt_baseline": baseline, "lora/scores": tuned(tmp_path)}, CONFIG, out)
     assert summary["best"] == "lora/adapter"
-    document = json.loads((out / "comparison.json").read_text(encoding="utf-8"))
+    comparison = Comparison.from_json(json.loads((out / "comparison.json").read_text(encoding="utf-8")))
     table = (out / "comparison.md").read_text(encoding="utf-8")
-    assert table == markdown_table(document)
+    assert table == markdown_table(comparison)
     assert table.splitlines()[2].startswith("| lora/adapter | 1.")
-    png = score_picture(document)
+    png = score_picture(comparison)
     assert png.startswith(b"\x89PNG")
     assert len(png) < 60_000
 

@@ -1,4 +1,4 @@
-"""Costs per call, training time from the manifests, and the number of calls until the training has paid off."""
+"""Costs per call, training time from the manifests, and after how many calls it has paid."""
 
 from pathlib import Path
 from typing import Any
@@ -8,6 +8,7 @@ import pytest
 from ft_pipeline.evaluation.comparison.compare import compare
 from ft_pipeline.evaluation.comparison.costs import in_words, training_time
 from ft_pipeline.evaluation.comparison.markdown import markdown_table
+from ft_pipeline.evaluation.comparison.records import Comparison
 from ft_pipeline.evaluation.recommendation.rules import recommend
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.spec import Spec
@@ -16,8 +17,8 @@ from ft_pipeline_tests.evaluation.scored import CONFIG, CORRECT, losses, scored
 HOUR = {"seconds": 1800.0, "gpu_hours": 1.0}
 
 
-def document(tmp_path: Path, *, seconds: float = 0.1, training: Any = HOUR, **prices: float) -> dict[str, Any]:
-    """Compares a prompt of 400 tokens and 0.5 s with an adapter of 40 tokens and `seconds`; both write 10 tokens."""
+def compared(tmp_path: Path, *, seconds: float = 0.1, training: Any = HOUR, **prices: float) -> Comparison:
+    """A prompt of 400 tokens and 0.5 s against an adapter of 40 tokens and `seconds`; both write 10 tokens."""
     baseline = {
         "plain": {"kind": "base", "losses": losses(2.0), "correct": CORRECT},
         "few_shot": {"kind": "prompt", "losses": losses(1.7), "tokens": 400},
@@ -31,53 +32,53 @@ def document(tmp_path: Path, *, seconds: float = 0.1, training: Any = HOUR, **pr
 
 
 def test_break_even_is_computed_from_the_seconds_per_call(tmp_path: Path) -> None:
-    comparison = document(tmp_path)
-    adapter, merged = comparison["break_even"]
-    assert (adapter["tuned"], adapter["untouched"]) == ("a/adapter", "few_shot")
-    assert adapter["saved"]["prompt_tokens_per_call"] == 360
-    assert adapter["calls_by_time"] == 9000  # one hour of the device, 0.4 s saved per call
-    assert (merged["calls_by_time"], merged["calls_by_cost"], adapter["calls_by_cost"]) == (None, None, None)
-    assert [row["cost_per_call"] for row in comparison["rows"]] == [None] * 4
-    assert {row["name"]: row["training"] for row in comparison["rows"]}["few_shot"] is None
+    found = compared(tmp_path)
+    adapter, merged = found.break_even
+    assert (adapter.tuned, adapter.untouched) == ("a/adapter", "few_shot")
+    assert adapter.saved.prompt_tokens_per_call == 360
+    assert adapter.calls_by_time == 9000  # an hour of the device at 0.4 s
+    assert (merged.calls_by_time, merged.calls_by_cost, adapter.calls_by_cost) == (None, None, None)
+    assert [row.cost_per_call for row in found.rows] == [None] * 4
+    assert {row.name: row.training for row in found.rows}["few_shot"] is None
     assert in_words(adapter).startswith("a/adapter reads 360 fewer prompt tokens per call than few_shot; its training")
     assert "took 30 min, paid back after 9,000 calls by time (0.4 s saved" in in_words(adapter)
     assert in_words(merged).endswith("paid back never: a call takes no less.")
-    text = markdown_table(comparison)
+    text = markdown_table(found)
     assert "| a/adapter | few_shot | 360 | 0.40 | 30 min | 9,000 |" in text
     assert "| a/merged | few_shot | 360 | 0.00 | 30 min | never |" in text
-    assert any("after 9,000 calls" in reason for reason in recommend(comparison, {}, 0.05)["reasons"])
+    assert any("after 9,000 calls" in reason for reason in recommend(found, {}, 0.05)["reasons"])
 
 
 def test_break_even_is_computed_from_token_prices(tmp_path: Path) -> None:
-    comparison = document(tmp_path, gpu_hour=3.6, input_per_million=10.0, output_per_million=100.0)
-    costs = {row["name"]: row["cost_per_call"] for row in comparison["rows"]}
+    found = compared(tmp_path, gpu_hour=3.6, input_per_million=10.0, output_per_million=100.0)
+    costs = {row.name: row.cost_per_call for row in found.rows}
     assert costs == pytest.approx({"a/adapter": 1.4e-3, "a/merged": 1.4e-3, "few_shot": 5e-3, "base": 1.4e-3})
-    adapter = comparison["break_even"][0]
-    assert adapter["training"]["cost"] == pytest.approx(3.6)
-    assert adapter["calls_by_cost"] == 1000
+    adapter = found.break_even[0]
+    assert adapter.training.cost == pytest.approx(3.6)
+    assert adapter.calls_by_cost == 1000
     assert "after 1,000 calls by cost (3.60 against 0.0036 on each)" in in_words(adapter)
-    assert "| cost / call |" in markdown_table(comparison)
+    assert "| cost / call |" in markdown_table(found)
 
 
 def test_a_price_per_gpu_hour_is_used_if_tokens_have_no_price(tmp_path: Path) -> None:
-    comparison = document(tmp_path, gpu_hour=3.6)
-    assert comparison["rows"][0]["cost_per_call"] == pytest.approx(1e-4)
-    assert comparison["break_even"][0]["calls_by_cost"] == comparison["break_even"][0]["calls_by_time"] == 9000
+    found = compared(tmp_path, gpu_hour=3.6)
+    assert found.rows[0].cost_per_call == pytest.approx(1e-4)
+    assert found.break_even[0].calls_by_cost == found.break_even[0].calls_by_time == 9000
 
 
 def test_a_training_with_unknown_time_is_left_out(tmp_path: Path) -> None:
-    assert document(tmp_path, training=None)["break_even"] == []
+    assert compared(tmp_path, training=None).break_even == []
 
 
 def artifact(store: ArtifactStore, kind: str, name: str, run: dict[str, Any], **inputs: Artifact) -> Artifact:
-    spec = Spec(kind, {key: source.reference for key, source in inputs.items()}, {"name": name})
+    spec = Spec(kind, {key: each.reference for key, each in inputs.items()}, {"name": name})
     draft = store.begin(spec)
     (draft.out / "file.txt").write_text(name, encoding="utf-8")
     return store.commit(draft, {}, run)
 
 
 def test_training_time_counts_every_phase_once(tmp_path: Path) -> None:
-    """A merged cpt adapter, an sft adapter on the merged model, and a dpo adapter that continues from the latter."""
+    """cpt, merged; then an sft adapter on it, and a dpo adapter that goes on from that one."""
     store = ArtifactStore(tmp_path / "store")
     base = artifact(store, "base_model", "base", {"seconds": 900})
     cpt = artifact(store, "adapter", "cpt", {"seconds": 100, "gpus": ["a", "b"]}, base_model=base)

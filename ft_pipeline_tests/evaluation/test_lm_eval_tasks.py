@@ -11,6 +11,7 @@ import yaml
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.comparison.compare import build_comparison
 from ft_pipeline.evaluation.comparison.markdown import markdown_table
+from ft_pipeline.evaluation.comparison.records import Comparison
 from ft_pipeline.evaluation.scoring import prompt_baseline, tuned_scores
 from ft_pipeline.evaluation.scoring.task_files import files_of, keep_files
 from ft_pipeline.job import Job
@@ -99,7 +100,7 @@ def test_every_model_runs_the_tasks_and_the_comparison_shows_them(
         score = row["scores"]["capitals/acc"]
         assert score["low"] <= score["value"] <= score["high"]
     assert len([pair for pair in document["pairs"] if pair["metric"] == "capitals/acc"]) == 10
-    assert "| capitals/acc (higher is better) |" in markdown_table(document)
+    assert "| capitals/acc (higher is better) |" in markdown_table(Comparison.from_json(document))
 
 
 def test_task_documents_limits_a_task_to_its_first_documents(make_job: JobMaker, folder: Path) -> None:

@@ -1,6 +1,6 @@
-"""Three small projects, each with a different right answer: prompting is enough, too few rows, a gap of facts.
+"""Three small projects, each with another right answer: prompting is enough, too few rows, a gap of facts.
 
-The quick test applies the real rules to recorded scores of the embedded model (recorded.py); the long one runs the
+The quick test holds the real rules against scores that the embedded model gave (recorded.py); the long one runs the
 whole pipeline on the folders again.
 """
 
@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ft_pipeline import scaffold
+from ft_pipeline.evaluation.comparison.records import Comparison
 from ft_pipeline.evaluation.recommendation.rules import recommend
 from ft_pipeline.project import Project
 from ft_pipeline_tests.end_to_end.project import ft, ft_json
@@ -22,17 +23,18 @@ ANSWERS = {
     "too_few_rows": ("more_data", "few_shot", "Too little data"),
     "gap_of_facts": ("retrieval", "passages", "The gap is facts"),
 }
-"""Decision, recommended row, first words of the first reason."""
+"""Decision, the row that it speaks for, the first words of its first reason."""
 
 
 @pytest.mark.parametrize("name", ANSWERS)
 def test_the_rules_give_the_right_answer_on_recorded_scores(name: str) -> None:
     settings = Project.find(PROJECTS / name).settings
     training = {EXPERIMENT: training_of(name)}
-    advice = recommend(comparison_of(name), training, settings.promotion.forgetting_margin)
+    comparison = Comparison.from_json(comparison_of(name))
+    found = recommend(comparison, training, settings.promotion.forgetting_margin)
     decision, row, reason = ANSWERS[name]
-    assert (advice["decision"], advice["row"], advice["experiment"]) == (decision, row, None), advice["reasons"]
-    assert advice["reasons"][0].startswith(reason)
+    assert (found["decision"], found["row"], found["experiment"]) == (decision, row, None), found["reasons"]
+    assert found["reasons"][0].startswith(reason)
 
 
 @pytest.mark.parametrize("name", ANSWERS)
@@ -50,7 +52,7 @@ def test_the_whole_pipeline_gives_the_right_answer(name: str, tmp_path: Path) ->
     root = scaffold.create(tmp_path / "shop", example=False)
     shutil.rmtree(root / "experiments")
     shutil.copytree(PROJECTS / name, root, dirs_exist_ok=True, ignore=shutil.ignore_patterns("recorded"))
-    process = ft(root, "run", "--experiment", EXPERIMENT, timeout=1500)
-    assert process.returncode == 0, process.stderr[-4000:]
-    advice = ft_json(root, "recommend")
-    assert (advice["decision"], advice["row"]) == ANSWERS[name][:2], advice["reasons"]
+    done = ft(root, "run", "--experiment", EXPERIMENT, timeout=1500)
+    assert done.returncode == 0, done.stderr[-4000:]
+    found = ft_json(root, "recommend")
+    assert (found["decision"], found["row"]) == ANSWERS[name][:2], found["reasons"]

@@ -1,18 +1,20 @@
-"""Each rule, on a comparison to which it applies."""
+"""Each rule on a comparison that calls for it."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ft_pipeline.evaluation.comparison.compare import compare
+from ft_pipeline.evaluation.comparison.records import Comparison
 from ft_pipeline.evaluation.recommendation.rules import recommend
 from ft_pipeline_tests.evaluation.scored import CONFIG, CORRECT, ITEMS, losses, scored
 
 MARGIN = 0.05
 NOISY = [(13 * number % 40) / 20 - 1 for number in range(ITEMS)]
-"""From -1 to 1, about 0 on average: noise in which a small difference is lost."""
+"""From -1 to 1, about 0 on average: a difference that is drowned."""
 
 
 def case(
@@ -23,8 +25,8 @@ def case(
     passages: float | list[float] | None = None,
     teacher: list[float] | None = None,
     **experiments: dict[str, Any],
-) -> dict[str, Any]:
-    """A comparison. Each experiment has a `loss` (a level, or one per item) and other row values; `teacher` is chrF."""
+) -> Comparison:
+    """A comparison; per experiment `loss` (a level, or one per item) and the row's other values; the teacher's chrF."""
     rows = {
         "plain": {"kind": "base", "losses": losses(plain), "correct": CORRECT},
         "few_shot": {"kind": "prompt", "losses": losses(prompted), "tokens": 400},
@@ -52,51 +54,51 @@ def case(
     return compare(inputs, CONFIG)
 
 
-def decide(document: dict[str, Any], **rows: int) -> dict[str, Any]:
+def decide(comparison: Comparison, **rows: int) -> dict[str, Any]:
     facts = {name: {"train_rows": count} for name, count in rows.items()}
-    advice = recommend(document, facts, MARGIN)
-    assert json.loads(json.dumps(advice)) == advice
-    return advice
+    found = recommend(comparison, facts, MARGIN)
+    assert json.loads(json.dumps(found)) == found
+    return found
 
 
-def mentions(advice: dict[str, Any], words: str) -> bool:
-    return any(words in reason for reason in advice["reasons"])
+def said(found: dict[str, Any], words: str) -> bool:
+    return any(words in reason for reason in found["reasons"])
 
 
 def test_the_best_prompt_is_recommended_if_nothing_is_tuned(tmp_path: Path) -> None:
-    advice = decide(case(tmp_path))
-    assert (advice["decision"], advice["experiment"], advice["row"]) == ("prompt", None, "few_shot")
-    assert mentions(advice, "Nothing has been tuned yet")
+    found = decide(case(tmp_path))
+    assert (found["decision"], found["experiment"], found["row"]) == ("prompt", None, "few_shot")
+    assert said(found, "Nothing has been tuned yet")
 
 
 def test_a_clearly_better_tuned_model_is_recommended(tmp_path: Path) -> None:
-    advice = decide(case(tmp_path, style={"loss": 1.2}), style=800)
-    assert (advice["decision"], advice["experiment"], advice["row"]) == ("lora", "style", "style/adapter")
-    assert mentions(advice, "beats the best prompting. loss: style/adapter leads few_shot by 0.500")
-    assert mentions(advice, "400 prompt tokens per call, style/adapter 40 (90% fewer)")
-    assert mentions(advice, "General accuracy: 0.750 before, 0.750 after, within the margin")
-    assert not mentions(advice, "training data has")
-    assert advice["evidence"]["difference"]["low"] > 0
-    assert advice["evidence"]["train_rows"] == 800
+    found = decide(case(tmp_path, style={"loss": 1.2}), style=800)
+    assert (found["decision"], found["experiment"], found["row"]) == ("lora", "style", "style/adapter")
+    assert said(found, "beats the best prompting. loss: style/adapter leads few_shot by 0.500")
+    assert said(found, "400 prompt tokens per call, style/adapter 40 (90% fewer)")
+    assert said(found, "General accuracy: 0.750 before, 0.750 after, within the margin")
+    assert not said(found, "training data has")
+    assert found["evidence"]["difference"]["low"] > 0
+    assert found["evidence"]["train_rows"] == 800
 
 
 def test_prompting_is_recommended_if_tuning_is_not_better(tmp_path: Path) -> None:
-    advice = decide(case(tmp_path, style={"loss": 1.9}), style=800)
-    assert (advice["decision"], advice["experiment"]) == ("prompt", None)
-    assert mentions(advice, "Do not fine-tune: the prompt variant few_shot is at least as good")
+    found = decide(case(tmp_path, style={"loss": 1.9}), style=800)
+    assert (found["decision"], found["experiment"]) == ("prompt", None)
+    assert said(found, "Do not fine-tune: the prompt variant few_shot is at least as good")
 
 
 def test_a_lead_that_is_not_clear_does_not_count(tmp_path: Path) -> None:
     level = [loss + noise - 0.05 for loss, noise in zip(losses(1.7), NOISY, strict=True)]
-    advice = decide(case(tmp_path, style={"loss": level}), style=800)
-    assert advice["decision"] == "prompt"
-    assert mentions(advice, "no tuned model is clearly better")
+    found = decide(case(tmp_path, style={"loss": level}), style=800)
+    assert found["decision"] == "prompt"
+    assert said(found, "no tuned model is clearly better")
 
 
 def test_few_training_rows_are_mentioned_if_tuning_wins(tmp_path: Path) -> None:
-    advice = decide(case(tmp_path, style={"loss": 1.2}), style=300)
-    assert advice["decision"] == "lora"
-    assert mentions(advice, "The training data has 300 rows, under the 500")
+    found = decide(case(tmp_path, style={"loss": 1.2}), style=300)
+    assert found["decision"] == "lora"
+    assert said(found, "The training data has 300 rows, under the 500")
 
 
 @pytest.mark.parametrize(
@@ -106,107 +108,104 @@ def test_few_training_rows_are_mentioned_if_tuning_wins(tmp_path: Path) -> None:
 def test_more_data_is_recommended_if_there_are_too_few_rows(
     tmp_path: Path, rows: int, prompted: float, decision: str
 ) -> None:
-    advice = decide(case(tmp_path, prompted=prompted, style={"loss": 2.0}), style=rows)
-    assert advice["decision"] == decision
-    assert advice["experiment"] is None
-    assert mentions(advice, f"{rows} rows") == (rows < 500)
+    found = decide(case(tmp_path, prompted=prompted, style={"loss": 2.0}), style=rows)
+    assert found["decision"] == decision
+    assert found["experiment"] is None
+    assert said(found, f"{rows} rows") == (rows < 500)
 
 
 def test_a_model_that_forgets_is_not_recommended(tmp_path: Path) -> None:
-    none_correct = [False] * ITEMS
-    advice = decide(case(tmp_path, style={"loss": 1.0, "correct": none_correct}), style=800)
-    assert advice["decision"] == "prompt"
-    assert mentions(advice, "loses more than 5% of general accuracy")
-    assert mentions(advice, "beyond the margin")
-    comparison = case(tmp_path / "two", hasty={"loss": 1.0, "correct": none_correct}, careful={"loss": 1.2})
-    assert decide(comparison, hasty=800, careful=800)["experiment"] == "careful"
+    nothing = [False] * ITEMS
+    found = decide(case(tmp_path, style={"loss": 1.0, "correct": nothing}), style=800)
+    assert found["decision"] == "prompt"
+    assert said(found, "loses more than 5% of general accuracy")
+    assert said(found, "beyond the margin")
+    careful = case(tmp_path / "two", hasty={"loss": 1.0, "correct": nothing}, careful={"loss": 1.2})
+    assert decide(careful, hasty=800, careful=800)["experiment"] == "careful"
 
 
 def test_the_simpler_technique_is_recommended_without_a_clear_lead(tmp_path: Path) -> None:
     level = [loss + noise - 0.6 for loss, noise in zip(losses(1.7), NOISY, strict=True)]
-    document = case(tmp_path, small={"loss": 1.2}, tiny={"loss": level, "technique": "qlora"})
-    assert document["rows"][0]["name"] == "tiny/adapter"
-    advice = decide(document, small=800, tiny=800)
-    assert (advice["decision"], advice["experiment"]) == ("lora", "small")
-    assert mentions(advice, "tiny/adapter is not clearly better, and lora is the simpler technique")
+    comparison = case(tmp_path, small={"loss": 1.2}, tiny={"loss": level, "technique": "qlora"})
+    assert comparison.rows[0].name == "tiny/adapter"
+    found = decide(comparison, small=800, tiny=800)
+    assert (found["decision"], found["experiment"]) == ("lora", "small")
+    assert said(found, "tiny/adapter is not clearly better, and lora is the simpler technique")
     clear = case(tmp_path / "two", small={"loss": 1.2}, tiny={"loss": 1.0, "technique": "qlora"})
     assert decide(clear, small=800, tiny=800)["decision"] == "qlora"
 
 
 def test_a_merge_that_costs_quality_is_mentioned(tmp_path: Path) -> None:
-    advice = decide(case(tmp_path, style={"loss": 1.2, "merged": 1.4}), style=800)
-    assert (advice["decision"], advice["row"]) == ("lora", "style/adapter")
-    assert mentions(advice, "Serve the adapter, not the merged model")
-    assert not mentions(decide(case(tmp_path / "two", style={"loss": 1.2}), style=800), "Serve the adapter")
+    found = decide(case(tmp_path, style={"loss": 1.2, "merged": 1.4}), style=800)
+    assert (found["decision"], found["row"]) == ("lora", "style/adapter")
+    assert said(found, "Serve the adapter, not the merged model")
+    assert not said(decide(case(tmp_path / "two", style={"loss": 1.2}), style=800), "Serve the adapter")
 
 
 def test_distillation_is_recommended_if_the_teacher_leads(tmp_path: Path) -> None:
     better = [60.0 + number % 3 for number in range(ITEMS)]
-    advice = decide(case(tmp_path, teacher=better, style={"loss": 1.2}), style=800)
-    assert (advice["decision"], advice["row"], advice["experiment"]) == ("distillation", "teacher", "style")
-    assert mentions(advice, "The teacher clearly answers better than every use of the small model: chrF: teacher leads")
-    assert mentions(advice, "0.5 s per call can be afforded, prompt the teacher itself; else distil it")
-    assert mentions(advice, "So far tuning pays: loss: style/adapter leads few_shot")
-    assert advice["evidence"]["teacher"]["difference"]["low"] > 0
-    without_lead = decide(case(tmp_path / "two", teacher=better, style={"loss": 1.9}), style=800)
-    assert without_lead["decision"] == "distillation"
-    assert mentions(without_lead, "So far style/adapter is not clearly better than the prompt variant few_shot")
+    found = decide(case(tmp_path, teacher=better, style={"loss": 1.2}), style=800)
+    assert (found["decision"], found["row"], found["experiment"]) == ("distillation", "teacher", "style")
+    assert said(found, "The teacher clearly answers better than every use of the small model: chrF: teacher leads")
+    assert said(found, "0.5 s per call can be afforded, prompt the teacher itself; else distil it")
+    assert said(found, "So far tuning pays: loss: style/adapter leads few_shot")
+    assert found["evidence"]["teacher"]["difference"]["low"] > 0
+    behind = decide(case(tmp_path / "two", teacher=better, style={"loss": 1.9}), style=800)
+    assert behind["decision"] == "distillation"
+    assert said(behind, "So far style/adapter is not clearly better than the prompt variant few_shot")
     assert decide(case(tmp_path / "three", teacher=better))["decision"] == "distillation"
 
 
 def test_a_teacher_that_does_not_lead_changes_nothing(tmp_path: Path) -> None:
     level = [50.0 + noise for noise in NOISY]
-    advice = decide(case(tmp_path, teacher=level, style={"loss": 1.2}), style=800)
-    assert (advice["decision"], advice["experiment"]) == ("lora", "style")
-    assert mentions(advice, "The teacher is not clearly ahead, so distilling more of it promises little. chrF:")
+    found = decide(case(tmp_path, teacher=level, style={"loss": 1.2}), style=800)
+    assert (found["decision"], found["experiment"]) == ("lora", "style")
+    assert said(found, "The teacher is not clearly ahead, so distilling more of it promises little. chrF:")
     assert decide(case(tmp_path / "two", teacher=level))["decision"] == "prompt"
 
 
 def test_retrieval_is_recommended_if_passages_lead(tmp_path: Path) -> None:
-    advice = decide(case(tmp_path, passages=1.2, style={"loss": 1.5}), style=800)
-    assert (advice["decision"], advice["experiment"], advice["row"]) == ("retrieval", None, "looked_up")
-    assert mentions(advice, "The gap is facts, so look them up")
-    assert mentions(advice, "loss: looked_up leads few_shot by 0.500")
-    assert mentions(
-        advice, "No tuned model is clearly better; adapters change style more readily than facts. loss: looked"
-    )
-    assert advice["evidence"]["passages"]["row"] == "looked_up"
+    found = decide(case(tmp_path, passages=1.2, style={"loss": 1.5}), style=800)
+    assert (found["decision"], found["experiment"], found["row"]) == ("retrieval", None, "looked_up")
+    assert said(found, "The gap is facts, so look them up")
+    assert said(found, "loss: looked_up leads few_shot by 0.500")
+    assert said(found, "No tuned model is clearly better; adapters change style more readily than facts. loss: looked")
+    assert found["evidence"]["passages"]["row"] == "looked_up"
     few = decide(case(tmp_path / "few", passages=1.2, style={"loss": 1.5}), style=40)
     assert few["decision"] == "retrieval"
     forgetful = case(tmp_path / "forgets", passages=1.2, style={"loss": 1.0, "correct": [False] * ITEMS})
     assert decide(forgetful, style=800)["decision"] == "retrieval"
     untuned = decide(case(tmp_path / "none", passages=1.2))
     assert untuned["decision"] == "retrieval"
-    assert not mentions(untuned, "No tuned model")
+    assert not said(untuned, "No tuned model")
 
 
 def test_a_tuned_model_that_beats_passages_wins_and_passages_are_mentioned(tmp_path: Path) -> None:
-    advice = decide(case(tmp_path, passages=1.5, style={"loss": 1.2}), style=800)
-    assert (advice["decision"], advice["evidence"]["best_untouched"]) == ("lora", "looked_up")
-    assert mentions(advice, "Passages help the untouched model: loss: looked_up leads few_shot")
+    found = decide(case(tmp_path, passages=1.5, style={"loss": 1.2}), style=800)
+    assert (found["decision"], found["evidence"]["best_untouched"]) == ("lora", "looked_up")
+    assert said(found, "Passages help the untouched model: loss: looked_up leads few_shot")
 
 
 def test_passages_without_a_clear_gain_decide_nothing(tmp_path: Path) -> None:
     level = [loss + noise - 0.05 for loss, noise in zip(losses(1.7), NOISY, strict=True)]
-    advice = decide(case(tmp_path, passages=level, style={"loss": 1.9}), style=800)
-    assert advice["decision"] == "prompt"
-    assert not mentions(advice, "No variant with `passages` was scored")
+    found = decide(case(tmp_path, passages=level, style={"loss": 1.9}), style=800)
+    assert found["decision"] == "prompt"
+    assert not said(found, "No variant with `passages` was scored")
     untried = decide(case(tmp_path / "two", style={"loss": 1.9}), style=800)
-    assert mentions(untried, "No variant with `passages` was scored")
-    assert not mentions(decide(case(tmp_path / "three", style={"loss": 1.2}), style=800), "No variant with")
+    assert said(untried, "No variant with `passages` was scored")
+    assert not said(decide(case(tmp_path / "three", style={"loss": 1.2}), style=800), "No variant with")
 
 
 def test_few_test_rows_are_mentioned(tmp_path: Path) -> None:
-    assert not mentions(decide(case(tmp_path)), "The test split has")
+    assert not said(decide(case(tmp_path)), "The test split has")
     rows = {"plain": {"kind": "base", "losses": losses(2.0)[:10]}}
-    document = compare({"a/prompt_baseline": scored(tmp_path / "few", rows)}, CONFIG)
-    assert mentions(decide(document), "The test split has 10 conversations, under 30")
+    comparison = compare({"a/prompt_baseline": scored(tmp_path / "few", rows)}, CONFIG)
+    assert said(decide(comparison), "The test split has 10 conversations, under 30")
 
 
 def test_rows_computed_in_different_types_are_named(tmp_path: Path) -> None:
-    document = case(tmp_path, style={"loss": 1.2, "computed_in": "float32"})
-    assert not mentions(decide(document), "different types")  # the others were scored before types were recorded
-    for row in document["rows"]:
-        row["computed_in"] = row["computed_in"] or "bfloat16"
+    comparison = case(tmp_path, style={"loss": 1.2, "computed_in": "float32"})
+    assert not said(decide(comparison), "different types")  # the others were scored before types were recorded
+    rows = [replace(row, computed_in=row.computed_in or "bfloat16") for row in comparison.rows]
     words = "different types (few_shot, base in bfloat16; style/adapter, style/merged in float32)"
-    assert mentions(decide(document), words)
+    assert said(decide(replace(comparison, rows=rows)), words)

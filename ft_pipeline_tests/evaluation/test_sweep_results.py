@@ -1,5 +1,6 @@
-"""Sweep members in a comparison: they are not rows, but give the spread of seeds and learning curves."""
+"""Other seeds and shares of the rows, in a comparison: no rows of their own, and what they show."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,68 +9,44 @@ import pytest
 
 from ft_pipeline.evaluation.comparison.compare import build_comparison, compare, markdown_table
 from ft_pipeline.evaluation.comparison.plots import learning_curve_picture
+from ft_pipeline.evaluation.comparison.records import Comparison
 from ft_pipeline.evaluation.recommendation.rules import recommend
-from ft_pipeline_tests.evaluation.scored import CONFIG, CORRECT, PARTS, losses, scored
-
-ROWS = {"lora": 800, "lora.at25": 200, "lora.at50": 400}
-
-
-def case(folder: Path, *, prompted: float = 1.7, **levels: float) -> dict[str, Path]:
-    """Inputs of a comparison. `levels` are losses by experiment; `_` replaces the dot in the name of a sweep member."""
-    prompts = {
-        "plain": {"kind": "base", "losses": losses(2.5), "correct": CORRECT},
-        "few_shot": {"kind": "prompt", "losses": losses(prompted)},
-    }
-    inputs = {"lora/prompt_baseline": scored(folder / "prompts", prompts)}
-    for name, level in levels.items():
-        inputs[f"{name.replace('_', '.')}/scores"] = tuned(folder / name, level)
-    return inputs
+from ft_pipeline_tests.evaluation.scored import CONFIG, PARTS
+from ft_pipeline_tests.evaluation.sweeps import case, compared, tuned
 
 
-def tuned(folder: Path, level: float, **options: Any) -> Path:
-    row = {"technique": "lora", "losses": losses(level), "correct": CORRECT}
-    return scored(folder, {kind: {**row, "kind": kind} for kind in ("adapter", "merged")}, **options)
-
-
-def compared(folder: Path, rows: dict[str, int] | None = None, **levels: Any) -> dict[str, Any]:
-    known = {name: {"train_rows": count, "took": None} for name, count in (rows or ROWS).items()}
-    return compare(case(folder, **levels), CONFIG, known)
-
-
-def advice(document: dict[str, Any], rows: int = 800) -> dict[str, Any]:
-    return recommend(document, {"lora": {"train_rows": rows}}, 0.05)
+def advice(comparison: Comparison, rows: int = 800) -> dict[str, Any]:
+    return recommend(comparison, {"lora": {"train_rows": rows}}, 0.05)
 
 
 def test_the_spread_of_seeds_is_listed_separately_from_the_rows(tmp_path: Path) -> None:
-    document = compared(tmp_path, lora=1.2, lora_seed1=1.0, lora_seed2=1.5)
-    assert [row["name"] for row in document["rows"]] == ["lora/adapter", "lora/merged", "few_shot", "base"]
-    assert not any("seed" in pair["better"] + pair["worse"] for pair in document["pairs"])
-    spread = {seed_spread["row"]: seed_spread for seed_spread in document["seeds"]}
+    comparison = compared(tmp_path, lora=1.2, lora_seed1=1.0, lora_seed2=1.5)
+    assert [row.name for row in comparison.rows] == ["lora/adapter", "lora/merged", "few_shot", "base"]
+    assert not any("seed" in pair.better + pair.worse for pair in comparison.pairs)
+    spread = {entry.row: entry for entry in comparison.seeds}
     assert set(spread) == {"lora/adapter", "lora/merged"}
-    first_loss = document["rows"][0]["scores"]["loss"]["value"]
-    loss = spread["lora/merged"]["scores"]["loss"]
-    assert spread["lora/merged"]["trainings"] == 3
-    assert loss["values"] == pytest.approx([first_loss, first_loss - 0.2, first_loss + 0.3])
-    assert (loss["mean"], loss["min"], loss["max"]) == pytest.approx(
-        (first_loss + 0.1 / 3, first_loss - 0.2, first_loss + 0.3)
-    )
-    assert document["learning_curves"] == []
-    assert "Seed to seed" in markdown_table(document) and "Learning curve" not in markdown_table(document)
+    own = comparison.rows[0].scores["loss"].value
+    loss = spread["lora/merged"].scores["loss"]
+    assert spread["lora/merged"].trainings == 3
+    assert loss.values == pytest.approx([own, own - 0.2, own + 0.3])
+    assert (loss.mean, loss.min, loss.max) == pytest.approx((own + 0.1 / 3, own - 0.2, own + 0.3))
+    assert comparison.learning_curves == []
+    assert "Seed to seed" in markdown_table(comparison) and "Learning curve" not in markdown_table(comparison)
     assert "seed" not in markdown_table(compared(tmp_path / "alone", lora=1.2)).lower()
 
 
 def test_data_shares_give_a_learning_curve(tmp_path: Path) -> None:
-    document = compared(tmp_path, lora=1.2, lora_at25=2.2, lora_at50=1.6)
-    assert [row["name"] for row in document["rows"]] == ["lora/adapter", "lora/merged", "few_shot", "base"]
-    curve = next(listed_curve for listed_curve in document["learning_curves"] if listed_curve["row"] == "lora/adapter")
-    assert [(point["share"], point["rows"]) for point in curve["points"]] == [(0.25, 200), (0.5, 400), (1.0, 800)]
-    values = [point["scores"]["loss"]["value"] for point in curve["points"]]
+    comparison = compared(tmp_path, lora=1.2, lora_at25=2.2, lora_at50=1.6)
+    assert [row.name for row in comparison.rows] == ["lora/adapter", "lora/merged", "few_shot", "base"]
+    curve = next(curve for curve in comparison.learning_curves if curve.row == "lora/adapter")
+    assert [(point.share, point.rows) for point in curve.points] == [(0.25, 200), (0.5, 400), (1.0, 800)]
+    values = [point.scores["loss"].value for point in curve.points]
     assert [values[0] - values[2], values[1] - values[2]] == pytest.approx([1.0, 0.4])
-    assert curve["last_step"]["difference"] == pytest.approx(0.4) and curve["last_step"]["low"] > 0
-    assert document["seeds"] == []
-    table = markdown_table(document)
+    assert curve.last_step.difference == pytest.approx(0.4) and curve.rises
+    assert comparison.seeds == []
+    table = markdown_table(comparison)
     assert "| lora/adapter | 25% | 200 |" in table and "the last step brought +0.400" in table
-    png = learning_curve_picture(document)
+    png = learning_curve_picture(comparison)
     assert png is not None and png.startswith(b"\x89PNG")
     assert learning_curve_picture(compared(tmp_path / "alone", lora=1.2)) is None
 
@@ -84,22 +61,18 @@ def test_only_the_answers_of_rows_are_kept(tmp_path: Path) -> None:
 def test_sweep_members_with_other_scoring_or_training_are_left_out(tmp_path: Path) -> None:
     inputs = case(tmp_path, lora=1.2)
     inputs["lora.seed1/scores"] = tuned(tmp_path / "old", 1.0, parts={**PARTS, "test_rows": "older"})
-    document = compare(inputs, {**CONFIG, "stale": ["lora.seed2"]})
-    assert document["seeds"] == []
-    left_out = {row["name"]: row["differs_in"] for row in document["left_out"]}
+    comparison = compare(inputs, {**CONFIG, "stale": ["lora.seed2"]})
+    assert comparison.seeds == []
+    left_out = {entry.name: entry.differs_in for entry in comparison.left_out}
     assert left_out["lora.seed1/merged"] == ["test_rows"] and left_out["lora.seed2"] == ["training"]
 
 
 def test_the_worst_seed_is_compared_with_the_best_prompt(tmp_path: Path) -> None:
     good = advice(compared(tmp_path / "good", lora=1.2, lora_seed1=1.3))
     assert good["decision"] == "lora" and good["evidence"]["seeds"]["max"] > good["evidence"]["seeds"]["min"]
-    assert any(
-        "The worst of them is still better than the prompt variant few_shot" in reason for reason in good["reasons"]
-    )
+    assert any("The worst of them is still better than the prompt variant few_shot" in each for each in good["reasons"])
     luck = advice(compared(tmp_path / "luck", lora=1.2, lora_seed1=1.9))
-    assert any(
-        "The worst of them is no better than the prompt variant few_shot" in reason for reason in luck["reasons"]
-    )
+    assert any("The worst of them is no better than the prompt variant few_shot" in each for each in luck["reasons"])
 
 
 def test_a_rising_curve_recommends_more_data_if_one_step_would_suffice(tmp_path: Path) -> None:
@@ -108,27 +81,29 @@ def test_a_rising_curve_recommends_more_data_if_one_step_would_suffice(tmp_path:
     assert "one more step like the last would reach it: collect more than its 800 rows" in near["reasons"][0]
     far = advice(compared(tmp_path / "far", lora=2.2, lora_at50=2.3))
     assert far["decision"] == "prompt"
-    assert any(reason.startswith("More rows still help: lora/adapter, loss: ") for reason in far["reasons"])
+    assert any(each.startswith("More rows still help: lora/adapter, loss: ") for each in far["reasons"])
     assert far["evidence"]["learning_curve"]["difference"] == pytest.approx(0.1)
 
 
 def test_a_flat_curve_does_not_recommend_more_data(tmp_path: Path) -> None:
-    """With 300 rows and no gain from prompting, more data is recommended unless the curve shows no gain from it."""
+    """300 rows and no help from prompting: more data, unless more rows were seen to bring nothing."""
     rows = {"lora": 300, "lora.at50": 150}
     unknown = advice(compared(tmp_path / "unknown", rows, prompted=2.5, lora=2.5), 300)
     assert unknown["decision"] == "more_data"
     flat = advice(compared(tmp_path / "flat", rows, prompted=2.5, lora=2.5, lora_at50=2.5), 300)
     assert flat["decision"] == "prompt"
-    assert any("curve is flat" in reason for reason in flat["reasons"])
-    assert not any("more should help" in reason for reason in flat["reasons"])
+    assert any("curve is flat" in each for each in flat["reasons"])
+    assert not any("more should help" in each for each in flat["reasons"])
     few = advice(compared(tmp_path / "few", {"lora": 60, "lora.at50": 30}, lora=2.5, lora_at50=2.5), 60)
     assert few["decision"] == "more_data", "a curve over so few rows says nothing"
 
 
 def test_a_gain_that_may_be_chance_is_not_a_flat_curve(tmp_path: Path) -> None:
-    document = compared(tmp_path, {"lora": 300, "lora.at50": 150}, prompted=2.5, lora=2.5, lora_at50=2.6)
-    for curve in document["learning_curves"]:
-        curve["last_step"] |= {"difference": 0.1, "low": -0.05, "high": 0.25}
-    unclear = advice(document, 300)
+    comparison = compared(tmp_path, {"lora": 300, "lora.at50": 150}, prompted=2.5, lora=2.5, lora_at50=2.6)
+    curves = [
+        replace(curve, last_step=replace(curve.last_step, difference=0.1, low=-0.05, high=0.25))
+        for curve in comparison.learning_curves
+    ]
+    unclear = advice(replace(comparison, learning_curves=curves), 300)
     assert unclear["decision"] == "more_data"
-    assert any("does not tell yet whether more rows would help" in reason for reason in unclear["reasons"])
+    assert any("does not tell yet whether more rows would help" in each for each in unclear["reasons"])

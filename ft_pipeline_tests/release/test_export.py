@@ -123,7 +123,7 @@ def test_the_card_describes_the_exported_form(export: Export) -> None:
 
 @pytest.mark.parametrize("name", ["whole", "lora", "learned"])
 def test_the_code_on_the_card_runs(export: Export, capsys: pytest.CaptureFixture[str], name: str) -> None:
-    """The code is copied from the card, with the folder's path inserted, as a newcomer does."""
+    """Copied from the card, with the folder's path put in: what a newcomer does."""
     folder = Path(export(name)["path"])
     card = (folder / "README.md").read_text(encoding="utf-8")
     code = card.split("```python\n")[1].split("```")[0]
@@ -141,7 +141,7 @@ def test_exported_generation_settings_are_those_of_scoring(trained: Trained, exp
 
 
 def test_generation_settings_keep_every_stop_token_and_disable_sampling(trained: Trained, tmp_path: Path) -> None:
-    """The model's settings sample, and it stops at tokens that its template never writes."""
+    """A model whose own settings sample, and that ends at a token that its template never writes."""
     folder = tmp_path / "model"
     folder.mkdir()
     for path in trained.base.path.iterdir():
@@ -178,12 +178,13 @@ def test_models_that_cannot_be_exported_are_refused(
 
 
 def test_the_teacher_cannot_be_exported(tmp_path: Path) -> None:
-    project = Trained(tmp_path / "shop")
-    document = json.dumps({"rows": [{"name": "teacher", "kind": "teacher"}, {"name": "base", "kind": "base"}]})
-    comparison = project.put("comparison", {}, lambda out: write(out / "comparison.json", document))
-    AssetPointers(project.store.root).write("comparison", None, comparison)
+    asked = Trained(tmp_path / "shop")
+    rows = [{"name": name, "kind": name, "scores": {}} for name in ("teacher", "base")]
+    document = json.dumps({"test_rows": 1, "test_items": 1, "primary_metric": "loss", "rows": rows})
+    found = asked.put("comparison", {}, lambda out: write(out / "comparison.json", document))
+    AssetPointers(asked.store.root).write("comparison", None, found)
     with pytest.raises(UserError, match=r"'teacher' is the teacher, .* Choose one of base"):
-        find_model(project.store, "teacher")
+        find_model(asked.store, "teacher")
 
 
 def test_a_model_that_failed_its_merge_check_is_refused(tmp_path: Path) -> None:

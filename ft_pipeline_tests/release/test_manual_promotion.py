@@ -1,4 +1,4 @@
-"""`ft promote` and `ft rollback` over a real store: the rules apply to every caller, and a person's decision stays."""
+"""`ft promote` and `ft rollback` over a real store: the rules hold for whoever calls, and a person's word stands."""
 
 import multiprocessing
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from ft_pipeline.errors import UserError
+from ft_pipeline.evaluation.comparison.records import read_comparison
 from ft_pipeline.release import champion
 from ft_pipeline.release.candidates import candidates, row_of
 from ft_pipeline.release.champion import ChampionRecord, current, history, manually_rejected
@@ -24,25 +25,25 @@ def material(tmp_path: Path) -> Material:
     return Material(tmp_path)
 
 
-def promote_manually(
+def by_hand(
     material: Material, comparison: Artifact, name: str, *, force: bool = False, reason: str = ""
 ) -> tuple[ChampionRecord, bool]:
     return promote(material.store, comparison, SETTINGS, name, force=force, reason=reason)
 
 
-def promote_automatically(material: Material, comparison: Artifact) -> ChampionRecord | None:
-    """Do what the asset `champion` does with a comparison."""
+def a_run(material: Material, comparison: Artifact) -> ChampionRecord | None:
+    """What the asset `champion` does with a comparison."""
     known, _ = candidates(comparison, material.store)
-    rejected = manually_rejected(history(material.store.root))
-    document = comparison.document("comparison.json")
+    held = manually_rejected(history(material.store.root))
+    compared = read_comparison(comparison)
     return champion.promote(
         material.store.root,
-        lambda present: promotion(decide(document, known, SETTINGS, present, rejected), known),
+        lambda present: promotion(decide(compared, known, SETTINGS, present, held), known),
     )
 
 
 def test_a_better_model_is_promoted_by_the_name_of_its_experiment(material: Material) -> None:
-    record, new = promote_manually(material, material.compare(material.train(2.0)), "lora")
+    record, new = by_hand(material, material.compare(material.train(2.0)), "lora")
     assert new
     assert (record.name, record.kind, record.experiment, record.forced, record.by_hand) == (
         "lora/merged",
@@ -58,30 +59,30 @@ def test_a_better_model_is_promoted_by_the_name_of_its_experiment(material: Mate
 def test_a_worse_model_is_refused_with_the_failed_requirement(material: Material) -> None:
     comparison = material.compare(material.train(3.2))
     with pytest.raises(NotPromoted, match="lora/merged is not promoted: does not beat few_shot on loss"):
-        promote_manually(material, comparison, "lora")
+        by_hand(material, comparison, "lora")
     assert current(material.store.root) is None
 
 
 @pytest.mark.parametrize(
-    ("checks", "why"), [({"merge": False}, "the gate merge"), ({"audit": False}, "the gate token_audit")]
+    ("gates", "why"), [({"merge": False}, "the gate merge"), ({"audit": False}, "the gate token_audit")]
 )
-def test_the_recorded_checks_are_read_again(material: Material, checks: dict[str, bool], why: str) -> None:
-    comparison = material.compare(material.train(2.0, **checks))  # type: ignore[arg-type]
+def test_the_recorded_checks_are_read_again(material: Material, gates: dict[str, bool], why: str) -> None:
+    comparison = material.compare(material.train(2.0, **gates))  # type: ignore[arg-type]
     with pytest.raises(NotPromoted, match=f"{why} did not pass"):
-        promote_manually(material, comparison, "lora")
+        by_hand(material, comparison, "lora")
 
 
 def test_a_model_that_lost_general_accuracy_is_refused(material: Material) -> None:
     comparison = material.compare(material.train(2.0, accuracy=0.1))
     with pytest.raises(NotPromoted, match="forgets"):
-        promote_manually(material, comparison, "lora")
+        by_hand(material, comparison, "lora")
 
 
 def test_force_needs_a_reason_and_is_recorded_with_what_it_overrode(material: Material) -> None:
     comparison = material.compare(material.train(3.2, merge=False))
     with pytest.raises(UserError, match="--reason"):
-        promote_manually(material, comparison, "lora", force=True, reason=" ")
-    record, _ = promote_manually(material, comparison, "lora", force=True, reason="the prompt leaks")
+        by_hand(material, comparison, "lora", force=True, reason=" ")
+    record, _ = by_hand(material, comparison, "lora", force=True, reason="the prompt leaks")
     assert (record.forced, record.reason) == (True, "the prompt leaks")
     assert record.evidence["gates"]["merge"] is False
     assert record.evidence["lacks"] == ["the gate merge did not pass", "does not beat few_shot on loss"]
@@ -89,16 +90,16 @@ def test_force_needs_a_reason_and_is_recorded_with_what_it_overrode(material: Ma
 
 def test_an_adapter_and_a_prompt_variant_are_promoted_by_row(material: Material) -> None:
     comparison = material.compare(material.train(2.0, merge=False))
-    adapter, _ = promote_manually(material, comparison, "lora/adapter")  # an adapter needs no merge check
+    adapter, _ = by_hand(material, comparison, "lora/adapter")  # what was never merged needs no merge gate
     assert (adapter.kind, adapter.fingerprint) == ("adapter", adapter.fingerprints["adapter"])
-    prompt, _ = promote_manually(material, comparison, "few_shot", force=True, reason="cheaper")
+    prompt, _ = by_hand(material, comparison, "few_shot", force=True, reason="cheaper")
     assert (prompt.kind, prompt.evidence["served"]) == ("prompt", {"system_prompt": "Be brief.", "few_shot": 2})
 
 
 def test_promoting_the_current_champion_changes_nothing(material: Material) -> None:
     comparison = material.compare(material.train(2.0))
-    promote_manually(material, comparison, "lora")
-    again, new = promote_manually(material, comparison, "lora/merged")
+    by_hand(material, comparison, "lora")
+    again, new = by_hand(material, comparison, "lora/merged")
     assert not new
     assert again.sequence == 1
 
@@ -109,51 +110,51 @@ def test_promoting_the_current_champion_changes_nothing(material: Material) -> N
 def test_an_unknown_name_is_refused_with_the_choices(material: Material, name: str, why: str) -> None:
     comparison = material.compare(material.train(2.0))
     with pytest.raises(UserError, match=f"{why}.*Choose one of lora, "):
-        promote_manually(material, comparison, name)
+        by_hand(material, comparison, name)
 
 
 def test_scores_newer_than_the_comparison_are_refused(material: Material) -> None:
     comparison = material.compare(material.train(2.0))
     material.train(1.9, label="again")
     with pytest.raises(UserError, match="scored again after the comparison"):
-        promote_manually(material, comparison, "lora")
+        by_hand(material, comparison, "lora")
 
 
 def test_runs_keep_a_persons_decision_until_there_is_a_new_model(material: Material) -> None:
     comparison = material.compare(material.train(2.0))
-    released = promote_automatically(material, comparison)
+    released = a_run(material, comparison)
     assert released is not None and released.name == "lora/merged"
-    promote_manually(material, comparison, "few_shot", force=True, reason="complaints about the tone")
-    kept = promote_automatically(material, comparison)
-    assert kept is not None and kept.name == "few_shot"
-    retrained = promote_automatically(material, material.compare(material.train(2.0, label="new data")))
+    by_hand(material, comparison, "few_shot", force=True, reason="complaints about the tone")
+    standing = a_run(material, comparison)
+    assert standing is not None and standing.name == "few_shot"
+    retrained = a_run(material, material.compare(material.train(2.0, label="new data")))
     assert retrained is not None and retrained.name == "lora/merged"
     assert retrained.fingerprint != released.fingerprint
 
 
 def test_a_rolled_back_model_is_not_released_until_a_person_promotes_it(material: Material) -> None:
     scores = material.train(2.4)
-    old = promote_automatically(material, material.compare(scores))
+    old = a_run(material, material.compare(scores))
     comparison = material.compare(material.train(2.0, label="new data"), (old, scores))
-    new = promote_automatically(material, comparison)
+    new = a_run(material, comparison)
     assert old is not None and new is not None and new.sequence == 2
     back = rollback(material.store, comparison, "complaints")
     assert (back.fingerprint, back.evidence, back.restores) == (old.fingerprint, old.evidence, 1)
-    assert promote_automatically(material, comparison) == back
+    assert a_run(material, comparison) == back
     known, _ = candidates(comparison, material.store)
-    rejected = manually_rejected(history(material.store.root))
-    reasons = decide(comparison.document("comparison.json"), known, SETTINGS, None, rejected).reasons
+    held = manually_rejected(history(material.store.root))
+    reasons = decide(read_comparison(comparison), known, SETTINGS, None, held).reasons
     assert "passed over by hand (record 3): `ft promote lora/merged` releases it" in reasons[0]
-    again, _ = promote_manually(material, comparison, "lora", force=True, reason="it was not the model")
+    again, _ = by_hand(material, comparison, "lora", force=True, reason="it was not the model")
     assert again.fingerprint == new.fingerprint
     assert new.fingerprint not in manually_rejected(history(material.store.root))
 
 
 def test_a_rollback_to_a_damaged_model_is_refused(material: Material) -> None:
     first = material.train(2.4)
-    old = promote_automatically(material, material.compare(first))
+    old = a_run(material, material.compare(first))
     comparison = material.compare(material.train(2.0, label="new data"), (old, first))
-    promote_automatically(material, comparison)
+    a_run(material, comparison)
     merged = material.store.require(*first.inputs["merged_model"])
     (merged.path / "content.json").write_text("{}", encoding="utf-8")
     with pytest.raises(UserError, match=r"merged_model .* is damaged"):
@@ -163,13 +164,13 @@ def test_a_rollback_to_a_damaged_model_is_refused(material: Material) -> None:
 
 def test_a_row_is_matched_by_its_model_not_by_its_name(material: Material) -> None:
     comparison = material.compare(material.train(2.4))
-    old = promote_automatically(material, comparison)
+    old = a_run(material, comparison)
     assert old is not None
     again = material.compare(material.train(2.0, label="new data"))
     known, _ = candidates(again, material.store)
-    assert row_of(again.document("comparison.json"), known, old.fingerprint) is None
+    assert row_of(read_comparison(again), known, old.fingerprint) is None
     known, _ = candidates(comparison, material.store)
-    assert row_of(comparison.document("comparison.json"), known, old.fingerprint) == "lora/merged"
+    assert row_of(read_comparison(comparison), known, old.fingerprint) == "lora/merged"
 
 
 def test_two_promotions_at_once_are_both_recorded_one_after_the_other(material: Material) -> None:

@@ -8,25 +8,27 @@ from typing import Any
 import yaml
 from huggingface_hub import ModelCard
 
+from ft_pipeline.evaluation.comparison.records import Comparison, ComparisonRow, Score
+from ft_pipeline.evaluation.model_kinds import ModelKind
 from ft_pipeline.release.card.model_card import CardFacts, render_card
 from ft_pipeline.release.card.model_lineage import card_facts
 from ft_pipeline.release.model_lookup import comparison_of, find_model
 from ft_pipeline_tests.release.trained import Trained
 
 
-def score(value: float) -> dict[str, float]:
-    return {"value": value, "low": value - 0.1, "high": value + 0.1}
+def score(value: float) -> Score:
+    return Score(value, value - 0.1, value + 0.1)
 
 
-def row(name: str, kind: str, loss: float, accuracy: float) -> dict[str, Any]:
-    return {
-        "name": name,
-        "kind": kind,
-        "scores": {"loss": score(loss), "chrf": score(20.0)},
-        "general": {"accuracy": accuracy, "loss": 3.0},
-        "prompt_tokens_per_call": 54.25,
-        "seconds_per_call": 1.5,
-    }
+def row(name: str, kind: ModelKind, loss: float, accuracy: float) -> ComparisonRow:
+    return ComparisonRow(
+        name=name,
+        kind=kind,
+        scores={"loss": score(loss), "chrf": score(20.0)},
+        general={"accuracy": accuracy, "loss": 3.0},
+        prompt_tokens_per_call=54.25,
+        seconds_per_call=1.5,
+    )
 
 
 FACTS = CardFacts(
@@ -42,14 +44,16 @@ FACTS = CardFacts(
         "sharegpt": {"read": 40, "accepted": 40, "quarantined": 0, "duplicates": 0, "reasons": {}},
     },
     splits={"train": 280, "validation": 40, "test": 50},
-    comparison={
-        "test_rows": 50,
-        "rows": [
+    comparison=Comparison(
+        test_rows=50,
+        test_items=50,
+        primary_metric="loss",
+        rows=[
             row("qlora/merged", "merged", 2.1, 0.45),
             row("few_shot", "prompt", 3.0, 0.5),
             row("base", "base", 3.5, 0.5),
         ],
-    },
+    ),
     fingerprints={"merged_model": "m" * 64, "adapter": "a" * 64},
     training={"objective": "sft", "technique": "qlora", "lora": {"r": 8, "target_modules": ["q_proj", "v_proj"]}},
     outcome={"steps": 120, "best_eval_loss": 2.123456789},

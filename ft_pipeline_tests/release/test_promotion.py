@@ -1,54 +1,54 @@
-"""The rules of promotion, one test with a comparison for each."""
+"""The rules of promotion, one measured situation each."""
 
-from typing import Any
+from dataclasses import replace
 
 import pytest
 
+from ft_pipeline.evaluation.comparison.records import Comparison, ComparisonRow, PairedDifference, Score
+from ft_pipeline.evaluation.model_kinds import ModelKind
 from ft_pipeline.release.champion import Candidate, ChampionRecord
 from ft_pipeline.release.promotion import decide, gates, promotion
 from ft_pipeline.settings.project import PromotionSettings
 
 LOSSES = {"plain": 3.5, "system_prompt": 3.2, "few_shot": 3.0, "adapter": 2.01, "qlora": 2.0}
-KINDS = {"plain": "base", "system_prompt": "prompt", "few_shot": "prompt", "adapter": "adapter", "qlora": "merged"}
+KINDS: dict[str, ModelKind] = {
+    "plain": "base",
+    "system_prompt": "prompt",
+    "few_shot": "prompt",
+    "adapter": "adapter",
+    "qlora": "merged",
+}
 PASSED = {"token_audit": True, "merge": True}
 
 
 def comparison(
     losses: dict[str, float],
-    kinds: dict[str, str] = KINDS,
+    kinds: dict[str, ModelKind] = KINDS,
     noise: float = 0.1,
     accuracy: dict[str, float] | None = None,
-) -> dict[str, Any]:
-    """A comparison document in which every difference has the interval ± noise."""
+) -> Comparison:
+    """A comparison in which every difference has the interval ± noise."""
     rows = [
-        {
-            "name": name,
-            "kind": kinds[name],
-            "experiment": None,
-            "scores": {"loss": {"value": loss, "low": loss - noise, "high": loss + noise}},
-            "general": {"accuracy": (accuracy or {}).get(name, 0.5), "loss": 3.0},
-        }
+        ComparisonRow(
+            name=name,
+            kind=kinds[name],
+            scores={"loss": Score(loss, loss - noise, loss + noise)},
+            general={"accuracy": (accuracy or {}).get(name, 0.5), "loss": 3.0},
+        )
         for name, loss in losses.items()
     ]
     pairs = [
-        {
-            "better": better,
-            "worse": worse,
-            "metric": "loss",
-            "difference": losses[worse] - losses[better],
-            "low": losses[worse] - losses[better] - noise,
-            "high": losses[worse] - losses[better] + noise,
-        }
+        PairedDifference(better, worse, "loss", lead, lead - noise, lead + noise)
         for better in losses
         for worse in losses
-        if losses[better] < losses[worse]
+        if (lead := losses[worse] - losses[better]) > 0
     ]
-    return {"test_rows": 40, "primary_metric": "loss", "rows": rows, "pairs": pairs}
+    return Comparison(test_rows=40, test_items=40, primary_metric="loss", rows=rows, pairs=pairs)
 
 
-def candidates(*names: str, checks: dict[str, bool] = PASSED) -> dict[str, Candidate]:
+def candidates(*names: str, gates: dict[str, bool] = PASSED) -> dict[str, Candidate]:
     return {
-        name: Candidate(name, "merged", name, name * 4, gates=checks)
+        name: Candidate(name, "merged", name, name * 4, gates=gates)
         if KINDS.get(name, "merged") == "merged"
         else Candidate(name, "prompt", None, name * 4)
         for name in names
@@ -83,7 +83,7 @@ def test_a_lead_within_the_noise_does_not_win_but_a_prompt_can() -> None:
 
 @pytest.mark.parametrize("failed", ["token_audit", "merge"])
 def test_a_failed_check_prevents_a_promotion(failed: str) -> None:
-    decision = decide(comparison(LOSSES), candidates("qlora", checks={**PASSED, failed: False}), SETTINGS, None)
+    decision = decide(comparison(LOSSES), candidates("qlora", gates={**PASSED, failed: False}), SETTINGS, None)
     assert not decision.move
     assert f"the gate {failed} did not pass" in decision.reasons[0]
     assert promotion(decision, {}) is None
@@ -98,17 +98,16 @@ def test_forgetting_beyond_the_margin_prevents_a_promotion() -> None:
 
 def test_a_drop_whose_interval_contains_zero_is_not_forgetting() -> None:
     measured = comparison(LOSSES, accuracy={"plain": 0.5, "qlora": 0.44})
-    drop = {"better": "plain", "worse": "qlora", "metric": "general_accuracy", "difference": 0.06, "high": 0.14}
-    noise = {**measured, "pairs": [*measured["pairs"], {**drop, "low": -0.02}]}
-    real = {**measured, "pairs": [*measured["pairs"], {**drop, "low": 0.01}]}
+    drop = PairedDifference("plain", "qlora", "general_accuracy", 0.06, -0.02, 0.14)
+    noise = replace(measured, pairs=[*measured.pairs, drop])
+    real = replace(measured, pairs=[*measured.pairs, replace(drop, low=0.01)])
     assert decide(noise, candidates("qlora"), SETTINGS, None).move
     assert not decide(real, candidates("qlora"), SETTINGS, None).move
 
 
 def test_unmeasured_general_accuracy_prevents_a_promotion() -> None:
     unmeasured = comparison(LOSSES)
-    for row in unmeasured["rows"]:
-        del row["general"]
+    unmeasured = replace(unmeasured, rows=[replace(row, general=None) for row in unmeasured.rows])
     assert "not measured" in decide(unmeasured, candidates("qlora"), SETTINGS, None).reasons[0]
 
 
@@ -159,7 +158,7 @@ def test_the_best_of_several_tuned_models_is_released() -> None:
 
 
 def test_a_row_that_was_not_compared_counts_as_not_beaten() -> None:
-    unpaired = {**comparison(LOSSES), "pairs": []}
+    unpaired = replace(comparison(LOSSES), pairs=[])
     assert "was not compared with few_shot" in decide(unpaired, candidates("qlora"), SETTINGS, None).reasons[0]
 
 

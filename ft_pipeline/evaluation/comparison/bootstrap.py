@@ -7,9 +7,12 @@ all models share cancels out (Koehn 2004, "Statistical significance tests for ma
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from ft_pipeline.evaluation.comparison.records import Score
 
 Floats = NDArray[np.float64]
 
@@ -25,6 +28,14 @@ class Estimate:
     value: float
     draws: Floats
     """Shape (resamples,)."""
+
+
+class Difference(NamedTuple):
+    """The lead of an estimate over another one, positive if it is ahead, with the paired 95 % interval."""
+
+    difference: float
+    low: float
+    high: float
 
 
 class Bootstrap:
@@ -64,21 +75,21 @@ class Bootstrap:
             yield random.multinomial(self.groups, uniform, size=size).astype(np.float64)
 
 
-def judged(estimate: Estimate, ideal: float | None) -> Estimate:
+def distance_from_ideal(estimate: Estimate, ideal: float | None) -> Estimate:
     """Return the estimate that rows are ranked by: the value, or its distance from `ideal` if there is one."""
     if ideal is None:
         return estimate
     return Estimate(abs(estimate.value - ideal), np.abs(estimate.draws - ideal))
 
 
-def interval(estimate: Estimate) -> dict[str, float]:
-    """Return `value` with `low` and `high`, its 95 % percentile interval."""
+def interval(estimate: Estimate) -> Score:
+    """Return the value with its 95 % percentile interval."""
     low, high = np.percentile(estimate.draws, TAILS)
-    return {"value": estimate.value, "low": float(low), "high": float(high)}
+    return Score(estimate.value, float(low), float(high))
 
 
-def difference(better: Estimate, worse: Estimate, *, lower_is_better: bool) -> dict[str, float]:
-    """Return the lead of `better` over `worse`, positive if it is ahead, with the paired 95 % interval."""
+def difference(better: Estimate, worse: Estimate, *, lower_is_better: bool) -> Difference:
+    """Return the lead of `better` over `worse`."""
     sign = -1.0 if lower_is_better else 1.0
     low, high = np.percentile(sign * (better.draws - worse.draws), TAILS)
-    return {"difference": sign * (better.value - worse.value), "low": float(low), "high": float(high)}
+    return Difference(sign * (better.value - worse.value), float(low), float(high))

@@ -1,4 +1,4 @@
-"""Compare every model and every prompt: the document of `ft compare --json`, computed from samples.
+"""Compare every model and every prompt, from samples.
 
 No model is loaded. Only rows with the same evaluation fingerprint are compared; the others are listed under `left_out`
 with the parts that differ. The same inputs give the same document.
@@ -14,15 +14,24 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.evaluation.comparison.bootstrap import Bootstrap, Estimate, difference, interval, judged
+from ft_pipeline.evaluation.comparison.bootstrap import Bootstrap, Estimate, difference, distance_from_ideal, interval
 from ft_pipeline.evaluation.comparison.costs import break_even, with_costs
 from ft_pipeline.evaluation.comparison.markdown import markdown_table
+from ft_pipeline.evaluation.comparison.records import (
+    Changes,
+    Comparison,
+    ComparisonRow,
+    ItemChange,
+    LeftOut,
+    PairedDifference,
+    QuantizationError,
+    ScoredAnswer,
+)
 from ft_pipeline.evaluation.comparison.scored_models import ScoredModel, comparable, read_scored_models
 from ft_pipeline.evaluation.comparison.sweep_results import learning_curves, seed_spread, without_sweep_members
 from ft_pipeline.evaluation.metrics.definitions import ANSWER_METRICS, METRICS, Metric
 from ft_pipeline.evaluation.model_kinds import BASELINES, TUNED
 
-Document = dict[str, Any]
 Estimates = dict[str, dict[str, Estimate]]
 """By row name, then by metric."""
 Experiments = Mapping[str, Mapping[str, Any]]
@@ -47,9 +56,10 @@ def build_comparison(
     prices (CostSettings) and stale (sweep members that were not trained again with the rest of their sweep).
     Returns the summary: the compared rows, the best row, the rows left out.
     """
-    document = compare(inputs, config, experiments)
+    comparison = compare(inputs, config, experiments)
+    document = comparison.to_json()
     (out / "comparison.json").write_text(json.dumps(document, indent=2, ensure_ascii=False), encoding="utf-8")
-    (out / "comparison.md").write_text(markdown_table(document), encoding="utf-8")
+    (out / "comparison.md").write_text(markdown_table(comparison), encoding="utf-8")
     chosen, _ = comparable(read_scored_models(inputs, config.get("champion")), config.get("fingerprint"))
     records = [
         {**record, "name": model.name}
@@ -58,15 +68,16 @@ def build_comparison(
     ]
     pq.write_table(pa.Table.from_pylist(records), out / "samples.parquet")
     return {
-        "rows": [row["name"] for row in document["rows"]],
-        "best": document["rows"][0]["name"],
-        "left_out": document["left_out"],
-        **{key: document[key] for key in ("test_rows", "test_items", "primary_metric")},
+        "rows": [row.name for row in comparison.rows],
+        "best": comparison.rows[0].name,
+        **{key: document[key] for key in ("left_out", "test_rows", "test_items", "primary_metric")},
     }
 
 
-def compare(inputs: Mapping[str, Path], config: Mapping[str, Any], experiments: Experiments | None = None) -> Document:
-    """Return the document of `ft compare --json`. Arguments as in build_comparison.
+def compare(
+    inputs: Mapping[str, Path], config: Mapping[str, Any], experiments: Experiments | None = None
+) -> Comparison:
+    """Return the comparison. Arguments as in build_comparison.
 
     Raises UserError if nothing was scored.
     """
@@ -92,27 +103,27 @@ def compare(inputs: Mapping[str, Path], config: Mapping[str, Any], experiments: 
         for name, model in ((name, by_name[name]) for name in ranked)
     ]
     some = next(iter(samples.values()))
-    return {
-        "test_rows": len({sample["group"] for sample in some}),
-        "test_items": len(some),
-        "primary_metric": primary,
-        "metrics": {name: vars(metric) for name, metric in metrics.items() if _measured(name, estimates)},
-        "rows": rows,
-        "pairs": _pairs(primary, estimates, metrics),
-        "break_even": break_even(rows),
-        "seeds": seed_spread(chosen, measured),
-        "learning_curves": learning_curves(chosen, measured, trained_on, (primary, metrics[primary])),
-        "quantization_noise": {name: known["noise"] for name, known in sorted(about.items()) if known.get("noise")},
-        "changes": _changes(metrics[primary], primary, [by_name[name] for name in ranked], samples),
-        "fingerprint": chosen[0].row["fingerprint"],
-        "evaluation": chosen[0].parts,
-        "left_out": left_out + [_stale(name) for name in config.get("stale", ())],
-        "champion": config.get("champion"),
-    }
-
-
-def _stale(experiment: str) -> dict[str, Any]:
-    return {"name": experiment, "experiment": experiment, "fingerprint": None, "differs_in": ["training"]}
+    return Comparison(
+        test_rows=len({sample["group"] for sample in some}),
+        test_items=len(some),
+        primary_metric=primary,
+        metrics={name: metric for name, metric in metrics.items() if _measured(name, estimates)},
+        rows=rows,
+        pairs=_pairs(primary, estimates, metrics),
+        break_even=break_even(rows),
+        seeds=seed_spread(chosen, measured),
+        learning_curves=learning_curves(chosen, measured, trained_on, (primary, metrics[primary])),
+        quantization_noise={
+            name: [QuantizationError.from_json(line) for line in known["noise"]]
+            for name, known in sorted(about.items())
+            if known.get("noise")
+        },
+        changes=_changes(metrics[primary], primary, [by_name[name] for name in ranked], samples),
+        fingerprint=chosen[0].row["fingerprint"],
+        evaluation=chosen[0].parts,
+        left_out=left_out + [LeftOut(name, name, None, ["training"]) for name in config.get("stale", ())],
+        champion=config.get("champion"),
+    )
 
 
 def _check_items(samples: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
@@ -192,43 +203,44 @@ def _put(estimates: Estimates, names: Sequence[str], metric: str, found: Sequenc
 def _ranking(metric: Metric, name: str, estimates: Estimates) -> list[str]:
     """Return the names of the rows that have the metric, best first, ties by name; then the others by name."""
     having = [row for row in estimates if name in estimates[row]]
-    sign = 1 if metric.lower_is_better else -1
-    ranked = sorted(having, key=lambda row: (sign * judged(estimates[row][name], metric.ideal).value, row))
+    ranked = sorted(having, key=lambda row: (metric.rank_key(estimates[row][name].value), row))
     return ranked + sorted(set(estimates) - set(having))
 
 
-def _pairs(primary: str, estimates: Estimates, metrics: Metrics) -> list[dict[str, Any]]:
+def _pairs(primary: str, estimates: Estimates, metrics: Metrics) -> list[PairedDifference]:
     pairs = []
     for name in [primary, *(metric_name for metric_name in metrics if metric_name != primary)]:
         metric = metrics[name]
         ranked = [row for row in _ranking(metric, name, estimates) if name in estimates[row]]
-        by_row = {row: judged(estimates[row][name], metric.ideal) for row in ranked}
+        by_row = {row: distance_from_ideal(estimates[row][name], metric.ideal) for row in ranked}
         for position, better in enumerate(ranked):
             for worse in ranked[position + 1 :]:
                 lead = difference(by_row[better], by_row[worse], lower_is_better=metric.lower_is_better)
-                pairs.append({"better": better, "worse": worse, "metric": name, **lead})
+                pairs.append(PairedDifference(better, worse, name, *lead))
     return pairs
 
 
-def _row(contender: ScoredModel, estimates: Mapping[str, Estimate], metrics: Metrics) -> dict[str, Any]:
-    row = contender.row
-    costs = ("prompt_tokens_per_call", "generated_tokens_per_call", "seconds_per_call", "cut_off")
-    return {
-        "name": contender.name,
-        "kind": contender.kind,
-        "experiment": contender.experiment,
-        "technique": row["model"].get("technique"),
-        "passages": row["model"].get("passages", 0),
-        "scores": {metric: interval(estimates[metric]) for metric in metrics if metric in estimates},
-        **{key: row[key] for key in costs},
-        "cost_per_call": row.get("cost_per_call"),
-        "trainable_params": row["model"].get("trainable_params", 0),
-        "general": row["general"],
-        "fingerprint": row["fingerprint"],
-        "computed_in": row.get("computed_in"),  # None: scored by a server, or before it was recorded
-        "source": contender.source,
-        "source_row": row["name"],
-    }
+def _row(model: ScoredModel, estimates: Mapping[str, Estimate], metrics: Metrics) -> ComparisonRow:
+    row, about = model.row, model.row["model"]
+    return ComparisonRow(
+        name=model.name,
+        kind=model.kind,
+        experiment=model.experiment,
+        technique=about.get("technique"),
+        passages=about.get("passages", 0),
+        scores={metric: interval(estimates[metric]) for metric in metrics if metric in estimates},
+        prompt_tokens_per_call=row["prompt_tokens_per_call"],
+        generated_tokens_per_call=row["generated_tokens_per_call"],
+        seconds_per_call=row["seconds_per_call"],
+        cut_off=row["cut_off"],
+        cost_per_call=row.get("cost_per_call"),
+        trainable_params=about.get("trainable_params", 0),
+        general=row["general"],
+        fingerprint=row["fingerprint"],
+        computed_in=row.get("computed_in"),
+        source=model.source,
+        source_row=row["name"],
+    )
 
 
 # --- item by item -----------------------------------------------------------------------------------------------------
@@ -236,7 +248,7 @@ def _row(contender: ScoredModel, estimates: Mapping[str, Estimate], metrics: Met
 
 def _changes(
     metric: Metric, name: str, ranked: Sequence[ScoredModel], samples: Mapping[str, Sequence[Mapping[str, Any]]]
-) -> dict[str, Any] | None:
+) -> Changes | None:
     """Return improvements and regressions per test item, from the best baseline to the best tuned row.
 
     None if either is missing.
@@ -247,29 +259,23 @@ def _changes(
         return None
     changes = [_change(metric, name, old, new) for old, new in zip(samples[before], samples[after], strict=True)]
     least = metric.worth_noticing
-    changes.sort(key=lambda change: (change["gain"], change["item"]))
-    return {
-        "before": before,
-        "after": after,
-        "metric": name,
-        "improved": sum(change["gain"] > least for change in changes),
-        "unchanged": sum(abs(change["gain"]) <= least for change in changes),
-        "regressed": sum(change["gain"] < -least for change in changes),
-        "worst": [change for change in changes[:WORST] if change["gain"] < -least],
-    }
+    changes.sort(key=lambda change: (change.gain, change.item))
+    return Changes(
+        before,
+        after,
+        name,
+        improved=sum(change.gain > least for change in changes),
+        unchanged=sum(abs(change.gain) <= least for change in changes),
+        regressed=sum(change.gain < -least for change in changes),
+        worst=[change for change in changes[:WORST] if change.gain < -least],
+    )
 
 
-def _change(metric: Metric, name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the change of one test item. `gain` is positive if the tuned model is better."""
-    values = [item_value(name, sample) for sample in (old, new)]
-    return {
-        "item": new["item"],
-        "gain": (values[0] - values[1]) if metric.lower_is_better else (values[1] - values[0]),
-        "prompt": new["prompt"],
-        "reference": new["reference"],
-        "before": {"value": values[0], "answer": old["answer"]},
-        "after": {"value": values[1], "answer": new["answer"]},
-    }
+def _change(metric: Metric, name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> ItemChange:
+    """Return the change of one test item."""
+    before, after = (ScoredAnswer(item_value(name, sample), sample["answer"]) for sample in (old, new))
+    gain = before.value - after.value if metric.lower_is_better else after.value - before.value
+    return ItemChange(new["item"], gain, new["prompt"], new["reference"], before, after)
 
 
 def item_value(metric: str, sample: Mapping[str, Any]) -> float:

@@ -2,13 +2,12 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from ft_pipeline.evaluation.model_kinds import TUNED
+from ft_pipeline.evaluation.comparison.records import BreakEven, ComparisonRow, Savings, TrainingCost
+from ft_pipeline.evaluation.model_kinds import BASELINES, TUNED
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
-
-Row = dict[str, Any]
-"""A row of the comparison document."""
 
 
 def training_time(store: ArtifactStore, scored: Artifact) -> dict[str, float | int] | None:
@@ -42,57 +41,57 @@ def _trained(store: ArtifactStore, scored: Artifact) -> list[Artifact]:
     return [artifact for artifact in artifacts.values() if artifact.kind in ("adapter", "merged_model")]
 
 
-def with_costs(row: Row, training: Mapping[str, Any] | None, prices: Mapping[str, Any]) -> Row:
-    """Return the row with `training` (training_time, and `cost` if a GPU-hour has a price) and `cost_per_call`.
+def with_costs(row: ComparisonRow, took: Mapping[str, Any] | None, prices: Mapping[str, Any]) -> ComparisonRow:
+    """Return the row with `training`, whose cost is known if a GPU-hour has a price, and `cost_per_call`.
 
-    prices: CostSettings. A call is charged by tokens if they have a price, otherwise by GPU seconds. A cost that the
-    row already has (a teacher's) is kept.
+    took: see training_time. prices: CostSettings. A call is charged by tokens if they have a price, otherwise by GPU
+    seconds. A cost that the row already has (a teacher's) is kept.
     """
     hour = prices.get("gpu_hour")
-    if training is not None:
-        training = {**training, "cost": None if hour is None else hour * training["gpu_hours"]}
-    cost = row.get("cost_per_call")
-    return {**row, "training": training, "cost_per_call": _cost_per_call(row, prices) if cost is None else cost}
+    training = None
+    if took is not None:
+        training = TrainingCost(**took, cost=None if hour is None else hour * took["gpu_hours"])
+    cost = row.cost_per_call
+    return replace(row, training=training, cost_per_call=_cost_per_call(row, prices) if cost is None else cost)
 
 
-def _cost_per_call(row: Row, prices: Mapping[str, Any]) -> float | None:
+def _cost_per_call(row: ComparisonRow, prices: Mapping[str, Any]) -> float | None:
     per_million = (prices.get("input_per_million"), prices.get("output_per_million"))
-    tokens = (row["prompt_tokens_per_call"], row["generated_tokens_per_call"])
-    if row["kind"] == "teacher":
+    if row.kind == "teacher":
         return None  # another model, at another price
+    tokens = (row.prompt_tokens_per_call, row.generated_tokens_per_call)
     if any(per_million):
-        return sum(count * (price or 0) for count, price in zip(tokens, per_million, strict=True)) / 1e6
+        return sum((count or 0) * (price or 0) for count, price in zip(tokens, per_million, strict=True)) / 1e6
     hour = prices.get("gpu_hour")
-    return None if hour is None else hour * row["seconds_per_call"] / 3600
+    return None if hour is None or row.seconds_per_call is None else hour * row.seconds_per_call / 3600
 
 
-def break_even(rows: Sequence[Row]) -> list[dict[str, Any]]:
+def break_even(rows: Sequence[ComparisonRow]) -> list[BreakEven]:
     """Return per tuned row, best first, the savings per call and how many calls pay for the training.
 
     Savings are against the best baseline; without one the list is empty. `calls_by_time` is for the machine that did
-    both. It and `calls_by_cost` are None if a call saves nothing or its cost is unknown.
+    both.
     rows: the rows of the comparison, best first, with costs.
     """
-    bar = next((row for row in rows if row["kind"] in ("base", "prompt")), None)
-    if bar is None:
+    baseline = next((row for row in rows if row.kind in BASELINES), None)
+    if baseline is None:
         return []
-    return [_against(row, bar) for row in rows if row["kind"] in TUNED and row["training"]]
+    return [_against(row, row.training, baseline) for row in rows if row.kind in TUNED and row.training]
 
 
-def _against(row: Row, bar: Row) -> dict[str, Any]:
-    training = row["training"]
-    saved = {
-        key: None if row[key] is None or bar[key] is None else bar[key] - row[key]
-        for key in ("prompt_tokens_per_call", "seconds_per_call", "cost_per_call")
-    }
-    return {
-        "tuned": row["name"],
-        "untouched": bar["name"],
-        "saved": saved,
-        "training": training,
-        "calls_by_time": _calls(training["gpu_hours"] * 3600, saved["seconds_per_call"]),
-        "calls_by_cost": _calls(training["cost"], saved["cost_per_call"]),
-    }
+def _against(row: ComparisonRow, training: TrainingCost, baseline: ComparisonRow) -> BreakEven:
+    saved = Savings(
+        _less(baseline.prompt_tokens_per_call, row.prompt_tokens_per_call),
+        _less(baseline.seconds_per_call, row.seconds_per_call),
+        _less(baseline.cost_per_call, row.cost_per_call),
+    )
+    by_time = _calls(training.gpu_hours * 3600, saved.seconds_per_call)
+    by_cost = _calls(training.cost, saved.cost_per_call)
+    return BreakEven(row.name, baseline.name, saved, training, by_time, by_cost)
+
+
+def _less(before: float | None, after: float | None) -> float | None:
+    return None if before is None or after is None else before - after
 
 
 def _calls(spent: float | None, saved: float | None) -> int | None:
@@ -101,24 +100,24 @@ def _calls(spent: float | None, saved: float | None) -> int | None:
     return math.ceil(round(spent / saved, 6))  # 9000.000000001 is 9,000
 
 
-def in_words(found: Mapping[str, Any]) -> str:
+def in_words(entry: BreakEven) -> str:
     """Return an entry of `break_even` as a sentence."""
-    saved, training = found["saved"], found["training"]
-    fewer = saved["prompt_tokens_per_call"]
-    tokens = f"{abs(fewer):.0f} {'fewer' if fewer >= 0 else 'more'} prompt tokens per call than {found['untouched']}"
+    saved, training = entry.saved, entry.training
+    fewer = saved.prompt_tokens_per_call or 0.0
+    tokens = f"{abs(fewer):.0f} {'fewer' if fewer >= 0 else 'more'} prompt tokens per call than {entry.untouched}"
     calls = []
-    if found["calls_by_time"] is not None:
+    if entry.calls_by_time is not None:
         calls.append(
-            f"after {found['calls_by_time']:,} calls by time ({saved['seconds_per_call']:.2g} s saved on each, as "
+            f"after {entry.calls_by_time:,} calls by time ({saved.seconds_per_call:.2g} s saved on each, as "
             f"measured here, where what prompts share is read once)"
         )
-    if found["calls_by_cost"] is not None:
-        saving = saved["cost_per_call"]
+    if entry.calls_by_cost is not None:
         calls.append(
-            f"after {found['calls_by_cost']:,} calls by cost ({training['cost']:.2f} against {saving:.2g} on each)"
+            f"after {entry.calls_by_cost:,} calls by cost ({training.cost:.2f} against {saved.cost_per_call:.2g} on "
+            "each)"
         )
     paid = " and ".join(calls) if calls else "never: a call takes no less"
-    return f"{found['tuned']} reads {tokens}; its training took {duration(training['seconds'])}, paid back {paid}."
+    return f"{entry.tuned} reads {tokens}; its training took {duration(training.seconds)}, paid back {paid}."
 
 
 def duration(seconds: float) -> str:

@@ -1,51 +1,51 @@
 """Plots of a comparison: every row's score with its 95 % interval, learning curves, and the gain per answer."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from ft_pipeline.evaluation.metrics.definitions import Metric, metric_of, shown_metrics
+from ft_pipeline.evaluation.comparison.records import Comparison
+from ft_pipeline.evaluation.metrics.definitions import Metric
 from ft_pipeline.plotting import BLUE, GREEN, GREY, ORANGE, PURPLE, draw_intervals, panels
 
 LINES = (BLUE, GREEN, ORANGE, PURPLE, GREY)
 """The colors of the curves in one plot."""
 
 
-def score_picture(document: Mapping[str, Any]) -> bytes:
-    """Return a PNG of a comparison document: a panel per metric, the rows in the comparison's order, best first."""
-    rows = document["rows"]
+def score_picture(comparison: Comparison) -> bytes:
+    """Return a PNG of a comparison: a panel per metric, the rows in the comparison's order, best first."""
     draws: list[Callable[[Any], None]] = []
-    for name, metric in shown_metrics(document).items():
-        having = [row for row in rows if name in row["scores"]]
-        if having:
+    for name, metric in comparison.shown_metrics().items():
+        rows = [row for row in comparison.rows if name in row.scores]
+        if rows:
             draws.append(
                 partial(
                     draw_intervals,
-                    names=[row["name"] for row in having],
-                    scores=[row["scores"][name] for row in having],
-                    kinds=[row["kind"] for row in having],
+                    names=[row.name for row in rows],
+                    intervals=[(row.scores[name].low, row.scores[name].value, row.scores[name].high) for row in rows],
+                    kinds=[row.kind for row in rows],
                     label=f"{metric.label} ({metric.direction})",
                 )
             )
-    return panels(draws, 4.6, 0.9 + 0.28 * len(rows))
+    return panels(draws, 4.6, 0.9 + 0.28 * len(comparison.rows))
 
 
-def learning_curve_picture(document: Mapping[str, Any]) -> bytes | None:
+def learning_curve_picture(comparison: Comparison) -> bytes | None:
     """Return a PNG of the primary metric by training rows, with 95 % intervals; None without a learning curve."""
-    curves, name = document.get("learning_curves", ()), document["primary_metric"]
+    curves, name = comparison.learning_curves, comparison.primary_metric
     if not curves:
         return None
-    metric = metric_of(document, name)
-    counted = all(point["rows"] is not None for curve in curves for point in curve["points"])
+    metric = comparison.metric()
+    counted = all(point.rows is not None for curve in curves for point in curve.points)
 
     def draw(axes: Any) -> None:
         for number, curve in enumerate(curves):
-            points = [point for point in curve["points"] if name in point["scores"]]
-            positions = [point["rows"] if counted else 100 * point["share"] for point in points]
-            scores = [point["scores"][name] for point in points]
+            points = [point for point in curve.points if name in point.scores]
+            positions = [point.rows if counted else 100 * point.share for point in points]
+            scores = [point.scores[name] for point in points]
             color = LINES[number % len(LINES)]
-            axes.plot(positions, [score["value"] for score in scores], "o-", color=color, label=curve["row"])
-            low, high = ([score[end] for score in scores] for end in ("low", "high"))
+            axes.plot(positions, [score.value for score in scores], "o-", color=color, label=curve.row)
+            low, high = [score.low for score in scores], [score.high for score in scores]
             axes.fill_between(positions, low, high, color=color, alpha=0.15, linewidth=0)
         unit = "training rows" if counted else "% of the training rows"
         axes.set(title="Learning curve", xlabel=unit, ylabel=f"{metric.label} ({metric.direction})")

@@ -9,7 +9,8 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from ft_pipeline.evaluation.model_kinds import TUNED
+from ft_pipeline.evaluation.comparison.records import LeftOut
+from ft_pipeline.evaluation.model_kinds import TUNED, ModelKind
 from ft_pipeline.evaluation.scoring.fingerprint import Parts, differences
 
 
@@ -19,7 +20,7 @@ class ScoredModel:
 
     name: str
     """Unique in its comparison."""
-    kind: str
+    kind: ModelKind
     experiment: str | None
     source: str
     """The input that it was read from, `<experiment>/<asset>`."""
@@ -47,6 +48,7 @@ def read_scored_models(inputs: Mapping[str, Path], champion: Mapping[str, Any] |
     champion: its record, with `name` (the promoted row) and `experiment`.
     """
     contenders: list[ScoredModel] = []
+    named_rows: list[tuple[str, ModelKind, str | None, dict[str, Any]]]
     shared: dict[str, list[Path]] = {"prompt_baseline": [], "teacher_scores": []}
     for key in sorted(inputs):
         owner, asset = key.split("/", 1)
@@ -76,7 +78,7 @@ def _names(row: Mapping[str, Any]) -> tuple[str, ...]:
     return ("base", row["name"]) if row["kind"] == "base" else (row["name"],)
 
 
-def comparable(contenders: Sequence[ScoredModel], wanted: str | None) -> tuple[list[ScoredModel], list[dict[str, Any]]]:
+def comparable(contenders: Sequence[ScoredModel], wanted: str | None) -> tuple[list[ScoredModel], list[LeftOut]]:
     """Split into models with one evaluation fingerprint, and models left out with the parts in which they differ.
 
     wanted: the fingerprint to keep. None keeps the most common one, with preference for one that has both baselines
@@ -85,12 +87,12 @@ def comparable(contenders: Sequence[ScoredModel], wanted: str | None) -> tuple[l
     kept = wanted if wanted is not None else _commonest(contenders)
     chosen = [model for model in contenders if model.row["fingerprint"] == kept]
     left_out = [
-        {
-            "name": model.name,
-            "experiment": model.experiment,
-            "fingerprint": model.row["fingerprint"],
-            "differs_in": differences(model.parts, chosen[0].parts) if chosen else [],
-        }
+        LeftOut(
+            model.name,
+            model.experiment,
+            model.row["fingerprint"],
+            differences(model.parts, chosen[0].parts) if chosen else [],
+        )
         for model in contenders
         if model.row["fingerprint"] != kept
     ]

@@ -1,7 +1,6 @@
 """Metric definitions: names, directions, and the metrics of one answer against its reference."""
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -32,11 +31,15 @@ class Metric:
             return f"{self.ideal:g} is best"
         return "lower is better" if self.lower_is_better else "higher is better"
 
-    def better(self, one: float, other: float) -> bool:
-        """Return whether the first value is better than the second."""
+    def rank_key(self, value: float) -> float:
+        """Return a number that is lower the better the value is."""
         if self.ideal is not None:
-            return abs(one - self.ideal) < abs(other - self.ideal)
-        return one < other if self.lower_is_better else one > other
+            return abs(value - self.ideal)
+        return value if self.lower_is_better else -value
+
+    def better(self, first: float, second: float) -> bool:
+        """Return whether the first value is better than the second."""
+        return self.rank_key(first) < self.rank_key(second)
 
 
 METRICS: dict[str, Metric] = {
@@ -52,24 +55,6 @@ METRICS: dict[str, Metric] = {
 """The metrics that all comparisons share, in display order. A task may define more."""
 ANSWER_METRICS = ("chrf", "rouge_l", "exact_match")
 """The metrics of the answers of every task."""
-
-
-def metric_of(document: Mapping[str, Any], name: str) -> Metric:
-    """Return a metric of a comparison document. The document itself defines the metrics that only its task has."""
-    own = document.get("metrics", {}).get(name)
-    return Metric(**own) if own else METRICS[name]
-
-
-def shown_metrics(document: Mapping[str, Any]) -> dict[str, Metric]:
-    """Return the metrics worth a column, in order.
-
-    Exact match is left out if no answer equals its reference, as for free text, unless it is the primary metric.
-    """
-    metrics = {name: metric_of(document, name) for name in document["metrics"]}
-    matches = [row["scores"]["exact_match"]["value"] for row in document["rows"] if "exact_match" in row["scores"]]
-    if not any(matches) and document["primary_metric"] != "exact_match":
-        metrics.pop("exact_match", None)
-    return metrics
 
 
 def answer_metrics(reference: str, answer: str) -> dict[str, float]:

@@ -5,8 +5,15 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from ft_pipeline.evaluation.comparison.sweep_results import rises
-from ft_pipeline.evaluation.metrics.definitions import metric_of
+from ft_pipeline.evaluation.comparison.records import (
+    GENERAL_ACCURACY,
+    Comparison,
+    ComparisonRow,
+    LearningCurve,
+    PairedDifference,
+    SeedScores,
+    SeedSpread,
+)
 from ft_pipeline.evaluation.model_kinds import BASELINES, TUNED
 
 ANSWERS = "chrf"
@@ -15,9 +22,6 @@ OTHER_ANSWERS = "rouge_l"
 ENOUGH_ROWS = 500
 """Training rows that LoRA usually needs. With fewer rows, a tie says little about tuning."""
 
-Row = Mapping[str, Any]
-"""A row of the document of `ft compare --json`."""
-
 
 @dataclass(frozen=True)
 class Recommendation:
@@ -25,7 +29,7 @@ class Recommendation:
 
     decision: str
     reason: str
-    row: Row | None = None
+    row: ComparisonRow | None = None
     """The tuned row that the decision is based on."""
 
 
@@ -33,40 +37,36 @@ class Recommendation:
 class ComparisonFacts:
     """The evidence, with a method or property for each question of the rules."""
 
-    document: Mapping[str, Any]
-    """The document of `ft compare --json`."""
+    comparison: Comparison
     experiments: Mapping[str, Mapping[str, Any]]
     """By experiment, facts about its training: `train_rows`."""
     margin: float
     """Largest tolerated drop of general accuracy."""
 
     @cached_property
-    def metric(self) -> str:
-        return self.document["primary_metric"]
-
-    @cached_property
-    def scored(self) -> list[Row]:
+    def scored(self) -> list[ComparisonRow]:
         """Rows with the primary metric, best first."""
-        return [row for row in self.document["rows"] if self.metric in row["scores"]]
+        return self.comparison.ranked()
 
     @cached_property
-    def plain(self) -> Row | None:
-        return next((row for row in self.scored if row["kind"] == "base"), None)
+    def plain(self) -> ComparisonRow | None:
+        """The base model without a prompt."""
+        return next((row for row in self.scored if row.kind == "base"), None)
 
     @cached_property
-    def bar(self) -> Row | None:
-        """The best baseline: the base model or a prompt variant."""
-        return next((row for row in self.scored if row["kind"] in BASELINES), None)
+    def best_baseline(self) -> ComparisonRow | None:
+        """The best use of the base model: without a prompt, or a prompt variant."""
+        return self.comparison.best_baseline()
 
     @cached_property
-    def with_passages(self) -> Row | None:
+    def with_passages(self) -> ComparisonRow | None:
         """The best prompt variant that retrieves passages."""
-        return next((row for row in self.scored if row["kind"] in BASELINES and row["passages"]), None)
+        return self.comparison.best_baseline(passages=True)
 
     @cached_property
-    def without_passages(self) -> Row | None:
+    def without_passages(self) -> ComparisonRow | None:
         """The best baseline that retrieves no passages."""
-        return next((row for row in self.scored if row["kind"] in BASELINES and not row["passages"]), None)
+        return self.comparison.best_baseline(passages=False)
 
     def passages_help(self) -> bool:
         """Return whether passages clearly improve prompting."""
@@ -74,23 +74,19 @@ class ComparisonFacts:
         return with_passages is not None and without is not None and self.clear(with_passages, without)
 
     @cached_property
-    def teacher(self) -> Row | None:
+    def teacher(self) -> ComparisonRow | None:
         """The best teacher that answered the test prompts. Teachers have no loss, so they are ranked by answers."""
-        rows = [row for row in self.document["rows"] if row["kind"] == "teacher" and ANSWERS in row["scores"]]
-        return max(rows, key=lambda row: row["scores"][ANSWERS]["value"], default=None)
+        return next((row for row in self.comparison.ranked(ANSWERS) if row.kind == "teacher"), None)
 
     @cached_property
-    def students(self) -> list[Row]:
+    def students(self) -> list[ComparisonRow]:
         """Every use of the small model, baseline or tuned, ranked by its answers, best first."""
-        rows = [
-            row for row in self.document["rows"] if row["kind"] in (*BASELINES, *TUNED) and ANSWERS in row["scores"]
-        ]
-        return sorted(rows, key=lambda row: -row["scores"][ANSWERS]["value"])
+        return [row for row in self.comparison.ranked(ANSWERS) if row.kind in (*BASELINES, *TUNED)]
 
-    def answers(self, student: Row) -> Mapping[str, Any] | None:
+    def answers(self, student: ComparisonRow) -> PairedDifference | None:
         """Return the paired difference of the teacher and a use of the small model, by their answers."""
         assert self.teacher is not None
-        return self.lead(self.teacher, student, ANSWERS) or self.lead(student, self.teacher, ANSWERS)
+        return self.comparison.difference_between(self.teacher, student, ANSWERS)
 
     def teacher_leads(self) -> bool:
         """Return whether the teacher's answers are clearly better than those of every use of the small model.
@@ -105,113 +101,108 @@ class ComparisonFacts:
         )
 
     @cached_property
-    def tuned(self) -> list[Row]:
-        return [row for row in self.scored if row["kind"] in TUNED]
+    def tuned(self) -> list[ComparisonRow]:
+        """The tuned rows with the primary metric, best first."""
+        return [row for row in self.scored if row.kind in TUNED]
 
     @cached_property
-    def sound(self) -> list[Row]:
+    def without_forgetting(self) -> list[ComparisonRow]:
         """The tuned rows that do not forget beyond the margin."""
-        return [row for row in self.tuned if not self.forgets(row)]
+        return [row for row in self.tuned if not self.comparison.forgets(row, self.margin)]
 
-    def lead(self, better: Row, worse: Row, metric: str | None = None) -> Mapping[str, Any] | None:
+    def lead(self, better: ComparisonRow, worse: ComparisonRow) -> PairedDifference | None:
         """Return the paired difference in which `better` leads `worse`; None if it does not."""
-        wanted = (better["name"], worse["name"], metric or self.metric)
-        pairs = self.document["pairs"]
-        return next((pair for pair in pairs if (pair["better"], pair["worse"], pair["metric"]) == wanted), None)
+        return self.comparison.difference(better, worse)
 
-    def words(self, pair: Mapping[str, Any] | None) -> str:
+    def clear(self, better: ComparisonRow, worse: ComparisonRow, metric: str | None = None) -> bool:
+        """Return whether `better` leads `worse` with an interval that excludes zero."""
+        return self.comparison.clearly_better(better, worse, metric)
+
+    def describe(self, pair: PairedDifference | None) -> str:
         """Return a paired difference as a sentence; an empty string for None."""
         if pair is None:
             return ""
-        return (
-            f"{metric_of(self.document, pair['metric']).label}: {pair['better']} leads {pair['worse']} by "
-            f"{pair['difference']:.3f} (95 %: {pair['low']:.3f} to {pair['high']:.3f})."
-        )
+        return f"{self.comparison.metric(pair.metric).label}: {pair.better} leads {pair.worse} by {pair.in_words()}."
 
-    def clear(self, better: Row, worse: Row, metric: str | None = None) -> bool:
-        pair = self.lead(better, worse, metric)
-        return pair is not None and pair["low"] > 0
-
-    def ahead(self, row: Row) -> bool:
+    def beats_baselines(self, row: ComparisonRow) -> bool:
         """Return whether the row is clearly better than every baseline that was measured."""
-        return self.bar is None or self.clear(row, self.bar)
+        return self.best_baseline is None or self.clear(row, self.best_baseline)
 
-    def forgets(self, row: Row) -> bool:
-        """Return whether general accuracy clearly drops by more than the margin, against the base model."""
-        if self.plain is None:
-            return False
-        pair = self.lead(self.plain, row, "general_accuracy")
-        return pair is not None and pair["difference"] > self.margin and pair["low"] > 0
+    def base_of(self, row: ComparisonRow | None) -> ComparisonRow | None:
+        """Return the base model that the row's general accuracy is compared with."""
+        return (self.comparison.base_of(row) if row else None) or self.plain
 
-    def spread(self, row: Row) -> Mapping[str, Any] | None:
+    def spread(self, row: ComparisonRow) -> SeedSpread | None:
         """Return the spread between the row's training seeds; None if it was trained once."""
-        spread = next((entry for entry in self.document.get("seeds", ()) if entry["row"] == row["name"]), None)
-        return spread if spread and self.metric in spread["scores"] else None
+        spread = next((entry for entry in self.comparison.seeds if entry.row == row.name), None)
+        return spread if spread and self.comparison.primary_metric in spread.scores else None
 
-    def curve(self, row: Row) -> Mapping[str, Any] | None:
+    def curve(self, row: ComparisonRow) -> LearningCurve | None:
         """Return the row's learning curve; None if there is none."""
-        curves = self.document.get("learning_curves", ())
-        return next((curve for curve in curves if curve["row"] == row["name"]), None)
+        return next((curve for curve in self.comparison.learning_curves if curve.row == row.name), None)
 
-    def within_a_step(self, row: Row) -> bool:
+    def within_a_step(self, row: ComparisonRow) -> bool:
         """Return whether the learning curve still rises and one more such step would reach the best baseline."""
         curve = self.curve(row)
-        if curve is None or self.bar is None or not rises(curve):
+        if curve is None or self.best_baseline is None or not curve.rises:
             return False
-        behind = self.lead(self.bar, row)
-        return behind is None or bool(behind["difference"] <= curve["last_step"]["difference"])
+        missing = self.lead(self.best_baseline, row)
+        return missing is None or missing.difference <= curve.last_step.difference
 
-    def train_rows(self, row: Row) -> int | None:
-        return self.experiments.get(row["experiment"] or "", {}).get("train_rows")
+    def train_rows(self, row: ComparisonRow) -> int | None:
+        """Return the row's number of training rows written by people; None if unknown."""
+        return self.experiments.get(row.experiment or "", {}).get("train_rows")
 
 
-def named(row: Row | None) -> str:
+def named(row: ComparisonRow | None) -> str:
     """Return the name of a baseline for a sentence."""
-    return "the plain model" if row is None or row["kind"] == "base" else f"the prompt variant {row['name']}"
+    return "the plain model" if row is None or row.kind == "base" else f"the prompt variant {row.name}"
 
 
-def accuracy(row: Row | None) -> float | None:
-    """Return the row's general accuracy; None if it was not measured."""
-    return (row["general"] or {}).get("accuracy") if row else None
-
-
-def evidence(case: ComparisonFacts, verdict: Recommendation) -> dict[str, Any]:
+def evidence(facts: ComparisonFacts, recommendation: Recommendation) -> dict[str, Any]:
     """Return the numbers that support a recommendation, as plain JSON."""
-    row, bar = verdict.row, case.bar
-    pair = (case.lead(row, bar) or case.lead(bar, row)) if row and bar else None
-    forgetting = case.lead(case.plain, row, "general_accuracy") if row and case.plain else None
+    comparison, row, baseline = facts.comparison, recommendation.row, facts.best_baseline
+    base = facts.base_of(row)
+    spread, curve = (facts.spread(row), facts.curve(row)) if row else (None, None)
     return {
-        "metric": case.metric,
-        "best_untouched": bar["name"] if bar else None,
-        "tuned": row["name"] if row else None,
-        "difference": dict(pair) if pair else None,
-        "train_rows": case.train_rows(row) if row else None,
-        "seeds": spread["scores"][case.metric] if row and (spread := case.spread(row)) else None,
-        "learning_curve": dict(curve["last_step"]) if row and (curve := case.curve(row)) else None,
-        "test_rows": case.document["test_rows"],
-        "prompt_tokens_per_call": {used["name"]: used["prompt_tokens_per_call"] for used in (bar, row) if used},
-        "passages": _passages(case),
-        "teacher": _teacher(case),
-        "general_accuracy": {used["name"]: accuracy(used) for used in (case.plain, row) if used},
-        "forgetting": dict(forgetting) if forgetting else None,
-        "forgetting_margin": case.margin,
+        "metric": comparison.primary_metric,
+        "best_untouched": baseline.name if baseline else None,
+        "tuned": row.name if row else None,
+        "difference": _json(comparison.difference_between(row, baseline) if row and baseline else None),
+        "train_rows": facts.train_rows(row) if row else None,
+        "seeds": _json(spread.scores[comparison.primary_metric] if spread else None),
+        "learning_curve": curve.last_step.to_json() if curve else None,
+        "test_rows": comparison.test_rows,
+        "prompt_tokens_per_call": {used.name: used.prompt_tokens_per_call for used in (baseline, row) if used},
+        "passages": _passages(facts),
+        "teacher": _teacher(facts),
+        "general_accuracy": {used.name: used.accuracy for used in (base, row) if used},
+        "forgetting": _json(comparison.difference(base, row, GENERAL_ACCURACY) if row and base else None),
+        "forgetting_margin": facts.margin,
     }
 
 
-def _passages(case: ComparisonFacts) -> dict[str, Any] | None:
+def _passages(facts: ComparisonFacts) -> dict[str, Any] | None:
     """Return the difference between the best baselines with and without passages; None if either was not scored."""
-    with_passages, without = case.with_passages, case.without_passages
+    with_passages, without = facts.with_passages, facts.without_passages
     if with_passages is None or without is None:
         return None
-    pair = case.lead(with_passages, without) or case.lead(without, with_passages)
-    return {"row": with_passages["name"], "difference": dict(pair) if pair else None}
+    pair = facts.comparison.difference_between(with_passages, without)
+    return {"row": with_passages.name, "difference": _json(pair)}
 
 
-def _teacher(case: ComparisonFacts) -> dict[str, Any] | None:
+def _teacher(facts: ComparisonFacts) -> dict[str, Any] | None:
     """Return the difference between the teacher's answers and the best small model's; None without a teacher."""
-    if case.teacher is None or not case.students:
+    teacher = facts.teacher
+    if teacher is None or not facts.students:
         return None
-    best = case.students[0]
-    pair = case.answers(best)
-    cost = {key: case.teacher.get(key) for key in ("seconds_per_call", "cost_per_call")}
-    return {"row": case.teacher["name"], "difference": dict(pair) if pair else None, **cost}
+    return {
+        "row": teacher.name,
+        "difference": _json(facts.answers(facts.students[0])),
+        "seconds_per_call": teacher.seconds_per_call,
+        "cost_per_call": teacher.cost_per_call,
+    }
+
+
+def _json(record: PairedDifference | SeedScores | None) -> dict[str, Any] | None:
+    return record.to_json() if record else None

@@ -3,9 +3,8 @@
 from collections.abc import Callable, Sequence
 
 from ft_pipeline.evaluation.comparison.costs import in_words
-from ft_pipeline.evaluation.comparison.sweep_results import curve_in_words, flat, rises, spread_in_words, worst_seed
-from ft_pipeline.evaluation.metrics.definitions import metric_of
-from ft_pipeline.evaluation.recommendation.evidence import ENOUGH_ROWS, ComparisonFacts, Recommendation, accuracy, named
+from ft_pipeline.evaluation.comparison.sweep_results import curve_in_words, spread_in_words, worst_seed
+from ft_pipeline.evaluation.recommendation.evidence import ENOUGH_ROWS, ComparisonFacts, Recommendation, named
 
 ENOUGH_TESTS = 30
 """Test conversations below which intervals are wide and their level of 95 % is optimistic."""
@@ -13,156 +12,158 @@ ROUNDING = 0.002
 """Nats per token between bf16 and fp32, measured on the worked example: the largest difference of any row's loss."""
 
 
-def say_rows(case: ComparisonFacts, verdict: Recommendation) -> str | None:
+def observe_rows(facts: ComparisonFacts, recommendation: Recommendation) -> str | None:
     """Return a warning about few training rows, even if tuning wins."""
-    rows = case.train_rows(verdict.row) if verdict.row else None
-    if rows is None or rows >= ENOUGH_ROWS or verdict.decision == "more_data":
+    rows = facts.train_rows(recommendation.row) if recommendation.row else None
+    if rows is None or rows >= ENOUGH_ROWS or recommendation.decision == "more_data":
         return None
-    if verdict.row and case.curve(verdict.row):
-        return None  # measured: say_curve
+    if recommendation.row and facts.curve(recommendation.row):
+        return None  # measured: observe_curve
     return f"The training data has {rows} rows, under the {ENOUGH_ROWS} that are usually wanted: more should help."
 
 
-def say_curve(case: ComparisonFacts, verdict: Recommendation) -> str | None:
+def observe_curve(facts: ComparisonFacts, recommendation: Recommendation) -> str | None:
     """Return whether more rows still help, if it was measured."""
-    curve = case.curve(verdict.row) if verdict.row else None
+    curve = facts.curve(recommendation.row) if recommendation.row else None
     if curve is None:
         return None
-    words = curve_in_words(curve, metric_of(case.document, case.metric))
-    if rises(curve):
+    words = curve_in_words(curve, facts.comparison.metric())
+    if curve.rises:
         return f"More rows still help: {words}"
-    if not flat(curve):
+    if not curve.flat:
         return f"The learning curve does not tell yet whether more rows would help: {words}"
     return f"The learning curve is flat, so that more rows of the same kind promise little: {words}"
 
 
-def say_seeds(case: ComparisonFacts, verdict: Recommendation) -> str | None:
+def observe_seeds(facts: ComparisonFacts, recommendation: Recommendation) -> str | None:
     """Return the spread between training seeds, and whether the worst seed still beats the best baseline."""
-    spread = case.spread(verdict.row) if verdict.row else None
+    spread = facts.spread(recommendation.row) if recommendation.row else None
     if spread is None:
         return None
-    metric = metric_of(case.document, case.metric)
-    words = f"Seeds: {spread_in_words(spread, case.metric, metric)}"
-    if case.bar is None or verdict.row is None or not case.ahead(verdict.row):
+    name, metric, baseline = facts.comparison.primary_metric, facts.comparison.metric(), facts.best_baseline
+    words = f"Seeds: {spread_in_words(spread, name, metric)}"
+    if baseline is None or recommendation.row is None or not facts.beats_baselines(recommendation.row):
         return words
-    worst, bar = worst_seed(spread, case.metric, metric), case.bar["scores"][case.metric]["value"]
-    holds = metric.better(worst, bar)
-    return (
-        f"{words} The worst of them is {'still better' if holds else 'no better'} than {named(case.bar)} ({bar:.3f})."
-    )
+    worst, reached = worst_seed(spread.scores[name], metric), baseline.scores[name].value
+    better = "still better" if metric.better(worst, reached) else "no better"
+    return f"{words} The worst of them is {better} than {named(baseline)} ({reached:.3f})."
 
 
-def say_prompting(case: ComparisonFacts, verdict: Recommendation) -> str | None:
+def observe_prompting(facts: ComparisonFacts, recommendation: Recommendation) -> str | None:
     """Return the gain of prompting alone over the plain base model."""
-    if case.plain is None or case.bar is None or case.bar is case.plain:
+    if facts.plain is None or facts.best_baseline is None or facts.best_baseline is facts.plain:
         return None
-    pair = case.lead(case.bar, case.plain)
+    pair = facts.lead(facts.best_baseline, facts.plain)
     if pair is None:
         return None
-    helps = "helps" if pair["low"] > 0 else "does not clearly help"
-    return f"Prompting {helps}: {case.words(pair)}"
+    helps = "helps" if pair.clear else "does not clearly help"
+    return f"Prompting {helps}: {facts.describe(pair)}"
 
 
-def say_passages(case: ComparisonFacts, verdict: Recommendation) -> str | None:
+def observe_passages(facts: ComparisonFacts, recommendation: Recommendation) -> str | None:
     """Return the gain from passages if they do not decide, or that none were tried although tuning did not help."""
-    if verdict.decision == "retrieval":
+    if recommendation.decision == "retrieval":
         return None
-    with_passages, without = case.with_passages, case.without_passages
+    with_passages, without = facts.with_passages, facts.without_passages
     if with_passages is None:
-        tried = verdict.decision in ("prompt", "more_data") and case.tuned
+        tried = recommendation.decision in ("prompt", "more_data") and facts.tuned
         return (
             "No variant with `passages` was scored: if what the answers lack are facts, no tuning of this kind will "
             "bring them, and retrieval may."
             if tried
             else None
         )
-    if without is None or not case.passages_help():
+    if without is None or not facts.passages_help():
         return None
     return (
-        f"Passages help the untouched model: {case.words(case.lead(with_passages, without))} A tuned model may be "
+        f"Passages help the untouched model: {facts.describe(facts.lead(with_passages, without))} A tuned model may be "
         "served with them too."
     )
 
 
-def say_tokens(case: ComparisonFacts, verdict: Recommendation) -> str | None:
+def observe_tokens(facts: ComparisonFacts, recommendation: Recommendation) -> str | None:
     """Return the cost of the prompt on every call."""
-    if case.bar is None or verdict.row is None:
+    baseline, row = facts.best_baseline, recommendation.row
+    if baseline is None or row is None:
         return None
-    prompted, tuned = case.bar["prompt_tokens_per_call"], verdict.row["prompt_tokens_per_call"]
+    prompted, tuned = baseline.prompt_tokens_per_call or 0.0, row.prompt_tokens_per_call or 0.0
     if prompted <= 1.1 * tuned:
         return None
     return (
-        f"Cost: {named(case.bar)} reads {prompted:.0f} prompt tokens per call, {verdict.row['name']} {tuned:.0f} "
+        f"Cost: {named(baseline)} reads {prompted:.0f} prompt tokens per call, {row.name} {tuned:.0f} "
         f"({1 - tuned / prompted:.0%} fewer): with many calls, tuning is cheaper to serve."
     )
 
 
-def say_break_even(case: ComparisonFacts, verdict: Recommendation) -> str | None:
+def observe_break_even(facts: ComparisonFacts, recommendation: Recommendation) -> str | None:
     """Return after how many calls training has paid for itself, or that it never does."""
-    entries = case.document.get("break_even", ())
-    own = next((entry for entry in entries if verdict.row and entry["tuned"] == verdict.row["name"]), None)
+    row, entries = recommendation.row, facts.comparison.break_even
+    own = next((entry for entry in entries if row and entry.tuned == row.name), None)
     return f"Break-even: {in_words(own)}" if own else None
 
 
-def say_forgetting(case: ComparisonFacts, verdict: Recommendation) -> str | None:
+def observe_forgetting(facts: ComparisonFacts, recommendation: Recommendation) -> str | None:
     """Return general accuracy before and after training."""
-    before, after = accuracy(case.plain), accuracy(verdict.row)
-    if before is None or after is None or verdict.row is None:
+    row = recommendation.row
+    base = facts.comparison.base_of(row) if row else None
+    drop = facts.comparison.accuracy_drop(row) if row else None
+    if row is None or base is None or drop is None:
         return None
-    if before - after <= case.margin:
-        judged = f"within the margin of {case.margin:g}"
-    elif case.forgets(verdict.row):
-        judged = f"a clear drop beyond the margin of {case.margin:g}"
+    margin = f"the margin of {facts.margin:g}"
+    if drop <= facts.margin:
+        result = f"within {margin}"
+    elif facts.comparison.forgets(row, facts.margin):
+        result = f"a clear drop beyond {margin}"
     else:
-        judged = (
-            f"beyond the margin of {case.margin:g}, but its interval includes no drop at all: more questions would tell"
-        )
-    return f"General accuracy: {before:.3f} before, {after:.3f} after, {judged}."
+        result = f"beyond {margin}, but its interval includes no drop at all: more questions would tell"
+    return f"General accuracy: {base.accuracy:.3f} before, {row.accuracy:.3f} after, {result}."
 
 
-def say_merge(case: ComparisonFacts, verdict: Recommendation) -> str | None:
+def observe_merge(facts: ComparisonFacts, recommendation: Recommendation) -> str | None:
     """Return the advice to serve the adapter if the merged model is clearly worse and the adapter does not forget."""
-    if verdict.row is None:
+    if recommendation.row is None:
         return None
-    forms = {row["kind"]: row for row in case.sound if row["experiment"] == verdict.row["experiment"]}
-    if len(forms) < 2 or not case.clear(forms["adapter"], forms["merged"]):
+    experiment = recommendation.row.experiment
+    forms = {row.kind: row for row in facts.without_forgetting if row.experiment == experiment}
+    adapter, merged = forms.get("adapter"), forms.get("merged")
+    pair = facts.lead(adapter, merged) if adapter and merged else None
+    if pair is None or not pair.clear:
         return None
-    pair = case.lead(forms["adapter"], forms["merged"])
-    return f"Serve the adapter, not the merged model: merging costs quality. {case.words(pair)}"
+    return f"Serve the adapter, not the merged model: merging costs quality. {facts.describe(pair)}"
 
 
-def say_tuning(case: ComparisonFacts, verdict: Recommendation) -> str | None:
+def observe_tuning(facts: ComparisonFacts, recommendation: Recommendation) -> str | None:
     """Return whether tuning has paid so far, if the teacher is ahead."""
-    if verdict.decision != "distillation" or verdict.row is None or case.bar is None:
+    if recommendation.decision != "distillation" or recommendation.row is None or facts.best_baseline is None:
         return None
-    pair = case.lead(verdict.row, case.bar)
-    if pair is None or pair["low"] <= 0:
-        return f"So far {verdict.row['name']} is not clearly better than {named(case.bar)}."
-    return f"So far tuning pays: {case.words(pair)}"
+    pair = facts.lead(recommendation.row, facts.best_baseline)
+    if pair is None or not pair.clear:
+        return f"So far {recommendation.row.name} is not clearly better than {named(facts.best_baseline)}."
+    return f"So far tuning pays: {facts.describe(pair)}"
 
 
-def say_teacher(case: ComparisonFacts, verdict: Recommendation) -> str | None:
+def observe_teacher(facts: ComparisonFacts, recommendation: Recommendation) -> str | None:
     """Return that more distillation promises little, if the teacher is not ahead."""
-    if case.teacher is None or verdict.decision == "distillation" or not case.students:
+    if facts.teacher is None or recommendation.decision == "distillation" or not facts.students:
         return None
-    pair = case.answers(case.students[0])
-    return f"The teacher is not clearly ahead, so distilling more of it promises little. {case.words(pair)}"
+    pair = facts.answers(facts.students[0])
+    return f"The teacher is not clearly ahead, so distilling more of it promises little. {facts.describe(pair)}"
 
 
-def say_tests(case: ComparisonFacts, verdict: Recommendation) -> str | None:
+def observe_tests(facts: ComparisonFacts, recommendation: Recommendation) -> str | None:
     """Return a warning about a small test split, which makes every statement uncertain."""
-    tests = case.document["test_rows"]
+    tests = facts.comparison.test_rows
     if tests >= ENOUGH_TESTS:
         return None
     return f"The test split has {tests} conversations, under {ENOUGH_TESTS}: the intervals are wide; add data."
 
 
-def say_types(case: ComparisonFacts, verdict: Recommendation) -> str | None:
+def observe_types(facts: ComparisonFacts, recommendation: Recommendation) -> str | None:
     """Return a warning if machines computed rows in different types: rounding is part of their difference."""
     by_type: dict[str, list[str]] = {}
-    for row in case.document["rows"]:
-        if row.get("computed_in"):
-            by_type.setdefault(row["computed_in"], []).append(row["name"])
+    for row in facts.comparison.rows:
+        if row.computed_in:
+            by_type.setdefault(row.computed_in, []).append(row.name)
     if len(by_type) < 2:
         return None
     listed = "; ".join(f"{', '.join(names)} in {dtype}" for dtype, names in sorted(by_type.items()))
@@ -173,17 +174,17 @@ def say_types(case: ComparisonFacts, verdict: Recommendation) -> str | None:
 
 
 OBSERVATIONS: Sequence[Callable[[ComparisonFacts, Recommendation], str | None]] = (
-    say_tuning,
-    say_teacher,
-    say_prompting,
-    say_passages,
-    say_tokens,
-    say_break_even,
-    say_forgetting,
-    say_merge,
-    say_seeds,
-    say_curve,
-    say_rows,
-    say_tests,
-    say_types,
+    observe_tuning,
+    observe_teacher,
+    observe_prompting,
+    observe_passages,
+    observe_tokens,
+    observe_break_even,
+    observe_forgetting,
+    observe_merge,
+    observe_seeds,
+    observe_curve,
+    observe_rows,
+    observe_tests,
+    observe_types,
 )

@@ -9,12 +9,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ft_pipeline.evaluation.comparison.sweep_results import flat
+from ft_pipeline.evaluation.comparison.records import Comparison, ComparisonRow
 from ft_pipeline.evaluation.recommendation.evidence import (
     ENOUGH_ROWS,
     ComparisonFacts,
     Recommendation,
-    Row,
     evidence,
     named,
 )
@@ -27,162 +26,156 @@ SIMPLEST_FIRST = ("prompt_tuning", "lora", "qlora", "full")
 
 
 def build_recommendation(
-    document: Mapping[str, Any], experiments: Mapping[str, Mapping[str, Any]], margin: float, out: Path
+    comparison: Comparison, experiments: Mapping[str, Mapping[str, Any]], margin: float, out: Path
 ) -> dict[str, Any]:
     """Write recommendation.json to `out` and return it. Arguments as in ComparisonFacts."""
-    recommendation = recommend(document, experiments, margin)
+    recommendation = recommend(comparison, experiments, margin)
     (out / "recommendation.json").write_text(json.dumps(recommendation, indent=2, ensure_ascii=False), encoding="utf-8")
     return recommendation
 
 
-def recommend(
-    document: Mapping[str, Any], experiments: Mapping[str, Mapping[str, Any]], margin: float
-) -> dict[str, Any]:
+def recommend(comparison: Comparison, experiments: Mapping[str, Mapping[str, Any]], margin: float) -> dict[str, Any]:
     """Return the document of `ft recommend --json`.
 
     Keys: decision, experiment (of a tuned decision), reasons, evidence, and `row`, the comparison's row that the
     decision recommends.
     """
-    case = ComparisonFacts(document, experiments, margin)
-    verdict = next(filter(None, (rule(case) for rule in DECISIONS)))
-    remarks = filter(None, (rule(case, verdict) for rule in OBSERVATIONS))
-    row = verdict.row if verdict.decision in SIMPLEST_FIRST else case.bar
-    speaks_for = verdict.row if verdict.decision == "distillation" else row
-    if verdict.decision == "distillation":
-        row = case.teacher
+    facts = ComparisonFacts(comparison, experiments, margin)
+    recommendation = next(filter(None, (rule(facts) for rule in DECISIONS)))
+    observations = filter(None, (rule(facts, recommendation) for rule in OBSERVATIONS))
+    row = recommendation.row if recommendation.decision in SIMPLEST_FIRST else facts.best_baseline
+    speaks_for = recommendation.row if recommendation.decision == "distillation" else row
+    if recommendation.decision == "distillation":
+        row = facts.teacher
     return {
-        "decision": verdict.decision,
-        "experiment": speaks_for["experiment"] if speaks_for else None,
-        "row": row["name"] if row else None,
-        "reasons": [verdict.reason, *remarks],
-        "evidence": evidence(case, verdict),
+        "decision": recommendation.decision,
+        "experiment": speaks_for.experiment if speaks_for else None,
+        "row": row.name if row else None,
+        "reasons": [recommendation.reason, *observations],
+        "evidence": evidence(facts, recommendation),
     }
 
 
 # --- deciding rules ---------------------------------------------------------------------------------------------------
 
 
-def teacher_leads(case: ComparisonFacts) -> Recommendation | None:
+def teacher_leads(facts: ComparisonFacts) -> Recommendation | None:
     """Distillation: a teacher that is clearly better than every use of the small model can teach it."""
-    if case.teacher is None or not case.teacher_leads():
+    if facts.teacher is None or not facts.teacher_leads():
         return None
-    student = case.students[0]
-    into = next(iter(case.sound), None)
+    lead, costs = facts.describe(facts.answers(facts.students[0])), _costs(facts.teacher)
+    into = next(iter(facts.without_forgetting), None)
     reason = (
-        f"The teacher clearly answers better than every use of the small model: {case.words(case.answers(student))} "
-        f"Where its {_costs(case.teacher)} can be afforded, prompt the teacher itself; else distil it: more unlabelled "
-        f"prompts, and a higher weight of distilled rows{' in ' + str(into['experiment']) if into else ''}."
+        f"The teacher clearly answers better than every use of the small model: {lead} "
+        f"Where its {costs} can be afforded, prompt the teacher itself; else distil it: more unlabelled "
+        f"prompts, and a higher weight of distilled rows{' in ' + str(into.experiment) if into else ''}."
     )
     return Recommendation("distillation", reason, into)
 
 
-def facts_are_missing(case: ComparisonFacts) -> Recommendation | None:
+def facts_are_missing(facts: ComparisonFacts) -> Recommendation | None:
     """Retrieval: a gain from passages that tuning does not reach comes from facts, which an adapter does not learn."""
-    with_passages, without = case.with_passages, case.without_passages
-    best = next(iter(case.sound), None)
+    with_passages, without = facts.with_passages, facts.without_passages
+    best = next(iter(facts.without_forgetting), None)
     if (
         with_passages is None
         or without is None
-        or not case.passages_help()
-        or (best and case.clear(best, with_passages))
+        or not facts.passages_help()
+        or (best and facts.clear(best, with_passages))
     ):
         return None
     reason = (
         f"The gap is facts, so look them up: with passages of data/raw/text the untouched model clearly gains. "
-        f"{case.words(case.lead(with_passages, without))}"
+        f"{facts.describe(facts.lead(with_passages, without))}"
     )
     if best is not None:
-        pair = case.lead(with_passages, best) or case.lead(best, with_passages)
+        pair = facts.comparison.difference_between(with_passages, best)
         reason += (
-            f" No tuned model is clearly better; adapters change style more readily than facts. {case.words(pair)}"
+            f" No tuned model is clearly better; adapters change style more readily than facts. {facts.describe(pair)}"
         )
     return Recommendation("retrieval", reason, best)
 
 
-def nothing_tuned(case: ComparisonFacts) -> Recommendation | None:
+def nothing_tuned(facts: ComparisonFacts) -> Recommendation | None:
     """Prompt: the default start. It needs no training, and changes take effect at once."""
-    if case.tuned:
+    if facts.tuned:
         return None
     return Recommendation(
         "prompt", "Nothing has been tuned yet: start with prompting, and train an experiment to compare."
     )
 
 
-def everything_forgets(case: ComparisonFacts) -> Recommendation | None:
+def everything_forgets(facts: ComparisonFacts) -> Recommendation | None:
     """Prompt: a gain on the task does not justify forgetting."""
-    if case.sound:
+    if facts.without_forgetting:
         return None
     reason = (
-        f"Every tuned model loses more than {case.margin:.0%} of general accuracy: lower the learning rate or the "
+        f"Every tuned model loses more than {facts.margin:.0%} of general accuracy: lower the learning rate or the "
         "epochs; until then, prompt."
     )
-    return Recommendation("prompt", reason, case.tuned[0])
+    return Recommendation("prompt", reason, facts.tuned[0])
 
 
-def too_few_rows(case: ComparisonFacts) -> Recommendation | None:
+def too_few_rows(facts: ComparisonFacts) -> Recommendation | None:
     """More data: with so few rows, tuning that is not ahead may still get ahead with more.
 
     Applies to fewer than 100 training rows always; to fewer than 500 if prompting does not help either and no learning
     curve is flat; to any number if the curve still rises and one more step like its last would reach the best baseline.
     """
-    best = case.sound[0]
-    rows = case.train_rows(best)
-    if rows is None or case.ahead(best):
+    best, baseline = facts.without_forgetting[0], facts.best_baseline
+    rows, curve = facts.train_rows(best), facts.curve(best)
+    if rows is None or facts.beats_baselines(best):
         return None
-    prompting_helps = case.bar is not None and case.plain is not None and case.clear(case.bar, case.plain)
-    curve = case.curve(best)
-    levelled = curve is not None and flat(curve)
+    prompting_helps = baseline is not None and facts.plain is not None and facts.clear(baseline, facts.plain)
+    levelled = curve is not None and curve.flat
     few = rows < TOO_FEW_ROWS or (rows < ENOUGH_ROWS and not prompting_helps and not levelled)
-    if not few and not case.within_a_step(best):
+    if not few and not facts.within_a_step(best):
         return None
     if not few:
         reason = (
-            f"More data should do: {best['name']} is not clearly better than {named(case.bar)} yet, but it still "
+            f"More data should do: {best.name} is not clearly better than {named(baseline)} yet, but it still "
             f"gains from rows, and one more step like the last would reach it: collect more than its {rows} rows."
         )
         return Recommendation("more_data", reason, best)
     reason = (
-        f"Too little data: {best['name']} was trained on {rows} rows and is not clearly better than "
-        f"{named(case.bar)}: collect examples towards {ENOUGH_ROWS} before judging; use that meanwhile."
+        f"Too little data: {best.name} was trained on {rows} rows and is not clearly better than "
+        f"{named(baseline)}: collect examples towards {ENOUGH_ROWS} before judging; use that meanwhile."
     )
     return Recommendation("more_data", reason, best)
 
 
-def prompting_is_enough(case: ComparisonFacts) -> Recommendation | None:
+def prompting_is_enough(facts: ComparisonFacts) -> Recommendation | None:
     """Prompt: fine-tuning is recommended only if it is clearly better than prompting."""
-    best = case.sound[0]
-    if case.bar is None or case.ahead(best):
+    best = facts.without_forgetting[0]
+    if facts.best_baseline is None or facts.beats_baselines(best):
         return None
-    behind = case.lead(case.bar, best)
-    if behind is not None:
-        return Recommendation(
-            "prompt", f"Do not fine-tune: {named(case.bar)} is at least as good. {case.words(behind)}", best
-        )
-    ahead = case.lead(best, case.bar)
+    prompting, missing = named(facts.best_baseline), facts.lead(facts.best_baseline, best)
+    if missing is not None:
+        reason = f"Do not fine-tune: {prompting} is at least as good. {facts.describe(missing)}"
+        return Recommendation("prompt", reason, best)
+    lead = facts.describe(facts.lead(best, facts.best_baseline))
     return Recommendation(
-        "prompt",
-        f"Do not fine-tune: no tuned model is clearly better than {named(case.bar)}. {case.words(ahead)}",
-        best,
+        "prompt", f"Do not fine-tune: no tuned model is clearly better than {prompting}. {lead}", best
     )
 
 
-def tuning_wins(case: ComparisonFacts) -> Recommendation | None:
+def tuning_wins(facts: ComparisonFacts) -> Recommendation | None:
     """Fine-tune: the best row without forgetting, or a simpler technique.
 
     The simpler technique must not be clearly worse, and must clearly beat the best baseline too.
     """
-    best = case.sound[0]
-    level = [row for row in case.sound if case.ahead(row) and not case.clear(best, row)]
-    chosen = min([best, *level], key=lambda row: (_simplicity(row), case.sound.index(row)))
-    pair = case.lead(chosen, case.bar) if case.bar else None
+    best = facts.without_forgetting[0]
+    level = [row for row in facts.without_forgetting if facts.beats_baselines(row) and not facts.clear(best, row)]
+    chosen = min([best, *level], key=lambda row: (_simplicity(row), facts.without_forgetting.index(row)))
+    pair = facts.lead(chosen, facts.best_baseline) if facts.best_baseline else None
     reason = (
-        f"Tuning pays: {chosen['name']} beats the best prompting. {case.words(pair)}"
+        f"Tuning pays: {chosen.name} beats the best prompting. {facts.describe(pair)}"
         if pair
-        else f"Only {chosen['name']} was scored."
+        else f"Only {chosen.name} was scored."
     )
     if _simplicity(chosen) < _simplicity(best):
-        reason += f" {best['name']} is not clearly better, and {chosen['technique']} is the simpler technique."
-    return Recommendation(chosen["technique"], reason, chosen)
+        reason += f" {best.name} is not clearly better, and {chosen.technique} is the simpler technique."
+    return Recommendation(SIMPLEST_FIRST[_simplicity(chosen)], reason, chosen)
 
 
 DECISIONS: Sequence[Callable[[ComparisonFacts], Recommendation | None]] = (
@@ -196,12 +189,12 @@ DECISIONS: Sequence[Callable[[ComparisonFacts], Recommendation | None]] = (
 )
 
 
-def _costs(teacher: Row) -> str:
-    seconds, cost = teacher["seconds_per_call"], teacher.get("cost_per_call")
+def _costs(teacher: ComparisonRow) -> str:
+    seconds, cost = teacher.seconds_per_call, teacher.cost_per_call
     parts = [] if seconds is None else [f"{seconds:.2g} s"]
     parts += [] if cost is None else [f"{cost:.2g} (in the currency of teacher.endpoint.prices)"]
     return f"{' and '.join(parts)} per call" if parts else "price and speed"
 
 
-def _simplicity(row: Row) -> int:
-    return SIMPLEST_FIRST.index(row["technique"])
+def _simplicity(row: ComparisonRow) -> int:
+    return SIMPLEST_FIRST.index(row.technique or "")

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.items import Item, items_of, rows_to_test
 from ft_pipeline.evaluation.metrics.answer_metrics import AnswerMetrics
-from ft_pipeline.evaluation.model_kinds import BASELINES
+from ft_pipeline.evaluation.model_kinds import BASELINES, ModelKind
 from ft_pipeline.evaluation.scoring.fingerprint import Parts, evaluation_parts, fingerprint
 from ft_pipeline.evaluation.scoring.lm_eval_harness import (
     Sample,
@@ -57,8 +57,7 @@ class ModelUnderTest:
     """A model and a prompt to score."""
 
     name: str
-    kind: str
-    """base, prompt, adapter or merged."""
+    kind: ModelKind
     prompt: Prompt
     about: dict[str, Any] = field(default_factory=dict)
     """Facts about the model for its row."""

@@ -4,6 +4,7 @@ import gc
 from pathlib import Path
 from typing import Any
 
+from ft_pipeline.evaluation.model_kinds import TUNED, ModelKind
 from ft_pipeline.evaluation.scoring.prompts import Prompt
 from ft_pipeline.evaluation.scoring.scorer import ModelUnderTest, Scorer
 from ft_pipeline.job import Job
@@ -11,7 +12,7 @@ from ft_pipeline.models.base_model import count_parameters
 from ft_pipeline.models.cpu.fast_linear import speed_up_products
 from ft_pipeline.models.load import keep_weights_unpacked, load_model
 
-FORMS = {"full": ("merged",), "prompt_tuning": ("adapter",)}
+FORMS: dict[str, tuple[ModelKind, ...]] = {"full": ("merged",), "prompt_tuning": ("adapter",)}
 """The forms of a tuned model by technique. Techniques that are not listed have both forms."""
 
 
@@ -41,7 +42,7 @@ def _subjects(job: Job) -> list[ModelUnderTest]:
         "system_prompt": job.config["system_prompt"],
         "trainable_params": _adapter_parameters(job.inputs["adapter"]),
     }
-    forms = FORMS.get(job.config["technique"], ("adapter", "merged"))
+    forms = FORMS.get(job.config["technique"], TUNED)
     return [ModelUnderTest(kind, kind, prompt, about, general=True) for kind in forms]
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from ft_pipeline.evaluation.comparison.records import Comparison, Score
 from ft_pipeline.release.card.usage import usage
 
 MARKDOWN_SPECIAL = re.compile(r"([\\`*_\[\]|#~])")
@@ -53,8 +54,8 @@ class CardFacts:
     """Per source: `read`, `accepted`, `quarantined`, `duplicates`, `reasons` {code: rows}."""
     splits: Mapping[str, int]
     """Rows per split."""
-    comparison: Mapping[str, Any]
-    """The document of `ft compare --json`."""
+    comparison: Comparison
+    """The comparison whose rows it shows."""
     fingerprints: Mapping[str, str]
     """By role: `base_model`, `training_data`, `adapter`, `merged_model`, `comparison`, …"""
     training: Mapping[str, Any] = field(default_factory=dict)
@@ -95,10 +96,10 @@ def render_card(facts: CardFacts) -> str:
 
 
 def _front_matter(facts: CardFacts) -> str:
-    row = _row(facts.comparison, facts.row)
+    row = facts.comparison.row(facts.row)
     results = [
-        {"name": METRIC_TITLES.get(metric, metric), "type": metric, "value": score["value"]}
-        for metric, score in (row["scores"] if row else {}).items()
+        {"name": METRIC_TITLES.get(metric, metric), "type": metric, "value": score.value}
+        for metric, score in (row.scores if row else {}).items()
     ]
     head: dict[str, Any] = {
         **_license(facts.license),
@@ -109,7 +110,7 @@ def _front_matter(facts: CardFacts) -> str:
     }
     if results:
         task = {"type": "text-generation", "name": "Text generation"}
-        dataset = {"type": "held-out", "name": f"test split, {facts.comparison['test_rows']} rows"}
+        dataset = {"type": "held-out", "name": f"test split, {facts.comparison.test_rows} rows"}
         head["model-index"] = [
             {"name": facts.name, "results": [{"task": task, "dataset": dataset, "metrics": results}]}
         ]
@@ -161,22 +162,22 @@ def _served_with(prompt: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _results(comparison: Mapping[str, Any], name: str | None) -> list[str]:
-    rows = comparison["rows"]
-    metrics = [metric for metric in METRIC_TITLES if any(metric in row["scores"] for row in rows)]
-    metrics += sorted({metric for row in rows for metric in row["scores"]} - set(metrics))
+def _results(comparison: Comparison, name: str | None) -> list[str]:
+    rows = comparison.rows
+    metrics = [metric for metric in METRIC_TITLES if any(metric in row.scores for row in rows)]
+    metrics += sorted({metric for row in rows for metric in row.scores} - set(metrics))
     header = ("", *metrics, "prompt tokens per call", "seconds per call")
     body = [
         (
-            f"**{_text(row['name'])}**" if row["name"] == name else _text(row["name"]),
-            *(_score(row["scores"].get(metric)) for metric in metrics),
-            _number(row.get("prompt_tokens_per_call")),
-            _number(row.get("seconds_per_call")),
+            f"**{_text(row.name)}**" if row.name == name else _text(row.name),
+            *(_score(row.scores.get(metric)) for metric in metrics),
+            _number(row.prompt_tokens_per_call),
+            _number(row.seconds_per_call),
         )
         for row in rows
     ]
     legend = "\n".join(f"- {metric}: {METRIC_TITLES[metric]}" for metric in metrics if metric in METRIC_TITLES)
-    caption = f"{comparison['test_rows']} held-out rows; in brackets the 95 % interval."
+    caption = f"{comparison.test_rows} held-out rows; in brackets the 95 % interval."
     missing = "" if name is not None else "This model has no score in the present comparison."
     return [missing, caption, _raw_table(header, body), legend]
 
@@ -248,15 +249,10 @@ def _limitations(facts: CardFacts) -> Iterable[str]:
     yield from LIMITATIONS
     if facts.forgotten:
         yield "Rows that it learned from were forgotten since; train it anew before it is released further."
-    base = next((row for row in facts.comparison["rows"] if row["kind"] == "base"), None)
-    own = _row(facts.comparison, facts.row)
-    before, after = (((row or {}).get("general") or {}).get("accuracy") for row in (base, own))
-    if before is not None and after is not None:
-        yield f"General accuracy, against the untouched model: {before:.3f} before, {after:.3f} after."
-
-
-def _row(comparison: Mapping[str, Any], name: str | None) -> Mapping[str, Any] | None:
-    return next((row for row in comparison["rows"] if row["name"] == name), None)
+    row = facts.comparison.row(facts.row)
+    base = facts.comparison.base_of(row) if row else None
+    if row and base and row.accuracy is not None:
+        yield f"General accuracy, against the untouched model: {base.accuracy:.3f} before, {row.accuracy:.3f} after."
 
 
 # --- Markdown ---------------------------------------------------------------------------------------------------------
@@ -286,11 +282,10 @@ def _quote(value: str) -> str:
     return "\n".join(f"> {_text(line)}" for line in value.splitlines() if line.strip())
 
 
-def _score(score: Mapping[str, Any] | None) -> str:
+def _score(score: Score | None) -> str:
     if score is None:
         return ""
-    interval = f" ({_number(score['low'])} – {_number(score['high'])})" if score.get("low") is not None else ""
-    return _number(score["value"]) + interval
+    return f"{_number(score.value)} ({_number(score.low)} – {_number(score.high)})"
 
 
 def _number(value: Any) -> str:

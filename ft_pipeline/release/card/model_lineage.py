@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from ft_pipeline.evaluation.comparison.records import Comparison, read_comparison
 from ft_pipeline.models.base_model import EMBEDDED, EMBEDDED_HUB_ID
 from ft_pipeline.project import FORMATS
 from ft_pipeline.release.candidates import candidates, row_of
@@ -10,22 +11,22 @@ from ft_pipeline.release.card.model_card import CardFacts
 from ft_pipeline.release.model_lookup import ModelReference
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 
-NOTHING_COMPARED: dict[str, Any] = {"test_rows": 0, "rows": []}
+NOTHING_COMPARED = Comparison(test_rows=0, test_items=0, primary_metric="loss", rows=())
 
 
 def card_facts(
-    store: ArtifactStore, model: ModelReference, comparison: Artifact | None, *, task: str, teacher_terms: str
+    store: ArtifactStore, model: ModelReference, compared: Artifact | None, *, task: str, teacher_terms: str
 ) -> CardFacts:
-    """Return the facts. comparison: the card shows its rows. task, teacher_terms: from project.yaml."""
+    """Return the facts. compared: the comparison whose rows the card shows. task, teacher_terms: from project.yaml."""
     lineage = _Lineage(store, model)
-    document = comparison.document("comparison.json") if comparison else NOTHING_COMPARED
-    known = candidates(comparison, store)[0] if comparison else {}
+    comparison = read_comparison(compared) if compared else NOTHING_COMPARED
+    known = candidates(compared, store)[0] if compared else {}
     root = lineage.root_model
-    compared = {"comparison": comparison.fingerprint} if comparison else {}
+    evidence = {"comparison": compared.fingerprint} if compared else {}
     prompt_variant = model.record.fingerprints.get("prompt_variant") if model.record else None
     return CardFacts(
         name=model.row,
-        row=row_of(document, known, model.released),
+        row=row_of(comparison, known, model.released),
         kind=model.kind,
         task=task,
         base_model=root.summary["source"],
@@ -33,8 +34,8 @@ def card_facts(
         license=_license(root),
         data=lineage.data(),
         splits=lineage.conversations.summary["splits"],
-        comparison=document,
-        fingerprints={**model.parts, **({"prompt_variant": prompt_variant} if prompt_variant else {}), **compared},
+        comparison=comparison,
+        fingerprints={**model.parts, **({"prompt_variant": prompt_variant} if prompt_variant else {}), **evidence},
         training=lineage.settings(),
         outcome=lineage.merged_input("adapter").summary if lineage.merged else {},
         audit=lineage.merged_input("training_data").summary["audit"] if lineage.merged else {},

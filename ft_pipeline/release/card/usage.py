@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from ft_pipeline.evaluation.model_kinds import TUNED
+
 FOLDER = "path/to/this/folder"
 """The placeholder for the exported folder in the code."""
 _QUESTION = "…"
@@ -26,7 +28,7 @@ print(tokenizer.decode(answer, skip_special_tokens=True))"""
 
 def usage(kind: str, served: Mapping[str, Any]) -> list[str]:
     """Return Markdown paragraphs. served: `system_prompt`, and for a tuned model `technique` and `quantization`."""
-    if kind not in {"merged", "adapter"}:
+    if kind not in TUNED:
         return ["`ft serve champion` answers with it, its prompt included, as an OpenAI-compatible endpoint."]
     code = _adapter(served) if kind == "adapter" else _MERGED.format(folder=FOLDER, messages=_messages(served))
     notes = "; ".join(_notes(kind, served))

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ft_pipeline.evaluation.comparison.compare import item_value
+from ft_pipeline.evaluation.comparison.records import Changes
 from ft_pipeline.evaluation.metrics.definitions import Metric
 
 MOST_ITEMS = 200
@@ -13,14 +14,10 @@ Samples = Mapping[str, Sequence[Sample]]
 """By row name, best row first: its samples in the order of the items."""
 
 
-def gains(samples: Samples, changes: Mapping[str, Any], metric: Metric) -> list[float]:
-    """Return the gain per item, from the best baseline to the best tuned row.
-
-    changes: the `changes` of the comparison, with `before`, `after`, `metric`.
-    """
-    name = changes["metric"]
-    pairs = zip(samples[changes["before"]], samples[changes["after"]], strict=True)
-    return [_gain(metric, _value(name, old), _value(name, new)) for old, new in pairs]
+def gains(samples: Samples, changes: Changes, metric: Metric) -> list[float]:
+    """Return the gain per item, from the best baseline to the best tuned row."""
+    pairs = zip(samples[changes.before], samples[changes.after], strict=True)
+    return [_gain(metric, _value(changes.metric, old), _value(changes.metric, new)) for old, new in pairs]
 
 
 def side_by_side(
@@ -84,6 +81,4 @@ def _value(metric: str, sample: Sample) -> float | None:
 
 def _gain(metric: Metric, old: float | None, new: float | None) -> float:
     assert old is not None and new is not None  # both are rows of models that were scored here
-    if metric.ideal is not None:
-        return abs(old - metric.ideal) - abs(new - metric.ideal)
-    return old - new if metric.lower_is_better else new - old
+    return metric.rank_key(old) - metric.rank_key(new)

@@ -9,8 +9,16 @@ import pyarrow.parquet as pq
 
 from ft_pipeline.evaluation.comparison.costs import duration, in_words
 from ft_pipeline.evaluation.comparison.plots import change_picture, learning_curve_picture, score_picture
+from ft_pipeline.evaluation.comparison.records import (
+    Changes,
+    Comparison,
+    ComparisonRow,
+    QuantizationError,
+    Score,
+    read_comparison,
+)
 from ft_pipeline.evaluation.comparison.sweep_results import curve_in_words, spread_in_words
-from ft_pipeline.evaluation.metrics.definitions import Metric, shown_metrics
+from ft_pipeline.evaluation.metrics.definitions import Metric
 from ft_pipeline.release.candidates import candidates, row_of
 from ft_pipeline.release.report.answers import MOST_ITEMS, Samples, change_of, gains, side_by_side
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
@@ -40,12 +48,12 @@ COSTS = {
     "seconds_per_call": ("seconds per call", 2),
     "cost_per_call": ("cost per call", 6),
 }
-"""By the row's key: the heading, and the number of decimals."""
+"""By the row's field: the heading, and the number of decimals."""
 
 
 def render_report(
     store: ArtifactStore,
-    comparison: Artifact,
+    compared: Artifact,
     recommendation: Artifact,
     champion: Artifact | None,
     project: Mapping[str, Any],
@@ -53,8 +61,8 @@ def render_report(
     """Return the HTML. champion: the asset of that name. project: `name` and `task` of project.yaml."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    document, decided = comparison.document("comparison.json"), recommendation.document("recommendation.json")
-    page = _Page(store, comparison, document)
+    comparison, decided = read_comparison(compared), recommendation.document("recommendation.json")
+    page = _Page(store, compared, comparison)
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,  # every text in it may be a user's, or a model's
@@ -66,15 +74,15 @@ def render_report(
     return environment.get_template(TEMPLATE).render(
         title=project["name"],
         task=project["task"],
-        items=document["test_items"],
-        conversations=document["test_rows"],
-        compared=comparison.manifest["created"][:16].replace("T", " ") + " UTC",
+        items=comparison.test_items,
+        conversations=comparison.test_rows,
+        compared=compared.manifest["created"][:16].replace("T", " ") + " UTC",
         verdict=VERDICTS.get(decided["decision"], decided["decision"]),
         reasons=decided["reasons"],
         champion=released.get("champion"),
         not_moved=[] if released.get("moved") else released.get("reasons", []),
-        identity=_identity(document, comparison, recommendation, champion),
-        **page.scores(_released_row(store, comparison, document, released.get("champion"))),
+        identity=_identity(comparison, compared, recommendation, champion),
+        **page.scores(_released_row(store, compared, comparison, released.get("champion"))),
         **page.answers(),
         prompts=page.prompts(),
     )
@@ -88,108 +96,97 @@ def visible(value: Any) -> Any:
 
 
 class _Page:
-    """The parts of the page, from a comparison's document and its samples."""
+    """The parts of the page, from a comparison and its samples."""
 
-    def __init__(self, store: ArtifactStore, comparison: Artifact, document: Mapping[str, Any]) -> None:
+    def __init__(self, store: ArtifactStore, compared: Artifact, comparison: Comparison) -> None:
         self.store = store
+        self.compared = compared
         self.comparison = comparison
-        self.document = document
-        self.rows: Sequence[Mapping[str, Any]] = document["rows"]
-        self.primary: str = document["primary_metric"]
-        self.metrics = shown_metrics(document)
-        self.costs = [key for key in COSTS if any(row[key] is not None for row in self.rows)]
+        self.metrics = comparison.shown_metrics()
+        self.primary = comparison.metric()
+        self.costs = [key for key in COSTS if any(getattr(row, key) is not None for row in comparison.rows)]
 
     def scores(self, released: str | None) -> dict[str, Any]:
         """Return the scores for the template. released: the name of the released row."""
-        best = {name: self._best(name) for name in self.metrics}
+        best = {name: self._best(name, metric) for name, metric in self.metrics.items()}
         return {
-            "primary": self._title(self.primary),
+            "primary": _title(self.primary),
             "metrics": [
                 {"label": metric.label, "direction": metric.direction, "meaning": metric.meaning, "unit": metric.unit}
                 for metric in self.metrics.values()
             ],
             "costs": [*(COSTS[key][0] for key in self.costs), "trained parameters", "training"],
-            "rows": [self._row(row, best, released) for row in self.rows],
+            "rows": [self._row(row, best, released) for row in self.comparison.rows],
             "left_out": [
-                f"{row['name']}, scored in another evaluation ({', '.join(row['differs_in']) or 'unknown'} differs)"
-                for row in self.document["left_out"]
+                f"{row.name}, scored in another evaluation ({', '.join(row.differs_in) or 'unknown'} differs)"
+                for row in self.comparison.left_out
             ],
-            "break_even": [in_words(entry) for entry in self.document["break_even"]],
-            **self._series(),
-            "noise": _noise(self.document["quantization_noise"]),
-            "picture": _data_uri(score_picture(self.document)),
+            "break_even": [in_words(entry) for entry in self.comparison.break_even],
+            **self._sweeps(),
+            "noise": _noise(self.comparison.quantization_noise),
+            "picture": _data_uri(score_picture(self.comparison)),
             "pairs": [
                 {
-                    **{key: pair[key] for key in ("better", "worse")},
-                    "difference": f"{pair['difference']:.3f}",
-                    "interval": f"{pair['low']:.3f} to {pair['high']:.3f}",
-                    "certain": pair["low"] > 0,
+                    "better": pair.better,
+                    "worse": pair.worse,
+                    "difference": f"{pair.difference:.3f}",
+                    "interval": f"{pair.low:.3f} to {pair.high:.3f}",
+                    "certain": pair.clear,
                 }
-                for pair in self.document["pairs"]
-                if pair["metric"] == self.primary
+                for pair in self.comparison.pairs
+                if pair.metric == self.comparison.primary_metric
             ],
         }
 
-    def _series(self) -> dict[str, Any]:
+    def _sweeps(self) -> dict[str, Any]:
         """Return the results of sweeps: other seeds, and shares of the rows."""
-        metric, curve = self.metrics[self.primary], learning_curve_picture(self.document)
+        name, curve = self.comparison.primary_metric, learning_curve_picture(self.comparison)
         return {
-            "seeds": [spread_in_words(spread, self.primary, metric) for spread in self.document.get("seeds", ())],
-            "learning_curves": [curve_in_words(entry, metric) for entry in self.document.get("learning_curves", ())],
+            "seeds": [spread_in_words(spread, name, self.primary) for spread in self.comparison.seeds],
+            "learning_curves": [curve_in_words(entry, self.primary) for entry in self.comparison.learning_curves],
             "learning_curve": _data_uri(curve) if curve else None,
         }
 
     def answers(self) -> dict[str, Any]:
-        samples, metric = self._samples(), self.metrics[self.primary]
-        changes = self.document["changes"]
-        gained = gains(samples, changes, metric) if changes else None
-        items = side_by_side(samples, self._turns(), (self.primary, metric), gained)
+        """Return the answers for the template, and what tuning changed in them."""
+        samples, changes = self._samples(), self.comparison.changes
+        gained = gains(samples, changes, self.primary) if changes else None
+        items = side_by_side(samples, self._turns(), (self.comparison.primary_metric, self.primary), gained)
         return {
             "samples": items,
             "shown": len(items),
-            "primary_of_item": self._title(self.primary),
-            "changes": self._changes(changes, gained, metric) if gained is not None else None,
+            "primary_of_item": _title(self.primary),
+            "changes": self._changes(changes, gained) if changes and gained is not None else None,
         }
 
     def prompts(self) -> list[dict[str, str]]:
         """Return the full system prompts of the rows that have one."""
-        told = [(row, self._about(row)) for row in self.rows]
+        prompts = [(row, self._about(row).get("system_prompt")) for row in self.comparison.rows]
         return [
-            {"name": row["name"], "what": self._what(row), "system_prompt": about["system_prompt"]}
-            for row, about in told
-            if about.get("system_prompt")
+            {"name": row.name, "what": self._what(row), "system_prompt": prompt} for row, prompt in prompts if prompt
         ]
 
-    def _title(self, name: str) -> str:
-        return f"{self.metrics[name].label} ({self.metrics[name].direction})"
-
-    def _best(self, name: str) -> float:
+    def _best(self, name: str, metric: Metric) -> float:
         """Return the best value of a metric. The row order follows the primary metric only."""
-        metric = self.metrics[name]
-        values = [row["scores"][name]["value"] for row in self.rows if name in row["scores"]]
-        if metric.ideal is not None:
-            ideal = metric.ideal
-            return min(values, key=lambda value: abs(value - ideal))
-        return min(values) if metric.lower_is_better else max(values)
+        return min((row.scores[name].value for row in self.comparison.rows if name in row.scores), key=metric.rank_key)
 
-    def _row(self, row: Mapping[str, Any], best: Mapping[str, float], released: str | None) -> dict[str, Any]:
-        training = row["training"]
+    def _row(self, row: ComparisonRow, best: Mapping[str, float], released: str | None) -> dict[str, Any]:
+        costs = [(getattr(row, key), COSTS[key][1]) for key in self.costs]
         return {
-            "name": row["name"],
+            "name": row.name,
             "what": self._what(row),
-            "released": row["name"] == released,
-            "cells": [_cell(row["scores"].get(name), best[name]) for name in self.metrics],
+            "released": row.name == released,
+            "cells": [_cell(row.scores.get(name), best[name]) for name in self.metrics],
             "costs": [
-                *("" if row[key] is None else f"{row[key]:,.{COSTS[key][1]}f}" for key in self.costs),
-                f"{row['trainable_params']:,}",
-                duration(training["seconds"]) if training else "",
+                *("" if cost is None else f"{cost:,.{digits}f}" for cost, digits in costs),
+                f"{row.trainable_params:,}",
+                duration(row.training.seconds) if row.training else "",
             ],
         }
 
-    def _what(self, row: Mapping[str, Any]) -> str:
-        if row["kind"] != "prompt":
-            technique = f" ({row['technique']})" if row.get("technique") else ""
-            return KINDS[row["kind"]] + technique
+    def _what(self, row: ComparisonRow) -> str:
+        if row.kind != "prompt":
+            return KINDS[row.kind] + (f" ({row.technique})" if row.technique else "")
         about = self._about(row)
         count, how = about.get("few_shot", 0), about.get("examples", "fixed")
         parts = ["a system prompt"] if about.get("system_prompt") else []
@@ -197,71 +194,79 @@ class _Page:
         parts += [f"{about['passages']} passages"] if about.get("passages") else []
         return f"the base model with {' and '.join(parts) or 'no prompt'}"
 
-    def _about(self, row: Mapping[str, Any]) -> Mapping[str, Any]:
+    def _about(self, row: ComparisonRow) -> Mapping[str, Any]:
         """Return the facts about the row's prompt in its scores."""
-        scored = self.store.require(*self.comparison.inputs[row["source"]])
-        own = next(entry for entry in scored.document("scores.json")["rows"] if entry["name"] == row["source_row"])
+        scored = self.store.require(*self.compared.inputs[row.source])
+        own = next(entry for entry in scored.document("scores.json")["rows"] if entry["name"] == row.source_row)
         return own["model"]
 
     def _samples(self) -> Samples:
-        records = pq.read_table(self.comparison.path / "samples.parquet").to_pylist()
-        by_row: dict[str, list[dict[str, Any]]] = {row["name"]: [] for row in self.rows}
+        records = pq.read_table(self.compared.path / "samples.parquet").to_pylist()
+        by_row: dict[str, list[dict[str, Any]]] = {row.name: [] for row in self.comparison.rows}
         for record in records:
             by_row[record["name"]].append(record)
         return {name: sorted(samples, key=lambda sample: sample["item"]) for name, samples in by_row.items()}
 
     def _turns(self) -> dict[str, list[dict[str, str]]]:
         """Return the messages of the test conversations, by id."""
-        scored = self.store.require(*self.comparison.inputs[self.rows[0]["source"]])
+        scored = self.store.require(*self.compared.inputs[self.comparison.rows[0].source])
         rows = self.store.require(*scored.inputs["conversations"]).path / "rows.parquet"
         table = pq.read_table(rows, columns=["id", "messages"], filters=[("split", "=", "test")])
         return {row["id"]: row["messages"] for row in table.to_pylist()}
 
-    def _changes(self, changes: Mapping[str, Any], gained: Sequence[float], metric: Metric) -> dict[str, Any]:
-        counts = [change_of(gain, metric.worth_noticing) for gain in gained]
+    def _changes(self, changes: Changes, gained: Sequence[float]) -> dict[str, Any]:
+        counts = [change_of(gain, self.primary.worth_noticing) for gain in gained]
         return {
-            **{key: changes[key] for key in ("before", "after")},
+            "before": changes.before,
+            "after": changes.after,
             **{change: counts.count(change) for change in ("improved", "same", "regressed")},
-            "picture": _data_uri(change_picture(gained, metric)),
+            "picture": _data_uri(change_picture(gained, self.primary)),
         }
 
 
 def _released_row(
-    store: ArtifactStore, comparison: Artifact, document: Mapping[str, Any], champion: Mapping[str, Any] | None
+    store: ArtifactStore, compared: Artifact, comparison: Comparison, champion: Mapping[str, Any] | None
 ) -> str | None:
-    known, _ = candidates(comparison, store)
-    return row_of(document, known, champion["fingerprint"]) if champion else None
+    known, _ = candidates(compared, store)
+    return row_of(comparison, known, champion["fingerprint"]) if champion else None
 
 
-def _cell(score: Mapping[str, float] | None, best: float) -> dict[str, Any]:
+def _title(metric: Metric) -> str:
+    return f"{metric.label} ({metric.direction})"
+
+
+def _cell(score: Score | None, best: float) -> dict[str, Any]:
     if score is None:
         return {"value": "", "interval": "", "best": False}
-    digits = 1 if abs(score["value"]) >= 10 else 3
-    interval = f"{score['low']:.{digits}f} to {score['high']:.{digits}f}"
-    return {"value": f"{score['value']:.{digits}f}", "interval": interval, "best": score["value"] == best}
+    digits = 1 if abs(score.value) >= 10 else 3
+    interval = f"{score.low:.{digits}f} to {score.high:.{digits}f}"
+    return {"value": f"{score.value:.{digits}f}", "interval": interval, "best": score.value == best}
 
 
-def _noise(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, str]]:
+def _noise(noise: Mapping[str, Sequence[QuantizationError]]) -> list[dict[str, str]]:
     """Return a line per experiment and compared models."""
     return [
         {
             "experiment": experiment,
-            **{key: line[key] for key in ("first", "second")},
-            **{key: f"{line[key]:.4f}" for key in ("kl", "first_loss", "second_loss")},
-            "difference": f"{line['difference']:+.4f}",
+            "first": error.first,
+            "second": error.second,
+            "kl": f"{error.kl:.4f}",
+            "first_loss": f"{error.first_loss:.4f}",
+            "second_loss": f"{error.second_loss:.4f}",
+            "difference": f"{error.difference:+.4f}",
         }
-        for experiment, lines in found.items()
-        for line in lines
+        for experiment, errors in noise.items()
+        for error in errors
     ]
 
 
-def _identity(document: Mapping[str, Any], *artifacts: Artifact | None) -> list[tuple[str, str]]:
+def _identity(comparison: Comparison, *artifacts: Artifact | None) -> list[tuple[str, str]]:
     versions = ", ".join(
-        f"{name} {version}" for name, version in sorted(document["evaluation"].get("versions", {}).items())
+        f"{name} {version}" for name, version in sorted(comparison.evaluation.get("versions", {}).items())
     )
     return [
         *((artifact.kind, artifact.fingerprint) for artifact in artifacts if artifact),
-        ("evaluation", document["fingerprint"]),
+        ("evaluation", comparison.fingerprint or ""),
         *([("measured with", versions)] if versions else []),
         ("maximum items shown", str(MOST_ITEMS)),
     ]

@@ -1,0 +1,55 @@
+"""Frozen dataclasses that are written to JSON and read again: a field is a key, in the order of the class."""
+
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from functools import lru_cache
+from typing import Any, Self
+
+
+@dataclass(frozen=True)
+class JsonRecord:
+    """A record. Its fields are plain values, records, and sequences or mappings of them."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the record as plain JSON."""
+        return typing.cast(dict[str, Any], _to_json(self))
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Self:
+        """Return the record of a JSON object. Keys that are not fields are ignored.
+
+        Raises ValueError if a key without a default is missing, or if the document is not such an object.
+        """
+        try:
+            return typing.cast(Self, _from_json(cls, document))
+        except (AttributeError, TypeError) as error:
+            raise ValueError(f"not the JSON of a {cls.__name__}: {error}") from error
+
+
+def _to_json(value: Any) -> Any:
+    if is_dataclass(value):
+        return {entry.name: _to_json(getattr(value, entry.name)) for entry in fields(value)}
+    if isinstance(value, Mapping):
+        return {key: _to_json(item) for key, item in value.items()}
+    return [_to_json(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _from_json(hint: Any, value: Any) -> Any:
+    """Return a JSON value as its type hint says."""
+    if value is None:
+        return None
+    if isinstance(hint, type) and is_dataclass(hint):
+        return hint(**{name: _from_json(of, value[name]) for name, of in _hints(hint).items() if name in value})
+    arguments, origin = typing.get_args(hint), typing.get_origin(hint)
+    if origin is Sequence:
+        return [_from_json(arguments[0], item) for item in value]
+    if origin is Mapping:
+        return {key: _from_json(arguments[1], item) for key, item in value.items()}
+    return _from_json(arguments[0], value) if type(None) in arguments else value  # X | None
+
+
+@lru_cache
+def _hints(record: Any) -> dict[str, Any]:
+    hints = typing.get_type_hints(record)
+    return {entry.name: hints[entry.name] for entry in fields(record)}

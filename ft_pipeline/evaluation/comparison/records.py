@@ -1,0 +1,368 @@
+"""comparison.json as records. No other code reads or writes the keys of that document.
+
+The order of the fields is the order of the keys: the file is hashed. A field with a default is one that documents of
+older versions may lack.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from ft_pipeline.evaluation.comparison.json_record import JsonRecord
+from ft_pipeline.evaluation.metrics.definitions import METRICS, Metric
+from ft_pipeline.evaluation.model_kinds import BASELINES, ModelKind
+
+if TYPE_CHECKING:
+    from ft_pipeline.store.artifacts import Artifact
+
+GENERAL_ACCURACY = "general_accuracy"
+
+
+@dataclass(frozen=True)
+class Score(JsonRecord):
+    """A metric of one row, with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class PairedDifference(JsonRecord):
+    """The lead of a row over another one, with its paired 95 % interval."""
+
+    better: str
+    worse: str
+    metric: str
+    difference: float
+    low: float
+    high: float
+
+    @property
+    def clear(self) -> bool:
+        """Whether the interval excludes zero."""
+        return self.low > 0
+
+    def in_words(self) -> str:
+        """Return the difference with its interval."""
+        return f"{self.difference:.3f} (95 %: {self.low:.3f} to {self.high:.3f})"
+
+
+@dataclass(frozen=True)
+class TrainingCost(JsonRecord):
+    """The time of a training: over all phases, with merging."""
+
+    seconds: float
+    gpu_hours: float
+    """Hours of the one CPU if there was no GPU."""
+    cost: float | None = None
+    """None if a GPU-hour has no price."""
+
+
+@dataclass(frozen=True)
+class Savings(JsonRecord):
+    """What a call of a tuned model needs less than a call of the best baseline. None: unknown."""
+
+    prompt_tokens_per_call: float | None
+    seconds_per_call: float | None
+    cost_per_call: float | None = None
+
+
+@dataclass(frozen=True)
+class BreakEven(JsonRecord):
+    """How many calls pay for a training. None: a call saves nothing, or its cost is unknown."""
+
+    tuned: str
+    untouched: str
+    """The best baseline."""
+    saved: Savings
+    training: TrainingCost
+    calls_by_time: int | None
+    calls_by_cost: int | None = None
+
+
+@dataclass(frozen=True)
+class SeedScores(JsonRecord):
+    """A metric over several seeds."""
+
+    mean: float
+    min: float
+    max: float
+    values: Sequence[float]
+    """The experiment's own value first."""
+
+
+@dataclass(frozen=True)
+class SeedSpread(JsonRecord):
+    """A tuned row that was trained with several seeds."""
+
+    row: str
+    experiment: str
+    trainings: int
+    scores: Mapping[str, SeedScores]
+
+
+@dataclass(frozen=True)
+class CurvePoint(JsonRecord):
+    """One training of a learning curve."""
+
+    experiment: str
+    share: float
+    rows: int | None
+    """Training rows written by people; None if unknown."""
+    scores: Mapping[str, Score]
+
+
+@dataclass(frozen=True)
+class CurveStep(JsonRecord):
+    """The paired difference of the last two points of a learning curve. Positive: more rows are better."""
+
+    metric: str
+    difference: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class LearningCurve(JsonRecord):
+    """A tuned row that was also trained on shares of its rows."""
+
+    row: str
+    experiment: str
+    points: Sequence[CurvePoint]
+    """Fewest rows first."""
+    last_step: CurveStep
+
+    @property
+    def rises(self) -> bool:
+        """Whether the last increase in rows clearly helped."""
+        return self.last_step.low > 0
+
+    @property
+    def flat(self) -> bool:
+        """Whether the last increase in rows brought no gain. An uncertain gain is neither `flat` nor `rises`."""
+        return self.last_step.difference <= 0
+
+
+@dataclass(frozen=True)
+class QuantizationError(JsonRecord):
+    """Two models of one experiment, of which the second is quantized or merged. In nats per token.
+
+    It comes from a manifest, which sorts its keys.
+    """
+
+    difference: float
+    first: str
+    first_loss: float
+    kl: float
+    second: str
+    second_loss: float
+
+
+@dataclass(frozen=True)
+class ScoredAnswer(JsonRecord):
+    """An answer to a test item, with the primary metric."""
+
+    value: float
+    answer: str
+
+
+@dataclass(frozen=True)
+class ItemChange(JsonRecord):
+    """One test item before and after tuning."""
+
+    item: str
+    gain: float
+    """Positive if the tuned model is better."""
+    prompt: str
+    reference: str
+    before: ScoredAnswer
+    after: ScoredAnswer
+
+
+@dataclass(frozen=True)
+class Changes(JsonRecord):
+    """Improvements and regressions per test item, from the best baseline to the best tuned row."""
+
+    before: str
+    after: str
+    metric: str
+    improved: int
+    unchanged: int
+    regressed: int
+    worst: Sequence[ItemChange]
+    """Some regressions, the worst first."""
+
+
+@dataclass(frozen=True)
+class LeftOut(JsonRecord):
+    """A scored model that is not compared, because its evaluation or its training was another one."""
+
+    name: str
+    experiment: str | None
+    fingerprint: str | None
+    differs_in: Sequence[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComparisonRow(JsonRecord):
+    """One model under one prompt."""
+
+    name: str
+    kind: ModelKind
+    experiment: str | None = None
+    technique: str | None = None
+    passages: int = 0
+    """Passages that are looked up per call."""
+    scores: Mapping[str, Score]
+    prompt_tokens_per_call: float | None = None
+    generated_tokens_per_call: float | None = None
+    seconds_per_call: float | None = None
+    cut_off: int = 0
+    """Answers that reached the maximum length."""
+    cost_per_call: float | None = None
+    trainable_params: int = 0
+    general: Mapping[str, Any] | None = None
+    """Results of the general suite: `accuracy`, `loss`; None if it was not run."""
+    fingerprint: str | None = None
+    """Of the evaluation."""
+    computed_in: str | None = None
+    """The data type. None: scored by a server, or before it was recorded."""
+    source: str = ""
+    """The input that it was read from, `<experiment>/<asset>`."""
+    source_row: str = ""
+    """Its name in scores.json."""
+    training: TrainingCost | None = None
+
+    @property
+    def accuracy(self) -> float | None:
+        """The general accuracy; None if it was not measured."""
+        return (self.general or {}).get("accuracy")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison(JsonRecord):
+    """The document of `ft compare --json`."""
+
+    test_rows: int
+    test_items: int
+    primary_metric: str
+    metrics: Mapping[str, Metric] = field(default_factory=dict)
+    """The metrics that some row has, in display order."""
+    rows: Sequence[ComparisonRow]
+    """Best first by the primary metric; rows that do not have it come last."""
+    pairs: Sequence[PairedDifference] = ()
+    break_even: Sequence[BreakEven] = ()
+    seeds: Sequence[SeedSpread] = ()
+    learning_curves: Sequence[LearningCurve] = ()
+    quantization_noise: Mapping[str, Sequence[QuantizationError]] = field(default_factory=dict)
+    """By experiment."""
+    changes: Changes | None = None
+    fingerprint: str | None = None
+    """Of the evaluation."""
+    evaluation: Mapping[str, Any] = field(default_factory=dict)
+    """The parts of that fingerprint."""
+    left_out: Sequence[LeftOut] = ()
+    champion: Mapping[str, Any] | None = None
+    """The champion that is compared: `name`, `experiment`, `fingerprint`."""
+
+    @property
+    def champion_fingerprint(self) -> str | None:
+        """The fingerprint of the champion that is compared; None if there is none, or if it was not recorded."""
+        return (self.champion or {}).get("fingerprint")
+
+    def metric(self, name: str | None = None) -> Metric:
+        """Return a metric, by default the primary one. The document defines the metrics that only its task has."""
+        wanted = name or self.primary_metric
+        return self.metrics.get(wanted) or METRICS[wanted]
+
+    def shown_metrics(self) -> dict[str, Metric]:
+        """Return the metrics worth a column, in order.
+
+        Exact match is left out if no answer equals its reference, as for free text, unless it is the primary metric.
+        """
+        shown = dict(self.metrics)
+        matches = any(row.scores["exact_match"].value for row in self.rows if "exact_match" in row.scores)
+        if not matches and self.primary_metric != "exact_match":
+            shown.pop("exact_match", None)
+        return shown
+
+    def row(self, name: str | None) -> ComparisonRow | None:
+        """Return the row of that name."""
+        return next((row for row in self.rows if row.name == name), None)
+
+    def ranked(self, metric: str | None = None, rows: Sequence[ComparisonRow] | None = None) -> list[ComparisonRow]:
+        """Return the rows with a metric, best first. Equal rows keep their order.
+
+        metric: default: the primary one. rows: default: all.
+        """
+        name, definition = metric or self.primary_metric, self.metric(metric)
+        measured = [row for row in (self.rows if rows is None else rows) if name in row.scores]
+        return sorted(measured, key=lambda row: definition.rank_key(row.scores[name].value))
+
+    def best_baseline(self, metric: str | None = None, *, passages: bool | None = None) -> ComparisonRow | None:
+        """Return the best baseline by a metric, by default the primary one.
+
+        passages: True: only among those that retrieve passages; False: only among the others.
+        """
+        baselines = [row for row in self.ranked(metric) if row.kind in BASELINES]
+        return next((row for row in baselines if passages in (None, bool(row.passages))), None)
+
+    def difference(
+        self, better: ComparisonRow, worse: ComparisonRow, metric: str | None = None
+    ) -> PairedDifference | None:
+        """Return the paired difference in which `better` leads `worse`; None if it does not lead.
+
+        metric: default: the primary one.
+        """
+        return self._differences.get((better.name, worse.name, metric or self.primary_metric))
+
+    def difference_between(
+        self, first: ComparisonRow, second: ComparisonRow, metric: str | None = None
+    ) -> PairedDifference | None:
+        """Return the paired difference of two rows, whichever leads; None if they were not compared."""
+        return self.difference(first, second, metric) or self.difference(second, first, metric)
+
+    def clearly_better(self, better: ComparisonRow, worse: ComparisonRow, metric: str | None = None) -> bool:
+        """Return whether `better` leads `worse` with an interval that excludes zero."""
+        lead = self.difference(better, worse, metric)
+        return lead is not None and lead.clear
+
+    def base_of(self, row: ComparisonRow) -> ComparisonRow | None:
+        """Return the base model that a row's general accuracy is compared with; None if none was measured.
+
+        It is the base model that was scored for the same experiment. Experiments with the same base model share its
+        row, and the document does not say which ones do: for them it is the base model with the best accuracy.
+        """
+        bases = [base for base in self.rows if base.kind == "base" and base.accuracy is not None]
+        sources = (row.source, f"{row.experiment}/prompt_baseline")
+        own = [base for base in bases if base.source in sources]
+        return max(own or bases, key=lambda base: base.accuracy or 0.0, default=None)
+
+    def accuracy_drop(self, row: ComparisonRow) -> float | None:
+        """Return how much general accuracy the row loses against its base model; None if it was not measured."""
+        base = self.base_of(row)
+        if base is None or base.accuracy is None or row.accuracy is None:
+            return None
+        return base.accuracy - row.accuracy
+
+    def forgets(self, row: ComparisonRow, margin: float) -> bool:
+        """Return whether general accuracy drops by more than the margin.
+
+        A drop whose interval includes zero does not count; a drop without an interval does.
+        """
+        base, drop = self.base_of(row), self.accuracy_drop(row)
+        if base is None or drop is None or drop <= margin:
+            return False
+        measured = self.difference(base, row, GENERAL_ACCURACY)
+        return measured is None or measured.clear
+
+    @cached_property
+    def _differences(self) -> dict[tuple[str, str, str], PairedDifference]:
+        return {(pair.better, pair.worse, pair.metric): pair for pair in self.pairs}
+
+
+def read_comparison(artifact: "Artifact") -> Comparison:
+    """Return the comparison in an artifact."""
+    return Comparison.from_json(artifact.document("comparison.json"))

@@ -1,0 +1,136 @@
+"""comparison.json as records: what is written and read, and the questions that every rule asks of it."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ft_pipeline.evaluation.comparison.compare import compare
+from ft_pipeline.evaluation.comparison.records import Comparison, ComparisonRow, PairedDifference, Score
+from ft_pipeline.evaluation.metrics.definitions import METRICS
+from ft_pipeline.evaluation.model_kinds import ModelKind
+from ft_pipeline.evaluation.recommendation.rules import recommend
+from ft_pipeline.release.champion import Candidate
+from ft_pipeline.release.promotion import decide
+from ft_pipeline.settings.project import PromotionSettings
+from ft_pipeline_tests.evaluation.recorded import PROJECTS, comparison_of
+from ft_pipeline_tests.evaluation.scored import CONFIG, losses, scored
+from ft_pipeline_tests.evaluation.sweeps import compared
+
+MARGIN = 0.05
+SINCE = {"seeds", "learning_curves", "cost_per_call", "computed_in", "passages", "break_even", "quantization_noise"}
+"""Keys that documents of some older version lack."""
+
+
+def row(name: str, kind: ModelKind, value: float, **options: object) -> ComparisonRow:
+    fields = {"scores": {"loss": Score(value, value, value)}, **options}
+    return ComparisonRow(name=name, kind=kind, **fields)  # type: ignore[arg-type]
+
+
+def general(accuracy: float) -> dict[str, float]:
+    return {"accuracy": accuracy}
+
+
+def comparison(*rows: ComparisonRow, pairs: tuple[PairedDifference, ...] = ()) -> Comparison:
+    return Comparison(test_rows=40, test_items=40, primary_metric="loss", rows=rows, pairs=pairs)
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in PROJECTS.iterdir() if path.is_dir()))
+def test_a_document_is_written_as_it_was_read(name: str) -> None:
+    document = json.dumps(comparison_of(name), indent=2, ensure_ascii=False)
+    again = Comparison.from_json(json.loads(document)).to_json()
+    assert json.dumps(again, indent=2, ensure_ascii=False) == document
+
+
+def test_sweeps_are_written_as_they_were_read(tmp_path: Path) -> None:
+    sweep = compared(tmp_path, lora=1.2, lora_seed1=1.0, lora_at25=2.2, lora_at50=1.6)
+    assert sweep.seeds and sweep.learning_curves
+    document = json.dumps(sweep.to_json())
+    again = Comparison.from_json(json.loads(document))
+    assert again == sweep and json.dumps(again.to_json()) == document
+
+
+def test_quantization_errors_keep_the_order_of_the_manifest(tmp_path: Path) -> None:
+    error = {"first": "base", "second": "base_4bit", "kl": 0.3, "first_loss": 3, "second_loss": 3.2, "difference": 0.2}
+    line = dict(sorted(error.items()))
+    inputs = {"a/prompt_baseline": scored(tmp_path / "a", {"plain": {"kind": "base", "losses": losses(2.0)}})}
+    document = compare(inputs, CONFIG, {"qlora": {"noise": [line]}}).to_json()
+    assert json.dumps(document["quantization_noise"]) == json.dumps({"qlora": [line]})
+
+
+def test_a_document_of_an_older_version_is_read() -> None:
+    document = comparison_of("too_few_rows")
+    older = {key: value for key, value in document.items() if key not in SINCE}
+    older["rows"] = [{key: value for key, value in row.items() if key not in SINCE} for row in document["rows"]]
+    read = Comparison.from_json(older)
+    assert (read.seeds, read.learning_curves, read.break_even) == ((), (), ())
+    assert {(row.cost_per_call, row.computed_in, row.passages) for row in read.rows} == {(None, None, 0)}
+    assert recommend(read, {}, MARGIN)["decision"]
+
+
+@pytest.mark.parametrize("document", [{}, [], {"rows": 5}, {**comparison_of("too_few_rows"), "rows": [{}]}])
+def test_what_is_not_a_comparison_is_refused(document: object) -> None:
+    with pytest.raises(ValueError, match="not the JSON of a Comparison"):
+        Comparison.from_json(document)  # type: ignore[arg-type]
+
+
+def test_rows_are_ranked_by_any_metric() -> None:
+    by_length = {"scores": {"length_ratio": Score(0.5, 0.5, 0.5)}}
+    rows = [row("long", "base", 2.0), row("short", "prompt", 1.0), row("unmeasured", "prompt", 0, **by_length)]
+    rows[0] = replace(rows[0], scores={**rows[0].scores, "length_ratio": Score(1.2, 1.2, 1.2)})
+    ranked = comparison(*rows)
+    assert [entry.name for entry in ranked.ranked()] == ["short", "long"]
+    assert [entry.name for entry in ranked.ranked("length_ratio")] == ["long", "unmeasured"]  # 1 is best
+    with pytest.raises(KeyError):
+        ranked.ranked("unknown")
+
+
+def test_the_best_baseline_with_and_without_passages() -> None:
+    rows = (row("a/merged", "merged", 1.0), row("looked_up", "prompt", 1.5, passages=2), row("base", "base", 2.0))
+    found = [comparison(*rows).best_baseline(passages=passages) for passages in (None, True, False)]
+    assert [baseline.name if baseline else None for baseline in found] == ["looked_up", "looked_up", "base"]
+    assert comparison(rows[0]).best_baseline() is None
+    assert METRICS["loss"] == comparison().metric()
+
+
+def pair(low: float, base: str = "base", row: str = "a/merged") -> PairedDifference:
+    return PairedDifference(base, row, "general_accuracy", 0.06, low, 0.14)
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "pairs", "forgets"),
+    [(0.44, (pair(0.01),), True), (0.44, (pair(-0.02),), False), (0.44, (), True), (0.46, (), False)],
+)
+def test_both_rule_sets_forget_by_one_rule(accuracy: float, pairs: tuple[PairedDifference, ...], forgets: bool) -> None:
+    base, tuned = row("base", "base", 3.0, general=general(0.5)), row("a/merged", "merged", 2.0, technique="lora")
+    tuned = replace(tuned, experiment="a", general=general(accuracy))
+    lead = PairedDifference("a/merged", "base", "loss", 1.0, 0.9, 1.1)
+    measured = comparison(tuned, base, pairs=(lead, *pairs))
+    assert measured.forgets(tuned, MARGIN) is forgets
+    candidates = {"a/merged": Candidate("a/merged", "merged", "a", "f" * 64)}
+    assert decide(measured, candidates, PromotionSettings(forgetting_margin=MARGIN), None).move is not forgets
+    assert recommend(measured, {}, MARGIN)["decision"] == ("prompt" if forgets else "lora")
+
+
+def test_a_row_is_compared_with_the_base_model_of_its_experiment() -> None:
+    """The base model of b knows less than that of a, and c shares one of the two."""
+    a = row("base", "base", 3.0, general=general(0.9), source="a/prompt_baseline")
+    b = row("base@b", "base", 2.9, general=general(0.5), source="b/prompt_baseline")
+    tuned = {
+        name: row(f"{name}/merged", "merged", 2.0, experiment=name, general=general(0.49), source=f"{name}/scores")
+        for name in ("a", "b", "c")
+    }
+    variant = row("few_shot@b", "prompt", 2.5, source="b/prompt_baseline")
+    measured = comparison(*tuned.values(), b, a, variant)
+    assert [measured.base_of(entry) for entry in (*tuned.values(), variant)] == [a, b, a, b]
+    assert [measured.forgets(entry, MARGIN) for entry in tuned.values()] == [True, False, True]
+    drop = measured.accuracy_drop(tuned["b"])
+    assert drop == pytest.approx(0.01)
+
+
+def test_what_was_not_measured_is_not_forgotten() -> None:
+    base, tuned = row("base", "base", 3.0, general=general(0.5)), row("a/merged", "merged", 2.0)
+    for measured in (comparison(tuned, base), comparison(replace(tuned, general=general(0.1)))):
+        assert measured.accuracy_drop(measured.rows[0]) is None
+        assert not measured.forgets(measured.rows[0], MARGIN)
