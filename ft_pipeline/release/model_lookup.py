@@ -122,7 +122,7 @@ def _row(store: ArtifactStore, name: str) -> ModelReference:
             f"{name!r} is the teacher, which this project only uses and does not contain. {_choice(store, rows)}"
         )
     scored = store.require(*compared.inputs[row.source])
-    if row.kind in TUNED:
+    if row.kind in ("adapter", "merged"):
         parts = {role: scored.inputs[role][1] for role in ("base_model", "adapter", "merged_model")}
         keys = ("technique", "quantization", "system_prompt")
         served = {key: scored.spec["config"][key] for key in keys}

@@ -85,7 +85,7 @@ def test_a_training_on_several_gpus_uses_accelerate_by_default(monkeypatch: pyte
     assert launcher_for("scores", two) == LocalLauncher()
     assert launcher_for("adapter", DeviceNeed()) == launcher_for("adapter", None) == LocalLauncher()
     monkeypatch.setenv("FT_LAUNCHER", "local")
-    with pytest.raises(UserError, match=r"^gpu\.count is 2, and FT_LAUNCHER=local .* Set FT_LAUNCHER=accelerate\.$"):
+    with pytest.raises(UserError, match=r"^gpu\.count is 2, but FT_LAUNCHER=local .* Set FT_LAUNCHER=accelerate\.$"):
         launcher_for("adapter", two)
 
 

@@ -94,7 +94,7 @@ def test_a_sample_is_stable_and_hardly_changes_with_new_rows():
 def test_eval_rows_limits_the_evaluated_rows_and_is_logged(tmp_path, data, tiny_base):
     whole, _ = train(tmp_path / "whole", data, tiny_base, settings(max_steps=1))
     part, _ = train(tmp_path / "part", data, tiny_base, settings(max_steps=1, eval_rows=2))
-    assert any("of 2 of 6 validation rows" in line for line in part.report.lines)
+    assert any("use 2 of 6 validation rows" in line for line in part.report.lines)
     assert not any("validation rows" in line for line in whole.report.lines)
     assert evaluated(part)[0] != pytest.approx(evaluated(whole)[0], abs=1e-4)
 

@@ -252,7 +252,7 @@ def test_ft_memory_reads_an_experiment_without_its_weights(ft):
     [
         ([], "--experiment NAME, or --params N"),
         (["--params", "7"], "7e9 for 7 billion"),
-        (["--params", "7e9", "--technique", "lroa"], "'lroa' is not known"),
+        (["--params", "7e9", "--technique", "lroa"], "'lroa' is not supported"),
         (["--experiment", "smal"], "smal"),
     ],
 )

@@ -95,7 +95,7 @@ def test_two_processes_train_the_same_steps_as_one(alone, data, tiny_base, tmp_p
     lines, steps = [], []
     result = run_worker(None, work, AccelerateLauncher(), lambda progress: steps.append(progress.step), lines.append)
     assert_same_training(work.out, alone[0])
-    assert any("by 2 processes (DDP)" in line for line in lines)
+    assert any("2 processes (DDP)" in line for line in lines)
     assert sum("held-out loss" in line for line in lines) == 6  # only one rank logs
     assert steps == sorted(set(steps)) and steps[-1] == 10
     assert result.summary["best_step"] == alone[1]["best_step"]
