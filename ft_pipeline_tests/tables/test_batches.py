@@ -11,11 +11,10 @@ from hypothesis import strategies as st
 from ft_pipeline.tables.checks import pii
 from ft_pipeline.tables.checks.content_checks import find_faults
 from ft_pipeline.tables.checks.prefilter import prefilter_rows, strings_of
-from ft_pipeline.tables.dedup.normalized import comparison_texts
 from ft_pipeline.tables.formats.arrow_schema import columns_of
-from ft_pipeline.tables.formats.convert import convert_all, shapes_of
-from ft_pipeline.tables.formats.registry import convert
-from ft_pipeline.tables.formats.row_ids import alpaca_ids, row_id
+from ft_pipeline.tables.formats.convert import convert, convert_all, shapes_of
+from ft_pipeline.tables.formats.registry import FORMATS
+from ft_pipeline.tables.formats.row_ids import ids_of_texts, row_id
 from ft_pipeline.tables.reading.sidecar import PLAIN
 from ft_pipeline.tables.reason_codes import Fault
 from ft_pipeline.tables.text_rules import REFUSAL_PATTERN, REFUSAL_PROBE, REFUSAL_PROBE_CHARS
@@ -35,8 +34,8 @@ TALK = st.lists(st.tuples(TEXTS, TEXTS, st.none() | TEXTS), min_size=1, max_size
 
 @given(st.lists(st.dictionaries(st.sampled_from(["instruction", "input", "output", "system", "more"]), CELLS) | CELLS))
 def test_instructions_become_columns_as_they_do_one_by_one(values):
-    converted = convert_all("alpaca", values, shapes_of(values), PLAIN)
-    alone = [convert("alpaca", value, PLAIN) for value in values]
+    converted = convert_all(FORMATS["alpaca"], values, shapes_of(values), PLAIN)
+    alone = [convert(FORMATS["alpaca"], value, PLAIN) for value in values]
     assert converted.faults == {at: one for at, one in enumerate(alone) if isinstance(one, Fault)}
     good = [at for at, one in enumerate(alone) if not isinstance(one, Fault)]
     assert converted.sources.tolist() == good
@@ -52,7 +51,8 @@ def test_ids_of_instructions_are_the_hash_of_their_json(rows):
     expected = [
         row_id({"instruction": i, "input": e, "output": o, "system": None, "history": None}) for i, e, o in rows
     ]
-    assert alpaca_ids(instruction, extra, output).to_pylist() == expected
+    texts = {"instruction": instruction, "input": extra, "output": output}
+    assert ids_of_texts(texts, ("system", "history")).to_pylist() == expected
 
 
 def turns(talk):
@@ -87,11 +87,10 @@ def frame_of(columns):
 @settings(deadline=None, max_examples=40)
 @given(st.data(), st.sampled_from(sorted(RECORDS)))
 def test_what_is_not_suspected_passes_every_check(data, data_format):
-    columns = columns_of(data_format, data.draw(st.lists(RECORDS[data_format], min_size=1, max_size=4)))
-    suspects = prefilter_rows(data_format, columns, comparison_texts(data_format, columns))
-    assert set(find_faults(data_format, frame_of(columns), frozenset())) <= set(
-        np.flatnonzero(suspects.faulty).tolist()
-    )
+    row_format = FORMATS[data_format]
+    columns = columns_of(row_format, data.draw(st.lists(RECORDS[data_format], min_size=1, max_size=4)))
+    suspects = prefilter_rows(row_format, columns, row_format.comparison_texts(columns))
+    assert set(find_faults(row_format, frame_of(columns), frozenset())) <= set(np.flatnonzero(suspects.faulty).tolist())
     for column in columns.values():
         for rows in pii.locate(*strings_of(column)).values():
             assert suspects.personal[rows].all()
@@ -106,7 +105,7 @@ def test_no_refusal_escapes_the_probe(text):
 @given(st.lists(st.tuples(TALK.map(turns)), max_size=3))
 def test_strings_of_a_column_know_their_row(rows):
     rows = [row[0] for row in rows]
-    texts, owners = strings_of(columns_of("sharegpt", rows)["messages"])
+    texts, owners = strings_of(columns_of(FORMATS["sharegpt"], rows)["messages"])
     expected = [
         (text, at)
         for at, (messages,) in enumerate(rows)

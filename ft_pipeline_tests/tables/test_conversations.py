@@ -30,8 +30,7 @@ def conversations(folder, alpaca_files, sharegpt_files=None, sidecars=None, ques
         (folder / name).mkdir(exist_ok=True)
         build(folder / name, name, files, sidecars=sidecars)
     report = build_conversations(
-        folder / "alpaca" / "out",
-        folder / "sharegpt" / "out",
+        {name: folder / name / "out" for name in ("alpaca", "sharegpt")},
         folder / "out",
         settings=settings,
         general_questions=list(questions),

@@ -12,6 +12,7 @@ from ft_pipeline.settings.project import DataSettings
 from ft_pipeline.tables.dedup.keys import keys_of
 from ft_pipeline.tables.dedup.minhash import find_duplicates, match_against
 from ft_pipeline.tables.dedup.shingles import shingle, windows
+from ft_pipeline.tables.formats.registry import FORMATS
 from ft_pipeline.tables.reading.json_parser import parse_carefully, parse_line
 from ft_pipeline.tables.reason_codes import Fault
 from ft_pipeline.tables.splits import split_of
@@ -132,7 +133,7 @@ def test_copies_are_those_that_counting_finds(rows, data):
         words = list(data.draw(st.sampled_from(rows))) * 3
         words[data.draw(st.integers(0, len(words) - 1))] = "z"
         texts += [" ".join(words), " ".join([*words, "y"])]
-    copies = find_duplicates(keys_of("text", [(text,) for text in texts]))
+    copies = find_duplicates(keys_of(FORMATS["text"], [(text,) for text in texts]))
     assert set(np.flatnonzero(~copies.kept).tolist()) == naive_copies(texts)
 
 
@@ -143,9 +144,8 @@ def test_copies_are_those_that_counting_finds(rows, data):
 )
 def test_find_in_compares_with_the_other_side_only(new, old):
     new_texts, old_texts = ([" ".join(words) for words in rows] for rows in (new, old))
-    found = match_against(
-        keys_of("text", [(text,) for text in new_texts]), keys_of("text", [(text,) for text in old_texts])
-    )
+    new_keys, old_keys = (keys_of(FORMATS["text"], [(text,) for text in texts]) for texts in (new_texts, old_texts))
+    found = match_against(new_keys, old_keys)
     for at, text in enumerate(new_texts):
         mine = shingle_set(text)
         alike = any(10 * len(mine & shingle_set(other)) >= 9 * len(mine | shingle_set(other)) for other in old_texts)

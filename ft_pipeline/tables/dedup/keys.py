@@ -12,10 +12,10 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ft_pipeline.tables.dedup.normalized import TURN, ComparisonTexts, comparison_texts, views_of_messages
 from ft_pipeline.tables.dedup.shingles import PLACES, Texts, buffers, mix, shingle
 from ft_pipeline.tables.formats.arrow_schema import MESSAGES, columns_of
-from ft_pipeline.tables.formats.base import Record
+from ft_pipeline.tables.formats.base import Format, Record
+from ft_pipeline.tables.formats.comparison_texts import TURN, ComparisonTexts, views_of_messages
 from ft_pipeline.tables.formats.row_ids import sha256_of_each
 from ft_pipeline.tables.formats.turns import Message
 from ft_pipeline.tables.text_rules import normalise
@@ -62,7 +62,7 @@ class Keys:
 def merge(parts: Sequence[Keys], shingles: np.ndarray | None = None) -> Keys:
     """Concatenate the keys of several batches. `shingles`: their shingles, if they are already concatenated."""
     if not parts:
-        return keys_of("text", [])
+        return keys_of_messages([])
     columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in _PER_ROW}
     if shingles is None:
         shingles = parts[0].shingles if len(parts) == 1 else np.concatenate([part.shingles for part in parts])
@@ -91,9 +91,9 @@ class ShingleFile:
         return np.memmap(self._path, dtype=np.uint64, mode="r")
 
 
-def keys_of(data_format: str, records: Sequence[Record]) -> Keys:
-    """Return the keys of a table's rows."""
-    return keys_of_views(comparison_texts(data_format, columns_of(data_format, records)))
+def keys_of(row_format: Format, records: Sequence[Record]) -> Keys:
+    """Return the keys of rows of a format."""
+    return keys_of_views(row_format.comparison_texts(columns_of(row_format, records)))
 
 
 def keys_of_messages(rows: Iterable[Sequence[Message]]) -> Keys:
