@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from ft_pipeline.store.folder_cache import FolderCache
 from ft_pipeline.tables.accounts import FileAccount, TableReport
+from ft_pipeline.tables.dedup.keys import write_keys
 from ft_pipeline.tables.duplicates import (
     CODES,
     WORDS,
@@ -26,7 +27,6 @@ from ft_pipeline.tables.formats.registry import FORMATS
 from ft_pipeline.tables.formats.row_ids import RowsDigest
 from ft_pipeline.tables.formats.turns import plain
 from ft_pipeline.tables.ingest import Ingestor
-from ft_pipeline.tables.keystore import write_keys
 from ft_pipeline.tables.process_batch import raw_json
 from ft_pipeline.tables.table_checks import table_checks
 

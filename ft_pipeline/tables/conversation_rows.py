@@ -10,10 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ft_pipeline.tables.dedup.contamination import Phrases
-from ft_pipeline.tables.dedup.keys import Keys, ShingleFile, merge, shingles_of_views
+from ft_pipeline.tables.dedup.keys import Keys, ShingleFile, merge, read_keys, shingles_of_views
 from ft_pipeline.tables.formats.comparison_texts import views_of_messages
 from ft_pipeline.tables.formats.registry import FORMATS
-from ft_pipeline.tables.keystore import read_keys
 from ft_pipeline.tables.reading.process_pool import map_batches
 from ft_pipeline.tables.reason_codes import DUPLICATE_CODES
 
