@@ -65,7 +65,7 @@ def _outvoted_by_mapping(columns: set[str], sidecar: Sidecar) -> set[str]:
 def _turns(row_format: Format, values: Iterable[Any], sidecar: Sidecar) -> Iterator[dict[str, Any]]:
     wanted = {field.name for field in row_format.fields if field.has_turns}
     names = wanted | {source for source, target in sidecar.columns.items() if target in wanted}
-    for value in values:
+    for value in values if names else ():
         if not isinstance(value, dict):
             continue
         for name in names:
