@@ -93,9 +93,8 @@ def ours(path: Path, out: Path) -> dict[str, object]:
         )
     built = time.perf_counter()
     build_table("sharegpt", [], out / "sharegpt", max_quarantined=0.1)
-    report = build_conversations(
-        out / "alpaca", out / "sharegpt", out / "conversations", settings=DataSettings(), general_questions=[]
-    )
+    folders = {name: out / name for name in ("alpaca", "sharegpt")}
+    report = build_conversations(folders, out / "conversations", settings=DataSettings(), general_questions=[])
     assert table.passed and report.passed, (table.checks, report.checks)
     return {
         "table_seconds": built - start, "conversations_seconds": time.perf_counter() - built, "read": table.read,

@@ -20,11 +20,12 @@ from ft_pipeline.models.endpoint.responses import RULES, Rule
 from ft_pipeline.settings.experiment import ExperimentSettings
 from ft_pipeline.settings.project import ProjectSettings
 from ft_pipeline.settings.yaml_file import section_of
+from ft_pipeline.tables.formats.registry import FORMATS
 from ft_pipeline.tables.reading.sidecar import Sidecar
 from ft_pipeline.tables.reason_codes import FILE_CODES, ROW_CODES
 
 HERE = Path(__file__).parent
-FORMATS = """\
+FORMATS_PAGE = """\
 # Formats, and what happens to every row
 
 One rule: **read = accepted + quarantined + duplicates**, for every file, always. Every unused row is listed in the
@@ -33,11 +34,7 @@ fails its table's blocking check until it is fixed or removed.
 
 | format | folder | a row |
 |---|---|---|
-| alpaca | `data/raw/alpaca` | `instruction`, `output`; optional `input`, `system`, `history` |
-| sharegpt | `data/raw/sharegpt` | `conversations`: list of `{from, value}`; common synonyms are mapped |
-| text | `data/raw/text` | `text` |
-| preferences | `data/raw/preferences` | `prompt`, `chosen`, `rejected` |
-| unlabelled | `data/raw/unlabelled` | `instruction` and optional `input`, or a conversation that ends with the human |
+<!-- formats -->
 
 Files are JSONL or a JSON array (detected by content), CSV (`.csv`) or Parquet (`.parquet`), in UTF-8. Check a file
 before you put it into the folder: `ft validate FILE --format FORMAT`.
@@ -87,12 +84,13 @@ def pages() -> dict[str, str]:
     project = "## project.yaml\n\n" + describe(ProjectSettings)
     experiment = "## experiments/NAME.yaml\n\n" + describe(ExperimentSettings)
     codes = "\n## Reason codes of rows\n\n" + _table(ROW_CODES) + "\n## Reason codes of files\n\n" + _table(FILE_CODES)
+    formats = "".join(f"| {name} | `data/raw/{name}` | {entry.raw_row} |\n" for name, entry in FORMATS.items())
     distillation = (HERE / "distillation.md").read_text(encoding="utf-8")
     distillation = _between(distillation, "failures", FAILURES + "".join(map(_failure, RULES, RULES.values())))
     distillation = _between(distillation, "filters", "| code | threshold |\n|---|---|\n" + "".join(_rows(FILTERS)))
     return {
         "settings.md": intro + project + "\n" + experiment,
-        "formats.md": FORMATS + describe(Sidecar) + codes,
+        "formats.md": FORMATS_PAGE.replace("<!-- formats -->\n", formats) + describe(Sidecar) + codes,
         "distillation.md": distillation,
         "../schemas/project.json": _schema(ProjectSettings),
         "../schemas/experiment.json": _schema(ExperimentSettings),

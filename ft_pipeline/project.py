@@ -16,8 +16,6 @@ from ft_pipeline.settings.project import NAME_PATTERN, ProjectSettings
 from ft_pipeline.settings.sweep import sweep_members, sweep_owner
 from ft_pipeline.settings.yaml_file import read_settings
 
-FORMATS = ("alpaca", "sharegpt", "text", "preferences", "unlabelled")
-
 
 @dataclass(frozen=True)
 class Project:

@@ -5,7 +5,7 @@ from importlib import resources
 from pathlib import Path
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.project import FORMATS
+from ft_pipeline.tables.formats.registry import FORMATS
 
 EXAMPLE = ("project.yaml", "experiments", "data/README.md", "data/raw", "data/general")
 SETTINGS = ("workspace.yaml", "dagster_home/dagster.yaml", "schemas")

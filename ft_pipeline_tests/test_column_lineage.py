@@ -12,11 +12,11 @@ from ft_pipeline import scaffold
 from ft_pipeline.defs import column_lineage as lineage
 from ft_pipeline.distillation.answer_table import ANSWERS
 from ft_pipeline.distillation.distill import DISTILLED
-from ft_pipeline.project import FORMATS
 from ft_pipeline.store.hashing import sha256_of_file
 from ft_pipeline.store.manifest import FileEntry, fingerprint_of
 from ft_pipeline.tables.checks.content_checks import describe_columns
 from ft_pipeline.tables.conversations import SCHEMA
+from ft_pipeline.tables.formats.registry import FORMATS
 from ft_pipeline.training.objectives.registry import OBJECTIVES
 from ft_pipeline.training.training_data import _PAIRS, _SCHEMA
 

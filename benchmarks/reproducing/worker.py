@@ -72,9 +72,8 @@ def _splits(base: Path, rows: int, held_out: int) -> dict[str, Rows]:
         build_table("alpaca", sources, out / "alpaca", max_quarantined=0.1)
         build_table("sharegpt", [], out / "sharegpt", max_quarantined=0.1)
         shares = DataSettings(validation_share=0.1, test_share=0.25)
-        build_conversations(
-            out / "alpaca", out / "sharegpt", out / "conversations", settings=shares, general_questions=[]
-        )
+        folders = {name: out / name for name in ("alpaca", "sharegpt")}
+        build_conversations(folders, out / "conversations", settings=shares, general_questions=[])
         table = pq.read_table(out / "conversations" / "rows.parquet").to_pylist()
     tokenizer = load_tokenizer(base)
     splits: dict[str, Rows] = {}

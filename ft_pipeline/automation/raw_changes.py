@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from ft_pipeline.errors import UserError, first_line
 from ft_pipeline.execution.step import STEPS, SpecContext
 from ft_pipeline.execution.step_asset import planned_spec
-from ft_pipeline.project import FORMATS, Project
+from ft_pipeline.project import Project
 from ft_pipeline.sources.local_folder import folder_stamp, last_written
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.asset_pointers import AssetPointers, Pointer
+from ft_pipeline.tables.formats.registry import FORMATS
 
 
 @dataclass(frozen=True)

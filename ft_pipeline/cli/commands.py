@@ -18,10 +18,11 @@ from ft_pipeline.cli.common import FAILED, REFUSED, JsonOption, ProjectOption, e
 from ft_pipeline.cli.display_progress import live_progress
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.comparison.records import Comparison
-from ft_pipeline.project import FORMATS, Project
+from ft_pipeline.project import Project
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.asset_pointers import current_document
 from ft_pipeline.store.atomic_files import describe_write_error
+from ft_pipeline.tables.formats.registry import FORMATS
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 

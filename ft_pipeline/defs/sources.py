@@ -6,11 +6,11 @@ from ft_pipeline.defs.column_lineage import raw_schema
 from ft_pipeline.execution.metadata import column_schema, table
 from ft_pipeline.execution.step import SpecContext
 from ft_pipeline.execution.step_asset import step
-from ft_pipeline.project import FORMATS
 from ft_pipeline.sources.local_folder import snapshot_folder
 from ft_pipeline.sources.snapshot import Snapshot, read_listing, write_listing
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.spec import Spec
+from ft_pipeline.tables.formats.registry import FORMATS
 
 
 def _raw_asset(data_format: str) -> dg.AssetsDefinition:

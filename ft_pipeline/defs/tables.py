@@ -16,7 +16,7 @@ from ft_pipeline.defs.column_lineage import column_lineage, conversations_lineag
 from ft_pipeline.execution.metadata import column_schema, picture, table
 from ft_pipeline.execution.step import BuildContext, CheckSpec, SpecContext, versions_of
 from ft_pipeline.execution.step_asset import step
-from ft_pipeline.project import FORMATS, read_jsonl
+from ft_pipeline.project import read_jsonl
 from ft_pipeline.settings.project import DataSettings
 from ft_pipeline.sources.snapshot import LocalCopy, checkout, read_listing
 from ft_pipeline.store.artifacts import Artifact
@@ -27,18 +27,12 @@ from ft_pipeline.tables.checks.content_checks import ACCOUNT_COLUMNS, QUARANTINE
 from ft_pipeline.tables.conversations import build_conversations, count_words
 from ft_pipeline.tables.excluded_rows import Excluded, read_excluded
 from ft_pipeline.tables.file_result import SourceFile
+from ft_pipeline.tables.formats.base import Format
+from ft_pipeline.tables.formats.registry import CONVERSATIONAL, FORMATS
 from ft_pipeline.tables.quarantine import Part, build_quarantine, overview
 from ft_pipeline.tables.reading.sidecar import load_sidecar, parse_sidecar
 from ft_pipeline.tables.reason_codes import Refused
 
-CONVERSATION_TABLES = ("alpaca", "sharegpt")
-WHAT = {
-    "alpaca": "Single-turn rows: instruction, input, output.",
-    "sharegpt": "Multi-turn conversations.",
-    "text": "Raw text for continued pretraining.",
-    "preferences": "A prompt with a preferred and a rejected answer.",
-    "unlabelled": "Prompts without answers, for the teacher.",
-}
 WHY_NOT = (
     "accounts: row counts of each file. where: which of its rows have which fault. first: some of them, with their "
     "text. To see any other row: ft sql \"select code, message, raw from quarantine where file = 'FILE' and row = 12\""
@@ -51,25 +45,25 @@ TABLE_CHECKS = (
 )
 
 
-def _table_asset(data_format: str) -> dg.AssetsDefinition:
+def _table_asset(row_format: Format) -> dg.AssetsDefinition:
     @step(
         stage="tables",
-        name=data_format,
-        deps=[f"raw_{data_format}"],
-        description=f"{WHAT[data_format]} The accepted rows; all others are in `quarantine`, with their reasons.",
+        name=row_format.name,
+        deps=[f"raw_{row_format.name}"],
+        description=f"{row_format.description} The accepted rows; all others are in `quarantine`, with their reasons.",
         kinds={"pandera", "parquet"},
         automation=FOLLOW_SOUND_INPUTS,
         code_version="4",
         checks=TABLE_CHECKS,
-        build=lambda making: _build_table(making, data_format),
+        build=lambda making: _build_table(making, row_format.name),
         show=_show_table,
     )
     def validated(at: SpecContext) -> Spec:
-        inputs = {"raw": at.artifact(f"raw_{data_format}").reference}
-        excluded = read_excluded(at.project.root / "data", data_format)
+        inputs = {"raw": at.artifact(f"raw_{row_format.name}").reference}
+        excluded = read_excluded(at.project.root / "data", row_format.name)
         ceiling = at.project.settings.data.max_quarantined
-        config = {"format": data_format, "max_quarantined": ceiling, "excluded": excluded.to_json()}
-        return Spec(data_format, inputs, config, versions_of("pandera"))
+        config = {"format": row_format.name, "max_quarantined": ceiling, "excluded": excluded.to_json()}
+        return Spec(row_format.name, inputs, config, versions_of("pandera"))
 
     return validated
 
@@ -138,12 +132,12 @@ def _without_table(row: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in row.items() if key not in {"table", "later"}}
 
 
-table_assets = [_table_asset(data_format) for data_format in FORMATS]
+table_assets = [_table_asset(row_format) for row_format in FORMATS.values()]
 
 
 @step(
     stage="tables",
-    deps=CONVERSATION_TABLES,
+    deps=CONVERSATIONAL,
     kinds={"duckdb", "parquet"},
     automation=FOLLOW_SOUND_INPUTS,
     code_version="2",
@@ -159,7 +153,7 @@ def conversations(at: SpecContext) -> Spec:
     """Alpaca and ShareGPT rows in one message schema, deduplicated across tables. The split of a row never changes."""
     settings = at.project.settings
     questions = read_jsonl(at.project.inside(settings.evaluation.general_questions))
-    inputs = {name: at.passed(name).reference for name in CONVERSATION_TABLES}
+    inputs = {name: at.passed(name).reference for name in CONVERSATIONAL}
     config = {
         "data": settings.data.model_dump(mode="json"),
         "general_questions": [str(row.get("query", "")) for row in questions],
@@ -169,8 +163,7 @@ def conversations(at: SpecContext) -> Spec:
 
 def _build_conversations(making: BuildContext) -> dict[str, Any]:
     report = build_conversations(
-        making.inputs["alpaca"],
-        making.inputs["sharegpt"],
+        {name: making.inputs[name] for name in CONVERSATIONAL},
         making.out,
         settings=DataSettings.model_validate(making.spec.config["data"]),
         general_questions=making.spec.config["general_questions"],

@@ -21,6 +21,7 @@ from ft_pipeline.tables.conversations import ASIDE_SCHEMA, SCHEMA
 from ft_pipeline.tables.dedup.contamination import Phrases, heldout_rows, origin, overlap_with_heldout
 from ft_pipeline.tables.dedup.keys import group_names, keys_of_messages, prompt_of
 from ft_pipeline.tables.dedup.minhash import find_duplicates, match_against
+from ft_pipeline.tables.formats import sharegpt
 from ft_pipeline.tables.formats.row_ids import row_id
 from ft_pipeline.tables.formats.turns import plain
 from ft_pipeline.tables.process_batch import raw_json
@@ -124,7 +125,7 @@ def _drop_invalid(found: Sequence[_Answer]) -> None:
     """Set aside answers whose whole conversation fails the checks of human rows."""
     left = [answer for answer in found if not answer.code]
     frame = pd.DataFrame({"messages": pd.Series([answer.messages for answer in left], dtype=object)})
-    for position, fault in find_faults("sharegpt", frame, frozenset()).items():
+    for position, fault in find_faults(sharegpt.FORMAT, frame, frozenset()).items():
         left[position].drop(fault.code, fault.message.partition("; or allow it")[0])
 
 

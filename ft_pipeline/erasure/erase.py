@@ -20,7 +20,7 @@ from ft_pipeline.audit.rows import read_rows
 from ft_pipeline.erasure.dagster_log import redact_dagster_home
 from ft_pipeline.erasure.raw_files import RawRow, read_raw_rows, replace_with_markers
 from ft_pipeline.errors import UserError
-from ft_pipeline.project import FORMATS, Project
+from ft_pipeline.project import Project
 from ft_pipeline.store.atomic_files import translate_write_errors, write_atomically
 from ft_pipeline.store.blobs import BlobStore
 from ft_pipeline.store.provenance import user
@@ -34,6 +34,7 @@ from ft_pipeline.store.redaction import (
 )
 from ft_pipeline.store.scrubbing import MIN_CHARS, ErasedTexts
 from ft_pipeline.tables.excluded_rows import add_excluded, erasure_marker, salt_of, salted
+from ft_pipeline.tables.formats.registry import FORMATS
 from ft_pipeline.tables.reading.sidecar import PLAIN, Sidecar, parse_sidecar, read_sidecar
 from ft_pipeline.tables.reason_codes import Refused
 

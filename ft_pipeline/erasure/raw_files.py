@@ -13,7 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ft_pipeline.tables.excluded_rows import is_erasure_marker
-from ft_pipeline.tables.formats.registry import COLUMNS, convert
+from ft_pipeline.tables.formats.base import Format
+from ft_pipeline.tables.formats.convert import convert
+from ft_pipeline.tables.formats.registry import FORMATS
 from ft_pipeline.tables.formats.row_ids import row_id
 from ft_pipeline.tables.reading.batches import Batch, divide
 from ft_pipeline.tables.reading.containers import read_batches
@@ -43,21 +45,22 @@ def read_raw_rows(path: Path, name: str, data_format: str, sidecar: Sidecar) -> 
 
     Raises reason_codes.Refused if the whole file is refused.
     """
+    row_format = FORMATS[data_format]
     for batch in read_batches(path, Path(name).suffix.lower()):
         here = divide(batch)
         values = here.values if here.lines is None else [parse_line(line) for line in here.lines]
         for position, value in enumerate(values):
             raw = _as_written(here, position, value)
-            yield _raw_row(here.rows[position], value, raw, data_format, sidecar)
+            yield _raw_row(here.rows[position], value, raw, row_format, sidecar)
 
 
-def _raw_row(number: int, value: Any, raw: str, data_format: str, sidecar: Sidecar) -> RawRow:
-    record = convert(data_format, value, sidecar)
+def _raw_row(number: int, value: Any, raw: str, row_format: Format, sidecar: Sidecar) -> RawRow:
+    record = convert(row_format, value, sidecar)
     texts = frozenset([raw, *_strings_of(value)])
     if isinstance(record, Fault):
         forgotten = isinstance(value, dict) and is_erasure_marker(value)
         return RawRow(number, sha256(raw.encode("utf-8", "surrogateescape")).hexdigest(), texts, forgotten)
-    named = dict(zip(COLUMNS[data_format], record, strict=True))
+    named = dict(zip(row_format.column_names, record, strict=True))
     return RawRow(number, row_id(named), texts | frozenset(_strings_of(named)))
 
 

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from ft_pipeline.store.folder_cache import FolderCache
 from ft_pipeline.tables.accounts import FileAccount, TableReport
+from ft_pipeline.tables.dedup.keys import write_keys
 from ft_pipeline.tables.duplicates import (
     CODES,
     WORDS,
@@ -20,18 +21,17 @@ from ft_pipeline.tables.duplicates import (
     flag_duplicates,
 )
 from ft_pipeline.tables.file_result import SourceFile, all_shingles
-from ft_pipeline.tables.formats.arrow_schema import schema_of
-from ft_pipeline.tables.formats.registry import COLUMNS
+from ft_pipeline.tables.formats.arrow_schema import ORIGIN, schema_of
+from ft_pipeline.tables.formats.base import Format
+from ft_pipeline.tables.formats.registry import FORMATS
 from ft_pipeline.tables.formats.row_ids import RowsDigest
 from ft_pipeline.tables.formats.turns import plain
 from ft_pipeline.tables.ingest import Ingestor
-from ft_pipeline.tables.keystore import write_keys
 from ft_pipeline.tables.process_batch import raw_json
 from ft_pipeline.tables.table_checks import table_checks
 
 ROW_GROUP = 65_536
 PARQUET: dict[str, Any] = {"compression": "zstd", "compression_level": 1, "use_dictionary": ["file", "split", "table"]}
-CONVERSATIONAL = frozenset({"alpaca", "sharegpt"})
 PREVIEW_ROWS = 10
 PREVIEW_CHARS = 200
 SET_ASIDE = pa.schema(
@@ -74,11 +74,12 @@ def build_table(
 ) -> TableReport:
     """Write rows.parquet, set_aside.parquet and files.parquet into the folder `out`, which is created if missing.
 
-    For alpaca and sharegpt, also write keys.parquet: the keys by which the conversations compare rows. Bad data raises
-    no error: refused files, and a quarantined share above its limit, are failed checks of the report. Without files
-    the table is empty. `excluded` has the ids (`row_id`) of erased rows. `progress` receives the number of rows read
-    after each batch. `cache` stores the results of files, so that unchanged files are not read again.
+    For a conversational format, also write keys.parquet: the keys by which the conversations compare rows. Bad data
+    raises no error: refused files, and a quarantined share above its limit, are failed checks of the report. Without
+    files the table is empty. `excluded` has the ids (`row_id`) of erased rows. `progress` receives the number of rows
+    read after each batch. `cache` stores the results of files, so that unchanged files are not read again.
     """
+    row_format = FORMATS[data_format]
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".work-", dir=out) as folder:
         collector = Ingestor(data_format, Path(folder), excluded, progress, cache)
@@ -86,29 +87,24 @@ def build_table(
         readable = [file for file in collected if not file.refused]
         verdict = flag_duplicates(readable, all_shingles(readable, Path(folder)))
         fill_accounts(verdict)
-        rows_hash, preview, written = _write_rows(data_format, verdict, out / "rows.parquet")
-        set_aside = _write_set_aside(data_format, verdict, out / "set_aside.parquet")
-        if data_format in CONVERSATIONAL:
+        rows_hash, preview, written = _write_rows(row_format, verdict, out / "rows.parquet")
+        set_aside = _write_set_aside(row_format, verdict, out / "set_aside.parquet")
+        if row_format.is_conversational:
             write_keys(verdict.keys, verdict.code == 0, out / "keys.parquet")
     accounts = [file.account for file in collected]
     _write_files(accounts, out / "files.parquet")
     warnings = [warning for file in readable for warning in file.warnings]
-    if data_format in CONVERSATIONAL:
+    if row_format.is_conversational:
         warnings += conflict_warnings(verdict)
     checks = table_checks(data_format, collected, max_quarantined, written, set_aside)
     return TableReport(data_format, accounts, checks, warnings, preview, rows_hash, collector.from_cache)
 
 
-def rows_schema(data_format: str) -> pa.Schema:
-    """Schema of rows.parquet: the format's columns, then the file, number and id of the row."""
-    return schema_of(data_format, "file", "row", "id")
-
-
-def _write_rows(data_format: str, verdict: DuplicateFlags, path: Path) -> tuple[str, list[dict[str, Any]], list[int]]:
+def _write_rows(row_format: Format, verdict: DuplicateFlags, path: Path) -> tuple[str, list[dict[str, Any]], list[int]]:
     """Write rows.parquet. Returns (hash of the rows, preview, number of rows written per file)."""
     digest, written = RowsDigest(), []
     preview: list[dict[str, Any]] = []
-    schema = rows_schema(data_format)
+    schema = schema_of(row_format, *ORIGIN)
     with pq.ParquetWriter(path, schema, **PARQUET) as writer:
         for index, file in enumerate(verdict.files):
             stays, count, begin = verdict.of_file(index)[0] == 0, 0, 0
@@ -144,7 +140,7 @@ def cut(value: Any) -> Any:
     return {name: cut(item) for name, item in value.items() if item is not None} if isinstance(value, dict) else value
 
 
-def _write_set_aside(data_format: str, verdict: DuplicateFlags, path: Path) -> list[int]:
+def _write_set_aside(row_format: Format, verdict: DuplicateFlags, path: Path) -> list[int]:
     """Write each file's faulty rows, then its duplicates and contradicting pairs. Returns the rows written per file."""
     written = []
     with pq.ParquetWriter(path, SET_ASIDE, compression="zstd") as writer:
@@ -155,13 +151,13 @@ def _write_set_aside(data_format: str, verdict: DuplicateFlags, path: Path) -> l
                 copy_of = pa.nulls(table.num_rows, pa.string())
                 writer.write_table(table.append_column("copy_of", copy_of).select(SET_ASIDE.names))
                 count += table.num_rows
-            for copies in _copies(data_format, verdict, index):
+            for copies in _copies(row_format, verdict, index):
                 count += _write_tuples(writer, copies)
             written.append(count)
     return written
 
 
-def _copies(data_format: str, verdict: DuplicateFlags, at: int) -> Iterator[list[tuple]]:
+def _copies(row_format: Format, verdict: DuplicateFlags, at: int) -> Iterator[list[tuple]]:
     """Yield the rows of a file that duplicate or contradict another row. Their raw text is the row read, as JSON."""
     file, begin = verdict.files[at], 0
     codes, of = verdict.of_file(at)
@@ -171,7 +167,7 @@ def _copies(data_format: str, verdict: DuplicateFlags, at: int) -> Iterator[list
         entries = []
         for position, row in zip(positions.tolist(), rows, strict=True):
             code, origin = CODES[codes[begin + position]], verdict.origin(int(of[begin + position]))
-            raw = raw_json({name: _own(row[name]) for name in COLUMNS[data_format] if row[name] is not None})
+            raw = raw_json({name: _own(row[name]) for name in row_format.column_names if row[name] is not None})
             entries.append((file.source.name, row["row"], code, WORDS[code].format(origin=origin), raw, origin))
         begin += batch.num_rows
         yield entries

@@ -1,6 +1,6 @@
-"""The rows of the alpaca and sharegpt tables together, as turns."""
+"""The rows of the conversational tables together, as turns."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -10,26 +10,25 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ft_pipeline.tables.dedup.contamination import Phrases
-from ft_pipeline.tables.dedup.keys import Keys, ShingleFile, merge, shingles_of_views
-from ft_pipeline.tables.dedup.normalized import messages_of_alpaca, plain_prompts, views_of_messages
-from ft_pipeline.tables.formats.arrow_schema import MESSAGES
-from ft_pipeline.tables.keystore import read_keys
+from ft_pipeline.tables.dedup.keys import Keys, ShingleFile, merge, read_keys, shingles_of_views
+from ft_pipeline.tables.formats.comparison_texts import views_of_messages
+from ft_pipeline.tables.formats.registry import FORMATS
 from ft_pipeline.tables.reading.process_pool import map_batches
 from ft_pipeline.tables.reason_codes import DUPLICATE_CODES
 
 BATCH_ROWS = 16_384
-TABLES = ("alpaca", "sharegpt")
 
 
 @dataclass
 class ConversationRows:
-    """The rows of both tables, alpaca first, in the order of their files."""
+    """The rows of all tables, in the order of the tables and of their files."""
 
-    folders: Sequence[Path]
+    folders: Mapping[str, Path]
+    """Table → the folder of its artifact."""
     keys: Keys
     """Has no shingles until `with_texts` reads the texts."""
     table: np.ndarray
-    """uint8: an index into TABLES."""
+    """uint8: an index into `tables`."""
     file: np.ndarray
     """int32: an index into `files`."""
     files: list[str]
@@ -45,9 +44,13 @@ class ConversationRows:
     def __len__(self) -> int:
         return len(self.row)
 
+    @property
+    def tables(self) -> tuple[str, ...]:
+        return tuple(self.folders)
+
     def origin(self, at: int) -> str:
         """The origin of a row as `table/file:row`."""
-        return f"{TABLES[self.table[at]]}/{self.files[self.file[at]]}:{self.row[at]}"
+        return f"{self.tables[self.table[at]]}/{self.files[self.file[at]]}:{self.row[at]}"
 
     @property
     def compared_already(self) -> bool:
@@ -55,11 +58,11 @@ class ConversationRows:
         return not (self.golden.any() or self.lenient.any() or len(np.unique(self.table)) > 1)
 
 
-def load_conversation_rows(alpaca: Path, sharegpt: Path) -> ConversationRows:
-    """Load the origins and keys of the rows of both table artifacts."""
+def load_conversation_rows(folders: Mapping[str, Path]) -> ConversationRows:
+    """Load the origins and keys of the rows of the tables (name → folder of the artifact)."""
     files: list[str] = []
     parts: list[dict[str, np.ndarray]] = []
-    for number, folder in enumerate((alpaca, sharegpt)):
+    for number, folder in enumerate(folders.values()):
         accounts = {entry["file"]: entry for entry in pq.read_table(folder / "files.parquet").to_pylist()}
         origin = pq.read_table(
             folder / "rows.parquet", columns=["file", "row"], read_dictionary=["file"]
@@ -83,17 +86,17 @@ def load_conversation_rows(alpaca: Path, sharegpt: Path) -> ConversationRows:
         files += names
     columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     nothing = np.zeros(len(columns["row"]), dtype=bool)
-    keys = merge([read_keys(folder / "keys.parquet") for folder in (alpaca, sharegpt)])
-    return ConversationRows((alpaca, sharegpt), keys, files=files, prompt_hits=nothing, answer_hits=nothing, **columns)
+    keys = merge([read_keys(folder / "keys.parquet") for folder in folders.values()])
+    return ConversationRows(folders, keys, files=files, prompt_hits=nothing, answer_hits=nothing, **columns)
 
 
 def with_texts(staged: ConversationRows, phrases: Phrases, work: Path) -> ConversationRows:
     """The same rows with their shingles and their overlap with the general suite. Reads all texts."""
     store = ShingleFile(work / "shingles.u64")
     parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
-    for folder, name in zip(staged.folders, TABLES, strict=True):
+    for name, folder in staged.folders.items():
         path = folder / "rows.parquet"
-        batches = (messages_of(table, name) for table in table_batches(path))
+        batches = (FORMATS[name].to_messages(table) for table in table_batches(path))
         for _, (shingles, lengths, prompt_hits, answer_hits) in map_batches(
             partial(_look_at, phrases=phrases), batches, 2 * path.stat().st_size
         ):
@@ -117,28 +120,3 @@ def table_batches(path: Path) -> Iterator[pa.Table]:
     with pq.ParquetFile(path) as file:
         for batch in file.iter_batches(batch_size=BATCH_ROWS):
             yield pa.Table.from_batches([batch])
-
-
-def messages_of(table: pa.Table, name: str) -> pa.Array:
-    """The turns of rows of the table `name`, in the type MESSAGES."""
-    return table["messages"].combine_chunks() if name == "sharegpt" else alpaca_messages(table)
-
-
-def alpaca_messages(table: pa.Table) -> pa.Array:
-    """[system] + history + user (instruction, empty line, input) + assistant."""
-    if table["system"].null_count == table["history"].null_count == table.num_rows:
-        return _plain_alpaca_messages(table)
-    return messages_of_alpaca(table)
-
-
-def _plain_alpaca_messages(table: pa.Table) -> pa.Array:
-    """Like alpaca_messages for rows without system and history, with Arrow's kernels."""
-    count = table.num_rows
-    instruction, extra, output = (table[name].combine_chunks() for name in ("instruction", "input", "output"))
-    prompt = plain_prompts(instruction, extra).cast(pa.string())
-    turns = np.arange(2 * count).reshape(2, count).T.ravel()
-    contents = pa.concat_arrays([prompt, output]).take(pa.array(turns))
-    roles = pa.array(["user", "assistant"] * count, pa.string())
-    no_reasoning = pa.nulls(2 * count, pa.string())
-    fields = pa.StructArray.from_arrays([roles, contents, no_reasoning], fields=list(MESSAGES.value_type))
-    return pa.ListArray.from_arrays(pa.array(np.arange(0, 2 * count + 1, 2), pa.int32()), fields, type=MESSAGES)

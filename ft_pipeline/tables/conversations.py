@@ -1,10 +1,10 @@
-"""Alpaca and ShareGPT rows as conversations of one schema, each with its split.
+"""Rows of the conversational tables as conversations of one schema, each with its split.
 
 Training rows that are near a held-out row are set aside.
 """
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,8 @@ from ft_pipeline.tables.accounts import FIRST_ROWS, CheckResult, RowWarning
 from ft_pipeline.tables.build import PARQUET, PREVIEW_ROWS, ROW_GROUP, SET_ASIDE, cut
 from ft_pipeline.tables.conversation_rows import (
     BATCH_ROWS,
-    TABLES,
     ConversationRows,
     load_conversation_rows,
-    messages_of,
     table_batches,
     with_texts,
 )
@@ -30,6 +28,7 @@ from ft_pipeline.tables.dedup.contamination import Phrases
 from ft_pipeline.tables.dedup.keys import group_names
 from ft_pipeline.tables.duplicates import conflicts
 from ft_pipeline.tables.formats.arrow_schema import MESSAGES
+from ft_pipeline.tables.formats.registry import FORMATS
 from ft_pipeline.tables.formats.row_ids import RowsDigest
 from ft_pipeline.tables.formats.turns import plain
 from ft_pipeline.tables.process_batch import raw_json
@@ -55,7 +54,7 @@ class ConversationsReport:
     """Row counts, checks and warnings of the conversations."""
 
     read: int
-    """Rows of the two tables."""
+    """Rows of the tables."""
     accepted: int
     set_aside: dict[str, int]
     """Code → rows."""
@@ -83,12 +82,15 @@ class ConversationsReport:
 
 
 def build_conversations(
-    alpaca: Path, sharegpt: Path, out: Path, *, settings: DataSettings, general_questions: list[str]
+    folders: Mapping[str, Path], out: Path, *, settings: DataSettings, general_questions: list[str]
 ) -> ConversationsReport:
-    """Write rows.parquet and set_aside.parquet into `out` from the folders of the two tables. A table may be empty."""
+    """Write rows.parquet and set_aside.parquet into `out`.
+
+    folders: table → the folder of its artifact. A table may be empty.
+    """
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".work-", dir=out) as work:
-        staged = load_conversation_rows(alpaca, sharegpt)
+        staged = load_conversation_rows(folders)
         if general_questions or not staged.compared_already:
             staged = with_texts(staged, Phrases(general_questions), Path(work))
         fates = assign_splits(staged, settings)
@@ -111,14 +113,14 @@ def _write(staged: ConversationRows, fates: SplitAssignment, out: Path) -> _Writ
         pq.ParquetWriter(out / "rows.parquet", SCHEMA, **PARQUET) as rows,
         pq.ParquetWriter(out / "set_aside.parquet", ASIDE_SCHEMA, compression="zstd") as aside,
     ):
-        for folder, name in zip(staged.folders, TABLES, strict=True):
+        for name, folder in staged.folders.items():
             for source in table_batches(folder / "rows.parquet"):
                 part = slice(begin, begin + source.num_rows)
                 columns = {
                     "id": source["id"],
                     "split": _names(fates.split[part], SPLITS),
                     "group": group_names(groups[part]),
-                    "messages": messages_of(source, name),
+                    "messages": FORMATS[name].to_messages(source),
                     "table": pa.repeat(pa.scalar(name), source.num_rows),
                     "file": source["file"],
                     "row": source["row"],
@@ -163,7 +165,7 @@ def _report(
     staged: ConversationRows, fates: SplitAssignment, settings: DataSettings, written: _Written
 ) -> ConversationsReport:
     stays = fates.code == 0
-    tables = {name: _count_splits(fates, stays & (staged.table == number)) for number, name in enumerate(TABLES)}
+    tables = {name: _count_splits(fates, stays & (staged.table == number)) for number, name in enumerate(staged.tables)}
     splits = {name: sum(counts[name] for counts in tables.values()) for name in SPLITS}
     codes = np.bincount(fates.code, minlength=len(CODES)).tolist()
     several = len(conflicts(staged.keys.prompt[stays], staged.keys.answer[stays]))

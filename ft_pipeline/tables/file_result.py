@@ -17,7 +17,6 @@ from ft_pipeline.tables.reason_codes import Refused
 
 ASIDE, SHINGLES = "aside.arrow", "shingles.u64"
 _KEYS, _NOTE, _ROWS = "keys.arrow", "outcome.json", "rows-*.arrow"
-_HASHES = ("exact", "normal", "prompt", "answer", "lengths")
 
 
 @dataclass(frozen=True)
@@ -105,12 +104,13 @@ def save(collected: FileResult, folder: Path) -> None:
         "warnings": [asdict(warning) for warning in collected.warnings],
     }
     (folder / _NOTE).write_text(json.dumps(note))
-    keys = collected.keys
-    columns = {name: getattr(keys, name) for name in _HASHES} | {"row": collected.rows}
-    columns |= {"group_high": keys.group[:, 0], "group_low": keys.group[:, 1]}
+    columns = {"row": collected.rows, "lengths": collected.keys.lengths}
     if len(collected.pairs):
         columns |= {"pair": collected.pairs[:, 0], "reverse": collected.pairs[:, 1]}
-    write_stream(folder / _KEYS, pa.table(columns))
+    table = collected.keys.to_table()
+    for name, column in columns.items():
+        table = table.append_column(name, pa.array(column))
+    write_stream(folder / _KEYS, table)
 
 
 def load(source: SourceFile, account: FileAccount, sidecar: Sidecar, folder: Path) -> FileResult:
@@ -121,14 +121,10 @@ def load(source: SourceFile, account: FileAccount, sidecar: Sidecar, folder: Pat
     account.read = note["read"]
     with pa.OSFile(str(folder / _KEYS)) as file:
         table = pa.ipc.open_stream(file).read_all()
-    columns = {name: table[name].to_numpy() for name in table.column_names}
-    group = np.stack([columns["group_high"], columns["group_low"]], axis=1)
-    keys = Keys(
-        **{name: columns[name] for name in _HASHES}, group=group, shingles=ShingleFile(folder / SHINGLES).read()
-    )
-    collected = FileResult(source, account, sidecar, folder, columns["row"], keys, reasons=note["reasons"])
-    if "pair" in columns:
-        collected.pairs = np.stack([columns["pair"], columns["reverse"]], axis=1)
+    keys = Keys.from_table(table, ShingleFile(folder / SHINGLES).read(), table["lengths"].to_numpy())
+    collected = FileResult(source, account, sidecar, folder, table["row"].to_numpy(), keys, reasons=note["reasons"])
+    if "pair" in table.column_names:
+        collected.pairs = np.stack([table["pair"].to_numpy(), table["reverse"].to_numpy()], axis=1)
     collected.warnings = [RowWarning(**{**warning, "file": source.name}) for warning in note["warnings"]]
     return collected
 

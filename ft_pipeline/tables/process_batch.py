@@ -14,19 +14,17 @@ from ft_pipeline.tables.checks import pii
 from ft_pipeline.tables.checks.content_checks import find_faults
 from ft_pipeline.tables.checks.prefilter import prefilter_rows, strings_of
 from ft_pipeline.tables.dedup.keys import Keys, hash_texts, keys_of_views
-from ft_pipeline.tables.dedup.normalized import comparison_texts
 from ft_pipeline.tables.excluded_rows import is_erasure_marker
-from ft_pipeline.tables.formats.arrow_schema import TYPES
-from ft_pipeline.tables.formats.base import FORGOTTEN
-from ft_pipeline.tables.formats.convert import PlacedRows, convert_all, shapes_of
+from ft_pipeline.tables.formats.arrow_schema import MESSAGES
+from ft_pipeline.tables.formats.base import Format
+from ft_pipeline.tables.formats.convert import FORGOTTEN, PlacedRows, convert_all, shapes_of
 from ft_pipeline.tables.formats.ignored_columns import unread_columns, unread_turn_keys
-from ft_pipeline.tables.formats.registry import COLUMNS, REQUIRED
+from ft_pipeline.tables.formats.registry import FORMATS
 from ft_pipeline.tables.formats.turns import plain
 from ft_pipeline.tables.reading.batches import Batch, divide
 from ft_pipeline.tables.reading.json_parser import parse_block, parse_line
 from ft_pipeline.tables.reading.sidecar import Sidecar, rename
 from ft_pipeline.tables.reason_codes import Fault
-from ft_pipeline.tables.text_rules import normalise
 
 RAW_CHARS = 2000
 TEXT = pd.StringDtype(na_value=np.nan)
@@ -64,14 +62,15 @@ def process_batch(
     batch: Batch, data_format: str, sidecar: Sidecar, excluded: Container[str] = frozenset()
 ) -> BatchResult:
     """Parse, convert and validate a batch. No row is dropped: read = rows of the table + rows set aside."""
+    row_format = FORMATS[data_format]
     block, batch = batch.block, divide(batch)
     values = _parse(block, batch)
     shapes = shapes_of(values)
-    converted = convert_all(data_format, values, shapes, sidecar)
+    converted = convert_all(row_format, values, shapes, sidecar)
     table, sources, faults = converted.columns, converted.sources, converted.faults
-    views = comparison_texts(data_format, _own(table, data_format))
-    flags = prefilter_rows(data_format, _own(table, data_format), views)
-    faults |= _close_look(data_format, table, sources, flags.faulty, sidecar)
+    views = row_format.comparison_texts(_own(table, row_format))
+    flags = prefilter_rows(row_format, _own(table, row_format), views)
+    faults |= _close_look(row_format, table, sources, flags.faulty, sidecar)
     faults |= _forgotten(table, sources, excluded)
     keep = np.isin(sources, list(faults), invert=True)
     if not keep.all():
@@ -85,11 +84,11 @@ def process_batch(
         keys=keys_of_views(views),
         aside=_aside(batch, faults),
         reasons=_reasons(batch, faults),
-        pairs=_pairs(table) if data_format == "preferences" else np.empty((0, 2), dtype=np.uint64),
-        hints=_locate(pii.locate, _own(table, data_format), rows, flags.personal[keep])
-        | _locate(hints.locate, _own(table, data_format), rows, flags.faulty[keep]),
+        pairs=_pairs(row_format, table),
+        hints=_locate(pii.locate, _own(table, row_format), rows, flags.personal[keep])
+        | _locate(hints.locate, _own(table, row_format), rows, flags.faulty[keep]),
     )
-    _describe(chunk, values, shapes, data_format, sidecar)
+    _describe(chunk, values, shapes, row_format, sidecar)
     broken = (
         (batch.rows[position], fault.message)
         for position, fault in sorted(faults.items())
@@ -99,20 +98,20 @@ def process_batch(
     return chunk
 
 
-def _own(table: pa.Table, data_format: str) -> dict[str, pa.Array]:
+def _own(table: pa.Table, row_format: Format) -> dict[str, pa.Array]:
     """The columns of the format, without `id`."""
-    return {name: table[name].combine_chunks() for name in COLUMNS[data_format]}
+    return {name: table[name].combine_chunks() for name in row_format.column_names}
 
 
 def _close_look(
-    data_format: str, table: pa.Table, sources: np.ndarray, suspected: np.ndarray, sidecar: Sidecar
+    row_format: Format, table: pa.Table, sources: np.ndarray, suspected: np.ndarray, sidecar: Sidecar
 ) -> dict[int, Fault]:
     """The faults that the format's schema finds in the flagged rows, by position in the batch."""
     places = np.flatnonzero(suspected)
     if not places.size:
         return {}
-    frame = _frame(data_format, _own(table.take(pa.array(places)), data_format))
-    faults = find_faults(data_format, frame, sidecar.allow)
+    frame = _frame(row_format, table.take(pa.array(places)))
+    faults = find_faults(row_format, frame, sidecar.allow)
     return {int(sources[places[position]]): fault for position, fault in faults.items()}
 
 
@@ -147,28 +146,25 @@ def _reasons(batch: Batch, faults: dict[int, Fault]) -> dict[str, list[int]]:
     return reasons
 
 
-def _frame(data_format: str, columns: dict[str, pa.Array]) -> pd.DataFrame:
+def _frame(row_format: Format, table: pa.Table) -> pd.DataFrame:
     """Rows as a DataFrame for pandera. Texts share their memory with the Arrow columns."""
     series = {}
-    for name, column in columns.items():
-        if name in TYPES:
-            cells = np.empty(len(column), dtype=object)
-            cells[:] = column.to_pylist() if name == "history" else [plain(turns) for turns in column.to_pylist()]
-            series[name] = pd.Series(cells, dtype=object)
+    for column in row_format.columns:
+        values = table[column.name].combine_chunks()
+        if column.is_text:
+            series[column.name] = pd.Series(TEXT.__from_arrow__(values))  # type: ignore[attr-defined]
         else:
-            series[name] = pd.Series(TEXT.__from_arrow__(column))  # type: ignore[attr-defined]
+            cells = np.empty(len(values), dtype=object)
+            items = values.to_pylist()
+            cells[:] = [plain(turns) for turns in items] if column.arrow_type == MESSAGES else items
+            series[column.name] = pd.Series(cells, dtype=object)
     return pd.DataFrame(series)
 
 
-def _pairs(table: pa.Table) -> np.ndarray:
-    sides = [
-        (
-            "\x1f".join(normalise(turn["content"]) for turn in prompt),
-            normalise(chosen[0]["content"]),
-            normalise(rejected[0]["content"]),
-        )
-        for prompt, chosen, rejected in zip(*(table[name].to_pylist() for name in COLUMNS["preferences"]), strict=True)
-    ]
+def _pairs(row_format: Format, table: pa.Table) -> np.ndarray:
+    if row_format.pair_texts is None:
+        return np.empty((0, 2), dtype=np.uint64)
+    sides = row_format.pair_texts(table)
     ways = [[f"{p}\x1e{a}\x1e{b}" for p, a, b in sides], [f"{p}\x1e{b}\x1e{a}" for p, a, b in sides]]
     return np.stack([hash_texts(texts) for texts in ways], axis=1)
 
@@ -204,15 +200,15 @@ def raw_json(value: Any) -> str:
     return orjson.dumps(value, default=repr, option=orjson.OPT_NON_STR_KEYS).decode()[:RAW_CHARS]
 
 
-def _describe(chunk: BatchResult, values: list[Any], shapes: PlacedRows, data_format: str, sidecar: Sidecar) -> None:
+def _describe(chunk: BatchResult, values: list[Any], shapes: PlacedRows, row_format: Format, sidecar: Sidecar) -> None:
     """Count the rows that identify the file's format, and collect the names of dropped columns and turn keys."""
     for shape, places in shapes.items():
         names = set(rename(dict.fromkeys(shape), sidecar)) if sidecar.columns else set(shape)
         chunk.objects += len(places)
-        if any(required <= names for required in REQUIRED[data_format]):
+        if any(required <= names for required in row_format.required):
             chunk.known += len(places)
-            chunk.unknown |= unread_columns(data_format, shape, sidecar)
-    chunk.unknown |= unread_turn_keys(data_format, values, sidecar)
+            chunk.unknown |= unread_columns(row_format, shape, sidecar)
+    chunk.unknown |= unread_turn_keys(row_format, values, sidecar)
     # A row with a duplicate key or a lone surrogate is still an object.
     formal = sum(len(chunk.reasons.get(code, ())) for code in ("duplicate_key", "lone_surrogate"))
     chunk.known += sum(

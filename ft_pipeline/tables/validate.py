@@ -14,6 +14,7 @@ from ft_pipeline.tables.accounts import FileAccount, FileReport, RowWarning
 from ft_pipeline.tables.dedup.contamination import near_heldout
 from ft_pipeline.tables.duplicates import DuplicateFlags, conflict_warnings, fill_accounts, flag_duplicates
 from ft_pipeline.tables.file_result import FileResult, SourceFile, refused
+from ft_pipeline.tables.formats.registry import FORMATS
 from ft_pipeline.tables.ingest import Ingestor
 from ft_pipeline.tables.reading.containers import check_path
 from ft_pipeline.tables.reading.sidecar import read_sidecar
@@ -68,7 +69,7 @@ def _collect(collector: Ingestor, path: Path, data_dir: Path, sidecar: Any) -> F
 
 def _warnings(verdict: DuplicateFlags, data_format: str) -> list[RowWarning]:
     warnings = list(verdict.files[0].warnings)
-    return warnings + list(conflict_warnings(verdict)) if data_format in {"alpaca", "sharegpt"} else warnings
+    return warnings + list(conflict_warnings(verdict)) if FORMATS[data_format].is_conversational else warnings
 
 
 def _ceiling(account: FileAccount, max_quarantined: float) -> list[RowWarning]:

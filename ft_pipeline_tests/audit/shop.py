@@ -8,7 +8,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ft_pipeline.project import FORMATS
 from ft_pipeline.release.champion import Candidate, ChampionRecord, Promotion, promote
 from ft_pipeline.settings.project import DataSettings
 from ft_pipeline.sources.local_folder import snapshot_folder
@@ -20,6 +19,7 @@ from ft_pipeline.tables.build import build_table
 from ft_pipeline.tables.conversations import build_conversations
 from ft_pipeline.tables.excluded_rows import read_excluded
 from ft_pipeline.tables.file_result import SourceFile
+from ft_pipeline.tables.formats.registry import FORMATS
 
 THINGS = ("kettle", "rug", "lamp", "spade", "mug", "chair", "vase", "clock", "towel", "rake", "bowl", "shelf")
 ALPACA = [
@@ -158,9 +158,8 @@ class Shop:
     def _conversations(self, made: dict[str, Artifact]) -> Artifact:
         tables = {name: made[name] for name in ("alpaca", "sharegpt")}
         draft = self.store.begin(Spec("conversations", {name: table.reference for name, table in tables.items()}))
-        report = build_conversations(
-            tables["alpaca"].path, tables["sharegpt"].path, draft.out, settings=SPLITS, general_questions=[]
-        )
+        folders = {name: table.path for name, table in tables.items()}
+        report = build_conversations(folders, draft.out, settings=SPLITS, general_questions=[])
         return self._commit(draft, None, report.to_json())
 
     def _training_data(self, experiment: str, inputs: dict[str, Artifact]) -> Artifact:

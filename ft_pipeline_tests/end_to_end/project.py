@@ -14,9 +14,9 @@ import psutil
 import yaml
 
 from ft_pipeline import scaffold
-from ft_pipeline.project import FORMATS
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.asset_pointers import AssetPointers
+from ft_pipeline.tables.formats.registry import FORMATS
 from ft_pipeline_tests.tiny import tiny_model
 
 KEEP = {

@@ -81,8 +81,7 @@ def build_chat_tables(folder, alpaca_files, sharegpt_files=None, sidecars=None, 
         (folder / name).mkdir(exist_ok=True)
         build(folder / name, name, files, sidecars=sidecars)
     report = build_conversations(
-        folder / "alpaca" / "out",
-        folder / "sharegpt" / "out",
+        {name: folder / name / "out" for name in ("alpaca", "sharegpt")},
         folder / "out",
         settings=settings,
         general_questions=list(questions),

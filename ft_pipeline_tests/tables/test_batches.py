@@ -11,11 +11,10 @@ from hypothesis import strategies as st
 from ft_pipeline.tables.checks import pii
 from ft_pipeline.tables.checks.content_checks import find_faults
 from ft_pipeline.tables.checks.prefilter import prefilter_rows, strings_of
-from ft_pipeline.tables.dedup.normalized import comparison_texts
 from ft_pipeline.tables.formats.arrow_schema import columns_of
-from ft_pipeline.tables.formats.convert import convert_all, shapes_of
-from ft_pipeline.tables.formats.registry import convert
-from ft_pipeline.tables.formats.row_ids import alpaca_ids, row_id
+from ft_pipeline.tables.formats.convert import convert, convert_all, shapes_of
+from ft_pipeline.tables.formats.registry import FORMATS
+from ft_pipeline.tables.formats.row_ids import ids_of_texts, row_id
 from ft_pipeline.tables.reading.sidecar import PLAIN
 from ft_pipeline.tables.reason_codes import Fault
 from ft_pipeline.tables.text_rules import REFUSAL_PATTERN, REFUSAL_PROBE, REFUSAL_PROBE_CHARS
@@ -35,8 +34,8 @@ EXCHANGES = st.lists(st.tuples(TEXTS, TEXTS, st.none() | TEXTS), min_size=1, max
 
 @given(st.lists(st.dictionaries(st.sampled_from(["instruction", "input", "output", "system", "more"]), CELLS) | CELLS))
 def test_a_batch_of_alpaca_rows_converts_like_single_rows(values):
-    converted = convert_all("alpaca", values, shapes_of(values), PLAIN)
-    single_rows = [convert("alpaca", value, PLAIN) for value in values]
+    converted = convert_all(FORMATS["alpaca"], values, shapes_of(values), PLAIN)
+    single_rows = [convert(FORMATS["alpaca"], value, PLAIN) for value in values]
     assert converted.faults == {position: row for position, row in enumerate(single_rows) if isinstance(row, Fault)}
     accepted = [position for position, row in enumerate(single_rows) if not isinstance(row, Fault)]
     assert converted.sources.tolist() == accepted
@@ -53,7 +52,8 @@ def test_alpaca_ids_equal_the_row_id_of_each_row(rows):
         row_id({"instruction": question, "input": context, "output": answer, "system": None, "history": None})
         for question, context, answer in rows
     ]
-    assert alpaca_ids(instruction, extra, output).to_pylist() == expected
+    texts = {"instruction": instruction, "input": extra, "output": output}
+    assert ids_of_texts(texts, ("system", "history")).to_pylist() == expected
 
 
 def turns(exchanges):
@@ -88,9 +88,10 @@ def frame_of(columns):
 @settings(deadline=None, max_examples=40)
 @given(st.data(), st.sampled_from(sorted(RECORDS)))
 def test_rows_that_the_prefilter_skips_pass_every_check(data, data_format):
-    columns = columns_of(data_format, data.draw(st.lists(RECORDS[data_format], min_size=1, max_size=4)))
-    flags = prefilter_rows(data_format, columns, comparison_texts(data_format, columns))
-    assert set(find_faults(data_format, frame_of(columns), frozenset())) <= set(np.flatnonzero(flags.faulty).tolist())
+    row_format = FORMATS[data_format]
+    columns = columns_of(row_format, data.draw(st.lists(RECORDS[data_format], min_size=1, max_size=4)))
+    flags = prefilter_rows(row_format, columns, row_format.comparison_texts(columns))
+    assert set(find_faults(row_format, frame_of(columns), frozenset())) <= set(np.flatnonzero(flags.faulty).tolist())
     for column in columns.values():
         for rows in pii.locate(*strings_of(column)).values():
             assert flags.personal[rows].all()
@@ -105,7 +106,7 @@ def test_the_refusal_probe_matches_every_refusal(text):
 @given(st.lists(st.tuples(EXCHANGES.map(turns)), max_size=3))
 def test_strings_of_a_column_come_with_their_row_index(rows):
     rows = [row[0] for row in rows]
-    texts, row_indices = strings_of(columns_of("sharegpt", rows)["messages"])
+    texts, row_indices = strings_of(columns_of(FORMATS["sharegpt"], rows)["messages"])
     expected = [
         (text, row_index)
         for row_index, (messages,) in enumerate(rows)

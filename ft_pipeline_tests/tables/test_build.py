@@ -11,7 +11,7 @@ import pytest
 from ft_pipeline.tables.build import build_table
 from ft_pipeline.tables.checks.content_checks import describe_columns, schema
 from ft_pipeline.tables.file_result import SourceFile
-from ft_pipeline.tables.formats.registry import COLUMNS
+from ft_pipeline.tables.formats.registry import FORMATS
 from ft_pipeline.tables.formats.row_ids import row_id
 from ft_pipeline.tables.formats.turns import plain
 from ft_pipeline.tables.reading import json_reader, process_pool
@@ -29,13 +29,13 @@ def read_output(folder, name):
     return pq.read_table(folder / "out" / f"{name}.parquet").to_pylist()
 
 
-@pytest.mark.parametrize("data_format", COLUMNS)
+@pytest.mark.parametrize("data_format", FORMATS)
 def test_rows_are_written_with_their_origin(tmp_path, data_format):
     report = build(tmp_path, data_format, {"b.jsonl": GOOD[data_format], "a.jsonl": [*GOOD[data_format], "broken"]})
     rows = read_output(tmp_path, "rows")
     assert [(row["file"], row["row"]) for row in rows] == [("a.jsonl", 1), ("a.jsonl", 2)]
     for row in rows:
-        assert row["id"] == row_id({name: without_null_keys(row[name]) for name in COLUMNS[data_format]})
+        assert row["id"] == row_id({name: without_null_keys(row[name]) for name in FORMATS[data_format].column_names})
     set_aside = [(row["file"], row["row"], row["code"], row["copy_of"]) for row in read_output(tmp_path, "set_aside")]
     assert set_aside == [
         ("a.jsonl", 3, "invalid_json", None),
@@ -45,12 +45,12 @@ def test_rows_are_written_with_their_origin(tmp_path, data_format):
     assert (report.read, report.accepted, report.quarantined, report.duplicates) == (5, 2, 1, 2)
     assert report.passed and report.reasons == {"duplicate": 2, "invalid_json": 1}
     assert [name for name, _, text in describe_columns(data_format) if text] == [
-        *COLUMNS[data_format],
+        *FORMATS[data_format].column_names,
         "file",
         "row",
         "id",
     ]
-    assert [column.description for column in schema(data_format).columns.values()]
+    assert [column.description for column in schema(FORMATS[data_format]).columns.values()]
     json.dumps(report.to_json())
 
 

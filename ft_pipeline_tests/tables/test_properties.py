@@ -12,6 +12,7 @@ from ft_pipeline.settings.project import DataSettings
 from ft_pipeline.tables.dedup.keys import keys_of
 from ft_pipeline.tables.dedup.minhash import find_duplicates, match_against
 from ft_pipeline.tables.dedup.shingles import shingle, windows
+from ft_pipeline.tables.formats.registry import FORMATS
 from ft_pipeline.tables.reading.json_parser import parse_carefully, parse_line
 from ft_pipeline.tables.reason_codes import Fault
 from ft_pipeline.tables.splits import split_of
@@ -132,7 +133,7 @@ def test_duplicates_equal_those_of_a_pairwise_comparison(rows, data):
         words = list(data.draw(st.sampled_from(rows))) * 3
         words[data.draw(st.integers(0, len(words) - 1))] = "z"
         texts += [" ".join(words), " ".join([*words, "y"])]
-    matches = find_duplicates(keys_of("text", [(text,) for text in texts]))
+    matches = find_duplicates(keys_of(FORMATS["text"], [(text,) for text in texts]))
     assert set(np.flatnonzero(~matches.kept).tolist()) == pairwise_duplicates(texts)
 
 
@@ -144,7 +145,8 @@ def test_duplicates_equal_those_of_a_pairwise_comparison(rows, data):
 def test_match_against_compares_only_with_the_other_texts(new, old):
     new_texts, old_texts = ([" ".join(words) for words in rows] for rows in (new, old))
     matches = match_against(
-        keys_of("text", [(text,) for text in new_texts]), keys_of("text", [(text,) for text in old_texts])
+        keys_of(FORMATS["text"], [(text,) for text in new_texts]),
+        keys_of(FORMATS["text"], [(text,) for text in old_texts]),
     )
     for position, text in enumerate(new_texts):
         shingles = shingle_set(text)

@@ -5,11 +5,11 @@ from typing import Any
 
 from ft_pipeline.evaluation.comparison.records import Comparison, read_comparison
 from ft_pipeline.models.base_model import EMBEDDED, EMBEDDED_HUB_ID
-from ft_pipeline.project import FORMATS
 from ft_pipeline.release.candidates import candidates, row_of
 from ft_pipeline.release.card.model_card import CardFacts
 from ft_pipeline.release.model_lookup import ModelReference
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
+from ft_pipeline.tables.formats.registry import FORMATS
 
 NOTHING_COMPARED = Comparison(test_rows=0, test_items=0, primary_metric="loss", rows=())
 
@@ -139,7 +139,7 @@ class _Lineage:
         tables = dict(self.conversations.inputs)
         for adapter in self.trained():
             learned = self.store.require(*adapter.inputs["training_data"]).inputs
-            tables |= {name: learned[name] for name in ("preferences", "text") if name in learned}
+            tables |= {name: reference for name, reference in learned.items() if name in FORMATS}
         keys = ("read", "accepted", "quarantined", "duplicates", "reasons")
         artifacts = {name: self.store.require(*tables[name]) for name in FORMATS if name in tables}
         return {name: {key: table.summary[key] for key in keys} for name, table in artifacts.items()}

@@ -4,7 +4,7 @@ Each check is named after its reason code. It receives a whole column of a batch
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache, partial
 
 import numpy as np
@@ -13,6 +13,9 @@ import pandera.pandas as pa_schema
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ft_pipeline.tables.formats.arrow_schema import MESSAGES, ORIGIN, type_name
+from ft_pipeline.tables.formats.base import Column, Format
+from ft_pipeline.tables.formats.registry import FORMATS
 from ft_pipeline.tables.formats.turns import echoes
 from ft_pipeline.tables.reading.describe import shorten
 from ft_pipeline.tables.reason_codes import Fault, code_priority
@@ -27,7 +30,7 @@ from ft_pipeline.tables.text_rules import (
 MAX_ROW_CHARS = 50_000
 MIN_TEXT_CHARS = 10
 
-MESSAGES: dict[str, str] = {
+FAULT_MESSAGES: dict[str, str] = {
     "control_characters": "`{column}` holds the control character {what}; remove it",
     "special_tokens": "`{column}` holds {what}, a control token of a chat template, which would forge turns; remove it",
     "unresolved_placeholder": "`{column}` holds {what}, a hole of a template; fill it in",
@@ -39,64 +42,36 @@ MESSAGES: dict[str, str] = {
 }
 """Each message gives the value and the fix. A sidecar may allow the code instead."""
 
-DESCRIPTIONS: dict[str, dict[str, str]] = {
-    "alpaca": {
-        "instruction": "What the person asks; never empty",
-        "input": "The text that the instruction applies to; empty if there is none",
-        "output": "The answer to learn; never empty",
-        "system": "The system prompt of this row, or null",
-        "history": "Earlier turns as [question, answer] pairs, or null",
-    },
-    "sharegpt": {
-        "messages": "The turns as {role, content, …}: [system], then alternating user and assistant, assistant last"
-    },
-    "text": {"text": "A passage for continued pretraining"},
-    "preferences": {
-        "prompt_messages": "The turns before the answer; the last one is the user's",
-        "chosen": "The preferred answer: one assistant turn",
-        "rejected": "The other answer: one assistant turn",
-    },
-    "unlabelled": {"messages": "The turns as {role, content, …}: a prompt for the teacher, ending with the user"},
-}
-ORIGIN = {
-    "file": "The raw file, relative to its format folder",
-    "row": "Line, list index or data row in that file, counted from 1",
-    "id": "SHA-256 of the row's content",
-}
 _TEXT_CHECKS = {
     "control_characters": CONTROL_PATTERN,
     "special_tokens": SPECIAL_TOKEN_PATTERN,
     "unresolved_placeholder": PLACEHOLDER_PATTERN,
 }
-ANSWERS = {"alpaca": ("output",), "sharegpt": ("messages",), "preferences": ("chosen",)}
-_OPTIONAL = frozenset({"system", "history"})
 
 
 @lru_cache(maxsize=64)
-def schema(data_format: str, allow: frozenset[str] = frozenset()) -> pa_schema.DataFrameSchema:
-    """Return the schema of a format's own columns, without the checks of the codes in `allow`."""
+def schema(row_format: Format, allow: frozenset[str] = frozenset()) -> pa_schema.DataFrameSchema:
+    """Return the schema of a format's columns, without the checks of the codes in `allow`."""
     columns = {
-        name: pa_schema.Column(
-            pd.StringDtype(na_value=np.nan) if _is_text(data_format, name) else object,
-            checks=_column_checks(data_format, name, allow),
-            nullable=name in _OPTIONAL,
-            description=description,
+        column.name: pa_schema.Column(
+            pd.StringDtype(na_value=np.nan) if column.is_text else object,
+            checks=_column_checks(row_format, column, allow),
+            nullable=column.nullable,
+            description=column.description,
         )
-        for name, description in DESCRIPTIONS[data_format].items()
+        for column in row_format.columns
     }
-    return pa_schema.DataFrameSchema(columns, checks=_row_checks(data_format, allow), name=data_format, strict=True)
+    return pa_schema.DataFrameSchema(columns, checks=_row_checks(row_format, allow), name=row_format.name, strict=True)
 
 
-def describe_columns(data_format: str) -> list[tuple[str, str, str]]:
-    """Return (column, type, description) of a table for display; also of `conversations` and `quarantine`."""
-    types = {"history": "list<list<str>>", "row": "int"}
-    others = {"conversations": CONVERSATION_COLUMNS, "quarantine": QUARANTINE_COLUMNS}
-    own = others.get(data_format) or {**DESCRIPTIONS[data_format], **ORIGIN}
-    lists = {"messages", "prompt_messages", "chosen", "rejected"}
-    return [
-        (name, "list<{role, content, reasoning_content}>" if name in lists else types.get(name, "str"), text)
-        for name, text in own.items()
-    ]
+def describe_columns(table: str) -> list[tuple[str, str, str]]:
+    """Return (column, type, description) of a format's table, of `conversations` or of `quarantine`, for display."""
+    if table in FORMATS:
+        columns = (*FORMATS[table].columns, *ORIGIN.values())
+        return [(column.name, type_name(column.arrow_type), column.description) for column in columns]
+    types = {"messages": type_name(MESSAGES), "row": "int"}
+    descriptions = {"conversations": CONVERSATION_COLUMNS, "quarantine": QUARANTINE_COLUMNS}[table]
+    return [(name, types.get(name, "str"), text) for name, text in descriptions.items()]
 
 
 CONVERSATION_COLUMNS = {
@@ -105,15 +80,15 @@ CONVERSATION_COLUMNS = {
     "group": "Hash of the normalized human turns: rows with equal prompts are in the same split",
     "messages": "The turns as {role, content, reasoning_content}; role is system, user, assistant or tool",
     "table": "The table that the row comes from",
-    "file": ORIGIN["file"],
-    "row": ORIGIN["row"],
+    "file": ORIGIN["file"].description,
+    "row": ORIGIN["row"].description,
 }
 
 
 QUARANTINE_COLUMNS = {
     "table": "The table that the row was meant for",
-    "file": ORIGIN["file"],
-    "row": ORIGIN["row"],
+    "file": ORIGIN["file"].description,
+    "row": ORIGIN["row"].description,
     "code": "Why the row is not used; docs/formats.md lists the codes",
     "message": "What is wrong with this row, and how to fix it",
     "raw": "The row as written in the file, truncated to 2,000 characters",
@@ -122,7 +97,7 @@ QUARANTINE_COLUMNS = {
 }
 ACCOUNT_COLUMNS = {
     "table": "The table, and the folder under data/raw",
-    "file": ORIGIN["file"],
+    "file": ORIGIN["file"].description,
     "status": "accepted or refused; no row of a refused file is used",
     "read": "Rows read; read = accepted + quarantined + duplicates",
     "accepted": "Rows in the table",
@@ -138,28 +113,30 @@ ACCOUNT_COLUMNS = {
 }
 
 
-def find_faults(data_format: str, frame: pd.DataFrame, allow: frozenset[str]) -> dict[int, Fault]:
+def find_faults(row_format: Format, frame: pd.DataFrame, allow: frozenset[str]) -> dict[int, Fault]:
     """Validate a batch. Return each faulty row (by position in the frame) with its code of highest priority."""
     try:
-        schema(data_format, allow).validate(frame, lazy=True)
+        schema(row_format, allow).validate(frame, lazy=True)
     except pa_schema.errors.SchemaErrors as error:
-        return _faults(error.failure_cases, frame)
+        return _faults(row_format, error.failure_cases, frame)
     return {}
 
 
-def _faults(cases: pd.DataFrame, frame: pd.DataFrame) -> dict[int, Fault]:
+def _faults(row_format: Format, cases: pd.DataFrame, frame: pd.DataFrame) -> dict[int, Fault]:
     codes: dict[int, tuple[str, str]] = {}
     for position, code, column in zip(cases["index"], cases["check"], cases["column"], strict=True):
-        if code not in MESSAGES or position is None:
+        if code not in FAULT_MESSAGES or position is None:
             raise RuntimeError(f"a converted row does not match the schema: {column}: {code}")
         row = int(position)
         if row not in codes or code_priority(code) < code_priority(codes[row][0]):
             codes[row] = (code, column)
-    return {row: Fault(code, _explain(code, column, frame.iloc[row])) for row, (code, column) in codes.items()}
+    answer = next((column.name for column in row_format.columns if column.is_answer), frame.columns[-1])
+    return {row: Fault(code, _explain(code, column, frame.iloc[row], answer)) for row, (code, column) in codes.items()}
 
 
-def _explain(code: str, column: str, row: pd.Series) -> str:
-    """Return the message, with the column and the faulty value."""
+def _explain(code: str, column: str, row: pd.Series, answer: str) -> str:
+    """Return the message, with the column and the faulty value. `answer` is the column whose text is shown if the check
+    is of the whole row."""
     if code == "too_long":
         what = f"{sum(len(text) for cell in row for text in _texts(cell)):,}"
     elif code in _TEXT_CHECKS or code == "refusal_boilerplate":
@@ -167,10 +144,8 @@ def _explain(code: str, column: str, row: pd.Series) -> str:
         match = next(filter(None, (re.search(pattern, text) for text in _texts(row[column]))), None)
         what = "" if not match else f"U+{ord(match[0]):04X}" if code == "control_characters" else shorten(match[0])
     else:
-        column = {"too_short": "text", "chosen_equals_rejected": "chosen"}.get(code, row.index[-1])
-        answer = row["output"] if "output" in row else row["chosen"] if "chosen" in row else row[column]
-        what = shorten(_texts(answer)[-1].strip())
-    return f"{MESSAGES[code].format(column=column, what=what)}; or allow it: `allow: [{code}]` in a sidecar"
+        what = shorten(_texts(row[answer])[-1].strip())
+    return f"{FAULT_MESSAGES[code].format(column=column, what=what)}; or allow it: `allow: [{code}]` in a sidecar"
 
 
 def _texts(cell: object) -> list[str]:
@@ -180,37 +155,23 @@ def _texts(cell: object) -> list[str]:
     return flatten(pd.Series([cell], dtype=object))[0].to_pylist() if isinstance(cell, list) else []
 
 
-def _is_text(data_format: str, name: str) -> bool:
-    return data_format in {"alpaca", "text"} and name != "history"
-
-
-def _column_checks(data_format: str, name: str, allow: frozenset[str]) -> list[pa_schema.Check]:
+def _column_checks(row_format: Format, column: Column, allow: frozenset[str]) -> list[pa_schema.Check]:
     checks: dict[str, Callable[[pd.Series], pd.Series]] = {
         code: partial(_without, pattern=pattern) for code, pattern in _TEXT_CHECKS.items()
     }
-    if name in ANSWERS.get(data_format, ()):
+    if column.is_answer:
         checks["refusal_boilerplate"] = partial(_without, pattern=REFUSAL_PATTERN, role="assistant")
-    if data_format == "text":
-        checks["too_short"] = _long_enough
+    checks |= {name: COLUMN_CHECKS[name] for name in row_format.checks if name in COLUMN_CHECKS}
     return [_check(code, check) for code, check in checks.items() if code not in allow]
 
 
-def _row_checks(data_format: str, allow: frozenset[str]) -> list[pa_schema.Check]:
-    checks: dict[str, Callable[[pd.DataFrame], pd.Series]] = {}
-    if data_format != "text":
-        checks["too_long"] = _short_enough
-    if data_format == "alpaca":
-        checks["output_equals_input"] = _alpaca_answers
-    if data_format == "sharegpt":
-        checks["output_equals_input"] = lambda frame: ~frame["messages"].map(echoes).astype(bool)
-    if data_format == "preferences":
-        checks["output_equals_input"] = _pair_answers
-        checks["chosen_equals_rejected"] = _pair_differs
-    return [_check(code, check) for code, check in checks.items() if code not in allow]
+def _row_checks(row_format: Format, allow: frozenset[str]) -> list[pa_schema.Check]:
+    checks = [ROW_CHECKS[name] for name in row_format.checks if name in ROW_CHECKS]
+    return [_check(code, check) for code, check in checks if code not in allow]
 
 
-def _check(code: str, judge: Callable) -> pa_schema.Check:
-    return pa_schema.Check(judge, name=code, error=code, ignore_na=False)
+def _check(code: str, passes: Callable) -> pa_schema.Check:
+    return pa_schema.Check(passes, name=code, error=code, ignore_na=False)
 
 
 def flatten(column: pd.Series, role: str | None = None) -> tuple[pa.Array, np.ndarray]:
@@ -254,7 +215,7 @@ def _short_enough(frame: pd.DataFrame) -> pd.Series:
     return pd.Series(lengths <= MAX_ROW_CHARS, index=frame.index)
 
 
-def _alpaca_answers(frame: pd.DataFrame) -> pd.Series:
+def _instruction_not_repeated(frame: pd.DataFrame) -> pd.Series:
     """Return False for rows whose output repeats the instruction, or the unchanged input.
 
     The input counts only if it is unchanged, because correcting its case or white space can be the whole task.
@@ -282,6 +243,11 @@ def may_be_equal(first: pa.Array, second: pa.Array) -> np.ndarray:
     return close & (pc.equal(*starts).to_numpy(zero_copy_only=False) | ~plain[0] | ~plain[1])
 
 
+def _turns_not_repeated(frame: pd.DataFrame) -> pd.Series:
+    """Return False for rows in which a model turn repeats the human turn before it."""
+    return ~frame["messages"].map(echoes).astype(bool)
+
+
 def _differ(first: list[str], second: list[str]) -> list[bool]:
     """Return, for each pair of texts, whether they differ after normalization."""
     maybe = may_be_equal(pa.array(first, pa.large_string()), pa.array(second, pa.large_string()))
@@ -291,14 +257,14 @@ def _differ(first: list[str], second: list[str]) -> list[bool]:
     ]
 
 
-def _pair_answers(frame: pd.DataFrame) -> pd.Series:
+def _prompt_not_repeated(frame: pd.DataFrame) -> pd.Series:
     """Return False for rows whose chosen answer repeats the question."""
     return pd.Series(
         _differ(_last_texts(frame["prompt_messages"]), _last_texts(frame["chosen"])), index=frame.index, dtype=bool
     )
 
 
-def _pair_differs(frame: pd.DataFrame) -> pd.Series:
+def _answers_differ(frame: pd.DataFrame) -> pd.Series:
     """Return False for rows whose two answers are equal."""
     return pd.Series(
         _differ(_last_texts(frame["chosen"]), _last_texts(frame["rejected"])), index=frame.index, dtype=bool
@@ -307,3 +273,15 @@ def _pair_differs(frame: pd.DataFrame) -> pd.Series:
 
 def _last_texts(column: pd.Series) -> list[str]:
     return [messages[-1]["content"] for messages in column]
+
+
+COLUMN_CHECKS: Mapping[str, Callable[[pd.Series], pd.Series]] = {"too_short": _long_enough}
+"""Checks of each column, by reason code."""
+ROW_CHECKS: Mapping[str, tuple[str, Callable[[pd.DataFrame], pd.Series]]] = {
+    "too_long": ("too_long", _short_enough),
+    "echoed_instruction": ("output_equals_input", _instruction_not_repeated),
+    "echoed_turn": ("output_equals_input", _turns_not_repeated),
+    "echoed_prompt": ("output_equals_input", _prompt_not_repeated),
+    "equal_answers": ("chosen_equals_rejected", _answers_differ),
+}
+"""Checks of whole rows: name → reason code and check. `Format.checks` selects from both by name."""

@@ -4,16 +4,17 @@ A row that is not flagged here passes every check of content_checks.py (a test v
 too.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ft_pipeline.tables.checks.content_checks import ANSWERS, MAX_ROW_CHARS, MIN_TEXT_CHARS, may_be_equal
-from ft_pipeline.tables.dedup.normalized import ComparisonTexts
+from ft_pipeline.tables.checks.content_checks import MAX_ROW_CHARS, MIN_TEXT_CHARS, may_be_equal
 from ft_pipeline.tables.dedup.shingles import buffers
+from ft_pipeline.tables.formats.base import ArrowColumns, Format
+from ft_pipeline.tables.formats.comparison_texts import ComparisonTexts
 from ft_pipeline.tables.text_rules import REFUSAL_PROBE, REFUSAL_PROBE_CHARS
 
 _FAULTY, _PERSONAL = 1, 2
@@ -35,21 +36,20 @@ class PrefilterFlags:
     """May contain personal data."""
 
 
-def prefilter_rows(data_format: str, columns: Mapping[str, pa.Array], views: ComparisonTexts) -> PrefilterFlags:
+def prefilter_rows(row_format: Format, columns: ArrowColumns, views: ComparisonTexts) -> PrefilterFlags:
     """Return the flags of rows, given as the columns of their format."""
     count = len(views.prompts)
     marks, sizes = np.zeros(count, dtype=np.uint8), np.zeros(count, dtype=np.int64)
-    for column in columns.values():
-        _look_at(*strings_of(column), marks, sizes)
-    faulty = (marks & _FAULTY > 0) | _may_echo(data_format, columns, views)
-    if data_format == "text":
-        faulty |= _flags(pc.less(pc.utf8_length(pc.utf8_trim_whitespace(columns["text"])), MIN_TEXT_CHARS))
-    else:
-        faulty |= sizes > MAX_ROW_CHARS  # bytes: never fewer than characters
-    for name in ANSWERS.get(data_format, ()):
-        texts, owners = strings_of(columns[name])
-        starts = pc.utf8_slice_codeunits(texts, 0, REFUSAL_PROBE_CHARS)
-        faulty[owners[_flags(pc.match_substring_regex(starts, REFUSAL_PROBE))]] = True
+    for cells in columns.values():
+        _look_at(*strings_of(cells), marks, sizes)
+    faulty = marks & _FAULTY > 0
+    for name in row_format.checks:
+        faulty |= MAY_FAIL[name](columns, views, sizes)
+    for column in row_format.columns:
+        if column.is_answer:
+            texts, owners = strings_of(columns[column.name])
+            starts = pc.utf8_slice_codeunits(texts, 0, REFUSAL_PROBE_CHARS)
+            faulty[owners[_flags(pc.match_substring_regex(starts, REFUSAL_PROBE))]] = True
     return PrefilterFlags(faulty, marks & _PERSONAL > 0)
 
 
@@ -88,26 +88,51 @@ def strings_of(column: pa.Array) -> tuple[pa.Array, np.ndarray]:
     return column.cast(pa.large_string()).fill_null(""), np.arange(len(column))
 
 
-def _may_echo(data_format: str, columns: Mapping[str, pa.Array], views: ComparisonTexts) -> np.ndarray:
-    """Return, for each row, whether an answer may repeat the prompt."""
-    if data_format == "preferences":
-        return np.ones(len(views.prompts), dtype=bool)
-    echoes = np.zeros(len(views.prompts), dtype=bool)
-    if data_format == "alpaca":
-        echoes |= _flags(pc.equal(views.prompts, views.answers))
-        more = pc.or_(
-            pc.not_equal(columns["input"], ""), pc.or_(pc.is_valid(columns["system"]), pc.is_valid(columns["history"]))
-        )
-        instruction, extra, output = (
-            columns[name].filter(more).cast(pa.large_string()) for name in ("instruction", "input", "output")
-        )
-        same = pc.equal(pc.utf8_trim_whitespace(extra), pc.utf8_trim_whitespace(output))
-        echoes[np.flatnonzero(_flags(more))] |= may_be_equal(instruction, output) | _flags(same)
-    if data_format == "sharegpt" and views.said is not None and len(views.said) > 1:
+def _may_be_too_long(columns: ArrowColumns, views: ComparisonTexts, sizes: np.ndarray) -> np.ndarray:
+    return sizes > MAX_ROW_CHARS  # bytes: never fewer than characters
+
+
+def _may_be_too_short(columns: ArrowColumns, views: ComparisonTexts, sizes: np.ndarray) -> np.ndarray:
+    lengths = (pc.utf8_length(pc.utf8_trim_whitespace(cells)) for cells in columns.values())
+    return np.logical_or.reduce([_flags(pc.less(length, MIN_TEXT_CHARS)) for length in lengths])
+
+
+def _may_repeat_instruction(columns: ArrowColumns, views: ComparisonTexts, sizes: np.ndarray) -> np.ndarray:
+    faulty = np.array(_flags(pc.equal(views.prompts, views.answers)))
+    more = pc.or_(
+        pc.not_equal(columns["input"], ""), pc.or_(pc.is_valid(columns["system"]), pc.is_valid(columns["history"]))
+    )
+    instruction, extra, output = (
+        columns[name].filter(more).cast(pa.large_string()) for name in ("instruction", "input", "output")
+    )
+    same = pc.equal(pc.utf8_trim_whitespace(extra), pc.utf8_trim_whitespace(output))
+    faulty[np.flatnonzero(_flags(more))] |= may_be_equal(instruction, output) | _flags(same)
+    return faulty
+
+
+def _may_repeat_turn(columns: ArrowColumns, views: ComparisonTexts, sizes: np.ndarray) -> np.ndarray:
+    faulty = np.zeros(len(sizes), dtype=bool)
+    if views.said is not None and len(views.said) > 1:
         same = _flags(pc.equal(views.said[:-1], views.said[1:]))
-        echoes[pc.list_parent_indices(columns["messages"]).to_numpy(zero_copy_only=False)[1:][same]] = True
-    return echoes
+        faulty[pc.list_parent_indices(columns["messages"]).to_numpy(zero_copy_only=False)[1:][same]] = True
+    return faulty
+
+
+def _always(columns: ArrowColumns, views: ComparisonTexts, sizes: np.ndarray) -> np.ndarray:
+    return np.ones(len(sizes), dtype=bool)
 
 
 def _flags(array: pa.Array) -> np.ndarray:
     return array.to_numpy(zero_copy_only=False)
+
+
+MAY_FAIL: Mapping[str, Callable[[ArrowColumns, ComparisonTexts, np.ndarray], np.ndarray]] = {
+    "too_short": _may_be_too_short,
+    "too_long": _may_be_too_long,
+    "echoed_instruction": _may_repeat_instruction,
+    "echoed_turn": _may_repeat_turn,
+    "echoed_prompt": _always,
+    "equal_answers": _always,
+}
+"""Check (content_checks.COLUMN_CHECKS and ROW_CHECKS) → which rows may fail it, from the columns, the comparison texts
+and the sizes of the rows in bytes."""

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from ft_pipeline.tables.dedup.keys import Keys, keys_of, keys_of_messages
 from ft_pipeline.tables.dedup.minhash import first_index, match_against
 from ft_pipeline.tables.dedup.shingles import Texts, windows_of
+from ft_pipeline.tables.formats.text import FORMAT as TEXT
 from ft_pipeline.tables.text_rules import plain_words
 
 PHRASE_WORDS = 13
@@ -43,9 +44,7 @@ def overlap_with_heldout(rows: Sequence[dict[str, Any]], heldout: Sequence[dict[
     texts = [row for row in rows if "text" in row]
     if texts and len(texts) != len(rows):
         raise ValueError("rows are either all texts or all messages")
-    new = (
-        keys_of("text", [(row["text"],) for row in rows]) if texts else keys_of_messages([_whole(row) for row in rows])
-    )
+    new = keys_of(TEXT, [(row["text"],) for row in texts]) if texts else keys_of_messages([_whole(row) for row in rows])
     return [origin(heldout[position]) if position >= 0 else None for position in near_heldout(new, known).tolist()]
 
 

@@ -11,11 +11,12 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
-from ft_pipeline.tables.dedup.normalized import TURN, ComparisonTexts, comparison_texts, views_of_messages
 from ft_pipeline.tables.dedup.shingles import PLACES, Texts, buffers, mix, shingle
 from ft_pipeline.tables.formats.arrow_schema import MESSAGES, columns_of
-from ft_pipeline.tables.formats.base import Record
+from ft_pipeline.tables.formats.base import Format, Record
+from ft_pipeline.tables.formats.comparison_texts import TURN, ComparisonTexts, views_of_messages
 from ft_pipeline.tables.formats.row_ids import sha256_of_each
 from ft_pipeline.tables.formats.turns import Message
 from ft_pipeline.tables.text_rules import normalise
@@ -43,6 +44,18 @@ class Keys:
     def __len__(self) -> int:
         return len(self.exact)
 
+    def to_table(self) -> pa.Table:
+        """Return the hashes as a table with a row per row, without the shingles and their numbers."""
+        columns = {name: getattr(self, name) for name in _HASHES}
+        return pa.table({**columns, "group_high": self.group[:, 0], "group_low": self.group[:, 1]})
+
+    @classmethod
+    def from_table(cls, table: pa.Table, shingles: np.ndarray, lengths: np.ndarray) -> "Keys":
+        """Return the keys with the hashes of `to_table`."""
+        hashes = {name: table[name].to_numpy() for name in _HASHES}
+        group = np.stack([table["group_high"].to_numpy(), table["group_low"].to_numpy()], axis=1)
+        return cls(**hashes, group=group, shingles=shingles, lengths=lengths)
+
     def take(self, rows: np.ndarray) -> "Keys":
         """Return the keys of some rows, in the order of `rows`."""
         lengths = self.lengths[rows]
@@ -62,14 +75,26 @@ class Keys:
 def merge(parts: Sequence[Keys], shingles: np.ndarray | None = None) -> Keys:
     """Concatenate the keys of several batches. `shingles`: their shingles, if they are already concatenated."""
     if not parts:
-        return keys_of("text", [])
+        return keys_of_messages([])
     columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in _PER_ROW}
     if shingles is None:
         shingles = parts[0].shingles if len(parts) == 1 else np.concatenate([part.shingles for part in parts])
     return Keys(shingles=shingles, **columns)
 
 
-_PER_ROW = ("exact", "normal", "prompt", "answer", "group", "lengths")
+_HASHES = ("exact", "normal", "prompt", "answer")
+_PER_ROW = (*_HASHES, "group", "lengths")
+
+
+def write_keys(keys: Keys, kept: np.ndarray, path: Path) -> None:
+    """Write the hashes of the kept rows for the conversations, so that each text is normalized only once."""
+    pq.write_table(keys.to_table().filter(pa.array(kept)), path, compression="none", use_dictionary=False)
+
+
+def read_keys(path: Path) -> Keys:
+    """Return the keys that write_keys wrote, without shingles."""
+    table = pq.read_table(path)
+    return Keys.from_table(table, np.empty(0, dtype=np.uint64), np.zeros(table.num_rows, dtype=np.int64))
 
 
 class ShingleFile:
@@ -91,9 +116,9 @@ class ShingleFile:
         return np.memmap(self._path, dtype=np.uint64, mode="r")
 
 
-def keys_of(data_format: str, records: Sequence[Record]) -> Keys:
-    """Return the keys of a table's rows."""
-    return keys_of_views(comparison_texts(data_format, columns_of(data_format, records)))
+def keys_of(row_format: Format, records: Sequence[Record]) -> Keys:
+    """Return the keys of rows of a format."""
+    return keys_of_views(row_format.comparison_texts(columns_of(row_format, records)))
 
 
 def keys_of_messages(rows: Iterable[Sequence[Message]]) -> Keys:

@@ -4,32 +4,39 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
-from ft_pipeline.tables.formats.base import Record
-from ft_pipeline.tables.formats.registry import COLUMNS
+from ft_pipeline.tables.formats.base import Column, Format, Record
 
 MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string()), ("reasoning_content", pa.string())]))
 """Turns. reasoning_content is null except in assistant turns that have it."""
-TYPES: dict[str, pa.DataType] = {
-    "messages": MESSAGES,
-    "prompt_messages": MESSAGES,
-    "chosen": MESSAGES,
-    "rejected": MESSAGES,
-    "history": pa.list_(pa.list_(pa.string())),
+ORIGIN = {
+    column.name: column
+    for column in (
+        Column("file", "The raw file, relative to its format folder"),
+        Column("row", "Line, list index or data row in that file, counted from 1", pa.int64()),
+        Column("id", "SHA-256 of the row's content"),
+    )
 }
-"""The types of columns that are not texts. All other columns are texts."""
-ORIGIN: dict[str, pa.DataType] = {"file": pa.string(), "row": pa.int64(), "id": pa.string()}
+"""The columns that every table has after those of its format."""
 
 
-def schema_of(data_format: str, *others: str) -> pa.Schema:
+def schema_of(row_format: Format, *others: str) -> pa.Schema:
     """Schema of the format's columns, followed by `others`, which are names of ORIGIN."""
-    own = [(name, TYPES.get(name, pa.string())) for name in COLUMNS[data_format]]
-    return pa.schema([*own, *((name, ORIGIN[name]) for name in others)])
+    columns = (*row_format.columns, *(ORIGIN[name] for name in others))
+    return pa.schema([(column.name, column.arrow_type) for column in columns])
 
 
-def columns_of(data_format: str, records: Sequence[Record]) -> dict[str, pa.Array]:
+def columns_of(row_format: Format, records: Sequence[Record]) -> dict[str, pa.Array]:
     """The records as the columns of their format."""
-    columns = zip(*records, strict=True) if records else [()] * len(COLUMNS[data_format])
+    cells = zip(*records, strict=True) if records else [()] * len(row_format.columns)
     return {
-        name: pa.array(items, TYPES.get(name, pa.string()))
-        for name, items in zip(COLUMNS[data_format], columns, strict=True)
+        column.name: pa.array(items, column.arrow_type) for column, items in zip(row_format.columns, cells, strict=True)
     }
+
+
+def type_name(arrow_type: pa.DataType) -> str:
+    """The type of a column for display."""
+    if pa.types.is_list(arrow_type):
+        return f"list<{type_name(arrow_type.value_type)}>"
+    if pa.types.is_struct(arrow_type):
+        return f"{{{', '.join(field.name for field in arrow_type)}}}"
+    return "int" if pa.types.is_integer(arrow_type) else "str"

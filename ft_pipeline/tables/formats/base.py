@@ -1,36 +1,113 @@
-"""Shared by all formats: the type of a converted row, and the faults that any row can have."""
+"""The definition of a format: the keys of its raw rows, the columns of its table, and its functions.
 
-from collections.abc import Callable
+To add a format: a module that defines a `Format`, and a line in registry.py.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
-from ft_pipeline.tables.reading.describe import describe_keys, describe_value
+import numpy as np
+import pyarrow as pa
+
+from ft_pipeline.tables.formats.comparison_texts import ComparisonTexts, views_of_column
+from ft_pipeline.tables.reading.describe import describe_value
 from ft_pipeline.tables.reading.sidecar import Sidecar
 from ft_pipeline.tables.reason_codes import Fault
 
-_SIGNS = {
-    "alpaca": frozenset({"instruction"}),
-    "sharegpt": frozenset({"conversations", "messages"}),
-    "text": frozenset({"text"}),
-    "preferences": frozenset({"chosen", "rejected"}),
-}
-FORGOTTEN = Fault("excluded", "forgotten on request")
 Record = tuple[Any, ...]
-Converter = Callable[[dict[str, Any], Sidecar], Record | Fault]
+"""The values of one row, in the order of the format's columns."""
+ArrowColumns = Mapping[str, pa.Array]
+"""Rows, given as the columns of their format."""
+PlacedTable = tuple[np.ndarray, pa.Table]
+"""Positions in a batch, and the rows at these positions."""
 
 
-def other_format(value: dict[str, Any], data_format: str) -> Fault | None:
-    """The fault of a row with the keys of another format, or None. The row has none of the keys of `data_format`."""
-    for name, signs in _SIGNS.items():
-        if name != data_format and signs & value.keys():
-            keys = describe_keys(value)
-            return Fault(
-                "wrong_format",
-                f"a row of the {name} format (it has {keys}), not of {data_format}; move it to data/raw/{name}",
-            )
-    return None
+@dataclass(frozen=True)
+class Field:
+    """A key that a raw row may have."""
+
+    name: str
+    description: str
+    has_turns: bool = False
+    """Whether the value may be a turn or a list of turns."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a format's table."""
+
+    name: str
+    description: str
+    arrow_type: pa.DataType = pa.string()  # noqa: RUF009
+    sources: tuple[str, ...] = ()
+    """The raw keys that it is made from. Empty: the key of the same name."""
+    is_prompt: bool = False
+    """Whether it contains turns of the human."""
+    is_answer: bool = False
+    """Whether it contains the answer to learn."""
+    nullable: bool = False
+
+    @property
+    def is_text(self) -> bool:
+        return bool(self.arrow_type == pa.string())
+
+
+def messages_column(table: pa.Table) -> pa.Array:
+    """The column `messages` of a table."""
+    return table["messages"].combine_chunks()
+
+
+@dataclass(frozen=True, eq=False)
+class Format:
+    """One kind of raw rows, and the table that they become."""
+
+    name: str
+    """The name of the raw folder and of the table."""
+    description: str
+    """Description of the table."""
+    raw_row: str
+    """The keys of a raw row, as docs/formats.md lists them (Markdown)."""
+    fields: tuple[Field, ...]
+    """The keys that are used. Other keys are dropped and listed once per file."""
+    columns: tuple[Column, ...]
+    required: tuple[frozenset[str], ...]
+    """If no row of a file has one of these sets of keys, the file has another format."""
+    main_keys: frozenset[str]
+    """A row with none of these keys may have another format."""
+    convert: Callable[[dict[str, Any], Sidecar], Record | Fault]
+    """Converts a raw row. No value changes its type."""
+    signs: frozenset[str] = frozenset()
+    """A row of another format that has one of these keys (and none of its main keys) has this format."""
+    precedence: tuple[tuple[str, frozenset[str]], ...] = ()
+    """(key, other keys): if a row has the first key, the other keys are not read."""
+    checks: tuple[str, ...] = ()
+    """Names of the checks in checks/content_checks.py, in addition to those that every text and every answer gets."""
+    comparison_texts: Callable[[ArrowColumns], ComparisonTexts] = views_of_column
+    """Returns the texts that rows are compared by."""
+    convert_columns: Callable[[Sequence[Any], tuple[str, ...], list[int]], PlacedTable | None] | None = None
+    """A fast path of `convert` for files without a sidecar's columns. Arguments: the values of a batch, a tuple of keys
+    and the positions of the objects with these keys. Returns the rows that it can convert; None if there are none."""
+    pair_texts: Callable[[pa.Table], list[tuple[str, str, str]]] | None = None
+    """For preference pairs: returns (prompt, preferred answer, other answer) of each row, normalized."""
+    is_conversational: bool = False
+    """Whether the rows become conversations."""
+    to_messages: Callable[[pa.Table], pa.Array] = messages_column
+    """Returns the rows of a conversational format as turns, in the type arrow_schema.MESSAGES."""
+
+    @cached_property
+    def keys(self) -> frozenset[str]:
+        """The names of the fields."""
+        return frozenset(field.name for field in self.fields)
+
+    @cached_property
+    def column_names(self) -> tuple[str, ...]:
+        return tuple(column.name for column in self.columns)
 
 
 def not_text(value: dict[str, Any], names: tuple[str, ...]) -> Fault | None:
+    """The fault of a row in which one of these values is neither a text nor null, or None."""
     for name in names:
         if not isinstance(value.get(name), str | None):
             return Fault("wrong_type", f"`{name}` is {describe_value(value[name])}; it must be a text")

@@ -1,29 +1,26 @@
-"""Converts the values of a batch to the columns of their format.
+"""Converts parsed values to rows of their format, one by one or as the columns of a batch.
 
-Instructions without context are converted as whole columns, all other rows one by one (registry.py). Both ways give
-the same result.
+The checks test the content of the strings (control tokens, placeholders, refusals) afterwards.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from operator import itemgetter
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from ft_pipeline.tables.excluded_rows import is_erasure_marker
 from ft_pipeline.tables.formats.arrow_schema import columns_of, schema_of
-from ft_pipeline.tables.formats.base import Record
-from ft_pipeline.tables.formats.registry import convert
-from ft_pipeline.tables.formats.row_ids import alpaca_ids, row_ids
-from ft_pipeline.tables.reading.sidecar import Sidecar
+from ft_pipeline.tables.formats.base import Format, PlacedTable, Record
+from ft_pipeline.tables.formats.registry import FORMATS
+from ft_pipeline.tables.formats.row_ids import row_ids
+from ft_pipeline.tables.reading.describe import describe_keys, describe_value
+from ft_pipeline.tables.reading.sidecar import PLAIN, Sidecar, rename
 from ft_pipeline.tables.reason_codes import Fault
-from ft_pipeline.tables.text_rules import EMPTY_CHARS
 
+FORGOTTEN = Fault("excluded", "forgotten on request")
 PlacedRows = dict[tuple[str, ...], list[int]]
-Part = tuple[np.ndarray, pa.Table]
-"""Positions in the batch, and the rows at these positions."""
 
 
 @dataclass
@@ -38,6 +35,33 @@ class Converted:
     """Position in the batch → why the row cannot be used."""
 
 
+def convert(row_format: Format, value: Any, sidecar: Sidecar = PLAIN) -> Record | Fault:
+    """The record of one row, with its values in the order of the format's columns, or the fault of the row."""
+    if isinstance(value, Fault):
+        return value
+    if not isinstance(value, dict):
+        return Fault("wrong_type", f"the row is {describe_value(value)}; a row must be an object with named values")
+    if is_erasure_marker(value):
+        return FORGOTTEN
+    if sidecar.columns:
+        value = rename(value, sidecar)
+    if row_format.main_keys.isdisjoint(value) and (fault := _wrong_format(value, row_format)):
+        return fault
+    return row_format.convert(value, sidecar)
+
+
+def _wrong_format(value: dict[str, Any], row_format: Format) -> Fault | None:
+    """The fault of a row with the keys of another format, or None."""
+    for other_format in FORMATS.values():
+        if other_format is not row_format and other_format.signs & value.keys():
+            keys, name = describe_keys(value), other_format.name
+            return Fault(
+                "wrong_format",
+                f"a row of the {name} format (it has {keys}), not of {row_format.name}; move it to data/raw/{name}",
+            )
+    return None
+
+
 def shapes_of(values: Sequence[Any]) -> PlacedRows:
     """The keys of the objects among the values → the positions of the objects with these keys."""
     shapes: PlacedRows = {}
@@ -47,11 +71,11 @@ def shapes_of(values: Sequence[Any]) -> PlacedRows:
     return shapes
 
 
-def convert_all(data_format: str, values: Sequence[Any], shapes: PlacedRows, sidecar: Sidecar) -> Converted:
+def convert_all(row_format: Format, values: Sequence[Any], shapes: PlacedRows, sidecar: Sidecar) -> Converted:
     """Convert the values of a batch; `shapes` is the result of `shapes_of(values)`."""
-    parts: list[Part] = []
-    if data_format == "alpaca" and not sidecar.columns:
-        parts = [part for shape, places in shapes.items() if (part := _plain_alpaca(values, shape, places)) is not None]
+    parts: list[PlacedTable] = []
+    if (fast := row_format.convert_columns) is not None and not sidecar.columns:
+        parts = [part for shape, places in shapes.items() if (part := fast(values, shape, places)) is not None]
     done = np.zeros(len(values), dtype=bool)
     for places, _ in parts:
         done[places] = True
@@ -59,14 +83,14 @@ def convert_all(data_format: str, values: Sequence[Any], shapes: PlacedRows, sid
     sources: list[int] = []
     faults: dict[int, Fault] = {}
     for position in np.flatnonzero(~done).tolist():
-        record = convert(data_format, values[position], sidecar)
+        record = convert(row_format, values[position], sidecar)
         if isinstance(record, Fault):
             faults[position] = record
         else:
             records.append(record)
             sources.append(position)
     if records or not parts:
-        parts.append((np.array(sources, dtype=np.int64), _table(data_format, records)))
+        parts.append((np.array(sources, dtype=np.int64), _table(row_format, records)))
     places = np.concatenate([part[0] for part in parts])
     table = pa.concat_tables([part[1] for part in parts]).combine_chunks()
     if len(parts) > 1:
@@ -75,34 +99,6 @@ def convert_all(data_format: str, values: Sequence[Any], shapes: PlacedRows, sid
     return Converted(table, places, faults)
 
 
-def _table(data_format: str, records: Sequence[Record]) -> pa.Table:
-    columns = columns_of(data_format, records)
-    return pa.table({**columns, "id": row_ids(data_format, records)}, schema=schema_of(data_format, "id"))
-
-
-def _plain_alpaca(values: Sequence[Any], shape: tuple[str, ...], places: list[int]) -> Part | None:
-    """The rows of one shape that can be used unchanged. registry.convert handles the other rows."""
-    names = set(shape)
-    if not {"instruction", "output"} <= names or {"system", "history"} & names:
-        return None
-    wanted = ("instruction", "output", "input") if "input" in names else ("instruction", "output")
-    cells = list(zip(*map(itemgetter(*wanted), map(values.__getitem__, places)), strict=True))
-    if len(wanted) == 3:
-        cells[2] = tuple("" if extra is None else extra for extra in cells[2])
-    kept = np.flatnonzero(np.logical_and.reduce([_all_texts(column) for column in cells]))
-    if len(kept) < len(places):
-        cells = [tuple(map(column.__getitem__, kept.tolist())) for column in cells]
-    instruction, output, *more = (pa.array(column, pa.string()) for column in cells)
-    extra = more[0] if more else pa.repeat(pa.scalar("", pa.string()), len(kept))
-    filled = pc.and_(*(pc.not_equal(pc.utf8_trim(column, EMPTY_CHARS), "") for column in (instruction, output)))
-    schema = schema_of("alpaca", "id")
-    nothing = [pa.nulls(len(kept), schema.field(name).type) for name in ("system", "history")]
-    ids = alpaca_ids(instruction, extra, output)
-    table = pa.Table.from_arrays([instruction, extra, output, *nothing, ids], schema=schema)
-    return np.array(places, dtype=np.int64)[kept][filled.to_numpy(zero_copy_only=False)], table.filter(filled)
-
-
-def _all_texts(column: Sequence[Any]) -> np.ndarray:
-    if set(map(type, column)) <= {str}:
-        return np.ones(len(column), dtype=bool)
-    return np.array([type(item) is str for item in column], dtype=bool)
+def _table(row_format: Format, records: Sequence[Record]) -> pa.Table:
+    columns = columns_of(row_format, records)
+    return pa.table({**columns, "id": row_ids(row_format, records)}, schema=schema_of(row_format, "id"))

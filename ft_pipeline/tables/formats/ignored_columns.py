@@ -3,48 +3,29 @@
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from ft_pipeline.tables.formats.registry import READ_KEYS
+from ft_pipeline.tables.formats.base import Format
 from ft_pipeline.tables.formats.turns import READ_KEYS as TURN_KEYS
 from ft_pipeline.tables.formats.turns import ROLES, TARGETS
 from ft_pipeline.tables.reading.describe import shorten
 from ft_pipeline.tables.reading.sidecar import Sidecar, rename
 
-_TURNS = {
-    "alpaca": (),
-    "sharegpt": ("conversations", "messages"),
-    "text": (),
-    "preferences": ("prompt", "chosen", "rejected"),
-    "unlabelled": ("conversations", "messages"),
-}
-"""The columns that may contain turns."""
-_OUTVOTED = {
-    "sharegpt": (("conversations", {"messages"}),),
-    "preferences": (("prompt", {"conversations", "messages"}),),
-    "unlabelled": (
-        ("instruction", {"conversations", "messages"}),
-        ("conversations", {"messages", "input", "system", "history"}),
-        ("messages", {"input", "system", "history"}),
-    ),
-}
-"""If a row has the first column, the other columns are not read."""
 
-
-def unread_columns(data_format: str, shape: Iterable[str], sidecar: Sidecar) -> set[str]:
+def unread_columns(row_format: Format, shape: Iterable[str], sidecar: Sidecar) -> set[str]:
     """The columns among `shape` that are not used, quoted for display."""
     columns = set(shape)
     names = set(rename(dict.fromkeys(columns), sidecar)) if sidecar.columns else columns
-    unread = {shorten(name) for name in names - READ_KEYS[data_format]}
-    for winner, losers in _OUTVOTED.get(data_format, ()):
+    unread = {shorten(name) for name in names - row_format.keys}
+    for winner, losers in row_format.precedence:
         if winner in names:
             unread |= {f"{shorten(name)} ({shorten(winner)} is read)" for name in losers & names}
             names -= losers
     return unread | _outvoted_by_mapping(columns, sidecar)
 
 
-def unread_turn_keys(data_format: str, values: Iterable[Any], sidecar: Sidecar) -> set[str]:
+def unread_turn_keys(row_format: Format, values: Iterable[Any], sidecar: Sidecar) -> set[str]:
     """The turn keys that are not used although they have a value, quoted for display."""
     unread: set[str] = set()
-    for turn in _turns(data_format, values, sidecar):
+    for turn in _turns(row_format, values, sidecar):
         if len(turn) == 2 and (turn.keys() <= _FIRST or turn.keys() <= _SECOND):
             continue
         unread |= _of_turn(turn, sidecar)
@@ -81,10 +62,10 @@ def _outvoted_by_mapping(columns: set[str], sidecar: Sidecar) -> set[str]:
     }
 
 
-def _turns(data_format: str, values: Iterable[Any], sidecar: Sidecar) -> Iterator[dict[str, Any]]:
-    wanted = set(_TURNS[data_format])
+def _turns(row_format: Format, values: Iterable[Any], sidecar: Sidecar) -> Iterator[dict[str, Any]]:
+    wanted = {field.name for field in row_format.fields if field.has_turns}
     names = wanted | {source for source, target in sidecar.columns.items() if target in wanted}
-    for value in values:
+    for value in values if names else ():
         if not isinstance(value, dict):
             continue
         for name in names:

@@ -1,19 +1,34 @@
 """Preference rows: three texts, or two lists of turns with a common prompt."""
 
+from dataclasses import replace
 from typing import Any
 
-from ft_pipeline.tables.formats.base import Record, other_format
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ft_pipeline.tables.formats.arrow_schema import MESSAGES
+from ft_pipeline.tables.formats.base import ArrowColumns, Column, Field, Format
+from ft_pipeline.tables.formats.comparison_texts import (
+    TURN,
+    ComparisonTexts,
+    as_large,
+    join_texts,
+    normalise_all,
+    text_scalar,
+    views_of_messages,
+)
+from ft_pipeline.tables.formats.sharegpt import CONVERSATIONS, TURNS
 from ft_pipeline.tables.formats.turns import Message, check_order, read_turns
 from ft_pipeline.tables.reading.describe import describe_empty, describe_value, missing_message, shorten
 from ft_pipeline.tables.reading.sidecar import Sidecar
 from ft_pipeline.tables.reason_codes import Fault
-from ft_pipeline.tables.text_rules import is_empty
+from ft_pipeline.tables.text_rules import is_empty, normalise
 
 Pair = tuple[list[Message], list[Message], list[Message]]
 
 
-def convert_pair(value: dict[str, Any], sidecar: Sidecar) -> Pair | Fault:
-    """(prompt messages, chosen message, rejected message), each a list of messages."""
+def convert_preferences(value: dict[str, Any], sidecar: Sidecar) -> Pair | Fault:
+    """(prompt messages, chosen message, rejected message), each a list of messages, or the fault of the row."""
     for side in ("chosen", "rejected"):
         if side not in value:
             return Fault(f"missing_{side}", missing_message(value, side))
@@ -148,9 +163,61 @@ def _answer(text: str) -> list[Message]:
     return [{"role": "assistant", "content": text}]
 
 
-def convert_preferences(value: dict[str, Any], sidecar: Sidecar) -> Record | Fault:
-    from ft_pipeline.tables.formats.preferences import convert_pair
+def normalized_pairs(table: pa.Table) -> list[tuple[str, str, str]]:
+    """(prompt, chosen, rejected) of each row, normalized."""
+    rows = zip(*(table[name].to_pylist() for name in ("prompt_messages", "chosen", "rejected")), strict=True)
+    return [
+        (
+            "\x1f".join(normalise(turn["content"]) for turn in prompt),
+            normalise(chosen[0]["content"]),
+            normalise(rejected[0]["content"]),
+        )
+        for prompt, chosen, rejected in rows
+    ]
 
-    if not {"prompt", "chosen", "rejected"} & value.keys() and (fault := other_format(value, "preferences")):
-        return fault
-    return convert_pair(value, sidecar)
+
+def comparison_texts(columns: ArrowColumns) -> ComparisonTexts:
+    """Return the comparison texts of preference pairs. The rest is the chosen answer and the rejected answer.
+
+    The words of the rejected answer are marked. Otherwise a pair and its reverse would be near duplicates.
+    """
+    rows = zip(columns["prompt_messages"].to_pylist(), columns["chosen"].to_pylist(), strict=True)
+    views = views_of_messages(pa.array([[*prompt, *chosen] for prompt, chosen in rows], columns["chosen"].type))
+    rejected = as_large(pc.struct_field(columns["rejected"].flatten(), "content"))
+    marked = join_texts(text_scalar(""), pc.replace_substring(normalise_all(rejected), " ", " \x1e"), "\x1e")
+    return ComparisonTexts(
+        views.prompts, join_texts(views.answers, marked, TURN), join_texts(views.exact, rejected, "\x1f")
+    )
+
+
+FORMAT = Format(
+    name="preferences",
+    description="A prompt with a preferred and a rejected answer.",
+    raw_row="`prompt`, `chosen`, `rejected`",
+    fields=(
+        replace(CONVERSATIONS, has_turns=False),  # read only if a sidecar maps it to `prompt`
+        replace(TURNS, has_turns=False),
+        Field("prompt", "The question, or the turns before the answer", has_turns=True),
+        Field("chosen", "The preferred answer, or all turns up to it", has_turns=True),
+        Field("rejected", "The other answer, or all turns up to it", has_turns=True),
+    ),
+    columns=(
+        Column(
+            "prompt_messages",
+            "The turns before the answer; the last one is the user's",
+            MESSAGES,
+            sources=("conversations", "messages", "prompt", "chosen", "rejected"),
+            is_prompt=True,
+        ),
+        Column("chosen", "The preferred answer: one assistant turn", MESSAGES, is_answer=True),
+        Column("rejected", "The other answer: one assistant turn", MESSAGES),
+    ),
+    required=(frozenset({"chosen", "rejected"}),),
+    main_keys=frozenset({"prompt", "chosen", "rejected"}),
+    signs=frozenset({"chosen", "rejected"}),
+    precedence=(("prompt", frozenset({"conversations", "messages"})),),
+    checks=("too_long", "echoed_prompt", "equal_answers"),
+    convert=convert_preferences,
+    comparison_texts=comparison_texts,
+    pair_texts=normalized_pairs,
+)

@@ -1,7 +1,7 @@
 """The id of a row and the digest of a table."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -10,8 +10,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ft_pipeline.tables.formats.base import Record
-from ft_pipeline.tables.formats.registry import COLUMNS
+from ft_pipeline.tables.formats.base import Format, Record
 
 _ESCAPED = r"[\"\\\x00-\x1f\x7f]"
 """The characters that JSON escapes (and U+007F, to be safe)."""
@@ -23,20 +22,28 @@ def row_id(row: dict[str, Any]) -> str:
     return hashlib.sha256(orjson.dumps(row, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 
-def row_ids(data_format: str, records: Sequence[Record]) -> pa.Array:
+def row_ids(row_format: Format, records: Sequence[Record]) -> pa.Array:
     """row_id of each record."""
-    names = COLUMNS[data_format]
+    names = row_format.column_names
     return pa.array([row_id(dict(zip(names, record, strict=True))) for record in records], pa.string())
 
 
-def alpaca_ids(instruction: pa.Array, extra: pa.Array, output: pa.Array) -> pa.Array:
-    """row_id of instructions without system prompt and history, given as string columns."""
-    texts = [_as_json(column.cast(pa.large_string())) for column in (extra, instruction, output)]
-    heads = ('{"history":null,"input":"', '","instruction":"', '","output":"')
-    parts = [part for head, text in zip(heads, texts, strict=True) for part in (_large(head), text)]
-    digests = b"".join(sha256_of_each(pc.binary_join_element_wise(*parts, _large('","system":null}'), _large(""))))
-    offsets = np.arange(len(instruction) + 1, dtype=np.int32) * _ID_DIGITS
-    return pa.StringArray.from_buffers(len(instruction), pa.py_buffer(offsets), pa.py_buffer(digests.hex().encode()))
+def ids_of_texts(texts: Mapping[str, pa.Array], nulls: Collection[str]) -> pa.Array:
+    """row_id of rows, given as the texts (string columns) and the names of the columns that are null in every row."""
+    parts: list[pa.Array | pa.Scalar] = []
+    head, before = "{", ""
+    for name in sorted([*texts, *nulls]):
+        head += f'{before}"{name}":'
+        if name in texts:
+            parts += [_large(head + '"'), _as_json(texts[name].cast(pa.large_string()))]
+            head = '"'
+        else:
+            head += "null"
+        before = ","
+    digests = b"".join(sha256_of_each(pc.binary_join_element_wise(*parts, _large(head + "}"), _large(""))))
+    count = len(digests) // hashlib.sha256().digest_size
+    offsets = np.arange(count + 1, dtype=np.int32) * _ID_DIGITS
+    return pa.StringArray.from_buffers(count, pa.py_buffer(offsets), pa.py_buffer(digests.hex().encode()))
 
 
 def sha256_of_each(texts: pa.Array) -> list[bytes]:

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from ft_pipeline.tables.formats.base import Record, other_format
+from ft_pipeline.tables.formats.arrow_schema import MESSAGES
+from ft_pipeline.tables.formats.base import Column, Field, Format, Record
 from ft_pipeline.tables.formats.turns import check_order, read_turns
 from ft_pipeline.tables.reading.describe import describe_value, missing_message
 from ft_pipeline.tables.reading.sidecar import Sidecar
@@ -10,7 +11,8 @@ from ft_pipeline.tables.reason_codes import Fault
 
 
 def convert_sharegpt(value: dict[str, Any], sidecar: Sidecar) -> Record | Fault:
-    raw = turn_list(value, "sharegpt")
+    """The turns of a row, or its fault."""
+    raw = turn_list(value)
     if isinstance(raw, Fault):
         return raw
     turns = read_turns(raw, sidecar)
@@ -20,12 +22,11 @@ def convert_sharegpt(value: dict[str, Any], sidecar: Sidecar) -> Record | Fault:
     return fault or (turns,)
 
 
-def turn_list(value: dict[str, Any], data_format: str) -> list[Any] | Fault:
+def turn_list(value: dict[str, Any]) -> list[Any] | Fault:
+    """The unread turns of a row, or the fault of the row."""
     name = "conversations" if "conversations" in value else "messages"
     if name not in value:
-        return other_format(value, data_format) or Fault(
-            "missing_conversations", missing_message(value, "conversations")
-        )
+        return Fault("missing_conversations", missing_message(value, "conversations"))
     turns = value[name]
     if turns is None or turns == []:
         return Fault(
@@ -34,3 +35,30 @@ def turn_list(value: dict[str, Any], data_format: str) -> list[Any] | Fault:
     if not isinstance(turns, list):
         return Fault("wrong_type", f"`{name}` is {describe_value(turns)}; it must be a list of turns")
     return turns
+
+
+CONVERSATIONS = Field("conversations", "The turns as {from, value}", has_turns=True)
+TURNS = Field("messages", "The turns as {role, content}", has_turns=True)
+FORMAT = Format(
+    name="sharegpt",
+    description="Multi-turn conversations.",
+    raw_row="`conversations`: list of `{from, value}`; common synonyms are mapped",
+    fields=(CONVERSATIONS, TURNS),
+    columns=(
+        Column(
+            "messages",
+            "The turns as {role, content, …}: [system], then alternating user and assistant, assistant last",
+            MESSAGES,
+            sources=("conversations", "messages"),
+            is_prompt=True,
+            is_answer=True,
+        ),
+    ),
+    required=(frozenset({"conversations"}), frozenset({"messages"})),
+    main_keys=frozenset({"conversations", "messages"}),
+    signs=frozenset({"conversations", "messages"}),
+    precedence=(("conversations", frozenset({"messages"})),),
+    checks=("too_long", "echoed_turn"),
+    convert=convert_sharegpt,
+    is_conversational=True,
+)

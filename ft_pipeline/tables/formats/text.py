@@ -2,7 +2,10 @@
 
 from typing import Any
 
-from ft_pipeline.tables.formats.base import Record, other_format
+import pyarrow as pa
+
+from ft_pipeline.tables.formats.base import ArrowColumns, Column, Field, Format, Record
+from ft_pipeline.tables.formats.comparison_texts import ComparisonTexts, as_large, normalise_all, text_scalar
 from ft_pipeline.tables.reading.describe import describe_empty, describe_value, missing_message
 from ft_pipeline.tables.reading.sidecar import Sidecar
 from ft_pipeline.tables.reason_codes import Fault
@@ -10,9 +13,31 @@ from ft_pipeline.tables.text_rules import is_empty
 
 
 def convert_text(value: dict[str, Any], sidecar: Sidecar) -> Record | Fault:
+    """The text, or the fault of the row."""
     if "text" not in value:
-        return other_format(value, "text") or Fault("missing_text", missing_message(value, "text"))
+        return Fault("missing_text", missing_message(value, "text"))
     text = value["text"]
     if not isinstance(text, str):
         return Fault("wrong_type", f"`text` is {describe_value(text)}; it must be a text")
     return Fault("empty_text", f"`text` is {describe_empty(text)}; remove the row") if is_empty(text) else (text,)
+
+
+def comparison_texts(columns: ArrowColumns) -> ComparisonTexts:
+    """Return the whole text as the prompt."""
+    text = as_large(columns["text"])
+    return ComparisonTexts(normalise_all(text), pa.repeat(text_scalar(""), len(text)), text)
+
+
+FORMAT = Format(
+    name="text",
+    description="Raw text for continued pretraining.",
+    raw_row="`text`",
+    fields=(Field("text", "A passage"),),
+    columns=(Column("text", "A passage for continued pretraining", is_prompt=True),),
+    required=(frozenset({"text"}),),
+    main_keys=frozenset({"text"}),
+    signs=frozenset({"text"}),
+    checks=("too_short",),
+    convert=convert_text,
+    comparison_texts=comparison_texts,
+)

@@ -2,9 +2,10 @@
 
 from typing import Any
 
-from ft_pipeline.tables.formats.alpaca import context_of, instruction_messages
-from ft_pipeline.tables.formats.base import Record, not_text
-from ft_pipeline.tables.formats.sharegpt import turn_list
+from ft_pipeline.tables.formats.alpaca import HISTORY, INPUT, INSTRUCTION, SYSTEM, context_of, instruction_messages
+from ft_pipeline.tables.formats.arrow_schema import MESSAGES
+from ft_pipeline.tables.formats.base import Column, Format, Record, not_text
+from ft_pipeline.tables.formats.sharegpt import CONVERSATIONS, TURNS, turn_list
 from ft_pipeline.tables.formats.turns import check_order, read_turns
 from ft_pipeline.tables.reading.describe import missing_message
 from ft_pipeline.tables.reading.sidecar import Sidecar
@@ -13,10 +14,11 @@ from ft_pipeline.tables.text_rules import is_empty
 
 
 def convert_unlabelled(value: dict[str, Any], sidecar: Sidecar) -> Record | Fault:
+    """The turns of a prompt, or the fault of the row."""
     turns_given = value.get("conversations") is not None or value.get("messages") is not None
     if value.get("instruction") is not None or ("instruction" in value and not turns_given):
         return _unlabelled_instruction(value, sidecar)
-    raw = turn_list(value, "unlabelled")
+    raw = turn_list(value)
     if isinstance(raw, Fault):
         if raw.code == "missing_conversations":
             return Fault("missing_instruction", missing_message(value, "instruction"))
@@ -40,3 +42,30 @@ def _unlabelled_instruction(value: dict[str, Any], sidecar: Sidecar) -> Record |
     if isinstance(context, Fault):
         return context
     return (instruction_messages(value["instruction"], value.get("input") or "", *context),)
+
+
+_CONTEXT = frozenset({"input", "system", "history"})
+FORMAT = Format(
+    name="unlabelled",
+    description="Prompts without answers, for the teacher.",
+    raw_row="`instruction` and optional `input`, or a conversation that ends with the human",
+    fields=(INSTRUCTION, INPUT, SYSTEM, HISTORY, CONVERSATIONS, TURNS),
+    columns=(
+        Column(
+            "messages",
+            "The turns as {role, content, …}: a prompt for the teacher, ending with the user",
+            MESSAGES,
+            sources=("instruction", "input", "system", "history", "conversations", "messages"),
+            is_prompt=True,
+        ),
+    ),
+    required=(frozenset({"instruction"}), frozenset({"conversations"}), frozenset({"messages"})),
+    main_keys=frozenset({"instruction", "conversations", "messages"}),
+    precedence=(
+        ("instruction", frozenset({"conversations", "messages"})),
+        ("conversations", _CONTEXT | {"messages"}),
+        ("messages", _CONTEXT),
+    ),
+    checks=("too_long",),
+    convert=convert_unlabelled,
+)

@@ -12,6 +12,8 @@ from ft_pipeline.tables.reason_codes import Fault, Refused
 
 # A string (possibly without its closing quote), or a structural character.
 _TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[\[\]{},]', re.DOTALL)
+MAIN_KEYS = frozenset({"instruction", "output", "text", "prompt", "chosen", "rejected", "conversations", "messages"})
+"""The main keys of the rows of all formats."""
 
 
 def json_batches(path: Path) -> Iterator[Batch]:
@@ -97,16 +99,7 @@ def _refuse_single_object(path: Path, begin: int) -> None:
 
 def looks_like_row(value: dict) -> bool:
     """Whether a single object in a file can be a row. A wrapper contains rows by name or by column."""
-    known = {
-        "instruction",
-        "output",
-        "text",
-        "prompt",
-        "chosen",
-        "rejected",
-        "conversations",
-        "messages",
-    } & value.keys()
+    known = MAIN_KEYS & value.keys()
     if not known:
         return bool(value) and all(not isinstance(item, dict | list) for item in value.values())
     for name in known - {"conversations", "messages", "chosen", "rejected"}:

@@ -8,10 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ft_pipeline.tables.dedup.keys import keys_of
-from ft_pipeline.tables.dedup.normalized import comparison_texts, normalise_all
 from ft_pipeline.tables.dedup.shingles import word_hashes
 from ft_pipeline.tables.formats.alpaca import instruction_messages
 from ft_pipeline.tables.formats.arrow_schema import columns_of
+from ft_pipeline.tables.formats.comparison_texts import ComparisonTexts, normalise_all
+from ft_pipeline.tables.formats.registry import FORMATS
 from ft_pipeline.tables.text_rules import is_empty, normalise
 
 TEXTS = st.text(max_size=30) | st.text("aB .,!\t\n\r\v\x1c\x1f\x7f\x00é　İſ", max_size=12)
@@ -25,6 +26,11 @@ MESSAGES = st.lists(
     max_size=4,
 )
 OTHER_ROLES = ("assistant", "system", "tool")
+
+
+def comparison_of(data_format, records) -> ComparisonTexts:
+    row_format = FORMATS[data_format]
+    return row_format.comparison_texts(columns_of(row_format, records))
 
 
 @given(st.lists(TEXTS, max_size=8))
@@ -47,7 +53,7 @@ def exact_text(messages):
 
 @given(st.lists(MESSAGES, max_size=5))
 def test_conversations_are_compared_by_prompt_answer_and_exact_text(rows):
-    comparison = comparison_texts("sharegpt", columns_of("sharegpt", [(messages,) for messages in rows]))
+    comparison = comparison_of("sharegpt", [(messages,) for messages in rows])
     assert comparison.prompts.to_pylist() == [normalized_texts(messages, "user") for messages in rows]
     assert comparison.answers.to_pylist() == [normalized_texts(messages, *OTHER_ROLES) for messages in rows]
     assert comparison.exact.to_pylist() == [exact_text(messages) for messages in rows]
@@ -62,7 +68,7 @@ def test_alpaca_rows_are_compared_like_their_conversations(rows):
         ]
         for instruction, extra, output, system, history in rows
     ]
-    comparison = comparison_texts("alpaca", columns_of("alpaca", rows))
+    comparison = comparison_of("alpaca", rows)
     assert comparison.prompts.to_pylist() == [normalized_texts(messages, "user") for messages in turns]
     assert comparison.answers.to_pylist() == [normalized_texts(messages, *OTHER_ROLES) for messages in turns]
     assert comparison.exact.to_pylist() == [exact_text(messages) for messages in turns]
@@ -74,7 +80,7 @@ def test_comparison_texts_distinguish_a_pair_from_its_reverse(rows):
         return [{"role": role, "content": text}]
 
     pairs = [(turn("user", p), turn("assistant", c), turn("assistant", r)) for p, c, r in rows]
-    comparison = comparison_texts("preferences", columns_of("preferences", pairs))
+    comparison = comparison_of("preferences", pairs)
     assert comparison.prompts.to_pylist() == [normalise(prompt) for prompt, _, _ in rows]
     for (_, chosen, rejected), answer in zip(rows, comparison.answers.to_pylist(), strict=True):
         first, second = answer.rsplit(" \x1f ", 1)
@@ -84,7 +90,7 @@ def test_comparison_texts_distinguish_a_pair_from_its_reverse(rows):
 
 @given(st.lists(TEXTS, min_size=1, max_size=5))
 def test_a_group_is_the_hash_of_its_normalized_prompt(texts):
-    keys = keys_of("text", [(text,) for text in texts])
+    keys = keys_of(FORMATS["text"], [(text,) for text in texts])
     digests = [sha256(normalise(text).encode()).digest() for text in texts]
     assert keys.group.astype(">u8").tobytes() == b"".join(digest[:16] for digest in digests)
 

@@ -1,0 +1,100 @@
+"""The texts that rows are compared by: normalized prompt, normalized rest and exact text, one column at a time."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ft_pipeline.tables.text_rules import ASCII_PUNCTUATION, normalise
+
+TURN = " \x1f "
+_SPREAD = r"[\t-\r\x1c-\x1f]|  "
+"""ASCII white space other than a single space."""
+_WHITE = r"[\t-\r\x1c-\x20]+"
+
+
+class ComparisonTexts(NamedTuple):
+    """One text per row in each field, as large_string."""
+
+    prompts: pa.Array
+    """Normalized human turns."""
+    answers: pa.Array
+    """Normalized rest."""
+    exact: pa.Array
+    """All strings of the row, unchanged."""
+    said: pa.Array | None = None
+    """For conversations: the normalized text of each turn, all rows one after the other."""
+
+    def filter(self, rows: pa.Array) -> "ComparisonTexts":
+        """Return the texts of some rows, without `said`."""
+        return ComparisonTexts(self.prompts.filter(rows), self.answers.filter(rows), self.exact.filter(rows))
+
+
+def normalise_all(texts: pa.Array) -> pa.Array:
+    """Return `text_rules.normalise` of every text, as large_string: ASCII with Arrow kernels, others one by one."""
+    texts = as_large(texts)
+    result = pc.ascii_lower(texts)
+    spread = pc.match_substring_regex(result, _SPREAD)
+    if pc.any(spread).as_py():
+        result = pc.replace_with_mask(result, spread, pc.replace_substring_regex(result.filter(spread), _WHITE, " "))
+    result = pc.ascii_trim(result, " ")
+    cut = pc.ascii_rtrim(result, ASCII_PUNCTUATION)
+    result = pc.if_else(pc.equal(cut, text_scalar("")), result, cut)
+    non_ascii = pc.invert(pc.string_is_ascii(texts))
+    if pc.any(non_ascii).as_py():
+        careful = [normalise(text) for text in texts.filter(non_ascii).to_pylist()]
+        result = pc.replace_with_mask(result, non_ascii, pa.array(careful, pa.large_string()))
+    return result
+
+
+def views_of_column(columns: Mapping[str, pa.Array]) -> ComparisonTexts:
+    """Return the comparison texts of rows whose only column is `messages`."""
+    return views_of_messages(columns["messages"])
+
+
+def views_of_messages(messages: pa.Array) -> ComparisonTexts:
+    """Return the comparison texts of an array of arrow_schema.MESSAGES. In each turn, reasoning follows the content."""
+    turns = messages.flatten()
+    roles, content, reasoning = (as_large(turns.field(name)) for name in ("role", "content", "reasoning_content"))
+    is_user = pc.equal(roles, text_scalar("user")).to_numpy(zero_copy_only=False)
+    owners = np.repeat(np.arange(len(messages)), pc.list_value_length(messages).to_numpy(zero_copy_only=False))
+    normal = normal_content = normalise_all(content)
+    exact = join_texts(roles, content, "\x1e")
+    if reasoning.null_count < len(reasoning):
+        # A join with null is null: the turn then keeps its first part only.
+        thoughts = pc.if_else(pc.is_null(reasoning), reasoning, normalise_all(pc.fill_null(reasoning, text_scalar(""))))
+        normal = pc.coalesce(join_texts(normal, thoughts, TURN), normal)
+        exact = pc.coalesce(join_texts(exact, reasoning, "\x1e"), exact)
+    return ComparisonTexts(
+        _joined(normal, owners, is_user, len(messages), TURN),
+        _joined(normal, owners, ~is_user, len(messages), TURN),
+        _joined(exact, owners, np.ones(len(owners), bool), len(messages), "\x1f"),
+        normal_content,
+    )
+
+
+def _joined(texts: pa.Array, owners: np.ndarray, wanted: np.ndarray, count: int, separator: str) -> pa.Array:
+    """Return, for each of `count` owners (ascending), its wanted texts joined into one."""
+    offsets = np.searchsorted(owners[wanted], np.arange(count + 1))
+    lists = pa.LargeListArray.from_arrays(pa.array(offsets, pa.int64()), texts.filter(pa.array(wanted)))
+    return pc.binary_join(lists, text_scalar(separator))
+
+
+def join_texts(first: pa.Array | pa.Scalar, second: pa.Array, separator: str) -> pa.Array:
+    """Return the pairs of texts, each joined by the separator. Both are large_string."""
+    return pc.binary_join_element_wise(first, second, text_scalar(separator))
+
+
+def as_large(texts: pa.Array) -> pa.Array:
+    """Return the texts as large_string."""
+    return texts if texts.type == pa.large_string() else texts.cast(pa.large_string())
+
+
+def text_scalar(text: str) -> pa.Scalar:
+    """Return a text as large_string.
+
+    The join kernels do not mix text types: a plain str would be a `string`, but the columns are `large_string`.
+    """
+    return pa.scalar(text, pa.large_string())

@@ -1,0 +1,147 @@
+"""The registry of formats: a sample row of each, and what the layers below it must know of it."""
+
+import re
+from typing import Any, cast
+
+import pyarrow.parquet as pq
+import pytest
+
+from ft_pipeline.defs.column_lineage import raw_schema, table_lineage
+from ft_pipeline.settings.project import DataSettings
+from ft_pipeline.settings.teacher import TeacherSettings
+from ft_pipeline.tables.checks.content_checks import COLUMN_CHECKS, FAULT_MESSAGES, ROW_CHECKS, describe_columns
+from ft_pipeline.tables.checks.prefilter import MAY_FAIL
+from ft_pipeline.tables.conversations import build_conversations
+from ft_pipeline.tables.formats.arrow_schema import MESSAGES, schema_of
+from ft_pipeline.tables.formats.base import Column, Field, Format, Record
+from ft_pipeline.tables.formats.convert import convert, convert_all, shapes_of
+from ft_pipeline.tables.formats.registry import CONVERSATIONAL, FORMATS
+from ft_pipeline.tables.formats.turns import READ_KEYS, plain
+from ft_pipeline.tables.reading.json_reader import MAIN_KEYS
+from ft_pipeline.tables.reading.sidecar import PLAIN, TARGET_COLUMNS, Sidecar
+from ft_pipeline.tables.reason_codes import ROW_CODES, Fault
+from ft_pipeline_tests.tables.helpers import GOOD, build, validate
+
+ASK, ANSWER = {"role": "user", "content": "Where is it?"}, {"role": "assistant", "content": "With the carrier."}
+OTHER = {"role": "assistant", "content": "No idea."}
+SAMPLES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "alpaca": (
+        {"instruction": "Where is it?", "output": "With the carrier.", "system": "Be brief.", "history": [["a", "b"]]},
+        {
+            "instruction": "Where is it?",
+            "input": "",
+            "output": "With the carrier.",
+            "system": "Be brief.",
+            "history": [["a", "b"]],
+        },
+    ),
+    "sharegpt": (
+        {"conversations": [{"from": "human", "value": "Where is it?"}, {"from": "gpt", "value": "With the carrier."}]},
+        {"messages": [ASK, ANSWER]},
+    ),
+    "text": ({"text": "Returns are free."}, {"text": "Returns are free."}),
+    "preferences": (
+        {"prompt": "Where is it?", "chosen": "With the carrier.", "rejected": "No idea."},
+        {"prompt_messages": [ASK], "chosen": [ANSWER], "rejected": [OTHER]},
+    ),
+    "unlabelled": ({"instruction": "Where is it?"}, {"messages": [ASK]}),
+}
+"""Format → a raw row, and the row of the table."""
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_sample_row_becomes_the_columns_of_its_format(name: str) -> None:
+    row_format, (raw, expected) = FORMATS[name], SAMPLES[name]
+    record = convert(row_format, raw)
+    assert not isinstance(record, Fault)
+    assert dict(zip(row_format.column_names, record, strict=True)) == expected
+    converted = convert_all(row_format, [raw], shapes_of([raw]), PLAIN)
+    assert converted.columns.schema == schema_of(row_format, "id")
+    (row,) = converted.columns.drop_columns("id").to_pylist()
+    messages = {column.name for column in row_format.columns if column.arrow_type == MESSAGES}
+    assert {key: plain(cell) if key in messages else cell for key, cell in row.items()} == expected
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_row_of_another_format_is_named(name: str) -> None:
+    row_format = FORMATS[name]
+    for other_name, (raw, _) in SAMPLES.items():
+        if row_format.main_keys.isdisjoint(raw) and FORMATS[other_name].signs:
+            fault = convert(row_format, raw)
+            assert isinstance(fault, Fault) and fault.code == "wrong_format"
+            assert f"a row of the {other_name} format" in fault.message and f"data/raw/{other_name}" in fault.message
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_format_names_its_own_keys_and_known_checks(name: str) -> None:
+    row_format = FORMATS[name]
+    assert row_format.name == name
+    named = [row_format.main_keys, *(column.sources or {column.name} for column in row_format.columns)]
+    named += [{winner, *losers} for winner, losers in row_format.precedence]
+    assert all(row_format.keys.issuperset(keys) for keys in named)
+    assert all(row_format.main_keys.issuperset(keys) for keys in (row_format.signs, *row_format.required))
+    assert {*row_format.checks} <= {*COLUMN_CHECKS, *ROW_CHECKS}
+
+
+def test_each_check_has_a_code_a_message_and_a_prefilter() -> None:
+    assert set(MAY_FAIL) == {*COLUMN_CHECKS, *ROW_CHECKS}
+    assert {*COLUMN_CHECKS, *(code for code, _ in ROW_CHECKS.values())} <= FAULT_MESSAGES.keys() <= ROW_CODES.keys()
+
+
+def test_the_names_below_the_formats_are_those_of_the_registry() -> None:
+    keys = frozenset[str]().union(*(row_format.keys for row_format in FORMATS.values()))
+    synonyms = {"messages", "role", "content"}
+    assert (keys | READ_KEYS) - synonyms == TARGET_COLUMNS
+    assert frozenset[str]().union(*(row_format.main_keys for row_format in FORMATS.values())) == MAIN_KEYS
+    pattern = next(item.pattern for item in TeacherSettings.model_fields["few_shot_from"].metadata)
+    assert re.findall(r"\((.+?)\)", pattern) == ["|".join(CONVERSATIONAL)]
+
+
+def _convert_qa(value: dict[str, Any], sidecar: Sidecar) -> Record | Fault:
+    if "question" not in value or "answer" not in value:
+        return Fault("missing_output", "no answer")
+    question, answer = value["question"], value["answer"]
+    return ([{"role": "user", "content": question}, {"role": "assistant", "content": answer}],)
+
+
+QA = Format(
+    name="qa",
+    description="Questions with answers.",
+    raw_row="`question`, `answer`",
+    fields=(Field("question", "The question"), Field("answer", "The answer")),
+    columns=(
+        Column("messages", "Two turns", MESSAGES, sources=("question", "answer"), is_prompt=True, is_answer=True),
+    ),
+    required=(frozenset({"question", "answer"}),),
+    main_keys=frozenset({"question", "answer"}),
+    checks=("too_long", "echoed_turn"),
+    convert=_convert_qa,
+    is_conversational=True,
+)
+
+
+def test_a_new_format_needs_only_its_definition(tmp_path, monkeypatch) -> None:
+    monkeypatch.setitem(cast(dict, FORMATS), "qa", QA)
+    rows = [
+        {"question": "Where is order 10400?", "answer": "It was shipped on Monday.", "source": "web"},
+        {"question": "Is the shop open today?", "answer": "Yes, until eight in the evening."},
+        {"question": "Is it open?", "answer": "is it open"},
+        {"question": "Can I pay by card?", "answer": "I am just an AI and cannot say."},
+        {"text": "Returns are free within 14 days of delivery."},
+    ]
+    for name, files in (("alpaca", {"a.jsonl": GOOD["alpaca"]}), ("qa", {"b.jsonl": rows})):
+        (tmp_path / name).mkdir()
+        report = build(tmp_path / name, name, files)
+    assert report.accepted == 2
+    assert report.reasons == {"output_equals_input": 1, "refusal_boilerplate": 1, "wrong_format": 1}
+    warning = validate(tmp_path / "qa" / "raw" / "b.jsonl", "qa")["warnings"][0]
+    assert "they are dropped: 'source'" in warning["message"]
+    folders = {name: tmp_path / name / "out" for name in ("alpaca", "qa")}
+    conversations = build_conversations(
+        folders, tmp_path / "out", settings=DataSettings(), general_questions=["What is it?"]
+    )
+    written = pq.read_table(tmp_path / "out" / "rows.parquet").to_pylist()
+    assert conversations.accepted == 4 and {row["table"] for row in written} == {"alpaca", "qa"}
+    assert [name for name, _, _ in describe_columns("qa")] == ["messages", "file", "row", "id"]
+    assert [field for field, _, _ in raw_schema("qa")] == ["question", "answer"]
+    assert table_lineage("qa", {})["messages"] == [("raw_qa", "answer"), ("raw_qa", "question")]
