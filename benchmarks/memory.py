@@ -91,8 +91,13 @@ def _settings(configuration: dict[str, Any]) -> Any:
         "gradient_checkpointing": configuration.get("checkpointing", False),
         "optim": configuration.get("optim", "adamw_8bit"),
     }
-    lora = {"target_modules": configuration.get("targets", [*ATTENTION]), "r": configuration.get("r", 8)}
-    return ExperimentSettings.model_validate({"technique": technique, "training": training, "lora": lora})
+    settings: dict[str, Any] = {"technique": technique, "training": training}
+    if technique in ("lora", "qlora"):
+        settings["lora"] = {
+            "target_modules": configuration.get("targets", [*ATTENTION]),
+            "r": configuration.get("r", 8),
+        }
+    return ExperimentSettings.model_validate(settings)
 
 
 def _predict(configuration: dict[str, Any], base: Path, dtype: str) -> dict[str, Any]:
@@ -112,6 +117,7 @@ def _measure(configuration: dict[str, Any], base: Path) -> dict[str, Any]:
     from ft_pipeline.models.compute_dtype import compute_dtype, dtype_name
     from ft_pipeline.models.load import load_tokenizer
     from ft_pipeline.training.techniques import new_model
+    from ft_pipeline.training.trainer.acceleration import speed_up
     from ft_pipeline.training.trainer.arguments import training_arguments
     from ft_pipeline.training.trainer.token_trainer import TokenTrainer
 
@@ -125,7 +131,9 @@ def _measure(configuration: dict[str, Any], base: Path) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as scratch:
         arguments = training_arguments(settings.training, Path(scratch), device, dtype)
         arguments.eval_strategy = arguments.save_strategy = "no"
-        trainer = TokenTrainer(new_model(base, settings, device), load_tokenizer(base), rows, rows[:1], arguments)
+        model = new_model(base, settings, device)
+        speed_up(model, settings.training, device)
+        trainer = TokenTrainer(model, load_tokenizer(base), rows, rows[:1], arguments)
         if device == "cpu":
             Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
         trainer.train()
