@@ -22,10 +22,10 @@ import ft_pipeline
 from ft_pipeline import scaffold
 from ft_pipeline.project import Project
 from ft_pipeline.release.champion import Candidate, ChampionRecord, Promotion
+from ft_pipeline.store.artifact_redaction import Redaction
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.asset_pointers import AssetPointers, Pointer
 from ft_pipeline.store.manifest import FileEntry
-from ft_pipeline.store.redaction import Redaction
 from ft_pipeline.store.sql_views import view_parts
 from ft_pipeline.tables.reason_codes import FILE_CODES, ROW_CODES
 from ft_pipeline_tests.evaluation.recorded import PROJECTS, comparison_of

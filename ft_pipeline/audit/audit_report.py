@@ -7,7 +7,7 @@ from typing import Any
 from ft_pipeline.audit.artifact_index import ArtifactIndex, ArtifactNode
 from ft_pipeline.audit.chain import Chain, raw_files
 from ft_pipeline.audit.findings import Finding
-from ft_pipeline.store.redaction import redactions
+from ft_pipeline.store.artifact_redaction import redactions
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import Any
 from ft_pipeline.audit.artifact_index import ArtifactIndex
 from ft_pipeline.audit.findings import Finding
 from ft_pipeline.release import champion
-from ft_pipeline.store import redaction
+from ft_pipeline.store import artifact_redaction
 from ft_pipeline.store.ledger import Ledger
 
 
@@ -59,7 +59,7 @@ def _held_records(index: ArtifactIndex) -> dict[int, dict[str, Any]]:
 
 def check_redactions(index: ArtifactIndex) -> tuple[int, list[Finding]]:
     """(records read, findings) for the records of `ft erase`."""
-    records = redaction.ledger(index.root)
+    records = artifact_redaction.ledger(index.root)
     return len(records.paths()), _findings(records, last=max(_numbers_in_manifests(index), default=0))
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ft_pipeline.project import records_elsewhere
 from ft_pipeline.store.atomic_files import translate_write_errors, write_atomically
-from ft_pipeline.store.scrubbing import ErasedTexts
+from ft_pipeline.store.text_redaction import ErasedTexts
 
 LOGS = (".out", ".err", ".log", ".txt")
 BUSY_SECONDS = 30.0

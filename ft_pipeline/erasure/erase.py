@@ -21,10 +21,7 @@ from ft_pipeline.erasure.dagster_log import redact_dagster_home
 from ft_pipeline.erasure.raw_files import RawRow, read_raw_rows, replace_with_markers
 from ft_pipeline.errors import UserError
 from ft_pipeline.project import Project
-from ft_pipeline.store.atomic_files import translate_write_errors, write_atomically
-from ft_pipeline.store.blobs import BlobStore
-from ft_pipeline.store.provenance import user
-from ft_pipeline.store.redaction import (
+from ft_pipeline.store.artifact_redaction import (
     Redaction,
     append_redaction,
     redact_artifact,
@@ -32,7 +29,10 @@ from ft_pipeline.store.redaction import (
     redactions,
     refuse_while_running,
 )
-from ft_pipeline.store.scrubbing import MIN_CHARS, ErasedTexts
+from ft_pipeline.store.atomic_files import translate_write_errors, write_atomically
+from ft_pipeline.store.blobs import BlobStore
+from ft_pipeline.store.provenance import user
+from ft_pipeline.store.text_redaction import MIN_CHARS, ErasedTexts
 from ft_pipeline.tables.excluded_rows import add_excluded, erasure_marker, salt_of, salted
 from ft_pipeline.tables.formats.registry import FORMATS
 from ft_pipeline.tables.reading.sidecar import PLAIN, Sidecar, parse_sidecar, read_sidecar

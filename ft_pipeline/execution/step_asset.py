@@ -14,8 +14,7 @@ from ft_pipeline.errors import UserError
 from ft_pipeline.execution import orphaned_runs
 from ft_pipeline.execution.build import BuildFunction, BuildResult, build_artifact
 from ft_pipeline.execution.events import State, StepEvent, publish
-from ft_pipeline.execution.metadata import clean_metadata
-from ft_pipeline.execution.origin import origin
+from ft_pipeline.execution.metadata import clean_metadata, origin
 from ft_pipeline.execution.pool_waits import POOL
 from ft_pipeline.execution.recorded_checks import failed_checks, recorded_checks
 from ft_pipeline.execution.step import (

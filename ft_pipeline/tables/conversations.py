@@ -32,8 +32,7 @@ from ft_pipeline.tables.formats.registry import FORMATS
 from ft_pipeline.tables.formats.row_ids import RowsDigest
 from ft_pipeline.tables.formats.turns import plain
 from ft_pipeline.tables.process_batch import raw_json
-from ft_pipeline.tables.split_assignment import CODES, SplitAssignment, assign_splits
-from ft_pipeline.tables.splits import SPLITS, TRAIN
+from ft_pipeline.tables.split_assignment import CODES, SPLITS, TRAIN, SplitAssignment, assign_splits
 
 SCHEMA = pa.schema(
     [

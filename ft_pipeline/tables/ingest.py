@@ -12,6 +12,7 @@ from ft_pipeline.store.folder_cache import FolderCache
 from ft_pipeline.tables.accounts import FileAccount, RowWarning
 from ft_pipeline.tables.cache_key import key_of
 from ft_pipeline.tables.checks.pii import NAMES
+from ft_pipeline.tables.checks.placeholders import message as placeholder_message
 from ft_pipeline.tables.dedup.keys import Keys, ShingleFile, merge
 from ft_pipeline.tables.file_result import ASIDE as ASIDE_FILE
 from ft_pipeline.tables.file_result import (
@@ -24,7 +25,6 @@ from ft_pipeline.tables.file_result import (
     save,
     write_stream,
 )
-from ft_pipeline.tables.hints import message as placeholder_message
 from ft_pipeline.tables.process_batch import ASIDE, BatchResult, process_batch
 from ft_pipeline.tables.reading.batches import Batch
 from ft_pipeline.tables.reading.containers import check_path, read_batches

@@ -9,8 +9,7 @@ import orjson
 import pandas as pd
 import pyarrow as pa
 
-from ft_pipeline.tables import hints
-from ft_pipeline.tables.checks import pii
+from ft_pipeline.tables.checks import pii, placeholders
 from ft_pipeline.tables.checks.content_checks import find_faults
 from ft_pipeline.tables.checks.prefilter import prefilter_rows, strings_of
 from ft_pipeline.tables.dedup.keys import Keys, hash_texts, keys_of_views
@@ -86,7 +85,7 @@ def process_batch(
         reasons=_reasons(batch, faults),
         pairs=_pairs(row_format, table),
         hints=_locate(pii.locate, _own(table, row_format), rows, flags.personal[keep])
-        | _locate(hints.locate, _own(table, row_format), rows, flags.faulty[keep]),
+        | _locate(placeholders.locate, _own(table, row_format), rows, flags.faulty[keep]),
     )
     _describe(chunk, values, shapes, row_format, sidecar)
     broken = (

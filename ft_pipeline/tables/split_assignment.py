@@ -1,4 +1,7 @@
-"""Assigns each conversation to a split, or sets it aside with a reason."""
+"""Assigns each conversation to a split, or sets it aside with a reason.
+
+The split depends only on the group, so that new rows never move existing rows.
+"""
 
 from dataclasses import dataclass, field
 
@@ -8,8 +11,9 @@ from ft_pipeline.settings.project import DataSettings
 from ft_pipeline.tables.conversation_rows import ConversationRows
 from ft_pipeline.tables.dedup.contamination import near_heldout
 from ft_pipeline.tables.dedup.minhash import match_against
-from ft_pipeline.tables.splits import SPLITS, TEST, TRAIN, place_in_splits
 
+SPLITS = ("train", "validation", "test")
+TRAIN, VALIDATION, TEST = range(3)
 CODES = ("", "duplicate", "near_duplicate", "train_test_overlap")
 DUPLICATE, NEAR_DUPLICATE, OVERLAP = 1, 2, 3
 
@@ -71,3 +75,21 @@ def _drop_near_heldout(staged: ConversationRows, fates: SplitAssignment) -> None
         origin = staged.origin(matched)
         message = f"near the {SPLITS[fates.split[matched]]} row {origin}, or asks the same"
         fates.set_aside(train[position], OVERLAP, message, origin)
+
+
+def split_of(group: str, settings: DataSettings) -> str:
+    """train, validation or test for a group (32 hex digits of a SHA-256)."""
+    return SPLITS[int(place_in_splits(np.array([int(group[16:], 16)], dtype=np.uint64), settings)[0])]
+
+
+def place_in_splits(low: np.ndarray, settings: DataSettings) -> np.ndarray:
+    """Index into SPLITS from the low half of each group (uint64).
+
+    The test share takes the lowest hashes and the validation share the next. A larger share takes rows from its
+    neighbor and moves no other rows.
+    """
+    place = low / 2.0**64
+    splits = np.full(len(low), TRAIN, dtype=np.uint8)
+    splits[place < settings.test_share + settings.validation_share] = VALIDATION
+    splits[place < settings.test_share] = TEST
+    return splits

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
+from ft_pipeline.store.artifact_redaction import redactions
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.asset_pointers import AssetPointers
 from ft_pipeline.store.manifest import describe_files, fingerprint_of
-from ft_pipeline.store.redaction import redactions
 from ft_pipeline_tests.end_to_end.project import current, ft_in_turn
 from ft_pipeline_tests.fixtures.packing import unpack
 from ft_pipeline_tests.store.old_store import ADVICE, LIST, Rerun, disagreements, read_list, reruns

@@ -15,7 +15,7 @@ from ft_pipeline.tables.dedup.shingles import shingle, windows
 from ft_pipeline.tables.formats.registry import FORMATS
 from ft_pipeline.tables.reading.json_parser import parse_carefully, parse_line
 from ft_pipeline.tables.reason_codes import Fault
-from ft_pipeline.tables.splits import split_of
+from ft_pipeline.tables.split_assignment import split_of
 from ft_pipeline.tables.text_rules import is_empty, normalise
 from ft_pipeline_tests.tables.helpers import build, validate, write_jsonl
 

@@ -8,7 +8,7 @@ from typing import Any
 from ft_pipeline.settings.project import DataSettings
 from ft_pipeline.tables.dedup.contamination import heldout_rows, overlap_with_heldout
 from ft_pipeline.tables.dedup.keys import prompt_of
-from ft_pipeline.tables.splits import split_of
+from ft_pipeline.tables.split_assignment import split_of
 from ft_pipeline.tables.text_rules import normalise
 
 

@@ -22,7 +22,7 @@ from ft_pipeline.store.hashing import sha256_of_file
 from ft_pipeline.store.ledger import Ledger
 from ft_pipeline.store.locks import FileLock
 from ft_pipeline.store.manifest import NAME, BrokenArtifact, read_manifest, write_seal
-from ft_pipeline.store.scrubbing import ErasedTexts
+from ft_pipeline.store.text_redaction import ErasedTexts
 
 UNTOUCHED_KINDS = frozenset({"base_model", "adapter", "merged_model"})
 """Weights contain no row as text. The record lists the models that learned from an erased row."""
