@@ -49,7 +49,7 @@ def audit_document(chain: Chain, result: VerificationResult | None = None) -> di
 
 
 def marks_of(index: ArtifactIndex) -> dict[str, list[str]]:
-    """Fingerprint → notes on erased rows that the model was trained on, chose its checkpoint by or was scored on."""
+    """Fingerprint → notes on erased rows that trained the model, selected its checkpoint or tested it."""
     marks: dict[str, list[str]] = {}
     for redaction in redactions(index.root):
         for model in redaction.models:

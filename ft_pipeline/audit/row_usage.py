@@ -9,7 +9,7 @@ from ft_pipeline.audit.rows import SPLITS, read_rows
 from ft_pipeline.errors import UserError
 
 MODELS = ("adapter", "merged_model")
-LEARNED = ("trained on it", "chose its checkpoint by it")
+LEARNED = ("trained on it", "selected its checkpoint with it")
 """How a model depends on a row of each split in SPLITS. Without the row, the model would be a different one."""
 SCORED = ("prompt_baseline", "scores")
 
@@ -23,7 +23,7 @@ class Use:
     created: str
     experiment: str | None
     how: str
-    """`trained on it`, `chose its checkpoint by it`, `was scored on it`, or `made from it`."""
+    """`trained on it`, `selected its checkpoint with it`, `was scored on it`, or `made from it`."""
     present: bool
     """Whether it is the latest materialization of its asset."""
     champion_records: tuple[int, ...] = ()
@@ -39,7 +39,7 @@ class RowUsage:
     """Ids of the row's contents, oldest first. There are several if the row changed between snapshots."""
     uses: list[Use] = field(default_factory=list)
     retrain: list[str] = field(default_factory=list)
-    """Experiments whose current model was trained on it or chose its checkpoint by it. A run trains them again."""
+    """Experiments whose current model was trained on it or selected its checkpoint with it. A run retrains them."""
     champion: bool = False
     """Whether the current champion is one of those models."""
 

@@ -67,7 +67,7 @@ def show_seen(console: Console, seen: RowUsage) -> None:
         for use in seen.uses
     ]
     if not rows:
-        console.print("No model was trained on it, chose a checkpoint by it, or was scored on it.")
+        console.print("No model was trained on it, selected its checkpoint with it, or was scored on it.")
         return
     show_rows(console, ["artifact", "fingerprint", "created", "how", "present", "champion records"], rows)
     console.print(f"To be retrained without it: {plain(', '.join(seen.retrain) or 'nothing')}")

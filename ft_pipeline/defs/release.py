@@ -30,7 +30,7 @@ from ft_pipeline.store.spec import Spec
     checks=[
         CheckSpec(
             "moved",
-            "A candidate beat the best prompt and the current champion, or a user moved it. If not, the reasons say "
+            "A candidate beat the best baseline and the current champion, or a user moved it. If not, the reasons say "
             "why.",
             blocking=False,
         )
@@ -105,7 +105,7 @@ def _build_champion(making: BuildContext) -> dict[str, Any]:
         present.looked_at if present.by_hand else present.evidence.get("decided_on")
     )
     (making.out / "champion.json").write_text(json.dumps(record, indent=2, ensure_ascii=False), encoding="utf-8")
-    message = present.reason if moved and present else "unchanged: " + "; ".join(reasons)
+    message = present.reason if moved and present else "the champion is unchanged: " + "; ".join(reasons)
     check = {"passed": moved, "blocking": False, "message": message}
     return {"champion": record, "moved": moved, "reasons": reasons, "checks": {"moved": check}}
 

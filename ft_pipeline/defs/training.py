@@ -142,14 +142,14 @@ def _estimate(making: BuildContext) -> dict[str, Any]:
     longest = making.artifact("training_data").summary["audit"]["lengths"]["max"]
     params = making.artifact("base_model").summary["params"]
     estimate = estimate_experiment(settings, model, longest, settings.gpu.min_memory_gb or None, params=params)
-    message = f"about {estimate['total_gb']:.1f} GB, at the least {estimate['lower_bound_gb']:.1f} GB; "
+    message = f"needs about {estimate['total_gb']:.1f} GB, at least {estimate['lower_bound_gb']:.1f} GB; "
     if settings.gpu.min_memory_gb:
-        message += f"{settings.gpu.min_memory_gb:g} GB GPU"
+        message += f"the declared GPU has {settings.gpu.min_memory_gb:g} GB"
     else:
         message += f"no GPU size declared; on a CPU {cpu_in_words(estimate['cpu_gb'])}"
     fits = estimate["possible"] is not False  # without a declared size there is nothing to compare with
     if not fits:
-        message += ". " + " ".join(estimate["advice"])
+        message += ". To make it fit, " + "; or ".join(estimate["advice"])
     _write_json(making, "memory.json", estimate)
     return {**estimate, "checks": {"fits": {"passed": fits, "blocking": True, "message": message}}}
 

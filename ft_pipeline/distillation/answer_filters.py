@@ -115,12 +115,12 @@ def _unanswered(answer: Mapping[str, Any], context: Context) -> Fault | None:
 
 
 def _empty(answer: Mapping[str, Any], context: Context) -> Fault | None:
-    return Fault("empty_output", "the teacher answered with nothing") if is_empty(answer["answer"]) else None
+    return Fault("empty_output", "the answer is empty") if is_empty(answer["answer"]) else None
 
 
 def _special(answer: Mapping[str, Any], context: Context) -> Fault | None:
     match = _SPECIAL.search(answer["answer"])
-    return Fault("special_tokens", f"holds the control token {match[0]}") if match else None
+    return Fault("special_tokens", f"contains the control token {match[0]}") if match else None
 
 
 def _repeats(answer: Mapping[str, Any], context: Context) -> Fault | None:
@@ -133,17 +133,19 @@ def _repeats(answer: Mapping[str, Any], context: Context) -> Fault | None:
 def _cut_off(answer: Mapping[str, Any], context: Context) -> Fault | None:
     if answer["finish_reason"] != "length":
         return None
-    return Fault("answer_cut_off", f"did not end within {answer['answer_tokens']} tokens (teacher.max_new_tokens)")
+    return Fault(
+        "answer_cut_off", f"the answer did not end within {answer['answer_tokens']} tokens (teacher.max_new_tokens)"
+    )
 
 
 def _refuses(answer: Mapping[str, Any], context: Context) -> Fault | None:
     match = _REFUSAL.search(answer["answer"]) or STOCK_PHRASES.search(answer["answer"])
-    return Fault("refusal_boilerplate", f"declines like an assistant: {match[0][:80]!r}") if match else None
+    return Fault("refusal_boilerplate", f"contains a stock phrase of a refusal: {match[0][:80]!r}") if match else None
 
 
 def _holes(answer: Mapping[str, Any], context: Context) -> Fault | None:
     match = _PLACEHOLDER.search(answer["answer"]) or HOLE_PATTERN.search(answer["answer"])
-    return Fault("unresolved_placeholder", f"leaves {match[0]} unfilled") if match else None
+    return Fault("unresolved_placeholder", f"contains the unfilled placeholder {match[0]}") if match else None
 
 
 def _copies(answer: Mapping[str, Any], context: Context) -> Fault | None:
@@ -157,7 +159,7 @@ def _copies(answer: Mapping[str, Any], context: Context) -> Fault | None:
             return Fault("output_equals_input", f"repeats the system prompt or an example: {part[:60]!r}")
     foreign = _numbers(given) & _numbers([text]) - _numbers(prompt) - _numbers([context.system_prompt])
     if foreign:
-        return Fault("output_equals_input", f"takes the number {min(foreign)} from an example")
+        return Fault("output_equals_input", f"copies the number {min(foreign)} from an example")
     return None
 
 
@@ -172,7 +174,7 @@ def _length(answer: Mapping[str, Any], context: Context) -> Fault | None:
     size = len(answer["answer"])
     if low <= size <= high:
         return None
-    return Fault("answer_length", f"{size} characters; people write {low} to {high}")
+    return Fault("answer_length", f"{size} characters; the range from human answers is {low} to {high}")
 
 
 CHECKS: tuple[Callable[[Mapping[str, Any], Context], Fault | None], ...] = (

@@ -135,7 +135,7 @@ def _drop_held_out(found: Sequence[_Answer], conversations: Path, general_questi
     shared = Phrases(general_questions).shared_by([prompt_of(answer.messages) for answer in left])
     for answer, row, phrase in zip(left, near, shared.tolist(), strict=True):
         if row is not None:
-            answer.drop("train_test_overlap", f"near the held-out row {row}, or of its prompt", row)
+            answer.drop("train_test_overlap", f"near the held-out row {row}, or has the same prompt", row)
         elif phrase:
             answer.drop("train_test_overlap", "its prompt shares 13 words in a row with the general suite")
 
@@ -162,7 +162,7 @@ def _drop_all_but_best(found: Sequence[_Answer]) -> None:
         for position, answer in enumerate(answers):
             if position != best:
                 message = (
-                    f"agrees {agreed[position]:.2f} with the other answers to its prompt, the kept one "
+                    f"agreement of {agreed[position]:.2f} with the other answers to its prompt; the kept answer has "
                     f"{agreed[best]:.2f}"
                 )
                 answer.drop("not_best", message, answers[best].origin)
@@ -252,7 +252,7 @@ def _accounted(answers: int, out: Path) -> dict[str, Any]:
     """The check that the two files contain every answer; rows are counted in the files themselves."""
     kept, aside = (pq.read_metadata(out / name).num_rows for name in ("rows.parquet", "set_aside.parquet"))
     passed = answers == kept + aside
-    message = f"{answers} answers {'=' if passed else 'are not'} {kept} kept + {aside} set aside"
+    message = f"{answers} answers {'=' if passed else '≠'} {kept} kept + {aside} set aside"
     return {"passed": passed, "message": message}
 
 
@@ -262,5 +262,5 @@ def _some_kept(found: Sequence[_Answer], reasons: Mapping[str, int]) -> dict[str
     commonest = max(reasons, key=lambda code: reasons[code], default=None)
     message = f"{kept} of {len(found)} answers are kept"
     if commonest:
-        message += f"; the commonest fault is {commonest} ({reasons[commonest]})"
+        message += f"; the most common fault is {commonest} ({reasons[commonest]})"
     return {"passed": kept > 0 or not found, "blocking": False, "message": message}

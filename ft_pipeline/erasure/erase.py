@@ -62,11 +62,11 @@ class ErasureResult:
     events: int
     """Number of places in Dagster's databases and logs that were redacted."""
     models: list[dict[str, Any]]
-    """Models that were trained on a row, chose their checkpoint by it or were scored on it."""
+    """Models that were trained on a row, selected their checkpoint with it or were scored on it."""
     retrain: list[str]
     """Experiments that the next run trains again."""
     champion: bool
-    """Whether the present champion was trained on a row or chose its checkpoint by it."""
+    """Whether the present champion was trained on a row or selected its checkpoint with it."""
     also: list[str] = field(default_factory=list)
     """Rows that share a text with an erased row and stay. The user should check them."""
     notes: list[str] = field(default_factory=list)

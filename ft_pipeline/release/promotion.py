@@ -49,11 +49,11 @@ def decide(
         failed = rules.failed_requirements(row)
         sequence = (held or {}).get(candidates[row.name].fingerprint)
         if not failed and sequence is not None:
-            failed = [f"was passed over by hand (record {sequence}): `ft promote {row.name}` releases it"]
+            failed = [f"was rejected manually (record {sequence}): run `ft promote {row.name}` to release it"]
         if not failed:
             return Decision(True, row.name, [*reasons, rules.describe_win(row)], rules.evidence(row))
         reasons.append(f"{row.name}: {'; '.join(failed)}")
-    return Decision(False, None, reasons or ["the comparison holds nothing that could be released"], {})
+    return Decision(False, None, reasons or ["the comparison has no row that can be released"], {})
 
 
 def promotion(
@@ -122,8 +122,8 @@ class _PromotionRules:
         """Return the requirements that the row does not meet; empty if it can be released."""
         candidate = self.candidates[row.name]
         if self.champion is not None and candidate.fingerprint == self.champion.fingerprint:
-            return ["is the champion already"]
-        failed = [f"the gate {name} did not pass" for name, passed in candidate.gates.items() if not passed]
+            return ["is already the champion"]
+        failed = [f"the check {name} failed" for name, passed in candidate.gates.items() if not passed]
         unbeaten = [self._not_beaten(row, rival) for rival in self._rivals(row)]
         return [*failed, *filter(None, unbeaten), *self._against_champion(row), *self._forgotten(row)]
 
@@ -132,7 +132,7 @@ class _PromotionRules:
         rivals = {rival.name: rival for rival in self._rivals(row)}
         beaten = [(name, self._lead(row, rival)) for name, rival in rivals.items()]
         champions = [rival for rival in self._champion_rows() if rival.name not in rivals]
-        beaten += [("the champion before it", self._lead(row, rival)) for rival in champions]
+        beaten += [("the previous champion", self._lead(row, rival)) for rival in champions]
         words = [f"{name} by {lead.in_words()}" for name, lead in beaten if lead]
         return f"{row.name} beats {', '.join(words)} on {self.settings.metric}"
 
@@ -160,7 +160,7 @@ class _PromotionRules:
             return []
         champions = self._champion_rows()
         if not champions:
-            return [f"the champion {self.champion.name} has no score in this comparison to be beaten: run `ft run`"]
+            return [f"the champion {self.champion.name} has no score in this comparison: run `ft run`"]
         missing = self._not_beaten(row, champions[0])
         return [f"champion: {missing}"] if missing else []
 
@@ -182,7 +182,7 @@ class _PromotionRules:
         if lead is None or lead.difference <= 0:
             return f"does not beat {rival.name} on {metric}"
         if not lead.clear:
-            return f"leads {rival.name} on {metric} by {lead.in_words()}, which is not clear of zero"
+            return f"leads {rival.name} on {metric} by {lead.in_words()}, but the interval includes zero"
         return None
 
     def _lead(self, row: ComparisonRow, rival: ComparisonRow) -> PairedDifference | None:

@@ -44,7 +44,7 @@ class Redaction:
     raw_files: list[str]
     """Original SHA-256 of the stored raw files that were redacted."""
     models: list[dict[str, Any]]
-    """Models that had learned from a row, chose their checkpoint by it or were scored on it."""
+    """Models that had learned from a row, selected their checkpoint with it or were scored on it."""
     previous_sha256: str | None = None
 
 

@@ -85,29 +85,29 @@ def build_table(
         collector = Ingestor(data_format, Path(folder), excluded, progress, cache)
         collected = [collector.collect(source) for source in sorted(files, key=lambda file: file.name)]
         readable = [file for file in collected if not file.refused]
-        verdict = flag_duplicates(readable, all_shingles(readable, Path(folder)))
-        fill_accounts(verdict)
-        rows_hash, preview, written = _write_rows(row_format, verdict, out / "rows.parquet")
-        set_aside = _write_set_aside(row_format, verdict, out / "set_aside.parquet")
+        flags = flag_duplicates(readable, all_shingles(readable, Path(folder)))
+        fill_accounts(flags)
+        rows_hash, preview, written = _write_rows(row_format, flags, out / "rows.parquet")
+        set_aside = _write_set_aside(row_format, flags, out / "set_aside.parquet")
         if row_format.is_conversational:
-            write_keys(verdict.keys, verdict.code == 0, out / "keys.parquet")
+            write_keys(flags.keys, flags.code == 0, out / "keys.parquet")
     accounts = [file.account for file in collected]
     _write_files(accounts, out / "files.parquet")
     warnings = [warning for file in readable for warning in file.warnings]
     if row_format.is_conversational:
-        warnings += conflict_warnings(verdict)
+        warnings += conflict_warnings(flags)
     checks = table_checks(data_format, collected, max_quarantined, written, set_aside)
     return TableReport(data_format, accounts, checks, warnings, preview, rows_hash, collector.from_cache)
 
 
-def _write_rows(row_format: Format, verdict: DuplicateFlags, path: Path) -> tuple[str, list[dict[str, Any]], list[int]]:
+def _write_rows(row_format: Format, flags: DuplicateFlags, path: Path) -> tuple[str, list[dict[str, Any]], list[int]]:
     """Write rows.parquet. Returns (hash of the rows, preview, number of rows written per file)."""
     digest, written = RowsDigest(), []
     preview: list[dict[str, Any]] = []
     schema = schema_of(row_format, *ORIGIN)
     with pq.ParquetWriter(path, schema, **PARQUET) as writer:
-        for index, file in enumerate(verdict.files):
-            stays, count, begin = verdict.of_file(index)[0] == 0, 0, 0
+        for index, file in enumerate(flags.files):
+            stays, count, begin = flags.of_file(index)[0] == 0, 0, 0
             for batch in file.row_batches():
                 mask = stays[begin : begin + batch.num_rows]
                 begin += batch.num_rows
@@ -140,33 +140,33 @@ def cut(value: Any) -> Any:
     return {name: cut(item) for name, item in value.items() if item is not None} if isinstance(value, dict) else value
 
 
-def _write_set_aside(row_format: Format, verdict: DuplicateFlags, path: Path) -> list[int]:
+def _write_set_aside(row_format: Format, flags: DuplicateFlags, path: Path) -> list[int]:
     """Write each file's faulty rows, then its duplicates and contradicting pairs. Returns the rows written per file."""
     written = []
     with pq.ParquetWriter(path, SET_ASIDE, compression="zstd") as writer:
-        for index, file in enumerate(verdict.files):
+        for index, file in enumerate(flags.files):
             count = 0
             for batch in file.aside_batches():
                 table = _with_file(pa.Table.from_batches([batch]), file.source.name)
                 copy_of = pa.nulls(table.num_rows, pa.string())
                 writer.write_table(table.append_column("copy_of", copy_of).select(SET_ASIDE.names))
                 count += table.num_rows
-            for copies in _copies(row_format, verdict, index):
+            for copies in _copies(row_format, flags, index):
                 count += _write_tuples(writer, copies)
             written.append(count)
     return written
 
 
-def _copies(row_format: Format, verdict: DuplicateFlags, at: int) -> Iterator[list[tuple]]:
+def _copies(row_format: Format, flags: DuplicateFlags, at: int) -> Iterator[list[tuple]]:
     """Yield the rows of a file that duplicate or contradict another row. Their raw text is the row read, as JSON."""
-    file, begin = verdict.files[at], 0
-    codes, of = verdict.of_file(at)
+    file, begin = flags.files[at], 0
+    codes, of = flags.of_file(at)
     for batch in file.row_batches():
         positions = np.flatnonzero(codes[begin : begin + batch.num_rows])
         rows = batch.take(pa.array(positions)).to_pylist() if positions.size else []
         entries = []
         for position, row in zip(positions.tolist(), rows, strict=True):
-            code, origin = CODES[codes[begin + position]], verdict.origin(int(of[begin + position]))
+            code, origin = CODES[codes[begin + position]], flags.origin(int(of[begin + position]))
             raw = raw_json({name: _own(row[name]) for name in row_format.column_names if row[name] is not None})
             entries.append((file.source.name, row["row"], code, WORDS[code].format(origin=origin), raw, origin))
         begin += batch.num_rows

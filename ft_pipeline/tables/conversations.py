@@ -92,9 +92,9 @@ def build_conversations(
         staged = load_conversation_rows(folders)
         if general_questions or not staged.compared_already:
             staged = with_texts(staged, Phrases(general_questions), Path(work))
-        fates = assign_splits(staged, settings)
-    written = _write(staged, fates, out)
-    return _report(staged, fates, settings, written)
+        assignment = assign_splits(staged, settings)
+    written = _write(staged, assignment, out)
+    return _report(staged, assignment, settings, written)
 
 
 @dataclass
@@ -105,7 +105,7 @@ class _Written:
     preview: list[dict[str, Any]] = field(default_factory=list)
 
 
-def _write(staged: ConversationRows, fates: SplitAssignment, out: Path) -> _Written:
+def _write(staged: ConversationRows, assignment: SplitAssignment, out: Path) -> _Written:
     written, begin = _Written(), 0
     groups = staged.keys.group
     with (
@@ -117,7 +117,7 @@ def _write(staged: ConversationRows, fates: SplitAssignment, out: Path) -> _Writ
                 part = slice(begin, begin + source.num_rows)
                 columns = {
                     "id": source["id"],
-                    "split": _names(fates.split[part], SPLITS),
+                    "split": _names(assignment.split[part], SPLITS),
                     "group": group_names(groups[part]),
                     "messages": FORMATS[name].to_messages(source),
                     "table": pa.repeat(pa.scalar(name), source.num_rows),
@@ -125,7 +125,7 @@ def _write(staged: ConversationRows, fates: SplitAssignment, out: Path) -> _Writ
                     "row": source["row"],
                 }
                 table = pa.table(columns, schema=SCHEMA)
-                stays = fates.code[part] == 0
+                stays = assignment.code[part] == 0
                 kept = table if stays.all() else table.filter(pa.array(stays))
                 rows.write_table(kept, row_group_size=ROW_GROUP)
                 written.rows += kept.num_rows
@@ -134,7 +134,7 @@ def _write(staged: ConversationRows, fates: SplitAssignment, out: Path) -> _Writ
                     written.preview += [
                         cut(row) for row in kept.slice(0, PREVIEW_ROWS - len(written.preview)).to_pylist()
                     ]
-                written.aside += _write_aside(aside, table, np.flatnonzero(~stays), fates, begin)
+                written.aside += _write_aside(aside, table, np.flatnonzero(~stays), assignment, begin)
                 begin += source.num_rows
     return written
 
@@ -144,15 +144,15 @@ def _names(indices: np.ndarray, names: Sequence[str]) -> pa.Array:
 
 
 def _write_aside(
-    writer: pq.ParquetWriter, table: pa.Table, positions: np.ndarray, fates: SplitAssignment, begin: int
+    writer: pq.ParquetWriter, table: pa.Table, positions: np.ndarray, assignment: SplitAssignment, begin: int
 ) -> int:
     if not positions.size:
         return 0
     entries = []
     for position, row in zip(positions.tolist(), table.take(pa.array(positions)).to_pylist(), strict=True):
-        message, copy_of = fates.notes[begin + position]
+        message, copy_of = assignment.notes[begin + position]
         origin = {name: row[name] for name in ("table", "file", "row")}
-        code = CODES[fates.code[begin + position]]
+        code = CODES[assignment.code[begin + position]]
         entries.append(
             {**origin, "code": code, "message": message, "raw": raw_json(plain(row["messages"])), "copy_of": copy_of}
         )
@@ -161,14 +161,16 @@ def _write_aside(
 
 
 def _report(
-    staged: ConversationRows, fates: SplitAssignment, settings: DataSettings, written: _Written
+    staged: ConversationRows, assignment: SplitAssignment, settings: DataSettings, written: _Written
 ) -> ConversationsReport:
-    stays = fates.code == 0
-    tables = {name: _count_splits(fates, stays & (staged.table == number)) for number, name in enumerate(staged.tables)}
+    stays = assignment.code == 0
+    tables = {
+        name: _count_splits(assignment, stays & (staged.table == number)) for number, name in enumerate(staged.tables)
+    }
     splits = {name: sum(counts[name] for counts in tables.values()) for name in SPLITS}
-    codes = np.bincount(fates.code, minlength=len(CODES)).tolist()
+    codes = np.bincount(assignment.code, minlength=len(CODES)).tolist()
     several = len(conflicts(staged.keys.prompt[stays], staged.keys.answer[stays]))
-    shared_answers = int((stays & (fates.split == TRAIN) & staged.answer_hits).sum())
+    shared_answers = int((stays & (assignment.split == TRAIN) & staged.answer_hits).sum())
     return ConversationsReport(
         read=len(staged),
         accepted=written.rows,
@@ -177,7 +179,7 @@ def _report(
         tables=tables,
         checks={
             "rows_accounted_for": _accounted(len(staged), written.rows, written.aside),
-            "no_prompt_straddles": _straddling(staged, fates, stays),
+            "no_prompt_straddles": _straddling(staged, assignment, stays),
             "every_split_has_rows": _filled(splits, settings),
         },
         warnings=_warnings(several, shared_answers),
@@ -188,8 +190,8 @@ def _report(
     )
 
 
-def _count_splits(fates: SplitAssignment, rows: np.ndarray) -> dict[str, int]:
-    counts = np.bincount(fates.split[rows], minlength=len(SPLITS)).tolist()
+def _count_splits(assignment: SplitAssignment, rows: np.ndarray) -> dict[str, int]:
+    counts = np.bincount(assignment.split[rows], minlength=len(SPLITS)).tolist()
     return dict(zip(SPLITS, counts, strict=True))
 
 
@@ -201,9 +203,9 @@ def _accounted(read: int, written: int, aside: int) -> CheckResult:
     )
 
 
-def _straddling(staged: ConversationRows, fates: SplitAssignment, stays: np.ndarray) -> CheckResult:
+def _straddling(staged: ConversationRows, assignment: SplitAssignment, stays: np.ndarray) -> CheckResult:
     low = staged.keys.group[:, 1]
-    train, heldout = stays & (fates.split == TRAIN), stays & (fates.split != TRAIN)
+    train, heldout = stays & (assignment.split == TRAIN), stays & (assignment.split != TRAIN)
     both = len(np.intersect1d(low[train], low[heldout]))
     return CheckResult(not both, f"{both} prompt(s) are in both the training split and a held-out split", both)
 

@@ -51,47 +51,47 @@ def flag_duplicates(files: list[FileResult], shingles: np.ndarray) -> DuplicateF
     """
     starts = np.concatenate([[0], np.cumsum([len(file.rows) for file in files])]).astype(np.int64)
     keys = merge([file.keys for file in files], shingles)
-    verdict = DuplicateFlags(np.zeros(len(keys), np.uint8), np.full(len(keys), -1), starts.tolist(), files, keys)
+    flags = DuplicateFlags(np.zeros(len(keys), np.uint8), np.full(len(keys), -1), starts.tolist(), files, keys)
     golden = _per_row(files, [file.account.split == "test" for file in files])
     for rows in (np.flatnonzero(~golden), np.flatnonzero(golden)):
         if len(rows):
             copies = find_duplicates(keys if len(rows) == len(keys) else keys.take(rows))
-            _mark_copies(verdict, rows, copies)
-    _mark_contradictions(verdict, np.concatenate([file.pairs for file in files]) if files else np.empty((0, 2)))
+            _mark_copies(flags, rows, copies)
+    _mark_contradictions(flags, np.concatenate([file.pairs for file in files]) if files else np.empty((0, 2)))
     for code in CODES[1:]:
         allowed = _per_row(files, [code in file.sidecar.allow for file in files])
-        verdict.code[allowed & (verdict.code == CODES.index(code))] = 0
-    verdict.of[verdict.code == 0] = -1
-    return verdict
+        flags.code[allowed & (flags.code == CODES.index(code))] = 0
+    flags.of[flags.code == 0] = -1
+    return flags
 
 
 def _per_row(files: list[FileResult], values: list[bool]) -> np.ndarray:
     return np.repeat(np.array(values, dtype=bool), [len(file.rows) for file in files])
 
 
-def _mark_copies(verdict: DuplicateFlags, rows: np.ndarray, copies: DuplicateMatches) -> None:
+def _mark_copies(flags: DuplicateFlags, rows: np.ndarray, copies: DuplicateMatches) -> None:
     copied = ~copies.kept
-    verdict.of[rows[copied]] = rows[copies.of[copied]]
-    verdict.code[rows[copied]] = np.where(copies.exact[copied], CODES.index("duplicate"), CODES.index("near_duplicate"))
+    flags.of[rows[copied]] = rows[copies.of[copied]]
+    flags.code[rows[copied]] = np.where(copies.exact[copied], CODES.index("duplicate"), CODES.index("near_duplicate"))
 
 
-def _mark_contradictions(verdict: DuplicateFlags, pairs: np.ndarray) -> None:
+def _mark_contradictions(flags: DuplicateFlags, pairs: np.ndarray) -> None:
     """Flag each kept pair that reverses an earlier kept pair."""
     earlier: dict[int, int] = {}
     for position, (pair, reverse) in enumerate(pairs.tolist()):
-        if verdict.code[position]:
+        if flags.code[position]:
             continue
         if reverse in earlier:
-            verdict.code[position], verdict.of[position] = CODES.index("contradicting_pair"), earlier[reverse]
+            flags.code[position], flags.of[position] = CODES.index("contradicting_pair"), earlier[reverse]
         else:
             earlier.setdefault(pair, position)
 
 
-def fill_accounts(verdict: DuplicateFlags) -> None:
+def fill_accounts(flags: DuplicateFlags) -> None:
     """Set accepted, quarantined, duplicates and reasons in the accounts of the files."""
-    for index, file in enumerate(verdict.files):
+    for index, file in enumerate(flags.files):
         reasons = {code: list(rows) for code, rows in file.reasons.items()}
-        codes, _ = verdict.of_file(index)
+        codes, _ = flags.of_file(index)
         for number in range(1, len(CODES)):
             if (rows := file.rows[codes == number]).size:
                 reasons.setdefault(CODES[number], []).extend(rows.tolist())
@@ -111,12 +111,12 @@ def conflicts(prompt: np.ndarray, answer: np.ndarray) -> np.ndarray:
     return np.flatnonzero(groups[first_prompt])
 
 
-def conflict_warnings(verdict: DuplicateFlags) -> Iterator[RowWarning]:
+def conflict_warnings(flags: DuplicateFlags) -> Iterator[RowWarning]:
     """One warning per file with questions that other rows answer differently."""
-    kept = np.flatnonzero(verdict.code == 0)
-    rows = kept[conflicts(verdict.keys.prompt[kept], verdict.keys.answer[kept])]
-    for index, file in enumerate(verdict.files):
-        conflicting = rows[(rows >= verdict.starts[index]) & (rows < verdict.starts[index + 1])] - verdict.starts[index]
+    kept = np.flatnonzero(flags.code == 0)
+    rows = kept[conflicts(flags.keys.prompt[kept], flags.keys.answer[kept])]
+    for index, file in enumerate(flags.files):
+        conflicting = rows[(rows >= flags.starts[index]) & (rows < flags.starts[index + 1])] - flags.starts[index]
         if conflicting.size:
             message = (
                 f"{conflicting.size:,} row(s) ask a question that other rows answer differently; they stay in one split"

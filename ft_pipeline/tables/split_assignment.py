@@ -40,17 +40,17 @@ def assign_splits(staged: ConversationRows, settings: DataSettings) -> SplitAssi
 
     Training rows that are near a held-out row, or whose prompt overlaps the general suite, are set aside too.
     """
-    fates = SplitAssignment(np.zeros(len(staged), np.uint8), place_in_splits(staged.keys.group[:, 1], settings))
-    fates.split[staged.golden] = TEST
+    assignment = SplitAssignment(np.zeros(len(staged), np.uint8), place_in_splits(staged.keys.group[:, 1], settings))
+    assignment.split[staged.golden] = TEST
     if not staged.compared_already:
-        _drop_copies_across_tables(staged, fates)
-        _drop_near_heldout(staged, fates)
-    for position in np.flatnonzero(staged.prompt_hits & (fates.code == 0) & (fates.split == TRAIN)).tolist():
-        fates.set_aside(position, OVERLAP, "its prompt shares 13 words in a row with the general suite", None)
-    return fates
+        _drop_copies_across_tables(staged, assignment)
+        _drop_near_heldout(staged, assignment)
+    for position in np.flatnonzero(staged.prompt_hits & (assignment.code == 0) & (assignment.split == TRAIN)).tolist():
+        assignment.set_aside(position, OVERLAP, "its prompt shares 13 words in a row with the general suite", None)
+    return assignment
 
 
-def _drop_copies_across_tables(staged: ConversationRows, fates: SplitAssignment) -> None:
+def _drop_copies_across_tables(staged: ConversationRows, assignment: SplitAssignment) -> None:
     """Set aside ShareGPT rows that duplicate an Alpaca row. Golden rows stay.
 
     Duplicates inside a table have already been set aside.
@@ -63,18 +63,21 @@ def _drop_copies_across_tables(staged: ConversationRows, fates: SplitAssignment)
     for position in np.flatnonzero(~copies.kept).tolist():
         origin = staged.origin(first[copies.of[position]])
         code, words = (DUPLICATE, "equal to") if copies.exact[position] else (NEAR_DUPLICATE, "nearly equal to")
-        fates.set_aside(second[position], code, f"{words} {origin}", origin)
+        assignment.set_aside(second[position], code, f"{words} {origin}", origin)
 
 
-def _drop_near_heldout(staged: ConversationRows, fates: SplitAssignment) -> None:
-    stays = fates.code == 0
-    train, heldout = np.flatnonzero(stays & (fates.split == TRAIN)), np.flatnonzero(stays & (fates.split != TRAIN))
+def _drop_near_heldout(staged: ConversationRows, assignment: SplitAssignment) -> None:
+    stays = assignment.code == 0
+    train, heldout = (
+        np.flatnonzero(stays & (assignment.split == TRAIN)),
+        np.flatnonzero(stays & (assignment.split != TRAIN)),
+    )
     matches = near_heldout(staged.keys.take(train), staged.keys.take(heldout))
     for position in np.flatnonzero(matches >= 0).tolist():
         matched = heldout[matches[position]]
         origin = staged.origin(matched)
-        message = f"near the {SPLITS[fates.split[matched]]} row {origin}, or asks the same"
-        fates.set_aside(train[position], OVERLAP, message, origin)
+        message = f"near the {SPLITS[assignment.split[matched]]} row {origin}, or asks the same"
+        assignment.set_aside(train[position], OVERLAP, message, origin)
 
 
 def split_of(group: str, settings: DataSettings) -> str:

@@ -21,7 +21,7 @@ from ft_pipeline.tables.reading.sidecar import read_sidecar
 from ft_pipeline.tables.reason_codes import Refused
 from ft_pipeline.tables.table_checks import share_check
 
-BESIDE: Any = object()
+NEXT_TO_FILE: Any = object()
 """Default for `sidecar`: read the sidecar from the folder of the file."""
 
 
@@ -31,7 +31,7 @@ def validate_file(
     *,
     data_dir: Path,
     against: Path | None = None,
-    sidecar: Mapping[str, Any] | None = BESIDE,
+    sidecar: Mapping[str, Any] | None = NEXT_TO_FILE,
     max_quarantined: float = 0.1,
     progress: Callable[[int], None] | None = None,
 ) -> FileReport:
@@ -45,10 +45,10 @@ def validate_file(
         file = _collect(collector, path, data_dir, sidecar)
         if file.refused:
             return FileReport(file.account, data_format, [])
-        verdict = flag_duplicates([file], file.keys.shingles)
-        overlap = _overlap(verdict, against, collector) if against else np.empty(0, dtype=np.int64)
-        fill_accounts(verdict)
-        warnings = _warnings(verdict, data_format)
+        flags = flag_duplicates([file], file.keys.shingles)
+        overlap = _overlap(flags, against, collector) if against else np.empty(0, dtype=np.int64)
+        fill_accounts(flags)
+        warnings = _warnings(flags, data_format)
         _set_overlap_aside(file.account, file.rows[overlap])
         warnings += _ceiling(file.account, max_quarantined)
         return FileReport(file.account, data_format, warnings)
@@ -61,15 +61,15 @@ def _collect(collector: Ingestor, path: Path, data_dir: Path, sidecar: Any) -> F
         if name != (path.name or str(path)):
             raise Refused("not_utf8", "the file's name is not UTF-8: rename it")
         check_path(path, data_dir)
-        mapping = read_sidecar(path, data_dir) if sidecar is BESIDE else sidecar
+        mapping = read_sidecar(path, data_dir) if sidecar is NEXT_TO_FILE else sidecar
     except Refused as error:
         return refused(source, error)
     return collector.collect(replace(source, sidecar=dict(mapping) if mapping else None))
 
 
-def _warnings(verdict: DuplicateFlags, data_format: str) -> list[RowWarning]:
-    warnings = list(verdict.files[0].warnings)
-    return warnings + list(conflict_warnings(verdict)) if FORMATS[data_format].is_conversational else warnings
+def _warnings(flags: DuplicateFlags, data_format: str) -> list[RowWarning]:
+    warnings = list(flags.files[0].warnings)
+    return warnings + list(conflict_warnings(flags)) if FORMATS[data_format].is_conversational else warnings
 
 
 def _ceiling(account: FileAccount, max_quarantined: float) -> list[RowWarning]:
@@ -77,13 +77,13 @@ def _ceiling(account: FileAccount, max_quarantined: float) -> list[RowWarning]:
     return [] if check.passed else [RowWarning("quarantined_share", f"the pipeline would stop: {check.message}")]
 
 
-def _overlap(verdict: DuplicateFlags, against: Path, collector: Ingestor) -> np.ndarray:
+def _overlap(flags: DuplicateFlags, against: Path, collector: Ingestor) -> np.ndarray:
     """Positions of the kept rows of the file that are in `against`, or near one of its rows."""
-    heldout = _collect(collector, against, against.parent, BESIDE)
+    heldout = _collect(collector, against, against.parent, NEXT_TO_FILE)
     if heldout.refused:
         raise UserError(f"--against {against.name} cannot be used: {heldout.account.error_message}")
-    file = verdict.files[0]
-    return np.flatnonzero((near_heldout(file.keys, heldout.keys) >= 0) & (verdict.code == 0))
+    file = flags.files[0]
+    return np.flatnonzero((near_heldout(file.keys, heldout.keys) >= 0) & (flags.code == 0))
 
 
 def _set_overlap_aside(account: FileAccount, rows: np.ndarray) -> None:

@@ -176,8 +176,8 @@ def require_memory(settings: ExperimentSettings, job: Job, rows: Sequence[dict[s
     estimate = estimate_experiment(settings, config, longest, gpu_memory_gb)
     if not estimate["possible"]:
         raise UserError(
-            f"training needs at least {estimate['lower_bound_gb']:.1f} GB, and this GPU has {gpu_memory_gb:.1f} GB. "
-            f"Choose one: {'; '.join(estimate['advice'])}."
+            f"Training needs at least {estimate['lower_bound_gb']:.1f} GB, and this GPU has {gpu_memory_gb:.1f} GB. "
+            f"To make it fit, {'; or '.join(estimate['advice'])}."
         )
 
 

@@ -73,7 +73,7 @@ def test_the_answer_about_a_sentence_is_in_words(released: Shop, ft: Command) ->
 
 @pytest.mark.parametrize(
     ("split", "how"),
-    [("train", "trained on it"), ("validation", "chose its checkpoint by it"), ("test", "was scored on it")],
+    [("train", "trained on it"), ("validation", "selected its checkpoint with it"), ("test", "was scored on it")],
 )
 def test_the_audit_lists_the_models_that_used_a_row(released: Shop, ft_json: Command, split: str, how: str) -> None:
     usage = ft_json("audit", "--row", f"alpaca/support.jsonl:{row_of(released, split)}")

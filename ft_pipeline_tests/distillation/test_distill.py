@@ -81,7 +81,7 @@ def test_keeping_no_answer_fails_a_check_that_does_not_block(tmp_path: Path) -> 
     assert rows == []
     check = summary["checks"]["some_answers_kept"]
     assert (check["passed"], check["blocking"]) == (False, False)
-    assert check["message"] == "0 of 1 answers are kept; the commonest fault is empty_output (1)"
+    assert check["message"] == "0 of 1 answers are kept; the most common fault is empty_output (1)"
 
 
 def test_no_answers_give_empty_tables(tmp_path: Path) -> None:

@@ -129,7 +129,8 @@ def test_too_many_failures_raise_an_error_with_the_most_common_reason(tmp_path: 
         message = str(caught.value)
         assert "over the limit of 20%" in message
         assert (
-            f"The most common reason is cut_off ({server.failed['cut_off']}): did not end within 40 tokens" in message
+            f"The most common reason is cut_off ({server.failed['cut_off']}): the answer did not end within 40 tokens"
+            in message
         )
         assert f"{60 - server.failed.total()} of 60 answers are kept" in message
         ask(tmp_path, server.teacher({"max_failed": 0.9}))
@@ -175,7 +176,9 @@ def test_the_run_stops_if_the_server_rejects_every_request(tmp_path: Path) -> No
 
 def test_an_answer_of_another_model_is_refused(tmp_path: Path) -> None:
     with serving(faults={"wrong_model": 1.0}) as server:
-        with pytest.raises(UserError, match=r"asked was big-teacher\. Correct teacher\.model, or add the model"):
+        with pytest.raises(
+            UserError, match=r"answered instead of big-teacher\. Correct teacher\.model, or add the model"
+        ):
             ask(tmp_path, server.teacher({"concurrency": 1}))
         assert server.requests == 3
         allowed = server.teacher({"reply_models": ["small-teacher"]})

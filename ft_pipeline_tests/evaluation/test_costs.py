@@ -41,8 +41,8 @@ def test_break_even_is_computed_from_the_seconds_per_call(tmp_path: Path) -> Non
     assert [row.cost_per_call for row in found.rows] == [None] * 4
     assert {row.name: row.training for row in found.rows}["few_shot"] is None
     assert in_words(adapter).startswith("a/adapter reads 360 fewer prompt tokens per call than few_shot; its training")
-    assert "took 30 min, paid back after 9,000 calls by time (0.4 s saved" in in_words(adapter)
-    assert in_words(merged).endswith("paid back never: a call takes no less.")
+    assert "took 30 min, which pays off after 9,000 calls by time (0.4 s saved per call" in in_words(adapter)
+    assert in_words(merged).endswith("which never pays off, because a call saves nothing.")
     text = markdown_table(found)
     assert "| a/adapter | few_shot | 360 | 0.40 | 30 min | 9,000 |" in text
     assert "| a/merged | few_shot | 360 | 0.00 | 30 min | never |" in text
@@ -56,7 +56,7 @@ def test_break_even_is_computed_from_token_prices(tmp_path: Path) -> None:
     adapter = found.break_even[0]
     assert adapter.training.cost == pytest.approx(3.6)
     assert adapter.calls_by_cost == 1000
-    assert "after 1,000 calls by cost (3.60 against 0.0036 on each)" in in_words(adapter)
+    assert "after 1,000 calls by cost (3.60 for the training, 0.0036 saved per call)" in in_words(adapter)
     assert "| cost / call |" in markdown_table(found)
 
 

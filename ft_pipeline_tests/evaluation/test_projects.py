@@ -21,7 +21,7 @@ from ft_pipeline_tests.evaluation.recorded import ASSETS, EXPERIMENT, PROJECTS, 
 ANSWERS = {
     "prompting_is_enough": ("prompt", "retrieved", "Do not fine-tune"),
     "too_few_rows": ("more_data", "few_shot", "Too little data"),
-    "gap_of_facts": ("retrieval", "passages", "The gap is facts"),
+    "gap_of_facts": ("retrieval", "passages", "The model lacks facts"),
 }
 """Decision, the row that it speaks for, the first words of its first reason."""
 

@@ -68,15 +68,17 @@ def said(found: dict[str, Any], words: str) -> bool:
 def test_the_best_prompt_is_recommended_if_nothing_is_tuned(tmp_path: Path) -> None:
     found = decide(case(tmp_path))
     assert (found["decision"], found["experiment"], found["row"]) == ("prompt", None, "few_shot")
-    assert said(found, "Nothing has been tuned yet")
+    assert said(found, "No model has been tuned yet")
 
 
 def test_a_clearly_better_tuned_model_is_recommended(tmp_path: Path) -> None:
     found = decide(case(tmp_path, style={"loss": 1.2}), style=800)
     assert (found["decision"], found["experiment"], found["row"]) == ("lora", "style", "style/adapter")
-    assert said(found, "beats the best prompting. loss: style/adapter leads few_shot by 0.500")
+    assert said(
+        found, "Tuning pays off: style/adapter beats the best baseline. loss: style/adapter leads few_shot by 0.500"
+    )
     assert said(found, "400 prompt tokens per call, style/adapter 40 (90% fewer)")
-    assert said(found, "General accuracy: 0.750 before, 0.750 after, within the margin")
+    assert said(found, "General accuracy: 0.750 (base model), 0.750 (style/adapter), within the margin")
     assert not said(found, "training data has")
     assert found["evidence"]["difference"]["low"] > 0
     assert found["evidence"]["train_rows"] == 800
@@ -98,7 +100,7 @@ def test_a_lead_that_is_not_clear_does_not_count(tmp_path: Path) -> None:
 def test_few_training_rows_are_mentioned_if_tuning_wins(tmp_path: Path) -> None:
     found = decide(case(tmp_path, style={"loss": 1.2}), style=300)
     assert found["decision"] == "lora"
-    assert said(found, "The training data has 300 rows, under the 500")
+    assert said(found, "The training data has 300 rows, fewer than the 500")
 
 
 @pytest.mark.parametrize(
@@ -146,9 +148,11 @@ def test_distillation_is_recommended_if_the_teacher_leads(tmp_path: Path) -> Non
     better = [60.0 + number % 3 for number in range(ITEMS)]
     found = decide(case(tmp_path, teacher=better, style={"loss": 1.2}), style=800)
     assert (found["decision"], found["row"], found["experiment"]) == ("distillation", "teacher", "style")
-    assert said(found, "The teacher clearly answers better than every use of the small model: chrF: teacher leads")
-    assert said(found, "0.5 s per call can be afforded, prompt the teacher itself; else distil it")
-    assert said(found, "So far tuning pays: loss: style/adapter leads few_shot")
+    assert said(
+        found, "The teacher's answers are clearly better than those of every baseline and tuned model: chrF: teacher"
+    )
+    assert said(found, "If you can accept its 0.5 s per call, prompt the teacher itself; otherwise distill it")
+    assert said(found, "So far tuning pays off: loss: style/adapter leads few_shot")
     assert found["evidence"]["teacher"]["difference"]["low"] > 0
     behind = decide(case(tmp_path / "two", teacher=better, style={"loss": 1.9}), style=800)
     assert behind["decision"] == "distillation"
@@ -160,14 +164,14 @@ def test_a_teacher_that_does_not_lead_changes_nothing(tmp_path: Path) -> None:
     level = [50.0 + noise for noise in NOISY]
     found = decide(case(tmp_path, teacher=level, style={"loss": 1.2}), style=800)
     assert (found["decision"], found["experiment"]) == ("lora", "style")
-    assert said(found, "The teacher is not clearly ahead, so distilling more of it promises little. chrF:")
+    assert said(found, "The teacher is not clearly better, so more distillation is unlikely to help. chrF:")
     assert decide(case(tmp_path / "two", teacher=level))["decision"] == "prompt"
 
 
 def test_retrieval_is_recommended_if_passages_lead(tmp_path: Path) -> None:
     found = decide(case(tmp_path, passages=1.2, style={"loss": 1.5}), style=800)
     assert (found["decision"], found["experiment"], found["row"]) == ("retrieval", None, "looked_up")
-    assert said(found, "The gap is facts, so look them up")
+    assert said(found, "The model lacks facts, so use retrieval")
     assert said(found, "loss: looked_up leads few_shot by 0.500")
     assert said(found, "No tuned model is clearly better; adapters change style more readily than facts. loss: looked")
     assert found["evidence"]["passages"]["row"] == "looked_up"
@@ -183,7 +187,7 @@ def test_retrieval_is_recommended_if_passages_lead(tmp_path: Path) -> None:
 def test_a_tuned_model_that_beats_passages_wins_and_passages_are_mentioned(tmp_path: Path) -> None:
     found = decide(case(tmp_path, passages=1.5, style={"loss": 1.2}), style=800)
     assert (found["decision"], found["evidence"]["best_untouched"]) == ("lora", "looked_up")
-    assert said(found, "Passages help the untouched model: loss: looked_up leads few_shot")
+    assert said(found, "Passages help the base model: loss: looked_up leads few_shot")
 
 
 def test_passages_without_a_clear_gain_decide_nothing(tmp_path: Path) -> None:
@@ -200,7 +204,7 @@ def test_few_test_rows_are_mentioned(tmp_path: Path) -> None:
     assert not said(decide(case(tmp_path)), "The test split has")
     rows = {"plain": {"kind": "base", "losses": losses(2.0)[:10]}}
     comparison = compare({"a/prompt_baseline": scored(tmp_path / "few", rows)}, CONFIG)
-    assert said(decide(comparison), "The test split has 10 conversations, under 30")
+    assert said(decide(comparison), "The test split has 10 conversations, fewer than 30")
 
 
 def test_rows_computed_in_different_types_are_named(tmp_path: Path) -> None:

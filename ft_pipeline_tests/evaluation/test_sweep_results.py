@@ -31,7 +31,8 @@ def test_the_spread_of_seeds_is_listed_separately_from_the_rows(tmp_path: Path) 
     assert loss.values == pytest.approx([own, own - 0.2, own + 0.3])
     assert (loss.mean, loss.min, loss.max) == pytest.approx((own + 0.1 / 3, own - 0.2, own + 0.3))
     assert comparison.learning_curves == []
-    assert "Seed to seed" in markdown_table(comparison) and "Learning curve" not in markdown_table(comparison)
+    table = markdown_table(comparison)
+    assert "Variation between seeds" in table and "Learning curve" not in table
     assert "seed" not in markdown_table(compared(tmp_path / "alone", lora=1.2)).lower()
 
 
@@ -45,7 +46,7 @@ def test_data_shares_give_a_learning_curve(tmp_path: Path) -> None:
     assert curve.last_step.difference == pytest.approx(0.4) and curve.rises
     assert comparison.seeds == []
     table = markdown_table(comparison)
-    assert "| lora/adapter | 25% | 200 |" in table and "the last step brought +0.400" in table
+    assert "| lora/adapter | 25% | 200 |" in table and "the gain from the last step is +0.400" in table
     png = learning_curve_picture(comparison)
     assert png is not None and png.startswith(b"\x89PNG")
     assert learning_curve_picture(compared(tmp_path / "alone", lora=1.2)) is None
@@ -72,13 +73,13 @@ def test_the_worst_seed_is_compared_with_the_best_prompt(tmp_path: Path) -> None
     assert good["decision"] == "lora" and good["evidence"]["seeds"]["max"] > good["evidence"]["seeds"]["min"]
     assert any("The worst of them is still better than the prompt variant few_shot" in each for each in good["reasons"])
     luck = advice(compared(tmp_path / "luck", lora=1.2, lora_seed1=1.9))
-    assert any("The worst of them is no better than the prompt variant few_shot" in each for each in luck["reasons"])
+    assert any("The worst of them is not better than the prompt variant few_shot" in each for each in luck["reasons"])
 
 
 def test_a_rising_curve_recommends_more_data_if_one_step_would_suffice(tmp_path: Path) -> None:
     near = advice(compared(tmp_path / "near", lora=1.9, lora_at50=2.2))
     assert near["decision"] == "more_data"
-    assert "one more step like the last would reach it: collect more than its 800 rows" in near["reasons"][0]
+    assert "one more step like the last would close the gap. Collect more than its 800 rows" in near["reasons"][0]
     far = advice(compared(tmp_path / "far", lora=2.2, lora_at50=2.3))
     assert far["decision"] == "prompt"
     assert any(each.startswith("More rows still help: lora/adapter, loss: ") for each in far["reasons"])
@@ -93,7 +94,7 @@ def test_a_flat_curve_does_not_recommend_more_data(tmp_path: Path) -> None:
     flat = advice(compared(tmp_path / "flat", rows, prompted=2.5, lora=2.5, lora_at50=2.5), 300)
     assert flat["decision"] == "prompt"
     assert any("curve is flat" in each for each in flat["reasons"])
-    assert not any("more should help" in each for each in flat["reasons"])
+    assert not any("more rows should help" in each for each in flat["reasons"])
     few = advice(compared(tmp_path / "few", {"lora": 60, "lora.at50": 30}, lora=2.5, lora_at50=2.5), 60)
     assert few["decision"] == "more_data", "a curve over so few rows says nothing"
 
@@ -106,4 +107,4 @@ def test_a_gain_that_may_be_chance_is_not_a_flat_curve(tmp_path: Path) -> None:
     ]
     unclear = advice(replace(comparison, learning_curves=curves), 300)
     assert unclear["decision"] == "more_data"
-    assert any("does not tell yet whether more rows would help" in each for each in unclear["reasons"])
+    assert any("does not show yet whether more rows would help" in each for each in unclear["reasons"])

@@ -64,11 +64,11 @@ def test_a_worse_model_is_refused_with_the_failed_requirement(material: Material
 
 
 @pytest.mark.parametrize(
-    ("gates", "why"), [({"merge": False}, "the gate merge"), ({"audit": False}, "the gate token_audit")]
+    ("gates", "why"), [({"merge": False}, "the check merge"), ({"audit": False}, "the check token_audit")]
 )
 def test_the_recorded_checks_are_read_again(material: Material, gates: dict[str, bool], why: str) -> None:
     comparison = material.compare(material.train(2.0, **gates))  # type: ignore[arg-type]
-    with pytest.raises(NotPromoted, match=f"{why} did not pass"):
+    with pytest.raises(NotPromoted, match=f"{why} failed"):
         by_hand(material, comparison, "lora")
 
 
@@ -85,12 +85,12 @@ def test_force_needs_a_reason_and_is_recorded_with_what_it_overrode(material: Ma
     record, _ = by_hand(material, comparison, "lora", force=True, reason="the prompt leaks")
     assert (record.forced, record.reason) == (True, "the prompt leaks")
     assert record.evidence["gates"]["merge"] is False
-    assert record.evidence["lacks"] == ["the gate merge did not pass", "does not beat few_shot on loss"]
+    assert record.evidence["lacks"] == ["the check merge failed", "does not beat few_shot on loss"]
 
 
 def test_an_adapter_and_a_prompt_variant_are_promoted_by_row(material: Material) -> None:
     comparison = material.compare(material.train(2.0, merge=False))
-    adapter, _ = by_hand(material, comparison, "lora/adapter")  # what was never merged needs no merge gate
+    adapter, _ = by_hand(material, comparison, "lora/adapter")  # what was never merged needs no merge check
     assert (adapter.kind, adapter.fingerprint) == ("adapter", adapter.fingerprints["adapter"])
     prompt, _ = by_hand(material, comparison, "few_shot", force=True, reason="cheaper")
     assert (prompt.kind, prompt.evidence["served"]) == ("prompt", {"system_prompt": "Be brief.", "few_shot": 2})
@@ -144,7 +144,7 @@ def test_a_rolled_back_model_is_not_released_until_a_person_promotes_it(material
     known, _ = candidates(comparison, material.store)
     held = manually_rejected(history(material.store.root))
     reasons = decide(read_comparison(comparison), known, SETTINGS, None, held).reasons
-    assert "passed over by hand (record 3): `ft promote lora/merged` releases it" in reasons[0]
+    assert "was rejected manually (record 3): run `ft promote lora/merged` to release it" in reasons[0]
     again, _ = by_hand(material, comparison, "lora", force=True, reason="it was not the model")
     assert again.fingerprint == new.fingerprint
     assert new.fingerprint not in manually_rejected(history(material.store.root))

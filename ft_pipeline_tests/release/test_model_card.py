@@ -101,7 +101,7 @@ def test_a_license_file_of_the_model_is_linked() -> None:
 def test_the_card_shows_data_settings_scores_and_checks() -> None:
     card = render_card(FACTS)
     for line in (
-        "Released by force 2026-01-01T00:00:00+00:00: qlora beats few\\_shot.",
+        "Released on 2026-01-01T00:00:00+00:00 (forced): qlora beats few\\_shot.",
         "> Be short.",
         "| alpaca | 347 | 330 | 12 | 5 |",
         "| alpaca | empty\\_output | 12 |",
@@ -113,7 +113,7 @@ def test_the_card_shows_data_settings_scores_and_checks() -> None:
         "| best\\_eval\\_loss | 2.12346 |",
         "| prompts\\_masked | FAILED |",
         "| kl\\_adapter\\_merged | 0.0021 |",
-        "- General accuracy, against the untouched model: 0.500 before, 0.450 after.",
+        "- General accuracy: 0.500 (base model), 0.450 (this model).",
         f"| merged\\_model | {'m' * 64} |",
     ):
         assert line in card, line
@@ -131,7 +131,8 @@ def test_several_training_phases_are_listed() -> None:
     phases = [{"objective": name, "technique": "qlora", "rows": rows} for name, rows in (("cpt", 62), ("sft", 1280))]
     card = render_card(replace(FACTS, stages=phases))
     assert "| cpt | qlora | 62 |\n| sft | qlora | 1,280 |" in card
-    assert "Trained in stages" not in render_card(replace(FACTS, stages=phases[:1]))
+    assert "Trained in phases" in card
+    assert "Trained in phases" not in render_card(replace(FACTS, stages=phases[:1]))
 
 
 def test_the_usage_section_depends_on_the_kind_of_model() -> None:
@@ -143,8 +144,8 @@ def test_the_usage_section_depends_on_the_kind_of_model() -> None:
 
 
 def test_the_card_says_whether_training_rows_were_erased() -> None:
-    assert "were forgotten since" in render_card(replace(FACTS, forgotten=True))
-    assert "were forgotten since" not in render_card(FACTS)
+    assert "have been erased" in render_card(replace(FACTS, forgotten=True))
+    assert "have been erased" not in render_card(FACTS)
 
 
 def test_the_facts_of_the_card_come_from_the_store(trained: Trained) -> None:
@@ -166,7 +167,7 @@ def test_the_phases_include_the_model_that_training_started_from(tmp_path: Path)
     facts = card_facts(shop.store, find_model(shop.store, "second"), None, task="", teacher_terms="")
     assert len(facts.stages) == 2
     assert facts.row is None
-    assert "This model has no score in the present comparison." in render_card(facts)
+    assert "This model has no score in the current comparison." in render_card(facts)
 
 
 def test_a_hosted_teacher_is_named_with_its_host() -> None:

@@ -78,14 +78,14 @@ def test_a_tuned_model_that_beats_the_best_prompt_is_released_merged() -> None:
 def test_a_lead_within_the_noise_does_not_win_but_a_prompt_can() -> None:
     decision = decide(comparison({**LOSSES, "qlora": 2.95}), ALL, SETTINGS, None)
     assert (decision.move, decision.name) == (True, "few_shot")
-    assert "not clear of zero" in decision.reasons[0]
+    assert "but the interval includes zero" in decision.reasons[0]
 
 
 @pytest.mark.parametrize("failed", ["token_audit", "merge"])
 def test_a_failed_check_prevents_a_promotion(failed: str) -> None:
     decision = decide(comparison(LOSSES), candidates("qlora", gates={**PASSED, failed: False}), SETTINGS, None)
     assert not decision.move
-    assert f"the gate {failed} did not pass" in decision.reasons[0]
+    assert f"the check {failed} failed" in decision.reasons[0]
     assert promotion(decision, {}) is None
 
 
@@ -121,7 +121,7 @@ def test_the_current_champion_must_be_beaten_too() -> None:
     assert [pair["worse"] for pair in better.evidence["pairs"]] == ["few_shot", "champion"]
     assert better.reasons == [
         "qlora beats few_shot by 1.000 (95 %: 0.900 to 1.100), "
-        "the champion before it by 0.500 (95 %: 0.400 to 0.600) on loss"
+        "the previous champion by 0.500 (95 %: 0.400 to 0.600) on loss"
     ]
 
 
@@ -140,7 +140,7 @@ def test_a_tuned_model_replaces_a_prompt_variant_as_champion() -> None:
 def test_the_champion_is_not_released_again() -> None:
     decision = decide(comparison(LOSSES), ALL, SETTINGS, champion("qlora"))
     assert not decision.move
-    assert decision.reasons[0] == "qlora: is the champion already"
+    assert decision.reasons[0] == "qlora: is already the champion"
 
 
 def test_a_prompt_variant_must_beat_the_base_and_every_other_variant() -> None:
@@ -164,7 +164,7 @@ def test_a_row_that_was_not_compared_counts_as_not_beaten() -> None:
 
 def test_a_comparison_without_candidates_is_reported() -> None:
     decision = decide(comparison(LOSSES), {}, SETTINGS, None)
-    assert (decision.move, decision.reasons) == (False, ["the comparison holds nothing that could be released"])
+    assert (decision.move, decision.reasons) == (False, ["the comparison has no row that can be released"])
 
 
 def test_checks_that_were_not_recorded_count_as_failed() -> None:

@@ -35,7 +35,7 @@ def test_full_training_of_7b_needs_56_gb_before_activations():
     parts = estimated["bytes"]
     assert [parts[name] / 1e9 for name in ("weights", "gradients", "optimizer")] == [14, 14, 28]
     assert estimated["fits"] is False and estimated["possible"] is False
-    assert "technique: qlora" in estimated["advice"]
+    assert "set technique: qlora" in estimated["advice"]
     assert estimated["total_gb"] == pytest.approx(sum(parts.values()) / 1e9)
 
 
@@ -201,7 +201,7 @@ def test_full_training_in_float32_needs_no_copies():
 def test_a_lighter_technique_is_advised_if_full_training_does_not_fit():
     """Its frozen weights are 16 bit only, without the 32-bit weights of `full`."""
     settings = ExperimentSettings(technique="full", training={"per_device_train_batch_size": 1})
-    assert "technique: lora" in estimate_experiment(settings, SMOLLM2, 64, 1.3)["advice"]
+    assert "set technique: lora" in estimate_experiment(settings, SMOLLM2, 64, 1.3)["advice"]
 
 
 def test_the_estimate_for_a_cpu_has_no_cuda_context():

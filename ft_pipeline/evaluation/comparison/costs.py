@@ -108,16 +108,16 @@ def in_words(entry: BreakEven) -> str:
     calls = []
     if entry.calls_by_time is not None:
         calls.append(
-            f"after {entry.calls_by_time:,} calls by time ({saved.seconds_per_call:.2g} s saved on each, as "
-            f"measured here, where what prompts share is read once)"
+            f"after {entry.calls_by_time:,} calls by time ({saved.seconds_per_call:.2g} s saved per call, measured "
+            "here with shared prompt parts read once)"
         )
     if entry.calls_by_cost is not None:
         calls.append(
-            f"after {entry.calls_by_cost:,} calls by cost ({training.cost:.2f} against {saved.cost_per_call:.2g} on "
-            "each)"
+            f"after {entry.calls_by_cost:,} calls by cost ({training.cost:.2f} for the training, "
+            f"{saved.cost_per_call:.2g} saved per call)"
         )
-    paid = " and ".join(calls) if calls else "never: a call takes no less"
-    return f"{entry.tuned} reads {tokens}; its training took {duration(training.seconds)}, paid back {paid}."
+    paid = f"pays off {' and '.join(calls)}" if calls else "never pays off, because a call saves nothing"
+    return f"{entry.tuned} reads {tokens}; its training took {duration(training.seconds)}, which {paid}."
 
 
 def duration(seconds: float) -> str:

@@ -28,14 +28,14 @@ def markdown_table(comparison: Comparison) -> str:
         cells += [_number(row.seconds_per_call, 2), *([_number(row.cost_per_call, 6)] if priced else [])]
         lines.append([*cells, f"{row.trainable_params:,}", _training(row.training)])
     answers = f"{comparison.test_items} answers of {comparison.test_rows} held-out conversations"
-    notes = [f"{answers}; in brackets the 95 % interval."]
+    notes = [f"{answers}; 95 % intervals in brackets."]
     notes += _break_even(comparison.break_even)
     notes += _seeds(comparison)
     notes += _learning_curves(comparison)
     notes += _noise(comparison.quantization_noise)
     notes += [
-        f"Left out: {row.name} was scored under another evaluation ({', '.join(row.differs_in) or 'unknown'} "
-        "differs); score it again."
+        f"Left out: {row.name} was scored in another evaluation ({', '.join(row.differs_in) or 'unknown'} differs). "
+        "Score it again."
         for row in comparison.left_out
     ]
     return "\n\n".join([_table(lines), *notes]) + "\n"
@@ -53,7 +53,7 @@ def _break_even(entries: Sequence[BreakEven]) -> list[str]:
         cells = [entry.tuned, entry.untouched, _number(entry.saved.prompt_tokens_per_call, 0)]
         cells += [_number(entry.saved.seconds_per_call, 2), _training(entry.training), _calls(entry.calls_by_time)]
         lines.append([*cells, *([_calls(entry.calls_by_cost)] if priced else [])])
-    title = "Break-even: how many calls pay for the training, against the best use of the untouched model."
+    title = "Break-even: how many calls pay for the training, compared with the best baseline."
     return [title, _table(lines)]
 
 
@@ -70,7 +70,7 @@ def _seeds(comparison: Comparison) -> list[str]:
         cells = [_spread(spread.scores.get(metric)) for metric in metrics]
         score = rows[spread.row].get(comparison.primary_metric)
         lines.append([spread.row, str(spread.trainings), *cells, "" if score is None else _bounds(score)])
-    title = "Seed to seed: the mean of all trainings, and in brackets the lowest and the highest."
+    title = "Variation between seeds: the mean of all trainings, with the lowest and the highest in brackets."
     return [title, _table(lines)]
 
 
@@ -99,7 +99,7 @@ def _noise(noise: Mapping[str, Sequence[QuantizationError]]) -> list[str]:
         for error in errors:
             numbers = [f"{number:.4f}" for number in (error.kl, error.first_loss, error.second_loss)]
             lines.append([experiment, error.first, error.second, *numbers, f"{error.difference:+.4f}"])
-    title = "Quantisation noise, on the validation rows (4bit: quantised for this line only)."
+    title = "Quantization noise, on the validation rows (4bit: quantized for this measurement only)."
     return [title, _table(lines)]
 
 

@@ -79,7 +79,7 @@ def curve_in_words(curve: LearningCurve, metric: Metric) -> str:
         if step.metric in point.scores
     ]
     gained = f"{step.difference:+.3f} (95 %: {step.low:+.3f} to {step.high:+.3f}; above zero is better)"
-    return f"{curve.row}, {metric.label}: {', '.join(values)}; the last step brought {gained}."
+    return f"{curve.row}, {metric.label}: {', '.join(values)}; the gain from the last step is {gained}."
 
 
 def _amount(point: CurvePoint) -> str:

@@ -156,7 +156,7 @@ class ComparisonFacts:
 
 def named(row: ComparisonRow | None) -> str:
     """Return the name of a baseline for a sentence."""
-    return "the plain model" if row is None or row.kind == "base" else f"the prompt variant {row.name}"
+    return "the base model" if row is None or row.kind == "base" else f"the prompt variant {row.name}"
 
 
 def evidence(facts: ComparisonFacts, recommendation: Recommendation) -> dict[str, Any]:

@@ -19,7 +19,7 @@ def observe_rows(facts: ComparisonFacts, recommendation: Recommendation) -> str 
         return None
     if recommendation.row and facts.curve(recommendation.row):
         return None  # measured: observe_curve
-    return f"The training data has {rows} rows, under the {ENOUGH_ROWS} that are usually wanted: more should help."
+    return f"The training data has {rows} rows, fewer than the {ENOUGH_ROWS} usually needed: more rows should help."
 
 
 def observe_curve(facts: ComparisonFacts, recommendation: Recommendation) -> str | None:
@@ -31,8 +31,8 @@ def observe_curve(facts: ComparisonFacts, recommendation: Recommendation) -> str
     if curve.rises:
         return f"More rows still help: {words}"
     if not curve.flat:
-        return f"The learning curve does not tell yet whether more rows would help: {words}"
-    return f"The learning curve is flat, so that more rows of the same kind promise little: {words}"
+        return f"The learning curve does not show yet whether more rows would help: {words}"
+    return f"The learning curve is flat, so more rows of the same kind are unlikely to help: {words}"
 
 
 def observe_seeds(facts: ComparisonFacts, recommendation: Recommendation) -> str | None:
@@ -45,12 +45,12 @@ def observe_seeds(facts: ComparisonFacts, recommendation: Recommendation) -> str
     if baseline is None or recommendation.row is None or not facts.beats_baselines(recommendation.row):
         return words
     worst, reached = worst_seed(spread.scores[name], metric), baseline.scores[name].value
-    better = "still better" if metric.better(worst, reached) else "no better"
+    better = "still better" if metric.better(worst, reached) else "not better"
     return f"{words} The worst of them is {better} than {named(baseline)} ({reached:.3f})."
 
 
 def observe_prompting(facts: ComparisonFacts, recommendation: Recommendation) -> str | None:
-    """Return the gain of prompting alone over the plain base model."""
+    """Return the gain of prompting alone over the base model without a prompt."""
     if facts.plain is None or facts.best_baseline is None or facts.best_baseline is facts.plain:
         return None
     pair = facts.lead(facts.best_baseline, facts.plain)
@@ -68,15 +68,15 @@ def observe_passages(facts: ComparisonFacts, recommendation: Recommendation) -> 
     if with_passages is None:
         tried = recommendation.decision in ("prompt", "more_data") and facts.tuned
         return (
-            "No variant with `passages` was scored: if what the answers lack are facts, no tuning of this kind will "
-            "bring them, and retrieval may."
+            "No variant with `passages` was scored. If the answers lack facts, retrieval may add them; tuning of this "
+            "kind does not."
             if tried
             else None
         )
     if without is None or not facts.passages_help():
         return None
     return (
-        f"Passages help the untouched model: {facts.describe(facts.lead(with_passages, without))} A tuned model may be "
+        f"Passages help the base model: {facts.describe(facts.lead(with_passages, without))} A tuned model can be "
         "served with them too."
     )
 
@@ -91,7 +91,7 @@ def observe_tokens(facts: ComparisonFacts, recommendation: Recommendation) -> st
         return None
     return (
         f"Cost: {named(baseline)} reads {prompted:.0f} prompt tokens per call, {row.name} {tuned:.0f} "
-        f"({1 - tuned / prompted:.0%} fewer): with many calls, tuning is cheaper to serve."
+        f"({1 - tuned / prompted:.0%} fewer): with many calls, the tuned model costs less to serve."
     )
 
 
@@ -103,7 +103,7 @@ def observe_break_even(facts: ComparisonFacts, recommendation: Recommendation) -
 
 
 def observe_forgetting(facts: ComparisonFacts, recommendation: Recommendation) -> str | None:
-    """Return general accuracy before and after training."""
+    """Return the general accuracy of the base model and of the tuned model."""
     row = recommendation.row
     base = facts.comparison.base_of(row) if row else None
     drop = facts.comparison.accuracy_drop(row) if row else None
@@ -115,8 +115,8 @@ def observe_forgetting(facts: ComparisonFacts, recommendation: Recommendation) -
     elif facts.comparison.forgets(row, facts.margin):
         result = f"a clear drop beyond {margin}"
     else:
-        result = f"beyond {margin}, but its interval includes no drop at all: more questions would tell"
-    return f"General accuracy: {base.accuracy:.3f} before, {row.accuracy:.3f} after, {result}."
+        result = f"beyond {margin}, but the interval of the drop includes zero: more questions are needed to decide"
+    return f"General accuracy: {base.accuracy:.3f} (base model), {row.accuracy:.3f} ({row.name}), {result}."
 
 
 def observe_merge(facts: ComparisonFacts, recommendation: Recommendation) -> str | None:
@@ -129,7 +129,7 @@ def observe_merge(facts: ComparisonFacts, recommendation: Recommendation) -> str
     pair = facts.lead(adapter, merged) if adapter and merged else None
     if pair is None or not pair.clear:
         return None
-    return f"Serve the adapter, not the merged model: merging costs quality. {facts.describe(pair)}"
+    return f"Serve the adapter, not the merged model: merging lowers the quality. {facts.describe(pair)}"
 
 
 def observe_tuning(facts: ComparisonFacts, recommendation: Recommendation) -> str | None:
@@ -139,15 +139,15 @@ def observe_tuning(facts: ComparisonFacts, recommendation: Recommendation) -> st
     pair = facts.lead(recommendation.row, facts.best_baseline)
     if pair is None or not pair.clear:
         return f"So far {recommendation.row.name} is not clearly better than {named(facts.best_baseline)}."
-    return f"So far tuning pays: {facts.describe(pair)}"
+    return f"So far tuning pays off: {facts.describe(pair)}"
 
 
 def observe_teacher(facts: ComparisonFacts, recommendation: Recommendation) -> str | None:
-    """Return that more distillation promises little, if the teacher is not ahead."""
+    """Return that more distillation is unlikely to help, if the teacher is not ahead."""
     if facts.teacher is None or recommendation.decision == "distillation" or not facts.students:
         return None
     pair = facts.answers(facts.students[0])
-    return f"The teacher is not clearly ahead, so distilling more of it promises little. {facts.describe(pair)}"
+    return f"The teacher is not clearly better, so more distillation is unlikely to help. {facts.describe(pair)}"
 
 
 def observe_tests(facts: ComparisonFacts, recommendation: Recommendation) -> str | None:
@@ -155,7 +155,7 @@ def observe_tests(facts: ComparisonFacts, recommendation: Recommendation) -> str
     tests = facts.comparison.test_rows
     if tests >= ENOUGH_TESTS:
         return None
-    return f"The test split has {tests} conversations, under {ENOUGH_TESTS}: the intervals are wide; add data."
+    return f"The test split has {tests} conversations, fewer than {ENOUGH_TESTS}: the intervals are wide. Add data."
 
 
 def observe_types(facts: ComparisonFacts, recommendation: Recommendation) -> str | None:
@@ -168,7 +168,7 @@ def observe_types(facts: ComparisonFacts, recommendation: Recommendation) -> str
         return None
     listed = "; ".join(f"{', '.join(names)} in {dtype}" for dtype, names in sorted(by_type.items()))
     return (
-        f"The rows were computed in different types ({listed}). Rounding moves a loss by up to {ROUNDING:g} nats per "
+        f"The rows were computed in different types ({listed}). Rounding changes a loss by up to {ROUNDING:g} nats per "
         "token. Score them again on one machine before you trust a smaller difference."
     )
 

@@ -66,9 +66,9 @@ def teacher_leads(facts: ComparisonFacts) -> Recommendation | None:
     lead, costs = facts.describe(facts.answers(facts.students[0])), _costs(facts.teacher)
     into = next(iter(facts.without_forgetting), None)
     reason = (
-        f"The teacher clearly answers better than every use of the small model: {lead} "
-        f"Where its {costs} can be afforded, prompt the teacher itself; else distil it: more unlabelled "
-        f"prompts, and a higher weight of distilled rows{' in ' + str(into.experiment) if into else ''}."
+        f"The teacher's answers are clearly better than those of every baseline and tuned model: {lead} "
+        f"If you can accept its {costs}, prompt the teacher itself; otherwise distill it: use more unlabeled "
+        f"prompts and a higher weight of distilled rows{' in ' + str(into.experiment) if into else ''}."
     )
     return Recommendation("distillation", reason, into)
 
@@ -85,7 +85,7 @@ def facts_are_missing(facts: ComparisonFacts) -> Recommendation | None:
     ):
         return None
     reason = (
-        f"The gap is facts, so look them up: with passages of data/raw/text the untouched model clearly gains. "
+        f"The model lacks facts, so use retrieval: with passages of data/raw/text the base model clearly improves. "
         f"{facts.describe(facts.lead(with_passages, without))}"
     )
     if best is not None:
@@ -101,7 +101,7 @@ def nothing_tuned(facts: ComparisonFacts) -> Recommendation | None:
     if facts.tuned:
         return None
     return Recommendation(
-        "prompt", "Nothing has been tuned yet: start with prompting, and train an experiment to compare."
+        "prompt", "No model has been tuned yet. Start with prompting, and train an experiment to compare."
     )
 
 
@@ -110,8 +110,8 @@ def everything_forgets(facts: ComparisonFacts) -> Recommendation | None:
     if facts.without_forgetting:
         return None
     reason = (
-        f"Every tuned model loses more than {facts.margin:.0%} of general accuracy: lower the learning rate or the "
-        "epochs; until then, prompt."
+        f"Every tuned model loses more than {facts.margin:.0%} of general accuracy. Lower the learning rate or the "
+        "number of epochs. Until then, prompt the base model."
     )
     return Recommendation("prompt", reason, facts.tuned[0])
 
@@ -133,13 +133,15 @@ def too_few_rows(facts: ComparisonFacts) -> Recommendation | None:
         return None
     if not few:
         reason = (
-            f"More data should do: {best.name} is not clearly better than {named(baseline)} yet, but it still "
-            f"gains from rows, and one more step like the last would reach it: collect more than its {rows} rows."
+            f"More data should help: {best.name} is not clearly better than {named(baseline)} yet. More rows still "
+            "improve it, and one more step like the last would close the gap. "
+            f"Collect more than its {rows} rows."
         )
         return Recommendation("more_data", reason, best)
     reason = (
         f"Too little data: {best.name} was trained on {rows} rows and is not clearly better than "
-        f"{named(baseline)}: collect examples towards {ENOUGH_ROWS} before judging; use that meanwhile."
+        f"{named(baseline)}. Collect about {ENOUGH_ROWS} examples before you decide, and use {named(baseline)} "
+        "until then."
     )
     return Recommendation("more_data", reason, best)
 
@@ -169,7 +171,7 @@ def tuning_wins(facts: ComparisonFacts) -> Recommendation | None:
     chosen = min([best, *level], key=lambda row: (_simplicity(row), facts.without_forgetting.index(row)))
     pair = facts.lead(chosen, facts.best_baseline) if facts.best_baseline else None
     reason = (
-        f"Tuning pays: {chosen.name} beats the best prompting. {facts.describe(pair)}"
+        f"Tuning pays off: {chosen.name} beats the best baseline. {facts.describe(pair)}"
         if pair
         else f"Only {chosen.name} was scored."
     )

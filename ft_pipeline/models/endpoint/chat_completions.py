@@ -59,7 +59,7 @@ class Endpoint:
                     "/chat/completions", cast_to=httpx2.Response, body=self._request(messages, sample)
                 )
         except (TimeoutError, openai.APITimeoutError):
-            return Failure("timeout", f"no whole reply within {self.settings.timeout_seconds:g} s")
+            return Failure("timeout", f"no complete reply within {self.settings.timeout_seconds:g} s")
         except openai.APIStatusError as error:
             return self._refusal(error)
         except openai.APIConnectionError as error:
@@ -89,7 +89,7 @@ class Endpoint:
                 raise TypeError
             text.encode()  # raises ValueError for an unpaired surrogate
         except (ValueError, KeyError, IndexError, TypeError, AttributeError):
-            return Failure("broken_reply", f"not the JSON of a chat completion ({len(content)} bytes)")
+            return Failure("broken_reply", f"the reply is not the JSON of a chat completion ({len(content)} bytes)")
         reply = Reply(
             text=text.strip(),
             finish_reason="length" if finish in CUT_OFF else finish,
@@ -103,15 +103,15 @@ class Endpoint:
 
     def _judge(self, reply: Reply) -> Reply | Failure:
         if not self._may_answer(reply.model):
-            message = f"answered by {self._clean(str(reply.model))}, asked was {self.teacher.model}"
+            message = f"{self._clean(str(reply.model))} answered instead of {self.teacher.model}"
             return Failure("wrong_model", message, reply=reply)
         if reply.finish_reason == "content_filter":
-            return Failure("filtered", "the provider's content filter took the answer", reply=reply)
+            return Failure("filtered", "the provider's content filter removed the answer", reply=reply)
         if reply.finish_reason == "length":
-            limit = f"did not end within {self.teacher.max_new_tokens} tokens (teacher.max_new_tokens)"
+            limit = f"the answer did not end within {self.teacher.max_new_tokens} tokens (teacher.max_new_tokens)"
             return Failure("cut_off", limit, reply=reply)
         if is_empty(reply.text):
-            return Failure("empty", "the teacher answered with nothing", reply=reply)
+            return Failure("empty", "the answer is empty", reply=reply)
         return reply
 
     def _may_answer(self, model: str | None) -> bool:

@@ -26,8 +26,8 @@ METRIC_TITLES = {
     "general_loss": "Loss on general text, nats per token (lower is better)",
 }
 LIMITATIONS = (
-    "The model answers from its weights and its prompt; it looks nothing up, and can state things that are not so.",
-    "It was scored on held-out rows of the same sources as its training data; other questions may go worse.",
+    "The model answers from its weights and its prompt. It does not look anything up and can make false statements.",
+    "It was scored on held-out rows from the same sources as its training data. It may score lower on other questions.",
     "Adapters of this kind change style and format more readily than they add facts.",
 )
 
@@ -138,13 +138,13 @@ def _introduction(facts: CardFacts) -> list[str]:
     what = {
         "merged": "A fine-tuned model: the adapter is merged into the weights.",
         "adapter": "An adapter for the base model below.",
-        "prompt": "The untouched base model under a prompt: nothing was trained.",
+        "prompt": "The base model with a prompt; nothing was trained.",
     }[facts.kind]
     released = []
     if facts.champion:
-        forced = " by force" if facts.champion.get("forced") else ""
+        forced = " (forced)" if facts.champion.get("forced") else ""
         since = _text(facts.champion.get("since"))
-        released.append(f"Released{forced} {since}: {_text(facts.champion.get('reason'))}.")
+        released.append(f"Released on {since}{forced}: {_text(facts.champion.get('reason'))}.")
     return [f"{what} Base model: {_text(facts.base_model)}.", *released]
 
 
@@ -154,7 +154,7 @@ def _served_with(prompt: Mapping[str, Any]) -> list[str]:
     shots = f" and {prompt['few_shot']} {prompt.get('examples', 'fixed')} examples" if prompt.get("few_shot") else ""
     shots += " of the train split" if shots else ""
     if prompt.get("passages"):
-        shots += f", and {prompt['passages']} passages of data/raw/text, looked up for each question"
+        shots += f", and {prompt['passages']} passages of data/raw/text, retrieved for each question"
     given = prompt.get("system_prompt")
     return [
         f"It is meant to be used with {'this system prompt' if given else 'no system prompt'}{shots}, as it was scored"
@@ -177,8 +177,8 @@ def _results(comparison: Comparison, name: str | None) -> list[str]:
         for row in rows
     ]
     legend = "\n".join(f"- {metric}: {METRIC_TITLES[metric]}" for metric in metrics if metric in METRIC_TITLES)
-    caption = f"{comparison.test_rows} held-out rows; in brackets the 95 % interval."
-    missing = "" if name is not None else "This model has no score in the present comparison."
+    caption = f"{comparison.test_rows} held-out rows; 95 % intervals in parentheses."
+    missing = "" if name is not None else "This model has no score in the current comparison."
     return [missing, caption, _raw_table(header, body), legend]
 
 
@@ -218,7 +218,7 @@ def _training(facts: CardFacts) -> list[str]:
     parts = [_table(("setting", "value"), list(_flatten(_relevant(facts.training))))]
     if len(facts.stages) > 1:
         stages = [(stage["objective"], stage["technique"], _number(stage["rows"])) for stage in facts.stages]
-        head = "Trained in stages; the settings above are those of the last:\n\n"
+        head = "Trained in phases; the settings above are those of the last phase:\n\n"
         parts.insert(1, head + _table(("objective", "technique", "rows"), stages))
     if facts.outcome:
         parts.append(_table(("result", "value"), list(_flatten(facts.outcome))))
@@ -229,7 +229,7 @@ def _training(facts: CardFacts) -> list[str]:
     if facts.merge:
         parts.append("Merge:\n\n" + _table(("merge", "value"), list(_flatten(facts.merge))))
     if facts.made:
-        parts.append("Made:\n\n" + _table(("what", "value"), list(_flatten(facts.made))))
+        parts.append("Provenance:\n\n" + _table(("what", "value"), list(_flatten(facts.made))))
     return parts
 
 
@@ -248,11 +248,11 @@ def _relevant(settings: Mapping[str, Any]) -> dict[str, Any]:
 def _limitations(facts: CardFacts) -> Iterable[str]:
     yield from LIMITATIONS
     if facts.forgotten:
-        yield "Rows that it learned from were forgotten since; train it anew before it is released further."
+        yield "Rows that it was trained on have been erased. Retrain it before you release it again."
     row = facts.comparison.row(facts.row)
     base = facts.comparison.base_of(row) if row else None
     if row and base and row.accuracy is not None:
-        yield f"General accuracy, against the untouched model: {base.accuracy:.3f} before, {row.accuracy:.3f} after."
+        yield f"General accuracy: {base.accuracy:.3f} (base model), {row.accuracy:.3f} (this model)."
 
 
 # --- Markdown ---------------------------------------------------------------------------------------------------------

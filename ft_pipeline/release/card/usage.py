@@ -29,16 +29,16 @@ print(tokenizer.decode(answer, skip_special_tokens=True))"""
 def usage(kind: str, served: Mapping[str, Any]) -> list[str]:
     """Return Markdown paragraphs. served: `system_prompt`, and for a tuned model `technique` and `quantization`."""
     if kind not in TUNED:
-        return ["`ft serve champion` answers with it, its prompt included, as an OpenAI-compatible endpoint."]
+        return ["`ft serve champion` serves it, with its prompt, as an OpenAI-compatible endpoint."]
     code = _adapter(served) if kind == "adapter" else _MERGED.format(folder=FOLDER, messages=_messages(served))
     notes = "; ".join(_notes(kind, served))
     return [f"```python\n{code}\n```", f"`ft export` writes the folder{f'; {notes}' if notes else ''}."]
 
 
 def _notes(kind: str, served: Mapping[str, Any]) -> list[str]:
-    notes = ["the system prompt goes first, as above"] if served.get("system_prompt") else []
+    notes = ["put the system prompt first, as above"] if served.get("system_prompt") else []
     if kind == "adapter" and served.get("quantization"):
-        notes.append("the base is loaded in NF4, as it was trained and scored")
+        notes.append("load the base model in NF4, as above: it was trained and scored in NF4")
     return notes
 
 

@@ -25,7 +25,7 @@ from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 
 TEMPLATE = "report.html.jinja"
 NAME = "report.html"
-VERDICTS = {
+DECISIONS = {
     "prompt": "Do not fine-tune. Prompt the base model.",
     "retrieval": "Do not fine-tune. Give the base model the passages that it lacks (retrieval).",
     "prompt_tuning": "Fine-tune with a learned prompt (prompt tuning).",
@@ -77,7 +77,7 @@ def render_report(
         items=comparison.test_items,
         conversations=comparison.test_rows,
         compared=compared.manifest["created"][:16].replace("T", " ") + " UTC",
-        verdict=VERDICTS.get(decided["decision"], decided["decision"]),
+        decision=DECISIONS.get(decided["decision"], decided["decision"]),
         reasons=decided["reasons"],
         champion=released.get("champion"),
         not_moved=[] if released.get("moved") else released.get("reasons", []),

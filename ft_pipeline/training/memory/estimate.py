@@ -258,22 +258,25 @@ def _advice(shape: Shape, plan: Plan, params: float | None, gpu_memory_gb: float
     if plan.batch > 1:
         smaller = replace(plan, batch=max(1, plan.batch // 2))
         changes += [
-            (f"per_device_train_batch_size: {smaller.batch} with twice the gradient_accumulation_steps", smaller)
+            (f"set per_device_train_batch_size: {smaller.batch} and double gradient_accumulation_steps", smaller)
         ]
-        changes += [("per_device_train_batch_size: 1 with more gradient_accumulation_steps", replace(plan, batch=1))]
+        changes += [
+            ("set per_device_train_batch_size: 1 and raise gradient_accumulation_steps", replace(plan, batch=1))
+        ]
     if not plan.gradient_checkpointing:
-        changes.append(("gradient_checkpointing: true", replace(plan, gradient_checkpointing=True)))
+        changes.append(("set gradient_checkpointing: true", replace(plan, gradient_checkpointing=True)))
     least = replace(plan, batch=1, gradient_checkpointing=True)
-    changes.append(("per_device_train_batch_size: 1 and gradient_checkpointing: true", least))
+    settings = "per_device_train_batch_size: 1 and gradient_checkpointing: true"
+    changes.append((f"set {settings}", least))
     if plan.optim == "adamw_torch":
-        changes.append(("optim: paged_adamw_8bit and the two above", replace(least, optim="paged_adamw_8bit")))
+        changes.append((f"set optim: paged_adamw_8bit, {settings}", replace(least, optim="paged_adamw_8bit")))
     if plan.technique == "full" and plan.autocast:
         pure = replace(least, optim="paged_adamw_8bit", autocast=False)
-        changes.append(("pure_bf16: true with optim: paged_adamw_8bit and the two above", pure))
+        changes.append((f"set pure_bf16: true, optim: paged_adamw_8bit, {settings}", pure))
     lighter = {"full": ("lora", "qlora"), "lora": ("qlora",), "prompt_tuning": ("qlora",)}.get(plan.technique, ())
     changes += [
-        (f"technique: {name}", replace(least, technique=name, optim="paged_adamw_8bit", autocast=False))
+        (f"set technique: {name}", replace(least, technique=name, optim="paged_adamw_8bit", autocast=False))
         for name in lighter
     ]
     fitting = [text for text, change in changes if sum(_parts(shape, change, params).values()) <= gpu_memory_gb * 1e9]
-    return fitting or [f"nothing here fits {gpu_memory_gb:g} GB: choose a smaller base_model or a larger GPU"]
+    return fitting or [f"choose a smaller base_model or a larger GPU: no setting here fits {gpu_memory_gb:g} GB"]

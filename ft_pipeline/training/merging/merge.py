@@ -112,7 +112,7 @@ def _four_bit_model(folder: Path, device: str, quantization: dict[str, Any]) -> 
 def _whole_already(job: Job) -> dict[str, Any]:
     """Link the files of the trained model, because `full` trains a whole model. No second copy is on the disk."""
     link_files(job.inputs["adapter"], job.out, leave=_NOT_OF_THE_MODEL)
-    message = "all weights were trained: the model is whole already, and there is nothing to merge"
+    message = "all weights were trained, so there is no adapter to merge"
     return {
         "mode": "full",
         "passed": True,
@@ -122,7 +122,7 @@ def _whole_already(job: Job) -> dict[str, Any]:
 
 def _nothing_to_merge(job: Job) -> dict[str, Any]:
     """Write only merge.json: a learned prompt is not part of the weights, and is served as an adapter."""
-    message = "a learned prompt changes no weights: there is nothing to merge, and the adapter is served"
+    message = "a learned prompt does not change the weights, so there is nothing to merge; serve the adapter"
     (job.out / "merge.json").write_text(json.dumps({"mode": "none", "message": message}) + "\n", encoding="utf-8")
     check = {"passed": True, "blocking": True, "message": message}
     return {"mode": "none", "passed": True, "checks": {"merge_equivalence": check}}
@@ -217,10 +217,8 @@ def _summary(
         criterion = f"KL(adapter || merged) {chosen.kl:.4f} nats per token (limit {settings.merge.max_kl:g})"
         criterion += f" on {len(reference.states):,} tokens of {reference.compared_rows} rows"
     else:
-        criterion = (
-            f"keeps {chosen.kept_gain:.0%} of what training gained (at least {settings.merge.min_kept_gain:.0%})"
-        )
-    losses = f"{reference.loss:.4f} as adapter, {chosen.heldout_loss:.4f} merged, on {reference.rows} rows"
+        criterion = f"keeps {chosen.kept_gain:.0%} of the training gain (minimum {settings.merge.min_kept_gain:.0%})"
+    losses = f"{reference.loss:.4f} (adapter), {chosen.heldout_loss:.4f} (merged) on {reference.rows} rows"
     message = f"{mode}: {criterion}; held-out loss {losses}"
     return {
         "mode": mode,

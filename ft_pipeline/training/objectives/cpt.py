@@ -118,16 +118,21 @@ def block_checks(tokenizer: Any, blocks: Sequence[Row], texts: int) -> dict[str,
     ends = sum(label == end for block in blocks for label in block.trained)
     twice = [block for block in blocks if bos is not None and bos != end and _twice(block.encoded.input_ids, bos)]
     unequal = [block for block in blocks if block.encoded.labels[1:] != block.encoded.input_ids[1:]]
-    stops = check(blocks[:1] if ends < texts else [], "the end of every text is trained", "miss the end of a text")
+    missing = blocks[:1] if ends < texts else []
+    stops = check(missing, "the end token of every text is trained", "without the end token of a text")
     return {
-        "every_turn_rendered": check([], "raw text has no turns: all of it is there", ""),
+        "every_turn_rendered": check([], "raw text has no turns; all of it is included", ""),
         "every_row_trains": check(
-            [block for block in blocks if not block.trained], "every block trains", "train nothing"
+            [block for block in blocks if not block.trained],
+            "every block has at least one trained token",
+            "without a trained token",
         ),
         "stop_token_trained": stops,
-        "single_bos": check(twice, "no text begins with two BOS tokens", "hold two BOS tokens in a row"),
-        "padding_never_trained": check(unequal, "blocks hold no padding", "have a label that is not its token"),
-        "prompts_masked": check(unequal, "raw text has no prompt: every token is trained", "have a masked token"),
+        "single_bos": check(twice, "no text begins with two BOS tokens", "with two BOS tokens in a row"),
+        "padding_never_trained": check(
+            unequal, "blocks contain no padding", "with a label that differs from its token"
+        ),
+        "prompts_masked": check(unequal, "raw text has no prompt; every token is trained", "with a masked token"),
     }
 
 

@@ -72,16 +72,16 @@ def account(
         "checks": {
             "no_over_length": check(
                 over,
-                f"no row is longer than max_length ({max_length} tokens)",
-                f"longer than max_length ({max_length} tokens); nothing is truncated: raise training.max_length, or "
-                "shorten or remove the rows",
+                f"no row is longer than the max_length of {max_length} tokens",
+                f"longer than the max_length of {max_length} tokens",
+                "nothing is truncated: raise training.max_length, or shorten or remove the rows",
             ),
             **checks,
             "ids_in_vocabulary": check(
                 [row for row in rows if max(row.encoded.input_ids, default=0) >= vocabulary],
                 f"every token id is below the model's vocabulary of {vocabulary}",
-                f"with a token id that the model (vocabulary {vocabulary}) has no embedding for: the tokenizer grew, "
-                "the model did not",
+                f"with a token id outside the model's vocabulary of {vocabulary}",
+                "choose a base_model that has an embedding for every token of its tokenizer",
             ),
         },
         "lengths": {f"p{p}": int(np.percentile(lengths, p)) for p in (50, 90, 99)} | {"max": int(lengths.max())},
@@ -114,8 +114,8 @@ def _content_checks(tokenizer: Any, rows: Sequence[Row]) -> dict[str, Any]:
         "stop_token_trained": check(
             [row for row in rows if not _stops(row.encoded, stops)],
             "every assistant turn ends with a trained stop token",
-            "with an assistant turn whose stop token is not trained; the model would never learn to stop: the chat "
-            "template must write a control token behind each answer",
+            "with an assistant turn whose stop token is not trained",
+            "the model would never learn to stop: use a chat template that writes a control token after each answer",
         ),
         "single_bos": check(
             [row for row in rows if bos is not None and row.encoded.input_ids[:2] == [bos, bos]],
@@ -124,12 +124,12 @@ def _content_checks(tokenizer: Any, rows: Sequence[Row]) -> dict[str, Any]:
         ),
         "padding_never_trained": check(
             [row for row in rows if not _labels_stand_on_tokens(row.encoded)],
-            "every label stands on its own token; padding is added after the labels and is masked by position",
-            "with a label that is not the token at its place",
+            "every label equals the token at its position; padding is added after the labels and is masked by position",
+            "with a label that differs from the token at its position",
         ),
         "prompts_masked": check(
             _not_exactly_the_answers(tokenizer, rows),
-            "the trained tokens of every row decode to its assistant turns, and to nothing else",
+            "the trained tokens of every row decode to exactly its assistant turns",
             "whose trained tokens are not exactly the assistant turns",
         ),
     }
@@ -140,9 +140,9 @@ def _rendered_check(rows: Sequence[Row]) -> dict[str, Any]:
     what = ", ".join(f"{row.file}:{row.row} {row.lost.turns[0]}" for row in faulty[:3] if row.lost)
     return check(
         faulty,
-        "the text of every turn stands in its rendered conversation",
-        f"with a turn that the chat template leaves out ({what}); choose a base model whose template has such turns, "
-        "or take them out of the data",
+        "every rendered conversation contains the text of all its turns",
+        f"with a turn that the chat template omits ({what})",
+        "choose a base_model whose template renders such turns, or remove them from the data",
     )
 
 
@@ -157,16 +157,19 @@ def _count_reasoning(rows: Sequence[Row]) -> dict[str, Any]:
         message = f"{turns - left_out} of {turns} turns with reasoning are trained with it"
     if left_out:
         first = ", ".join(f"{row.file}:{row.row}" for row in without[:5])
-        message += f"; the chat template has no place for that of the other {left_out} (first: {first})"
+        message += f"; the chat template omits the reasoning of the other {left_out} (first: {first})"
     return {"turns": turns, "left_out": left_out, "message": message}
 
 
-def check(faulty: Sequence[Row], holds: str, fault: str) -> dict[str, Any]:
-    """Return a check of the audit. Its message is `holds`, or the number of faulty rows and the first of them."""
+def check(faulty: Sequence[Row], holds: str, fault: str, advice: str = "") -> dict[str, Any]:
+    """Return a check of the audit. Its message is `holds`, or the number of faulty rows, the first of them and the
+    advice."""
     if not faulty:
         return {"passed": True, "value": 0, "message": holds}
     first = ", ".join(f"{row.file}:{row.row}" for row in faulty[:5])
-    return {"passed": False, "value": len(faulty), "message": f"{len(faulty)} rows {fault} (first: {first})"}
+    rows = "1 row" if len(faulty) == 1 else f"{len(faulty)} rows"
+    message = f"{rows} {fault} (first: {first})" + (f"; {advice}" if advice else "")
+    return {"passed": False, "value": len(faulty), "message": message}
 
 
 def _stops(encoded: Encoded, stops: set[int]) -> bool:
