@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ft_pipeline.evaluation.comparison.forgetting import accuracy_drop, forgets
 from ft_pipeline.evaluation.comparison.records import Comparison, ComparisonRow, PairedDifference
 from ft_pipeline.evaluation.model_kinds import BASELINES, ModelKind
 from ft_pipeline.release.champion import Candidate, ChampionRecord, Promotion
@@ -192,9 +193,9 @@ class _PromotionRules:
         """Return a reason if the row forgets, or if that was not measured."""
         if row.kind == "prompt":
             return []
-        drop, margin = self.comparison.accuracy_drop(row), self.settings.forgetting_margin
+        drop, margin = accuracy_drop(self.comparison, row), self.settings.forgetting_margin
         if drop is None:
             return ["its general accuracy was not measured"]
-        if not self.comparison.forgets(row, margin):
+        if not forgets(self.comparison, row, margin):
             return []
         return [f"forgets: general accuracy drops by {drop:.3f}, more than {margin:.3f}"]

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from ft_pipeline.evaluation.comparison.compare import compare
+from ft_pipeline.evaluation.comparison.forgetting import accuracy_drop, base_of, forgets
 from ft_pipeline.evaluation.comparison.records import Comparison, ComparisonRow, PairedDifference, Score
 from ft_pipeline.evaluation.metrics.definitions import METRICS
 from ft_pipeline.evaluation.model_kinds import ModelKind
@@ -99,18 +100,18 @@ def pair(low: float, base: str = "base", row: str = "a/merged") -> PairedDiffere
 
 
 @pytest.mark.parametrize(
-    ("accuracy", "pairs", "forgets"),
+    ("accuracy", "pairs", "expected"),
     [(0.44, (pair(0.01),), True), (0.44, (pair(-0.02),), False), (0.44, (), True), (0.46, (), False)],
 )
-def test_both_rule_sets_forget_by_one_rule(accuracy: float, pairs: tuple[PairedDifference, ...], forgets: bool) -> None:
+def test_both_rule_sets_forget_by_one_rule(accuracy: float, pairs: tuple[PairedDifference, ...], expected: bool) -> None:
     base, tuned = row("base", "base", 3.0, general=general(0.5)), row("a/merged", "merged", 2.0, technique="lora")
     tuned = replace(tuned, experiment="a", general=general(accuracy))
     lead = PairedDifference("a/merged", "base", "loss", 1.0, 0.9, 1.1)
     measured = comparison(tuned, base, pairs=(lead, *pairs))
-    assert measured.forgets(tuned, MARGIN) is forgets
+    assert forgets(measured, tuned, MARGIN) is expected
     candidates = {"a/merged": Candidate("a/merged", "merged", "a", "f" * 64)}
-    assert decide(measured, candidates, PromotionSettings(forgetting_margin=MARGIN), None).move is not forgets
-    assert recommend(measured, {}, MARGIN)["decision"] == ("prompt" if forgets else "lora")
+    assert decide(measured, candidates, PromotionSettings(forgetting_margin=MARGIN), None).move is not expected
+    assert recommend(measured, {}, MARGIN)["decision"] == ("prompt" if expected else "lora")
 
 
 def test_a_row_is_compared_with_the_base_model_of_its_experiment() -> None:
@@ -123,14 +124,14 @@ def test_a_row_is_compared_with_the_base_model_of_its_experiment() -> None:
     }
     variant = row("few_shot@b", "prompt", 2.5, source="b/prompt_baseline")
     measured = comparison(*tuned.values(), b, a, variant)
-    assert [measured.base_of(entry) for entry in (*tuned.values(), variant)] == [a, b, a, b]
-    assert [measured.forgets(entry, MARGIN) for entry in tuned.values()] == [True, False, True]
-    drop = measured.accuracy_drop(tuned["b"])
+    assert [base_of(measured, entry) for entry in (*tuned.values(), variant)] == [a, b, a, b]
+    assert [forgets(measured, entry, MARGIN) for entry in tuned.values()] == [True, False, True]
+    drop = accuracy_drop(measured, tuned["b"])
     assert drop == pytest.approx(0.01)
 
 
 def test_what_was_not_measured_is_not_forgotten() -> None:
     base, tuned = row("base", "base", 3.0, general=general(0.5)), row("a/merged", "merged", 2.0)
     for measured in (comparison(tuned, base), comparison(replace(tuned, general=general(0.1)))):
-        assert measured.accuracy_drop(measured.rows[0]) is None
-        assert not measured.forgets(measured.rows[0], MARGIN)
+        assert accuracy_drop(measured, measured.rows[0]) is None
+        assert not forgets(measured, measured.rows[0], MARGIN)

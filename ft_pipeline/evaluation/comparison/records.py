@@ -329,35 +329,6 @@ class Comparison(JsonRecord):
         lead = self.difference(better, worse, metric)
         return lead is not None and lead.clear
 
-    def base_of(self, row: ComparisonRow) -> ComparisonRow | None:
-        """Return the base model that a row's general accuracy is compared with; None if none was measured.
-
-        It is the base model that was scored for the same experiment. Experiments with the same base model share its
-        row, and the document does not say which ones do: for them it is the base model with the best accuracy.
-        """
-        bases = [base for base in self.rows if base.kind == "base" and base.accuracy is not None]
-        sources = (row.source, f"{row.experiment}/prompt_baseline")
-        own = [base for base in bases if base.source in sources]
-        return max(own or bases, key=lambda base: base.accuracy or 0.0, default=None)
-
-    def accuracy_drop(self, row: ComparisonRow) -> float | None:
-        """Return how much general accuracy the row loses against its base model; None if it was not measured."""
-        base = self.base_of(row)
-        if base is None or base.accuracy is None or row.accuracy is None:
-            return None
-        return base.accuracy - row.accuracy
-
-    def forgets(self, row: ComparisonRow, margin: float) -> bool:
-        """Return whether general accuracy drops by more than the margin.
-
-        A drop whose interval includes zero does not count; a drop without an interval does.
-        """
-        base, drop = self.base_of(row), self.accuracy_drop(row)
-        if base is None or drop is None or drop <= margin:
-            return False
-        measured = self.difference(base, row, GENERAL_ACCURACY)
-        return measured is None or measured.clear
-
     @cached_property
     def _differences(self) -> dict[tuple[str, str, str], PairedDifference]:
         return {(pair.better, pair.worse, pair.metric): pair for pair in self.pairs}

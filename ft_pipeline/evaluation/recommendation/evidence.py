@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from ft_pipeline.evaluation.comparison.forgetting import base_of, forgets
 from ft_pipeline.evaluation.comparison.records import (
     GENERAL_ACCURACY,
     Comparison,
@@ -108,7 +109,7 @@ class ComparisonFacts:
     @cached_property
     def without_forgetting(self) -> list[ComparisonRow]:
         """The tuned rows that do not forget beyond the margin."""
-        return [row for row in self.tuned if not self.comparison.forgets(row, self.margin)]
+        return [row for row in self.tuned if not forgets(self.comparison, row, self.margin)]
 
     def lead(self, better: ComparisonRow, worse: ComparisonRow) -> PairedDifference | None:
         """Return the paired difference in which `better` leads `worse`; None if it does not."""
@@ -130,7 +131,7 @@ class ComparisonFacts:
 
     def base_of(self, row: ComparisonRow | None) -> ComparisonRow | None:
         """Return the base model that the row's general accuracy is compared with."""
-        return (self.comparison.base_of(row) if row else None) or self.plain
+        return (base_of(self.comparison, row) if row else None) or self.plain
 
     def spread(self, row: ComparisonRow) -> SeedSpread | None:
         """Return the spread between the row's training seeds; None if it was trained once."""

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from ft_pipeline.evaluation.comparison.costs import in_words
+from ft_pipeline.evaluation.comparison.forgetting import accuracy_drop, base_of, forgets
 from ft_pipeline.evaluation.comparison.sweep_results import curve_in_words, spread_in_words, worst_seed
 from ft_pipeline.evaluation.recommendation.evidence import ENOUGH_ROWS, ComparisonFacts, Recommendation, named
 
@@ -105,14 +106,14 @@ def observe_break_even(facts: ComparisonFacts, recommendation: Recommendation) -
 def observe_forgetting(facts: ComparisonFacts, recommendation: Recommendation) -> str | None:
     """Return the general accuracy of the base model and of the tuned model."""
     row = recommendation.row
-    base = facts.comparison.base_of(row) if row else None
-    drop = facts.comparison.accuracy_drop(row) if row else None
+    base = base_of(facts.comparison, row) if row else None
+    drop = accuracy_drop(facts.comparison, row) if row else None
     if row is None or base is None or drop is None:
         return None
     margin = f"the margin of {facts.margin:g}"
     if drop <= facts.margin:
         result = f"within {margin}"
-    elif facts.comparison.forgets(row, facts.margin):
+    elif forgets(facts.comparison, row, facts.margin):
         result = f"a clear drop beyond {margin}"
     else:
         result = f"beyond {margin}, but the interval of the drop includes zero: more questions are needed to decide"

@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from ft_pipeline.evaluation.comparison.forgetting import base_of
 from ft_pipeline.evaluation.comparison.records import Comparison, Score
 from ft_pipeline.release.card.usage import usage
 
@@ -250,7 +251,7 @@ def _limitations(facts: CardFacts) -> Iterable[str]:
     if facts.forgotten:
         yield "Rows that it was trained on have been erased. Retrain it before you release it again."
     row = facts.comparison.row(facts.row)
-    base = facts.comparison.base_of(row) if row else None
+    base = base_of(facts.comparison, row) if row else None
     if row and base and row.accuracy is not None:
         yield f"General accuracy: {base.accuracy:.3f} (base model), {row.accuracy:.3f} (this model)."
 
