@@ -103,7 +103,7 @@ def pair(low: float, base: str = "base", row: str = "a/merged") -> PairedDiffere
     ("accuracy", "pairs", "expected"),
     [(0.44, (pair(0.01),), True), (0.44, (pair(-0.02),), False), (0.44, (), True), (0.46, (), False)],
 )
-def test_both_rule_sets_forget_by_one_rule(accuracy: float, pairs: tuple[PairedDifference, ...], expected: bool) -> None:
+def test_both_rule_sets_share_one_rule(accuracy: float, pairs: tuple[PairedDifference, ...], expected: bool) -> None:
     base, tuned = row("base", "base", 3.0, general=general(0.5)), row("a/merged", "merged", 2.0, technique="lora")
     tuned = replace(tuned, experiment="a", general=general(accuracy))
     lead = PairedDifference("a/merged", "base", "loss", 1.0, 0.9, 1.1)
