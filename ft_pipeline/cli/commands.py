@@ -143,14 +143,14 @@ def ui(
     """
     from ft_pipeline.execution import instance
     from ft_pipeline.execution.workers.launchers import check_environment
-    from ft_pipeline.execution.workers.serving import require_free
+    from ft_pipeline.execution.workers.serving import require_free_port
 
     opened = open_project(project)
     instance.require_writable(opened.dagster_home)
     if not read_only:
         check_environment()
         instance.lock_ui(opened.dagster_home).keep()
-    require_free("127.0.0.1", port)
+    require_free_port("127.0.0.1", port)
     with instance.open_instance():
         pass  # this creates Dagster's tables, so that its processes and a first `ft run` do not do so at the same time
     os.environ["PYTHONWARNINGS"] = "ignore"

@@ -13,7 +13,7 @@ import dagster as dg
 from ft_pipeline.errors import UserError
 from ft_pipeline.execution.events import Progress, StepEvent, publish
 from ft_pipeline.execution.pace import Throttle
-from ft_pipeline.execution.workers.devices import DeviceNeed, Lease, lease
+from ft_pipeline.execution.workers.devices import DeviceNeed, Lease, lease_devices
 from ft_pipeline.execution.workers.launchers import Launcher, check_environment, launcher_for
 from ft_pipeline.execution.workers.supervisor import WorkerError, WorkerJob, WorkerResult, run_worker
 from ft_pipeline.models.base_model import is_from_hub
@@ -102,7 +102,7 @@ class _ArtifactBuilder:
         try:
             with self._device(need) as leased, translate_write_errors():
                 started = time.monotonic()
-                used: dict[str, Any] = {"device": leased.device, "gpus": list(leased.names)}
+                used: dict[str, Any] = {"device": leased.device, "gpus": list(leased.gpu_names)}
                 if build:
                     summary = build(self.spec, inputs, draft.out)
                 else:
@@ -137,7 +137,7 @@ class _ArtifactBuilder:
         if need is None or self.launcher.lease is not None:
             yield self.launcher.lease or Lease("cpu")
             return
-        with lease(need, self.store.root / "locks" / "devices", self.say) as leased:
+        with lease_devices(need, self.store.root / "locks" / "devices", self.say) as leased:
             yield leased
 
     def say(self, message: str) -> None:

@@ -29,7 +29,7 @@ from ft_pipeline.execution.step import (
     Step,
 )
 from ft_pipeline.execution.workers.devices import DeviceNeed
-from ft_pipeline.execution.workers.launchers import TRAINING
+from ft_pipeline.execution.workers.launchers import MULTI_PROCESS_KINDS
 from ft_pipeline.project import Project
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.asset_pointers import AssetPointers
@@ -207,7 +207,7 @@ def device_need(project: Project, experiment: str | None, kind: str) -> DeviceNe
     if experiment is None:
         return DeviceNeed()
     gpu = project.experiment(experiment).gpu
-    return DeviceNeed(gpu.count if kind in TRAINING else 1, gpu.min_memory_gb, gpu.required)
+    return DeviceNeed(gpu.count if kind in MULTI_PROCESS_KINDS else 1, gpu.min_memory_gb, gpu.required)
 
 
 def _own_metadata(made: BuildResult, store: ArtifactStore, experiment: str | None) -> dict[str, Any]:
