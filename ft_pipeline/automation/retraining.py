@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import pyarrow.parquet as pq
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.execution.planning import Planned, plan
+from ft_pipeline.execution.planning import PlannedStep, plan
 from ft_pipeline.execution.step import STEPS
 from ft_pipeline.project import Project
 from ft_pipeline.release.champion import current
@@ -76,13 +76,13 @@ def _needed_tables() -> set[str]:
     return {name for name in needed if STEPS[name].stage in PREPARED}
 
 
-def _not_ready(table: Planned) -> str:
+def _not_ready(table: PlannedStep) -> str:
     if table.state == "failed":
         return f"{table.asset} failed a check: {table.reason}"
     return f"{table.asset} is not up to date: {table.reason}"
 
 
-def _verdict(experiment: str, roots: list[Planned], new_rows: int | None, minimum: int) -> RetrainingDecision:
+def _verdict(experiment: str, roots: list[PlannedStep], new_rows: int | None, minimum: int) -> RetrainingDecision:
     """roots: the steps that would run for their own reason, not because a step before them runs."""
     if not roots:
         return RetrainingDecision(experiment, False, "nothing has changed since the last training")

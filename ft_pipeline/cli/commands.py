@@ -116,9 +116,9 @@ def run(
     from ft_pipeline.execution import run as running
 
     opened = open_project(project)
-    wanted = running.Request(opened, tuple(experiment or ()), tuple(select.split(",")) if select else (), force)
+    wanted = running.RunRequest(opened, tuple(experiment or ()), tuple(select.split(",")) if select else (), force)
     if plan:
-        planned = running.what_runs(wanted)
+        planned = running.plan_run(wanted)
         document = {"plan": [vars(step) | {"runs": step.runs} for step in planned]}
         report(document, as_json, lambda _: display.show_plan(out, planned))
         return

@@ -37,13 +37,13 @@ def teacher_answers(at: SpecContext) -> Spec:
     """The teacher's answers to the prompts in `unlabelled`, given its system prompt and fixed examples."""
     teacher = at.project.settings.teacher
     inputs = {
-        "unlabelled": at.passed("unlabelled").reference,
-        "conversations": at.passed("conversations").reference,
+        "unlabelled": at.checked_artifact("unlabelled").reference,
+        "conversations": at.checked_artifact("conversations").reference,
     }
     config, handling = asked_settings(teacher)
     if teacher.endpoint is not None:
         return Spec("teacher_answers", inputs, {"teacher": config}, seed=teacher.seed, handling=handling)
-    inputs["base_model"] = at.built(base_model_spec(teacher.model, teacher.revision)).reference
+    inputs["base_model"] = at.built_artifact(base_model_spec(teacher.model, teacher.revision)).reference
     versions = versions_of("torch", "transformers")
     return Spec("teacher_answers", inputs, {"teacher": config}, versions, seed=teacher.seed, handling=handling)
 
@@ -77,7 +77,7 @@ def distilled(at: SpecContext) -> Spec:
     settings = at.project.settings
     answers = at.artifact("teacher_answers")
     questions = read_jsonl(at.project.inside(settings.evaluation.general_questions))
-    inputs = {"teacher_answers": answers.reference, "conversations": at.passed("conversations").reference}
+    inputs = {"teacher_answers": answers.reference, "conversations": at.checked_artifact("conversations").reference}
     teacher = settings.teacher
     config = {
         "teacher": {

@@ -43,9 +43,9 @@ def prompt_baseline(at: SpecContext) -> Spec:
     """Scores of the base model under each prompt variant: plain, with a system prompt, with examples, with retrieved
     passages. Also scores the teacher, if it is another model."""
     experiment_settings(at)
-    inputs = {"conversations": at.passed("conversations"), "base_model": at.artifact("base_model")}
+    inputs = {"conversations": at.checked_artifact("conversations"), "base_model": at.artifact("base_model")}
     if (teacher := _teacher_spec(at, references(inputs))) is not None:
-        at.built(teacher)  # once per base model; `comparison` finds it by the same spec
+        at.built_artifact(teacher)  # once per base model; `comparison` finds it by the same spec
     return _baseline_spec(at, references(inputs), at.project.settings.prompting.model_dump(mode="json"))
 
 
@@ -64,7 +64,7 @@ def scores(at: SpecContext) -> Spec:
     inputs = {
         "base_model": trained_on(at, trained),
         "adapter": trained,
-        "merged_model": at.passed("merged_model"),
+        "merged_model": at.checked_artifact("merged_model"),
     }
     return _scores_spec(at, references(inputs), _served(experiment_settings(at)))
 
@@ -159,7 +159,11 @@ def _task_inputs(at: SpecContext) -> dict[str, tuple[str, str]]:
     if not files:
         return {}
     folder = str(at.project.inside(at.project.settings.evaluation.include_path or ""))
-    return {"tasks": at.built(Spec("evaluation_tasks", config={"files": files}, handling={"folder": folder})).reference}
+    return {
+        "tasks": at.built_artifact(
+            Spec("evaluation_tasks", config={"files": files}, handling={"folder": folder})
+        ).reference
+    }
 
 
 def _served(settings: ExperimentSettings) -> dict[str, Any]:
@@ -169,7 +173,7 @@ def _served(settings: ExperimentSettings) -> dict[str, Any]:
 
 
 def _scores_spec(at: SpecContext, parts: dict[str, tuple[str, str]], served: dict[str, Any]) -> Spec:
-    inputs = {"conversations": at.passed("conversations").reference, **parts, **_task_inputs(at)}
+    inputs = {"conversations": at.checked_artifact("conversations").reference, **parts, **_task_inputs(at)}
     return Spec("scores", inputs, {**_evaluation(at), **served}, versions_of(*HARNESS))
 
 
@@ -181,7 +185,7 @@ def _baseline_spec(at: SpecContext, inputs: dict[str, tuple[str, str]], promptin
     versions = [*HARNESS]
     variants = prompting["variants"].values()
     if any(variant.get("passages") for variant in variants):
-        inputs = {**inputs, "text": at.passed("text").reference}
+        inputs = {**inputs, "text": at.checked_artifact("text").reference}
     if any(variant.get("passages") or variant.get("examples") == "retrieved" for variant in variants):
         versions.append("bm25s")
     inputs = {**inputs, **_task_inputs(at)}
@@ -199,7 +203,7 @@ def _teacher_spec(at: SpecContext, scored: dict[str, tuple[str, str]]) -> Spec |
         return None
     inputs = {name: scored[name] for name in ("conversations", "base_model")}
     if teacher.endpoint is None:
-        model = at.built(base_model_spec(teacher.model, teacher.revision)).reference
+        model = at.built_artifact(base_model_spec(teacher.model, teacher.revision)).reference
         if model == inputs["base_model"]:
             return None
         inputs["teacher_model"] = model
@@ -235,13 +239,13 @@ def _champion_scores(at: SpecContext, champion: ChampionRecord, scored: dict[str
     served = champion.evidence["served"]
     base = ("base_model", champion.fingerprints["base_model"])
     if champion.kind == "prompt":
-        inputs = {"conversations": at.passed("conversations").reference, "base_model": base}
+        inputs = {"conversations": at.checked_artifact("conversations").reference, "base_model": base}
         spec = _baseline_spec(at, inputs, {"variants": {champion.name: served}})
         spec = spec.with_code_version(STEPS["prompt_baseline"].code_version)
         known = next((artifact for artifact in scored.values() if _covers(artifact, spec)), None)
-        return "prompt_baseline", known or at.built(spec)
+        return "prompt_baseline", known or at.built_artifact(spec)
     parts = {"base_model": base} | {key: (key, champion.fingerprints[key]) for key in ("adapter", "merged_model")}
-    return "scores", at.built(_scores_spec(at, parts, served))
+    return "scores", at.built_artifact(_scores_spec(at, parts, served))
 
 
 def _covers(found: Artifact, wanted: Spec) -> bool:

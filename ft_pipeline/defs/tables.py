@@ -153,7 +153,7 @@ def conversations(at: SpecContext) -> Spec:
     """Alpaca and ShareGPT rows in one message schema, deduplicated across tables. The split of a row never changes."""
     settings = at.project.settings
     questions = read_jsonl(at.project.inside(settings.evaluation.general_questions))
-    inputs = {name: at.passed(name).reference for name in CONVERSATIONAL}
+    inputs = {name: at.checked_artifact(name).reference for name in CONVERSATIONAL}
     config = {
         "data": settings.data.model_dump(mode="json"),
         "general_questions": [str(row.get("query", "")) for row in questions],

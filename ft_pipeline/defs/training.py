@@ -104,11 +104,11 @@ def memory_estimate(at: SpecContext) -> Spec:
 )
 def adapter(at: SpecContext) -> Spec:
     """The trained weights (LoRA matrices, or all weights with `full`) of the best checkpoint by held-out loss."""
-    at.passed("conversations")
-    at.passed("memory_estimate")
+    at.checked_artifact("conversations")
+    at.checked_artifact("memory_estimate")
     phases = experiment_phases(at)
     base, start = beginning(at, phases)
-    return adapter_spec(at, phases[-1], at.passed("training_data"), base, start)
+    return adapter_spec(at, phases[-1], at.checked_artifact("training_data"), base, start)
 
 
 @step(
@@ -128,7 +128,7 @@ def adapter(at: SpecContext) -> Spec:
 )
 def merged_model(at: SpecContext) -> Spec:
     """A plain Hugging Face model: the adapter is added to the base model's weights once, in 32 bit."""
-    return merged_model_spec(at, experiment_settings(at), at.passed("training_data"), at.artifact("adapter"))
+    return merged_model_spec(at, experiment_settings(at), at.checked_artifact("training_data"), at.artifact("adapter"))
 
 
 def _write_json(making: BuildContext, name: str, content: Any) -> dict[str, Any]:

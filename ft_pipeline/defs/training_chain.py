@@ -66,13 +66,13 @@ def beginning(at: SpecContext, stages: list[Phase]) -> tuple[Artifact, Artifact 
         return at.artifact("base_model"), None
     before, last = stages[-2], stages[-1]
     base, start = beginning(at, stages[:-1])
-    data = require_passed(at.built(training_data_spec(at, before.settings)))
-    trained = at.built(adapter_spec(at, before, data, base, start))
+    data = require_passed(at.built_artifact(training_data_spec(at, before.settings)))
+    trained = at.built_artifact(adapter_spec(at, before, data, base, start))
     if goes_on(before.settings, last.settings):
         return base, trained
-    merged = require_passed(at.built(merged_model_spec(at, before.settings, data, trained)))
+    merged = require_passed(at.built_artifact(merged_model_spec(at, before.settings, data, trained)))
     config = {"model": f"merged:{before.name}", "revision": None, "content": None}
-    return at.built(Spec("base_model", {"merged_model": merged.reference}, config)), None
+    return at.built_artifact(Spec("base_model", {"merged_model": merged.reference}, config)), None
 
 
 def goes_on(before: ExperimentSettings, after: ExperimentSettings) -> bool:
@@ -91,12 +91,12 @@ def training_data_spec(at: SpecContext, settings: ExperimentSettings) -> Spec:
 
     It reads only the tables that its objective trains on, so that a new preference pair never retrains an sft.
     """
-    inputs = {"conversations": at.passed("conversations"), "base_model": at.artifact("base_model")}
+    inputs = {"conversations": at.checked_artifact("conversations"), "base_model": at.artifact("base_model")}
     wanted = settings.model_dump(mode="json", include={"objective", "data", "training"})
     training = {key: wanted["training"][key] for key in ("max_length", "seed")}
     config: dict[str, Any] = {"experiment": {**wanted, "training": training}}
     tables = OBJECTIVES[settings.objective].tables(settings)
-    inputs |= {table: at.passed(table) for table in tables}
+    inputs |= {table: at.checked_artifact(table) for table in tables}
     if any(table in UNFILTERED for table in tables):
         config["data"] = at.project.settings.data.model_dump(mode="json")
     return Spec("training_data", references(inputs), config, versions_of("transformers", "tokenizers"))

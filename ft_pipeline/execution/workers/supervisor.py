@@ -216,7 +216,7 @@ class _WorkerMessages:
                 self.log(message["message"])
             elif message.get("type") == "progress":
                 step, total = message["step"], message["total"]
-                elapsed, eta = self.pace.mark(step, total)
+                elapsed, eta = self.pace.update(step, total)
                 self.on_progress(Progress(self.job.kind, self.job.label, step, total, message["values"], elapsed, eta))
 
 
