@@ -95,7 +95,7 @@ def test_each_objective_has_its_own_lineage(objective: str, labels: set[str], co
     sources = OBJECTIVES[objective].lineage_from(inputs[objective])
     assert {".".join(source) for source in sources["labels"]} == labels
     assert set(sources) == set(columns) - {"source"}
-    assert set(columns) <= set(lineage.TOKENS)
+    assert set(columns) <= set(lineage.TOKEN_COLUMNS)
 
 
 def test_the_ui_shows_the_origin_of_a_table(steps: dict, tmp_path: Path) -> None:

@@ -124,7 +124,7 @@ class Simulation:
         for step in steps_in_order():
             if step.name == until:
                 return
-            if step.stage in automation.RETRAINED:
+            if step.stage in automation.RETRAINED_STAGES:
                 self._stand_in(step.name, experiment if step.per_experiment else None)
 
     def _stand_in(self, asset: str, experiment: str | None) -> None:
