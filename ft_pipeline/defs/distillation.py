@@ -115,7 +115,7 @@ def _build_distilled(build: BuildContext) -> dict[str, Any]:
 
 def _answers_metadata(artifact: Artifact) -> dict[str, Any]:
     rows = pq.read_table(artifact.path / "answers.parquet").slice(0, SHOWN_ANSWERS).to_pylist()
-    shown = [
+    answers = [
         {
             "message": row["prompt_messages"][-1]["content"],
             "answer": row["answer"] or row["failure"],
@@ -125,7 +125,7 @@ def _answers_metadata(artifact: Artifact) -> dict[str, Any]:
     ]
     return {
         **artifact.summary,
-        "answers_shown": table(shown),
+        "answers_shown": table(answers),
         "dagster/column_schema": column_schema([(name, *content) for name, content in ANSWER_COLUMNS.items()]),
         "dagster/column_lineage": column_lineage(answers_lineage()),
     }
@@ -133,9 +133,9 @@ def _answers_metadata(artifact: Artifact) -> dict[str, Any]:
 
 def _distilled_metadata(artifact: Artifact) -> dict[str, Any]:
     summary = artifact.summary
-    shown = {key: summary[key] for key in ("answers", "kept", "set_aside", "reasons", "thresholds", "length_range")}
+    keys = ("answers", "kept", "set_aside", "reasons", "thresholds", "length_range")
     return {
-        **shown,
+        **{key: summary[key] for key in keys},
         "samples": summary["samples"],
         "dagster/row_count": summary["kept"],
         "dagster/column_schema": column_schema(describe_columns("conversations")),

@@ -196,9 +196,9 @@ def _memory_metadata(artifact: Artifact) -> dict[str, Any]:
 
 
 def _merged_model_metadata(artifact: Artifact) -> dict[str, Any]:
-    shown = {key: value for key, value in artifact.summary.items() if key not in {"checks", "noise"}}
+    metadata = {key: value for key, value in artifact.summary.items() if key not in {"checks", "noise"}}
     noise = artifact.summary.get("noise")
-    return {**shown, "quantisation_noise": table(noise)} if noise else shown
+    return {**metadata, "quantisation_noise": table(noise)} if noise else metadata
 
 
 def _adapter_metadata(artifact: Artifact) -> dict[str, Any]:

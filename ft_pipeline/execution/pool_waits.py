@@ -18,21 +18,21 @@ def report_pool_waits(
     instance: dg.DagsterInstance, invocation: str, report: Callable[[str, str], None]
 ) -> Iterator[None]:
     """Within the block, call `report(step, reason)` from a thread, once for each step of this command that waits."""
-    ended = threading.Event()
-    watcher = threading.Thread(target=_watch, args=(instance, invocation, report, ended), daemon=True)
+    stopped = threading.Event()
+    watcher = threading.Thread(target=_watch, args=(instance, invocation, report, stopped), daemon=True)
     watcher.start()
     try:
         yield
     finally:
-        ended.set()
+        stopped.set()
         watcher.join()
 
 
 def _watch(
-    instance: dg.DagsterInstance, invocation: str, report: Callable[[str, str], None], ended: threading.Event
+    instance: dg.DagsterInstance, invocation: str, report: Callable[[str, str], None], stopped: threading.Event
 ) -> None:
     reported: set[str] = set()
-    while not ended.wait(POLL_SECONDS):
+    while not stopped.wait(POLL_SECONDS):
         waiting: list[tuple[str, str]] = []
         with contextlib.suppress(Exception):  # a busy database is queried again; the run reports other errors
             waiting = _waiting_steps(instance, invocation)
@@ -48,7 +48,7 @@ def _waiting_steps(instance: dg.DagsterInstance, invocation: str) -> list[tuple[
     pending = [step for step in slots.pending_steps if step.assigned_timestamp is None]
     if not pending:
         return []
-    own_runs = {run.run_id for run in instance.get_runs(dg.RunsFilter(tags={INVOCATION: invocation}))}
+    own_run_ids = {run.run_id for run in instance.get_runs(dg.RunsFilter(tags={INVOCATION: invocation}))}
     holders = ", ".join(sorted(f"{slot.step_key} of run {slot.run_id[:8]}" for slot in slots.claimed_slots))
     reason = f"waits for a slot in the pool {POOL}" + (f", which is in use by {holders}" if holders else "")
-    return [(step.step_key, reason) for step in pending if step.run_id in own_runs]
+    return [(step.step_key, reason) for step in pending if step.run_id in own_run_ids]

@@ -102,7 +102,7 @@ def visible_gpus(log: Callable[[str], None] = lambda message: None) -> list[Gpu]
     log: called if a driver reports no GPU, and if CUDA_VISIBLE_DEVICES names none of the GPUs.
     """
     output, error = query_nvidia_smi(QUERY)
-    gpus = [gpu for line in output.splitlines() if (gpu := _parse(line))]
+    gpus = [gpu for line in output.splitlines() if (gpu := _parse_gpu(line))]
     if not gpus and (error or output):
         log(f"nvidia-smi shows no GPU: {error or first_printable_line(output)}")
     setting = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -257,7 +257,7 @@ def _lock_folder() -> Path:
     return Path(setting) if setting else Path(tempfile.gettempdir()) / f"ft_pipeline-devices-{os.getuid()}"
 
 
-def _parse(line: str) -> Gpu | None:
+def _parse_gpu(line: str) -> Gpu | None:
     """None for a line that does not describe a GPU: a warning, or a message about a lost GPU."""
     cells = [cell.strip() for cell in line.split(",")]
     if len(cells) < 5 or not cells[0].isdecimal():
