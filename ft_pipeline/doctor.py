@@ -12,8 +12,8 @@ from typing import Any, Literal
 import psutil
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.execution.workers.devices import DeviceNeed, ask_driver, visible_gpus
-from ft_pipeline.execution.workers.launchers import CHOICE, launcher_for, worker_environment
+from ft_pipeline.execution.workers.devices import DeviceNeed, query_nvidia_smi, visible_gpus
+from ft_pipeline.execution.workers.launchers import LAUNCHER, launcher_for, worker_environment
 from ft_pipeline.models import compute_setting
 from ft_pipeline.project import Project
 
@@ -87,10 +87,11 @@ def _installed(name: str) -> bool:
 
 
 def _gpu(_: Project) -> Finding:
-    shown, wrong = ask_driver(["nvidia-smi", "--query-gpu=name,memory.total,memory.free", "--format=csv,noheader"])
-    if wrong:
-        return Finding("GPU", "warning", f"nvidia-smi: {wrong}", "repair the driver, or continue on the CPU")
-    return Finding("GPU", "ok", "; ".join(shown.splitlines()) or "none; everything runs on the CPU")
+    command = ["nvidia-smi", "--query-gpu=name,memory.total,memory.free", "--format=csv,noheader"]
+    output, error = query_nvidia_smi(command)
+    if error:
+        return Finding("GPU", "warning", f"nvidia-smi: {error}", "repair the driver, or continue on the CPU")
+    return Finding("GPU", "ok", "; ".join(output.splitlines()) or "none; everything runs on the CPU")
 
 
 def _compute(_: Project) -> Finding:
@@ -118,7 +119,7 @@ def _launcher(_: Project) -> Finding:
         launcher_for("adapter", DeviceNeed())
     except UserError as error:
         return Finding("launcher", "problem", str(error), "choose a launcher from docs/deploy.md")
-    chosen = os.environ.get(CHOICE) or "local"
+    chosen = os.environ.get(LAUNCHER) or "local"
     if chosen == "ray" and not _installed("ray"):
         return Finding("launcher", "problem", "ray is not installed", "pip install 'ft-pipeline[ray]'")
     return Finding("launcher", "ok", chosen)

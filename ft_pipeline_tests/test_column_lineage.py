@@ -95,7 +95,7 @@ def test_each_objective_has_its_own_lineage(objective: str, labels: set[str], co
     sources = OBJECTIVES[objective].lineage_from(inputs[objective])
     assert {".".join(source) for source in sources["labels"]} == labels
     assert set(sources) == set(columns) - {"source"}
-    assert set(columns) <= set(lineage.TOKENS)
+    assert set(columns) <= set(lineage.TOKEN_COLUMNS)
 
 
 def test_the_ui_shows_the_origin_of_a_table(steps: dict, tmp_path: Path) -> None:
@@ -140,7 +140,7 @@ def test_shared_artifacts_name_no_experiment(steps: dict) -> None:
 
 def test_an_input_of_an_experiment_links_to_its_partition(tmp_path: Path) -> None:
     from ft_pipeline.audit.artifact_index import ArtifactIndex
-    from ft_pipeline.execution.metadata import origin
+    from ft_pipeline.execution.metadata import artifact_metadata
     from ft_pipeline_tests.audit.shop import Shop
 
     shop = Shop(tmp_path / "shop")
@@ -148,10 +148,10 @@ def test_an_input_of_an_experiment_links_to_its_partition(tmp_path: Path) -> Non
     artifacts = shop.materialize()
     assets = {"training_data": True, "base_model": True, "conversations": False}
     index = ArtifactIndex(shop.store.root)
-    shown = origin(artifacts["adapter"], index, assets, "qlora")["inputs"].value
+    shown = artifact_metadata(artifacts["adapter"], index, assets, "qlora")["inputs"].value
     assert "[training_data](/assets/training_data?partition=qlora)" in shown
     folder = artifacts["base_model"].path.relative_to(shop.store.root)
     assert f"`{folder}/manifest.json`" in shown
-    shown = origin(artifacts["training_data"], index, assets, "qlora")["inputs"].value
+    shown = artifact_metadata(artifacts["training_data"], index, assets, "qlora")["inputs"].value
     assert "[conversations](/assets/conversations) |" in shown
-    assert "none" in origin(artifacts["raw_alpaca"], index, assets, None)["inputs"].value
+    assert "none" in artifact_metadata(artifacts["raw_alpaca"], index, assets, None)["inputs"].value

@@ -1,4 +1,4 @@
-"""Notifies people: through a Slack-compatible webhook if one is set, and always in a log in the store."""
+"""Notifies users: through a Slack-compatible webhook if one is set, and always in a log in the store."""
 
 import http.client
 import json
@@ -16,12 +16,14 @@ from ft_pipeline.project import Project
 from ft_pipeline.settings.project import NotificationSettings
 
 LOG = "notifications.jsonl"
-TRIES = 3
-PATIENCE_SECONDS = 8.0
+"""File in the store with one notification per line, and what the webhook answered."""
+ATTEMPTS = 3
+TIMEOUT_SECONDS = 8.0
 """Limit for one message, all attempts together. A tick of `failures` reports up to five runs, and Dagster aborts a tick
-after 60 s. It would then report all of them again, and again."""
-SECONDS_BETWEEN = 1.0
-LONGEST = 2_000
+after 60 s. The next tick would report all of them again, and be aborted again."""
+RETRY_SECONDS = 1.0
+"""Seconds before the second attempt; twice as many before the third one."""
+MAX_CHARACTERS = 2_000
 """Maximum characters of a message; Slack cuts at 4,000."""
 
 Kind = Literal["run_failed", "gate_failed", "champion_changed"]
@@ -34,7 +36,7 @@ TITLES: dict[Kind, str] = {
 
 @dataclass(frozen=True)
 class Notification:
-    """One event that people are notified of."""
+    """One event that users are notified of."""
 
     kind: Kind
     message: str
@@ -42,11 +44,11 @@ class Notification:
 
 
 def notify(project: Project, notification: Notification) -> str:
-    """Send a notification to the webhook and the log; return the result in words that show no secret.
+    """Send a notification to the webhook and write it to the log; return the result as a text without secrets.
 
-    A fault in the webhook, the log or project.yaml does not stop the caller: it may be what the message reports.
+    An error of the webhook, the log or project.yaml does not stop the caller: it may be what the message reports.
     """
-    name, settings = _settings(project)
+    name, settings = _name_and_settings(project)
     outcome = _post(settings, _text(name, notification, settings.ui_url))
     entry = {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -62,7 +64,7 @@ def notify(project: Project, notification: Notification) -> str:
     return outcome
 
 
-def _settings(project: Project) -> tuple[str, NotificationSettings]:
+def _name_and_settings(project: Project) -> tuple[str, NotificationSettings]:
     """The project's name and notification settings; the folder's name and the defaults if project.yaml is invalid."""
     try:
         return project.settings.name, project.settings.notifications
@@ -72,7 +74,9 @@ def _settings(project: Project) -> tuple[str, NotificationSettings]:
 
 def _text(name: str, notification: Notification, ui_url: str | None) -> str:
     """The message in Slack's markup, with its three special characters escaped."""
-    message = notification.message if len(notification.message) <= LONGEST else f"{notification.message[:LONGEST]}…"
+    message = notification.message
+    if len(message) > MAX_CHARACTERS:
+        message = f"{message[:MAX_CHARACTERS]}…"
     for character, entity in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;")):
         message = message.replace(character, entity)
     link = f" (<{ui_url.rstrip('/')}/runs/{notification.run_id}|the run>)" if ui_url and notification.run_id else ""
@@ -80,49 +84,51 @@ def _text(name: str, notification: Notification, ui_url: str | None) -> str:
 
 
 def _post(settings: NotificationSettings, text: str) -> str:
+    """Send the text to the webhook within TIMEOUT_SECONDS; return the result."""
     url = os.environ.get(settings.webhook_env, "")
     if not url:
         return f"not called: {settings.webhook_env} is not set"
     if not url.startswith(("https://", "http://")):
         return f"not called: {settings.webhook_env} is not an http(s) URL"
-    outcome: list[str] = []
+    outcomes: list[str] = []
     # In a thread, because a DNS lookup has no timeout.
-    asking = threading.Thread(target=lambda: outcome.append(_ask(url, text)), daemon=True)
-    asking.start()
-    asking.join(PATIENCE_SECONDS)
-    return outcome[0] if outcome else f"did not answer within {PATIENCE_SECONDS:g} s"
+    delivery = threading.Thread(target=lambda: outcomes.append(_deliver(url, text)), daemon=True)
+    delivery.start()
+    delivery.join(TIMEOUT_SECONDS)
+    return outcomes[0] if outcomes else f"did not answer within {TIMEOUT_SECONDS:g} s"
 
 
-def _ask(url: str, text: str) -> str:
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    outcome, done = "", False
-    for attempt in range(TRIES):
-        time.sleep(SECONDS_BETWEEN * attempt)
-        left = deadline - time.monotonic()
-        if done or left <= 0:
+def _deliver(url: str, text: str) -> str:
+    """Send the text in up to ATTEMPTS attempts; return the result of the last one."""
+    deadline = time.monotonic() + TIMEOUT_SECONDS
+    outcome, is_final = "", False
+    for attempt in range(ATTEMPTS):
+        time.sleep(RETRY_SECONDS * attempt)
+        seconds_left = deadline - time.monotonic()
+        if is_final or seconds_left <= 0:
             break
-        outcome, done = _try(url, text, left)
+        outcome, is_final = _try_once(url, text, seconds_left)
     return outcome
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """Treats a redirect as a refusal: it would be followed with GET, which delivers no message."""
+    """Treats a redirect as an error: it would be followed with GET, which delivers no message."""
 
     def redirect_request(self, *_: object) -> None:
         return None
 
 
-def _try(url: str, text: str, seconds: float) -> tuple[str, bool]:
-    """Return (result, whether another attempt is useless). The URL is a secret, so it is not in any message."""
+def _try_once(url: str, text: str, seconds: float) -> tuple[str, bool]:
+    """Return (result, whether another attempt is useless). The URL is a secret, so no result contains it."""
     headers = {"Content-Type": "application/json", "User-Agent": "ft_pipeline"}
     try:
         request = urllib.request.Request(url, json.dumps({"text": text}).encode(), headers)
-        with urllib.request.build_opener(_NoRedirect).open(request, timeout=seconds) as answer:
-            return f"delivered (status {answer.status})", True
+        with urllib.request.build_opener(_NoRedirect).open(request, timeout=seconds) as response:
+            return f"delivered (status {response.status})", True
     except urllib.error.HTTPError as error:
         error.close()
-        elsewhere = ", a redirect to another URL: use that URL instead" if 300 <= error.code < 400 else ""
-        return f"refused with status {error.code}{elsewhere}", error.code < 500 and error.code != 429
+        redirect_advice = ", a redirect to another URL: use that URL instead" if 300 <= error.code < 400 else ""
+        return f"refused with status {error.code}{redirect_advice}", error.code < 500 and error.code != 429
     except (ValueError, http.client.InvalidURL):
         return "not called: the URL is invalid", True
     except (OSError, http.client.HTTPException) as error:

@@ -1,7 +1,7 @@
 """Detects changes in the raw folders: first by file stat, then by content if the stat differs.
 
 A folder is read after it has not changed for one polling interval, so that a file that is being copied is not read
-half-written. Its snapshot must have been materialized before: the automation starts nothing that no user ever ran.
+half-written. Its snapshot must have been materialized before, because the automation starts only what a user has run.
 """
 
 from dataclasses import dataclass
@@ -28,8 +28,8 @@ class RawChanges:
     """What the check waits for, and why."""
 
 
-def find_raw_changes(project: Project, before: dict[str, str]) -> RawChanges:
-    """Check every raw folder. before: the stamps of the previous check."""
+def find_raw_changes(project: Project, previous_stamps: dict[str, str]) -> RawChanges:
+    """Check every raw folder. previous_stamps: `stamps` of the previous check."""
     store = ArtifactStore(project.store)
     stamps, changed, notes = {}, {}, []
     for data_format in FORMATS:
@@ -38,14 +38,14 @@ def find_raw_changes(project: Project, before: dict[str, str]) -> RawChanges:
         pointer = AssetPointers(store.root).read(asset)
         if pointer is None:
             continue
-        # A changed folder is not read yet: a file that is still being copied would be read each time.
-        if stamps[data_format] != before.get(data_format):
-            last = last_written(project.raw(data_format)) or "no file left"
-            seen = f"files changed (last: {last})" if data_format in before else "first check"
-            notes.append(f"{asset}: {seen}, waiting until there are no more changes")
+        # A changed folder is not read yet: a file that is still being copied would be read at every check.
+        if stamps[data_format] != previous_stamps.get(data_format):
+            last_file = last_written(project.raw(data_format)) or "no file left"
+            observation = f"files changed (last: {last_file})" if data_format in previous_stamps else "first check"
+            notes.append(f"{asset}: {observation}, waiting until there are no more changes")
             continue
         try:
-            key = _change(project, store, asset, pointer)
+            key = _change_key(project, store, asset, pointer)
         except (UserError, OSError) as error:
             notes.append(f"{asset}: {first_line(error)}")
             continue
@@ -54,13 +54,13 @@ def find_raw_changes(project: Project, before: dict[str, str]) -> RawChanges:
     return RawChanges(stamps, changed, notes)
 
 
-def _change(project: Project, store: ArtifactStore, asset: str, pointer: Pointer) -> str | None:
+def _change_key(project: Project, store: ArtifactStore, asset: str, pointer: Pointer) -> str | None:
     """A key for the change since the snapshot was last materialized (`pointer`); None if nothing changed.
 
-    The key contains the time of that materialization: A → B → A → B are four changes, not two.
+    The key contains the time of that materialization. So a change back to earlier content has a new key, too.
     """
-    inputs = SpecContext(project, store)
-    last, spec = inputs.find(asset), planned_spec(STEPS[asset], inputs)
-    if last is not None and last.spec_hash == spec.hash:
+    context = SpecContext(project, store)
+    latest, spec = context.find(asset), planned_spec(STEPS[asset], context)
+    if latest is not None and latest.spec_hash == spec.hash:
         return None
     return f"{asset} {spec.hash[:16]} after {pointer.when}"

@@ -5,15 +5,15 @@ from dataclasses import dataclass
 import pyarrow.parquet as pq
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.execution.planning import Planned, plan
+from ft_pipeline.execution.planning import PlannedStep, plan
 from ft_pipeline.execution.step import STEPS
 from ft_pipeline.project import Project
 from ft_pipeline.release.champion import current
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.asset_pointers import AssetPointers
 
-PREPARED = ("sources", "tables")
-"""Stages that follow the raw files automatically. A retraining uses them as they are, if their checks passed."""
+PREPARED_STAGES = ("sources", "tables")
+"""Stages that follow the raw files automatically. A retraining uses their artifacts as they are."""
 
 
 @dataclass(frozen=True)
@@ -28,13 +28,13 @@ class RetrainingDecision:
 def experiments_to_watch(project: Project) -> list[str]:
     """Return the experiments with `retrain: true`, and the champion's.
 
-    An experiment with a broken YAML is included, so that the skip reason names it.
+    An experiment with a broken YAML is included, so that the reason for skipping it is reported.
     """
     champion = current(project.store)
     return [
         name
         for name in project.experiment_names()
-        if _wants_retraining(project, name) or (champion is not None and champion.experiment == name)
+        if _sets_retrain(project, name) or (champion is not None and champion.experiment == name)
     ]
 
 
@@ -42,82 +42,88 @@ def decide_retraining(project: Project, experiment: str) -> RetrainingDecision:
     """Compare what a run of `experiment` would build with what its last complete training was built from.
 
     New data alone is a reason once there are enough new rows. Changed settings, a step that never ran, and a run that
-    was interrupted are reasons by themselves. The checks of the tables are read again: if one failed, nothing is due.
+    was interrupted are reasons by themselves. Nothing is due while a source or table that training depends on is not up
+    to date or failed a check.
     """
     try:
         project.experiment(experiment)
-        minimum = project.settings.retraining.min_new_rows
+        min_new_rows = project.settings.retraining.min_new_rows
         planned = [step for step in plan(project, [experiment]) if step.runs]
-        before = [step for step in planned if STEPS[step.asset].stage in PREPARED and step.asset in _needed_tables()]
-        if before:
-            return RetrainingDecision(experiment, False, _not_ready(before[0]))
-        roots = [step for step in planned if STEPS[step.asset].stage not in PREPARED and step.cause != "upstream"]
-        return _verdict(experiment, roots, _new_rows(project, experiment), minimum)
+        prepared = _prepared_inputs()
+        not_ready = next((step for step in planned if step.asset in prepared), None)
+        if not_ready is not None:
+            return RetrainingDecision(experiment, False, _describe_not_ready(not_ready))
+        roots = [
+            step for step in planned if STEPS[step.asset].stage not in PREPARED_STAGES and step.cause != "upstream"
+        ]
+        return _decision(experiment, roots, _new_rows(project, experiment), min_new_rows)
     except UserError as error:
         return RetrainingDecision(experiment, False, str(error))
 
 
-def _wants_retraining(project: Project, name: str) -> bool:
+def _sets_retrain(project: Project, name: str) -> bool:
+    """Whether the experiment's YAML sets `retrain: true`, or is broken."""
     try:
         return project.experiment(name).retrain
     except UserError:
         return True
 
 
-def _needed_tables() -> set[str]:
-    """Every source and table that training data depends on, directly or not."""
+def _prepared_inputs() -> set[str]:
+    """Every source and table that training data depends on, directly or indirectly."""
     needed: set[str] = set()
-    waiting = ["training_data"]
-    while waiting:
-        for dep in STEPS[waiting.pop()].deps:
+    to_visit = ["training_data"]
+    while to_visit:
+        for dep in STEPS[to_visit.pop()].deps:
             if dep not in needed:
                 needed.add(dep)
-                waiting.append(dep)
-    return {name for name in needed if STEPS[name].stage in PREPARED}
+                to_visit.append(dep)
+    return {name for name in needed if STEPS[name].stage in PREPARED_STAGES}
 
 
-def _not_ready(table: Planned) -> str:
+def _describe_not_ready(table: PlannedStep) -> str:
     if table.state == "failed":
         return f"{table.asset} failed a check: {table.reason}"
     return f"{table.asset} is not up to date: {table.reason}"
 
 
-def _verdict(experiment: str, roots: list[Planned], new_rows: int | None, minimum: int) -> RetrainingDecision:
-    """roots: the steps that would run for their own reason, not because a step before them runs."""
+def _decision(experiment: str, roots: list[PlannedStep], new_rows: int | None, min_new_rows: int) -> RetrainingDecision:
+    """Decide for tables that are ready. roots: the steps that would run, but not because a step before them runs."""
     if not roots:
         return RetrainingDecision(experiment, False, "nothing has changed since the last training")
-    own = next((root for root in roots if root.cause != "data"), None)
-    if own is not None:
-        return RetrainingDecision(experiment, True, f"{own.asset}: {own.reason}")
-    # The experiment is trained, but the champion is not yet decided.
+    own_change = next((root for root in roots if root.cause != "data"), None)
+    if own_change is not None:
+        return RetrainingDecision(experiment, True, f"{own_change.asset}: {own_change.reason}")
+    # The experiment is trained, but the steps that compare and release all experiments have not run yet.
     if all(root.experiment is None and STEPS[root.asset].stage != "distillation" for root in roots):
         return RetrainingDecision(experiment, True, f"{roots[0].asset}: {roots[0].reason}")
     if new_rows is None:
         return RetrainingDecision(experiment, True, "no training has been completed yet")
-    if new_rows < minimum:
-        return RetrainingDecision(experiment, False, f"{new_rows} new rows, at least {minimum} required")
+    if new_rows < min_new_rows:
+        return RetrainingDecision(experiment, False, f"{new_rows} new rows, at least {min_new_rows} required")
     return RetrainingDecision(experiment, True, f"{new_rows} new rows")
 
 
 def _new_rows(project: Project, experiment: str) -> int | None:
-    """The number of rows of the train split that the last complete training did not see; None if there was none.
+    """The number of rows in the train split of `conversations` that the last complete training did not use.
 
-    Complete means scored. Rows with an answer of the teacher are not counted: the retraining creates them.
+    A training is complete if its model was scored; None if there was none. Rows with an answer of the teacher are not
+    counted, because the retraining creates them.
     """
     store = ArtifactStore(project.store)
-    trained = _trained_on(store, experiment)
+    trained_conversations = _last_trained_conversations(store, experiment)
     pointer = AssetPointers(store.root).read("conversations")
-    if trained is None or pointer is None:
+    if trained_conversations is None or pointer is None:
         return None
-    return len(_train_ids(store.require(pointer.kind, pointer.fingerprint)) - _train_ids(trained))
+    return len(_train_ids(store.require(pointer.kind, pointer.fingerprint)) - _train_ids(trained_conversations))
 
 
-def _trained_on(store: ArtifactStore, experiment: str) -> Artifact | None:
-    """The conversations that the last scored model of the experiment was trained on."""
+def _last_trained_conversations(store: ArtifactStore, experiment: str) -> Artifact | None:
+    """The `conversations` that the last scored model of the experiment was trained on."""
     pointer = AssetPointers(store.root).read("scores", experiment)
     artifact = store.open(pointer.kind, pointer.fingerprint) if pointer else None
-    for step in ("merged_model", "training_data", "conversations"):
-        artifact = store.open(*artifact.inputs[step]) if artifact else None
+    for name in ("merged_model", "training_data", "conversations"):
+        artifact = store.open(*artifact.inputs[name]) if artifact else None
     return artifact
 
 

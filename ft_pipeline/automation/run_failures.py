@@ -5,32 +5,33 @@ import dagster as dg
 from ft_pipeline.automation.notifications import Notification
 
 
-def describe_failure(instance: dg.DagsterInstance, run: dg.DagsterRun, ended: dg.DagsterEvent) -> Notification:
-    """Return the notification of a failed run. ended: the event that reports the failure."""
+def describe_failure(instance: dg.DagsterInstance, run: dg.DagsterRun, failure_event: dg.DagsterEvent) -> Notification:
+    """Return the notification of a failed run. failure_event: the event that reports the failure."""
     partition = run.tags.get("dagster/partition")
-    where = f" [{partition}]" if partition else ""
-    checks = _failed_gates(instance, run.run_id)
+    suffix = f" [{partition}]" if partition else ""
+    checks = _failed_blocking_checks(instance, run.run_id)
     if checks:
-        return Notification("gate_failed", "; ".join(f"{asset}{where}: {why}" for asset, why in checks), run.run_id)
-    step = _first_failed_step(instance, run.run_id)
-    message = f"{step[0]}{where}: {step[1]}" if step else f"{run.job_name}{where}: {ended.message}"
-    return Notification("run_failed", message, run.run_id)
+        message = "; ".join(f"{asset}{suffix}: {reason}" for asset, reason in checks)
+        return Notification("gate_failed", message, run.run_id)
+    name, reason = _first_failed_step(instance, run.run_id) or (run.job_name, failure_event.message)
+    return Notification("run_failed", f"{name}{suffix}: {reason}", run.run_id)
 
 
-def _failed_gates(instance: dg.DagsterInstance, run_id: str) -> list[tuple[str, str]]:
-    """(asset, check and its reason) of the blocking checks that failed."""
+def _failed_blocking_checks(instance: dg.DagsterInstance, run_id: str) -> list[tuple[str, str]]:
+    """(asset, `check: message`) of the blocking checks that failed."""
     failed = []
-    for record in _events(instance, run_id, dg.DagsterEventType.ASSET_CHECK_EVALUATION):
+    for record in _events_of_type(instance, run_id, dg.DagsterEventType.ASSET_CHECK_EVALUATION):
         check = record.asset_check_evaluation_data
         if not check.passed and check.severity == dg.AssetCheckSeverity.ERROR:
             message = check.metadata.get("message")
-            why = f"{check.check_name}: {message.value}" if message else check.check_name
-            failed.append((check.asset_key.to_user_string(), why))
+            reason = f"{check.check_name}: {message.value}" if message else check.check_name
+            failed.append((check.asset_key.to_user_string(), reason))
     return failed
 
 
 def _first_failed_step(instance: dg.DagsterInstance, run_id: str) -> tuple[str, str] | None:
-    for event in _events(instance, run_id, dg.DagsterEventType.STEP_FAILURE):
+    """(step, its description of the failure, or the last line of the root cause); None if no step failed."""
+    for event in _events_of_type(instance, run_id, dg.DagsterEventType.STEP_FAILURE):
         data = event.step_failure_data
         description = data.user_failure_data.description if data.user_failure_data else None
         error = data.error
@@ -41,6 +42,6 @@ def _first_failed_step(instance: dg.DagsterInstance, run_id: str) -> tuple[str, 
     return None
 
 
-def _events(instance: dg.DagsterInstance, run_id: str, kind: dg.DagsterEventType) -> list[dg.DagsterEvent]:
+def _events_of_type(instance: dg.DagsterInstance, run_id: str, kind: dg.DagsterEventType) -> list[dg.DagsterEvent]:
     entries = instance.all_logs(run_id, of_type=kind)
     return [entry.dagster_event for entry in entries if entry.dagster_event]

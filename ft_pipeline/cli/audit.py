@@ -99,12 +99,12 @@ def _audit(project: "Project", chain: "Chain", verify: bool, chain_only: bool, a
 def _verify(project: "Project", chain: "Chain", chain_only: bool) -> "VerificationResult":
     """Hash the whole store (`chain_only`: the chain), then compare it with Dagster's event log, if there is one."""
     from ft_pipeline.audit.verify import verify
-    from ft_pipeline.execution.event_log_check import cross_check
+    from ft_pipeline.execution.event_log_check import compare_with_event_log
 
     index = chain.index
     with _hashing() as progress:
         verification = verify(index, chain.nodes if chain_only else None, progress)
-    events, findings, notes = cross_check(project, index)
+    events, findings, notes = compare_with_event_log(project, index)
     return replace(
         verification,
         problems=(*verification.problems, *findings),

@@ -116,9 +116,9 @@ def run(
     from ft_pipeline.execution import run as running
 
     opened = open_project(project)
-    wanted = running.Request(opened, tuple(experiment or ()), tuple(select.split(",")) if select else (), force)
+    wanted = running.RunRequest(opened, tuple(experiment or ()), tuple(select.split(",")) if select else (), force)
     if plan:
-        planned = running.what_runs(wanted)
+        planned = running.plan_run(wanted)
         document = {"plan": [vars(step) | {"runs": step.runs} for step in planned]}
         report(document, as_json, lambda _: display.show_plan(out, planned))
         return
@@ -143,14 +143,14 @@ def ui(
     """
     from ft_pipeline.execution import instance
     from ft_pipeline.execution.workers.launchers import check_environment
-    from ft_pipeline.execution.workers.serving import require_free
+    from ft_pipeline.execution.workers.serving import require_free_port
 
     opened = open_project(project)
     instance.require_writable(opened.dagster_home)
     if not read_only:
         check_environment()
         instance.lock_ui(opened.dagster_home).keep()
-    require_free("127.0.0.1", port)
+    require_free_port("127.0.0.1", port)
     with instance.open_instance():
         pass  # this creates Dagster's tables, so that its processes and a first `ft run` do not do so at the same time
     os.environ["PYTHONWARNINGS"] = "ignore"

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 
 from ft_pipeline.execution.events import Progress as JobProgress
 from ft_pipeline.execution.events import StepEvent, listening
-from ft_pipeline.execution.pace import duration
+from ft_pipeline.execution.pace import format_duration
 
 LINE_SECONDS = 60.0
 """Seconds between two lines of a step if there is no bar."""
@@ -160,9 +160,9 @@ class Lines:
 
     def _line(self, step: _Running, now: float) -> str:
         if step.progress is None:
-            return f"{step.label}: running for {duration(now - step.since)}"
+            return f"{step.label}: running for {format_duration(now - step.since)}"
         silent = now - step.heard
-        late = f" (reported {duration(silent)} ago)" if silent >= self._seconds else ""
+        late = f" (reported {format_duration(silent)} ago)" if silent >= self._seconds else ""
         return step.progress.line() + late
 
     def _look(self) -> None:

@@ -92,7 +92,7 @@ def serve(
 
     Example: ft serve champion --port 8001
     """
-    from ft_pipeline.execution.workers.serving import require_free, run_engine
+    from ft_pipeline.execution.workers.serving import require_free_port, run_engine
 
     requested_dtype()  # an unknown type is refused before anything is written
     opened = open_project(project)
@@ -100,7 +100,7 @@ def serve(
     model = find_model(store, name)
     require_servable(model)
     chosen = find_engine(engine)
-    require_free(HOST, port)
+    require_free_port(HOST, port)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the engine, removes the folder
     ready = False
 

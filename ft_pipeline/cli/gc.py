@@ -19,8 +19,8 @@ def gc(
 
     Example: ft gc --dry-run
     """
-    from ft_pipeline.execution.garbage_collection import collect
+    from ft_pipeline.execution.garbage_collection import collect_garbage
 
-    garbage = collect(open_project(project), dry_run=dry_run)
+    garbage = collect_garbage(open_project(project), dry_run=dry_run)
     document = {"dry_run": dry_run, **garbage.to_json()}
     report(document, as_json, lambda _: display_gc.show_garbage(out, garbage, dry_run))

@@ -79,7 +79,7 @@ def _show_moved(project: Project, record: ChampionRecord, as_json: bool) -> None
     from ft_pipeline.execution import run as running
 
     with live_progress(errors):
-        failures = running.release(project)
+        failures = running.materialize_release(project)
     report(record.to_json(), as_json, lambda shown: display.show_champion(out, shown))
     if failures:
         errors.print(f"[red]ft:[/red] the record is written, but {display.plain(failures[0])}", soft_wrap=True)

@@ -1,6 +1,7 @@
 """Automatic runs: snapshots and tables follow the raw files; training runs at night if it is due.
 
-Paid or heavy work (the teacher, training, evaluation) runs only in a retraining, or in a run that a person started.
+Paid or heavy work (the teacher, training, evaluation) runs only in a retraining, in the weekly run, which is off by
+default, or in a run that a user starts.
 """
 
 import json
@@ -16,9 +17,10 @@ from ft_pipeline.execution.orphaned_runs import end_orphaned_runs
 from ft_pipeline.project import Project
 from ft_pipeline.settings.project import RetrainingSettings
 
-RETRAINED = ("distillation", "training", "evaluation", "release")
-LOOK_SECONDS = 20
-UNDER_WAY = [
+RETRAINED_STAGES = ("distillation", "training", "evaluation", "release")
+"""Stages that `nightly` runs. The others follow the raw files."""
+POLL_SECONDS = 20
+ACTIVE_STATUSES = [
     dg.DagsterRunStatus.QUEUED,
     dg.DagsterRunStatus.NOT_STARTED,
     dg.DagsterRunStatus.STARTING,
@@ -28,7 +30,7 @@ UNDER_WAY = [
 
 retraining_job = dg.define_asset_job(
     "retraining",
-    selection=dg.AssetSelection.groups(*RETRAINED),
+    selection=dg.AssetSelection.groups(*RETRAINED_STAGES),
     description="Builds everything from the current tables to the champion, for one experiment.",
 )
 everything_job = dg.define_asset_job(
@@ -41,7 +43,7 @@ tables_follow = dg.AutomationConditionSensorDefinition(
     "tables_follow",
     target=dg.AssetSelection.groups("tables"),
     default_status=dg.DefaultSensorStatus.RUNNING,
-    minimum_interval_seconds=LOOK_SECONDS,
+    minimum_interval_seconds=POLL_SECONDS,
     description="Rebuilds the tables whose snapshots (or code) changed.",
 )
 
@@ -49,7 +51,7 @@ tables_follow = dg.AutomationConditionSensorDefinition(
 @dg.sensor(
     target=dg.AssetSelection.groups("sources"),
     default_status=dg.DefaultSensorStatus.RUNNING,
-    minimum_interval_seconds=LOOK_SECONDS,
+    minimum_interval_seconds=POLL_SECONDS,
 )
 def raw_files(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
     """Snapshots the folders of data/raw whose content changed. A touched file with the same bytes changes nothing."""
@@ -66,7 +68,7 @@ def raw_files(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipR
     return dg.SensorResult([request], cursor=cursor)
 
 
-@dg.sensor(default_status=dg.DefaultSensorStatus.RUNNING, minimum_interval_seconds=LOOK_SECONDS)
+@dg.sensor(default_status=dg.DefaultSensorStatus.RUNNING, minimum_interval_seconds=POLL_SECONDS)
 def stranded_runs(context: dg.SensorEvaluationContext) -> dg.SkipReason:
     """Ends runs whose process died (power cut, kill −9), and releases their slots in the pool. Run again to resume."""
     try:
@@ -76,8 +78,8 @@ def stranded_runs(context: dg.SensorEvaluationContext) -> dg.SkipReason:
     return dg.SkipReason(f"ended {', '.join(ended)}" if ended else "no orphaned runs")
 
 
-def _settings() -> RetrainingSettings:
-    """The settings in project.yaml. If it is invalid, the defaults: every run reports it, but the graph must load."""
+def _retraining_settings() -> RetrainingSettings:
+    """The settings in project.yaml, or the defaults if it is invalid: the graph must load, and every run reports it."""
     try:
         return Project.find().settings.retraining
     except UserError:
@@ -86,34 +88,38 @@ def _settings() -> RetrainingSettings:
 
 @dg.schedule(
     job=retraining_job,
-    cron_schedule=_settings().schedule,
-    execution_timezone=_settings().timezone,
+    cron_schedule=_retraining_settings().schedule,
+    execution_timezone=_retraining_settings().timezone,
     default_status=dg.DefaultScheduleStatus.RUNNING,
 )
 def nightly(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest | dg.SkipReason]:
     """Retrains the experiments with `retrain: true`, and the champion's, if their data or settings changed."""
-    skipped = []
     try:
         decisions = [decide_retraining(Project.find(), name) for name in experiments_to_watch(Project.find())]
     except UserError as error:
         yield dg.SkipReason(str(error))
         return
+    skip_reasons = []
     for decision in decisions:
-        busy = decision.due and _under_way(context.instance, decision.experiment)
-        if decision.due and not busy:
-            yield dg.RunRequest(partition_key=decision.experiment, tags={"ft/reason": decision.reason})
+        if not decision.due:
+            skip_reasons.append(f"{decision.experiment}: {decision.reason}")
+        elif _is_under_way(context.instance, decision.experiment):
+            skip_reasons.append(f"{decision.experiment}: a run is already under way")
         else:
-            skipped.append(f"{decision.experiment}: {'a run is already under way' if busy else decision.reason}")
-    if len(skipped) == len(decisions):
-        yield dg.SkipReason("; ".join(skipped) or "no experiment sets `retrain: true`, and there is no champion yet")
+            yield dg.RunRequest(partition_key=decision.experiment, tags={"ft/reason": decision.reason})
+    if len(skip_reasons) == len(decisions):
+        yield dg.SkipReason(
+            "; ".join(skip_reasons) or "no experiment sets `retrain: true`, and there is no champion yet"
+        )
 
 
-def _under_way(instance: dg.DagsterInstance, experiment: str) -> bool:
-    filters = dg.RunsFilter(statuses=UNDER_WAY, tags={"dagster/partition": experiment})
+def _is_under_way(instance: dg.DagsterInstance, experiment: str) -> bool:
+    """Whether a run of the experiment is queued or has not ended."""
+    filters = dg.RunsFilter(statuses=ACTIVE_STATUSES, tags={"dagster/partition": experiment})
     return bool(instance.get_runs(filters, limit=1))
 
 
-@dg.schedule(job=everything_job, cron_schedule="0 4 * * 0", execution_timezone=_settings().timezone)
+@dg.schedule(job=everything_job, cron_schedule="0 4 * * 0", execution_timezone=_retraining_settings().timezone)
 def weekly(context: dg.ScheduleEvaluationContext) -> list[dg.RunRequest]:
     """Runs all assets of every experiment each Sunday, due or not, and reuses what the store has. Off by default."""
     return [dg.RunRequest(partition_key=name) for name in Project.find().experiment_names()]

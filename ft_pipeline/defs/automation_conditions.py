@@ -1,4 +1,4 @@
-"""When Dagster materializes an asset by itself: labeled combinations of Dagster's own conditions."""
+"""When Dagster materializes an asset automatically: labeled combinations of Dagster's own conditions."""
 
 from typing import Any
 
@@ -6,9 +6,11 @@ from dagster import AutomationCondition as Condition
 
 
 def _follow(changed: Any) -> Any:  # Dagster's types of combined conditions are incompatible
-    """Rebuild an asset after `changed`, if it was materialized before and none of its dependencies is being built.
+    """Rebuild an asset after `changed` or after a change of its code.
 
-    eager() would fire on every materialization of a parent, even one with the same data version.
+    It must have been materialized before, and neither it nor one of its dependencies may be in progress.
+
+    Dagster's eager() would fire on every materialization of a dependency, even one with the same data version.
     """
     return (
         (changed | Condition.code_version_changed()).since_last_handled()

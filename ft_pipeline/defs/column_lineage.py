@@ -1,7 +1,7 @@
 """Column lineage: the fields of the assets that each column is made from, back to the fields of the raw files.
 
-Lineage shows how a column is made from others, row by row. Whether a row is in a table at all is decided by the
-table's code, and documented in its quarantine.
+Lineage shows how a column is made from others, row by row. It does not show why a row is missing from a table: that is
+listed in `quarantine`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ Column = tuple[str, str]
 Lineage = Mapping[str, Sequence[Column]]
 """A table's column → the columns that it is made from."""
 
-TOKENS = {
+TOKEN_COLUMNS = {
     "id": ("str", "The row's id in its table"),
     "source": ("str", "human, distilled, preference, text or replay"),
     "input_ids": ("list<int>", "The tokens that the model reads"),
@@ -24,7 +24,7 @@ TOKENS = {
     "rejected_labels": ("list<int>", "For a pair: the rejected answer's tokens, -100 elsewhere"),
 }
 """The columns of `training_data`: type and content."""
-ANSWERS = {
+ANSWER_COLUMNS = {
     "id": ("str", "The prompt's id in `unlabelled`"),
     "prompt_messages": ("list<{role, content}>", "The prompt that the teacher received"),
     "answer": ("str", "The teacher's answer"),
@@ -32,7 +32,8 @@ ANSWERS = {
     "row": ("int", "The prompt's row number in the file"),
 }
 """Columns of `teacher_answers` with the prompt and its answer, and those that locate the prompt."""
-ORIGIN = ("file", "row")
+RAW_ROW_COLUMNS = ("file", "row")
+"""Columns that locate the raw row."""
 
 
 def raw_schema(data_format: str) -> list[tuple[str, str, str]]:
@@ -40,15 +41,15 @@ def raw_schema(data_format: str) -> list[tuple[str, str, str]]:
     return [(field.name, "json", field.description) for field in FORMATS[data_format].fields]
 
 
-def table_lineage(data_format: str, mapped: Mapping[str, str]) -> Lineage:
-    """Return the lineage of a table. mapped: foreign column → field, from the sidecars."""
-    row_format, raw = FORMATS[data_format], f"raw_{data_format}"
+def table_lineage(data_format: str, foreign_columns: Mapping[str, str]) -> Lineage:
+    """Return the lineage of a table. foreign_columns: column in the files → field, from the sidecars."""
+    row_format, raw_asset = FORMATS[data_format], f"raw_{data_format}"
     lineage: dict[str, list[Column]] = {}
     for column in row_format.columns:
         fields = sorted(column.sources or (column.name,))
-        foreign = sorted(name for name, field in mapped.items() if field in fields)
-        lineage[column.name] = [(raw, name) for name in [*fields, *foreign]]
-    return {**lineage, "id": [(raw, name) for name in sorted(row_format.keys)]}
+        names_in_files = sorted(name for name, field in foreign_columns.items() if field in fields)
+        lineage[column.name] = [(raw_asset, name) for name in [*fields, *names_in_files]]
+    return {**lineage, "id": [(raw_asset, name) for name in sorted(row_format.keys)]}
 
 
 def conversations_lineage() -> Lineage:
@@ -56,22 +57,22 @@ def conversations_lineage() -> Lineage:
     columns = [(table, column) for table in CONVERSATIONAL for column in FORMATS[table].columns]
     messages = [(table, column.name) for table, column in columns]
     prompt = [(table, column.name) for table, column in columns if column.is_prompt]
-    same = {name: [(table, name) for table in CONVERSATIONAL] for name in ("id", *ORIGIN)}
-    return {"messages": messages, "split": prompt, "group": prompt, **same}
+    unchanged = {name: [(table, name) for table in CONVERSATIONAL] for name in ("id", *RAW_ROW_COLUMNS)}
+    return {"messages": messages, "split": prompt, "group": prompt, **unchanged}
 
 
 def answers_lineage() -> Lineage:
     """Return the lineage of `teacher_answers`: an answer depends on its prompt, and on the examples before it."""
     prompt = [("unlabelled", "messages")]
-    same = {name: [("unlabelled", name)] for name in ("id", *ORIGIN)}
-    return {"prompt_messages": prompt, "answer": [*prompt, ("conversations", "messages")], **same}
+    unchanged = {name: [("unlabelled", name)] for name in ("id", *RAW_ROW_COLUMNS)}
+    return {"prompt_messages": prompt, "answer": [*prompt, ("conversations", "messages")], **unchanged}
 
 
 def distilled_lineage() -> Lineage:
     """Return the lineage of `distilled`."""
     messages = [("teacher_answers", name) for name in ("prompt_messages", "answer")]
-    same = {name: [("teacher_answers", name)] for name in ORIGIN}
-    return {"messages": messages, "id": messages, "group": messages[:1], **same}
+    unchanged = {name: [("teacher_answers", name)] for name in RAW_ROW_COLUMNS}
+    return {"messages": messages, "id": messages, "group": messages[:1], **unchanged}
 
 
 def column_lineage(lineage: Lineage) -> dg.TableColumnLineage:

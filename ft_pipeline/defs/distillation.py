@@ -1,10 +1,10 @@
-"""Distillation: the teacher answers unlabelled prompts, and its answers are filtered as human rows are."""
+"""Distillation: the teacher answers unlabelled prompts, and its answers are filtered like human rows."""
 
 from typing import Any
 
 import pyarrow.parquet as pq
 
-from ft_pipeline.defs.column_lineage import ANSWERS, answers_lineage, column_lineage, distilled_lineage
+from ft_pipeline.defs.column_lineage import ANSWER_COLUMNS, answers_lineage, column_lineage, distilled_lineage
 from ft_pipeline.defs.training_chain import base_model_spec
 from ft_pipeline.distillation.distill import distil
 from ft_pipeline.distillation.teacher_prompt import teacher_sha256
@@ -18,11 +18,13 @@ from ft_pipeline.store.spec import Spec
 from ft_pipeline.tables.checks.content_checks import describe_columns
 
 SHOWN_ANSWERS = 20
-NOT_ASKED = {"terms", "model", "revision", "endpoint", "in_comparison", "engine"}
+"""Number of answers on the asset's page."""
+NOT_IN_LOCAL_CONFIG = {"terms", "model", "revision", "endpoint", "in_comparison", "engine"}
 """Settings of a local teacher that change no answer, or only through the model's fingerprint."""
-NOT_SENT = {"terms", "revision", "batch_size", "endpoint", "in_comparison", "engine"}
-SENT = {"url", "limit_field", "send_seed"}
-"""Endpoint settings that are part of its requests. The others control sending: rates, patience, budget."""
+NOT_IN_ENDPOINT_CONFIG = {"terms", "revision", "batch_size", "endpoint", "in_comparison", "engine"}
+"""Settings of an endpoint teacher that change no answer; `endpoint` itself is divided by ENDPOINT_KEYS_IN_CONFIG."""
+ENDPOINT_KEYS_IN_CONFIG = {"url", "limit_field", "send_seed"}
+"""Endpoint settings that answers depend on. The others, such as rates and budget, control how requests are sent."""
 
 
 @step(
@@ -31,33 +33,34 @@ SENT = {"url", "limit_field", "send_seed"}
     kinds={"pytorch", "huggingface"},
     code_version="3",
     gpu=lambda project: project.settings.teacher.endpoint is None,
-    show=lambda artifact: _show_answers(artifact),
+    show=lambda artifact: _answers_metadata(artifact),
 )
-def teacher_answers(at: SpecContext) -> Spec:
+def teacher_answers(context: SpecContext) -> Spec:
     """The teacher's answers to the prompts in `unlabelled`, given its system prompt and fixed examples."""
-    teacher = at.project.settings.teacher
+    teacher = context.project.settings.teacher
     inputs = {
-        "unlabelled": at.passed("unlabelled").reference,
-        "conversations": at.passed("conversations").reference,
+        "unlabelled": context.checked_artifact("unlabelled").reference,
+        "conversations": context.checked_artifact("conversations").reference,
     }
-    config, handling = asked_settings(teacher)
+    config, handling = config_and_handling(teacher)
     if teacher.endpoint is not None:
         return Spec("teacher_answers", inputs, {"teacher": config}, seed=teacher.seed, handling=handling)
-    inputs["base_model"] = at.built(base_model_spec(teacher.model, teacher.revision)).reference
+    inputs["base_model"] = context.built_artifact(base_model_spec(teacher.model, teacher.revision)).reference
     versions = versions_of("torch", "transformers")
     return Spec("teacher_answers", inputs, {"teacher": config}, versions, seed=teacher.seed, handling=handling)
 
 
-def asked_settings(teacher: TeacherSettings) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return (config, handling) of a spec.
+def config_and_handling(teacher: TeacherSettings) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the teacher's part of a spec: (config, handling).
 
     config: the settings that the teacher's answers depend on; handling: those that control how it is called.
     """
     if teacher.endpoint is None:
-        return teacher.model_dump(mode="json", exclude=NOT_ASKED), {"engine": teacher.engine}
-    asked = teacher.model_dump(mode="json", exclude=NOT_SENT)
-    endpoint = teacher.endpoint.model_dump(mode="json", include=SENT)
-    return {**asked, "endpoint": endpoint}, {"endpoint": teacher.endpoint.model_dump(mode="json", exclude=SENT)}
+        return teacher.model_dump(mode="json", exclude=NOT_IN_LOCAL_CONFIG), {"engine": teacher.engine}
+    config = teacher.model_dump(mode="json", exclude=NOT_IN_ENDPOINT_CONFIG)
+    in_config = teacher.endpoint.model_dump(mode="json", include=ENDPOINT_KEYS_IN_CONFIG)
+    in_handling = teacher.endpoint.model_dump(mode="json", exclude=ENDPOINT_KEYS_IN_CONFIG)
+    return {**config, "endpoint": in_config}, {"endpoint": in_handling}
 
 
 @step(
@@ -69,15 +72,18 @@ def asked_settings(teacher: TeacherSettings) -> tuple[dict[str, Any], dict[str, 
         CheckSpec("answers_accounted_for", "answers = kept + set aside."),
         CheckSpec("some_answers_kept", "At least one answer passed the filters.", blocking=False),
     ],
-    build=lambda making: _build_distilled(making),
-    show=lambda artifact: _show_distilled(artifact),
+    build=lambda build: _build_distilled(build),
+    show=lambda artifact: _distilled_metadata(artifact),
 )
-def distilled(at: SpecContext) -> Spec:
+def distilled(context: SpecContext) -> Spec:
     """The teacher's answers that passed the filters, with their provenance. The others are set aside with a reason."""
-    settings = at.project.settings
-    answers = at.artifact("teacher_answers")
-    questions = read_jsonl(at.project.inside(settings.evaluation.general_questions))
-    inputs = {"teacher_answers": answers.reference, "conversations": at.passed("conversations").reference}
+    settings = context.project.settings
+    answers = context.artifact("teacher_answers")
+    questions = read_jsonl(context.project.inside(settings.evaluation.general_questions))
+    inputs = {
+        "teacher_answers": answers.reference,
+        "conversations": context.checked_artifact("conversations").reference,
+    }
     teacher = settings.teacher
     config = {
         "teacher": {
@@ -91,25 +97,25 @@ def distilled(at: SpecContext) -> Spec:
 
 
 def _teacher_fingerprint(answers: Artifact, teacher: TeacherSettings) -> str:
-    """For a local model, the hash of its content; for an endpoint, of its address and the requested model name."""
-    base = answers.inputs.get("base_model")
-    return base[1] if base else teacher_sha256(teacher)
+    """The hash of a local model's content, or of an endpoint's address and the requested model name."""
+    base_model = answers.inputs.get("base_model")
+    return base_model[1] if base_model else teacher_sha256(teacher)
 
 
-def _build_distilled(making: BuildContext) -> dict[str, Any]:
-    config = making.spec.config
+def _build_distilled(build: BuildContext) -> dict[str, Any]:
+    config = build.spec.config
     return distil(
-        making.inputs["teacher_answers"],
-        making.inputs["conversations"],
-        making.out,
+        build.inputs["teacher_answers"],
+        build.inputs["conversations"],
+        build.out,
         teacher=config["teacher"],
         general_questions=config["general_questions"],
     )
 
 
-def _show_answers(artifact: Artifact) -> dict[str, Any]:
+def _answers_metadata(artifact: Artifact) -> dict[str, Any]:
     rows = pq.read_table(artifact.path / "answers.parquet").slice(0, SHOWN_ANSWERS).to_pylist()
-    shown = [
+    answers = [
         {
             "message": row["prompt_messages"][-1]["content"],
             "answer": row["answer"] or row["failure"],
@@ -119,17 +125,17 @@ def _show_answers(artifact: Artifact) -> dict[str, Any]:
     ]
     return {
         **artifact.summary,
-        "answers_shown": table(shown),
-        "dagster/column_schema": column_schema([(name, *content) for name, content in ANSWERS.items()]),
+        "answers_shown": table(answers),
+        "dagster/column_schema": column_schema([(name, *content) for name, content in ANSWER_COLUMNS.items()]),
         "dagster/column_lineage": column_lineage(answers_lineage()),
     }
 
 
-def _show_distilled(artifact: Artifact) -> dict[str, Any]:
+def _distilled_metadata(artifact: Artifact) -> dict[str, Any]:
     summary = artifact.summary
-    shown = {key: summary[key] for key in ("answers", "kept", "set_aside", "reasons", "thresholds", "length_range")}
+    keys = ("answers", "kept", "set_aside", "reasons", "thresholds", "length_range")
     return {
-        **shown,
+        **{key: summary[key] for key in keys},
         "samples": summary["samples"],
         "dagster/row_count": summary["kept"],
         "dagster/column_schema": column_schema(describe_columns("conversations")),

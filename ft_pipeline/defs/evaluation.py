@@ -5,8 +5,8 @@ from typing import Any
 
 import dagster as dg
 
-from ft_pipeline.defs.distillation import asked_settings
-from ft_pipeline.defs.training_chain import base_model_spec, experiment_settings, references, trained_on
+from ft_pipeline.defs.distillation import config_and_handling
+from ft_pipeline.defs.training_chain import base_model_of, base_model_spec, experiment_settings, references
 from ft_pipeline.evaluation.comparison.compare import build_comparison
 from ft_pipeline.evaluation.comparison.plots import learning_curve_picture, score_picture
 from ft_pipeline.evaluation.comparison.records import read_comparison
@@ -25,9 +25,9 @@ from ft_pipeline.settings.teacher import PriceSettings
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.spec import Spec
 
-AS_EVALUATED = {"temperature", "max_new_tokens", "answers_per_prompt", "batch_size"}
-"""Settings of the teacher that are ignored while it is scored: there, `evaluation` applies to every row."""
-HARNESS = ("lm-eval", "torch", "transformers", "peft", "bitsandbytes", "sacrebleu", "rouge-score")
+IGNORED_WHILE_SCORING = {"temperature", "max_new_tokens", "answers_per_prompt", "batch_size"}
+"""Settings of the teacher that do not apply while it is scored: all models are scored with those of `evaluation`."""
+HARNESS_PACKAGES = ("lm-eval", "torch", "transformers", "peft", "bitsandbytes", "sacrebleu", "rouge-score")
 
 
 @step(
@@ -37,16 +37,16 @@ HARNESS = ("lm-eval", "torch", "transformers", "peft", "bitsandbytes", "sacreble
     code_version="3",
     kinds={"pytorch", "huggingface"},
     gpu=True,
-    show=lambda artifact: _show_scores(artifact),
+    show=lambda artifact: _scores_metadata(artifact),
 )
-def prompt_baseline(at: SpecContext) -> Spec:
+def prompt_baseline(context: SpecContext) -> Spec:
     """Scores of the base model under each prompt variant: plain, with a system prompt, with examples, with retrieved
     passages. Also scores the teacher, if it is another model."""
-    experiment_settings(at)
-    inputs = {"conversations": at.passed("conversations"), "base_model": at.artifact("base_model")}
-    if (teacher := _teacher_spec(at, references(inputs))) is not None:
-        at.built(teacher)  # once per base model; `comparison` finds it by the same spec
-    return _baseline_spec(at, references(inputs), at.project.settings.prompting.model_dump(mode="json"))
+    experiment_settings(context)
+    inputs = {"conversations": context.checked_artifact("conversations"), "base_model": context.artifact("base_model")}
+    if (teacher := _teacher_spec(context, references(inputs))) is not None:
+        context.built_artifact(teacher)  # once per base model; `comparison` finds it by the same spec
+    return _baseline_spec(context, references(inputs), context.project.settings.prompting.model_dump(mode="json"))
 
 
 @step(
@@ -56,17 +56,17 @@ def prompt_baseline(at: SpecContext) -> Spec:
     code_version="3",
     kinds={"pytorch", "huggingface"},
     gpu=True,
-    show=lambda artifact: _show_scores(artifact),
+    show=lambda artifact: _scores_metadata(artifact),
 )
-def scores(at: SpecContext) -> Spec:
+def scores(context: SpecContext) -> Spec:
     """Scores of the adapter and the merged model: same harness, template and rows as the prompt baseline."""
-    trained = at.artifact("adapter")
+    adapter = context.artifact("adapter")
     inputs = {
-        "base_model": trained_on(at, trained),
-        "adapter": trained,
-        "merged_model": at.passed("merged_model"),
+        "base_model": base_model_of(context, adapter),
+        "adapter": adapter,
+        "merged_model": context.checked_artifact("merged_model"),
     }
-    return _scores_spec(at, references(inputs), _served(experiment_settings(at)))
+    return _scores_spec(context, references(inputs), _served_settings(experiment_settings(context)))
 
 
 @step(
@@ -74,27 +74,27 @@ def scores(at: SpecContext) -> Spec:
     deps=["prompt_baseline", "scores"],
     kinds={"json", "markdown"},
     code_version="3",
-    build=lambda making: _build_comparison(making),
-    show=lambda artifact: _show_comparison(artifact),
+    build=lambda build: _build_comparison(build),
+    show=lambda artifact: _comparison_metadata(artifact),
 )
-def comparison(at: SpecContext) -> Spec:
+def comparison(context: SpecContext) -> Spec:
     """All models and prompt variants in one table, with paired 95 % intervals and the cost per call."""
-    scored, stale = _scored(at)
-    inputs = references(scored | _teachers(at, scored))
-    settings = at.project.settings
+    scored, stale = _current_scores(context)
+    inputs = references(scored | _teacher_scores(context, scored))
+    settings = context.project.settings
     config: dict[str, Any] = {
-        "fingerprint": _present_evaluation(scored),
+        "fingerprint": _newest_evaluation(scored),
         "bootstrap_resamples": settings.evaluation.bootstrap_resamples,
         "seed": settings.evaluation.seed,
         "primary_metric": settings.promotion.metric,
         "prices": settings.costs.model_dump(mode="json"),
         **({"stale": stale} if stale else {}),
     }
-    standing = before_deciding_on(at.store.root, decision_key(inputs, config))
-    if standing is not None:
-        asset, artifact = _champion_scores(at, standing, scored)
+    previous_champion = before_deciding_on(context.store.root, decision_key(inputs, config))
+    if previous_champion is not None:
+        asset, artifact = _champion_scores(context, previous_champion, scored)
         inputs[f"champion/{asset}"] = artifact.reference
-        config["champion"] = {key: getattr(standing, key) for key in ("name", "experiment", "fingerprint")}
+        config["champion"] = {key: getattr(previous_champion, key) for key in ("name", "experiment", "fingerprint")}
     return Spec("comparison", inputs, config, versions_of("numpy"))
 
 
@@ -102,186 +102,204 @@ def comparison(at: SpecContext) -> Spec:
     stage="evaluation",
     deps=["comparison"],
     kinds={"json"},
-    build=lambda making: _build_recommendation(making),
+    build=lambda build: _build_recommendation(build),
     show=lambda artifact: {
         "decision": artifact.summary["decision"],
         "reasons": dg.MetadataValue.md("\n".join(f"- {reason}" for reason in artifact.summary["reasons"])),
         "evidence": artifact.summary["evidence"],
     },
 )
-def recommendation(at: SpecContext) -> Spec:
+def recommendation(context: SpecContext) -> Spec:
     """Whether to fine-tune, how, and why: the result of rules on the measured scores and the data."""
-    margin = at.project.settings.promotion.forgetting_margin
-    return Spec("recommendation", {"comparison": at.artifact("comparison").reference}, {"forgetting_margin": margin})
+    margin = context.project.settings.promotion.forgetting_margin
+    return Spec(
+        "recommendation", {"comparison": context.artifact("comparison").reference}, {"forgetting_margin": margin}
+    )
 
 
-def _scored(at: SpecContext) -> tuple[dict[str, Artifact], list[str]]:
+def _current_scores(context: SpecContext) -> tuple[dict[str, Artifact], list[str]]:
     """Return the current scores by `<experiment>/<asset>`, and the experiments that are left out.
 
-    Left out: members of a sweep (settings/sweep.py) whose experiment was since trained differently or on other data.
+    Left out are members of a sweep (settings/sweep.py) whose experiment was since trained differently or on other data.
     """
     scored: dict[str, Artifact] = {}
     stale = []
-    for name in at.project.experiment_names():  # an experiment comes before its sweep members
-        own, owner = at.find("scores", name), sweep_owner(name)
-        known = scored.get(f"{owner}/scores")
-        if own is not None and known is not None and not same_recipe(at.store, known, own):
+    for name in context.project.experiment_names():  # an experiment comes before its sweep members
+        scores, owner = context.find("scores", name), sweep_owner(name)
+        owner_scores = scored.get(f"{owner}/scores")
+        if scores is not None and owner_scores is not None and not same_recipe(context.store, owner_scores, scores):
             stale.append(name)
             continue
-        baseline = at.find("prompt_baseline", name) if f"{owner}/prompt_baseline" not in scored else None
-        artifacts = {"prompt_baseline": baseline, "scores": own}
+        baseline = context.find("prompt_baseline", name) if f"{owner}/prompt_baseline" not in scored else None
+        artifacts = {"prompt_baseline": baseline, "scores": scores}
         scored |= {f"{name}/{asset}": artifact for asset, artifact in artifacts.items() if artifact is not None}
     return scored, stale
 
 
-def _evaluation(at: SpecContext) -> dict[str, Any]:
-    settings = at.project.settings.evaluation
+def _evaluation_config(context: SpecContext) -> dict[str, Any]:
+    """The settings that scores depend on, with the content of the files that they name."""
+    settings = context.project.settings.evaluation
     return {
         "evaluation": settings.model_dump(
             mode="json", exclude={"general_questions", "general_texts", "bootstrap_resamples"}
         ),
-        "general_questions": read_jsonl(at.project.inside(settings.general_questions)),
-        "general_texts": read_jsonl(at.project.inside(settings.general_texts)),
-        "custom_metrics": resolve(at.project.root, settings.metrics),
-        "task_files": _task_files(at),
+        "general_questions": read_jsonl(context.project.inside(settings.general_questions)),
+        "general_texts": read_jsonl(context.project.inside(settings.general_texts)),
+        "custom_metrics": resolve(context.project.root, settings.metrics),
+        "task_files": _task_files(context),
     }
 
 
-def _task_files(at: SpecContext) -> dict[str, str]:
+def _task_files(context: SpecContext) -> dict[str, str]:
     """The files of evaluation.include_path, if the settings name tasks."""
-    settings = at.project.settings.evaluation
-    return files_of(at.project.inside(settings.include_path)) if settings.tasks and settings.include_path else {}
+    settings = context.project.settings.evaluation
+    return files_of(context.project.inside(settings.include_path)) if settings.tasks and settings.include_path else {}
 
 
-def _task_inputs(at: SpecContext) -> dict[str, tuple[str, str]]:
-    """A copy of those files in the store, as an input of the steps that run them."""
-    files = _task_files(at)
+def _task_inputs(context: SpecContext) -> dict[str, tuple[str, str]]:
+    """The copy of the task files in the store, as an input of the steps that run the tasks."""
+    files = _task_files(context)
     if not files:
         return {}
-    folder = str(at.project.inside(at.project.settings.evaluation.include_path or ""))
-    return {"tasks": at.built(Spec("evaluation_tasks", config={"files": files}, handling={"folder": folder})).reference}
+    folder = str(context.project.inside(context.project.settings.evaluation.include_path or ""))
+    spec = Spec("evaluation_tasks", config={"files": files}, handling={"folder": folder})
+    return {"tasks": context.built_artifact(spec).reference}
 
 
-def _served(settings: ExperimentSettings) -> dict[str, Any]:
+def _served_settings(settings: ExperimentSettings) -> dict[str, Any]:
     """How a tuned model is loaded and prompted."""
     quantization = settings.quantization.model_dump(mode="json") if settings.technique == "qlora" else None
     return {"technique": settings.technique, "quantization": quantization, "system_prompt": settings.data.system_prompt}
 
 
-def _scores_spec(at: SpecContext, parts: dict[str, tuple[str, str]], served: dict[str, Any]) -> Spec:
-    inputs = {"conversations": at.passed("conversations").reference, **parts, **_task_inputs(at)}
-    return Spec("scores", inputs, {**_evaluation(at), **served}, versions_of(*HARNESS))
+def _scores_spec(context: SpecContext, model_inputs: dict[str, tuple[str, str]], served: dict[str, Any]) -> Spec:
+    inputs = {
+        "conversations": context.checked_artifact("conversations").reference,
+        **model_inputs,
+        **_task_inputs(context),
+    }
+    return Spec("scores", inputs, {**_evaluation_config(context), **served}, versions_of(*HARNESS_PACKAGES))
 
 
-def _baseline_spec(at: SpecContext, inputs: dict[str, tuple[str, str]], prompting: dict[str, Any]) -> Spec:
+def _baseline_spec(context: SpecContext, inputs: dict[str, tuple[str, str]], prompting: dict[str, Any]) -> Spec:
     """The spec of a prompt baseline.
 
-    The texts are an input only if a variant retrieves passages, so that a new text never rescores the other variants.
+    `text` is an input only if a variant retrieves passages. Otherwise a new text would rescore all variants.
     """
-    versions = [*HARNESS]
+    versions = [*HARNESS_PACKAGES]
     variants = prompting["variants"].values()
     if any(variant.get("passages") for variant in variants):
-        inputs = {**inputs, "text": at.passed("text").reference}
+        inputs = {**inputs, "text": context.checked_artifact("text").reference}
     if any(variant.get("passages") or variant.get("examples") == "retrieved" for variant in variants):
         versions.append("bm25s")
-    inputs = {**inputs, **_task_inputs(at)}
-    return Spec("prompt_baseline", inputs, {**_evaluation(at), "prompting": prompting}, versions_of(*versions))
+    inputs = {**inputs, **_task_inputs(context)}
+    return Spec(
+        "prompt_baseline", inputs, {**_evaluation_config(context), "prompting": prompting}, versions_of(*versions)
+    )
 
 
-def _teacher_spec(at: SpecContext, scored: dict[str, tuple[str, str]]) -> Spec | None:
+def _teacher_spec(context: SpecContext, scored: dict[str, tuple[str, str]]) -> Spec | None:
     """The spec of the teacher's scores on the test prompts, with the tokenizer of a base model.
 
-    None if the teacher has no row in the comparison: it is not wanted there, or it is the base model itself.
-    scored: `conversations` and `base_model` of the rows that the teacher is compared with.
+    None if the teacher has no row in the comparison: the settings exclude it, or it is the base model itself.
+    scored: references to `conversations` and `base_model` of the rows that the teacher is compared with.
     """
-    teacher = at.project.settings.teacher
+    teacher = context.project.settings.teacher
     if not teacher.in_comparison:
         return None
     inputs = {name: scored[name] for name in ("conversations", "base_model")}
     if teacher.endpoint is None:
-        model = at.built(base_model_spec(teacher.model, teacher.revision)).reference
+        model = context.built_artifact(base_model_spec(teacher.model, teacher.revision)).reference
         if model == inputs["base_model"]:
             return None
         inputs["teacher_model"] = model
-    asked, handling = asked_settings(teacher)
-    asked = {key: value for key, value in asked.items() if key not in AS_EVALUATED}
+    teacher_config, handling = config_and_handling(teacher)
+    teacher_config = {key: value for key, value in teacher_config.items() if key not in IGNORED_WHILE_SCORING}
     prices = teacher.endpoint.prices if teacher.endpoint else PriceSettings()
-    config = {**_evaluation(at), "teacher": asked, "name": teacher.model, "prices": prices.model_dump(mode="json")}
+    config = {
+        **_evaluation_config(context),
+        "teacher": teacher_config,
+        "name": teacher.model,
+        "prices": prices.model_dump(mode="json"),
+    }
     return Spec("teacher_scores", inputs, config, versions_of("sacrebleu", "rouge-score"), handling=handling)
 
 
-def _teachers(at: SpecContext, scored: dict[str, Artifact]) -> dict[str, Artifact]:
+def _teacher_scores(context: SpecContext, scored: dict[str, Artifact]) -> dict[str, Artifact]:
     """The teacher's scores for each prompt baseline that was measured, as far as the store has them."""
-    teachers = {}
+    teacher_scores = {}
     for name, baseline in scored.items():
         if name.endswith("/prompt_baseline"):
-            spec = _teacher_spec(at, baseline.inputs)
-            if spec is not None and (artifact := at.store.find(spec)) is not None:
-                teachers[name.replace("prompt_baseline", "teacher_scores")] = artifact
-    return teachers
+            spec = _teacher_spec(context, baseline.inputs)
+            if spec is not None and (artifact := context.store.find(spec)) is not None:
+                teacher_scores[name.replace("prompt_baseline", "teacher_scores")] = artifact
+    return teacher_scores
 
 
-def _present_evaluation(scored: dict[str, Artifact]) -> str | None:
+def _newest_evaluation(scored: dict[str, Artifact]) -> str | None:
     """The evaluation fingerprint of the newest scores. Older scores on other rows are not compared."""
     newest = max(scored.values(), key=lambda artifact: artifact.manifest["created"], default=None)
     return newest.summary["rows"][0]["fingerprint"] if newest else None
 
 
-def _champion_scores(at: SpecContext, champion: ChampionRecord, scored: dict[str, Artifact]) -> tuple[str, Artifact]:
-    """Return (asset, its artifact): the champion's scores on the current test rows, measured now if they are missing.
+def _champion_scores(
+    context: SpecContext, champion: ChampionRecord, scored: dict[str, Artifact]
+) -> tuple[str, Artifact]:
+    """Return (asset, its artifact): the champion's scores on the current test rows.
 
-    scored: the current scores. A prompt variant that is already in one of them needs no model.
+    Raises MissingInput if they are not measured yet. scored: the current scores, which may contain a prompt variant.
     """
     served = champion.evidence["served"]
     base = ("base_model", champion.fingerprints["base_model"])
     if champion.kind == "prompt":
-        inputs = {"conversations": at.passed("conversations").reference, "base_model": base}
-        spec = _baseline_spec(at, inputs, {"variants": {champion.name: served}})
+        inputs = {"conversations": context.checked_artifact("conversations").reference, "base_model": base}
+        spec = _baseline_spec(context, inputs, {"variants": {champion.name: served}})
         spec = spec.with_code_version(STEPS["prompt_baseline"].code_version)
-        known = next((artifact for artifact in scored.values() if _covers(artifact, spec)), None)
-        return "prompt_baseline", known or at.built(spec)
-    parts = {"base_model": base} | {key: (key, champion.fingerprints[key]) for key in ("adapter", "merged_model")}
-    return "scores", at.built(_scores_spec(at, parts, served))
+        existing = next((artifact for artifact in scored.values() if _covers(artifact, spec)), None)
+        return "prompt_baseline", existing or context.built_artifact(spec)
+    tuned = {key: (key, champion.fingerprints[key]) for key in ("adapter", "merged_model")}
+    model_inputs = {"base_model": base, **tuned}
+    return "scores", context.built_artifact(_scores_spec(context, model_inputs, served))
 
 
-def _covers(found: Artifact, wanted: Spec) -> bool:
-    """Whether a prompt baseline scored the variants of `wanted`, among others, with the same inputs and settings."""
+def _covers(baseline: Artifact, spec: Spec) -> bool:
+    """Whether a prompt baseline scored the variants of `spec`, among others, with the same inputs and settings."""
 
-    def rest(spec: dict[str, Any]) -> dict[str, Any]:
-        config = {key: value for key, value in spec["config"].items() if key != "prompting"}
-        return {**spec, "config": config, "inputs": None, "versions": None}
+    def settings_only(spec_json: dict[str, Any]) -> dict[str, Any]:
+        config = {key: value for key, value in spec_json["config"].items() if key != "prompting"}
+        return {**spec_json, "config": config, "inputs": None, "versions": None}
 
-    asked, there = wanted.to_json(), found.spec
+    required, present = spec.to_json(), baseline.spec
     return (
-        found.kind == wanted.kind
-        and rest(there) == rest(asked)
-        # Its other variants may have retrieved texts, which the variants of `wanted` do not use.
-        and asked["inputs"].items() <= there["inputs"].items()
-        and asked["versions"].items() <= there["versions"].items()
-        and asked["config"]["prompting"]["variants"].items() <= there["config"]["prompting"]["variants"].items()
+        baseline.kind == spec.kind
+        and settings_only(present) == settings_only(required)
+        # Its other variants may have retrieved texts, which the variants of `spec` do not use.
+        and required["inputs"].items() <= present["inputs"].items()
+        and required["versions"].items() <= present["versions"].items()
+        and required["config"]["prompting"]["variants"].items() <= present["config"]["prompting"]["variants"].items()
     )
 
 
-def _experiments(making: BuildContext, scores: Mapping[str, tuple[str, str]]) -> dict[str, Any]:
-    """Experiment → facts about its training. scores: references by `<experiment>/scores` and other keys."""
+def _training_facts(build: BuildContext, scores: Mapping[str, tuple[str, str]]) -> dict[str, Any]:
+    """Experiment → facts about its training. scores: references by `<experiment>/scores`, and others to ignore."""
     return {
-        key.removesuffix("/scores"): facts(making.store, making.store.require(*reference))
+        key.removesuffix("/scores"): facts(build.store, build.store.require(*reference))
         for key, reference in scores.items()
         if key.endswith("/scores") and not key.startswith("champion/")
     }
 
 
-def _build_comparison(making: BuildContext) -> dict[str, Any]:
-    return build_comparison(making.inputs, making.spec.config, making.out, _experiments(making, making.spec.inputs))
+def _build_comparison(build: BuildContext) -> dict[str, Any]:
+    return build_comparison(build.inputs, build.spec.config, build.out, _training_facts(build, build.spec.inputs))
 
 
-def _build_recommendation(making: BuildContext) -> dict[str, Any]:
-    compared = making.artifact("comparison")
-    comparison, margin = read_comparison(compared), making.spec.config["forgetting_margin"]
-    return build_recommendation(comparison, _experiments(making, compared.inputs), margin, making.out)
+def _build_recommendation(build: BuildContext) -> dict[str, Any]:
+    comparison_artifact = build.artifact("comparison")
+    comparison, margin = read_comparison(comparison_artifact), build.spec.config["forgetting_margin"]
+    return build_recommendation(comparison, _training_facts(build, comparison_artifact.inputs), margin, build.out)
 
 
-def _show_scores(artifact: Artifact) -> dict[str, Any]:
+def _scores_metadata(artifact: Artifact) -> dict[str, Any]:
     rows = []
     for row in artifact.summary["rows"]:
         values = {metric: score["value"] for metric, score in row["scores"].items()}
@@ -291,14 +309,14 @@ def _show_scores(artifact: Artifact) -> dict[str, Any]:
     return {"scores": table([{key: row.get(key, "") for key in keys} for row in rows])}
 
 
-def _show_comparison(artifact: Artifact) -> dict[str, Any]:
+def _comparison_metadata(artifact: Artifact) -> dict[str, Any]:
     comparison = read_comparison(artifact)
-    curve = learning_curve_picture(comparison)
+    learning_curve = learning_curve_picture(comparison)
     markdown = (artifact.path / "comparison.md").read_text(encoding="utf-8")
     return {
         "comparison": dg.MetadataValue.md(markdown),
         "picture": picture(score_picture(comparison), "scores with 95 % intervals"),
-        **({"learning_curve": picture(curve, "the primary metric by training rows")} if curve else {}),
+        "learning_curve": picture(learning_curve, "the primary metric by training rows") if learning_curve else None,
         "test_items": comparison.test_items,
         "best": artifact.summary["best"],
         "left_out": artifact.summary["left_out"],

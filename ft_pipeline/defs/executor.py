@@ -12,15 +12,15 @@ EXECUTOR = "FT_EXECUTOR"
 def executor() -> dg.Definitions:
     """Return the executor that FT_EXECUTOR names.
 
-    By default a run is one process: heavy steps start worker processes, and a process per step would only add cost.
+    By default a run is one process: heavy steps start worker processes, so a process per step would only take time.
     On Kubernetes each step is a pod, which gets the GPUs that the op tags of its asset request.
     """
-    chosen = os.environ.get(EXECUTOR) or "in_process"
-    if chosen == "in_process":
+    requested = os.environ.get(EXECUTOR) or "in_process"
+    if requested == "in_process":
         return dg.Definitions(executor=dg.in_process_executor)
-    if chosen != "k8s":
+    if requested != "k8s":
         raise dg.DagsterInvalidDefinitionError(
-            f"{EXECUTOR}={chosen!r} is not an executor. Set it to in_process or k8s."
+            f"{EXECUTOR}={requested!r} is not an executor. Set it to in_process or k8s."
         )
     try:
         from dagster_k8s import k8s_job_executor

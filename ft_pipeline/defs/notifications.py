@@ -1,4 +1,4 @@
-"""Sensors that report failed runs, failed checks and a new champion, to project.yaml's webhook and to the log."""
+"""Sensors that report failed runs, failed checks and a new champion to the webhook and to the log."""
 
 import dagster as dg
 
@@ -8,19 +8,19 @@ from ft_pipeline.errors import UserError
 from ft_pipeline.project import Project
 from ft_pipeline.release.champion import ChampionRecord, history
 
-LOOK_SECONDS = 20
-AT_ONCE = 5
-"""Maximum notifications per tick, as many as Dagster allows `failures`. The next tick sends the following ones."""
+POLL_SECONDS = 20
+MAX_PER_TICK = 5
+"""Maximum notifications per tick, as Dagster allows for `failures`. The next tick sends the following ones."""
 
 
-@dg.run_failure_sensor(default_status=dg.DefaultSensorStatus.RUNNING, minimum_interval_seconds=LOOK_SECONDS)
+@dg.run_failure_sensor(default_status=dg.DefaultSensorStatus.RUNNING, minimum_interval_seconds=POLL_SECONDS)
 def failures(context: dg.RunFailureSensorContext) -> None:
     """Reports every failed run, with the check that stopped it or the error."""
     outcome = notify(Project.find(), describe_failure(context.instance, context.dagster_run, context.failure_event))
     context.log.info(f"webhook: {outcome}")
 
 
-@dg.sensor(default_status=dg.DefaultSensorStatus.RUNNING, minimum_interval_seconds=LOOK_SECONDS)
+@dg.sensor(default_status=dg.DefaultSensorStatus.RUNNING, minimum_interval_seconds=POLL_SECONDS)
 def champion_changes(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
     """Reports every new champion, whether a run, `ft promote` or `ft rollback` changed it."""
     try:
@@ -28,14 +28,14 @@ def champion_changes(context: dg.SensorEvaluationContext) -> dg.SensorResult | d
         records = history(project.store)
     except UserError as error:
         return dg.SkipReason(str(error))
-    last = records[-1].sequence if records else 0
-    seen = int(context.cursor) if context.cursor else last
-    news = [record for record in records if record.sequence > seen][:AT_ONCE]
-    outcomes = [notify(project, _news(record)) for record in news]
-    why = f"webhook: {'; '.join(outcomes)}" if outcomes else "the champion has not changed"
-    return dg.SensorResult(skip_reason=why, cursor=str(news[-1].sequence if news else last))
+    newest = records[-1].sequence if records else 0
+    last_reported = int(context.cursor) if context.cursor else newest
+    new_records = [record for record in records if record.sequence > last_reported][:MAX_PER_TICK]
+    outcomes = [notify(project, _champion_notification(record)) for record in new_records]
+    skip_reason = f"webhook: {'; '.join(outcomes)}" if outcomes else "the champion has not changed"
+    return dg.SensorResult(skip_reason=skip_reason, cursor=str(new_records[-1].sequence if new_records else newest))
 
 
-def _news(record: ChampionRecord) -> Notification:
-    before = f", replacing {record.previous} (record {record.previous_sequence})" if record.previous else ""
-    return Notification("champion_changed", f"{record.name} (record {record.sequence}){before}. {record.reason}")
+def _champion_notification(record: ChampionRecord) -> Notification:
+    replaced = f", replacing {record.previous} (record {record.previous_sequence})" if record.previous else ""
+    return Notification("champion_changed", f"{record.name} (record {record.sequence}){replaced}. {record.reason}")

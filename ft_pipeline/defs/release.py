@@ -35,15 +35,15 @@ from ft_pipeline.store.spec import Spec
             blocking=False,
         )
     ],
-    build=lambda making: _build_champion(making),
+    build=lambda build: _build_champion(build),
     show=lambda artifact: {key: value for key, value in artifact.summary.items() if key != "checks"},
 )
-def champion(at: SpecContext) -> Spec:
+def champion(context: SpecContext) -> Spec:
     """The released model. It changes only to a candidate that is better by more than noise and passed every check."""
-    comparison = at.artifact("comparison")
-    settings = at.project.settings.promotion.model_dump(mode="json")
-    standing = before_deciding_on(at.store.root, key_of(comparison))
-    config = {"promotion": settings, "standing": standing.sequence if standing else None}
+    comparison = context.artifact("comparison")
+    settings = context.project.settings.promotion.model_dump(mode="json")
+    previous_champion = before_deciding_on(context.store.root, key_of(comparison))
+    config = {"promotion": settings, "standing": previous_champion.sequence if previous_champion else None}
     return Spec("champion", {"comparison": comparison.reference}, config)
 
 
@@ -52,18 +52,18 @@ def champion(at: SpecContext) -> Spec:
     deps=["champion", "comparison", "recommendation"],
     kinds={"markdown"},
     code_version="4",
-    build=lambda making: _build_card(making),
+    build=lambda build: _build_card(build),
     show=lambda artifact: {"card": dg.MetadataValue.md((artifact.path / "README.md").read_text(encoding="utf-8"))},
 )
-def model_card(at: SpecContext) -> Spec:
+def model_card(context: SpecContext) -> Spec:
     """The champion's model card in the Hugging Face format, filled in from the store."""
     assets = ("champion", "comparison", "recommendation")
-    teacher = at.project.settings.teacher
+    teacher = context.project.settings.teacher
     config = {
-        "project": at.project.settings.model_dump(mode="json", include={"name", "task"}),
+        "project": context.project.settings.model_dump(mode="json", include={"name", "task"}),
         "teacher": {"terms": teacher.terms},
     }
-    return Spec("model_card", {asset: at.artifact(asset).reference for asset in assets}, config)
+    return Spec("model_card", {asset: context.artifact(asset).reference for asset in assets}, config)
 
 
 @step(
@@ -71,82 +71,86 @@ def model_card(at: SpecContext) -> Spec:
     deps=["comparison", "recommendation", "champion"],
     kinds={"html"},
     code_version="2",
-    build=lambda making: _build_report(making),
-    show=lambda artifact: _show_report(artifact),
+    build=lambda build: _build_report(build),
+    show=lambda artifact: _report_metadata(artifact),
 )
-def report(at: SpecContext) -> Spec:
+def report(context: SpecContext) -> Spec:
     """The comparison as one HTML file to share: the recommendation, the scores, and all answers side by side."""
     assets = ("comparison", "recommendation", "champion")
-    config = {"project": at.project.settings.model_dump(mode="json", include={"name", "task"})}
-    return Spec("report", {asset: at.artifact(asset).reference for asset in assets}, config, versions_of("jinja2"))
+    config = {"project": context.project.settings.model_dump(mode="json", include={"name", "task"})}
+    return Spec("report", {asset: context.artifact(asset).reference for asset in assets}, config, versions_of("jinja2"))
 
 
-def _build_champion(making: BuildContext) -> dict[str, Any]:
-    compared = making.artifact("comparison")
-    comparison = read_comparison(compared)
-    known, served = candidates(compared, making.store)
-    key = key_of(compared)
-    settings = PromotionSettings.model_validate(making.spec.config["promotion"])
+def _build_champion(build: BuildContext) -> dict[str, Any]:
+    """Promote the best candidate if the rules allow it, and write the champion's record, moved or not."""
+    comparison_artifact = build.artifact("comparison")
+    comparison = read_comparison(comparison_artifact)
+    promotable, served = candidates(comparison_artifact, build.store)
+    key = key_of(comparison_artifact)
+    settings = PromotionSettings.model_validate(build.spec.config["promotion"])
     reasons: list[str] = []
 
-    def choose(present: ChampionRecord | None) -> Any:
-        if present is not None and not present.by_hand and present.evidence.get("decided_on") == key:
+    def choose(current: ChampionRecord | None) -> Any:
+        if current is not None and not current.by_hand and current.evidence.get("decided_on") == key:
             return None  # an earlier run carried out this decision, and died before it reported it
-        decision = decide(comparison, known, settings, present, manually_rejected(history(making.store.root)))
+        decision = decide(comparison, promotable, settings, current, manually_rejected(history(build.store.root)))
         reasons[:] = decision.reasons
-        move = promotion(decision, known, compared.fingerprint)
+        move = promotion(decision, promotable, comparison_artifact.fingerprint)
         if move is None:
             return None
         return replace(move, evidence={**move.evidence, "decided_on": key, "served": served[move.candidate.name]})
 
-    present = promote(making.store.root, choose)
-    record = present.to_json() if present else None
-    moved = present is not None and key == (
-        present.looked_at if present.by_hand else present.evidence.get("decided_on")
-    )
-    (making.out / "champion.json").write_text(json.dumps(record, indent=2, ensure_ascii=False), encoding="utf-8")
-    message = present.reason if moved and present else "the champion is unchanged: " + "; ".join(reasons)
+    latest = promote(build.store.root, choose)
+    record = latest.to_json() if latest else None
+    (build.out / "champion.json").write_text(json.dumps(record, indent=2, ensure_ascii=False), encoding="utf-8")
+    moved = latest is not None and key == _decided_on(latest)
+    message = latest.reason if moved and latest else "the champion is unchanged: " + "; ".join(reasons)
     check = {"passed": moved, "blocking": False, "message": message}
     return {"champion": record, "moved": moved, "reasons": reasons, "checks": {"moved": check}}
 
 
-def _build_card(making: BuildContext) -> dict[str, Any]:
+def _decided_on(record: ChampionRecord) -> str | None:
+    """The decision key of the comparison by which the rules, or a user, made this record."""
+    return record.looked_at if record.by_hand else record.evidence.get("decided_on")
+
+
+def _build_card(build: BuildContext) -> dict[str, Any]:
     """Collect facts from the champion back to the tables, and write them as the card."""
-    released = making.artifact("champion").summary["champion"]
+    record = build.artifact("champion").summary["champion"]
     text = "# No champion yet\n\nNothing has been released; see the recommendation.\n"
-    if released:
-        model = of_record(making.store, ChampionRecord(**released))
-        settings = making.spec.config
+    if record:
+        model = of_record(build.store, ChampionRecord(**record))
+        settings = build.spec.config
         facts = card_facts(
-            making.store,
+            build.store,
             model,
-            making.artifact("comparison"),
+            build.artifact("comparison"),
             task=settings["project"]["task"],
             teacher_terms=settings["teacher"]["terms"],
         )
         text = render_card(facts)
-    (making.out / "README.md").write_text(text, encoding="utf-8")
-    return {"champion": released["name"] if released else None}
+    (build.out / "README.md").write_text(text, encoding="utf-8")
+    return {"champion": record["name"] if record else None}
 
 
-def _build_report(making: BuildContext) -> dict[str, Any]:
+def _build_report(build: BuildContext) -> dict[str, Any]:
     text = render_report(
-        making.store,
-        making.artifact("comparison"),
-        making.artifact("recommendation"),
-        making.artifact("champion"),
-        making.spec.config["project"],
+        build.store,
+        build.artifact("comparison"),
+        build.artifact("recommendation"),
+        build.artifact("champion"),
+        build.spec.config["project"],
     )
-    (making.out / REPORT).write_text(text, encoding="utf-8")
+    (build.out / REPORT).write_text(text, encoding="utf-8")
     return {"bytes": len(text.encode())}
 
 
-def _show_report(artifact: Artifact) -> dict[str, Any]:
-    place = artifact.path / REPORT
-    how = "`ft report --open` opens it. It is a single self-contained file that you can share."
+def _report_metadata(artifact: Artifact) -> dict[str, Any]:
+    path = artifact.path / REPORT
+    help_text = "`ft report --open` opens it. It is a single self-contained file that you can share."
     return {
-        "report": dg.MetadataValue.path(str(place)),
-        "link": dg.MetadataValue.url(place.resolve().as_uri()),
-        "how": dg.MetadataValue.md(how),
+        "report": dg.MetadataValue.path(str(path)),
+        "link": dg.MetadataValue.url(path.resolve().as_uri()),
+        "how": dg.MetadataValue.md(help_text),
         "megabytes": round(artifact.summary["bytes"] / 1e6, 2),
     }

@@ -19,23 +19,23 @@ def _raw_asset(data_format: str) -> dg.AssetsDefinition:
         name=f"raw_{data_format}",
         description=f"A snapshot of the files in data/raw/{data_format}, stored by content.",
         kinds={"file"},
-        build=lambda making: write_listing(Snapshot.from_json(making.spec.config), making.out),
-        show=_show,
+        build=lambda build: write_listing(Snapshot.from_json(build.spec.config), build.out),
+        show=_listing_metadata,
     )
-    def raw(at: SpecContext) -> Spec:
-        return snapshot_folder(at.project.raw(data_format), at.store).spec(data_format)
+    def raw_snapshot(context: SpecContext) -> Spec:
+        return snapshot_folder(context.project.raw(data_format), context.store).spec(data_format)
 
-    return raw
+    return raw_snapshot
 
 
-def _show(artifact: Artifact) -> dict[str, object]:
-    files = [entry.to_json() for entry in read_listing(artifact).entries]
+def _listing_metadata(artifact: Artifact) -> dict[str, object]:
+    files = [file.to_json() for file in read_listing(artifact).entries]
     keys = ("name", "bytes", "sha256", "sidecar", "error_message")
     return {
         "files": artifact.summary["files"],
         "bytes": artifact.summary["bytes"],
         "dagster/column_schema": column_schema(raw_schema(artifact.kind.removeprefix("raw_"))),
-        "listing": table([{key: entry.get(key, "") for key in keys} for entry in files[:100]]),
+        "listing": table([{key: file.get(key, "") for key in keys} for file in files[:100]]),
     }
 
 

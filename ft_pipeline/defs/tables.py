@@ -33,7 +33,7 @@ from ft_pipeline.tables.quarantine import Part, build_quarantine, overview
 from ft_pipeline.tables.reading.sidecar import load_sidecar, parse_sidecar
 from ft_pipeline.tables.reason_codes import Refused
 
-WHY_NOT = (
+QUARANTINE_HELP = (
     "accounts: row counts of each file. where: which of its rows have which fault. first: some of them, with their "
     "text. To see any other row: ft sql \"select code, message, raw from quarantine where file = 'FILE' and row = 12\""
 )
@@ -55,27 +55,29 @@ def _table_asset(row_format: Format) -> dg.AssetsDefinition:
         automation=FOLLOW_SOUND_INPUTS,
         code_version="4",
         checks=TABLE_CHECKS,
-        build=lambda making: _build_table(making, row_format.name),
-        show=_show_table,
+        build=lambda build: _build_table(build, row_format.name),
+        show=_table_metadata,
     )
-    def validated(at: SpecContext) -> Spec:
-        inputs = {"raw": at.artifact(f"raw_{row_format.name}").reference}
-        excluded = read_excluded(at.project.root / "data", row_format.name)
-        ceiling = at.project.settings.data.max_quarantined
-        config = {"format": row_format.name, "max_quarantined": ceiling, "excluded": excluded.to_json()}
+    def validated_table(context: SpecContext) -> Spec:
+        inputs = {"raw": context.artifact(f"raw_{row_format.name}").reference}
+        excluded = read_excluded(context.project.root / "data", row_format.name)
+        max_quarantined = context.project.settings.data.max_quarantined
+        config = {"format": row_format.name, "max_quarantined": max_quarantined, "excluded": excluded.to_json()}
         return Spec(row_format.name, inputs, config, versions_of("pandera"))
 
-    return validated
+    return validated_table
 
 
-def _build_table(making: BuildContext, data_format: str) -> dict[str, Any]:
-    ceiling = making.spec.config["max_quarantined"]
-    excluded = Excluded.from_json(making.spec.config["excluded"])
+def _build_table(build: BuildContext, data_format: str) -> dict[str, Any]:
+    max_quarantined = build.spec.config["max_quarantined"]
+    excluded = Excluded.from_json(build.spec.config["excluded"])
     with tempfile.TemporaryDirectory(prefix="ft-table-") as folder:
-        taken = checkout(read_listing(making.inputs["raw"]), making.store, Path(folder))
-        cache = FolderCache(making.store.root / "cache" / "tables")
-        files = [source_of(local_copy) for local_copy in taken]
-        report = build_table(data_format, files, making.out, max_quarantined=ceiling, excluded=excluded, cache=cache)
+        local_copies = checkout(read_listing(build.inputs["raw"]), build.store, Path(folder))
+        cache = FolderCache(build.store.root / "cache" / "tables")
+        files = [source_file(local_copy) for local_copy in local_copies]
+        report = build_table(
+            data_format, files, build.out, max_quarantined=max_quarantined, excluded=excluded, cache=cache
+        )
     return {**report.to_json(), "preview": report.preview, "mapped": mapped_columns(files)}
 
 
@@ -88,47 +90,50 @@ def mapped_columns(files: Sequence[SourceFile]) -> dict[str, str]:
     return columns
 
 
-def source_of(taken: LocalCopy) -> SourceFile:
-    """Return a file of a snapshot as the tables read it, or with the reason why it cannot be read."""
-    entry = taken.entry
+def source_file(local_copy: LocalCopy) -> SourceFile:
+    """Return a file of a snapshot as the tables read it, or with the reason why it is refused."""
+    entry = local_copy.entry
     if entry.sha256 is None:
         refused = (entry.error_code or "not_found", entry.error_message or "cannot be read")
         return SourceFile(entry.name, Path(entry.name), "", refused=refused)
-    source = SourceFile(entry.name, Path(entry.name), entry.sha256, fetch=partial(_fetch, taken))
+    source = SourceFile(entry.name, Path(entry.name), entry.sha256, fetch=partial(_fetch, local_copy))
     try:
-        return replace(source, sidecar=load_sidecar(taken.sidecar_path) if taken.sidecar_path else None)
+        return replace(source, sidecar=load_sidecar(local_copy.sidecar_path) if local_copy.sidecar_path else None)
     except Refused as error:
         return replace(source, refused=(error.code, error.message))
 
 
-def _fetch(taken: LocalCopy) -> Path:
-    assert taken.path is not None
-    return taken.path
+def _fetch(local_copy: LocalCopy) -> Path:
+    assert local_copy.path is not None
+    return local_copy.path
 
 
-def _show_table(artifact: Artifact) -> dict[str, Any]:
+def _table_metadata(artifact: Artifact) -> dict[str, Any]:
     summary = artifact.summary
     columns = {name: text for name, _, text in describe_columns(artifact.kind)}
-    unused = overview(Part(artifact.kind, artifact.path))
-    shown: dict[str, Any] = {
+    unused_rows = overview(Part(artifact.kind, artifact.path))
+    metadata: dict[str, Any] = {
         **{key: summary[key] for key in ("read", "accepted", "quarantined", "duplicates", "reasons")},
         "files_read": summary["files_read"],
         "files_from_cache": summary["files_from_cache"],
         "dagster/row_count": summary["accepted"],
         "dagster/column_schema": column_schema(describe_columns(artifact.kind)),
         "dagster/column_lineage": column_lineage(table_lineage(artifact.kind, summary.get("mapped", {}))),
-        "files": table([_without_table(account) for account in unused["accounts"]], ACCOUNT_COLUMNS),
+        "files": table([_for_own_page(account) for account in unused_rows["accounts"]], ACCOUNT_COLUMNS),
         "preview": table(summary["preview"], columns),
     }
-    if unused["where"]:
-        shown["set_aside_where"] = table([_without_table(place) for place in unused["where"]], ACCOUNT_COLUMNS)
-        shown["set_aside_first"] = table([_without_table(row) for row in unused["first"]], QUARANTINE_COLUMNS)
+    if unused_rows["where"]:
+        metadata["set_aside_where"] = table(
+            [_for_own_page(location) for location in unused_rows["where"]], ACCOUNT_COLUMNS
+        )
+        metadata["set_aside_first"] = table([_for_own_page(row) for row in unused_rows["first"]], QUARANTINE_COLUMNS)
     if summary["warnings"]:
-        shown["warnings"] = summary["warnings"]
-    return shown
+        metadata["warnings"] = summary["warnings"]
+    return metadata
 
 
-def _without_table(row: dict[str, Any]) -> dict[str, Any]:
+def _for_own_page(row: dict[str, Any]) -> dict[str, Any]:
+    """The row without what the page of its own table need not show: the table, and rows that later steps set aside."""
     return {key: value for key, value in row.items() if key not in {"table", "later"}}
 
 
@@ -146,14 +151,14 @@ table_assets = [_table_asset(row_format) for row_format in FORMATS.values()]
         CheckSpec("no_prompt_straddles", "No prompt is in two splits."),
         CheckSpec("every_split_has_rows", "Train, validation and test each have rows."),
     ],
-    build=lambda making: _build_conversations(making),
-    show=lambda artifact: _show_conversations(artifact),
+    build=lambda build: _build_conversations(build),
+    show=lambda artifact: _conversations_metadata(artifact),
 )
-def conversations(at: SpecContext) -> Spec:
+def conversations(context: SpecContext) -> Spec:
     """Alpaca and ShareGPT rows in one message schema, deduplicated across tables. The split of a row never changes."""
-    settings = at.project.settings
-    questions = read_jsonl(at.project.inside(settings.evaluation.general_questions))
-    inputs = {name: at.passed(name).reference for name in CONVERSATIONAL}
+    settings = context.project.settings
+    questions = read_jsonl(context.project.inside(settings.evaluation.general_questions))
+    inputs = {name: context.checked_artifact(name).reference for name in CONVERSATIONAL}
     config = {
         "data": settings.data.model_dump(mode="json"),
         "general_questions": [str(row.get("query", "")) for row in questions],
@@ -161,17 +166,17 @@ def conversations(at: SpecContext) -> Spec:
     return Spec("conversations", inputs, config, versions_of("rensa"))
 
 
-def _build_conversations(making: BuildContext) -> dict[str, Any]:
+def _build_conversations(build: BuildContext) -> dict[str, Any]:
     report = build_conversations(
-        {name: making.inputs[name] for name in CONVERSATIONAL},
-        making.out,
-        settings=DataSettings.model_validate(making.spec.config["data"]),
-        general_questions=making.spec.config["general_questions"],
+        {name: build.inputs[name] for name in CONVERSATIONAL},
+        build.out,
+        settings=DataSettings.model_validate(build.spec.config["data"]),
+        general_questions=build.spec.config["general_questions"],
     )
     return report.to_json()
 
 
-def _show_conversations(artifact: Artifact) -> dict[str, Any]:
+def _conversations_metadata(artifact: Artifact) -> dict[str, Any]:
     summary = artifact.summary
     edges, counts = plotting.histogram(count_words(artifact.path))
     columns = describe_columns("conversations")
@@ -196,20 +201,20 @@ def _show_conversations(artifact: Artifact) -> dict[str, Any]:
     kinds={"duckdb", "parquet"},
     code_version="2",
     automation=FOLLOW_ALL_INPUTS,
-    build=lambda making: build_quarantine(
-        [Part(name, folder, making.spec.inputs[name][1]) for name, folder in making.inputs.items()], making.out
+    build=lambda build: build_quarantine(
+        [Part(name, folder, build.spec.inputs[name][1]) for name, folder in build.inputs.items()], build.out
     ),
-    show=lambda artifact: _show_quarantine(artifact),
+    show=lambda artifact: _quarantine_metadata(artifact),
 )
-def quarantine(at: SpecContext) -> Spec:
+def quarantine(context: SpecContext) -> Spec:
     """All unused rows of all tables: file, row, reason, raw text. Query: `ft sql "select * from quarantine"`."""
-    return Spec("quarantine", {name: at.artifact(name).reference for name in (*FORMATS, "conversations")})
+    return Spec("quarantine", {name: context.artifact(name).reference for name in (*FORMATS, "conversations")})
 
 
-def _show_quarantine(artifact: Artifact) -> dict[str, Any]:
+def _quarantine_metadata(artifact: Artifact) -> dict[str, Any]:
     summary = artifact.summary
     return {
-        "why_is_a_row_not_used": WHY_NOT,
+        "why_is_a_row_not_used": QUARANTINE_HELP,
         "accounts": table(summary["accounts"], ACCOUNT_COLUMNS),
         "where": table(summary["where"], ACCOUNT_COLUMNS),
         "first": table(summary["first"], QUARANTINE_COLUMNS),

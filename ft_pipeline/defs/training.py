@@ -4,17 +4,17 @@ import json
 from typing import Any
 
 from ft_pipeline import plotting
-from ft_pipeline.defs.column_lineage import TOKENS, column_lineage
+from ft_pipeline.defs.column_lineage import TOKEN_COLUMNS, column_lineage
 from ft_pipeline.defs.training_chain import (
     adapter_spec,
     base_model_spec,
-    beginning,
     experiment_phases,
     experiment_settings,
     experiment_spec,
     merged_model_spec,
-    on_base,
     references,
+    settings_for_base,
+    starting_model,
     training_data_spec,
 )
 from ft_pipeline.execution.metadata import column_schema, picture, table
@@ -42,12 +42,12 @@ TOKEN_CHECKS = (
     stage="training",
     per_experiment=True,
     kinds={"yaml"},
-    build=lambda making: _write_json(making, "experiment.json", making.spec.config),
+    build=lambda build: _write_json(build, "experiment.json", build.spec.config),
     show=lambda artifact: {"settings": artifact.spec["config"]},
 )
-def experiment(at: SpecContext) -> Spec:
+def experiment(context: SpecContext) -> Spec:
     """The experiment's YAML with all defaults: base model, objective, technique, hyperparameters, GPU, `start_from`."""
-    return experiment_spec(at)
+    return experiment_spec(context)
 
 
 @step(
@@ -57,9 +57,9 @@ def experiment(at: SpecContext) -> Spec:
     kinds={"huggingface"},
     show=lambda artifact: dict(artifact.summary),
 )
-def base_model(at: SpecContext) -> Spec:
+def base_model(context: SpecContext) -> Spec:
     """The base model as plain safetensors: the embedded one, or one from a folder or a hub id."""
-    settings = experiment_settings(at)
+    settings = experiment_settings(context)
     return base_model_spec(settings.base_model, settings.revision)
 
 
@@ -70,11 +70,11 @@ def base_model(at: SpecContext) -> Spec:
     kinds={"huggingface", "parquet"},
     code_version="2",
     checks=TOKEN_CHECKS,
-    show=lambda artifact: _show_training_data(artifact),
+    show=lambda artifact: _training_data_metadata(artifact),
 )
-def training_data(at: SpecContext) -> Spec:
+def training_data(context: SpecContext) -> Spec:
     """Tokens and labels of all rows that this experiment trains on. The token audit is its blocking checks."""
-    return training_data_spec(at, experiment_settings(at))
+    return training_data_spec(context, experiment_settings(context))
 
 
 @step(
@@ -83,14 +83,14 @@ def training_data(at: SpecContext) -> Spec:
     deps=["experiment", "base_model", "training_data"],
     kinds={"json"},
     checks=[CheckSpec("fits", "The lower bound of the estimate fits the GPU that the experiment declares.")],
-    build=lambda making: _estimate(making),
-    show=lambda artifact: _show_memory(artifact),
+    build=lambda build: _build_estimate(build),
+    show=lambda artifact: _memory_metadata(artifact),
 )
-def memory_estimate(at: SpecContext) -> Spec:
+def memory_estimate(context: SpecContext) -> Spec:
     """Memory that training needs for weights, gradients, optimizer states and activations, estimated without loading
     the model, from its config alone."""
-    inputs = {"base_model": at.artifact("base_model"), "training_data": at.artifact("training_data")}
-    settings = on_base(experiment_settings(at), inputs["base_model"])
+    inputs = {"base_model": context.artifact("base_model"), "training_data": context.artifact("training_data")}
+    settings = settings_for_base(experiment_settings(context), inputs["base_model"])
     return Spec("memory_estimate", references(inputs), {"experiment": settings.model_dump(mode="json")})
 
 
@@ -100,15 +100,15 @@ def memory_estimate(at: SpecContext) -> Spec:
     deps=["experiment", "base_model", "training_data", "memory_estimate"],
     kinds={"pytorch", "huggingface"},
     gpu=True,
-    show=lambda artifact: _show_adapter(artifact),
+    show=lambda artifact: _adapter_metadata(artifact),
 )
-def adapter(at: SpecContext) -> Spec:
+def adapter(context: SpecContext) -> Spec:
     """The trained weights (LoRA matrices, or all weights with `full`) of the best checkpoint by held-out loss."""
-    at.passed("conversations")
-    at.passed("memory_estimate")
-    phases = experiment_phases(at)
-    base, start = beginning(at, phases)
-    return adapter_spec(at, phases[-1], at.passed("training_data"), base, start)
+    context.checked_artifact("conversations")
+    context.checked_artifact("memory_estimate")
+    phases = experiment_phases(context)
+    base, continued_adapter = starting_model(context, phases)
+    return adapter_spec(context, phases[-1], context.checked_artifact("training_data"), base, continued_adapter)
 
 
 @step(
@@ -124,43 +124,52 @@ def adapter(at: SpecContext) -> Spec:
             "The merged model answers as the adapter does (KL per token), or better on held-out loss.",
         )
     ],
-    show=lambda artifact: _show_merged(artifact),
+    show=lambda artifact: _merged_model_metadata(artifact),
 )
-def merged_model(at: SpecContext) -> Spec:
+def merged_model(context: SpecContext) -> Spec:
     """A plain Hugging Face model: the adapter is added to the base model's weights once, in 32 bit."""
-    return merged_model_spec(at, experiment_settings(at), at.passed("training_data"), at.artifact("adapter"))
+    return merged_model_spec(
+        context, experiment_settings(context), context.checked_artifact("training_data"), context.artifact("adapter")
+    )
 
 
-def _write_json(making: BuildContext, name: str, content: Any) -> dict[str, Any]:
-    (making.out / name).write_text(json.dumps(content, indent=2, ensure_ascii=False), encoding="utf-8")
+def _write_json(build: BuildContext, name: str, content: Any) -> dict[str, Any]:
+    (build.out / name).write_text(json.dumps(content, indent=2, ensure_ascii=False), encoding="utf-8")
     return {}
 
 
-def _estimate(making: BuildContext) -> dict[str, Any]:
-    settings = ExperimentSettings.model_validate(making.spec.config["experiment"])
-    model = json.loads((making.inputs["base_model"] / "config.json").read_text(encoding="utf-8"))
-    longest = making.artifact("training_data").summary["audit"]["lengths"]["max"]
-    params = making.artifact("base_model").summary["params"]
-    estimate = estimate_experiment(settings, model, longest, settings.gpu.min_memory_gb or None, params=params)
+def _build_estimate(build: BuildContext) -> dict[str, Any]:
+    settings = ExperimentSettings.model_validate(build.spec.config["experiment"])
+    model_config = json.loads((build.inputs["base_model"] / "config.json").read_text(encoding="utf-8"))
+    longest = build.artifact("training_data").summary["audit"]["lengths"]["max"]
+    parameter_count = build.artifact("base_model").summary["params"]
+    estimate = estimate_experiment(
+        settings, model_config, longest, settings.gpu.min_memory_gb or None, params=parameter_count
+    )
+    _write_json(build, "memory.json", estimate)
+    return {**estimate, "checks": {"fits": _fits_check(estimate, settings.gpu.min_memory_gb)}}
+
+
+def _fits_check(estimate: dict[str, Any], declared_gb: float) -> dict[str, Any]:
+    """The result of the check `fits`. declared_gb: memory of the GPU; 0 if the experiment declares none."""
     message = f"needs about {estimate['total_gb']:.1f} GB, at least {estimate['lower_bound_gb']:.1f} GB; "
-    if settings.gpu.min_memory_gb:
-        message += f"the declared GPU has {settings.gpu.min_memory_gb:g} GB"
+    if declared_gb:
+        message += f"the declared GPU has {declared_gb:g} GB"
     else:
         message += f"no GPU size declared; on a CPU {cpu_in_words(estimate['cpu_gb'])}"
     fits = estimate["possible"] is not False  # without a declared size there is nothing to compare with
     if not fits:
         message += ". To make it fit, " + "; or ".join(estimate["advice"])
-    _write_json(making, "memory.json", estimate)
-    return {**estimate, "checks": {"fits": {"passed": fits, "blocking": True, "message": message}}}
+    return {"passed": fits, "blocking": True, "message": message}
 
 
-def _show_training_data(artifact: Artifact) -> dict[str, Any]:
+def _training_data_metadata(artifact: Artifact) -> dict[str, Any]:
     audit = artifact.summary["audit"]
     objective = artifact.spec["config"]["experiment"]["objective"]
     lineage = OBJECTIVES[objective].lineage_from(artifact.inputs)
-    names = [name for name in TOKENS if name == "source" or name in lineage]
+    columns = [name for name in TOKEN_COLUMNS if name == "source" or name in lineage]
     return {
-        "dagster/column_schema": column_schema([(name, *TOKENS[name]) for name in names]),
+        "dagster/column_schema": column_schema([(name, *TOKEN_COLUMNS[name]) for name in columns]),
         "dagster/column_lineage": column_lineage(lineage),
         "rows": audit["rows"],
         "tokens": audit["tokens"],
@@ -174,31 +183,31 @@ def _show_training_data(artifact: Artifact) -> dict[str, Any]:
     }
 
 
-def _show_memory(artifact: Artifact) -> dict[str, Any]:
+def _memory_metadata(artifact: Artifact) -> dict[str, Any]:
     summary = artifact.summary
     bar = plotting.memory_bar(summary["bytes"], summary["gpu_memory_gb"])
-    cpu = {"on_a_cpu": cpu_in_words(summary["cpu_gb"])} if "cpu_gb" in summary else {}  # old artifacts lack it
+    on_a_cpu = cpu_in_words(summary["cpu_gb"]) if "cpu_gb" in summary else None  # older artifacts lack it
     return {
         "total_gb": summary["total_gb"],
-        **cpu,
+        "on_a_cpu": on_a_cpu,
         "advice": summary["advice"],
         "parts": picture(bar, "memory by part"),
     }
 
 
-def _show_merged(artifact: Artifact) -> dict[str, Any]:
-    shown = {key: value for key, value in artifact.summary.items() if key not in {"checks", "noise"}}
+def _merged_model_metadata(artifact: Artifact) -> dict[str, Any]:
+    metadata = {key: value for key, value in artifact.summary.items() if key not in {"checks", "noise"}}
     noise = artifact.summary.get("noise")
-    return {**shown, "quantisation_noise": table(noise)} if noise else shown
+    return {**metadata, "quantisation_noise": table(noise)} if noise else metadata
 
 
-def _show_adapter(artifact: Artifact) -> dict[str, Any]:
+def _adapter_metadata(artifact: Artifact) -> dict[str, Any]:
     entries = [json.loads(line) for line in (artifact.path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    trained = [entry for entry in entries if "loss" in entry]
+    training = [entry for entry in entries if "loss" in entry]
     held_out = [entry for entry in entries if "eval_loss" in entry]
     curve = plotting.loss_curve(
-        [entry["step"] for entry in trained],
-        [entry["loss"] for entry in trained],
+        [entry["step"] for entry in training],
+        [entry["loss"] for entry in training],
         [entry["step"] for entry in held_out],
         [entry["eval_loss"] for entry in held_out],
     )

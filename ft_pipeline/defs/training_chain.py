@@ -1,4 +1,4 @@
-"""Specs of the phases of an experiment: `start_from` trains other experiments first, each with separate artifacts."""
+"""Specs of the phases of an experiment: `start_from` trains other experiments first, each with its own artifacts."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +13,8 @@ from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.spec import Spec
 from ft_pipeline.training.objectives.registry import OBJECTIVES, UNFILTERED
 
-ADAPTED = ("lora", "qlora")
+ADAPTER_TECHNIQUES = ("lora", "qlora")
+"""Techniques whose adapter a later phase can continue."""
 NOT_IN_SPEC = {"retrain", "seeds", "learning_curve"}
 """Settings for when an experiment is trained, and for its sweep: they do not change its own result."""
 
@@ -26,59 +27,59 @@ class Phase:
     settings: ExperimentSettings
 
 
-def experiment_spec(at: SpecContext) -> Spec:
+def experiment_spec(context: SpecContext) -> Spec:
     """Return the spec of this partition's experiment: its phases, as their YAML files are now."""
-    assert at.experiment is not None
-    *before, own = [
+    assert context.experiment is not None
+    *previous, own = [
         {"name": name, **without_trackers(settings).model_dump(mode="json", exclude=NOT_IN_SPEC)}
-        for name, settings in at.project.stages(at.experiment)
+        for name, settings in context.project.stages(context.experiment)
     ]
-    return Spec("experiment", config={**own, "stages_before": before})
+    return Spec("experiment", config={**own, "stages_before": previous})
 
 
-def experiment_phases(at: SpecContext) -> list[Phase]:
+def experiment_phases(context: SpecContext) -> list[Phase]:
     """Return the phases that `experiment` was materialized with, whatever the YAML files are now.
 
     The experiment itself is the last phase.
     """
-    config = at.artifact("experiment").spec["config"]
+    config = context.artifact("experiment").spec["config"]
     own = {key: value for key, value in config.items() if key != "stages_before"}
-    return [_stage(phase) for phase in (*config["stages_before"], own)]
+    return [_as_phase(phase) for phase in (*config["stages_before"], own)]
 
 
-def experiment_settings(at: SpecContext) -> ExperimentSettings:
+def experiment_settings(context: SpecContext) -> ExperimentSettings:
     """Return the settings that `experiment` was materialized with, whatever the YAML file is now."""
-    return experiment_phases(at)[-1].settings
+    return experiment_phases(context)[-1].settings
 
 
-def _stage(config: dict[str, Any]) -> Phase:
+def _as_phase(config: dict[str, Any]) -> Phase:
     settings = {key: value for key, value in config.items() if key != "name"}
     return Phase(config["name"], ExperimentSettings.model_validate(settings))
 
 
-def beginning(at: SpecContext, stages: list[Phase]) -> tuple[Artifact, Artifact | None]:
+def starting_model(context: SpecContext, phases: list[Phase]) -> tuple[Artifact, Artifact | None]:
     """Return what the last phase trains from: (base model, the adapter that it continues, if any).
 
-    The earlier phases are found in the store or trained, and their checks are read. An adapter of the same shape is
-    continued. After any other change, the merged model of the phase before is the base model.
+    An adapter of the same shape is continued. Otherwise the merged model of the previous phase is the base model.
+    Raises MissingInput if an artifact of an earlier phase is not built yet, and UserError if one failed a check.
     """
-    if len(stages) == 1:
-        return at.artifact("base_model"), None
-    before, last = stages[-2], stages[-1]
-    base, start = beginning(at, stages[:-1])
-    data = require_passed(at.built(training_data_spec(at, before.settings)))
-    trained = at.built(adapter_spec(at, before, data, base, start))
-    if goes_on(before.settings, last.settings):
-        return base, trained
-    merged = require_passed(at.built(merged_model_spec(at, before.settings, data, trained)))
-    config = {"model": f"merged:{before.name}", "revision": None, "content": None}
-    return at.built(Spec("base_model", {"merged_model": merged.reference}, config)), None
+    if len(phases) == 1:
+        return context.artifact("base_model"), None
+    previous, last = phases[-2], phases[-1]
+    base, continued_adapter = starting_model(context, phases[:-1])
+    data = require_passed(context.built_artifact(training_data_spec(context, previous.settings)))
+    adapter = context.built_artifact(adapter_spec(context, previous, data, base, continued_adapter))
+    if continues_adapter(previous.settings, last.settings):
+        return base, adapter
+    merged_model = require_passed(context.built_artifact(merged_model_spec(context, previous.settings, data, adapter)))
+    config = {"model": f"merged:{previous.name}", "revision": None, "content": None}
+    return context.built_artifact(Spec("base_model", {"merged_model": merged_model.reference}, config)), None
 
 
-def goes_on(before: ExperimentSettings, after: ExperimentSettings) -> bool:
-    """Whether `after` continues to train the adapter of `before`."""
+def continues_adapter(previous: ExperimentSettings, last: ExperimentSettings) -> bool:
+    """Whether `last` continues to train the adapter of `previous`."""
     shape = ("technique", "lora", "quantization")
-    return after.technique in ADAPTED and all(getattr(before, key) == getattr(after, key) for key in shape)
+    return last.technique in ADAPTER_TECHNIQUES and all(getattr(previous, key) == getattr(last, key) for key in shape)
 
 
 def base_model_spec(model: str, revision: str | None) -> Spec:
@@ -86,66 +87,72 @@ def base_model_spec(model: str, revision: str | None) -> Spec:
     return Spec("base_model", config=dict(identify(model, revision)), versions=versions_of("transformers", "gguf"))
 
 
-def training_data_spec(at: SpecContext, settings: ExperimentSettings) -> Spec:
+def training_data_spec(context: SpecContext, settings: ExperimentSettings) -> Spec:
     """Return the spec of one phase's training data.
 
-    It reads only the tables that its objective trains on, so that a new preference pair never retrains an sft.
+    Besides `conversations`, its inputs are only the tables that its objective trains on. So a new preference pair never
+    retrains an sft.
     """
-    inputs = {"conversations": at.passed("conversations"), "base_model": at.artifact("base_model")}
-    wanted = settings.model_dump(mode="json", include={"objective", "data", "training"})
-    training = {key: wanted["training"][key] for key in ("max_length", "seed")}
-    config: dict[str, Any] = {"experiment": {**wanted, "training": training}}
+    inputs = {"conversations": context.checked_artifact("conversations"), "base_model": context.artifact("base_model")}
+    selected = settings.model_dump(mode="json", include={"objective", "data", "training"})
+    training = {key: selected["training"][key] for key in ("max_length", "seed")}
+    config: dict[str, Any] = {"experiment": {**selected, "training": training}}
     tables = OBJECTIVES[settings.objective].tables(settings)
-    inputs |= {table: at.passed(table) for table in tables}
+    inputs |= {table: context.checked_artifact(table) for table in tables}
     if any(table in UNFILTERED for table in tables):
-        config["data"] = at.project.settings.data.model_dump(mode="json")
+        config["data"] = context.project.settings.data.model_dump(mode="json")
     return Spec("training_data", references(inputs), config, versions_of("transformers", "tokenizers"))
 
 
-def adapter_spec(at: SpecContext, stage: Phase, data: Artifact, base: Artifact, start: Artifact | None) -> Spec:
-    """Return the spec of one phase's adapter. The reference model of dpo is what it starts from, so it is an input."""
-    inputs = {"training_data": data, "base_model": base, **({"start": start} if start else {})}
-    settings = on_base(stage.settings, base)
+def adapter_spec(
+    context: SpecContext, phase: Phase, data: Artifact, base: Artifact, continued_adapter: Artifact | None
+) -> Spec:
+    """Return the spec of one phase's adapter.
+
+    What it starts from is an input, even for dpo, whose reference model it is.
+    """
+    inputs = {"training_data": data, "base_model": base, **({"start": continued_adapter} if continued_adapter else {})}
+    settings = settings_for_base(phase.settings, base)
     keys = {"objective", "technique", "prompt_tuning", "lora", "quantization", "training", "dpo"}
     config = {"experiment": settings.model_dump(mode="json", include=keys)}
     versions = versions_of("torch", "transformers", "peft", "trl", "bitsandbytes", "accelerate")
-    seed, handling = settings.training.seed, {"report_to": trackers(at, stage.name)}
+    seed, handling = settings.training.seed, {"report_to": trackers(context, phase.name)}
     return Spec("adapter", references(inputs), config, versions, seed=seed, handling=handling)
 
 
-def trackers(at: SpecContext, name: str) -> list[str]:
-    """Return `training.report_to` as the experiment's YAML is now. Like all handling, it is not part of a spec."""
+def trackers(context: SpecContext, name: str) -> list[str]:
+    """Return `training.report_to` as the experiment's YAML is now. Like all handling, it is not hashed."""
     try:
-        return list(at.project.experiment(name).training.report_to)
+        return list(context.project.experiment(name).training.report_to)
     except UserError:  # an earlier phase whose YAML was since renamed or broken
         return []
 
 
-def on_base(settings: ExperimentSettings, base: Artifact) -> ExperimentSettings:
-    """Return the settings as specs contain them: the learning rate resolved for the size of `base`, no trackers."""
+def settings_for_base(settings: ExperimentSettings, base: Artifact) -> ExperimentSettings:
+    """Return the settings as specs contain them: with the learning rate for the size of `base`, without trackers."""
     return without_trackers(resolved(settings, base.summary["params"]))
 
 
 def without_trackers(settings: ExperimentSettings) -> ExperimentSettings:
-    """Return the settings as specs contain them: without trackers, because these change no result."""
+    """Return the settings without trackers, because these change no result."""
     return settings.model_copy(update={"training": settings.training.model_copy(update={"report_to": []})})
 
 
-def merged_model_spec(at: SpecContext, settings: ExperimentSettings, data: Artifact, trained: Artifact) -> Spec:
+def merged_model_spec(context: SpecContext, settings: ExperimentSettings, data: Artifact, adapter: Artifact) -> Spec:
     """Return the spec of one phase's merged model, on the base model that its adapter was trained on."""
-    base = trained_on(at, trained)
-    inputs = {"adapter": trained, "base_model": base, "training_data": data}
+    base = base_model_of(context, adapter)
+    inputs = {"adapter": adapter, "base_model": base, "training_data": data}
     keys = {"objective", "technique", "quantization", "merge", "lora", "training"}
-    config = {"experiment": on_base(settings, base).model_dump(mode="json", include=keys)}
+    config = {"experiment": settings_for_base(settings, base).model_dump(mode="json", include=keys)}
     versions = versions_of("torch", "transformers", "peft", "bitsandbytes")
     return Spec("merged_model", references(inputs), config, versions)
 
 
-def trained_on(at: SpecContext, trained: Artifact) -> Artifact:
+def base_model_of(context: SpecContext, adapter: Artifact) -> Artifact:
     """Return the base model that an adapter's manifest names, so that a user cannot mismatch the two."""
-    return at.store.require(*trained.inputs["base_model"])
+    return context.store.require(*adapter.inputs["base_model"])
 
 
 def references(inputs: dict[str, Artifact]) -> dict[str, tuple[str, str]]:
-    """Return the inputs as a spec names them: (kind, fingerprint) of each artifact."""
+    """Return the inputs as a spec names them: name → (kind, fingerprint)."""
     return {name: artifact.reference for name, artifact in inputs.items()}

@@ -13,7 +13,7 @@ import dagster as dg
 from ft_pipeline.errors import UserError
 from ft_pipeline.execution.events import Progress, StepEvent, publish
 from ft_pipeline.execution.pace import Throttle
-from ft_pipeline.execution.workers.devices import DeviceNeed, Lease, lease
+from ft_pipeline.execution.workers.devices import DeviceNeed, Lease, lease_devices
 from ft_pipeline.execution.workers.launchers import Launcher, check_environment, launcher_for
 from ft_pipeline.execution.workers.supervisor import WorkerError, WorkerJob, WorkerResult, run_worker
 from ft_pipeline.models.base_model import is_from_hub
@@ -21,8 +21,8 @@ from ft_pipeline.store.artifacts import Artifact, ArtifactStore, Draft
 from ft_pipeline.store.atomic_files import translate_write_errors
 from ft_pipeline.store.spec import Spec
 
-OBSERVATION_SECONDS = 5.0
-"""Minimum seconds between two progress events in Dagster's log. Each event costs SQLite about 30 ms."""
+MIN_OBSERVATION_INTERVAL = 5.0
+"""Seconds between two progress events in Dagster's log. Writing an event to SQLite takes about 30 ms."""
 logger = logging.getLogger(__name__)
 
 BuildFunction = Callable[[Spec, Mapping[str, Path], Path], dict[str, Any]]
@@ -51,19 +51,19 @@ def build_artifact(
 ) -> BuildResult:
     """Find or build the artifact of `spec`.
 
-    device: whether the job leases the GPUs that it needs, or the CPU slot if there is no GPU.
+    device: whether the job leases a device: the GPUs that it needs (by default one), or the CPU slot without a GPU.
     force: rebuild the artifact from the start, even if the store has it.
     build: builds the artifact in this process; None starts a worker process for the kind (worker.WORKERS).
     run_info: who started the build, for the manifest; by default what Dagster records about the run.
 
     Raises UserError for an error that the user can fix, and WorkerError if a worker crashed or was killed. With a
-    context, both are raised as dg.Failure (the first one without retries). An interrupted build leaves no process
-    running and keeps its checkpoints.
+    context, both become dg.Failure; a UserError is not retried. An interrupted build leaves no process running and
+    keeps its checkpoints.
     """
     started = time.monotonic()
-    with _failures(context):
+    with _errors_as_failures(context):
         check_environment()
-        need = _need(device)
+        need = _device_need(device)
         launcher = launcher or launcher_for(spec.kind, need)
         builder = _ArtifactBuilder(context, store, spec, dict(run_info or run_info_of(context)), launcher)
         artifact, reused = builder.find_or_build(need, force, build)
@@ -71,6 +71,8 @@ def build_artifact(
 
 
 class _ArtifactBuilder:
+    """Finds or builds one artifact, and reports what it does."""
+
     def __init__(
         self,
         context: dg.AssetExecutionContext | None,
@@ -85,37 +87,37 @@ class _ArtifactBuilder:
         self.run_info = run_info
         self.launcher = launcher
         self.label = _label(context, spec.kind)
-        self.throttle = Throttle(OBSERVATION_SECONDS)
+        self.throttle = Throttle(MIN_OBSERVATION_INTERVAL)
 
     def find_or_build(self, need: DeviceNeed | None, force: bool, build: BuildFunction | None) -> tuple[Artifact, bool]:
-        if not force and (artifact := self.store.find(self.spec, self.say)):
+        if not force and (artifact := self.store.find(self.spec, self.log)):
             return artifact, True
-        with self.store.building(self.spec, self.say):
-            # Another run may have built it while this one waited.
-            if not force and (artifact := self.store.find(self.spec, self.say)):
+        with self.store.building(self.spec, self.log):
+            # Another run may have built it while this one waited for the lock.
+            if not force and (artifact := self.store.find(self.spec, self.log)):
                 return artifact, True
             return self._build(need, force, build), False
 
     def _build(self, need: DeviceNeed | None, force: bool, build: BuildFunction | None) -> Artifact:
-        inputs = {name: self.store.require(*reference, self.say).path for name, reference in self.spec.inputs.items()}
+        inputs = {name: self.store.require(*reference, self.log).path for name, reference in self.spec.inputs.items()}
         draft = self.store.begin(self.spec, afresh=force)
         try:
-            with self._device(need) as leased, translate_write_errors():
+            with self._lease_devices(need) as lease, translate_write_errors():
                 started = time.monotonic()
-                used: dict[str, Any] = {"device": leased.device, "gpus": list(leased.names)}
+                run_facts: dict[str, Any] = {"device": lease.device, "gpus": list(lease.gpu_names)}
                 if build:
                     summary = build(self.spec, inputs, draft.out)
                 else:
-                    result = self._work(draft, inputs, leased)
+                    result = self._run_worker(draft, inputs, lease)
                     summary = result.summary
-                    used |= {"worker_seconds": result.seconds, "peak_rss_bytes": result.peak_rss_bytes}
-                used["seconds"] = time.monotonic() - started
-            return self.store.commit(draft, summary, self.run_info | used)
+                    run_facts |= {"worker_seconds": result.seconds, "peak_rss_bytes": result.peak_rss_bytes}
+                run_facts["seconds"] = time.monotonic() - started
+            return self.store.commit(draft, summary, self.run_info | run_facts)
         except BaseException:
             self.store.discard(draft)
             raise
 
-    def _work(self, draft: Draft, inputs: Mapping[str, Path], leased: Lease) -> WorkerResult:
+    def _run_worker(self, draft: Draft, inputs: Mapping[str, Path], lease: Lease) -> WorkerResult:
         job = WorkerJob(
             kind=self.spec.kind,
             label=self.label,
@@ -124,24 +126,24 @@ class _ArtifactBuilder:
             folder=draft.folder,
             out=draft.out,
             work=draft.work,
-            device=leased.device,
+            device=lease.device,
             seed=self.spec.seed,
             handling=self.spec.handling,
             shared=self.store.root / "teachers",
-            env={**leased.env, **hub_environment(self.spec)},
+            env={**lease.env, **hub_environment(self.spec)},
         )
-        return run_worker(self.context, job, self.launcher, self.show, self.say)
+        return run_worker(self.context, job, self.launcher, self.report_progress, self.log)
 
     @contextlib.contextmanager
-    def _device(self, need: DeviceNeed | None) -> Iterator[Lease]:
+    def _lease_devices(self, need: DeviceNeed | None) -> Iterator[Lease]:
         if need is None or self.launcher.lease is not None:
             yield self.launcher.lease or Lease("cpu")
             return
-        with lease(need, self.store.root / "locks" / "devices", self.say) as leased:
-            yield leased
+        with lease_devices(need, self.store.root / "locks" / "devices", self.log) as lease:
+            yield lease
 
-    def say(self, message: str) -> None:
-        """Log one line and show it to listeners: what the step waits for, what it skips, that it has no GPU."""
+    def log(self, message: str) -> None:
+        """Log a line, and send it to listeners: what the step waits for, what it skips, why it uses no GPU."""
         if self.context:
             self.context.log.info(message)
             asset = self.context.asset_key.to_user_string()
@@ -149,8 +151,8 @@ class _ArtifactBuilder:
         else:
             logger.info("%s: %s", self.label, message)
 
-    def show(self, progress: Progress) -> None:
-        """Send every report to this process's listeners, and some to Dagster, as a log line and as plot points."""
+    def report_progress(self, progress: Progress) -> None:
+        """Send every report to the listeners of this process, and some to Dagster, as a log line and as plot points."""
         publish(progress)
         if self.context and (self.throttle.ready() or progress.step >= progress.total):
             self.context.log.info(progress.line())
@@ -162,9 +164,13 @@ def hub_environment(spec: Spec) -> dict[str, str]:
 
     Empty for a worker that downloads what the settings name: a base model, or the data of an lm-eval task.
     """
-    tasks = spec.kind in ("prompt_baseline", "scores") and spec.config.get("evaluation", {}).get("tasks")
-    fetches = bool(tasks) or (spec.kind == "base_model" and is_from_hub(spec.config, spec.inputs))
-    return {} if fetches else {"HF_HUB_OFFLINE": "1"}
+    if spec.kind == "base_model":
+        downloads = is_from_hub(spec.config, spec.inputs)
+    elif spec.kind in ("prompt_baseline", "scores"):
+        downloads = bool(spec.config.get("evaluation", {}).get("tasks"))
+    else:
+        downloads = False
+    return {} if downloads else {"HF_HUB_OFFLINE": "1"}
 
 
 def _observation(context: dg.AssetExecutionContext, progress: Progress) -> dg.AssetObservation:
@@ -176,8 +182,8 @@ def _observation(context: dg.AssetExecutionContext, progress: Progress) -> dg.As
 
 def _partition(context: dg.AssetExecutionContext) -> str | None:
     """The experiment; None for an asset that all experiments share, even in a run for one experiment."""
-    own = context.assets_def.partitions_def is not None and context.has_partition_key
-    return context.partition_key if own else None
+    is_per_experiment = context.assets_def.partitions_def is not None and context.has_partition_key
+    return context.partition_key if is_per_experiment else None
 
 
 def _label(context: dg.AssetExecutionContext | None, kind: str) -> str:
@@ -188,14 +194,14 @@ def _label(context: dg.AssetExecutionContext | None, kind: str) -> str:
     return f"{asset} [{partition}]" if partition else asset
 
 
-def _need(device: bool | DeviceNeed) -> DeviceNeed | None:
+def _device_need(device: bool | DeviceNeed) -> DeviceNeed | None:
     if isinstance(device, DeviceNeed):
         return device
     return DeviceNeed() if device else None
 
 
 def run_info_of(context: dg.AssetExecutionContext | None) -> dict[str, Any]:
-    """Return the run's id, its asset and experiment, and who or what started it, as far as Dagster knows."""
+    """Return the run's id, its asset and experiment, and who or what started it, as Dagster records them."""
     if context is None:
         return {"run_id": None, "started_by": "python"}
     return {
@@ -208,19 +214,19 @@ def run_info_of(context: dg.AssetExecutionContext | None) -> dict[str, Any]:
 
 def _started_by(run: dg.DagsterRun) -> str:
     """What started a run. `ft run` tags its runs, Dagster those of schedules, sensors and backfills, the UI none."""
-    for tag, name in (
+    for tag, prefix in (
         ("ft/started_by", ""),
         ("dagster/schedule_name", "schedule "),
         ("dagster/sensor_name", "sensor "),
         ("dagster/backfill", "backfill "),
     ):
         if tag in run.tags:
-            return f"{name}{run.tags[tag]}"
+            return f"{prefix}{run.tags[tag]}"
     return "ui" if run.remote_job_origin else "python"
 
 
 @contextlib.contextmanager
-def _failures(context: dg.AssetExecutionContext | None) -> Iterator[None]:
+def _errors_as_failures(context: dg.AssetExecutionContext | None) -> Iterator[None]:
     """Under Dagster, raise errors as failures with one clear line and no traceback."""
     try:
         yield

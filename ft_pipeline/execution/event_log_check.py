@@ -11,11 +11,12 @@ from ft_pipeline.execution.instance import connect_instance
 from ft_pipeline.project import Project, records_elsewhere
 from ft_pipeline.store.garbage import removed
 
-PAGE = 500
+PAGE_SIZE = 500
+"""Number of events that one query of the event log returns."""
 
 
 @dataclass(frozen=True)
-class Event:
+class RecordedMaterialization:
     """One materialization in Dagster's event log."""
 
     asset: str
@@ -24,7 +25,6 @@ class Event:
     """The data version."""
     manifest_sha256: str | None
     run_id: str
-    when: str
 
     @property
     def label(self) -> str:
@@ -32,22 +32,26 @@ class Event:
         return f"{key} {self.fingerprint[:SHOWN]}"
 
 
-def cross_check(project: Project, index: ArtifactIndex) -> tuple[int, list[Finding], list[str]]:
-    """Return (number of events read, findings, notes). Without a record of Dagster, only a note says so."""
+def compare_with_event_log(project: Project, index: ArtifactIndex) -> tuple[int, list[Finding], list[str]]:
+    """Return (number of events read, findings, notes).
+
+    If the event log is missing, empty or unreadable, the result is only a note.
+    """
     try:
-        events = _all_events(project)
+        recorded = _all_materializations(project)
     except Exception as error:  # any database error: the store's own chain is complete without it
         return 0, [], [f"Dagster's event log could not be read ({type(error).__name__}); only the store was checked"]
-    if events is None or (not events and index.pointers):
+    if recorded is None or (not recorded and index.pointers):
         return 0, [], ["Dagster's event log is missing or empty; only the store was checked"]
-    collected = removed(index.root)
-    kept = [event for event in events if (event.asset, event.fingerprint) not in collected]
-    findings = [finding for event in kept for finding in _check(index, event)]
-    note = f"{len(events) - len(kept)} of Dagster's events are for artifacts that ft gc has removed (removed.jsonl)"
-    return len(events), list(dict.fromkeys(findings)), [note] if len(kept) < len(events) else []
+    garbage_collected = removed(index.root)
+    expected = [event for event in recorded if (event.asset, event.fingerprint) not in garbage_collected]
+    findings = [finding for event in expected for finding in _check(index, event)]
+    removed_count = len(recorded) - len(expected)
+    note = f"{removed_count} of Dagster's events are for artifacts that ft gc has removed (removed.jsonl)"
+    return len(recorded), list(dict.fromkeys(findings)), [note] if removed_count else []
 
 
-def _check(index: ArtifactIndex, event: Event) -> list[Finding]:
+def _check(index: ArtifactIndex, event: RecordedMaterialization) -> list[Finding]:
     node = index.find(event.asset, event.fingerprint, event.manifest_sha256)
     materialized = f"run {event.run_id[:8]} materialized it"
     if node.path is None:
@@ -59,36 +63,35 @@ def _check(index: ArtifactIndex, event: Event) -> list[Finding]:
     return []
 
 
-def _all_events(project: Project) -> list[Event] | None:
+def _all_materializations(project: Project) -> list[RecordedMaterialization] | None:
     """Return every materialization in Dagster's log. None without a database: a query would create one."""
     if not records_elsewhere(project.dagster_home) and not (project.dagster_home / "history").is_dir():
         return None
     with connect_instance() as instance:
-        return [event for key in sorted(instance.all_asset_keys()) for event in _events_of(instance, key)]
+        return [event for key in sorted(instance.all_asset_keys()) for event in _materializations_of(instance, key)]
 
 
-def _events_of(instance: dg.DagsterInstance, key: dg.AssetKey) -> Iterator[Event]:
+def _materializations_of(instance: dg.DagsterInstance, key: dg.AssetKey) -> Iterator[RecordedMaterialization]:
     cursor = None
     while True:
-        page = instance.fetch_materializations(key, limit=PAGE, cursor=cursor)
-        yield from _read(page.records)
+        page = instance.fetch_materializations(key, limit=PAGE_SIZE, cursor=cursor)
+        yield from _parse(page.records)
         if not page.has_more:
             return
         cursor = page.cursor
 
 
-def _read(records: Sequence[dg.EventLogRecord]) -> Iterator[Event]:
+def _parse(records: Sequence[dg.EventLogRecord]) -> Iterator[RecordedMaterialization]:
     for record in records:
-        event = record.asset_materialization
-        version = (event.tags or {}).get("dagster/data_version") if event else None
-        if event is None or version is None:
+        materialization = record.asset_materialization
+        data_version = (materialization.tags or {}).get("dagster/data_version") if materialization else None
+        if materialization is None or data_version is None:
             continue
-        manifest = event.metadata.get("manifest_sha256")
-        yield Event(
-            event.asset_key.to_user_string(),
-            event.partition,
-            version,
-            str(manifest.value) if manifest else None,
+        manifest_sha256 = materialization.metadata.get("manifest_sha256")
+        yield RecordedMaterialization(
+            materialization.asset_key.to_user_string(),
+            materialization.partition,
+            data_version,
+            str(manifest_sha256.value) if manifest_sha256 else None,
             record.run_id,
-            str(record.timestamp),
         )

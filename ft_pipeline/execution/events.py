@@ -6,22 +6,23 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
-from ft_pipeline.execution.pace import duration
+from ft_pipeline.execution.pace import format_duration
 
 logger = logging.getLogger(__name__)
-State = Literal["waiting", "notes", "started", "built", "reused", "gate failed", "failed"]
+EventState = Literal["waiting", "notes", "started", "built", "reused", "gate failed", "failed"]
+"""`gate failed`: the artifact is built or reused, but one of its blocking checks failed."""
 
 
 @dataclass(frozen=True)
 class StepEvent:
-    """One asset (of one experiment) waits, reports a note, started or ended."""
+    """An event of one asset (of one experiment): it waits, reports a note, starts or ends."""
 
     asset: str
     experiment: str | None
-    state: State
+    state: EventState
     seconds: float = 0.0
     message: str = ""
-    """Why it failed, what it waits for, or what it notes."""
+    """Why it failed, what it waits for, or the note."""
 
     @property
     def ended(self) -> bool:
@@ -39,7 +40,7 @@ class Progress:
     kind: str
     """The artifact's kind, e.g. `adapter`."""
     label: str
-    """The asset, with its experiment where it has one, e.g. `adapter [qlora]`."""
+    """The asset and, if it has one, its experiment, e.g. `adapter [qlora]`."""
     step: int
     total: int
     values: dict[str, float] = field(default_factory=dict)
@@ -55,18 +56,19 @@ class Progress:
         numbers = {name: value for name, value in self.values.items() if name != "eta_seconds"}  # `eta` shows it
         parts += [f"{name.replace('_', ' ')} {value:.4g}" for name, value in numbers.items()]
         if self.eta is not None and self.step < self.total:
-            parts.append(f"{duration(self.eta)} left")
+            parts.append(f"{format_duration(self.eta)} left")
         return f"{self.label}: {', '.join(parts)}"
 
 
 EventT = TypeVar("EventT", StepEvent, Progress)
 _listeners: list[tuple[type, Callable[[Any], None]]] = []
+"""(type of the events, listener)."""
 
 
 @contextmanager
-def listening(kind: type[EventT], listener: Callable[[EventT], None]) -> Iterator[None]:
-    """Call `listener` with every event of this kind in this process within the block."""
-    entry = (kind, listener)
+def listening(event_type: type[EventT], listener: Callable[[EventT], None]) -> Iterator[None]:
+    """Within the block, call `listener` with every event of this type in this process."""
+    entry = (event_type, listener)
     _listeners.append(entry)
     try:
         yield
@@ -75,14 +77,14 @@ def listening(kind: type[EventT], listener: Callable[[EventT], None]) -> Iterato
 
 
 def progress_is_shown() -> bool:
-    """Whether a listener in this process shows progress. Raw output of workers would break up that display."""
-    return any(kind is Progress for kind, _ in _listeners)
+    """Whether a listener in this process shows progress. The raw output of workers would break up its display."""
+    return any(event_type is Progress for event_type, _ in _listeners)
 
 
 def publish(event: StepEvent | Progress) -> None:
     """Send an event to its listeners. A listener that fails is logged and does not stop the job."""
-    for kind, listener in list(_listeners):
-        if isinstance(event, kind):
+    for event_type, listener in list(_listeners):
+        if isinstance(event, event_type):
             try:
                 listener(event)
             except Exception:

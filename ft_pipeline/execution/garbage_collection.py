@@ -13,29 +13,30 @@ from ft_pipeline.store.garbage import Garbage, Reference, find_garbage, remove
 from ft_pipeline.store.locks import FileLock
 
 
-def collect(project: Project, *, dry_run: bool) -> Garbage:
-    """Remove what is older than `retention.keep_days` and not needed by anything that is kept; return what it is.
+def collect_garbage(project: Project, *, dry_run: bool) -> Garbage:
+    """Remove everything that is older than `retention.keep_days` and not kept, and return it.
 
-    dry_run: only find it.
-    Kept: the latest artifact of every asset, every champion there ever was, and everything these were built from.
+    dry_run: only return it.
+    Kept are the latest artifact of every asset, every champion so far with the comparison that decided on it, and
+    everything that these were built from. The assets of an experiment that no longer exists are not kept.
     Raises UserError while a run is under way, unless `dry_run` is set.
     """
     store = ArtifactStore(project.store)
-    with sweeping(project.store).hold():
+    with garbage_lock(project.store).hold():
         if not dry_run:
             _refuse_while_running(project.store)
-        before = datetime.now(UTC) - timedelta(days=project.settings.retention.keep_days)
-        forgotten = _forgotten(project, before)
-        garbage = find_garbage(store, _roots(project, forgotten), before)
+        cutoff = datetime.now(UTC) - timedelta(days=project.settings.retention.keep_days)
+        expired = _expired_pointers(project, cutoff)
+        garbage = find_garbage(store, _roots(project, expired), cutoff)
         if not dry_run:
-            for pointer in forgotten:
+            for pointer in expired:
                 AssetPointers(store.root).remove(pointer.asset, pointer.partition)
             remove(store, garbage)
         return garbage
 
 
-def sweeping(store: Path) -> FileLock:
-    """The lock held while garbage is searched and removed. A run waits for it before its first step."""
+def garbage_lock(store: Path) -> FileLock:
+    """Return the lock that is held while garbage is searched and removed. A run waits for it before its first step."""
     return FileLock(store / "locks" / "gc", "ft gc")
 
 
@@ -47,19 +48,22 @@ def _refuse_while_running(store: Path) -> None:
         lock.release()
 
 
-def _forgotten(project: Project, before: datetime) -> list[Pointer]:
-    """Pointers of experiments whose YAML is gone, or no longer defines them, and that have not run since `before`."""
+def _expired_pointers(project: Project, cutoff: datetime) -> list[Pointer]:
+    """Pointers of experiments that no longer exist, and whose asset was last materialized before `cutoff`."""
     names = set(project.experiment_names())
     return [
         pointer
         for pointer in AssetPointers(project.store).all()
-        if pointer.partition and _gone(project, pointer.partition, names)
-        if datetime.fromisoformat(pointer.when) < before
+        if pointer.partition and _no_longer_exists(project, pointer.partition, names)
+        if datetime.fromisoformat(pointer.when) < cutoff
     ]
 
 
-def _gone(project: Project, name: str, names: set[str]) -> bool:
-    """Whether the experiment no longer exists. A sweep member is kept while its experiment's YAML is only broken."""
+def _no_longer_exists(project: Project, name: str, names: set[str]) -> bool:
+    """Whether no YAML defines the experiment. A sweep member exists as long as its experiment's YAML is broken.
+
+    names: all experiments that exist, with the sweep members of valid YAML files.
+    """
     if name in names or sweep_owner(name) not in names:
         return name not in names
     try:
@@ -69,11 +73,12 @@ def _gone(project: Project, name: str, names: set[str]) -> bool:
     return True
 
 
-def _roots(project: Project, forgotten: list[Pointer]) -> set[Reference]:
-    pointers = [pointer for pointer in AssetPointers(project.store).all() if pointer not in forgotten]
+def _roots(project: Project, expired: list[Pointer]) -> set[Reference]:
+    """The artifacts to keep, without those that they were built from."""
+    pointers = [pointer for pointer in AssetPointers(project.store).all() if pointer not in expired]
     roots = {(pointer.kind, pointer.fingerprint) for pointer in pointers}
     for record in history(project.store):
         roots |= set(record.fingerprints.items())
-        if compared := record.evidence.get("comparison"):
-            roots.add(("comparison", compared))
+        if comparison := record.evidence.get("comparison"):
+            roots.add(("comparison", comparison))
     return roots

@@ -1,4 +1,4 @@
-"""Opens Dagster's instance, in one process at a time."""
+"""Opens Dagster's instance in one process at a time, and allows only one UI with a daemon per project."""
 
 import contextlib
 import os
@@ -15,7 +15,7 @@ from ft_pipeline.store.locks import FileLock
 
 
 def require_writable(home: Path) -> None:
-    """Raise UserError if this user cannot write Dagster's folder. SQLite needs that even to read."""
+    """Raise UserError if this user cannot write to Dagster's folder, which SQLite needs even for reading."""
     if not os.access(home, os.W_OK | os.X_OK):
         raise UserError(
             f"You cannot write to {home}, which Dagster's database needs even for reading. Run this as the owner of "
@@ -24,9 +24,9 @@ def require_writable(home: Path) -> None:
 
 
 def lock_ui(home: Path) -> FileLock:
-    """Acquire and return the lock of a project's only `ft ui`.
+    """Acquire and return the lock of a project's `ft ui`.
 
-    Raises UserError if one is running: two daemons would both start what is due.
+    Raises UserError if another process holds it: two daemons would both start what is due.
     """
     lock = FileLock(home / "ui", "ft ui")
     if not lock.try_acquire():
@@ -55,18 +55,19 @@ def connect_instance() -> dg.DagsterInstance:
         return dg.DagsterInstance.get()
     settings = home / "dagster.yaml"
     try:
-        return _of_its_own(settings)
+        return _open_separate_database(settings)
     except UserError:
         raise
     except Exception as error:  # YAML, the driver, SQLAlchemy and Dagster raise different types
         raise UserError(
-            f"Dagster's database cannot be opened: {_reason(error)}. Start the server, or correct the address in "
+            f"Dagster's database cannot be opened: {_root_cause(error)}. Start the server, or correct the address in "
             f"{settings}. For PostgreSQL, run: pip install 'ft-pipeline[postgres]'"
         ) from error
 
 
-def _of_its_own(settings: Path) -> dg.DagsterInstance:
-    for name in _variables(yaml.safe_load(settings.read_text(encoding="utf-8"))["storage"]):
+def _open_separate_database(settings: Path) -> dg.DagsterInstance:
+    """Raises UserError if an environment variable that dagster.yaml refers to is not set."""
+    for name in _referenced_variables(yaml.safe_load(settings.read_text(encoding="utf-8"))["storage"]):
         if not os.environ.get(name):
             raise UserError(
                 f"{name} is not set, but {settings} reads the address of Dagster's database from it. Set it."
@@ -74,16 +75,16 @@ def _of_its_own(settings: Path) -> dg.DagsterInstance:
     return dg.DagsterInstance.get()
 
 
-def _variables(settings: Any) -> list[str]:
+def _referenced_variables(settings: Any) -> list[str]:
     """The environment variables that the settings refer to (`env: NAME`)."""
     if isinstance(settings, dict):
         names = [settings["env"]] if isinstance(settings.get("env"), str) else []
-        return names + [name for value in settings.values() for name in _variables(value)]
-    return [name for value in settings for name in _variables(value)] if isinstance(settings, list) else []
+        return names + [name for value in settings.values() for name in _referenced_variables(value)]
+    return [name for value in settings for name in _referenced_variables(value)] if isinstance(settings, list) else []
 
 
-def _reason(error: BaseException) -> str:
-    """The first line of the root cause. A driver's message contains the host and user, but no password."""
-    while (below := error.__cause__ or error.__context__) is not None:
-        error = below
+def _root_cause(error: BaseException) -> str:
+    """The first line of the root cause's message. A driver's message contains the host and user, but no password."""
+    while (cause := error.__cause__ or error.__context__) is not None:
+        error = cause
     return first_line(error)

@@ -1,6 +1,6 @@
 """Metadata for the UI: values that Dagster's event log accepts, and where an artifact came from.
 
-A numpy scalar in the event log would fail the step after its work is done.
+A numpy scalar in the event log would make the step fail after its work is done.
 """
 
 import base64
@@ -15,10 +15,14 @@ from ft_pipeline.audit.artifact_index import SHOWN, ArtifactIndex
 from ft_pipeline.store.artifacts import Artifact
 
 PREVIEW_CHARACTERS = 300
+"""Maximum characters of a cell in a table."""
 
 
 def clean_metadata(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values with numpy scalars as Python scalars, mappings and lists as JSON, and without None."""
+    """Return the values with numpy scalars as Python scalars, mappings and lists as JSON, and without None.
+
+    A float that is not finite becomes text.
+    """
     return {key: _clean(value) for key, value in values.items() if value is not None}
 
 
@@ -42,9 +46,9 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def picture(png: bytes, text: str) -> dg.MetadataValue:
+def picture(png: bytes, alternative_text: str) -> dg.MetadataValue:
     """A picture in the asset's page. Callers keep it under 100 kB, because the event log stores it."""
-    return dg.MetadataValue.md(f"![{text}](data:image/png;base64,{base64.b64encode(png).decode('ascii')})")
+    return dg.MetadataValue.md(f"![{alternative_text}](data:image/png;base64,{base64.b64encode(png).decode('ascii')})")
 
 
 def table(rows: Sequence[Mapping[str, Any]], descriptions: Mapping[str, str] | None = None) -> dg.MetadataValue:
@@ -57,12 +61,11 @@ def table(rows: Sequence[Mapping[str, Any]], descriptions: Mapping[str, str] | N
     texts = descriptions or {}
     names = [name for name in texts if name in rows[0]] + [name for name in rows[0] if name not in texts]
     records = [dg.TableRecord({str(name): _cell(row.get(name)) for name in names}) for row in rows]
-    columns = [dg.TableColumn(str(name), _kind(rows[0][name]), texts.get(str(name))) for name in names]
-    schema = dg.TableSchema(columns=columns)
-    return dg.MetadataValue.table(records=records, schema=schema)
+    columns = [dg.TableColumn(str(name), _column_type(rows[0][name]), texts.get(str(name))) for name in names]
+    return dg.MetadataValue.table(records=records, schema=dg.TableSchema(columns=columns))
 
 
-def _kind(value: Any) -> str:
+def _column_type(value: Any) -> str:
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return "number"
     return "string"
@@ -70,7 +73,7 @@ def _kind(value: Any) -> str:
 
 def column_schema(columns: Sequence[tuple[str, str, str]]) -> dg.TableSchema:
     """Dagster's schema of a table, from (name, type, description)."""
-    return dg.TableSchema(columns=[dg.TableColumn(name, kind, description) for name, kind, description in columns])
+    return dg.TableSchema(columns=[dg.TableColumn(*column) for column in columns])
 
 
 def _cell(value: Any) -> str | int | float | bool:
@@ -83,11 +86,12 @@ def _cell(value: Any) -> str | int | float | bool:
     return text if len(text) <= PREVIEW_CHARACTERS else text[:PREVIEW_CHARACTERS] + "…"
 
 
-def origin(
+def artifact_metadata(
     artifact: Artifact, index: ArtifactIndex, assets: Mapping[str, bool], experiment: str | None
 ) -> dict[str, Any]:
-    """Return metadata of a materialization. assets: asset name → whether it has a partition per experiment.
+    """Return what every asset's page shows: the artifact's fingerprint, manifest and inputs, and its audit command.
 
+    assets: asset name → whether it has a partition per experiment.
     An input that belongs to no asset (the model of an earlier phase) has no page, so it is named without a link.
     """
     return {
@@ -104,8 +108,8 @@ def _input_table(artifact: Artifact, index: ArtifactIndex, assets: Mapping[str, 
     lines = ["| input | asset | fingerprint | manifest |", "| --- | --- | --- | --- |"]
     for name, (kind, fingerprint) in artifact.inputs.items():
         node = index.find(kind, fingerprint, recorded.get(name))
-        place = node.path.relative_to(index.root).as_posix() if node.path else "not in the store"
+        folder = node.path.relative_to(index.root).as_posix() if node.path else "not in the store"
         partition = f"?partition={quote(experiment)}" if experiment and assets.get(kind) else ""
-        shown = f"[{kind}](/assets/{quote(kind)}{partition})" if kind in assets else kind
-        lines.append(f"| {name} | {shown} | `{fingerprint[:SHOWN]}` | `{place}/manifest.json` |")
+        asset = f"[{kind}](/assets/{quote(kind)}{partition})" if kind in assets else kind
+        lines.append(f"| {name} | {asset} | `{fingerprint[:SHOWN]}` | `{folder}/manifest.json` |")
     return "\n".join(lines) if artifact.inputs else "none: the user's files, or settings"

@@ -1,6 +1,6 @@
 """Ends runs whose process died without reporting it: after a power cut, an out-of-memory kill, a kill −9.
 
-Dagster's own launcher cannot detect them. It would show them as running, and keep their slot in the pool, forever.
+Dagster's own launcher cannot detect them. It would show them as running and keep their slots in the pool forever.
 Therefore each process that executes a run locks a file named after the run. If that lock is free, the process is gone.
 """
 
@@ -11,56 +11,61 @@ from pathlib import Path
 import dagster as dg
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.execution.garbage_collection import sweeping
+from ft_pipeline.execution.garbage_collection import garbage_lock
 from ft_pipeline.store.locks import FileLock
 
-WITH_A_PROCESS = [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
-IN_ONE_PROCESS = {"in_process", "execute_in_process_executor"}
-"""Dagster's names of our executors: under its launcher, and in `ft run`."""
+STATUSES_WITH_PROCESS = [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
+"""Statuses of runs that a process executes, unless it died."""
+SINGLE_PROCESS_EXECUTORS = {"in_process", "execute_in_process_executor"}
+"""Dagster's names of the executors that run all steps in one process: under its launcher, and in `ft run`."""
 MESSAGE = "the process of this run died. Its finished steps are kept; run it again to resume."
 
-_held: dict[str, FileLock] = {}
+_run_locks: dict[str, FileLock] = {}
 """Run id → its lock, held until this process ends, however it ends."""
 
 
 def lock_run(context: dg.AssetExecutionContext, store: Path) -> None:
-    """Lock the run, which shows that this process executes it.
+    """Lock the run, which shows that this process executes it. Then wait until `ft gc` has ended.
 
-    Only for runs in one process, as ours are. On Kubernetes, and with an executor that starts a process per step,
-    Dagster watches the processes itself.
+    Only for runs in one process. On Kubernetes, and with an executor that starts a process per step, Dagster watches
+    the processes itself.
     """
     run_id = context.run.run_id
-    if run_id in _held or context.job_def.executor_def.name not in IN_ONE_PROCESS:
+    if run_id in _run_locks or context.job_def.executor_def.name not in SINGLE_PROCESS_EXECUTORS:
         return
-    lock = _lock(store, run_id)
+    lock = _run_lock(store, run_id)
     with contextlib.suppress(UserError):  # the step itself reports that the store cannot be written
         if lock.try_acquire():
-            _held[run_id] = lock
-        with sweeping(store).hold(context.log.info):
+            _run_locks[run_id] = lock
+        with garbage_lock(store).hold(context.log.info):
             pass  # from here on, `ft gc` sees the lock and removes nothing
 
 
 def end_orphaned_runs(
-    instance: dg.DagsterInstance, store: Path, say: Callable[[str], None] = lambda message: None
+    instance: dg.DagsterInstance, store: Path, log: Callable[[str], None] = lambda message: None
 ) -> list[str]:
-    """Mark orphaned runs as ended, free their slots, and return their ids. Runs on another store are not touched."""
+    """Mark orphaned runs as ended, release their slots in the pool, and return their ids.
+
+    A run of another store has no lock in this one, and is not touched.
+    """
     ended = []
-    for run in instance.get_runs(dg.RunsFilter(statuses=WITH_A_PROCESS)):
-        lock = _lock(store, run.run_id)
+    for run in instance.get_runs(dg.RunsFilter(statuses=STATUSES_WITH_PROCESS)):
+        lock = _run_lock(store, run.run_id)
         if lock.path.exists() and lock.try_acquire():
             try:
-                if _end(instance, run.run_id):
-                    say(f"run {run.run_id[:8]}: {MESSAGE}")
+                if _end_run(instance, run.run_id):
+                    log(f"run {run.run_id[:8]}: {MESSAGE}")
                     ended.append(run.run_id)
             finally:
                 lock.release()
-    _forget_ended(instance, store)
+    _remove_unused_locks(instance, store)
     return ended
 
 
-def _end(instance: dg.DagsterInstance, run_id: str) -> bool:
+def _end_run(instance: dg.DagsterInstance, run_id: str) -> bool:
+    """Mark a run as ended and release its slots. Returns whether it was not marked yet."""
     run = instance.get_run_by_id(run_id)  # it may have ended normally since the query
-    if run is None or run.status not in WITH_A_PROCESS:
+    if run is None or run.status not in STATUSES_WITH_PROCESS:
         return False
     if run.status == dg.DagsterRunStatus.CANCELING:
         instance.report_run_canceled(run, MESSAGE)
@@ -70,7 +75,7 @@ def _end(instance: dg.DagsterInstance, run_id: str) -> bool:
     return True
 
 
-def _forget_ended(instance: dg.DagsterInstance, store: Path) -> None:
+def _remove_unused_locks(instance: dg.DagsterInstance, store: Path) -> None:
     """Remove the locks of runs that have ended; they are never read again.
 
     A lock that stays, in a store that cannot be written, does no harm.
@@ -82,5 +87,5 @@ def _forget_ended(instance: dg.DagsterInstance, store: Path) -> None:
                 path.unlink(missing_ok=True)
 
 
-def _lock(store: Path, run_id: str) -> FileLock:
+def _run_lock(store: Path, run_id: str) -> FileLock:
     return FileLock(store / "locks" / "runs" / run_id, "executing the run")

@@ -3,14 +3,14 @@
 import time
 
 
-def duration(seconds: float) -> str:
-    """Seconds in words: `48 s`, `2 min 10 s`, `3 h 5 min`."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
+def format_duration(seconds: float) -> str:
+    """Return seconds as `48 s`, `2 min 10 s` or `3 h 5 min`."""
+    total_seconds = round(seconds)
+    if total_seconds < 60:
+        return f"{total_seconds} s"
+    if total_seconds < 3600:
+        return f"{total_seconds // 60} min {total_seconds % 60} s"
+    return f"{total_seconds // 3600} h {total_seconds % 3600 // 60} min"
 
 
 class Pace:
@@ -20,35 +20,38 @@ class Pace:
     """
 
     def __init__(self) -> None:
-        self.began = time.monotonic()
+        self._started = time.monotonic()
         self._first: tuple[int, float] | None = None
+        """(step, time) of the first report."""
 
-    def mark(self, step: int, total: int) -> tuple[float, float | None]:
-        """Return (elapsed, eta) at this step, in seconds."""
+    def update(self, step: int, total: int) -> tuple[float, float | None]:
+        """Record a report; return (elapsed, remaining) seconds. At the first report, `remaining` is None."""
         now = time.monotonic()
         if self._first is None or step < self._first[0]:
             self._first = (step, now)
-        done, seconds = step - self._first[0], now - self._first[1]
-        return now - self.began, (total - step) * seconds / done if done else None
+        first_step, first_time = self._first
+        steps_since, seconds_since = step - first_step, now - first_time
+        return now - self._started, (total - step) * seconds_since / steps_since if steps_since else None
 
 
 class Throttle:
     """Lets one report through per interval.
 
-    The interval grows with the job, up to a minute: a long job must not flood SQLite, nor stop logging.
+    The interval grows with the running time of the job. So a long job neither floods SQLite nor stops logging.
     """
 
-    def __init__(self, seconds: float, share: float = 0.01, most: float = 60.0) -> None:
-        """seconds: minimum interval; share: of the time since the start, if that is longer, up to `most` seconds."""
+    def __init__(self, seconds: float, share: float = 0.01, max_seconds: float = 60.0) -> None:
+        """The interval is `share` of the time since the start, at least `seconds` and at most `max_seconds`."""
         self.seconds = seconds
         self.share = share
-        self.most = most
-        self._began = time.monotonic()
+        self.max_seconds = max_seconds
+        self._started = time.monotonic()
         self._last = -float("inf")
 
     def ready(self) -> bool:
+        """Whether the interval is over. If so, the next one starts."""
         now = time.monotonic()
-        if now - self._last < max(self.seconds, min(self.most, self.share * (now - self._began))):
+        if now - self._last < max(self.seconds, min(self.max_seconds, self.share * (now - self._started))):
             return False
         self._last = now
         return True

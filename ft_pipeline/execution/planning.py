@@ -15,18 +15,19 @@ from ft_pipeline.project import Project
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.spec import Spec
 
-State = Literal["fresh", "stale", "never_run", "failed", "broken"]
+PlanState = Literal["fresh", "stale", "never_run", "failed", "broken"]
+"""`failed`: a blocking check of the latest artifact failed. `broken`: the spec cannot be computed."""
 Cause = Literal["none", "upstream", "data", "other"]
-"""Why a step is not fresh: a step before it runs first; only its inputs changed; any other reason."""
+"""Why a step is not fresh: `upstream`: a step before it runs first; `data`: only its inputs changed."""
 
 
 @dataclass(frozen=True)
-class Planned:
-    """The state of one asset (of one experiment)."""
+class PlannedStep:
+    """The planned state of one asset (of one experiment)."""
 
     asset: str
     experiment: str | None
-    state: State
+    state: PlanState
     reason: str
     cause: Cause = "none"
 
@@ -35,25 +36,25 @@ class Planned:
         return self.state != "fresh"
 
 
-def flow(names: Iterable[str] | None = None) -> list[Step]:
+def steps_in_order(names: Iterable[str] | None = None) -> list[Step]:
     """Return the steps, each after its dependencies: all steps, or those in `names`."""
     order = TopologicalSorter({name: step.deps for name, step in STEPS.items()}).static_order()
-    wanted = set(STEPS if names is None else names)
-    return [STEPS[name] for name in order if name in wanted]
+    selected = set(STEPS if names is None else names)
+    return [STEPS[name] for name in order if name in selected]
 
 
-def plan(project: Project, experiments: Sequence[str], instance: dg.DagsterInstance | None = None) -> list[Planned]:
-    """Return the state of every step for these experiments, in the order of the flow.
+def plan(project: Project, experiments: Sequence[str], instance: dg.DagsterInstance | None = None) -> list[PlannedStep]:
+    """Return the state of every step for these experiments, each step after its dependencies.
 
-    instance: compares with Dagster's own record, too, so that what the UI shows as never materialized runs again.
+    instance: if given, a step is stale unless this Dagster instance recorded its latest artifact.
     """
     store = ArtifactStore(project.store)
-    states: dict[tuple[str, str | None], Planned] = {}
-    for step in flow():
+    states: dict[tuple[str, str | None], PlannedStep] = {}
+    for step in steps_in_order():
         for experiment in experiments if step.per_experiment else [None]:
             upstream = _upstream(step, experiment, experiments, states)
-            inputs = SpecContext(project, store, experiment)
-            states[step.name, experiment] = _state(step, inputs, upstream, instance)
+            context = SpecContext(project, store, experiment)
+            states[step.name, experiment] = _state(step, context, upstream, instance)
     return list(states.values())
 
 
@@ -61,8 +62,9 @@ def _upstream(
     step: Step,
     experiment: str | None,
     experiments: Sequence[str],
-    states: dict[tuple[str, str | None], Planned],
-) -> list[Planned]:
+    states: dict[tuple[str, str | None], PlannedStep],
+) -> list[PlannedStep]:
+    """The states of the steps that `step` depends on. A shared step depends on them for all experiments."""
     upstream = []
     for dep in step.deps:
         if not STEPS[dep].per_experiment:
@@ -72,46 +74,48 @@ def _upstream(
     return upstream
 
 
-def _state(step: Step, inputs: SpecContext, upstream: list[Planned], instance: dg.DagsterInstance | None) -> Planned:
-    def planned(state: State, reason: str, cause: Cause = "other") -> Planned:
-        return Planned(step.name, inputs.experiment, state, reason, cause)
+def _state(
+    step: Step, context: SpecContext, upstream: list[PlannedStep], instance: dg.DagsterInstance | None
+) -> PlannedStep:
+    def planned(state: PlanState, reason: str, cause: Cause = "other") -> PlannedStep:
+        return PlannedStep(step.name, context.experiment, state, reason, cause)
 
     try:
-        last = inputs.find(step.name)
-        if last is None and inputs.pointer(step.name) is None:
+        last = context.find(step.name)
+        if last is None and context.pointer(step.name) is None:
             return planned("never_run", "never materialized")
         if last is None:
             return planned("stale", "damaged or missing from the store")
         if last.redacted:
             return planned("stale", "one of its rows was erased")
-        waiting = [dep for dep in upstream if dep.runs]
-        if waiting:
-            return planned("stale", f"{waiting[0].asset} runs first ({waiting[0].reason})", "upstream")
-        spec = planned_spec(step, inputs)
-    except MissingInput as error:
-        return planned("stale", str(error), "upstream")
+        first = next((dep for dep in upstream if dep.runs), None)
+        if first is not None:
+            return planned("stale", f"{first.asset} runs first ({first.reason})", "upstream")
+        spec = planned_spec(step, context)
+    except MissingInput as missing:
+        return planned("stale", str(missing), "upstream")
     except UserError as error:
         return planned("broken", str(error))
     if last.spec_hash != spec.hash:
-        return planned("stale", difference(last, spec), "data" if _only_inputs_differ(last, spec) else "other")
-    if instance and _recorded_version(instance, step, inputs.experiment) != last.fingerprint:
+        return planned("stale", describe_difference(last, spec), "data" if _only_inputs_differ(last, spec) else "other")
+    if instance and _recorded_version(instance, step, context.experiment) != last.fingerprint:
         return planned("stale", "not recorded in this Dagster instance")
     failed = failed_checks(last)
     return planned("failed", failed[0]) if failed else planned("fresh", "", "none")
 
 
-def difference(last: Artifact, spec: Spec) -> str:
+def describe_difference(last: Artifact, spec: Spec) -> str:
     """Describe briefly how `spec` differs from the one that `last` was built from."""
     before, now = last.spec, spec.to_json()
     reasons = []
-    inputs = [key for key in now["inputs"] if before["inputs"].get(key) != now["inputs"][key]]
-    if inputs or set(before["inputs"]) != set(now["inputs"]):
-        reasons.append(f"new data in {', '.join(inputs)}" if inputs else "different inputs")
-    config = [
+    changed_inputs = [key for key in now["inputs"] if before["inputs"].get(key) != now["inputs"][key]]
+    if changed_inputs or set(before["inputs"]) != set(now["inputs"]):
+        reasons.append(f"new data in {', '.join(changed_inputs)}" if changed_inputs else "different inputs")
+    changed_settings = [
         key for key in {**before["config"], **now["config"]} if before["config"].get(key) != now["config"].get(key)
     ]
-    if config:
-        reasons.append(f"settings changed: {', '.join(sorted(config))}")
+    if changed_settings:
+        reasons.append(f"settings changed: {', '.join(sorted(changed_settings))}")
     return "; ".join(reasons) or "code or library versions changed"
 
 

@@ -7,19 +7,19 @@ from ft_pipeline.store.artifacts import Artifact
 
 
 def recorded_checks(artifact: Artifact) -> dict[str, dict[str, Any]]:
-    """Return the checks in an artifact's summary, with those of the token audit: name → {passed, message, …}."""
+    """Return the checks in an artifact's summary and in its token audit: name → {passed, message, …}."""
     audit = artifact.summary.get("audit") or {}
     return {**audit.get("checks", {}), **artifact.summary.get("checks", {})}
 
 
 def failed_checks(artifact: Artifact) -> list[str]:
-    """Return the blocking checks that failed, each as `name: why`. A check without the key `blocking` is blocking."""
-    failed = {
+    """Return the blocking checks that failed, as `name: message`. A check without the key `blocking` is blocking."""
+    failed_results = {
         name: check
         for name, check in recorded_checks(artifact).items()
         if not check["passed"] and check.get("blocking", True)
     }
-    return [f"{name}: {check.get('message') or 'failed'}" for name, check in failed.items()]
+    return [f"{name}: {check.get('message') or 'failed'}" for name, check in failed_results.items()]
 
 
 def require_passed(artifact: Artifact) -> Artifact:
@@ -29,9 +29,9 @@ def require_passed(artifact: Artifact) -> Artifact:
     """
     failed = failed_checks(artifact)
     if failed:
-        more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
-        name, _, why = failed[0].rstrip(".").partition(": ")
+        others = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
+        name, _, reason = failed[0].rstrip(".").partition(": ")
         raise UserError(
-            f"{artifact.kind} failed the check `{name}`: {why}{more}. Fix the cause and materialize it again."
+            f"{artifact.kind} failed the check `{name}`: {reason}{others}. Fix the cause and materialize it again."
         )
     return artifact

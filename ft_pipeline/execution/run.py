@@ -19,7 +19,7 @@ from ft_pipeline.evaluation.comparison.records import Comparison
 from ft_pipeline.execution.events import StepEvent, listening, publish
 from ft_pipeline.execution.instance import open_instance
 from ft_pipeline.execution.orphaned_runs import end_orphaned_runs
-from ft_pipeline.execution.planning import Planned, flow, plan
+from ft_pipeline.execution.planning import PlannedStep, plan, steps_in_order
 from ft_pipeline.execution.pool_waits import INVOCATION, report_pool_waits
 from ft_pipeline.execution.step import STEPS
 from ft_pipeline.execution.step_asset import FORCE
@@ -30,11 +30,12 @@ from ft_pipeline.store.locks import FileLock
 from ft_pipeline.store.provenance import user
 
 RELEASE = ("champion", "model_card", "report")
-QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+"""The assets that follow from a decision about the champion."""
+NO_CONSOLE_LOG = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
 @dataclass(frozen=True)
-class Request:
+class RunRequest:
     """The arguments of `ft run`."""
 
     project: Project
@@ -46,13 +47,15 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """The result of a run."""
+class RunResult:
+    """The result of `ft run`."""
 
     steps: list[StepEvent]
+    """How each step ended that was run."""
     failures: list[str]
+    """What failed, as lines for the user."""
     fresh: int
-    """Assets that had nothing to do."""
+    """Number of assets that were up to date."""
     seconds: float
     comparison: Comparison | None = None
     recommendation: dict[str, Any] | None = None
@@ -74,29 +77,30 @@ class Outcome:
         }
 
 
-def what_runs(request: Request) -> list[Planned]:
-    """Return the plan: every step that the request concerns, whether it would run, and why.
+def plan_run(request: RunRequest) -> list[PlannedStep]:
+    """Return the plan: every step that the request selects, whether it would run, and why.
 
     Raises UserError for unknown names.
     """
     _load_steps()
-    experiments = _experiments(request)
-    selected = _selected(request)
+    experiments = _selected_experiments(request)
+    selected = _selected_assets(request)
     with open_instance() as instance:
         planned = plan(request.project, experiments, instance)
-    return [_forced(step) if request.force else step for step in planned if step.asset in selected]
+    return [_force(step) if request.force else step for step in planned if step.asset in selected]
 
 
-def run(request: Request) -> Outcome:
-    """Materialize what is not fresh, one run per experiment. Shared steps run once; comparing steps run last.
+def run(request: RunRequest) -> RunResult:
+    """Materialize what is not fresh, in one Dagster run per experiment, until a run fails.
 
+    Shared steps run with the first experiment, or with the last one if they compare experiments.
     Raises UserError before anything runs for unknown names, and for environment variables with invalid values.
     """
     check_environment()
     started = time.monotonic()
     events: list[StepEvent] = []
     failures: list[str] = []
-    planned = what_runs(request)
+    planned = plan_run(request)
     with listening(StepEvent, events.append), open_instance() as instance:
         # Otherwise this run would wait for the pool slot of a killed run.
         end_orphaned_runs(instance, request.project.store)
@@ -104,7 +108,7 @@ def run(request: Request) -> Outcome:
             failures += _materialize(instance, request, experiment, assets)
             if failures:
                 break
-    return Outcome(
+    return RunResult(
         steps=[event for event in events if event.ended],
         failures=failures,
         fresh=sum(not step.runs for step in planned),
@@ -115,37 +119,40 @@ def run(request: Request) -> Outcome:
     )
 
 
-def release(project: Project) -> list[str]:
-    """Materialize `champion`, its card and the report, so that the UI shows a person's decision. Returns what failed.
+def materialize_release(project: Project) -> list[str]:
+    """Materialize `champion`, its card and the report, so that the UI shows a user's decision.
 
-    One process at a time: the last one sees the decisions of all others.
+    One process at a time, so that the last one sees the decisions of all others. Returns what failed, as lines for the
+    user.
     """
     _load_steps()
     lock = FileLock(project.store / "locks" / "release", "materializing the champion")
     with lock.hold(lambda message: None), open_instance() as instance:
-        return _materialize(instance, Request(project), None, RELEASE)
+        return _materialize(instance, RunRequest(project), None, RELEASE)
 
 
 def list_experiments(project: Project) -> list[dict[str, Any]]:
     """Return the rows of `ft experiments --json`."""
     _load_steps()
     comparison = _comparison(project)
-    rows = [_describe(project, name, comparison) for name in project.experiment_names()]
+    rows = [_experiment_row(project, name, comparison) for name in project.experiment_names()]
     planned = plan(project, [row["name"] for row in rows if row["error"] is None])
-    known = [row if row["error"] else row | {"state": _state(planned, row["name"])} for row in rows]
-    return known + [_broken(name, error) for name, error in project.misnamed().items()]
+    rows_with_state = [
+        row if row["error"] else row | {"state": _experiment_state(planned, row["name"])} for row in rows
+    ]
+    return rows_with_state + [_broken_row(name, error) for name, error in project.misnamed().items()]
 
 
-def _broken(name: str, error: str) -> dict[str, Any]:
+def _broken_row(name: str, error: str) -> dict[str, Any]:
     unknown = dict.fromkeys(("objective", "technique", "base_model", "primary_score"))
     return {"name": name, **unknown, "state": "broken", "error": error}
 
 
-def _describe(project: Project, name: str, comparison: Comparison | None) -> dict[str, Any]:
+def _experiment_row(project: Project, name: str, comparison: Comparison | None) -> dict[str, Any]:
     try:
         settings = project.experiment(name)
     except UserError as error:
-        return _broken(name, str(error))
+        return _broken_row(name, str(error))
     return {
         "name": name,
         "objective": settings.objective,
@@ -157,7 +164,8 @@ def _describe(project: Project, name: str, comparison: Comparison | None) -> dic
     }
 
 
-def _state(planned: Sequence[Planned], experiment: str) -> str:
+def _experiment_state(planned: Sequence[PlannedStep], experiment: str) -> str:
+    """`never_run` until the experiment's model is scored, then `stale` or `fresh`."""
     own = [step for step in planned if step.experiment == experiment]
     if next(step for step in own if step.asset == "scores").state == "never_run":
         return "never_run"
@@ -165,7 +173,7 @@ def _state(planned: Sequence[Planned], experiment: str) -> str:
 
 
 def _comparison(project: Project) -> Comparison | None:
-    """The current comparison."""
+    """The current comparison; None if there is none."""
     document = current_document(project.store, "comparison")
     return Comparison.from_json(document) if document else None
 
@@ -183,52 +191,62 @@ def _load_steps() -> None:
         import_module("ft_pipeline.definitions").defs()
 
 
-def _experiments(request: Request) -> list[str]:
-    """The requested experiments, whose YAML must be valid, with their sweeps; by default all with a valid YAML."""
+def _selected_experiments(request: RunRequest) -> list[str]:
+    """The requested experiments with their sweep members, by default all with a valid YAML.
+
+    Raises UserError if a requested experiment is unknown or its YAML is broken.
+    """
     if request.experiments:
         for name in request.experiments:
             request.project.experiment(name)
         return list(dict.fromkeys(member for name in request.experiments for member in request.project.series(name)))
-    sound = []
+    valid = []
     for name in request.project.experiment_names():
         with contextlib.suppress(UserError):
             request.project.experiment(name)
-            sound.append(name)
-    if not sound:
+            valid.append(name)
+    if not valid:
         raise UserError("No experiment can run. Write experiments/NAME.yaml, or see the errors with `ft experiments`.")
-    return sound
+    return valid
 
 
-def _selected(request: Request) -> set[str]:
+def _selected_assets(request: RunRequest) -> set[str]:
     unknown = [name for name in request.select if name not in STEPS]
     if unknown:
-        raise UserError(f"There is no asset {unknown[0]!r}. Choose one of {', '.join(step.name for step in flow())}.")
+        raise UserError(
+            f"There is no asset {unknown[0]!r}. Choose one of {', '.join(step.name for step in steps_in_order())}."
+        )
     return set(request.select or STEPS)
 
 
-def _forced(planned: Planned) -> Planned:
+def _force(planned: PlannedStep) -> PlannedStep:
+    """The step, marked to run even if it is fresh."""
     return replace(planned, state="stale", reason="--force") if planned.state == "fresh" else planned
 
 
-def _batches(planned: Sequence[Planned]) -> list[tuple[str | None, list[str]]]:
-    """Return (experiment, its assets) in order. Shared assets go with the first, comparing assets with the last."""
-    running = [step for step in planned if step.runs]
+def _batches(planned: Sequence[PlannedStep]) -> list[tuple[str | None, list[str]]]:
+    """Return (experiment, assets to run with it) in order.
+
+    Shared assets go with the first experiment; those that come after all assets of experiments go with the last.
+    """
+    to_run = [step for step in planned if step.runs]
     order = [step.asset for step in planned]
-    last_own = max((order.index(step.asset) for step in planned if step.experiment), default=-1)
-    shared = [step.asset for step in running if step.experiment is None and order.index(step.asset) < last_own]
-    after = [step.asset for step in running if step.experiment is None and step.asset not in shared]
-    own: dict[str | None, list[str]] = {}
-    for step in running:
+    last = max((order.index(step.asset) for step in planned if step.experiment), default=-1)
+    shared = [step.asset for step in to_run if step.experiment is None]
+    before = [asset for asset in shared if order.index(asset) < last]
+    after = [asset for asset in shared if asset not in before]
+    by_experiment: dict[str | None, list[str]] = {}
+    for step in to_run:
         if step.experiment:
-            own.setdefault(step.experiment, []).append(step.asset)
-    batches = list(own.items()) or [(None, [])]
-    batches[0] = (batches[0][0], shared + batches[0][1])
+            by_experiment.setdefault(step.experiment, []).append(step.asset)
+    batches = list(by_experiment.items()) or [(None, [])]
+    batches[0] = (batches[0][0], before + batches[0][1])
     batches[-1] = (batches[-1][0], batches[-1][1] + after)
     return [(experiment, assets) for experiment, assets in batches if assets]
 
 
 def _materialize(
-    instance: dg.DagsterInstance, request: Request, experiment: str | None, assets: Sequence[str]
+    instance: dg.DagsterInstance, request: RunRequest, experiment: str | None, assets: Sequence[str]
 ) -> list[str]:
     """Run `assets` in one Dagster run. Returns what failed, as lines for the user."""
     failures: list[str] = []
@@ -237,28 +255,28 @@ def _materialize(
         if event.state in {"failed", "gate failed"}:
             failures.append(f"{event.asset}: {event.message}")
 
-    def waits(step: str, reason: str) -> None:
+    def note_wait(step: str, reason: str) -> None:
         publish(StepEvent(step, experiment, "waiting", message=reason))
 
     invocation = uuid4().hex[:12]
-    forced = {FORCE: "true"} if request.force else {}
-    with listening(StepEvent, note_failure), report_pool_waits(instance, invocation, waits):
+    force_tag = {FORCE: "true"} if request.force else {}
+    with listening(StepEvent, note_failure), report_pool_waits(instance, invocation, note_wait):
         result = dg.materialize(
             [step.asset for step in STEPS.values()],
             instance=instance,
             selection=list(assets),
             partition_key=experiment,
             raise_on_error=False,
-            run_config=QUIET,
-            tags={"ft/started_by": f"cli {user()}", INVOCATION: invocation, **forced},
+            run_config=NO_CONSOLE_LOG,
+            tags={"ft/started_by": f"cli {user()}", INVOCATION: invocation, **force_tag},
         )
     if not result.success and not failures:
-        failures = [f"{_crash(result)} See the full error in the UI (`ft ui`), run {result.run_id}."]
+        failures = [f"{_describe_crash(result)} See the full error in the UI (`ft ui`), run {result.run_id}."]
     return failures
 
 
-def _crash(result: dg.ExecuteInProcessResult) -> str:
-    """The last line of an error that the user did not cause."""
+def _describe_crash(result: dg.ExecuteInProcessResult) -> str:
+    """The step and the last line of an error that is not the user's."""
     for event in result.filter_events(lambda candidate: candidate.is_step_failure):
         error = event.step_failure_data.error
         while error is not None and error.cause is not None:

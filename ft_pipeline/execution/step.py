@@ -29,7 +29,7 @@ class CheckSpec:
 
 @dataclass(frozen=True)
 class SpecContext:
-    """What a step can read while it computes its spec: the project's settings and the latest artifacts."""
+    """What a step's spec function can read: the project's settings and the latest artifacts."""
 
     project: Project
     store: ArtifactStore
@@ -37,13 +37,16 @@ class SpecContext:
 
     @cached_property
     def settings(self) -> ExperimentSettings:
-        """The settings of this partition's experiment, as its YAML is now. LookupError if there is no experiment."""
+        """The settings in the experiment's YAML file as it is now. Raises LookupError without an experiment."""
         if self.experiment is None:
             raise LookupError("this step has no experiment")
         return self.project.experiment(self.experiment)
 
     def find(self, asset: str, experiment: str | None = None) -> Artifact | None:
-        """Return the latest artifact of `asset`; None if it was never materialized, or is damaged."""
+        """Return the latest artifact of `asset`; None if it was never materialized, or is damaged.
+
+        experiment: by default the experiment of this context. Ignored for an asset that all experiments share.
+        """
         pointer = self.pointer(asset, experiment)
         if pointer is None:
             return None
@@ -61,26 +64,27 @@ class SpecContext:
         """
         artifact = self.find(asset)
         if artifact is None:
-            why = "is damaged or missing from the store" if self.pointer(asset) else "has not been materialized yet"
-            raise UserError(f"{asset} {why}. Materialize it first, or run `ft run`.")
+            state = "is damaged or missing from the store" if self.pointer(asset) else "has not been materialized yet"
+            raise UserError(f"{asset} {state}. Materialize it first, or run `ft run`.")
         if artifact.redacted:
             raise UserError(f"A row was erased from {asset}. Materialize it again first, or run `ft run`.")
         return artifact
 
-    def passed(self, asset: str) -> Artifact:
-        """Return the same, after reading its recorded checks again. Raises UserError if a blocking check failed.
+    def checked_artifact(self, asset: str) -> Artifact:
+        """Return the latest artifact of `asset`, whose recorded checks are read again.
 
-        Dagster's blocking checks apply within one run only. Materializing a single asset would skip them.
+        Raises UserError as `artifact` does, and if a blocking check failed. Dagster's blocking checks apply within one
+        run only. Materializing a single asset would skip them.
         """
         return require_passed(self.artifact(asset))
 
-    def built(self, spec: Spec) -> Artifact:
-        """Return the artifact of a spec that belongs to no asset (the teacher's model).
+    def built_artifact(self, spec: Spec) -> Artifact:
+        """Return the artifact of a spec that need not be an asset's, such as the teacher's model.
 
         Raises MissingInput if the store does not have it, because computing a spec builds nothing.
         """
         if spec.kind in STEPS:
-            spec = spec.with_code_version(STEPS[spec.kind].code_version)  # the same spec as the asset of that kind has
+            spec = spec.with_code_version(STEPS[spec.kind].code_version)  # as the specs of the asset of that kind have
         artifact = self.store.find(spec)
         if artifact is None:
             raise MissingInput(spec)
@@ -88,7 +92,7 @@ class SpecContext:
 
 
 class MissingInput(Exception):
-    """The spec of a step cannot be computed before the artifact of another spec is built."""
+    """A spec cannot be computed before the artifact of another spec is built."""
 
     def __init__(self, spec: Spec) -> None:
         super().__init__(f"the {spec.kind} that it needs is not in the store yet")
@@ -97,7 +101,7 @@ class MissingInput(Exception):
 
 @dataclass(frozen=True)
 class BuildContext:
-    """What a step builds its artifact from, if it is light enough to run in the step's own process."""
+    """What a step's build function reads, and where it writes. It runs in this process, so it must be light."""
 
     project: Project
     store: ArtifactStore
@@ -113,8 +117,10 @@ class BuildContext:
 
 
 SpecFunction = Callable[[SpecContext], Spec]
-MakeFunction = Callable[[BuildContext], dict[str, Any]]
+StepBuildFunction = Callable[[BuildContext], dict[str, Any]]
+"""Writes the artifact's files to `out`, and returns its summary."""
 ShowFunction = Callable[[Artifact], dict[str, Any]]
+"""Returns the metadata that the UI shows."""
 
 
 @dataclass(frozen=True)
@@ -126,19 +132,19 @@ class Step:
     deps: tuple[str, ...]
     per_experiment: bool
     gpu: Callable[[Project], bool]
-    """Whether its worker leases a device under the project's current settings."""
+    """Whether its worker leases a device, for the settings of a project."""
     code_version: str
     checks: tuple[CheckSpec, ...]
     spec: SpecFunction
-    build: MakeFunction | None
+    build: StepBuildFunction | None
     show: ShowFunction | None
     asset: dg.AssetsDefinition
 
 
 STEPS: dict[str, Step] = {}
-"""Every step by its asset's name, in the order of the flow. Loading defs/ fills it."""
+"""Every step by the name of its asset. Loading ft_pipeline/defs fills it."""
 
 
 def versions_of(*packages: str) -> dict[str, str]:
-    """Return the installed versions of the packages that the result depends on, without importing them."""
+    """Return the installed versions of packages, without importing them."""
     return {package: version(package) for package in packages}

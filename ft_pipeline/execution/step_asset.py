@@ -1,7 +1,8 @@
-"""Makes a Dagster asset of one function, which computes the spec of what should be built from what is materialized.
+"""The decorator `@step`, which makes a Dagster asset of a function.
 
-`@step` turns the function into an asset that builds the spec's artifact or finds it in the store. It also keeps the
-function in STEPS, so that planning.py can compute what a run would do without running it.
+The function computes the spec of the artifact that should exist, from the settings and the latest artifacts. The asset
+builds that artifact or finds it in the store. The function is also kept in STEPS, so that planning.py can compute what
+a run would do.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -13,23 +14,23 @@ from ft_pipeline.audit.artifact_index import ArtifactIndex
 from ft_pipeline.errors import UserError
 from ft_pipeline.execution import orphaned_runs
 from ft_pipeline.execution.build import BuildFunction, BuildResult, build_artifact
-from ft_pipeline.execution.events import State, StepEvent, publish
-from ft_pipeline.execution.metadata import clean_metadata, origin
+from ft_pipeline.execution.events import EventState, StepEvent, publish
+from ft_pipeline.execution.metadata import artifact_metadata, clean_metadata
 from ft_pipeline.execution.pool_waits import POOL
 from ft_pipeline.execution.recorded_checks import failed_checks, recorded_checks
 from ft_pipeline.execution.step import (
     STEPS,
     BuildContext,
     CheckSpec,
-    MakeFunction,
     MissingInput,
     ShowFunction,
     SpecContext,
     SpecFunction,
     Step,
+    StepBuildFunction,
 )
 from ft_pipeline.execution.workers.devices import DeviceNeed
-from ft_pipeline.execution.workers.launchers import TRAINING
+from ft_pipeline.execution.workers.launchers import MULTI_PROCESS_KINDS
 from ft_pipeline.project import Project
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.asset_pointers import AssetPointers
@@ -37,14 +38,15 @@ from ft_pipeline.store.spec import Spec
 from ft_pipeline.store.sql_views import write_views
 
 OWNER = "team:ml"
+"""The owner of every asset, as the UI shows it."""
 FORCE = "ft/force"
 """Tag of a run: `true` rebuilds artifacts that the store already has (`ft run --force`)."""
 
 
 def experiments() -> dg.StaticPartitionsDefinition:
-    """Return the only partitions definition of the graph: the stems of experiments/*.yaml.
+    """Return the only partitions definition of the graph: the experiments and their sweep members.
 
-    With a single definition, one key selected in the UI is one run of the whole graph.
+    Because there is only one definition, a key that is selected in the UI is one run of the whole graph.
     """
     return dg.StaticPartitionsDefinition(Project.find().experiment_names())
 
@@ -64,7 +66,7 @@ def step(
     per_experiment: bool = False,
     gpu: bool | Callable[[Project], bool] = False,
     checks: Sequence[CheckSpec] = (),
-    build: MakeFunction | None = None,
+    build: StepBuildFunction | None = None,
     show: ShowFunction | None = None,
     name: str | None = None,
     description: str | None = None,
@@ -74,15 +76,14 @@ def step(
 
     build: builds the artifact in this process and returns its summary; None starts a worker process.
     show: computes the metadata that the UI shows from the artifact.
-    automation: when Dagster's daemon materializes the asset by itself; None: never.
-    gpu: whether the asset takes a slot of the pool `gpu`, requests a GPU from Kubernetes, and its worker leases a
-    device. A function if that depends on the settings; it sets pool and tags when the definitions are loaded.
+    automation: when Dagster's daemon materializes the asset automatically; None: never.
+    gpu: whether the worker leases a device. The asset then also takes a slot of the pool `gpu` and requests a GPU from
+    Kubernetes. A function if that depends on the settings; slot and request follow the settings at load time.
     """
-    on_gpu = gpu if callable(gpu) else lambda project: gpu
 
-    def decorate(spec_of: SpecFunction) -> dg.AssetsDefinition:
-        asset_name = name or spec_of.__name__
-        declared = gpu if isinstance(gpu, bool) else _as_loaded(gpu)
+    def decorator(spec_function: SpecFunction) -> dg.AssetsDefinition:
+        asset_name = name or spec_function.__name__
+        takes_gpu_slot = gpu if isinstance(gpu, bool) else _value_at_load_time(gpu)
 
         @dg.asset(
             name=asset_name,
@@ -91,65 +92,73 @@ def step(
             kinds=kinds,
             owners=[OWNER],
             code_version=code_version,
-            description=description or spec_of.__doc__,
+            description=description or spec_function.__doc__,
             partitions_def=experiments() if per_experiment else None,
             automation_condition=automation,
-            pool=POOL if declared else None,
-            op_tags=gpu_op_tags() if declared else None,
+            pool=POOL if takes_gpu_slot else None,
+            op_tags=gpu_op_tags() if takes_gpu_slot else None,
             check_specs=[
                 dg.AssetCheckSpec(check.name, asset=asset_name, description=check.description, blocking=check.blocking)
                 for check in checks
             ],
         )
         def materialize(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
-            experiment = context.partition_key if per_experiment else None
-            publish(StepEvent(asset_name, experiment, "started"))
-            try:
-                return _materialize(context, STEPS[asset_name], experiment)
-            except (UserError, dg.Failure) as error:
-                publish(StepEvent(asset_name, experiment, "failed", message=_message(error)))
-                if isinstance(error, dg.Failure):
-                    raise
-                raise dg.Failure(str(error), allow_retries=False) from None
+            return _run_step(context, STEPS[asset_name])
 
         STEPS[asset_name] = Step(
-            asset_name,
-            stage,
-            tuple(deps),
-            per_experiment,
-            on_gpu,
-            code_version,
-            tuple(checks),
-            spec_of,
-            build,
-            show,
-            materialize,
+            name=asset_name,
+            stage=stage,
+            deps=tuple(deps),
+            per_experiment=per_experiment,
+            gpu=gpu if callable(gpu) else lambda project: gpu,
+            code_version=code_version,
+            checks=tuple(checks),
+            spec=spec_function,
+            build=build,
+            show=show,
+            asset=materialize,
         )
         return materialize
 
-    return decorate
+    return decorator
 
 
-def _as_loaded(gpu: Callable[[Project], bool]) -> bool:
-    """The value for the settings at load time; True if they cannot be read, in which case the assets fail."""
+def _value_at_load_time(gpu: Callable[[Project], bool]) -> bool:
+    """The value for the project's current settings. True if they cannot be read; every run then reports that error."""
     try:
         return gpu(Project.find())
     except UserError:
         return True
 
 
-def planned_spec(step: Step, inputs: SpecContext) -> Spec:
-    """Return the spec that materializing `step` now would build. Raises UserError if it cannot be computed."""
-    return step.spec(inputs).with_code_version(step.code_version)
+def planned_spec(step: Step, context: SpecContext) -> Spec:
+    """Return the spec that materializing `step` now would build.
+
+    Raises UserError if it cannot be computed, and MissingInput if an input that belongs to no asset is not built yet.
+    """
+    return step.spec(context).with_code_version(step.code_version)
 
 
-def spec_with_inputs(step: Step, inputs: SpecContext, build: Callable[[Spec], object]) -> Spec:
-    """Return the planned spec of `step`. Calls `build` for each input that belongs to no asset and is missing."""
+def spec_with_inputs(step: Step, context: SpecContext, build_missing: Callable[[Spec], object]) -> Spec:
+    """Return the planned spec of `step`. Calls `build_missing` with the spec of each input that is not built yet."""
     while True:
         try:
-            return planned_spec(step, inputs)
+            return planned_spec(step, context)
         except MissingInput as missing:
-            build(missing.spec)
+            build_missing(missing.spec)
+
+
+def _run_step(context: dg.AssetExecutionContext, step: Step) -> dg.MaterializeResult:
+    """Materialize the step, and publish when it starts and how it ends. Errors become dg.Failure."""
+    experiment = context.partition_key if step.per_experiment else None
+    publish(StepEvent(step.name, experiment, "started"))
+    try:
+        return _materialize(context, step, experiment)
+    except (UserError, dg.Failure) as error:
+        publish(StepEvent(step.name, experiment, "failed", message=_failure_message(error)))
+        if isinstance(error, dg.Failure):
+            raise
+        raise dg.Failure(str(error), allow_retries=False) from None
 
 
 def _materialize(context: dg.AssetExecutionContext, step: Step, experiment: str | None) -> dg.MaterializeResult:
@@ -157,65 +166,71 @@ def _materialize(context: dg.AssetExecutionContext, step: Step, experiment: str 
     store = ArtifactStore(project.store)
     orphaned_runs.lock_run(context, store.root)
 
-    def build_input(spec: Spec) -> None:
+    def build_missing(spec: Spec) -> None:
         build_artifact(context, store, spec, device=device_need(project, experiment, spec.kind))
 
-    spec = spec_with_inputs(step, SpecContext(project, store, experiment), build_input)
-    made = build_artifact(
+    spec = spec_with_inputs(step, SpecContext(project, store, experiment), build_missing)
+    result = build_artifact(
         context,
         store,
         spec,
         device=device_need(project, experiment, spec.kind) if step.gpu(project) else False,
-        build=_own_build(step, project, store),
+        build=_in_process_build(step, project, store),
         force=context.run.tags.get(FORCE) == "true",
     )
-    AssetPointers(store.root).write(step.name, experiment, made.artifact)
+    AssetPointers(store.root).write(step.name, experiment, result.artifact)
     write_views(store)
-    publish(_ended(step, experiment, made))
-    shown = step.show(made.artifact) if step.show else {}
-    recorded = recorded_checks(made.artifact)
-    return dg.MaterializeResult(
-        data_version=dg.DataVersion(made.artifact.fingerprint),
-        metadata=clean_metadata(shown | _own_metadata(made, store, experiment)),
-        check_results=[_check_result(step.name, check, recorded[check.name]) for check in step.checks],
-    )
+    publish(_end_event(step, experiment, result))
+    return _materialize_result(step, experiment, result, store)
 
 
-def _ended(step: Step, experiment: str | None, made: BuildResult) -> StepEvent:
-    failed = failed_checks(made.artifact)
-    state: State = "gate failed" if failed else "reused" if made.reused else "built"
-    return StepEvent(step.name, experiment, state, made.seconds, "; ".join(failed))
+def _end_event(step: Step, experiment: str | None, result: BuildResult) -> StepEvent:
+    failed = failed_checks(result.artifact)
+    state: EventState = "gate failed" if failed else "reused" if result.reused else "built"
+    return StepEvent(step.name, experiment, state, result.seconds, "; ".join(failed))
 
 
-def _message(error: UserError | dg.Failure) -> str:
+def _failure_message(error: UserError | dg.Failure) -> str:
     return (error.description if isinstance(error, dg.Failure) else None) or str(error)
 
 
-def _own_build(step: Step, project: Project, store: ArtifactStore) -> BuildFunction | None:
+def _in_process_build(step: Step, project: Project, store: ArtifactStore) -> BuildFunction | None:
     if step.build is None:
         return None
-    make = step.build
-    return lambda spec, inputs, out: make(BuildContext(project, store, spec, inputs, out))
+    build = step.build
+    return lambda spec, inputs, out: build(BuildContext(project, store, spec, inputs, out))
 
 
 def device_need(project: Project, experiment: str | None, kind: str) -> DeviceNeed:
     """Return what a job of this kind needs.
 
     A training needs the GPUs that its experiment declares. Other jobs of an experiment run in one process and need one
-    GPU. A job without an experiment uses any available device.
+    of them. A job without an experiment uses any available device.
     """
     if experiment is None:
         return DeviceNeed()
     gpu = project.experiment(experiment).gpu
-    return DeviceNeed(gpu.count if kind in TRAINING else 1, gpu.min_memory_gb, gpu.required)
+    return DeviceNeed(gpu.count if kind in MULTI_PROCESS_KINDS else 1, gpu.min_memory_gb, gpu.required)
 
 
-def _own_metadata(made: BuildResult, store: ArtifactStore, experiment: str | None) -> dict[str, Any]:
+def _materialize_result(
+    step: Step, experiment: str | None, result: BuildResult, store: ArtifactStore
+) -> dg.MaterializeResult:
+    metadata = step.show(result.artifact) if step.show else {}
+    checks = recorded_checks(result.artifact)
+    return dg.MaterializeResult(
+        data_version=dg.DataVersion(result.artifact.fingerprint),
+        metadata=clean_metadata(metadata | _common_metadata(result, store, experiment)),
+        check_results=[_check_result(step.name, check, checks[check.name]) for check in step.checks],
+    )
+
+
+def _common_metadata(result: BuildResult, store: ArtifactStore, experiment: str | None) -> dict[str, Any]:
     assets = {step.name: step.per_experiment for step in STEPS.values()}
     return {
-        "result": "reused from the store" if made.reused else "built",
-        "seconds": round(made.seconds, 2),
-        **origin(made.artifact, ArtifactIndex(store.root), assets, experiment),
+        "result": "reused from the store" if result.reused else "built",
+        "seconds": round(result.seconds, 2),
+        **artifact_metadata(result.artifact, ArtifactIndex(store.root), assets, experiment),
     }
 
 

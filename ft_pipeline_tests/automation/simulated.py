@@ -13,7 +13,7 @@ import dagster as dg
 import yaml
 
 from ft_pipeline.defs import automation
-from ft_pipeline.execution.planning import flow
+from ft_pipeline.execution.planning import steps_in_order
 from ft_pipeline.execution.step import STEPS, SpecContext
 from ft_pipeline.execution.step_asset import spec_with_inputs
 from ft_pipeline.project import Project
@@ -71,7 +71,7 @@ class Simulation:
         return done.success
 
     def tables(self) -> list[str]:
-        return [step.name for step in flow() if step.stage == "tables"]
+        return [step.name for step in steps_in_order() if step.stage == "tables"]
 
     def tick_sensor(self) -> dg.SensorResult:
         """One tick of the sensor over the raw folders."""
@@ -121,10 +121,10 @@ class Simulation:
 
     def train(self, experiment: str, until: str | None = None) -> None:
         """Write what a retraining leaves in the store: a stand-in for each of its steps before `until`."""
-        for step in flow():
+        for step in steps_in_order():
             if step.name == until:
                 return
-            if step.stage in automation.RETRAINED:
+            if step.stage in automation.RETRAINED_STAGES:
                 self._stand_in(step.name, experiment if step.per_experiment else None)
 
     def _stand_in(self, asset: str, experiment: str | None) -> None:

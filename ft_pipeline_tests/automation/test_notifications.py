@@ -108,7 +108,7 @@ def test_every_new_champion_is_sent_once(shop: Project, hook: Webhook, monkeypat
     )
     assert back.startswith("*New champion* in larkfield-support: first/merged")
 
-    monkeypatch.setattr(notifications, "AT_ONCE", 1)
+    monkeypatch.setattr(notifications, "MAX_PER_TICK", 1)
     release("third/merged")
     release("fourth/merged")
     cursor = tick(cursor)
@@ -125,7 +125,7 @@ NEWS = Notification("run_failed", "adapter: it failed")
 def test_a_temporary_failure_of_the_webhook_is_retried(
     shop: Project, hook: Webhook, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(notifying, "SECONDS_BETWEEN", 0.01)
+    monkeypatch.setattr(notifying, "RETRY_SECONDS", 0.01)
     hook.statuses = [503, 429]
     assert notify(shop, NEWS) == "delivered (status 200)"
     hook.statuses = [503] * 3
@@ -138,8 +138,8 @@ def test_a_temporary_failure_of_the_webhook_is_retried(
 
 
 def test_a_webhook_that_hangs_or_is_not_http_is_given_up(shop: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(notifying, "SECONDS_BETWEEN", 0.01)
-    monkeypatch.setattr(notifying, "PATIENCE_SECONDS", 1.0)
+    monkeypatch.setattr(notifying, "RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(notifying, "TIMEOUT_SECONDS", 1.0)
     with silent() as url:
         monkeypatch.setenv("FT_WEBHOOK_URL", url)
         assert notify(shop, NEWS) in {"did not answer within 1 s", "did not answer (TimeoutError)"}
@@ -188,7 +188,7 @@ def silent(greeting: bytes = b"") -> Iterator[str]:
 def test_a_failing_webhook_stops_nothing_and_no_secret_is_logged(
     shop: Project, monkeypatch: pytest.MonkeyPatch, url: str, outcome: str
 ) -> None:
-    monkeypatch.setattr(notifying, "SECONDS_BETWEEN", 0.01)
+    monkeypatch.setattr(notifying, "RETRY_SECONDS", 0.01)
     monkeypatch.setenv("FT_WEBHOOK_URL", url)
     assert notify(shop, NEWS) == outcome
     assert log_of(shop)[0]["webhook"] == outcome

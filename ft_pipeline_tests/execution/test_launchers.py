@@ -15,7 +15,7 @@ from ft_pipeline.execution.step_asset import device_need
 from ft_pipeline.execution.workers.accelerate_config import Processes
 from ft_pipeline.execution.workers.devices import DeviceNeed
 from ft_pipeline.execution.workers.launchers import AccelerateLauncher, LocalLauncher, RayLauncher, launcher_for
-from ft_pipeline.execution.workers.rank_launcher import environment
+from ft_pipeline.execution.workers.rank_launcher import rank_environment
 from ft_pipeline.project import Project
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.spec import Spec
@@ -92,10 +92,10 @@ def test_a_training_on_several_gpus_uses_accelerate_by_default(monkeypatch: pyte
 def test_one_process_sees_one_gpu_of_two(tmp_path: Path) -> None:
     """FT_NUM_PROCESSES=1 with two leased GPUs: transformers would spread the model over both, which TRL refuses."""
     own = {"CUDA_VISIBLE_DEVICES": "GPU-a,GPU-b"}
-    assert environment(own, Processes(1), 0, tmp_path)["CUDA_VISIBLE_DEVICES"] == "GPU-a"
-    assert environment(own, Processes(2), 1, tmp_path)["CUDA_VISIBLE_DEVICES"] == "GPU-a,GPU-b"
-    assert environment({"CUDA_VISIBLE_DEVICES": ""}, Processes(1), 0, tmp_path)["CUDA_VISIBLE_DEVICES"] == ""
-    assert "CUDA_VISIBLE_DEVICES" not in environment({}, Processes(1), 0, tmp_path)
+    assert rank_environment(own, Processes(1), 0, tmp_path)["CUDA_VISIBLE_DEVICES"] == "GPU-a"
+    assert rank_environment(own, Processes(2), 1, tmp_path)["CUDA_VISIBLE_DEVICES"] == "GPU-a,GPU-b"
+    assert rank_environment({"CUDA_VISIBLE_DEVICES": ""}, Processes(1), 0, tmp_path)["CUDA_VISIBLE_DEVICES"] == ""
+    assert "CUDA_VISIBLE_DEVICES" not in rank_environment({}, Processes(1), 0, tmp_path)
 
 
 @pytest.mark.parametrize(

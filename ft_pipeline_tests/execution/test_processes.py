@@ -87,7 +87,7 @@ def test_a_kill_leaves_no_process_even_without_prctl(
 def test_a_worker_that_ignores_every_request_to_stop_is_killed(launcher: LocalLauncher, tmp_path: Path) -> None:
     worker_job = job(tmp_path, "family", stubborn=True)
     with pytest.raises(Cancelled):
-        run_worker(None, worker_job, launcher, on_progress=cancel, graces=SHORT)
+        run_worker(None, worker_job, launcher, on_progress=cancel, stop_sequence=SHORT)
     pids = [int(pid) for pid in (worker_job.work / "pids").read_text().split()]
     wait_until(lambda: all_gone(pids), "the worker and its children ended")
 

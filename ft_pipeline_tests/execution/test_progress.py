@@ -5,7 +5,7 @@ import time
 import pytest
 
 from ft_pipeline.execution.events import Progress
-from ft_pipeline.execution.pace import Pace, Throttle, duration
+from ft_pipeline.execution.pace import Pace, Throttle, format_duration
 
 
 def test_a_progress_line_shows_step_values_and_time_left() -> None:
@@ -24,15 +24,15 @@ def test_the_time_left_is_shown_once() -> None:
     ("seconds", "words"), [(0.4, "0 s"), (59.4, "59 s"), (130, "2 min 10 s"), (11_100, "3 h 5 min")]
 )
 def test_a_duration_has_at_most_two_units(seconds: float, words: str) -> None:
-    assert duration(seconds) == words
+    assert format_duration(seconds) == words
 
 
 def test_the_pace_of_a_resumed_job_ignores_earlier_steps() -> None:
     pace = Pace()
-    assert pace.mark(500, 1000)[1] is None
-    eta = pace.mark(750, 1000)[1]
+    assert pace.update(500, 1000)[1] is None
+    eta = pace.update(750, 1000)[1]
     assert eta is not None
-    elapsed, later = pace.mark(1000, 1000)
+    elapsed, later = pace.update(1000, 1000)
     assert later == 0 and elapsed >= eta
 
 

@@ -9,10 +9,10 @@ import dagster as dg
 import pytest
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.execution.workers.accelerate_config import CONFIG, COUNT, Processes, processes_of
+from ft_pipeline.execution.workers.accelerate_config import ACCELERATE_CONFIG, NUM_PROCESSES, Processes, read_processes
 from ft_pipeline.execution.workers.devices import DeviceNeed
 from ft_pipeline.execution.workers.launchers import AccelerateLauncher, LocalLauncher, launcher_for
-from ft_pipeline.execution.workers.rank_launcher import environment, wait_for
+from ft_pipeline.execution.workers.rank_launcher import rank_environment, wait_for_ranks
 from ft_pipeline.execution.workers.supervisor import WorkerError, run_worker
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline_tests.execution.cancelling import Cancelled, cancel
@@ -24,7 +24,7 @@ LAUNCHER = AccelerateLauncher("ft_pipeline_tests.execution.fake_worker")
 
 @pytest.fixture(autouse=True)
 def _two_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(COUNT, "2")
+    monkeypatch.setenv(NUM_PROCESSES, "2")
 
 
 def pids(work: Path) -> list[int]:
@@ -34,7 +34,7 @@ def pids(work: Path) -> list[int]:
 def test_every_rank_runs_the_job_and_the_first_reports(tmp_path: Path) -> None:
     worker_job = job(tmp_path, "rank")
     lines: list[str] = []
-    result = run_worker(None, worker_job, LAUNCHER, say=lines.append)
+    result = run_worker(None, worker_job, LAUNCHER, log=lines.append)
     assert result.summary == {"rank": 0, "count": 2}
     assert lines == ["rank 0"]
     ranks = [(worker_job.work / f"rank-{number}").read_text().split() for number in range(2)]
@@ -71,12 +71,12 @@ def test_of_several_failures_the_one_with_a_reason_is_reported(codes: tuple[int,
     ended = [subprocess.Popen([sys.executable, "-c", f"raise SystemExit({code})"]) for code in codes]
     for process in ended:
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
-    assert wait_for(ended) == reported
+    assert wait_for_ranks(ended) == reported
 
 
 @pytest.mark.parametrize("count", [1, 2])
 def test_a_cancel_asks_every_rank_to_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int) -> None:
-    monkeypatch.setenv(COUNT, str(count))
+    monkeypatch.setenv(NUM_PROCESSES, str(count))
     worker_job = job(tmp_path, "rank", then="hang", victim=-1)
 
     with pytest.raises(Cancelled):
@@ -103,12 +103,12 @@ def test_only_training_runs_in_several_processes(monkeypatch: pytest.MonkeyPatch
 def test_gpus_and_configuration_set_the_number_of_processes() -> None:
     fsdp = str(ROOT / "deploy" / "accelerate" / "fsdp.yaml")
     two_gpus = {"CUDA_VISIBLE_DEVICES": "GPU-a,GPU-b"}
-    assert processes_of({}, "cpu") == Processes(1)
-    assert processes_of(two_gpus, "cuda:0") == Processes(2)
-    assert processes_of(two_gpus | {COUNT: "1"}, "cuda:0") == Processes(1)
-    assert processes_of({COUNT: "2", CONFIG: fsdp}, "cpu") == Processes(2, sharded=True)
+    assert read_processes({}, "cpu") == Processes(1)
+    assert read_processes(two_gpus, "cuda:0") == Processes(2)
+    assert read_processes(two_gpus | {NUM_PROCESSES: "1"}, "cuda:0") == Processes(1)
+    assert read_processes({NUM_PROCESSES: "2", ACCELERATE_CONFIG: fsdp}, "cpu") == Processes(2, sharded=True)
     with pytest.raises(UserError, match=r"3 processes for 2 leased GPU\(s\)\. Set gpu.count of the experiment to 3"):
-        processes_of(two_gpus | {COUNT: "3"}, "cuda:0")
+        read_processes(two_gpus | {NUM_PROCESSES: "3"}, "cuda:0")
 
 
 @pytest.mark.parametrize(
@@ -133,10 +133,10 @@ def test_an_unsupported_accelerate_configuration_is_refused(tmp_path: Path, text
     path = tmp_path / "config.yaml"
     path.write_text(text)
     with pytest.raises(UserError, match=message):
-        processes_of({CONFIG: str(path)}, "cpu")
+        read_processes({ACCELERATE_CONFIG: str(path)}, "cpu")
 
 
 @pytest.mark.parametrize(("given", "per_rank"), [("4", "2"), ("4,2", "2"), ("1", "1"), ("", "1"), ("many", "1")])
 def test_the_ranks_divide_the_threads(tmp_path: Path, given: str, per_rank: str) -> None:
-    own = environment({"OMP_NUM_THREADS": given}, Processes(2, sharded=False), 0, tmp_path / "meeting")
+    own = rank_environment({"OMP_NUM_THREADS": given}, Processes(2, sharded=False), 0, tmp_path / "meeting")
     assert own["OMP_NUM_THREADS"] == per_rank

@@ -23,8 +23,8 @@ from ft_pipeline.errors import UserError
 from ft_pipeline.execution.build import BuildResult, build_artifact
 from ft_pipeline.execution.events import Progress, listening
 from ft_pipeline.execution.workers.devices import DeviceNeed
-from ft_pipeline.execution.workers.heartbeat import STOP, beat
-from ft_pipeline.execution.workers.launchers import RANKS, LocalLauncher, RayLauncher, launcher_for
+from ft_pipeline.execution.workers.heartbeat import STOP, write_heartbeat
+from ft_pipeline.execution.workers.launchers import RANK_LAUNCHER_MODULE, LocalLauncher, RayLauncher, launcher_for
 from ft_pipeline.execution.workers.supervisor import WorkerError, WorkerJob, run_worker
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.spec import Spec
@@ -201,7 +201,7 @@ def on_node(worker_job: WorkerJob, patience: float = 60.0) -> subprocess.Popen[b
     """Write an order, and start what Ray would start on a node."""
     order = {"entry": LAUNCHER.entry, "env": {}, "patience": patience}
     (worker_job.folder / "order.json").write_text(json.dumps(order))
-    beat(worker_job.folder, "1")
+    write_heartbeat(worker_job.folder, "1")
     return subprocess.Popen([sys.executable, "-m", "ft_pipeline.execution.workers.ray_node", str(worker_job.write())])
 
 
@@ -215,7 +215,7 @@ def test_a_worker_stops_on_request_or_without_a_heartbeat(tmp_path: Path, reason
     node = on_node(worker_job, patience=60 if reason == "asked" else 1)
     if reason == "asked":
         wait_until(lambda: (worker_job.work / "pids").exists(), "the worker is under way")
-        beat(worker_job.folder, STOP)
+        write_heartbeat(worker_job.folder, STOP)
     else:
         keep_beating(worker_job, lambda: (worker_job.work / "pids").exists())
     assert node.wait(PATIENCE) == exit_code(worker_job) == 130
@@ -227,7 +227,7 @@ def keep_beating(worker_job: WorkerJob, condition: Callable[[], bool]) -> None:
     numbers = itertools.count(2)
 
     def beaten() -> bool:
-        beat(worker_job.folder, str(next(numbers)))
+        write_heartbeat(worker_job.folder, str(next(numbers)))
         return condition()
 
     wait_until(beaten, "the worker is under way")
@@ -274,7 +274,7 @@ class JobSubmissionClient:
 AGENT = """
 import sys
 from ft_pipeline.execution.workers import ray_agent
-ray_agent.HEAD_PATIENCE, ray_agent.STATUS_SECONDS, ray_agent.ROOM = 4.0, 1.0, 0.0
+ray_agent.HEAD_TIMEOUT, ray_agent.STATUS_SECONDS, ray_agent.WORKER_STOP_SECONDS = 4.0, 1.0, 0.0
 sys.exit(ray_agent.main(sys.argv[1:]))
 """
 
@@ -332,8 +332,8 @@ def test_a_cluster_that_refuses_without_a_message_is_reported(tmp_path: Path) ->
 def test_only_steps_that_need_a_device_run_on_the_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FT_LAUNCHER", "ray")
     assert launcher_for("scores", DeviceNeed(count=2)) == RayLauncher(2)
-    assert launcher_for("adapter", DeviceNeed(count=2)) == RayLauncher(2, RANKS)
-    assert RayLauncher(2).lease.device == "cuda:0" and len(RayLauncher(2).lease.names) == 2
+    assert launcher_for("adapter", DeviceNeed(count=2)) == RayLauncher(2, RANK_LAUNCHER_MODULE)
+    assert RayLauncher(2).lease.device == "cuda:0" and len(RayLauncher(2).lease.gpu_names) == 2
     assert launcher_for("teacher_answers", None) == LocalLauncher()
     monkeypatch.setenv("FT_RAY_GPUS", "0")
     assert launcher_for("adapter", DeviceNeed()) == RayLauncher(0) and RayLauncher(0).lease.device == "cpu"

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.execution.workers.serving import require_free
+from ft_pipeline.execution.workers.serving import require_free_port
 from ft_pipeline.release.champion import Candidate, Promotion, promote
 from ft_pipeline.release.export.served_folder import require_servable, write_served
 from ft_pipeline.release.model_lookup import find_model
@@ -177,7 +177,7 @@ def test_a_port_in_use_is_one_clear_error() -> None:
         listener.listen()
         port = listener.getsockname()[1]
         with pytest.raises(UserError, match=f"Port {port} of 127.0.0.1 is in use. Choose another: --port {port + 1}"):
-            require_free("127.0.0.1", port)
+            require_free_port("127.0.0.1", port)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from ft_pipeline import scaffold
 from ft_pipeline.errors import UserError
-from ft_pipeline.execution.planning import Planned, difference, plan
+from ft_pipeline.execution.planning import PlannedStep, describe_difference, plan
 from ft_pipeline.execution.recorded_checks import failed_checks
 from ft_pipeline.execution.step import STEPS, MissingInput, SpecContext
 from ft_pipeline.execution.step_asset import planned_spec
@@ -49,7 +49,7 @@ def reruns(root: Path) -> dict[str, Rerun]:
         return {label(step): _rerun(project, step) for step in planned if step.runs}
 
 
-def label(planned: Planned) -> str:
+def label(planned: PlannedStep) -> str:
     """The step's name in the list."""
     return f"{planned.asset} [{planned.experiment}]" if planned.experiment else planned.asset
 
@@ -84,7 +84,7 @@ def library_versions(store: ArtifactStore) -> dict[str, str]:
     return versions
 
 
-def _rerun(project: Project, planned: Planned) -> Rerun:
+def _rerun(project: Project, planned: PlannedStep) -> Rerun:
     change = _own_change(SpecContext(project, ArtifactStore(project.store), planned.experiment), planned.asset)
     return Rerun("changed", change) if change else Rerun("follows", planned.reason.partition(" (")[0])
 
@@ -104,7 +104,7 @@ def _own_change(context: SpecContext, asset: str) -> str | None:
     except (UserError, MissingInput, ValidationError):
         return None  # it needs the output of a step that has not run yet
     if latest.spec_hash != spec.hash:
-        return difference(latest, spec)
+        return describe_difference(latest, spec)
     return "; ".join(failed_checks(latest)) or None
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.execution.garbage_collection import collect
+from ft_pipeline.execution.garbage_collection import collect_garbage
 from ft_pipeline.project import Project
 from ft_pipeline.release.champion import Candidate, Promotion, promote
 from ft_pipeline.sources.local_folder import snapshot_folder
@@ -65,9 +65,9 @@ def shop(tmp_path: Path) -> Shop:
 def test_old_versions_are_removed_and_the_current_one_stays(shop: Shop) -> None:
     old = shop.add_version("first")
     new = shop.add_version("second")
-    planned = collect(shop.project, dry_run=True)
+    planned = collect_garbage(shop.project, dry_run=True)
     assert len(shop.store.all()) == 6, "a dry run removes nothing"
-    collected = collect(shop.project, dry_run=False)
+    collected = collect_garbage(shop.project, dry_run=False)
     assert collected.to_json() == planned.to_json()
     assert {artifact.fingerprint for artifact in collected.artifacts} == {
         artifact.fingerprint for artifact in old.values()
@@ -77,7 +77,12 @@ def test_old_versions_are_removed_and_the_current_one_stays(shop: Shop) -> None:
     assert shop.kinds() == ["merged_model", "raw_text", "text"]
     (local_copy,) = checkout(read_listing(new["raw_text"]), shop.store, shop.project.root / "out")
     assert local_copy.path is not None and local_copy.path.read_text(encoding="utf-8") == "second"
-    assert collect(shop.project, dry_run=False).to_json() == {"artifacts": [], "folders": [], "blobs": 0, "bytes": 0}
+    assert collect_garbage(shop.project, dry_run=False).to_json() == {
+        "artifacts": [],
+        "folders": [],
+        "blobs": 0,
+        "bytes": 0,
+    }
 
 
 def test_every_past_champion_stays_with_its_inputs(shop: Shop) -> None:
@@ -87,7 +92,7 @@ def test_every_past_champion_stays_with_its_inputs(shop: Shop) -> None:
         candidate = Candidate(text, "merged", "lora", parts["merged_model"], parts)
         promote(shop.store.root, lambda current, chosen=candidate: Promotion(chosen, "better"))
     shop.add_version("third")
-    assert collect(shop.project, dry_run=False).artifacts == []
+    assert collect_garbage(shop.project, dry_run=False).artifacts == []
     assert len(shop.store.all()) == 9
 
 
@@ -101,7 +106,7 @@ def test_recent_artifacts_stay_with_their_inputs(shop: Shop) -> None:
 def test_artifacts_of_a_deleted_experiment_are_removed(shop: Shop) -> None:
     shop.add_version("first", experiment="gone")
     shop.add_version("second")
-    assert len(collect(shop.project, dry_run=False).artifacts) == 3
+    assert len(collect_garbage(shop.project, dry_run=False).artifacts) == 3
     assert AssetPointers(shop.store.root).read("merged_model", "gone") is None
 
 
@@ -111,7 +116,7 @@ def test_a_dropped_seed_is_removed_unless_the_yaml_is_invalid(shop: Shop) -> Non
     path = shop.project.root / "experiments" / "lora.yaml"
     for text, removed_count in (("technique: magic\n", 0), ("seeds: 2\n", 0), ("seeds: 1\n", 3)):
         path.write_text(text, encoding="utf-8")
-        assert len(collect(shop.project, dry_run=False).artifacts) == removed_count
+        assert len(collect_garbage(shop.project, dry_run=False).artifacts) == removed_count
 
 
 def test_old_unfinished_work_is_removed_unless_it_is_being_built(shop: Shop) -> None:
@@ -131,7 +136,7 @@ def test_the_unfinished_blob_of_a_killed_process_is_removed(shop: Shop) -> None:
     shop.add_version("first")
     unfinished = shop.store.root / "blobs" / f"{INCOMING}abc"
     unfinished.write_bytes(b"half of it")
-    assert collect(shop.project, dry_run=False).blobs == [unfinished] and not unfinished.exists()
+    assert collect_garbage(shop.project, dry_run=False).blobs == [unfinished] and not unfinished.exists()
 
 
 def test_files_deleted_during_a_dry_run_cause_no_error(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,7 +145,7 @@ def test_files_deleted_during_a_dry_run_cause_no_error(shop: Shop, monkeypatch: 
     (draft.work / "latest").symlink_to("nothing")
     listed = Path.rglob
     monkeypatch.setattr(Path, "rglob", lambda self, pattern: [*listed(self, pattern), self / "gone"])
-    assert collect(shop.project, dry_run=True).folders == []
+    assert collect_garbage(shop.project, dry_run=True).folders == []
     monkeypatch.undo()
     assert len(find_garbage(shop.store, [], datetime.now(UTC) + timedelta(seconds=5)).folders) == 2
 
@@ -151,9 +156,9 @@ def test_nothing_is_removed_during_a_run(shop: Shop) -> None:
     run = FileLock(shop.store.root / "locks" / "runs" / "0123456789", "a run")
     assert run.try_acquire()
     with pytest.raises(UserError, match="Run 01234567 is under way"):
-        collect(shop.project, dry_run=False)
+        collect_garbage(shop.project, dry_run=False)
     run.release()
-    assert len(collect(shop.project, dry_run=False).artifacts) == 3
+    assert len(collect_garbage(shop.project, dry_run=False).artifacts) == 3
 
 
 def test_a_damaged_artifact_is_kept_as_evidence(shop: Shop) -> None:
@@ -162,5 +167,5 @@ def test_a_damaged_artifact_is_kept_as_evidence(shop: Shop) -> None:
     manifest = old["text"].path / "manifest.json"
     manifest.write_bytes(manifest.read_bytes().replace(b"first", b"fIrst"))
     os.utime(manifest)
-    collect(shop.project, dry_run=False)
+    collect_garbage(shop.project, dry_run=False)
     assert manifest.is_file()

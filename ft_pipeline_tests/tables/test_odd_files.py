@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ft_pipeline.defs.tables import source_of
+from ft_pipeline.defs.tables import source_file
 from ft_pipeline.sources.local_folder import snapshot_folder
 from ft_pipeline.sources.snapshot import checkout
 from ft_pipeline.store.artifacts import ArtifactStore
@@ -113,7 +113,9 @@ def validate_and_build(folder, data_format="alpaca"):
     raw = folder / "raw"
     store = ArtifactStore(folder / "store")
     local_copies = checkout(snapshot_folder(raw, store), store, folder / "taken")
-    report = build_table(data_format, [source_of(copy) for copy in local_copies], folder / "table", max_quarantined=1.0)
+    report = build_table(
+        data_format, [source_file(copy) for copy in local_copies], folder / "table", max_quarantined=1.0
+    )
     assert report.checks["rows_accounted_for"].passed
     built = {file.file: (file.status, file.error_code or file.reasons, file.error_message) for file in report.files}
     documents = {name: validate(raw / name, data_format) for name in built}

@@ -13,7 +13,7 @@ from accelerate.commands.config.config_args import load_config_from_file
 from safetensors.torch import load_file
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.execution.workers.accelerate_config import CONFIG, COUNT
+from ft_pipeline.execution.workers.accelerate_config import ACCELERATE_CONFIG, NUM_PROCESSES
 from ft_pipeline.execution.workers.launchers import AccelerateLauncher
 from ft_pipeline.execution.workers.supervisor import WorkerError, WorkerJob, run_worker
 from ft_pipeline.execution.workers.worker import RANK
@@ -90,7 +90,7 @@ def assert_same_training(out: Path, alone: Path) -> None:
 
 @pytest.mark.slow
 def test_two_processes_train_the_same_steps_as_one(alone, data, tiny_base, tmp_path, monkeypatch):
-    monkeypatch.setenv(COUNT, "2")
+    monkeypatch.setenv(NUM_PROCESSES, "2")
     work = worker_job(tmp_path, data, tiny_base)
     lines, steps = [], []
     result = run_worker(None, work, AccelerateLauncher(), lambda progress: steps.append(progress.step), lines.append)
@@ -109,7 +109,7 @@ def test_sharded_weights_survive_a_killed_rank_and_are_saved_complete(alone, dat
     config = tmp_path / "fsdp.yaml"
     fsdp = {"fsdp_version": 2, "fsdp_reshard_after_forward": True}
     config.write_text(yaml.safe_dump({"distributed_type": "FSDP", "num_processes": 2, "fsdp_config": fsdp}))
-    monkeypatch.setenv(CONFIG, str(config))
+    monkeypatch.setenv(ACCELERATE_CONFIG, str(config))
     work = worker_job(tmp_path, data, tiny_base)
     before = set(psutil.Process().children(recursive=True))
     with pytest.raises(WorkerError, match="killed by SIGKILL"):
@@ -125,7 +125,7 @@ def test_sharded_weights_survive_a_killed_rank_and_are_saved_complete(alone, dat
 
 @pytest.mark.long
 def test_one_process_can_finish_the_canceled_training_of_two(alone, data, tiny_base, tmp_path, monkeypatch):
-    monkeypatch.setenv(COUNT, "2")
+    monkeypatch.setenv(NUM_PROCESSES, "2")
     work = worker_job(tmp_path, data, tiny_base)
     with pytest.raises(Cancelled):
         run_worker(None, work, AccelerateLauncher(), cancel_at(3))

@@ -15,19 +15,20 @@ from typing import BinaryIO, Protocol
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.execution.workers import process_guard
-from ft_pipeline.execution.workers.accelerate_config import CONFIG, COUNT
+from ft_pipeline.execution.workers.accelerate_config import ACCELERATE_CONFIG, NUM_PROCESSES
 from ft_pipeline.execution.workers.devices import DeviceNeed, Lease
-from ft_pipeline.execution.workers.heartbeat import PATIENCE
+from ft_pipeline.execution.workers.heartbeat import DEFAULT_PATIENCE
 from ft_pipeline.models import compute_setting
 
-WORKER = "ft_pipeline.execution.workers.worker"
-RANKS = "ft_pipeline.execution.workers.rank_launcher"
-RAY_AGENT = "ft_pipeline.execution.workers.ray_agent"
-CHOICE = "FT_LAUNCHER"
+WORKER_MODULE = "ft_pipeline.execution.workers.worker"
+RANK_LAUNCHER_MODULE = "ft_pipeline.execution.workers.rank_launcher"
+RAY_AGENT_MODULE = "ft_pipeline.execution.workers.ray_agent"
+LAUNCHER = "FT_LAUNCHER"
+"""Environment variable: one of LAUNCHERS."""
 LAUNCHERS = ("local", "accelerate", "ray")
-TRAINING = ("adapter",)
+MULTI_PROCESS_KINDS = ("adapter",)
 """Kinds of jobs that several processes can run together."""
-ENTRY = "FT_RANK_ENTRY"
+RANK_ENTRY = "FT_RANK_ENTRY"
 """Environment variable: the module that each of several processes runs."""
 RAY_GPUS = "FT_RAY_GPUS"
 """GPUs that a job requests from Ray; by default what the experiment declares. 0 for a cluster without GPUs."""
@@ -36,10 +37,11 @@ RAY_CPUS = "FT_RAY_CPUS"
 RAY_PYTHON = "FT_RAY_PYTHON"
 """Path of Python on the nodes; by default the path of this Python."""
 RAY_PATIENCE = "FT_RAY_PATIENCE"
-"""Seconds without a heartbeat after which a worker and the process waiting for it consider each other gone."""
-ORDER = "order.json"
+"""Seconds without a heartbeat after which a worker on a node stops; by default 30."""
+ORDER_FILE = "order.json"
 """File next to a job that goes to Ray: what to start for it."""
-CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+CPU_QUOTA_FILE = Path("/sys/fs/cgroup/cpu.max")
+"""Microseconds of CPU time per period, and the period, for the container's control group (cgroup v2)."""
 
 
 class Launcher(Protocol):
@@ -54,7 +56,7 @@ class Launcher(Protocol):
         """Start the worker of `job_file`.
 
         env: added to the environment.
-        lifeline: a file descriptor that is closed when this process ends (process_guard.py).
+        lifeline: an end of a pipe whose other end closes when this process ends (process_guard.py).
         log: receives stdout and stderr.
         """
         ...
@@ -64,7 +66,7 @@ class Launcher(Protocol):
 class LocalLauncher:
     """A process on this machine, with this Python."""
 
-    entry: str = WORKER
+    entry: str = WORKER_MODULE
     """The module that is run."""
     lease: None = None
 
@@ -88,12 +90,12 @@ class AccelerateLauncher:
     FT_NUM_PROCESSES and FT_ACCELERATE_CONFIG set their number. With one process it is the same as LocalLauncher.
     """
 
-    entry: str = WORKER
+    entry: str = WORKER_MODULE
     lease: None = None
 
     def start(self, job_file: Path, *, env: Mapping[str, str], lifeline: int, log: BinaryIO) -> subprocess.Popen[bytes]:
-        env = {**env, ENTRY: self.entry}
-        return LocalLauncher(RANKS).start(job_file, env=env, lifeline=lifeline, log=log)
+        env = {**env, RANK_ENTRY: self.entry}
+        return LocalLauncher(RANK_LAUNCHER_MODULE).start(job_file, env=env, lifeline=lifeline, log=log)
 
 
 @dataclass(frozen=True)
@@ -104,30 +106,35 @@ class RayLauncher:
     """
 
     gpus: int = 0
-    entry: str = WORKER
+    entry: str = WORKER_MODULE
 
     @property
     def lease(self) -> Lease:
-        """Ray places the worker, and shows it only the worker's own GPUs."""
-        return Lease("cuda:0" if self.gpus else "cpu", names=("of the Ray cluster",) * self.gpus)
+        """Ray chooses the node, and shows the worker only the GPUs that it requested."""
+        return Lease("cuda:0" if self.gpus else "cpu", gpu_names=("of the Ray cluster",) * self.gpus)
 
     def start(self, job_file: Path, *, env: Mapping[str, str], lifeline: int, log: BinaryIO) -> subprocess.Popen[bytes]:
-        cpus = _number(RAY_CPUS, 1, least=1)
+        cpus = _whole_number(RAY_CPUS, 1, minimum=1)
         order = {
             "entry": self.entry,
-            "env": {**env, **_processes(), **_set(compute_setting.CHOICE), "OMP_NUM_THREADS": str(cpus)},
+            "env": {
+                **env,
+                **_process_variables(),
+                **_variables_with_values(compute_setting.CHOICE),
+                "OMP_NUM_THREADS": str(cpus),
+            },
             "gpus": self.gpus,
             "cpus": cpus,
             "python": os.environ.get(RAY_PYTHON) or sys.executable,
-            "patience": float(_number(RAY_PATIENCE, int(PATIENCE), least=1)),
+            "patience": float(_whole_number(RAY_PATIENCE, int(DEFAULT_PATIENCE), minimum=1)),
         }
-        (job_file.parent / ORDER).write_text(json.dumps(order), encoding="utf-8")
-        return LocalLauncher(RAY_AGENT).start(job_file, env=env, lifeline=lifeline, log=log)
+        (job_file.parent / ORDER_FILE).write_text(json.dumps(order), encoding="utf-8")
+        return LocalLauncher(RAY_AGENT_MODULE).start(job_file, env=env, lifeline=lifeline, log=log)
 
 
 def check_environment() -> None:
-    """Raise UserError if an environment variable that every worker reads has an invalid value."""
-    _chosen()
+    """Raise UserError if an environment variable that applies to every worker has an invalid value."""
+    _requested_launcher()
     compute_setting.requested_dtype()
 
 
@@ -137,48 +144,50 @@ def launcher_for(kind: str, need: DeviceNeed | None) -> Launcher:
     Raises UserError if FT_LAUNCHER names no launcher, or one that cannot train on the GPUs that the job needs.
     A job without a device runs on this machine even under Ray: it is light, or calls an endpoint with a local key.
     """
-    chosen = _chosen()
-    if chosen == "ray" and need is not None:
-        gpus = _number(RAY_GPUS, need.count, least=0)
-        return RayLauncher(gpus, RANKS if kind in TRAINING and (gpus > 1 or _processes()) else WORKER)
-    if kind not in TRAINING:
+    requested = _requested_launcher()
+    if requested == "ray" and need is not None:
+        gpus = _whole_number(RAY_GPUS, need.count, minimum=0)
+        has_ranks = kind in MULTI_PROCESS_KINDS and (gpus > 1 or bool(_process_variables()))
+        return RayLauncher(gpus, RANK_LAUNCHER_MODULE if has_ranks else WORKER_MODULE)
+    if kind not in MULTI_PROCESS_KINDS:
         return LocalLauncher()
-    # One process that sees several GPUs would wrap the model in DataParallel, which TRL refuses.
     gpus = need.count if need is not None else 1
-    if gpus > 1 and chosen == "local":
-        raise UserError(f"gpu.count is {gpus}, but {CHOICE}=local trains on one GPU. Set {CHOICE}=accelerate.")
-    return AccelerateLauncher() if gpus > 1 or chosen == "accelerate" else LocalLauncher()
+    # In one process that sees several GPUs, transformers would use DataParallel. Each GPU gets a process instead.
+    if gpus > 1 and requested == "local":
+        raise UserError(f"gpu.count is {gpus}, but {LAUNCHER}=local trains on one GPU. Set {LAUNCHER}=accelerate.")
+    return AccelerateLauncher() if gpus > 1 or requested == "accelerate" else LocalLauncher()
 
 
-def _chosen() -> str | None:
+def _requested_launcher() -> str | None:
     """The value of FT_LAUNCHER; None if it is not set. Raises UserError for an unknown launcher."""
-    chosen = os.environ.get(CHOICE) or None
-    if chosen is not None and chosen not in LAUNCHERS:
-        raise UserError(f"{CHOICE}={chosen!r} is not a launcher. Set it to local, accelerate or ray.")
-    return chosen
+    requested = os.environ.get(LAUNCHER) or None
+    if requested is not None and requested not in LAUNCHERS:
+        raise UserError(f"{LAUNCHER}={requested!r} is not a launcher. Set it to local, accelerate or ray.")
+    return requested
 
 
-def _processes() -> dict[str, str]:
-    """The environment variables that configure the processes of a training."""
-    return _set(COUNT, CONFIG)
+def _process_variables() -> dict[str, str]:
+    """The variables that are set of those that configure the processes of a training."""
+    return _variables_with_values(NUM_PROCESSES, ACCELERATE_CONFIG)
 
 
-def _set(*names: str) -> dict[str, str]:
-    """The environment variables of `names` that have a value."""
+def _variables_with_values(*names: str) -> dict[str, str]:
+    """The environment variables of `names` that are set and not empty."""
     return {name: os.environ[name] for name in names if os.environ.get(name)}
 
 
-def _number(name: str, default: int, *, least: int) -> int:
-    given = os.environ.get(name)
-    if given and not (given.isdecimal() and int(given) >= least):
+def _whole_number(name: str, default: int, *, minimum: int) -> int:
+    """The value of the environment variable `name`. Raises UserError if it is invalid."""
+    text = os.environ.get(name)
+    if text and not (text.isdecimal() and int(text) >= minimum):
         raise UserError(
-            f"{name}={given!r} is not a whole number of at least {least}. Correct it, or unset it to use {default}."
+            f"{name}={text!r} is not a whole number of at least {minimum}. Correct it, or unset it to use {default}."
         )
-    return int(given) if given else default
+    return int(text) if text else default
 
 
 def worker_environment() -> dict[str, str]:
-    """Return this environment, plus defaults. The user's own values take precedence."""
+    """Return the environment of this process, with defaults for what the user has not set."""
     defaults = {
         "OMP_NUM_THREADS": str(usable_cores()),
         "MALLOC_ARENA_MAX": "2",  # glibc's arena per thread keeps gigabytes that torch freed
@@ -194,7 +203,7 @@ def usable_cores() -> int:
     """Return the number of cores that this process may use: its affinity, or less if a container has a quota."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
-        quota, period = CPU_QUOTA.read_text().split()
+        quota, period = CPU_QUOTA_FILE.read_text().split()
         return max(1, min(cores, round(int(quota) / int(period))))
     except (OSError, ValueError):
         return cores

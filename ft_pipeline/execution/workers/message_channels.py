@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import dagster as dg
 
-from ft_pipeline.execution.workers.reporting import CHANNEL
+from ft_pipeline.execution.workers.reporting import PROGRESS_FILE
 
 
 class Channel(Protocol):
@@ -47,13 +47,13 @@ class SessionChannel:
     def __init__(self, session: dg.PipesSession) -> None:
         self.env: Mapping[str, str] = session.get_bootstrap_env_vars()
         self._session = session
-        self._seen = 0
+        self._drained_count = 0
 
     def drain(self) -> list[dict[str, Any]]:
         messages = self._session.get_custom_messages()
-        fresh = list(messages[self._seen :])
-        self._seen = len(messages)
-        return fresh
+        new = list(messages[self._drained_count :])
+        self._drained_count = len(messages)
+        return new
 
 
 class FileChannel:
@@ -61,13 +61,13 @@ class FileChannel:
 
     def __init__(self, path: Path) -> None:
         path.touch()
-        self.env: Mapping[str, str] = {CHANNEL: str(path)}
+        self.env: Mapping[str, str] = {PROGRESS_FILE: str(path)}
         self._path = path
-        self._read = 0
+        self._offset = 0
 
     def drain(self) -> list[dict[str, Any]]:
         with self._path.open("rb") as file:
-            file.seek(self._read)
-            whole = file.read().rpartition(b"\n")[0]  # the rest of a line is still being written
-        self._read += len(whole) + bool(whole)
-        return [json.loads(line) for line in whole.split(b"\n") if line]
+            file.seek(self._offset)
+            complete = file.read().rpartition(b"\n")[0]  # the rest of a line is still being written
+        self._offset += len(complete) + bool(complete)
+        return [json.loads(line) for line in complete.split(b"\n") if line]

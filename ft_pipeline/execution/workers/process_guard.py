@@ -17,20 +17,22 @@ from types import FrameType
 from typing import NoReturn
 
 LIFELINE = "FT_LIFELINE_FD"
+"""Environment variable: the file descriptor of the guard's end of the lifeline."""
 POLL_SECONDS = 0.1
-PATIENCE_SECONDS = 10.0
+KILL_TIMEOUT_SECONDS = 10.0
+"""Limit for ending all processes below the guard."""
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
-STOPPING = {signal.SIGINT, signal.SIGTERM}
+STOP_SIGNALS = {signal.SIGINT, signal.SIGTERM}
 
 
-def split() -> None:
+def fork_guarded_worker() -> None:
     """Fork, become the guard, and return only in the worker. Does nothing outside a supervised process."""
     descriptor = os.environ.pop(LIFELINE, None)
     if descriptor is None:
         return
     lifeline = int(descriptor)
-    signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)  # a signal between fork and the handlers waits
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)  # a signal between fork and the handlers waits
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)  # the guard becomes the parent of orphans below it, and finds them
     guard = os.getpid()
     worker = os.fork()
@@ -39,29 +41,29 @@ def split() -> None:
         _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != guard:  # the guard died before the line above
             os._exit(1)
-        for number in STOPPING:
+        for number in STOP_SIGNALS:
             signal.signal(number, _interrupt)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
         return
-    for number in STOPPING:  # they reach the whole group; the worker handles them
+    for number in STOP_SIGNALS:  # they reach the whole group; the worker handles them
         signal.signal(number, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
     _watch(worker, lifeline)
 
 
-def join() -> None:
+def join_guard() -> None:
     """End with the parent, and be interrupted by the same signals.
 
     For a process that shares its job with others and already has a guard above it.
     """
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    for number in STOPPING:
+    for number in STOP_SIGNALS:
         signal.signal(number, _interrupt)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)  # the process that started it blocked them
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)  # rank_launcher.py blocks them
 
 
 def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
-    """Both signals request the same: stop, with a checkpoint.
+    """Stop with a checkpoint, after SIGINT and SIGTERM alike.
 
     A service manager that shuts down the machine sends only SIGTERM. A SIGTERM after another signal ends the worker
     at once.
@@ -71,6 +73,7 @@ def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
 
 
 def _watch(worker: int, lifeline: int) -> NoReturn:
+    """Wait until the worker or the supervisor ends, then end all processes below this one."""
     while True:
         supervisor_is_gone = bool(select.select([lifeline], [], [], POLL_SECONDS)[0])
         if supervisor_is_gone:
@@ -79,10 +82,10 @@ def _watch(worker: int, lifeline: int) -> NoReturn:
         ended, status = os.waitpid(worker, os.WNOHANG)
         if ended:
             _end_descendants()
-            _end_like(status)
+            _exit_like_worker(status)
 
 
-def _end_like(status: int) -> NoReturn:
+def _exit_like_worker(status: int) -> NoReturn:
     """End with the worker's exit code or signal, so that the supervisor sees how the worker ended."""
     sys.stdout.flush()
     code = os.waitstatus_to_exitcode(status)
@@ -96,11 +99,12 @@ def _end_like(status: int) -> NoReturn:
 def _end_descendants() -> None:
     """Send SIGKILL to every process below this one, including those that left the group, until none is left.
 
-    A process that the kernel cannot end (stuck in a driver or on a dead network disk) is left after PATIENCE_SECONDS.
+    A process that the kernel cannot end (stuck in a driver or on a dead network disk) is left after
+    KILL_TIMEOUT_SECONDS.
     """
     import psutil
 
-    deadline = time.monotonic() + PATIENCE_SECONDS
+    deadline = time.monotonic() + KILL_TIMEOUT_SECONDS
     while (children := psutil.Process().children(recursive=True)) and time.monotonic() < deadline:
         for child in children:
             try:

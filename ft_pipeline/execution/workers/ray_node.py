@@ -2,7 +2,7 @@
 
     python -m ft_pipeline.execution.workers.ray_node JOB_JSON
 
-    supervisor ── ray_agent ── (Ray, and a file on the shared disk) ── this ── guard ── worker
+    supervisor ── ray_agent ── (Ray, and a file on the shared disk) ── ray_node ── guard ── worker
 
 Starts the worker that the order file names. Ends it on request, or when no heartbeat arrives any more. Writes its exit
 code to a file, because Ray reports the end of a job late and without an exit code.
@@ -20,14 +20,14 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from ft_pipeline.execution.workers import worker
-from ft_pipeline.execution.workers.heartbeat import Listener
-from ft_pipeline.execution.workers.launchers import ORDER, LocalLauncher
-from ft_pipeline.execution.workers.supervisor import GRACES, StopSequence, stop
+from ft_pipeline.execution.workers.heartbeat import HeartbeatMonitor
+from ft_pipeline.execution.workers.launchers import ORDER_FILE, LocalLauncher
+from ft_pipeline.execution.workers.supervisor import WORKER_STOP_SEQUENCE, StopSequence, stop
 
-STARTED, ENDED = "started.json", "ended.json"
-"""Files next to the job and its order: where it was started, and its exit code."""
-LOST: StopSequence = ((signal.SIGINT, 5.0), (signal.SIGKILL, 5.0))
-"""For a lost heartbeat. Time is short, because another process may start the same job elsewhere."""
+STARTED_FILE, ENDED_FILE = "started.json", "ended.json"
+"""Files next to the job and its order: the host and pid that it was started with, and the worker's exit code."""
+LOST_STOP_SEQUENCE: StopSequence = ((signal.SIGINT, 5.0), (signal.SIGKILL, 5.0))
+"""Stops a worker whose heartbeat is lost. Time is short: the same job may be started again elsewhere."""
 POLL_SECONDS = 0.2
 
 
@@ -38,38 +38,38 @@ def main(arguments: Sequence[str]) -> int:
     job_file = Path(arguments[0])
     folder = job_file.parent
     try:
-        order = json.loads((folder / ORDER).read_text(encoding="utf-8"))
+        order = json.loads((folder / ORDER_FILE).read_text(encoding="utf-8"))
     except OSError as error:
         sys.exit(f"{socket.gethostname()} cannot read the job ({error}). Mount the project folder at the same path.")
-    tell(folder / STARTED, {"host": socket.gethostname(), "pid": os.getpid()})
+    write_json(folder / STARTED_FILE, {"host": socket.gethostname(), "pid": os.getpid()})
     try:
         code = _run(job_file, order)
     except KeyboardInterrupt:  # a second signal, or a signal before the worker started
         code = worker.INTERRUPTED
-    tell(folder / ENDED, {"code": code})
+    write_json(folder / ENDED_FILE, {"code": code})
     return code
 
 
 def _run(job_file: Path, order: dict[str, Any]) -> int:
-    listener = Listener(job_file.parent, order["patience"])
-    lifeline, kept = os.pipe()
+    monitor = HeartbeatMonitor(job_file.parent, order["patience"])
+    lifeline, own_end = os.pipe()
     state = "alive"
     try:
         with (job_file.parent / "worker.log").open("ab") as log:
             process = LocalLauncher(order["entry"]).start(job_file, env=order["env"], lifeline=lifeline, log=log)
         os.close(lifeline)
         try:
-            while process.poll() is None and (state := listener.heard()) == "alive":
+            while process.poll() is None and (state := monitor.status()) == "alive":
                 time.sleep(POLL_SECONDS)
         except KeyboardInterrupt:
             state = "stop"
-        stop(process, LOST if state == "silence" else GRACES)
+        stop(process, LOST_STOP_SEQUENCE if state == "lost" else WORKER_STOP_SEQUENCE)
     finally:
-        os.close(kept)
+        os.close(own_end)
     return process.returncode if process.returncode >= 0 else 128 - process.returncode
 
 
-def tell(path: Path, content: dict[str, Any]) -> None:
+def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write JSON atomically: the file is complete or absent."""
     partial = path.with_suffix(".part")
     partial.write_text(json.dumps(content), encoding="utf-8")

@@ -8,13 +8,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-CHANNEL = "FT_PROGRESS_FILE"
-SECONDS_BETWEEN = 1.0
+PROGRESS_FILE = "FT_PROGRESS_FILE"
+"""Environment variable: the file for messages, if there is no Dagster Pipes session."""
+MIN_INTERVAL_SECONDS = 1.0
 Send = Callable[[dict[str, Any]], None]
+"""Sends one message to the supervisor."""
 
 
 class JobReporter:
-    """Sends at most one progress report per second, plus the first and the last, and records them in a file."""
+    """Sends at most one progress report per second, plus the last one, and records them in a file."""
 
     def __init__(self, record: Path, send: Send, send_log: Callable[[str], None]) -> None:
         self._record = record
@@ -25,7 +27,7 @@ class JobReporter:
     def progress(self, step: int, total: int, **values: float) -> None:
         """Report that `step` of `total` is done."""
         now = time.monotonic()
-        if now - self._last < SECONDS_BETWEEN and step < total:
+        if now - self._last < MIN_INTERVAL_SECONDS and step < total:
             return
         self._last = now
         numbers = {name: float(value) for name, value in values.items()}
@@ -57,7 +59,7 @@ def open_reporter(record: Path) -> Iterator[JobReporter]:
 
         with dagster_pipes.open_dagster_pipes() as pipes:
             yield JobReporter(record, pipes.report_custom_message, pipes.log.info)
-    elif path := os.environ.pop(CHANNEL, None):
+    elif path := os.environ.pop(PROGRESS_FILE, None):
         with Path(path).open("a", encoding="utf-8", buffering=1) as channel:
             send = _line_writer(channel.write)
             yield JobReporter(record, send, lambda text: send({"type": "log", "message": text}))

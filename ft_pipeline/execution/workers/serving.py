@@ -16,11 +16,11 @@ from ft_pipeline.execution.workers.launchers import worker_environment
 from ft_pipeline.execution.workers.supervisor import StopSequence, stop
 
 POLL_SECONDS = 0.2
-GRACES: StopSequence = ((signal.SIGTERM, 5.0), (signal.SIGKILL, 5.0))
-"""An engine writes nothing that must be finished."""
+ENGINE_STOP_SEQUENCE: StopSequence = ((signal.SIGTERM, 5.0), (signal.SIGKILL, 5.0))
+"""Stops an engine. It needs little time, because it writes nothing that must be finished."""
 
 
-def require_free(host: str, port: int) -> None:
+def require_free_port(host: str, port: int) -> None:
     """Raise UserError if a process already listens on the port."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port that was just closed is free
@@ -34,15 +34,15 @@ def run_engine(
     command: Sequence[str],
     folder: Path,
     env: Mapping[str, str],
-    health: tuple[str, int],
+    address: tuple[str, int],
     on_ready: Callable[[], None],
 ) -> int:
     """Run `command` in `folder` until it ends; return its exit code.
 
-    Its output goes to stderr. on_ready: called once GET /health succeeds on `health` (host, port). An exception that
+    Its output goes to stderr. on_ready: called once GET /health succeeds at `address` (host, port). An exception that
     interrupts this process is raised again once the engine and all processes below it have ended.
     """
-    lifeline, kept = os.pipe()
+    lifeline, own_end = os.pipe()
     try:
         try:
             process = subprocess.Popen(
@@ -58,18 +58,18 @@ def run_engine(
             os.close(lifeline)
         try:
             while process.poll() is None:
-                if _answers(*health):
+                if _is_healthy(*address):
                     on_ready()
                     return process.wait()
                 time.sleep(POLL_SECONDS)
             return process.returncode
         finally:
-            stop(process, GRACES)
+            stop(process, ENGINE_STOP_SEQUENCE)
     finally:
-        os.close(kept)
+        os.close(own_end)
 
 
-def _answers(host: str, port: int) -> bool:
+def _is_healthy(host: str, port: int) -> bool:
     connection = http.client.HTTPConnection(host, port, timeout=2)  # ignores proxies in the environment
     try:
         connection.request("GET", "/health")

@@ -29,9 +29,11 @@ from ft_pipeline.store.atomic_files import full_disk
 
 POLL_SECONDS = 0.1
 StopSequence = tuple[tuple[signal.Signals, float], ...]
-GRACES: StopSequence = ((signal.SIGINT, 15.0), (signal.SIGTERM, 5.0), (signal.SIGKILL, 5.0))
-"""Signals that stop a worker, and the seconds after each. SIGINT: save a checkpoint. All within 30 s."""
-TAIL_CHARACTERS = 6_000
+"""Signals that are sent one after the other until a process has ended, and the seconds to wait after each."""
+WORKER_STOP_SEQUENCE: StopSequence = ((signal.SIGINT, 15.0), (signal.SIGTERM, 5.0), (signal.SIGKILL, 5.0))
+"""Stops a worker within 25 s. SIGINT: it saves a checkpoint."""
+LOG_TAIL_BYTES = 6_000
+"""Maximum bytes of the worker's log that an error shows, from its end."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,7 @@ class WorkerJob:
     """Added to the worker's environment: the leased devices."""
 
     def write(self) -> Path:
+        """Write job.json, and return its path."""
         content = {
             "kind": self.kind,
             "config": self.config,
@@ -95,26 +98,26 @@ def run_worker(
     job: WorkerJob,
     launcher: Launcher,
     on_progress: Callable[[Progress], None] = lambda progress: None,
-    say: Callable[[str], None] = lambda message: None,
-    graces: StopSequence = GRACES,
+    log: Callable[[str], None] = lambda message: None,
+    stop_sequence: StopSequence = WORKER_STOP_SEQUENCE,
 ) -> WorkerResult:
     """Run `job` until it ends; return its result.
 
     context: with it, messages go through Dagster Pipes and the worker's output into the step's compute log
         (unless a progress listener is subscribed: a terminal shows progress instead).
-    on_progress, say: receive the job's reports and log lines (with a context, Dagster writes the lines itself).
+    on_progress, log: receive the job's reports and log lines (with a context, Dagster writes the lines itself).
 
     Raises UserError for an error that the user can fix, and WorkerError for a crash or a kill. An exception that
     interrupts this process is raised again once the worker and everything that it started have ended.
     """
     log_file = job.folder / "worker.log"
     log_file.touch()
-    messages = _WorkerMessages(job, on_progress, say)
+    messages = _WorkerMessages(job, on_progress, log)
     with open_channel(context, job.folder) as channel:
         output = _LogForwarder(log_file if context and not progress_is_shown() else None)
-        code = _supervise(job, launcher, channel, messages, output, graces)
+        code = _supervise(job, launcher, channel, messages, output, stop_sequence)
     messages.forward(channel)  # messages that arrived while the channel closed
-    return _outcome(job, code, log_file)
+    return _read_result(job, code, log_file)
 
 
 def _supervise(
@@ -123,9 +126,10 @@ def _supervise(
     channel: Channel,
     messages: "_WorkerMessages",
     output: "_LogForwarder",
-    graces: StopSequence,
+    stop_sequence: StopSequence,
 ) -> int:
-    lifeline, kept = os.pipe()
+    """Start the worker, forward what it sends until it ends, and return its exit code."""
+    lifeline, own_end = os.pipe()
     env = {**job.env, **channel.env}
     try:
         try:
@@ -140,29 +144,29 @@ def _supervise(
                 _check_parent()
                 time.sleep(POLL_SECONDS)
         finally:
-            stop(process, graces)
+            stop(process, stop_sequence)
             output.forward()
         messages.forward(channel)
         return process.returncode
     finally:
-        os.close(kept)
+        os.close(own_end)
 
 
-def stop(process: subprocess.Popen[bytes], graces: StopSequence = GRACES) -> None:
-    """End a worker's process group and everything below it; harmless if it has ended.
+def stop(process: subprocess.Popen[bytes], stop_sequence: StopSequence = WORKER_STOP_SEQUENCE) -> None:
+    """End a worker's process group and all processes below it. Does nothing if they have ended.
 
-    A second interrupt while it waits kills them at once.
+    An interrupt while this waits kills them at once, and is raised again afterwards.
     """
     interrupt: BaseException | None = None
-    for number, grace in graces:
+    for signal_number, seconds in stop_sequence:
         if process.poll() is not None:
             break
-        below = _descendants(process.pid)
-        _signal_group(process.pid, signal.SIGKILL if interrupt else number)
-        if number == signal.SIGKILL or interrupt:
-            _kill(below)
+        descendants = _descendants(process.pid)
+        _signal_group(process.pid, signal.SIGKILL if interrupt else signal_number)
+        if signal_number == signal.SIGKILL or interrupt:
+            _kill(descendants)
         try:
-            process.wait(grace)
+            process.wait(seconds)
         except subprocess.TimeoutExpired:
             continue
         except BaseException as error:
@@ -172,9 +176,9 @@ def stop(process: subprocess.Popen[bytes], graces: StopSequence = GRACES) -> Non
         raise interrupt
 
 
-def _signal_group(pid: int, number: int) -> None:
+def _signal_group(pid: int, signal_number: int) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(pid, number)
+        os.killpg(pid, signal_number)
 
 
 def _descendants(pid: int) -> list[psutil.Process]:
@@ -200,19 +204,19 @@ def _check_parent() -> None:
 class _WorkerMessages:
     """Converts the worker's messages to Progress and log lines."""
 
-    def __init__(self, job: WorkerJob, on_progress: Callable[[Progress], None], say: Callable[[str], None]) -> None:
+    def __init__(self, job: WorkerJob, on_progress: Callable[[Progress], None], log: Callable[[str], None]) -> None:
         self.job = job
         self.on_progress = on_progress
-        self.say = say
+        self.log = log
         self.pace = Pace()
 
     def forward(self, channel: Channel) -> None:
         for message in channel.drain():
             if message.get("type") == "log":
-                self.say(message["message"])
+                self.log(message["message"])
             elif message.get("type") == "progress":
                 step, total = message["step"], message["total"]
-                elapsed, eta = self.pace.mark(step, total)
+                elapsed, eta = self.pace.update(step, total)
                 self.on_progress(Progress(self.job.kind, self.job.label, step, total, message["values"], elapsed, eta))
 
 
@@ -228,27 +232,27 @@ class _LogForwarder:
             sys.stderr.flush()
 
 
-def _outcome(job: WorkerJob, code: int, log_file: Path) -> WorkerResult:
-    tail = _tail(log_file)
-    result = _read_json(job.folder / worker.RESULT)
+def _read_result(job: WorkerJob, code: int, log_file: Path) -> WorkerResult:
+    tail = _read_tail(log_file)
+    result = _read_json(job.folder / worker.RESULT_FILE)
     if code == 0 and result:
         return WorkerResult(result["summary"], result["seconds"], result["peak_rss_bytes"])
-    message = (_read_json(job.folder / worker.ERROR) or {}).get("message") or tail.strip().rpartition("\n")[2]
+    message = (_read_json(job.folder / worker.ERROR_FILE) or {}).get("message") or tail.strip().rpartition("\n")[2]
     if code == worker.USER_ERROR:
         raise UserError(message or full_disk())  # nothing else keeps a worker from writing its message
-    raise WorkerError(f"{job.label}: {_describe(code, message)}", code, tail)
+    raise WorkerError(f"{job.label}: {_describe_exit(code, message)}", code, tail)
 
 
-def _describe(code: int, said: str) -> str:
+def _describe_exit(code: int, message: str) -> str:
     if code == 0:
         return "the worker ended without a result"
     if code == worker.INTERRUPTED:
         return "the worker was interrupted. Run again to resume from the last checkpoint."
     if code < 0 or code > 128:
         number = -code if code < 0 else code - 128
-        why = " (usually out of memory)" if number == signal.SIGKILL else ""
-        return f"the worker was killed by {_signal_name(number)}{why}. Run again to resume from the last checkpoint."
-    return f"the worker failed with exit code {code}: {said}"
+        cause = " (usually out of memory)" if number == signal.SIGKILL else ""
+        return f"the worker was killed by {_signal_name(number)}{cause}. Run again to resume from the last checkpoint."
+    return f"the worker failed with exit code {code}: {message}"
 
 
 def _signal_name(number: int) -> str:
@@ -258,10 +262,10 @@ def _signal_name(number: int) -> str:
         return f"signal {number}"
 
 
-def _tail(path: Path) -> str:
+def _read_tail(path: Path) -> str:
     try:
         with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - TAIL_CHARACTERS))
+            file.seek(max(0, path.stat().st_size - LOG_TAIL_BYTES))
             return file.read().decode("utf-8", "replace")
     except OSError:
         return ""

@@ -4,7 +4,7 @@
 
 Reads the job, runs the function of its kind, and writes `result.json` or `error.json` next to the job. Exit codes:
 0 done, 3 an error that the user can fix, 1 any other error, 130 interrupted. If several processes run one job
-(rank_launcher.py), each runs this module, and the first one reports.
+(rank_launcher.py), each runs this module, and rank 0 reports.
 """
 
 import atexit
@@ -38,12 +38,15 @@ WORKERS = {
     "teacher_scores": "ft_pipeline.evaluation.scoring.teacher_scores:run",
     "scores": "ft_pipeline.evaluation.scoring.tuned_scores:run",
 }
-RESULT = "result.json"
-ERROR = "error.json"
+"""Kind of artifact → `module:function` that builds it in a worker process."""
+RESULT_FILE = "result.json"
+ERROR_FILE = "error.json"
 RANK = "FT_RANK"
 """Environment variable of a process that shares its job with others: the fields of job.Rank as JSON."""
 USER_ERROR = 3
+"""Exit code after an error that the user can fix."""
 INTERRUPTED = 130
+"""Exit code after an interrupt."""
 
 
 def run(arguments: Sequence[str], workers: Mapping[str, str] = WORKERS) -> NoReturn:
@@ -54,12 +57,12 @@ def run(arguments: Sequence[str], workers: Mapping[str, str] = WORKERS) -> NoRet
     """
     code = 1
 
-    def leave() -> None:
+    def exit_at_once() -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
 
-    atexit.register(leave)  # registered first, so called last: after the exit handlers of trackers
+    atexit.register(exit_at_once)  # registered first, so called last: after the exit handlers of trackers
     code = main(arguments, workers)
     sys.exit(code)
 
@@ -69,59 +72,59 @@ def main(arguments: Sequence[str], workers: Mapping[str, str] = WORKERS) -> int:
     job_file = Path(arguments[0])
     try:
         if RANK in os.environ:
-            process_guard.join()
+            process_guard.join_guard()
         else:
-            process_guard.split()  # first: the guard must be a small process
-        return _work(job_file, workers, own_rank())
+            process_guard.fork_guarded_worker()  # first: the guard must be a small process
+        return _run_job(job_file, workers, own_rank())
     except KeyboardInterrupt:
         return INTERRUPTED
     except UserError as error:
-        return refuse(job_file, str(error))
+        return report_user_error(job_file, str(error))
     except Exception as error:
         message = describe_write_error(error)
-        return refuse(job_file, message) if message else _crash(job_file, error)
+        return report_user_error(job_file, message) if message else _crash(job_file, error)
 
 
 def own_rank() -> Rank:
-    """Return the rank of this process among those that run the job."""
-    given = json.loads(os.environ.get(RANK, "{}"))
-    return Rank(**given | ({"meeting": Path(given["meeting"])} if given else {}))
+    """Return the rank of this process. A process that runs its job alone is rank 0 of 1."""
+    fields = json.loads(os.environ.get(RANK, "{}"))
+    return Rank(**{**fields, "meeting": Path(fields["meeting"])}) if fields else Rank()
 
 
-def _work(job_file: Path, workers: Mapping[str, str], rank: Rank) -> int:
+def _run_job(job_file: Path, workers: Mapping[str, str], rank: Rank) -> int:
     from ft_pipeline.store.hashing import plain_json
 
-    given = json.loads(job_file.read_text(encoding="utf-8"))
+    fields = json.loads(job_file.read_text(encoding="utf-8"))
     started = time.monotonic()
-    function = _function(given["kind"], workers)
+    function = _worker_function(fields["kind"], workers)
     if rank.number > 0:
-        function(_job(given, NullReporter(), rank))
+        function(_job(fields, NullReporter(), rank))
         return 0
-    with open_reporter(Path(given["work"]) / "progress.jsonl") as report:
-        summary = function(_job(given, report, rank))
+    with open_reporter(Path(fields["work"]) / "progress.jsonl") as report:
+        summary = function(_job(fields, report, rank))
     result = {"summary": summary, "seconds": time.monotonic() - started, "peak_rss_bytes": peak_rss_bytes()}
-    (job_file.parent / RESULT).write_text(json.dumps(plain_json(result)), encoding="utf-8")
+    (job_file.parent / RESULT_FILE).write_text(json.dumps(plain_json(result)), encoding="utf-8")
     return 0
 
 
-def _job(given: dict[str, Any], report: Reporter, rank: Rank) -> Job:
+def _job(fields: dict[str, Any], report: Reporter, rank: Rank) -> Job:
     """Create the job, and seed the random generators of the modules that are imported by now."""
-    _seed(given["seed"])
+    _seed(fields["seed"])
     return Job(
-        kind=given["kind"],
-        config=given["config"],
-        inputs={name: Path(folder) for name, folder in given["inputs"].items()},
-        out=Path(given["out"]),
-        work=Path(given["work"]),
-        device=given["device"] if given["device"] == "cpu" else f"cuda:{rank.number}",
+        kind=fields["kind"],
+        config=fields["config"],
+        inputs={name: Path(folder) for name, folder in fields["inputs"].items()},
+        out=Path(fields["out"]),
+        work=Path(fields["work"]),
+        device=fields["device"] if fields["device"] == "cpu" else f"cuda:{rank.number}",
         report=report,
-        handling=given["handling"],
-        shared=Path(given["shared"]) if given["shared"] else None,
+        handling=fields["handling"],
+        shared=Path(fields["shared"]) if fields["shared"] else None,
         rank=rank,
     )
 
 
-def _function(kind: str, workers: Mapping[str, str]) -> Callable[[Job], dict[str, Any]]:
+def _worker_function(kind: str, workers: Mapping[str, str]) -> Callable[[Job], dict[str, Any]]:
     if kind not in workers:
         raise ValueError(f"no worker function for {kind!r}; known: {', '.join(workers)}")
     module, _, name = workers[kind].partition(":")
@@ -137,25 +140,25 @@ def _seed(seed: int) -> None:
         torch.manual_seed(seed)
 
 
-def refuse(job_file: Path, message: str) -> int:
-    """Report an error that the user can fix; return the exit code."""
+def report_user_error(job_file: Path, message: str) -> int:
+    """Write an error that the user can fix to stderr and for the supervisor; return the exit code."""
     with contextlib.suppress(OSError):  # a full disk accepts no line
         sys.stderr.write(f"{message}\n")
-    return fail(job_file, message, USER_ERROR)
+    return report_error(job_file, message, USER_ERROR)
 
 
 def _crash(job_file: Path, error: Exception) -> int:
     with contextlib.suppress(OSError):
         traceback.print_exc()
-    return fail(job_file, f"{type(error).__name__}: {error}", 1)
+    return report_error(job_file, f"{type(error).__name__}: {error}", 1)
 
 
-def fail(job_file: Path, message: str, code: int) -> int:
+def report_error(job_file: Path, message: str, code: int) -> int:
     """Write the message for the supervisor; return `code`.
 
     Of several ranks, only the first one to fail knows the cause: the others merely lost that rank.
     """
-    with contextlib.suppress(OSError), (job_file.parent / ERROR).open("x", encoding="utf-8") as file:
+    with contextlib.suppress(OSError), (job_file.parent / ERROR_FILE).open("x", encoding="utf-8") as file:
         json.dump({"message": message}, file)
     return code
 
