@@ -9,10 +9,10 @@ from typing import Any
 
 from ft_pipeline.audit.findings import Code, Finding
 from ft_pipeline.release.champion import ChampionRecord, history
-from ft_pipeline.store.artifacts import SHORT
+from ft_pipeline.store.artifacts import NAME_DIGITS
 from ft_pipeline.store.asset_pointers import AssetPointers, Pointer
 from ft_pipeline.store.hashing import sha256_of_file
-from ft_pipeline.store.manifest import NAME, BrokenArtifact, manifest_hashes, present_files, read_manifest
+from ft_pipeline.store.manifest import MANIFEST_NAME, BrokenArtifact, expected_files, manifest_hashes, read_manifest
 
 SHOWN = 12
 """Number of digits of a fingerprint that are displayed."""
@@ -83,7 +83,7 @@ class ArtifactNode:
     @property
     def files(self) -> list[dict[str, Any]]:
         """Entries of the files that should be in the folder now."""
-        return present_files(self.manifest) if self.manifest.get("files") else []
+        return expected_files(self.manifest) if self.manifest.get("files") else []
 
 
 class ArtifactIndex:
@@ -129,7 +129,7 @@ class ArtifactIndex:
         one with this manifest is preferred, then the one with the fewest problems, then the newest. If there is none,
         the returned node has no path, and its problem is `missing_artifact`.
         """
-        nodes = [self.read(folder, kind) for folder in self.folders(kind).get(fingerprint[:SHORT], [])]
+        nodes = [self.read(folder, kind) for folder in self.folders(kind).get(fingerprint[:NAME_DIGITS], [])]
         nodes = [node for node in nodes if node.fingerprint == fingerprint or not node.manifest]
         if not nodes:
             gone = ArtifactNode(kind, fingerprint)
@@ -150,7 +150,7 @@ class ArtifactIndex:
             (node.kind, node.fingerprint): node
             for kind in self.kinds()
             for short, paths in self.folders(kind).items()
-            if short.startswith(digits[:SHORT])
+            if short.startswith(digits[:NAME_DIGITS])
             for node in (self.read(path, kind) for path in paths)
             if node.fingerprint.startswith(digits)
         }
@@ -161,7 +161,7 @@ class ArtifactIndex:
         if kind not in self._folders:
             folders: dict[str, list[Path]] = defaultdict(list)
             for path in sorted((self.root / "artifacts" / kind).glob("*/*")):
-                folders[path.name[:SHORT]].append(path)
+                folders[path.name[:NAME_DIGITS]].append(path)
             self._folders[kind] = folders
         return self._folders[kind]
 
@@ -177,12 +177,14 @@ def _read(folder: Path, kind: str) -> ArtifactNode:
         manifest = read_manifest(folder)
     except BrokenArtifact as error:
         return _read_broken(folder, kind, str(error))
-    return ArtifactNode(manifest["kind"], manifest["fingerprint"], folder, manifest, sha256_of_file(folder / NAME))
+    return ArtifactNode(
+        manifest["kind"], manifest["fingerprint"], folder, manifest, sha256_of_file(folder / MANIFEST_NAME)
+    )
 
 
 def _read_broken(folder: Path, kind: str, why: str) -> ArtifactNode:
     """An artifact with as much of its broken manifest as can be read, so that the walk continues to its inputs."""
-    path = folder / NAME
+    path = folder / MANIFEST_NAME
     try:
         manifest = json.loads(path.read_bytes())
         fingerprint = manifest["fingerprint"]

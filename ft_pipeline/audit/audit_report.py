@@ -7,7 +7,7 @@ from typing import Any
 from ft_pipeline.audit.artifact_index import ArtifactIndex, ArtifactNode
 from ft_pipeline.audit.chain import Chain, raw_files
 from ft_pipeline.audit.findings import Finding
-from ft_pipeline.store.artifact_redaction import redactions
+from ft_pipeline.store.artifact_redaction import read_redactions
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def audit_document(chain: Chain, result: VerificationResult | None = None) -> di
 def marks_of(index: ArtifactIndex) -> dict[str, list[str]]:
     """Fingerprint → notes on erased rows that trained the model, selected its checkpoint or tested it."""
     marks: dict[str, list[str]] = {}
-    for redaction in redactions(index.root):
+    for redaction in read_redactions(index.root):
         for model in redaction.models:
             mark = f"{model['how']}: a row that was erased on {redaction.when[:10]} (record {redaction.number})"
             marks.setdefault(model["fingerprint"], []).append(mark)

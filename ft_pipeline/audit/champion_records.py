@@ -59,7 +59,7 @@ def _held_records(index: ArtifactIndex) -> dict[int, dict[str, Any]]:
 
 def check_redactions(index: ArtifactIndex) -> tuple[int, list[Finding]]:
     """(records read, findings) for the records of `ft erase`."""
-    records = artifact_redaction.ledger(index.root)
+    records = artifact_redaction.redaction_ledger(index.root)
     return len(records.paths()), _findings(records, last=max(_numbers_in_manifests(index), default=0))
 
 

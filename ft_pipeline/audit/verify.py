@@ -10,10 +10,10 @@ from ft_pipeline.audit.audit_report import VerificationResult
 from ft_pipeline.audit.chain import broken_link, inputs_of, raw_files
 from ft_pipeline.audit.champion_records import check_records, check_redactions
 from ft_pipeline.audit.findings import Finding
-from ft_pipeline.store.artifacts import SHORT
+from ft_pipeline.store.artifacts import NAME_DIGITS
 from ft_pipeline.store.blobs import BlobStore
 from ft_pipeline.store.hashing import sha256_of_file
-from ft_pipeline.store.manifest import NAME
+from ft_pipeline.store.manifest import MANIFEST_NAME
 
 Progress = Callable[[int, int], None]
 """(bytes read so far, bytes in all)."""
@@ -57,7 +57,7 @@ def check_files(node: ArtifactNode) -> list[Finding]:
         for path in node.path.rglob("*")
         if path.is_symlink() or not path.is_dir()
     }
-    extra = sorted(present - {*listed, NAME})
+    extra = sorted(present - {*listed, MANIFEST_NAME})
     findings = [Finding("extra_file", node.label, f"{name} is not in its manifest") for name in extra]
     for name, entry in listed.items():
         if name not in present:
@@ -90,7 +90,7 @@ def _misplaced(node: ArtifactNode) -> list[Finding]:
     if node.path is None or not node.manifest or node.problems:
         return []
     spec, content = node.path.parent.name, node.path.name.split("-")[0]
-    if (spec, content) == (node.manifest["spec_hash"][:SHORT], node.fingerprint[:SHORT]):
+    if (spec, content) == (node.manifest["spec_hash"][:NAME_DIGITS], node.fingerprint[:NAME_DIGITS]):
         return []
     place = f"{node.path.parent.name}/{node.path.name}"
     return [Finding("edited_manifest", node.label, f"is in {place}, which does not match its spec and content")]

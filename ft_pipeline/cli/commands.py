@@ -149,7 +149,7 @@ def ui(
     instance.require_writable(opened.dagster_home)
     if not read_only:
         check_environment()
-        instance.lock_ui(opened.dagster_home).keep()
+        instance.lock_ui(opened.dagster_home).keep_after_exec()
     require_free("127.0.0.1", port)
     with instance.open_instance():
         pass  # this creates Dagster's tables, so that its processes and a first `ft run` do not do so at the same time

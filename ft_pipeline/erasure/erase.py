@@ -24,14 +24,14 @@ from ft_pipeline.project import Project
 from ft_pipeline.store.artifact_redaction import (
     Redaction,
     append_redaction,
+    read_redactions,
     redact_artifact,
     redact_loose_files,
-    redactions,
     refuse_while_running,
 )
 from ft_pipeline.store.atomic_files import translate_write_errors, write_atomically
 from ft_pipeline.store.blobs import BlobStore
-from ft_pipeline.store.provenance import user
+from ft_pipeline.store.provenance import user_name
 from ft_pipeline.store.text_redaction import MIN_CHARS, ErasedTexts
 from ft_pipeline.tables.excluded_rows import add_excluded, erasure_marker, salt_of, salted
 from ft_pipeline.tables.formats.registry import FORMATS
@@ -100,12 +100,12 @@ def erase(project: Project, path: Path, numbers: Sequence[int], reason: str) -> 
     gone = [place for place in everywhere if place.data_format == data_format and place.row.identity in same]
     salt = salt_of(project.root / "data")
     rows = [_entry(place, salt) for place in gone]
-    when, by = datetime.now(UTC).isoformat(timespec="seconds"), user()
+    when, by = datetime.now(UTC).isoformat(timespec="seconds"), user_name()
     add_excluded(project.root / "data", salt, [{**row, "when": when, "by": by, "reason": reason} for row in rows])
     index = ArtifactIndex(project.store)
     secrets, also = _secrets(index, everywhere, gone, salt)
     seen = uses_of(index, name, list(secrets.marks))
-    number = len(redactions(project.store)) + 1
+    number = len(read_redactions(project.store)) + 1
     note = {"number": number, "when": when, "by": by}
     unread: list[str] = []
     kept = _redact_kept_files(index, data_format, secrets, unread)
@@ -212,7 +212,7 @@ def _redact_kept_files(index: ArtifactIndex, data_format: str, secrets: ErasedTe
         for number, ((sha256, sidecar), name) in enumerate(seen.items()):
             into = Path(folder) / str(number)
             try:
-                path = blobs.checkout(sha256, into / Path(name).name, redacted=True)
+                path = blobs.checkout(sha256, into / Path(name).name, allow_redacted=True)
                 mapping = _kept_sidecar(blobs, sidecar, into)
             except UserError:
                 unread.append(f"the kept copy of {name} ({sha256[:SHOWN]})")

@@ -9,7 +9,7 @@ from ft_pipeline.audit.artifact_index import SHOWN, ArtifactIndex
 from ft_pipeline.audit.findings import Finding
 from ft_pipeline.execution.instance import connect_instance
 from ft_pipeline.project import Project, records_elsewhere
-from ft_pipeline.store.garbage import removed
+from ft_pipeline.store.garbage import logged_removals
 
 PAGE = 500
 
@@ -40,7 +40,7 @@ def cross_check(project: Project, index: ArtifactIndex) -> tuple[int, list[Findi
         return 0, [], [f"Dagster's event log could not be read ({type(error).__name__}); only the store was checked"]
     if events is None or (not events and index.pointers):
         return 0, [], ["Dagster's event log is missing or empty; only the store was checked"]
-    collected = removed(index.root)
+    collected = logged_removals(index.root)
     kept = [event for event in events if (event.asset, event.fingerprint) not in collected]
     findings = [finding for event in kept for finding in _check(index, event)]
     note = f"{len(events) - len(kept)} of Dagster's events are for artifacts that ft gc has removed (removed.jsonl)"

@@ -9,8 +9,9 @@ from ft_pipeline.release.champion import history
 from ft_pipeline.settings.sweep import sweep_owner
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.asset_pointers import AssetPointers, Pointer
-from ft_pipeline.store.garbage import Garbage, Reference, find_garbage, remove
+from ft_pipeline.store.garbage import Garbage, find_garbage, remove_garbage
 from ft_pipeline.store.locks import FileLock
+from ft_pipeline.store.spec import ArtifactReference
 
 
 def collect(project: Project, *, dry_run: bool) -> Garbage:
@@ -30,7 +31,7 @@ def collect(project: Project, *, dry_run: bool) -> Garbage:
         if not dry_run:
             for pointer in forgotten:
                 AssetPointers(store.root).remove(pointer.asset, pointer.partition)
-            remove(store, garbage)
+            remove_garbage(store, garbage)
         return garbage
 
 
@@ -69,7 +70,7 @@ def _gone(project: Project, name: str, names: set[str]) -> bool:
     return True
 
 
-def _roots(project: Project, forgotten: list[Pointer]) -> set[Reference]:
+def _roots(project: Project, forgotten: list[Pointer]) -> set[ArtifactReference]:
     pointers = [pointer for pointer in AssetPointers(project.store).all() if pointer not in forgotten]
     roots = {(pointer.kind, pointer.fingerprint) for pointer in pointers}
     for record in history(project.store):

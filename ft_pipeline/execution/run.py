@@ -27,7 +27,7 @@ from ft_pipeline.execution.workers.launchers import check_environment
 from ft_pipeline.project import Project
 from ft_pipeline.store.asset_pointers import current_document
 from ft_pipeline.store.locks import FileLock
-from ft_pipeline.store.provenance import user
+from ft_pipeline.store.provenance import user_name
 
 RELEASE = ("champion", "model_card", "report")
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
@@ -250,7 +250,7 @@ def _materialize(
             partition_key=experiment,
             raise_on_error=False,
             run_config=QUIET,
-            tags={"ft/started_by": f"cli {user()}", INVOCATION: invocation, **forced},
+            tags={"ft/started_by": f"cli {user_name()}", INVOCATION: invocation, **forced},
         )
     if not result.success and not failures:
         failures = [f"{_crash(result)} See the full error in the UI (`ft ui`), run {result.run_id}."]

@@ -52,7 +52,7 @@ def _keep(
     for name, sha256 in cache.hashes(folder, names, blobs.add, failed).items():
         path = folder / name
         try:
-            kept[name] = (sha256 if blobs.holds(sha256) else blobs.add(path), path.stat().st_size)
+            kept[name] = (sha256 if blobs.has(sha256) else blobs.add(path), path.stat().st_size)
         except OSError as error:
             failed[name] = error
     return kept, failed
