@@ -6,7 +6,7 @@ import pytest
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.settings.experiment import ExperimentSettings
-from ft_pipeline.settings.sweep import is_sweep_member, share_of, sweep_members, sweep_owner
+from ft_pipeline.settings.sweep import is_sweep_member, learning_curve_share, sweep_members, sweep_owner
 from ft_pipeline_tests.projects import project_of
 
 SWEEP = "technique: lora\ntraining: {seed: 7}\nseeds: 3\nlearning_curve: [0.5, 0.25]\n"
@@ -36,7 +36,7 @@ def test_a_sweep_member_differs_only_in_its_seed_or_share() -> None:
 def test_the_name_of_a_sweep_member_gives_owner_and_share() -> None:
     assert [sweep_owner(name) for name in ("lora", "lora.seed1", "my-lora.at50")] == ["lora", "lora", "my-lora"]
     assert [is_sweep_member(name) for name in ("lora", "lora.seed1")] == [False, True]
-    assert [share_of(name) for name in ("lora", "lora.seed1", "lora.at5")] == [None, None, 0.05]
+    assert [learning_curve_share(name) for name in ("lora", "lora.seed1", "lora.at5")] == [None, None, 0.05]
 
 
 def test_an_invalid_experiment_has_no_sweep_members(tmp_path: Path) -> None:

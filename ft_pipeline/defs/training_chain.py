@@ -8,7 +8,7 @@ from ft_pipeline.execution.recorded_checks import require_passed
 from ft_pipeline.execution.step import SpecContext, versions_of
 from ft_pipeline.models.base_model import identify
 from ft_pipeline.settings.experiment import ExperimentSettings
-from ft_pipeline.settings.learning_rates import resolved
+from ft_pipeline.settings.learning_rates import with_learning_rate
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.spec import Spec
 from ft_pipeline.training.objectives.registry import OBJECTIVES, UNFILTERED
@@ -123,7 +123,7 @@ def trackers(at: SpecContext, name: str) -> list[str]:
 
 def on_base(settings: ExperimentSettings, base: Artifact) -> ExperimentSettings:
     """Return the settings as specs contain them: the learning rate resolved for the size of `base`, no trackers."""
-    return without_trackers(resolved(settings, base.summary["params"]))
+    return without_trackers(with_learning_rate(settings, base.summary["params"]))
 
 
 def without_trackers(settings: ExperimentSettings) -> ExperimentSettings:

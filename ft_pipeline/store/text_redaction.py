@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 PLACEHOLDER = "[forgotten]"
 """The text that replaces an erased one."""
 MIN_CHARS = 12
-"""Shorter texts ("Yes, it is.") identify no person. They are removed only if they fill a cell of a row that is erased or
-contains a longer erased text."""
+"""Shorter texts ("Yes, it is.") identify no person. They are removed only if they fill a cell of a row that is erased,
+or that contains a longer erased text."""
 MIN_TRUNCATED_CHARS = 20
 """Minimum length at which a truncated text is still recognized, in characters."""
 KEPT_COLUMNS = frozenset(
