@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import dagster as dg
 
-from ft_pipeline.audit.artifact_index import SHOWN, ArtifactIndex
+from ft_pipeline.audit.artifact_index import SHOWN_DIGITS, ArtifactIndex
 from ft_pipeline.audit.findings import Finding
 from ft_pipeline.execution.instance import connect_instance
 from ft_pipeline.project import Project, records_elsewhere
@@ -29,7 +29,7 @@ class Event:
     @property
     def label(self) -> str:
         key = f"{self.asset}[{self.experiment}]" if self.experiment else self.asset
-        return f"{key} {self.fingerprint[:SHOWN]}"
+        return f"{key} {self.fingerprint[:SHOWN_DIGITS]}"
 
 
 def cross_check(project: Project, index: ArtifactIndex) -> tuple[int, list[Finding], list[str]]:
@@ -53,7 +53,7 @@ def _check(index: ArtifactIndex, event: Event) -> list[Finding]:
     if node.path is None:
         return [Finding("event_without_artifact", event.label, f"{materialized}, but it is not in the store")]
     if event.manifest_sha256 and not node.is_recorded_as(event.manifest_sha256):
-        digest = event.manifest_sha256[:SHOWN]
+        digest = event.manifest_sha256[:SHOWN_DIGITS]
         message = f"{materialized} with another manifest (SHA-256 {digest}): the manifest was edited"
         return [Finding("event_disagrees", event.label, message)]
     return []

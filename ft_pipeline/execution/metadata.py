@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 import dagster as dg
 
-from ft_pipeline.audit.artifact_index import SHOWN, ArtifactIndex
+from ft_pipeline.audit.artifact_index import SHOWN_DIGITS, ArtifactIndex
 from ft_pipeline.store.artifacts import Artifact
 
 PREVIEW_CHARACTERS = 300
@@ -95,7 +95,7 @@ def origin(
         "manifest": dg.MetadataValue.path(str(artifact.path / "manifest.json")),
         "manifest_sha256": artifact.manifest_sha256,
         "inputs": dg.MetadataValue.md(_input_table(artifact, index, assets, experiment)),
-        "audit": f"ft audit {artifact.fingerprint[:SHOWN]}",
+        "audit": f"ft audit {artifact.fingerprint[:SHOWN_DIGITS]}",
     }
 
 
@@ -107,5 +107,5 @@ def _input_table(artifact: Artifact, index: ArtifactIndex, assets: Mapping[str, 
         place = node.path.relative_to(index.root).as_posix() if node.path else "not in the store"
         partition = f"?partition={quote(experiment)}" if experiment and assets.get(kind) else ""
         shown = f"[{kind}](/assets/{quote(kind)}{partition})" if kind in assets else kind
-        lines.append(f"| {name} | {shown} | `{fingerprint[:SHOWN]}` | `{place}/manifest.json` |")
+        lines.append(f"| {name} | {shown} | `{fingerprint[:SHOWN_DIGITS]}` | `{place}/manifest.json` |")
     return "\n".join(lines) if artifact.inputs else "none: the user's files, or settings"
