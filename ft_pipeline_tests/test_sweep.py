@@ -16,11 +16,11 @@ def test_each_seed_and_share_is_a_separate_experiment(tmp_path: Path) -> None:
     project = project_of(tmp_path, lora=SWEEP, other="technique: lora\nretrain: true\nseeds: 2\n")
     members = ["lora", "lora.at25", "lora.at50", "lora.seed1", "lora.seed2"]
     assert project.experiment_names() == [*members, "other", "other.seed1"]
-    assert sorted(project.series("lora")) == members
+    assert sorted(project.with_sweep_members("lora")) == members
     assert [project.experiment(name).training.seed for name in members] == [7, 7, 7, 8, 9]
     assert [project.experiment(name).data.share for name in members] == [1, 0.25, 0.5, 1, 1]
     assert project.experiment("other").retrain and not project.experiment("other.seed1").retrain
-    assert [name for name, _ in project.stages("lora.seed1")] == ["lora.seed1"]
+    assert [name for name, _ in project.training_chain("lora.seed1")] == ["lora.seed1"]
 
 
 def test_a_sweep_member_differs_only_in_its_seed_or_share() -> None:

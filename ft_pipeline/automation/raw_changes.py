@@ -34,13 +34,13 @@ def find_raw_changes(project: Project, before: dict[str, str]) -> RawChanges:
     stamps, changed, notes = {}, {}, []
     for data_format in FORMATS:
         asset = f"raw_{data_format}"
-        stamps[data_format] = folder_stamp(project.raw(data_format))
+        stamps[data_format] = folder_stamp(project.raw_folder(data_format))
         pointer = AssetPointers(store.root).read(asset)
         if pointer is None:
             continue
         # A changed folder is not read yet: a file that is still being copied would be read each time.
         if stamps[data_format] != before.get(data_format):
-            last = last_written(project.raw(data_format)) or "no file left"
+            last = last_written(project.raw_folder(data_format)) or "no file left"
             seen = f"files changed (last: {last})" if data_format in before else "first check"
             notes.append(f"{asset}: {seen}, waiting until there are no more changes")
             continue

@@ -76,7 +76,7 @@ def distilled(at: SpecContext) -> Spec:
     """The teacher's answers that passed the filters, with their provenance. The others are set aside with a reason."""
     settings = at.project.settings
     answers = at.artifact("teacher_answers")
-    questions = read_jsonl(at.project.inside(settings.evaluation.general_questions))
+    questions = read_jsonl(at.project.resolve_path(settings.evaluation.general_questions))
     inputs = {"teacher_answers": answers.reference, "conversations": at.passed("conversations").reference}
     teacher = settings.teacher
     config = {

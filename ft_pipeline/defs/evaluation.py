@@ -140,8 +140,8 @@ def _evaluation(at: SpecContext) -> dict[str, Any]:
         "evaluation": settings.model_dump(
             mode="json", exclude={"general_questions", "general_texts", "bootstrap_resamples"}
         ),
-        "general_questions": read_jsonl(at.project.inside(settings.general_questions)),
-        "general_texts": read_jsonl(at.project.inside(settings.general_texts)),
+        "general_questions": read_jsonl(at.project.resolve_path(settings.general_questions)),
+        "general_texts": read_jsonl(at.project.resolve_path(settings.general_texts)),
         "custom_metrics": resolve(at.project.root, settings.metrics),
         "task_files": _task_files(at),
     }
@@ -150,7 +150,7 @@ def _evaluation(at: SpecContext) -> dict[str, Any]:
 def _task_files(at: SpecContext) -> dict[str, str]:
     """The files of evaluation.include_path, if the settings name tasks."""
     settings = at.project.settings.evaluation
-    return files_of(at.project.inside(settings.include_path)) if settings.tasks and settings.include_path else {}
+    return files_of(at.project.resolve_path(settings.include_path)) if settings.tasks and settings.include_path else {}
 
 
 def _task_inputs(at: SpecContext) -> dict[str, tuple[str, str]]:
@@ -158,7 +158,7 @@ def _task_inputs(at: SpecContext) -> dict[str, tuple[str, str]]:
     files = _task_files(at)
     if not files:
         return {}
-    folder = str(at.project.inside(at.project.settings.evaluation.include_path or ""))
+    folder = str(at.project.resolve_path(at.project.settings.evaluation.include_path or ""))
     return {"tasks": at.built(Spec("evaluation_tasks", config={"files": files}, handling={"folder": folder})).reference}
 
 

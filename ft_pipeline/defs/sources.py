@@ -23,7 +23,7 @@ def _raw_asset(data_format: str) -> dg.AssetsDefinition:
         show=_show,
     )
     def raw(at: SpecContext) -> Spec:
-        return snapshot_folder(at.project.raw(data_format), at.store).spec(data_format)
+        return snapshot_folder(at.project.raw_folder(data_format), at.store).spec(data_format)
 
     return raw
 

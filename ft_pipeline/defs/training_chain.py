@@ -31,7 +31,7 @@ def experiment_spec(at: SpecContext) -> Spec:
     assert at.experiment is not None
     *before, own = [
         {"name": name, **without_trackers(settings).model_dump(mode="json", exclude=NOT_IN_SPEC)}
-        for name, settings in at.project.stages(at.experiment)
+        for name, settings in at.project.training_chain(at.experiment)
     ]
     return Spec("experiment", config={**own, "stages_before": before})
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
-from ft_pipeline.project import records_elsewhere
+from ft_pipeline.project import has_separate_database
 from ft_pipeline.store.atomic_files import translate_write_errors, write_atomically
 from ft_pipeline.store.text_redaction import ErasedTexts
 
@@ -24,7 +24,7 @@ def redact_dagster_home(folder: Path, erased: ErasedTexts) -> tuple[int, list[st
     Return (number of changed cells and logs, notes on what was not redacted).
     """
     notes = []
-    if records_elsewhere(folder):
+    if has_separate_database(folder):
         notes.append("Dagster's records are in a separate database (dagster.yaml), whose previews were not redacted")
     changed = 0
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):

@@ -142,7 +142,7 @@ def _locate(project: Project, path: Path) -> tuple[str, str]:
     """Return (format, name in the format's folder) of a raw file."""
     files = [file.resolve() for file in (path, project.root / path) if file.is_file()]
     for data_format in FORMATS:
-        folder = project.raw(data_format).resolve()
+        folder = project.raw_folder(data_format).resolve()
         for file in files:
             if file.is_relative_to(folder):
                 return data_format, file.relative_to(folder).as_posix()
@@ -154,7 +154,7 @@ def _locate(project: Project, path: Path) -> tuple[str, str]:
 def _read_all_rows(project: Project) -> Iterator[_PlacedRow]:
     """Yield the rows of every raw file that can be read row by row."""
     for data_format in FORMATS:
-        folder = project.raw(data_format)
+        folder = project.raw_folder(data_format)
         for path in sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix != ".yaml"):
             try:
                 sidecar = parse_sidecar(read_sidecar(path, folder))
@@ -316,7 +316,7 @@ def _redact_raw_files(project: Project, erased_rows: Sequence[_PlacedRow], erase
         ]
     changed = []
     for (data_format, file), markers_of_file in markers.items():
-        path = project.raw(data_format) / file
+        path = project.raw_folder(data_format) / file
         mode = path.stat().st_mode
         with translate_write_errors():
             write_atomically(path, replace_with_markers(path, file, markers_of_file))

@@ -8,7 +8,7 @@ import dagster as dg
 from ft_pipeline.audit.artifact_index import SHOWN_DIGITS, ArtifactIndex
 from ft_pipeline.audit.findings import Finding
 from ft_pipeline.execution.instance import connect_instance
-from ft_pipeline.project import Project, records_elsewhere
+from ft_pipeline.project import Project, has_separate_database
 from ft_pipeline.store.garbage import logged_removals
 
 PAGE = 500
@@ -61,7 +61,7 @@ def _check(index: ArtifactIndex, event: Event) -> list[Finding]:
 
 def _all_events(project: Project) -> list[Event] | None:
     """Return every materialization in Dagster's log. None without a database: a query would create one."""
-    if not records_elsewhere(project.dagster_home) and not (project.dagster_home / "history").is_dir():
+    if not has_separate_database(project.dagster_home) and not (project.dagster_home / "history").is_dir():
         return None
     with connect_instance() as instance:
         return [event for key in sorted(instance.all_asset_keys()) for event in _events_of(instance, key)]

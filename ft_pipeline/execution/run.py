@@ -133,7 +133,7 @@ def list_experiments(project: Project) -> list[dict[str, Any]]:
     rows = [_describe(project, name, comparison) for name in project.experiment_names()]
     planned = plan(project, [row["name"] for row in rows if row["error"] is None])
     known = [row if row["error"] else row | {"state": _state(planned, row["name"])} for row in rows]
-    return known + [_broken(name, error) for name, error in project.misnamed().items()]
+    return known + [_broken(name, error) for name, error in project.misnamed_files().items()]
 
 
 def _broken(name: str, error: str) -> dict[str, Any]:
@@ -188,7 +188,9 @@ def _experiments(request: Request) -> list[str]:
     if request.experiments:
         for name in request.experiments:
             request.project.experiment(name)
-        return list(dict.fromkeys(member for name in request.experiments for member in request.project.series(name)))
+        return list(
+            dict.fromkeys(member for name in request.experiments for member in request.project.with_sweep_members(name))
+        )
     sound = []
     for name in request.project.experiment_names():
         with contextlib.suppress(UserError):

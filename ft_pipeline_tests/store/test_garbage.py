@@ -32,7 +32,7 @@ class Shop:
         self.store = ArtifactStore(self.project.store)
 
     def add_version(self, text: str, experiment: str = "lora") -> dict[str, Artifact]:
-        raw = self.project.raw("text")
+        raw = self.project.raw_folder("text")
         raw.mkdir(parents=True, exist_ok=True)
         (raw / "a.txt").write_text(text, encoding="utf-8")
         spec = snapshot_folder(raw, self.store).spec("text")
