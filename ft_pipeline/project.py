@@ -67,7 +67,7 @@ class Project:
             return [name]
 
     def experiment(self, name: str) -> ExperimentSettings:
-        """Return the settings of an experiment or sweep member. UserError if it is missing, or if its YAML is broken."""
+        """Return the settings of an experiment or sweep member. UserError if it is missing or its YAML is broken."""
         owner = sweep_owner(name)
         if owner in self._owner_names():
             settings = read_settings(self.root / "experiments" / f"{owner}.yaml", ExperimentSettings)

@@ -176,7 +176,7 @@ def find_sentence(chain: Chain, sentence: str) -> list[Match]:
     matches: dict[tuple[str, str], Match] = {}
     for row in _searched_rows(chain):
         compared = [_compare(text, words, phrases) for text in row.texts]
-        best = max(compared, default=None, key=lambda text: (text.containment, text.share))
+        best = max(compared, default=None, key=lambda candidate: (candidate.containment, candidate.share))
         if best is not None and (best.containment or best.share >= NEAR_SHARE):
             match = Match(CLOSENESS[best.containment], round(best.share, 3), row.used_as, row.origin, best.text)
             # A row may be in several tables: in `conversations`, and in `alpaca`, from which these were made. The later

@@ -26,24 +26,24 @@ def verify(
 
     The cache of hashes, which the reuse of artifacts relies on, is not read.
     """
-    chosen = list(index.all() if nodes is None else nodes)
+    nodes_to_check = list(index.all() if nodes is None else nodes)
     problems: list[Finding] = []
-    for node in chosen:
+    for node in nodes_to_check:
         problems += [*node.problems, *_check_folder(node), *_check_inputs(index, node)]
-    bytes_read, total_bytes = 0, sum(map(_size, chosen))
+    bytes_read, total_bytes = 0, sum(map(_size, nodes_to_check))
     with ThreadPoolExecutor(os.cpu_count()) as threads:
-        for node, findings in zip(chosen, threads.map(check_files, chosen), strict=True):
+        for node, findings in zip(nodes_to_check, threads.map(check_files, nodes_to_check), strict=True):
             problems += findings
             bytes_read += _size(node)
             if progress:
                 progress(bytes_read, total_bytes)
-        raw_files_read, raw_problems = _check_raw_files(index, chosen, threads)
+        raw_files_read, raw_problems = _check_raw_files(index, nodes_to_check, threads)
     champion_records, champion_problems = check_champion_records(index)
     redactions, redaction_problems = check_redaction_records(index)
     problems += [*raw_problems, *_check_pointers(index), *champion_problems, *redaction_problems]
     counted = {
-        "artifacts": len(chosen),
-        "files": sum(len(node.files) for node in chosen),
+        "artifacts": len(nodes_to_check),
+        "files": sum(len(node.files) for node in nodes_to_check),
         "bytes": bytes_read,
         "raw_files": raw_files_read,
         "champion_records": champion_records,

@@ -1,4 +1,4 @@
-"""The sections of an experiment that say what trains and how: PEFT, quantization and training arguments."""
+"""The sections of an experiment that define what is trained and how: PEFT, quantization and training arguments."""
 
 import re
 from typing import Annotated, Any, Literal

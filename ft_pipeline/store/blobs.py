@@ -54,7 +54,8 @@ class BlobStore:
     def add(self, path: Path) -> str:
         """Store the bytes of `path` and return their hex SHA-256. UserError while another program writes the file."""
         for _ in range(ADD_ATTEMPTS):
-            before = size, *_ = _stamp(path)
+            before = _stamp(path)
+            size, _mtime, _inode = before
             sha256 = self._add_reference(path) if size > self.by_reference_above else self._add_copy(path)
             if _stamp(path) == before:
                 return sha256
