@@ -18,7 +18,9 @@ from ft_pipeline.models import compute_setting
 from ft_pipeline.project import Project
 
 NEEDED_DISK_GB = 3.0
+"""With less free space, the check of the disk fails."""
 NEEDED_MEMORY_GB = 6.0
+"""Free memory that the worked example needs. With less, a warning is shown."""
 MUCH_FASTER = 2.0
 """A warning is shown if another type is at least this many times as fast as the compute type: measurements vary."""
 UI_PORT = 3000
@@ -34,6 +36,7 @@ PACKAGES = (
     "duckdb",
     "pandera",
 )
+"""Packages whose versions are shown."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +44,10 @@ class Finding:
     """Result of one check."""
 
     what: str
+    """Name of the check for readers, such as `embedded model`."""
     status: Literal["ok", "warning", "problem"]
     seen: str
+    """What the check found."""
     fix: str = ""
     facts: Mapping[str, Any] = field(default_factory=dict)
     """More keys of its JSON: values that a program would otherwise have to parse from `seen`."""
@@ -53,32 +58,48 @@ class Finding:
         return self.what.lower().replace(" ", "_")
 
     def to_json(self) -> dict[str, Any]:
-        shown = {"what": self.what, "status": self.status, "seen": self.seen, "fix": self.fix}
-        return {"name": self.name, **shown, **self.facts}
+        return {
+            "name": self.name,
+            "what": self.what,
+            "status": self.status,
+            "seen": self.seen,
+            "fix": self.fix,
+            **self.facts,
+        }
 
 
 def examine(project: Project) -> Iterator[Finding]:
     """Yield the findings on this machine and project folder, in the order that a new user needs. The compute type
     takes some seconds."""
-    looks: list[Callable[[Project], Finding]] = [
-        _python, _packages, _gpu, _compute, _launcher, _memory, _disk, _embedded_model, _settings, _experiments,
-        _instance, _port,
-    ]  # fmt: skip
-    return (look(project) for look in looks)
+    checks: list[Callable[[Project], Finding]] = [
+        _check_python,
+        _check_packages,
+        _check_gpu,
+        _check_compute,
+        _check_launcher,
+        _check_memory,
+        _check_disk,
+        _check_embedded_model,
+        _check_settings,
+        _check_experiments,
+        _check_instance,
+        _check_port,
+    ]
+    return (check(project) for check in checks)
 
 
-def _python(_: Project) -> Finding:
+def _check_python(_: Project) -> Finding:
     return Finding("Python", "ok", sys.version.split()[0])
 
 
-def _packages(_: Project) -> Finding:
-    missing = [name for name in PACKAGES if not _installed(name)]
+def _check_packages(_: Project) -> Finding:
+    missing = [name for name in PACKAGES if not _is_installed(name)]
     if missing:
         return Finding("packages", "problem", f"missing: {', '.join(missing)}", f"pip install {' '.join(missing)}")
     return Finding("packages", "ok", ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES))
 
 
-def _installed(name: str) -> bool:
+def _is_installed(name: str) -> bool:
     try:
         importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
@@ -86,7 +107,7 @@ def _installed(name: str) -> bool:
     return True
 
 
-def _gpu(_: Project) -> Finding:
+def _check_gpu(_: Project) -> Finding:
     command = ["nvidia-smi", "--query-gpu=name,memory.total,memory.free", "--format=csv,noheader"]
     output, error = query_nvidia_smi(command)
     if error:
@@ -94,14 +115,14 @@ def _gpu(_: Project) -> Finding:
     return Finding("GPU", "ok", "; ".join(output.splitlines()) or "none; everything runs on the CPU")
 
 
-def _compute(_: Project) -> Finding:
-    """The type that models compute in, as a worker on this machine would choose it."""
+def _check_compute(_: Project) -> Finding:
+    """Check the type that models compute in, as a worker on this machine would choose it."""
     environment = worker_environment() | ({} if visible_gpus() else {"CUDA_VISIBLE_DEVICES": ""})
     try:
         answer = compute_setting.ask_compute(measure=True, environment=environment)
     except UserError as error:
-        wrong, _dot, fix = str(error).partition(". ")
-        return Finding("compute", "problem", wrong, fix, {"dtype": None, "gflops": {}})
+        problem, _separator, fix = str(error).partition(". ")
+        return Finding("compute", "problem", problem, fix, {"dtype": None, "gflops": {}})
     dtype, gflops = answer["dtype"], {name: round(speed, 1) for name, speed in answer["gflops"].items()}
     speeds = ", ".join(f"{name} {speed:.0f} GFLOP/s" for name, speed in gflops.items())
     seen = f"{dtype} on {answer['device']}, because {answer['reason']}; measured: {speeds}"
@@ -109,23 +130,23 @@ def _compute(_: Project) -> Finding:
     fastest = max(gflops, key=lambda name: gflops[name])
     if gflops[fastest] < MUCH_FASTER * gflops[dtype]:
         return Finding("compute", "ok", seen, facts=facts)
-    forced = compute_setting.requested_dtype() != "auto"
-    fix = f"unset {compute_setting.CHOICE}" if forced else f"try {compute_setting.CHOICE}={fastest}"
+    is_requested = compute_setting.requested_dtype() != "auto"
+    fix = f"unset {compute_setting.CHOICE}" if is_requested else f"try {compute_setting.CHOICE}={fastest}"
     return Finding("compute", "warning", seen, f"{fix}: {fastest} is much faster here", facts)
 
 
-def _launcher(_: Project) -> Finding:
+def _check_launcher(_: Project) -> Finding:
     try:
         launcher_for("adapter", DeviceNeed())
     except UserError as error:
         return Finding("launcher", "problem", str(error), "choose a launcher from docs/deploy.md")
-    chosen = os.environ.get(LAUNCHER) or "local"
-    if chosen == "ray" and not _installed("ray"):
+    name = os.environ.get(LAUNCHER) or "local"
+    if name == "ray" and not _is_installed("ray"):
         return Finding("launcher", "problem", "ray is not installed", "pip install 'ft-pipeline[ray]'")
-    return Finding("launcher", "ok", chosen)
+    return Finding("launcher", "ok", name)
 
 
-def _memory(_: Project) -> Finding:
+def _check_memory(_: Project) -> Finding:
     free = psutil.virtual_memory().available / 1e9
     seen = f"{free:.1f} GB free, {os.cpu_count()} cores"
     if free < NEEDED_MEMORY_GB:
@@ -135,7 +156,7 @@ def _memory(_: Project) -> Finding:
     return Finding("memory", "ok", seen)
 
 
-def _disk(project: Project) -> Finding:
+def _check_disk(project: Project) -> Finding:
     free = shutil.disk_usage(project.root).free / 1e9
     if free < NEEDED_DISK_GB:
         return Finding(
@@ -144,7 +165,7 @@ def _disk(project: Project) -> Finding:
     return Finding("disk", "ok", f"{free:.1f} GB free in {project.root}")
 
 
-def _embedded_model(_: Project) -> Finding:
+def _check_embedded_model(_: Project) -> Finding:
     from ft_pipeline.models.base_model import find_embedded
 
     try:
@@ -154,7 +175,7 @@ def _embedded_model(_: Project) -> Finding:
     return Finding("embedded model", "ok", f"{model.name}, {model.stat().st_size / 1e6:.0f} MB")
 
 
-def _settings(project: Project) -> Finding:
+def _check_settings(project: Project) -> Finding:
     try:
         settings = project.settings
     except UserError as error:
@@ -162,20 +183,20 @@ def _settings(project: Project) -> Finding:
     return Finding("project.yaml", "ok", settings.name)
 
 
-def _experiments(project: Project) -> Finding:
-    broken = []
+def _check_experiments(project: Project) -> Finding:
+    problems = []
     for name in project.experiment_names():
         try:
             project.experiment(name)
         except UserError as error:
-            broken.append(str(error))
-    broken += project.misnamed().values()
-    if broken:
-        return Finding("experiments", "problem", broken[0], "correct the line; the other experiments still run")
+            problems.append(str(error))
+    problems += project.misnamed_files().values()
+    if problems:
+        return Finding("experiments", "problem", problems[0], "correct the line; the other experiments still run")
     return Finding("experiments", "ok", ", ".join(project.experiment_names()) or "none")
 
 
-def _instance(project: Project) -> Finding:
+def _check_instance(project: Project) -> Finding:
     if not (project.dagster_home / "dagster.yaml").is_file():
         return Finding(
             "Dagster instance",
@@ -186,10 +207,10 @@ def _instance(project: Project) -> Finding:
     return Finding("Dagster instance", "ok", str(project.dagster_home))
 
 
-def _port(_: Project) -> Finding:
+def _check_port(_: Project) -> Finding:
     with socket.socket() as probe:
-        taken = probe.connect_ex(("127.0.0.1", UI_PORT)) == 0
-    if taken:
+        is_taken = probe.connect_ex(("127.0.0.1", UI_PORT)) == 0
+    if is_taken:
         return Finding(
             "port", "warning", f"{UI_PORT} is taken", f"unless the UI is running already: `ft ui --port {UI_PORT + 1}`"
         )

@@ -1,4 +1,4 @@
-"""The only exception that users see, and the first line of any other."""
+"""The only exception that users see, and the first line of the message of any other."""
 
 
 class UserError(Exception):
@@ -9,5 +9,5 @@ class UserError(Exception):
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an exception's message, or its class name if the message is empty."""
+    """Return the first line of an exception's message, or its class name if the message is empty."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)

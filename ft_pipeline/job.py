@@ -24,7 +24,7 @@ class Rank:
     number: int = 0
     count: int = 1
     meeting: Path | None = None
-    """A file through which the processes find each other."""
+    """A file through which the processes find each other. None for a single process."""
     sharded: bool = False
     """Whether the weights are also divided among the processes (FSDP2), or each process has all of them (DDP)."""
     reshard: bool = True
@@ -49,7 +49,7 @@ class Job:
     """`cpu` or `cuda:N`, leased by the supervisor."""
     report: Reporter
     handling: dict[str, Any] = field(default_factory=dict)
-    """Settings that change no result: rates, budgets, prices."""
+    """Settings that do not affect the result: rates, budgets, prices."""
     shared: Path | None = None
-    """Folder that is kept for every job of the store, for the paid answers of teachers. None: there is only `work`."""
+    """Folder that all jobs of the store share, for the paid answers of teachers. None: there is only `work`."""
     rank: Rank = Rank()

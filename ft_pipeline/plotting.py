@@ -7,10 +7,18 @@ from typing import Any
 
 BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#6B6B6B"
 """Okabe and Ito's palette: distinguishable with any color vision, and in gray."""
-KINDS = {"base": GREY, "prompt": ORANGE, "adapter": GREEN, "merged": BLUE, "champion": PURPLE, "teacher": "#E69F00"}
+KIND_COLORS = {
+    "base": GREY,
+    "prompt": ORANGE,
+    "adapter": GREEN,
+    "merged": BLUE,
+    "champion": PURPLE,
+    "teacher": "#E69F00",
+}
 """The color of a row of the comparison, by its kind."""
 
-_PARTS = (BLUE, ORANGE, GREEN, PURPLE, GREY)
+_PART_COLORS = (BLUE, ORANGE, GREEN, PURPLE, GREY)
+"""Colors of the parts of a bar, in turn."""
 _STYLE: dict[str, Any] = {
     "font.size": 9,
     "axes.titlesize": 10,
@@ -27,7 +35,7 @@ _STYLE: dict[str, Any] = {
 
 
 def histogram(lengths: Sequence[int], bins: int = 24) -> tuple[list[float], list[int]]:
-    """(edges, counts) of whole numbers, in at most `bins` bins."""
+    """Return (edges, counts) of whole numbers, in at most `bins` bins."""
     import numpy as np
 
     if not lengths:
@@ -37,7 +45,7 @@ def histogram(lengths: Sequence[int], bins: int = 24) -> tuple[list[float], list
 
 
 def length_histogram(edges: Sequence[float], counts: Sequence[int], title: str, unit: str = "tokens") -> bytes:
-    """A histogram of given counts: `counts[i]` rows have between `edges[i]` and `edges[i + 1]` of `unit`."""
+    """Return a histogram of counts: `counts[i]` rows have between `edges[i]` and `edges[i + 1]` of `unit`."""
 
     def draw(axes: Any) -> None:
         widths = [right - left for left, right in itertools.pairwise(edges)]
@@ -45,13 +53,16 @@ def length_histogram(edges: Sequence[float], counts: Sequence[int], title: str, 
         axes.set(title=title, xlabel=unit, ylabel="rows")
         axes.grid(axis="x", visible=False)
 
-    return _png(draw, 6.0, 2.8)
+    return _draw_one(draw, 6.0, 2.8)
 
 
 def loss_curve(
     steps: Sequence[int], losses: Sequence[float], eval_steps: Sequence[int], eval_losses: Sequence[float]
 ) -> bytes:
-    """Training loss per logged step and held-out loss, with its lowest point marked, in nats per trained token."""
+    """Return a plot of the training loss per logged step and of the held-out loss, whose lowest point is marked.
+
+    Losses are in nats per trained token.
+    """
 
     def draw(axes: Any) -> None:
         axes.plot(steps, losses, color=BLUE, linewidth=1.2, label="training")
@@ -69,17 +80,17 @@ def loss_curve(
         axes.set(title="Loss", xlabel="step", ylabel="nats per trained token")
         axes.legend()
 
-    return _png(draw, 6.0, 3.2)
+    return _draw_one(draw, 6.0, 3.2)
 
 
 def memory_bar(parts: Mapping[str, float], gpu_gb: float | None) -> bytes:
-    """One bar of the parts (bytes), with a line at the GPU's memory (GB, 1 GB = 10^9 bytes) if it is given."""
+    """Return one bar of the parts (bytes), with a line at the GPU's memory (GB, 1 GB = 10^9 bytes) if it is given."""
 
     def draw(axes: Any) -> None:
         left = 0.0
         for number, (name, size) in enumerate(parts.items()):
             gigabytes = size / 1e9
-            color = _PARTS[number % len(_PARTS)]
+            color = _PART_COLORS[number % len(_PART_COLORS)]
             axes.barh([0], [gigabytes], left=left, color=color, label=f"{name} {gigabytes:.2f}", edgecolor="white")
             left += gigabytes
         if gpu_gb:
@@ -88,7 +99,7 @@ def memory_bar(parts: Mapping[str, float], gpu_gb: float | None) -> bytes:
         axes.grid(axis="y", visible=False)
         axes.figure.legend(loc="outside lower center", ncols=3)
 
-    return _png(draw, 6.0, 1.8)
+    return _draw_one(draw, 6.0, 1.8)
 
 
 def draw_intervals(
@@ -98,32 +109,35 @@ def draw_intervals(
     kinds: Sequence[str],
     label: str,
 ) -> None:
-    """A dot per name in its interval, the first name on top, with colors by kind. intervals: (low, value, high)."""
-    for place, ((low, value, high), kind) in enumerate(zip(intervals, kinds, strict=True)):
-        color = KINDS.get(kind, GREY)
-        axes.plot([low, high], [place, place], color=color, linewidth=2.5, solid_capstyle="butt")
-        axes.plot(value, place, "o", color=color, markersize=6)
+    """Draw a dot per name in its interval, the first name on top, with colors by kind.
+
+    intervals: (low, value, high).
+    """
+    for position, ((low, value, high), kind) in enumerate(zip(intervals, kinds, strict=True)):
+        color = KIND_COLORS.get(kind, GREY)
+        axes.plot([low, high], [position, position], color=color, linewidth=2.5, solid_capstyle="butt")
+        axes.plot(value, position, "o", color=color, markersize=6)
     axes.set(title=label, yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.4, -0.6))
     axes.grid(axis="y", visible=False)
 
 
 def panels(draws: Sequence[Callable[[Any], None]], width: float, height: float) -> bytes:
-    """Several drawings side by side, `width` × `height` inches each, two in a row."""
+    """Return several drawings side by side, `width` × `height` inches each, two in a row."""
     columns = min(2, len(draws))
-    lines = -(-len(draws) // columns)
+    rows = -(-len(draws) // columns)
     from matplotlib import rc_context
 
     with rc_context(_STYLE):
-        figure = _figure(columns * width, lines * height)
-        grid = figure.subplots(lines, columns, squeeze=False).flatten()
+        figure = _figure(columns * width, rows * height)
+        grid = figure.subplots(rows, columns, squeeze=False).flatten()
         for axes, draw in zip(grid, draws, strict=False):
             draw(axes)
         for axes in grid[len(draws) :]:
             axes.set_axis_off()
-        return _bytes(figure)
+        return _to_png(figure)
 
 
-def _png(draw: Callable[[Any], None], width: float, height: float) -> bytes:
+def _draw_one(draw: Callable[[Any], None], width: float, height: float) -> bytes:
     return panels([draw], width, height)
 
 
@@ -133,14 +147,14 @@ def _figure(width: float, height: float) -> Any:
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def _bytes(figure: Any) -> bytes:
-    """The figure as PNG with at most 64 colors: no visible difference, a third of the size."""
+def _to_png(figure: Any) -> bytes:
+    """Return the figure as PNG with at most 64 colors: no visible difference, a third of the size."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from PIL import Image
 
-    full = io.BytesIO()
+    all_colors = io.BytesIO()
     FigureCanvasAgg(figure)
-    figure.savefig(full, format="png", dpi=110)
-    small = io.BytesIO()
-    Image.open(full).convert("RGB").quantize(64).save(small, format="png", optimize=True)
-    return small.getvalue()
+    figure.savefig(all_colors, format="png", dpi=110)
+    few_colors = io.BytesIO()
+    Image.open(all_colors).convert("RGB").quantize(64).save(few_colors, format="png", optimize=True)
+    return few_colors.getvalue()

@@ -25,7 +25,10 @@ class Project:
 
     @classmethod
     def find(cls, root: str | Path | None = None) -> "Project":
-        """The project in `root`, else in `FT_PROJECT`, else in the current folder. UserError without project.yaml."""
+        """Return the project in `root`, else in `FT_PROJECT`, else in the current folder.
+
+        UserError if the folder has no project.yaml.
+        """
         folder = Path(root or os.environ.get("FT_PROJECT") or ".").resolve()
         if not (folder / "project.yaml").is_file():
             raise UserError(
@@ -35,86 +38,81 @@ class Project:
 
     @cached_property
     def settings(self) -> ProjectSettings:
+        """The settings in project.yaml. UserError if it is broken."""
         return read_settings(self.root / "project.yaml", ProjectSettings)
 
     @property
     def store(self) -> Path:
+        """The folder of the store."""
         return self.root / "data" / "store"
 
     @property
     def dagster_home(self) -> Path:
         return self.root / "dagster_home"
 
-    def raw(self, data_format: str) -> Path:
+    def raw_folder(self, data_format: str) -> Path:
+        """Return the folder of the user's raw files of a format."""
         return self.root / "data" / "raw" / data_format
 
     def experiment_names(self) -> list[str]:
-        """All partition keys, sorted: each experiment, broken ones included, and its sweep members
+        """Return all partition keys, sorted: each experiment, broken ones included, and its sweep members
         (settings/sweep.py)."""
-        return sorted(name for stem in self._stems() for name in self.series(stem))
+        return sorted(name for owner in self._owner_names() for name in self.with_sweep_members(owner))
 
-    def series(self, name: str) -> list[str]:
-        """The experiment and its sweep members; only the experiment if its YAML is broken or missing."""
+    def with_sweep_members(self, name: str) -> list[str]:
+        """Return the experiment and its sweep members; only the experiment if its YAML is broken or missing."""
         try:
             return [name, *sweep_members(name, self.experiment(name))]
         except UserError:
             return [name]
 
     def experiment(self, name: str) -> ExperimentSettings:
-        """The settings of one experiment or sweep member. UserError if it does not exist, or its YAML is broken."""
+        """Return the settings of an experiment or sweep member. UserError if it is missing or its YAML is broken."""
         owner = sweep_owner(name)
-        if owner in self._stems():
+        if owner in self._owner_names():
             settings = read_settings(self.root / "experiments" / f"{owner}.yaml", ExperimentSettings)
             experiments = {owner: settings, **sweep_members(owner, settings)}
             if name in experiments:
                 return experiments[name]
         raise UserError(f"there is no experiment {name!r}; known: {', '.join(self.experiment_names()) or 'none'}")
 
-    def misnamed(self) -> dict[str, str]:
-        """File name → what is wrong with it, for YAML files that are not experiments because of their names."""
-        wrong = "not a valid name. Rename the file to NAME.yaml; NAME has 1 to 63 lowercase letters, digits, - or _"
-        named = self._stems()
+    def misnamed_files(self) -> dict[str, str]:
+        """Return file name → message, for YAML files that are not experiments because of their names."""
+        problem = "not a valid name. Rename the file to NAME.yaml; NAME has 1 to 63 lowercase letters, digits, - or _"
+        owners = self._owner_names()
         return {
-            path.name: f"{path.name}: {wrong}"
+            path.name: f"{path.name}: {problem}"
             for path in sorted((self.root / "experiments").glob("*.y*ml"))
-            if path.suffix == ".yml" or (path.suffix == ".yaml" and path.stem not in named)
+            if path.suffix == ".yml" or (path.suffix == ".yaml" and path.stem not in owners)
         }
 
-    def _stems(self) -> list[str]:
-        """Names of the files experiments/*.yaml, without suffix, that can be names of experiments."""
+    def _owner_names(self) -> list[str]:
+        """Return the names of experiments without their sweep members: one for each file experiments/NAME.yaml."""
         return [path.stem for path in (self.root / "experiments").glob("*.yaml") if re.match(NAME_PATTERN, path.stem)]
 
-    def stages(self, name: str) -> list[tuple[str, ExperimentSettings]]:
-        """(name, settings) of the experiments that it starts from, in training order, then of the experiment itself.
+    def training_chain(self, name: str) -> list[tuple[str, ExperimentSettings]]:
+        """Return (name, settings) of the experiments that an experiment starts from, in training order, and of itself.
 
         UserError if one is missing or broken, if `start_from` forms a cycle, or if their base models differ.
         """
         chain = [(name, self.experiment(name))]
-        while (before := chain[0][1].start_from) is not None:
-            if before in (names := [phase for phase, _ in chain]):
-                cycle = " → ".join([before, *names])
-                raise UserError(f"{chain[0][0]}.yaml: start_from forms a cycle: {cycle}. Remove one of its links.")
+        while (previous := chain[0][1].start_from) is not None:
+            names = [phase for phase, _ in chain]
+            if previous in names:
+                cycle = " → ".join([previous, *names])
+                raise UserError(f"{names[0]}.yaml: start_from forms a cycle: {cycle}. Remove one of its links.")
             try:
-                chain.insert(0, (before, self.experiment(before)))
+                chain.insert(0, (previous, self.experiment(previous)))
             except UserError as error:
-                raise UserError(f"{chain[0][0]}.yaml: start_from: {error}") from error
-        last = chain[-1][1]
-        for phase, settings in chain[:-1]:
-            if settings.technique == "prompt_tuning":
-                raise UserError(
-                    f"{name}.yaml: start_from: {phase} trains only a prompt, so there is no model to continue from. "
-                    "Choose another experiment."
-                )
-        for phase, settings in chain:
-            if (settings.base_model, settings.revision) != (last.base_model, last.revision):
-                raise UserError(
-                    f"{name}.yaml: base_model is {last.base_model!r}, but {phase}, which it starts from, has "
-                    f"{settings.base_model!r}. Use the same base_model and revision."
-                )
+                raise UserError(f"{names[0]}.yaml: start_from: {error}") from error
+        _require_one_model(chain)
         return chain
 
-    def inside(self, relative: str) -> Path:
-        """A path from the settings, resolved. UserError if it is outside the project folder or does not exist."""
+    def resolve_path(self, relative: str) -> Path:
+        """Return the absolute path of a file or folder that the settings name.
+
+        UserError if it is outside the project folder or does not exist.
+        """
         path = (self.root / relative).resolve()
         if not path.is_relative_to(self.root):
             raise UserError(f"{relative!r} is outside the project folder. Copy the file into {self.root / 'data'}.")
@@ -123,8 +121,25 @@ class Project:
         return path
 
 
-def records_elsewhere(dagster_home: Path) -> bool:
-    """Whether dagster.yaml sets a separate database (PostgreSQL) for Dagster's records.
+def _require_one_model(chain: list[tuple[str, ExperimentSettings]]) -> None:
+    """Raise UserError if the last phase of a chain cannot continue from the model of an earlier phase."""
+    last_name, last = chain[-1]
+    for name, settings in chain[:-1]:
+        if settings.technique == "prompt_tuning":
+            raise UserError(
+                f"{last_name}.yaml: start_from: {name} trains only a prompt, so there is no model to continue from. "
+                "Choose another experiment."
+            )
+    for name, settings in chain:
+        if (settings.base_model, settings.revision) != (last.base_model, last.revision):
+            raise UserError(
+                f"{last_name}.yaml: base_model is {last.base_model!r}, but {name}, which it starts from, has "
+                f"{settings.base_model!r}. Use the same base_model and revision."
+            )
+
+
+def has_separate_database(dagster_home: Path) -> bool:
+    """Return whether dagster.yaml sets a separate database (PostgreSQL) for Dagster's records.
 
     True if dagster.yaml cannot be read, since it may set one.
     """
@@ -137,7 +152,7 @@ def records_elsewhere(dagster_home: Path) -> bool:
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """The objects of a JSONL file that the settings name. UserError for the first line that is not an object."""
+    """Return the objects of a JSONL file that the settings name. UserError for the first line that is not an object."""
     rows = []
     for number, line in enumerate(path.read_bytes().splitlines(), start=1):
         if not line.strip():

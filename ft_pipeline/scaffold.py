@@ -7,8 +7,10 @@ from pathlib import Path
 from ft_pipeline.errors import UserError
 from ft_pipeline.tables.formats.registry import FORMATS
 
-EXAMPLE = ("project.yaml", "experiments", "data/README.md", "data/raw", "data/general")
-SETTINGS = ("workspace.yaml", "dagster_home/dagster.yaml", "schemas")
+EXAMPLE_FILES = ("project.yaml", "experiments", "data/README.md", "data/raw", "data/general")
+"""Files and folders that a project with the worked example gets. Without it, a project gets only data/general."""
+PROJECT_FILES = ("workspace.yaml", "dagster_home/dagster.yaml", "schemas")
+"""Files and folders that every project gets."""
 
 PROJECT_YAML = """\
 # yaml-language-server: $schema=schemas/project.json
@@ -32,8 +34,8 @@ technique: {technique}
 """
 
 
-def home() -> Path:
-    """The folder of the worked example: next to the package in a checkout, inside it in a wheel."""
+def example_folder() -> Path:
+    """Return the folder of the worked example: the checkout that contains the package, or a folder of the wheel."""
     packaged = Path(str(resources.files("ft_pipeline"))) / "example"
     return packaged if packaged.is_dir() else packaged.parent.parent
 
@@ -43,8 +45,8 @@ def create(target: Path, example: bool) -> Path:
     target = target.resolve()
     if target.exists() and any(target.iterdir()):
         raise UserError(f"{target} is not empty; name a new folder")
-    for item in (*SETTINGS, *(EXAMPLE if example else ("data/general",))):
-        _copy(home() / item, target / item)
+    for item in (*PROJECT_FILES, *(EXAMPLE_FILES if example else ("data/general",))):
+        _copy(example_folder() / item, target / item)
     for data_format in FORMATS:
         (target / "data" / "raw" / data_format).mkdir(parents=True, exist_ok=True)
     if not example:

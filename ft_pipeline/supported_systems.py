@@ -5,12 +5,12 @@ It needs POSIX: `fork`, process groups, file locks and signals (execution/worker
 
 import sys
 
-NO_WINDOWS = "Windows is not supported natively. Run it in WSL 2 or in Docker (docs/deploy.md)."
+WINDOWS_MESSAGE = "Windows is not supported natively. Run it in WSL 2 or in Docker (docs/deploy.md)."
 
 
-def refusal() -> str | None:
-    """Why this package does not run on this system, and what to do; None if it runs.
+def unsupported_system_message() -> str | None:
+    """Return why this package does not run on this system, and what to do; None if it runs.
 
     Entry points call this before they import modules that only POSIX has.
     """
-    return NO_WINDOWS if sys.platform == "win32" else None
+    return WINDOWS_MESSAGE if sys.platform == "win32" else None

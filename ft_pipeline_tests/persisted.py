@@ -26,7 +26,7 @@ from ft_pipeline.store.artifact_redaction import Redaction
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.asset_pointers import AssetPointers, Pointer
 from ft_pipeline.store.manifest import FileEntry
-from ft_pipeline.store.sql_views import view_parts
+from ft_pipeline.store.sql_views import view_files
 from ft_pipeline.tables.reason_codes import FILE_CODES, ROW_CODES
 from ft_pipeline_tests.evaluation.recorded import PROJECTS, comparison_of
 
@@ -108,7 +108,7 @@ def _built_tables(definitions: dg.Definitions, project: Project) -> dict[str, An
     artifacts = {pointer.asset: store.require(pointer.kind, pointer.fingerprint) for pointer in pointers}
     return {
         "artifacts": {asset: _described(artifact) for asset, artifact in artifacts.items()},
-        "views": sorted(view_parts(store)),
+        "views": sorted(view_files(store)),
     }
 
 

@@ -74,7 +74,7 @@ def test_the_graph_flows_from_sources_to_release(definitions: dg.Definitions) ->
 def test_the_partitions_are_the_shipped_experiments(definitions: dg.Definitions) -> None:
     partitions = {spec.partitions_def for spec in specs(definitions).values() if spec.partitions_def}
     assert len(partitions) == 1
-    shipped = [path.stem for path in (scaffold.home() / "experiments").glob("*.yaml")]
+    shipped = [path.stem for path in (scaffold.example_folder() / "experiments").glob("*.yaml")]
     assert partitions.pop().get_partition_keys() == sorted(shipped)
     assert {"lora", "qlora", "full"} <= set(shipped)
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from ft_pipeline.settings.experiment import ExperimentSettings
-from ft_pipeline.settings.learning_rates import USUAL, resolved, usual_learning_rate
+from ft_pipeline.settings.learning_rates import BASE_RATES, default_learning_rate, with_learning_rate
 from ft_pipeline.settings.training import TrainingSettings
 
 SMALL, LARGE = 134_515_008, 1_711_376_384
@@ -30,18 +30,20 @@ SMALL, LARGE = 134_515_008, 1_711_376_384
 def test_the_learning_rate_follows_technique_objective_and_size(
     technique: Any, objective: Any, params: int, rate: float
 ) -> None:
-    assert usual_learning_rate(technique, objective, params) == pytest.approx(rate, rel=1e-12)
+    assert default_learning_rate(technique, objective, params) == pytest.approx(rate, rel=1e-12)
     settings = ExperimentSettings.model_validate({"technique": technique, "objective": objective})
     assert settings.training.learning_rate is None
-    assert resolved(settings, params).training.learning_rate == usual_learning_rate(technique, objective, params)
+    assert with_learning_rate(settings, params).training.learning_rate == default_learning_rate(
+        technique, objective, params
+    )
 
 
 def test_an_explicit_learning_rate_is_used_for_any_model_size() -> None:
     settings = ExperimentSettings.model_validate({"technique": "full", "training": {"learning_rate": 0.5}})
-    assert resolved(settings, LARGE) == settings
+    assert with_learning_rate(settings, LARGE) == settings
 
 
 def test_the_description_of_the_setting_names_every_usual_rate() -> None:
     description = str(TrainingSettings.model_fields["learning_rate"].description)
-    for rate in USUAL.values():
+    for rate in BASE_RATES.values():
         assert f"{rate:.0e}".replace("e-0", "e-") in description

@@ -6,7 +6,7 @@ import pytest
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.project import Project, read_jsonl
-from ft_pipeline.scaffold import home
+from ft_pipeline.scaffold import example_folder
 from ft_pipeline.settings.experiment import ExperimentSettings
 from ft_pipeline.settings.project import ProjectSettings, RetrainingSettings
 from ft_pipeline.settings.training import TrainingSettings
@@ -129,7 +129,7 @@ def test_conflicting_settings_are_refused(tmp_path: Path, text: str, expected: l
 
 def test_phases_are_listed_in_training_order(tmp_path: Path) -> None:
     texts = {"c": "objective: cpt\n", "s": "start_from: c\n", "d": "objective: dpo\nstart_from: s\n"}
-    assert [name for name, _ in project_of(tmp_path, **texts).stages("d")] == ["c", "s", "d"]
+    assert [name for name, _ in project_of(tmp_path, **texts).training_chain("d")] == ["c", "s", "d"]
 
 
 @pytest.mark.parametrize(
@@ -145,15 +145,15 @@ def test_phases_are_listed_in_training_order(tmp_path: Path) -> None:
 )
 def test_an_invalid_start_from_is_refused(tmp_path: Path, texts: dict[str, str], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        project_of(tmp_path, **texts).stages("a")
+        project_of(tmp_path, **texts).training_chain("a")
 
 
 def test_an_experiment_file_with_an_invalid_name_is_reported(tmp_path: Path) -> None:
     project = project_of(tmp_path, lora="technique: lora\n", **{"My Model": "technique: lora\n", "ümlaut": ""})
     (tmp_path / "experiments" / "late.yml").write_text("technique: lora\n")
     assert project.experiment_names() == ["lora"]
-    assert list(project.misnamed()) == ["My Model.yaml", "late.yml", "ümlaut.yaml"]
-    assert all("Rename the file" in error for error in project.misnamed().values())
+    assert list(project.misnamed_files()) == ["My Model.yaml", "late.yml", "ümlaut.yaml"]
+    assert all("Rename the file" in error for error in project.misnamed_files().values())
 
 
 def test_an_experiment_needs_only_three_lines(tmp_path: Path) -> None:
@@ -184,7 +184,7 @@ def test_a_path_outside_the_project_is_refused(tmp_path: Path) -> None:
     (tmp_path / "shop").mkdir()
     (tmp_path / "secret.jsonl").write_text("{}\n")
     with pytest.raises(UserError, match="is outside the project folder"):
-        Project(tmp_path / "shop").inside("../secret.jsonl")
+        Project(tmp_path / "shop").resolve_path("../secret.jsonl")
 
 
 def test_a_broken_line_of_the_general_suite_is_named(tmp_path: Path) -> None:
@@ -212,7 +212,9 @@ def test_an_unknown_time_zone_is_refused() -> None:
 
 def test_the_experiments_with_and_without_a_teacher_differ_only_in_weights() -> None:
     with_teacher, without = (
-        read_settings(home() / "experiments" / f"{name}.yaml", ExperimentSettings).model_dump(exclude={"description"})
+        read_settings(example_folder() / "experiments" / f"{name}.yaml", ExperimentSettings).model_dump(
+            exclude={"description"}
+        )
         for name in ("qlora", "qlora_human")
     )
     assert with_teacher["data"]["weights"]["distilled"] > 0

@@ -6,7 +6,7 @@ import pytest
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.settings.experiment import ExperimentSettings
-from ft_pipeline.settings.sweep import is_sweep_member, share_of, sweep_members, sweep_owner
+from ft_pipeline.settings.sweep import is_sweep_member, learning_curve_share, sweep_members, sweep_owner
 from ft_pipeline_tests.projects import project_of
 
 SWEEP = "technique: lora\ntraining: {seed: 7}\nseeds: 3\nlearning_curve: [0.5, 0.25]\n"
@@ -16,11 +16,11 @@ def test_each_seed_and_share_is_a_separate_experiment(tmp_path: Path) -> None:
     project = project_of(tmp_path, lora=SWEEP, other="technique: lora\nretrain: true\nseeds: 2\n")
     members = ["lora", "lora.at25", "lora.at50", "lora.seed1", "lora.seed2"]
     assert project.experiment_names() == [*members, "other", "other.seed1"]
-    assert sorted(project.series("lora")) == members
+    assert sorted(project.with_sweep_members("lora")) == members
     assert [project.experiment(name).training.seed for name in members] == [7, 7, 7, 8, 9]
     assert [project.experiment(name).data.share for name in members] == [1, 0.25, 0.5, 1, 1]
     assert project.experiment("other").retrain and not project.experiment("other.seed1").retrain
-    assert [name for name, _ in project.stages("lora.seed1")] == ["lora.seed1"]
+    assert [name for name, _ in project.training_chain("lora.seed1")] == ["lora.seed1"]
 
 
 def test_a_sweep_member_differs_only_in_its_seed_or_share() -> None:
@@ -36,7 +36,7 @@ def test_a_sweep_member_differs_only_in_its_seed_or_share() -> None:
 def test_the_name_of_a_sweep_member_gives_owner_and_share() -> None:
     assert [sweep_owner(name) for name in ("lora", "lora.seed1", "my-lora.at50")] == ["lora", "lora", "my-lora"]
     assert [is_sweep_member(name) for name in ("lora", "lora.seed1")] == [False, True]
-    assert [share_of(name) for name in ("lora", "lora.seed1", "lora.at5")] == [None, None, 0.05]
+    assert [learning_curve_share(name) for name in ("lora", "lora.seed1", "lora.at5")] == [None, None, 0.05]
 
 
 def test_an_invalid_experiment_has_no_sweep_members(tmp_path: Path) -> None:

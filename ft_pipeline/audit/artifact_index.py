@@ -7,15 +7,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ft_pipeline.audit.findings import Code, Finding
+from ft_pipeline.audit.findings import Finding, FindingCode
 from ft_pipeline.release.champion import ChampionRecord, history
-from ft_pipeline.store.artifacts import SHORT
+from ft_pipeline.store.artifacts import NAME_DIGITS
 from ft_pipeline.store.asset_pointers import AssetPointers, Pointer
 from ft_pipeline.store.hashing import sha256_of_file
-from ft_pipeline.store.manifest import NAME, BrokenArtifact, manifest_hashes, present_files, read_manifest
+from ft_pipeline.store.manifest import MANIFEST_NAME, BrokenArtifact, expected_files, manifest_hashes, read_manifest
+from ft_pipeline.store.spec import ArtifactReference
 
-SHOWN = 12
-"""Number of digits of a fingerprint that are displayed."""
+SHOWN_DIGITS = 12
+"""Number of digits of a fingerprint or hash that are displayed."""
 
 
 @dataclass(frozen=True)
@@ -41,10 +42,11 @@ class ArtifactNode:
     @property
     def label(self) -> str:
         """The name of the artifact in a finding."""
-        return f"{self.key} {self.fingerprint[:SHOWN]}"
+        return f"{self.key} {self.fingerprint[:SHOWN_DIGITS]}"
 
     @property
     def run(self) -> dict[str, Any]:
+        """The run that made it: experiment, run id, who started it, device and others."""
         run = self.manifest.get("run")
         return run if isinstance(run, dict) else {}
 
@@ -62,8 +64,8 @@ class ArtifactNode:
         return self.manifest.get("summary") or {}
 
     @property
-    def inputs(self) -> dict[str, tuple[str, str]]:
-        """Input name → (kind, fingerprint)."""
+    def inputs(self) -> dict[str, ArtifactReference]:
+        """The artifacts that it was made from, by name."""
         inputs = self.spec.get("inputs") or {}
         return {name: (reference["kind"], reference["fingerprint"]) for name, reference in inputs.items()}
 
@@ -83,7 +85,7 @@ class ArtifactNode:
     @property
     def files(self) -> list[dict[str, Any]]:
         """Entries of the files that should be in the folder now."""
-        return present_files(self.manifest) if self.manifest.get("files") else []
+        return expected_files(self.manifest) if self.manifest.get("files") else []
 
 
 class ArtifactIndex:
@@ -104,22 +106,23 @@ class ArtifactIndex:
         return history(self.root)
 
     @cached_property
-    def users(self) -> dict[tuple[str, str], list[ArtifactNode]]:
-        """(kind, fingerprint) → the artifacts that were made from it, in order of creation."""
-        users: dict[tuple[str, str], list[ArtifactNode]] = defaultdict(list)
+    def consumers(self) -> dict[ArtifactReference, list[ArtifactNode]]:
+        """The artifacts that were made from each artifact, in order of creation."""
+        consumers: dict[ArtifactReference, list[ArtifactNode]] = defaultdict(list)
         for node in self.all():
             for reference in dict.fromkeys(node.inputs.values()):
-                users[reference].append(node)
-        return users
+                consumers[reference].append(node)
+        return consumers
 
     def pointer(self, asset: str, experiment: str | None = None) -> Pointer | None:
-        """The pointer to the latest materialization of an asset, or None. Assets of experiments need `experiment`."""
+        """Return the pointer to the latest artifact of an asset, or None. Assets of experiments need `experiment`."""
         pointers = self.pointers
         return next(
             (pointer for pointer in pointers if (pointer.asset, pointer.partition) == (asset, experiment)), None
         )
 
     def kinds(self) -> list[str]:
+        """Return all kinds that are in the store, sorted."""
         return sorted(path.name for path in (self.root / "artifacts").glob("*") if path.is_dir())
 
     def find(self, kind: str, fingerprint: str, manifest_sha256: str | None = None) -> ArtifactNode:
@@ -129,44 +132,41 @@ class ArtifactIndex:
         one with this manifest is preferred, then the one with the fewest problems, then the newest. If there is none,
         the returned node has no path, and its problem is `missing_artifact`.
         """
-        nodes = [self.read(folder, kind) for folder in self.folders(kind).get(fingerprint[:SHORT], [])]
+        nodes = [self.read(folder, kind) for folder in self.folders(kind).get(fingerprint[:NAME_DIGITS], [])]
         nodes = [node for node in nodes if node.fingerprint == fingerprint or not node.manifest]
         if not nodes:
-            gone = ArtifactNode(kind, fingerprint)
-            finding = Finding("missing_artifact", gone.label, "is not in the store: its folder was removed or renamed")
+            label = ArtifactNode(kind, fingerprint).label
+            finding = Finding("missing_artifact", label, "is not in the store: its folder was removed or renamed")
             return ArtifactNode(kind, fingerprint, problems=(finding,))
         newest_first = sorted(nodes, key=lambda node: str(node.manifest.get("created", "")), reverse=True)
         return min(newest_first, key=lambda node: (not node.is_recorded_as(manifest_sha256), len(node.problems)))
 
     def all(self, kind: str | None = None) -> list[ArtifactNode]:
-        """All artifacts, damaged ones included, in order of creation."""
+        """Return all artifacts (of one kind), damaged ones included, in order of creation."""
         kinds = [kind] if kind else self.kinds()
         nodes = [self.read(path, name) for name in kinds for paths in self.folders(name).values() for path in paths]
         return sorted(nodes, key=lambda node: (str(node.manifest.get("created", "")), node.kind))
 
-    def starting_with(self, digits: str) -> list[ArtifactNode]:
-        """The artifacts whose fingerprint starts with `digits`, one per content."""
-        nodes = {
-            (node.kind, node.fingerprint): node
-            for kind in self.kinds()
-            for short, paths in self.folders(kind).items()
-            if short.startswith(digits[:SHORT])
-            for node in (self.read(path, kind) for path in paths)
-            if node.fingerprint.startswith(digits)
-        }
-        return list(nodes.values())
+    def with_fingerprint_prefix(self, digits: str) -> list[ArtifactNode]:
+        """Return the artifacts whose fingerprint starts with `digits`, one per content."""
+        nodes: dict[ArtifactReference, ArtifactNode] = {}
+        for kind in self.kinds():
+            for first_digits, paths in self.folders(kind).items():
+                if first_digits.startswith(digits[:NAME_DIGITS]):
+                    nodes |= {(node.kind, node.fingerprint): node for node in (self.read(path, kind) for path in paths)}
+        return [node for node in nodes.values() if node.fingerprint.startswith(digits)]
 
     def folders(self, kind: str) -> dict[str, list[Path]]:
-        """First digits of the fingerprint → folders of that content."""
+        """Return first digits of the fingerprint → folders of that content."""
         if kind not in self._folders:
             folders: dict[str, list[Path]] = defaultdict(list)
             for path in sorted((self.root / "artifacts" / kind).glob("*/*")):
-                folders[path.name[:SHORT]].append(path)
+                folders[path.name[:NAME_DIGITS]].append(path)
             self._folders[kind] = folders
         return self._folders[kind]
 
     def read(self, folder: Path, kind: str) -> ArtifactNode:
-        """The artifact in a folder. Its problems include those of its manifest."""
+        """Return the artifact in a folder. If its manifest is missing or broken, that is its problem."""
         if folder not in self._nodes:
             self._nodes[folder] = _read(folder, kind)
         return self._nodes[folder]
@@ -177,19 +177,24 @@ def _read(folder: Path, kind: str) -> ArtifactNode:
         manifest = read_manifest(folder)
     except BrokenArtifact as error:
         return _read_broken(folder, kind, str(error))
-    return ArtifactNode(manifest["kind"], manifest["fingerprint"], folder, manifest, sha256_of_file(folder / NAME))
+    return ArtifactNode(
+        manifest["kind"], manifest["fingerprint"], folder, manifest, sha256_of_file(folder / MANIFEST_NAME)
+    )
 
 
 def _read_broken(folder: Path, kind: str, why: str) -> ArtifactNode:
-    """An artifact with as much of its broken manifest as can be read, so that the walk continues to its inputs."""
-    path = folder / NAME
+    """Return an artifact with as much of its broken manifest as can be read, so that the walk continues to its inputs.
+
+    why: what is wrong with the manifest.
+    """
+    path = folder / MANIFEST_NAME
     try:
         manifest = json.loads(path.read_bytes())
         fingerprint = manifest["fingerprint"]
         node = ArtifactNode(kind, str(fingerprint), folder, manifest, sha256_of_file(path))
-        _ = (node.label, node.inputs, node.files[:1], node.code_version)
+        _ = (node.label, node.inputs, node.files[:1], node.code_version)  # fail here if the manifest lacks one of them
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         node = ArtifactNode(kind, folder.name, folder)
-    code: Code = "edited_manifest" if path.is_file() else "missing_manifest"
+    code: FindingCode = "edited_manifest" if path.is_file() else "missing_manifest"
     finding = Finding(code, node.label, f"{why} (in {folder.parent.name}/{folder.name})")
     return ArtifactNode(kind, node.fingerprint, folder, node.manifest, node.manifest_sha256, (finding,))

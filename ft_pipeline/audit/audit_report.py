@@ -7,19 +7,20 @@ from typing import Any
 from ft_pipeline.audit.artifact_index import ArtifactIndex, ArtifactNode
 from ft_pipeline.audit.chain import Chain, raw_files
 from ft_pipeline.audit.findings import Finding
-from ft_pipeline.store.artifact_redaction import redactions
+from ft_pipeline.store.artifact_redaction import read_redactions
 
 
 @dataclass(frozen=True)
 class VerificationResult:
-    """Result of `ft audit --verify`. `checked` is False if nothing was hashed again."""
+    """Result of `ft audit --verify`."""
 
     checked: bool = False
+    """False if nothing was hashed again."""
     problems: Sequence[Finding] = ()
     notes: Sequence[str] = ()
     """What could not be compared with another record, for example because Dagster's database is gone."""
     counted: Mapping[str, int] = field(default_factory=dict)
-    """Counts of what was read: artifacts, files, bytes, raw files, records, events."""
+    """Numbers of what was read: artifacts, files, bytes, raw files, records, events."""
 
 
 def audit_document(chain: Chain, result: VerificationResult | None = None) -> dict[str, Any]:
@@ -29,8 +30,8 @@ def audit_document(chain: Chain, result: VerificationResult | None = None) -> di
     """
     result = result or VerificationResult()
     findings = list(dict.fromkeys([*chain.problems, *result.problems]))
-    marks = marks_of(chain.index)
-    redacted = [node.label for node in chain.nodes if status(chain, node, marks) == "redacted"]
+    notes = erasure_notes(chain.index)
+    redacted = [node.label for node in chain.nodes if node_status(chain, node, notes) == "redacted"]
     record = chain.subject.record
     return {
         "subject": chain.subject.name,
@@ -38,7 +39,7 @@ def audit_document(chain: Chain, result: VerificationResult | None = None) -> di
             {"role": root.role, "kind": root.kind, "fingerprint": root.fingerprint} for root in chain.subject.roots
         ],
         "record": record.to_json() if record else None,
-        "nodes": [_node(chain, node, marks, result) for node in chain.nodes],
+        "nodes": [_node_document(chain, node, notes, result) for node in chain.nodes],
         "verified": not (findings or redacted) if result.checked else None,
         "redacted": redacted,
         "problems": [str(finding) for finding in findings],
@@ -48,37 +49,41 @@ def audit_document(chain: Chain, result: VerificationResult | None = None) -> di
     }
 
 
-def marks_of(index: ArtifactIndex) -> dict[str, list[str]]:
-    """Fingerprint → notes on erased rows that trained the model, selected its checkpoint or tested it."""
-    marks: dict[str, list[str]] = {}
-    for redaction in redactions(index.root):
+def erasure_notes(index: ArtifactIndex) -> dict[str, list[str]]:
+    """Return fingerprint → notes on erased rows that trained the model, selected its checkpoint or tested it."""
+    notes: dict[str, list[str]] = {}
+    for redaction in read_redactions(index.root):
         for model in redaction.models:
-            mark = f"{model['how']}: a row that was erased on {redaction.when[:10]} (record {redaction.number})"
-            marks.setdefault(model["fingerprint"], []).append(mark)
-    return marks
+            note = f"{model['how']}: a row that was erased on {redaction.when[:10]} (record {redaction.number})"
+            notes.setdefault(model["fingerprint"], []).append(note)
+    return notes
 
 
-def status(
-    chain: Chain, node: ArtifactNode, marks: Mapping[str, list[str]], checked: bool = False, damaged: bool = False
+def node_status(
+    chain: Chain, node: ArtifactNode, notes: Mapping[str, list[str]], checked: bool = False, damaged: bool = False
 ) -> str:
     """Return `missing`, `damaged`, `redacted`, `verified` or `unchecked`.
 
     `redacted`: rows were erased from the artifact, or it used a row that was erased later.
+
+    notes: those of `erasure_notes`. checked: whether its files were hashed again. damaged: whether that found problems.
     """
     if node.path is None:
         return "missing"
     if damaged or node.problems:
         return "damaged"
     raw = raw_files(chain.index, node) if node.kind.startswith("raw_") else []
-    if node.redacted or node.fingerprint in marks or any(file.kept == "redacted" for file in raw):
+    if node.redacted or node.fingerprint in notes or any(file.kept == "redacted" for file in raw):
         return "redacted"
     return "verified" if checked else "unchecked"
 
 
-def _node(
-    chain: Chain, node: ArtifactNode, marks: Mapping[str, list[str]], result: VerificationResult
+def _node_document(
+    chain: Chain, node: ArtifactNode, notes: Mapping[str, list[str]], result: VerificationResult
 ) -> dict[str, Any]:
-    manifest, run = node.manifest, node.run
+    """Return the JSON of one artifact."""
+    manifest, run, inputs = node.manifest, node.run, chain.inputs_of(node)
+    redactions = manifest.get("redactions") or []
     damaged = node.label in {finding.where for finding in result.problems}
     document = {
         "key": node.key,
@@ -98,19 +103,15 @@ def _node(
         "device": {key: run.get(key) for key in ("device", "gpus", "seconds", "peak_rss_bytes")},
         "seeds": manifest.get("seeds"),
         "files": [{key: entry.get(key) for key in ("path", "sha256", "bytes")} for entry in node.files],
-        "inputs": [source.fingerprint for _, source in chain.inputs_of(node)],
-        "inputs_by_name": {name: source.fingerprint for name, source in chain.inputs_of(node)},
+        "inputs": [input_node.fingerprint for _, input_node in inputs],
+        "inputs_by_name": {name: input_node.fingerprint for name, input_node in inputs},
         "path": str(node.path.relative_to(chain.index.root)) if node.path else None,
         "manifest_sha256": node.manifest_sha256,
-        "status": status(chain, node, marks, result.checked, damaged),
-        "redactions": [{key: entry.get(key) for key in ("number", "when", "by")} for entry in _redactions_of(node)],
-        "marks": marks.get(node.fingerprint, []),
+        "status": node_status(chain, node, notes, result.checked, damaged),
+        "redactions": [{key: entry.get(key) for key in ("number", "when", "by")} for entry in redactions],
+        "marks": notes.get(node.fingerprint, []),
         "problems": [str(finding) for finding in node.problems],
     }
     if node.kind.startswith("raw_"):
         document["raw_files"] = [file.to_json() for file in raw_files(chain.index, node)]
     return document
-
-
-def _redactions_of(node: ArtifactNode) -> list[dict[str, Any]]:
-    return node.manifest.get("redactions") or []

@@ -4,7 +4,7 @@ from collections import deque
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ft_pipeline.audit.artifact_index import SHOWN, ArtifactIndex, ArtifactNode
+from ft_pipeline.audit.artifact_index import SHOWN_DIGITS, ArtifactIndex, ArtifactNode
 from ft_pipeline.audit.findings import Finding
 from ft_pipeline.audit.subject import EVIDENCE, AuditSubject
 from ft_pipeline.store.blobs import BlobStore
@@ -20,7 +20,8 @@ class RawFile:
     sha256: str | None
     bytes: int
     kept: str
-    """`copy`, `reference` (too large to copy), `redacted`, `gone`, or `refused` (the snapshot could not take it)."""
+    """How its bytes are stored: `copy`, `reference` (too large to copy), `redacted`, `gone`, or `refused` (the snapshot
+    could not take it)."""
     sidecar: str | None = None
     """SHA-256 of its sidecar (the column mapping)."""
 
@@ -35,50 +36,67 @@ class Chain:
     index: ArtifactIndex
     subject: AuditSubject
     nodes: tuple[ArtifactNode, ...]
-    links: tuple[Finding, ...]
-    """Findings on artifacts whose manifest is not the one that a later artifact recorded."""
+    broken_links: tuple[Finding, ...]
+    """Findings on artifacts whose manifest is not the one that a later artifact, a pointer or a record has recorded."""
     raw_files: tuple[RawFile, ...]
 
     @property
     def problems(self) -> list[Finding]:
         """Problems that the manifests alone show."""
-        return [*(finding for node in self.nodes for finding in node.problems), *self.links]
+        return [*(finding for node in self.nodes for finding in node.problems), *self.broken_links]
 
-    def roots(self) -> list[tuple[str, ArtifactNode]]:
-        """(role, node) of the subject's own artifacts."""
+    def root_nodes(self) -> list[tuple[str, ArtifactNode]]:
+        """Return (role, node) of the artifacts where the walk starts."""
         return [
             (root.role, self.index.find(root.kind, root.fingerprint, root.manifest_sha256))
             for root in self.subject.roots
         ]
 
     def inputs_of(self, node: ArtifactNode) -> list[tuple[str, ArtifactNode]]:
+        """Return (name, node) of each input of an artifact."""
         return inputs_of(self.index, node)
 
     def of_kind(self, *kinds: str) -> list[ArtifactNode]:
-        """The readable nodes of these kinds."""
+        """Return the nodes of these kinds whose manifests can be read."""
         return [node for node in self.nodes if node.kind in kinds and node.manifest]
+
+
+@dataclass(frozen=True)
+class _Reference:
+    """A reference to an artifact that the walk has not visited yet."""
+
+    kind: str
+    fingerprint: str
+    manifest_sha256: str | None
+    """As recorded with the reference."""
+    recorded_by: str
 
 
 def walk(index: ArtifactIndex, subject: AuditSubject) -> Chain:
     """Return the subject's chain, each artifact once. A manifest hash that differs from its record is a problem."""
     nodes: dict[Any, ArtifactNode] = {}
-    links: dict[Finding, None] = {}
-    by = "its pointer or record"
-    queue = deque((root.kind, root.fingerprint, root.manifest_sha256, by) for root in subject.roots)
+    broken_links: dict[Finding, None] = {}
+    queue = deque(
+        _Reference(root.kind, root.fingerprint, root.manifest_sha256, "its pointer or record") for root in subject.roots
+    )
     while queue:
-        kind, fingerprint, expected, by = queue.popleft()
-        node = index.find(kind, fingerprint, expected)
+        reference = queue.popleft()
+        node = index.find(reference.kind, reference.fingerprint, reference.manifest_sha256)
+        expected = reference.manifest_sha256
         if expected and node.manifest_sha256 and not node.is_recorded_as(expected):
-            links[broken_link(node, expected, by)] = None
+            broken_links[broken_link(node, expected, reference.recorded_by)] = None
         if node.path not in nodes or node.path is None:
-            nodes[node.path or (kind, fingerprint)] = node
+            nodes[node.path or (reference.kind, reference.fingerprint)] = node
             recorded = node.manifest.get("input_manifests") or {}
-            queue.extend((*reference, recorded.get(name), node.label) for name, reference in node.inputs.items())
+            queue.extend(
+                _Reference(kind, fingerprint, recorded.get(name), node.label)
+                for name, (kind, fingerprint) in node.inputs.items()
+            )
     raw = [file for node in nodes.values() if node.kind.startswith("raw_") for file in raw_files(index, node)]
-    return Chain(index, subject, tuple(nodes.values()), tuple(links), tuple(raw))
+    return Chain(index, subject, tuple(nodes.values()), tuple(broken_links), tuple(raw))
 
 
-def made_from(chain: Chain) -> Chain:
+def without_evidence(chain: Chain) -> Chain:
     """Return the part of a champion's chain that the champion itself was made from.
 
     The evidence of the decision also leads to other models, such as the previous champion, and to rows that only they
@@ -88,28 +106,29 @@ def made_from(chain: Chain) -> Chain:
     record = chain.subject.record
     if record is None or record.kind == "prompt":
         return chain
-    own = tuple(root for root in chain.subject.roots if root.role != EVIDENCE)
-    return walk(chain.index, replace(chain.subject, roots=own))
+    roots = tuple(root for root in chain.subject.roots if root.role != EVIDENCE)
+    return walk(chain.index, replace(chain.subject, roots=roots))
 
 
 def inputs_of(index: ArtifactIndex, node: ArtifactNode) -> list[tuple[str, ArtifactNode]]:
-    """(name, node) of each input of an artifact, found by the manifest hashes that the artifact recorded."""
+    """Return (name, node) of each input of an artifact, found by the manifest hashes that the artifact recorded."""
     recorded = node.manifest.get("input_manifests") or {}
     return [(name, index.find(*reference, recorded.get(name))) for name, reference in node.inputs.items()]
 
 
 def raw_files(index: ArtifactIndex, node: ArtifactNode) -> list[RawFile]:
-    """The files of a snapshot. The listing is in the snapshot's spec."""
+    """Return the files of a snapshot. The listing is in the snapshot's spec."""
     blobs = BlobStore(index.root)
     files = []
     for entry in node.config.get("files", []):
         sha256 = entry.get("sha256")
-        kept = "refused" if sha256 is None else _kept(blobs, sha256)
+        kept = "refused" if sha256 is None else _how_kept(blobs, sha256)
         files.append(RawFile(node.kind, entry["name"], sha256, entry.get("bytes", 0), kept, entry.get("sidecar")))
     return files
 
 
-def _kept(blobs: BlobStore, sha256: str) -> str:
+def _how_kept(blobs: BlobStore, sha256: str) -> str:
+    """Return how a raw file is stored, without reading its bytes."""
     if blobs.is_redacted(sha256):
         return "redacted"
     if blobs.path(sha256).is_file():
@@ -117,8 +136,8 @@ def _kept(blobs: BlobStore, sha256: str) -> str:
     return "reference" if blobs.reference_path(sha256).is_file() else "gone"
 
 
-def broken_link(node: ArtifactNode, expected: str | None, by: str) -> Finding:
-    """The finding that the manifest of `node` is not the one that `by` recorded."""
-    recorded = str(expected)[:SHOWN]
-    message = f"its manifest differs from the one recorded by {by} (SHA-256 {recorded}): it was edited or replaced"
-    return Finding("broken_link", node.label, message)
+def broken_link(node: ArtifactNode, expected: str | None, recorded_by: str) -> Finding:
+    """Return the finding that the manifest of `node` is not the one with the recorded hash `expected`."""
+    digits = str(expected)[:SHOWN_DIGITS]
+    recorded = f"the one recorded by {recorded_by} (SHA-256 {digits})"
+    return Finding("broken_link", node.label, f"its manifest differs from {recorded}: it was edited or replaced")

@@ -1,4 +1,4 @@
-"""Compare records with each other and with their copies: champion records in `champion` artifacts, erasures."""
+"""Check the records of champions and of erasures: compare them with each other, and with the artifacts."""
 
 import json
 from typing import Any
@@ -6,62 +6,66 @@ from typing import Any
 from ft_pipeline.audit.artifact_index import ArtifactIndex
 from ft_pipeline.audit.findings import Finding
 from ft_pipeline.release import champion
-from ft_pipeline.store import artifact_redaction
+from ft_pipeline.store.artifact_redaction import redaction_ledger
 from ft_pipeline.store.ledger import Ledger
 
 
-def check_records(index: ArtifactIndex) -> tuple[int, list[Finding]]:
-    """(records read, findings) for the champion: what the ledger finds, and records that differ from their artifact."""
-    records = champion.ledger(index.root)
-    held = _held_records(index)
-    findings = _findings(records, last=max(held, default=0))
-    for path in records.paths():
-        findings += _check(index, int(path.stem), path.read_bytes(), held)
-    return len(records.paths()), findings
+def check_champion_records(index: ArtifactIndex) -> tuple[int, list[Finding]]:
+    """Return (number of records, findings) for the records of champions."""
+    ledger = champion.ledger(index.root)
+    copies = _copies_in_artifacts(index)
+    findings = _ledger_findings(ledger, last=max(copies, default=0))
+    for path in ledger.paths():
+        findings += _check_champion_record(index, int(path.stem), path.read_bytes(), copies)
+    return len(ledger.paths()), findings
 
 
-def _findings(records: Ledger, last: int) -> list[Finding]:
+def _ledger_findings(ledger: Ledger, last: int) -> list[Finding]:
     return [
-        Finding(fault.kind, f"{records.folder.name}/{records.path(fault.number).name}", fault.message)
-        for fault in records.faults(last)
+        Finding(fault.kind, f"{ledger.folder.name}/{ledger.path(fault.number).name}", fault.message)
+        for fault in ledger.faults(last)
     ]
 
 
-def _check(index: ArtifactIndex, number: int, content: bytes, held: dict[int, dict[str, Any]]) -> list[Finding]:
+def _check_champion_record(
+    index: ArtifactIndex, number: int, content: bytes, copies: dict[int, dict[str, Any]]
+) -> list[Finding]:
+    """Compare a record with its copy, and check that the model that it released is in the store."""
     where = f"champion/{number:06d}.json"
     try:
         record = json.loads(content)
-        parts = dict(record["fingerprints"])
+        fingerprints = dict(record["fingerprints"])
     except (ValueError, KeyError, TypeError):
         return []  # the ledger reports it
     findings = []
-    copy = held.get(number)
+    copy = copies.get(number)
     if copy is not None and copy != record:
         differing = sorted(key for key in {**copy, **record} if copy.get(key) != record.get(key))
         message = f"differs from its champion artifact in {', '.join(differing)}"
         findings.append(Finding("edited_record", where, message))
     for kind in ("base_model", "adapter", "merged_model"):
-        if kind in parts and index.find(kind, parts[kind]).path is None:
-            node = index.find(kind, parts[kind])
+        node = index.find(kind, fingerprints[kind]) if kind in fingerprints else None
+        if node is not None and node.path is None:
             findings.append(Finding("missing_artifact", node.label, f"is not in the store, but {where} released it"))
     return findings
 
 
-def _held_records(index: ArtifactIndex) -> dict[int, dict[str, Any]]:
-    """Number → the copy of the record in the first champion artifact that has one."""
-    held: dict[int, dict[str, Any]] = {}
+def _copies_in_artifacts(index: ArtifactIndex) -> dict[int, dict[str, Any]]:
+    """Return number → the copy of the record in the first champion artifact that has one."""
+    copies: dict[int, dict[str, Any]] = {}
     for node in index.all("champion"):
         record = node.summary.get("champion")
         if isinstance(record, dict) and isinstance(record.get("sequence"), int):
-            held.setdefault(record["sequence"], record)
-    return held
+            copies.setdefault(record["sequence"], record)
+    return copies
 
 
-def check_redactions(index: ArtifactIndex) -> tuple[int, list[Finding]]:
-    """(records read, findings) for the records of `ft erase`."""
-    records = artifact_redaction.ledger(index.root)
-    return len(records.paths()), _findings(records, last=max(_numbers_in_manifests(index), default=0))
+def check_redaction_records(index: ArtifactIndex) -> tuple[int, list[Finding]]:
+    """Return (number of records, findings) for the records of `ft erase`."""
+    ledger = redaction_ledger(index.root)
+    return len(ledger.paths()), _ledger_findings(ledger, last=max(_numbers_in_manifests(index), default=0))
 
 
 def _numbers_in_manifests(index: ArtifactIndex) -> set[int]:
+    """Return the numbers of the erasure records to which manifests refer."""
     return {entry["number"] for node in index.all() for entry in node.manifest.get("redactions", ())}

@@ -5,19 +5,28 @@ from collections.abc import Mapping
 from typing import Any
 
 from ft_pipeline.audit.artifact_index import ArtifactIndex, ArtifactNode
-from ft_pipeline.audit.chain import Chain, made_from
-from ft_pipeline.audit.rows import Trained, left_out, trained_rows
-from ft_pipeline.audit.subject import AuditSubject, comparison_in, find_subject
+from ft_pipeline.audit.chain import Chain, without_evidence
+from ft_pipeline.audit.rows import TrainingRow, left_out_rows, training_rows
+from ft_pipeline.audit.subject import AuditSubject, find_subject, read_comparison
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.model_kinds import TUNED
 
 PREVIOUS = "previous"
-COMPARED = ("adapter", "merged_model", "training_data", "distilled", "teacher_answers", "conversations", "base_model")
+"""What `ft audit --against` calls the champion before the subject."""
+COMPARED_KINDS = (
+    "adapter",
+    "merged_model",
+    "training_data",
+    "distilled",
+    "teacher_answers",
+    "conversations",
+    "base_model",
+)
 """Kinds whose settings and code are compared."""
 
 
-def previous_of(index: ArtifactIndex, subject: AuditSubject) -> AuditSubject:
-    """The previous champion of a champion. UserError if the subject is not a champion, or is the first one."""
+def previous_champion(index: ArtifactIndex, subject: AuditSubject) -> AuditSubject:
+    """Return the previous champion of a champion. UserError if the subject is not a champion, or is the first one."""
     if subject.record is None:
         raise UserError("Only a champion has a previous one. Use --against NAME to name what to compare with.")
     if subject.record.previous_sequence is None:
@@ -26,15 +35,19 @@ def previous_of(index: ArtifactIndex, subject: AuditSubject) -> AuditSubject:
     return find_subject(index, f"champion@{subject.record.previous_sequence}")
 
 
-def changes(now: Chain, before: Chain) -> dict[str, Any]:
-    """Changes from `before` to `now`: rows by origin, raw files, set-aside counts, settings, code, packages, scores."""
-    own, earlier = made_from(now), made_from(before)
+def describe_changes(now: Chain, before: Chain) -> dict[str, Any]:
+    """Return the changes from `before` to `now` as JSON.
+
+    They are: rows by origin, raw files, numbers of set-aside rows, settings, code, packages and scores. Scores come
+    from the evidence of a champion; all other changes are in what the models themselves were made from.
+    """
+    own_now, own_before = without_evidence(now), without_evidence(before)
     return {
         "now": _name(now),
         "before": _name(before),
-        "data": _data(own, earlier),
-        "settings": _settings(own, earlier),
-        "code": _code(own, earlier),
+        "data": _data(own_now, own_before),
+        "settings": _settings(own_now, own_before),
+        "code": _code(own_now, own_before),
         "scores": {"now": _scores(now), "before": _scores(before)},
     }
 
@@ -45,21 +58,18 @@ def _name(chain: Chain) -> str:
 
 
 def _data(now: Chain, before: Chain) -> dict[str, Any]:
-    rows_now, rows_before = ({row.id: row for row in trained_rows(chain)} for chain in (now, before))
-    files_now, files_before = (
-        {f"{file.snapshot.removeprefix('raw_')}/{file.name}": file.sha256 for file in chain.raw_files}
-        for chain in (now, before)
-    )
-    aside_now, aside_before = (Counter(row.code for row in left_out(chain)) for chain in (now, before))
+    rows_now, rows_before = _rows_by_id(now), _rows_by_id(before)
+    files_now, files_before = _hashes_by_file(now), _hashes_by_file(before)
+    set_aside_now, set_aside_before = _count_set_aside(now), _count_set_aside(before)
     return {
         "rows_now": len(rows_now),
         "rows_before": len(rows_before),
-        "added": _origins(rows_now, rows_before),
-        "removed": _origins(rows_before, rows_now),
+        "added": _origins_missing_from(rows_before, rows_now),
+        "removed": _origins_missing_from(rows_now, rows_before),
         "other_use": [
-            f"{rows_now[key].origin}: {rows_before[key].split} → {rows_now[key].split}"
-            for key in rows_now
-            if key in rows_before and rows_now[key].split != rows_before[key].split
+            f"{row.origin}: {rows_before[row_id].split} → {row.split}"
+            for row_id, row in rows_now.items()
+            if row_id in rows_before and row.split != rows_before[row_id].split
         ],
         "files_added": sorted(files_now.keys() - files_before.keys()),
         "files_removed": sorted(files_before.keys() - files_now.keys()),
@@ -67,65 +77,76 @@ def _data(now: Chain, before: Chain) -> dict[str, Any]:
             name for name in files_now.keys() & files_before.keys() if files_now[name] != files_before[name]
         ),
         "set_aside": {
-            code: {"before": aside_before[code], "now": aside_now[code]}
-            for code in sorted(aside_now | aside_before)
-            if aside_now[code] != aside_before[code]
+            code: {"before": set_aside_before[code], "now": set_aside_now[code]}
+            for code in sorted(set_aside_now | set_aside_before)
+            if set_aside_now[code] != set_aside_before[code]
         },
     }
 
 
-def _origins(here: Mapping[str, Trained], there: Mapping[str, Trained]) -> list[str]:
-    return [f"{row.origin} ({row.split}, {row.source})" for key, row in here.items() if key not in there]
+def _rows_by_id(chain: Chain) -> dict[str, TrainingRow]:
+    return {row.id: row for row in training_rows(chain)}
+
+
+def _hashes_by_file(chain: Chain) -> dict[str, str | None]:
+    return {f"{file.snapshot.removeprefix('raw_')}/{file.name}": file.sha256 for file in chain.raw_files}
+
+
+def _count_set_aside(chain: Chain) -> Counter[str]:
+    """Return reason code → number of rows that were set aside."""
+    return Counter(row.code for row in left_out_rows(chain))
+
+
+def _origins_missing_from(others: Mapping[str, TrainingRow], rows: Mapping[str, TrainingRow]) -> list[str]:
+    """Return the origins of the rows that are not among `others`."""
+    return [f"{row.origin} ({row.split}, {row.source})" for row_id, row in rows.items() if row_id not in others]
 
 
 def _settings(now: Chain, before: Chain) -> dict[str, dict[str, list[Any]]]:
-    """Kind → key → [before, now]."""
-    changed = {}
-    for kind in COMPARED:
-        after, earlier = _first(now, kind), _first(before, kind)
-        if after and earlier:
-            flat_after, flat_earlier = dict(_flat(after.config)), dict(_flat(earlier.config))
-            keys = [key for key in {**flat_earlier, **flat_after} if flat_earlier.get(key) != flat_after.get(key)]
-            if keys:
-                changed[kind] = {key: [flat_earlier.get(key), flat_after.get(key)] for key in sorted(keys)}
-        elif after or earlier:
-            changed[kind] = {kind: ["used" if earlier else "not used", "used" if after else "not used"]}
+    """Return kind → key → [before, now]."""
+    changed: dict[str, dict[str, list[Any]]] = {}
+    for kind in COMPARED_KINDS:
+        node_now, node_before = _first_of_kind(now, kind), _first_of_kind(before, kind)
+        if node_now and node_before:
+            if pairs := _changed_pairs("", _flatten(node_before.config), _flatten(node_now.config)):
+                changed[kind] = pairs
+        elif node_now or node_before:
+            changed[kind] = {kind: ["used" if node_before else "not used", "used" if node_now else "not used"]}
     return changed
 
 
 def _code(now: Chain, before: Chain) -> dict[str, list[Any]]:
-    """Name → [before, now]: versions of code and libraries by kind, git commit, source hash, all packages."""
+    """Return name → [before, now]: versions of code and libraries by kind, git commit, source hash, all packages."""
     changed: dict[str, list[Any]] = {}
-    for kind in COMPARED:
-        after, earlier = _first(now, kind), _first(before, kind)
-        if not (after and earlier):
-            continue
-        pairs = {
-            **_pairs(f"{kind}.", earlier.spec.get("versions"), after.spec.get("versions")),
-            **_pairs(f"{kind}.", _source(earlier), _source(after)),
-        }
-        changed |= pairs
-        changed |= _pairs("", earlier.manifest.get("packages"), after.manifest.get("packages"))
+    for kind in COMPARED_KINDS:
+        node_now, node_before = _first_of_kind(now, kind), _first_of_kind(before, kind)
+        if node_now and node_before:
+            changed |= _changed_pairs(f"{kind}.", node_before.spec.get("versions"), node_now.spec.get("versions"))
+            changed |= _changed_pairs(f"{kind}.", _source_code(node_before), _source_code(node_now))
+            changed |= _changed_pairs("", node_before.manifest.get("packages"), node_now.manifest.get("packages"))
     return changed
 
 
-def _source(node: ArtifactNode) -> dict[str, Any]:
+def _source_code(node: ArtifactNode) -> dict[str, Any]:
     code = node.manifest.get("code") or {}
     return {"commit": code.get("commit"), "dirty": code.get("dirty"), "source": code.get("sha256")}
 
 
-def _pairs(prefix: str, before: Any, now: Any) -> dict[str, list[Any]]:
+def _changed_pairs(
+    prefix: str, before: Mapping[str, Any] | None, now: Mapping[str, Any] | None
+) -> dict[str, list[Any]]:
+    """Return prefix and key → [before, now] for the keys whose values differ."""
     before, now = before or {}, now or {}
     keys = sorted({*before, *now})
     return {f"{prefix}{key}": [before.get(key), now.get(key)] for key in keys if before.get(key) != now.get(key)}
 
 
 def _scores(chain: Chain) -> dict[str, Any]:
-    """The subject's scores: from its row in the comparison that decided on it, else from its `scores` artifact."""
+    """Return the subject's scores: from its row in a comparison of the chain, else from its `scores` artifact."""
     record = chain.subject.record
     name = record.name if record else chain.subject.name
     for node in chain.of_kind("comparison"):
-        comparison = comparison_in(node)
+        comparison = read_comparison(node)
         row = comparison.row(name) if comparison else None
         if comparison and row:
             return {"evaluation": comparison.fingerprint, "scores": row.to_json()["scores"]}
@@ -136,13 +157,14 @@ def _scores(chain: Chain) -> dict[str, Any]:
     return {"evaluation": None, "scores": {}}
 
 
-def _first(chain: Chain, kind: str) -> ArtifactNode | None:
+def _first_of_kind(chain: Chain, kind: str) -> ArtifactNode | None:
     return next(iter(chain.of_kind(kind)), None)
 
 
-def _flat(config: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    flat: list[tuple[str, Any]] = []
+def _flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return dotted key → value of nested settings. An empty mapping is a value."""
+    flat: dict[str, Any] = {}
     for key, value in config.items():
         name = f"{prefix}{key}"
-        flat += _flat(value, f"{name}.") if isinstance(value, Mapping) and value else [(name, value)]
+        flat |= _flatten(value, f"{name}.") if isinstance(value, Mapping) and value else {name: value}
     return flat

@@ -1,9 +1,9 @@
-"""Findings of an audit, each with a code and a place."""
+"""Findings of an audit: differences between the store and its records, each with a code and a place."""
 
 from dataclasses import dataclass
 from typing import Literal
 
-Code = Literal[
+FindingCode = Literal[
     "missing_artifact",
     "missing_manifest",
     "edited_manifest",
@@ -26,7 +26,7 @@ Code = Literal[
 class Finding:
     """One difference between the store and its records."""
 
-    code: Code
+    code: FindingCode
     where: str
     """The artifact, raw file or record: `adapter[qlora] 9a385fb20bec`, `champion/000001.json`."""
     message: str

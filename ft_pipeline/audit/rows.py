@@ -1,7 +1,9 @@
 """Rows of a chain: rows that a model was trained on and their origins, rows left out, search for a sentence."""
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +13,19 @@ from ft_pipeline.audit.artifact_index import ArtifactIndex, ArtifactNode
 from ft_pipeline.audit.chain import Chain, inputs_of
 from ft_pipeline.tables.text_rules import normalise
 
-ORIGIN = ("file", "row")
+ORIGIN_COLUMNS = ("file", "row")
+"""Columns of a table that say where a row came from. `table` is a third one in tables that combine others."""
 SPLITS = ("train", "validation")
-NEAR = 0.6
-"""Share of a sentence's 3-word phrases that a row must contain to count as near."""
-SHINGLE_WORDS = 3
+"""Splits of the training data."""
+NEAR_SHARE = 0.6
+"""Smallest share of the sentence's phrases that a near text contains."""
+PHRASE_WORDS = 3
+"""Number of words of a phrase."""
 
 
 @dataclass(frozen=True)
-class Trained:
-    """One row that was given to a training step."""
+class TrainingRow:
+    """One row of the data of a training step."""
 
     training_data: str
     """Fingerprint of the artifact."""
@@ -54,55 +59,105 @@ class LeftOut:
     row: int
     code: str
     message: str
-    by: str
+    set_aside_by: str
     """Key of the artifact that set it aside."""
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "table": self.table,
+            "file": self.file,
+            "row": self.row,
+            "code": self.code,
+            "message": self.message,
+            "by": self.set_aside_by,
+        }
 
 
 @dataclass(frozen=True)
 class Match:
     """A row that contains a sentence, exactly or nearly."""
 
-    how: str
+    closeness: str
     """`equal` (to a whole turn), `contained`, or `near`."""
     share: float
-    """Share of the sentence's 3-word phrases that the row contains (0 to 1)."""
-    use: str
+    """Share of the sentence's phrases that the row contains (0 to 1)."""
+    used_as: str
     """`train`, `validation`, `test`, `not trained on`, or `set aside: CODE`."""
     origin: str
     text: str
     """The turn that matches best."""
 
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "how": self.closeness,
+            "share": self.share,
+            "use": self.used_as,
+            "origin": self.origin,
+            "text": self.text,
+        }
 
-def trained_rows(chain: Chain) -> list[Trained]:
-    """Every row of every training step of the chain, in the order of the training data."""
-    return [row for node in chain.of_kind("training_data") for row in _trained(chain.index, node)]
+
+class _Containment(IntEnum):
+    """Whether a text contains the words of a sentence in their order. The higher, the better the match."""
+
+    NO = 0
+    PART = 1
+    """The text has other words too."""
+    WHOLE = 2
 
 
-def _trained(index: ArtifactIndex, node: ArtifactNode) -> Iterator[Trained]:
-    origins = origins_of(index, node)
-    hashes = _raw_hashes(index, node)
+CLOSENESS = {_Containment.WHOLE: "equal", _Containment.PART: "contained", _Containment.NO: "near"}
+"""Values of Match.closeness, best first. A text that does not contain the sentence is a match only if it is near."""
+
+
+@dataclass(frozen=True)
+class _ComparedText:
+    """One text of a row, compared with a sentence."""
+
+    containment: _Containment
+    share: float
+    text: str
+
+
+@dataclass(frozen=True)
+class _SearchedRow:
+    """One row in which a sentence is searched."""
+
+    used_as: str
+    """As in Match."""
+    origin: str
+    texts: list[str]
+
+
+def training_rows(chain: Chain) -> list[TrainingRow]:
+    """Return every row of every training step of the chain, in the order of the training data."""
+    return [row for node in chain.of_kind("training_data") for row in _training_rows_of(chain.index, node)]
+
+
+def _training_rows_of(index: ArtifactIndex, node: ArtifactNode) -> Iterator[TrainingRow]:
+    origins = _row_origins(index, node)
+    hashes = _raw_file_hashes(index, node)
     for split in SPLITS:
-        counts: dict[tuple[str, str], int] = {}
-        for row in read_rows(node, f"{split}.parquet", ["id", "source"]):
-            counts[row["id"], row.get("source") or ""] = counts.get((row["id"], row.get("source") or ""), 0) + 1
+        token_rows = read_rows(node, f"{split}.parquet", ["id", "source"])
+        counts = Counter((row["id"], row.get("source") or "") for row in token_rows)
         for (identity, source), copies in counts.items():
             table, file, number = origins.get(identity, (None, None, None))
-            raw = hashes.get((table, file))
-            yield Trained(node.fingerprint, split, source, identity, copies, table, file, number, raw)
+            raw_sha256 = hashes.get((table, file))
+            yield TrainingRow(node.fingerprint, split, source, identity, copies, table, file, number, raw_sha256)
 
 
-def origins_of(index: ArtifactIndex, node: ArtifactNode) -> dict[str, tuple[str, str, int]]:
-    """Row id → (table, file, row), from the tables that an artifact was made from."""
+def _row_origins(index: ArtifactIndex, node: ArtifactNode) -> dict[str, tuple[str, str, int]]:
+    """Return row id → (table, file, row), from the tables that an artifact was made from."""
     origins = {}
-    for _, source in inputs_of(index, node):
-        for row in read_rows(source, "rows.parquet", ["id", "table", *ORIGIN]):
-            origins[row["id"]] = (row.get("table") or source.kind, row["file"], row["row"])
+    for _, table in inputs_of(index, node):
+        for row in read_rows(table, "rows.parquet", ["id", "table", *ORIGIN_COLUMNS]):
+            origins[row["id"]] = (row.get("table") or table.kind, row["file"], row["row"])
     return origins
 
 
-def left_out(chain: Chain) -> list[LeftOut]:
-    """Every row that a table of the chain read and set aside, with its reason."""
-    columns = ["table", *ORIGIN, "code", "message"]
+def left_out_rows(chain: Chain) -> list[LeftOut]:
+    """Return every row that a table of the chain read and set aside, with its reason."""
+    columns = ["table", *ORIGIN_COLUMNS, "code", "message"]
     return [
         LeftOut(row.get("table") or node.kind, row["file"], row["row"], row["code"], row["message"], node.key)
         for node in chain.nodes
@@ -114,57 +169,67 @@ def find_sentence(chain: Chain, sentence: str) -> list[Match]:
     """Return the rows of the chain that contain a sentence, best first: equal, contained in a turn, or near.
 
     Case, white space, Unicode form and punctuation are ignored. Held-out rows and rows that were set aside are searched
-    too, so that an empty result means that no row contains the sentence.
+    too. Not searched: erased rows, and files that are missing, links or damaged (`ft audit --verify` reports these).
     """
-    wanted = words_of(sentence)
-    phrases = _phrases(wanted)
+    words = _normalized_words(sentence)
+    phrases = _phrases(words)
     matches: dict[tuple[str, str], Match] = {}
-    for use, origin, texts in _texts(chain):
-        best = max((_fit(wanted, phrases, text) for text in texts), default=None, key=lambda fit: fit[:2])
-        if best is not None and (best[0] or best[1] >= NEAR):
-            how = ("near", "contained", "equal")[best[0]]
-            match = Match(how, round(best[1], 3), use, origin, best[2])
-            matches.setdefault((origin, match.text), match)  # the table nearest to the subject has the row's split
-    order = {"equal": 0, "contained": 1, "near": 2}
-    return sorted(matches.values(), key=lambda match: (order[match.how], -match.share, match.origin))
+    for row in _searched_rows(chain):
+        compared = [_compare(text, words, phrases) for text in row.texts]
+        best = max(compared, default=None, key=lambda candidate: (candidate.containment, candidate.share))
+        if best is not None and (best.containment or best.share >= NEAR_SHARE):
+            match = Match(CLOSENESS[best.containment], round(best.share, 3), row.used_as, row.origin, best.text)
+            # A row may be in several tables: in `conversations`, and in `alpaca`, from which these were made. The later
+            # table comes first, and only it has the split.
+            matches.setdefault((row.origin, best.text), match)
+    order = list(CLOSENESS.values())
+    return sorted(matches.values(), key=lambda match: (order.index(match.closeness), -match.share, match.origin))
 
 
-def _fit(wanted: str, phrases: set[str], text: str) -> tuple[int, float, str]:
-    """(2 equal, 1 contained, 0 neither; share of the phrases; the text)."""
-    here = words_of(text)
-    share = len(phrases & _phrases(here)) / len(phrases) if phrases else 0.0
-    return (2 if here == wanted else 1 if f" {wanted} " in f" {here} " else 0), share, text
+def _compare(text: str, sentence_words: str, sentence_phrases: set[str]) -> _ComparedText:
+    words = _normalized_words(text)
+    share = len(sentence_phrases & _phrases(words)) / len(sentence_phrases) if sentence_phrases else 0.0
+    if words == sentence_words:
+        return _ComparedText(_Containment.WHOLE, share, text)
+    contains = f" {sentence_words} " in f" {words} "
+    return _ComparedText(_Containment.PART if contains else _Containment.NO, share, text)
 
 
-def words_of(text: str) -> str:
-    """The words of a text, normalized, without punctuation, with one space between them."""
+def _normalized_words(text: str) -> str:
+    """Return the words of a text, normalized, without punctuation, with one space between them."""
     return " ".join("".join(letter if letter.isalnum() else " " for letter in normalise(text)).split())
 
 
 def _phrases(text: str) -> set[str]:
+    """Return all sequences of PHRASE_WORDS words; the whole text if it has fewer words."""
     words = text.split()
-    size = min(SHINGLE_WORDS, len(words))
+    size = min(PHRASE_WORDS, len(words))
     return {" ".join(words[start : start + size]) for start in range(len(words) - size + 1)} if words else set()
 
 
-def _texts(chain: Chain) -> Iterator[tuple[str, str, list[str]]]:
-    """(use, origin, texts) of every row of the chain's last tables, and of every row that was set aside."""
-    trained = {row.id: row.split for row in trained_rows(chain)}
-    last = {node.path: node for data in chain.of_kind("training_data") for _, node in chain.inputs_of(data)}
-    nodes = list(last.values()) or list(chain.nodes)
-    for node in nodes:
+def _searched_rows(chain: Chain) -> Iterator[_SearchedRow]:
+    """Yield every row of the tables that the training data was made from, and every row that was set aside.
+
+    If the chain has no training data, all of its tables are searched, the subject's first.
+    """
+    splits = {row.id: row.split for row in training_rows(chain)}
+    tables = {node.path: node for data in chain.of_kind("training_data") for _, node in chain.inputs_of(data)}
+    for node in list(tables.values()) or chain.nodes:
         for row in read_rows(node, "rows.parquet"):
-            if {"id", *ORIGIN} <= row.keys():
-                use = trained.get(row["id"]) or row.get("split") or "not trained on"
-                yield use, f"{row.get('table') or node.kind}/{row['file']}:{row['row']}", texts_of(row)
+            if {"id", *ORIGIN_COLUMNS} <= row.keys():
+                used_as = splits.get(row["id"]) or row.get("split") or "not trained on"
+                yield _SearchedRow(used_as, _origin_of(row, node), texts_of(row))
     for node in chain.nodes:
         for row in read_rows(node, "set_aside.parquet"):
-            table = row.get("table") or node.kind
-            yield f"set aside: {row['code']}", f"{table}/{row['file']}:{row['row']}", [row["raw"] or ""]
+            yield _SearchedRow(f"set aside: {row['code']}", _origin_of(row, node), [row["raw"] or ""])
+
+
+def _origin_of(row: dict[str, Any], node: ArtifactNode) -> str:
+    return f"{row.get('table') or node.kind}/{row['file']}:{row['row']}"
 
 
 def texts_of(row: dict[str, Any]) -> list[str]:
-    """The texts of people and models in a row of any table."""
+    """Return the texts of people and models in a row of any table."""
     texts = [row[name] for name in ("instruction", "input", "output", "system", "text", "answer") if row.get(name)]
     for name in ("messages", "prompt_messages", "chosen", "rejected"):
         texts += [turn["content"] for turn in row.get(name) or [] if turn.get("content")]
@@ -172,30 +237,33 @@ def texts_of(row: dict[str, Any]) -> list[str]:
 
 
 def read_rows(node: ArtifactNode, name: str, columns: list[str] | None = None) -> list[dict[str, Any]]:
-    """The rows of one Parquet file of an artifact, with those of `columns` that it has.
+    """Return the rows of one Parquet file of an artifact, with those of `columns` that it has.
 
-    Empty if the file is missing, a link or damaged.
+    The result is empty if the file is missing, a link or damaged.
     """
     path = node.path / name if node.path else Path()
     if path.is_symlink() or not path.is_file():
         return []
     try:
-        wanted = None if columns is None else [column for column in columns if column in pq.read_schema(path).names]
-        return pq.read_table(path, columns=wanted).to_pylist()
+        if columns is not None:
+            present = pq.read_schema(path).names
+            columns = [column for column in columns if column in present]
+        return pq.read_table(path, columns=columns).to_pylist()
     except (OSError, ValueError):  # damaged; `--verify` reports it
         return []
 
 
-def _raw_hashes(index: ArtifactIndex, node: ArtifactNode) -> dict[tuple[str | None, str | None], str]:
-    """(table, file) → SHA-256 of the raw file, from the snapshots that an artifact was made from."""
+def _raw_file_hashes(index: ArtifactIndex, node: ArtifactNode) -> dict[tuple[str | None, str | None], str]:
+    """Return (table, file) → SHA-256 of the raw file, from the snapshots that an artifact was made from."""
     hashes: dict[tuple[str | None, str | None], str] = {}
-    queue, seen = [node], set()
-    while queue:
-        here = queue.pop()
-        if here.path in seen:
+    waiting, visited = [node], set()
+    while waiting:
+        artifact = waiting.pop()
+        if artifact.path in visited:
             continue
-        seen.add(here.path)
-        for entry in here.config.get("files", []) if here.kind.startswith("raw_") else []:
-            hashes[here.kind.removeprefix("raw_"), entry["name"]] = entry.get("sha256")
-        queue += [source for _, source in inputs_of(index, here)]
+        visited.add(artifact.path)
+        if artifact.kind.startswith("raw_"):
+            for entry in artifact.config.get("files", []):
+                hashes[artifact.kind.removeprefix("raw_"), entry["name"]] = entry.get("sha256")
+        waiting += [input_node for _, input_node in inputs_of(index, artifact)]
     return hashes

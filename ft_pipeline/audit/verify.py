@@ -5,15 +5,15 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from ft_pipeline.audit.artifact_index import SHOWN, ArtifactIndex, ArtifactNode
+from ft_pipeline.audit.artifact_index import SHOWN_DIGITS, ArtifactIndex, ArtifactNode
 from ft_pipeline.audit.audit_report import VerificationResult
 from ft_pipeline.audit.chain import broken_link, inputs_of, raw_files
-from ft_pipeline.audit.champion_records import check_records, check_redactions
+from ft_pipeline.audit.champion_records import check_champion_records, check_redaction_records
 from ft_pipeline.audit.findings import Finding
-from ft_pipeline.store.artifacts import SHORT
+from ft_pipeline.store.artifacts import NAME_DIGITS
 from ft_pipeline.store.blobs import BlobStore
 from ft_pipeline.store.hashing import sha256_of_file
-from ft_pipeline.store.manifest import NAME
+from ft_pipeline.store.manifest import MANIFEST_NAME
 
 Progress = Callable[[int, int], None]
 """(bytes read so far, bytes in all)."""
@@ -26,25 +26,36 @@ def verify(
 
     The cache of hashes, which the reuse of artifacts relies on, is not read.
     """
-    chosen = list(index.all() if nodes is None else nodes)
-    problems = [finding for node in chosen for finding in (*node.problems, *_misplaced(node), *_links(index, node))]
-    total = sum(entry.get("bytes", 0) for node in chosen for entry in node.files)
-    files = read = 0
+    nodes_to_check = list(index.all() if nodes is None else nodes)
+    problems: list[Finding] = []
+    for node in nodes_to_check:
+        problems += [*node.problems, *_check_folder(node), *_check_inputs(index, node)]
+    bytes_read, total_bytes = 0, sum(map(_size, nodes_to_check))
     with ThreadPoolExecutor(os.cpu_count()) as threads:
-        for node, findings in zip(chosen, threads.map(check_files, chosen), strict=True):
+        for node, findings in zip(nodes_to_check, threads.map(check_files, nodes_to_check), strict=True):
             problems += findings
-            files += len(node.files)
-            read += sum(entry.get("bytes", 0) for entry in node.files)
+            bytes_read += _size(node)
             if progress:
-                progress(read, total)
-        raw, raw_problems = _check_raw(index, chosen, threads.map)
-    records, record_problems = check_records(index)
-    forgotten, redaction_problems = check_redactions(index)
-    problems += [*raw_problems, *_check_pointers(index), *record_problems, *redaction_problems]
-    counted = {"artifacts": len(chosen), "files": files, "bytes": read, "raw_files": raw, "champion_records": records}
-    if forgotten:
-        counted["redactions"] = forgotten
+                progress(bytes_read, total_bytes)
+        raw_files_read, raw_problems = _check_raw_files(index, nodes_to_check, threads)
+    champion_records, champion_problems = check_champion_records(index)
+    redactions, redaction_problems = check_redaction_records(index)
+    problems += [*raw_problems, *_check_pointers(index), *champion_problems, *redaction_problems]
+    counted = {
+        "artifacts": len(nodes_to_check),
+        "files": sum(len(node.files) for node in nodes_to_check),
+        "bytes": bytes_read,
+        "raw_files": raw_files_read,
+        "champion_records": champion_records,
+    }
+    if redactions:
+        counted["redactions"] = redactions
     return VerificationResult(True, tuple(dict.fromkeys(problems)), counted=counted)
+
+
+def _size(node: ArtifactNode) -> int:
+    """Return the bytes of an artifact's files, according to its manifest."""
+    return sum(entry.get("bytes", 0) for entry in node.files)
 
 
 def check_files(node: ArtifactNode) -> list[Finding]:
@@ -57,7 +68,7 @@ def check_files(node: ArtifactNode) -> list[Finding]:
         for path in node.path.rglob("*")
         if path.is_symlink() or not path.is_dir()
     }
-    extra = sorted(present - {*listed, NAME})
+    extra = sorted(present - {*listed, MANIFEST_NAME})
     findings = [Finding("extra_file", node.label, f"{name} is not in its manifest") for name in extra]
     for name, entry in listed.items():
         if name not in present:
@@ -68,6 +79,7 @@ def check_files(node: ArtifactNode) -> list[Finding]:
 
 
 def _difference(path: Path, sha256: str) -> str | None:
+    """Return how a file differs from the manifest, as part of a message; None if it does not differ."""
     if path.is_symlink():
         return "is a link, but an artifact contains only regular files"
     try:
@@ -76,49 +88,46 @@ def _difference(path: Path, sha256: str) -> str | None:
         return f"cannot be read ({error.strerror})"
     if actual == sha256:
         return None
-    return f"was changed: its SHA-256 is {actual[:SHOWN]}, the manifest has {sha256[:SHOWN]}"
+    return f"was changed: its SHA-256 is {actual[:SHOWN_DIGITS]}, the manifest has {sha256[:SHOWN_DIGITS]}"
 
 
-def _misplaced(node: ArtifactNode) -> list[Finding]:
-    """Findings on a folder that is a link, or whose path does not match its spec and content.
+def _check_folder(node: ArtifactNode) -> list[Finding]:
+    """Return findings on a folder that is a link, or whose path does not match its spec and content.
 
     A moved folder would be found under the name of another artifact.
     """
-    if node.path is not None and (node.path.is_symlink() or node.path.parent.is_symlink()):
-        message = f"{node.path.parent.name}/{node.path.name} is a link, which may point outside the store"
-        return [Finding("linked_folder", node.label, message)]
-    if node.path is None or not node.manifest or node.problems:
-        return []
-    spec, content = node.path.parent.name, node.path.name.split("-")[0]
-    if (spec, content) == (node.manifest["spec_hash"][:SHORT], node.fingerprint[:SHORT]):
+    if node.path is None:
         return []
     place = f"{node.path.parent.name}/{node.path.name}"
+    if node.path.is_symlink() or node.path.parent.is_symlink():
+        return [Finding("linked_folder", node.label, f"{place} is a link, which may point outside the store")]
+    if not node.manifest or node.problems:
+        return []
+    spec, content = node.path.parent.name, node.path.name.split("-")[0]
+    if (spec, content) == (node.manifest["spec_hash"][:NAME_DIGITS], node.fingerprint[:NAME_DIGITS]):
+        return []
     return [Finding("edited_manifest", node.label, f"is in {place}, which does not match its spec and content")]
 
 
-def _links(index: ArtifactIndex, node: ArtifactNode) -> list[Finding]:
-    """Findings on inputs that are missing, or whose manifest is not the one that this artifact recorded."""
+def _check_inputs(index: ArtifactIndex, node: ArtifactNode) -> list[Finding]:
+    """Return findings on inputs that are missing, or whose manifest is not the one that this artifact recorded."""
     findings: list[Finding] = []
     recorded = node.manifest.get("input_manifests") or {}
-    for name, source in inputs_of(index, node):
-        if source.path is None:
-            findings += source.problems
-        elif not source.is_recorded_as(recorded.get(name)):
-            findings.append(broken_link(source, recorded.get(name), node.label))
+    for name, input_node in inputs_of(index, node):
+        if input_node.path is None:
+            findings += input_node.problems
+        elif not input_node.is_recorded_as(recorded.get(name)):
+            findings.append(broken_link(input_node, recorded.get(name), node.label))
     return findings
 
 
-def _check_raw(index: ArtifactIndex, nodes: list[ArtifactNode], each: Callable) -> tuple[int, list[Finding]]:
-    """(contents read, findings). A content that is in several snapshots is read once."""
-    blobs = BlobStore(index.root)
-    names: dict[str, str] = {}
-    for node in nodes:
-        for file in raw_files(index, node) if node.kind.startswith("raw_") else []:
-            for sha256, name in ((file.sha256, file.name), (file.sidecar, f"the sidecar of {file.name}")):
-                if sha256:
-                    names.setdefault(sha256, f"{file.snapshot}/{name} {sha256[:SHOWN]}")
+def _check_raw_files(
+    index: ArtifactIndex, nodes: Iterable[ArtifactNode], threads: ThreadPoolExecutor
+) -> tuple[int, list[Finding]]:
+    """Return (number of blobs read, findings). A blob that is in several snapshots is read once."""
+    names = _blob_names(index, nodes)
     findings = []
-    for (sha256, name), state in zip(names.items(), each(blobs.state, names), strict=True):
+    for (sha256, name), state in zip(names.items(), threads.map(BlobStore(index.root).state, names), strict=True):
         if state == "gone":
             findings.append(Finding("missing_raw_file", name, f"its stored copy was removed (blobs/{sha256[:2]})"))
         elif state == "damaged":
@@ -129,7 +138,19 @@ def _check_raw(index: ArtifactIndex, nodes: list[ArtifactNode], each: Callable) 
     return len(names), findings
 
 
+def _blob_names(index: ArtifactIndex, nodes: Iterable[ArtifactNode]) -> dict[str, str]:
+    """Return SHA-256 → name in a finding, of each raw file and sidecar in the snapshots among `nodes`."""
+    names: dict[str, str] = {}
+    snapshots = [node for node in nodes if node.kind.startswith("raw_")]
+    for file in (file for snapshot in snapshots for file in raw_files(index, snapshot)):
+        for sha256, name in ((file.sha256, file.name), (file.sidecar, f"the sidecar of {file.name}")):
+            if sha256:
+                names.setdefault(sha256, f"{file.snapshot}/{name} {sha256[:SHOWN_DIGITS]}")
+    return names
+
+
 def _check_pointers(index: ArtifactIndex) -> list[Finding]:
+    """Return findings on pointers to other manifests or missing artifacts, and on unreadable pointers."""
     findings = []
     for pointer in index.pointers:
         where = f"current/{pointer.asset}" + (f"@{pointer.partition}" if pointer.partition else "") + ".json"

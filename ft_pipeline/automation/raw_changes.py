@@ -34,13 +34,13 @@ def find_raw_changes(project: Project, previous_stamps: dict[str, str]) -> RawCh
     stamps, changed, notes = {}, {}, []
     for data_format in FORMATS:
         asset = f"raw_{data_format}"
-        stamps[data_format] = folder_stamp(project.raw(data_format))
+        stamps[data_format] = folder_stamp(project.raw_folder(data_format))
         pointer = AssetPointers(store.root).read(asset)
         if pointer is None:
             continue
         # A changed folder is not read yet: a file that is still being copied would be read at every check.
         if stamps[data_format] != previous_stamps.get(data_format):
-            last_file = last_written(project.raw(data_format)) or "no file left"
+            last_file = last_written(project.raw_folder(data_format)) or "no file left"
             observation = f"files changed (last: {last_file})" if data_format in previous_stamps else "first check"
             notes.append(f"{asset}: {observation}, waiting until there are no more changes")
             continue

@@ -2,10 +2,10 @@
 
 import sys
 
-from ft_pipeline.supported_systems import refusal
+from ft_pipeline.supported_systems import unsupported_system_message
 
-if (why := refusal()) is not None:
-    sys.stderr.write(f"ft: {why}\n")
+if (message := unsupported_system_message()) is not None:
+    sys.stderr.write(f"ft: {message}\n")
     sys.exit(2)
 
 from ft_pipeline.cli.commands import app, main

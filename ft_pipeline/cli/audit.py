@@ -2,14 +2,14 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 
-from ft_pipeline.cli.common import FAILED, JsonOption, ProjectOption, errors, open_project, out, report
+from ft_pipeline.cli.common import FAILED, JsonOption, ProjectOption, open_project, print_result, stderr, stdout
 from ft_pipeline.errors import UserError
 
 if TYPE_CHECKING:
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from ft_pipeline.audit.chain import Chain
     from ft_pipeline.project import Project
 
-NAMES = (
+NAME_HELP = (
     "What to audit: champion, champion@N, an experiment, a row of `ft compare`, an asset (ASSET@EXPERIMENT) or a "
     "fingerprint."
 )
 
 
 def audit(
-    name: Annotated[str, typer.Argument(help=NAMES)] = "champion",
+    name: Annotated[str, typer.Argument(help=NAME_HELP)] = "champion",
     verify: Annotated[
         bool, typer.Option("--verify", help="Hash the whole store again, and compare it with Dagster's event log.")
     ] = False,
@@ -53,30 +53,31 @@ def audit(
 
     Example: ft audit champion --verify
     """
-    from ft_pipeline.audit.chain import made_from
+    from ft_pipeline.audit.chain import without_evidence
 
     if sum(map(bool, (verify, rows, left_out, sentence, row, against))) > 1:
         raise UserError(
             "These options cannot be combined. Use one of --verify, --rows, --left-out, --sentence, --row, --against."
         )
-    opened = open_project(project)
+    opened_project = open_project(project)
     if row:
-        _answer_row(opened, row, as_json)
+        _answer_row(opened_project, row, as_json)
         return
-    chain = _chain(opened, name)
+    chain = _walk_chain(opened_project, name)
     if rows:
-        _answer_rows(made_from(chain), as_json)
+        _answer_rows(without_evidence(chain), as_json)
     elif left_out:
-        _answer_left_out(made_from(chain), as_json)
+        _answer_left_out(without_evidence(chain), as_json)
     elif sentence:
-        _answer_sentence(made_from(chain), sentence, as_json)
+        _answer_sentence(without_evidence(chain), sentence, as_json)
     elif against:
         _answer_against(chain, against, as_json)
     else:
-        _audit(opened, chain, verify, chain_only, as_json)
+        _answer_chain(opened_project, chain, verify, chain_only, as_json)
 
 
-def _chain(project: "Project", name: str) -> "Chain":
+def _walk_chain(project: "Project", name: str) -> "Chain":
+    """Return the chain of the subject `name`."""
     from ft_pipeline.audit.artifact_index import ArtifactIndex
     from ft_pipeline.audit.chain import walk
     from ft_pipeline.audit.subject import find_subject
@@ -85,13 +86,13 @@ def _chain(project: "Project", name: str) -> "Chain":
     return walk(index, find_subject(index, name))
 
 
-def _audit(project: "Project", chain: "Chain", verify: bool, chain_only: bool, as_json: bool) -> None:
+def _answer_chain(project: "Project", chain: "Chain", verify: bool, chain_only: bool, as_json: bool) -> None:
     from ft_pipeline.audit.audit_report import VerificationResult, audit_document
     from ft_pipeline.cli.display_audit import show_audit
 
-    verification = _verify(project, chain, chain_only) if verify else VerificationResult()
-    document = audit_document(chain, verification)
-    report(document, as_json, lambda _: show_audit(out, chain, verification))
+    result = _verify(project, chain, chain_only) if verify else VerificationResult()
+    document = audit_document(chain, result)
+    print_result(document, as_json, lambda _: show_audit(stdout, chain, result))
     if document["problems"]:
         raise typer.Exit(FAILED)
 
@@ -102,42 +103,42 @@ def _verify(project: "Project", chain: "Chain", chain_only: bool) -> "Verificati
     from ft_pipeline.execution.event_log_check import compare_with_event_log
 
     index = chain.index
-    with _hashing() as progress:
-        verification = verify(index, chain.nodes if chain_only else None, progress)
+    with _hashing_progress() as progress:
+        result = verify(index, chain.nodes if chain_only else None, progress)
     events, findings, notes = compare_with_event_log(project, index)
     return replace(
-        verification,
-        problems=(*verification.problems, *findings),
+        result,
+        problems=(*result.problems, *findings),
         notes=notes,
-        counted={**verification.counted, "events_of_Dagster": events},
+        counted={**result.counted, "events_of_Dagster": events},
     )
 
 
 @contextmanager
-def _hashing() -> Iterator[Callable[[int, int], None]]:
-    """Show a progress bar of the bytes read."""
+def _hashing_progress() -> Iterator[Callable[[int, int], None]]:
+    """Show a progress bar, and yield a function that updates it: (bytes read so far, bytes in all)."""
     columns = (TextColumn("hashing"), BarColumn(bar_width=28), DownloadColumn())
-    with Progress(*columns, console=errors, transient=True) as bar:
+    with Progress(*columns, console=stderr, transient=True) as bar:
         task = bar.add_task("", total=None)
         yield lambda read, total: bar.update(task, completed=read, total=total)
 
 
 def _answer_rows(chain: "Chain", as_json: bool) -> None:
-    from ft_pipeline.audit.rows import trained_rows
-    from ft_pipeline.cli.display_audit_rows import show_trained
+    from ft_pipeline.audit.rows import training_rows
+    from ft_pipeline.cli.display_audit_rows import show_training_rows
 
-    rows = trained_rows(chain)
+    rows = training_rows(chain)
     document = {"subject": chain.subject.name, "rows": [row.to_json() for row in rows]}
-    report(document, as_json, lambda _: show_trained(out, chain, rows))
+    print_result(document, as_json, lambda _: show_training_rows(stdout, chain, rows))
 
 
 def _answer_left_out(chain: "Chain", as_json: bool) -> None:
-    from ft_pipeline.audit.rows import left_out
+    from ft_pipeline.audit.rows import left_out_rows
     from ft_pipeline.cli.display_audit_rows import show_left_out
 
-    rows = left_out(chain)
-    document = {"subject": chain.subject.name, "rows": [asdict(row) for row in rows]}
-    report(document, as_json, lambda _: show_left_out(out, chain, rows))
+    rows = left_out_rows(chain)
+    document = {"subject": chain.subject.name, "rows": [row.to_json() for row in rows]}
+    print_result(document, as_json, lambda _: show_left_out(stdout, chain, rows))
 
 
 def _answer_sentence(chain: "Chain", sentence: str, as_json: bool) -> None:
@@ -148,33 +149,33 @@ def _answer_sentence(chain: "Chain", sentence: str, as_json: bool) -> None:
     document: dict[str, Any] = {
         "subject": chain.subject.name,
         "sentence": sentence,
-        "trained": any(match.use == "train" and match.how != "near" for match in matches),
-        "trained_near": any(match.use == "train" for match in matches),
-        "matches": [asdict(match) for match in matches],
+        "trained": any(match.used_as == "train" and match.closeness != "near" for match in matches),
+        "trained_near": any(match.used_as == "train" for match in matches),
+        "matches": [match.to_json() for match in matches],
         "forgotten": any(node.redacted for node in chain.nodes),
     }
-    report(document, as_json, lambda _: show_matches(out, chain, sentence, matches))
+    print_result(document, as_json, lambda _: show_matches(stdout, chain, sentence, matches))
 
 
 def _answer_row(project: "Project", row: str, as_json: bool) -> None:
     from ft_pipeline.audit.artifact_index import ArtifactIndex
     from ft_pipeline.audit.row_usage import models_that_used_row
-    from ft_pipeline.cli.display_audit_rows import show_seen
+    from ft_pipeline.cli.display_audit_rows import show_usage
 
-    seen = models_that_used_row(ArtifactIndex(project.store), row.removeprefix("data/raw/"))
-    report(seen.to_json(), as_json, lambda _: show_seen(out, seen))
+    usage = models_that_used_row(ArtifactIndex(project.store), row.removeprefix("data/raw/"))
+    print_result(usage.to_json(), as_json, lambda _: show_usage(stdout, usage))
 
 
 def _answer_against(chain: "Chain", against: str, as_json: bool) -> None:
     from ft_pipeline.audit.chain import walk
-    from ft_pipeline.audit.changes import PREVIOUS, changes, previous_of
+    from ft_pipeline.audit.changes import PREVIOUS, describe_changes, previous_champion
     from ft_pipeline.audit.subject import find_subject
     from ft_pipeline.cli.display_audit_rows import show_changes
 
     index, subject = chain.index, chain.subject
-    earlier = previous_of(index, subject) if against == PREVIOUS else find_subject(index, against)
-    document = changes(chain, walk(index, earlier))
-    report(document, as_json, lambda shown: show_changes(out, shown))
+    earlier = previous_champion(index, subject) if against == PREVIOUS else find_subject(index, against)
+    document = describe_changes(chain, walk(index, earlier))
+    print_result(document, as_json, lambda _: show_changes(stdout, document))
 
 
 def erase(
@@ -188,15 +189,15 @@ def erase(
 
     Example: ft erase data/raw/alpaca/support_01.jsonl 12 --reason "deletion request 4711"
     """
-    from ft_pipeline.cli.display_audit_rows import show_forgotten
+    from ft_pipeline.cli.display_audit_rows import show_erasure
     from ft_pipeline.erasure.erase import erase as erase_rows
 
-    done = erase_rows(open_project(project), path, rows, reason)
-    report(done.to_json(), as_json, lambda _: show_forgotten(out, done))
+    result = erase_rows(open_project(project), path, rows, reason)
+    print_result(result.to_json(), as_json, lambda _: show_erasure(stdout, result))
 
 
 def add_to(app: typer.Typer) -> None:
-    """Register the commands."""
+    """Register `ft audit` and `ft erase`."""
     app.command()(audit)
     app.command()(erase)
     app.command("forget", hidden=True)(erase)  # the name before 0.2; to be removed in the release after it

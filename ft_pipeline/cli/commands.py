@@ -10,11 +10,19 @@ from typing import Annotated, Any
 
 import typer
 
-from ft_pipeline import doctor as machine
+from ft_pipeline import doctor as machine_checks
 from ft_pipeline import scaffold
-from ft_pipeline.cli import audit, display, export, gc, memory, release
-from ft_pipeline.cli import report as reporting
-from ft_pipeline.cli.common import FAILED, REFUSED, JsonOption, ProjectOption, errors, open_project, out, report
+from ft_pipeline.cli import audit, display, export, gc, memory, release, report
+from ft_pipeline.cli.common import (
+    FAILED,
+    REFUSED,
+    JsonOption,
+    ProjectOption,
+    open_project,
+    print_result,
+    stderr,
+    stdout,
+)
 from ft_pipeline.cli.display_progress import live_progress
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.comparison.records import Comparison
@@ -27,9 +35,9 @@ from ft_pipeline.tables.formats.registry import FORMATS
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
 
-def _show_version(wanted: bool) -> None:
-    if wanted:
-        out.print(version("ft-pipeline"), highlight=False)
+def _show_version(requested: bool) -> None:
+    if requested:
+        stdout.print(version("ft-pipeline"), highlight=False)
         raise typer.Exit
 
 
@@ -48,15 +56,15 @@ def main() -> None:
     try:
         app()
     except UserError as error:
-        errors.print(f"[red]ft:[/red] {display.plain(str(error))}", soft_wrap=True)
+        stderr.print(f"[red]ft:[/red] {display.plain(str(error))}", soft_wrap=True)
         sys.exit(REFUSED)
     except OSError as error:
         if (message := describe_write_error(error)) is None:
             raise
-        errors.print(f"[red]ft:[/red] {display.plain(message)}", soft_wrap=True)
+        stderr.print(f"[red]ft:[/red] {display.plain(message)}", soft_wrap=True)
         sys.exit(FAILED)
     except KeyboardInterrupt:
-        errors.print("ft: stopped. Finished work is kept. Run the same command again to resume.")
+        stderr.print("ft: stopped. Finished work is kept. Run the same command again to resume.")
         sys.exit(FAILED)
 
 
@@ -70,7 +78,7 @@ def init(
     Example: ft init ../support --example
     """
     root = scaffold.create(directory, example)
-    out.print(
+    stdout.print(
         f"Created the project folder {root}. Next: "
         + ("" if example else "put your files into data/raw, then ")
         + f"ft run --project {root}"
@@ -84,9 +92,9 @@ def doctor(project: ProjectOption = None, as_json: JsonOption = False) -> None:
 
     Example: ft doctor
     """
-    findings = list(machine.examine(open_project(project)))
+    findings = list(machine_checks.examine(open_project(project)))
     document = {"findings": [finding.to_json() for finding in findings]}
-    report(document, as_json, lambda _: display.show_findings(out, findings))
+    print_result(document, as_json, lambda _: display.show_findings(stdout, findings))
     if any(finding.status == "problem" for finding in findings):
         raise typer.Exit(FAILED)
 
@@ -115,23 +123,24 @@ def run(
     """
     from ft_pipeline.execution import run as running
 
-    opened = open_project(project)
-    wanted = running.RunRequest(opened, tuple(experiment or ()), tuple(select.split(",")) if select else (), force)
+    opened_project = open_project(project)
+    assets = tuple(select.split(",")) if select else ()
+    request = running.RunRequest(opened_project, tuple(experiment or ()), assets, force)
     if plan:
-        planned = running.plan_run(wanted)
+        planned = running.plan_run(request)
         document = {"plan": [vars(step) | {"runs": step.runs} for step in planned]}
-        report(document, as_json, lambda _: display.show_plan(out, planned))
+        print_result(document, as_json, lambda _: display.show_plan(stdout, planned))
         return
-    with live_progress(errors):
-        outcome = running.run(wanted)
-    report(outcome.to_json(), as_json, lambda _: display.show_outcome(out, outcome, opened))
+    with live_progress(stderr):
+        outcome = running.run(request)
+    print_result(outcome.to_json(), as_json, lambda _: display.show_outcome(stdout, outcome, opened_project))
     if not outcome.succeeded:
         raise typer.Exit(FAILED)
 
 
 @app.command()
 def ui(
-    port: Annotated[int, typer.Option("--port", "-p", help="Port on 127.0.0.1.")] = machine.UI_PORT,
+    port: Annotated[int, typer.Option("--port", "-p", help="Port on 127.0.0.1.")] = machine_checks.UI_PORT,
     read_only: Annotated[
         bool, typer.Option("--read-only", help="Start a UI for auditors, in which nothing can be launched or changed.")
     ] = False,
@@ -145,23 +154,23 @@ def ui(
     from ft_pipeline.execution.workers.launchers import check_environment
     from ft_pipeline.execution.workers.serving import require_free_port
 
-    opened = open_project(project)
-    instance.require_writable(opened.dagster_home)
+    opened_project = open_project(project)
+    instance.require_writable(opened_project.dagster_home)
     if not read_only:
         check_environment()
-        instance.lock_ui(opened.dagster_home).keep()
+        instance.lock_ui(opened_project.dagster_home).keep_after_exec()
     require_free_port("127.0.0.1", port)
     with instance.open_instance():
         pass  # this creates Dagster's tables, so that its processes and a first `ft run` do not do so at the same time
     os.environ["PYTHONWARNINGS"] = "ignore"
-    place = ["-w", str(opened.root / "workspace.yaml"), "-h", "127.0.0.1", "-p", str(port)]
+    arguments = ["-w", str(opened_project.root / "workspace.yaml"), "-h", "127.0.0.1", "-p", str(port)]
     # By module: without a virtual environment, Dagster's programs may be in another folder than this Python. -P: files
     # in the project folder do not shadow packages.
     program = ["dagster_webserver", "--read-only"] if read_only else ["dagster", "dev"]
-    errors.print(f"Starting the Dagster UI at http://127.0.0.1:{port}. Press Ctrl-C to stop it.")
-    os.chdir(opened.root)
+    stderr.print(f"Starting the Dagster UI at http://127.0.0.1:{port}. Press Ctrl-C to stop it.")
+    os.chdir(opened_project.root)
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell's `&` ignores it, and then Dagster would ignore SIGTERM too
-    os.execv(sys.executable, [sys.executable, "-P", "-m", *program, *place])
+    os.execv(sys.executable, [sys.executable, "-P", "-m", *program, *arguments])
 
 
 @app.command()
@@ -173,7 +182,7 @@ def experiments(project: ProjectOption = None, as_json: JsonOption = False) -> N
     from ft_pipeline.execution import run as running
 
     rows = running.list_experiments(open_project(project))
-    report({"experiments": rows}, as_json, lambda _: display.show_experiments(out, rows))
+    print_result({"experiments": rows}, as_json, lambda _: display.show_experiments(stdout, rows))
 
 
 @app.command()
@@ -182,8 +191,8 @@ def compare(project: ProjectOption = None, as_json: JsonOption = False) -> None:
 
     Example: ft compare
     """
-    document = _document(open_project(project), "comparison")
-    report(document, as_json, lambda shown: display.show_comparison(out, Comparison.from_json(shown)))
+    document = _require_document(open_project(project), "comparison")
+    print_result(document, as_json, lambda shown: display.show_comparison(stdout, Comparison.from_json(shown)))
 
 
 @app.command()
@@ -192,8 +201,8 @@ def recommend(project: ProjectOption = None, as_json: JsonOption = False) -> Non
 
     Example: ft recommend
     """
-    document = _document(open_project(project), "recommendation")
-    report(document, as_json, lambda shown: display.show_recommendation(out, shown))
+    document = _require_document(open_project(project), "recommendation")
+    print_result(document, as_json, lambda shown: display.show_recommendation(stdout, shown))
 
 
 for command in (
@@ -202,7 +211,7 @@ for command in (
     release.champion,
     export.export,
     export.serve,
-    reporting.report,
+    report.report,
     gc.gc,
     memory.memory,
 ):
@@ -227,7 +236,7 @@ def validate(
     if data_format not in FORMATS:
         raise UserError(f"Unknown format {data_format!r}. Choose one of {', '.join(FORMATS)}.")
     result = validate_file(path, data_format, data_dir=path.parent, against=against)
-    report(result.to_json(), as_json, lambda document: display.show_validation(out, document))
+    print_result(result.to_json(), as_json, lambda document: display.show_validation(stdout, document))
     if result.refused:
         raise typer.Exit(REFUSED)
 
@@ -249,10 +258,11 @@ def sql(
     if as_json:
         sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False, default=str) + "\n")
     else:
-        display.show_rows(out, columns, rows)
+        display.show_rows(stdout, columns, rows)
 
 
-def _document(project: Project, asset: str) -> Any:
+def _require_document(project: Project, asset: str) -> Any:
+    """Return the document of an asset's current artifact. UserError if there is none."""
     document = current_document(project.store, asset)
     if document is None:
         raise UserError(f"There is no {asset} yet. Run `ft run`.")

@@ -14,8 +14,8 @@ from ft_pipeline.project import Project
 
 WIDTH = 140
 """Number of columns when the output is a file or a pipe. It is wide enough for every table."""
-errors = Console(stderr=True, highlight=False)
-out = Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH)
+stderr = Console(stderr=True, highlight=False)
+stdout = Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH)
 
 ProjectOption = Annotated[
     Path | None, typer.Option("--project", help="Project folder (default: FT_PROJECT, else the current folder).")
@@ -25,6 +25,7 @@ JsonOption = Annotated[
 ]
 
 FAILED, REFUSED = 1, 2
+"""Exit codes: the command was run and something failed, or the command or its input was refused."""
 
 
 def open_project(folder: Path | None) -> Project:
@@ -36,8 +37,8 @@ def open_project(folder: Path | None) -> Project:
     return project
 
 
-def report(document: Any, as_json: bool, show: Callable[[Any], None]) -> None:
-    """Print `document` as JSON on stdout, or pass it to `show`."""
+def print_result(document: Any, as_json: bool, show: Callable[[Any], None]) -> None:
+    """Print `document` as JSON on stdout, or pass it to `show`, which prints it for a reader."""
     if as_json:
         sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
     else:

@@ -12,9 +12,9 @@ from ft_pipeline.evaluation.comparison.records import Comparison, Score
 from ft_pipeline.evaluation.comparison.sweep_results import curve_in_words, spread_in_words
 from ft_pipeline.training.memory.estimate import cpu_in_words
 
-STATUS_STYLE = {"ok": "green", "warning": "yellow", "problem": "red"}
-STATE_STYLE = {"fresh": "green", "stale": "yellow", "never_run": "cyan", "failed": "red", "broken": "red"}
-TITLES = {
+STATUS_STYLES = {"ok": "green", "warning": "yellow", "problem": "red"}
+STATE_STYLES = {"fresh": "green", "stale": "yellow", "never_run": "cyan", "failed": "red", "broken": "red"}
+METRIC_TITLES = {
     "chrf": "chrF",
     "rouge_l": "ROUGE-L",
     "exact_match": "exact",
@@ -24,17 +24,15 @@ TITLES = {
     "general_loss": "general loss",
 }
 """Metric → title of its column, for metrics whose names are too long."""
-
-
-SHORT = {"model", "asset", "experiment", "result", "state", "status", "check", "memory for", "name"}
-"""Columns that stay on one line."""
-
-
+ONE_LINE_COLUMNS = {"model", "asset", "experiment", "result", "state", "status", "check", "memory for", "name"}
+"""Titles of columns whose cells stay on one line."""
 FIRST_ROWS = 10
+"""Number of rows that are shown for each reason code."""
 
 
 def plain(text: str) -> str:
-    """User data made safe for a terminal: control characters (escape sequences too) are visible, markup is literal."""
+    """Return user data made safe for a terminal: control characters are visible (also escape sequences), markup is
+    literal."""
     return escape("".join(letter if letter.isprintable() or letter == "\n" else repr(letter)[1:-1] for letter in text))
 
 
@@ -42,7 +40,7 @@ def show_findings(console: Console, findings: Sequence[Any]) -> None:
     """Print the findings of `ft doctor`."""
     table = _table("check", "status", "found", "fix")
     for finding in findings:
-        style = STATUS_STYLE[finding.status]
+        style = STATUS_STYLES[finding.status]
         table.add_row(finding.what, f"[{style}]{finding.status}[/]", plain(finding.seen), plain(finding.fix))
     console.print(table)
 
@@ -54,7 +52,7 @@ def show_plan(console: Console, planned: Sequence[Any]) -> None:
         return
     table = _table("asset", "experiment", "state", "why")
     for step in planned:
-        state = f"[{STATE_STYLE[step.state]}]{step.state.replace('_', ' ')}[/]"
+        state = f"[{STATE_STYLES[step.state]}]{step.state.replace('_', ' ')}[/]"
         table.add_row(step.asset, step.experiment or "", state, plain(step.reason))
     console.print(table)
 
@@ -82,18 +80,18 @@ def show_outcome(console: Console, outcome: Any, project: Any) -> None:
     console.print("To see it in the Dagster UI, run [bold]make ui[/] or [bold]ft ui[/] and open http://127.0.0.1:3000")
 
 
-def show_experiments(console: Console, found: Sequence[Mapping[str, Any]]) -> None:
+def show_experiments(console: Console, rows: Sequence[Mapping[str, Any]]) -> None:
     """Print one row per experiment."""
     table = _table("name", "objective", "technique", "base model", "state", "primary score")
-    for row in found:
-        style = STATE_STYLE.get(row["state"], "white")
+    for row in rows:
+        style = STATE_STYLES.get(row["state"], "white")
         score = "" if row["primary_score"] is None else f"{row['primary_score']:.3f}"
         state = f"[{style}]{row['state'].replace('_', ' ')}[/]"
         table.add_row(
             row["name"], row["objective"] or "", row["technique"] or "", row["base_model"] or "", state, score
         )
     console.print(table)
-    for row in found:
+    for row in rows:
         if row["error"]:
             console.print(f"[red]{plain(row['error'])}[/]", soft_wrap=True)
 
@@ -103,7 +101,7 @@ def show_comparison(console: Console, comparison: Comparison) -> None:
     metrics, primary = list(comparison.shown_metrics()), comparison.primary_metric
     priced = any(row.cost_per_call is not None for row in comparison.rows)
     costs = ["prompt", "generated", "s/call", *(["cost/call"] if priced else [])]
-    columns = [*(TITLES.get(name, name) for name in metrics), *costs, "trainable"]
+    columns = [*(METRIC_TITLES.get(name, name) for name in metrics), *costs, "trainable"]
     table = _table("model", *columns, justify_right=set(columns))
     for row in comparison.rows:
         table.add_row(
@@ -204,11 +202,11 @@ def _number(value: float | None, digits: int) -> str:
 
 
 def _table(*columns: str, justify_right: set[str] | None = None) -> Table:
-    """A plain table. Numbers and names stay on one line; long texts (the last column) are wrapped."""
+    """Return an empty table. Numbers and names stay on one line; other texts are wrapped."""
     table = Table(box=None, header_style="bold", pad_edge=False)
     for column in columns:
         right = column in (justify_right or ())
         table.add_column(
-            column, justify="right" if right else "left", overflow="fold", no_wrap=right or column in SHORT
+            column, justify="right" if right else "left", overflow="fold", no_wrap=right or column in ONE_LINE_COLUMNS
         )
     return table

@@ -6,127 +6,134 @@ from typing import Any
 
 from rich.console import Console
 
-from ft_pipeline.audit.artifact_index import SHOWN
+from ft_pipeline.audit.artifact_index import SHOWN_DIGITS
 from ft_pipeline.audit.chain import Chain
 from ft_pipeline.audit.row_usage import RowUsage
-from ft_pipeline.audit.rows import LeftOut, Match, Trained
+from ft_pipeline.audit.rows import LeftOut, Match, TrainingRow
 from ft_pipeline.cli.display import plain, show_rows
 from ft_pipeline.erasure.erase import ErasureResult
 
 ROWS_SHOWN = 20
-TEXT_SHOWN = 120
+LEFT_OUT_SHOWN = 5 * ROWS_SHOWN
+CHARS_SHOWN = 120
+"""Number of characters of a text that are shown."""
 
 
-def show_trained(console: Console, chain: Chain, rows: Sequence[Trained]) -> None:
+def show_training_rows(console: Console, chain: Chain, rows: Sequence[TrainingRow]) -> None:
     """Print counts by split, source and file, then the first rows."""
-    counts: dict[tuple[str, ...], int] = {}
-    for row in rows:
-        key = (row.split, row.source, f"{row.table}/{row.file}", (row.raw_sha256 or "")[:SHOWN])
-        counts[key] = counts.get(key, 0) + 1
+    counts = Counter(
+        (row.split, row.source, f"{row.table}/{row.file}", (row.raw_sha256 or "")[:SHOWN_DIGITS]) for row in rows
+    )
     console.print(f"{len(rows)} training and validation rows of {plain(chain.subject.name)}")
-    show_rows(console, ["split", "source", "file", "SHA-256", "rows"], [[*key, n] for key, n in counts.items()])
-    first = [[row.split, row.source, row.origin, row.copies, row.id[:SHOWN]] for row in rows[:ROWS_SHOWN]]
+    columns = ["split", "source", "file", "SHA-256", "rows"]
+    show_rows(console, columns, [[*key, count] for key, count in counts.items()])
+    first = [[row.split, row.source, row.origin, row.copies, row.id[:SHOWN_DIGITS]] for row in rows[:ROWS_SHOWN]]
     show_rows(console, ["split", "source", "row", "copies", "id"], first)
-    _rest(console, len(rows), ROWS_SHOWN)
+    _show_rest(console, len(rows), ROWS_SHOWN)
 
 
 def show_left_out(console: Console, chain: Chain, rows: Sequence[LeftOut]) -> None:
     """Print the rows that were read and not used."""
     console.print(f"{len(rows)} rows were read for {plain(chain.subject.name)} but not used")
-    shown = [[f"{row.table}/{row.file}:{row.row}", row.code, row.by, row.message] for row in rows[: 5 * ROWS_SHOWN]]
+    shown = [
+        [f"{row.table}/{row.file}:{row.row}", row.code, row.set_aside_by, row.message] for row in rows[:LEFT_OUT_SHOWN]
+    ]
     show_rows(console, ["row", "code", "set aside by", "why"], shown)
-    _rest(console, len(rows), 5 * ROWS_SHOWN)
+    _show_rest(console, len(rows), LEFT_OUT_SHOWN)
 
 
 def show_matches(console: Console, chain: Chain, sentence: str, matches: Sequence[Match]) -> None:
     """Print whether a sentence was trained on, and the most similar rows."""
-    trained = [match for match in matches if match.use == "train"]
-    exact = [match for match in trained if match.how != "near"]
+    trained = [match for match in matches if match.used_as == "train"]
+    exact = [match for match in trained if match.closeness != "near"]
     answer = "yes" if exact else "no, but a similar text was" if trained else "no"
     console.print(f"Was “{plain(sentence)}” trained on? [bold]{answer}[/]")
-    shown = [[match.how, match.share, match.use, match.origin, _cut(match.text)] for match in matches[:ROWS_SHOWN]]
+    shown = [
+        [match.closeness, match.share, match.used_as, match.origin, _truncate(match.text)]
+        for match in matches[:ROWS_SHOWN]
+    ]
     if shown:
         show_rows(console, ["how", "share", "use", "row", "text"], shown)
-    _rest(console, len(matches), ROWS_SHOWN)
+    _show_rest(console, len(matches), ROWS_SHOWN)
     if any(node.redacted for node in chain.nodes):
         console.print("[yellow]Some rows of this chain have been erased. Their text cannot be searched.[/]")
 
 
-def show_seen(console: Console, seen: RowUsage) -> None:
+def show_usage(console: Console, usage: RowUsage) -> None:
     """Print the models that used a row, and how."""
-    console.print(f"{plain(seen.row)}: {len(seen.ids)} version(s) of this row, used by {len(seen.uses)} artifact(s)")
+    console.print(f"{plain(usage.row)}: {len(usage.ids)} version(s) of this row, used by {len(usage.uses)} artifact(s)")
     rows = [
         [
             use.key,
-            use.fingerprint[:SHOWN],
+            use.fingerprint[:SHOWN_DIGITS],
             use.created[:19].replace("T", " "),
             use.how,
             "yes" if use.present else "",
             ", ".join(map(str, use.champion_records)),
         ]
-        for use in seen.uses
+        for use in usage.uses
     ]
     if not rows:
         console.print("No model was trained on it, selected its checkpoint with it, or was scored on it.")
         return
     show_rows(console, ["artifact", "fingerprint", "created", "how", "present", "champion records"], rows)
-    console.print(f"To be retrained without it: {plain(', '.join(seen.retrain) or 'nothing')}")
-    if seen.champion:
+    console.print(f"To be retrained without it: {plain(', '.join(usage.retrain) or 'nothing')}")
+    if usage.champion:
         console.print("[yellow]The current champion is one of these models.[/]")
 
 
-def show_changes(console: Console, found: Mapping[str, Any]) -> None:
+def show_changes(console: Console, changes: Mapping[str, Any]) -> None:
     """Print the changes from the earlier model to the later one."""
-    data = found["data"]
-    console.print(f"From {plain(found['before'])} to {plain(found['now'])}")
+    data = changes["data"]
+    console.print(f"From {plain(changes['before'])} to {plain(changes['now'])}")
     console.print(f"[bold]data[/]: {data['rows_before']} → {data['rows_now']} training and validation rows")
-    for what in ("files_added", "files_removed", "files_changed", "added", "removed", "other_use"):
-        names = data[what]
-        more = f" and {len(names) - ROWS_SHOWN} more" if len(names) > ROWS_SHOWN else ""
-        if names:
-            shown = ", ".join(names[:ROWS_SHOWN])
-            console.print(f"  {what.replace('_', ' ')} ({len(names)}): {plain(shown)}{more}", soft_wrap=True)
+    for change in ("files_added", "files_removed", "files_changed", "added", "removed", "other_use"):
+        items = data[change]
+        more = f" and {len(items) - ROWS_SHOWN} more" if len(items) > ROWS_SHOWN else ""
+        if items:
+            shown = ", ".join(items[:ROWS_SHOWN])
+            console.print(f"  {change.replace('_', ' ')} ({len(items)}): {plain(shown)}{more}", soft_wrap=True)
     for code, counts in data["set_aside"].items():
         console.print(f"  set aside as {plain(code)}: {counts['before']} → {counts['now']}")
-    settings = [(f"{kind}.{key}", *pair) for kind, keys in found["settings"].items() for key, pair in keys.items()]
+    settings = [(f"{kind}.{key}", *pair) for kind, keys in changes["settings"].items() for key, pair in keys.items()]
     _show_pairs(console, "settings", settings)
-    _show_pairs(console, "code", [(key, *pair) for key, pair in found["code"].items()])
-    _show_scores(console, found["scores"])
+    _show_pairs(console, "code", [(key, *pair) for key, pair in changes["code"].items()])
+    _show_scores(console, changes["scores"])
 
 
-def show_forgotten(console: Console, done: ErasureResult) -> None:
+def show_erasure(console: Console, result: ErasureResult) -> None:
     """Print what was erased, which models used it, and what to do next."""
-    console.print(f"Erased (record {done.record} in data/store/redactions, hashes in data/excluded.yaml):")
-    for row in done.rows:
+    console.print(f"Erased (record {result.record} in data/store/redactions, hashes in data/excluded.yaml):")
+    for row in result.rows:
         console.print(f"  {plain(row['format'])}/{plain(row['file'])}:{row['row']}", soft_wrap=True)
-    kinds = Counter(artifact["kind"] for artifact in done.artifacts)
+    kinds = Counter(artifact["kind"] for artifact in result.artifacts)
     shown = ", ".join(f"{kind} ({count})" for kind, count in sorted(kinds.items())) or "none contained it"
-    console.print(
-        f"Redacted: {plain(', '.join(done.files))}; {done.raw_files} stored copies of raw files; artifacts: {shown};"
-    )
-    console.print(f"  {done.events} places in Dagster's databases and logs")
-    for model in done.models:
+    files = plain(", ".join(result.files))
+    console.print(f"Redacted: {files}; {result.raw_files} stored copies of raw files; artifacts: {shown};")
+    console.print(f"  {result.events} places in Dagster's databases and logs")
+    for model in result.models:
         records = (
             f", champion record {', '.join(map(str, model['champion_records']))}" if model["champion_records"] else ""
         )
-        console.print(f"  {plain(model['key'])} {model['fingerprint'][:SHOWN]} {plain(model['how'])}{records}")
-    if done.champion:
+        console.print(f"  {plain(model['key'])} {model['fingerprint'][:SHOWN_DIGITS]} {plain(model['how'])}{records}")
+    if result.champion:
         console.print(
             "[yellow]The current champion is one of these models. It stays released until another one is promoted.[/]"
         )
-    if done.retrain:
-        console.print(f"The next `ft run` retrains without it: {plain(', '.join(done.retrain))}")
-    if done.also:
-        shared = plain(", ".join(done.also))
+    if result.retrain:
+        console.print(f"The next `ft run` retrains without it: {plain(', '.join(result.retrain))}")
+    if result.also:
+        shared = plain(", ".join(result.also))
         console.print(f"[yellow]Rows with the same text, not erased: {shared}[/]", soft_wrap=True)
-    for note in done.notes:
+    for note in result.notes:
         console.print(f"[yellow]! {plain(note)}[/]", soft_wrap=True)
 
 
 def _show_pairs(console: Console, title: str, pairs: Sequence[tuple[Any, ...]]) -> None:
+    """Print (key, before, now) of each change."""
     console.print(f"[bold]{title}[/]" + ("" if pairs else ": the same"))
     for key, before, now in pairs:
-        console.print(f"  {plain(key)}: {plain(_cut(str(before)))} → {plain(_cut(str(now)))}", soft_wrap=True)
+        console.print(f"  {plain(key)}: {plain(_truncate(str(before)))} → {plain(_truncate(str(now)))}", soft_wrap=True)
 
 
 def _show_scores(console: Console, scores: Mapping[str, Any]) -> None:
@@ -134,7 +141,7 @@ def _show_scores(console: Console, scores: Mapping[str, Any]) -> None:
     same = before["evaluation"] == now["evaluation"]
     console.print("[bold]scores[/]" + ("" if same else " (from different evaluations: not comparable)"))
     for metric in dict.fromkeys([*before["scores"], *now["scores"]]):
-        values = [side["scores"].get(metric) for side in (before, now)]
+        values = [model["scores"].get(metric) for model in (before, now)]
         console.print(f"  {plain(metric)}: {' → '.join(_score(value) for value in values)}")
 
 
@@ -145,10 +152,10 @@ def _score(score: Mapping[str, float] | None) -> str:
     return f"{score['value']:.3f}{interval}"
 
 
-def _cut(text: str) -> str:
-    return text if len(text) <= TEXT_SHOWN else text[: TEXT_SHOWN - 1] + "…"
+def _truncate(text: str) -> str:
+    return text if len(text) <= CHARS_SHOWN else text[: CHARS_SHOWN - 1] + "…"
 
 
-def _rest(console: Console, count: int, shown: int) -> None:
+def _show_rest(console: Console, count: int, shown: int) -> None:
     if count > shown:
         console.print(f"and {count - shown} more (--json lists all)")

@@ -9,10 +9,10 @@ from ft_pipeline.store.garbage import Garbage
 
 
 def show_garbage(console: Console, garbage: Garbage, dry_run: bool) -> None:
-    """Print how many artifacts of each kind are removed, and how much space that frees."""
+    """Print how many artifacts of each kind, and other files, are removed, and how much space that frees."""
     kinds = Counter(artifact.kind for artifact in garbage.artifacts)
-    others = {"unfinished work": len(garbage.folders), "copies of raw files": len(garbage.blobs)}
-    counts = {**dict(sorted(kinds.items())), **others}
+    other_counts = {"unfinished work": len(garbage.folders), "copies of raw files": len(garbage.blobs)}
+    counts = {**dict(sorted(kinds.items())), **other_counts}
     rows = [(name, count) for name, count in counts.items() if count]
     if not rows:
         console.print("There is nothing to remove.")

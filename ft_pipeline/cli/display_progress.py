@@ -17,18 +17,18 @@ from ft_pipeline.execution.pace import format_duration
 
 LINE_SECONDS = 60.0
 """Seconds between two lines of a step if there is no bar."""
-_LOOKS = 60
-"""Number of checks per LINE_SECONDS whether a line is due."""
+_CHECKS_PER_LINE = 60
+"""Number of checks whether a line is due, in the time between two lines."""
 
 
-class _Shown(Protocol):
+class _StepDisplay(Protocol):
     """Shows the running step."""
 
-    def began(self, label: str) -> None: ...
+    def start(self, label: str) -> None: ...
 
-    def reported(self, progress: JobProgress) -> None: ...
+    def update(self, progress: JobProgress) -> None: ...
 
-    def ended(self) -> None: ...
+    def end(self) -> None: ...
 
 
 @contextmanager
@@ -36,35 +36,35 @@ def live_progress(console: Console, line_seconds: float = LINE_SECONDS) -> Itera
     """Within the block, print a line for each step that ends. Show the running step as a bar, or, if `console` is not
     a terminal (CI, cron, systemd), as a line per `line_seconds`."""
     with ExitStack() as stack:
-        shown: _Shown
+        display: _StepDisplay
         if _is_terminal(console):
-            shown = _Bar(stack.enter_context(_bars(console)))
+            display = _Bar(stack.enter_context(_new_bar(console)))
         else:
-            shown = stack.enter_context(Lines(lambda line: console.print(escape(line), soft_wrap=True), line_seconds))
+            display = stack.enter_context(Lines(lambda line: console.print(escape(line), soft_wrap=True), line_seconds))
 
-        def step_event(event: StepEvent) -> None:
+        def show_event(event: StepEvent) -> None:
             label = f"{event.asset} [{event.experiment}]" if event.experiment else event.asset
             if event.state in {"waiting", "notes"}:
                 console.print(f"… {escape(f'{label} {event.message}')}", soft_wrap=True)
                 return
-            shown.ended()
+            display.end()
             if event.state == "started":
-                shown.began(label)
+                display.start(label)
                 return
             mark = "[green]✓[/]" if event.succeeded else "[red]✗[/]"
             console.print(f"{mark} {escape(f'{label:<28}')} {event.state:<12}{event.seconds:>8.1f} s")
 
-        stack.enter_context(listening(JobProgress, shown.reported))
-        stack.enter_context(listening(StepEvent, step_event))
+        stack.enter_context(listening(JobProgress, display.update))
+        stack.enter_context(listening(StepEvent, show_event))
         yield
 
 
 def _is_terminal(console: Console) -> bool:
-    """Whether a bar can be animated. FORCE_COLOR alone, which CI services set, does not make a file a terminal."""
+    """Return whether a bar can be animated. FORCE_COLOR, which CI services set, does not make a file a terminal."""
     return console.is_interactive and console.file.isatty()
 
 
-def _bars(console: Console) -> Progress:
+def _new_bar(console: Console) -> Progress:
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}"),
@@ -81,15 +81,15 @@ class _Bar:
         self._bar = bar
         self._task: TaskID | None = None
 
-    def began(self, label: str) -> None:
+    def start(self, label: str) -> None:
         self._task = self._bar.add_task(escape(label), total=None, note="")
 
-    def reported(self, progress: JobProgress) -> None:
+    def update(self, progress: JobProgress) -> None:
         if self._task is not None:
             note = progress.line().removeprefix(f"{progress.label}: ")
             self._bar.update(self._task, completed=progress.step, total=progress.total, note=escape(note))
 
-    def ended(self) -> None:
+    def end(self) -> None:
         if self._task is not None:
             self._bar.remove_task(self._task)
             self._task = None
@@ -100,11 +100,12 @@ class _Running:
     """A running step. Times are those of the clock of `Lines`."""
 
     label: str
-    since: float
-    said: float
+    started: float
+    last_line: float
     """Time of its last line; before the first line, the time when it started."""
     progress: JobProgress | None = None
-    heard: float = 0.0
+    """Its last report."""
+    last_report: float = 0.0
     """Time of its last report."""
 
 
@@ -116,37 +117,37 @@ class Lines:
 
     def __init__(
         self,
-        say: Callable[[str], None],
+        print_line: Callable[[str], None],
         seconds: float = LINE_SECONDS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._say = say
+        self._print_line = print_line
         self._seconds = seconds
         self._clock = clock
         self._step: _Running | None = None
         self._lock = threading.Lock()
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._look, daemon=True)
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._print_due_lines, daemon=True)
 
     def __enter__(self) -> Self:
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._over.set()
+        self._stopped.set()
         self._thread.join()
 
-    def began(self, label: str) -> None:
+    def start(self, label: str) -> None:
         now = self._clock()
         with self._lock:
             self._step = _Running(label, now, now)
 
-    def reported(self, progress: JobProgress) -> None:
+    def update(self, progress: JobProgress) -> None:
         with self._lock:
             if self._step is not None:
-                self._step.progress, self._step.heard = progress, self._clock()
+                self._step.progress, self._step.last_report = progress, self._clock()
 
-    def ended(self) -> None:
+    def end(self) -> None:
         with self._lock:
             self._step = None
 
@@ -154,18 +155,20 @@ class Lines:
         """Print the line that is due, if there is one."""
         with self._lock:
             now = self._clock()
-            if self._step is not None and now - self._step.said >= self._seconds:
-                self._step.said = now
-                self._say(self._line(self._step, now))
+            if self._step is not None and now - self._step.last_line >= self._seconds:
+                self._step.last_line = now
+                self._print_line(_describe(self._step, now, self._seconds))
 
-    def _line(self, step: _Running, now: float) -> str:
-        if step.progress is None:
-            return f"{step.label}: running for {format_duration(now - step.since)}"
-        silent = now - step.heard
-        late = f" (reported {format_duration(silent)} ago)" if silent >= self._seconds else ""
-        return step.progress.line() + late
-
-    def _look(self) -> None:
-        while not self._over.wait(self._seconds / _LOOKS):
+    def _print_due_lines(self) -> None:
+        while not self._stopped.wait(self._seconds / _CHECKS_PER_LINE):
             with suppress(OSError):  # a closed pipe: the run itself continues
                 self.tick()
+
+
+def _describe(step: _Running, now: float, late_seconds: float) -> str:
+    """Return the line of a running step, with the age of its last report if that is at least `late_seconds`."""
+    if step.progress is None:
+        return f"{step.label}: running for {format_duration(now - step.started)}"
+    age = now - step.last_report
+    late = f" (reported {format_duration(age)} ago)" if age >= late_seconds else ""
+    return step.progress.line() + late

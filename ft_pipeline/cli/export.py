@@ -9,7 +9,7 @@ import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 
 from ft_pipeline.cli import display
-from ft_pipeline.cli.common import FAILED, JsonOption, ProjectOption, errors, open_project, out, report
+from ft_pipeline.cli.common import FAILED, JsonOption, ProjectOption, open_project, print_result, stderr, stdout
 from ft_pipeline.models.compute_setting import requested_dtype
 from ft_pipeline.models.serving_engines import HOST, OFFLINE, find_engine
 from ft_pipeline.project import Project
@@ -35,18 +35,18 @@ def export(
 
     Example: ft export champion ../support-model --merged
     """
-    opened = open_project(project)
-    store = ArtifactStore(opened.store)
+    opened_project = open_project(project)
+    store = ArtifactStore(opened_project.store)
     plan = plan_export(store, find_model(store, name), directory, merged=merged)
     with Progress(
-        TextColumn("{task.description}"), BarColumn(bar_width=28), DownloadColumn(), console=errors, transient=True
+        TextColumn("{task.description}"), BarColumn(bar_width=28), DownloadColumn(), console=stderr, transient=True
     ) as bar:
         task = bar.add_task("writing", total=plan.bytes)
-        write_export(plan, _card(opened, store, plan), lambda count: bar.advance(task, count))
-    report(_document(plan), as_json, lambda document: _show(document, plan))
+        write_export(plan, _render_card(opened_project, store, plan), lambda count: bar.advance(task, count))
+    print_result(_document(plan), as_json, lambda document: _show_export(document, plan))
 
 
-def _card(project: Project, store: ArtifactStore, plan: Plan) -> str:
+def _render_card(project: Project, store: ArtifactStore, plan: Plan) -> str:
     settings = project.settings
     facts = card_facts(
         store, plan.model, comparison_of(store), task=settings.task, teacher_terms=settings.teacher.terms
@@ -69,15 +69,15 @@ def _document(plan: Plan) -> dict[str, Any]:
     }
 
 
-def _show(document: dict[str, Any], plan: Plan) -> None:
-    what = "a PEFT adapter" if plan.model.kind == "adapter" else "a Hugging Face model"
-    out.print(
-        f"Exported {display.plain(document['name'])} as {what} to {display.plain(document['path'])} "
+def _show_export(document: dict[str, Any], plan: Plan) -> None:
+    description = "a PEFT adapter" if plan.model.kind == "adapter" else "a Hugging Face model"
+    stdout.print(
+        f"Exported {display.plain(document['name'])} as {description} to {display.plain(document['path'])} "
         f"({len(document['files'])} files, {document['bytes'] / 1e6:.1f} MB)",
         soft_wrap=True,
     )
     if document["system_prompt"]:
-        out.print("It was scored with the system prompt in README.md. Send that prompt as the first message.")
+        stdout.print("It was scored with the system prompt in README.md. Send that prompt as the first message.")
 
 
 def serve(
@@ -95,30 +95,32 @@ def serve(
     from ft_pipeline.execution.workers.serving import require_free_port, run_engine
 
     requested_dtype()  # an unknown type is refused before anything is written
-    opened = open_project(project)
-    store = ArtifactStore(opened.store)
+    opened_project = open_project(project)
+    store = ArtifactStore(opened_project.store)
     model = find_model(store, name)
     require_servable(model)
-    chosen = find_engine(engine)
+    serving_engine = find_engine(engine)
     require_free_port(HOST, port)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the engine, removes the folder
-    ready = False
+    is_ready = False
 
     def on_ready() -> None:
-        nonlocal ready
-        ready = True
-        errors.print(
+        nonlocal is_ready
+        is_ready = True
+        stderr.print(
             f"Serving {name} at http://{HOST}:{port}/v1 (model: {name}). Press Ctrl-C to stop it.", soft_wrap=True
         )
 
-    errors.print(f"Loading {name} ({display.plain(model.row)}) with {chosen.name} …", soft_wrap=True)
+    stderr.print(f"Loading {name} ({display.plain(model.row)}) with {serving_engine.name} …", soft_wrap=True)
     with tempfile.TemporaryDirectory(prefix="ft-serve-") as folder:
         write_served(store, model, Path(folder))
         try:
-            code = run_engine(chosen.command(name, Path(folder), port), Path(folder), OFFLINE, (HOST, port), on_ready)
+            exit_code = run_engine(
+                serving_engine.command(name, Path(folder), port), Path(folder), OFFLINE, (HOST, port), on_ready
+            )
         except KeyboardInterrupt:
-            errors.print("ft: stopped serving")
+            stderr.print("ft: stopped serving")
             return
-    when = "while serving" if ready else "before it was ready"
-    errors.print(f"[red]ft:[/red] {chosen.name} exited {when} (exit code {code}). Its output is above.")
+    phase = "while serving" if is_ready else "before it was ready"
+    stderr.print(f"[red]ft:[/red] {serving_engine.name} exited {phase} (exit code {exit_code}). Its output is above.")
     raise typer.Exit(FAILED)

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from ft_pipeline.cli import display_gc
-from ft_pipeline.cli.common import JsonOption, ProjectOption, open_project, out, report
+from ft_pipeline.cli.common import JsonOption, ProjectOption, open_project, print_result, stdout
 
 
 def gc(
@@ -23,4 +23,4 @@ def gc(
 
     garbage = collect_garbage(open_project(project), dry_run=dry_run)
     document = {"dry_run": dry_run, **garbage.to_json()}
-    report(document, as_json, lambda _: display_gc.show_garbage(out, garbage, dry_run))
+    print_result(document, as_json, lambda _: display_gc.show_garbage(stdout, garbage, dry_run))

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 import typer
 
 from ft_pipeline.cli import display
-from ft_pipeline.cli.common import JsonOption, ProjectOption, open_project, out, report
+from ft_pipeline.cli.common import JsonOption, ProjectOption, open_project, print_result, stdout
 from ft_pipeline.errors import UserError
 from ft_pipeline.project import Project
 from ft_pipeline.store.artifacts import ArtifactStore
@@ -47,23 +47,23 @@ def memory(
             "Exactly one of --experiment and --params is required. Use --experiment NAME, or --params N such as 7e9."
         )
     if experiment is not None:
-        result = _of_experiment(open_project(project), experiment, gpu_memory_gb)
+        result = _estimate_for_experiment(open_project(project), experiment, gpu_memory_gb)
     else:
         assert params is not None
         if not 1e6 <= params <= 1e13:
             raise UserError(f"--params {params:g} is not a plausible model size. Use, for example, 7e9 for 7 billion.")
         plan = Plan(technique, optimizer, dtype, batch, length, checkpointing)
         result = estimate(nearest_llama(params), plan, params=params, gpu_memory_gb=gpu_memory_gb)
-    report(result, as_json, lambda document: display.show_memory(out, document))
+    print_result(result, as_json, lambda document: display.show_memory(stdout, document))
 
 
-def _of_experiment(project: Project, name: str, gpu_memory_gb: float | None) -> dict[str, Any]:
-    """The estimate for the longest row that the token audit counted, or for `max_length` if there was no audit."""
+def _estimate_for_experiment(project: Project, name: str, gpu_memory_gb: float | None) -> dict[str, Any]:
+    """Return the estimate for the longest row that the token audit counted, or for `max_length` without an audit."""
     from ft_pipeline.models.base_model import config_of
 
     settings = project.experiment(name)
     pointer = AssetPointers(project.store).read("training_data", name)
-    audited = ArtifactStore(project.store).open(pointer.kind, pointer.fingerprint) if pointer else None
-    longest = audited.summary["audit"]["lengths"]["max"] if audited else None
-    limit = gpu_memory_gb or settings.gpu.min_memory_gb or None
-    return estimate_experiment(settings, config_of(settings.base_model, settings.revision), longest, limit)
+    training_data = ArtifactStore(project.store).open(pointer.kind, pointer.fingerprint) if pointer else None
+    longest_row = training_data.summary["audit"]["lengths"]["max"] if training_data else None
+    gpu_memory = gpu_memory_gb or settings.gpu.min_memory_gb or None
+    return estimate_experiment(settings, config_of(settings.base_model, settings.revision), longest_row, gpu_memory)

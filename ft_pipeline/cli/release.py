@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from ft_pipeline.cli import display
-from ft_pipeline.cli.common import FAILED, JsonOption, ProjectOption, errors, open_project, out, report
+from ft_pipeline.cli.common import FAILED, JsonOption, ProjectOption, open_project, print_result, stderr, stdout
 from ft_pipeline.cli.display_progress import live_progress
 from ft_pipeline.errors import UserError
 from ft_pipeline.project import Project
@@ -28,21 +28,21 @@ def promote(
 
     Example: ft promote qlora
     """
-    opened = open_project(project)
-    store = ArtifactStore(opened.store)
-    comparison = _comparison(store)
+    opened_project = open_project(project)
+    store = ArtifactStore(opened_project.store)
+    comparison = _current_comparison(store)
     if comparison is None:
         raise UserError("There is no comparison to promote from yet. Run `ft run`.")
     try:
-        settings = opened.settings.promotion
-        record, new = manual_promotion.promote(store, comparison, settings, name, force=force, reason=reason)
+        settings = opened_project.settings.promotion
+        record, is_new = manual_promotion.promote(store, comparison, settings, name, force=force, reason=reason)
     except manual_promotion.NotPromoted as refusal:
-        errors.print(f"[red]ft:[/red] {display.plain(str(refusal))}", soft_wrap=True)
-        errors.print("ft: to release it anyway, add --force --reason TEXT")
+        stderr.print(f"[red]ft:[/red] {display.plain(str(refusal))}", soft_wrap=True)
+        stderr.print("ft: to release it anyway, add --force --reason TEXT")
         raise typer.Exit(FAILED) from None
-    if not new:
-        errors.print(f"ft: {display.plain(record.name)} is already the champion; nothing changed")
-    _show_moved(opened, record, as_json)
+    if not is_new:
+        stderr.print(f"ft: {display.plain(record.name)} is already the champion; nothing changed")
+    _materialize_and_show(opened_project, record, as_json)
 
 
 def rollback(
@@ -54,9 +54,9 @@ def rollback(
 
     Example: ft rollback --reason "complaints about the tone"
     """
-    opened = open_project(project)
-    store = ArtifactStore(opened.store)
-    _show_moved(opened, manual_promotion.rollback(store, _comparison(store), reason), as_json)
+    opened_project = open_project(project)
+    store = ArtifactStore(opened_project.store)
+    _materialize_and_show(opened_project, manual_promotion.rollback(store, _current_comparison(store), reason), as_json)
 
 
 def champion(project: ProjectOption = None, as_json: JsonOption = False) -> None:
@@ -66,21 +66,21 @@ def champion(project: ProjectOption = None, as_json: JsonOption = False) -> None
     """
     record = current(open_project(project).store)
     document = record.to_json() if record else None
-    report(document, as_json, lambda shown: display.show_champion(out, shown))
+    print_result(document, as_json, lambda shown: display.show_champion(stdout, shown))
 
 
-def _comparison(store: ArtifactStore) -> Artifact | None:
+def _current_comparison(store: ArtifactStore) -> Artifact | None:
     pointer = AssetPointers(store.root).read("comparison")
     return store.open(pointer.kind, pointer.fingerprint) if pointer else None
 
 
-def _show_moved(project: Project, record: ChampionRecord, as_json: bool) -> None:
+def _materialize_and_show(project: Project, record: ChampionRecord, as_json: bool) -> None:
     """Materialize the record as `champion`, so that the UI shows it too, and print it."""
     from ft_pipeline.execution import run as running
 
-    with live_progress(errors):
+    with live_progress(stderr):
         failures = running.materialize_release(project)
-    report(record.to_json(), as_json, lambda shown: display.show_champion(out, shown))
+    print_result(record.to_json(), as_json, lambda shown: display.show_champion(stdout, shown))
     if failures:
-        errors.print(f"[red]ft:[/red] the record is written, but {display.plain(failures[0])}", soft_wrap=True)
+        stderr.print(f"[red]ft:[/red] the record is written, but {display.plain(failures[0])}", soft_wrap=True)
         raise typer.Exit(FAILED)

@@ -8,8 +8,7 @@ from typing import Annotated
 import typer
 
 from ft_pipeline.cli import display
-from ft_pipeline.cli.common import JsonOption, ProjectOption, open_project, out
-from ft_pipeline.cli.common import report as tell
+from ft_pipeline.cli.common import JsonOption, ProjectOption, open_project, print_result, stdout
 from ft_pipeline.errors import UserError
 from ft_pipeline.release.report.report import NAME
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
@@ -28,7 +27,7 @@ def report(
     Example: ft report ../comparison.html --open
     """
     store = ArtifactStore(open_project(project).store)
-    artifact = _present(store)
+    artifact = _current_report(store)
     path = artifact.path / NAME
     if file is not None:
         if file.exists():
@@ -38,20 +37,20 @@ def report(
             path = Path(shutil.copyfile(path, file))
     comparison = artifact.inputs["comparison"][1]
     document = {"path": str(path.resolve()), "bytes": path.stat().st_size, "comparison": comparison}
-    tell(document, as_json, lambda shown: out.print(display.plain(shown["path"]), soft_wrap=True))
+    print_result(document, as_json, lambda shown: stdout.print(display.plain(shown["path"]), soft_wrap=True))
     if open_it:
         webbrowser.open(path.resolve().as_uri())
 
 
-def _present(store: ArtifactStore) -> Artifact:
-    """The report of the current comparison and champion. UserError if there is none, or if it is out of date."""
-    current = AssetPointers(store.root)
-    pointer = current.read("report")
+def _current_report(store: ArtifactStore) -> Artifact:
+    """Return the report of the current comparison and champion. UserError if there is none, or if it is out of date."""
+    pointers = AssetPointers(store.root)
+    pointer = pointers.read("report")
     artifact = store.open(pointer.kind, pointer.fingerprint) if pointer else None
     if artifact is None:
         raise UserError("There is no report yet. Run `ft run`.")
     for asset in artifact.inputs:
-        newer = current.read(asset)
-        if newer is not None and newer.fingerprint != artifact.inputs[asset][1]:
+        current = pointers.read(asset)
+        if current is not None and current.fingerprint != artifact.inputs[asset][1]:
             raise UserError(f"The report is older than the current {asset}. Run `ft run` to update it.")
     return artifact

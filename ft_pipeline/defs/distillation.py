@@ -79,7 +79,7 @@ def distilled(context: SpecContext) -> Spec:
     """The teacher's answers that passed the filters, with their provenance. The others are set aside with a reason."""
     settings = context.project.settings
     answers = context.artifact("teacher_answers")
-    questions = read_jsonl(context.project.inside(settings.evaluation.general_questions))
+    questions = read_jsonl(context.project.resolve_path(settings.evaluation.general_questions))
     inputs = {
         "teacher_answers": answers.reference,
         "conversations": context.checked_artifact("conversations").reference,

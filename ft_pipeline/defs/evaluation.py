@@ -143,8 +143,8 @@ def _evaluation_config(context: SpecContext) -> dict[str, Any]:
         "evaluation": settings.model_dump(
             mode="json", exclude={"general_questions", "general_texts", "bootstrap_resamples"}
         ),
-        "general_questions": read_jsonl(context.project.inside(settings.general_questions)),
-        "general_texts": read_jsonl(context.project.inside(settings.general_texts)),
+        "general_questions": read_jsonl(context.project.resolve_path(settings.general_questions)),
+        "general_texts": read_jsonl(context.project.resolve_path(settings.general_texts)),
         "custom_metrics": resolve(context.project.root, settings.metrics),
         "task_files": _task_files(context),
     }
@@ -153,7 +153,11 @@ def _evaluation_config(context: SpecContext) -> dict[str, Any]:
 def _task_files(context: SpecContext) -> dict[str, str]:
     """The files of evaluation.include_path, if the settings name tasks."""
     settings = context.project.settings.evaluation
-    return files_of(context.project.inside(settings.include_path)) if settings.tasks and settings.include_path else {}
+    return (
+        files_of(context.project.resolve_path(settings.include_path))
+        if settings.tasks and settings.include_path
+        else {}
+    )
 
 
 def _task_inputs(context: SpecContext) -> dict[str, tuple[str, str]]:
@@ -161,7 +165,7 @@ def _task_inputs(context: SpecContext) -> dict[str, tuple[str, str]]:
     files = _task_files(context)
     if not files:
         return {}
-    folder = str(context.project.inside(context.project.settings.evaluation.include_path or ""))
+    folder = str(context.project.resolve_path(context.project.settings.evaluation.include_path or ""))
     spec = Spec("evaluation_tasks", config={"files": files}, handling={"folder": folder})
     return {"tasks": context.built_artifact(spec).reference}
 

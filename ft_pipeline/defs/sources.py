@@ -23,7 +23,7 @@ def _raw_asset(data_format: str) -> dg.AssetsDefinition:
         show=_listing_metadata,
     )
     def raw_snapshot(context: SpecContext) -> Spec:
-        return snapshot_folder(context.project.raw(data_format), context.store).spec(data_format)
+        return snapshot_folder(context.project.raw_folder(data_format), context.store).spec(data_format)
 
     return raw_snapshot
 

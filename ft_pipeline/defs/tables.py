@@ -157,7 +157,7 @@ table_assets = [_table_asset(row_format) for row_format in FORMATS.values()]
 def conversations(context: SpecContext) -> Spec:
     """Alpaca and ShareGPT rows in one message schema, deduplicated across tables. The split of a row never changes."""
     settings = context.project.settings
-    questions = read_jsonl(context.project.inside(settings.evaluation.general_questions))
+    questions = read_jsonl(context.project.resolve_path(settings.evaluation.general_questions))
     inputs = {name: context.checked_artifact(name).reference for name in CONVERSATIONAL}
     config = {
         "data": settings.data.model_dump(mode="json"),

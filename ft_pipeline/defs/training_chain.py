@@ -8,7 +8,7 @@ from ft_pipeline.execution.recorded_checks import require_passed
 from ft_pipeline.execution.step import SpecContext, versions_of
 from ft_pipeline.models.base_model import identify
 from ft_pipeline.settings.experiment import ExperimentSettings
-from ft_pipeline.settings.learning_rates import resolved
+from ft_pipeline.settings.learning_rates import with_learning_rate
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.spec import Spec
 from ft_pipeline.training.objectives.registry import OBJECTIVES, UNFILTERED
@@ -32,7 +32,7 @@ def experiment_spec(context: SpecContext) -> Spec:
     assert context.experiment is not None
     *previous, own = [
         {"name": name, **without_trackers(settings).model_dump(mode="json", exclude=NOT_IN_SPEC)}
-        for name, settings in context.project.stages(context.experiment)
+        for name, settings in context.project.training_chain(context.experiment)
     ]
     return Spec("experiment", config={**own, "stages_before": previous})
 
@@ -130,7 +130,7 @@ def trackers(context: SpecContext, name: str) -> list[str]:
 
 def settings_for_base(settings: ExperimentSettings, base: Artifact) -> ExperimentSettings:
     """Return the settings as specs contain them: with the learning rate for the size of `base`, without trackers."""
-    return without_trackers(resolved(settings, base.summary["params"]))
+    return without_trackers(with_learning_rate(settings, base.summary["params"]))
 
 
 def without_trackers(settings: ExperimentSettings) -> ExperimentSettings:

@@ -1,11 +1,10 @@
 """`ft erase`: rows are never used again, and their texts are removed from the raw files, the store and Dagster's log.
 
 The order makes an interruption safe: rows are excluded first, and the raw file, which says what to search for, is
-changed last. The same command, run again, completes the erasure.
+changed after everything else. Until then, the same command, run again, completes the erasure.
 """
 
 import tempfile
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -14,8 +13,8 @@ from typing import Any
 
 import yaml
 
-from ft_pipeline.audit.artifact_index import SHOWN, ArtifactIndex
-from ft_pipeline.audit.row_usage import derived_ids, uses_of
+from ft_pipeline.audit.artifact_index import SHOWN_DIGITS, ArtifactIndex
+from ft_pipeline.audit.row_usage import MADE_FROM_IT, derived_ids, usage_of
 from ft_pipeline.audit.rows import read_rows
 from ft_pipeline.erasure.dagster_log import redact_dagster_home
 from ft_pipeline.erasure.raw_files import RawRow, read_raw_rows, replace_with_markers
@@ -24,22 +23,23 @@ from ft_pipeline.project import Project
 from ft_pipeline.store.artifact_redaction import (
     Redaction,
     append_redaction,
+    read_redactions,
     redact_artifact,
     redact_loose_files,
-    redactions,
     refuse_while_running,
 )
 from ft_pipeline.store.atomic_files import translate_write_errors, write_atomically
 from ft_pipeline.store.blobs import BlobStore
-from ft_pipeline.store.provenance import user
+from ft_pipeline.store.provenance import user_name
 from ft_pipeline.store.text_redaction import MIN_CHARS, ErasedTexts
 from ft_pipeline.tables.excluded_rows import add_excluded, erasure_marker, salt_of, salted
 from ft_pipeline.tables.formats.registry import FORMATS
 from ft_pipeline.tables.reading.sidecar import PLAIN, Sidecar, parse_sidecar, read_sidecar
 from ft_pipeline.tables.reason_codes import Refused
 
-ALSO_SHOWN = 50
-BEYOND = (
+MAX_ALSO = 50
+"""Largest number of rows in ErasureResult.also."""
+NOT_ERASED = (
     "copies outside this project are not erased: version control history, backups, exported or served models, and the "
     "logs of endpoints"
 )
@@ -58,9 +58,9 @@ class ErasureResult:
     artifacts: list[dict[str, Any]]
     """kind, fingerprint and files of each artifact that was redacted."""
     raw_files: int
-    """Number of kept copies of raw files that were redacted."""
+    """Number of stored copies of raw files that were redacted."""
     events: int
-    """Number of places in Dagster's databases and logs that were redacted."""
+    """Number of cells in Dagster's databases, and of logs, that were redacted."""
     models: list[dict[str, Any]]
     """Models that were trained on a row, selected their checkpoint with it or were scored on it."""
     retrain: list[str]
@@ -76,65 +76,73 @@ class ErasureResult:
 
 
 @dataclass(frozen=True)
-class _Place:
+class _PlacedRow:
     """A row in one of the project's raw files."""
 
     data_format: str
-    name: str
+    file: str
+    """Name of the file in the format's folder."""
     row: RawRow
 
     @property
     def origin(self) -> str:
-        return f"{self.data_format}/{self.name}:{self.row.number}"
+        return f"{self.data_format}/{self.file}:{self.row.number}"
+
+
+@dataclass(frozen=True)
+class _RedactedStore:
+    """What was redacted in the store and in Dagster's files."""
+
+    blobs: list[str]
+    """SHA-256 of each stored raw file."""
+    artifacts: list[dict[str, Any]]
+    """kind, fingerprint and files of each artifact."""
+    dagster_places: int
+    notes: list[str]
 
 
 def erase(project: Project, path: Path, numbers: Sequence[int], reason: str) -> ErasureResult:
     """Erase rows of a raw file, by number. UserError if they cannot be found, or if a run is in progress."""
     if not reason.strip():
         raise UserError("The reason is empty. State it for the record: --reason TEXT")
-    data_format, name = _place_of(project, path)
+    data_format, file = _locate(project, path)
     refuse_while_running(project.store)
-    everywhere = list(_all_places(project))
-    chosen = _chosen(everywhere, data_format, name, numbers)
-    same = {place.row.identity for place in chosen}
-    gone = [place for place in everywhere if place.data_format == data_format and place.row.identity in same]
+    all_rows = list(_read_all_rows(project))
+    chosen = _choose_rows(all_rows, data_format, file, numbers)
+    erased_rows = _with_copies(chosen, all_rows)
     salt = salt_of(project.root / "data")
-    rows = [_entry(place, salt) for place in gone]
-    when, by = datetime.now(UTC).isoformat(timespec="seconds"), user()
+    rows = [_describe_row(placed, salt) for placed in erased_rows]
+    when, by = datetime.now(UTC).isoformat(timespec="seconds"), user_name()
     add_excluded(project.root / "data", salt, [{**row, "when": when, "by": by, "reason": reason} for row in rows])
     index = ArtifactIndex(project.store)
-    secrets, also = _secrets(index, everywhere, gone, salt)
-    seen = uses_of(index, name, list(secrets.marks))
-    number = len(redactions(project.store)) + 1
-    note = {"number": number, "when": when, "by": by}
-    unread: list[str] = []
-    kept = _redact_kept_files(index, data_format, secrets, unread)
-    artifacts = _redact_artifacts(index, secrets, note, unread)
-    redact_loose_files(project.store, secrets)
-    events, notes = redact_dagster_home(project.dagster_home, secrets)
-    models = [asdict(use) for use in seen.uses if use.how != "made from it"]
-    files = _redact_own_files(project, gone, secrets)
-    append_redaction(project.store, Redaction(number, when, by, reason, rows, artifacts, kept, models))
+    erased, sharing_rows = _find_erased_texts(index, all_rows, erased_rows, salt)
+    usage = usage_of(index, file, list(erased.markers))
+    models = [asdict(use) for use in usage.uses if use.how != MADE_FROM_IT]
+    number = len(read_redactions(project.store)) + 1
+    redacted = _redact_store(project, index, data_format, erased, {"number": number, "when": when, "by": by})
+    files = _redact_raw_files(project, erased_rows, erased)
+    record = Redaction(number, when, by, reason, rows, redacted.artifacts, redacted.blobs, models)
+    append_redaction(project.store, record)
     return ErasureResult(
         record=number,
         rows=rows,
         files=files,
-        artifacts=artifacts,
-        raw_files=len(kept),
-        events=events,
+        artifacts=redacted.artifacts,
+        raw_files=len(redacted.blobs),
+        events=redacted.dagster_places,
         models=models,
-        retrain=seen.retrain,
-        champion=seen.champion,
-        also=also,
-        notes=[*notes, *(f"not redacted, because it cannot be read: {place}. Remove it." for place in unread), BEYOND],
+        retrain=usage.retrain,
+        champion=usage.champion,
+        also=[placed.origin for placed in sharing_rows[:MAX_ALSO]],
+        notes=[*redacted.notes, NOT_ERASED],
     )
 
 
-def _place_of(project: Project, path: Path) -> tuple[str, str]:
-    """(format, name in its folder) of a raw file."""
+def _locate(project: Project, path: Path) -> tuple[str, str]:
+    """Return (format, name in the format's folder) of a raw file."""
     files = [file.resolve() for file in (path, project.root / path) if file.is_file()]
     for data_format in FORMATS:
-        folder = project.raw(data_format).resolve()
+        folder = project.raw_folder(data_format).resolve()
         for file in files:
             if file.is_relative_to(folder):
                 return data_format, file.relative_to(folder).as_posix()
@@ -143,135 +151,175 @@ def _place_of(project: Project, path: Path) -> tuple[str, str]:
     raise UserError(f"{path} is not in data/raw/FORMAT of {project.root}: name a file that the project reads")
 
 
-def _all_places(project: Project) -> Iterator[_Place]:
+def _read_all_rows(project: Project) -> Iterator[_PlacedRow]:
+    """Yield the rows of every raw file that can be read row by row."""
     for data_format in FORMATS:
-        folder = project.raw(data_format)
+        folder = project.raw_folder(data_format)
         for path in sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix != ".yaml"):
             try:
                 sidecar = parse_sidecar(read_sidecar(path, folder))
-                name = path.relative_to(folder).as_posix()
-                yield from (_Place(data_format, name, row) for row in read_raw_rows(path, name, data_format, sidecar))
+                file = path.relative_to(folder).as_posix()
+                yield from (
+                    _PlacedRow(data_format, file, row) for row in read_raw_rows(path, file, data_format, sidecar)
+                )
             except Refused:
                 continue
 
 
-def _chosen(everywhere: Sequence[_Place], data_format: str, name: str, numbers: Sequence[int]) -> list[_Place]:
-    own = {place.row.number: place for place in everywhere if (place.data_format, place.name) == (data_format, name)}
-    if not own:
-        raise UserError(f"{data_format}/{name} cannot be read row by row (see `ft validate`); edit or remove the file")
+def _choose_rows(
+    all_rows: Sequence[_PlacedRow], data_format: str, file: str, numbers: Sequence[int]
+) -> list[_PlacedRow]:
+    """Return the rows of a file that have these numbers. UserError if one is missing or already erased."""
+    rows = {
+        placed.row.number: placed for placed in all_rows if (placed.data_format, placed.file) == (data_format, file)
+    }
+    if not rows:
+        raise UserError(f"{data_format}/{file} cannot be read row by row (see `ft validate`); edit or remove the file")
     for number in numbers:
-        if number not in own:
-            raise UserError(f"{data_format}/{name} has no row {number}; its rows are {min(own)} to {max(own)}")
-        if own[number].row.forgotten:
-            raise UserError(f"row {number} of {data_format}/{name} was already erased; name other rows")
-    return [own[number] for number in numbers]
+        if number not in rows:
+            raise UserError(f"{data_format}/{file} has no row {number}; its rows are {min(rows)} to {max(rows)}")
+        if rows[number].row.is_marker:
+            raise UserError(f"row {number} of {data_format}/{file} was already erased; name other rows")
+    return [rows[number] for number in numbers]
 
 
-def _entry(place: _Place, salt: str) -> dict[str, Any]:
-    hashed = salted(place.row.identity, salt)
-    return {"hash": hashed, "format": place.data_format, "file": place.name, "row": place.row.number}
+def _with_copies(chosen: Sequence[_PlacedRow], all_rows: Sequence[_PlacedRow]) -> list[_PlacedRow]:
+    """Return the chosen rows, which have one format, and the rows of that format with the same id."""
+    data_formats = {placed.data_format for placed in chosen}
+    identities = {placed.row.identity for placed in chosen}
+    return [placed for placed in all_rows if placed.data_format in data_formats and placed.row.identity in identities]
 
 
-def _secrets(
-    index: ArtifactIndex, everywhere: Sequence[_Place], gone: Sequence[_Place], salt: str
-) -> tuple[ErasedTexts, list[str]]:
-    """(texts to remove, origins of rows that share a text with them and stay).
+def _describe_row(placed: _PlacedRow, salt: str) -> dict[str, Any]:
+    hashed = salted(placed.row.identity, salt)
+    return {"hash": hashed, "format": placed.data_format, "file": placed.file, "row": placed.row.number}
+
+
+def _find_erased_texts(
+    index: ArtifactIndex, all_rows: Sequence[_PlacedRow], erased_rows: Sequence[_PlacedRow], salt: str
+) -> tuple[ErasedTexts, list[_PlacedRow]]:
+    """Return (texts to remove, rows that share a text with the erased rows and stay).
 
     A text that is also in another row (a system prompt, a common question) does not identify a row, and stays.
     """
-    identities = {place.row.identity for place in gone}
-    texts = {text for place in gone for text in place.row.texts}
-    staying = [place for place in everywhere if place.row.identity not in identities and not place.row.forgotten]
-    common = Counter(text for place in staying for text in place.row.texts & texts)
-    also = [place.origin for place in staying if any(len(text) >= MIN_CHARS for text in place.row.texts & texts)]
-    own = identities | set(derived_ids(index, identities))
-    answers = {
+    identities = {placed.row.identity for placed in erased_rows}
+    texts = {text for placed in erased_rows for text in placed.row.texts}
+    staying = [placed for placed in all_rows if placed.row.identity not in identities and not placed.row.is_marker]
+    shared = {text for placed in staying for text in placed.row.texts & texts}
+    sharing = [placed for placed in staying if any(len(text) >= MIN_CHARS for text in placed.row.texts & texts)]
+    ids = identities | set(derived_ids(index, identities))
+    markers = {identity: erasure_marker(salted(identity, salt)) for identity in sorted(ids)}
+    all_texts = texts | _teacher_answers(index, identities)
+    return ErasedTexts(markers, frozenset(all_texts - shared), frozenset(all_texts)), sharing
+
+
+def _teacher_answers(index: ArtifactIndex, identities: set[str]) -> set[str]:
+    """Return the answers of teachers to prompts with these ids."""
+    return {
         row["answer"]
         for node in index.all("teacher_answers")
         for row in read_rows(node, "answers.parquet", ["id", "answer"])
         if row["id"] in identities and row.get("answer")
     }
-    marks = {identity: erasure_marker(salted(identity, salt)) for identity in sorted(own)}
-    distinct = frozenset(text for text in texts | answers if not common[text])
-    return ErasedTexts(marks, distinct, frozenset(texts | answers)), also[:ALSO_SHOWN]
 
 
-def _redact_kept_files(index: ArtifactIndex, data_format: str, secrets: ErasedTexts, unread: list[str]) -> list[str]:
-    """Redact every copy that a snapshot of the format kept, also under earlier file names. Return the SHA-256 of each.
+def _redact_store(
+    project: Project, index: ArtifactIndex, data_format: str, erased: ErasedTexts, record_fields: dict[str, Any]
+) -> _RedactedStore:
+    unreadable: list[str] = []
+    blobs = _redact_blobs(index, data_format, erased, unreadable)
+    artifacts = _redact_artifacts(index, erased, record_fields, unreadable)
+    redact_loose_files(project.store, erased)
+    dagster_places, notes = redact_dagster_home(project.dagster_home, erased)
+    notes += [f"not redacted, because it cannot be read: {place}. Remove it." for place in unreadable]
+    return _RedactedStore(blobs, artifacts, dagster_places, notes)
 
-    Copies that are gone or damaged are added to `unread`.
+
+def _redact_blobs(index: ArtifactIndex, data_format: str, erased: ErasedTexts, unreadable: list[str]) -> list[str]:
+    """Redact every raw file of the format that a snapshot stored, also under earlier names. Return the SHA-256 of each.
+
+    Blobs that are missing or damaged are added to `unreadable`.
     """
     blobs = BlobStore(index.root)
-    seen: dict[tuple[str, str | None], str] = {}
+    redacted = []
+    with tempfile.TemporaryDirectory(prefix="ft-forget-") as scratch:
+        for number, ((sha256, sidecar_sha256), name) in enumerate(_snapshot_files(index, data_format).items()):
+            folder = Path(scratch) / str(number)
+            try:
+                path = blobs.checkout(sha256, folder / Path(name).name, allow_redacted=True)
+                sidecar = _read_stored_sidecar(blobs, sidecar_sha256, folder)
+            except UserError:
+                unreadable.append(f"the kept copy of {name} ({sha256[:SHOWN_DIGITS]})")
+                continue
+            content = _redacted_content(path, name, data_format, sidecar, erased)
+            if content is not None:
+                (folder / "redacted").write_bytes(content)
+                blobs.redact(sha256, folder / "redacted")
+                redacted.append(sha256)
+    return redacted
+
+
+def _snapshot_files(index: ArtifactIndex, data_format: str) -> dict[tuple[str, str | None], str]:
+    """Return (SHA-256 of the file, SHA-256 of its sidecar) → its name in the first snapshot that contains it."""
+    files: dict[tuple[str, str | None], str] = {}
     for node in index.all(f"raw_{data_format}"):
         for entry in node.config.get("files", []):
             if entry.get("sha256"):
-                seen.setdefault((entry["sha256"], entry.get("sidecar")), entry["name"])
-    changed = []
-    with tempfile.TemporaryDirectory(prefix="ft-forget-") as folder:
-        for number, ((sha256, sidecar), name) in enumerate(seen.items()):
-            into = Path(folder) / str(number)
-            try:
-                path = blobs.checkout(sha256, into / Path(name).name, redacted=True)
-                mapping = _kept_sidecar(blobs, sidecar, into)
-            except UserError:
-                unread.append(f"the kept copy of {name} ({sha256[:SHOWN]})")
-                continue
-            after = _without_rows(path, name, data_format, mapping, secrets)
-            if after is not None:
-                redacted = into / "redacted"
-                redacted.write_bytes(after)
-                blobs.redact(sha256, redacted)
-                changed.append(sha256)
-    return changed
+                files.setdefault((entry["sha256"], entry.get("sidecar")), entry["name"])
+    return files
 
 
-def _kept_sidecar(blobs: BlobStore, sha256: str | None, into: Path) -> Sidecar:
+def _read_stored_sidecar(blobs: BlobStore, sha256: str | None, folder: Path) -> Sidecar:
+    """Return a stored sidecar. Without one, or if it cannot be read, the file is read as if it had none."""
     if sha256 is None:
         return PLAIN
     try:
-        path = blobs.checkout(sha256, into / "sidecar.yaml")
+        path = blobs.checkout(sha256, folder / "sidecar.yaml")
         return parse_sidecar(yaml.safe_load(path.read_text(encoding="utf-8-sig")))
     except (UserError, Refused, yaml.YAMLError, UnicodeDecodeError):
         return PLAIN
 
 
-def _without_rows(path: Path, name: str, data_format: str, sidecar: Sidecar, secrets: ErasedTexts) -> bytes | None:
-    """The file's bytes with markers in place of the erased rows; None if it contains none of them."""
+def _redacted_content(path: Path, name: str, data_format: str, sidecar: Sidecar, erased: ErasedTexts) -> bytes | None:
+    """Return the file's bytes with markers in place of the erased rows; None if it contains none of them."""
     try:
-        rows = {row.number: row.identity for row in read_raw_rows(path, name, data_format, sidecar)}
+        ids = {row.number: row.identity for row in read_raw_rows(path, name, data_format, sidecar)}
     except Refused:  # it cannot be read as rows: only the texts are removed
         before = path.read_bytes()
-        after = secrets.content("refused.txt", before)
+        after = erased.redact_file("refused.txt", before)
         return after if after != before else None
-    marks = {number: secrets.marks[identity] for number, identity in rows.items() if identity in secrets.marks}
-    return replace_with_markers(path, name, marks) if marks else None
+    markers = {number: erased.markers[identity] for number, identity in ids.items() if identity in erased.markers}
+    return replace_with_markers(path, name, markers) if markers else None
 
 
 def _redact_artifacts(
-    index: ArtifactIndex, secrets: ErasedTexts, note: dict[str, Any], unread: list[str]
+    index: ArtifactIndex, erased: ErasedTexts, record_fields: dict[str, Any], unreadable: list[str]
 ) -> list[dict[str, Any]]:
+    """Redact every artifact. Return kind, fingerprint and files of each. Unreadable files are added to `unreadable`."""
     redacted = []
     for node in index.all():
         if node.path is None:
             continue
-        files, damaged = redact_artifact(node.path, secrets, note)
-        unread += [f"{node.label}: {name}" for name in damaged]
+        files, unreadable_files = redact_artifact(node.path, erased, record_fields)
+        unreadable += [f"{node.label}: {name}" for name in unreadable_files]
         if files:
             redacted.append({"kind": node.kind, "fingerprint": node.fingerprint, "files": files})
     return redacted
 
 
-def _redact_own_files(project: Project, gone: Sequence[_Place], secrets: ErasedTexts) -> list[str]:
-    marks: dict[tuple[str, str], dict[int, str]] = {}
-    for place in gone:
-        marks.setdefault((place.data_format, place.name), {})[place.row.number] = secrets.marks[place.row.identity]
+def _redact_raw_files(project: Project, erased_rows: Sequence[_PlacedRow], erased: ErasedTexts) -> list[str]:
+    """Replace the erased rows in the project's own files by markers. Return the paths of these files."""
+    markers: dict[tuple[str, str], dict[int, str]] = {}
+    for placed in erased_rows:
+        markers.setdefault((placed.data_format, placed.file), {})[placed.row.number] = erased.markers[
+            placed.row.identity
+        ]
     changed = []
-    for (data_format, name), own in marks.items():
-        path = project.raw(data_format) / name
+    for (data_format, file), markers_of_file in markers.items():
+        path = project.raw_folder(data_format) / file
         mode = path.stat().st_mode
         with translate_write_errors():
-            write_atomically(path, replace_with_markers(path, name, own))
+            write_atomically(path, replace_with_markers(path, file, markers_of_file))
             path.chmod(mode & 0o7777)
         changed.append(path.relative_to(project.root).as_posix())
     return changed

@@ -17,13 +17,11 @@ from ft_pipeline.tables.formats.base import Format
 from ft_pipeline.tables.formats.convert import convert
 from ft_pipeline.tables.formats.registry import FORMATS
 from ft_pipeline.tables.formats.row_ids import row_id
-from ft_pipeline.tables.reading.batches import Batch, divide
+from ft_pipeline.tables.reading.batches import BOM, Batch, divide
 from ft_pipeline.tables.reading.containers import read_batches
 from ft_pipeline.tables.reading.json_parser import parse_line
 from ft_pipeline.tables.reading.sidecar import Sidecar
 from ft_pipeline.tables.reason_codes import Fault
-
-BOM = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True)
@@ -35,8 +33,8 @@ class RawRow:
     identity: str
     """The row's id in its table. For a row that cannot be converted, a hash of its raw text."""
     texts: frozenset[str]
-    """Every string in it, and its raw text."""
-    forgotten: bool = False
+    """Every string in the row, before and after its conversion, and its raw text."""
+    is_marker: bool = False
     """Whether the row is an erasure marker."""
 
 
@@ -46,33 +44,35 @@ def read_raw_rows(path: Path, name: str, data_format: str, sidecar: Sidecar) -> 
     Raises reason_codes.Refused if the whole file is refused.
     """
     row_format = FORMATS[data_format]
-    for batch in read_batches(path, Path(name).suffix.lower()):
-        here = divide(batch)
-        values = here.values if here.lines is None else [parse_line(line) for line in here.lines]
+    for undivided in read_batches(path, Path(name).suffix.lower()):
+        batch = divide(undivided)
+        values = batch.values if batch.lines is None else [parse_line(line) for line in batch.lines]
         for position, value in enumerate(values):
-            raw = _as_written(here, position, value)
-            yield _raw_row(here.rows[position], value, raw, row_format, sidecar)
+            raw_text = _raw_text(batch, position, value)
+            yield _raw_row(batch.rows[position], value, raw_text, row_format, sidecar)
 
 
-def _raw_row(number: int, value: Any, raw: str, row_format: Format, sidecar: Sidecar) -> RawRow:
+def _raw_row(number: int, value: Any, raw_text: str, row_format: Format, sidecar: Sidecar) -> RawRow:
     record = convert(row_format, value, sidecar)
-    texts = frozenset([raw, *_strings_of(value)])
+    texts = frozenset([raw_text, *_strings_of(value)])
     if isinstance(record, Fault):
-        forgotten = isinstance(value, dict) and is_erasure_marker(value)
-        return RawRow(number, sha256(raw.encode("utf-8", "surrogateescape")).hexdigest(), texts, forgotten)
-    named = dict(zip(row_format.column_names, record, strict=True))
-    return RawRow(number, row_id(named), texts | frozenset(_strings_of(named)))
+        identity = sha256(raw_text.encode("utf-8", "surrogateescape")).hexdigest()
+        return RawRow(number, identity, texts, isinstance(value, dict) and is_erasure_marker(value))
+    columns = dict(zip(row_format.column_names, record, strict=True))
+    return RawRow(number, row_id(columns), texts | frozenset(_strings_of(columns)))
 
 
-def _as_written(batch: Batch, at: int, value: Any) -> str:
+def _raw_text(batch: Batch, position: int, value: Any) -> str:
+    """Return the text of a row as it is in the file, or as JSON if the file is CSV or Parquet."""
     if batch.lines is not None:
-        return batch.lines[at].strip().decode("utf-8", "replace")
+        return batch.lines[position].strip().decode("utf-8", "replace")
     if isinstance(value, Fault):
         return value.raw
     return orjson.dumps(value, default=repr, option=orjson.OPT_NON_STR_KEYS).decode()
 
 
 def _strings_of(value: Any) -> Iterator[str]:
+    """Yield every string in a value, except the keys of mappings."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping):
@@ -83,70 +83,70 @@ def _strings_of(value: Any) -> Iterator[str]:
             yield from _strings_of(item)
 
 
-def replace_with_markers(path: Path, name: str, marks: Mapping[int, str]) -> bytes:
+def replace_with_markers(path: Path, name: str, markers: Mapping[int, str]) -> bytes:
     """Return the file's bytes with each of these rows (by number) replaced by its marker. All other rows keep their
     bytes and their numbers. A Parquet file is rewritten."""
     suffix = Path(name).suffix.lower()
     first = next(read_batches(path, suffix))
     if first.offsets is not None:
-        return _array_with_marks(path, suffix, marks)
+        return _replace_array_elements(path, suffix, markers)
     if first.block is not None or first.lines is not None:
-        return _lines_with_marks(path.read_bytes(), marks)
-    return _parquet_with_marks(path, marks) if suffix == ".parquet" else _csv_with_marks(path, marks)
+        return _replace_lines(path.read_bytes(), markers)
+    return _replace_parquet_rows(path, markers) if suffix == ".parquet" else _replace_csv_rows(path, markers)
 
 
-def _json_mark(mark: str) -> bytes:
-    return orjson.dumps({"excluded": mark})
+def _json_marker(marker: str) -> bytes:
+    return orjson.dumps({"excluded": marker})
 
 
-def _lines_with_marks(content: bytes, marks: Mapping[int, str]) -> bytes:
+def _replace_lines(content: bytes, markers: Mapping[int, str]) -> bytes:
     lines = content.split(b"\n")
-    for number, mark in marks.items():
+    for number, marker in markers.items():
         line = lines[number - 1]
-        begin = BOM if number == 1 and line.startswith(BOM) else b""
-        lines[number - 1] = begin + _json_mark(mark) + (b"\r" if line.endswith(b"\r") else b"")
+        bom = BOM if number == 1 and line.startswith(BOM) else b""
+        lines[number - 1] = bom + _json_marker(marker) + (b"\r" if line.endswith(b"\r") else b"")
     return b"\n".join(lines)
 
 
-def _array_with_marks(path: Path, suffix: str, marks: Mapping[int, str]) -> bytes:
+def _replace_array_elements(path: Path, suffix: str, markers: Mapping[int, str]) -> bytes:
     content = path.read_bytes()
-    places: list[tuple[int, int, str]] = []
+    elements: list[tuple[int, int, str]] = []  # (start, length, marker)
     for batch in read_batches(path, suffix):
         for number, element, offset in zip(batch.rows, batch.lines or [], batch.offsets or [], strict=True):
-            if number in marks:
-                places.append((content.index(element, offset), len(element), marks[number]))
-    for begin, length, mark in sorted(places, reverse=True):
-        content = content[:begin] + _json_mark(mark) + content[begin + length :]
+            if number in markers:
+                elements.append((content.index(element, offset), len(element), markers[number]))
+    for start, length, marker in sorted(elements, reverse=True):  # from the end, so that the other starts stay valid
+        content = content[:start] + _json_marker(marker) + content[start + length :]
     return content
 
 
-def _csv_with_marks(path: Path, marks: Mapping[int, str]) -> bytes:
+def _replace_csv_rows(path: Path, markers: Mapping[int, str]) -> bytes:
     """Replace whole lines: a CSV row always ends at the end of a line."""
     content = path.read_bytes()
     lines = list(io.StringIO(content.decode("utf-8", "surrogateescape"), newline=""))
     reader = csv.reader(iter(lines), strict=True)
     next(reader)
-    row, begin, kept = 0, reader.line_num, lines[: reader.line_num]
+    number, start, output = 0, reader.line_num, lines[: reader.line_num]
     for cells in reader:
-        row += bool(cells)
-        own = lines[begin : reader.line_num]
-        begin = reader.line_num
-        mark = marks.get(row) if cells else None
-        ending = own[-1][len(own[-1].rstrip("\r\n")) :]
-        kept += own if mark is None else [mark + ending]
-    return "".join(kept).encode("utf-8", "surrogateescape")
+        number += bool(cells)  # a blank line is not a row
+        row_lines = lines[start : reader.line_num]
+        start = reader.line_num
+        marker = markers.get(number) if cells else None
+        line_ending = row_lines[-1][len(row_lines[-1].rstrip("\r\n")) :]
+        output += row_lines if marker is None else [marker + line_ending]
+    return "".join(output).encode("utf-8", "surrogateescape")
 
 
-def _parquet_with_marks(path: Path, marks: Mapping[int, str]) -> bytes:
+def _replace_parquet_rows(path: Path, markers: Mapping[int, str]) -> bytes:
+    """Put each marker into the first column of strings. All other cells of the row become null."""
     table = pq.read_table(path)
     schema = pa.schema([column.with_nullable(True) for column in table.schema], table.schema.metadata)
-    first = next(
-        (column.name for column in schema if pa.types.is_string(column.type) or pa.types.is_large_string(column.type)),
-        None,
-    )
+    text_columns = [
+        column.name for column in schema if pa.types.is_string(column.type) or pa.types.is_large_string(column.type)
+    ]
     rows = table.to_pylist()
-    for number, mark in marks.items():
-        rows[number - 1] = {first: mark} if first else {}
+    for number, marker in markers.items():
+        rows[number - 1] = {text_columns[0]: marker} if text_columns else {}
     sink = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(rows, schema=schema), sink)
     return sink.getvalue()

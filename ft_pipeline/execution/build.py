@@ -100,7 +100,7 @@ class _ArtifactBuilder:
 
     def _build(self, need: DeviceNeed | None, force: bool, build: BuildFunction | None) -> Artifact:
         inputs = {name: self.store.require(*reference, self.log).path for name, reference in self.spec.inputs.items()}
-        draft = self.store.begin(self.spec, afresh=force)
+        draft = self.store.begin(self.spec, from_scratch=force)
         try:
             with self._lease_devices(need) as lease, translate_write_errors():
                 started = time.monotonic()

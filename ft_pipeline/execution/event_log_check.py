@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 import dagster as dg
 
-from ft_pipeline.audit.artifact_index import SHOWN, ArtifactIndex
+from ft_pipeline.audit.artifact_index import SHOWN_DIGITS, ArtifactIndex
 from ft_pipeline.audit.findings import Finding
 from ft_pipeline.execution.instance import connect_instance
-from ft_pipeline.project import Project, records_elsewhere
-from ft_pipeline.store.garbage import removed
+from ft_pipeline.project import Project, has_separate_database
+from ft_pipeline.store.garbage import logged_removals
 
 PAGE_SIZE = 500
 """Number of events that one query of the event log returns."""
@@ -29,7 +29,7 @@ class RecordedMaterialization:
     @property
     def label(self) -> str:
         key = f"{self.asset}[{self.experiment}]" if self.experiment else self.asset
-        return f"{key} {self.fingerprint[:SHOWN]}"
+        return f"{key} {self.fingerprint[:SHOWN_DIGITS]}"
 
 
 def compare_with_event_log(project: Project, index: ArtifactIndex) -> tuple[int, list[Finding], list[str]]:
@@ -43,7 +43,7 @@ def compare_with_event_log(project: Project, index: ArtifactIndex) -> tuple[int,
         return 0, [], [f"Dagster's event log could not be read ({type(error).__name__}); only the store was checked"]
     if recorded is None or (not recorded and index.pointers):
         return 0, [], ["Dagster's event log is missing or empty; only the store was checked"]
-    garbage_collected = removed(index.root)
+    garbage_collected = logged_removals(index.root)
     expected = [event for event in recorded if (event.asset, event.fingerprint) not in garbage_collected]
     findings = [finding for event in expected for finding in _check(index, event)]
     removed_count = len(recorded) - len(expected)
@@ -57,7 +57,7 @@ def _check(index: ArtifactIndex, event: RecordedMaterialization) -> list[Finding
     if node.path is None:
         return [Finding("event_without_artifact", event.label, f"{materialized}, but it is not in the store")]
     if event.manifest_sha256 and not node.is_recorded_as(event.manifest_sha256):
-        digest = event.manifest_sha256[:SHOWN]
+        digest = event.manifest_sha256[:SHOWN_DIGITS]
         message = f"{materialized} with another manifest (SHA-256 {digest}): the manifest was edited"
         return [Finding("event_disagrees", event.label, message)]
     return []
@@ -65,7 +65,7 @@ def _check(index: ArtifactIndex, event: RecordedMaterialization) -> list[Finding
 
 def _all_materializations(project: Project) -> list[RecordedMaterialization] | None:
     """Return every materialization in Dagster's log. None without a database: a query would create one."""
-    if not records_elsewhere(project.dagster_home) and not (project.dagster_home / "history").is_dir():
+    if not has_separate_database(project.dagster_home) and not (project.dagster_home / "history").is_dir():
         return None
     with connect_instance() as instance:
         return [event for key in sorted(instance.all_asset_keys()) for event in _materializations_of(instance, key)]

@@ -9,8 +9,9 @@ from ft_pipeline.release.champion import history
 from ft_pipeline.settings.sweep import sweep_owner
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.asset_pointers import AssetPointers, Pointer
-from ft_pipeline.store.garbage import Garbage, Reference, find_garbage, remove
+from ft_pipeline.store.garbage import Garbage, find_garbage, remove_garbage
 from ft_pipeline.store.locks import FileLock
+from ft_pipeline.store.spec import ArtifactReference
 
 
 def collect_garbage(project: Project, *, dry_run: bool) -> Garbage:
@@ -31,7 +32,7 @@ def collect_garbage(project: Project, *, dry_run: bool) -> Garbage:
         if not dry_run:
             for pointer in expired:
                 AssetPointers(store.root).remove(pointer.asset, pointer.partition)
-            remove(store, garbage)
+            remove_garbage(store, garbage)
         return garbage
 
 
@@ -73,7 +74,7 @@ def _no_longer_exists(project: Project, name: str, names: set[str]) -> bool:
     return True
 
 
-def _roots(project: Project, expired: list[Pointer]) -> set[Reference]:
+def _roots(project: Project, expired: list[Pointer]) -> set[ArtifactReference]:
     """The artifacts to keep, without those that they were built from."""
     pointers = [pointer for pointer in AssetPointers(project.store).all() if pointer not in expired]
     roots = {(pointer.kind, pointer.fingerprint) for pointer in pointers}

@@ -10,7 +10,7 @@ import dagster as dg
 import yaml
 
 from ft_pipeline.errors import UserError, first_line
-from ft_pipeline.project import records_elsewhere
+from ft_pipeline.project import has_separate_database
 from ft_pipeline.store.locks import FileLock
 
 
@@ -51,7 +51,7 @@ def open_instance() -> Iterator[dg.DagsterInstance]:
 def connect_instance() -> dg.DagsterInstance:
     """Return Dagster's instance. Raises UserError if dagster.yaml names a database that cannot be opened."""
     home = Path(os.environ.get("DAGSTER_HOME", ""))
-    if not records_elsewhere(home):
+    if not has_separate_database(home):
         return dg.DagsterInstance.get()
     settings = home / "dagster.yaml"
     try:

@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 import dagster as dg
 
-from ft_pipeline.audit.artifact_index import SHOWN, ArtifactIndex
+from ft_pipeline.audit.artifact_index import SHOWN_DIGITS, ArtifactIndex
 from ft_pipeline.store.artifacts import Artifact
 
 PREVIEW_CHARACTERS = 300
@@ -99,7 +99,7 @@ def artifact_metadata(
         "manifest": dg.MetadataValue.path(str(artifact.path / "manifest.json")),
         "manifest_sha256": artifact.manifest_sha256,
         "inputs": dg.MetadataValue.md(_input_table(artifact, index, assets, experiment)),
-        "audit": f"ft audit {artifact.fingerprint[:SHOWN]}",
+        "audit": f"ft audit {artifact.fingerprint[:SHOWN_DIGITS]}",
     }
 
 
@@ -111,5 +111,5 @@ def _input_table(artifact: Artifact, index: ArtifactIndex, assets: Mapping[str, 
         folder = node.path.relative_to(index.root).as_posix() if node.path else "not in the store"
         partition = f"?partition={quote(experiment)}" if experiment and assets.get(kind) else ""
         asset = f"[{kind}](/assets/{quote(kind)}{partition})" if kind in assets else kind
-        lines.append(f"| {name} | {asset} | `{fingerprint[:SHOWN]}` | `{folder}/manifest.json` |")
+        lines.append(f"| {name} | {asset} | `{fingerprint[:SHOWN_DIGITS]}` | `{folder}/manifest.json` |")
     return "\n".join(lines) if artifact.inputs else "none: the user's files, or settings"

@@ -27,7 +27,7 @@ from ft_pipeline.execution.workers.launchers import check_environment
 from ft_pipeline.project import Project
 from ft_pipeline.store.asset_pointers import current_document
 from ft_pipeline.store.locks import FileLock
-from ft_pipeline.store.provenance import user
+from ft_pipeline.store.provenance import user_name
 
 RELEASE = ("champion", "model_card", "report")
 """The assets that follow from a decision about the champion."""
@@ -140,7 +140,7 @@ def list_experiments(project: Project) -> list[dict[str, Any]]:
     rows_with_state = [
         row if row["error"] else row | {"state": _experiment_state(planned, row["name"])} for row in rows
     ]
-    return rows_with_state + [_broken_row(name, error) for name, error in project.misnamed().items()]
+    return rows_with_state + [_broken_row(name, error) for name, error in project.misnamed_files().items()]
 
 
 def _broken_row(name: str, error: str) -> dict[str, Any]:
@@ -199,7 +199,9 @@ def _selected_experiments(request: RunRequest) -> list[str]:
     if request.experiments:
         for name in request.experiments:
             request.project.experiment(name)
-        return list(dict.fromkeys(member for name in request.experiments for member in request.project.series(name)))
+        return list(
+            dict.fromkeys(member for name in request.experiments for member in request.project.with_sweep_members(name))
+        )
     valid = []
     for name in request.project.experiment_names():
         with contextlib.suppress(UserError):
@@ -268,7 +270,7 @@ def _materialize(
             partition_key=experiment,
             raise_on_error=False,
             run_config=NO_CONSOLE_LOG,
-            tags={"ft/started_by": f"cli {user()}", INVOCATION: invocation, **force_tag},
+            tags={"ft/started_by": f"cli {user_name()}", INVOCATION: invocation, **force_tag},
         )
     if not result.success and not failures:
         failures = [f"{_describe_crash(result)} See the full error in the UI (`ft ui`), run {result.run_id}."]

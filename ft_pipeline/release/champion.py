@@ -13,7 +13,7 @@ from typing import Any, Literal
 from ft_pipeline.errors import UserError
 from ft_pipeline.store.hashing import sha256_of_json
 from ft_pipeline.store.ledger import Ledger
-from ft_pipeline.store.provenance import user
+from ft_pipeline.store.provenance import user_name
 
 Kind = Literal["merged", "adapter", "prompt"]
 
@@ -181,7 +181,7 @@ def rollback(store: Path, reason: str = "", looked_at: str | None = None, known:
             by_hand=True,
             looked_at=looked_at,
             passed_over=sorted({present.fingerprint, *known} - {target.fingerprint}),
-            by=user(),
+            by=user_name(),
         )
         if written := ledger(store).append(asdict(restored)):
             return ChampionRecord(**written)
@@ -218,7 +218,7 @@ def _record_of(move: Promotion, present: ChampionRecord | None) -> ChampionRecor
         by_hand=move.by_hand,
         looked_at=move.looked_at,
         passed_over=sorted(set(move.passed_over) - {candidate.fingerprint}),
-        by=user(),
+        by=user_name(),
     )
 
 

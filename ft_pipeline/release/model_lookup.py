@@ -13,7 +13,7 @@ from ft_pipeline.evaluation.comparison.records import ComparisonRow, read_compar
 from ft_pipeline.evaluation.model_kinds import TUNED
 from ft_pipeline.release.champion import ChampionRecord, current
 from ft_pipeline.release.promotion import gates
-from ft_pipeline.store.artifacts import SHORT, Artifact, ArtifactStore
+from ft_pipeline.store.artifacts import NAME_DIGITS, Artifact, ArtifactStore
 from ft_pipeline.store.asset_pointers import AssetPointers
 
 CHAMPION = "champion"
@@ -152,7 +152,7 @@ def _where_it_was_scored(store: ArtifactStore, record: ChampionRecord) -> Artifa
             if same_base and variants.get(record.name) == record.evidence["served"]:
                 return baseline
     raise UserError(
-        f"The scores on which {record.name} was promoted are not in comparison {comparison.fingerprint[:SHORT]}. "
+        f"The scores on which {record.name} was promoted are not in comparison {comparison.fingerprint[:NAME_DIGITS]}. "
         f"Promote it again: `ft promote {record.name} --force --reason TEXT`."
     )
 

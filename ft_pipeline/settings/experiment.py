@@ -113,19 +113,19 @@ class ExperimentSettings(Section):
     included."""
 
     @model_validator(mode="after")
-    def _combinations(self) -> "ExperimentSettings":
-        if broken := next(filter(None, (rule(self) for rule in RULES)), None):
-            raise rule_error(*broken)
+    def _check_combinations(self) -> "ExperimentSettings":
+        if violation := next(filter(None, (rule(self) for rule in RULES)), None):
+            raise rule_error(*violation)
         return self
 
 
 # --- invalid combinations ---------------------------------------------------------------------------------------------
 
-Broken = tuple[str, str] | None
-"""(key to change, message), or None if the rule is kept."""
+Violation = tuple[str, str] | None
+"""Result of a rule: (key to change, message), or None if the settings keep the rule."""
 
 
-def _four_bits_for_qlora_only(settings: ExperimentSettings) -> Broken:
+def _quantization_settings_for_qlora_only(settings: ExperimentSettings) -> Violation:
     if settings.technique == "qlora" or settings.quantization == QuantizationSettings():
         return None
     return (
@@ -134,19 +134,19 @@ def _four_bits_for_qlora_only(settings: ExperimentSettings) -> Broken:
     )
 
 
-def _matrices_for_lora_only(settings: ExperimentSettings) -> Broken:
+def _lora_settings_for_lora_only(settings: ExperimentSettings) -> Violation:
     if settings.technique in ("lora", "qlora") or settings.lora == LoraSettings():
         return None
     return "lora", f"technique {settings.technique!r} trains no LoRA matrices. Remove `lora`, or set `technique: lora`."
 
 
-def _virtual_tokens_for_prompt_tuning_only(settings: ExperimentSettings) -> Broken:
+def _prompt_tuning_settings_for_prompt_tuning_only(settings: ExperimentSettings) -> Violation:
     if settings.technique == "prompt_tuning" or settings.prompt_tuning == PromptTuningSettings():
         return None
     return "prompt_tuning", f"technique {settings.technique!r} has no virtual tokens. Remove `prompt_tuning`."
 
 
-def _a_learned_prompt_imitates_answers(settings: ExperimentSettings) -> Broken:
+def _prompt_tuning_from_base_model_with_sft(settings: ExperimentSettings) -> Violation:
     if settings.technique != "prompt_tuning":
         return None
     if settings.start_from is not None:
@@ -154,20 +154,20 @@ def _a_learned_prompt_imitates_answers(settings: ExperimentSettings) -> Broken:
             "start_from",
             "technique 'prompt_tuning' starts from the base model. Remove `start_from`, or set `technique: lora`.",
         )
-    why = {
+    reasons = {
         "dpo": "a few virtual tokens cannot learn it, and the frozen model would be its own reference",
         "cpt": "a few virtual tokens can steer the model, but cannot store texts",
     }
-    if settings.objective not in why:
+    if settings.objective not in reasons:
         return None
     return (
         "objective",
-        f"objective {settings.objective!r} does not work with technique 'prompt_tuning': {why[settings.objective]}. "
-        "Set `technique: lora`.",
+        f"objective {settings.objective!r} does not work with technique 'prompt_tuning': "
+        f"{reasons[settings.objective]}. Set `technique: lora`.",
     )
 
 
-def _no_prompt_before_rows_end_to_end(settings: ExperimentSettings) -> Broken:
+def _no_prompt_tuning_with_padding_free(settings: ExperimentSettings) -> Violation:
     if settings.technique != "prompt_tuning" or not settings.training.padding_free:
         return None
     return (
@@ -177,7 +177,7 @@ def _no_prompt_before_rows_end_to_end(settings: ExperimentSettings) -> Broken:
     )
 
 
-def _noise_of_a_row(settings: ExperimentSettings) -> Broken:
+def _no_neftune_with_padding_free(settings: ExperimentSettings) -> Violation:
     if settings.training.neftune_noise_alpha is None or not settings.training.padding_free:
         return None
     return (
@@ -187,7 +187,7 @@ def _noise_of_a_row(settings: ExperimentSettings) -> Broken:
     )
 
 
-def _one_attention(settings: ExperimentSettings) -> Broken:
+def _no_attention_setting_with_padding_free(settings: ExperimentSettings) -> Violation:
     name = settings.training.attn_implementation
     if name is None or not settings.training.padding_free:
         return None
@@ -197,7 +197,7 @@ def _one_attention(settings: ExperimentSettings) -> Broken:
     )
 
 
-def _bf16_weights_of_full(settings: ExperimentSettings) -> Broken:
+def _pure_bf16_for_full_only(settings: ExperimentSettings) -> Violation:
     if not settings.training.pure_bf16:
         return None
     if settings.technique != "full":
@@ -211,7 +211,7 @@ def _bf16_weights_of_full(settings: ExperimentSettings) -> Broken:
     return None
 
 
-def _merge_mode(settings: ExperimentSettings) -> Broken:
+def _merge_settings_for_adapters_only(settings: ExperimentSettings) -> Violation:
     if settings.technique == "qlora" or settings.merge == MergeSettings():
         return None
     if settings.technique == "lora":
@@ -221,20 +221,20 @@ def _merge_mode(settings: ExperimentSettings) -> Broken:
     return "merge", f"technique {settings.technique!r} has nothing to merge. Remove `merge`."
 
 
-def _pairs_for_dpo_only(settings: ExperimentSettings) -> Broken:
+def _dpo_settings_for_dpo_only(settings: ExperimentSettings) -> Violation:
     if settings.objective == "dpo" or settings.dpo == DpoSettings():
         return None
     return "dpo", f"objective {settings.objective!r} compares no answers. Remove `dpo`, or set `objective: dpo`."
 
 
-def _sources_for_sft_only(settings: ExperimentSettings) -> Broken:
+def _source_weights_for_sft_only(settings: ExperimentSettings) -> Violation:
     if settings.objective == "sft" or settings.data.weights == MixSettings():
         return None
     source = {"dpo": "data/raw/preferences", "cpt": "data/raw/text"}[settings.objective]
     return "data.weights", f"objective {settings.objective!r} trains only on {source}. Remove `data.weights`."
 
 
-def _something_to_train_on(settings: ExperimentSettings) -> Broken:
+def _some_training_rows(settings: ExperimentSettings) -> Violation:
     weights = settings.data.weights
     if weights.human or weights.distilled:
         return None
@@ -244,14 +244,14 @@ def _something_to_train_on(settings: ExperimentSettings) -> Broken:
     )
 
 
-def _shares_for_sft_only(settings: ExperimentSettings) -> Broken:
+def _shares_for_sft_only(settings: ExperimentSettings) -> Violation:
     if settings.objective == "sft" or (settings.data.share == 1 and not settings.learning_curve):
         return None
     key = "learning_curve" if settings.learning_curve else "data.share"
     return key, f"objective {settings.objective!r} trains on all its rows. Remove `{key}`, or set `objective: sft`."
 
 
-def _whole_percents(settings: ExperimentSettings) -> Broken:
+def _learning_curve_in_whole_percent(settings: ExperimentSettings) -> Violation:
     for share in settings.learning_curve:
         if not 0.01 <= share <= 0.99:
             return (
@@ -268,19 +268,20 @@ def _whole_percents(settings: ExperimentSettings) -> Broken:
     return None
 
 
-RULES: tuple[Callable[[ExperimentSettings], Broken], ...] = (
-    _four_bits_for_qlora_only,
-    _matrices_for_lora_only,
-    _virtual_tokens_for_prompt_tuning_only,
-    _a_learned_prompt_imitates_answers,
-    _no_prompt_before_rows_end_to_end,
-    _noise_of_a_row,
-    _one_attention,
-    _bf16_weights_of_full,
-    _merge_mode,
-    _pairs_for_dpo_only,
-    _sources_for_sft_only,
-    _something_to_train_on,
+RULES: tuple[Callable[[ExperimentSettings], Violation], ...] = (
+    _quantization_settings_for_qlora_only,
+    _lora_settings_for_lora_only,
+    _prompt_tuning_settings_for_prompt_tuning_only,
+    _prompt_tuning_from_base_model_with_sft,
+    _no_prompt_tuning_with_padding_free,
+    _no_neftune_with_padding_free,
+    _no_attention_setting_with_padding_free,
+    _pure_bf16_for_full_only,
+    _merge_settings_for_adapters_only,
+    _dpo_settings_for_dpo_only,
+    _source_weights_for_sft_only,
+    _some_training_rows,
     _shares_for_sft_only,
-    _whole_percents,
+    _learning_curve_in_whole_percent,
 )
+"""An experiment is refused with the first violation."""

@@ -10,18 +10,21 @@ from ft_pipeline.settings.teacher import TeacherSettings
 from ft_pipeline.settings.yaml_file import Section, rule_error
 
 NAME_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,62}$"
+"""Names of projects and experiments."""
 PASSAGES = "{passages}"
 """The placeholder for retrieved passages in a variant's system prompt."""
-METRIC_NAME = r"[a-z][a-z0-9_]{0,39}"
-JUDGED_BY = ("loss", "chrf", "rouge_l", "exact_match")
-"""Metrics that every answer is scored with."""
-TAKEN_METRICS = frozenset(
-    {*JUDGED_BY, "format_valid", "length_ratio", "general_accuracy", "general_loss"}
+METRIC_NAME_PATTERN = r"[a-z][a-z0-9_]{0,39}"
+"""Names of custom metrics."""
+ANSWER_METRICS = ("loss", "chrf", "rouge_l", "exact_match")
+"""Metrics that the answers of every project are scored with."""
+RESERVED_METRIC_NAMES = frozenset(
+    {*ANSWER_METRICS, "format_valid", "length_ratio", "general_accuracy", "general_loss"}
     | {"name", "item", "group", "prompt", "reference", "answer", "loss_sum", "answer_tokens", "prompt_tokens"}
     | {"generated_tokens", "finish_reason"}
 )
 """Names that a custom metric cannot have: other metrics, and the other columns of a sample."""
 CRON_RANGES = (range(60), range(24), range(1, 32), range(1, 13), range(8))
+"""Valid numbers of minute, hour, day of the month, month and day of the week (0 and 7 are Sunday)."""
 Share = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -36,7 +39,7 @@ class DataSettings(Section):
     """Largest allowed share of quarantined rows per format folder. Above it, the pipeline stops."""
 
     @model_validator(mode="after")
-    def _leave_training_rows(self) -> "DataSettings":
+    def _check_shares(self) -> "DataSettings":
         if (sum_of_shares := self.validation_share + self.test_share) > 0.8:
             raise rule_error(
                 "test_share" if "test_share" in self.model_fields_set else "validation_share",
@@ -61,7 +64,7 @@ class PromptVariant(Section):
     """Largest number of words in a passage. Texts are split at paragraphs, long paragraphs at sentences."""
 
     @model_validator(mode="after")
-    def _says_what_it_retrieves(self) -> "PromptVariant":
+    def _check_retrieval(self) -> "PromptVariant":
         if self.examples == "retrieved" and not self.few_shot:
             raise rule_error(
                 "examples", "`examples: retrieved` needs `few_shot`. Set the number of examples (4 is typical)."
@@ -80,7 +83,7 @@ class PromptingSettings(Section):
     variants: dict[str, PromptVariant] = Field(default_factory=dict)
 
     @model_validator(mode="after")
-    def _names_are_free(self) -> "PromptingSettings":
+    def _check_names(self) -> "PromptingSettings":
         for name in self.variants:
             if name in {"plain", "champion", "teacher"}:
                 raise rule_error(f"variants.{name}", f"the variant name {name!r} is reserved. Choose another name.")
@@ -97,7 +100,7 @@ class AnswerFormat(Section):
     """For `json`: the answer must be an object with these keys. Empty: any JSON is valid."""
 
     @model_validator(mode="after")
-    def _fits_its_type(self) -> "AnswerFormat":
+    def _check_type(self) -> "AnswerFormat":
         if (self.type == "regex") != (self.pattern is not None):
             raise rule_error(
                 "type", "`answer_format`: `type: regex` and `pattern` need each other. Set both or neither."
@@ -147,21 +150,21 @@ class EvaluationSettings(Section):
     seed: int = 0
 
     @model_validator(mode="after")
-    def _metric_names_are_free(self) -> "EvaluationSettings":
+    def _check_metric_names(self) -> "EvaluationSettings":
         for name in self.metrics:
-            if not re.fullmatch(METRIC_NAME, name):
+            if not re.fullmatch(METRIC_NAME_PATTERN, name):
                 raise rule_error(
                     "metrics",
                     f"the metric name {name!r} is invalid. Use at most 40 lowercase letters, digits and _, "
                     "starting with a letter.",
                 )
-            if name in TAKEN_METRICS:
+            if name in RESERVED_METRIC_NAMES:
                 raise rule_error(f"metrics.{name}", f"the metric name {name!r} is reserved. Choose another name.")
         return self
 
-    def known_metrics(self) -> list[str]:
-        """Names of the metrics that answers are scored with."""
-        return [*JUDGED_BY, *(["format_valid"] if self.answer_format else []), *self.metrics]
+    def answer_metrics(self) -> list[str]:
+        """Return the names of the metrics that this project's answers are scored with."""
+        return [*ANSWER_METRICS, *(["format_valid"] if self.answer_format else []), *self.metrics]
 
 
 class PromotionSettings(Section):
@@ -195,14 +198,16 @@ class RetrainingSettings(Section):
 
     @field_validator("schedule")
     @classmethod
-    def _is_cron(cls, given: str) -> str:
-        fields = given.split()
+    def _check_schedule(cls, schedule: str) -> str:
+        fields = schedule.split()
         if len(fields) != len(CRON_RANGES) or not all(map(_is_cron_field, fields, CRON_RANGES)):
-            raise ValueError(f"{given!r} is not a cron schedule of five numeric fields. Write one such as `0 2 * * *`.")
-        return given
+            raise ValueError(
+                f"{schedule!r} is not a cron schedule of five numeric fields. Write one such as `0 2 * * *`."
+            )
+        return schedule
 
     @model_validator(mode="after")
-    def _know_the_timezone(self) -> "RetrainingSettings":
+    def _check_timezone(self) -> "RetrainingSettings":
         if self.timezone not in available_timezones():
             raise rule_error(
                 "timezone", f"unknown time zone {self.timezone!r}. Use a name such as UTC or Europe/Berlin."
@@ -243,18 +248,18 @@ class ProjectSettings(Section):
     retention: RetentionSettings = RetentionSettings()
 
     @model_validator(mode="after")
-    def _promotes_by_what_is_measured(self) -> "ProjectSettings":
-        known = self.evaluation.known_metrics()
-        if self.promotion.metric not in known:
-            needs = ", or set evaluation.answer_format" if self.promotion.metric == "format_valid" else ""
+    def _check_promotion_metric(self) -> "ProjectSettings":
+        metrics = self.evaluation.answer_metrics()
+        if self.promotion.metric not in metrics:
+            hint = ", or set evaluation.answer_format" if self.promotion.metric == "format_valid" else ""
             raise rule_error(
                 "promotion.metric",
-                f"`promotion.metric` is {self.promotion.metric!r}. Choose one of {', '.join(known)}{needs}.",
+                f"`promotion.metric` is {self.promotion.metric!r}. Choose one of {', '.join(metrics)}{hint}.",
             )
         return self
 
 
 def _is_cron_field(field: str, allowed: range) -> bool:
-    """Whether `field` is a list of `*`, numbers and ranges, each with an optional step, all within `allowed`."""
+    """Return whether `field` is a list of `*`, numbers and ranges, each with an optional step, all within `allowed`."""
     parts = [re.fullmatch(r"(?:\*|(\d+)(?:-(\d+))?)(?:/[1-9]\d*)?", part) for part in field.split(",")]
     return all(part and all(int(number) in allowed for number in part.groups() if number) for part in parts)

@@ -1,4 +1,4 @@
-"""The section `teacher` of project.yaml: who answers the unlabelled messages, and what a hosted teacher may cost."""
+"""The section `teacher` of project.yaml: the model that answers the unlabelled prompts, and what it may cost."""
 
 import re
 from typing import Literal
@@ -55,7 +55,7 @@ class EndpointSettings(Section):
 
     @field_validator("url")
     @classmethod
-    def _url_without_secrets(cls, url: str) -> str:
+    def _check_url(cls, url: str) -> str:
         parts = urlsplit(url)
         if parts.scheme not in {"http", "https"} or not parts.hostname:
             raise ValueError("`teacher.endpoint.url` is not an http(s) URL. Write one like https://host/v1.")
@@ -68,9 +68,9 @@ class EndpointSettings(Section):
 
     @field_validator("api_key_env")
     @classmethod
-    def _names_a_variable(cls, name: str | None) -> str | None:
+    def _check_api_key_env(cls, name: str | None) -> str | None:
         if name is not None and not re.fullmatch(r"[A-Z][A-Z0-9_]*", name):
-            # The value may be the key itself: it is not repeated.
+            # The value may be the key itself, so the message does not repeat it.
             raise ValueError(
                 "`teacher.endpoint.api_key_env` is not the name of an environment variable. Set it to a name such as "
                 "OPENAI_API_KEY, not to the key."
@@ -78,7 +78,7 @@ class EndpointSettings(Section):
         return name
 
     @model_validator(mode="after")
-    def _money_has_prices(self) -> "EndpointSettings":
+    def _check_money(self) -> "EndpointSettings":
         if self.budget.money is not None and self.prices == PriceSettings():
             raise rule_error(
                 "budget.money", "`teacher.endpoint.budget.money` needs `prices`. Set the prices per million tokens."
@@ -117,7 +117,7 @@ class TeacherSettings(Section):
     """What the teacher's license or terms say about training on its answers. Shown on the model card."""
 
     @model_validator(mode="after")
-    def _combinations(self) -> "TeacherSettings":
+    def _check_combinations(self) -> "TeacherSettings":
         if self.endpoint is not None and self.model == "embedded":
             raise rule_error("model", "`teacher.model` must be the endpoint's name for the model. Set it.")
         if self.endpoint is not None and self.engine != "auto":

@@ -1,4 +1,4 @@
-"""The sections of an experiment that say what trains and how: PEFT, quantization and training arguments."""
+"""The sections of an experiment that define what is trained and how: PEFT, quantization and training arguments."""
 
 import re
 from typing import Annotated, Any, Literal
@@ -20,14 +20,15 @@ ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 """Llama's names for the attention matrices."""
 
 
-def _expression(given: str, key: str) -> str:
+def _check_expression(expression: str, key: str) -> str:
+    """Return a regular expression; ValueError if it is not valid."""
     try:
-        re.compile(given)
+        re.compile(expression)
     except re.error as error:
         raise ValueError(
-            f"`{key}` contains {given!r}, which is not a valid regular expression ({error}). Correct it."
+            f"`{key}` contains {expression!r}, which is not a valid regular expression ({error}). Correct it."
         ) from None
-    return given
+    return expression
 
 
 class PromptTuningSettings(Section):
@@ -39,7 +40,7 @@ class PromptTuningSettings(Section):
     prompt_tuning_init_text: str | None = None
 
     @model_validator(mode="after")
-    def _text_where_it_is_read(self) -> "PromptTuningSettings":
+    def _check_init_text(self) -> "PromptTuningSettings":
         if (self.prompt_tuning_init == "TEXT") != bool(self.prompt_tuning_init_text):
             raise rule_error(
                 "prompt_tuning_init_text" if self.prompt_tuning_init_text else "prompt_tuning_init",
@@ -70,24 +71,25 @@ class LoraSettings(Section):
 
     @field_validator("target_modules")
     @classmethod
-    def _names_or_an_expression(cls, given: list[str] | str) -> list[str] | str:
-        if isinstance(given, list) or given == ALL_LINEAR:
-            return given
-        if given.lower().replace("_", "-") == ALL_LINEAR:
-            raise ValueError(f"`lora.target_modules` is {given!r}. Did you mean `{ALL_LINEAR}`?")
-        if re.fullmatch(r"\w+(\s*,\s*\w+)*", given):
-            raise ValueError(f"`lora.target_modules` is {given!r}. Write names as a list: [{given}].")
-        return _expression(given, "lora.target_modules")
+    def _check_target_modules(cls, modules: list[str] | str) -> list[str] | str:
+        if isinstance(modules, list) or modules == ALL_LINEAR:
+            return modules
+        if modules.lower().replace("_", "-") == ALL_LINEAR:
+            raise ValueError(f"`lora.target_modules` is {modules!r}. Did you mean `{ALL_LINEAR}`?")
+        if re.fullmatch(r"\w+(\s*,\s*\w+)*", modules):
+            raise ValueError(f"`lora.target_modules` is {modules!r}. Write names as a list: [{modules}].")
+        return _check_expression(modules, "lora.target_modules")
 
     @field_validator("rank_pattern", "alpha_pattern")
     @classmethod
-    def _expressions(cls, given: dict[str, int], info: ValidationInfo) -> dict[str, int]:
-        for name in given:
-            _expression(name, f"lora.{info.field_name}")
-        return given
+    def _check_patterns(cls, patterns: dict[str, int], info: ValidationInfo) -> dict[str, int]:
+        for expression in patterns:
+            _check_expression(expression, f"lora.{info.field_name}")
+        return patterns
 
     @property
     def alpha(self) -> int:
+        """`lora_alpha`, or its default."""
         return self.lora_alpha if self.lora_alpha is not None else self.r
 
 
@@ -98,7 +100,7 @@ class QuantizationSettings(Section):
     bnb_4bit_use_double_quant: bool = True
 
 
-_LATER = (
+_LATER_KEYS = (
     "evals_per_epoch",
     "eval_rows",
     "save_steps",
@@ -108,7 +110,7 @@ _LATER = (
     "attn_implementation",
     "pure_bf16",
 )
-"""Keys that were added after the first experiments were trained."""
+"""Keys of TrainingSettings that were added after the first experiments were trained."""
 
 
 class TrainingSettings(Section):
@@ -173,17 +175,18 @@ class TrainingSettings(Section):
 
     @field_validator("early_stopping_patience")
     @classmethod
-    def _off_in_one_way(cls, given: int | None) -> int | None:
-        return given or None
+    def _zero_as_null(cls, patience: int | None) -> int | None:
+        """Return None for 0: both mean "never", and the two must give the same spec."""
+        return patience or None
 
     @property
     def allows_rows_end_to_end(self) -> bool:
-        """Whether `padding_free` can be used. NEFTune's noise depends on the length of a row, and a named attention
+        """Whether `padding_free` can be used: NEFTune's noise depends on the length of a row, and a named attention
         does not keep rows apart that are end to end."""
         return self.neftune_noise_alpha is None and self.attn_implementation is None
 
     @model_serializer(mode="wrap")
     def _without_later_defaults(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Leave out later keys that have their defaults: a key that a new version adds must not change old specs."""
-        usual = {name: type(self).model_fields[name].default for name in _LATER}
-        return {key: value for key, value in dump(self).items() if key not in usual or value != usual[key]}
+        defaults = {name: type(self).model_fields[name].default for name in _LATER_KEYS}
+        return {key: value for key, value in dump(self).items() if key not in defaults or value != defaults[key]}

@@ -11,14 +11,20 @@ from pydantic_core import PydanticCustomError
 
 from ft_pipeline.errors import UserError, first_line
 
-_SHOWN = 5
+_MAX_FAULTS_SHOWN = 5
 """Number of faults of a file that one error names."""
-_WIDE = 120
+_MAX_VALUE_CHARS = 120
 """Number of characters of a value that are shown."""
 _ABSENT = object()
+"""Stands for a value that the document does not have, since None can be a value."""
 _RULE = "rule"
 """Type of the faults that rule_error makes."""
-_BEGIN = "input should be "
+_EXPECTATION_PREFIX = "input should be "
+
+Fault = Any
+"""One entry of pydantic's ValidationError.errors(): a dict with type, location, message and input."""
+KeyPath = tuple[str, ...]
+"""Where a value is in the document: the keys (and positions in lists) that lead to it."""
 
 
 class Section(BaseModel):
@@ -28,17 +34,17 @@ class Section(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _yes_is_no_number(cls, given: Any, info: ValidationInfo) -> Any:
-        """Refuse a boolean as a number: pydantic would read `r: true` as 1."""
-        if isinstance(given, bool) and info.field_name is not None:
-            wanted = cls.model_fields[info.field_name].annotation
-            if {int, float} & {wanted, *get_args(wanted)}:
+    def _refuse_boolean_as_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse a boolean where a number is expected: pydantic would read `r: true` as 1."""
+        if isinstance(value, bool) and info.field_name is not None:
+            annotation = cls.model_fields[info.field_name].annotation
+            if {int, float} & {annotation, *get_args(annotation)}:
                 raise PydanticCustomError("yes_or_no", "input should be a number")
-        return given
+        return value
 
 
 def rule_error(key: str, message: str) -> PydanticCustomError:
-    """Return the error of a rule over several settings of a section. `read_settings` gives the line of `key`, which is
+    """Return the error of a rule over several settings of a section. `read_settings` adds the line of `key`, which is
     dotted and relative to the section."""
     return PydanticCustomError(_RULE, "{message}", {"key": key, "message": message})
 
@@ -52,25 +58,26 @@ def read_settings(path: Path, model: type[SectionT]) -> SectionT:
     if document is None:
         raise UserError(f"{path.name} is empty. Write `key: value` lines, or remove the file.")
     if not isinstance(document, dict):
-        raise UserError(f"{path.name} contains {_shown(document)}. Write `key: value` lines instead.")
+        raise UserError(f"{path.name} contains {_describe_value(document)}. Write `key: value` lines instead.")
     try:
         return model.model_validate(document)
     except ValidationError as error:
-        faults = _by_place(error, document)
-        lines = [_describe(path.name, place, causes, root, model) for place, causes in list(faults.items())[:_SHOWN]]
-        raise UserError(" ".join(line if line.endswith((".", "?")) else f"{line}." for line in lines)) from None
+        faults = list(_faults_by_path(error, document).items())[:_MAX_FAULTS_SHOWN]
+        lines = [_describe(path.name, key_path, same_path, root, model) for key_path, same_path in faults]
+        sentences = [line if line.endswith((".", "?")) else f"{line}." for line in lines]
+        raise UserError(" ".join(sentences)) from None
 
 
 def _read_yaml(path: Path) -> tuple[yaml.Node | None, Any]:
-    """(nodes with their lines, document). UserError if the file is not YAML, or has a duplicate key."""
+    """Return (nodes with their lines, document). UserError if the file is not YAML, or has a duplicate key."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path.name} cannot be read ({error}). Save it as a UTF-8 YAML file.") from error
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
-        if twice := _key_twice(root):
-            key, first, second = twice
+        if duplicate := _find_duplicate_key(root):
+            key, first, second = duplicate
             raise UserError(f"{path.name}: line {second}: duplicate key `{key}`, first in line {first}. Merge the two.")
         return root, yaml.safe_load(text)
     except yaml.YAMLError as error:
@@ -83,14 +90,14 @@ def _read_yaml(path: Path) -> tuple[yaml.Node | None, Any]:
             f"{path.name} is not valid YAML: it is nested too deeply, or an anchor contains itself. Simplify it."
         ) from None
     except ValueError as error:  # a date that does not exist, a number of thousands of digits
-        line_number = _unreadable(root)
+        line_number = _line_of_invalid_scalar(root)
         raise UserError(
             f"{path.name}: line {line_number}: the value cannot be read ({error}). Put it in quotes, or correct it."
         ) from None
 
 
-def _unreadable(node: yaml.Node | None) -> int | None:
-    """The line of the first scalar whose value YAML cannot read."""
+def _line_of_invalid_scalar(node: yaml.Node | None) -> int | None:
+    """Return the line of the first scalar whose value YAML cannot read."""
     if isinstance(node, yaml.ScalarNode):
         try:
             yaml.SafeLoader("").construct_object(node)
@@ -98,14 +105,14 @@ def _unreadable(node: yaml.Node | None) -> int | None:
             return node.start_mark.line + 1
         return None
     children = node.value if node is not None else ()
-    parts = [part for child in children for part in (child if isinstance(child, tuple) else (child,))]
-    return next(filter(None, map(_unreadable, parts)), None)
+    nodes = [part for child in children for part in (child if isinstance(child, tuple) else (child,))]
+    return next(filter(None, map(_line_of_invalid_scalar, nodes)), None)
 
 
-def _key_twice(node: yaml.Node | None) -> tuple[str, int, int] | None:
-    """(key, first line, second line) of a duplicate key in one mapping. YAML itself silently takes the last one."""
+def _find_duplicate_key(node: yaml.Node | None) -> tuple[str, int, int] | None:
+    """Return (key, first line, second line) of a duplicate key in one mapping. YAML itself silently takes the last."""
     if isinstance(node, yaml.SequenceNode):
-        return next(filter(None, map(_key_twice, node.value)), None)
+        return next(filter(None, map(_find_duplicate_key, node.value)), None)
     if not isinstance(node, yaml.MappingNode):
         return None
     lines: dict[str, int] = {}
@@ -114,67 +121,70 @@ def _key_twice(node: yaml.Node | None) -> tuple[str, int, int] | None:
         if name in lines:
             return name, lines[name], line
         lines[name] = line
-        if (below := _key_twice(value)) is not None:
-            return below
+        if (duplicate := _find_duplicate_key(value)) is not None:
+            return duplicate
     return None
 
 
-def _by_place(error: ValidationError, document: Any) -> dict[tuple[str, ...], list[Any]]:
-    """The faults by their place in the document. A field of several types has one fault for each type."""
-    by_place: dict[tuple[str, ...], list[Any]] = {}
+def _faults_by_path(error: ValidationError, document: Any) -> dict[KeyPath, list[Fault]]:
+    """Return the faults of each value, by its path. A field of several types has one fault for each type."""
+    faults: dict[KeyPath, list[Fault]] = {}
     for fault in error.errors():
-        by_place.setdefault(_place(fault, document), []).append(fault)
+        faults.setdefault(_path_of(fault, document), []).append(fault)
     # A fault inside a value says more than a fault that the whole value has another type.
-    return {place: faults for place, faults in by_place.items() if not any(_within(inner, place) for inner in by_place)}
+    return {
+        path: same_path for path, same_path in faults.items() if not any(_is_inside(other, path) for other in faults)
+    }
 
 
-def _within(inner: tuple[str, ...], outer: tuple[str, ...]) -> bool:
+def _is_inside(inner: KeyPath, outer: KeyPath) -> bool:
     return len(inner) > len(outer) and inner[: len(outer)] == outer
 
 
-def _place(fault: Any, document: Any) -> tuple[str, ...]:
-    """The place of a fault, without the names that pydantic gives the types of a union (`list[str]`)."""
-    place: list[str] = []
-    *rest, last = fault["loc"] or ("",)
-    for part in rest:
-        if (below := _below(document, part)) is not _ABSENT:
-            place.append(str(part))
-            document = below
-    if last != "" and (fault["type"] == "missing" or _below(document, last) is not _ABSENT):
-        place.append(str(last))
-    return (*place, *fault["ctx"]["key"].split(".")) if fault["type"] == _RULE else tuple(place)
+def _path_of(fault: Fault, document: Any) -> KeyPath:
+    """Return the path of a fault's value, without the names that pydantic gives the types of a union (`list[str]`)."""
+    path: list[str] = []
+    *parents, last = fault["loc"] or ("",)
+    for part in parents:
+        if (child := _child(document, part)) is not _ABSENT:
+            path.append(str(part))
+            document = child
+    if last != "" and (fault["type"] == "missing" or _child(document, last) is not _ABSENT):
+        path.append(str(last))
+    return (*path, *fault["ctx"]["key"].split(".")) if fault["type"] == _RULE else tuple(path)
 
 
-def _below(document: Any, part: int | str) -> Any:
+def _child(document: Any, part: int | str) -> Any:
+    """Return the value at a key of a mapping or a position of a list; _ABSENT if there is none."""
     if isinstance(document, dict):
         return next((value for key, value in document.items() if str(key) == str(part)), _ABSENT)
     return document[part] if isinstance(document, list) and isinstance(part, int) else _ABSENT
 
 
-def _describe(
-    name: str, place: tuple[str, ...], faults: list[Any], root: yaml.Node | None, model: type[Section]
-) -> str:
+def _describe(name: str, path: KeyPath, faults: list[Fault], root: yaml.Node | None, model: type[Section]) -> str:
+    """Return the message about the faults of one value of the file `name`."""
     fault = faults[0]
-    line = _line_of(root, place)
+    line = _line_of(root, path)
     where = f"{name}: line {line}: " if line else f"{name}: "
-    key = ".".join(place) or "the file"
+    key = ".".join(path) or "the file"
     if fault["type"] == "extra_forbidden":
-        return f"{where}unknown key `{key}`. {_meant(model, place)}"
+        return f"{where}unknown key `{key}`. {_hint_for_unknown_key(model, path)}"
     if fault["type"] == "invalid_key":
-        known = ", ".join(_known_keys(model, place[:-1]))
-        return f"{where}{fault['input']!r} is not a valid key. Known keys: {known}"
+        keys = ", ".join(_known_keys(model, path[:-1]))
+        return f"{where}{fault['input']!r} is not a valid key. Known keys: {keys}"
     if fault["type"] == "value_error":
         return f"{where}{fault['ctx']['error']}"
     if fault["type"] == _RULE:
         return f"{where}{fault['msg']}"
     if fault["type"] == "missing":
         return f"{where}`{key}` is missing. Add it."
-    first, *alternatives = dict.fromkeys(map(_wanted, faults))
-    wanted = first + "".join(f", or {alternative.removeprefix(_BEGIN)}" for alternative in alternatives)
-    return f"{where}`{key}` is {_shown(fault['input'])}: {wanted}"
+    first, *alternatives = dict.fromkeys(map(_expectation, faults))
+    expected = first + "".join(f", or {text.removeprefix(_EXPECTATION_PREFIX)}" for text in alternatives)
+    return f"{where}`{key}` is {_describe_value(fault['input'])}: {expected}"
 
 
-def _wanted(fault: Any) -> str:
+def _expectation(fault: Fault) -> str:
+    """Return what the value should be, as "input should be …"."""
     if fault["type"] in ("model_type", "dict_type"):
         return "input should be a block of `key: value` lines"
     if fault["type"] == "list_type":
@@ -182,32 +192,32 @@ def _wanted(fault: Any) -> str:
     return str(fault["msg"][0].lower() + fault["msg"][1:])
 
 
-def _shown(value: Any) -> str:
-    """A value as YAML writes it, cut off after _WIDE characters."""
+def _describe_value(value: Any) -> str:
+    """Return a value as YAML writes it, cut off after _MAX_VALUE_CHARS characters."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     text = str(value) if isinstance(value, date) else repr(value)
-    return text if len(text) <= _WIDE else f"{text[:_WIDE]}…"
+    return text if len(text) <= _MAX_VALUE_CHARS else f"{text[:_MAX_VALUE_CHARS]}…"
 
 
-def _meant(model: type[BaseModel], place: tuple[str, ...]) -> str:
-    """A hint for an unknown key: the other section that has it, a similar key, or the known keys."""
-    known = _known_keys(model, place[:-1])
-    homes = [name for name in _sections(model) if place[-1] in _known_keys(model, (name,))]
-    if len(homes) == 1:
-        return f"Move it to `{homes[0]}`."
-    close = difflib.get_close_matches(place[-1], known, n=1)
-    return f"Did you mean `{close[0]}`?" if close else f"Known keys: {', '.join(known)}"
+def _hint_for_unknown_key(model: type[BaseModel], path: KeyPath) -> str:
+    """Return a hint for an unknown key: the other section that has it, a similar key, or the known keys."""
+    keys = _known_keys(model, path[:-1])
+    sections = [name for name in _sections(model) if path[-1] in _known_keys(model, (name,))]
+    if len(sections) == 1:
+        return f"Move it to `{sections[0]}`."
+    similar = difflib.get_close_matches(path[-1], keys, n=1)
+    return f"Did you mean `{similar[0]}`?" if similar else f"Known keys: {', '.join(keys)}"
 
 
 def _sections(model: type[BaseModel]) -> list[str]:
     return [name for name, field in model.model_fields.items() if section_of(field.annotation) is not None]
 
 
-def _line_of(node: yaml.Node | None, place: tuple[str, ...]) -> int | None:
-    """The line (from 1) of the deepest part of `place` that is in the YAML document."""
+def _line_of(node: yaml.Node | None, path: KeyPath) -> int | None:
+    """Return the line (from 1) of the deepest part of `path` that is in the YAML document."""
     line = None
-    for part in place:
+    for part in path:
         if isinstance(node, yaml.SequenceNode) and part.isdigit() and int(part) < len(node.value):
             node = node.value[int(part)]
             line = node.start_mark.line + 1
@@ -221,8 +231,9 @@ def _line_of(node: yaml.Node | None, place: tuple[str, ...]) -> int | None:
     return line
 
 
-def _known_keys(model: type[BaseModel], place: tuple[str, ...]) -> list[str]:
-    for part in place:
+def _known_keys(model: type[BaseModel], path: KeyPath) -> list[str]:
+    """Return the keys of the section at `path`; none if there is no section."""
+    for part in path:
         section = section_of(model.model_fields[part].annotation) if part in model.model_fields else None
         if section is None:
             return []
@@ -231,9 +242,8 @@ def _known_keys(model: type[BaseModel], place: tuple[str, ...]) -> list[str]:
 
 
 def section_of(annotation: Any) -> type[BaseModel] | None:
-    """The section type of a field, also if the field may be null; None for any other field."""
-    sections = [
-        part for part in (annotation, *get_args(annotation)) if isinstance(part, type) and issubclass(part, BaseModel)
-    ]
-    others = [part for part in get_args(annotation) if part is not type(None) and part not in sections]
-    return sections[0] if sections and not others else None
+    """Return the section type of a field, also if the field may be null; None for any other field."""
+    types = (annotation, *get_args(annotation))
+    sections = [part for part in types if isinstance(part, type) and issubclass(part, BaseModel)]
+    other_types = [part for part in get_args(annotation) if part is not type(None) and part not in sections]
+    return sections[0] if sections and not other_types else None

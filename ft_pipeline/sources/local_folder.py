@@ -3,14 +3,21 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
-from ft_pipeline.sources.snapshot import SIDECAR, FileError, Snapshot, SnapshotFile, printable
+from ft_pipeline.sources.snapshot import SIDECAR_SUFFIX, FileError, Snapshot, SnapshotFile, printable
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.blobs import BlobStore
 from ft_pipeline.store.hashing import sha256_of_json
 from ft_pipeline.store.stat_cache import StatCache
 
-IGNORED = {"readme.md"}
+IGNORED_NAMES = {"readme.md"}
+"""Names of files that are not data, in lower case."""
+
+
+class _StoredFile(NamedTuple):
+    sha256: str
+    bytes: int
 
 
 def snapshot_folder(folder: Path, store: ArtifactStore, blobs: BlobStore | None = None) -> Snapshot:
@@ -19,80 +26,86 @@ def snapshot_folder(folder: Path, store: ArtifactStore, blobs: BlobStore | None 
     Files that are unchanged (by stat) and already stored are not read again. A file that disappears meanwhile is
     ignored. Raises UserError if the store cannot be written, or if a file is being written to.
     """
-    names = sorted(_names(folder))
-    faults = {name: fault for name in names if (fault := _fault(folder, name))}
-    sound = [name for name in names if name not in faults]
-    kept, failed = _keep(folder, sound, StatCache(store.root / "cache" / "stat"), blobs or BlobStore(store.root))
-    faults |= {name: _unreadable(error) for name, error in failed.items()}
+    names = sorted(_file_names(folder))
+    errors = {name: error for name in names if (error := _find_error(folder, name))}
+    readable = [name for name in names if name not in errors]
+    cache = StatCache(store.root / "cache" / "stat")
+    stored, failed = _store_files(folder, readable, cache, blobs or BlobStore(store.root))
+    errors |= {name: _describe_failure(failure) for name, failure in failed.items()}
     names = [name for name in names if not isinstance(failed.get(name), FileNotFoundError)]
-    sidecars = {name.removesuffix(SIDECAR): name for name in names if name.endswith(SIDECAR)}
-    data = [name for name in names if not name.endswith(SIDECAR)]
-    entries = [_entry(name, sidecars.get(_stem(name)), kept, faults) for name in data]
-    stems = {_stem(name) for name in data}
+    sidecars = {name.removesuffix(SIDECAR_SUFFIX): name for name in names if name.endswith(SIDECAR_SUFFIX)}
+    data_files = [name for name in names if not name.endswith(SIDECAR_SUFFIX)]
+    entries = [_snapshot_file(name, sidecars.get(_stem(name)), stored, errors) for name in data_files]
+    stems = {_stem(name) for name in data_files}
     return Snapshot(entries, [printable(name) for stem, name in sidecars.items() if stem not in stems])
 
 
 def folder_stamp(folder: Path) -> str:
     """Return a hash of every file's name, size, times and inode. It changes only after a write. No file is read."""
-    return sha256_of_json([[printable(name), *_stamp(folder / name)] for name in sorted(_names(folder))])
+    return sha256_of_json([[printable(name), *_stamp(folder / name)] for name in sorted(_file_names(folder))])
 
 
 def last_written(folder: Path) -> str:
     """Return the name of the file that was written last; empty if there is none."""
-    stamps = {name: stamp for name in _names(folder) if (stamp := _stamp(folder / name))}
+    stamps = {name: stamp for name in _file_names(folder) if (stamp := _stamp(folder / name))}
     return printable(max(stamps, key=lambda name: stamps[name][1])) if stamps else ""
 
 
-def _keep(
+def _store_files(
     folder: Path, names: list[str], cache: StatCache, blobs: BlobStore
-) -> tuple[dict[str, tuple[str, int]], dict[str, OSError]]:
-    """Store the files. Return (SHA-256 and bytes of each; errors of files that are unreadable or have disappeared)."""
+) -> tuple[dict[str, _StoredFile], dict[str, OSError]]:
+    """Store the files. Return (stored files, errors of files that are unreadable or have disappeared), both by name."""
     failed: dict[str, OSError] = {}
-    kept = {}
+    stored = {}
     for name, sha256 in cache.hashes(folder, names, blobs.add, failed).items():
         path = folder / name
         try:
-            kept[name] = (sha256 if blobs.holds(sha256) else blobs.add(path), path.stat().st_size)
+            stored[name] = _StoredFile(sha256 if blobs.has(sha256) else blobs.add(path), path.stat().st_size)
         except OSError as error:
             failed[name] = error
-    return kept, failed
+    return stored, failed
 
 
-def _unreadable(error: OSError) -> FileError:
+def _describe_failure(error: OSError) -> FileError:
     if isinstance(error, PermissionError):
         return "not_found", "it cannot be read: give this user the right to read it"
     return "not_found", f"it cannot be read: {(error.strerror or str(error)).lower()}"
 
 
-def _entry(
-    name: str, sidecar: str | None, kept: dict[str, tuple[str, int]], faults: dict[str, FileError]
+def _snapshot_file(
+    name: str, sidecar: str | None, stored: dict[str, _StoredFile], errors: dict[str, FileError]
 ) -> SnapshotFile:
-    if fault := faults.get(name):
-        return SnapshotFile(printable(name), error_code=fault[0], error_message=fault[1])
-    if sidecar and (fault := faults.get(sidecar)):
-        message = f"its sidecar {printable(sidecar)} is {fault[1]}"
-        return SnapshotFile(printable(name), error_code=fault[0], error_message=message)
-    return SnapshotFile(name, *kept[name], kept[sidecar][0] if sidecar else None)
+    """Return the entry of a data file. It is refused if the file itself or its sidecar has an error."""
+    if error := errors.get(name):
+        code, message = error
+        return SnapshotFile(printable(name), error_code=code, error_message=message)
+    if sidecar and (error := errors.get(sidecar)):
+        code, message = error
+        return SnapshotFile(
+            printable(name), error_code=code, error_message=f"its sidecar {printable(sidecar)} is {message}"
+        )
+    sidecar_sha256 = stored[sidecar].sha256 if sidecar else None
+    return SnapshotFile(name, stored[name].sha256, stored[name].bytes, sidecar_sha256)
 
 
-def _fault(folder: Path, name: str) -> FileError | None:
-    """Return why a file is refused; None also for a file that has disappeared."""
+def _find_error(folder: Path, name: str) -> FileError | None:
+    """Return why a file is refused. None if it is not, and also if it has disappeared."""
     path = folder / name
     if printable(name) != name:
         return "not_utf8", "the file's name is not UTF-8: rename it"
     try:
-        link = path.is_symlink()
-        inside = not link or path.resolve().is_relative_to(folder.resolve())
-        there = path.exists()
+        is_link = path.is_symlink()
+        leads_out = is_link and not path.resolve().is_relative_to(folder.resolve())
+        exists = path.exists()
     except PermissionError:
         return "not_found", "it cannot be looked at: give this user the right to enter its folder"
     except (OSError, RuntimeError):
         return "not_found", "a link that leads back to itself: remove it, or put the file here"
-    if not inside:
+    if leads_out:
         return "path_outside_data_dir", "a link that leads out of the data folder: put the file itself here"
-    if not there:
-        return ("not_found", "a link to nothing: remove it, or put the file here") if link else None
-    if path.is_dir() and not link:
+    if not exists:
+        return ("not_found", "a link to nothing: remove it, or put the file here") if is_link else None
+    if path.is_dir() and not is_link:
         return "not_found", "a folder that cannot be opened: give this user the right to read and enter it"
     if name.endswith(".yml"):
         return "unknown_format", "a sidecar's name must end in .yaml: rename it"
@@ -103,19 +116,19 @@ def _fault(folder: Path, name: str) -> FileError | None:
     return None
 
 
-def _names(folder: Path) -> Iterator[str]:
-    """Yield the name of every file and link below `folder`, except hidden files and READMEs.
+def _file_names(folder: Path) -> Iterator[str]:
+    """Yield the relative name of every file and link below `folder`, except hidden files and READMEs.
 
     Links to folders, and folders that cannot be opened, are yielded but not entered. `.` is `folder` itself.
     """
-    closed: list[OSError] = []
-    for parent, folders, files in os.walk(folder, onerror=closed.append):
+    errors: list[OSError] = []
+    for parent, folders, files in os.walk(folder, onerror=errors.append):
         links = [name for name in folders if (Path(parent) / name).is_symlink()]
         folders[:] = [name for name in folders if not name.startswith(".") and name not in links]
         for name in [*files, *links]:
-            if not name.startswith(".") and name.lower() not in IGNORED:
+            if not name.startswith(".") and name.lower() not in IGNORED_NAMES:
                 yield (Path(parent) / name).relative_to(folder).as_posix()
-    for error in closed:
+    for error in errors:
         if not isinstance(error, FileNotFoundError):
             yield Path(os.fsdecode(error.filename)).relative_to(folder).as_posix()
 
@@ -123,10 +136,10 @@ def _names(folder: Path) -> Iterator[str]:
 def _stamp(path: Path) -> list[int]:
     """Return size, times and inode; empty if the file was removed meanwhile or its folder cannot be entered."""
     try:
-        seen = path.lstat()
+        stat = path.lstat()
     except OSError:
         return []
-    return [seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns, seen.st_ino]
+    return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
 
 
 def _stem(name: str) -> str:

@@ -13,11 +13,12 @@ from ft_pipeline.store.blobs import BlobStore
 from ft_pipeline.store.hashing import sha256_of_json
 from ft_pipeline.store.spec import Spec
 
-LISTING = "files.json"
-SIDECAR = ".yaml"
+LISTING_NAME = "files.json"
+SIDECAR_SUFFIX = ".yaml"
 
 FileError = tuple[str, str]
-"""A file code of formats.md, and a sentence that reveals nothing from outside the folder."""
+"""(reason code of a refused file, sentence that reveals nothing from outside the folder). The codes are in
+docs/formats.md."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,8 @@ class SnapshotFile:
     sidecar: str | None = None
     """SHA-256 of its sidecar (column mapping)."""
     error_code: str | None = None
-    """A file code of formats.md: path_outside_data_dir, not_found, not_a_file, not_utf8 (its name)."""
+    """Reason code if the file is refused: path_outside_data_dir, not_found, not_a_file, not_utf8 (its name) or
+    unknown_format (a sidecar's suffix)."""
     error_message: str | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -40,19 +42,23 @@ class SnapshotFile:
 
 @dataclass(frozen=True)
 class LocalCopy:
-    """An entry as plain files, created on first access. UserError if its bytes are missing or damaged."""
+    """A file of a snapshot and its sidecar as plain files, created on first access.
+
+    Accessing one raises UserError if its bytes are missing or damaged.
+    """
 
     entry: SnapshotFile
     blobs: BlobStore
-    into: Path
+    folder: Path
+    """Where the files are created."""
 
     @cached_property
     def path(self) -> Path | None:
         """The file itself; None if the entry has an error."""
         if self.entry.sha256 is None:
             return None
-        # The user's file name stays, because its suffix matters. The folder `into` keeps it unique and inside.
-        return self.blobs.checkout(self.entry.sha256, self.into / PurePosixPath(self.entry.name).name)
+        # The user's file name stays, because its suffix matters. `folder` keeps it unique and inside.
+        return self.blobs.checkout(self.entry.sha256, self.folder / PurePosixPath(self.entry.name).name)
 
     @cached_property
     def sidecar_path(self) -> Path | None:
@@ -60,7 +66,7 @@ class LocalCopy:
         if self.entry.sha256 is None or self.entry.sidecar is None:
             return None
         stem = PurePosixPath(self.entry.name).stem
-        return self.blobs.checkout(self.entry.sidecar, self.into / "sidecar" / f"{stem}{SIDECAR}")
+        return self.blobs.checkout(self.entry.sidecar, self.folder / "sidecar" / f"{stem}{SIDECAR_SUFFIX}")
 
 
 @dataclass(frozen=True)
@@ -79,11 +85,11 @@ class Snapshot:
 
     @property
     def data_version(self) -> str:
-        """Hash of names, contents and sidecars, without times and locations."""
+        """Hash of names, contents, sidecars and errors, without times and locations."""
         return sha256_of_json(self.to_json())
 
     def spec(self, data_format: str) -> Spec:
-        """Return the spec of `raw_<format>`: the listing itself, so that the manifest alone identifies the bytes."""
+        """Return the spec of `raw_<format>`. It lists the files, so that the manifest alone identifies the bytes."""
         return Spec(f"raw_{data_format}", config={"format": data_format, **self.to_json()})
 
     @classmethod
@@ -96,7 +102,7 @@ def write_listing(snapshot: Snapshot, out: Path) -> dict[str, Any]:
 
     Pass `Snapshot.from_json(spec.config)`, because the folder may have changed since the spec was computed.
     """
-    (out / LISTING).write_bytes(orjson.dumps(snapshot.to_json(), option=orjson.OPT_INDENT_2))
+    (out / LISTING_NAME).write_bytes(orjson.dumps(snapshot.to_json(), option=orjson.OPT_INDENT_2))
     return {
         "files": len(snapshot.entries),
         "bytes": sum(entry.bytes for entry in snapshot.entries),
@@ -108,16 +114,16 @@ def write_listing(snapshot: Snapshot, out: Path) -> dict[str, Any]:
 def read_listing(artifact: Artifact | Path) -> Snapshot:
     """Return the snapshot in an artifact (or in its folder)."""
     folder = artifact if isinstance(artifact, Path) else artifact.path
-    return Snapshot.from_json(orjson.loads((folder / LISTING).read_bytes()))
+    return Snapshot.from_json(orjson.loads((folder / LISTING_NAME).read_bytes()))
 
 
 def checkout(snapshot: Snapshot, store: ArtifactStore, into: Path, blobs: BlobStore | None = None) -> list[LocalCopy]:
-    """Return the plain files of a snapshot below `into`, in the folder's order.
+    """Return the plain files of a snapshot below the folder `into`, in the snapshot's order.
 
     Files stored by reference keep their original path. A file is written only when it is accessed.
     """
     source = blobs or BlobStore(store.root)
-    return [LocalCopy(entry, source, into / f"{number:06d}") for number, entry in enumerate(snapshot.entries)]
+    return [LocalCopy(entry, source, into / f"{position:06d}") for position, entry in enumerate(snapshot.entries)]
 
 
 def printable(name: str) -> str:

@@ -1,4 +1,4 @@
-"""Remove rows from artifacts and stored raw files, and record it. This is the only exception to immutability.
+"""Remove erased rows from artifacts and the store's other files, and record it: the only exception to immutability.
 
 A redacted artifact keeps its fingerprint and the original hashes of its files. Under `redactions`, its manifest lists
 the new hashes and its own earlier hash. So the chain of manifests that refer to it does not break, and an audit reports
@@ -21,12 +21,14 @@ from ft_pipeline.store.atomic_files import translate_write_errors, write_atomica
 from ft_pipeline.store.hashing import sha256_of_file
 from ft_pipeline.store.ledger import Ledger
 from ft_pipeline.store.locks import FileLock
-from ft_pipeline.store.manifest import NAME, BrokenArtifact, read_manifest, write_seal
+from ft_pipeline.store.manifest import MANIFEST_NAME, BrokenArtifact, read_manifest, sealed_manifest
 from ft_pipeline.store.text_redaction import ErasedTexts
 
-UNTOUCHED_KINDS = frozenset({"base_model", "adapter", "merged_model"})
-"""Weights contain no row as text. The record lists the models that learned from an erased row."""
+MODEL_KINDS = frozenset({"base_model", "adapter", "merged_model"})
+"""Kinds whose files are not searched: weights contain no row as text. The record lists the models that learned from an
+erased row."""
 ROWS, KEYS = "rows.parquet", "keys.parquet"
+"""The rows of a table, and their keys for the search for duplicates, in the same order."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ class Redaction:
 
     number: int
     when: str
+    """UTC, ISO 8601."""
     by: str
     reason: str
     rows: list[dict[str, Any]]
@@ -48,15 +51,15 @@ class Redaction:
     previous_sha256: str | None = None
 
 
-def ledger(root: Path) -> Ledger:
+def redaction_ledger(root: Path) -> Ledger:
     """Return the ledger of `ft erase` in the store `root`."""
     return Ledger(root / "redactions", "number")
 
 
-def redactions(root: Path) -> list[Redaction]:
+def read_redactions(root: Path) -> list[Redaction]:
     """Return all records of `ft erase` in the store `root`, oldest first. UserError if a record cannot be read."""
     try:
-        return [Redaction(**record) for record in ledger(root).read()]
+        return [Redaction(**record) for record in redaction_ledger(root).read()]
     except TypeError as error:
         raise UserError(
             f"A record in {root / 'redactions'} cannot be read ({error}). Restore it from a backup."
@@ -65,7 +68,7 @@ def redactions(root: Path) -> list[Redaction]:
 
 def append_redaction(root: Path, redaction: Redaction) -> None:
     """Append a record. UserError if another process took its number."""
-    if ledger(root).append(asdict(redaction)) is None:
+    if redaction_ledger(root).append(asdict(redaction)) is None:
         raise UserError(
             f"Record {redaction.number} exists: another `ft erase` ran at the same time. Run `ft erase` again."
         )
@@ -80,71 +83,75 @@ def refuse_while_running(root: Path) -> None:
         lock.release()
 
 
-def redact_artifact(folder: Path, secrets: ErasedTexts, note: dict[str, Any]) -> tuple[list[str], list[str]]:
-    """Remove the erased texts from an artifact's files and manifest. Return (changed files, damaged files).
+def redact_artifact(folder: Path, erased: ErasedTexts, record_fields: dict[str, Any]) -> tuple[list[str], list[str]]:
+    """Remove the erased texts from an artifact's files and manifest. Return (changed files, unreadable files).
 
-    The manifest is written first: after an interruption, the same call completes the work. The manifest is listed only
-    if nothing else changed. No changed file is listed if the artifact contains none of the texts.
+    The manifest is written first: after an interruption, the same call completes the work. It is listed as changed only
+    if no other file is. No file is listed as changed if the artifact contains none of the texts.
+
+    record_fields: number, time and user of the erasure, for the manifest.
     """
     try:
         manifest = read_manifest(folder)
     except BrokenArtifact:
         manifest = {"files": [], "summary": {}, "kind": ""}
-    changed, damaged = _changed_files(folder, secrets) if manifest["kind"] not in UNTOUCHED_KINDS else ({}, [])
-    summary = secrets.value(manifest["summary"])
-    if not changed and summary == manifest["summary"]:
-        return [], damaged
-    files = {name: {"sha256": sha256(content).hexdigest(), "bytes": len(content)} for name, content in changed.items()}
+    contents, unreadable = ({}, []) if manifest["kind"] in MODEL_KINDS else _redacted_contents(folder, erased)
+    summary = erased.redact_value(manifest["summary"])
+    if not contents and summary == manifest["summary"]:
+        return [], unreadable
+    files = {name: {"sha256": sha256(content).hexdigest(), "bytes": len(content)} for name, content in contents.items()}
     with translate_write_errors():
         if manifest["files"]:
-            entry = {**note, "manifest_sha256": sha256_of_file(folder / NAME), "files": files}
+            entry = {**record_fields, "manifest_sha256": sha256_of_file(folder / MANIFEST_NAME), "files": files}
             manifest |= {"summary": summary, "redactions": [*manifest.get("redactions", ()), entry]}
-            write_atomically(folder / NAME, write_seal(manifest))
-        for name, content in changed.items():
+            write_atomically(folder / MANIFEST_NAME, sealed_manifest(manifest))
+        for name, content in contents.items():
             write_atomically(folder / name, content)
-    return list(changed) or [NAME], damaged
+    return list(contents) or [MANIFEST_NAME], unreadable
 
 
-def _changed_files(folder: Path, secrets: ErasedTexts) -> tuple[dict[str, bytes], list[str]]:
-    changed, damaged = {}, []
-    for path in sorted(path for path in folder.rglob("*") if path.is_file() and path.name != NAME):
+def _redacted_contents(folder: Path, erased: ErasedTexts) -> tuple[dict[str, bytes], list[str]]:
+    """Return (name → new content of each file that contains an erased text, names of unreadable files)."""
+    contents, unreadable = {}, []
+    for path in sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST_NAME):
         name = path.relative_to(folder).as_posix()
         before = path.read_bytes()
         try:
-            after = secrets.content(path.name, before)
+            after = erased.redact_file(path.name, before)
         except (OSError, pa.ArrowException):
-            damaged.append(name)
+            unreadable.append(name)
             continue
         if after != before:
-            changed[name] = after
-    if ROWS in changed and (folder / KEYS).is_file():
+            contents[name] = after
+    if ROWS in contents and (folder / KEYS).is_file():
         # Keys are written before rows: after an interruption in between, the next call still sees which rows to remove.
-        changed = {KEYS: _without_keys(folder, changed[ROWS]), **changed}
-    return changed, damaged
+        contents = {KEYS: _zero_removed_keys(folder, contents[ROWS]), **contents}
+    return contents, unreadable
 
 
-def _without_keys(folder: Path, rows: bytes) -> bytes:
+def _zero_removed_keys(folder: Path, redacted_rows: bytes) -> bytes:
     """Return the content of keys.parquet, with zeros for the rows that are removed from rows.parquet."""
     before = pq.read_table(folder / ROWS, columns=["id"])["id"].to_pylist()
-    after = pq.read_table(io.BytesIO(rows), columns=["id"])["id"].to_pylist()
-    gone = np.array([old != new for old, new in zip(before, after, strict=True)])
+    after = pq.read_table(io.BytesIO(redacted_rows), columns=["id"])["id"].to_pylist()
+    removed = np.array([old != new for old, new in zip(before, after, strict=True)])
     keys = pq.read_table(folder / KEYS)
-    columns = {name: np.where(gone, 0, keys[name].to_numpy()) for name in keys.column_names}
+    columns = {name: np.where(removed, 0, keys[name].to_numpy()) for name in keys.column_names}
     target = io.BytesIO()
     pq.write_table(pa.table(columns, schema=keys.schema), target, compression="none", use_dictionary=False)
     return target.getvalue()
 
 
-def redact_loose_files(root: Path, secrets: ErasedTexts) -> None:
+def redact_loose_files(root: Path, erased: ErasedTexts) -> None:
     """Remove the erased texts from the files that steps keep outside the artifacts.
 
-    Unfinished steps start again, and caches are rebuilt. The teachers' logs stay, because their answers were paid for;
-    only the texts are removed from them.
+    Drafts, checkpoints and caches are removed: unfinished steps start again, and caches are rebuilt. The teachers' logs
+    stay, because their answers were paid for; only the texts are removed from them.
     """
-    for path in [root / "work", root / "drafts", *(path for path in (root / "cache").glob("*") if path.name != "stat")]:
+    caches = [path for path in (root / "cache").glob("*") if path.name != "stat"]  # `stat` contains only hashes
+    for path in [root / "work", root / "drafts", *caches]:
         shutil.rmtree(path, ignore_errors=True)
     for path in sorted((root / "teachers").rglob("*.json*")):
         before = path.read_bytes()
-        after = secrets.content(path.name, before)
+        after = erased.redact_file(path.name, before)
         if after != before:
             write_atomically(path, after)

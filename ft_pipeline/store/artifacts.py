@@ -2,11 +2,14 @@
 
 data/store/
   artifacts/<kind>/<spec hash>/<fingerprint>/   files and manifest.json
-  drafts/   unfinished folders; a crash leaves one, and the next attempt at the same spec removes it
-  work/     checkpoints of unfinished steps, which the same spec reuses
-  locks/    one writer per spec
-  teachers/ requests and replies of each endpoint teacher, append-only: already paid for, and not yet in an artifact
-  cache/    hashes of files that have not changed since they were read
+  blobs/      bytes of the raw files (blobs.py)
+  current/    pointers to the latest artifact of each asset (asset_pointers.py)
+  champion/, redactions/, removed.jsonl   records of releases, erasures and garbage collections
+  drafts/     unfinished folders; a crash leaves one, and the next attempt at the same spec removes it
+  work/       checkpoints of unfinished steps, which the same spec reuses
+  locks/      one writer per spec
+  teachers/   requests and replies of each endpoint teacher, append-only: already paid for, and not yet in an artifact
+  cache/      hashes and results of files that have not changed since they were read
 """
 
 import json
@@ -27,19 +30,20 @@ from ft_pipeline.store.atomic_files import sync_file, sync_folder, translate_wri
 from ft_pipeline.store.hashing import plain_json, sha256_of_file
 from ft_pipeline.store.locks import FileLock
 from ft_pipeline.store.manifest import (
-    NAME,
+    MANIFEST_NAME,
     BrokenArtifact,
     describe_files,
+    expected_files,
     fingerprint_of,
-    present_files,
     read_manifest,
-    write_seal,
+    sealed_manifest,
 )
 from ft_pipeline.store.pickles import named_like_a_pickle
-from ft_pipeline.store.spec import Spec
+from ft_pipeline.store.spec import ArtifactReference, Spec
 from ft_pipeline.store.stat_cache import StatCache
 
-SHORT = 16
+NAME_DIGITS = 16
+"""Number of digits of a hash in the names of folders and locks, and in messages."""
 logger = logging.getLogger(__name__)
 
 
@@ -69,13 +73,13 @@ class Artifact:
         return self.manifest["spec"]
 
     @property
-    def inputs(self) -> dict[str, tuple[str, str]]:
-        """The artifacts that it was built from: name → (kind, fingerprint)."""
+    def inputs(self) -> dict[str, ArtifactReference]:
+        """The artifacts that it was built from, by name."""
         return {name: (entry["kind"], entry["fingerprint"]) for name, entry in self.spec["inputs"].items()}
 
     @property
-    def reference(self) -> tuple[str, str]:
-        """(kind, fingerprint): how another spec names it as an input."""
+    def reference(self) -> ArtifactReference:
+        """How another spec names it as an input."""
         return self.kind, self.fingerprint
 
     @property
@@ -95,7 +99,7 @@ class Artifact:
     @cached_property
     def manifest_sha256(self) -> str:
         """The hash by which the manifests of later artifacts refer to this one."""
-        return sha256_of_file(self.path / NAME)
+        return sha256_of_file(self.path / MANIFEST_NAME)
 
 
 @dataclass(frozen=True)
@@ -104,13 +108,13 @@ class Draft:
 
     spec: Spec
     folder: Path
-    """The job and the log of the process that builds it. Removed after the commit."""
+    """Contains `out`, and the job and the log of the process that builds the artifact. Removed after the commit."""
     out: Path
     """Finished files are written here. It becomes the artifact."""
     work: Path
     """Scratch files that survive a kill and that the same spec reuses. Removed after the commit."""
     begun: str
-    """UTC, ISO 8601."""
+    """When it was created: UTC, ISO 8601."""
 
 
 class ArtifactStore:
@@ -123,80 +127,78 @@ class ArtifactStore:
 
     # --- reading ------------------------------------------------------------------------------------------------------
 
-    def find(self, spec: Spec, say: Callable[[str], None] = logger.warning) -> Artifact | None:
-        """Return the newest valid artifact of `spec`, if any. `say` receives the reason when one is skipped."""
+    def find(self, spec: Spec, log: Callable[[str], None] = logger.warning) -> Artifact | None:
+        """Return the newest valid artifact of `spec`, if any. `log` receives the reason when one is skipped."""
         folders = self._spec_folder(spec.kind, spec.hash).glob("*")
-        return self._first_valid(folders, say, lambda each: each.spec_hash == spec.hash and not each.redacted)
+        return self._first_valid(
+            folders, log, lambda artifact: artifact.spec_hash == spec.hash and not artifact.redacted
+        )
 
     def open(
         self,
         kind: str,
         fingerprint: str,
-        say: Callable[[str], None] = logger.warning,
+        log: Callable[[str], None] = logger.warning,
         manifest_sha256: str | None = None,
     ) -> Artifact | None:
         """Return the artifact with this content, verified; None if the store has no valid one.
 
         manifest_sha256: the manifest to prefer if several specs gave the same content.
         """
-        folders = list((self.artifacts / kind).glob(f"*/{fingerprint[:SHORT]}*"))
+        folders = list((self.artifacts / kind).glob(f"*/{fingerprint[:NAME_DIGITS]}*"))
 
-        def recorded(each: Artifact) -> bool:
-            return each.fingerprint == fingerprint and each.manifest_sha256 == manifest_sha256
+        def has_content(artifact: Artifact) -> bool:
+            return artifact.fingerprint == fingerprint
 
-        preferred = self._first_valid(folders, say, recorded) if manifest_sha256 else None
-        return preferred or self._first_valid(folders, say, lambda each: each.fingerprint == fingerprint)
+        def has_content_and_manifest(artifact: Artifact) -> bool:
+            return has_content(artifact) and artifact.manifest_sha256 == manifest_sha256
 
-    def require(self, kind: str, fingerprint: str, say: Callable[[str], None] = logger.warning) -> Artifact:
+        preferred = self._first_valid(folders, log, has_content_and_manifest) if manifest_sha256 else None
+        return preferred or self._first_valid(folders, log, has_content)
+
+    def require(self, kind: str, fingerprint: str, log: Callable[[str], None] = logger.warning) -> Artifact:
         """Return the same as `open`; UserError if the store has no valid one."""
-        artifact = self.open(kind, fingerprint, say)
+        artifact = self.open(kind, fingerprint, log)
         if artifact is None:
             raise UserError(
-                f"{kind} {fingerprint[:SHORT]} is not in the store, or is damaged: materialize {kind} again"
+                f"{kind} {fingerprint[:NAME_DIGITS]} is not in the store, or is damaged: materialize {kind} again"
             )
         return artifact
 
     def all(self, kind: str | None = None) -> list[Artifact]:
         """Return every artifact with a valid manifest, in order of creation. Its files are not read."""
         artifacts = []
-        for manifest in self.artifacts.glob(f"{kind or '*'}/*/*/{NAME}"):
+        for manifest in self.artifacts.glob(f"{kind or '*'}/*/*/{MANIFEST_NAME}"):
+            folder = manifest.parent
             try:
-                artifacts.append(Artifact(manifest.parent, read_manifest(manifest.parent)))
+                artifacts.append(Artifact(folder, read_manifest(folder)))
             except BrokenArtifact as error:
-                logger.warning("%s: %s", manifest.parent, error)
+                logger.warning("%s: %s", folder, error)
         return sorted(artifacts, key=lambda artifact: artifact.manifest["created"])
 
     def verify(self, folder: Path, *, thorough: bool = False) -> Artifact:
         """Return the artifact in `folder`.
 
-        Raises BrokenArtifact if a file is missing, was added, differs from the manifest or is a pickle, or if a file or
-        the folder is a link. Files that have not changed since they were last read are not read again, unless
-        `thorough`.
+        Raises BrokenArtifact if a file is missing, was added, differs from the manifest or is named like a pickle, or
+        if a file or the folder is a link. Files that have not changed since they were last read are not read again,
+        unless `thorough`.
         """
         if folder.is_symlink() or folder.parent.is_symlink():
             raise BrokenArtifact("its folder is a link, which may point outside the store")
         manifest = read_manifest(folder)
-        files = present_files(manifest)
-        names = [entry["path"] for entry in files]
-        present = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if _is_file_or_link(path)}
-        if extra := sorted(present - {*names, NAME}):
-            raise BrokenArtifact(f"{extra[0]} is not in its manifest")
-        if missing := sorted(set(names) - present):
-            raise BrokenArtifact(f"{missing[0]} is missing")
-        for entry in files:
-            if named_like_a_pickle(entry["path"]):
-                raise BrokenArtifact(f"{entry['path']} is a pickle, which could run code when it is loaded")
-            if (folder / entry["path"]).is_symlink():
-                raise BrokenArtifact(f"{entry['path']} is a link")
-            if (folder / entry["path"]).stat().st_size != entry["bytes"]:
-                raise BrokenArtifact(f"{entry['path']} does not have the size in its manifest")
-        hashes = self._hashes(folder, names, thorough)
-        for entry in files:
+        entries = expected_files(manifest)
+        names = [entry["path"] for entry in entries]
+        _require_exactly(names, folder)
+        for entry in entries:
+            _require_plausible(folder / entry["path"], entry)
+        hashes = self._hash_files(folder, names, thorough)
+        for entry in entries:
             if hashes[entry["path"]] != entry["sha256"]:
                 raise BrokenArtifact(f"{entry['path']} was changed: its SHA-256 differs from its manifest")
         return Artifact(folder, manifest)
 
-    def _hashes(self, folder: Path, names: list[str], thorough: bool) -> dict[str, str]:
+    def _hash_files(self, folder: Path, names: list[str], thorough: bool) -> dict[str, str]:
+        """Return the SHA-256 of each file, by name. `thorough`: without the cache."""
         try:
             if thorough:
                 return {name: sha256_of_file(folder / name) for name in names}
@@ -205,44 +207,45 @@ class ArtifactStore:
             raise BrokenArtifact(f"cannot be read: {error}") from error
 
     def _first_valid(
-        self, folders: Iterable[Path], say: Callable[[str], None], wanted: Callable[[Artifact], bool]
+        self, folders: Iterable[Path], log: Callable[[str], None], accept: Callable[[Artifact], bool]
     ) -> Artifact | None:
-        """Return the newest valid wanted artifact of `folders`. `say` receives a message for each damaged one."""
-        sound = []
+        """Return the newest valid artifact of `folders` that `accept` accepts. `log` receives a line for each damaged
+        one."""
+        readable = []
         for folder in sorted(folders):
             try:
-                sound.append(Artifact(folder, read_manifest(folder)))
+                readable.append(Artifact(folder, read_manifest(folder)))
             except BrokenArtifact as error:
-                say(f"skipped {folder.relative_to(self.root)}: {error}")
-        for candidate in sorted(filter(wanted, sound), key=_age, reverse=True):
+                log(f"skipped {folder.relative_to(self.root)}: {error}")
+        for artifact in sorted(filter(accept, readable), key=_creation_order, reverse=True):
             try:
-                return self.verify(candidate.path)
+                return self.verify(artifact.path)
             except BrokenArtifact as error:
-                say(f"skipped {candidate.path.relative_to(self.root)}: {error}")
+                log(f"skipped {artifact.path.relative_to(self.root)}: {error}")
         return None
 
     # --- building -----------------------------------------------------------------------------------------------------
 
     def lock(self, spec: Spec) -> FileLock:
         """Return the lock for building `spec`."""
-        return FileLock(self.root / "locks" / f"{spec.kind}-{spec.hash[:SHORT]}", f"building {spec.kind}")
+        return FileLock(self.root / "locks" / _lock_name(spec), f"building {spec.kind}")
 
-    def building(self, spec: Spec, say: Callable[[str], None]) -> AbstractContextManager[None]:
-        """Hold the spec's lock for a `with` block. `say` receives a message if another run holds the lock."""
-        return self.lock(spec).hold(say)
+    def building(self, spec: Spec, log: Callable[[str], None]) -> AbstractContextManager[None]:
+        """Hold the spec's lock for a `with` block. `log` receives a message if another run holds the lock."""
+        return self.lock(spec).hold(log)
 
-    def begin(self, spec: Spec, *, afresh: bool = False) -> Draft:
+    def begin(self, spec: Spec, *, from_scratch: bool = False) -> Draft:
         """Return a new folder to fill. The caller must hold the spec's lock.
 
-        Unfinished files of an earlier attempt are removed. Its checkpoints are removed only if `afresh`. Raises
+        Unfinished files of an earlier attempt are removed. Its checkpoints are removed only if `from_scratch`. Raises
         UserError if the store cannot be written.
         """
-        name = f"{spec.kind}-{spec.hash[:SHORT]}"
-        work = self.root / "work" / spec.kind / spec.hash[:SHORT]
+        name = _lock_name(spec)
+        work = self.root / "work" / spec.kind / spec.hash[:NAME_DIGITS]
         with translate_write_errors():
-            for left in (self.root / "drafts").glob(f"{name}-*"):
-                shutil.rmtree(left, ignore_errors=True)
-            if afresh:
+            for leftover in (self.root / "drafts").glob(f"{name}-*"):
+                shutil.rmtree(leftover, ignore_errors=True)
+            if from_scratch:
                 shutil.rmtree(work, ignore_errors=True)
             (self.root / "drafts").mkdir(parents=True, exist_ok=True)
             work.mkdir(parents=True, exist_ok=True)
@@ -254,20 +257,21 @@ class ArtifactStore:
         """Make the draft an artifact: hash its files, write the manifest last, rename it into place.
 
         If the spec already has a valid artifact with the same content, that artifact is returned. If that artifact is
-        damaged, it stays, and the new one is stored next to it. Raises UserError if the disk is full.
+        damaged or redacted, it stays, and the new one is stored next to it. Raises UserError if the store cannot be
+        written, and BrokenArtifact if a file is a pickle, a link or a special file.
         """
         with translate_write_errors():
             files = describe_files(draft.out)
             fingerprint = fingerprint_of(draft.spec.kind, files)
-            artifact = self._same_content(draft.spec, fingerprint)
+            artifact = self._find_same_content(draft.spec, fingerprint)
             if artifact is None:
                 for entry in files:
                     sync_file(draft.out / entry.path)
-                manifest = self._manifest(draft, fingerprint, summary, run_info or {})
+                manifest = self._describe(draft, fingerprint, summary, run_info or {})
                 manifest["files"] = [entry.to_json() for entry in files]
-                write_atomically(draft.out / NAME, write_seal(manifest))
-                placed = self._put(draft, fingerprint)
-                artifact = Artifact(placed, read_manifest(placed))
+                write_atomically(draft.out / MANIFEST_NAME, sealed_manifest(manifest))
+                folder = self._move_into_place(draft, fingerprint)
+                artifact = Artifact(folder, read_manifest(folder))
         self.discard(draft)
         shutil.rmtree(draft.work, ignore_errors=True)
         return artifact
@@ -276,30 +280,32 @@ class ArtifactStore:
         """Remove a draft; its checkpoints stay."""
         shutil.rmtree(draft.folder, ignore_errors=True)
 
-    def _same_content(self, spec: Spec, fingerprint: str) -> Artifact | None:
-        folders = self._spec_folder(spec.kind, spec.hash).glob(f"{fingerprint[:SHORT]}*")
+    def _find_same_content(self, spec: Spec, fingerprint: str) -> Artifact | None:
+        folders = self._spec_folder(spec.kind, spec.hash).glob(f"{fingerprint[:NAME_DIGITS]}*")
         return self._first_valid(
-            folders, logger.warning, lambda each: each.fingerprint == fingerprint and not each.redacted
+            folders, logger.warning, lambda artifact: artifact.fingerprint == fingerprint and not artifact.redacted
         )
 
-    def _put(self, draft: Draft, fingerprint: str) -> Path:
+    def _move_into_place(self, draft: Draft, fingerprint: str) -> Path:
+        """Rename the draft's finished files to the artifact's folder, and return that folder."""
         parent = self._spec_folder(draft.spec.kind, draft.spec.hash)
         parent.mkdir(parents=True, exist_ok=True)
-        target, attempt = parent / fingerprint[:SHORT], 1
+        target, attempt = parent / fingerprint[:NAME_DIGITS], 1
         while target.exists():
             attempt += 1
-            target = parent / f"{fingerprint[:SHORT]}-{attempt}"
+            target = parent / f"{fingerprint[:NAME_DIGITS]}-{attempt}"
         for folder in (path for path in draft.out.rglob("*") if path.is_dir()):
             sync_folder(folder)
         draft.out.rename(target)
         sync_folder(parent)
         return target
 
-    def _manifest(
+    def _describe(
         self, draft: Draft, fingerprint: str, summary: dict[str, Any], run_info: dict[str, Any]
     ) -> dict[str, Any]:
+        """Return the manifest of a draft, without its files and its seal."""
         spec = draft.spec
-        inputs = {
+        input_manifests = {
             name: self.require(kind, input_fingerprint).manifest_sha256
             for name, (kind, input_fingerprint) in spec.inputs.items()
         }
@@ -309,7 +315,7 @@ class ArtifactStore:
             "fingerprint": fingerprint,
             "spec_hash": spec.hash,
             "spec": spec.to_json(),
-            "input_manifests": inputs,
+            "input_manifests": input_manifests,
             "summary": plain_json(summary),
             "seeds": spec.seeds(),
             "begun": draft.begun,
@@ -318,24 +324,48 @@ class ArtifactStore:
             "code": provenance.code(),
             "packages": provenance.packages(),
             "hardware": provenance.hardware(),
-            "run": {"user": provenance.user(), **plain_json(run_info)},
+            "run": {"user": provenance.user_name(), **plain_json(run_info)},
         }
 
     def _next_sequence(self, spec: Spec) -> int:
         return 1 + sum(1 for _ in self._spec_folder(spec.kind, spec.hash).glob("*"))
 
     def _spec_folder(self, kind: str, spec_hash: str) -> Path:
-        return self.artifacts / kind / spec_hash[:SHORT]
+        return self.artifacts / kind / spec_hash[:NAME_DIGITS]
+
+
+def _lock_name(spec: Spec) -> str:
+    """Return the name of the spec's lock. The names of its drafts begin with it (garbage.py)."""
+    return f"{spec.kind}-{spec.hash[:NAME_DIGITS]}"
 
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
+def _require_exactly(names: list[str], folder: Path) -> None:
+    """Raise BrokenArtifact if a file of the folder is not one of `names`, or if one of them is missing."""
+    present = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if _is_file_or_link(path)}
+    if extra := sorted(present - {*names, MANIFEST_NAME}):
+        raise BrokenArtifact(f"{extra[0]} is not in its manifest")
+    if missing := sorted(set(names) - present):
+        raise BrokenArtifact(f"{missing[0]} is missing")
+
+
 def _is_file_or_link(path: Path) -> bool:
     return path.is_symlink() or not path.is_dir()
 
 
-def _age(artifact: Artifact) -> tuple[int, str]:
+def _require_plausible(file: Path, entry: dict[str, Any]) -> None:
+    """Raise BrokenArtifact if a file is named like a pickle, is a link, or does not have the size in its entry."""
+    if named_like_a_pickle(entry["path"]):
+        raise BrokenArtifact(f"{entry['path']} is a pickle, which could run code when it is loaded")
+    if file.is_symlink():
+        raise BrokenArtifact(f"{entry['path']} is a link")
+    if file.stat().st_size != entry["bytes"]:
+        raise BrokenArtifact(f"{entry['path']} does not have the size in its manifest")
+
+
+def _creation_order(artifact: Artifact) -> tuple[int, str]:
     """Return (sequence, created). The sequence comes first because it is correct even if the clock was set back."""
     return artifact.manifest["sequence"], artifact.manifest["created"]

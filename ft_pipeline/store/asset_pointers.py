@@ -12,7 +12,7 @@ from ft_pipeline.store.atomic_files import translate_write_errors, write_atomica
 
 @dataclass(frozen=True)
 class Pointer:
-    """The current artifact of an asset (of one experiment)."""
+    """The current artifact of an asset, or of one partition (experiment) of it."""
 
     asset: str
     partition: str | None
@@ -21,7 +21,7 @@ class Pointer:
     manifest_sha256: str
     """Protects the last manifest of each chain, whose hash is not yet in a later manifest."""
     when: str
-    """UTC, ISO 8601."""
+    """When the asset was materialized: UTC, ISO 8601."""
 
 
 class AssetPointers:
@@ -43,11 +43,11 @@ class AssetPointers:
         self._path(asset, partition).unlink(missing_ok=True)
 
     def read(self, asset: str, partition: str | None = None) -> Pointer | None:
-        """Return the pointer of an asset, or None if it was never materialized."""
+        """Return the pointer of an asset; None if there is none, or if it cannot be read."""
         return _read(self._path(asset, partition))
 
     def all(self) -> list[Pointer]:
-        """Return every pointer, sorted by asset and partition."""
+        """Return every readable pointer, sorted by asset and partition."""
         pointers = [pointer for path in sorted(self.folder.glob("*.json")) if (pointer := _read(path))]
         return sorted(pointers, key=lambda pointer: (pointer.asset, pointer.partition or ""))
 
@@ -56,7 +56,7 @@ class AssetPointers:
 
 
 def current_document(root: Path, asset: str) -> Any:
-    """Return `ASSET.json` of an unpartitioned asset's current artifact in the store `root`; None if there is none."""
+    """Return the content of ASSET.json in the current artifact of an unpartitioned asset; None if there is none."""
     pointer = AssetPointers(root).read(asset)
     artifact = ArtifactStore(root).open(pointer.kind, pointer.fingerprint) if pointer else None
     return artifact.document(f"{asset}.json") if artifact else None

@@ -9,29 +9,29 @@ from pathlib import Path
 
 from ft_pipeline.errors import UserError
 
-_FULL = {errno.ENOSPC, errno.EDQUOT}
-_FORBIDDEN = {errno.EACCES, errno.EPERM}
+_DISK_IS_FULL = {errno.ENOSPC, errno.EDQUOT}
+_ACCESS_IS_DENIED = {errno.EACCES, errno.EPERM}
 
 
 def describe_write_error(error: Exception) -> str | None:
-    """Return the fix for a full or read-only file system or for a denied path; None for any other error.
+    """Return the problem and its fix for a full or read-only file system or a denied path; None for any other error.
 
     The path may be anywhere: a worker also reads models and writes exports.
     """
-    if not isinstance(error, OSError):  # libraries in other languages give the error number as text
-        return full_disk() if os.strerror(errno.ENOSPC) in str(error) else None
-    if error.errno in _FULL:
-        return full_disk(f" ({error.filename})" if error.filename else "")
-    # Arrow names the path in its message only.
+    if not isinstance(error, OSError):  # libraries in other languages put the system's text into another exception
+        return full_disk_message() if os.strerror(errno.ENOSPC) in str(error) else None
+    if error.errno in _DISK_IS_FULL:
+        return full_disk_message(f" ({error.filename})" if error.filename else "")
+    # An error of Arrow has no file name. Its `strerror` already contains the path.
     details = f"{error.filename}, {(error.strerror or '').lower()}" if error.filename else error.strerror
     if error.errno == errno.EROFS:
         return f"cannot write: {details}; make it writable and run again"
-    if error.errno in _FORBIDDEN:
+    if error.errno in _ACCESS_IS_DENIED:
         return f"no access: {details}; let this user read and write it, and run again"
     return None
 
 
-def full_disk(where: str = "") -> str:
+def full_disk_message(where: str = "") -> str:
     """Return the message for a full disk."""
     return f"no space is left on the disk{where}; free some space and run again (finished parts are kept)"
 

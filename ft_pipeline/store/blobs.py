@@ -16,16 +16,22 @@ from ft_pipeline.store.hashing import CHUNK_BYTES, sha256_of_file
 from ft_pipeline.store.stat_cache import StatCache
 
 BlobState = Literal["copy", "reference", "redacted", "gone", "damaged", "changed"]
-"""`redacted`: rows were removed from it (`ft erase`), and its bytes are the rest. `changed`: stored by reference, and
-the referenced file has changed."""
+"""How a blob is stored. `copy` and `reference` have the bytes of their hash. `redacted`: rows were removed from it
+(`ft erase`). `gone`: there is neither a copy nor a reference. `changed`: the referenced file was changed or moved."""
 BY_REFERENCE_ABOVE = 512 * 2**20
-LEVEL = 3
-INCOMING = ".incoming."
+"""Size in bytes above which a file is stored by reference."""
+ZSTD_LEVEL = 3
+INCOMING_PREFIX = ".incoming."
 """Prefix of the name of an unfinished copy."""
+ADD_ATTEMPTS = 3
+"""Number of attempts to read a file that another program writes at the same time."""
 
 
 class BlobStore:
-    """Compressed copies of files. Equal content is stored once, under any name. A copy is complete or absent."""
+    """Compressed copies of files. Equal bytes are stored once, under any name. A copy is complete or absent.
+
+    A blob is identified by the SHA-256 of its bytes, also after its redaction.
+    """
 
     def __init__(self, root: Path, by_reference_above: int = BY_REFERENCE_ABOVE) -> None:
         """by_reference_above: bytes. A larger file is not copied; its path, size, mtime and hash are recorded."""
@@ -34,144 +40,156 @@ class BlobStore:
         self._cache = StatCache(root / "cache" / "stat")
 
     def path(self, sha256: str) -> Path:
+        """Return where the compressed copy is, if there is one."""
         return self.folder / sha256[:2] / f"{sha256}.zst"
 
     def reference_path(self, sha256: str) -> Path:
+        """Return where the reference is, if there is one."""
         return self.folder / sha256[:2] / f"{sha256}.reference.json"
 
-    def holds(self, sha256: str) -> bool:
-        """Return whether the content is available: a copy that decompresses to its hash, or a valid reference."""
-        return self._intact(sha256) or self._referenced(sha256) is not None
+    def has(self, sha256: str) -> bool:
+        """Return whether the bytes are available: a copy that decompresses to the hash, or a valid reference."""
+        return self._has_intact_copy(sha256) or self._referenced_file(sha256) is not None
 
     def add(self, path: Path) -> str:
         """Store the bytes of `path` and return their hex SHA-256. UserError while another program writes the file."""
-        for _ in range(3):
+        for _ in range(ADD_ATTEMPTS):
             before = _stamp(path)
-            sha256 = self._refer(path) if before[0] > self.by_reference_above else self._copy(path)
+            size, _mtime, _inode = before
+            sha256 = self._add_reference(path) if size > self.by_reference_above else self._add_copy(path)
             if _stamp(path) == before:
                 return sha256
         raise UserError(f"{path.name} changed while it was read. Wait until it is completely written, then run again.")
 
     def redact(self, sha256: str, source: Path) -> None:
-        """Replace a content by the bytes of `source`. The old bytes are removed, and a note records the new hash.
+        """Replace a blob's bytes by those of `source`. The old bytes are removed, and a note records the new hash.
 
-        If a content is stored by reference, the caller must change the referenced file.
+        If the blob is stored by reference, the caller must change the referenced file.
         """
         with translate_write_errors():
             note = {"sha256": sha256_of_file(source), "bytes": source.stat().st_size}
-            write_atomically(self._note(sha256), json.dumps(note).encode())
+            write_atomically(self._redaction_note(sha256), json.dumps(note).encode())
             target = self.path(sha256)
             if target.is_file():
                 sink = io.BytesIO()
                 with source.open("rb") as file:
                     _compress(file, sink)
                 write_atomically(target, sink.getvalue())
-            target.with_suffix(".zst.damaged").unlink(missing_ok=True)
+            _damaged_path(target).unlink(missing_ok=True)
 
     def is_redacted(self, sha256: str) -> bool:
-        """Return whether a content was redacted after it was stored. Only its note is read."""
-        return self._noted(sha256) is not None
+        """Return whether a blob was redacted after it was stored. Only its note is read."""
+        return self._redacted_sha256(sha256) is not None
 
-    def _note(self, sha256: str) -> Path:
+    def _redaction_note(self, sha256: str) -> Path:
         return self.folder / sha256[:2] / f"{sha256}.redacted.json"
 
-    def _noted(self, sha256: str) -> str | None:
-        """Return the hash of a content after its redaction; None if it was never redacted."""
+    def _redacted_sha256(self, sha256: str) -> str | None:
+        """Return the hash of a blob's bytes after its redaction; None if it was never redacted."""
         try:
-            return json.loads(self._note(sha256).read_bytes())["sha256"]
+            return json.loads(self._redaction_note(sha256).read_bytes())["sha256"]
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
     def state(self, sha256: str) -> BlobState:
-        """Return how a content is stored. All of its bytes are read again."""
-        noted = self._noted(sha256)
-        if self.path(sha256).is_file():
-            actual = self._decompress(sha256)
-            return "copy" if actual == sha256 else "redacted" if actual and actual == noted else "damaged"
+        """Return how a blob is stored. All of its bytes are read again."""
+        return self._state_of_copy(sha256) if self.path(sha256).is_file() else self._state_of_reference(sha256)
+
+    def _state_of_copy(self, sha256: str) -> BlobState:
+        actual = self._decompress(sha256)
+        if actual == sha256:
+            return "copy"
+        return "redacted" if actual and actual == self._redacted_sha256(sha256) else "damaged"
+
+    def _state_of_reference(self, sha256: str) -> BlobState:
         try:
-            path = Path(json.loads(self.reference_path(sha256).read_bytes())["path"])
-            actual = sha256_of_file(path)
-            return "reference" if actual == sha256 else "redacted" if actual == noted else "changed"
+            actual = sha256_of_file(self._path_in_reference(sha256))
         except FileNotFoundError:
             return "changed" if self.reference_path(sha256).is_file() else "gone"
         except (OSError, ValueError, KeyError, TypeError):
             return "damaged"
+        if actual == sha256:
+            return "reference"
+        return "redacted" if actual == self._redacted_sha256(sha256) else "changed"
 
-    def checkout(self, sha256: str, target: Path, *, redacted: bool = False) -> Path:
-        """Return a plain file with the content: `target`, or the referenced file itself. UserError if there is none.
+    def checkout(self, sha256: str, target: Path, *, allow_redacted: bool = False) -> Path:
+        """Return a plain file with the bytes: `target`, or the referenced file itself.
 
-        redacted: also accept the content after its redaction.
+        allow_redacted: also accept the bytes after a redaction. UserError if the blob is missing or damaged.
         """
         if not self.path(sha256).is_file():
-            referenced = self._referenced(sha256)
+            referenced = self._referenced_file(sha256)
             if referenced is None:
-                raise UserError(f"the bytes of {target.name} ({sha256[:16]}) are missing: {self._why_gone(sha256)}")
+                raise UserError(f"the bytes of {target.name} ({sha256[:16]}) are missing: {self._why_missing(sha256)}")
             return referenced
         with translate_write_errors():
             target.parent.mkdir(parents=True, exist_ok=True)
             with target.open("wb") as file:
                 actual = self._decompress(sha256, file)
-        if actual != sha256 and not (redacted and self._noted(sha256) == actual):
+        is_redacted = self._redacted_sha256(sha256) == actual
+        if actual != sha256 and not (allow_redacted and is_redacted):
             target.unlink()
-            why = "was redacted (ft erase)" if self._noted(sha256) == actual else "is damaged"
-            raise UserError(f"the stored copy of {target.name} {why}: materialize its raw asset again")
+            problem = "was redacted (ft erase)" if is_redacted else "is damaged"
+            raise UserError(f"the stored copy of {target.name} {problem}: materialize its raw asset again")
         return target
 
-    def _copy(self, path: Path) -> str:
+    def _add_copy(self, path: Path) -> str:
         """Hash and store the file in one pass, so that the hash matches the copy. OSError if it cannot be opened."""
         with path.open("rb") as source, translate_write_errors():
             self.folder.mkdir(parents=True, exist_ok=True)
-            descriptor, name = tempfile.mkstemp(prefix=INCOMING, dir=self.folder)
+            descriptor, name = tempfile.mkstemp(prefix=INCOMING_PREFIX, dir=self.folder)
             temporary = Path(name)
             try:
                 with os.fdopen(descriptor, "wb") as file:
                     sha256 = _compress(source, file)
                     file.flush()
                     os.fsync(file.fileno())
-                self._place(temporary, sha256)
+                self._move_into_place(temporary, sha256)
             finally:
                 temporary.unlink(missing_ok=True)
         return sha256
 
-    def _place(self, temporary: Path, sha256: str) -> None:
+    def _move_into_place(self, temporary: Path, sha256: str) -> None:
+        """Rename a new copy to its place, unless there is an intact copy. A damaged copy is kept for diagnosis."""
         target = self.path(sha256)
-        if target.exists() and self._intact(sha256):
+        if target.exists() and self._has_intact_copy(sha256):
             return
         target.parent.mkdir(parents=True, exist_ok=True)
-        if target.exists():  # damaged: kept next to the new copy for diagnosis
-            target.rename(target.with_suffix(".zst.damaged"))
+        if target.exists():
+            target.rename(_damaged_path(target))
         temporary.chmod(0o644)
         temporary.rename(target)
         sync_folder(target.parent)
 
-    def _refer(self, path: Path) -> str:
+    def _add_reference(self, path: Path) -> str:
         sha256 = sha256_of_file(path)
-        seen = path.stat()
-        note = {"path": str(path.resolve()), "bytes": seen.st_size, "mtime_ns": seen.st_mtime_ns, "sha256": sha256}
+        stat = path.stat()
+        reference = {"path": str(path.resolve()), "bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns, "sha256": sha256}
         with translate_write_errors():
-            write_atomically(self.reference_path(sha256), json.dumps(note, indent=1).encode())
+            write_atomically(self.reference_path(sha256), json.dumps(reference, indent=1).encode())
         return sha256
 
-    def _intact(self, sha256: str) -> bool:
+    def _has_intact_copy(self, sha256: str) -> bool:
         """Return whether the copy exists and matches its hash. It is read only if it changed since the last check."""
         target = self.path(sha256)
         try:
-            return (
-                self._cache.hashes(target.parent, [target.name], lambda _: self._decompress(sha256))[target.name]
-                == sha256
-            )
+            hashes = self._cache.hashes(target.parent, [target.name], lambda _: self._decompress(sha256))
         except OSError:
             return False
+        return hashes[target.name] == sha256
 
-    def _referenced(self, sha256: str) -> Path | None:
-        """Return the referenced file if it still has the content."""
+    def _referenced_file(self, sha256: str) -> Path | None:
+        """Return the referenced file if it still has the bytes of the hash."""
         try:
-            path = Path(json.loads(self.reference_path(sha256).read_bytes())["path"])
+            path = self._path_in_reference(sha256)
             return path if self._cache.hashes(path.parent, [path.name])[path.name] == sha256 else None
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
-    def _why_gone(self, sha256: str) -> str:
+    def _path_in_reference(self, sha256: str) -> Path:
+        return Path(json.loads(self.reference_path(sha256).read_bytes())["path"])
+
+    def _why_missing(self, sha256: str) -> str:
         if not self.reference_path(sha256).is_file():
             return "materialize its raw asset again"
         return "the file was too large to copy and was then moved or changed; materialize its raw asset again"
@@ -191,8 +209,9 @@ class BlobStore:
 
 
 def _compress(source: BinaryIO, sink: BinaryIO) -> str:
+    """Compress `source` into `sink` and return the hash of the uncompressed bytes."""
     digest = hashlib.sha256()
-    compressor = zstandard.ZstdCompressor(level=LEVEL, write_checksum=True)
+    compressor = zstandard.ZstdCompressor(level=ZSTD_LEVEL, write_checksum=True)
     with compressor.stream_writer(sink, closefd=False) as writer:
         while chunk := source.read(CHUNK_BYTES):
             digest.update(chunk)
@@ -200,6 +219,12 @@ def _compress(source: BinaryIO, sink: BinaryIO) -> str:
     return digest.hexdigest()
 
 
+def _damaged_path(copy: Path) -> Path:
+    """Return where a damaged copy is kept after it was replaced."""
+    return copy.with_suffix(".zst.damaged")
+
+
 def _stamp(path: Path) -> tuple[int, int, int]:
-    seen = path.stat()
-    return seen.st_size, seen.st_mtime_ns, seen.st_ino
+    """Return the size, modification time and inode of a file. They change if it is written or replaced."""
+    stat = path.stat()
+    return stat.st_size, stat.st_mtime_ns, stat.st_ino

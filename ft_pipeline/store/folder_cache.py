@@ -11,8 +11,9 @@ import tempfile
 from pathlib import Path
 
 MAX_BYTES = 8 << 30
-"""Total of all entries. The least recently used entries are removed first."""
-_LIST = "entry.json"
+"""Largest total size of all entries."""
+_HASHES_NAME = "entry.json"
+"""Name of the file with the hashes of an entry. Its modification time is the time of the entry's last use."""
 
 
 class FolderCache:
@@ -21,29 +22,29 @@ class FolderCache:
     def __init__(self, root: Path, max_bytes: int = MAX_BYTES):
         self.root, self.max_bytes = root, max_bytes
 
-    def take(self, key: str, into: Path) -> bool:
-        """Put the files of an entry into a new folder `into`.
+    def restore(self, key: str, target: Path) -> bool:
+        """Put the files of an entry into a new folder `target`, and return whether there was an intact entry.
 
-        Return False if there is no entry, or if it is damaged. A damaged entry is removed.
+        A damaged entry is removed.
         """
         entry = self._entry(key)
         if not entry.exists():
             return False
         try:
-            hashes = json.loads((entry / _LIST).read_bytes())
-            into.mkdir(parents=True)
+            hashes = json.loads((entry / _HASHES_NAME).read_bytes())
+            target.mkdir(parents=True)
             for name, sha256 in hashes.items():
-                _link(entry / name, into / name)
-                if _sha256(into / name) != sha256:
+                _link_or_copy(entry / name, target / name)
+                if _sha256(target / name) != sha256:
                     raise ValueError(name)
-            os.utime(entry / _LIST)
+            os.utime(entry / _HASHES_NAME)
         except (OSError, ValueError, AttributeError):
             shutil.rmtree(entry, ignore_errors=True)
-            shutil.rmtree(into, ignore_errors=True)
+            shutil.rmtree(target, ignore_errors=True)
             return False
         return True
 
-    def keep(self, key: str, folder: Path) -> None:
+    def store(self, key: str, folder: Path) -> None:
         """Store the files of `folder`, which must not change any more. If they cannot be stored, nothing happens."""
         files = sorted(path for path in folder.iterdir() if path.is_file())
         size = sum(path.stat().st_size for path in files)
@@ -55,10 +56,10 @@ class FolderCache:
             self._make_room(size)
             temporary = Path(tempfile.mkdtemp(prefix=".incoming-", dir=self.root))
             for path in files:
-                _link(path, temporary / path.name)
-            (temporary / _LIST).write_text(json.dumps({path.name: _sha256(path) for path in files}))
+                _link_or_copy(path, temporary / path.name)
+            (temporary / _HASHES_NAME).write_text(json.dumps({path.name: _sha256(path) for path in files}))
             temporary.rename(self._entry(key))
-        except OSError:  # a full or read-only disk, or another build has just stored the entry
+        except OSError:  # the disk is full or read-only, or another build has just stored the entry
             if temporary is not None:
                 shutil.rmtree(temporary, ignore_errors=True)
 
@@ -66,13 +67,14 @@ class FolderCache:
         return self.root / key
 
     def _make_room(self, size: int) -> None:
+        """Remove entries, the least recently used first, until `size` more bytes fit."""
         entries = []
         for path in self.root.iterdir():
             try:
-                used = (path / _LIST).stat().st_mtime_ns
-            except OSError:
-                continue  # not finished
-            entries.append((used, path, sum(file.stat().st_size for file in path.iterdir())))
+                last_used = (path / _HASHES_NAME).stat().st_mtime_ns
+            except OSError:  # an entry that is not finished
+                continue
+            entries.append((last_used, path, sum(file.stat().st_size for file in path.iterdir())))
         total = size + sum(bytes_used for _, _, bytes_used in entries)
         for _, path, bytes_used in sorted(entries):
             if total <= self.max_bytes:
@@ -81,7 +83,7 @@ class FolderCache:
             total -= bytes_used
 
 
-def _link(source: Path, target: Path) -> None:
+def _link_or_copy(source: Path, target: Path) -> None:
     """Hard-link the file under another name, or copy it if a link is not possible."""
     try:
         os.link(source, target)

@@ -4,21 +4,20 @@ import contextlib
 import json
 import shutil
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.atomic_files import translate_write_errors
-from ft_pipeline.store.blobs import INCOMING
+from ft_pipeline.store.blobs import INCOMING_PREFIX
 from ft_pipeline.store.locks import FileLock
+from ft_pipeline.store.spec import ArtifactReference
 
-LOG = "removed.jsonl"
+LOG_NAME = "removed.jsonl"
 """Append-only list of removed artifacts, so that an audit can distinguish removal from tampering."""
-
-Reference = tuple[str, str]
-"""(kind, fingerprint)."""
 
 
 @dataclass(frozen=True)
@@ -27,9 +26,9 @@ class Garbage:
 
     artifacts: list[Artifact] = field(default_factory=list)
     folders: list[Path] = field(default_factory=list)
-    """Drafts of killed processes, and checkpoints of trainings that were never resumed."""
+    """Drafts of killed processes, and checkpoints of steps that were never resumed."""
     blobs: list[Path] = field(default_factory=list)
-    """Copies of raw files that are no longer in a snapshot, or that were never finished."""
+    """Files of blobs that are no longer in a snapshot, or that were never finished."""
     bytes: int = 0
     """Total size on disk."""
 
@@ -42,39 +41,31 @@ class Garbage:
         }
 
 
-def find_garbage(store: ArtifactStore, roots: Iterable[Reference], before: datetime) -> Garbage:
-    """Return everything older than `before` (UTC) that neither a root nor anything younger was built from.
+def find_garbage(store: ArtifactStore, roots: Iterable[ArtifactReference], before: datetime) -> Garbage:
+    """Return what is older than `before` (UTC) and not needed by anything that is kept.
 
-    Damaged artifacts stay where they are, because they are evidence.
+    Kept artifacts are the roots, the artifacts that are not older, and everything that these were built from. An
+    artifact whose manifest is damaged is kept too, as evidence, but nothing is kept for it.
     """
-    everything = store.all()
-    young = [
-        artifact.reference for artifact in everything if datetime.fromisoformat(artifact.manifest["created"]) >= before
-    ]
-    needed = _closure(everything, {*roots, *young})
-    artifacts = [artifact for artifact in everything if artifact.reference not in needed]
-    folders = [*_drafts(store, before), *_work(store, before)]
-    blobs = _blobs(store, [artifact for artifact in everything if artifact.reference in needed], before)
-    size = sum(map(_size, [artifact.path for artifact in artifacts] + folders + blobs))
-    return Garbage(artifacts, folders, blobs, size)
+    artifacts = store.all()
+    recent = {artifact.reference for artifact in artifacts if _created(artifact) >= before}
+    kept = _with_inputs({*roots, *recent}, artifacts)
+    unreachable = [artifact for artifact in artifacts if artifact.reference not in kept]
+    folders = [*_abandoned_drafts(store, before), *_abandoned_work(store, before)]
+    blobs = _unused_blob_files(store, [artifact for artifact in artifacts if artifact.reference in kept], before)
+    size = sum(map(_size_on_disk, [artifact.path for artifact in unreachable] + folders + blobs))
+    return Garbage(unreachable, folders, blobs, size)
 
 
-def remove(store: ArtifactStore, garbage: Garbage) -> None:
+def remove_garbage(store: ArtifactStore, garbage: Garbage) -> None:
     """Remove the garbage. UserError if the store cannot be written.
 
-    The newest artifacts are removed first, so that an interruption leaves no artifact without its inputs.
+    The newest artifacts are removed first, so that an interruption leaves no artifact without its inputs. Each removal
+    is logged before it begins, so that no artifact disappears without a line in the log.
     """
     with translate_write_errors():
-        for artifact in sorted(garbage.artifacts, key=lambda each: each.manifest["created"], reverse=True):
-            entry = {
-                "time": datetime.now(UTC).isoformat(timespec="seconds"),
-                "kind": artifact.kind,
-                "fingerprint": artifact.fingerprint,
-                "manifest_sha256": artifact.manifest_sha256,
-                "created": artifact.manifest["created"],
-            }
-            with (store.root / LOG).open("a", encoding="utf-8") as log:
-                log.write(json.dumps(entry) + "\n")
+        for artifact in sorted(garbage.artifacts, key=lambda artifact: artifact.manifest["created"], reverse=True):
+            _log_removal(store.root / LOG_NAME, artifact)
             _remove_folder(artifact.path)
         for folder in garbage.folders:
             _remove_folder(folder)
@@ -82,21 +73,40 @@ def remove(store: ArtifactStore, garbage: Garbage) -> None:
             blob.unlink(missing_ok=True)
 
 
-def removed(root: Path) -> set[Reference]:
-    """Return all artifacts that `remove` has removed from the store at `root`."""
+def logged_removals(root: Path) -> set[ArtifactReference]:
+    """Return the artifacts in the removal log of the store `root`.
+
+    After an interruption, the last one may still be in the store.
+    """
     try:
-        lines = (root / LOG).read_text(encoding="utf-8").splitlines()
+        lines = (root / LOG_NAME).read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
         return set()
     return {(entry["kind"], entry["fingerprint"]) for entry in map(json.loads, lines)}
 
 
-def _closure(everything: list[Artifact], roots: set[Reference]) -> set[Reference]:
+def _log_removal(path: Path, artifact: Artifact) -> None:
+    entry = {
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "kind": artifact.kind,
+        "fingerprint": artifact.fingerprint,
+        "manifest_sha256": artifact.manifest_sha256,
+        "created": artifact.manifest["created"],
+    }
+    with path.open("a", encoding="utf-8") as log:
+        log.write(json.dumps(entry) + "\n")
+
+
+def _created(artifact: Artifact) -> datetime:
+    return datetime.fromisoformat(artifact.manifest["created"])
+
+
+def _with_inputs(roots: set[ArtifactReference], artifacts: list[Artifact]) -> set[ArtifactReference]:
     """Return the roots and everything that they were built from, directly or indirectly."""
-    inputs: dict[Reference, set[Reference]] = {}
-    for artifact in everything:
+    inputs: dict[ArtifactReference, set[ArtifactReference]] = {}
+    for artifact in artifacts:
         inputs.setdefault(artifact.reference, set()).update(artifact.inputs.values())
-    reached: set[Reference] = set()
+    reached: set[ArtifactReference] = set()
     waiting = list(roots)
     while waiting:
         reference = waiting.pop()
@@ -106,17 +116,22 @@ def _closure(everything: list[Artifact], roots: set[Reference]) -> set[Reference
     return reached
 
 
-def _drafts(store: ArtifactStore, before: datetime) -> list[Path]:
-    """Return abandoned drafts. A draft in use is younger, or its spec's lock is held."""
-    return [path for path in _older(store.root / "drafts", "*", before) if not _locked(store, path.name[:-9])]
+def _abandoned_drafts(store: ArtifactStore, before: datetime) -> list[Path]:
+    """Return old drafts that no process is building.
+
+    The name of a draft is the name of its spec's lock and a random suffix: `adapter-1f0c…-k3x_81ab`.
+    """
+    drafts = _folders_written_before(before, store.root / "drafts", "*")
+    return [draft for draft in drafts if not _is_locked(store, draft.name.rsplit("-", 1)[0])]
 
 
-def _work(store: ArtifactStore, before: datetime) -> list[Path]:
-    old = _older(store.root / "work", "*/*", before)
-    return [path for path in old if not _locked(store, f"{path.parent.name}-{path.name}")]
+def _abandoned_work(store: ArtifactStore, before: datetime) -> list[Path]:
+    """Return old folders work/<kind>/<spec hash> that no process is using."""
+    folders = _folders_written_before(before, store.root / "work", "*/*")
+    return [folder for folder in folders if not _is_locked(store, f"{folder.parent.name}-{folder.name}")]
 
 
-def _locked(store: ArtifactStore, name: str) -> bool:
+def _is_locked(store: ArtifactStore, name: str) -> bool:
     lock = FileLock(store.root / "locks" / name, "looking for garbage")
     if not lock.path.exists():
         return False
@@ -126,19 +141,19 @@ def _locked(store: ArtifactStore, name: str) -> bool:
     return False
 
 
-def _older(folder: Path, pattern: str, before: datetime) -> list[Path]:
+def _folders_written_before(before: datetime, parent: Path, pattern: str) -> list[Path]:
     """Return the folders in which nothing was written since `before`."""
     return [
-        path
-        for path in sorted(folder.glob(pattern))
-        if path.is_dir() and max(map(_written, [path, *path.rglob("*")])) < before.timestamp()
+        folder
+        for folder in sorted(parent.glob(pattern))
+        if folder.is_dir() and max(map(_last_write, [folder, *folder.rglob("*")])) < before.timestamp()
     ]
 
 
-def _written(path: Path) -> float:
+def _last_write(path: Path) -> float:
     """Return the time of the last write, in seconds since 1970.
 
-    It is the present time for a file that disappears meanwhile, because a dry run may overlap with a run.
+    For a file that has just disappeared, it is the present time: a dry run may overlap with a run.
     """
     try:
         return path.lstat().st_mtime
@@ -146,21 +161,26 @@ def _written(path: Path) -> float:
         return time.time()
 
 
-def _blobs(store: ArtifactStore, kept: list[Artifact], before: datetime) -> list[Path]:
-    used: set[str] = set()
-    for artifact in kept:
-        for entry in artifact.spec["config"].get("files", []) if artifact.kind.startswith("raw_") else []:
-            used |= {value for value in (entry.get("sha256"), entry.get("sidecar")) if value}
-    unfinished = (store.root / "blobs").glob(f"{INCOMING}*")  # of a process that was killed
-    kept_bytes = (store.root / "blobs").glob("*/*")
-    return [
-        path
-        for path in sorted([*unfinished, *kept_bytes])
-        if path.name.split(".")[0] not in used and _written(path) < before.timestamp()
-    ]
+def _unused_blob_files(store: ArtifactStore, kept: list[Artifact], before: datetime) -> list[Path]:
+    """Return old files of blobs that no kept snapshot contains, and old copies that a killed process left."""
+    used = {sha256 for artifact in kept for entry in _snapshot_entries(artifact) for sha256 in _blobs_of(entry)}
+    folder = store.root / "blobs"
+    files = sorted([*folder.glob(f"{INCOMING_PREFIX}*"), *folder.glob("*/*")])
+    # The names begin with the SHA-256: ab12….zst, ab12….reference.json, ab12….redacted.json, ab12….zst.damaged.
+    return [file for file in files if file.name.split(".")[0] not in used and _last_write(file) < before.timestamp()]
 
 
-def _size(path: Path) -> int:
+def _snapshot_entries(artifact: Artifact) -> list[dict[str, Any]]:
+    """Return the entries of a snapshot's files; none for any other artifact."""
+    return artifact.spec["config"].get("files", []) if artifact.kind.startswith("raw_") else []
+
+
+def _blobs_of(entry: dict[str, Any]) -> Iterator[str]:
+    """Yield the SHA-256 of a file and of its sidecar. A refused file has neither."""
+    yield from filter(None, (entry.get("sha256"), entry.get("sidecar")))
+
+
+def _size_on_disk(path: Path) -> int:
     files = [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
     size = 0
     for file in files:
@@ -170,6 +190,7 @@ def _size(path: Path) -> int:
 
 
 def _remove_folder(folder: Path) -> None:
+    """Remove a folder, and its parent if that is then empty."""
     shutil.rmtree(folder)
     parent = folder.parent
     if not any(parent.iterdir()):

@@ -11,7 +11,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 CHUNK_BYTES = 1 << 20
+"""Number of bytes of a file that are in memory at a time."""
 BATCH_ROWS = 4096
+"""Number of rows of a table that are in memory at a time."""
 
 
 def canonical_json(value: Any) -> bytes:
@@ -53,7 +55,7 @@ def sha256_of_rows(path: Path) -> str:
     row groups or the width of offsets (`string` or `large_string`). Memory: one batch of rows at a time.
     """
     file = pq.ParquetFile(path)
-    columns = {field.name: _column(field.type) for field in file.schema_arrow}
+    columns = {field.name: _column_hash(field.type) for field in file.schema_arrow}
     if len(columns) != len(file.schema_arrow):
         raise ValueError(f"{path.name} has duplicate column names: {file.schema_arrow.names}")
     rows = 0
@@ -64,28 +66,29 @@ def sha256_of_rows(path: Path) -> str:
     return sha256_of_json({"rows": rows, "columns": {name: column.result() for name, column in columns.items()}})
 
 
-def _column(type_: pa.DataType) -> "_Column":
+def _column_hash(type_: pa.DataType) -> "_ColumnHash":
+    """Return a new, empty hash for a column of this type."""
     if isinstance(type_, pa.BaseExtensionType):
-        return _column(type_.storage_type)
+        return _column_hash(type_.storage_type)
     if pa.types.is_dictionary(type_):
-        return _column(type_.value_type)
+        return _column_hash(type_.value_type)
     if pa.types.is_struct(type_):
-        return _StructColumn(type_)
+        return _StructHash(type_)
     if pa.types.is_map(type_):
-        return _ListColumn(pa.list_(pa.struct([("key", type_.key_type), ("value", type_.item_type)])))
+        return _ListHash(pa.list_(pa.struct([("key", type_.key_type), ("value", type_.item_type)])))
     if pa.types.is_list(type_) or pa.types.is_large_list(type_) or pa.types.is_fixed_size_list(type_):
-        return _ListColumn(type_)
+        return _ListHash(type_)
     if any(is_text(type_) for is_text in (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)):
-        return _BytesColumn("string")
-    if any(is_raw(type_) for is_raw in (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view)):
-        return _BytesColumn("binary")
+        return _BytesHash("string")
+    if any(is_binary(type_) for is_binary in (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view)):
+        return _BytesHash("binary")
     if pa.types.is_boolean(type_) or pa.types.is_integer(type_) or pa.types.is_floating(type_):
-        return _NumberColumn(type_)
-    return _SpelledColumn(str(type_))
+        return _NumberHash(type_)
+    return _TextFormHash(str(type_))
 
 
-class _Column:
-    """Hashes the values of one column, batch after batch. The hashes do not depend on batch boundaries."""
+class _ColumnHash:
+    """The hash of one column's values, which are added batch after batch. It does not depend on batch boundaries."""
 
     def __init__(self, type_name: str) -> None:
         self.type_name = type_name
@@ -93,6 +96,7 @@ class _Column:
         self.values = hashlib.sha256()
 
     def update(self, array: pa.Array) -> None:
+        """Add the column's values in one batch."""
         if isinstance(array, pa.ExtensionArray):
             array = array.storage
         if pa.types.is_dictionary(array.type):
@@ -101,25 +105,27 @@ class _Column:
         self.update_values(array)
 
     def update_values(self, array: pa.Array) -> None:
+        """Add the values of an array without dictionary or extension type. Its nulls are already hashed."""
         raise NotImplementedError
 
     def result(self) -> Any:
+        """Return the name of the type and the hashes, as JSON."""
         return [self.type_name, self.validity.hexdigest(), self.values.hexdigest()]
 
 
-class _NumberColumn(_Column):
+class _NumberHash(_ColumnHash):
     def __init__(self, type_: pa.DataType) -> None:
         super().__init__(str(type_))
-        self.stored = pa.uint8() if pa.types.is_boolean(type_) else type_
+        self.hashed_type = pa.uint8() if pa.types.is_boolean(type_) else type_
 
     def update_values(self, array: pa.Array) -> None:
         filled = pc.fill_null(array, pa.scalar(0).cast(array.type))
-        if pa.types.is_floating(filled.type):  # every NaN is the same NaN
+        if pa.types.is_floating(filled.type):  # a NaN can have different bits; all are hashed as the same value
             filled = pc.if_else(pc.is_nan(filled), pa.scalar(float("nan"), filled.type), filled)
-        self.values.update(_bytes_of(filled.cast(self.stored)))
+        self.values.update(_bytes_of(filled.cast(self.hashed_type)))
 
 
-class _BytesColumn(_Column):
+class _BytesHash(_ColumnHash):
     def __init__(self, type_name: str) -> None:
         super().__init__(type_name)
         self.lengths = hashlib.sha256()
@@ -137,17 +143,17 @@ class _BytesColumn(_Column):
         return [*super().result(), self.lengths.hexdigest()]
 
 
-class _SpelledColumn(_BytesColumn):
+class _TextFormHash(_BytesHash):
     """Rare types (dates, decimals), hashed as text."""
 
     def update_values(self, array: pa.Array) -> None:
         super().update_values(array.cast(pa.string()))
 
 
-class _ListColumn(_Column):
+class _ListHash(_ColumnHash):
     def __init__(self, type_: pa.DataType) -> None:
         super().__init__("list")
-        self.items = _column(type_.value_type)
+        self.items = _column_hash(type_.value_type)
 
     def update_values(self, array: pa.Array) -> None:
         if pa.types.is_map(array.type):
@@ -159,10 +165,10 @@ class _ListColumn(_Column):
         return [*super().result(), self.items.result()]
 
 
-class _StructColumn(_Column):
+class _StructHash(_ColumnHash):
     def __init__(self, type_: pa.DataType) -> None:
         super().__init__("struct")
-        self.fields = {field.name: _column(field.type) for field in type_}
+        self.fields = {field.name: _column_hash(field.type) for field in type_}
 
     def update_values(self, array: pa.Array) -> None:
         for field, child in zip(array.type, array.flatten(), strict=True):

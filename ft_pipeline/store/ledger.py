@@ -17,9 +17,9 @@ from ft_pipeline.errors import UserError
 from ft_pipeline.store.atomic_files import sync_folder, translate_write_errors
 from ft_pipeline.store.hashing import sha256_of_file
 
-CHAIN = "previous_sha256"
+PREVIOUS_HASH_KEY = "previous_sha256"
 """Key of a record: the SHA-256 of the previous record's file; None for the first."""
-_NAME = re.compile(r"^\d{6,}\.json$")
+_RECORD_NAME = re.compile(r"^\d{6,}\.json$")
 
 
 @dataclass(frozen=True)
@@ -40,11 +40,12 @@ class Ledger:
     """Key of a record's own number."""
 
     def path(self, number: int) -> Path:
+        """Return the file of a record, whether it exists or not."""
         return self.folder / f"{number:06d}.json"
 
     def paths(self) -> list[Path]:
         """Return the files of all records, oldest first."""
-        paths = [path for path in self.folder.glob("*.json") if _NAME.match(path.name)]
+        paths = [path for path in self.folder.glob("*.json") if _RECORD_NAME.match(path.name)]
         return sorted(paths, key=lambda path: int(path.stem))
 
     def read(self) -> list[dict[str, Any]]:
@@ -56,19 +57,20 @@ class Ledger:
 
         Return None if the number is taken. The caller then decides again, knowing the record that took it.
         """
-        before, path = self.path(record[self.number_key] - 1), self.path(record[self.number_key])
-        chained = {**record, CHAIN: sha256_of_file(before) if before.is_file() else None}
+        number = record[self.number_key]
+        previous = self.path(number - 1)
+        chained = {**record, PREVIOUS_HASH_KEY: sha256_of_file(previous) if previous.is_file() else None}
         with translate_write_errors():
             self.folder.mkdir(parents=True, exist_ok=True)
-            handle, draft = tempfile.mkstemp(prefix=".draft-", dir=self.folder)
+            descriptor, draft = tempfile.mkstemp(prefix=".draft-", dir=self.folder)
             try:
-                with os.fdopen(handle, "w", encoding="utf-8") as file:
+                with os.fdopen(descriptor, "w", encoding="utf-8") as file:
                     json.dump(chained, file, ensure_ascii=False, indent=2)
                     file.flush()
                     os.fsync(file.fileno())
                 Path(draft).chmod(0o644)
                 # A link fails where the name exists, and a reader never sees half a record.
-                os.link(draft, path)
+                os.link(draft, self.path(number))
             except FileExistsError:
                 return None
             finally:
@@ -77,30 +79,29 @@ class Ledger:
         return chained
 
     def faults(self, last: int = 0) -> Iterator[LedgerFault]:
-        """Find gaps, unreadable records, and records whose number or hash differs from what was written.
+        """Yield gaps, unreadable records, and records whose number or hash differs from what was written.
 
-        last: the highest number that is known from elsewhere, so that removed records at the end are found too.
+        last: the highest number that is known from other files, so that removed records at the end are found too.
         """
         paths = {int(path.stem): path for path in self.paths()}
         for number in range(1, max([last, *paths]) + 1):
             if number in paths:
-                yield from self._faults_of(number, paths)
+                yield from self._check_record(number, paths)
             else:
                 yield LedgerFault("missing_record", number, "is missing, although records are never removed")
 
-    def _faults_of(self, number: int, paths: Mapping[int, Path]) -> Iterator[LedgerFault]:
+    def _check_record(self, number: int, paths: Mapping[int, Path]) -> Iterator[LedgerFault]:
         try:
             record = self._read(paths[number])
-            chained, stated = record.get(CHAIN), record[self.number_key]
+            previous_sha256, number_in_record = record.get(PREVIOUS_HASH_KEY), record[self.number_key]
         except (UserError, KeyError):
             yield LedgerFault("edited_record", number, "cannot be read as a record")
             return
-        if stated != number:
-            yield LedgerFault("edited_record", number, f"contains the record number {stated}")
-        before = paths.get(number - 1)
-        if chained and before is not None and chained != sha256(before.read_bytes()).hexdigest():
-            written = f"{self.folder.name}/{paths[number].name}"
-            message = f"does not match its hash in {written}: it was edited"
+        if number_in_record != number:
+            yield LedgerFault("edited_record", number, f"contains the record number {number_in_record}")
+        previous = paths.get(number - 1)
+        if previous_sha256 and previous is not None and previous_sha256 != sha256(previous.read_bytes()).hexdigest():
+            message = f"does not match its hash in {self.folder.name}/{paths[number].name}: it was edited"
             yield LedgerFault("edited_record", number - 1, message)
 
     def _read(self, path: Path) -> dict[str, Any]:

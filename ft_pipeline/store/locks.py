@@ -11,10 +11,11 @@ from pathlib import Path
 from ft_pipeline.store.atomic_files import translate_write_errors
 
 POLL_SECONDS = 0.2
+"""Seconds between two attempts to take a lock that another process holds."""
 
 
 def _ignore(message: str) -> None:
-    """Discard the message that the caller waits for a lock."""
+    """Do nothing with a message."""
 
 
 class FileLock:
@@ -25,6 +26,7 @@ class FileLock:
     """
 
     def __init__(self, path: Path, purpose: str) -> None:
+        """purpose: what the holder does (`building adapter`). Waiting processes show it."""
         self.path = path
         self.purpose = purpose
         self._descriptor: int | None = None
@@ -55,13 +57,16 @@ class FileLock:
             os.close(self._descriptor)
             self._descriptor = None
 
-    def keep(self) -> None:
-        """Keep the lock after exec, until the new program ends. Its children do not have the lock."""
+    def keep_after_exec(self) -> None:
+        """Keep the lock when this process executes another program, until that program ends.
+
+        Child processes that Python starts do not inherit the lock.
+        """
         if self._descriptor is not None:
             os.set_inheritable(self._descriptor, True)
 
     def holder(self) -> str:
-        """Return a description of the process that holds it, from its note."""
+        """Return a description of the process that holds the lock, from its note."""
         try:
             note = json.loads(self.path.read_text(encoding="utf-8"))
             return f"process {note['pid']} ({note['purpose']})"
@@ -69,13 +74,13 @@ class FileLock:
             return "another process"
 
     @contextlib.contextmanager
-    def hold(self, say: Callable[[str], None] = _ignore) -> Iterator[None]:
-        """Hold the lock for a `with` block, after waiting without a limit. `say` receives the current holder once."""
-        waited = False
+    def hold(self, log: Callable[[str], None] = _ignore) -> Iterator[None]:
+        """Wait for the lock without a limit, and hold it for a `with` block. `log` receives one line if it waits."""
+        logged = False
         while not self.try_acquire():
-            if not waited:
-                say(f"waiting: {self.purpose} is under way in {self.holder()}")
-                waited = True
+            if not logged:
+                log(f"waiting: {self.purpose} is under way in {self.holder()}")
+                logged = True
             time.sleep(POLL_SECONDS)
         try:
             yield

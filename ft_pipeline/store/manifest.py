@@ -9,9 +9,9 @@ from typing import Any
 from ft_pipeline.store.hashing import canonical_json, sha256_of_file, sha256_of_json, sha256_of_rows
 from ft_pipeline.store.pickles import begins_like_a_pickle, named_like_a_pickle
 
-NAME = "manifest.json"
-VOLATILE = ("metrics.jsonl", "scores.json", "*.log")
-"""Files that contain times or speeds. They are in the manifest with their hash, but not part of the identity."""
+MANIFEST_NAME = "manifest.json"
+VOLATILE_FILES = ("metrics.jsonl", "scores.json", "*.log")
+"""Patterns of files that contain times or speeds. Their hashes are in the manifest, but not part of the identity."""
 
 
 class BrokenArtifact(Exception):
@@ -27,6 +27,7 @@ class FileEntry:
     sha256: str
     bytes: int
     volatile: bool = False
+    """Whether its name matches VOLATILE_FILES."""
     rows_sha256: str | None = None
     """For Parquet: the hash of its canonical rows, which replaces `sha256` in the identity."""
 
@@ -45,15 +46,15 @@ def describe_files(folder: Path) -> list[FileEntry]:
             raise BrokenArtifact(f"{relative} is a link or a special file; an artifact contains only regular files")
         if path.is_file() and (named_like_a_pickle(path.name) or begins_like_a_pickle(path)):
             raise BrokenArtifact(f"{relative} is a pickle, which could run code when it is loaded")
-        if path.is_file() and relative != NAME:
+        if path.is_file() and relative != MANIFEST_NAME:
             entries.append(_describe_file(path, relative))
     return entries
 
 
 def _describe_file(path: Path, relative: str) -> FileEntry:
-    volatile = any(fnmatch(path.name, pattern) for pattern in VOLATILE)
-    rows = sha256_of_rows(path) if path.suffix == ".parquet" and not volatile else None
-    return FileEntry(relative, sha256_of_file(path), path.stat().st_size, volatile, rows)
+    volatile = any(fnmatch(path.name, pattern) for pattern in VOLATILE_FILES)
+    rows_sha256 = sha256_of_rows(path) if path.suffix == ".parquet" and not volatile else None
+    return FileEntry(relative, sha256_of_file(path), path.stat().st_size, volatile, rows_sha256)
 
 
 def fingerprint_of(kind: str, files: list[FileEntry]) -> str:
@@ -62,40 +63,43 @@ def fingerprint_of(kind: str, files: list[FileEntry]) -> str:
     return sha256_of_json({"kind": kind, "content": content})
 
 
-def present_files(manifest: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the files of an artifact as they should be now. Redacted files have their new hash."""
-    redacted = {
-        path: entry for redaction in manifest.get("redactions", ()) for path, entry in redaction["files"].items()
-    }
+def expected_files(manifest: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the entries of an artifact's files as they should be now: redacted files have their new hash and size."""
+    redacted: dict[str, dict[str, Any]] = {}
+    for redaction in manifest.get("redactions", ()):
+        redacted |= redaction["files"]
     return [entry | redacted.get(entry["path"], {}) for entry in manifest["files"]]
 
 
-def manifest_hashes(manifest: dict[str, Any], own: str | None) -> set[str]:
-    """Return the hashes by which later manifests may refer to this one: `own`, and those before each redaction."""
+def manifest_hashes(manifest: dict[str, Any], current: str | None) -> set[str]:
+    """Return the hashes by which later manifests may refer to this one: `current`, and those before each redaction."""
     earlier = {redaction["manifest_sha256"] for redaction in manifest.get("redactions", ())}
-    return earlier | ({own} if own else set())
+    return earlier | ({current} if current else set())
 
 
-def write_seal(manifest: dict[str, Any]) -> bytes:
-    """Return the bytes of manifest.json: the manifest plus a hash of itself, which a careless edit breaks."""
-    body = {key: value for key, value in manifest.items() if key != "seal"}
-    return canonical_json(body | {"seal": sha256_of_json(body)}) + b"\n"
+def sealed_manifest(manifest: dict[str, Any]) -> bytes:
+    """Return the bytes of manifest.json: the manifest and its seal, a hash that no longer matches after an edit."""
+    seal = _seal_of(manifest)
+    return canonical_json(manifest | {"seal": seal}) + b"\n"
+
+
+def _seal_of(manifest: dict[str, Any]) -> str:
+    return sha256_of_json({key: value for key, value in manifest.items() if key != "seal"})
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
     """Return the manifest of an artifact's folder. BrokenArtifact if it is inconsistent. Its files are not read."""
     try:
-        manifest = json.loads((folder / NAME).read_bytes())
+        manifest = json.loads((folder / MANIFEST_NAME).read_bytes())
         files = [FileEntry(**entry) for entry in manifest["files"]]
-        body = {key: value for key, value in manifest.items() if key != "seal"}
-        if manifest["seal"] != sha256_of_json(body):
-            raise BrokenArtifact(f"{NAME} was edited: its seal does not match")
+        if manifest["seal"] != _seal_of(manifest):
+            raise BrokenArtifact(f"{MANIFEST_NAME} was edited: its seal does not match")
         if manifest["fingerprint"] != fingerprint_of(manifest["kind"], files):
-            raise BrokenArtifact(f"{NAME}: the fingerprint does not match the listed files")
+            raise BrokenArtifact(f"{MANIFEST_NAME}: the fingerprint does not match the listed files")
         if manifest["spec_hash"] != sha256_of_json(manifest["spec"]):
-            raise BrokenArtifact(f"{NAME}: the spec hash does not match the spec")
+            raise BrokenArtifact(f"{MANIFEST_NAME}: the spec hash does not match the spec")
     except FileNotFoundError:
-        raise BrokenArtifact(f"it has no {NAME}") from None
+        raise BrokenArtifact(f"it has no {MANIFEST_NAME}") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BrokenArtifact(f"{NAME} cannot be read: {type(error).__name__}") from error
+        raise BrokenArtifact(f"{MANIFEST_NAME} cannot be read: {type(error).__name__}") from error
     return manifest

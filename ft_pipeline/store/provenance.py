@@ -34,6 +34,7 @@ PACKAGES = (
     "transformers",
     "trl",
 )
+"""Packages that can change a result."""
 
 
 @lru_cache(maxsize=1)
@@ -55,9 +56,9 @@ def code() -> dict[str, Any]:
 
 @lru_cache(maxsize=1)
 def packages() -> dict[str, str]:
-    """Return the installed versions of the packages that can change a result. Nothing is imported."""
+    """Return the versions of Python and of the installed ones of PACKAGES. Nothing is imported."""
     versions = {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES}
-    return {name: value for name, value in versions.items() if value}
+    return {name: installed for name, installed in versions.items() if installed}
 
 
 @lru_cache(maxsize=1)
@@ -71,7 +72,7 @@ def hardware() -> dict[str, Any]:
     }
 
 
-def user() -> str:
+def user_name() -> str:
     """Return the name of the operating system's user, or `unknown` if there is none (some containers)."""
     try:
         return getpass.getuser()
@@ -93,15 +94,17 @@ def _is_tracked(folder: Path) -> bool:
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
+    """Return the output of a git command; None if it fails or git is not installed."""
     command = ["git", "-C", str(folder), *arguments]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+        result = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return done.stdout.strip() if done.returncode == 0 else None
+    return result.stdout.strip() if result.returncode == 0 else None
 
 
 def _version(package: str) -> str | None:
+    """Return the version of a package; None if it is not installed."""
     try:
         return version(package)
     except PackageNotFoundError:
@@ -109,6 +112,7 @@ def _version(package: str) -> str | None:
 
 
 def _processor() -> str:
+    """Return the name of the processor's model, or as much as the system tells."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

@@ -7,14 +7,17 @@ from typing import Any
 
 from ft_pipeline.store.hashing import sha256_of_json
 
+ArtifactReference = tuple[str, str]
+"""(kind, fingerprint): how a spec, a pointer or a record names an artifact."""
+
 
 @dataclass(frozen=True)
 class Spec:
     """One step, resolved. Equal specs are expected to give equal artifacts; nothing else may influence the result."""
 
     kind: str
-    inputs: dict[str, tuple[str, str]] = field(default_factory=dict)
-    """The artifacts that are read: name → (kind, fingerprint)."""
+    inputs: dict[str, ArtifactReference] = field(default_factory=dict)
+    """The artifacts that are read, by name."""
     config: dict[str, Any] = field(default_factory=dict)
     """Resolved settings, plain JSON without NaN, and without a path of this machine."""
     versions: dict[str, str] = field(default_factory=dict)
@@ -37,7 +40,7 @@ class Spec:
 
     def seeds(self) -> dict[str, int]:
         """Return every seed of the step by its location: `seed`, and those in its settings."""
-        return {"seed": self.seed, **dict(_seeds_in(self.config, ""))}
+        return {"seed": self.seed, **dict(_find_seeds(self.config, ""))}
 
     @cached_property
     def hash(self) -> str:
@@ -49,9 +52,10 @@ class Spec:
         return replace(self, versions=self.versions | {"code": version})
 
 
-def _seeds_in(config: dict[str, Any], prefix: str) -> Iterator[tuple[str, int]]:
+def _find_seeds(config: dict[str, Any], prefix: str) -> Iterator[tuple[str, int]]:
+    """Yield (location, seed) for each seed in the settings. A location is dotted: `training.seed`."""
     for key, value in config.items():
         if isinstance(value, dict):
-            yield from _seeds_in(value, f"{prefix}{key}.")
+            yield from _find_seeds(value, f"{prefix}{key}.")
         elif key in {"seed", "seeds"} and isinstance(value, int):
             yield f"{prefix}{key}", value

@@ -1,6 +1,7 @@
 """SQL views with stable names over the current tables: views.sql for any DuckDB shell, `query` for `ft sql`."""
 
 import contextlib
+import itertools
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,58 +16,64 @@ from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.asset_pointers import AssetPointers, Pointer
 from ft_pipeline.store.atomic_files import translate_write_errors, write_atomically
 
-ROWS = "rows.parquet"
-READABLE = {duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN}
-POINTERS = "current_artifacts"
+MAIN_TABLE = "rows.parquet"
+"""The Parquet file whose view has the asset's own name."""
+READ_ONLY_STATEMENTS = {duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN}
+"""DuckDB's types of the statements that `query` runs. DESCRIBE and SUMMARIZE have the type SELECT."""
+POINTERS_VIEW = "current_artifacts"
 
 
 @dataclass(frozen=True)
 class ViewFile:
     """One Parquet file of a view."""
 
-    name: str
+    view: str
     experiment: str | None
     path: Path
 
 
 class QueryResult(NamedTuple):
-    """The result of a query."""
+    """Names of the columns, and the rows, of a query's result."""
 
     columns: list[str]
     rows: list[tuple[Any, ...]]
 
 
-def view_parts(store: ArtifactStore) -> dict[str, list[ViewFile]]:
+def view_files(store: ArtifactStore) -> dict[str, list[ViewFile]]:
     """Return the files of each view: view name → files.
 
     `rows.parquet` of an asset gives the view ASSET; any other `x.parquet` gives ASSET_x. The tables of experiments are
     combined, with `experiment` as the first column.
     """
-    parts: dict[str, list[ViewFile]] = defaultdict(list)
+    views: dict[str, list[ViewFile]] = defaultdict(list)
     for pointer in AssetPointers(store.root).all():
         artifact = store.open(pointer.kind, pointer.fingerprint)
         for path in sorted(artifact.path.glob("*.parquet")) if artifact else []:
-            name = pointer.asset if path.name == ROWS else f"{pointer.asset}_{path.stem}"
-            parts[name].append(ViewFile(name, pointer.partition, path))
-    return dict(parts)
+            view = pointer.asset if path.name == MAIN_TABLE else f"{pointer.asset}_{path.stem}"
+            views[view].append(ViewFile(view, pointer.partition, path))
+    return dict(views)
 
 
-def _statements(parts: dict[str, list[ViewFile]], source_of: Callable[[ViewFile], str]) -> list[str]:
-    """Return a view over `source_of` of its files for each name, and `training_rows` over both training splits."""
-    views = [_view(name, [_select(part, source_of(part)) for part in files]) for name, files in parts.items()]
-    splits = [split for split in ("train", "validation") if f"training_data_{split}" in parts]
+def _create_views(views: dict[str, list[ViewFile]], source_of: Callable[[ViewFile], str]) -> list[str]:
+    """Return the SQL that creates each view, and `training_rows` over both training splits.
+
+    source_of: returns the SQL expression of a file, from which the view selects.
+    """
+    statements = [
+        _create_view(view, [_select_from(file, source_of(file)) for file in files]) for view, files in views.items()
+    ]
+    splits = [split for split in ("train", "validation") if f"training_data_{split}" in views]
     if splits:
-        views.append(
-            _view("training_rows", [f"SELECT '{split}' AS split, * FROM training_data_{split}" for split in splits])
-        )
-    return views
+        selects = [f"SELECT '{split}' AS split, * FROM training_data_{split}" for split in splits]
+        statements.append(_create_view("training_rows", selects))
+    return statements
 
 
 def write_views(store: ArtifactStore) -> Path:
     """Rewrite views.sql and return its path. It serves any DuckDB shell: `duckdb -init data/store/views.sql`."""
     target = store.root / "views.sql"
-    views = _statements(view_parts(store), lambda part: f"read_parquet({_text(str(part.path))})")
-    text = "-- Views over the current tables; rewritten after each materialization.\n" + "\n".join(views) + "\n"
+    statements = _create_views(view_files(store), lambda file: f"read_parquet({_quote_text(str(file.path))})")
+    text = "-- Views over the current tables; rewritten after each materialization.\n" + "\n".join(statements) + "\n"
     with translate_write_errors():
         write_atomically(target, text.encode())
     return target
@@ -80,26 +87,27 @@ def query(store: ArtifactStore, sql: str) -> QueryResult:
     with _connection(store) as connection:
         try:
             statements = connection.extract_statements(sql)
-            if len(statements) != 1 or statements[0].type not in READABLE:
+            if len(statements) != 1 or statements[0].type not in READ_ONLY_STATEMENTS:
                 raise UserError("ft sql runs one read-only statement: SELECT, DESCRIBE, SUMMARIZE or EXPLAIN")
             result = connection.execute(statements[0])
             columns = [column[0] for column in result.description or []]
             return QueryResult(columns, result.fetchall())
         except duckdb.Error as error:
-            raise UserError(_explain(error, sorted(view_parts(store)))) from None
+            raise UserError(_describe_error(error, sorted(view_files(store)))) from None
 
 
 @contextlib.contextmanager
 def _connection(store: ArtifactStore) -> Iterator[duckdb.DuckDBPyConnection]:
+    """Yield a connection with all views, which can read nothing else."""
     connection = duckdb.connect(":memory:")
     try:
         connection.execute("SET enable_progress_bar = false")
-        parts = view_parts(store)
-        for part in (part for files in parts.values() for part in files):
-            connection.register(_source(part), pyarrow.dataset.dataset([str(part.path)], format="parquet"))
-        for statement in _statements(parts, lambda part: _quote(_source(part))):
+        views = view_files(store)
+        for file in itertools.chain.from_iterable(views.values()):
+            connection.register(_dataset_name(file), pyarrow.dataset.dataset([str(file.path)], format="parquet"))
+        for statement in _create_views(views, lambda file: _quote_name(_dataset_name(file))):
             connection.execute(statement)
-        connection.execute(_pointers_view(AssetPointers(store.root).all()))
+        connection.execute(_create_pointers_view(AssetPointers(store.root).all()))
         connection.execute("SET python_enable_replacements = false")  # a Python variable is not a table
         connection.execute("SET enable_external_access = false")
         connection.execute("SET lock_configuration = true")
@@ -108,42 +116,44 @@ def _connection(store: ArtifactStore) -> Iterator[duckdb.DuckDBPyConnection]:
         connection.close()
 
 
-def _view(name: str, selects: list[str]) -> str:
-    return f"CREATE OR REPLACE VIEW {_quote(name)} AS " + " UNION ALL BY NAME ".join(selects) + ";"
+def _create_view(name: str, selects: list[str]) -> str:
+    return f"CREATE OR REPLACE VIEW {_quote_name(name)} AS " + " UNION ALL BY NAME ".join(selects) + ";"
 
 
-def _source(part: ViewFile) -> str:
+def _dataset_name(file: ViewFile) -> str:
     """Return the name under which a connection registers a file's dataset."""
-    return f"__{part.name}@{part.experiment or ''}"
+    return f"__{file.view}@{file.experiment or ''}"
 
 
-def _select(part: ViewFile, source: str) -> str:
-    columns = f"{_text(part.experiment)} AS experiment, *" if part.experiment else "*"
+def _select_from(file: ViewFile, source: str) -> str:
+    columns = f"{_quote_text(file.experiment)} AS experiment, *" if file.experiment else "*"
     return f"SELECT {columns} FROM {source}"
 
 
-def _pointers_view(pointers: list[Pointer]) -> str:
-    names = ("asset", "partition", "kind", "fingerprint", "when")
-    cells = [[getattr(pointer, name) for name in names] for pointer in pointers]
-    rows = [", ".join("NULL" if cell is None else _text(cell) for cell in row) for row in cells]
+def _create_pointers_view(pointers: list[Pointer]) -> str:
+    """Return the SQL that creates POINTERS_VIEW. Without pointers, the view is empty: SQL has no empty VALUES list."""
+    fields = ("asset", "partition", "kind", "fingerprint", "when")
+    cells = [[getattr(pointer, field) for field in fields] for pointer in pointers]
+    rows = [", ".join("NULL" if cell is None else _quote_text(cell) for cell in row) for row in cells]
     columns = "asset, experiment, kind, fingerprint, materialized"
     values = ", ".join(f"({row})" for row in rows) or "(NULL, NULL, NULL, NULL, NULL)"
-    keep = "" if rows else " WHERE asset IS NOT NULL"
-    return f"CREATE VIEW {POINTERS} AS SELECT * FROM (VALUES {values}) AS t({columns}){keep}"
+    condition = "" if rows else " WHERE asset IS NOT NULL"
+    return f"CREATE VIEW {POINTERS_VIEW} AS SELECT * FROM (VALUES {values}) AS t({columns}){condition}"
 
 
-def _explain(error: duckdb.Error, names: list[str]) -> str:
-    first = str(error).split("\n", 1)[0]
-    if isinstance(error, duckdb.CatalogException) and "Table" in first:
-        return f"{first} Tables: {', '.join([*names, POINTERS])}"
+def _describe_error(error: duckdb.Error, views: list[str]) -> str:
+    """Return the first line of DuckDB's message, and the names of the views if the query names an unknown table."""
+    line = str(error).split("\n", 1)[0]
+    if isinstance(error, duckdb.CatalogException) and "Table" in line:
+        return f"{line} Tables: {', '.join([*views, POINTERS_VIEW])}"
     if isinstance(error, duckdb.PermissionException):
         return "ft sql can read only the project's tables, not other files"
-    return first
+    return line
 
 
-def _quote(name: str) -> str:
+def _quote_name(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-def _text(value: str) -> str:
+def _quote_text(value: str) -> str:
     return "'" + value.replace("'", "''") + "'"

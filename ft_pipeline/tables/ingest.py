@@ -69,12 +69,12 @@ class Ingestor:
                 return self._read(FileResult(source, account, sidecar, folder))
             suffix = Path(source.name).suffix.lower()
             key = key_of(source.sha256, self.data_format, suffix, source.sidecar, self.excluded)
-            if self.cache.take(key, folder):
+            if self.cache.restore(key, folder):
                 self.from_cache += 1
                 return load(source, account, sidecar, folder)
             collected = self._read(FileResult(source, account, sidecar, folder))
             save(collected, folder)
-            self.cache.keep(key, folder)
+            self.cache.store(key, folder)
             return collected
         except Refused as error:
             return refused(source, error)

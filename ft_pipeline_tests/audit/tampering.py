@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from ft_pipeline.store.manifest import write_seal
+from ft_pipeline.store.manifest import sealed_manifest
 from ft_pipeline_tests.audit.shop import Shop
 
 
@@ -30,4 +30,4 @@ def flip(path: Path) -> None:
 def edit(path: Path, change: Callable[[dict], object], *, reseal: bool = False) -> None:
     document = json.loads(path.read_bytes())
     change(document)
-    path.write_bytes(write_seal(document) if reseal else json.dumps(document).encode())
+    path.write_bytes(sealed_manifest(document) if reseal else json.dumps(document).encode())

@@ -11,7 +11,7 @@ from ft_pipeline.audit.artifact_index import ArtifactIndex
 from ft_pipeline.audit.chain import walk
 from ft_pipeline.audit.subject import find_subject
 from ft_pipeline.errors import UserError
-from ft_pipeline.store.manifest import write_seal
+from ft_pipeline.store.manifest import sealed_manifest
 from ft_pipeline_tests.audit.conftest import Command
 from ft_pipeline_tests.audit.shop import Shop
 
@@ -84,7 +84,7 @@ def test_an_edited_manifest_breaks_the_chain_even_with_a_valid_seal(released: Sh
     (path,) = (released.store.root / "artifacts" / "training_data").glob("*/*/manifest.json")
     manifest = json.loads(path.read_bytes())
     manifest["run"]["started_by"] = "nobody"
-    path.write_bytes(write_seal(manifest))
+    path.write_bytes(sealed_manifest(manifest))
     problems = ft_json("audit")["problems"]
     assert problems and all("training_data[qlora]" in problem for problem in problems)
     assert "edited or replaced" in problems[0]

@@ -52,7 +52,7 @@ class Simulation:
         self.condition_cursor: Any = None
 
     def write(self, name: str, content: list[dict[str, str]], data_format: str = "alpaca") -> Path:
-        path = self.project.raw(data_format) / name
+        path = self.project.raw_folder(data_format) / name
         path.write_text("".join(json.dumps(row) + "\n" for row in content), encoding="utf-8")
         return path
 

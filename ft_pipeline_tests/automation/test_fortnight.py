@@ -89,7 +89,7 @@ def test_retraining_starts_only_when_its_rules_require_it(shop: Simulation) -> N
     shop.train("qlora")
     assert shop.next_night().skip_message == "qlora: nothing has changed since the last training"
 
-    broken = shop.project.raw("alpaca") / "broken.jsonl"
+    broken = shop.project.raw_folder("alpaca") / "broken.jsonl"
     broken.write_bytes('[{"instruction": "Hi"'.encode("utf-16"))
     assert shop.settle() == ["raw_alpaca", "alpaca", "conversations", "quarantine"]
     shop.write("more.jsonl", rows(90, seed=4))

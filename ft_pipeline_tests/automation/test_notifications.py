@@ -66,7 +66,7 @@ def run_that_fails(assets: list[str], partition: str | None = None) -> str:
 
 
 def test_a_failed_check_is_sent_with_its_reason(shop: Project, hook: Webhook) -> None:
-    (shop.raw("alpaca") / "export.jsonl").write_bytes('[{"instruction": "<b>Hi"'.encode("utf-16"))
+    (shop.raw_folder("alpaca") / "export.jsonl").write_bytes('[{"instruction": "<b>Hi"'.encode("utf-16"))
     run_id = run_that_fails(["raw_alpaca", "alpaca"])
     (text,) = hook.messages
     assert text.startswith("*Check failed* in larkfield-support: alpaca: all_files_readable: ")

@@ -47,7 +47,10 @@ def test_new_raw_files_replace_the_champion(tmp_path: Path, monkeypatch: pytest.
         monkeypatch.setenv("FT_WEBHOOK_URL", hook.url)
         with serving(root) as ui:
             for name in NEW_FILES:
-                shutil.copy(scaffold.home() / "data" / "raw" / "alpaca" / name, root / "data" / "raw" / "alpaca" / name)
+                shutil.copy(
+                    scaffold.example_folder() / "data" / "raw" / "alpaca" / name,
+                    root / "data" / "raw" / "alpaca" / name,
+                )
             wait_until(ui, lambda: current(root / "data" / "store") != before, "another champion")
             wait_until(ui, lambda: len(hook.messages) > 0, "the webhook received a message")
             reasons = [tag["value"] for run in ui.runs() for tag in run["tags"] if tag["key"] == "ft/reason"]

@@ -46,7 +46,7 @@ def test_the_code_location_keeps_its_name() -> None:
         (location,) = yaml.safe_load(path.read_text(encoding="utf-8"))["load_from"]
         return next(iter(location.values()))["location_name"]
 
-    assert name(DEPLOY / "workspace.yaml") == name(scaffold.home() / "workspace.yaml")
+    assert name(DEPLOY / "workspace.yaml") == name(scaffold.example_folder() / "workspace.yaml")
     assert f"--location-name {name(DEPLOY / 'workspace.yaml')}\n" in unit("code")
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ft_pipeline.scaffold import home
+from ft_pipeline.scaffold import example_folder
 from ft_pipeline_tests.end_to_end.project import ft_json
 from ft_pipeline_tests.end_to_end.serving import free_port, running
 
@@ -21,7 +21,7 @@ SECONDS = 1800
 
 def commands(heading: str) -> list[str]:
     """The console blocks of a section."""
-    text = (home() / "README.md").read_text(encoding="utf-8")
+    text = (example_folder() / "README.md").read_text(encoding="utf-8")
     section = text.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
     return re.findall(r"^```console\n(.*?)^```$", section, flags=re.MULTILINE | re.DOTALL)
 
@@ -45,7 +45,7 @@ def test_the_readmes_distillation_commands_work(tmp_path: Path) -> None:
     checkout = tmp_path / "ft_pipeline"
     checkout.mkdir()
     (checkout / ".venv").symlink_to(sys.prefix)
-    (checkout / "data").symlink_to(home() / "data")
+    (checkout / "data").symlink_to(example_folder() / "data")
     port = free_port()
     blocks = [block.replace(PORT, str(port)) for block in commands("Distil from a teacher")]
     prepare, serve, distil, read = blocks

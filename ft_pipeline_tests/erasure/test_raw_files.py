@@ -68,8 +68,8 @@ def test_a_marker_replaces_the_row_and_other_rows_are_unchanged(tmp_path: Path, 
     path.write_bytes(replace_with_markers(path, name, {erased.number: MARKER}))
     assert b"Fenwick" not in path.read_bytes()
     after = list(read_raw_rows(path, name, "alpaca", PLAIN))
-    assert [row for row in after if not row.forgotten] == [row for row in before if row != erased]
-    assert [row.number for row in after if row.forgotten] == [erased.number]
+    assert [row for row in after if not row.is_marker] == [row for row in before if row != erased]
+    assert [row.number for row in after if row.is_marker] == [erased.number]
     if not name.endswith("parquet"):  # every byte before and after the row
         content, old = path.read_bytes(), CONTENTS[name]
         assert content.startswith(old[: old.index(b"Is the rug")])

@@ -46,28 +46,28 @@ def printed_within(lines: Lines, clock: Clock, printed: list[str], seconds: floa
 def test_a_running_step_prints_one_line_a_minute() -> None:
     clock, printed = Clock(), list[str]()
     lines = Lines(printed.append, clock=clock)
-    lines.began(LABEL)
+    lines.start(LABEL)
     assert printed_within(lines, clock, printed, 59) == []
-    lines.reported(report(119, loss=1.5))
-    lines.reported(report(120, loss=1.42, tokens_per_second=210, eta_seconds=130))
+    lines.update(report(119, loss=1.5))
+    lines.update(report(120, loss=1.42, tokens_per_second=210, eta_seconds=130))
     assert printed_within(lines, clock, printed, 1) == [
         f"{LABEL}: 120/900, loss 1.42, tokens per second 210, 2 min 10 s left",
     ]
     assert printed_within(lines, clock, printed, 30) == []
-    lines.reported(report(240))
+    lines.update(report(240))
     assert printed_within(lines, clock, printed, 30) == [f"{LABEL}: 240/900, 2 min 10 s left"]
 
 
 def test_a_step_without_progress_reports_is_shown_too() -> None:
     clock, printed = Clock(), list[str]()
     lines = Lines(printed.append, clock=clock)
-    lines.began("merged_model [qlora]")
+    lines.start("merged_model [qlora]")
     assert printed_within(lines, clock, printed, 120) == [
         "merged_model [qlora]: running for 1 min 0 s",
         "merged_model [qlora]: running for 2 min 0 s",
     ]
-    lines.began(LABEL)
-    lines.reported(report(120))
+    lines.start(LABEL)
+    lines.update(report(120))
     assert printed_within(lines, clock, printed, 60) == [f"{LABEL}: 120/900, 2 min 10 s left (reported 1 min 0 s ago)"]
 
 
@@ -75,12 +75,12 @@ def test_short_steps_print_nothing() -> None:
     clock, printed = Clock(), list[str]()
     lines = Lines(printed.append, clock=clock)
     for _ in range(5):
-        lines.began(LABEL)
-        lines.reported(report(1))
+        lines.start(LABEL)
+        lines.update(report(1))
         assert printed_within(lines, clock, printed, 40) == []
-        lines.ended()
+        lines.end()
     assert printed_within(lines, clock, printed, 300) == []
-    lines.reported(report(2))  # of a step that has ended
+    lines.update(report(2))  # of a step that has ended
     assert printed_within(lines, clock, printed, 300) == []
 
 

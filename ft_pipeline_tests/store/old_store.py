@@ -65,7 +65,7 @@ def _project_as_made(root: Path) -> Iterator[Project]:
     recorded = library_versions(ArtifactStore(root / "data" / "store"))
     with pytest.MonkeyPatch.context() as patch:
         # Definitions load once per process, for the project that is open. Other tests expect the shipped experiments.
-        patch.setenv("FT_PROJECT", str(scaffold.home()))
+        patch.setenv("FT_PROJECT", str(scaffold.example_folder()))
         from ft_pipeline.definitions import defs
 
         defs()  # fills STEPS

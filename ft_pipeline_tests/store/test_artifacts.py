@@ -18,7 +18,7 @@ from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.asset_pointers import AssetPointers
 from ft_pipeline.store.atomic_files import translate_write_errors, write_atomically
 from ft_pipeline.store.hashing import sha256_of_file
-from ft_pipeline.store.manifest import BrokenArtifact, FileEntry, fingerprint_of, write_seal
+from ft_pipeline.store.manifest import BrokenArtifact, FileEntry, fingerprint_of, sealed_manifest
 from ft_pipeline.store.spec import Spec
 
 SPEC = Spec("alpaca", config={"max": 1})
@@ -124,7 +124,7 @@ def test_the_newest_of_two_artifacts_with_one_spec_is_found(store: ArtifactStore
 def test_the_newest_artifact_is_found_after_the_clock_was_set_back(store: ArtifactStore) -> None:
     early, late = commit_artifact(store, text="one"), commit_artifact(store, text="two")
     manifest = {**late.manifest, "created": "1999-01-01T00:00:00+00:00"}
-    (late.path / "manifest.json").write_bytes(write_seal(manifest))
+    (late.path / "manifest.json").write_bytes(sealed_manifest(manifest))
     newest = store.find(SPEC)
     assert newest is not None and newest.fingerprint == late.fingerprint != early.fingerprint
 
@@ -204,7 +204,7 @@ def test_a_pickle_listed_in_a_forged_manifest_is_not_used(store: ArtifactStore) 
     manifest["files"].append(entry.to_json())
     files = [FileEntry(**fields) for fields in manifest["files"]]
     (artifact.path / "manifest.json").write_bytes(
-        write_seal(manifest | {"fingerprint": fingerprint_of("alpaca", files)})
+        sealed_manifest(manifest | {"fingerprint": fingerprint_of("alpaca", files)})
     )
     messages: list[str] = []
     assert store.find(SPEC, messages.append) is None
@@ -296,9 +296,9 @@ def test_a_crash_before_the_end_of_a_commit_leaves_no_artifact(store: ArtifactSt
     assert not draft.work.exists()
 
 
-def test_afresh_removes_the_old_checkpoints(store: ArtifactStore) -> None:
+def test_from_scratch_removes_the_old_checkpoints(store: ArtifactStore) -> None:
     (store.begin(SPEC).work / "checkpoint").write_text("half")
-    assert list(store.begin(SPEC, afresh=True).work.iterdir()) == []
+    assert list(store.begin(SPEC, from_scratch=True).work.iterdir()) == []
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,8 @@ from ft_pipeline.sources.local_folder import snapshot_folder
 from ft_pipeline.sources.snapshot import Snapshot, checkout, read_listing, write_listing
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.asset_pointers import AssetPointers
-from ft_pipeline.store.blobs import INCOMING
-from ft_pipeline.store.garbage import find_garbage, removed
+from ft_pipeline.store.blobs import INCOMING_PREFIX
+from ft_pipeline.store.garbage import find_garbage, logged_removals
 from ft_pipeline.store.locks import FileLock
 from ft_pipeline.store.spec import Spec
 
@@ -32,7 +32,7 @@ class Shop:
         self.store = ArtifactStore(self.project.store)
 
     def add_version(self, text: str, experiment: str = "lora") -> dict[str, Artifact]:
-        raw = self.project.raw("text")
+        raw = self.project.raw_folder("text")
         raw.mkdir(parents=True, exist_ok=True)
         (raw / "a.txt").write_text(text, encoding="utf-8")
         spec = snapshot_folder(raw, self.store).spec("text")
@@ -73,7 +73,7 @@ def test_old_versions_are_removed_and_the_current_one_stays(shop: Shop) -> None:
         artifact.fingerprint for artifact in old.values()
     }
     assert (len(collected.blobs), collected.bytes > 0) == (1, True)
-    assert removed(shop.store.root) == {artifact.reference for artifact in old.values()}
+    assert logged_removals(shop.store.root) == {artifact.reference for artifact in old.values()}
     assert shop.kinds() == ["merged_model", "raw_text", "text"]
     (local_copy,) = checkout(read_listing(new["raw_text"]), shop.store, shop.project.root / "out")
     assert local_copy.path is not None and local_copy.path.read_text(encoding="utf-8") == "second"
@@ -134,7 +134,7 @@ def test_old_unfinished_work_is_removed_unless_it_is_being_built(shop: Shop) -> 
 
 def test_the_unfinished_blob_of_a_killed_process_is_removed(shop: Shop) -> None:
     shop.add_version("first")
-    unfinished = shop.store.root / "blobs" / f"{INCOMING}abc"
+    unfinished = shop.store.root / "blobs" / f"{INCOMING_PREFIX}abc"
     unfinished.write_bytes(b"half of it")
     assert collect_garbage(shop.project, dry_run=False).blobs == [unfinished] and not unfinished.exists()
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ft_pipeline.store.artifact_redaction import redactions
+from ft_pipeline.store.artifact_redaction import read_redactions
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.asset_pointers import AssetPointers
 from ft_pipeline.store.manifest import describe_files, fingerprint_of
@@ -127,7 +127,7 @@ def test_documents_and_tables_can_be_read(results: dict[str, tuple[int, Any]]) -
 
 
 def test_the_redaction_is_recorded(store: ArtifactStore, results: dict[str, tuple[int, Any]]) -> None:
-    (record,) = redactions(store.root)
+    (record,) = read_redactions(store.root)
     assert [[row["file"], row["row"]] for row in record.rows] == results["excluded"][1]["rows"]
     named = {(entry["kind"], entry["fingerprint"]) for entry in record.artifacts}
     assert named == {artifact.reference for artifact in store.all() if artifact.redacted} != set()

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 
 from ft_pipeline.job import Job, Reporter
 from ft_pipeline.settings.experiment import ExperimentSettings
-from ft_pipeline.settings.learning_rates import resolved
+from ft_pipeline.settings.learning_rates import with_learning_rate
 from ft_pipeline.settings.training import ATTENTION
 from ft_pipeline.training import training_data
 
@@ -76,7 +76,7 @@ def job(
     out, work = folder / "out", folder / "work"
     for path in (out, work):
         path.mkdir(parents=True, exist_ok=True)
-    config = resolved(experiment, params=1_000_000).model_dump(mode="json")
+    config = with_learning_rate(experiment, params=1_000_000).model_dump(mode="json")
     handling = {"report_to": config["training"]["report_to"]}
     config["training"]["report_to"] = []
     return Job(kind, {"experiment": config}, inputs, out, work, "cpu", report or Listener(), handling)

@@ -10,7 +10,7 @@ from ft_pipeline.evaluation.comparison.bootstrap import Estimate, difference, di
 from ft_pipeline.evaluation.comparison.records import CurvePoint, CurveStep, LearningCurve, SeedScores, SeedSpread
 from ft_pipeline.evaluation.comparison.scored_models import ScoredModel
 from ft_pipeline.evaluation.metrics.definitions import Metric
-from ft_pipeline.settings.sweep import is_sweep_member, share_of, sweep_owner
+from ft_pipeline.settings.sweep import is_sweep_member, learning_curve_share, sweep_owner
 
 Estimates = Mapping[str, Mapping[str, Estimate]]
 
@@ -24,7 +24,7 @@ def seed_spread(contenders: Sequence[ScoredModel], estimates: Estimates) -> list
     """Return an entry per tuned row that was trained with several seeds."""
     spreads = []
     for own, members in _with_members(contenders):
-        seeds = [own, *(member for member in members if share_of(member.experiment or "") is None)]
+        seeds = [own, *(member for member in members if learning_curve_share(member.experiment or "") is None)]
         if len(seeds) < 2:
             continue
         scores = {}
@@ -45,7 +45,9 @@ def learning_curves(
     name, metric = primary
     curves = []
     for own, members in _with_members(contenders):
-        shares = {share: member for member in members if (share := share_of(member.experiment or "")) is not None}
+        shares = {
+            share: member for member in members if (share := learning_curve_share(member.experiment or "")) is not None
+        }
         if not shares or name not in estimates[own.name]:
             continue
         models = [shares[share] for share in sorted(shares)] + [own]
@@ -107,7 +109,7 @@ def _with_members(contenders: Sequence[ScoredModel]) -> list[tuple[ScoredModel, 
 def _point(model: ScoredModel, estimates: Estimates, rows: Mapping[str, int]) -> CurvePoint:
     experiment = model.experiment or ""
     scores = {metric: interval(estimate) for metric, estimate in estimates[model.name].items()}
-    return CurvePoint(experiment, share_of(experiment) or 1.0, rows.get(experiment), scores)
+    return CurvePoint(experiment, learning_curve_share(experiment) or 1.0, rows.get(experiment), scores)
 
 
 def _is_member(model: ScoredModel) -> bool:

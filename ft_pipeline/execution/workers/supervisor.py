@@ -25,7 +25,7 @@ from ft_pipeline.execution.pace import Pace
 from ft_pipeline.execution.workers import worker
 from ft_pipeline.execution.workers.launchers import Launcher
 from ft_pipeline.execution.workers.message_channels import Channel, open_channel
-from ft_pipeline.store.atomic_files import full_disk
+from ft_pipeline.store.atomic_files import full_disk_message
 
 POLL_SECONDS = 0.1
 StopSequence = tuple[tuple[signal.Signals, float], ...]
@@ -239,7 +239,7 @@ def _read_result(job: WorkerJob, code: int, log_file: Path) -> WorkerResult:
         return WorkerResult(result["summary"], result["seconds"], result["peak_rss_bytes"])
     message = (_read_json(job.folder / worker.ERROR_FILE) or {}).get("message") or tail.strip().rpartition("\n")[2]
     if code == worker.USER_ERROR:
-        raise UserError(message or full_disk())  # nothing else keeps a worker from writing its message
+        raise UserError(message or full_disk_message())  # nothing else keeps a worker from writing its message
     raise WorkerError(f"{job.label}: {_describe_exit(code, message)}", code, tail)
 
 

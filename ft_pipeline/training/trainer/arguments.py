@@ -12,7 +12,7 @@ def training_arguments(settings: TrainingSettings, folder: Path, device: str, dt
     """Return the arguments of transformers for one run. Checkpoints are written to `folder`.
 
     The steps between evaluations and between checkpoints depend on the rows (see evaluations.intervals).
-    ValueError if the learning rate is not resolved (learning_rates.resolved).
+    ValueError if the learning rate is not resolved (learning_rates.with_learning_rate).
     """
     if settings.learning_rate is None:
         raise ValueError("training.learning_rate is null. Resolve it for the size of the base model first.")
