@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 
 from ft_pipeline.defs.column_lineage import ANSWERS, answers_lineage, column_lineage, distilled_lineage
 from ft_pipeline.defs.training_chain import base_model_spec
-from ft_pipeline.distillation.distill import distil
+from ft_pipeline.distillation.distill import distill
 from ft_pipeline.distillation.teacher_prompt import teacher_sha256
 from ft_pipeline.execution.metadata import column_schema, table
 from ft_pipeline.execution.step import BuildContext, CheckSpec, SpecContext, versions_of
@@ -98,7 +98,7 @@ def _teacher_fingerprint(answers: Artifact, teacher: TeacherSettings) -> str:
 
 def _build_distilled(making: BuildContext) -> dict[str, Any]:
     config = making.spec.config
-    return distil(
+    return distill(
         making.inputs["teacher_answers"],
         making.inputs["conversations"],
         making.out,

@@ -40,7 +40,9 @@ FAULT_MESSAGES: dict[str, str] = {
     "too_long": f"the row has {{what}} characters, more than {MAX_ROW_CHARS:,}; split it",
     "too_short": f"`text` is {{what}}: fewer than {MIN_TEXT_CHARS} characters; join it with others, or remove it",
 }
-"""Each message gives the value and the fix. A sidecar may allow the code instead."""
+"""By reason code. Each message gives the value and the fix. `_explain` adds SIDECAR_HINT."""
+SIDECAR_HINT = "; or allow it: `allow: [{code}]` in a sidecar"
+"""The end of every message. Code that checks rows without a file removes it."""
 
 _TEXT_CHECKS = {
     "control_characters": CONTROL_PATTERN,
@@ -145,7 +147,7 @@ def _explain(code: str, column: str, row: pd.Series, answer: str) -> str:
         what = "" if not match else f"U+{ord(match[0]):04X}" if code == "control_characters" else shorten(match[0])
     else:
         what = shorten(_texts(row[answer])[-1].strip())
-    return f"{FAULT_MESSAGES[code].format(column=column, what=what)}; or allow it: `allow: [{code}]` in a sidecar"
+    return FAULT_MESSAGES[code].format(column=column, what=what) + SIDECAR_HINT.format(code=code)
 
 
 def _texts(cell: object) -> list[str]:
