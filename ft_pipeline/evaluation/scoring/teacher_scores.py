@@ -9,7 +9,7 @@ from statistics import fmean
 from typing import Any
 
 from ft_pipeline.distillation import endpoint_teacher
-from ft_pipeline.distillation.teacher import teacher_of
+from ft_pipeline.distillation.teacher import teacher_settings
 from ft_pipeline.distillation.teacher_prompt import TeacherPrompt
 from ft_pipeline.evaluation.items import Item, items_of, rows_to_test
 from ft_pipeline.evaluation.metrics.answer_metrics import AnswerMetrics
@@ -41,9 +41,9 @@ def run(job: Job) -> dict[str, Any]:
     rows = rows_to_test(read_conversations(job), settings["max_test_rows"])
     items = items_of(rows)
     own = {"temperature": 0.0, "max_new_tokens": settings["max_new_tokens"], "answers_per_prompt": 1}
-    teacher = teacher_of(job).model_copy(update=own)
-    prompter = TeacherPrompt.of(teacher, job.inputs["conversations"])
-    answers = _asked(job, prompter, items) if teacher.endpoint else _generated(job, prompter, items)
+    teacher = teacher_settings(job).model_copy(update=own)
+    teacher_prompt = TeacherPrompt.of(teacher, job.inputs["conversations"])
+    answers = _asked(job, teacher_prompt, items) if teacher.endpoint else _generated(job, teacher_prompt, items)
     measures = AnswerMetrics.of(job.config)
     samples = _samples(load_tokenizer(job.inputs["base_model"]), items, answers, measures)
     parts = evaluation_parts(rows, job.inputs["base_model"], job.config)
@@ -63,13 +63,13 @@ def run(job: Job) -> dict[str, Any]:
     return {"rows": [row], "test_items": len(items), "test_rows": len(rows)}
 
 
-def _asked(job: Job, prompter: TeacherPrompt, items: Sequence[Item]) -> list[Answer]:
+def _asked(job: Job, teacher_prompt: TeacherPrompt, items: Sequence[Item]) -> list[Answer]:
     """Return the endpoint's answers, read from its log. A failed request counts as an empty answer."""
-    teacher = prompter.teacher
-    questions = [prompter.question(item.messages[:-1]) for item in items]
+    teacher = teacher_prompt.teacher
+    requests = [teacher_prompt.request(item.messages[:-1]) for item in items]
     with AnswerLog.opened(endpoint_teacher.log_folder(job.shared or job.work, teacher), job.report.log) as log:
-        endpoint_teacher.ask(log, questions, len(questions), teacher, job)
-        return [{**endpoint_teacher.answer_of(log, question), **_seconds(log, question.key)} for question in questions]
+        endpoint_teacher.send_requests(log, requests, len(requests), teacher, job)
+        return [{**endpoint_teacher.answer_columns(log, request), **_seconds(log, request.key)} for request in requests]
 
 
 def _seconds(log: AnswerLog, key: str) -> dict[str, float | None]:
@@ -77,17 +77,19 @@ def _seconds(log: AnswerLog, key: str) -> dict[str, float | None]:
     return {"seconds": entry["seconds"] if entry else None}
 
 
-def _generated(job: Job, prompter: TeacherPrompt, items: Sequence[Item]) -> list[Answer]:
+def _generated(job: Job, teacher_prompt: TeacherPrompt, items: Sequence[Item]) -> list[Answer]:
     """Return the answers of a model on this machine."""
     folder = job.inputs["teacher_model"]
     tokenizer, model = load_tokenizer(folder), load_model(folder, job.device)
     speed_up_products(model, trains=False)
-    prompts = [render(tokenizer, prompter.messages(item.messages[:-1]), add_generation_prompt=True) for item in items]
+    prompts = [
+        render(tokenizer, teacher_prompt.full_prompt(item.messages[:-1]), add_generation_prompt=True) for item in items
+    ]
     answers = generate(
         model,
         tokenizer,
         prompts,
-        max_new_tokens=prompter.teacher.max_new_tokens,
+        max_new_tokens=teacher_prompt.teacher.max_new_tokens,
         batch_size=job.config["evaluation"]["batch_size"],
         report=job.report,
     )
