@@ -18,7 +18,7 @@ from ft_pipeline.execution.metadata import picture, table
 from ft_pipeline.execution.step import STEPS, BuildContext, SpecContext, versions_of
 from ft_pipeline.execution.step_asset import step
 from ft_pipeline.project import read_jsonl
-from ft_pipeline.release.champion import ChampionRecord, before_deciding_on, decision_key
+from ft_pipeline.release.champion import ChampionRecord, champion_before, decision_key
 from ft_pipeline.settings.experiment import ExperimentSettings
 from ft_pipeline.settings.sweep import sweep_owner
 from ft_pipeline.settings.teacher import PriceSettings
@@ -90,7 +90,7 @@ def comparison(at: SpecContext) -> Spec:
         "prices": settings.costs.model_dump(mode="json"),
         **({"stale": stale} if stale else {}),
     }
-    standing = before_deciding_on(at.store.root, decision_key(inputs, config))
+    standing = champion_before(at.store.root, decision_key(inputs, config))
     if standing is not None:
         asset, artifact = _champion_scores(at, standing, scored)
         inputs[f"champion/{asset}"] = artifact.reference

@@ -9,13 +9,13 @@ import dagster as dg
 from ft_pipeline.evaluation.comparison.records import read_comparison
 from ft_pipeline.execution.step import BuildContext, CheckSpec, SpecContext, versions_of
 from ft_pipeline.execution.step_asset import step
-from ft_pipeline.release.candidates import candidates, key_of
+from ft_pipeline.release.candidates import decision_key_of, find_candidates
 from ft_pipeline.release.card.model_card import render_card
 from ft_pipeline.release.card.model_lineage import card_facts
-from ft_pipeline.release.champion import ChampionRecord, before_deciding_on, history, manually_rejected, promote
-from ft_pipeline.release.model_lookup import of_record
-from ft_pipeline.release.promotion import decide, promotion
-from ft_pipeline.release.report.report import NAME as REPORT
+from ft_pipeline.release.champion import ChampionRecord, champion_before, history, manually_rejected, promote
+from ft_pipeline.release.model_lookup import model_of_record
+from ft_pipeline.release.promotion import decide, promotion_of
+from ft_pipeline.release.report.report import FILE_NAME as REPORT
 from ft_pipeline.release.report.report import render_report
 from ft_pipeline.settings.project import PromotionSettings
 from ft_pipeline.store.artifacts import Artifact
@@ -42,7 +42,7 @@ def champion(at: SpecContext) -> Spec:
     """The released model. It changes only to a candidate that is better by more than noise and passed every check."""
     comparison = at.artifact("comparison")
     settings = at.project.settings.promotion.model_dump(mode="json")
-    standing = before_deciding_on(at.store.root, key_of(comparison))
+    standing = champion_before(at.store.root, decision_key_of(comparison))
     config = {"promotion": settings, "standing": standing.sequence if standing else None}
     return Spec("champion", {"comparison": comparison.reference}, config)
 
@@ -84,20 +84,20 @@ def report(at: SpecContext) -> Spec:
 def _build_champion(making: BuildContext) -> dict[str, Any]:
     compared = making.artifact("comparison")
     comparison = read_comparison(compared)
-    known, served = candidates(compared, making.store)
-    key = key_of(compared)
+    candidates, serving = find_candidates(compared, making.store)
+    key = decision_key_of(compared)
     settings = PromotionSettings.model_validate(making.spec.config["promotion"])
     reasons: list[str] = []
 
     def choose(present: ChampionRecord | None) -> Any:
         if present is not None and not present.by_hand and present.evidence.get("decided_on") == key:
             return None  # an earlier run carried out this decision, and died before it reported it
-        decision = decide(comparison, known, settings, present, manually_rejected(history(making.store.root)))
+        decision = decide(comparison, candidates, settings, present, manually_rejected(history(making.store.root)))
         reasons[:] = decision.reasons
-        move = promotion(decision, known, compared.fingerprint)
+        move = promotion_of(decision, candidates, compared.fingerprint)
         if move is None:
             return None
-        return replace(move, evidence={**move.evidence, "decided_on": key, "served": served[move.candidate.name]})
+        return replace(move, evidence={**move.evidence, "decided_on": key, "served": serving[move.candidate.name]})
 
     present = promote(making.store.root, choose)
     record = present.to_json() if present else None
@@ -115,7 +115,7 @@ def _build_card(making: BuildContext) -> dict[str, Any]:
     released = making.artifact("champion").summary["champion"]
     text = "# No champion yet\n\nNothing has been released; see the recommendation.\n"
     if released:
-        model = of_record(making.store, ChampionRecord(**released))
+        model = model_of_record(making.store, ChampionRecord(**released))
         settings = making.spec.config
         facts = card_facts(
             making.store,
