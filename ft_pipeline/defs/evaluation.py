@@ -10,10 +10,10 @@ from ft_pipeline.defs.training_chain import base_model_spec, experiment_settings
 from ft_pipeline.evaluation.comparison.compare import build_comparison
 from ft_pipeline.evaluation.comparison.plots import learning_curve_picture, score_picture
 from ft_pipeline.evaluation.comparison.records import read_comparison
-from ft_pipeline.evaluation.comparison.training_facts import facts, same_recipe
-from ft_pipeline.evaluation.metrics.custom_metrics import resolve
+from ft_pipeline.evaluation.comparison.training_facts import read_training_facts, same_recipe
+from ft_pipeline.evaluation.metrics.custom_metrics import resolve_metrics
 from ft_pipeline.evaluation.recommendation.rules import build_recommendation
-from ft_pipeline.evaluation.scoring.task_files import files_of
+from ft_pipeline.evaluation.scoring.task_files import hash_files
 from ft_pipeline.execution.metadata import picture, table
 from ft_pipeline.execution.step import STEPS, BuildContext, SpecContext, versions_of
 from ft_pipeline.execution.step_asset import step
@@ -142,7 +142,7 @@ def _evaluation(at: SpecContext) -> dict[str, Any]:
         ),
         "general_questions": read_jsonl(at.project.inside(settings.general_questions)),
         "general_texts": read_jsonl(at.project.inside(settings.general_texts)),
-        "custom_metrics": resolve(at.project.root, settings.metrics),
+        "custom_metrics": resolve_metrics(at.project.root, settings.metrics),
         "task_files": _task_files(at),
     }
 
@@ -150,7 +150,7 @@ def _evaluation(at: SpecContext) -> dict[str, Any]:
 def _task_files(at: SpecContext) -> dict[str, str]:
     """The files of evaluation.include_path, if the settings name tasks."""
     settings = at.project.settings.evaluation
-    return files_of(at.project.inside(settings.include_path)) if settings.tasks and settings.include_path else {}
+    return hash_files(at.project.inside(settings.include_path)) if settings.tasks and settings.include_path else {}
 
 
 def _task_inputs(at: SpecContext) -> dict[str, tuple[str, str]]:
@@ -265,7 +265,7 @@ def _covers(found: Artifact, wanted: Spec) -> bool:
 def _experiments(making: BuildContext, scores: Mapping[str, tuple[str, str]]) -> dict[str, Any]:
     """Experiment → facts about its training. scores: references by `<experiment>/scores` and other keys."""
     return {
-        key.removesuffix("/scores"): facts(making.store, making.store.require(*reference))
+        key.removesuffix("/scores"): read_training_facts(making.store, making.store.require(*reference))
         for key, reference in scores.items()
         if key.endswith("/scores") and not key.startswith("champion/")
     }

@@ -143,7 +143,7 @@ class _PromotionRules:
         names = {rival.name for rival in rivals}
         champions = [champion for champion in self._champion_rows() if champion.name not in names]
         leads += [("the previous champion", self._lead(row, champion)) for champion in champions]
-        beaten = [f"{name} by {lead.in_words()}" for name, lead in leads if lead]
+        beaten = [f"{name} by {lead.describe()}" for name, lead in leads if lead]
         return f"{row.name} beats {', '.join(beaten)} on {self.settings.metric}"
 
     def evidence(self, row: ComparisonRow) -> dict[str, Any]:
@@ -193,8 +193,8 @@ class _PromotionRules:
             return f"was not compared with {rival.name} on {metric}"
         if lead is None or lead.difference <= 0:
             return f"does not beat {rival.name} on {metric}"
-        if not lead.clear:
-            return f"leads {rival.name} on {metric} by {lead.in_words()}, but the interval includes zero"
+        if not lead.is_clear:
+            return f"leads {rival.name} on {metric} by {lead.describe()}, but the interval includes zero"
         return None
 
     def _lead(self, row: ComparisonRow, rival: ComparisonRow) -> PairedDifference | None:

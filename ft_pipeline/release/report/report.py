@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from ft_pipeline.evaluation.comparison.costs import duration, in_words
+from ft_pipeline.evaluation.comparison.costs import describe_break_even, format_duration
 from ft_pipeline.evaluation.comparison.plots import change_picture, learning_curve_picture, score_picture
 from ft_pipeline.evaluation.comparison.records import (
     Changes,
@@ -17,7 +17,7 @@ from ft_pipeline.evaluation.comparison.records import (
     Score,
     read_comparison,
 )
-from ft_pipeline.evaluation.comparison.sweep_results import curve_in_words, spread_in_words
+from ft_pipeline.evaluation.comparison.sweep_results import describe_learning_curve, describe_seed_spread
 from ft_pipeline.evaluation.metrics.definitions import Metric
 from ft_pipeline.release.candidates import find_candidates, released_row
 from ft_pipeline.release.report.answers import MAX_ITEMS, Samples, change_kind, item_gains, side_by_side
@@ -126,7 +126,7 @@ class _TemplateValues:
                 f"{row.name}, scored in another evaluation ({', '.join(row.differs_in) or 'unknown'} differs)"
                 for row in self.comparison.left_out
             ],
-            "break_even": [in_words(entry) for entry in self.comparison.break_even],
+            "break_even": [describe_break_even(entry) for entry in self.comparison.break_even],
             **self._sweeps(),
             "quantization": _quantization_rows(self.comparison.quantization_noise),
             "picture": _data_uri(score_picture(self.comparison)),
@@ -141,7 +141,7 @@ class _TemplateValues:
                 "worse": pair.worse,
                 "difference": f"{pair.difference:.3f}",
                 "interval": f"{pair.low:.3f} to {pair.high:.3f}",
-                "is_clear": pair.clear,
+                "is_clear": pair.is_clear,
             }
             for pair in self.comparison.pairs
             if pair.metric == self.comparison.primary_metric
@@ -151,8 +151,10 @@ class _TemplateValues:
         """Return the results of sweeps: other seeds, and shares of the rows."""
         metric_name, picture = self.comparison.primary_metric, learning_curve_picture(self.comparison)
         return {
-            "seeds": [spread_in_words(spread, metric_name, self.primary) for spread in self.comparison.seeds],
-            "learning_curves": [curve_in_words(curve, self.primary) for curve in self.comparison.learning_curves],
+            "seeds": [describe_seed_spread(spread, metric_name, self.primary) for spread in self.comparison.seeds],
+            "learning_curves": [
+                describe_learning_curve(curve, self.primary) for curve in self.comparison.learning_curves
+            ],
             "learning_curve": _data_uri(picture) if picture else None,
         }
 
@@ -192,7 +194,7 @@ class _TemplateValues:
             "costs": [
                 *("" if cost is None else f"{cost:,.{digits}f}" for cost, digits in costs),
                 f"{row.trainable_params:,}",
-                duration(row.training.seconds) if row.training else "",
+                format_duration(row.training.seconds) if row.training else "",
             ],
         }
 
