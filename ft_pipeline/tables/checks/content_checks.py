@@ -28,7 +28,9 @@ from ft_pipeline.tables.text_rules import (
 )
 
 MAX_ROW_CHARS = 50_000
+"""Maximum number of characters of all texts of a row together."""
 MIN_TEXT_CHARS = 10
+"""Minimum number of characters of a row of the format `text`."""
 
 FAULT_MESSAGES: dict[str, str] = {
     "control_characters": "`{column}` holds the control character {what}; remove it",
@@ -49,6 +51,7 @@ _TEXT_CHECKS = {
     "special_tokens": SPECIAL_TOKEN_PATTERN,
     "unresolved_placeholder": PLACEHOLDER_PATTERN,
 }
+"""By reason code, a pattern that no text may match."""
 
 
 @lru_cache(maxsize=64)
