@@ -194,7 +194,7 @@ def test_models_that_would_not_answer_as_scored_are_refused(trained: Trained, na
 
 @pytest.mark.parametrize("variant", [{"examples": "retrieved", "few_shot": 2}, {"passages": 1}])
 def test_a_variant_that_looks_things_up_is_refused(trained: Trained, variant: dict[str, Any]) -> None:
-    model = replace(find_model(trained.store, "few_shot"), served=variant)
+    model = replace(find_model(trained.store, "few_shot"), serving=variant)
     with pytest.raises(UserError, match="looks up examples or passages for every question"):
         require_servable(model)
 
