@@ -101,17 +101,17 @@ def _ask(pipe: Connection, url: str, prompts: int, slots: int) -> None:
             "endpoint": {"url": url, "concurrency": slots},
         }
     )
-    prompter = TeacherPrompt(teacher, [])
+    teacher_prompt = TeacherPrompt(teacher, [])
 
-    def questions() -> Iterator[ChatRequest]:
+    def requests() -> Iterator[ChatRequest]:
         for number in range(prompts):
-            yield prompter.question([{"role": "user", "content": PROMPT.format(number=number)}])
+            yield teacher_prompt.request([{"role": "user", "content": PROMPT.format(number=number)}])
 
     memory = Memory()
     load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as folder, AnswerLog.opened(Path(folder), print) as log:
         began, used = time.monotonic(), _cpu_seconds()
-        asked = send_all(lambda: Endpoint(teacher, None), log, questions(), prompts, teacher, memory)
+        asked = send_all(lambda: Endpoint(teacher, None), log, requests(), prompts, teacher, memory)
         seconds = time.monotonic() - began
     pipe.send(
         {

@@ -7,9 +7,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from ft_pipeline.evaluation.comparison.costs import in_words
+from ft_pipeline.evaluation.comparison.costs import describe_break_even
 from ft_pipeline.evaluation.comparison.records import Comparison, Score
-from ft_pipeline.evaluation.comparison.sweep_results import curve_in_words, spread_in_words
+from ft_pipeline.evaluation.comparison.sweep_results import describe_learning_curve, describe_seed_spread
 from ft_pipeline.training.memory.estimate import cpu_in_words
 
 STATUS_STYLES = {"ok": "green", "warning": "yellow", "problem": "red"}
@@ -121,11 +121,11 @@ def show_comparison(console: Console, comparison: Comparison) -> None:
     )
     console.print(table)
     for spread in comparison.seeds:
-        console.print(plain(spread_in_words(spread, primary, comparison.metric())), soft_wrap=True)
+        console.print(plain(describe_seed_spread(spread, primary, comparison.metric())), soft_wrap=True)
     for curve in comparison.learning_curves:
-        console.print(plain(curve_in_words(curve, comparison.metric())), soft_wrap=True)
+        console.print(plain(describe_learning_curve(curve, comparison.metric())), soft_wrap=True)
     for break_even in comparison.break_even[:1]:  # of the best tuned row; the others are in the UI and in --json
-        console.print(plain(f"Break-even: {in_words(break_even)}"), soft_wrap=True)
+        console.print(plain(f"Break-even: {describe_break_even(break_even)}"), soft_wrap=True)
 
 
 def show_recommendation(console: Console, document: Mapping[str, Any]) -> None:

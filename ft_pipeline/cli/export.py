@@ -15,9 +15,9 @@ from ft_pipeline.models.serving_engines import HOST, OFFLINE, find_engine
 from ft_pipeline.project import Project
 from ft_pipeline.release.card.model_card import render_card
 from ft_pipeline.release.card.model_lineage import card_facts
-from ft_pipeline.release.export.huggingface import Plan, plan_export, write_export
-from ft_pipeline.release.export.served_folder import require_servable, write_served
-from ft_pipeline.release.model_lookup import comparison_of, find_model
+from ft_pipeline.release.export.huggingface import ExportPlan, plan_export, write_export
+from ft_pipeline.release.export.served_folder import require_servable, write_served_folder
+from ft_pipeline.release.model_lookup import current_comparison, find_model
 from ft_pipeline.store.artifacts import ArtifactStore
 
 EngineChoice = Literal["auto", "vllm", "transformers"]
@@ -46,15 +46,15 @@ def export(
     print_result(_document(plan), as_json, lambda document: _show_export(document, plan))
 
 
-def _render_card(project: Project, store: ArtifactStore, plan: Plan) -> str:
+def _render_card(project: Project, store: ArtifactStore, plan: ExportPlan) -> str:
     settings = project.settings
     facts = card_facts(
-        store, plan.model, comparison_of(store), task=settings.task, teacher_terms=settings.teacher.terms
+        store, plan.model, current_comparison(store), task=settings.task, teacher_terms=settings.teacher.terms
     )
     return render_card(facts)
 
 
-def _document(plan: Plan) -> dict[str, Any]:
+def _document(plan: ExportPlan) -> dict[str, Any]:
     model = plan.model
     return {
         "name": model.row,
@@ -62,14 +62,14 @@ def _document(plan: Plan) -> dict[str, Any]:
         "path": str(plan.target),
         "files": sorted(path.relative_to(plan.target).as_posix() for path in plan.target.rglob("*") if path.is_file()),
         "bytes": plan.bytes,
-        "technique": model.served["technique"],
-        "system_prompt": model.served["system_prompt"],
-        "base_model": plan.base.get("base_model_name_or_path"),
-        "fingerprint": model.released,
+        "technique": model.serving["technique"],
+        "system_prompt": model.serving["system_prompt"],
+        "base_model": plan.base_entries.get("base_model_name_or_path"),
+        "fingerprint": model.released_fingerprint,
     }
 
 
-def _show_export(document: dict[str, Any], plan: Plan) -> None:
+def _show_export(document: dict[str, Any], plan: ExportPlan) -> None:
     description = "a PEFT adapter" if plan.model.kind == "adapter" else "a Hugging Face model"
     stdout.print(
         f"Exported {display.plain(document['name'])} as {description} to {display.plain(document['path'])} "
@@ -113,7 +113,7 @@ def serve(
 
     stderr.print(f"Loading {name} ({display.plain(model.row)}) with {serving_engine.name} …", soft_wrap=True)
     with tempfile.TemporaryDirectory(prefix="ft-serve-") as folder:
-        write_served(store, model, Path(folder))
+        write_served_folder(store, model, Path(folder))
         try:
             exit_code = run_engine(
                 serving_engine.command(name, Path(folder), port), Path(folder), OFFLINE, (HOST, port), on_ready

@@ -10,7 +10,7 @@ import typer
 from ft_pipeline.cli import display
 from ft_pipeline.cli.common import JsonOption, ProjectOption, open_project, print_result, stdout
 from ft_pipeline.errors import UserError
-from ft_pipeline.release.report.report import NAME
+from ft_pipeline.release.report.report import FILE_NAME
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.asset_pointers import AssetPointers
 from ft_pipeline.store.atomic_files import translate_write_errors
@@ -28,7 +28,7 @@ def report(
     """
     store = ArtifactStore(open_project(project).store)
     artifact = _current_report(store)
-    path = artifact.path / NAME
+    path = artifact.path / FILE_NAME
     if file is not None:
         if file.exists():
             raise UserError(f"{file} already exists. Choose another file, or remove it.")

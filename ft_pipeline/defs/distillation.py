@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 
 from ft_pipeline.defs.column_lineage import ANSWER_COLUMNS, answers_lineage, column_lineage, distilled_lineage
 from ft_pipeline.defs.training_chain import base_model_spec
-from ft_pipeline.distillation.distill import distil
+from ft_pipeline.distillation.distill import distill
 from ft_pipeline.distillation.teacher_prompt import teacher_sha256
 from ft_pipeline.execution.metadata import column_schema, table
 from ft_pipeline.execution.step import BuildContext, CheckSpec, SpecContext, versions_of
@@ -104,7 +104,7 @@ def _teacher_fingerprint(answers: Artifact, teacher: TeacherSettings) -> str:
 
 def _build_distilled(build: BuildContext) -> dict[str, Any]:
     config = build.spec.config
-    return distil(
+    return distill(
         build.inputs["teacher_answers"],
         build.inputs["conversations"],
         build.out,

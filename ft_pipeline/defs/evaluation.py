@@ -10,15 +10,15 @@ from ft_pipeline.defs.training_chain import base_model_of, base_model_spec, expe
 from ft_pipeline.evaluation.comparison.compare import build_comparison
 from ft_pipeline.evaluation.comparison.plots import learning_curve_picture, score_picture
 from ft_pipeline.evaluation.comparison.records import read_comparison
-from ft_pipeline.evaluation.comparison.training_facts import facts, same_recipe
-from ft_pipeline.evaluation.metrics.custom_metrics import resolve
+from ft_pipeline.evaluation.comparison.training_facts import read_training_facts, same_recipe
+from ft_pipeline.evaluation.metrics.custom_metrics import resolve_metrics
 from ft_pipeline.evaluation.recommendation.rules import build_recommendation
-from ft_pipeline.evaluation.scoring.task_files import files_of
+from ft_pipeline.evaluation.scoring.task_files import hash_files
 from ft_pipeline.execution.metadata import picture, table
 from ft_pipeline.execution.step import STEPS, BuildContext, SpecContext, versions_of
 from ft_pipeline.execution.step_asset import step
 from ft_pipeline.project import read_jsonl
-from ft_pipeline.release.champion import ChampionRecord, before_deciding_on, decision_key
+from ft_pipeline.release.champion import ChampionRecord, champion_before, decision_key
 from ft_pipeline.settings.experiment import ExperimentSettings
 from ft_pipeline.settings.sweep import sweep_owner
 from ft_pipeline.settings.teacher import PriceSettings
@@ -90,7 +90,7 @@ def comparison(context: SpecContext) -> Spec:
         "prices": settings.costs.model_dump(mode="json"),
         **({"stale": stale} if stale else {}),
     }
-    previous_champion = before_deciding_on(context.store.root, decision_key(inputs, config))
+    previous_champion = champion_before(context.store.root, decision_key(inputs, config))
     if previous_champion is not None:
         asset, artifact = _champion_scores(context, previous_champion, scored)
         inputs[f"champion/{asset}"] = artifact.reference
@@ -145,7 +145,7 @@ def _evaluation_config(context: SpecContext) -> dict[str, Any]:
         ),
         "general_questions": read_jsonl(context.project.resolve_path(settings.general_questions)),
         "general_texts": read_jsonl(context.project.resolve_path(settings.general_texts)),
-        "custom_metrics": resolve(context.project.root, settings.metrics),
+        "custom_metrics": resolve_metrics(context.project.root, settings.metrics),
         "task_files": _task_files(context),
     }
 
@@ -154,7 +154,7 @@ def _task_files(context: SpecContext) -> dict[str, str]:
     """The files of evaluation.include_path, if the settings name tasks."""
     settings = context.project.settings.evaluation
     return (
-        files_of(context.project.resolve_path(settings.include_path))
+        hash_files(context.project.resolve_path(settings.include_path))
         if settings.tasks and settings.include_path
         else {}
     )
@@ -287,7 +287,7 @@ def _covers(baseline: Artifact, spec: Spec) -> bool:
 def _training_facts(build: BuildContext, scores: Mapping[str, tuple[str, str]]) -> dict[str, Any]:
     """Experiment → facts about its training. scores: references by `<experiment>/scores`, and others to ignore."""
     return {
-        key.removesuffix("/scores"): facts(build.store, build.store.require(*reference))
+        key.removesuffix("/scores"): read_training_facts(build.store, build.store.require(*reference))
         for key, reference in scores.items()
         if key.endswith("/scores") and not key.startswith("champion/")
     }

@@ -9,13 +9,13 @@ import dagster as dg
 from ft_pipeline.evaluation.comparison.records import read_comparison
 from ft_pipeline.execution.step import BuildContext, CheckSpec, SpecContext, versions_of
 from ft_pipeline.execution.step_asset import step
-from ft_pipeline.release.candidates import candidates, key_of
+from ft_pipeline.release.candidates import decision_key_of, find_candidates
 from ft_pipeline.release.card.model_card import render_card
 from ft_pipeline.release.card.model_lineage import card_facts
-from ft_pipeline.release.champion import ChampionRecord, before_deciding_on, history, manually_rejected, promote
-from ft_pipeline.release.model_lookup import of_record
-from ft_pipeline.release.promotion import decide, promotion
-from ft_pipeline.release.report.report import NAME as REPORT
+from ft_pipeline.release.champion import ChampionRecord, champion_before, history, manually_rejected, promote
+from ft_pipeline.release.model_lookup import model_of_record
+from ft_pipeline.release.promotion import decide, promotion_of
+from ft_pipeline.release.report.report import FILE_NAME as REPORT
 from ft_pipeline.release.report.report import render_report
 from ft_pipeline.settings.project import PromotionSettings
 from ft_pipeline.store.artifacts import Artifact
@@ -42,7 +42,7 @@ def champion(context: SpecContext) -> Spec:
     """The released model. It changes only to a candidate that is better by more than noise and passed every check."""
     comparison = context.artifact("comparison")
     settings = context.project.settings.promotion.model_dump(mode="json")
-    previous_champion = before_deciding_on(context.store.root, key_of(comparison))
+    previous_champion = champion_before(context.store.root, decision_key_of(comparison))
     config = {"promotion": settings, "standing": previous_champion.sequence if previous_champion else None}
     return Spec("champion", {"comparison": comparison.reference}, config)
 
@@ -85,8 +85,8 @@ def _build_champion(build: BuildContext) -> dict[str, Any]:
     """Promote the best candidate if the rules allow it, and write the champion's record, moved or not."""
     comparison_artifact = build.artifact("comparison")
     comparison = read_comparison(comparison_artifact)
-    promotable, served = candidates(comparison_artifact, build.store)
-    key = key_of(comparison_artifact)
+    promotable, serving = find_candidates(comparison_artifact, build.store)
+    key = decision_key_of(comparison_artifact)
     settings = PromotionSettings.model_validate(build.spec.config["promotion"])
     reasons: list[str] = []
 
@@ -95,10 +95,10 @@ def _build_champion(build: BuildContext) -> dict[str, Any]:
             return None  # an earlier run carried out this decision, and died before it reported it
         decision = decide(comparison, promotable, settings, current, manually_rejected(history(build.store.root)))
         reasons[:] = decision.reasons
-        move = promotion(decision, promotable, comparison_artifact.fingerprint)
+        move = promotion_of(decision, promotable, comparison_artifact.fingerprint)
         if move is None:
             return None
-        return replace(move, evidence={**move.evidence, "decided_on": key, "served": served[move.candidate.name]})
+        return replace(move, evidence={**move.evidence, "decided_on": key, "served": serving[move.candidate.name]})
 
     latest = promote(build.store.root, choose)
     record = latest.to_json() if latest else None
@@ -119,7 +119,7 @@ def _build_card(build: BuildContext) -> dict[str, Any]:
     record = build.artifact("champion").summary["champion"]
     text = "# No champion yet\n\nNothing has been released; see the recommendation.\n"
     if record:
-        model = of_record(build.store, ChampionRecord(**record))
+        model = model_of_record(build.store, ChampionRecord(**record))
         settings = build.spec.config
         facts = card_facts(
             build.store,

@@ -1,6 +1,6 @@
-"""Filters for one answer of a teacher, each with its reason code and its threshold.
+"""Filters for a teacher's answer, each with its reason code and its threshold.
 
-No torch here: the asset that applies the filters runs in Dagster's process.
+This module does not import torch, because the asset that applies the filters runs in Dagster's process.
 """
 
 import re
@@ -19,6 +19,7 @@ from ft_pipeline.tables.text_rules import (
 )
 
 REPETITION_WORDS = 3
+"""Number of words in a sequence whose repeats are counted."""
 MAX_REPETITION = 0.15
 """Largest allowed share of an answer's 3-word sequences that are repeats.
 
@@ -27,14 +28,16 @@ lists translations. Of 999 Alpaca answers, 18 are above it (tables, sums); of 13
 conversations, one; of this project's own answers, none.
 """
 COPY_WORDS = 3
+"""Number of words in a sequence that counts as copied."""
 MAX_COPY = 0.8
-"""Largest allowed share of an answer's 3-word sequences from the customer's message. Rewriting tasks reach 0.7."""
+"""Largest allowed share of an answer's 3-word sequences from one turn of the prompt. Rewriting tasks reach 0.7."""
 MAX_EXAMPLE_COPY = 0.5
-"""The same for the system prompt and each example: their texts answer other questions."""
+"""The same for the system prompt and for one turn of an example. Lower, since they are not about this question."""
 LENGTH_PERCENTILES = (1.0, 99.0)
+"""Percentiles of the human answers' lengths that the allowed range of lengths is computed from."""
 LENGTH_SLACK = (0.5, 1.25)
-"""An answer must not be shorter than half the 1st percentile of the human answers (in characters), or longer than 1.25
-times the 99th."""
+"""Factors of these percentiles: an answer must not be shorter than half the 1st percentile of the human answers (in
+characters), or longer than 1.25 times the 99th."""
 MIN_HUMAN_ANSWERS = 20
 """With fewer human answers, the percentiles are not reliable, and lengths are not checked."""
 
@@ -48,8 +51,8 @@ STOCK_PHRASES = re.compile(
     r"|\bi (?:cannot|can['’]t) (?:assist|help|comply|fulfil+) (?:you )?(?:with )?(?:that|this|your|the)\b",
     re.IGNORECASE,
 )
-"""Stock phrases of a model that declines a task that the shop's staff would do. Broader than for human rows."""
-HOLE_PATTERN = re.compile(
+"""Stock phrases of a model that declines a task. REFUSAL_PATTERN, which also applies to human rows, has fewer."""
+BRACKET_PATTERN = re.compile(
     r"\[(?:your|insert|customer|company|order|product|name|date|link|phone|e-?mail|address|tracking)\b[^\]\n]{0,40}\](?!\()"
     r"|<(?:your|insert|customer|order)[ _-][^>\n]{0,40}>",
     re.IGNORECASE,
@@ -57,8 +60,10 @@ HOLE_PATTERN = re.compile(
 """Placeholders in square or angle brackets, such as [Your Name]. PLACEHOLDER_PATTERN of the tables matches {{…}}."""
 
 _WORD = re.compile(r"\w+|[^\x00-\u2fff\s]")
+"""A word, or one symbol above U+2FFF, such as an emoji."""
 _LONG_NUMBER = re.compile(r"\d{4,}")
-_PLACEHOLDER, _SPECIAL, _REFUSAL = map(re.compile, (PLACEHOLDER_PATTERN, SPECIAL_TOKEN_PATTERN, REFUSAL_PATTERN))
+"""Such as an order number."""
+_PLACEHOLDER, _SPECIAL_TOKEN, _REFUSAL = map(re.compile, (PLACEHOLDER_PATTERN, SPECIAL_TOKEN_PATTERN, REFUSAL_PATTERN))
 
 
 @dataclass(frozen=True)
@@ -73,30 +78,30 @@ class Context:
 
 
 def check_answer(answer: Mapping[str, Any], context: Context) -> Fault | None:
-    """The first fault of one row of answers.parquet, or None."""
+    """Return the first fault of a row of answers.parquet, or None."""
     return next((fault for check in CHECKS if (fault := check(answer, context))), None)
 
 
 def length_range(human_answers: Sequence[str]) -> tuple[int, int] | None:
-    """The allowed range of lengths in characters, from human answers; None if there are too few of them."""
+    """Return the allowed range of lengths in characters, from human answers; None if there are too few of them."""
     if len(human_answers) < MIN_HUMAN_ANSWERS:
         return None
     lengths = sorted(map(len, human_answers))
-    low, high = (lengths[round(share / 100 * (len(lengths) - 1))] for share in LENGTH_PERCENTILES)
+    low, high = (lengths[round(percentile / 100 * (len(lengths) - 1))] for percentile in LENGTH_PERCENTILES)
     return int(low * LENGTH_SLACK[0]), int(high * LENGTH_SLACK[1])
 
 
-def repetition(text: str) -> float:
-    """Share of the text's 3-word sequences that are repeats (0 to 1). An emoji counts as a word."""
+def repeated_share(text: str) -> float:
+    """Return the share of the text's 3-word sequences that are repeats (0 to 1). An emoji counts as a word."""
     words = _WORD.findall(text.casefold())
     sequences = [tuple(words[i : i + REPETITION_WORDS]) for i in range(len(words) - REPETITION_WORDS + 1)]
     return 1 - len(set(sequences)) / len(sequences) if sequences else 0.0
 
 
-def copied(answer: str, source: str) -> float:
-    """Share of the answer's 3-word sequences that are in `source` (0 to 1)."""
-    own = _sequences(answer)
-    return len(own & _sequences(source)) / len(own) if own else 0.0
+def copied_share(answer: str, source: str) -> float:
+    """Return the share of the answer's distinct 3-word sequences that are in `source` (0 to 1)."""
+    answer_sequences = _sequences(answer)
+    return len(answer_sequences & _sequences(source)) / len(answer_sequences) if answer_sequences else 0.0
 
 
 def _sequences(text: str) -> set[tuple[str, ...]]:
@@ -104,7 +109,7 @@ def _sequences(text: str) -> set[tuple[str, ...]]:
     return {tuple(words[i : i + COPY_WORDS]) for i in range(len(words) - COPY_WORDS + 1)}
 
 
-def _unanswered(answer: Mapping[str, Any], context: Context) -> Fault | None:
+def _check_answered(answer: Mapping[str, Any], context: Context) -> Fault | None:
     if answer["finish_reason"] == "context":
         return Fault(
             "teacher_failed", f"the prompt of {answer['prompt_tokens']} tokens does not fit the teacher's context"
@@ -114,23 +119,23 @@ def _unanswered(answer: Mapping[str, Any], context: Context) -> Fault | None:
     return None
 
 
-def _empty(answer: Mapping[str, Any], context: Context) -> Fault | None:
+def _check_not_empty(answer: Mapping[str, Any], context: Context) -> Fault | None:
     return Fault("empty_output", "the answer is empty") if is_empty(answer["answer"]) else None
 
 
-def _special(answer: Mapping[str, Any], context: Context) -> Fault | None:
-    match = _SPECIAL.search(answer["answer"])
+def _check_special_tokens(answer: Mapping[str, Any], context: Context) -> Fault | None:
+    match = _SPECIAL_TOKEN.search(answer["answer"])
     return Fault("special_tokens", f"contains the control token {match[0]}") if match else None
 
 
-def _repeats(answer: Mapping[str, Any], context: Context) -> Fault | None:
-    share = repetition(answer["answer"])
+def _check_repetition(answer: Mapping[str, Any], context: Context) -> Fault | None:
+    share = repeated_share(answer["answer"])
     if share <= MAX_REPETITION:
         return None
     return Fault("repetition", f"{share:.0%} of its 3-word sequences are repeats; the limit is {MAX_REPETITION:.0%}")
 
 
-def _cut_off(answer: Mapping[str, Any], context: Context) -> Fault | None:
+def _check_not_cut_off(answer: Mapping[str, Any], context: Context) -> Fault | None:
     if answer["finish_reason"] != "length":
         return None
     return Fault(
@@ -138,54 +143,63 @@ def _cut_off(answer: Mapping[str, Any], context: Context) -> Fault | None:
     )
 
 
-def _refuses(answer: Mapping[str, Any], context: Context) -> Fault | None:
+def _check_refusal(answer: Mapping[str, Any], context: Context) -> Fault | None:
     match = _REFUSAL.search(answer["answer"]) or STOCK_PHRASES.search(answer["answer"])
     return Fault("refusal_boilerplate", f"contains a stock phrase of a refusal: {match[0][:80]!r}") if match else None
 
 
-def _holes(answer: Mapping[str, Any], context: Context) -> Fault | None:
-    match = _PLACEHOLDER.search(answer["answer"]) or HOLE_PATTERN.search(answer["answer"])
+def _check_placeholders(answer: Mapping[str, Any], context: Context) -> Fault | None:
+    match = _PLACEHOLDER.search(answer["answer"]) or BRACKET_PATTERN.search(answer["answer"])
     return Fault("unresolved_placeholder", f"contains the unfilled placeholder {match[0]}") if match else None
 
 
-def _copies(answer: Mapping[str, Any], context: Context) -> Fault | None:
-    text, prompt = answer["answer"], [turn["content"] for turn in answer["prompt_messages"]]
-    for turn in prompt:
-        if normalise(text) == normalise(turn) or copied(text, turn) > MAX_COPY:
+def _check_prompt_not_copied(answer: Mapping[str, Any], context: Context) -> Fault | None:
+    text = answer["answer"]
+    for turn in answer["prompt_messages"]:
+        if normalise(text) == normalise(turn["content"]) or copied_share(text, turn["content"]) > MAX_COPY:
             return Fault("output_equals_input", "repeats the prompt")
-    given = [context.system_prompt, *(turn["content"] for example in context.examples for turn in example)]
-    for part in given:
-        if copied(text, part) > MAX_EXAMPLE_COPY:
-            return Fault("output_equals_input", f"repeats the system prompt or an example: {part[:60]!r}")
-    foreign = _numbers(given) & _numbers([text]) - _numbers(prompt) - _numbers([context.system_prompt])
-    if foreign:
-        return Fault("output_equals_input", f"copies the number {min(foreign)} from an example")
     return None
 
 
-def _numbers(texts: Iterable[str]) -> set[str]:
+def _check_examples_not_copied(answer: Mapping[str, Any], context: Context) -> Fault | None:
+    """Check for text of the system prompt and the examples, and for long numbers that only an example contains."""
+    text, system_prompt = answer["answer"], context.system_prompt
+    examples = [turn["content"] for example in context.examples for turn in example]
+    for source in (system_prompt, *examples):
+        if copied_share(text, source) > MAX_EXAMPLE_COPY:
+            return Fault("output_equals_input", f"repeats the system prompt or an example: {source[:60]!r}")
+    prompt = [turn["content"] for turn in answer["prompt_messages"]]
+    only_in_examples = _long_numbers(examples) - _long_numbers([*prompt, system_prompt])
+    copied_numbers = _long_numbers([text]) & only_in_examples
+    if copied_numbers:
+        return Fault("output_equals_input", f"copies the number {min(copied_numbers)} from an example")
+    return None
+
+
+def _long_numbers(texts: Iterable[str]) -> set[str]:
     return {number for text in texts for number in _LONG_NUMBER.findall(text)}
 
 
-def _length(answer: Mapping[str, Any], context: Context) -> Fault | None:
+def _check_length(answer: Mapping[str, Any], context: Context) -> Fault | None:
     if context.length_range is None:
         return None
     low, high = context.length_range
-    size = len(answer["answer"])
-    if low <= size <= high:
+    length = len(answer["answer"])
+    if low <= length <= high:
         return None
-    return Fault("answer_length", f"{size} characters; the range from human answers is {low} to {high}")
+    return Fault("answer_length", f"{length} characters; the range from human answers is {low} to {high}")
 
 
 CHECKS: tuple[Callable[[Mapping[str, Any], Context], Fault | None], ...] = (
-    _unanswered,
-    _empty,
-    _special,
-    _repeats,
-    _cut_off,
-    _refuses,
-    _holes,
-    _copies,
-    _length,
+    _check_answered,
+    _check_not_empty,
+    _check_special_tokens,
+    _check_repetition,
+    _check_not_cut_off,
+    _check_refusal,
+    _check_placeholders,
+    _check_prompt_not_copied,
+    _check_examples_not_copied,
+    _check_length,
 )
-"""Filters in the order in which they are applied. An answer is set aside with its first fault."""
+"""The filters, in the order in which they are applied. An answer is set aside for its first fault."""

@@ -1,4 +1,4 @@
-"""The table of a teacher's answers, for every kind of teacher: one row per prompt and sample, written as a stream."""
+"""The table of a teacher's answers (answers.parquet), for every kind of teacher: one row per prompt and sample."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -9,7 +9,8 @@ import pyarrow.parquet as pq
 
 from ft_pipeline.tables.formats.arrow_schema import MESSAGES
 
-BATCH = 1000
+BATCH_ROWS = 1000
+"""Rows in memory at a time."""
 ANSWERS = pa.schema(
     [
         ("id", pa.string()),
@@ -28,42 +29,42 @@ ANSWERS = pa.schema(
     ]
 )
 """sample: number of the answer among several answers to one prompt, from 0. finish_reason: `stop`, `length` (cut off),
-`context` (prompt and answer do not fit the model; never sent) or `failed` (`failure` gives the reason). answered_at
-(UTC, ISO 8601), request_id and reply_model are only set for an endpoint: a local model's answers can be reproduced, so
-the time of an answer has no meaning."""
-FILE = "answers.parquet"
+`context` (prompt and answer together do not fit the model, which was not asked) or `failed` (`failure` gives the
+reason). answered_at (UTC, ISO 8601), request_id and reply_model are only set for an endpoint: a local model's answers
+can be reproduced, so their time has no meaning."""
+FILE_NAME = "answers.parquet"
 
 
 def read_prompts(unlabelled: Path) -> Iterator[dict[str, Any]]:
-    """The rows of an `unlabelled` artifact, with one batch in memory at a time."""
+    """Yield the rows of an `unlabelled` artifact, with one batch in memory at a time."""
     with pq.ParquetFile(unlabelled / "rows.parquet") as file:
-        for batch in file.iter_batches(BATCH):
+        for batch in file.iter_batches(BATCH_ROWS):
             yield from batch.to_pylist()
 
 
 def count_prompts(unlabelled: Path) -> int:
-    """Return the number of prompts in the table `unlabelled`."""
+    """Return the number of rows of an `unlabelled` artifact."""
     return pq.read_metadata(unlabelled / "rows.parquet").num_rows
 
 
 def answer_row(row: dict[str, Any], sample: int, **answer: Any) -> dict[str, Any]:
-    """A row of answers.parquet: the prompt's row, the sample, and the columns of the answer."""
-    about = {"id": row["id"], "sample": sample, "file": row["file"], "row": row["row"]}
-    return {**about, "prompt_messages": row["messages"], **answer}
+    """Return a row of answers.parquet, from the prompt's row, the sample, and the columns of the answer."""
+    origin = {"id": row["id"], "sample": sample, "file": row["file"], "row": row["row"]}
+    return {**origin, "prompt_messages": row["messages"], **answer}
 
 
-def unasked(prompt_tokens: int) -> dict[str, Any]:
-    """The answer columns of a prompt that does not fit the model."""
+def too_long_prompt_columns(prompt_tokens: int) -> dict[str, Any]:
+    """Return the columns of the answer for a prompt that does not fit the model."""
     return {"answer": "", "finish_reason": "context", "prompt_tokens": prompt_tokens, "answer_tokens": 0}
 
 
 def write_answers(rows: Iterable[dict[str, Any]], out: Path) -> None:
     """Write answers.parquet into `out`, with one batch in memory at a time."""
-    with pq.ParquetWriter(out / FILE, ANSWERS, compression="zstd") as writer:
+    with pq.ParquetWriter(out / FILE_NAME, ANSWERS, compression="zstd") as writer:
         batch: list[dict[str, Any]] = []
         for row in rows:
             batch.append(row)
-            if len(batch) == BATCH:
+            if len(batch) == BATCH_ROWS:
                 writer.write_table(pa.Table.from_pylist(batch, schema=ANSWERS))
                 batch = []
         writer.write_table(pa.Table.from_pylist(batch, schema=ANSWERS))

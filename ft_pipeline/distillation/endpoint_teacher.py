@@ -1,4 +1,4 @@
-"""A teacher at an endpoint: its log in the store, its key from the environment, its answers as rows."""
+"""A teacher at an endpoint: send the requests, keep the answers in a log, and write them as rows."""
 
 import os
 import re
@@ -20,61 +20,61 @@ from ft_pipeline.models.endpoint.responses import RULES
 from ft_pipeline.settings.teacher import EndpointSettings, TeacherSettings
 
 
-def answer_all(job: Job, prompter: TeacherPrompt) -> dict[str, Any]:
-    """Send every row of the input `unlabelled` to the endpoint, write answers.parquet to `job.out`, and return the
-    summary."""
-    teacher = prompter.teacher
-    prompts = job.inputs["unlabelled"]
-
-    def questions() -> Iterator[ChatRequest]:
-        return (question for _, question in _questions(prompts, prompter))
-
-    wanted = count_prompts(prompts) * teacher.answers_per_prompt
+def answer_all(job: Job, teacher_prompt: TeacherPrompt) -> dict[str, Any]:
+    """Answer every row of the input `unlabelled` with the model at the endpoint, write answers.parquet to `job.out`,
+    and return the summary."""
+    teacher = teacher_prompt.teacher
+    unlabelled = job.inputs["unlabelled"]
+    prompts = count_prompts(unlabelled)
+    wanted = prompts * teacher.answers_per_prompt
+    requests = (request for _, request in _requests(unlabelled, teacher_prompt))
     with AnswerLog.opened(log_folder(job.shared or job.work, teacher), job.report.log) as log:
-        asked = ask(log, questions(), wanted, teacher, job)
-        write_answers(_rows(log, prompts, prompter), job.out)
+        totals = send_requests(log, requests, wanted, teacher, job)
+        write_answers(_answer_rows(log, unlabelled, teacher_prompt), job.out)
         return {
-            "prompts": count_prompts(prompts),
+            "prompts": prompts,
             "wanted": wanted,
-            **asked_summary(asked),
-            **spent_summary(log, teacher),
+            **run_summary(totals),
+            **spending_summary(log, teacher),
         }
 
 
-def ask(
-    log: AnswerLog, questions: Iterable[ChatRequest], total: int, teacher: TeacherSettings, job: Job
+def send_requests(
+    log: AnswerLog, requests: Iterable[ChatRequest], total: int, teacher: TeacherSettings, job: Job
 ) -> RequestTotals:
-    """Send the requests that have no answer in the log. UserError as in `send_all`, and if the key is not set."""
+    """Send the requests that have no answer in the log. UserError as in `send_all`, and if the API key is not set."""
     assert teacher.endpoint is not None
     settings = teacher.endpoint
-    return send_all(lambda: Endpoint(teacher, _key(settings)), log, questions, total, teacher, job.report)
+    return send_all(lambda: Endpoint(teacher, _api_key(settings)), log, requests, total, teacher, job.report)
 
 
 def log_folder(shared: Path, teacher: TeacherSettings) -> Path:
-    """The folder of a teacher's log. Its name is readable, and unique for the pair of URL and model."""
+    """Return the folder of a teacher's log. Its name is readable, and unique for the pair of URL and model."""
     name = re.sub(r"[^a-z0-9]+", "-", teacher.model.lower()).strip("-")[-40:]
     return shared / f"{name}-{teacher_sha256(teacher)[:12]}"
 
 
 def host_of(endpoint: EndpointSettings) -> str:
-    """The endpoint's host, with its port if the URL has one."""
+    """Return the endpoint's host, with its port if the URL has one."""
     return urlsplit(endpoint.url).netloc
 
 
-def asked_summary(asked: RequestTotals) -> dict[str, Any]:
-    """Numbers of this run: requests answered by earlier runs, answered now and failed; seconds; answers per second."""
-    rate = round((asked.answered + asked.failed) / asked.seconds, 2) if asked.seconds else 0.0
+def run_summary(totals: RequestTotals) -> dict[str, Any]:
+    """Return the numbers of this run: requests answered by earlier runs, answered now and failed; seconds; and answers
+    per second, failures included."""
+    rate = round((totals.answered + totals.failed) / totals.seconds, 2) if totals.seconds else 0.0
     return {
-        "known_before": asked.known,
-        "answered_now": asked.answered,
-        "failed": asked.failed,
-        "seconds": round(asked.seconds, 2),
+        "known_before": totals.known,
+        "answered_now": totals.answered,
+        "failed": totals.failed,
+        "seconds": round(totals.seconds, 2),
         "answers_per_second": rate,
     }
 
 
-def spent_summary(log: AnswerLog, teacher: TeacherSettings) -> dict[str, Any]:
-    """Totals of all runs with this teacher in this project: requests, paid ones, failures by reason, tokens, cost."""
+def spending_summary(log: AnswerLog, teacher: TeacherSettings) -> dict[str, Any]:
+    """Return the totals of all runs with this teacher in this project: requests, how many of them were paid for,
+    failures by reason, tokens, cost."""
     assert teacher.endpoint is not None
     spent = log.spent
     prices = teacher.endpoint.prices
@@ -92,7 +92,7 @@ def spent_summary(log: AnswerLog, teacher: TeacherSettings) -> dict[str, Any]:
     }
 
 
-def _key(endpoint: EndpointSettings) -> str | None:
+def _api_key(endpoint: EndpointSettings) -> str | None:
     name = endpoint.api_key_env
     if name is None:
         return None
@@ -105,28 +105,32 @@ def _key(endpoint: EndpointSettings) -> str | None:
     return key
 
 
-def _rows(log: AnswerLog, prompts: Path, prompter: TeacherPrompt) -> Iterator[dict[str, Any]]:
-    for row, question in _questions(prompts, prompter):
-        yield answer_row(row, question.sample, **answer_of(log, question))
+def _answer_rows(log: AnswerLog, unlabelled: Path, teacher_prompt: TeacherPrompt) -> Iterator[dict[str, Any]]:
+    for row, request in _requests(unlabelled, teacher_prompt):
+        yield answer_row(row, request.sample, **answer_columns(log, request))
 
 
-def _questions(prompts: Path, prompter: TeacherPrompt) -> Iterator[tuple[dict[str, Any], ChatRequest]]:
-    for row in read_prompts(prompts):
-        for sample in range(prompter.teacher.answers_per_prompt):
-            yield row, prompter.question(row["messages"], sample)
+def _requests(unlabelled: Path, teacher_prompt: TeacherPrompt) -> Iterator[tuple[dict[str, Any], ChatRequest]]:
+    """Yield each row of `unlabelled` with its requests, one per sample."""
+    for row in read_prompts(unlabelled):
+        for sample in range(teacher_prompt.teacher.answers_per_prompt):
+            yield row, teacher_prompt.request(row["messages"], sample)
 
 
-def answer_of(log: AnswerLog, question: ChatRequest) -> dict[str, Any]:
-    """The log's entry for a request, in the columns of answers.parquet."""
-    entry = log.entry(question.key)
+_FINISH_REASONS = {"answer_cut_off": "length", "empty_output": "stop"}
+"""The finish_reason of failures that come with an answer, by reason code."""
+
+
+def answer_columns(log: AnswerLog, request: ChatRequest) -> dict[str, Any]:
+    """Return the log's entry for a request, as columns of answers.parquet."""
+    entry = log.entry(request.key)
     if entry is None:
         raise RuntimeError("the log has neither an answer nor a failure of a request")
     failed = entry["event"] == "failed"
-    code = RULES[entry["reason"]].code if failed else ""
-    finish = {"answer_cut_off": "length", "empty_output": "stop"}.get(code, "failed") if failed else "stop"
+    finish_reason = _FINISH_REASONS.get(RULES[entry["reason"]].code, "failed") if failed else "stop"
     return {
-        "answer": "" if finish == "failed" else entry["answer"],
-        "finish_reason": finish,
+        "answer": "" if finish_reason == "failed" else entry["answer"],
+        "finish_reason": finish_reason,
         "failure": entry["message"] if failed else None,
         "prompt_tokens": entry["prompt_tokens"],
         "answer_tokens": entry["answer_tokens"],

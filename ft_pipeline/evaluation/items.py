@@ -10,7 +10,7 @@ from ft_pipeline.models.chat import Message
 
 @dataclass(frozen=True)
 class Item:
-    """One answer that is scored."""
+    """A test item: one assistant turn of a test conversation, which every model answers."""
 
     id: str
     """`<conversation id>:<index of the turn>`."""
@@ -21,11 +21,12 @@ class Item:
 
     @property
     def reference(self) -> str:
+        """The reference answer: the text of the last turn."""
         return self.messages[-1]["content"].strip()
 
 
-def rows_to_test(rows: Sequence[dict[str, Any]], most: int | None) -> list[dict[str, Any]]:
-    """Return the rows of the test split, sorted by id, at most `most`. Ids are hashes, so this is a fair sample.
+def select_test_rows(rows: Sequence[dict[str, Any]], max_rows: int | None) -> list[dict[str, Any]]:
+    """Return at most `max_rows` rows of the test split, sorted by id. Ids are hashes, so this is a random sample.
 
     Raises UserError if the test split is empty.
     """
@@ -34,11 +35,12 @@ def rows_to_test(rows: Sequence[dict[str, Any]], most: int | None) -> list[dict[
         raise UserError(
             f"None of the {len(rows)} conversations is in the test split. Add data, or raise data.test_share."
         )
-    return test_rows[:most]
+    return test_rows[:max_rows]
 
 
-def items_of(rows: Sequence[dict[str, Any]]) -> list[Item]:
-    """Return an item per assistant turn, with the turns before it: reference answers, not the model's answers."""
+def make_items(rows: Sequence[dict[str, Any]]) -> list[Item]:
+    """Return an item per assistant turn, with the turns before it. Earlier answers are the reference answers, not the
+    model's."""
     return [
         Item(f"{row['id']}:{turn}", row["id"], tuple(row["messages"][: turn + 1]))
         for row in rows

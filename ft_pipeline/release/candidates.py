@@ -1,4 +1,4 @@
-"""The rows of a comparison that can be released, with their artifacts and checks."""
+"""The candidates: the rows of a comparison that can be released, with their artifacts and checks."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,70 +6,74 @@ from typing import Any
 from ft_pipeline.evaluation.comparison.records import Comparison, ComparisonRow, read_comparison
 from ft_pipeline.evaluation.model_kinds import TUNED
 from ft_pipeline.release.champion import Candidate, decision_key
-from ft_pipeline.release.promotion import gates
+from ft_pipeline.release.promotion import check_results
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.hashing import sha256_of_json
 
-Served = dict[str, Any]
+ServingConfig = dict[str, Any]
 """How to load and prompt a model, which is needed to score or serve it again."""
 
 
-def key_of(compared: Artifact) -> str:
+def decision_key_of(comparison_artifact: Artifact) -> str:
     """Return the decision key of a comparison artifact."""
-    return decision_key(compared.inputs, compared.spec["config"])
+    return decision_key(comparison_artifact.inputs, comparison_artifact.spec["config"])
 
 
-def candidates(compared: Artifact, store: ArtifactStore) -> tuple[dict[str, Candidate], dict[str, Served]]:
-    """Return the candidates by row name of a comparison artifact, and how to serve them.
+def find_candidates(
+    comparison_artifact: Artifact, store: ArtifactStore
+) -> tuple[dict[str, Candidate], dict[str, ServingConfig]]:
+    """Return (candidates, how to serve them) of a comparison artifact, both by row name.
 
-    Their checks are as the manifests record them now.
+    The results of their checks are read from the manifests now.
     """
-    releasable: dict[str, Candidate] = {}
-    served: dict[str, Served] = {}
-    for row in read_comparison(compared).rows:
+    candidates: dict[str, Candidate] = {}
+    serving: dict[str, ServingConfig] = {}
+    for row in read_comparison(comparison_artifact).rows:
         if row.kind in TUNED:
-            scores = store.require(*compared.inputs[f"{row.experiment}/scores"])
-            releasable[row.name] = _tuned(row, scores, store)
-            served[row.name] = {
+            scores = store.require(*comparison_artifact.inputs[f"{row.experiment}/scores"])
+            candidates[row.name] = _tuned_candidate(row, scores, store)
+            serving[row.name] = {
                 key: scores.spec["config"][key] for key in ("technique", "quantization", "system_prompt")
             }
-        elif row.kind == "prompt" and (scored := _scored_prompt(row, compared, store)) is not None:
-            releasable[row.name], served[row.name] = scored
-    return releasable, served
+        elif row.kind == "prompt" and (prompt := _prompt_candidate(row, comparison_artifact, store)) is not None:
+            candidates[row.name], serving[row.name] = prompt
+    return candidates, serving
 
 
-def row_of(comparison: Comparison, known: Mapping[str, Candidate], released: str) -> str | None:
-    """Return the comparison's row of the released model with this fingerprint; None if it has no score there.
+def released_row(comparison: Comparison, candidates: Mapping[str, Candidate], fingerprint: str) -> str | None:
+    """Return the name of the comparison's row of the released model (its fingerprint); None if it has no score there.
 
     The name is not enough: an experiment that was trained again has a row of the same name.
     """
-    same = [name for name, candidate in known.items() if candidate.fingerprint == released]
-    if comparison.champion_fingerprint == released:
-        same += [row.name for row in comparison.rows if row.kind == "champion"]
-    return next(iter(same), None)
+    names = [name for name, candidate in candidates.items() if candidate.fingerprint == fingerprint]
+    if comparison.champion_fingerprint == fingerprint:
+        names += [row.name for row in comparison.rows if row.kind == "champion"]
+    return next(iter(names), None)
 
 
-def _tuned(row: ComparisonRow, scores: Artifact, store: ArtifactStore) -> Candidate:
+def _tuned_candidate(row: ComparisonRow, scores: Artifact, store: ArtifactStore) -> Candidate:
     merged = store.require(*scores.inputs["merged_model"])
-    audited = store.require(*merged.inputs["training_data"])
+    training_data = store.require(*merged.inputs["training_data"])
     parts: dict[str, str] = {
         key: scores.inputs[key][1] for key in ("base_model", "adapter", "merged_model") if key in scores.inputs
     }
-    passed = gates(audited.summary, merged.summary)
+    checks = check_results(training_data.summary, merged.summary)
     if row.kind == "merged":
-        return Candidate(row.name, "merged", row.experiment, merged.fingerprint, parts, passed)
-    del passed["merge"]  # what is released was never merged
-    return Candidate(row.name, "adapter", row.experiment, parts["adapter"], parts, passed)
+        return Candidate(row.name, "merged", row.experiment, merged.fingerprint, parts, checks)
+    del checks["merge"]  # an adapter is released unmerged
+    return Candidate(row.name, "adapter", row.experiment, parts["adapter"], parts, checks)
 
 
-def _scored_prompt(
-    row: ComparisonRow, compared: Artifact, store: ArtifactStore
-) -> tuple[Candidate, dict[str, Any]] | None:
-    """Return the candidate of a prompt variant, and the variant.
+def _prompt_candidate(
+    row: ComparisonRow, comparison_artifact: Artifact, store: ArtifactStore
+) -> tuple[Candidate, ServingConfig] | None:
+    """Return the candidate of a prompt variant, and the variant's settings.
 
-    None for a variant of another base model (`name@experiment`): the comparison shows it, but it cannot be released.
+    None for a variant on another base model (`name@experiment`): the comparison shows it, but it cannot be released.
     """
-    baselines = [reference for key, reference in sorted(compared.inputs.items()) if key.endswith("/prompt_baseline")]
+    baselines = [
+        reference for key, reference in sorted(comparison_artifact.inputs.items()) if key.endswith("/prompt_baseline")
+    ]
     for reference in baselines:
         baseline = store.require(*reference)
         variant = baseline.spec["config"]["prompting"]["variants"].get(row.name)

@@ -1,7 +1,8 @@
-"""The released model: an append-only sequence of records, `champion/000001.json`, `000002.json`, … in the store.
+"""The champion (the released model): an append-only sequence of records, `champion/000001.json`, `000002.json`.
 
-A record is never changed or removed. The one with the highest number is the champion; a rollback appends a copy of an
-earlier one. If two promotions happen at once, both try to create the same next number: one succeeds, the other retries.
+A record is never changed or removed. The record with the highest number is the champion. A rollback appends a copy of
+an earlier record. If two promotions happen at once, both try to create the same next number: one succeeds, the other
+decides again.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -31,14 +32,14 @@ class Candidate:
     fingerprint: str
     """Identity of what is released: the merged model's; for a prompt variant, a hash of base model and prompt."""
     fingerprints: dict[str, str] = field(default_factory=dict)
-    """The parts by role: `base_model`, `adapter`, `merged_model`, `prompt_variant`."""
+    """Fingerprints of its parts by role: `base_model`, `adapter`, `merged_model`, `prompt_variant`."""
     gates: dict[str, bool] = field(default_factory=dict)
-    """The recorded checks by name (`token_audit`, `merge`), read again for this promotion; all must be true."""
+    """Whether each recorded check (`token_audit`, `merge`) passed, read again for this promotion. All must be true."""
 
 
 @dataclass(frozen=True)
 class ChampionRecord:
-    """One record: the fields of `ft champion --json`, and what is needed to find the artifacts."""
+    """A record of the sequence: the fields of `ft champion --json`, and the fingerprints of the artifacts."""
 
     sequence: int
     name: str
@@ -51,7 +52,7 @@ class ChampionRecord:
     reason: str
     forced: bool
     previous: str | None
-    """The name of the champion that a rollback restores."""
+    """The name of the champion that a rollback would restore; None for the first champion."""
     previous_sequence: int | None
     """The number of that champion's record."""
     evidence: dict[str, Any]
@@ -67,16 +68,16 @@ class ChampionRecord:
     by: str | None = None
     """The operating system's user whose process wrote the record."""
     previous_sha256: str | None = None
-    """SHA-256 of the previous record's file: an edited record invalidates all records after it."""
+    """SHA-256 of the file of the record before this one. It no longer matches if that record is edited."""
 
     def to_json(self) -> dict[str, Any]:
-        """Return the fields of `ft champion --json`, and the rest of the record."""
+        """Return the record as plain JSON."""
         return asdict(self)
 
 
 @dataclass(frozen=True)
 class Promotion:
-    """A decision to move the champion: the candidate, the reason and the evidence."""
+    """A decision to release a candidate. Its fields become those of the ChampionRecord."""
 
     candidate: Candidate
     reason: str
@@ -94,7 +95,7 @@ def ledger(store: Path) -> Ledger:
 
 def history(store: Path) -> list[ChampionRecord]:
     """Return all records under the store folder `store`, oldest first. Raises UserError if one cannot be read."""
-    return [_as_record(store, record) for record in ledger(store).read()]
+    return [_parse_record(store, record) for record in ledger(store).read()]
 
 
 def current(store: Path) -> ChampionRecord | None:
@@ -103,23 +104,26 @@ def current(store: Path) -> ChampionRecord | None:
     return records[-1] if records else None
 
 
-_NO_GROUNDS = ("champion", "prices")
+_NOT_IN_KEY = ("champion", "prices")
+"""Settings of a comparison that `decision_key` leaves out."""
 
 
-def decision_key(scored: Mapping[str, tuple[str, str]], settings: Mapping[str, Any]) -> str:
-    """Return a hash of the basis of a decision: the compared scores (name → artifact), and the settings.
+def decision_key(compared_scores: Mapping[str, tuple[str, str]], settings: Mapping[str, Any]) -> str:
+    """Return a hash of the basis of a decision: the compared scores (name → artifact), and the comparison's settings.
 
-    The champion's row is not part of it: otherwise a move would require another comparison, and that another decision.
-    Prices are not part of it, since they do not affect decisions.
+    The champion's scores are not part of it: otherwise each move of the champion would require another comparison, and
+    that another decision. Prices are not part of it, since they do not affect decisions.
     """
-    own = {name: reference for name, reference in scored.items() if not name.startswith("champion/")}
-    return sha256_of_json({"scores": own, **{key: value for key, value in settings.items() if key not in _NO_GROUNDS}})
+    scores = {name: reference for name, reference in compared_scores.items() if not name.startswith("champion/")}
+    relevant_settings = {key: value for key, value in settings.items() if key not in _NOT_IN_KEY}
+    return sha256_of_json({"scores": scores, **relevant_settings})
 
 
-def before_deciding_on(store: Path, decided_on: str) -> ChampionRecord | None:
-    """Return the champion before any move that was decided on these scores (`evidence.decided_on`).
+def champion_before(store: Path, decided_on: str) -> ChampionRecord | None:
+    """Return the champion before the rules moved it on the basis of these scores (a decision key).
 
-    A comparison with the current champion would be out of date as soon as its own decision moved the champion.
+    A comparison includes this champion, not the current one. Otherwise it would be out of date as soon as its own
+    decision moved the champion. Manual moves count: the champion after one is returned.
     """
     records = history(store)
     while records and not records[-1].by_hand and records[-1].evidence.get("decided_on") == decided_on:
@@ -128,59 +132,61 @@ def before_deciding_on(store: Path, decided_on: str) -> ChampionRecord | None:
 
 
 def manually_rejected(records: Sequence[ChampionRecord]) -> dict[str, int]:
-    """Return fingerprint → number of the record by which a person passed the model over or rolled it back.
+    """Return, by fingerprint, the models that a person passed over or rolled back, and the number of that record.
 
-    Only a person can release such a model again. If it is trained again, it is another model. Otherwise the next run,
-    with the same scores, would undo the person's decision.
+    Only a person can release such a model again. Otherwise the next run, with the same scores, would undo the person's
+    decision. A model that is trained again has another fingerprint.
     """
-    held: dict[str, int] = {}
+    rejected: dict[str, int] = {}
     for record in records:
-        held.update(dict.fromkeys(record.passed_over, record.sequence))
-        held.pop(record.fingerprint, None)
-    return held
+        rejected.update(dict.fromkeys(record.passed_over, record.sequence))
+        rejected.pop(record.fingerprint, None)
+    return rejected
 
 
 def promote(store: Path, choose: Callable[[ChampionRecord | None], Promotion | None]) -> ChampionRecord | None:
-    """Append the move that `choose` returns, and return the champion afterwards.
+    """Append the promotion that `choose` returns, and return the champion afterwards.
 
-    `choose` gets the current champion and returns a move or None (nothing moves). If another process promotes in
-    between, `choose` is called again with the new champion: no promotion is lost, and none is decided against a former
-    champion. Raises UserError for a forced promotion without a reason.
+    `choose` gets the current champion, and returns None if it stays. If another process promotes in between, `choose`
+    is called again with the new champion: no promotion is lost, and none is decided against a former champion. Raises
+    UserError for a forced promotion without a reason.
     """
     while True:
-        present = current(store)
-        move = choose(present)
-        if move is None:
-            return present
-        if written := ledger(store).append(asdict(_record_of(move, present))):
+        champion = current(store)
+        promotion = choose(champion)
+        if promotion is None:
+            return champion
+        if written := ledger(store).append(asdict(_new_record(promotion, champion))):
             return ChampionRecord(**written)
 
 
-def before(store: Path) -> ChampionRecord:
+def previous_champion(store: Path) -> ChampionRecord:
     """Return the champion that a rollback would restore. Raises UserError if there is none."""
     return _last_two(store)[1]
 
 
-def rollback(store: Path, reason: str = "", looked_at: str | None = None, known: Iterable[str] = ()) -> ChampionRecord:
+def rollback(
+    store: Path, reason: str = "", looked_at: str | None = None, candidate_fingerprints: Iterable[str] = ()
+) -> ChampionRecord:
     """Restore the champion before the current one, exactly, as a new record. A second rollback goes further back.
 
-    looked_at, known: the decision key of the current comparison, and the fingerprints of its candidates. No run
+    looked_at: the decision key of the current comparison. candidate_fingerprints: those of its candidates. No run
     promotes one of them, or the model that is rolled back, over this decision. Raises UserError if there is no earlier
     champion.
     """
     while True:
-        present, target = _last_two(store)
-        why = f"rollback from {present.name} (record {present.sequence})" + (f": {reason}" if reason.strip() else "")
+        champion, target = _last_two(store)
+        prefix = f"rollback from {champion.name} (record {champion.sequence})"
         restored = replace(
             target,
-            sequence=present.sequence + 1,
+            sequence=champion.sequence + 1,
             since=_now(),
-            reason=why,
+            reason=f"{prefix}: {reason}" if reason.strip() else prefix,
             forced=False,
             restores=target.sequence,
             by_hand=True,
             looked_at=looked_at,
-            passed_over=sorted({present.fingerprint, *known} - {target.fingerprint}),
+            passed_over=sorted({champion.fingerprint, *candidate_fingerprints} - {target.fingerprint}),
             by=user_name(),
         )
         if written := ledger(store).append(asdict(restored)):
@@ -188,41 +194,41 @@ def rollback(store: Path, reason: str = "", looked_at: str | None = None, known:
 
 
 def _last_two(store: Path) -> tuple[ChampionRecord, ChampionRecord]:
-    """Return the champion, and the one before it."""
+    """Return the champion, and the one that a rollback restores. Raises UserError if there is none."""
     records = {record.sequence: record for record in history(store)}
     if not records:
         raise UserError("There is no champion yet to roll back from. Run `ft promote NAME` to release one.")
-    present = records[max(records)]
-    if present.previous_sequence is None:
-        raise UserError(f"{present.name!r} is the first champion, so it cannot be rolled back. Use `ft promote NAME`.")
-    return present, records[present.previous_sequence]
+    champion = records[max(records)]
+    if champion.previous_sequence is None:
+        raise UserError(f"{champion.name!r} is the first champion, so it cannot be rolled back. Use `ft promote NAME`.")
+    return champion, records[champion.previous_sequence]
 
 
-def _record_of(move: Promotion, present: ChampionRecord | None) -> ChampionRecord:
-    if move.forced and not move.reason.strip():
+def _new_record(promotion: Promotion, previous: ChampionRecord | None) -> ChampionRecord:
+    if promotion.forced and not promotion.reason.strip():
         raise UserError("A forced promotion needs a reason for the record. Use --force --reason TEXT.")
-    candidate = move.candidate
+    candidate = promotion.candidate
     return ChampionRecord(
-        sequence=present.sequence + 1 if present else 1,
+        sequence=previous.sequence + 1 if previous else 1,
         name=candidate.name,
         kind=candidate.kind,
         experiment=candidate.experiment,
         fingerprint=candidate.fingerprint,
         fingerprints=candidate.fingerprints,
         since=_now(),
-        reason=move.reason,
-        forced=move.forced,
-        previous=present.name if present else None,
-        previous_sequence=present.sequence if present else None,
-        evidence={**move.evidence, "gates": candidate.gates},
-        by_hand=move.by_hand,
-        looked_at=move.looked_at,
-        passed_over=sorted(set(move.passed_over) - {candidate.fingerprint}),
+        reason=promotion.reason,
+        forced=promotion.forced,
+        previous=previous.name if previous else None,
+        previous_sequence=previous.sequence if previous else None,
+        evidence={**promotion.evidence, "gates": candidate.gates},
+        by_hand=promotion.by_hand,
+        looked_at=promotion.looked_at,
+        passed_over=sorted(set(promotion.passed_over) - {candidate.fingerprint}),
         by=user_name(),
     )
 
 
-def _as_record(store: Path, fields: dict[str, Any]) -> ChampionRecord:
+def _parse_record(store: Path, fields: dict[str, Any]) -> ChampionRecord:
     try:
         return ChampionRecord(**fields)
     except TypeError as error:

@@ -1,4 +1,4 @@
-"""Resolve a name to the artifacts of a model that may leave the store, and to the prompt it was scored with.
+"""Find a model by name: its artifacts in the store, and the prompt that it was scored with.
 
 A name is `champion`, an experiment (its merged model, or the adapter if the technique has none), or a row of the
 comparison.
@@ -12,7 +12,7 @@ from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.comparison.records import ComparisonRow, read_comparison
 from ft_pipeline.evaluation.model_kinds import TUNED
 from ft_pipeline.release.champion import ChampionRecord, current
-from ft_pipeline.release.promotion import gates
+from ft_pipeline.release.promotion import check_results
 from ft_pipeline.store.artifacts import NAME_DIGITS, Artifact, ArtifactStore
 from ft_pipeline.store.asset_pointers import AssetPointers
 
@@ -23,126 +23,143 @@ Reference = tuple[str, str]
 
 @dataclass(frozen=True)
 class ModelReference:
-    """A model of the store, with everything that is needed to export or serve it."""
+    """A model in the store, with everything that is needed to export or serve it."""
 
     name: str
     """The requested name."""
     kind: Literal["base", "prompt", "adapter", "merged"]
     row: str
-    """Its row of the comparison; for an experiment, the row that it would have."""
+    """Its row in the comparison; for an experiment, the row that it would have."""
     experiment: str | None
-    parts: Mapping[str, str]
-    """Fingerprints by role: `base_model`, and for a tuned model `adapter` and `merged_model`."""
-    served: Mapping[str, Any]
-    """`system_prompt`; for tuned models `technique` and `quantization`, for a prompt variant `few_shot`."""
+    fingerprints: Mapping[str, str]
+    """By role: `base_model`, and for a tuned model `adapter` and `merged_model`."""
+    serving: Mapping[str, Any]
+    """How to load and prompt it: `system_prompt`; for a tuned model `technique` and `quantization`, for a prompt
+    variant also `few_shot`. Empty for a base model."""
     conversations: Reference
-    """The rows that it was trained on, or that its examples come from."""
+    """The conversations artifact that it was trained on, or that its examples come from."""
     seed: int = 0
     """The seed that selected the few-shot examples."""
     record: ChampionRecord | None = field(default=None, compare=False)
     """The champion record, if it is the champion: who released it, and why."""
 
     @property
-    def released(self) -> str:
-        """The fingerprint of the released artifact."""
+    def released_fingerprint(self) -> str:
+        """The fingerprint of the model in this form, as `Candidate.fingerprint`. For a prompt variant that is not the
+        champion: its base model's."""
         if self.kind in TUNED:
-            return self.parts["merged_model" if self.kind == "merged" else "adapter"]
-        return self.record.fingerprint if self.record else self.parts["base_model"]
+            return self.fingerprints["merged_model" if self.kind == "merged" else "adapter"]
+        return self.record.fingerprint if self.record else self.fingerprints["base_model"]
 
     def as_kind(self, kind: Literal["adapter", "merged"]) -> "ModelReference":
-        """Return the given form of the same tuned model. Only the released form keeps the champion record."""
+        """Return the same tuned model in this form. The champion record is kept only if the form does not change."""
         if kind == self.kind:
             return self
         return replace(self, kind=kind, row=f"{self.experiment}/{kind}", record=None)
 
 
 def find_model(store: ArtifactStore, name: str) -> ModelReference:
-    """Return the model of that name. Raises UserError if the store has none, or if it is the teacher."""
+    """Return the model of that name. Raises UserError if there is none, if it is the teacher, or if a check failed."""
     if name == CHAMPION:
         record = current(store.root)
         if record is None:
             raise UserError("There is no champion yet. Run `ft run` or `ft promote NAME` to release a model.")
-        return of_record(store, record)
-    return _experiment(store, name) or _row(store, name)
+        return model_of_record(store, record)
+    return _find_experiment_model(store, name) or _find_row_model(store, name)
 
 
-def of_record(store: ArtifactStore, record: ChampionRecord) -> ModelReference:
+def model_of_record(store: ArtifactStore, record: ChampionRecord) -> ModelReference:
     """Return the model that a champion record released."""
-    parts = {role: record.fingerprints[role] for role in record.fingerprints if role != "prompt_variant"}
-    served = record.evidence["served"]
+    fingerprints = {role: record.fingerprints[role] for role in record.fingerprints if role != "prompt_variant"}
+    serving = record.evidence["served"]
     if record.kind == "prompt":
-        baseline = _where_it_was_scored(store, record)
+        baseline = _promoted_prompt_baseline(store, record)
         seed = baseline.spec["config"]["evaluation"]["seed"]
         conversations = baseline.inputs["conversations"]
     else:
-        seed, conversations = 0, _learned_from(store, parts["merged_model"])
+        seed, conversations = 0, _training_conversations(store, fingerprints["merged_model"])
     return ModelReference(
-        CHAMPION, record.kind, record.name, record.experiment, parts, served, conversations, seed, record=record
+        CHAMPION, record.kind, record.name, record.experiment, fingerprints, serving, conversations, seed, record=record
     )
 
 
-def comparison_of(store: ArtifactStore) -> Artifact | None:
-    """Return the current comparison, or None if there is none."""
+def current_comparison(store: ArtifactStore) -> Artifact | None:
+    """Return the current comparison artifact, or None if there is none."""
     pointer = AssetPointers(store.root).read("comparison")
     return store.open(pointer.kind, pointer.fingerprint) if pointer else None
 
 
-def _experiment(store: ArtifactStore, name: str) -> ModelReference | None:
-    """Return the model of the experiment's last run, compared or not. Raises UserError if one of its checks failed."""
+def _find_experiment_model(store: ArtifactStore, name: str) -> ModelReference | None:
+    """Return the model of an experiment's last run, or None if there is none. It need not be in the comparison.
+
+    Raises UserError if one of its checks failed.
+    """
     pointer = AssetPointers(store.root).read("merged_model", name)
     if pointer is None:
         return None
     merged = store.require(pointer.kind, pointer.fingerprint)
-    data = store.require(*merged.inputs["training_data"])
-    failed = [gate for gate, passed in gates(data.summary, merged.summary).items() if not passed]
+    training_data = store.require(*merged.inputs["training_data"])
+    failed = [check for check, passed in check_results(training_data.summary, merged.summary).items() if not passed]
     if failed:
         raise UserError(
             f"{name} failed the check {failed[0]}. See the checks of training_data and merged_model, fix the cause, "
             f"and run `ft run --experiment {name}`."
         )
     settings = merged.spec["config"]["experiment"]
-    served = {
+    serving = {
         "technique": settings["technique"],
         "quantization": settings["quantization"] if settings["technique"] == "qlora" else None,
-        "system_prompt": data.spec["config"]["experiment"]["data"]["system_prompt"],
+        "system_prompt": training_data.spec["config"]["experiment"]["data"]["system_prompt"],
     }
-    parts = {role: merged.inputs[role][1] for role in ("base_model", "adapter")} | {"merged_model": merged.fingerprint}
+    fingerprints = {role: merged.inputs[role][1] for role in ("base_model", "adapter")}
+    fingerprints["merged_model"] = merged.fingerprint
     kind: Literal["adapter", "merged"] = "adapter" if merged.summary["mode"] == "none" else "merged"
-    return ModelReference(name, kind, f"{name}/{kind}", name, parts, served, data.inputs["conversations"])
+    conversations = training_data.inputs["conversations"]
+    return ModelReference(name, kind, f"{name}/{kind}", name, fingerprints, serving, conversations)
 
 
-def _row(store: ArtifactStore, name: str) -> ModelReference:
-    compared = comparison_of(store)
-    rows = read_comparison(compared).rows if compared else []
+def _find_row_model(store: ArtifactStore, name: str) -> ModelReference:
+    """Return the model of a row of the current comparison. Raises UserError if there is no such row, or no model."""
+    comparison_artifact = current_comparison(store)
+    rows = read_comparison(comparison_artifact).rows if comparison_artifact else []
     row = next((row for row in rows if row.name == name), None)
-    if compared is None or row is None:
-        raise UserError(f"There is no model {name!r} in this project. {_choice(store, rows)}")
+    if comparison_artifact is None or row is None:
+        raise UserError(f"There is no model {name!r} in this project. {_advise_names(store, rows)}")
     if row.kind == "teacher":
         raise UserError(
-            f"{name!r} is the teacher, which this project only uses and does not contain. {_choice(store, rows)}"
+            f"{name!r} is the teacher, which this project only uses and does not contain. {_advise_names(store, rows)}"
         )
-    scored = store.require(*compared.inputs[row.source])
+    scores = store.require(*comparison_artifact.inputs[row.source])
     if row.kind in ("adapter", "merged"):
-        parts = {role: scored.inputs[role][1] for role in ("base_model", "adapter", "merged_model")}
-        keys = ("technique", "quantization", "system_prompt")
-        served = {key: scored.spec["config"][key] for key in keys}
-        learned = _learned_from(store, parts["merged_model"])
-        return ModelReference(name, row.kind, name, row.experiment, parts, served, learned)
-    parts = {"base_model": scored.inputs["base_model"][1]}
-    variants = scored.spec["config"]["prompting"]["variants"]
-    served = variants[row.source_row] if row.kind == "prompt" else {}
-    seed = scored.spec["config"]["evaluation"]["seed"]
+        return _tuned_row_model(store, scores, name, row.kind, row.experiment)
+    fingerprints = {"base_model": scores.inputs["base_model"][1]}
+    variants = scores.spec["config"]["prompting"]["variants"]
+    serving = variants[row.source_row] if row.kind == "prompt" else {}
+    seed = scores.spec["config"]["evaluation"]["seed"]
     kind: Literal["base", "prompt"] = "prompt" if row.kind == "prompt" else "base"
-    return ModelReference(name, kind, name, None, parts, served, scored.inputs["conversations"], seed)
+    return ModelReference(name, kind, name, None, fingerprints, serving, scores.inputs["conversations"], seed)
 
 
-def _learned_from(store: ArtifactStore, merged_model: str) -> Reference:
+def _tuned_row_model(
+    store: ArtifactStore, scores: Artifact, name: str, kind: Literal["adapter", "merged"], experiment: str | None
+) -> ModelReference:
+    fingerprints = {role: scores.inputs[role][1] for role in ("base_model", "adapter", "merged_model")}
+    serving = {key: scores.spec["config"][key] for key in ("technique", "quantization", "system_prompt")}
+    conversations = _training_conversations(store, fingerprints["merged_model"])
+    return ModelReference(name, kind, name, experiment, fingerprints, serving, conversations)
+
+
+def _training_conversations(store: ArtifactStore, merged_model: str) -> Reference:
+    """Return the conversations that a merged model (its fingerprint) was trained on."""
     merged = store.require("merged_model", merged_model)
     return store.require(*merged.inputs["training_data"]).inputs["conversations"]
 
 
-def _where_it_was_scored(store: ArtifactStore, record: ChampionRecord) -> Artifact:
-    """Return the prompt baseline on which a prompt variant was promoted: its examples come from those rows."""
+def _promoted_prompt_baseline(store: ArtifactStore, record: ChampionRecord) -> Artifact:
+    """Return the prompt_baseline artifact with the scores on which a prompt variant was promoted.
+
+    The variant's examples come from the conversations of that artifact.
+    """
     comparison = store.require("comparison", record.evidence["comparison"])
     for key, reference in sorted(comparison.inputs.items()):
         if key.endswith("/prompt_baseline"):
@@ -157,14 +174,14 @@ def _where_it_was_scored(store: ArtifactStore, record: ChampionRecord) -> Artifa
     )
 
 
-def _choice(store: ArtifactStore, rows: Sequence[ComparisonRow]) -> str:
+def _advise_names(store: ArtifactStore, rows: Sequence[ComparisonRow]) -> str:
     """Return the advice for an unknown name, as a sentence."""
-    pointers = [
+    experiments = [
         pointer.partition
         for pointer in AssetPointers(store.root).all()
         if pointer.asset == "merged_model" and pointer.partition
     ]
-    named = [row.name for row in rows if row.kind != "teacher"]
+    row_names = [row.name for row in rows if row.kind != "teacher"]
     champion = [CHAMPION] if current(store.root) else []
-    names = ", ".join(dict.fromkeys([*champion, *pointers, *named]))
+    names = ", ".join(dict.fromkeys([*champion, *experiments, *row_names]))
     return f"Choose one of {names}." if names else "Run `ft run` first."

@@ -1,8 +1,8 @@
-"""Whether the champion moves: rules over the measured comparison. Ties and uncertainty never move it.
+"""Decide whether the champion moves, by rules on the measured comparison. Ties and uncertainty never move it.
 
 A tuned model is released if its recorded checks passed, it beats the best baseline and the current champion by more
-than noise, and it forgets less than the margin. If no tuned model is released, the best prompt variant is, provided it
-beats the base model, every other variant and the current champion by more than noise.
+than noise, and it does not forget (evaluation/comparison/forgetting.py). If no tuned model is released, the best prompt
+variant is, provided it beats the base model, every other variant and the current champion by more than noise.
 
 "By more than noise": the comparison has a paired difference in which the candidate leads, with a 95 % interval above
 zero.
@@ -25,11 +25,12 @@ class Decision:
 
     move: bool
     name: str | None
-    """The row to release, or None."""
+    """The row to release; None if `decide` releases none."""
     reasons: list[str]
-    """One line per examined candidate: what it showed, or what it lacks."""
+    """From `decide`: a line per examined candidate, with what it beats or the requirements that it fails. From
+    `decide_one`: what the row beats, or a line per failed requirement."""
     evidence: dict[str, Any]
-    """The numbers that support the move: metric, value, paired differences; empty without a move."""
+    """The numbers behind the decision: metric, score, paired differences; empty if `decide` releases none."""
 
 
 def decide(
@@ -37,30 +38,31 @@ def decide(
     candidates: Mapping[str, Candidate],
     settings: PromotionSettings,
     champion: ChampionRecord | None,
-    held: Mapping[str, int] | None = None,
+    rejected: Mapping[str, int] | None = None,
 ) -> Decision:
-    """Examine the tuned rows, best first, then the best prompt variant. The first that meets all requirements moves.
+    """Examine the tuned rows, best first, then the best prompt variant. The first that meets all requirements becomes
+    the champion.
 
-    candidates: by row name, the artifacts and checks of what can be released; a row without one is not a candidate.
-    held: see champion.manually_rejected. A model that a person rejected is not promoted.
+    candidates: by row name; a row without a candidate cannot be released. rejected: see champion.manually_rejected. A
+    model that a person rejected is not promoted.
     """
     rules = _PromotionRules(comparison, candidates, settings, champion)
     reasons: list[str] = []
-    for row in [*rules.tuned(), *rules.ranked("prompt")[:1]]:
+    for row in [*rules.tuned_rows(), *rules.releasable_rows("prompt")[:1]]:
         failed = rules.failed_requirements(row)
-        sequence = (held or {}).get(candidates[row.name].fingerprint)
-        if not failed and sequence is not None:
-            failed = [f"was rejected manually (record {sequence}): run `ft promote {row.name}` to release it"]
+        record_number = (rejected or {}).get(candidates[row.name].fingerprint)
+        if not failed and record_number is not None:
+            failed = [f"was rejected manually (record {record_number}): run `ft promote {row.name}` to release it"]
         if not failed:
             return Decision(True, row.name, [*reasons, rules.describe_win(row)], rules.evidence(row))
         reasons.append(f"{row.name}: {'; '.join(failed)}")
     return Decision(False, None, reasons or ["the comparison has no row that can be released"], {})
 
 
-def promotion(
+def promotion_of(
     decision: Decision, candidates: Mapping[str, Candidate], comparison_fingerprint: str | None = None
 ) -> Promotion | None:
-    """Return the move of a decision, as champion.promote expects it; None if nothing moves."""
+    """Return the promotion that champion.promote expects; None if the decision releases nothing."""
     if not decision.move or decision.name is None:
         return None
     evidence = {"comparison": comparison_fingerprint, **decision.evidence}
@@ -74,15 +76,16 @@ def decide_one(
     champion: ChampionRecord | None,
     name: str,
 ) -> Decision:
-    """Apply the same rules to one row by name, regardless of other candidates: return `move`, or what it lacks."""
+    """Apply the same rules to one row by name, regardless of better candidates and of manual rejections."""
     rules = _PromotionRules(comparison, candidates, settings, champion)
     row = next(row for row in comparison.rows if row.name == name)
     failed = rules.failed_requirements(row)
     return Decision(not failed, name, failed or [rules.describe_win(row)], rules.evidence(row))
 
 
-def gates(training_data_summary: Mapping[str, Any], merged_model_summary: Mapping[str, Any]) -> dict[str, bool]:
-    """Return the checks of a tuned model, from the summaries in its manifests. A missing check counts as failed."""
+def check_results(training_data_summary: Mapping[str, Any], merged_model_summary: Mapping[str, Any]) -> dict[str, bool]:
+    """Return whether each check of a tuned model passed, from the summaries in its manifests. A missing check counts as
+    failed."""
     audit = training_data_summary.get("audit", {}).get("checks", {})
     return {
         "token_audit": bool(audit) and all(check.get("passed") is True for check in audit.values()),
@@ -105,40 +108,46 @@ class _PromotionRules:
         self.settings = settings
         self.champion = champion
 
-    def ranked(self, kind: ModelKind) -> list[ComparisonRow]:
+    def releasable_rows(self, kind: ModelKind) -> list[ComparisonRow]:
         """Return the rows of a kind that can be released and have a score, best first."""
         ranked = self.comparison.ranked(self.settings.metric)
         return [row for row in ranked if row.kind == kind and row.name in self.candidates]
 
-    def tuned(self) -> list[ComparisonRow]:
+    def tuned_rows(self) -> list[ComparisonRow]:
         """Return the row of each experiment that a run may release, best first.
 
         It is the merged model, or the adapter if it cannot be merged (prompt_tuning).
         """
-        merged = {row.experiment for row in self.comparison.rows if row.kind == "merged"}
-        adapters = [row for row in self.ranked("adapter") if row.experiment not in merged]
-        return self.comparison.ranked(self.settings.metric, [*self.ranked("merged"), *adapters])
+        with_merged = {row.experiment for row in self.comparison.rows if row.kind == "merged"}
+        adapters = [row for row in self.releasable_rows("adapter") if row.experiment not in with_merged]
+        return self.comparison.ranked(self.settings.metric, [*self.releasable_rows("merged"), *adapters])
 
     def failed_requirements(self, row: ComparisonRow) -> list[str]:
         """Return the requirements that the row does not meet; empty if it can be released."""
         candidate = self.candidates[row.name]
         if self.champion is not None and candidate.fingerprint == self.champion.fingerprint:
             return ["is already the champion"]
-        failed = [f"the check {name} failed" for name, passed in candidate.gates.items() if not passed]
-        unbeaten = [self._not_beaten(row, rival) for rival in self._rivals(row)]
-        return [*failed, *filter(None, unbeaten), *self._against_champion(row), *self._forgotten(row)]
+        failed_checks = [f"the check {name} failed" for name, passed in candidate.gates.items() if not passed]
+        missing_leads = [self._missing_lead(row, rival) for rival in self._rivals(row)]
+        return [
+            *failed_checks,
+            *filter(None, missing_leads),
+            *self._missing_lead_over_champion(row),
+            *self._forgetting(row),
+        ]
 
     def describe_win(self, row: ComparisonRow) -> str:
         """Return the rivals that the row beats, as a sentence."""
-        rivals = {rival.name: rival for rival in self._rivals(row)}
-        beaten = [(name, self._lead(row, rival)) for name, rival in rivals.items()]
-        champions = [rival for rival in self._champion_rows() if rival.name not in rivals]
-        beaten += [("the previous champion", self._lead(row, rival)) for rival in champions]
-        words = [f"{name} by {lead.in_words()}" for name, lead in beaten if lead]
-        return f"{row.name} beats {', '.join(words)} on {self.settings.metric}"
+        rivals = self._rivals(row)
+        leads = [(rival.name, self._lead(row, rival)) for rival in rivals]
+        names = {rival.name for rival in rivals}
+        champions = [champion for champion in self._champion_rows() if champion.name not in names]
+        leads += [("the previous champion", self._lead(row, champion)) for champion in champions]
+        beaten = [f"{name} by {lead.describe()}" for name, lead in leads if lead]
+        return f"{row.name} beats {', '.join(beaten)} on {self.settings.metric}"
 
     def evidence(self, row: ComparisonRow) -> dict[str, Any]:
-        """Return the numbers that support the move, as plain JSON."""
+        """Return the numbers behind a decision about the row, as plain JSON."""
         leads = [self._lead(row, rival) for rival in [*self._rivals(row), *self._champion_rows()]]
         score = row.scores.get(self.settings.metric)
         return {
@@ -150,47 +159,49 @@ class _PromotionRules:
         }
 
     def _rivals(self, row: ComparisonRow) -> list[ComparisonRow]:
-        """Return the rows that the row must beat: the best baseline; for a prompt variant every other baseline."""
+        """Return the rows that a row must beat: the best baseline; for a prompt variant, every other baseline."""
         if row.kind == "prompt":
             return [rival for rival in self.comparison.rows if rival.kind in BASELINES and rival.name != row.name]
         best = self.comparison.best_baseline(self.settings.metric)
         return [best] if best else []
 
-    def _against_champion(self, row: ComparisonRow) -> list[str]:
+    def _missing_lead_over_champion(self, row: ComparisonRow) -> list[str]:
+        """Return a reason if the row does not beat the champion, or if that was not measured."""
         if self.champion is None:
             return []
         champions = self._champion_rows()
         if not champions:
             return [f"the champion {self.champion.name} has no score in this comparison: run `ft run`"]
-        missing = self._not_beaten(row, champions[0])
+        missing = self._missing_lead(row, champions[0])
         return [f"champion: {missing}"] if missing else []
 
     def _champion_rows(self) -> list[ComparisonRow]:
-        """Return the champion's rows: those of kind `champion`, or those of the same artifact."""
+        """Return the champion's rows: those of kind `champion`, or else those of the same artifact."""
         if self.champion is None:
             return []
-        rows = self.comparison.rows
+        fingerprint, rows = self.champion.fingerprint, self.comparison.rows
         # A person may have moved the champion since the comparison.
-        current = self.comparison.champion_fingerprint in (None, self.champion.fingerprint)
-        own = [row for row in rows if row.kind == "champion" and current]
-        same = [name for name, known in self.candidates.items() if known.fingerprint == self.champion.fingerprint]
-        return own or [row for row in rows if row.name in same]
+        up_to_date = self.comparison.champion_fingerprint in (None, fingerprint)
+        champion_rows = [row for row in rows if row.kind == "champion" and up_to_date]
+        names = [name for name, candidate in self.candidates.items() if candidate.fingerprint == fingerprint]
+        return champion_rows or [row for row in rows if row.name in names]
 
-    def _not_beaten(self, row: ComparisonRow, rival: ComparisonRow) -> str | None:
+    def _missing_lead(self, row: ComparisonRow, rival: ComparisonRow) -> str | None:
+        """Return why the row does not beat the rival by more than noise; None if it does."""
         metric, lead = self.settings.metric, self._lead(row, rival)
         if lead is None and self._lead(rival, row) is None:
             return f"was not compared with {rival.name} on {metric}"
         if lead is None or lead.difference <= 0:
             return f"does not beat {rival.name} on {metric}"
-        if not lead.clear:
-            return f"leads {rival.name} on {metric} by {lead.in_words()}, but the interval includes zero"
+        if not lead.is_clear:
+            return f"leads {rival.name} on {metric} by {lead.describe()}, but the interval includes zero"
         return None
 
     def _lead(self, row: ComparisonRow, rival: ComparisonRow) -> PairedDifference | None:
         return self.comparison.difference(row, rival, self.settings.metric)
 
-    def _forgotten(self, row: ComparisonRow) -> list[str]:
-        """Return a reason if the row forgets, or if that was not measured."""
+    def _forgetting(self, row: ComparisonRow) -> list[str]:
+        """Return a reason if a tuned row forgets, or if that was not measured."""
         if row.kind == "prompt":
             return []
         drop, margin = accuracy_drop(self.comparison, row), self.settings.forgetting_margin

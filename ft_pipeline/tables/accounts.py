@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 FIRST_ROWS = 5
+"""Number of rows named in a message or a summary."""
 
 
 @dataclass(frozen=True)
@@ -13,6 +14,7 @@ class CheckResult:
     passed: bool
     message: str
     value: float = 0
+    """The number behind the result, such as a share or a count."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,7 @@ class FileAccount:
 
     @property
     def balanced(self) -> bool:
+        """Whether every row read is accounted for."""
         return self.read == self.accepted + self.quarantined + self.duplicates
 
 
@@ -99,7 +102,7 @@ class TableReport:
         return all(check.passed for check in self.checks.values())
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON with only the first rows of each reason and warning."""
+        """Return plain JSON, with only the first rows of each reason and warning."""
         files = []
         for file in self.files:
             entry = asdict(file)
@@ -136,7 +139,7 @@ class FileReport:
         return self.account.status == "refused"
 
     def to_json(self) -> dict[str, Any]:
-        """The document of `ft validate --json`."""
+        """Return the document of `ft validate --json`."""
         account = self.account
         error = {"code": account.error_code, "message": account.error_message} if self.refused else None
         return {

@@ -1,4 +1,4 @@
-"""Builds the table of one format: reads, validates, deduplicates and writes all its files. Every row is counted."""
+"""Build the table of one format: read, validate, deduplicate and write all its files. Every row is counted."""
 
 import tempfile
 from collections.abc import Callable, Collection, Iterator
@@ -31,9 +31,12 @@ from ft_pipeline.tables.process_batch import raw_json
 from ft_pipeline.tables.table_checks import table_checks
 
 ROW_GROUP = 65_536
+"""Maximum number of rows in a row group of rows.parquet."""
 PARQUET: dict[str, Any] = {"compression": "zstd", "compression_level": 1, "use_dictionary": ["file", "split", "table"]}
+"""Options for writing rows.parquet."""
 PREVIEW_ROWS = 10
 PREVIEW_CHARS = 200
+"""Length to which a text in the preview is shortened."""
 SET_ASIDE = pa.schema(
     [
         ("file", pa.string()),
@@ -44,6 +47,7 @@ SET_ASIDE = pa.schema(
         ("copy_of", pa.string()),
     ]
 )
+"""Columns of set_aside.parquet, see content_checks.QUARANTINE_COLUMNS."""
 FILES = pa.schema(
     [
         ("file", pa.string()),
@@ -60,6 +64,7 @@ FILES = pa.schema(
         ("allow", pa.list_(pa.string())),
     ]
 )
+"""Columns of files.parquet: fields of FileAccount."""
 
 
 def build_table(
@@ -82,22 +87,22 @@ def build_table(
     row_format = FORMATS[data_format]
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".work-", dir=out) as folder:
-        collector = Ingestor(data_format, Path(folder), excluded, progress, cache)
-        collected = [collector.collect(source) for source in sorted(files, key=lambda file: file.name)]
-        readable = [file for file in collected if not file.refused]
+        ingestor = Ingestor(data_format, Path(folder), excluded, progress, cache)
+        results = [ingestor.collect(source) for source in sorted(files, key=lambda file: file.name)]
+        readable = [file for file in results if not file.refused]
         flags = flag_duplicates(readable, all_shingles(readable, Path(folder)))
         fill_accounts(flags)
         rows_hash, preview, written = _write_rows(row_format, flags, out / "rows.parquet")
         set_aside = _write_set_aside(row_format, flags, out / "set_aside.parquet")
         if row_format.is_conversational:
             write_keys(flags.keys, flags.code == 0, out / "keys.parquet")
-    accounts = [file.account for file in collected]
+    accounts = [file.account for file in results]
     _write_files(accounts, out / "files.parquet")
     warnings = [warning for file in readable for warning in file.warnings]
     if row_format.is_conversational:
         warnings += conflict_warnings(flags)
-    checks = table_checks(data_format, collected, max_quarantined, written, set_aside)
-    return TableReport(data_format, accounts, checks, warnings, preview, rows_hash, collector.from_cache)
+    checks = table_checks(data_format, results, max_quarantined, written, set_aside)
+    return TableReport(data_format, accounts, checks, warnings, preview, rows_hash, ingestor.from_cache)
 
 
 def _write_rows(row_format: Format, flags: DuplicateFlags, path: Path) -> tuple[str, list[dict[str, Any]], list[int]]:
@@ -132,7 +137,7 @@ def _shown(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def cut(value: Any) -> Any:
-    """The value with long texts shortened for display."""
+    """Return the value with long texts shortened for display."""
     if isinstance(value, str):
         return value if len(value) <= PREVIEW_CHARS else value[: PREVIEW_CHARS - 1] + "…"
     if isinstance(value, list):
@@ -157,10 +162,10 @@ def _write_set_aside(row_format: Format, flags: DuplicateFlags, path: Path) -> l
     return written
 
 
-def _copies(row_format: Format, flags: DuplicateFlags, at: int) -> Iterator[list[tuple]]:
+def _copies(row_format: Format, flags: DuplicateFlags, index: int) -> Iterator[list[tuple]]:
     """Yield the rows of a file that duplicate or contradict another row. Their raw text is the row read, as JSON."""
-    file, begin = flags.files[at], 0
-    codes, of = flags.of_file(at)
+    file, begin = flags.files[index], 0
+    codes, of = flags.of_file(index)
     for batch in file.row_batches():
         positions = np.flatnonzero(codes[begin : begin + batch.num_rows])
         rows = batch.take(pa.array(positions)).to_pylist() if positions.size else []
@@ -174,7 +179,7 @@ def _copies(row_format: Format, flags: DuplicateFlags, at: int) -> Iterator[list
 
 
 def _own(value: Any) -> Any:
-    """The cell. If it is a list of turns, the null keys of each turn are removed."""
+    """Return the cell. If it is a list of turns, the null keys of each turn are removed."""
     return plain(value) if isinstance(value, list) and value and isinstance(value[0], dict) else value
 
 

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 _LIBRARIES = ("orjson", "pandas", "pandera", "pyarrow")
+"""Libraries that a result depends on."""
 
 
 def key_of(sha256: str, data_format: str, suffix: str, sidecar: Any, excluded: Collection[str]) -> str:
-    """The cache key of a file's result. `sha256` is the hash of the file's content."""
+    """Return the cache key of a file's result. `sha256` is the hash of the file's content."""
     parts = {
         "file": sha256,
         "format": data_format,
@@ -26,9 +27,9 @@ def key_of(sha256: str, data_format: str, suffix: str, sidecar: Any, excluded: C
 
 @cache
 def code_hash(package: Path) -> str:
-    """Hash of the source of `package`, subfolders included, and of the versions of the libraries that it reads with.
+    """Return a hash of the source of `package`, with subfolders, and of the versions of the libraries that it uses.
 
-    A changed rule therefore never reuses an old result.
+    If a rule changes, old results are therefore never reused.
     """
     digest = hashlib.sha256()
     for path in sorted(package.rglob("*.py")):

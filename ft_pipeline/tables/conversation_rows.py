@@ -17,11 +17,12 @@ from ft_pipeline.tables.reading.process_pool import map_batches
 from ft_pipeline.tables.reason_codes import DUPLICATE_CODES
 
 BATCH_ROWS = 16_384
+"""Rows in memory at a time."""
 
 
 @dataclass
 class ConversationRows:
-    """The rows of all tables, in the order of the tables and of their files."""
+    """The rows of all conversational tables, in the order of the tables and of their files."""
 
     folders: Mapping[str, Path]
     """Table → the folder of its artifact."""
@@ -33,13 +34,15 @@ class ConversationRows:
     """int32: an index into `files`."""
     files: list[str]
     row: np.ndarray
+    """int64: the row's number in its file."""
     golden: np.ndarray
     """bool: the row is in a golden test file."""
     lenient: np.ndarray
     """bool: the row is in a file that may contain duplicates of other rows."""
     prompt_hits: np.ndarray
-    """bool: the prompt shares a phrase with the general suite."""
+    """bool: the prompt shares a phrase with the general suite. False until `with_texts` reads the texts."""
     answer_hits: np.ndarray
+    """bool: the same for the rest of the row."""
 
     def __len__(self) -> int:
         return len(self.row)
@@ -48,9 +51,9 @@ class ConversationRows:
     def tables(self) -> tuple[str, ...]:
         return tuple(self.folders)
 
-    def origin(self, at: int) -> str:
-        """The origin of a row as `table/file:row`."""
-        return f"{self.tables[self.table[at]]}/{self.files[self.file[at]]}:{self.row[at]}"
+    def origin(self, position: int) -> str:
+        """Return the origin of a row as `table/file:row`."""
+        return f"{self.tables[self.table[position]]}/{self.files[self.file[position]]}:{self.row[position]}"
 
     @property
     def compared_already(self) -> bool:
@@ -62,54 +65,55 @@ def load_conversation_rows(folders: Mapping[str, Path]) -> ConversationRows:
     """Load the origins and keys of the rows of the tables (name → folder of the artifact)."""
     files: list[str] = []
     parts: list[dict[str, np.ndarray]] = []
-    for number, folder in enumerate(folders.values()):
+    for table_number, folder in enumerate(folders.values()):
         accounts = {entry["file"]: entry for entry in pq.read_table(folder / "files.parquet").to_pylist()}
         origin = pq.read_table(
             folder / "rows.parquet", columns=["file", "row"], read_dictionary=["file"]
         ).unify_dictionaries()
-        encoded = origin["file"].combine_chunks()
-        names = encoded.dictionary.to_pylist() if len(origin) else []
-        codes = (
-            encoded.indices.to_numpy(zero_copy_only=False).astype(np.int32) if len(origin) else np.empty(0, np.int32)
-        )
-        golden = np.array([accounts[name]["split"] == "test" for name in names], dtype=bool)
-        lenient = np.array([bool(DUPLICATE_CODES & set(accounts[name]["allow"])) for name in names], dtype=bool)
+        file_column = origin["file"].combine_chunks()
+        file_names = file_column.dictionary.to_pylist() if len(origin) else []
+        file_numbers = np.empty(0, np.int32)
+        if len(origin):
+            file_numbers = file_column.indices.to_numpy(zero_copy_only=False).astype(np.int32)
+        golden = np.array([accounts[name]["split"] == "test" for name in file_names], dtype=bool)
+        lenient = np.array([bool(DUPLICATE_CODES & set(accounts[name]["allow"])) for name in file_names], dtype=bool)
         parts.append(
             {
-                "table": np.full(len(origin), number, np.uint8),
-                "file": codes + len(files),
+                "table": np.full(len(origin), table_number, np.uint8),
+                "file": file_numbers + len(files),
                 "row": origin["row"].to_numpy(),
-                "golden": golden[codes],
-                "lenient": lenient[codes],
+                "golden": golden[file_numbers],
+                "lenient": lenient[file_numbers],
             }
         )
-        files += names
+        files += file_names
     columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    nothing = np.zeros(len(columns["row"]), dtype=bool)
+    no_hits = np.zeros(len(columns["row"]), dtype=bool)
     keys = merge([read_keys(folder / "keys.parquet") for folder in folders.values()])
-    return ConversationRows(folders, keys, files=files, prompt_hits=nothing, answer_hits=nothing, **columns)
+    return ConversationRows(folders, keys, files=files, prompt_hits=no_hits, answer_hits=no_hits, **columns)
 
 
-def with_texts(staged: ConversationRows, phrases: Phrases, work: Path) -> ConversationRows:
-    """The same rows with their shingles and their overlap with the general suite. Reads all texts."""
-    store = ShingleFile(work / "shingles.u64")
+def with_texts(rows: ConversationRows, phrases: Phrases, work: Path) -> ConversationRows:
+    """Read all texts. Return the same rows with their shingles and their overlap with the general suite."""
+    shingle_file = ShingleFile(work / "shingles.u64")
     parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
-    for name, folder in staged.folders.items():
+    for name, folder in rows.folders.items():
         path = folder / "rows.parquet"
         batches = (FORMATS[name].to_messages(table) for table in table_batches(path))
         for _, (shingles, lengths, prompt_hits, answer_hits) in map_batches(
             partial(_look_at, phrases=phrases), batches, 2 * path.stat().st_size
         ):
-            store.append(shingles)
+            shingle_file.append(shingles)
             parts.append((lengths, prompt_hits, answer_hits))
     if not parts:
-        return staged
+        return rows
     lengths, prompt_hits, answer_hits = (np.concatenate(column) for column in zip(*parts, strict=True))
-    keys = replace(staged.keys, shingles=store.read(), lengths=lengths)
-    return replace(staged, keys=keys, prompt_hits=prompt_hits, answer_hits=answer_hits)
+    keys = replace(rows.keys, shingles=shingle_file.read(), lengths=lengths)
+    return replace(rows, keys=keys, prompt_hits=prompt_hits, answer_hits=answer_hits)
 
 
 def _look_at(messages: pa.Array, phrases: Phrases) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Return (shingles, number of them per row, prompt hits, answer hits) of some rows."""
     views = views_of_messages(messages)
     shingles, lengths = shingles_of_views(views.prompts, views.answers)
     return shingles, lengths, phrases.shared_by(views.prompts), phrases.shared_by(views.answers)

@@ -1,4 +1,4 @@
-"""Rows of the conversational tables as conversations of one schema, each with its split.
+"""Build the conversations: the rows of the conversational tables in one schema, each with its split.
 
 Training rows that are near a held-out row are set aside.
 """
@@ -45,7 +45,9 @@ SCHEMA = pa.schema(
         ("row", pa.int64()),
     ]
 )
+"""Columns of rows.parquet."""
 ASIDE_SCHEMA = pa.schema([("table", pa.string()), *SET_ASIDE])
+"""Columns of set_aside.parquet."""
 
 
 @dataclass
@@ -53,21 +55,22 @@ class ConversationsReport:
     """Row counts, checks and warnings of the conversations."""
 
     read: int
-    """Rows of the tables."""
+    """Number of rows in the tables."""
     accepted: int
     set_aside: dict[str, int]
-    """Code → rows."""
+    """Code → number of rows."""
     splits: dict[str, int]
+    """Split → number of rows."""
     tables: dict[str, dict[str, int]]
-    """Table → split → rows."""
+    """Table → split → number of rows."""
     checks: dict[str, CheckResult]
     """Keys: rows_accounted_for, no_prompt_straddles, every_split_has_rows."""
     warnings: list[RowWarning]
     rows_hash: str
     conflicting_rows: int = 0
-    """Rows whose prompt also has a different answer. Equal prompts share a split."""
+    """Number of rows whose prompt also has a different answer. Equal prompts are in one split."""
     answers_sharing_general: int = 0
-    """Training rows whose answer shares 13 consecutive words with the general suite. They are counted and kept."""
+    """Number of training rows whose answer shares 13 consecutive words with the general suite. They are kept."""
     preview: list[dict[str, Any]] = field(default_factory=list)
 
     @property
@@ -99,6 +102,8 @@ def build_conversations(
 
 @dataclass
 class _Written:
+    """What was written: numbers of rows, their digest and the first ones."""
+
     rows: int = 0
     aside: int = 0
     digest: RowsDigest = field(default_factory=RowsDigest)
@@ -169,7 +174,7 @@ def _report(
     }
     splits = {name: sum(counts[name] for counts in tables.values()) for name in SPLITS}
     codes = np.bincount(assignment.code, minlength=len(CODES)).tolist()
-    several = len(conflicts(staged.keys.prompt[stays], staged.keys.answer[stays]))
+    conflicting_rows = len(conflicts(staged.keys.prompt[stays], staged.keys.answer[stays]))
     shared_answers = int((stays & (assignment.split == TRAIN) & staged.answer_hits).sum())
     return ConversationsReport(
         read=len(staged),
@@ -182,9 +187,9 @@ def _report(
             "no_prompt_straddles": _straddling(staged, assignment, stays),
             "every_split_has_rows": _filled(splits, settings),
         },
-        warnings=_warnings(several, shared_answers),
+        warnings=_warnings(conflicting_rows, shared_answers),
         rows_hash=written.digest.hexdigest(),
-        conflicting_rows=several,
+        conflicting_rows=conflicting_rows,
         answers_sharing_general=shared_answers,
         preview=written.preview,
     )
@@ -204,15 +209,16 @@ def _accounted(read: int, written: int, aside: int) -> CheckResult:
 
 
 def _straddling(staged: ConversationRows, assignment: SplitAssignment, stays: np.ndarray) -> CheckResult:
-    low = staged.keys.group[:, 1]
+    group_halves = staged.keys.group[:, 1]
     train, heldout = stays & (assignment.split == TRAIN), stays & (assignment.split != TRAIN)
-    both = len(np.intersect1d(low[train], low[heldout]))
-    return CheckResult(not both, f"{both} prompt(s) are in both the training split and a held-out split", both)
+    straddling = len(np.intersect1d(group_halves[train], group_halves[heldout]))
+    message = f"{straddling} prompt(s) are in both the training split and a held-out split"
+    return CheckResult(not straddling, message, straddling)
 
 
 def _filled(splits: dict[str, int], settings: DataSettings) -> CheckResult:
-    wanted = {"train": True, "validation": settings.validation_share > 0, "test": settings.test_share > 0}
-    empty = [name for name in SPLITS if wanted[name] and not splits[name]]
+    should_have_rows = {"train": True, "validation": settings.validation_share > 0, "test": settings.test_share > 0}
+    empty = [name for name in SPLITS if should_have_rows[name] and not splits[name]]
     if not empty:
         return CheckResult(True, ", ".join(f"{name} {splits[name]:,}" for name in SPLITS))
     return CheckResult(
@@ -220,11 +226,12 @@ def _filled(splits: dict[str, int], settings: DataSettings) -> CheckResult:
     )
 
 
-def _warnings(several: int, shared_answers: int) -> list[RowWarning]:
+def _warnings(conflicting_rows: int, shared_answers: int) -> list[RowWarning]:
     warnings = []
-    if several:
+    if conflicting_rows:
         message = (
-            f"{several:,} row(s) share their prompt with rows that answer differently; each prompt is in one split"
+            f"{conflicting_rows:,} row(s) share their prompt with rows that answer differently; each prompt is in one "
+            "split"
         )
         warnings.append(RowWarning("conflicting_answers", message))
     if shared_answers:
@@ -234,7 +241,7 @@ def _warnings(several: int, shared_answers: int) -> list[RowWarning]:
 
 
 def count_words(folder: Path) -> list[int]:
-    """The number of words in each conversation of an artifact."""
+    """Return the number of words in each conversation of an artifact."""
     counts: list[int] = []
     with pq.ParquetFile(folder / "rows.parquet") as file:
         for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=["messages"]):

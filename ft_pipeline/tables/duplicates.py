@@ -12,11 +12,13 @@ from ft_pipeline.tables.file_result import FileResult
 from ft_pipeline.tables.reason_codes import DUPLICATE_CODES
 
 CODES = ("", "duplicate", "near_duplicate", "contradicting_pair")
+"""The reason codes that this module sets, by their number in DuplicateFlags.code."""
 WORDS = {
     "duplicate": "equal to {origin}, which is kept",
     "near_duplicate": "nearly equal to {origin}, which is kept",
     "contradicting_pair": "prefers the answer that {origin} rejects; decide for one, and remove the other",
 }
+"""The message of each code. `origin` is the row that the other one duplicates or contradicts."""
 
 
 @dataclass
@@ -33,14 +35,14 @@ class DuplicateFlags:
     keys: Keys
 
     def origin(self, position: int) -> str:
-        """The origin of the row at `position`, as `file:row`."""
+        """Return the origin of the row at `position`, as `file:row`."""
         index = int(np.searchsorted(self.starts, position, side="right")) - 1
         return f"{self.files[index].source.name}:{self.files[index].rows[position - self.starts[index]]}"
 
-    def of_file(self, at: int) -> tuple[np.ndarray, np.ndarray]:
-        """(code, of) for the rows of one file."""
-        part = slice(self.starts[at], self.starts[at + 1])
-        return self.code[part], self.of[part]
+    def of_file(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return (code, of) for the rows of one file."""
+        file_rows = slice(self.starts[index], self.starts[index + 1])
+        return self.code[file_rows], self.of[file_rows]
 
 
 def flag_duplicates(files: list[FileResult], shingles: np.ndarray) -> DuplicateFlags:
@@ -55,8 +57,8 @@ def flag_duplicates(files: list[FileResult], shingles: np.ndarray) -> DuplicateF
     golden = _per_row(files, [file.account.split == "test" for file in files])
     for rows in (np.flatnonzero(~golden), np.flatnonzero(golden)):
         if len(rows):
-            copies = find_duplicates(keys if len(rows) == len(keys) else keys.take(rows))
-            _mark_copies(flags, rows, copies)
+            matches = find_duplicates(keys if len(rows) == len(keys) else keys.take(rows))
+            _mark_copies(flags, rows, matches)
     _mark_contradictions(flags, np.concatenate([file.pairs for file in files]) if files else np.empty((0, 2)))
     for code in CODES[1:]:
         allowed = _per_row(files, [code in file.sidecar.allow for file in files])
@@ -66,13 +68,15 @@ def flag_duplicates(files: list[FileResult], shingles: np.ndarray) -> DuplicateF
 
 
 def _per_row(files: list[FileResult], values: list[bool]) -> np.ndarray:
+    """Return a value per row, from a value per file."""
     return np.repeat(np.array(values, dtype=bool), [len(file.rows) for file in files])
 
 
-def _mark_copies(flags: DuplicateFlags, rows: np.ndarray, copies: DuplicateMatches) -> None:
-    copied = ~copies.kept
-    flags.of[rows[copied]] = rows[copies.of[copied]]
-    flags.code[rows[copied]] = np.where(copies.exact[copied], CODES.index("duplicate"), CODES.index("near_duplicate"))
+def _mark_copies(flags: DuplicateFlags, rows: np.ndarray, matches: DuplicateMatches) -> None:
+    is_copy = ~matches.kept
+    flags.of[rows[is_copy]] = rows[matches.of[is_copy]]
+    exact, near = CODES.index("duplicate"), CODES.index("near_duplicate")
+    flags.code[rows[is_copy]] = np.where(matches.exact[is_copy], exact, near)
 
 
 def _mark_contradictions(flags: DuplicateFlags, pairs: np.ndarray) -> None:
@@ -92,9 +96,9 @@ def fill_accounts(flags: DuplicateFlags) -> None:
     for index, file in enumerate(flags.files):
         reasons = {code: list(rows) for code, rows in file.reasons.items()}
         codes, _ = flags.of_file(index)
-        for number in range(1, len(CODES)):
-            if (rows := file.rows[codes == number]).size:
-                reasons.setdefault(CODES[number], []).extend(rows.tolist())
+        for code_number in range(1, len(CODES)):
+            if (rows := file.rows[codes == code_number]).size:
+                reasons.setdefault(CODES[code_number], []).extend(rows.tolist())
         account = file.account
         account.reasons = {code: sorted(rows) for code, rows in sorted(reasons.items())}
         account.duplicates = sum(len(rows) for code, rows in reasons.items() if code in DUPLICATE_CODES)
@@ -103,16 +107,19 @@ def fill_accounts(flags: DuplicateFlags) -> None:
 
 
 def conflicts(prompt: np.ndarray, answer: np.ndarray) -> np.ndarray:
-    """Positions of rows whose prompt also has other answers, ascending. Both arrays are keys of normalized texts."""
+    """Return the positions of rows whose prompt also has other answers, ascending.
+
+    Both arrays are keys of normalized texts, one per row.
+    """
     first_prompt = first_index(prompt)
     differs = answer != answer[first_prompt]
-    groups = np.zeros(len(prompt), dtype=bool)
-    groups[first_prompt[differs]] = True
-    return np.flatnonzero(groups[first_prompt])
+    has_other_answers = np.zeros(len(prompt), dtype=bool)
+    has_other_answers[first_prompt[differs]] = True
+    return np.flatnonzero(has_other_answers[first_prompt])
 
 
 def conflict_warnings(flags: DuplicateFlags) -> Iterator[RowWarning]:
-    """One warning per file with questions that other rows answer differently."""
+    """Yield a warning per file with questions that other rows answer differently."""
     kept = np.flatnonzero(flags.code == 0)
     rows = kept[conflicts(flags.keys.prompt[kept], flags.keys.answer[kept])]
     for index, file in enumerate(flags.files):

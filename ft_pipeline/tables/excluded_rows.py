@@ -1,6 +1,6 @@
-"""Erased rows: the salted hashes in data/excluded.yaml, and the marker that replaces an erased row in a raw file.
+"""Erased rows: their salted hashes in data/excluded.yaml, and the marker that replaces an erased row in a raw file.
 
-A hash identifies an erased row that comes back. It reveals nothing about the row's text.
+The hash identifies an erased row that is added again. It reveals nothing about the row's text.
 """
 
 import hmac
@@ -40,11 +40,11 @@ class Excluded:
         return len(self.hashes)
 
     def __iter__(self) -> Iterator[str]:
-        """Yield `salt:hash` of each erased row, to distinguish two lists of them. The ids are no longer known."""
+        """Yield `salt:hash` of each erased row, so that the rows can be part of a cache key. Their ids are unknown."""
         return (f"{self.salt}:{hashed}" for hashed in sorted(self.hashes))
 
     def to_json(self) -> dict[str, Any]:
-        """The entry in a table's spec: salt and hashes, or {} if no row is erased."""
+        """Return the entry in a table's spec: salt and hashes, or {} if no row is erased."""
         return {"salt": self.salt, "hashes": sorted(self.hashes)} if self.hashes else {}
 
     @classmethod
@@ -53,23 +53,23 @@ class Excluded:
 
 
 def salted(identity: str, salt: str) -> str:
-    """HMAC-SHA-256 (hex) of a row's id."""
+    """Return the HMAC-SHA-256 (hex) of a row's id."""
     return hmac.new(bytes.fromhex(salt), identity.encode(), sha256).hexdigest()
 
 
 def erasure_marker(hashed: str) -> str:
-    """The text that replaces a row with this salted hash."""
+    """Return the text that replaces a row with this salted hash."""
     return f"excluded:{hashed}"
 
 
 def is_erasure_marker(value: Mapping[str, Any]) -> bool:
-    """Whether a raw row is an erasure marker: its first value that is not empty is `excluded:HASH`."""
+    """Return whether a raw row is an erasure marker: its first value that is not empty is `excluded:HASH`."""
     first = next((item for item in value.values() if item is not None and item != ""), None)
     return type(first) is str and first.startswith("excluded:") and MARK.match(first) is not None
 
 
 def read_excluded(data_dir: Path, data_format: str) -> Excluded:
-    """The erased rows of a format.
+    """Return the erased rows of a format.
 
     Raises UserError if data/excluded.yaml is invalid: otherwise erased rows would be used again without notice.
     """
@@ -79,7 +79,7 @@ def read_excluded(data_dir: Path, data_format: str) -> Excluded:
 
 
 def salt_of(data_dir: Path) -> str:
-    """The project's salt, or a new salt if no row has been erased yet."""
+    """Return the project's salt, or a new salt if no row has been erased yet."""
     return _read(data_dir / FILE)["salt"] or secrets.token_hex(16)
 
 
@@ -89,10 +89,10 @@ def add_excluded(data_dir: Path, salt: str, rows: Iterable[Mapping[str, Any]]) -
     Rows that are already listed stay unchanged.
     """
     path = data_dir / FILE
-    known = _read(path)["rows"]
-    hashes = {(row["hash"], row["format"]) for row in known}
-    added = [dict(row) for row in rows if (row["hash"], row["format"]) not in hashes]
-    text = yaml.safe_dump({"salt": salt, "rows": [*known, *added]}, sort_keys=False, allow_unicode=True)
+    listed = _read(path)["rows"]
+    hashes = {(row["hash"], row["format"]) for row in listed}
+    new_rows = [dict(row) for row in rows if (row["hash"], row["format"]) not in hashes]
+    text = yaml.safe_dump({"salt": salt, "rows": [*listed, *new_rows]}, sort_keys=False, allow_unicode=True)
     with translate_write_errors():
         write_atomically(path, (HEADER + text).encode())
 

@@ -17,6 +17,7 @@ from ft_pipeline.tables.reason_codes import Refused
 
 ASIDE, SHINGLES = "aside.arrow", "shingles.u64"
 _KEYS, _NOTE, _ROWS = "keys.arrow", "outcome.json", "rows-*.arrow"
+"""Names of the files in the folder of a result."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class SourceFile:
     name: str
     """Path relative to the format folder. It is shown to users and stored as the origin of rows."""
     path: Path
-    """Where its bytes are: in the format folder or in a snapshot."""
+    """The file with its bytes, in the format folder or in a snapshot."""
     sha256: str
     """Hash of its content. Empty if the hash is unknown; the file is then always read."""
     sidecar: dict[str, Any] | None = None
@@ -51,7 +52,9 @@ class FileResult:
     rows: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
     """The row numbers of the accepted rows."""
     keys: Keys = field(default_factory=lambda: merge([]))
+    """The keys of the accepted rows."""
     pairs: np.ndarray = field(default_factory=lambda: np.empty((0, 2), dtype=np.uint64))
+    """See BatchResult.pairs."""
     reasons: dict[str, list[int]] = field(default_factory=dict)
     """Code → numbers of the faulty rows."""
     warnings: list[RowWarning] = field(default_factory=list)
@@ -72,14 +75,14 @@ class FileResult:
 
 
 def refused(source: SourceFile, error: Refused) -> FileResult:
-    """The result of a file that is not used, with the error in its account."""
+    """Return the result of a file that is not used, with the error in its account."""
     account = FileAccount(file=source.name, sha256=source.sha256, status="refused")
     account.error_code, account.error_message = error.code, error.message
     return FileResult(source, account)
 
 
 def rows_path(folder: Path, first_row: int) -> Path:
-    """The file for the rows of a batch that begins with `first_row`. File names sort in the order of the rows."""
+    """Return the file for the rows of a batch that begins with `first_row`. The names sort in the order of the rows."""
     return folder / f"rows-{first_row:015d}.arrow"
 
 
@@ -94,27 +97,27 @@ def _read_stream(path: Path) -> Iterator[pa.RecordBatch]:
         yield from pa.ipc.open_stream(source)
 
 
-def save(collected: FileResult, folder: Path) -> None:
+def save(result: FileResult, folder: Path) -> None:
     """Write everything that `load` needs, except the rows."""
-    account = collected.account
+    account = result.account
     note = {
-        "refused": [account.error_code, account.error_message] if collected.refused else None,
+        "refused": [account.error_code, account.error_message] if result.refused else None,
         "read": account.read,
-        "reasons": collected.reasons,
-        "warnings": [asdict(warning) for warning in collected.warnings],
+        "reasons": result.reasons,
+        "warnings": [asdict(warning) for warning in result.warnings],
     }
     (folder / _NOTE).write_text(json.dumps(note))
-    columns = {"row": collected.rows, "lengths": collected.keys.lengths}
-    if len(collected.pairs):
-        columns |= {"pair": collected.pairs[:, 0], "reverse": collected.pairs[:, 1]}
-    table = collected.keys.to_table()
+    columns = {"row": result.rows, "lengths": result.keys.lengths}
+    if len(result.pairs):
+        columns |= {"pair": result.pairs[:, 0], "reverse": result.pairs[:, 1]}
+    table = result.keys.to_table()
     for name, column in columns.items():
         table = table.append_column(name, pa.array(column))
     write_stream(folder / _KEYS, table)
 
 
 def load(source: SourceFile, account: FileAccount, sidecar: Sidecar, folder: Path) -> FileResult:
-    """The result that `save` wrote. `account` already has the settings of the sidecar."""
+    """Return the result that `save` wrote. `account` already has the settings of the sidecar."""
     note = json.loads((folder / _NOTE).read_text())
     if note["refused"]:
         return refused(source, Refused(*note["refused"]))
@@ -122,18 +125,18 @@ def load(source: SourceFile, account: FileAccount, sidecar: Sidecar, folder: Pat
     with pa.OSFile(str(folder / _KEYS)) as file:
         table = pa.ipc.open_stream(file).read_all()
     keys = Keys.from_table(table, ShingleFile(folder / SHINGLES).read(), table["lengths"].to_numpy())
-    collected = FileResult(source, account, sidecar, folder, table["row"].to_numpy(), keys, reasons=note["reasons"])
+    result = FileResult(source, account, sidecar, folder, table["row"].to_numpy(), keys, reasons=note["reasons"])
     if "pair" in table.column_names:
-        collected.pairs = np.stack([table["pair"].to_numpy(), table["reverse"].to_numpy()], axis=1)
-    collected.warnings = [RowWarning(**{**warning, "file": source.name}) for warning in note["warnings"]]
-    return collected
+        result.pairs = np.stack([table["pair"].to_numpy(), table["reverse"].to_numpy()], axis=1)
+    result.warnings = [RowWarning(**{**warning, "file": source.name}) for warning in note["warnings"]]
+    return result
 
 
 def all_shingles(files: list[FileResult], work: Path) -> np.ndarray:
-    """The shingles of all files, in the order of the files. They are on disk, so that they do not fill the memory."""
+    """Return the shingles of all files, in the order of the files. They are on disk, so as not to fill the memory."""
     if len(files) == 1:
         return files[0].keys.shingles
-    together = ShingleFile(work / SHINGLES)
+    all_files = ShingleFile(work / SHINGLES)
     for file in files:
-        together.append(file.keys.shingles)
-    return together.read()
+        all_files.append(file.keys.shingles)
+    return all_files.read()

@@ -1,4 +1,4 @@
-"""Reads raw files: accepted rows go to disk, their keys stay in memory. Duplicates are not known yet."""
+"""Read raw files: accepted rows go to disk, their keys stay in memory. Duplicates are not known yet."""
 
 from collections.abc import Callable, Collection
 from dataclasses import replace
@@ -33,7 +33,9 @@ from ft_pipeline.tables.reading.sidecar import Sidecar, parse_sidecar
 from ft_pipeline.tables.reason_codes import Refused
 
 MIN_ROWS = 2
+"""A file with fewer rows is refused."""
 MAX_NAMED_COLUMNS = 20
+"""Maximum number of unused columns that a warning names."""
 _NO_SHINGLES = np.empty(0, dtype=np.uint64)
 
 
@@ -72,68 +74,69 @@ class Ingestor:
             if self.cache.restore(key, folder):
                 self.from_cache += 1
                 return load(source, account, sidecar, folder)
-            collected = self._read(FileResult(source, account, sidecar, folder))
-            save(collected, folder)
+            result = self._read(FileResult(source, account, sidecar, folder))
+            save(result, folder)
             self.cache.store(key, folder)
-            return collected
+            return result
         except Refused as error:
             return refused(source, error)
 
-    def _read(self, collected: FileResult) -> FileResult:
-        """Read the content of the file into `collected`. If the content is refused, return a refused result instead."""
-        source, folder = collected.source, collected.folder
+    def _read(self, result: FileResult) -> FileResult:
+        """Read the content of the file into `result`, and return it; or a refused result if the content is refused."""
+        source, folder = result.source, result.folder
         assert folder is not None
         path = source.fetch() if source.fetch else source.path
         path = check_path(path, source.data_dir or path.parent)
         folder.mkdir()
         try:
-            gathered = self._gather(collected, path, folder)
-            _refuse_whole(gathered, self.data_format)
+            totals = self._gather(result, path, folder)
+            _refuse_whole(totals, self.data_format)
         except Refused as error:
-            for left in folder.iterdir():
-                left.unlink()
+            for path_left in folder.iterdir():
+                path_left.unlink()
             return refused(source, error)
-        collected.rows = np.concatenate(gathered.rows)
-        collected.keys = merge(gathered.keys, ShingleFile(folder / SHINGLES).read())
-        collected.pairs = np.concatenate(gathered.pairs)
-        collected.reasons = gathered.reasons
-        collected.warnings = gathered.warnings(source.name)
-        collected.account.read = gathered.read
-        return collected
+        result.rows = np.concatenate(totals.rows)
+        result.keys = merge(totals.keys, ShingleFile(folder / SHINGLES).read())
+        result.pairs = np.concatenate(totals.pairs)
+        result.reasons = totals.reasons
+        result.warnings = totals.warnings(source.name)
+        result.account.read = totals.read
+        return result
 
-    def _gather(self, collected: FileResult, path: Path, folder: Path) -> "_FileTotals":
-        gathered, shingles = _FileTotals(), ShingleFile(folder / SHINGLES)
-        suffix = Path(collected.source.name).suffix.lower()
-        work = partial(
+    def _gather(self, result: FileResult, path: Path, folder: Path) -> "_FileTotals":
+        totals, shingles = _FileTotals(), ShingleFile(folder / SHINGLES)
+        suffix = Path(result.source.name).suffix.lower()
+        process = partial(
             _process_into,
             folder=folder,
             data_format=self.data_format,
-            sidecar=collected.sidecar,
+            sidecar=result.sidecar,
             excluded=self.excluded,
         )
         with pa.OSFile(str(folder / ASIDE_FILE), "wb") as sink, pa.ipc.new_stream(sink, ASIDE) as aside:
-            for batch, chunk in map_batches(work, read_batches(path, suffix), path.stat().st_size):
-                _refuse_broken_array(batch, chunk)
-                aside.write_table(chunk.aside)
-                part = _part(folder, batch)
-                shingles.append(np.fromfile(part, dtype=np.uint64))
-                part.unlink()
-                gathered.add(batch, chunk)
-                self.progress(chunk.read)
-        return gathered
+            for batch, batch_result in map_batches(process, read_batches(path, suffix), path.stat().st_size):
+                _refuse_broken_array(batch, batch_result)
+                aside.write_table(batch_result.aside)
+                shingle_path = _part(folder, batch)
+                shingles.append(np.fromfile(shingle_path, dtype=np.uint64))
+                shingle_path.unlink()
+                totals.add(batch, batch_result)
+                self.progress(batch_result.read)
+        return totals
 
 
 def _process_into(
     batch: Batch, folder: Path, data_format: str, sidecar: Sidecar, excluded: Collection[str]
 ) -> BatchResult:
     """Run process_batch and write its rows and shingles to files: they are too large to send between processes."""
-    chunk = process_batch(batch, data_format, sidecar, excluded)
-    write_stream(rows_path(folder, batch.rows[0]), chunk.table)
-    chunk.keys.shingles.tofile(_part(folder, batch))
-    return replace(chunk, table=None, keys=replace(chunk.keys, shingles=_NO_SHINGLES))
+    batch_result = process_batch(batch, data_format, sidecar, excluded)
+    write_stream(rows_path(folder, batch.rows[0]), batch_result.table)
+    batch_result.keys.shingles.tofile(_part(folder, batch))
+    return replace(batch_result, table=None, keys=replace(batch_result.keys, shingles=_NO_SHINGLES))
 
 
 def _part(folder: Path, batch: Batch) -> Path:
+    """Return the file for the shingles of a batch, while the file is read."""
     return folder / f"shingles-{batch.rows[0]}.u64"
 
 
@@ -152,20 +155,21 @@ class _FileTotals:
         self.first: tuple[int, str] | None = None
         """Number of the first line that is not JSON, and why."""
 
-    def add(self, batch: Batch, chunk: BatchResult) -> None:
-        self.read += chunk.read
-        self.objects += chunk.objects
-        self.known += chunk.known
+    def add(self, batch: Batch, batch_result: BatchResult) -> None:
+        """Add the result of a batch."""
+        self.read += batch_result.read
+        self.objects += batch_result.objects
+        self.known += batch_result.known
         self.is_array = batch.offsets is not None
-        self.first = self.first or chunk.broken
-        self.rows.append(chunk.rows)
-        self.keys.append(chunk.keys)
-        self.pairs.append(chunk.pairs)
-        for total, added in ((self.reasons, chunk.reasons), (self.hints, chunk.hints)):
-            for code, rows in added.items():
-                total.setdefault(code, []).extend(rows)
+        self.first = self.first or batch_result.broken
+        self.rows.append(batch_result.rows)
+        self.keys.append(batch_result.keys)
+        self.pairs.append(batch_result.pairs)
+        for all_rows, batch_rows in ((self.reasons, batch_result.reasons), (self.hints, batch_result.hints)):
+            for code, rows in batch_rows.items():
+                all_rows.setdefault(code, []).extend(rows)
         if len(self.unknown) <= MAX_NAMED_COLUMNS:
-            self.unknown |= chunk.unknown
+            self.unknown |= batch_result.unknown
 
     @property
     def first_fault(self) -> str:
@@ -186,31 +190,32 @@ class _FileTotals:
         return warnings
 
 
-def _refuse_broken_array(batch: Batch, chunk: BatchResult) -> None:
+def _refuse_broken_array(batch: Batch, batch_result: BatchResult) -> None:
     """Raise Refused if an array element is not JSON. An array is one JSON text, so the whole file is then invalid."""
-    if batch.offsets is not None and chunk.broken:
-        row, message = chunk.broken
+    if batch.offsets is not None and batch_result.broken:
+        row, message = batch_result.broken
         offset = batch.offsets[batch.rows.index(row)]
         raise Refused("invalid_json", f"element {row} of the JSON array, at byte {offset}, is {message}")
 
 
-def _refuse_whole(gathered: _FileTotals, data_format: str) -> None:
-    if not gathered.read:
+def _refuse_whole(totals: _FileTotals, data_format: str) -> None:
+    """Raise Refused if the file has too few rows, or none that can be a row of the format."""
+    if not totals.read:
         raise Refused("empty_file", "no rows")
-    codes = set(gathered.reasons)
-    if not gathered.objects:
+    codes = set(totals.reasons)
+    if not totals.objects:
         if codes == {"not_utf8"}:
             raise Refused("not_utf8", "no row is UTF-8; is it Latin-1? convert it: iconv -f LATIN1 -t UTF-8 IN > OUT")
         if codes <= {"invalid_json", "not_utf8"}:
             raise Refused(
                 "not_json",
-                f"no line is a JSON object{gathered.first_fault}; CSV must be named .csv, Parquet .parquet, all else "
+                f"no line is a JSON object{totals.first_fault}; CSV must be named .csv, Parquet .parquet, all else "
                 "needs one JSON object on each line, or a list of them",
             )
-        raise Refused("unknown_format" if gathered.is_array else "not_json", "no row is a JSON object")
-    if not gathered.known:
+        raise Refused("unknown_format" if totals.is_array else "not_json", "no row is a JSON object")
+    if not totals.known:
         raise Refused(
             "unknown_format", f"no row has the keys of the {data_format} format; a sidecar YAML can map columns"
         )
-    if gathered.read < MIN_ROWS:
-        raise Refused("too_few_rows", f"{gathered.read} row; at least {MIN_ROWS} are needed")
+    if totals.read < MIN_ROWS:
+        raise Refused("too_few_rows", f"{totals.read} row; at least {MIN_ROWS} are needed")

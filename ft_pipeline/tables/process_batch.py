@@ -1,4 +1,4 @@
-"""One batch of raw rows to accepted rows, faults and keys. Validation and training share this code."""
+"""Turn a batch of raw rows into accepted rows, faults and keys. `ft validate` and the pipeline share this code."""
 
 from collections.abc import Callable, Container
 from dataclasses import dataclass, field
@@ -26,8 +26,11 @@ from ft_pipeline.tables.reading.sidecar import Sidecar, rename
 from ft_pipeline.tables.reason_codes import Fault
 
 RAW_CHARS = 2000
+"""Length to which the text of a row that is set aside is cut."""
 TEXT = pd.StringDtype(na_value=np.nan)
+"""The pandas type of text columns."""
 ASIDE = pa.schema([("row", pa.int64()), ("code", pa.string()), ("message", pa.string()), ("raw", pa.string())])
+"""Columns of the faulty rows."""
 
 
 @dataclass
@@ -51,8 +54,9 @@ class BatchResult:
     unknown: set[str] = field(default_factory=set)
     """Columns and turn keys that are not used, quoted for display."""
     objects: int = 0
+    """Number of rows that are objects."""
     known: int = 0
-    """Number of rows that are objects, and number of rows that have the format's required keys."""
+    """Number of rows that have the format's required keys."""
     broken: tuple[int, str] | None = None
     """Number of the first row that is not JSON, and why. (Nesting that is too deep is still JSON.)"""
 
@@ -60,7 +64,7 @@ class BatchResult:
 def process_batch(
     batch: Batch, data_format: str, sidecar: Sidecar, excluded: Container[str] = frozenset()
 ) -> BatchResult:
-    """Parse, convert and validate a batch. No row is dropped: read = rows of the table + rows set aside."""
+    """Parse, convert and validate a batch. No row is lost: read = rows of the table + rows set aside."""
     row_format = FORMATS[data_format]
     block, batch = batch.block, divide(batch)
     values = _parse(block, batch)
@@ -76,7 +80,7 @@ def process_batch(
         mask = pa.array(keep)
         table, views, sources = table.filter(mask).combine_chunks(), views.filter(mask), sources[keep]
     rows = np.array(batch.rows, dtype=np.int64)[sources]
-    chunk = BatchResult(
+    result = BatchResult(
         read=len(values),
         table=table.add_column(table.num_columns - 1, "row", pa.array(rows)),
         rows=rows,
@@ -87,31 +91,31 @@ def process_batch(
         hints=_locate(pii.locate, _own(table, row_format), rows, flags.personal[keep])
         | _locate(placeholders.locate, _own(table, row_format), rows, flags.faulty[keep]),
     )
-    _describe(chunk, values, shapes, row_format, sidecar)
+    _describe(result, values, shapes, row_format, sidecar)
     broken = (
         (batch.rows[position], fault.message)
         for position, fault in sorted(faults.items())
         if fault.code == "invalid_json"
     )
-    chunk.broken = next((item for item in broken if not item[1].startswith("nested")), None)
-    return chunk
+    result.broken = next((entry for entry in broken if not entry[1].startswith("nested")), None)
+    return result
 
 
 def _own(table: pa.Table, row_format: Format) -> dict[str, pa.Array]:
-    """The columns of the format, without `id`."""
+    """Return the columns of the format, without `id`."""
     return {name: table[name].combine_chunks() for name in row_format.column_names}
 
 
 def _close_look(
-    row_format: Format, table: pa.Table, sources: np.ndarray, suspected: np.ndarray, sidecar: Sidecar
+    row_format: Format, table: pa.Table, sources: np.ndarray, flagged: np.ndarray, sidecar: Sidecar
 ) -> dict[int, Fault]:
-    """The faults that the format's schema finds in the flagged rows, by position in the batch."""
-    places = np.flatnonzero(suspected)
-    if not places.size:
+    """Return the faults that the format's schema finds in the flagged rows, by position in the batch."""
+    flagged_positions = np.flatnonzero(flagged)
+    if not flagged_positions.size:
         return {}
-    frame = _frame(row_format, table.take(pa.array(places)))
+    frame = _frame(row_format, table.take(pa.array(flagged_positions)))
     faults = find_faults(row_format, frame, sidecar.allow)
-    return {int(sources[places[position]]): fault for position, fault in faults.items()}
+    return {int(sources[flagged_positions[position]]): fault for position, fault in faults.items()}
 
 
 def _forgotten(table: pa.Table, sources: np.ndarray, excluded: Container[str]) -> dict[int, Fault]:
@@ -146,7 +150,7 @@ def _reasons(batch: Batch, faults: dict[int, Fault]) -> dict[str, list[int]]:
 
 
 def _frame(row_format: Format, table: pa.Table) -> pd.DataFrame:
-    """Rows as a DataFrame for pandera. Texts share their memory with the Arrow columns."""
+    """Return rows as a DataFrame for pandera. Texts share their memory with the Arrow columns."""
     series = {}
     for column in row_format.columns:
         values = table[column.name].combine_chunks()
@@ -161,57 +165,61 @@ def _frame(row_format: Format, table: pa.Table) -> pd.DataFrame:
 
 
 def _pairs(row_format: Format, table: pa.Table) -> np.ndarray:
+    """Return BatchResult.pairs."""
     if row_format.pair_texts is None:
         return np.empty((0, 2), dtype=np.uint64)
-    sides = row_format.pair_texts(table)
-    ways = [[f"{p}\x1e{a}\x1e{b}" for p, a, b in sides], [f"{p}\x1e{b}\x1e{a}" for p, a, b in sides]]
-    return np.stack([hash_texts(texts) for texts in ways], axis=1)
+    texts_of_pairs = row_format.pair_texts(table)
+    directions = [
+        [f"{prompt}\x1e{chosen}\x1e{rejected}" for prompt, chosen, rejected in texts_of_pairs],
+        [f"{prompt}\x1e{rejected}\x1e{chosen}" for prompt, chosen, rejected in texts_of_pairs],
+    ]
+    return np.stack([hash_texts(direction) for direction in directions], axis=1)
 
 
 def _locate(
     locate: Callable[[pa.Array, np.ndarray], dict[str, list[int]]],
     columns: dict[str, pa.Array],
     rows: np.ndarray,
-    suspected: np.ndarray,
+    flagged: np.ndarray,
 ) -> dict[str, list[int]]:
-    """What `locate` finds in the flagged rows: code → row numbers."""
+    """Return the row numbers of what `locate` finds in the flagged rows, by code."""
     rows_by_kind: dict[str, set[int]] = {}
-    places = np.flatnonzero(suspected)
+    flagged_positions = np.flatnonzero(flagged)
     for column in columns.values():
-        texts, owners = strings_of(column.take(pa.array(places)))
+        texts, owners = strings_of(column.take(pa.array(flagged_positions)))
         for kind, positions in locate(texts, owners).items():
-            rows_by_kind.setdefault(kind, set()).update(rows[places[positions]].tolist())
-    return {kind: sorted(numbers) for kind, numbers in rows_by_kind.items()}
+            rows_by_kind.setdefault(kind, set()).update(rows[flagged_positions[positions]].tolist())
+    return {kind: sorted(row_numbers) for kind, row_numbers in rows_by_kind.items()}
 
 
-def _raw(batch: Batch, at: int, fault: Fault) -> str:
-    """The row as it is written in the file, shortened. An erased row has an empty text."""
+def _raw(batch: Batch, position: int, fault: Fault) -> str:
+    """Return the row as it is written in the file, shortened. An erased row has an empty text."""
     if fault.code == "excluded":
         return ""
     if batch.lines is not None:
-        return batch.lines[at][: 4 * RAW_CHARS].decode("utf-8", errors="replace")[:RAW_CHARS]
-    value = batch.values[at]
+        return batch.lines[position][: 4 * RAW_CHARS].decode("utf-8", errors="replace")[:RAW_CHARS]
+    value = batch.values[position]
     return value.raw[:RAW_CHARS] if isinstance(value, Fault) else raw_json(value)
 
 
 def raw_json(value: Any) -> str:
-    """A value that has no source text (a CSV row, a record) as JSON, shortened."""
+    """Return a value that has no source text (a CSV row, a record) as JSON, shortened."""
     return orjson.dumps(value, default=repr, option=orjson.OPT_NON_STR_KEYS).decode()[:RAW_CHARS]
 
 
-def _describe(chunk: BatchResult, values: list[Any], shapes: PlacedRows, row_format: Format, sidecar: Sidecar) -> None:
+def _describe(result: BatchResult, values: list[Any], shapes: PlacedRows, row_format: Format, sidecar: Sidecar) -> None:
     """Count the rows that identify the file's format, and collect the names of dropped columns and turn keys."""
     for shape, places in shapes.items():
         names = set(rename(dict.fromkeys(shape), sidecar)) if sidecar.columns else set(shape)
-        chunk.objects += len(places)
+        result.objects += len(places)
         if any(required <= names for required in row_format.required):
-            chunk.known += len(places)
-            chunk.unknown |= unread_columns(row_format, shape, sidecar)
-    chunk.unknown |= unread_turn_keys(row_format, values, sidecar)
+            result.known += len(places)
+            result.unknown |= unread_columns(row_format, shape, sidecar)
+    result.unknown |= unread_turn_keys(row_format, values, sidecar)
     # A row with a duplicate key or a lone surrogate is still an object.
-    formal = sum(len(chunk.reasons.get(code, ())) for code in ("duplicate_key", "lone_surrogate"))
-    chunk.known += sum(
-        isinstance(value, dict) and is_erasure_marker(value) for value in values if "excluded" in chunk.reasons
+    unparsed_objects = sum(len(result.reasons.get(code, ())) for code in ("duplicate_key", "lone_surrogate"))
+    result.known += sum(
+        isinstance(value, dict) and is_erasure_marker(value) for value in values if "excluded" in result.reasons
     )
-    chunk.objects += formal
-    chunk.known += formal
+    result.objects += unparsed_objects
+    result.known += unparsed_objects

@@ -1,4 +1,4 @@
-"""One table of all unused rows of all tables, and a summary for finding a row in it."""
+"""Build one table of all unused rows of all tables, and a summary for finding a row in it."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,15 +13,20 @@ from ft_pipeline.tables.build import SET_ASIDE
 from ft_pipeline.tables.reason_codes import DUPLICATE_CODES, ROW_CODES
 
 SCHEMA = pa.schema([("table", pa.string()), *SET_ASIDE, ("data_version", pa.string())])
+"""Columns of the quarantine."""
 BATCH_ROWS = 4096
+"""Rows in memory at a time."""
 SAMPLES, MOST_SAMPLES = 3, 120
+"""Maximum number of rows in the summary: per file and code, and in total."""
 MOST_PLACES = 300
+"""Maximum number of (file, code) pairs whose row numbers are in the summary."""
 RANGES_CHARS = 280
+"""Length to which a text of row numbers is cut."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """The rows that one table (or the conversations) set aside."""
+    """An artifact that sets rows aside: a table, or the conversations."""
 
     name: str
     folder: Path
@@ -35,24 +40,24 @@ def build_quarantine(parts: Sequence[Part], out: Path) -> dict[str, Any]:
 
     Returns the number of `rows` and the summary of QuarantineSummary.overview over all parts.
     """
-    finder, rows = QuarantineSummary(), 0
+    summary, rows = QuarantineSummary(), 0
     with pq.ParquetWriter(out / "rows.parquet", SCHEMA, compression="zstd") as writer:
         for part in parts:
-            finder.add_files(part)
+            summary.add_files(part)
             for batch in read_set_aside(part):
                 writer.write_table(batch)
-                finder.add(batch)
+                summary.add(batch)
                 rows += batch.num_rows
-    return {"rows": rows, **finder.overview()}
+    return {"rows": rows, **summary.overview()}
 
 
 def overview(part: Part) -> dict[str, Any]:
-    """The summary of QuarantineSummary.overview for one table."""
-    finder = QuarantineSummary()
-    finder.add_files(part)
+    """Return the summary of QuarantineSummary.overview for one table."""
+    summary = QuarantineSummary()
+    summary.add_files(part)
     for batch in read_set_aside(part):
-        finder.add(batch)
-    return finder.overview()
+        summary.add(batch)
+    return summary.overview()
 
 
 def read_set_aside(part: Part) -> Iterable[pa.Table]:
@@ -93,7 +98,7 @@ class QuarantineSummary:
                     samples += batch.slice(position, 1).to_pylist()
 
     def overview(self) -> dict[str, Any]:
-        """Summary of all rows added so far.
+        """Return the summary of all rows added so far.
 
         reasons: code → number of rows, most frequent first. accounts: per file the numbers of rows read, accepted,
         quarantined and duplicate, and the reasons. where: the row numbers per file and code. first: the first rows of
@@ -152,7 +157,7 @@ FIRST = ("table", "file", "row", "code", "message", "raw")
 
 
 def ranges(rows: np.ndarray, limit: int = RANGES_CHARS) -> str:
-    """Row numbers as text with ranges, such as `3, 7–9, 12`, cut at `limit` characters."""
+    """Return row numbers as text with ranges, such as `3, 7–9, 12`, cut at `limit` characters."""
     rows = np.unique(rows)
     if not rows.size:
         return ""

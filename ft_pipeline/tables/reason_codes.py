@@ -113,5 +113,5 @@ class Refused(Exception):
 
 
 def code_priority(code: str) -> int:
-    """The rank of a code. If a row has several faults, the fault with the lowest rank is reported."""
+    """Return the rank of a code. If a row has several faults, the fault with the lowest rank is reported."""
     return _RANK[code]

@@ -1,4 +1,4 @@
-"""Assigns each conversation to a split, or sets it aside with a reason.
+"""Assign each conversation to a split, or set it aside with a reason.
 
 The split depends only on the group, so that new rows never move existing rows.
 """
@@ -29,10 +29,10 @@ class SplitAssignment:
     notes: dict[int, tuple[str, str | None]] = field(default_factory=dict)
     """Position → (message, origin of the row that it duplicates or is near to), for rows that are set aside."""
 
-    def set_aside(self, at: int, code: int, message: str, copy_of: str | None) -> None:
+    def set_aside(self, position: int, code: int, message: str, copy_of: str | None) -> None:
         """Record that a row is set aside, and why."""
-        self.code[at] = code
-        self.notes[int(at)] = (message, copy_of)
+        self.code[position] = code
+        self.notes[int(position)] = (message, copy_of)
 
 
 def assign_splits(staged: ConversationRows, settings: DataSettings) -> SplitAssignment:
@@ -59,11 +59,11 @@ def _drop_copies_across_tables(staged: ConversationRows, assignment: SplitAssign
     second = np.flatnonzero((staged.table == 1) & ~staged.golden)
     if not len(first) or not len(second):
         return
-    copies = match_against(staged.keys.take(second), staged.keys.take(first))
-    for position in np.flatnonzero(~copies.kept).tolist():
-        origin = staged.origin(first[copies.of[position]])
-        code, words = (DUPLICATE, "equal to") if copies.exact[position] else (NEAR_DUPLICATE, "nearly equal to")
-        assignment.set_aside(second[position], code, f"{words} {origin}", origin)
+    matches = match_against(staged.keys.take(second), staged.keys.take(first))
+    for position in np.flatnonzero(~matches.kept).tolist():
+        origin = staged.origin(first[matches.of[position]])
+        code, relation = (DUPLICATE, "equal to") if matches.exact[position] else (NEAR_DUPLICATE, "nearly equal to")
+        assignment.set_aside(second[position], code, f"{relation} {origin}", origin)
 
 
 def _drop_near_heldout(staged: ConversationRows, assignment: SplitAssignment) -> None:
@@ -81,12 +81,12 @@ def _drop_near_heldout(staged: ConversationRows, assignment: SplitAssignment) ->
 
 
 def split_of(group: str, settings: DataSettings) -> str:
-    """train, validation or test for a group (32 hex digits of a SHA-256)."""
+    """Return train, validation or test for a group (32 hex digits of a SHA-256)."""
     return SPLITS[int(place_in_splits(np.array([int(group[16:], 16)], dtype=np.uint64), settings)[0])]
 
 
 def place_in_splits(low: np.ndarray, settings: DataSettings) -> np.ndarray:
-    """Index into SPLITS from the low half of each group (uint64).
+    """Return an index into SPLITS for the low half of each group (uint64).
 
     The test share takes the lowest hashes and the validation share the next. A larger share takes rows from its
     neighbor and moves no other rows.

@@ -4,12 +4,13 @@ from ft_pipeline.tables.accounts import FIRST_ROWS, CheckResult, FileAccount
 from ft_pipeline.tables.file_result import FileResult
 
 WORST_CODES = 3
+"""Number of reasons that a message names."""
 
 
 def table_checks(
     data_format: str, files: list[FileResult], max_quarantined: float, written: list[int], set_aside: list[int]
 ) -> dict[str, CheckResult]:
-    """The checks all_files_readable, rows_accounted_for, quarantined_share and some_rows_accepted, by name.
+    """Return the checks all_files_readable, rows_accounted_for, quarantined_share and some_rows_accepted, by name.
 
     written, set_aside: numbers of rows written for each readable file. The writer counts them, not the reader.
     """
@@ -24,31 +25,30 @@ def table_checks(
 
 
 def readable_check(accounts: list[FileAccount]) -> CheckResult:
-    """Fails if a file was refused."""
+    """Return a check that fails if a file was refused."""
     refused = [account for account in accounts if account.status == "refused"]
     if not refused:
         return CheckResult(True, f"{len(accounts)} file(s) read", 0)
-    shown = "; ".join(f"{item.file}: {item.error_code}: {item.error_message}" for item in refused[:FIRST_ROWS])
-    return CheckResult(False, f"{len(refused)} file(s) refused: {shown}. Fix or remove them.", len(refused))
+    named = "; ".join(f"{file.file}: {file.error_code}: {file.error_message}" for file in refused[:FIRST_ROWS])
+    return CheckResult(False, f"{len(refused)} file(s) refused: {named}. Fix or remove them.", len(refused))
 
 
 def _accounted(readable: list[FileAccount], written: list[int], set_aside: list[int]) -> CheckResult:
-    off = [
+    unbalanced = [
         account.file
-        for account, accepted, others in zip(readable, written, set_aside, strict=True)
-        if not account.balanced or (accepted, others) != (account.accepted, account.quarantined + account.duplicates)
+        for account, accepted, aside in zip(readable, written, set_aside, strict=True)
+        if not account.balanced or (accepted, aside) != (account.accepted, account.quarantined + account.duplicates)
     ]
-    if off:
-        return CheckResult(
-            False, f"read is not accepted + quarantined + duplicates in {', '.join(off)}; report this", len(off)
-        )
+    if unbalanced:
+        message = f"read is not accepted + quarantined + duplicates in {', '.join(unbalanced)}; report this"
+        return CheckResult(False, message, len(unbalanced))
     return CheckResult(True, "read = accepted + quarantined + duplicates in every file", 0)
 
 
 def share_check(folder: str, readable: list[FileAccount], max_quarantined: float) -> CheckResult:
-    """Fails if the quarantined share of the folder, or of a file with a separate limit, is too large."""
-    together = [account for account in readable if account.max_quarantined is None]
-    faults = [_over(folder, together, max_quarantined)]
+    """Return a check that fails if the quarantined share of the folder, or of a file with a limit, is too large."""
+    without_limit = [account for account in readable if account.max_quarantined is None]
+    faults = [_over(folder, without_limit, max_quarantined)]
     faults += [
         _over(account.file, [account], account.max_quarantined)
         for account in readable
@@ -60,33 +60,34 @@ def share_check(folder: str, readable: list[FileAccount], max_quarantined: float
     return CheckResult(not messages, "; ".join(messages) or f"{share:.1%} of the rows read are quarantined", share)
 
 
-def _over(name: str, accounts: list[FileAccount], ceiling: float) -> str | None:
-    read, quarantined = sum(item.read for item in accounts), sum(_faulty(item) for item in accounts)
-    if not read or quarantined <= ceiling * read:
+def _over(name: str, accounts: list[FileAccount], limit: float) -> str | None:
+    """Return the message if the quarantined share of the files is above the limit, or None."""
+    read, quarantined = sum(account.read for account in accounts), sum(_faulty(account) for account in accounts)
+    if not read or quarantined <= limit * read:
         return None
     worst, first = worst_codes(accounts)
     return (
         f"{name}: {quarantined:,} of {read:,} rows are quarantined ({quarantined / read:.1%}), the limit is "
-        f"{ceiling:.0%}. Most often: {worst}. First rows: {first}. Fix them, or raise max_quarantined"
+        f"{limit:.0%}. Most often: {worst}. First rows: {first}. Fix them, or raise max_quarantined"
     )
 
 
 def _faulty(account: FileAccount) -> int:
-    """The number of quarantined rows that count against the file. Rows erased on request do not count."""
+    """Return the number of quarantined rows that count against the file. Rows erased on request do not count."""
     return account.quarantined - len(account.reasons.get("excluded", ()))
 
 
 def worst_codes(accounts: list[FileAccount]) -> tuple[str, str]:
-    """The most frequent reasons with their counts, and the first quarantined rows, as two texts."""
+    """Return the most frequent reasons with their counts, and the first quarantined rows, as two texts."""
     from ft_pipeline.tables.reason_codes import DUPLICATE_CODES
 
     counts: dict[str, int] = {}
     rows: list[tuple[int, str, int, str]] = []
-    for place, account in enumerate(accounts):
-        for code, numbers in account.reasons.items():
+    for file_position, account in enumerate(accounts):
+        for code, row_numbers in account.reasons.items():
             if code not in DUPLICATE_CODES:
-                counts[code] = counts.get(code, 0) + len(numbers)
-                rows += [(place, account.file, row, code) for row in numbers[:FIRST_ROWS]]
+                counts[code] = counts.get(code, 0) + len(row_numbers)
+                rows += [(file_position, account.file, row, code) for row in row_numbers[:FIRST_ROWS]]
     worst = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:WORST_CODES]
     first = sorted(rows, key=lambda item: (item[0], item[2]))[:FIRST_ROWS]
     return (

@@ -56,12 +56,12 @@ _WORD = re.compile(r"\w+")
 
 
 def is_empty(text: str) -> bool:
-    """Whether `text` has only white space and zero-width characters."""
+    """Return whether `text` has only white space and zero-width characters."""
     return not text.strip(EMPTY_CHARS)
 
 
 def normalise(text: str) -> str:
-    """The normalized text: equal for texts that differ only in NFKC form, case, white space and final punctuation."""
+    """Return the normalized text, without differences in NFKC form, case, white space and final punctuation."""
     if text.isascii():
         text = text.lower()
         spaced = text.isprintable() and "  " not in text  # single spaces already: the usual case, and twice as fast
@@ -72,5 +72,5 @@ def normalise(text: str) -> str:
 
 
 def plain_words(text: str) -> list[str]:
-    """The words of a text without case and punctuation, for comparing long phrases."""
+    """Return the words of a text without case and punctuation, for comparing long phrases."""
     return _WORD.findall(unicodedata.normalize("NFKC", text).casefold())

@@ -1,4 +1,4 @@
-"""Validates one file without running the pipeline (`ft validate`)."""
+"""Validate one file without running the pipeline (`ft validate`)."""
 
 import tempfile
 from collections.abc import Callable, Mapping
@@ -41,12 +41,12 @@ def validate_file(
     rows, or have an equal prompt) are set aside as train_test_overlap. Raises UserError if `against` cannot be read.
     """
     with tempfile.TemporaryDirectory(prefix="ft-validate-") as folder:
-        collector = Ingestor(data_format, Path(folder), progress=progress)
-        file = _collect(collector, path, data_dir, sidecar)
+        ingestor = Ingestor(data_format, Path(folder), progress=progress)
+        file = _ingest(ingestor, path, data_dir, sidecar)
         if file.refused:
             return FileReport(file.account, data_format, [])
         flags = flag_duplicates([file], file.keys.shingles)
-        overlap = _overlap(flags, against, collector) if against else np.empty(0, dtype=np.int64)
+        overlap = _overlap(flags, against, ingestor) if against else np.empty(0, dtype=np.int64)
         fill_accounts(flags)
         warnings = _warnings(flags, data_format)
         _set_overlap_aside(file.account, file.rows[overlap])
@@ -54,7 +54,7 @@ def validate_file(
         return FileReport(file.account, data_format, warnings)
 
 
-def _collect(collector: Ingestor, path: Path, data_dir: Path, sidecar: Any) -> FileResult:
+def _ingest(ingestor: Ingestor, path: Path, data_dir: Path, sidecar: Any) -> FileResult:
     name = printable(path.name or str(path))
     source = SourceFile(name, path, "", None, data_dir)
     try:
@@ -64,7 +64,7 @@ def _collect(collector: Ingestor, path: Path, data_dir: Path, sidecar: Any) -> F
         mapping = read_sidecar(path, data_dir) if sidecar is NEXT_TO_FILE else sidecar
     except Refused as error:
         return refused(source, error)
-    return collector.collect(replace(source, sidecar=dict(mapping) if mapping else None))
+    return ingestor.collect(replace(source, sidecar=dict(mapping) if mapping else None))
 
 
 def _warnings(flags: DuplicateFlags, data_format: str) -> list[RowWarning]:
@@ -73,13 +73,15 @@ def _warnings(flags: DuplicateFlags, data_format: str) -> list[RowWarning]:
 
 
 def _ceiling(account: FileAccount, max_quarantined: float) -> list[RowWarning]:
+    """Return a warning if the table's check of the quarantined share would fail."""
     check = share_check(account.file, [account], max_quarantined)
     return [] if check.passed else [RowWarning("quarantined_share", f"the pipeline would stop: {check.message}")]
 
 
-def _overlap(flags: DuplicateFlags, against: Path, collector: Ingestor) -> np.ndarray:
-    """Positions of the kept rows of the file that are in `against`, or near one of its rows."""
-    heldout = _collect(collector, against, against.parent, NEXT_TO_FILE)
+def _overlap(flags: DuplicateFlags, against: Path, ingestor: Ingestor) -> np.ndarray:
+    """Return the positions of the kept rows that are in the file `against`, are near one of its rows, or have the same
+    prompt."""
+    heldout = _ingest(ingestor, against, against.parent, NEXT_TO_FILE)
     if heldout.refused:
         raise UserError(f"--against {against.name} cannot be used: {heldout.account.error_message}")
     file = flags.files[0]

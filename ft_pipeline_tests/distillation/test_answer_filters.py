@@ -13,9 +13,9 @@ from ft_pipeline.distillation.answer_filters import (
     STOCK_PHRASES,
     Context,
     check_answer,
-    copied,
+    copied_share,
     length_range,
-    repetition,
+    repeated_share,
 )
 from ft_pipeline_tests.distillation.material import answer_row
 
@@ -94,8 +94,8 @@ def test_the_length_range_is_computed_from_human_answers() -> None:
 
 @given(st.text(max_size=400))
 def test_shares_stay_between_0_and_1(text: str) -> None:
-    assert 0 <= repetition(text) <= 1
-    assert 0 <= copied(text, text[::2]) <= 1
+    assert 0 <= repeated_share(text) <= 1
+    assert 0 <= copied_share(text, text[::2]) <= 1
 
 
 def test_the_repetition_threshold_separates_degenerate_from_human_answers() -> None:
@@ -103,11 +103,11 @@ def test_the_repetition_threshold_separates_degenerate_from_human_answers() -> N
     if not SHARED.is_dir():
         pytest.skip("needs ../shared/data")
     lines = (SHARED / "alpaca" / "davinci_predictions.jsonl").read_text(encoding="utf-8").splitlines()
-    degenerate = sum(repetition(json.loads(line)["response"]) > MAX_REPETITION for line in lines)
+    degenerate = sum(repeated_share(json.loads(line)["response"]) > MAX_REPETITION for line in lines)
     assert (degenerate, len(lines)) == (250, 252)
     alpaca = json.loads((SHARED / "alpaca" / "alpaca_en_demo.json").read_text(encoding="utf-8"))
-    assert sum(repetition(row["output"]) > MAX_REPETITION for row in alpaca) == 18
+    assert sum(repeated_share(row["output"]) > MAX_REPETITION for row in alpaca) == 18
     with (SHARED / "support" / "bitext_support.csv").open(encoding="utf-8", newline="") as file:
         support = [row["response"] for row in csv.DictReader(file)]
-    assert not any(repetition(text) > MAX_REPETITION for text in support)
+    assert not any(repeated_share(text) > MAX_REPETITION for text in support)
     assert sum(bool(STOCK_PHRASES.search(text)) for text in support) < 10

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ft_pipeline.distillation.best_of_n import agreements, best_of
-from ft_pipeline.distillation.distill import distil
+from ft_pipeline.distillation.distill import distill
 from ft_pipeline_tests.distillation.material import answer_row, write_answers, write_conversations
 
 SAME = [
@@ -39,7 +39,7 @@ def test_one_valid_answer_per_prompt_is_kept(tmp_path: Path) -> None:
     """Faulty samples are removed before the vote; the samples that lose the vote are set aside, too."""
     answers = [sample(0, "", finish_reason="stop"), *(sample(number, text) for number, text in enumerate(SAME, 1))]
     (tmp_path / "out").mkdir()
-    summary = distil(
+    summary = distill(
         write_answers(tmp_path / "answers", answers),
         write_conversations(tmp_path / "conversations"),
         tmp_path / "out",
@@ -54,7 +54,7 @@ def test_one_valid_answer_per_prompt_is_kept(tmp_path: Path) -> None:
 
 def test_teacher_answers_are_validated_like_human_rows(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
-    summary = distil(
+    summary = distill(
         write_answers(tmp_path / "answers", [answer_row(1, "Where is it?", "Here is \x07 your bell, as ordered.")]),
         write_conversations(tmp_path / "conversations"),
         tmp_path / "out",

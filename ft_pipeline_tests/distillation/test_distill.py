@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from ft_pipeline.distillation.distill import DISTILLED, distil
+from ft_pipeline.distillation.distill import DISTILLED, distill
 from ft_pipeline_tests.distillation.material import HUMAN, answer_row, write_answers, write_conversations
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data" / "alpaca"
@@ -19,7 +19,7 @@ LABEL = "I'm e-mailing a free return label for the rug to you now; it can be pri
 def run(tmp_path: Path, answers: list[dict[str, Any]], **options: Any) -> tuple[dict[str, Any], list[dict], list[dict]]:
     out = tmp_path / "out"
     out.mkdir()
-    summary = distil(
+    summary = distill(
         write_answers(tmp_path / "answers", answers),
         write_conversations(tmp_path / "conversations", test=TEST),
         out,
@@ -107,7 +107,7 @@ def test_degenerate_teacher_answers_are_set_aside(tmp_path: Path) -> None:
         answer_row(number, row["prompt"], row["response"]) for number, row in enumerate(map(json.loads, lines), 1)
     ]
     pairs = [(f"{row['instruction']}\n{row['input']}", row["output"]) for row in people]
-    summary = distil(
+    summary = distill(
         write_answers(tmp_path / "answers", answers),
         write_conversations(tmp_path / "conversations", pairs),
         tmp_path,

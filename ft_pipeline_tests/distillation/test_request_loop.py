@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ft_pipeline.distillation.endpoint_teacher import answer_of
+from ft_pipeline.distillation.endpoint_teacher import answer_columns
 from ft_pipeline.distillation.teacher_prompt import TeacherPrompt
 from ft_pipeline.errors import UserError
 from ft_pipeline.models.endpoint import chat_completions
@@ -27,7 +27,7 @@ PROMPTS = [f"My order {number} has not arrived, what now?" for number in range(6
 
 
 def requests_for(teacher: TeacherSettings, prompts: Sequence[str] = PROMPTS) -> list[ChatRequest]:
-    return [TeacherPrompt(teacher, []).question(user(text)) for text in prompts]
+    return [TeacherPrompt(teacher, []).request(user(text)) for text in prompts]
 
 
 def ask(
@@ -37,7 +37,7 @@ def ask(
     requests = requests_for(teacher, prompts)
     with AnswerLog.opened(folder, lambda message: None) as log:
         totals = send_all(lambda: Endpoint(teacher, key), log, requests, len(requests), teacher, Recorder())
-        return totals, log.spent, [answer_of(log, request) for request in requests]
+        return totals, log.spent, [answer_columns(log, request) for request in requests]
 
 
 def test_every_prompt_gets_its_own_answer(tmp_path: Path) -> None:
@@ -70,7 +70,7 @@ def test_answers_in_the_log_are_not_requested_again(tmp_path: Path) -> None:
 def test_each_sample_of_a_prompt_is_a_separate_request(tmp_path: Path) -> None:
     with serving() as server:
         teacher = server.teacher(temperature=0.8, seed=4, answers_per_prompt=3)
-        requests = [TeacherPrompt(teacher, []).question(user(PROMPTS[0]), sample) for sample in range(3)]
+        requests = [TeacherPrompt(teacher, []).request(user(PROMPTS[0]), sample) for sample in range(3)]
         with AnswerLog.opened(tmp_path, lambda message: None) as log:
             send_all(lambda: Endpoint(teacher, None), log, requests, 3, teacher, Recorder())
         assert sorted(body["seed"] for body in server.bodies) == [4, 5, 6]

@@ -62,7 +62,7 @@ def test_a_server_answers_every_prompt_and_ends_with_the_run(
     assert [row["answer"] for row in rows[:8]] == [f"seen 0: {prompt}" for prompt in PROMPTS]
     assert [row["finish_reason"] for row in rows] == ["stop"] * 8 + ["length", "context"]
     assert (summary["engine"], summary["prompts"], summary["answered"], summary["resumed"]) == ("vllm", 10, 9, 0)
-    assert {row[key] for row in rows for key in vllm_teacher.LOCAL_ONLY} == {None}
+    assert {row[key] for row in rows for key in vllm_teacher.ENDPOINT_COLUMNS} == {None}
 
     ((start,), requests) = read(events)
     arguments = start["started"]
@@ -111,14 +111,14 @@ def test_several_answers_to_a_prompt_have_different_seeds(
 
 
 def test_the_engine_depends_on_setting_device_and_installation(events: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert vllm_teacher.wanted("auto", "cpu") is vllm_teacher.wanted("transformers", "cuda:0") is None
+    assert vllm_teacher.choose_engine("auto", "cpu") is vllm_teacher.choose_engine("transformers", "cuda:0") is None
     assert (
-        vllm_teacher.wanted("auto", "cuda:0")
-        == vllm_teacher.wanted("vllm", "cpu")
+        vllm_teacher.choose_engine("auto", "cuda:0")
+        == vllm_teacher.choose_engine("vllm", "cpu")
         == Engine("vllm", events.parent / "bin" / "vllm")
     )
     monkeypatch.setenv("PATH", "/nowhere")
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
-    assert vllm_teacher.wanted("auto", "cuda:0") is None
+    assert vllm_teacher.choose_engine("auto", "cuda:0") is None
     with pytest.raises(UserError, match="`vllm` is not on the PATH"):
-        vllm_teacher.wanted("vllm", "cuda:0")
+        vllm_teacher.choose_engine("vllm", "cuda:0")

@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from ft_pipeline.release.report.report import NAME
+from ft_pipeline.release.report.report import FILE_NAME
 from ft_pipeline_tests.end_to_end.project import current, ft, ft_json, small_project
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]
@@ -59,7 +59,7 @@ def test_the_comparison_shows_the_members_with_their_row(root: Path) -> None:
     assert [point["share"] for point in points] == [0.5, 1.0] and points[0]["rows"] < points[1]["rows"]
     shown = ft(root, "compare").stdout
     assert "lora/merged, trained with 2 seeds: loss" in shown and "the gain from the last step is" in shown
-    report = (current(root, "report").path / NAME).read_text(encoding="utf-8")
+    report = (current(root, "report").path / FILE_NAME).read_text(encoding="utf-8")
     assert "Variation between seeds" in report and "Effect of more training rows" in report
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ft_pipeline.evaluation.comparison.compare import compare
-from ft_pipeline.evaluation.comparison.training_facts import facts
+from ft_pipeline.evaluation.comparison.training_facts import read_training_facts
 from ft_pipeline.project import Project
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.asset_pointers import AssetPointers
@@ -32,7 +32,7 @@ def record(folder: Path, name: str) -> None:
         (target / asset).mkdir(parents=True)
         for file in FILES:
             shutil.copy(artifact.path / file, target / asset)
-    training = facts(store, artifacts["scores"])
+    training = read_training_facts(store, artifacts["scores"])
     (target / "training.json").write_text(json.dumps(training, indent=2) + "\n", encoding="utf-8")
 
 

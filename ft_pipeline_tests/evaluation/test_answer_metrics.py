@@ -11,7 +11,7 @@ from ft_pipeline.evaluation.comparison.compare import build_comparison, compare
 from ft_pipeline.evaluation.comparison.records import Comparison
 from ft_pipeline.evaluation.items import Item
 from ft_pipeline.evaluation.metrics.answer_metrics import AnswerMetrics, has_format
-from ft_pipeline.evaluation.metrics.custom_metrics import CustomMetric, resolve
+from ft_pipeline.evaluation.metrics.custom_metrics import CustomMetric, resolve_metrics
 from ft_pipeline.evaluation.scoring import prompt_baseline
 from ft_pipeline.evaluation.scoring.fingerprint import differences
 from ft_pipeline.settings.project import AnswerFormat, MetricSettings, ProjectSettings
@@ -60,8 +60,8 @@ def root(tmp_path: Path) -> Path:
 
 
 def measured(root: Path, function: str, answer: str) -> float:
-    custom = resolve(root, custom_metric(f"quality.checks.{function}"))
-    return AnswerMetrics(None, json.loads(json.dumps(custom))).of_answer(ITEM, answer)["mine"]
+    custom = resolve_metrics(root, custom_metric(f"quality.checks.{function}"))
+    return AnswerMetrics(None, json.loads(json.dumps(custom))).score_answer(ITEM, answer)["mine"]
 
 
 def test_a_function_of_the_project_folder_gets_the_parameters_it_names(root: Path) -> None:
@@ -90,11 +90,11 @@ def test_a_missing_function_is_reported_before_anything_runs(root: Path) -> None
         ("nowhere.f", "the project folder has no nowhere.py, and no package 'nowhere' is installed"),
     ):
         with pytest.raises(UserError, match=message):
-            resolve(root, custom_metric(function))
+            resolve_metrics(root, custom_metric(function))
 
 
 def test_an_installed_function_is_identified_by_its_version(root: Path) -> None:
-    metric = resolve(root, custom_metric("sacrebleu.sentence_bleu", lower_is_better=True))["mine"]
+    metric = resolve_metrics(root, custom_metric("sacrebleu.sentence_bleu", lower_is_better=True))["mine"]
     assert metric["source"] is None
     assert metric["distribution"].startswith("sacrebleu==")
     with pytest.raises(UserError, match="has the unknown parameter 'hypothesis'"):
@@ -152,7 +152,7 @@ def evaluation(**more: Any) -> dict[str, Any]:
 
 def test_custom_metrics_and_formats_reach_the_comparison(make_job: JobMaker, root: Path, tmp_path: Path) -> None:
     prompting = {"variants": {"few_shot": {"system_prompt": None, "few_shot": 2}}}
-    custom = resolve(root, custom_metric("quality.checks.words", lower_is_better=True))
+    custom = resolve_metrics(root, custom_metric("quality.checks.words", lower_is_better=True))
     settings = evaluation(answer_format=AnswerFormat(type="regex", pattern="(?s)(Sorry|Please|The).*").model_dump())
     job = make_job("prompt_baseline", "own", prompting=prompting, evaluation=settings, custom_metrics=custom)
     rows = prompt_baseline.run(job)["rows"]

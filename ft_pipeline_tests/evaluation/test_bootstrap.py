@@ -45,7 +45,7 @@ def test_the_draws_depend_on_the_seed_not_on_the_block_size(monkeypatch: pytest.
     values = np.random.default_rng(4).normal(size=(30, 2))
     groups = [str(number) for number in range(30)]
     whole = Bootstrap(groups, 500, 7).means(values)
-    monkeypatch.setattr("ft_pipeline.evaluation.comparison.bootstrap._CELLS", 30 * 64)
+    monkeypatch.setattr("ft_pipeline.evaluation.comparison.bootstrap._MAX_CELLS", 30 * 64)
     blocks = Bootstrap(groups, 500, 7).means(values)
     assert np.array_equal(whole[1].draws, blocks[1].draws)
     assert not np.array_equal(whole[1].draws, Bootstrap(groups, 500, 8).means(values)[1].draws)

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from ft_pipeline.evaluation.comparison.compare import compare
-from ft_pipeline.evaluation.comparison.costs import in_words, training_time
+from ft_pipeline.evaluation.comparison.costs import describe_break_even, training_time
 from ft_pipeline.evaluation.comparison.markdown import markdown_table
 from ft_pipeline.evaluation.comparison.records import Comparison
 from ft_pipeline.evaluation.recommendation.rules import recommend
@@ -40,9 +40,11 @@ def test_break_even_is_computed_from_the_seconds_per_call(tmp_path: Path) -> Non
     assert (merged.calls_by_time, merged.calls_by_cost, adapter.calls_by_cost) == (None, None, None)
     assert [row.cost_per_call for row in found.rows] == [None] * 4
     assert {row.name: row.training for row in found.rows}["few_shot"] is None
-    assert in_words(adapter).startswith("a/adapter reads 360 fewer prompt tokens per call than few_shot; its training")
-    assert "took 30 min, which pays off after 9,000 calls by time (0.4 s saved per call" in in_words(adapter)
-    assert in_words(merged).endswith("which never pays off, because a call saves nothing.")
+    assert describe_break_even(adapter).startswith(
+        "a/adapter reads 360 fewer prompt tokens per call than few_shot; its training"
+    )
+    assert "took 30 min, which pays off after 9,000 calls by time (0.4 s saved per call" in describe_break_even(adapter)
+    assert describe_break_even(merged).endswith("which never pays off, because a call saves nothing.")
     text = markdown_table(found)
     assert "| a/adapter | few_shot | 360 | 0.40 | 30 min | 9,000 |" in text
     assert "| a/merged | few_shot | 360 | 0.00 | 30 min | never |" in text
@@ -56,7 +58,7 @@ def test_break_even_is_computed_from_token_prices(tmp_path: Path) -> None:
     adapter = found.break_even[0]
     assert adapter.training.cost == pytest.approx(3.6)
     assert adapter.calls_by_cost == 1000
-    assert "after 1,000 calls by cost (3.60 for the training, 0.0036 saved per call)" in in_words(adapter)
+    assert "after 1,000 calls by cost (3.60 for the training, 0.0036 saved per call)" in describe_break_even(adapter)
     assert "| cost / call |" in markdown_table(found)
 
 

@@ -42,10 +42,10 @@ def test_a_shared_prefix_does_not_change_the_log_likelihoods(
 
 
 def test_batches_are_limited_by_the_size_of_their_logits(wide_model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(likelihood, "_LOGITS", 4 * wide_model.config.vocab_size)
-    monkeypatch.setattr(likelihood, "_CHUNK", 2)
+    monkeypatch.setattr(likelihood, "_MAX_LOGITS", 4 * wide_model.config.vocab_size)
+    monkeypatch.setattr(likelihood, "_CHUNK_POSITIONS", 2)
     done: list[int] = []
-    results = target_log_likelihoods(wide_model, PAIRS, batch_size=8, on_done=done.append)
+    results = target_log_likelihoods(wide_model, PAIRS, batch_size=8, report_done=done.append)
     assert len(done) > 1
     assert sum(done) == len(PAIRS)
     assert [total for total, _ in results] == pytest.approx(

@@ -11,7 +11,7 @@ import yaml
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
-from ft_pipeline.evaluation.items import items_of, rows_to_test
+from ft_pipeline.evaluation.items import make_items, select_test_rows
 from ft_pipeline.evaluation.scoring.lm_eval_harness import (
     answer_task,
     loss_task,
@@ -34,7 +34,7 @@ def loaded(model: Any, tokenizer: Any, batch_size: int = 4) -> LoadedLM:
 
 
 def documents(tokenizer: Any, prompt: Prompt) -> list[dict[str, Any]]:
-    items = items_of(rows_to_test(CONVERSATIONS, None))
+    items = make_items(select_test_rows(CONVERSATIONS, None))
     rendered = render_items(tokenizer, items, prompt, name="x", window=512, max_new_tokens=8)
     return [
         {
@@ -78,8 +78,8 @@ def test_answers_equal_plain_generation(wide_model: Any, tokenizer: Any, tmp_pat
 
 def test_our_rendering_equals_that_of_lm_eval(wide_model: Any, tokenizer: Any, tmp_path: Path) -> None:
     """On single-turn rows, lm-eval with apply_chat_template=True renders and scores the same texts as we do."""
-    rows = [row for row in rows_to_test(CONVERSATIONS, None) if len(row["messages"]) == 2]
-    items = items_of(rows)
+    rows = [row for row in select_test_rows(CONVERSATIONS, None) if len(row["messages"]) == 2]
+    items = make_items(rows)
     ours = render_items(tokenizer, items, Prompt(system_prompt=SYSTEM), name="x", window=512, max_new_tokens=8)
     unrendered = [
         {"context": row["messages"][0]["content"], "target": rendered_item.target}

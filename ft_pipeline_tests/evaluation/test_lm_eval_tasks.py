@@ -13,7 +13,7 @@ from ft_pipeline.evaluation.comparison.compare import build_comparison
 from ft_pipeline.evaluation.comparison.markdown import markdown_table
 from ft_pipeline.evaluation.comparison.records import Comparison
 from ft_pipeline.evaluation.scoring import prompt_baseline, tuned_scores
-from ft_pipeline.evaluation.scoring.task_files import files_of, keep_files
+from ft_pipeline.evaluation.scoring.task_files import copy_task_files, hash_files
 from ft_pipeline.job import Job
 from ft_pipeline_tests.evaluation.conftest import QUESTIONS, JobMaker
 
@@ -72,7 +72,7 @@ def rows_of(job: Job) -> dict[str, dict[str, Any]]:
 def test_every_model_runs_the_tasks_and_the_comparison_shows_them(
     make_job: JobMaker, folder: Path, tiny_adapter: Path, tiny_merged: Path, tmp_path: Path
 ) -> None:
-    shared = {"evaluation": evaluation("capitals", "written"), "task_files": files_of(folder)}
+    shared = {"evaluation": evaluation("capitals", "written"), "task_files": hash_files(folder)}
     variants = {name: {"system_prompt": "Be brief.", "few_shot": shots} for name, shots in (("short", 0), ("shot", 1))}
     inputs = {"tasks": folder}
     baseline = make_job("prompt_baseline", "baseline", inputs, prompting={"variants": variants}, **shared)
@@ -130,7 +130,7 @@ def test_task_files_are_kept_only_as_they_were_hashed(make_job: JobMaker, folder
     (folder / "sub" / "__pycache__").mkdir(parents=True)
     (folder / "sub" / "__pycache__" / "own.pyc").write_bytes(b"x")
     (folder / "sub" / "more.jsonl").write_text("{}", encoding="utf-8")
-    files = files_of(folder)
+    files = hash_files(folder)
     assert sorted(files) == [
         "capitals.yaml",
         "own.py",
@@ -141,8 +141,8 @@ def test_task_files_are_kept_only_as_they_were_hashed(make_job: JobMaker, folder
     ]
     job = make_job("evaluation_tasks")
     job = Job(job.kind, {"files": files}, {}, job.out, job.work, "cpu", job.report, {"folder": str(folder)})
-    assert keep_files(job) == {"files": 6}
-    assert files_of(job.out) == files
+    assert copy_task_files(job) == {"files": 6}
+    assert hash_files(job.out) == files
     (folder / "own.py").write_text("changed", encoding="utf-8")
     with pytest.raises(UserError, match=r"own\.py changed while it was being read"):
-        keep_files(job)
+        copy_task_files(job)

@@ -5,21 +5,21 @@ from typing import Any
 import pytest
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.evaluation.items import items_of, rows_to_test
+from ft_pipeline.evaluation.items import make_items, select_test_rows
 from ft_pipeline.evaluation.scoring.prompts import Prompt, render_items
 from ft_pipeline.models.chat import render
 from ft_pipeline_tests.evaluation.conftest import CONVERSATIONS, conversation
 
-ROWS = rows_to_test(CONVERSATIONS, None)
+ROWS = select_test_rows(CONVERSATIONS, None)
 
 
 def rendered(tokenizer: Any, prompt: Prompt, **options: Any) -> list[Any]:
     options = {"name": "x", "window": 512, "max_new_tokens": 8} | options
-    return render_items(tokenizer, items_of(ROWS), prompt, **options)
+    return render_items(tokenizer, make_items(ROWS), prompt, **options)
 
 
 def test_every_assistant_turn_of_the_test_split_is_an_item() -> None:
-    items = items_of(ROWS)
+    items = make_items(ROWS)
     assert len(items) == 4
     two_turn_items = [
         item for item in items if len(item.messages) > 2 or item.reference == "Please send your order number."
@@ -30,10 +30,10 @@ def test_every_assistant_turn_of_the_test_split_is_an_item() -> None:
 
 
 def test_max_test_rows_takes_the_first_rows_by_hash() -> None:
-    assert rows_to_test(CONVERSATIONS, 2) == ROWS[:2]
-    assert rows_to_test(list(reversed(CONVERSATIONS)), 2) == ROWS[:2]
+    assert select_test_rows(CONVERSATIONS, 2) == ROWS[:2]
+    assert select_test_rows(list(reversed(CONVERSATIONS)), 2) == ROWS[:2]
     with pytest.raises(UserError, match="None of the 1 conversations is in the test split"):
-        rows_to_test([conversation("train", "a", "b")], None)
+        select_test_rows([conversation("train", "a", "b")], None)
 
 
 def test_context_and_target_are_the_text_of_the_template(tokenizer: Any) -> None:
@@ -47,14 +47,14 @@ def test_context_and_target_are_the_text_of_the_template(tokenizer: Any) -> None
 
 
 def test_examples_come_from_the_train_split_and_are_fixed(tokenizer: Any) -> None:
-    prompt = Prompt.of({"system_prompt": None, "few_shot": 2}, CONVERSATIONS, seed=0)
-    assert prompt == Prompt.of({"system_prompt": None, "few_shot": 2}, list(reversed(CONVERSATIONS)), seed=0)
+    prompt = Prompt.from_variant({"system_prompt": None, "few_shot": 2}, CONVERSATIONS, seed=0)
+    assert prompt == Prompt.from_variant({"system_prompt": None, "few_shot": 2}, list(reversed(CONVERSATIONS)), seed=0)
     train = [tuple(row["messages"]) for row in CONVERSATIONS if row["split"] == "train"]
     assert sorted(map(str, prompt.examples)) == sorted(map(str, train))
     heads = {rendered_item.context.split("<|im_start|>user\n")[1] for rendered_item in rendered(tokenizer, prompt)}
     assert len(heads) == 1
     with pytest.raises(UserError, match="few_shot is 3"):
-        Prompt.of({"system_prompt": None, "few_shot": 3}, CONVERSATIONS, seed=0)
+        Prompt.from_variant({"system_prompt": None, "few_shot": 3}, CONVERSATIONS, seed=0)
 
 
 def test_a_prompt_that_does_not_fit_the_window_is_refused(tokenizer: Any) -> None:

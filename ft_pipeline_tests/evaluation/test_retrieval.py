@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.scoring import prompt_baseline
 from ft_pipeline.evaluation.scoring.prompts import Prompt
-from ft_pipeline.evaluation.scoring.retrieval import Index, passages_of, without_held_out
+from ft_pipeline.evaluation.scoring.retrieval import TextIndex, drop_held_out_passages, split_into_passages
 from ft_pipeline.settings.project import PromptVariant
 from ft_pipeline_tests.evaluation.conftest import CONVERSATIONS, JobMaker, conversation
 
@@ -34,67 +34,75 @@ def contents(messages: list[dict[str, Any]]) -> list[str]:
 
 
 def test_an_index_ranks_by_shared_words_and_weights_rare_ones_more() -> None:
-    index = Index(["the parcel is late", "the shoes are late", "the parcel of the shop", "Где мой заказ?"])
-    assert index.best("Late SHOES!", 2) == [1, 0]
-    assert index.best("мой заказ", 1) == [3]
-    assert index.best("nothing known", 3) == [0, 1, 2]
-    assert index.best("", 9) == [0, 1, 2, 3]
-    assert Index([]).best("anything", 2) == []
-    assert Index(["...", "!"]).best("anything", 1) == [0]
+    index = TextIndex(["the parcel is late", "the shoes are late", "the parcel of the shop", "Где мой заказ?"])
+    assert index.search("Late SHOES!", 2) == [1, 0]
+    assert index.search("мой заказ", 1) == [3]
+    assert index.search("nothing known", 3) == [0, 1, 2]
+    assert index.search("", 9) == [0, 1, 2, 3]
+    assert TextIndex([]).search("anything", 2) == []
+    assert TextIndex(["...", "!"]).search("anything", 1) == [0]
 
 
 def test_retrieved_examples_are_the_nearest_train_rows_nearest_last() -> None:
     variant = {"few_shot": 2, "examples": "retrieved", "system_prompt": "Be brief."}
-    prompt = Prompt.of(variant, ROWS, seed=0)
-    texts = contents(prompt.before(user("How do I return the shoes?")))
+    prompt = Prompt.from_variant(variant, ROWS, seed=0)
+    texts = contents(prompt.prepend_to(user("How do I return the shoes?")))
     assert texts[0] == "Be brief."
     assert texts[3:] == ["Can I return the shoes?", "About: Can I return the shoes?", "How do I return the shoes?"]
-    assert contents(prompt.before(user("Is Malta in reach?")))[3] == "Do you ship to Malta?"
-    reordered = Prompt.of(variant, list(reversed(ROWS)), seed=0).before(user("How do I return the shoes?"))
+    assert contents(prompt.prepend_to(user("Is Malta in reach?")))[3] == "Do you ship to Malta?"
+    reordered = Prompt.from_variant(variant, list(reversed(ROWS)), seed=0).prepend_to(
+        user("How do I return the shoes?")
+    )
     assert contents(reordered) == texts
     with pytest.raises(UserError, match="few_shot is 5, but the train split has 4 single-turn rows"):
-        Prompt.of({"few_shot": 5, "examples": "retrieved"}, ROWS, seed=0)
+        Prompt.from_variant({"few_shot": 5, "examples": "retrieved"}, ROWS, seed=0)
 
 
 def test_retrieval_uses_every_turn_of_the_user() -> None:
-    prompt = Prompt.of({"passages": 1}, ROWS, 0, TEXTS)
+    prompt = Prompt.from_variant({"passages": 1}, ROWS, 0, TEXTS)
     turns = [*user("Do you ship to Malta?"), {"role": "assistant", "content": "Order number?"}, *user("LF-1")]
-    assert contents(prompt.before(turns))[0] == TEXTS[2]
+    assert contents(prompt.prepend_to(turns))[0] == TEXTS[2]
 
 
 def test_passages_replace_their_placeholder_or_follow_the_system_prompt() -> None:
     question = user("How heavy are grills?")
-    appended = Prompt.of({"system_prompt": "Be brief.", "passages": 1}, ROWS, 0, TEXTS).before(question)
+    appended = Prompt.from_variant({"system_prompt": "Be brief.", "passages": 1}, ROWS, 0, TEXTS).prepend_to(question)
     assert contents(appended) == [f"Be brief.\n\n{TEXTS[1]}", "How heavy are grills?"]
-    placed = Prompt.of({"system_prompt": "Known: {passages} End.", "passages": 1}, ROWS, 0, TEXTS).before(question)
+    placed = Prompt.from_variant({"system_prompt": "Known: {passages} End.", "passages": 1}, ROWS, 0, TEXTS).prepend_to(
+        question
+    )
     assert contents(placed)[0] == f"Known: {TEXTS[1]} End."
-    alone = Prompt.of({"passages": 2}, ROWS, 0, TEXTS).before(question)
+    alone = Prompt.from_variant({"passages": 2}, ROWS, 0, TEXTS).prepend_to(question)
     assert alone[0]["role"] == "system"
     assert contents(alone)[0].startswith(f"{TEXTS[1]}\n\n")
     with_system_turn = [{"role": "system", "content": "Its own."}, *question]
-    extended = Prompt.of({"system_prompt": "Known: {passages}", "passages": 1}, ROWS, 0, TEXTS).before(with_system_turn)
+    extended = Prompt.from_variant({"system_prompt": "Known: {passages}", "passages": 1}, ROWS, 0, TEXTS).prepend_to(
+        with_system_turn
+    )
     assert contents(extended) == [f"Its own.\n\n{TEXTS[1]}", "How heavy are grills?"]
     assert contents(with_system_turn) == ["Its own.", "How heavy are grills?"]
 
 
 def test_passages_end_at_paragraphs_or_sentences() -> None:
     text = "One two three.\n\nFour five. Six seven eight.\n \nNine ten eleven twelve thirteen fourteen."
-    assert passages_of(text, 100) == ["One two three.\n\nFour five. Six seven eight.\n\n" + text.split("\n \n")[1]]
-    assert passages_of(text, 5) == [
+    assert split_into_passages(text, 100) == [
+        "One two three.\n\nFour five. Six seven eight.\n\n" + text.split("\n \n")[1]
+    ]
+    assert split_into_passages(text, 5) == [
         "One two three.",
         "Four five. Six seven eight.",
         "Nine ten eleven twelve thirteen fourteen.",
     ]
-    assert passages_of(text, 3)[1:3] == ["Four five.", "Six seven eight."]
-    assert passages_of(" \n\n ", 5) == []
+    assert split_into_passages(text, 3)[1:3] == ["Four five.", "Six seven eight."]
+    assert split_into_passages(" \n\n ", 5) == []
 
 
 def test_a_passage_that_contains_a_held_out_row_is_never_shown() -> None:
     row = conversation("test", "My package is late.", "Please send your order number.")
     log = "Customer: my package is LATE!\nSupport: Please send your order number."
     article = "If a package is late, support answers: please send your order number."
-    assert without_held_out([log, article], [row]) == [article]
-    assert without_held_out([log, article], [{**row, "split": "train"}]) == [log, article]
+    assert drop_held_out_passages([log, article], [row]) == [article]
+    assert drop_held_out_passages([log, article], [{**row, "split": "train"}]) == [log, article]
 
 
 def test_an_inconsistent_prompt_variant_is_refused() -> None:
@@ -103,7 +111,7 @@ def test_an_inconsistent_prompt_variant_is_refused() -> None:
     with pytest.raises(ValidationError, match="`passages` is 0"):
         PromptVariant(system_prompt="Known: {passages}")
     with pytest.raises(UserError, match="data/raw/text contains no usable text"):
-        Prompt.of({"passages": 1}, ROWS, 0, [])
+        Prompt.from_variant({"passages": 1}, ROWS, 0, [])
 
 
 def test_the_prompt_baseline_scores_retrieved_examples_and_passages(make_job: JobMaker, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from ft_pipeline.models.chat import render, with_prompt
-from ft_pipeline.release.export.chat_template import with_own_prompt
+from ft_pipeline.release.export.chat_template import template_with_prompt
 from ft_pipeline_tests.tiny import CHATML, tiny_tokenizer
 
 WITH_A_DEFAULT = (
@@ -50,9 +50,9 @@ def test_the_template_renders_the_scored_prompts(
     for talk in TALKS:
         tokenizer.chat_template = template
         scored = render(tokenizer, with_prompt(talk, system_prompt, examples), add_generation_prompt=True)
-        tokenizer.chat_template = with_own_prompt(template, system_prompt, examples)
+        tokenizer.chat_template = template_with_prompt(template, system_prompt, examples)
         assert render(tokenizer, talk, add_generation_prompt=True) == scored
 
 
 def test_without_a_prompt_the_template_is_unchanged() -> None:
-    assert with_own_prompt(CHATML, None, []) == CHATML
+    assert template_with_prompt(CHATML, None, []) == CHATML

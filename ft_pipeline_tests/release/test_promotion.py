@@ -7,7 +7,7 @@ import pytest
 from ft_pipeline.evaluation.comparison.records import Comparison, ComparisonRow, PairedDifference, Score
 from ft_pipeline.evaluation.model_kinds import ModelKind
 from ft_pipeline.release.champion import Candidate, ChampionRecord
-from ft_pipeline.release.promotion import decide, gates, promotion
+from ft_pipeline.release.promotion import check_results, decide, promotion_of
 from ft_pipeline.settings.project import PromotionSettings
 
 LOSSES = {"plain": 3.5, "system_prompt": 3.2, "few_shot": 3.0, "adapter": 2.01, "qlora": 2.0}
@@ -69,7 +69,7 @@ def test_a_tuned_model_that_beats_the_best_prompt_is_released_merged() -> None:
     decision = decide(comparison(LOSSES), ALL, SETTINGS, None)
     assert (decision.move, decision.name) == (True, "qlora")
     assert decision.reasons == ["qlora beats few_shot by 1.000 (95 %: 0.900 to 1.100) on loss"]
-    move = promotion(decision, ALL, "c" * 64)
+    move = promotion_of(decision, ALL, "c" * 64)
     assert move is not None
     assert (move.candidate.name, move.forced, move.evidence["comparison"]) == ("qlora", False, "c" * 64)
     assert [pair["worse"] for pair in move.evidence["pairs"]] == ["few_shot"]
@@ -86,7 +86,7 @@ def test_a_failed_check_prevents_a_promotion(failed: str) -> None:
     decision = decide(comparison(LOSSES), candidates("qlora", gates={**PASSED, failed: False}), SETTINGS, None)
     assert not decision.move
     assert f"the check {failed} failed" in decision.reasons[0]
-    assert promotion(decision, {}) is None
+    assert promotion_of(decision, {}) is None
 
 
 def test_forgetting_beyond_the_margin_prevents_a_promotion() -> None:
@@ -169,7 +169,7 @@ def test_a_comparison_without_candidates_is_reported() -> None:
 
 def test_checks_that_were_not_recorded_count_as_failed() -> None:
     audit = {"audit": {"checks": {"single_bos": {"passed": True}, "stop_token_trained": {"passed": True}}}}
-    assert gates(audit, {"passed": True}) == {"token_audit": True, "merge": True}
-    assert gates({}, {}) == {"token_audit": False, "merge": False}
+    assert check_results(audit, {"passed": True}) == {"token_audit": True, "merge": True}
+    assert check_results({}, {}) == {"token_audit": False, "merge": False}
     audit["audit"]["checks"]["single_bos"]["passed"] = False
-    assert gates(audit, {"passed": True})["token_audit"] is False
+    assert check_results(audit, {"passed": True})["token_audit"] is False

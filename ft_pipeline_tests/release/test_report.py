@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 
 from ft_pipeline.cli import app
 from ft_pipeline.evaluation.metrics.definitions import METRICS
-from ft_pipeline.release.report.answers import MOST_ITEMS, side_by_side
-from ft_pipeline.release.report.report import visible
+from ft_pipeline.release.report.answers import MAX_ITEMS, side_by_side
+from ft_pipeline.release.report.report import escape_invisible
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.asset_pointers import AssetPointers
 from ft_pipeline_tests.end_to_end.ui import browsing, chromium
@@ -119,10 +119,10 @@ def test_the_report_shows_the_cost_of_4_bit_quantization(page: Page) -> None:
 
 def test_every_answer_is_shown_with_its_question_and_reference(shop: Trained, page: Page) -> None:
     for question, *_ in TALKS["test"]:
-        assert visible(question) in page.text
+        assert escape_invisible(question) in page.text
     for sample in samples(shop):
-        assert visible(sample["answer"]) in page.text
-        assert visible(sample["reference"]) in page.text
+        assert escape_invisible(sample["answer"]) in page.text
+        assert escape_invisible(sample["reference"]) in page.text
     assert page.of_class("item") == ITEMS
     changes = [page.of_class(change) for change in ("improved", "regressed", "same")]
     assert sum(changes) == ITEMS
@@ -145,8 +145,8 @@ def test_the_report_needs_no_other_file_and_runs_no_script(page: Page) -> None:
 
 
 def test_invisible_characters_are_written_out() -> None:
-    assert visible("a\x1b[31m\u202eb\nc\t\x00") == "a\\x1b[31m\\u202eb\nc\t\\x00"
-    assert visible(1.5) == 1.5
+    assert escape_invisible("a\x1b[31m\u202eb\nc\t\x00") == "a\\x1b[31m\\u202eb\nc\t\\x00"
+    assert escape_invisible(1.5) == 1.5
 
 
 def test_an_erased_conversation_shows_only_the_rendered_prompt() -> None:
@@ -155,12 +155,12 @@ def test_an_erased_conversation_shows_only_the_rendered_prompt() -> None:
 
 
 def test_the_largest_changes_of_many_items_are_kept() -> None:
-    count = MOST_ITEMS + 50
+    count = MAX_ITEMS + 50
     gained = [0.0] * count
     gained[count - 1], gained[count - 2] = 3.0, -2.0
     rows = {"base": [a_sample(number) for number in range(count)]}
     shown = side_by_side(rows, {}, ("loss", METRICS["loss"]), gained)
-    assert len(shown) == MOST_ITEMS
+    assert len(shown) == MAX_ITEMS
     assert [item["gain"] for item in shown[-2:]] == ["regressed by 2.00", "improved by 3.00"]
     assert shown[0]["gain"] == "unchanged"
 

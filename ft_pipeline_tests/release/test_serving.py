@@ -20,7 +20,7 @@ import pytest
 from ft_pipeline.errors import UserError
 from ft_pipeline.execution.workers.serving import require_free_port
 from ft_pipeline.release.champion import Candidate, Promotion, promote
-from ft_pipeline.release.export.served_folder import require_servable, write_served
+from ft_pipeline.release.export.served_folder import require_servable, write_served_folder
 from ft_pipeline.release.model_lookup import find_model
 from ft_pipeline_tests.release.trained import EVALUATION, ITEMS, VARIANTS, Trained
 
@@ -194,7 +194,7 @@ def test_models_that_would_not_answer_as_scored_are_refused(trained: Trained, na
 
 @pytest.mark.parametrize("variant", [{"examples": "retrieved", "few_shot": 2}, {"passages": 1}])
 def test_a_variant_that_looks_things_up_is_refused(trained: Trained, variant: dict[str, Any]) -> None:
-    model = replace(find_model(trained.store, "few_shot"), served=variant)
+    model = replace(find_model(trained.store, "few_shot"), serving=variant)
     with pytest.raises(UserError, match="looks up examples or passages for every question"):
         require_servable(model)
 
@@ -214,7 +214,7 @@ def test_a_new_champion_is_served_from_the_next_start(tmp_path: Path) -> None:
     for number, (candidate, how) in enumerate(zip(moves, served, strict=True)):
         evidence = {"served": how, "comparison": comparison.fingerprint}
         promote(shop.store.root, lambda _, c=candidate, e=evidence: Promotion(c, "why", e))  # type: ignore[misc]
-        folders.append(write_served(shop.store, find_model(shop.store, "champion"), tmp_path / str(number)))
+        folders.append(write_served_folder(shop.store, find_model(shop.store, "champion"), tmp_path / str(number)))
     weights = [(folder / "model.safetensors").resolve() for folder in folders]
     assert [folder.name for folder in folders] == ["champion", "champion"]
     assert weights[0].parent == shop.inputs["lora"]["merged_model"].path

@@ -17,13 +17,14 @@ from ft_pipeline.evaluation.comparison.records import Score
 Floats = NDArray[np.float64]
 
 TAILS = (2.5, 97.5)
-_CELLS = 2_000_000
-"""Draws times groups in memory at the same time: 16 MB."""
+"""Percentiles at the ends of a 95 % interval."""
+_MAX_CELLS = 2_000_000
+"""Maximum of draws times groups in memory at the same time: 16 MB."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A ratio of sums over the items, and its value in each resample."""
+    """A metric of one row (a ratio of sums over the items), and its value in each resample."""
 
     value: float
     draws: Floats
@@ -31,7 +32,7 @@ class Estimate:
 
 
 class Difference(NamedTuple):
-    """The lead of an estimate over another one, positive if it is ahead, with the paired 95 % interval."""
+    """The lead of one estimate over another, positive if it is ahead, with the paired 95 % interval."""
 
     difference: float
     low: float
@@ -45,38 +46,38 @@ class Bootstrap:
         """Prepare the draws. groups: the conversation of each item, in the order of all values."""
         if not groups:
             raise ValueError("there are no items to resample")
-        names, self._group_of = np.unique(np.asarray(groups, dtype=object).astype(str), return_inverse=True)
-        self.groups = len(names)
+        names, self._group_index = np.unique(np.asarray(groups, dtype=object).astype(str), return_inverse=True)
+        self._group_count = len(names)
         self._resamples = resamples
         self._seed = seed
 
     def ratios(self, numerators: Floats, denominators: Floats) -> list[Estimate]:
-        """Return one estimate per column: sum of numerators / sum of denominators, both of shape (items, columns)."""
+        """Return an estimate per column: sum of numerators / sum of denominators, both of shape (items, columns)."""
         columns = numerators.shape[1]
-        sums = np.zeros((self.groups, 2 * columns))
-        np.add.at(sums, self._group_of, np.hstack([numerators, denominators]))
-        drawn = np.vstack([weights @ sums for weights in self._weights()])
-        draws = drawn[:, :columns] / drawn[:, columns:]
+        sums = np.zeros((self._group_count, 2 * columns))
+        np.add.at(sums, self._group_index, np.hstack([numerators, denominators]))
+        resampled_sums = np.vstack([weights @ sums for weights in self._weights()])
+        draws = resampled_sums[:, :columns] / resampled_sums[:, columns:]
         totals = sums.sum(axis=0)
         values = totals[:columns] / totals[columns:]
         return [Estimate(float(values[column]), draws[:, column]) for column in range(columns)]
 
     def means(self, values: Floats) -> list[Estimate]:
-        """Return one estimate per column of `values`, shape (items, columns): the mean over the items."""
+        """Return an estimate per column of `values`, shape (items, columns): the mean over the items."""
         return self.ratios(values, np.ones_like(values))
 
     def _weights(self) -> Iterator[Floats]:
         """Yield how often each conversation is drawn, in blocks of shape (draws, groups); the same on every call."""
         random = np.random.default_rng(self._seed)
-        uniform = np.full(self.groups, 1 / self.groups)
-        block = max(1, _CELLS // self.groups)
+        uniform = np.full(self._group_count, 1 / self._group_count)
+        block = max(1, _MAX_CELLS // self._group_count)
         for begin in range(0, self._resamples, block):
             size = min(block, self._resamples - begin)
-            yield random.multinomial(self.groups, uniform, size=size).astype(np.float64)
+            yield random.multinomial(self._group_count, uniform, size=size).astype(np.float64)
 
 
 def distance_from_ideal(estimate: Estimate, ideal: float | None) -> Estimate:
-    """Return the estimate that rows are ranked by: the value, or its distance from `ideal` if there is one."""
+    """Return the estimate by which rows are ranked: of the value, or of its distance from `ideal` if there is one."""
     if ideal is None:
         return estimate
     return Estimate(abs(estimate.value - ideal), np.abs(estimate.draws - ideal))
@@ -89,7 +90,7 @@ def interval(estimate: Estimate) -> Score:
 
 
 def difference(better: Estimate, worse: Estimate, *, lower_is_better: bool) -> Difference:
-    """Return the lead of `better` over `worse`."""
+    """Return the lead of `better` over `worse`, which were drawn by the same Bootstrap."""
     sign = -1.0 if lower_is_better else 1.0
     low, high = np.percentile(sign * (better.draws - worse.draws), TAILS)
     return Difference(sign * (better.value - worse.value), float(low), float(high))

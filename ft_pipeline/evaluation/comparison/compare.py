@@ -1,11 +1,12 @@
-"""Compare every model and every prompt, from samples.
+"""Compare every model and every prompt, from their scores and samples.
 
-No model is loaded. Only rows with the same evaluation fingerprint are compared; the others are listed under `left_out`
-with the parts that differ. The same inputs give the same document.
+No model is loaded. Only models with the same evaluation fingerprint are compared; the others are listed under
+`left_out` with the parts that differ. The same inputs give the same document.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -27,23 +28,27 @@ from ft_pipeline.evaluation.comparison.records import (
     QuantizationError,
     ScoredAnswer,
 )
-from ft_pipeline.evaluation.comparison.scored_models import ScoredModel, comparable, read_scored_models
-from ft_pipeline.evaluation.comparison.sweep_results import learning_curves, seed_spread, without_sweep_members
+from ft_pipeline.evaluation.comparison.scored_models import ScoredModel, read_scored_models, split_comparable
+from ft_pipeline.evaluation.comparison.sweep_results import drop_sweep_members, learning_curves, seed_spread
 from ft_pipeline.evaluation.metrics.definitions import ANSWER_METRICS, METRICS, Metric
 from ft_pipeline.evaluation.model_kinds import BASELINES, TUNED
 
 Estimates = dict[str, dict[str, Estimate]]
 """By row name, then by metric."""
 Experiments = Mapping[str, Mapping[str, Any]]
-"""By name, facts about an experiment besides its scores: `took` (costs.training_time), `noise` (the table of its
-merged model), `train_rows`."""
+"""By experiment, facts about its training, as read_training_facts returns them. Only `took`, `noise` and `train_rows`
+are used, and each may be absent."""
+Samples = Mapping[str, Sequence[Mapping[str, Any]]]
+"""By name of the model, its records in samples.parquet (or general.parquet, tasks.parquet), in the same item order."""
 Metrics = Mapping[str, Metric]
 """Every metric of this comparison, in display order."""
 
 WORST = 5
-"""Number of regressions shown, the worst first."""
+"""Maximum number of regressions in the document, the worst first."""
 _RATIOS = {"loss": ("loss_sum", "answer_tokens"), "length_ratio": ("generated_tokens", "answer_tokens")}
+"""Metrics that are a sum over all items divided by another one: the two columns of samples.parquet."""
 _MEANS = (*ANSWER_METRICS, "format_valid")
+"""Metrics that are a mean over all items."""
 
 
 def build_comparison(
@@ -60,13 +65,13 @@ def build_comparison(
     document = comparison.to_json()
     (out / "comparison.json").write_text(json.dumps(document, indent=2, ensure_ascii=False), encoding="utf-8")
     (out / "comparison.md").write_text(markdown_table(comparison), encoding="utf-8")
-    chosen, _ = comparable(read_scored_models(inputs, config.get("champion")), config.get("fingerprint"))
-    records = [
-        {**record, "name": model.name}
-        for model in without_sweep_members(chosen)
-        for record in model.records("samples.parquet")
+    models, _ = split_comparable(read_scored_models(inputs, config.get("champion")), config.get("fingerprint"))
+    samples = [
+        {**sample, "name": model.name}
+        for model in drop_sweep_members(models)
+        for sample in model.records("samples.parquet")
     ]
-    pq.write_table(pa.Table.from_pylist(records), out / "samples.parquet")
+    pq.write_table(pa.Table.from_pylist(samples), out / "samples.parquet")
     return {
         "rows": [row.name for row in comparison.rows],
         "best": comparison.rows[0].name,
@@ -79,162 +84,187 @@ def compare(
 ) -> Comparison:
     """Return the comparison. Arguments as in build_comparison.
 
-    Raises UserError if nothing was scored.
+    Raises UserError if nothing was scored, if models were scored on different items, or if the primary metric is
+    missing.
     """
-    contenders = read_scored_models(inputs, config.get("champion"))
-    chosen, left_out = comparable(contenders, config.get("fingerprint"))
-    if not without_sweep_members(chosen):
+    all_models = read_scored_models(inputs, config.get("champion"))
+    models, left_out = split_comparable(all_models, config.get("fingerprint"))
+    row_models = {model.name: model for model in drop_sweep_members(models)}
+    if not row_models:
         raise UserError("There are no scores to compare yet. Materialize prompt_baseline and scores, or run `ft run`.")
-    samples = {model.name: model.records("samples.parquet") for model in chosen}
+    samples = {model.name: model.records("samples.parquet") for model in models}
     _check_items(samples)
-    own = {name: Metric(**fields) for model in chosen for name, fields in model.own_metrics.items()}
-    metrics = METRICS | own
+    custom_metrics = {name: Metric(**fields) for model in models for name, fields in model.own_metrics.items()}
+    metrics = METRICS | custom_metrics
     primary = config["primary_metric"]
     if primary not in metrics:
         raise UserError(f"promotion.metric {primary!r} is not in these scores, which are older. Run `ft run`.")
-    estimates = _estimates(chosen, samples, [*_MEANS, *own], config)
-    by_name = {model.name: model for model in without_sweep_members(chosen)}
-    measured, estimates = estimates, {name: estimates[name] for name in by_name}
-    ranked = _ranking(metrics[primary], primary, estimates)
-    prices, about = config.get("prices", {}), experiments or {}
-    trained_on = {name: known["train_rows"] for name, known in about.items() if "train_rows" in known}
-    rows = [
-        with_costs(_row(model, estimates[name], metrics), about.get(model.experiment or "", {}).get("took"), prices)
-        for name, model in ((name, by_name[name]) for name in ranked)
-    ]
-    some = next(iter(samples.values()))
+    all_estimates = _estimate(models, samples, [*_MEANS, *custom_metrics], config)
+    estimates = {name: all_estimates[name] for name in row_models}
+    ranked = [row_models[name] for name in _rank(metrics[primary], primary, estimates)]
+    facts = experiments or {}
+    train_rows = {name: entry["train_rows"] for name, entry in facts.items() if "train_rows" in entry}
+    rows = _rows(ranked, estimates, metrics, facts, config.get("prices", {}))
+    first_samples = next(iter(samples.values()))
     return Comparison(
-        test_rows=len({sample["group"] for sample in some}),
-        test_items=len(some),
+        test_rows=len({sample["group"] for sample in first_samples}),
+        test_items=len(first_samples),
         primary_metric=primary,
-        metrics={name: metric for name, metric in metrics.items() if _measured(name, estimates)},
+        metrics={name: metric for name, metric in metrics.items() if _is_measured(name, estimates)},
         rows=rows,
         pairs=_pairs(primary, estimates, metrics),
         break_even=break_even(rows),
-        seeds=seed_spread(chosen, measured),
-        learning_curves=learning_curves(chosen, measured, trained_on, (primary, metrics[primary])),
-        quantization_noise={
-            name: [QuantizationError.from_json(line) for line in known["noise"]]
-            for name, known in sorted(about.items())
-            if known.get("noise")
-        },
-        changes=_changes(metrics[primary], primary, [by_name[name] for name in ranked], samples),
-        fingerprint=chosen[0].row["fingerprint"],
-        evaluation=chosen[0].parts,
+        seeds=seed_spread(models, all_estimates),
+        learning_curves=learning_curves(models, all_estimates, train_rows, (primary, metrics[primary])),
+        quantization_noise=_quantization_errors(facts),
+        changes=_changes(metrics[primary], primary, ranked, samples),
+        fingerprint=models[0].row["fingerprint"],
+        evaluation=models[0].parts,
         left_out=left_out + [LeftOut(name, name, None, ["training"]) for name in config.get("stale", ())],
         champion=config.get("champion"),
     )
 
 
-def _check_items(samples: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+def _check_items(samples: Samples) -> None:
+    """Raise UserError if the models were not scored on the same items."""
     first = next(iter(samples))
-    wanted = [sample["item"] for sample in samples[first]]
-    for name, records in samples.items():
-        if [record["item"] for record in records] != wanted:
+    items = [sample["item"] for sample in samples[first]]
+    for name, model_samples in samples.items():
+        if [sample["item"] for sample in model_samples] != items:
             raise UserError(f"{name} was not scored on the items of {first}. Score it again with `ft run --force`.")
 
 
-def _measured(metric: str, estimates: Estimates) -> bool:
+def _is_measured(metric: str, estimates: Estimates) -> bool:
     return any(metric in by_metric for by_metric in estimates.values())
 
 
-def _estimates(
-    chosen: Sequence[ScoredModel],
-    samples: Mapping[str, Sequence[Mapping[str, Any]]],
-    means: Sequence[str],
-    config: Mapping[str, Any],
+def _quantization_errors(facts: Experiments) -> dict[str, list[QuantizationError]]:
+    """Return the quantization errors of the experiments in which they were measured."""
+    return {
+        name: [QuantizationError.from_json(error) for error in entry["noise"]]
+        for name, entry in sorted(facts.items())
+        if entry.get("noise")
+    }
+
+
+def _estimate(
+    models: Sequence[ScoredModel], samples: Samples, mean_metrics: Sequence[str], config: Mapping[str, Any]
 ) -> Estimates:
-    """Return the estimates of all rows. means: the metrics that are means over the items."""
+    """Return the estimates of all models. mean_metrics: the metrics that are means over the items."""
     resamples, seed = config["bootstrap_resamples"], config["seed"]
-    estimates: Estimates = {model.name: {} for model in chosen}
-    draws = Bootstrap([sample["group"] for sample in next(iter(samples.values()))], resamples, seed)
+    first_samples = next(iter(samples.values()))
+    estimates: Estimates = {model.name: {} for model in models}
+    bootstrap = Bootstrap([sample["group"] for sample in first_samples], resamples, seed)
     for metric, (numerator, denominator) in _RATIOS.items():
-        known = {name: records for name, records in samples.items() if records[0][numerator] is not None}
-        if known:  # the loss of a hosted teacher is unknown
-            ratios = draws.ratios(_columns(known, numerator), _columns(known, denominator))
-            _put(estimates, list(known), metric, ratios)
-    for metric in means:
-        if metric in next(iter(samples.values()))[0]:  # the same for all rows: they share one fingerprint
-            _put(estimates, list(samples), metric, draws.means(_columns(samples, metric)))
-    _add_general(estimates, chosen, resamples, seed)
-    _add_tasks(estimates, chosen, resamples, seed)
+        # The loss of a teacher at an endpoint is unknown.
+        with_values = {name: records for name, records in samples.items() if records[0][numerator] is not None}
+        if with_values:
+            ratios = bootstrap.ratios(_matrix(with_values, numerator), _matrix(with_values, denominator))
+            _add(estimates, metric, with_values, ratios)
+    for metric in mean_metrics:
+        if metric in first_samples[0]:  # then all models have it: they share one fingerprint
+            _add(estimates, metric, samples, bootstrap.means(_matrix(samples, metric)))
+    _add_general(estimates, models, resamples, seed)
+    _add_tasks(estimates, models, resamples, seed)
     return estimates
 
 
-def _add_general(estimates: Estimates, chosen: Sequence[ScoredModel], resamples: int, seed: int) -> None:
-    """Add the general suite for the rows that were scored on it. Each question and each text is a separate group."""
-    records = {model.name: model.records("general.parquet") for model in chosen if model.row["general"]}
-    for kind, metric in (("question", "general_accuracy"), ("text", "general_loss")):
-        of_kind = {name: [record for record in general if record["kind"] == kind] for name, general in records.items()}
-        of_kind = {name: general for name, general in of_kind.items() if general}
-        if not of_kind:
-            continue
-        names = list(of_kind)
-        draws = Bootstrap([record["item"] for record in of_kind[names[0]]], resamples, seed)
-        if kind == "question":
-            _put(estimates, names, metric, draws.means(_columns(of_kind, "correct")))
-        else:
-            _put(estimates, names, metric, draws.ratios(_columns(of_kind, "loss_sum"), _columns(of_kind, "tokens")))
+def _add_general(estimates: Estimates, models: Sequence[ScoredModel], resamples: int, seed: int) -> None:
+    """Add the general suite for the models that were scored on it. Each question and each text is a separate group."""
+    general = {model.name: model.records("general.parquet") for model in models if model.row["general"]}
+    if questions := _select(general, "kind", "question"):
+        accuracies = _item_bootstrap(questions, resamples, seed).means(_matrix(questions, "correct"))
+        _add(estimates, "general_accuracy", questions, accuracies)
+    if texts := _select(general, "kind", "text"):
+        bootstrap = _item_bootstrap(texts, resamples, seed)
+        losses = bootstrap.ratios(_matrix(texts, "loss_sum"), _matrix(texts, "tokens"))
+        _add(estimates, "general_loss", texts, losses)
 
 
-def _add_tasks(estimates: Estimates, chosen: Sequence[ScoredModel], resamples: int, seed: int) -> None:
-    """Add the lm-eval tasks for the rows that ran them. Each document is a separate group."""
-    records = {model.name: model.records("tasks.parquet") for model in chosen}
-    for metric in sorted({record["metric"] for tasks in records.values() for record in tasks}):
-        having = {
-            name: of_metric
-            for name, tasks in records.items()
-            if (of_metric := [record for record in tasks if record["metric"] == metric])
-        }
-        draws = Bootstrap([record["item"] for record in next(iter(having.values()))], resamples, seed)
-        _put(estimates, list(having), metric, draws.means(_columns(having, "value")))
+def _add_tasks(estimates: Estimates, models: Sequence[ScoredModel], resamples: int, seed: int) -> None:
+    """Add the lm-eval tasks for the models that ran them. Each document is a separate group."""
+    tasks = {model.name: model.records("tasks.parquet") for model in models}
+    for metric in sorted({record["metric"] for records in tasks.values() for record in records}):
+        documents = _select(tasks, "metric", metric)
+        means = _item_bootstrap(documents, resamples, seed).means(_matrix(documents, "value"))
+        _add(estimates, metric, documents, means)
 
 
-def _columns(records: Mapping[str, Sequence[Mapping[str, Any]]], column: str) -> np.ndarray:
-    """Return a column of all rows as an array of shape (items, rows)."""
-    return np.array([[float(record[column]) for record in of_row] for of_row in records.values()]).T
+def _select(records: Samples, column: str, value: str) -> dict[str, list[Mapping[str, Any]]]:
+    """Return the records with this value, by model. Models without such a record are left out."""
+    selected = {name: [entry for entry in entries if entry[column] == value] for name, entries in records.items()}
+    return {name: entries for name, entries in selected.items() if entries}
 
 
-def _put(estimates: Estimates, names: Sequence[str], metric: str, found: Sequence[Estimate]) -> None:
-    for name, estimate in zip(names, found, strict=True):
+def _item_bootstrap(records: Samples, resamples: int, seed: int) -> Bootstrap:
+    """Return a bootstrap in which each item of the records is a separate group."""
+    return Bootstrap([record["item"] for record in next(iter(records.values()))], resamples, seed)
+
+
+def _matrix(records: Samples, column: str) -> np.ndarray:
+    """Return a column of all models' records as an array of shape (items, models)."""
+    return np.array([[float(record[column]) for record in entries] for entries in records.values()]).T
+
+
+def _add(estimates: Estimates, metric: str, names: Iterable[str], metric_estimates: Sequence[Estimate]) -> None:
+    """Add the estimates of a metric to those of the named models, in the same order."""
+    for name, estimate in zip(names, metric_estimates, strict=True):
         estimates[name][metric] = estimate
 
 
-def _ranking(metric: Metric, name: str, estimates: Estimates) -> list[str]:
-    """Return the names of the rows that have the metric, best first, ties by name; then the others by name."""
-    having = [row for row in estimates if name in estimates[row]]
-    ranked = sorted(having, key=lambda row: (metric.rank_key(estimates[row][name].value), row))
-    return ranked + sorted(set(estimates) - set(having))
+def _rank(metric: Metric, metric_name: str, estimates: Estimates) -> list[str]:
+    """Return the names of the models that have the metric, best first, ties by name; then the others by name."""
+    measured = [name for name in estimates if metric_name in estimates[name]]
+    ranked = sorted(measured, key=lambda name: (metric.rank_key(estimates[name][metric_name].value), name))
+    return ranked + sorted(set(estimates) - set(measured))
 
 
 def _pairs(primary: str, estimates: Estimates, metrics: Metrics) -> list[PairedDifference]:
+    """Return the paired difference of every two models in every metric, the primary metric first."""
     pairs = []
-    for name in [primary, *(metric_name for metric_name in metrics if metric_name != primary)]:
-        metric = metrics[name]
-        ranked = [row for row in _ranking(metric, name, estimates) if name in estimates[row]]
-        by_row = {row: distance_from_ideal(estimates[row][name], metric.ideal) for row in ranked}
-        for position, better in enumerate(ranked):
-            for worse in ranked[position + 1 :]:
-                lead = difference(by_row[better], by_row[worse], lower_is_better=metric.lower_is_better)
-                pairs.append(PairedDifference(better, worse, name, *lead))
+    for metric_name in [primary, *(name for name in metrics if name != primary)]:
+        metric = metrics[metric_name]
+        measured = {name: by_metric for name, by_metric in estimates.items() if metric_name in by_metric}
+        ranked = _rank(metric, metric_name, measured)
+        rank_estimates = {name: distance_from_ideal(measured[name][metric_name], metric.ideal) for name in ranked}
+        for better, worse in combinations(ranked, 2):
+            lead = difference(rank_estimates[better], rank_estimates[worse], lower_is_better=metric.lower_is_better)
+            pairs.append(PairedDifference(better, worse, metric_name, *lead))
     return pairs
 
 
+def _rows(
+    ranked: Sequence[ScoredModel],
+    estimates: Estimates,
+    metrics: Metrics,
+    facts: Experiments,
+    prices: Mapping[str, Any],
+) -> list[ComparisonRow]:
+    """Return the rows of the comparison, with costs, in the order of `ranked`."""
+    return [
+        with_costs(
+            _row(model, estimates[model.name], metrics), facts.get(model.experiment or "", {}).get("took"), prices
+        )
+        for model in ranked
+    ]
+
+
 def _row(model: ScoredModel, estimates: Mapping[str, Estimate], metrics: Metrics) -> ComparisonRow:
-    row, about = model.row, model.row["model"]
+    """Return the model's row, without costs."""
+    row, facts = model.row, model.row["model"]
     return ComparisonRow(
         name=model.name,
         kind=model.kind,
         experiment=model.experiment,
-        technique=about.get("technique"),
-        passages=about.get("passages", 0),
+        technique=facts.get("technique"),
+        passages=facts.get("passages", 0),
         scores={metric: interval(estimates[metric]) for metric in metrics if metric in estimates},
         prompt_tokens_per_call=row["prompt_tokens_per_call"],
         generated_tokens_per_call=row["generated_tokens_per_call"],
         seconds_per_call=row["seconds_per_call"],
         cut_off=row["cut_off"],
         cost_per_call=row.get("cost_per_call"),
-        trainable_params=about.get("trainable_params", 0),
+        trainable_params=facts.get("trainable_params", 0),
         general=row["general"],
         fingerprint=row["fingerprint"],
         computed_in=row.get("computed_in"),
@@ -246,10 +276,8 @@ def _row(model: ScoredModel, estimates: Mapping[str, Estimate], metrics: Metrics
 # --- item by item -----------------------------------------------------------------------------------------------------
 
 
-def _changes(
-    metric: Metric, name: str, ranked: Sequence[ScoredModel], samples: Mapping[str, Sequence[Mapping[str, Any]]]
-) -> Changes | None:
-    """Return improvements and regressions per test item, from the best baseline to the best tuned row.
+def _changes(metric: Metric, metric_name: str, ranked: Sequence[ScoredModel], samples: Samples) -> Changes | None:
+    """Return improvements and regressions per test item, from the best baseline to the best tuned model.
 
     None if either is missing.
     """
@@ -257,30 +285,31 @@ def _changes(
     after = next((model.name for model in ranked if model.kind in TUNED), None)
     if before is None or after is None:
         return None
-    changes = [_change(metric, name, old, new) for old, new in zip(samples[before], samples[after], strict=True)]
-    least = metric.worth_noticing
+    pairs = zip(samples[before], samples[after], strict=True)
+    changes = [_change(metric, metric_name, old, new) for old, new in pairs]
+    threshold = metric.worth_noticing
     changes.sort(key=lambda change: (change.gain, change.item))
     return Changes(
         before,
         after,
-        name,
-        improved=sum(change.gain > least for change in changes),
-        unchanged=sum(abs(change.gain) <= least for change in changes),
-        regressed=sum(change.gain < -least for change in changes),
-        worst=[change for change in changes[:WORST] if change.gain < -least],
+        metric_name,
+        improved=sum(change.gain > threshold for change in changes),
+        unchanged=sum(abs(change.gain) <= threshold for change in changes),
+        regressed=sum(change.gain < -threshold for change in changes),
+        worst=[change for change in changes[:WORST] if change.gain < -threshold],
     )
 
 
-def _change(metric: Metric, name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> ItemChange:
-    """Return the change of one test item."""
-    before, after = (ScoredAnswer(item_value(name, sample), sample["answer"]) for sample in (old, new))
+def _change(metric: Metric, metric_name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> ItemChange:
+    """Return the change of one test item. old, new: its samples before and after tuning."""
+    before, after = (ScoredAnswer(item_value(metric_name, sample), sample["answer"]) for sample in (old, new))
     gain = before.value - after.value if metric.lower_is_better else after.value - before.value
     return ItemChange(new["item"], gain, new["prompt"], new["reference"], before, after)
 
 
-def item_value(metric: str, sample: Mapping[str, Any]) -> float:
-    """Return a metric of one answer, by the metric's name."""
-    if metric in _RATIOS:
-        numerator, denominator = _RATIOS[metric]
+def item_value(metric_name: str, sample: Mapping[str, Any]) -> float:
+    """Return a metric of one answer."""
+    if metric_name in _RATIOS:
+        numerator, denominator = _RATIOS[metric_name]
         return float(sample[numerator]) / float(sample[denominator])
-    return float(sample[metric])
+    return float(sample[metric_name])

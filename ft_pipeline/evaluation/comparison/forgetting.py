@@ -6,17 +6,18 @@ from ft_pipeline.evaluation.comparison.records import GENERAL_ACCURACY, Comparis
 def base_of(comparison: Comparison, row: ComparisonRow) -> ComparisonRow | None:
     """Return the base model that a row's general accuracy is compared with; None if none was measured.
 
-    It is the base model that was scored for the same experiment. Experiments with the same base model share its
-    row, and the document does not say which ones do: for them it is the base model with the best accuracy.
+    It is the base model that was scored for the same experiment. Experiments with the same base model share its row,
+    and the comparison does not record which ones do. For an experiment without its own row, it is therefore the base
+    model with the best accuracy.
     """
     bases = [base for base in comparison.rows if base.kind == "base" and base.accuracy is not None]
     sources = (row.source, f"{row.experiment}/prompt_baseline")
-    own = [base for base in bases if base.source in sources]
-    return max(own or bases, key=lambda base: base.accuracy or 0.0, default=None)
+    of_experiment = [base for base in bases if base.source in sources]
+    return max(of_experiment or bases, key=lambda base: base.accuracy or 0.0, default=None)
 
 
 def accuracy_drop(comparison: Comparison, row: ComparisonRow) -> float | None:
-    """Return how much general accuracy the row loses against its base model; None if it was not measured."""
+    """Return how much general accuracy the row loses against its base model; None if that was not measured."""
     base = base_of(comparison, row)
     if base is None or base.accuracy is None or row.accuracy is None:
         return None
@@ -31,5 +32,5 @@ def forgets(comparison: Comparison, row: ComparisonRow, margin: float) -> bool:
     base, drop = base_of(comparison, row), accuracy_drop(comparison, row)
     if base is None or drop is None or drop <= margin:
         return False
-    measured = comparison.difference(base, row, GENERAL_ACCURACY)
-    return measured is None or measured.clear
+    lead_of_base = comparison.difference(base, row, GENERAL_ACCURACY)
+    return lead_of_base is None or lead_of_base.is_clear

@@ -1,4 +1,4 @@
-"""Frozen dataclasses that are written to JSON and read again: a field is a key, in the order of the class."""
+"""Frozen dataclasses that are written as JSON and read back. Each field is a key; the order is that of the class."""
 
 import typing
 from collections.abc import Mapping, Sequence
@@ -36,11 +36,13 @@ def _to_json(value: Any) -> Any:
 
 
 def _from_json(hint: Any, value: Any) -> Any:
-    """Return a JSON value as its type hint says."""
+    """Return a JSON value converted to its type hint."""
     if value is None:
         return None
     if isinstance(hint, type) and is_dataclass(hint):
-        return hint(**{name: _from_json(of, value[name]) for name, of in _hints(hint).items() if name in value})
+        return hint(
+            **{name: _from_json(field_hint, value[name]) for name, field_hint in _hints(hint).items() if name in value}
+        )
     arguments, origin = typing.get_args(hint), typing.get_origin(hint)
     if origin is Sequence:
         return [_from_json(arguments[0], item) for item in value]
@@ -51,5 +53,6 @@ def _from_json(hint: Any, value: Any) -> Any:
 
 @lru_cache
 def _hints(record: Any) -> dict[str, Any]:
+    """Return the type hints of a record class by field."""
     hints = typing.get_type_hints(record)
     return {entry.name: hints[entry.name] for entry in fields(record)}

@@ -8,17 +8,17 @@ from ft_pipeline.evaluation.comparison.records import Comparison
 from ft_pipeline.evaluation.metrics.definitions import Metric
 from ft_pipeline.plotting import BLUE, GREEN, GREY, ORANGE, PURPLE, draw_intervals, panels
 
-LINES = (BLUE, GREEN, ORANGE, PURPLE, GREY)
+CURVE_COLORS = (BLUE, GREEN, ORANGE, PURPLE, GREY)
 """The colors of the curves in one plot."""
 
 
 def score_picture(comparison: Comparison) -> bytes:
     """Return a PNG of a comparison: a panel per metric, the rows in the comparison's order, best first."""
-    draws: list[Callable[[Any], None]] = []
+    panel_functions: list[Callable[[Any], None]] = []
     for name, metric in comparison.shown_metrics().items():
         rows = [row for row in comparison.rows if name in row.scores]
         if rows:
-            draws.append(
+            panel_functions.append(
                 partial(
                     draw_intervals,
                     names=[row.name for row in rows],
@@ -27,7 +27,7 @@ def score_picture(comparison: Comparison) -> bytes:
                     label=f"{metric.label} ({metric.direction})",
                 )
             )
-    return panels(draws, 4.6, 0.9 + 0.28 * len(comparison.rows))
+    return panels(panel_functions, 4.6, 0.9 + 0.28 * len(comparison.rows))
 
 
 def learning_curve_picture(comparison: Comparison) -> bytes | None:
@@ -36,19 +36,19 @@ def learning_curve_picture(comparison: Comparison) -> bytes | None:
     if not curves:
         return None
     metric = comparison.metric()
-    counted = all(point.rows is not None for curve in curves for point in curve.points)
+    rows_known = all(point.rows is not None for curve in curves for point in curve.points)
 
     def draw(axes: Any) -> None:
-        for number, curve in enumerate(curves):
+        for position, curve in enumerate(curves):
             points = [point for point in curve.points if name in point.scores]
-            positions = [point.rows if counted else 100 * point.share for point in points]
+            x_values = [point.rows if rows_known else 100 * point.share for point in points]
             scores = [point.scores[name] for point in points]
-            color = LINES[number % len(LINES)]
-            axes.plot(positions, [score.value for score in scores], "o-", color=color, label=curve.row)
+            color = CURVE_COLORS[position % len(CURVE_COLORS)]
+            axes.plot(x_values, [score.value for score in scores], "o-", color=color, label=curve.row)
             low, high = [score.low for score in scores], [score.high for score in scores]
-            axes.fill_between(positions, low, high, color=color, alpha=0.15, linewidth=0)
-        unit = "training rows" if counted else "% of the training rows"
-        axes.set(title="Learning curve", xlabel=unit, ylabel=f"{metric.label} ({metric.direction})")
+            axes.fill_between(x_values, low, high, color=color, alpha=0.15, linewidth=0)
+        x_label = "training rows" if rows_known else "% of the training rows"
+        axes.set(title="Learning curve", xlabel=x_label, ylabel=f"{metric.label} ({metric.direction})")
         axes.legend()
 
     return panels([draw], 7.0, 3.2)
@@ -56,11 +56,11 @@ def learning_curve_picture(comparison: Comparison) -> bytes | None:
 
 def change_picture(gains: Sequence[float], metric: Metric) -> bytes:
     """Return a PNG with a bar per test answer, sorted by gain. Above zero it improved, below zero it regressed."""
-    least = metric.worth_noticing
+    threshold = metric.worth_noticing
 
     def draw(axes: Any) -> None:
         heights = sorted(gains)
-        colors = [BLUE if gain > least else ORANGE if gain < -least else GREY for gain in heights]
+        colors = [BLUE if gain > threshold else ORANGE if gain < -threshold else GREY for gain in heights]
         axes.bar(range(len(heights)), heights, width=1.0, color=colors)
         axes.axhline(0, color="black", linewidth=0.8)
         axes.set(title="Gain per answer", xlabel="answers, sorted", ylabel=f"{metric.label}: gain", xticks=[])

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ft_pipeline.store.artifacts import Artifact
 
 GENERAL_ACCURACY = "general_accuracy"
+"""The metric that shows forgetting."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Score(JsonRecord):
 
 @dataclass(frozen=True)
 class PairedDifference(JsonRecord):
-    """The lead of a row over another one, with its paired 95 % interval."""
+    """The lead of one row over another, with its paired 95 % interval."""
 
     better: str
     worse: str
@@ -40,29 +41,29 @@ class PairedDifference(JsonRecord):
     high: float
 
     @property
-    def clear(self) -> bool:
+    def is_clear(self) -> bool:
         """Whether the interval excludes zero."""
         return self.low > 0
 
-    def in_words(self) -> str:
+    def describe(self) -> str:
         """Return the difference with its interval."""
         return f"{self.difference:.3f} (95 %: {self.low:.3f} to {self.high:.3f})"
 
 
 @dataclass(frozen=True)
 class TrainingCost(JsonRecord):
-    """The time of a training: over all phases, with merging."""
+    """The time and cost of a training, over all phases and with merging."""
 
     seconds: float
     gpu_hours: float
-    """Hours of the one CPU if there was no GPU."""
+    """Hours times GPUs. Without a GPU: hours of the machine."""
     cost: float | None = None
     """None if a GPU-hour has no price."""
 
 
 @dataclass(frozen=True)
 class Savings(JsonRecord):
-    """What a call of a tuned model needs less than a call of the best baseline. None: unknown."""
+    """What a call of a tuned model saves against one of the best baseline. Negative: it needs more. None: unknown."""
 
     prompt_tokens_per_call: float | None
     seconds_per_call: float | None
@@ -71,7 +72,7 @@ class Savings(JsonRecord):
 
 @dataclass(frozen=True)
 class BreakEven(JsonRecord):
-    """How many calls pay for a training. None: a call saves nothing, or its cost is unknown."""
+    """After how many calls a training has paid for itself. None: a call saves nothing, or its cost is unknown."""
 
     tuned: str
     untouched: str
@@ -84,7 +85,7 @@ class BreakEven(JsonRecord):
 
 @dataclass(frozen=True)
 class SeedScores(JsonRecord):
-    """A metric over several seeds."""
+    """A metric of trainings that differ only in their seed."""
 
     mean: float
     min: float
@@ -140,16 +141,16 @@ class LearningCurve(JsonRecord):
         return self.last_step.low > 0
 
     @property
-    def flat(self) -> bool:
-        """Whether the last increase in rows brought no gain. An uncertain gain is neither `flat` nor `rises`."""
+    def is_flat(self) -> bool:
+        """Whether the last increase in rows brought no gain. An uncertain gain is neither `is_flat` nor `rises`."""
         return self.last_step.difference <= 0
 
 
 @dataclass(frozen=True)
 class QuantizationError(JsonRecord):
-    """Two models of one experiment, of which the second is quantized or merged. In nats per token.
+    """The error from quantizing or merging: the second model of an experiment against the first, in nats per token.
 
-    It comes from a manifest, which sorts its keys.
+    The fields are in alphabetical order, because manifests sort their keys.
     """
 
     difference: float
@@ -197,7 +198,7 @@ class Changes(JsonRecord):
 
 @dataclass(frozen=True)
 class LeftOut(JsonRecord):
-    """A scored model that is not compared, because its evaluation or its training was another one."""
+    """A scored model that is not compared, because its evaluation or its training differs."""
 
     name: str
     experiment: str | None
@@ -214,7 +215,7 @@ class ComparisonRow(JsonRecord):
     experiment: str | None = None
     technique: str | None = None
     passages: int = 0
-    """Passages that are looked up per call."""
+    """Number of passages that are retrieved per call."""
     scores: Mapping[str, Score]
     prompt_tokens_per_call: float | None = None
     generated_tokens_per_call: float | None = None
@@ -228,7 +229,7 @@ class ComparisonRow(JsonRecord):
     fingerprint: str | None = None
     """Of the evaluation."""
     computed_in: str | None = None
-    """The data type. None: scored by a server, or before it was recorded."""
+    """The data type of the computation. None: scored by a server, or before this was recorded."""
     source: str = ""
     """The input that it was read from, `<experiment>/<asset>`."""
     source_row: str = ""
@@ -273,9 +274,9 @@ class Comparison(JsonRecord):
         return (self.champion or {}).get("fingerprint")
 
     def metric(self, name: str | None = None) -> Metric:
-        """Return a metric, by default the primary one. The document defines the metrics that only its task has."""
-        wanted = name or self.primary_metric
-        return self.metrics.get(wanted) or METRICS[wanted]
+        """Return a metric, by default the primary one. Metrics that only this task has are defined in `metrics`."""
+        metric_name = name or self.primary_metric
+        return self.metrics.get(metric_name) or METRICS[metric_name]
 
     def shown_metrics(self) -> dict[str, Metric]:
         """Return the metrics worth a column, in order.
@@ -289,7 +290,7 @@ class Comparison(JsonRecord):
         return shown
 
     def row(self, name: str | None) -> ComparisonRow | None:
-        """Return the row of that name."""
+        """Return the row of that name; None if there is none."""
         return next((row for row in self.rows if row.name == name), None)
 
     def ranked(self, metric: str | None = None, rows: Sequence[ComparisonRow] | None = None) -> list[ComparisonRow]:
@@ -327,7 +328,7 @@ class Comparison(JsonRecord):
     def clearly_better(self, better: ComparisonRow, worse: ComparisonRow, metric: str | None = None) -> bool:
         """Return whether `better` leads `worse` with an interval that excludes zero."""
         lead = self.difference(better, worse, metric)
-        return lead is not None and lead.clear
+        return lead is not None and lead.is_clear
 
     @cached_property
     def _differences(self) -> dict[tuple[str, str, str], PairedDifference]:

@@ -1,9 +1,9 @@
-"""The scored models of a comparison: rows of scores.json files, with unique names and their samples."""
+"""Read the scored models of a comparison from scores.json files, and choose those that can be compared."""
 
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from ft_pipeline.evaluation.scoring.fingerprint import Parts, differences
 
 @dataclass(frozen=True)
 class ScoredModel:
-    """One row of a comparison before anything is computed."""
+    """A model under a prompt that was scored: a row of a scores.json file."""
 
     name: str
     """Unique in its comparison."""
@@ -29,8 +29,9 @@ class ScoredModel:
     parts: Parts
     """The parts of its evaluation fingerprint."""
     folder: Path
+    """The folder of its scores artifact."""
     own_metrics: dict[str, dict[str, Any]]
-    """The metrics that only its task has, with the fields of Metric."""
+    """The metrics that only this project has, with the fields of Metric."""
 
     def records(self, file: str) -> list[dict[str, Any]]:
         """Return its records in samples.parquet, general.parquet or tasks.parquet, in the order of the items."""
@@ -41,67 +42,85 @@ class ScoredModel:
 
 
 def read_scored_models(inputs: Mapping[str, Path], champion: Mapping[str, Any] | None) -> list[ScoredModel]:
-    """Return the rows of every input, in a fixed order.
+    """Return the scored models of every input, in a fixed order.
 
     inputs: folders by `<experiment>/prompt_baseline`, `<experiment>/teacher_scores`, `<experiment>/scores` and
     `champion/<asset>`. A folder that several experiments share (one base model, scored once) is read once.
     champion: its record, with `name` (the promoted row) and `experiment`.
     """
-    contenders: list[ScoredModel] = []
-    named_rows: list[tuple[str, ModelKind, str | None, dict[str, Any]]]
-    shared: dict[str, list[Path]] = {"prompt_baseline": [], "teacher_scores": []}
-    for key in sorted(inputs):
+    models: list[ScoredModel] = []
+    folders_read: dict[str, list[Path]] = {"prompt_baseline": [], "teacher_scores": []}
+    for key, folder in sorted(inputs.items()):
         owner, asset = key.split("/", 1)
-        document = json.loads((inputs[key] / "scores.json").read_text(encoding="utf-8"))
-        rows, parts, own = document["rows"], document["evaluation"], document.get("metrics", {})
+        input_models = _read_scores(key, folder)
         if owner == "champion":
-            wanted = champion["name"].split("/")[-1] if champion else None
-            experiment = champion["experiment"] if champion else None
-            named_rows = [("champion", "champion", experiment, row) for row in rows if wanted in _names(row)]
-        elif asset in shared:
-            seen = shared[asset]
-            if inputs[key].resolve() in seen:
+            models += _champion_model(input_models, champion)
+        elif asset in folders_read:
+            shared = folders_read[asset]
+            if folder.resolve() in shared:
                 continue
-            seen.append(inputs[key].resolve())
-            suffix = f"@{owner}" if len(seen) > 1 else ""
-            named_rows = [(_names(row)[0] + suffix, row["kind"], None, row) for row in rows]
+            shared.append(folder.resolve())
+            suffix = f"@{owner}" if len(shared) > 1 else ""
+            models += [
+                replace(model, name=_row_names(model.row)[0] + suffix, experiment=None) for model in input_models
+            ]
         else:
-            named_rows = [(f"{owner}/{row['name']}", row["kind"], owner, row) for row in rows]
-        contenders += [
-            ScoredModel(name, kind, who, key, row, parts, inputs[key], own) for name, kind, who, row in named_rows
-        ]
-    return contenders
+            models += input_models
+    return models
 
 
-def _names(row: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return a row's name in a comparison, then in its scores.json. The plain base model is named by its kind."""
+def _read_scores(key: str, folder: Path) -> list[ScoredModel]:
+    """Return the rows of an input, named as those of an experiment."""
+    owner = key.split("/", 1)[0]
+    document = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
+    parts, metrics = document["evaluation"], document.get("metrics", {})
+    return [
+        ScoredModel(f"{owner}/{row['name']}", row["kind"], owner, key, row, parts, folder, metrics)
+        for row in document["rows"]
+    ]
+
+
+def _champion_model(models: Sequence[ScoredModel], champion: Mapping[str, Any] | None) -> list[ScoredModel]:
+    """Return the champion among the models of its input; an empty list if it is not there."""
+    if champion is None:
+        return []
+    promoted = champion["name"].split("/")[-1]
+    return [
+        replace(model, name="champion", kind="champion", experiment=champion["experiment"])
+        for model in models
+        if promoted in _row_names(model.row)
+    ]
+
+
+def _row_names(row: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return a row's name in a comparison, and its name in scores.json. The plain base model is named by its kind."""
     return ("base", row["name"]) if row["kind"] == "base" else (row["name"],)
 
 
-def comparable(contenders: Sequence[ScoredModel], wanted: str | None) -> tuple[list[ScoredModel], list[LeftOut]]:
+def split_comparable(models: Sequence[ScoredModel], fingerprint: str | None) -> tuple[list[ScoredModel], list[LeftOut]]:
     """Split into models with one evaluation fingerprint, and models left out with the parts in which they differ.
 
-    wanted: the fingerprint to keep. None keeps the most common one, with preference for one that has both baselines
-    and tuned rows.
+    fingerprint: the one to keep. None keeps the most common one, with preference for one that has both baselines and
+    tuned models.
     """
-    kept = wanted if wanted is not None else _commonest(contenders)
-    chosen = [model for model in contenders if model.row["fingerprint"] == kept]
+    kept_fingerprint = fingerprint if fingerprint is not None else _most_common_fingerprint(models)
+    kept = [model for model in models if model.row["fingerprint"] == kept_fingerprint]
     left_out = [
         LeftOut(
             model.name,
             model.experiment,
             model.row["fingerprint"],
-            differences(model.parts, chosen[0].parts) if chosen else [],
+            differences(model.parts, kept[0].parts) if kept else [],
         )
-        for model in contenders
-        if model.row["fingerprint"] != kept
+        for model in models
+        if model.row["fingerprint"] != kept_fingerprint
     ]
-    return chosen, left_out
+    return kept, left_out
 
 
-def _commonest(contenders: Sequence[ScoredModel]) -> str | None:
-    counts = Counter(model.row["fingerprint"] for model in contenders)
+def _most_common_fingerprint(models: Sequence[ScoredModel]) -> str | None:
+    counts = Counter(model.row["fingerprint"] for model in models)
     kinds: dict[str, set[str]] = {}
-    for model in contenders:
+    for model in models:
         kinds.setdefault(model.row["fingerprint"], set()).add("tuned" if model.kind in TUNED else "untouched")
     return max(counts, key=lambda key: (len(kinds[key]), counts[key], key), default=None)

@@ -1,6 +1,6 @@
-"""The sweep members of an experiment in a comparison: the spread between seeds, and the gain from more rows.
+"""What the members of a sweep show in a comparison: the spread between seeds, and the gain from more rows.
 
-Sweep members do not get a row in the comparison: to pick the best of several seeds is to pick luck.
+Sweep members do not get a row in the comparison, because the best of several seeds is best by luck.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,48 +13,53 @@ from ft_pipeline.evaluation.metrics.definitions import Metric
 from ft_pipeline.settings.sweep import is_sweep_member, learning_curve_share, sweep_owner
 
 Estimates = Mapping[str, Mapping[str, Estimate]]
+"""By name of the model, then by metric."""
 
 
-def without_sweep_members(contenders: Sequence[ScoredModel]) -> list[ScoredModel]:
+def drop_sweep_members(models: Sequence[ScoredModel]) -> list[ScoredModel]:
     """Return the models that get a row in the comparison: all but sweep members."""
-    return [model for model in contenders if not _is_member(model)]
+    return [model for model in models if not _is_sweep_member(model)]
 
 
-def seed_spread(contenders: Sequence[ScoredModel], estimates: Estimates) -> list[SeedSpread]:
-    """Return an entry per tuned row that was trained with several seeds."""
+def seed_spread(models: Sequence[ScoredModel], estimates: Estimates) -> list[SeedSpread]:
+    """Return the scores of each tuned model that was trained with several seeds."""
     spreads = []
-    for own, members in _with_members(contenders):
-        seeds = [own, *(member for member in members if learning_curve_share(member.experiment or "") is None)]
-        if len(seeds) < 2:
+    for tuned, members in _tuned_with_members(models):
+        trainings = [tuned, *(member for member in members if learning_curve_share(member.experiment or "") is None)]
+        if len(trainings) < 2:
             continue
         scores = {}
-        for metric in (name for name in estimates[own.name] if all(name in estimates[model.name] for model in seeds)):
-            values = [estimates[model.name][metric].value for model in seeds]
-            scores[metric] = SeedScores(fmean(values), min(values), max(values), values)
-        spreads.append(SeedSpread(own.name, own.experiment or "", len(seeds), scores))
+        for metric in estimates[tuned.name]:
+            if all(metric in estimates[model.name] for model in trainings):
+                values = [estimates[model.name][metric].value for model in trainings]
+                scores[metric] = SeedScores(fmean(values), min(values), max(values), values)
+        spreads.append(SeedSpread(tuned.name, tuned.experiment or "", len(trainings), scores))
     return spreads
 
 
 def learning_curves(
-    contenders: Sequence[ScoredModel], estimates: Estimates, rows: Mapping[str, int], primary: tuple[str, Metric]
+    models: Sequence[ScoredModel], estimates: Estimates, train_rows: Mapping[str, int], primary: tuple[str, Metric]
 ) -> list[LearningCurve]:
-    """Return a learning curve per tuned row that was also trained on shares of its rows, on the primary metric.
+    """Return the learning curve of each tuned model that was also trained on shares of its rows.
 
-    rows: training rows written by people, by experiment.
+    train_rows: number of training rows written by people, by experiment. primary: name and definition of the metric of
+    the last step.
     """
-    name, metric = primary
+    metric_name, metric = primary
     curves = []
-    for own, members in _with_members(contenders):
+    for tuned, members in _tuned_with_members(models):
         shares = {
             share: member for member in members if (share := learning_curve_share(member.experiment or "")) is not None
         }
-        if not shares or name not in estimates[own.name]:
+        if not shares or metric_name not in estimates[tuned.name]:
             continue
-        models = [shares[share] for share in sorted(shares)] + [own]
-        before, last = (distance_from_ideal(estimates[model.name][name], metric.ideal) for model in models[-2:])
-        step = CurveStep(name, *difference(last, before, lower_is_better=metric.lower_is_better))
-        points = [_point(model, estimates, rows) for model in models]
-        curves.append(LearningCurve(own.name, own.experiment or "", points, step))
+        trainings = [shares[share] for share in sorted(shares)] + [tuned]
+        before, after = (
+            distance_from_ideal(estimates[model.name][metric_name], metric.ideal) for model in trainings[-2:]
+        )
+        step = CurveStep(metric_name, *difference(after, before, lower_is_better=metric.lower_is_better))
+        points = [_point(model, estimates, train_rows) for model in trainings]
+        curves.append(LearningCurve(tuned.name, tuned.experiment or "", points, step))
     return curves
 
 
@@ -63,7 +68,7 @@ def worst_seed(scores: SeedScores, metric: Metric) -> float:
     return max(scores.values, key=metric.rank_key)
 
 
-def spread_in_words(spread: SeedSpread, metric_name: str, metric: Metric) -> str:
+def describe_seed_spread(spread: SeedSpread, metric_name: str, metric: Metric) -> str:
     """Return the spread between trainings that differ only in their seed, as a sentence."""
     score = spread.scores[metric_name]
     return (
@@ -72,7 +77,7 @@ def spread_in_words(spread: SeedSpread, metric_name: str, metric: Metric) -> str
     )
 
 
-def curve_in_words(curve: LearningCurve, metric: Metric) -> str:
+def describe_learning_curve(curve: LearningCurve, metric: Metric) -> str:
     """Return the gain from more rows as a sentence."""
     step = curve.last_step
     values = [
@@ -80,37 +85,31 @@ def curve_in_words(curve: LearningCurve, metric: Metric) -> str:
         for point in curve.points
         if step.metric in point.scores
     ]
-    gained = f"{step.difference:+.3f} (95 %: {step.low:+.3f} to {step.high:+.3f}; above zero is better)"
-    return f"{curve.row}, {metric.label}: {', '.join(values)}; the gain from the last step is {gained}."
+    gain = f"{step.difference:+.3f} (95 %: {step.low:+.3f} to {step.high:+.3f}; above zero is better)"
+    return f"{curve.row}, {metric.label}: {', '.join(values)}; the gain from the last step is {gain}."
 
 
 def _amount(point: CurvePoint) -> str:
     return f"{point.share:.0%} of the rows" if point.rows is None else f"{point.rows:,} rows"
 
 
-def _with_members(contenders: Sequence[ScoredModel]) -> list[tuple[ScoredModel, list[ScoredModel]]]:
-    """Return each tuned row with its sweep members of the same kind; rows without members are left out."""
-    members = [model for model in contenders if _is_member(model)]
-    tuned = [model for model in contenders if model.experiment and model.kind != "champion" and not _is_member(model)]
-    sweeps = [
-        (
-            model,
-            [
-                member
-                for member in members
-                if sweep_owner(member.experiment or "") == model.experiment and member.kind == model.kind
-            ],
-        )
-        for model in tuned
+def _tuned_with_members(models: Sequence[ScoredModel]) -> list[tuple[ScoredModel, list[ScoredModel]]]:
+    """Return each tuned model with its sweep members of the same kind; models without members are left out."""
+    members: dict[tuple[str | None, str], list[ScoredModel]] = {}
+    for model in models:
+        if _is_sweep_member(model):
+            members.setdefault((sweep_owner(model.experiment or ""), model.kind), []).append(model)
+    tuned = [model for model in models if model.experiment and model.kind != "champion" and not _is_sweep_member(model)]
+    return [
+        (model, members[model.experiment, model.kind]) for model in tuned if (model.experiment, model.kind) in members
     ]
-    return [(model, own_members) for model, own_members in sweeps if own_members]
 
 
-def _point(model: ScoredModel, estimates: Estimates, rows: Mapping[str, int]) -> CurvePoint:
+def _point(model: ScoredModel, estimates: Estimates, train_rows: Mapping[str, int]) -> CurvePoint:
     experiment = model.experiment or ""
     scores = {metric: interval(estimate) for metric, estimate in estimates[model.name].items()}
-    return CurvePoint(experiment, learning_curve_share(experiment) or 1.0, rows.get(experiment), scores)
+    return CurvePoint(experiment, learning_curve_share(experiment) or 1.0, train_rows.get(experiment), scores)
 
 
-def _is_member(model: ScoredModel) -> bool:
+def _is_sweep_member(model: ScoredModel) -> bool:
     return model.kind != "champion" and model.experiment is not None and is_sweep_member(model.experiment)

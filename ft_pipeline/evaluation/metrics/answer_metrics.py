@@ -17,33 +17,35 @@ from ft_pipeline.evaluation.metrics.definitions import ANSWER_METRICS, Metric, a
 
 @dataclass(frozen=True)
 class AnswerMetrics:
-    """The metrics of one job's answers."""
+    """Computes the metrics of the answers in one job."""
 
     answer_format: Mapping[str, Any] | None
     """The fields of AnswerFormat, or None."""
     custom: Mapping[str, Mapping[str, Any]]
-    """By name, as custom_metrics.resolve returns them."""
+    """By name, as custom_metrics.resolve_metrics returns them."""
 
     @classmethod
-    def of(cls, config: Mapping[str, Any]) -> "AnswerMetrics":
+    def from_config(cls, config: Mapping[str, Any]) -> "AnswerMetrics":
         """Return the metrics of a job. config: the job's config, with `evaluation` and `custom_metrics`."""
         return cls(config["evaluation"].get("answer_format"), config.get("custom_metrics", {}))
 
     @property
     def names(self) -> list[str]:
-        """The metrics that are means over the answers."""
+        """The metrics that are computed for each answer. A model's value is the mean."""
         return [*ANSWER_METRICS, *(["format_valid"] if self.answer_format else []), *self.custom]
 
     @property
-    def described(self) -> dict[str, dict[str, Any]]:
-        """The user's metrics as written to scores.json, with the fields of Metric."""
-        return {name: vars(custom_metric(name, settings["lower_is_better"])) for name, settings in self.custom.items()}
+    def custom_definitions(self) -> dict[str, dict[str, Any]]:
+        """The user's metrics as scores.json describes them, with the fields of Metric."""
+        return {
+            name: vars(custom_definition(name, settings["lower_is_better"])) for name, settings in self.custom.items()
+        }
 
     @cached_property
     def _functions(self) -> list[CustomMetric]:
         return [CustomMetric.load(name, settings) for name, settings in self.custom.items()]
 
-    def of_answer(self, item: Item, answer: str) -> dict[str, float]:
+    def score_answer(self, item: Item, answer: str) -> dict[str, float]:
         """Return every metric of `names` for one answer. Raises UserError if a function of the user fails."""
         values = answer_metrics(item.reference, answer)
         if self.answer_format:
@@ -64,19 +66,19 @@ class AnswerMetrics:
         return {name: fmean(sample[name] for sample in samples) for name in self.names}
 
 
-def custom_metric(name: str, lower_is_better: bool) -> Metric:
+def custom_definition(name: str, lower_is_better: bool) -> Metric:
     """Return the description of a metric of the project."""
     return Metric(name, lower_is_better, "of its own function", "evaluation.metrics in project.yaml")
 
 
-def has_format(answer: str, wanted: Mapping[str, Any]) -> bool:
-    """Return whether the whole answer has the wanted format. wanted: the fields of AnswerFormat."""
+def has_format(answer: str, answer_format: Mapping[str, Any]) -> bool:
+    """Return whether the whole answer has the format. answer_format: the fields of AnswerFormat."""
     text = answer.strip()
-    if wanted["type"] == "regex":
-        return re.fullmatch(wanted["pattern"], text) is not None
+    if answer_format["type"] == "regex":
+        return re.fullmatch(answer_format["pattern"], text) is not None
     try:
         parsed = orjson.loads(text)
     except orjson.JSONDecodeError:
         return False
-    keys = wanted["keys"]
+    keys = answer_format["keys"]
     return not keys or (isinstance(parsed, dict) and set(keys) <= parsed.keys())

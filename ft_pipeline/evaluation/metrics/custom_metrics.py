@@ -1,6 +1,6 @@
-"""Custom metrics: Python functions of the user, named by dotted path and stored with the scores that they return.
+"""Custom metrics: Python functions of the user, named by dotted path.
 
-A module is first looked up in the project folder (`checks.politeness` is the function `politeness` of checks.py). Its
+A module is first looked up in the project folder (`checks.politeness` is the function `politeness` in checks.py). Its
 text is part of the spec: a score can be traced to the code that computed it, and a code change is detected. Any other
 module must be installed; its distribution and version replace the text.
 """
@@ -26,19 +26,22 @@ PARAMETERS = ("reference", "answer", "messages")
 """The parameters that a function may have: two strings, and the turns before the answer (role, content)."""
 
 
-def resolve(root: Path, wanted: Mapping[str, MetricSettings]) -> dict[str, dict[str, Any]]:
-    """Return by name `function`, `lower_is_better`, and `source` (the module's text) or `distribution`.
+def resolve_metrics(root: Path, metrics: Mapping[str, MetricSettings]) -> dict[str, dict[str, Any]]:
+    """Return an entry per metric: `function`, `lower_is_better`, `source` (the module's text) and `distribution`.
 
-    No user code runs. Raises UserError if the module or the function does not exist.
+    One of `source` and `distribution` is None. No user code runs. Raises UserError if the module, or the function in a
+    module of the project, does not exist.
     """
-    return {name: {**settings.model_dump(mode="json"), **_origin(root, settings)} for name, settings in wanted.items()}
+    return {
+        name: {**settings.model_dump(mode="json"), **_code_origin(root, settings)} for name, settings in metrics.items()
+    }
 
 
-def _origin(root: Path, settings: MetricSettings) -> dict[str, str | None]:
+def _code_origin(root: Path, settings: MetricSettings) -> dict[str, str | None]:
     module, _, function = settings.function.rpartition(".")
     path = root.joinpath(*module.split(".")).with_suffix(".py")
     if path.is_file():
-        return {"source": _checked(path, root, function), "distribution": None}
+        return {"source": _read_source(path, root, function), "distribution": None}
     package = module.split(".")[0]
     distributions = packages_distributions().get(package)
     if not distributions:
@@ -49,7 +52,8 @@ def _origin(root: Path, settings: MetricSettings) -> dict[str, str | None]:
     return {"source": None, "distribution": f"{distributions[0]}=={version(distributions[0])}"}
 
 
-def _checked(path: Path, root: Path, function: str) -> str:
+def _read_source(path: Path, root: Path, function: str) -> str:
+    """Return the text of a module. Raises UserError if it does not define the function."""
     name = path.relative_to(root)
     try:
         source = path.read_text(encoding="utf-8")
@@ -68,36 +72,37 @@ class CustomMetric:
 
     name: str
     path: str
+    """The function's dotted path."""
     function: Callable[..., Any]
     parameters: tuple[str, ...]
 
     @classmethod
-    def load(cls, name: str, found: Mapping[str, Any]) -> "CustomMetric":
-        """Load the function of an entry. found: the entry, as `resolve` returns it.
+    def load(cls, name: str, entry: Mapping[str, Any]) -> "CustomMetric":
+        """Load the function of an entry that resolve_metrics returned.
 
         Raises UserError if the module fails or the function requires an unknown parameter.
         """
-        module_name, _, function_name = found["function"].rpartition(".")
+        module_name, _, function_name = entry["function"].rpartition(".")
         try:
-            module = _module(module_name, found["source"])
+            module = _load_module(module_name, entry["source"])
             function = getattr(module, function_name)
             parameters = inspect.signature(function).parameters
         except Exception as error:
             message = f"{type(error).__name__}: {error}"
-            raise UserError(f"Metric {name} ({found['function']}) cannot be loaded: {message}") from None
-        needed = [key for key, parameter in parameters.items() if parameter.default is inspect.Parameter.empty]
-        if unknown := set(needed) - set(PARAMETERS):
+            raise UserError(f"Metric {name} ({entry['function']}) cannot be loaded: {message}") from None
+        required = [key for key, parameter in parameters.items() if parameter.default is inspect.Parameter.empty]
+        if unknown := set(required) - set(PARAMETERS):
             raise UserError(
-                f"Metric {name} ({found['function']}) has the unknown parameter {sorted(unknown)[0]!r}. Use only "
+                f"Metric {name} ({entry['function']}) has the unknown parameter {sorted(unknown)[0]!r}. Use only "
                 f"{', '.join(PARAMETERS)}."
             )
-        return cls(name, found["function"], function, tuple(key for key in PARAMETERS if key in parameters))
+        return cls(name, entry["function"], function, tuple(key for key in PARAMETERS if key in parameters))
 
     def __call__(self, reference: str, answer: str, messages: Sequence[Message]) -> float:
         """Return the function's number. Raises UserError, with the answer, if it fails or the number is not finite."""
-        given = {"reference": reference, "answer": answer, "messages": [dict(message) for message in messages]}
+        arguments = {"reference": reference, "answer": answer, "messages": [dict(message) for message in messages]}
         try:
-            value = float(self.function(**{key: given[key] for key in self.parameters}))
+            value = float(self.function(**{key: arguments[key] for key in self.parameters}))
         except Exception as error:
             line = traceback.extract_tb(error.__traceback__)[-1]
             raise UserError(
@@ -112,7 +117,7 @@ class CustomMetric:
         return value
 
 
-def _module(name: str, source: str | None) -> ModuleType:
+def _load_module(name: str, source: str | None) -> ModuleType:
     if source is None:
         return importlib.import_module(name)
     module = ModuleType(f"ft_pipeline_custom.{name}")  # does not shadow an installed module

@@ -6,7 +6,7 @@ from functools import lru_cache
 from typing import Any
 
 VERSION = "2"
-"""Part of the evaluation fingerprint. Raise it whenever a change affects a number below."""
+"""Part of the evaluation fingerprint. Raise it with every change that affects a value of a metric."""
 
 _WORD = re.compile(r"\w+")
 
@@ -22,7 +22,7 @@ class Metric:
     ideal: float | None = None
     """The best value, if it is neither the lowest nor the highest. Rows are ranked by their distance from it."""
     worth_noticing: float = 0.0
-    """A change of one test item below this value counts as no change."""
+    """A change of one test item by at most this value counts as no change."""
 
     @property
     def direction(self) -> str:
@@ -37,7 +37,7 @@ class Metric:
             return abs(value - self.ideal)
         return value if self.lower_is_better else -value
 
-    def better(self, first: float, second: float) -> bool:
+    def is_better(self, first: float, second: float) -> bool:
         """Return whether the first value is better than the second."""
         return self.rank_key(first) < self.rank_key(second)
 
@@ -54,41 +54,41 @@ METRICS: dict[str, Metric] = {
 }
 """The metrics that all comparisons share, in display order. A task may define more."""
 ANSWER_METRICS = ("chrf", "rouge_l", "exact_match")
-"""The metrics of the answers of every task."""
+"""The metrics that every task has, computed from the text of an answer."""
 
 
 def answer_metrics(reference: str, answer: str) -> dict[str, float]:
     """Return chrF (0..100; Popović 2015), ROUGE-L F1 (0..1; Lin 2004) and exact match (0 or 1) of one answer."""
     return {
-        "chrf": float(_chrf().sentence_score(answer, [reference]).score),
-        "rouge_l": float(_rouge().score(reference, answer)["rougeL"].fmeasure),
+        "chrf": float(_chrf_scorer().sentence_score(answer, [reference]).score),
+        "rouge_l": float(_rouge_scorer().score(reference, answer)["rougeL"].fmeasure),
         "exact_match": float(answer.split() == reference.split()),
     }
 
 
 def metric_versions() -> dict[str, str]:
-    """Return the versions that the numbers depend on besides the data, for the evaluation fingerprint."""
+    """Return the versions of code that the values depend on, for the evaluation fingerprint."""
     from importlib.metadata import version
 
     return {"metrics": VERSION} | {package: version(package) for package in ("lm-eval", "rouge-score", "sacrebleu")}
 
 
-class _Words:
-    """A ROUGE tokenizer for any script. The tokenizer of rouge_score keeps only a-z and 0-9."""
+class _WordTokenizer:
+    """A ROUGE tokenizer for any script: that of rouge_score drops everything but a-z and 0-9."""
 
     def tokenize(self, text: str) -> list[str]:
         return _WORD.findall(text.lower())
 
 
 @lru_cache(maxsize=1)
-def _chrf() -> Any:
+def _chrf_scorer() -> Any:
     from sacrebleu.metrics import CHRF
 
     return CHRF()
 
 
 @lru_cache(maxsize=1)
-def _rouge() -> Any:
+def _rouge_scorer() -> Any:
     from rouge_score.rouge_scorer import RougeScorer
 
-    return RougeScorer(["rougeL"], tokenizer=_Words())
+    return RougeScorer(["rougeL"], tokenizer=_WordTokenizer())

@@ -1,4 +1,4 @@
-"""The evidence of a comparison, and the questions that the rules of rules.py ask."""
+"""The facts of a comparison that the rules in rules.py and observations.py ask for, and the recorded evidence."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,18 +17,20 @@ from ft_pipeline.evaluation.comparison.records import (
 )
 from ft_pipeline.evaluation.model_kinds import BASELINES, TUNED
 
-ANSWERS = "chrf"
-"""The metric that compares generated answers if a row has no loss."""
-OTHER_ANSWERS = "rouge_l"
+ANSWER_METRIC = "chrf"
+"""The metric that compares a teacher with other rows: it needs only answers, and a teacher may have no loss."""
+SECOND_ANSWER_METRIC = "rouge_l"
+"""A second metric of answers, by which a teacher must not be clearly worse."""
 ENOUGH_ROWS = 500
 """Training rows that LoRA usually needs. With fewer rows, a tie says little about tuning."""
 
 
 @dataclass(frozen=True)
 class Recommendation:
-    """The result of a deciding rule."""
+    """The result of the rule that decides."""
 
     decision: str
+    """A key of report.DECISION_TEXTS."""
     reason: str
     row: ComparisonRow | None = None
     """The tuned row that the decision is based on."""
@@ -36,32 +38,32 @@ class Recommendation:
 
 @dataclass(frozen=True)
 class ComparisonFacts:
-    """The evidence, with a method or property for each question of the rules."""
+    """A comparison, with a method or property for each question of the rules."""
 
     comparison: Comparison
     experiments: Mapping[str, Mapping[str, Any]]
     """By experiment, facts about its training: `train_rows`."""
     margin: float
-    """Largest tolerated drop of general accuracy."""
+    """Largest drop of general accuracy that does not count as forgetting."""
 
     @cached_property
-    def scored(self) -> list[ComparisonRow]:
+    def scored_rows(self) -> list[ComparisonRow]:
         """Rows with the primary metric, best first."""
         return self.comparison.ranked()
 
     @cached_property
-    def plain(self) -> ComparisonRow | None:
+    def plain_base(self) -> ComparisonRow | None:
         """The base model without a prompt."""
-        return next((row for row in self.scored if row.kind == "base"), None)
+        return next((row for row in self.scored_rows if row.kind == "base"), None)
 
     @cached_property
     def best_baseline(self) -> ComparisonRow | None:
-        """The best use of the base model: without a prompt, or a prompt variant."""
+        """The best baseline: the base model without a prompt, or under a prompt variant."""
         return self.comparison.best_baseline()
 
     @cached_property
     def with_passages(self) -> ComparisonRow | None:
-        """The best prompt variant that retrieves passages."""
+        """The best baseline that retrieves passages."""
         return self.comparison.best_baseline(passages=True)
 
     @cached_property
@@ -71,51 +73,56 @@ class ComparisonFacts:
 
     def passages_help(self) -> bool:
         """Return whether passages clearly improve prompting."""
-        with_passages, without = self.with_passages, self.without_passages
-        return with_passages is not None and without is not None and self.clear(with_passages, without)
+        with_passages, without_passages = self.with_passages, self.without_passages
+        return (
+            with_passages is not None
+            and without_passages is not None
+            and self.clearly_better(with_passages, without_passages)
+        )
 
     @cached_property
     def teacher(self) -> ComparisonRow | None:
-        """The best teacher that answered the test prompts. Teachers have no loss, so they are ranked by answers."""
-        return next((row for row in self.comparison.ranked(ANSWERS) if row.kind == "teacher"), None)
+        """The best teacher that was scored. Teachers are ranked by their answers, because they have no loss."""
+        return next((row for row in self.comparison.ranked(ANSWER_METRIC) if row.kind == "teacher"), None)
 
     @cached_property
     def students(self) -> list[ComparisonRow]:
-        """Every use of the small model, baseline or tuned, ranked by its answers, best first."""
-        return [row for row in self.comparison.ranked(ANSWERS) if row.kind in (*BASELINES, *TUNED)]
+        """Every baseline and tuned row, ranked by its answers, best first."""
+        return [row for row in self.comparison.ranked(ANSWER_METRIC) if row.kind in (*BASELINES, *TUNED)]
 
-    def answers(self, student: ComparisonRow) -> PairedDifference | None:
-        """Return the paired difference of the teacher and a use of the small model, by their answers."""
+    def answer_difference(self, student: ComparisonRow) -> PairedDifference | None:
+        """Return the paired difference between the answers of the teacher and of a student."""
         assert self.teacher is not None
-        return self.comparison.difference_between(self.teacher, student, ANSWERS)
+        return self.comparison.difference_between(self.teacher, student, ANSWER_METRIC)
 
     def teacher_leads(self) -> bool:
-        """Return whether the teacher's answers are clearly better than those of every use of the small model.
+        """Return whether the teacher's answers are clearly better than those of every student.
 
-        By the other metric they must not be clearly worse.
+        By SECOND_ANSWER_METRIC they must not be clearly worse.
         """
         if self.teacher is None or not self.students:
             return False
         return all(
-            self.clear(self.teacher, row, ANSWERS) and not self.clear(row, self.teacher, OTHER_ANSWERS)
+            self.clearly_better(self.teacher, row, ANSWER_METRIC)
+            and not self.clearly_better(row, self.teacher, SECOND_ANSWER_METRIC)
             for row in self.students
         )
 
     @cached_property
-    def tuned(self) -> list[ComparisonRow]:
+    def tuned_rows(self) -> list[ComparisonRow]:
         """The tuned rows with the primary metric, best first."""
-        return [row for row in self.scored if row.kind in TUNED]
+        return [row for row in self.scored_rows if row.kind in TUNED]
 
     @cached_property
-    def without_forgetting(self) -> list[ComparisonRow]:
-        """The tuned rows that do not forget beyond the margin."""
-        return [row for row in self.tuned if not forgets(self.comparison, row, self.margin)]
+    def rows_without_forgetting(self) -> list[ComparisonRow]:
+        """The tuned rows that do not forget, best first."""
+        return [row for row in self.tuned_rows if not forgets(self.comparison, row, self.margin)]
 
     def lead(self, better: ComparisonRow, worse: ComparisonRow) -> PairedDifference | None:
         """Return the paired difference in which `better` leads `worse`; None if it does not."""
         return self.comparison.difference(better, worse)
 
-    def clear(self, better: ComparisonRow, worse: ComparisonRow, metric: str | None = None) -> bool:
+    def clearly_better(self, better: ComparisonRow, worse: ComparisonRow, metric: str | None = None) -> bool:
         """Return whether `better` leads `worse` with an interval that excludes zero."""
         return self.comparison.clearly_better(better, worse, metric)
 
@@ -123,40 +130,40 @@ class ComparisonFacts:
         """Return a paired difference as a sentence; an empty string for None."""
         if pair is None:
             return ""
-        return f"{self.comparison.metric(pair.metric).label}: {pair.better} leads {pair.worse} by {pair.in_words()}."
+        return f"{self.comparison.metric(pair.metric).label}: {pair.better} leads {pair.worse} by {pair.describe()}."
 
     def beats_baselines(self, row: ComparisonRow) -> bool:
-        """Return whether the row is clearly better than every baseline that was measured."""
-        return self.best_baseline is None or self.clear(row, self.best_baseline)
+        """Return whether the row is clearly better than the best baseline; True if there is no baseline."""
+        return self.best_baseline is None or self.clearly_better(row, self.best_baseline)
 
     def base_of(self, row: ComparisonRow | None) -> ComparisonRow | None:
-        """Return the base model that the row's general accuracy is compared with."""
-        return (base_of(self.comparison, row) if row else None) or self.plain
+        """Return the base model that the row's general accuracy is compared with; `plain_base` if none was measured."""
+        return (base_of(self.comparison, row) if row else None) or self.plain_base
 
-    def spread(self, row: ComparisonRow) -> SeedSpread | None:
+    def seed_spread(self, row: ComparisonRow) -> SeedSpread | None:
         """Return the spread between the row's training seeds; None if it was trained once."""
         spread = next((entry for entry in self.comparison.seeds if entry.row == row.name), None)
         return spread if spread and self.comparison.primary_metric in spread.scores else None
 
-    def curve(self, row: ComparisonRow) -> LearningCurve | None:
+    def learning_curve(self, row: ComparisonRow) -> LearningCurve | None:
         """Return the row's learning curve; None if there is none."""
         return next((curve for curve in self.comparison.learning_curves if curve.row == row.name), None)
 
-    def within_a_step(self, row: ComparisonRow) -> bool:
-        """Return whether the learning curve still rises and one more such step would reach the best baseline."""
-        curve = self.curve(row)
+    def one_step_closes_gap(self, row: ComparisonRow) -> bool:
+        """Return whether the learning curve still rises, and a further step like the last would reach the baseline."""
+        curve = self.learning_curve(row)
         if curve is None or self.best_baseline is None or not curve.rises:
             return False
-        missing = self.lead(self.best_baseline, row)
-        return missing is None or missing.difference <= curve.last_step.difference
+        gap = self.lead(self.best_baseline, row)
+        return gap is None or gap.difference <= curve.last_step.difference
 
     def train_rows(self, row: ComparisonRow) -> int | None:
         """Return the row's number of training rows written by people; None if unknown."""
         return self.experiments.get(row.experiment or "", {}).get("train_rows")
 
 
-def named(row: ComparisonRow | None) -> str:
-    """Return the name of a baseline for a sentence."""
+def baseline_phrase(row: ComparisonRow | None) -> str:
+    """Return the phrase for a baseline in a sentence."""
     return "the base model" if row is None or row.kind == "base" else f"the prompt variant {row.name}"
 
 
@@ -164,7 +171,7 @@ def evidence(facts: ComparisonFacts, recommendation: Recommendation) -> dict[str
     """Return the numbers that support a recommendation, as plain JSON."""
     comparison, row, baseline = facts.comparison, recommendation.row, facts.best_baseline
     base = facts.base_of(row)
-    spread, curve = (facts.spread(row), facts.curve(row)) if row else (None, None)
+    spread, curve = (facts.seed_spread(row), facts.learning_curve(row)) if row else (None, None)
     return {
         "metric": comparison.primary_metric,
         "best_untouched": baseline.name if baseline else None,
@@ -174,10 +181,12 @@ def evidence(facts: ComparisonFacts, recommendation: Recommendation) -> dict[str
         "seeds": _json(spread.scores[comparison.primary_metric] if spread else None),
         "learning_curve": curve.last_step.to_json() if curve else None,
         "test_rows": comparison.test_rows,
-        "prompt_tokens_per_call": {used.name: used.prompt_tokens_per_call for used in (baseline, row) if used},
+        "prompt_tokens_per_call": {
+            used_row.name: used_row.prompt_tokens_per_call for used_row in (baseline, row) if used_row
+        },
         "passages": _passages(facts),
         "teacher": _teacher(facts),
-        "general_accuracy": {used.name: used.accuracy for used in (base, row) if used},
+        "general_accuracy": {used_row.name: used_row.accuracy for used_row in (base, row) if used_row},
         "forgetting": _json(comparison.difference(base, row, GENERAL_ACCURACY) if row and base else None),
         "forgetting_margin": facts.margin,
     }
@@ -185,21 +194,21 @@ def evidence(facts: ComparisonFacts, recommendation: Recommendation) -> dict[str
 
 def _passages(facts: ComparisonFacts) -> dict[str, Any] | None:
     """Return the difference between the best baselines with and without passages; None if either was not scored."""
-    with_passages, without = facts.with_passages, facts.without_passages
-    if with_passages is None or without is None:
+    with_passages, without_passages = facts.with_passages, facts.without_passages
+    if with_passages is None or without_passages is None:
         return None
-    pair = facts.comparison.difference_between(with_passages, without)
+    pair = facts.comparison.difference_between(with_passages, without_passages)
     return {"row": with_passages.name, "difference": _json(pair)}
 
 
 def _teacher(facts: ComparisonFacts) -> dict[str, Any] | None:
-    """Return the difference between the teacher's answers and the best small model's; None without a teacher."""
+    """Return the difference between the teacher's answers and the best student's; None without a teacher."""
     teacher = facts.teacher
     if teacher is None or not facts.students:
         return None
     return {
         "row": teacher.name,
-        "difference": _json(facts.answers(facts.students[0])),
+        "difference": _json(facts.answer_difference(facts.students[0])),
         "seconds_per_call": teacher.seconds_per_call,
         "cost_per_call": teacher.cost_per_call,
     }

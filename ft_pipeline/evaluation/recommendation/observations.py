@@ -1,16 +1,16 @@
-"""Observations about a comparison besides the decision: one sentence per rule that applies."""
+"""Observations about a comparison, in addition to the decision: a sentence or two per rule that applies."""
 
 from collections.abc import Callable, Sequence
 
-from ft_pipeline.evaluation.comparison.costs import in_words
+from ft_pipeline.evaluation.comparison.costs import describe_break_even
 from ft_pipeline.evaluation.comparison.forgetting import accuracy_drop, base_of, forgets
-from ft_pipeline.evaluation.comparison.sweep_results import curve_in_words, spread_in_words, worst_seed
-from ft_pipeline.evaluation.recommendation.evidence import ENOUGH_ROWS, ComparisonFacts, Recommendation, named
+from ft_pipeline.evaluation.comparison.sweep_results import describe_learning_curve, describe_seed_spread, worst_seed
+from ft_pipeline.evaluation.recommendation.evidence import ENOUGH_ROWS, ComparisonFacts, Recommendation, baseline_phrase
 
-ENOUGH_TESTS = 30
-"""Test conversations below which intervals are wide and their level of 95 % is optimistic."""
+ENOUGH_TEST_ROWS = 30
+"""With fewer test conversations, intervals are wide, and their level of 95 % is optimistic."""
 ROUNDING = 0.002
-"""Nats per token between bf16 and fp32, measured on the worked example: the largest difference of any row's loss."""
+"""The largest difference of a row's loss between bf16 and fp32 on the worked example, in nats per token."""
 
 
 def observe_rows(facts: ComparisonFacts, recommendation: Recommendation) -> str | None:
@@ -18,46 +18,46 @@ def observe_rows(facts: ComparisonFacts, recommendation: Recommendation) -> str 
     rows = facts.train_rows(recommendation.row) if recommendation.row else None
     if rows is None or rows >= ENOUGH_ROWS or recommendation.decision == "more_data":
         return None
-    if recommendation.row and facts.curve(recommendation.row):
-        return None  # measured: observe_curve
+    if recommendation.row and facts.learning_curve(recommendation.row):
+        return None  # observe_curve says whether more rows help
     return f"The training data has {rows} rows, fewer than the {ENOUGH_ROWS} usually needed: more rows should help."
 
 
 def observe_curve(facts: ComparisonFacts, recommendation: Recommendation) -> str | None:
     """Return whether more rows still help, if it was measured."""
-    curve = facts.curve(recommendation.row) if recommendation.row else None
+    curve = facts.learning_curve(recommendation.row) if recommendation.row else None
     if curve is None:
         return None
-    words = curve_in_words(curve, facts.comparison.metric())
+    words = describe_learning_curve(curve, facts.comparison.metric())
     if curve.rises:
         return f"More rows still help: {words}"
-    if not curve.flat:
+    if not curve.is_flat:
         return f"The learning curve does not show yet whether more rows would help: {words}"
     return f"The learning curve is flat, so more rows of the same kind are unlikely to help: {words}"
 
 
 def observe_seeds(facts: ComparisonFacts, recommendation: Recommendation) -> str | None:
     """Return the spread between training seeds, and whether the worst seed still beats the best baseline."""
-    spread = facts.spread(recommendation.row) if recommendation.row else None
+    spread = facts.seed_spread(recommendation.row) if recommendation.row else None
     if spread is None:
         return None
     name, metric, baseline = facts.comparison.primary_metric, facts.comparison.metric(), facts.best_baseline
-    words = f"Seeds: {spread_in_words(spread, name, metric)}"
+    words = f"Seeds: {describe_seed_spread(spread, name, metric)}"
     if baseline is None or recommendation.row is None or not facts.beats_baselines(recommendation.row):
         return words
-    worst, reached = worst_seed(spread.scores[name], metric), baseline.scores[name].value
-    better = "still better" if metric.better(worst, reached) else "not better"
-    return f"{words} The worst of them is {better} than {named(baseline)} ({reached:.3f})."
+    worst_value, baseline_value = worst_seed(spread.scores[name], metric), baseline.scores[name].value
+    better = "still better" if metric.is_better(worst_value, baseline_value) else "not better"
+    return f"{words} The worst of them is {better} than {baseline_phrase(baseline)} ({baseline_value:.3f})."
 
 
 def observe_prompting(facts: ComparisonFacts, recommendation: Recommendation) -> str | None:
     """Return the gain of prompting alone over the base model without a prompt."""
-    if facts.plain is None or facts.best_baseline is None or facts.best_baseline is facts.plain:
+    if facts.plain_base is None or facts.best_baseline is None or facts.best_baseline is facts.plain_base:
         return None
-    pair = facts.lead(facts.best_baseline, facts.plain)
+    pair = facts.lead(facts.best_baseline, facts.plain_base)
     if pair is None:
         return None
-    helps = "helps" if pair.clear else "does not clearly help"
+    helps = "helps" if pair.is_clear else "does not clearly help"
     return f"Prompting {helps}: {facts.describe(pair)}"
 
 
@@ -65,42 +65,42 @@ def observe_passages(facts: ComparisonFacts, recommendation: Recommendation) -> 
     """Return the gain from passages if they do not decide, or that none were tried although tuning did not help."""
     if recommendation.decision == "retrieval":
         return None
-    with_passages, without = facts.with_passages, facts.without_passages
+    with_passages, without_passages = facts.with_passages, facts.without_passages
     if with_passages is None:
-        tried = recommendation.decision in ("prompt", "more_data") and facts.tuned
+        tuning_did_not_help = recommendation.decision in ("prompt", "more_data") and facts.tuned_rows
+        if not tuning_did_not_help:
+            return None
         return (
             "No variant with `passages` was scored. If the answers lack facts, retrieval may add them; tuning of this "
             "kind does not."
-            if tried
-            else None
         )
-    if without is None or not facts.passages_help():
+    if without_passages is None or not facts.passages_help():
         return None
-    return (
-        f"Passages help the base model: {facts.describe(facts.lead(with_passages, without))} A tuned model can be "
-        "served with them too."
-    )
+    gain = facts.describe(facts.lead(with_passages, without_passages))
+    return f"Passages help the base model: {gain} A tuned model can be served with them too."
 
 
 def observe_tokens(facts: ComparisonFacts, recommendation: Recommendation) -> str | None:
-    """Return the cost of the prompt on every call."""
+    """Return how many prompt tokens a call of the tuned model saves, unless the baseline reads at most a tenth more."""
     baseline, row = facts.best_baseline, recommendation.row
     if baseline is None or row is None:
         return None
-    prompted, tuned = baseline.prompt_tokens_per_call or 0.0, row.prompt_tokens_per_call or 0.0
-    if prompted <= 1.1 * tuned:
+    baseline_tokens, tuned_tokens = baseline.prompt_tokens_per_call or 0.0, row.prompt_tokens_per_call or 0.0
+    if baseline_tokens <= 1.1 * tuned_tokens:
         return None
     return (
-        f"Cost: {named(baseline)} reads {prompted:.0f} prompt tokens per call, {row.name} {tuned:.0f} "
-        f"({1 - tuned / prompted:.0%} fewer): with many calls, the tuned model costs less to serve."
+        f"Cost: {baseline_phrase(baseline)} reads {baseline_tokens:.0f} prompt tokens per call, {row.name} "
+        f"{tuned_tokens:.0f} ({1 - tuned_tokens / baseline_tokens:.0%} fewer): with many calls, the tuned model costs "
+        "less to serve."
     )
 
 
 def observe_break_even(facts: ComparisonFacts, recommendation: Recommendation) -> str | None:
     """Return after how many calls training has paid for itself, or that it never does."""
     row, entries = recommendation.row, facts.comparison.break_even
-    own = next((entry for entry in entries if row and entry.tuned == row.name), None)
-    return f"Break-even: {in_words(own)}" if own else None
+    matches = (entry for entry in entries if row and entry.tuned == row.name)
+    entry = next(matches, None)
+    return f"Break-even: {describe_break_even(entry)}" if entry else None
 
 
 def observe_forgetting(facts: ComparisonFacts, recommendation: Recommendation) -> str | None:
@@ -125,42 +125,43 @@ def observe_merge(facts: ComparisonFacts, recommendation: Recommendation) -> str
     if recommendation.row is None:
         return None
     experiment = recommendation.row.experiment
-    forms = {row.kind: row for row in facts.without_forgetting if row.experiment == experiment}
+    forms = {row.kind: row for row in facts.rows_without_forgetting if row.experiment == experiment}
     adapter, merged = forms.get("adapter"), forms.get("merged")
     pair = facts.lead(adapter, merged) if adapter and merged else None
-    if pair is None or not pair.clear:
+    if pair is None or not pair.is_clear:
         return None
     return f"Serve the adapter, not the merged model: merging lowers the quality. {facts.describe(pair)}"
 
 
 def observe_tuning(facts: ComparisonFacts, recommendation: Recommendation) -> str | None:
-    """Return whether tuning has paid so far, if the teacher is ahead."""
+    """Return whether tuning is better than prompting so far, if distillation is recommended."""
     if recommendation.decision != "distillation" or recommendation.row is None or facts.best_baseline is None:
         return None
     pair = facts.lead(recommendation.row, facts.best_baseline)
-    if pair is None or not pair.clear:
-        return f"So far {recommendation.row.name} is not clearly better than {named(facts.best_baseline)}."
+    if pair is None or not pair.is_clear:
+        return f"So far {recommendation.row.name} is not clearly better than {baseline_phrase(facts.best_baseline)}."
     return f"So far tuning pays off: {facts.describe(pair)}"
 
 
 def observe_teacher(facts: ComparisonFacts, recommendation: Recommendation) -> str | None:
-    """Return that more distillation is unlikely to help, if the teacher is not ahead."""
+    """Return that more distillation is unlikely to help, if a teacher was scored and is not ahead."""
     if facts.teacher is None or recommendation.decision == "distillation" or not facts.students:
         return None
-    pair = facts.answers(facts.students[0])
+    pair = facts.answer_difference(facts.students[0])
     return f"The teacher is not clearly better, so more distillation is unlikely to help. {facts.describe(pair)}"
 
 
 def observe_tests(facts: ComparisonFacts, recommendation: Recommendation) -> str | None:
-    """Return a warning about a small test split, which makes every statement uncertain."""
-    tests = facts.comparison.test_rows
-    if tests >= ENOUGH_TESTS:
+    """Return a warning about a small test split, which makes all results uncertain."""
+    test_rows = facts.comparison.test_rows
+    if test_rows >= ENOUGH_TEST_ROWS:
         return None
-    return f"The test split has {tests} conversations, fewer than {ENOUGH_TESTS}: the intervals are wide. Add data."
+    too_few = f"{test_rows} conversations, fewer than {ENOUGH_TEST_ROWS}"
+    return f"The test split has {too_few}: the intervals are wide. Add data."
 
 
 def observe_types(facts: ComparisonFacts, recommendation: Recommendation) -> str | None:
-    """Return a warning if machines computed rows in different types: rounding is part of their difference."""
+    """Return a warning if rows were computed in different data types: their differences then include rounding."""
     by_type: dict[str, list[str]] = {}
     for row in facts.comparison.rows:
         if row.computed_in:
@@ -189,3 +190,4 @@ OBSERVATIONS: Sequence[Callable[[ComparisonFacts, Recommendation], str | None]] 
     observe_tests,
     observe_types,
 )
+"""The rules, in the order of their sentences."""

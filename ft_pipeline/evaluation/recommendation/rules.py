@@ -1,7 +1,8 @@
-"""What to do, and why: explicit rules over the measured comparison (docs: the table "When do you do what").
+"""Recommend what to do, by explicit rules on the measured comparison (docs: the table "When do you do what").
 
-The rules of DECISIONS run in order, and the first that returns a recommendation decides. The rules of observations.py
-then add what else the numbers show. "Clear" always means that the paired 95 % interval of the difference excludes zero.
+The rules in DECISIONS are asked in order, and the first that returns a recommendation decides. The rules in
+observations.py then add what else the scores show. "Clearly" always means that the paired 95 % interval of the
+difference excludes zero.
 """
 
 import json
@@ -14,15 +15,15 @@ from ft_pipeline.evaluation.recommendation.evidence import (
     ENOUGH_ROWS,
     ComparisonFacts,
     Recommendation,
+    baseline_phrase,
     evidence,
-    named,
 )
 from ft_pipeline.evaluation.recommendation.observations import OBSERVATIONS
 
 TOO_FEW_ROWS = 100
-"""Training rows below which tuning that is not clearly ahead counts as not yet tried."""
+"""With fewer training rows, a tuned model that is not clearly ahead says nothing about tuning."""
 SIMPLEST_FIRST = ("prompt_tuning", "lora", "qlora", "full")
-"""Techniques in the order of how much they change and what they require for training and serving."""
+"""Techniques, from the one that changes and requires least to the one that changes and requires most."""
 
 
 def build_recommendation(
@@ -37,19 +38,21 @@ def build_recommendation(
 def recommend(comparison: Comparison, experiments: Mapping[str, Mapping[str, Any]], margin: float) -> dict[str, Any]:
     """Return the document of `ft recommend --json`.
 
-    Keys: decision, experiment (of a tuned decision), reasons, evidence, and `row`, the comparison's row that the
-    decision recommends.
+    Keys: decision, experiment (to use, or to distill into; None for a baseline), row (of the comparison, to use),
+    reasons, evidence.
     """
     facts = ComparisonFacts(comparison, experiments, margin)
     recommendation = next(filter(None, (rule(facts) for rule in DECISIONS)))
     observations = filter(None, (rule(facts, recommendation) for rule in OBSERVATIONS))
-    row = recommendation.row if recommendation.decision in SIMPLEST_FIRST else facts.best_baseline
-    speaks_for = recommendation.row if recommendation.decision == "distillation" else row
     if recommendation.decision == "distillation":
-        row = facts.teacher
+        row, experiment_row = facts.teacher, recommendation.row
+    elif recommendation.decision in SIMPLEST_FIRST:
+        row = experiment_row = recommendation.row
+    else:
+        row = experiment_row = facts.best_baseline
     return {
         "decision": recommendation.decision,
-        "experiment": speaks_for.experiment if speaks_for else None,
+        "experiment": experiment_row.experiment if experiment_row else None,
         "row": row.name if row else None,
         "reasons": [recommendation.reason, *observations],
         "evidence": evidence(facts, recommendation),
@@ -60,33 +63,33 @@ def recommend(comparison: Comparison, experiments: Mapping[str, Mapping[str, Any
 
 
 def teacher_leads(facts: ComparisonFacts) -> Recommendation | None:
-    """Distillation: a teacher that is clearly better than every use of the small model can teach it."""
+    """Distillation: a teacher that is clearly better than every baseline and tuned model can teach the small model."""
     if facts.teacher is None or not facts.teacher_leads():
         return None
-    lead, costs = facts.describe(facts.answers(facts.students[0])), _costs(facts.teacher)
-    into = next(iter(facts.without_forgetting), None)
+    lead, costs = facts.describe(facts.answer_difference(facts.students[0])), _describe_costs(facts.teacher)
+    student = next(iter(facts.rows_without_forgetting), None)
     reason = (
         f"The teacher's answers are clearly better than those of every baseline and tuned model: {lead} "
         f"If you can accept its {costs}, prompt the teacher itself; otherwise distill it: use more unlabeled "
-        f"prompts and a higher weight of distilled rows{' in ' + str(into.experiment) if into else ''}."
+        f"prompts and a higher weight of distilled rows{' in ' + str(student.experiment) if student else ''}."
     )
-    return Recommendation("distillation", reason, into)
+    return Recommendation("distillation", reason, student)
 
 
 def facts_are_missing(facts: ComparisonFacts) -> Recommendation | None:
     """Retrieval: a gain from passages that tuning does not reach comes from facts, which an adapter does not learn."""
-    with_passages, without = facts.with_passages, facts.without_passages
-    best = next(iter(facts.without_forgetting), None)
+    with_passages, without_passages = facts.with_passages, facts.without_passages
+    best = next(iter(facts.rows_without_forgetting), None)
     if (
         with_passages is None
-        or without is None
+        or without_passages is None
         or not facts.passages_help()
-        or (best and facts.clear(best, with_passages))
+        or (best and facts.clearly_better(best, with_passages))
     ):
         return None
     reason = (
         f"The model lacks facts, so use retrieval: with passages of data/raw/text the base model clearly improves. "
-        f"{facts.describe(facts.lead(with_passages, without))}"
+        f"{facts.describe(facts.lead(with_passages, without_passages))}"
     )
     if best is not None:
         pair = facts.comparison.difference_between(with_passages, best)
@@ -97,8 +100,8 @@ def facts_are_missing(facts: ComparisonFacts) -> Recommendation | None:
 
 
 def nothing_tuned(facts: ComparisonFacts) -> Recommendation | None:
-    """Prompt: the default start. It needs no training, and changes take effect at once."""
-    if facts.tuned:
+    """Prompt: the way to start. It needs no training, and changes take effect at once."""
+    if facts.tuned_rows:
         return None
     return Recommendation(
         "prompt", "No model has been tuned yet. Start with prompting, and train an experiment to compare."
@@ -107,53 +110,60 @@ def nothing_tuned(facts: ComparisonFacts) -> Recommendation | None:
 
 def everything_forgets(facts: ComparisonFacts) -> Recommendation | None:
     """Prompt: a gain on the task does not justify forgetting."""
-    if facts.without_forgetting:
+    if facts.rows_without_forgetting:
         return None
     reason = (
         f"Every tuned model loses more than {facts.margin:.0%} of general accuracy. Lower the learning rate or the "
         "number of epochs. Until then, prompt the base model."
     )
-    return Recommendation("prompt", reason, facts.tuned[0])
+    return Recommendation("prompt", reason, facts.tuned_rows[0])
 
 
 def too_few_rows(facts: ComparisonFacts) -> Recommendation | None:
-    """More data: with so few rows, tuning that is not ahead may still get ahead with more.
+    """More data: a tuned model that is not ahead yet may get ahead with more training rows.
 
-    Applies to fewer than 100 training rows always; to fewer than 500 if prompting does not help either and no learning
-    curve is flat; to any number if the curve still rises and one more step like its last would reach the best baseline.
+    Applies to fewer than 100 training rows always; to fewer than 500 if prompting does not help either and the learning
+    curve is not flat; to any number if the curve still rises and one more step like its last would reach the best
+    baseline.
     """
-    best, baseline = facts.without_forgetting[0], facts.best_baseline
-    rows, curve = facts.train_rows(best), facts.curve(best)
+    best, baseline = facts.rows_without_forgetting[0], baseline_phrase(facts.best_baseline)
+    rows = facts.train_rows(best)
     if rows is None or facts.beats_baselines(best):
         return None
-    prompting_helps = baseline is not None and facts.plain is not None and facts.clear(baseline, facts.plain)
-    levelled = curve is not None and curve.flat
-    few = rows < TOO_FEW_ROWS or (rows < ENOUGH_ROWS and not prompting_helps and not levelled)
-    if not few and not facts.within_a_step(best):
-        return None
-    if not few:
+    if _has_few_rows(facts, best, rows):
         reason = (
-            f"More data should help: {best.name} is not clearly better than {named(baseline)} yet. More rows still "
-            "improve it, and one more step like the last would close the gap. "
-            f"Collect more than its {rows} rows."
+            f"Too little data: {best.name} was trained on {rows} rows and is not clearly better than {baseline}. "
+            f"Collect about {ENOUGH_ROWS} examples before you decide, and use {baseline} until then."
         )
         return Recommendation("more_data", reason, best)
-    reason = (
-        f"Too little data: {best.name} was trained on {rows} rows and is not clearly better than "
-        f"{named(baseline)}. Collect about {ENOUGH_ROWS} examples before you decide, and use {named(baseline)} "
-        "until then."
-    )
-    return Recommendation("more_data", reason, best)
+    if facts.one_step_closes_gap(best):
+        reason = (
+            f"More data should help: {best.name} is not clearly better than {baseline} yet. More rows still improve "
+            f"it, and one more step like the last would close the gap. Collect more than its {rows} rows."
+        )
+        return Recommendation("more_data", reason, best)
+    return None
+
+
+def _has_few_rows(facts: ComparisonFacts, row: ComparisonRow, train_rows: int) -> bool:
+    """Return whether a tuned row was trained on too few rows to say that tuning does not help."""
+    if train_rows < TOO_FEW_ROWS:
+        return True
+    baseline, plain = facts.best_baseline, facts.plain_base
+    prompting_helps = baseline is not None and plain is not None and facts.clearly_better(baseline, plain)
+    curve = facts.learning_curve(row)
+    curve_is_flat = curve is not None and curve.is_flat
+    return train_rows < ENOUGH_ROWS and not prompting_helps and not curve_is_flat
 
 
 def prompting_is_enough(facts: ComparisonFacts) -> Recommendation | None:
     """Prompt: fine-tuning is recommended only if it is clearly better than prompting."""
-    best = facts.without_forgetting[0]
+    best = facts.rows_without_forgetting[0]
     if facts.best_baseline is None or facts.beats_baselines(best):
         return None
-    prompting, missing = named(facts.best_baseline), facts.lead(facts.best_baseline, best)
-    if missing is not None:
-        reason = f"Do not fine-tune: {prompting} is at least as good. {facts.describe(missing)}"
+    prompting, lead_of_prompting = baseline_phrase(facts.best_baseline), facts.lead(facts.best_baseline, best)
+    if lead_of_prompting is not None:
+        reason = f"Do not fine-tune: {prompting} is at least as good. {facts.describe(lead_of_prompting)}"
         return Recommendation("prompt", reason, best)
     lead = facts.describe(facts.lead(best, facts.best_baseline))
     return Recommendation(
@@ -166,18 +176,20 @@ def tuning_wins(facts: ComparisonFacts) -> Recommendation | None:
 
     The simpler technique must not be clearly worse, and must clearly beat the best baseline too.
     """
-    best = facts.without_forgetting[0]
-    level = [row for row in facts.without_forgetting if facts.beats_baselines(row) and not facts.clear(best, row)]
-    chosen = min([best, *level], key=lambda row: (_simplicity(row), facts.without_forgetting.index(row)))
+    best = facts.rows_without_forgetting[0]
+    equally_good = [
+        row
+        for row in facts.rows_without_forgetting
+        if facts.beats_baselines(row) and not facts.clearly_better(best, row)
+    ]
+    chosen = min([best, *equally_good], key=lambda row: (_complexity(row), facts.rows_without_forgetting.index(row)))
     pair = facts.lead(chosen, facts.best_baseline) if facts.best_baseline else None
-    reason = (
-        f"Tuning pays off: {chosen.name} beats the best baseline. {facts.describe(pair)}"
-        if pair
-        else f"Only {chosen.name} was scored."
-    )
-    if _simplicity(chosen) < _simplicity(best):
+    reason = f"Only {chosen.name} was scored."
+    if pair:
+        reason = f"Tuning pays off: {chosen.name} beats the best baseline. {facts.describe(pair)}"
+    if _complexity(chosen) < _complexity(best):
         reason += f" {best.name} is not clearly better, and {chosen.technique} is the simpler technique."
-    return Recommendation(SIMPLEST_FIRST[_simplicity(chosen)], reason, chosen)
+    return Recommendation(SIMPLEST_FIRST[_complexity(chosen)], reason, chosen)
 
 
 DECISIONS: Sequence[Callable[[ComparisonFacts], Recommendation | None]] = (
@@ -189,14 +201,16 @@ DECISIONS: Sequence[Callable[[ComparisonFacts], Recommendation | None]] = (
     prompting_is_enough,
     tuning_wins,
 )
+"""The rules that decide, in order. The last one always returns a recommendation."""
 
 
-def _costs(teacher: ComparisonRow) -> str:
+def _describe_costs(teacher: ComparisonRow) -> str:
     seconds, cost = teacher.seconds_per_call, teacher.cost_per_call
     parts = [] if seconds is None else [f"{seconds:.2g} s"]
     parts += [] if cost is None else [f"{cost:.2g} (in the currency of teacher.endpoint.prices)"]
     return f"{' and '.join(parts)} per call" if parts else "price and speed"
 
 
-def _simplicity(row: ComparisonRow) -> int:
+def _complexity(row: ComparisonRow) -> int:
+    """Return the position of the row's technique in SIMPLEST_FIRST."""
     return SIMPLEST_FIRST.index(row.technique or "")

@@ -9,16 +9,17 @@ from typing import Any
 from ft_pipeline.evaluation.metrics.definitions import metric_versions
 
 Parts = dict[str, Any]
+"""Everything that scores depend on, except the model and its prompt, by name of the part. Most parts are hashes."""
 
 _TEMPLATE_FILES = ("chat_template.jinja", "tokenizer_config.json")
 _VOCABULARY_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt")
 
 
 def evaluation_parts(test_rows: Sequence[dict[str, Any]], base_model: Path, config: Mapping[str, Any]) -> Parts:
-    """Return everything that the numbers depend on, except what is compared (the model, its adapter, its prompt).
+    """Return everything that the scores depend on, except what is compared (the model, its adapter, its prompt).
 
     config: the job's config. The tokenizer is a part: losses per token of two vocabularies are not comparable. The
-    batch size is not a part: it changes scores by rounding only. Features that a task does not use have no part.
+    batch size is not a part: it changes scores only by rounding. Features that a project does not use have no part.
     """
     settings = config["evaluation"]
     parts = {
@@ -29,12 +30,12 @@ def evaluation_parts(test_rows: Sequence[dict[str, Any]], base_model: Path, conf
         "general": digest([list(config["general_questions"]), list(config["general_texts"])]),
         "versions": metric_versions(),
     }
-    own = {"answer_format": settings.get("answer_format"), "custom": config.get("custom_metrics")}
-    if any(own.values()):
-        parts["measures"] = digest(own)
+    metric_settings = {"answer_format": settings.get("answer_format"), "custom": config.get("custom_metrics")}
+    if any(metric_settings.values()):
+        parts["measures"] = digest(metric_settings)
     if settings.get("tasks"):
-        asked = {key: settings.get(key) for key in ("tasks", "task_documents", "seed")}
-        parts["tasks"] = digest({**asked, "files": config.get("task_files")})
+        task_settings = {key: settings.get(key) for key in ("tasks", "task_documents", "seed")}
+        parts["tasks"] = digest({**task_settings, "files": config.get("task_files")})
     return parts
 
 
@@ -55,7 +56,7 @@ def digest(value: Any) -> str:
 
 
 def _files_digest(folder: Path, names: Sequence[str]) -> str:
-    """Return a hash over the files that exist, by name and content."""
+    """Return a hash of those of the named files that exist, by name and content."""
     hashes = {
         name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names if (folder / name).is_file()
     }

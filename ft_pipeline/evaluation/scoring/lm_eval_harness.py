@@ -1,4 +1,4 @@
-"""Run lm-eval: write tasks as YAML over local JSON, run them on a loaded model, return the samples."""
+"""Run lm-eval on rows of our own: write its tasks as YAML and JSON files, and return its samples."""
 
 import json
 from collections.abc import Sequence
@@ -36,7 +36,7 @@ def answer_task(rows: Sequence[dict[str, Any]], stop: Sequence[str], max_new_tok
 
 
 def question_task(rows: Sequence[dict[str, Any]]) -> Task:
-    """Return a multiple-choice task: the likeliest of `choices` after `context`. `gold` is the correct index."""
+    """Return a multiple-choice task: which of `choices` is most likely after `context`. `gold` is the correct index."""
     options = {"output_type": "multiple_choice", "doc_to_text": "context", "doc_to_choice": "choices"}
     metrics = _metrics("acc", "acc_norm")
     return Task("general_questions", rows, {**options, "doc_to_target": "gold", "metric_list": metrics})
@@ -49,10 +49,10 @@ def text_task(rows: Sequence[dict[str, Any]]) -> Task:
 
 
 def run_tasks(lm: Any, tasks: Sequence[Task], folder: Path) -> dict[str, list[Sample]]:
-    """Run the tasks on `lm` (an lm-eval LM). Return per task the samples in the order of its rows.
+    """Run the tasks on `lm` (an lm-eval LM). Return the samples of each task, in the order of its rows.
 
-    Nothing is downloaded. folder: for the task files and the cache of `datasets`, so that no cache of another run is
-    read.
+    Nothing is downloaded. folder: gets the task files and the cache of `datasets`, so that the cache of another run is
+    not read.
     """
     import datasets
     import lm_eval
@@ -72,15 +72,16 @@ def run_tasks(lm: Any, tasks: Sequence[Task], folder: Path) -> dict[str, list[Sa
 
 
 def write_tasks(tasks: Sequence[Task], folder: Path) -> None:
-    """Write `<name>.yaml` and `<name>.jsonl` per task. Plain `lm_eval --include_path` can run them too."""
+    """Write `<name>.yaml` and `<name>.jsonl` per task. `lm_eval --include_path` can run them, too."""
     folder.mkdir(parents=True, exist_ok=True)
     for task in tasks:
-        rows = folder / f"{task.name}.jsonl"
-        rows.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in task.rows), encoding="utf-8")
+        data_file = folder / f"{task.name}.jsonl"
+        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in task.rows)
+        data_file.write_text(lines, encoding="utf-8")
         config = {
             "task": task.name,
             "dataset_path": "json",
-            "dataset_kwargs": {"data_files": {"test": str(rows)}, "cache_dir": str(folder / "datasets")},
+            "dataset_kwargs": {"data_files": {"test": str(data_file)}, "cache_dir": str(folder / "datasets")},
             "test_split": "test",
             "num_fewshot": 0,
             **task.options,
@@ -89,5 +90,5 @@ def write_tasks(tasks: Sequence[Task], folder: Path) -> None:
 
 
 def _metrics(*names: str) -> list[dict[str, str]]:
-    """Return a metric list, which lm-eval requires per task. Our metrics are computed from the samples."""
+    """Return a metric list, which lm-eval requires for each task. Our own metrics are computed from the samples."""
     return [{"metric": name} for name in names]

@@ -1,4 +1,4 @@
-"""lm-eval's model interface for a loaded model, with the batches, answers and token counts of this package."""
+"""A loaded model with lm-eval's model interface. The code of this package computes its likelihoods and answers."""
 
 import logging
 import time
@@ -19,17 +19,18 @@ class LoadedLM(HFLM):
     """HFLM without the parts that are slow or wrong here.
 
     Contexts are already rendered, so no BOS is added and trailing white space is kept (HFLM would score the template's
-    last line break as part of the answer). Log-probabilities are summed in 32 bit, over target tokens only. Answers
-    come from the function that the teacher uses.
+    last line break as part of the answer). Log-probabilities are computed in 32 bit, for target tokens only. Answers
+    come from the function that a teacher on this machine uses.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, batch_size: int, on_done: Callable[[int], None]) -> None:
-        """on_done: called with the number of requests that have been answered since the last call."""
+    def __init__(self, model: Any, tokenizer: Any, batch_size: int, report_done: Callable[[int], None]) -> None:
+        """report_done: called with the number of requests that have been answered since the last call."""
         super().__init__(pretrained=model, tokenizer=tokenizer, backend="causal", batch_size=batch_size)
-        self._on_done = on_done
+        self._report_done = report_done
         self.generations: dict[str, Generation] = {}
         """Every answer by its prompt, with the counts that lm-eval does not keep."""
         self.generation_seconds = 0.0
+        """Time to generate all of these answers."""
 
     def tok_encode(self, string: str, *args: Any, **kwargs: Any) -> list[int]:
         return self.tokenizer(string, add_special_tokens=False)["input_ids"]
@@ -44,19 +45,24 @@ class LoadedLM(HFLM):
         self, requests: Sequence[tuple[Any, list[int], list[int]]], *args: Any, **kwargs: Any
     ) -> list[tuple[float, bool]]:
         pairs = [(context, target) for _, context, target in requests]
-        return target_log_likelihoods(self.model, pairs, batch_size=int(self.batch_size), on_done=self._on_done)
+        return target_log_likelihoods(self.model, pairs, batch_size=int(self.batch_size), report_done=self._report_done)
 
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = True) -> list[str]:
+        """Answer each prompt once per limit of new tokens, and cut the answers at the stop strings."""
         answers: dict[tuple[str, int], Generation] = {}
-        asked = [(request.args[0], int(request.args[1].get("max_gen_toks", self.max_gen_toks))) for request in requests]
-        for limit in sorted({limit for _, limit in asked}):
-            prompts = list(dict.fromkeys(prompt for prompt, tokens in asked if tokens == limit))
+        prompts_and_limits = [
+            (request.args[0], int(request.args[1].get("max_gen_toks", self.max_gen_toks))) for request in requests
+        ]
+        for limit in sorted({limit for _, limit in prompts_and_limits}):
+            prompts = list(
+                dict.fromkeys(prompt for prompt, prompt_limit in prompts_and_limits if prompt_limit == limit)
+            )
             answers |= {
                 (prompt, limit): answer for prompt, answer in zip(prompts, self._answer(prompts, limit), strict=True)
             }
         return [
-            postprocess_generated_text(answers[key].text, _stops(request.args[1]), None)
-            for key, request in zip(asked, requests, strict=True)
+            postprocess_generated_text(answers[key].text, _stop_strings(request.args[1]), None)
+            for key, request in zip(prompts_and_limits, requests, strict=True)
         ]
 
     def _answer(self, prompts: list[str], max_new_tokens: int) -> list[Generation]:
@@ -67,31 +73,31 @@ class LoadedLM(HFLM):
             prompts,
             max_new_tokens=max_new_tokens,
             batch_size=int(self.batch_size),
-            report=_Counter(self._on_done),
+            report=_ProgressCounter(self._report_done),
         )
         self.generation_seconds += time.monotonic() - started
         self.generations.update(zip(prompts, answers, strict=True))
         return answers
 
     def get_model_info(self) -> dict[str, Any]:
-        """Return nothing: the manifest identifies the model by its content, and lm-eval would query the hub."""
+        """Return nothing: the manifest identifies the model by its content, whereas lm-eval would query the hub."""
         return {}
 
 
-def _stops(options: dict[str, Any]) -> list[str]:
+def _stop_strings(options: dict[str, Any]) -> list[str]:
     until = options.get("until") or []
     return [until] if isinstance(until, str) else list(until)
 
 
-class _Counter:
-    """A reporter that passes on the number of new answers."""
+class _ProgressCounter:
+    """A reporter that passes on how many answers are new since the last report."""
 
-    def __init__(self, on_done: Callable[[int], None]) -> None:
-        self._on_done = on_done
+    def __init__(self, report_done: Callable[[int], None]) -> None:
+        self._report_done = report_done
         self._done = 0
 
     def progress(self, step: int, total: int, **values: float) -> None:
-        self._on_done(step - self._done)
+        self._report_done(step - self._done)
         self._done = step
 
     def log(self, message: str) -> None:

@@ -1,4 +1,4 @@
-"""Tasks of lm-eval, and the user's tasks in its format, by name: run on the model as it is served."""
+"""Run tasks of lm-eval, and the user's tasks in its format, by name on the model as it is served."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,15 +11,15 @@ from ft_pipeline.evaluation.metrics.definitions import Metric
 from ft_pipeline.evaluation.scoring.lm_eval_model import LoadedLM
 from ft_pipeline.job import Job
 
-_MEANS = ("acc", "acc_norm", "exact_match")
-"""Metrics that count as means if a task declares no aggregation."""
+_DEFAULT_MEAN_METRICS = ("acc", "acc_norm", "exact_match")
+"""Metrics that are means over the documents if a task declares no aggregation."""
 
 Record = dict[str, Any]
-"""item (`task:document`), metric (`task/metric`), value."""
+"""A record of tasks.parquet: item (`task:document`), metric (`task/metric`), value."""
 
 
-class OwnTasks:
-    """The tasks of `evaluation.tasks`, each run once per model and system prompt."""
+class LmEvalTasks:
+    """The tasks of `evaluation.tasks`."""
 
     def __init__(self, job: Job) -> None:
         """job: config.evaluation has tasks, task_documents, seed; inputs has `tasks` if there is an include_path."""
@@ -44,12 +44,12 @@ class OwnTasks:
         self._log(f"lm-eval tasks: {', '.join(self.names)}")
         results = self._evaluate(lm, system_prompt)
         records = [record for task in sorted(results["samples"]) for record in self._records(task, results)]
-        missing = [task for task in results["samples"] if not any(r["metric"].startswith(f"{task}/") for r in records)]
-        if missing:
-            raise UserError(
-                f"evaluation.tasks: {missing[0]} has no metric that is a mean over its documents, which an interval "
-                "needs. Remove the task, or give a metric `aggregation: mean`."
-            )
+        for task in results["samples"]:
+            if not any(record["metric"].startswith(f"{task}/") for record in records):
+                raise UserError(
+                    f"evaluation.tasks: {task} has no metric that is a mean over its documents, which an interval "
+                    "needs. Remove the task, or give a metric `aggregation: mean`."
+                )
         return records
 
     def _evaluate(self, lm: LoadedLM, system_prompt: str | None) -> Mapping[str, Any]:
@@ -57,7 +57,7 @@ class OwnTasks:
         import lm_eval
 
         datasets.disable_progress_bars()
-        with _read_from(self._folder), _cached_in(self._work / "datasets"), self._clear_errors():
+        with _working_folder(self._folder), _datasets_cache(self._work / "datasets"), self._explain_errors():
             results = lm_eval.simple_evaluate(
                 model=lm,
                 tasks=self.names,
@@ -77,61 +77,66 @@ class OwnTasks:
         return results
 
     def _manager(self) -> Any:
-        """Return a task manager, for the user's tasks only if they suffice: lm-eval reads thousands of task files."""
+        """Return a task manager that knows all tasks. It knows only the user's tasks if no other one is named, because
+        lm-eval would read thousands of task files. UserError if a task is unknown."""
         from lm_eval.tasks import TaskManager
 
         path = str(self._folder) if self._folder else None
         if path is not None:
-            own = TaskManager(include_path=path, include_defaults=False)
-            if set(self.names) <= set(own.all_tasks):
-                return own
+            own_manager = TaskManager(include_path=path, include_defaults=False)
+            if set(self.names) <= set(own_manager.all_tasks):
+                return own_manager
         manager = TaskManager(include_path=path)
         for name in self.names:
             if name not in manager.all_tasks:
-                near = get_close_matches(name, manager.all_tasks, n=1)
-                hint = f"Did you mean {near[0]!r}?" if near else "Run `lm_eval ls tasks` to list the tasks."
+                similar = get_close_matches(name, manager.all_tasks, n=1)
+                hint = f"Did you mean {similar[0]!r}?" if similar else "Run `lm_eval ls tasks` to list the tasks."
                 raise UserError(f"evaluation.tasks: unknown task {name!r}. {hint}")
         return manager
 
     @contextlib.contextmanager
-    def _clear_errors(self) -> Iterator[None]:
+    def _explain_errors(self) -> Iterator[None]:
+        """Raise UserError if lm-eval cannot read the tasks or their data."""
         try:
             yield
         except (OSError, ValueError) as error:  # bases of the errors of datasets and huggingface_hub
-            first = str(error).strip().split("\n")[0][:300]
+            first_line = str(error).strip().split("\n")[0][:300]
             raise UserError(
-                f"evaluation.tasks ({', '.join(self.names)}): {type(error).__name__}: {first}. Tasks that come with "
-                "lm-eval download their data from the hub. Without access, put a task with local files into "
+                f"evaluation.tasks ({', '.join(self.names)}): {type(error).__name__}: {first_line}. Tasks that come "
+                "with lm-eval download their data from the hub. Without access, put a task with local files into "
                 "evaluation.include_path."
             ) from error
 
     def _records(self, task: str, results: Mapping[str, Any]) -> list[Record]:
-        means = _means(results["configs"][task])
-        better = results["higher_is_better"].get(task, {})
+        """Return a record per document and metric of a task, and add the metrics to `self.metrics`."""
+        mean_metrics = _mean_metrics(results["configs"][task])
+        higher_is_better = results["higher_is_better"].get(task, {})
         records = []
         for sample in results["samples"][task]:
-            for metric in means & sample.keys():
+            for metric in mean_metrics & sample.keys():
                 name = f"{task}/{metric}"
                 if sample.get("filter", "none") != "none":
                     name += f":{sample['filter']}"
-                self.metrics[name] = Metric(name, better.get(metric) is False, "of its task", f"lm-eval's {task}")
+                lower_is_better = higher_is_better.get(metric) is False
+                self.metrics[name] = Metric(name, lower_is_better, "of its task", f"lm-eval's {task}")
                 records.append({"item": f"{task}:{sample['doc_id']}", "metric": name, "value": float(sample[metric])})
         return records
 
 
-def _means(config: Mapping[str, Any]) -> set[str]:
-    """Return the metrics of a task that are means over its documents: only these have a value per document."""
-    wanted = config.get("metric_list") or [{"metric": metric} for metric in _MEANS]
+def _mean_metrics(config: Mapping[str, Any]) -> set[str]:
+    """Return the metrics of a task that are means over its documents. Other metrics have no value per document."""
+    entries = config.get("metric_list") or [{"metric": metric} for metric in _DEFAULT_MEAN_METRICS]
     return {
         entry["metric"]
-        for entry in wanted
-        if entry.get("aggregation") == "mean" or ("aggregation" not in entry and entry["metric"] in _MEANS)
+        for entry in entries
+        if entry.get("aggregation") == "mean"
+        or ("aggregation" not in entry and entry["metric"] in _DEFAULT_MEAN_METRICS)
     }
 
 
 @contextlib.contextmanager
-def _read_from(folder: Path | None) -> Iterator[None]:
-    """Change to the folder of tasks, since the `data_files` of a task are relative to it."""
+def _working_folder(folder: Path | None) -> Iterator[None]:
+    """Change to the folder of the user's tasks, if there is one: a task's `data_files` are relative to it."""
     if folder is None:
         yield
     else:
@@ -140,21 +145,21 @@ def _read_from(folder: Path | None) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _cached_in(folder: Path) -> Iterator[None]:
-    """Keep the cache of `datasets` for local files with the job, so that no other run's copy is read."""
+def _datasets_cache(folder: Path) -> Iterator[None]:
+    """Keep the cache of `datasets` in the job's folder, so that a task is not read from the cache of another run."""
     import datasets.config
 
-    before = datasets.config.HF_DATASETS_CACHE
+    previous = datasets.config.HF_DATASETS_CACHE
     datasets.config.HF_DATASETS_CACHE = folder
     try:
         yield
     finally:
-        datasets.config.HF_DATASETS_CACHE = before
+        datasets.config.HF_DATASETS_CACHE = previous
 
 
-def means(records: Sequence[Record]) -> dict[str, float]:
+def metric_means(records: Sequence[Record]) -> dict[str, float]:
     """Return the mean of each metric."""
     values: dict[str, list[float]] = {}
     for record in records:
         values.setdefault(record["metric"], []).append(record["value"])
-    return {metric: sum(numbers) / len(numbers) for metric, numbers in values.items()}
+    return {metric: sum(metric_values) / len(metric_values) for metric, metric_values in values.items()}

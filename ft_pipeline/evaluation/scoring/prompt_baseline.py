@@ -1,4 +1,4 @@
-"""Worker: score the base model under each prompt. These are the baselines that a tuned model must beat."""
+"""The worker for `prompt_baseline`: score the base model under each prompt, as baselines for tuned models."""
 
 from typing import Any
 
@@ -12,30 +12,30 @@ from ft_pipeline.models.load import load_model
 
 
 def run(job: Job) -> dict[str, Any]:
-    """Score the base model (16 bit) plain, with the general suite, and under each variant of `config["prompting"]`.
+    """Score the base model (16 bit) without a prompt, with the general suite, and under each prompt variant.
 
     config: evaluation (EvaluationSettings), prompting (PromptingSettings), general_questions, general_texts (rows).
     inputs: conversations, base_model, and `text` if a variant has passages. Raises UserError if the test split is empty
     or a prompt does not fit the model.
     """
-    subjects = _subjects(job)
-    scorer = Scorer(job, subjects)
-    missing = [subject for subject in subjects if not scorer.finished(subject)]
+    tested_models = _models_to_test(job)
+    scorer = Scorer(job, tested_models)
+    missing = [tested_model for tested_model in tested_models if not scorer.skip_if_scored(tested_model)]
     if missing:
         model = load_model(job.inputs["base_model"], job.device)
         speed_up_products(model, trains=False)
-        for subject in missing:
-            scorer.score(model, subject)
-    return scorer.write(subjects)
+        for tested_model in missing:
+            scorer.score(model, tested_model)
+    return scorer.write(tested_models)
 
 
-def _subjects(job: Job) -> list[ModelUnderTest]:
+def _models_to_test(job: Job) -> list[ModelUnderTest]:
     rows = read_conversations(job)
     seed = job.config["evaluation"]["seed"]
     texts = _texts(job)
-    plain = ModelUnderTest("plain", "base", Prompt(), {"technique": None}, general=True)
+    plain = ModelUnderTest("plain", "base", Prompt(), {"technique": None}, runs_general_suite=True)
     prompted = [
-        ModelUnderTest(name, "prompt", Prompt.of(variant, rows, seed, texts), {"technique": None, **variant})
+        ModelUnderTest(name, "prompt", Prompt.from_variant(variant, rows, seed, texts), {"technique": None, **variant})
         for name, variant in job.config["prompting"]["variants"].items()
     ]
     return [plain, *prompted]

@@ -1,4 +1,4 @@
-"""Score one loaded model under one prompt: the rows and samples that prompt_baseline and scores both write."""
+"""Score loaded models under prompts, and write the rows and samples of `prompt_baseline` and `scores`."""
 
 import json
 import math
@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.evaluation.items import Item, items_of, rows_to_test
+from ft_pipeline.evaluation.items import Item, make_items, select_test_rows
 from ft_pipeline.evaluation.metrics.answer_metrics import AnswerMetrics
 from ft_pipeline.evaluation.model_kinds import BASELINES, ModelKind
 from ft_pipeline.evaluation.scoring.fingerprint import Parts, evaluation_parts, fingerprint
@@ -26,8 +26,7 @@ from ft_pipeline.evaluation.scoring.lm_eval_harness import (
     text_task,
 )
 from ft_pipeline.evaluation.scoring.lm_eval_model import LoadedLM
-from ft_pipeline.evaluation.scoring.lm_eval_tasks import OwnTasks, Record
-from ft_pipeline.evaluation.scoring.lm_eval_tasks import means as task_means
+from ft_pipeline.evaluation.scoring.lm_eval_tasks import LmEvalTasks, Record, metric_means
 from ft_pipeline.evaluation.scoring.prompts import Prompt, RenderedItem, render_items, render_question
 from ft_pipeline.job import Job, Reporter
 from ft_pipeline.models.chat import stop_strings
@@ -54,89 +53,98 @@ TASKS = pa.schema([("name", pa.string()), ("item", pa.string()), ("metric", pa.s
 
 @dataclass(frozen=True)
 class ModelUnderTest:
-    """A model and a prompt to score."""
+    """A model to score, under a prompt."""
 
     name: str
+    """The name of its row in scores.json."""
     kind: ModelKind
     prompt: Prompt
-    about: dict[str, Any] = field(default_factory=dict)
-    """Facts about the model for its row."""
-    general: bool = False
-    """Whether the general suite is run too."""
+    facts: dict[str, Any] = field(default_factory=dict)
+    """Facts about the model and its prompt: the key `model` of its row."""
+    runs_general_suite: bool = False
+    """Whether it is also scored on the general suite."""
 
 
 class Scorer:
-    """Scores the models of one job, which share its items, tokenizer and settings."""
+    """Scores the models of one job, which share the job's items, tokenizer and settings."""
 
-    def __init__(self, job: Job, subjects: Sequence[ModelUnderTest]) -> None:
+    def __init__(self, job: Job, tested_models: Sequence[ModelUnderTest]) -> None:
         self.job = job
         self.settings = job.config["evaluation"]
-        self.measures = AnswerMetrics.of(job.config)
-        self.own_tasks = OwnTasks(job)
+        self.answer_metrics = AnswerMetrics.from_config(job.config)
+        self.lm_eval_tasks = LmEvalTasks(job)
         self.tokenizer = load_tokenizer(job.inputs["base_model"])
-        self._tasks_done: dict[tuple[str, str | None], list[Record]] = {}
+        self._task_records: dict[tuple[str, str | None], list[Record]] = {}
         self.questions: list[dict[str, Any]] = job.config["general_questions"]
         self.texts: list[dict[str, Any]] = job.config["general_texts"]
-        self.progress = RequestProgress(job.report, sum(map(self._requests, subjects)))
+        self.progress = RequestProgress(job.report, sum(map(self._count_requests, tested_models)))
 
     @cached_property
     def test_rows(self) -> list[dict[str, Any]]:
-        return rows_to_test(read_conversations(self.job), self.settings["max_test_rows"])
+        """The conversations that are scored."""
+        return select_test_rows(read_conversations(self.job), self.settings["max_test_rows"])
 
     @cached_property
     def items(self) -> list[Item]:
-        items = items_of(self.test_rows)
-        self.measures.check_references(items)
+        """The test items. UserError if no reference answer has the declared format."""
+        items = make_items(self.test_rows)
+        self.answer_metrics.check_references(items)
         return items
 
     @cached_property
     def parts(self) -> Parts:
+        """The parts of the evaluation fingerprint."""
         return evaluation_parts(self.test_rows, self.job.inputs["base_model"], self.job.config)
 
-    def score(self, model: Any, subject: ModelUnderTest) -> None:
-        """Score `model` and write the result to the job's work folder, where a resumed job reads it."""
-        self.job.report.log(f"scoring {subject.name}: {len(self.items)} answers of {len(self.test_rows)} conversations")
-        folder = self.job.work / "lm_eval" / subject.name
+    def score(self, model: Any, tested_model: ModelUnderTest) -> None:
+        """Score the loaded `model`, and write the result to the job's work folder, where a resumed job finds it."""
+        self.job.report.log(
+            f"scoring {tested_model.name}: {len(self.items)} answers of {len(self.test_rows)} conversations"
+        )
+        folder = self.job.work / "lm_eval" / tested_model.name
         lm = LoadedLM(model, self.tokenizer, self.settings["batch_size"], self.progress.advance)
-        rendered = render_items(
+        rendered_items = render_items(
             self.tokenizer,
             self.items,
-            subject.prompt,
-            name=subject.name,
+            tested_model.prompt,
+            name=tested_model.name,
             window=_window(model),
             max_new_tokens=self.settings["max_new_tokens"],
         )
-        samples = self._score_items(lm, rendered, folder)
-        general = self._score_general(lm, folder) if subject.general else []
-        tasks = self._run_own_tasks(model, subject)
+        samples = self._score_items(lm, rendered_items, folder)
+        general = self._score_general(lm, folder) if tested_model.runs_general_suite else []
+        tasks = self._run_lm_eval_tasks(model, tested_model)
         result = {
-            "row": self._row(subject, lm, samples, general, tasks),
+            "row": self._row(tested_model, lm, samples, general, tasks),
             "samples": samples,
             "general": general,
             "tasks": tasks,
-            "task_metrics": {name: vars(metric) for name, metric in self.own_tasks.metrics.items()},
+            "task_metrics": {name: vars(metric) for name, metric in self.lm_eval_tasks.metrics.items()},
         }
-        path = self._result_path(subject)
+        path = self._result_path(tested_model)
         path.with_suffix(".part").write_text(json.dumps(result, ensure_ascii=False), encoding="utf-8")
         path.with_suffix(".part").replace(path)
 
-    def finished(self, subject: ModelUnderTest) -> bool:
-        """Return whether an earlier start of this job has scored the subject. If so, count it as progress."""
-        done = self._result_path(subject).is_file()
-        if done:
-            self.progress.advance(self._requests(subject))
-        return done
+    def skip_if_scored(self, tested_model: ModelUnderTest) -> bool:
+        """Return whether an earlier start of this job has scored the model. If so, count its requests as done."""
+        is_scored = self._result_path(tested_model).is_file()
+        if is_scored:
+            self.progress.advance(self._count_requests(tested_model))
+        return is_scored
 
-    def write(self, subjects: Sequence[ModelUnderTest]) -> dict[str, Any]:
+    def write(self, tested_models: Sequence[ModelUnderTest]) -> dict[str, Any]:
         """Write the scores and their evaluation parts to `job.out`, and return the job's summary."""
-        results = [json.loads(self._result_path(subject).read_text(encoding="utf-8")) for subject in subjects]
+        results = [
+            json.loads(self._result_path(tested_model).read_text(encoding="utf-8")) for tested_model in tested_models
+        ]
         rows = [result["row"] for result in results]
         records = {
             name: [{"name": result["row"]["name"], **record} for result in results for record in result[name]]
             for name in ("samples", "general", "tasks")
         }
-        own = {name: metric for result in results for name, metric in result["task_metrics"].items()}
-        write_scores(self.job.out, rows, self.parts, records, {**self.measures.described, **own})
+        task_metrics = {name: metric for result in results for name, metric in result["task_metrics"].items()}
+        metrics = {**self.answer_metrics.custom_definitions, **task_metrics}
+        write_scores(self.job.out, rows, self.parts, records, metrics)
         return {
             "rows": rows,
             "test_items": len(self.items),
@@ -144,29 +152,35 @@ class Scorer:
             "computed_in": dtype_name(compute_dtype(self.job.device)),
         }
 
-    def _score_items(self, lm: LoadedLM, rendered: Sequence[RenderedItem], folder: Path) -> list[dict[str, Any]]:
+    def _score_items(self, lm: LoadedLM, rendered_items: Sequence[RenderedItem], folder: Path) -> list[dict[str, Any]]:
+        """Score every item's reference answer and the model's own answer. Return the records of samples.parquet."""
         documents = [
-            {"item": text.item.id, "context": text.context, "target": text.target, "reference": text.item.reference}
-            for text in rendered
+            {
+                "item": rendered.item.id,
+                "context": rendered.context,
+                "target": rendered.target,
+                "reference": rendered.item.reference,
+            }
+            for rendered in rendered_items
         ]
         stop, limit = stop_strings(self.tokenizer), self.settings["max_new_tokens"]
         logged = run_tasks(lm, [loss_task(documents), answer_task(documents, stop, limit)], folder)
-        pairs = zip(rendered, logged["reference_loss"], logged["answers"], strict=True)
-        return [self._sample(lm, text, loss, answer) for text, loss, answer in pairs]
+        results = zip(rendered_items, logged["reference_loss"], logged["answers"], strict=True)
+        return [self._sample(lm, rendered, loss, answer) for rendered, loss, answer in results]
 
     def _sample(self, lm: LoadedLM, rendered: RenderedItem, loss: Sample, answer: Sample) -> dict[str, Any]:
         generation = lm.generations[rendered.context]
-        text = answer["filtered_resps"][0]
+        answer_text = answer["filtered_resps"][0]
         reference_tokens = len(lm.tok_encode(rendered.target))
         return {
             "item": rendered.item.id,
             "group": rendered.item.group,
             "prompt": rendered.context,
             "reference": rendered.item.reference,
-            "answer": text,
+            "answer": answer_text,
             "loss_sum": -float(loss["filtered_resps"][0][0]),
             "answer_tokens": reference_tokens,
-            **self.measures.of_answer(rendered.item, text),
+            **self.answer_metrics.score_answer(rendered.item, answer_text),
             "length_ratio": generation.answer_tokens / reference_tokens,
             "prompt_tokens": generation.prompt_tokens,
             "generated_tokens": generation.answer_tokens,
@@ -174,66 +188,72 @@ class Scorer:
         }
 
     def _score_general(self, lm: LoadedLM, folder: Path) -> list[dict[str, Any]]:
-        questions = [
+        """Run the general suite. Return the records of general.parquet."""
+        documents = [
             {"context": render_question(self.tokenizer, row["query"]), "choices": row["choices"], "gold": row["gold"]}
             for row in self.questions
         ]
-        tasks = [question_task(questions)] if questions else []
+        tasks = [question_task(documents)] if documents else []
         tasks += [text_task([{"text": row["text"]} for row in self.texts])] if self.texts else []
         logged = run_tasks(lm, tasks, folder / "general") if tasks else {}
-        answered = [
+        question_pairs = zip(self.questions, logged.get("general_questions", []), strict=True)
+        questions = [
             {
                 "item": f"question:{number}",
                 "kind": "question",
                 "subject": row.get("subject"),
                 "correct": sample["acc_norm"] == 1.0,
             }
-            for number, (row, sample) in enumerate(
-                zip(self.questions, logged.get("general_questions", []), strict=True), 1
-            )
+            for number, (row, sample) in enumerate(question_pairs, 1)
         ]
-        read = [
+        text_pairs = zip(self.texts, logged.get("general_texts", []), strict=True)
+        texts = [
             {
                 "item": f"text:{number}",
                 "kind": "text",
                 "loss_sum": -float(sample["filtered_resps"][0]),
                 "tokens": len(lm.tok_encode(row["text"])),
             }
-            for number, (row, sample) in enumerate(zip(self.texts, logged.get("general_texts", []), strict=True), 1)
+            for number, (row, sample) in enumerate(text_pairs, 1)
         ]
-        return answered + read
+        return questions + texts
 
-    def _run_own_tasks(self, model: Any, subject: ModelUnderTest) -> list[Record]:
+    def _run_lm_eval_tasks(self, model: Any, tested_model: ModelUnderTest) -> list[Record]:
         """Run the lm-eval tasks once per model and system prompt, and return their records.
 
-        Prompts that differ only in their examples share the result, since a task has its own examples.
+        Prompts that differ only in their examples share the records, since a task has its own examples.
         """
-        asked = ("untouched" if subject.kind in BASELINES else subject.kind, subject.prompt.alone)
-        if asked not in self._tasks_done:
+        system_prompt = tested_model.prompt.fixed_system_prompt
+        key = ("base" if tested_model.kind in BASELINES else tested_model.kind, system_prompt)
+        if key not in self._task_records:
             lm = LoadedLM(model, self.tokenizer, self.settings["batch_size"], lambda done: None)
-            self._tasks_done[asked] = self.own_tasks.run(lm, subject.prompt.alone)
-        return self._tasks_done[asked]
+            self._task_records[key] = self.lm_eval_tasks.run(lm, system_prompt)
+        return self._task_records[key]
 
     def _row(
         self,
-        subject: ModelUnderTest,
+        tested_model: ModelUnderTest,
         lm: LoadedLM,
         samples: list[dict[str, Any]],
         general: list[dict[str, Any]],
         tasks: list[Record],
     ) -> dict[str, Any]:
-        general_scores = summarise_general(general)
-        scores = summarise(samples, self.measures) | {f"general_{key}": value for key, value in general_scores.items()}
-        scores |= task_means(tasks)
+        """Return the model's row in scores.json. UserError if a score is not finite."""
+        general_scores = summarize_general(general)
+        scores = {
+            **summarize_samples(samples, self.answer_metrics),
+            **{f"general_{name}": value for name, value in general_scores.items()},
+            **metric_means(tasks),
+        }
         for metric, value in scores.items():
             if not math.isfinite(value):
                 raise UserError(
-                    f"{subject.name}: {metric} is {value}, because the model's weights or logits are not finite. Train "
-                    "again with a lower learning_rate."
+                    f"{tested_model.name}: {metric} is {value}, because the model's weights or logits are not finite. "
+                    "Train again with a lower learning_rate."
                 )
         return {
-            "name": subject.name,
-            "kind": subject.kind,
+            "name": tested_model.name,
+            "kind": tested_model.kind,
             "scores": {metric: {"value": value} for metric, value in scores.items()},
             "prompt_tokens_per_call": fmean(sample["prompt_tokens"] for sample in samples),
             "generated_tokens_per_call": fmean(sample["generated_tokens"] for sample in samples),
@@ -241,20 +261,20 @@ class Scorer:
             "cut_off": sum(sample["finish_reason"] == "length" for sample in samples),
             "fingerprint": fingerprint(self.parts),
             "computed_in": dtype_name(compute_dtype(self.job.device)),
-            "model": subject.about,
+            "model": tested_model.facts,
             "general": general_scores or None,
         }
 
-    def _requests(self, subject: ModelUnderTest) -> int:
+    def _count_requests(self, tested_model: ModelUnderTest) -> int:
         choices = sum(len(row["choices"]) for row in self.questions)
-        return 2 * len(self.items) + (choices + len(self.texts) if subject.general else 0)
+        return 2 * len(self.items) + (choices + len(self.texts) if tested_model.runs_general_suite else 0)
 
-    def _result_path(self, subject: ModelUnderTest) -> Path:
-        return self.job.work / f"scored_{subject.name}.json"
+    def _result_path(self, tested_model: ModelUnderTest) -> Path:
+        return self.job.work / f"scored_{tested_model.name}.json"
 
 
 def _window(model: Any) -> int | None:
-    """Return the number of text tokens that the model can read, without the positions of a learned prompt."""
+    """Return how many tokens of text the model can read, without the positions of a learned prompt; None: no limit."""
     positions = window_of(model.config)
     prompt = learned_prompt(model)
     return positions - len(prompt) if positions is not None and prompt is not None else positions
@@ -269,8 +289,8 @@ def write_scores(
 ) -> None:
     """Write scores.json, samples.parquet, general.parquet and tasks.parquet.
 
-    records: `samples`, `general` and `tasks`, every record with its row name. metrics: the metrics that only this task
-    has, with the fields of Metric.
+    records: `samples`, `general` and `tasks`, every record with the `name` of its row. metrics: the metrics that only
+    this project has, with the fields of Metric.
     """
     document = {"rows": list(rows), "evaluation": parts, "metrics": metrics}
     (out / "scores.json").write_text(json.dumps(document, indent=2, ensure_ascii=False), encoding="utf-8")
@@ -297,17 +317,17 @@ def read_conversations(job: Job) -> list[dict[str, Any]]:
     return pq.read_table(job.inputs["conversations"] / "rows.parquet", columns=columns).to_pylist()
 
 
-def summarise(samples: Sequence[dict[str, Any]], measures: AnswerMetrics) -> dict[str, float]:
-    """Return a row's scores: loss and length as ratios of sums over all tokens, the others as means over the items."""
+def summarize_samples(samples: Sequence[dict[str, Any]], answer_metrics: AnswerMetrics) -> dict[str, float]:
+    """Return a row's scores: loss and length ratio as ratios of sums over all items, the others as means over them."""
     reference_tokens = sum(sample["answer_tokens"] for sample in samples)
     return {
         "loss": sum(sample["loss_sum"] for sample in samples) / reference_tokens,
-        **measures.means(samples),
+        **answer_metrics.means(samples),
         "length_ratio": sum(sample["generated_tokens"] for sample in samples) / reference_tokens,
     }
 
 
-def summarise_general(general: Sequence[dict[str, Any]]) -> dict[str, float]:
+def summarize_general(general: Sequence[dict[str, Any]]) -> dict[str, float]:
     """Return `accuracy` over the questions and `loss` per token over the texts; a key is absent if there are none."""
     questions = [record["correct"] for record in general if record["kind"] == "question"]
     texts = [record for record in general if record["kind"] == "text"]

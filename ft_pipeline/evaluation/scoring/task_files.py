@@ -1,4 +1,4 @@
-"""The folder evaluation.include_path: the hashes of its files, and a copy in the store."""
+"""Hash the user's lm-eval task files (evaluation.include_path), and copy them into the store."""
 
 import shutil
 from pathlib import Path
@@ -9,8 +9,8 @@ from ft_pipeline.job import Job
 from ft_pipeline.store.hashing import sha256_of_file
 
 
-def files_of(folder: Path) -> dict[str, str]:
-    """Return the SHA-256 of every file in a folder of tasks, by relative path, without Python's caches."""
+def hash_files(folder: Path) -> dict[str, str]:
+    """Return the SHA-256 of every file in a folder, by relative path, without Python's caches."""
     return {
         path.relative_to(folder).as_posix(): sha256_of_file(path)
         for path in sorted(folder.rglob("*"))
@@ -18,10 +18,11 @@ def files_of(folder: Path) -> dict[str, str]:
     }
 
 
-def keep_files(job: Job) -> dict[str, Any]:
-    """Worker of `evaluation_tasks`: copy evaluation.include_path, so that a score can be traced to its files.
+def copy_task_files(job: Job) -> dict[str, Any]:
+    """The worker for `evaluation_tasks`: copy the task files, so that a score can be traced to them.
 
-    config: files (relative path → sha256). handling: folder. Raises UserError if a file has changed meanwhile.
+    config: files (relative path → sha256). handling: folder. Raises UserError if a file has changed since it was
+    hashed.
     """
     for name, sha256 in job.config["files"].items():
         target = job.out / name

@@ -1,7 +1,7 @@
-"""Worker: score the teacher on the test prompts, by its answers, since its losses are unknown.
+"""The worker for `teacher_scores`: score the teacher's answers to the test prompts. Its losses are unknown.
 
-An endpoint has the same limits as every other row: greedy decoding, and at most evaluation.max_new_tokens tokens. Its
-answers are written to the teacher's log, so that test prompts are paid for only once.
+The teacher has the same limits as every other row: greedy decoding, and at most evaluation.max_new_tokens tokens. The
+answers of an endpoint are written to the teacher's log, so that they are paid for only once.
 """
 
 from collections.abc import Sequence
@@ -9,9 +9,9 @@ from statistics import fmean
 from typing import Any
 
 from ft_pipeline.distillation import endpoint_teacher
-from ft_pipeline.distillation.teacher import teacher_of
+from ft_pipeline.distillation.teacher import teacher_settings
 from ft_pipeline.distillation.teacher_prompt import TeacherPrompt
-from ft_pipeline.evaluation.items import Item, items_of, rows_to_test
+from ft_pipeline.evaluation.items import Item, make_items, select_test_rows
 from ft_pipeline.evaluation.metrics.answer_metrics import AnswerMetrics
 from ft_pipeline.evaluation.scoring.fingerprint import evaluation_parts, fingerprint
 from ft_pipeline.evaluation.scoring.scorer import read_conversations, write_scores
@@ -24,52 +24,58 @@ from ft_pipeline.models.endpoint.rate_limits import cost
 from ft_pipeline.models.load import load_model, load_tokenizer
 from ft_pipeline.settings.teacher import PriceSettings
 
-NAME = "teacher"
+ROW_NAME = "teacher"
+"""The teacher's name in scores.json."""
 Answer = dict[str, Any]
-"""answer, finish_reason, prompt_tokens (by the teacher's tokenizer, or None), seconds (or None)."""
+"""answer, finish_reason, prompt_tokens (by the teacher's tokenizer, or None), seconds (or None); from an endpoint also
+the other columns of answers.parquet."""
 
 
 def run(job: Job) -> dict[str, Any]:
     """Score the teacher on every test item.
 
     config: teacher (TeacherSettings), name (the teacher's), prices (PriceSettings), evaluation, general_questions and
-    general_texts (the last two for the fingerprint only).
-    inputs: conversations, base_model (its tokenizer measures lengths for all rows), and `teacher_model` if there is no
-    endpoint. Raises UserError if the teacher cannot be reached or fails too often.
+    general_texts (the last two only for the fingerprint).
+    inputs: conversations, base_model (whose tokenizer counts the tokens of all rows), and `teacher_model` if there is
+    no endpoint. Raises UserError if the teacher cannot be reached or fails too often.
     """
     settings = job.config["evaluation"]
-    rows = rows_to_test(read_conversations(job), settings["max_test_rows"])
-    items = items_of(rows)
-    own = {"temperature": 0.0, "max_new_tokens": settings["max_new_tokens"], "answers_per_prompt": 1}
-    teacher = teacher_of(job).model_copy(update=own)
-    prompter = TeacherPrompt.of(teacher, job.inputs["conversations"])
-    answers = _asked(job, prompter, items) if teacher.endpoint else _generated(job, prompter, items)
-    measures = AnswerMetrics.of(job.config)
-    samples = _samples(load_tokenizer(job.inputs["base_model"]), items, answers, measures)
+    rows = select_test_rows(read_conversations(job), settings["max_test_rows"])
+    items = make_items(rows)
+    scoring_overrides = {"temperature": 0.0, "max_new_tokens": settings["max_new_tokens"], "answers_per_prompt": 1}
+    teacher = teacher_settings(job).model_copy(update=scoring_overrides)
+    teacher_prompt = TeacherPrompt.of(teacher, job.inputs["conversations"])
+    answers = (
+        _endpoint_answers(job, teacher_prompt, items)
+        if teacher.endpoint
+        else _local_answers(job, teacher_prompt, items)
+    )
+    answer_metrics = AnswerMetrics.from_config(job.config)
+    samples = _samples(load_tokenizer(job.inputs["base_model"]), items, answers, answer_metrics)
     parts = evaluation_parts(rows, job.inputs["base_model"], job.config)
-    about = {
+    facts = {
         "technique": None,
         "teacher": job.config["name"],
         "endpoint_host": endpoint_teacher.host_of(teacher.endpoint) if teacher.endpoint else None,
     }
     prices = PriceSettings.model_validate(job.config["prices"])
-    row = _row(about, prices, answers, samples, fingerprint(parts), measures)
-    records: dict[str, list[dict[str, Any]]] = {
-        "samples": [{"name": NAME, **sample} for sample in samples],
-        "general": [],
-        "tasks": [],
-    }
-    write_scores(job.out, [row], parts, records, measures.described)
+    row = _row(facts, prices, answers, samples, fingerprint(parts), answer_metrics)
+    named_samples = [{"name": ROW_NAME, **sample} for sample in samples]
+    records: dict[str, list[dict[str, Any]]] = {"samples": named_samples, "general": [], "tasks": []}
+    write_scores(job.out, [row], parts, records, answer_metrics.custom_definitions)
     return {"rows": [row], "test_items": len(items), "test_rows": len(rows)}
 
 
-def _asked(job: Job, prompter: TeacherPrompt, items: Sequence[Item]) -> list[Answer]:
-    """Return the endpoint's answers, read from its log. A failed request counts as an empty answer."""
-    teacher = prompter.teacher
-    questions = [prompter.question(item.messages[:-1]) for item in items]
+def _endpoint_answers(job: Job, teacher_prompt: TeacherPrompt, items: Sequence[Item]) -> list[Answer]:
+    """Return the endpoint's answers from the teacher's log, after requesting those that are missing.
+
+    A failed request counts as an empty answer.
+    """
+    teacher = teacher_prompt.teacher
+    requests = [teacher_prompt.request(item.messages[:-1]) for item in items]
     with AnswerLog.opened(endpoint_teacher.log_folder(job.shared or job.work, teacher), job.report.log) as log:
-        endpoint_teacher.ask(log, questions, len(questions), teacher, job)
-        return [{**endpoint_teacher.answer_of(log, question), **_seconds(log, question.key)} for question in questions]
+        endpoint_teacher.send_requests(log, requests, len(requests), teacher, job)
+        return [{**endpoint_teacher.answer_columns(log, request), **_seconds(log, request.key)} for request in requests]
 
 
 def _seconds(log: AnswerLog, key: str) -> dict[str, float | None]:
@@ -77,17 +83,19 @@ def _seconds(log: AnswerLog, key: str) -> dict[str, float | None]:
     return {"seconds": entry["seconds"] if entry else None}
 
 
-def _generated(job: Job, prompter: TeacherPrompt, items: Sequence[Item]) -> list[Answer]:
+def _local_answers(job: Job, teacher_prompt: TeacherPrompt, items: Sequence[Item]) -> list[Answer]:
     """Return the answers of a model on this machine."""
     folder = job.inputs["teacher_model"]
     tokenizer, model = load_tokenizer(folder), load_model(folder, job.device)
     speed_up_products(model, trains=False)
-    prompts = [render(tokenizer, prompter.messages(item.messages[:-1]), add_generation_prompt=True) for item in items]
+    prompts = [
+        render(tokenizer, teacher_prompt.full_prompt(item.messages[:-1]), add_generation_prompt=True) for item in items
+    ]
     answers = generate(
         model,
         tokenizer,
         prompts,
-        max_new_tokens=prompter.teacher.max_new_tokens,
+        max_new_tokens=teacher_prompt.teacher.max_new_tokens,
         batch_size=job.config["evaluation"]["batch_size"],
         report=job.report,
     )
@@ -103,17 +111,18 @@ def _generated(job: Job, prompter: TeacherPrompt, items: Sequence[Item]) -> list
 
 
 def _samples(
-    tokenizer: Any, items: Sequence[Item], answers: Sequence[Answer], measures: AnswerMetrics
+    tokenizer: Any, items: Sequence[Item], answers: Sequence[Answer], answer_metrics: AnswerMetrics
 ) -> list[dict[str, Any]]:
-    """Return samples as scorer.py writes them. Lengths are in base-model tokens with a stop token, as for all rows."""
+    """Return samples as scorer.py writes them. Lengths are in tokens of the base model, with a stop token, as for all
+    rows."""
 
-    def tokens(text: str) -> int:
+    def count_tokens(text: str) -> int:
         return len(tokenizer(text, add_special_tokens=False)["input_ids"])
 
     samples = []
     for item, answer in zip(items, answers, strict=True):
-        reference_tokens = tokens(prompt_and_target(tokenizer, item.messages)[1])
-        generated = tokens(answer["answer"]) + 1
+        reference_tokens = count_tokens(prompt_and_target(tokenizer, item.messages)[1])
+        generated_tokens = count_tokens(answer["answer"]) + 1
         samples.append(
             {
                 "item": item.id,
@@ -123,10 +132,10 @@ def _samples(
                 "answer": answer["answer"],
                 "loss_sum": None,
                 "answer_tokens": reference_tokens,
-                **measures.of_answer(item, answer["answer"]),
-                "length_ratio": generated / reference_tokens,
+                **answer_metrics.score_answer(item, answer["answer"]),
+                "length_ratio": generated_tokens / reference_tokens,
                 "prompt_tokens": answer["prompt_tokens"],
-                "generated_tokens": generated,
+                "generated_tokens": generated_tokens,
                 "finish_reason": answer["finish_reason"],
             }
         )
@@ -134,41 +143,42 @@ def _samples(
 
 
 def _row(
-    about: dict[str, Any],
+    facts: dict[str, Any],
     prices: PriceSettings,
     answers: Sequence[Answer],
     samples: Sequence[dict[str, Any]],
-    evaluation: str,
-    measures: AnswerMetrics,
+    evaluation_fingerprint: str,
+    answer_metrics: AnswerMetrics,
 ) -> dict[str, Any]:
     reference_tokens = sum(sample["answer_tokens"] for sample in samples)
     scores = {
-        **measures.means(samples),
+        **answer_metrics.means(samples),
         "length_ratio": sum(sample["generated_tokens"] for sample in samples) / reference_tokens,
     }
     return {
-        "name": NAME,
+        "name": ROW_NAME,
         "kind": "teacher",
         "scores": {metric: {"value": value} for metric, value in scores.items()},
-        "prompt_tokens_per_call": _mean([answer["prompt_tokens"] for answer in answers]),
+        "prompt_tokens_per_call": _known_mean([answer["prompt_tokens"] for answer in answers]),
         "generated_tokens_per_call": fmean(sample["generated_tokens"] for sample in samples),
-        "seconds_per_call": _mean([answer["seconds"] for answer in answers]),
+        "seconds_per_call": _known_mean([answer["seconds"] for answer in answers]),
         "cost_per_call": _cost_per_call(prices, answers),
         "cut_off": sum(answer["finish_reason"] == "length" for answer in answers),
         "unanswered": sum(answer["finish_reason"] == "failed" or not answer["answer"] for answer in answers),
-        "fingerprint": evaluation,
-        "model": about,
+        "fingerprint": evaluation_fingerprint,
+        "model": facts,
         "general": None,
     }
 
 
 def _cost_per_call(prices: PriceSettings, answers: Sequence[Answer]) -> float | None:
-    """Return the mean cost per call in the currency of the prices; None without prices."""
+    """Return the mean cost per call in the currency of the prices; None if there are no prices."""
     if prices == PriceSettings():
         return None
     return fmean(cost(prices, answer["prompt_tokens"] or 0, answer.get("answer_tokens") or 0) for answer in answers)
 
 
-def _mean(values: Sequence[float | None]) -> float | None:
+def _known_mean(values: Sequence[float | None]) -> float | None:
+    """Return the mean of the values that are known; None if none is."""
     known = [value for value in values if value is not None]
     return fmean(known) if known else None

@@ -1,4 +1,4 @@
-"""Worker: score the tuned model in both forms, adapter and merged, with the harness of prompt_baseline."""
+"""The worker for `scores`: score the tuned model, as adapter and merged, with the harness of `prompt_baseline`."""
 
 import gc
 from pathlib import Path
@@ -13,37 +13,38 @@ from ft_pipeline.models.cpu.fast_linear import speed_up_products
 from ft_pipeline.models.load import keep_weights_unpacked, load_model
 
 FORMS: dict[str, tuple[ModelKind, ...]] = {"full": ("merged",), "prompt_tuning": ("adapter",)}
-"""The forms of a tuned model by technique. Techniques that are not listed have both forms."""
+"""The forms of a tuned model, for techniques that do not have both."""
 
 
 def run(job: Job) -> dict[str, Any]:
-    """Score the adapter on the base that it was trained on (NF4 for qlora), then the merged model. Both load once.
+    """Score the adapter on the base model that it was trained on (NF4 for qlora), then the merged model.
 
     config: evaluation (EvaluationSettings), technique, quantization (QuantizationSettings or null), system_prompt (the
     one that the experiment is served with, or null), general_questions, general_texts (rows).
-    inputs: conversations, base_model, adapter, merged_model. Raises UserError if the test split is empty.
+    inputs: conversations, base_model, adapter, merged_model. A technique with only one form (FORMS) has only that one
+    scored. Raises UserError if the test split is empty.
     """
-    subjects = _subjects(job)
-    scorer = Scorer(job, subjects)
-    for subject in subjects:
-        if not scorer.finished(subject):
-            model = _load(job, subject.kind)
+    tested_models = _models_to_test(job)
+    scorer = Scorer(job, tested_models)
+    for tested_model in tested_models:
+        if not scorer.skip_if_scored(tested_model):
+            model = _load(job, tested_model.kind)
             speed_up_products(model, trains=False)
-            scorer.score(model, subject)
+            scorer.score(model, tested_model)
             del model
-            gc.collect()  # PEFT's wrappers refer to each other in circles; two models at once would not fit a small GPU
-    return scorer.write(subjects)
+            gc.collect()  # frees PEFT's circular references; two models at once would not fit a small GPU
+    return scorer.write(tested_models)
 
 
-def _subjects(job: Job) -> list[ModelUnderTest]:
+def _models_to_test(job: Job) -> list[ModelUnderTest]:
     prompt = Prompt(system_prompt=job.config["system_prompt"])
-    about = {
+    facts = {
         "technique": job.config["technique"],
         "system_prompt": job.config["system_prompt"],
         "trainable_params": _adapter_parameters(job.inputs["adapter"]),
     }
     forms = FORMS.get(job.config["technique"], TUNED)
-    return [ModelUnderTest(kind, kind, prompt, about, general=True) for kind in forms]
+    return [ModelUnderTest(kind, kind, prompt, facts, runs_general_suite=True) for kind in forms]
 
 
 def _load(job: Job, kind: str) -> Any:

@@ -34,7 +34,7 @@ WORKERS = {
     "adapter": "ft_pipeline.training.adapter:run",
     "merged_model": "ft_pipeline.training.merging.merge:run",
     "prompt_baseline": "ft_pipeline.evaluation.scoring.prompt_baseline:run",
-    "evaluation_tasks": "ft_pipeline.evaluation.scoring.task_files:keep_files",
+    "evaluation_tasks": "ft_pipeline.evaluation.scoring.task_files:copy_task_files",
     "teacher_scores": "ft_pipeline.evaluation.scoring.teacher_scores:run",
     "scores": "ft_pipeline.evaluation.scoring.tuned_scores:run",
 }

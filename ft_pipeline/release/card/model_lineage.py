@@ -1,52 +1,61 @@
-"""The facts of a model card, collected from the model back to the tables through the inputs in the manifests."""
+"""Collect the facts for a model card. The inputs in the manifests lead from the model back to the tables."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from ft_pipeline.evaluation.comparison.records import Comparison, read_comparison
 from ft_pipeline.models.base_model import EMBEDDED, EMBEDDED_HUB_ID
-from ft_pipeline.release.candidates import candidates, row_of
+from ft_pipeline.release.candidates import find_candidates, released_row
 from ft_pipeline.release.card.model_card import CardFacts
 from ft_pipeline.release.model_lookup import ModelReference
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.tables.formats.registry import FORMATS
 
-NOTHING_COMPARED = Comparison(test_rows=0, test_items=0, primary_metric="loss", rows=())
+NO_COMPARISON = Comparison(test_rows=0, test_items=0, primary_metric="loss", rows=())
+"""Shown on a card if no models have been compared yet."""
+_CARD_PACKAGES = ("torch", "transformers", "peft", "trl", "bitsandbytes")
+"""Packages whose versions are on the card."""
 
 
 def card_facts(
-    store: ArtifactStore, model: ModelReference, compared: Artifact | None, *, task: str, teacher_terms: str
+    store: ArtifactStore, model: ModelReference, comparison_artifact: Artifact | None, *, task: str, teacher_terms: str
 ) -> CardFacts:
-    """Return the facts. compared: the comparison whose rows the card shows. task, teacher_terms: from project.yaml."""
+    """Return the facts. comparison_artifact: its rows are on the card. task, teacher_terms: from project.yaml."""
     lineage = _Lineage(store, model)
-    comparison = read_comparison(compared) if compared else NOTHING_COMPARED
-    known = candidates(compared, store)[0] if compared else {}
+    comparison = read_comparison(comparison_artifact) if comparison_artifact else NO_COMPARISON
+    candidates = find_candidates(comparison_artifact, store)[0] if comparison_artifact else {}
     root = lineage.root_model
-    evidence = {"comparison": compared.fingerprint} if compared else {}
-    prompt_variant = model.record.fingerprints.get("prompt_variant") if model.record else None
     return CardFacts(
         name=model.row,
-        row=row_of(comparison, known, model.released),
+        row=released_row(comparison, candidates, model.released_fingerprint),
         kind=model.kind,
         task=task,
         base_model=root.summary["source"],
         hub_id=EMBEDDED_HUB_ID if root.spec["config"]["model"] == EMBEDDED else hub_id(root),
         license=_license(root),
-        data=lineage.data(),
+        row_counts=lineage.row_counts(),
         splits=lineage.conversations.summary["splits"],
         comparison=comparison,
-        fingerprints={**model.parts, **({"prompt_variant": prompt_variant} if prompt_variant else {}), **evidence},
-        training=lineage.settings(),
-        outcome=lineage.merged_input("adapter").summary if lineage.merged else {},
-        audit=lineage.merged_input("training_data").summary["audit"] if lineage.merged else {},
-        merge=lineage.merged.summary if lineage.merged else {},
-        stages=lineage.stages(),
-        made=lineage.made(),
-        forgotten=lineage.forgotten(),
+        fingerprints=_fingerprints(model, comparison_artifact),
+        settings=lineage.settings(),
+        adapter_summary=lineage.merged_input("adapter").summary if lineage.merged else {},
+        token_audit=lineage.merged_input("training_data").summary["audit"] if lineage.merged else {},
+        merge_summary=lineage.merged.summary if lineage.merged else {},
+        phases=lineage.phases(),
+        provenance=lineage.provenance(),
+        has_erased_rows=lineage.has_erased_rows(),
         teacher=lineage.teacher(teacher_terms),
-        prompt=model.served,
+        serving=model.serving,
         champion=model.record.to_json() if model.record else {},
     )
+
+
+def _fingerprints(model: ModelReference, comparison_artifact: Artifact | None) -> dict[str, str]:
+    """Return fingerprints by role: of the model's parts, of its prompt and of the comparison."""
+    prompt_variant = model.record.fingerprints.get("prompt_variant") if model.record else None
+    prompt = {"prompt_variant": prompt_variant} if prompt_variant else {}
+    evidence = {"comparison": comparison_artifact.fingerprint} if comparison_artifact else {}
+    return {**model.fingerprints, **prompt, **evidence}
 
 
 def hub_id(base: Artifact) -> str | None:
@@ -57,18 +66,19 @@ def hub_id(base: Artifact) -> str | None:
 
 
 def _license(base: Artifact) -> str | None:
+    """Return CardFacts.license of a base model. Only the embedded model's license is known by name."""
     if base.spec["config"]["model"] == EMBEDDED:
         return "apache-2.0"
     return "LICENSE" if (base.path / "LICENSE").is_file() else None
 
 
 class _Lineage:
-    """A model's artifacts."""
+    """A model's artifacts: of all its training phases, from the last one back to the tables."""
 
     def __init__(self, store: ArtifactStore, model: ModelReference) -> None:
         self.store = store
-        self.base_model = store.require("base_model", model.parts["base_model"])
-        merged = model.parts.get("merged_model")
+        self.base_model = store.require("base_model", model.fingerprints["base_model"])
+        merged = model.fingerprints.get("merged_model")
         self.merged = store.require("merged_model", merged) if merged else None
         self.conversations = store.require(*model.conversations)
 
@@ -81,84 +91,90 @@ class _Lineage:
         return base
 
     def merged_input(self, name: str) -> Artifact:
+        """Return an input of the merged model, such as `adapter`. Only for a model that was trained."""
         assert self.merged is not None
         return self.store.require(*self.merged.inputs[name])
 
-    def trained(self) -> list[Artifact]:
+    def adapters(self) -> list[Artifact]:
         """Return the adapters of all phases, in training order."""
         adapters: list[Artifact] = []
         adapter = self.merged_input("adapter") if self.merged else None
-        # Artifacts are identified by content: a phase that changed nothing would lead back to itself.
+        # A phase that changes no weights makes the same artifact as the phase before it, which would be its own start.
         while adapter is not None and adapter.fingerprint not in {later.fingerprint for later in adapters}:
             adapters.insert(0, adapter)
-            base = self.store.require(*adapter.inputs["base_model"])
-            if "start" in adapter.inputs:
-                adapter = self.store.require(*adapter.inputs["start"])
-            elif "merged_model" in base.inputs:
-                adapter = self.store.require(*self.store.require(*base.inputs["merged_model"]).inputs["adapter"])
-            else:
-                adapter = None
+            adapter = self._previous_adapter(adapter)
         return adapters
 
-    def stages(self) -> list[dict[str, Any]]:
+    def _previous_adapter(self, adapter: Artifact) -> Artifact | None:
+        """Return the adapter of the phase before: the one that training continued, or the one merged into its base."""
+        base = self.store.require(*adapter.inputs["base_model"])
+        if "start" in adapter.inputs:
+            return self.store.require(*adapter.inputs["start"])
+        if "merged_model" in base.inputs:
+            return self.store.require(*self.store.require(*base.inputs["merged_model"]).inputs["adapter"])
+        return None
+
+    def phases(self) -> list[dict[str, Any]]:
+        """Return objective, technique and number of training rows of each phase, in training order."""
         return [
             {
                 **{key: adapter.spec["config"]["experiment"][key] for key in ("objective", "technique")},
-                "rows": self._rows(adapter),
+                "rows": self._training_rows(adapter),
             }
-            for adapter in self.trained()
+            for adapter in self.adapters()
         ]
 
-    def _rows(self, adapter: Artifact) -> int:
-        audited = self.store.require(*adapter.inputs["training_data"]).summary["audit"]
-        counts: Mapping[str, int] = audited.get("rows", {})
+    def _training_rows(self, adapter: Artifact) -> int:
+        audit = self.store.require(*adapter.inputs["training_data"]).summary["audit"]
+        counts: Mapping[str, int] = audit.get("rows", {})
         return sum(rows for name, rows in counts.items() if name.endswith("/train"))
 
-    def made(self) -> dict[str, Any]:
+    def provenance(self) -> dict[str, Any]:
         """Return when, on which machine, and with which code and packages the last phase was trained."""
         if self.merged is None:
             return {}
         manifest = self.merged_input("adapter").manifest
         run, code, machine = manifest["run"], manifest["code"], manifest["hardware"]
-        packages = ("torch", "transformers", "peft", "trl", "bitsandbytes")
         return {
             "trained": manifest["created"],
             "device": ", ".join(run.get("gpus") or []) or run.get("device"),
             "machine": f"{machine['processor']}, {machine['cores']} cores",
             "ft-pipeline": f"{code['version']} (source {code['sha256'][:12]})",
             "commit": code["commit"],
-            **{name: manifest["packages"][name] for name in packages if name in manifest["packages"]},
+            **{name: manifest["packages"][name] for name in _CARD_PACKAGES if name in manifest["packages"]},
         }
 
-    def forgotten(self) -> bool:
-        made = [*self.trained(), *([self.merged] if self.merged else [])]
-        return any(artifact.manifest.get("redactions") for artifact in made)
+    def has_erased_rows(self) -> bool:
+        """Return whether rows that the model was trained on have been erased since."""
+        weights = [*self.adapters(), *([self.merged] if self.merged else [])]
+        return any(artifact.manifest.get("redactions") for artifact in weights)
 
-    def data(self) -> dict[str, dict[str, Any]]:
-        """Return counts by training table: read, accepted, quarantined, duplicates, reasons."""
+    def row_counts(self) -> dict[str, dict[str, Any]]:
+        """Return counts by table that any phase trained on: read, accepted, quarantined, duplicates, reasons."""
         tables = dict(self.conversations.inputs)
-        for adapter in self.trained():
-            learned = self.store.require(*adapter.inputs["training_data"]).inputs
-            tables |= {name: reference for name, reference in learned.items() if name in FORMATS}
+        for adapter in self.adapters():
+            training_inputs = self.store.require(*adapter.inputs["training_data"]).inputs
+            tables |= {name: reference for name, reference in training_inputs.items() if name in FORMATS}
         keys = ("read", "accepted", "quarantined", "duplicates", "reasons")
         artifacts = {name: self.store.require(*tables[name]) for name in FORMATS if name in tables}
         return {name: {key: table.summary[key] for key in keys} for name, table in artifacts.items()}
 
     def settings(self) -> Mapping[str, Any]:
+        """Return the last phase's experiment settings; empty for a model that was not trained."""
         return self.merged_input("adapter").spec["config"]["experiment"] if self.merged else {}
 
     def teacher(self, terms: str) -> dict[str, Any]:
         """Return the teacher's part in the training data; empty if no distilled row was trained on."""
-        if not self.merged or "distilled" not in (inputs := self.merged_input("training_data").inputs):
+        training_data = self.merged_input("training_data") if self.merged else None
+        if training_data is None or "distilled" not in training_data.inputs:
             return {}
-        distilled = self.store.require(*inputs["distilled"])
-        settings = self.merged_input("training_data").spec["config"]["experiment"]["data"]
-        kept = {key: distilled.summary[key] for key in ("kept", "set_aside")}
+        distilled = self.store.require(*training_data.inputs["distilled"])
         answers = self.store.require(*distilled.inputs["teacher_answers"])
         return {
             "model": distilled.spec["config"]["teacher"]["model"],
             "host": answers.document("teacher.json").get("endpoint_host"),
             "terms": terms,
-            **kept,
-            "weight": settings["weights"]["distilled"],
+            "kept": distilled.summary["kept"],
+            "set_aside": distilled.summary["set_aside"],
+            "weight": training_data.spec["config"]["experiment"]["data"]["weights"]["distilled"],
         }

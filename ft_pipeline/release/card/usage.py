@@ -6,8 +6,9 @@ from typing import Any
 from ft_pipeline.evaluation.model_kinds import TUNED
 
 FOLDER = "path/to/this/folder"
-"""The placeholder for the exported folder in the code."""
+"""Stands for the exported folder in the code."""
 _QUESTION = "…"
+"""Stands for the user's question in the code."""
 _MERGED = """\
 from transformers import pipeline
 
@@ -26,33 +27,37 @@ answer = model.generate(**inputs.to(model.device), max_new_tokens=128)[0, inputs
 print(tokenizer.decode(answer, skip_special_tokens=True))"""
 
 
-def usage(kind: str, served: Mapping[str, Any]) -> list[str]:
-    """Return Markdown paragraphs. served: `system_prompt`, and for a tuned model `technique` and `quantization`."""
+def usage_paragraphs(kind: str, serving: Mapping[str, Any]) -> list[str]:
+    """Return Markdown paragraphs. serving: how to load and prompt the model, see ModelReference.serving."""
     if kind not in TUNED:
         return ["`ft serve champion` serves it, with its prompt, as an OpenAI-compatible endpoint."]
-    code = _adapter(served) if kind == "adapter" else _MERGED.format(folder=FOLDER, messages=_messages(served))
-    notes = "; ".join(_notes(kind, served))
+    code = (
+        _adapter_code(serving) if kind == "adapter" else _MERGED.format(folder=FOLDER, messages=_messages_code(serving))
+    )
+    notes = "; ".join(_notes(kind, serving))
     return [f"```python\n{code}\n```", f"`ft export` writes the folder{f'; {notes}' if notes else ''}."]
 
 
-def _notes(kind: str, served: Mapping[str, Any]) -> list[str]:
-    notes = ["put the system prompt first, as above"] if served.get("system_prompt") else []
-    if kind == "adapter" and served.get("quantization"):
+def _notes(kind: str, serving: Mapping[str, Any]) -> list[str]:
+    notes = ["put the system prompt first, as above"] if serving.get("system_prompt") else []
+    if kind == "adapter" and serving.get("quantization"):
         notes.append("load the base model in NF4, as above: it was trained and scored in NF4")
     return notes
 
 
-def _adapter(served: Mapping[str, Any]) -> str:
-    quantization = served.get("quantization")
+def _adapter_code(serving: Mapping[str, Any]) -> str:
+    quantization = serving.get("quantization")
     if not quantization:
-        return _ADAPTER.format(folder=FOLDER, messages=_messages(served), imports="", options="")
-    keys = {"load_in_4bit": True, **quantization}
-    settings = ", ".join(f"{name}={value!r}" for name, value in keys.items())
-    options = f", quantization_config=BitsAndBytesConfig({settings})"
-    return _ADAPTER.format(folder=FOLDER, messages=_messages(served), imports=", BitsAndBytesConfig", options=options)
+        return _ADAPTER.format(folder=FOLDER, messages=_messages_code(serving), imports="", options="")
+    settings = {"load_in_4bit": True, **quantization}
+    arguments = ", ".join(f"{name}={value!r}" for name, value in settings.items())
+    options = f", quantization_config=BitsAndBytesConfig({arguments})"
+    return _ADAPTER.format(
+        folder=FOLDER, messages=_messages_code(serving), imports=", BitsAndBytesConfig", options=options
+    )
 
 
-def _messages(served: Mapping[str, Any]) -> str:
-    """Return the messages as code, without the prompt's text: the card shows it elsewhere, as text only."""
-    system = '{"role": "system", "content": "…"}, ' if served.get("system_prompt") else ""
+def _messages_code(serving: Mapping[str, Any]) -> str:
+    """Return the messages as code, without the system prompt's text: the card quotes it under "Intended use"."""
+    system = '{"role": "system", "content": "…"}, ' if serving.get("system_prompt") else ""
     return f'{system}{{"role": "user", "content": "{_QUESTION}"}}'

@@ -1,4 +1,4 @@
-"""Export a model of the store as a separate folder: a plain Hugging Face model, or a PEFT adapter."""
+"""Export a model from the store to a folder outside it: a plain Hugging Face model, or a PEFT adapter."""
 
 import json
 import os
@@ -12,95 +12,103 @@ from pathlib import Path
 from typing import Any
 
 from ft_pipeline.errors import UserError
+from ft_pipeline.evaluation.model_kinds import TUNED
 from ft_pipeline.models.base_model import ORIGIN
 from ft_pipeline.models.generation_config import decoding_as_scored, load_text_side
 from ft_pipeline.release.card.model_lineage import hub_id
-from ft_pipeline.release.model_lookup import TUNED, ModelReference
+from ft_pipeline.release.model_lookup import ModelReference
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.atomic_files import translate_write_errors
 
-CARD, GENERATION = "README.md", "generation_config.json"
+CARD_NAME, GENERATION_CONFIG = "README.md", "generation_config.json"
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_config.json")
-BASE = "base"
-"""The folder of an adapter's base model, if it is not on the hub."""
-_NOT_OF_THE_MODEL = ("manifest.json", "metrics.jsonl", "merge.json", ORIGIN, GENERATION)
-_WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "config.json")
-_CHUNK = 1 << 23
-Advance = Callable[[int], None]
+BASE_FOLDER = "base"
+"""The subfolder with an adapter's base model, if that model is not on the hub."""
+_OTHER_FILES = ("manifest.json", "metrics.jsonl", "merge.json", ORIGIN, GENERATION_CONFIG)
+"""Files of an artifact that are not copied: the store's own, and the generation config, see write_export."""
+_WEIGHT_PATTERNS = ("*.safetensors", "*.safetensors.index.json", "config.json")
+"""Files of a base model that an adapter folder does not need."""
+_CHUNK_BYTES = 1 << 23
+ReportBytes = Callable[[int], None]
 """Called with the number of bytes written since the last call."""
 
 
 @dataclass(frozen=True)
-class Plan:
+class ExportPlan:
     """The files that an export would write."""
 
     model: ModelReference
     """Of kind `merged` (a plain Hugging Face folder) or `adapter` (a PEFT folder)."""
     target: Path
     files: Mapping[str, Path]
-    """By name in the target: the file of the store that is copied there."""
+    """By name in the target: the file in the store that is copied there."""
     text_side: Path
-    """The model folder of the store whose tokenizer and settings apply."""
-    base: Mapping[str, Any]
-    """The base model's entries in an adapter's config; empty for a whole model."""
+    """The model folder in the store whose tokenizer and generation config apply."""
+    base_entries: Mapping[str, Any]
+    """The entries of adapter_config.json that name the base model; empty for a whole model."""
 
     @property
     def bytes(self) -> int:
         return sum(path.stat().st_size for path in self.files.values())
 
 
-def plan_export(store: ArtifactStore, model: ModelReference, target: Path, *, merged: bool) -> Plan:
-    """Return what to write to `target`. Raises UserError if the model cannot be exported or the folder is taken.
+def plan_export(store: ArtifactStore, model: ModelReference, target: Path, *, merged: bool) -> ExportPlan:
+    """Return what to write to `target`. Raises UserError if the model cannot be exported or the folder is not empty.
 
-    merged: write the whole model, not its adapter. `full`, a row NAME/merged and a merged champion are always whole.
+    merged: write the whole model, not its adapter. A model that was trained with `full`, a row NAME/merged and a merged
+    champion are always written whole.
     """
-    _refuse_unwritable(model, merged)
-    target = _free(target)
-    if merged or model.served["technique"] == "full" or (model.kind == "merged" and model.name != model.experiment):
-        whole = store.require("merged_model", model.parts["merged_model"])
-        return Plan(model.as_kind("merged"), target, model_files(whole), whole.path, {})
-    base = store.require("base_model", model.parts["base_model"])
-    adapter = store.require("adapter", model.parts["adapter"])
+    _require_exportable(model, merged)
+    target = _require_free_folder(target)
+    if merged or model.serving["technique"] == "full" or (model.kind == "merged" and model.name != model.experiment):
+        merged_model = store.require("merged_model", model.fingerprints["merged_model"])
+        return ExportPlan(model.as_kind("merged"), target, model_files(merged_model), merged_model.path, {})
+    base = store.require("base_model", model.fingerprints["base_model"])
+    adapter = store.require("adapter", model.fingerprints["adapter"])
     files = {name: adapter.path / name for name in ADAPTER_FILES}
     files |= {name: path for name, path in model_files(base).items() if not _is_weight(name)}
     if (public := hub_id(base)) is not None:
-        named = {"base_model_name_or_path": public, "revision": base.spec["config"]["revision"]}
+        base_entries = {"base_model_name_or_path": public, "revision": base.spec["config"]["revision"]}
     else:
-        files |= {f"{BASE}/{name}": path for name, path in model_files(base).items()}
-        named = {"base_model_name_or_path": str(target / BASE), "revision": None}
-    return Plan(model.as_kind("adapter"), target, files, base.path, named)
+        files |= {f"{BASE_FOLDER}/{name}": path for name, path in model_files(base).items()}
+        base_entries = {"base_model_name_or_path": str(target / BASE_FOLDER), "revision": None}
+    return ExportPlan(model.as_kind("adapter"), target, files, base.path, base_entries)
 
 
-def write_export(plan: Plan, card: str, advance: Advance = lambda count: None) -> None:
-    """Write the folder, completely or not at all. Raises UserError if the disk is full or not writable."""
+def write_export(plan: ExportPlan, card: str, report_bytes: ReportBytes = lambda count: None) -> None:
+    """Write the folder, completely or not at all, with a generation config that decodes as the model was scored.
+
+    Raises UserError if the disk is full or not writable.
+    """
     decoding = decoding_as_scored(plan.text_side, load_text_side(plan.text_side))
-    with translate_write_errors(), _appearing(plan.target) as folder:
+    with translate_write_errors(), _draft_folder(plan.target) as folder:
         for name, path in plan.files.items():
             (folder / name).parent.mkdir(exist_ok=True)
-            _copy(path, folder / name, advance)
-        for place in (folder, folder / BASE):
-            if place.is_dir():
-                _write_json(place / GENERATION, decoding)
-        if plan.base:
-            _name_the_base(folder / ADAPTER_FILES[1], plan.base)
-        (folder / CARD).write_text(card, encoding="utf-8")
+            _copy(path, folder / name, report_bytes)
+        for model_folder in (folder, folder / BASE_FOLDER):
+            if model_folder.is_dir():
+                _write_json(model_folder / GENERATION_CONFIG, decoding)
+        if plan.base_entries:
+            _set_base_model(folder / ADAPTER_FILES[1], plan.base_entries)
+        (folder / CARD_NAME).write_text(card, encoding="utf-8")
 
 
-def _refuse_unwritable(model: ModelReference, merged: bool) -> None:
+def _require_exportable(model: ModelReference, merged: bool) -> None:
+    """Raise UserError if the model was not trained, or if it cannot be merged but `merged` asks for that."""
     if model.kind not in TUNED:
-        what = "the base model" + (" with a prompt" if model.kind == "prompt" else "")
+        description = "the base model" + (" with a prompt" if model.kind == "prompt" else "")
         raise UserError(
-            f"{model.name!r} is {what}, so there is no trained model to export. Run `ft serve {model.name}` to use it "
-            "as it was scored."
+            f"{model.name!r} is {description}, so there is no trained model to export. Run `ft serve {model.name}` to "
+            "use it as it was scored."
         )
-    if merged and model.served["technique"] == "prompt_tuning":
+    if merged and model.serving["technique"] == "prompt_tuning":
         raise UserError(
             f"{model.name!r} is a learned prompt, which cannot be merged into weights. Export it without --merged."
         )
 
 
-def _free(target: Path) -> Path:
-    """Return the folder as an absolute path. Raises UserError if it is a file or not empty."""
+def _require_free_folder(target: Path) -> Path:
+    """Return the folder as an absolute path. Raises UserError if it is a file, or not empty."""
     target = target.expanduser().absolute()
     if target.exists() and not target.is_dir():
         raise UserError(f"{target} is a file. Choose a new or empty folder.")
@@ -112,47 +120,45 @@ def _free(target: Path) -> Path:
 def model_files(artifact: Artifact) -> dict[str, Path]:
     """Return the files of an artifact that belong to the model, by name."""
     return {
-        path.name: path
-        for path in sorted(artifact.path.iterdir())
-        if path.is_file() and path.name not in _NOT_OF_THE_MODEL
+        path.name: path for path in sorted(artifact.path.iterdir()) if path.is_file() and path.name not in _OTHER_FILES
     }
 
 
 def _is_weight(name: str) -> bool:
-    return any(fnmatch(name, pattern) for pattern in _WEIGHTS)
+    return any(fnmatch(name, pattern) for pattern in _WEIGHT_PATTERNS)
 
 
 @contextmanager
-def _appearing(target: Path) -> Iterator[Path]:
+def _draft_folder(target: Path) -> Iterator[Path]:
     """Yield a draft folder next to `target`. It is renamed to `target` on success and removed on failure."""
     target.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
         yield draft
-        draft.chmod(0o777 & ~_umask())
-        draft.rename(target)  # over an empty folder too
+        draft.chmod(0o777 & ~_current_umask())
+        draft.rename(target)  # also replaces an empty folder
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)
         raise
 
 
-def _umask() -> int:
+def _current_umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
 
 
-def _copy(source: Path, target: Path, advance: Advance) -> None:
-    """Copy the file. With a hard link, an edit of the export would damage the store."""
-    with source.open("rb") as reading, target.open("wb") as writing:
-        while chunk := reading.read(_CHUNK):
-            writing.write(chunk)
-            advance(len(chunk))
+def _copy(source: Path, target: Path, report_bytes: ReportBytes) -> None:
+    """Copy the file. It is not linked, because an edit of the exported file would then damage the store."""
+    with source.open("rb") as source_file, target.open("wb") as target_file:
+        while chunk := source_file.read(_CHUNK_BYTES):
+            target_file.write(chunk)
+            report_bytes(len(chunk))
 
 
-def _name_the_base(path: Path, base: Mapping[str, Any]) -> None:
-    """Write the location of the base model to adapter_config.json. The store identifies it by its fingerprint."""
-    config = {**json.loads(path.read_text(encoding="utf-8")), **base}
+def _set_base_model(path: Path, base_entries: Mapping[str, Any]) -> None:
+    """Write the location of the base model to adapter_config.json, which in the store contains its fingerprint."""
+    config = {**json.loads(path.read_text(encoding="utf-8")), **base_entries}
     if config.get("tokenizer_name_or_path"):
         config["tokenizer_name_or_path"] = config["base_model_name_or_path"]
     _write_json(path, config)

@@ -1,4 +1,4 @@
-"""The folder that an engine serves: the model's files, its prompt in the chat template, decoding as scored."""
+"""Write the folder that an engine serves: the model's files, its prompt in the chat template, decoding as scored."""
 
 import json
 from pathlib import Path
@@ -8,17 +8,17 @@ import pyarrow.parquet as pq
 from ft_pipeline.errors import UserError
 from ft_pipeline.models.chat import pick_examples
 from ft_pipeline.models.generation_config import decoding_as_scored, load_text_side
-from ft_pipeline.release.export.chat_template import Message, with_own_prompt
-from ft_pipeline.release.export.huggingface import GENERATION, model_files
+from ft_pipeline.release.export.chat_template import Message, template_with_prompt
+from ft_pipeline.release.export.huggingface import GENERATION_CONFIG, model_files
 from ft_pipeline.release.model_lookup import ModelReference
 from ft_pipeline.store.artifacts import ArtifactStore
 
-TEMPLATE = "chat_template.jinja"
+TEMPLATE_NAME = "chat_template.jinja"
 
 
 def require_servable(model: ModelReference) -> None:
     """Raise UserError, with the reason, if an engine would not answer as the model was scored."""
-    if model.kind == "adapter" and model.served["technique"] == "prompt_tuning":
+    if model.kind == "adapter" and model.serving["technique"] == "prompt_tuning":
         raise UserError(
             f"{model.name!r} is a learned prompt (virtual tokens), which no serving engine supports here. Load it with "
             f"PEFT (`ft export {model.name} DIR`), or serve another model."
@@ -28,7 +28,7 @@ def require_servable(model: ModelReference) -> None:
             f"{model.name!r} is an unmerged adapter, which an engine rounds differently from how it was scored. Serve "
             f"its merged model: `ft serve {model.experiment}`."
         )
-    if model.kind == "prompt" and (model.served.get("passages") or model.served.get("examples") == "retrieved"):
+    if model.kind == "prompt" and (model.serving.get("passages") or model.serving.get("examples") == "retrieved"):
         raise UserError(
             f"{model.name!r} looks up examples or passages for every question, which an engine does not do. Serve a "
             "variant with a fixed prompt."
@@ -37,30 +37,30 @@ def require_servable(model: ModelReference) -> None:
         raise UserError(f"{model.name!r} cannot be the name of a served model. Give the variant a plain name.")
 
 
-def write_served(store: ArtifactStore, model: ModelReference, folder: Path) -> Path:
-    """Write `folder`/NAME for an engine: links to the store's files, the chat template and the generation config.
+def write_served_folder(store: ArtifactStore, model: ModelReference, folder: Path) -> Path:
+    """Write `folder`/NAME for an engine, and return it: links to the store's files, chat template, generation config.
 
-    The name is a path, so that an engine started in `folder` uses it as the model's name.
+    NAME is the model's name. An engine that is started in `folder` uses this relative path as the name of the model.
     """
     kind = "merged_model" if model.kind == "merged" else "base_model"
-    whole = store.require(kind, model.parts[kind])
+    weights = store.require(kind, model.fingerprints[kind])
     served = folder / model.name
     served.mkdir(parents=True)
-    for name, path in model_files(whole).items():
+    for name, path in model_files(weights).items():
         (served / name).symlink_to(path.resolve())
-    tokenizer = load_text_side(whole.path)
-    decoding = decoding_as_scored(whole.path, tokenizer)
-    (served / GENERATION).write_text(json.dumps(decoding, indent=2) + "\n", encoding="utf-8")
-    template = with_own_prompt(
-        tokenizer.get_chat_template(), model.served.get("system_prompt"), _examples(store, model)
+    tokenizer = load_text_side(weights.path)
+    decoding = decoding_as_scored(weights.path, tokenizer)
+    (served / GENERATION_CONFIG).write_text(json.dumps(decoding, indent=2) + "\n", encoding="utf-8")
+    template = template_with_prompt(
+        tokenizer.get_chat_template(), model.serving.get("system_prompt"), _few_shot_examples(store, model)
     )
-    (served / TEMPLATE).unlink(missing_ok=True)
-    (served / TEMPLATE).write_text(template, encoding="utf-8")
+    (served / TEMPLATE_NAME).unlink(missing_ok=True)
+    (served / TEMPLATE_NAME).write_text(template, encoding="utf-8")
     return served
 
 
-def _examples(store: ArtifactStore, model: ModelReference) -> list[list[Message]]:
-    count = model.served.get("few_shot", 0)
+def _few_shot_examples(store: ArtifactStore, model: ModelReference) -> list[list[Message]]:
+    count = model.serving.get("few_shot", 0)
     if not count:
         return []
     rows = pq.read_table(store.require(*model.conversations).path / "rows.parquet").to_pylist()

@@ -7,78 +7,81 @@ from ft_pipeline.evaluation.comparison.compare import item_value
 from ft_pipeline.evaluation.comparison.records import Changes
 from ft_pipeline.evaluation.metrics.definitions import Metric
 
-MOST_ITEMS = 200
-"""Maximum number of items in a report: a browser still opens it at once."""
+MAX_ITEMS = 200
+"""Maximum number of items in a report: a browser still opens a page with that many at once."""
 Sample = Mapping[str, Any]
+"""A row of samples.parquet: a model's answer to one test item."""
 Samples = Mapping[str, Sequence[Sample]]
-"""By row name, best row first: its samples in the order of the items."""
+"""By row name, best row first: the row's samples in the order of the items."""
 
 
-def gains(samples: Samples, changes: Changes, metric: Metric) -> list[float]:
-    """Return the gain per item, from the best baseline to the best tuned row."""
+def item_gains(samples: Samples, changes: Changes, metric: Metric) -> list[float]:
+    """Return how much each item gains from the best baseline to the best tuned row; negative: it regressed."""
     pairs = zip(samples[changes.before], samples[changes.after], strict=True)
-    return [_gain(metric, _value(changes.metric, old), _value(changes.metric, new)) for old, new in pairs]
+    return [_gain(metric, _value(changes.metric, before), _value(changes.metric, after)) for before, after in pairs]
 
 
 def side_by_side(
     samples: Samples,
     turns: Mapping[str, Sequence[Mapping[str, str]]],
     metric: tuple[str, Metric],
-    gained: Sequence[float] | None,
+    gains: Sequence[float] | None,
 ) -> list[dict[str, Any]]:
-    """Return the items for the report: at most MOST_ITEMS, those with the largest changes, in item order.
+    """Return the items for the report: at most MAX_ITEMS, those with the largest changes, in item order.
 
-    turns: the messages of a conversation by its id. gained: see gains; None if nothing was tuned.
+    turns: the messages of the conversations, by id. gains: from item_gains; None if nothing was tuned.
     """
     first = next(iter(samples.values()))
     return [
         {
             "turns": _turns(first[index], turns),
             "reference": first[index]["reference"],
-            "answers": [_answer(name, of_row[index], metric[0]) for name, of_row in samples.items()],
-            **_change(gained[index] if gained is not None else None, metric[1]),
+            "answers": [_answer(name, row_samples[index], metric[0]) for name, row_samples in samples.items()],
+            **_change(gains[index] if gains is not None else None, metric[1]),
         }
-        for index in _chosen(len(first), gained)
+        for index in _chosen_items(len(first), gains)
     ]
 
 
-def change_of(gain: float, least: float) -> str:
-    """Return `improved`, `regressed`, or `same` for a change of at most `least`."""
-    return "improved" if gain > least else "regressed" if gain < -least else "same"
+def change_kind(gain: float, threshold: float) -> str:
+    """Return `improved`, `regressed`, or, for a change of at most `threshold`, `same`."""
+    return "improved" if gain > threshold else "regressed" if gain < -threshold else "same"
 
 
-def _chosen(count: int, gained: Sequence[float] | None) -> list[int]:
-    order = sorted(range(count), key=lambda index: (-abs(gained[index]), index)) if gained is not None else range(count)
-    return sorted(list(order)[:MOST_ITEMS])
+def _chosen_items(count: int, gains: Sequence[float] | None) -> list[int]:
+    """Return the positions of the items to show, ascending: those with the largest changes, or the first ones."""
+    positions = list(range(count))
+    if gains is not None:
+        positions.sort(key=lambda index: (-abs(gains[index]), index))
+    return sorted(positions[:MAX_ITEMS])
 
 
 def _turns(sample: Sample, turns: Mapping[str, Sequence[Mapping[str, str]]]) -> list[dict[str, str]]:
-    """Return the conversation before the answer; the rendered prompt if its row was erased since."""
-    talk, _, position = sample["item"].rpartition(":")
-    if talk not in turns:
+    """Return the conversation before the answer; the rendered prompt if its row has been erased since."""
+    conversation, _, position = sample["item"].rpartition(":")
+    if conversation not in turns:
         return [{"role": "prompt", "text": sample["prompt"]}]
-    return [{"role": turn["role"], "text": turn["content"]} for turn in turns[talk][: int(position)]]
+    return [{"role": turn["role"], "text": turn["content"]} for turn in turns[conversation][: int(position)]]
 
 
 def _answer(name: str, sample: Sample, metric: str) -> dict[str, Any]:
     value = _value(metric, sample)
-    shown = "" if value is None else f"{value:.2f}"
-    return {"name": name, "text": sample["answer"], "cut": sample["finish_reason"] == "length", "value": shown}
+    text = "" if value is None else f"{value:.2f}"
+    return {"name": name, "text": sample["answer"], "cut": sample["finish_reason"] == "length", "value": text}
 
 
 def _change(gain: float | None, metric: Metric) -> dict[str, str]:
     if gain is None:
         return {"change": "", "gain": ""}
-    change = change_of(gain, metric.worth_noticing)
-    words = {"same": "unchanged"}.get(change, f"{change} by {abs(gain):.2f}")
-    return {"change": change, "gain": words}
+    change = change_kind(gain, metric.worth_noticing)
+    return {"change": change, "gain": "unchanged" if change == "same" else f"{change} by {abs(gain):.2f}"}
 
 
 def _value(metric: str, sample: Sample) -> float | None:
-    """Return the metric of one answer; None if it is unknown (a hosted teacher's loss)."""
+    """Return the metric of one answer; None if it is unknown (the loss of a teacher at an endpoint)."""
     return None if metric == "loss" and sample["loss_sum"] is None else item_value(metric, sample)
 
 
-def _gain(metric: Metric, old: float | None, new: float | None) -> float:
-    assert old is not None and new is not None  # both are rows of models that were scored here
-    return metric.rank_key(old) - metric.rank_key(new)
+def _gain(metric: Metric, before: float | None, after: float | None) -> float:
+    assert before is not None and after is not None  # both are rows of models that were scored here
+    return metric.rank_key(before) - metric.rank_key(after)

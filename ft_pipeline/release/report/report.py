@@ -1,4 +1,4 @@
-"""A comparison as one self-contained HTML file: the recommendation, the scores, and all answers side by side."""
+"""Write a comparison as one self-contained HTML file: recommendation, scores, and the answers side by side."""
 
 import base64
 from collections.abc import Mapping, Sequence
@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from ft_pipeline.evaluation.comparison.costs import duration, in_words
+from ft_pipeline.evaluation.comparison.costs import describe_break_even, format_duration
 from ft_pipeline.evaluation.comparison.plots import change_picture, learning_curve_picture, score_picture
 from ft_pipeline.evaluation.comparison.records import (
     Changes,
@@ -17,15 +17,15 @@ from ft_pipeline.evaluation.comparison.records import (
     Score,
     read_comparison,
 )
-from ft_pipeline.evaluation.comparison.sweep_results import curve_in_words, spread_in_words
+from ft_pipeline.evaluation.comparison.sweep_results import describe_learning_curve, describe_seed_spread
 from ft_pipeline.evaluation.metrics.definitions import Metric
-from ft_pipeline.release.candidates import candidates, row_of
-from ft_pipeline.release.report.answers import MOST_ITEMS, Samples, change_of, gains, side_by_side
+from ft_pipeline.release.candidates import find_candidates, released_row
+from ft_pipeline.release.report.answers import MAX_ITEMS, Samples, change_kind, item_gains, side_by_side
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 
-TEMPLATE = "report.html.jinja"
-NAME = "report.html"
-DECISIONS = {
+TEMPLATE_NAME = "report.html.jinja"
+FILE_NAME = "report.html"
+DECISION_TEXTS = {
     "prompt": "Do not fine-tune. Prompt the base model.",
     "retrieval": "Do not fine-tune. Give the base model the passages that it lacks (retrieval).",
     "prompt_tuning": "Fine-tune with a learned prompt (prompt tuning).",
@@ -35,14 +35,16 @@ DECISIONS = {
     "full": "Fine-tune all weights.",
     "more_data": "Collect more data before you decide.",
 }
-KINDS = {
+"""By the recommendation's `decision`."""
+KIND_TEXTS = {
     "base": "the base model without a prompt",
     "adapter": "the adapter on its base model",
     "merged": "the adapter merged into the weights",
     "champion": "the released model",
     "teacher": "the teacher, which writes training data",
 }
-COSTS = {
+"""By the kind of the row. For `prompt` see _TemplateValues._describe."""
+COST_COLUMNS = {
     "prompt_tokens_per_call": ("prompt tokens per call", 0),
     "generated_tokens_per_call": ("generated tokens per call", 0),
     "seconds_per_call": ("seconds per call", 2),
@@ -53,189 +55,205 @@ COSTS = {
 
 def render_report(
     store: ArtifactStore,
-    compared: Artifact,
+    comparison_artifact: Artifact,
     recommendation: Artifact,
     champion: Artifact | None,
     project: Mapping[str, Any],
 ) -> str:
-    """Return the HTML. champion: the asset of that name. project: `name` and `task` of project.yaml."""
+    """Return the HTML. champion: the artifact of that asset. project: `name` and `task` in project.yaml."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    comparison, decided = read_comparison(compared), recommendation.document("recommendation.json")
-    page = _Page(store, compared, comparison)
+    comparison = read_comparison(comparison_artifact)
+    recommended = recommendation.document("recommendation.json")
+    values = _TemplateValues(store, comparison_artifact, comparison)
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,  # every text in it may be a user's, or a model's
+        autoescape=True,  # any text may come from a user or a model
         undefined=StrictUndefined,
         trim_blocks=True,
-        finalize=visible,
+        finalize=escape_invisible,
     )
-    released = champion.summary if champion else {}
-    return environment.get_template(TEMPLATE).render(
+    promotion = champion.summary if champion else {}
+    return environment.get_template(TEMPLATE_NAME).render(
         title=project["name"],
         task=project["task"],
         items=comparison.test_items,
         conversations=comparison.test_rows,
-        compared=compared.manifest["created"][:16].replace("T", " ") + " UTC",
-        decision=DECISIONS.get(decided["decision"], decided["decision"]),
-        reasons=decided["reasons"],
-        champion=released.get("champion"),
-        not_moved=[] if released.get("moved") else released.get("reasons", []),
-        identity=_identity(comparison, compared, recommendation, champion),
-        **page.scores(_released_row(store, compared, comparison, released.get("champion"))),
-        **page.answers(),
-        prompts=page.prompts(),
+        compared_at=comparison_artifact.manifest["created"][:16].replace("T", " ") + " UTC",
+        decision=DECISION_TEXTS.get(recommended["decision"], recommended["decision"]),
+        reasons=recommended["reasons"],
+        champion=promotion.get("champion"),
+        reasons_not_moved=[] if promotion.get("moved") else promotion.get("reasons", []),
+        identity=_provenance(comparison, comparison_artifact, recommendation, champion),
+        **values.scores(_released_row(store, comparison_artifact, comparison, promotion.get("champion"))),
+        **values.answers(),
+        prompts=values.prompts(),
     )
 
 
-def visible(value: Any) -> Any:
+def escape_invisible(value: Any) -> Any:
     """Return a text with invisible characters (control, change of direction) escaped; other values unchanged."""
     if not isinstance(value, str) or value.isprintable():
         return value
-    return "".join(letter if letter.isprintable() or letter in "\n\t" else repr(letter)[1:-1] for letter in value)
+    return "".join(
+        character if character.isprintable() or character in "\n\t" else repr(character)[1:-1] for character in value
+    )
 
 
-class _Page:
-    """The parts of the page, from a comparison and its samples."""
+class _TemplateValues:
+    """Makes the values for the template from a comparison and its samples."""
 
-    def __init__(self, store: ArtifactStore, compared: Artifact, comparison: Comparison) -> None:
+    def __init__(self, store: ArtifactStore, comparison_artifact: Artifact, comparison: Comparison) -> None:
         self.store = store
-        self.compared = compared
+        self.artifact = comparison_artifact
         self.comparison = comparison
         self.metrics = comparison.shown_metrics()
         self.primary = comparison.metric()
-        self.costs = [key for key in COSTS if any(getattr(row, key) is not None for row in comparison.rows)]
+        self.costs = [key for key in COST_COLUMNS if any(getattr(row, key) is not None for row in comparison.rows)]
 
     def scores(self, released: str | None) -> dict[str, Any]:
         """Return the scores for the template. released: the name of the released row."""
-        best = {name: self._best(name, metric) for name, metric in self.metrics.items()}
+        best = {name: self._best_value(name, metric) for name, metric in self.metrics.items()}
         return {
             "primary": _title(self.primary),
             "metrics": [
                 {"label": metric.label, "direction": metric.direction, "meaning": metric.meaning, "unit": metric.unit}
                 for metric in self.metrics.values()
             ],
-            "costs": [*(COSTS[key][0] for key in self.costs), "trained parameters", "training"],
-            "rows": [self._row(row, best, released) for row in self.comparison.rows],
+            "costs": [*(COST_COLUMNS[key][0] for key in self.costs), "trained parameters", "training"],
+            "rows": [self._score_row(row, best, released) for row in self.comparison.rows],
             "left_out": [
                 f"{row.name}, scored in another evaluation ({', '.join(row.differs_in) or 'unknown'} differs)"
                 for row in self.comparison.left_out
             ],
-            "break_even": [in_words(entry) for entry in self.comparison.break_even],
+            "break_even": [describe_break_even(entry) for entry in self.comparison.break_even],
             **self._sweeps(),
-            "noise": _noise(self.comparison.quantization_noise),
+            "quantization": _quantization_rows(self.comparison.quantization_noise),
             "picture": _data_uri(score_picture(self.comparison)),
-            "pairs": [
-                {
-                    "better": pair.better,
-                    "worse": pair.worse,
-                    "difference": f"{pair.difference:.3f}",
-                    "interval": f"{pair.low:.3f} to {pair.high:.3f}",
-                    "certain": pair.clear,
-                }
-                for pair in self.comparison.pairs
-                if pair.metric == self.comparison.primary_metric
-            ],
+            "pairs": self._paired_differences(),
         }
+
+    def _paired_differences(self) -> list[dict[str, Any]]:
+        """Return the paired differences in the primary metric."""
+        return [
+            {
+                "better": pair.better,
+                "worse": pair.worse,
+                "difference": f"{pair.difference:.3f}",
+                "interval": f"{pair.low:.3f} to {pair.high:.3f}",
+                "is_clear": pair.is_clear,
+            }
+            for pair in self.comparison.pairs
+            if pair.metric == self.comparison.primary_metric
+        ]
 
     def _sweeps(self) -> dict[str, Any]:
         """Return the results of sweeps: other seeds, and shares of the rows."""
-        name, curve = self.comparison.primary_metric, learning_curve_picture(self.comparison)
+        metric_name, picture = self.comparison.primary_metric, learning_curve_picture(self.comparison)
         return {
-            "seeds": [spread_in_words(spread, name, self.primary) for spread in self.comparison.seeds],
-            "learning_curves": [curve_in_words(entry, self.primary) for entry in self.comparison.learning_curves],
-            "learning_curve": _data_uri(curve) if curve else None,
+            "seeds": [describe_seed_spread(spread, metric_name, self.primary) for spread in self.comparison.seeds],
+            "learning_curves": [
+                describe_learning_curve(curve, self.primary) for curve in self.comparison.learning_curves
+            ],
+            "learning_curve": _data_uri(picture) if picture else None,
         }
 
     def answers(self) -> dict[str, Any]:
         """Return the answers for the template, and what tuning changed in them."""
         samples, changes = self._samples(), self.comparison.changes
-        gained = gains(samples, changes, self.primary) if changes else None
-        items = side_by_side(samples, self._turns(), (self.comparison.primary_metric, self.primary), gained)
+        gains = item_gains(samples, changes, self.primary) if changes else None
+        items = side_by_side(samples, self._conversations(), (self.comparison.primary_metric, self.primary), gains)
         return {
             "samples": items,
             "shown": len(items),
             "primary_of_item": _title(self.primary),
-            "changes": self._changes(changes, gained) if changes and gained is not None else None,
+            "changes": self._changes(changes, gains) if changes and gains is not None else None,
         }
 
     def prompts(self) -> list[dict[str, str]]:
         """Return the full system prompts of the rows that have one."""
-        prompts = [(row, self._about(row).get("system_prompt")) for row in self.comparison.rows]
+        prompts = [(row, self._prompt_facts(row).get("system_prompt")) for row in self.comparison.rows]
         return [
-            {"name": row.name, "what": self._what(row), "system_prompt": prompt} for row, prompt in prompts if prompt
+            {"name": row.name, "description": self._describe(row), "system_prompt": prompt}
+            for row, prompt in prompts
+            if prompt
         ]
 
-    def _best(self, name: str, metric: Metric) -> float:
-        """Return the best value of a metric. The row order follows the primary metric only."""
+    def _best_value(self, name: str, metric: Metric) -> float:
+        """Return the best value of a metric. The first row is only the best by the primary metric."""
         return min((row.scores[name].value for row in self.comparison.rows if name in row.scores), key=metric.rank_key)
 
-    def _row(self, row: ComparisonRow, best: Mapping[str, float], released: str | None) -> dict[str, Any]:
-        costs = [(getattr(row, key), COSTS[key][1]) for key in self.costs]
+    def _score_row(self, row: ComparisonRow, best: Mapping[str, float], released: str | None) -> dict[str, Any]:
+        """Return a line of the table of scores."""
+        costs = [(getattr(row, key), COST_COLUMNS[key][1]) for key in self.costs]
         return {
             "name": row.name,
-            "what": self._what(row),
+            "description": self._describe(row),
             "released": row.name == released,
-            "cells": [_cell(row.scores.get(name), best[name]) for name in self.metrics],
+            "cells": [_score_cell(row.scores.get(name), best[name]) for name in self.metrics],
             "costs": [
                 *("" if cost is None else f"{cost:,.{digits}f}" for cost, digits in costs),
                 f"{row.trainable_params:,}",
-                duration(row.training.seconds) if row.training else "",
+                format_duration(row.training.seconds) if row.training else "",
             ],
         }
 
-    def _what(self, row: ComparisonRow) -> str:
+    def _describe(self, row: ComparisonRow) -> str:
+        """Return what the row is, as part of a sentence."""
         if row.kind != "prompt":
-            return KINDS[row.kind] + (f" ({row.technique})" if row.technique else "")
-        about = self._about(row)
-        count, how = about.get("few_shot", 0), about.get("examples", "fixed")
-        parts = ["a system prompt"] if about.get("system_prompt") else []
-        parts += [f"{count} {how} examples"] if count else []
-        parts += [f"{about['passages']} passages"] if about.get("passages") else []
+            return KIND_TEXTS[row.kind] + (f" ({row.technique})" if row.technique else "")
+        prompt = self._prompt_facts(row)
+        parts = []
+        if prompt.get("system_prompt"):
+            parts.append("a system prompt")
+        if prompt.get("few_shot", 0):
+            parts.append(f"{prompt['few_shot']} {prompt.get('examples', 'fixed')} examples")
+        if prompt.get("passages"):
+            parts.append(f"{prompt['passages']} passages")
         return f"the base model with {' and '.join(parts) or 'no prompt'}"
 
-    def _about(self, row: ComparisonRow) -> Mapping[str, Any]:
-        """Return the facts about the row's prompt in its scores."""
-        scored = self.store.require(*self.compared.inputs[row.source])
-        own = next(entry for entry in scored.document("scores.json")["rows"] if entry["name"] == row.source_row)
-        return own["model"]
+    def _prompt_facts(self, row: ComparisonRow) -> Mapping[str, Any]:
+        """Return the facts about the row's prompt (`system_prompt`, `few_shot`, `passages`) from its scores."""
+        scores = self.store.require(*self.artifact.inputs[row.source])
+        scored_row = next(entry for entry in scores.document("scores.json")["rows"] if entry["name"] == row.source_row)
+        return scored_row["model"]
 
     def _samples(self) -> Samples:
-        records = pq.read_table(self.compared.path / "samples.parquet").to_pylist()
         by_row: dict[str, list[dict[str, Any]]] = {row.name: [] for row in self.comparison.rows}
-        for record in records:
-            by_row[record["name"]].append(record)
+        for sample in pq.read_table(self.artifact.path / "samples.parquet").to_pylist():
+            by_row[sample["name"]].append(sample)
         return {name: sorted(samples, key=lambda sample: sample["item"]) for name, samples in by_row.items()}
 
-    def _turns(self) -> dict[str, list[dict[str, str]]]:
+    def _conversations(self) -> dict[str, list[dict[str, str]]]:
         """Return the messages of the test conversations, by id."""
-        scored = self.store.require(*self.compared.inputs[self.comparison.rows[0].source])
-        rows = self.store.require(*scored.inputs["conversations"]).path / "rows.parquet"
-        table = pq.read_table(rows, columns=["id", "messages"], filters=[("split", "=", "test")])
+        scores = self.store.require(*self.artifact.inputs[self.comparison.rows[0].source])
+        path = self.store.require(*scores.inputs["conversations"]).path / "rows.parquet"
+        table = pq.read_table(path, columns=["id", "messages"], filters=[("split", "=", "test")])
         return {row["id"]: row["messages"] for row in table.to_pylist()}
 
-    def _changes(self, changes: Changes, gained: Sequence[float]) -> dict[str, Any]:
-        counts = [change_of(gain, self.primary.worth_noticing) for gain in gained]
+    def _changes(self, changes: Changes, gains: Sequence[float]) -> dict[str, Any]:
+        counts = [change_kind(gain, self.primary.worth_noticing) for gain in gains]
         return {
             "before": changes.before,
             "after": changes.after,
             **{change: counts.count(change) for change in ("improved", "same", "regressed")},
-            "picture": _data_uri(change_picture(gained, self.primary)),
+            "picture": _data_uri(change_picture(gains, self.primary)),
         }
 
 
 def _released_row(
-    store: ArtifactStore, compared: Artifact, comparison: Comparison, champion: Mapping[str, Any] | None
+    store: ArtifactStore, comparison_artifact: Artifact, comparison: Comparison, champion: Mapping[str, Any] | None
 ) -> str | None:
-    known, _ = candidates(compared, store)
-    return row_of(comparison, known, champion["fingerprint"]) if champion else None
+    """Return the name of the champion's row; None if there is no champion, or it has no score in the comparison."""
+    candidates, _ = find_candidates(comparison_artifact, store)
+    return released_row(comparison, candidates, champion["fingerprint"]) if champion else None
 
 
 def _title(metric: Metric) -> str:
     return f"{metric.label} ({metric.direction})"
 
 
-def _cell(score: Score | None, best: float) -> dict[str, Any]:
+def _score_cell(score: Score | None, best: float) -> dict[str, Any]:
     if score is None:
         return {"value": "", "interval": "", "best": False}
     digits = 1 if abs(score.value) >= 10 else 3
@@ -243,8 +261,8 @@ def _cell(score: Score | None, best: float) -> dict[str, Any]:
     return {"value": f"{score.value:.{digits}f}", "interval": interval, "best": score.value == best}
 
 
-def _noise(noise: Mapping[str, Sequence[QuantizationError]]) -> list[dict[str, str]]:
-    """Return a line per experiment and compared models."""
+def _quantization_rows(errors_by_experiment: Mapping[str, Sequence[QuantizationError]]) -> list[dict[str, str]]:
+    """Return a line per experiment and pair of models."""
     return [
         {
             "experiment": experiment,
@@ -255,12 +273,13 @@ def _noise(noise: Mapping[str, Sequence[QuantizationError]]) -> list[dict[str, s
             "second_loss": f"{error.second_loss:.4f}",
             "difference": f"{error.difference:+.4f}",
         }
-        for experiment, errors in noise.items()
+        for experiment, errors in errors_by_experiment.items()
         for error in errors
     ]
 
 
-def _identity(comparison: Comparison, *artifacts: Artifact | None) -> list[tuple[str, str]]:
+def _provenance(comparison: Comparison, *artifacts: Artifact | None) -> list[tuple[str, str]]:
+    """Return (name, value) pairs that identify what the report shows."""
     versions = ", ".join(
         f"{name} {version}" for name, version in sorted(comparison.evaluation.get("versions", {}).items())
     )
@@ -268,7 +287,7 @@ def _identity(comparison: Comparison, *artifacts: Artifact | None) -> list[tuple
         *((artifact.kind, artifact.fingerprint) for artifact in artifacts if artifact),
         ("evaluation", comparison.fingerprint or ""),
         *([("measured with", versions)] if versions else []),
-        ("maximum items shown", str(MOST_ITEMS)),
+        ("maximum items shown", str(MAX_ITEMS)),
     ]
 
 

@@ -28,7 +28,9 @@ from ft_pipeline.tables.text_rules import (
 )
 
 MAX_ROW_CHARS = 50_000
+"""Maximum number of characters of all texts of a row together."""
 MIN_TEXT_CHARS = 10
+"""Minimum number of characters of a row of the format `text`."""
 
 FAULT_MESSAGES: dict[str, str] = {
     "control_characters": "`{column}` holds the control character {what}; remove it",
@@ -40,13 +42,16 @@ FAULT_MESSAGES: dict[str, str] = {
     "too_long": f"the row has {{what}} characters, more than {MAX_ROW_CHARS:,}; split it",
     "too_short": f"`text` is {{what}}: fewer than {MIN_TEXT_CHARS} characters; join it with others, or remove it",
 }
-"""Each message gives the value and the fix. A sidecar may allow the code instead."""
+"""By reason code. Each message gives the value and the fix. `_explain` adds SIDECAR_HINT."""
+SIDECAR_HINT = "; or allow it: `allow: [{code}]` in a sidecar"
+"""The end of every message. Code that checks rows without a file removes it."""
 
 _TEXT_CHECKS = {
     "control_characters": CONTROL_PATTERN,
     "special_tokens": SPECIAL_TOKEN_PATTERN,
     "unresolved_placeholder": PLACEHOLDER_PATTERN,
 }
+"""By reason code, a pattern that no text may match."""
 
 
 @lru_cache(maxsize=64)
@@ -145,7 +150,7 @@ def _explain(code: str, column: str, row: pd.Series, answer: str) -> str:
         what = "" if not match else f"U+{ord(match[0]):04X}" if code == "control_characters" else shorten(match[0])
     else:
         what = shorten(_texts(row[answer])[-1].strip())
-    return f"{FAULT_MESSAGES[code].format(column=column, what=what)}; or allow it: `allow: [{code}]` in a sidecar"
+    return FAULT_MESSAGES[code].format(column=column, what=what) + SIDECAR_HINT.format(code=code)
 
 
 def _texts(cell: object) -> list[str]:

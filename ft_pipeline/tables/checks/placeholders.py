@@ -16,12 +16,12 @@ _PLACEHOLDER = re.compile(rf"\[(?:{_FIRST_WORDS}){_REST}\](?!\()", re.IGNORECASE
 
 
 def locate(texts: pa.Array, owners: np.ndarray) -> dict[str, list[int]]:
-    """{possible_placeholder: the rows (values of `owners`) whose texts have one, unique and ascending}; {} for none."""
+    """Return {possible_placeholder: the rows (values of `owners`) whose texts have one, ascending}, or {}."""
     bracketed = np.flatnonzero(pc.match_substring(texts, "[").to_numpy(zero_copy_only=False))
     rows = {int(owners[position]) for position in bracketed.tolist() if _PLACEHOLDER.search(texts[position].as_py())}
     return {POSSIBLE_PLACEHOLDER: sorted(rows)} if rows else {}
 
 
 def message(count: int) -> str:
-    """The text of the warning."""
+    """Return the text of the warning."""
     return f"{count:,} row(s) may hold a placeholder in square brackets, such as [Your Name]; they are used as they are"

@@ -16,6 +16,7 @@ from ft_pipeline.tables.formats.text import FORMAT as TEXT
 from ft_pipeline.tables.text_rules import plain_words
 
 PHRASE_WORDS = 13
+"""Number of words of a phrase. A row that shares one with the general suite is not trained on."""
 _NOT_WORDS = r"[^\p{L}\p{M}\p{N}_]+"
 
 
@@ -40,12 +41,17 @@ def overlap_with_heldout(rows: Sequence[dict[str, Any]], heldout: Sequence[dict[
 
     rows: {messages, answer} (the messages may already include the answer), or {text}. heldout: from `heldout_rows`.
     """
-    known = keys_of_messages([row["messages"] for row in heldout])
+    heldout_keys = keys_of_messages([row["messages"] for row in heldout])
     texts = [row for row in rows if "text" in row]
     if texts and len(texts) != len(rows):
         raise ValueError("rows are either all texts or all messages")
-    new = keys_of(TEXT, [(row["text"],) for row in texts]) if texts else keys_of_messages([_whole(row) for row in rows])
-    return [origin(heldout[position]) if position >= 0 else None for position in near_heldout(new, known).tolist()]
+    row_keys = (
+        keys_of(TEXT, [(row["text"],) for row in texts]) if texts else keys_of_messages([_whole(row) for row in rows])
+    )
+    return [
+        origin(heldout[position]) if position >= 0 else None
+        for position in near_heldout(row_keys, heldout_keys).tolist()
+    ]
 
 
 def origin(row: dict[str, Any]) -> str:

@@ -115,12 +115,12 @@ def windows(hashes: np.ndarray, counts: np.ndarray, size: int) -> tuple[np.ndarr
 def _pad(hashes: np.ndarray, counts: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
     if counts.min() >= size:
         return hashes, counts
-    wanted = np.maximum(counts, size)
-    padded = np.zeros(int(wanted.sum()), dtype=np.uint64)
-    starts = np.cumsum(wanted) - wanted
+    padded_counts = np.maximum(counts, size)
+    padded = np.zeros(int(padded_counts.sum()), dtype=np.uint64)
+    starts = np.cumsum(padded_counts) - padded_counts
     places = np.repeat(starts - (np.cumsum(counts) - counts), counts) + np.arange(len(hashes))
     padded[places] = hashes
-    return padded, wanted
+    return padded, padded_counts
 
 
 def mix(values: np.ndarray) -> np.ndarray:

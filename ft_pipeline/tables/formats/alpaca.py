@@ -26,7 +26,7 @@ from ft_pipeline.tables.text_rules import EMPTY_CHARS, is_empty
 
 
 def convert_alpaca(value: dict[str, Any], sidecar: Sidecar) -> Record | Fault:
-    """(instruction, input, output, system, history) of a row, or its fault."""
+    """Return (instruction, input, output, system, history) of a row, or its fault."""
     instruction, answer, extra = value.get("instruction"), value.get("output"), value.get("input")
     plain = type(instruction) is str and type(answer) is str and (type(extra) is str or extra is None)
     if not plain and (fault := _alpaca_fault(value)):
@@ -54,7 +54,7 @@ def _alpaca_fault(value: dict[str, Any]) -> Fault | None:
 
 
 def context_of(value: dict[str, Any]) -> tuple[str | None, list[list[str]] | None] | Fault:
-    """The optional system prompt and history of an instruction, or the fault in them."""
+    """Return the optional system prompt and history of an instruction, or the fault in them."""
     if fault := not_text(value, ("system",)):
         return fault
     system, history = value.get("system"), value.get("history")
@@ -75,7 +75,7 @@ def context_of(value: dict[str, Any]) -> tuple[str | None, list[list[str]] | Non
 def instruction_messages(
     instruction: str, extra: str, system: str | None, history: list[list[str]] | None
 ) -> list[dict[str, str]]:
-    """The turns of an Alpaca prompt: [system], the history, and the instruction with its input after an empty line."""
+    """Return the turns of an Alpaca prompt: [system], history, instruction (then an empty line and its input)."""
     messages = [{"role": "system", "content": system}] if system else []
     for question, answer in history or []:
         messages += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
@@ -83,7 +83,7 @@ def instruction_messages(
 
 
 def convert_plain(values: Sequence[Any], shape: tuple[str, ...], places: list[int]) -> PlacedTable | None:
-    """The rows of one shape that can be used unchanged. convert_alpaca handles the other rows, with the same result."""
+    """Convert the rows of one shape that can be used unchanged, with the same result as convert_alpaca."""
     names = set(shape)
     if not {"instruction", "output"} <= names or {"system", "history"} & names:
         return None
@@ -130,14 +130,14 @@ def _plain_comparison_texts(columns: ArrowColumns) -> ComparisonTexts:
 
 
 def _plain_prompts(instruction: pa.Array, extra: pa.Array) -> pa.Array:
-    """The human turns of instructions without history. The input, if any, follows an empty line."""
+    """Return the human turns of instructions without history. The input, if any, follows an empty line."""
     instruction, extra = as_large(instruction), as_large(extra)
     has_input = pc.not_equal(pc.utf8_trim(extra, EMPTY_CHARS), text_scalar(""))
     return pc.if_else(has_input, join_texts(instruction, extra, "\n\n"), instruction)
 
 
 def messages_of_rows(table: pa.Table) -> pa.Array:
-    """[system] + history + user (instruction, empty line, input) + assistant of each row."""
+    """Return the turns of each row: [system], history, user (instruction, empty line, input), assistant."""
     if table["system"].null_count == table["history"].null_count == table.num_rows:
         return _plain_messages(table)
     return _messages_one_by_one(table)

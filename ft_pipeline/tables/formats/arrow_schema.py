@@ -20,13 +20,13 @@ ORIGIN = {
 
 
 def schema_of(row_format: Format, *others: str) -> pa.Schema:
-    """Schema of the format's columns, followed by `others`, which are names of ORIGIN."""
+    """Return the schema of the format's columns, followed by `others`, which are names of ORIGIN."""
     columns = (*row_format.columns, *(ORIGIN[name] for name in others))
     return pa.schema([(column.name, column.arrow_type) for column in columns])
 
 
 def columns_of(row_format: Format, records: Sequence[Record]) -> dict[str, pa.Array]:
-    """The records as the columns of their format."""
+    """Return the records as the columns of their format."""
     cells = zip(*records, strict=True) if records else [()] * len(row_format.columns)
     return {
         column.name: pa.array(items, column.arrow_type) for column, items in zip(row_format.columns, cells, strict=True)
@@ -34,7 +34,7 @@ def columns_of(row_format: Format, records: Sequence[Record]) -> dict[str, pa.Ar
 
 
 def type_name(arrow_type: pa.DataType) -> str:
-    """The type of a column for display."""
+    """Return the type of a column for display."""
     if pa.types.is_list(arrow_type):
         return f"list<{type_name(arrow_type.value_type)}>"
     if pa.types.is_struct(arrow_type):

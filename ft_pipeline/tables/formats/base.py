@@ -55,7 +55,7 @@ class Column:
 
 
 def messages_column(table: pa.Table) -> pa.Array:
-    """The column `messages` of a table."""
+    """Return the column `messages` of a table."""
     return table["messages"].combine_chunks()
 
 
@@ -107,7 +107,7 @@ class Format:
 
 
 def not_text(value: dict[str, Any], names: tuple[str, ...]) -> Fault | None:
-    """The fault of a row in which one of these values is neither a text nor null, or None."""
+    """Return the fault of a row in which one of these values is neither a text nor null, or None."""
     for name in names:
         if not isinstance(value.get(name), str | None):
             return Fault("wrong_type", f"`{name}` is {describe_value(value[name])}; it must be a text")

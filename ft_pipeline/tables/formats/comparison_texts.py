@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 from ft_pipeline.tables.text_rules import ASCII_PUNCTUATION, normalise
 
 TURN = " \x1f "
+"""Separates the turns in a comparison text."""
 _SPREAD = r"[\t-\r\x1c-\x1f]|  "
 """ASCII white space other than a single space."""
 _WHITE = r"[\t-\r\x1c-\x20]+"
@@ -75,10 +76,10 @@ def views_of_messages(messages: pa.Array) -> ComparisonTexts:
     )
 
 
-def _joined(texts: pa.Array, owners: np.ndarray, wanted: np.ndarray, count: int, separator: str) -> pa.Array:
-    """Return, for each of `count` owners (ascending), its wanted texts joined into one."""
-    offsets = np.searchsorted(owners[wanted], np.arange(count + 1))
-    lists = pa.LargeListArray.from_arrays(pa.array(offsets, pa.int64()), texts.filter(pa.array(wanted)))
+def _joined(texts: pa.Array, owners: np.ndarray, selected: np.ndarray, count: int, separator: str) -> pa.Array:
+    """Return, for each of `count` owners (ascending), its selected texts joined into one."""
+    offsets = np.searchsorted(owners[selected], np.arange(count + 1))
+    lists = pa.LargeListArray.from_arrays(pa.array(offsets, pa.int64()), texts.filter(pa.array(selected)))
     return pc.binary_join(lists, text_scalar(separator))
 
 

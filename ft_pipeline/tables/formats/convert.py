@@ -20,7 +20,9 @@ from ft_pipeline.tables.reading.sidecar import PLAIN, Sidecar, rename
 from ft_pipeline.tables.reason_codes import Fault
 
 FORGOTTEN = Fault("excluded", "forgotten on request")
+"""The fault of an erased row."""
 PlacedRows = dict[tuple[str, ...], list[int]]
+"""Keys of a row → positions in the batch of the rows with these keys."""
 
 
 @dataclass
@@ -36,7 +38,7 @@ class Converted:
 
 
 def convert(row_format: Format, value: Any, sidecar: Sidecar = PLAIN) -> Record | Fault:
-    """The record of one row, with its values in the order of the format's columns, or the fault of the row."""
+    """Return the record of a row (its values in the order of the format's columns), or the fault of the row."""
     if isinstance(value, Fault):
         return value
     if not isinstance(value, dict):
@@ -51,7 +53,7 @@ def convert(row_format: Format, value: Any, sidecar: Sidecar = PLAIN) -> Record 
 
 
 def _wrong_format(value: dict[str, Any], row_format: Format) -> Fault | None:
-    """The fault of a row with the keys of another format, or None."""
+    """Return the fault of a row with the keys of another format, or None."""
     for other_format in FORMATS.values():
         if other_format is not row_format and other_format.signs & value.keys():
             keys, name = describe_keys(value), other_format.name
@@ -63,7 +65,7 @@ def _wrong_format(value: dict[str, Any], row_format: Format) -> Fault | None:
 
 
 def shapes_of(values: Sequence[Any]) -> PlacedRows:
-    """The keys of the objects among the values → the positions of the objects with these keys."""
+    """Return the positions of the objects among the values, by the keys of the object."""
     shapes: PlacedRows = {}
     for position, value in enumerate(values):
         if isinstance(value, dict):
@@ -76,13 +78,13 @@ def convert_all(row_format: Format, values: Sequence[Any], shapes: PlacedRows, s
     parts: list[PlacedTable] = []
     if (fast := row_format.convert_columns) is not None and not sidecar.columns:
         parts = [part for shape, places in shapes.items() if (part := fast(values, shape, places)) is not None]
-    done = np.zeros(len(values), dtype=bool)
+    is_converted = np.zeros(len(values), dtype=bool)
     for places, _ in parts:
-        done[places] = True
+        is_converted[places] = True
     records: list[Record] = []
     sources: list[int] = []
     faults: dict[int, Fault] = {}
-    for position in np.flatnonzero(~done).tolist():
+    for position in np.flatnonzero(~is_converted).tolist():
         record = convert(row_format, values[position], sidecar)
         if isinstance(record, Fault):
             faults[position] = record

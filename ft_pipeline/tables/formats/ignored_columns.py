@@ -11,7 +11,7 @@ from ft_pipeline.tables.reading.sidecar import Sidecar, rename
 
 
 def unread_columns(row_format: Format, shape: Iterable[str], sidecar: Sidecar) -> set[str]:
-    """The columns among `shape` that are not used, quoted for display."""
+    """Return the columns among `shape` that are not used, quoted for display."""
     columns = set(shape)
     names = set(rename(dict.fromkeys(columns), sidecar)) if sidecar.columns else columns
     unread = {shorten(name) for name in names - row_format.keys}
@@ -23,7 +23,7 @@ def unread_columns(row_format: Format, shape: Iterable[str], sidecar: Sidecar) -
 
 
 def unread_turn_keys(row_format: Format, values: Iterable[Any], sidecar: Sidecar) -> set[str]:
-    """The turn keys that are not used although they have a value, quoted for display."""
+    """Return the turn keys that are not used although they have a value, quoted for display."""
     unread: set[str] = set()
     for turn in _turns(row_format, values, sidecar):
         if len(turn) == 2 and (turn.keys() <= _FIRST or turn.keys() <= _SECOND):
@@ -36,15 +36,15 @@ _FIRST, _SECOND = frozenset({"from", "value"}), frozenset({"role", "content"})
 
 
 def _of_turn(turn: dict[str, Any], sidecar: Sidecar) -> set[str]:
-    given = {key for key, item in turn.items() if item is not None}
-    names = set(rename(dict.fromkeys(given), sidecar)) if sidecar.columns else given
+    keys_with_value = {key for key, item in turn.items() if item is not None}
+    names = set(rename(dict.fromkeys(keys_with_value), sidecar)) if sidecar.columns else keys_with_value
     unread = {f"{shorten(key)} of turns" for key in names - TURN_KEYS}
     for winner, loser in (("from", "role"), ("value", "content")):
         if winner in names and loser in names:
             unread.add(f"{shorten(loser)} of turns ({shorten(winner)} is read)")
     if "reasoning_content" in names and _role(turn, sidecar) not in (None, "assistant"):
         unread.add("'reasoning_content' of turns that are not the model's")
-    return unread | {f"{name} of turns" for name in _outvoted_by_mapping(given, sidecar)}
+    return unread | {f"{name} of turns" for name in _outvoted_by_mapping(keys_with_value, sidecar)}
 
 
 def _role(turn: dict[str, Any], sidecar: Sidecar) -> str | None:
@@ -54,7 +54,7 @@ def _role(turn: dict[str, Any], sidecar: Sidecar) -> str | None:
 
 
 def _outvoted_by_mapping(columns: set[str], sidecar: Sidecar) -> set[str]:
-    """The columns with one of our names to which the sidecar maps another column, for display."""
+    """Return the columns with one of our names to which the sidecar maps another column, for display."""
     return {
         f"{shorten(target)} (the sidecar maps {shorten(source)} to it)"
         for source, target in sidecar.columns.items()
@@ -63,13 +63,13 @@ def _outvoted_by_mapping(columns: set[str], sidecar: Sidecar) -> set[str]:
 
 
 def _turns(row_format: Format, values: Iterable[Any], sidecar: Sidecar) -> Iterator[dict[str, Any]]:
-    wanted = {field.name for field in row_format.fields if field.has_turns}
-    names = wanted | {source for source, target in sidecar.columns.items() if target in wanted}
+    turn_fields = {field.name for field in row_format.fields if field.has_turns}
+    names = turn_fields | {source for source, target in sidecar.columns.items() if target in turn_fields}
     for value in values if names else ():
         if not isinstance(value, dict):
             continue
         for name in names:
-            held = value.get(name)
-            for turn in held if isinstance(held, list) else (held,):
+            turns = value.get(name)
+            for turn in turns if isinstance(turns, list) else (turns,):
                 if isinstance(turn, dict):
                     yield turn

@@ -28,7 +28,7 @@ Pair = tuple[list[Message], list[Message], list[Message]]
 
 
 def convert_preferences(value: dict[str, Any], sidecar: Sidecar) -> Pair | Fault:
-    """(prompt messages, chosen message, rejected message), each a list of messages, or the fault of the row."""
+    """Return (prompt messages, chosen message, rejected message), each as a list, or the fault of the row."""
     for side in ("chosen", "rejected"):
         if side not in value:
             return Fault(f"missing_{side}", missing_message(value, side))
@@ -59,7 +59,7 @@ def _needs_sidecar(name: str) -> Fault:
 
 
 def _difference(first: list[Message], second: list[Message]) -> str:
-    """The message that says where the prompts of the two sides differ."""
+    """Return the message that says where the prompts of the two sides differ."""
     if len(first) != len(second):
         return f"`chosen` has {len(first)} turns before its answer and `rejected` {len(second)}; they must be the same"
     position = next(number for number, (left, right) in enumerate(zip(first, second, strict=True)) if left != right)
@@ -95,13 +95,13 @@ def _turn_lists(prompt: Any, chosen: list[Any], rejected: list[Any], sidecar: Si
         sides.append(messages)
     if sides[0][:-1] != sides[1][:-1]:
         return Fault("prompt_mismatch", _difference(sides[0][:-1], sides[1][:-1]))
-    common = sides[0][:-1]
-    if prompt is not None and not is_empty(prompt) and prompt.strip() != common[-1]["content"].strip():
-        asked = shorten(common[-1]["content"])
+    prompt_messages = sides[0][:-1]
+    if prompt is not None and not is_empty(prompt) and prompt.strip() != prompt_messages[-1]["content"].strip():
+        last_turn = shorten(prompt_messages[-1]["content"])
         return Fault(
-            "prompt_mismatch", f"`prompt` is {shorten(prompt)}, the turn that is answered is {asked}; keep one"
+            "prompt_mismatch", f"`prompt` is {shorten(prompt)}, the turn that is answered is {last_turn}; keep one"
         )
-    return common, sides[0][-1:], sides[1][-1:]
+    return prompt_messages, sides[0][-1:], sides[1][-1:]
 
 
 def _side(name: str, raw: list[Any], sidecar: Sidecar) -> list[Message] | Fault:
@@ -119,7 +119,7 @@ def _side(name: str, raw: list[Any], sidecar: Sidecar) -> list[Message] | Fault:
 
 
 def _common_prompt_given(prompt: list[Any], chosen: Any, rejected: Any, sidecar: Sidecar) -> Pair | Fault:
-    """LLaMA-Factory's shape: the conversation so far, and one turn (or text) for each side."""
+    """Convert LLaMA-Factory's shape: the conversation so far, and one turn (or text) for each side."""
     if not prompt:
         return Fault("empty_prompt", "`prompt` is an empty list; write the prompt, or remove the row")
     messages = read_turns(prompt, sidecar)
@@ -164,7 +164,7 @@ def _answer(text: str) -> list[Message]:
 
 
 def normalized_pairs(table: pa.Table) -> list[tuple[str, str, str]]:
-    """(prompt, chosen, rejected) of each row, normalized."""
+    """Return (prompt, chosen, rejected) of each row, normalized."""
     rows = zip(*(table[name].to_pylist() for name in ("prompt_messages", "chosen", "rejected")), strict=True)
     return [
         (

@@ -18,18 +18,18 @@ _ID_DIGITS = 64
 
 
 def row_id(row: dict[str, Any]) -> str:
-    """SHA-256 (hex) of the row as canonical JSON: sorted keys, no white space, UTF-8."""
+    """Return the SHA-256 (hex) of the row as canonical JSON: sorted keys, no white space, UTF-8."""
     return hashlib.sha256(orjson.dumps(row, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 
 def row_ids(row_format: Format, records: Sequence[Record]) -> pa.Array:
-    """row_id of each record."""
+    """Return row_id of each record."""
     names = row_format.column_names
     return pa.array([row_id(dict(zip(names, record, strict=True))) for record in records], pa.string())
 
 
 def ids_of_texts(texts: Mapping[str, pa.Array], nulls: Collection[str]) -> pa.Array:
-    """row_id of rows, given as the texts (string columns) and the names of the columns that are null in every row."""
+    """Return row_id of each row. texts: string columns. nulls: the names of the columns that are null in every row."""
     parts: list[pa.Array | pa.Scalar] = []
     head, before = "{", ""
     for name in sorted([*texts, *nulls]):
@@ -47,7 +47,7 @@ def ids_of_texts(texts: Mapping[str, pa.Array], nulls: Collection[str]) -> pa.Ar
 
 
 def sha256_of_each(texts: pa.Array) -> list[bytes]:
-    """The SHA-256 digest of each text of a large_string array, in UTF-8."""
+    """Return the SHA-256 digest of each text of a large_string array, in UTF-8."""
     _, offsets, data = texts.buffers()
     ends = np.frombuffer(offsets, dtype=np.int64)[texts.offset : texts.offset + len(texts) + 1]
     view, sha256 = memoryview(data or b""), hashlib.sha256
@@ -55,7 +55,7 @@ def sha256_of_each(texts: pa.Array) -> list[bytes]:
 
 
 def _as_json(texts: pa.Array) -> pa.Array:
-    """The texts escaped as in JSON, without the quotes."""
+    """Return the texts escaped as in JSON, without the quotes."""
     escaped = pc.match_substring_regex(texts, _ESCAPED)
     if not pc.any(escaped).as_py():
         return texts
@@ -86,5 +86,5 @@ class RowsDigest:
         self._others.update(f"{name}\x00{count}\n".encode())
 
     def hexdigest(self) -> str:
-        """The hash of all rows so far, in their order."""
+        """Return the hash of all rows so far, in their order."""
         return hashlib.sha256(self._ids.digest() + self._others.digest()).hexdigest()

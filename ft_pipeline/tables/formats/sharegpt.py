@@ -11,7 +11,7 @@ from ft_pipeline.tables.reason_codes import Fault
 
 
 def convert_sharegpt(value: dict[str, Any], sidecar: Sidecar) -> Record | Fault:
-    """The turns of a row, or its fault."""
+    """Return the turns of a row, or its fault."""
     raw = turn_list(value)
     if isinstance(raw, Fault):
         return raw
@@ -23,7 +23,7 @@ def convert_sharegpt(value: dict[str, Any], sidecar: Sidecar) -> Record | Fault:
 
 
 def turn_list(value: dict[str, Any]) -> list[Any] | Fault:
-    """The unread turns of a row, or the fault of the row."""
+    """Return the unread turns of a row, or the fault of the row."""
     name = "conversations" if "conversations" in value else "messages"
     if name not in value:
         return Fault("missing_conversations", missing_message(value, "conversations"))

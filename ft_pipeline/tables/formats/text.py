@@ -13,7 +13,7 @@ from ft_pipeline.tables.text_rules import is_empty
 
 
 def convert_text(value: dict[str, Any], sidecar: Sidecar) -> Record | Fault:
-    """The text, or the fault of the row."""
+    """Return the text, or the fault of the row."""
     if "text" not in value:
         return Fault("missing_text", missing_message(value, "text"))
     text = value["text"]

@@ -30,7 +30,7 @@ Message = dict[str, str]
 
 
 def read_turns(raw: list[Any], sidecar: Sidecar) -> list[Message] | Fault:
-    """Turns with any of the common key names as {role, content[, reasoning_content]}, or the first fault."""
+    """Return turns with any of the common key names as {role, content[, reasoning_content]}, or the first fault."""
     roles = {**ROLES, **{source: TARGETS[target] for source, target in sidecar.roles.items()}}
     messages: list[Message] = []
     for number, turn in enumerate(raw, 1):
@@ -91,7 +91,7 @@ def _read_turn(turn: dict[str, Any], number: int, roles: Mapping[str, str]) -> M
 
 
 def _guess(speaker: str) -> str:
-    """The most likely target of an unknown role."""
+    """Return the most likely target of an unknown role."""
     role = ROLES.get(speaker.lower())
     if role is None:
         role = "tool" if any(word in speaker.lower() for word in ("tool", "func", "observ")) else "assistant"
@@ -107,7 +107,7 @@ def _first(turn: dict[str, Any], *names: str) -> Any:
 
 
 def check_order(messages: list[Message], last: str) -> Fault | None:
-    """The fault in the order of the turns, or None.
+    """Return the fault in the order of the turns, or None.
 
     The order is [system], then human and model alternately, the human first. `last` (user or assistant) is the role of
     the last turn. Tool turns may come between a human turn and a model turn, or between two model turns.
@@ -127,26 +127,26 @@ def check_order(messages: list[Message], last: str) -> Fault | None:
         if spoken[position] not in _MAY_FOLLOW[spoken[position - 1]]:
             return Fault("non_alternating", _out_of_turn(before + position, spoken[position - 1], spoken[position]))
     if spoken[-1] != last:
-        who = f"the last turn is {_SPEAKER[spoken[-1]]}"
+        last_speaker = f"the last turn is {_SPEAKER[spoken[-1]]}"
         if last == "user":
-            return Fault("last_turn_not_human", f"{who}; a prompt must end with the human: remove it")
-        return Fault("last_turn_not_gpt", f"{who}; there is no answer to learn: add one, or remove the turn")
+            return Fault("last_turn_not_human", f"{last_speaker}; a prompt must end with the human: remove it")
+        return Fault("last_turn_not_gpt", f"{last_speaker}; there is no answer to learn: add one, or remove the turn")
     return None
 
 
-def _out_of_turn(number: int, one: str, other: str) -> str:
-    if one == other:
-        return f"turns {number} and {number + 1} are both {_SPEAKER[one]}; join them, or remove one"
-    return f"turn {number + 1} is {_SPEAKER[other]} and comes after {_SPEAKER[one]}; the model must answer first"
+def _out_of_turn(number: int, role: str, next_role: str) -> str:
+    if role == next_role:
+        return f"turns {number} and {number + 1} are both {_SPEAKER[role]}; join them, or remove one"
+    return f"turn {number + 1} is {_SPEAKER[next_role]} and comes after {_SPEAKER[role]}; the model must answer first"
 
 
 def human_turns(messages: list[Message]) -> list[str]:
-    """The texts of the human, in order."""
+    """Return the texts of the human, in order."""
     return [message["content"] for message in messages if message["role"] == "user"]
 
 
 def echoes(messages: list[Message]) -> bool:
-    """Whether a model turn repeats the human turn before it.
+    """Return whether a model turn repeats the human turn before it.
 
     In conversations of more than two turns, a repetition of one or two words (a greeting) is allowed.
     """
@@ -161,5 +161,5 @@ def echoes(messages: list[Message]) -> bool:
 
 
 def plain(messages: Sequence[Mapping[str, Any]]) -> list[Message]:
-    """Turns read from a table, without the keys that are null (Parquet stores a missing key as null)."""
+    """Return turns read from a table without the keys that are null (Parquet stores a missing key as null)."""
     return [{key: text for key, text in message.items() if text is not None} for message in messages]

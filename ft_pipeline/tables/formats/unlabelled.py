@@ -14,7 +14,7 @@ from ft_pipeline.tables.text_rules import is_empty
 
 
 def convert_unlabelled(value: dict[str, Any], sidecar: Sidecar) -> Record | Fault:
-    """The turns of a prompt, or the fault of the row."""
+    """Return the turns of a prompt, or the fault of the row."""
     turns_given = value.get("conversations") is not None or value.get("messages") is not None
     if value.get("instruction") is not None or ("instruction" in value and not turns_given):
         return _unlabelled_instruction(value, sidecar)

@@ -4,8 +4,11 @@ from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
 BLOCK_BYTES = 4 << 20
+"""Size of a batch of unparsed JSON."""
 MAX_LINE_BYTES = 64 << 20
+"""A longer line is set aside unread."""
 HEAD_BYTES = 1 << 16
+"""Size of the start of a file, which decides how the file is read."""
 BOM = b"\xef\xbb\xbf"
 JSON_SPACE = b" \t\r\n"
 

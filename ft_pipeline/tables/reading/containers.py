@@ -34,7 +34,7 @@ _MAGIC = (
 
 
 def check_path(path: Path, data_dir: Path) -> Path:
-    """The real path of a readable file inside `data_dir`.
+    """Return the real path of a readable file inside `data_dir`.
 
     Raises Refused: not_found, not_a_file, path_outside_data_dir.
     """

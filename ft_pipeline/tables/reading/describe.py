@@ -15,12 +15,12 @@ class BadNumber:
 
 
 def shorten(text: str, limit: int = 40) -> str:
-    """The text for a message: quoted, on one line, shortened and printable."""
+    """Return the text for a message: quoted, on one line, shortened and printable."""
     return repr(text if len(text) <= limit else text[: limit - 1] + "…")
 
 
 def kind_of(value: Any) -> str:
-    """The kind of a value, in terms of JSON."""
+    """Return the kind of a value, in terms of JSON."""
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -32,7 +32,7 @@ def kind_of(value: Any) -> str:
 
 
 def describe_value(value: Any) -> str:
-    """The kind and the content of a value: `a number (42)`, `a list of 3`."""
+    """Return the kind and the content of a value: `a number (42)`, `a list of 3`."""
     if isinstance(value, BadNumber):
         return f"no number that JSON knows ({shorten(value.written, 20)})"
     if isinstance(value, list):
@@ -46,13 +46,13 @@ def describe_value(value: Any) -> str:
 
 
 def describe_keys(row: Mapping[str, Any]) -> str:
-    """The keys of a row (or a turn) that have a value, for a message."""
+    """Return the keys of a row (or a turn) that have a value, for a message."""
     names = [shorten(key) for key, item in row.items() if item is not None]
     return ", ".join(names[:6]) + (", …" if len(names) > 6 else "") if names else "no key at all"
 
 
 def missing_message(value: Mapping[str, Any], name: str) -> str:
-    """The message for a missing column: which keys the row has, and how to map another name."""
+    """Return the message for a missing column: which keys the row has, and how to map another name."""
     if name in value:
         return f"`{name}` is null; write it, or remove the row"
     return (
@@ -62,7 +62,7 @@ def missing_message(value: Mapping[str, Any], name: str) -> str:
 
 
 def describe_empty(text: str | None) -> str:
-    """The way in which a text is empty: null, empty or only white space."""
+    """Return the way in which a text is empty: null, empty or only white space."""
     if text is None:
         return "null"
     return "empty" if not text else f"nothing but white space ({shorten(text, 12)})"

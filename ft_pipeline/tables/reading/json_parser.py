@@ -15,6 +15,7 @@ from ft_pipeline.tables.reading.describe import BadNumber, shorten
 from ft_pipeline.tables.reason_codes import Fault
 
 MAX_DEPTH = 200
+"""A row that is nested more deeply is a fault."""
 _STRUCTURE = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[\[\]{}]', re.DOTALL)
 _CONTAINERS = frozenset({dict, list})
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -25,7 +26,7 @@ class _DuplicateKey(Exception):
 
 
 def parse_line(line: bytes) -> Any:
-    """The value of one line (or array element) of JSON, or the Fault of its row."""
+    """Return the value of one line (or array element) of JSON, or the Fault of its row."""
     try:
         value = orjson.loads(line)
     except orjson.JSONDecodeError:
@@ -65,12 +66,12 @@ def parse_block(block: bytes, lines: list[bytes]) -> list[Any]:
 
 
 def _spaced_colons(text: bytes) -> bool:
-    """Whether there may be white space between a key and its colon. Without it, `":` follows every key."""
+    """Return whether there may be white space between a key and its colon. Without it, `":` follows every key."""
     return b" :" in text or b"\t:" in text or b"\r:" in text or b"\n:" in text
 
 
 def _count_keys(value: Any) -> tuple[int, bool]:
-    """(number of keys of all objects in a value, whether it contains other objects or lists)."""
+    """Return (number of keys of all objects in a value, whether it contains other objects or lists)."""
     stack = [child for child in (value.values() if type(value) is dict else value) if type(child) in (dict, list)]
     total, nested = len(value) if type(value) is dict else 0, bool(stack)
     while stack:

@@ -69,7 +69,7 @@ def _skip_line(file: BinaryIO) -> bytes:
 
 
 def _first_line(path: Path, begin: int) -> tuple[bytes, bool]:
-    """The line at `begin`, and whether anything but white space follows it."""
+    """Return the line at `begin`, and whether anything but white space follows it."""
     with path.open("rb") as file:
         file.seek(begin)
         line = file.readline(MAX_LINE_BYTES)
@@ -80,7 +80,7 @@ def _first_line(path: Path, begin: int) -> tuple[bytes, bool]:
 
 
 def _is_one_of_many_lines(path: Path, begin: int) -> bool:
-    """Whether a file that begins with [ is JSONL whose first row happens to be a list."""
+    """Return whether a file that begins with [ is JSONL whose first row happens to be a list."""
     line, more = _first_line(path, begin)
     return more and line.endswith(b"\n") and isinstance(parse_line(line), list)
 
@@ -98,7 +98,7 @@ def _refuse_single_object(path: Path, begin: int) -> None:
 
 
 def looks_like_row(value: dict) -> bool:
-    """Whether a single object in a file can be a row. A wrapper contains rows by name or by column."""
+    """Return whether a single object in a file can be a row. A wrapper contains rows by name or by column."""
     known = MAIN_KEYS & value.keys()
     if not known:
         return bool(value) and all(not isinstance(item, dict | list) for item in value.values())
@@ -114,7 +114,7 @@ def looks_like_row(value: dict) -> bool:
 
 
 def _is_one_object(path: Path, begin: int) -> bool:
-    """Whether the braces that open at `begin` close at the end of the file."""
+    """Return whether the braces that open at `begin` close at the end of the file."""
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         depth = 0
         for match in _TOKEN.finditer(data, begin):

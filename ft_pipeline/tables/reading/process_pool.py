@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 MIN_BYTES = 48 << 20
+"""Less work than this is done in the caller's process."""
 MAX_WORKERS = 8
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -47,7 +48,7 @@ def map_batches(work: Callable[[Item], Result], items: Iterator[Item], size: int
 
 @contextmanager
 def _processes(work: Callable[[Any], Any], count: int) -> Iterator[Callable[[Any], Any]]:
-    """A function that processes an item in a free one of `count` processes. They end with the context."""
+    """Yield a function that processes an item in a free one of `count` processes. They end with the context."""
     started = [_start(work) for _ in range(count)]
     free: queue.SimpleQueue[subprocess.Popen] = queue.SimpleQueue()
     for process in started:

@@ -16,6 +16,7 @@ TARGET_COLUMNS = frozenset(
 )
 """The names that `columns` may map to. `from`, `value` and `reasoning_content` are keys of a turn."""
 MAX_BYTES = 1 << 20
+"""Maximum size of a sidecar."""
 
 
 class Sidecar(BaseModel):
@@ -71,10 +72,11 @@ class Sidecar(BaseModel):
 
 
 PLAIN = Sidecar()
+"""The settings of a file without a sidecar."""
 
 
 def read_sidecar(data_file: Path, data_dir: Path) -> dict[str, Any] | None:
-    """The mapping in the sidecar of `data_file`, or None if it has no sidecar.
+    """Return the mapping in the sidecar of `data_file`, or None if it has no sidecar.
 
     Raises Refused if the sidecar leads out of `data_dir` or is not YAML.
     """
@@ -95,7 +97,7 @@ def read_sidecar(data_file: Path, data_dir: Path) -> dict[str, Any] | None:
 
 
 def load_sidecar(path: Path) -> dict[str, Any] | None:
-    """The mapping in a YAML file, or None if the file is empty.
+    """Return the mapping in a YAML file, or None if the file is empty.
 
     Raises Refused (unknown_format) if it is not a plain mapping.
     """
@@ -138,7 +140,7 @@ class _PlainLoader(yaml.SafeLoader):
 
 
 def parse_sidecar(document: Mapping[str, Any] | None) -> Sidecar:
-    """The validated settings of a sidecar. Raises Refused (unknown_format) with the key that is wrong."""
+    """Return the validated settings of a sidecar. Raises Refused (unknown_format) with the key that is wrong."""
     if not document:
         return PLAIN
     try:
@@ -172,7 +174,7 @@ _WANTED = {
 
 
 def rename(value: dict[str, Any], sidecar: Sidecar) -> dict[str, Any]:
-    """A row (or a turn) with our names. A mapped column replaces a column that already has the name."""
+    """Return a row (or a turn) with our names. A mapped column replaces a column that already has the name."""
     mapped = {target: value[source] for source, target in sidecar.columns.items() if source in value}
     kept = {name: item for name, item in value.items() if name not in sidecar.columns and name not in mapped}
     return {**kept, **mapped}

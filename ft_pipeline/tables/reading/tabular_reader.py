@@ -74,7 +74,7 @@ def _raw(cells: list[str]) -> str:
 
 
 def _printable(text: str) -> str:
-    """The text with a replacement character for each byte that is not UTF-8."""
+    """Return the text with a replacement character for each byte that is not UTF-8."""
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
@@ -121,6 +121,6 @@ def _one_row(batch: pa.RecordBatch, at: int) -> Any:
 
 
 def _twice(names: list[str]) -> str | None:
-    """The first duplicate name, or None."""
+    """Return the first duplicate name, or None."""
     seen: set[str] = set()
     return next((name for name in names if name in seen or seen.add(name)), None)  # type: ignore[func-returns-value]
