@@ -28,9 +28,9 @@ def target_log_likelihoods(
     results: dict[int, tuple[float, bool]] = {}
     contexts = Contexts(model, [context for context, _ in pairs])
     for group in contexts.groups():
-        rest = {index: (contexts.ids[index][group.length :], pairs[index][1]) for index in group.members}
-        for batch in _batches(contexts.model, rest, contexts.together(batch_size)):
-            scored = _score(contexts.model, [rest[index] for index in batch], group.cache, group.length)
+        rest = {index: (contexts.token_ids[index][group.prefix_length :], pairs[index][1]) for index in group.indices}
+        for batch in _batches(contexts.model, rest, contexts.limit_batch_size(batch_size)):
+            scored = _score(contexts.model, [rest[index] for index in batch], group.cache, group.prefix_length)
             results.update(zip(batch, scored, strict=True))
             on_done(len(batch))
     return [results[index] for index in range(len(pairs))]
