@@ -97,7 +97,7 @@ def _compute(_: Project) -> Finding:
     """The type that models compute in, as a worker on this machine would choose it."""
     environment = worker_environment() | ({} if visible_gpus() else {"CUDA_VISIBLE_DEVICES": ""})
     try:
-        answer = compute_setting.ask_compute(measure=True, environment=environment)
+        answer = compute_setting.query_compute_dtype(measure=True, environment=environment)
     except UserError as error:
         wrong, _dot, fix = str(error).partition(". ")
         return Finding("compute", "problem", wrong, fix, {"dtype": None, "gflops": {}})
@@ -109,7 +109,8 @@ def _compute(_: Project) -> Finding:
     if gflops[fastest] < MUCH_FASTER * gflops[dtype]:
         return Finding("compute", "ok", seen, facts=facts)
     forced = compute_setting.requested_dtype() != "auto"
-    fix = f"unset {compute_setting.CHOICE}" if forced else f"try {compute_setting.CHOICE}={fastest}"
+    variable = compute_setting.COMPUTE_DTYPE_VARIABLE
+    fix = f"unset {variable}" if forced else f"try {variable}={fastest}"
     return Finding("compute", "warning", seen, f"{fix}: {fastest} is much faster here", facts)
 
 

@@ -32,7 +32,7 @@ def run(task: dict[str, Any]) -> dict[str, Any]:
 
 def prepare(work: Path, rows: int, held_out: int) -> dict[str, Any]:
     """Write `base`, unless it is there, and a file of rows into `work`; facts of machine, rows and model."""
-    from ft_pipeline.models.base_model import count_parameters
+    from ft_pipeline.models.base_model import count_stored_parameters
     from ft_pipeline.models.compute_dtype import measured_gflops
 
     if not (work / "base").is_dir():
@@ -45,7 +45,7 @@ def prepare(work: Path, rows: int, held_out: int) -> dict[str, Any]:
     return {
         "machine": about,
         "gflops": measured_gflops()[about["compute_dtype"]],
-        "parameters": count_parameters(work / "base")[0],
+        "parameters": count_stored_parameters(work / "base")[0],
         "config": json.loads((work / "base" / "config.json").read_text(encoding="utf-8")),
         "rows_file": file,
         "rows": {name: len(part) for name, part in splits.items()},
@@ -116,13 +116,14 @@ def train(base: Path, rows: dict[str, Rows], task: dict[str, Any]) -> dict[str, 
 
 def row_losses(model: Any, tokenizer: Any, rows: Rows) -> tuple[list[float], list[int]]:
     """Summed loss (nats) and number of the answer tokens of each row, in the order of `rows`."""
+    from ft_pipeline.models.compute_dtype import compute_autocast
     from ft_pipeline.training.trainer.batches import collate
     from ft_pipeline.training.trainer.loss import sequence_log_probabilities
-    from ft_pipeline.training.trainer.token_trainer import computing, evaluating, padding_of
+    from ft_pipeline.training.trainer.token_trainer import evaluating, padding_of
 
     sums = [0.0] * len(rows)
     pad = padding_of(model, tokenizer)
-    with evaluating(model), computing(model):
+    with evaluating(model), compute_autocast(model):
         for places in _batches(rows):
             batch = collate([rows[place] for place in places], pad)
             for place, value in zip(places, sequence_log_probabilities(model, batch).tolist(), strict=True):

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 from ft_pipeline.cli import display
 from ft_pipeline.cli.common import FAILED, JsonOption, ProjectOption, errors, open_project, out, report
 from ft_pipeline.models.compute_setting import requested_dtype
-from ft_pipeline.models.serving_engines import HOST, OFFLINE, find_engine
+from ft_pipeline.models.serving_engines import HOST, OFFLINE_ENVIRONMENT, find_engine
 from ft_pipeline.project import Project
 from ft_pipeline.release.card.model_card import render_card
 from ft_pipeline.release.card.model_lineage import card_facts
@@ -115,7 +115,9 @@ def serve(
     with tempfile.TemporaryDirectory(prefix="ft-serve-") as folder:
         write_served(store, model, Path(folder))
         try:
-            code = run_engine(chosen.command(name, Path(folder), port), Path(folder), OFFLINE, (HOST, port), on_ready)
+            code = run_engine(
+                chosen.command(name, Path(folder), port), Path(folder), OFFLINE_ENVIRONMENT, (HOST, port), on_ready
+            )
         except KeyboardInterrupt:
             errors.print("ft: stopped serving")
             return

@@ -59,11 +59,11 @@ def memory(
 
 def _of_experiment(project: Project, name: str, gpu_memory_gb: float | None) -> dict[str, Any]:
     """The estimate for the longest row that the token audit counted, or for `max_length` if there was no audit."""
-    from ft_pipeline.models.base_model import config_of
+    from ft_pipeline.models.base_model import load_config
 
     settings = project.experiment(name)
     pointer = AssetPointers(project.store).read("training_data", name)
     audited = ArtifactStore(project.store).open(pointer.kind, pointer.fingerprint) if pointer else None
     longest = audited.summary["audit"]["lengths"]["max"] if audited else None
     limit = gpu_memory_gb or settings.gpu.min_memory_gb or None
-    return estimate_experiment(settings, config_of(settings.base_model, settings.revision), longest, limit)
+    return estimate_experiment(settings, load_config(settings.base_model, settings.revision), longest, limit)

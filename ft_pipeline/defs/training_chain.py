@@ -6,7 +6,7 @@ from typing import Any
 from ft_pipeline.errors import UserError
 from ft_pipeline.execution.recorded_checks import require_passed
 from ft_pipeline.execution.step import SpecContext, versions_of
-from ft_pipeline.models.base_model import identify
+from ft_pipeline.models.base_model import identify_model
 from ft_pipeline.settings.experiment import ExperimentSettings
 from ft_pipeline.settings.learning_rates import resolved
 from ft_pipeline.store.artifacts import Artifact
@@ -83,7 +83,9 @@ def goes_on(before: ExperimentSettings, after: ExperimentSettings) -> bool:
 
 def base_model_spec(model: str, revision: str | None) -> Spec:
     """Return the spec of a base model, or of a local teacher."""
-    return Spec("base_model", config=dict(identify(model, revision)), versions=versions_of("transformers", "gguf"))
+    return Spec(
+        "base_model", config=dict(identify_model(model, revision)), versions=versions_of("transformers", "gguf")
+    )
 
 
 def training_data_spec(at: SpecContext, settings: ExperimentSettings) -> Spec:

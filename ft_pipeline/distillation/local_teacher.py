@@ -14,7 +14,7 @@ from ft_pipeline.job import Job
 from ft_pipeline.models.cpu.fast_linear import speed_up_products
 from ft_pipeline.models.decoding.generate import Generation, generate
 from ft_pipeline.models.load import load_model, load_tokenizer
-from ft_pipeline.models.model_structure import window_of
+from ft_pipeline.models.model_structure import context_window
 
 Entry = dict[str, Any]
 """An answer in the journal: answer, finish_reason, prompt_tokens, answer_tokens, seconds (its share of the batch)."""
@@ -82,7 +82,7 @@ class _Teacher:
 
     def answer(self, keys: Sequence[str], *, seed: int) -> dict[str, Entry]:
         """The answers to these prompts. A prompt that does not fit the model's context is not answered."""
-        context = window_of(self.model.config)
+        context = context_window(self.model.config)
         fitting = [k for k in keys if not context or self.lengths[k] + self.settings.max_new_tokens <= context]
         begun = time.monotonic()
         generations = generate(

@@ -28,7 +28,7 @@ from ft_pipeline.models.endpoint.answer_log import AnswerLog
 from ft_pipeline.models.endpoint.chat_completions import Endpoint
 from ft_pipeline.models.endpoint.request_loop import ChatRequest, send_all
 from ft_pipeline.models.endpoint.responses import Failure, Reply
-from ft_pipeline.models.serving_engines import HOST, OFFLINE, Engine, find_program
+from ft_pipeline.models.serving_engines import HOST, OFFLINE_ENVIRONMENT, Engine, find_program
 from ft_pipeline.settings.teacher import EndpointSettings, TeacherSettings
 
 URL = f"http://{HOST}/v1"
@@ -186,7 +186,7 @@ def _serving(engine: Engine, job: Job, longest: int) -> Iterator[_Server]:
             command,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env={**os.environ, **OFFLINE},
+            env={**os.environ, **OFFLINE_ENVIRONMENT},
             start_new_session=True,  # on an interrupt, requests in progress are answered first
         )
     server = _Server(process, port, log)

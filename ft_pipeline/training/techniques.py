@@ -19,7 +19,7 @@ from transformers import set_seed
 
 from ft_pipeline.errors import UserError, first_line
 from ft_pipeline.models.adapter_precision import keep_adapter_in_32_bit, set_exact_magnitudes
-from ft_pipeline.models.base_model import ORIGIN
+from ft_pipeline.models.base_model import ORIGIN_FILE
 from ft_pipeline.models.compute_dtype import storage_dtype
 from ft_pipeline.models.load import keep_weights_unpacked, load_model
 from ft_pipeline.settings.experiment import ExperimentSettings
@@ -148,7 +148,7 @@ def save_full(model: Any, out: Path, base: Path) -> None:
 
 def copy_companions(base: Path, out: Path) -> None:
     """Copy all files except weights and config.json, so that the new model reads and writes text as the base does."""
-    own = ("config.json", "manifest.json", ORIGIN)
+    own = ("config.json", "manifest.json", ORIGIN_FILE)
     for path in base.iterdir():
         if path.is_file() and path.name not in own and ".safetensors" not in path.name:
             shutil.copyfile(path, out / path.name)

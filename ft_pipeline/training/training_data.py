@@ -11,7 +11,7 @@ from transformers import AutoConfig
 from ft_pipeline.errors import UserError
 from ft_pipeline.job import Job
 from ft_pipeline.models.load import load_tokenizer
-from ft_pipeline.models.model_structure import window_of
+from ft_pipeline.models.model_structure import context_window
 from ft_pipeline.settings.experiment import ExperimentSettings
 from ft_pipeline.training.objectives.registry import OBJECTIVES
 from ft_pipeline.training.objectives.rows import PreparedRows
@@ -33,7 +33,7 @@ def run(job: Job) -> dict[str, Any]:
     tokenizer = load_tokenizer(job.inputs["base_model"])
     base = job.inputs["base_model"]
     config = AutoConfig.from_pretrained(base, local_files_only=True, trust_remote_code=False).get_text_config()
-    window = window_of(config) or settings.training.max_length
+    window = context_window(config) or settings.training.max_length
     longest = min(settings.training.max_length, window)
     limits = {"max_length": longest, "vocabulary": config.vocab_size}
     prepared = OBJECTIVES[settings.objective].rows(job, settings, tokenizer, limits)

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, Gemma2Config, Gemma2ForCausalLM, 
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.models import attention
-from ft_pipeline.models.compute_dtype import computing
+from ft_pipeline.models.compute_dtype import compute_autocast
 from ft_pipeline.models.load import load_model
 from ft_pipeline.models.model_structure import causal_lm
 from ft_pipeline.training import adapter
@@ -64,7 +64,7 @@ def gradients(model, batch):
 
 @pytest.mark.parametrize("path", ATTENTION_PATHS)
 def test_rows_end_to_end_give_the_loss_and_gradient_of_padded_rows(models, monkeypatch, path):
-    monkeypatch.setattr(attention, "_SHORT", ATTENTION_PATHS[path])
+    monkeypatch.setattr(attention, "_SHORT_ROW_TOKENS", ATTENTION_PATHS[path])
     padded, flat = models
     padded_loss, padded_count, padded_gradients = gradients(padded, collate(ROWS, 0))
     flat_loss, flat_count, flat_gradients = gradients(flat, collate(ROWS, None))
@@ -76,7 +76,7 @@ def test_rows_end_to_end_give_the_loss_and_gradient_of_padded_rows(models, monke
 
 @pytest.mark.parametrize("path", ATTENTION_PATHS)
 def test_no_row_attends_to_another_row(models, monkeypatch, path):
-    monkeypatch.setattr(attention, "_SHORT", ATTENTION_PATHS[path])
+    monkeypatch.setattr(attention, "_SHORT_ROW_TOKENS", ATTENTION_PATHS[path])
     _, flat = models
     first, second, third = ROWS[1:4]
     changed = {**second, "input_ids": [4] * len(second["input_ids"])}
@@ -112,7 +112,7 @@ def test_preference_pairs_are_joined_end_to_end_too():
 
 
 def test_the_memory_estimate_counts_the_attention_scores_that_are_kept():
-    assert memory.SHORT_ROW == attention._SHORT
+    assert memory.SHORT_ROW == attention._SHORT_ROW_TOKENS
     shape = nearest_llama(135e6)
     plain = memory.Plan(technique="lora", device="cpu", batch=8, length=memory.SHORT_ROW)
     flat = replace(plain, padding_free=True)
@@ -159,7 +159,7 @@ def test_the_gpu_kernel_gets_16_bit_when_all_weights_train(tiny_base, monkeypatc
     padded, flat = (load_model(tiny_base, "cpu", dtype=torch.float32) for _ in range(2))
     speed_up(flat, training(padding_free=True), "cpu")
     assert kernel.calls == 2  # the probe, in each layer
-    with computing(padded), computing(flat):
+    with compute_autocast(padded), compute_autocast(flat):
         padded_loss, _, padded_gradients = gradients(padded, collate(ROWS, 0))
         flat_loss, _, flat_gradients = gradients(flat, collate(ROWS, None))
     assert kernel.calls == 4

@@ -6,7 +6,7 @@ from datasets import Dataset
 from transformers import AutoConfig, AutoModelForCausalLM, Gemma2Config, Gemma2ForCausalLM
 from trl import SFTConfig, SFTTrainer
 
-from ft_pipeline.models.attention import lay_end_to_end
+from ft_pipeline.models.attention import use_end_to_end_attention
 from ft_pipeline.models.load import load_model, load_tokenizer
 from ft_pipeline.training.tokens.chat_tokens import MASKED, encode, render_conversation
 from ft_pipeline.training.trainer.batches import collate
@@ -191,7 +191,7 @@ def test_the_loss_equals_that_of_trl_on_the_same_batches(tiny_base, rows, tmp_pa
     )
     model = load_model(tiny_base, "cpu", dtype=dtype).requires_grad_(False)
     if padding_free:
-        assert lay_end_to_end(model) is None
+        assert use_end_to_end_attention(model) is None
     for part in (rows[:2], rows[2:5], rows):
         batch = collate(part, tokenizer.pad_token_id)
         with torch.no_grad():

@@ -115,7 +115,12 @@ class RayLauncher:
         cpus = _number(RAY_CPUS, 1, least=1)
         order = {
             "entry": self.entry,
-            "env": {**env, **_processes(), **_set(compute_setting.CHOICE), "OMP_NUM_THREADS": str(cpus)},
+            "env": {
+                **env,
+                **_processes(),
+                **_set(compute_setting.COMPUTE_DTYPE_VARIABLE),
+                "OMP_NUM_THREADS": str(cpus),
+            },
             "gpus": self.gpus,
             "cpus": cpus,
             "python": os.environ.get(RAY_PYTHON) or sys.executable,

@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache, DynamicLayer
 
-from ft_pipeline.models.model_structure import reads_all_before
+from ft_pipeline.models.model_structure import attends_to_all_previous
 
 
 class PreallocatedLayer(CacheLayerMixin):
@@ -92,7 +92,7 @@ class SuffixLayer(PreallocatedLayer):
 
 def has_plain_cache(causal: Any) -> bool:
     """Whether a causal LM caches the keys and values of all tokens in every layer, and nothing else."""
-    return reads_all_before(causal) and all(
+    return attends_to_all_previous(causal) and all(
         type(layer) is DynamicLayer for layer in DynamicCache(config=causal.config).layers
     )
 

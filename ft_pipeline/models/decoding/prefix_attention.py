@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import repeat_kv
 
-from ft_pipeline.models.attention import own_attention
+from ft_pipeline.models.attention import why_attention_is_fixed
 from ft_pipeline.models.model_structure import causal_lm
 
 SHARED_PREFIX = "shared_prefix"
@@ -34,7 +34,7 @@ def can_share_prefix(model: Any, prefix: Any) -> bool:
         and not causal.training
         and causal.config.get_text_config() is causal.config
         and causal.config._attn_implementation == "sdpa"
-        and own_attention(causal) is None
+        and why_attention_is_fixed(causal) is None
         and all(layer.keys.shape == layer.values.shape for layer in prefix.layers)
     )
 

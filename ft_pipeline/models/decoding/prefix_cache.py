@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from ft_pipeline.models.model_structure import reads_all_before
+from ft_pipeline.models.model_structure import attends_to_all_previous
 from ft_pipeline.models.soft_prompt import compute_prompt_cache, learned_prompt
 
 _BUCKET_TOKENS = 64
@@ -60,7 +60,7 @@ class Contexts:
         self.token_ids = [[0] * self.virtual_tokens + list(context) for context in contexts]
         """The token ids of each context, in the given order."""
         self._prompt_embeddings = prompt_embeddings
-        self._allows_gaps = reads_all_before(self.model)
+        self._allows_gaps = attends_to_all_previous(self.model)
 
     def limit_batch_size(self, batch_size: int) -> int:
         """Return `batch_size`, or 1 if padding could push a learned prompt out of a sliding window.

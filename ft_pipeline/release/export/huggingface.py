@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.models.base_model import ORIGIN
-from ft_pipeline.models.generation_config import decoding_as_scored, load_text_side
+from ft_pipeline.models.base_model import ORIGIN_FILE
+from ft_pipeline.models.generation_config import generation_config_as_scored, load_tokenizer_lazily
 from ft_pipeline.release.card.model_lineage import hub_id
 from ft_pipeline.release.model_lookup import TUNED, ModelReference
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
@@ -23,7 +23,7 @@ CARD, GENERATION = "README.md", "generation_config.json"
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_config.json")
 BASE = "base"
 """The folder of an adapter's base model, if it is not on the hub."""
-_NOT_OF_THE_MODEL = ("manifest.json", "metrics.jsonl", "merge.json", ORIGIN, GENERATION)
+_NOT_OF_THE_MODEL = ("manifest.json", "metrics.jsonl", "merge.json", ORIGIN_FILE, GENERATION)
 _WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "config.json")
 _CHUNK = 1 << 23
 Advance = Callable[[int], None]
@@ -73,7 +73,7 @@ def plan_export(store: ArtifactStore, model: ModelReference, target: Path, *, me
 
 def write_export(plan: Plan, card: str, advance: Advance = lambda count: None) -> None:
     """Write the folder, completely or not at all. Raises UserError if the disk is full or not writable."""
-    decoding = decoding_as_scored(plan.text_side, load_text_side(plan.text_side))
+    decoding = generation_config_as_scored(plan.text_side, load_tokenizer_lazily(plan.text_side))
     with translate_write_errors(), _appearing(plan.target) as folder:
         for name, path in plan.files.items():
             (folder / name).parent.mkdir(exist_ok=True)

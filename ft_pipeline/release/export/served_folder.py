@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.models.chat import pick_examples
-from ft_pipeline.models.generation_config import decoding_as_scored, load_text_side
+from ft_pipeline.models.generation_config import generation_config_as_scored, load_tokenizer_lazily
 from ft_pipeline.release.export.chat_template import Message, with_own_prompt
 from ft_pipeline.release.export.huggingface import GENERATION, model_files
 from ft_pipeline.release.model_lookup import ModelReference
@@ -48,8 +48,8 @@ def write_served(store: ArtifactStore, model: ModelReference, folder: Path) -> P
     served.mkdir(parents=True)
     for name, path in model_files(whole).items():
         (served / name).symlink_to(path.resolve())
-    tokenizer = load_text_side(whole.path)
-    decoding = decoding_as_scored(whole.path, tokenizer)
+    tokenizer = load_tokenizer_lazily(whole.path)
+    decoding = generation_config_as_scored(whole.path, tokenizer)
     (served / GENERATION).write_text(json.dumps(decoding, indent=2) + "\n", encoding="utf-8")
     template = with_own_prompt(
         tokenizer.get_chat_template(), model.served.get("system_prompt"), _examples(store, model)

@@ -111,7 +111,7 @@ def _four_bit_model(folder: Path, device: str, quantization: dict[str, Any]) -> 
 
 def _whole_already(job: Job) -> dict[str, Any]:
     """Link the files of the trained model, because `full` trains a whole model. No second copy is on the disk."""
-    link_files(job.inputs["adapter"], job.out, leave=_NOT_OF_THE_MODEL)
+    link_files(job.inputs["adapter"], job.out, exclude=_NOT_OF_THE_MODEL)
     message = "all weights were trained, so there is no adapter to merge"
     return {
         "mode": "full",

@@ -17,7 +17,7 @@ from torch.nn import functional
 from ft_pipeline.errors import UserError
 from ft_pipeline.job import Job
 from ft_pipeline.models.chat import prompt_and_target, with_prompt
-from ft_pipeline.models.compute_dtype import computing
+from ft_pipeline.models.compute_dtype import compute_autocast
 from ft_pipeline.settings.experiment import DpoSettings, ExperimentSettings
 from ft_pipeline.settings.project import DataSettings
 from ft_pipeline.tables.formats.turns import plain
@@ -142,7 +142,7 @@ class PreferenceTrainer(TokenTrainer):
 
 def _leads(model: Any, batch: dict[str, Tensor]) -> Tensor:
     """Return how much likelier (nats) each preferred answer is for the model than the rejected one [pairs]."""
-    with computing(model):
+    with compute_autocast(model):
         preferred, rejected = sequence_log_probabilities(model, batch).chunk(2)
     return preferred - rejected
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.models.chat import Message, prompt_and_target, render, split_thoughts
+from ft_pipeline.models.chat import Message, prompt_and_target, render, split_reasoning
 
 MASKED = -100
 """The label of a token that is read but not trained (PyTorch's ignore_index)."""
@@ -81,7 +81,7 @@ def find_dropped_turns(messages: Sequence[Message], texts: Sequence[Rendered]) -
     turns: list[str] = []
     reasoning, left_out = 0, []
     for number, message in enumerate(messages, 1):
-        thoughts, content = split_thoughts(message)
+        thoughts, content = split_reasoning(message)
         if thoughts:
             reasoning += 1
             if not any(thoughts in text.text for text in texts):

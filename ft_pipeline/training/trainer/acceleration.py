@@ -11,10 +11,10 @@ import torch
 from transformers.integrations.liger import apply_liger_kernel
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.models.attention import lay_end_to_end, reads_end_to_end
-from ft_pipeline.models.compute_dtype import compute_dtype, computing
+from ft_pipeline.models.attention import reads_end_to_end, use_end_to_end_attention
+from ft_pipeline.models.compute_dtype import compute_autocast, compute_dtype
 from ft_pipeline.models.cpu.fast_linear import speed_up_products
-from ft_pipeline.models.model_structure import causal_lm, layers
+from ft_pipeline.models.model_structure import causal_lm, decoder_layers
 from ft_pipeline.models.soft_prompt import learned_prompt
 from ft_pipeline.settings.training import TrainingSettings
 from ft_pipeline.training.trainer.model_probe import rows_apart, states_of_rows
@@ -77,9 +77,9 @@ def _lay_end_to_end(model: Any) -> str | None:
     causal = causal_lm(model)
     before = causal.config._attn_implementation
     alone = states_of_rows(model, end_to_end=False)
-    if (reason := lay_end_to_end(model)) is not None:
+    if (reason := use_end_to_end_attention(model)) is not None:
         return f"{reason}, so its rows cannot be laid end to end"
-    with computing(model):  # as in training: a GPU's kernel accepts 16 bit only
+    with compute_autocast(model):  # as in training: a GPU's kernel accepts 16 bit only
         together = states_of_rows(model, end_to_end=True)
     if rows_apart(alone, together):
         return None
@@ -89,13 +89,13 @@ def _lay_end_to_end(model: Any) -> str | None:
 
 def _compile_layers(model: Any) -> None:
     """Compile each layer separately. Layers share their code, which is compiled once, in seconds instead of minutes."""
-    decoder_layers = layers(model)
-    if not decoder_layers:
+    compiled_layers = decoder_layers(model)
+    if not compiled_layers:
         raise UserError(
             f"training.torch_compile: the layers of a {causal_lm(model).config.model_type} model are not known. "
             "Remove torch_compile."
         )
-    for layer in decoder_layers:
+    for layer in compiled_layers:
         layer.compile(dynamic=True)
 
 

@@ -19,7 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import Sampler
 
 from ft_pipeline.job import Rank
-from ft_pipeline.models.model_structure import layers
+from ft_pipeline.models.model_structure import decoder_layers
 
 PATIENCE = timedelta(minutes=30)
 """How long a rank waits for the others: rank 0 may be writing a large checkpoint."""
@@ -81,7 +81,7 @@ class Ranks:
         """Under FSDP2, shard the weights of each layer among the ranks. `wrap` shards the rest."""
         if not self.sharded:
             return
-        for layer in layers(model):
+        for layer in decoder_layers(model):
             fully_shard(layer, mesh=self._mesh(), reshard_after_forward=self._reshard)
 
     def wrap(self, model: Any, loss: LossFunction) -> nn.Module:

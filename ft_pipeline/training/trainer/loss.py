@@ -202,7 +202,7 @@ class _FrozenHeadLoss(torch.autograd.Function):
             logits = packed.product(hidden[part]) if packed else hidden[part] @ weight.T
             losses[part] = _cross_entropy(logits, targets[part], into_slope=gradient is not None)
             if gradient is not None:
-                gradient[part] = packed.slope(logits) if packed else logits @ weight
+                gradient[part] = packed.input_gradient(logits) if packed else logits @ weight
         ctx.save_for_backward(*([gradient] if gradient is not None else []))
         return losses
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.models.compute_dtype import computing
-from ft_pipeline.models.model_structure import causal_lm, window_of
+from ft_pipeline.models.compute_dtype import compute_autocast
+from ft_pipeline.models.model_structure import causal_lm, context_window
 from ft_pipeline.models.soft_prompt import learned_prompt
 from ft_pipeline.training.trainer.batches import collate
 from ft_pipeline.training.trainer.loss import hidden_states, logits_of
@@ -31,7 +31,7 @@ def require_causal(model: Any) -> None:
     was_training = causal.training
     causal.eval()
     ids = _ids(causal)
-    with computing(causal):  # as in training: flash attention accepts 16 bit only
+    with compute_autocast(causal):  # as in training: flash attention accepts 16 bit only
         logits = causal(input_ids=ids, use_cache=False).logits
         ours = logits_of(causal, causal.base_model(input_ids=ids, use_cache=False).last_hidden_state)
         ids[:, -1] = ids[:, 0]
@@ -52,7 +52,7 @@ def require_causal(model: Any) -> None:
 def require_room(model: Any, rows: Mapping[str, Sequence[dict[str, Any]]]) -> None:
     """Raise UserError if the longest row does not fit after the learned prompt of `model`, if it has one."""
     prompt = learned_prompt(model)
-    window = window_of(model.config)
+    window = context_window(model.config)
     longest = max(len(row["input_ids"]) for split in rows.values() for row in split)
     if prompt is not None and window is not None and longest + len(prompt) > window:
         raise UserError(

@@ -16,7 +16,7 @@ from transformers import PrinterCallback, Trainer, TrainerControl, TrainerState,
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.models.attention import reads_end_to_end
-from ft_pipeline.models.compute_dtype import computing
+from ft_pipeline.models.compute_dtype import compute_autocast
 from ft_pipeline.settings.experiment import ExperimentSettings
 from ft_pipeline.training.techniques import load_weights
 from ft_pipeline.training.tokens.chat_tokens import MASKED
@@ -105,7 +105,7 @@ class TokenTrainer(Trainer):
         While training, a mixture of experts adds its load-balancing loss for each item. Divided by the items of the
         step, this is the average over the batches of the step. If the step is one batch, it is the model's own loss.
         """
-        with computing(model), balance_of(model) as balance:
+        with compute_autocast(model), balance_of(model) as balance:
             total, count = answer_loss(model, batch)
         return total + count * sum(balance), count
 
