@@ -30,7 +30,7 @@ def answer_all(job: Job, prompter: TeacherPrompt) -> dict[str, Any]:
         return (question for _, question in _questions(prompts, prompter))
 
     wanted = count_prompts(prompts) * teacher.answers_per_prompt
-    with AnswerLog.opened(log_folder(job.shared or job.work, teacher), job.report.log) as log:
+    with AnswerLog.open(log_folder(job.shared or job.work, teacher), job.report.log) as log:
         asked = ask(log, questions(), wanted, teacher, job)
         write_answers(_rows(log, prompts, prompter), job.out)
         return {

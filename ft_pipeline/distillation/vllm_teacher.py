@@ -68,8 +68,8 @@ def answer_all(job: Job, prompter: TeacherPrompt, engine: Engine) -> dict[str, A
         list(read_prompts(job.inputs["unlabelled"])), TeacherPrompt(teacher, prompter.examples), tokenizer, folder
     )
     questions = [question for _, _, question in work.wanted if question]
-    with AnswerLog.opened(job.work / "vllm", job.report.log) as log:
-        known = sum(log.answered(question.key) or log.hopeless(question.key) for question in questions)
+    with AnswerLog.open(job.work / "vllm", job.report.log) as log:
+        known = sum(log.has_answer(question.key) or log.has_settled_failure(question.key) for question in questions)
         missing = known < len(questions)
         with _serving(engine, job, work.longest) if missing else contextlib.nullcontext() as server:
             extra = {"top_p": 1.0, "top_k": -1, "stop_token_ids": stop_token_ids(tokenizer)}

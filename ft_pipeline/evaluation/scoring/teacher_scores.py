@@ -67,7 +67,7 @@ def _asked(job: Job, prompter: TeacherPrompt, items: Sequence[Item]) -> list[Ans
     """Return the endpoint's answers, read from its log. A failed request counts as an empty answer."""
     teacher = prompter.teacher
     questions = [prompter.question(item.messages[:-1]) for item in items]
-    with AnswerLog.opened(endpoint_teacher.log_folder(job.shared or job.work, teacher), job.report.log) as log:
+    with AnswerLog.open(endpoint_teacher.log_folder(job.shared or job.work, teacher), job.report.log) as log:
         endpoint_teacher.ask(log, questions, len(questions), teacher, job)
         return [{**endpoint_teacher.answer_of(log, question), **_seconds(log, question.key)} for question in questions]
 
