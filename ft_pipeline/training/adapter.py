@@ -24,12 +24,12 @@ from ft_pipeline.training.tokens.sample import sample
 from ft_pipeline.training.trainer.acceleration import require_attention, speed_up
 from ft_pipeline.training.trainer.arguments import training_arguments
 from ft_pipeline.training.trainer.callbacks import ProgressCallback
-from ft_pipeline.training.trainer.checkpoints import folder_of
-from ft_pipeline.training.trainer.data_parallel import Ranks, joined
-from ft_pipeline.training.trainer.evaluations import EarlyStopping, intervals
+from ft_pipeline.training.trainer.checkpoints import checkpoint_folder
+from ft_pipeline.training.trainer.data_parallel import Ranks, join_ranks
+from ft_pipeline.training.trainer.evaluations import EarlyStopping, evaluation_intervals
 from ft_pipeline.training.trainer.memory_usage import peak_memory_gb
-from ft_pipeline.training.trainer.model_probe import require_causal, require_room
-from ft_pipeline.training.trainer.token_trainer import TokenTrainer, train
+from ft_pipeline.training.trainer.model_probe import require_causal, require_room_for_prompt
+from ft_pipeline.training.trainer.token_trainer import TokenTrainer, train_or_resume
 from ft_pipeline.training.training_data import read_split
 
 _NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
@@ -54,10 +54,10 @@ def run(job: Job) -> dict[str, Any]:
     rows = {split: read_split(job.inputs["training_data"], split) for split in ("train", "validation")}
     require_memory(settings, job, rows["train"])
     started = time.monotonic()
-    with _clear_errors(settings), joined(job.rank, job.device) as ranks:
+    with _clear_errors(settings), join_ranks(job.rank, job.device) as ranks:
         model = new_model(job.inputs["base_model"], settings, job.device, start=job.inputs.get("start"))
         require_causal(model)
-        require_room(model, rows)
+        require_room_for_prompt(model, rows)
         speed_up(model, settings.training, job.device, sharded=job.rank.sharded)
         padding_free = reads_end_to_end(model)
         counts = count_parameters(model)
@@ -66,8 +66,8 @@ def run(job: Job) -> dict[str, Any]:
         evaluations = EarlyStopping(settings.training.early_stopping_patience)
         trainer.add_callback(evaluations)
         trainer.add_callback(ProgressCallback(job.report))
-        resumed = train(trainer, evaluations)
-        if ranks.first:
+        resumed = train_or_resume(trainer, evaluations)
+        if ranks.is_first:
             _save(trainer, settings, job)
     history = trainer.state.log_history
     held_out = [entry["eval_loss"] for entry in history if "eval_loss" in entry]
@@ -101,7 +101,7 @@ def _begins(settings: ExperimentSettings, counts: dict[str, Any], ranks: Ranks) 
     share = f"{counts['trainable_params']:,} of {counts['total_params']:,} parameters are trainable"
     rate = f"learning rate {settings.training.learning_rate:g}"
     line = f"{settings.technique}: {share} ({counts['trainable_share']:.2%}), {rate}"
-    if ranks.several:
+    if ranks.are_several:
         way = "FSDP2" if ranks.sharded else "DDP"
         rows = settings.training.per_device_train_batch_size
         line += f"; {ranks.count} processes ({way}) share each batch of {rows} rows"
@@ -111,7 +111,7 @@ def _begins(settings: ExperimentSettings, counts: dict[str, Any], ranks: Ranks) 
 def _trainer(job: Job, settings: ExperimentSettings, model: Any, rows: dict[str, Any], ranks: Ranks) -> TokenTrainer:
     dtype = _dtype(settings, job.device)
     arguments = training_arguments(settings.training, job.work / "checkpoints", job.device, dtype)
-    arguments.eval_steps, arguments.save_steps = intervals(settings.training, len(rows["train"]))
+    arguments.eval_steps, arguments.save_steps = evaluation_intervals(settings.training, len(rows["train"]))
     rows = {"train": rows["train"], "validation": _held_out(job, settings, rows["validation"])}
     tokenizer = load_tokenizer(job.inputs["base_model"])
     trainer: TokenTrainer = OBJECTIVES[settings.objective].trainer.for_experiment(
@@ -135,7 +135,7 @@ def _dtype(settings: ExperimentSettings, device: str) -> torch.dtype:
 
 def _save(trainer: TokenTrainer, settings: ExperimentSettings, job: Job) -> None:
     """Write the best weights and the log history of the training."""
-    best = folder_of(Path(trainer.args.output_dir), trainer.state.best_global_step)
+    best = checkpoint_folder(Path(trainer.args.output_dir), trainer.state.best_global_step)
     base = job.inputs["base_model"]
     if settings.technique == "full":
         model = new_model(base, settings, "cpu") if trainer.ranks.sharded else trainer.model

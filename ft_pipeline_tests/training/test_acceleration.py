@@ -20,8 +20,13 @@ from ft_pipeline.training.memory.layer_sizes import nearest_llama
 from ft_pipeline.training.objectives.dpo import collate_pairs
 from ft_pipeline.training.techniques import new_model
 from ft_pipeline.training.tokens.chat_tokens import MASKED
-from ft_pipeline.training.trainer.acceleration import computed_as_written, require_attention, speed_up, why_not_compiled
-from ft_pipeline.training.trainer.batches import collate, tokens_in
+from ft_pipeline.training.trainer.acceleration import (
+    require_attention,
+    speed_up,
+    why_not_compiled,
+    without_compiled_code,
+)
+from ft_pipeline.training.trainer.batches import collate, count_tokens
 from ft_pipeline.training.trainer.loss import answer_loss, answer_states, sequence_log_probabilities
 from ft_pipeline_tests.training.architectures import tiny_model_of
 from ft_pipeline_tests.training.subject import job, make_training_data, settings, support_rows
@@ -108,7 +113,7 @@ def test_preference_pairs_are_joined_end_to_end_too():
     batch = collate_pairs(pairs, None)
     lengths = [len(row["input_ids"]) for row in ROWS] + [2] * len(ROWS)
     assert batch["cu_seq_lens"].diff().tolist() == lengths
-    assert tokens_in(batch) == sum(lengths) and tokens_in(collate_pairs(pairs, 0)) == sum(lengths)
+    assert count_tokens(batch) == sum(lengths) and count_tokens(collate_pairs(pairs, 0)) == sum(lengths)
 
 
 def test_the_memory_estimate_counts_the_attention_scores_that_are_kept():
@@ -215,7 +220,7 @@ def test_torch_compile_compiles_the_layers(models):
     graphs = torch._dynamo.utils.counters["stats"]
     before = graphs["unique_graphs"]
     with torch.no_grad():
-        with computed_as_written():
+        with without_compiled_code():
             answer_loss(flat, collate(ROWS, None))
         assert graphs["unique_graphs"] == before
         answer_loss(flat, collate(ROWS, None))

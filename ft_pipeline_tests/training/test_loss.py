@@ -10,7 +10,7 @@ from ft_pipeline.models.attention import use_end_to_end_attention
 from ft_pipeline.models.load import load_model, load_tokenizer
 from ft_pipeline.training.tokens.chat_tokens import MASKED, encode, render_conversation
 from ft_pipeline.training.trainer.batches import collate
-from ft_pipeline.training.trainer.loss import answer_loss, answer_states, head_losses, logits_of
+from ft_pipeline.training.trainer.loss import answer_loss, answer_states, compute_logits, head_losses
 from ft_pipeline_tests.training.subject import PAIRS
 
 
@@ -63,7 +63,7 @@ def test_a_frozen_head_gives_the_gradient_of_autograd(model, rows):
 
             _FrozenHeadLoss.apply(leaf, model.get_output_embeddings().weight, targets).sum().backward()
         else:
-            torch.nn.functional.cross_entropy(logits_of(model, leaf), targets, reduction="sum").backward()
+            torch.nn.functional.cross_entropy(compute_logits(model, leaf), targets, reduction="sum").backward()
         gradients.append(leaf.grad)
     torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-4, atol=1e-5)
 
@@ -101,7 +101,7 @@ def test_every_head_gives_the_gradients_of_autograd(name, learns):
         if ours:
             losses = head_losses(model, leaf, targets)
         else:
-            losses = torch.nn.functional.cross_entropy(logits_of(model, leaf), targets, reduction="none")
+            losses = torch.nn.functional.cross_entropy(compute_logits(model, leaf), targets, reduction="none")
         (losses * weights).sum().backward()
         grads = [parameter.grad.clone() for parameter in head.parameters() if learns]
         assert len(grads) == (0 if not learns else 2 if "bias" in name else 1)

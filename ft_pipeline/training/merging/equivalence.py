@@ -18,7 +18,7 @@ from ft_pipeline.models.cpu.fast_linear import speed_up_products
 from ft_pipeline.training.tokens.chat_tokens import MASKED
 from ft_pipeline.training.tokens.sample import sample
 from ft_pipeline.training.trainer.batches import batches_by_length, collate
-from ft_pipeline.training.trainer.loss import Head, answer_states, head_of
+from ft_pipeline.training.trainer.loss import Head, answer_states, detached_head
 
 HELD_OUT_ROWS = 512
 """Maximum number of rows of a held-out loss. Up to five models read them."""
@@ -79,7 +79,7 @@ def measure(
     like: an earlier measurement. If the heads are equal, only one is kept.
     """
     model.eval()
-    head = head_of(model)
+    head = detached_head(model)
     marked = _mark_compared(sample(rows, HELD_OUT_ROWS))
     total, count, kept = 0.0, 0, []
     for batch in batches_by_length(marked, _BATCH):

@@ -26,9 +26,9 @@ from ft_pipeline.training.tokens.chat_tokens import Rendered, encode
 from ft_pipeline.training.tokens.held_out import keep_from_training
 from ft_pipeline.training.tokens.token_audit import Row, audit
 from ft_pipeline.training.trainer.batches import collate
-from ft_pipeline.training.trainer.expert_balance import balance_of
+from ft_pipeline.training.trainer.expert_balance import collect_balance_losses
 from ft_pipeline.training.trainer.loss import sequence_log_probabilities
-from ft_pipeline.training.trainer.token_trainer import Rows, TokenTrainer, evaluating, padding_of
+from ft_pipeline.training.trainer.token_trainer import Rows, TokenTrainer, batch_pad_token_id, evaluation_mode
 
 
 def prepare_rows(job: Job, settings: ExperimentSettings, tokenizer: Any, limits: dict[str, int]) -> PreparedRows:
@@ -89,7 +89,7 @@ def with_reference(model: Any, pairs: Rows, pad_token_id: int | None, batch_size
     """Return the pairs with `reference`, computed by the current model. Its mode (train, eval) is restored."""
     order = sorted(range(len(pairs)), key=lambda index: -_length(pairs[index]))
     leads: dict[int, float] = {}
-    with evaluating(model):
+    with evaluation_mode(model):
         for begin in range(0, len(order), batch_size):
             part = order[begin : begin + batch_size]
             batch = collate_pairs([{**pairs[index], "reference": 0.0} for index in part], pad_token_id)
@@ -110,8 +110,8 @@ class PreferenceTrainer(TokenTrainer):
     """TokenTrainer on pairs that have their `reference`. Losses are per pair."""
 
     columns = ("input_ids", "labels", "rejected_ids", "rejected_labels", "reference")
-    lengths_of = ("input_ids", "rejected_ids")
-    measures = ("eval_accuracy",)
+    length_columns = ("input_ids", "rejected_ids")
+    held_out_measures = ("eval_accuracy",)
     """The share of pairs whose preferred answer gained on the rejected one."""
     collate = staticmethod(collate_pairs)
 
@@ -124,19 +124,19 @@ class PreferenceTrainer(TokenTrainer):
         cls, settings: ExperimentSettings, model: Any, tokenizer: Any, train: Rows, validation: Rows, *args: Any
     ) -> "PreferenceTrainer":
         """Return the trainer of one experiment. The model, as it is now, is the reference."""
-        pad, size = padding_of(model, tokenizer), args[0].per_device_eval_batch_size
+        pad, size = batch_pad_token_id(model, tokenizer), args[0].per_device_eval_batch_size
         train, validation = (with_reference(model, rows, pad, size) for rows in (train, validation))
         return cls(model, tokenizer, train, validation, *args, dpo=settings.dpo)
 
     def summed_loss(self, model: Any, batch: dict[str, Tensor]) -> tuple[Any, ...]:
         """Return the summed loss over the pairs of a batch, their number, and how many gained."""
-        with balance_of(model) as balance:
+        with collect_balance_losses(model) as balance_losses:
             leads, reference = _leads(model, batch), batch["reference"]
         gained = int((leads > reference).sum())
-        total = pair_losses(leads, reference, self._dpo).sum() + len(reference) * sum(balance)
+        total = pair_losses(leads, reference, self._dpo).sum() + len(reference) * sum(balance_losses)
         return total, len(reference), gained
 
-    def items(self, batch: dict[str, Tensor]) -> int:
+    def count_items(self, batch: dict[str, Tensor]) -> int:
         return len(batch["reference"])
 
 
