@@ -11,7 +11,7 @@ from ft_pipeline.settings.experiment import ExperimentSettings
 from ft_pipeline.settings.learning_rates import resolved
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.spec import Spec
-from ft_pipeline.training.objectives.registry import OBJECTIVES, UNFILTERED
+from ft_pipeline.training.objectives.registry import OBJECTIVES, UNFILTERED_TABLES
 
 ADAPTED = ("lora", "qlora")
 NOT_IN_SPEC = {"retrain", "seeds", "learning_curve"}
@@ -99,7 +99,7 @@ def training_data_spec(at: SpecContext, settings: ExperimentSettings) -> Spec:
     config: dict[str, Any] = {"experiment": {**wanted, "training": training}}
     tables = OBJECTIVES[settings.objective].tables(settings)
     inputs |= {table: at.passed(table) for table in tables}
-    if any(table in UNFILTERED for table in tables):
+    if any(table in UNFILTERED_TABLES for table in tables):
         config["data"] = at.project.settings.data.model_dump(mode="json")
     return Spec("training_data", references(inputs), config, versions_of("transformers", "tokenizers"))
 

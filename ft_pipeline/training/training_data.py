@@ -36,7 +36,7 @@ def run(job: Job) -> dict[str, Any]:
     window = context_window(config) or settings.training.max_length
     longest = min(settings.training.max_length, window)
     limits = {"max_length": longest, "vocabulary": config.vocab_size}
-    prepared = OBJECTIVES[settings.objective].rows(job, settings, tokenizer, limits)
+    prepared = OBJECTIVES[settings.objective].prepare_rows(job, settings, tokenizer, limits)
     report = {**prepared.audit, "left_out": list(prepared.left_out)}
     for split in ("train", "validation"):
         pq.write_table(_table(prepared, split), job.out / f"{split}.parquet", compression="zstd")

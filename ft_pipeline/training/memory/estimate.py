@@ -115,7 +115,7 @@ def cpu_in_words(cpu_gb: Mapping[str, float]) -> str:
 
 def _plan_of(settings: ExperimentSettings, longest_row: int | None) -> Plan:
     training = settings.training
-    rows = training.per_device_train_batch_size * OBJECTIVES[settings.objective].sequences
+    rows = training.per_device_train_batch_size * OBJECTIVES[settings.objective].sequences_per_row
     return Plan(
         technique=settings.technique,
         optim=training.optim,

@@ -40,11 +40,11 @@ def prepare_rows(job: Job, settings: ExperimentSettings, tokenizer: Any, limits:
     """
     columns = ["id", "file", "row", "prompt_messages", "chosen", "rejected"]
     pairs = pq.read_table(job.inputs["preferences"] / "rows.parquet", columns=columns).to_pylist()
-    asked = [
+    comparable = [
         {**pair, "messages": plain(pair["prompt_messages"]), "answer": pair["chosen"][-1]["content"]} for pair in pairs
     ]
     kept, left_out = keep_from_training(
-        job.inputs["conversations"], asked, DataSettings.model_validate(job.config["data"])
+        job.inputs["conversations"], comparable, DataSettings.model_validate(job.config["data"])
     )
     for split in ("train", "validation"):
         if not any(pair["split"] == split for pair in kept):
@@ -76,8 +76,8 @@ def _tokenize(tokenizer: Any, pairs: list[dict[str, Any]], side: str, settings: 
 
 
 def collate_pairs(rows: Sequence[dict[str, Any]], pad_token_id: int | None) -> dict[str, Tensor]:
-    """Return batches.collate of 2 × pairs rows, the preferred answers first, and `reference` [pairs]: how much likelier
-    (nats) the preferred answer is for the reference model."""
+    """Return batches.collate of 2 × pairs rows, the preferred answers first, and `reference` [pairs]: the log ratio of
+    preferred and rejected answer (nats) of the reference model."""
     rejected = [{"input_ids": pair["rejected_ids"], "labels": pair["rejected_labels"]} for pair in rows]
     return {
         **collate([*rows, *rejected], pad_token_id),
@@ -88,20 +88,20 @@ def collate_pairs(rows: Sequence[dict[str, Any]], pad_token_id: int | None) -> d
 def with_reference(model: Any, pairs: Rows, pad_token_id: int | None, batch_size: int) -> list[dict[str, Any]]:
     """Return the pairs with `reference`, computed by the current model. Its mode (train, eval) is restored."""
     order = sorted(range(len(pairs)), key=lambda index: -_length(pairs[index]))
-    leads: dict[int, float] = {}
+    log_ratios: dict[int, float] = {}
     with evaluation_mode(model):
         for begin in range(0, len(order), batch_size):
-            part = order[begin : begin + batch_size]
-            batch = collate_pairs([{**pairs[index], "reference": 0.0} for index in part], pad_token_id)
+            indices = order[begin : begin + batch_size]
+            batch = collate_pairs([{**pairs[index], "reference": 0.0} for index in indices], pad_token_id)
             batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
-            leads.update(zip(part, _leads(model, batch).tolist(), strict=True))
-    return [{**pair, "reference": leads[index]} for index, pair in enumerate(pairs)]
+            log_ratios.update(zip(indices, _log_ratios(model, batch).tolist(), strict=True))
+    return [{**pair, "reference": log_ratios[index]} for index, pair in enumerate(pairs)]
 
 
-def pair_losses(leads: Tensor, reference: Tensor, settings: DpoSettings) -> Tensor:
-    """Return the loss of each pair [pairs]. `leads` and `reference`: how much likelier (nats) the preferred answer is
-    for the model and for the reference."""
-    margin = settings.beta * (leads - reference)
+def pair_losses(log_ratios: Tensor, reference: Tensor, settings: DpoSettings) -> Tensor:
+    """Return the loss of each pair [pairs]. `log_ratios` and `reference` [pairs]: log π(y⁺) − log π(y⁻) in nats, of the
+    model and of the reference model."""
+    margin = settings.beta * (log_ratios - reference)
     smoothing = settings.label_smoothing
     return -(1 - smoothing) * functional.logsigmoid(margin) - smoothing * functional.logsigmoid(-margin)
 
@@ -112,7 +112,7 @@ class PreferenceTrainer(TokenTrainer):
     columns = ("input_ids", "labels", "rejected_ids", "rejected_labels", "reference")
     length_columns = ("input_ids", "rejected_ids")
     held_out_measures = ("eval_accuracy",)
-    """The share of pairs whose preferred answer gained on the rejected one."""
+    """The share of pairs whose log ratio is higher than that of the reference model."""
     collate = staticmethod(collate_pairs)
 
     def __init__(self, *args: Any, dpo: DpoSettings) -> None:
@@ -129,19 +129,20 @@ class PreferenceTrainer(TokenTrainer):
         return cls(model, tokenizer, train, validation, *args, dpo=settings.dpo)
 
     def summed_loss(self, model: Any, batch: dict[str, Tensor]) -> tuple[Any, ...]:
-        """Return the summed loss over the pairs of a batch, their number, and how many gained."""
+        """Return the summed loss over the pairs of a batch, their number, and how many have a higher log ratio than
+        with the reference model."""
         with collect_balance_losses(model) as balance_losses:
-            leads, reference = _leads(model, batch), batch["reference"]
-        gained = int((leads > reference).sum())
-        total = pair_losses(leads, reference, self._dpo).sum() + len(reference) * sum(balance_losses)
+            log_ratios, reference = _log_ratios(model, batch), batch["reference"]
+        gained = int((log_ratios > reference).sum())
+        total = pair_losses(log_ratios, reference, self._dpo).sum() + len(reference) * sum(balance_losses)
         return total, len(reference), gained
 
     def count_items(self, batch: dict[str, Tensor]) -> int:
         return len(batch["reference"])
 
 
-def _leads(model: Any, batch: dict[str, Tensor]) -> Tensor:
-    """Return how much likelier (nats) each preferred answer is for the model than the rejected one [pairs]."""
+def _log_ratios(model: Any, batch: dict[str, Tensor]) -> Tensor:
+    """Return log π(y⁺) − log π(y⁻) of each pair [pairs], in nats."""
     with compute_autocast(model):
         preferred, rejected = sequence_log_probabilities(model, batch).chunk(2)
     return preferred - rejected

@@ -1,4 +1,4 @@
-"""What an objective makes of its tables: rows, their token audit, and what was left out."""
+"""The result of preparing an objective's tables: rows, their token audit, and the rows that were left out."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
