@@ -10,7 +10,7 @@ from ft_pipeline.errors import UserError
 from ft_pipeline.project import Project
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.asset_pointers import AssetPointers
-from ft_pipeline.training.memory.estimate import Plan, estimate, estimate_experiment
+from ft_pipeline.training.memory.estimate import MemoryPlan, estimate_experiment, estimate_memory
 from ft_pipeline.training.memory.layer_sizes import nearest_llama
 
 
@@ -52,8 +52,8 @@ def memory(
         assert params is not None
         if not 1e6 <= params <= 1e13:
             raise UserError(f"--params {params:g} is not a plausible model size. Use, for example, 7e9 for 7 billion.")
-        plan = Plan(technique, optimizer, dtype, batch, length, checkpointing)
-        result = estimate(nearest_llama(params), plan, params=params, gpu_memory_gb=gpu_memory_gb)
+        plan = MemoryPlan(technique, optimizer, dtype, batch, length, checkpointing)
+        result = estimate_memory(nearest_llama(params), plan, params=params, gpu_memory_gb=gpu_memory_gb)
     report(result, as_json, lambda document: display.show_memory(out, document))
 
 

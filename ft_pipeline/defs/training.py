@@ -23,7 +23,7 @@ from ft_pipeline.execution.step_asset import step
 from ft_pipeline.settings.experiment import ExperimentSettings
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.spec import Spec
-from ft_pipeline.training.memory.estimate import cpu_in_words, estimate_experiment
+from ft_pipeline.training.memory.estimate import describe_cpu_memory, estimate_experiment
 from ft_pipeline.training.objectives.registry import OBJECTIVES
 
 TOKEN_CHECKS = (
@@ -146,7 +146,7 @@ def _estimate(making: BuildContext) -> dict[str, Any]:
     if settings.gpu.min_memory_gb:
         message += f"the declared GPU has {settings.gpu.min_memory_gb:g} GB"
     else:
-        message += f"no GPU size declared; on a CPU {cpu_in_words(estimate['cpu_gb'])}"
+        message += f"no GPU size declared; on a CPU {describe_cpu_memory(estimate['cpu_gb'])}"
     fits = estimate["possible"] is not False  # without a declared size there is nothing to compare with
     if not fits:
         message += ". To make it fit, " + "; or ".join(estimate["advice"])
@@ -177,7 +177,7 @@ def _show_training_data(artifact: Artifact) -> dict[str, Any]:
 def _show_memory(artifact: Artifact) -> dict[str, Any]:
     summary = artifact.summary
     bar = plotting.memory_bar(summary["bytes"], summary["gpu_memory_gb"])
-    cpu = {"on_a_cpu": cpu_in_words(summary["cpu_gb"])} if "cpu_gb" in summary else {}  # old artifacts lack it
+    cpu = {"on_a_cpu": describe_cpu_memory(summary["cpu_gb"])} if "cpu_gb" in summary else {}  # old artifacts lack it
     return {
         "total_gb": summary["total_gb"],
         **cpu,

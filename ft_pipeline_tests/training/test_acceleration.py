@@ -117,17 +117,17 @@ def test_preference_pairs_are_joined_end_to_end_too():
 
 
 def test_the_memory_estimate_counts_the_attention_scores_that_are_kept():
-    assert memory.SHORT_ROW == attention._SHORT_ROW_TOKENS
+    assert memory.SHORT_ROW_TOKENS == attention._SHORT_ROW_TOKENS
     shape = nearest_llama(135e6)
-    plain = memory.Plan(technique="lora", device="cpu", batch=8, length=memory.SHORT_ROW)
+    plain = memory.MemoryPlan(technique="lora", device="cpu", batch=8, length=memory.SHORT_ROW_TOKENS)
     flat = replace(plain, padding_free=True)
     activations = [
-        memory.estimate(shape, replace(plan, length=length))["bytes"]["activations"]
-        for length in (memory.SHORT_ROW, memory.SHORT_ROW + 1)
+        memory.estimate_memory(shape, replace(plan, length=length))["bytes"]["activations"]
+        for length in (memory.SHORT_ROW_TOKENS, memory.SHORT_ROW_TOKENS + 1)
         for plan in (plain, flat)
     ]
     # Rows, layers and one in the backward pass, heads, pairs of tokens, bytes.
-    scores = 8 * 31 * 9 * memory.SHORT_ROW**2 * 2
+    scores = 8 * 31 * 9 * memory.SHORT_ROW_TOKENS**2 * 2
     assert activations[1] - activations[0] == scores and activations[3] == activations[2]
 
 

@@ -260,10 +260,10 @@ def test_an_evaluation_keeps_the_gradients_of_a_quantized_base(tiny_base, data):
     ],
 )
 def test_out_of_memory_and_a_full_disk_raise_a_clear_error(error, message):
-    with pytest.raises(UserError, match=message), adapter._clear_errors(settings()):
+    with pytest.raises(UserError, match=message), adapter._as_user_errors(settings()):
         raise error
 
 
 def test_other_errors_are_raised_unchanged():
-    with pytest.raises(RuntimeError, match="something else"), adapter._clear_errors(settings()):
+    with pytest.raises(RuntimeError, match="something else"), adapter._as_user_errors(settings()):
         raise RuntimeError("something else")

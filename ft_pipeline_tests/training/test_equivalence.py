@@ -18,7 +18,7 @@ from ft_pipeline.training.merging.equivalence import (
     measure_model,
 )
 from ft_pipeline.training.tokens.chat_tokens import MASKED
-from ft_pipeline.training.tokens.sample import sample
+from ft_pipeline.training.tokens.sample import sample_rows
 from ft_pipeline.training.trainer.loss import Head
 from ft_pipeline_tests.training.architectures import tiny_model_of
 
@@ -80,23 +80,23 @@ def test_the_sample_does_not_grow_with_the_rows(tiny_base):
     """It has at most 512 rows. 64 of them are compared, at 4,000 tokens; a longer row has more of these tokens."""
     model = load_model(tiny_base, "cpu", dtype=torch.float32)
     rows = [row(number, 150 if number % 2 else 15) for number in range(600)]
-    compared = sample(rows, COMPARED_ROWS)
+    compared = sample_rows(rows, COMPARED_ROWS)
     assert sum(len(compared_row["input_ids"]) - 3 for compared_row in compared) > COMPARED_TOKENS
     measured, alone = measure_model(model, rows, 0), measure_model(model, compared, 0)
     assert (measured.rows, measured.compared_rows) == (HELD_OUT_ROWS, COMPARED_ROWS)
     assert measured.states.shape == (COMPARED_TOKENS, model.config.hidden_size)
     torch.testing.assert_close(measured.states, alone.states, rtol=1e-3, atol=1e-3)
-    assert measured.loss == pytest.approx(measure_model(model, sample(rows, HELD_OUT_ROWS), 0).loss)
+    assert measured.loss == pytest.approx(measure_model(model, sample_rows(rows, HELD_OUT_ROWS), 0).loss)
 
 
 def test_a_sample_ignores_row_order_and_contains_every_smaller_sample():
     rows = [row(number, 4) for number in range(600)]
-    ids = {sampled["id"] for sampled in sample(rows, 100)}
+    ids = {sampled["id"] for sampled in sample_rows(rows, 100)}
     assert len(ids) == 100
-    assert {sampled["id"] for sampled in sample(rows[::-1], 100)} == ids
-    assert {sampled["id"] for sampled in sample(rows, 20)} < ids
-    assert len({sampled["id"] for sampled in sample([*rows, row(600, 4)], 100)} & ids) >= 99
-    assert sample(rows[:50], 100) == rows[:50]
+    assert {sampled["id"] for sampled in sample_rows(rows[::-1], 100)} == ids
+    assert {sampled["id"] for sampled in sample_rows(rows, 20)} < ids
+    assert len({sampled["id"] for sampled in sample_rows([*rows, row(600, 4)], 100)} & ids) >= 99
+    assert sample_rows(rows[:50], 100) == rows[:50]
 
 
 def test_equal_output_heads_are_stored_once(tmp_path, tiny_base):

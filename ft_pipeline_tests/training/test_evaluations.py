@@ -10,7 +10,7 @@ from ft_pipeline.job import Rank
 from ft_pipeline.models.load import load_tokenizer
 from ft_pipeline.training import adapter
 from ft_pipeline.training.techniques import new_model
-from ft_pipeline.training.tokens.sample import sample
+from ft_pipeline.training.tokens.sample import sample_rows
 from ft_pipeline.training.trainer.arguments import training_arguments
 from ft_pipeline.training.trainer.checkpoints import checkpoint_step, newest_valid
 from ft_pipeline.training.trainer.data_parallel import Ranks
@@ -79,15 +79,15 @@ def test_steps_per_epoch_equals_the_steps_of_the_trainer(tmp_path, data, tiny_ba
 
 
 def test_a_sample_is_stable_and_hardly_changes_with_new_rows():
-    chosen = sample(ROWS, 100)
+    chosen = sample_rows(ROWS, 100)
     assert len(chosen) == 100 and chosen == sorted(chosen, key=ROWS.index)
-    assert sample(ROWS[:100], 100) == ROWS[:100]
-    shuffled = sample(ROWS[::-1], 100)
+    assert sample_rows(ROWS[:100], 100) == ROWS[:100]
+    shuffled = sample_rows(ROWS[::-1], 100)
     assert sorted(row["id"] for row in shuffled) == [row["id"] for row in chosen]
-    larger = sample([*ROWS, {"id": "new"}], 100)
+    larger = sample_rows([*ROWS, {"id": "new"}], 100)
     assert sum(row in larger for row in chosen) >= 99
     tenfold = [{"id": f"{number:064x}"} for number in range(10_000)]
-    ids = [int(row["id"], 16) for row in sample(tenfold, 1000)]
+    ids = [int(row["id"], 16) for row in sample_rows(tenfold, 1000)]
     assert 4500 < sum(ids) / len(ids) < 5500  # from all parts of the split
 
 

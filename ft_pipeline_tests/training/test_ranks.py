@@ -169,5 +169,5 @@ def test_an_item_that_fills_up_a_rank_counts_once():
 )
 def test_settings_that_fsdp_does_not_support_are_refused(technique, optim, message):
     with pytest.raises(UserError, match=message):
-        adapter.require_divisible(settings(technique, optim=optim), Rank(0, 2, sharded=True))
-    adapter.require_divisible(settings(technique, optim=optim), Rank(0, 2))
+        adapter.require_shardable(settings(technique, optim=optim), Rank(0, 2, sharded=True))
+    adapter.require_shardable(settings(technique, optim=optim), Rank(0, 2))

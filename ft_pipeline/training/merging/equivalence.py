@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from ft_pipeline.models.cpu.fast_linear import speed_up_products
 from ft_pipeline.training.tokens.chat_tokens import MASKED
-from ft_pipeline.training.tokens.sample import sample
+from ft_pipeline.training.tokens.sample import sample_rows
 from ft_pipeline.training.trainer.batches import batches_by_length, collate
 from ft_pipeline.training.trainer.loss import Head, answer_states, detached_head
 
@@ -83,7 +83,7 @@ def measure_model(
     """
     model.eval()
     head = detached_head(model)
-    marked = _mark_compared(sample(rows, HELD_OUT_ROWS))
+    marked = _mark_compared(sample_rows(rows, HELD_OUT_ROWS))
     loss_sum, token_count, compared_states = 0.0, 0, []
     for batch in batches_by_length(marked, _BATCH_ROWS):
         inputs = {key: value.to(model.device) for key, value in collate(batch, pad_token_id).items()}
@@ -105,7 +105,7 @@ def measure_model(
 def _mark_compared(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return `rows` with a mask of their compared tokens. These are spaced evenly over COMPARED_ROWS rows, so that a
     longer row has more weight, as in the loss."""
-    compared_rows = {id(row) for row in sample(rows, COMPARED_ROWS)}
+    compared_rows = {id(row) for row in sample_rows(rows, COMPARED_ROWS)}
     lengths = [sum(label != MASKED for label in row["labels"][1:]) for row in rows]
     compared_lengths = [length if id(row) in compared_rows else 0 for row, length in zip(rows, lengths, strict=True)]
     total = sum(compared_lengths)

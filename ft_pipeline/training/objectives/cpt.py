@@ -19,9 +19,9 @@ from ft_pipeline.settings.experiment import ExperimentData, ExperimentSettings
 from ft_pipeline.settings.project import DataSettings
 from ft_pipeline.training.objectives.rows import PreparedRows
 from ft_pipeline.training.tokens.chat_tokens import MASKED, Encoded, Rendered
-from ft_pipeline.training.tokens.held_out import keep_from_training
-from ft_pipeline.training.tokens.sample import weigh
-from ft_pipeline.training.tokens.token_audit import Row, account, check
+from ft_pipeline.training.tokens.held_out import split_or_leave_out
+from ft_pipeline.training.tokens.sample import apply_weight
+from ft_pipeline.training.tokens.token_audit import Row, build_check, build_report
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def prepare_rows(job: Job, settings: ExperimentSettings, tokenizer: Any, limits:
     """Return the blocks of all texts. UserError if a split has no text."""
     packed = text_blocks(job, tokenizer, limits["max_length"])
     checks = block_checks(tokenizer, packed.blocks, packed.texts)
-    return PreparedRows(packed.blocks, account(tokenizer, packed.blocks, checks, **limits), packed.left_out)
+    return PreparedRows(packed.blocks, build_report(tokenizer, packed.blocks, checks, **limits), packed.left_out)
 
 
 def text_blocks(job: Job, tokenizer: Any, length: int) -> TextBlocks:
@@ -67,7 +67,7 @@ def replay_blocks(job: Job, tokenizer: Any, length: int, data: ExperimentData, s
     kept, left_out = _read_texts(job)
     weight = data.weights.replay
     identified = [{**row, "id": f"{row['file']}:{row['row']}"} for row in kept]
-    texts = weigh(weigh(identified, data.share, seed), weight, seed)
+    texts = apply_weight(apply_weight(identified, data.share, seed), weight, seed)
     if not texts:
         raise UserError(
             f"data.weights.replay is {weight:g}, but there is nothing to replay: {len(kept) + len(left_out)} texts in "
@@ -80,7 +80,7 @@ def _read_texts(job: Job) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Return (texts with their split, texts left out because they are near a held-out row)."""
     columns = ["file", "row", "text"]
     texts = pq.read_table(job.inputs["text"] / "rows.parquet", columns=columns).to_pylist()
-    return keep_from_training(job.inputs["conversations"], texts, DataSettings.model_validate(job.config["data"]))
+    return split_or_leave_out(job.inputs["conversations"], texts, DataSettings.model_validate(job.config["data"]))
 
 
 def pack_blocks(
@@ -128,20 +128,22 @@ def block_checks(tokenizer: Any, blocks: Sequence[Row], texts: int) -> dict[str,
     ]
     mislabeled = [block for block in blocks if block.encoded.labels[1:] != block.encoded.input_ids[1:]]
     without_end = blocks[:1] if trained_ends < texts else []
-    end_check = check(without_end, "the end token of every text is trained", "without the end token of a text")
+    end_check = build_check(without_end, "the end token of every text is trained", "without the end token of a text")
     return {
-        "every_turn_rendered": check([], "raw text has no turns; all of it is included", ""),
-        "every_row_trains": check(
+        "every_turn_rendered": build_check([], "raw text has no turns; all of it is included", ""),
+        "every_row_trains": build_check(
             [block for block in blocks if not block.trained],
             "every block has at least one trained token",
             "without a trained token",
         ),
         "stop_token_trained": end_check,
-        "single_bos": check(doubled, "no text begins with two BOS tokens", "with two BOS tokens in a row"),
-        "padding_never_trained": check(
+        "single_bos": build_check(doubled, "no text begins with two BOS tokens", "with two BOS tokens in a row"),
+        "padding_never_trained": build_check(
             mislabeled, "blocks contain no padding", "with a label that differs from its token"
         ),
-        "prompts_masked": check(mislabeled, "raw text has no prompt; every token is trained", "with a masked token"),
+        "prompts_masked": build_check(
+            mislabeled, "raw text has no prompt; every token is trained", "with a masked token"
+        ),
     }
 
 

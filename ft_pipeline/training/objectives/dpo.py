@@ -23,8 +23,8 @@ from ft_pipeline.settings.project import DataSettings
 from ft_pipeline.tables.formats.turns import plain
 from ft_pipeline.training.objectives.rows import PreparedRows
 from ft_pipeline.training.tokens.chat_tokens import Rendered, encode
-from ft_pipeline.training.tokens.held_out import keep_from_training
-from ft_pipeline.training.tokens.token_audit import Row, audit
+from ft_pipeline.training.tokens.held_out import split_or_leave_out
+from ft_pipeline.training.tokens.token_audit import Row, audit_rows
 from ft_pipeline.training.trainer.batches import collate
 from ft_pipeline.training.trainer.expert_balance import collect_balance_losses
 from ft_pipeline.training.trainer.loss import sequence_log_probabilities
@@ -43,7 +43,7 @@ def prepare_rows(job: Job, settings: ExperimentSettings, tokenizer: Any, limits:
     comparable = [
         {**pair, "messages": plain(pair["prompt_messages"]), "answer": pair["chosen"][-1]["content"]} for pair in pairs
     ]
-    kept, left_out = keep_from_training(
+    kept, left_out = split_or_leave_out(
         job.inputs["conversations"], comparable, DataSettings.model_validate(job.config["data"])
     )
     for split in ("train", "validation"):
@@ -53,7 +53,7 @@ def prepare_rows(job: Job, settings: ExperimentSettings, tokenizer: Any, limits:
                 "Add pairs, or change the shares in project.yaml."
             )
     preferred, rejected = (_tokenize(tokenizer, kept, side, settings) for side in ("chosen", "rejected"))
-    report = audit(tokenizer, [*preferred, *rejected], **limits)
+    report = audit_rows(tokenizer, [*preferred, *rejected], **limits)
     job.report.progress(len(kept), len(kept))
     return PreparedRows(preferred, report, left_out, rejected)
 

@@ -64,7 +64,8 @@ class ObjectiveSpec:
 
 _PACKAGE = "ft_pipeline.training.objectives"
 _TOKEN_TRAINER = "ft_pipeline.training.trainer.token_trainer:TokenTrainer"
-_SFT_TEXTS = [("conversations", "messages"), ("distilled", "messages"), ("text", "text")]
+_SFT_COLUMNS = [("conversations", "messages"), ("distilled", "messages"), ("text", "text")]
+"""The columns that sft may train on."""
 _PROMPT, _CHOSEN, _REJECTED = (("preferences", name) for name in ("prompt_messages", "chosen", "rejected"))
 
 OBJECTIVES: Mapping[Objective, ObjectiveSpec] = {
@@ -72,9 +73,9 @@ OBJECTIVES: Mapping[Objective, ObjectiveSpec] = {
         table=None,
         weighted_tables={"distilled": "distilled", "replay": "text"},
         lineage={
-            "id": [(table, "id") for table, _ in _SFT_TEXTS],
-            "input_ids": _SFT_TEXTS,
-            "labels": _SFT_TEXTS,
+            "id": [(table, "id") for table, _ in _SFT_COLUMNS],
+            "input_ids": _SFT_COLUMNS,
+            "labels": _SFT_COLUMNS,
         },
         rows_path=f"{_PACKAGE}.sft:prepare_rows",
         trainer_path=_TOKEN_TRAINER,

@@ -19,8 +19,8 @@ from ft_pipeline.training.tokens.chat_tokens import (
     find_dropped_turns,
     render_conversation,
 )
-from ft_pipeline.training.tokens.sample import weigh
-from ft_pipeline.training.tokens.token_audit import Row, account, answer_checks, both
+from ft_pipeline.training.tokens.sample import apply_weight
+from ft_pipeline.training.tokens.token_audit import Row, answer_checks, build_report, combine_checks
 
 _CHUNK = 1024
 """Conversations tokenized at a time: enough to keep the tokenizer's threads busy, few enough to report progress."""
@@ -35,8 +35,8 @@ def prepare_rows(job: Job, settings: ExperimentSettings, tokenizer: Any, limits:
         length, seed = limits["max_length"], settings.training.seed
         replay = replay_blocks(job, tokenizer, length, settings.data, seed)
         rows, left_out = rows + replay.blocks, replay.left_out
-        checks = both(checks, block_checks(tokenizer, replay.blocks, replay.texts))
-    return PreparedRows(rows, account(tokenizer, rows, checks, **limits), left_out)
+        checks = combine_checks(checks, block_checks(tokenizer, replay.blocks, replay.texts))
+    return PreparedRows(rows, build_report(tokenizer, rows, checks, **limits), left_out)
 
 
 def answer_rows(job: Job, settings: ExperimentSettings, tokenizer: Any) -> list[Row]:
@@ -57,8 +57,8 @@ def _mix(job: Job, settings: ExperimentSettings) -> list[dict[str, Any]]:
     train = [row for row in human if row["split"] == "train"]
     validation = [row for row in human if row["split"] == "validation"]
     weights, share, seed = settings.data.weights, settings.data.share, settings.training.seed
-    train, distilled = (weigh(rows, share, seed) for rows in (train, distilled))
-    training = weigh(train, weights.human, seed) + weigh(distilled, weights.distilled, seed)
+    train, distilled = (apply_weight(rows, share, seed) for rows in (train, distilled))
+    training = apply_weight(train, weights.human, seed) + apply_weight(distilled, weights.distilled, seed)
     if not training or not validation:
         name = "training" if not training else "validation"
         raise UserError(
