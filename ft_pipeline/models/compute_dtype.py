@@ -19,6 +19,7 @@ import torch
 from ft_pipeline.models.compute_setting import requested_dtype
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+"""The types that FT_COMPUTE_DTYPE can request."""
 _PRODUCT_SIZES = {"cpu": (512, 576, 1536), "cuda": (4096, 4096, 4096)}
 """Rows, inputs and outputs of the matrix product that is measured: a layer of a small model; enough to fill a GPU."""
 
@@ -99,6 +100,7 @@ def measured_gflops(seconds: float = 0.4, device: str = "cpu") -> dict[str, floa
 
 
 def _gflops(dtype: torch.dtype, seconds: float, device: str) -> float:
+    """Return the GFLOP per second of the fastest of the products that run within `seconds`."""
     rows, inputs, outputs = _PRODUCT_SIZES[device]
     left = torch.ones(rows, inputs, dtype=dtype, device=device)
     weight = torch.ones(outputs, inputs, dtype=dtype, device=device)
@@ -126,6 +128,7 @@ def _cpu_supports(probe: str) -> bool:
 
 
 def _describe(measure: bool) -> dict[str, Any]:
+    """Return the result of compute_setting.query_compute_dtype."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     facts: dict[str, Any] = {
         "device": device,

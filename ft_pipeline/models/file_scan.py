@@ -132,6 +132,7 @@ def _require_safetensors(path: Path, model: str) -> None:
 
 
 def _require_parts_in_folder(path: Path, model: str) -> None:
+    """Raise UserError if an index of weights names anything but safetensors files in its own folder."""
     parts = read_json(path, model).get("weight_map", {})
     for name in sorted({str(part) for part in parts.values()}) if isinstance(parts, dict) else []:
         if name != Path(name).name or not name.endswith(".safetensors"):

@@ -12,6 +12,7 @@ from ft_pipeline.models.compute_setting import query_compute_dtype
 
 EngineName = Literal["vllm", "transformers"]
 HOST = "127.0.0.1"
+"""The engine serves this machine only."""
 OFFLINE_ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",

@@ -56,10 +56,7 @@ def run(job: Job) -> dict[str, Any]:
     require_memory(settings, job, rows["train"])
     started = time.monotonic()
     with _as_user_errors(settings), join_ranks(job.rank, job.device) as ranks:
-        model = new_model(job.inputs["base_model"], settings, job.device, start=job.inputs.get("start"))
-        require_causal(model)
-        require_room_for_prompt(model, rows)
-        speed_up(model, settings.training, job.device, sharded=job.rank.sharded)
+        model = _load_model(job, settings, rows)
         padding_free = reads_end_to_end(model)
         counts = count_parameters(model)
         job.report.log(_describe_start(settings, counts, ranks))
@@ -78,6 +75,15 @@ def run(job: Job) -> dict[str, Any]:
         "computed_in": dtype_name(_product_dtype(settings, job.device)),
         "padding_free": padding_free,
     }
+
+
+def _load_model(job: Job, settings: ExperimentSettings, rows: dict[str, list[dict[str, Any]]]) -> Any:
+    """Return the model ready to train. UserError if the trainer does not support it."""
+    model = new_model(job.inputs["base_model"], settings, job.device, start=job.inputs.get("start"))
+    require_causal(model)
+    require_room_for_prompt(model, rows)
+    speed_up(model, settings.training, job.device, sharded=job.rank.sharded)
+    return model
 
 
 def _summarize(trainer: TokenTrainer, seconds: float, device: str) -> dict[str, Any]:
@@ -119,6 +125,7 @@ def _describe_start(settings: ExperimentSettings, counts: dict[str, Any], ranks:
 def _new_trainer(
     job: Job, settings: ExperimentSettings, model: Any, rows: dict[str, Any], ranks: Ranks
 ) -> TokenTrainer:
+    """Return the trainer of the objective. rows: those of each split."""
     dtype = _product_dtype(settings, job.device)
     arguments = training_arguments(settings.training, job.work / "checkpoints", job.device, dtype)
     arguments.eval_steps, arguments.save_steps = evaluation_intervals(settings.training, len(rows["train"]))
@@ -221,6 +228,7 @@ def _as_user_errors(settings: ExperimentSettings) -> Iterator[None]:
 
 
 def _out_of_memory(settings: ExperimentSettings) -> UserError:
+    """Return the error of a training that ran out of memory, with the settings that would take less."""
     batch = settings.training.per_device_train_batch_size
     advice = []
     if batch > 1:

@@ -56,6 +56,7 @@ def read_split(folder: Path, split: str) -> list[dict[str, Any]]:
 
 
 def _log(job: Job, report: dict[str, Any], rows: int) -> None:
+    """Log the audit: rows that were split or left out, failures and counts."""
     if report["split_by_turn"]:
         job.report.log(
             f"{report['split_by_turn']} rows contain one assistant turn each, as in generation: the chat template "
@@ -71,6 +72,7 @@ def _log(job: Job, report: dict[str, Any], rows: int) -> None:
 
 
 def _table(prepared: PreparedRows, split: str) -> pa.Table:
+    """Return the rows of a split as they are written."""
     rows = [row for row in prepared.rows if row.split == split]
     columns: dict[str, list[Any]] = {
         "id": [row.id for row in rows],

@@ -58,6 +58,7 @@ def _four_bit_layers(model: Any) -> list[tuple[nn.Module, str, Any]]:
 
 
 def _is_replaceable(layer: Any) -> bool:
+    """Whether replacing a Linear4bit leaves its results unchanged."""
     state = getattr(layer.weight, "quant_state", None)
     return (
         layer.weight.device.type == "cpu"
@@ -68,6 +69,7 @@ def _is_replaceable(layer: Any) -> bool:
 
 
 def _dequantize(layer: Any) -> DequantizedLinear:
+    """Return the layer that replaces a Linear4bit."""
     from bitsandbytes.functional import dequantize_4bit
 
     weight = dequantize_4bit(layer.weight.data, layer.weight.quant_state)

@@ -25,6 +25,7 @@ def fuse_lora(model: Any) -> int:
 
 
 def _is_fusible(layer: Any) -> bool:
+    """Whether the layer is plain LoRA on a FrozenLinear."""
     if not isinstance(layer.base_layer, FrozenLinear) or layer.lora_variant or len(layer.lora_A) != 1:
         return False
     (name,) = layer.lora_A

@@ -144,6 +144,7 @@ class AnswerLog:
         )
 
     def _charge(self, prompt_tokens: int, answer_tokens: int, *, perhaps: bool = False) -> None:
+        """Add a request to the totals of requests that are paid, or perhaps paid."""
         self.spent.prompt_tokens += prompt_tokens
         self.spent.answer_tokens += answer_tokens
         if perhaps:
@@ -167,6 +168,7 @@ class AnswerLog:
         self._append(key, "failed", **failed, **_reply_fields(failure.reply))
 
     def _append(self, key: str, event: str, **fields: Any) -> None:
+        """Write an event to the file, and index it."""
         record = {"event": event, "key": key, "time": round(time.time(), 3), **fields}
         line = orjson.dumps(record) + b"\n"
         written_bytes = os.write(self._file, line)
@@ -196,6 +198,7 @@ class AnswerLog:
 
 
 def _reply_fields(reply: Reply | None) -> dict[str, Any]:
+    """Return the fields of an event that describe the reply. They are empty without one."""
     return {
         "answer": reply.text if reply else "",
         "finish_reason": reply.finish_reason if reply else None,

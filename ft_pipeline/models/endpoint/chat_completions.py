@@ -22,6 +22,7 @@ from ft_pipeline.tables.text_rules import is_empty
 LENGTH_REASONS = frozenset({"length", "max_tokens", "model_length"})
 """Finish reasons of answers that reached max_new_tokens, at different providers."""
 MAX_MESSAGE_CHARACTERS = 200
+"""Maximum length of a failure's message, and of a name that a reply contains."""
 HIDDEN_KEY = "***"
 """Replaces the API key in messages."""
 NO_KEY = "none"
@@ -83,6 +84,7 @@ class Endpoint:
         return body | self._extra_fields
 
     def _parse_reply(self, content: bytes, headers: Mapping[str, str], seconds: float) -> Reply | Failure:
+        """Return the reply in the JSON `content`, or why it is not usable."""
         try:
             document = json.loads(content)
             choice = document["choices"][0]
@@ -107,6 +109,7 @@ class Endpoint:
         return self._check_reply(reply)
 
     def _check_reply(self, reply: Reply) -> Reply | Failure:
+        """Return `reply`, or why its answer is not usable."""
         if not self._accepts_model(reply.model):
             message = f"{self._clean(str(reply.model))} answered instead of {self.teacher.model}"
             return Failure("wrong_model", message, reply=reply)
@@ -132,6 +135,7 @@ class Endpoint:
         )
 
     def _status_failure(self, error: openai.APIStatusError) -> Failure:
+        """Return the failure that an HTTP status means."""
         status, body = error.status_code, error.body
         detail = body.get("message") if isinstance(body, dict) else None
         message = self._clean(f"HTTP {status}: {detail or error.message}")

@@ -134,6 +134,7 @@ class Budget:
         self._reserved.answer_tokens += sign * estimate.answer_tokens
 
     def _why_exceeded(self, estimate: TokenEstimate) -> str | None:
+        """Return why the request would exceed the budget, or None. The reason begins with the name of the setting."""
         prompt = self._spent.prompt_tokens + self._reserved.prompt_tokens + estimate.prompt_tokens
         answer = self._spent.answer_tokens + self._reserved.answer_tokens + estimate.answer_tokens
         if self._limits.tokens is not None and prompt + answer > self._limits.tokens:

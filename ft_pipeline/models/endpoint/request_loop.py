@@ -137,6 +137,7 @@ class RequestLoop:
     # --- the loop -----------------------------------------------------------------------------------------------------
 
     async def run(self, requests: Iterator[ChatRequest]) -> None:
+        """Send the requests, and return when all have a result or the run is stopped."""
         async with asyncio.TaskGroup() as group:
             for _ in range(self.settings.concurrency):
                 group.create_task(self._work(requests))
@@ -210,6 +211,7 @@ class RequestLoop:
         return outcome
 
     def _record_usage(self, request: ChatRequest, estimate: TokenEstimate, outcome: Reply | Failure) -> None:
+        """Note when the server replied, and correct the estimates by the tokens that it counted."""
         if isinstance(outcome, Reply) or not RULES[outcome.reason].outage:
             self.last_reply = time.monotonic()
         reply = outcome if isinstance(outcome, Reply) else outcome.reply
@@ -239,6 +241,8 @@ class RequestLoop:
     # --- after a failure ----------------------------------------------------------------------------------------------
 
     def _should_retry(self, failure: Failure, attempt: int, began: float, sent: float) -> bool:
+        """Whether to send the request again. began: when its first attempt began; sent: when this attempt was sent.
+        Stop the run if too many replies come from a wrong model."""
         if failure.reason == "wrong_model" and not self.totals.answered:
             self.wrong_models += 1
             if self.wrong_models >= MAX_WRONG_MODELS:
@@ -258,6 +262,8 @@ class RequestLoop:
         return failure.reason == "rate_limited" or (RULES[failure.reason].outage and self.last_reply < sent)
 
     async def _wait_before_retry(self, failure: Failure, attempt: int) -> None:
+        """Wait as long as the server requires, else longer after each attempt. Stop the run if the server requires too
+        much."""
         if failure.retry_after is None:
             seconds = min(MAX_WAIT, FIRST_WAIT * 2 ** min(attempt - 1, 20))
             await self._sleep(seconds * self.jitter.uniform(0.5, 1))

@@ -27,6 +27,7 @@ _RUNTIME_BYTES = {"cuda": 0.7e9, "cpu": 0.2e9}
 _LOGIT_ROWS = 128
 """Rows of logits that are computed at a time (trainer/loss.py)."""
 _LIGHTER_TECHNIQUES = {"full": ("lora", "qlora"), "lora": ("qlora",), "prompt_tuning": ("qlora",)}
+"""The techniques that take less memory than another one."""
 CPU_TYPES = ("bfloat16", "float32")
 """The types that a CPU may compute in (models/compute_dtype.py)."""
 SHORT_ROW_TOKENS = 512
@@ -118,6 +119,7 @@ def describe_cpu_memory(cpu_gb: Mapping[str, float]) -> str:
 
 
 def _memory_plan(settings: ExperimentSettings, longest_row: int | None) -> MemoryPlan:
+    """Return the plan of an experiment, without the parts that depend on the device."""
     training = settings.training
     rows = training.per_device_train_batch_size * OBJECTIVES[settings.objective].sequences_per_row
     return MemoryPlan(
@@ -181,6 +183,7 @@ def _trained_params(shape: ModelShape, plan: MemoryPlan, param_count: float) -> 
 
 
 def _require_supported(plan: MemoryPlan) -> None:
+    """Raise UserError if the technique, optimizer or dtype is unknown."""
     for name, value, supported in (
         ("technique", plan.technique, ("prompt_tuning", "lora", "qlora", "full")),
         ("optimizer", plan.optim, tuple(_STATE_BYTES)),

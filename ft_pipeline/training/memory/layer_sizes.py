@@ -39,6 +39,7 @@ _TIED_BY_DEFAULT = frozenset(
 )
 """Models whose head shares the embeddings if config.json does not specify it."""
 _LEARNED_POSITIONS = frozenset({"gpt2", "gpt_bigcode", "gpt_neo", "opt"})
+"""Models with an embedding for each position."""
 
 
 @dataclass(frozen=True)

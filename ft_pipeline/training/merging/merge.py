@@ -74,9 +74,11 @@ def run(job: Job) -> dict[str, Any]:
     mode = min(candidates, key=lambda mode: (not candidates[mode].passed, candidates[mode].heldout_loss))
     for path in _merged_folder(job, mode).iterdir():
         shutil.move(path, job.out / path.name)
-    measurements = {"adapter": reference, "merged": merged[mode], **({"base": base} if base else {})}
+    measurements = {"adapter": reference, "merged": merged[mode]}
+    if base is not None:
+        measurements["base"] = base
     return {
-        **_summary(mode, candidates, reference, settings, job.device),
+        **_summarize(mode, candidates, reference, settings, job.device),
         **_measure_noise(job, settings, measurements, held_out),
     }
 
@@ -167,7 +169,7 @@ def dequantized_weights(base: Path, settings: ExperimentSettings, device: str) -
     time.
 
     All at once they would take as much memory as the 16-bit model, in fp32 twice as much. Each 4-bit weight is freed
-    after it is dequantized. The model is loaded anew, because a forward pass on a CPU can change the layout of weights.
+    after it is dequantized. The 4-bit model is loaded again, because a forward pass on a CPU can change its layout.
     """
     from bitsandbytes.functional import dequantize_4bit
     from bitsandbytes.nn import Linear4bit
@@ -221,13 +223,14 @@ def _check_merge(
     return MergeResult(merged.loss, kl, kept_gain >= settings.merge.min_kept_gain, kept_gain)
 
 
-def _summary(
+def _summarize(
     mode: str,
     candidates: dict[str, MergeResult],
     reference: Measurement,
     settings: ExperimentSettings,
     device: str,
 ) -> dict[str, Any]:
+    """Return the summary of a merge in `mode`, the best one. reference: the measurement of the adapter."""
     best = candidates[mode]
     if best.kept_gain is None:
         criterion = f"KL(adapter || merged) {best.kl:.4f} nats per token (limit {settings.merge.max_kl:g})"

@@ -76,6 +76,7 @@ def _read(folder: Path, source: str) -> list[dict[str, Any]]:
 
 
 def _tokenize(tokenizer: Any, rows: list[dict[str, Any]], system_prompt: str | None) -> list[Row]:
+    """Return the training rows of conversations: one of each, or one per assistant turn."""
     texts: list[tuple[dict[str, Any], Rendered, DroppedTurns | None]] = []
     for row in rows:
         messages = with_prompt(plain(row["messages"]), system_prompt, [])
@@ -90,6 +91,7 @@ def _tokenize(tokenizer: Any, rows: list[dict[str, Any]], system_prompt: str | N
 
 
 def _render(tokenizer: Any, row: dict[str, Any], messages: list[Message]) -> list[Rendered]:
+    """Return render_conversation of the messages. Its UserError also names the row."""
     try:
         return render_conversation(tokenizer, messages)
     except UserError as error:

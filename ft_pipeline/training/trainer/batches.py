@@ -41,6 +41,7 @@ def collate(rows: Sequence[dict[str, Any]], pad_token_id: int | None) -> dict[st
 
 
 def _end_to_end(rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+    """Return a batch of rows that are laid end to end."""
     lengths = [len(row["input_ids"]) for row in rows]
     # The first token of a row cannot be predicted from the row before it.
     labels = [label for row in rows for label in (MASKED, *row["labels"][1:])]

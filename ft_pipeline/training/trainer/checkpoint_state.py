@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 Plain = None | bool | int | float | str
+"""Values that JSON keeps as they are."""
 
 
 def save_tree(folder: Path, name: str, value: Any) -> None:

@@ -52,6 +52,7 @@ def checkpoint_step(folder: Path) -> int:
 
 
 def _is_valid(folder: Path) -> bool:
+    """Whether a checkpoint is complete, undamaged and free of pickles."""
     try:
         expected = json.loads((folder / _MARKER).read_text(encoding="utf-8"))
         if not expected or any(named_like_a_pickle(name) for name in expected):

@@ -31,6 +31,7 @@ class StochasticAdamW(AdamW):
 
     @torch.no_grad()
     def update_step(self, group: dict[str, Any], p: Tensor, gindex: int, pindex: int) -> None:
+        """Update the parameter `p`: the one with the index `pindex` in the parameter group `gindex`."""
         if p.dtype != torch.bfloat16:
             super().update_step(group, p, gindex, pindex)
             return
