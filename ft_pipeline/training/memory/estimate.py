@@ -248,7 +248,7 @@ def _kept_values(shape: ModelShape, plan: MemoryPlan) -> float:
         return values + norms + (5 if plan.autocast else 2) * shape.hidden + mlp_width
     if plan.technique == "prompt_tuning":
         return values
-    targets = shape.targeted(plan.target_modules)
+    targets = shape.target_names(plan.target_modules)
     for readers in (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj")):
         values += shape.hidden if any(name in targets for name in readers) else 0
     return values + (mlp_width if "down_proj" in targets else 0)

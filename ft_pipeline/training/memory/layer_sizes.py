@@ -92,14 +92,14 @@ class ModelShape:
         experts = self.layers * self.experts * (3 * self.hidden * self.expert_width + self.hidden)
         return self.matrix_params + experts + embeddings + self.hidden * (2 * self.layers + 1)
 
-    def targeted(self, targets: Sequence[str] | str) -> list[str]:
+    def target_names(self, targets: Sequence[str] | str) -> list[str]:
         """Return the matrices of a layer that LoRA adapts; all of them if the names are not Llama's."""
         named = [] if isinstance(targets, str) else [name for name in self.matrices if name in targets]
         return named or list(self.matrices)
 
     def adapter_params(self, r: int, targets: Sequence[str] | str) -> int:
         """Return the number of parameters of LoRA's A and B for the named matrices of every layer."""
-        values = sum(sum(self.matrices[name]) for name in self.targeted(targets))
+        values = sum(sum(self.matrices[name]) for name in self.target_names(targets))
         if targets == ALL_LINEAR:  # gate and up are one matrix of twice the rank
             values += self.experts * (2 * (self.hidden + 2 * self.expert_width) + self.expert_width + self.hidden)
         return self.layers * r * values

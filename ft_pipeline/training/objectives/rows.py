@@ -13,7 +13,7 @@ class PreparedRows:
 
     rows: Sequence[Row]
     audit: dict[str, Any]
-    """The document of token_audit.account."""
+    """The document of token_audit.build_report."""
     left_out: Sequence[dict[str, Any]] = ()
     """Rows near a held-out row: {file, row, code, copy_of}."""
     rejected: Sequence[Row] = ()

@@ -11,7 +11,7 @@ from ft_pipeline.settings.training import TrainingSettings
 def training_arguments(settings: TrainingSettings, folder: Path, device: str, dtype: torch.dtype) -> TrainingArguments:
     """Return the arguments of transformers for one run. Checkpoints are written to `folder`.
 
-    The steps between evaluations and between checkpoints depend on the rows (see evaluations.intervals).
+    The steps between evaluations and between checkpoints depend on the rows (see evaluations.evaluation_intervals).
     ValueError if the learning rate is not resolved (learning_rates.resolved).
     """
     if settings.learning_rate is None:

@@ -18,7 +18,7 @@ class InterruptCallback(TrainerCallback):
     """
 
     def __init__(self, is_set_on_any: Callable[[bool], bool]) -> None:
-        """any_rank: returns whether a flag is set on any rank. All ranks must save the same step."""
+        """is_set_on_any: returns whether a flag is set on any rank. All ranks must save the same step."""
         self._interrupted = False
         self._is_set_on_any = is_set_on_any
 
