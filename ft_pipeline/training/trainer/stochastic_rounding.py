@@ -55,8 +55,8 @@ class StochasticAdamW(AdamW):
 def rounding_optimizer(
     model: nn.Module, optimizer_class: Any, options: dict[str, Any], seed: int
 ) -> tuple[Any, dict[str, Any]]:
-    """Return class and arguments of the optimizer of `model`: StochasticAdamW if `kind` is bitsandbytes' AdamW and bf16
-    weights train, else `kind` and `keys` unchanged.
+    """Return class and arguments of the optimizer of `model`: StochasticAdamW if `optimizer_class` is bitsandbytes'
+    AdamW and bf16 weights train, else `optimizer_class` and `options` unchanged.
 
     States of embeddings are 32 bit, as transformers has them for other weights: their gradients are sparse (Dettmers et
     al. 2021, arXiv 2110.02861).
