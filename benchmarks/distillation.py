@@ -109,7 +109,7 @@ def _ask(pipe: Connection, url: str, prompts: int, slots: int) -> None:
 
     memory = Memory()
     load = os.getloadavg()[0]
-    with tempfile.TemporaryDirectory() as folder, AnswerLog.opened(Path(folder), print) as log:
+    with tempfile.TemporaryDirectory() as folder, AnswerLog.open(Path(folder), print) as log:
         began, used = time.monotonic(), _cpu_seconds()
         asked = send_all(lambda: Endpoint(teacher, None), log, requests(), prompts, teacher, memory)
         seconds = time.monotonic() - began

@@ -37,12 +37,12 @@ def describe_compute() -> dict[str, Any]:
     """`describe`, and what torch computes in: the compute type and its reason, version, kernels and threads."""
     import torch
 
-    from ft_pipeline.models.compute_dtype import compute_dtype, dtype_name, explain
+    from ft_pipeline.models.compute_dtype import compute_dtype, dtype_name, explain_compute_dtype
 
     return {
         **describe(),
         "compute_dtype": dtype_name(compute_dtype("cpu")),
-        "because": explain("cpu"),
+        "because": explain_compute_dtype("cpu"),
         "torch": torch.__version__,
         "torch_kernels": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),

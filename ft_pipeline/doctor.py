@@ -119,7 +119,7 @@ def _check_compute(_: Project) -> Finding:
     """Check the type that models compute in, as a worker on this machine would choose it."""
     environment = worker_environment() | ({} if visible_gpus() else {"CUDA_VISIBLE_DEVICES": ""})
     try:
-        answer = compute_setting.ask_compute(measure=True, environment=environment)
+        answer = compute_setting.query_compute_dtype(measure=True, environment=environment)
     except UserError as error:
         problem, _separator, fix = str(error).partition(". ")
         return Finding("compute", "problem", problem, fix, {"dtype": None, "gflops": {}})
@@ -131,7 +131,8 @@ def _check_compute(_: Project) -> Finding:
     if gflops[fastest] < MUCH_FASTER * gflops[dtype]:
         return Finding("compute", "ok", seen, facts=facts)
     is_requested = compute_setting.requested_dtype() != "auto"
-    fix = f"unset {compute_setting.CHOICE}" if is_requested else f"try {compute_setting.CHOICE}={fastest}"
+    variable = compute_setting.COMPUTE_DTYPE_VARIABLE
+    fix = f"unset {variable}" if is_requested else f"try {variable}={fastest}"
     return Finding("compute", "warning", seen, f"{fix}: {fastest} is much faster here", facts)
 
 

@@ -18,7 +18,7 @@ from ft_pipeline.tables.checks.content_checks import describe_columns
 from ft_pipeline.tables.conversations import SCHEMA
 from ft_pipeline.tables.formats.registry import FORMATS
 from ft_pipeline.training.objectives.registry import OBJECTIVES
-from ft_pipeline.training.training_data import _PAIRS, _SCHEMA
+from ft_pipeline.training.training_data import _PAIR_SCHEMA, _SCHEMA
 
 SFT = ("conversations", "base_model", "distilled", "text")
 TABLES = {
@@ -87,7 +87,7 @@ def test_a_training_label_leads_back_to_raw_fields() -> None:
     [
         ("sft", {"conversations.messages"}, _SCHEMA.names),
         ("cpt", {"text.text"}, _SCHEMA.names),
-        ("dpo", {"preferences.chosen"}, _PAIRS.names),
+        ("dpo", {"preferences.chosen"}, _PAIR_SCHEMA.names),
     ],
 )
 def test_each_objective_has_its_own_lineage(objective: str, labels: set[str], columns: list[str]) -> None:

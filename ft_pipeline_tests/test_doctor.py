@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from ft_pipeline import doctor, scaffold
 from ft_pipeline.cli import app
-from ft_pipeline.models.compute_setting import ask_compute
+from ft_pipeline.models.compute_setting import query_compute_dtype
 from ft_pipeline.project import Project
 
 SMALL_CPU = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"}
@@ -42,7 +42,7 @@ def findings_as_json() -> tuple[int, dict[str, dict[str, Any]]]:
 def test_the_compute_type_is_reported_with_measured_speeds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1,1")  # OpenMP takes one number for each level of nesting
     _, findings = findings_as_json()
-    chosen = ask_compute()
+    chosen = query_compute_dtype()
     compute = findings["compute"]
     assert compute["dtype"] == chosen["dtype"] and chosen["reason"] in compute["seen"]
     assert set(compute["gflops"]) == {"float32", "bfloat16"} and min(compute["gflops"].values()) > 0

@@ -32,7 +32,7 @@ def run(task: dict[str, Any]) -> dict[str, Any]:
 
 def prepare(work: Path, rows: int, held_out: int) -> dict[str, Any]:
     """Write `base`, unless it is there, and a file of rows into `work`; facts of machine, rows and model."""
-    from ft_pipeline.models.base_model import count_parameters
+    from ft_pipeline.models.base_model import count_stored_parameters
     from ft_pipeline.models.compute_dtype import measured_gflops
 
     if not (work / "base").is_dir():
@@ -45,7 +45,7 @@ def prepare(work: Path, rows: int, held_out: int) -> dict[str, Any]:
     return {
         "machine": about,
         "gflops": measured_gflops()[about["compute_dtype"]],
-        "parameters": count_parameters(work / "base")[0],
+        "parameters": count_stored_parameters(work / "base")[0],
         "config": json.loads((work / "base" / "config.json").read_text(encoding="utf-8")),
         "rows_file": file,
         "rows": {name: len(part) for name, part in splits.items()},
@@ -116,13 +116,14 @@ def train(base: Path, rows: dict[str, Rows], task: dict[str, Any]) -> dict[str, 
 
 def row_losses(model: Any, tokenizer: Any, rows: Rows) -> tuple[list[float], list[int]]:
     """Summed loss (nats) and number of the answer tokens of each row, in the order of `rows`."""
+    from ft_pipeline.models.compute_dtype import compute_autocast
     from ft_pipeline.training.trainer.batches import collate
     from ft_pipeline.training.trainer.loss import sequence_log_probabilities
-    from ft_pipeline.training.trainer.token_trainer import computing, evaluating, padding_of
+    from ft_pipeline.training.trainer.token_trainer import batch_pad_token_id, evaluation_mode
 
     sums = [0.0] * len(rows)
-    pad = padding_of(model, tokenizer)
-    with evaluating(model), computing(model):
+    pad = batch_pad_token_id(model, tokenizer)
+    with evaluation_mode(model), compute_autocast(model):
         for places in _batches(rows):
             batch = collate([rows[place] for place in places], pad)
             for place, value in zip(places, sequence_log_probabilities(model, batch).tolist(), strict=True):
@@ -137,7 +138,7 @@ def measure_base(base: Path, rows: Rows) -> dict[str, Any]:
 
     from ft_pipeline.models.load import keep_weights_unpacked, load_model, load_tokenizer
     from ft_pipeline.training.trainer.batches import collate
-    from ft_pipeline.training.trainer.loss import answer_states, logits_of
+    from ft_pipeline.training.trainer.loss import answer_states, compute_logits
 
     pad = load_tokenizer(base).pad_token_id
     original = load_model(base, "cpu")
@@ -151,7 +152,9 @@ def measure_base(base: Path, rows: Rows) -> dict[str, Any]:
             batch = collate([rows[place] for place in places], pad)
             lengths = [_answer_tokens(rows[place]) for place in places]
             hidden, targets = answer_states(original, batch)
-            expected = torch.cat([logits_of(original, part).float().log_softmax(1) for part in hidden.split(_SLICE)])
+            expected = torch.cat(
+                [compute_logits(original, part).float().log_softmax(1) for part in hidden.split(_SLICE)]
+            )
             loss = -expected.gather(1, targets[:, None])[:, 0]
             _add(losses, places, lengths, loss)
             for name, model in forms.items():
@@ -164,10 +167,12 @@ def _divergence(model: Any, expected: Any, states: Any) -> Any:
     """KL(expected || model) of each token [tokens]; expected: log probabilities [tokens, vocabulary]."""
     import torch
 
-    from ft_pipeline.training.trainer.loss import logits_of
+    from ft_pipeline.training.trainer.loss import compute_logits
 
     parts = zip(expected.split(_SLICE), states.split(_SLICE), strict=True)
-    return torch.cat([(p.exp() * (p - logits_of(model, state).float().log_softmax(1))).sum(1) for p, state in parts])
+    return torch.cat(
+        [(p.exp() * (p - compute_logits(model, state).float().log_softmax(1))).sum(1) for p, state in parts]
+    )
 
 
 def _add(sums: list[float], places: Sequence[int], lengths: Sequence[int], values: Any) -> None:

@@ -10,7 +10,7 @@ from rich.table import Table
 from ft_pipeline.evaluation.comparison.costs import describe_break_even
 from ft_pipeline.evaluation.comparison.records import Comparison, Score
 from ft_pipeline.evaluation.comparison.sweep_results import describe_learning_curve, describe_seed_spread
-from ft_pipeline.training.memory.estimate import cpu_in_words
+from ft_pipeline.training.memory.estimate import describe_cpu_memory
 
 STATUS_STYLES = {"ok": "green", "warning": "yellow", "problem": "red"}
 STATE_STYLES = {"fresh": "green", "stale": "yellow", "never_run": "cyan", "failed": "red", "broken": "red"}
@@ -185,7 +185,7 @@ def show_memory(console: Console, document: Mapping[str, Any]) -> None:
         least = "" if document["fits"] else f"; it needs at least {document['lower_bound_gb']:.1f} GB"
         console.print(f"{fits} in {document['gpu_memory_gb']:g} GB{least}")
     if "cpu_gb" in document:  # of an experiment
-        console.print(f"On a CPU: {cpu_in_words(document['cpu_gb'])}")
+        console.print(f"On a CPU: {describe_cpu_memory(document['cpu_gb'])}")
     for line in document["advice"]:
         console.print(f"  · {plain(line)}", soft_wrap=True)
 

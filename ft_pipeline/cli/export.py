@@ -11,7 +11,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 from ft_pipeline.cli import display
 from ft_pipeline.cli.common import FAILED, JsonOption, ProjectOption, open_project, print_result, stderr, stdout
 from ft_pipeline.models.compute_setting import requested_dtype
-from ft_pipeline.models.serving_engines import HOST, OFFLINE, find_engine
+from ft_pipeline.models.serving_engines import HOST, OFFLINE_ENVIRONMENT, find_engine
 from ft_pipeline.project import Project
 from ft_pipeline.release.card.model_card import render_card
 from ft_pipeline.release.card.model_lineage import card_facts
@@ -116,7 +116,11 @@ def serve(
         write_served_folder(store, model, Path(folder))
         try:
             exit_code = run_engine(
-                serving_engine.command(name, Path(folder), port), Path(folder), OFFLINE, (HOST, port), on_ready
+                serving_engine.command(name, Path(folder), port),
+                Path(folder),
+                OFFLINE_ENVIRONMENT,
+                (HOST, port),
+                on_ready,
             )
         except KeyboardInterrupt:
             stderr.print("ft: stopped serving")

@@ -10,7 +10,7 @@ from ft_pipeline.errors import UserError
 from ft_pipeline.project import Project
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.asset_pointers import AssetPointers
-from ft_pipeline.training.memory.estimate import Plan, estimate, estimate_experiment
+from ft_pipeline.training.memory.estimate import MemoryPlan, estimate_experiment, estimate_memory
 from ft_pipeline.training.memory.layer_sizes import nearest_llama
 
 
@@ -52,18 +52,18 @@ def memory(
         assert params is not None
         if not 1e6 <= params <= 1e13:
             raise UserError(f"--params {params:g} is not a plausible model size. Use, for example, 7e9 for 7 billion.")
-        plan = Plan(technique, optimizer, dtype, batch, length, checkpointing)
-        result = estimate(nearest_llama(params), plan, params=params, gpu_memory_gb=gpu_memory_gb)
+        plan = MemoryPlan(technique, optimizer, dtype, batch, length, checkpointing)
+        result = estimate_memory(nearest_llama(params), plan, params=params, gpu_memory_gb=gpu_memory_gb)
     print_result(result, as_json, lambda document: display.show_memory(stdout, document))
 
 
 def _estimate_for_experiment(project: Project, name: str, gpu_memory_gb: float | None) -> dict[str, Any]:
     """Return the estimate for the longest row that the token audit counted, or for `max_length` without an audit."""
-    from ft_pipeline.models.base_model import config_of
+    from ft_pipeline.models.base_model import load_config
 
     settings = project.experiment(name)
     pointer = AssetPointers(project.store).read("training_data", name)
     training_data = ArtifactStore(project.store).open(pointer.kind, pointer.fingerprint) if pointer else None
     longest_row = training_data.summary["audit"]["lengths"]["max"] if training_data else None
     gpu_memory = gpu_memory_gb or settings.gpu.min_memory_gb or None
-    return estimate_experiment(settings, config_of(settings.base_model, settings.revision), longest_row, gpu_memory)
+    return estimate_experiment(settings, load_config(settings.base_model, settings.revision), longest_row, gpu_memory)

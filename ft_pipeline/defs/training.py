@@ -23,7 +23,7 @@ from ft_pipeline.execution.step_asset import step
 from ft_pipeline.settings.experiment import ExperimentSettings
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.spec import Spec
-from ft_pipeline.training.memory.estimate import cpu_in_words, estimate_experiment
+from ft_pipeline.training.memory.estimate import describe_cpu_memory, estimate_experiment
 from ft_pipeline.training.objectives.registry import OBJECTIVES
 
 TOKEN_CHECKS = (
@@ -156,7 +156,7 @@ def _fits_check(estimate: dict[str, Any], declared_gb: float) -> dict[str, Any]:
     if declared_gb:
         message += f"the declared GPU has {declared_gb:g} GB"
     else:
-        message += f"no GPU size declared; on a CPU {cpu_in_words(estimate['cpu_gb'])}"
+        message += f"no GPU size declared; on a CPU {describe_cpu_memory(estimate['cpu_gb'])}"
     fits = estimate["possible"] is not False  # without a declared size there is nothing to compare with
     if not fits:
         message += ". To make it fit, " + "; or ".join(estimate["advice"])
@@ -186,7 +186,7 @@ def _training_data_metadata(artifact: Artifact) -> dict[str, Any]:
 def _memory_metadata(artifact: Artifact) -> dict[str, Any]:
     summary = artifact.summary
     bar = plotting.memory_bar(summary["bytes"], summary["gpu_memory_gb"])
-    on_a_cpu = cpu_in_words(summary["cpu_gb"]) if "cpu_gb" in summary else None  # older artifacts lack it
+    on_a_cpu = describe_cpu_memory(summary["cpu_gb"]) if "cpu_gb" in summary else None  # older artifacts lack it
     return {
         "total_gb": summary["total_gb"],
         "on_a_cpu": on_a_cpu,

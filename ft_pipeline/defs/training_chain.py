@@ -6,12 +6,12 @@ from typing import Any
 from ft_pipeline.errors import UserError
 from ft_pipeline.execution.recorded_checks import require_passed
 from ft_pipeline.execution.step import SpecContext, versions_of
-from ft_pipeline.models.base_model import identify
+from ft_pipeline.models.base_model import identify_model
 from ft_pipeline.settings.experiment import ExperimentSettings
 from ft_pipeline.settings.learning_rates import with_learning_rate
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.spec import Spec
-from ft_pipeline.training.objectives.registry import OBJECTIVES, UNFILTERED
+from ft_pipeline.training.objectives.registry import OBJECTIVES, UNFILTERED_TABLES
 
 ADAPTER_TECHNIQUES = ("lora", "qlora")
 """Techniques whose adapter a later phase can continue."""
@@ -84,7 +84,9 @@ def continues_adapter(previous: ExperimentSettings, last: ExperimentSettings) ->
 
 def base_model_spec(model: str, revision: str | None) -> Spec:
     """Return the spec of a base model, or of a local teacher."""
-    return Spec("base_model", config=dict(identify(model, revision)), versions=versions_of("transformers", "gguf"))
+    return Spec(
+        "base_model", config=dict(identify_model(model, revision)), versions=versions_of("transformers", "gguf")
+    )
 
 
 def training_data_spec(context: SpecContext, settings: ExperimentSettings) -> Spec:
@@ -99,7 +101,7 @@ def training_data_spec(context: SpecContext, settings: ExperimentSettings) -> Sp
     config: dict[str, Any] = {"experiment": {**selected, "training": training}}
     tables = OBJECTIVES[settings.objective].tables(settings)
     inputs |= {table: context.checked_artifact(table) for table in tables}
-    if any(table in UNFILTERED for table in tables):
+    if any(table in UNFILTERED_TABLES for table in tables):
         config["data"] = context.project.settings.data.model_dump(mode="json")
     return Spec("training_data", references(inputs), config, versions_of("transformers", "tokenizers"))
 

@@ -28,7 +28,7 @@ def answer_all(job: Job, teacher_prompt: TeacherPrompt) -> dict[str, Any]:
     prompts = count_prompts(unlabelled)
     wanted = prompts * teacher.answers_per_prompt
     requests = (request for _, request in _requests(unlabelled, teacher_prompt))
-    with AnswerLog.opened(log_folder(job.shared or job.work, teacher), job.report.log) as log:
+    with AnswerLog.open(log_folder(job.shared or job.work, teacher), job.report.log) as log:
         totals = send_requests(log, requests, wanted, teacher, job)
         write_answers(_answer_rows(log, unlabelled, teacher_prompt), job.out)
         return {

@@ -16,7 +16,7 @@ from ft_pipeline.job import Job
 from ft_pipeline.models.cpu.fast_linear import speed_up_products
 from ft_pipeline.models.decoding.generate import Generation, generate
 from ft_pipeline.models.load import load_model, load_tokenizer
-from ft_pipeline.models.model_structure import window_of
+from ft_pipeline.models.model_structure import context_window
 
 JournalEntry = dict[str, Any]
 """An answer in the journal: answer, finish_reason, prompt_tokens, answer_tokens, seconds (its share of the batch's)."""
@@ -91,7 +91,7 @@ class _Teacher:
 
     def answer(self, row_ids: Sequence[str], *, seed: int) -> dict[str, JournalEntry]:
         """Return the answers to these rows' prompts. A prompt that does not fit the model's context is not answered."""
-        context = window_of(self.model.config)
+        context = context_window(self.model.config)
         answer_tokens = self.settings.max_new_tokens
         fitting = [row_id for row_id in row_ids if not context or self.lengths[row_id] + answer_tokens <= context]
         started = time.monotonic()

@@ -28,7 +28,7 @@ from ft_pipeline.models.endpoint.answer_log import AnswerLog
 from ft_pipeline.models.endpoint.chat_completions import Endpoint
 from ft_pipeline.models.endpoint.request_loop import ChatRequest, send_all
 from ft_pipeline.models.endpoint.responses import Failure, Reply
-from ft_pipeline.models.serving_engines import HOST, OFFLINE, Engine, find_program
+from ft_pipeline.models.serving_engines import HOST, OFFLINE_ENVIRONMENT, Engine, find_program
 from ft_pipeline.settings.teacher import EndpointSettings, TeacherSettings
 
 URL = f"http://{HOST}/v1"
@@ -68,8 +68,8 @@ def answer_all(job: Job, teacher_prompt: TeacherPrompt, engine: Engine) -> dict[
     rows = list(read_prompts(job.inputs["unlabelled"]))
     plan = _RequestPlan(rows, TeacherPrompt(teacher, teacher_prompt.examples), tokenizer, folder)
     requests = [planned.request for planned in plan.answers if planned.request]
-    with AnswerLog.opened(job.work / "vllm", job.report.log) as log:
-        resumed = sum(log.answered(request.key) or log.hopeless(request.key) for request in requests)
+    with AnswerLog.open(job.work / "vllm", job.report.log) as log:
+        resumed = sum(log.has_answer(request.key) or log.has_settled_failure(request.key) for request in requests)
         missing = resumed < len(requests)
         with _running_server(engine, job, plan.longest) if missing else contextlib.nullcontext() as server:
             extra = {"top_p": 1.0, "top_k": -1, "stop_token_ids": stop_token_ids(tokenizer)}
@@ -209,7 +209,7 @@ def _running_server(engine: Engine, job: Job, longest: int) -> Iterator[_Server]
             command,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env={**os.environ, **OFFLINE},
+            env={**os.environ, **OFFLINE_ENVIRONMENT},
             start_new_session=True,  # on an interrupt, requests in progress are answered first
         )
     server = _Server(process, port, log)

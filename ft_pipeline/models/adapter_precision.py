@@ -1,9 +1,9 @@
-"""Adapters keep 32-bit weights, and compute in the type of their base model.
+"""Keep the weights of an adapter in 32 bit, and compute in the type of its base model.
 
-A 16-bit weight loses every update below a 256th of it: DoRA's magnitudes, which are near 1, would never change, and
-weight decay would have no effect. PEFT widens every activation to 32 bit instead, which on a CPU can take longer than
-the base model's own products. Here the small matrices are rounded, once for each product, as mixed-precision training
-does (Micikevicius et al. 2018, arXiv 1710.03740): the optimizer uses 32 bit, and products run in the base's type.
+A bf16 weight loses every update below a 512th of it: DoRA's magnitudes, which are near 1, would never change, and
+weight decay would have no effect. PEFT therefore widens every activation to 32 bit, which on a CPU can take longer than
+the base model's own products. Here the small matrices are rounded instead, once for each product, as in mixed-precision
+training (Micikevicius et al. 2018, arXiv 1710.03740): the optimizer uses 32 bit, and products run in the base's type.
 """
 
 from typing import Any
@@ -25,8 +25,8 @@ class _RoundedLinear(nn.Linear):
 def keep_adapter_in_32_bit(model: Any) -> None:
     """Widen the trainable weights of a PEFT `model` to 32 bit, in place.
 
-    LoRA matrices then compute in the type of their input. DoRA needs the norm of the whole matrix, which PEFT computes
-    in 32 bit.
+    LoRA matrices then compute in the type of their input. DoRA layers are left to PEFT: they need the norm of the whole
+    matrix, which PEFT computes in 32 bit.
     """
     for parameter in model.parameters():
         if parameter.requires_grad:
@@ -35,7 +35,7 @@ def keep_adapter_in_32_bit(model: Any) -> None:
 
 
 def compute_in_base_dtype(model: Any) -> None:
-    """Let the LoRA matrices of a PEFT `model` compute in the type of their input, whatever their own type is."""
+    """Let the plain LoRA matrices of a PEFT `model` compute in the type of their input, whatever their own type is."""
     for module in model.modules():
         if not isinstance(module, LoraLayer) or module.lora_variant:
             continue

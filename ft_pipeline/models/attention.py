@@ -1,7 +1,7 @@
-"""Attention over rows that are laid end to end in one sequence, each attending to itself only: no padding, no mask.
+"""Attention over rows that are laid end to end in one sequence: each row attends to itself only. No padding, no mask.
 
-A GPU uses torch's variable-length attention. A CPU computes each row separately. It keeps the scores of short rows,
-which are few: torch's flash kernel computes them a second time in the backward pass and is slower for short rows.
+A GPU uses torch's variable-length attention. A CPU computes each row separately. For short rows it keeps the scores,
+which are small: torch's flash kernel computes them a second time in the backward pass, and is slower for such rows.
 """
 
 import functools
@@ -14,22 +14,23 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import AttentionInterface
 
-from ft_pipeline.models.model_structure import causal_lm, reads_all_before
+from ft_pipeline.models.model_structure import attends_to_all_previous, causal_lm
 
 END_TO_END = "end_to_end"
 """Name of this attention in transformers' registry."""
-_SHORT = 512
-"""Maximum tokens of a row whose scores are kept: heads × 2 bytes for each pair of tokens and layer."""
+_SHORT_ROW_TOKENS = 512
+"""Maximum tokens of a row whose scores are kept. They take 2 bytes per head for each pair of tokens and layer."""
 _FLASH_CAPABILITY = (8, 0)
-"""The first GPUs that support torch's variable-length attention (Ampere)."""
+"""Compute capability of the first GPUs that support torch's variable-length attention (Ampere)."""
 _KERNEL_DTYPES = (torch.bfloat16, torch.float16)
 """The only types that torch's variable-length attention accepts."""
 
 
-def lay_end_to_end(model: Any) -> str | None:
-    """Let `model` (a causal LM, with or without an adapter) read batches without padding, or return why not."""
+def use_end_to_end_attention(model: Any) -> str | None:
+    """Let `model` (a causal LM, with or without an adapter) read batches without padding. Return None, or why it
+    cannot."""
     causal = causal_lm(model)
-    if (reason := own_attention(causal)) is not None:
+    if (reason := why_attention_is_fixed(causal)) is not None:
         return reason
     if getattr(causal.config.get_text_config(), "attention_dropout", 0):
         return "attention_dropout is set"
@@ -43,17 +44,17 @@ def reads_end_to_end(model: Any) -> bool:
     return bool(model.config._attn_implementation == END_TO_END)
 
 
-def own_attention(causal: Any) -> str | None:
-    """Return why another attention function cannot replace that of a causal LM. None if its attention is a plain
-    softmax over all previous tokens."""
+def why_attention_is_fixed(causal: Any) -> str | None:
+    """Return why no other attention function can replace that of a causal LM; None if its attention is a plain softmax
+    over all previous tokens."""
     config = causal.config.get_text_config()
-    name = config.model_type
+    model_type = config.model_type
     if not causal._supports_attention_backend:
-        return f"{name} models have their own kind of attention"
-    if not reads_all_before(causal):
-        return f"in this {name} model, tokens do not attend to all previous tokens"
+        return f"{model_type} models have their own kind of attention"
+    if not attends_to_all_previous(causal):
+        return f"in this {model_type} model, tokens do not attend to all previous tokens"
     if getattr(config, "attn_logit_softcapping", None):
-        return f"this {name} model caps its attention scores"
+        return f"this {model_type} model caps its attention scores"
     return None
 
 
@@ -79,17 +80,17 @@ def attend_end_to_end(
     dtype = _attention_dtype(value)
     queries, keys, values = (states[0].to(dtype) for states in (query, key, value))
     if dtype in _KERNEL_DTYPES and (kernel := _kernel_for(query.device)) is not None:
-        attended = _by_kernel(kernel, queries, keys, values, scale, cu_seq_lens_q, max_length_q)
+        attended = _attend_by_kernel(kernel, queries, keys, values, scale, cu_seq_lens_q, max_length_q)
     else:
-        attended = _row_by_row(queries, keys, values, scale, cu_seq_lens_q)
+        attended = _attend_row_by_row(queries, keys, values, scale, cu_seq_lens_q)
     return attended.to(value.dtype), None
 
 
 def _attention_dtype(value: Tensor) -> torch.dtype:
     """Return the type in which attention computes. Autocast does not know this attention, and leaves rotated queries
     and keys in 32 bit, so they are rounded here."""
-    kind = value.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else value.dtype
+    device_type = value.device.type
+    return torch.get_autocast_dtype(device_type) if torch.is_autocast_enabled(device_type) else value.dtype
 
 
 def _kernel_for(device: torch.device) -> Callable[..., Any] | None:
@@ -97,10 +98,10 @@ def _kernel_for(device: torch.device) -> Callable[..., Any] | None:
     return _variable_length_kernel(device) if device.type == "cuda" else None
 
 
-def _by_kernel(
+def _attend_by_kernel(
     kernel: Callable[..., Any], query: Tensor, key: Tensor, value: Tensor, scale: float, bounds: Tensor, longest: int
 ) -> Tensor:
-    """[heads, tokens, width] each → [1, tokens, heads, width]."""
+    """Compute the attention of all rows at once: [heads, tokens, width] each → [1, tokens, heads, width]."""
     attended: Tensor = kernel(
         *(states.transpose(0, 1) for states in (query, key, value)),
         bounds,
@@ -121,22 +122,23 @@ def _variable_length_kernel(device: torch.device) -> Callable[..., Any] | None:
         from torch.nn.attention.varlen import varlen_attn
     except ImportError:
         return None
-    known = {"window_size", "enable_gqa", "scale"} <= inspect.signature(varlen_attn).parameters.keys()
-    return varlen_attn if known and torch.cuda.get_device_capability(device) >= _FLASH_CAPABILITY else None
+    supported = {"window_size", "enable_gqa", "scale"} <= inspect.signature(varlen_attn).parameters.keys()
+    return varlen_attn if supported and torch.cuda.get_device_capability(device) >= _FLASH_CAPABILITY else None
 
 
 @torch.compiler.disable  # otherwise each new list of lengths would be compiled, in every step
-def _row_by_row(query: Tensor, key: Tensor, value: Tensor, scale: float, bounds: Tensor) -> Tensor:
-    """[heads, tokens, width] each → [1, tokens, heads, width]."""
+def _attend_row_by_row(query: Tensor, key: Tensor, value: Tensor, scale: float, bounds: Tensor) -> Tensor:
+    """Compute the attention of the rows one by one: [heads, tokens, width] each → [1, tokens, heads, width]."""
     lengths: list[int] = bounds.diff().tolist()
     queries, keys, values = (states.split(lengths, dim=1) for states in (query, key, value))
-    rows = [_row(*row, scale) for row in zip(queries, keys, values, strict=True)]
+    rows = [_attend_row(*row, scale) for row in zip(queries, keys, values, strict=True)]
     return torch.cat(rows, dim=1).transpose(0, 1)[None]
 
 
-def _row(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-    if query.shape[1] <= _SHORT and not query.is_cuda:
-        attended: Tensor = _ShortRow.apply(query, key, value, scale)
+def _attend_row(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+    """Return the causal attention of one row [heads, tokens, width]."""
+    if query.shape[1] <= _SHORT_ROW_TOKENS and not query.is_cuda:
+        attended: Tensor = _ShortRowAttention.apply(query, key, value, scale)
         return attended
     grouped = query.shape[0] != key.shape[0]
     return functional.scaled_dot_product_attention(
@@ -144,7 +146,7 @@ def _row(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
     )[0]
 
 
-class _ShortRow(torch.autograd.Function):
+class _ShortRowAttention(torch.autograd.Function):
     """Causal attention of one row by plain products. The heads that share a key are one matrix.
 
     Scores are rounded to the row's dtype, as eager attention rounds them, and the softmax is 32 bit.
@@ -153,21 +155,26 @@ class _ShortRow(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         heads, length, width = query.shape
-        shared = query.reshape(len(key), -1, width)  # [kv heads, heads per kv head × length, width]
-        scores = (shared @ key.mT).view(heads, length, length).float().mul_(scale)
+        grouped_queries = query.reshape(len(key), -1, width)  # [kv heads, heads per kv head × length, width]
+        scores = (grouped_queries @ key.mT).view(heads, length, length).float().mul_(scale)
         future = torch.ones(length, length, dtype=torch.bool, device=query.device).triu_(1)
         weights = torch.softmax(scores.masked_fill_(future, float("-inf")), -1).to(value.dtype)
         weights = weights.view(len(key), -1, length)
-        ctx.save_for_backward(shared, key, value, weights)
+        ctx.save_for_backward(grouped_queries, key, value, weights)
         ctx.scale = scale
         return (weights @ value).view(heads, length, width)
 
     @staticmethod
     def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        shared, key, value, weights = ctx.saved_tensors
-        slope = outputs[0].reshape(shared.shape)
-        of_weights = (slope @ value.mT).float()
-        part = of_weights * weights
-        # Gradient of the softmax: each weight times the distance of its slope from the weighted mean of all slopes.
-        scores = part.sub_(part.sum(-1, keepdim=True) * weights).mul_(ctx.scale).to(key.dtype)
-        return (scores @ key).view(outputs[0].shape), scores.mT @ shared, weights.mT @ slope, None
+        grouped_queries, key, value, weights = ctx.saved_tensors
+        output_gradient = outputs[0].reshape(grouped_queries.shape)
+        weights_gradient = (output_gradient @ value.mT).float()
+        weighted = weights_gradient * weights
+        # Gradient of the softmax: each weight times the difference of its gradient from the weighted mean of all.
+        scores_gradient = weighted.sub_(weighted.sum(-1, keepdim=True) * weights).mul_(ctx.scale).to(key.dtype)
+        return (
+            (scores_gradient @ key).view(outputs[0].shape),
+            scores_gradient.mT @ grouped_queries,
+            weights.mT @ output_gradient,
+            None,
+        )

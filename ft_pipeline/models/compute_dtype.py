@@ -18,8 +18,9 @@ import torch
 
 from ft_pipeline.models.compute_setting import requested_dtype
 
-_NAMES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-_PRODUCT = {"cpu": (512, 576, 1536), "cuda": (4096, 4096, 4096)}
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+"""The types that FT_COMPUTE_DTYPE can request."""
+_PRODUCT_SIZES = {"cpu": (512, 576, 1536), "cuda": (4096, 4096, 4096)}
 """Rows, inputs and outputs of the matrix product that is measured: a layer of a small model; enough to fill a GPU."""
 
 
@@ -31,14 +32,15 @@ def compute_dtype(device: str) -> torch.dtype:
     """
     requested = requested_dtype()
     if requested != "auto":
-        return _NAMES[requested]
+        return _DTYPES[requested]
     if device.startswith("cuda"):
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
     return cpu_dtype()[0]
 
 
-def computing(model: Any) -> AbstractContextManager[Any]:
-    """Autocast to the compute type if the weights of `model` are 32 bit and it is not (full fine-tuning)."""
+def compute_autocast(model: Any) -> AbstractContextManager[Any]:
+    """Return a context that autocasts to the compute type if the weights of `model` are 32 bit and the compute type is
+    not (full fine-tuning). Otherwise autocast is disabled in it."""
     device, dtype = model.device, compute_dtype(str(model.device))
     if model.dtype != torch.float32 or dtype == torch.float32:
         return torch.autocast(device.type, enabled=False)
@@ -48,9 +50,9 @@ def computing(model: Any) -> AbstractContextManager[Any]:
 def cpu_dtype() -> tuple[torch.dtype, str]:
     """Return the compute type of this CPU, and the reason.
 
-    bf16 if oneDNN has kernels for it and the processor has the instructions (AVX-512 BF16, AMX, or bf16 on ARM under
-    Linux). oneDNN alone is not enough: it emulates bf16 on older AVX-512 processors. Without kernels a bf16 product is
-    ten times slower than an fp32 one. fp16 is never fast on a CPU.
+    It is bf16 if oneDNN has kernels for it and the processor has the instructions (AVX-512 BF16, AMX, or bf16 on ARM
+    under Linux). oneDNN alone is not enough: it emulates bf16 on older AVX-512 processors. Without kernels a bf16
+    product is ten times slower than an fp32 one. fp16 is never fast on a CPU.
     """
     if not onednn_has_bf16():
         return torch.float32, "oneDNN has no bf16 kernels for this CPU"
@@ -59,12 +61,12 @@ def cpu_dtype() -> tuple[torch.dtype, str]:
         if sys.platform == "linux":
             return torch.bfloat16, "the CPU multiplies bf16 natively"
         return torch.float32, "float32 is the fastest type on this system"
-    if _has("_is_avx512_bf16_supported") or _has("_is_amx_tile_supported"):
+    if _cpu_supports("_is_avx512_bf16_supported") or _cpu_supports("_is_amx_tile_supported"):
         return torch.bfloat16, "the CPU multiplies bf16 natively"
     return torch.float32, "the CPU has no instructions for bf16 products (AVX-512 BF16 or AMX)"
 
 
-def explain(device: str) -> str:
+def explain_compute_dtype(device: str) -> str:
     """Return the reason for the choice of `compute_dtype`: a clause for `ft doctor`."""
     if requested_dtype() != "auto":
         return f"FT_COMPUTE_DTYPE={requested_dtype()}"
@@ -82,20 +84,24 @@ def dtype_name(dtype: torch.dtype) -> str:
 def storage_dtype(folder: Path) -> torch.dtype:
     """Return the 16-bit type in which models made from the base model in `folder` are saved: its own, else bf16."""
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    text = config.get("text_config") or {}
-    name = next((part[key] for part in (config, text) for key in ("dtype", "torch_dtype") if part.get(key)), None)
+    text_config = config.get("text_config") or {}
+    name = next(
+        (section[key] for section in (config, text_config) for key in ("dtype", "torch_dtype") if section.get(key)),
+        None,
+    )
     return torch.float16 if name == "float16" else torch.bfloat16
 
 
 def measured_gflops(seconds: float = 0.4, device: str = "cpu") -> dict[str, float]:
     """Return the GFLOP per second of a matrix product on `device`, by name of the type: those that can be requested,
     and the one that `compute_dtype` chooses. A CPU uses as many threads as torch. Each type takes `seconds`."""
-    types = dict.fromkeys([*_NAMES.values(), compute_dtype(device)])
+    types = dict.fromkeys([*_DTYPES.values(), compute_dtype(device)])
     return {dtype_name(dtype): _gflops(dtype, seconds, device) for dtype in types}
 
 
 def _gflops(dtype: torch.dtype, seconds: float, device: str) -> float:
-    rows, inputs, outputs = _PRODUCT[device]
+    """Return the GFLOP per second of the fastest of the products that run within `seconds`."""
+    rows, inputs, outputs = _PRODUCT_SIZES[device]
     left = torch.ones(rows, inputs, dtype=dtype, device=device)
     weight = torch.ones(outputs, inputs, dtype=dtype, device=device)
     best, deadline = float("inf"), time.perf_counter() + seconds
@@ -116,14 +122,19 @@ def onednn_has_bf16() -> bool:
         return False
 
 
-def _has(probe: str) -> bool:
-    """Return the result of a probe of torch.cpu; False if this torch does not have it."""
+def _cpu_supports(probe: str) -> bool:
+    """Return the result of a probe of torch.cpu; False if this torch does not have the probe."""
     return bool(getattr(torch.cpu, probe, lambda: False)())
 
 
 def _describe(measure: bool) -> dict[str, Any]:
+    """Return the result of compute_setting.query_compute_dtype."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    facts: dict[str, Any] = {"device": device, "dtype": dtype_name(compute_dtype(device)), "reason": explain(device)}
+    facts: dict[str, Any] = {
+        "device": device,
+        "dtype": dtype_name(compute_dtype(device)),
+        "reason": explain_compute_dtype(device),
+    }
     if measure:
         facts["gflops"] = measured_gflops(device=device)
     return facts

@@ -12,7 +12,7 @@ from typing import Any
 from ft_pipeline.errors import UserError
 from ft_pipeline.store.pickles import begins_like_a_pickle, named_like_a_pickle
 
-KEEP = (
+KEPT_PATTERNS = (
     "config.json",
     "generation_config.json",
     "*.safetensors",
@@ -29,23 +29,31 @@ KEEP = (
     "LICENSE.txt",
     "LICENSE.md",
 )
-"""Files that a causal LM needs and that cannot contain code: no .bin, no pickle, no .py."""
-CODE = frozenset({".py", ".so", ".pyc"})
-IMPLEMENTATIONS = ("attn_implementation", "_attn_implementation", "experts_implementation", "_experts_implementation")
+"""Names of the files that a causal LM needs and that cannot contain code: no .bin, no pickle, no .py."""
+CODE_SUFFIXES = frozenset({".py", ".so", ".pyc"})
+"""Suffixes of files that are code."""
+IMPLEMENTATION_KEYS = (
+    "attn_implementation",
+    "_attn_implementation",
+    "experts_implementation",
+    "_experts_implementation",
+)
 """Keys of config.json that can name a kernel of the hub, which transformers would download and run."""
 
 
 def kept_files(folder: Path, model: str) -> list[Path]:
-    """Return the files of a model folder that are used, by name. UserError if one is a link out of the folder.
+    """Return the files of a model folder that are used, sorted by name. UserError if one is a link out of the folder.
 
     In the hub's cache, links to the cache's own blobs are allowed.
     """
-    files = sorted({path for pattern in KEEP for path in folder.glob(pattern) if path.is_symlink() or path.is_file()})
+    files = sorted(
+        {path for pattern in KEPT_PATTERNS for path in folder.glob(pattern) if path.is_symlink() or path.is_file()}
+    )
     roots = [folder.resolve()]
     if folder.parent.name == "snapshots":
         roots.append((folder.parents[1] / "blobs").resolve())
     for path in files:
-        if path.is_symlink() and not _inside(path, roots):
+        if path.is_symlink() and not _is_inside(path, roots):
             raise UserError(
                 f"base_model {model!r}: {path.name} is a link to a file outside the folder, or to no file. Replace it "
                 "with the file itself."
@@ -53,23 +61,25 @@ def kept_files(folder: Path, model: str) -> list[Path]:
     return [path for path in files if path.is_file()]
 
 
-def left_out(folder: Path) -> list[str]:
+def unsafe_files(folder: Path) -> list[str]:
     """Return the names of the files that are never loaded because they could run code: pickles and Python."""
-    return sorted(path.name for path in folder.iterdir() if path.suffix in CODE or named_like_a_pickle(path.name))
+    return sorted(
+        path.name for path in folder.iterdir() if path.suffix in CODE_SUFFIXES or named_like_a_pickle(path.name)
+    )
 
 
-def refuse_hostile(folder: Path, model: str) -> None:
+def refuse_hostile_files(folder: Path, model: str) -> None:
     """Raise UserError if the content of a file does not match its name, or requests code or files from elsewhere."""
     for path in sorted(folder.iterdir()):
         if path.suffix == ".safetensors":
-            _refuse_other_than_safetensors(path, model)
+            _require_safetensors(path, model)
         elif begins_like_a_pickle(path):
             raise UserError(
                 f"base_model {model!r}: {path.name} is a pickle, which is never loaded. Copy the model again from a "
                 "source that you trust."
             )
     for path in folder.glob("*.safetensors.index.json"):
-        _refuse_parts_from_elsewhere(path, model)
+        _require_parts_in_folder(path, model)
     for name in ("config.json", "tokenizer_config.json"):
         content = read_json(folder / name, model)
         if "auto_map" in content:
@@ -77,8 +87,8 @@ def refuse_hostile(folder: Path, model: str) -> None:
                 f"base_model {model!r} needs its own Python code ({name}: auto_map), which is never run. Choose a "
                 "model that transformers supports."
             )
-    for key, value in _pairs(read_json(folder / "config.json", model)):
-        if key in IMPLEMENTATIONS and "/" in json.dumps(value):
+    for key, value in _nested_items(read_json(folder / "config.json", model)):
+        if key in IMPLEMENTATION_KEYS and "/" in json.dumps(value):
             raise UserError(
                 f"base_model {model!r} requests code from the hub (config.json: {key} is {value!r}), which is never "
                 "run. Remove the key."
@@ -99,7 +109,7 @@ def read_json(path: Path, model: str) -> dict[str, Any]:
     return content
 
 
-def _inside(path: Path, roots: list[Path]) -> bool:
+def _is_inside(path: Path, roots: list[Path]) -> bool:
     try:
         target = path.resolve(strict=True)
     except (OSError, RuntimeError):
@@ -107,7 +117,7 @@ def _inside(path: Path, roots: list[Path]) -> bool:
     return any(target.is_relative_to(root) for root in roots)
 
 
-def _refuse_other_than_safetensors(path: Path, model: str) -> None:
+def _require_safetensors(path: Path, model: str) -> None:
     """Raise UserError unless the library can parse the header and its offsets match the file's size."""
     from safetensors import SafetensorError, safe_open
 
@@ -115,11 +125,14 @@ def _refuse_other_than_safetensors(path: Path, model: str) -> None:
         with safe_open(path, framework="numpy"):
             pass
     except (SafetensorError, OSError, UnicodeDecodeError) as error:
-        what = "a pickle" if begins_like_a_pickle(path) else f"not a valid safetensors file ({error})"
-        raise UserError(f"base_model {model!r}: {path.name} is {what}. Copy the model again from its source.") from None
+        fault = "a pickle" if begins_like_a_pickle(path) else f"not a valid safetensors file ({error})"
+        raise UserError(
+            f"base_model {model!r}: {path.name} is {fault}. Copy the model again from its source."
+        ) from None
 
 
-def _refuse_parts_from_elsewhere(path: Path, model: str) -> None:
+def _require_parts_in_folder(path: Path, model: str) -> None:
+    """Raise UserError if an index of weights names anything but safetensors files in its own folder."""
     parts = read_json(path, model).get("weight_map", {})
     for name in sorted({str(part) for part in parts.values()}) if isinstance(parts, dict) else []:
         if name != Path(name).name or not name.endswith(".safetensors"):
@@ -129,9 +142,9 @@ def _refuse_parts_from_elsewhere(path: Path, model: str) -> None:
             )
 
 
-def _pairs(value: Any) -> Iterator[tuple[str, Any]]:
+def _nested_items(value: Any) -> Iterator[tuple[str, Any]]:
     """Yield every key and value, at any depth."""
     if isinstance(value, dict):
         yield from value.items()
     for item in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
-        yield from _pairs(item)
+        yield from _nested_items(item)

@@ -29,8 +29,8 @@ def load_model(
     dtype: torch.dtype | None = None,
     attention: str | None = None,
 ) -> Any:
-    """Load the causal LM of `folder` on `device`, in `dtype` or else in the compute type, in eval mode. Loading is
-    offline and does not run the folder's own code.
+    """Load the causal LM of `folder` on `device`, in `dtype` (None: the compute type), in eval mode. Loading is offline
+    and does not run code from the folder.
 
     `quantization` has BitsAndBytesConfig's 4-bit keys (QuantizationSettings.model_dump()); embeddings and head keep the
     compute type. `adapter` is a PEFT folder that is loaded on top, unmerged, in 32 bit. `attention` is transformers'
@@ -44,7 +44,7 @@ def load_model(
         local_files_only=True,
         trust_remote_code=False,
         use_safetensors=True,
-        quantization_config=_four_bit(quantization, dtype),
+        quantization_config=_four_bit_config(quantization, dtype),
         attn_implementation=attention,
     )
     if adapter is not None:
@@ -74,12 +74,13 @@ def keep_weights_unpacked(model: Any) -> None:
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """Return the tokenizer of `folder`, with a pad token that the model has an embedding for: its own, the stop token,
-    or another control token (losses mask by position). UserError if it has no such control token."""
+    or another control token. (Any is safe, because padding is masked by position.) UserError if there is no such
+    token."""
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    own = (tokenizer.pad_token, tokenizer.eos_token, tokenizer.unk_token, tokenizer.bos_token)
-    words = _vocabulary_size(folder)
-    for token in (*own, *sorted(tokenizer.all_special_tokens)):
-        if token is not None and (words is None or tokenizer.convert_tokens_to_ids(token) < words):
+    preferred = (tokenizer.pad_token, tokenizer.eos_token, tokenizer.unk_token, tokenizer.bos_token)
+    vocabulary_size = _vocabulary_size(folder)
+    for token in (*preferred, *sorted(tokenizer.all_special_tokens)):
+        if token is not None and (vocabulary_size is None or tokenizer.convert_tokens_to_ids(token) < vocabulary_size):
             if token != tokenizer.pad_token:
                 tokenizer.pad_token = token
             return tokenizer
@@ -93,11 +94,11 @@ def _vocabulary_size(folder: Path) -> int | None:
     """Return how many tokens the model of `folder` has an embedding for; None if its config.json does not say."""
     path = folder / "config.json"
     config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    words: int | None = config.get("text_config", config).get("vocab_size")
-    return words
+    size: int | None = config.get("text_config", config).get("vocab_size")
+    return size
 
 
-def _four_bit(quantization: dict[str, Any] | None, dtype: torch.dtype) -> BitsAndBytesConfig | None:
+def _four_bit_config(quantization: dict[str, Any] | None, dtype: torch.dtype) -> BitsAndBytesConfig | None:
     if quantization is None:
         return None
     return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_compute_dtype=dtype, **quantization)

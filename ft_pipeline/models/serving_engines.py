@@ -8,11 +8,17 @@ from pathlib import Path
 from typing import Literal
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.models.compute_setting import ask_compute
+from ft_pipeline.models.compute_setting import query_compute_dtype
 
 EngineName = Literal["vllm", "transformers"]
 HOST = "127.0.0.1"
-OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
+"""The engine serves this machine only."""
+OFFLINE_ENVIRONMENT = {
+    "HF_HUB_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+    "DO_NOT_TRACK": "1",
+}
 """The engine's environment: the model is local, and no telemetry is sent."""
 
 
@@ -24,16 +30,19 @@ class Engine:
     program: Path
 
     def command(self, model: str, folder: Path, port: int) -> list[str]:
-        """Return the command that starts the engine in `folder`, which contains the model's files under its name. It
-        uses the compute type of this machine, as scoring does. This takes the seconds of an import of torch."""
-        compute = ask_compute()
-        place = ["--host", HOST, "--port", str(port), "--dtype", compute["dtype"]]
+        """Return the command that serves `model`, the name of a subfolder of `folder`. Run it in `folder`.
+
+        The engine uses the compute type of this machine, as scoring does. The call takes some seconds, because a
+        separate process imports torch.
+        """
+        compute = query_compute_dtype()
+        server = ["--host", HOST, "--port", str(port), "--dtype", compute["dtype"]]
         if self.name == "transformers":
             # By default it uses a Mac's GPU, on which no model is scored.
             device = ["--device", "cpu"] if compute["device"] == "cpu" else []
-            return [str(self.program), "serve", model, *place, *device]
+            return [str(self.program), "serve", model, *server, *device]
         return [
-            str(self.program), "serve", str(folder / model), "--served-model-name", model, *place,
+            str(self.program), "serve", str(folder / model), "--served-model-name", model, *server,
             # vLLM samples at temperature 1 if neither request nor model sets it, and accepts requests of any web page.
             "--override-generation-config", '{"temperature": 0}',
             "--chat-template-content-format", "string",
@@ -41,25 +50,27 @@ class Engine:
         ]  # fmt: skip
 
 
-def find_engine(wanted: Literal["auto", "vllm", "transformers"]) -> Engine:
+def find_engine(engine: Literal["auto", "vllm", "transformers"]) -> Engine:
     """Return the engine by name. `auto` is vLLM if it is installed. UserError if the engine is not installed."""
-    vllm = find_program("vllm") if wanted in {"auto", "vllm"} else None
+    vllm = find_program("vllm") if engine in {"auto", "vllm"} else None
     if vllm is not None:
         return Engine("vllm", vllm)
-    if wanted == "vllm":
+    if engine == "vllm":
         raise UserError("vLLM is not installed. Run `pip install vllm`, or use --engine transformers.")
     program = find_program("transformers")
     missing = [name for name in ("fastapi", "uvicorn", "openai") if importlib.util.find_spec(name) is None]
     if program is None or missing:
-        lacks = ", ".join(missing) or "the program `transformers`"
-        raise UserError(f"transformers cannot serve without {lacks}. Run `pip install 'transformers[serving]'`.")
+        missing_parts = ", ".join(missing) or "the program `transformers`"
+        raise UserError(
+            f"transformers cannot serve without {missing_parts}. Run `pip install 'transformers[serving]'`."
+        )
     return Engine("transformers", program)
 
 
 def find_program(name: str) -> Path | None:
-    """Return the program in the folder of this Python, else the one on the PATH, else None."""
+    """Return the program of this name: in the folder of this Python, else on the PATH; None if there is none."""
     local = Path(sys.executable).parent / name
     if local.is_file():
         return local
-    program = shutil.which(name)
-    return Path(program) if program else None
+    path = shutil.which(name)
+    return Path(path) if path else None

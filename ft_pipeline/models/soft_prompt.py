@@ -1,8 +1,7 @@
-"""Prompt tuning: virtual tokens before a frozen model, read once as a key-value cache like any shared prefix.
+"""Prompt tuning: virtual tokens before the prompts of a frozen model, computed once as the cache of a shared prefix.
 
-PEFT puts them before the padding of each row, so that a row's answer would depend on the other rows of its batch. As a
-prefix they come first. The padding is between them and the row's own tokens. It is masked, and positions do not count
-it.
+The padding of a row is between the virtual tokens and the row's own tokens. PEFT lets positions count it, so that a
+row's answer would depend on the other rows of its batch. Here positions do not count padding.
 """
 
 from typing import Any
@@ -19,11 +18,11 @@ def learned_prompt(model: Any) -> Tensor | None:
     return None
 
 
-def read_learned_prompt(model: Any, prompt: Tensor) -> Any:
+def compute_prompt_cache(model: Any, prompt_embeddings: Tensor) -> Any:
     """Return the key-value cache of the virtual tokens, for one row. `model` is frozen (PEFT's get_base_model)."""
     from transformers.cache_utils import DynamicCache
 
     cache = DynamicCache(config=model.config)
-    embeddings = prompt.detach().to(model.get_input_embeddings().weight.dtype)[None]
-    model(inputs_embeds=embeddings, cache=cache, use_cache=True, logits_to_keep=1)
+    inputs_embeds = prompt_embeddings.detach().to(model.get_input_embeddings().weight.dtype)[None]
+    model(inputs_embeds=inputs_embeds, cache=cache, use_cache=True, logits_to_keep=1)
     return cache

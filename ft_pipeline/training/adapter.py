@@ -1,4 +1,4 @@
-"""Worker of `adapter`: train the weights that the technique changes (LoRA, QLoRA, all weights) on `training_data`."""
+"""Worker of `adapter`: train the weights that the technique changes on `training_data`."""
 
 import importlib.util
 import json
@@ -20,21 +20,21 @@ from ft_pipeline.settings.experiment import ExperimentSettings
 from ft_pipeline.training.memory.estimate import estimate_experiment
 from ft_pipeline.training.objectives.registry import OBJECTIVES
 from ft_pipeline.training.techniques import count_parameters, load_weights, new_model, save_adapter, save_full
-from ft_pipeline.training.tokens.sample import sample
+from ft_pipeline.training.tokens.sample import sample_rows
 from ft_pipeline.training.trainer.acceleration import require_attention, speed_up
 from ft_pipeline.training.trainer.arguments import training_arguments
 from ft_pipeline.training.trainer.callbacks import ProgressCallback
-from ft_pipeline.training.trainer.checkpoints import folder_of
-from ft_pipeline.training.trainer.data_parallel import Ranks, joined
-from ft_pipeline.training.trainer.evaluations import EarlyStopping, intervals
+from ft_pipeline.training.trainer.checkpoints import checkpoint_folder
+from ft_pipeline.training.trainer.data_parallel import Ranks, join_ranks
+from ft_pipeline.training.trainer.evaluations import EarlyStopping, evaluation_intervals
 from ft_pipeline.training.trainer.memory_usage import peak_memory_gb
-from ft_pipeline.training.trainer.model_probe import require_causal, require_room
-from ft_pipeline.training.trainer.token_trainer import TokenTrainer, train
+from ft_pipeline.training.trainer.model_probe import require_causal, require_room_for_prompt
+from ft_pipeline.training.trainer.token_trainer import TokenTrainer, train_or_resume
 from ft_pipeline.training.training_data import read_split
 
-_NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
-_NO_DISK = ("No space left on device", "PytorchStreamWriter failed")
-"""Texts of torch's and safetensors' errors, which have no error number."""
+_OUT_OF_MEMORY_TEXTS = ("can't allocate memory", "not enough memory", "out of memory")
+_DISK_FULL_TEXTS = ("No space left on device", "PytorchStreamWriter failed")
+"""Parts of the messages of torch's and safetensors' errors, which have no error number."""
 
 
 def run(job: Job) -> dict[str, Any]:
@@ -44,98 +44,117 @@ def run(job: Job) -> dict[str, Any]:
 
     Several ranks train together, and rank 0 writes. Training resumes from the newest valid checkpoint in `job.work`.
     UserError if the token audit did not pass, the loss is not finite, or memory or disk run out. Summary: parameters,
-    steps, best step, first and best held-out loss, tokens per second, seconds, peak memory (GB) of one process, the
-    step it resumed from, the number of processes.
+    steps, best step, best and first held-out loss, last training loss, tokens per second, seconds, peak memory (GB) of
+    one process, whether it stopped early, the step it resumed from, the number of processes, the type of products,
+    whether rows had no padding.
     """
-    settings = _settings(job)
+    settings = _read_settings(job)
     require_trackers(settings.training.report_to)
-    require_divisible(settings, job.rank)
+    require_shardable(settings, job.rank)
     require_attention(settings.training.attn_implementation, job.device)
     rows = {split: read_split(job.inputs["training_data"], split) for split in ("train", "validation")}
     require_memory(settings, job, rows["train"])
     started = time.monotonic()
-    with _clear_errors(settings), joined(job.rank, job.device) as ranks:
-        model = new_model(job.inputs["base_model"], settings, job.device, start=job.inputs.get("start"))
-        require_causal(model)
-        require_room(model, rows)
-        speed_up(model, settings.training, job.device, sharded=job.rank.sharded)
+    with _as_user_errors(settings), join_ranks(job.rank, job.device) as ranks:
+        model = _load_model(job, settings, rows)
         padding_free = reads_end_to_end(model)
         counts = count_parameters(model)
-        job.report.log(_begins(settings, counts, ranks))
-        trainer = _trainer(job, settings, model, rows, ranks)
-        evaluations = EarlyStopping(settings.training.early_stopping_patience)
-        trainer.add_callback(evaluations)
+        job.report.log(_describe_start(settings, counts, ranks))
+        trainer = _new_trainer(job, settings, model, rows, ranks)
+        early_stopping = EarlyStopping(settings.training.early_stopping_patience)
+        trainer.add_callback(early_stopping)
         trainer.add_callback(ProgressCallback(job.report))
-        resumed = train(trainer, evaluations)
-        if ranks.first:
+        resumed_from_step = train_or_resume(trainer, early_stopping)
+        if ranks.is_first:
             _save(trainer, settings, job)
+    return {
+        **counts,
+        **_summarize(trainer, time.monotonic() - started, job.device),
+        "resumed_from_step": resumed_from_step,
+        "processes": job.rank.count,
+        "computed_in": dtype_name(_product_dtype(settings, job.device)),
+        "padding_free": padding_free,
+    }
+
+
+def _load_model(job: Job, settings: ExperimentSettings, rows: dict[str, list[dict[str, Any]]]) -> Any:
+    """Return the model ready to train. UserError if the trainer does not support it."""
+    model = new_model(job.inputs["base_model"], settings, job.device, start=job.inputs.get("start"))
+    require_causal(model)
+    require_room_for_prompt(model, rows)
+    speed_up(model, settings.training, job.device, sharded=job.rank.sharded)
+    return model
+
+
+def _summarize(trainer: TokenTrainer, seconds: float, device: str) -> dict[str, Any]:
+    """Return steps, losses, speed and memory of a training that took `seconds`."""
     history = trainer.state.log_history
     held_out = [entry["eval_loss"] for entry in history if "eval_loss" in entry]
     return {
-        **counts,
         "steps": trainer.state.global_step,
         "best_step": trainer.state.best_global_step,
         "best_eval_loss": trainer.state.best_metric,
         "first_eval_loss": held_out[0],
         "train_loss": next(entry["loss"] for entry in reversed(history) if "loss" in entry),
         "tokens_per_second": trainer.meter.tokens_per_second,
-        "seconds": time.monotonic() - started,
-        "peak_memory_gb": peak_memory_gb(job.device),
+        "seconds": seconds,
+        "peak_memory_gb": peak_memory_gb(device),
         "stopped_early": trainer.state.global_step < trainer.state.max_steps,
-        "resumed_from_step": resumed,
-        "processes": job.rank.count,
-        "computed_in": dtype_name(_dtype(settings, job.device)),
-        "padding_free": padding_free,
     }
 
 
-def _settings(job: Job) -> ExperimentSettings:
+def _read_settings(job: Job) -> ExperimentSettings:
     """Return the settings of the spec, with those that it omits because no result depends on them
     (`training.report_to`)."""
-    given = job.config["experiment"]
-    return ExperimentSettings.model_validate({**given, "training": {**given["training"], **job.handling}})
+    experiment = job.config["experiment"]
+    return ExperimentSettings.model_validate({**experiment, "training": {**experiment["training"], **job.handling}})
 
 
-def _begins(settings: ExperimentSettings, counts: dict[str, Any], ranks: Ranks) -> str:
+def _describe_start(settings: ExperimentSettings, counts: dict[str, Any], ranks: Ranks) -> str:
     """Return the line that is logged at the start."""
     share = f"{counts['trainable_params']:,} of {counts['total_params']:,} parameters are trainable"
     rate = f"learning rate {settings.training.learning_rate:g}"
     line = f"{settings.technique}: {share} ({counts['trainable_share']:.2%}), {rate}"
-    if ranks.several:
-        way = "FSDP2" if ranks.sharded else "DDP"
+    if ranks.are_several:
+        sharding = "FSDP2" if ranks.sharded else "DDP"
         rows = settings.training.per_device_train_batch_size
-        line += f"; {ranks.count} processes ({way}) share each batch of {rows} rows"
+        line += f"; {ranks.count} processes ({sharding}) share each batch of {rows} rows"
     return line
 
 
-def _trainer(job: Job, settings: ExperimentSettings, model: Any, rows: dict[str, Any], ranks: Ranks) -> TokenTrainer:
-    dtype = _dtype(settings, job.device)
+def _new_trainer(
+    job: Job, settings: ExperimentSettings, model: Any, rows: dict[str, Any], ranks: Ranks
+) -> TokenTrainer:
+    """Return the trainer of the objective. rows: those of each split."""
+    dtype = _product_dtype(settings, job.device)
     arguments = training_arguments(settings.training, job.work / "checkpoints", job.device, dtype)
-    arguments.eval_steps, arguments.save_steps = intervals(settings.training, len(rows["train"]))
-    rows = {"train": rows["train"], "validation": _held_out(job, settings, rows["validation"])}
+    arguments.eval_steps, arguments.save_steps = evaluation_intervals(settings.training, len(rows["train"]))
+    validation = _sample_validation(job, settings, rows["validation"])
     tokenizer = load_tokenizer(job.inputs["base_model"])
     trainer: TokenTrainer = OBJECTIVES[settings.objective].trainer.for_experiment(
-        settings, model, tokenizer, rows["train"], rows["validation"], arguments, ranks
+        settings, model, tokenizer, rows["train"], validation, arguments, ranks
     )
     return trainer
 
 
-def _held_out(job: Job, settings: ExperimentSettings, validation: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _sample_validation(
+    job: Job, settings: ExperimentSettings, validation: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
     """Return the validation rows that are evaluated during training."""
-    chosen = sample(validation, settings.training.eval_rows)
-    if len(chosen) < len(validation):
-        job.report.log(f"held-out losses use {len(chosen):,} of {len(validation):,} validation rows")
-    return chosen
+    sampled = sample_rows(validation, settings.training.eval_rows)
+    if len(sampled) < len(validation):
+        job.report.log(f"held-out losses use {len(sampled):,} of {len(validation):,} validation rows")
+    return sampled
 
 
-def _dtype(settings: ExperimentSettings, device: str) -> torch.dtype:
+def _product_dtype(settings: ExperimentSettings, device: str) -> torch.dtype:
     """Return the type in which products run."""
     return torch.bfloat16 if settings.training.pure_bf16 else compute_dtype(device)
 
 
 def _save(trainer: TokenTrainer, settings: ExperimentSettings, job: Job) -> None:
     """Write the best weights and the log history of the training."""
-    best = folder_of(Path(trainer.args.output_dir), trainer.state.best_global_step)
+    best = checkpoint_folder(Path(trainer.args.output_dir), trainer.state.best_global_step)
     base = job.inputs["base_model"]
     if settings.technique == "full":
         model = new_model(base, settings, "cpu") if trainer.ranks.sharded else trainer.model
@@ -147,7 +166,7 @@ def _save(trainer: TokenTrainer, settings: ExperimentSettings, job: Job) -> None
     (job.out / "metrics.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def require_divisible(settings: ExperimentSettings, rank: Rank) -> None:
+def require_shardable(settings: ExperimentSettings, rank: Rank) -> None:
     """Raise UserError for what FSDP2 cannot shard: 4-bit weights, a learned prompt, the state of 8-bit optimizers."""
     if not rank.sharded:
         return
@@ -191,15 +210,17 @@ def require_trackers(names: Sequence[str]) -> None:
 
 
 @contextmanager
-def _clear_errors(settings: ExperimentSettings) -> Iterator[None]:
+def _as_user_errors(settings: ExperimentSettings) -> Iterator[None]:
     """Replace errors that a user can fix with one clear UserError. Checkpoints are kept."""
     try:
         yield
     except (MemoryError, OSError, RuntimeError, SafetensorError) as error:
         text = str(error)
-        if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(sign in text for sign in _NO_MEMORY):
+        if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(
+            part in text for part in _OUT_OF_MEMORY_TEXTS
+        ):
             raise _out_of_memory(settings) from error
-        if any(sign in text for sign in _NO_DISK):
+        if any(part in text for part in _DISK_FULL_TEXTS):
             raise UserError(
                 "The disk is full. Free some space, and run again to resume from the last checkpoint."
             ) from error
@@ -207,6 +228,7 @@ def _clear_errors(settings: ExperimentSettings) -> Iterator[None]:
 
 
 def _out_of_memory(settings: ExperimentSettings) -> UserError:
+    """Return the error of a training that ran out of memory, with the settings that would take less."""
     batch = settings.training.per_device_train_batch_size
     advice = []
     if batch > 1:

@@ -1,4 +1,4 @@
-"""Select the matrices that LoRA adapts: compare the names in the settings with those of the model."""
+"""Resolve the matrices that LoRA adapts: compare the names in the settings with those in the model."""
 
 import re
 from typing import Any
@@ -10,37 +10,41 @@ from transformers.pytorch_utils import Conv1D
 from ft_pipeline.errors import UserError
 from ft_pipeline.settings.training import ATTENTION, LoraSettings
 
-_SIGNS = ("attn", "attention")
-"""Parts of the name of a layer's attention module, whatever the architecture."""
-_OF_EXPERTS = ("gate", "gate_proj", "up_proj", "down_proj", "w1", "w2", "w3")
-"""PEFT's names for the parts of a mixture of experts, which transformers keeps as one parameter for all experts."""
+_ATTENTION_WORDS = ("attn", "attention")
+"""Words in the name of a layer's attention module, in all architectures."""
+_EXPERT_PARTS = ("gate", "gate_proj", "up_proj", "down_proj", "w1", "w2", "w3")
+"""PEFT's names for the matrices of experts, which transformers keeps as one parameter for all experts of a layer."""
 
 
-def targets_in(model: Any, wanted: list[str] | str) -> list[str] | str:
+def resolve_targets(model: Any, target_modules: list[str] | str) -> list[str] | str:
     """Return `lora.target_modules` in the form that PEFT needs, for a causal LM without an adapter.
 
-    ATTENTION means the attention matrices, also if a model names or joins them differently (c_attn, qkv_proj).
+    ATTENTION means the attention matrices, even if a model gives them other names or joins them (c_attn, qkv_proj).
     UserError if any other name does not match a matrix.
     """
-    if isinstance(wanted, str):
-        return wanted
-    there = _matrices(model)
-    known = {*_OF_EXPERTS} if _has_experts(model) else set()
-    missing = [name for name in wanted if name not in known and not any(_ends_with(full, name) for full in there)]
+    if isinstance(target_modules, str):
+        return target_modules
+    matrices = _matrix_names(model)
+    expert_parts = {*_EXPERT_PARTS} if _has_experts(model) else set()
+    missing = [
+        name
+        for name in target_modules
+        if name not in expert_parts and not any(_ends_with(matrix, name) for matrix in matrices)
+    ]
     if not missing:
-        return wanted
-    attention = sorted({".".join(name.split(".")[-2:]) for name in there if _is_of_attention(name)})
-    if wanted == [*ATTENTION] and attention:
+        return target_modules
+    attention = sorted({".".join(name.split(".")[-2:]) for name in matrices if _is_in_attention(name)})
+    if target_modules == [*ATTENTION] and attention:
         return attention
     raise UserError(
         f"lora.target_modules: this {model.config.model_type} model has no matrix {' or '.join(missing)}. Choose from "
-        f"{', '.join(sorted({name.split('.')[-1] for name in there}))}, or set `target_modules: all-linear`."
+        f"{', '.join(sorted({name.split('.')[-1] for name in matrices}))}, or set `target_modules: all-linear`."
     )
 
 
 def require_mergeable(model: Any, lora: LoraSettings) -> None:
-    """Raise UserError if `model` (with its adapter) trains a part that cannot be merged, or if a pattern does not match
-    any trained matrix."""
+    """Raise UserError if the adapter of `model` has a part that cannot be merged, or if a pattern does not match any
+    trained matrix."""
     adapted = {name: module for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)}
     head = model.get_output_embeddings()
     for name, module in adapted.items():
@@ -55,20 +59,20 @@ def require_mergeable(model: Any, lora: LoraSettings) -> None:
                 raise UserError(f"lora.{key} contains {pattern!r}, which matches no trained matrix. Remove it.")
 
 
-def _matrices(model: Any) -> list[str]:
-    """Full names of the matrices that LoRA can adapt, without the head."""
+def _matrix_names(model: Any) -> list[str]:
+    """Return the full names of the matrices that LoRA can adapt, without the head."""
     head = model.get_output_embeddings()
-    kinds = (nn.Linear, Conv1D)
-    return [name for name, module in model.named_modules() if isinstance(module, kinds) and module is not head]
+    layer_types = (nn.Linear, Conv1D)
+    return [name for name, module in model.named_modules() if isinstance(module, layer_types) and module is not head]
 
 
 def _has_experts(model: Any) -> bool:
     return any(parameter.dim() == 3 for name, parameter in model.named_parameters() if "experts" in name)
 
 
-def _ends_with(full: str, name: str) -> bool:
-    return full == name or full.endswith(f".{name}")
+def _ends_with(full_name: str, name: str) -> bool:
+    return full_name == name or full_name.endswith(f".{name}")
 
 
-def _is_of_attention(full: str) -> bool:
-    return any(sign in part for part in full.split(".")[:-1] for sign in _SIGNS)
+def _is_in_attention(full_name: str) -> bool:
+    return any(word in part for part in full_name.split(".")[:-1] for word in _ATTENTION_WORDS)

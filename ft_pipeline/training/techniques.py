@@ -19,40 +19,47 @@ from transformers import set_seed
 
 from ft_pipeline.errors import UserError, first_line
 from ft_pipeline.models.adapter_precision import keep_adapter_in_32_bit, set_exact_magnitudes
-from ft_pipeline.models.base_model import ORIGIN
+from ft_pipeline.models.base_model import ORIGIN_FILE
 from ft_pipeline.models.compute_dtype import storage_dtype
 from ft_pipeline.models.load import keep_weights_unpacked, load_model
 from ft_pipeline.settings.experiment import ExperimentSettings
 from ft_pipeline.settings.training import LoraSettings, PromptTuningSettings
-from ft_pipeline.training.lora_targets import require_mergeable, targets_in
+from ft_pipeline.training.lora_targets import require_mergeable, resolve_targets
 
-ADAPTER_FILES = ("adapter_model.safetensors", "adapter_config.json")
+ADAPTER_WEIGHTS, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
+"""The files of a PEFT folder."""
 
 
 def new_model(base: Path, settings: ExperimentSettings, device: str, start: Path | None = None) -> Any:
     """Return the base model, seeded and ready to train.
 
     `full` trains all of it in fp32 (in bf16 with `pure_bf16`). Other techniques freeze it under an adapter: a new one,
-    or one with the weights of `start` (an adapter folder of the same shape).
-
-    Adapter weights are 32 bit (models/adapter_precision.py explains why). k-bit preparation is omitted on purpose: it
-    widens embeddings and head to fp32, which costs memory and most of the speed of a small model. PEFT freezes the base
-    by itself. UserError if the settings name modules that the model does not have.
+    or for LoRA one with the weights of `start` (an adapter folder of the same shape). Adapter weights are 32 bit
+    (models/adapter_precision.py explains why). UserError if the settings name modules that the model does not have.
     """
     if settings.technique == "full":
         set_seed(settings.training.seed)
         dtype = torch.bfloat16 if settings.training.pure_bf16 else torch.float32
-        return _loaded(base, device, settings, dtype=dtype).requires_grad_(True)
+        return _load_base(base, device, settings, dtype=dtype).requires_grad_(True)
     if settings.technique == "prompt_tuning":
         set_seed(settings.training.seed)
-        model = get_peft_model(_loaded(base, device, settings), prompt_config(settings.prompt_tuning, base))
+        model = get_peft_model(_load_base(base, device, settings), prompt_config(settings.prompt_tuning, base))
         keep_adapter_in_32_bit(model)
         return model
+    return _new_lora_model(base, settings, device, start)
+
+
+def _new_lora_model(base: Path, settings: ExperimentSettings, device: str, start: Path | None) -> Any:
+    """Return the base model, in 4 bit for qlora, under LoRA matrices.
+
+    PEFT's k-bit preparation is omitted on purpose: it widens embeddings and head to fp32, which costs memory and most
+    of the speed of a small model. PEFT freezes the base by itself.
+    """
     quantization = settings.quantization.model_dump() if settings.technique == "qlora" else None
-    model = _loaded(base, device, settings, quantization=quantization)
+    model = _load_base(base, device, settings, quantization=quantization)
     keep_weights_unpacked(model)
     set_seed(settings.training.seed)
-    config = lora_config(settings.lora, targets_in(model, settings.lora.target_modules))
+    config = lora_config(settings.lora, resolve_targets(model, settings.lora.target_modules))
     try:
         model = get_peft_model(model, config)
     except ValueError as error:  # PEFT raises it if a matrix does not exist or cannot be adapted this way
@@ -66,11 +73,11 @@ def new_model(base: Path, settings: ExperimentSettings, device: str, start: Path
     return model
 
 
-def _loaded(base: Path, device: str, settings: ExperimentSettings, **keys: Any) -> Any:
+def _load_base(base: Path, device: str, settings: ExperimentSettings, **options: Any) -> Any:
     """Load the base model with the attention that the settings name. UserError if the model does not support it."""
     name = settings.training.attn_implementation
     try:
-        return load_model(base, device, attention=name, **keys)
+        return load_model(base, device, attention=name, **options)
     except (ImportError, ValueError) as error:
         if name is None:
             raise
@@ -80,7 +87,7 @@ def _loaded(base: Path, device: str, settings: ExperimentSettings, **keys: Any) 
 
 
 def lora_config(lora: LoraSettings, target_modules: list[str] | str) -> LoraConfig:
-    """Return PEFT's configuration for our LoRA settings and the result of lora_targets.targets_in."""
+    """Return PEFT's configuration for our LoRA settings and the result of lora_targets.resolve_targets."""
     return LoraConfig(
         r=lora.r,
         lora_alpha=lora.alpha,
@@ -117,19 +124,19 @@ def count_parameters(model: Any) -> dict[str, Any]:
 def load_weights(model: Any, folder: Path) -> None:
     """Load the trained weights of a checkpoint into `model`."""
     if isinstance(model, PeftModel):
-        set_peft_model_state_dict(model, load_file(folder / ADAPTER_FILES[0]))
+        set_peft_model_state_dict(model, load_file(folder / ADAPTER_WEIGHTS))
         return
     for part in sorted(folder.glob("model*.safetensors")):
-        unknown = model.load_state_dict(load_file(part), strict=False).unexpected_keys
-        if unknown:
-            raise ValueError(f"{part.name} contains {unknown[0]}, which the model does not have")
+        unexpected_keys = model.load_state_dict(load_file(part), strict=False).unexpected_keys
+        if unexpected_keys:
+            raise ValueError(f"{part.name} contains {unexpected_keys[0]}, which the model does not have")
     model.tie_weights()
 
 
 def save_adapter(checkpoint: Path, out: Path, base: Path) -> None:
     """Write a PEFT folder from a checkpoint. Equal weights give equal bytes; no path of this machine is written."""
-    shutil.copyfile(checkpoint / ADAPTER_FILES[0], out / ADAPTER_FILES[0])
-    config = json.loads((checkpoint / ADAPTER_FILES[1]).read_text(encoding="utf-8"))
+    shutil.copyfile(checkpoint / ADAPTER_WEIGHTS, out / ADAPTER_WEIGHTS)
+    config = json.loads((checkpoint / ADAPTER_CONFIG).read_text(encoding="utf-8"))
     config["base_model_name_or_path"] = f"base_model:{base.name}"
     if config.get("tokenizer_name_or_path"):
         config["tokenizer_name_or_path"] = config["base_model_name_or_path"]
@@ -137,7 +144,7 @@ def save_adapter(checkpoint: Path, out: Path, base: Path) -> None:
         if isinstance(config.get(key), list):
             config[key].sort()  # PEFT keeps a set, whose order changes from process to process
     text = json.dumps(config, indent=2, sort_keys=True)
-    (out / ADAPTER_FILES[1]).write_text(text + "\n", encoding="utf-8")
+    (out / ADAPTER_CONFIG).write_text(text + "\n", encoding="utf-8")
 
 
 def save_full(model: Any, out: Path, base: Path) -> None:
@@ -148,7 +155,7 @@ def save_full(model: Any, out: Path, base: Path) -> None:
 
 def copy_companions(base: Path, out: Path) -> None:
     """Copy all files except weights and config.json, so that the new model reads and writes text as the base does."""
-    own = ("config.json", "manifest.json", ORIGIN)
+    not_copied = ("config.json", "manifest.json", ORIGIN_FILE)
     for path in base.iterdir():
-        if path.is_file() and path.name not in own and ".safetensors" not in path.name:
+        if path.is_file() and path.name not in not_copied and ".safetensors" not in path.name:
             shutil.copyfile(path, out / path.name)

@@ -35,7 +35,7 @@ def ask(
 ) -> tuple[RequestTotals, Spending, list[dict]]:
     """Send the prompts, and return the totals, the spending so far and the outcome of each prompt."""
     requests = requests_for(teacher, prompts)
-    with AnswerLog.opened(folder, lambda message: None) as log:
+    with AnswerLog.open(folder, lambda message: None) as log:
         totals = send_all(lambda: Endpoint(teacher, key), log, requests, len(requests), teacher, Recorder())
         return totals, log.spent, [answer_columns(log, request) for request in requests]
 
@@ -71,7 +71,7 @@ def test_each_sample_of_a_prompt_is_a_separate_request(tmp_path: Path) -> None:
     with serving() as server:
         teacher = server.teacher(temperature=0.8, seed=4, answers_per_prompt=3)
         requests = [TeacherPrompt(teacher, []).request(user(PROMPTS[0]), sample) for sample in range(3)]
-        with AnswerLog.opened(tmp_path, lambda message: None) as log:
+        with AnswerLog.open(tmp_path, lambda message: None) as log:
             send_all(lambda: Endpoint(teacher, None), log, requests, 3, teacher, Recorder())
         assert sorted(body["seed"] for body in server.bodies) == [4, 5, 6]
         assert len({request.key for request in requests}) == server.requests == 3
@@ -198,7 +198,7 @@ def test_an_answer_of_another_model_is_refused(tmp_path: Path) -> None:
 )
 def test_a_version_after_the_name_is_the_same_model(model: str | None, accepted: bool) -> None:
     teacher = TeacherSettings.model_validate({"model": "gpt-4o", "endpoint": {"url": "http://127.0.0.1/v1"}})
-    assert Endpoint(teacher, None)._may_answer(model) == accepted
+    assert Endpoint(teacher, None)._accepts_model(model) == accepted
 
 
 def test_an_unreachable_server_raises_a_clear_error(tmp_path: Path) -> None:
@@ -294,7 +294,7 @@ def test_requests_are_spaced_by_the_rate_limit() -> None:
     ],
 )
 def test_every_form_of_retry_after_is_read(headers: dict[str, str], seconds: float | None) -> None:
-    assert chat_completions._retry_after(headers) == seconds
+    assert chat_completions._seconds_to_wait(headers) == seconds
 
 
 def test_the_run_stops_if_the_server_requires_hours_of_waiting(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import torch
 from ft_pipeline.evaluation.scoring import likelihood
 from ft_pipeline.evaluation.scoring.likelihood import target_log_likelihoods
 from ft_pipeline.models.decoding import prefix_cache as sharing
-from ft_pipeline.models.decoding.prefix_cache import shared_prefixes
+from ft_pipeline.models.decoding.prefix_cache import group_by_prefix
 from ft_pipeline_tests.evaluation.likelihoods import direct_log_likelihood
 
 PAIRS = [
@@ -31,10 +31,10 @@ def test_batched_log_likelihoods_equal_the_direct_computation(wide_model: Any, b
 def test_a_shared_prefix_does_not_change_the_log_likelihoods(
     wide_model: Any, batch_size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sharing, "_WORTH_SHARING", 100)
+    monkeypatch.setattr(sharing, "_MIN_SAVED_TOKENS", 100)
     prefix = torch.randint(3, 400, (120,), generator=torch.Generator().manual_seed(0)).tolist()
     pairs = [(prefix + context, target) for context, target in PAIRS] + PAIRS
-    assert [length for length, _ in shared_prefixes([context for context, _ in pairs])] == [120, 0]
+    assert [length for length, _ in group_by_prefix([context for context, _ in pairs])] == [120, 0]
     results = target_log_likelihoods(wide_model, pairs, batch_size=batch_size)
     assert [total for total, _ in results] == pytest.approx(
         [direct_log_likelihood(wide_model, *pair) for pair in pairs], abs=1e-3

@@ -64,10 +64,10 @@ def test_a_hub_model_without_a_network_raises_a_clear_error(tmp_path):
 
 
 def test_a_folder_is_identified_by_its_content(folder):
-    before = base_model.identify(str(folder), None)
-    assert before == base_model.identify(str(folder), None)
+    before = base_model.identify_model(str(folder), None)
+    assert before == base_model.identify_model(str(folder), None)
     (folder / "chat_template.jinja").write_text("{{ messages }}")
-    assert base_model.identify(str(folder), None) != before
+    assert base_model.identify_model(str(folder), None) != before
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ import torch
 from ft_pipeline.errors import UserError
 from ft_pipeline.models import compute_dtype as compute
 from ft_pipeline.models.compute_dtype import compute_dtype, cpu_dtype, storage_dtype
-from ft_pipeline.models.compute_setting import CHOICE, ask_compute, requested_dtype
+from ft_pipeline.models.compute_setting import COMPUTE_DTYPE_VARIABLE, query_compute_dtype, requested_dtype
 from ft_pipeline.models.load import load_model
 from ft_pipeline.models.serving_engines import Engine
 from ft_pipeline_tests.tiny import tiny_model
@@ -22,11 +22,11 @@ SMALL_CPU = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_E
 
 @pytest.fixture(autouse=True)
 def no_choice(monkeypatch):
-    monkeypatch.delenv(CHOICE, raising=False)
+    monkeypatch.delenv(COMPUTE_DTYPE_VARIABLE, raising=False)
 
 
 def test_a_cpu_without_bf16_instructions_computes_in_float32():
-    facts = ask_compute(measure=True, environment={**os.environ, **SMALL_CPU})
+    facts = query_compute_dtype(measure=True, environment={**os.environ, **SMALL_CPU})
     assert (facts["device"], facts["dtype"]) == ("cpu", "float32")
     assert facts["gflops"]["float32"] > facts["gflops"]["bfloat16"] > 0
 
@@ -45,7 +45,7 @@ def test_the_type_of_a_cpu_depends_on_kernels_instructions_and_platform(
     kernels, instructions, machine, platform, dtype, monkeypatch
 ):
     monkeypatch.setattr(compute, "onednn_has_bf16", lambda: kernels)
-    monkeypatch.setattr(compute, "_has", lambda probe: instructions and probe == "_is_avx512_bf16_supported")
+    monkeypatch.setattr(compute, "_cpu_supports", lambda probe: instructions and probe == "_is_avx512_bf16_supported")
     monkeypatch.setattr(compute.platform, "machine", lambda: machine)
     monkeypatch.setattr(compute.sys, "platform", platform)
     assert cpu_dtype()[0] == compute_dtype("cpu") == dtype
@@ -59,17 +59,17 @@ def test_a_gpu_without_native_bf16_computes_in_float16(monkeypatch):
 
 @pytest.mark.parametrize("choice", ["float32", "bfloat16"])
 def test_the_user_can_choose_the_compute_type(choice, monkeypatch, tmp_path):
-    monkeypatch.setenv(CHOICE, choice)
+    monkeypatch.setenv(COMPUTE_DTYPE_VARIABLE, choice)
     folder = tiny_model(tmp_path / "base")
     assert load_model(folder, "cpu").dtype == getattr(torch, choice)
     command = Engine("transformers", tmp_path).command("champion", tmp_path, 8000)
     assert command[command.index("--dtype") + 1] == choice  # the model is served with the type of its scores
-    assert ask_compute()["reason"] == f"FT_COMPUTE_DTYPE={choice}"
+    assert query_compute_dtype()["reason"] == f"FT_COMPUTE_DTYPE={choice}"
 
 
 def test_an_unknown_compute_type_is_refused_in_one_line(monkeypatch):
-    monkeypatch.setenv(CHOICE, "float8")
-    for read_choice in (requested_dtype, lambda: compute_dtype("cpu"), ask_compute):
+    monkeypatch.setenv(COMPUTE_DTYPE_VARIABLE, "float8")
+    for read_choice in (requested_dtype, lambda: compute_dtype("cpu"), query_compute_dtype):
         with pytest.raises(UserError, match=r"^FT_COMPUTE_DTYPE='float8' is not a compute type\. Set it to auto, "):
             read_choice()
 

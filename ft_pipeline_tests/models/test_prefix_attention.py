@@ -10,8 +10,8 @@ from transformers import AutoModelForCausalLM
 
 from ft_pipeline.models.decoding.batch_state import BatchState
 from ft_pipeline.models.decoding.prefix_attention import can_share_prefix
-from ft_pipeline.models.decoding.prefix_cache import read_prefix
-from ft_pipeline.models.decoding.token_loop import Batch, Decoding, write
+from ft_pipeline.models.decoding.prefix_cache import compute_prefix_cache
+from ft_pipeline.models.decoding.token_loop import Decoding, PromptBatch, generate_tokens
 from ft_pipeline_tests.training.architectures import CONFIGS, tiny_model_of
 
 PREFIX = torch.randint(3, 250, (90,), generator=torch.Generator().manual_seed(0)).tolist()
@@ -29,7 +29,7 @@ def load(folder: Path, dtype: torch.dtype = torch.float32, **keys: Any) -> Any:
 def distributions(model: Any, steps: list[torch.Tensor], shared: bool = True) -> torch.Tensor:
     """Probabilities after the rest of each row and after each further token, [1 + steps, rows, vocabulary]."""
     with torch.inference_mode():
-        state = BatchState(model, read_prefix(model, PREFIX), MASK, new_tokens=len(steps))
+        state = BatchState(model, compute_prefix_cache(model, PREFIX), MASK, new_tokens=len(steps))
         assert state.shares_prefix is shared
         logits = [state.forward(ids)[:, -1] for ids in (IDS, *steps)]
     return torch.stack(logits).float().softmax(-1)
@@ -70,11 +70,11 @@ def test_the_error_in_16_bit_is_about_that_of_a_copied_prefix(tiny_base: Path) -
 def test_answers_equal_those_of_whole_contexts_when_rows_finish(tiny_base: Path) -> None:
     model = load(tiny_base)
     ids = torch.cat([torch.tensor([PREFIX] * len(RESTS)), IDS], dim=1)
-    shared = Batch(ids, MASK, 0, len(PREFIX), read_prefix(model, PREFIX))
-    whole = Batch(ids, MASK, 0)
-    endless = write(model, whole, Decoding([10_000], 16))
+    shared = PromptBatch(ids, MASK, 0, len(PREFIX), compute_prefix_cache(model, PREFIX))
+    whole = PromptBatch(ids, MASK, 0)
+    endless = generate_tokens(model, whole, Decoding([10_000], 16))
     decoding = Decoding([endless[0][3], endless[1][6]], 16)
-    assert write(model, shared, decoding) == write(model, whole, decoding)
+    assert generate_tokens(model, shared, decoding) == generate_tokens(model, whole, decoding)
     assert shared.cache.get_seq_length() == len(PREFIX), "the prefix is unchanged"
 
 
@@ -105,12 +105,12 @@ def test_models_with_other_attention_get_a_copied_prefix(kind: str, keys: dict[s
 
 def test_models_with_other_attention_are_recognized(tiny_base: Path, tmp_path: Path) -> None:
     model = load(tiny_base)
-    prefix = read_prefix(model, PREFIX)
+    prefix = compute_prefix_cache(model, PREFIX)
     assert can_share_prefix(model, prefix)
     model.config.attn_logit_softcapping = 30.0
     assert not can_share_prefix(model, prefix)
     window = load(tiny_model_of("mistral", tmp_path))
-    assert not can_share_prefix(window, read_prefix(window, PREFIX))
+    assert not can_share_prefix(window, compute_prefix_cache(window, PREFIX))
     model.config.attn_logit_softcapping = None
     prefix.layers[0].values = prefix.layers[0].values[..., :4]  # keys wider than values
     assert not can_share_prefix(model, prefix)

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM
 
 from ft_pipeline.models.decoding import prefix_cache as prefix
 from ft_pipeline.models.decoding.generate import generate
-from ft_pipeline.models.decoding.prefix_cache import Contexts, shared_prefixes
+from ft_pipeline.models.decoding.prefix_cache import Contexts, group_by_prefix
 from ft_pipeline.models.load import load_tokenizer
 
 EXAMPLES = "You are a support agent. Sorry about the delay. Please send your order number. " * 3
@@ -33,9 +33,9 @@ def wrapped(model: Any) -> Any:
 
 def test_a_shared_prefix_leaves_at_least_one_token_of_each_context() -> None:
     contexts = [list(range(200))] * 20
-    assert shared_prefixes(contexts) == [(199, list(range(20)))]
-    assert shared_prefixes([[1, 2], [3]]) == [(0, [0, 1])]
-    assert shared_prefixes([]) == []
+    assert group_by_prefix(contexts) == [(199, list(range(20)))]
+    assert group_by_prefix([[1, 2], [3]]) == [(0, [0, 1])]
+    assert group_by_prefix([]) == []
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 8])
@@ -45,10 +45,10 @@ def test_a_shared_prefix_does_not_change_the_answers(
 ) -> None:
     model, tokenizer = request.getfixturevalue(name), load_tokenizer(tiny_base)
     encoded = [tokenizer(prompt)["input_ids"] for prompt in PROMPTS]
-    assert [length for length, _ in shared_prefixes(encoded)] == [0]
+    assert [length for length, _ in group_by_prefix(encoded)] == [0]
     plain = generate(model, tokenizer, PROMPTS, max_new_tokens=8, batch_size=batch_size)
-    monkeypatch.setattr(prefix, "_WORTH_SHARING", 100)
-    (length, members), (unshared_length, unshared_members) = shared_prefixes(encoded)
+    monkeypatch.setattr(prefix, "_MIN_SAVED_TOKENS", 100)
+    (length, members), (unshared_length, unshared_members) = group_by_prefix(encoded)
     assert (length >= 64, members, unshared_length, unshared_members) == (True, [0, 1, 2, 3], 0, [4])
     assert generate(model, tokenizer, PROMPTS, max_new_tokens=8, batch_size=batch_size) == plain
     assert len({answer.text for answer in plain}) > 1
@@ -58,6 +58,6 @@ def test_a_learned_prompt_is_the_shared_prefix_of_all_rows(model: Any) -> None:
     config = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4)
     contexts = Contexts(get_peft_model(model, config), [[5, 6, 7], [8]])
     (group,) = contexts.groups()
-    assert (group.length, group.members, group.cache.get_seq_length()) == (4, [0, 1], 4)
-    assert contexts.ids == [[0, 0, 0, 0, 5, 6, 7], [0, 0, 0, 0, 8]]
+    assert (group.prefix_length, group.indices, group.cache.get_seq_length()) == (4, [0, 1], 4)
+    assert contexts.token_ids == [[0, 0, 0, 0, 5, 6, 7], [0, 0, 0, 0, 8]]
     assert contexts.model is model

@@ -8,7 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM, GenerationConfig
 
 from ft_pipeline.models.decoding.generate import generate
-from ft_pipeline.models.decoding.token_loop import Batch, Decoding, supports, write
+from ft_pipeline.models.decoding.token_loop import Decoding, PromptBatch, generate_tokens, supports_token_loop
 from ft_pipeline.models.load import load_tokenizer
 from ft_pipeline_tests.training.architectures import CONFIGS, tiny_model_of
 
@@ -16,7 +16,7 @@ PROMPTS = [[5, 9, 11, 40, 7, 8], [30], [100, 4, 77], [60, 61, 62, 63], [12, 13],
 WIDTH = max(map(len, PROMPTS))
 IDS = torch.tensor([[0] * (WIDTH - len(prompt)) + prompt for prompt in PROMPTS])
 MASK = torch.tensor([[0] * (WIDTH - len(prompt)) + [1] * len(prompt) for prompt in PROMPTS])
-BATCH = Batch(IDS, MASK, padding=0)
+BATCH = PromptBatch(IDS, MASK, pad_token_id=0)
 WINDOWS = {"gemma2", "gemma3_text", "mistral"}
 OVERRIDES = {"phi3"}  # it clears its cache when the scale of its positions changes
 
@@ -25,7 +25,7 @@ def load(folder: Path, dtype: torch.dtype = torch.float32) -> Any:
     return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
 
 
-def transformers_answers(model: Any, batch: Batch, decoding: Decoding) -> list[list[int]]:
+def transformers_answers(model: Any, batch: PromptBatch, decoding: Decoding) -> list[list[int]]:
     """The answers of transformers' `generate`, cut after the first stop token."""
     keys = {"do_sample": False, "temperature": None, "top_k": None, "top_p": None}
     if decoding.temperature:
@@ -34,11 +34,12 @@ def transformers_answers(model: Any, batch: Batch, decoding: Decoding) -> list[l
         input_ids=batch.ids,
         attention_mask=batch.mask,
         max_new_tokens=decoding.max_new_tokens,
-        eos_token_id=list(decoding.stops),
-        pad_token_id=batch.padding,
+        eos_token_id=list(decoding.stop_token_ids),
+        pad_token_id=batch.pad_token_id,
         **keys,
     )[:, batch.ids.shape[1] :].tolist()
-    ends = [next((place + 1 for place, token in enumerate(row) if token in decoding.stops), len(row)) for row in rows]
+    stops = decoding.stop_token_ids
+    ends = [next((place + 1 for place, token in enumerate(row) if token in stops), len(row)) for row in rows]
     return [row[:end] for row, end in zip(rows, ends, strict=True)]
 
 
@@ -51,10 +52,10 @@ def stopping(model: Any, limit: int) -> Decoding:
 @pytest.mark.parametrize("kind", CONFIGS)
 def test_greedy_answers_equal_those_of_transformers(kind: str, tmp_path: Path) -> None:
     model = load(tiny_model_of(kind, tmp_path))
-    assert supports(model) is (kind not in WINDOWS | OVERRIDES)
-    if supports(model):
+    assert supports_token_loop(model) is (kind not in WINDOWS | OVERRIDES)
+    if supports_token_loop(model):
         decoding = stopping(model, 12)
-        ours = write(model, BATCH, decoding)
+        ours = generate_tokens(model, BATCH, decoding)
         assert ours == transformers_answers(model, BATCH, decoding)
         assert len(set(map(len, ours))) > 1, "rows end at different steps"
 
@@ -66,7 +67,7 @@ def test_finished_rows_are_no_longer_computed(tiny_base: Path) -> None:
     hook = model.register_forward_pre_hook(
         lambda _, args, keys: computed.append(len(keys["input_ids"])), with_kwargs=True
     )
-    answers = write(model, BATCH, decoding)
+    answers = generate_tokens(model, BATCH, decoding)
     hook.remove()
     assert answers == transformers_answers(model, BATCH, decoding)
     lengths = sorted(map(len, answers))
@@ -81,25 +82,25 @@ def test_batches_without_padding_and_single_rows_equal_transformers(tiny_base: P
     model = load(tiny_base, torch.bfloat16)
     decoding = Decoding([10_000], 10)
     for ids in (torch.tensor([[5, 9, 11], [30, 4, 7]]), torch.tensor([[5, 9, 11]])):
-        batch = Batch(ids, torch.ones_like(ids), padding=0)
-        assert write(model, batch, decoding) == transformers_answers(model, batch, decoding)
+        batch = PromptBatch(ids, torch.ones_like(ids), pad_token_id=0)
+        assert generate_tokens(model, batch, decoding) == transformers_answers(model, batch, decoding)
 
 
 def test_sampling_equals_transformers_until_rows_are_dropped(tiny_base: Path) -> None:
     model = load(tiny_base)
     decoding = Decoding([10_000], 10, temperature=0.8)
     drawn = []
-    for write_batch in (write, transformers_answers):
+    for write_batch in (generate_tokens, transformers_answers):
         torch.manual_seed(3)
         drawn.append(write_batch(model, BATCH, decoding))
     assert drawn[0] == drawn[1]
-    greedy = write(model, BATCH, Decoding([10_000], 10))
+    greedy = generate_tokens(model, BATCH, Decoding([10_000], 10))
     assert greedy != drawn[0]
     ending = Decoding([drawn[0][0][0]], 10, temperature=0.8)
     for batch_of_answers in drawn:
         torch.manual_seed(3)
-        batch_of_answers[:] = write(model, BATCH, ending)
-    assert drawn[0] == drawn[1] and drawn[0][0] == ending.stops
+        batch_of_answers[:] = generate_tokens(model, BATCH, ending)
+    assert drawn[0] == drawn[1] and drawn[0][0] == ending.stop_token_ids
     assert len(set(map(len, drawn[0]))) > 1
 
 
@@ -116,10 +117,10 @@ def test_sampling_equals_transformers_until_rows_are_dropped(tiny_base: Path) ->
 )
 def test_a_models_generation_config_is_obeyed(config: dict[str, Any], tiny_base: Path) -> None:
     model, tokenizer = load(tiny_base), load_tokenizer(tiny_base)
-    assert supports(model)
+    assert supports_token_loop(model)
     for key, value in config.items():
         setattr(model.generation_config, key, value)
-    assert not supports(model)
+    assert not supports_token_loop(model)
     prompts = ["My package is late", "Paris", "Where can I change the delivery address of my order?"]
     ours = [answer.text for answer in generate(model, tokenizer, prompts, max_new_tokens=10, batch_size=3)]
     tokenizer.padding_side = "left"
@@ -130,17 +131,17 @@ def test_a_models_generation_config_is_obeyed(config: dict[str, Any], tiny_base:
 
 def test_a_models_sampling_settings_are_ignored(tiny_base: Path) -> None:
     model = load(tiny_base)
-    before = write(model, BATCH, Decoding([10_000], 6))
+    before = generate_tokens(model, BATCH, Decoding([10_000], 6))
     for key, value in {"do_sample": True, "temperature": 0.3, "top_k": 5, "top_p": 0.5, "max_length": 7}.items():
         setattr(model.generation_config, key, value)
-    assert supports(model)
-    assert write(model, BATCH, Decoding([10_000], 6)) == before
+    assert supports_token_loop(model)
+    assert generate_tokens(model, BATCH, Decoding([10_000], 6)) == before
 
 
 def test_neutral_values_of_a_generation_config_change_nothing(tiny_base: Path) -> None:
     model = load(tiny_base)
     model.generation_config = GenerationConfig.from_model_config(model.config)
-    assert supports(model)
+    assert supports_token_loop(model)
     for key, value in {"repetition_penalty": 1.0, "num_beams": 1, "min_length": 0, "suppress_tokens": None}.items():
         setattr(model.generation_config, key, value)
-    assert supports(model)
+    assert supports_token_loop(model)

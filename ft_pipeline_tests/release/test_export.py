@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from ft_pipeline.cli import app
 from ft_pipeline.errors import UserError
 from ft_pipeline.models.compute_dtype import compute_dtype
-from ft_pipeline.models.generation_config import decoding_as_scored, load_text_side
+from ft_pipeline.models.generation_config import generation_config_as_scored, load_tokenizer_lazily
 from ft_pipeline.models.load import load_model
 from ft_pipeline.release.export.huggingface import plan_export, write_export
 from ft_pipeline.release.model_lookup import find_model
@@ -149,9 +149,9 @@ def test_generation_settings_keep_every_stop_token_and_disable_sampling(trained:
             (folder / path.name).write_bytes(path.read_bytes())
     own = {"do_sample": True, "temperature": 0.6, "top_p": 0.9, "repetition_penalty": 1.1, "eos_token_id": [7, 9]}
     (folder / "generation_config.json").write_text(json.dumps(own), encoding="utf-8")
-    tokenizer = load_text_side(folder)
+    tokenizer = load_tokenizer_lazily(folder)
     end = tokenizer.convert_tokens_to_ids("<|im_end|>")
-    assert decoding_as_scored(folder, tokenizer) == {
+    assert generation_config_as_scored(folder, tokenizer) == {
         "do_sample": False,
         "eos_token_id": sorted({7, 9, end}),
         "pad_token_id": tokenizer.pad_token_id,

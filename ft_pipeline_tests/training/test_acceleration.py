@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, Gemma2Config, Gemma2ForCausalLM, 
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.models import attention
-from ft_pipeline.models.compute_dtype import computing
+from ft_pipeline.models.compute_dtype import compute_autocast
 from ft_pipeline.models.load import load_model
 from ft_pipeline.models.model_structure import causal_lm
 from ft_pipeline.training import adapter
@@ -20,8 +20,13 @@ from ft_pipeline.training.memory.layer_sizes import nearest_llama
 from ft_pipeline.training.objectives.dpo import collate_pairs
 from ft_pipeline.training.techniques import new_model
 from ft_pipeline.training.tokens.chat_tokens import MASKED
-from ft_pipeline.training.trainer.acceleration import computed_as_written, require_attention, speed_up, why_not_compiled
-from ft_pipeline.training.trainer.batches import collate, tokens_in
+from ft_pipeline.training.trainer.acceleration import (
+    require_attention,
+    speed_up,
+    why_not_compiled,
+    without_compiled_code,
+)
+from ft_pipeline.training.trainer.batches import collate, count_tokens
 from ft_pipeline.training.trainer.loss import answer_loss, answer_states, sequence_log_probabilities
 from ft_pipeline_tests.training.architectures import tiny_model_of
 from ft_pipeline_tests.training.subject import job, make_training_data, settings, support_rows
@@ -64,7 +69,7 @@ def gradients(model, batch):
 
 @pytest.mark.parametrize("path", ATTENTION_PATHS)
 def test_rows_end_to_end_give_the_loss_and_gradient_of_padded_rows(models, monkeypatch, path):
-    monkeypatch.setattr(attention, "_SHORT", ATTENTION_PATHS[path])
+    monkeypatch.setattr(attention, "_SHORT_ROW_TOKENS", ATTENTION_PATHS[path])
     padded, flat = models
     padded_loss, padded_count, padded_gradients = gradients(padded, collate(ROWS, 0))
     flat_loss, flat_count, flat_gradients = gradients(flat, collate(ROWS, None))
@@ -76,7 +81,7 @@ def test_rows_end_to_end_give_the_loss_and_gradient_of_padded_rows(models, monke
 
 @pytest.mark.parametrize("path", ATTENTION_PATHS)
 def test_no_row_attends_to_another_row(models, monkeypatch, path):
-    monkeypatch.setattr(attention, "_SHORT", ATTENTION_PATHS[path])
+    monkeypatch.setattr(attention, "_SHORT_ROW_TOKENS", ATTENTION_PATHS[path])
     _, flat = models
     first, second, third = ROWS[1:4]
     changed = {**second, "input_ids": [4] * len(second["input_ids"])}
@@ -108,21 +113,21 @@ def test_preference_pairs_are_joined_end_to_end_too():
     batch = collate_pairs(pairs, None)
     lengths = [len(row["input_ids"]) for row in ROWS] + [2] * len(ROWS)
     assert batch["cu_seq_lens"].diff().tolist() == lengths
-    assert tokens_in(batch) == sum(lengths) and tokens_in(collate_pairs(pairs, 0)) == sum(lengths)
+    assert count_tokens(batch) == sum(lengths) and count_tokens(collate_pairs(pairs, 0)) == sum(lengths)
 
 
 def test_the_memory_estimate_counts_the_attention_scores_that_are_kept():
-    assert memory.SHORT_ROW == attention._SHORT
+    assert memory.SHORT_ROW_TOKENS == attention._SHORT_ROW_TOKENS
     shape = nearest_llama(135e6)
-    plain = memory.Plan(technique="lora", device="cpu", batch=8, length=memory.SHORT_ROW)
+    plain = memory.MemoryPlan(technique="lora", device="cpu", batch=8, length=memory.SHORT_ROW_TOKENS)
     flat = replace(plain, padding_free=True)
     activations = [
-        memory.estimate(shape, replace(plan, length=length))["bytes"]["activations"]
-        for length in (memory.SHORT_ROW, memory.SHORT_ROW + 1)
+        memory.estimate_memory(shape, replace(plan, length=length))["bytes"]["activations"]
+        for length in (memory.SHORT_ROW_TOKENS, memory.SHORT_ROW_TOKENS + 1)
         for plan in (plain, flat)
     ]
     # Rows, layers and one in the backward pass, heads, pairs of tokens, bytes.
-    scores = 8 * 31 * 9 * memory.SHORT_ROW**2 * 2
+    scores = 8 * 31 * 9 * memory.SHORT_ROW_TOKENS**2 * 2
     assert activations[1] - activations[0] == scores and activations[3] == activations[2]
 
 
@@ -159,7 +164,7 @@ def test_the_gpu_kernel_gets_16_bit_when_all_weights_train(tiny_base, monkeypatc
     padded, flat = (load_model(tiny_base, "cpu", dtype=torch.float32) for _ in range(2))
     speed_up(flat, training(padding_free=True), "cpu")
     assert kernel.calls == 2  # the probe, in each layer
-    with computing(padded), computing(flat):
+    with compute_autocast(padded), compute_autocast(flat):
         padded_loss, _, padded_gradients = gradients(padded, collate(ROWS, 0))
         flat_loss, _, flat_gradients = gradients(flat, collate(ROWS, None))
     assert kernel.calls == 4
@@ -215,7 +220,7 @@ def test_torch_compile_compiles_the_layers(models):
     graphs = torch._dynamo.utils.counters["stats"]
     before = graphs["unique_graphs"]
     with torch.no_grad():
-        with computed_as_written():
+        with without_compiled_code():
             answer_loss(flat, collate(ROWS, None))
         assert graphs["unique_graphs"] == before
         answer_loss(flat, collate(ROWS, None))

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.training import adapter
-from ft_pipeline.training.trainer.checkpoints import newest_valid, step_of
+from ft_pipeline.training.trainer.checkpoints import checkpoint_step, newest_valid
 from ft_pipeline_tests.training.subject import job, make_training_data, settings, support_rows
 
 
@@ -145,7 +145,7 @@ def test_a_stopped_run_resumes_and_gives_the_same_adapter(
     arguments["inputs"] = {name: str(path) for name, path in work.inputs.items()}
     process = subprocess.run([sys.executable, "-c", KILLED, json.dumps(arguments)], capture_output=True, check=False)
     assert process.returncode == exit_code, process.stderr.decode()[-2000:]
-    assert step_of(newest_valid(work.work / "checkpoints")) == saved_step
+    assert checkpoint_step(newest_valid(work.work / "checkpoints")) == saved_step
     summary = adapter.run(work)
     assert summary["resumed_from_step"] == saved_step
     assert hashes(work) == hashes(uninterrupted)
@@ -158,7 +158,7 @@ def test_a_damaged_checkpoint_is_skipped(trained, tmp_path, data, tiny_base):
     root = work.work / "checkpoints"
     newest = newest_valid(root)
     (newest / "optimizer.safetensors").write_bytes(b"cut off")
-    assert step_of(newest_valid(root)) < step_of(newest)
+    assert checkpoint_step(newest_valid(root)) < checkpoint_step(newest)
     (newest_valid(root) / "complete.json").unlink()
     assert newest_valid(root) is None
 
@@ -233,7 +233,7 @@ def test_an_evaluation_keeps_the_gradients_of_a_quantized_base(tiny_base, data):
     from ft_pipeline.training.techniques import new_model
     from ft_pipeline.training.trainer.batches import collate
     from ft_pipeline.training.trainer.loss import answer_loss
-    from ft_pipeline.training.trainer.token_trainer import evaluating
+    from ft_pipeline.training.trainer.token_trainer import evaluation_mode
     from ft_pipeline.training.training_data import read_split
 
     rows = read_split(data, "validation")
@@ -241,7 +241,7 @@ def test_an_evaluation_keeps_the_gradients_of_a_quantized_base(tiny_base, data):
     for evaluate_first in (False, True):
         model = new_model(tiny_base, settings("qlora"), "cpu").train()
         if evaluate_first:
-            with evaluating(model):
+            with evaluation_mode(model):
                 answer_loss(model, collate(rows, 0))
         answer_loss(model, collate(rows, 0))[0].backward()
         name = "base_model.model.model.layers.0.self_attn.q_proj.lora_B.default.weight"
@@ -260,10 +260,10 @@ def test_an_evaluation_keeps_the_gradients_of_a_quantized_base(tiny_base, data):
     ],
 )
 def test_out_of_memory_and_a_full_disk_raise_a_clear_error(error, message):
-    with pytest.raises(UserError, match=message), adapter._clear_errors(settings()):
+    with pytest.raises(UserError, match=message), adapter._as_user_errors(settings()):
         raise error
 
 
 def test_other_errors_are_raised_unchanged():
-    with pytest.raises(RuntimeError, match="something else"), adapter._clear_errors(settings()):
+    with pytest.raises(RuntimeError, match="something else"), adapter._as_user_errors(settings()):
         raise RuntimeError("something else")

@@ -15,7 +15,7 @@ from ft_pipeline.training import adapter
 from ft_pipeline.training.memory.estimate import estimate_experiment
 from ft_pipeline.training.memory.layer_sizes import read_shape
 from ft_pipeline.training.merging import merge
-from ft_pipeline.training.merging.equivalence import kl_divergence, measure
+from ft_pipeline.training.merging.equivalence import kl_divergence, measure_model
 from ft_pipeline.training.techniques import new_model, save_adapter
 from ft_pipeline.training.trainer.batches import collate
 from ft_pipeline.training.trainer.loss import answer_loss
@@ -92,8 +92,8 @@ def test_an_adapter_on_every_matrix_merges_into_the_same_model(kind, technique, 
     summary = merge.run(job("merged_model", tmp_path / "merged", settings, inputs))
     # In a mixture of experts, rounding can change the choice of a router.
     assert summary["kl_adapter_merged"] < (0.1 if "mo" in kind or "mix" in kind else 5e-3)
-    untouched = measure(load_model(base(kind), "cpu"), rows[1], 0)
-    tuned = measure(load_model(tmp_path / "merged" / "out", "cpu"), rows[1], 0)
+    untouched = measure_model(load_model(base(kind), "cpu"), rows[1], 0)
+    tuned = measure_model(load_model(tmp_path / "merged" / "out", "cpu"), rows[1], 0)
     assert kl_divergence(untouched, tuned) > 4 * summary["kl_adapter_merged"], "more than noise"
 
 
@@ -173,7 +173,7 @@ def test_full_training_of_a_mixture_keeps_its_config_and_generates(base, rows, t
     for key in ("output_router_logits", "router_aux_loss_coef"):
         assert after.get(key) == before.get(key)
     model, tokenizer = load_model(work.out, "cpu"), load_tokenizer(work.out)
-    assert measure(model, rows[1], 0).loss == pytest.approx(summary["best_eval_loss"], abs=0.05)
+    assert measure_model(model, rows[1], 0).loss == pytest.approx(summary["best_eval_loss"], abs=0.05)
     prompt = render(tokenizer, [{"role": "user", "content": "Hi"}], add_generation_prompt=True)
     assert generate(model, tokenizer, [prompt], max_new_tokens=4, batch_size=1)[0].answer_tokens > 0
 

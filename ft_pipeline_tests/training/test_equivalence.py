@@ -11,14 +11,14 @@ from ft_pipeline.training.merging.equivalence import (
     COMPARED_ROWS,
     COMPARED_TOKENS,
     HELD_OUT_ROWS,
-    HeldOut,
+    HeldOutRows,
     Measurement,
     kl_divergence,
     kl_divergences,
-    measure,
+    measure_model,
 )
 from ft_pipeline.training.tokens.chat_tokens import MASKED
-from ft_pipeline.training.tokens.sample import sample
+from ft_pipeline.training.tokens.sample import sample_rows
 from ft_pipeline.training.trainer.loss import Head
 from ft_pipeline_tests.training.architectures import tiny_model_of
 
@@ -56,7 +56,7 @@ def test_short_rows_are_compared_even_with_a_large_vocabulary(tmp_path):
     first, second = (load_model(folder, "cpu") for _ in range(2))
     rows = [row(0, 1600), *(row(number, 6, words=range(300, 400)) for number in range(1, 31))]
     second.get_input_embeddings().weight.data[300:400] *= -1
-    measured = [measure(model, rows, 0) for model in (first, second)]
+    measured = [measure_model(model, rows, 0) for model in (first, second)]
     assert kl_divergence(*measured) > 0.01
     assert (measured[0].compared_rows, len(measured[0].states)) == (31, 1600 + 30 * 6)
 
@@ -68,7 +68,7 @@ def test_kl_and_loss_equal_those_of_the_models_own_logits(kind, tmp_path):
     second.get_input_embeddings().weight.data += 0.1 * torch.randn_like(second.get_input_embeddings().weight)
     second.get_output_embeddings().weight.data *= 1.1
     rows = [row(number, 2 + 5 * number) for number in range(10)]
-    measured = [measure(model, rows, 0) for model in (first, second)]
+    measured = [measure_model(model, rows, 0) for model in (first, second)]
     expected = direct_kl(first, second, rows)
     assert expected > 0.01
     assert kl_divergence(*measured) == pytest.approx(expected, rel=1e-3)
@@ -80,29 +80,29 @@ def test_the_sample_does_not_grow_with_the_rows(tiny_base):
     """It has at most 512 rows. 64 of them are compared, at 4,000 tokens; a longer row has more of these tokens."""
     model = load_model(tiny_base, "cpu", dtype=torch.float32)
     rows = [row(number, 150 if number % 2 else 15) for number in range(600)]
-    compared = sample(rows, COMPARED_ROWS)
+    compared = sample_rows(rows, COMPARED_ROWS)
     assert sum(len(compared_row["input_ids"]) - 3 for compared_row in compared) > COMPARED_TOKENS
-    measured, alone = measure(model, rows, 0), measure(model, compared, 0)
+    measured, alone = measure_model(model, rows, 0), measure_model(model, compared, 0)
     assert (measured.rows, measured.compared_rows) == (HELD_OUT_ROWS, COMPARED_ROWS)
     assert measured.states.shape == (COMPARED_TOKENS, model.config.hidden_size)
     torch.testing.assert_close(measured.states, alone.states, rtol=1e-3, atol=1e-3)
-    assert measured.loss == pytest.approx(measure(model, sample(rows, HELD_OUT_ROWS), 0).loss)
+    assert measured.loss == pytest.approx(measure_model(model, sample_rows(rows, HELD_OUT_ROWS), 0).loss)
 
 
 def test_a_sample_ignores_row_order_and_contains_every_smaller_sample():
     rows = [row(number, 4) for number in range(600)]
-    ids = {sampled["id"] for sampled in sample(rows, 100)}
+    ids = {sampled["id"] for sampled in sample_rows(rows, 100)}
     assert len(ids) == 100
-    assert {sampled["id"] for sampled in sample(rows[::-1], 100)} == ids
-    assert {sampled["id"] for sampled in sample(rows, 20)} < ids
-    assert len({sampled["id"] for sampled in sample([*rows, row(600, 4)], 100)} & ids) >= 99
-    assert sample(rows[:50], 100) == rows[:50]
+    assert {sampled["id"] for sampled in sample_rows(rows[::-1], 100)} == ids
+    assert {sampled["id"] for sampled in sample_rows(rows, 20)} < ids
+    assert len({sampled["id"] for sampled in sample_rows([*rows, row(600, 4)], 100)} & ids) >= 99
+    assert sample_rows(rows[:50], 100) == rows[:50]
 
 
 def test_equal_output_heads_are_stored_once(tmp_path, tiny_base):
     rows = [row(number, 5) for number in range(3)]
-    held_out = HeldOut(rows, 0)
-    first, second = (held_out.measure(lambda: load_model(tiny_base, "cpu")) for _ in range(2))
+    held_out = HeldOutRows(rows, 0)
+    first, second = (held_out.load_and_measure(lambda: load_model(tiny_base, "cpu")) for _ in range(2))
     assert second.head is first.head
 
     def with_its_own_head():
@@ -110,7 +110,7 @@ def test_equal_output_heads_are_stored_once(tmp_path, tiny_base):
         model.get_output_embeddings().weight.data[7] *= -1
         return model
 
-    changed = held_out.measure(with_its_own_head)
+    changed = held_out.load_and_measure(with_its_own_head)
     assert changed.head is not first.head
     pairs = [("first", "again"), ("first", "changed")]
     divergences = kl_divergences({"first": first, "again": second, "changed": changed}, pairs)

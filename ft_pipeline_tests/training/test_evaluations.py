@@ -10,11 +10,11 @@ from ft_pipeline.job import Rank
 from ft_pipeline.models.load import load_tokenizer
 from ft_pipeline.training import adapter
 from ft_pipeline.training.techniques import new_model
-from ft_pipeline.training.tokens.sample import sample
+from ft_pipeline.training.tokens.sample import sample_rows
 from ft_pipeline.training.trainer.arguments import training_arguments
-from ft_pipeline.training.trainer.checkpoints import newest_valid, step_of
+from ft_pipeline.training.trainer.checkpoints import checkpoint_step, newest_valid
 from ft_pipeline.training.trainer.data_parallel import Ranks
-from ft_pipeline.training.trainer.evaluations import intervals, steps_per_epoch
+from ft_pipeline.training.trainer.evaluations import evaluation_intervals, steps_per_epoch
 from ft_pipeline.training.trainer.token_trainer import TokenTrainer
 from ft_pipeline.training.training_data import read_split
 from ft_pipeline_tests.training.subject import Listener, job, make_training_data, settings, support_rows
@@ -57,7 +57,7 @@ def training(**keys):
     ],
 )
 def test_evaluation_and_save_intervals_are_shares_of_an_epoch(keys, rows, expected):
-    assert intervals(training(**keys), rows) == expected
+    assert evaluation_intervals(training(**keys), rows) == expected
 
 
 @pytest.mark.parametrize("rank", [Rank(), Rank(1, 2), Rank(2, 3)], ids=["alone", "of two", "of three"])
@@ -79,15 +79,15 @@ def test_steps_per_epoch_equals_the_steps_of_the_trainer(tmp_path, data, tiny_ba
 
 
 def test_a_sample_is_stable_and_hardly_changes_with_new_rows():
-    chosen = sample(ROWS, 100)
+    chosen = sample_rows(ROWS, 100)
     assert len(chosen) == 100 and chosen == sorted(chosen, key=ROWS.index)
-    assert sample(ROWS[:100], 100) == ROWS[:100]
-    shuffled = sample(ROWS[::-1], 100)
+    assert sample_rows(ROWS[:100], 100) == ROWS[:100]
+    shuffled = sample_rows(ROWS[::-1], 100)
     assert sorted(row["id"] for row in shuffled) == [row["id"] for row in chosen]
-    larger = sample([*ROWS, {"id": "new"}], 100)
+    larger = sample_rows([*ROWS, {"id": "new"}], 100)
     assert sum(row in larger for row in chosen) >= 99
     tenfold = [{"id": f"{number:064x}"} for number in range(10_000)]
-    ids = [int(row["id"], 16) for row in sample(tenfold, 1000)]
+    ids = [int(row["id"], 16) for row in sample_rows(tenfold, 1000)]
     assert 4500 < sum(ids) / len(ids) < 5500  # from all parts of the split
 
 
@@ -145,7 +145,7 @@ def test_checkpoints_follow_save_steps_and_the_best_is_always_kept(tmp_path, dat
         assert best | {max(saved, default=0)} - {0} <= set(watcher.checkpoints[step]) <= saved, step
         assert len(watcher.checkpoints[step]) <= 2, step
     assert summary["best_step"] == min(losses, key=losses.get)
-    assert step_of(newest_valid(work.work / "checkpoints")) == 18
+    assert checkpoint_step(newest_valid(work.work / "checkpoints")) == 18
 
 
 def test_a_run_resumes_from_a_checkpoint_between_evaluations(tmp_path, data, tiny_base):
@@ -153,7 +153,7 @@ def test_a_run_resumes_from_a_checkpoint_between_evaluations(tmp_path, data, tin
     folder = tmp_path / "stopped"
     with pytest.raises(UserError, match="stopped by the test"):
         train(folder, data, tiny_base, settings(**SAVES), Watcher(folder, last=11))
-    assert step_of(newest_valid(folder / "work" / "checkpoints")) in (8, 9)
+    assert checkpoint_step(newest_valid(folder / "work" / "checkpoints")) in (8, 9)
     work, summary = train(folder, data, tiny_base, settings(**SAVES))
     assert summary["resumed_from_step"] in (8, 9)
     assert evaluated(work) == evaluated(whole)
@@ -188,6 +188,6 @@ def test_early_stopping_waits_until_the_schedule_has_decayed(tmp_path, data, tin
 def test_resuming_a_run_that_stopped_early_trains_no_further_step(tmp_path, data, tiny_base):
     experiment = settings(**EARLY_STOPPING, lr_scheduler_type="constant", save_steps=100)
     work, summary = train(tmp_path, data, tiny_base, experiment)
-    assert step_of(newest_valid(work.work / "checkpoints")) == summary["steps"] == 9
+    assert checkpoint_step(newest_valid(work.work / "checkpoints")) == summary["steps"] == 9
     resumed = adapter.run(work)
     assert resumed["resumed_from_step"] == resumed["steps"] == 9 and resumed["stopped_early"]

@@ -69,7 +69,7 @@ def routers(model):
 def step(trainer, batches):
     """The loss of one optimizer step over `batches`, and the routers' gradients."""
     trainer.model.zero_grad()
-    items = sum(trainer.items(batch) for batch in batches)
+    items = sum(trainer.count_items(batch) for batch in batches)
     losses = [trainer.compute_loss(trainer.model, batch, num_items_in_batch=items) for batch in batches]
     sum(losses).backward()
     return float(sum(losses).detach()), routers(trainer.model)
@@ -95,9 +95,9 @@ def require_equal(actual, expected):
 def test_the_loss_of_a_step_equals_the_models_own_loss(kind, trainer_of):
     trainer = trainer_of(kind)
     for batches in ([collate(ROWS, 0)], [collate(ROWS[:1], 0), collate(ROWS[1:], 0)]):
-        expected = own_step(trainer.model, batches, [trainer.items(batch) for batch in batches])
+        expected = own_step(trainer.model, batches, [trainer.count_items(batch) for batch in batches])
         require_equal(step(trainer, batches), expected)
-    plain = float(answer_loss(trainer.model, collate(ROWS, 0))[0].detach()) / trainer.items(collate(ROWS, 0))
+    plain = float(answer_loss(trainer.model, collate(ROWS, 0))[0].detach()) / trainer.count_items(collate(ROWS, 0))
     assert step(trainer, [collate(ROWS, 0)])[0] > plain + 0.01  # the balance loss is at least its factor
 
 
@@ -119,7 +119,7 @@ def test_held_out_losses_are_pure_cross_entropy(trainer_of):
     trainer = trainer_of("mixtral")
     with torch.no_grad():
         total, count = answer_loss(trainer.model, collate(ROWS, 0))
-    assert trainer.held_out()["eval_loss"] == pytest.approx(float(total) / count, abs=1e-5)
+    assert trainer.compute_held_out_metrics()["eval_loss"] == pytest.approx(float(total) / count, abs=1e-5)
 
 
 def test_an_adapter_that_affects_a_router_trains_on_the_balance_loss(trainer_of):

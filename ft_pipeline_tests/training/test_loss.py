@@ -6,11 +6,11 @@ from datasets import Dataset
 from transformers import AutoConfig, AutoModelForCausalLM, Gemma2Config, Gemma2ForCausalLM
 from trl import SFTConfig, SFTTrainer
 
-from ft_pipeline.models.attention import lay_end_to_end
+from ft_pipeline.models.attention import use_end_to_end_attention
 from ft_pipeline.models.load import load_model, load_tokenizer
 from ft_pipeline.training.tokens.chat_tokens import MASKED, encode, render_conversation
 from ft_pipeline.training.trainer.batches import collate
-from ft_pipeline.training.trainer.loss import answer_loss, answer_states, head_losses, logits_of
+from ft_pipeline.training.trainer.loss import answer_loss, answer_states, compute_logits, head_losses
 from ft_pipeline_tests.training.subject import PAIRS
 
 
@@ -63,7 +63,7 @@ def test_a_frozen_head_gives_the_gradient_of_autograd(model, rows):
 
             _FrozenHeadLoss.apply(leaf, model.get_output_embeddings().weight, targets).sum().backward()
         else:
-            torch.nn.functional.cross_entropy(logits_of(model, leaf), targets, reduction="sum").backward()
+            torch.nn.functional.cross_entropy(compute_logits(model, leaf), targets, reduction="sum").backward()
         gradients.append(leaf.grad)
     torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-4, atol=1e-5)
 
@@ -101,7 +101,7 @@ def test_every_head_gives_the_gradients_of_autograd(name, learns):
         if ours:
             losses = head_losses(model, leaf, targets)
         else:
-            losses = torch.nn.functional.cross_entropy(logits_of(model, leaf), targets, reduction="none")
+            losses = torch.nn.functional.cross_entropy(compute_logits(model, leaf), targets, reduction="none")
         (losses * weights).sum().backward()
         grads = [parameter.grad.clone() for parameter in head.parameters() if learns]
         assert len(grads) == (0 if not learns else 2 if "bias" in name else 1)
@@ -191,7 +191,7 @@ def test_the_loss_equals_that_of_trl_on_the_same_batches(tiny_base, rows, tmp_pa
     )
     model = load_model(tiny_base, "cpu", dtype=dtype).requires_grad_(False)
     if padding_free:
-        assert lay_end_to_end(model) is None
+        assert use_end_to_end_attention(model) is None
     for part in (rows[:2], rows[2:5], rows):
         batch = collate(part, tokenizer.pad_token_id)
         with torch.no_grad():

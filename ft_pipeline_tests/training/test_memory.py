@@ -15,7 +15,7 @@ from ft_pipeline.errors import UserError
 from ft_pipeline.settings.experiment import ExperimentSettings
 from ft_pipeline.settings.training import ATTENTION
 from ft_pipeline.training.adapter import require_memory
-from ft_pipeline.training.memory.estimate import Plan, estimate, estimate_experiment
+from ft_pipeline.training.memory.estimate import MemoryPlan, estimate_experiment, estimate_memory
 from ft_pipeline.training.memory.layer_sizes import nearest_llama, read_shape
 from ft_pipeline_tests.training.subject import job
 
@@ -31,7 +31,7 @@ SMOLLM2 = {
 
 
 def test_full_training_of_7b_needs_56_gb_before_activations():
-    estimated = estimate(nearest_llama(7e9), Plan("full", "adamw_torch"), params=7e9, gpu_memory_gb=24)
+    estimated = estimate_memory(nearest_llama(7e9), MemoryPlan("full", "adamw_torch"), params=7e9, gpu_memory_gb=24)
     parts = estimated["bytes"]
     assert [parts[name] / 1e9 for name in ("weights", "gradients", "optimizer")] == [14, 14, 28]
     assert estimated["fits"] is False and estimated["possible"] is False
@@ -49,15 +49,17 @@ def test_parameter_counts_are_exact():
 @pytest.mark.parametrize("optim", ["adamw_torch", "adamw_8bit", "paged_adamw_8bit"])
 def test_lora_needs_less_than_full_and_qlora_less_than_lora(optim):
     shape = nearest_llama(7e9)
-    full, lora, qlora = (estimate(shape, Plan(name, optim))["total_gb"] for name in ("full", "lora", "qlora"))
+    full, lora, qlora = (
+        estimate_memory(shape, MemoryPlan(name, optim))["total_gb"] for name in ("full", "lora", "qlora")
+    )
     assert full > lora > qlora
-    assert estimate(shape, Plan("qlora", optim, gradient_checkpointing=True))["total_gb"] < qlora
+    assert estimate_memory(shape, MemoryPlan("qlora", optim, gradient_checkpointing=True))["total_gb"] < qlora
 
 
 def test_a_4_bit_weight_takes_a_little_over_half_a_byte():
     shape = nearest_llama(7e9)
     packed = shape.matrix_params
-    weights = estimate(shape, Plan("qlora"))["bytes"]["weights"]
+    weights = estimate_memory(shape, MemoryPlan("qlora"))["bytes"]["weights"]
     # Adapters are 32 bit, with a copy that is rounded to the compute type.
     rest = 2 * (shape.params - packed) + (4 + 2) * shape.adapter_params(8, "all-linear")
     assert (weights - rest) / packed == pytest.approx(0.516, abs=0.001)
@@ -65,10 +67,10 @@ def test_a_4_bit_weight_takes_a_little_over_half_a_byte():
 
 def test_the_advice_names_settings_that_fit_or_a_smaller_model():
     shape = nearest_llama(7e9)
-    estimated = estimate(shape, Plan("qlora", batch=8, length=2048), gpu_memory_gb=16)
+    estimated = estimate_memory(shape, MemoryPlan("qlora", batch=8, length=2048), gpu_memory_gb=16)
     assert estimated["fits"] is False and estimated["possible"] is True
     assert any("gradient_checkpointing" in line for line in estimated["advice"])
-    (advice,) = estimate(shape, Plan("qlora"), gpu_memory_gb=2)["advice"]
+    (advice,) = estimate_memory(shape, MemoryPlan("qlora"), gpu_memory_gb=2)["advice"]
     assert "smaller base_model" in advice
 
 
@@ -81,7 +83,7 @@ def test_an_experiment_is_estimated_from_its_config_and_longest_row():
 
 def test_unknown_optimizers_and_incomplete_configs_are_refused():
     with pytest.raises(UserError, match="adam_w"):
-        estimate(nearest_llama(1e9), Plan("full", "adam_w"))
+        estimate_memory(nearest_llama(1e9), MemoryPlan("full", "adam_w"))
     with pytest.raises(UserError, match="intermediate_size"):
         read_shape({"hidden_size": 8, "num_attention_heads": 2, "num_hidden_layers": 1})
 
@@ -89,9 +91,9 @@ def test_unknown_optimizers_and_incomplete_configs_are_refused():
 @pytest.mark.parametrize(("technique", "sizes"), [("lora", 2), ("qlora", 3)])
 def test_the_estimate_for_a_cpu_counts_packed_matrices(technique, sizes):
     shape = nearest_llama(1e9)
-    cpu, cuda = (estimate(shape, Plan(technique, device=device))["bytes"] for device in ("cpu", "cuda"))
+    cpu, cuda = (estimate_memory(shape, MemoryPlan(technique, device=device))["bytes"] for device in ("cpu", "cuda"))
     assert cpu["packed"] >= sizes * shape.matrix_params * 2 and "packed" not in cuda
-    assert "packed" not in estimate(shape, Plan("full", device="cpu"))["bytes"]
+    assert "packed" not in estimate_memory(shape, MemoryPlan("full", device="cpu"))["bytes"]
 
 
 def test_the_estimate_does_not_import_torch():
@@ -102,7 +104,7 @@ def test_the_estimate_does_not_import_torch():
 
 def test_full_training_counts_32_bit_weights_and_16_bit_copies():
     shape = nearest_llama(7e9)
-    parts = estimate(shape, Plan("full", "adamw_torch", autocast=True), params=7e9)["bytes"]
+    parts = estimate_memory(shape, MemoryPlan("full", "adamw_torch", autocast=True), params=7e9)["bytes"]
     assert [parts[name] / 1e9 for name in ("weights", "gradients", "optimizer")] == [42, 28, 56]
     assert estimate_experiment(ExperimentSettings(technique="full"), SMOLLM2, 100, None)["bytes"]["gradients"] == (
         4 * 134_515_008
@@ -151,10 +153,10 @@ def test_a_gpu_that_is_too_small_is_refused_before_loading(tmp_path, monkeypatch
 
 
 def test_prompt_tuning_counts_a_small_prompt_that_lengthens_each_row():
-    shape, plan = read_shape(SMOLLM2), Plan("prompt_tuning", "adamw_torch", length=100, virtual_tokens=20)
+    shape, plan = read_shape(SMOLLM2), MemoryPlan("prompt_tuning", "adamw_torch", length=100, virtual_tokens=20)
     prompt, lora = (
-        estimate(shape, plan)["bytes"],
-        estimate(shape, Plan("lora", "adamw_torch", length=120, target_modules=ATTENTION))["bytes"],
+        estimate_memory(shape, plan)["bytes"],
+        estimate_memory(shape, MemoryPlan("lora", "adamw_torch", length=120, target_modules=ATTENTION))["bytes"],
     )
     assert prompt["gradients"] == 4 * 20 * 576 and prompt["optimizer"] == 2 * prompt["gradients"]
     read_by_lora = 120 * 31 * 2 * 576
@@ -184,8 +186,8 @@ def test_a_cpu_is_estimated_in_both_compute_types():
 def test_the_norms_keep_32_bit_in_either_compute_type():
     """The other values that a layer keeps have the compute type: in 32 bit they take twice as much."""
     shape, rows = read_shape(SMOLLM2), 4 * 256
-    plan = Plan("prompt_tuning", "adamw_torch", batch=4, length=256, virtual_tokens=0, device="cpu")
-    narrow, wide = (estimate(shape, replace(plan, dtype=name))["bytes"] for name in ("bfloat16", "float32"))
+    plan = MemoryPlan("prompt_tuning", "adamw_torch", batch=4, length=256, virtual_tokens=0, device="cpu")
+    narrow, wide = (estimate_memory(shape, replace(plan, dtype=name))["bytes"] for name in ("bfloat16", "float32"))
     norms = rows * 31 * 2 * 576 * 4
     assert wide["activations"] - norms == 2 * (narrow["activations"] - norms)
 
@@ -206,7 +208,9 @@ def test_a_lighter_technique_is_advised_if_full_training_does_not_fit():
 
 def test_the_estimate_for_a_cpu_has_no_cuda_context():
     shape = nearest_llama(1e9)
-    cuda, cpu = (estimate(shape, Plan("lora", device=name))["bytes"]["overhead"] for name in ("cuda", "cpu"))
+    cuda, cpu = (
+        estimate_memory(shape, MemoryPlan("lora", device=name))["bytes"]["overhead"] for name in ("cuda", "cpu")
+    )
     saved = cuda - cpu
     assert saved == 500_000_000
 

@@ -17,7 +17,7 @@ from ft_pipeline.models.load import load_model, load_tokenizer
 from ft_pipeline.settings.experiment import ExperimentSettings
 from ft_pipeline.training import adapter
 from ft_pipeline.training.merging import merge
-from ft_pipeline.training.merging.equivalence import Measurement, kl_divergence, measure
+from ft_pipeline.training.merging.equivalence import Measurement, kl_divergence, measure_model
 from ft_pipeline.training.tokens.chat_tokens import MASKED
 from ft_pipeline.training.trainer.loss import Head
 from ft_pipeline.training.training_data import read_split
@@ -179,10 +179,10 @@ def test_weights_dequantized_after_a_forward_pass_exceed_the_kl_limit(trained, t
     settings = experiment("qlora")
     rows, tokenizer = read_split(data, "validation"), load_tokenizer(tiny_base)
     used = load_model(tiny_base, "cpu", quantization=settings.quantization.model_dump())
-    measure(used, rows, tokenizer.pad_token_id)
+    measure_model(used, rows, tokenizer.pad_token_id)
     if not any(getattr(module.weight.quant_state, "packing_format_for_cpu", False) for module in _four_bit(used)):
         pytest.skip("this CPU does not repack 4-bit weights")
-    reference = measure(
+    reference = measure_model(
         load_model(tiny_base, "cpu", quantization=settings.quantization.model_dump(), adapter=adapter_folder),
         rows,
         tokenizer.pad_token_id,
@@ -191,7 +191,7 @@ def test_weights_dequantized_after_a_forward_pass_exceed_the_kl_limit(trained, t
     for name, update in merge.lora_updates(adapter_folder).items():
         weight = broken.get_submodule(name).weight
         weight.data = update.apply(weight.data)
-    measured = measure(broken, rows, tokenizer.pad_token_id)
+    measured = measure_model(broken, rows, tokenizer.pad_token_id)
     assert kl_divergence(reference, measured) > 10 * settings.merge.max_kl
 
 
@@ -199,20 +199,20 @@ def test_a_merge_without_the_adapters_updates_fails_the_check(trained, tmp_path,
     technique, adapter_folder = trained
     emptied = tmp_path / "emptied"
     shutil.copytree(adapter_folder, emptied)
-    reference = merge._adapter_model(
+    reference = merge._load_adapter_model(
         job("merged_model", tmp_path, experiment(technique), {"base_model": tiny_base, "adapter": adapter_folder}),
         experiment(technique),
     )
     rows, pad = read_split(data, "validation"), load_tokenizer(tiny_base).pad_token_id
-    measured = measure(reference, rows, pad)
+    measured = measure_model(reference, rows, pad)
     weights = load_file(emptied / "adapter_model.safetensors")
     save_file(
         {name: torch.zeros_like(weight) for name, weight in weights.items()}, emptied / "adapter_model.safetensors"
     )
     mode = merge._modes(experiment(technique))[0]
     merge.write_merged(tiny_base, emptied, tmp_path / "out", experiment(technique), mode)
-    merged = measure(load_model(tmp_path / "out", "cpu"), rows, pad)
-    result = merge._judge(merged, measured, None, experiment(technique))
+    merged = measure_model(load_model(tmp_path / "out", "cpu"), rows, pad)
+    result = merge._check_merge(merged, measured, None, experiment(technique))
     assert not result.passed and result.kl > 0.02
 
 
@@ -224,13 +224,13 @@ def measured_at(loss):
 @pytest.mark.parametrize(("loss", "passed"), [(2.05, True), (2.2, False), (3.5, False)])
 def test_a_merge_onto_another_base_must_keep_the_gain(loss, passed):
     """The loss is 3.0 without the adapter and 2.0 with it. Nine tenths of the gain must remain: at most 2.1."""
-    result = merge._judge(measured_at(loss), measured_at(2.0), 3.0, experiment("qlora"))
+    result = merge._check_merge(measured_at(loss), measured_at(2.0), 3.0, experiment("qlora"))
     assert result.passed is passed
     assert result.kept_gain == pytest.approx(3.0 - loss)
 
 
 def test_a_merge_fails_the_check_if_training_gained_nothing():
-    result = merge._judge(measured_at(3.0), measured_at(3.1), 3.0, experiment("qlora"))
+    result = merge._check_merge(measured_at(3.0), measured_at(3.1), 3.0, experiment("qlora"))
     assert not result.passed
 
 

@@ -40,7 +40,7 @@ def test_a_gpu_step_is_timed_until_its_kernels_have_finished(monkeypatch):
     for device, seconds in (("cuda:0", 10), ("cpu", 1)):
         meter = Throughput(torch.device(device))
         meter.tokens = 100
-        meter.begin()
+        meter.start_step()
         clock.advance(1)
         meter.on_step_end(None, None, None)
         assert meter.seconds == seconds and meter.tokens_per_second == 100 / seconds

@@ -19,7 +19,7 @@ from ft_pipeline.execution.workers.supervisor import WorkerError, WorkerJob, run
 from ft_pipeline.execution.workers.worker import RANK
 from ft_pipeline.job import Rank
 from ft_pipeline.training import adapter
-from ft_pipeline.training.trainer.checkpoints import newest_valid, step_of
+from ft_pipeline.training.trainer.checkpoints import checkpoint_step, newest_valid
 from ft_pipeline.training.trainer.data_parallel import RankBatches, Ranks
 from ft_pipeline_tests.execution.cancelling import Cancelled, cancel_at
 from ft_pipeline_tests.training.subject import PAIRS, conversation, job, make_training_data, settings, support_rows
@@ -115,7 +115,7 @@ def test_sharded_weights_survive_a_killed_rank_and_are_saved_complete(alone, dat
     with pytest.raises(WorkerError, match="killed by SIGKILL"):
         run_worker(None, work, AccelerateLauncher(), kill_rank_1_at(5))
     assert set(psutil.Process().children(recursive=True)) <= before
-    kept = step_of(newest_valid(work.work / "checkpoints"))
+    kept = checkpoint_step(newest_valid(work.work / "checkpoints"))
     assert kept in (4, 6, 8)  # reports come once a second at most
     assert not list(work.out.iterdir())
     result = run_worker(None, work, AccelerateLauncher())
@@ -129,7 +129,7 @@ def test_one_process_can_finish_the_canceled_training_of_two(alone, data, tiny_b
     work = worker_job(tmp_path, data, tiny_base)
     with pytest.raises(Cancelled):
         run_worker(None, work, AccelerateLauncher(), cancel_at(3))
-    kept = step_of(newest_valid(work.work / "checkpoints"))
+    kept = checkpoint_step(newest_valid(work.work / "checkpoints"))
     assert kept >= 3  # the current step, also between evaluations
     summary = adapter.run(job("adapter", tmp_path, SETTINGS, dict(work.inputs)))
     assert summary["resumed_from_step"] == kept
@@ -169,5 +169,5 @@ def test_an_item_that_fills_up_a_rank_counts_once():
 )
 def test_settings_that_fsdp_does_not_support_are_refused(technique, optim, message):
     with pytest.raises(UserError, match=message):
-        adapter.require_divisible(settings(technique, optim=optim), Rank(0, 2, sharded=True))
-    adapter.require_divisible(settings(technique, optim=optim), Rank(0, 2))
+        adapter.require_shardable(settings(technique, optim=optim), Rank(0, 2, sharded=True))
+    adapter.require_shardable(settings(technique, optim=optim), Rank(0, 2))

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from ft_pipeline.job import Rank
 from ft_pipeline.settings.experiment import ExperimentSettings
 from ft_pipeline.training import adapter
-from ft_pipeline.training.adapter import require_divisible
+from ft_pipeline.training.adapter import require_shardable
 from ft_pipeline.training.trainer.stochastic_rounding import StochasticAdamW, round_stochastically
 from ft_pipeline_tests.training.subject import FAST, job, make_training_data, support_rows
 
@@ -102,4 +102,4 @@ def test_pure_bf16_learns_as_in_32_bit_and_resumes_exactly(tmp_path, data, tiny_
 
 def test_pure_bf16_is_refused_with_fsdp():
     with pytest.raises(adapter.UserError, match="pure_bf16 is not supported with FSDP"):
-        require_divisible(experiment(pure_bf16=True), Rank(0, 2, sharded=True))
+        require_shardable(experiment(pure_bf16=True), Rank(0, 2, sharded=True))

@@ -14,7 +14,7 @@ from ft_pipeline.models.load import load_model
 from ft_pipeline.settings.experiment import ExperimentSettings
 from ft_pipeline.training import adapter
 from ft_pipeline.training.merging import merge
-from ft_pipeline.training.merging.equivalence import kl_divergence, measure
+from ft_pipeline.training.merging.equivalence import kl_divergence, measure_model
 from ft_pipeline.training.techniques import new_model
 from ft_pipeline.training.training_data import read_split
 from ft_pipeline_tests.training.subject import FAST, job, make_training_data, support_rows
@@ -103,7 +103,7 @@ def test_full_trains_every_weight_and_saves_a_complete_model(full, data, tiny_ba
     model = AutoModelForCausalLM.from_pretrained(work.out)
     assert model.dtype == torch.bfloat16 and model.config.tie_word_embeddings
     rows = read_split(data, "validation")
-    assert measure(model, rows, 0).loss == pytest.approx(summary["best_eval_loss"], abs=0.02)
+    assert measure_model(model, rows, 0).loss == pytest.approx(summary["best_eval_loss"], abs=0.02)
     for name in ("tokenizer.json", "chat_template.jinja"):
         assert (work.out / name).read_bytes() == (tiny_base / name).read_bytes()
 
@@ -134,7 +134,7 @@ def test_the_merged_model_of_full_has_the_same_files(full, tmp_path, data, tiny_
     assert hashes(merged.out) == hashes(work.out)
     assert (merged.out / "model.safetensors").samefile(work.out / "model.safetensors")
     rows = read_split(data, "validation")
-    measured = [measure(load_model(folder, "cpu"), rows, 0) for folder in (work.out, merged.out)]
+    measured = [measure_model(load_model(folder, "cpu"), rows, 0) for folder in (work.out, merged.out)]
     assert kl_divergence(*measured) == 0
 
 

@@ -101,7 +101,7 @@ def test_tool_turns_and_reasoning_are_rendered_if_the_template_supports_them(nam
     rendered = render_conversation(tokenizer, TOOL_USE)
     dropped = find_dropped_turns(TOOL_USE, rendered)
     assert dropped.turns == (() if tools else ("turn 3 (tool)",))
-    assert (dropped.reasoning, dropped.reasoning_left_out) == (2, left_out)
+    assert (dropped.reasoning_turns, dropped.reasoning_left_out) == (2, left_out)
     texts = trained_texts(tokenizer, encode(tokenizer, rendered))
     assert len(texts) == 3 and not any("shipped" in text or "order 7" in text for text in texts)
     for text, thoughts in zip(texts[1:], ("The tool says so", "A polite end"), strict=True):
@@ -116,7 +116,7 @@ def test_reasoning_inside_the_text_is_trained_or_reported_as_left_out(name):
     (text,) = trained_texts(tokenizer, encode(tokenizer, rendered))
     assert "It left on Monday." in text
     dropped = find_dropped_turns(messages, rendered)
-    assert dropped.turns == () and dropped.reasoning == 1
+    assert dropped.turns == () and dropped.reasoning_turns == 1
     assert ("Look it up" in text) == (not dropped.reasoning_left_out) == (name != "deepseekv3")
 
 

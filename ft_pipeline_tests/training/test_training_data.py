@@ -7,7 +7,7 @@ import pytest
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.training import training_data
-from ft_pipeline.training.tokens.sample import weigh
+from ft_pipeline.training.tokens.sample import apply_weight
 from ft_pipeline.training.tokens.token_audit import failures
 from ft_pipeline.training.training_data import read_split
 from ft_pipeline_tests.training.subject import (
@@ -123,10 +123,10 @@ def test_sources_are_weighted_and_a_rows_system_turn_has_priority(tmp_path, tiny
 
 def test_a_weight_copies_whole_rows_and_draws_the_rest_by_seed():
     rows = [{"id": str(number)} for number in range(10)]
-    assert weigh(rows, 0, 1) == []
-    assert weigh(rows, 1, 1) == rows
-    assert len(weigh(rows, 2.5, 1)) == 25
-    assert weigh(rows, 0.3, 1) == weigh(list(reversed(rows)), 0.3, 1) != weigh(rows, 0.3, 2)
+    assert apply_weight(rows, 0, 1) == []
+    assert apply_weight(rows, 1, 1) == rows
+    assert len(apply_weight(rows, 2.5, 1)) == 25
+    assert apply_weight(rows, 0.3, 1) == apply_weight(list(reversed(rows)), 0.3, 1) != apply_weight(rows, 0.3, 2)
 
 
 def test_a_smaller_share_of_the_rows_is_part_of_a_larger_one(tmp_path, tiny_base):

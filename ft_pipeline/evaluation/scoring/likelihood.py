@@ -28,9 +28,13 @@ def target_log_likelihoods(
     results: dict[int, tuple[float, bool]] = {}
     contexts = Contexts(model, [context for context, _ in pairs])
     for group in contexts.groups():
-        remaining = {index: (contexts.ids[index][group.length :], pairs[index][1]) for index in group.members}
-        for batch in _batches(contexts.model, remaining, contexts.together(batch_size)):
-            batch_results = _score(contexts.model, [remaining[index] for index in batch], group.cache, group.length)
+        remaining = {
+            index: (contexts.token_ids[index][group.prefix_length :], pairs[index][1]) for index in group.indices
+        }
+        for batch in _batches(contexts.model, remaining, contexts.limit_batch_size(batch_size)):
+            batch_results = _score(
+                contexts.model, [remaining[index] for index in batch], group.cache, group.prefix_length
+            )
             results.update(zip(batch, batch_results, strict=True))
             report_done(len(batch))
     return [results[index] for index in range(len(pairs))]

@@ -32,7 +32,7 @@ from ft_pipeline.job import Job, Reporter
 from ft_pipeline.models.chat import stop_strings
 from ft_pipeline.models.compute_dtype import compute_dtype, dtype_name
 from ft_pipeline.models.load import load_tokenizer
-from ft_pipeline.models.model_structure import window_of
+from ft_pipeline.models.model_structure import context_window
 from ft_pipeline.models.soft_prompt import learned_prompt
 
 GENERAL = pa.schema(
@@ -275,7 +275,7 @@ class Scorer:
 
 def _window(model: Any) -> int | None:
     """Return how many tokens of text the model can read, without the positions of a learned prompt; None: no limit."""
-    positions = window_of(model.config)
+    positions = context_window(model.config)
     prompt = learned_prompt(model)
     return positions - len(prompt) if positions is not None and prompt is not None else positions
 

@@ -73,7 +73,7 @@ def _endpoint_answers(job: Job, teacher_prompt: TeacherPrompt, items: Sequence[I
     """
     teacher = teacher_prompt.teacher
     requests = [teacher_prompt.request(item.messages[:-1]) for item in items]
-    with AnswerLog.opened(endpoint_teacher.log_folder(job.shared or job.work, teacher), job.report.log) as log:
+    with AnswerLog.open(endpoint_teacher.log_folder(job.shared or job.work, teacher), job.report.log) as log:
         endpoint_teacher.send_requests(log, requests, len(requests), teacher, job)
         return [{**endpoint_teacher.answer_columns(log, request), **_seconds(log, request.key)} for request in requests]
 

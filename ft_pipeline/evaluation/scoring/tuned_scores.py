@@ -8,7 +8,7 @@ from ft_pipeline.evaluation.model_kinds import TUNED, ModelKind
 from ft_pipeline.evaluation.scoring.prompts import Prompt
 from ft_pipeline.evaluation.scoring.scorer import ModelUnderTest, Scorer
 from ft_pipeline.job import Job
-from ft_pipeline.models.base_model import count_parameters
+from ft_pipeline.models.base_model import count_stored_parameters
 from ft_pipeline.models.cpu.fast_linear import speed_up_products
 from ft_pipeline.models.load import keep_weights_unpacked, load_model
 
@@ -58,5 +58,5 @@ def _load(job: Job, kind: str) -> Any:
 
 
 def _adapter_parameters(adapter: Path) -> int:
-    parameters, _ = count_parameters(adapter)
+    parameters, _ = count_stored_parameters(adapter)
     return parameters

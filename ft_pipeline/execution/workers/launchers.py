@@ -120,7 +120,7 @@ class RayLauncher:
             "env": {
                 **env,
                 **_process_variables(),
-                **_variables_with_values(compute_setting.CHOICE),
+                **_variables_with_values(compute_setting.COMPUTE_DTYPE_VARIABLE),
                 "OMP_NUM_THREADS": str(cpus),
             },
             "gpus": self.gpus,

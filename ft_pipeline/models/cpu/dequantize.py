@@ -1,4 +1,4 @@
-"""4-bit matrices dequantized once instead of in every forward and backward pass. The values are equal bit for bit."""
+"""Dequantize 4-bit matrices once, not in every forward and backward pass. The results are equal bit for bit."""
 
 from typing import Any
 
@@ -6,19 +6,20 @@ import psutil
 from torch import Tensor, nn
 from torch.nn import functional
 
-_MEMORY = 2.0
-"""Free memory that is required, in sizes of the new matrices. The rest is for activations."""
+_FREE_MEMORY_FACTOR = 2.0
+"""Required free memory, as a multiple of the size of the new matrices. What they do not take is for activations."""
 
 
 class DequantizedLinear(nn.Linear):
-    """What bitsandbytes' Linear4bit computes. Input and output may have another dtype than the weights."""
+    """A linear layer that computes what bitsandbytes' Linear4bit does. Input and output may have another dtype than the
+    weights."""
 
     def forward(self, inputs: Tensor) -> Tensor:
         return functional.linear(inputs.to(self.weight.dtype), self.weight, self.bias).to(inputs.dtype)
 
 
 def dequantize_once(model: Any) -> bool:
-    """Replace each Linear4bit of `model` on a CPU by a linear layer in the compute dtype. Return whether it did.
+    """Replace each Linear4bit of `model` on a CPU by a linear layer in the compute type. Return whether it did.
 
     Logits and gradients stay equal bit for bit. Call it after the adapter is loaded: each Linear4bit is replaced inside
     PEFT's wrapper, which rounds the LoRA product as before. The 4-bit weights are freed, so the model cannot be merged
@@ -28,24 +29,24 @@ def dequantize_once(model: Any) -> bool:
     bitsandbytes has repacked it for inference (see load.keep_weights_unpacked), or if it was loaded in another dtype
     than it computes in. In the last case bitsandbytes uses different values forward and backward.
     """
-    places = _places(model)
-    if not places or not all(_replaceable(layer) for _, _, layer in places):
+    children = _four_bit_layers(model)
+    if not children or not all(_is_replaceable(layer) for _, _, layer in children):
         return False
-    needed = sum(layer.in_features * layer.out_features * layer.compute_dtype.itemsize for _, _, layer in places)
-    if not has_room(needed):
+    needed = sum(layer.in_features * layer.out_features * layer.compute_dtype.itemsize for _, _, layer in children)
+    if not has_memory_for(needed):
         return False
-    for parent, name, layer in places:
-        setattr(parent, name, _dequantized(layer))
+    for parent, name, layer in children:
+        setattr(parent, name, _dequantize(layer))
     return True
 
 
-def has_room(size: int) -> bool:
+def has_memory_for(size: int) -> bool:
     """Whether new matrices of `size` bytes leave enough free memory."""
-    return psutil.virtual_memory().available >= _MEMORY * size
+    return psutil.virtual_memory().available >= _FREE_MEMORY_FACTOR * size
 
 
-def _places(model: Any) -> list[tuple[nn.Module, str, Any]]:
-    """Each Linear4bit with its parent module and its name in it."""
+def _four_bit_layers(model: Any) -> list[tuple[nn.Module, str, Any]]:
+    """Return each Linear4bit of `model`, after its parent module and its name in the parent."""
     from bitsandbytes.nn import Linear4bit
 
     return [
@@ -56,7 +57,8 @@ def _places(model: Any) -> list[tuple[nn.Module, str, Any]]:
     ]
 
 
-def _replaceable(layer: Any) -> bool:
+def _is_replaceable(layer: Any) -> bool:
+    """Whether replacing a Linear4bit leaves its results unchanged."""
     state = getattr(layer.weight, "quant_state", None)
     return (
         layer.weight.device.type == "cpu"
@@ -66,7 +68,8 @@ def _replaceable(layer: Any) -> bool:
     )
 
 
-def _dequantized(layer: Any) -> DequantizedLinear:
+def _dequantize(layer: Any) -> DequantizedLinear:
+    """Return the layer that replaces a Linear4bit."""
     from bitsandbytes.functional import dequantize_4bit
 
     weight = dequantize_4bit(layer.weight.data, layer.weight.quant_state)

@@ -3,13 +3,13 @@
 from typing import Any
 
 from ft_pipeline.models.cpu.dequantize import dequantize_once
-from ft_pipeline.models.cpu.fused_lora import join_lora
+from ft_pipeline.models.cpu.fused_lora import fuse_lora
 from ft_pipeline.models.cpu.packed_linear import pack_frozen
 
 
 def speed_up_products(model: Any, *, trains: bool) -> None:
-    """Dequantize 4-bit matrices once, pack frozen ones, and join LoRA with its matrix, as far as memory
-    allows. On a GPU nothing changes.
+    """Dequantize 4-bit matrices once, pack frozen ones, and fuse LoRA with them, if memory allows. On a GPU nothing
+    changes.
 
     trains: whether gradients will flow through `model`. Otherwise all its weights are frozen first. Call it when every
     weight is loaded; the model cannot be merged, copied or saved in 4 bit afterwards.
@@ -18,4 +18,4 @@ def speed_up_products(model: Any, *, trains: bool) -> None:
         model.requires_grad_(False)
     dequantize_once(model)
     pack_frozen(model, trains=trains)
-    join_lora(model)
+    fuse_lora(model)

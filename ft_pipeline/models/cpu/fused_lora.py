@@ -1,4 +1,4 @@
-"""A LoRA layer as one function: three products in the forward pass, five in the backward pass, and no other tensors.
+"""Compute a LoRA layer as one function: three products in the forward pass, five in the backward pass, and no copies.
 
 PEFT's layer makes four intermediate tensors of the size of its output in the forward pass, and as many gradients in the
 backward pass. On a CPU these copies take as long as the products of a small model.
@@ -13,28 +13,29 @@ from torch import Tensor, nn
 from ft_pipeline.models.cpu.packed_linear import FrozenLinear
 
 
-def join_lora(model: Any) -> int:
+def fuse_lora(model: Any) -> int:
     """Let each plain LoRA layer of a PEFT `model` on a FrozenLinear compute as one function. Return how many do.
 
-    Layers with dropout, DoRA, a bias of LoRA's own, or more than one adapter stay PEFT's.
+    Layers with dropout, DoRA, a bias of LoRA's own, or more than one adapter are left to PEFT.
     """
-    joined = [module for module in model.modules() if isinstance(module, LoraLayer) and _joinable(module)]
-    for module in joined:
-        module.__class__ = type(f"Joined{type(module).__name__}", (_JoinedLora, type(module)), {})
-    return len(joined)
+    layers = [module for module in model.modules() if isinstance(module, LoraLayer) and _is_fusible(module)]
+    for module in layers:
+        module.__class__ = type(f"Fused{type(module).__name__}", (_FusedLora, type(module)), {})
+    return len(layers)
 
 
-def _joinable(layer: Any) -> bool:
+def _is_fusible(layer: Any) -> bool:
+    """Whether the layer is plain LoRA on a FrozenLinear."""
     if not isinstance(layer.base_layer, FrozenLinear) or layer.lora_variant or len(layer.lora_A) != 1:
         return False
     (name,) = layer.lora_A
-    first, second, dropout = layer.lora_A[name], layer.lora_B[name], layer.lora_dropout[name]
-    plain = isinstance(first, nn.Linear) and isinstance(second, nn.Linear) and second.bias is None
+    lora_a, lora_b, dropout = layer.lora_A[name], layer.lora_B[name], layer.lora_dropout[name]
+    plain = isinstance(lora_a, nn.Linear) and isinstance(lora_b, nn.Linear) and lora_b.bias is None
     return plain and isinstance(dropout, nn.Identity)
 
 
-class _JoinedLora(nn.Module):
-    """Mixed into PEFT's layer, before it."""
+class _FusedLora(nn.Module):
+    """The forward pass of a fused layer: a base class that precedes PEFT's class of the layer."""
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         layer: Any = self
@@ -53,24 +54,24 @@ class _LoraProduct(torch.autograd.Function):
     """x Wᵀ + scale · (x Aᵀ) Bᵀ (arXiv 2106.09685, equation 3); A and B are rounded to the type of x."""
 
     @staticmethod
-    def forward(ctx: Any, states: Tensor, first: Tensor, second: Tensor, scale: float, base: FrozenLinear) -> Tensor:
-        """states [..., inputs], first [rank, inputs], second [outputs, rank] → [..., outputs]."""
+    def forward(ctx: Any, states: Tensor, lora_a: Tensor, lora_b: Tensor, scale: float, base: FrozenLinear) -> Tensor:
+        """states [..., inputs], lora_a [rank, inputs], lora_b [outputs, rank] → [..., outputs]."""
         rows = states.reshape(-1, states.shape[-1])
-        down, up = first.to(states.dtype), second.to(states.dtype)
-        inner = rows @ down.T
-        outputs = base.product(rows).addmm_(inner, up.T, alpha=scale)
-        ctx.save_for_backward(rows, inner, down, up)
+        rounded_a, rounded_b = lora_a.to(states.dtype), lora_b.to(states.dtype)
+        inner = rows @ rounded_a.T
+        outputs = base.product(rows).addmm_(inner, rounded_b.T, alpha=scale)
+        ctx.save_for_backward(rows, inner, rounded_a, rounded_b)
         ctx.scale, ctx.base, ctx.shape = scale, base, states.shape
         return outputs.view(*states.shape[:-1], -1)
 
     @staticmethod
     def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor | None, Tensor, Tensor, None, None]:
-        rows, inner, down, up = ctx.saved_tensors
-        slope = outputs[0].reshape(len(rows), -1)
-        of_inner = (slope @ up).mul_(ctx.scale)
-        of_second = (slope.T @ inner).float().mul_(ctx.scale)
-        of_first = (of_inner.T @ rows).float()
-        of_states = None
+        rows, inner, rounded_a, rounded_b = ctx.saved_tensors
+        output_gradient = outputs[0].reshape(len(rows), -1)
+        inner_gradient = (output_gradient @ rounded_b).mul_(ctx.scale)
+        b_gradient = (output_gradient.T @ inner).float().mul_(ctx.scale)
+        a_gradient = (inner_gradient.T @ rows).float()
+        states_gradient = None
         if ctx.needs_input_grad[0]:
-            of_states = ctx.base.slope(slope).addmm_(of_inner, down).view(ctx.shape)
-        return of_states, of_first, of_second, None, None
+            states_gradient = ctx.base.input_gradient(output_gradient).addmm_(inner_gradient, rounded_a).view(ctx.shape)
+        return states_gradient, a_gradient, b_gradient, None, None

@@ -1,6 +1,6 @@
-"""Frozen linear layers, with their matrix in the layout that oneDNN multiplies fastest.
+"""Keep the matrices of frozen linear layers packed: in the layout that oneDNN multiplies fastest.
 
-On a CPU every product of a plain linear layer copies its matrix into that layout first. Here that is done once. In
+On a CPU every product of a plain linear layer first copies its matrix into that layout. Here it is copied once. In
 bfloat16 the products stay equal bit for bit; in float32 they differ in the order of their sums.
 """
 
@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ft_pipeline.models.compute_dtype import onednn_has_bf16
-from ft_pipeline.models.cpu.dequantize import DequantizedLinear, has_room
+from ft_pipeline.models.cpu.dequantize import DequantizedLinear, has_memory_for
 
-_KINDS = (nn.Linear, DequantizedLinear)
+_PACKABLE_LAYERS = (nn.Linear, DequantizedLinear)
 """Layers whose forward pass is only a product and a bias."""
 
 
@@ -35,24 +35,26 @@ class FrozenLinear(nn.Linear):
         return outputs.to(input.dtype)
 
     def product(self, states: Tensor) -> Tensor:
-        """[..., inputs] → [..., outputs], bias included; without a gradient."""
+        """Return the outputs, bias included, without a gradient: [..., inputs] → [..., outputs]."""
         if not states.numel():
             return functional.linear(states, self.weight, self.bias)
-        outputs: Tensor = _linear(states.contiguous(), self.packed, self.bias)
+        outputs: Tensor = _packed_product(states.contiguous(), self.packed, self.bias)
         return outputs
 
-    def slope(self, slope: Tensor) -> Tensor:
+    def input_gradient(self, output_gradient: Tensor) -> Tensor:
         """Return the gradient [..., inputs] of the layer's input, from that of its outputs [..., outputs]."""
-        if self.packed_back is None or not slope.numel():
-            return slope @ self.weight
-        inputs: Tensor = _linear(slope.contiguous(), self.packed_back, None)
-        return inputs
+        if self.packed_back is None or not output_gradient.numel():
+            return output_gradient @ self.weight
+        gradient: Tensor = _packed_product(output_gradient.contiguous(), self.packed_back, None)
+        return gradient
 
     def __deepcopy__(self, memo: Any) -> "FrozenLinear":
         raise TypeError("a packed layer cannot be copied; load the model again")
 
 
 class _Product(torch.autograd.Function):
+    """The product of a FrozenLinear. Only its input gets a gradient."""
+
     @staticmethod
     def forward(ctx: Any, states: Tensor, layer: FrozenLinear) -> Tensor:
         ctx.layer = layer
@@ -60,7 +62,7 @@ class _Product(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor, None]:
-        return ctx.layer.slope(outputs[0]), None
+        return ctx.layer.input_gradient(outputs[0]), None
 
 
 def pack_frozen(model: Any, *, trains: bool) -> bool:
@@ -72,9 +74,9 @@ def pack_frozen(model: Any, *, trains: bool) -> bool:
     Nothing changes if free memory is below twice the size of the packed matrices.
     """
     dtypes = _packed_dtypes()
-    frozen = [module for module in model.modules() if _packable(module, dtypes)]
+    frozen = [module for module in model.modules() if _is_packable(module, dtypes)]
     needed = (2 if trains else 1) * sum(layer.weight.nbytes for layer in frozen)
-    if not frozen or not has_room(needed):
+    if not frozen or not has_memory_for(needed):
         return False
     for layer in frozen:
         layer.__class__ = FrozenLinear
@@ -83,16 +85,17 @@ def pack_frozen(model: Any, *, trains: bool) -> bool:
     return True
 
 
-def _packable(module: Any, dtypes: tuple[torch.dtype, ...]) -> bool:
-    if type(module) not in _KINDS:
+def _is_packable(module: Any, dtypes: tuple[torch.dtype, ...]) -> bool:
+    if type(module) not in _PACKABLE_LAYERS:
         return False
     weight, bias = module.weight, module.bias
-    fixed = not weight.requires_grad and (bias is None or (not bias.requires_grad and bias.dtype == weight.dtype))
-    return fixed and weight.device.type == "cpu" and weight.dtype in dtypes
+    is_frozen = not weight.requires_grad and (bias is None or (not bias.requires_grad and bias.dtype == weight.dtype))
+    return is_frozen and weight.device.type == "cpu" and weight.dtype in dtypes
 
 
 def _packed_dtypes() -> tuple[torch.dtype, ...]:
-    """The types that this torch multiplies packed on this CPU. None of them except on x86: ARM is not tested."""
+    """Return the types in which this torch multiplies packed matrices on this CPU. Empty except on x86: ARM is not
+    tested."""
     names = ("_reorder_linear_weight", "_linear_pointwise")
     if platform.machine() not in ("x86_64", "AMD64") or not all(hasattr(torch.ops.mkldnn, name) for name in names):
         return ()
@@ -104,6 +107,6 @@ def _pack(weight: Tensor) -> Tensor:
     return packed
 
 
-def _linear(states: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
+def _packed_product(states: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
     outputs: Tensor = torch.ops.mkldnn._linear_pointwise(states, packed, bias, "none", [], "")
     return outputs

@@ -11,17 +11,17 @@ from ft_pipeline.models.model_structure import causal_lm
 
 
 class BatchState:
-    """State of a batch whose rows begin with the same prefix or with none. Positions do not count padding.
+    """Decoding state of a batch whose rows begin with a common prefix, or with none. Positions do not count padding.
 
     The prefix is kept once for all rows if the model allows it. Otherwise each row gets a copy.
     """
 
     def __init__(self, model: Any, prefix: Any, mask: Tensor, new_tokens: int = 0) -> None:
-        """prefix: the cache of one row, or None. mask [rows, tokens]: 0 for padding, else 1; the prefix comes first.
+        """prefix: its cache, for one row, or None. mask [rows, tokens]: 0 for padding, else 1; the prefix comes first.
         new_tokens: how many tokens may follow those of the mask."""
         self._model = model
         rows, length = mask.shape
-        self._prefix = self._length = 0 if prefix is None else prefix.get_seq_length()
+        self._prefix_length = self._length = 0 if prefix is None else prefix.get_seq_length()
         self._mask = torch.cat([mask, mask.new_ones(rows, new_tokens)], dim=1)
         self._padded = not bool(mask.all())
         self._positions = (self._mask.cumsum(-1) - 1).masked_fill(self._mask == 0, 0)
@@ -29,12 +29,13 @@ class BatchState:
         """Whether the prefix is kept once for all rows."""
         capacity = length + new_tokens
         if self.shares_prefix:
-            self._cache = suffix_cache(prefix, capacity - self._prefix)
+            self._cache = suffix_cache(prefix, capacity - self._prefix_length)
         else:
             self._cache = batch_cache(causal_lm(model), prefix, rows, capacity)
 
     def forward(self, ids: Tensor, logits_to_keep: int = 1) -> Tensor:
-        """Read the next tokens [rows, tokens]. Return the last `logits_to_keep` logits [rows, logits, vocabulary]."""
+        """Process the next tokens [rows, tokens] and return the last `logits_to_keep` logits [rows, logits,
+        vocabulary]."""
         begin, self._length = self._length, self._length + ids.shape[1]
         inputs = {
             "input_ids": ids,
@@ -57,13 +58,16 @@ class BatchState:
         self._cache.batch_select_indices(rows)
         self._mask, self._positions = self._mask[rows], self._positions[rows]
 
-    def _suffix_mask(self, tokens: int) -> Tensor | None:
-        """Return an additive mask [rows, 1, tokens, suffix tokens] for the last `tokens`; None if all are visible."""
-        if tokens == 1 and not self._padded:
+    def _suffix_mask(self, token_count: int) -> Tensor | None:
+        """Return an additive mask [rows, 1, tokens, suffix tokens] for the last `token_count` tokens.
+
+        None if each of them attends to the whole suffix.
+        """
+        if token_count == 1 and not self._padded:
             return None
-        visible = self._mask[:, None, None, self._prefix : self._length].bool()
+        visible = self._mask[:, None, None, self._prefix_length : self._length].bool()
         length = visible.shape[-1]
-        causal = torch.ones(tokens, length, dtype=torch.bool, device=visible.device).tril(length - tokens)
-        itself = causal.triu(length - tokens)  # for padding as well: a softmax needs at least one token
-        hidden = ~(visible & causal | itself)
+        causal = torch.ones(token_count, length, dtype=torch.bool, device=visible.device).tril(length - token_count)
+        diagonal = causal.triu(length - token_count)  # for padding as well: a softmax needs at least one token
+        hidden = ~(visible & causal | diagonal)
         return torch.zeros_like(hidden, dtype=self._model.dtype).masked_fill_(hidden, float("-inf"))

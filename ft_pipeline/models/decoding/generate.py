@@ -1,7 +1,7 @@
 """Generate answers with a model, in batches."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -10,8 +10,8 @@ import torch
 from ft_pipeline.job import Reporter
 from ft_pipeline.models.chat import stop_token_ids
 from ft_pipeline.models.decoding.kv_cache import batch_cache, has_plain_cache
-from ft_pipeline.models.decoding.prefix_cache import Contexts, Shared
-from ft_pipeline.models.decoding.token_loop import Batch, Decoding, supports, write
+from ft_pipeline.models.decoding.prefix_cache import ContextGroup, Contexts
+from ft_pipeline.models.decoding.token_loop import Decoding, PromptBatch, generate_tokens, supports_token_loop
 from ft_pipeline.models.model_structure import causal_lm
 
 
@@ -39,49 +39,56 @@ def generate(
 ) -> list[Generation]:
     """Answer each prompt (already rendered with the chat template), in the given order. Temperature 0 is greedy.
 
-    A common prefix of prompts is read once. Then prompts of similar length share a batch (left padding), the longest
-    first, so that an out-of-memory error occurs at once.
+    A common prefix of prompts is computed once. Then prompts of similar length share a batch (left padding). The
+    longest come first, so that an out-of-memory error occurs at once.
     """
     contexts = Contexts(model, [tokenizer(prompt, add_special_tokens=False)["input_ids"] for prompt in prompts])
-    encoded = contexts.ids
+    encoded = contexts.token_ids
     decoding = Decoding(stop_token_ids(tokenizer, model), max_new_tokens, temperature)
-    padding = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else decoding.stops[0]
-    together = contexts.together(batch_size)
+    pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else decoding.stop_token_ids[0]
     answers: dict[int, Generation] = {}
-    write_batch = write if supports(contexts.model) else _write_with_transformers
+    generate_batch = generate_tokens if supports_token_loop(contexts.model) else _generate_with_transformers
     torch.manual_seed(seed)
     started = time.monotonic()
-    for group in contexts.groups():
-        order = sorted(group.members, key=lambda index: (-len(encoded[index]), index))
-        for begin in range(0, len(order), together):
-            indices = order[begin : begin + together]
-            batch = _padded(contexts.model.device, [encoded[index] for index in indices], group, padding)
-            for index, ids in zip(indices, write_batch(contexts.model, batch, decoding), strict=True):
-                answers[index] = _finish(tokenizer, len(encoded[index]), ids, decoding.stops)
-            if report is not None:
-                written = sum(answer.answer_tokens for answer in answers.values())
-                report.progress(len(answers), len(prompts), tokens_per_second=written / (time.monotonic() - started))
+    for group, indices in _batches(contexts, batch_size):
+        batch = _pad_batch([encoded[index] for index in indices], group, pad_token_id, contexts.model.device)
+        for index, ids in zip(indices, generate_batch(contexts.model, batch, decoding), strict=True):
+            answers[index] = _to_generation(tokenizer, len(encoded[index]), ids, decoding.stop_token_ids)
+        if report is not None:
+            generated = sum(answer.answer_tokens for answer in answers.values())
+            report.progress(len(answers), len(prompts), tokens_per_second=generated / (time.monotonic() - started))
     return [answers[index] for index in range(len(prompts))]
 
 
-def _padded(device: torch.device, prompts: list[list[int]], group: Shared, padding: int) -> Batch:
+def _batches(contexts: Contexts, batch_size: int) -> Iterator[tuple[ContextGroup, list[int]]]:
+    """Yield each batch as its group and the indices of its contexts. In a group, the longest contexts come first."""
+    rows = contexts.limit_batch_size(batch_size)
+    for group in contexts.groups():
+        order = sorted(group.indices, key=lambda index: (-len(contexts.token_ids[index]), index))
+        for begin in range(0, len(order), rows):
+            yield group, order[begin : begin + rows]
+
+
+def _pad_batch(prompts: list[list[int]], group: ContextGroup, pad_token_id: int, device: torch.device) -> PromptBatch:
     """Pad between the shared tokens, which must have no gap, and the rest of each prompt."""
-    width, shared = max(map(len, prompts)), group.length
-    ids = [prompt[:shared] + [padding] * (width - len(prompt)) + prompt[shared:] for prompt in prompts]
+    width, shared = max(map(len, prompts)), group.prefix_length
+    ids = [prompt[:shared] + [pad_token_id] * (width - len(prompt)) + prompt[shared:] for prompt in prompts]
     mask = [[1] * shared + [0] * (width - len(prompt)) + [1] * (len(prompt) - shared) for prompt in prompts]
-    return Batch(torch.tensor(ids, device=device), torch.tensor(mask, device=device), padding, shared, group.cache)
+    return PromptBatch(
+        torch.tensor(ids, device=device), torch.tensor(mask, device=device), pad_token_id, shared, group.cache
+    )
 
 
 @torch.inference_mode()
-def _write_with_transformers(model: Any, batch: Batch, decoding: Decoding) -> list[list[int]]:
-    """The same with transformers' `generate`, for models that `supports` refuses."""
+def _generate_with_transformers(model: Any, batch: PromptBatch, decoding: Decoding) -> list[list[int]]:
+    """Do what generate_tokens does with transformers' `generate`, for models that supports_token_loop rejects."""
     rows, width = batch.ids.shape
     causal = causal_lm(model)
     config = causal.generation_config
     default_cache = config.cache_implementation is None and config.use_cache is not False
-    reuse = {}
+    cache_argument = {}
     if batch.cache is not None or (default_cache and has_plain_cache(causal)):
-        reuse["cache"] = batch_cache(causal, batch.cache, rows, width + decoding.max_new_tokens)
+        cache_argument["cache"] = batch_cache(causal, batch.cache, rows, width + decoding.max_new_tokens)
     # None, not absent: the model's own generation config may contain other sampling settings.
     sampling: dict[str, Any] = {"do_sample": False, "temperature": None, "top_k": None, "top_p": None}
     if decoding.temperature > 0:
@@ -90,23 +97,23 @@ def _write_with_transformers(model: Any, batch: Batch, decoding: Decoding) -> li
         input_ids=batch.ids,
         attention_mask=batch.mask,
         max_new_tokens=decoding.max_new_tokens,
-        eos_token_id=list(decoding.stops),
-        pad_token_id=batch.padding,
-        **reuse,
+        eos_token_id=list(decoding.stop_token_ids),
+        pad_token_id=batch.pad_token_id,
+        **cache_argument,
         **sampling,
     )
-    return [_cut(row, decoding.stops) for row in output[:, width:].tolist()]
+    return [_up_to_stop_token(row, decoding.stop_token_ids) for row in output[:, width:].tolist()]
 
 
-def _cut(ids: list[int], stops: Sequence[int]) -> list[int]:
+def _up_to_stop_token(ids: list[int], stop_ids: Sequence[int]) -> list[int]:
     for position, token in enumerate(ids):
-        if token in stops:
+        if token in stop_ids:
             return ids[: position + 1]
     return ids
 
 
-def _finish(tokenizer: Any, prompt_tokens: int, ids: list[int], stops: Sequence[int]) -> Generation:
-    stopped = bool(ids) and ids[-1] in stops
-    body = ids[:-1] if stopped else ids
-    text = tokenizer.decode(body, skip_special_tokens=True, clean_up_tokenization_spaces=False).strip()
+def _to_generation(tokenizer: Any, prompt_tokens: int, ids: list[int], stop_ids: Sequence[int]) -> Generation:
+    stopped = bool(ids) and ids[-1] in stop_ids
+    text_ids = ids[:-1] if stopped else ids
+    text = tokenizer.decode(text_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False).strip()
     return Generation(text, "stop" if stopped else "length", prompt_tokens, len(ids))

@@ -6,13 +6,13 @@ from typing import Any
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache, DynamicLayer
 
-from ft_pipeline.models.model_structure import reads_all_before
+from ft_pipeline.models.model_structure import attends_to_all_previous
 
 
 class PreallocatedLayer(CacheLayerMixin):
-    """Keys and values of one layer in memory that is allocated at the first update; new tokens are appended in place.
+    """Keys and values of one layer, in memory that is allocated at the first update. New tokens are written in place.
 
-    `keys` and `values` [rows, kv heads, tokens, width] are views of the filled part: the tensors of a DynamicLayer.
+    `keys` and `values` [rows, kv heads, tokens, width] are views of the filled part, equal to those of a DynamicLayer.
     """
 
     is_croppable = True
@@ -41,13 +41,13 @@ class PreallocatedLayer(CacheLayerMixin):
         return self.keys, self.values
 
     def batch_select_indices(self, indices: Tensor) -> None:
-        """Keep these rows, in place. Indices must ascend, so that no row is overwritten before it is copied."""
-        kept = indices.tolist()
+        """Keep only these rows, in place. Indices must ascend, so that no row is overwritten before it is copied."""
+        kept_rows = indices.tolist()
         for buffer in self._buffers:
-            for new, old in enumerate(kept):
-                if new != old:
-                    buffer[new, :, : self.length] = buffer[old, :, : self.length]
-        self._buffers = tuple(buffer[: len(kept)] for buffer in self._buffers)
+            for new_row, old_row in enumerate(kept_rows):
+                if new_row != old_row:
+                    buffer[new_row, :, : self.length] = buffer[old_row, :, : self.length]
+        self._buffers = tuple(buffer[: len(kept_rows)] for buffer in self._buffers)
         self._set_views()
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
@@ -92,28 +92,28 @@ class SuffixLayer(PreallocatedLayer):
 
 def has_plain_cache(causal: Any) -> bool:
     """Whether a causal LM caches the keys and values of all tokens in every layer, and nothing else."""
-    return reads_all_before(causal) and all(
+    return attends_to_all_previous(causal) and all(
         type(layer) is DynamicLayer for layer in DynamicCache(config=causal.config).layers
     )
 
 
 def batch_cache(causal: Any, prefix: Any, rows: int, capacity: int) -> Cache:
-    """A cache for `rows` of at most `capacity` tokens. Each row begins with a copy of `prefix`.
+    """Return a cache for `rows` rows of at most `capacity` tokens. Each row begins with a copy of `prefix`.
 
-    prefix: the cache of one row, or None. Preallocated where the model has a plain cache.
+    prefix: the cache of one row, or None. The memory is preallocated if the model has a plain cache.
     """
     if has_plain_cache(causal):
         layers = [PreallocatedLayer(capacity) for _ in DynamicCache(config=causal.config).layers]
-        for layer, read in zip(layers, prefix.layers if prefix else (), strict=prefix is not None):
-            layer.update(*(states.expand(rows, -1, -1, -1) for states in (read.keys, read.values)))
+        for layer, prefix_layer in zip(layers, prefix.layers if prefix else (), strict=prefix is not None):
+            layer.update(*(states.expand(rows, -1, -1, -1) for states in (prefix_layer.keys, prefix_layer.values)))
         return Cache(layers=layers)
     if prefix is None:
         return DynamicCache(config=causal.config)
-    copied: Cache = copy.deepcopy(prefix)
-    copied.batch_repeat_interleave(rows)
-    return copied
+    cache: Cache = copy.deepcopy(prefix)
+    cache.batch_repeat_interleave(rows)
+    return cache
 
 
 def suffix_cache(prefix: Any, capacity: int) -> Cache:
-    """A cache for at most `capacity` tokens per row after `prefix`, the cache of one row, which is not copied."""
+    """Return a cache for at most `capacity` tokens per row after `prefix`, the cache of one row. It is not copied."""
     return Cache(layers=[SuffixLayer(capacity, layer) for layer in prefix.layers])

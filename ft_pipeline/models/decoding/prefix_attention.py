@@ -1,8 +1,8 @@
 """Attention over a prefix that all rows of a batch share and over the suffix of each row (Hydragen, arXiv 2402.05099).
 
-The prefix is attended once: the queries of all rows and heads are one matrix product with one copy of its keys.
-The softmax over prefix and suffix is the mean of both softmaxes, weighted by their sums of exponentials. The result
-differs from attention over a repeated prefix by rounding only.
+The prefix is kept once: one matrix product multiplies the queries of all rows with one copy of its keys. The attention
+over both parts is the mean of the attention over each, weighted by their sums of exponentials. It differs from
+attention over a repeated prefix by rounding only.
 """
 
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import repeat_kv
 
-from ft_pipeline.models.attention import own_attention
+from ft_pipeline.models.attention import why_attention_is_fixed
 from ft_pipeline.models.model_structure import causal_lm
 
 SHARED_PREFIX = "shared_prefix"
@@ -22,10 +22,11 @@ SHARED_PREFIX = "shared_prefix"
 
 
 def can_share_prefix(model: Any, prefix: Any) -> bool:
-    """Whether `model` (a causal LM, with or without an adapter) can attend to `prefix`, the cache of one row, this way.
+    """Whether `model` (a causal LM, with or without an adapter) can use this attention with `prefix`, the cache of one
+    row.
 
-    It can on a CPU, where the model uses torch's attention as it is. A GPU reads copies of the prefix fast enough, and
-    its kernels do not return the sums.
+    It can on a CPU, if its own attention is torch's without changes. A GPU reads copies of the prefix fast enough, and
+    its kernels do not return the sums of exponentials.
     """
     causal = causal_lm(model)
     return (
@@ -33,16 +34,17 @@ def can_share_prefix(model: Any, prefix: Any) -> bool:
         and not causal.training
         and causal.config.get_text_config() is causal.config
         and causal.config._attn_implementation == "sdpa"
-        and own_attention(causal) is None
+        and why_attention_is_fixed(causal) is None
         and all(layer.keys.shape == layer.values.shape for layer in prefix.layers)
     )
 
 
 @contextmanager
 def shared_prefix_attention(model: Any) -> Iterator[None]:
-    """Inside, a forward pass of `model` takes its cache of SuffixLayers as `cache` and as `shared_prefix`.
+    """Let `model` use this attention inside the context. Its forward pass takes a cache of SuffixLayers as `cache` and
+    as `shared_prefix`.
 
-    Its `attention_mask` is None or additive, [rows, 1, tokens, suffix tokens].
+    The `attention_mask` is None or additive, [rows, 1, tokens, suffix tokens].
     """
     causal = causal_lm(model)
     previous = causal.config._attn_implementation
@@ -75,23 +77,24 @@ def attend_with_prefix(
     scale = module.head_dim**-0.5 if scaling is None else scaling
     rows, heads, tokens, width = query.shape
     kv_heads = key.shape[1]
-    # Heads with the same keys become tokens of one head. For the prefix, so do the tokens of all rows.
-    folded = query.reshape(rows, kv_heads, -1, width)
-    all_rows = folded.transpose(0, 1).reshape(1, kv_heads, -1, width)
-    prefix, prefix_sums = _attend(all_rows, layer.prefix_keys, layer.prefix_values, None, scale)
+    # Heads that share keys are computed as tokens of one head. For the prefix, so are the tokens of all rows.
+    folded_queries = query.reshape(rows, kv_heads, -1, width)
+    queries_of_all_rows = folded_queries.transpose(0, 1).reshape(1, kv_heads, -1, width)
+    prefix, prefix_log_sums = _attend(queries_of_all_rows, layer.prefix_keys, layer.prefix_values, None, scale)
     prefix = prefix.view(kv_heads, rows, -1, width).transpose(0, 1)
-    prefix_sums = prefix_sums.reshape(kv_heads, rows, -1).transpose(0, 1)
+    prefix_log_sums = prefix_log_sums.reshape(kv_heads, rows, -1).transpose(0, 1)
     if tokens > 1:  # folding would repeat the mask, which is larger than the keys
-        folded, key, value = query, repeat_kv(key, heads // kv_heads), repeat_kv(value, heads // kv_heads)
-    suffix, suffix_sums = _attend(folded, key, value, attention_mask, scale)
-    suffix, suffix_sums = suffix.reshape(prefix.shape), suffix_sums.reshape(prefix_sums.shape)
-    weight = torch.sigmoid(suffix_sums - prefix_sums)[..., None]
-    joined = torch.lerp(prefix.float(), suffix.float(), weight).to(query.dtype)
-    return joined.reshape(rows, heads, tokens, width).transpose(1, 2).contiguous(), None
+        folded_queries, key, value = query, repeat_kv(key, heads // kv_heads), repeat_kv(value, heads // kv_heads)
+    suffix, suffix_log_sums = _attend(folded_queries, key, value, attention_mask, scale)
+    suffix, suffix_log_sums = suffix.reshape(prefix.shape), suffix_log_sums.reshape(prefix_log_sums.shape)
+    suffix_weight = torch.sigmoid(suffix_log_sums - prefix_log_sums)[..., None]
+    combined = torch.lerp(prefix.float(), suffix.float(), suffix_weight).to(query.dtype)
+    return combined.reshape(rows, heads, tokens, width).transpose(1, 2).contiguous(), None
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float) -> tuple[Tensor, Tensor]:
-    """Attention [rows, heads, tokens, width], and the log of the sum of exponentials [rows, heads, tokens] in fp32."""
+    """Return the attention [rows, heads, tokens, width], and the log of the sums of exponentials [rows, heads, tokens]
+    in fp32."""
     mask = None if mask is None else mask.to(query.dtype)
     attended: tuple[Tensor, Tensor] = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
         query, key, value, attn_mask=mask, scale=scale

@@ -1,4 +1,4 @@
-"""Read a common prefix of many prompts once, as a key-value cache: the system prompt and examples of a variant."""
+"""Compute the key-value cache of a common prefix once for many prompts: a variant's system prompt and its examples."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -6,76 +6,87 @@ from typing import Any
 
 import torch
 
-from ft_pipeline.models.model_structure import reads_all_before
-from ft_pipeline.models.soft_prompt import learned_prompt, read_learned_prompt
+from ft_pipeline.models.model_structure import attends_to_all_previous
+from ft_pipeline.models.soft_prompt import compute_prompt_cache, learned_prompt
 
-_HEAD = 64
-"""Contexts that agree in this many first tokens are candidates for a shared prefix."""
-_WORTH_SHARING = 1024
-"""Tokens that sharing must save. With fewer, the extra pass and the smaller batches cost more."""
+_BUCKET_TOKENS = 64
+"""Contexts whose first tokens agree, as many as this, are candidates for a shared prefix."""
+_MIN_SAVED_TOKENS = 1024
+"""Minimum number of tokens that a shared prefix must save. With fewer, the extra pass and the smaller batches cost
+more."""
 
 
-def shared_prefixes(contexts: Sequence[list[int]]) -> list[tuple[int, list[int]]]:
-    """Group the contexts by common prefix: (length of the prefix, indices), 0 if sharing is not worth it. The prefix
-    omits at least one token of every context, so that it has logits to begin from."""
+def group_by_prefix(contexts: Sequence[list[int]]) -> list[tuple[int, list[int]]]:
+    """Group the contexts by common prefix. Return (length of the prefix, indices of the contexts) per group.
+
+    The length is 0 if sharing would not save enough. A prefix omits at least the last token of every context, so that
+    each context still computes logits.
+    """
     buckets: dict[tuple[int, ...], list[int]] = {}
     for index, context in enumerate(contexts):
-        buckets.setdefault(tuple(context[:_HEAD]), []).append(index)
+        buckets.setdefault(tuple(context[:_BUCKET_TOKENS]), []).append(index)
     groups: list[tuple[int, list[int]]] = []
-    alone: list[int] = []
+    ungrouped: list[int] = []
     for indices in buckets.values():
-        length = _common_length([contexts[index] for index in indices])
-        if length * (len(indices) - 1) >= _WORTH_SHARING:
+        length = _common_prefix_length([contexts[index] for index in indices])
+        if length * (len(indices) - 1) >= _MIN_SAVED_TOKENS:
             groups.append((length, indices))
         else:
-            alone += indices
-    return [*groups, (0, alone)] if alone else groups
+            ungrouped += indices
+    return [*groups, (0, ungrouped)] if ungrouped else groups
 
 
 @dataclass(frozen=True)
-class Shared:
+class ContextGroup:
     """Contexts with a common prefix, and the cache of that prefix."""
 
-    length: int
+    prefix_length: int
     """How many first tokens of each context are in the cache."""
-    members: list[int]
+    indices: list[int]
     """Indices of the contexts."""
     cache: Any
 
 
 class Contexts:
-    """Contexts of token ids for a model, in groups with a common prefix. A prefix is read when its group is used."""
+    """Contexts of token ids for a model, in groups with a common prefix. A prefix is computed when its group begins."""
 
     def __init__(self, model: Any, contexts: Sequence[list[int]]) -> None:
-        prompt = learned_prompt(model)
-        self.virtual = 0 if prompt is None else len(prompt)
-        """Number of tokens of a learned prompt (PEFT's prompt tuning). `ids` has zeros for them; the cache has them."""
-        self.model = model if prompt is None else model.get_base_model()
-        """The model that runs: the frozen one if a learned prompt is in the cache."""
-        self.ids = [[0] * self.virtual + list(context) for context in contexts]
-        self._prompt = prompt
-        self._gaps = reads_all_before(self.model)
+        prompt_embeddings = learned_prompt(model)
+        self.virtual_tokens = 0 if prompt_embeddings is None else len(prompt_embeddings)
+        """Number of tokens of a learned prompt (PEFT's prompt tuning). `token_ids` contains zeros in their place, and
+        the cache of the group contains them."""
+        self.model = model if prompt_embeddings is None else model.get_base_model()
+        """The model that processes the contexts: the frozen one if a learned prompt is in the cache."""
+        self.token_ids = [[0] * self.virtual_tokens + list(context) for context in contexts]
+        """The token ids of each context, in the given order."""
+        self._prompt_embeddings = prompt_embeddings
+        self._allows_gaps = attends_to_all_previous(self.model)
 
-    def together(self, rows: int) -> int:
-        """Return how many contexts of a group may share a batch, if `rows` would fit. Padding is between the prefix and
-        the rest, and could push the prefix out of a sliding window."""
-        return rows if self._gaps or self._prompt is None else 1
+    def limit_batch_size(self, batch_size: int) -> int:
+        """Return `batch_size`, or 1 if padding could push a learned prompt out of a sliding window.
 
-    def groups(self) -> Iterator[Shared]:
-        """Yield groups that contain every context once; the length is 0 if sharing is not worth it."""
-        if self._prompt is not None:
+        Padding is between the prefix and the rest of a context.
+        """
+        return batch_size if self._allows_gaps or self._prompt_embeddings is None else 1
+
+    def groups(self) -> Iterator[ContextGroup]:
+        """Yield groups that contain every context once. The prefix length is 0 if sharing would not save enough."""
+        all_indices = list(range(len(self.token_ids)))
+        if self._prompt_embeddings is not None:
             with torch.inference_mode():
-                yield Shared(self.virtual, list(range(len(self.ids))), read_learned_prompt(self.model, self._prompt))
+                cache = compute_prompt_cache(self.model, self._prompt_embeddings)
+                yield ContextGroup(self.virtual_tokens, all_indices, cache)
             return
-        if not self._gaps:
-            yield Shared(0, list(range(len(self.ids))), None)
+        if not self._allows_gaps:
+            yield ContextGroup(0, all_indices, None)
             return
-        for length, members in shared_prefixes(self.ids):
-            yield Shared(length, members, read_prefix(self.model, self.ids[members[0]][:length]) if length else None)
+        for length, indices in group_by_prefix(self.token_ids):
+            prefix = self.token_ids[indices[0]][:length]
+            yield ContextGroup(length, indices, compute_prefix_cache(self.model, prefix) if prefix else None)
 
 
 @torch.inference_mode()
-def read_prefix(model: Any, prefix: list[int]) -> Any:
+def compute_prefix_cache(model: Any, prefix: list[int]) -> Any:
     """Return the key-value cache of a prefix, for one row."""
     from transformers.cache_utils import DynamicCache
 
@@ -85,8 +96,8 @@ def read_prefix(model: Any, prefix: list[int]) -> Any:
     return cache
 
 
-def _common_length(contexts: Sequence[list[int]]) -> int:
-    # The common prefix of all is that of the lexicographic extremes.
+def _common_prefix_length(contexts: Sequence[list[int]]) -> int:
+    # The prefix that the first and the last context have in common, in lexicographic order, is common to all.
     first, last = min(contexts), max(contexts)
     limit = min(map(len, contexts)) - 1
     return next((position for position in range(limit) if first[position] != last[position]), max(limit, 0))

@@ -1,4 +1,4 @@
-"""Log of requests to a teacher and of its replies: one JSON line per event, appended immediately.
+"""Log the requests to a teacher and its replies: one JSON line per event, appended immediately.
 
 Each line is one write, so that a kill at any moment loses no earlier line. `fsync` follows within milliseconds, so that
 a power failure loses almost nothing. An answer in the log is never paid for again.
@@ -19,21 +19,28 @@ from ft_pipeline.models.endpoint.responses import RULES, Failure, Reply, Spendin
 from ft_pipeline.store.atomic_files import sync_folder
 from ft_pipeline.store.locks import FileLock
 
-FILE = "log.jsonl"
-LOCK = "lock"
+LOG_FILE = "log.jsonl"
+LOCK_FILE = "lock"
 
 
 class AnswerLog:
-    """The log of one teacher. One process writes at a time (`opened`). Memory use is 16 bytes per answer, no text."""
+    """The log of one teacher. One process writes at a time (see `open`).
+
+    The index in memory contains a key of 16 bytes and an offset for each request, no text.
+    """
 
     def __init__(self, folder: Path) -> None:
-        self.path = folder / FILE
+        self.path = folder / LOG_FILE
         self.spent = Spending()
         """Totals of every run that wrote this log."""
         self._answered: dict[bytes, int] = {}
-        self._hopeless: dict[bytes, int] = {}
+        """By the short key of the request: the offset of its answer."""
+        self._settled: dict[bytes, int] = {}
+        """The same for failures that would happen again."""
         self._failed: dict[bytes, int] = {}
-        self._under_way: dict[str, tuple[int, int]] = {}
+        """The same for the last failures of requests that a later run sends again."""
+        self._pending: dict[str, tuple[int, int]] = {}
+        """By the key of a request without a result: the estimated tokens of its prompt and of its answer."""
         self._end = 0
         self._file = -1
         self._reader: Any = None
@@ -42,45 +49,45 @@ class AnswerLog:
 
     @classmethod
     @contextlib.contextmanager
-    def opened(cls, folder: Path, say: Callable[[str], None]) -> Iterator["AnswerLog"]:
-        """Yield the log in `folder`, indexed, with this process as its only writer. `say` reports what the lock waits
-        for."""
+    def open(cls, folder: Path, log: Callable[[str], None]) -> Iterator["AnswerLog"]:
+        """Yield the log in `folder`, indexed, with this process as its only writer. `log` receives a message if another
+        process has the lock."""
         folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / LOCK, "asking the teacher").hold(say):
-            log = cls(folder)
-            log._read()
-            log._file = os.open(log.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        with FileLock(folder / LOCK_FILE, "asking the teacher").hold(log):
+            answer_log = cls(folder)
+            answer_log._index_file()
+            answer_log._file = os.open(answer_log.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
             sync_folder(folder)
-            log._reader = log.path.open("rb")
+            answer_log._reader = answer_log.path.open("rb")
             try:
-                yield log
+                yield answer_log
             finally:
-                os.fsync(log._file)
-                os.close(log._file)
-                log._reader.close()
+                os.fsync(answer_log._file)
+                os.close(answer_log._file)
+                answer_log._reader.close()
 
     # --- reading ------------------------------------------------------------------------------------------------------
 
-    def answered(self, key: str) -> bool:
+    def has_answer(self, key: str) -> bool:
         """Whether the request has an answer."""
-        return _short(key) in self._answered
+        return _short_key(key) in self._answered
 
-    def hopeless(self, key: str) -> bool:
+    def has_settled_failure(self, key: str) -> bool:
         """Whether the request was paid for and would fail in the same way again."""
-        return _short(key) in self._hopeless
+        return _short_key(key) in self._settled
 
     def entry(self, key: str) -> dict[str, Any] | None:
         """Return the answer of the request, else its last failure; None if it has neither."""
-        short = _short(key)
-        offsets = (events[short] for events in (self._answered, self._hopeless, self._failed) if short in events)
+        short_key = _short_key(key)
+        offsets = (events[short_key] for events in (self._answered, self._settled, self._failed) if short_key in events)
         offset = next(offsets, None)
         if offset is None:
             return None
         self._reader.seek(offset)
         return orjson.loads(self._reader.readline())
 
-    def _read(self) -> None:
-        """Index the file. A last line that a kill truncated is removed."""
+    def _index_file(self) -> None:
+        """Index the file. If a kill truncated the last line, remove that line."""
         if not self.path.is_file():
             return
         with self.path.open("r+b") as file:
@@ -89,40 +96,55 @@ class AnswerLog:
                     file.truncate(self._end)
                     break
                 with contextlib.suppress(orjson.JSONDecodeError):  # a torn disk block: that answer is requested again
-                    self._index(orjson.loads(line), self._end)
+                    self._index_event(orjson.loads(line), self._end)
                 self._end += len(line)
-        for prompt_tokens, answer_tokens in self._under_way.values():  # killed with the process that asked
+        for prompt_tokens, answer_tokens in self._pending.values():  # killed with the process that asked
             self._charge(prompt_tokens, answer_tokens, perhaps=True)
-        self._under_way.clear()
+        self._pending.clear()
 
-    def _index(self, event: dict[str, Any], offset: int) -> None:
-        key = event["key"]
+    def _index_event(self, event: dict[str, Any], offset: int) -> None:
+        """Add an event, whose line begins at `offset`, to the totals and to the index."""
         if event["event"] == "asked":
-            if (lost := self._under_way.pop(key, None)) is not None:
-                self._charge(*lost, perhaps=True)
-            self.spent.requests += 1
-            self._under_way[key] = (event["prompt_tokens"], event["answer_tokens"])
-            return
-        most = self._under_way.pop(key, (0, 0))
-        used = (
-            event["prompt_tokens"] if event["prompt_tokens"] is not None else most[0],
-            event["answer_tokens"] if event["answer_tokens"] is not None else most[1],
-        )
-        if event["event"] == "answered":
-            self.spent.answers += 1
-            self._charge(*used)
-            self._answered[_short(key)] = offset
-            return
+            self._index_request(event)
+        elif event["event"] == "answered":
+            self._index_answer(event, offset)
+        else:
+            self._index_failure(event, offset)
+
+    def _index_request(self, event: dict[str, Any]) -> None:
+        if (interrupted := self._pending.pop(event["key"], None)) is not None:
+            self._charge(*interrupted, perhaps=True)
+        self.spent.requests += 1
+        self._pending[event["key"]] = (event["prompt_tokens"], event["answer_tokens"])
+
+    def _index_answer(self, event: dict[str, Any], offset: int) -> None:
+        usage = self._take_usage(event)
+        self.spent.answers += 1
+        self._charge(*usage)
+        self._answered[_short_key(event["key"])] = offset
+
+    def _index_failure(self, event: dict[str, Any], offset: int) -> None:
+        usage = self._take_usage(event)
         rule = RULES[event["reason"]]
         self.spent.failures[event["reason"]] = self.spent.failures.get(event["reason"], 0) + 1
         if rule.bill != "no":
-            self._charge(*used, perhaps=rule.bill == "perhaps")
+            self._charge(*usage, perhaps=rule.bill == "perhaps")
         if rule.settled:
-            self._hopeless[_short(key)] = offset
+            self._settled[_short_key(event["key"])] = offset
         elif event["final"]:
-            self._failed[_short(key)] = offset
+            self._failed[_short_key(event["key"])] = offset
+
+    def _take_usage(self, event: dict[str, Any]) -> tuple[int, int]:
+        """Return the tokens of prompt and answer: as the server counts them, else as estimated. The request is no
+        longer pending."""
+        estimate = self._pending.pop(event["key"], (0, 0))
+        return (
+            event["prompt_tokens"] if event["prompt_tokens"] is not None else estimate[0],
+            event["answer_tokens"] if event["answer_tokens"] is not None else estimate[1],
+        )
 
     def _charge(self, prompt_tokens: int, answer_tokens: int, *, perhaps: bool = False) -> None:
+        """Add a request to the totals of requests that are paid, or perhaps paid."""
         self.spent.prompt_tokens += prompt_tokens
         self.spent.answer_tokens += answer_tokens
         if perhaps:
@@ -132,28 +154,29 @@ class AnswerLog:
 
     # --- writing ------------------------------------------------------------------------------------------------------
 
-    def write_asked(self, key: str, most: TokenEstimate) -> None:
+    def write_request(self, key: str, estimate: TokenEstimate) -> None:
         """Record a request before it is sent, because a request that a kill interrupts may be charged."""
-        self._append(key, "asked", prompt_tokens=most.prompt_tokens, answer_tokens=most.answer_tokens)
+        self._append(key, "asked", prompt_tokens=estimate.prompt_tokens, answer_tokens=estimate.answer_tokens)
 
     def write_answer(self, key: str, reply: Reply) -> None:
         """Record the answer to a request."""
-        self._append(key, "answered", **_of_reply(reply))
+        self._append(key, "answered", **_reply_fields(reply))
 
     def write_failure(self, key: str, failure: Failure, *, final: bool) -> None:
         """Record a failed request. `final`: this run does not retry it."""
-        about = {"reason": failure.reason, "message": failure.message, "final": final}
-        self._append(key, "failed", **about, **_of_reply(failure.reply))
+        failed = {"reason": failure.reason, "message": failure.message, "final": final}
+        self._append(key, "failed", **failed, **_reply_fields(failure.reply))
 
-    def _append(self, key: str, event: str, **about: Any) -> None:
-        record = {"event": event, "key": key, "time": round(time.time(), 3), **about}
+    def _append(self, key: str, event: str, **fields: Any) -> None:
+        """Write an event to the file, and index it."""
+        record = {"event": event, "key": key, "time": round(time.time(), 3), **fields}
         line = orjson.dumps(record) + b"\n"
-        written = os.write(self._file, line)
-        if written < len(line):  # a full disk accepts a part; the next write raises the error
+        written_bytes = os.write(self._file, line)
+        if written_bytes < len(line):  # a full disk accepts a part; the next write raises the error
             os.ftruncate(self._file, self._end)
-            written = os.write(self._file, line)
-        self._index(record, self._end)
-        self._end += written
+            written_bytes = os.write(self._file, line)
+        self._index_event(record, self._end)
+        self._end += written_bytes
         if event != "asked":
             self._sync_soon()
 
@@ -174,7 +197,8 @@ class AnswerLog:
             await self._syncing
 
 
-def _of_reply(reply: Reply | None) -> dict[str, Any]:
+def _reply_fields(reply: Reply | None) -> dict[str, Any]:
+    """Return the fields of an event that describe the reply. They are empty without one."""
     return {
         "answer": reply.text if reply else "",
         "finish_reason": reply.finish_reason if reply else None,
@@ -186,5 +210,6 @@ def _of_reply(reply: Reply | None) -> dict[str, Any]:
     }
 
 
-def _short(key: str) -> bytes:
+def _short_key(key: str) -> bytes:
+    """Return the first half of a SHA-256: enough to tell requests apart."""
     return bytes.fromhex(key)[:16]

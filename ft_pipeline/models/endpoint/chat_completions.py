@@ -19,27 +19,33 @@ from ft_pipeline.models.endpoint.responses import Failure, Reply
 from ft_pipeline.settings.teacher import EndpointSettings, TeacherSettings
 from ft_pipeline.tables.text_rules import is_empty
 
-CUT_OFF = frozenset({"length", "max_tokens", "model_length"})
-MESSAGE_CHARACTERS = 200
-HIDDEN = "***"
+LENGTH_REASONS = frozenset({"length", "max_tokens", "model_length"})
+"""Finish reasons of answers that reached max_new_tokens, at different providers."""
+MAX_MESSAGE_CHARACTERS = 200
+"""Maximum length of a failure's message, and of a name that a reply contains."""
+HIDDEN_KEY = "***"
+"""Replaces the API key in messages."""
 NO_KEY = "none"
 """Sent if the server needs no key. Otherwise the client would read OPENAI_API_KEY and send that."""
-_VERSION = re.compile(r"[-@:](?:\d[\d.-]*|main|latest|[0-9a-f]{7,40})")
+_VERSION_SUFFIX = re.compile(r"[-@:](?:\d[\d.-]*|main|latest|[0-9a-f]{7,40})")
+"""What may follow the name of the model in a reply: a date, a number, a commit, `main` or `latest`."""
 
 
 class Endpoint:
     """A server, with the teacher's settings. Connections stay open until `close`."""
 
-    def __init__(self, teacher: TeacherSettings, key: str | None, extra: Mapping[str, Any] | None = None) -> None:
-        """extra: additional fields of each request."""
+    def __init__(
+        self, teacher: TeacherSettings, key: str | None, extra_fields: Mapping[str, Any] | None = None
+    ) -> None:
+        """extra_fields: additional fields of each request."""
         assert teacher.endpoint is not None
-        self._extra = dict(extra or {})
+        self._extra_fields = dict(extra_fields or {})
         self.teacher = teacher
         self.settings: EndpointSettings = teacher.endpoint
         self._key = key
-        at_once = self.settings.concurrency
+        concurrency = self.settings.concurrency
         http = openai.DefaultAsyncHttpxClient(
-            limits=httpx2.Limits(max_connections=at_once, max_keepalive_connections=at_once),
+            limits=httpx2.Limits(max_connections=concurrency, max_keepalive_connections=concurrency),
             timeout=self.settings.timeout_seconds,
         )
         self._client = openai.AsyncOpenAI(
@@ -51,33 +57,34 @@ class Endpoint:
 
     async def ask(self, messages: Sequence[Mapping[str, str]], sample: int = 0) -> Reply | Failure:
         """Request one chat completion. sample: index among several answers to the prompt; it changes the seed."""
-        begun = time.monotonic()
+        started = time.monotonic()
         try:
             async with asyncio.timeout(self.settings.timeout_seconds):
                 # `chat.completions.create` walks every request by type hints: a sixth of the time, not needed here.
                 reply = await self._client.post(
-                    "/chat/completions", cast_to=httpx2.Response, body=self._request(messages, sample)
+                    "/chat/completions", cast_to=httpx2.Response, body=self._request_body(messages, sample)
                 )
         except (TimeoutError, openai.APITimeoutError):
             return Failure("timeout", f"no complete reply within {self.settings.timeout_seconds:g} s")
         except openai.APIStatusError as error:
-            return self._refusal(error)
+            return self._status_failure(error)
         except openai.APIConnectionError as error:
-            return self._broken_connection(error)
-        return self._read(reply.content, reply.headers, time.monotonic() - begun)
+            return self._connection_failure(error)
+        return self._parse_reply(reply.content, reply.headers, time.monotonic() - started)
 
-    def _request(self, messages: Sequence[Mapping[str, str]], sample: int) -> dict[str, Any]:
-        request: dict[str, Any] = {
+    def _request_body(self, messages: Sequence[Mapping[str, str]], sample: int) -> dict[str, Any]:
+        body: dict[str, Any] = {
             "model": self.teacher.model,
             "messages": list(messages),
             "temperature": self.teacher.temperature,
             self.settings.limit_field: self.teacher.max_new_tokens,
         }
         if self.settings.send_seed:
-            request["seed"] = self.teacher.seed + sample
-        return request | self._extra
+            body["seed"] = self.teacher.seed + sample
+        return body | self._extra_fields
 
-    def _read(self, content: bytes, headers: Mapping[str, str], seconds: float) -> Reply | Failure:
+    def _parse_reply(self, content: bytes, headers: Mapping[str, str], seconds: float) -> Reply | Failure:
+        """Return the reply in the JSON `content`, or why it is not usable."""
         try:
             document = json.loads(content)
             choice = document["choices"][0]
@@ -92,49 +99,55 @@ class Endpoint:
             return Failure("broken_reply", f"the reply is not the JSON of a chat completion ({len(content)} bytes)")
         reply = Reply(
             text=text.strip(),
-            finish_reason="length" if finish in CUT_OFF else finish,
-            prompt_tokens=_count(usage.get("prompt_tokens")),
-            answer_tokens=_count(usage.get("completion_tokens")),
-            model=_text(model),
-            request_id=_text(headers.get("x-request-id") or document.get("id")),
+            finish_reason="length" if finish in LENGTH_REASONS else finish,
+            prompt_tokens=_token_count(usage.get("prompt_tokens")),
+            answer_tokens=_token_count(usage.get("completion_tokens")),
+            model=_short_text(model),
+            request_id=_short_text(headers.get("x-request-id") or document.get("id")),
             seconds=seconds,
         )
-        return self._judge(reply)
+        return self._check_reply(reply)
 
-    def _judge(self, reply: Reply) -> Reply | Failure:
-        if not self._may_answer(reply.model):
+    def _check_reply(self, reply: Reply) -> Reply | Failure:
+        """Return `reply`, or why its answer is not usable."""
+        if not self._accepts_model(reply.model):
             message = f"{self._clean(str(reply.model))} answered instead of {self.teacher.model}"
             return Failure("wrong_model", message, reply=reply)
         if reply.finish_reason == "content_filter":
             return Failure("filtered", "the provider's content filter removed the answer", reply=reply)
         if reply.finish_reason == "length":
-            limit = f"the answer did not end within {self.teacher.max_new_tokens} tokens (teacher.max_new_tokens)"
-            return Failure("cut_off", limit, reply=reply)
+            message = f"the answer did not end within {self.teacher.max_new_tokens} tokens (teacher.max_new_tokens)"
+            return Failure("cut_off", message, reply=reply)
         if is_empty(reply.text):
             return Failure("empty", "the answer is empty", reply=reply)
         return reply
 
-    def _may_answer(self, model: str | None) -> bool:
-        known = {self.teacher.model, *self.settings.reply_models}
+    def _accepts_model(self, model: str | None) -> bool:
+        """Whether a reply may name this model: the teacher's, one of `reply_models`, or a version of these."""
+        accepted = {self.teacher.model, *self.settings.reply_models}
         return (
             model is None
-            or model in known
-            or any(model.startswith(name) and _VERSION.fullmatch(model[len(name) :]) is not None for name in known)
+            or model in accepted
+            or any(
+                model.startswith(name) and _VERSION_SUFFIX.fullmatch(model[len(name) :]) is not None
+                for name in accepted
+            )
         )
 
-    def _refusal(self, error: openai.APIStatusError) -> Failure:
+    def _status_failure(self, error: openai.APIStatusError) -> Failure:
+        """Return the failure that an HTTP status means."""
         status, body = error.status_code, error.body
         detail = body.get("message") if isinstance(body, dict) else None
         message = self._clean(f"HTTP {status}: {detail or error.message}")
         if status == 402 or "insufficient_quota" in {error.code, error.type}:
             return Failure("no_credit", message)
         if status == 429:
-            return Failure("rate_limited", message, retry_after=_retry_after(error.response.headers))
+            return Failure("rate_limited", message, retry_after=_seconds_to_wait(error.response.headers))
         if status >= 500 or status in {408, 409}:
-            return Failure("server_error", message, retry_after=_retry_after(error.response.headers))
+            return Failure("server_error", message, retry_after=_seconds_to_wait(error.response.headers))
         return Failure({401: "no_access", 403: "no_access", 404: "not_found"}.get(status, "refused"), message)
 
-    def _broken_connection(self, error: openai.APIConnectionError) -> Failure:
+    def _connection_failure(self, error: openai.APIConnectionError) -> Failure:
         cause: BaseException = error.__cause__ or error
         reason = "unreachable" if "Connect" in type(cause).__name__ else "connection_lost"
         return Failure(reason, self._clean(f"{type(cause).__name__}: {cause}"))
@@ -142,18 +155,20 @@ class Endpoint:
     def _clean(self, message: str) -> str:
         """Return `message` as one short line without the key, which some servers repeat in their errors."""
         line = " ".join(message.encode(errors="replace").decode().split())
-        return (line.replace(self._key, HIDDEN) if self._key else line)[:MESSAGE_CHARACTERS]
+        return (line.replace(self._key, HIDDEN_KEY) if self._key else line)[:MAX_MESSAGE_CHARACTERS]
 
 
-def _count(value: Any) -> int | None:
+def _token_count(value: Any) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
 
 
-def _text(value: Any) -> str | None:
-    return value.encode(errors="replace").decode()[:MESSAGE_CHARACTERS] if isinstance(value, str) and value else None
+def _short_text(value: Any) -> str | None:
+    return (
+        value.encode(errors="replace").decode()[:MAX_MESSAGE_CHARACTERS] if isinstance(value, str) and value else None
+    )
 
 
-def _retry_after(headers: Mapping[str, str]) -> float | None:
+def _seconds_to_wait(headers: Mapping[str, str]) -> float | None:
     """Return the seconds to wait, from `retry-after-ms` or either form of `retry-after` (RFC 9110, 10.2.3)."""
     try:
         if milliseconds := headers.get("retry-after-ms"):

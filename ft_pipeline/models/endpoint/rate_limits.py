@@ -11,11 +11,13 @@ from ft_pipeline.settings.teacher import BudgetSettings, EndpointSettings, Price
 Sleep = Callable[[float], Awaitable[None]]
 
 BURST_SECONDS = 1.0
-"""How far requests may run ahead of an even pace after a pause. Providers count in short windows, too."""
-FIRST_GUESS = 1 / 3
-"""Tokens per character before any usage is known; English has about a quarter."""
-MARGIN = 1.1
+"""After a pause, this much of the unused rate may be used at once. Not more: providers count in short windows, too."""
+INITIAL_TOKENS_PER_CHARACTER = 1 / 3
+"""Estimated rate before any usage is known. English has about a quarter."""
+ESTIMATE_MARGIN = 1.1
 """Factor on the measured tokens per character, so that estimates tend to be too high."""
+TEMPLATE_TOKENS = 8
+"""Tokens added to each estimated prompt, because the chat template's tokens are not among its characters."""
 
 
 class Pace:
@@ -23,22 +25,22 @@ class Pace:
 
     def __init__(self, per_minute: int | None, sleep: Sleep) -> None:
         self._sleep = sleep
-        self._seconds_each = 60 / per_minute if per_minute else 0.0
+        self._seconds_per_unit = 60 / per_minute if per_minute else 0.0
         self._due = -float("inf")
 
     async def take(self, amount: float) -> None:
         """Wait until `amount` may be used."""
-        if not self._seconds_each:
+        if not self._seconds_per_unit:
             return
         now = time.monotonic()
         start = max(self._due, now - BURST_SECONDS)
-        self._due = start + amount * self._seconds_each
+        self._due = start + amount * self._seconds_per_unit
         if start > now:
             await self._sleep(start - now)
 
     def give_back(self, amount: float) -> None:
-        """Return an amount that was taken and not used. A negative amount was used in addition."""
-        self._due -= amount * self._seconds_each
+        """Give back an amount that was taken and not used. A negative amount is taken in addition."""
+        self._due -= amount * self._seconds_per_unit
 
 
 @dataclass(frozen=True)
@@ -61,15 +63,15 @@ class Estimator:
         self._characters = self._tokens = 0
 
     def estimate(self, characters: int) -> TokenEstimate:
-        rate = MARGIN * self._tokens / self._characters if self._characters else FIRST_GUESS
-        return TokenEstimate(int(characters * rate) + 8, self._max_new_tokens)
+        rate = ESTIMATE_MARGIN * self._tokens / self._characters if self._characters else INITIAL_TOKENS_PER_CHARACTER
+        return TokenEstimate(int(characters * rate) + TEMPLATE_TOKENS, self._max_new_tokens)
 
-    def learn(self, characters: int, prompt_tokens: int) -> None:
+    def add_usage(self, characters: int, prompt_tokens: int) -> None:
         self._characters += characters
         self._tokens += prompt_tokens
 
 
-class Limits:
+class RateLimits:
     """The rate limits of an endpoint. A 429 with a wait time pauses all requests, not only the one that received it."""
 
     def __init__(self, settings: EndpointSettings, sleep: Sleep) -> None:
@@ -85,8 +87,8 @@ class Limits:
         await self._tokens.take(estimate.tokens)
         await self._sleep(self._paused_until - time.monotonic())
 
-    def settle(self, estimate: TokenEstimate, used: int) -> None:
-        """Return the tokens that a request did not use to the rate limit."""
+    def return_unused(self, estimate: TokenEstimate, used: int) -> None:
+        """Give the tokens that a request did not use back to the rate limit."""
         self._tokens.give_back(estimate.tokens - used)
 
     def pause(self, seconds: float) -> None:
@@ -107,31 +109,32 @@ class Budget:
         self._prices = prices
         self._spent = spent
         self._reserved = Spending()
-        self._under_way = 0
+        self._pending = 0
         self._changed = asyncio.Event()
 
     async def reserve(self, estimate: TokenEstimate) -> str | None:
-        """Reserve the maximum of a request, and wait for pending requests if that may free enough. Return why the
-        budget does not allow it, or None."""
-        while (against := self._against(estimate)) is not None and self._under_way:
+        """Reserve the maximum of a request. If the budget does not allow it, wait for pending requests, which may use
+        less than they reserved. Return None, or why the budget does not allow it."""
+        while (reason := self._why_exceeded(estimate)) is not None and self._pending:
             self._changed.clear()
             await self._changed.wait()
-        if against is None:
-            self._under_way += 1
-            self._move(estimate, 1)
-        return against
+        if reason is None:
+            self._pending += 1
+            self._change_reserved(estimate, 1)
+        return reason
 
     def release(self, estimate: TokenEstimate) -> None:
         """Release the reservation of a request that has ended. What it used is in `spent`."""
-        self._under_way -= 1
-        self._move(estimate, -1)
+        self._pending -= 1
+        self._change_reserved(estimate, -1)
         self._changed.set()
 
-    def _move(self, estimate: TokenEstimate, sign: int) -> None:
+    def _change_reserved(self, estimate: TokenEstimate, sign: int) -> None:
         self._reserved.prompt_tokens += sign * estimate.prompt_tokens
         self._reserved.answer_tokens += sign * estimate.answer_tokens
 
-    def _against(self, estimate: TokenEstimate) -> str | None:
+    def _why_exceeded(self, estimate: TokenEstimate) -> str | None:
+        """Return why the request would exceed the budget, or None. The reason begins with the name of the setting."""
         prompt = self._spent.prompt_tokens + self._reserved.prompt_tokens + estimate.prompt_tokens
         answer = self._spent.answer_tokens + self._reserved.answer_tokens + estimate.answer_tokens
         if self._limits.tokens is not None and prompt + answer > self._limits.tokens:

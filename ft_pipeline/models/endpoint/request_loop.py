@@ -1,6 +1,6 @@
-"""Send many requests to an endpoint: a limited number at once, within the rate limits. Answers are written on arrival.
+"""Send many requests to an endpoint: a limited number at once, within the rate limits. Log the answers on arrival.
 
-Memory does not grow with the number of requests: they come from an iterator, and answers go to the log.
+Requests come from an iterator, and answers go to the log, so that neither is kept in memory.
 """
 
 import asyncio
@@ -17,24 +17,24 @@ from typing import Protocol
 from ft_pipeline.errors import UserError
 from ft_pipeline.job import Reporter
 from ft_pipeline.models.endpoint.answer_log import AnswerLog
-from ft_pipeline.models.endpoint.rate_limits import Budget, Estimator, Limits, TokenEstimate, cost
+from ft_pipeline.models.endpoint.rate_limits import Budget, Estimator, RateLimits, TokenEstimate, cost
 from ft_pipeline.models.endpoint.responses import RULES, Failure, Reply
 from ft_pipeline.settings.teacher import TeacherSettings
 
 FIRST_WAIT = 0.5
-LONGEST_WAIT = 60.0
-"""Seconds: the wait before retry k is FIRST_WAIT · 2^k, at most LONGEST_WAIT, times a random 0.5 to 1 (jitter)."""
-LONGEST_ORDERED_WAIT = 900.0
+MAX_WAIT = 60.0
+"""Seconds: the wait before retry k (from 1) is FIRST_WAIT · 2^(k − 1), at most MAX_WAIT, times a random 0.5 to 1."""
+MAX_REQUIRED_WAIT = 900.0
 """Seconds: if a server requests a longer wait than this, the run stops."""
-HOPELESS = 20
-"""If this many prompts fail and none succeeds, the run stops."""
-SURELY_TOO_MANY = 50
+FAILURES_WITHOUT_ANSWER = 20
+"""If this many prompts fail and none has an answer, the run stops."""
+FAILURES_BEFORE_LIMIT = 50
 """From this many failures on, a run above `max_failed` stops before its end, because further requests cost money."""
-BREATH = 1000
+REQUESTS_PER_YIELD = 1000
 """Requests that the log answers before the event loop runs other tasks."""
-WRONG_MODELS = 3
+MAX_WRONG_MODELS = 3
 """If this many replies come from a wrong model and none from the right one, the run stops."""
-EMPTY_ATTEMPTS = 2
+ATTEMPTS_IF_EMPTY = 2
 """An empty answer is charged, so the request is retried only once."""
 
 
@@ -46,14 +46,15 @@ class ChatRequest:
     """Hex SHA-256 of everything that the answer depends on."""
     messages: Sequence[Mapping[str, str]]
     sample: int = 0
+    """Index among several answers to the same prompt."""
 
     @property
     def characters(self) -> int:
         return sum(len(message["content"]) for message in self.messages)
 
 
-class Answerer(Protocol):
-    """Interface of an Endpoint."""
+class ChatEndpoint(Protocol):
+    """What the loop needs of an Endpoint."""
 
     async def ask(self, messages: Sequence[Mapping[str, str]], sample: int = 0) -> Reply | Failure: ...
 
@@ -61,9 +62,9 @@ class Answerer(Protocol):
 
 
 def send_all(
-    connect: Callable[[], Answerer],
+    connect: Callable[[], ChatEndpoint],
     log: AnswerLog,
-    questions: Iterable[ChatRequest],
+    requests: Iterable[ChatRequest],
     total: int,
     teacher: TeacherSettings,
     report: Reporter,
@@ -75,11 +76,11 @@ def send_all(
     """
     loop = RequestLoop(connect, log, total, teacher, report)
     try:
-        asyncio.run(loop.run(iter(questions)))
+        asyncio.run(loop.run(iter(requests)))
     except BaseExceptionGroup as group:  # all tasks fail for the same reason: a full disk
         raise group.exceptions[0] from None
     loop.raise_if_failed()
-    return loop.asked
+    return loop.totals
 
 
 @dataclass
@@ -102,7 +103,12 @@ class RequestLoop:
     """Sends the requests of one job, some at a time, and logs each answer."""
 
     def __init__(
-        self, connect: Callable[[], Answerer], log: AnswerLog, total: int, teacher: TeacherSettings, report: Reporter
+        self,
+        connect: Callable[[], ChatEndpoint],
+        log: AnswerLog,
+        total: int,
+        teacher: TeacherSettings,
+        report: Reporter,
     ) -> None:
         assert teacher.endpoint is not None
         self.settings = teacher.endpoint
@@ -110,16 +116,18 @@ class RequestLoop:
         self.log = log
         self.total = total
         self.report = report
-        self.asked = RequestTotals()
-        self.limits = Limits(self.settings, self._sleep)
+        self.totals = RequestTotals()
+        self.limits = RateLimits(self.settings, self._sleep)
         self.budget = Budget(self.settings.budget, self.settings.prices, log.spent)
         self.estimator = Estimator(teacher.max_new_tokens)
-        self.reasons: Counter[str] = Counter()
-        self.example: dict[str, str] = {}
+        self.reason_counts: Counter[str] = Counter()
+        self.last_messages: dict[str, str] = {}
         """The last message of each reason."""
-        self.stopped: str | None = None
-        self.stopping = asyncio.Event()
-        self.under_way: set[str] = set()
+        self.stop_reason: str | None = None
+        """Why the run stops before its end."""
+        self.stop_event = asyncio.Event()
+        self.pending: set[str] = set()
+        """Keys of the requests that are being sent."""
         self.last_reply: float | None = None
         """When the server last replied in a way that shows it is up."""
         self.wrong_models = 0
@@ -128,119 +136,123 @@ class RequestLoop:
 
     # --- the loop -----------------------------------------------------------------------------------------------------
 
-    async def run(self, questions: Iterator[ChatRequest]) -> None:
+    async def run(self, requests: Iterator[ChatRequest]) -> None:
+        """Send the requests, and return when all have a result or the run is stopped."""
         async with asyncio.TaskGroup() as group:
             for _ in range(self.settings.concurrency):
-                group.create_task(self._work(questions))
+                group.create_task(self._work(requests))
         await self.log.flush()
         if "endpoint" in vars(self):
             await self.endpoint.close()
-        self.asked.seconds = time.monotonic() - self.began
+        self.totals.seconds = time.monotonic() - self.began
 
     @cached_property
-    def endpoint(self) -> Answerer:
+    def endpoint(self) -> ChatEndpoint:
         return self.connect()
 
-    async def _work(self, questions: Iterator[ChatRequest]) -> None:
+    async def _work(self, requests: Iterator[ChatRequest]) -> None:
         """Process one request after another. `concurrency` tasks do this at once."""
-        for number, question in enumerate(questions, 1):
-            if self.stopped:
+        for number, request in enumerate(requests, 1):
+            if self.stop_reason:
                 return
-            if self.log.answered(question.key) or question.key in self.under_way:
-                self.asked.known += 1  # the same prompt twice: the pending answer is used for both
-            elif self.log.hopeless(question.key):
-                self._count_known_failure(question)
+            if self.log.has_answer(request.key) or request.key in self.pending:
+                self.totals.known += 1  # the same prompt twice: the pending answer is used for both
+            elif self.log.has_settled_failure(request.key):
+                self._count_known_failure(request)
             else:
-                self.under_way.add(question.key)
-                await self._settle(question)
-                self.under_way.discard(question.key)
-            if number % BREATH == 0:
+                self.pending.add(request.key)
+                await self._send_with_retries(request)
+                self.pending.discard(request.key)
+            if number % REQUESTS_PER_YIELD == 0:
                 await asyncio.sleep(0)
 
-    def _count_known_failure(self, question: ChatRequest) -> None:
-        entry = self.log.entry(question.key)
+    def _count_known_failure(self, request: ChatRequest) -> None:
+        entry = self.log.entry(request.key)
         assert entry is not None
-        self.asked.failed += 1
-        self._remember(entry["reason"], entry["message"])
+        self.totals.failed += 1
+        self._count_reason(entry["reason"], entry["message"])
 
-    async def _settle(self, question: ChatRequest) -> None:
-        """Send a request, with retries, until it is answered or fails for good."""
+    async def _send_with_retries(self, request: ChatRequest) -> None:
+        """Send a request until it is answered, a retry is not useful, or the run stops."""
         began = time.monotonic()
         for attempt in count(1):
             sent = time.monotonic()
-            outcome = await self._ask_once(question)
+            outcome = await self._send_once(request)
             if outcome is None:
                 return
             if isinstance(outcome, Reply):
-                self.log.write_answer(question.key, outcome)
-                self._succeeded()
+                self.log.write_answer(request.key, outcome)
+                self._count_answer()
                 return
-            again = not self.stopped and self._try_again(outcome, attempt, began, sent)
-            self.log.write_failure(question.key, outcome, final=not again)
-            if not again:
-                self._failed(outcome)
+            retry = not self.stop_reason and self._should_retry(outcome, attempt, began, sent)
+            self.log.write_failure(request.key, outcome, final=not retry)
+            if not retry:
+                self._count_failure(outcome)
                 return
-            await self._wait(outcome, attempt)
+            await self._wait_before_retry(outcome, attempt)
 
-    async def _ask_once(self, question: ChatRequest) -> Reply | Failure | None:
+    async def _send_once(self, request: ChatRequest) -> Reply | Failure | None:
         """Send a request once. Return None if the run stops before it is sent."""
-        estimate = self.estimator.estimate(question.characters)
+        estimate = self.estimator.estimate(request.characters)
         await self.limits.admit(estimate)
-        against = await self.budget.reserve(estimate)
-        if against is not None:
-            self._stop(f"{against}. Raise teacher.endpoint.{against.split()[0]}")
-        if self.stopped:
-            if against is None:
+        budget_reason = await self.budget.reserve(estimate)
+        if budget_reason is not None:
+            self._stop(f"{budget_reason}. Raise teacher.endpoint.{budget_reason.split()[0]}")
+        if self.stop_reason:
+            if budget_reason is None:
                 self.budget.release(estimate)
             return None
-        self.log.write_asked(question.key, estimate)
+        self.log.write_request(request.key, estimate)
         try:
-            outcome = await self.endpoint.ask(question.messages, question.sample)
+            outcome = await self.endpoint.ask(request.messages, request.sample)
         finally:
             self.budget.release(estimate)
-        self._learn(question, estimate, outcome)
+        self._record_usage(request, estimate, outcome)
         return outcome
 
-    def _learn(self, question: ChatRequest, estimate: TokenEstimate, outcome: Reply | Failure) -> None:
+    def _record_usage(self, request: ChatRequest, estimate: TokenEstimate, outcome: Reply | Failure) -> None:
+        """Note when the server replied, and correct the estimates by the tokens that it counted."""
         if isinstance(outcome, Reply) or not RULES[outcome.reason].outage:
             self.last_reply = time.monotonic()
         reply = outcome if isinstance(outcome, Reply) else outcome.reply
         if reply is None or reply.prompt_tokens is None:
             return
-        self.estimator.learn(question.characters, reply.prompt_tokens)
-        self.limits.settle(estimate, reply.prompt_tokens + (reply.answer_tokens or 0))
+        self.estimator.add_usage(request.characters, reply.prompt_tokens)
+        self.limits.return_unused(estimate, reply.prompt_tokens + (reply.answer_tokens or 0))
 
     # --- after an answer ----------------------------------------------------------------------------------------------
 
-    def _succeeded(self) -> None:
-        self.asked.answered += 1
-        self._show()
+    def _count_answer(self) -> None:
+        self.totals.answered += 1
+        self._report_progress()
 
-    def _show(self) -> None:
+    def _report_progress(self) -> None:
         prices = self.settings.prices
         spent = self.log.spent
-        values = {
-            "answers_per_second": (self.asked.answered + self.asked.failed) / (time.monotonic() - self.began),
-            "failed": float(self.asked.failed),
+        measures = {
+            "answers_per_second": (self.totals.answered + self.totals.failed) / (time.monotonic() - self.began),
+            "failed": float(self.totals.failed),
             "tokens": float(spent.tokens),
         }
         if prices.input_per_million or prices.output_per_million:
-            values["cost"] = cost(prices, spent.prompt_tokens, spent.answer_tokens)
-        self.report.progress(self.asked.done, self.total, **values)
+            measures["cost"] = cost(prices, spent.prompt_tokens, spent.answer_tokens)
+        self.report.progress(self.totals.done, self.total, **measures)
 
     # --- after a failure ----------------------------------------------------------------------------------------------
 
-    def _try_again(self, failure: Failure, attempt: int, began: float, sent: float) -> bool:
-        if failure.reason == "wrong_model" and not self.asked.answered:
+    def _should_retry(self, failure: Failure, attempt: int, began: float, sent: float) -> bool:
+        """Whether to send the request again. began: when its first attempt began; sent: when this attempt was sent.
+        Stop the run if too many replies come from a wrong model."""
+        if failure.reason == "wrong_model" and not self.totals.answered:
             self.wrong_models += 1
-            if self.wrong_models >= WRONG_MODELS:
+            if self.wrong_models >= MAX_WRONG_MODELS:
                 self._stop(
                     f"{failure.message}. Correct teacher.model, or add the model to teacher.endpoint.reply_models"
                 )
                 return False
         rule = RULES[failure.reason]
-        attempts = EMPTY_ATTEMPTS if failure.reason == "empty" else self.settings.attempts
-        return rule.retry and (attempt < attempts or self._server_is_down(failure, began, sent))
+        max_attempts = ATTEMPTS_IF_EMPTY if failure.reason == "empty" else self.settings.attempts
+        return rule.retry and (attempt < max_attempts or self._server_is_down(failure, began, sent))
 
     def _server_is_down(self, failure: Failure, began: float, sent: float) -> bool:
         """Whether to wait for the server instead of giving up the prompt: it was up before, but has answered no request
@@ -249,11 +261,13 @@ class RequestLoop:
             return False
         return failure.reason == "rate_limited" or (RULES[failure.reason].outage and self.last_reply < sent)
 
-    async def _wait(self, failure: Failure, attempt: int) -> None:
+    async def _wait_before_retry(self, failure: Failure, attempt: int) -> None:
+        """Wait as long as the server requires, else longer after each attempt. Stop the run if the server requires too
+        much."""
         if failure.retry_after is None:
-            longest = min(LONGEST_WAIT, FIRST_WAIT * 2 ** min(attempt - 1, 20))
-            await self._sleep(longest * self.jitter.uniform(0.5, 1))
-        elif failure.retry_after > LONGEST_ORDERED_WAIT:
+            seconds = min(MAX_WAIT, FIRST_WAIT * 2 ** min(attempt - 1, 20))
+            await self._sleep(seconds * self.jitter.uniform(0.5, 1))
+        elif failure.retry_after > MAX_REQUIRED_WAIT:
             self._stop(f"The server requires a wait of {failure.retry_after / 60:.0f} minutes ({failure.message})")
         else:
             self.limits.pause(failure.retry_after)
@@ -264,13 +278,13 @@ class RequestLoop:
         if seconds > 0:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
-                    await self.stopping.wait()
+                    await self.stop_event.wait()
 
-    def _failed(self, failure: Failure) -> None:
+    def _count_failure(self, failure: Failure) -> None:
         """Count a prompt that gets no answer in this run, and stop the run if necessary."""
-        self.asked.failed += 1
-        self._remember(failure.reason, failure.message)
-        self._show()
+        self.totals.failed += 1
+        self._count_reason(failure.reason, failure.message)
+        self._report_progress()
         if RULES[failure.reason].stop:
             self._stop(
                 f"The teacher rejects all requests: {failure.message.rstrip('.')}. Check teacher.model, "
@@ -278,41 +292,41 @@ class RequestLoop:
             )
         elif failure.reason == "unreachable" and self.last_reply is None:
             self._stop(f"{self.settings.url} cannot be reached ({failure.message}). Check that the server is running")
-        elif self.asked.failed >= HOPELESS and not self.asked.answered and not self.asked.known:
-            self._stop(f"{self.asked.failed} prompts failed and none was answered. {self._commonest()}")
-        elif self.asked.failed >= SURELY_TOO_MANY and self._too_many():
-            self._stop(self._over_the_limit())
+        elif self.totals.failed >= FAILURES_WITHOUT_ANSWER and not self.totals.answered and not self.totals.known:
+            self._stop(f"{self.totals.failed} prompts failed and none was answered. {self._most_common_reason()}")
+        elif self.totals.failed >= FAILURES_BEFORE_LIMIT and self._is_over_limit():
+            self._stop(self._limit_message())
 
-    def _remember(self, reason: str, message: str) -> None:
-        self.reasons[reason] += 1
-        self.example[reason] = message
+    def _count_reason(self, reason: str, message: str) -> None:
+        self.reason_counts[reason] += 1
+        self.last_messages[reason] = message
 
-    def _stop(self, why: str) -> None:
+    def _stop(self, reason: str) -> None:
         """Send no further requests. Pending ones are awaited, because they may be charged."""
-        self.stopped = self.stopped or why
-        self.stopping.set()
+        self.stop_reason = self.stop_reason or reason
+        self.stop_event.set()
 
     def raise_if_failed(self) -> None:
         """Raise UserError if the run was stopped or too many requests failed."""
-        if self.stopped is None and self._too_many():
-            self.stopped = self._over_the_limit()
-        if self.stopped is not None:
-            kept = self.asked.known + self.asked.answered
+        if self.stop_reason is None and self._is_over_limit():
+            self.stop_reason = self._limit_message()
+        if self.stop_reason is not None:
+            kept = self.totals.known + self.totals.answered
             raise UserError(
-                f"{self.stopped}. {kept:,} of {self.total:,} answers are kept. Run again to request only the missing "
-                "ones."
+                f"{self.stop_reason}. {kept:,} of {self.total:,} answers are kept. Run again to request only the "
+                "missing ones."
             )
 
-    def _too_many(self) -> bool:
-        return self.asked.failed > self.settings.max_failed * self.total
+    def _is_over_limit(self) -> bool:
+        return self.totals.failed > self.settings.max_failed * self.total
 
-    def _over_the_limit(self) -> str:
+    def _limit_message(self) -> str:
         limit = self.settings.max_failed
         return (
-            f"{self.asked.failed:,} of {self.total:,} prompts have no usable answer, which is over the limit of "
-            f"{limit:.0%} (teacher.endpoint.max_failed). {self._commonest()}"
+            f"{self.totals.failed:,} of {self.total:,} prompts have no usable answer, which is over the limit of "
+            f"{limit:.0%} (teacher.endpoint.max_failed). {self._most_common_reason()}"
         )
 
-    def _commonest(self) -> str:
-        reason, count = self.reasons.most_common(1)[0]
-        return f"The most common reason is {reason} ({count:,}): {self.example[reason]}"
+    def _most_common_reason(self) -> str:
+        reason, count = self.reason_counts.most_common(1)[0]
+        return f"The most common reason is {reason} ({count:,}): {self.last_messages[reason]}"

@@ -13,8 +13,8 @@ from typing import Any
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.model_kinds import TUNED
-from ft_pipeline.models.base_model import ORIGIN
-from ft_pipeline.models.generation_config import decoding_as_scored, load_text_side
+from ft_pipeline.models.base_model import ORIGIN_FILE
+from ft_pipeline.models.generation_config import generation_config_as_scored, load_tokenizer_lazily
 from ft_pipeline.release.card.model_lineage import hub_id
 from ft_pipeline.release.model_lookup import ModelReference
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
@@ -24,7 +24,7 @@ CARD_NAME, GENERATION_CONFIG = "README.md", "generation_config.json"
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_config.json")
 BASE_FOLDER = "base"
 """The subfolder with an adapter's base model, if that model is not on the hub."""
-_OTHER_FILES = ("manifest.json", "metrics.jsonl", "merge.json", ORIGIN, GENERATION_CONFIG)
+_OTHER_FILES = ("manifest.json", "metrics.jsonl", "merge.json", ORIGIN_FILE, GENERATION_CONFIG)
 """Files of an artifact that are not copied: the store's own, and the generation config, see write_export."""
 _WEIGHT_PATTERNS = ("*.safetensors", "*.safetensors.index.json", "config.json")
 """Files of a base model that an adapter folder does not need."""
@@ -80,7 +80,7 @@ def write_export(plan: ExportPlan, card: str, report_bytes: ReportBytes = lambda
 
     Raises UserError if the disk is full or not writable.
     """
-    decoding = decoding_as_scored(plan.text_side, load_text_side(plan.text_side))
+    decoding = generation_config_as_scored(plan.text_side, load_tokenizer_lazily(plan.text_side))
     with translate_write_errors(), _draft_folder(plan.target) as folder:
         for name, path in plan.files.items():
             (folder / name).parent.mkdir(exist_ok=True)

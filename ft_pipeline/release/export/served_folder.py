@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.models.chat import pick_examples
-from ft_pipeline.models.generation_config import decoding_as_scored, load_text_side
+from ft_pipeline.models.generation_config import generation_config_as_scored, load_tokenizer_lazily
 from ft_pipeline.release.export.chat_template import Message, template_with_prompt
 from ft_pipeline.release.export.huggingface import GENERATION_CONFIG, model_files
 from ft_pipeline.release.model_lookup import ModelReference
@@ -48,8 +48,8 @@ def write_served_folder(store: ArtifactStore, model: ModelReference, folder: Pat
     served.mkdir(parents=True)
     for name, path in model_files(weights).items():
         (served / name).symlink_to(path.resolve())
-    tokenizer = load_text_side(weights.path)
-    decoding = decoding_as_scored(weights.path, tokenizer)
+    tokenizer = load_tokenizer_lazily(weights.path)
+    decoding = generation_config_as_scored(weights.path, tokenizer)
     (served / GENERATION_CONFIG).write_text(json.dumps(decoding, indent=2) + "\n", encoding="utf-8")
     template = template_with_prompt(
         tokenizer.get_chat_template(), model.serving.get("system_prompt"), _few_shot_examples(store, model)

@@ -1,4 +1,4 @@
-"""Estimate the memory that training needs, from the model's config alone.
+"""Estimate the memory that training needs, from the model's config.json alone.
 
 The estimate covers weights, gradients, optimizer states, activations and overhead. No weights are loaded, and torch is
 not imported. 1 GB = 10⁹ bytes. A 7B model in 16 bit with AdamW needs 14 + 14 + 28 = 56 GB before the first activation.
@@ -11,33 +11,39 @@ from typing import Any
 from ft_pipeline.errors import UserError
 from ft_pipeline.settings.experiment import ExperimentSettings
 from ft_pipeline.settings.training import ALL_LINEAR
-from ft_pipeline.training.memory.layer_sizes import Shape, read_shape
+from ft_pipeline.training.memory.layer_sizes import ModelShape, read_shape
 from ft_pipeline.training.objectives.registry import OBJECTIVES
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+"""Bytes per value."""
 _STATE_BYTES = {"adamw_torch": None, "adamw_8bit": 1, "paged_adamw_8bit": 1}
 """Bytes per value of an optimizer state; None: as many as the trained value has."""
-_NF4 = 0.5
-_ABSMAX = {False: 4 / 64, True: 1 / 64 + 4 / (64 * 256)}
+_NF4_BYTES = 0.5
+"""Bytes per parameter of a 4-bit matrix."""
+_SCALE_BYTES = {False: 4 / 64, True: 1 / 64 + 4 / (64 * 256)}
 """Bytes per parameter for the scales of 64-value blocks, plain and quantized again (arXiv 2305.14314, section 3)."""
-_RUNTIME = {"cuda": 0.7e9, "cpu": 0.2e9}
+_RUNTIME_BYTES = {"cuda": 0.7e9, "cpu": 0.2e9}
 """A CUDA context with its libraries, and memory that allocators cannot use; measured on CPU (benchmarks/memory.py)."""
 _LOGIT_ROWS = 128
+"""Rows of logits that are computed at a time (trainer/loss.py)."""
+_LIGHTER_TECHNIQUES = {"full": ("lora", "qlora"), "lora": ("qlora",), "prompt_tuning": ("qlora",)}
+"""The techniques that take less memory than another one."""
 CPU_TYPES = ("bfloat16", "float32")
 """The types that a CPU may compute in (models/compute_dtype.py)."""
-SHORT_ROW = 512
+SHORT_ROW_TOKENS = 512
 """Longest row (tokens) whose attention scores a CPU keeps, if rows are laid end to end (models/attention.py)."""
 
 
 @dataclass(frozen=True)
-class Plan:
+class MemoryPlan:
     """The training settings that affect memory."""
 
     technique: str = "qlora"
     """`prompt_tuning`, `lora`, `qlora` or `full`."""
     optim: str = "paged_adamw_8bit"
     dtype: str = "bfloat16"
-    """The compute type, of frozen weights and activations. Trained weights, their gradients and states are 32 bit."""
+    """The compute type: of frozen weights and activations, and of all weights for `full` without `autocast`. Otherwise
+    trained weights, their gradients and their optimizer states are 32 bit."""
     batch: int = 1
     length: int = 2048
     """Tokens of the longest row."""
@@ -47,7 +53,7 @@ class Plan:
     target_modules: Sequence[str] | str = ALL_LINEAR
     double_quant: bool = True
     virtual_tokens: int = 20
-    """Of `prompt_tuning`: they precede each row, and only they are trained."""
+    """For `prompt_tuning`: the number of tokens that precede each row. Only they are trained."""
     autocast: bool = False
     """Weights, gradients and states are 32 bit, and products use 16-bit copies. The trainer does this for `full` if the
     compute type has 16 bit, without `pure_bf16`."""
@@ -55,29 +61,28 @@ class Plan:
     """`cpu` has no CUDA context."""
 
 
-def estimate(
-    shape: Shape, plan: Plan, *, params: float | None = None, gpu_memory_gb: float | None = None
+def estimate_memory(
+    shape: ModelShape, plan: MemoryPlan, *, params: float | None = None, gpu_memory_gb: float | None = None
 ) -> dict[str, Any]:
     """Return bytes by part, `total_gb`, `fits` (None without a GPU size), `lower_bound_gb` and `advice`.
 
     `params` overrides the count of `shape`. `possible` is False if not even the lower bound fits (one row at a time,
     with gradient checkpointing).
     """
-    parts = _parts(shape, plan, params)
-    total = sum(parts.values()) / 1e9
-    lower = sum(_parts(shape, replace(plan, batch=1, gradient_checkpointing=True), params).values()) / 1e9
+    parts = _bytes_by_part(shape, plan, params)
+    total_gb = sum(parts.values()) / 1e9
+    lower_bound_gb = sum(_bytes_by_part(shape, _smallest(plan), params).values()) / 1e9
+    too_large = gpu_memory_gb is not None and total_gb > gpu_memory_gb
     return {
         "params": int(params or shape.params),
         "technique": plan.technique,
         "bytes": {name: int(value) for name, value in parts.items()},
-        "total_gb": total,
-        "lower_bound_gb": min(lower, total),
+        "total_gb": total_gb,
+        "lower_bound_gb": min(lower_bound_gb, total_gb),
         "gpu_memory_gb": gpu_memory_gb,
-        "fits": None if gpu_memory_gb is None else total <= gpu_memory_gb,
-        "possible": None if gpu_memory_gb is None else lower <= gpu_memory_gb,
-        "advice": []
-        if gpu_memory_gb is None or total <= gpu_memory_gb
-        else _advice(shape, plan, params, gpu_memory_gb),
+        "fits": None if gpu_memory_gb is None else total_gb <= gpu_memory_gb,
+        "possible": None if gpu_memory_gb is None else lower_bound_gb <= gpu_memory_gb,
+        "advice": _advice(shape, plan, params, gpu_memory_gb) if gpu_memory_gb is not None and too_large else [],
     }
 
 
@@ -95,28 +100,29 @@ def estimate_experiment(
     `device` "cpu" omits the CUDA context. `params`: the count from the headers of the weight files, if known.
     `dtype`: the compute type. `cpu_gb` is the need on a CPU, by compute type: the same on every machine.
     """
-    shape, plan = read_shape(config), _plan_of(settings, longest_row)
+    shape, plan = read_shape(config), _memory_plan(settings, longest_row)
 
-    def on(device: str, dtype: str, limit: float | None = None) -> dict[str, Any]:
+    def estimate_on(device: str, dtype: str, limit: float | None = None) -> dict[str, Any]:
         dtype = "bfloat16" if settings.training.pure_bf16 else dtype
         autocast = settings.technique == "full" and dtype != "float32" and not settings.training.pure_bf16
-        end_to_end = _lies_end_to_end(settings, device)
-        planned = replace(plan, device=device, dtype=dtype, autocast=autocast, padding_free=end_to_end)
-        return estimate(shape, planned, params=params, gpu_memory_gb=limit)
+        end_to_end = _is_padding_free(settings, device)
+        device_plan = replace(plan, device=device, dtype=dtype, autocast=autocast, padding_free=end_to_end)
+        return estimate_memory(shape, device_plan, params=params, gpu_memory_gb=limit)
 
-    cpu_gb = {name: on("cpu", name)["total_gb"] for name in CPU_TYPES}
-    return on(device, dtype, gpu_memory_gb) | {"cpu_gb": cpu_gb}
+    cpu_gb = {name: estimate_on("cpu", name)["total_gb"] for name in CPU_TYPES}
+    return estimate_on(device, dtype, gpu_memory_gb) | {"cpu_gb": cpu_gb}
 
 
-def cpu_in_words(cpu_gb: Mapping[str, float]) -> str:
-    """`1.2 GB in bfloat16, 2.1 GB in float32`."""
+def describe_cpu_memory(cpu_gb: Mapping[str, float]) -> str:
+    """Return, for example, `1.2 GB in bfloat16, 2.1 GB in float32`."""
     return ", ".join(f"{size:.1f} GB in {dtype}" for dtype, size in cpu_gb.items())
 
 
-def _plan_of(settings: ExperimentSettings, longest_row: int | None) -> Plan:
+def _memory_plan(settings: ExperimentSettings, longest_row: int | None) -> MemoryPlan:
+    """Return the plan of an experiment, without the parts that depend on the device."""
     training = settings.training
-    rows = training.per_device_train_batch_size * OBJECTIVES[settings.objective].sequences
-    return Plan(
+    rows = training.per_device_train_batch_size * OBJECTIVES[settings.objective].sequences_per_row
+    return MemoryPlan(
         technique=settings.technique,
         optim=training.optim,
         batch=rows,
@@ -129,154 +135,172 @@ def _plan_of(settings: ExperimentSettings, longest_row: int | None) -> Plan:
     )
 
 
-def _lies_end_to_end(settings: ExperimentSettings, device: str) -> bool:
+def _is_padding_free(settings: ExperimentSettings, device: str) -> bool:
     """Whether batches have no padding, according to the settings (acceleration.speed_up decides for the model)."""
     if settings.training.padding_free is not None:
         return settings.training.padding_free
     return device == "cpu" and settings.technique != "prompt_tuning" and settings.training.allows_rows_end_to_end
 
 
-def _parts(shape: Shape, plan: Plan, params: float | None) -> dict[str, float]:
-    _check(plan)
-    count, width = params or shape.params, BYTES[plan.dtype]
-    trained = _trained_params(shape, plan, count)
-    held = width if plan.technique == "full" and not plan.autocast else BYTES["float32"]  # per trained value
-    rounded = width if plan.technique in ("lora", "qlora") and width < held else 0  # models/adapter_precision.py
-    added = 0 if plan.technique == "full" else trained * (held + rounded)
-    packed = _packed_bytes(shape, plan, width)
+def _smallest(plan: MemoryPlan) -> MemoryPlan:
+    """Return the plan that takes the least memory with the same technique and optimizer."""
+    return replace(plan, batch=1, gradient_checkpointing=True)
+
+
+def _bytes_by_part(shape: ModelShape, plan: MemoryPlan, params: float | None) -> dict[str, float]:
+    """Return the bytes of each part of the estimate. UserError if the plan is not supported."""
+    _require_supported(plan)
+    param_count, value_bytes = params or shape.params, BYTES[plan.dtype]
+    trained = _trained_params(shape, plan, param_count)
+    trained_bytes = value_bytes if plan.technique == "full" and not plan.autocast else BYTES["float32"]
+    # A product rounds the matrices of LoRA to the compute type (models/adapter_precision.py).
+    rounded_bytes = value_bytes if plan.technique in ("lora", "qlora") and value_bytes < trained_bytes else 0
+    adapter_weights = 0 if plan.technique == "full" else trained * (trained_bytes + rounded_bytes)
+    packed = _packed_bytes(shape, plan, value_bytes)
     return {
-        "weights": _base_bytes(shape, plan, count, width) + added,
-        "gradients": trained * held,
-        "optimizer": _state_bytes(shape, plan, trained, held),
+        "weights": _base_bytes(shape, plan, param_count, value_bytes) + adapter_weights,
+        "gradients": trained * trained_bytes,
+        "optimizer": _state_bytes(shape, plan, trained, trained_bytes),
         **({"packed": packed} if packed else {}),
-        "activations": _activation_bytes(shape, plan, width),
-        "overhead": _RUNTIME[plan.device] + _workspace_bytes(shape, plan, width),
+        "activations": _activation_bytes(shape, plan, value_bytes),
+        "overhead": _RUNTIME_BYTES[plan.device] + _workspace_bytes(shape, plan, value_bytes),
     }
 
 
-def _state_bytes(shape: Shape, plan: Plan, trained: float, held: int) -> float:
+def _state_bytes(shape: ModelShape, plan: MemoryPlan, trained: float, trained_bytes: int) -> float:
     """Return the bytes of two states per trained value. An 8-bit optimizer keeps those of embeddings in 32 bit."""
-    size = _STATE_BYTES[plan.optim]
-    embeddings = shape.vocabulary * shape.hidden if size and plan.technique == "full" else 0
-    return 2 * (trained * (size or held) + embeddings * (BYTES["float32"] - (size or 0)))
+    state_bytes = _STATE_BYTES[plan.optim]
+    embeddings = shape.vocabulary * shape.hidden if state_bytes and plan.technique == "full" else 0
+    return 2 * (trained * (state_bytes or trained_bytes) + embeddings * (BYTES["float32"] - (state_bytes or 0)))
 
 
-def _trained_params(shape: Shape, plan: Plan, count: float) -> float:
+def _trained_params(shape: ModelShape, plan: MemoryPlan, param_count: float) -> float:
     if plan.technique == "full":
-        return count
+        return param_count
     if plan.technique == "prompt_tuning":
         return plan.virtual_tokens * shape.hidden
     return shape.adapter_params(plan.r, plan.target_modules)
 
 
-def _check(plan: Plan) -> None:
-    for name, value, known in (
+def _require_supported(plan: MemoryPlan) -> None:
+    """Raise UserError if the technique, optimizer or dtype is unknown."""
+    for name, value, supported in (
         ("technique", plan.technique, ("prompt_tuning", "lora", "qlora", "full")),
         ("optimizer", plan.optim, tuple(_STATE_BYTES)),
         ("dtype", plan.dtype, tuple(BYTES)),
     ):
-        if value not in known:
-            raise UserError(f"{name} {value!r} is not supported. Choose one of {', '.join(known)}.")
+        if value not in supported:
+            raise UserError(f"{name} {value!r} is not supported. Choose one of {', '.join(supported)}.")
 
 
-def _base_bytes(shape: Shape, plan: Plan, count: float, width: int) -> float:
+def _base_bytes(shape: ModelShape, plan: MemoryPlan, param_count: float, value_bytes: int) -> float:
+    """Return the bytes of the weights of the base model."""
     if plan.autocast:  # the 16-bit copies live until the backward pass has used them
-        return count * (BYTES["float32"] + width)
+        return param_count * (BYTES["float32"] + value_bytes)
     if plan.technique != "qlora":
-        return count * width
-    packed = count * shape.matrix_params / shape.params
-    return packed * (_NF4 + _ABSMAX[plan.double_quant]) + (count - packed) * width
+        return param_count * value_bytes
+    packed_params = param_count * shape.matrix_params / shape.params
+    return packed_params * (_NF4_BYTES + _SCALE_BYTES[plan.double_quant]) + (param_count - packed_params) * value_bytes
 
 
-def _packed_bytes(shape: Shape, plan: Plan, width: int) -> float:
+def _packed_bytes(shape: ModelShape, plan: MemoryPlan, value_bytes: int) -> float:
     """Return the bytes of packed matrices. On a CPU with enough memory, the frozen matrices and the head are packed for
     the products of both passes. Those of qlora are dequantized first (models/cpu/fast_linear.py)."""
     if plan.device != "cpu" or plan.technique == "full":
         return 0
-    dequantized = shape.matrix_params * width if plan.technique == "qlora" else 0
-    return dequantized + 2 * (shape.matrix_params + shape.vocabulary * shape.hidden) * width
+    dequantized = shape.matrix_params * value_bytes if plan.technique == "qlora" else 0
+    return dequantized + 2 * (shape.matrix_params + shape.vocabulary * shape.hidden) * value_bytes
 
 
-def _activation_bytes(shape: Shape, plan: Plan, width: int) -> float:
+def _activation_bytes(shape: ModelShape, plan: MemoryPlan, value_bytes: int) -> float:
     """Return the bytes kept for the backward pass of batch × length tokens, and the gradients of the current layer (one
     layer more).
 
     Checkpointing keeps the input of each layer, and one recomputed layer with its gradients.
     """
     length = plan.length + (plan.virtual_tokens if plan.technique == "prompt_tuning" else 0)
-    kept = _kept_values(shape, plan)
-    inputs = shape.hidden * (2 if plan.autocast else 1)  # the residual stream is 32 bit under autocast
-    values = shape.layers * inputs + 2 * kept if plan.gradient_checkpointing else kept * (shape.layers + 1)
-    return plan.batch * length * values * width
+    layer_values = _kept_values(shape, plan)
+    input_values = shape.hidden * (2 if plan.autocast else 1)  # the residual stream is 32 bit under autocast
+    if plan.gradient_checkpointing:
+        values = shape.layers * input_values + 2 * layer_values
+    else:
+        values = layer_values * (shape.layers + 1)
+    return plan.batch * length * values * value_bytes
 
 
-def _kept_values(shape: Shape, plan: Plan) -> float:
-    """Return how many values of the compute type one layer keeps per token.
+def _kept_values(shape: ModelShape, plan: MemoryPlan) -> float:
+    """Return how many values of the compute type one layer keeps per token. h is the hidden size, q the width of all
+    heads, i the width of the MLP.
 
     Always: the 32-bit inputs of two norms (2 h of 32 bit); queries, keys and values, repeated for each head, and the
     output of attention (4 q); gate, its activation, and up (3 i). Trained matrices keep their inputs: the output of
     a norm if they read it (h), and the input of down_proj (i); that of o_proj is kept already. LoRA's matrices are 32
     bit and read inputs in the compute type (models/adapter_precision.py). If all weights are trained, the norms also
     keep the values that they scale (2 h of 32 bit). Under autocast, each of five matrices keeps a 16-bit copy of its
-    input (5 h). Short rows end to end on a CPU keep a score for each head and previous token.
+    input (5 h). Short rows that are laid end to end on a CPU keep a score for each head and previous token.
     """
-    width = shape.intermediate + shape.active * shape.expert
+    mlp_width = shape.intermediate + shape.active_experts * shape.expert_width
     norms = 2 * shape.hidden * BYTES["float32"] / BYTES[plan.dtype]
-    values = norms + 4 * shape.heads * shape.head_dim + (3 if shape.gated else 2) * width
-    if plan.padding_free and plan.device == "cpu" and plan.length <= SHORT_ROW:
+    values = norms + 4 * shape.heads * shape.head_dim + (3 if shape.gated else 2) * mlp_width
+    if plan.padding_free and plan.device == "cpu" and plan.length <= SHORT_ROW_TOKENS:
         values += shape.heads * plan.length
     if plan.technique == "full":
-        return values + norms + (5 if plan.autocast else 2) * shape.hidden + width
+        return values + norms + (5 if plan.autocast else 2) * shape.hidden + mlp_width
     if plan.technique == "prompt_tuning":
         return values
-    targets = shape.targeted(plan.target_modules)
+    targets = shape.target_names(plan.target_modules)
     for readers in (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj")):
         values += shape.hidden if any(name in targets for name in readers) else 0
-    return values + (width if "down_proj" in targets else 0)
+    return values + (mlp_width if "down_proj" in targets else 0)
 
 
-def _workspace_bytes(shape: Shape, plan: Plan, width: int) -> float:
+def _workspace_bytes(shape: ModelShape, plan: MemoryPlan, value_bytes: int) -> float:
     """Return the bytes of temporary values: slices of logits with their 32-bit form; for QLoRA, the largest matrix,
     dequantized; for bf16 weights with an 8-bit optimizer, the embeddings and their gradient in 32 bit (weights are
     updated one matrix at a time).
 
     On a CPU the allocator also keeps the memory of the file's 16-bit matrices after they are packed.
     """
-    logits = _LOGIT_ROWS * shape.vocabulary * (width + 4)
-    if plan.technique == "full" and width < BYTES["float32"] and not plan.autocast and _STATE_BYTES[plan.optim]:
+    logits = _LOGIT_ROWS * shape.vocabulary * (value_bytes + 4)
+    if plan.technique == "full" and value_bytes < BYTES["float32"] and not plan.autocast and _STATE_BYTES[plan.optim]:
         return logits + 2 * BYTES["float32"] * shape.vocabulary * shape.hidden
     if plan.technique != "qlora":
         return logits
     if plan.device == "cpu":
         return logits + shape.matrix_params * BYTES["bfloat16"]
-    return logits + max(a * b for a, b in shape.linear.values()) * width
+    return logits + max(inputs * outputs for inputs, outputs in shape.matrices.values()) * value_bytes
 
 
-def _advice(shape: Shape, plan: Plan, params: float | None, gpu_memory_gb: float) -> list[str]:
+def _advice(shape: ModelShape, plan: MemoryPlan, params: float | None, gpu_memory_gb: float) -> list[str]:
     """Return the changes that would make the training fit, the smallest first."""
-    changes: list[tuple[str, Plan]] = []
+    limit = gpu_memory_gb * 1e9
+    fitting = [
+        text for text, changed in _changes(plan) if sum(_bytes_by_part(shape, changed, params).values()) <= limit
+    ]
+    return fitting or [f"choose a smaller base_model or a larger GPU: no setting here fits {gpu_memory_gb:g} GB"]
+
+
+def _changes(plan: MemoryPlan) -> list[tuple[str, MemoryPlan]]:
+    """Return changes that save memory, the smallest first: (advice, changed plan)."""
+    changes: list[tuple[str, MemoryPlan]] = []
     if plan.batch > 1:
-        smaller = replace(plan, batch=max(1, plan.batch // 2))
+        half = replace(plan, batch=max(1, plan.batch // 2))
         changes += [
-            (f"set per_device_train_batch_size: {smaller.batch} and double gradient_accumulation_steps", smaller)
-        ]
-        changes += [
-            ("set per_device_train_batch_size: 1 and raise gradient_accumulation_steps", replace(plan, batch=1))
+            (f"set per_device_train_batch_size: {half.batch} and double gradient_accumulation_steps", half),
+            ("set per_device_train_batch_size: 1 and raise gradient_accumulation_steps", replace(plan, batch=1)),
         ]
     if not plan.gradient_checkpointing:
         changes.append(("set gradient_checkpointing: true", replace(plan, gradient_checkpointing=True)))
-    least = replace(plan, batch=1, gradient_checkpointing=True)
+    smallest = _smallest(plan)
     settings = "per_device_train_batch_size: 1 and gradient_checkpointing: true"
-    changes.append((f"set {settings}", least))
+    changes.append((f"set {settings}", smallest))
     if plan.optim == "adamw_torch":
-        changes.append((f"set optim: paged_adamw_8bit, {settings}", replace(least, optim="paged_adamw_8bit")))
+        changes.append((f"set optim: paged_adamw_8bit, {settings}", replace(smallest, optim="paged_adamw_8bit")))
     if plan.technique == "full" and plan.autocast:
-        pure = replace(least, optim="paged_adamw_8bit", autocast=False)
-        changes.append((f"set pure_bf16: true, optim: paged_adamw_8bit, {settings}", pure))
-    lighter = {"full": ("lora", "qlora"), "lora": ("qlora",), "prompt_tuning": ("qlora",)}.get(plan.technique, ())
+        pure_bf16 = replace(smallest, optim="paged_adamw_8bit", autocast=False)
+        changes.append((f"set pure_bf16: true, optim: paged_adamw_8bit, {settings}", pure_bf16))
     changes += [
-        (f"set technique: {name}", replace(least, technique=name, optim="paged_adamw_8bit", autocast=False))
-        for name in lighter
+        (f"set technique: {name}", replace(smallest, technique=name, optim="paged_adamw_8bit", autocast=False))
+        for name in _LIGHTER_TECHNIQUES.get(plan.technique, ())
     ]
-    fitting = [text for text, change in changes if sum(_parts(shape, change, params).values()) <= gpu_memory_gb * 1e9]
-    return fitting or [f"choose a smaller base_model or a larger GPU: no setting here fits {gpu_memory_gb:g} GB"]
+    return changes

@@ -1,8 +1,8 @@
-"""Worker of `merged_model`: add the adapter to the weights it was trained on, and check that nothing is lost.
+"""Worker of `merged_model`: add the adapter to the weights of its base, and check that nothing is lost.
 
-PEFT's own merge of a 4-bit model quantizes the sum again, which can erase a weak adapter. Here the sum is 16 bit.
-`dequantized` adds to the dequantized NF4 weights, which the adapter was trained on. `w16` adds to the original weights,
-and differs from the adapter by the NF4 noise.
+PEFT's own merge of a 4-bit model quantizes the sum again, which can erase a weak adapter. Here the sum is 16 bit. For
+qlora there are two modes. `dequantized` adds to the dequantized NF4 weights, which the adapter was trained on. `w16`
+adds to the original weights, so that the merged model differs from the adapter by the NF4 noise.
 """
 
 import gc
@@ -21,18 +21,19 @@ from ft_pipeline.models.base_model import link_files
 from ft_pipeline.models.compute_dtype import compute_dtype, dtype_name, storage_dtype
 from ft_pipeline.models.load import keep_weights_unpacked, load_model, load_tokenizer
 from ft_pipeline.settings.experiment import ExperimentSettings
-from ft_pipeline.training.merging.equivalence import HeldOut, Measurement, kl_divergence
+from ft_pipeline.training.merging.equivalence import HeldOutRows, Measurement, kl_divergence
 from ft_pipeline.training.merging.lora_updates import as_stored, lora_updates
 from ft_pipeline.training.merging.quantization_error import noise_table
 from ft_pipeline.training.techniques import copy_companions
 from ft_pipeline.training.training_data import read_split
 
-_NOT_OF_THE_MODEL = ("manifest.json", "metrics.jsonl")
+_NOT_MODEL_FILES = ("manifest.json", "metrics.jsonl")
+"""Files of a trained model that are not part of the model."""
 
 
 @dataclass(frozen=True)
 class MergeResult:
-    """One way of merging, measured on the held-out answers."""
+    """Result of merging in one mode, measured on the held-out answers."""
 
     heldout_loss: float
     kl: float
@@ -51,67 +52,83 @@ def run(job: Job) -> dict[str, Any]:
     """
     settings = ExperimentSettings.model_validate(job.config["experiment"])
     if settings.technique == "full":
-        return _whole_already(job)
+        return _link_full_model(job)
     if settings.technique == "prompt_tuning":
-        return _nothing_to_merge(job)
+        return _write_unmerged(job)
     pad = load_tokenizer(job.inputs["base_model"]).pad_token_id
-    held_out = HeldOut(read_split(job.inputs["training_data"], "validation"), pad)
-    reference = held_out.measure(partial(_adapter_model, job, settings))
+    held_out = HeldOutRows(read_split(job.inputs["training_data"], "validation"), pad)
+    reference = held_out.load_and_measure(partial(_load_adapter_model, job, settings))
     job.report.log(
         f"adapter: held-out loss {reference.loss:.4f} nats per token on {reference.rows:,} of {len(held_out.rows):,} "
         f"validation rows; {len(reference.states):,} tokens of {reference.compared_rows} rows are compared"
     )
-    untouched = _untouched(job, settings, held_out)
+    base = _measure_base(job, settings, held_out)
     candidates: dict[str, MergeResult] = {}
-    measured: dict[str, Measurement] = {}
+    merged: dict[str, Measurement] = {}
     for mode in _modes(settings):
-        folder = job.work / f"merged-{mode}"
-        shutil.rmtree(folder, ignore_errors=True)
-        write_merged(job.inputs["base_model"], job.inputs["adapter"], folder, settings, mode, job.device)
-        measured[mode] = held_out.measure(partial(load_model, folder, job.device))
-        standard = untouched.loss if untouched is not None and mode == "w16" else None
-        candidates[mode] = _judge(measured[mode], reference, standard, settings, job.device)
-        job.report.log(f"merged ({mode}): {_in_words(candidates[mode])}")
+        merged[mode] = _merge_and_measure(job, settings, mode, held_out)
+        base_loss = base.loss if base is not None and mode == "w16" else None
+        candidates[mode] = _check_merge(merged[mode], reference, base_loss, settings, job.device)
+        job.report.log(f"merged ({mode}): {_describe(candidates[mode])}")
         job.report.progress(len(candidates), len(_modes(settings)), kl=candidates[mode].kl)
     mode = min(candidates, key=lambda mode: (not candidates[mode].passed, candidates[mode].heldout_loss))
-    for path in (job.work / f"merged-{mode}").iterdir():
+    for path in _merged_folder(job, mode).iterdir():
         shutil.move(path, job.out / path.name)
-    models = {"adapter": reference, "merged": measured[mode], **({"base": untouched} if untouched else {})}
-    return {**_summary(mode, candidates, reference, settings, job.device), **_noise(job, settings, models, held_out)}
+    measurements = {"adapter": reference, "merged": merged[mode]}
+    if base is not None:
+        measurements["base"] = base
+    return {
+        **_summarize(mode, candidates, reference, settings, job.device),
+        **_measure_noise(job, settings, measurements, held_out),
+    }
 
 
-def _in_words(result: MergeResult) -> str:
-    kept = "" if result.kept_gain is None else f", {result.kept_gain:.0%} of the gain kept"
+def _merged_folder(job: Job, mode: str) -> Path:
+    return job.work / f"merged-{mode}"
+
+
+def _merge_and_measure(job: Job, settings: ExperimentSettings, mode: str, held_out: HeldOutRows) -> Measurement:
+    """Write the model that is merged in this mode to its folder, and measure it."""
+    folder = _merged_folder(job, mode)
+    shutil.rmtree(folder, ignore_errors=True)
+    write_merged(job.inputs["base_model"], job.inputs["adapter"], folder, settings, mode, job.device)
+    return held_out.load_and_measure(partial(load_model, folder, job.device))
+
+
+def _describe(result: MergeResult) -> str:
+    gain = "" if result.kept_gain is None else f", {result.kept_gain:.0%} of the gain kept"
     check = "passed" if result.passed else "failed"
-    return f"held-out loss {result.heldout_loss:.4f} nats per token, KL {result.kl:.4g}{kept}; check {check}"
+    return f"held-out loss {result.heldout_loss:.4f} nats per token, KL {result.kl:.4g}{gain}; check {check}"
 
 
-def _noise(job: Job, settings: ExperimentSettings, found: dict[str, Measurement], held_out: HeldOut) -> dict[str, Any]:
+def _measure_noise(
+    job: Job, settings: ExperimentSettings, measured: dict[str, Measurement], held_out: HeldOutRows
+) -> dict[str, Any]:
     """Return `noise` (quantization_error.noise_table) if the experiment uses 4 bit and requests it. Two or three more
-    models are loaded and read the held-out rows."""
+    models are loaded and measured."""
     if settings.technique != "qlora" or not settings.merge.measure_noise:
         return {}
     four_bit = settings.quantization.model_dump()
     base = job.inputs["base_model"]
-    if "base" not in found:
-        found["base"] = held_out.measure(partial(load_model, base, job.device))
+    if "base" not in measured:
+        measured["base"] = held_out.load_and_measure(partial(load_model, base, job.device))
     for name, folder in (("base_4bit", base), ("merged_4bit", job.out)):
-        found[name] = held_out.measure(partial(_four_bit_model, folder, job.device, four_bit))
-    table = noise_table(found, job.device)
+        measured[name] = held_out.load_and_measure(partial(_load_four_bit_model, folder, job.device, four_bit))
+    table = noise_table(measured, job.device)
     for line in table:
         job.report.log(f"{line['first']} to {line['second']}: KL {line['kl']:.4f}, loss {line['difference']:+.4f}")
     return {"noise": table}
 
 
-def _four_bit_model(folder: Path, device: str, quantization: dict[str, Any]) -> Any:
+def _load_four_bit_model(folder: Path, device: str, quantization: dict[str, Any]) -> Any:
     model = load_model(folder, device, quantization=quantization)
     keep_weights_unpacked(model)
     return model
 
 
-def _whole_already(job: Job) -> dict[str, Any]:
-    """Link the files of the trained model, because `full` trains a whole model. No second copy is on the disk."""
-    link_files(job.inputs["adapter"], job.out, leave=_NOT_OF_THE_MODEL)
+def _link_full_model(job: Job) -> dict[str, Any]:
+    """Link the files of the trained model: `full` trains a whole model, of which the disk needs no second copy."""
+    link_files(job.inputs["adapter"], job.out, exclude=_NOT_MODEL_FILES)
     message = "all weights were trained, so there is no adapter to merge"
     return {
         "mode": "full",
@@ -120,7 +137,7 @@ def _whole_already(job: Job) -> dict[str, Any]:
     }
 
 
-def _nothing_to_merge(job: Job) -> dict[str, Any]:
+def _write_unmerged(job: Job) -> dict[str, Any]:
     """Write only merge.json: a learned prompt is not part of the weights, and is served as an adapter."""
     message = "a learned prompt does not change the weights, so there is nothing to merge; serve the adapter"
     (job.out / "merge.json").write_text(json.dumps({"mode": "none", "message": message}) + "\n", encoding="utf-8")
@@ -132,18 +149,18 @@ def write_merged(
     base: Path, adapter: Path, out: Path, settings: ExperimentSettings, mode: str, device: str = "cpu"
 ) -> None:
     """Write base + (alpha/r)·B·A, summed in fp32 and stored in the base's 16-bit type, with tokenizer and template."""
-    stored = storage_dtype(base)
+    dtype = storage_dtype(base)
     updates = lora_updates(adapter)
-    model = load_model(base, device, dtype=stored)
+    model = load_model(base, device, dtype=dtype)
     if mode == "dequantized":
         for name, weight in dequantized_weights(base, settings, device):
             module, update = model.get_submodule(name), updates.pop(name, None)
             total = weight if update is None else update.apply(weight.float())
-            module.weight.data = as_stored(module, total.to(stored))
+            module.weight.data = as_stored(module, total.to(dtype))
         gc.collect()  # frees the 4-bit model, whose modules refer to each other
     for update in updates.values():
         update.add_to(model)
-    model.to(stored).save_pretrained(out)
+    model.to(dtype).save_pretrained(out)
     copy_companions(base, out)
 
 
@@ -151,8 +168,8 @@ def dequantized_weights(base: Path, settings: ExperimentSettings, device: str) -
     """Yield the module names and weights [outputs, inputs] of the 4-bit base, dequantized to the compute type one at a
     time.
 
-    All at once they would take as much memory as the 16-bit model, in fp32 twice as much. The 4-bit model is loaded
-    again, because a forward pass on a CPU can change the layout of its weights. Each weight is freed after it is read.
+    All at once they would take as much memory as the 16-bit model, in fp32 twice as much. Each 4-bit weight is freed
+    after it is dequantized. The 4-bit model is loaded again, because a forward pass on a CPU can change its layout.
     """
     from bitsandbytes.functional import dequantize_4bit
     from bitsandbytes.nn import Linear4bit
@@ -167,69 +184,71 @@ def dequantized_weights(base: Path, settings: ExperimentSettings, device: str) -
 
 
 def _modes(settings: ExperimentSettings) -> list[str]:
+    """Return the modes in which the adapter is merged. The best one is used."""
     if settings.technique == "lora":
         return ["w16"]  # its base is the 16-bit model
     return ["dequantized", "w16"] if settings.merge.mode == "auto" else [settings.merge.mode]
 
 
-def _adapter_model(job: Job, settings: ExperimentSettings) -> Any:
+def _load_adapter_model(job: Job, settings: ExperimentSettings) -> Any:
     quantization = settings.quantization.model_dump() if settings.technique == "qlora" else None
     model = load_model(job.inputs["base_model"], job.device, quantization=quantization, adapter=job.inputs["adapter"])
     keep_weights_unpacked(model)
     return model
 
 
-def _untouched(job: Job, settings: ExperimentSettings, held_out: HeldOut) -> Measurement | None:
+def _measure_base(job: Job, settings: ExperimentSettings, held_out: HeldOutRows) -> Measurement | None:
     """Measure the 16-bit base on the held-out rows, if a merge into it is checked by the share of the gain it keeps."""
     if settings.technique != "qlora" or "w16" not in _modes(settings):
         return None
-    return held_out.measure(partial(load_model, job.inputs["base_model"], job.device))
+    return held_out.load_and_measure(partial(load_model, job.inputs["base_model"], job.device))
 
 
-def _judge(
+def _check_merge(
     merged: Measurement,
     adapter: Measurement,
-    untouched: float | None,
+    base_loss: float | None,
     settings: ExperimentSettings,
     device: str = "cpu",
 ) -> MergeResult:
     """Compare a merged model with its adapter.
 
-    untouched: loss of the 16-bit base, if the merge uses it instead of the weights that the adapter was trained on.
+    base_loss: loss of the 16-bit base, if the merge uses it instead of the weights that the adapter was trained on.
     """
     kl = kl_divergence(adapter, merged, device)
-    if untouched is None:
+    if base_loss is None:
         return MergeResult(merged.loss, kl, kl <= settings.merge.max_kl)
-    gain = untouched - adapter.loss
-    kept = (untouched - merged.loss) / gain if gain > 0 else 0.0
-    return MergeResult(merged.loss, kl, kept >= settings.merge.min_kept_gain, kept)
+    gain = base_loss - adapter.loss
+    kept_gain = (base_loss - merged.loss) / gain if gain > 0 else 0.0
+    return MergeResult(merged.loss, kl, kept_gain >= settings.merge.min_kept_gain, kept_gain)
 
 
-def _summary(
+def _summarize(
     mode: str,
     candidates: dict[str, MergeResult],
     reference: Measurement,
     settings: ExperimentSettings,
     device: str,
 ) -> dict[str, Any]:
-    chosen = candidates[mode]
-    if chosen.kept_gain is None:
-        criterion = f"KL(adapter || merged) {chosen.kl:.4f} nats per token (limit {settings.merge.max_kl:g})"
+    """Return the summary of a merge in `mode`, the best one. reference: the measurement of the adapter."""
+    best = candidates[mode]
+    if best.kept_gain is None:
+        criterion = f"KL(adapter || merged) {best.kl:.4f} nats per token (limit {settings.merge.max_kl:g})"
         criterion += f" on {len(reference.states):,} tokens of {reference.compared_rows} rows"
     else:
-        criterion = f"keeps {chosen.kept_gain:.0%} of the training gain (minimum {settings.merge.min_kept_gain:.0%})"
-    losses = f"{reference.loss:.4f} (adapter), {chosen.heldout_loss:.4f} (merged) on {reference.rows} rows"
+        criterion = f"keeps {best.kept_gain:.0%} of the training gain (minimum {settings.merge.min_kept_gain:.0%})"
+    losses = f"{reference.loss:.4f} (adapter), {best.heldout_loss:.4f} (merged) on {reference.rows} rows"
     message = f"{mode}: {criterion}; held-out loss {losses}"
     return {
         "mode": mode,
-        "kl_adapter_merged": chosen.kl,
+        "kl_adapter_merged": best.kl,
         "max_kl": settings.merge.max_kl,
-        "passed": chosen.passed,
+        "passed": best.passed,
         "adapter_heldout_loss": reference.loss,
         "heldout_rows": reference.rows,
         "compared_tokens": len(reference.states),
         "compared_rows": reference.compared_rows,
         "computed_in": dtype_name(compute_dtype(device)),
         "candidates": {name: asdict(candidate) for name, candidate in candidates.items()},
-        "checks": {"merge_equivalence": {"passed": chosen.passed, "blocking": True, "message": message}},
+        "checks": {"merge_equivalence": {"passed": best.passed, "blocking": True, "message": message}},
     }

@@ -1,4 +1,4 @@
-"""The error of 4-bit quantization: the base against its NF4 form, and the adapter against its merged model."""
+"""Measure the error of 4-bit quantization: of the base, of merging, and of the merged model."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -11,11 +11,12 @@ PAIRS = (
     ("adapter", "merged_4bit"),
     ("merged", "merged_4bit"),
 )
-"""The pairs measure: quantizing the base; merging; and quantizing the merged model, as a 4-bit server does."""
+"""Pairs of models that are compared. They show the error of quantizing the base, of merging, and (twice) of quantizing
+the merged model, as a 4-bit server does."""
 
 
 @dataclass(frozen=True)
-class Noise:
+class NoiseLine:
     """One line of the table, on the held-out answers."""
 
     first: str
@@ -33,10 +34,11 @@ class Noise:
 
 
 def noise_table(measured: Mapping[str, Measurement], device: str = "cpu") -> list[dict[str, float | str]]:
-    """Return the lines whose two models were measured, as JSON, each with its `difference`. Computed on `device`."""
+    """Return a line, as JSON with its `difference`, for each of PAIRS whose two models are in `measured`. It is
+    computed on `device`."""
     pairs = [(first, second) for first, second in PAIRS if first in measured and second in measured]
     lines = [
-        Noise(first, second, kl, measured[first].loss, measured[second].loss)
+        NoiseLine(first, second, kl, measured[first].loss, measured[second].loss)
         for (first, second), kl in kl_divergences(measured, pairs, device).items()
     ]
     return [{**asdict(line), "difference": line.difference} for line in lines]

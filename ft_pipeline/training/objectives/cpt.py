@@ -1,13 +1,14 @@
 """Rows of `cpt`, and the replay that an `sft` may mix in: raw texts, each with its end token, are concatenated and cut
 into blocks of equal length.
 
-Every token is trained and there is no padding. A block may contain the end of one text and the beginning of the next,
-as in pre-training.
+Every token is trained, and there is no padding. A block may contain the end of one text and the beginning of the next,
+as in pretraining.
 """
 
 import itertools
 from bisect import bisect_right
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -18,93 +19,98 @@ from ft_pipeline.settings.experiment import ExperimentData, ExperimentSettings
 from ft_pipeline.settings.project import DataSettings
 from ft_pipeline.training.objectives.rows import PreparedRows
 from ft_pipeline.training.tokens.chat_tokens import MASKED, Encoded, Rendered
-from ft_pipeline.training.tokens.held_out import keep_from_training
-from ft_pipeline.training.tokens.sample import weigh
-from ft_pipeline.training.tokens.token_audit import Row, account, check
+from ft_pipeline.training.tokens.held_out import split_or_leave_out
+from ft_pipeline.training.tokens.sample import apply_weight
+from ft_pipeline.training.tokens.token_audit import Row, build_check, build_report
+
+
+@dataclass(frozen=True)
+class TextBlocks:
+    """The blocks of raw texts."""
+
+    blocks: list[Row]
+    texts: int
+    """Number of texts in the blocks."""
+    left_out: list[dict[str, Any]]
+    """Texts near a held-out row: {file, row, code, copy_of}."""
 
 
 def prepare_rows(job: Job, settings: ExperimentSettings, tokenizer: Any, limits: dict[str, int]) -> PreparedRows:
     """Return the blocks of all texts. UserError if a split has no text."""
-    blocks, texts, left_out = text_blocks(job, tokenizer, limits["max_length"])
-    checks = block_checks(tokenizer, blocks, texts)
-    return PreparedRows(blocks, account(tokenizer, blocks, checks, **limits), left_out)
+    packed = text_blocks(job, tokenizer, limits["max_length"])
+    checks = block_checks(tokenizer, packed.blocks, packed.texts)
+    return PreparedRows(packed.blocks, build_report(tokenizer, packed.blocks, checks, **limits), packed.left_out)
 
 
-def text_blocks(job: Job, tokenizer: Any, length: int) -> tuple[list[Row], int, list[dict[str, Any]]]:
-    """Return (blocks of at most `length` tokens, the number of texts in them, texts left out) from the inputs text and
-    conversations.
-
-    UserError if a split has no text.
-    """
-    texts, kept, left_out = _read(job)
+def text_blocks(job: Job, tokenizer: Any, length: int) -> TextBlocks:
+    """Return the texts as blocks of at most `length` tokens. Inputs: text, conversations. UserError if a split has no
+    text."""
+    texts, left_out = _read_texts(job)
     blocks: list[Row] = []
     for split in ("train", "validation"):
-        rows = [row for row in kept if row["split"] == split]
+        rows = [row for row in texts if row["split"] == split]
         if not rows:
             raise UserError(
-                f"No {split} texts: {texts} in data/raw/text, {len(left_out)} of them near a held-out row. Add "
-                "texts, or change the shares in project.yaml."
+                f"No {split} texts: {len(texts) + len(left_out)} in data/raw/text, {len(left_out)} of them near a "
+                "held-out row. Add texts, or change the shares in project.yaml."
             )
-        blocks += pack(tokenizer, rows, length, split)
+        blocks += pack_blocks(tokenizer, rows, length, split)
     job.report.progress(len(blocks), len(blocks))
-    return blocks, len(kept), left_out
+    return TextBlocks(blocks, len(texts), left_out)
 
 
-def replay_blocks(
-    job: Job, tokenizer: Any, length: int, mix: ExperimentData, seed: int
-) -> tuple[list[Row], int, list[dict[str, Any]]]:
-    """Return (training blocks of the texts times their weight, the number of texts in them, texts left out), like
-    text_blocks.
+def replay_blocks(job: Job, tokenizer: Any, length: int, data: ExperimentData, seed: int) -> TextBlocks:
+    """Return the texts, times their weight, as training blocks of at most `length` tokens. Inputs as in text_blocks.
 
     All texts are in the train split: the held-out loss of an sft is that of its answers. UserError if there is no text.
     """
-    count, kept, left_out = _read(job)
-    weight = mix.weights.replay
-    named = [{**row, "id": f"{row['file']}:{row['row']}"} for row in kept]
-    texts = weigh(weigh(named, mix.share, seed), weight, seed)
+    kept, left_out = _read_texts(job)
+    weight = data.weights.replay
+    identified = [{**row, "id": f"{row['file']}:{row['row']}"} for row in kept]
+    texts = apply_weight(apply_weight(identified, data.share, seed), weight, seed)
     if not texts:
         raise UserError(
-            f"data.weights.replay is {weight:g}, but there is nothing to replay: {count} texts in data/raw/text, "
-            f"{len(left_out)} of them near a held-out row. Add texts, or remove the weight."
+            f"data.weights.replay is {weight:g}, but there is nothing to replay: {len(kept) + len(left_out)} texts in "
+            f"data/raw/text, {len(left_out)} of them near a held-out row. Add texts, or remove the weight."
         )
-    return pack(tokenizer, texts, length, "train", "replay"), len(texts), left_out
+    return TextBlocks(pack_blocks(tokenizer, texts, length, "train", "replay"), len(texts), left_out)
 
 
-def _read(job: Job) -> tuple[int, list[dict[str, Any]], list[dict[str, Any]]]:
+def _read_texts(job: Job) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return (texts with their split, texts left out because they are near a held-out row)."""
     columns = ["file", "row", "text"]
     texts = pq.read_table(job.inputs["text"] / "rows.parquet", columns=columns).to_pylist()
-    kept, left_out = keep_from_training(
-        job.inputs["conversations"], texts, DataSettings.model_validate(job.config["data"])
-    )
-    return len(texts), kept, left_out
+    return split_or_leave_out(job.inputs["conversations"], texts, DataSettings.model_validate(job.config["data"]))
 
 
-def pack(tokenizer: Any, texts: Sequence[dict[str, Any]], length: int, split: str, source: str = "text") -> list[Row]:
+def pack_blocks(
+    tokenizer: Any, texts: Sequence[dict[str, Any]], length: int, split: str, source: str = "text"
+) -> list[Row]:
     """Return blocks of at most `length` tokens, each with the file and row of the text in which it begins.
 
-    A block begins with the last token of the previous block, so that every token except the very first is predicted,
-    and trained, exactly once.
+    A block begins with the last token of the previous block, so that every token except the very first is trained
+    exactly once.
     """
     ids: list[int] = []
-    begins: list[int] = []
+    text_begins: list[int] = []
     for row in texts:
-        begins.append(len(ids))
-        ids += _with_end(tokenizer, row["text"])
+        text_begins.append(len(ids))
+        ids += _tokenize_with_end(tokenizer, row["text"])
     blocks = []
     for number, begin in enumerate(range(0, len(ids) - 1, length - 1)):
-        part = ids[begin : begin + length]
-        origin = texts[bisect_right(begins, begin) - 1]
-        text = tokenizer.decode(part, clean_up_tokenization_spaces=False)
+        block_ids = ids[begin : begin + length]
+        first_text = texts[bisect_right(text_begins, begin) - 1]
+        text = tokenizer.decode(block_ids, clean_up_tokenization_spaces=False)
         rendered = Rendered(text, ((0, len(text)),), split_by_turn=False)
-        encoded = Encoded(part, [MASKED, *part[1:]])
+        encoded = Encoded(block_ids, [MASKED, *block_ids[1:]])
         blocks.append(
-            Row(f"{source}:{split}:{number}", source, split, origin["file"], origin["row"], rendered, encoded)
+            Row(f"{source}:{split}:{number}", source, split, first_text["file"], first_text["row"], rendered, encoded)
         )
     return blocks
 
 
-def _with_end(tokenizer: Any, text: str) -> list[int]:
-    """Return the tokens of a text as in pre-training: after BOS if the tokenizer adds it, before EOS."""
+def _tokenize_with_end(tokenizer: Any, text: str) -> list[int]:
+    """Return the tokens of a text as in pretraining: after BOS if the tokenizer adds it, before EOS."""
     ids = tokenizer(text)["input_ids"]
     end = tokenizer.eos_token_id
     if end is None:
@@ -113,28 +119,33 @@ def _with_end(tokenizer: Any, text: str) -> list[int]:
 
 
 def block_checks(tokenizer: Any, blocks: Sequence[Row], texts: int) -> dict[str, Any]:
-    """Return the checks of token_audit.answer_checks for raw text, with the same names."""
+    """Return the checks of token_audit.answer_checks for blocks of raw text, with the same names. texts: the number of
+    texts in the blocks, each of which must have its end token."""
     bos, end = tokenizer.bos_token_id, tokenizer.eos_token_id
-    ends = sum(label == end for block in blocks for label in block.trained)
-    twice = [block for block in blocks if bos is not None and bos != end and _twice(block.encoded.input_ids, bos)]
-    unequal = [block for block in blocks if block.encoded.labels[1:] != block.encoded.input_ids[1:]]
-    missing = blocks[:1] if ends < texts else []
-    stops = check(missing, "the end token of every text is trained", "without the end token of a text")
+    trained_ends = sum(label == end for block in blocks for label in block.trained)
+    doubled = [
+        block for block in blocks if bos is not None and bos != end and _has_double(block.encoded.input_ids, bos)
+    ]
+    mislabeled = [block for block in blocks if block.encoded.labels[1:] != block.encoded.input_ids[1:]]
+    without_end = blocks[:1] if trained_ends < texts else []
+    end_check = build_check(without_end, "the end token of every text is trained", "without the end token of a text")
     return {
-        "every_turn_rendered": check([], "raw text has no turns; all of it is included", ""),
-        "every_row_trains": check(
+        "every_turn_rendered": build_check([], "raw text has no turns; all of it is included", ""),
+        "every_row_trains": build_check(
             [block for block in blocks if not block.trained],
             "every block has at least one trained token",
             "without a trained token",
         ),
-        "stop_token_trained": stops,
-        "single_bos": check(twice, "no text begins with two BOS tokens", "with two BOS tokens in a row"),
-        "padding_never_trained": check(
-            unequal, "blocks contain no padding", "with a label that differs from its token"
+        "stop_token_trained": end_check,
+        "single_bos": build_check(doubled, "no text begins with two BOS tokens", "with two BOS tokens in a row"),
+        "padding_never_trained": build_check(
+            mislabeled, "blocks contain no padding", "with a label that differs from its token"
         ),
-        "prompts_masked": check(unequal, "raw text has no prompt; every token is trained", "with a masked token"),
+        "prompts_masked": build_check(
+            mislabeled, "raw text has no prompt; every token is trained", "with a masked token"
+        ),
     }
 
 
-def _twice(ids: list[int], token: int) -> bool:
+def _has_double(ids: list[int], token: int) -> bool:
     return any(pair == (token, token) for pair in itertools.pairwise(ids))

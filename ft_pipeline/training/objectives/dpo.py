@@ -17,18 +17,18 @@ from torch.nn import functional
 from ft_pipeline.errors import UserError
 from ft_pipeline.job import Job
 from ft_pipeline.models.chat import prompt_and_target, with_prompt
-from ft_pipeline.models.compute_dtype import computing
+from ft_pipeline.models.compute_dtype import compute_autocast
 from ft_pipeline.settings.experiment import DpoSettings, ExperimentSettings
 from ft_pipeline.settings.project import DataSettings
 from ft_pipeline.tables.formats.turns import plain
 from ft_pipeline.training.objectives.rows import PreparedRows
 from ft_pipeline.training.tokens.chat_tokens import Rendered, encode
-from ft_pipeline.training.tokens.held_out import keep_from_training
-from ft_pipeline.training.tokens.token_audit import Row, audit
+from ft_pipeline.training.tokens.held_out import split_or_leave_out
+from ft_pipeline.training.tokens.token_audit import Row, audit_rows
 from ft_pipeline.training.trainer.batches import collate
-from ft_pipeline.training.trainer.expert_balance import balance_of
+from ft_pipeline.training.trainer.expert_balance import collect_balance_losses
 from ft_pipeline.training.trainer.loss import sequence_log_probabilities
-from ft_pipeline.training.trainer.token_trainer import Rows, TokenTrainer, evaluating, padding_of
+from ft_pipeline.training.trainer.token_trainer import Rows, TokenTrainer, batch_pad_token_id, evaluation_mode
 
 
 def prepare_rows(job: Job, settings: ExperimentSettings, tokenizer: Any, limits: dict[str, int]) -> PreparedRows:
@@ -40,11 +40,11 @@ def prepare_rows(job: Job, settings: ExperimentSettings, tokenizer: Any, limits:
     """
     columns = ["id", "file", "row", "prompt_messages", "chosen", "rejected"]
     pairs = pq.read_table(job.inputs["preferences"] / "rows.parquet", columns=columns).to_pylist()
-    asked = [
+    comparable = [
         {**pair, "messages": plain(pair["prompt_messages"]), "answer": pair["chosen"][-1]["content"]} for pair in pairs
     ]
-    kept, left_out = keep_from_training(
-        job.inputs["conversations"], asked, DataSettings.model_validate(job.config["data"])
+    kept, left_out = split_or_leave_out(
+        job.inputs["conversations"], comparable, DataSettings.model_validate(job.config["data"])
     )
     for split in ("train", "validation"):
         if not any(pair["split"] == split for pair in kept):
@@ -53,7 +53,7 @@ def prepare_rows(job: Job, settings: ExperimentSettings, tokenizer: Any, limits:
                 "Add pairs, or change the shares in project.yaml."
             )
     preferred, rejected = (_tokenize(tokenizer, kept, side, settings) for side in ("chosen", "rejected"))
-    report = audit(tokenizer, [*preferred, *rejected], **limits)
+    report = audit_rows(tokenizer, [*preferred, *rejected], **limits)
     job.report.progress(len(kept), len(kept))
     return PreparedRows(preferred, report, left_out, rejected)
 
@@ -76,8 +76,8 @@ def _tokenize(tokenizer: Any, pairs: list[dict[str, Any]], side: str, settings: 
 
 
 def collate_pairs(rows: Sequence[dict[str, Any]], pad_token_id: int | None) -> dict[str, Tensor]:
-    """Return batches.collate of 2 × pairs rows, the preferred answers first, and `reference` [pairs]: how much likelier
-    (nats) the preferred answer is for the reference model."""
+    """Return batches.collate of 2 × pairs rows, the preferred answers first, and `reference` [pairs]: the log ratio of
+    preferred and rejected answer (nats) of the reference model."""
     rejected = [{"input_ids": pair["rejected_ids"], "labels": pair["rejected_labels"]} for pair in rows]
     return {
         **collate([*rows, *rejected], pad_token_id),
@@ -88,20 +88,20 @@ def collate_pairs(rows: Sequence[dict[str, Any]], pad_token_id: int | None) -> d
 def with_reference(model: Any, pairs: Rows, pad_token_id: int | None, batch_size: int) -> list[dict[str, Any]]:
     """Return the pairs with `reference`, computed by the current model. Its mode (train, eval) is restored."""
     order = sorted(range(len(pairs)), key=lambda index: -_length(pairs[index]))
-    leads: dict[int, float] = {}
-    with evaluating(model):
+    log_ratios: dict[int, float] = {}
+    with evaluation_mode(model):
         for begin in range(0, len(order), batch_size):
-            part = order[begin : begin + batch_size]
-            batch = collate_pairs([{**pairs[index], "reference": 0.0} for index in part], pad_token_id)
+            indices = order[begin : begin + batch_size]
+            batch = collate_pairs([{**pairs[index], "reference": 0.0} for index in indices], pad_token_id)
             batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
-            leads.update(zip(part, _leads(model, batch).tolist(), strict=True))
-    return [{**pair, "reference": leads[index]} for index, pair in enumerate(pairs)]
+            log_ratios.update(zip(indices, _log_ratios(model, batch).tolist(), strict=True))
+    return [{**pair, "reference": log_ratios[index]} for index, pair in enumerate(pairs)]
 
 
-def pair_losses(leads: Tensor, reference: Tensor, settings: DpoSettings) -> Tensor:
-    """Return the loss of each pair [pairs]. `leads` and `reference`: how much likelier (nats) the preferred answer is
-    for the model and for the reference."""
-    margin = settings.beta * (leads - reference)
+def pair_losses(log_ratios: Tensor, reference: Tensor, settings: DpoSettings) -> Tensor:
+    """Return the loss of each pair [pairs]. `log_ratios` and `reference` [pairs]: log π(y⁺) − log π(y⁻) in nats, of the
+    model and of the reference model."""
+    margin = settings.beta * (log_ratios - reference)
     smoothing = settings.label_smoothing
     return -(1 - smoothing) * functional.logsigmoid(margin) - smoothing * functional.logsigmoid(-margin)
 
@@ -110,9 +110,9 @@ class PreferenceTrainer(TokenTrainer):
     """TokenTrainer on pairs that have their `reference`. Losses are per pair."""
 
     columns = ("input_ids", "labels", "rejected_ids", "rejected_labels", "reference")
-    lengths_of = ("input_ids", "rejected_ids")
-    measures = ("eval_accuracy",)
-    """The share of pairs whose preferred answer gained on the rejected one."""
+    length_columns = ("input_ids", "rejected_ids")
+    held_out_measures = ("eval_accuracy",)
+    """The share of pairs whose log ratio is higher than that of the reference model."""
     collate = staticmethod(collate_pairs)
 
     def __init__(self, *args: Any, dpo: DpoSettings) -> None:
@@ -124,25 +124,26 @@ class PreferenceTrainer(TokenTrainer):
         cls, settings: ExperimentSettings, model: Any, tokenizer: Any, train: Rows, validation: Rows, *args: Any
     ) -> "PreferenceTrainer":
         """Return the trainer of one experiment. The model, as it is now, is the reference."""
-        pad, size = padding_of(model, tokenizer), args[0].per_device_eval_batch_size
+        pad, size = batch_pad_token_id(model, tokenizer), args[0].per_device_eval_batch_size
         train, validation = (with_reference(model, rows, pad, size) for rows in (train, validation))
         return cls(model, tokenizer, train, validation, *args, dpo=settings.dpo)
 
     def summed_loss(self, model: Any, batch: dict[str, Tensor]) -> tuple[Any, ...]:
-        """Return the summed loss over the pairs of a batch, their number, and how many gained."""
-        with balance_of(model) as balance:
-            leads, reference = _leads(model, batch), batch["reference"]
-        gained = int((leads > reference).sum())
-        total = pair_losses(leads, reference, self._dpo).sum() + len(reference) * sum(balance)
+        """Return the summed loss over the pairs of a batch, their number, and how many have a higher log ratio than
+        with the reference model."""
+        with collect_balance_losses(model) as balance_losses:
+            log_ratios, reference = _log_ratios(model, batch), batch["reference"]
+        gained = int((log_ratios > reference).sum())
+        total = pair_losses(log_ratios, reference, self._dpo).sum() + len(reference) * sum(balance_losses)
         return total, len(reference), gained
 
-    def items(self, batch: dict[str, Tensor]) -> int:
+    def count_items(self, batch: dict[str, Tensor]) -> int:
         return len(batch["reference"])
 
 
-def _leads(model: Any, batch: dict[str, Tensor]) -> Tensor:
-    """Return how much likelier (nats) each preferred answer is for the model than the rejected one [pairs]."""
-    with computing(model):
+def _log_ratios(model: Any, batch: dict[str, Tensor]) -> Tensor:
+    """Return log π(y⁺) − log π(y⁻) of each pair [pairs], in nats."""
+    with compute_autocast(model):
         preferred, rejected = sequence_log_probabilities(model, batch).chunk(2)
     return preferred - rejected
 

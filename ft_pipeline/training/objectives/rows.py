@@ -1,4 +1,4 @@
-"""What an objective makes of its tables: rows, their token audit, and what was left out."""
+"""The result of preparing an objective's tables: rows, their token audit, and the rows that were left out."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ class PreparedRows:
 
     rows: Sequence[Row]
     audit: dict[str, Any]
-    """The document of token_audit.account."""
+    """The document of token_audit.build_report."""
     left_out: Sequence[dict[str, Any]] = ()
     """Rows near a held-out row: {file, row, code, copy_of}."""
     rejected: Sequence[Row] = ()

@@ -19,8 +19,8 @@ from ft_pipeline.training.tokens.chat_tokens import (
     find_dropped_turns,
     render_conversation,
 )
-from ft_pipeline.training.tokens.sample import weigh
-from ft_pipeline.training.tokens.token_audit import Row, account, answer_checks, both
+from ft_pipeline.training.tokens.sample import apply_weight
+from ft_pipeline.training.tokens.token_audit import Row, answer_checks, build_report, combine_checks
 
 _CHUNK = 1024
 """Conversations tokenized at a time: enough to keep the tokenizer's threads busy, few enough to report progress."""
@@ -33,9 +33,10 @@ def prepare_rows(job: Job, settings: ExperimentSettings, tokenizer: Any, limits:
     left_out: list[dict[str, Any]] = []
     if settings.data.weights.replay > 0:
         length, seed = limits["max_length"], settings.training.seed
-        blocks, texts, left_out = replay_blocks(job, tokenizer, length, settings.data, seed)
-        rows, checks = rows + blocks, both(checks, block_checks(tokenizer, blocks, texts))
-    return PreparedRows(rows, account(tokenizer, rows, checks, **limits), left_out)
+        replay = replay_blocks(job, tokenizer, length, settings.data, seed)
+        rows, left_out = rows + replay.blocks, replay.left_out
+        checks = combine_checks(checks, block_checks(tokenizer, replay.blocks, replay.texts))
+    return PreparedRows(rows, build_report(tokenizer, rows, checks, **limits), left_out)
 
 
 def answer_rows(job: Job, settings: ExperimentSettings, tokenizer: Any) -> list[Row]:
@@ -49,23 +50,23 @@ def answer_rows(job: Job, settings: ExperimentSettings, tokenizer: Any) -> list[
 
 
 def _mix(job: Job, settings: ExperimentSettings) -> list[dict[str, Any]]:
-    """Return rows with `source` set. Each source of the train split is weighted; validation rows are human and never
-    weighted."""
+    """Return the rows with their `source`. In the train split, each source is weighted. Validation rows are human and
+    never weighted."""
     human = _read(job.inputs["conversations"], "human")
     distilled = _read(job.inputs["distilled"], "distilled") if "distilled" in job.inputs else []
     train = [row for row in human if row["split"] == "train"]
     validation = [row for row in human if row["split"] == "validation"]
     weights, share, seed = settings.data.weights, settings.data.share, settings.training.seed
-    train, distilled = (weigh(rows, share, seed) for rows in (train, distilled))
-    mixed = weigh(train, weights.human, seed) + weigh(distilled, weights.distilled, seed)
-    if not mixed or not validation:
-        name = "training" if not mixed else "validation"
+    train, distilled = (apply_weight(rows, share, seed) for rows in (train, distilled))
+    training = apply_weight(train, weights.human, seed) + apply_weight(distilled, weights.distilled, seed)
+    if not training or not validation:
+        name = "training" if not training else "validation"
         raise UserError(
             f"No {name} rows: {len(train)} human rows × weight {weights.human:g} and {len(distilled)} distilled rows × "
             f"weight {weights.distilled:g} for training, {len(validation)} for validation. Add data, or change "
             "data.weights of the experiment or the shares in project.yaml."
         )
-    return mixed + validation
+    return training + validation
 
 
 def _read(folder: Path, source: str) -> list[dict[str, Any]]:
@@ -75,20 +76,22 @@ def _read(folder: Path, source: str) -> list[dict[str, Any]]:
 
 
 def _tokenize(tokenizer: Any, rows: list[dict[str, Any]], system_prompt: str | None) -> list[Row]:
+    """Return the training rows of conversations: one of each, or one per assistant turn."""
     texts: list[tuple[dict[str, Any], Rendered, DroppedTurns | None]] = []
     for row in rows:
         messages = with_prompt(plain(row["messages"]), system_prompt, [])
-        rendered = _render(tokenizer, row, messages)
-        lost = [find_dropped_turns(messages, rendered), *[None] * (len(rendered) - 1)]  # once for each conversation
-        texts += [(row, text, dropped) for text, dropped in zip(rendered, lost, strict=True)]
-    encoded = encode(tokenizer, [rendered for _, rendered, _ in texts])
+        first, *rest = _render(tokenizer, row, messages)
+        dropped = find_dropped_turns(messages, [first, *rest])
+        texts += [(row, first, dropped), *((row, text, None) for text in rest)]
+    encoded = encode(tokenizer, [text for _, text, _ in texts])
     return [
-        Row(row["id"], row["source"], row["split"], row["file"], row["row"], rendered, tokens, lost)
-        for (row, rendered, lost), tokens in zip(texts, encoded, strict=True)
+        Row(row["id"], row["source"], row["split"], row["file"], row["row"], text, tokens, dropped)
+        for (row, text, dropped), tokens in zip(texts, encoded, strict=True)
     ]
 
 
 def _render(tokenizer: Any, row: dict[str, Any], messages: list[Message]) -> list[Rendered]:
+    """Return render_conversation of the messages. Its UserError also names the row."""
     try:
         return render_conversation(tokenizer, messages)
     except UserError as error:

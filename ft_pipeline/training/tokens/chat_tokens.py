@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.models.chat import Message, prompt_and_target, render, split_thoughts
+from ft_pipeline.models.chat import Message, prompt_and_target, render, split_reasoning
 
 MASKED = -100
 """The label of a token that is read but not trained (PyTorch's ignore_index)."""
@@ -23,7 +23,7 @@ class Rendered:
     spans: tuple[tuple[int, int], ...]
     """Character ranges [begin, end) of the assistant turns, stop tokens included, in order."""
     split_by_turn: bool
-    """True if the template renders earlier turns differently, so that each turn became a separate text."""
+    """Whether each turn is a separate text, because the template renders earlier turns differently."""
 
     @property
     def targets(self) -> list[str]:
@@ -44,7 +44,7 @@ def render_conversation(tokenizer: Any, messages: Sequence[Message]) -> list[Ren
 
     The property: the rendering of the first k turns is a prefix of the rendering of more turns. Qwen3's template breaks
     it, because it removes the reasoning of earlier turns. Then each turn is rendered as generation would see it.
-    UserError without an assistant turn.
+    UserError if there is no assistant turn.
     """
     ends = [index + 1 for index, message in enumerate(messages) if message["role"] == "assistant"]
     if not ends:
@@ -66,8 +66,8 @@ class DroppedTurns:
 
     turns: tuple[str, ...]
     """The turns that the chat template leaves out, e.g. `turn 3 (tool)`."""
-    reasoning: int
-    """How many assistant turns have reasoning."""
+    reasoning_turns: int
+    """Number of assistant turns with reasoning."""
     reasoning_left_out: tuple[int, ...]
     """The turns (from 1) whose reasoning the template does not write."""
 
@@ -77,21 +77,21 @@ def find_dropped_turns(messages: Sequence[Message], texts: Sequence[Rendered]) -
 
     A system turn may be anywhere (some templates write it into the last human turn).
     """
-    whole, position = texts[-1].text, 0
+    last_text, position = texts[-1].text, 0
     turns: list[str] = []
-    reasoning, left_out = 0, []
+    reasoning_turns, reasoning_left_out = 0, []
     for number, message in enumerate(messages, 1):
-        thoughts, content = split_thoughts(message)
-        if thoughts:
-            reasoning += 1
-            if not any(thoughts in text.text for text in texts):
-                left_out.append(number)
-        begin = whole.find(content, 0 if message["role"] == "system" else position)
+        reasoning, content = split_reasoning(message)
+        if reasoning:
+            reasoning_turns += 1
+            if not any(reasoning in text.text for text in texts):
+                reasoning_left_out.append(number)
+        begin = last_text.find(content, 0 if message["role"] == "system" else position)
         if begin < 0:
             turns.append(f"turn {number} ({message['role']})")
         elif message["role"] != "system":
             position = begin + len(content)
-    return DroppedTurns(tuple(turns), reasoning, tuple(left_out))
+    return DroppedTurns(tuple(turns), reasoning_turns, tuple(reasoning_left_out))
 
 
 def encode(tokenizer: Any, texts: Sequence[Rendered]) -> list[Encoded]:
@@ -102,48 +102,52 @@ def encode(tokenizer: Any, texts: Sequence[Rendered]) -> list[Encoded]:
         return [_encode_in_pieces(tokenizer, text) for text in texts]
     batch = tokenizer([text.text for text in texts], add_special_tokens=False, return_offsets_mapping=True)
     rows = zip(texts, batch["input_ids"], batch["offset_mapping"], strict=True)
-    return [_label(tokenizer, text, ids, offsets) for text, ids, offsets in rows]
+    return [_label_tokens(tokenizer, text, ids, offsets) for text, ids, offsets in rows]
 
 
-def _label(tokenizer: Any, text: Rendered, ids: list[int], offsets: list[tuple[int, int]]) -> Encoded:
-    if any(begin < edge < end for begin, end in offsets for edge, _ in text.spans):
+def _label_tokens(tokenizer: Any, rendered: Rendered, ids: list[int], offsets: list[tuple[int, int]]) -> Encoded:
+    """Return the tokens of a text with their labels. offsets: the character range of each token."""
+    if any(begin < edge < end for begin, end in offsets for edge, _ in rendered.spans):
         # A token spans the boundary of prompt and answer ("\n" + "\n" → "\n\n"). Generation gets the prompt alone and
         # would never see that token. Tokenize as generation does, unless that changes the text.
-        pieces = _encode_in_pieces(tokenizer, text)
+        pieces = _encode_in_pieces(tokenizer, rendered)
         if _decode(tokenizer, pieces.input_ids) == _decode(tokenizer, ids):
             return pieces
     labels = [MASKED] * len(ids)
-    spans = iter(text.spans)
+    spans = iter(rendered.spans)
     span = next(spans, None)
     for position, (begin, end) in enumerate(offsets):
         while span is not None and begin >= span[1] and end > span[1]:
             span = next(spans, None)
-        if span is not None and _covered(begin, end, span):
+        if span is not None and _is_covered(begin, end, span):
             labels[position] = ids[position]
     return Encoded(list(ids), labels)
 
 
-def _covered(begin: int, end: int, span: tuple[int, int]) -> bool:
+def _is_covered(begin: int, end: int, span: tuple[int, int]) -> bool:
+    """Whether a token with this character range belongs to a span."""
     # Byte-level tokenizers with trim_offsets give white space the empty range after it, hence `end > span[0]`: a
     # prompt's last "\n" has begin = end = span[0].
     return end > span[0] and (begin < span[1] or begin == end == span[1])
 
 
-def _encode_in_pieces(tokenizer: Any, text: Rendered) -> Encoded:
+def _encode_in_pieces(tokenizer: Any, rendered: Rendered) -> Encoded:
+    """Tokenize each prompt and each answer separately."""
     ids: list[int] = []
     labels: list[int] = []
-    for piece, trained in _pieces(text):
-        new = tokenizer(piece, add_special_tokens=False)["input_ids"]
-        ids += new
-        labels += new if trained else [MASKED] * len(new)
+    for piece, trained in _split_at_spans(rendered):
+        piece_ids = tokenizer(piece, add_special_tokens=False)["input_ids"]
+        ids += piece_ids
+        labels += piece_ids if trained else [MASKED] * len(piece_ids)
     return Encoded(ids, labels)
 
 
-def _pieces(text: Rendered) -> Iterable[tuple[str, bool]]:
+def _split_at_spans(rendered: Rendered) -> Iterable[tuple[str, bool]]:
+    """Yield the parts of a text: (part, whether it is trained)."""
     position = 0
-    for begin, end in text.spans:
-        yield text.text[position:begin], False
-        yield text.text[begin:end], True
+    for begin, end in rendered.spans:
+        yield rendered.text[position:begin], False
+        yield rendered.text[begin:end], True
         position = end
 
 

@@ -1,4 +1,4 @@
-"""Splits of pairs and texts, which train in addition to conversations. Those near a held-out row are left out."""
+"""Split the pairs and texts that train in addition to conversations, and leave out those near a held-out row."""
 
 import hashlib
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from ft_pipeline.tables.split_assignment import split_of
 from ft_pipeline.tables.text_rules import normalise
 
 
-def keep_from_training(
+def split_or_leave_out(
     conversations: Path, rows: Sequence[dict[str, Any]], shares: DataSettings
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Return (rows with their `split`, train or validation; rows left out as `train_test_overlap`).
@@ -23,17 +23,18 @@ def keep_from_training(
     """
     if not rows:
         return [], []
-    near = overlap_with_heldout(rows, heldout_rows(conversations))
+    overlaps = overlap_with_heldout(rows, heldout_rows(conversations))
     kept, left_out = [], []
-    for row, origin in zip(rows, near, strict=True):
-        split = "validation" if split_of(_group(row), shares) == "validation" else "train"
-        if origin is None:
+    for row, copy_of in zip(rows, overlaps, strict=True):
+        split = "validation" if split_of(_split_key(row), shares) == "validation" else "train"
+        if copy_of is None:
             kept.append({**row, "split": split})
         else:
-            left_out.append({"file": row["file"], "row": row["row"], "code": "train_test_overlap", "copy_of": origin})
+            left_out.append({"file": row["file"], "row": row["row"], "code": "train_test_overlap", "copy_of": copy_of})
     return kept, left_out
 
 
-def _group(row: dict[str, Any]) -> str:
-    asked = normalise(row["text"]) if "text" in row else prompt_of(row["messages"])
-    return hashlib.sha256(asked.encode()).hexdigest()[:32]
+def _split_key(row: dict[str, Any]) -> str:
+    """Return the hash that decides the split of a row."""
+    text = normalise(row["text"]) if "text" in row else prompt_of(row["messages"])
+    return hashlib.sha256(text.encode()).hexdigest()[:32]

@@ -11,34 +11,37 @@ import torch
 from transformers.integrations.liger import apply_liger_kernel
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.models.attention import lay_end_to_end, reads_end_to_end
-from ft_pipeline.models.compute_dtype import compute_dtype, computing
+from ft_pipeline.models.attention import reads_end_to_end, use_end_to_end_attention
+from ft_pipeline.models.compute_dtype import compute_autocast, compute_dtype
 from ft_pipeline.models.cpu.fast_linear import speed_up_products
-from ft_pipeline.models.model_structure import causal_lm, layers
+from ft_pipeline.models.model_structure import causal_lm, decoder_layers
 from ft_pipeline.models.soft_prompt import learned_prompt
 from ft_pipeline.settings.training import TrainingSettings
-from ft_pipeline.training.trainer.model_probe import rows_apart, states_of_rows
+from ft_pipeline.training.trainer.model_probe import keeps_rows_apart, states_of_rows
 
 _COMPILERS = ("g++", "clang++")
-_LIGER = {"cross_entropy": False, "fused_linear_cross_entropy": False}
-"""The trainer has its own loss, which computes logits of trained tokens only."""
-
-
-_NEEDS = {"flash_attention_2": "flash_attn", "flash_attention_3": "flash_attn_interface", "flex_attention": "torch"}
-"""Packages of the attentions that train on a GPU only. torch's flex_attention has no backward pass on a CPU."""
+_LIGER_OPTIONS = {"cross_entropy": False, "fused_linear_cross_entropy": False}
+"""Liger's losses are not used: the trainer's own loss computes the logits of trained tokens only."""
+_GPU_ATTENTION_PACKAGES = {
+    "flash_attention_2": "flash_attn",
+    "flash_attention_3": "flash_attn_interface",
+    "flex_attention": "torch",
+}
+"""Attentions that train on a GPU only, and their packages. torch's flex_attention has no backward pass on a CPU."""
 
 
 def require_attention(name: str | None, device: str) -> None:
     """Raise UserError if this machine cannot train with the attention `name`."""
-    if name not in _NEEDS:
+    if name not in _GPU_ATTENTION_PACKAGES:
         return
     if not device.startswith("cuda"):
         raise UserError(
             f"training.attn_implementation is {name}, which needs a GPU, but this run trains on {device}. Remove it."
         )
-    if importlib.util.find_spec(_NEEDS[name]) is None:
+    package = _GPU_ATTENTION_PACKAGES[name]
+    if importlib.util.find_spec(package) is None:
         raise UserError(
-            f"training.attn_implementation is {name}, but the package {_NEEDS[name]} is not installed. Install it, or "
+            f"training.attn_implementation is {name}, but the package {package} is not installed. Install it, or "
             "remove attn_implementation."
         )
 
@@ -51,13 +54,13 @@ def speed_up(model: Any, training: TrainingSettings, device: str, *, sharded: bo
     a requested option.
     """
     if training.padding_free:
-        if (reason := _lay_end_to_end(model)) is not None:
+        if (reason := _try_end_to_end(model)) is not None:
             raise UserError(f"training.padding_free: {reason}. Remove padding_free.")
-    elif training.padding_free is None and device == "cpu" and _may_lie_end_to_end(model, training):
-        _lay_end_to_end(model)
+    elif training.padding_free is None and device == "cpu" and _allows_end_to_end(model, training):
+        _try_end_to_end(model)
     if training.use_liger_kernel:
         _require_liger(device)
-        apply_liger_kernel(model, _LIGER)
+        apply_liger_kernel(model, _LIGER_OPTIONS)
     if training.torch_compile:
         _require_compiler(device)
         _compile_layers(model)
@@ -65,37 +68,37 @@ def speed_up(model: Any, training: TrainingSettings, device: str, *, sharded: bo
         speed_up_products(model, trains=True)
 
 
-def _may_lie_end_to_end(model: Any, training: TrainingSettings) -> bool:
-    """Whether the settings allow rows end to end, and no learned prompt precedes each row of a batch."""
+def _allows_end_to_end(model: Any, training: TrainingSettings) -> bool:
+    """Whether the settings allow rows that are laid end to end, and no learned prompt precedes each row."""
     return training.allows_rows_end_to_end and learned_prompt(model) is None
 
 
-def _lay_end_to_end(model: Any) -> str | None:
-    """Let the model read its rows without padding. If it cannot, leave it unchanged and return the reason."""
+def _try_end_to_end(model: Any) -> str | None:
+    """Let the model read batches without padding, and return None. If it cannot, leave it unchanged and return why."""
     if reads_end_to_end(model):
         return None
     causal = causal_lm(model)
-    before = causal.config._attn_implementation
-    alone = states_of_rows(model, end_to_end=False)
-    if (reason := lay_end_to_end(model)) is not None:
+    previous = causal.config._attn_implementation
+    separate = states_of_rows(model, end_to_end=False)
+    if (reason := use_end_to_end_attention(model)) is not None:
         return f"{reason}, so its rows cannot be laid end to end"
-    with computing(model):  # as in training: a GPU's kernel accepts 16 bit only
-        together = states_of_rows(model, end_to_end=True)
-    if rows_apart(alone, together):
+    with compute_autocast(model):  # as in training: a GPU's kernel accepts 16 bit only
+        end_to_end = states_of_rows(model, end_to_end=True)
+    if keeps_rows_apart(separate, end_to_end):
         return None
-    causal.set_attn_implementation(before)
+    causal.set_attn_implementation(previous)
     return f"a {causal.config.model_type} model mixes rows that are laid end to end"
 
 
 def _compile_layers(model: Any) -> None:
     """Compile each layer separately. Layers share their code, which is compiled once, in seconds instead of minutes."""
-    decoder_layers = layers(model)
-    if not decoder_layers:
+    compiled_layers = decoder_layers(model)
+    if not compiled_layers:
         raise UserError(
             f"training.torch_compile: the layers of a {causal_lm(model).config.model_type} model are not known. "
             "Remove torch_compile."
         )
-    for layer in decoder_layers:
+    for layer in compiled_layers:
         layer.compile(dynamic=True)
 
 
@@ -127,14 +130,14 @@ def why_not_compiled() -> str | None:
 
 def _missing_for_compiling() -> str | None:
     """Return what torch's compiler needs on a CPU and this machine lacks, and how to install it; None if complete."""
-    named = os.environ.get("CXX")
-    if not any(map(shutil.which, [named] if named else _COMPILERS)):
-        return f"a C++ compiler, but {named or ' or '.join(_COMPILERS)} was not found. Run `apt install g++`"
+    compiler = os.environ.get("CXX")
+    if not any(map(shutil.which, [compiler] if compiler else _COMPILERS)):
+        return f"a C++ compiler, but {compiler or ' or '.join(_COMPILERS)} was not found. Run `apt install g++`"
     if not (Path(sysconfig.get_path("include")) / "Python.h").is_file():
         return "the headers of this Python, which were not found. Run `apt install python3-dev`"
     return None
 
 
-def computed_as_written() -> Any:
-    """Return a context in which no compiled code runs: a held-out loss is not worth another compilation."""
+def without_compiled_code() -> Any:
+    """Return a context in which models run uncompiled: compiling them for a held-out loss would take longer."""
     return torch.compiler.set_stance("force_eager")

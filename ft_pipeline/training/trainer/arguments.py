@@ -11,7 +11,7 @@ from ft_pipeline.settings.training import TrainingSettings
 def training_arguments(settings: TrainingSettings, folder: Path, device: str, dtype: torch.dtype) -> TrainingArguments:
     """Return the arguments of transformers for one run. Checkpoints are written to `folder`.
 
-    The steps between evaluations and between checkpoints depend on the rows (see evaluations.intervals).
+    The steps between evaluations and between checkpoints depend on the rows (see evaluations.evaluation_intervals).
     ValueError if the learning rate is not resolved (learning_rates.with_learning_rate).
     """
     if settings.learning_rate is None:
@@ -33,14 +33,14 @@ def training_arguments(settings: TrainingSettings, folder: Path, device: str, dt
         neftune_noise_alpha=settings.neftune_noise_alpha,
         seed=settings.seed,
         remove_unused_columns=False,
-        # The model is 16 bit throughout, so autocast would only add casts; fp16 needs it, for the loss scaling.
+        # compute_autocast replaces the Trainer's autocast. Only fp16 uses the Trainer's, for its loss scaling.
         bf16=False,
         fp16=dtype == torch.float16,
         use_cpu=device == "cpu",
         dataloader_pin_memory=device != "cpu",
         eval_strategy="steps",
-        # To keep the best checkpoint, the Trainer needs one for every evaluation and no others. EarlyStopping and
-        # TokenTrainer keep it instead.
+        # load_best_model_at_end would need a checkpoint for every evaluation and no others. EarlyStopping and
+        # TokenTrainer keep the best checkpoint instead.
         save_strategy="steps",
         metric_for_best_model="eval_loss",
         greater_is_better=False,

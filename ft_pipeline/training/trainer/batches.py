@@ -12,28 +12,26 @@ from torch.utils.data import Sampler
 
 from ft_pipeline.training.tokens.chat_tokens import MASKED
 
-_GROUP = 64
-"""Number of batches that are sorted by length together. More would pad less and mix less."""
-_JITTER = 0.1
-"""Lengths vary randomly by this share before sorting, so that every epoch has different batches."""
-
-
-BOUNDS = "cu_seq_lens"
-"""Key of a batch of rows end to end: where each row begins, and where the last one ends [rows + 1]."""
+_GROUP_BATCHES = 64
+"""Number of batches whose rows are sorted by length together. With more, batches have less padding and mix less."""
+_LENGTH_JITTER = 0.1
+"""Before sorting, each length is changed at random by up to this share, so that every epoch has different batches."""
+ROW_BOUNDS = "cu_seq_lens"
+"""Key in a batch of rows that are laid end to end: where each row begins, and where the last one ends [rows + 1]."""
 
 
 def collate(rows: Sequence[dict[str, Any]], pad_token_id: int | None) -> dict[str, Tensor]:
     """Return input_ids, attention_mask, labels [rows, longest row], padded on the right. Padding is masked and never
     trained.
 
-    Without a pad token, rows are laid end to end: input_ids, position_ids, labels [1, tokens] and BOUNDS.
+    Without a pad token, rows are laid end to end: input_ids, position_ids, labels [1, tokens] and ROW_BOUNDS.
     """
     if pad_token_id is None:
         return _end_to_end(rows)
     width = max(len(row["input_ids"]) for row in rows)
 
-    def pad(values: list[list[int]], filler: int) -> Tensor:
-        return torch.tensor([value + [filler] * (width - len(value)) for value in values], dtype=torch.long)
+    def pad(values: list[list[int]], padding: int) -> Tensor:
+        return torch.tensor([value + [padding] * (width - len(value)) for value in values], dtype=torch.long)
 
     return {
         "input_ids": pad([list(row["input_ids"]) for row in rows], pad_token_id),
@@ -43,6 +41,7 @@ def collate(rows: Sequence[dict[str, Any]], pad_token_id: int | None) -> dict[st
 
 
 def _end_to_end(rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+    """Return a batch of rows that are laid end to end."""
     lengths = [len(row["input_ids"]) for row in rows]
     # The first token of a row cannot be predicted from the row before it.
     labels = [label for row in rows for label in (MASKED, *row["labels"][1:])]
@@ -50,11 +49,11 @@ def _end_to_end(rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
         "input_ids": torch.tensor([[token for row in rows for token in row["input_ids"]]]),
         "position_ids": torch.cat([torch.arange(length) for length in lengths])[None],
         "labels": torch.tensor([labels]),
-        BOUNDS: torch.tensor([0, *lengths], dtype=torch.int32).cumsum(0, dtype=torch.int32),
+        ROW_BOUNDS: torch.tensor([0, *lengths], dtype=torch.int32).cumsum(0, dtype=torch.int32),
     }
 
 
-def tokens_in(batch: dict[str, Tensor]) -> int:
+def count_tokens(batch: dict[str, Tensor]) -> int:
     """Return the number of tokens of the rows, without padding."""
     mask = batch.get("attention_mask")
     return batch["input_ids"].numel() if mask is None else int(mask.sum())
@@ -81,27 +80,28 @@ class LengthGroupedSampler(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed(self._seed * 1_000_003 + self._epoch)
-        batches = self._batches(generator)
+        batches = self._group_batches(generator)
         full = [batch for batch in batches if len(batch) == self._batch_size]
-        rest = [batch for batch in batches if len(batch) < self._batch_size]
+        short = [batch for batch in batches if len(batch) < self._batch_size]
         order = torch.randperm(len(full), generator=generator).tolist()
         if self._epoch == 0 and full:
             longest = max(order, key=lambda index: max(self._lengths[row] for row in full[index]))
             order.remove(longest)
             order.insert(0, longest)
-        for batch in [
-            full[index] for index in order
-        ] + rest:  # a short batch must be last, or it would shift the others
+        for index in order:
+            yield from full[index]
+        for batch in short:  # last, because before a full batch it would shift the rows of that batch
             yield from batch
 
-    def _batches(self, generator: torch.Generator) -> list[list[int]]:
+    def _group_batches(self, generator: torch.Generator) -> list[list[int]]:
+        """Return the rows in batches of similar length. At most one batch is short."""
         count = len(self._lengths)
-        blur = 1 - _JITTER + 2 * _JITTER * torch.rand(count, generator=generator)
-        keys = (torch.tensor(self._lengths) * blur).tolist()
+        factors = 1 - _LENGTH_JITTER + 2 * _LENGTH_JITTER * torch.rand(count, generator=generator)
+        blurred_lengths = (torch.tensor(self._lengths) * factors).tolist()
         shuffled = torch.randperm(count, generator=generator).tolist()
-        size = _GROUP * self._batch_size
+        size = _GROUP_BATCHES * self._batch_size
         groups = [shuffled[begin : begin + size] for begin in range(0, count, size)]
-        ordered = [index for group in groups for index in sorted(group, key=lambda index: -keys[index])]
+        ordered = [index for group in groups for index in sorted(group, key=lambda index: -blurred_lengths[index])]
         return [ordered[begin : begin + self._batch_size] for begin in range(0, count, self._batch_size)]
 
 

@@ -1,4 +1,4 @@
-"""Measure and report speed and progress during training."""
+"""Callbacks that measure speed and report progress during training."""
 
 import time
 from typing import Any
@@ -17,16 +17,16 @@ class Throughput(TrainerCallback):
         self.tokens = 0
         self.seconds = 0.0
         self._device = device
-        self._began = 0.0
+        self._step_started = 0.0
 
-    def begin(self) -> None:
+    def start_step(self) -> None:
         """Start timing an optimizer step."""
-        self._began = time.monotonic()
+        self._step_started = time.monotonic()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)  # kernels still run when the calls that start them return
-        self.seconds += time.monotonic() - self._began
+        self.seconds += time.monotonic() - self._step_started
 
     @property
     def tokens_per_second(self) -> float:

@@ -1,7 +1,7 @@
 """Save and load what training needs, apart from the weights, to resume exactly: optimizer, schedule, random generators.
 
 transformers pickles this state. Here it is a tree of plain values in JSON, with its tensors in a safetensors file. So a
-checkpoint that someone else could write to cannot run code when training resumes from it.
+checkpoint cannot run code when training resumes from it, even if someone else has written to it.
 """
 
 import hashlib
@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 Plain = None | bool | int | float | str
+"""Values that JSON keeps as they are."""
 
 
 def save_tree(folder: Path, name: str, value: Any) -> None:
@@ -31,7 +32,7 @@ def save_tree(folder: Path, name: str, value: Any) -> None:
 def load_tree(folder: Path, name: str) -> Any:
     """Return the value that `save_tree` wrote, with tensors on the CPU."""
     tree = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
-    return _build(tree, load_file(folder / f"{name}.safetensors"))
+    return _unflatten(tree, load_file(folder / f"{name}.safetensors"))
 
 
 def random_state() -> dict[str, Any]:
@@ -79,7 +80,7 @@ def _flatten(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
     if isinstance(value, np.ndarray):
         return ["array", value.dtype.str, value.tolist()]
     if isinstance(value, dict):
-        return ["dict", [[_key(key), _flatten(item, tensors)] for key, item in value.items()]]
+        return ["dict", [[_checked_key(key), _flatten(item, tensors)] for key, item in value.items()]]
     if isinstance(value, (list, tuple)):
         return ["tuple" if isinstance(value, tuple) else "list", [_flatten(item, tensors) for item in value]]
     if isinstance(value, np.generic):
@@ -89,21 +90,23 @@ def _flatten(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
     raise TypeError(f"a checkpoint can contain plain values and tensors, not {type(value).__name__}")
 
 
-def _key(key: Any) -> Any:
+def _checked_key(key: Any) -> Any:
+    """Return `key`. TypeError if JSON cannot keep it."""
     if isinstance(key, (str, int)):
         return key
     raise TypeError(f"the keys of a checkpoint must be strings or integers, not {type(key).__name__}")
 
 
-def _build(tree: Any, tensors: dict[str, torch.Tensor]) -> Any:
+def _unflatten(tree: Any, tensors: dict[str, torch.Tensor]) -> Any:
+    """Return the value from which _flatten made `tree` and `tensors`."""
     if not isinstance(tree, list):
         return tree
-    kind, *rest = tree
+    kind, *content = tree
     if kind == "tensor":
-        return tensors[rest[0]]
+        return tensors[content[0]]
     if kind == "array":
-        return np.array(rest[1], dtype=rest[0])
+        return np.array(content[1], dtype=content[0])
     if kind == "dict":
-        return {key: _build(item, tensors) for key, item in rest[0]}
-    items = [_build(item, tensors) for item in rest[0]]
+        return {key: _unflatten(item, tensors) for key, item in content[0]}
+    items = [_unflatten(item, tensors) for item in content[0]]
     return tuple(items) if kind == "tuple" else items

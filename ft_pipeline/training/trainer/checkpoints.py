@@ -1,4 +1,4 @@
-"""Checkpoints that are verified before use: a marker, written last, lists each file and its hash."""
+"""Checkpoints that are verified before use. A marker file, which is written last, lists each file and its hash."""
 
 import hashlib
 import json
@@ -16,14 +16,14 @@ def seal(folder: Path) -> None:
     """Mark a checkpoint as complete. Training never resumes from a checkpoint without this mark."""
     files = sorted(path for path in folder.iterdir() if path.is_file() and path.name != _MARKER)
     partial = folder / f"{_MARKER}.part"
-    partial.write_text(json.dumps({path.name: _hash(path) for path in files if path != partial}), encoding="utf-8")
+    partial.write_text(json.dumps({path.name: _sha256(path) for path in files if path != partial}), encoding="utf-8")
     partial.replace(folder / _MARKER)
 
 
 def newest_valid(root: Path) -> Path | None:
     """Return the complete, undamaged checkpoint of the highest step under `root`, or None."""
     for step in reversed(steps_in(root)):
-        if _is_valid(folder := folder_of(root, step)):
+        if _is_valid(folder := checkpoint_folder(root, step)):
             return folder
     return None
 
@@ -38,29 +38,30 @@ def prune(root: Path, keep: Collection[int]) -> None:
     """Remove the checkpoints under `root`, except those of the steps in `keep`."""
     for step in steps_in(root):
         if step not in keep:
-            shutil.rmtree(folder_of(root, step), ignore_errors=True)
+            shutil.rmtree(checkpoint_folder(root, step), ignore_errors=True)
 
 
-def folder_of(root: Path, step: int) -> Path:
+def checkpoint_folder(root: Path, step: int) -> Path:
     """Return the folder of the checkpoint of an optimizer step."""
     return root / f"{_PREFIX}{step}"
 
 
-def step_of(folder: Path) -> int:
+def checkpoint_step(folder: Path) -> int:
     """Return the optimizer step after which a checkpoint was written."""
     return int(folder.name.removeprefix(_PREFIX))
 
 
 def _is_valid(folder: Path) -> bool:
+    """Whether a checkpoint is complete, undamaged and free of pickles."""
     try:
         expected = json.loads((folder / _MARKER).read_text(encoding="utf-8"))
         if not expected or any(named_like_a_pickle(name) for name in expected):
             return False  # from an earlier version, which pickled the state
-        return all(_hash(folder / name) == digest for name, digest in expected.items())
+        return all(_sha256(folder / name) == digest for name, digest in expected.items())
     except (OSError, ValueError):
         return False
 
 
-def _hash(path: Path) -> str:
+def _sha256(path: Path) -> str:
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -19,13 +19,13 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import Sampler
 
 from ft_pipeline.job import Rank
-from ft_pipeline.models.model_structure import layers
+from ft_pipeline.models.model_structure import decoder_layers
 
-PATIENCE = timedelta(minutes=30)
+RANK_TIMEOUT = timedelta(minutes=30)
 """How long a rank waits for the others: rank 0 may be writing a large checkpoint."""
 Item = TypeVar("Item")
 LossFunction = Callable[[Any, dict[str, Tensor]], tuple[Tensor, Tensor]]
-"""(model, batch) → (summed loss, number of summed items), scalars."""
+"""(model, batch) → (summed loss, number of summed items, and perhaps more sums), all scalars."""
 
 
 class Ranks:
@@ -38,12 +38,12 @@ class Ranks:
         self._device = torch.device(device)
 
     @property
-    def first(self) -> bool:
+    def is_first(self) -> bool:
         """Whether this is rank 0, the only one that writes."""
         return self.number == 0
 
     @property
-    def several(self) -> bool:
+    def are_several(self) -> bool:
         return self.count > 1
 
     def share(self, items: Sequence[Item]) -> Iterator[tuple[Item, bool]]:
@@ -52,26 +52,26 @@ class Ranks:
             position = begin + self.number
             yield (items[position], True) if position < len(items) else (items[0], False)
 
-    def total(self, *numbers: float) -> list[float]:
+    def sum_over_ranks(self, *numbers: float) -> list[float]:
         """Return each number, summed over the ranks."""
-        if not self.several:
+        if not self.are_several:
             return list(numbers)
         sums = torch.tensor(numbers, dtype=torch.float64, device=self._device)
         dist.all_reduce(sums)
         return sums.tolist()
 
-    def any(self, flag: bool) -> bool:
+    def is_set_on_any(self, flag: bool) -> bool:
         """Whether the flag is set on any rank."""
-        return self.total(float(flag))[0] > 0
+        return self.sum_over_ranks(float(flag))[0] > 0
 
     def wait(self) -> None:
         """Wait until every rank has called this."""
-        if self.several:
+        if self.are_several:
             dist.barrier()
 
-    def gather(self, value: Item) -> list[Item]:
+    def gather_values(self, value: Item) -> list[Item]:
         """Return the values of all ranks, in the order of the ranks."""
-        if not self.several:
+        if not self.are_several:
             return [value]
         values: list[Any] = [None] * self.count
         dist.all_gather_object(values, value)
@@ -81,41 +81,44 @@ class Ranks:
         """Under FSDP2, shard the weights of each layer among the ranks. `wrap` shards the rest."""
         if not self.sharded:
             return
-        for layer in layers(model):
+        for layer in decoder_layers(model):
             fully_shard(layer, mesh=self._mesh(), reshard_after_forward=self._reshard)
 
     def wrap(self, model: Any, loss: LossFunction) -> nn.Module:
         """Return a module whose forward pass is `loss`, so that the hooks of DDP and FSDP2 run."""
-        module: nn.Module = _Loss(model, loss)
+        module: nn.Module = _LossModule(model, loss)
         if self.sharded:
             fully_shard(module, mesh=self._mesh())
             return module
         return DistributedDataParallel(module)
 
-    def whole(self, value: Any) -> Any:
+    def gather_tensors(self, value: Any) -> Any:
         """Return `value` with full tensors on every rank. Mappings, lists and plain values keep their types."""
         if isinstance(value, DTensor):
             return value.full_tensor()
         if isinstance(value, dict):
-            return {key: self.whole(item) for key, item in value.items()}
+            return {key: self.gather_tensors(item) for key, item in value.items()}
         if isinstance(value, (list, tuple)):
-            return type(value)(self.whole(item) for item in value)
+            return type(value)(self.gather_tensors(item) for item in value)
         return value
 
-    def divided(self, state: dict[str, Any], parameters: Sequence[Tensor]) -> dict[str, Any]:
-        """Return an optimizer's full state with each tensor sharded like its parameter."""
+    def shard_optimizer_state(self, state: dict[str, Any], parameters: Sequence[Tensor]) -> dict[str, Any]:
+        """Return the full state of an optimizer with each tensor sharded like its parameter."""
         return state | {
             "state": {
-                number: {key: _like(parameters[int(number)], value) for key, value in own.items()}
-                for number, own in state["state"].items()
+                index: {key: _shard_like(parameters[int(index)], value) for key, value in values.items()}
+                for index, values in state["state"].items()
             }
         }
 
     def _mesh(self) -> Any:
+        """Return the device mesh of all ranks."""
         return init_device_mesh(self._device.type, (self.count,))
 
 
-class _Loss(nn.Module):
+class _LossModule(nn.Module):
+    """A model whose forward pass is its loss."""
+
     def __init__(self, model: Any, loss: LossFunction) -> None:
         super().__init__()
         self.model = model
@@ -125,7 +128,8 @@ class _Loss(nn.Module):
         return self._loss(self.model, batch)
 
 
-def _like(parameter: Tensor, value: Any) -> Any:
+def _shard_like(parameter: Tensor, value: Any) -> Any:
+    """Return `value` sharded like its parameter, if it is a tensor of the same shape and the parameter is sharded."""
     if isinstance(parameter, DTensor) and isinstance(value, Tensor) and value.shape == parameter.shape:
         return distribute_tensor(value.to(parameter.device), parameter.device_mesh, parameter.placements)
     return value
@@ -153,7 +157,7 @@ class RankBatches(Sampler[list[int]]):
 
 
 @contextmanager
-def joined(rank: Rank, device: str) -> Iterator[Ranks]:
+def join_ranks(rank: Rank, device: str) -> Iterator[Ranks]:
     """Yield the Ranks of this process, connected to the other ranks if there are any."""
     if rank.count == 1:
         yield Ranks()
@@ -162,7 +166,7 @@ def joined(rank: Rank, device: str) -> Iterator[Ranks]:
         torch.cuda.set_device(device)
     store = dist.FileStore(str(rank.meeting), rank.count)
     backend = "gloo" if device == "cpu" else "nccl"
-    dist.init_process_group(backend, store=store, rank=rank.number, world_size=rank.count, timeout=PATIENCE)
+    dist.init_process_group(backend, store=store, rank=rank.number, world_size=rank.count, timeout=RANK_TIMEOUT)
     yield Ranks(rank, device)
     # Not after an error: the other ranks would fail at once, and could report that before this one reports the cause.
     dist.destroy_process_group()

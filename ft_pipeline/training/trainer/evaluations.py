@@ -7,15 +7,16 @@ from transformers import TrainerCallback, TrainerState, TrainingArguments
 
 from ft_pipeline.settings.training import TrainingSettings
 
-_DECAYED = 0.1
+_DECAYED_SHARE = 0.1
 """Share of the peak learning rate to which a schedule must fall before a run may stop early."""
-_CONSTANT = ("constant", "constant_with_warmup")
+_CONSTANT_SCHEDULES = ("constant", "constant_with_warmup")
+"""Schedules that never fall. With these a run may stop early after the warmup."""
 
 
-def intervals(training: TrainingSettings, rows: int) -> tuple[int, int]:
+def evaluation_intervals(training: TrainingSettings, rows: int) -> tuple[int, int]:
     """Return the optimizer steps between two evaluations, and between two checkpoints, when training on `rows` rows."""
-    evaluate = training.eval_steps or _share_of_an_epoch(training, rows)
-    return evaluate, training.save_steps or evaluate
+    eval_steps = training.eval_steps or _default_eval_steps(training, rows)
+    return eval_steps, training.save_steps or eval_steps
 
 
 def steps_per_epoch(training: TrainingSettings, rows: int) -> int:
@@ -24,7 +25,8 @@ def steps_per_epoch(training: TrainingSettings, rows: int) -> int:
     return math.ceil(batches / training.gradient_accumulation_steps)
 
 
-def _share_of_an_epoch(training: TrainingSettings, rows: int) -> int:
+def _default_eval_steps(training: TrainingSettings, rows: int) -> int:
+    """Return the steps between evaluations if the settings do not set them: `evals_per_epoch` of them in an epoch."""
     steps = steps_per_epoch(training, rows)
     if training.max_steps > 0:
         steps = min(steps, training.max_steps)
@@ -32,7 +34,7 @@ def _share_of_an_epoch(training: TrainingSettings, rows: int) -> int:
 
 
 def losses_by_step(state: TrainerState) -> dict[int, float]:
-    """Return the held-out losses so far, without that of the untrained model. Checkpoints contain them."""
+    """Return the held-out losses so far, by step, without that of the untrained model. Checkpoints contain them."""
     return {entry["step"]: entry["eval_loss"] for entry in state.log_history if entry["step"] and "eval_loss" in entry}
 
 
@@ -57,12 +59,12 @@ class EarlyStopping(TrainerCallback):
         """patience: stop after this many evaluations without a new best; None for no early stopping."""
         self._patience = patience
 
-    def exhausted(self, args: TrainingArguments, state: TrainerState) -> bool:
+    def should_stop(self, args: TrainingArguments, state: TrainerState) -> bool:
         """Whether the best held-out loss is `patience` evaluations old, and the schedule has decayed."""
         losses = list(losses_by_step(state).values())
         if self._patience is None or not losses:
             return False
-        return len(losses) - 1 - losses.index(min(losses)) >= self._patience and _decayed(args, state)
+        return len(losses) - 1 - losses.index(min(losses)) >= self._patience and _has_decayed(args, state)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.global_step >= state.max_steps:
@@ -71,15 +73,15 @@ class EarlyStopping(TrainerCallback):
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if best_steps(state)[-1:] == [state.global_step]:
             control.should_save = True
-        if self.exhausted(args, state):
+        if self.should_stop(args, state):
             control.should_training_stop = control.should_save = True
 
 
-def _decayed(args: TrainingArguments, state: TrainerState) -> bool:
+def _has_decayed(args: TrainingArguments, state: TrainerState) -> bool:
     """Whether warmup is over and, unless the schedule is constant, the learning rate is at most a tenth of its peak."""
     if state.global_step <= args.get_warmup_steps(state.max_steps):
         return False
-    if args.lr_scheduler_type in _CONSTANT:
+    if args.lr_scheduler_type in _CONSTANT_SCHEDULES:
         return True
     rates = [entry["learning_rate"] for entry in state.log_history if "learning_rate" in entry]
-    return bool(rates) and rates[-1] <= _DECAYED * args.learning_rate
+    return bool(rates) and rates[-1] <= _DECAYED_SHARE * args.learning_rate

@@ -1,7 +1,7 @@
 """The load-balancing loss of a mixture of experts (Fedus et al. 2021, arXiv 2101.03961, equations 4 to 6).
 
 A router that trains on the answers alone may send every token to the same few experts. A model's own forward pass adds
-a loss against that when it also computes the logits. The trainer reads hidden states, so the loss is added here.
+a loss against that when it computes logits. The trainer uses hidden states only, so the loss is added here.
 """
 
 import inspect
@@ -15,13 +15,14 @@ from torch import Tensor
 
 from ft_pipeline.models.model_structure import causal_lm
 
-_WEIGHTS = ("router_aux_loss_coef", "aux_loss_coef")
-"""Names of the factor of this loss in models."""
-_READS = ("num_experts", "top_k", "attention_mask")
+_FACTOR_NAMES = ("router_aux_loss_coef", "aux_loss_coef")
+"""The attributes of models that contain the factor of this loss."""
+_EXPECTED_ARGUMENTS = ("num_experts", "top_k", "attention_mask")
+"""Arguments of transformers' function for this loss, after the router logits."""
 
 
 @contextmanager
-def balance_of(model: Any) -> Iterator[list[Tensor]]:
+def collect_balance_losses(model: Any) -> Iterator[list[Tensor]]:
     """Within the context, every forward pass of `model`'s decoder adds its weighted load-balancing loss (a scalar) to
     the list. `model`: a causal LM, with or without an adapter.
 
@@ -31,23 +32,23 @@ def balance_of(model: Any) -> Iterator[list[Tensor]]:
     """
     causal = causal_lm(model)
     losses: list[Tensor] = []
-    weight, measure = _weight(causal), _measure(causal)
-    if not weight or measure is None or not torch.is_grad_enabled():
+    factor, balance_loss = _balance_factor(causal), _balance_function(causal)
+    if not factor or balance_loss is None or not torch.is_grad_enabled():
         yield losses
         return
 
-    def ask(decoder: Any, arguments: Any, keywords: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    def request_router_logits(decoder: Any, arguments: Any, keywords: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         return arguments, {**keywords, "output_router_logits": True}
 
-    def add(decoder: Any, arguments: Any, keywords: dict[str, Any], output: Any) -> None:
+    def add_loss(decoder: Any, arguments: Any, keywords: dict[str, Any], output: Any) -> None:
         mask = keywords.get("attention_mask")
-        balance = measure(output.router_logits, causal.num_experts, causal.num_experts_per_tok, mask)
-        if isinstance(balance, Tensor) and balance.requires_grad:
-            losses.append(weight * balance)
+        loss = balance_loss(output.router_logits, causal.num_experts, causal.num_experts_per_tok, mask)
+        if isinstance(loss, Tensor) and loss.requires_grad:
+            losses.append(factor * loss)
 
     hooks = [
-        causal.base_model.register_forward_pre_hook(ask, with_kwargs=True),
-        causal.base_model.register_forward_hook(add, with_kwargs=True),
+        causal.base_model.register_forward_pre_hook(request_router_logits, with_kwargs=True),
+        causal.base_model.register_forward_hook(add_loss, with_kwargs=True),
     ]
     try:
         yield losses
@@ -56,12 +57,12 @@ def balance_of(model: Any) -> Iterator[list[Tensor]]:
             hook.remove()
 
 
-def _weight(causal: Any) -> float:
+def _balance_factor(causal: Any) -> float:
     """Return the factor by which the model's own forward pass multiplies this loss; 0 if it has none."""
-    return next((float(factor) for name in _WEIGHTS if (factor := getattr(causal, name, None))), 0.0)
+    return next((float(factor) for name in _FACTOR_NAMES if (factor := getattr(causal, name, None))), 0.0)
 
 
-def _measure(causal: Any) -> Callable[..., Any] | None:
+def _balance_function(causal: Any) -> Callable[..., Any] | None:
     """Return transformers' function for the architecture, if its arguments are as expected.
 
     These are the router logits of each layer, the number of experts, the number of experts per token, and the attention
@@ -69,6 +70,6 @@ def _measure(causal: Any) -> Callable[..., Any] | None:
     """
     function: Callable[..., Any] | None
     function = getattr(sys.modules[type(causal).__module__], "load_balancing_loss_func", None)
-    if function is None or tuple(inspect.signature(function).parameters)[1:] != _READS:
+    if function is None or tuple(inspect.signature(function).parameters)[1:] != _EXPECTED_ARGUMENTS:
         return None
     return function

@@ -17,32 +17,34 @@ class InterruptCallback(TrainerCallback):
     then kept.
     """
 
-    def __init__(self, any_rank: Callable[[bool], bool]) -> None:
-        """any_rank: returns whether a flag is set on any rank. All ranks must save the same step."""
-        self._asked = False
-        self._any_rank = any_rank
+    def __init__(self, is_set_on_any: Callable[[bool], bool]) -> None:
+        """is_set_on_any: returns whether a flag is set on any rank. All ranks must save the same step."""
+        self._interrupted = False
+        self._is_set_on_any = is_set_on_any
 
     @contextmanager
-    def listening(self) -> Iterator[None]:
-        """Handle the signals inside the context. Do nothing in a thread other than the main one, which cannot."""
+    def handle_signals(self) -> Iterator[None]:
+        """Handle the signals inside the context. Only the main thread can; in another one, do nothing."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        previous_handlers = {
+            number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)
+        }
         try:
             yield
         finally:
-            for number, handler in before.items():
+            for number, handler in previous_handlers.items():
                 signal.signal(number, handler)
 
-    def _ask(self, number: int, frame: FrameType | None) -> None:
-        self._asked = True
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self._interrupted = True
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self._any_rank(self._asked):
-            self._asked = control.should_save = True
+        if self._is_set_on_any(self._interrupted):
+            self._interrupted = control.should_save = True
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self._asked:
+        if self._interrupted:
             raise KeyboardInterrupt

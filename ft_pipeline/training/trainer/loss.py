@@ -17,11 +17,11 @@ from ft_pipeline.models.cpu.packed_linear import FrozenLinear
 from ft_pipeline.models.model_structure import causal_lm
 from ft_pipeline.models.soft_prompt import learned_prompt
 from ft_pipeline.training.tokens.chat_tokens import MASKED
-from ft_pipeline.training.trainer.batches import BOUNDS
+from ft_pipeline.training.trainer.batches import ROW_BOUNDS
 
-_SLICE = 128
+_SLICE_ROWS = 128
 """Rows of logits that are computed at a time: enough for a CPU's matrix product."""
-_WIDENED = 8
+_CPU_SLICE_ROWS = 8
 """Rows of logits that a CPU widens to 32 bit at a time."""
 
 
@@ -36,15 +36,15 @@ def answer_loss(model: Any, batch: dict[str, Tensor]) -> tuple[Tensor, int]:
 
 def sequence_log_probabilities(model: Any, batch: dict[str, Tensor]) -> Tensor:
     """Return the summed log probability (nats, fp32) of the trained tokens of each row [rows]."""
-    rows, owners = _owners(batch)
+    rows, token_rows = _row_of_each_token(batch)
     losses = token_losses(model, batch)
-    return torch.zeros(rows, dtype=losses.dtype, device=losses.device).index_add(0, owners, -losses)
+    return torch.zeros(rows, dtype=losses.dtype, device=losses.device).index_add(0, token_rows, -losses)
 
 
-def _owners(batch: dict[str, Tensor]) -> tuple[int, Tensor]:
-    """Return the number of rows, and the row of each trained token [tokens]."""
+def _row_of_each_token(batch: dict[str, Tensor]) -> tuple[int, Tensor]:
+    """Return the number of rows, and the index of the row of each trained token [tokens]."""
     trained = (batch["labels"][:, 1:] != MASKED).nonzero()
-    if (bounds := batch.get(BOUNDS)) is None:
+    if (bounds := batch.get(ROW_BOUNDS)) is None:
         return len(batch["labels"]), trained[:, 0]
     return len(bounds) - 1, torch.bucketize(trained[:, 1] + 1, bounds[1:], right=True)
 
@@ -55,18 +55,18 @@ def token_losses(model: Any, batch: dict[str, Tensor]) -> Tensor:
 
 
 def head_losses(model: Any, hidden: Tensor, targets: Tensor) -> Tensor:
-    """Cross-entropy [tokens] (nats, fp32) of the head on hidden states [tokens, width of the model]."""
-    head = _own_head(model)
-    if head.weight.requires_grad or not head.linear:
-        return _GeneralLoss.apply(hidden, head.weight, head.bias, targets, head, _product_dtype(hidden))
+    """Return the cross-entropy [tokens] (nats, fp32) of the head on hidden states [tokens, width of the model]."""
+    head = _head_with_gradients(model)
+    if head.weight.requires_grad or not head.is_linear:
+        return _GeneralHeadLoss.apply(hidden, head.weight, head.bias, targets, head, _product_dtype(hidden))
     module = model.get_output_embeddings()
     return _FrozenHeadLoss.apply(hidden, head.weight, targets, module if isinstance(module, FrozenLinear) else None)
 
 
 def _product_dtype(hidden: Tensor) -> torch.dtype:
     """Return the type in which the head multiplies: autocast's if it is enabled, else that of the hidden states."""
-    kind = hidden.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
+    device_type = hidden.device.type
+    return torch.get_autocast_dtype(device_type) if torch.is_autocast_enabled(device_type) else hidden.dtype
 
 
 def answer_states(model: Any, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -79,24 +79,24 @@ def answer_states(model: Any, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]
 
 
 def hidden_states(model: Any, batch: dict[str, Tensor]) -> Tensor:
-    """Return the last hidden states [rows, width, width of the model] of the rows' own tokens, without those of a
+    """Return the last hidden states [rows, tokens, width of the model] of the rows' own tokens, without those of a
     learned prompt that precedes them."""
     decoder, prompt = _decoder(model), learned_prompt(model)
-    if BOUNDS in batch:
+    if ROW_BOUNDS in batch:
         return decoder(**_rows_end_to_end(batch), use_cache=False).last_hidden_state
     ids, mask = batch["input_ids"], batch["attention_mask"]
     if prompt is None:
         return decoder(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
-    words = decoder.get_input_embeddings()(ids)
-    embeddings = torch.cat([prompt.to(words.dtype).expand(len(ids), -1, -1), words], dim=1)
-    seen = torch.cat([mask.new_ones(len(ids), len(prompt)), mask], dim=1)
-    states = decoder(inputs_embeds=embeddings, attention_mask=seen, use_cache=False).last_hidden_state
+    token_embeddings = decoder.get_input_embeddings()(ids)
+    embeddings = torch.cat([prompt.to(token_embeddings.dtype).expand(len(ids), -1, -1), token_embeddings], dim=1)
+    full_mask = torch.cat([mask.new_ones(len(ids), len(prompt)), mask], dim=1)
+    states = decoder(inputs_embeds=embeddings, attention_mask=full_mask, use_cache=False).last_hidden_state
     return states[:, len(prompt) :]
 
 
 def _rows_end_to_end(batch: dict[str, Tensor]) -> dict[str, Any]:
     """Return a decoder's arguments, with the names of transformers' variable-length attention."""
-    bounds, longest = batch[BOUNDS], int(batch[BOUNDS].diff().max())
+    bounds, longest = batch[ROW_BOUNDS], int(batch[ROW_BOUNDS].diff().max())
     return {
         "input_ids": batch["input_ids"],
         "position_ids": batch["position_ids"],
@@ -107,9 +107,9 @@ def _rows_end_to_end(batch: dict[str, Tensor]) -> dict[str, Any]:
     }
 
 
-def logits_of(model: Any, hidden: Tensor) -> Tensor:
+def compute_logits(model: Any, hidden: Tensor) -> Tensor:
     """Return the logits [tokens, vocabulary] of hidden states, as the model's own forward pass computes them."""
-    return _own_head(model).transformed(model.get_output_embeddings()(hidden))
+    return _head_with_gradients(model).transform(model.get_output_embeddings()(hidden))
 
 
 @dataclass(frozen=True)
@@ -125,48 +125,48 @@ class Head:
     """A soft cap: logits become cap · tanh(logits / cap) (Gemma 2, arXiv 2408.00118)."""
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Return the same logits as logits_of."""
-        return self.transformed(functional.linear(hidden, self.weight, self.bias))
+        """Return the same logits as compute_logits."""
+        return self.transform(functional.linear(hidden, self.weight, self.bias))
 
-    def transformed(self, products: Tensor) -> Tensor:
+    def transform(self, products: Tensor) -> Tensor:
         """Return the logits for products of states and weights."""
         scaled = products if self.scale == 1.0 else products * self.scale
         return scaled if self.cap is None else self.cap * torch.tanh(scaled / self.cap)
 
-    def slope_of_products(self, slope: Tensor, logits: Tensor) -> Tensor:
-        """Convert the gradient with respect to the result of `transformed`, `logits`, to that of its argument."""
+    def gradient_of_products(self, gradient: Tensor, logits: Tensor) -> Tensor:
+        """Convert the gradient with respect to `logits`, a result of `transform`, to that of the products."""
         if self.cap is not None:
-            slope = slope * (1 - (logits.float() / self.cap) ** 2)
-        return slope if self.scale == 1.0 else slope * self.scale
+            gradient = gradient * (1 - (logits.float() / self.cap) ** 2)
+        return gradient if self.scale == 1.0 else gradient * self.scale
 
     @property
-    def linear(self) -> bool:
+    def is_linear(self) -> bool:
         """Whether the logits are plain products of states and weights."""
         return self.bias is None and (self.scale, self.cap) == (1.0, None)
 
-    def to(self, place: str | torch.dtype) -> "Head":
-        """Return this head on a device, or in a type. Its weights are not copied if they are there already."""
-        return replace(self, weight=self.weight.to(place), bias=None if self.bias is None else self.bias.to(place))
+    def to(self, target: str | torch.dtype) -> "Head":
+        """Return this head on a device, or in a type. The weights are copied only if they are not there already."""
+        return replace(self, weight=self.weight.to(target), bias=None if self.bias is None else self.bias.to(target))
 
     def equals(self, head: "Head") -> bool:
         """Whether both heads, on one device, compute the same logits from the same states."""
         if (self.scale, self.cap) != (head.scale, head.cap):
             return False
-        return _same(self.weight, head.weight) and _same(self.bias, head.bias)
+        return _are_equal(self.weight, head.weight) and _are_equal(self.bias, head.bias)
 
 
-def head_of(model: Any) -> Head:
+def detached_head(model: Any) -> Head:
     """Return the head of `model`. It shares the model's weights, without gradients."""
-    head = _own_head(model)
+    head = _head_with_gradients(model)
     return replace(head, weight=head.weight.detach(), bias=None if head.bias is None else head.bias.detach())
 
 
-def _own_head(model: Any) -> Head:
+def _head_with_gradients(model: Any) -> Head:
     module = model.get_output_embeddings()
-    return Head(module.weight, module.bias, *_transform(model))
+    return Head(module.weight, module.bias, *_logit_transform(model))
 
 
-def _same(first: Tensor | None, second: Tensor | None) -> bool:
+def _are_equal(first: Tensor | None, second: Tensor | None) -> bool:
     if first is None or second is None:
         return first is second
     return first.dtype == second.dtype and torch.equal(first, second)
@@ -177,7 +177,7 @@ def _decoder(model: Any) -> Any:
     return causal_lm(model).base_model
 
 
-def _transform(model: Any) -> tuple[float, float | None]:
+def _logit_transform(model: Any) -> tuple[float, float | None]:
     """Return the factor and the soft cap that some models apply to their logits."""
     config = model.config.get_text_config()
     factors = (getattr(config, key, None) for key in ("logit_scale", "output_multiplier", "lm_head_multiplier"))
@@ -200,9 +200,9 @@ class _FrozenHeadLoss(torch.autograd.Function):
         losses = torch.empty(hidden.shape[0], dtype=torch.float32, device=hidden.device)
         for part in _slices(hidden):
             logits = packed.product(hidden[part]) if packed else hidden[part] @ weight.T
-            losses[part] = _cross_entropy(logits, targets[part], into_slope=gradient is not None)
+            losses[part] = _cross_entropy(logits, targets[part], overwrite_with_gradient=gradient is not None)
             if gradient is not None:
-                gradient[part] = packed.slope(logits) if packed else logits @ weight
+                gradient[part] = packed.input_gradient(logits) if packed else logits @ weight
         ctx.save_for_backward(*([gradient] if gradient is not None else []))
         return losses
 
@@ -212,8 +212,8 @@ class _FrozenHeadLoss(torch.autograd.Function):
         return gradient * outputs[0].to(gradient.dtype)[:, None], None, None, None
 
 
-class _GeneralLoss(torch.autograd.Function):
-    """The same for heads that are trained, have a bias, or transform their logits. Products run in `dtype`.
+class _GeneralHeadLoss(torch.autograd.Function):
+    """Cross-entropy [tokens] of a head that is trained, has a bias, or transforms its logits. Products run in `dtype`.
 
     The backward pass computes each slice of logits a second time. The gradients of weight and bias are summed over the
     slices in 32 bit, because a 16-bit sum of many slices loses the later ones.
@@ -232,7 +232,7 @@ class _GeneralLoss(torch.autograd.Function):
         states, rounded = hidden.to(dtype), replace(head, weight=weight, bias=bias).to(dtype)
         ctx.save_for_backward(states, rounded.weight, rounded.bias, targets)
         ctx.head = head
-        ctx.dtypes = [None if given is None else given.dtype for given in (hidden, weight, bias)]
+        ctx.dtypes = [None if tensor is None else tensor.dtype for tensor in (hidden, weight, bias)]
         losses = torch.empty(hidden.shape[0], dtype=torch.float32, device=hidden.device)
         for part in _slices(states):
             losses[part] = _cross_entropy(rounded.logits(states[part]), targets[part])
@@ -242,46 +242,46 @@ class _GeneralLoss(torch.autograd.Function):
     def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor | None, ...]:
         states, weight, bias, targets = ctx.saved_tensors
         head = replace(ctx.head, weight=weight, bias=bias)
-        wants_states, wants_weight, wants_bias = ctx.needs_input_grad[:3]
-        of_states = torch.empty_like(states) if wants_states else None
-        of_weight = torch.zeros_like(weight, dtype=torch.float32) if wants_weight else None
-        of_bias = torch.zeros_like(bias, dtype=torch.float32) if wants_bias else None
+        needs_states, needs_weight, needs_bias = ctx.needs_input_grad[:3]
+        states_gradient = torch.empty_like(states) if needs_states else None
+        weight_gradient = torch.zeros_like(weight, dtype=torch.float32) if needs_weight else None
+        bias_gradient = torch.zeros_like(bias, dtype=torch.float32) if needs_bias else None
         for part in _slices(states):
             logits = head.logits(states[part])
-            slope = _slope(torch.log_softmax(logits, 1, dtype=torch.float32), targets[part])
-            slope *= outputs[0][part, None]
-            slope = head.slope_of_products(slope, logits).to(states.dtype)
-            if of_states is not None:
-                of_states[part] = slope @ weight
-            if of_weight is not None:
-                of_weight += slope.T @ states[part]
-            if of_bias is not None:
-                of_bias += slope.sum(0, dtype=torch.float32)
-        gradients = zip((of_states, of_weight, of_bias), ctx.dtypes, strict=True)
-        return (*(None if total is None else total.to(dtype) for total, dtype in gradients), None, None, None)
+            logits_gradient = _logits_gradient(torch.log_softmax(logits, 1, dtype=torch.float32), targets[part])
+            logits_gradient *= outputs[0][part, None]
+            products_gradient = head.gradient_of_products(logits_gradient, logits).to(states.dtype)
+            if states_gradient is not None:
+                states_gradient[part] = products_gradient @ weight
+            if weight_gradient is not None:
+                weight_gradient += products_gradient.T @ states[part]
+            if bias_gradient is not None:
+                bias_gradient += products_gradient.sum(0, dtype=torch.float32)
+        gradients = zip((states_gradient, weight_gradient, bias_gradient), ctx.dtypes, strict=True)
+        return (*(None if gradient is None else gradient.to(dtype) for gradient, dtype in gradients), None, None, None)
 
 
-def _slices(rows: Tensor, size: int = _SLICE) -> Iterator[slice]:
+def _slices(rows: Tensor, size: int = _SLICE_ROWS) -> Iterator[slice]:
     return (slice(begin, begin + size) for begin in range(0, len(rows), size))
 
 
-def _cross_entropy(logits: Tensor, targets: Tensor, *, into_slope: bool = False) -> Tensor:
+def _cross_entropy(logits: Tensor, targets: Tensor, *, overwrite_with_gradient: bool = False) -> Tensor:
     """Return the loss of each row [rows] (nats, fp32) from its logits [rows, vocabulary].
 
-    into_slope: overwrite the logits with the gradient of the losses with respect to them. A few rows are processed at a
-    time, so that their 32-bit form stays in a CPU's cache.
+    overwrite_with_gradient: replace the logits by the gradient of the losses with respect to them. A few rows are
+    processed at a time, so that their 32-bit form stays in a CPU's cache.
     """
     losses = torch.empty(len(logits), dtype=torch.float32, device=logits.device)
-    for part in _slices(logits, _WIDENED if logits.device.type == "cpu" else _SLICE):
+    for part in _slices(logits, _CPU_SLICE_ROWS if logits.device.type == "cpu" else _SLICE_ROWS):
         log_probabilities = torch.log_softmax(logits[part], 1, dtype=torch.float32)
         losses[part] = -log_probabilities.gather(1, targets[part, None])[:, 0]
-        if into_slope:
-            logits[part] = _slope(log_probabilities, targets[part])
+        if overwrite_with_gradient:
+            logits[part] = _logits_gradient(log_probabilities, targets[part])
     return losses
 
 
-def _slope(log_probabilities: Tensor, targets: Tensor) -> Tensor:
+def _logits_gradient(log_probabilities: Tensor, targets: Tensor) -> Tensor:
     """Return the gradient of the losses with respect to the logits: softmax minus one-hot. `log_probabilities` is
     overwritten."""
-    slope = log_probabilities.exp_()
-    return slope.scatter_add_(1, targets[:, None], slope.new_full((len(slope), 1), -1.0))
+    gradient = log_probabilities.exp_()
+    return gradient.scatter_add_(1, targets[:, None], gradient.new_full((len(gradient), 1), -1.0))

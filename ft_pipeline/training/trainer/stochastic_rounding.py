@@ -12,9 +12,9 @@ import torch
 from bitsandbytes.optim import AdamW, GlobalOptimManager
 from torch import Tensor, nn
 
-_CHUNK = 1 << 24
+_CHUNK_VALUES = 1 << 24
 """Values that are rounded at a time: their random bits take 64 MB."""
-_DROPPED = 16
+_DROPPED_BITS = 16
 """Low bits of a 32-bit float that bf16 does not have."""
 
 
@@ -25,57 +25,62 @@ class StochasticAdamW(AdamW):
     the bits that it would have drawn, and ranks that train together draw the same ones.
     """
 
-    def __init__(self, params: Any, *, seed: int, **keys: Any) -> None:
-        super().__init__(params, **keys)
+    def __init__(self, params: Any, *, seed: int, **options: Any) -> None:
+        super().__init__(params, **options)
         self._seed = seed
 
     @torch.no_grad()
     def update_step(self, group: dict[str, Any], p: Tensor, gindex: int, pindex: int) -> None:
+        """Update the parameter `p`: the one with the index `pindex` in the parameter group `gindex`."""
         if p.dtype != torch.bfloat16:
             super().update_step(group, p, gindex, pindex)
             return
         assert p.grad is not None
-        exact = nn.Parameter(p.float())
-        exact.grad = p.grad.float()
-        state = self.state[exact] = self.state[p]
-        super().update_step(group, exact, gindex, pindex)
-        del self.state[exact]
-        generator = torch.Generator(p.device).manual_seed(self._bits_of(state["step"], gindex, pindex))
-        round_stochastically(exact.data, p.data, generator)
+        exact_weights = nn.Parameter(p.float())
+        exact_weights.grad = p.grad.float()
+        state = self.state[exact_weights] = self.state[p]
+        super().update_step(group, exact_weights, gindex, pindex)
+        del self.state[exact_weights]
+        generator = torch.Generator(p.device).manual_seed(self._seed_for(state["step"], gindex, pindex))
+        round_stochastically(exact_weights.data, p.data, generator)
 
-    def _bits_of(self, *numbers: int) -> int:
+    def _seed_for(self, *numbers: int) -> int:
         """Return a different seed for each step and parameter."""
-        mixed = self._seed
+        seed = self._seed
         for number in numbers:
-            mixed = (mixed * 1_000_003 + number) % (1 << 63)
-        return mixed
+            seed = (seed * 1_000_003 + number) % (1 << 63)
+        return seed
 
 
-def rounding_optimizer(model: nn.Module, kind: Any, keys: dict[str, Any], seed: int) -> tuple[Any, dict[str, Any]]:
-    """Return class and arguments of the optimizer of `model`: StochasticAdamW if `kind` is bitsandbytes' AdamW and bf16
-    weights train, else `kind` and `keys` unchanged.
+def rounding_optimizer(
+    model: nn.Module, optimizer_class: Any, options: dict[str, Any], seed: int
+) -> tuple[Any, dict[str, Any]]:
+    """Return class and arguments of the optimizer of `model`: StochasticAdamW if `optimizer_class` is bitsandbytes'
+    AdamW and bf16 weights train, else `optimizer_class` and `options` unchanged.
 
     States of embeddings are 32 bit, as transformers has them for other weights: their gradients are sparse (Dettmers et
     al. 2021, arXiv 2110.02861).
     """
-    bf16 = any(weight.requires_grad and weight.dtype == torch.bfloat16 for weight in model.parameters())
-    if kind is not AdamW or not bf16:
-        return kind, keys
+    trains_bf16 = any(weight.requires_grad and weight.dtype == torch.bfloat16 for weight in model.parameters())
+    if optimizer_class is not AdamW or not trains_bf16:
+        return optimizer_class, options
     for module in model.modules():
         if isinstance(module, nn.Embedding):
             GlobalOptimManager.get_instance().register_module_override(module, "weight", {"optim_bits": 32})
-    return StochasticAdamW, {**keys, "seed": seed}
+    return StochasticAdamW, {**options, "seed": seed}
 
 
 def round_stochastically(values: Tensor, out: Tensor, generator: torch.Generator) -> None:
     """Write fp32 `values` to the bf16 tensor `out` of the same shape, each rounded to one of its two neighbors.
 
-    The probability of the neighbor farther from 0 is the distance to the nearer one, as a share of the step between
-    them. The rounding is unbiased.
+    The neighbor farther from 0 is chosen with a probability equal to the distance from the other one, as a share of the
+    step between them. So the rounding is unbiased.
     """
-    chunks = zip(values.view(-1).split(_CHUNK), out.view(-1).split(_CHUNK), strict=True)
+    chunks = zip(values.view(-1).split(_CHUNK_VALUES), out.view(-1).split(_CHUNK_VALUES), strict=True)
     for exact, rounded in chunks:
         bits = exact.view(torch.int32)
-        noise = torch.randint(1 << _DROPPED, bits.shape, dtype=torch.int32, device=bits.device, generator=generator)
-        kept = (bits + noise) >> _DROPPED << _DROPPED
-        rounded.copy_(kept.view(torch.float32))
+        noise = torch.randint(
+            1 << _DROPPED_BITS, bits.shape, dtype=torch.int32, device=bits.device, generator=generator
+        )
+        kept_bits = (bits + noise) >> _DROPPED_BITS << _DROPPED_BITS
+        rounded.copy_(kept_bits.view(torch.float32))
