@@ -166,16 +166,17 @@ def _error(fault: str, headers: Mapping[str, str]) -> bytes:
 def _completion(server: FaultServer, prompt: str, body: Mapping[str, Any], fault: str | None) -> dict[str, Any]:
     finish = {"cut_off": "length", "filtered": "content_filter"}.get(fault or "", "stop")
     message = {"role": "assistant", "content": "" if fault == "empty" else answer_to(prompt)}
+    counts = {
+        "prompt_tokens": PROMPT_TOKENS,
+        "completion_tokens": ANSWER_TOKENS,
+        "total_tokens": PROMPT_TOKENS + ANSWER_TOKENS,
+    }
     return {
         "id": f"chat-{server.requests}",
         "object": "chat.completion",
         "model": "small-teacher" if fault == "wrong_model" else body["model"],
         "choices": [{"index": 0, "message": message, "finish_reason": finish}],
-        "usage": {
-            "prompt_tokens": PROMPT_TOKENS,
-            "completion_tokens": ANSWER_TOKENS,
-            "total_tokens": PROMPT_TOKENS + ANSWER_TOKENS,
-        },
+        "usage": "unknown" if fault == "odd_usage" else counts,
     }
 
 

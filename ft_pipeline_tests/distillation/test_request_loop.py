@@ -112,6 +112,13 @@ def test_an_empty_answer_is_retried_once(tmp_path: Path) -> None:
         assert {answer["answer"] for answer in answers} == {""}
 
 
+def test_an_answer_without_readable_token_counts_is_used(tmp_path: Path) -> None:
+    with serving(faults={"odd_usage": 1.0}) as server:
+        totals, _, answers = ask(tmp_path, server.teacher({}), PROMPTS[:3])
+        assert (totals.answered, totals.failed) == (3, 0)
+        assert [answer["answer"] for answer in answers] == [answer_to(prompt) for prompt in PROMPTS[:3]]
+
+
 def test_a_cut_off_answer_is_paid_for_once(tmp_path: Path) -> None:
     with serving(faults={"cut_off": 1.0}) as server:
         teacher = server.teacher({"max_failed": 1.0})

@@ -216,3 +216,9 @@ def test_adding_rows_never_changes_the_split_of_old_rows(old, added):
 
     before, after = splits(old), splits(old + added)
     assert all(after[row_id] == split for row_id, split in before.items() if row_id in after)
+
+
+def test_match_against_nothing_finds_nothing():
+    texts = [(" ".join("abcdefgh"),), (" ".join("abcdefgh"),)]
+    matches = match_against(keys_of(FORMATS["text"], texts), keys_of(FORMATS["text"], []))
+    assert matches.of.tolist() == [-1, -1] and not matches.exact.any()

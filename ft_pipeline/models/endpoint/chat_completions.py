@@ -90,7 +90,8 @@ class Endpoint:
             choice = document["choices"][0]
             text = choice["message"].get("content") or ""
             finish = choice.get("finish_reason") or "stop"
-            usage = document.get("usage") or {}
+            usage = document.get("usage")
+            usage = usage if isinstance(usage, dict) else {}
             model = document.get("model")
             if not isinstance(text, str) or not isinstance(finish, str):
                 raise TypeError

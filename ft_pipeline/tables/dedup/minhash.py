@@ -65,15 +65,17 @@ def match_against(new: Keys, old: Keys) -> DuplicateMatches:
 
     Rows of `new` are not compared with each other.
     """
-    both = merge([old, new])
     old_count = len(old)
+    if not old_count:
+        return DuplicateMatches(np.full(len(new), -1, dtype=np.int64), np.zeros(len(new), dtype=bool))
+    both = merge([old, new])
     first_equal, first_normal = first_index(both.exact)[old_count:], first_index(both.normal)[old_count:]
     of = np.where(first_normal < old_count, first_normal, -1)
     of = np.where(first_equal < old_count, first_equal, of)
     # One row represents all rows that are equal after normalization.
     fresh_old = np.flatnonzero(first_index(both.normal)[:old_count] == np.arange(old_count))
     fresh = np.concatenate([fresh_old, old_count + np.flatnonzero(of < 0)])
-    for row, original in _find_near(both, fresh, first_new=old_count or None):
+    for row, original in _find_near(both, fresh, first_new=old_count):
         of[row - old_count] = original
     return DuplicateMatches(of, first_equal < old_count)
 

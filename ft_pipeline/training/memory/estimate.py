@@ -71,14 +71,15 @@ def estimate_memory(
     """
     parts = _bytes_by_part(shape, plan, params)
     total_gb = sum(parts.values()) / 1e9
-    lower_bound_gb = sum(_bytes_by_part(shape, _smallest(plan), params).values()) / 1e9
+    # Checkpointing takes more memory if a model has a single layer.
+    lower_bound_gb = min(total_gb, sum(_bytes_by_part(shape, _smallest(plan), params).values()) / 1e9)
     too_large = gpu_memory_gb is not None and total_gb > gpu_memory_gb
     return {
         "params": int(params or shape.params),
         "technique": plan.technique,
         "bytes": {name: int(value) for name, value in parts.items()},
         "total_gb": total_gb,
-        "lower_bound_gb": min(lower_bound_gb, total_gb),
+        "lower_bound_gb": lower_bound_gb,
         "gpu_memory_gb": gpu_memory_gb,
         "fits": None if gpu_memory_gb is None else total_gb <= gpu_memory_gb,
         "possible": None if gpu_memory_gb is None else lower_bound_gb <= gpu_memory_gb,
