@@ -9,8 +9,8 @@ from typing import Any, Literal, TypeVar
 from ft_pipeline.execution.pace import format_duration
 
 logger = logging.getLogger(__name__)
-EventState = Literal["waiting", "notes", "started", "built", "reused", "gate failed", "failed"]
-"""`gate failed`: the artifact is built or reused, but one of its blocking checks failed."""
+EventState = Literal["waiting", "notes", "started", "built", "reused", "check failed", "failed"]
+"""`check failed`: the artifact is built or reused, but one of its blocking checks failed."""
 
 
 @dataclass(frozen=True)

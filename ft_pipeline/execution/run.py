@@ -254,7 +254,7 @@ def _materialize(
     failures: list[str] = []
 
     def note_failure(event: StepEvent) -> None:
-        if event.state in {"failed", "gate failed"}:
+        if event.state in {"failed", "check failed"}:
             failures.append(f"{event.asset}: {event.message}")
 
     def note_wait(step: str, reason: str) -> None:

@@ -186,7 +186,7 @@ def _materialize(context: dg.AssetExecutionContext, step: Step, experiment: str 
 
 def _end_event(step: Step, experiment: str | None, result: BuildResult) -> StepEvent:
     failed = failed_checks(result.artifact)
-    state: EventState = "gate failed" if failed else "reused" if result.reused else "built"
+    state: EventState = "check failed" if failed else "reused" if result.reused else "built"
     return StepEvent(step.name, experiment, state, result.seconds, "; ".join(failed))
 
 
