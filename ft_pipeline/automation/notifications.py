@@ -101,13 +101,13 @@ def _post(settings: NotificationSettings, text: str) -> str:
 def _deliver(url: str, text: str) -> str:
     """Send the text in up to ATTEMPTS attempts; return the result of the last one."""
     deadline = time.monotonic() + TIMEOUT_SECONDS
-    outcome, is_final = "", False
-    for attempt in range(ATTEMPTS):
-        time.sleep(RETRY_SECONDS * attempt)
-        seconds_left = deadline - time.monotonic()
-        if is_final or seconds_left <= 0:
+    outcome = ""
+    for attempt in range(1, ATTEMPTS + 1):
+        outcome, is_final = _try_once(url, text, deadline - time.monotonic())
+        wait = RETRY_SECONDS * attempt
+        if is_final or attempt == ATTEMPTS or time.monotonic() + wait >= deadline:
             break
-        outcome, is_final = _try_once(url, text, seconds_left)
+        time.sleep(wait)
     return outcome
 
 
