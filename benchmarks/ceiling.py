@@ -43,7 +43,7 @@ def measure(base: Path, lengths: list[int], batch: int) -> dict[str, float]:
 
 
 def _shapes(config: Any) -> dict[tuple[int, int], int]:
-    """(in, out) of each linear layer of a Llama, and how often it stands in the model; the head once."""
+    """(in, out) of each linear layer of a Llama, and how often the model has it; the head once."""
     hidden, inner, layers = config.hidden_size, config.intermediate_size, config.num_hidden_layers
     key_value = hidden // config.num_attention_heads * config.num_key_value_heads
     return {

@@ -22,7 +22,7 @@ Result = dict[str, float]
 
 
 def ours(technique: str, base: Path, rows: Conversations, around: Any = None, **keys: bool) -> Result:
-    """Our trainer, as `adapter` runs it; `keys` of `training` beside the defaults.
+    """Our trainer, as `adapter` runs it; `keys` of `training` in addition to the defaults.
 
     `around` is a context for the training; the model is loaded outside of it. With torch_compile the timed epoch
     follows an epoch that compiles, whose extra seconds are `compile_seconds`.

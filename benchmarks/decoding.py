@@ -3,7 +3,7 @@
     python benchmarks/decoding.py [--rows 32] [--tokens 60] [--rounds 2] [--dtype auto|float32|bfloat16]
 
 Two cases, greedily, in one batch each: prompts that share 600 tokens of examples, and plain prompts of about 80 tokens.
-Each contender runs in a process of its own, in turn, with the embedded model. transformers gets the padded prompts
+Each contender runs in a separate process, in turn, with the embedded model. transformers gets the padded prompts
 and its DynamicCache. Results: benchmarks/results/decoding.json.
 """
 

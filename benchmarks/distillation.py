@@ -2,7 +2,7 @@
 
     .venv/bin/python benchmarks/distillation.py [--prompts 5000] [--slots 64] [--latency 0.2] [--rounds 2]
 
-The server answers each request after `latency` seconds, `slots` at once, in a process of its own: the ideal is
+The server answers each request after `latency` seconds, `slots` at once, in a separate process: the ideal is
 prompts / slots * latency. The client is what the asset `teacher_answers` runs, its log on this disk included.
 """
 
@@ -32,7 +32,7 @@ PROMPT = "My parcel, order {number}, was due on Monday and has not arrived. Wher
 
 
 class Memory:
-    """A reporter that looks at this process's memory as the run goes on."""
+    """A reporter that looks at this process's memory while the run continues."""
 
     def __init__(self) -> None:
         self.at: dict[int, float] = {}

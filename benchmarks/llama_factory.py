@@ -1,4 +1,4 @@
-"""LLaMA-Factory as its documentation shows it, in an environment of its own: a YAML, and its command line."""
+"""LLaMA-Factory as its documentation shows it, in a separate environment: a YAML, and its command line."""
 
 import json
 import os

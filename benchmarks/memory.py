@@ -2,7 +2,7 @@
 
     python benchmarks/memory.py [--only NAME ...]
 
-Each configuration trains SmolLM2-135M for two steps on rows of one length in a process of its own. Measured: on a CPU
+Each configuration trains SmolLM2-135M for two steps on rows of one length in a separate process. Measured: on a CPU
 the peak of the resident set above its level after the imports, on a GPU `max_memory_allocated` (which knows nothing of
 the CUDA context). FT_COMPUTE_DTYPE chooses the compute type. Results: benchmarks/results/memory.json.
 """

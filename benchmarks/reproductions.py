@@ -1,4 +1,4 @@
-"""Small forms of published results, by the project's own trainer; each has a verdict that follows from an interval.
+"""Small forms of published results, by the project's own trainer; each has a conclusion that follows from an interval.
 
     python benchmarks/reproductions.py [--study 1|2|3 ...] [--rows 150] [--held-out 100] [--seeds 2]
                                        [--jobs 2] [--work FOLDER] [--out FILE] [--report-only]
@@ -9,7 +9,7 @@
 3. QLoRA (Dettmers et al. 2023): NF4 against FP4, with and without double quantization: loss after training, and
    KL(base || 4-bit base).
 
-SmolLM2-135M on the shipped support rows. Each training is a process of its own; its result is one line of a file in the
+SmolLM2-135M on the shipped support rows. Each training is a separate process; its result is one line of a file in the
 working folder. Run the command again after any interruption, `kill -9` included: it continues with what is missing.
 The first seed trains at every learning rate; the others repeat the three around the lowest loss. Two processes of one
 thread each use two cores better than one of two threads: --jobs says how many run at a time.

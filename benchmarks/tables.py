@@ -124,7 +124,7 @@ def usual(path: Path, out: Path) -> dict[str, object]:
 
 
 def measure(way: str, path: Path, out: Path) -> dict[str, object]:
-    """Run one way in a process of its own: its account, wall seconds (imports included), peak memory in GB."""
+    """Run one way in a separate process: its account, wall seconds (imports included), peak memory in GB."""
     start = time.perf_counter()
     command = [sys.executable, __file__, "--run", way, str(path), str(out)]
     process = psutil.Popen(command, stdout=subprocess.PIPE, text=True)

@@ -3,7 +3,7 @@
     python benchmarks/training.py [ROWS.json|ROWS.jsonl ...] [--rows 64] [--rounds 2] [--llama-factory PYTHON]
                                   [--only NAME ...] [--out FILE]
 
-Each contender runs in a process of its own (peak memory is a property of a process), in turn, over the same rows:
+Each contender runs in a separate process (peak memory is a property of a process), in turn, over the same rows:
 SmolLM2-135M, NF4 QLoRA r = 8 on q, k, v, o, batches of 8, one epoch, in the machine's compute type. "trl like for like"
 has the same tokens in the same batches as ours, and gradient checkpointing on neither side: both must show the same
 losses. "ours qlora padded" pads these batches, as TRL does; "ours qlora" lays their rows end to end, as it does by

@@ -45,7 +45,7 @@ KINDS = {
 
 
 def kind_of(operator: str) -> str:
-    """The first kind one of whose words stands in the operator's name."""
+    """The first kind one of whose words is in the operator's name."""
     return next((kind for kind, words in KINDS.items() if any(word in operator for word in words)), "other")
 
 

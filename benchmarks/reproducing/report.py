@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from reproducing.claims import at_edge, optimum_of, verdicts
+from reproducing.claims import at_edge, conclusions, optimum_of
 from reproducing.estimates import RESAMPLES, Estimates, Runs, combine
 from reproducing.trainings import ALPHA, ARMS, COMPARED, FULL, NF4_DOUBLE, QUANTIZED, QUANTIZED_RATE, R8, R32, R85, Arm
 
@@ -12,7 +12,7 @@ from ft_pipeline.evaluation.comparison.bootstrap import difference, interval
 
 
 def document(runs: Runs, setup: Mapping[str, Any], seeds: Sequence[int]) -> dict[str, Any]:
-    """What was measured, on which machine, with intervals, and the verdicts; of what is finished in `runs`."""
+    """What was measured, on which machine, with intervals, and the conclusions; of what is finished in `runs`."""
     estimates = Estimates(runs, seeds)
     return {
         "date": datetime.now(UTC).date().isoformat(),
@@ -24,7 +24,7 @@ def document(runs: Runs, setup: Mapping[str, Any], seeds: Sequence[int]) -> dict
         "seeds": list(seeds),
         "minutes": round(sum(run["seconds"] / run["jobs"] for run in runs.values()) / 60, 1),
         "intervals": f"95 %, {RESAMPLES:,} resamples of held-out rows and of seeds, paired between configurations",
-        "verdicts": [_rounded(verdict) for verdict in verdicts(estimates)],
+        "conclusions": [_rounded(conclusion) for conclusion in conclusions(estimates)],
         "untouched_base": _rounded(interval(estimates.base()).to_json()) if estimates.has_base() else None,
         "every_matrix_attention_all_weights": _study_1(estimates),
         "learning_rates": _study_2(estimates),
@@ -127,11 +127,15 @@ def lines(report: Mapping[str, Any]) -> str:
         loss = row["loss"]
         text = loss if isinstance(loss, str) else f"{loss['value']:.4f} ({loss['low']:.4f} to {loss['high']:.4f})"
         shown.append(f"{row['name']:26} {row['learning_rate']:8.1e}  {text}")
-    for verdict in report["verdicts"]:
-        between = f"{verdict['value']:.4g} ({verdict['low']:.4g} to {verdict['high']:.4g})"
-        shown += ["", f"{verdict['verdict'].upper()}: {verdict['claim']}", f"    {verdict['measured']}: {between}"]
-        if "remark" in verdict:
-            shown.append(f"    {verdict['remark']}")
+    for conclusion in report["conclusions"]:
+        between = f"{conclusion['value']:.4g} ({conclusion['low']:.4g} to {conclusion['high']:.4g})"
+        shown += [
+            "",
+            f"{conclusion['conclusion'].upper()}: {conclusion['claim']}",
+            f"    {conclusion['measured']}: {between}",
+        ]
+        if "remark" in conclusion:
+            shown.append(f"    {conclusion['remark']}")
     return "\n".join(shown)
 
 

@@ -102,7 +102,7 @@ class Runner:
         return {"seconds": time.monotonic() - started, **result}
 
     def _process(self, key: str, task: Task) -> dict[str, Any]:
-        """Do `task` in a process of its own, which ends with this one. SystemExit where it fails."""
+        """Do `task` in a separate process, which ends with this one. SystemExit where it fails."""
         threads = max(1, machine.usable_cores() // self._jobs)
         environment = {"OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1", **os.environ}
         command = [sys.executable, str(self._script), "--worker", json.dumps({**task, "work": str(self._work)})]

@@ -1,4 +1,4 @@
-"""What a process of its own does for the reproductions: prepare rows and base model, train once, or measure 4 bit."""
+"""What a separate process does for the reproductions: prepare rows and base model, train once, or measure 4 bit."""
 
 import json
 import math

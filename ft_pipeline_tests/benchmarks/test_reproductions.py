@@ -99,13 +99,15 @@ def reported(folder: Path) -> dict[str, Any]:
 
 
 def conclusions_of(report: dict[str, Any], study: int) -> list[str]:
-    return [result["verdict"] for result in report["verdicts"] if result["study"] == study]
+    return [result["conclusion"] for result in report["conclusions"] if result["study"] == study]
 
 
 def test_true_claims_are_reproduced_with_intervals_and_a_small_picture(tmp_path: Path) -> None:
     folder = written_runs(tmp_path / "work")
     report = reported(folder)
-    assert {result["verdict"] for result in report["verdicts"]} == {"reproduced"} and len(report["verdicts"]) == 10
+    assert {result["conclusion"] for result in report["conclusions"]} == {"reproduced"} and len(
+        report["conclusions"]
+    ) == 10
     attention = report["every_matrix_attention_all_weights"]["worse_than_reference_by"][R85.name]
     assert 0.19 < attention["low"] < attention["difference"] < attention["high"] < 0.21
     best = report["learning_rates"][R8.name]["optimum"]
@@ -128,8 +130,8 @@ def test_noise_or_an_optimum_at_the_edge_is_inconclusive(tmp_path: Path) -> None
     noisy = reported(written_runs(tmp_path / "noisy", lowest={**LOWEST, R85: 2.42}, noise=0.6))
     assert conclusions_of(noisy, 1)[0] == "cannot tell"
     report = reported(written_runs(tmp_path / "edge", {**OPTIMA, FULL: FULL.rates[0] / 4}))
-    of_full = [result for result in report["verdicts"] if "all weights" in result["claim"] and result["study"] == 2]
-    assert [result["verdict"] for result in of_full] == ["cannot tell"] * 2
+    of_full = [result for result in report["conclusions"] if "all weights" in result["claim"] and result["study"] == 2]
+    assert [result["conclusion"] for result in of_full] == ["cannot tell"] * 2
     assert all(FULL.name in result["remark"] for result in of_full)
     assert report["learning_rates"][FULL.name]["at_the_end_of_the_trained"]
 
