@@ -30,7 +30,7 @@ class Case:
         context = SpecContext(Project(self.project.root), self.store, experiment)
         if kind == "experiment":
             return experiment_spec(context)
-        settings = context.settings
+        settings = context.project.experiment(experiment)
         if kind == "merged_model":
             return merged_model_spec(context, settings, self.data, self.adapter)
         return adapter_spec(context, Phase(experiment, settings), self.data, self.base, None)

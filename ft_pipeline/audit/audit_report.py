@@ -23,15 +23,14 @@ class VerificationResult:
     """Numbers of what was read: artifacts, files, bytes, raw files, records, events."""
 
 
-def audit_document(chain: Chain, result: VerificationResult | None = None) -> dict[str, Any]:
+def audit_document(chain: Chain, result: VerificationResult) -> dict[str, Any]:
     """Return the JSON document of an audit.
 
     `verified` is null if nothing was hashed again. Even then, `problems` has those that the manifests alone show.
     """
-    result = result or VerificationResult()
     findings = list(dict.fromkeys([*chain.problems, *result.problems]))
     notes = erasure_notes(chain.index)
-    redacted = [node.label for node in chain.nodes if node_status(chain, node, notes) == "redacted"]
+    redacted = [node.label for node in chain.nodes if node_status(chain.index, node, notes) == "redacted"]
     record = chain.subject.record
     return {
         "subject": chain.subject.name,
@@ -60,7 +59,11 @@ def erasure_notes(index: ArtifactIndex) -> dict[str, list[str]]:
 
 
 def node_status(
-    chain: Chain, node: ArtifactNode, notes: Mapping[str, list[str]], checked: bool = False, damaged: bool = False
+    index: ArtifactIndex,
+    node: ArtifactNode,
+    notes: Mapping[str, list[str]],
+    checked: bool = False,
+    damaged: bool = False,
 ) -> str:
     """Return `missing`, `damaged`, `redacted`, `verified` or `unchecked`.
 
@@ -72,8 +75,9 @@ def node_status(
         return "missing"
     if damaged or node.problems:
         return "damaged"
-    raw = raw_files(chain.index, node) if node.kind.startswith("raw_") else []
-    if node.redacted or node.fingerprint in notes or any(file.kept == "redacted" for file in raw):
+    if node.redacted or node.fingerprint in notes:
+        return "redacted"
+    if any(file.kept == "redacted" for file in raw_files(index, node)):
         return "redacted"
     return "verified" if checked else "unchecked"
 
@@ -107,7 +111,7 @@ def _node_document(
         "inputs_by_name": {name: input_node.fingerprint for name, input_node in inputs},
         "path": str(node.path.relative_to(chain.index.root)) if node.path else None,
         "manifest_sha256": node.manifest_sha256,
-        "status": node_status(chain, node, notes, result.checked, damaged),
+        "status": node_status(chain.index, node, notes, result.checked, damaged),
         "redactions": [{key: entry.get(key) for key in ("number", "when", "by")} for entry in redactions],
         "marks": notes.get(node.fingerprint, []),
         "problems": [str(finding) for finding in node.problems],

@@ -92,7 +92,7 @@ def walk(index: ArtifactIndex, subject: AuditSubject) -> Chain:
                 _Reference(kind, fingerprint, recorded.get(name), node.label)
                 for name, (kind, fingerprint) in node.inputs.items()
             )
-    raw = [file for node in nodes.values() if node.kind.startswith("raw_") for file in raw_files(index, node)]
+    raw = [file for node in nodes.values() for file in raw_files(index, node)]
     return Chain(index, subject, tuple(nodes.values()), tuple(broken_links), tuple(raw))
 
 
@@ -117,7 +117,9 @@ def inputs_of(index: ArtifactIndex, node: ArtifactNode) -> list[tuple[str, Artif
 
 
 def raw_files(index: ArtifactIndex, node: ArtifactNode) -> list[RawFile]:
-    """Return the files of a snapshot. The listing is in the snapshot's spec."""
+    """Return the files of a snapshot, whose listing is in its spec; none for any other artifact."""
+    if not node.kind.startswith("raw_"):
+        return []
     blobs = BlobStore(index.root)
     files = []
     for entry in node.config.get("files", []):

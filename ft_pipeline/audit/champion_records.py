@@ -1,6 +1,7 @@
 """Check the records of champions and of erasures: compare them with each other, and with the artifacts."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 from ft_pipeline.audit.artifact_index import ArtifactIndex
@@ -15,9 +16,10 @@ def check_champion_records(index: ArtifactIndex) -> tuple[int, list[Finding]]:
     ledger = champion.ledger(index.root)
     copies = _copies_in_artifacts(index)
     findings = _ledger_findings(ledger, last=max(copies, default=0))
-    for path in ledger.paths():
-        findings += _check_champion_record(index, int(path.stem), path.read_bytes(), copies)
-    return len(ledger.paths()), findings
+    paths = ledger.paths()
+    for path in paths:
+        findings += _check_champion_record(index, path, copies)
+    return len(paths), findings
 
 
 def _ledger_findings(ledger: Ledger, last: int) -> list[Finding]:
@@ -27,18 +29,16 @@ def _ledger_findings(ledger: Ledger, last: int) -> list[Finding]:
     ]
 
 
-def _check_champion_record(
-    index: ArtifactIndex, number: int, content: bytes, copies: dict[int, dict[str, Any]]
-) -> list[Finding]:
+def _check_champion_record(index: ArtifactIndex, path: Path, copies: dict[int, dict[str, Any]]) -> list[Finding]:
     """Compare a record with its copy, and check that the model that it released is in the store."""
-    where = f"champion/{number:06d}.json"
+    where = f"{path.parent.name}/{path.name}"
     try:
-        record = json.loads(content)
+        record = json.loads(path.read_bytes())
         fingerprints = dict(record["fingerprints"])
     except (ValueError, KeyError, TypeError):
-        return []  # the ledger reports it
+        return [Finding("edited_record", where, "cannot be read as a record")]
     findings = []
-    copy = copies.get(number)
+    copy = copies.get(int(path.stem))
     if copy is not None and copy != record:
         differing = sorted(key for key in {**copy, **record} if copy.get(key) != record.get(key))
         message = f"differs from its champion artifact in {', '.join(differing)}"

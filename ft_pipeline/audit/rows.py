@@ -59,42 +59,29 @@ class LeftOut:
     row: int
     code: str
     message: str
-    set_aside_by: str
+    by: str
     """Key of the artifact that set it aside."""
 
     def to_json(self) -> dict[str, Any]:
-        return {
-            "table": self.table,
-            "file": self.file,
-            "row": self.row,
-            "code": self.code,
-            "message": self.message,
-            "by": self.set_aside_by,
-        }
+        return asdict(self)
 
 
 @dataclass(frozen=True)
 class Match:
     """A row that contains a sentence, exactly or nearly."""
 
-    closeness: str
+    how: str
     """`equal` (to a whole turn), `contained`, or `near`."""
     share: float
     """Share of the sentence's phrases that the row contains (0 to 1)."""
-    used_as: str
+    use: str
     """`train`, `validation`, `test`, `not trained on`, or `set aside: CODE`."""
     origin: str
     text: str
     """The turn that matches best."""
 
     def to_json(self) -> dict[str, Any]:
-        return {
-            "how": self.closeness,
-            "share": self.share,
-            "use": self.used_as,
-            "origin": self.origin,
-            "text": self.text,
-        }
+        return asdict(self)
 
 
 class _Containment(IntEnum):
@@ -107,7 +94,7 @@ class _Containment(IntEnum):
 
 
 CLOSENESS = {_Containment.WHOLE: "equal", _Containment.PART: "contained", _Containment.NO: "near"}
-"""Values of Match.closeness, best first. A text that does not contain the sentence is a match only if it is near."""
+"""Values of Match.how, best first. A text that does not contain the sentence is a match only if it is near."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +110,7 @@ class _ComparedText:
 class _SearchedRow:
     """One row in which a sentence is searched."""
 
-    used_as: str
+    use: str
     """As in Match."""
     origin: str
     texts: list[str]
@@ -178,12 +165,12 @@ def find_sentence(chain: Chain, sentence: str) -> list[Match]:
         compared = [_compare(text, words, phrases) for text in row.texts]
         best = max(compared, default=None, key=lambda candidate: (candidate.containment, candidate.share))
         if best is not None and (best.containment or best.share >= NEAR_SHARE):
-            match = Match(CLOSENESS[best.containment], round(best.share, 3), row.used_as, row.origin, best.text)
+            match = Match(CLOSENESS[best.containment], round(best.share, 3), row.use, row.origin, best.text)
             # A row may be in several tables: in `conversations`, and in `alpaca`, from which these were made. The later
             # table comes first, and only it has the split.
             matches.setdefault((row.origin, best.text), match)
     order = list(CLOSENESS.values())
-    return sorted(matches.values(), key=lambda match: (order.index(match.closeness), -match.share, match.origin))
+    return sorted(matches.values(), key=lambda match: (order.index(match.how), -match.share, match.origin))
 
 
 def _compare(text: str, sentence_words: str, sentence_phrases: set[str]) -> _ComparedText:
@@ -212,13 +199,18 @@ def _searched_rows(chain: Chain) -> Iterator[_SearchedRow]:
 
     If the chain has no training data, all of its tables are searched, the subject's first.
     """
-    splits = {row.id: row.split for row in training_rows(chain)}
+    splits = {
+        row["id"]: split
+        for node in chain.of_kind("training_data")
+        for split in SPLITS
+        for row in read_rows(node, f"{split}.parquet", ["id"])
+    }
     tables = {node.path: node for data in chain.of_kind("training_data") for _, node in chain.inputs_of(data)}
     for node in list(tables.values()) or chain.nodes:
         for row in read_rows(node, "rows.parquet"):
             if {"id", *ORIGIN_COLUMNS} <= row.keys():
-                used_as = splits.get(row["id"]) or row.get("split") or "not trained on"
-                yield _SearchedRow(used_as, _origin_of(row, node), texts_of(row))
+                use = splits.get(row["id"]) or row.get("split") or "not trained on"
+                yield _SearchedRow(use, _origin_of(row, node), texts_of(row))
     for node in chain.nodes:
         for row in read_rows(node, "set_aside.parquet"):
             yield _SearchedRow(f"set aside: {row['code']}", _origin_of(row, node), [row["raw"] or ""])

@@ -9,7 +9,6 @@ from ft_pipeline.audit.artifact_index import ArtifactIndex, ArtifactNode
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.comparison.records import Comparison, ComparisonRow
 from ft_pipeline.release.champion import ChampionRecord
-from ft_pipeline.store.spec import ArtifactReference
 
 CHAMPION_NAME = re.compile(r"^champion(?:@(\d+))?$")
 FINGERPRINT_PREFIX = re.compile(r"^[0-9a-f]{8,64}$")
@@ -122,24 +121,11 @@ def _find_experiment(index: ArtifactIndex, name: str) -> AuditSubject | None:
 
 def _find_compared_row(index: ArtifactIndex, name: str) -> AuditSubject | None:
     """Return the scores of a row of the current comparison. The model is one of their inputs."""
-    row = next((compared for compared in _compared_rows(index) if compared.name == name), None)
-    comparison = _current_node(index, "comparison")
-    if row is None or comparison is None:
-        return None
-    candidates = [comparison.inputs[key] for key in _possible_inputs(comparison, row)]
-    with_row = [reference for reference in candidates if _contains(index, reference, row)]
-    kind, fingerprint = (with_row or candidates)[0]
-    return AuditSubject(name, (Root("score", kind, fingerprint),))
-
-
-def _possible_inputs(comparison: ArtifactNode, row: ComparisonRow) -> list[str]:
-    """Return the names of the comparison's inputs that may contain the scores of a row."""
-    if row.kind == "champion":
-        return [name for name in comparison.inputs if name.startswith("champion/")]
-    scores = f"{row.experiment}/scores"
-    if row.experiment and scores in comparison.inputs:
-        return [scores]
-    return [name for name in sorted(comparison.inputs) if not name.endswith("/scores")]
+    node = _current_node(index, "comparison")
+    comparison = read_comparison(node) if node else None
+    row = comparison.row(name) if comparison else None
+    reference = node.inputs.get(row.source) if node and row else None
+    return AuditSubject(name, (Root("score", *reference),)) if reference else None
 
 
 def _find_asset(index: ArtifactIndex, name: str) -> AuditSubject | None:
@@ -181,13 +167,3 @@ def _compared_rows(index: ArtifactIndex) -> Sequence[ComparisonRow]:
     node = _current_node(index, "comparison")
     comparison = read_comparison(node) if node else None
     return comparison.rows if comparison else ()
-
-
-def _contains(index: ArtifactIndex, scores: ArtifactReference, row: ComparisonRow) -> bool:
-    """Return whether an artifact of scores contains those of a row of the comparison.
-
-    There, the rows `qlora/merged` and `system_prompt@qlora` have the names `merged` and `system_prompt`.
-    """
-    scored_models = index.find(*scores).summary.get("rows", [])
-    name = row.name.split("/")[-1].split("@")[0]
-    return any(name == model.get("name") or model.get("kind") == row.kind == "base" for model in scored_models)

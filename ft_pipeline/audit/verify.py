@@ -141,8 +141,7 @@ def _check_raw_files(
 def _blob_names(index: ArtifactIndex, nodes: Iterable[ArtifactNode]) -> dict[str, str]:
     """Return SHA-256 → name in a finding, of each raw file and sidecar in the snapshots among `nodes`."""
     names: dict[str, str] = {}
-    snapshots = [node for node in nodes if node.kind.startswith("raw_")]
-    for file in (file for snapshot in snapshots for file in raw_files(index, snapshot)):
+    for file in (file for node in nodes for file in raw_files(index, node)):
         for sha256, name in ((file.sha256, file.name), (file.sidecar, f"the sidecar of {file.name}")):
             if sha256:
                 names.setdefault(sha256, f"{file.snapshot}/{name} {sha256[:SHOWN_DIGITS]}")

@@ -10,7 +10,7 @@ from ft_pipeline.execution.step import STEPS
 from ft_pipeline.project import Project
 from ft_pipeline.release.champion import current
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
-from ft_pipeline.store.asset_pointers import AssetPointers
+from ft_pipeline.store.asset_pointers import AssetPointers, current_artifact
 
 PREPARED_STAGES = ("sources", "tables")
 """Stages that follow the raw files automatically. A retraining uses their artifacts as they are."""
@@ -120,8 +120,7 @@ def _new_rows(project: Project, experiment: str) -> int | None:
 
 def _last_trained_conversations(store: ArtifactStore, experiment: str) -> Artifact | None:
     """The `conversations` that the last scored model of the experiment was trained on."""
-    pointer = AssetPointers(store.root).read("scores", experiment)
-    artifact = store.open(pointer.kind, pointer.fingerprint) if pointer else None
+    artifact = current_artifact(store, "scores", experiment)
     for name in ("merged_model", "training_data", "conversations"):
         artifact = store.open(*artifact.inputs[name]) if artifact else None
     return artifact

@@ -149,8 +149,8 @@ def _answer_sentence(chain: "Chain", sentence: str, as_json: bool) -> None:
     document: dict[str, Any] = {
         "subject": chain.subject.name,
         "sentence": sentence,
-        "trained": any(match.used_as == "train" and match.closeness != "near" for match in matches),
-        "trained_near": any(match.used_as == "train" for match in matches),
+        "trained": any(match.use == "train" and match.how != "near" for match in matches),
+        "trained_near": any(match.use == "train" for match in matches),
         "matches": [match.to_json() for match in matches],
         "forgotten": any(node.redacted for node in chain.nodes),
     }

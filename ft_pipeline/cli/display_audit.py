@@ -27,10 +27,12 @@ def show_audit(console: Console, chain: Chain, result: VerificationResult) -> No
         _add_artifact(tree.add(f"[bold]{plain(role)}[/]"), chain, node, shown, notes)
     console.print(tree, soft_wrap=True)
     _show_terms(console, chain)
-    show_verification(console, chain, result)
+    _show_verification(console, chain, result, notes)
 
 
-def show_verification(console: Console, chain: Chain, result: VerificationResult) -> None:
+def _show_verification(
+    console: Console, chain: Chain, result: VerificationResult, notes: Mapping[str, list[str]]
+) -> None:
     """Print what was checked and the problems."""
     problems = list(dict.fromkeys([*chain.problems, *result.problems]))
     for finding in problems[:PROBLEMS_SHOWN]:
@@ -43,24 +45,23 @@ def show_verification(console: Console, chain: Chain, result: VerificationResult
     if problems:
         checked = f" Checked: {counted}." if counted else ""
         console.print(f"[red]Problems found: {len(problems)}.[/]{checked}", soft_wrap=True)
-    elif result.checked and (redacted := _redacted_labels(chain, chain.nodes)):
+    elif result.checked and (redacted := _redacted_labels(chain, chain.nodes, notes)):
         console.print(f"Checked: {counted}; all hashes match the records.", soft_wrap=True)
         console.print(f"[yellow]Redacted on request, so not verified: {plain(', '.join(redacted))}[/]", soft_wrap=True)
         own_chain = without_evidence(chain)
-        if not _redacted_labels(own_chain, own_chain.nodes):
+        if not _redacted_labels(own_chain, own_chain.nodes, notes):
             console.print("Only the evidence is affected. Everything that the model itself was made from is verified.")
     elif result.checked:
         console.print(f"[green]Verified:[/] {counted}; all hashes match the records.", soft_wrap=True)
-        if elsewhere := _redacted_labels(chain, chain.index.all()):
+        if elsewhere := _redacted_labels(chain, chain.index.all(), notes):
             console.print(f"Elsewhere in the store, {len(elsewhere)} artifacts were redacted on request.")
     else:
         console.print("The manifests are consistent. Files were not read; use `--verify` to hash them all again.")
 
 
-def _redacted_labels(chain: Chain, nodes: Iterable[ArtifactNode]) -> list[str]:
+def _redacted_labels(chain: Chain, nodes: Iterable[ArtifactNode], notes: Mapping[str, list[str]]) -> list[str]:
     """Return the labels of the redacted artifacts among `nodes`."""
-    notes = erasure_notes(chain.index)
-    return [node.label for node in nodes if node_status(chain, node, notes) == "redacted"]
+    return [node.label for node in nodes if node_status(chain.index, node, notes) == "redacted"]
 
 
 def _add_artifact(
@@ -83,8 +84,7 @@ def _add_artifact(
         own_branch.add(f"[yellow]redacted: {plain(note)}[/]")
     for _, input_node in chain.inputs_of(node):
         _add_artifact(own_branch, chain, input_node, shown, notes)
-    if node.kind.startswith("raw_"):
-        _add_files(own_branch, chain, node)
+    _add_files(own_branch, chain, node)
 
 
 def _add_files(branch: Tree, chain: Chain, snapshot: ArtifactNode) -> None:

@@ -35,23 +35,18 @@ def show_training_rows(console: Console, chain: Chain, rows: Sequence[TrainingRo
 def show_left_out(console: Console, chain: Chain, rows: Sequence[LeftOut]) -> None:
     """Print the rows that were read and not used."""
     console.print(f"{len(rows)} rows were read for {plain(chain.subject.name)} but not used")
-    shown = [
-        [f"{row.table}/{row.file}:{row.row}", row.code, row.set_aside_by, row.message] for row in rows[:LEFT_OUT_SHOWN]
-    ]
+    shown = [[f"{row.table}/{row.file}:{row.row}", row.code, row.by, row.message] for row in rows[:LEFT_OUT_SHOWN]]
     show_rows(console, ["row", "code", "set aside by", "why"], shown)
     _show_rest(console, len(rows), LEFT_OUT_SHOWN)
 
 
 def show_matches(console: Console, chain: Chain, sentence: str, matches: Sequence[Match]) -> None:
     """Print whether a sentence was trained on, and the most similar rows."""
-    trained = [match for match in matches if match.used_as == "train"]
-    exact = [match for match in trained if match.closeness != "near"]
+    trained = [match for match in matches if match.use == "train"]
+    exact = [match for match in trained if match.how != "near"]
     answer = "yes" if exact else "no, but a similar text was" if trained else "no"
     console.print(f"Was “{plain(sentence)}” trained on? [bold]{answer}[/]")
-    shown = [
-        [match.closeness, match.share, match.used_as, match.origin, _truncate(match.text)]
-        for match in matches[:ROWS_SHOWN]
-    ]
+    shown = [[match.how, match.share, match.use, match.origin, _truncate(match.text)] for match in matches[:ROWS_SHOWN]]
     if shown:
         show_rows(console, ["how", "share", "use", "row", "text"], shown)
     _show_rest(console, len(matches), ROWS_SHOWN)

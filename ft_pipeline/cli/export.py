@@ -17,8 +17,9 @@ from ft_pipeline.release.card.model_card import render_card
 from ft_pipeline.release.card.model_lineage import card_facts
 from ft_pipeline.release.export.huggingface import ExportPlan, plan_export, write_export
 from ft_pipeline.release.export.served_folder import require_servable, write_served_folder
-from ft_pipeline.release.model_lookup import current_comparison, find_model
+from ft_pipeline.release.model_lookup import find_model
 from ft_pipeline.store.artifacts import ArtifactStore
+from ft_pipeline.store.asset_pointers import current_artifact
 
 EngineChoice = Literal["auto", "vllm", "transformers"]
 
@@ -48,9 +49,8 @@ def export(
 
 def _render_card(project: Project, store: ArtifactStore, plan: ExportPlan) -> str:
     settings = project.settings
-    facts = card_facts(
-        store, plan.model, current_comparison(store), task=settings.task, teacher_terms=settings.teacher.terms
-    )
+    comparison = current_artifact(store, "comparison")
+    facts = card_facts(store, plan.model, comparison, task=settings.task, teacher_terms=settings.teacher.terms)
     return render_card(facts)
 
 

@@ -9,7 +9,7 @@ from ft_pipeline.cli.common import JsonOption, ProjectOption, open_project, prin
 from ft_pipeline.errors import UserError
 from ft_pipeline.project import Project
 from ft_pipeline.store.artifacts import ArtifactStore
-from ft_pipeline.store.asset_pointers import AssetPointers
+from ft_pipeline.store.asset_pointers import current_artifact
 from ft_pipeline.training.memory.estimate import MemoryPlan, estimate_experiment, estimate_memory
 from ft_pipeline.training.memory.layer_sizes import nearest_llama
 
@@ -62,8 +62,7 @@ def _estimate_for_experiment(project: Project, name: str, gpu_memory_gb: float |
     from ft_pipeline.models.base_model import load_config
 
     settings = project.experiment(name)
-    pointer = AssetPointers(project.store).read("training_data", name)
-    training_data = ArtifactStore(project.store).open(pointer.kind, pointer.fingerprint) if pointer else None
+    training_data = current_artifact(ArtifactStore(project.store), "training_data", name)
     longest_row = training_data.summary["audit"]["lengths"]["max"] if training_data else None
     gpu_memory = gpu_memory_gb or settings.gpu.min_memory_gb or None
     return estimate_experiment(settings, load_config(settings.base_model, settings.revision), longest_row, gpu_memory)

@@ -11,8 +11,8 @@ from ft_pipeline.errors import UserError
 from ft_pipeline.project import Project
 from ft_pipeline.release import manual_promotion
 from ft_pipeline.release.champion import ChampionRecord, current
-from ft_pipeline.store.artifacts import Artifact, ArtifactStore
-from ft_pipeline.store.asset_pointers import AssetPointers
+from ft_pipeline.store.artifacts import ArtifactStore
+from ft_pipeline.store.asset_pointers import current_artifact
 
 
 def promote(
@@ -30,7 +30,7 @@ def promote(
     """
     opened_project = open_project(project)
     store = ArtifactStore(opened_project.store)
-    comparison = _current_comparison(store)
+    comparison = current_artifact(store, "comparison")
     if comparison is None:
         raise UserError("There is no comparison to promote from yet. Run `ft run`.")
     try:
@@ -56,7 +56,8 @@ def rollback(
     """
     opened_project = open_project(project)
     store = ArtifactStore(opened_project.store)
-    _materialize_and_show(opened_project, manual_promotion.rollback(store, _current_comparison(store), reason), as_json)
+    record = manual_promotion.rollback(store, current_artifact(store, "comparison"), reason)
+    _materialize_and_show(opened_project, record, as_json)
 
 
 def champion(project: ProjectOption = None, as_json: JsonOption = False) -> None:
@@ -67,11 +68,6 @@ def champion(project: ProjectOption = None, as_json: JsonOption = False) -> None
     record = current(open_project(project).store)
     document = record.to_json() if record else None
     print_result(document, as_json, lambda shown: display.show_champion(stdout, shown))
-
-
-def _current_comparison(store: ArtifactStore) -> Artifact | None:
-    pointer = AssetPointers(store.root).read("comparison")
-    return store.open(pointer.kind, pointer.fingerprint) if pointer else None
 
 
 def _materialize_and_show(project: Project, record: ChampionRecord, as_json: bool) -> None:

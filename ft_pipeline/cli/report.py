@@ -12,7 +12,7 @@ from ft_pipeline.cli.common import JsonOption, ProjectOption, open_project, prin
 from ft_pipeline.errors import UserError
 from ft_pipeline.release.report.report import FILE_NAME
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
-from ft_pipeline.store.asset_pointers import AssetPointers
+from ft_pipeline.store.asset_pointers import AssetPointers, current_artifact
 from ft_pipeline.store.atomic_files import translate_write_errors
 
 
@@ -44,13 +44,11 @@ def report(
 
 def _current_report(store: ArtifactStore) -> Artifact:
     """Return the report of the current comparison and champion. UserError if there is none, or if it is out of date."""
-    pointers = AssetPointers(store.root)
-    pointer = pointers.read("report")
-    artifact = store.open(pointer.kind, pointer.fingerprint) if pointer else None
+    artifact = current_artifact(store, "report")
     if artifact is None:
         raise UserError("There is no report yet. Run `ft run`.")
     for asset in artifact.inputs:
-        current = pointers.read(asset)
+        current = AssetPointers(store.root).read(asset)
         if current is not None and current.fingerprint != artifact.inputs[asset][1]:
             raise UserError(f"The report is older than the current {asset}. Run `ft run` to update it.")
     return artifact

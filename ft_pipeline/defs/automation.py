@@ -86,10 +86,13 @@ def _retraining_settings() -> RetrainingSettings:
         return RetrainingSettings()
 
 
+RETRAINING = _retraining_settings()
+
+
 @dg.schedule(
     job=retraining_job,
-    cron_schedule=_retraining_settings().schedule,
-    execution_timezone=_retraining_settings().timezone,
+    cron_schedule=RETRAINING.schedule,
+    execution_timezone=RETRAINING.timezone,
     default_status=dg.DefaultScheduleStatus.RUNNING,
 )
 def nightly(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest | dg.SkipReason]:
@@ -119,7 +122,7 @@ def _is_under_way(instance: dg.DagsterInstance, experiment: str) -> bool:
     return bool(instance.get_runs(filters, limit=1))
 
 
-@dg.schedule(job=everything_job, cron_schedule="0 4 * * 0", execution_timezone=_retraining_settings().timezone)
+@dg.schedule(job=everything_job, cron_schedule="0 4 * * 0", execution_timezone=RETRAINING.timezone)
 def weekly(context: dg.ScheduleEvaluationContext) -> list[dg.RunRequest]:
     """Runs all assets of every experiment each Sunday, due or not, and reuses what the store has. Off by default."""
     return [dg.RunRequest(partition_key=name) for name in Project.find().experiment_names()]

@@ -9,9 +9,8 @@ from collections.abc import Mapping, Sequence
 import dagster as dg
 
 from ft_pipeline.tables.formats.registry import CONVERSATIONAL, FORMATS
+from ft_pipeline.training.objectives.registry import Column
 
-Column = tuple[str, str]
-"""(asset, column)."""
 Lineage = Mapping[str, Sequence[Column]]
 """A table's column → the columns that it is made from."""
 

@@ -23,7 +23,7 @@ from ft_pipeline.settings.experiment import ExperimentSettings
 from ft_pipeline.settings.sweep import sweep_owner
 from ft_pipeline.settings.teacher import PriceSettings
 from ft_pipeline.store.artifacts import Artifact
-from ft_pipeline.store.spec import Spec
+from ft_pipeline.store.spec import ArtifactReference, Spec
 
 IGNORED_WHILE_SCORING = {"temperature", "max_new_tokens", "answers_per_prompt", "batch_size"}
 """Settings of the teacher that do not apply while it is scored: all models are scored with those of `evaluation`."""
@@ -160,13 +160,12 @@ def _task_files(context: SpecContext) -> dict[str, str]:
     )
 
 
-def _task_inputs(context: SpecContext) -> dict[str, tuple[str, str]]:
-    """The copy of the task files in the store, as an input of the steps that run the tasks."""
-    files = _task_files(context)
+def _task_inputs(context: SpecContext, files: Mapping[str, str]) -> dict[str, ArtifactReference]:
+    """The copy of the task files in the store, as an input of the steps that run the tasks. files: name → SHA-256."""
     if not files:
         return {}
     folder = str(context.project.resolve_path(context.project.settings.evaluation.include_path or ""))
-    spec = Spec("evaluation_tasks", config={"files": files}, handling={"folder": folder})
+    spec = Spec("evaluation_tasks", config={"files": dict(files)}, handling={"folder": folder})
     return {"tasks": context.built_artifact(spec).reference}
 
 
@@ -176,16 +175,17 @@ def _served_settings(settings: ExperimentSettings) -> dict[str, Any]:
     return {"technique": settings.technique, "quantization": quantization, "system_prompt": settings.data.system_prompt}
 
 
-def _scores_spec(context: SpecContext, model_inputs: dict[str, tuple[str, str]], served: dict[str, Any]) -> Spec:
+def _scores_spec(context: SpecContext, model_inputs: dict[str, ArtifactReference], served: dict[str, Any]) -> Spec:
+    config = _evaluation_config(context)
     inputs = {
         "conversations": context.checked_artifact("conversations").reference,
         **model_inputs,
-        **_task_inputs(context),
+        **_task_inputs(context, config["task_files"]),
     }
-    return Spec("scores", inputs, {**_evaluation_config(context), **served}, versions_of(*HARNESS_PACKAGES))
+    return Spec("scores", inputs, {**config, **served}, versions_of(*HARNESS_PACKAGES))
 
 
-def _baseline_spec(context: SpecContext, inputs: dict[str, tuple[str, str]], prompting: dict[str, Any]) -> Spec:
+def _baseline_spec(context: SpecContext, inputs: dict[str, ArtifactReference], prompting: dict[str, Any]) -> Spec:
     """The spec of a prompt baseline.
 
     `text` is an input only if a variant retrieves passages. Otherwise a new text would rescore all variants.
@@ -196,13 +196,12 @@ def _baseline_spec(context: SpecContext, inputs: dict[str, tuple[str, str]], pro
         inputs = {**inputs, "text": context.checked_artifact("text").reference}
     if any(variant.get("passages") or variant.get("examples") == "retrieved" for variant in variants):
         versions.append("bm25s")
-    inputs = {**inputs, **_task_inputs(context)}
-    return Spec(
-        "prompt_baseline", inputs, {**_evaluation_config(context), "prompting": prompting}, versions_of(*versions)
-    )
+    config = _evaluation_config(context)
+    inputs = {**inputs, **_task_inputs(context, config["task_files"])}
+    return Spec("prompt_baseline", inputs, {**config, "prompting": prompting}, versions_of(*versions))
 
 
-def _teacher_spec(context: SpecContext, scored: dict[str, tuple[str, str]]) -> Spec | None:
+def _teacher_spec(context: SpecContext, scored: dict[str, ArtifactReference]) -> Spec | None:
     """The spec of the teacher's scores on the test prompts, with the tokenizer of a base model.
 
     None if the teacher has no row in the comparison: the settings exclude it, or it is the base model itself.
@@ -284,7 +283,7 @@ def _covers(baseline: Artifact, spec: Spec) -> bool:
     )
 
 
-def _training_facts(build: BuildContext, scores: Mapping[str, tuple[str, str]]) -> dict[str, Any]:
+def _training_facts(build: BuildContext, scores: Mapping[str, ArtifactReference]) -> dict[str, Any]:
     """Experiment → facts about its training. scores: references by `<experiment>/scores`, and others to ignore."""
     return {
         key.removesuffix("/scores"): read_training_facts(build.store, build.store.require(*reference))

@@ -91,7 +91,7 @@ def _build_champion(build: BuildContext) -> dict[str, Any]:
     reasons: list[str] = []
 
     def choose(current: ChampionRecord | None) -> Any:
-        if current is not None and not current.by_hand and current.evidence.get("decided_on") == key:
+        if current is not None and not current.by_hand and _decided_on(current) == key:
             return None  # an earlier run carried out this decision, and died before it reported it
         decision = decide(comparison, promotable, settings, current, manually_rejected(history(build.store.root)))
         reasons[:] = decision.reasons

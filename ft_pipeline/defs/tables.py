@@ -55,7 +55,7 @@ def _table_asset(row_format: Format) -> dg.AssetsDefinition:
         automation=FOLLOW_SOUND_INPUTS,
         code_version="4",
         checks=TABLE_CHECKS,
-        build=lambda build: _build_table(build, row_format.name),
+        build=_build_table,
         show=_table_metadata,
     )
     def validated_table(context: SpecContext) -> Spec:
@@ -68,7 +68,7 @@ def _table_asset(row_format: Format) -> dg.AssetsDefinition:
     return validated_table
 
 
-def _build_table(build: BuildContext, data_format: str) -> dict[str, Any]:
+def _build_table(build: BuildContext) -> dict[str, Any]:
     max_quarantined = build.spec.config["max_quarantined"]
     excluded = Excluded.from_json(build.spec.config["excluded"])
     with tempfile.TemporaryDirectory(prefix="ft-table-") as folder:
@@ -76,7 +76,7 @@ def _build_table(build: BuildContext, data_format: str) -> dict[str, Any]:
         cache = FolderCache(build.store.root / "cache" / "tables")
         files = [source_file(local_copy) for local_copy in local_copies]
         report = build_table(
-            data_format, files, build.out, max_quarantined=max_quarantined, excluded=excluded, cache=cache
+            build.spec.kind, files, build.out, max_quarantined=max_quarantined, excluded=excluded, cache=cache
         )
     return {**report.to_json(), "preview": report.preview, "mapped": mapped_columns(files)}
 

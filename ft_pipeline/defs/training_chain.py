@@ -10,7 +10,7 @@ from ft_pipeline.models.base_model import identify_model
 from ft_pipeline.settings.experiment import ExperimentSettings
 from ft_pipeline.settings.learning_rates import with_learning_rate
 from ft_pipeline.store.artifacts import Artifact
-from ft_pipeline.store.spec import Spec
+from ft_pipeline.store.spec import ArtifactReference, Spec
 from ft_pipeline.training.objectives.registry import OBJECTIVES, UNFILTERED_TABLES
 
 ADAPTER_TECHNIQUES = ("lora", "qlora")
@@ -155,6 +155,6 @@ def base_model_of(context: SpecContext, adapter: Artifact) -> Artifact:
     return context.store.require(*adapter.inputs["base_model"])
 
 
-def references(inputs: dict[str, Artifact]) -> dict[str, tuple[str, str]]:
+def references(inputs: dict[str, Artifact]) -> dict[str, ArtifactReference]:
     """Return the inputs as a spec names them: name → (kind, fingerprint)."""
     return {name: artifact.reference for name, artifact in inputs.items()}

@@ -1,7 +1,7 @@
 """`ft erase`: rows are never used again, and their texts are removed from the raw files, the store and Dagster's log.
 
 The order makes an interruption safe: rows are excluded first, and the raw file, which says what to search for, is
-changed after everything else. Until then, the same command, run again, completes the erasure.
+changed after everything else, the record included. Until then, the same command, run again, completes the erasure.
 """
 
 import tempfile
@@ -23,9 +23,9 @@ from ft_pipeline.project import Project
 from ft_pipeline.store.artifact_redaction import (
     Redaction,
     append_redaction,
-    read_redactions,
     redact_artifact,
     redact_loose_files,
+    redaction_ledger,
     refuse_while_running,
 )
 from ft_pipeline.store.atomic_files import translate_write_errors, write_atomically
@@ -118,11 +118,11 @@ def erase(project: Project, path: Path, numbers: Sequence[int], reason: str) -> 
     erased, sharing_rows = _find_erased_texts(index, all_rows, erased_rows, salt)
     usage = usage_of(index, file, list(erased.markers))
     models = [asdict(use) for use in usage.uses if use.how != MADE_FROM_IT]
-    number = len(read_redactions(project.store)) + 1
+    number = redaction_ledger(project.store).next_number()
     redacted = _redact_store(project, index, data_format, erased, {"number": number, "when": when, "by": by})
-    files = _redact_raw_files(project, erased_rows, erased)
     record = Redaction(number, when, by, reason, rows, redacted.artifacts, redacted.blobs, models)
     append_redaction(project.store, record)
+    files = _redact_raw_files(project, erased_rows, erased)
     return ErasureResult(
         record=number,
         rows=rows,

@@ -13,13 +13,17 @@ def recorded_checks(artifact: Artifact) -> dict[str, dict[str, Any]]:
 
 
 def failed_checks(artifact: Artifact) -> list[str]:
-    """Return the blocking checks that failed, as `name: message`. A check without the key `blocking` is blocking."""
-    failed_results = {
-        name: check
+    """Return the blocking checks that failed, as `name: message`."""
+    return [f"{name}: {message}" for name, message in _failures(artifact).items()]
+
+
+def _failures(artifact: Artifact) -> dict[str, str]:
+    """Return name → message of the blocking checks that failed. A check without the key `blocking` is blocking."""
+    return {
+        name: check.get("message") or "failed"
         for name, check in recorded_checks(artifact).items()
         if not check["passed"] and check.get("blocking", True)
     }
-    return [f"{name}: {check.get('message') or 'failed'}" for name, check in failed_results.items()]
 
 
 def require_passed(artifact: Artifact) -> Artifact:
@@ -27,11 +31,11 @@ def require_passed(artifact: Artifact) -> Artifact:
 
     Otherwise raises UserError with the first failed check and its reason.
     """
-    failed = failed_checks(artifact)
-    if failed:
-        others = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
-        name, _, reason = failed[0].rstrip(".").partition(": ")
+    if failures := _failures(artifact):
+        others = f" (and {len(failures) - 1} more)" if len(failures) > 1 else ""
+        name, reason = next(iter(failures.items()))
         raise UserError(
-            f"{artifact.kind} failed the check `{name}`: {reason}{others}. Fix the cause and materialize it again."
+            f"{artifact.kind} failed the check `{name}`: {reason.rstrip('.')}{others}. "
+            "Fix the cause and materialize it again."
         )
     return artifact

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,6 @@ import dagster as dg
 from ft_pipeline.errors import UserError
 from ft_pipeline.execution.recorded_checks import require_passed
 from ft_pipeline.project import Project
-from ft_pipeline.settings.experiment import ExperimentSettings
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.asset_pointers import AssetPointers, Pointer
 from ft_pipeline.store.spec import Spec
@@ -34,13 +32,6 @@ class SpecContext:
     project: Project
     store: ArtifactStore
     experiment: str | None = None
-
-    @cached_property
-    def settings(self) -> ExperimentSettings:
-        """The settings in the experiment's YAML file as it is now. Raises LookupError without an experiment."""
-        if self.experiment is None:
-            raise LookupError("this step has no experiment")
-        return self.project.experiment(self.experiment)
 
     def find(self, asset: str, experiment: str | None = None) -> Artifact | None:
         """Return the latest artifact of `asset`; None if it was never materialized, or is damaged.

@@ -47,7 +47,7 @@ def promote(
         is_new = current is None or current.fingerprint != candidate.fingerprint
         if not is_new:
             return None
-        decision = decide_one(comparison, candidates, settings, current, row.name)
+        decision = decide_one(comparison, candidates, settings, current, row)
         if not decision.move and not force:
             raise NotPromoted(f"{row.name} is not promoted: {'; '.join(decision.reasons)}")
         promotion = promotion_of(replace(decision, move=True), candidates, comparison_artifact.fingerprint)
@@ -71,7 +71,7 @@ def promote(
 def rollback(store: ArtifactStore, comparison_artifact: Artifact | None, reason: str) -> ChampionRecord:
     """Restore the champion before the current one, exactly.
 
-    compared: the current comparison artifact, if there is one. Raises UserError if there is no earlier champion, or if
+    comparison_artifact: the current one, if there is one. Raises UserError if there is no earlier champion, or if
     the store no longer has its artifacts.
     """
     target = champion.previous_champion(store.root)

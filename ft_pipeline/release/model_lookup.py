@@ -14,11 +14,10 @@ from ft_pipeline.evaluation.model_kinds import TUNED
 from ft_pipeline.release.champion import ChampionRecord, current
 from ft_pipeline.release.promotion import check_results
 from ft_pipeline.store.artifacts import NAME_DIGITS, Artifact, ArtifactStore
-from ft_pipeline.store.asset_pointers import AssetPointers
+from ft_pipeline.store.asset_pointers import AssetPointers, current_artifact
+from ft_pipeline.store.spec import ArtifactReference
 
 CHAMPION = "champion"
-Reference = tuple[str, str]
-"""(kind, fingerprint) of an artifact."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ class ModelReference:
     serving: Mapping[str, Any]
     """How to load and prompt it: `system_prompt`; for a tuned model `technique` and `quantization`, for a prompt
     variant also `few_shot`. Empty for a base model."""
-    conversations: Reference
+    conversations: ArtifactReference
     """The conversations artifact that it was trained on, or that its examples come from."""
     seed: int = 0
     """The seed that selected the few-shot examples."""
@@ -83,12 +82,6 @@ def model_of_record(store: ArtifactStore, record: ChampionRecord) -> ModelRefere
     )
 
 
-def current_comparison(store: ArtifactStore) -> Artifact | None:
-    """Return the current comparison artifact, or None if there is none."""
-    pointer = AssetPointers(store.root).read("comparison")
-    return store.open(pointer.kind, pointer.fingerprint) if pointer else None
-
-
 def _find_experiment_model(store: ArtifactStore, name: str) -> ModelReference | None:
     """Return the model of an experiment's last run, or None if there is none. It need not be in the comparison.
 
@@ -120,9 +113,10 @@ def _find_experiment_model(store: ArtifactStore, name: str) -> ModelReference | 
 
 def _find_row_model(store: ArtifactStore, name: str) -> ModelReference:
     """Return the model of a row of the current comparison. Raises UserError if there is no such row, or no model."""
-    comparison_artifact = current_comparison(store)
-    rows = read_comparison(comparison_artifact).rows if comparison_artifact else []
-    row = next((row for row in rows if row.name == name), None)
+    comparison_artifact = current_artifact(store, "comparison")
+    comparison = read_comparison(comparison_artifact) if comparison_artifact else None
+    rows = comparison.rows if comparison else ()
+    row = comparison.row(name) if comparison else None
     if comparison_artifact is None or row is None:
         raise UserError(f"There is no model {name!r} in this project. {_advise_names(store, rows)}")
     if row.kind == "teacher":
@@ -149,7 +143,7 @@ def _tuned_row_model(
     return ModelReference(name, kind, name, experiment, fingerprints, serving, conversations)
 
 
-def _training_conversations(store: ArtifactStore, merged_model: str) -> Reference:
+def _training_conversations(store: ArtifactStore, merged_model: str) -> ArtifactReference:
     """Return the conversations that a merged model (its fingerprint) was trained on."""
     merged = store.require("merged_model", merged_model)
     return store.require(*merged.inputs["training_data"]).inputs["conversations"]

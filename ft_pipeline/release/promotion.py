@@ -74,13 +74,12 @@ def decide_one(
     candidates: Mapping[str, Candidate],
     settings: PromotionSettings,
     champion: ChampionRecord | None,
-    name: str,
+    row: ComparisonRow,
 ) -> Decision:
-    """Apply the same rules to one row by name, regardless of better candidates and of manual rejections."""
+    """Apply the same rules to one row, regardless of better candidates and of manual rejections."""
     rules = _PromotionRules(comparison, candidates, settings, champion)
-    row = next(row for row in comparison.rows if row.name == name)
     failed = rules.failed_requirements(row)
-    return Decision(not failed, name, failed or [rules.describe_win(row)], rules.evidence(row))
+    return Decision(not failed, row.name, failed or [rules.describe_win(row)], rules.evidence(row))
 
 
 def check_results(training_data_summary: Mapping[str, Any], merged_model_summary: Mapping[str, Any]) -> dict[str, bool]:

@@ -55,10 +55,15 @@ class AssetPointers:
         return self.folder / (f"{asset}@{partition}.json" if partition else f"{asset}.json")
 
 
+def current_artifact(store: ArtifactStore, asset: str, partition: str | None = None) -> Artifact | None:
+    """Return the current artifact of an asset, or of one partition of it; None if there is none, or it is damaged."""
+    pointer = AssetPointers(store.root).read(asset, partition)
+    return store.open(pointer.kind, pointer.fingerprint) if pointer else None
+
+
 def current_document(root: Path, asset: str) -> Any:
     """Return the content of ASSET.json in the current artifact of an unpartitioned asset; None if there is none."""
-    pointer = AssetPointers(root).read(asset)
-    artifact = ArtifactStore(root).open(pointer.kind, pointer.fingerprint) if pointer else None
+    artifact = current_artifact(ArtifactStore(root), asset)
     return artifact.document(f"{asset}.json") if artifact else None
 
 

@@ -67,16 +67,33 @@ def _sync(path: Path, flags: int) -> None:
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Write `path` so that readers see the old bytes or all of the new ones, even after a power cut."""
+    with _complete_file(path, content) as complete:
+        complete.replace(path)
+    sync_folder(path.parent)
+
+
+def create_atomically(path: Path, content: bytes) -> bool:
+    """Write `path` completely or not at all. Return False if it exists; then it is not changed."""
+    with _complete_file(path, content) as complete:
+        try:
+            os.link(complete, path)  # fails if the name exists, unlike a rename
+        except FileExistsError:
+            return False
+    sync_folder(path.parent)
+    return True
+
+
+@contextlib.contextmanager
+def _complete_file(path: Path, content: bytes) -> Iterator[Path]:
+    """Yield a temporary file next to `path` that has the content, flushed to the disk. It is removed at the end."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name[:40]}.", dir=path.parent)
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name[:40]}.", dir=path.parent)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    sync_folder(path.parent)
+        Path(name).chmod(0o644)
+        yield Path(name)
+    finally:
+        Path(name).unlink(missing_ok=True)

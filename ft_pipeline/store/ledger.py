@@ -4,17 +4,14 @@ A record is never changed or removed. An edited record breaks the chain, because
 """
 
 import json
-import os
 import re
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.store.atomic_files import sync_folder, translate_write_errors
+from ft_pipeline.store.atomic_files import create_atomically, translate_write_errors
 from ft_pipeline.store.hashing import sha256_of_file
 
 PREVIOUS_HASH_KEY = "previous_sha256"
@@ -48,6 +45,11 @@ class Ledger:
         paths = [path for path in self.folder.glob("*.json") if _RECORD_NAME.match(path.name)]
         return sorted(paths, key=lambda path: int(path.stem))
 
+    def next_number(self) -> int:
+        """Return the number after that of the last record."""
+        paths = self.paths()
+        return int(paths[-1].stem) + 1 if paths else 1
+
     def read(self) -> list[dict[str, Any]]:
         """Return all records, oldest first. Raises UserError if one cannot be read."""
         return [self._read(path) for path in self.paths()]
@@ -61,22 +63,8 @@ class Ledger:
         previous = self.path(number - 1)
         chained = {**record, PREVIOUS_HASH_KEY: sha256_of_file(previous) if previous.is_file() else None}
         with translate_write_errors():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            descriptor, draft = tempfile.mkstemp(prefix=".draft-", dir=self.folder)
-            try:
-                with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                    json.dump(chained, file, ensure_ascii=False, indent=2)
-                    file.flush()
-                    os.fsync(file.fileno())
-                Path(draft).chmod(0o644)
-                # A link fails where the name exists, and a reader never sees half a record.
-                os.link(draft, self.path(number))
-            except FileExistsError:
-                return None
-            finally:
-                Path(draft).unlink()
-            sync_folder(self.folder)
-        return chained
+            is_new = create_atomically(self.path(number), json.dumps(chained, ensure_ascii=False, indent=2).encode())
+        return chained if is_new else None
 
     def faults(self, last: int = 0) -> Iterator[LedgerFault]:
         """Yield gaps, unreadable records, and records whose number or hash differs from what was written.
@@ -100,7 +88,7 @@ class Ledger:
         if number_in_record != number:
             yield LedgerFault("edited_record", number, f"contains the record number {number_in_record}")
         previous = paths.get(number - 1)
-        if previous_sha256 and previous is not None and previous_sha256 != sha256(previous.read_bytes()).hexdigest():
+        if previous_sha256 and previous is not None and previous_sha256 != sha256_of_file(previous):
             message = f"does not match its hash in {self.folder.name}/{paths[number].name}: it was edited"
             yield LedgerFault("edited_record", number - 1, message)
 

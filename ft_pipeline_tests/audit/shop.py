@@ -87,7 +87,13 @@ class Shop:
             "primary_metric": "loss",
             "of": made["scores"].fingerprint,
             "rows": [
-                {"name": f"{experiment}/{name}", "kind": name, "experiment": experiment, "scores": {}}
+                {
+                    "name": f"{experiment}/{name}",
+                    "kind": name,
+                    "experiment": experiment,
+                    "scores": {},
+                    "source": f"{experiment}/scores",
+                }
                 for name in ("adapter", "merged")
             ],
         }

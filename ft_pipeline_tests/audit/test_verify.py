@@ -169,3 +169,10 @@ def test_the_chain_alone_can_be_verified(released: Shop, ft_json: Command) -> No
     flip(some_file(folder_of(released, "scores")))
     assert ft_json("audit", "adapter@qlora", "--verify", "--chain-only")["verified"] is True
     assert ft_json("audit", "adapter@qlora", "--verify")["verified"] is False
+
+
+def test_a_champion_record_without_its_artifacts_is_reported(released: Shop, ft_json: Command) -> None:
+    """The last record has no successor whose hash would show the change."""
+    edit(released.store.root / "champion" / "000001.json", lambda record: record.pop("fingerprints"))
+    (finding,) = ft_json("audit", "qlora", "--verify")["findings"]
+    assert (finding["code"], finding["where"]) == ("edited_record", "champion/000001.json")

@@ -12,7 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
+from ft_pipeline.erasure.erase import erase
 from ft_pipeline.errors import UserError
+from ft_pipeline.project import Project
+from ft_pipeline.store.artifact_redaction import read_redactions
 from ft_pipeline.store.locks import FileLock
 from ft_pipeline_tests.audit.conftest import Command
 from ft_pipeline_tests.audit.shop import ALPACA, SECRET, Shop
@@ -157,6 +160,32 @@ def test_a_second_request_can_erase_more_rows_of_a_file(released: Shop, ft_json:
     assert files_containing(released.root, *NAMES, "Do you sell gift cards?", ALPACA[1]["instruction"]) == []
     document = ft_json("audit", "--verify")
     assert document["problems"] == [] and document["counted"]["redactions"] == 2
+
+
+def test_a_gap_in_the_records_does_not_stop_an_erasure(released: Shop, ft_json: Command) -> None:
+    """A record that someone removed must not leave the next erasure without a record."""
+    erase_row(ft_json)
+    ft_json("erase", FILE, "14", "--reason", "request 4712")
+    (released.store.root / "redactions" / "000001.json").unlink()
+    assert ft_json("erase", FILE, "2", "--reason", "request 4713")["record"] == 3
+    assert [record.number for record in read_redactions(released.store.root)] == [2, 3]
+
+
+def test_an_erasure_without_a_record_leaves_the_raw_file(
+    released: Shop, ft_json: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The record is written before the raw file changes, so that the same command can complete the erasure."""
+    before = released.raw("alpaca", "support.jsonl").read_bytes()
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="power cut"):
+        patch.setattr("ft_pipeline.erasure.erase.append_redaction", _fail)
+        erase(Project(released.root), released.root / FILE, [ROW], "request 4711")
+    assert released.raw("alpaca", "support.jsonl").read_bytes() == before
+    assert erase_row(ft_json)["record"] == 1
+    assert files_containing(released.root, *NAMES) == []
+
+
+def _fail(*_: object) -> None:
+    raise OSError("power cut")
 
 
 def test_dagster_events_and_logs_are_redacted(released: Shop, ft_json: Command) -> None:

@@ -124,4 +124,4 @@ def test_processes_that_promote_at_once_lose_no_record(tmp_path: Path) -> None:
     assert [record.sequence for record in records] == list(range(1, 41))
     assert {record.name for record in records} == {f"{name}{number}" for name in "abcd" for number in range(10)}
     assert [record.previous for record in records[1:]] == [record.name for record in records[:-1]]
-    assert not list((tmp_path / "champion").glob(".draft-*"))
+    assert not list((tmp_path / "champion").glob(".*"))

@@ -12,7 +12,8 @@ from ft_pipeline.evaluation.comparison.records import Comparison, ComparisonRow,
 from ft_pipeline.evaluation.model_kinds import ModelKind
 from ft_pipeline.release.card.model_card import CardFacts, render_card
 from ft_pipeline.release.card.model_lineage import card_facts
-from ft_pipeline.release.model_lookup import current_comparison, find_model
+from ft_pipeline.release.model_lookup import find_model
+from ft_pipeline.store.asset_pointers import current_artifact
 from ft_pipeline_tests.release.trained import Trained
 
 
@@ -150,7 +151,9 @@ def test_the_card_says_whether_training_rows_were_erased() -> None:
 
 def test_the_facts_of_the_card_come_from_the_store(trained: Trained) -> None:
     model = find_model(trained.store, "lora")
-    facts = card_facts(trained.store, model, current_comparison(trained.store), task="Answer.", teacher_terms="")
+    facts = card_facts(
+        trained.store, model, current_artifact(trained.store, "comparison"), task="Answer.", teacher_terms=""
+    )
     assert (facts.name, facts.row, facts.kind) == ("lora/merged", "lora/merged", "merged")
     assert facts.provenance["torch"] == version("torch")
     assert facts.provenance["machine"].endswith("cores")

@@ -16,7 +16,7 @@ import pytest
 from ft_pipeline.errors import UserError
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.asset_pointers import AssetPointers
-from ft_pipeline.store.atomic_files import translate_write_errors, write_atomically
+from ft_pipeline.store.atomic_files import create_atomically, translate_write_errors, write_atomically
 from ft_pipeline.store.hashing import sha256_of_file
 from ft_pipeline.store.manifest import BrokenArtifact, FileEntry, fingerprint_of, sealed_manifest
 from ft_pipeline.store.spec import Spec
@@ -405,3 +405,9 @@ def test_atomic_write_leaves_no_temporary_file(tmp_path: Path) -> None:
     write_atomically(tmp_path / "a" / "x.json", b"2")
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["x.json"]
     assert (tmp_path / "a" / "x.json").read_bytes() == b"2"
+
+
+def test_a_file_is_created_once(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "x.json"
+    assert [create_atomically(path, content) for content in (b"1", b"2")] == [True, False]
+    assert [entry.name for entry in path.parent.iterdir()] == ["x.json"] and path.read_bytes() == b"1"

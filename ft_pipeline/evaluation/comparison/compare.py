@@ -303,7 +303,7 @@ def _changes(metric: Metric, metric_name: str, ranked: Sequence[ScoredModel], sa
 def _change(metric: Metric, metric_name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> ItemChange:
     """Return the change of one test item. old, new: its samples before and after tuning."""
     before, after = (ScoredAnswer(item_value(metric_name, sample), sample["answer"]) for sample in (old, new))
-    gain = before.value - after.value if metric.lower_is_better else after.value - before.value
+    gain = metric.gain(before.value, after.value)
     return ItemChange(new["item"], gain, new["prompt"], new["reference"], before, after)
 
 

@@ -2,7 +2,7 @@
 
 import typing
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import asdict, dataclass, fields, is_dataclass
 from functools import lru_cache
 from typing import Any, Self
 
@@ -13,7 +13,7 @@ class JsonRecord:
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as plain JSON."""
-        return typing.cast(dict[str, Any], _to_json(self))
+        return asdict(self)
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Self:
@@ -25,14 +25,6 @@ class JsonRecord:
             return typing.cast(Self, _from_json(cls, document))
         except (AttributeError, TypeError) as error:
             raise ValueError(f"not the JSON of a {cls.__name__}: {error}") from error
-
-
-def _to_json(value: Any) -> Any:
-    if is_dataclass(value):
-        return {entry.name: _to_json(getattr(value, entry.name)) for entry in fields(value)}
-    if isinstance(value, Mapping):
-        return {key: _to_json(item) for key, item in value.items()}
-    return [_to_json(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _from_json(hint: Any, value: Any) -> Any:

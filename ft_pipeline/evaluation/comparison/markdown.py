@@ -135,21 +135,21 @@ def _number_cell(value: float | None, digits: int) -> str:
 def _spread_cell(score: SeedScores | None) -> str:
     if score is None:
         return ""
-    digits = _digits(score.mean)
+    digits = score_digits(score.mean)
     return f"{score.mean:.{digits}f} [{score.min:.{digits}f}, {score.max:.{digits}f}]"
 
 
 def _interval_cell(score: Score) -> str:
-    digits = _digits(score.value)
+    digits = score_digits(score.value)
     return f"[{score.low:.{digits}f}, {score.high:.{digits}f}]"
 
 
 def _score_cell(score: Score | None) -> str:
     if score is None:
         return ""
-    return f"{score.value:.{_digits(score.value)}f} {_interval_cell(score)}"
+    return f"{score.value:.{score_digits(score.value)}f} {_interval_cell(score)}"
 
 
-def _digits(value: float) -> int:
+def score_digits(value: float) -> int:
     """Return the number of decimals for a score of this size, and for its interval."""
     return 1 if abs(value) >= 10 else 3

@@ -52,9 +52,8 @@ def read_scored_models(inputs: Mapping[str, Path], champion: Mapping[str, Any] |
     folders_read: dict[str, list[Path]] = {"prompt_baseline": [], "teacher_scores": []}
     for key, folder in sorted(inputs.items()):
         owner, asset = key.split("/", 1)
-        input_models = _read_scores(key, folder)
         if owner == "champion":
-            models += _champion_model(input_models, champion)
+            models += _champion_model(_read_scores(key, folder), champion)
         elif asset in folders_read:
             shared = folders_read[asset]
             if folder.resolve() in shared:
@@ -62,10 +61,11 @@ def read_scored_models(inputs: Mapping[str, Path], champion: Mapping[str, Any] |
             shared.append(folder.resolve())
             suffix = f"@{owner}" if len(shared) > 1 else ""
             models += [
-                replace(model, name=_row_names(model.row)[0] + suffix, experiment=None) for model in input_models
+                replace(model, name=_row_names(model.row)[0] + suffix, experiment=None)
+                for model in _read_scores(key, folder)
             ]
         else:
-            models += input_models
+            models += _read_scores(key, folder)
     return models
 
 

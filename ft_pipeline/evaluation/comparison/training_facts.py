@@ -26,17 +26,32 @@ def same_recipe(store: ArtifactStore, first: Artifact, second: Artifact) -> bool
     return _recipe(store, first) == _recipe(store, second)
 
 
+def phase_adapters(store: ArtifactStore, adapter: Artifact) -> list[Artifact]:
+    """Return the adapters of all phases up to this one, in training order."""
+    adapters: list[Artifact] = []
+    current: Artifact | None = adapter
+    # A phase that changes no weights makes the same artifact as the phase before it, which would be its own start.
+    while current is not None and current.fingerprint not in {later.fingerprint for later in adapters}:
+        adapters.insert(0, current)
+        current = _previous_adapter(store, current)
+    return adapters
+
+
+def _previous_adapter(store: ArtifactStore, adapter: Artifact) -> Artifact | None:
+    """Return the adapter of the phase before: the one that training continued, or the one merged into its base."""
+    if "start" in adapter.inputs:
+        return store.require(*adapter.inputs["start"])
+    base = store.require(*adapter.inputs["base_model"])
+    if "merged_model" in base.inputs:
+        return store.require(*store.require(*base.inputs["merged_model"]).inputs["adapter"])
+    return None
+
+
 def _human_rows(store: ArtifactStore, adapter: Artifact) -> int:
     """Return the number of training rows written by people, over all phases up to this adapter."""
-    rows = store.require(*adapter.inputs["training_data"]).summary["audit"]["rows"]
-    total = sum(rows.get(f"{source}/train", 0) for source in ("human", "preferred", "text"))
-    base = store.require(*adapter.inputs["base_model"])
-    if "start" in adapter.inputs:
-        total += _human_rows(store, store.require(*adapter.inputs["start"]))
-    elif "merged_model" in base.inputs:
-        merged = store.require(*base.inputs["merged_model"])
-        total += _human_rows(store, store.require(*merged.inputs["adapter"]))
-    return total
+    training_data = [store.require(*phase.inputs["training_data"]) for phase in phase_adapters(store, adapter)]
+    counts = [data.summary["audit"]["rows"] for data in training_data]
+    return sum(rows.get(f"{source}/train", 0) for rows in counts for source in ("human", "preferred", "text"))
 
 
 def _recipe(store: ArtifactStore, scores: Artifact) -> list[Any]:

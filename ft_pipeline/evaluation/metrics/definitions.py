@@ -41,6 +41,10 @@ class Metric:
         """Return whether the first value is better than the second."""
         return self.rank_key(first) < self.rank_key(second)
 
+    def gain(self, before: float, after: float) -> float:
+        """Return how much better the second value is; negative if it is worse."""
+        return self.rank_key(before) - self.rank_key(after)
+
 
 METRICS: dict[str, Metric] = {
     "loss": Metric("loss", True, "nats per answer token", "how unexpected the reference answers are", None, 0.05),

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ft_pipeline.evaluation.comparison.records import Comparison, read_comparison
+from ft_pipeline.evaluation.comparison.training_facts import phase_adapters
 from ft_pipeline.models.base_model import EMBEDDED, EMBEDDED_HUB_ID
 from ft_pipeline.release.candidates import find_candidates, released_row
 from ft_pipeline.release.card.model_card import CardFacts
@@ -97,22 +98,7 @@ class _Lineage:
 
     def adapters(self) -> list[Artifact]:
         """Return the adapters of all phases, in training order."""
-        adapters: list[Artifact] = []
-        adapter = self.merged_input("adapter") if self.merged else None
-        # A phase that changes no weights makes the same artifact as the phase before it, which would be its own start.
-        while adapter is not None and adapter.fingerprint not in {later.fingerprint for later in adapters}:
-            adapters.insert(0, adapter)
-            adapter = self._previous_adapter(adapter)
-        return adapters
-
-    def _previous_adapter(self, adapter: Artifact) -> Artifact | None:
-        """Return the adapter of the phase before: the one that training continued, or the one merged into its base."""
-        base = self.store.require(*adapter.inputs["base_model"])
-        if "start" in adapter.inputs:
-            return self.store.require(*adapter.inputs["start"])
-        if "merged_model" in base.inputs:
-            return self.store.require(*self.store.require(*base.inputs["merged_model"]).inputs["adapter"])
-        return None
+        return phase_adapters(self.store, self.merged_input("adapter")) if self.merged else []
 
     def phases(self) -> list[dict[str, Any]]:
         """Return objective, technique and number of training rows of each phase, in training order."""

@@ -6,9 +6,9 @@ from typing import Any
 from ft_pipeline.evaluation.model_kinds import TUNED
 
 FOLDER = "path/to/this/folder"
-"""Stands for the exported folder in the code."""
+"""The placeholder for the exported folder in the code."""
 _QUESTION = "…"
-"""Stands for the user's question in the code."""
+"""The placeholder for the user's question in the code."""
 _MERGED = """\
 from transformers import pipeline
 

@@ -18,7 +18,9 @@ Samples = Mapping[str, Sequence[Sample]]
 def item_gains(samples: Samples, changes: Changes, metric: Metric) -> list[float]:
     """Return how much each item gains from the best baseline to the best tuned row; negative: it regressed."""
     pairs = zip(samples[changes.before], samples[changes.after], strict=True)
-    return [_gain(metric, _value(changes.metric, before), _value(changes.metric, after)) for before, after in pairs]
+    return [
+        metric.gain(item_value(changes.metric, before), item_value(changes.metric, after)) for before, after in pairs
+    ]
 
 
 def side_by_side(
@@ -41,11 +43,6 @@ def side_by_side(
         }
         for index in _chosen_items(len(first), gains)
     ]
-
-
-def change_kind(gain: float, threshold: float) -> str:
-    """Return `improved`, `regressed`, or, for a change of at most `threshold`, `same`."""
-    return "improved" if gain > threshold else "regressed" if gain < -threshold else "same"
 
 
 def _chosen_items(count: int, gains: Sequence[float] | None) -> list[int]:
@@ -73,15 +70,15 @@ def _answer(name: str, sample: Sample, metric: str) -> dict[str, Any]:
 def _change(gain: float | None, metric: Metric) -> dict[str, str]:
     if gain is None:
         return {"change": "", "gain": ""}
-    change = change_kind(gain, metric.worth_noticing)
+    change = _change_kind(gain, metric.worth_noticing)
     return {"change": change, "gain": "unchanged" if change == "same" else f"{change} by {abs(gain):.2f}"}
+
+
+def _change_kind(gain: float, threshold: float) -> str:
+    """Return `improved`, `regressed`, or, for a change of at most `threshold`, `same`."""
+    return "improved" if gain > threshold else "regressed" if gain < -threshold else "same"
 
 
 def _value(metric: str, sample: Sample) -> float | None:
     """Return the metric of one answer; None if it is unknown (the loss of a teacher at an endpoint)."""
     return None if metric == "loss" and sample["loss_sum"] is None else item_value(metric, sample)
-
-
-def _gain(metric: Metric, before: float | None, after: float | None) -> float:
-    assert before is not None and after is not None  # both are rows of models that were scored here
-    return metric.rank_key(before) - metric.rank_key(after)

@@ -2,12 +2,14 @@
 
 import base64
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 
 from ft_pipeline.evaluation.comparison.costs import describe_break_even, format_duration
+from ft_pipeline.evaluation.comparison.markdown import score_digits
 from ft_pipeline.evaluation.comparison.plots import change_picture, learning_curve_picture, score_picture
 from ft_pipeline.evaluation.comparison.records import (
     Changes,
@@ -20,7 +22,7 @@ from ft_pipeline.evaluation.comparison.records import (
 from ft_pipeline.evaluation.comparison.sweep_results import describe_learning_curve, describe_seed_spread
 from ft_pipeline.evaluation.metrics.definitions import Metric
 from ft_pipeline.release.candidates import find_candidates, released_row
-from ft_pipeline.release.report.answers import MAX_ITEMS, Samples, change_kind, item_gains, side_by_side
+from ft_pipeline.release.report.answers import MAX_ITEMS, Samples, item_gains, side_by_side
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 
 TEMPLATE_NAME = "report.html.jinja"
@@ -172,7 +174,7 @@ class _TemplateValues:
 
     def prompts(self) -> list[dict[str, str]]:
         """Return the full system prompts of the rows that have one."""
-        prompts = [(row, self._prompt_facts(row).get("system_prompt")) for row in self.comparison.rows]
+        prompts = [(row, self._prompt_facts[row.name].get("system_prompt")) for row in self.comparison.rows]
         return [
             {"name": row.name, "description": self._describe(row), "system_prompt": prompt}
             for row, prompt in prompts
@@ -202,7 +204,7 @@ class _TemplateValues:
         """Return what the row is, as part of a sentence."""
         if row.kind != "prompt":
             return KIND_TEXTS[row.kind] + (f" ({row.technique})" if row.technique else "")
-        prompt = self._prompt_facts(row)
+        prompt = self._prompt_facts[row.name]
         parts = []
         if prompt.get("system_prompt"):
             parts.append("a system prompt")
@@ -212,8 +214,13 @@ class _TemplateValues:
             parts.append(f"{prompt['passages']} passages")
         return f"the base model with {' and '.join(parts) or 'no prompt'}"
 
-    def _prompt_facts(self, row: ComparisonRow) -> Mapping[str, Any]:
-        """Return the facts about the row's prompt (`system_prompt`, `few_shot`, `passages`) from its scores."""
+    @cached_property
+    def _prompt_facts(self) -> dict[str, Mapping[str, Any]]:
+        """By row name, the facts about its prompt (`system_prompt`, `few_shot`, `passages`)."""
+        return {row.name: self._read_prompt_facts(row) for row in self.comparison.rows}
+
+    def _read_prompt_facts(self, row: ComparisonRow) -> Mapping[str, Any]:
+        """Return the facts about the row's prompt from its scores."""
         scores = self.store.require(*self.artifact.inputs[row.source])
         scored_row = next(entry for entry in scores.document("scores.json")["rows"] if entry["name"] == row.source_row)
         return scored_row["model"]
@@ -232,11 +239,12 @@ class _TemplateValues:
         return {row["id"]: row["messages"] for row in table.to_pylist()}
 
     def _changes(self, changes: Changes, gains: Sequence[float]) -> dict[str, Any]:
-        counts = [change_kind(gain, self.primary.worth_noticing) for gain in gains]
         return {
             "before": changes.before,
             "after": changes.after,
-            **{change: counts.count(change) for change in ("improved", "same", "regressed")},
+            "improved": changes.improved,
+            "same": changes.unchanged,
+            "regressed": changes.regressed,
             "picture": _data_uri(change_picture(gains, self.primary)),
         }
 
@@ -256,7 +264,7 @@ def _title(metric: Metric) -> str:
 def _score_cell(score: Score | None, best: float) -> dict[str, Any]:
     if score is None:
         return {"value": "", "interval": "", "best": False}
-    digits = 1 if abs(score.value) >= 10 else 3
+    digits = score_digits(score.value)
     interval = f"{score.low:.{digits}f} to {score.high:.{digits}f}"
     return {"value": f"{score.value:.{digits}f}", "interval": interval, "best": score.value == best}
 
