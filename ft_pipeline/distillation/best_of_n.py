@@ -22,9 +22,8 @@ def agreements(answers: Sequence[str]) -> list[float]:
     ]
 
 
-def best_of(answers: Sequence[str]) -> int:
-    """Return the position of the answer to keep."""
-    scores = agreements(answers)
+def best_of(scores: Sequence[float]) -> int:
+    """Return the position of the answer to keep. scores: each answer's agreement with the others."""
     return max(range(len(scores)), key=lambda position: (scores[position], -position))
 
 

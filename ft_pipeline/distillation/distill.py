@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from ft_pipeline.distillation import answer_filters
 from ft_pipeline.distillation.best_of_n import agreements, best_of
-from ft_pipeline.tables.checks.content_checks import SIDECAR_HINT, find_faults
+from ft_pipeline.tables.checks.content_checks import find_faults
 from ft_pipeline.tables.conversations import ASIDE_SCHEMA, SCHEMA
 from ft_pipeline.tables.dedup.contamination import Phrases, heldout_rows, origin, overlap_with_heldout
 from ft_pipeline.tables.dedup.keys import group_names, keys_of_messages, prompt_of
@@ -142,7 +142,7 @@ def _set_aside_invalid(answers: Sequence[_Answer]) -> None:
     kept = _kept(answers)
     frame = pd.DataFrame({"messages": pd.Series([answer.messages for answer in kept], dtype=object)})
     for position, fault in find_faults(sharegpt.FORMAT, frame, frozenset()).items():
-        kept[position].set_aside(fault.code, fault.message.removesuffix(SIDECAR_HINT.format(code=fault.code)))
+        kept[position].set_aside(fault.code, fault.message)
 
 
 def _set_aside_contaminated(answers: Sequence[_Answer], conversations: Path, general_questions: Sequence[str]) -> None:
@@ -175,7 +175,8 @@ def _set_aside_all_but_best(answers: Sequence[_Answer]) -> None:
         by_prompt.setdefault(answer.columns["id"], []).append(answer)
     for same_prompt in by_prompt.values():
         texts = [answer.columns["answer"] for answer in same_prompt]
-        best, scores = best_of(texts), agreements(texts)
+        scores = agreements(texts)
+        best = best_of(scores)
         for position, answer in enumerate(same_prompt):
             if position != best:
                 message = (

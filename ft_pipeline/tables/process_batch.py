@@ -1,7 +1,7 @@
 """Turn a batch of raw rows into accepted rows, faults and keys. `ft validate` and the pipeline share this code."""
 
 from collections.abc import Callable, Container
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ import pandas as pd
 import pyarrow as pa
 
 from ft_pipeline.tables.checks import pii, placeholders
-from ft_pipeline.tables.checks.content_checks import find_faults
+from ft_pipeline.tables.checks.content_checks import TEXT, find_faults
 from ft_pipeline.tables.checks.prefilter import prefilter_rows, strings_of
 from ft_pipeline.tables.dedup.keys import Keys, hash_texts, keys_of_views
 from ft_pipeline.tables.excluded_rows import is_erasure_marker
@@ -27,8 +27,8 @@ from ft_pipeline.tables.reason_codes import Fault
 
 RAW_CHARS = 2000
 """Length to which the text of a row that is set aside is cut."""
-TEXT = pd.StringDtype(na_value=np.nan)
-"""The pandas type of text columns."""
+SIDECAR_HINT = "; or allow it: `allow: [{code}]` in a sidecar"
+"""The end of the messages of the schema's checks, which a sidecar can switch off."""
 ASIDE = pa.schema([("row", pa.int64()), ("code", pa.string()), ("message", pa.string()), ("raw", pa.string())])
 """Columns of the faulty rows."""
 
@@ -71,14 +71,16 @@ def process_batch(
     shapes = shapes_of(values)
     converted = convert_all(row_format, values, shapes, sidecar)
     table, sources, faults = converted.columns, converted.sources, converted.faults
-    views = row_format.comparison_texts(_own(table, row_format))
-    flags = prefilter_rows(row_format, _own(table, row_format), views)
+    own = _own(table, row_format)
+    views = row_format.comparison_texts(own)
+    flags = prefilter_rows(row_format, own, views)
     faults |= _close_look(row_format, table, sources, flags.faulty, sidecar)
     faults |= _forgotten(table, sources, excluded)
     keep = np.isin(sources, list(faults), invert=True)
     if not keep.all():
         mask = pa.array(keep)
         table, views, sources = table.filter(mask).combine_chunks(), views.filter(mask), sources[keep]
+        own = _own(table, row_format)
     rows = np.array(batch.rows, dtype=np.int64)[sources]
     result = BatchResult(
         read=len(values),
@@ -88,8 +90,8 @@ def process_batch(
         aside=_aside(batch, faults),
         reasons=_reasons(batch, faults),
         pairs=_pairs(row_format, table),
-        hints=_locate(pii.locate, _own(table, row_format), rows, flags.personal[keep])
-        | _locate(placeholders.locate, _own(table, row_format), rows, flags.faulty[keep]),
+        hints=_locate(pii.locate, own, rows, flags.personal[keep])
+        | _locate(placeholders.locate, own, rows, flags.faulty[keep]),
     )
     _describe(result, values, shapes, row_format, sidecar)
     broken = (
@@ -115,7 +117,12 @@ def _close_look(
         return {}
     frame = _frame(row_format, table.take(pa.array(flagged_positions)))
     faults = find_faults(row_format, frame, sidecar.allow)
-    return {int(sources[flagged_positions[position]]): fault for position, fault in faults.items()}
+    return {
+        int(sources[flagged_positions[position]]): replace(
+            fault, message=fault.message + SIDECAR_HINT.format(code=fault.code)
+        )
+        for position, fault in faults.items()
+    }
 
 
 def _forgotten(table: pa.Table, sources: np.ndarray, excluded: Container[str]) -> dict[int, Fault]:
@@ -155,7 +162,7 @@ def _frame(row_format: Format, table: pa.Table) -> pd.DataFrame:
     for column in row_format.columns:
         values = table[column.name].combine_chunks()
         if column.is_text:
-            series[column.name] = pd.Series(TEXT.__from_arrow__(values))  # type: ignore[attr-defined]
+            series[column.name] = values.to_pandas(types_mapper=lambda _: TEXT)
         else:
             cells = np.empty(len(values), dtype=object)
             items = values.to_pylist()
@@ -210,7 +217,7 @@ def raw_json(value: Any) -> str:
 def _describe(result: BatchResult, values: list[Any], shapes: PlacedRows, row_format: Format, sidecar: Sidecar) -> None:
     """Count the rows that identify the file's format, and collect the names of dropped columns and turn keys."""
     for shape, places in shapes.items():
-        names = set(rename(dict.fromkeys(shape), sidecar)) if sidecar.columns else set(shape)
+        names = set(rename(dict.fromkeys(shape), sidecar))
         result.objects += len(places)
         if any(required <= names for required in row_format.required):
             result.known += len(places)
@@ -218,8 +225,7 @@ def _describe(result: BatchResult, values: list[Any], shapes: PlacedRows, row_fo
     result.unknown |= unread_turn_keys(row_format, values, sidecar)
     # A row with a duplicate key or a lone surrogate is still an object.
     unparsed_objects = sum(len(result.reasons.get(code, ())) for code in ("duplicate_key", "lone_surrogate"))
-    result.known += sum(
-        isinstance(value, dict) and is_erasure_marker(value) for value in values if "excluded" in result.reasons
-    )
+    if "excluded" in result.reasons:
+        result.known += sum(isinstance(value, dict) and is_erasure_marker(value) for value in values)
     result.objects += unparsed_objects
     result.known += unparsed_objects

@@ -128,10 +128,7 @@ class QuarantineSummary:
         own = file["quarantined"] + file["duplicates"]
         by_code = sorted(count_by_code.items(), key=lambda item: (-item[1], item[0]))
         return {
-            **{
-                name: file[name]
-                for name in ("table", "file", "status", "read", "accepted", "quarantined", "duplicates")
-            },
+            **{name: file[name] for name in ACCOUNT},
             "later": max(sum(count_by_code.values()) - own, 0),
             "reasons": ", ".join(f"{code} {count:,}" for code, count in by_code),
             "refused": f"{file['error_code']}: {file['error_message']}" if file["error_code"] else "",

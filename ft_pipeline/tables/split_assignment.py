@@ -51,19 +51,20 @@ def assign_splits(staged: ConversationRows, settings: DataSettings) -> SplitAssi
 
 
 def _drop_copies_across_tables(staged: ConversationRows, assignment: SplitAssignment) -> None:
-    """Set aside ShareGPT rows that duplicate an Alpaca row. Golden rows stay.
+    """Set aside rows that duplicate a row of an earlier table. Golden rows stay.
 
     Duplicates inside a table have already been set aside.
     """
-    first = np.flatnonzero((staged.table == 0) & ~staged.golden)
-    second = np.flatnonzero((staged.table == 1) & ~staged.golden)
-    if not len(first) or not len(second):
-        return
-    matches = match_against(staged.keys.take(second), staged.keys.take(first))
-    for position in np.flatnonzero(~matches.kept).tolist():
-        origin = staged.origin(first[matches.of[position]])
-        code, relation = (DUPLICATE, "equal to") if matches.exact[position] else (NEAR_DUPLICATE, "nearly equal to")
-        assignment.set_aside(second[position], code, f"{relation} {origin}", origin)
+    for number in range(1, len(staged.tables)):
+        earlier = np.flatnonzero((staged.table < number) & (assignment.code == 0) & ~staged.golden)
+        later = np.flatnonzero((staged.table == number) & ~staged.golden)
+        if not len(earlier) or not len(later):
+            continue
+        matches = match_against(staged.keys.take(later), staged.keys.take(earlier))
+        for position in np.flatnonzero(~matches.kept).tolist():
+            origin = staged.origin(earlier[matches.of[position]])
+            code, relation = (DUPLICATE, "equal to") if matches.exact[position] else (NEAR_DUPLICATE, "nearly equal to")
+            assignment.set_aside(later[position], code, f"{relation} {origin}", origin)
 
 
 def _drop_near_heldout(staged: ConversationRows, assignment: SplitAssignment) -> None:

@@ -2,6 +2,7 @@
 
 from ft_pipeline.tables.accounts import FIRST_ROWS, CheckResult, FileAccount
 from ft_pipeline.tables.file_result import FileResult
+from ft_pipeline.tables.reason_codes import DUPLICATE_CODES
 
 WORST_CODES = 3
 """Number of reasons that a message names."""
@@ -79,8 +80,6 @@ def _faulty(account: FileAccount) -> int:
 
 def worst_codes(accounts: list[FileAccount]) -> tuple[str, str]:
     """Return the most frequent reasons with their counts, and the first quarantined rows, as two texts."""
-    from ft_pipeline.tables.reason_codes import DUPLICATE_CODES
-
     counts: dict[str, int] = {}
     rows: list[tuple[int, str, int, str]] = []
     for file_position, account in enumerate(accounts):

@@ -26,13 +26,13 @@ def test_the_answer_that_disagrees_with_the_others_is_never_best() -> None:
     scores = agreements(SAME)
     assert min(range(4), key=scores.__getitem__) == 2
     assert all(0 <= agreement <= 1 for agreement in scores)
-    assert best_of(SAME) == 0
-    assert best_of([SAME[2], *SAME[:2]]) == 1
+    assert best_of(scores) == 0
+    assert best_of(agreements([SAME[2], *SAME[:2]])) == 1
 
 
 @pytest.mark.parametrize("answers", [["one"], ["one", "two"], ["", ""], ["same", "same", "same"]])
 def test_ties_go_to_the_earlier_answer(answers: list[str]) -> None:
-    assert best_of(answers) == 0
+    assert best_of(agreements(answers)) == 0
 
 
 def test_one_valid_answer_per_prompt_is_kept(tmp_path: Path) -> None:

@@ -42,9 +42,9 @@ FAULT_MESSAGES: dict[str, str] = {
     "too_long": f"the row has {{what}} characters, more than {MAX_ROW_CHARS:,}; split it",
     "too_short": f"`text` is {{what}}: fewer than {MIN_TEXT_CHARS} characters; join it with others, or remove it",
 }
-"""By reason code. Each message gives the value and the fix. `_explain` adds SIDECAR_HINT."""
-SIDECAR_HINT = "; or allow it: `allow: [{code}]` in a sidecar"
-"""The end of every message. Code that checks rows without a file removes it."""
+"""By reason code. Each message gives the value and the fix."""
+TEXT = pd.StringDtype(na_value=np.nan)
+"""The pandas type of text columns."""
 
 _TEXT_CHECKS = {
     "control_characters": CONTROL_PATTERN,
@@ -59,7 +59,7 @@ def schema(row_format: Format, allow: frozenset[str] = frozenset()) -> pa_schema
     """Return the schema of a format's columns, without the checks of the codes in `allow`."""
     columns = {
         column.name: pa_schema.Column(
-            pd.StringDtype(na_value=np.nan) if column.is_text else object,
+            TEXT if column.is_text else object,
             checks=_column_checks(row_format, column, allow),
             nullable=column.nullable,
             description=column.description,
@@ -150,7 +150,7 @@ def _explain(code: str, column: str, row: pd.Series, answer: str) -> str:
         what = "" if not match else f"U+{ord(match[0]):04X}" if code == "control_characters" else shorten(match[0])
     else:
         what = shorten(_texts(row[answer])[-1].strip())
-    return FAULT_MESSAGES[code].format(column=column, what=what) + SIDECAR_HINT.format(code=code)
+    return FAULT_MESSAGES[code].format(column=column, what=what)
 
 
 def _texts(cell: object) -> list[str]:

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from ft_pipeline.tables.dedup.shingles import PLACES, Texts, buffers, mix, shingle
 from ft_pipeline.tables.formats.arrow_schema import MESSAGES, columns_of
 from ft_pipeline.tables.formats.base import Format, Record
-from ft_pipeline.tables.formats.comparison_texts import TURN, ComparisonTexts, views_of_messages
+from ft_pipeline.tables.formats.comparison_texts import TURN, ComparisonTexts, join_texts, views_of_messages
 from ft_pipeline.tables.formats.row_ids import sha256_of_each
 from ft_pipeline.tables.formats.turns import Message
 from ft_pipeline.tables.text_rules import normalise
@@ -137,8 +137,7 @@ def keys_of_views(views: ComparisonTexts) -> Keys:
 
 def shingles_of_views(prompts: pa.Array, answers: pa.Array) -> tuple[np.ndarray, np.ndarray]:
     """Return (shingles, number per row) of prompt + answer."""
-    space = pa.scalar(" ", pa.large_string())
-    return shingle(without_turns(pc.binary_join_element_wise(prompts, answers, space)))
+    return shingle(without_turns(join_texts(prompts, answers, " ")))
 
 
 def without_turns(views: pa.Array) -> pa.Array:

@@ -41,23 +41,19 @@ class DuplicateMatches:
         return self.of < 0
 
 
-def find_duplicates(keys: Keys, *, exact: bool = True, near: bool = True) -> DuplicateMatches:
-    """Find duplicates of earlier rows. The first of equal rows is kept. `exact` and `near` enable the two kinds."""
+def find_duplicates(keys: Keys) -> DuplicateMatches:
+    """Find duplicates of earlier rows. The first of equal rows is kept."""
     count = len(keys)
     positions = np.arange(count)
     first_equal, first_normal = first_index(keys.exact), first_index(keys.normal)
     equal = first_equal < positions
     of = np.full(count, -1, dtype=np.int64)
-    if near:
-        alike = (first_normal < positions) & ~equal
-        of[alike] = first_normal[alike]
-    if exact:
-        of[equal] = first_equal[equal]
-    if near:
-        fresh = np.flatnonzero((first_normal == positions) if exact else ~(of >= 0) & ~equal)
-        for row, original in _find_near(keys, fresh, first_new=None):
-            of[row] = original
-    return DuplicateMatches(of, equal & (of >= 0))
+    alike = (first_normal < positions) & ~equal
+    of[alike] = first_normal[alike]
+    of[equal] = first_equal[equal]
+    for row, original in _find_near(keys, np.flatnonzero(first_normal == positions), first_new=None):
+        of[row] = original
+    return DuplicateMatches(of, equal)
 
 
 def match_against(new: Keys, old: Keys) -> DuplicateMatches:

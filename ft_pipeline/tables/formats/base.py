@@ -1,10 +1,11 @@
 """The definition of a format: the keys of its raw rows, the columns of its table, and its functions.
 
-To add a format: a module that defines a `Format`, and a line in registry.py.
+To add a format: a module that defines a `Format`, and a line in registry.py. Keys that no other format has are also
+added to MAIN_KEYS (json_reader.py) and, if a sidecar may map columns to them, to TARGET_COLUMNS (sidecar.py).
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -40,7 +41,7 @@ class Column:
 
     name: str
     description: str
-    arrow_type: pa.DataType = pa.string()  # noqa: RUF009
+    arrow_type: pa.DataType = field(default_factory=pa.string)
     sources: tuple[str, ...] = ()
     """The raw keys that it is made from. Empty: the key of the same name."""
     is_prompt: bool = False
@@ -99,7 +100,7 @@ class Format:
     @cached_property
     def keys(self) -> frozenset[str]:
         """The names of the fields."""
-        return frozenset(field.name for field in self.fields)
+        return frozenset(key.name for key in self.fields)
 
     @cached_property
     def column_names(self) -> tuple[str, ...]:

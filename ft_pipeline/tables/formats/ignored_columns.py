@@ -13,7 +13,7 @@ from ft_pipeline.tables.reading.sidecar import Sidecar, rename
 def unread_columns(row_format: Format, shape: Iterable[str], sidecar: Sidecar) -> set[str]:
     """Return the columns among `shape` that are not used, quoted for display."""
     columns = set(shape)
-    names = set(rename(dict.fromkeys(columns), sidecar)) if sidecar.columns else columns
+    names = set(rename(dict.fromkeys(columns), sidecar))
     unread = {shorten(name) for name in names - row_format.keys}
     for winner, losers in row_format.precedence:
         if winner in names:

@@ -1,4 +1,4 @@
-"""The formats by name. To add one: a module that defines it, and a line below."""
+"""The formats by name. To add one, see base.py."""
 
 from collections.abc import Mapping
 

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ft_pipeline.tables.formats.base import Format, Record
+from ft_pipeline.tables.formats.comparison_texts import as_large, text_scalar
 
 _ESCAPED = r"[\"\\\x00-\x1f\x7f]"
 """The characters that JSON escapes (and U+007F, to be safe)."""
@@ -35,12 +36,12 @@ def ids_of_texts(texts: Mapping[str, pa.Array], nulls: Collection[str]) -> pa.Ar
     for name in sorted([*texts, *nulls]):
         head += f'{before}"{name}":'
         if name in texts:
-            parts += [_large(head + '"'), _as_json(texts[name].cast(pa.large_string()))]
+            parts += [text_scalar(head + '"'), _as_json(as_large(texts[name]))]
             head = '"'
         else:
             head += "null"
         before = ","
-    digests = b"".join(sha256_of_each(pc.binary_join_element_wise(*parts, _large(head + "}"), _large(""))))
+    digests = b"".join(sha256_of_each(pc.binary_join_element_wise(*parts, text_scalar(head + "}"), text_scalar(""))))
     count = len(digests) // hashlib.sha256().digest_size
     offsets = np.arange(count + 1, dtype=np.int32) * _ID_DIGITS
     return pa.StringArray.from_buffers(count, pa.py_buffer(offsets), pa.py_buffer(digests.hex().encode()))
@@ -61,10 +62,6 @@ def _as_json(texts: pa.Array) -> pa.Array:
         return texts
     rewritten = [orjson.dumps(text)[1:-1].decode() for text in texts.filter(escaped).to_pylist()]
     return pc.replace_with_mask(texts, escaped, pa.array(rewritten, pa.large_string()))
-
-
-def _large(text: str) -> pa.Scalar:
-    return pa.scalar(text, pa.large_string())
 
 
 class RowsDigest:

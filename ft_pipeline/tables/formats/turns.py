@@ -140,11 +140,6 @@ def _out_of_turn(number: int, role: str, next_role: str) -> str:
     return f"turn {number + 1} is {_SPEAKER[next_role]} and comes after {_SPEAKER[role]}; the model must answer first"
 
 
-def human_turns(messages: list[Message]) -> list[str]:
-    """Return the texts of the human, in order."""
-    return [message["content"] for message in messages if message["role"] == "user"]
-
-
 def echoes(messages: list[Message]) -> bool:
     """Return whether a model turn repeats the human turn before it.
 
