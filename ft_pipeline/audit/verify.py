@@ -14,6 +14,7 @@ from ft_pipeline.store.artifacts import NAME_DIGITS
 from ft_pipeline.store.blobs import BlobStore
 from ft_pipeline.store.hashing import sha256_of_file
 from ft_pipeline.store.manifest import MANIFEST_NAME
+from ft_pipeline.store.verification import file_names
 
 Progress = Callable[[int, int], None]
 """(bytes read so far, bytes in all)."""
@@ -63,11 +64,7 @@ def check_files(node: ArtifactNode) -> list[Finding]:
     if node.path is None or not node.files:
         return []
     listed = {entry["path"]: entry for entry in node.files}
-    present = {
-        path.relative_to(node.path).as_posix()
-        for path in node.path.rglob("*")
-        if path.is_symlink() or not path.is_dir()
-    }
+    present = file_names(node.path)
     extra = sorted(present - {*listed, MANIFEST_NAME})
     findings = [Finding("extra_file", node.label, f"{name} is not in its manifest") for name in extra]
     for name, entry in listed.items():

@@ -16,6 +16,7 @@ from typing import Any
 from ft_pipeline.errors import UserError, first_line
 from ft_pipeline.job import Job, Reporter
 from ft_pipeline.models.file_scan import KEPT_PATTERNS, kept_files, read_json, refuse_hostile_files, unsafe_files
+from ft_pipeline.store.hashing import sha256_of_file
 
 EMBEDDED = "embedded"
 """The `base_model` setting that names the embedded model."""
@@ -83,8 +84,7 @@ def identify_model(model: str, revision: str | None) -> dict[str, str | None]:
         return {"model": model, "revision": revision, "content": None}
     digest = hashlib.sha256()
     for path in kept_files(folder, model):
-        with path.open("rb") as stream:
-            digest.update(f"{path.name}:{hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode())
+        digest.update(f"{path.name}:{sha256_of_file(path)}\n".encode())
     return {"model": model, "revision": None, "content": digest.hexdigest()}
 
 
@@ -143,7 +143,7 @@ def template_sha256(folder: Path) -> str | None:
     """Return the hash of the chat template in the folder, or None."""
     path = folder / "chat_template.jinja"
     if path.is_file():
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        return sha256_of_file(path)
     template = read_json(folder / "tokenizer_config.json", folder.name).get("chat_template")
     return hashlib.sha256(json.dumps(template).encode()).hexdigest() if template else None
 

@@ -27,20 +27,19 @@ from typing import Any
 from ft_pipeline.errors import UserError
 from ft_pipeline.store import provenance
 from ft_pipeline.store.atomic_files import sync_file, sync_folder, translate_write_errors, write_atomically
-from ft_pipeline.store.hashing import plain_json, sha256_of_file
+from ft_pipeline.store.hashing import hashes_of_files, plain_json, sha256_of_file
 from ft_pipeline.store.locks import FileLock
 from ft_pipeline.store.manifest import (
     MANIFEST_NAME,
     BrokenArtifact,
     describe_files,
-    expected_files,
     fingerprint_of,
     read_manifest,
     sealed_manifest,
 )
-from ft_pipeline.store.pickles import named_like_a_pickle
 from ft_pipeline.store.spec import ArtifactReference, Spec
 from ft_pipeline.store.stat_cache import StatCache
+from ft_pipeline.store.verification import verified_manifest
 
 NAME_DIGITS = 16
 """Number of digits of a hash in the names of folders and locks, and in messages."""
@@ -183,28 +182,8 @@ class ArtifactStore:
         if a file or the folder is a link. Files that have not changed since they were last read are not read again,
         unless `thorough`.
         """
-        if folder.is_symlink() or folder.parent.is_symlink():
-            raise BrokenArtifact("its folder is a link, which may point outside the store")
-        manifest = read_manifest(folder)
-        entries = expected_files(manifest)
-        names = [entry["path"] for entry in entries]
-        _require_exactly(names, folder)
-        for entry in entries:
-            _require_plausible(folder / entry["path"], entry)
-        hashes = self._hash_files(folder, names, thorough)
-        for entry in entries:
-            if hashes[entry["path"]] != entry["sha256"]:
-                raise BrokenArtifact(f"{entry['path']} was changed: its SHA-256 differs from its manifest")
-        return Artifact(folder, manifest)
-
-    def _hash_files(self, folder: Path, names: list[str], thorough: bool) -> dict[str, str]:
-        """Return the SHA-256 of each file, by name. `thorough`: without the cache."""
-        try:
-            if thorough:
-                return {name: sha256_of_file(folder / name) for name in names}
-            return self._cache.hashes(folder, names)
-        except OSError as error:
-            raise BrokenArtifact(f"cannot be read: {error}") from error
+        hash_files = hashes_of_files if thorough else self._cache.hashes
+        return Artifact(folder, verified_manifest(folder, hash_files))
 
     def _first_valid(
         self, folders: Iterable[Path], log: Callable[[str], None], accept: Callable[[Artifact], bool]
@@ -341,29 +320,6 @@ def _lock_name(spec: Spec) -> str:
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")
-
-
-def _require_exactly(names: list[str], folder: Path) -> None:
-    """Raise BrokenArtifact if a file of the folder is not one of `names`, or if one of them is missing."""
-    present = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if _is_file_or_link(path)}
-    if extra := sorted(present - {*names, MANIFEST_NAME}):
-        raise BrokenArtifact(f"{extra[0]} is not in its manifest")
-    if missing := sorted(set(names) - present):
-        raise BrokenArtifact(f"{missing[0]} is missing")
-
-
-def _is_file_or_link(path: Path) -> bool:
-    return path.is_symlink() or not path.is_dir()
-
-
-def _require_plausible(file: Path, entry: dict[str, Any]) -> None:
-    """Raise BrokenArtifact if a file is named like a pickle, is a link, or does not have the size in its entry."""
-    if named_like_a_pickle(entry["path"]):
-        raise BrokenArtifact(f"{entry['path']} is a pickle, which could run code when it is loaded")
-    if file.is_symlink():
-        raise BrokenArtifact(f"{entry['path']} is a link")
-    if file.stat().st_size != entry["bytes"]:
-        raise BrokenArtifact(f"{entry['path']} does not have the size in its manifest")
 
 
 def _creation_order(artifact: Artifact) -> tuple[int, str]:

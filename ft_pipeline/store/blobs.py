@@ -126,12 +126,14 @@ class BlobStore:
             target.parent.mkdir(parents=True, exist_ok=True)
             with target.open("wb") as file:
                 actual = self._decompress(sha256, file)
+        if actual == sha256:
+            return target
         is_redacted = self._redacted_sha256(sha256) == actual
-        if actual != sha256 and not (allow_redacted and is_redacted):
-            target.unlink()
-            problem = "was redacted (ft erase)" if is_redacted else "is damaged"
-            raise UserError(f"the stored copy of {target.name} {problem}: materialize its raw asset again")
-        return target
+        if is_redacted and allow_redacted:
+            return target
+        target.unlink()
+        problem = "was redacted (ft erase)" if is_redacted else "is damaged"
+        raise UserError(f"the stored copy of {target.name} {problem}: materialize its raw asset again")
 
     def _add_copy(self, path: Path) -> str:
         """Hash and store the file in one pass, so that the hash matches the copy. OSError if it cannot be opened."""

@@ -3,12 +3,13 @@
 Each entry records the hashes of its files. They are verified each time the entry is used.
 """
 
-import hashlib
 import json
 import os
 import shutil
 import tempfile
 from pathlib import Path
+
+from ft_pipeline.store.hashing import sha256_of_file
 
 MAX_BYTES = 8 << 30
 """Largest total size of all entries."""
@@ -35,7 +36,7 @@ class FolderCache:
             target.mkdir(parents=True)
             for name, sha256 in hashes.items():
                 _link_or_copy(entry / name, target / name)
-                if _sha256(target / name) != sha256:
+                if sha256_of_file(target / name) != sha256:
                     raise ValueError(name)
             os.utime(entry / _HASHES_NAME)
         except (OSError, ValueError, AttributeError):
@@ -57,7 +58,7 @@ class FolderCache:
             temporary = Path(tempfile.mkdtemp(prefix=".incoming-", dir=self.root))
             for path in files:
                 _link_or_copy(path, temporary / path.name)
-            (temporary / _HASHES_NAME).write_text(json.dumps({path.name: _sha256(path) for path in files}))
+            (temporary / _HASHES_NAME).write_text(json.dumps({path.name: sha256_of_file(path) for path in files}))
             temporary.rename(self._entry(key))
         except OSError:  # the disk is full or read-only, or another build has just stored the entry
             if temporary is not None:
@@ -89,8 +90,3 @@ def _link_or_copy(source: Path, target: Path) -> None:
         os.link(source, target)
     except OSError:
         shutil.copyfile(source, target)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -41,11 +41,13 @@ def sha256_of_json(value: Any) -> str:
 
 def sha256_of_file(path: Path) -> str:
     """Return the hex SHA-256 of a file's bytes, read in chunks."""
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while chunk := file.read(CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def hashes_of_files(folder: Path, names: list[str]) -> dict[str, str]:
+    """Return the hex SHA-256 of files of a folder, by name."""
+    return {name: sha256_of_file(folder / name) for name in names}
 
 
 def sha256_of_rows(path: Path) -> str:

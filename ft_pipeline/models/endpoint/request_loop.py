@@ -198,9 +198,9 @@ class RequestLoop:
         budget_reason = await self.budget.reserve(estimate)
         if budget_reason is not None:
             self._stop(f"{budget_reason}. Raise teacher.endpoint.{budget_reason.split()[0]}")
+            return None
         if self.stop_reason:
-            if budget_reason is None:
-                self.budget.release(estimate)
+            self.budget.release(estimate)
             return None
         self.log.write_request(request.key, estimate)
         try:

@@ -1,11 +1,11 @@
 """Checkpoints that are verified before use. A marker file, which is written last, lists each file and its hash."""
 
-import hashlib
 import json
 import shutil
 from collections.abc import Collection
 from pathlib import Path
 
+from ft_pipeline.store.hashing import sha256_of_file
 from ft_pipeline.store.pickles import named_like_a_pickle
 
 _MARKER = "complete.json"
@@ -16,7 +16,9 @@ def seal(folder: Path) -> None:
     """Mark a checkpoint as complete. Training never resumes from a checkpoint without this mark."""
     files = sorted(path for path in folder.iterdir() if path.is_file() and path.name != _MARKER)
     partial = folder / f"{_MARKER}.part"
-    partial.write_text(json.dumps({path.name: _sha256(path) for path in files if path != partial}), encoding="utf-8")
+    partial.write_text(
+        json.dumps({path.name: sha256_of_file(path) for path in files if path != partial}), encoding="utf-8"
+    )
     partial.replace(folder / _MARKER)
 
 
@@ -57,11 +59,6 @@ def _is_valid(folder: Path) -> bool:
         expected = json.loads((folder / _MARKER).read_text(encoding="utf-8"))
         if not expected or any(named_like_a_pickle(name) for name in expected):
             return False  # from an earlier version, which pickled the state
-        return all(_sha256(folder / name) == digest for name, digest in expected.items())
+        return all(sha256_of_file(folder / name) == digest for name, digest in expected.items())
     except (OSError, ValueError):
         return False
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
