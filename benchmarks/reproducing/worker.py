@@ -118,8 +118,8 @@ def row_losses(model: Any, tokenizer: Any, rows: Rows) -> tuple[list[float], lis
     """Summed loss (nats) and number of the answer tokens of each row, in the order of `rows`."""
     from ft_pipeline.models.compute_dtype import compute_autocast
     from ft_pipeline.training.trainer.batches import collate
-    from ft_pipeline.training.trainer.loss import sequence_log_probabilities
-    from ft_pipeline.training.trainer.token_trainer import batch_pad_token_id, evaluation_mode
+    from ft_pipeline.training.trainer.loss import evaluation_mode, sequence_log_probabilities
+    from ft_pipeline.training.trainer.token_trainer import batch_pad_token_id
 
     sums = [0.0] * len(rows)
     pad = batch_pad_token_id(model, tokenizer)

@@ -15,7 +15,7 @@ from ft_pipeline.models.model_structure import context_window
 from ft_pipeline.settings.experiment import ExperimentSettings
 from ft_pipeline.training.objectives.registry import OBJECTIVES
 from ft_pipeline.training.objectives.rows import PreparedRows
-from ft_pipeline.training.tokens.token_audit import failures
+from ft_pipeline.training.tokens.token_audit import build_report, failures
 
 _TOKEN_LIST = pa.list_(pa.int32())
 _SCHEMA = pa.schema([("id", pa.string()), ("source", pa.string()), ("input_ids", _TOKEN_LIST), ("labels", _TOKEN_LIST)])
@@ -38,7 +38,8 @@ def run(job: Job) -> dict[str, Any]:
     max_length = min(settings.training.max_length, window)
     limits = {"max_length": max_length, "vocabulary": config.vocab_size}
     prepared = OBJECTIVES[settings.objective].prepare_rows(job, settings, tokenizer, limits)
-    report = {**prepared.audit, "left_out": list(prepared.left_out)}
+    audit = build_report(tokenizer, [*prepared.rows, *prepared.rejected], prepared.checks, **limits)
+    report = {**audit, "left_out": list(prepared.left_out)}
     for split in ("train", "validation"):
         pq.write_table(_table(prepared, split), job.out / f"{split}.parquet", compression="zstd")
     (job.out / "audit.json").write_text(json.dumps(report, indent=2, ensure_ascii=False), encoding="utf-8")

@@ -232,8 +232,7 @@ def test_an_evaluation_keeps_the_gradients_of_a_quantized_base(tiny_base, data):
     """bitsandbytes repacks 4-bit weights in the first forward pass in eval mode; repacked layers have no backward."""
     from ft_pipeline.training.techniques import new_model
     from ft_pipeline.training.trainer.batches import collate
-    from ft_pipeline.training.trainer.loss import answer_loss
-    from ft_pipeline.training.trainer.token_trainer import evaluation_mode
+    from ft_pipeline.training.trainer.loss import answer_loss, evaluation_mode
     from ft_pipeline.training.training_data import read_split
 
     rows = read_split(data, "validation")

@@ -21,7 +21,7 @@ from ft_pipeline.training.objectives.rows import PreparedRows
 from ft_pipeline.training.tokens.chat_tokens import MASKED, Encoded, Rendered
 from ft_pipeline.training.tokens.held_out import split_or_leave_out
 from ft_pipeline.training.tokens.sample import apply_weight
-from ft_pipeline.training.tokens.token_audit import Row, build_check, build_report
+from ft_pipeline.training.tokens.token_audit import Row, build_check
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def prepare_rows(job: Job, settings: ExperimentSettings, tokenizer: Any, limits:
     """Return the blocks of all texts. UserError if a split has no text."""
     packed = text_blocks(job, tokenizer, limits["max_length"])
     checks = block_checks(tokenizer, packed.blocks, packed.texts)
-    return PreparedRows(packed.blocks, build_report(tokenizer, packed.blocks, checks, **limits), packed.left_out)
+    return PreparedRows(packed.blocks, checks, packed.left_out)
 
 
 def text_blocks(job: Job, tokenizer: Any, length: int) -> TextBlocks:

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 from torch.nn import functional
+from transformers import TrainingArguments
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.job import Job
@@ -24,11 +25,12 @@ from ft_pipeline.tables.formats.turns import plain
 from ft_pipeline.training.objectives.rows import PreparedRows
 from ft_pipeline.training.tokens.chat_tokens import Rendered, encode
 from ft_pipeline.training.tokens.held_out import split_or_leave_out
-from ft_pipeline.training.tokens.token_audit import Row, audit_rows
+from ft_pipeline.training.tokens.token_audit import Row, answer_checks
 from ft_pipeline.training.trainer.batches import collate
+from ft_pipeline.training.trainer.data_parallel import Ranks
 from ft_pipeline.training.trainer.expert_balance import collect_balance_losses
-from ft_pipeline.training.trainer.loss import sequence_log_probabilities
-from ft_pipeline.training.trainer.token_trainer import Rows, TokenTrainer, batch_pad_token_id, evaluation_mode
+from ft_pipeline.training.trainer.loss import evaluation_mode, sequence_log_probabilities
+from ft_pipeline.training.trainer.token_trainer import Rows, TokenTrainer, batch_pad_token_id
 
 
 def prepare_rows(job: Job, settings: ExperimentSettings, tokenizer: Any, limits: dict[str, int]) -> PreparedRows:
@@ -53,9 +55,9 @@ def prepare_rows(job: Job, settings: ExperimentSettings, tokenizer: Any, limits:
                 "Add pairs, or change the shares in project.yaml."
             )
     preferred, rejected = (_tokenize(tokenizer, kept, side, settings) for side in ("chosen", "rejected"))
-    report = audit_rows(tokenizer, [*preferred, *rejected], **limits)
+    checks = answer_checks(tokenizer, [*preferred, *rejected])
     job.report.progress(len(kept), len(kept))
-    return PreparedRows(preferred, report, left_out, rejected)
+    return PreparedRows(preferred, checks, left_out, rejected)
 
 
 def _tokenize(tokenizer: Any, pairs: list[dict[str, Any]], side: str, settings: ExperimentSettings) -> list[Row]:
@@ -109,7 +111,6 @@ def pair_losses(log_ratios: Tensor, reference: Tensor, settings: DpoSettings) ->
 class PreferenceTrainer(TokenTrainer):
     """TokenTrainer on pairs that have their `reference`. Losses are per pair."""
 
-    columns = ("input_ids", "labels", "rejected_ids", "rejected_labels", "reference")
     length_columns = ("input_ids", "rejected_ids")
     held_out_measures = ("eval_accuracy",)
     """The share of pairs whose log ratio is higher than that of the reference model."""
@@ -121,12 +122,19 @@ class PreferenceTrainer(TokenTrainer):
 
     @classmethod
     def for_experiment(
-        cls, settings: ExperimentSettings, model: Any, tokenizer: Any, train: Rows, validation: Rows, *args: Any
+        cls,
+        settings: ExperimentSettings,
+        model: Any,
+        tokenizer: Any,
+        train: Rows,
+        validation: Rows,
+        arguments: TrainingArguments,
+        ranks: Ranks,
     ) -> "PreferenceTrainer":
         """Return the trainer of one experiment. The model, as it is now, is the reference."""
-        pad, size = batch_pad_token_id(model, tokenizer), args[0].per_device_eval_batch_size
+        pad, size = batch_pad_token_id(model, tokenizer), arguments.per_device_eval_batch_size
         train, validation = (with_reference(model, rows, pad, size) for rows in (train, validation))
-        return cls(model, tokenizer, train, validation, *args, dpo=settings.dpo)
+        return cls(model, tokenizer, train, validation, arguments, ranks, dpo=settings.dpo)
 
     def summed_loss(self, model: Any, batch: dict[str, Tensor]) -> tuple[Any, ...]:
         """Return the summed loss over the pairs of a batch, their number, and how many have a higher log ratio than

@@ -20,7 +20,7 @@ from ft_pipeline.training.tokens.chat_tokens import (
     render_conversation,
 )
 from ft_pipeline.training.tokens.sample import apply_weight
-from ft_pipeline.training.tokens.token_audit import Row, answer_checks, build_report, combine_checks
+from ft_pipeline.training.tokens.token_audit import Row, answer_checks, combine_checks
 
 _CHUNK = 1024
 """Conversations tokenized at a time: enough to keep the tokenizer's threads busy, few enough to report progress."""
@@ -36,7 +36,7 @@ def prepare_rows(job: Job, settings: ExperimentSettings, tokenizer: Any, limits:
         replay = replay_blocks(job, tokenizer, length, settings.data, seed)
         rows, left_out = rows + replay.blocks, replay.left_out
         checks = combine_checks(checks, block_checks(tokenizer, replay.blocks, replay.texts))
-    return PreparedRows(rows, build_report(tokenizer, rows, checks, **limits), left_out)
+    return PreparedRows(rows, checks, left_out)
 
 
 def answer_rows(job: Job, settings: ExperimentSettings, tokenizer: Any) -> list[Row]:

@@ -34,15 +34,6 @@ class Row:
         return [label for label in self.encoded.labels if label != MASKED]
 
 
-def audit_rows(tokenizer: Any, rows: Sequence[Row], *, max_length: int, vocabulary: int) -> dict[str, Any]:
-    """Return the checks and counts of all tokens of `rows`. `max_length` is in tokens, `vocabulary` is the number of
-    rows of the model's embedding.
-
-    Each check is {passed, value, message}; `value` is the number of faulty rows. A failed check stops the training.
-    """
-    return build_report(tokenizer, rows, answer_checks(tokenizer, rows), max_length=max_length, vocabulary=vocabulary)
-
-
 def answer_checks(tokenizer: Any, rows: Sequence[Row]) -> dict[str, Any]:
     """Return the checks of rows whose assistant turns are trained."""
     return {"every_turn_rendered": _rendered_check(rows), **_content_checks(tokenizer, rows)}
@@ -63,7 +54,11 @@ def combine_checks(first: dict[str, Any], second: dict[str, Any]) -> dict[str, A
 def build_report(
     tokenizer: Any, rows: Sequence[Row], checks: dict[str, Any], *, max_length: int, vocabulary: int
 ) -> dict[str, Any]:
-    """Return the document of audit_rows: counts, `checks`, and the checks that all kinds of rows have."""
+    """Return the checks and counts of all tokens of `rows`. `checks` are those of their kind; the checks that all kinds
+    of rows have are added. `max_length` is in tokens, `vocabulary` is the number of rows of the model's embedding.
+
+    Each check is {passed, value, message}; `value` is the number of faulty rows. A failed check stops the training.
+    """
     over = [row for row in rows if row.tokens > max_length]
     lengths = np.array([row.tokens for row in rows])
     tokens, trained = int(lengths.sum()), sum(len(row.trained) for row in rows)

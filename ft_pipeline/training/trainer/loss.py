@@ -6,6 +6,7 @@ runs on those in slices. With a frozen head, the gradient is computed in the sam
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,6 +24,16 @@ _SLICE_ROWS = 128
 """Rows of logits that are computed at a time: enough for a CPU's matrix product."""
 _CPU_SLICE_ROWS = 8
 """Rows of logits that a CPU widens to 32 bit at a time."""
+
+
+@contextmanager
+def evaluation_mode(model: Any) -> Iterator[None]:
+    """Disable gradients and set eval mode inside the context. The previous mode is restored."""
+    was_training = model.training
+    model.eval()
+    with torch.no_grad():
+        yield
+    model.train(was_training)
 
 
 def answer_loss(model: Any, batch: dict[str, Tensor]) -> tuple[Tensor, int]:

@@ -16,7 +16,7 @@ from ft_pipeline.models.compute_dtype import compute_autocast
 from ft_pipeline.models.model_structure import causal_lm, context_window
 from ft_pipeline.models.soft_prompt import learned_prompt
 from ft_pipeline.training.trainer.batches import collate
-from ft_pipeline.training.trainer.loss import compute_logits, hidden_states
+from ft_pipeline.training.trainer.loss import compute_logits, evaluation_mode, hidden_states
 
 _PROBE_TOKENS = 12
 """Number of tokens that the model reads."""
@@ -25,21 +25,17 @@ _TOLERANCE = 0.1
 1."""
 
 
-@torch.no_grad()
 def require_causal(model: Any) -> None:
     """Raise UserError if `model` (a causal LM, with or without an adapter) computes its logits in a way that the
     trainer does not know, or lets a token see later tokens. The model's mode is restored."""
     causal = causal_lm(model)
     model_type = causal.config.get_text_config().model_type
-    was_training = causal.training
-    causal.eval()
     ids = _probe_ids(causal)
-    with compute_autocast(causal):  # as in training: flash attention accepts 16 bit only
+    with evaluation_mode(causal), compute_autocast(causal):  # as in training: flash attention accepts 16 bit only
         logits = causal(input_ids=ids, use_cache=False).logits
         trainer_logits = compute_logits(causal, causal.base_model(input_ids=ids, use_cache=False).last_hidden_state)
         ids[:, -1] = ids[:, 0]
         changed = causal(input_ids=ids, use_cache=False).logits
-    causal.train(was_training)
     if _differ(logits, trainer_logits):
         raise UserError(
             f"base_model: this trainer does not support how a {model_type} model computes its logits. Choose another "
@@ -64,18 +60,15 @@ def require_room_for_prompt(model: Any, rows: Mapping[str, Sequence[dict[str, An
         )
 
 
-@torch.no_grad()
 def states_of_rows(model: Any, end_to_end: bool) -> Tensor:
     """Return the last hidden states [tokens, width] of two short rows, concatenated. Each row is read separately, or
     both are laid end to end in one batch."""
     causal = causal_lm(model)
-    was_training = causal.training
-    causal.eval()
     ids = _probe_ids(causal)[0].tolist()
     rows = [{"input_ids": part, "labels": part} for part in (ids[: _PROBE_TOKENS // 3], ids[_PROBE_TOKENS // 3 :])]
     batches = [collate(rows, None)] if end_to_end else [collate([row], 0) for row in rows]
-    states = [hidden_states(causal, _move(batch, causal.device))[0] for batch in batches]
-    causal.train(was_training)
+    with evaluation_mode(causal):
+        states = [hidden_states(causal, _move(batch, causal.device))[0] for batch in batches]
     return torch.cat(states)
 
 

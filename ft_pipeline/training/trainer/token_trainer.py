@@ -1,14 +1,12 @@
 """transformers' Trainer on tokenized rows, with our own loss, batches and verified checkpoints."""
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate.data_loader import prepare_data_loader
-from datasets import Dataset
 from peft import PeftModel
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -36,7 +34,7 @@ from ft_pipeline.training.trainer.data_parallel import RankBatches, Ranks
 from ft_pipeline.training.trainer.evaluations import EarlyStopping, best_steps
 from ft_pipeline.training.trainer.expert_balance import collect_balance_losses
 from ft_pipeline.training.trainer.interruption import InterruptCallback
-from ft_pipeline.training.trainer.loss import answer_loss
+from ft_pipeline.training.trainer.loss import answer_loss, evaluation_mode
 from ft_pipeline.training.trainer.memory_usage import memory_gb
 from ft_pipeline.training.trainer.stochastic_rounding import rounding_optimizer
 
@@ -45,7 +43,7 @@ OPTIMIZER, RANDOM, SCALER = "optimizer", "random", "scaler"
 _FILLER_KEY = "filler"
 """Key in a batch that does not count. It only keeps a rank in step with the others."""
 Rows = Sequence[dict[str, Any]]
-"""Each row is {"input_ids": list of int, "labels": list of int}."""
+"""Each row has `input_ids` and `labels`, lists of int. Other columns are ignored."""
 
 
 class TokenTrainer(Trainer):
@@ -53,8 +51,6 @@ class TokenTrainer(Trainer):
 
     loss_is_scaled_for_ga = True
     """`compute_loss` divides by the tokens of all accumulated batches; the Trainer must not divide again."""
-    columns: tuple[str, ...] = ("input_ids", "labels")
-    """The columns of a row that a batch is made of."""
     length_columns: tuple[str, ...] = ("input_ids",)
     """The columns whose lengths decide which rows share a batch."""
     held_out_measures: tuple[str, ...] = ()
@@ -76,12 +72,11 @@ class TokenTrainer(Trainer):
         self._pad_token_id = batch_pad_token_id(model, tokenizer)
         self._filler_row = train[0]
         self.meter = Throughput(model.device)
-        columns = {key: [row[key] for row in train] for key in self.columns}
         super().__init__(
             model=model,
             args=args,
-            train_dataset=Dataset.from_dict(columns),
-            eval_dataset=Dataset.from_dict({key: [row[key] for row in validation[:1]] for key in columns}),
+            train_dataset=train,
+            eval_dataset=validation[:1],
             processing_class=tokenizer,
             data_collator=self._collate,
         )
@@ -92,10 +87,17 @@ class TokenTrainer(Trainer):
 
     @classmethod
     def for_experiment(
-        cls, settings: ExperimentSettings, model: Any, tokenizer: Any, train: Rows, validation: Rows, *args: Any
+        cls,
+        settings: ExperimentSettings,
+        model: Any,
+        tokenizer: Any,
+        train: Rows,
+        validation: Rows,
+        arguments: TrainingArguments,
+        ranks: Ranks,
     ) -> "TokenTrainer":
-        """Return the trainer of one experiment. args: the arguments of `__init__` after the rows."""
-        return cls(model, tokenizer, train, validation, *args)
+        """Return the trainer of one experiment. `settings` is for the trainers of other objectives."""
+        return cls(model, tokenizer, train, validation, arguments, ranks)
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -185,7 +187,7 @@ class TokenTrainer(Trainer):
 
     def _get_train_sampler(self, train_dataset: Any = None) -> LengthGroupedSampler:
         dataset = self.train_dataset if train_dataset is None else train_dataset
-        lengths = [sum(map(len, ids)) for ids in zip(*(dataset[name] for name in self.length_columns), strict=True)]
+        lengths = [sum(len(row[name]) for name in self.length_columns) for row in dataset]
         return LengthGroupedSampler(lengths, self.args.per_device_train_batch_size, self.args.seed)
 
     def get_train_dataloader(self) -> DataLoader:
@@ -278,16 +280,6 @@ class TokenTrainer(Trainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         load_weights(self.model if model is None else model, Path(resume_from_checkpoint))
-
-
-@contextmanager
-def evaluation_mode(model: Any) -> Iterator[None]:
-    """Disable gradients and set eval mode inside the context. The previous mode is restored."""
-    was_training = model.training
-    model.eval()
-    with torch.no_grad():
-        yield
-    model.train(was_training)
 
 
 def batch_pad_token_id(model: Any, tokenizer: Any) -> int | None:
