@@ -6,6 +6,7 @@ from typing import Any
 import dagster as dg
 
 from ft_pipeline.defs.distillation import config_and_handling
+from ft_pipeline.defs.task_inputs import task_files, task_inputs
 from ft_pipeline.defs.training_chain import base_model_of, base_model_spec, experiment_settings, references
 from ft_pipeline.evaluation.comparison.compare import build_comparison
 from ft_pipeline.evaluation.comparison.plots import learning_curve_picture, score_picture
@@ -13,7 +14,6 @@ from ft_pipeline.evaluation.comparison.records import read_comparison
 from ft_pipeline.evaluation.comparison.training_facts import read_training_facts, same_recipe
 from ft_pipeline.evaluation.metrics.custom_metrics import resolve_metrics
 from ft_pipeline.evaluation.recommendation.rules import build_recommendation
-from ft_pipeline.evaluation.scoring.task_files import hash_files
 from ft_pipeline.execution.metadata import picture, table
 from ft_pipeline.execution.step import STEPS, BuildContext, SpecContext, versions_of
 from ft_pipeline.execution.step_asset import step
@@ -146,27 +146,8 @@ def _evaluation_config(context: SpecContext) -> dict[str, Any]:
         "general_questions": read_jsonl(context.project.resolve_path(settings.general_questions)),
         "general_texts": read_jsonl(context.project.resolve_path(settings.general_texts)),
         "custom_metrics": resolve_metrics(context.project.root, settings.metrics),
-        "task_files": _task_files(context),
+        "task_files": task_files(context),
     }
-
-
-def _task_files(context: SpecContext) -> dict[str, str]:
-    """The files of evaluation.include_path, if the settings name tasks."""
-    settings = context.project.settings.evaluation
-    return (
-        hash_files(context.project.resolve_path(settings.include_path))
-        if settings.tasks and settings.include_path
-        else {}
-    )
-
-
-def _task_inputs(context: SpecContext, files: Mapping[str, str]) -> dict[str, ArtifactReference]:
-    """The copy of the task files in the store, as an input of the steps that run the tasks. files: name → SHA-256."""
-    if not files:
-        return {}
-    folder = str(context.project.resolve_path(context.project.settings.evaluation.include_path or ""))
-    spec = Spec("evaluation_tasks", config={"files": dict(files)}, handling={"folder": folder})
-    return {"tasks": context.built_artifact(spec).reference}
 
 
 def _served_settings(settings: ExperimentSettings) -> dict[str, Any]:
@@ -180,7 +161,7 @@ def _scores_spec(context: SpecContext, model_inputs: dict[str, ArtifactReference
     inputs = {
         "conversations": context.checked_artifact("conversations").reference,
         **model_inputs,
-        **_task_inputs(context, config["task_files"]),
+        **task_inputs(context, config["task_files"]),
     }
     return Spec("scores", inputs, {**config, **served}, versions_of(*HARNESS_PACKAGES))
 
@@ -197,7 +178,7 @@ def _baseline_spec(context: SpecContext, inputs: dict[str, ArtifactReference], p
     if any(variant.get("passages") or variant.get("examples") == "retrieved" for variant in variants):
         versions.append("bm25s")
     config = _evaluation_config(context)
-    inputs = {**inputs, **_task_inputs(context, config["task_files"])}
+    inputs = {**inputs, **task_inputs(context, config["task_files"])}
     return Spec("prompt_baseline", inputs, {**config, "prompting": prompting}, versions_of(*versions))
 
 

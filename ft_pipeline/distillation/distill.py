@@ -7,6 +7,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,12 @@ from ft_pipeline.distillation import answer_filters
 from ft_pipeline.distillation.best_of_n import agreements, best_of
 from ft_pipeline.tables.checks.content_checks import find_faults
 from ft_pipeline.tables.conversations import ASIDE_SCHEMA, SCHEMA
-from ft_pipeline.tables.dedup.contamination import Phrases, heldout_rows, origin, overlap_with_heldout
-from ft_pipeline.tables.dedup.keys import group_names, keys_of_messages, prompt_of
-from ft_pipeline.tables.dedup.minhash import find_duplicates, match_against
+from ft_pipeline.tables.dedup.keys import group_names, keys_of_messages
+from ft_pipeline.tables.dedup.matching import find_duplicates, match_against
 from ft_pipeline.tables.formats import sharegpt
 from ft_pipeline.tables.formats.row_ids import row_id
 from ft_pipeline.tables.formats.turns import plain
+from ft_pipeline.tables.held_out import origin, read_held_out, read_message_shingles
 from ft_pipeline.tables.process_batch import raw_json
 
 TABLE = "unlabelled"
@@ -76,14 +77,11 @@ class _Answer:
         self.code, self.message, self.related_row = code, message, related_row
 
 
-def distill(
-    answers: Path, conversations: Path, out: Path, *, teacher: Mapping[str, Any], general_questions: Sequence[str] = ()
-) -> dict[str, Any]:
+def distill(answers: Path, conversations: Path, out: Path, *, teacher: Mapping[str, Any]) -> dict[str, Any]:
     """Write rows.parquet and set_aside.parquet to `out`, from the folders of teacher_answers and conversations.
 
-    teacher: `model` (its name) and `fingerprint` (its artifact's). general_questions: texts of the general suite; no
-    kept row's prompt shares 13 words in a row with them. Returns the summary: answers, kept, set_aside, reasons,
-    length_range, thresholds, samples, checks.
+    teacher: `model` (its name) and `fingerprint` (its artifact's). Returns the summary: answers, kept, set_aside,
+    reasons, length_range, thresholds, samples, checks.
     """
     teacher_facts = json.loads((answers / "teacher.json").read_text(encoding="utf-8"))
     all_answers = [_Answer(row) for row in pq.read_table(answers / "answers.parquet").to_pylist()]
@@ -93,7 +91,7 @@ def distill(
     )
     _set_aside_filtered(all_answers, context)
     _set_aside_invalid(all_answers)
-    _set_aside_contaminated(all_answers, conversations, general_questions)
+    _set_aside_contaminated(all_answers, conversations)
     _set_aside_copies_of_human_rows(all_answers, train)
     _set_aside_all_but_best(all_answers)
     _set_aside_duplicates(all_answers)
@@ -145,24 +143,19 @@ def _set_aside_invalid(answers: Sequence[_Answer]) -> None:
         kept[position].set_aside(fault.code, fault.message)
 
 
-def _set_aside_contaminated(answers: Sequence[_Answer], conversations: Path, general_questions: Sequence[str]) -> None:
-    """Set aside answers near a held-out row, or whose prompt shares a phrase with the general suite."""
+def _set_aside_contaminated(answers: Sequence[_Answer], conversations: Path) -> None:
+    """Set aside answers whose conversation shows a held-out row, or a text of the evaluation suites."""
     kept = _kept(answers)
-    origins = overlap_with_heldout([{"messages": answer.messages} for answer in kept], heldout_rows(conversations))
-    in_suite = Phrases(general_questions).shared_by([prompt_of(answer.messages) for answer in kept])
-    for answer, heldout_row, shares_phrase in zip(kept, origins, in_suite.tolist(), strict=True):
-        if heldout_row is not None:
-            message = f"near the held-out row {heldout_row}, or has the same prompt"
-            answer.set_aside("train_test_overlap", message, heldout_row)
-        elif shares_phrase:
-            answer.set_aside("train_test_overlap", "its prompt shares 13 words in a row with the general suite")
+    names = read_held_out(conversations).in_conversations([answer.messages for answer in kept])
+    for answer, name in zip(kept, names, strict=True):
+        if name is not None:
+            answer.set_aside("train_test_overlap", f"near {name}, contains it, or has the same prompt", name)
 
 
 def _set_aside_copies_of_human_rows(answers: Sequence[_Answer], train: Sequence[Mapping[str, Any]]) -> None:
     kept = _kept(answers)
-    matches = match_against(
-        keys_of_messages([answer.messages for answer in kept]), keys_of_messages([row["messages"] for row in train])
-    )
+    new, old = [answer.messages for answer in kept], [row["messages"] for row in train]
+    matches = match_against(keys_of_messages(new), keys_of_messages(old), partial(read_message_shingles, [*old, *new]))
     for answer, position, exact in zip(kept, matches.of.tolist(), matches.exact.tolist(), strict=True):
         if position >= 0:
             _set_aside_copy(answer, origin(train[position]), exact)
@@ -189,7 +182,8 @@ def _set_aside_all_but_best(answers: Sequence[_Answer]) -> None:
 def _set_aside_duplicates(answers: Sequence[_Answer]) -> None:
     """Set aside exact and near duplicates of earlier answers to other prompts."""
     kept = _kept(answers)
-    matches = find_duplicates(keys_of_messages([answer.messages for answer in kept]))
+    conversations = [answer.messages for answer in kept]
+    matches = find_duplicates(keys_of_messages(conversations), partial(read_message_shingles, conversations))
     for answer, position, exact in zip(kept, matches.of.tolist(), matches.exact.tolist(), strict=True):
         if position >= 0:
             _set_aside_copy(answer, kept[position].origin, exact)

@@ -11,11 +11,11 @@ import pyarrow as pa
 import pyarrow.ipc
 
 from ft_pipeline.tables.accounts import FileAccount, RowWarning
-from ft_pipeline.tables.dedup.keys import Keys, ShingleFile, merge
+from ft_pipeline.tables.dedup.keys import Keys, merge
 from ft_pipeline.tables.reading.sidecar import PLAIN, Sidecar
 from ft_pipeline.tables.reason_codes import Refused
 
-ASIDE, SHINGLES = "aside.arrow", "shingles.u64"
+ASIDE = "aside.arrow"
 _KEYS, _NOTE, _ROWS = "keys.arrow", "outcome.json", "rows-*.arrow"
 """Names of the files in the folder of a result."""
 
@@ -107,7 +107,7 @@ def save(result: FileResult, folder: Path) -> None:
         "warnings": [asdict(warning) for warning in result.warnings],
     }
     (folder / _NOTE).write_text(json.dumps(note))
-    columns = {"row": result.rows, "lengths": result.keys.lengths}
+    columns = {"row": result.rows}
     if len(result.pairs):
         columns |= {"pair": result.pairs[:, 0], "reverse": result.pairs[:, 1]}
     table = result.keys.to_table()
@@ -124,19 +124,9 @@ def load(source: SourceFile, account: FileAccount, sidecar: Sidecar, folder: Pat
     account.read = note["read"]
     with pa.OSFile(str(folder / _KEYS)) as file:
         table = pa.ipc.open_stream(file).read_all()
-    keys = Keys.from_table(table, ShingleFile(folder / SHINGLES).read(), table["lengths"].to_numpy())
-    result = FileResult(source, account, sidecar, folder, table["row"].to_numpy(), keys, reasons=note["reasons"])
+    rows, keys = table["row"].to_numpy(), Keys.from_table(table)
+    result = FileResult(source, account, sidecar, folder, rows, keys, reasons=note["reasons"])
     if "pair" in table.column_names:
         result.pairs = np.stack([table["pair"].to_numpy(), table["reverse"].to_numpy()], axis=1)
     result.warnings = [RowWarning(**{**warning, "file": source.name}) for warning in note["warnings"]]
     return result
-
-
-def all_shingles(files: list[FileResult], work: Path) -> np.ndarray:
-    """Return the shingles of all files, in the order of the files. They are on disk, so as not to fill the memory."""
-    if len(files) == 1:
-        return files[0].keys.shingles
-    all_files = ShingleFile(work / SHINGLES)
-    for file in files:
-        all_files.append(file.keys.shingles)
-    return all_files.read()

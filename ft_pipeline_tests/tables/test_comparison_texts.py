@@ -2,13 +2,11 @@
 
 from hashlib import sha256
 
-import numpy as np
 import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ft_pipeline.tables.dedup.keys import keys_of
-from ft_pipeline.tables.dedup.shingles import word_hashes
 from ft_pipeline.tables.formats.alpaca import instruction_messages
 from ft_pipeline.tables.formats.arrow_schema import columns_of
 from ft_pipeline.tables.formats.comparison_texts import ComparisonTexts, normalise_all
@@ -88,28 +86,10 @@ def test_comparison_texts_distinguish_a_pair_from_its_reverse(rows):
         assert second.split(" ") == [f"\x1e{word}" for word in normalise(rejected).split(" ")]
 
 
-@given(st.lists(TEXTS, min_size=1, max_size=5))
-def test_a_group_is_the_hash_of_its_normalized_prompt(texts):
+@given(
+    st.lists(TEXTS.filter(lambda text: not any(char.isnumeric() for char in normalise(text))), min_size=1, max_size=5)
+)
+def test_the_group_of_a_prompt_without_numbers_is_the_hash_of_the_normalized_prompt(texts):
     keys = keys_of(FORMATS["text"], [(text,) for text in texts])
     digests = [sha256(normalise(text).encode()).digest() for text in texts]
     assert keys.group.astype(">u8").tobytes() == b"".join(digest[:16] for digest in digests)
-
-
-LONG = st.builds(lambda text, times: text * times, st.text("ab", max_size=9), st.integers(0, 60))
-
-
-@given(st.lists(st.lists(LONG, min_size=1, max_size=5), max_size=5))
-def test_the_hash_of_a_word_depends_only_on_its_characters(rows):
-    hashes, counts = word_hashes([" ".join(words) for words in rows])
-    assert counts.tolist() == [len(words) for words in rows]
-    words = [word for row in rows for word in row]
-    known = dict(zip(words, hashes.tolist(), strict=True))
-    assert [known[word] for word in words] == hashes.tolist()
-    assert len(set(known.values())) == len(known)
-
-
-def test_word_hashes_of_many_texts_equal_those_of_each_text():
-    rng = np.random.default_rng(3)
-    texts = [" ".join(map(str, rng.integers(0, 10**6, rng.integers(1, 400)))) for _ in range(300)]
-    together = word_hashes(texts)[0]
-    assert together.tolist() == [value for text in texts for value in word_hashes([text])[0].tolist()]

@@ -17,6 +17,7 @@ from ft_pipeline.tables.formats.base import Column, Field, Format, Record
 from ft_pipeline.tables.formats.convert import convert, convert_all, shapes_of
 from ft_pipeline.tables.formats.registry import CONVERSATIONAL, FORMATS
 from ft_pipeline.tables.formats.turns import READ_KEYS, plain
+from ft_pipeline.tables.held_out import SuiteTexts
 from ft_pipeline.tables.reading.json_reader import MAIN_KEYS
 from ft_pipeline.tables.reading.sidecar import PLAIN, TARGET_COLUMNS, Sidecar
 from ft_pipeline.tables.reason_codes import ROW_CODES, Fault
@@ -138,7 +139,7 @@ def test_a_new_format_needs_only_its_definition(tmp_path, monkeypatch) -> None:
     assert "they are dropped: 'source'" in warning["message"]
     folders = {name: tmp_path / name / "out" for name in ("alpaca", "qa")}
     conversations = build_conversations(
-        folders, tmp_path / "out", settings=DataSettings(), general_questions=["What is it?"]
+        folders, tmp_path / "out", settings=DataSettings(), suite=SuiteTexts(["What is it?"])
     )
     written = pq.read_table(tmp_path / "out" / "rows.parquet").to_pylist()
     assert conversations.accepted == 4 and {row["table"] for row in written} == {"alpaca", "qa"}

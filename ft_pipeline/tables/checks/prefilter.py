@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ft_pipeline.tables.checks.content_checks import MAX_ROW_CHARS, MIN_TEXT_CHARS, may_be_equal
-from ft_pipeline.tables.dedup.shingles import buffers
+from ft_pipeline.tables.dedup.tokens import buffers
 from ft_pipeline.tables.formats.base import ArrowColumns, Format
 from ft_pipeline.tables.formats.comparison_texts import ComparisonTexts
 from ft_pipeline.tables.text_rules import REFUSAL_PROBE, REFUSAL_PROBE_CHARS

@@ -43,7 +43,12 @@ def prepare_rows(job: Job, settings: ExperimentSettings, tokenizer: Any, limits:
     columns = ["id", "file", "row", "prompt_messages", "chosen", "rejected"]
     pairs = pq.read_table(job.inputs["preferences"] / "rows.parquet", columns=columns).to_pylist()
     comparable = [
-        {**pair, "messages": plain(pair["prompt_messages"]), "answer": pair["chosen"][-1]["content"]} for pair in pairs
+        {
+            **pair,
+            "messages": plain(pair["prompt_messages"]),
+            "answers": [pair[side][-1]["content"] for side in ("chosen", "rejected")],
+        }
+        for pair in pairs
     ]
     kept, left_out = split_or_leave_out(
         job.inputs["conversations"], comparable, DataSettings.model_validate(job.config["data"])
