@@ -53,7 +53,7 @@ def _table_asset(row_format: Format) -> dg.AssetsDefinition:
         description=f"{row_format.description} The accepted rows; all others are in `quarantine`, with their reasons.",
         kinds={"pandera", "parquet"},
         automation=FOLLOW_SOUND_INPUTS,
-        code_version="4",
+        code_version="5",
         checks=TABLE_CHECKS,
         build=_build_table,
         show=_table_metadata,
@@ -145,7 +145,7 @@ table_assets = [_table_asset(row_format) for row_format in FORMATS.values()]
     deps=CONVERSATIONAL,
     kinds={"duckdb", "parquet"},
     automation=FOLLOW_SOUND_INPUTS,
-    code_version="2",
+    code_version="3",
     checks=[
         CheckSpec("rows_accounted_for", "read = accepted + set aside."),
         CheckSpec("no_prompt_straddles", "No prompt is in two splits."),

@@ -11,6 +11,8 @@ import pyarrow.parquet as pq
 
 from ft_pipeline.tables.dedup.contamination import Phrases
 from ft_pipeline.tables.dedup.keys import Keys, ShingleFile, merge, read_keys, shingles_of_views
+from ft_pipeline.tables.formats.arrow_schema import ORIGIN, schema_of, with_schema
+from ft_pipeline.tables.formats.base import Format
 from ft_pipeline.tables.formats.comparison_texts import views_of_messages
 from ft_pipeline.tables.formats.registry import FORMATS
 from ft_pipeline.tables.reading.process_pool import map_batches
@@ -99,7 +101,7 @@ def with_texts(rows: ConversationRows, phrases: Phrases, work: Path) -> Conversa
     parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
     for name, folder in rows.folders.items():
         path = folder / "rows.parquet"
-        batches = (FORMATS[name].to_messages(table) for table in table_batches(path))
+        batches = (FORMATS[name].to_messages(table) for table in table_batches(path, FORMATS[name]))
         for _, (shingles, lengths, prompt_hits, answer_hits) in map_batches(
             partial(_look_at, phrases=phrases), batches, 2 * path.stat().st_size
         ):
@@ -119,8 +121,9 @@ def _look_at(messages: pa.Array, phrases: Phrases) -> tuple[np.ndarray, np.ndarr
     return shingles, lengths, phrases.shared_by(views.prompts), phrases.shared_by(views.answers)
 
 
-def table_batches(path: Path) -> Iterator[pa.Table]:
-    """Yield the rows of a rows.parquet in batches of BATCH_ROWS."""
+def table_batches(path: Path, row_format: Format) -> Iterator[pa.Table]:
+    """Yield the rows of a format's rows.parquet, possibly of an older version, in batches of BATCH_ROWS."""
+    schema = schema_of(row_format, *ORIGIN)
     with pq.ParquetFile(path) as file:
         for batch in file.iter_batches(batch_size=BATCH_ROWS):
-            yield pa.Table.from_batches([batch])
+            yield with_schema(pa.Table.from_batches([batch]), schema)

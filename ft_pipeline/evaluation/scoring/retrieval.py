@@ -94,10 +94,10 @@ def drop_held_out_passages(passages: Sequence[str], rows: Sequence[dict[str, Any
 
 
 def _revealing_texts(messages: Sequence[Message]) -> list[str]:
-    """Return the texts that a copy of the conversation would contain: each user turn, and the last answer."""
-    return [_normalized(message["content"]) for message in messages if message["role"] == "user"] + [
-        _normalized(messages[-1]["content"])
-    ]
+    """Return the texts that a copy of the conversation would contain: each user turn, and the last answer, if it does
+    more than call tools."""
+    texts = [message["content"] for message in messages if message["role"] == "user"]
+    return [_normalized(text) for text in (*texts, messages[-1]["content"]) if text]
 
 
 def _normalized(text: str) -> str:

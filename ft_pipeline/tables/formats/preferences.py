@@ -6,19 +6,19 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ft_pipeline.tables.formats.arrow_schema import MESSAGES
-from ft_pipeline.tables.formats.base import ArrowColumns, Column, Field, Format
+from ft_pipeline.tables.formats.arrow_schema import MESSAGES, TAGS, TOOLS
+from ft_pipeline.tables.formats.base import TAGS_FIELD, ArrowColumns, Column, Field, Format
 from ft_pipeline.tables.formats.comparison_texts import (
     TURN,
     ComparisonTexts,
-    as_large,
     join_texts,
     normalise_all,
     text_scalar,
     views_of_messages,
+    with_tools,
 )
 from ft_pipeline.tables.formats.sharegpt import CONVERSATIONS, TURNS
-from ft_pipeline.tables.formats.turns import Message, check_order, read_turns
+from ft_pipeline.tables.formats.turns import Message, check_order, read_turns, spoken_text
 from ft_pipeline.tables.reading.describe import describe_empty, describe_value, missing_message, shorten
 from ft_pipeline.tables.reading.sidecar import Sidecar
 from ft_pipeline.tables.reason_codes import Fault
@@ -51,6 +51,14 @@ def convert_preferences(value: dict[str, Any], sidecar: Sidecar) -> Pair | Fault
             "`columns: {THEIRS: prompt}`",
         )
     return _strings(value, prompt, chosen, rejected)
+
+
+def _read_turns(raw: list[Any], sidecar: Sidecar) -> list[Message] | Fault:
+    """Return the turns without their weights: of a pair, both answers are trained, and nothing else."""
+    messages = read_turns(raw, sidecar)
+    if isinstance(messages, Fault):
+        return messages
+    return [{key: item for key, item in message.items() if key != "weight"} for message in messages]
 
 
 def _needs_sidecar(name: str) -> Fault:
@@ -107,7 +115,7 @@ def _turn_lists(prompt: Any, chosen: list[Any], rejected: list[Any], sidecar: Si
 def _side(name: str, raw: list[Any], sidecar: Sidecar) -> list[Message] | Fault:
     if not raw:
         return Fault(f"empty_{name}", f"`{name}` is an empty list; write the answer, or remove the row")
-    messages = read_turns(raw, sidecar)
+    messages = _read_turns(raw, sidecar)
     if isinstance(messages, Fault):
         of_the_answer = messages.code in {"empty_value", "missing_value"} and read_turns(raw[:-1], sidecar)
         if isinstance(of_the_answer, list):
@@ -122,7 +130,7 @@ def _common_prompt_given(prompt: list[Any], chosen: Any, rejected: Any, sidecar:
     """Convert LLaMA-Factory's shape: the conversation so far, and one turn (or text) for each side."""
     if not prompt:
         return Fault("empty_prompt", "`prompt` is an empty list; write the prompt, or remove the row")
-    messages = read_turns(prompt, sidecar)
+    messages = _read_turns(prompt, sidecar)
     if isinstance(messages, Fault):
         return messages
     if fault := check_order(messages, last="user"):
@@ -145,7 +153,7 @@ def _single_answer(name: str, item: Any, sidecar: Sidecar) -> list[Message] | Fa
         return _answer(item)
     if not isinstance(item, dict):
         return Fault("wrong_type", f"`{name}` is {describe_value(item)}; it must be a text or one turn")
-    messages = read_turns([item], sidecar)
+    messages = _read_turns([item], sidecar)
     if isinstance(messages, Fault):
         return (
             Fault(f"empty_{name}", f"the turn in `{name}` is empty; write it, or remove the row")
@@ -169,8 +177,8 @@ def normalized_pairs(table: pa.Table) -> list[tuple[str, str, str]]:
     return [
         (
             "\x1f".join(normalise(turn["content"]) for turn in prompt),
-            normalise(chosen[0]["content"]),
-            normalise(rejected[0]["content"]),
+            normalise(spoken_text(chosen[0])),
+            normalise(spoken_text(rejected[0])),
         )
         for prompt, chosen, rejected in rows
     ]
@@ -183,11 +191,12 @@ def comparison_texts(columns: ArrowColumns) -> ComparisonTexts:
     """
     rows = zip(columns["prompt_messages"].to_pylist(), columns["chosen"].to_pylist(), strict=True)
     views = views_of_messages(pa.array([[*prompt, *chosen] for prompt, chosen in rows], columns["chosen"].type))
-    rejected = as_large(pc.struct_field(columns["rejected"].flatten(), "content"))
+    rejected = pa.array([spoken_text(turns[0]) for turns in columns["rejected"].to_pylist()], pa.large_string())
     marked = join_texts(text_scalar(""), pc.replace_substring(normalise_all(rejected), " ", " \x1e"), "\x1e")
-    return ComparisonTexts(
+    texts = ComparisonTexts(
         views.prompts, join_texts(views.answers, marked, TURN), join_texts(views.exact, rejected, "\x1f")
     )
+    return with_tools(texts, columns["tools"])
 
 
 FORMAT = Format(
@@ -200,6 +209,7 @@ FORMAT = Format(
         Field("prompt", "The question, or the turns before the answer", has_turns=True),
         Field("chosen", "The preferred answer, or all turns up to it", has_turns=True),
         Field("rejected", "The other answer, or all turns up to it", has_turns=True),
+        TAGS_FIELD,
     ),
     columns=(
         Column(
@@ -211,6 +221,8 @@ FORMAT = Format(
         ),
         Column("chosen", "The preferred answer: one assistant turn", MESSAGES, is_answer=True),
         Column("rejected", "The other answer: one assistant turn", MESSAGES),
+        TOOLS,
+        TAGS,
     ),
     required=(frozenset({"chosen", "rejected"}),),
     main_keys=frozenset({"prompt", "chosen", "rejected"}),

@@ -133,14 +133,14 @@ def _content_checks(tokenizer: Any, rows: Sequence[Row]) -> dict[str, Any]:
         ),
         "prompts_masked": build_check(
             _rows_with_other_targets(tokenizer, rows),
-            "the trained tokens of every row decode to exactly its assistant turns",
-            "whose trained tokens are not exactly the assistant turns",
+            "the trained tokens of every row decode to exactly its trained turns",
+            "whose trained tokens are not exactly the trained turns",
         ),
     }
 
 
 def _rendered_check(rows: Sequence[Row]) -> dict[str, Any]:
-    """Return the check that the chat template leaves out no turn."""
+    """Return the check that the chat template leaves out no turn, no call of a tool and no declared tool."""
     faulty = [row for row in rows if row.dropped and row.dropped.turns]
     turns = ", ".join(f"{row.file}:{row.row} {row.dropped.turns[0]}" for row in faulty[:3] if row.dropped)
     return build_check(
