@@ -78,7 +78,7 @@ def _strings_of(value: Any) -> Iterator[str]:
     for text in strings_in(value):
         yield text
         if text.startswith(("{", "[")):
-            yield from strings_in_json(text)
+            yield from _strings_of(strings_in_json(text))
 
 
 def replace_with_markers(path: Path, name: str, markers: Mapping[int, str]) -> bytes:

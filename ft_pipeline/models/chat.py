@@ -20,11 +20,15 @@ def render(
 ) -> str:
     """Return `messages` rendered by the chat template. UserError if there is no template, or it rejects them.
 
-    tools: the declared tools as JSON text.
+    tools: the declared tools as JSON text. UserError if the template does not write them.
     """
     if not tokenizer.chat_template:
         raise UserError(
             "The base model has no chat template. Choose an instruct model, or add chat_template.jinja to its folder."
+        )
+    if tools is not None and not _writes_tools(tokenizer):
+        raise UserError(
+            "The chat template omits declared tools. Choose another base_model, whose template writes them."
         )
     try:
         return tokenizer.apply_chat_template(
@@ -59,6 +63,15 @@ def template_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
 def _function_call(call: dict[str, str]) -> dict[str, Any]:
     function = {"name": call["name"], "arguments": json.loads(call["arguments"])}
     return {**({"id": call["id"]} if "id" in call else {}), "type": "function", "function": function}
+
+
+@lru_cache(maxsize=4)
+def _writes_tools(tokenizer: Any) -> bool:
+    """Return whether the chat template writes declared tools."""
+    tool = {"type": "function", "function": {"name": "find", "description": "Find it", "parameters": {}}}
+    messages = [{"role": "user", "content": "What is 2 x 7?"}]
+    texts = [tokenizer.apply_chat_template(messages, tools=tools, tokenize=False) for tools in ([tool], None)]
+    return texts[0] != texts[1]
 
 
 def with_prompt(

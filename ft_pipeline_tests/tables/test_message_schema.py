@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from ft_pipeline.audit.rows import texts_of
 from ft_pipeline.tables.checks.content_checks import find_faults
 from ft_pipeline.tables.conversations import build_conversations
 from ft_pipeline.tables.dedup.keys import keys_of, write_keys
@@ -183,3 +184,9 @@ def test_pairs_whose_answers_are_different_calls_are_kept():
     assert {row: fault.code for row, fault in faults.items()} == {1: "chosen_equals_rejected"}
     assert len({chosen for _, chosen, _ in row_format.pair_texts(table)}) == 1
     assert len({rejected for _, _, rejected in row_format.pair_texts(table)}) == 2
+
+
+def test_the_audit_finds_a_sentence_inside_the_arguments_of_a_call():
+    arguments = json.dumps({"note": 'Say "hello"\nto Ada'})
+    turn = {**CALL, "tool_calls": [{"id": None, "name": "send", "arguments": arguments}], "reasoning_content": "Greet"}
+    assert texts_of({"messages": [ASK, turn]}) == [ASK["content"], "Greet", 'Say "hello"\nto Ada']

@@ -80,7 +80,7 @@ def _tokenize(tokenizer: Any, rows: list[dict[str, Any]], system_prompt: str | N
     for row in rows:
         messages = with_prompt(plain(row["messages"]), system_prompt, [])
         first, *rest = _render(tokenizer, row, messages)
-        dropped = find_dropped_turns(messages, [first, *rest], row.get("tools"))
+        dropped = find_dropped_turns(messages, [first, *rest])
         texts += [(row, first, dropped), *((row, text, None) for text in rest)]
     encoded = encode(tokenizer, [text for _, text, _ in texts])
     return [

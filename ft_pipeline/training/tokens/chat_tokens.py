@@ -6,7 +6,6 @@ Masks are computed by rendering prefixes, so that stock chat templates without g
 is the template's rendering of everything before it. Its target is what the template then writes up to the stop token.
 """
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -76,26 +75,22 @@ class DroppedTurns:
     """The parts of one conversation that are missing from its training texts."""
 
     turns: tuple[str, ...]
-    """The turns that the chat template leaves out, e.g. `turn 3 (tool)`, and the tools and calls that it leaves out."""
+    """The turns that the chat template leaves out, e.g. `turn 3 (tool)`."""
     reasoning_turns: int
     """Number of assistant turns with reasoning."""
     reasoning_left_out: tuple[int, ...]
     """The turns (from 1) whose reasoning the template does not write."""
 
 
-def find_dropped_turns(
-    messages: Sequence[Message], texts: Sequence[Rendered], tools: str | None = None
-) -> DroppedTurns:
-    """Compare the turns up to the last trained one, and the tools, with the texts that render_conversation made of
-    them. The last text has all of them in order.
+def find_dropped_turns(messages: Sequence[Message], texts: Sequence[Rendered]) -> DroppedTurns:
+    """Compare the turns up to the last trained one with the texts that render_conversation made of them. The last text
+    has all of them in order.
 
     A system turn may be anywhere (some templates write it into the last human turn).
     """
     last_text, position = texts[-1].text, 0
     turns: list[str] = []
     reasoning_turns, reasoning_left_out = 0, []
-    names = [(tool.get("function") or tool)["name"] for tool in json.loads(tools or "[]")]
-    turns += [f"tool {name}" for name in names if name not in last_text]
     for number, message in enumerate(without_untrained_end(messages), 1):
         reasoning, content = split_reasoning(message)
         if reasoning:
@@ -107,8 +102,6 @@ def find_dropped_turns(
             turns.append(f"turn {number} ({message['role']})")
         elif message["role"] != "system":
             position = begin + len(content)
-        if any(call["name"] not in last_text[position:] for call in message.get("tool_calls") or ()):
-            turns.append(f"turn {number} (call of a tool)")
     return DroppedTurns(tuple(turns), reasoning_turns, tuple(reasoning_left_out))
 
 

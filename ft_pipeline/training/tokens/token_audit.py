@@ -140,7 +140,7 @@ def _content_checks(tokenizer: Any, rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def _rendered_check(rows: Sequence[Row]) -> dict[str, Any]:
-    """Return the check that the chat template leaves out no turn, no call of a tool and no declared tool."""
+    """Return the check that the chat template leaves out no turn."""
     faulty = [row for row in rows if row.dropped and row.dropped.turns]
     turns = ", ".join(f"{row.file}:{row.row} {row.dropped.turns[0]}" for row in faulty[:3] if row.dropped)
     return build_check(
