@@ -1,8 +1,10 @@
 """Preference rows: three texts, or two lists of turns with a common prompt."""
 
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -11,6 +13,7 @@ from ft_pipeline.tables.formats.base import TAGS_FIELD, ArrowColumns, Column, Fi
 from ft_pipeline.tables.formats.comparison_texts import (
     TURN,
     ComparisonTexts,
+    as_large,
     join_texts,
     normalise_all,
     text_scalar,
@@ -22,7 +25,7 @@ from ft_pipeline.tables.formats.turns import Message, check_order, read_turns, s
 from ft_pipeline.tables.reading.describe import describe_empty, describe_value, missing_message, shorten
 from ft_pipeline.tables.reading.sidecar import Sidecar
 from ft_pipeline.tables.reason_codes import Fault
-from ft_pipeline.tables.text_rules import is_empty, normalise
+from ft_pipeline.tables.text_rules import is_empty
 
 Pair = tuple[list[Message], list[Message], list[Message]]
 
@@ -173,15 +176,19 @@ def _answer(text: str) -> list[Message]:
 
 def normalized_pairs(table: pa.Table) -> list[tuple[str, str, str]]:
     """Return (prompt, chosen, rejected) of each row, normalized."""
-    rows = zip(*(table[name].to_pylist() for name in ("prompt_messages", "chosen", "rejected")), strict=True)
-    return [
-        (
-            "\x1f".join(normalise(turn["content"]) for turn in prompt),
-            normalise(spoken_text(chosen[0])),
-            normalise(spoken_text(rejected[0])),
-        )
-        for prompt, chosen, rejected in rows
-    ]
+    prompts, *answers = (table[name].combine_chunks() for name in ("prompt_messages", "chosen", "rejected"))
+    turns = normalise_all(prompts.flatten().field("content")).to_pylist()
+    ends = np.cumsum(pc.list_value_length(prompts).to_numpy()).tolist()
+    texts = ["\x1f".join(turns[begin:end]) for begin, end in pairwise([0, *ends])]
+    return list(zip(texts, *(normalise_all(_answers(column)).to_pylist() for column in answers), strict=True))
+
+
+def _answers(column: pa.Array) -> pa.Array:
+    """Return the text of each answer, with the tools that it calls, as large_string."""
+    turns = column.flatten()
+    if turns.field("tool_calls").null_count == len(turns):
+        return as_large(turns.field("content"))
+    return pa.array(map(spoken_text, turns.to_pylist()), pa.large_string())
 
 
 def comparison_texts(columns: ArrowColumns) -> ComparisonTexts:
@@ -189,14 +196,21 @@ def comparison_texts(columns: ArrowColumns) -> ComparisonTexts:
 
     The words of the rejected answer are marked. Otherwise a pair and its reverse would be near duplicates.
     """
-    rows = zip(columns["prompt_messages"].to_pylist(), columns["chosen"].to_pylist(), strict=True)
-    views = views_of_messages(pa.array([[*prompt, *chosen] for prompt, chosen in rows], columns["chosen"].type))
-    rejected = pa.array([spoken_text(turns[0]) for turns in columns["rejected"].to_pylist()], pa.large_string())
+    views = views_of_messages(_with_answers(columns["prompt_messages"], columns["chosen"]))
+    rejected = _answers(columns["rejected"])
     marked = join_texts(text_scalar(""), pc.replace_substring(normalise_all(rejected), " ", " \x1e"), "\x1e")
     texts = ComparisonTexts(
         views.prompts, join_texts(views.answers, marked, TURN), join_texts(views.exact, rejected, "\x1f")
     )
     return with_tools(texts, columns["tools"])
+
+
+def _with_answers(prompts: pa.Array, answers: pa.Array) -> pa.Array:
+    """Return the turns of each prompt and its answer as one list."""
+    owners = np.concatenate([pc.list_parent_indices(side).to_numpy() for side in (prompts, answers)])
+    turns = pa.concat_arrays([prompts.flatten(), answers.flatten()]).take(pa.array(np.argsort(owners, kind="stable")))
+    offsets = np.searchsorted(np.sort(owners), np.arange(len(prompts) + 1))
+    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), turns, type=prompts.type)
 
 
 FORMAT = Format(
