@@ -17,13 +17,13 @@ import pyarrow.parquet as pq
 
 from ft_pipeline.distillation import answer_filters
 from ft_pipeline.distillation.best_of_n import agreements, best_of
-from ft_pipeline.tables.checks.content_checks import find_faults
+from ft_pipeline.tables.checks.content_checks import TEXT, find_faults
 from ft_pipeline.tables.conversations import ASIDE_SCHEMA, SCHEMA
 from ft_pipeline.tables.dedup.keys import group_names, keys_of_messages
 from ft_pipeline.tables.dedup.matching import find_duplicates, match_against
 from ft_pipeline.tables.formats import sharegpt
 from ft_pipeline.tables.formats.row_ids import row_id
-from ft_pipeline.tables.formats.turns import plain
+from ft_pipeline.tables.formats.turns import Message, plain
 from ft_pipeline.tables.held_out import origin, read_held_out, read_message_shingles
 from ft_pipeline.tables.process_batch import raw_json
 
@@ -45,8 +45,8 @@ DISTILLED = pa.schema(
 )
 """A conversation and the origin of its answer. `sampling` is JSON. `template_sha256` is the hash of the chat template,
 or, for an endpoint, which does not show its template, the hash of the text around each prompt."""
-COPIED_COLUMNS = ("file", "row", "prompt_tokens", "answer_tokens", "answered_at", "request_id")
-"""Columns that a kept row takes unchanged from answers.parquet."""
+COPIED_COLUMNS = ("tools", "tags", "file", "row", "prompt_tokens", "answer_tokens", "answered_at", "request_id")
+"""Columns that a kept row takes unchanged from answers.parquet. Answers of older versions have no tools and tags."""
 SAMPLES = 8
 """Number of kept answers, and of answers set aside, in the summary. If more reasons than this occur, each reason still
 has one answer."""
@@ -66,7 +66,7 @@ class _Answer:
     same prompt that is kept instead."""
 
     @property
-    def messages(self) -> list[dict[str, str]]:
+    def messages(self) -> list[Message]:
         return [*plain(self.columns["prompt_messages"]), {"role": "assistant", "content": self.columns["answer"]}]
 
     @property
@@ -139,6 +139,8 @@ def _set_aside_invalid(answers: Sequence[_Answer]) -> None:
     """Set aside answers whose whole conversation fails the checks of human rows."""
     kept = _kept(answers)
     frame = pd.DataFrame({"messages": pd.Series([answer.messages for answer in kept], dtype=object)})
+    frame["tools"] = pd.Series([answer.columns.get("tools") for answer in kept], dtype=TEXT)
+    frame["tags"] = pd.Series([answer.columns.get("tags") for answer in kept], dtype=object)
     for position, fault in find_faults(sharegpt.FORMAT, frame, frozenset()).items():
         kept[position].set_aside(fault.code, fault.message)
 
@@ -197,12 +199,12 @@ def _set_aside_copy(answer: _Answer, original: str, exact: bool) -> None:
 def _kept_row(answer: _Answer) -> dict[str, Any]:
     """Return the row of rows.parquet, without the columns of `_provenance`."""
     return {
-        "id": row_id({"messages": answer.messages}),
+        "id": row_id({"messages": answer.messages, "tools": answer.columns.get("tools")}),
         "split": "train",
         "group": group_names(keys_of_messages([answer.messages]).group)[0],
         "messages": answer.messages,
         "table": TABLE,
-        **{name: answer.columns[name] for name in COPIED_COLUMNS},
+        **{name: answer.columns.get(name) for name in COPIED_COLUMNS},
     }
 
 

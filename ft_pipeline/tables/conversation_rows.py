@@ -11,6 +11,8 @@ import pyarrow.parquet as pq
 
 from ft_pipeline.tables.dedup.keys import Keys, merge, read_keys, shingles_of_views
 from ft_pipeline.tables.dedup.near_duplicates import Spill
+from ft_pipeline.tables.formats.arrow_schema import ORIGIN, schema_of, with_schema
+from ft_pipeline.tables.formats.base import Format
 from ft_pipeline.tables.formats.comparison_texts import views_of_messages
 from ft_pipeline.tables.formats.registry import FORMATS
 from ft_pipeline.tables.reading.process_pool import map_batches
@@ -64,7 +66,7 @@ class ConversationRows:
     def _batches(self, rows: np.ndarray) -> Iterator[tuple[pa.Array, np.ndarray]]:
         done = 0
         for name, folder in self.folders.items():
-            for table in table_batches(folder / "rows.parquet"):
+            for table in table_batches(folder / "rows.parquet", FORMATS[name]):
                 first, last = np.searchsorted(rows, [done, done + table.num_rows])
                 positions = rows[first:last]
                 if positions.size:
@@ -113,8 +115,9 @@ def load_conversation_rows(folders: Mapping[str, Path]) -> ConversationRows:
     return ConversationRows(folders, keys, files=files, **columns)
 
 
-def table_batches(path: Path) -> Iterator[pa.Table]:
-    """Yield the rows of a rows.parquet in batches of BATCH_ROWS."""
+def table_batches(path: Path, row_format: Format) -> Iterator[pa.Table]:
+    """Yield the rows of a format's rows.parquet, possibly of an older version, in batches of BATCH_ROWS."""
+    schema = schema_of(row_format, *ORIGIN)
     with pq.ParquetFile(path) as file:
         for batch in file.iter_batches(batch_size=BATCH_ROWS):
-            yield pa.Table.from_batches([batch])
+            yield with_schema(pa.Table.from_batches([batch]), schema)

@@ -20,7 +20,7 @@ from ft_pipeline.tables.conversation_rows import BATCH_ROWS, ConversationRows, l
 from ft_pipeline.tables.dedup.keys import group_names
 from ft_pipeline.tables.dedup.matching import first_index
 from ft_pipeline.tables.duplicates import conflicts
-from ft_pipeline.tables.formats.arrow_schema import MESSAGES
+from ft_pipeline.tables.formats.arrow_schema import MESSAGES, TAGS, TOOLS
 from ft_pipeline.tables.formats.registry import FORMATS
 from ft_pipeline.tables.formats.row_ids import RowsDigest
 from ft_pipeline.tables.formats.turns import plain
@@ -35,6 +35,8 @@ SCHEMA = pa.schema(
         ("split", pa.string()),
         ("group", pa.string()),
         ("messages", MESSAGES),
+        ("tools", TOOLS.arrow_type),
+        ("tags", TAGS.arrow_type),
         ("table", pa.string()),
         ("file", pa.string()),
         ("row", pa.int64()),
@@ -113,13 +115,15 @@ def _write(rows: ConversationRows, assignment: SplitAssignment, out: Path) -> _W
         pq.ParquetWriter(out / "set_aside.parquet", ASIDE_SCHEMA, compression="zstd") as aside,
     ):
         for name, folder in rows.folders.items():
-            for source in table_batches(folder / "rows.parquet"):
+            for source in table_batches(folder / "rows.parquet", FORMATS[name]):
                 part = slice(begin, begin + source.num_rows)
                 columns = {
                     "id": source["id"],
                     "split": _names(assignment.split[part], SPLITS),
                     "group": group_names(groups[part]),
                     "messages": FORMATS[name].to_messages(source),
+                    "tools": source["tools"],
+                    "tags": source["tags"],
                     "table": pa.repeat(pa.scalar(name), source.num_rows),
                     "file": source["file"],
                     "row": source["row"],

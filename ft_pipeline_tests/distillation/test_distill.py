@@ -8,6 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from ft_pipeline.distillation.distill import DISTILLED, distill
+from ft_pipeline.tables.formats.row_ids import row_id
+from ft_pipeline.tables.formats.turns import plain
 from ft_pipeline_tests.distillation.material import HUMAN, answer_row, write_answers, write_conversations
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data" / "alpaca"
@@ -115,3 +117,27 @@ def test_degenerate_teacher_answers_are_set_aside(tmp_path: Path) -> None:
     )
     assert (summary["answers"], summary["kept"], summary["reasons"]) == (252, 2, {"repetition": 250})
     assert all(set(sample) == {"prompt", "answer"} for sample in summary["samples"]["kept"])
+
+
+def test_tools_tags_and_turns_of_a_prompt_reach_the_distilled_row(tmp_path: Path) -> None:
+    prompt = [
+        {"role": "user", "content": "Where is order 7?"},
+        {"role": "assistant", "content": "", "tool_calls": [{"name": "track", "arguments": '{"order":7}'}]},
+        {"role": "tool", "content": "at the depot", "name": "track"},
+    ]
+    tools = '[{"type":"function","function":{"name":"track"}}]'
+    labels = {"tools": tools, "tags": ["orders"]}
+    answers = [{**answer_row(1, "", LABEL), "prompt_messages": prompt, **labels}]
+    _, (row,), _ = run(tmp_path, answers)
+    assert (row["tools"], row["tags"]) == (tools, ["orders"])
+    assert plain(row["messages"]) == [*prompt, {"role": "assistant", "content": LABEL}]
+    assert row["id"] == row_id({"messages": plain(row["messages"]), "tools": tools})
+
+
+def test_answers_of_an_older_version_are_distilled(tmp_path: Path) -> None:
+    answers = write_answers(tmp_path / "answers", [answer_row(7, "May the rug go back?", LABEL)])
+    table = pq.read_table(answers / "answers.parquet").drop_columns(["tools", "tags"])
+    pq.write_table(table, answers / "answers.parquet")
+    distill(answers, write_conversations(tmp_path / "conversations"), tmp_path, teacher=TEACHER)
+    (row,) = pq.read_table(tmp_path / "rows.parquet").to_pylist()
+    assert (row["tools"], row["tags"], row["messages"][1]["content"]) == (None, None, LABEL)

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.scoring import prompt_baseline
 from ft_pipeline.evaluation.scoring.prompts import Prompt
-from ft_pipeline.evaluation.scoring.retrieval import TextIndex, drop_held_out_passages, split_into_passages
+from ft_pipeline.evaluation.scoring.retrieval import TextIndex, split_into_passages
 from ft_pipeline.settings.project import PromptVariant
 from ft_pipeline_tests.evaluation.conftest import CONVERSATIONS, JobMaker, conversation
 
@@ -95,14 +95,6 @@ def test_passages_end_at_paragraphs_or_sentences() -> None:
     ]
     assert split_into_passages(text, 3)[1:3] == ["Four five.", "Six seven eight."]
     assert split_into_passages(" \n\n ", 5) == []
-
-
-def test_a_passage_that_contains_a_held_out_row_is_never_shown() -> None:
-    row = conversation("test", "My package is late.", "Please send your order number.")
-    log = "Customer: my package is LATE!\nSupport: Please send your order number."
-    article = "If a package is late, support answers: please send your order number."
-    assert drop_held_out_passages([log, article], [row]) == [article]
-    assert drop_held_out_passages([log, article], [{**row, "split": "train"}]) == [log, article]
 
 
 def test_an_inconsistent_prompt_variant_is_refused() -> None:

@@ -1,5 +1,6 @@
 """Comparison texts, groups and hashes of a whole column equal those of its separate rows."""
 
+import json
 from hashlib import sha256
 
 import pyarrow as pa
@@ -16,10 +17,12 @@ from ft_pipeline.tables.text_rules import is_empty, normalise
 TEXTS = st.text(max_size=30) | st.text("aB .,!\t\n\r\v\x1c\x1f\x7f\x00é　İſ", max_size=12)
 OPTIONAL_TEXTS = st.none() | TEXTS
 HISTORY = st.none() | st.lists(st.tuples(TEXTS, TEXTS).map(list), max_size=2)
+CALLS = st.lists(st.builds(lambda text: {"name": "find", "arguments": json.dumps(text)}, TEXTS), max_size=2)
 MESSAGES = st.lists(
     st.fixed_dictionaries({"role": st.sampled_from(["user", "system", "tool"]), "content": TEXTS})
     | st.fixed_dictionaries(
-        {"role": st.just("assistant"), "content": TEXTS}, optional={"reasoning_content": TEXTS.filter(bool)}
+        {"role": st.just("assistant"), "content": TEXTS},
+        optional={"reasoning_content": TEXTS.filter(bool), "tool_calls": CALLS},
     ),
     max_size=4,
 )
@@ -37,16 +40,21 @@ def test_a_column_is_normalized_like_its_texts(texts):
 
 
 def normalized_texts(messages, *roles):
-    texts = [text for turn in messages if turn["role"] in roles for text in texts_of(turn)]
-    return " \x1f ".join(map(normalise, texts))
+    parts = [part for turn in messages if turn["role"] in roles for part in parts_of(turn)]
+    return " \x1f ".join(mark + normalise(text) for mark, text in parts)
 
 
-def texts_of(turn):
-    return [turn[key] for key in ("content", "reasoning_content") if key in turn]
+def parts_of(turn):
+    """The texts of a turn, each with the mark before it."""
+    parts = [("", turn[key]) for key in ("content", "reasoning_content") if key in turn]
+    calls = " ".join(f"{call['name']} {call['arguments']}" for call in turn.get("tool_calls", ()))
+    return [*parts, ("\x1d", calls)] if calls else parts
 
 
 def exact_text(messages):
-    return "\x1f".join("\x1e".join([turn["role"], *texts_of(turn)]) for turn in messages)
+    return "\x1f".join(
+        "\x1e".join([turn["role"], *(mark + text for mark, text in parts_of(turn))]) for turn in messages
+    )
 
 
 @given(st.lists(MESSAGES, max_size=5))
@@ -84,6 +92,27 @@ def test_comparison_texts_distinguish_a_pair_from_its_reverse(rows):
         first, second = answer.rsplit(" \x1f ", 1)
         assert first == normalise(chosen)
         assert second.split(" ") == [f"\x1e{word}" for word in normalise(rejected).split(" ")]
+
+
+ASK = {"role": "user", "content": "Where is order 10400?"}
+CALL = {"id": "7", "name": "track", "arguments": '{"order":10400}'}
+CALLING = {"role": "assistant", "content": "", "tool_calls": [CALL]}
+TOOLS = '[{"type":"function","function":{"name":"track"}}]'
+
+
+def test_calls_and_tools_distinguish_rows_and_ids_of_calls_do_not():
+    rows = [
+        ([ASK, CALLING],),
+        ([ASK, {"role": "assistant", "content": 'track {"order":10400}'}],),
+        ([ASK, {**CALLING, "tool_calls": [{**CALL, "arguments": '{"order":10401}'}]}],),
+        ([ASK, CALLING], TOOLS),
+        ([ASK, CALLING], TOOLS.replace("track", "find")),
+        ([ASK, {**CALLING, "tool_calls": [{**CALL, "id": "8"}]}],),
+    ]
+    keys = keys_of(FORMATS["sharegpt"], [(*row, None)[:2] for row in rows])
+    for hashes in (keys.exact, keys.normal):
+        assert len(set(hashes.tolist())) == len(rows) - 1 and hashes[0] == hashes[-1]
+    assert len(set(keys.prompt.tolist())) == 1
 
 
 @given(

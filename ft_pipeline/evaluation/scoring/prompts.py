@@ -98,7 +98,7 @@ def render_question(tokenizer: Any, question: str) -> str:
 
 
 def _render_item(tokenizer: Any, item: Item, prompt: Prompt) -> RenderedItem:
-    context, target = prompt_and_target(tokenizer, prompt.prepend_to(item.messages))
+    context, target = prompt_and_target(tokenizer, prompt.prepend_to(item.messages), item.tools)
     return RenderedItem(item, context, target)
 
 

@@ -3,12 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from ft_pipeline.errors import UserError
 from ft_pipeline.job import Job
 from ft_pipeline.models.chat import Message, with_prompt
 from ft_pipeline.settings.experiment import ExperimentSettings
+from ft_pipeline.tables.formats.arrow_schema import read_columns
 from ft_pipeline.tables.formats.turns import plain
 from ft_pipeline.training.objectives.cpt import block_checks, replay_blocks
 from ft_pipeline.training.objectives.rows import PreparedRows
@@ -70,8 +69,8 @@ def _mix(job: Job, settings: ExperimentSettings) -> list[dict[str, Any]]:
 
 
 def _read(folder: Path, source: str) -> list[dict[str, Any]]:
-    columns = ["id", "split", "file", "row", "messages"]
-    rows = pq.read_table(folder / "rows.parquet", columns=columns).to_pylist()
+    columns = ["id", "split", "file", "row", "messages", "tools"]
+    rows = read_columns(folder / "rows.parquet", columns).to_pylist()
     return [{**row, "source": source} for row in rows]
 
 
@@ -93,6 +92,6 @@ def _tokenize(tokenizer: Any, rows: list[dict[str, Any]], system_prompt: str | N
 def _render(tokenizer: Any, row: dict[str, Any], messages: list[Message]) -> list[Rendered]:
     """Return render_conversation of the messages. Its UserError also names the row."""
     try:
-        return render_conversation(tokenizer, messages)
+        return render_conversation(tokenizer, messages, row.get("tools"))
     except UserError as error:
         raise UserError(f"{row['file']}:{row['row']}: {error}") from error

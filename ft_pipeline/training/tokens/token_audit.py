@@ -133,8 +133,8 @@ def _content_checks(tokenizer: Any, rows: Sequence[Row]) -> dict[str, Any]:
         ),
         "prompts_masked": build_check(
             _rows_with_other_targets(tokenizer, rows),
-            "the trained tokens of every row decode to exactly its assistant turns",
-            "whose trained tokens are not exactly the assistant turns",
+            "the trained tokens of every row decode to exactly its trained turns",
+            "whose trained tokens are not exactly the trained turns",
         ),
     }
 
