@@ -18,7 +18,7 @@ from typing import Any
 
 from ft_pipeline.evaluation.comparison.forgetting import accuracy_drop, forgets
 from ft_pipeline.evaluation.comparison.records import Comparison, ComparisonRow, ContaminatedModel, PairedDifference
-from ft_pipeline.evaluation.model_kinds import BASELINES, ModelKind
+from ft_pipeline.evaluation.model_kinds import BASELINES, TUNED, ModelKind
 from ft_pipeline.release.champion import Candidate, ChampionRecord, Promotion
 from ft_pipeline.settings.project import PromotionSettings
 
@@ -188,9 +188,10 @@ class _PromotionRules:
             return []
         champions = self._champion_rows()
         if self._contaminated_champion() is not None:
-            if self._is_contaminated(self.champion.experiment):
-                return [f"the champion's experiment {self.champion.experiment} must be trained again first"]
-            if row in champions or not champions:
+            experiment = self.champion.experiment
+            if self._is_left_out(experiment):
+                return [f"the champion's experiment {experiment} must be trained and scored again first"]
+            if row.experiment == experiment or not champions:
                 return []
         if not champions:
             return [f"the champion {self.champion.name} has no score in this comparison: run `ft run`"]
@@ -200,14 +201,15 @@ class _PromotionRules:
     def _champion_rows(self) -> list[ComparisonRow]:
         """Return the champion's rows: those of kind `champion`, or else those of the same artifact.
 
-        If the champion is contaminated: the row of its experiment, which was trained again.
+        If the champion is contaminated: the row of its experiment, trained again, if possible in the same form.
         """
         if self.champion is None:
             return []
         fingerprint, rows = self.champion.fingerprint, self.comparison.rows
         if self._contaminated_champion() is not None:
-            own = (self.champion.experiment, self.champion.kind)
-            return [row for row in rows if (row.experiment, row.kind) == own]
+            again = [row for row in rows if row.experiment == self.champion.experiment and row.kind in TUNED]
+            kind = self.champion.kind
+            return sorted(again, key=lambda row: row.kind != kind)[:1]
         champion_rows = [row for row in rows if row.kind == "champion" and self._compares_champion()]
         names = [name for name, candidate in self.candidates.items() if candidate.fingerprint == fingerprint]
         return champion_rows or [row for row in rows if row.name in names]
@@ -219,8 +221,11 @@ class _PromotionRules:
     def _contaminated_champion(self) -> ContaminatedModel | None:
         return self.comparison.contaminated_champion if self._compares_champion() else None
 
-    def _is_contaminated(self, experiment: str | None) -> bool:
-        return experiment in {entry.model for entry in self.comparison.contaminated_experiments}
+    def _is_left_out(self, experiment: str | None) -> bool:
+        """Return whether an experiment of the project has no row in the comparison, because it is contaminated or was
+        scored in another evaluation."""
+        contaminated = {entry.model for entry in self.comparison.contaminated_experiments}
+        return experiment in contaminated | {row.experiment for row in self.comparison.left_out}
 
     def _missing_lead(self, row: ComparisonRow, rival: ComparisonRow) -> str | None:
         """Return why the row does not beat the rival by more than noise; None if it does."""

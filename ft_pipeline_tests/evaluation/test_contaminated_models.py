@@ -208,7 +208,7 @@ def test_the_list_is_shown_wherever_models_are_compared(moving: Moving) -> None:
     show_comparison(console, comparison)
     assert f"Not compared: {sentence}" in console.export_text()
     reasons = recommend(comparison, {}, 0.05)["reasons"]
-    part = f"they learned from rows that are test rows now: a ({comparison.contaminated[0].rows} rows)"
+    part = f"after learning from rows that are test rows now: a (rows: {comparison.contaminated[0].rows})."
     assert any(part in reason for reason in reasons)
     assert json.loads((made.path / "comparison.json").read_text(encoding="utf-8"))["contaminated"][0]["model"] == "a"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.evaluation.comparison.records import Comparison, ContaminatedModel, read_comparison
+from ft_pipeline.evaluation.comparison.records import Comparison, ContaminatedModel, LeftOut, read_comparison
 from ft_pipeline.release.champion import Candidate, ChampionRecord
 from ft_pipeline.release.manual_promotion import promote
 from ft_pipeline.release.promotion import decide
@@ -49,7 +49,7 @@ def test_a_contaminated_champion_is_not_scored_and_not_replaced_before_it_is_tra
     champion = moving.run("champion").summary
     check = champion["checks"]["moved"]
     assert (champion["champion"]["name"], check["passed"], check["blocking"]) == ("old/merged", False, False)
-    assert "the champion's experiment old must be trained again first" in check["message"]
+    assert "the champion's experiment old must be trained and scored again first" in check["message"]
     rows = compared.contaminated[1].rows
     assert (
         f"the champion old/merged is not compared: it learned from {rows} rows that are test rows now"
@@ -73,6 +73,8 @@ def test_the_champion_trained_again_stands_in_its_place(moving: Moving) -> None:
     assert "old/merged beats base by " in record["reason"]
     assert "the champion old/merged is not compared: it learned from" in record["reason"]
     assert made.summary["checks"]["moved"]["passed"]
+    (entry,) = moving.compare().contaminated  # the same decision again: still about the champion before it
+    assert (entry.model, entry.fix) == ("champion", "A candidate that passes the rules takes its place.")
 
 
 def test_a_clean_champion_is_scored_again_and_compared(moving: Moving) -> None:
@@ -93,12 +95,12 @@ def test_a_contaminated_model_is_not_promoted_by_hand(moving: Moving) -> None:
         with pytest.raises(UserError, match=r"old learned from .* Train it again"):
             promote(moving.store, made, SETTINGS, name, force=True, reason="I like it")
     record, _ = promote(moving.store, made, SETTINGS, "new", force=True, reason="it is clean")
-    assert record.evidence["lacks"] == ["the champion's experiment old must be trained again first"]
+    assert record.evidence["lacks"] == ["the champion's experiment old must be trained and scored again first"]
 
 
 def contaminated(losses: dict[str, float], *models: str) -> Comparison:
     """A comparison whose champion is contaminated, as are the models."""
-    kinds = {name: "merged" if name.endswith("/merged") else "base" for name in losses}
+    kinds = {name: name.partition("/")[2] or "base" for name in losses}
     measured = comparison(losses, kinds)  # type: ignore[arg-type]
     rows = [replace(row, experiment=row.name.partition("/")[0]) for row in measured.rows]
     entries = [
@@ -123,6 +125,25 @@ def test_a_candidate_must_beat_the_champion_that_was_trained_again() -> None:
         "new/merged beats plain by 1.000 (95 %: 0.900 to 1.100), old/merged, the champion trained again, by 0.400 "
         "(95 %: 0.300 to 0.500) on loss; the champion old/merged is not compared: it learned from 12 rows"
     ]
+
+
+def test_any_form_of_the_champion_trained_again_takes_its_place() -> None:
+    released_adapter = replace(CHAMPION, kind="adapter", name="old/adapter")
+    losses = {"plain": 3.5, "old/adapter": 2.0, "old/merged": 2.05, "new/merged": 1.95}
+    both = candidates("old/merged", "new/merged")
+    decision = decide(contaminated(losses), both, SETTINGS, released_adapter)
+    assert (decision.move, decision.name) == (True, "old/merged")
+    assert "champion: leads old/adapter on loss by 0.050" in decision.reasons[0]
+    without_adapter = {name: loss for name, loss in losses.items() if name != "old/adapter"}
+    decision = decide(contaminated(without_adapter), candidates("new/merged"), SETTINGS, released_adapter)
+    assert "champion: leads old/merged on loss by 0.100" in decision.reasons[0]
+
+
+def test_a_champion_whose_experiment_was_scored_in_another_evaluation_stays() -> None:
+    elsewhere = replace(contaminated(LOSSES), left_out=[LeftOut("old/merged", "old", "g" * 64, ["generation"])])
+    decision = decide(elsewhere, candidates("new/merged"), SETTINGS, CHAMPION)
+    assert not decision.move
+    assert decision.reasons[0] == "new/merged: the champion's experiment old must be trained and scored again first"
 
 
 def test_a_champion_whose_experiment_is_gone_is_replaced_by_a_model_that_beats_the_baselines() -> None:

@@ -92,22 +92,24 @@ def find_contaminated(
 def contaminated_models(config: Mapping[str, Any]) -> list[ContaminatedModel]:
     """Return the models that a comparison leaves out, the champion last. config: the comparison's settings, with
     `contaminated` (experiment → facts) and `champion` (its record; its facts are under `contaminated`)."""
-    models = [_record(name, name, facts) for name, facts in config.get("contaminated", {}).items()]
+    experiments = config.get("contaminated", {})
+    models = [_record(name, facts, _train_again(name)) for name, facts in experiments.items()]
     champion = config.get("champion") or {}
     if facts := champion.get("contaminated"):
-        models.append(_record(CHAMPION, champion["experiment"], facts))
+        waits = champion["experiment"] in experiments
+        fix = _train_again(champion["experiment"]) if waits else "A candidate that passes the rules takes its place."
+        models.append(_record(CHAMPION, facts, fix))
     return models
 
 
-def _record(model: str, experiment: str, facts: Facts) -> ContaminatedModel:
+def _train_again(experiment: str) -> str:
+    return f"Train it again with `ft run --experiment {experiment}`."
+
+
+def _record(model: str, facts: Facts, fix: str) -> ContaminatedModel:
     moved = "1 row that is a test row" if facts["rows"] == 1 else f"{facts['rows']:,} rows that are test rows"
-    return ContaminatedModel(
-        model=model,
-        rows=facts["rows"],
-        first=facts["first"],
-        because=f"learned from {moved} now, or near one, in the conversations of {facts['since']}",
-        fix=f"Train it again with `ft run --experiment {experiment}`.",
-    )
+    because = f"learned from {moved} now, or near one, in the conversations of {facts['since']}"
+    return ContaminatedModel(model, facts["rows"], facts["first"], because, fix)
 
 
 def _tables_to_check(store: ArtifactStore, adapter: Artifact, conversations: Artifact) -> Iterator[_TrainedTable]:

@@ -180,8 +180,8 @@ def observe_contaminated(facts: ComparisonFacts, recommendation: Recommendation)
     contaminated = facts.comparison.contaminated
     if not contaminated:
         return None
-    models = ", ".join(f"{entry.model} ({entry.rows:,} rows)" for entry in contaminated)
-    return f"Not compared, because they learned from rows that are test rows now: {models}. Train them again: `ft run`."
+    models = ", ".join(f"{entry.model} (rows: {entry.rows:,})" for entry in contaminated)
+    return f"Not compared until trained again, after learning from rows that are test rows now: {models}."
 
 
 OBSERVATIONS: Sequence[Callable[[ComparisonFacts, Recommendation], str | None]] = (
