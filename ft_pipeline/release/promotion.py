@@ -156,12 +156,15 @@ class _PromotionRules:
         return "; ".join([f"{row.name} beats {', '.join(beaten)} on {self.settings.metric}", *self.champion_notes()])
 
     def champion_notes(self, *, with_fix: bool = False) -> list[str]:
-        """Return a sentence if the champion is not compared because it learned from test rows. with_fix: what to do."""
+        """Return a sentence if the champion is not compared because it learned from test rows.
+
+        with_fix: it stays, so the sentence says what to do.
+        """
         contaminated = self._contaminated_champion()
         if contaminated is None or self.champion is None:
             return []
-        fix = f". {contaminated.fix}" if with_fix else ""
-        return [f"the champion {self.champion.name} is not compared: it {contaminated.because}{fix}"]
+        champion, fix = ("champion", f". {contaminated.fix}") if with_fix else ("previous champion", "")
+        return [f"the {champion} {self.champion.name} is not compared: it {contaminated.because}{fix}"]
 
     def evidence(self, row: ComparisonRow) -> dict[str, Any]:
         """Return the numbers behind a decision about the row, as plain JSON."""
