@@ -9,6 +9,7 @@ from ft_pipeline.defs.distillation import config_and_handling
 from ft_pipeline.defs.task_inputs import task_files, task_inputs
 from ft_pipeline.defs.training_chain import base_model_of, base_model_spec, experiment_settings, references
 from ft_pipeline.evaluation.comparison.compare import build_comparison
+from ft_pipeline.evaluation.comparison.contaminated_models import Facts, find_contaminated
 from ft_pipeline.evaluation.comparison.plots import learning_curve_picture, score_picture
 from ft_pipeline.evaluation.comparison.records import read_comparison
 from ft_pipeline.evaluation.comparison.training_facts import read_training_facts, same_recipe
@@ -90,11 +91,16 @@ def comparison(context: SpecContext) -> Spec:
         "prices": settings.costs.model_dump(mode="json"),
         **({"stale": stale} if stale else {}),
     }
+    if contaminated := _contaminated_experiments(context, scored):
+        config["contaminated"] = contaminated
     previous_champion = champion_before(context.store.root, decision_key(inputs, config))
     if previous_champion is not None:
-        asset, artifact = _champion_scores(context, previous_champion, scored)
-        inputs[f"champion/{asset}"] = artifact.reference
         config["champion"] = {key: getattr(previous_champion, key) for key in ("name", "experiment", "fingerprint")}
+        if facts := _contaminated_champion(context, previous_champion):
+            config["champion"]["contaminated"] = facts
+        else:
+            asset, artifact = _champion_scores(context, previous_champion, scored)
+            inputs[f"champion/{asset}"] = artifact.reference
     return Spec("comparison", inputs, config, versions_of("numpy"))
 
 
@@ -134,6 +140,28 @@ def _current_scores(context: SpecContext) -> tuple[dict[str, Artifact], list[str
         artifacts = {"prompt_baseline": baseline, "scores": scores}
         scored |= {f"{name}/{asset}": artifact for asset, artifact in artifacts.items() if artifact is not None}
     return scored, stale
+
+
+def _contaminated_experiments(context: SpecContext, scored: Mapping[str, Artifact]) -> dict[str, Facts]:
+    """Experiment → facts, for each one whose model learned from a row that is a test row in the compared evaluation."""
+    newest = _newest(scored)
+    if newest is None:
+        return {}
+    adapters = {
+        name.removesuffix("/scores"): context.store.require(*artifact.inputs["adapter"])
+        for name, artifact in scored.items()
+        if name.endswith("/scores")
+    }
+    return find_contaminated(context.store, adapters, context.store.require(*newest.inputs["conversations"]))
+
+
+def _contaminated_champion(context: SpecContext, champion: ChampionRecord) -> Facts | None:
+    """The facts if the champion learned from a row of the test split that it would be scored on."""
+    if champion.kind == "prompt":
+        return None
+    adapter = context.store.require("adapter", champion.fingerprints["adapter"])
+    found = find_contaminated(context.store, {champion.name: adapter}, context.checked_artifact("conversations"))
+    return found.get(champion.name)
 
 
 def _evaluation_config(context: SpecContext) -> dict[str, Any]:
@@ -220,9 +248,14 @@ def _teacher_scores(context: SpecContext, scored: dict[str, Artifact]) -> dict[s
     return teacher_scores
 
 
-def _newest_evaluation(scored: dict[str, Artifact]) -> str | None:
-    """The evaluation fingerprint of the newest scores. Older scores on other rows are not compared."""
-    newest = max(scored.values(), key=lambda artifact: artifact.manifest["created"], default=None)
+def _newest(scored: Mapping[str, Artifact]) -> Artifact | None:
+    """The newest scores. Older scores on other rows are not compared."""
+    return max(scored.values(), key=lambda artifact: artifact.manifest["created"], default=None)
+
+
+def _newest_evaluation(scored: Mapping[str, Artifact]) -> str | None:
+    """The evaluation fingerprint of the newest scores."""
+    newest = _newest(scored)
     return newest.summary["rows"][0]["fingerprint"] if newest else None
 
 

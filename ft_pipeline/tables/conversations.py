@@ -44,7 +44,9 @@ SCHEMA = pa.schema(
 )
 """Columns of rows.parquet."""
 ASIDE_SCHEMA = pa.schema([("table", pa.string()), *SET_ASIDE])
-"""Columns of set_aside.parquet."""
+"""Columns of set_aside.parquet, without the id."""
+ASIDE_WITH_ID = ASIDE_SCHEMA.append(pa.field("id", pa.string()))
+"""Columns of set_aside.parquet. By the id, a row is recognized that an older version of the table had in a split."""
 
 
 @dataclass
@@ -112,7 +114,7 @@ def _write(rows: ConversationRows, assignment: SplitAssignment, out: Path) -> _W
     groups = rows.keys.group
     with (
         pq.ParquetWriter(out / "rows.parquet", SCHEMA, **PARQUET) as kept_rows,
-        pq.ParquetWriter(out / "set_aside.parquet", ASIDE_SCHEMA, compression="zstd") as aside,
+        pq.ParquetWriter(out / "set_aside.parquet", ASIDE_WITH_ID, compression="zstd") as aside,
     ):
         for name, folder in rows.folders.items():
             for source in table_batches(folder / "rows.parquet", FORMATS[name]):
@@ -159,12 +161,12 @@ def _write_aside(
     entries = []
     for position, row in zip(positions.tolist(), table.take(pa.array(positions)).to_pylist(), strict=True):
         message, copy_of = assignment.notes[begin + position]
-        origin = {name: row[name] for name in ("table", "file", "row")}
+        origin = {name: row[name] for name in ("id", "table", "file", "row")}
         code = CODES[assignment.code[begin + position]]
         entries.append(
             {**origin, "code": code, "message": message, "raw": raw_json(plain(row["messages"])), "copy_of": copy_of}
         )
-    writer.write_table(pa.Table.from_pylist(entries, schema=ASIDE_SCHEMA))
+    writer.write_table(pa.Table.from_pylist(entries, schema=ASIDE_WITH_ID))
     return len(entries)
 
 

@@ -1,5 +1,7 @@
 """From tables to conversations: one schema, duplicates across tables, splits, contamination."""
 
+import pyarrow.parquet as pq
+
 from ft_pipeline.settings.project import DataSettings
 from ft_pipeline.tables.dedup.tokens import tokenize
 from ft_pipeline.tables.held_out import read_held_out
@@ -129,6 +131,10 @@ def test_training_rows_similar_to_a_test_file_are_set_aside(tmp_path):
         (2, "train_test_overlap", "alpaca/g.jsonl:2"),
         (3, "train_test_overlap", "alpaca/g.jsonl:3"),
     ]
+    table = pq.read_table(tmp_path / "alpaca" / "out" / "rows.parquet").to_pylist()
+    assert {row["id"] for row in set_aside} == {
+        row["id"] for row in table if row["file"] == "a.jsonl" and row["row"] <= 3
+    }
 
 
 def test_allowed_duplicates_do_not_leak_into_training(tmp_path):
