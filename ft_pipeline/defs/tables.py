@@ -2,7 +2,7 @@
 
 import contextlib
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -129,7 +129,24 @@ def _table_metadata(artifact: Artifact) -> dict[str, Any]:
         metadata["set_aside_first"] = table([_for_own_page(row) for row in unused_rows["first"]], QUARANTINE_COLUMNS)
     if summary["warnings"]:
         metadata["warnings"] = summary["warnings"]
-    return metadata
+    return metadata | language_table(summary)
+
+
+def language_table(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the metadata `languages`, if the summary has them: those of older versions do not."""
+    languages = summary.get("languages")
+    if not languages or not languages["sampled"]:
+        return {}
+    columns = {
+        "language": "ISO 639 code. unknown: code, numbers, or too short to tell.",
+        "rows": f"Rows in it, of {languages['sampled']:,} sampled rows",
+        "share": "Share of the sampled rows",
+    }
+    rows = [
+        {"language": language, "rows": count, "share": count / languages["sampled"]}
+        for language, count in sorted(languages["counts"].items(), key=lambda item: (-item[1], item[0]))
+    ]
+    return {"languages": table(rows, columns)}
 
 
 def _for_own_page(row: dict[str, Any]) -> dict[str, Any]:
@@ -189,6 +206,7 @@ def _conversations_metadata(artifact: Artifact) -> dict[str, Any]:
         "dagster/column_lineage": column_lineage(conversations_lineage()),
         "preview": table(summary["preview"], {name: text for name, _, text in columns}),
         "warnings": summary["warnings"] or None,
+        **language_table(summary),
         "words": picture(
             plotting.length_histogram(edges, counts, "Words per conversation", "words"), "words per conversation"
         ),

@@ -31,6 +31,7 @@ from ft_pipeline.tables.formats.arrow_schema import MESSAGES
 from ft_pipeline.tables.formats.registry import FORMATS
 from ft_pipeline.tables.formats.row_ids import RowsDigest
 from ft_pipeline.tables.formats.turns import plain
+from ft_pipeline.tables.languages import identify_languages
 from ft_pipeline.tables.process_batch import raw_json
 from ft_pipeline.tables.split_assignment import CODES, SPLITS, TRAIN, SplitAssignment, assign_splits
 
@@ -72,6 +73,8 @@ class ConversationsReport:
     answers_sharing_general: int = 0
     """Number of training rows whose answer shares 13 consecutive words with the general suite. They are kept."""
     preview: list[dict[str, Any]] = field(default_factory=list)
+    languages: dict[str, Any] = field(default_factory=dict)
+    """rows, sampled, counts (ISO 639 code → sampled rows), see `Languages`."""
 
     @property
     def passed(self) -> bool:
@@ -97,7 +100,9 @@ def build_conversations(
             staged = with_texts(staged, Phrases(general_questions), Path(work))
         assignment = assign_splits(staged, settings)
     written = _write(staged, assignment, out)
-    return _report(staged, assignment, settings, written)
+    report = _report(staged, assignment, settings, written)
+    report.languages = identify_languages(out / "rows.parquet", "conversations").to_json()
+    return report
 
 
 @dataclass
