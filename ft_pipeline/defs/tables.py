@@ -29,6 +29,7 @@ from ft_pipeline.tables.excluded_rows import Excluded, read_excluded
 from ft_pipeline.tables.file_result import SourceFile
 from ft_pipeline.tables.formats.base import Format
 from ft_pipeline.tables.formats.registry import CONVERSATIONAL, FORMATS
+from ft_pipeline.tables.inspection import LISTED_ROW_COLUMNS, inspect_rows
 from ft_pipeline.tables.quarantine import Part, build_quarantine, overview
 from ft_pipeline.tables.reading.sidecar import load_sidecar, parse_sidecar
 from ft_pipeline.tables.reason_codes import Refused
@@ -37,6 +38,8 @@ QUARANTINE_HELP = (
     "accounts: row counts of each file. where: which of its rows have which fault. first: some of them, with their "
     "text. To see any other row: ft sql \"select code, message, raw from quarantine where file = 'FILE' and row = 12\""
 )
+ROWS_TO_LOOK_AT = 5
+"""Rows of each list of `ft inspect` that a page shows."""
 TABLE_CHECKS = (
     CheckSpec("all_files_readable", "No file of the folder is refused as a whole."),
     CheckSpec("rows_accounted_for", "read = accepted + quarantined + duplicates, for each file."),
@@ -207,10 +210,23 @@ def _conversations_metadata(artifact: Artifact) -> dict[str, Any]:
         "preview": table(summary["preview"], {name: text for name, _, text in columns}),
         "warnings": summary["warnings"] or None,
         **language_table(summary),
+        **_rows_to_look_at(artifact),
         "words": picture(
             plotting.length_histogram(edges, counts, "Words per conversation", "words"), "words per conversation"
         ),
     }
+
+
+def _rows_to_look_at(artifact: Artifact) -> dict[str, Any]:
+    """The longest and the oddest rows. In a large table, the oddest are searched in a sample."""
+    found = inspect_rows(artifact.path / "rows.parquet", "conversations", ROWS_TO_LOOK_AT, all_rows=False)
+    columns = {
+        "list": f"oddest: of {found.searched:,} rows (ft inspect searches all rows). longest: of all rows.",
+        **LISTED_ROW_COLUMNS,
+    }
+    lists = {"oddest": found.oddest, "longest": found.longest}
+    rows = [{"list": name, **listed.to_json()} for name, listed_rows in lists.items() for listed in listed_rows]
+    return {"rows_to_look_at": table([{column: row[column] for column in columns} for row in rows], columns)}
 
 
 @step(
