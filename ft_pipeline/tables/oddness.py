@@ -20,7 +20,7 @@ NORMAL_95 = 1.645
 """The 95th percentile of a normal distribution."""
 CHUNK_ROWS = 250
 """Rows whose sequences are in memory at a time."""
-NO_LETTERS_OR_SPACE = r"[\p{L}\p{M}\s]+"
+LETTERS_AND_SPACE = r"[\p{L}\p{M}\s]+"
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def _measure(rows: pa.RecordBatch, rows_with: np.ndarray, last_id: str) -> np.nd
     rare_share = np.bincount(row[rare], minlength=len(rows)) / (np.bincount(row, minlength=len(rows)) + SLACK)
     row, _, counts = _distinct_sequences(texts, LONG)
     repeated_share = (counts - np.bincount(row, minlength=len(rows))) / (counts + SLACK)
-    symbols = pc.utf8_length(pc.replace_substring_regex(texts, NO_LETTERS_OR_SPACE, "")).to_numpy()
+    symbols = pc.utf8_length(pc.replace_substring_regex(texts, LETTERS_AND_SPACE, "")).to_numpy()
     symbol_share = symbols / (pc.utf8_length(texts).to_numpy() + SLACK)
     prompt, answer = (pc.utf8_length(rows[name]).to_numpy() for name in ("prompt", "answer"))
     ratio = np.where((prompt > 0) & (answer > 0), np.log2((prompt + 1) / (answer + 1)), 0)
@@ -124,9 +124,10 @@ def _distinct_sequences(texts: pa.Array, length: int) -> tuple[np.ndarray, np.nd
     letters = np.frombuffer(data or b"", np.uint8)[ends[0] : ends[-1]].astype(np.uint64)
     letters[(letters >= ord("0")) & (letters <= ord("9"))] = ord("0")
     row = np.repeat(np.arange(len(texts)), np.diff(ends))
-    values, size = letters, 1
-    while size < length:  # a sequence of 2n bytes is two of n bytes
-        values, size = values[:-size] * np.uint64(0x9E3779B97F4A7C15) + values[size:], 2 * size
+    values, size, factor = letters, 1, 0x9E3779B97F4A7C15
+    while size < length:  # a polynomial: that of 2n bytes is made of two of n bytes
+        values = values[:-size] * np.uint64(factor) + values[size:]
+        size, factor = 2 * size, factor**2 % 2**64
     starts = row[: len(values)]
     within = starts == row[length - 1 :] if len(values) else np.zeros(0, dtype=bool)
     bits = HASH_BITS[length]

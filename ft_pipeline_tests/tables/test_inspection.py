@@ -4,14 +4,17 @@ import hashlib
 import random
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from ft_pipeline.project import read_jsonl
 from ft_pipeline.scaffold import example_folder
 from ft_pipeline.store.text_redaction import ErasedTexts
-from ft_pipeline.tables import inspection, row_texts
+from ft_pipeline.tables import inspection, oddness, row_texts
 from ft_pipeline.tables.conversations import SCHEMA
 from ft_pipeline.tables.inspection import inspect_rows, shorten
 from ft_pipeline.tables.row_texts import query_rows
@@ -204,3 +207,16 @@ def test_a_shortened_text_can_be_erased() -> None:
         erased = ErasedTexts({}, frozenset({begin, second}))
         assert set(erased.redact_text(shorten(f"{begin}\n{second}" + " x" * 200))) <= set("[forgotten]\n …x"), length
     assert shorten("short") == "short" and len(shorten("x" * 500)) == inspection.SHOWN_CHARS
+
+
+@given(st.lists(st.text(alphabet="ab1", max_size=60), min_size=1, max_size=6))
+@example(["aabb abab", "", "ä订单在哪里", "0x17"])
+def test_the_sequences_of_a_text_are_counted(texts) -> None:
+    """Against a plain definition: sequences of bytes within one text, with equal digits."""
+    plain = ["".join("0" if "0" <= letter <= "9" else letter for letter in text).encode() for text in texts]
+    for length in (oddness.SHORT, oddness.LONG):
+        expected = [[text[begin : begin + length] for begin in range(len(text) - length + 1)] for text in plain]
+        row, hashes, counts = oddness._distinct_sequences(pa.array(texts, pa.large_string()), length)
+        assert counts.tolist() == [len(sequences) for sequences in expected]
+        assert np.bincount(row, minlength=len(texts)).tolist() == [len(set(sequences)) for sequences in expected]
+        assert len(set(hashes.tolist())) == len({sequence for sequences in expected for sequence in sequences})
