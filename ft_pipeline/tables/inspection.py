@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from ft_pipeline.store.text_redaction import MIN_TRUNCATED_CHARS
 from ft_pipeline.tables.languages import row_languages
 from ft_pipeline.tables.oddness import Statistics, explain, oddness, table_statistics
-from ft_pipeline.tables.row_texts import query_rows, row_batches, sampled
+from ft_pipeline.tables.row_texts import longest_rows, row_batches, sample_rows
 
 SAMPLED_ROWS = 20_000
 """Number of rows that the oddness of a row is measured against."""
@@ -80,11 +80,11 @@ def inspect_rows(path: Path, table: str, count: int, *, all_rows: bool = True) -
     all_rows: search all rows for odd ones (two passes over the file), not only a sample of SAMPLED_ROWS.
     """
     rows = pq.read_metadata(path).num_rows
-    sample = query_rows(path, table, sampled(SAMPLED_ROWS))
+    sample = sample_rows(path, table, SAMPLED_ROWS)
     if not len(sample):
         return Inspection(rows, 0, [], [])
     statistics = table_statistics(sample)
-    longest = query_rows(path, table, f" ORDER BY characters DESC, id, file, row LIMIT {count}")
+    longest = longest_rows(path, table, count)
     median = pc.quantile(sample["characters"])[0].as_py()
     lengths = [f"{characters:,} characters (median {median:,.0f})" for characters in longest["characters"].to_pylist()]
     every = all_rows and len(sample) == SAMPLED_ROWS

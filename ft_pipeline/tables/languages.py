@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ft_pipeline.tables.accounts import RowWarning
-from ft_pipeline.tables.row_texts import query_rows, sampled
+from ft_pipeline.tables.row_texts import sample_rows
 
 SAMPLED_ROWS = 1_000
 IDENTIFIED_CHARS = 500
@@ -54,7 +54,7 @@ class Languages:
 
 def identify_languages(path: Path, table: str) -> Languages:
     """Return the languages of a rows.parquet. The sample is the same for the same rows, in any order."""
-    rows = query_rows(path, table, sampled(SAMPLED_ROWS))
+    rows = sample_rows(path, table, SAMPLED_ROWS)
     languages = row_languages(rows)
     counts = dict(sorted(Counter(languages).items(), key=lambda item: (-item[1], item[0])))
     origins = list(zip(rows["file"].to_pylist(), rows["row"].to_pylist(), languages, strict=True))
@@ -62,7 +62,7 @@ def identify_languages(path: Path, table: str) -> Languages:
 
 
 def row_languages(rows: pa.Table) -> list[str]:
-    """Return the language of each row of `query_rows`."""
+    """Return the language of each row of `row_texts`."""
     texts = (rows[name].to_pylist() for name in ("prompt", "answer"))
     return [language_of(*pair) for pair in zip(*texts, strict=True)]
 

@@ -62,7 +62,7 @@ class Statistics:
 
 
 def table_statistics(sample: pa.Table) -> Statistics:
-    """Return the statistics of a table. sample: at least one row of `row_texts.query_rows`, sorted by id."""
+    """Return the statistics of a table. sample: at least one row of `row_texts.sample_rows`."""
     rows_with = np.zeros(2 ** HASH_BITS[SHORT], dtype=np.int64)
     for chunk in sample.to_batches(max_chunksize=CHUNK_ROWS):
         _, hashes, _ = _distinct_sequences(_texts(chunk), SHORT)

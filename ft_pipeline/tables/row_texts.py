@@ -13,28 +13,40 @@ from ft_pipeline.tables.excluded_rows import MARKER_START
 TEXT_CHARS = 2_000
 """Length to which the prompt and the answer of a row are cut, so that a batch of rows needs little memory."""
 BATCH_ROWS = 10_000
+PRESENT = f"NOT starts_with(id, '{MARKER_START}')"
+"""The condition for rows that are not erased."""
 
 
-def query_rows(path: Path, table: str, clause: str = "") -> pa.Table:
-    """Return the rows of a rows.parquet that `clause` (WHERE, ORDER BY, LIMIT) selects.
+def longest_rows(path: Path, table: str, count: int) -> pa.Table:
+    """Return the `count` rows with the most characters, the longest first.
 
-    Columns: table, file, row, id; prompt and answer, cut to TEXT_CHARS; characters, the length of all texts of the row.
-    The clause may use them. An erased row has no text and is left out. table: the name of the rows' table, for tables
-    without a column `table`.
+    Columns, here and below: table, file, row, id; prompt and answer, cut to TEXT_CHARS; characters, the length of all
+    texts of the row. path: a rows.parquet. table: the name of the rows' table, for those without a column `table`. An
+    erased row has no text and is left out.
     """
     with _connection() as connection:
-        return connection.sql(_select(path, table) + clause, params=[str(path)]).to_arrow_table()
+        query = _select(path, table) + " ORDER BY characters DESC, id, file, row LIMIT ?"
+        return connection.sql(query, params=[str(path), count]).to_arrow_table()
+
+
+def sample_rows(path: Path, table: str, count: int) -> pa.Table:
+    """Return at most `count` rows, sorted by id: those with the smallest ids.
+
+    Ids are hashes of the content, so that this is a random sample, and the same rows give the same sample.
+    """
+    # Only the texts of the sample are read into memory. That takes a third of the memory of ORDER BY over all rows.
+    smallest = f"SELECT id FROM read_parquet(?) WHERE {PRESENT} ORDER BY id LIMIT ?"
+    query = (
+        f"{_select(path, table)} WHERE id <= (SELECT max(id) FROM ({smallest})) ORDER BY id, file, row LIMIT {count:d}"
+    )
+    with _connection() as connection:
+        return connection.sql(query, params=[str(path), str(path), count]).to_arrow_table()
 
 
 def row_batches(path: Path, table: str) -> Iterator[pa.RecordBatch]:
-    """Yield all rows of a rows.parquet with the columns of `query_rows`, in batches of BATCH_ROWS."""
+    """Yield all rows in batches of BATCH_ROWS."""
     with _connection() as connection:
         yield from connection.sql(_select(path, table), params=[str(path)]).to_arrow_reader(BATCH_ROWS)
-
-
-def sampled(count: int) -> str:
-    """Return the clause for a sample of `count` rows. Ids are hashes of content: equal rows give an equal sample."""
-    return f" ORDER BY id, file, row LIMIT {count}"
 
 
 @contextlib.contextmanager
@@ -68,7 +80,7 @@ def _select(path: Path, table: str) -> str:
         f"{origin}, file, row, id, left({prompt}, {TEXT_CHARS}) AS prompt, left({answer}, {TEXT_CHARS}) AS answer, "
         f"CAST({' + '.join(lengths)} AS BIGINT) AS characters"
     )
-    return f"SELECT * FROM (SELECT {columns} FROM read_parquet(?) WHERE NOT starts_with(id, '{MARKER_START}'))"
+    return f"SELECT * FROM (SELECT {columns} FROM read_parquet(?) WHERE {PRESENT})"
 
 
 def _turns(column: str, *roles: str) -> str:

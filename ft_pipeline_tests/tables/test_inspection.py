@@ -17,7 +17,7 @@ from ft_pipeline.store.text_redaction import ErasedTexts
 from ft_pipeline.tables import inspection, oddness, row_texts
 from ft_pipeline.tables.conversations import SCHEMA
 from ft_pipeline.tables.inspection import inspect_rows, shorten
-from ft_pipeline.tables.row_texts import query_rows
+from ft_pipeline.tables.row_texts import sample_rows
 from ft_pipeline_tests.tables.helpers import GOOD, build, build_chat_tables
 
 ODD = {
@@ -126,7 +126,7 @@ def test_a_large_table_is_read_in_batches(tmp_path, ordinary, monkeypatch) -> No
     assert found.searched == found.rows == len(ordinary) + len(ODD)
     assert sum(row.file == "odd.jsonl" for row in found.oddest) == len(ODD)
     page = inspect_rows(path, "conversations", 30, all_rows=False)
-    sample = set(query_rows(path, "conversations", row_texts.sampled(300))["id"].to_pylist())
+    sample = set(sample_rows(path, "conversations", 300)["id"].to_pylist())
     assert page.searched == 300 and {row.id for row in page.oddest} == {row.id for row in found.oddest} & sample
     assert page.longest == found.longest
 
@@ -159,6 +159,16 @@ def test_an_erased_row_is_not_listed(tmp_path, ordinary) -> None:
     }
 
 
+def test_the_sample_has_the_smallest_ids_of_the_rows_that_are_left(tmp_path) -> None:
+    rows = rows_of([(f"question {number}", "yes") for number in range(50)], "a.jsonl")
+    rows += [{**rows[0], "row": 99}, {**rows[1], "id": "excluded:0", "row": 100}]  # a copy, and an erased row
+    path = write(tmp_path / "rows.parquet", rows)
+    places = sorted((row["id"], row["row"]) for row in rows if row["row"] != 100)
+    for count in (1, 7, 50, 60):
+        sample = sample_rows(path, "conversations", count).to_pylist()
+        assert [(row["id"], row["row"]) for row in sample] == places[:count]
+
+
 def test_rows_of_every_table_have_prompt_answer_and_length(tmp_path) -> None:
     expected = {
         "alpaca": ("Hi\nHello\nSum up\nA text", "Short.", 31),
@@ -188,12 +198,14 @@ def test_rows_of_every_table_have_prompt_answer_and_length(tmp_path) -> None:
     for name, row in raw.items():
         (tmp_path / name).mkdir()
         build(tmp_path / name, name, {"a.jsonl": [row, GOOD[name][1]]})
-        found, _ = query_rows(tmp_path / name / "out" / "rows.parquet", name, " ORDER BY row").to_pylist()
+        rows = sample_rows(tmp_path / name / "out" / "rows.parquet", name, 10).to_pylist()
+        (found,) = [row for row in rows if row["row"] == 1]
         assert (found["table"], found["file"], found["row"]) == (name, "a.jsonl", 1)
         assert (found["prompt"], found["answer"], found["characters"]) == expected[name], name
     (tmp_path / "both").mkdir()
     build_chat_tables(tmp_path / "both", {"a.jsonl": [raw["alpaca"], GOOD["alpaca"][1]]})
-    found, _ = query_rows(tmp_path / "both" / "out" / "rows.parquet", "conversations", " ORDER BY row").to_pylist()
+    rows = sample_rows(tmp_path / "both" / "out" / "rows.parquet", "conversations", 10).to_pylist()
+    (found,) = [row for row in rows if row["row"] == 1]
     assert (found["table"], found["prompt"], found["answer"]) == ("alpaca", "Hi\nSum up\n\nA text", "Hello\nShort.")
 
 
