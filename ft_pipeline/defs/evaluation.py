@@ -13,21 +13,25 @@ from ft_pipeline.evaluation.comparison.contaminated_models import Facts, find_co
 from ft_pipeline.evaluation.comparison.plots import learning_curve_picture, score_picture
 from ft_pipeline.evaluation.comparison.records import read_comparison
 from ft_pipeline.evaluation.comparison.training_facts import read_training_facts, same_recipe
+from ft_pipeline.evaluation.highest_loss import hardest_answers
 from ft_pipeline.evaluation.metrics.custom_metrics import resolve_metrics
 from ft_pipeline.evaluation.recommendation.rules import build_recommendation
 from ft_pipeline.execution.metadata import picture, table
 from ft_pipeline.execution.step import STEPS, BuildContext, SpecContext, versions_of
 from ft_pipeline.execution.step_asset import step
-from ft_pipeline.project import read_jsonl
+from ft_pipeline.project import Project, read_jsonl
 from ft_pipeline.release.champion import ChampionRecord, champion_before, decision_key
 from ft_pipeline.settings.experiment import ExperimentSettings
 from ft_pipeline.settings.sweep import sweep_owner
 from ft_pipeline.settings.teacher import PriceSettings
-from ft_pipeline.store.artifacts import Artifact
+from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.spec import ArtifactReference, Spec
+from ft_pipeline.tables.inspection import LISTED_ROW_COLUMNS
 
 IGNORED_WHILE_SCORING = {"temperature", "max_new_tokens", "answers_per_prompt", "batch_size"}
 """Settings of the teacher that do not apply while it is scored: all models are scored with those of `evaluation`."""
+ROWS_TO_LOOK_AT = 5
+"""Number of test answers with the highest loss that a page shows."""
 HARNESS_PACKAGES = ("lm-eval", "torch", "transformers", "peft", "bitsandbytes", "sacrebleu", "rouge-score")
 
 
@@ -57,7 +61,7 @@ def prompt_baseline(context: SpecContext) -> Spec:
     code_version="3",
     kinds={"pytorch", "huggingface"},
     gpu=True,
-    show=lambda artifact: _scores_metadata(artifact),
+    show=lambda artifact: _scores_metadata(artifact) | _highest_loss(artifact),
 )
 def scores(context: SpecContext) -> Spec:
     """Scores of the adapter and the merged model: same harness, template and rows as the prompt baseline."""
@@ -324,6 +328,14 @@ def _scores_metadata(artifact: Artifact) -> dict[str, Any]:
         rows.append({"name": row["name"], **values, **(row.get("general") or {}), **cost})
     keys = list(dict.fromkeys(key for row in rows for key in row))
     return {"scores": table([{key: row.get(key, "") for key in keys} for row in rows])}
+
+
+def _highest_loss(artifact: Artifact) -> dict[str, Any]:
+    """The test answers with the highest loss under the tuned model, for the page of the scores."""
+    found = hardest_answers(ArtifactStore(Project.find().store), artifact, None, ROWS_TO_LOOK_AT)
+    columns = {**LISTED_ROW_COLUMNS, "answer": "The reference answer, shortened", "model_answer": "The model's answer"}
+    rows = [answer.to_json() for answer in found.highest_loss]
+    return {"highest_loss": table([{column: row[column] for column in columns} for row in rows], columns)}
 
 
 def _comparison_metadata(artifact: Artifact) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import contextlib
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -33,6 +33,7 @@ from ft_pipeline.tables.file_result import SourceFile
 from ft_pipeline.tables.formats.base import Format
 from ft_pipeline.tables.formats.registry import CONVERSATIONAL, FORMATS
 from ft_pipeline.tables.held_out import SuiteTexts
+from ft_pipeline.tables.inspection import LISTED_ROW_COLUMNS, inspect_rows
 from ft_pipeline.tables.quarantine import Part, build_quarantine, overview
 from ft_pipeline.tables.reading.sidecar import load_sidecar, parse_sidecar
 from ft_pipeline.tables.reason_codes import Refused
@@ -41,6 +42,8 @@ QUARANTINE_HELP = (
     "accounts: row counts of each file. where: which of its rows have which fault. first: some of them, with their "
     "text. To see any other row: ft sql \"select code, message, raw from quarantine where file = 'FILE' and row = 12\""
 )
+ROWS_TO_LOOK_AT = 5
+"""Rows of each list of `ft inspect` that a page shows."""
 TABLE_CHECKS = (
     CheckSpec("all_files_readable", "No file of the folder is refused as a whole."),
     CheckSpec("rows_accounted_for", "read = accepted + quarantined + duplicates, for each file."),
@@ -147,7 +150,24 @@ def _table_metadata(artifact: Artifact) -> dict[str, Any]:
         metadata["set_aside_first"] = table([_for_own_page(row) for row in unused_rows["first"]], QUARANTINE_COLUMNS)
     if summary["warnings"]:
         metadata["warnings"] = summary["warnings"]
-    return metadata
+    return metadata | language_table(summary)
+
+
+def language_table(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the metadata `languages`, if the summary has them: those of older versions do not."""
+    languages = summary.get("languages")
+    if not languages or not languages["sampled"]:
+        return {}
+    columns = {
+        "language": "ISO 639 code. unknown: code, numbers, or too short to tell.",
+        "rows": f"Rows in it, of {languages['sampled']:,} sampled rows",
+        "share": "Share of the sampled rows",
+    }
+    rows = [
+        {"language": language, "rows": count, "share": count / languages["sampled"]}
+        for language, count in sorted(languages["counts"].items(), key=lambda item: (-item[1], item[0]))
+    ]
+    return {"languages": table(rows, columns)}
 
 
 def _for_own_page(row: dict[str, Any]) -> dict[str, Any]:
@@ -222,10 +242,24 @@ def _conversations_metadata(artifact: Artifact) -> dict[str, Any]:
         "dagster/column_lineage": column_lineage(conversations_lineage()),
         "preview": table(summary["preview"], {name: text for name, _, text in columns}),
         "warnings": summary["warnings"] or None,
+        **language_table(summary),
+        **_rows_to_look_at(artifact),
         "words": picture(
             plotting.length_histogram(edges, counts, "Words per conversation", "words"), "words per conversation"
         ),
     }
+
+
+def _rows_to_look_at(artifact: Artifact) -> dict[str, Any]:
+    """The longest and the oddest rows. In a large table, the oddest are searched in a sample."""
+    found = inspect_rows(artifact.path / "rows.parquet", "conversations", ROWS_TO_LOOK_AT, all_rows=False)
+    columns = {
+        "list": f"oddest: of {found.searched:,} rows (ft inspect searches all rows). longest: of all rows.",
+        **LISTED_ROW_COLUMNS,
+    }
+    lists = {"oddest": found.oddest, "longest": found.longest}
+    rows = [{"list": name, **listed.to_json()} for name, listed_rows in lists.items() for listed in listed_rows]
+    return {"rows_to_look_at": table([{column: row[column] for column in columns} for row in rows], columns)}
 
 
 @step(

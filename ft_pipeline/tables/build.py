@@ -28,6 +28,7 @@ from ft_pipeline.tables.formats.registry import FORMATS
 from ft_pipeline.tables.formats.row_ids import RowsDigest
 from ft_pipeline.tables.formats.turns import plain
 from ft_pipeline.tables.ingest import Ingestor
+from ft_pipeline.tables.languages import identify_languages
 from ft_pipeline.tables.process_batch import raw_json
 from ft_pipeline.tables.table_checks import table_checks
 
@@ -105,8 +106,12 @@ def build_table(
     warnings = [warning for file in readable for warning in file.warnings]
     if row_format.is_conversational:
         warnings += conflict_warnings(flags)
+    languages = identify_languages(out / "rows.parquet", data_format)
+    warnings += languages.warnings
     checks = table_checks(data_format, results, max_quarantined, written, set_aside)
-    return TableReport(data_format, accounts, checks, warnings, preview, rows_hash, ingestor.from_cache)
+    return TableReport(
+        data_format, accounts, checks, warnings, preview, rows_hash, languages.to_json(), ingestor.from_cache
+    )
 
 
 def _write_rows(row_format: Format, flags: DuplicateFlags, path: Path) -> tuple[str, list[dict[str, Any]], list[int]]:

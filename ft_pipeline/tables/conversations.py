@@ -25,6 +25,7 @@ from ft_pipeline.tables.formats.registry import FORMATS
 from ft_pipeline.tables.formats.row_ids import RowsDigest
 from ft_pipeline.tables.formats.turns import plain
 from ft_pipeline.tables.held_out import MIN_STANDARD_PROMPTS, STANDARD_ANSWERS, SuiteTexts
+from ft_pipeline.tables.languages import identify_languages
 from ft_pipeline.tables.process_batch import raw_json
 from ft_pipeline.tables.split_assignment import CODES, SplitAssignment, assign_splits
 from ft_pipeline.tables.splits import SPLITS
@@ -73,6 +74,8 @@ class ConversationsReport:
     standard_answers: int = 0
     """Number of held-out rows whose answer at least 3 training prompts have, too."""
     preview: list[dict[str, Any]] = field(default_factory=list)
+    languages: dict[str, Any] = field(default_factory=dict)
+    """rows, sampled, counts (ISO 639 code → sampled rows), see `Languages`."""
 
     @property
     def passed(self) -> bool:
@@ -96,7 +99,9 @@ def build_conversations(
     assignment = assign_splits(rows, settings, suite)
     written = _write(rows, assignment, out)
     suite.write(out)
-    return _report(rows, assignment, settings, written)
+    report = _report(rows, assignment, settings, written)
+    report.languages = identify_languages(out / "rows.parquet", "conversations").to_json()
+    return report
 
 
 @dataclass
