@@ -16,6 +16,7 @@ from ft_pipeline.tables.formats.convert import convert
 from ft_pipeline.tables.formats.registry import FORMATS
 from ft_pipeline.tables.formats.row_ids import row_id, row_ids
 from ft_pipeline.tables.formats.turns import plain
+from ft_pipeline.tables.held_out import SuiteTexts
 from ft_pipeline.tables.process_batch import _frame
 from ft_pipeline_tests.tables.helpers import GOOD, SETTINGS, build, build_chat_tables, validate, write_jsonl
 
@@ -53,7 +54,7 @@ def write_table(folder, data_format, records, table=None):
 
 
 def conversations_of(tmp_path, folders):
-    build_conversations(folders, tmp_path / "conversations", settings=SETTINGS, general_questions=["What is it?"])
+    build_conversations(folders, tmp_path / "conversations", settings=SETTINGS, suite=SuiteTexts(["What is it?"]))
     return pq.read_table(tmp_path / "conversations" / "rows.parquet")
 
 
