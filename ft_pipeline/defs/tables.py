@@ -22,6 +22,7 @@ from ft_pipeline.project import read_jsonl
 from ft_pipeline.settings.project import DataSettings
 from ft_pipeline.sources.snapshot import LocalCopy, checkout, read_listing
 from ft_pipeline.store.artifacts import Artifact
+from ft_pipeline.store.asset_pointers import current_artifact
 from ft_pipeline.store.folder_cache import FolderCache
 from ft_pipeline.store.spec import Spec
 from ft_pipeline.tables.accounts import RowWarning
@@ -34,6 +35,7 @@ from ft_pipeline.tables.formats.base import Format
 from ft_pipeline.tables.formats.registry import CONVERSATIONAL, FORMATS
 from ft_pipeline.tables.held_out import SuiteTexts
 from ft_pipeline.tables.inspection import LISTED_ROW_COLUMNS, inspect_rows
+from ft_pipeline.tables.moved_rows import count_moves, moves_warning
 from ft_pipeline.tables.quarantine import Part, build_quarantine, overview
 from ft_pipeline.tables.reading.sidecar import load_sidecar, parse_sidecar
 from ft_pipeline.tables.reason_codes import Refused
@@ -220,6 +222,10 @@ def _build_conversations(build: BuildContext) -> dict[str, Any]:
         settings=DataSettings.model_validate(config["data"]),
         suite=SuiteTexts([*config["general_questions"], *task_texts], config["general_texts"]),
     )
+    moved = _moved_rows(build)
+    for warning in moved:
+        build.note(warning.message)
+    report.warnings += moved
     if unread_tasks:
         message = (
             f"the documents of {', '.join(unread_tasks)} are not in evaluation.include_path, so that no row was "
@@ -227,6 +233,15 @@ def _build_conversations(build: BuildContext) -> dict[str, Any]:
         )
         report.warnings.append(RowWarning("tasks_not_compared", message))
     return report.to_json()
+
+
+def _moved_rows(build: BuildContext) -> list[RowWarning]:
+    """Return a warning if rows moved since the present conversations of the store, which these replace."""
+    before = current_artifact(build.store, "conversations")
+    if before is None:
+        return []
+    moves = count_moves(before.path, build.out)
+    return [moves_warning(moves, before.spec, build.spec.to_json())] if moves else []
 
 
 def _conversations_metadata(artifact: Artifact) -> dict[str, Any]:

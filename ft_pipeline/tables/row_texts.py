@@ -1,13 +1,12 @@
 """The prompt, the answer, the length and the origin of each row of a table, in one schema for all tables."""
 
-import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ft_pipeline.store.bounded_duckdb import bounded_duckdb
 from ft_pipeline.tables.excluded_rows import MARKER_START
 
 TEXT_CHARS = 2_000
@@ -24,7 +23,7 @@ def longest_rows(path: Path, table: str, count: int) -> pa.Table:
     texts of the row. path: a rows.parquet. table: the name of the rows' table, for those without a column `table`. An
     erased row has no text and is left out.
     """
-    with _connection() as connection:
+    with bounded_duckdb() as connection:
         query = _select(path, table) + " ORDER BY characters DESC, id, file, row LIMIT ?"
         return connection.sql(query, params=[str(path), count]).to_arrow_table()
 
@@ -39,24 +38,14 @@ def sample_rows(path: Path, table: str, count: int) -> pa.Table:
     query = (
         f"{_select(path, table)} WHERE id <= (SELECT max(id) FROM ({smallest})) ORDER BY id, file, row LIMIT {count:d}"
     )
-    with _connection() as connection:
+    with bounded_duckdb() as connection:
         return connection.sql(query, params=[str(path), str(path), count]).to_arrow_table()
 
 
 def row_batches(path: Path, table: str) -> Iterator[pa.RecordBatch]:
     """Yield all rows in batches of BATCH_ROWS."""
-    with _connection() as connection:
+    with bounded_duckdb() as connection:
         yield from connection.sql(_select(path, table), params=[str(path)]).to_arrow_reader(BATCH_ROWS)
-
-
-@contextlib.contextmanager
-def _connection() -> Iterator[duckdb.DuckDBPyConnection]:
-    connection = duckdb.connect(":memory:")
-    try:
-        connection.execute("SET enable_progress_bar = false")
-        yield connection
-    finally:
-        connection.close()
 
 
 def _select(path: Path, table: str) -> str:

@@ -5,7 +5,6 @@ hash of its content) and by its group (a hash of its question), wherever its fil
 and only those of test rows are kept in memory.
 """
 
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ import pyarrow.parquet as pq
 from ft_pipeline.evaluation.comparison.records import CHAMPION, ContaminatedModel
 from ft_pipeline.evaluation.comparison.training_facts import phase_adapters
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
+from ft_pipeline.store.bounded_duckdb import bounded_duckdb
 from ft_pipeline.tables.formats.registry import FORMATS
 from ft_pipeline.tables.formats.row_ids import sha256_of_each
 
@@ -29,8 +29,6 @@ Facts = dict[str, Any]
 """What the spec of a comparison says about a contaminated model: `rows`, `first` (table/file:row) and `since`."""
 FIRST_ROWS = 3
 """Maximum number of rows that are named."""
-MEMORY_LIMIT = "2GB"
-"""Memory for the comparison of ids. Beyond it, DuckDB spills to disk."""
 BATCH_ROWS = 16_384
 """Rows in memory at a time, of tables whose rows have no group."""
 GROUP_BYTES = 16
@@ -131,10 +129,7 @@ def _test_rows(conversations: Path) -> Iterator[duckdb.DuckDBPyConnection]:
     Conversations of older versions do not have the ids of the latter.
     """
     files = {name: str(conversations / f"{name}.parquet") for name in ("rows", "set_aside")}
-    with tempfile.TemporaryDirectory() as folder, duckdb.connect(":memory:") as connection:
-        connection.execute("SET enable_progress_bar = false")
-        connection.execute(f"SET memory_limit = '{MEMORY_LIMIT}'")
-        connection.execute(f"SET temp_directory = '{folder}'")
+    with bounded_duckdb() as connection:
         connection.execute(_LOAD_TEST_ROWS, {"rows": files["rows"]})
         if "id" in pq.read_schema(files["set_aside"]).names:
             connection.execute(_LOAD_ROWS_SET_ASIDE, files)
