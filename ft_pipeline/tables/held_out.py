@@ -113,11 +113,13 @@ def _search_reasoning(messages: pa.Array, rows: np.ndarray, index: LeakIndex, fo
     return np.where((hidden >= 0) & ((found < 0) | (hidden < found)), hidden, found)
 
 
-def standard_answers(train: Keys, held_out: Keys) -> np.ndarray:
-    """Return a bool per held-out row: whether at least 3 training prompts have its answer."""
-    pairs = np.flatnonzero(first_index(train.answer_template ^ train.group[:, 1]) == np.arange(len(train)))
-    answers, prompts = np.unique(train.answer_template[pairs], return_counts=True)
-    return np.isin(held_out.answer_template, answers[prompts >= MIN_STANDARD_PROMPTS])
+def standard_answers(keys: Keys, train: np.ndarray, held_out: np.ndarray) -> np.ndarray:
+    """Return a bool per held-out row: whether at least 3 training prompts have its answer. train, held_out: positions
+    in the keys."""
+    answers = keys.answer_template[train]
+    pairs = np.flatnonzero(first_index(answers ^ keys.group[train, 1]) == np.arange(len(train)))
+    answers, prompts = np.unique(answers[pairs], return_counts=True)
+    return np.isin(keys.answer_template[held_out], answers[prompts >= MIN_STANDARD_PROMPTS])
 
 
 @dataclass(frozen=True)

@@ -94,7 +94,7 @@ class Ingestor:
                 path_left.unlink()
             return refused(source, error)
         result.rows = np.concatenate(totals.rows)
-        result.keys = merge(totals.keys)
+        result.keys = merge(totals.keys, consume=True)
         result.pairs = np.concatenate(totals.pairs)
         result.reasons = totals.reasons
         result.warnings = totals.warnings(source.name)
