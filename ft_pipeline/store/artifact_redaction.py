@@ -5,8 +5,9 @@ the new hashes and its own earlier hash. So the chain of manifests that refer to
 `redacted`.
 """
 
+import contextlib
 import io
-import shutil
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -14,15 +15,16 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.store.atomic_files import translate_write_errors, write_atomically
 from ft_pipeline.store.hashing import sha256_of_file
 from ft_pipeline.store.ledger import Ledger
-from ft_pipeline.store.locks import FileLock
+from ft_pipeline.store.locks import FileLock, project_lock
 from ft_pipeline.store.manifest import MANIFEST_NAME, BrokenArtifact, read_manifest, sealed_manifest
-from ft_pipeline.store.text_redaction import ErasedTexts
+from ft_pipeline.store.text_redaction import ErasedTexts, UnknownFile
 
 MODEL_KINDS = frozenset({"base_model", "adapter", "merged_model"})
 """Kinds whose files are not searched: weights contain no row as text. The record lists the models that learned from an
@@ -74,13 +76,28 @@ def append_redaction(root: Path, redaction: Redaction) -> None:
         )
 
 
-def refuse_while_running(root: Path) -> None:
-    """Raise UserError while any step is being built, because its process may have the rows in memory."""
-    for path in sorted([*(root / "locks").rglob("*"), *(root / "teachers").rglob("lock")]):
-        lock = FileLock(path, "ft erase")
-        if path.is_file() and not lock.try_acquire():
-            raise UserError(f"a run is in progress ({lock.holder()}); wait until it ends, or stop it, and run again")
-        lock.release()
+@contextlib.contextmanager
+def hold_alone(root: Path) -> Iterator[None]:
+    """Hold the project's lock for a `with` block, so that nothing else reads raw files or builds in the store `root`.
+
+    Raises UserError while any step is being built, because its process may have the rows in memory.
+    """
+    project = project_lock(root)
+    _acquire(project)
+    try:
+        for path in sorted([*(root / "locks").rglob("*"), *(root / "teachers").rglob("lock")]):
+            if path.is_file() and path != project.path:
+                lock = FileLock(path, project.purpose)
+                _acquire(lock)
+                lock.release()
+        yield
+    finally:
+        project.release()
+
+
+def _acquire(lock: FileLock) -> None:
+    if not lock.try_acquire():
+        raise UserError(f"a run is in progress ({lock.holder()}); wait until it ends, or stop it, and run again")
 
 
 def redact_artifact(folder: Path, erased: ErasedTexts, record_fields: dict[str, Any]) -> tuple[list[str], list[str]]:
@@ -118,7 +135,7 @@ def _redacted_contents(folder: Path, erased: ErasedTexts) -> tuple[dict[str, byt
         before = path.read_bytes()
         try:
             after = erased.redact_file(path.name, before)
-        except (OSError, pa.ArrowException):
+        except (OSError, pa.ArrowException, UnknownFile):
             unreadable.append(name)
             continue
         if after != before:
@@ -131,27 +148,10 @@ def _redacted_contents(folder: Path, erased: ErasedTexts) -> tuple[dict[str, byt
 
 def _zero_removed_keys(folder: Path, redacted_rows: bytes) -> bytes:
     """Return the content of keys.parquet, with zeros for the rows that are removed from rows.parquet."""
-    before = pq.read_table(folder / ROWS, columns=["id"])["id"].to_pylist()
-    after = pq.read_table(io.BytesIO(redacted_rows), columns=["id"])["id"].to_pylist()
-    removed = np.array([old != new for old, new in zip(before, after, strict=True)])
+    before, after = (pq.read_table(file, columns=["id"])["id"] for file in (folder / ROWS, io.BytesIO(redacted_rows)))
+    removed = pc.not_equal(before, after).to_numpy()
     keys = pq.read_table(folder / KEYS)
     columns = {name: np.where(removed, 0, keys[name].to_numpy()) for name in keys.column_names}
     target = io.BytesIO()
     pq.write_table(pa.table(columns, schema=keys.schema), target, compression="none", use_dictionary=False)
     return target.getvalue()
-
-
-def redact_loose_files(root: Path, erased: ErasedTexts) -> None:
-    """Remove the erased texts from the files that steps keep outside the artifacts.
-
-    Drafts, checkpoints and caches are removed: unfinished steps start again, and caches are rebuilt. The teachers' logs
-    stay, because their answers were paid for; only the texts are removed from them.
-    """
-    caches = [path for path in (root / "cache").glob("*") if path.name != "stat"]  # `stat` contains only hashes
-    for path in [root / "work", root / "drafts", *caches]:
-        shutil.rmtree(path, ignore_errors=True)
-    for path in sorted((root / "teachers").rglob("*.json*")):
-        before = path.read_bytes()
-        after = erased.redact_file(path.name, before)
-        if after != before:
-            write_atomically(path, after)

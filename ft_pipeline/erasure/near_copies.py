@@ -1,0 +1,133 @@
+"""Which rows say the same as an erased row, in any format: equal, near, containing it, or contained in it."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain
+
+from ft_pipeline.tables.text_rules import FINAL_PUNCTUATION, normalise
+
+SHINGLE_WORDS = 3
+NEAR_SHARE = 0.9
+"""Jaccard similarity of the shingle sets from which two rows are near copies, as in the tables."""
+MIN_CONTAINED_CHARS = 20
+"""A row that says less (a greeting, "Yes, it is.") is no copy because a longer row contains it. A character of a script
+without spaces counts twice."""
+
+Words = tuple[str, ...]
+
+# Thai to Myanmar, Khmer, Japanese and Chinese: scripts that put no spaces between words.
+_UNSPACED = (
+    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+    "\U00020000-\U0003ffff"
+)
+_IS_UNSPACED = re.compile(f"[{_UNSPACED}]")
+_WORD = re.compile(rf"[{_UNSPACED}]|[^\s{_UNSPACED}]+")
+_NO_PUNCTUATION = str.maketrans(dict.fromkeys(FINAL_PUNCTUATION, " "))
+
+
+def words_of(text: str) -> Words:
+    """Return the normalized words of a text without punctuation. In scripts without spaces, each character is a word.
+
+    Combining marks stay in their word, unlike with `\\w`.
+    """
+    return tuple(_WORD.findall(normalise(text).translate(_NO_PUNCTUATION)))
+
+
+class PhraseIndex:
+    """Finds which of many phrases (sequences of words) occur in a text."""
+
+    def __init__(self, phrases: Iterable[Words]) -> None:
+        self._by_start: dict[Words, list[Words]] = {}
+        for phrase in set(phrases) - {()}:
+            self._by_start.setdefault(phrase[:SHINGLE_WORDS], []).append(phrase)
+        self._sizes = sorted({len(start) for start in self._by_start})
+
+    def found_in(self, words: Words) -> set[Words]:
+        """Return the phrases that `words` contains."""
+        return {
+            phrase
+            for size in self._sizes
+            for start in range(len(words) - size + 1)
+            for phrase in self._by_start.get(words[start : start + size], ())
+            if words[start : start + len(phrase)] == phrase
+        }
+
+
+@dataclass(frozen=True)
+class Content:
+    """What the people and models of a row say: its turns, without those of the system."""
+
+    asked: tuple[Words, ...]
+    """The turns of people."""
+    answered: tuple[Words, ...]
+    """All other turns and texts."""
+
+    @property
+    def turns(self) -> tuple[Words, ...]:
+        return self.asked + self.answered
+
+    @cached_property
+    def sides(self) -> tuple[Words, Words]:
+        """All words of the people, and all others."""
+        return _joined(self.asked), _joined(self.answered)
+
+    @cached_property
+    def shingles(self) -> set[Words]:
+        """Sequences of three words on either side. A shorter side is one shingle."""
+        return {
+            side[start : start + SHINGLE_WORDS]
+            for side in self.sides
+            for start in range(max(len(side) - SHINGLE_WORDS + 1, min(len(side), 1)))
+        }
+
+    @property
+    def is_distinctive(self) -> bool:
+        """Whether it says enough to be recognized inside a longer row."""
+        words = _joined(self.turns)
+        return sum(2 if _IS_UNSPACED.match(word) else len(word) for word in words) >= MIN_CONTAINED_CHARS
+
+
+class ErasedContents:
+    """The contents of the rows to erase."""
+
+    def __init__(self, contents: Iterable[Content]) -> None:
+        self._contents = [content for content in contents if content.turns]
+        self._turns = PhraseIndex(turn for content in self._contents for turn in content.turns)
+        self._starts = {
+            side[start : start + size]
+            for content in self._contents
+            for side in content.sides
+            for size in range(1, SHINGLE_WORDS + 1)
+            for start in range(len(side) - size + 1)
+        }
+
+    def has_copy(self, row: Content) -> bool:
+        """Return whether a row equals or is near to an erased row, or contains all of its turns."""
+        found = self._turns.found_in(_joined(row.turns))
+        return any(
+            row.sides == erased.sides
+            or _is_near(row, erased)
+            or (erased.is_distinctive and found.issuperset(erased.turns))
+            for erased in self._contents
+        )
+
+    def has_fragment(self, row: Content) -> bool:
+        """Return whether an erased row contains every turn of this row."""
+        if not (self._starts.issuperset(turn[:SHINGLE_WORDS] for turn in row.turns) and row.is_distinctive):
+            return False
+        turns = PhraseIndex(row.turns)
+        return any(turns.found_in(_joined(erased.turns)).issuperset(row.turns) for erased in self._contents)
+
+
+def _is_near(row: Content, erased: Content) -> bool:
+    smaller, larger = sorted((sum(map(len, row.sides)), sum(map(len, erased.sides))))
+    if not smaller or smaller < 0.8 * larger:  # the shingle sets of so different lengths cannot be near
+        return False
+    common = len(row.shingles & erased.shingles)
+    return common >= NEAR_SHARE * (len(row.shingles) + len(erased.shingles) - common)
+
+
+def _joined(turns: Iterable[Words]) -> Words:
+    return tuple(chain.from_iterable(turns))
