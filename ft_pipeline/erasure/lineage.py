@@ -69,6 +69,8 @@ class Lineage:
     """Their ids, and those of the rows made from them."""
     texts: set[str] = field(default_factory=set)
     """All their texts, and the models' answers to them."""
+    answers: set[str] = field(default_factory=set)
+    """Those of `texts` that are only in models' answers."""
     shared: set[str] = field(default_factory=set)
     """Those of `texts` that another row contains, too."""
     kept: set[str] = field(default_factory=set)
@@ -93,7 +95,8 @@ def trace(project: Project, index: ArtifactIndex, chosen: Sequence[PlacedRow]) -
     fragments = _find_copies(project, index, chosen, lineage)
     ids = {placed.row.identity for placed in [*lineage.rows, *fragments]}
     lineage.texts = {text for placed in [*lineage.rows, *fragments] for text in placed.row.texts if text}
-    lineage.texts |= _answers(index, ids, lineage)
+    lineage.answers = _answers(index, ids, lineage) - lineage.texts
+    lineage.texts |= lineage.answers
     shared = _find_shared(project, index, ids, lineage)
     for placed in fragments:
         if shared.issuperset(placed.row.content.turns):  # other rows say it too, so that it identifies nobody
@@ -250,7 +253,8 @@ def _find_shared(project: Project, index: ArtifactIndex, ids: set[str], lineage:
     for path in (path for pattern in SETTINGS for path in sorted(project.root.glob(pattern)) if path.is_file()):
         compare(path.relative_to(project.root).as_posix(), [path.read_text(encoding="utf-8", errors="replace")])
     for path, column in _answer_tables(index):
-        others = rows_with(path, "answer", lineage.texts)
+        # A model that repeats a text of a person does not make it the text of another one.
+        others = rows_with(path, "answer", lineage.answers)
         shared.update(words_of(row["answer"]) for row in others if row[column] not in ids)
     return shared
 

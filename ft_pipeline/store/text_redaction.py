@@ -78,9 +78,11 @@ class ErasedTexts:
 
     def redact_text(self, text: str) -> str:
         """Return `text` without the erased texts, complete or truncated (by the end of a line or by an ellipsis)."""
-        for form in self._forms:
-            if form[:MIN_CHARS] in text:
-                text = _remove(form, text, self.kept)
+        beginning = [form for form in self._forms if form[:MIN_CHARS] in text]
+        for form in beginning:
+            text = text.replace(form, PLACEHOLDER)
+        for form in beginning:
+            text = _remove_truncated(form, text, self.kept)
         if self._short_forms:
             text = self._short_forms.sub(PLACEHOLDER, text)
         for identity, marker in self.markers.items():
@@ -132,8 +134,9 @@ class ErasedTexts:
     def _is_erased(self, row: Mapping[str, Any]) -> bool:
         ids = [row[name].partition(":")[0] for name in ID_COLUMNS if isinstance(row.get(name), str)]
         origin = (row.get("table"), row.get("file"), row.get("row"))
+        has_origin = isinstance(origin[0], str | None) and isinstance(origin[1], str) and isinstance(origin[2], int)
         is_packed = self.packed and row.get("source") in PACKED_SOURCES
-        return is_packed or origin in self.origins or not self.markers.keys().isdisjoint(ids)
+        return is_packed or (has_origin and origin in self.origins) or not self.markers.keys().isdisjoint(ids)
 
     def redact_file(self, name: str, content: bytes) -> bytes:
         """Return a file's bytes without the erased texts. The suffix selects the method. Raises UnknownFile."""
@@ -216,7 +219,7 @@ def _forms_of(texts: frozenset[str]) -> tuple[str, ...]:
 
 def _forms(text: str) -> Iterator[str]:
     """Yield a text as it may be in a file: plain, escaped once or twice for JSON, as Python quotes it, or for HTML."""
-    for plain in {text, text.strip()}:
+    for plain in {text, text.strip(), " ".join(text.split())}:
         escaped = html.escape(plain)
         yield from (plain, escaped, escaped.replace("&quot;", "&#34;").replace("&#x27;", "&#39;"))
         yield html.escape(plain, quote=False)
@@ -249,26 +252,21 @@ def _bounded(form: str) -> str:
     return f"{first}{re.escape(form)}{last}"
 
 
-def _remove(form: str, text: str, kept: Collection[str]) -> str:
-    """Return `text` with each complete or truncated occurrence of `form` replaced."""
+def _remove_truncated(form: str, text: str, kept: Collection[str]) -> str:
+    """Return `text` with each truncated occurrence of `form` replaced, except those in `kept`."""
     position = text.find(form[:MIN_CHARS])
     while position >= 0:
         length = _matching_chars(form, text, position)
         end = position + length
-        truncated = length >= MIN_TRUNCATED_CHARS and (end == len(text) or text[end] in "…\n\"'")
-        if length == len(form) or (truncated and form[:length] not in kept):
+        ends = end == len(text) or text[end] in "…\n\"'"
+        if length >= MIN_TRUNCATED_CHARS and ends and form[:length] not in kept:
             text = text[:position] + PLACEHOLDER + text[end:]
-            position += len(PLACEHOLDER)
-        else:
-            position += 1
-        position = text.find(form[:MIN_CHARS], position)
+        position = text.find(form[:MIN_CHARS], position + 1)
     return text
 
 
 def _matching_chars(form: str, text: str, position: int) -> int:
     """Return how many characters of `form` match `text` from `position`."""
-    if text.startswith(form, position):
-        return len(form)
     pairs = zip(text[position : position + len(form)], form, strict=False)
     return next((count for count, (left, right) in enumerate(pairs) if left != right), len(text) - position)
 
