@@ -114,7 +114,8 @@ def _erase(project: Project, chosen: Sequence[PlacedRow], reason: str) -> Erasur
     files = _redact_raw_files(project, lineage.rows, chosen[0].file, markers)
     notes += [f"not redacted, because it cannot be read: {place}. Remove it." for place in lineage.missing]
     notes += [
-        f"{name} still contains a text of an erased row. Edit or remove it." for name in _still_in(project, erased)
+        f"{name} still contains a text of an erased row. Edit or remove it."
+        for name in _still_in(project, erased, lineage)
     ]
     return ErasureResult(
         record=number,
@@ -277,11 +278,11 @@ def _redact_raw_files(
     return sorted(path.relative_to(project.root).as_posix() for path in by_path)
 
 
-def _still_in(project: Project, erased: ErasedTexts) -> list[str]:
+def _still_in(project: Project, erased: ErasedTexts, lineage: Lineage) -> list[str]:
     """Return the files that `ft erase` does not change (the user's own, and raw files that cannot be read row by row)
     and that contain an erased text."""
     return [
         path.relative_to(project.root).as_posix()
         for path, _ in files_of(project.root, "named", "rows")
-        if path.suffix not in WITHOUT_TEXT and path.stat().st_size and erased.is_in_file(path)
+        if path not in lineage.read and path.suffix not in WITHOUT_TEXT and erased.is_in_file(path)
     ]

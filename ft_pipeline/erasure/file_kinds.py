@@ -49,6 +49,7 @@ FILE_KINDS: tuple[tuple[str, Treatment], ...] = (
     ("dagster_home/opening", "no rows"),
     ("dagster_home/ui", "no rows"),
     ("dagster_home/*", "unknown"),
+    (".*/*", "no rows"),  # version control, environments
     ("*", "named"),
 )
 """Pattern of the path in the project, first match first."""

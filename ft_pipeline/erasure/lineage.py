@@ -83,6 +83,8 @@ class Lineage:
     """(SHA-256, suffix) of each stored copy → row number → id of the rows to erase."""
     places: dict[tuple[str, str, str], set[int]] = field(default_factory=lambda: defaultdict(set))
     """(format, name, SHA-256) → numbers of the erased rows, now or earlier, of that file in a snapshot."""
+    read: set[Path] = field(default_factory=set)
+    """The raw files that were read row by row."""
     unread: dict[str, str] = field(default_factory=dict)
     """SHA-256 of each stored copy that cannot be read row by row → its name."""
     missing: list[str] = field(default_factory=list)
@@ -158,9 +160,10 @@ def raw_files(project: Project) -> Iterator[RawFile]:
 
 
 def _rows_of(file: RawFile, lineage: Lineage) -> Iterator[RawRow]:
-    """Yield the rows of a file until it is refused. A stored copy that is refused is noted."""
+    """Yield the rows of a file until it is refused. Note whether it is."""
     try:
         yield from read_raw_rows(file.path, file.name, file.data_format, file.sidecar)
+        lineage.read.add(file.path)
     except Refused:
         if file.sha256 is not None:
             lineage.unread[file.sha256] = file.name

@@ -114,11 +114,18 @@ class ErasedContents:
         )
 
     def has_fragment(self, row: Content) -> bool:
-        """Return whether an erased row contains every turn of this row."""
+        """Return whether an erased row contains every turn of this row, and its people say one of them.
+
+        An answer alone may be a sentence of a handbook, and no text of a person.
+        """
         if not (self._starts.issuperset(turn[:SHINGLE_WORDS] for turn in row.turns) and row.is_distinctive):
             return False
         turns = PhraseIndex(row.turns)
-        return any(turns.found_in(_joined(erased.turns)).issuperset(row.turns) for erased in self._contents)
+        return any(
+            turns.found_in(_joined(erased.turns)).issuperset(row.turns)
+            and turns.found_in(_joined(erased.asked or erased.answered))
+            for erased in self._contents
+        )
 
 
 def _is_near(row: Content, erased: Content) -> bool:

@@ -116,10 +116,10 @@ class ErasedTexts:
         about_row: whether the short texts of erased rows are removed too; by default if another text is removed.
         """
         if self._is_erased(row):
-            return {
-                key: self.redact_value(item) if key in KEPT_COLUMNS or key in ID_COLUMNS else _blank(item)
-                for key, item in row.items()
-            }
+            shown = {key: item for key, item in row.items() if key in KEPT_COLUMNS}
+            ids = {key: self.redact_value(row[key]) for key in ID_COLUMNS if key in row}
+            marked = {key: item for key, item in ids.items() if item != row[key]}
+            return {**{key: _blank(item) for key, item in row.items()}, **shown, **marked}
         redacted = {self.redact_text(key): self.redact_value(item) for key, item in row.items()}
         if not (redacted != row if about_row is None else about_row):
             return redacted
@@ -154,7 +154,9 @@ class ErasedTexts:
         raise UnknownFile(f"there is no way to remove texts from files like {name}")
 
     def is_in_file(self, path: Path) -> bool:
-        """Return whether a file that is not empty contains a long erased text."""
+        """Return whether a file contains a long erased text."""
+        if not path.stat().st_size:
+            return False
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
             return any(content.find(form.encode("utf-8", "surrogateescape")) >= 0 for form in self._forms)
 

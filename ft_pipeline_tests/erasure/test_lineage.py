@@ -129,12 +129,13 @@ def test_rows_that_share_only_a_question_or_a_beginning_stay(shop: Shop) -> None
         {"instruction": "Dear Philippa Umber", "output": "Please say what you need from us."},
         {"instruction": "How do I return a heavy rug?", "output": "Dear Philippa Umber, yours"},
     ]
+    shop.write("text", "handbook.jsonl", [{"text": rows[0]["output"]}])
     shop.write("alpaca", FILE, rows)
     shop.write("unlabelled", "inbox.jsonl", [{"prompt": question}])
     before = shop.materialize()["alpaca"].path / "rows.parquet"
     result = erase_person(shop)
     assert origins(result) == ["alpaca/people.jsonl:1"]
-    assert result.also == ["alpaca/people.jsonl:2", "unlabelled/inbox.jsonl:1"]
+    assert result.also == ["alpaca/people.jsonl:2", "text/handbook.jsonl:1", "unlabelled/inbox.jsonl:1"]
     kept = [row for row in pq.read_table(before).to_pylist() if row["file"] == FILE][1:]
     assert [(row["instruction"], row["output"]) for row in kept] == [(r["instruction"], r["output"]) for r in rows[1:]]
 
@@ -339,8 +340,10 @@ def test_a_search_of_the_whole_project_finds_nothing(shop: Shop, name: str) -> N
         "dagster_home/storage/1/compute_logs/a.out",
         "dagster_home/index.db",
     }
+    conversations = pq.read_table(shop.store.all("conversations")[-1].path / "rows.parquet").to_pylist()
+    hashes = [row[name] for row in conversations if row["file"] == FILE for name in ("id", "group")]
     result = erase_person(shop)
-    assert traces(shop.root, *row.values(), *fragments, "Mine!") == []
+    assert traces(shop.root, *row.values(), *fragments, *hashes, "Mine!") == []
     assert not [note for note in result.notes if "unknown kind" in note or "cannot be read" in note]
 
 
