@@ -64,7 +64,7 @@ class Content:
     answered: tuple[Words, ...]
     """All other turns and texts."""
 
-    @property
+    @cached_property
     def turns(self) -> tuple[Words, ...]:
         return self.asked + self.answered
 
@@ -82,7 +82,7 @@ class Content:
             for start in range(max(len(side) - SHINGLE_WORDS + 1, min(len(side), 1)))
         }
 
-    @property
+    @cached_property
     def is_distinctive(self) -> bool:
         """Whether it says enough to be recognized inside a longer row."""
         words = _joined(self.turns)

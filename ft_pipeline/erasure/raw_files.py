@@ -7,7 +7,8 @@ import json
 import mmap
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from hashlib import sha256
 from itertools import pairwise
 from pathlib import Path
@@ -23,6 +24,7 @@ from ft_pipeline.tables.formats.base import Format
 from ft_pipeline.tables.formats.convert import convert
 from ft_pipeline.tables.formats.registry import FORMATS
 from ft_pipeline.tables.formats.row_ids import row_id
+from ft_pipeline.tables.formats.turns import READ_KEYS
 from ft_pipeline.tables.reading.batches import BOM, Batch, divide
 from ft_pipeline.tables.reading.containers import read_batches
 from ft_pipeline.tables.reading.json_parser import parse_line
@@ -32,8 +34,10 @@ from ft_pipeline.tables.reason_codes import Fault
 _ASKED_COLUMNS = frozenset({"instruction", "input"})
 """Text columns that people write; the others are answers or documents."""
 _ESCAPE = re.compile(r"(?:\\(?:u[0-9a-fA-F]{4}|.))+")
+_STRING = re.compile(r'"((?:[^"\\]|\\.)*)')
 _QUOTED = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""")
 """A text in Python's quotes, as messages quote it (reading/describe.py)."""
+_KEYS = READ_KEYS.union(*(row_format.keys for row_format in FORMATS.values()))
 
 
 @dataclass(frozen=True)
@@ -44,12 +48,19 @@ class RawRow:
     """Line, list index or data row, from 1."""
     identity: str
     """The row's id in its table. For a row that cannot be converted, a hash of its raw text."""
+    asked: tuple[str, ...]
+    """What people say in it."""
+    answered: tuple[str, ...]
+    """What else is said in it, except by the system."""
     texts: frozenset[str]
-    """Every string in the row, before and after its conversion, its raw text, and what messages quote of it."""
-    content: Content = field(compare=False)
-    """What people and models say in it."""
+    """Every string in the row, before and after its conversion, and what messages quote of it."""
     is_marker: bool = False
     """Whether the row is an erasure marker."""
+
+    @cached_property
+    def content(self) -> Content:
+        """What is said in it, as words."""
+        return Content(*(tuple(filter(None, map(words_of, side))) for side in (self.asked, self.answered)))
 
 
 def read_raw_rows(path: Path, name: str, data_format: str, sidecar: Sidecar) -> Iterator[RawRow]:
@@ -68,22 +79,19 @@ def read_raw_rows(path: Path, name: str, data_format: str, sidecar: Sidecar) -> 
 
 def _raw_row(number: int, value: Any, raw_text: str, row_format: Format, sidecar: Sidecar) -> RawRow:
     record = convert(row_format, value, sidecar)
-    texts = frozenset([raw_text, *_strings_of(value)])
     if isinstance(record, Fault):
         identity = sha256(raw_text.encode("utf-8", "surrogateescape")).hexdigest()
+        said = _strings_in_broken(raw_text) if isinstance(value, Fault) else tuple(_strings_of(value))
+        quoted = (text for text in _quoted_in(record.message) if any(text in whole for whole in (raw_text, *said)))
         is_marker = isinstance(value, dict) and is_erasure_marker(value)
-        said = [_unescaped(raw_text)] if isinstance(value, Fault) else list(_strings_of(value))
-        quoted = [
-            text for text in _quoted_in(record.message) if any(text in original for original in (raw_text, *said))
-        ]
-        content = Content((), tuple(filter(None, map(words_of, said))))
-        return RawRow(number, identity, texts.union(quoted, said), content, is_marker)
+        return RawRow(number, identity, (), said, frozenset([*said, *quoted]), is_marker)
     columns = dict(zip(row_format.column_names, record, strict=True))
-    return RawRow(number, row_id(columns), texts.union(_strings_of(columns)), _content_of(columns))
+    asked, answered = _said_in(columns)
+    return RawRow(number, row_id(columns), asked, answered, frozenset([*_strings_of(value), *_strings_of(columns)]))
 
 
-def _content_of(columns: Mapping[str, Any]) -> Content:
-    """Return what is said in a converted row."""
+def _said_in(columns: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return what people say in a converted row, and what else is said."""
     asked: list[str] = []
     answered: list[str] = []
     for name, value in columns.items():
@@ -96,25 +104,29 @@ def _content_of(columns: Mapping[str, Any]) -> Content:
                     (asked if turn["role"] == "user" else answered).append(turn["content"])
         elif isinstance(value, str) and name != "system":
             (asked if name in _ASKED_COLUMNS else answered).append(value)
-    return Content(*(tuple(filter(None, map(words_of, side))) for side in (asked, answered)))
+    return tuple(asked), tuple(answered)
+
+
+def _strings_in_broken(text: str) -> tuple[str, ...]:
+    """Return the strings in a line that is not JSON; the whole line if it is not even similar to JSON."""
+    strings = _STRING.findall(text) if text[:1] in ("{", "[") else []
+    return tuple(_ESCAPE.sub(_character, string) for string in strings) or (text,)
+
+
+def _character(escape: re.Match[str]) -> str:
+    """Return what escapes of JSON stand for; a space if they stand for nothing."""
+    with contextlib.suppress(ValueError):
+        return str(json.loads(f'"{escape[0]}"'))
+    return " "
 
 
 def _quoted_in(message: str) -> Iterator[str]:
-    """Yield the texts that a message quotes."""
+    """Yield the texts that a message quotes, without those that consist of names of keys."""
     for match in _QUOTED.finditer(message):
         with contextlib.suppress(ValueError, SyntaxError):
-            yield str(ast.literal_eval(match[0])).rstrip("…")
-
-
-def _unescaped(text: str) -> str:
-    """Return the text of a broken line of JSON with its escapes replaced by their characters."""
-
-    def character(match: re.Match[str]) -> str:
-        with contextlib.suppress(ValueError):
-            return str(json.loads(f'"{match[0]}"'))
-        return " "
-
-    return _ESCAPE.sub(character, text)
+            text = str(ast.literal_eval(match[0])).rstrip("…")
+            if not _KEYS.issuperset(words_of(text)):
+                yield text
 
 
 def _raw_text(batch: Batch, position: int, value: Any) -> str:

@@ -78,7 +78,7 @@ class ErasedTexts:
 
     def redact_text(self, text: str) -> str:
         """Return `text` without the erased texts, complete or truncated (by the end of a line or by an ellipsis)."""
-        beginning = [form for form in self._forms if form[:MIN_CHARS] in text]
+        beginning = [form for form in self._forms if form[:MIN_TRUNCATED_CHARS] in text]
         for form in beginning:
             text = text.replace(form, PLACEHOLDER)
         for form in beginning:
@@ -92,7 +92,7 @@ class ErasedTexts:
     def may_be_in(self, text: str) -> bool:
         """Check quickly whether `text` may contain an erased text, id or origin. False is certain; True is not."""
         return (
-            any(form[:MIN_CHARS] in text for form in self._forms)
+            any(form[:MIN_TRUNCATED_CHARS] in text for form in self._forms)
             or bool(self._short_forms and self._short_forms.search(text))
             or any(row_id in text for row_id in self.markers)
             or any(json.dumps(file)[1:-1] in text for _, file, _ in self.origins)
@@ -208,7 +208,7 @@ class ErasedTexts:
         """A pattern of RE2 that matches the beginning of every erased text, and every id."""
         short = [self._short_forms.pattern] if self._short_forms else []
         cells = [f"^{re.escape(cell)}$" for cell in self.cells if len(cell) < MIN_CHARS]
-        return "|".join([*map(re.escape, {form[:MIN_CHARS] for form in self._forms}), *short, *cells, *self.markers])
+        return "|".join([*map(re.escape, {form[:MIN_TRUNCATED_CHARS] for form in self._forms}), *short, *cells, *self.markers])
 
 
 @lru_cache(maxsize=4)
@@ -256,14 +256,14 @@ def _bounded(form: str) -> str:
 
 def _remove_truncated(form: str, text: str, kept: Collection[str]) -> str:
     """Return `text` with each truncated occurrence of `form` replaced, except those in `kept`."""
-    position = text.find(form[:MIN_CHARS])
+    position = text.find(form[:MIN_TRUNCATED_CHARS])
     while position >= 0:
         length = _matching_chars(form, text, position)
         end = position + length
         ends = end == len(text) or text[end] in "…\n\"'"
         if length >= MIN_TRUNCATED_CHARS and ends and form[:length] not in kept:
             text = text[:position] + PLACEHOLDER + text[end:]
-        position = text.find(form[:MIN_CHARS], position + 1)
+        position = text.find(form[:MIN_TRUNCATED_CHARS], position + 1)
     return text
 
 
