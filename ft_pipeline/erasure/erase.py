@@ -202,12 +202,11 @@ def _is_erased_answer(event: Mapping[str, Any], erased: ErasedTexts, lineage: Li
 
 def _redact_text_file(path: Path, erased: ErasedTexts) -> int:
     """Redact a text file or a log. Return 1 if it contained an erased text, else 0."""
-    before = path.read_bytes()
-    after = erased.redact_file(path.name, before)
-    if after == before:
-        return 0
-    with translate_write_errors():
-        write_atomically(path, after)
+    with tempfile.TemporaryDirectory(prefix="ft-erase-") as scratch, translate_write_errors():
+        target = Path(scratch) / "redacted"
+        if not erased.redact_file(path, target):
+            return 0
+        write_atomically(path, target.read_bytes())
     return 1
 
 
@@ -251,7 +250,7 @@ def _redact_blobs(store: Path, erased: ErasedTexts, lineage: Lineage) -> list[st
                     replace_with_markers(path, suffix, {row: erased.markers[i] for row, i in rows.items()}, file)
             else:
                 content = path.read_bytes()
-                target.write_bytes(erased.redact_file("unread.txt", content))
+                target.write_bytes(erased.redact_plain_text(content))
                 if target.read_bytes() == content:
                     continue
             blobs.redact(sha256, target)

@@ -32,6 +32,8 @@ ID_COLUMNS = ("id", "item", "group")
 """Columns that contain the id of a row: its own, or (`item`: `ID:TURN`) that of the row that a model answered."""
 PACKED_SOURCES = frozenset({"text", "replay"})
 """Sources of token rows that are blocks of several texts, without their ids."""
+ROWS_PER_GROUP = 1 << 16
+"""Rows in a row group of a redacted table."""
 BATCH_ROWS = 4096
 """Rows of a table that are Python objects at a time."""
 TEXT_SUFFIXES = frozenset({".md", ".html", ".txt", ".log", ".out", ".err", ".csv", ".yaml", ".yml", ".sql"})
@@ -138,20 +140,27 @@ class ErasedTexts:
         is_packed = self.packed and row.get("source") in PACKED_SOURCES
         return is_packed or (has_origin and origin in self.origins) or not self.markers.keys().isdisjoint(ids)
 
-    def redact_file(self, name: str, content: bytes) -> bytes:
-        """Return a file's bytes without the erased texts. The suffix selects the method. Raises UnknownFile."""
-        suffix = "." + name.rsplit(".", 1)[-1].lower() if "." in name else ""
-        if suffix == ".parquet":
-            return self._redact_parquet(content)
-        if suffix == ".json":
-            return self._redact_json(content)
-        if suffix == ".jsonl":
-            return b"\n".join(self._redact_json(line) for line in content.split(b"\n"))
-        if suffix in TEXT_SUFFIXES:
-            return self._redact_plain_text(content)
-        if suffix in WITHOUT_TEXT:
-            return content
-        raise UnknownFile(f"there is no way to remove texts from files like {name}")
+    def redact_file(self, path: Path, target: Path) -> bool:
+        """Write the file without the erased texts to `target` if it contains any, and return whether it does.
+
+        The suffix selects the method. Raises UnknownFile.
+        """
+        if path.suffix == ".parquet":
+            return self._redact_parquet(path, target)
+        if path.suffix in WITHOUT_TEXT:
+            return False
+        before = path.read_bytes()
+        if path.suffix == ".json":
+            after = self._redact_json(before)
+        elif path.suffix == ".jsonl":
+            after = b"\n".join(map(self._redact_json, before.split(b"\n")))
+        elif path.suffix in TEXT_SUFFIXES:
+            after = self.redact_plain_text(before)
+        else:
+            raise UnknownFile(f"there is no way to remove texts from files like {path.name}")
+        if after != before:
+            target.write_bytes(after)
+        return after != before
 
     def is_in_file(self, path: Path) -> bool:
         """Return whether a file contains a long erased text."""
@@ -160,7 +169,8 @@ class ErasedTexts:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
             return any(content.find(form.encode("utf-8", "surrogateescape")) >= 0 for form in self._forms)
 
-    def _redact_plain_text(self, content: bytes) -> bytes:
+    def redact_plain_text(self, content: bytes) -> bytes:
+        """Return the bytes of a text without the erased texts."""
         text = content.decode("utf-8", "surrogateescape")
         return self.redact_text(text).encode("utf-8", "surrogateescape")
 
@@ -168,29 +178,32 @@ class ErasedTexts:
         try:
             value = json.loads(content)
         except ValueError:
-            return self._redact_plain_text(content)
+            return self.redact_plain_text(content)
         redacted = self.redact_value(value)
         if redacted == value:
             return content
         indent = 2 if b"\n" in content.strip() else None
         return json.dumps(redacted, ensure_ascii=content.isascii(), indent=indent).encode("utf-8", "backslashreplace")
 
-    def _redact_parquet(self, content: bytes) -> bytes:
-        """Return a Parquet file without the erased texts. Only rows near one of them become Python objects."""
-        target, changed = pa.BufferOutputStream(), False
-        with pq.ParquetFile(pa.BufferReader(content)) as file:
+    def _redact_parquet(self, path: Path, target: Path) -> bool:
+        """As redact_file. Only rows near an erased text become Python objects."""
+        changed = False
+        with pq.ParquetFile(path, memory_map=True) as file:
+            tables = (pa.Table.from_batches([batch]) for batch in file.iter_batches(BATCH_ROWS))
+            if not any(map(self._may_be_in_table, tables)):
+                return False
             schema = pa.schema([column.with_nullable(True) for column in file.schema_arrow], file.schema_arrow.metadata)
             with pq.ParquetWriter(target, schema, compression="zstd") as writer:
-                for group in range(file.num_row_groups):
+                for batch in file.iter_batches(ROWS_PER_GROUP):
                     parts = []
-                    for batch in file.iter_batches(BATCH_ROWS, row_groups=[group]):
-                        table = pa.Table.from_batches([batch])
+                    for start in range(0, len(batch), BATCH_ROWS):
+                        table = pa.Table.from_batches([batch.slice(start, BATCH_ROWS)])
                         rows = table.to_pylist() if self._may_be_in_table(table) else []
                         redacted = [self.redact_row(row) for row in rows]
                         changed |= redacted != rows
                         parts.append(pa.Table.from_pylist(redacted, schema) if redacted != rows else table.cast(schema))
-                    writer.write_table(pa.concat_tables(parts) if parts else schema.empty_table())
-        return target.getvalue().to_pybytes() if changed else content
+                    writer.write_table(pa.concat_tables(parts))
+        return changed
 
     def _may_be_in_table(self, table: pa.Table) -> bool:
         """Check quickly whether a table may contain an erased text, id or origin."""
@@ -208,7 +221,9 @@ class ErasedTexts:
         """A pattern of RE2 that matches the beginning of every erased text, and every id."""
         short = [self._short_forms.pattern] if self._short_forms else []
         cells = [f"^{re.escape(cell)}$" for cell in self.cells if len(cell) < MIN_CHARS]
-        return "|".join([*map(re.escape, {form[:MIN_TRUNCATED_CHARS] for form in self._forms}), *short, *cells, *self.markers])
+        return "|".join(
+            [*map(re.escape, {form[:MIN_TRUNCATED_CHARS] for form in self._forms}), *short, *cells, *self.markers]
+        )
 
 
 @lru_cache(maxsize=4)

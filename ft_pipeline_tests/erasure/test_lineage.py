@@ -354,10 +354,15 @@ def test_the_search_refuses_a_kind_of_file_that_it_cannot_read(shop: Shop) -> No
         traces(shop.root, "x")
 
 
+def _file(path: Path) -> Path:
+    path.write_bytes(b"")
+    return path
+
+
 def test_an_unknown_kind_of_file_is_named(shop: Shop) -> None:
     assert treatment_of("data/store/new.sqlite") == treatment_of("dagster_home/new.bin") == "unknown"
     with pytest.raises(UnknownFile):
-        ErasedTexts({}).redact_file("rows.feather", b"")
+        ErasedTexts({}).redact_file(_file(shop.root / "rows.feather"), shop.root / "redacted")
     shop.write("alpaca", FILE, [person("english")])
     shop.materialize()
     shop.put("report", None, {}, {}, {"rows.feather": b"\0"})
