@@ -6,7 +6,6 @@ record included. Until then, the same command, run again, completes the erasure.
 """
 
 import contextlib
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
@@ -29,6 +28,7 @@ from ft_pipeline.store.artifact_redaction import (
     hold_alone,
     redact_artifact,
     redaction_ledger,
+    scratch_folder,
 )
 from ft_pipeline.store.atomic_files import rewriting, translate_write_errors, write_atomically
 from ft_pipeline.store.blobs import BlobStore
@@ -189,7 +189,7 @@ def _redact_loose_files(
         elif treatment == "database":
             events += redact_database(path, in_ui)
         elif treatment == "text":
-            events += _redact_text_file(path, in_ui)
+            events += _redact_text_file(path, in_ui, project.store)
         else:
             notes.append(f"{path.relative_to(project.root)} is of an unknown kind, and was not searched. Check it.")
     return answers, events, notes
@@ -200,13 +200,12 @@ def _is_erased_answer(event: Mapping[str, Any], erased: ErasedTexts, lineage: Li
     return event.get("request_id") in lineage.request_ids or any(erased.redact_text(text) != text for text in texts)
 
 
-def _redact_text_file(path: Path, erased: ErasedTexts) -> int:
+def _redact_text_file(path: Path, erased: ErasedTexts, store: Path) -> int:
     """Redact a text file or a log. Return 1 if it contained an erased text, else 0."""
-    with tempfile.TemporaryDirectory(prefix="ft-erase-") as scratch, translate_write_errors():
-        target = Path(scratch) / "redacted"
-        if not erased.redact_file(path, target):
+    with scratch_folder(store) as scratch, translate_write_errors():
+        if not erased.redact_file(path, scratch / "redacted"):
             return 0
-        write_atomically(path, target.read_bytes())
+        write_atomically(path, (scratch / "redacted").read_bytes())
     return 1
 
 
@@ -242,9 +241,9 @@ def _redact_blobs(store: Path, erased: ErasedTexts, lineage: Lineage) -> list[st
     blobs = BlobStore(store)
     redacted = []
     for sha256, suffix in [*lineage.copies, *((sha256, "") for sha256 in lineage.unread)]:
-        with tempfile.TemporaryDirectory(prefix="ft-erase-") as scratch:
-            path = blobs.checkout(sha256, Path(scratch) / "copy", allow_redacted=True)
-            target = Path(scratch) / "redacted"
+        with scratch_folder(store) as scratch:
+            path = blobs.checkout(sha256, scratch / "copy", allow_redacted=True)
+            target = scratch / "redacted"
             if rows := lineage.copies.get((sha256, suffix)):
                 with target.open("wb") as file:
                     replace_with_markers(path, suffix, {row: erased.markers[i] for row, i in rows.items()}, file)

@@ -4,7 +4,6 @@ All raw files are read twice, and all stored copies of raw files once, row by ro
 """
 
 import contextlib
-import tempfile
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from ft_pipeline.erasure.near_copies import ErasedContents, PhraseIndex, Words, 
 from ft_pipeline.erasure.raw_files import RawRow, read_raw_rows
 from ft_pipeline.errors import UserError
 from ft_pipeline.project import Project
+from ft_pipeline.store.artifact_redaction import scratch_folder
 from ft_pipeline.store.blobs import BlobStore
 from ft_pipeline.store.text_redaction import MIN_CHARS, MIN_TRUNCATED_CHARS, Origin
 from ft_pipeline.tables.formats.registry import FORMATS
@@ -177,16 +177,16 @@ def _stored_files(index: ArtifactIndex, lineage: Lineage) -> Iterator[RawFile]:
     blobs = BlobStore(index.root)
     listed = _listed_files(index)
     for sha256 in sorted(blobs.stored()):
-        with tempfile.TemporaryDirectory(prefix="ft-erase-") as scratch:
+        with scratch_folder(index.root) as scratch:
             try:
-                path = blobs.checkout(sha256, Path(scratch) / "copy", allow_redacted=True)
+                path = blobs.checkout(sha256, scratch / "copy", allow_redacted=True)
             except UserError:
                 if blobs.path(sha256).is_file():
                     names = [name for _, name, _ in listed.get(sha256, ())] or ["a raw file"]
                     lineage.missing.append(f"the kept copy of {names[0]} ({sha256[:SHOWN_DIGITS]})")
                 continue
             for data_format, name, sidecar_sha256 in listed.get(sha256) or [_guess(path)]:
-                yield RawFile(data_format, name, path, _stored_sidecar(blobs, sidecar_sha256, path.parent), sha256)
+                yield RawFile(data_format, name, path, _stored_sidecar(blobs, sidecar_sha256, scratch), sha256)
 
 
 def _listed_files(index: ArtifactIndex) -> dict[str, dict[tuple[str, str, str | None], None]]:

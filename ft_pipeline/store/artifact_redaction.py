@@ -100,6 +100,15 @@ def _acquire(lock: FileLock) -> None:
         raise UserError(f"a run is in progress ({lock.holder()}); wait until it ends, or stop it, and run again")
 
 
+@contextlib.contextmanager
+def scratch_folder(root: Path) -> Iterator[Path]:
+    """Yield a new folder for a `with` block. It is in the store `root`, so that the next erasure removes what a killed
+    process leaves."""
+    (root / "drafts").mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="erasure-", dir=root / "drafts") as scratch:
+        yield Path(scratch)
+
+
 def redact_artifact(folder: Path, erased: ErasedTexts, record_fields: dict[str, Any]) -> tuple[list[str], list[str]]:
     """Remove the erased texts from an artifact's files and manifest. Return (changed files, unreadable files).
 
@@ -112,21 +121,19 @@ def redact_artifact(folder: Path, erased: ErasedTexts, record_fields: dict[str, 
         manifest = read_manifest(folder)
     except BrokenArtifact:
         manifest = {"files": [], "summary": {}, "kind": ""}
-    with tempfile.TemporaryDirectory(prefix=".redacted.", dir=folder.parents[3]) as scratch, translate_write_errors():
-        redacted, unreadable = (
-            ([], []) if manifest["kind"] in MODEL_KINDS else _redact_files(folder, Path(scratch), erased)
-        )
+    with scratch_folder(folder.parents[3]) as scratch, translate_write_errors():
+        redacted, unreadable = ([], []) if manifest["kind"] in MODEL_KINDS else _redact_files(folder, scratch, erased)
         summary = erased.redact_value(manifest["summary"])
         if not redacted and summary == manifest["summary"]:
             return [], unreadable
         if manifest["files"]:
-            new = {name: Path(scratch) / name for name in redacted}
+            new = {name: scratch / name for name in redacted}
             files = {name: {"sha256": sha256_of_file(path), "bytes": path.stat().st_size} for name, path in new.items()}
             entry = {**record_fields, "manifest_sha256": sha256_of_file(folder / MANIFEST_NAME), "files": files}
             manifest |= {"summary": summary, "redactions": [*manifest.get("redactions", ()), entry]}
             write_atomically(folder / MANIFEST_NAME, sealed_manifest(manifest))
         for name in redacted:
-            with rewriting(folder / name) as target, (Path(scratch) / name).open("rb") as source:
+            with rewriting(folder / name) as target, (scratch / name).open("rb") as source:
                 shutil.copyfileobj(source, target)
     return redacted or [MANIFEST_NAME], unreadable
 
