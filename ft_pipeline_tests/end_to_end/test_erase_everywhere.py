@@ -7,25 +7,16 @@ import pyarrow.parquet as pq
 import pytest
 
 from ft_pipeline.erasure.erase import erase
-from ft_pipeline.erasure.file_kinds import treatment_of
 from ft_pipeline.project import Project
-from ft_pipeline.store.artifact_redaction import MODEL_KINDS
-from ft_pipeline.store.text_redaction import ErasedTexts
 from ft_pipeline_tests.end_to_end.project import Finished, copy_of, current
-from ft_pipeline_tests.erasure.traces import decoded_tokens, traces
+from ft_pipeline_tests.erasure.traces import decoded_tokens, traces, unknown_files
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 
 def test_every_file_of_a_project_is_of_a_known_kind(finished: Finished, tmp_path: Path) -> None:
     """A new kind of file fails this test: add it to file_kinds.FILE_KINDS, and its suffix to text_redaction."""
-    files = [path for path in finished.root.rglob("*") if path.is_file()]
-    treatments = {path: treatment_of(path.relative_to(finished.root).as_posix()) for path in files}
-    assert not [path for path, treatment in treatments.items() if treatment == "unknown"]
-    assert set(treatments.values()) >= {"rows", "blob", "artifact", "text", "database", "removed", "named", "no rows"}
-    for path in (path for path, treatment in treatments.items() if treatment == "artifact"):
-        if path.parts[path.parts.index("artifacts") + 1] not in MODEL_KINDS:
-            ErasedTexts({}).redact_file(path, tmp_path / "redacted")  # UnknownFile if it cannot be redacted
+    assert unknown_files(finished.root, tmp_path) == []
 
 
 @pytest.mark.parametrize("split", ["train", "validation", "test"])

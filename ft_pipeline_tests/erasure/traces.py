@@ -18,6 +18,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import zstandard
 
+from ft_pipeline.erasure.file_kinds import treatment_of
+from ft_pipeline.store.artifact_redaction import MODEL_KINDS
+from ft_pipeline.store.text_redaction import ErasedTexts, UnknownFile
+
 _ESCAPE = re.compile(r"\\(u[0-9a-fA-F]{4}|x[0-9a-fA-F]{2}|.)", re.DOTALL)
 _CHARACTERS = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f"}
 ESCAPE_LEVELS = 3
@@ -36,6 +40,21 @@ def traces(root: Path, *texts: str) -> list[str]:
 def kinds_of(paths: Collection[str]) -> set[str]:
     """What kinds of files these are: their paths without hashes and ids."""
     return {re.sub(r"(^|/)[0-9a-f-]{16,}(?=[/.]|$)|/[0-9a-f]{2}(?=/)", "", path) for path in paths}
+
+
+def unknown_files(root: Path, scratch: Path) -> list[Path]:
+    """The files of a project that `ft erase` does not know, or from which it cannot remove a text."""
+    unknown = []
+    for path in sorted(path for path in root.rglob("*") if path.is_file()):
+        treatment = treatment_of(path.relative_to(root).as_posix())
+        try:
+            if treatment == "artifact" and path.parts[path.parts.index("artifacts") + 1] not in MODEL_KINDS:
+                ErasedTexts({"-": "-"}).redact_file(path, scratch / "redacted")
+            known = treatment != "unknown"
+        except UnknownFile:
+            known = False
+        unknown += [] if known else [path]
+    return unknown
 
 
 def decoded_tokens(root: Path) -> str:
