@@ -59,34 +59,48 @@ class PhraseIndex:
 class Content:
     """What the people and models of a row say: its turns, without those of the system."""
 
-    asked: tuple[Words, ...]
+    asked: tuple[str, ...]
     """The turns of people."""
-    answered: tuple[Words, ...]
+    answered: tuple[str, ...]
     """All other turns and texts."""
 
     @cached_property
+    def questions(self) -> tuple[Words, ...]:
+        """The words of each turn of people."""
+        return tuple(filter(None, map(words_of, self.asked)))
+
+    @cached_property
     def turns(self) -> tuple[Words, ...]:
-        return self.asked + self.answered
+        """The words of each turn and text, those of people first."""
+        return self.questions + tuple(filter(None, map(words_of, self.answered)))
 
     @cached_property
-    def sides(self) -> tuple[Words, Words]:
-        """All words of the people, and all others."""
-        return _joined(self.asked), _joined(self.answered)
+    def words(self) -> Words:
+        return tuple(chain.from_iterable(self.turns))
 
     @cached_property
-    def shingles(self) -> set[Words]:
-        """Sequences of three words on either side. A shorter side is one shingle."""
-        return {
-            side[start : start + SHINGLE_WORDS]
-            for side in self.sides
-            for start in range(max(len(side) - SHINGLE_WORDS + 1, min(len(side), 1)))
-        }
+    def shingles(self) -> tuple[set[Words], set[Words]]:
+        """Sequences of three words: without punctuation, and with it as in the tables. Fewer words are one shingle."""
+        written = " ".join(normalise(turn) for turn in self.asked + self.answered)
+        return _shingles(self.words), _shingles(tuple(_WORD.findall(written)))
 
     @cached_property
     def is_distinctive(self) -> bool:
         """Whether it says enough to be recognized inside a longer row."""
-        words = _joined(self.turns)
-        return sum(2 if _IS_UNSPACED.match(word) else len(word) for word in words) >= MIN_CONTAINED_CHARS
+        return sum(2 if _IS_UNSPACED.match(word) else len(word) for word in self.words) >= MIN_CONTAINED_CHARS
+
+    def is_near(self, other: "Content") -> bool:
+        """Return whether the two have nearly the same shingles."""
+        smaller, larger = sorted((len(self.words), len(other.words)))
+        if smaller < 0.7 * larger:  # the shingle sets of so different lengths cannot be near
+            return False
+        pairs = zip(self.shingles, other.shingles, strict=True)
+        return any(len(ours & theirs) >= NEAR_SHARE * len(ours | theirs) for ours, theirs in pairs)
+
+
+def _shingles(words: Words) -> set[Words]:
+    count = max(len(words) - SHINGLE_WORDS + 1, 1)
+    return {words[start : start + SHINGLE_WORDS] for start in range(count)}
 
 
 class ErasedContents:
@@ -96,19 +110,18 @@ class ErasedContents:
         self._contents = [content for content in contents if content.turns]
         self._turns = PhraseIndex(turn for content in self._contents for turn in content.turns)
         self._starts = {
-            side[start : start + size]
+            content.words[start : start + size]
             for content in self._contents
-            for side in content.sides
             for size in range(1, SHINGLE_WORDS + 1)
-            for start in range(len(side) - size + 1)
+            for start in range(len(content.words) - size + 1)
         }
 
     def has_copy(self, row: Content) -> bool:
         """Return whether a row equals or is near to an erased row, or contains all of its turns."""
-        found = self._turns.found_in(_joined(row.turns))
+        found = self._turns.found_in(row.words)
         return any(
-            row.sides == erased.sides
-            or _is_near(row, erased)
+            row.words == erased.words
+            or row.is_near(erased)
             or (erased.is_distinctive and found.issuperset(erased.turns))
             for erased in self._contents
         )
@@ -122,19 +135,7 @@ class ErasedContents:
             return False
         turns = PhraseIndex(row.turns)
         return any(
-            turns.found_in(_joined(erased.turns)).issuperset(row.turns)
-            and turns.found_in(_joined(erased.asked or erased.answered))
+            turns.found_in(erased.words).issuperset(row.turns)
+            and turns.found_in(tuple(chain.from_iterable(erased.questions or erased.turns)))
             for erased in self._contents
         )
-
-
-def _is_near(row: Content, erased: Content) -> bool:
-    smaller, larger = sorted((sum(map(len, row.sides)), sum(map(len, erased.sides))))
-    if not smaller or smaller < 0.8 * larger:  # the shingle sets of so different lengths cannot be near
-        return False
-    common = len(row.shingles & erased.shingles)
-    return common >= NEAR_SHARE * (len(row.shingles) + len(erased.shingles) - common)
-
-
-def _joined(turns: Iterable[Words]) -> Words:
-    return tuple(chain.from_iterable(turns))

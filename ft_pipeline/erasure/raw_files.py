@@ -8,7 +8,6 @@ import mmap
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from hashlib import sha256
 from itertools import pairwise
 from pathlib import Path
@@ -48,19 +47,12 @@ class RawRow:
     """Line, list index or data row, from 1."""
     identity: str
     """The row's id in its table. For a row that cannot be converted, a hash of its raw text."""
-    asked: tuple[str, ...]
-    """What people say in it."""
-    answered: tuple[str, ...]
-    """What else is said in it, except by the system."""
+    content: Content
+    """What people and models say in it."""
     texts: frozenset[str]
     """Every string in the row, before and after its conversion, and what messages quote of it."""
     is_marker: bool = False
     """Whether the row is an erasure marker."""
-
-    @cached_property
-    def content(self) -> Content:
-        """What is said in it, as words."""
-        return Content(*(tuple(filter(None, map(words_of, side))) for side in (self.asked, self.answered)))
 
 
 def read_raw_rows(path: Path, name: str, data_format: str, sidecar: Sidecar) -> Iterator[RawRow]:
@@ -84,14 +76,14 @@ def _raw_row(number: int, value: Any, raw_text: str, row_format: Format, sidecar
         said = _strings_in_broken(raw_text) if isinstance(value, Fault) else tuple(_strings_of(value))
         quoted = (text for text in _quoted_in(record.message) if any(text in whole for whole in (raw_text, *said)))
         is_marker = isinstance(value, dict) and is_erasure_marker(value)
-        return RawRow(number, identity, (), said, frozenset([*said, *quoted]), is_marker)
+        return RawRow(number, identity, Content((), said), frozenset([*said, *quoted]), is_marker)
     columns = dict(zip(row_format.column_names, record, strict=True))
-    asked, answered = _said_in(columns)
-    return RawRow(number, row_id(columns), asked, answered, frozenset([*_strings_of(value), *_strings_of(columns)]))
+    texts = frozenset([*_strings_of(value), *_strings_of(columns)])
+    return RawRow(number, row_id(columns), _content_of(columns), texts)
 
 
-def _said_in(columns: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return what people say in a converted row, and what else is said."""
+def _content_of(columns: Mapping[str, Any]) -> Content:
+    """Return what is said in a converted row."""
     asked: list[str] = []
     answered: list[str] = []
     for name, value in columns.items():
@@ -104,7 +96,7 @@ def _said_in(columns: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[str, ..
                     (asked if turn["role"] == "user" else answered).append(turn["content"])
         elif isinstance(value, str) and name != "system":
             (asked if name in _ASKED_COLUMNS else answered).append(value)
-    return tuple(asked), tuple(answered)
+    return Content(tuple(asked), tuple(answered))
 
 
 def _strings_in_broken(text: str) -> tuple[str, ...]:
