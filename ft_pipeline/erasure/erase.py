@@ -246,7 +246,9 @@ def _redact_blobs(store: Path, erased: ErasedTexts, lineage: Lineage) -> list[st
             target = scratch / "redacted"
             if rows := lineage.copies.get((sha256, suffix)):
                 with target.open("wb") as file:
-                    replace_with_markers(path, suffix, {row: erased.markers[i] for row, i in rows.items()}, file)
+                    replace_with_markers(
+                        path, f"copy{suffix}", {row: erased.markers[i] for row, i in rows.items()}, file
+                    )
             else:
                 content = path.read_bytes()
                 target.write_bytes(erased.redact_plain_text(content))

@@ -99,7 +99,8 @@ def trace(project: Project, index: ArtifactIndex, chosen: Sequence[PlacedRow]) -
     lineage.texts = {text for placed in [*lineage.rows, *fragments] for text in placed.row.texts if text}
     lineage.answers = _answers(index, ids, lineage) - lineage.texts
     lineage.texts |= lineage.answers
-    shared = _find_shared(project, index, ids, lineage)
+    said = {turn for placed in lineage.rows for turn in placed.row.content.turns if len(" ".join(turn)) >= MIN_CHARS}
+    shared = _find_shared(project, index, ids, lineage, said)
     for placed in fragments:
         if shared.issuperset(placed.row.content.turns):  # other rows say it too, so that it identifies nobody
             lineage.also[placed.origin] = None
@@ -231,10 +232,12 @@ def _answer_tables(index: ArtifactIndex) -> Iterator[tuple[Path, str]]:
                 yield node.path / name, column
 
 
-def _find_shared(project: Project, index: ArtifactIndex, ids: set[str], lineage: Lineage) -> set[Words]:
-    """Return the words of those texts that rows with other ids contain, too. Add these rows to `also`."""
+def _find_shared(
+    project: Project, index: ArtifactIndex, ids: set[str], lineage: Lineage, said: set[Words]
+) -> set[Words]:
+    """Return the words of those texts that rows with other ids contain, too. Rows that contain one of `said` are added
+    to `also`."""
     phrases = PhraseIndex(map(words_of, lineage.texts))
-    identifying = {words_of(text) for text in lineage.texts if len(text) >= MIN_CHARS}
     by_start = defaultdict(list)
     for text in lineage.texts:
         by_start[text[:MIN_TRUNCATED_CHARS]].append(text)
@@ -243,7 +246,7 @@ def _find_shared(project: Project, index: ArtifactIndex, ids: set[str], lineage:
     def compare(origin: str, texts: Collection[str]) -> None:
         found = phrases.found_in(words_of("\n".join(texts)))
         shared.update(found)
-        if found & identifying:
+        if found & said:
             lineage.also[origin] = None
         for text in texts:
             if any(longer.startswith(text) for longer in by_start.get(text[:MIN_TRUNCATED_CHARS], ())):

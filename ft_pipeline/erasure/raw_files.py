@@ -100,9 +100,10 @@ def _content_of(columns: Mapping[str, Any]) -> Content:
 
 
 def _strings_in_broken(text: str) -> tuple[str, ...]:
-    """Return the strings in a line that is not JSON; the whole line if it is not even similar to JSON."""
+    """Return the strings in a line that is not JSON, except its keys; the whole line if it is not similar to JSON."""
     strings = _STRING.findall(text) if text[:1] in ("{", "[") else []
-    return tuple(_ESCAPE.sub(_character, string) for string in strings) or (text,)
+    texts = (_ESCAPE.sub(_character, string) for string in strings)
+    return tuple(string for string in texts if not _KEYS.issuperset(words_of(string))) or (text,)
 
 
 def _character(escape: re.Match[str]) -> str:

@@ -45,6 +45,7 @@ WITHOUT_TEXT = {
 }
 """Suffix of a file that is not searched → why."""
 
+_SURROGATE = re.compile("[\ud800-\udfff]")
 Origin = tuple[str | None, str, int]
 """(table, file, row) of a row; the table is None where only the file is known."""
 
@@ -167,7 +168,7 @@ class ErasedTexts:
         if not path.stat().st_size:
             return False
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            return any(content.find(form.encode("utf-8", "surrogateescape")) >= 0 for form in self._forms)
+            return any(content.find(form.encode()) >= 0 for form in self._forms)
 
     def redact_plain_text(self, content: bytes) -> bytes:
         """Return the bytes of a text without the erased texts."""
@@ -220,7 +221,7 @@ class ErasedTexts:
     def _probe(self) -> str:
         """A pattern of RE2 that matches the beginning of every erased text, and every id."""
         short = [self._short_forms.pattern] if self._short_forms else []
-        cells = [f"^{re.escape(cell)}$" for cell in self.cells if len(cell) < MIN_CHARS]
+        cells = [f"^{re.escape(cell)}$" for cell in self.cells if len(cell) < MIN_CHARS and not _SURROGATE.search(cell)]
         return "|".join(
             [*map(re.escape, {form[:MIN_TRUNCATED_CHARS] for form in self._forms}), *short, *cells, *self.markers]
         )
@@ -236,6 +237,9 @@ def _forms_of(texts: frozenset[str]) -> tuple[str, ...]:
 
 def _forms(text: str) -> Iterator[str]:
     """Yield a text as it may be in a file: plain, escaped once or twice for JSON, as Python quotes it, or for HTML."""
+    if _SURROGATE.search(text):  # half a character is only in a file as an escape
+        yield from (json.dumps(text)[1:-1], json.dumps(json.dumps(text)[1:-1])[1:-1])
+        return
     for plain in {text, text.strip(), " ".join(text.split())}:
         escaped = html.escape(plain)
         yield from (plain, escaped, escaped.replace("&quot;", "&#34;").replace("&#x27;", "&#39;"))

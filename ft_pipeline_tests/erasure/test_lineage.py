@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import csv
 import json
 import shutil
 import sqlite3
@@ -196,6 +197,41 @@ def test_an_older_snapshot_under_another_format_is_redacted(shop: Shop) -> None:
     shop.materialize()
     erase_person(shop)
     assert traces(shop.root, *row.values()) == []
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet", "json", "jsonl"])
+def test_every_container_is_redacted_in_the_store_too(shop: Shop, suffix: str) -> None:
+    """The snapshot of the file, in which the row has another number, and the system prompt of all rows stays."""
+    system = "You answer in the language of the question."
+    rows = [{**row, "system": system} for row in (ALPACA[0], person("quoted"), ALPACA[1])]
+    path = shop.raw("alpaca", f"people.{suffix}")
+    for kept in (rows, rows[1:]):
+        if suffix == "parquet":
+            pq.write_table(pa.Table.from_pylist(kept), path)
+        elif suffix == "csv":
+            with path.open("w", encoding="utf-8", newline="") as file:
+                writer = csv.DictWriter(file, list(rows[0]))
+                writer.writeheader()
+                writer.writerows(kept)
+        elif suffix == "json":
+            path.write_text(json.dumps(kept, indent=2), encoding="utf-8")
+        else:
+            shop.write("alpaca", path.name, kept)
+        shop.materialize()
+    result = erase_person(shop, row=1, file=path.name)
+    assert result.raw_files == 2 and result.also == []
+    assert traces(shop.root, *PEOPLE["quoted"]) == []
+    assert len(traces(shop.root, ALPACA[0]["output"])) >= 3
+    assert shop.materialize()["alpaca"].summary["reasons"]["excluded"] == 1
+
+
+def test_half_a_character_does_not_stop_an_erasure(shop: Shop) -> None:
+    path = shop.write("alpaca", FILE, [ALPACA[0]])
+    line = '{"instruction": "Ich bin Thusnelda Grünwald, Auftrag 88 \\ud800", "output": "Guten Tag."}\n'
+    path.write_text(path.read_text(encoding="utf-8") + line, encoding="utf-8")
+    shop.materialize()
+    erase_person(shop, row=2)
+    assert traces(shop.root, "Thusnelda", "Grünwald") == []
 
 
 def test_a_copy_that_no_snapshot_lists_is_redacted(shop: Shop) -> None:
