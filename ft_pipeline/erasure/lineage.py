@@ -69,8 +69,6 @@ class Lineage:
     """Their ids, and those of the rows made from them."""
     texts: set[str] = field(default_factory=set)
     """All their texts, and the models' answers to them."""
-    answers: set[str] = field(default_factory=set)
-    """Those of `texts` that are only in models' answers."""
     shared: set[str] = field(default_factory=set)
     """Those of `texts` that another row contains, too."""
     kept: set[str] = field(default_factory=set)
@@ -95,22 +93,34 @@ def trace(project: Project, index: ArtifactIndex, chosen: Sequence[PlacedRow]) -
     """Return the lineage of the chosen rows of a raw file."""
     lineage = Lineage()
     fragments = _find_copies(project, index, chosen, lineage)
-    ids = {placed.row.identity for placed in [*lineage.rows, *fragments]}
-    lineage.texts = {text for placed in [*lineage.rows, *fragments] for text in placed.row.texts if text}
-    lineage.answers = _answers(index, ids, lineage) - lineage.texts
-    lineage.texts |= lineage.answers
+    candidates = [*lineage.rows, *fragments]
+    lineage.texts = _texts_of(candidates) | _answers(index, _ids_of(candidates), lineage)
     said = {turn for placed in lineage.rows for turn in placed.row.content.turns if len(" ".join(turn)) >= MIN_CHARS}
-    shared = _find_shared(project, index, ids, lineage, said)
+    shared = _find_shared(project, _ids_of(candidates), lineage, said)
     for placed in fragments:
         if shared.issuperset(placed.row.content.turns):  # other rows say it too, so that it identifies nobody
             lineage.also[placed.origin] = None
         else:
             _add(lineage, placed)
-    lineage.shared = {text for text in lineage.texts if words_of(text) in shared}
-    ids = {placed.row.identity for placed in lineage.rows}
+    ids = _ids_of(lineage.rows)
+    texts = _texts_of(lineage.rows)
+    answers = _answers(index, ids, lineage) - texts
+    lineage.texts = texts | answers
+    others = (row for path, column in _answer_tables(index) for row in rows_with(path, "answer", answers))
+    # A model that repeats a text of a person does not make it the text of another one, but it may answer two alike.
+    shared_answers = {row["answer"] for row in others if not ids.intersection((row.get("id"), row.get("group")))}
+    lineage.shared = shared_answers | {text for text in lineage.texts if words_of(text) in shared}
     lineage.ids = ids | set(derived_ids(index, ids))
     lineage.rows = _first_of_each(lineage.rows)
     return lineage
+
+
+def _ids_of(rows: Iterable[PlacedRow]) -> set[str]:
+    return {placed.row.identity for placed in rows}
+
+
+def _texts_of(rows: Iterable[PlacedRow]) -> set[str]:
+    return {text for placed in rows for text in placed.row.texts if text}
 
 
 def _add(lineage: Lineage, placed: PlacedRow) -> None:
@@ -232,9 +242,7 @@ def _answer_tables(index: ArtifactIndex) -> Iterator[tuple[Path, str]]:
                 yield node.path / name, column
 
 
-def _find_shared(
-    project: Project, index: ArtifactIndex, ids: set[str], lineage: Lineage, said: set[Words]
-) -> set[Words]:
+def _find_shared(project: Project, ids: set[str], lineage: Lineage, said: set[Words]) -> set[Words]:
     """Return the words of those texts that rows with other ids contain, too. Rows that contain one of `said` are added
     to `also`."""
     phrases = PhraseIndex(map(words_of, lineage.texts))
@@ -258,10 +266,6 @@ def _find_shared(
                 compare(PlacedRow(file, row).origin, row.texts)
     for path in (path for pattern in SETTINGS for path in sorted(project.root.glob(pattern)) if path.is_file()):
         compare(path.relative_to(project.root).as_posix(), [path.read_text(encoding="utf-8", errors="replace")])
-    for path, column in _answer_tables(index):
-        # A model that repeats a text of a person does not make it the text of another one.
-        others = rows_with(path, "answer", lineage.answers)
-        shared.update(words_of(row["answer"]) for row in others if row[column] not in ids)
     return shared
 
 

@@ -134,8 +134,12 @@ def test_rows_that_share_only_a_question_or_a_beginning_stay(shop: Shop) -> None
     shop.write("alpaca", FILE, rows)
     shop.write("unlabelled", "inbox.jsonl", [{"prompt": question}])
     before = shop.materialize()["alpaca"].path / "rows.parquet"
+    prompt = {"id": identity_of(shop.raw("unlabelled", "inbox.jsonl"), 1), "file": "inbox.jsonl", "row": 1}
+    answer = {**prompt, "answer": "It depends on the ferry and on the weather.", "request_id": "r1"}
+    answered = shop.put("teacher_answers", None, {}, {}, {"answers.parquet": _table([answer])})
     result = erase_person(shop)
     assert origins(result) == ["alpaca/people.jsonl:1"]
+    assert pq.read_table(answered.path / "answers.parquet").to_pylist() == [answer]
     assert result.also == ["alpaca/people.jsonl:2", "text/handbook.jsonl:1", "unlabelled/inbox.jsonl:1"]
     kept = [row for row in pq.read_table(before).to_pylist() if row["file"] == FILE][1:]
     assert [(row["instruction"], row["output"]) for row in kept] == [(r["instruction"], r["output"]) for r in rows[1:]]
