@@ -77,6 +77,16 @@ class BlobStore:
                 write_atomically(target, sink.getvalue())
             _damaged_path(target).unlink(missing_ok=True)
 
+    def stored(self) -> set[str]:
+        """Return the SHA-256 of every blob, whether a snapshot lists it or not."""
+        names = [path.name for pattern in ("*.zst", "*.reference.json") for path in self.folder.glob(f"??/{pattern}")]
+        return {name.partition(".")[0] for name in names}
+
+    def remove_fragments(self) -> None:
+        """Remove damaged and unfinished copies. No other process may use the blobs."""
+        for path in [*self.folder.glob("??/*.damaged"), *self.folder.glob(f"{INCOMING_PREFIX}*")]:
+            path.unlink()
+
     def is_redacted(self, sha256: str) -> bool:
         """Return whether a blob was redacted after it was stored. Only its note is read."""
         return self._redacted_sha256(sha256) is not None
@@ -118,7 +128,7 @@ class BlobStore:
         allow_redacted: also accept the bytes after a redaction. UserError if the blob is missing or damaged.
         """
         if not self.path(sha256).is_file():
-            referenced = self._referenced_file(sha256)
+            referenced = self._referenced_file(sha256) or (self._redacted_file(sha256) if allow_redacted else None)
             if referenced is None:
                 raise UserError(f"the bytes of {target.name} ({sha256[:16]}) are missing: {self._why_missing(sha256)}")
             return referenced
@@ -187,6 +197,11 @@ class BlobStore:
             return path if self._cache.hashes(path.parent, [path.name])[path.name] == sha256 else None
         except (OSError, ValueError, KeyError, TypeError):
             return None
+
+    def _redacted_file(self, sha256: str) -> Path | None:
+        """Return the referenced file if it has the bytes that a redaction left."""
+        path = self._path_in_reference(sha256) if self.reference_path(sha256).is_file() else Path()
+        return path if path.is_file() and sha256_of_file(path) == self._redacted_sha256(sha256) else None
 
     def _path_in_reference(self, sha256: str) -> Path:
         return Path(json.loads(self.reference_path(sha256).read_bytes())["path"])

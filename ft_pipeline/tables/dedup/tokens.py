@@ -69,9 +69,9 @@ def _kind(token: str, group: str, inside: bool) -> int:
     return NAME if inside and len(token) > 1 and token[0].isupper() else WORD
 
 
-def words_of(text: str) -> list[str]:
+def words_of(text: str) -> tuple[str, ...]:
     """Return the words of a text, without its signs."""
-    return [token for token, kind in tokens_of(text) if kind != SIGN]
+    return tuple(token for token, kind in tokens_of(text) if kind != SIGN)
 
 
 @dataclass
