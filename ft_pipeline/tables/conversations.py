@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from ft_pipeline.settings.project import DataSettings
 from ft_pipeline.tables.accounts import FIRST_ROWS, CheckResult, RowWarning
-from ft_pipeline.tables.build import PARQUET, PREVIEW_ROWS, ROW_GROUP, SET_ASIDE, cut
+from ft_pipeline.tables.build import PARQUET, PREVIEW_ROWS, SET_ASIDE, cut
 from ft_pipeline.tables.conversation_rows import (
     BATCH_ROWS,
     ConversationRows,
@@ -32,6 +32,7 @@ from ft_pipeline.tables.formats.registry import FORMATS
 from ft_pipeline.tables.formats.row_ids import RowsDigest
 from ft_pipeline.tables.formats.turns import plain
 from ft_pipeline.tables.process_batch import raw_json
+from ft_pipeline.tables.row_groups import ROW_GROUP
 from ft_pipeline.tables.split_assignment import CODES, SPLITS, TRAIN, SplitAssignment, assign_splits
 
 SCHEMA = pa.schema(

@@ -16,6 +16,7 @@ from ft_pipeline.tables.reading.sidecar import PLAIN, Sidecar
 from ft_pipeline.tables.reason_codes import Refused
 
 ASIDE, SHINGLES = "aside.arrow", "shingles.u64"
+NO_SHINGLES = np.empty(0, dtype=np.uint64)
 _KEYS, _NOTE, _ROWS = "keys.arrow", "outcome.json", "rows-*.arrow"
 """Names of the files in the folder of a result."""
 
@@ -52,7 +53,7 @@ class FileResult:
     rows: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
     """The row numbers of the accepted rows."""
     keys: Keys = field(default_factory=lambda: merge([]))
-    """The keys of the accepted rows."""
+    """The keys of the accepted rows, without their shingles: `read_shingles` returns these."""
     pairs: np.ndarray = field(default_factory=lambda: np.empty((0, 2), dtype=np.uint64))
     """See BatchResult.pairs."""
     reasons: dict[str, list[int]] = field(default_factory=dict)
@@ -62,6 +63,10 @@ class FileResult:
     @property
     def refused(self) -> bool:
         return self.account.status == "refused"
+
+    def read_shingles(self) -> np.ndarray:
+        """Return the shingles of the accepted rows, memory-mapped. The file is open as long as the array exists."""
+        return ShingleFile(self.folder / SHINGLES).read() if self.folder else NO_SHINGLES
 
     def row_batches(self) -> Iterator[pa.RecordBatch]:
         """Yield the accepted rows: the format's columns, `row`, `id`."""
@@ -124,7 +129,7 @@ def load(source: SourceFile, account: FileAccount, sidecar: Sidecar, folder: Pat
     account.read = note["read"]
     with pa.OSFile(str(folder / _KEYS)) as file:
         table = pa.ipc.open_stream(file).read_all()
-    keys = Keys.from_table(table, ShingleFile(folder / SHINGLES).read(), table["lengths"].to_numpy())
+    keys = Keys.from_table(table, NO_SHINGLES, table["lengths"].to_numpy())
     result = FileResult(source, account, sidecar, folder, table["row"].to_numpy(), keys, reasons=note["reasons"])
     if "pair" in table.column_names:
         result.pairs = np.stack([table["pair"].to_numpy(), table["reverse"].to_numpy()], axis=1)
@@ -135,8 +140,8 @@ def load(source: SourceFile, account: FileAccount, sidecar: Sidecar, folder: Pat
 def all_shingles(files: list[FileResult], work: Path) -> np.ndarray:
     """Return the shingles of all files, in the order of the files. They are on disk, so as not to fill the memory."""
     if len(files) == 1:
-        return files[0].keys.shingles
+        return files[0].read_shingles()
     all_files = ShingleFile(work / SHINGLES)
     for file in files:
-        all_files.append(file.keys.shingles)
+        all_files.append(file.read_shingles())
     return all_files.read()

@@ -16,6 +16,7 @@ from ft_pipeline.tables.checks.placeholders import message as placeholder_messag
 from ft_pipeline.tables.dedup.keys import Keys, ShingleFile, merge
 from ft_pipeline.tables.file_result import ASIDE as ASIDE_FILE
 from ft_pipeline.tables.file_result import (
+    NO_SHINGLES,
     SHINGLES,
     FileResult,
     SourceFile,
@@ -36,7 +37,6 @@ MIN_ROWS = 2
 """A file with fewer rows is refused."""
 MAX_NAMED_COLUMNS = 20
 """Maximum number of unused columns that a warning names."""
-_NO_SHINGLES = np.empty(0, dtype=np.uint64)
 
 
 class Ingestor:
@@ -96,7 +96,7 @@ class Ingestor:
                 path_left.unlink()
             return refused(source, error)
         result.rows = np.concatenate(totals.rows)
-        result.keys = merge(totals.keys, ShingleFile(folder / SHINGLES).read())
+        result.keys = merge(totals.keys, NO_SHINGLES)
         result.pairs = np.concatenate(totals.pairs)
         result.reasons = totals.reasons
         result.warnings = totals.warnings(source.name)
@@ -132,7 +132,7 @@ def _process_into(
     batch_result = process_batch(batch, data_format, sidecar, excluded)
     write_stream(rows_path(folder, batch.rows[0]), batch_result.table)
     batch_result.keys.shingles.tofile(_part(folder, batch))
-    return replace(batch_result, table=None, keys=replace(batch_result.keys, shingles=_NO_SHINGLES))
+    return replace(batch_result, table=None, keys=replace(batch_result.keys, shingles=NO_SHINGLES))
 
 
 def _part(folder: Path, batch: Batch) -> Path:

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from ft_pipeline.tables.build import SET_ASIDE
 from ft_pipeline.tables.reason_codes import DUPLICATE_CODES, ROW_CODES
+from ft_pipeline.tables.row_groups import RowGroupWriter
 
 SCHEMA = pa.schema([("table", pa.string()), *SET_ASIDE, ("data_version", pa.string())])
 """Columns of the quarantine."""
@@ -41,7 +42,7 @@ def build_quarantine(parts: Sequence[Part], out: Path) -> dict[str, Any]:
     Returns the number of `rows` and the summary of QuarantineSummary.overview over all parts.
     """
     summary, rows = QuarantineSummary(), 0
-    with pq.ParquetWriter(out / "rows.parquet", SCHEMA, compression="zstd") as writer:
+    with RowGroupWriter(out / "rows.parquet", SCHEMA, compression="zstd") as writer:
         for part in parts:
             summary.add_files(part)
             for batch in read_set_aside(part):
@@ -112,26 +113,14 @@ class QuarantineSummary:
             (row for rows in self._first.values() for row in rows),
             key=lambda row: (row["table"], row["file"], row["row"]),
         )
+        counts_of_file: dict[tuple[str, str], dict[str, int]] = {}
+        for (table, file, code), count in counts.items():
+            counts_of_file.setdefault((table, file), {})[code] = count
         return {
             "reasons": dict(sorted(reasons.items(), key=lambda item: (-item[1], item[0]))),
-            "accounts": [self._account(file, counts) for file in self._files],
+            "accounts": [_account(file, counts_of_file.get((file["table"], file["file"]), {})) for file in self._files],
             "where": self._where(counts),
             "first": [{name: row[name] for name in FIRST} for row in samples[:MOST_SAMPLES]],
-        }
-
-    def _account(self, file: Mapping[str, Any], counts: Mapping[tuple[str, str, str], int]) -> dict[str, Any]:
-        count_by_code = {
-            code: count
-            for (table, name, code), count in counts.items()
-            if (table, name) == (file["table"], file["file"])
-        }
-        own = file["quarantined"] + file["duplicates"]
-        by_code = sorted(count_by_code.items(), key=lambda item: (-item[1], item[0]))
-        return {
-            **{name: file[name] for name in ACCOUNT},
-            "later": max(sum(count_by_code.values()) - own, 0),
-            "reasons": ", ".join(f"{code} {count:,}" for code, count in by_code),
-            "refused": f"{file['error_code']}: {file['error_message']}" if file["error_code"] else "",
         }
 
     def _where(self, counts: Mapping[tuple[str, str, str], int]) -> list[dict[str, Any]]:
@@ -151,6 +140,17 @@ class QuarantineSummary:
 
 ACCOUNT = ("table", "file", "status", "read", "accepted", "quarantined", "duplicates")
 FIRST = ("table", "file", "row", "code", "message", "raw")
+
+
+def _account(file: Mapping[str, Any], count_by_code: Mapping[str, int]) -> dict[str, Any]:
+    own = file["quarantined"] + file["duplicates"]
+    by_code = sorted(count_by_code.items(), key=lambda item: (-item[1], item[0]))
+    return {
+        **{name: file[name] for name in ACCOUNT},
+        "later": max(sum(count_by_code.values()) - own, 0),
+        "reasons": ", ".join(f"{code} {count:,}" for code, count in by_code),
+        "refused": f"{file['error_code']}: {file['error_message']}" if file["error_code"] else "",
+    }
 
 
 def ranges(rows: np.ndarray, limit: int = RANGES_CHARS) -> str:

@@ -45,7 +45,7 @@ def validate_file(
         file = _ingest(ingestor, path, data_dir, sidecar)
         if file.refused:
             return FileReport(file.account, data_format, [])
-        flags = flag_duplicates([file], file.keys.shingles)
+        flags = flag_duplicates([file], file.read_shingles())
         overlap = _overlap(flags, against, ingestor) if against else np.empty(0, dtype=np.int64)
         fill_accounts(flags)
         warnings = _warnings(flags, data_format)
@@ -84,8 +84,9 @@ def _overlap(flags: DuplicateFlags, against: Path, ingestor: Ingestor) -> np.nda
     heldout = _ingest(ingestor, against, against.parent, NEXT_TO_FILE)
     if heldout.refused:
         raise UserError(f"--against {against.name} cannot be used: {heldout.account.error_message}")
-    file = flags.files[0]
-    return np.flatnonzero((near_heldout(file.keys, heldout.keys) >= 0) & (flags.code == 0))
+    return np.flatnonzero(
+        (near_heldout(flags.keys, replace(heldout.keys, shingles=heldout.read_shingles())) >= 0) & (flags.code == 0)
+    )
 
 
 def _set_overlap_aside(account: FileAccount, rows: np.ndarray) -> None:
