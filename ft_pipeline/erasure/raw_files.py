@@ -17,7 +17,7 @@ from ft_pipeline.tables.formats.base import Format
 from ft_pipeline.tables.formats.convert import convert
 from ft_pipeline.tables.formats.registry import FORMATS
 from ft_pipeline.tables.formats.row_ids import row_id
-from ft_pipeline.tables.reading.batches import BOM, Batch, divide
+from ft_pipeline.tables.reading.batches import BOM, JSON_SPACE, Batch, divide
 from ft_pipeline.tables.reading.containers import read_batches
 from ft_pipeline.tables.reading.json_parser import parse_line
 from ft_pipeline.tables.reading.sidecar import Sidecar
@@ -109,15 +109,15 @@ def _replace_lines(content: bytes, markers: Mapping[int, str]) -> bytes:
 
 
 def _replace_array_elements(path: Path, suffix: str, markers: Mapping[int, str]) -> bytes:
-    content = path.read_bytes()
-    elements: list[tuple[int, int, str]] = []  # (start, length, marker)
+    content, pieces, copied = path.read_bytes(), [], 0
     for batch in read_batches(path, suffix):
-        for number, element, offset in zip(batch.rows, batch.lines or [], batch.offsets or [], strict=True):
+        for number, start, end in zip(batch.rows, batch.offsets or [], batch.ends or [], strict=True):
             if number in markers:
-                elements.append((content.index(element, offset), len(element), markers[number]))
-    for start, length, marker in sorted(elements, reverse=True):  # from the end, so that the other starts stay valid
-        content = content[:start] + _json_marker(marker) + content[start + length :]
-    return content
+                element = content[start:end]
+                start, end = end - len(element.lstrip(JSON_SPACE)), start + len(element.rstrip(JSON_SPACE))
+                pieces += [content[copied:start], _json_marker(markers[number])]
+                copied = end
+    return b"".join([*pieces, content[copied:]])
 
 
 def _replace_csv_rows(path: Path, markers: Mapping[int, str]) -> bytes:
