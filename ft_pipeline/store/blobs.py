@@ -5,6 +5,8 @@ import io
 import json
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Literal
 
@@ -13,7 +15,7 @@ import zstandard
 from ft_pipeline.errors import UserError
 from ft_pipeline.store.atomic_files import sync_folder, translate_write_errors, write_atomically
 from ft_pipeline.store.hashing import CHUNK_BYTES, sha256_of_file
-from ft_pipeline.store.stat_cache import StatCache
+from ft_pipeline.store.stat_cache import StatCache, stamp_of
 
 BlobState = Literal["copy", "reference", "redacted", "gone", "damaged", "changed"]
 """How a blob is stored. `copy` and `reference` have the bytes of their hash. `redacted`: rows were removed from it
@@ -54,10 +56,10 @@ class BlobStore:
     def add(self, path: Path) -> str:
         """Store the bytes of `path` and return their hex SHA-256. UserError while another program writes the file."""
         for _ in range(ADD_ATTEMPTS):
-            before = _stamp(path)
-            size, _mtime, _inode = before
+            before = stamp_of(path)
+            size = before[0]
             sha256 = self._add_reference(path) if size > self.by_reference_above else self._add_copy(path)
-            if _stamp(path) == before:
+            if stamp_of(path) == before:
                 return sha256
         raise UserError(f"{path.name} changed while it was read. Wait until it is completely written, then run again.")
 
@@ -134,6 +136,29 @@ class BlobStore:
         target.unlink()
         problem = "was redacted (ft erase)" if is_redacted else "is damaged"
         raise UserError(f"the stored copy of {target.name} {problem}: materialize its raw asset again")
+
+    @contextmanager
+    def reading(self, sha256: str, target: Path) -> Iterator[Path]:
+        """Yield a plain file with the bytes, as `checkout` does. `target` is removed at the end.
+
+        UserError at the end if it is the referenced file itself, and someone changed it meanwhile.
+        """
+        path = self.checkout(sha256, target)
+        if path == target:
+            yield path
+            path.unlink()
+            return
+        before = stamp_of(path)
+        yield path
+        try:
+            is_unchanged = stamp_of(path) == before and sha256_of_file(path) == sha256
+        except OSError:
+            is_unchanged = False
+        if not is_unchanged:
+            raise UserError(
+                f"{target.name} changed while it was read. Wait until it is completely written, then materialize its "
+                "raw asset again."
+            )
 
     def _add_copy(self, path: Path) -> str:
         """Hash and store the file in one pass, so that the hash matches the copy. OSError if it cannot be opened."""
@@ -224,9 +249,3 @@ def _compress(source: BinaryIO, sink: BinaryIO) -> str:
 def _damaged_path(copy: Path) -> Path:
     """Return where a damaged copy is kept after it was replaced."""
     return copy.with_suffix(".zst.damaged")
-
-
-def _stamp(path: Path) -> tuple[int, int, int]:
-    """Return the size, modification time and inode of a file. They change if it is written or replaced."""
-    stat = path.stat()
-    return stat.st_size, stat.st_mtime_ns, stat.st_ino

@@ -1,6 +1,7 @@
 """Read raw files: accepted rows go to disk, their keys stay in memory. Duplicates are not known yet."""
 
 from collections.abc import Callable, Collection
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -85,16 +86,16 @@ class Ingestor:
         """Read the content of the file into `result`, and return it; or a refused result if the content is refused."""
         source, folder = result.source, result.folder
         assert folder is not None
-        path = source.fetch() if source.fetch else source.path
-        path = check_path(path, source.data_dir or path.parent)
         folder.mkdir()
-        try:
-            totals = self._gather(result, path, folder)
-            _refuse_whole(totals, self.data_format)
-        except Refused as error:
-            for path_left in folder.iterdir():
-                path_left.unlink()
-            return refused(source, error)
+        with source.fetch() if source.fetch else nullcontext(source.path) as path:
+            try:
+                path = check_path(path, source.data_dir or path.parent)
+                totals = self._gather(result, path, folder)
+                _refuse_whole(totals, self.data_format)
+            except Refused as error:
+                for path_left in folder.iterdir():
+                    path_left.unlink()
+                return refused(source, error)
         result.rows = np.concatenate(totals.rows)
         result.keys = merge(totals.keys, NO_SHINGLES)
         result.pairs = np.concatenate(totals.pairs)
