@@ -5,7 +5,7 @@ import io
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Literal
@@ -51,7 +51,13 @@ class BlobStore:
 
     def has(self, sha256: str) -> bool:
         """Return whether the bytes are available: a copy that decompresses to the hash, or a valid reference."""
-        return self._has_intact_copy(sha256) or self._referenced_file(sha256) is not None
+        return bool(self.available([sha256]))
+
+    def available(self, sha256s: Iterable[str]) -> set[str]:
+        """Return those hashes whose bytes are available (see `has`). The stat cache is read once per folder."""
+        wanted = set(sha256s)
+        intact = self._intact_copies(wanted)
+        return intact | {sha256 for sha256 in wanted - intact if self._referenced_file(sha256) is not None}
 
     def add(self, path: Path) -> str:
         """Store the bytes of `path` and return their hex SHA-256. UserError while another program writes the file."""
@@ -179,7 +185,7 @@ class BlobStore:
     def _move_into_place(self, temporary: Path, sha256: str) -> None:
         """Rename a new copy to its place, unless there is an intact copy. A damaged copy is kept for diagnosis."""
         target = self.path(sha256)
-        if target.exists() and self._has_intact_copy(sha256):
+        if target.exists() and self._intact_copies([sha256]):
             return
         target.parent.mkdir(parents=True, exist_ok=True)
         if target.exists():
@@ -196,14 +202,17 @@ class BlobStore:
             write_atomically(self.reference_path(sha256), json.dumps(reference, indent=1).encode())
         return sha256
 
-    def _has_intact_copy(self, sha256: str) -> bool:
-        """Return whether the copy exists and matches its hash. It is read only if it changed since the last check."""
-        target = self.path(sha256)
-        try:
-            hashes = self._cache.hashes(target.parent, [target.name], lambda _: self._decompress(sha256))
-        except OSError:
-            return False
-        return hashes[target.name] == sha256
+    def _intact_copies(self, sha256s: Iterable[str]) -> set[str]:
+        """Return those hashes whose copy exists and matches. It is read only if it changed since the last check."""
+        names_by_folder: dict[Path, list[str]] = {}
+        for sha256 in sha256s:
+            target = self.path(sha256)
+            names_by_folder.setdefault(target.parent, []).append(target.name)
+        intact = set()
+        for folder, names in names_by_folder.items():
+            hashes = self._cache.hashes(folder, names, lambda copy: self._decompress(copy.stem), failed={})
+            intact |= {sha256 for name, sha256 in hashes.items() if sha256 == Path(name).stem}
+        return intact
 
     def _referenced_file(self, sha256: str) -> Path | None:
         """Return the referenced file if it still has the bytes of the hash."""

@@ -14,6 +14,7 @@ from ft_pipeline.defs.tables import source_file
 from ft_pipeline.errors import UserError
 from ft_pipeline.sources.local_folder import folder_stamp, snapshot_folder
 from ft_pipeline.sources.snapshot import Snapshot, checkout, read_listing, write_listing
+from ft_pipeline.store import stat_cache
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.blobs import BlobStore
 from ft_pipeline.store.folder_cache import FolderCache
@@ -296,3 +297,18 @@ def test_the_copy_of_a_file_is_removed_after_it_was_read(folder: Path, store: Ar
     with copy.reading() as path:
         assert path.read_text() == '{"instruction": "a"}\n' and path.is_relative_to(tmp_path / "out")
     assert not path.exists() and (folder / "a.jsonl").is_file()
+
+
+def test_the_hashes_of_stored_files_are_read_and_saved_once_per_folder(
+    tmp_path: Path, store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(300):
+        write_texts(tmp_path / "text" / f"{number}.jsonl", f"number {number}")
+    monkeypatch.setattr(stat_cache, "RACY_NANOSECONDS", 0)
+    saved: list[Path] = []
+    save = stat_cache._save
+    monkeypatch.setattr(stat_cache, "_save", lambda path, entries: (saved.append(path), save(path, entries)))
+    snapshot = snapshot_folder(tmp_path / "text", store)
+    folders = {entry.sha256[:2] for entry in snapshot.entries if entry.sha256}
+    assert len(saved) == len(set(saved)) == len(folders) + 1
+    assert snapshot_folder(tmp_path / "text", store) == snapshot and len(saved) == len(folders) + 1
