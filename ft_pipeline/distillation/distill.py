@@ -4,22 +4,26 @@ All kept rows are in the train split. Answers near a held-out row, a human row o
 """
 
 import json
+import tempfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ft_pipeline.distillation import answer_filters
+from ft_pipeline.distillation.answer_table import BATCH_ROWS, write_rows
 from ft_pipeline.distillation.best_of_n import agreements, best_of
 from ft_pipeline.tables.checks.content_checks import find_faults
 from ft_pipeline.tables.conversations import ASIDE_SCHEMA, SCHEMA
 from ft_pipeline.tables.dedup.contamination import Phrases, heldout_rows, origin, overlap_with_heldout
-from ft_pipeline.tables.dedup.keys import group_names, keys_of_messages, prompt_of
+from ft_pipeline.tables.dedup.keys import Keys, ShingleFile, group_names, keys_of_messages, merge, prompt_of
 from ft_pipeline.tables.dedup.minhash import find_duplicates, match_against
 from ft_pipeline.tables.formats import sharegpt
 from ft_pipeline.tables.formats.row_ids import row_id
@@ -27,6 +31,7 @@ from ft_pipeline.tables.formats.turns import plain
 from ft_pipeline.tables.process_batch import raw_json
 
 TABLE = "unlabelled"
+_NO_SHINGLES = np.empty(0, dtype=np.uint64)
 DISTILLED = pa.schema(
     [
         *SCHEMA,
@@ -87,31 +92,54 @@ def distill(
     """
     teacher_facts = json.loads((answers / "teacher.json").read_text(encoding="utf-8"))
     all_answers = [_Answer(row) for row in pq.read_table(answers / "answers.parquet").to_pylist()]
-    train = _train_rows(conversations)
-    context = answer_filters.Context(
-        teacher_facts["system_prompt"] or "", teacher_facts["examples"], _human_length_range(train)
-    )
-    _set_aside_filtered(all_answers, context)
-    _set_aside_invalid(all_answers)
-    _set_aside_contaminated(all_answers, conversations, general_questions)
-    _set_aside_copies_of_human_rows(all_answers, train)
+    with tempfile.TemporaryDirectory(prefix=".work-", dir=out) as folder:
+        human = _read_human_rows(conversations, Path(folder))
+        length_range = answer_filters.length_range(human.answer_lengths.tolist())
+        context = answer_filters.Context(teacher_facts["system_prompt"] or "", teacher_facts["examples"], length_range)
+        _set_aside_filtered(all_answers, context)
+        _set_aside_invalid(all_answers)
+        _set_aside_contaminated(all_answers, conversations, general_questions)
+        _set_aside_copies_of_human_rows(all_answers, human)
     _set_aside_all_but_best(all_answers)
     _set_aside_duplicates(all_answers)
     kept = _kept(all_answers)
     set_aside = [answer for answer in all_answers if answer.code]
     provenance = _provenance(teacher, teacher_facts)
-    _write(out / "rows.parquet", [_kept_row(answer) | provenance for answer in kept], DISTILLED)
-    _write(out / "set_aside.parquet", [_set_aside_row(answer) for answer in set_aside], ASIDE_SCHEMA)
+    groups = group_names(_keys_of(kept).group)
+    kept_rows = (_kept_row(answer, group) | provenance for answer, group in zip(kept, groups, strict=True))
+    write_rows(kept_rows, out / "rows.parquet", DISTILLED)
+    write_rows(map(_set_aside_row, set_aside), out / "set_aside.parquet", ASIDE_SCHEMA)
     return _summary(kept, set_aside, context, out)
 
 
-def _train_rows(conversations: Path) -> list[dict[str, Any]]:
-    return pq.read_table(conversations / "rows.parquet", filters=[("split", "=", "train")]).to_pylist()
+@dataclass(frozen=True)
+class _HumanRows:
+    """The train split of the conversations, without its texts."""
+
+    origins: pa.Table
+    """table, file, row."""
+    keys: Keys
+    answer_lengths: np.ndarray
+    """int64: the length of each assistant turn, in characters."""
 
 
-def _human_length_range(train: Sequence[Mapping[str, Any]]) -> tuple[int, int] | None:
-    turns = [turn for row in train for turn in row["messages"]]
-    return answer_filters.length_range([turn["content"] for turn in turns if turn["role"] == "assistant"])
+def _read_human_rows(conversations: Path, work: Path) -> _HumanRows:
+    """Read the train split, with one batch of texts in memory at a time. The shingles are in a file in `work`."""
+    columns = ["split", "messages", "table", "file", "row"]
+    shingles = ShingleFile(work / "shingles.u64")
+    origins, keys, lengths = [], [], [np.empty(0, dtype=np.int64)]
+    with pq.ParquetFile(conversations / "rows.parquet") as file:
+        for batch in file.iter_batches(BATCH_ROWS, columns=columns):
+            rows = pa.Table.from_batches([batch.filter(pc.equal(batch["split"], "train"))])
+            turns = pc.list_flatten(rows["messages"].combine_chunks())
+            answers = turns.field("content").filter(pc.equal(turns.field("role"), "assistant"))
+            lengths.append(pc.utf8_length(answers).to_numpy(zero_copy_only=False).astype(np.int64))
+            part = keys_of_messages(rows["messages"].to_pylist())
+            shingles.append(part.shingles)
+            keys.append(replace(part, shingles=_NO_SHINGLES))
+            origins.append(rows.select(["table", "file", "row"]))
+    empty = SCHEMA.empty_table().select(["table", "file", "row"])
+    return _HumanRows(pa.concat_tables([empty, *origins]), merge(keys, shingles.read()), np.concatenate(lengths))
 
 
 def _provenance(teacher: Mapping[str, Any], teacher_facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -139,10 +167,10 @@ def _set_aside_filtered(answers: Sequence[_Answer], context: answer_filters.Cont
 
 def _set_aside_invalid(answers: Sequence[_Answer]) -> None:
     """Set aside answers whose whole conversation fails the checks of human rows."""
-    kept = _kept(answers)
-    frame = pd.DataFrame({"messages": pd.Series([answer.messages for answer in kept], dtype=object)})
-    for position, fault in find_faults(sharegpt.FORMAT, frame, frozenset()).items():
-        kept[position].set_aside(fault.code, fault.message)
+    for batch in _batches(_kept(answers)):
+        frame = pd.DataFrame({"messages": pd.Series([answer.messages for answer in batch], dtype=object)})
+        for position, fault in find_faults(sharegpt.FORMAT, frame, frozenset()).items():
+            batch[position].set_aside(fault.code, fault.message)
 
 
 def _set_aside_contaminated(answers: Sequence[_Answer], conversations: Path, general_questions: Sequence[str]) -> None:
@@ -158,14 +186,13 @@ def _set_aside_contaminated(answers: Sequence[_Answer], conversations: Path, gen
             answer.set_aside("train_test_overlap", "its prompt shares 13 words in a row with the general suite")
 
 
-def _set_aside_copies_of_human_rows(answers: Sequence[_Answer], train: Sequence[Mapping[str, Any]]) -> None:
+def _set_aside_copies_of_human_rows(answers: Sequence[_Answer], human: _HumanRows) -> None:
     kept = _kept(answers)
-    matches = match_against(
-        keys_of_messages([answer.messages for answer in kept]), keys_of_messages([row["messages"] for row in train])
-    )
+    matches = match_against(_keys_of(kept), human.keys)
     for answer, position, exact in zip(kept, matches.of.tolist(), matches.exact.tolist(), strict=True):
         if position >= 0:
-            _set_aside_copy(answer, origin(train[position]), exact)
+            (row,) = human.origins.slice(position, 1).to_pylist()
+            _set_aside_copy(answer, origin(row), exact)
 
 
 def _set_aside_all_but_best(answers: Sequence[_Answer]) -> None:
@@ -189,7 +216,7 @@ def _set_aside_all_but_best(answers: Sequence[_Answer]) -> None:
 def _set_aside_duplicates(answers: Sequence[_Answer]) -> None:
     """Set aside exact and near duplicates of earlier answers to other prompts."""
     kept = _kept(answers)
-    matches = find_duplicates(keys_of_messages([answer.messages for answer in kept]))
+    matches = find_duplicates(_keys_of(kept))
     for answer, position, exact in zip(kept, matches.of.tolist(), matches.exact.tolist(), strict=True):
         if position >= 0:
             _set_aside_copy(answer, kept[position].origin, exact)
@@ -200,12 +227,21 @@ def _set_aside_copy(answer: _Answer, original: str, exact: bool) -> None:
     answer.set_aside(code, f"{relation} {original}", original)
 
 
-def _kept_row(answer: _Answer) -> dict[str, Any]:
+def _batches(answers: Sequence[_Answer]) -> Iterator[Sequence[_Answer]]:
+    return (answers[begin : begin + BATCH_ROWS] for begin in range(0, len(answers), BATCH_ROWS))
+
+
+def _keys_of(answers: Sequence[_Answer]) -> Keys:
+    """Return the keys of the whole conversations."""
+    return merge([keys_of_messages([answer.messages for answer in batch]) for batch in _batches(answers)])
+
+
+def _kept_row(answer: _Answer, group: str) -> dict[str, Any]:
     """Return the row of rows.parquet, without the columns of `_provenance`."""
     return {
         "id": row_id({"messages": answer.messages}),
         "split": "train",
-        "group": group_names(keys_of_messages([answer.messages]).group)[0],
+        "group": group,
         "messages": answer.messages,
         "table": TABLE,
         **{name: answer.columns[name] for name in COPIED_COLUMNS},
@@ -223,10 +259,6 @@ def _set_aside_row(answer: _Answer) -> dict[str, Any]:
         "raw": raw_json(answer.messages),
         "copy_of": answer.related_row,
     }
-
-
-def _write(path: Path, rows: list[dict[str, Any]], schema: pa.Schema) -> None:
-    pq.write_table(pa.Table.from_pylist(rows, schema=schema), path, compression="zstd")
 
 
 def _summary(
