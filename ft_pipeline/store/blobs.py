@@ -49,12 +49,11 @@ class BlobStore:
         """Return where the reference is, if there is one."""
         return self.folder / sha256[:2] / f"{sha256}.reference.json"
 
-    def has(self, sha256: str) -> bool:
-        """Return whether the bytes are available: a copy that decompresses to the hash, or a valid reference."""
-        return bool(self.available([sha256]))
-
     def available(self, sha256s: Iterable[str]) -> set[str]:
-        """Return those hashes whose bytes are available (see `has`). The stat cache is read once per folder."""
+        """Return the hashes whose bytes are there: a copy that decompresses to the hash, or a valid reference.
+
+        The stat cache is read once per folder of copies.
+        """
         wanted = set(sha256s)
         intact = self._intact_copies(wanted)
         return intact | {sha256 for sha256 in wanted - intact if self._referenced_file(sha256) is not None}

@@ -19,6 +19,8 @@ BATCH_ROWS = 4096
 """Rows in memory at a time."""
 SAMPLES, MOST_SAMPLES = 3, 120
 """Maximum number of rows in the summary: per file and code, and in total."""
+MOST_FILES = 300
+"""Maximum number of files whose accounts are in the summary: those with the most unused rows. files.parquet has all."""
 MOST_PLACES = 300
 """Maximum number of (file, code) pairs whose row numbers are in the summary."""
 RANGES_CHARS = 280
@@ -101,9 +103,9 @@ class QuarantineSummary:
     def overview(self) -> dict[str, Any]:
         """Return the summary of all rows added so far.
 
-        reasons: code → number of rows, most frequent first. accounts: per file the numbers of rows read, accepted,
-        quarantined and duplicate, and the reasons. where: the row numbers per file and code. first: the first rows of
-        each file and code.
+        reasons: code → number of rows, most frequent first. accounts: per file (of at most MOST_FILES) the numbers of
+        rows read, accepted, quarantined and duplicate, and the reasons. where: the row numbers per file and code.
+        first: the first rows of each file and code.
         """
         counts = {key: sum(map(len, rows)) for key, rows in self._rows.items()}
         reasons: dict[str, int] = {}
@@ -118,10 +120,23 @@ class QuarantineSummary:
             counts_of_file.setdefault((table, file), {})[code] = count
         return {
             "reasons": dict(sorted(reasons.items(), key=lambda item: (-item[1], item[0]))),
-            "accounts": [_account(file, counts_of_file.get((file["table"], file["file"]), {})) for file in self._files],
+            "accounts": [
+                _account(file, counts_of_file.get((file["table"], file["file"]), {})) for file in self._shown_files()
+            ],
             "where": self._where(counts),
             "first": [{name: row[name] for name in FIRST} for row in samples[:MOST_SAMPLES]],
         }
+
+    def _shown_files(self) -> list[dict[str, Any]]:
+        """Return the files to show, in their order. Refused files come before files with unused rows."""
+        if len(self._files) <= MOST_FILES:
+            return self._files
+
+        def rank(position: int) -> tuple[bool, int, int]:
+            file = self._files[position]
+            return file["status"] != "refused", -(file["quarantined"] + file["duplicates"]), position
+
+        return [self._files[position] for position in sorted(sorted(range(len(self._files)), key=rank)[:MOST_FILES])]
 
     def _where(self, counts: Mapping[tuple[str, str, str], int]) -> list[dict[str, Any]]:
         order = sorted(counts, key=lambda key: (key[0], key[1], key[2] in DUPLICATE_CODES, -counts[key], key[2]))

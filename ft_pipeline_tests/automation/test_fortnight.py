@@ -154,7 +154,6 @@ def test_an_idle_check_does_not_look_at_the_stored_files(shop: Simulation, monke
         return available(blobs, sha256s)
 
     monkeypatch.setattr(BlobStore, "available", record)
-    monkeypatch.setattr(BlobStore, "has", lambda blobs, sha256: bool(record(blobs, [sha256])))
     for _ in range(3):
         assert not shop.tick_sensor().run_requests
     assert looked_at == []

@@ -127,6 +127,14 @@ def test_the_work_for_the_accounts_grows_with_the_number_of_files():
     assert many < 2.5 * few
 
 
+def test_the_summary_shows_the_files_with_the_most_unused_rows():
+    summary = summary_of(1000)
+    summary._files[700]["quarantined"] = 5
+    summary._files[990]["status"] = "refused"
+    shown = [account["file"] for account in summary.overview()["accounts"]]
+    assert shown == [str(number) for number in range(298)] + ["700", "990"]
+
+
 class CountedText(str):
     """A text that counts how often it is compared."""
 
