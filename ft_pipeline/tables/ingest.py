@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from ft_pipeline.store.folder_cache import FolderCache
 from ft_pipeline.tables.accounts import FileAccount, RowWarning
-from ft_pipeline.tables.cache_key import key_of
+from ft_pipeline.tables.cache_key import hash_of_ids, key_of
 from ft_pipeline.tables.checks.pii import NAMES
 from ft_pipeline.tables.checks.placeholders import message as placeholder_message
 from ft_pipeline.tables.dedup.keys import Keys, ShingleFile, merge
@@ -56,6 +56,7 @@ class Ingestor:
         self.from_cache = 0
         """Number of files that came from the cache and were not read."""
         self._files = 0
+        self._excluded_hash = hash_of_ids(excluded)
 
     def collect(self, source: SourceFile) -> FileResult:
         """Read one file, or load its result from the cache. If the file is refused, its account has the error."""
@@ -71,7 +72,7 @@ class Ingestor:
             if self.cache is None or not source.sha256:
                 return self._read(FileResult(source, account, sidecar, folder))
             suffix = Path(source.name).suffix.lower()
-            key = key_of(source.sha256, self.data_format, suffix, source.sidecar, self.excluded)
+            key = key_of(source.sha256, self.data_format, suffix, source.sidecar, self._excluded_hash)
             if self.cache.restore(key, folder):
                 self.from_cache += 1
                 return load(source, account, sidecar, folder)

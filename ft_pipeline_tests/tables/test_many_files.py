@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 import yaml
 
 from ft_pipeline.store.folder_cache import FolderCache
-from ft_pipeline.tables.build import SET_ASIDE
+from ft_pipeline.tables.build import SET_ASIDE, build_table
+from ft_pipeline.tables.file_result import SourceFile
 from ft_pipeline.tables.quarantine import QuarantineSummary
 from ft_pipeline.tables.reading.sidecar import _PlainLoader
 from ft_pipeline_tests.tables.helpers import build
@@ -69,6 +70,24 @@ def store_entries(cache: FolderCache, folder: Path, count: int) -> None:
         entry.mkdir()
         (entry / "rows").write_bytes(bytes(100))
         cache.store(f"key-{number}", entry)
+
+
+class CountedIds(frozenset):
+    """Ids of erased rows, which count how often all of them are read."""
+
+    read = 0
+
+    def __iter__(self):
+        CountedIds.read += 1
+        return super().__iter__()
+
+
+def test_the_ids_of_erased_rows_are_read_once_for_all_files(tmp_path):
+    files = write_files(tmp_path, 20)
+    sources = [SourceFile(name, tmp_path / "raw" / name, name) for name in files]
+    excluded, cache = CountedIds({"a", "b"}), FolderCache(tmp_path / "cache")
+    build_table("alpaca", sources, tmp_path / "out", max_quarantined=0.5, excluded=excluded, cache=cache)
+    assert CountedIds.read == 1
 
 
 def count_listings(monkeypatch, root: Path) -> list[Path]:
