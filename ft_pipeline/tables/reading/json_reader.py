@@ -236,10 +236,13 @@ def _structure(file: BinaryIO, begin: int) -> Iterator[tuple[int, bytes, list[in
             assert string is not None  # it matches the empty string
             in_string, end = string.lastindex is None, string.end()
         for match in () if in_string else _TOKEN.finditer(block, end):
-            if match.lastindex is None and block[match.start()] == 0x22:
+            if match.lastindex:
+                continue  # a whole string
+            position = match.start()
+            if block[position] == 0x22:
                 in_string, end = True, match.end()
-            elif match.lastindex is None:
-                positions.append(match.start())
+            else:
+                positions.append(position)
         if in_string:  # it continues in the next block; a backslash is read together with what follows it
             block, rest = block[:end], block[end:]
         else:
