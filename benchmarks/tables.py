@@ -83,23 +83,35 @@ def ours(path: Path, out: Path) -> dict[str, object]:
     from ft_pipeline.tables.build import build_table
     from ft_pipeline.tables.conversations import build_conversations
     from ft_pipeline.tables.file_result import SourceFile
+    from ft_pipeline.tables.held_out import SuiteTexts
 
+    shares, suite = DataSettings(), SuiteTexts(_general_suite("questions", "query"), _general_suite("texts", "text"))
     start = time.perf_counter()
     source = SourceFile(path.name, path, "")
     with Progress(console=Console(stderr=True)) as bar:
         task = bar.add_task("rows", total=None)
         table = build_table(
-            "alpaca", [source], out / "alpaca", max_quarantined=0.1, progress=lambda rows: bar.advance(task, rows)
+            "alpaca",
+            [source],
+            out / "alpaca",
+            max_quarantined=0.1,
+            shares=shares,
+            progress=lambda rows: bar.advance(task, rows),
         )
     built = time.perf_counter()
     build_table("sharegpt", [], out / "sharegpt", max_quarantined=0.1)
     folders = {name: out / name for name in ("alpaca", "sharegpt")}
-    report = build_conversations(folders, out / "conversations", settings=DataSettings(), general_questions=[])
+    report = build_conversations(folders, out / "conversations", settings=shares, suite=suite)
     assert table.passed and report.passed, (table.checks, report.checks)
     return {
         "table_seconds": built - start, "conversations_seconds": time.perf_counter() - built, "read": table.read,
         "accepted": table.accepted, "reasons": table.reasons, "splits": report.splits,
     }  # fmt: skip
+
+
+def _general_suite(name: str, column: str) -> list[str]:
+    path = Path(__file__).parents[1] / "data" / "general" / f"{name}.jsonl"
+    return [orjson.loads(line)[column] for line in path.read_bytes().splitlines()]
 
 
 def usual(path: Path, out: Path) -> dict[str, object]:

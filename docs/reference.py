@@ -39,11 +39,43 @@ fails its table's blocking check until it is fixed or removed.
 Files are JSONL or a JSON array (detected by content), CSV (`.csv`) or Parquet (`.parquet`), in UTF-8. Check a file
 before you put it into the folder: `ft validate FILE --format FORMAT`.
 
-A model turn may have `reasoning_content`. Tool turns are quarantined unless a sidecar maps their roles:
-`roles: {function_call: gpt, observation: tool}` trains the model to write the call and shows it the result. A role that
-is mapped to `tool` is kept and never trained. Calls in a separate field (`tool_calls`) are not read. Before training,
-the base model's chat template is checked: a template that drops a turn stops the training; a template without a place
-for reasoning is reported, with the number of affected turns.
+A model turn may have `reasoning_content`, and a `weight`: an answer of the weight 0 is shown, not trained, and is no
+test item. 1 is the default. Other numbers are refused, since no answer is trained in part. A row in which no answer
+would be trained is quarantined. In a pair both answers are trained, and weights are not read.
+
+Every row may have `tags`, a list of texts (a single text is one tag). They go with the row through all tables. Tags and
+weights say how a row is used, not what it says: they are no part of its id, and rows that differ in nothing else are
+duplicates, of which the first one stays.
+
+Tool turns are quarantined unless a sidecar maps their roles: `roles: {function_call: gpt, observation: tool}` trains
+the model to write the call and shows it the result. A role that is mapped to `tool` is kept and never trained. Calls
+in a separate field (`tool_calls`) are not read. Before training, the base model's chat template is checked: a template
+that drops a turn stops the training; a template without a place for reasoning is reported, with the number of affected
+turns.
+
+## Turns in the tables
+
+The columns with turns (`messages`, `prompt_messages`, `chosen`, `rejected`) are lists of
+
+| key | in | |
+|---|---|---|
+| `role` | every turn | `system`, `user`, `assistant` or `tool` |
+| `content` | every turn | the text; empty if an assistant turn only calls tools |
+| `reasoning_content` | assistant | the text before the answer, or null |
+| `tool_calls` | assistant | calls as {`id`, `name`, `arguments`}, or null; `id` may be null |
+| `tool_call_id`, `name` | tool | the call that is answered and the name of the tool, or null |
+| `weight` | assistant | 0: shown, not trained; null: trained |
+
+`tools` is a column of its own: the tools that the row declares. `tools` and `arguments` are JSON text without white
+space between its parts, as `orjson.dumps` writes it, because their shape differs from row to row. The keys keep their
+order, which is what the model reads and learns to write. `tools` is a list of OpenAI's `{type: function, function:
+{name, description, parameters}}`. Chat templates get both as objects. A text or an object may be `arguments`, but most
+templates want an object. A template that does not write tools or calls is refused. No raw format fills these fields
+yet.
+
+Rows are compared with their calls; the ids of calls do not count. Rows that differ only in their tools are not equal.
+
+## Sidecars
 
 A YAML file with the same name (`support.yaml` for `support.csv`), called a sidecar, configures how a file is read:
 

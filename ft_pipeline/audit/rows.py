@@ -1,5 +1,6 @@
 """Rows of a chain: rows that a model was trained on and their origins, rows left out, search for a sentence."""
 
+import itertools
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -11,6 +12,7 @@ import pyarrow.parquet as pq
 
 from ft_pipeline.audit.artifact_index import ArtifactIndex, ArtifactNode
 from ft_pipeline.audit.chain import Chain, inputs_of
+from ft_pipeline.tables.formats.turns import searchable_texts
 from ft_pipeline.tables.text_rules import normalise
 
 ORIGIN_COLUMNS = ("file", "row")
@@ -224,7 +226,7 @@ def texts_of(row: dict[str, Any]) -> list[str]:
     """Return the texts of people and models in a row of any table."""
     texts = [row[name] for name in ("instruction", "input", "output", "system", "text", "answer") if row.get(name)]
     for name in ("messages", "prompt_messages", "chosen", "rejected"):
-        texts += [turn["content"] for turn in row.get(name) or [] if turn.get("content")]
+        texts += itertools.chain.from_iterable(map(searchable_texts, row.get(name) or []))
     return [*texts, *(side for pair in row.get("history") or [] for side in pair)]
 
 

@@ -12,7 +12,7 @@ import typer
 
 from ft_pipeline import doctor as machine_checks
 from ft_pipeline import scaffold
-from ft_pipeline.cli import audit, display, export, gc, memory, release, report
+from ft_pipeline.cli import audit, display, export, gc, inspect, memory, release, report
 from ft_pipeline.cli.common import (
     FAILED,
     REFUSED,
@@ -214,6 +214,7 @@ for command in (
     report.report,
     gc.gc,
     memory.memory,
+    inspect.inspect,
 ):
     app.command()(command)
 

@@ -120,6 +120,8 @@ def show_comparison(console: Console, comparison: Comparison) -> None:
         soft_wrap=True,
     )
     console.print(table)
+    for entry in comparison.contaminated:
+        console.print(f"[yellow]Not compared:[/] {plain(entry.describe())}", soft_wrap=True)
     for spread in comparison.seeds:
         console.print(plain(describe_seed_spread(spread, primary, comparison.metric())), soft_wrap=True)
     for curve in comparison.learning_curves:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import dagster as dg
 
+from ft_pipeline.tables.formats.arrow_schema import TAGS, TOOLS
 from ft_pipeline.tables.formats.registry import CONVERSATIONAL, FORMATS
 from ft_pipeline.training.objectives.registry import Column
 
@@ -33,6 +34,8 @@ ANSWER_COLUMNS = {
 """Columns of `teacher_answers` with the prompt and its answer, and those that locate the prompt."""
 RAW_ROW_COLUMNS = ("file", "row")
 """Columns that locate the raw row."""
+UNCHANGED_COLUMNS = (TOOLS.name, TAGS.name)
+"""Columns that go with a row through all tables."""
 
 
 def raw_schema(data_format: str) -> list[tuple[str, str, str]]:
@@ -45,32 +48,40 @@ def table_lineage(data_format: str, foreign_columns: Mapping[str, str]) -> Linea
     row_format, raw_asset = FORMATS[data_format], f"raw_{data_format}"
     lineage: dict[str, list[Column]] = {}
     for column in row_format.columns:
-        fields = sorted(column.sources or (column.name,))
+        fields = sorted((column.name,) if column.sources is None else column.sources)
         names_in_files = sorted(name for name, field in foreign_columns.items() if field in fields)
-        lineage[column.name] = [(raw_asset, name) for name in [*fields, *names_in_files]]
-    return {**lineage, "id": [(raw_asset, name) for name in sorted(row_format.keys)]}
+        if fields:
+            lineage[column.name] = [(raw_asset, name) for name in [*fields, *names_in_files]]
+    return {**lineage, "id": [(raw_asset, name) for name in sorted(row_format.keys - {TAGS.name})]}
 
 
 def conversations_lineage() -> Lineage:
     """Return the lineage of `conversations`."""
-    columns = [(table, column) for table in CONVERSATIONAL for column in FORMATS[table].columns]
+    columns = [
+        (table, column)
+        for table in CONVERSATIONAL
+        for column in FORMATS[table].columns
+        if column.name not in UNCHANGED_COLUMNS
+    ]
     messages = [(table, column.name) for table, column in columns]
     prompt = [(table, column.name) for table, column in columns if column.is_prompt]
-    unchanged = {name: [(table, name) for table in CONVERSATIONAL] for name in ("id", *RAW_ROW_COLUMNS)}
+    unchanged = {
+        name: [(table, name) for table in CONVERSATIONAL] for name in ("id", *UNCHANGED_COLUMNS, *RAW_ROW_COLUMNS)
+    }
     return {"messages": messages, "split": prompt, "group": prompt, **unchanged}
 
 
 def answers_lineage() -> Lineage:
     """Return the lineage of `teacher_answers`: an answer depends on its prompt, and on the examples before it."""
     prompt = [("unlabelled", "messages")]
-    unchanged = {name: [("unlabelled", name)] for name in ("id", *RAW_ROW_COLUMNS)}
+    unchanged = {name: [("unlabelled", name)] for name in ("id", *UNCHANGED_COLUMNS, *RAW_ROW_COLUMNS)}
     return {"prompt_messages": prompt, "answer": [*prompt, ("conversations", "messages")], **unchanged}
 
 
 def distilled_lineage() -> Lineage:
     """Return the lineage of `distilled`."""
     messages = [("teacher_answers", name) for name in ("prompt_messages", "answer")]
-    unchanged = {name: [("teacher_answers", name)] for name in RAW_ROW_COLUMNS}
+    unchanged = {name: [("teacher_answers", name)] for name in (*UNCHANGED_COLUMNS, *RAW_ROW_COLUMNS)}
     return {"messages": messages, "id": messages, "group": messages[:1], **unchanged}
 
 

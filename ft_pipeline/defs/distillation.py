@@ -11,7 +11,6 @@ from ft_pipeline.distillation.teacher_prompt import teacher_sha256
 from ft_pipeline.execution.metadata import column_schema, table
 from ft_pipeline.execution.step import BuildContext, CheckSpec, SpecContext, versions_of
 from ft_pipeline.execution.step_asset import step
-from ft_pipeline.project import read_jsonl
 from ft_pipeline.settings.teacher import TeacherSettings
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.spec import Spec
@@ -67,7 +66,7 @@ def config_and_handling(teacher: TeacherSettings) -> tuple[dict[str, Any], dict[
     stage="distillation",
     deps=["teacher_answers", "conversations"],
     kinds={"parquet"},
-    code_version="3",
+    code_version="4",
     checks=[
         CheckSpec("answers_accounted_for", "answers = kept + set aside."),
         CheckSpec("some_answers_kept", "At least one answer passed the filters.", blocking=False),
@@ -79,7 +78,6 @@ def distilled(context: SpecContext) -> Spec:
     """The teacher's answers that passed the filters, with their provenance. The others are set aside with a reason."""
     settings = context.project.settings
     answers = context.artifact("teacher_answers")
-    questions = read_jsonl(context.project.resolve_path(settings.evaluation.general_questions))
     inputs = {
         "teacher_answers": answers.reference,
         "conversations": context.checked_artifact("conversations").reference,
@@ -91,7 +89,6 @@ def distilled(context: SpecContext) -> Spec:
             "fingerprint": _teacher_fingerprint(answers, teacher),
             "terms": teacher.terms,  # changes no row, but an audit shows the terms under which rows were made
         },
-        "general_questions": [str(row.get("query", "")) for row in questions],
     }
     return Spec("distilled", inputs, config)
 
@@ -109,7 +106,6 @@ def _build_distilled(build: BuildContext) -> dict[str, Any]:
         build.inputs["conversations"],
         build.out,
         teacher=config["teacher"],
-        general_questions=config["general_questions"],
     )
 
 

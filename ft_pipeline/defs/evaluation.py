@@ -6,27 +6,32 @@ from typing import Any
 import dagster as dg
 
 from ft_pipeline.defs.distillation import config_and_handling
+from ft_pipeline.defs.task_inputs import task_files, task_inputs
 from ft_pipeline.defs.training_chain import base_model_of, base_model_spec, experiment_settings, references
 from ft_pipeline.evaluation.comparison.compare import build_comparison
+from ft_pipeline.evaluation.comparison.contaminated_models import Facts, find_contaminated
 from ft_pipeline.evaluation.comparison.plots import learning_curve_picture, score_picture
 from ft_pipeline.evaluation.comparison.records import read_comparison
 from ft_pipeline.evaluation.comparison.training_facts import read_training_facts, same_recipe
+from ft_pipeline.evaluation.highest_loss import hardest_answers
 from ft_pipeline.evaluation.metrics.custom_metrics import resolve_metrics
 from ft_pipeline.evaluation.recommendation.rules import build_recommendation
-from ft_pipeline.evaluation.scoring.task_files import hash_files
 from ft_pipeline.execution.metadata import picture, table
 from ft_pipeline.execution.step import STEPS, BuildContext, SpecContext, versions_of
 from ft_pipeline.execution.step_asset import step
-from ft_pipeline.project import read_jsonl
+from ft_pipeline.project import Project, read_jsonl
 from ft_pipeline.release.champion import ChampionRecord, champion_before, decision_key
 from ft_pipeline.settings.experiment import ExperimentSettings
 from ft_pipeline.settings.sweep import sweep_owner
 from ft_pipeline.settings.teacher import PriceSettings
-from ft_pipeline.store.artifacts import Artifact
+from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.spec import ArtifactReference, Spec
+from ft_pipeline.tables.inspection import LISTED_ROW_COLUMNS
 
 IGNORED_WHILE_SCORING = {"temperature", "max_new_tokens", "answers_per_prompt", "batch_size"}
 """Settings of the teacher that do not apply while it is scored: all models are scored with those of `evaluation`."""
+ROWS_TO_LOOK_AT = 5
+"""Number of test answers with the highest loss that a page shows."""
 HARNESS_PACKAGES = ("lm-eval", "torch", "transformers", "peft", "bitsandbytes", "sacrebleu", "rouge-score")
 
 
@@ -56,7 +61,7 @@ def prompt_baseline(context: SpecContext) -> Spec:
     code_version="3",
     kinds={"pytorch", "huggingface"},
     gpu=True,
-    show=lambda artifact: _scores_metadata(artifact),
+    show=lambda artifact: _scores_metadata(artifact) | _highest_loss(artifact),
 )
 def scores(context: SpecContext) -> Spec:
     """Scores of the adapter and the merged model: same harness, template and rows as the prompt baseline."""
@@ -90,11 +95,16 @@ def comparison(context: SpecContext) -> Spec:
         "prices": settings.costs.model_dump(mode="json"),
         **({"stale": stale} if stale else {}),
     }
+    if contaminated := _contaminated_experiments(context, scored):
+        config["contaminated"] = contaminated
     previous_champion = champion_before(context.store.root, decision_key(inputs, config))
     if previous_champion is not None:
-        asset, artifact = _champion_scores(context, previous_champion, scored)
-        inputs[f"champion/{asset}"] = artifact.reference
         config["champion"] = {key: getattr(previous_champion, key) for key in ("name", "experiment", "fingerprint")}
+        if facts := _contaminated_champion(context, previous_champion):
+            config["champion"]["contaminated"] = facts
+        else:
+            asset, artifact = _champion_scores(context, previous_champion, scored)
+            inputs[f"champion/{asset}"] = artifact.reference
     return Spec("comparison", inputs, config, versions_of("numpy"))
 
 
@@ -136,6 +146,28 @@ def _current_scores(context: SpecContext) -> tuple[dict[str, Artifact], list[str
     return scored, stale
 
 
+def _contaminated_experiments(context: SpecContext, scored: Mapping[str, Artifact]) -> dict[str, Facts]:
+    """Experiment → facts, for each one whose model learned from a row that is a test row in the compared evaluation."""
+    newest = _newest(scored)
+    if newest is None:
+        return {}
+    adapters = {
+        name.removesuffix("/scores"): context.store.require(*artifact.inputs["adapter"])
+        for name, artifact in scored.items()
+        if name.endswith("/scores")
+    }
+    return find_contaminated(context.store, adapters, context.store.require(*newest.inputs["conversations"]))
+
+
+def _contaminated_champion(context: SpecContext, champion: ChampionRecord) -> Facts | None:
+    """The facts if the champion learned from a row of the test split that it would be scored on."""
+    if champion.kind == "prompt":
+        return None
+    adapter = context.store.require("adapter", champion.fingerprints["adapter"])
+    found = find_contaminated(context.store, {champion.name: adapter}, context.checked_artifact("conversations"))
+    return found.get(champion.name)
+
+
 def _evaluation_config(context: SpecContext) -> dict[str, Any]:
     """The settings that scores depend on, with the content of the files that they name."""
     settings = context.project.settings.evaluation
@@ -146,27 +178,8 @@ def _evaluation_config(context: SpecContext) -> dict[str, Any]:
         "general_questions": read_jsonl(context.project.resolve_path(settings.general_questions)),
         "general_texts": read_jsonl(context.project.resolve_path(settings.general_texts)),
         "custom_metrics": resolve_metrics(context.project.root, settings.metrics),
-        "task_files": _task_files(context),
+        "task_files": task_files(context),
     }
-
-
-def _task_files(context: SpecContext) -> dict[str, str]:
-    """The files of evaluation.include_path, if the settings name tasks."""
-    settings = context.project.settings.evaluation
-    return (
-        hash_files(context.project.resolve_path(settings.include_path))
-        if settings.tasks and settings.include_path
-        else {}
-    )
-
-
-def _task_inputs(context: SpecContext, files: Mapping[str, str]) -> dict[str, ArtifactReference]:
-    """The copy of the task files in the store, as an input of the steps that run the tasks. files: name → SHA-256."""
-    if not files:
-        return {}
-    folder = str(context.project.resolve_path(context.project.settings.evaluation.include_path or ""))
-    spec = Spec("evaluation_tasks", config={"files": dict(files)}, handling={"folder": folder})
-    return {"tasks": context.built_artifact(spec).reference}
 
 
 def _served_settings(settings: ExperimentSettings) -> dict[str, Any]:
@@ -180,7 +193,7 @@ def _scores_spec(context: SpecContext, model_inputs: dict[str, ArtifactReference
     inputs = {
         "conversations": context.checked_artifact("conversations").reference,
         **model_inputs,
-        **_task_inputs(context, config["task_files"]),
+        **task_inputs(context, config["task_files"]),
     }
     return Spec("scores", inputs, {**config, **served}, versions_of(*HARNESS_PACKAGES))
 
@@ -197,7 +210,7 @@ def _baseline_spec(context: SpecContext, inputs: dict[str, ArtifactReference], p
     if any(variant.get("passages") or variant.get("examples") == "retrieved" for variant in variants):
         versions.append("bm25s")
     config = _evaluation_config(context)
-    inputs = {**inputs, **_task_inputs(context, config["task_files"])}
+    inputs = {**inputs, **task_inputs(context, config["task_files"])}
     return Spec("prompt_baseline", inputs, {**config, "prompting": prompting}, versions_of(*versions))
 
 
@@ -239,9 +252,14 @@ def _teacher_scores(context: SpecContext, scored: dict[str, Artifact]) -> dict[s
     return teacher_scores
 
 
-def _newest_evaluation(scored: dict[str, Artifact]) -> str | None:
-    """The evaluation fingerprint of the newest scores. Older scores on other rows are not compared."""
-    newest = max(scored.values(), key=lambda artifact: artifact.manifest["created"], default=None)
+def _newest(scored: Mapping[str, Artifact]) -> Artifact | None:
+    """The newest scores. Older scores on other rows are not compared."""
+    return max(scored.values(), key=lambda artifact: artifact.manifest["created"], default=None)
+
+
+def _newest_evaluation(scored: Mapping[str, Artifact]) -> str | None:
+    """The evaluation fingerprint of the newest scores."""
+    newest = _newest(scored)
     return newest.summary["rows"][0]["fingerprint"] if newest else None
 
 
@@ -310,6 +328,14 @@ def _scores_metadata(artifact: Artifact) -> dict[str, Any]:
         rows.append({"name": row["name"], **values, **(row.get("general") or {}), **cost})
     keys = list(dict.fromkeys(key for row in rows for key in row))
     return {"scores": table([{key: row.get(key, "") for key in keys} for row in rows])}
+
+
+def _highest_loss(artifact: Artifact) -> dict[str, Any]:
+    """The test answers with the highest loss under the tuned model, for the page of the scores."""
+    found = hardest_answers(ArtifactStore(Project.find().store), artifact, None, ROWS_TO_LOOK_AT)
+    columns = {**LISTED_ROW_COLUMNS, "answer": "The reference answer, shortened", "model_answer": "The model's answer"}
+    rows = [answer.to_json() for answer in found.highest_loss]
+    return {"highest_loss": table([{column: row[column] for column in columns} for row in rows], columns)}
 
 
 def _comparison_metadata(artifact: Artifact) -> dict[str, Any]:

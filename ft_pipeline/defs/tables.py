@@ -2,7 +2,7 @@
 
 import contextlib
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,8 @@ import dagster as dg
 from ft_pipeline import plotting
 from ft_pipeline.defs.automation_conditions import FOLLOW_ALL_INPUTS, FOLLOW_SOUND_INPUTS
 from ft_pipeline.defs.column_lineage import column_lineage, conversations_lineage, table_lineage
+from ft_pipeline.defs.task_inputs import task_files, task_inputs
+from ft_pipeline.evaluation.scoring.task_files import read_task_texts
 from ft_pipeline.execution.metadata import column_schema, picture, table
 from ft_pipeline.execution.step import BuildContext, CheckSpec, SpecContext, versions_of
 from ft_pipeline.execution.step_asset import step
@@ -19,8 +21,10 @@ from ft_pipeline.project import read_jsonl
 from ft_pipeline.settings.project import DataSettings
 from ft_pipeline.sources.snapshot import LocalCopy, checkout, read_listing
 from ft_pipeline.store.artifacts import Artifact
+from ft_pipeline.store.asset_pointers import current_artifact
 from ft_pipeline.store.folder_cache import FolderCache
 from ft_pipeline.store.spec import Spec
+from ft_pipeline.tables.accounts import RowWarning
 from ft_pipeline.tables.build import build_table
 from ft_pipeline.tables.checks.content_checks import ACCOUNT_COLUMNS, QUARANTINE_COLUMNS, describe_columns
 from ft_pipeline.tables.conversations import build_conversations, count_words
@@ -28,6 +32,9 @@ from ft_pipeline.tables.excluded_rows import Excluded, read_excluded
 from ft_pipeline.tables.file_result import SourceFile
 from ft_pipeline.tables.formats.base import Format
 from ft_pipeline.tables.formats.registry import CONVERSATIONAL, FORMATS
+from ft_pipeline.tables.held_out import SuiteTexts
+from ft_pipeline.tables.inspection import LISTED_ROW_COLUMNS, inspect_rows
+from ft_pipeline.tables.moved_rows import count_moves, moves_warning
 from ft_pipeline.tables.quarantine import Part, build_quarantine, overview
 from ft_pipeline.tables.reading.sidecar import load_sidecar, parse_sidecar
 from ft_pipeline.tables.reason_codes import Refused
@@ -36,6 +43,8 @@ QUARANTINE_HELP = (
     "accounts: row counts of each file. where: which of its rows have which fault. first: some of them, with their "
     "text. To see any other row: ft sql \"select code, message, raw from quarantine where file = 'FILE' and row = 12\""
 )
+ROWS_TO_LOOK_AT = 5
+"""Rows of each list of `ft inspect` that a page shows."""
 TABLE_CHECKS = (
     CheckSpec("all_files_readable", "No file of the folder is refused as a whole."),
     CheckSpec("rows_accounted_for", "read = accepted + quarantined + duplicates, for each file."),
@@ -52,7 +61,7 @@ def _table_asset(row_format: Format) -> dg.AssetsDefinition:
         description=f"{row_format.description} The accepted rows; all others are in `quarantine`, with their reasons.",
         kinds={"pandera", "parquet"},
         automation=FOLLOW_SOUND_INPUTS,
-        code_version="4",
+        code_version="5",
         checks=TABLE_CHECKS,
         build=_build_table,
         show=_table_metadata,
@@ -62,20 +71,34 @@ def _table_asset(row_format: Format) -> dg.AssetsDefinition:
         excluded = read_excluded(context.project.root / "data", row_format.name)
         max_quarantined = context.project.settings.data.max_quarantined
         config = {"format": row_format.name, "max_quarantined": max_quarantined, "excluded": excluded.to_json()}
+        if row_format.is_conversational:
+            config["shares"] = _shares(context)
         return Spec(row_format.name, inputs, config, versions_of("pandera"))
 
     return validated_table
 
 
+def _shares(context: SpecContext) -> dict[str, Any]:
+    """Return the settings that decide the split of a row."""
+    return context.project.settings.data.model_dump(mode="json", include={"validation_share", "test_share"})
+
+
 def _build_table(build: BuildContext) -> dict[str, Any]:
     max_quarantined = build.spec.config["max_quarantined"]
+    shares = build.spec.config.get("shares")
     excluded = Excluded.from_json(build.spec.config["excluded"])
     with tempfile.TemporaryDirectory(prefix="ft-table-") as folder:
         local_copies = checkout(read_listing(build.inputs["raw"]), build.store, Path(folder))
         cache = FolderCache(build.store.root / "cache" / "tables")
         files = [source_file(local_copy) for local_copy in local_copies]
         report = build_table(
-            build.spec.kind, files, build.out, max_quarantined=max_quarantined, excluded=excluded, cache=cache
+            build.spec.kind,
+            files,
+            build.out,
+            max_quarantined=max_quarantined,
+            shares=DataSettings.model_validate(shares) if shares else None,
+            excluded=excluded,
+            cache=cache,
         )
     return {**report.to_json(), "preview": report.preview, "mapped": mapped_columns(files)}
 
@@ -123,7 +146,24 @@ def _table_metadata(artifact: Artifact) -> dict[str, Any]:
         metadata["set_aside_first"] = table([_for_own_page(row) for row in unused_rows["first"]], QUARANTINE_COLUMNS)
     if summary["warnings"]:
         metadata["warnings"] = summary["warnings"]
-    return metadata
+    return metadata | language_table(summary)
+
+
+def language_table(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the metadata `languages`, if the summary has them: those of older versions do not."""
+    languages = summary.get("languages")
+    if not languages or not languages["sampled"]:
+        return {}
+    columns = {
+        "language": "ISO 639 code. unknown: code, numbers, or too short to tell.",
+        "rows": f"Rows in it, of {languages['sampled']:,} sampled rows",
+        "share": "Share of the sampled rows",
+    }
+    rows = [
+        {"language": language, "rows": count, "share": count / languages["sampled"]}
+        for language, count in sorted(languages["counts"].items(), key=lambda item: (-item[1], item[0]))
+    ]
+    return {"languages": table(rows, columns)}
 
 
 def _for_own_page(row: dict[str, Any]) -> dict[str, Any]:
@@ -139,7 +179,7 @@ table_assets = [_table_asset(row_format) for row_format in FORMATS.values()]
     deps=CONVERSATIONAL,
     kinds={"duckdb", "parquet"},
     automation=FOLLOW_SOUND_INPUTS,
-    code_version="2",
+    code_version="3",
     checks=[
         CheckSpec("rows_accounted_for", "read = accepted + set aside."),
         CheckSpec("no_prompt_straddles", "No prompt is in two splits."),
@@ -151,23 +191,51 @@ table_assets = [_table_asset(row_format) for row_format in FORMATS.values()]
 def conversations(context: SpecContext) -> Spec:
     """Alpaca and ShareGPT rows in one message schema, deduplicated across tables. The split of a row never changes."""
     settings = context.project.settings
-    questions = read_jsonl(context.project.resolve_path(settings.evaluation.general_questions))
+    evaluation = settings.evaluation
+    questions, texts = (
+        read_jsonl(context.project.resolve_path(path))
+        for path in (evaluation.general_questions, evaluation.general_texts)
+    )
     inputs = {name: context.checked_artifact(name).reference for name in CONVERSATIONAL}
     config = {
-        "data": settings.data.model_dump(mode="json"),
+        "data": {**_shares(context), "golden_test": settings.data.golden_test},
         "general_questions": [str(row.get("query", "")) for row in questions],
+        "general_texts": [str(row.get("text", "")) for row in texts],
+        "tasks": sorted(evaluation.tasks),
     }
-    return Spec("conversations", inputs, config, versions_of("rensa"))
+    return Spec("conversations", inputs | task_inputs(context, task_files(context)), config)
 
 
 def _build_conversations(build: BuildContext) -> dict[str, Any]:
+    config = build.spec.config
+    tasks = build.inputs.get("tasks")
+    task_texts, unread_tasks = read_task_texts(tasks, config["tasks"]) if tasks else ([], config["tasks"])
     report = build_conversations(
         {name: build.inputs[name] for name in CONVERSATIONAL},
         build.out,
-        settings=DataSettings.model_validate(build.spec.config["data"]),
-        general_questions=build.spec.config["general_questions"],
+        settings=DataSettings.model_validate(config["data"]),
+        suite=SuiteTexts([*config["general_questions"], *task_texts], config["general_texts"]),
     )
+    moved = _moved_rows(build)
+    for warning in moved:
+        build.note(warning.message)
+    report.warnings += moved
+    if unread_tasks:
+        message = (
+            f"the documents of {', '.join(unread_tasks)} are not in evaluation.include_path, so that no row was "
+            "compared with them"
+        )
+        report.warnings.append(RowWarning("tasks_not_compared", message))
     return report.to_json()
+
+
+def _moved_rows(build: BuildContext) -> list[RowWarning]:
+    """Return a warning if rows moved since the present conversations of the store, which these replace."""
+    before = current_artifact(build.store, "conversations")
+    if before is None:
+        return []
+    moves = count_moves(before.path, build.out)
+    return [moves_warning(moves, before.spec, build.spec.to_json())] if moves else []
 
 
 def _conversations_metadata(artifact: Artifact) -> dict[str, Any]:
@@ -183,10 +251,24 @@ def _conversations_metadata(artifact: Artifact) -> dict[str, Any]:
         "dagster/column_lineage": column_lineage(conversations_lineage()),
         "preview": table(summary["preview"], {name: text for name, _, text in columns}),
         "warnings": summary["warnings"] or None,
+        **language_table(summary),
+        **_rows_to_look_at(artifact),
         "words": picture(
             plotting.length_histogram(edges, counts, "Words per conversation", "words"), "words per conversation"
         ),
     }
+
+
+def _rows_to_look_at(artifact: Artifact) -> dict[str, Any]:
+    """The longest and the oddest rows. In a large table, the oddest are searched in a sample."""
+    found = inspect_rows(artifact.path / "rows.parquet", "conversations", ROWS_TO_LOOK_AT, all_rows=False)
+    columns = {
+        "list": f"oddest: of {found.searched:,} rows (ft inspect searches all rows). longest: of all rows.",
+        **LISTED_ROW_COLUMNS,
+    }
+    lists = {"oddest": found.oddest, "longest": found.longest}
+    rows = [{"list": name, **listed.to_json()} for name, listed_rows in lists.items() for listed in listed_rows]
+    return {"rows_to_look_at": table([{column: row[column] for column in columns} for row in rows], columns)}
 
 
 @step(

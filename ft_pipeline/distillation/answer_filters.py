@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ft_pipeline.tables.dedup.tokens import words_of
 from ft_pipeline.tables.reason_codes import Fault
 from ft_pipeline.tables.text_rules import (
     PLACEHOLDER_PATTERN,
@@ -15,7 +16,6 @@ from ft_pipeline.tables.text_rules import (
     SPECIAL_TOKEN_PATTERN,
     is_empty,
     normalise,
-    plain_words,
 )
 
 REPETITION_WORDS = 3
@@ -105,7 +105,7 @@ def copied_share(answer: str, source: str) -> float:
 
 
 def _sequences(text: str) -> set[tuple[str, ...]]:
-    words = plain_words(text)
+    words = words_of(text)
     return {tuple(words[i : i + COPY_WORDS]) for i in range(len(words) - COPY_WORDS + 1)}
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ft_pipeline.tables.formats.arrow_schema import MESSAGES
+from ft_pipeline.tables.formats.arrow_schema import MESSAGES, TAGS, TOOLS
 
 BATCH_ROWS = 1000
 """Rows in memory at a time."""
@@ -17,6 +17,8 @@ ANSWERS = pa.schema(
         ("id", pa.string()),
         ("sample", pa.int16()),
         ("prompt_messages", MESSAGES),
+        ("tools", TOOLS.arrow_type),
+        ("tags", TAGS.arrow_type),
         ("answer", pa.string()),
         ("finish_reason", pa.string()),
         ("failure", pa.string()),
@@ -51,7 +53,8 @@ def count_prompts(unlabelled: Path) -> int:
 def answer_row(row: dict[str, Any], sample: int, **answer: Any) -> dict[str, Any]:
     """Return a row of answers.parquet, from the prompt's row, the sample, and the columns of the answer."""
     origin = {"id": row["id"], "sample": sample, "file": row["file"], "row": row["row"]}
-    return {**origin, "prompt_messages": row["messages"], **answer}
+    prompt = {"prompt_messages": row["messages"], "tools": row.get("tools"), "tags": row.get("tags")}
+    return {**origin, **prompt, **answer}
 
 
 def too_long_prompt_columns(prompt_tokens: int) -> dict[str, Any]:

@@ -8,7 +8,7 @@ agree and one differs, the one that differs is never kept. Of two answers, the f
 from collections.abc import Sequence
 from itertools import pairwise
 
-from ft_pipeline.tables.text_rules import plain_words
+from ft_pipeline.tables.dedup.tokens import words_of
 
 
 def agreements(answers: Sequence[str]) -> list[float]:
@@ -29,7 +29,7 @@ def best_of(scores: Sequence[float]) -> int:
 
 def _features(answer: str) -> set[tuple[str, ...]]:
     """Return the words of the answer, and its pairs of consecutive words."""
-    words = plain_words(answer)
+    words = words_of(answer)
     return {(word,) for word in words} | set(pairwise(words))
 
 

@@ -4,10 +4,10 @@ All kept rows are in the train split. Answers near a held-out row, a human row o
 """
 
 import json
-import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +20,18 @@ import pyarrow.parquet as pq
 from ft_pipeline.distillation import answer_filters
 from ft_pipeline.distillation.answer_table import BATCH_ROWS, write_rows
 from ft_pipeline.distillation.best_of_n import agreements, best_of
-from ft_pipeline.tables.checks.content_checks import find_faults
+from ft_pipeline.tables.checks.content_checks import TEXT, find_faults
 from ft_pipeline.tables.conversations import ASIDE_SCHEMA, SCHEMA
-from ft_pipeline.tables.dedup.contamination import Phrases, heldout_rows, origin, overlap_with_heldout
-from ft_pipeline.tables.dedup.keys import Keys, ShingleFile, group_names, keys_of_messages, merge, prompt_of
-from ft_pipeline.tables.dedup.minhash import find_duplicates, match_against
+from ft_pipeline.tables.dedup.keys import Keys, group_names, keys_of_messages, merge
+from ft_pipeline.tables.dedup.matching import find_duplicates, match_against
 from ft_pipeline.tables.formats import sharegpt
+from ft_pipeline.tables.formats.arrow_schema import read_columns
 from ft_pipeline.tables.formats.row_ids import row_id
-from ft_pipeline.tables.formats.turns import plain
+from ft_pipeline.tables.formats.turns import Message, plain
+from ft_pipeline.tables.held_out import origin, read_held_out, read_message_shingles
 from ft_pipeline.tables.process_batch import raw_json
 
 TABLE = "unlabelled"
-_NO_SHINGLES = np.empty(0, dtype=np.uint64)
 DISTILLED = pa.schema(
     [
         *SCHEMA,
@@ -49,8 +49,8 @@ DISTILLED = pa.schema(
 )
 """A conversation and the origin of its answer. `sampling` is JSON. `template_sha256` is the hash of the chat template,
 or, for an endpoint, which does not show its template, the hash of the text around each prompt."""
-COPIED_COLUMNS = ("file", "row", "prompt_tokens", "answer_tokens", "answered_at", "request_id")
-"""Columns that a kept row takes unchanged from answers.parquet."""
+COPIED_COLUMNS = ("tools", "tags", "file", "row", "prompt_tokens", "answer_tokens", "answered_at", "request_id")
+"""Columns that a kept row takes unchanged from answers.parquet. Answers of older versions have no tools and tags."""
 SAMPLES = 8
 """Number of kept answers, and of answers set aside, in the summary. If more reasons than this occur, each reason still
 has one answer."""
@@ -70,7 +70,7 @@ class _Answer:
     same prompt that is kept instead."""
 
     @property
-    def messages(self) -> list[dict[str, str]]:
+    def messages(self) -> list[Message]:
         return [*plain(self.columns["prompt_messages"]), {"role": "assistant", "content": self.columns["answer"]}]
 
     @property
@@ -81,25 +81,21 @@ class _Answer:
         self.code, self.message, self.related_row = code, message, related_row
 
 
-def distill(
-    answers: Path, conversations: Path, out: Path, *, teacher: Mapping[str, Any], general_questions: Sequence[str] = ()
-) -> dict[str, Any]:
+def distill(answers: Path, conversations: Path, out: Path, *, teacher: Mapping[str, Any]) -> dict[str, Any]:
     """Write rows.parquet and set_aside.parquet to `out`, from the folders of teacher_answers and conversations.
 
-    teacher: `model` (its name) and `fingerprint` (its artifact's). general_questions: texts of the general suite; no
-    kept row's prompt shares 13 words in a row with them. Returns the summary: answers, kept, set_aside, reasons,
-    length_range, thresholds, samples, checks.
+    teacher: `model` (its name) and `fingerprint` (its artifact's). Returns the summary: answers, kept, set_aside,
+    reasons, length_range, thresholds, samples, checks.
     """
     teacher_facts = json.loads((answers / "teacher.json").read_text(encoding="utf-8"))
     all_answers = [_Answer(row) for row in pq.read_table(answers / "answers.parquet").to_pylist()]
-    with tempfile.TemporaryDirectory(prefix=".work-", dir=out) as folder:
-        human = _read_human_rows(conversations, Path(folder))
-        length_range = answer_filters.length_range(human.answer_lengths.tolist())
-        context = answer_filters.Context(teacher_facts["system_prompt"] or "", teacher_facts["examples"], length_range)
-        _set_aside_filtered(all_answers, context)
-        _set_aside_invalid(all_answers)
-        _set_aside_contaminated(all_answers, conversations, general_questions)
-        _set_aside_copies_of_human_rows(all_answers, human)
+    human = _read_human_rows(conversations)
+    length_range = answer_filters.length_range(_answer_lengths(human))
+    context = answer_filters.Context(teacher_facts["system_prompt"] or "", teacher_facts["examples"], length_range)
+    _set_aside_filtered(all_answers, context)
+    _set_aside_invalid(all_answers)
+    _set_aside_contaminated(all_answers, conversations)
+    _set_aside_copies_of_human_rows(all_answers, human)
     _set_aside_all_but_best(all_answers)
     _set_aside_duplicates(all_answers)
     kept = _kept(all_answers)
@@ -112,34 +108,37 @@ def distill(
     return _summary(kept, set_aside, context, out)
 
 
-@dataclass(frozen=True)
-class _HumanRows:
-    """The train split of the conversations, without its texts."""
-
-    origins: pa.Table
-    """table, file, row."""
-    keys: Keys
-    answer_lengths: np.ndarray
-    """int64: the length of each assistant turn, in characters."""
+def _read_human_rows(conversations: Path) -> pa.Table:
+    """Return the train split: messages, table, file, row."""
+    columns = ["messages", "table", "file", "row"]
+    return read_columns(conversations / "rows.parquet", columns, filters=pc.field("split") == "train")
 
 
-def _read_human_rows(conversations: Path, work: Path) -> _HumanRows:
-    """Read the train split, with one batch of texts in memory at a time. The shingles are in a file in `work`."""
-    columns = ["split", "messages", "table", "file", "row"]
-    shingles = ShingleFile(work / "shingles.u64")
-    origins, keys, lengths = [], [], [np.empty(0, dtype=np.int64)]
-    with pq.ParquetFile(conversations / "rows.parquet") as file:
-        for batch in file.iter_batches(BATCH_ROWS, columns=columns):
-            rows = pa.Table.from_batches([batch.filter(pc.equal(batch["split"], "train"))])
-            turns = pc.list_flatten(rows["messages"].combine_chunks())
-            answers = turns.field("content").filter(pc.equal(turns.field("role"), "assistant"))
-            lengths.append(pc.utf8_length(answers).to_numpy(zero_copy_only=False).astype(np.int64))
-            part = keys_of_messages(rows["messages"].to_pylist())
-            shingles.append(part.shingles)
-            keys.append(replace(part, shingles=_NO_SHINGLES))
-            origins.append(rows.select(["table", "file", "row"]))
-    empty = SCHEMA.empty_table().select(["table", "file", "row"])
-    return _HumanRows(pa.concat_tables([empty, *origins]), merge(keys, shingles.read()), np.concatenate(lengths))
+def _human_batches(human: pa.Table) -> Iterator[pa.Table]:
+    return (human.slice(begin, BATCH_ROWS) for begin in range(0, len(human), BATCH_ROWS))
+
+
+def _answer_lengths(human: pa.Table) -> list[int]:
+    """Return the length of each assistant turn, in characters."""
+    lengths: list[int] = []
+    for batch in _human_batches(human):
+        turns = pc.list_flatten(batch["messages"].combine_chunks())
+        answers = turns.field("content").filter(pc.equal(turns.field("role"), "assistant"))
+        lengths += pc.utf8_length(answers).to_pylist()
+    return lengths
+
+
+def _keys_of_human_rows(human: pa.Table) -> Keys:
+    return merge([keys_of_messages(batch["messages"].to_pylist()) for batch in _human_batches(human)])
+
+
+def _read_shingles(
+    human: pa.Table, new: Sequence[Sequence[Message]], positions: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return read_message_shingles of some rows. Positions count the human rows, then the new ones."""
+    messages, count = human["messages"], len(human)
+    rows = [messages[at].as_py() if at < count else new[at - count] for at in positions.tolist()]
+    return read_message_shingles(rows, np.arange(len(rows)))
 
 
 def _provenance(teacher: Mapping[str, Any], teacher_facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -169,29 +168,28 @@ def _set_aside_invalid(answers: Sequence[_Answer]) -> None:
     """Set aside answers whose whole conversation fails the checks of human rows."""
     for batch in _batches(_kept(answers)):
         frame = pd.DataFrame({"messages": pd.Series([answer.messages for answer in batch], dtype=object)})
+        frame["tools"] = pd.Series([answer.columns.get("tools") for answer in batch], dtype=TEXT)
+        frame["tags"] = pd.Series([answer.columns.get("tags") for answer in batch], dtype=object)
         for position, fault in find_faults(sharegpt.FORMAT, frame, frozenset()).items():
             batch[position].set_aside(fault.code, fault.message)
 
 
-def _set_aside_contaminated(answers: Sequence[_Answer], conversations: Path, general_questions: Sequence[str]) -> None:
-    """Set aside answers near a held-out row, or whose prompt shares a phrase with the general suite."""
+def _set_aside_contaminated(answers: Sequence[_Answer], conversations: Path) -> None:
+    """Set aside answers whose conversation shows a held-out row, or a text of the evaluation suites."""
     kept = _kept(answers)
-    origins = overlap_with_heldout([{"messages": answer.messages} for answer in kept], heldout_rows(conversations))
-    in_suite = Phrases(general_questions).shared_by([prompt_of(answer.messages) for answer in kept])
-    for answer, heldout_row, shares_phrase in zip(kept, origins, in_suite.tolist(), strict=True):
-        if heldout_row is not None:
-            message = f"near the held-out row {heldout_row}, or has the same prompt"
-            answer.set_aside("train_test_overlap", message, heldout_row)
-        elif shares_phrase:
-            answer.set_aside("train_test_overlap", "its prompt shares 13 words in a row with the general suite")
+    names = read_held_out(conversations).in_conversations([answer.messages for answer in kept])
+    for answer, name in zip(kept, names, strict=True):
+        if name is not None:
+            answer.set_aside("train_test_overlap", f"near {name}, contains it, or has the same prompt", name)
 
 
-def _set_aside_copies_of_human_rows(answers: Sequence[_Answer], human: _HumanRows) -> None:
+def _set_aside_copies_of_human_rows(answers: Sequence[_Answer], human: pa.Table) -> None:
     kept = _kept(answers)
-    matches = match_against(_keys_of(kept), human.keys)
+    new = [answer.messages for answer in kept]
+    matches = match_against(_keys_of(kept), _keys_of_human_rows(human), partial(_read_shingles, human, new))
     for answer, position, exact in zip(kept, matches.of.tolist(), matches.exact.tolist(), strict=True):
         if position >= 0:
-            (row,) = human.origins.slice(position, 1).to_pylist()
+            (row,) = human.slice(position, 1).to_pylist()
             _set_aside_copy(answer, origin(row), exact)
 
 
@@ -216,7 +214,8 @@ def _set_aside_all_but_best(answers: Sequence[_Answer]) -> None:
 def _set_aside_duplicates(answers: Sequence[_Answer]) -> None:
     """Set aside exact and near duplicates of earlier answers to other prompts."""
     kept = _kept(answers)
-    matches = find_duplicates(_keys_of(kept))
+    conversations = [answer.messages for answer in kept]
+    matches = find_duplicates(_keys_of(kept), partial(read_message_shingles, conversations))
     for answer, position, exact in zip(kept, matches.of.tolist(), matches.exact.tolist(), strict=True):
         if position >= 0:
             _set_aside_copy(answer, kept[position].origin, exact)
@@ -239,12 +238,12 @@ def _keys_of(answers: Sequence[_Answer]) -> Keys:
 def _kept_row(answer: _Answer, group: str) -> dict[str, Any]:
     """Return the row of rows.parquet, without the columns of `_provenance`."""
     return {
-        "id": row_id({"messages": answer.messages}),
+        "id": row_id({"messages": answer.messages, "tools": answer.columns.get("tools")}),
         "split": "train",
         "group": group,
         "messages": answer.messages,
         "table": TABLE,
-        **{name: answer.columns[name] for name in COPIED_COLUMNS},
+        **{name: answer.columns.get(name) for name in COPIED_COLUMNS},
     }
 
 

@@ -114,7 +114,7 @@ def _requests(unlabelled: Path, teacher_prompt: TeacherPrompt) -> Iterator[tuple
     """Yield each row of `unlabelled` with its requests, one per sample."""
     for row in read_prompts(unlabelled):
         for sample in range(teacher_prompt.teacher.answers_per_prompt):
-            yield row, teacher_prompt.request(row["messages"], sample)
+            yield row, teacher_prompt.request(row["messages"], sample, row.get("tools"))
 
 
 _FINISH_REASONS = {"answer_cut_off": "length", "empty_output": "stop"}

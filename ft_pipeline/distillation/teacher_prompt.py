@@ -48,19 +48,23 @@ class TeacherPrompt:
         """
         return with_prompt(plain(messages), self.teacher.system_prompt, self.examples)
 
-    def request(self, messages: Sequence[Message], sample: int = 0) -> ChatRequest:
-        """Return the request to an endpoint. Its key is a hash of URL, model, sampling, sample and whole prompt."""
+    def request(self, messages: Sequence[Message], sample: int = 0, tools: str | None = None) -> ChatRequest:
+        """Return the request to an endpoint. Its key is a hash of URL, model, sampling, sample, whole prompt and, if
+        there are some, `tools` (JSON text)."""
         assert self.teacher.endpoint is not None
-        # Reasoning in earlier turns is not sent to an endpoint: the endpoint's own model would not have shown it.
-        prompt = [{"role": turn["role"], "content": turn["content"]} for turn in self.full_prompt(messages)]
+        prompt = [_sent_turn(turn) for turn in self.full_prompt(messages)]
+        declared = None if tools is None else json.loads(tools)
         identity = [self.teacher.endpoint.url, self.teacher.model, self.sampling, sample, prompt]
-        text = json.dumps(identity, ensure_ascii=False, sort_keys=True)
-        return ChatRequest(hashlib.sha256(text.encode()).hexdigest(), prompt, sample)
+        text = json.dumps(identity if declared is None else [*identity, declared], ensure_ascii=False, sort_keys=True)
+        return ChatRequest(hashlib.sha256(text.encode()).hexdigest(), prompt, sample, declared)
 
     def render_prompts(self, tokenizer: Any, rows: Iterable[Mapping[str, Any]]) -> dict[str, str]:
         """Return row id → the whole prompt as text, for a model on this machine."""
         return {
-            row["id"]: render(tokenizer, self.full_prompt(row["messages"]), add_generation_prompt=True) for row in rows
+            row["id"]: render(
+                tokenizer, self.full_prompt(row["messages"]), add_generation_prompt=True, tools=row.get("tools")
+            )
+            for row in rows
         }
 
     @property
@@ -72,6 +76,23 @@ class TeacherPrompt:
     @property
     def sampling(self) -> dict[str, Any]:
         return {name: getattr(self.teacher, name) for name in ("temperature", "max_new_tokens", "seed")}
+
+
+def _sent_turn(turn: Message) -> dict[str, Any]:
+    """Return a turn as OpenAI's API reads it.
+
+    Reasoning in earlier turns is not sent: the endpoint's own model would not have shown it. Nor are weights.
+    """
+    sent = {key: item for key, item in turn.items() if key not in {"reasoning_content", "tool_calls", "weight"}}
+    calls = [
+        {
+            **({"id": call["id"]} if "id" in call else {}),
+            "type": "function",
+            "function": {"name": call["name"], "arguments": call["arguments"]},
+        }
+        for call in turn.get("tool_calls", ())
+    ]
+    return {**sent, "tool_calls": calls} if calls else sent
 
 
 def token_lengths(tokenizer: Any, prompts: Mapping[str, str]) -> dict[str, int]:

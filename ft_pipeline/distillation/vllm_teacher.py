@@ -13,7 +13,7 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -133,7 +133,9 @@ class _RequestPlan:
         """Number of tokens of the longest prompt that fits, plus those of its answer."""
         self.answers = [
             _PlannedAnswer(
-                row, sample, teacher_prompt.request(row["messages"], sample) if row["id"] in fitting else None
+                row,
+                sample,
+                teacher_prompt.request(row["messages"], sample, row.get("tools")) if row["id"] in fitting else None,
             )
             for row in rows
             for sample in range(teacher_prompt.teacher.answers_per_prompt)
@@ -182,8 +184,8 @@ class _WatchedEndpoint:
         self._server = server
         self._endpoint = Endpoint(teacher.model_copy(update={"endpoint": endpoint}), None, extra)
 
-    async def ask(self, messages: Sequence[Mapping[str, str]], sample: int = 0) -> Reply | Failure:
-        outcome = await self._endpoint.ask(messages, sample)
+    async def ask(self, request: ChatRequest) -> Reply | Failure:
+        outcome = await self._endpoint.ask(request)
         if isinstance(outcome, Failure):
             self._server.check()
         return outcome

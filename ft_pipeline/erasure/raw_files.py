@@ -17,6 +17,7 @@ from ft_pipeline.tables.formats.base import Format
 from ft_pipeline.tables.formats.convert import convert
 from ft_pipeline.tables.formats.registry import FORMATS
 from ft_pipeline.tables.formats.row_ids import row_id
+from ft_pipeline.tables.formats.turns import strings_in, strings_in_json
 from ft_pipeline.tables.reading.batches import BOM, JSON_SPACE, Batch, divide
 from ft_pipeline.tables.reading.containers import read_batches
 from ft_pipeline.tables.reading.json_parser import parse_line
@@ -72,15 +73,12 @@ def _raw_text(batch: Batch, position: int, value: Any) -> str:
 
 
 def _strings_of(value: Any) -> Iterator[str]:
-    """Yield every string in a value, except the keys of mappings."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from _strings_of(item)
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            yield from _strings_of(item)
+    """Yield every string in a value, except keys, and every string in the strings that are objects in JSON, such as the
+    arguments of calls."""
+    for text in strings_in(value):
+        yield text
+        if text.startswith(("{", "[")):
+            yield from _strings_of(strings_in_json(text))
 
 
 def replace_with_markers(path: Path, name: str, markers: Mapping[int, str]) -> bytes:

@@ -6,6 +6,7 @@ from typing import Any
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.models.chat import Message
+from ft_pipeline.tables.formats.turns import is_trained, spoken_text
 
 
 @dataclass(frozen=True)
@@ -18,11 +19,13 @@ class Item:
     """The conversation id. The bootstrap resamples whole conversations."""
     messages: tuple[Message, ...]
     """The conversation up to and including the assistant turn."""
+    tools: str | None = None
+    """The declared tools as JSON text."""
 
     @property
     def reference(self) -> str:
-        """The reference answer: the text of the last turn."""
-        return self.messages[-1]["content"].strip()
+        """The reference answer: the text of the last turn, with the tools that it calls."""
+        return spoken_text(self.messages[-1]).strip()
 
 
 def select_test_rows(rows: Sequence[dict[str, Any]], max_rows: int | None) -> list[dict[str, Any]]:
@@ -40,10 +43,10 @@ def select_test_rows(rows: Sequence[dict[str, Any]], max_rows: int | None) -> li
 
 def make_items(rows: Sequence[dict[str, Any]]) -> list[Item]:
     """Return an item per assistant turn, with the turns before it. Earlier answers are the reference answers, not the
-    model's."""
+    model's. A turn of the weight 0 is no reference."""
     return [
-        Item(f"{row['id']}:{turn}", row["id"], tuple(row["messages"][: turn + 1]))
+        Item(f"{row['id']}:{turn}", row["id"], tuple(row["messages"][: turn + 1]), row.get("tools"))
         for row in rows
         for turn, message in enumerate(row["messages"])
-        if message["role"] == "assistant"
+        if is_trained(message)
     ]

@@ -9,6 +9,7 @@ from typing import Any
 import dagster as dg
 
 from ft_pipeline.errors import UserError
+from ft_pipeline.execution.events import StepEvent, publish
 from ft_pipeline.execution.recorded_checks import require_passed
 from ft_pipeline.project import Project
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
@@ -105,6 +106,10 @@ class BuildContext:
     def artifact(self, name: str) -> Artifact:
         """Return an input of the spec, with its manifest."""
         return self.store.require(*self.spec.inputs[name])
+
+    def note(self, message: str) -> None:
+        """Show a note in the terminal of the run."""
+        publish(StepEvent(self.spec.kind, None, "notes", message=message))
 
 
 SpecFunction = Callable[[SpecContext], Spec]

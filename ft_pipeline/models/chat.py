@@ -1,6 +1,7 @@
 """Convert messages to text: the chat template, prompts with examples, and where an answer begins and ends."""
 
 import hashlib
+import json
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
@@ -14,15 +15,27 @@ _END_OF_REASONING = "</think>"
 """The text between reasoning and answer that many templates use."""
 
 
-def render(tokenizer: Any, messages: Sequence[Message], *, add_generation_prompt: bool) -> str:
-    """Return `messages` rendered by the chat template. UserError if there is no template, or it rejects them."""
+def render(
+    tokenizer: Any, messages: Sequence[Message], *, add_generation_prompt: bool, tools: str | None = None
+) -> str:
+    """Return `messages` rendered by the chat template. UserError if there is no template, or it rejects them.
+
+    tools: the declared tools as JSON text. UserError if the template does not write them.
+    """
     if not tokenizer.chat_template:
         raise UserError(
             "The base model has no chat template. Choose an instruct model, or add chat_template.jinja to its folder."
         )
+    if tools is not None and not _writes_tools(tokenizer):
+        raise UserError(
+            "The chat template omits declared tools. Choose another base_model, whose template writes them."
+        )
     try:
         return tokenizer.apply_chat_template(
-            plain(messages), tokenize=False, add_generation_prompt=add_generation_prompt
+            template_messages(messages),
+            tools=None if tools is None else json.loads(tools),
+            tokenize=False,
+            add_generation_prompt=add_generation_prompt,
         )
     except Exception as error:  # jinja2's errors, and those that a template raises
         roles = ", ".join(message["role"] for message in messages)
@@ -32,6 +45,33 @@ def render(tokenizer: Any, messages: Sequence[Message], *, add_generation_prompt
             f"The chat template rejects a conversation with the roles {roles}: {reason}. {fix}, or choose another "
             "base_model."
         ) from error
+
+
+def template_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
+    """Return the turns as chat templates read them: calls of tools in OpenAI's shape, but with their arguments as an
+    object, since most templates write a text as a JSON string. Weights are left out."""
+    return [
+        {
+            key: [_function_call(call) for call in item] if key == "tool_calls" else item
+            for key, item in message.items()
+            if key != "weight"
+        }
+        for message in plain(messages)
+    ]
+
+
+def _function_call(call: dict[str, str]) -> dict[str, Any]:
+    function = {"name": call["name"], "arguments": json.loads(call["arguments"])}
+    return {**({"id": call["id"]} if "id" in call else {}), "type": "function", "function": function}
+
+
+@lru_cache(maxsize=4)
+def _writes_tools(tokenizer: Any) -> bool:
+    """Return whether the chat template writes declared tools."""
+    tool = {"type": "function", "function": {"name": "find", "description": "Find it", "parameters": {}}}
+    messages = [{"role": "user", "content": "What is 2 x 7?"}]
+    texts = [tokenizer.apply_chat_template(messages, tools=tools, tokenize=False) for tools in ([tool], None)]
+    return texts[0] != texts[1]
 
 
 def with_prompt(
@@ -73,6 +113,7 @@ def single_turn_rows(rows: Sequence[dict[str, Any]], minimum: int, seed: int) ->
         row
         for row in rows
         if row["split"] == "train"
+        and not row.get("tools")  # another row would show the calls without the tools
         and [message["role"] for message in row["messages"] if message["role"] != "system"] == ["user", "assistant"]
     ]
     if len(matching) < minimum:
@@ -83,32 +124,78 @@ def single_turn_rows(rows: Sequence[dict[str, Any]], minimum: int, seed: int) ->
     return sorted(matching, key=lambda row: hashlib.sha256(f"{seed}:{row['id']}".encode()).hexdigest())
 
 
-def prompt_and_target(tokenizer: Any, messages: Sequence[Message]) -> tuple[str, str]:
+def prompt_and_target(tokenizer: Any, messages: Sequence[Message], tools: str | None = None) -> tuple[str, str]:
     """Split a conversation that ends with an assistant turn into context and target (what the model should write).
 
     The context is rendered as generation sees it. The target ends with the stop token. In `context + target`, only the
     target is trained and scored.
     """
-    context = render(tokenizer, messages[:-1], add_generation_prompt=True)
-    full = render(tokenizer, messages, add_generation_prompt=False)
+    context = render(tokenizer, messages[:-1], add_generation_prompt=True, tools=tools)
+    full = render(tokenizer, messages, add_generation_prompt=False, tools=tools)
     content = _rendered_part(messages[-1]["content"].strip(), full)
     # Some generation prompts contain text that the finished turn does not, such as the start of a reasoning block.
-    begin = len(context) if full.startswith(context) else full.rfind(content)
+    begin = len(context) if full.startswith(context) else _begin_of_answer(tokenizer, messages, tools, content, full)
     answer = full.find(content, begin)
     if begin < 0 or answer < 0:
         raise UserError(
             f"The chat template changes the text of an answer ({content[:60]!r}), so it cannot be trained or scored. "
             "Choose another base_model."
         )
-    _require_header_in_prompt(tokenizer, messages, context, full[begin:answer])
-    return context, full[begin : _end_of_turn(tokenizer, full, answer + len(content))]
+    _require_header_in_prompt(tokenizer, messages, tools, context, full[begin:answer])
+    calls = messages[-1].get("tool_calls") or ()
+    end = _end_of_turn(tokenizer, full, _end_of_calls(calls, full, answer + len(content)))
+    if calls:  # control tokens may close the call, all calls and then the turn
+        while (after := _end_of_turn(tokenizer, full, end)) > end and full[end:after] in special_tokens(tokenizer):
+            end = after
+    return context, full[begin:end]
 
 
-def _require_header_in_prompt(tokenizer: Any, messages: Sequence[Message], context: str, header: str) -> None:
+def _begin_of_answer(tokenizer: Any, messages: Sequence[Message], tools: str | None, content: str, full: str) -> int:
+    """Return where the text of the last turn begins in `full`; -1 if it is not found."""
+    if content:
+        return full.rfind(content)
+    probe = [*messages[:-1], {"role": "assistant", "content": _PROBE_ANSWER}]
+    header, _, _ = render(tokenizer, probe, add_generation_prompt=False, tools=tools).rpartition(_PROBE_ANSWER)
+    return len(header) if full.startswith(header) else -1
+
+
+def _end_of_calls(calls: Sequence[dict[str, str]], full: str, begin: int) -> int:
+    """Return the index after the calls of tools of a turn whose text ends at `begin`.
+
+    Templates write control tokens between the parts of a call. UserError if the template leaves out a call.
+    """
+    position = begin
+    for call in calls:
+        found = full.find(call["name"], position)
+        if found < 0:
+            raise UserError(
+                f"The chat template omits the call of the tool {call['name']!r}. Choose another base_model, whose "
+                "template writes calls of tools."
+            )
+        position = _end_of_arguments(json.loads(call["arguments"]), full, found + len(call["name"]))
+    return position
+
+
+def _end_of_arguments(arguments: Any, full: str, begin: int) -> int:
+    """Return the index after the arguments of a call: one JSON text, or each argument written separately."""
+    for separators in ((", ", ": "), (",", ":")):
+        text = json.dumps(arguments, ensure_ascii=False, separators=separators)
+        if (found := full.find(text, begin)) >= 0:
+            return found + len(text)
+    position = begin
+    for value in arguments.values() if isinstance(arguments, dict) else ():
+        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        position = max(position, full.find(text, position) + len(text))
+    return position
+
+
+def _require_header_in_prompt(
+    tokenizer: Any, messages: Sequence[Message], tools: str | None, context: str, header: str
+) -> None:
     """Raise UserError if a prompt ends before the answer's header, which the model would then have to write itself."""
     if not header.strip() or split_reasoning(messages[-1])[0]:
         return
-    if context == render(tokenizer, messages[:-1], add_generation_prompt=False):
+    if context == render(tokenizer, messages[:-1], add_generation_prompt=False, tools=tools):
         raise UserError(
             f"The chat template writes {header.strip()!r} before an answer, but not at the end of a prompt. Change it "
             "to write this text if add_generation_prompt is true."
@@ -117,7 +204,7 @@ def _require_header_in_prompt(tokenizer: Any, messages: Sequence[Message], conte
 
 def split_reasoning(message: Message) -> tuple[str, str]:
     """Return (reasoning, answer) of a turn: its reasoning_content, or the text before `</think>`."""
-    content, reasoning = message["content"].strip(), message.get("reasoning_content", "").strip()
+    content, reasoning = message["content"].strip(), (message.get("reasoning_content") or "").strip()
     if reasoning or message["role"] != "assistant" or _END_OF_REASONING not in content:
         return reasoning, content
     before, _, answer = content.rpartition(_END_OF_REASONING)

@@ -88,7 +88,7 @@ def rollback(store: ArtifactStore, comparison_artifact: Artifact | None, reason:
 def find_row(comparison: Comparison, candidates: Mapping[str, Candidate], name: str) -> ComparisonRow:
     """Return the row of `name`: an experiment's merged model (its adapter if it has none), or a row by name.
 
-    Raises UserError if there is none, or if it cannot be released.
+    Raises UserError if there is none, if it cannot be released, or if it is not compared because it is contaminated.
     """
     rows = comparison.rows
     of_experiment = [
@@ -97,6 +97,9 @@ def find_row(comparison: Comparison, candidates: Mapping[str, Candidate], name: 
     match = next(iter(of_experiment), None) or comparison.row(name)
     if match is not None and match.name in candidates:
         return match
+    for entry in comparison.contaminated_experiments:
+        if match is None and name.partition("/")[0] == entry.model:
+            raise UserError(entry.describe())
     experiments = sorted({candidate.experiment for candidate in candidates.values() if candidate.experiment})
     names = ", ".join([*experiments, *candidates])
     advice = f"Choose one of {names}." if names else "No row of it can be released."

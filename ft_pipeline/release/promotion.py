@@ -6,6 +6,10 @@ variant is, provided it beats the base model, every other variant and the curren
 
 "By more than noise": the comparison has a paired difference in which the candidate leads, with a 95 % interval above
 zero.
+
+A champion that learned from rows which are test rows now is not compared (comparison/contaminated_models.py). Once its
+experiment is trained again, that model stands in its place; until then, the champion stays. If the experiment is gone,
+a candidate must beat the baselines alone. The reason in the record says so.
 """
 
 from collections.abc import Mapping
@@ -13,8 +17,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ft_pipeline.evaluation.comparison.forgetting import accuracy_drop, forgets
-from ft_pipeline.evaluation.comparison.records import Comparison, ComparisonRow, PairedDifference
-from ft_pipeline.evaluation.model_kinds import BASELINES, ModelKind
+from ft_pipeline.evaluation.comparison.records import Comparison, ComparisonRow, ContaminatedModel, PairedDifference
+from ft_pipeline.evaluation.model_kinds import BASELINES, TUNED, ModelKind
 from ft_pipeline.release.champion import Candidate, ChampionRecord, Promotion
 from ft_pipeline.settings.project import PromotionSettings
 
@@ -56,7 +60,8 @@ def decide(
         if not failed:
             return Decision(True, row.name, [*reasons, rules.describe_win(row)], rules.evidence(row))
         reasons.append(f"{row.name}: {'; '.join(failed)}")
-    return Decision(False, None, reasons or ["the comparison has no row that can be released"], {})
+    reasons = reasons or ["the comparison has no row that can be released"]
+    return Decision(False, None, [*reasons, *rules.champion_notes(with_fix=True)], {})
 
 
 def promotion_of(
@@ -141,9 +146,25 @@ class _PromotionRules:
         leads = [(rival.name, self._lead(row, rival)) for rival in rivals]
         names = {rival.name for rival in rivals}
         champions = [champion for champion in self._champion_rows() if champion.name not in names]
-        leads += [("the previous champion", self._lead(row, champion)) for champion in champions]
+        again = self._contaminated_champion() is not None
+        leads += [
+            (f"{champion.name}, the champion trained again," if again else "the previous champion", lead)
+            for champion in champions
+            if (lead := self._lead(row, champion))
+        ]
         beaten = [f"{name} by {lead.describe()}" for name, lead in leads if lead]
-        return f"{row.name} beats {', '.join(beaten)} on {self.settings.metric}"
+        return "; ".join([f"{row.name} beats {', '.join(beaten)} on {self.settings.metric}", *self.champion_notes()])
+
+    def champion_notes(self, *, with_fix: bool = False) -> list[str]:
+        """Return a sentence if the champion is not compared because it learned from test rows.
+
+        with_fix: it stays, so the sentence says what to do.
+        """
+        contaminated = self._contaminated_champion()
+        if contaminated is None or self.champion is None:
+            return []
+        champion, fix = ("champion", f". {contaminated.fix}") if with_fix else ("previous champion", "")
+        return [f"the {champion} {self.champion.name} is not compared: it {contaminated.because}{fix}"]
 
     def evidence(self, row: ComparisonRow) -> dict[str, Any]:
         """Return the numbers behind a decision about the row, as plain JSON."""
@@ -169,21 +190,45 @@ class _PromotionRules:
         if self.champion is None:
             return []
         champions = self._champion_rows()
+        if self._contaminated_champion() is not None:
+            experiment = self.champion.experiment
+            if self._is_left_out(experiment):
+                return [f"the champion's experiment {experiment} must be trained and scored again first"]
+            if row.experiment == experiment or not champions:
+                return []
         if not champions:
             return [f"the champion {self.champion.name} has no score in this comparison: run `ft run`"]
         missing = self._missing_lead(row, champions[0])
         return [f"champion: {missing}"] if missing else []
 
     def _champion_rows(self) -> list[ComparisonRow]:
-        """Return the champion's rows: those of kind `champion`, or else those of the same artifact."""
+        """Return the champion's rows: those of kind `champion`, or else those of the same artifact.
+
+        If the champion is contaminated: the row of its experiment, trained again, if possible in the same form.
+        """
         if self.champion is None:
             return []
         fingerprint, rows = self.champion.fingerprint, self.comparison.rows
-        # A person may have moved the champion since the comparison.
-        up_to_date = self.comparison.champion_fingerprint in (None, fingerprint)
-        champion_rows = [row for row in rows if row.kind == "champion" and up_to_date]
+        if self._contaminated_champion() is not None:
+            again = [row for row in rows if row.experiment == self.champion.experiment and row.kind in TUNED]
+            kind = self.champion.kind
+            return sorted(again, key=lambda row: row.kind != kind)[:1]
+        champion_rows = [row for row in rows if row.kind == "champion" and self._compares_champion()]
         names = [name for name, candidate in self.candidates.items() if candidate.fingerprint == fingerprint]
         return champion_rows or [row for row in rows if row.name in names]
+
+    def _compares_champion(self) -> bool:
+        """Return whether the comparison was made with this champion. A person may have moved it since."""
+        return self.champion is not None and self.comparison.champion_fingerprint in (None, self.champion.fingerprint)
+
+    def _contaminated_champion(self) -> ContaminatedModel | None:
+        return self.comparison.contaminated_champion if self._compares_champion() else None
+
+    def _is_left_out(self, experiment: str | None) -> bool:
+        """Return whether an experiment of the project has no row in the comparison, because it is contaminated or was
+        scored in another evaluation."""
+        contaminated = {entry.model for entry in self.comparison.contaminated_experiments}
+        return experiment in contaminated | {row.experiment for row in self.comparison.left_out}
 
     def _missing_lead(self, row: ComparisonRow, rival: ComparisonRow) -> str | None:
         """Return why the row does not beat the rival by more than noise; None if it does."""

@@ -35,6 +35,9 @@ class DataSettings(Section):
     """Share of the groups that are held out for early stopping and for the check of the merged model."""
     test_share: Share = 0.15
     """Share of the groups that are only used for scoring."""
+    golden_test: Literal["only", "added"] = "only"
+    """With golden test files (`split: test` in a sidecar), `only` their rows are test rows (`test_share` is not
+    used), or they are `added` to the test share."""
     max_quarantined: Share = 0.1
     """Largest allowed share of quarantined rows per format folder. Above it, the pipeline stops."""
 

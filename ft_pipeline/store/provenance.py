@@ -26,7 +26,6 @@ PACKAGES = (
     "pandera",
     "peft",
     "pyarrow",
-    "rensa",
     "sacrebleu",
     "safetensors",
     "tokenizers",

@@ -116,7 +116,8 @@ class ErasedTexts:
         marker = self.markers.get(row.get("id") or "")
         if marker is not None:
             blank = {key: item if key in KEPT_COLUMNS else _blank(item) for key, item in row.items()}
-            return {**blank, "id": marker}
+            no_tools = {"tools": None} if "tools" in row else {}
+            return {**blank, **no_tools, "id": marker}
         redacted = {key: self.redact_value(item) for key, item in row.items()}
         if redacted == row:
             return redacted
@@ -164,10 +165,15 @@ def _blank(item: Any) -> Any:
     if isinstance(item, str):
         return PLACEHOLDER
     if isinstance(item, Mapping):
-        return {key: value if key == "role" else _blank(value) for key, value in item.items()}
+        return {key: value if key == "role" else _blank_entry(key, value) for key, value in item.items()}
     if isinstance(item, list):
         return [_blank(value) for value in item if isinstance(value, (Mapping, str))]
     return item
+
+
+def _blank_entry(key: str, value: Any) -> Any:
+    """Return the value of a key of a turn or of a call without its texts. Arguments stay JSON text."""
+    return json.dumps(PLACEHOLDER) if key == "arguments" and value is not None else _blank(value)
 
 
 def _string_arrays(column: Any) -> list[Any]:

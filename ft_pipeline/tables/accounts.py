@@ -69,6 +69,8 @@ class TableReport:
     """The first accepted rows, with long texts shortened."""
     rows_hash: str
     """SHA-256 over the ids of the accepted rows with their files and row numbers, in order."""
+    languages: dict[str, Any]
+    """rows, sampled, counts (ISO 639 code → sampled rows), see `Languages`."""
     files_from_cache: int = 0
     """Number of unchanged files whose result came from the cache."""
 
@@ -121,6 +123,7 @@ class TableReport:
                 {**asdict(item), "rows": item.rows[:FIRST_ROWS], "count": len(item.rows)} for item in self.warnings
             ],
             "rows_hash": self.rows_hash,
+            "languages": self.languages,
             "files_read": len(self.files) - self.files_from_cache,
             "files_from_cache": self.files_from_cache,
         }

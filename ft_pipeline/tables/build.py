@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ft_pipeline.settings.project import DataSettings
 from ft_pipeline.store.folder_cache import FolderCache
 from ft_pipeline.tables.accounts import FileAccount, TableReport
 from ft_pipeline.tables.dedup.keys import write_keys
@@ -20,13 +21,14 @@ from ft_pipeline.tables.duplicates import (
     fill_accounts,
     flag_duplicates,
 )
-from ft_pipeline.tables.file_result import SourceFile, all_shingles
+from ft_pipeline.tables.file_result import SourceFile
 from ft_pipeline.tables.formats.arrow_schema import ORIGIN, schema_of
 from ft_pipeline.tables.formats.base import Format
 from ft_pipeline.tables.formats.registry import FORMATS
 from ft_pipeline.tables.formats.row_ids import RowsDigest
 from ft_pipeline.tables.formats.turns import plain
 from ft_pipeline.tables.ingest import Ingestor
+from ft_pipeline.tables.languages import identify_languages
 from ft_pipeline.tables.process_batch import raw_json
 from ft_pipeline.tables.row_groups import RowGroupWriter
 from ft_pipeline.tables.table_checks import table_checks
@@ -72,11 +74,14 @@ def build_table(
     out: Path,
     *,
     max_quarantined: float,
+    shares: DataSettings | None = None,
     excluded: Collection[str] = frozenset(),
     progress: Callable[[int], None] | None = None,
     cache: FolderCache | None = None,
 ) -> TableReport:
     """Write rows.parquet, set_aside.parquet and files.parquet into the folder `out`, which is created if missing.
+
+    shares: of the splits; of duplicates, held-out rows are kept. None: the first row is kept.
 
     For a conversational format, also write keys.parquet: the keys by which the conversations compare rows. Bad data
     raises no error: refused files, and a quarantined share above its limit, are failed checks of the report. Without
@@ -89,7 +94,7 @@ def build_table(
         ingestor = Ingestor(data_format, Path(folder), excluded, progress, cache)
         results = [ingestor.collect(source) for source in sorted(files, key=lambda file: file.name)]
         readable = [file for file in results if not file.refused]
-        flags = flag_duplicates(readable, all_shingles(readable, Path(folder)))
+        flags = flag_duplicates(row_format, readable, shares)
         fill_accounts(flags)
         rows_hash, preview, written = _write_rows(row_format, flags, out / "rows.parquet")
         set_aside = _write_set_aside(row_format, flags, out / "set_aside.parquet")
@@ -100,8 +105,12 @@ def build_table(
     warnings = [warning for file in readable for warning in file.warnings]
     if row_format.is_conversational:
         warnings += conflict_warnings(flags)
+    languages = identify_languages(out / "rows.parquet", data_format)
+    warnings += languages.warnings
     checks = table_checks(data_format, results, max_quarantined, written, set_aside)
-    return TableReport(data_format, accounts, checks, warnings, preview, rows_hash, ingestor.from_cache)
+    return TableReport(
+        data_format, accounts, checks, warnings, preview, rows_hash, languages.to_json(), ingestor.from_cache
+    )
 
 
 def _write_rows(row_format: Format, flags: DuplicateFlags, path: Path) -> tuple[str, list[dict[str, Any]], list[int]]:

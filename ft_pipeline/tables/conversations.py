@@ -3,7 +3,6 @@
 Training rows that are near a held-out row are set aside.
 """
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -17,23 +16,20 @@ import pyarrow.parquet as pq
 from ft_pipeline.settings.project import DataSettings
 from ft_pipeline.tables.accounts import FIRST_ROWS, CheckResult, RowWarning
 from ft_pipeline.tables.build import PARQUET, PREVIEW_ROWS, SET_ASIDE, cut
-from ft_pipeline.tables.conversation_rows import (
-    BATCH_ROWS,
-    ConversationRows,
-    load_conversation_rows,
-    table_batches,
-    with_texts,
-)
-from ft_pipeline.tables.dedup.contamination import Phrases
+from ft_pipeline.tables.conversation_rows import BATCH_ROWS, ConversationRows, load_conversation_rows, table_batches
 from ft_pipeline.tables.dedup.keys import group_names
+from ft_pipeline.tables.dedup.matching import first_index
 from ft_pipeline.tables.duplicates import conflicts
-from ft_pipeline.tables.formats.arrow_schema import MESSAGES
+from ft_pipeline.tables.formats.arrow_schema import MESSAGES, TAGS, TOOLS
 from ft_pipeline.tables.formats.registry import FORMATS
 from ft_pipeline.tables.formats.row_ids import RowsDigest
 from ft_pipeline.tables.formats.turns import plain
+from ft_pipeline.tables.held_out import MIN_STANDARD_PROMPTS, STANDARD_ANSWERS, SuiteTexts
+from ft_pipeline.tables.languages import identify_languages
 from ft_pipeline.tables.process_batch import raw_json
 from ft_pipeline.tables.row_groups import ROW_GROUP
-from ft_pipeline.tables.split_assignment import CODES, SPLITS, TRAIN, SplitAssignment, assign_splits
+from ft_pipeline.tables.split_assignment import CODES, SplitAssignment, assign_splits
+from ft_pipeline.tables.splits import SPLITS
 
 SCHEMA = pa.schema(
     [
@@ -41,6 +37,8 @@ SCHEMA = pa.schema(
         ("split", pa.string()),
         ("group", pa.string()),
         ("messages", MESSAGES),
+        ("tools", TOOLS.arrow_type),
+        ("tags", TAGS.arrow_type),
         ("table", pa.string()),
         ("file", pa.string()),
         ("row", pa.int64()),
@@ -48,7 +46,9 @@ SCHEMA = pa.schema(
 )
 """Columns of rows.parquet."""
 ASIDE_SCHEMA = pa.schema([("table", pa.string()), *SET_ASIDE])
-"""Columns of set_aside.parquet."""
+"""Columns of set_aside.parquet, without the id."""
+ASIDE_WITH_ID = ASIDE_SCHEMA.append(pa.field("id", pa.string()))
+"""Columns of set_aside.parquet. By the id, a row is recognized that an older version of the table had in a split."""
 
 
 @dataclass
@@ -71,8 +71,12 @@ class ConversationsReport:
     conflicting_rows: int = 0
     """Number of rows whose prompt also has a different answer. Equal prompts are in one split."""
     answers_sharing_general: int = 0
-    """Number of training rows whose answer shares 13 consecutive words with the general suite. They are kept."""
+    """Number of training rows whose answer shares 13 consecutive words with the evaluation suites. They are kept."""
+    standard_answers: int = 0
+    """Number of held-out rows whose answer at least 3 training prompts have, too."""
     preview: list[dict[str, Any]] = field(default_factory=list)
+    languages: dict[str, Any] = field(default_factory=dict)
+    """rows, sampled, counts (ISO 639 code → sampled rows), see `Languages`."""
 
     @property
     def passed(self) -> bool:
@@ -85,20 +89,20 @@ class ConversationsReport:
 
 
 def build_conversations(
-    folders: Mapping[str, Path], out: Path, *, settings: DataSettings, general_questions: list[str]
+    folders: Mapping[str, Path], out: Path, *, settings: DataSettings, suite: SuiteTexts
 ) -> ConversationsReport:
-    """Write rows.parquet and set_aside.parquet into `out`.
+    """Write rows.parquet, set_aside.parquet, standard_answers.parquet and suite.json into `out`.
 
-    folders: table → the folder of its artifact. A table may be empty.
+    folders: table → the folder of its artifact. A table may be empty. suite: texts that are not trained on either.
     """
     out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".work-", dir=out) as work:
-        staged = load_conversation_rows(folders)
-        if general_questions or not staged.compared_already:
-            staged = with_texts(staged, Phrases(general_questions), Path(work))
-        assignment = assign_splits(staged, settings)
-    written = _write(staged, assignment, out)
-    return _report(staged, assignment, settings, written)
+    rows = load_conversation_rows(folders)
+    assignment = assign_splits(rows, settings, suite)
+    written = _write(rows, assignment, out)
+    suite.write(out)
+    report = _report(rows, assignment, settings, written)
+    report.languages = identify_languages(out / "rows.parquet", "conversations").to_json()
+    return report
 
 
 @dataclass
@@ -111,21 +115,23 @@ class _Written:
     preview: list[dict[str, Any]] = field(default_factory=list)
 
 
-def _write(staged: ConversationRows, assignment: SplitAssignment, out: Path) -> _Written:
-    written, begin = _Written(), 0
-    groups = staged.keys.group
+def _write(rows: ConversationRows, assignment: SplitAssignment, out: Path) -> _Written:
+    written, begin, standard_ids = _Written(), 0, []
+    groups = rows.keys.group
     with (
-        pq.ParquetWriter(out / "rows.parquet", SCHEMA, **PARQUET) as rows,
-        pq.ParquetWriter(out / "set_aside.parquet", ASIDE_SCHEMA, compression="zstd") as aside,
+        pq.ParquetWriter(out / "rows.parquet", SCHEMA, **PARQUET) as kept_rows,
+        pq.ParquetWriter(out / "set_aside.parquet", ASIDE_WITH_ID, compression="zstd") as aside,
     ):
-        for name, folder in staged.folders.items():
-            for source in table_batches(folder / "rows.parquet"):
+        for name, folder in rows.folders.items():
+            for source in table_batches(folder / "rows.parquet", FORMATS[name]):
                 part = slice(begin, begin + source.num_rows)
                 columns = {
                     "id": source["id"],
                     "split": _names(assignment.split[part], SPLITS),
                     "group": group_names(groups[part]),
                     "messages": FORMATS[name].to_messages(source),
+                    "tools": source["tools"],
+                    "tags": source["tags"],
                     "table": pa.repeat(pa.scalar(name), source.num_rows),
                     "file": source["file"],
                     "row": source["row"],
@@ -133,7 +139,7 @@ def _write(staged: ConversationRows, assignment: SplitAssignment, out: Path) -> 
                 table = pa.table(columns, schema=SCHEMA)
                 stays = assignment.code[part] == 0
                 kept = table if stays.all() else table.filter(pa.array(stays))
-                rows.write_table(kept, row_group_size=ROW_GROUP)
+                kept_rows.write_table(kept, row_group_size=ROW_GROUP)
                 written.rows += kept.num_rows
                 written.digest.add(kept["id"], kept["split"])
                 if len(written.preview) < PREVIEW_ROWS:
@@ -141,7 +147,11 @@ def _write(staged: ConversationRows, assignment: SplitAssignment, out: Path) -> 
                         cut(row) for row in kept.slice(0, PREVIEW_ROWS - len(written.preview)).to_pylist()
                     ]
                 written.aside += _write_aside(aside, table, np.flatnonzero(~stays), assignment, begin)
+                is_standard = np.isin(np.arange(begin, begin + source.num_rows), assignment.standard) & stays
+                standard_ids.append(table["id"].filter(pa.array(is_standard)))
                 begin += source.num_rows
+    ids = [chunk for column in standard_ids for chunk in column.chunks]
+    pq.write_table(pa.table({"id": pa.chunked_array(ids, pa.string())}), out / STANDARD_ANSWERS)
     return written
 
 
@@ -157,41 +167,41 @@ def _write_aside(
     entries = []
     for position, row in zip(positions.tolist(), table.take(pa.array(positions)).to_pylist(), strict=True):
         message, copy_of = assignment.notes[begin + position]
-        origin = {name: row[name] for name in ("table", "file", "row")}
+        origin = {name: row[name] for name in ("id", "table", "file", "row")}
         code = CODES[assignment.code[begin + position]]
         entries.append(
             {**origin, "code": code, "message": message, "raw": raw_json(plain(row["messages"])), "copy_of": copy_of}
         )
-    writer.write_table(pa.Table.from_pylist(entries, schema=ASIDE_SCHEMA))
+    writer.write_table(pa.Table.from_pylist(entries, schema=ASIDE_WITH_ID))
     return len(entries)
 
 
 def _report(
-    staged: ConversationRows, assignment: SplitAssignment, settings: DataSettings, written: _Written
+    rows: ConversationRows, assignment: SplitAssignment, settings: DataSettings, written: _Written
 ) -> ConversationsReport:
     stays = assignment.code == 0
     tables = {
-        name: _count_splits(assignment, stays & (staged.table == number)) for number, name in enumerate(staged.tables)
+        name: _count_splits(assignment, stays & (rows.table == number)) for number, name in enumerate(rows.tables)
     }
     splits = {name: sum(counts[name] for counts in tables.values()) for name in SPLITS}
     codes = np.bincount(assignment.code, minlength=len(CODES)).tolist()
-    conflicting_rows = len(conflicts(staged.keys.prompt[stays], staged.keys.answer[stays]))
-    shared_answers = int((stays & (assignment.split == TRAIN) & staged.answer_hits).sum())
+    conflicting_rows = len(conflicts(rows.keys.prompt[stays], rows.keys.answer[stays]))
     return ConversationsReport(
-        read=len(staged),
+        read=len(rows),
         accepted=written.rows,
         set_aside={CODES[number]: count for number, count in enumerate(codes) if number and count},
         splits=splits,
         tables=tables,
         checks={
-            "rows_accounted_for": _accounted(len(staged), written.rows, written.aside),
-            "no_prompt_straddles": _straddling(staged, assignment, stays),
-            "every_split_has_rows": _filled(splits, settings),
+            "rows_accounted_for": _accounted(len(rows), written.rows, written.aside),
+            "no_prompt_straddles": _straddling(rows, assignment, stays),
+            "every_split_has_rows": _filled(splits, settings, bool(rows.golden.any())),
         },
-        warnings=_warnings(conflicting_rows, shared_answers),
+        warnings=_warnings(conflicting_rows, assignment),
         rows_hash=written.digest.hexdigest(),
         conflicting_rows=conflicting_rows,
-        answers_sharing_general=shared_answers,
+        answers_sharing_general=assignment.answer_phrases,
+        standard_answers=len(assignment.standard),
         preview=written.preview,
     )
 
@@ -209,25 +219,31 @@ def _accounted(read: int, written: int, aside: int) -> CheckResult:
     )
 
 
-def _straddling(staged: ConversationRows, assignment: SplitAssignment, stays: np.ndarray) -> CheckResult:
-    group_halves = staged.keys.group[:, 1]
-    train, heldout = stays & (assignment.split == TRAIN), stays & (assignment.split != TRAIN)
-    straddling = len(np.intersect1d(group_halves[train], group_halves[heldout]))
-    message = f"{straddling} prompt(s) are in both the training split and a held-out split"
-    return CheckResult(not straddling, message, straddling)
+def _straddling(rows: ConversationRows, assignment: SplitAssignment, stays: np.ndarray) -> CheckResult:
+    groups, splits = rows.keys.group[stays, 1], assignment.split[stays]
+    first = first_index(groups)
+    straddling = len(np.unique(groups[splits != splits[first]]))
+    return CheckResult(not straddling, f"{straddling} prompt(s) are in more than one split", straddling)
 
 
-def _filled(splits: dict[str, int], settings: DataSettings) -> CheckResult:
-    should_have_rows = {"train": True, "validation": settings.validation_share > 0, "test": settings.test_share > 0}
+def _filled(splits: dict[str, int], settings: DataSettings, has_golden: bool) -> CheckResult:
+    should_have_rows = {
+        "train": True,
+        "validation": settings.validation_share > 0,
+        "test": settings.test_share > 0 or has_golden,
+    }
     empty = [name for name in SPLITS if should_have_rows[name] and not splits[name]]
     if not empty:
         return CheckResult(True, ", ".join(f"{name} {splits[name]:,}" for name in SPLITS))
     return CheckResult(
-        False, f"no rows in {', '.join(empty)}: add rows, or raise the split's share in project.yaml", len(empty)
+        False,
+        f"no rows in {', '.join(empty)}: add rows, or raise the split's share in project.yaml. Rows of one template "
+        "(prompts that differ only in numbers) are in one split",
+        len(empty),
     )
 
 
-def _warnings(conflicting_rows: int, shared_answers: int) -> list[RowWarning]:
+def _warnings(conflicting_rows: int, assignment: SplitAssignment) -> list[RowWarning]:
     warnings = []
     if conflicting_rows:
         message = (
@@ -235,9 +251,18 @@ def _warnings(conflicting_rows: int, shared_answers: int) -> list[RowWarning]:
             "split"
         )
         warnings.append(RowWarning("conflicting_answers", message))
-    if shared_answers:
-        message = f"{shared_answers:,} training answer(s) share 13 words in a row with the general suite; they stay"
+    if assignment.answer_phrases:
+        message = (
+            f"{assignment.answer_phrases:,} training answer(s) share 13 words in a row with the evaluation suites; "
+            "they stay"
+        )
         warnings.append(RowWarning("answers_share_general", message))
+    if len(assignment.standard):
+        message = (
+            f"{len(assignment.standard):,} held-out row(s) have an answer that {MIN_STANDARD_PROMPTS} or more training "
+            "prompts have, too: a standard answer, which counts as no leak"
+        )
+        warnings.append(RowWarning("standard_answers", message))
     return warnings
 
 

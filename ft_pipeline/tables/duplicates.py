@@ -1,15 +1,21 @@
 """Duplicates and contradicting pairs among the accepted rows of all files of a table, in the order of file names."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
+import pyarrow as pa
 
+from ft_pipeline.settings.project import DataSettings
 from ft_pipeline.tables.accounts import RowWarning
-from ft_pipeline.tables.dedup.keys import Keys, merge
-from ft_pipeline.tables.dedup.minhash import DuplicateMatches, find_duplicates, first_index
+from ft_pipeline.tables.dedup.keys import Keys, merge, shingles_of_views
+from ft_pipeline.tables.dedup.matching import TRAIN_RANK, DuplicateMatches, find_duplicates, first_index
+from ft_pipeline.tables.dedup.near_duplicates import Spill
 from ft_pipeline.tables.file_result import FileResult
+from ft_pipeline.tables.formats.base import Format
 from ft_pipeline.tables.reason_codes import DUPLICATE_CODES
+from ft_pipeline.tables.splits import place_in_splits
 
 CODES = ("", "duplicate", "near_duplicate", "contradicting_pair")
 """The reason codes that this module sets, by their number in DuplicateFlags.code."""
@@ -45,19 +51,28 @@ class DuplicateFlags:
         return self.code[file_rows], self.of[file_rows]
 
 
-def flag_duplicates(files: list[FileResult], shingles: np.ndarray) -> DuplicateFlags:
-    """Flag duplicates and contradicting pairs among the accepted rows; `shingles` are those of all files, in order.
+def flag_duplicates(row_format: Format, files: list[FileResult], shares: DataSettings | None = None) -> DuplicateFlags:
+    """Flag duplicates and contradicting pairs among the accepted rows.
+
+    shares: of the splits; held-out rows are kept rather than training rows. None: the first row is always kept.
 
     Rows of golden test files are compared only with each other. If a training row duplicates a golden row, the
     training row must be removed later, and the golden row must stay.
     """
     starts = np.concatenate([[0], np.cumsum([len(file.rows) for file in files])]).astype(np.int64)
-    keys = merge([file.keys for file in files], shingles)
+    keys = merge([file.keys for file in files])
     flags = DuplicateFlags(np.zeros(len(keys), np.uint8), np.full(len(keys), -1), starts.tolist(), files, keys)
     golden = _per_row(files, [file.account.split == "test" for file in files])
+    ranks = None if shares is None else TRAIN_RANK - place_in_splits(keys.group, shares)
+    numbers = np.repeat(np.arange(len(files), dtype=np.int32), [len(file.rows) for file in files])
     for rows in (np.flatnonzero(~golden), np.flatnonzero(golden)):
         if len(rows):
-            matches = find_duplicates(keys if len(rows) == len(keys) else keys.take(rows))
+            matches = find_duplicates(
+                keys if len(rows) == len(keys) else keys.take(rows),
+                partial(_read_some, row_format, files, rows),
+                None if ranks is None else ranks[rows],
+                numbers[rows],
+            )
             _mark_copies(flags, rows, matches)
     _mark_contradictions(flags, np.concatenate([file.pairs for file in files]) if files else np.empty((0, 2)))
     for code in CODES[1:]:
@@ -65,6 +80,33 @@ def flag_duplicates(files: list[FileResult], shingles: np.ndarray) -> DuplicateF
         flags.code[allowed & (flags.code == CODES.index(code))] = 0
     flags.of[flags.code == 0] = -1
     return flags
+
+
+def _read_some(
+    row_format: Format, files: Sequence[FileResult], rows: np.ndarray, positions: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    return read_shingles(row_format, files, rows[positions])
+
+
+def read_shingles(row_format: Format, files: Sequence[FileResult], rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return (shingles, number per row) of the accepted rows at these positions, which ascend. The positions count the
+    rows of all files. Their texts are read again."""
+    shingles, lengths, done = Spill(), [], 0
+    for file in files:
+        last = done + len(file.rows)
+        if np.searchsorted(rows, done) == np.searchsorted(rows, last):
+            done = last
+            continue
+        for batch in file.row_batches():
+            first, end = np.searchsorted(rows, [done, done + batch.num_rows])
+            if end > first:
+                some = batch.take(pa.array(rows[first:end] - done))
+                columns = {name: some[name] for name in row_format.column_names}
+                part, part_lengths = shingles_of_views(row_format.comparison_texts(columns))
+                shingles.append(part)
+                lengths.append(part_lengths)
+            done += batch.num_rows
+    return shingles.read(), np.concatenate(lengths)
 
 
 def _per_row(files: list[FileResult], values: list[bool]) -> np.ndarray:

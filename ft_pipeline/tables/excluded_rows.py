@@ -18,7 +18,9 @@ from ft_pipeline.errors import UserError
 from ft_pipeline.store.atomic_files import translate_write_errors, write_atomically
 
 FILE = "excluded.yaml"
-MARK = re.compile(r"^excluded:[0-9a-f]{64}$")
+MARKER_START = "excluded:"
+"""The beginning of the marker that replaces an erased row and its id."""
+MARK = re.compile(rf"^{MARKER_START}[0-9a-f]{{64}}$")
 HEADER = """\
 # Rows that were erased on request: salted hashes, written by `ft erase`. Rows with these hashes are never used again,
 # in any file (reason `excluded`). Keep this file under version control, and keep the salt: without it, the hashes
@@ -59,13 +61,13 @@ def salted(identity: str, salt: str) -> str:
 
 def erasure_marker(hashed: str) -> str:
     """Return the text that replaces a row with this salted hash."""
-    return f"excluded:{hashed}"
+    return MARKER_START + hashed
 
 
 def is_erasure_marker(value: Mapping[str, Any]) -> bool:
     """Return whether a raw row is an erasure marker: its first value that is not empty is `excluded:HASH`."""
     first = next((item for item in value.values() if item is not None and item != ""), None)
-    return type(first) is str and first.startswith("excluded:") and MARK.match(first) is not None
+    return type(first) is str and first.startswith(MARKER_START) and MARK.match(first) is not None
 
 
 def read_excluded(data_dir: Path, data_format: str) -> Excluded:

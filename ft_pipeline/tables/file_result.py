@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,12 @@ import pyarrow as pa
 import pyarrow.ipc
 
 from ft_pipeline.tables.accounts import FileAccount, RowWarning
-from ft_pipeline.tables.dedup.keys import Keys, ShingleFile, merge
+from ft_pipeline.tables.dedup.keys import Keys, merge
 from ft_pipeline.tables.reading.sidecar import PLAIN, Sidecar
 from ft_pipeline.tables.reason_codes import Refused
 
-ASIDE, SHINGLES = "aside.arrow", "shingles.u64"
-NO_SHINGLES = np.empty(0, dtype=np.uint64)
+ASIDE = "aside.arrow"
+_PAIRS = ("pair", "reverse")
 _KEYS, _NOTE, _ROWS = "keys.arrow", "outcome.json", "rows-*.arrow"
 """Names of the files in the folder of a result."""
 
@@ -55,7 +55,7 @@ class FileResult:
     rows: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
     """The row numbers of the accepted rows."""
     keys: Keys = field(default_factory=lambda: merge([]))
-    """The keys of the accepted rows, without their shingles: `read_shingles` returns these."""
+    """The keys of the accepted rows."""
     pairs: np.ndarray = field(default_factory=lambda: np.empty((0, 2), dtype=np.uint64))
     """See BatchResult.pairs."""
     reasons: dict[str, list[int]] = field(default_factory=dict)
@@ -65,10 +65,6 @@ class FileResult:
     @property
     def refused(self) -> bool:
         return self.account.status == "refused"
-
-    def read_shingles(self) -> np.ndarray:
-        """Return the shingles of the accepted rows, memory-mapped. The file is open as long as the array exists."""
-        return ShingleFile(self.folder / SHINGLES).read() if self.folder else NO_SHINGLES
 
     def row_batches(self) -> Iterator[pa.RecordBatch]:
         """Yield the accepted rows: the format's columns, `row`, `id`."""
@@ -114,13 +110,17 @@ def save(result: FileResult, folder: Path) -> None:
         "warnings": [asdict(warning) for warning in result.warnings],
     }
     (folder / _NOTE).write_text(json.dumps(note))
-    columns = {"row": result.rows, "lengths": result.keys.lengths}
-    if len(result.pairs):
-        columns |= {"pair": result.pairs[:, 0], "reverse": result.pairs[:, 1]}
-    table = result.keys.to_table()
-    for name, column in columns.items():
-        table = table.append_column(name, pa.array(column))
-    write_stream(folder / _KEYS, table)
+    with pa.OSFile(str(folder / _KEYS), "wb") as sink, ExitStack() as stack:
+        writer, begin = None, 0
+        for table in result.keys.tables():
+            rows = slice(begin, begin + table.num_rows)
+            table = table.append_column("row", pa.array(result.rows[rows]))
+            if len(result.pairs):
+                for number, name in enumerate(_PAIRS):
+                    table = table.append_column(name, pa.array(result.pairs[rows, number]))
+            writer = writer or stack.enter_context(pa.ipc.new_stream(sink, table.schema))
+            writer.write_table(table)
+            begin += table.num_rows
 
 
 def load(source: SourceFile, account: FileAccount, sidecar: Sidecar, folder: Path) -> FileResult:
@@ -131,19 +131,10 @@ def load(source: SourceFile, account: FileAccount, sidecar: Sidecar, folder: Pat
     account.read = note["read"]
     with pa.OSFile(str(folder / _KEYS)) as file:
         table = pa.ipc.open_stream(file).read_all()
-    keys = Keys.from_table(table, NO_SHINGLES, table["lengths"].to_numpy())
+    keys = Keys.empty(table.num_rows)
+    keys.fill(0, table)
     result = FileResult(source, account, sidecar, folder, table["row"].to_numpy(), keys, reasons=note["reasons"])
-    if "pair" in table.column_names:
-        result.pairs = np.stack([table["pair"].to_numpy(), table["reverse"].to_numpy()], axis=1)
+    if _PAIRS[0] in table.column_names:
+        result.pairs = np.stack([table[name].to_numpy() for name in _PAIRS], axis=1)
     result.warnings = [RowWarning(**{**warning, "file": source.name}) for warning in note["warnings"]]
     return result
-
-
-def all_shingles(files: list[FileResult], work: Path) -> np.ndarray:
-    """Return the shingles of all files, in the order of the files. They are on disk, so as not to fill the memory."""
-    if len(files) == 1:
-        return files[0].read_shingles()
-    all_files = ShingleFile(work / SHINGLES)
-    for file in files:
-        all_files.append(file.read_shingles())
-    return all_files.read()

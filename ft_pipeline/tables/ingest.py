@@ -14,11 +14,9 @@ from ft_pipeline.tables.accounts import FileAccount, RowWarning
 from ft_pipeline.tables.cache_key import hash_of_ids, key_of
 from ft_pipeline.tables.checks.pii import NAMES
 from ft_pipeline.tables.checks.placeholders import message as placeholder_message
-from ft_pipeline.tables.dedup.keys import Keys, ShingleFile, merge
+from ft_pipeline.tables.dedup.keys import Keys, merge
 from ft_pipeline.tables.file_result import ASIDE as ASIDE_FILE
 from ft_pipeline.tables.file_result import (
-    NO_SHINGLES,
-    SHINGLES,
     FileResult,
     SourceFile,
     load,
@@ -98,7 +96,7 @@ class Ingestor:
                     path_left.unlink()
                 return refused(source, error)
         result.rows = np.concatenate(totals.rows)
-        result.keys = merge(totals.keys, NO_SHINGLES)
+        result.keys = merge(totals.keys, consume=True)
         result.pairs = np.concatenate(totals.pairs)
         result.reasons = totals.reasons
         result.warnings = totals.warnings(source.name)
@@ -106,7 +104,7 @@ class Ingestor:
         return result
 
     def _gather(self, result: FileResult, path: Path, folder: Path) -> "_FileTotals":
-        totals, shingles = _FileTotals(), ShingleFile(folder / SHINGLES)
+        totals = _FileTotals()
         suffix = Path(result.source.name).suffix.lower()
         process = partial(
             _process_into,
@@ -119,9 +117,6 @@ class Ingestor:
             for batch, batch_result in map_batches(process, read_batches(path, suffix), path.stat().st_size):
                 _refuse_broken_array(batch, batch_result)
                 aside.write_table(batch_result.aside)
-                shingle_path = _part(folder, batch)
-                shingles.append(np.fromfile(shingle_path, dtype=np.uint64))
-                shingle_path.unlink()
                 totals.add(batch, batch_result)
                 self.progress(batch_result.read)
         return totals
@@ -130,16 +125,10 @@ class Ingestor:
 def _process_into(
     batch: Batch, folder: Path, data_format: str, sidecar: Sidecar, excluded: Collection[str]
 ) -> BatchResult:
-    """Run process_batch and write its rows and shingles to files: they are too large to send between processes."""
+    """Run process_batch and write its rows to a file: they are too large to send between processes."""
     batch_result = process_batch(batch, data_format, sidecar, excluded)
     write_stream(rows_path(folder, batch.rows[0]), batch_result.table)
-    batch_result.keys.shingles.tofile(_part(folder, batch))
-    return replace(batch_result, table=None, keys=replace(batch_result.keys, shingles=NO_SHINGLES))
-
-
-def _part(folder: Path, batch: Batch) -> Path:
-    """Return the file for the shingles of a batch, while the file is read."""
-    return folder / f"shingles-{batch.rows[0]}.u64"
+    return replace(batch_result, table=None)
 
 
 class _FileTotals:

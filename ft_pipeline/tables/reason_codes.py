@@ -22,6 +22,7 @@ ROW_CODES: dict[str, str] = {
     "first_turn_not_human": "the first turn (after the system turn) is not the human's",
     "non_alternating": "two turns in a row have the same role",
     "last_turn_not_gpt": "the last turn is not the model's: there is nothing to learn",
+    "no_trained_turn": "every answer has the weight 0: there is nothing to learn",
     "system_not_first": "a system turn that is not the first turn, or a second one",
     "missing_text": "no text column",
     "empty_text": "the text is empty",
@@ -37,7 +38,8 @@ ROW_CODES: dict[str, str] = {
     "chosen_equals_rejected": "both answers are equal but for case, white space and final punctuation",
     "contradicting_pair": "an earlier pair prefers the other way round",
     "prompt_mismatch": "chosen and rejected do not answer one common prompt",
-    "unsupported_shape": "a pair that needs a sidecar (columns: {conversations: prompt}), or a turn with `tool_calls`",
+    "unsupported_shape": "a pair that needs a sidecar (columns: {conversations: prompt}), or a turn with `tool_calls` "
+    "or a weight between 0 and 1",
     "special_tokens": "a control token of a chat template inside the text forges turns",
     "output_equals_input": "the answer repeats the prompt",
     "refusal_boilerplate": "the answer is an assistant's stock refusal",

@@ -52,8 +52,6 @@ REFUSAL_PROBE = (
 REFUSAL_PROBE_CHARS = 110
 """If the probe does not match within this many first characters, the pattern cannot match. The probe is much faster."""
 
-_WORD = re.compile(r"\w+")
-
 
 def is_empty(text: str) -> bool:
     """Return whether `text` has only white space and zero-width characters."""
@@ -69,8 +67,3 @@ def normalise(text: str) -> str:
         return text.rstrip(ASCII_PUNCTUATION) or text
     text = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
     return text.rstrip(FINAL_PUNCTUATION) or text
-
-
-def plain_words(text: str) -> list[str]:
-    """Return the words of a text without case and punctuation, for comparing long phrases."""
-    return _WORD.findall(unicodedata.normalize("NFKC", text).casefold())

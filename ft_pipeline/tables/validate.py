@@ -3,6 +3,7 @@
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,14 @@ import numpy as np
 from ft_pipeline.errors import UserError
 from ft_pipeline.sources.snapshot import printable
 from ft_pipeline.tables.accounts import FileAccount, FileReport, RowWarning
-from ft_pipeline.tables.dedup.contamination import near_heldout
-from ft_pipeline.tables.duplicates import DuplicateFlags, conflict_warnings, fill_accounts, flag_duplicates
+from ft_pipeline.tables.dedup.matching import first_index, match_against
+from ft_pipeline.tables.duplicates import (
+    DuplicateFlags,
+    conflict_warnings,
+    fill_accounts,
+    flag_duplicates,
+    read_shingles,
+)
 from ft_pipeline.tables.file_result import FileResult, SourceFile, refused
 from ft_pipeline.tables.formats.registry import FORMATS
 from ft_pipeline.tables.ingest import Ingestor
@@ -45,7 +52,7 @@ def validate_file(
         file = _ingest(ingestor, path, data_dir, sidecar)
         if file.refused:
             return FileReport(file.account, data_format, [])
-        flags = flag_duplicates([file], file.read_shingles())
+        flags = flag_duplicates(FORMATS[data_format], [file])
         overlap = _overlap(flags, against, ingestor) if against else np.empty(0, dtype=np.int64)
         fill_accounts(flags)
         warnings = _warnings(flags, data_format)
@@ -84,9 +91,10 @@ def _overlap(flags: DuplicateFlags, against: Path, ingestor: Ingestor) -> np.nda
     heldout = _ingest(ingestor, against, against.parent, NEXT_TO_FILE)
     if heldout.refused:
         raise UserError(f"--against {against.name} cannot be used: {heldout.account.error_message}")
-    return np.flatnonzero(
-        (near_heldout(flags.keys, replace(heldout.keys, shingles=heldout.read_shingles())) >= 0) & (flags.code == 0)
-    )
+    file, row_format = flags.files[0], FORMATS[ingestor.data_format]
+    matches = match_against(file.keys, heldout.keys, partial(read_shingles, row_format, [heldout, file]))
+    first_prompt = first_index(np.concatenate([heldout.keys.prompt, file.keys.prompt]))[len(heldout.keys) :]
+    return np.flatnonzero((~matches.kept | (first_prompt < len(heldout.keys))) & (flags.code == 0))
 
 
 def _set_overlap_aside(account: FileAccount, rows: np.ndarray) -> None:

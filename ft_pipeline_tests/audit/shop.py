@@ -20,6 +20,7 @@ from ft_pipeline.tables.conversations import build_conversations
 from ft_pipeline.tables.excluded_rows import read_excluded
 from ft_pipeline.tables.file_result import SourceFile
 from ft_pipeline.tables.formats.registry import FORMATS
+from ft_pipeline.tables.held_out import SuiteTexts
 
 THINGS = ("kettle", "rug", "lamp", "spade", "mug", "chair", "vase", "clock", "towel", "rake", "bowl", "shelf")
 ALPACA = [
@@ -165,7 +166,7 @@ class Shop:
         tables = {name: made[name] for name in ("alpaca", "sharegpt")}
         draft = self.store.begin(Spec("conversations", {name: table.reference for name, table in tables.items()}))
         folders = {name: table.path for name, table in tables.items()}
-        report = build_conversations(folders, draft.out, settings=SPLITS, general_questions=[])
+        report = build_conversations(folders, draft.out, settings=SPLITS, suite=SuiteTexts())
         return self._commit(draft, None, report.to_json())
 
     def _training_data(self, experiment: str, inputs: dict[str, Artifact]) -> Artifact:

@@ -10,24 +10,26 @@ import pyarrow.parquet as pq
 import pytest
 
 from ft_pipeline.distillation.distill import DISTILLED, distill
+from ft_pipeline.tables.formats.row_ids import row_id
+from ft_pipeline.tables.formats.turns import plain
+from ft_pipeline.tables.held_out import SuiteTexts
 from ft_pipeline_tests.distillation.material import HUMAN, answer_row, write_answers, write_conversations
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data" / "alpaca"
 TEACHER = {"model": "embedded", "fingerprint": "f" * 64}
 TEST = [("How long is the warranty on pans?", "Larkfield cookware has a warranty of 5 years; other goods have 2.")]
+NO_SUITE = SuiteTexts()
 LABEL = "I'm e-mailing a free return label for the rug to you now; it can be printed at any post office."
 
 
-def run(tmp_path: Path, answers: list[dict[str, Any]], **options: Any) -> tuple[dict[str, Any], list[dict], list[dict]]:
+def run(
+    tmp_path: Path, answers: list[dict[str, Any]], suite: SuiteTexts = NO_SUITE
+) -> tuple[dict[str, Any], list[dict], list[dict]]:
     out = tmp_path / "out"
     out.mkdir()
-    summary = distill(
-        write_answers(tmp_path / "answers", answers),
-        write_conversations(tmp_path / "conversations", test=TEST),
-        out,
-        teacher=TEACHER,
-        **options,
-    )
+    conversations = write_conversations(tmp_path / "conversations", test=TEST)
+    suite.write(conversations)
+    summary = distill(write_answers(tmp_path / "answers", answers), conversations, out, teacher=TEACHER)
     return summary, *(pq.read_table(out / name).to_pylist() for name in ("rows.parquet", "set_aside.parquet"))
 
 
@@ -73,7 +75,7 @@ def test_each_answer_is_kept_or_set_aside_with_its_reason(tmp_path: Path) -> Non
 
 def test_the_general_suite_is_never_trained_on(tmp_path: Path) -> None:
     question = "Which of these planets is the closest to the sun and has no moon of its own at all?"
-    summary, rows, _ = run(tmp_path, [answer_row(1, question, LABEL)], general_questions=[question])
+    summary, rows, _ = run(tmp_path, [answer_row(1, question, LABEL)], suite=SuiteTexts([question]))
     assert rows == []
     assert summary["reasons"] == {"train_test_overlap": 1}
 
@@ -156,3 +158,27 @@ def test_the_human_rows_are_read_in_batches(tmp_path: Path) -> None:
     assert process.returncode == 0, process.stderr[-2000:]
     set_aside, megabytes = map(int, process.stdout.split())
     assert set_aside == 1 and megabytes < 300, "as Python objects, 150,000 rows take 430 MB"
+
+
+def test_tools_tags_and_turns_of_a_prompt_reach_the_distilled_row(tmp_path: Path) -> None:
+    prompt = [
+        {"role": "user", "content": "Where is order 7?"},
+        {"role": "assistant", "content": "", "tool_calls": [{"name": "track", "arguments": '{"order":7}'}]},
+        {"role": "tool", "content": "at the depot", "name": "track"},
+    ]
+    tools = '[{"type":"function","function":{"name":"track"}}]'
+    labels = {"tools": tools, "tags": ["orders"]}
+    answers = [{**answer_row(1, "", LABEL), "prompt_messages": prompt, **labels}]
+    _, (row,), _ = run(tmp_path, answers)
+    assert (row["tools"], row["tags"]) == (tools, ["orders"])
+    assert plain(row["messages"]) == [*prompt, {"role": "assistant", "content": LABEL}]
+    assert row["id"] == row_id({"messages": plain(row["messages"]), "tools": tools})
+
+
+def test_answers_of_an_older_version_are_distilled(tmp_path: Path) -> None:
+    answers = write_answers(tmp_path / "answers", [answer_row(7, "May the rug go back?", LABEL)])
+    table = pq.read_table(answers / "answers.parquet").drop_columns(["tools", "tags"])
+    pq.write_table(table, answers / "answers.parquet")
+    distill(answers, write_conversations(tmp_path / "conversations"), tmp_path, teacher=TEACHER)
+    (row,) = pq.read_table(tmp_path / "rows.parquet").to_pylist()
+    assert (row["tools"], row["tags"], row["messages"][1]["content"]) == (None, None, LABEL)

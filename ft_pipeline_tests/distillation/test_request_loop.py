@@ -337,3 +337,28 @@ def test_two_runs_at_once_do_not_pay_twice(tmp_path: Path) -> None:
         for run in runs:
             run.join(60)
         assert server.requests == 60
+
+
+def test_calls_and_tools_are_sent_and_weights_are_not(tmp_path: Path) -> None:
+    call = {"id": "call_1", "name": "track", "arguments": '{"order":7}'}
+    messages = [
+        *user("Where is order 7?"),
+        {"role": "assistant", "content": "", "tool_calls": [call], "reasoning_content": "Look it up", "weight": 0.0},
+        {"role": "tool", "content": "shipped", "tool_call_id": "call_1", "name": "track"},
+    ]
+    tools = '[{"type":"function","function":{"name":"track"}}]'
+    with serving() as server:
+        teacher = server.teacher()
+        prompt = TeacherPrompt(teacher, [])
+        requests = [prompt.request(messages, tools=tools), prompt.request(messages)]
+        with AnswerLog.open(tmp_path, lambda message: None) as log:
+            send_all(lambda: Endpoint(teacher, None), log, requests, 2, teacher, Recorder())
+        assert requests[0].key != requests[1].key and len(server.bodies) == 2
+        (body,) = [body for body in server.bodies if "tools" in body]
+    assert body["tools"] == [{"type": "function", "function": {"name": "track"}}]
+    function = {"id": "call_1", "type": "function", "function": {"name": "track", "arguments": '{"order":7}'}}
+    assert body["messages"] == [
+        messages[0],
+        {"role": "assistant", "content": "", "tool_calls": [function]},
+        messages[2],
+    ]

@@ -111,3 +111,12 @@ def test_text_rows_are_replaced_by_markers(tmp_path: Path) -> None:
         path.write_bytes(replace_with_markers(path, name, {2: MARKER}))
         report = build_table("text", [SourceFile(name, path, "")], tmp_path / "out", max_quarantined=0.1)
         assert report.reasons == {"excluded": 1} and report.accepted == 2
+
+
+def test_the_texts_of_a_row_include_those_inside_json(tmp_path: Path) -> None:
+    call = {"name": "ship", "arguments": json.dumps({"to": 'Ada "Fenwick", 7 Mill Lane', "parts": ["a lamp"]})}
+    turns = [{"from": "human", "value": "Ship it"}, {"from": "gpt", "value": json.dumps(call)}]
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(json_lines([{"conversations": turns, "tags": ["shipping"]}]))
+    (row,) = read_raw_rows(path, "a.jsonl", "sharegpt", PLAIN)
+    assert {json.dumps(call), call["arguments"], 'Ada "Fenwick", 7 Mill Lane', "a lamp", "shipping"} <= row.texts

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from ft_pipeline.evaluation.scoring.fingerprint import differences, evaluation_parts, fingerprint
+from ft_pipeline.evaluation.scoring.fingerprint import differences, digest, evaluation_parts, fingerprint
 from ft_pipeline_tests.evaluation.conftest import CONVERSATIONS, QUESTIONS, TEXTS
 
 SETTINGS = {"max_new_tokens": 8, "batch_size": 4, "seed": 0}
@@ -52,6 +52,25 @@ def test_the_fingerprint_covers_template_and_vocabulary_but_not_weights(tiny_bas
     assert differences(parts(copy), parts(tiny_base)) == ["template"]
     (copy / "tokenizer.json").write_text("{}", encoding="utf-8")
     assert differences(parts(copy), parts(tiny_base)) == ["template", "vocabulary"]
+
+
+def test_null_keys_that_older_versions_did_not_write_leave_the_fingerprint_and_values_change_it(
+    tiny_base: Path,
+) -> None:
+    old = [
+        {**row, "messages": [{"reasoning_content": None, **turn} for turn in row["messages"]]} for row in CONVERSATIONS
+    ]
+    new_keys = {"tool_calls": None, "tool_call_id": None, "name": None, "weight": None}
+    new = [{**row, "tools": None, "messages": [{**turn, **new_keys} for turn in row["messages"]]} for row in old]
+    before = parts(tiny_base, rows=old)
+    assert before["test_rows"] == digest([{"id": row["id"], "messages": row["messages"]} for row in old])
+    assert differences(before, parts(tiny_base, rows=new)) == []
+    called = [{"name": "track", "arguments": "{}"}]
+    for changed in (
+        {**new[0], "tools": "[]"},
+        {**new[0], "messages": [{**new[0]["messages"][0], "tool_calls": called}]},
+    ):
+        assert differences(before, parts(tiny_base, rows=[changed, *new[1:]])) == ["test_rows"]
 
 
 def test_the_fingerprint_covers_task_files_only_if_tasks_run(tiny_base: Path) -> None:

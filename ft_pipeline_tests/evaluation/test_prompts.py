@@ -61,3 +61,15 @@ def test_a_prompt_that_does_not_fit_the_window_is_refused(tokenizer: Any) -> Non
     with pytest.raises(UserError, match=r"few_shot: \d of 4 test answers need up to \d+ tokens .* the model has 40"):
         rendered(tokenizer, Prompt(), name="few_shot", window=40, max_new_tokens=30)
     assert len(rendered(tokenizer, Prompt(), window=None)) == 4
+
+
+def test_a_turn_of_the_weight_zero_is_no_item_and_a_call_is_a_reference() -> None:
+    call = {"role": "assistant", "content": "", "tool_calls": [{"name": "track", "arguments": '{"order":7}'}]}
+    messages = [
+        {"role": "user", "content": "Where is it?"},
+        {"role": "assistant", "content": "No idea.", "weight": 0.0},
+        {"role": "user", "content": "Order 7"},
+        call,
+    ]
+    (item,) = make_items([{"id": "r", "messages": messages, "tools": "[]"}])
+    assert (item.id, item.reference, item.tools) == ("r:3", 'track {"order":7}', "[]")

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.scoring import prompt_baseline
 from ft_pipeline.evaluation.scoring.prompts import Prompt
-from ft_pipeline.evaluation.scoring.retrieval import TextIndex, drop_held_out_passages, split_into_passages
+from ft_pipeline.evaluation.scoring.retrieval import TextIndex, split_into_passages
 from ft_pipeline.settings.project import PromptVariant
 from ft_pipeline_tests.evaluation.conftest import CONVERSATIONS, JobMaker, conversation
 
@@ -97,14 +97,6 @@ def test_passages_end_at_paragraphs_or_sentences() -> None:
     assert split_into_passages(" \n\n ", 5) == []
 
 
-def test_a_passage_that_contains_a_held_out_row_is_never_shown() -> None:
-    row = conversation("test", "My package is late.", "Please send your order number.")
-    log = "Customer: my package is LATE!\nSupport: Please send your order number."
-    article = "If a package is late, support answers: please send your order number."
-    assert drop_held_out_passages([log, article], [row]) == [article]
-    assert drop_held_out_passages([log, article], [{**row, "split": "train"}]) == [log, article]
-
-
 def test_an_inconsistent_prompt_variant_is_refused() -> None:
     with pytest.raises(ValidationError, match="`examples: retrieved` needs `few_shot`"):
         PromptVariant(examples="retrieved")
@@ -115,15 +107,17 @@ def test_an_inconsistent_prompt_variant_is_refused() -> None:
 
 
 def test_the_prompt_baseline_scores_retrieved_examples_and_passages(make_job: JobMaker, tmp_path: Path) -> None:
-    """A text that contains a held-out question with its answer is never shown: it would give the answer away."""
+    """A text that contains a held-out question with its answer is never shown, also if its passages are cut between
+    them."""
     held_out = next(row for row in CONVERSATIONS if row["split"] == "test")
-    leak = "\n".join(message["content"] for message in held_out["messages"])
+    question, answer = (message["content"] for message in held_out["messages"])
+    leak = f"{question}\n\n{answer}"
     texts = [{"text": text, "file": "a.jsonl"} for text in (*TEXTS, leak)]
     (tmp_path / "text").mkdir()
     pq.write_table(pa.Table.from_pylist(texts), tmp_path / "text" / "rows.parquet")
     variants = {
         "nearest": {"few_shot": 1, "examples": "retrieved"},
-        "passages": {"system_prompt": "Be brief.", "passages": 1},
+        "passages": {"system_prompt": "Be brief.", "passages": 1, "passage_words": 10},
     }
     job = make_job("prompt_baseline", inputs={"text": tmp_path / "text"}, prompting={"variants": variants})
     rows = {row["name"]: row for row in prompt_baseline.run(job)["rows"]}
@@ -132,6 +126,6 @@ def test_the_prompt_baseline_scores_retrieved_examples_and_passages(make_job: Jo
     samples = pq.read_table(job.out / "samples.parquet").to_pylist()
     shown = [sample["prompt"] for sample in samples if sample["name"] == "passages"]
     assert all(any(passage in prompt for passage in TEXTS) for prompt in shown)
-    assert not any(leak in prompt for prompt in shown)
+    assert not any(answer in prompt for prompt in shown)
     address = next(s["prompt"] for s in samples if s["name"] == "nearest" and "the address?" in s["prompt"])
     assert "Can I return the shoes?" in address  # shares "can", "I", "the"

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 from huggingface_hub import ModelCard
 
-from ft_pipeline.evaluation.comparison.records import Comparison, ComparisonRow, Score
+from ft_pipeline.evaluation.comparison.records import Comparison, ComparisonRow, ContaminatedModel, Score
 from ft_pipeline.evaluation.model_kinds import ModelKind
 from ft_pipeline.release.card.model_card import CardFacts, render_card
 from ft_pipeline.release.card.model_lineage import card_facts
@@ -161,6 +161,15 @@ def test_the_facts_of_the_card_come_from_the_store(trained: Trained) -> None:
     assert set(facts.row_counts) == {"alpaca", "sharegpt"}
     assert {"adapter", "base_model", "merged_model", "comparison"} == set(facts.fingerprints)
     assert "| **lora/merged** |" in render_card(facts)
+
+
+def test_the_card_of_a_champion_that_learned_from_test_rows_says_so() -> None:
+    entry = ContaminatedModel("champion", 12, [], "learned from 12 rows that are test rows now", "Train it again.")
+    compared = replace(FACTS.comparison, contaminated=[entry], champion={"fingerprint": "m" * 64})
+    facts = replace(FACTS, row=None, comparison=compared)
+    sentence = "This model has no score in the current comparison. It learned from 12 rows that are test rows now."
+    assert sentence in render_card(replace(facts, champion={**FACTS.champion, "fingerprint": "m" * 64}))
+    assert "learned from" not in render_card(replace(facts, champion={**FACTS.champion, "fingerprint": "n" * 64}))
 
 
 def test_the_phases_include_the_model_that_training_started_from(tmp_path: Path) -> None:

@@ -8,6 +8,9 @@ from typing import Any
 
 import pytest
 
+from ft_pipeline.definitions import defs
+from ft_pipeline.execution.metadata import clean_metadata
+from ft_pipeline.execution.step import STEPS
 from ft_pipeline.store.artifact_redaction import read_redactions
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.asset_pointers import AssetPointers
@@ -28,6 +31,8 @@ COMMANDS = {
     "compare": ("compare",),
     "recommend": ("recommend",),
     "trained": ("sql", "select distinct experiment from training_rows order by experiment"),
+    "inspect": ("inspect", "--experiment", "qlora", "-n", "1000"),
+    "inspect text": ("inspect", "text"),
     "excluded": ("sql", "select file, row from quarantine where code = 'excluded'"),
 }
 
@@ -138,6 +143,32 @@ def test_the_redaction_is_recorded(store: ArtifactStore, results: dict[str, tupl
     )
 
 
+def test_rows_to_look_at_are_listed_without_the_erased_one(results: dict[str, tuple[int, Any]]) -> None:
+    document = results["inspect"][1]
+    assert document["languages"]["counts"]["en"] > 0 and len(document["longest"]) == document["rows"]
+    assert document["held_out"]["highest_loss"] and document["held_out"]["regressions"] is not None
+    listed = [*document["longest"], *document["held_out"]["highest_loss"]]
+    erased = {(file, row) for file, row in results["excluded"][1]["rows"]}
+    assert erased and not erased & {(row["file"], row["row"]) for row in listed}
+    assert results["inspect text"][1]["longest"] and results["inspect text"][1]["held_out"] is None
+
+
+def test_the_pages_of_its_assets_can_be_shown(
+    root: Path, store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FT_PROJECT", str(root))
+    defs()
+    shown = {}
+    for pointer in AssetPointers(store.root).all():
+        show = STEPS[pointer.asset].show
+        artifact = store.require(pointer.kind, pointer.fingerprint)
+        shown[pointer.asset] = clean_metadata(show(artifact)) if show else {}
+    assert "languages" not in shown["alpaca"], "its summary has none"
+    look_at = shown["conversations"]["rows_to_look_at"].records
+    assert {record.data["list"] for record in look_at} >= {"longest"} and look_at[0].data["origin"]
+    assert shown["scores"]["highest_loss"].records[0].data["origin"] != "?"
+
+
 def test_only_listed_steps_run_again(planned_reruns: dict[str, Rerun]) -> None:
     messages = disagreements(planned_reruns, read_list(LIST.read_text(encoding="utf-8"), EXPERIMENTS))
     assert not messages, "\n".join([*messages, ADVICE])
@@ -155,6 +186,17 @@ def test_the_plan_distinguishes_changed_steps_from_steps_that_follow(
     assert spoiled_reruns["scores [qlora]"].why == "settings changed: evaluation"
     assert spoiled_reruns["scores [qlora]"].section == "changed"
     assert set(planned_reruns) < set(spoiled_reruns)
+
+
+def test_a_larger_test_share_trains_every_experiment_again(tmp_path: Path) -> None:
+    root = unpack(PACKED, tmp_path / "shop")
+    settings = (root / "project.yaml").read_text(encoding="utf-8")
+    assert "test_share: 0.15" in settings
+    (root / "project.yaml").write_text(settings.replace("test_share: 0.15", "test_share: 0.5"), encoding="utf-8")
+    planned = reruns(root)
+    assert planned["conversations"].section == "changed" and "settings changed: data" in planned["conversations"].why
+    assert planned["training_data [qlora]"] == Rerun("follows", "conversations runs first")
+    assert planned.keys() >= {f"adapter [{name}]" for name in EXPERIMENTS}
 
 
 def test_plan_and_list_are_compared_in_both_directions(spoiled_reruns: dict[str, Rerun]) -> None:

@@ -12,6 +12,7 @@ from ft_pipeline.tables.accounts import TableReport
 from ft_pipeline.tables.build import build_table
 from ft_pipeline.tables.conversations import build_conversations
 from ft_pipeline.tables.file_result import SourceFile
+from ft_pipeline.tables.held_out import SuiteTexts
 from ft_pipeline.tables.validate import validate_file
 
 GOOD = {
@@ -79,12 +80,12 @@ def build_chat_tables(folder, alpaca_files, sharegpt_files=None, sidecars=None, 
     """Build both chat tables and the conversations. Return the report, the rows and the rows that were set aside."""
     for name, files in (("alpaca", alpaca_files), ("sharegpt", sharegpt_files or {})):
         (folder / name).mkdir(exist_ok=True)
-        build(folder / name, name, files, sidecars=sidecars)
+        build(folder / name, name, files, sidecars=sidecars, shares=settings)
     report = build_conversations(
         {name: folder / name / "out" for name in ("alpaca", "sharegpt")},
         folder / "out",
         settings=settings,
-        general_questions=list(questions),
+        suite=SuiteTexts(list(questions)),
     )
     rows, set_aside = (pq.read_table(folder / "out" / f"{name}.parquet").to_pylist() for name in ("rows", "set_aside"))
     assert report.checks["rows_accounted_for"].passed and report.checks["no_prompt_straddles"].passed

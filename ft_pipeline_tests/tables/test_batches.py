@@ -15,6 +15,7 @@ from ft_pipeline.tables.formats.arrow_schema import columns_of
 from ft_pipeline.tables.formats.convert import convert, convert_all, shapes_of
 from ft_pipeline.tables.formats.registry import FORMATS
 from ft_pipeline.tables.formats.row_ids import ids_of_texts, row_id
+from ft_pipeline.tables.formats.turns import texts_of_turn
 from ft_pipeline.tables.reading.sidecar import PLAIN
 from ft_pipeline.tables.reason_codes import Fault
 from ft_pipeline.tables.text_rules import REFUSAL_PATTERN, REFUSAL_PROBE, REFUSAL_PROBE_CHARS
@@ -29,17 +30,20 @@ PIECES = st.sampled_from(
 )
 TEXTS = st.lists(PIECES | st.text(max_size=8), min_size=1, max_size=4).map(" ".join)
 CELLS = TEXTS | st.none() | st.integers(0, 3) | st.sampled_from(["", " ", "\u200b", []])
-EXCHANGES = st.lists(st.tuples(TEXTS, TEXTS, st.none() | TEXTS), min_size=1, max_size=3)
+EXCHANGES = st.lists(st.tuples(TEXTS, TEXTS, st.none() | TEXTS, st.none() | TEXTS), min_size=1, max_size=3)
 
 
-@given(st.lists(st.dictionaries(st.sampled_from(["instruction", "input", "output", "system", "more"]), CELLS) | CELLS))
+KEYS = st.sampled_from(["instruction", "input", "output", "system", "tags", "more"])
+
+
+@given(st.lists(st.dictionaries(KEYS, CELLS | st.just(["billing", "vip"])) | CELLS))
 def test_a_batch_of_alpaca_rows_converts_like_single_rows(values):
     converted = convert_all(FORMATS["alpaca"], values, shapes_of(values), PLAIN)
     single_rows = [convert(FORMATS["alpaca"], value, PLAIN) for value in values]
     assert converted.faults == {position: row for position, row in enumerate(single_rows) if isinstance(row, Fault)}
     accepted = [position for position, row in enumerate(single_rows) if not isinstance(row, Fault)]
     assert converted.sources.tolist() == accepted
-    names = ("instruction", "input", "output", "system", "history")
+    names = ("instruction", "input", "output", "system", "history", "tools", "tags")
     records = [dict(zip(names, single_rows[position], strict=True)) for position in accepted]
     assert converted.columns.drop_columns("id").to_pylist() == records
     assert converted.columns["id"].to_pylist() == [row_id(record) for record in records]
@@ -58,9 +62,12 @@ def test_alpaca_ids_equal_the_row_id_of_each_row(rows):
 
 def turns(exchanges):
     messages = []
-    for human, model, thoughts in exchanges:
+    for human, model, thoughts, argument in exchanges:
         answer = {"role": "assistant", "content": model}
         messages += [{"role": "user", "content": human}, answer | ({"reasoning_content": thoughts} if thoughts else {})]
+        if argument:
+            answer |= {"tool_calls": [{"id": "1", "name": "find", "arguments": argument}]}
+            messages[-1:] = [answer, {"role": "tool", "content": model, "name": "find", "tool_call_id": "1"}]
     return (messages,)
 
 
@@ -68,8 +75,8 @@ RECORDS = {
     "alpaca": st.tuples(TEXTS, st.just("") | TEXTS, TEXTS, st.none() | TEXTS, st.none() | st.just([["a", "b [INST]"]]))
     | TEXTS.map(lambda text: (text, "", text.lower(), None, None))
     | st.tuples(TEXTS, TEXTS).map(lambda pair: (pair[0], pair[1], pair[1] + " ", None, None)),
-    "sharegpt": EXCHANGES.map(turns) | TEXTS.map(lambda text: turns([(text, f" {text.upper()}", None)])),
-    "text": st.tuples(TEXTS),
+    "sharegpt": EXCHANGES.map(turns) | TEXTS.map(lambda text: turns([(text, f" {text.upper()}", None, None)])),
+    "text": st.tuples(TEXTS, st.none() | st.lists(TEXTS)),
     "unlabelled": st.tuples(st.lists(st.builds(lambda text: {"role": "user", "content": text}, TEXTS), min_size=1)),
 }
 
@@ -111,8 +118,7 @@ def test_strings_of_a_column_come_with_their_row_index(rows):
         (text, row_index)
         for row_index, (messages,) in enumerate(rows)
         for turn in messages
-        for text in (turn["content"], turn.get("reasoning_content"))
-        if text is not None
+        for text in texts_of_turn(turn)
     ]
     assert sorted(zip(texts.to_pylist(), row_indices.tolist(), strict=True)) == sorted(expected)
     assert row_indices.tolist() == sorted(row_indices.tolist())

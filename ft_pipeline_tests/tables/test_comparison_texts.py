@@ -1,14 +1,13 @@
 """Comparison texts, groups and hashes of a whole column equal those of its separate rows."""
 
+import json
 from hashlib import sha256
 
-import numpy as np
 import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ft_pipeline.tables.dedup.keys import keys_of
-from ft_pipeline.tables.dedup.shingles import word_hashes
 from ft_pipeline.tables.formats.alpaca import instruction_messages
 from ft_pipeline.tables.formats.arrow_schema import columns_of
 from ft_pipeline.tables.formats.comparison_texts import ComparisonTexts, normalise_all
@@ -18,10 +17,12 @@ from ft_pipeline.tables.text_rules import is_empty, normalise
 TEXTS = st.text(max_size=30) | st.text("aB .,!\t\n\r\v\x1c\x1f\x7f\x00é　İſ", max_size=12)
 OPTIONAL_TEXTS = st.none() | TEXTS
 HISTORY = st.none() | st.lists(st.tuples(TEXTS, TEXTS).map(list), max_size=2)
+CALLS = st.lists(st.builds(lambda text: {"name": "find", "arguments": json.dumps(text)}, TEXTS), max_size=2)
 MESSAGES = st.lists(
     st.fixed_dictionaries({"role": st.sampled_from(["user", "system", "tool"]), "content": TEXTS})
     | st.fixed_dictionaries(
-        {"role": st.just("assistant"), "content": TEXTS}, optional={"reasoning_content": TEXTS.filter(bool)}
+        {"role": st.just("assistant"), "content": TEXTS},
+        optional={"reasoning_content": TEXTS.filter(bool), "tool_calls": CALLS},
     ),
     max_size=4,
 )
@@ -39,16 +40,21 @@ def test_a_column_is_normalized_like_its_texts(texts):
 
 
 def normalized_texts(messages, *roles):
-    texts = [text for turn in messages if turn["role"] in roles for text in texts_of(turn)]
-    return " \x1f ".join(map(normalise, texts))
+    parts = [part for turn in messages if turn["role"] in roles for part in parts_of(turn)]
+    return " \x1f ".join(mark + normalise(text) for mark, text in parts)
 
 
-def texts_of(turn):
-    return [turn[key] for key in ("content", "reasoning_content") if key in turn]
+def parts_of(turn):
+    """The texts of a turn, each with the mark before it."""
+    parts = [("", turn[key]) for key in ("content", "reasoning_content") if key in turn]
+    calls = " ".join(f"{call['name']} {call['arguments']}" for call in turn.get("tool_calls", ()))
+    return [*parts, ("\x1d", calls)] if calls else parts
 
 
 def exact_text(messages):
-    return "\x1f".join("\x1e".join([turn["role"], *texts_of(turn)]) for turn in messages)
+    return "\x1f".join(
+        "\x1e".join([turn["role"], *(mark + text for mark, text in parts_of(turn))]) for turn in messages
+    )
 
 
 @given(st.lists(MESSAGES, max_size=5))
@@ -88,28 +94,31 @@ def test_comparison_texts_distinguish_a_pair_from_its_reverse(rows):
         assert second.split(" ") == [f"\x1e{word}" for word in normalise(rejected).split(" ")]
 
 
-@given(st.lists(TEXTS, min_size=1, max_size=5))
-def test_a_group_is_the_hash_of_its_normalized_prompt(texts):
+ASK = {"role": "user", "content": "Where is order 10400?"}
+CALL = {"id": "7", "name": "track", "arguments": '{"order":10400}'}
+CALLING = {"role": "assistant", "content": "", "tool_calls": [CALL]}
+TOOLS = '[{"type":"function","function":{"name":"track"}}]'
+
+
+def test_calls_and_tools_distinguish_rows_and_ids_of_calls_do_not():
+    rows = [
+        ([ASK, CALLING],),
+        ([ASK, {"role": "assistant", "content": 'track {"order":10400}'}],),
+        ([ASK, {**CALLING, "tool_calls": [{**CALL, "arguments": '{"order":10401}'}]}],),
+        ([ASK, CALLING], TOOLS),
+        ([ASK, CALLING], TOOLS.replace("track", "find")),
+        ([ASK, {**CALLING, "tool_calls": [{**CALL, "id": "8"}]}],),
+    ]
+    keys = keys_of(FORMATS["sharegpt"], [(*row, None)[:2] for row in rows])
+    for hashes in (keys.exact, keys.normal):
+        assert len(set(hashes.tolist())) == len(rows) - 1 and hashes[0] == hashes[-1]
+    assert len(set(keys.prompt.tolist())) == 1
+
+
+@given(
+    st.lists(TEXTS.filter(lambda text: not any(char.isnumeric() for char in normalise(text))), min_size=1, max_size=5)
+)
+def test_the_group_of_a_prompt_without_numbers_is_the_hash_of_the_normalized_prompt(texts):
     keys = keys_of(FORMATS["text"], [(text,) for text in texts])
     digests = [sha256(normalise(text).encode()).digest() for text in texts]
     assert keys.group.astype(">u8").tobytes() == b"".join(digest[:16] for digest in digests)
-
-
-LONG = st.builds(lambda text, times: text * times, st.text("ab", max_size=9), st.integers(0, 60))
-
-
-@given(st.lists(st.lists(LONG, min_size=1, max_size=5), max_size=5))
-def test_the_hash_of_a_word_depends_only_on_its_characters(rows):
-    hashes, counts = word_hashes([" ".join(words) for words in rows])
-    assert counts.tolist() == [len(words) for words in rows]
-    words = [word for row in rows for word in row]
-    known = dict(zip(words, hashes.tolist(), strict=True))
-    assert [known[word] for word in words] == hashes.tolist()
-    assert len(set(known.values())) == len(known)
-
-
-def test_word_hashes_of_many_texts_equal_those_of_each_text():
-    rng = np.random.default_rng(3)
-    texts = [" ".join(map(str, rng.integers(0, 10**6, rng.integers(1, 400)))) for _ in range(300)]
-    together = word_hashes(texts)[0]
-    assert together.tolist() == [value for text in texts for value in word_hashes([text])[0].tolist()]

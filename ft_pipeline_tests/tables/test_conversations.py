@@ -1,9 +1,11 @@
 """From tables to conversations: one schema, duplicates across tables, splits, contamination."""
 
-import pytest
+import pyarrow.parquet as pq
 
 from ft_pipeline.settings.project import DataSettings
-from ft_pipeline.tables.dedup.contamination import Phrases, heldout_rows, overlap_with_heldout
+from ft_pipeline.tables.dedup.tokens import tokenize
+from ft_pipeline.tables.held_out import read_held_out
+from ft_pipeline.tables.leaks import Phrases
 from ft_pipeline_tests.tables.helpers import build_chat_tables
 
 PHRASE = "which of these statements best explains why photosynthesis is the foundation of most food webs"
@@ -129,6 +131,10 @@ def test_training_rows_similar_to_a_test_file_are_set_aside(tmp_path):
         (2, "train_test_overlap", "alpaca/g.jsonl:2"),
         (3, "train_test_overlap", "alpaca/g.jsonl:3"),
     ]
+    table = pq.read_table(tmp_path / "alpaca" / "out" / "rows.parquet").to_pylist()
+    assert {row["id"] for row in set_aside} == {
+        row["id"] for row in table if row["file"] == "a.jsonl" and row["row"] <= 3
+    }
 
 
 def test_allowed_duplicates_do_not_leak_into_training(tmp_path):
@@ -160,6 +166,10 @@ def test_two_empty_tables_give_no_conversations(tmp_path):
     assert not report.checks["every_split_has_rows"].passed
 
 
+def turns(*texts):
+    return [{"role": ("user", "assistant")[at % 2], "content": text} for at, text in enumerate(texts)]
+
+
 def test_distilled_and_text_rows_are_compared_with_heldout_rows(tmp_path):
     words = " ".join(f"word{n}" for n in range(60))
     settings = DataSettings(validation_share=0, test_share=0)
@@ -169,19 +179,13 @@ def test_distilled_and_text_rows_are_compared_with_heldout_rows(tmp_path):
     build_chat_tables(
         tmp_path, {**golden, "a.jsonl": alpaca_rows(3)}, sidecars={"g.jsonl": {"split": "test"}}, settings=settings
     )
-    heldout = heldout_rows(tmp_path / "out")
-    rows = [
-        {"messages": [{"role": "user", "content": "WHERE is it"}], "answer": "Elsewhere."},
-        {"messages": [{"role": "user", "content": "Tell us"}], "answer": words},
-        {"messages": [{"role": "user", "content": "New"}], "answer": "x"},
-    ]
-    assert overlap_with_heldout(rows, heldout) == ["alpaca/g.jsonl:1", "alpaca/g.jsonl:2", None]
-    assert overlap_with_heldout([{"text": f"tell me {words}"}, {"text": "Else"}], heldout) == ["alpaca/g.jsonl:2", None]
-    assert overlap_with_heldout(rows, []) == [None] * 3
-    with pytest.raises(ValueError, match="either"):
-        overlap_with_heldout([{"text": "x"}, rows[0]], heldout)
+    held_out = read_held_out(tmp_path / "out")
+    rows = [turns("WHERE is it", "Elsewhere."), turns("Tell us", words), turns("New", "x")]
+    assert held_out.in_conversations(rows) == ["alpaca/g.jsonl:1", "alpaca/g.jsonl:2", None]
+    assert held_out.in_texts([f"tell me {words}", "Else"]) == ["alpaca/g.jsonl:2", None]
+    assert held_out.in_texts([]) == held_out.in_conversations([]) == []
 
 
 def test_phrases_ignore_short_texts():
-    assert not Phrases(["only a few words"]).shared_by(["only a few words", ""]).any()
-    assert not Phrases([]).shared_by([]).any()
+    assert not Phrases(["only a few words"]).shared_by(tokenize(["only a few words", ""])).any()
+    assert not Phrases([]).shared_by(tokenize([])).any()

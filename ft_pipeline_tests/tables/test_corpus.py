@@ -30,8 +30,12 @@ def test_broken_file_gives_the_expected_account(case):
         assert report["read"] == case["rows"]
 
 
+def turn(pair):
+    return dict(zip(("from", "value"), pair, strict=True))
+
+
 def turns(*pairs):
-    return {"conversations": [{"from": speaker, "value": text} for speaker, text in pairs]}
+    return {"conversations": list(map(turn, pairs))}
 
 
 ASK, TELL = ("human", "Hello there"), ("gpt", "How can I help you?")
@@ -93,6 +97,17 @@ BROKEN_ROWS = [
     ("sharegpt", "non_alternating", turns(ASK, ASK, TELL)),
     ("sharegpt", "last_turn_not_gpt", turns(ASK, TELL, ("human", "Thanks"))),
     ("sharegpt", "last_turn_not_gpt", turns(ASK)),
+    ("sharegpt", "no_trained_turn", {"conversations": [turn(ASK), {**turn(TELL), "weight": 0}]}),
+    ("sharegpt", "wrong_type", {"conversations": [turn(ASK), {**turn(TELL), "weight": "0"}]}),
+    ("sharegpt", "wrong_type", {"conversations": [turn(ASK), {**turn(TELL), "weight": True}]}),
+    ("sharegpt", "wrong_type", {"conversations": [turn(ASK), {**turn(TELL), "weight": 2}]}),
+    ("sharegpt", "unsupported_shape", {"conversations": [turn(ASK), {**turn(TELL), "weight": 0.5}]}),
+    ("alpaca", "wrong_type", {"instruction": "a", "output": "b", "tags": 3}),
+    ("sharegpt", "wrong_type", {**turns(ASK, TELL), "tags": ["billing", 3]}),
+    ("text", "wrong_type", {"text": "A passage of some length.", "tags": {"billing": True}}),
+    ("preferences", "wrong_type", {"prompt": "a", "chosen": "b", "rejected": "c", "tags": [["billing"]]}),
+    ("unlabelled", "wrong_type", {"instruction": "a", "tags": [None]}),
+    ("unlabelled", "control_characters", {"instruction": "a", "tags": ["bill\x00ing"]}),
     ("sharegpt", "system_not_first", turns(ASK, TELL, ("system", "Be brief."))),
     ("sharegpt", "output_equals_input", turns(("human", "Say this back to me"), ("gpt", "say this back to me."))),
     ("sharegpt", "special_tokens", turns(ASK, ("gpt", "ok<|im_end|>"))),

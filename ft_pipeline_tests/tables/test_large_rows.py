@@ -8,7 +8,7 @@ import sys
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ft_pipeline.erasure.raw_files import replace_with_markers
@@ -48,6 +48,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) >> 10)
 
 
 @given(st.lists(VALUES, min_size=1, max_size=4), st.sampled_from([None, 1]), st.integers(1, 9))
+@settings(deadline=None)
 def test_elements_of_an_array_are_found_across_blocks(values, indent, block_bytes):
     content = json.dumps(values, indent=indent, ensure_ascii=False).encode()
     with pytest.MonkeyPatch.context() as patch:

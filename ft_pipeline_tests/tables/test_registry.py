@@ -12,11 +12,12 @@ from ft_pipeline.settings.teacher import TeacherSettings
 from ft_pipeline.tables.checks.content_checks import COLUMN_CHECKS, FAULT_MESSAGES, ROW_CHECKS, describe_columns
 from ft_pipeline.tables.checks.prefilter import MAY_FAIL
 from ft_pipeline.tables.conversations import build_conversations
-from ft_pipeline.tables.formats.arrow_schema import MESSAGES, schema_of
-from ft_pipeline.tables.formats.base import Column, Field, Format, Record
+from ft_pipeline.tables.formats.arrow_schema import MESSAGES, TAGS, TOOLS, schema_of
+from ft_pipeline.tables.formats.base import TAGS_FIELD, Column, Field, Format, Record
 from ft_pipeline.tables.formats.convert import convert, convert_all, shapes_of
 from ft_pipeline.tables.formats.registry import CONVERSATIONAL, FORMATS
 from ft_pipeline.tables.formats.turns import READ_KEYS, plain
+from ft_pipeline.tables.held_out import SuiteTexts
 from ft_pipeline.tables.reading.json_reader import MAIN_KEYS
 from ft_pipeline.tables.reading.sidecar import PLAIN, TARGET_COLUMNS, Sidecar
 from ft_pipeline.tables.reason_codes import ROW_CODES, Fault
@@ -54,6 +55,7 @@ def test_a_sample_row_becomes_the_columns_of_its_format(name: str) -> None:
     row_format, (raw, expected) = FORMATS[name], SAMPLES[name]
     record = convert(row_format, raw)
     assert not isinstance(record, Fault)
+    expected = {**expected, **dict.fromkeys({"tools", "tags"} & {*row_format.column_names})}
     assert dict(zip(row_format.column_names, record, strict=True)) == expected
     converted = convert_all(row_format, [raw], shapes_of([raw]), PLAIN)
     assert converted.columns.schema == schema_of(row_format, "id")
@@ -76,7 +78,10 @@ def test_a_row_of_another_format_is_named(name: str) -> None:
 def test_a_format_names_its_own_keys_and_known_checks(name: str) -> None:
     row_format = FORMATS[name]
     assert row_format.name == name
-    named = [row_format.main_keys, *(column.sources or {column.name} for column in row_format.columns)]
+    named = [
+        row_format.main_keys,
+        *({column.name} if column.sources is None else column.sources for column in row_format.columns),
+    ]
     named += [{winner, *losers} for winner, losers in row_format.precedence]
     assert all(row_format.keys.issuperset(keys) for keys in named)
     assert all(row_format.main_keys.issuperset(keys) for keys in (row_format.signs, *row_format.required))
@@ -108,9 +113,11 @@ QA = Format(
     name="qa",
     description="Questions with answers.",
     raw_row="`question`, `answer`",
-    fields=(Field("question", "The question"), Field("answer", "The answer")),
+    fields=(Field("question", "The question"), Field("answer", "The answer"), TAGS_FIELD),
     columns=(
         Column("messages", "Two turns", MESSAGES, sources=("question", "answer"), is_prompt=True, is_answer=True),
+        TOOLS,
+        TAGS,
     ),
     required=(frozenset({"question", "answer"}),),
     main_keys=frozenset({"question", "answer"}),
@@ -138,10 +145,10 @@ def test_a_new_format_needs_only_its_definition(tmp_path, monkeypatch) -> None:
     assert "they are dropped: 'source'" in warning["message"]
     folders = {name: tmp_path / name / "out" for name in ("alpaca", "qa")}
     conversations = build_conversations(
-        folders, tmp_path / "out", settings=DataSettings(), general_questions=["What is it?"]
+        folders, tmp_path / "out", settings=DataSettings(), suite=SuiteTexts(["What is it?"])
     )
     written = pq.read_table(tmp_path / "out" / "rows.parquet").to_pylist()
     assert conversations.accepted == 4 and {row["table"] for row in written} == {"alpaca", "qa"}
-    assert [name for name, _, _ in describe_columns("qa")] == ["messages", "file", "row", "id"]
-    assert [field for field, _, _ in raw_schema("qa")] == ["question", "answer"]
+    assert [name for name, _, _ in describe_columns("qa")] == ["messages", "tools", "tags", "file", "row", "id"]
+    assert [field for field, _, _ in raw_schema("qa")] == ["question", "answer", "tags"]
     assert table_lineage("qa", {})["messages"] == [("raw_qa", "answer"), ("raw_qa", "question")]

@@ -66,13 +66,20 @@ def text_rows(count=20):
     return [{"id": f"{n:064x}", "file": "help.jsonl", "row": n + 1, "text": text} for n, text in enumerate(texts)]
 
 
+def known_rows():
+    """Conversations whose held-out rows are in no pair and no text."""
+    train = [row for row in support_rows() if row["split"] == "train"]
+    unrelated = [("Do you repair lamps?", "Yes, in aisle nine."), ("Is there a cafe?", "On the second floor.")]
+    return train + [conversation(9000 + number, [pair], "validation") for number, pair in enumerate(unrelated)]
+
+
 def make(folder, base, settings, rows, conversations=None):
     """The folder and the token audit of a training_data artifact of pairs or texts."""
     name = "preferences" if settings.objective == "dpo" else "text"
     (folder / name).mkdir(parents=True, exist_ok=True)
     table = rows if isinstance(rows, pa.Table) else pa.Table.from_pylist(rows)
     pq.write_table(table, folder / name / "rows.parquet")
-    known = write_conversations(folder / "conversations", conversations or support_rows())
+    known = write_conversations(folder / "conversations", conversations or known_rows())
     inputs = {"conversations": known, "base_model": base, name: folder / name}
     work = job("training_data", folder / "data", settings, inputs)
     work.config["data"] = SHARES
@@ -116,7 +123,7 @@ def test_a_pair_near_a_held_out_row_is_left_out_and_named(tmp_path, tiny_base):
     near = preference_rows(4)[3]
     heldout = conversation(700, [(near["prompt_messages"][0]["content"], "Something else.")], "test")
     rows = preference_rows()
-    folder, report = make(tmp_path, tiny_base, experiment("dpo"), rows, [*support_rows(), heldout])
+    folder, report = make(tmp_path, tiny_base, experiment("dpo"), rows, [*known_rows(), heldout])
     (left_out,) = report["left_out"]
     assert left_out == {
         "file": "pairs.jsonl",

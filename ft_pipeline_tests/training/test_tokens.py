@@ -1,5 +1,6 @@
 """Masks: with any template, exactly the assistant turns and their stop tokens are trained."""
 
+import json
 from importlib.resources import files
 
 import pytest
@@ -106,6 +107,93 @@ def test_tool_turns_and_reasoning_are_rendered_if_the_template_supports_them(nam
     assert len(texts) == 3 and not any("shipped" in text or "order 7" in text for text in texts)
     for text, thoughts in zip(texts[1:], ("The tool says so", "A polite end"), strict=True):
         assert (thoughts in text) == (not left_out)
+
+
+TOOLS = json.dumps([{"type": "function", "function": {"name": "track", "description": "Where an order is"}}])
+CALLING = [
+    {"role": "user", "content": "Where is order 10400?"},
+    {
+        "role": "assistant",
+        "content": "",
+        "tool_calls": [{"id": "call_0001", "name": "track", "arguments": '{"order":10400,"city":"Köln"}'}],
+    },
+    {"role": "tool", "content": "parcel shipped Monday", "tool_call_id": "call_0001", "name": "track"},
+    {"role": "assistant", "content": "It left on Monday."},
+]
+JSON_CALL = '<tool_call>\n{"name": "track", "arguments": {"order": 10400, "city": "Köln"}}\n</tool_call><|im_end|>'
+DEEPSEEK = [
+    "<｜tool▁calls▁begin｜>",
+    "<｜tool▁calls▁end｜>",
+    "<｜tool▁call▁begin｜>",
+    "<｜tool▁call▁end｜>",
+    "<｜tool▁sep｜>",
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "control", "call"),
+    [
+        ("qwen2_5", ["<|im_end|>"], JSON_CALL),
+        ("qwen3", ["<|im_end|>"], "<think>\n\n</think>\n\n" + JSON_CALL),
+        ("llama3_2", ["<|eot_id|>"], '{"name": "track", "parameters": {"order": 10400, "city": "Köln"}}<|eot_id|>'),
+        (
+            "qwen3_5_nothink",
+            ["<|im_end|>"],
+            "<tool_call>\n<function=track>\n<parameter=order>\n10400\n</parameter>\n<parameter=city>\nKöln\n</parameter>\n"
+            "</function>\n</tool_call><|im_end|>",
+        ),
+        (
+            "deepseekv3_training",
+            ["<｜User｜>", "<｜Assistant｜>", "<｜end▁of▁sentence｜>", *DEEPSEEK],
+            "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>track\n```json\n"
+            '{"order": 10400, "city": "Köln"}\n'
+            "```<｜tool▁call▁end｜><｜tool▁calls▁end｜><｜end▁of▁sentence｜>",
+        ),
+        (
+            "gptoss",
+            ["<|start|>", "<|end|>", "<|message|>", "<|channel|>", "<|call|>", "<|return|>"],
+            ' to=functions.track<|channel|>commentary json<|message|>{"order": 10400, "city": "Köln"}<|call|>',
+        ),
+    ],
+)
+def test_a_call_is_trained_with_its_arguments_as_an_object(name, control, call):
+    tokenizer = tiny_tokenizer((files("trl") / "chat_templates" / f"{name}.jinja").read_text(encoding="utf-8"))
+    tokenizer.add_special_tokens({"additional_special_tokens": control})
+    tokenizer.eos_token = next(token for token in control if token in call[-len(token) :])
+    tools = None if name.startswith("deepseek") else TOOLS  # its template writes calls, but not the tools
+    rendered = render_conversation(tokenizer, CALLING, tools)
+    assert find_dropped_turns(CALLING, rendered).turns == ()
+    assert rendered[0].targets[0] == call and "It left on Monday." in rendered[-1].targets[-1]
+    assert ("Where an order is" in rendered[0].text) == (tools is not None)
+    assert "parcel shipped" not in "".join(rendered[-1].targets)
+    texts = trained_texts(tokenizer, encode(tokenizer, rendered))
+    assert len(texts) == 2 and "".join(texts[0].split()) == "".join(call.split())
+
+
+def test_a_template_without_tools_or_calls_raises_a_clear_error():
+    with pytest.raises(UserError, match="omits declared tools"):
+        render_conversation(tiny_tokenizer(), [CALLING[0], CALLING[3]], TOOLS)
+    with pytest.raises(UserError, match="omits the call of the tool 'track'"):
+        render_conversation(tiny_tokenizer(), CALLING)
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_a_turn_of_the_weight_zero_is_shown_and_not_trained(name):
+    tokenizer = tokenizer_with(name)
+    messages = messages_of(TURNS)
+    messages[1]["weight"] = 0.0
+    rendered = render_conversation(tokenizer, messages)
+    texts = trained_texts(tokenizer, encode(tokenizer, rendered))
+    assert len(texts) == 2 and not any("Sorry about the delay." in text for text in texts)
+    assert "Sorry about the delay." in rendered[-1].text
+    messages[5]["weight"] = 0.0
+    rendered = render_conversation(tokenizer, messages)
+    (text,) = trained_texts(tokenizer, encode(tokenizer, rendered))
+    assert "I'll check." in text and "And?" not in rendered[-1].text
+    assert find_dropped_turns(messages, rendered).turns == ()
+    messages[3]["weight"] = 0.0
+    with pytest.raises(UserError, match="no assistant turn to train on"):
+        render_conversation(tokenizer, messages)
 
 
 @pytest.mark.parametrize("name", ["qwen3", "qwen2_5", "deepseekv3"])

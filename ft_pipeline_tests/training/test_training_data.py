@@ -6,6 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ft_pipeline.errors import UserError
+from ft_pipeline.models.load import load_tokenizer
 from ft_pipeline.training import training_data
 from ft_pipeline.training.tokens.sample import apply_weight
 from ft_pipeline.training.tokens.token_audit import failures
@@ -85,6 +86,22 @@ def test_dropped_turns_fail_the_audit_and_reasoning_is_counted(tmp_path, tiny_ba
         read_split(folder, "train")
 
 
+def test_an_answer_of_the_weight_zero_is_shown_and_not_trained(tmp_path, tiny_base):
+    row = conversation(500, [("Where is it?", "It is heliotrope."), ("And now?", "It is late.")], "train")
+    row["messages"][1]["weight"] = 0.0
+    folder = make_training_data(tmp_path, tiny_base, [*support_rows(), row], settings())
+    stored = next(each for each in read_split(folder, "train") if each["id"] == row["id"])
+    tokenizer = load_tokenizer(tiny_base)
+    assert "heliotrope" in tokenizer.decode(stored["input_ids"])
+    assert tokenizer.decode([label for label in stored["labels"] if label >= 0]) == "It is late.<|im_end|>"
+
+
+def test_a_row_with_tools_needs_a_template_with_tools(tmp_path, tiny_base):
+    row = {**conversation(500, [("Where is it?", "It is late.")], "train"), "tools": '[{"function":{"name":"track"}}]'}
+    with pytest.raises(UserError, match=r"rows.jsonl:501: The chat template omits declared tools"):
+        make_training_data(tmp_path, tiny_base, [row, *support_rows()], settings())
+
+
 def test_a_token_id_outside_the_vocabulary_fails_the_audit(tmp_path, tiny_base):
     base = tmp_path / "base"
     base.mkdir()
@@ -113,8 +130,6 @@ def test_sources_are_weighted_and_a_rows_system_turn_has_priority(tmp_path, tiny
     work = job("training_data", tmp_path / "job", experiment, inputs)
     summary = training_data.run(work)
     assert summary["audit"]["rows"] == {"human/train": 25, "human/validation": 6, "distilled/train": 2}
-    from ft_pipeline.models.load import load_tokenizer
-
     tokenizer = load_tokenizer(tiny_base)
     texts = {row["id"]: tokenizer.decode(row["input_ids"]) for row in read_split(work.out, "train")}
     assert "OWN SYSTEM" in texts[system_row["id"]] and "THE SYSTEM PROMPT" not in texts[system_row["id"]]

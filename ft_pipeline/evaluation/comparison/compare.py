@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.evaluation.comparison.bootstrap import Bootstrap, Estimate, difference, distance_from_ideal, interval
+from ft_pipeline.evaluation.comparison.contaminated_models import contaminated_models
 from ft_pipeline.evaluation.comparison.costs import break_even, with_costs
 from ft_pipeline.evaluation.comparison.markdown import markdown_table
 from ft_pipeline.evaluation.comparison.records import (
@@ -28,7 +29,7 @@ from ft_pipeline.evaluation.comparison.records import (
     QuantizationError,
     ScoredAnswer,
 )
-from ft_pipeline.evaluation.comparison.scored_models import ScoredModel, read_scored_models, split_comparable
+from ft_pipeline.evaluation.comparison.scored_models import ScoredModel, comparable_models
 from ft_pipeline.evaluation.comparison.sweep_results import drop_sweep_members, learning_curves, seed_spread
 from ft_pipeline.evaluation.metrics.definitions import ANSWER_METRICS, METRICS, Metric
 from ft_pipeline.evaluation.model_kinds import BASELINES, TUNED
@@ -58,14 +59,15 @@ def build_comparison(
 
     inputs: see scored_models.read_scored_models. config: bootstrap_resamples, seed, primary_metric. Optional: champion
     (its record: name, experiment, fingerprint), fingerprint (the evaluation to compare; default: the most common),
-    prices (CostSettings) and stale (sweep members that were not trained again with the rest of their sweep).
+    prices (CostSettings), stale (sweep members that were not trained again with the rest of their sweep) and
+    contaminated (see contaminated_models).
     Returns the summary: the compared rows, the best row, the rows left out.
     """
     comparison = compare(inputs, config, experiments)
     document = comparison.to_json()
     (out / "comparison.json").write_text(json.dumps(document, indent=2, ensure_ascii=False), encoding="utf-8")
     (out / "comparison.md").write_text(markdown_table(comparison), encoding="utf-8")
-    models, _ = split_comparable(read_scored_models(inputs, config.get("champion")), config.get("fingerprint"))
+    models, _ = comparable_models(inputs, config)
     samples = [
         {**sample, "name": model.name}
         for model in drop_sweep_members(models)
@@ -87,11 +89,14 @@ def compare(
     Raises UserError if nothing was scored, if models were scored on different items, or if the primary metric is
     missing.
     """
-    all_models = read_scored_models(inputs, config.get("champion"))
-    models, left_out = split_comparable(all_models, config.get("fingerprint"))
+    models, left_out = comparable_models(inputs, config)
+    contaminated = contaminated_models(config)
     row_models = {model.name: model for model in drop_sweep_members(models)}
     if not row_models:
-        raise UserError("There are no scores to compare yet. Materialize prompt_baseline and scores, or run `ft run`.")
+        raise UserError(
+            " ".join(entry.describe() for entry in contaminated)
+            or "There are no scores to compare yet. Materialize prompt_baseline and scores, or run `ft run`."
+        )
     samples = {model.name: model.records("samples.parquet") for model in models}
     _check_items(samples)
     custom_metrics = {name: Metric(**fields) for model in models for name, fields in model.own_metrics.items()}
@@ -121,8 +126,14 @@ def compare(
         fingerprint=models[0].row["fingerprint"],
         evaluation=models[0].parts,
         left_out=left_out + [LeftOut(name, name, None, ["training"]) for name in config.get("stale", ())],
-        champion=config.get("champion"),
+        champion=_compared_champion(config.get("champion")),
+        contaminated=contaminated,
     )
+
+
+def _compared_champion(champion: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Return the champion as the document shows it."""
+    return None if champion is None else {key: value for key, value in champion.items() if key != "contaminated"}
 
 
 def _check_items(samples: Samples) -> None:

@@ -27,6 +27,7 @@ def markdown_table(comparison: Comparison) -> str:
         "Score it again."
         for row in comparison.left_out
     ]
+    parts += [f"Not compared: {entry.describe()}" for entry in comparison.contaminated]
     return "\n\n".join(parts) + "\n"
 
 

@@ -16,6 +16,10 @@ from ft_pipeline.evaluation.model_kinds import BASELINES, ModelKind
 if TYPE_CHECKING:
     from ft_pipeline.store.artifacts import Artifact
 
+CHAMPION = "champion"
+"""The name of the released model, where it is compared and where it is contaminated."""
+OPTIONAL_LISTS = ("contaminated",)
+"""Keys of the document that are left out if their lists are empty."""
 GENERAL_ACCURACY = "general_accuracy"
 """The metric that shows forgetting."""
 
@@ -206,6 +210,25 @@ class LeftOut(JsonRecord):
     differs_in: Sequence[str]
 
 
+@dataclass(frozen=True)
+class ContaminatedModel(JsonRecord):
+    """A tuned model that is not compared, because it learned from rows that are test rows now."""
+
+    model: str
+    """An experiment, or CHAMPION."""
+    rows: int
+    """Number of these rows: it was trained on them, or they selected its checkpoint."""
+    first: Sequence[str]
+    """The first of them as table/file:row, where they were when it was trained."""
+    because: str
+    fix: str
+
+    def describe(self) -> str:
+        """Return why it is not compared, and what to do."""
+        more = ", …" if self.rows > len(self.first) else ""
+        return f"{self.model} {self.because} ({', '.join(self.first)}{more}). {self.fix}"
+
+
 @dataclass(frozen=True, kw_only=True)
 class ComparisonRow(JsonRecord):
     """One model under one prompt."""
@@ -267,6 +290,23 @@ class Comparison(JsonRecord):
     left_out: Sequence[LeftOut] = ()
     champion: Mapping[str, Any] | None = None
     """The champion that is compared: `name`, `experiment`, `fingerprint`."""
+    contaminated: Sequence[ContaminatedModel] = field(default_factory=list)
+    """Tuned models that are not compared because they learned from test rows. They are not in `left_out`."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the document. It has the keys of OPTIONAL_LISTS only if there are entries: most documents never do."""
+        document = super().to_json()
+        return {key: value for key, value in document.items() if value or key not in OPTIONAL_LISTS}
+
+    @property
+    def contaminated_champion(self) -> ContaminatedModel | None:
+        """The champion's entry in `contaminated`."""
+        return next((entry for entry in self.contaminated if entry.model == CHAMPION), None)
+
+    @property
+    def contaminated_experiments(self) -> list[ContaminatedModel]:
+        """The experiments in `contaminated`."""
+        return [entry for entry in self.contaminated if entry.model != CHAMPION]
 
     @property
     def champion_fingerprint(self) -> str | None:

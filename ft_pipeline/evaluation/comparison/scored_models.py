@@ -97,6 +97,20 @@ def _row_names(row: Mapping[str, Any]) -> tuple[str, ...]:
     return ("base", row["name"]) if row["kind"] == "base" else (row["name"],)
 
 
+def comparable_models(inputs: Mapping[str, Path], config: Mapping[str, Any]) -> tuple[list[ScoredModel], list[LeftOut]]:
+    """Return split_comparable of the models of a comparison. Contaminated experiments are in neither list.
+
+    Arguments as in compare.build_comparison.
+    """
+    contaminated = config.get("contaminated", {})
+    models = [
+        model
+        for model in read_scored_models(inputs, config.get("champion"))
+        if model.kind not in TUNED or model.experiment not in contaminated
+    ]
+    return split_comparable(models, config.get("fingerprint"))
+
+
 def split_comparable(models: Sequence[ScoredModel], fingerprint: str | None) -> tuple[list[ScoredModel], list[LeftOut]]:
     """Split into models with one evaluation fingerprint, and models left out with the parts in which they differ.
 

@@ -175,6 +175,15 @@ def observe_types(facts: ComparisonFacts, recommendation: Recommendation) -> str
     )
 
 
+def observe_contaminated(facts: ComparisonFacts, recommendation: Recommendation) -> str | None:
+    """Return the models that are not compared because they learned from rows that are test rows now."""
+    contaminated = facts.comparison.contaminated
+    if not contaminated:
+        return None
+    models = ", ".join(f"{entry.model} (rows: {entry.rows:,})" for entry in contaminated)
+    return f"Not compared until trained again, after learning from rows that are test rows now: {models}."
+
+
 OBSERVATIONS: Sequence[Callable[[ComparisonFacts, Recommendation], str | None]] = (
     observe_tuning,
     observe_teacher,
@@ -187,6 +196,7 @@ OBSERVATIONS: Sequence[Callable[[ComparisonFacts, Recommendation], str | None]] 
     observe_seeds,
     observe_curve,
     observe_rows,
+    observe_contaminated,
     observe_tests,
     observe_types,
 )

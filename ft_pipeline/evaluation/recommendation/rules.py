@@ -103,6 +103,9 @@ def nothing_tuned(facts: ComparisonFacts) -> Recommendation | None:
     """Prompt: the way to start. It needs no training, and changes take effect at once."""
     if facts.tuned_rows:
         return None
+    if facts.comparison.contaminated_experiments:
+        reason = "No tuned model can be compared until it is trained again. Until then, prompt the base model."
+        return Recommendation("prompt", reason)
     return Recommendation(
         "prompt", "No model has been tuned yet. Start with prompting, and train an experiment to compare."
     )

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ft_pipeline.evaluation.metrics.definitions import metric_versions
+from ft_pipeline.tables.formats.turns import plain
 
 Parts = dict[str, Any]
 """Everything that scores depend on, except the model and its prompt, by name of the part. Most parts are hashes."""
@@ -23,7 +24,7 @@ def evaluation_parts(test_rows: Sequence[dict[str, Any]], base_model: Path, conf
     """
     settings = config["evaluation"]
     parts = {
-        "test_rows": digest([{"id": row["id"], "messages": row["messages"]} for row in test_rows]),
+        "test_rows": digest(list(map(_digested, test_rows))),
         "template": _files_digest(base_model, _TEMPLATE_FILES),
         "vocabulary": _files_digest(base_model, _VOCABULARY_FILES),
         "generation": {"max_new_tokens": settings["max_new_tokens"], "temperature": 0},
@@ -37,6 +38,13 @@ def evaluation_parts(test_rows: Sequence[dict[str, Any]], base_model: Path, conf
         task_settings = {key: settings.get(key) for key in ("tasks", "task_documents", "seed")}
         parts["tasks"] = digest({**task_settings, "files": config.get("task_files")})
     return parts
+
+
+def _digested(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the digest of a test row depends on. Later keys of turns, and `tools`, are left out where they are
+    null: so scores stay comparable with those that older versions recorded."""
+    turns = [{"reasoning_content": None, **turn} for turn in plain(row["messages"])]
+    return {"id": row["id"], "messages": turns, **({"tools": row["tools"]} if row.get("tools") else {})}
 
 
 def fingerprint(parts: Parts) -> str:

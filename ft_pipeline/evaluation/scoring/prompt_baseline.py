@@ -9,6 +9,7 @@ from ft_pipeline.evaluation.scoring.scorer import ModelUnderTest, Scorer, read_c
 from ft_pipeline.job import Job
 from ft_pipeline.models.cpu.fast_linear import speed_up_products
 from ft_pipeline.models.load import load_model
+from ft_pipeline.tables.held_out import read_held_out
 
 
 def run(job: Job) -> dict[str, Any]:
@@ -42,7 +43,13 @@ def _models_to_test(job: Job) -> list[ModelUnderTest]:
 
 
 def _texts(job: Job) -> list[str]:
-    """Return the texts that passages are taken from."""
+    """Return the texts that passages are taken from. A text that shows a held-out row is left out as a whole: a row may
+    lie across two passages."""
     if "text" not in job.inputs:
         return []
-    return pq.read_table(job.inputs["text"] / "rows.parquet", columns=["text"]).column("text").to_pylist()
+    texts = pq.read_table(job.inputs["text"] / "rows.parquet", columns=["text"]).column("text").to_pylist()
+    held_out = read_held_out(job.inputs["conversations"])
+    shown = [text for text, name in zip(texts, held_out.in_texts(texts), strict=True) if name is None]
+    if len(shown) < len(texts):
+        job.report.log(f"{len(texts) - len(shown)} of {len(texts)} texts show a held-out row and are left out")
+    return shown

@@ -32,8 +32,8 @@ class Prompt:
     ) -> "Prompt":
         """Return the prompt of a variant in project.yaml. The same item gets the same prompt in every run.
 
-        rows: the rows of `conversations`. texts: the source of passages. Raises UserError if there are too few
-        examples, or if the variant has passages and there is no text.
+        rows: the rows of `conversations`. texts: the source of passages, without those that show a held-out row. Raises
+        UserError if there are too few examples, or if the variant has passages and there is no text.
         """
         settings = PromptVariant.model_validate(dict(variant))
         if settings.passages and not texts:
@@ -43,7 +43,7 @@ class Prompt:
             settings.system_prompt,
             tuple(tuple(example) for example in pick_examples(rows, fixed_examples, seed)),
             ExamplePool(rows, settings.few_shot, seed) if settings.few_shot > fixed_examples else None,
-            PassagePool(texts, rows, settings.passages, settings.passage_words) if settings.passages else None,
+            PassagePool(texts, settings.passages, settings.passage_words) if settings.passages else None,
         )
 
     @property
@@ -98,7 +98,7 @@ def render_question(tokenizer: Any, question: str) -> str:
 
 
 def _render_item(tokenizer: Any, item: Item, prompt: Prompt) -> RenderedItem:
-    context, target = prompt_and_target(tokenizer, prompt.prepend_to(item.messages))
+    context, target = prompt_and_target(tokenizer, prompt.prepend_to(item.messages), item.tools)
     return RenderedItem(item, context, target)
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from ft_pipeline.models.chat import Message, single_turn_rows
+from ft_pipeline.tables.dedup.tokens import words_of
 from ft_pipeline.tables.formats.turns import plain
-from ft_pipeline.tables.text_rules import plain_words
 
 _SENTENCE_END = re.compile(r"(?<=[.!?…。！？])\s+")
 
@@ -26,7 +26,7 @@ class TextIndex:
 
         logging.getLogger("bm25s").setLevel(logging.WARNING)  # it reports each index that it builds
         self._size = len(texts)
-        words = [plain_words(text) for text in texts]
+        words = [words_of(text) for text in texts]
         self._vocabulary = {word for text_words in words for word in text_words}
         self._bm25 = bm25s.BM25(method="lucene")
         if self._vocabulary:
@@ -37,7 +37,7 @@ class TextIndex:
 
         Texts with equal scores keep their order.
         """
-        words = [word for word in plain_words(question) if word in self._vocabulary]
+        words = [word for word in words_of(question) if word in self._vocabulary]
         scores = self._bm25.get_scores(words) if words else np.zeros(self._size)
         return np.argsort(-scores, kind="stable")[:k].tolist()
 
@@ -63,10 +63,9 @@ class ExamplePool:
 class PassagePool:
     """Passages of texts. The `k` nearest to a question are added to its prompt."""
 
-    def __init__(self, texts: Sequence[str], rows: Sequence[dict[str, Any]], k: int, max_words: int) -> None:
-        """rows: the rows of `conversations`, all splits. A passage that reveals a held-out answer is left out."""
-        passages = [passage for text in texts for passage in split_into_passages(text, max_words)]
-        self._passages = drop_held_out_passages(passages, rows)
+    def __init__(self, texts: Sequence[str], k: int, max_words: int) -> None:
+        """texts: without those that show a held-out row (tables.held_out)."""
+        self._passages = [passage for text in texts for passage in split_into_passages(text, max_words)]
         self._index = TextIndex(self._passages)
         self._k = k
 
@@ -78,31 +77,6 @@ class PassagePool:
 def search_query(messages: Sequence[Message]) -> str:
     """Return the search query of a conversation: every user turn, since the last one may be only an order number."""
     return "\n".join(message["content"] for message in messages if message["role"] == "user")
-
-
-def drop_held_out_passages(passages: Sequence[str], rows: Sequence[dict[str, Any]]) -> list[str]:
-    """Return the passages that do not contain a complete held-out row: its questions and its last answer.
-
-    An article with the same facts is what retrieval is for; a log of the same conversation would be a leak.
-    """
-    held_out = [_revealing_texts(row["messages"]) for row in rows if row["split"] != "train"]
-    return [
-        passage
-        for passage, normalized in zip(passages, map(_normalized, passages), strict=True)
-        if not any(all(text in normalized for text in texts) for texts in held_out)
-    ]
-
-
-def _revealing_texts(messages: Sequence[Message]) -> list[str]:
-    """Return the texts that a copy of the conversation would contain: each user turn, and the last answer."""
-    return [_normalized(message["content"]) for message in messages if message["role"] == "user"] + [
-        _normalized(messages[-1]["content"])
-    ]
-
-
-def _normalized(text: str) -> str:
-    """Return the words, each between single spaces, so that a phrase in the text is a substring."""
-    return f" {' '.join(plain_words(text))} "
 
 
 def split_into_passages(text: str, max_words: int) -> list[str]:

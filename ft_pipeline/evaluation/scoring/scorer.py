@@ -34,6 +34,7 @@ from ft_pipeline.models.compute_dtype import compute_dtype, dtype_name
 from ft_pipeline.models.load import load_tokenizer
 from ft_pipeline.models.model_structure import context_window
 from ft_pipeline.models.soft_prompt import learned_prompt
+from ft_pipeline.tables.formats.arrow_schema import read_columns
 
 GENERAL = pa.schema(
     [
@@ -313,8 +314,8 @@ class RequestProgress:
 
 def read_conversations(job: Job) -> list[dict[str, Any]]:
     """Return the rows of the job's conversations artifact, all splits."""
-    columns = ["id", "split", "messages", "table", "file"]
-    return pq.read_table(job.inputs["conversations"] / "rows.parquet", columns=columns).to_pylist()
+    columns = ["id", "split", "messages", "tools", "table", "file"]
+    return read_columns(job.inputs["conversations"] / "rows.parquet", columns).to_pylist()
 
 
 def summarize_samples(samples: Sequence[dict[str, Any]], answer_metrics: AnswerMetrics) -> dict[str, float]:

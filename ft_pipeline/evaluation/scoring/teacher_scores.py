@@ -72,7 +72,7 @@ def _endpoint_answers(job: Job, teacher_prompt: TeacherPrompt, items: Sequence[I
     A failed request counts as an empty answer.
     """
     teacher = teacher_prompt.teacher
-    requests = [teacher_prompt.request(item.messages[:-1]) for item in items]
+    requests = [teacher_prompt.request(item.messages[:-1], tools=item.tools) for item in items]
     with AnswerLog.open(endpoint_teacher.log_folder(job.shared or job.work, teacher), job.report.log) as log:
         endpoint_teacher.send_requests(log, requests, len(requests), teacher, job)
         return [{**endpoint_teacher.answer_columns(log, request), **_seconds(log, request.key)} for request in requests]
@@ -89,7 +89,8 @@ def _local_answers(job: Job, teacher_prompt: TeacherPrompt, items: Sequence[Item
     tokenizer, model = load_tokenizer(folder), load_model(folder, job.device)
     speed_up_products(model, trains=False)
     prompts = [
-        render(tokenizer, teacher_prompt.full_prompt(item.messages[:-1]), add_generation_prompt=True) for item in items
+        render(tokenizer, teacher_prompt.full_prompt(item.messages[:-1]), add_generation_prompt=True, tools=item.tools)
+        for item in items
     ]
     answers = generate(
         model,
@@ -121,7 +122,7 @@ def _samples(
 
     samples = []
     for item, answer in zip(items, answers, strict=True):
-        reference_tokens = count_tokens(prompt_and_target(tokenizer, item.messages)[1])
+        reference_tokens = count_tokens(prompt_and_target(tokenizer, item.messages, item.tools)[1])
         generated_tokens = count_tokens(answer["answer"]) + 1
         samples.append(
             {

@@ -7,7 +7,7 @@ import asyncio
 import json
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 import httpx2
 import openai
 
+from ft_pipeline.models.endpoint.request_loop import ChatRequest
 from ft_pipeline.models.endpoint.responses import Failure, Reply
 from ft_pipeline.settings.teacher import EndpointSettings, TeacherSettings
 from ft_pipeline.tables.text_rules import is_empty
@@ -55,14 +56,14 @@ class Endpoint:
     async def close(self) -> None:
         await self._client.close()
 
-    async def ask(self, messages: Sequence[Mapping[str, str]], sample: int = 0) -> Reply | Failure:
-        """Request one chat completion. sample: index among several answers to the prompt; it changes the seed."""
+    async def ask(self, request: ChatRequest) -> Reply | Failure:
+        """Request one chat completion. The sample's index among several answers to the prompt changes the seed."""
         started = time.monotonic()
         try:
             async with asyncio.timeout(self.settings.timeout_seconds):
                 # `chat.completions.create` walks every request by type hints: a sixth of the time, not needed here.
                 reply = await self._client.post(
-                    "/chat/completions", cast_to=httpx2.Response, body=self._request_body(messages, sample)
+                    "/chat/completions", cast_to=httpx2.Response, body=self._request_body(request)
                 )
         except (TimeoutError, openai.APITimeoutError):
             return Failure("timeout", f"no complete reply within {self.settings.timeout_seconds:g} s")
@@ -72,15 +73,17 @@ class Endpoint:
             return self._connection_failure(error)
         return self._parse_reply(reply.content, reply.headers, time.monotonic() - started)
 
-    def _request_body(self, messages: Sequence[Mapping[str, str]], sample: int) -> dict[str, Any]:
+    def _request_body(self, request: ChatRequest) -> dict[str, Any]:
         body: dict[str, Any] = {
             "model": self.teacher.model,
-            "messages": list(messages),
+            "messages": list(request.messages),
             "temperature": self.teacher.temperature,
             self.settings.limit_field: self.teacher.max_new_tokens,
         }
         if self.settings.send_seed:
-            body["seed"] = self.teacher.seed + sample
+            body["seed"] = self.teacher.seed + request.sample
+        if request.tools is not None:
+            body["tools"] = list(request.tools)
         return body | self._extra_fields
 
     def _parse_reply(self, content: bytes, headers: Mapping[str, str], seconds: float) -> Reply | Failure:

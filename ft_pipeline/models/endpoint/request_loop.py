@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import count
-from typing import Protocol
+from typing import Any, Protocol
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.job import Reporter
@@ -44,9 +44,11 @@ class ChatRequest:
 
     key: str
     """Hex SHA-256 of everything that the answer depends on."""
-    messages: Sequence[Mapping[str, str]]
+    messages: Sequence[Mapping[str, Any]]
     sample: int = 0
     """Index among several answers to the same prompt."""
+    tools: Sequence[Mapping[str, Any]] | None = None
+    """The tools that the model may call, in OpenAI's shape."""
 
     @property
     def characters(self) -> int:
@@ -56,7 +58,7 @@ class ChatRequest:
 class ChatEndpoint(Protocol):
     """What the loop needs of an Endpoint."""
 
-    async def ask(self, messages: Sequence[Mapping[str, str]], sample: int = 0) -> Reply | Failure: ...
+    async def ask(self, request: ChatRequest) -> Reply | Failure: ...
 
     async def close(self) -> None: ...
 
@@ -204,7 +206,7 @@ class RequestLoop:
             return None
         self.log.write_request(request.key, estimate)
         try:
-            outcome = await self.endpoint.ask(request.messages, request.sample)
+            outcome = await self.endpoint.ask(request)
         finally:
             self.budget.release(estimate)
         self._record_usage(request, estimate, outcome)

@@ -91,7 +91,7 @@ def render_card(facts: CardFacts) -> str:
             "Intended use", [_text(facts.task) or "Not stated in project.yaml.", *_required_prompt(facts.serving)], 2
         ),
         _section("How to use", usage_paragraphs(facts.kind, facts.serving), 2),
-        _section("Results", _results_section(facts.comparison, facts.row), 2),
+        _section("Results", _results_section(facts), 2),
         _section("Data", _data_section(facts), 2),
         _section("Training", _training_section(facts), 2),
         _section("Limitations", ["\n".join(f"- {line}" for line in _limitation_lines(facts))], 2),
@@ -174,8 +174,9 @@ def _required_prompt(serving: Mapping[str, Any]) -> list[str]:
     return [f"It is meant to be used with this system prompt{additions}, as it was scored:\n\n{quote}"]
 
 
-def _results_section(comparison: Comparison, name: str | None) -> list[str]:
-    """Return the table of all rows, with the row `name` in bold."""
+def _results_section(facts: CardFacts) -> list[str]:
+    """Return the table of all rows, with the model's row in bold."""
+    comparison, name = facts.comparison, facts.row
     rows = comparison.rows
     metrics = [metric for metric in METRIC_TITLES if any(metric in row.scores for row in rows)]
     metrics += sorted({metric for row in rows for metric in row.scores} - set(metrics))
@@ -192,6 +193,9 @@ def _results_section(comparison: Comparison, name: str | None) -> list[str]:
     legend = "\n".join(f"- {metric}: {METRIC_TITLES[metric]}" for metric in metrics if metric in METRIC_TITLES)
     caption = f"{comparison.test_rows} held-out rows; 95 % intervals in parentheses."
     notice = "" if name is not None else "This model has no score in the current comparison."
+    contaminated = comparison.contaminated_champion
+    if contaminated and facts.champion.get("fingerprint") == comparison.champion_fingerprint:
+        notice += f" It {contaminated.because}."
     return [notice, caption, _raw_table(header, body), legend]
 
 

@@ -6,6 +6,7 @@ from typing import Any
 from ft_pipeline.evaluation.comparison.compare import item_value
 from ft_pipeline.evaluation.comparison.records import Changes
 from ft_pipeline.evaluation.metrics.definitions import Metric
+from ft_pipeline.tables.formats.turns import spoken_text
 
 MAX_ITEMS = 200
 """Maximum number of items in a report: a browser still opens a page with that many at once."""
@@ -25,7 +26,7 @@ def item_gains(samples: Samples, changes: Changes, metric: Metric) -> list[float
 
 def side_by_side(
     samples: Samples,
-    turns: Mapping[str, Sequence[Mapping[str, str]]],
+    turns: Mapping[str, Sequence[Mapping[str, Any]]],
     metric: tuple[str, Metric],
     gains: Sequence[float] | None,
 ) -> list[dict[str, Any]]:
@@ -53,12 +54,12 @@ def _chosen_items(count: int, gains: Sequence[float] | None) -> list[int]:
     return sorted(positions[:MAX_ITEMS])
 
 
-def _turns(sample: Sample, turns: Mapping[str, Sequence[Mapping[str, str]]]) -> list[dict[str, str]]:
+def _turns(sample: Sample, turns: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, str]]:
     """Return the conversation before the answer; the rendered prompt if its row has been erased since."""
     conversation, _, position = sample["item"].rpartition(":")
     if conversation not in turns:
         return [{"role": "prompt", "text": sample["prompt"]}]
-    return [{"role": turn["role"], "text": turn["content"]} for turn in turns[conversation][: int(position)]]
+    return [{"role": turn["role"], "text": spoken_text(turn)} for turn in turns[conversation][: int(position)]]
 
 
 def _answer(name: str, sample: Sample, metric: str) -> dict[str, Any]:

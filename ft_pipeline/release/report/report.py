@@ -128,6 +128,7 @@ class _TemplateValues:
                 f"{row.name}, scored in another evaluation ({', '.join(row.differs_in) or 'unknown'} differs)"
                 for row in self.comparison.left_out
             ],
+            "contaminated": [entry.describe() for entry in self.comparison.contaminated],
             "break_even": [describe_break_even(entry) for entry in self.comparison.break_even],
             **self._sweeps(),
             "quantization": _quantization_rows(self.comparison.quantization_noise),

@@ -6,6 +6,7 @@ Each check is named after its reason code. It receives a whole column of a batch
 import re
 from collections.abc import Callable, Mapping
 from functools import lru_cache, partial
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,10 +14,10 @@ import pandera.pandas as pa_schema
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ft_pipeline.tables.formats.arrow_schema import MESSAGES, ORIGIN, type_name
+from ft_pipeline.tables.formats.arrow_schema import MESSAGES, ORIGIN, TAGS, TOOLS, type_name
 from ft_pipeline.tables.formats.base import Column, Format
 from ft_pipeline.tables.formats.registry import FORMATS
-from ft_pipeline.tables.formats.turns import echoes
+from ft_pipeline.tables.formats.turns import echoes, spoken_text, texts_of_turn
 from ft_pipeline.tables.reading.describe import shorten
 from ft_pipeline.tables.reason_codes import Fault, code_priority
 from ft_pipeline.tables.text_rules import (
@@ -74,7 +75,7 @@ def describe_columns(table: str) -> list[tuple[str, str, str]]:
     if table in FORMATS:
         columns = (*FORMATS[table].columns, *ORIGIN.values())
         return [(column.name, type_name(column.arrow_type), column.description) for column in columns]
-    types = {"messages": type_name(MESSAGES), "row": "int"}
+    types = {"messages": type_name(MESSAGES), "tags": type_name(TAGS.arrow_type), "row": "int"}
     descriptions = {"conversations": CONVERSATION_COLUMNS, "quarantine": QUARANTINE_COLUMNS}[table]
     return [(name, types.get(name, "str"), text) for name, text in descriptions.items()]
 
@@ -83,7 +84,9 @@ CONVERSATION_COLUMNS = {
     "id": "SHA-256 of the row's content in its table",
     "split": "train, validation or test",
     "group": "Hash of the normalized human turns: rows with equal prompts are in the same split",
-    "messages": "The turns as {role, content, reasoning_content}; role is system, user, assistant or tool",
+    "messages": "The turns as {role, content, …}; role is system, user, assistant or tool",
+    "tools": TOOLS.description,
+    "tags": TAGS.description,
     "table": "The table that the row comes from",
     "file": ORIGIN["file"].description,
     "row": ORIGIN["row"].description,
@@ -135,7 +138,7 @@ def _faults(row_format: Format, cases: pd.DataFrame, frame: pd.DataFrame) -> dic
         row = int(position)
         if row not in codes or code_priority(code) < code_priority(codes[row][0]):
             codes[row] = (code, column)
-    answer = next((column.name for column in row_format.columns if column.is_answer), frame.columns[-1])
+    answer = next((column.name for column in row_format.columns if column.is_answer), frame.columns[0])
     return {row: Fault(code, _explain(code, column, frame.iloc[row], answer)) for row, (code, column) in codes.items()}
 
 
@@ -166,7 +169,8 @@ def _column_checks(row_format: Format, column: Column, allow: frozenset[str]) ->
     }
     if column.is_answer:
         checks["refusal_boilerplate"] = partial(_without, pattern=REFUSAL_PATTERN, role="assistant")
-    checks |= {name: COLUMN_CHECKS[name] for name in row_format.checks if name in COLUMN_CHECKS}
+    if column.is_text:
+        checks |= {name: COLUMN_CHECKS[name] for name in row_format.checks if name in COLUMN_CHECKS}
     return [_check(code, check) for code, check in checks.items() if code not in allow]
 
 
@@ -180,22 +184,27 @@ def _check(code: str, passes: Callable) -> pa_schema.Check:
 
 
 def flatten(column: pd.Series, role: str | None = None) -> tuple[pa.Array, np.ndarray]:
-    """Return all strings of a column (of text, messages or history) and, for each string, the position of its row."""
+    """Return all strings of a column (of text, messages, history or tags) and, for each, the position of its row.
+
+    role: only the turns of this role.
+    """
     if column.dtype != object:
         return pa.array(column, pa.large_string()).fill_null(""), np.arange(len(column))
     texts: list[str] = []
     owners: list[int] = []
     for position, item in enumerate(column):
         for turn in item or ():
-            turn_texts = turn if isinstance(turn, list) else _said(turn) if role in (None, turn["role"]) else []
+            turn_texts = _texts_of_item(turn) if role is None or turn["role"] == role else []
             texts += turn_texts
             owners += [position] * len(turn_texts)
     return pa.array(texts, pa.large_string()), np.array(owners, dtype=np.int64)
 
 
-def _said(turn: dict[str, str]) -> list[str]:
-    thoughts = turn.get("reasoning_content")
-    return [turn["content"], thoughts] if thoughts else [turn["content"]]
+def _texts_of_item(item: Any) -> list[str]:
+    """Return the texts of a turn, of a pair of the history, or of a tag."""
+    if isinstance(item, str):
+        return [item]
+    return item if isinstance(item, list) else texts_of_turn(item)
 
 
 def _without(column: pd.Series, pattern: str, role: str | None = None) -> pd.Series:
@@ -277,7 +286,7 @@ def _answers_differ(frame: pd.DataFrame) -> pd.Series:
 
 
 def _last_texts(column: pd.Series) -> list[str]:
-    return [messages[-1]["content"] for messages in column]
+    return [spoken_text(messages[-1]) for messages in column]
 
 
 COLUMN_CHECKS: Mapping[str, Callable[[pd.Series], pd.Series]] = {"too_short": _long_enough}

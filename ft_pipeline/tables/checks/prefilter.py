@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ft_pipeline.tables.checks.content_checks import MAX_ROW_CHARS, MIN_TEXT_CHARS, may_be_equal
-from ft_pipeline.tables.dedup.shingles import buffers
+from ft_pipeline.tables.dedup.tokens import buffers
 from ft_pipeline.tables.formats.base import ArrowColumns, Format
 from ft_pipeline.tables.formats.comparison_texts import ComparisonTexts
 from ft_pipeline.tables.text_rules import REFUSAL_PROBE, REFUSAL_PROBE_CHARS
@@ -74,18 +74,31 @@ def strings_of(column: pa.Array) -> tuple[pa.Array, np.ndarray]:
     """
     kind = column.type
     if pa.types.is_struct(kind):
-        content, reasoning = column.field("content"), column.field("reasoning_content")
-        owners = np.arange(len(column))
-        if reasoning.null_count < len(reasoning):
-            both = pa.concat_arrays([content, reasoning])
-            order = np.flatnonzero(_flags(pc.is_valid(both)))
-            order = order[np.argsort(order % len(column), kind="stable")]
-            return both.take(pa.array(order)).cast(pa.large_string()), order % len(column)
-        return content.cast(pa.large_string()), owners
+        parts = [strings_of(column.field(index)) for index in _text_fields(column)]
+        if len(parts) == 1:
+            return parts[0]
+        texts = pa.concat_arrays([part[0] for part in parts])
+        owners = np.concatenate([part[1] for part in parts])
+        order = np.argsort(owners, kind="stable")
+        return texts.take(pa.array(order)), owners[order]
     if pa.types.is_list(kind):
         texts, owners = strings_of(column.flatten())
         return texts, pc.list_parent_indices(column).to_numpy(zero_copy_only=False)[owners]
-    return column.cast(pa.large_string()).fill_null(""), np.arange(len(column))
+    if column.null_count:
+        valid = np.flatnonzero(_flags(pc.is_valid(column)))
+        return column.take(pa.array(valid)).cast(pa.large_string()), valid
+    return column.cast(pa.large_string()), np.arange(len(column))
+
+
+def _text_fields(column: pa.StructArray) -> list[int]:
+    """Return the positions of the fields with texts, but for `role` and fields that are null in every item."""
+    return [
+        index
+        for index, field in enumerate(column.type)
+        if field.name != "role"
+        and not pa.types.is_floating(field.type)
+        and (field.name == "content" or column.field(index).null_count < len(column))
+    ]
 
 
 def _may_be_too_long(columns: ArrowColumns, views: ComparisonTexts, sizes: np.ndarray) -> np.ndarray:
@@ -93,7 +106,8 @@ def _may_be_too_long(columns: ArrowColumns, views: ComparisonTexts, sizes: np.nd
 
 
 def _may_be_too_short(columns: ArrowColumns, views: ComparisonTexts, sizes: np.ndarray) -> np.ndarray:
-    lengths = (pc.utf8_length(pc.utf8_trim_whitespace(cells)) for cells in columns.values())
+    texts = (cells for cells in columns.values() if pa.types.is_string(cells.type))
+    lengths = [pc.utf8_length(pc.utf8_trim_whitespace(cells)) for cells in texts]
     return np.logical_or.reduce([_flags(pc.less(length, MIN_TEXT_CHARS)) for length in lengths])
 
 

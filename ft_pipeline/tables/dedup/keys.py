@@ -1,9 +1,9 @@
-"""Keys that rows are compared by: 64-bit hashes of exact and normalized texts, and 3-word shingles.
+"""Keys that rows are compared by: 64-bit hashes of exact and normalized texts, groups, and MinHash bands.
 
 Arrow and numpy compute them in batches. They are the same on every machine and in every process.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,13 +13,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ft_pipeline.tables.dedup.shingles import PLACES, Texts, buffers, mix, shingle
+from ft_pipeline.tables.dedup.hashes import PLACES, mix
+from ft_pipeline.tables.dedup.minhash import BANDS, bands_of
+from ft_pipeline.tables.dedup.shingles import shingle
+from ft_pipeline.tables.dedup.templates import template_hashes
+from ft_pipeline.tables.dedup.tokens import Texts, tokenize
 from ft_pipeline.tables.formats.arrow_schema import MESSAGES, columns_of
 from ft_pipeline.tables.formats.base import Format, Record
-from ft_pipeline.tables.formats.comparison_texts import TURN, ComparisonTexts, join_texts, views_of_messages
+from ft_pipeline.tables.formats.comparison_texts import ComparisonTexts, join_texts, views_of_messages
 from ft_pipeline.tables.formats.row_ids import sha256_of_each
 from ft_pipeline.tables.formats.turns import Message
-from ft_pipeline.tables.text_rules import normalise
 
 
 @dataclass
@@ -31,89 +34,87 @@ class Keys:
     normal: np.ndarray
     """uint64 of the normalized row."""
     prompt: np.ndarray
-    """uint64 of the normalized human turns: the third quarter of their sha256."""
+    """uint64 of the normalized human turns."""
     answer: np.ndarray
     """uint64 of the normalized rest."""
+    answer_template: np.ndarray
+    """uint64 of the template of the normalized rest."""
     group: np.ndarray
-    """uint64, shape (rows, 2): the first half of the sha256 of the normalized human turns. It must never change."""
-    shingles: np.ndarray
-    """uint64 of the 3-word shingles of prompt + answer, row after row; may be memory-mapped from a file."""
-    lengths: np.ndarray
-    """int64: number of shingles per row."""
+    """uint64, shape (rows, 2): a hash of the normalized human turns with their numbers masked; without numbers, the
+    first half of their SHA-256. It must never change: it decides the split."""
+    bands: np.ndarray
+    """uint32, shape (rows, BANDS): rows near each other share one of them."""
 
     def __len__(self) -> int:
         return len(self.exact)
 
-    def to_table(self) -> pa.Table:
-        """Return the hashes as a table with a row per row, without the shingles and their numbers."""
-        columns = {name: getattr(self, name) for name in _HASHES}
-        return pa.table({**columns, "group_high": self.group[:, 0], "group_low": self.group[:, 1]})
+    def tables(self, kept: np.ndarray | None = None) -> Iterator[pa.Table]:
+        """Yield the keys as tables of at most TABLE_ROWS rows. kept: bool per row, None for all rows."""
+        for begin in range(0, max(len(self), 1), TABLE_ROWS):
+            part = slice(begin, begin + TABLE_ROWS)
+            columns = {name: getattr(self, name)[part] for name in _HASHES}
+            columns |= {"group_high": self.group[part, 0], "group_low": self.group[part, 1]}
+            table = pa.table(columns | {f"band_{number}": self.bands[part, number] for number in range(BANDS)})
+            yield table if kept is None else table.filter(pa.array(kept[part]))
 
     @classmethod
-    def from_table(cls, table: pa.Table, shingles: np.ndarray, lengths: np.ndarray) -> "Keys":
-        """Return the keys with the hashes of `to_table`."""
-        hashes = {name: table[name].to_numpy() for name in _HASHES}
-        group = np.stack([table["group_high"].to_numpy(), table["group_low"].to_numpy()], axis=1)
-        return cls(**hashes, group=group, shingles=shingles, lengths=lengths)
+    def empty(cls, count: int) -> "Keys":
+        """Return keys of `count` rows, to be filled by `fill`."""
+        hashes = {name: np.empty(count, np.uint64) for name in _HASHES}
+        return cls(**hashes, group=np.empty((count, 2), np.uint64), bands=np.empty((count, BANDS), np.uint32))
+
+    def fill(self, begin: int, table: pa.Table | pa.RecordBatch) -> None:
+        """Copy a table of `tables` to the rows from `begin` on."""
+        rows = slice(begin, begin + table.num_rows)
+        for name in _HASHES:
+            getattr(self, name)[rows] = table[name]
+        self.group[rows, 0], self.group[rows, 1] = table["group_high"], table["group_low"]
+        for number in range(BANDS):
+            self.bands[rows, number] = table[f"band_{number}"]
 
     def take(self, rows: np.ndarray) -> "Keys":
         """Return the keys of some rows, in the order of `rows`."""
-        lengths = self.lengths[rows]
-        starts = np.cumsum(self.lengths) - self.lengths
-        places = np.repeat(starts[rows] - (np.cumsum(lengths) - lengths), lengths) + np.arange(int(lengths.sum()))
-        return Keys(
-            self.exact[rows],
-            self.normal[rows],
-            self.prompt[rows],
-            self.answer[rows],
-            self.group[rows],
-            self.shingles[places],
-            lengths,
-        )
+        return Keys(*(getattr(self, name)[rows] for name in _FIELDS))
 
 
-def merge(parts: Sequence[Keys], shingles: np.ndarray | None = None) -> Keys:
-    """Concatenate the keys of several batches. `shingles`: their shingles, if they are already concatenated."""
+TABLE_ROWS = 1 << 18
+_HASHES = ("exact", "normal", "prompt", "answer", "answer_template")
+_FIELDS = (*_HASHES, "group", "bands")
+
+
+def merge(parts: Sequence[Keys], *, consume: bool = False) -> Keys:
+    """Concatenate the keys of several batches. consume: to save memory, the parts lose their keys meanwhile."""
     if not parts:
-        return keys_of_messages([])
-    columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in _PER_ROW}
-    if shingles is None:
-        shingles = parts[0].shingles if len(parts) == 1 else np.concatenate([part.shingles for part in parts])
-    return Keys(shingles=shingles, **columns)
-
-
-_HASHES = ("exact", "normal", "prompt", "answer")
-_PER_ROW = (*_HASHES, "group", "lengths")
+        return Keys.empty(0)
+    if len(parts) == 1:
+        return parts[0]
+    columns = {}
+    for name in _FIELDS:
+        columns[name] = np.concatenate([getattr(part, name) for part in parts])
+        for part in parts if consume else ():
+            setattr(part, name, columns[name][:0])
+    return Keys(**columns)
 
 
 def write_keys(keys: Keys, kept: np.ndarray, path: Path) -> None:
-    """Write the hashes of the kept rows for the conversations, so that each text is normalized only once."""
-    pq.write_table(keys.to_table().filter(pa.array(kept)), path, compression="none", use_dictionary=False)
+    """Write the keys of the kept rows for the conversations, so that each text is normalized only once."""
+    tables = keys.tables(kept)
+    first = next(tables)
+    with pq.ParquetWriter(path, first.schema, compression="none", use_dictionary=False) as writer:
+        writer.write_table(first)
+        for table in tables:
+            writer.write_table(table)
 
 
-def read_keys(path: Path) -> Keys:
-    """Return the keys that write_keys wrote, without shingles."""
-    table = pq.read_table(path)
-    return Keys.from_table(table, np.empty(0, dtype=np.uint64), np.zeros(table.num_rows, dtype=np.int64))
-
-
-class ShingleFile:
-    """The shingles of all rows, appended to a file and memory-mapped, so that they do not fill the memory."""
-
-    def __init__(self, path: Path):
-        self._path = path
-        self._path.touch()
-
-    def append(self, shingles: np.ndarray) -> None:
-        """Append shingles to the file."""
-        with self._path.open("ab") as file:
-            shingles.tofile(file)
-
-    def read(self) -> np.ndarray:
-        """Return all shingles, memory-mapped."""
-        if not self._path.stat().st_size:
-            return np.empty(0, dtype=np.uint64)
-        return np.memmap(self._path, dtype=np.uint64, mode="r")
+def read_keys(paths: Sequence[Path]) -> Keys:
+    """Return the keys that write_keys wrote to these files, file after file."""
+    keys, begin = Keys.empty(sum(pq.read_metadata(path).num_rows for path in paths)), 0
+    for path in paths:
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(TABLE_ROWS):
+                keys.fill(begin, batch)
+                begin += batch.num_rows
+    return keys
 
 
 def keys_of(row_format: Format, records: Sequence[Record]) -> Keys:
@@ -128,35 +129,41 @@ def keys_of_messages(rows: Iterable[Sequence[Message]]) -> Keys:
 
 def keys_of_views(views: ComparisonTexts) -> Keys:
     """Return the keys of rows from their comparison texts."""
-    shingles, lengths = shingles_of_views(views.prompts, views.answers)
+    prompt, answer = hash_texts(views.prompts), hash_texts(views.answers)
     digests = np.frombuffer(b"".join(sha256_of_each(views.prompts)), dtype=">u8").astype(np.uint64).reshape(-1, 4)
-    prompt, answer = digests[:, 2].copy(), hash_texts(views.answers)
-    normal = mix(prompt * PLACES[0] + answer * PLACES[1])
-    return Keys(hash_texts(views.exact), normal, prompt, answer, digests[:, :2].copy(), shingles, lengths)
+    group, answer_template = digests[:, :2].copy(), answer.copy()
+    texts, templates = _templates(views.prompts)
+    group[texts] = np.stack([mix(templates * place) for place in PLACES[:2]], axis=1)
+    texts, templates = _templates(views.answers)
+    answer_template[texts] = templates
+    return Keys(
+        exact=hash_texts(views.exact),
+        normal=mix(prompt * PLACES[0] + answer * PLACES[1]),
+        prompt=prompt,
+        answer=answer,
+        answer_template=answer_template,
+        group=group,
+        bands=bands_of(*shingles_of_views(views)),
+    )
 
 
-def shingles_of_views(prompts: pa.Array, answers: pa.Array) -> tuple[np.ndarray, np.ndarray]:
-    """Return (shingles, number per row) of prompt + answer."""
-    return shingle(without_turns(join_texts(prompts, answers, " ")))
+def _templates(normalized: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+    """Return (positions of the texts in which a number is masked, uint64 of their templates)."""
+    may_have_number = pc.match_substring_regex(normalized, r"(?s)\p{N}.*\p{N}.*\p{N}").to_numpy(zero_copy_only=False)
+    positions = np.flatnonzero(may_have_number)
+    hashes, is_template = template_hashes(tokenize(normalized.take(pa.array(positions))), mask_names=False)
+    return positions[is_template], hashes[is_template]
 
 
-def without_turns(views: pa.Array) -> pa.Array:
-    """Return texts as words and single spaces, without turn separators and without the space next to an empty side."""
-    nothing_between = pc.starts_with(views, " ").true_count == pc.ends_with(views, " ").true_count == 0
-    if nothing_between and not (buffers(views)[1] == 0x1F).any():
-        return views
-    return pc.ascii_trim(pc.replace_substring(views, TURN, " "), " \x1f")
+def shingles_of_views(views: ComparisonTexts) -> tuple[np.ndarray, np.ndarray]:
+    """Return (uint64 3-word shingles of prompt + answer, int64 number per row)."""
+    return shingle(join_texts(views.prompts, views.answers, " "))
 
 
 def group_names(group: np.ndarray) -> list[str]:
     """Return each group of `Keys` as 32 hex digits."""
     digits = group.astype(">u8").tobytes().hex()
     return [digits[start : start + 32] for start in range(0, len(digits), 32)]
-
-
-def prompt_of(messages: Sequence[Message]) -> str:
-    """Return the normalized human turns."""
-    return TURN.join(normalise(message["content"]) for message in messages if message["role"] == "user")
 
 
 def hash_texts(texts: Texts) -> np.ndarray:

@@ -8,8 +8,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ft_pipeline.tables.formats.arrow_schema import MESSAGES, schema_of
-from ft_pipeline.tables.formats.base import ArrowColumns, Column, Field, Format, PlacedTable, Record, not_text
+from ft_pipeline.tables.formats.arrow_schema import MESSAGES, TAGS, TOOLS, schema_of
+from ft_pipeline.tables.formats.base import (
+    TAGS_FIELD,
+    ArrowColumns,
+    Column,
+    Field,
+    Format,
+    PlacedTable,
+    Record,
+    not_text,
+)
 from ft_pipeline.tables.formats.comparison_texts import (
     ComparisonTexts,
     as_large,
@@ -17,6 +26,7 @@ from ft_pipeline.tables.formats.comparison_texts import (
     normalise_all,
     text_scalar,
     views_of_messages,
+    with_tools,
 )
 from ft_pipeline.tables.formats.row_ids import ids_of_texts
 from ft_pipeline.tables.reading.describe import describe_empty, describe_value, missing_message
@@ -85,7 +95,7 @@ def instruction_messages(
 def convert_plain(values: Sequence[Any], shape: tuple[str, ...], places: list[int]) -> PlacedTable | None:
     """Convert the rows of one shape that can be used unchanged, with the same result as convert_alpaca."""
     names = set(shape)
-    if not {"instruction", "output"} <= names or {"system", "history"} & names:
+    if not {"instruction", "output"} <= names or {"system", "history", "tags"} & names:
         return None
     wanted = ("instruction", "output", "input") if "input" in names else ("instruction", "output")
     cells = list(zip(*map(itemgetter(*wanted), map(values.__getitem__, places)), strict=True))
@@ -98,7 +108,7 @@ def convert_plain(values: Sequence[Any], shape: tuple[str, ...], places: list[in
     extra = more[0] if more else pa.repeat(pa.scalar("", pa.string()), len(kept))
     filled = pc.and_(*(pc.not_equal(pc.utf8_trim(column, EMPTY_CHARS), "") for column in (instruction, output)))
     schema = schema_of(FORMAT, "id")
-    nothing = [pa.nulls(len(kept), schema.field(name).type) for name in ("system", "history")]
+    nothing = [pa.nulls(len(kept), schema.field(name).type) for name in ("system", "history", "tools", "tags")]
     texts = {"instruction": instruction, "input": extra, "output": output}
     table = pa.Table.from_arrays([*texts.values(), *nothing, ids_of_texts(texts, ("system", "history"))], schema=schema)
     return np.array(places, dtype=np.int64)[kept][filled.to_numpy(zero_copy_only=False)], table.filter(filled)
@@ -112,6 +122,10 @@ def _all_texts(column: Sequence[Any]) -> np.ndarray:
 
 def comparison_texts(columns: ArrowColumns) -> ComparisonTexts:
     """Return the comparison texts: those of the conversations that the rows become."""
+    return with_tools(_comparison_texts(columns), columns["tools"])
+
+
+def _comparison_texts(columns: ArrowColumns) -> ComparisonTexts:
     plain = pc.and_(pc.is_null(columns["system"]), pc.is_null(columns["history"])).to_numpy(zero_copy_only=False)
     if plain.all():
         return _plain_comparison_texts(columns)
@@ -159,8 +173,8 @@ def _plain_messages(table: pa.Table) -> pa.Array:
     turns = np.arange(2 * count).reshape(2, count).T.ravel()
     contents = pa.concat_arrays([prompt, output]).take(pa.array(turns))
     roles = pa.array(["user", "assistant"] * count, pa.string())
-    no_reasoning = pa.nulls(2 * count, pa.string())
-    fields = pa.StructArray.from_arrays([roles, contents, no_reasoning], fields=list(MESSAGES.value_type))
+    nothing = [pa.nulls(2 * count, field.type) for field in list(MESSAGES.value_type)[2:]]
+    fields = pa.StructArray.from_arrays([roles, contents, *nothing], fields=list(MESSAGES.value_type))
     return pa.ListArray.from_arrays(pa.array(np.arange(0, 2 * count + 1, 2), pa.int32()), fields, type=MESSAGES)
 
 
@@ -172,7 +186,7 @@ FORMAT = Format(
     name="alpaca",
     description="Single-turn rows: instruction, input, output.",
     raw_row="`instruction`, `output`; optional `input`, `system`, `history`",
-    fields=(INSTRUCTION, INPUT, Field("output", "The answer to learn"), SYSTEM, HISTORY),
+    fields=(INSTRUCTION, INPUT, Field("output", "The answer to learn"), SYSTEM, HISTORY, TAGS_FIELD),
     columns=(
         Column("instruction", "What the person asks; never empty", is_prompt=True),
         Column("input", "The text that the instruction applies to; empty if there is none", is_prompt=True),
@@ -185,6 +199,8 @@ FORMAT = Format(
             is_prompt=True,
             nullable=True,
         ),
+        TOOLS,
+        TAGS,
     ),
     required=(frozenset({"instruction", "output"}),),
     main_keys=frozenset({"instruction", "output"}),

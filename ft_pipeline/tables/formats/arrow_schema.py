@@ -1,13 +1,40 @@
 """The Arrow columns of each format's table."""
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from ft_pipeline.tables.formats.base import Column, Format, Record
 
-MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string()), ("reasoning_content", pa.string())]))
-"""Turns. reasoning_content is null except in assistant turns that have it."""
+TOOL_CALLS = pa.list_(pa.struct([("id", pa.string()), ("name", pa.string()), ("arguments", pa.string())]))
+"""Calls of tools. `arguments` is JSON text without white space between its parts, with its keys in the order given:
+Arrow has no type for objects of any shape, and the order is what the model learns to write. `id` may be null."""
+MESSAGES = pa.list_(
+    pa.struct(
+        [
+            ("role", pa.string()),
+            ("content", pa.string()),
+            ("reasoning_content", pa.string()),
+            ("tool_calls", TOOL_CALLS),
+            ("tool_call_id", pa.string()),
+            ("name", pa.string()),
+            ("weight", pa.float64()),
+        ]
+    )
+)
+"""Turns. Only role and content are never null; content is empty in an assistant turn that only calls tools.
+reasoning_content, tool_calls and weight (0: shown, not trained; null: trained) are those of an assistant turn,
+tool_call_id and name (the tool's) those of a tool turn."""
+TOOLS = Column(
+    "tools",
+    "The declared tools as JSON text: a list of {type: function, function: {name, description, parameters}}; or null",
+    sources=(),
+    nullable=True,
+)
+TAGS = Column("tags", "Labels of the row, or null; they are no part of its id", pa.list_(pa.string()), nullable=True)
 ORIGIN = {
     column.name: column
     for column in (
@@ -26,11 +53,29 @@ def schema_of(row_format: Format, *others: str) -> pa.Schema:
 
 
 def columns_of(row_format: Format, records: Sequence[Record]) -> dict[str, pa.Array]:
-    """Return the records as the columns of their format."""
-    cells = zip(*records, strict=True) if records else [()] * len(row_format.columns)
+    """Return the records as the columns of their format. The last columns are null if all records leave them out."""
+    cells: list[Sequence[Any]] = [*zip(*records, strict=True)]
+    cells += [[None] * len(records)] * (len(row_format.columns) - len(cells))
     return {
         column.name: pa.array(items, column.arrow_type) for column, items in zip(row_format.columns, cells, strict=True)
     }
+
+
+def with_schema(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """Return the table with the columns of a schema. Columns and keys of turns that an older version did not write are
+    null."""
+    if table.schema.equals(schema):
+        return table
+    missing = [field for field in schema if field.name not in table.column_names]
+    for field in missing:
+        table = table.append_column(field, pa.nulls(table.num_rows, field.type))
+    return table.select(schema.names).cast(schema)
+
+
+def read_columns(path: Path, names: Sequence[str], filters: Any = None) -> pa.Table:
+    """Return these columns of a Parquet table, except those that an older version did not write."""
+    written = pq.read_schema(path).names
+    return pq.read_table(path, columns=[name for name in names if name in written], filters=filters)
 
 
 def type_name(arrow_type: pa.DataType) -> str:
@@ -39,4 +84,6 @@ def type_name(arrow_type: pa.DataType) -> str:
         return f"list<{type_name(arrow_type.value_type)}>"
     if pa.types.is_struct(arrow_type):
         return f"{{{', '.join(field.name for field in arrow_type)}}}"
+    if pa.types.is_floating(arrow_type):
+        return "float"
     return "int" if pa.types.is_integer(arrow_type) else "str"

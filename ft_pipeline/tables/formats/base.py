@@ -16,6 +16,7 @@ from ft_pipeline.tables.formats.comparison_texts import ComparisonTexts, views_o
 from ft_pipeline.tables.reading.describe import describe_value
 from ft_pipeline.tables.reading.sidecar import Sidecar
 from ft_pipeline.tables.reason_codes import Fault
+from ft_pipeline.tables.text_rules import is_empty
 
 Record = tuple[Any, ...]
 """The values of one row, in the order of the format's columns."""
@@ -42,8 +43,8 @@ class Column:
     name: str
     description: str
     arrow_type: pa.DataType = field(default_factory=pa.string)
-    sources: tuple[str, ...] = ()
-    """The raw keys that it is made from. Empty: the key of the same name."""
+    sources: tuple[str, ...] | None = None
+    """The raw keys that it is made from. None: the key of the same name. Empty: no raw row of the format has it."""
     is_prompt: bool = False
     """Whether it contains turns of the human."""
     is_answer: bool = False
@@ -78,7 +79,8 @@ class Format:
     main_keys: frozenset[str]
     """A row with none of these keys may have another format."""
     convert: Callable[[dict[str, Any], Sidecar], Record | Fault]
-    """Converts a raw row. No value changes its type."""
+    """Converts a raw row. No value changes its type. It may leave out the last columns, which are then null.
+    convert.py reads the tags."""
     signs: frozenset[str] = frozenset()
     """A row of another format that has one of these keys (and none of its main keys) has this format."""
     precedence: tuple[tuple[str, frozenset[str]], ...] = ()
@@ -105,6 +107,22 @@ class Format:
     @cached_property
     def column_names(self) -> tuple[str, ...]:
         return tuple(column.name for column in self.columns)
+
+
+def read_tags(value: dict[str, Any]) -> list[str] | Fault | None:
+    """Return the tags of a row; None if it has none. A text, such as a CSV cell, is one tag."""
+    tags = value.get("tags")
+    if isinstance(tags, str):
+        return None if is_empty(tags) else [tags]
+    if tags is None or tags == []:
+        return None
+    if not (isinstance(tags, list) and all(isinstance(tag, str) for tag in tags)):
+        return Fault("wrong_type", f"`tags` is {describe_value(tags)}; it must be a list of texts")
+    return tags
+
+
+TAGS_FIELD = Field("tags", "Labels of the row: a list of texts")
+"""The key that every format has."""
 
 
 def not_text(value: dict[str, Any], names: tuple[str, ...]) -> Fault | None:

@@ -1,6 +1,7 @@
 """The texts that rows are compared by: normalized prompt, normalized rest and exact text, one column at a time."""
 
 from collections.abc import Mapping
+from hashlib import sha256
 from typing import NamedTuple
 
 import numpy as np
@@ -11,6 +12,8 @@ from ft_pipeline.tables.text_rules import ASCII_PUNCTUATION, normalise
 
 TURN = " \x1f "
 """Separates the turns in a comparison text."""
+_CALL = "\x1d"
+"""Stands before the calls of tools of a turn."""
 _SPREAD = r"[\t-\r\x1c-\x1f]|  "
 """ASCII white space other than a single space."""
 _WHITE = r"[\t-\r\x1c-\x20]+"
@@ -51,12 +54,27 @@ def normalise_all(texts: pa.Array) -> pa.Array:
 
 
 def views_of_column(columns: Mapping[str, pa.Array]) -> ComparisonTexts:
-    """Return the comparison texts of rows whose only column is `messages`."""
-    return views_of_messages(columns["messages"])
+    """Return the comparison texts of rows whose texts are in the column `messages`."""
+    return with_tools(views_of_messages(columns["messages"]), columns.get("tools"))
+
+
+def with_tools(views: ComparisonTexts, tools: pa.Array | None) -> ComparisonTexts:
+    """Return the comparison texts of rows that declare these tools (JSON text, or null).
+
+    A hash represents the tools among the normalized texts: the many words that rows with the same tools share would
+    make near duplicates of all of them.
+    """
+    if tools is None or tools.null_count == len(tools):
+        return views
+    hashes = pa.array([text and sha256(text.encode()).hexdigest() for text in tools.to_pylist()], pa.large_string())
+    answers = pc.coalesce(join_texts(views.answers, hashes, TURN), views.answers)
+    exact = pc.coalesce(join_texts(views.exact, as_large(tools), "\x1f"), views.exact)
+    return views._replace(answers=answers, exact=exact)
 
 
 def views_of_messages(messages: pa.Array) -> ComparisonTexts:
-    """Return the comparison texts of an array of arrow_schema.MESSAGES. In each turn, reasoning follows the content."""
+    """Return the comparison texts of an array of arrow_schema.MESSAGES. In each turn, reasoning and calls of tools
+    follow the content. Ids of calls are not compared."""
     turns = messages.flatten()
     roles, content, reasoning = (as_large(turns.field(name)) for name in ("role", "content", "reasoning_content"))
     is_user = pc.equal(roles, text_scalar("user")).to_numpy(zero_copy_only=False)
@@ -68,12 +86,28 @@ def views_of_messages(messages: pa.Array) -> ComparisonTexts:
         thoughts = pc.if_else(pc.is_null(reasoning), reasoning, normalise_all(pc.fill_null(reasoning, text_scalar(""))))
         normal = pc.coalesce(join_texts(normal, thoughts, TURN), normal)
         exact = pc.coalesce(join_texts(exact, reasoning, "\x1e"), exact)
+    calls = turns.field("tool_calls")
+    if calls.null_count < len(calls):
+        texts = _calls_as_texts(calls)
+        normal_calls = pc.if_else(pc.is_null(texts), texts, normalise_all(pc.fill_null(texts, text_scalar(""))))
+        # The mark keeps a call apart from a text that looks like it.
+        normal = pc.coalesce(join_texts(normal, join_texts(text_scalar(_CALL), normal_calls, ""), TURN), normal)
+        exact = pc.coalesce(join_texts(exact, texts, "\x1e" + _CALL), exact)
     return ComparisonTexts(
         _joined(normal, owners, is_user, len(messages), TURN),
         _joined(normal, owners, ~is_user, len(messages), TURN),
         _joined(exact, owners, np.ones(len(owners), bool), len(messages), "\x1f"),
         normal_content,
     )
+
+
+def _calls_as_texts(calls: pa.Array) -> pa.Array:
+    """Return name and arguments of the calls of each turn as one large_string; null for a turn without calls."""
+    texts = [
+        " ".join(f"{call['name']} {call['arguments']}" for call in of_turn) if of_turn else None
+        for of_turn in calls.to_pylist()
+    ]
+    return pa.array(texts, pa.large_string())
 
 
 def _joined(texts: pa.Array, owners: np.ndarray, selected: np.ndarray, count: int, separator: str) -> pa.Array:

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from ft_pipeline.tables.excluded_rows import is_erasure_marker
 from ft_pipeline.tables.formats.arrow_schema import columns_of, schema_of
-from ft_pipeline.tables.formats.base import Format, PlacedTable, Record
+from ft_pipeline.tables.formats.base import Format, PlacedTable, Record, read_tags
 from ft_pipeline.tables.formats.registry import FORMATS
 from ft_pipeline.tables.formats.row_ids import row_ids
 from ft_pipeline.tables.reading.describe import describe_keys, describe_value
@@ -49,7 +49,17 @@ def convert(row_format: Format, value: Any, sidecar: Sidecar = PLAIN) -> Record 
         value = rename(value, sidecar)
     if row_format.main_keys.isdisjoint(value) and (fault := _wrong_format(value, row_format)):
         return fault
-    return row_format.convert(value, sidecar)
+    record = row_format.convert(value, sidecar)
+    return record if isinstance(record, Fault) else _completed(row_format, record, value)
+
+
+def _completed(row_format: Format, record: Record, value: dict[str, Any]) -> Record | Fault:
+    """Return the record with the columns that `Format.convert` left out. The last one is `tags`."""
+    left_out = len(row_format.columns) - len(record)
+    if not left_out:
+        return record
+    tags = read_tags(value)
+    return tags if isinstance(tags, Fault) else (*record, *[None] * (left_out - 1), tags)
 
 
 def _wrong_format(value: dict[str, Any], row_format: Format) -> Fault | None:

@@ -29,6 +29,8 @@ def unread_turn_keys(row_format: Format, values: Iterable[Any], sidecar: Sidecar
         if len(turn) == 2 and (turn.keys() <= _FIRST or turn.keys() <= _SECOND):
             continue
         unread |= _of_turn(turn, sidecar)
+        if row_format.pair_texts is not None and turn.get("weight") is not None:
+            unread.add("'weight' of turns")  # of a pair, both answers are trained, and nothing else
     return unread
 
 
@@ -42,8 +44,9 @@ def _of_turn(turn: dict[str, Any], sidecar: Sidecar) -> set[str]:
     for winner, loser in (("from", "role"), ("value", "content")):
         if winner in names and loser in names:
             unread.add(f"{shorten(loser)} of turns ({shorten(winner)} is read)")
-    if "reasoning_content" in names and _role(turn, sidecar) not in (None, "assistant"):
-        unread.add("'reasoning_content' of turns that are not the model's")
+    for key in {"reasoning_content", "weight"} & names:
+        if _role(turn, sidecar) not in (None, "assistant"):
+            unread.add(f"{shorten(key)} of turns that are not the model's")
     return unread | {f"{name} of turns" for name in _outvoted_by_mapping(keys_with_value, sidecar)}
 
 

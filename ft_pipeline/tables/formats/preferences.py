@@ -1,13 +1,15 @@
 """Preference rows: three texts, or two lists of turns with a common prompt."""
 
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ft_pipeline.tables.formats.arrow_schema import MESSAGES
-from ft_pipeline.tables.formats.base import ArrowColumns, Column, Field, Format
+from ft_pipeline.tables.formats.arrow_schema import MESSAGES, TAGS, TOOLS
+from ft_pipeline.tables.formats.base import TAGS_FIELD, ArrowColumns, Column, Field, Format
 from ft_pipeline.tables.formats.comparison_texts import (
     TURN,
     ComparisonTexts,
@@ -16,13 +18,14 @@ from ft_pipeline.tables.formats.comparison_texts import (
     normalise_all,
     text_scalar,
     views_of_messages,
+    with_tools,
 )
 from ft_pipeline.tables.formats.sharegpt import CONVERSATIONS, TURNS
-from ft_pipeline.tables.formats.turns import Message, check_order, read_turns
+from ft_pipeline.tables.formats.turns import Message, check_order, read_turns, spoken_text
 from ft_pipeline.tables.reading.describe import describe_empty, describe_value, missing_message, shorten
 from ft_pipeline.tables.reading.sidecar import Sidecar
 from ft_pipeline.tables.reason_codes import Fault
-from ft_pipeline.tables.text_rules import is_empty, normalise
+from ft_pipeline.tables.text_rules import is_empty
 
 Pair = tuple[list[Message], list[Message], list[Message]]
 
@@ -51,6 +54,14 @@ def convert_preferences(value: dict[str, Any], sidecar: Sidecar) -> Pair | Fault
             "`columns: {THEIRS: prompt}`",
         )
     return _strings(value, prompt, chosen, rejected)
+
+
+def _read_turns(raw: list[Any], sidecar: Sidecar) -> list[Message] | Fault:
+    """Return the turns without their weights: of a pair, both answers are trained, and nothing else."""
+    messages = read_turns(raw, sidecar)
+    if isinstance(messages, Fault):
+        return messages
+    return [{key: item for key, item in message.items() if key != "weight"} for message in messages]
 
 
 def _needs_sidecar(name: str) -> Fault:
@@ -107,7 +118,7 @@ def _turn_lists(prompt: Any, chosen: list[Any], rejected: list[Any], sidecar: Si
 def _side(name: str, raw: list[Any], sidecar: Sidecar) -> list[Message] | Fault:
     if not raw:
         return Fault(f"empty_{name}", f"`{name}` is an empty list; write the answer, or remove the row")
-    messages = read_turns(raw, sidecar)
+    messages = _read_turns(raw, sidecar)
     if isinstance(messages, Fault):
         of_the_answer = messages.code in {"empty_value", "missing_value"} and read_turns(raw[:-1], sidecar)
         if isinstance(of_the_answer, list):
@@ -122,7 +133,7 @@ def _common_prompt_given(prompt: list[Any], chosen: Any, rejected: Any, sidecar:
     """Convert LLaMA-Factory's shape: the conversation so far, and one turn (or text) for each side."""
     if not prompt:
         return Fault("empty_prompt", "`prompt` is an empty list; write the prompt, or remove the row")
-    messages = read_turns(prompt, sidecar)
+    messages = _read_turns(prompt, sidecar)
     if isinstance(messages, Fault):
         return messages
     if fault := check_order(messages, last="user"):
@@ -145,7 +156,7 @@ def _single_answer(name: str, item: Any, sidecar: Sidecar) -> list[Message] | Fa
         return _answer(item)
     if not isinstance(item, dict):
         return Fault("wrong_type", f"`{name}` is {describe_value(item)}; it must be a text or one turn")
-    messages = read_turns([item], sidecar)
+    messages = _read_turns([item], sidecar)
     if isinstance(messages, Fault):
         return (
             Fault(f"empty_{name}", f"the turn in `{name}` is empty; write it, or remove the row")
@@ -165,15 +176,19 @@ def _answer(text: str) -> list[Message]:
 
 def normalized_pairs(table: pa.Table) -> list[tuple[str, str, str]]:
     """Return (prompt, chosen, rejected) of each row, normalized."""
-    rows = zip(*(table[name].to_pylist() for name in ("prompt_messages", "chosen", "rejected")), strict=True)
-    return [
-        (
-            "\x1f".join(normalise(turn["content"]) for turn in prompt),
-            normalise(chosen[0]["content"]),
-            normalise(rejected[0]["content"]),
-        )
-        for prompt, chosen, rejected in rows
-    ]
+    prompts, *answers = (table[name].combine_chunks() for name in ("prompt_messages", "chosen", "rejected"))
+    turns = normalise_all(prompts.flatten().field("content")).to_pylist()
+    ends = np.cumsum(pc.list_value_length(prompts).to_numpy()).tolist()
+    texts = ["\x1f".join(turns[begin:end]) for begin, end in pairwise([0, *ends])]
+    return list(zip(texts, *(normalise_all(_answers(column)).to_pylist() for column in answers), strict=True))
+
+
+def _answers(column: pa.Array) -> pa.Array:
+    """Return the text of each answer, with the tools that it calls, as large_string."""
+    turns = column.flatten()
+    if turns.field("tool_calls").null_count == len(turns):
+        return as_large(turns.field("content"))
+    return pa.array(map(spoken_text, turns.to_pylist()), pa.large_string())
 
 
 def comparison_texts(columns: ArrowColumns) -> ComparisonTexts:
@@ -181,13 +196,21 @@ def comparison_texts(columns: ArrowColumns) -> ComparisonTexts:
 
     The words of the rejected answer are marked. Otherwise a pair and its reverse would be near duplicates.
     """
-    rows = zip(columns["prompt_messages"].to_pylist(), columns["chosen"].to_pylist(), strict=True)
-    views = views_of_messages(pa.array([[*prompt, *chosen] for prompt, chosen in rows], columns["chosen"].type))
-    rejected = as_large(pc.struct_field(columns["rejected"].flatten(), "content"))
+    views = views_of_messages(_with_answers(columns["prompt_messages"], columns["chosen"]))
+    rejected = _answers(columns["rejected"])
     marked = join_texts(text_scalar(""), pc.replace_substring(normalise_all(rejected), " ", " \x1e"), "\x1e")
-    return ComparisonTexts(
+    texts = ComparisonTexts(
         views.prompts, join_texts(views.answers, marked, TURN), join_texts(views.exact, rejected, "\x1f")
     )
+    return with_tools(texts, columns["tools"])
+
+
+def _with_answers(prompts: pa.Array, answers: pa.Array) -> pa.Array:
+    """Return the turns of each prompt and its answer as one list."""
+    owners = np.concatenate([pc.list_parent_indices(side).to_numpy() for side in (prompts, answers)])
+    turns = pa.concat_arrays([prompts.flatten(), answers.flatten()]).take(pa.array(np.argsort(owners, kind="stable")))
+    offsets = np.searchsorted(np.sort(owners), np.arange(len(prompts) + 1))
+    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), turns, type=prompts.type)
 
 
 FORMAT = Format(
@@ -200,6 +223,7 @@ FORMAT = Format(
         Field("prompt", "The question, or the turns before the answer", has_turns=True),
         Field("chosen", "The preferred answer, or all turns up to it", has_turns=True),
         Field("rejected", "The other answer, or all turns up to it", has_turns=True),
+        TAGS_FIELD,
     ),
     columns=(
         Column(
@@ -211,6 +235,8 @@ FORMAT = Format(
         ),
         Column("chosen", "The preferred answer: one assistant turn", MESSAGES, is_answer=True),
         Column("rejected", "The other answer: one assistant turn", MESSAGES),
+        TOOLS,
+        TAGS,
     ),
     required=(frozenset({"chosen", "rejected"}),),
     main_keys=frozenset({"prompt", "chosen", "rejected"}),

@@ -19,8 +19,20 @@ _ID_DIGITS = 64
 
 
 def row_id(row: dict[str, Any]) -> str:
-    """Return the SHA-256 (hex) of the row as canonical JSON: sorted keys, no white space, UTF-8."""
-    return hashlib.sha256(orjson.dumps(row, option=orjson.OPT_SORT_KEYS)).hexdigest()
+    """Return the SHA-256 (hex) of what a row says, as canonical JSON: sorted keys, no white space, UTF-8.
+
+    Tags and the weights of turns say how a row is used, so they are left out: with others it is the same row. So is
+    `tools` if it is null: rows without tools keep the ids that they had before the column existed.
+    """
+    said = {name: _said(cell) for name, cell in row.items() if name != "tags" and (name != "tools" or cell is not None)}
+    return hashlib.sha256(orjson.dumps(said, option=orjson.OPT_SORT_KEYS)).hexdigest()
+
+
+def _said(cell: Any) -> Any:
+    """Return a cell. If it is a list of turns, their weights are removed."""
+    if isinstance(cell, list) and any(isinstance(turn, dict) and "weight" in turn for turn in cell):
+        return [{key: item for key, item in turn.items() if key != "weight"} for turn in cell]
+    return cell
 
 
 def row_ids(row_format: Format, records: Sequence[Record]) -> pa.Array:

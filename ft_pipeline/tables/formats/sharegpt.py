@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from ft_pipeline.tables.formats.arrow_schema import MESSAGES
-from ft_pipeline.tables.formats.base import Column, Field, Format, Record
-from ft_pipeline.tables.formats.turns import check_order, read_turns
+from ft_pipeline.tables.formats.arrow_schema import MESSAGES, TAGS, TOOLS
+from ft_pipeline.tables.formats.base import TAGS_FIELD, Column, Field, Format, Record
+from ft_pipeline.tables.formats.turns import check_order, is_trained, read_turns
 from ft_pipeline.tables.reading.describe import describe_value, missing_message
 from ft_pipeline.tables.reading.sidecar import Sidecar
 from ft_pipeline.tables.reason_codes import Fault
@@ -19,6 +19,8 @@ def convert_sharegpt(value: dict[str, Any], sidecar: Sidecar) -> Record | Fault:
     if isinstance(turns, Fault):
         return turns
     fault = check_order(turns, last="assistant")
+    if fault is None and not any(map(is_trained, turns)):
+        fault = Fault("no_trained_turn", "every answer has the weight 0, so that none is trained; remove the row")
     return fault or (turns,)
 
 
@@ -43,7 +45,7 @@ FORMAT = Format(
     name="sharegpt",
     description="Multi-turn conversations.",
     raw_row="`conversations`: list of `{from, value}`; common synonyms are mapped",
-    fields=(CONVERSATIONS, TURNS),
+    fields=(CONVERSATIONS, TURNS, TAGS_FIELD),
     columns=(
         Column(
             "messages",
@@ -53,6 +55,8 @@ FORMAT = Format(
             is_prompt=True,
             is_answer=True,
         ),
+        TOOLS,
+        TAGS,
     ),
     required=(frozenset({"conversations"}), frozenset({"messages"})),
     main_keys=frozenset({"conversations", "messages"}),

@@ -4,7 +4,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from ft_pipeline.tables.formats.base import ArrowColumns, Column, Field, Format, Record
+from ft_pipeline.tables.formats.arrow_schema import TAGS
+from ft_pipeline.tables.formats.base import TAGS_FIELD, ArrowColumns, Column, Field, Format, Record
 from ft_pipeline.tables.formats.comparison_texts import ComparisonTexts, as_large, normalise_all, text_scalar
 from ft_pipeline.tables.reading.describe import describe_empty, describe_value, missing_message
 from ft_pipeline.tables.reading.sidecar import Sidecar
@@ -32,8 +33,8 @@ FORMAT = Format(
     name="text",
     description="Raw text for continued pretraining.",
     raw_row="`text`",
-    fields=(Field("text", "A passage"),),
-    columns=(Column("text", "A passage for continued pretraining", is_prompt=True),),
+    fields=(Field("text", "A passage"), TAGS_FIELD),
+    columns=(Column("text", "A passage for continued pretraining", is_prompt=True), TAGS),
     required=(frozenset({"text"}),),
     main_keys=frozenset({"text"}),
     signs=frozenset({"text"}),

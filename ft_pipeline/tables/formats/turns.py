@@ -1,7 +1,8 @@
 """Lists of turns: their roles, their texts and the order of the roles."""
 
 import itertools
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ft_pipeline.tables.reading.describe import describe_keys, describe_value, shorten
@@ -19,18 +20,19 @@ ROLES: Mapping[str, str] = {
 """The roles that need no sidecar, and the roles that they become. Case-sensitive."""
 TARGETS: Mapping[str, str] = {"human": "user", "gpt": "assistant", "system": "system", "tool": "tool"}
 """The roles that a sidecar may map to, and the roles that they become."""
-READ_KEYS = frozenset({"from", "role", "value", "content", "reasoning_content"})
+READ_KEYS = frozenset({"from", "role", "value", "content", "reasoning_content", "weight"})
 """The turn keys that are used. Other keys are dropped and listed once per file."""
 _CALLS = ("tool_calls", "function_call")
 _SPEAKER = {"user": "the human's", "assistant": "the model's", "tool": "a tool's", "system": "the system's"}
 _MAY_FOLLOW = {"user": {"assistant", "tool"}, "assistant": {"user", "tool"}, "tool": {"tool", "assistant"}}
 
-Message = dict[str, str]
-"""role (user, assistant, system, tool), content, and for an assistant turn optionally reasoning_content."""
+Message = dict[str, Any]
+"""A turn as in arrow_schema.MESSAGES: role (user, assistant, system, tool), content, and the other keys that it has."""
 
 
 def read_turns(raw: list[Any], sidecar: Sidecar) -> list[Message] | Fault:
-    """Return turns with any of the common key names as {role, content[, reasoning_content]}, or the first fault."""
+    """Return turns with any of the common key names as {role, content[, reasoning_content, weight]}; or the first
+    fault."""
     roles = {**ROLES, **{source: TARGETS[target] for source, target in sidecar.roles.items()}}
     messages: list[Message] = []
     for number, turn in enumerate(raw, 1):
@@ -77,17 +79,32 @@ def _read_turn(turn: dict[str, Any], number: int, roles: Mapping[str, str]) -> M
         )
     if is_empty(text):
         return Fault("empty_value", f"turn {number} ({speaker}) is empty; write it, or remove the row")
-    role = roles[speaker]
-    thoughts = turn.get("reasoning_content") if role == "assistant" else None
-    if thoughts is None:
-        return {"role": role, "content": text}
-    if not isinstance(thoughts, str):
+    message: Message = {"role": roles[speaker], "content": text}
+    return _with_model_keys(message, turn, number) if roles[speaker] == "assistant" else message
+
+
+def _with_model_keys(message: Message, turn: dict[str, Any], number: int) -> Message | Fault:
+    """Add the keys that only a model's turn has, or return the fault in them."""
+    thoughts, weight = turn.get("reasoning_content"), turn.get("weight")
+    if not isinstance(thoughts, str | None):
         return Fault(
             "wrong_type", f"`reasoning_content` of turn {number} is {describe_value(thoughts)}; it must be a text"
         )
-    if is_empty(thoughts):
-        return {"role": role, "content": text}
-    return {"role": role, "content": text, "reasoning_content": thoughts}
+    if thoughts is not None and not is_empty(thoughts):
+        message["reasoning_content"] = thoughts
+    if weight is None:
+        return message
+    if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight <= 1:
+        return Fault(
+            "wrong_type",
+            f"`weight` of turn {number} is {describe_value(weight)}; it must be 0 (shown, not trained) or 1",
+        )
+    if 0 < weight < 1:
+        return Fault(
+            "unsupported_shape",
+            f"turn {number} has the weight {weight:g}; only 0 (shown, not trained) and 1 are read",
+        )
+    return message if weight else {**message, "weight": 0.0}
 
 
 def _guess(speaker: str) -> str:
@@ -157,4 +174,54 @@ def echoes(messages: list[Message]) -> bool:
 
 def plain(messages: Sequence[Mapping[str, Any]]) -> list[Message]:
     """Return turns read from a table without the keys that are null (Parquet stores a missing key as null)."""
-    return [{key: text for key, text in message.items() if text is not None} for message in messages]
+    return [
+        {key: plain(item) if key == "tool_calls" else item for key, item in message.items() if item is not None}
+        for message in messages
+    ]
+
+
+def is_trained(message: Mapping[str, Any]) -> bool:
+    """Return whether a turn is an answer that is trained, and not one that is only shown."""
+    return message["role"] == "assistant" and message.get("weight") != 0
+
+
+def spoken_text(message: Mapping[str, Any]) -> str:
+    """Return the text of a turn, and on a line each the name and arguments of the tools that it calls."""
+    calls = [f"{call['name']} {call['arguments']}" for call in message.get("tool_calls") or ()]
+    return "\n".join([message["content"], *calls] if message["content"] else calls)
+
+
+def searchable_texts(message: Mapping[str, Any]) -> list[str]:
+    """Return the texts of a turn that a person would search for: content, reasoning, and each text in the arguments of
+    calls, as it reads outside JSON."""
+    texts = [message["content"], message.get("reasoning_content")]
+    for call in message.get("tool_calls") or ():
+        texts += strings_in_json(call["arguments"])
+    return [text for text in texts if text]
+
+
+def strings_in_json(text: str) -> list[str]:
+    """Return the strings in a JSON text except keys; none if it is not JSON."""
+    try:
+        return list(strings_in(json.loads(text)))
+    except (ValueError, RecursionError):
+        return []
+
+
+def strings_in(value: Any) -> Iterator[str]:
+    """Yield every string in a value, except the keys of mappings."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from strings_in(item)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from strings_in(item)
+
+
+def texts_of_turn(message: Mapping[str, Any]) -> list[str]:
+    """Return every text of a turn but its role. A model reads all of them; the arguments of a call are JSON text."""
+    calls = [call.get(key) for call in message.get("tool_calls") or () for key in ("id", "name", "arguments")]
+    texts = [message.get(key) for key in ("content", "reasoning_content", "tool_call_id", "name")]
+    return [text for text in (*texts, *calls) if text is not None]

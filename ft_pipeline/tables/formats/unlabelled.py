@@ -3,8 +3,8 @@
 from typing import Any
 
 from ft_pipeline.tables.formats.alpaca import HISTORY, INPUT, INSTRUCTION, SYSTEM, context_of, instruction_messages
-from ft_pipeline.tables.formats.arrow_schema import MESSAGES
-from ft_pipeline.tables.formats.base import Column, Format, Record, not_text
+from ft_pipeline.tables.formats.arrow_schema import MESSAGES, TAGS, TOOLS
+from ft_pipeline.tables.formats.base import TAGS_FIELD, Column, Format, Record, not_text
 from ft_pipeline.tables.formats.sharegpt import CONVERSATIONS, TURNS, turn_list
 from ft_pipeline.tables.formats.turns import check_order, read_turns
 from ft_pipeline.tables.reading.describe import missing_message
@@ -49,7 +49,7 @@ FORMAT = Format(
     name="unlabelled",
     description="Prompts without answers, for the teacher.",
     raw_row="`instruction` and optional `input`, or a conversation that ends with the human",
-    fields=(INSTRUCTION, INPUT, SYSTEM, HISTORY, CONVERSATIONS, TURNS),
+    fields=(INSTRUCTION, INPUT, SYSTEM, HISTORY, CONVERSATIONS, TURNS, TAGS_FIELD),
     columns=(
         Column(
             "messages",
@@ -58,6 +58,8 @@ FORMAT = Format(
             sources=("instruction", "input", "system", "history", "conversations", "messages"),
             is_prompt=True,
         ),
+        TOOLS,
+        TAGS,
     ),
     required=(frozenset({"instruction"}), frozenset({"conversations"}), frozenset({"messages"})),
     main_keys=frozenset({"instruction", "conversations", "messages"}),

@@ -12,9 +12,9 @@ from ft_pipeline.tables.reason_codes import ALLOWABLE, ROW_CODES, Refused
 
 TARGET_COLUMNS = frozenset(
     {"instruction", "input", "output", "system", "history", "conversations", "text", "prompt", "chosen", "rejected"}
-    | {"from", "value", "reasoning_content"}
+    | {"tags", "from", "value", "reasoning_content", "weight"}
 )
-"""The names that `columns` may map to. `from`, `value` and `reasoning_content` are keys of a turn."""
+"""The names that `columns` may map to. `from`, `value`, `reasoning_content` and `weight` are keys of a turn."""
 MAX_BYTES = 1 << 20
 """Maximum size of a sidecar."""
 

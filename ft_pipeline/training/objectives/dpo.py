@@ -9,7 +9,6 @@ so that no second model is in memory. Label smoothing as in cDPO (Mitchell 2023)
 from collections.abc import Sequence
 from typing import Any
 
-import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -21,6 +20,7 @@ from ft_pipeline.models.chat import prompt_and_target, with_prompt
 from ft_pipeline.models.compute_dtype import compute_autocast
 from ft_pipeline.settings.experiment import DpoSettings, ExperimentSettings
 from ft_pipeline.settings.project import DataSettings
+from ft_pipeline.tables.formats.arrow_schema import read_columns
 from ft_pipeline.tables.formats.turns import plain
 from ft_pipeline.training.objectives.rows import PreparedRows, RowSource
 from ft_pipeline.training.tokens.chat_tokens import Rendered, encode
@@ -40,10 +40,15 @@ def prepare_rows(job: Job, settings: ExperimentSettings, tokenizer: Any, limits:
     The hash of its prompt decides whether a pair is held out for validation, as for conversations. A pair near a
     held-out row of the input conversations is left out.
     """
-    columns = ["id", "file", "row", "prompt_messages", "chosen", "rejected"]
-    pairs = pq.read_table(job.inputs["preferences"] / "rows.parquet", columns=columns).to_pylist()
+    columns = ["id", "file", "row", "prompt_messages", "chosen", "rejected", "tools"]
+    pairs = read_columns(job.inputs["preferences"] / "rows.parquet", columns).to_pylist()
     comparable = [
-        {**pair, "messages": plain(pair["prompt_messages"]), "answer": pair["chosen"][-1]["content"]} for pair in pairs
+        {
+            **pair,
+            "messages": plain(pair["prompt_messages"]),
+            "answers": [pair[side][-1]["content"] for side in ("chosen", "rejected")],
+        }
+        for pair in pairs
     ]
     kept, left_out = split_or_leave_out(
         job.inputs["conversations"], comparable, DataSettings.model_validate(job.config["data"])
@@ -73,7 +78,7 @@ def _tokenize(tokenizer: Any, pairs: list[dict[str, Any]], side: str, settings: 
     for pair in pairs:
         conversation = with_prompt([*pair["messages"], *plain(pair[side])], settings.data.system_prompt, [])
         try:
-            context, target = prompt_and_target(tokenizer, conversation)
+            context, target = prompt_and_target(tokenizer, conversation, pair.get("tools"))
         except UserError as error:
             raise UserError(f"{pair['file']}:{pair['row']}: {error}") from error
         texts.append(Rendered(context + target, ((len(context), len(context) + len(target)),), split_by_turn=False))

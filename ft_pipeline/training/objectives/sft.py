@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.job import Job
 from ft_pipeline.models.chat import Message, with_prompt
 from ft_pipeline.settings.experiment import ExperimentSettings
+from ft_pipeline.tables.formats.arrow_schema import read_columns
 from ft_pipeline.tables.formats.turns import plain
 from ft_pipeline.training.objectives.cpt import replay_blocks
 from ft_pipeline.training.objectives.rows import PreparedRows, RowSource
@@ -25,7 +25,7 @@ from ft_pipeline.training.tokens.chat_tokens import (
 from ft_pipeline.training.tokens.sample import apply_weight
 from ft_pipeline.training.tokens.token_audit import AnswerChecks, Row, combine_checks
 
-_COLUMNS = ["id", "split", "file", "row", "messages"]
+_COLUMNS = ["id", "split", "file", "row", "messages", "tools"]
 
 
 def prepare_rows(job: Job, settings: ExperimentSettings, tokenizer: Any, limits: dict[str, int]) -> PreparedRows:
@@ -74,12 +74,12 @@ def _rows_of(parts: Sequence[_Part], items: slice) -> list[dict[str, Any]]:
 
 def _mix(job: Job, settings: ExperimentSettings) -> list[_Part]:
     """Return the rows that train, each source weighted, and the validation rows, which are human and not weighted."""
-    human = pq.read_table(job.inputs["conversations"] / "rows.parquet", columns=_COLUMNS)
+    human = read_columns(job.inputs["conversations"] / "rows.parquet", _COLUMNS)
     splits = human["split"].to_numpy()
     train, validation = (np.flatnonzero(splits == split) for split in ("train", "validation"))
     distilled, answers = human.slice(0, 0), np.empty(0, dtype=np.int64)
     if "distilled" in job.inputs:
-        distilled = pq.read_table(job.inputs["distilled"] / "rows.parquet", columns=_COLUMNS)
+        distilled = read_columns(job.inputs["distilled"] / "rows.parquet", _COLUMNS)
         answers = np.arange(len(distilled))
     weights, share, seed = settings.data.weights, settings.data.share, settings.training.seed
     train, answers = (_weighted(table, rows, share, seed) for table, rows in ((human, train), (distilled, answers)))
@@ -121,6 +121,6 @@ def _tokenize(tokenizer: Any, rows: list[dict[str, Any]], system_prompt: str | N
 def _render(tokenizer: Any, row: dict[str, Any], messages: list[Message]) -> list[Rendered]:
     """Return render_conversation of the messages. Its UserError also names the row."""
     try:
-        return render_conversation(tokenizer, messages)
+        return render_conversation(tokenizer, messages, row.get("tools"))
     except UserError as error:
         raise UserError(f"{row['file']}:{row['row']}: {error}") from error

@@ -1,5 +1,7 @@
 """Convert conversations to tokens and labels: every assistant turn with its stop token is trained, nothing else.
 
+Assistant turns of the weight 0 are not trained. What follows the last trained turn is left out.
+
 Masks are computed by rendering prefixes, so that stock chat templates without generation markers work. A turn's context
 is the template's rendering of everything before it. Its target is what the template then writes up to the stop token.
 """
@@ -10,6 +12,7 @@ from typing import Any
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.models.chat import Message, prompt_and_target, render, split_reasoning
+from ft_pipeline.tables.formats.turns import is_trained
 
 MASKED = -100
 """The label of a token that is read but not trained (PyTorch's ignore_index)."""
@@ -21,7 +24,7 @@ class Rendered:
 
     text: str
     spans: tuple[tuple[int, int], ...]
-    """Character ranges [begin, end) of the assistant turns, stop tokens included, in order."""
+    """Character ranges [begin, end) of the trained turns, stop tokens included, in order."""
     split_by_turn: bool
     """Whether each turn is a separate text, because the template renders earlier turns differently."""
 
@@ -39,18 +42,25 @@ class Encoded:
     """The token id if it is trained, else `MASKED`; not shifted (the model shifts)."""
 
 
-def render_conversation(tokenizer: Any, messages: Sequence[Message]) -> list[Rendered]:
-    """Return the training texts of one conversation: one, or one per assistant turn if the prefix property fails.
+def without_untrained_end(messages: Sequence[Message]) -> list[Message]:
+    """Return the turns up to the last one that is trained. UserError if there is none."""
+    trained = [index for index, message in enumerate(messages) if is_trained(message)]
+    if not trained:
+        raise UserError("The conversation has no assistant turn to train on. Add one, or remove the row.")
+    return list(messages[: trained[-1] + 1])
+
+
+def render_conversation(tokenizer: Any, messages: Sequence[Message], tools: str | None = None) -> list[Rendered]:
+    """Return the training texts of one conversation: one, or one per trained turn if the prefix property fails.
 
     The property: the rendering of the first k turns is a prefix of the rendering of more turns. Qwen3's template breaks
     it, because it removes the reasoning of earlier turns. Then each turn is rendered as generation would see it.
-    UserError if there is no assistant turn.
+    UserError if no turn is trained.
     """
-    ends = [index + 1 for index, message in enumerate(messages) if message["role"] == "assistant"]
-    if not ends:
-        raise UserError("The conversation has no assistant turn to train on. Add one, or remove the row.")
-    pairs = [prompt_and_target(tokenizer, messages[:end]) for end in ends]
-    whole = render(tokenizer, messages[: ends[-1]], add_generation_prompt=False)
+    messages = without_untrained_end(messages)
+    ends = [index + 1 for index, message in enumerate(messages) if is_trained(message)]
+    pairs = [prompt_and_target(tokenizer, messages[:end], tools) for end in ends]
+    whole = render(tokenizer, messages, add_generation_prompt=False, tools=tools)
     if all(whole.startswith(context + target) for context, target in pairs):
         spans = tuple((len(context), len(context) + len(target)) for context, target in pairs)
         return [Rendered(whole[: spans[-1][1]], spans, split_by_turn=False)]
@@ -73,14 +83,15 @@ class DroppedTurns:
 
 
 def find_dropped_turns(messages: Sequence[Message], texts: Sequence[Rendered]) -> DroppedTurns:
-    """Compare the turns with the texts that render_conversation made of them. The last text has all of them in order.
+    """Compare the turns up to the last trained one with the texts that render_conversation made of them. The last text
+    has all of them in order.
 
     A system turn may be anywhere (some templates write it into the last human turn).
     """
     last_text, position = texts[-1].text, 0
     turns: list[str] = []
     reasoning_turns, reasoning_left_out = 0, []
-    for number, message in enumerate(messages, 1):
+    for number, message in enumerate(without_untrained_end(messages), 1):
         reasoning, content = split_reasoning(message)
         if reasoning:
             reasoning_turns += 1

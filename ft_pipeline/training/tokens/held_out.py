@@ -1,15 +1,14 @@
-"""Split the pairs and texts that train in addition to conversations, and leave out those near a held-out row."""
+"""Split the pairs and texts that train in addition to conversations, and leave out those that show a held-out row."""
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ft_pipeline.settings.project import DataSettings
-from ft_pipeline.tables.dedup.contamination import heldout_rows, overlap_with_heldout
-from ft_pipeline.tables.dedup.keys import prompt_of
-from ft_pipeline.tables.split_assignment import split_of
-from ft_pipeline.tables.text_rules import normalise
+from ft_pipeline.tables.dedup.keys import keys_of, keys_of_messages
+from ft_pipeline.tables.formats.text import FORMAT as TEXT
+from ft_pipeline.tables.held_out import HeldOut, read_held_out
+from ft_pipeline.tables.splits import VALIDATION, place_in_splits
 
 
 def split_or_leave_out(
@@ -17,24 +16,33 @@ def split_or_leave_out(
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Return (rows with their `split`, train or validation; rows left out as `train_test_overlap`).
 
-    rows: {file, row, text} or {file, row, messages, answer}, all of one kind. The hash of the text, or of the prompt as
-    for conversations, decides the split, so that new rows do not move old ones. A row whose hash means "test" for
-    conversations is trained on here, unless it is near a held-out row of the conversations.
+    rows: {file, row, text} or {file, row, messages, answers}, all of one kind. The hash of the text, or of the prompt
+    as for conversations, decides the split, so that new rows do not move old ones. A row whose hash means "test" for
+    conversations is trained on here, unless it shows a held-out row of the conversations.
     """
     if not rows:
         return [], []
-    overlaps = overlap_with_heldout(rows, heldout_rows(conversations))
+    held_out = read_held_out(conversations)
+    if "text" in rows[0]:
+        groups = keys_of(TEXT, [(row["text"],) for row in rows]).group
+        overlaps = held_out.in_texts([row["text"] for row in rows])
+    else:
+        groups = keys_of_messages([row["messages"] for row in rows]).group
+        overlaps = _pair_overlaps(held_out, rows)
+    is_validation = (place_in_splits(groups, shares) == VALIDATION).tolist()
     kept, left_out = [], []
-    for row, copy_of in zip(rows, overlaps, strict=True):
-        split = "validation" if split_of(_split_key(row), shares) == "validation" else "train"
+    for row, copy_of, validates in zip(rows, overlaps, is_validation, strict=True):
         if copy_of is None:
-            kept.append({**row, "split": split})
+            kept.append({**row, "split": "validation" if validates else "train"})
         else:
             left_out.append({"file": row["file"], "row": row["row"], "code": "train_test_overlap", "copy_of": copy_of})
     return kept, left_out
 
 
-def _split_key(row: dict[str, Any]) -> str:
-    """Return the hash that decides the split of a row."""
-    text = normalise(row["text"]) if "text" in row else prompt_of(row["messages"])
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
+def _pair_overlaps(held_out: HeldOut, rows: Sequence[dict[str, Any]]) -> list[str | None]:
+    """Return, for each pair, the name of something held out that its prompt shows together with one of its answers."""
+    names: list[str | None] = [None] * len(rows)
+    for side in range(max(len(row["answers"]) for row in rows)):
+        answered = [[*row["messages"], {"role": "assistant", "content": row["answers"][side]}] for row in rows]
+        names = [name or found for name, found in zip(names, held_out.in_conversations(answered), strict=True)]
+    return names

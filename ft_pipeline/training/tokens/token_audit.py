@@ -105,8 +105,8 @@ class AnswerChecks:
                 "with a label that differs from the token at its position",
             ),
             "prompts_masked": Check(
-                "the trained tokens of every row decode to exactly its assistant turns",
-                "whose trained tokens are not exactly the assistant turns",
+                "the trained tokens of every row decode to exactly its trained turns",
+                "whose trained tokens are not exactly the trained turns",
             ),
         }
 

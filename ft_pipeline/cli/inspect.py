@@ -1,0 +1,72 @@
+"""`ft inspect`: the rows that a person should look at first."""
+
+from typing import Annotated, Any
+
+import typer
+
+from ft_pipeline.cli import display_inspection
+from ft_pipeline.cli.common import JsonOption, ProjectOption, open_project, print_result, stdout
+from ft_pipeline.errors import UserError
+from ft_pipeline.store.artifacts import ArtifactStore
+from ft_pipeline.store.asset_pointers import current_artifact
+from ft_pipeline.tables.formats.registry import CONVERSATIONAL, FORMATS
+
+ANSWERED = ("conversations", *CONVERSATIONAL)
+"""The tables of the test rows."""
+TABLES = (*ANSWERED, *(name for name in FORMATS if name not in CONVERSATIONAL), "distilled")
+
+
+def inspect(
+    table: Annotated[str, typer.Argument(help=f"Table: {', '.join(TABLES)}.")] = "conversations",
+    experiment: Annotated[
+        str | None,
+        typer.Option("--experiment", "-e", help="Experiment whose held-out loss is shown (default: the last scored)."),
+    ] = None,
+    count: Annotated[int, typer.Option("--count", "-n", min=1, max=1000, help="Number of rows of each list.")] = 5,
+    project: ProjectOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show the rows of a table to look at first: highest held-out loss, oddest, longest. Also shows its languages.
+
+    Example: ft inspect conversations --experiment qlora
+    """
+    if table not in TABLES:
+        raise UserError(f"There is no table {table!r}. Choose one of {', '.join(TABLES)}.")
+    if experiment and table not in ANSWERED:
+        raise UserError(
+            f"--experiment cannot be used with the table {table}, which has no test rows. "
+            f"Use one of {', '.join(ANSWERED)}."
+        )
+    opened_project = open_project(project)
+    if experiment:
+        opened_project.experiment(experiment)  # raises UserError for a name that does not exist
+    document = _inspect(ArtifactStore(opened_project.store), table, experiment, count)
+    has_test_rows = table in ANSWERED
+    print_result(document, as_json, lambda shown: display_inspection.show_inspection(stdout, shown, has_test_rows))
+
+
+def _inspect(store: ArtifactStore, table: str, experiment: str | None, count: int) -> dict[str, Any]:
+    from ft_pipeline.evaluation.highest_loss import hardest_answers, newest_scored_experiment
+    from ft_pipeline.tables.inspection import inspect_rows
+    from ft_pipeline.tables.languages import identify_languages
+
+    artifact = current_artifact(store, table)
+    if artifact is None:
+        raise UserError(f"The store has no valid table {table} yet. Run `ft run`.")
+    scored = (experiment or newest_scored_experiment(store)) if table in ANSWERED else None
+    scores = current_artifact(store, "scores", scored) if scored else None
+    if experiment and scores is None:
+        raise UserError(f"The experiment {experiment} has no scores yet. Run `ft run --experiment {experiment}`.")
+    path = artifact.path / "rows.parquet"
+    document = {
+        "table": table,
+        "languages": identify_languages(path, table).to_json(),
+        **inspect_rows(path, table, count).to_json(),
+        "held_out": None,
+    }
+    if scores is not None:
+        baseline = current_artifact(store, "prompt_baseline", scored)
+        only = table if table != "conversations" else None
+        answers = hardest_answers(store, scores, baseline, count, only)
+        document["held_out"] = {"experiment": scored, **answers.to_json()}
+    return document

@@ -1,0 +1,207 @@
+"""Near duplicates: rows that share nine tenths of their 3-word shingles.
+
+They are found in three steps. MinHash bands select the rows that are probably near another row; only the texts of these
+are read again. Their rarest shingles select the pairs to compare. An exact count over the shingle sets decides.
+
+Two sets with Jaccard >= 9/10 share at least one of the rarest tenth of their shingles. So the second step loses no
+duplicate (except by MAX_POSTINGS), and a million rows of one template are not all compared with each other.
+"""
+
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import IO
+
+import numpy as np
+
+from ft_pipeline.tables.dedup.keys import Keys
+from ft_pipeline.tables.dedup.minhash import share_a_band
+
+BLOCK_SHINGLES = 4_000_000
+"""Number of shingles that are sorted at a time."""
+MAX_POSTINGS = 256
+"""Rows remembered per shingle, which are the first ones that have it. Limits the work on hostile data: a duplicate of a
+row that is not remembered may be missed."""
+_RARITY_BITS = 22
+"""Shingles are counted by this many of their bits, in 32 MiB. Shingles that agree in these bits count as one."""
+
+MEMORY_BYTES = 1 << 30
+"""Shingles of more bytes are in a temporary file."""
+
+ReadShingles = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+"""Returns (uint64 shingles, int64 number per row) of the rows at these positions, which ascend."""
+MayReplace = Callable[[np.ndarray, int], np.ndarray]
+"""Returns a bool for each of some rows: whether it may take the place of the given row, which is near it."""
+
+
+class Spill:
+    """Numbers that are appended: in memory, and from MEMORY_BYTES on in a temporary file."""
+
+    def __init__(self) -> None:
+        self._parts: list[np.ndarray] = []
+        self._bytes = 0
+        self._file: IO[bytes] | None = None
+
+    def append(self, numbers: np.ndarray) -> None:
+        """Append uint64 numbers."""
+        self._parts.append(numbers)
+        self._bytes += numbers.nbytes
+        if self._bytes > MEMORY_BYTES:
+            self._file = self._file or tempfile.TemporaryFile()  # noqa: SIM115 - closed with this object
+            for part in self._parts:
+                part.tofile(self._file)
+            self._file.flush()
+            self._parts, self._bytes = [], MEMORY_BYTES
+
+    def read(self) -> np.ndarray:
+        """Return all numbers."""
+        if self._file is None:
+            return np.concatenate(self._parts) if self._parts else np.empty(0, dtype=np.uint64)
+        return np.memmap(self._file, dtype=np.uint64, mode="r")
+
+
+def find_near(
+    keys: Keys, rows: np.ndarray, read_shingles: ReadShingles, may_replace: MayReplace | None = None
+) -> dict[int, int]:
+    """Return row → the first kept row before it that it is near to, for those of the rows that have one.
+
+    rows: positions in the keys, in the order in which they are kept. may_replace: None compares all rows.
+    """
+    rows = rows[share_a_band(keys.bands[rows])]
+    if not len(rows):
+        return {}
+    ascending = np.sort(rows)
+    order = np.searchsorted(ascending, rows)
+    sets = _Sets.of_rows(*read_shingles(ascending))
+
+    def may_replace_set(candidates: np.ndarray, row: int) -> np.ndarray:
+        return may_replace(ascending[candidates], int(ascending[row]))  # type: ignore[misc]
+
+    matches = _match_in_order(sets, order, may_replace_set if may_replace else None)
+    return {int(ascending[row]): int(ascending[original]) for row, original in matches}
+
+
+@dataclass
+class _Sets:
+    """The sets of shingles of rows."""
+
+    shingles: np.ndarray
+    """uint64: the distinct shingles of each row, ascending, row after row."""
+    starts: np.ndarray
+    """int64 per row: the position of its first shingle."""
+    sizes: np.ndarray
+    """int64 per row: its number of distinct shingles."""
+
+    @classmethod
+    def of_rows(cls, shingles: np.ndarray, lengths: np.ndarray) -> "_Sets":
+        """Return the sets of rows, from their shingles in any order."""
+        sets, sizes = Spill(), np.zeros(len(lengths), dtype=np.int64)
+        for begin, end, first, last in _blocks(lengths):
+            owners, block = np.repeat(np.arange(begin, end), lengths[begin:end]), shingles[first:last]
+            order = np.lexsort((block, owners))
+            owners, block = owners[order], block[order]
+            distinct = np.ones(len(block), dtype=bool)
+            distinct[1:] = (block[1:] != block[:-1]) | (owners[1:] != owners[:-1])
+            sets.append(block[distinct])
+            sizes[begin:end] = np.bincount(owners[distinct] - begin, minlength=end - begin)
+        return cls(sets.read(), np.cumsum(sizes) - sizes, sizes)
+
+    def of(self, row: int) -> np.ndarray:
+        return self.shingles[self.starts[row] : self.starts[row] + self.sizes[row]]
+
+    def common(self, row: int, others: np.ndarray) -> np.ndarray:
+        """Return, for each of the other rows, how many shingles of `row` it has."""
+        row_set, sizes = self.of(row), self.sizes[others]
+        before = np.cumsum(sizes) - sizes
+        shingles = self.shingles[np.repeat(self.starts[others] - before, sizes) + np.arange(int(sizes.sum()))]
+        places = np.minimum(np.searchsorted(row_set, shingles), len(row_set) - 1)
+        return np.add.reduceat((row_set[places] == shingles).astype(np.int64), before)
+
+
+def _blocks(lengths: np.ndarray) -> Iterator[tuple[int, int, int, int]]:
+    """Yield (first row, end, first shingle, end) of consecutive rows with about BLOCK_SHINGLES shingles together."""
+    ends = np.cumsum(lengths)
+    begin = 0
+    while begin < len(lengths):
+        done = int(ends[begin - 1]) if begin else 0
+        end = max(int(np.searchsorted(ends, done + BLOCK_SHINGLES)), begin + 1)
+        yield begin, end, done, int(ends[end - 1])
+        begin = end
+
+
+@dataclass
+class _RareShingles:
+    """The rarest shingles of each row that another row's rarest shingles include, too."""
+
+    owners: np.ndarray
+    """int64, ascending: the row of each shingle."""
+    ids: np.ndarray
+    """int64: a number for each shingle, equal for equal shingles."""
+
+
+def _rare_shingles(sets: _Sets) -> _RareShingles:
+    """Select the rarest shingles of each row, and drop those that no other row's selection includes."""
+    frequencies = np.zeros(1 << _RARITY_BITS, dtype=np.int64)
+    for _, _, first, last in _blocks(sets.sizes):
+        frequencies += np.bincount(_lowest_bits(sets.shingles[first:last]), minlength=len(frequencies))
+    parts = []
+    for begin, end, first, last in _blocks(sets.sizes):
+        owners = np.repeat(np.arange(begin, end), sets.sizes[begin:end])
+        parts.append(_select_rarest(owners, sets.shingles[first:last], frequencies))
+    owners, shingles = (np.concatenate(column) for column in zip(*parts, strict=True))
+    _, ids, counts = np.unique(shingles, return_inverse=True, return_counts=True)
+    is_shared = counts[ids] > 1
+    return _RareShingles(owners[is_shared], ids[is_shared])
+
+
+def _lowest_bits(shingles: np.ndarray) -> np.ndarray:
+    return (shingles & np.uint64((1 << _RARITY_BITS) - 1)).astype(np.int64)
+
+
+def _select_rarest(owners: np.ndarray, shingles: np.ndarray, frequencies: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return (owners, shingles) of the rarest n - ceil(9n/10) + 1 of each row's n distinct shingles.
+
+    A set with Jaccard >= 9/10 to the row's has at least ceil(9n/10) of its shingles, and so one of these. Ties are
+    decided by the shingle itself, because the order must be the same for all rows.
+    """
+    order = np.lexsort((shingles, frequencies[_lowest_bits(shingles)], owners))
+    owners, shingles = owners[order], shingles[order]
+    starts = np.flatnonzero(np.concatenate([[True], owners[1:] != owners[:-1]]))
+    sizes = np.diff(np.append(starts, len(owners)))
+    rank = np.arange(len(owners)) - np.repeat(starts, sizes)
+    is_rare = rank < np.repeat(sizes - (9 * sizes + 9) // 10 + 1, sizes)
+    return owners[is_rare], shingles[is_rare]
+
+
+def _match_in_order(sets: _Sets, order: np.ndarray, may_replace: MayReplace | None) -> Iterator[tuple[int, int]]:
+    """Go through the rows in this order, and compare each with the kept rows that share a rare shingle with it."""
+    rare = _rare_shingles(sets)
+    begins, ends = (np.searchsorted(rare.owners, order, side=side) for side in ("left", "right"))
+    places = np.empty(len(order), dtype=np.int64)
+    places[order] = np.arange(len(order))
+    rows_by_id: dict[int, list[int]] = {}
+    for row, begin, end in zip(order.tolist(), begins.tolist(), ends.tolist(), strict=True):
+        shingle_ids = rare.ids[begin:end].tolist()
+        kept = np.array(sorted({earlier for shingle in shingle_ids for earlier in rows_by_id.get(shingle, ())}), int)
+        candidates = kept if may_replace is None or not kept.size else kept[may_replace(kept, row)]
+        original = _first_near(sets, row, candidates[np.argsort(places[candidates])]) if candidates.size else None
+        if original is not None:
+            yield row, original
+            continue
+        for shingle in shingle_ids:
+            remembered = rows_by_id.setdefault(shingle, [])
+            if len(remembered) < MAX_POSTINGS:
+                remembered.append(row)
+
+
+def _first_near(sets: _Sets, row: int, candidates: np.ndarray) -> int | None:
+    """Return the first candidate with Jaccard >= 9/10 to the row, or None."""
+    row_size, candidate_sizes = sets.sizes[row], sets.sizes[candidates]
+    # Sets of very different sizes cannot be near.
+    is_possible = 10 * np.minimum(row_size, candidate_sizes) >= 9 * np.maximum(row_size, candidate_sizes)
+    candidates, candidate_sizes = candidates[is_possible], candidate_sizes[is_possible]
+    if not candidates.size:
+        return None
+    common = sets.common(row, candidates)
+    near = np.flatnonzero(10 * common >= 9 * (row_size + candidate_sizes - common))
+    return int(candidates[near[0]]) if near.size else None

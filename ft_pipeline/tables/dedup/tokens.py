@@ -1,0 +1,217 @@
+"""Tokens: the words and signs of a text, for the search of leaks, of examples and of passages.
+
+A word is a run of letters, marks and digits. In scripts without spaces between words, each character is a word. A sign
+is any other visible character. Case, the NFKC form and invisible characters make no difference.
+
+`tokens_of` is the definition. `_fast_tokens` does the same for ASCII, a block of texts at a time.
+"""
+
+import unicodedata
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import regex
+
+from ft_pipeline.tables.dedup.hashes import hash_pieces
+from ft_pipeline.tables.text_rules import ZERO_WIDTH
+
+WORD, CHARACTER, DIGITS, NUMBER, NAME, SIGN = range(6)
+"""Kinds of tokens. CHARACTER: a word of a script without spaces. DIGITS: a word with a digit. NUMBER: one with at least
+4 digits, or with letters and at least 3: an order number, a year. NAME: a capitalized word inside a sentence."""
+NUMBER_DIGITS = 4
+UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Bopomofo}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
+"""Scripts without spaces between words, as a part of a character class."""
+BLOCK_BYTES = 1 << 17
+"""Bytes of text per block: numpy's arrays for a block stay in the processor's cache (twice as fast)."""
+
+Texts: TypeAlias = "Sequence[str] | pa.Array"
+"""Python strings, or a large_string array."""
+Token = tuple[str, int]
+"""The text of a token, in the form that is compared, and its kind."""
+
+_TOKEN = regex.compile(
+    rf"(?P<character>[{UNSPACED}]\p{{M}}*)|(?P<word>[\p{{L}}\p{{M}}\p{{N}}--[{UNSPACED}]]+)|[^\s\p{{C}}]",
+    regex.VERSION1,
+)
+_DIGIT = regex.compile(r"\p{N}")
+_INVISIBLE = dict.fromkeys(map(ord, ZERO_WIDTH))
+
+
+def tokens_of(text: str) -> list[Token]:
+    """Return the tokens of a text.
+
+    A word is inside a sentence if only white space and commas are between it and the word before it, on one line.
+    """
+    text = unicodedata.normalize("NFKC", text).translate(_INVISIBLE)
+    tokens: list[Token] = []
+    inside, end = False, 0
+    for match in _TOKEN.finditer(text):
+        token, gap = match[0], text[end : match.start()]
+        inside, end = inside and "\n" not in gap, match.end()
+        if match.lastgroup is None:
+            tokens.append((token.casefold(), SIGN))
+            inside = inside and token == ","
+            continue
+        tokens.append((token.casefold(), _kind(token, match.lastgroup, inside)))
+        inside = True
+    return tokens
+
+
+def _kind(token: str, group: str, inside: bool) -> int:
+    if digits := len(_DIGIT.findall(token)):
+        return NUMBER if digits >= NUMBER_DIGITS - (digits < len(token)) else DIGITS
+    if group == "character":
+        return CHARACTER
+    return NAME if inside and len(token) > 1 and token[0].isupper() else WORD
+
+
+def words_of(text: str) -> list[str]:
+    """Return the words of a text, without its signs."""
+    return [token for token, kind in tokens_of(text) if kind != SIGN]
+
+
+@dataclass
+class Tokens:
+    """The tokens of a sequence of texts, text after text."""
+
+    hashes: np.ndarray
+    """uint64 of each token."""
+    kinds: np.ndarray
+    """uint8: the kind of each token."""
+    counts: np.ndarray
+    """int64: the number of tokens of each text."""
+
+    def __len__(self) -> int:
+        return len(self.counts)
+
+    def take(self, texts: np.ndarray) -> "Tokens":
+        """Return some of the texts, in the order of `texts`."""
+        counts = self.counts[texts]
+        starts = (np.cumsum(self.counts) - self.counts)[texts]
+        places = np.repeat(starts - (np.cumsum(counts) - counts), counts) + np.arange(int(counts.sum()))
+        return Tokens(self.hashes[places], self.kinds[places], counts)
+
+    def select(self, kept: np.ndarray) -> "Tokens":
+        """Return the same texts with some of their tokens. `kept`: a bool per token."""
+        ends = np.cumsum(self.counts)
+        kept_before = np.concatenate([[0], np.cumsum(kept)])
+        return Tokens(self.hashes[kept], self.kinds[kept], np.diff(kept_before[np.concatenate([[0], ends])]))
+
+    def per_text(self, values: np.ndarray) -> np.ndarray:
+        """Return the sum of a value per token for each text."""
+        sums = np.concatenate([[0], np.cumsum(values)])
+        return np.diff(sums[np.concatenate([[0], np.cumsum(self.counts)])])
+
+
+def tokenize(texts: Texts) -> Tokens:
+    """Return the hashed tokens of texts."""
+    array = as_array(texts)
+    is_ascii = pc.string_is_ascii(array).to_numpy(zero_copy_only=False)
+    if is_ascii.all():
+        return _join(list(_fast_tokens(array)))
+    plain, others = np.flatnonzero(is_ascii), np.flatnonzero(~is_ascii)
+    slow = _tokenize_slowly(array.take(pa.array(others)).to_pylist())
+    return _in_order([*_fast_tokens(array.take(pa.array(plain))), slow], np.concatenate([plain, others]))
+
+
+def as_array(texts: Texts) -> pa.Array:
+    """Return texts as a large_string array."""
+    return texts if isinstance(texts, pa.Array) else pa.array(texts, pa.large_string())
+
+
+def _join(parts: Sequence[Tokens]) -> Tokens:
+    if not parts:
+        return Tokens(np.empty(0, np.uint64), np.empty(0, np.uint8), np.empty(0, np.int64))
+    return Tokens(*(np.concatenate([getattr(part, name) for part in parts]) for name in _FIELDS))
+
+
+def _in_order(parts: Sequence[Tokens], places: np.ndarray) -> Tokens:
+    """Return the texts of the parts in their order. places: the position of each text in the result."""
+    hashes, kinds, counts = (np.concatenate([getattr(part, name) for part in parts]) for name in _FIELDS)
+    return Tokens(hashes, kinds, counts).take(np.argsort(places))
+
+
+_FIELDS = ("hashes", "kinds", "counts")
+
+
+def _tokenize_slowly(texts: Sequence[str]) -> Tokens:
+    tokens = [tokens_of(text) for text in texts]
+    pieces = [token.encode("utf-8", "surrogatepass") for text_tokens in tokens for token, _ in text_tokens]
+    sizes = np.fromiter(map(len, pieces), np.int64, len(pieces))
+    data = np.frombuffer(b"".join(pieces), np.uint8)
+    kinds = np.fromiter((kind for text_tokens in tokens for _, kind in text_tokens), np.uint8, len(pieces))
+    counts = np.fromiter(map(len, tokens), np.int64, len(tokens))
+    return Tokens(hash_pieces(data, np.cumsum(sizes) - sizes, sizes), kinds, counts)
+
+
+def _table(matches: str) -> np.ndarray:
+    """Return a bool per byte: whether it is one of these characters."""
+    table = np.zeros(256, dtype=bool)
+    table[list(matches.encode())] = True
+    return table
+
+
+_DIGITS = "0123456789"
+_UPPER = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+_IS_DIGIT, _IS_UPPER = _table(_DIGITS), _table(_UPPER)
+_IS_WORD = _table(_DIGITS + _UPPER + _UPPER.lower())
+_IS_SIGN = _table("".join(map(chr, range(0x21, 0x7F)))) & ~_IS_WORD
+_ENDS_SENTENCE = (_IS_SIGN & ~_table(",")) | _table("\n")
+_LOWER = np.arange(256, dtype=np.uint8)
+_LOWER[_IS_UPPER] += 32
+
+
+def _fast_tokens(texts: pa.Array) -> Iterator[Tokens]:
+    """Yield the tokens of ASCII texts, in blocks of texts."""
+    # With a line end after each text, no token and no sentence goes on in the next text.
+    ended = pc.binary_join_element_wise(texts, pa.scalar("", texts.type), pa.scalar("\n", texts.type))
+    offsets, data = buffers(ended)
+    begin = 0
+    while begin < len(texts):
+        end = max(int(np.searchsorted(offsets, offsets[begin] + BLOCK_BYTES, side="right")) - 1, begin + 1)
+        block, block_offsets = data[offsets[begin] : offsets[end]], offsets[begin : end + 1] - offsets[begin]
+        yield _fast_block(block, block_offsets)
+        begin = end
+
+
+def _fast_block(data: np.ndarray, offsets: np.ndarray) -> Tokens:
+    is_word = _IS_WORD[data]
+    follows_word = np.zeros(len(data), dtype=bool)
+    follows_word[1:] = is_word[:-1]
+    begins_word = is_word & ~follows_word
+    word_begins, word_ends = np.flatnonzero(begins_word), np.flatnonzero(follows_word & ~is_word)
+    begins = np.flatnonzero(begins_word | _IS_SIGN[data])
+    is_word_token = is_word[begins]
+    sizes = np.ones(len(begins), np.int64)
+    sizes[is_word_token] = word_ends - word_begins
+    kinds = np.full(len(begins), SIGN, np.uint8)
+    kinds[is_word_token] = _kinds_of_words(data, word_begins, word_ends)
+    counts = np.diff(np.searchsorted(begins, offsets))
+    return Tokens(hash_pieces(_LOWER[data], begins, sizes), kinds, counts)
+
+
+def _kinds_of_words(data: np.ndarray, begins: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    sizes = ends - begins
+    digits = np.bincount(_words_before(np.flatnonzero(_IS_DIGIT[data]), begins), minlength=len(begins))
+    is_number = digits >= NUMBER_DIGITS - (digits < sizes)
+    is_inside = np.ones(len(begins) + 1, dtype=bool)
+    is_inside[_words_before(np.flatnonzero(_ENDS_SENTENCE[data]), begins) + 1] = False
+    is_inside[0] = False
+    kinds = np.where(is_inside[:-1] & _IS_UPPER[data[begins]] & (sizes > 1), np.uint8(NAME), np.uint8(WORD))
+    return np.where(digits > 0, np.where(is_number, np.uint8(NUMBER), np.uint8(DIGITS)), kinds)
+
+
+def _words_before(places: np.ndarray, begins: np.ndarray) -> np.ndarray:
+    """Return the index of the last word that begins at or before each place; -1 if none does."""
+    return np.searchsorted(begins, places, side="right") - 1
+
+
+def buffers(texts: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+    """Return (int64 offsets, uint8 data) of a large_string array: text i is data[offsets[i]:offsets[i + 1]]."""
+    _, offsets, data = texts.buffers()
+    positions = np.frombuffer(offsets, dtype=np.int64)[texts.offset : texts.offset + len(texts) + 1]
+    return positions, np.frombuffer(data, dtype=np.uint8) if data is not None else np.empty(0, np.uint8)

@@ -1,0 +1,54 @@
+"""Erased texts leave every column of a table, those inside calls of tools too."""
+
+import io
+import json
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ft_pipeline.store.text_redaction import ErasedTexts
+from ft_pipeline.tables.conversations import SCHEMA
+
+ADDRESS = 'Ada "Fenwick", 7 Mill Lane'
+MARKER = "excluded:" + "ab" * 32
+
+
+def row(identity: str, address: str) -> dict[str, Any]:
+    call = {"id": "call_1", "name": "ship", "arguments": json.dumps({"to": address, "fast": True})}
+    messages = [
+        {"role": "user", "content": "Ship it, please"},
+        {"role": "assistant", "content": "", "tool_calls": [call], "weight": 0.0},
+        {"role": "tool", "content": "shipped", "tool_call_id": "call_1", "name": "ship"},
+        {"role": "assistant", "content": "It is under way."},
+    ]
+    labels = {"tools": '[{"type":"function","function":{"name":"ship"}}]', "tags": [address]}
+    return {"id": identity, "split": "train", "group": "g", "messages": messages, **labels, "file": "a", "row": 1}
+
+
+def redacted(rows: list[dict[str, Any]], erased: ErasedTexts) -> list[dict[str, Any]]:
+    sink = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), sink)
+    content = erased.redact_file("rows.parquet", sink.getvalue())
+    assert b"Fenwick" not in content
+    table = pq.read_table(io.BytesIO(content))
+    assert table.schema.equals(SCHEMA)
+    return table.to_pylist()
+
+
+def test_an_erased_row_keeps_only_its_shape() -> None:
+    erased, other = redacted(
+        [row("1", ADDRESS), row("2", "Bob")], ErasedTexts({"1": MARKER}, frozenset({ADDRESS}), frozenset({ADDRESS}))
+    )
+    assert (erased["id"], erased["tools"], erased["tags"]) == (MARKER, None, ["[forgotten]"])
+    (call,) = erased["messages"][1]["tool_calls"]
+    assert (call["name"], json.loads(call["arguments"])) == ("[forgotten]", "[forgotten]")
+    assert erased["messages"][1]["weight"] == 0.0 and erased["messages"][2]["tool_call_id"] == "[forgotten]"
+    assert json.loads(other["messages"][1]["tool_calls"][0]["arguments"])["to"] == "Bob" and other["tools"]
+
+
+def test_an_erased_text_leaves_the_arguments_of_other_rows_which_stay_json() -> None:
+    (other,) = redacted([row("2", ADDRESS)], ErasedTexts({}, frozenset({ADDRESS}), frozenset({ADDRESS})))
+    (call,) = other["messages"][1]["tool_calls"]
+    assert json.loads(call["arguments"]) == {"to": "[forgotten]", "fast": True}
+    assert other["tags"] == ["[forgotten]"]
