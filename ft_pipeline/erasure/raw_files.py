@@ -25,7 +25,7 @@ from ft_pipeline.tables.formats.convert import convert
 from ft_pipeline.tables.formats.registry import FORMATS
 from ft_pipeline.tables.formats.row_ids import row_id
 from ft_pipeline.tables.formats.turns import READ_KEYS, strings_in_json
-from ft_pipeline.tables.reading.batches import BOM, Batch, divide
+from ft_pipeline.tables.reading.batches import BOM, JSON_SPACE, Batch, divide
 from ft_pipeline.tables.reading.containers import read_batches
 from ft_pipeline.tables.reading.json_parser import parse_line
 from ft_pipeline.tables.reading.sidecar import Sidecar
@@ -177,16 +177,17 @@ def _replace_lines(path: Path, markers: Mapping[int, str], target: BinaryIO) -> 
 
 
 def _replace_array_elements(path: Path, suffix: str, markers: Mapping[int, str], target: BinaryIO) -> None:
-    end = 0
+    copied = 0
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         for batch in read_batches(path, suffix):
-            for number, element, offset in zip(batch.rows, batch.lines or [], batch.offsets or [], strict=True):
+            for number, begin, end in zip(batch.rows, batch.offsets or [], batch.ends or [], strict=True):
                 if number in markers:
-                    start = content.find(element, offset)
-                    target.write(memoryview(content)[end:start])
+                    element = content[begin:end]
+                    start = end - len(element.lstrip(JSON_SPACE))
+                    target.write(memoryview(content)[copied:start])
                     target.write(_json_marker(markers[number]))
-                    end = start + len(element)
-        target.write(memoryview(content)[end:])
+                    copied = begin + len(element.rstrip(JSON_SPACE))
+        target.write(memoryview(content)[copied:])
 
 
 def _replace_csv_rows(path: Path, markers: Mapping[int, str], target: BinaryIO) -> None:

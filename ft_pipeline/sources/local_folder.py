@@ -64,10 +64,12 @@ def _store_files(
     """Store the files. Return (stored files, errors of files that are unreadable or have disappeared), both by name."""
     failed: dict[str, OSError] = {}
     stored = {}
-    for name, sha256 in cache.hashes(folder, names, blobs.add, failed).items():
+    hashes = cache.hashes(folder, names, blobs.add, failed)
+    available = blobs.available(hashes.values())
+    for name, sha256 in hashes.items():
         path = folder / name
         try:
-            stored[name] = _StoredFile(sha256 if blobs.has(sha256) else blobs.add(path), path.stat().st_size)
+            stored[name] = _StoredFile(sha256 if sha256 in available else blobs.add(path), path.stat().st_size)
         except OSError as error:
             failed[name] = error
     return stored, failed

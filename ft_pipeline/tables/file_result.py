@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,8 +38,9 @@ class SourceFile:
     """The folder that must contain the path; None: the parent folder of the path."""
     refused: tuple[str, str] | None = None
     """(code, message) of a file that could not be taken from the user's folder."""
-    fetch: Callable[[], Path] | None = None
-    """Returns a path with its bytes, if they are not at `path`. Called only if the file must be read."""
+    fetch: Callable[[], AbstractContextManager[Path]] | None = None
+    """Returns a context with a path with its bytes, if they are not at `path`. Called only if the file must be read.
+    The context ends with UserError if the bytes changed while they were read."""
 
 
 @dataclass

@@ -1,6 +1,7 @@
 """Read raw files: accepted rows go to disk, their keys stay in memory. Duplicates are not known yet."""
 
 from collections.abc import Callable, Collection
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -10,7 +11,7 @@ import pyarrow as pa
 
 from ft_pipeline.store.folder_cache import FolderCache
 from ft_pipeline.tables.accounts import FileAccount, RowWarning
-from ft_pipeline.tables.cache_key import key_of
+from ft_pipeline.tables.cache_key import hash_of_ids, key_of
 from ft_pipeline.tables.checks.pii import NAMES
 from ft_pipeline.tables.checks.placeholders import message as placeholder_message
 from ft_pipeline.tables.dedup.keys import Keys, merge
@@ -53,6 +54,7 @@ class Ingestor:
         self.from_cache = 0
         """Number of files that came from the cache and were not read."""
         self._files = 0
+        self._excluded_hash = hash_of_ids(excluded)
 
     def collect(self, source: SourceFile) -> FileResult:
         """Read one file, or load its result from the cache. If the file is refused, its account has the error."""
@@ -68,7 +70,7 @@ class Ingestor:
             if self.cache is None or not source.sha256:
                 return self._read(FileResult(source, account, sidecar, folder))
             suffix = Path(source.name).suffix.lower()
-            key = key_of(source.sha256, self.data_format, suffix, source.sidecar, self.excluded)
+            key = key_of(source.sha256, self.data_format, suffix, source.sidecar, self._excluded_hash)
             if self.cache.restore(key, folder):
                 self.from_cache += 1
                 return load(source, account, sidecar, folder)
@@ -83,16 +85,16 @@ class Ingestor:
         """Read the content of the file into `result`, and return it; or a refused result if the content is refused."""
         source, folder = result.source, result.folder
         assert folder is not None
-        path = source.fetch() if source.fetch else source.path
-        path = check_path(path, source.data_dir or path.parent)
         folder.mkdir()
-        try:
-            totals = self._gather(result, path, folder)
-            _refuse_whole(totals, self.data_format)
-        except Refused as error:
-            for path_left in folder.iterdir():
-                path_left.unlink()
-            return refused(source, error)
+        with source.fetch() if source.fetch else nullcontext(source.path) as path:
+            try:
+                path = check_path(path, source.data_dir or path.parent)
+                totals = self._gather(result, path, folder)
+                _refuse_whole(totals, self.data_format)
+            except Refused as error:
+                for path_left in folder.iterdir():
+                    path_left.unlink()
+                return refused(source, error)
         result.rows = np.concatenate(totals.rows)
         result.keys = merge(totals.keys, consume=True)
         result.pairs = np.concatenate(totals.pairs)
