@@ -72,15 +72,10 @@ def _table_asset(row_format: Format) -> dg.AssetsDefinition:
         max_quarantined = context.project.settings.data.max_quarantined
         config = {"format": row_format.name, "max_quarantined": max_quarantined, "excluded": excluded.to_json()}
         if row_format.is_conversational:
-            config["shares"] = _shares(context)
+            config["shares"] = context.project.settings.data.config()
         return Spec(row_format.name, inputs, config, versions_of("pandera"))
 
     return validated_table
-
-
-def _shares(context: SpecContext) -> dict[str, Any]:
-    """Return the settings that decide the split of a row."""
-    return context.project.settings.data.model_dump(mode="json", include={"validation_share", "test_share"})
 
 
 def _build_table(build: BuildContext) -> dict[str, Any]:
@@ -198,23 +193,31 @@ def conversations(context: SpecContext) -> Spec:
     )
     inputs = {name: context.checked_artifact(name).reference for name in CONVERSATIONAL}
     config = {
-        "data": {**_shares(context), "golden_test": settings.data.golden_test},
-        "general_questions": [str(row.get("query", "")) for row in questions],
+        "data": settings.data.config(),
+        "general_questions": [[str(row.get("query", "")), _gold_answer(row)] for row in questions],
         "general_texts": [str(row.get("text", "")) for row in texts],
         "tasks": sorted(evaluation.tasks),
     }
     return Spec("conversations", inputs | task_inputs(context, task_files(context)), config)
 
 
+def _gold_answer(question: Mapping[str, Any]) -> str:
+    """Return the right choice of a question of the general suite."""
+    with contextlib.suppress(LookupError, TypeError):
+        return str(question["choices"][question["gold"]])
+    return ""
+
+
 def _build_conversations(build: BuildContext) -> dict[str, Any]:
     config = build.spec.config
     tasks = build.inputs.get("tasks")
     task_texts, unread_tasks = read_task_texts(tasks, config["tasks"]) if tasks else ([], config["tasks"])
+    settings = DataSettings.model_validate(config["data"])
     report = build_conversations(
         {name: build.inputs[name] for name in CONVERSATIONAL},
         build.out,
-        settings=DataSettings.model_validate(config["data"]),
-        suite=SuiteTexts([*config["general_questions"], *task_texts], config["general_texts"]),
+        settings=settings,
+        suite=SuiteTexts.of(config["general_questions"], task_texts, config["general_texts"], settings.group_templates),
     )
     moved = _moved_rows(build)
     for warning in moved:

@@ -102,7 +102,7 @@ def training_data_spec(context: SpecContext, settings: ExperimentSettings) -> Sp
     tables = OBJECTIVES[settings.objective].tables(settings)
     inputs |= {table: context.checked_artifact(table) for table in tables}
     if any(table in UNFILTERED_TABLES for table in tables):
-        config["data"] = context.project.settings.data.model_dump(mode="json", exclude={"golden_test"})
+        config["data"] = context.project.settings.data.config()
     return Spec("training_data", references(inputs), config, versions_of("transformers", "tokenizers"))
 
 

@@ -1,7 +1,7 @@
 """project.yaml as typed models. Every setting has one place (docs/settings.md)."""
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from zoneinfo import available_timezones
 
 from pydantic import Field, field_validator, model_validator
@@ -38,8 +38,18 @@ class DataSettings(Section):
     golden_test: Literal["only", "added"] = "only"
     """With golden test files (`split: test` in a sidecar), `only` their rows are test rows (`test_share` is not
     used), or they are `added` to the test share."""
+    group_templates: bool = True
+    """Keep rows of one template in one split: prompts that differ only in an order number, or long ones that differ in
+    names."""
     max_quarantined: Share = 0.1
     """Largest allowed share of quarantined rows per format folder. Above it, the pipeline stops."""
+
+    def config(self) -> dict[str, Any]:
+        """Return the settings as a spec has them: those that were added later only if they are changed."""
+        later = {"golden_test", "group_templates"}
+        return self.model_dump(mode="json", exclude=later) | self.model_dump(
+            mode="json", include=later, exclude_defaults=True
+        )
 
     @model_validator(mode="after")
     def _check_shares(self) -> "DataSettings":

@@ -9,7 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ft_pipeline.tables.dedup.keys import Keys, read_keys, shingles_of_views
+from ft_pipeline.settings.project import DataSettings
+from ft_pipeline.tables.dedup.keys import Keys, groups_of, read_keys, shingles_of_views
 from ft_pipeline.tables.dedup.near_duplicates import Spill
 from ft_pipeline.tables.formats.arrow_schema import ORIGIN, schema_of, with_schema
 from ft_pipeline.tables.formats.base import Format
@@ -86,7 +87,7 @@ def _shingles(batch: tuple[pa.Array, np.ndarray]) -> tuple[np.ndarray, np.ndarra
     return shingles_of_views(views_of_messages(batch[0]))
 
 
-def load_conversation_rows(folders: Mapping[str, Path]) -> ConversationRows:
+def load_conversation_rows(folders: Mapping[str, Path], settings: DataSettings) -> ConversationRows:
     """Load the origins and keys of the rows of the tables (name → folder of the artifact)."""
     files: list[str] = []
     parts: list[dict[str, np.ndarray]] = []
@@ -112,6 +113,7 @@ def load_conversation_rows(folders: Mapping[str, Path]) -> ConversationRows:
         files += file_names
     columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     keys = read_keys([folder / "keys.parquet" for folder in folders.values()])
+    keys.group = groups_of(keys, settings)
     return ConversationRows(folders, keys, files=files, **columns)
 
 

@@ -24,7 +24,7 @@ from ft_pipeline.tables.formats.arrow_schema import MESSAGES, TAGS, TOOLS
 from ft_pipeline.tables.formats.registry import FORMATS
 from ft_pipeline.tables.formats.row_ids import RowsDigest
 from ft_pipeline.tables.formats.turns import plain
-from ft_pipeline.tables.held_out import MIN_STANDARD_PROMPTS, STANDARD_ANSWERS, SuiteTexts
+from ft_pipeline.tables.held_out import COMMON, SuiteTexts
 from ft_pipeline.tables.languages import identify_languages
 from ft_pipeline.tables.process_batch import raw_json
 from ft_pipeline.tables.row_groups import ROW_GROUP
@@ -70,10 +70,6 @@ class ConversationsReport:
     rows_hash: str
     conflicting_rows: int = 0
     """Number of rows whose prompt also has a different answer. Equal prompts are in one split."""
-    answers_sharing_general: int = 0
-    """Number of training rows whose answer shares 13 consecutive words with the evaluation suites. They are kept."""
-    standard_answers: int = 0
-    """Number of held-out rows whose answer at least 3 training prompts have, too."""
     preview: list[dict[str, Any]] = field(default_factory=list)
     languages: dict[str, Any] = field(default_factory=dict)
     """rows, sampled, counts (ISO 639 code → sampled rows), see `Languages`."""
@@ -91,12 +87,12 @@ class ConversationsReport:
 def build_conversations(
     folders: Mapping[str, Path], out: Path, *, settings: DataSettings, suite: SuiteTexts
 ) -> ConversationsReport:
-    """Write rows.parquet, set_aside.parquet, standard_answers.parquet and suite.json into `out`.
+    """Write rows.parquet, set_aside.parquet, common_sequences.parquet and suite.json into `out`.
 
     folders: table → the folder of its artifact. A table may be empty. suite: texts that are not trained on either.
     """
     out.mkdir(parents=True, exist_ok=True)
-    rows = load_conversation_rows(folders)
+    rows = load_conversation_rows(folders, settings)
     assignment = assign_splits(rows, settings, suite)
     written = _write(rows, assignment, out)
     suite.write(out)
@@ -116,7 +112,7 @@ class _Written:
 
 
 def _write(rows: ConversationRows, assignment: SplitAssignment, out: Path) -> _Written:
-    written, begin, standard_ids = _Written(), 0, []
+    written, begin = _Written(), 0
     groups = rows.keys.group
     with (
         pq.ParquetWriter(out / "rows.parquet", SCHEMA, **PARQUET) as kept_rows,
@@ -147,11 +143,8 @@ def _write(rows: ConversationRows, assignment: SplitAssignment, out: Path) -> _W
                         cut(row) for row in kept.slice(0, PREVIEW_ROWS - len(written.preview)).to_pylist()
                     ]
                 written.aside += _write_aside(aside, table, np.flatnonzero(~stays), assignment, begin)
-                is_standard = np.isin(np.arange(begin, begin + source.num_rows), assignment.standard) & stays
-                standard_ids.append(table["id"].filter(pa.array(is_standard)))
                 begin += source.num_rows
-    ids = [chunk for column in standard_ids for chunk in column.chunks]
-    pq.write_table(pa.table({"id": pa.chunked_array(ids, pa.string())}), out / STANDARD_ANSWERS)
+    pq.write_table(pa.table({"sequence": assignment.common}), out / COMMON)
     return written
 
 
@@ -197,11 +190,9 @@ def _report(
             "no_prompt_straddles": _straddling(rows, assignment, stays),
             "every_split_has_rows": _filled(splits, settings, bool(rows.golden.any())),
         },
-        warnings=_warnings(conflicting_rows, assignment),
+        warnings=_warnings(conflicting_rows),
         rows_hash=written.digest.hexdigest(),
         conflicting_rows=conflicting_rows,
-        answers_sharing_general=assignment.answer_phrases,
-        standard_answers=len(assignment.standard),
         preview=written.preview,
     )
 
@@ -243,27 +234,13 @@ def _filled(splits: dict[str, int], settings: DataSettings, has_golden: bool) ->
     )
 
 
-def _warnings(conflicting_rows: int, assignment: SplitAssignment) -> list[RowWarning]:
-    warnings = []
-    if conflicting_rows:
-        message = (
-            f"{conflicting_rows:,} row(s) share their prompt with rows that answer differently; each prompt is in one "
-            "split"
-        )
-        warnings.append(RowWarning("conflicting_answers", message))
-    if assignment.answer_phrases:
-        message = (
-            f"{assignment.answer_phrases:,} training answer(s) share 13 words in a row with the evaluation suites; "
-            "they stay"
-        )
-        warnings.append(RowWarning("answers_share_general", message))
-    if len(assignment.standard):
-        message = (
-            f"{len(assignment.standard):,} held-out row(s) have an answer that {MIN_STANDARD_PROMPTS} or more training "
-            "prompts have, too: a standard answer, which counts as no leak"
-        )
-        warnings.append(RowWarning("standard_answers", message))
-    return warnings
+def _warnings(conflicting_rows: int) -> list[RowWarning]:
+    if not conflicting_rows:
+        return []
+    message = (
+        f"{conflicting_rows:,} row(s) share their prompt with rows that answer differently; each prompt is in one split"
+    )
+    return [RowWarning("conflicting_answers", message)]
 
 
 def count_words(folder: Path) -> list[int]:

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from ft_pipeline.settings.project import DataSettings
 from ft_pipeline.tables.accounts import RowWarning
-from ft_pipeline.tables.dedup.keys import Keys, merge, shingles_of_views
+from ft_pipeline.tables.dedup.keys import Keys, groups_of, merge, shingles_of_views
 from ft_pipeline.tables.dedup.matching import TRAIN_RANK, DuplicateMatches, find_duplicates, first_index
 from ft_pipeline.tables.dedup.near_duplicates import Spill
 from ft_pipeline.tables.file_result import FileResult
@@ -63,7 +63,7 @@ def flag_duplicates(row_format: Format, files: list[FileResult], shares: DataSet
     keys = merge([file.keys for file in files])
     flags = DuplicateFlags(np.zeros(len(keys), np.uint8), np.full(len(keys), -1), starts.tolist(), files, keys)
     golden = _per_row(files, [file.account.split == "test" for file in files])
-    ranks = None if shares is None else TRAIN_RANK - place_in_splits(keys.group, shares)
+    ranks = None if shares is None else TRAIN_RANK - place_in_splits(groups_of(keys, shares), shares)
     numbers = np.repeat(np.arange(len(files), dtype=np.int32), [len(file.rows) for file in files])
     for rows in (np.flatnonzero(~golden), np.flatnonzero(golden)):
         if len(rows):

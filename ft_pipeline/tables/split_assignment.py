@@ -4,7 +4,7 @@ The split depends only on the group (see splits.py), so that new rows never move
 row, or contains one of its turns, is not trained on.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
@@ -15,14 +15,8 @@ from ft_pipeline.tables.conversation_rows import ConversationRows
 from ft_pipeline.tables.dedup.hashes import PLACES, mix
 from ft_pipeline.tables.dedup.matching import first_index
 from ft_pipeline.tables.dedup.near_duplicates import find_near
-from ft_pipeline.tables.held_out import (
-    SuiteTexts,
-    capitals_mark_names,
-    search_messages,
-    standard_answers,
-    turns_of_rows,
-)
-from ft_pipeline.tables.leaks import HeldOutTurns, LeakIndex, Phrases
+from ft_pipeline.tables.held_out import SuiteTexts, common_sequences, search_messages, turns_of_rows
+from ft_pipeline.tables.leaks import Found, HeldOutTurns, LeakIndex, lowest_owners
 from ft_pipeline.tables.splits import SPLITS, TEST, TRAIN, VALIDATION, place_in_splits
 
 CODES = ("", "duplicate", "near_duplicate", "train_test_overlap")
@@ -41,10 +35,8 @@ class SplitAssignment:
     """uint8: an index into SPLITS."""
     notes: dict[int, tuple[str, str | None]] = field(default_factory=dict)
     """Position → (message, origin of the row that it duplicates or is near to), for rows that are set aside."""
-    standard: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
-    """Positions of the held-out rows with a standard answer (held_out.MIN_STANDARD_PROMPTS)."""
-    answer_phrases: int = 0
-    """Number of training rows whose answer, but not whose prompt, shares a phrase with the evaluation suites."""
+    common: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.uint64))
+    """Sequences of words that show nothing, because many training rows have them (held_out.common_sequences)."""
 
     def set_aside(self, position: int, code: int, message: str, copy_of: str | None) -> None:
         """Record that a row is set aside, and why."""
@@ -75,21 +67,20 @@ def _splits(rows: ConversationRows, settings: DataSettings) -> np.ndarray:
 
 
 def _drop_equal_across_tables(rows: ConversationRows, ranks: np.ndarray, assignment: SplitAssignment) -> None:
-    """Set aside rows that equal a row of an earlier table. Golden rows stay.
+    """Set aside rows that equal a row of an earlier table. Golden rows are compared only with each other.
 
-    Held-out rows are only compared unchanged: no row that is added to another table can take their place.
+    Held-out rows are only dropped for equal ones: no near row that is added to another table can take their place.
     """
     positions = np.arange(len(rows))
-    tables = rows.table.astype(np.uint64) + np.uint64(1)
-    held_out = ranks < _TRAIN
-    normal = np.where(held_out, mix(rows.keys.normal ^ tables * PLACES[1]), rows.keys.normal)
-    first_equal = first_index(np.where(rows.golden, mix(rows.keys.exact), rows.keys.exact))
-    first_normal = first_index(normal)
+    golden = rows.golden.astype(np.uint64)
+    keep_apart = np.where((ranks == _TEST) | (ranks == _VALIDATION), rows.table.astype(np.uint64) + np.uint64(1), 0)
+    first_equal = first_index(mix(rows.keys.exact ^ golden * PLACES[0]))
+    first_normal = first_index(mix(rows.keys.normal ^ golden * PLACES[0] ^ keep_apart.astype(np.uint64) * PLACES[1]))
     for first, code, relation in (
         (first_equal, DUPLICATE, "equal to"),
         (first_normal, NEAR_DUPLICATE, "nearly equal to"),
     ):
-        is_copy = (first < positions) & (rows.table[first] != rows.table) & ~rows.golden & (assignment.code == 0)
+        is_copy = (first < positions) & (rows.table[first] != rows.table) & (assignment.code == 0)
         for position in np.flatnonzero(is_copy).tolist():
             origin = rows.origin(first[position])
             assignment.set_aside(position, code, f"{relation} {origin}", origin)
@@ -128,67 +119,57 @@ def _drop_near(rows: ConversationRows, ranks: np.ndarray, assignment: SplitAssig
 
 
 def _drop_leaks(rows: ConversationRows, ranks: np.ndarray, assignment: SplitAssignment, suite: SuiteTexts) -> None:
-    """Set aside rows that contain a turn of a row of a lower rank, or a text of the suites."""
+    """Set aside rows that contain a turn of a row of a lower rank, or (training rows) a text of the suites."""
     stays = assignment.code == 0
     held_out = np.flatnonzero(stays & (ranks < _TRAIN))
-    train = np.flatnonzero(stays & (ranks == _TRAIN))
-    is_standard = standard_answers(rows.keys, train, held_out)
-    assignment.standard = held_out[is_standard]
-    # Owners of turns: the texts of the suites, then the held-out rows by rank.
-    owners = held_out[np.argsort(ranks[held_out], kind="stable")]
-    index = _index(rows, held_out, owners, is_standard, suite)
+    # Owners of turns: test rows, the texts of the suites, validation rows. So the lowest owner has the lowest rank.
+    by_rank = held_out[np.argsort(ranks[held_out], kind="stable")]
+    test_rows = int((ranks[held_out] < _VALIDATION).sum())
+    numbers = np.full(len(rows), -1, dtype=np.int64)
+    numbers[by_rank] = np.arange(len(by_rank)) + np.where(np.arange(len(by_rank)) < test_rows, 0, len(suite))
+    index = _index(rows, held_out, numbers, suite.turns(test_rows))
     searched = np.flatnonzero(stays & (ranks > _TEST))
-    search = partial(_search, index=index, phrases=Phrases(suite.questions))
-    for positions, (found, in_prompt, in_rest) in rows.map_messages(searched, search):
-        for position, owner in zip(positions[found >= 0].tolist(), found[found >= 0].tolist(), strict=True):
-            original = owners[owner - len(suite)] if owner >= len(suite) else None
-            if original is None:
-                if ranks[position] == _TRAIN:
-                    assignment.set_aside(position, OVERLAP, f"contains {suite.name(owner)}", None)
-            elif ranks[original] < ranks[position]:
-                origin = rows.origin(original)
-                split = SPLITS[assignment.split[original]]
-                assignment.set_aside(position, OVERLAP, f"contains a turn of the {split} row {origin}", origin)
-        is_kept = (assignment.code[positions] == 0) & (ranks[positions] == _TRAIN)
-        for position in positions[in_prompt & is_kept].tolist():
-            message = "its prompt shares 13 words in a row with the evaluation suites"
-            assignment.set_aside(position, OVERLAP, message, None)
-        assignment.answer_phrases += int((in_rest & ~in_prompt & is_kept).sum())
+    positions, found = _search_all(rows, searched, index)
+    is_train = ranks[positions] == _TRAIN
+    groups = rows.keys.group[positions, 1]
+    countable = is_train & ~found.sure
+    assignment.common = common_sequences(found.sequences[countable], groups[countable])
+    leaks = found.sure | ~np.isin(found.sequences, assignment.common)
+    lowest = lowest_owners(replace(found, documents=positions), leaks, len(rows))
+    for position in np.flatnonzero(lowest >= 0).tolist():
+        owner = int(lowest[position])
+        if owner >= test_rows and ranks[position] != _TRAIN:
+            continue  # a validation row may show another one, or a text of the suites
+        if test_rows <= owner < test_rows + len(suite):
+            assignment.set_aside(position, OVERLAP, f"contains {suite.name(owner - test_rows)}", None)
+            continue
+        original = by_rank[owner if owner < test_rows else owner - len(suite)]
+        origin, split = rows.origin(original), SPLITS[assignment.split[original]]
+        assignment.set_aside(position, OVERLAP, f"contains a turn of the {split} row {origin}", origin)
 
 
-def _index(
-    rows: ConversationRows, held_out: np.ndarray, owners: np.ndarray, is_standard: np.ndarray, suite: SuiteTexts
-) -> LeakIndex:
-    """Return the index of the suites and of the held-out rows. held_out: their positions, ascending. owners: the same
-    positions, in the order of the owners."""
-    numbers = np.empty(len(rows), dtype=np.int64)
-    numbers[owners] = np.arange(len(suite), len(suite) + len(owners))
-    standard = np.zeros(len(rows), dtype=bool)
-    standard[held_out[is_standard]] = True
-    _, mask_names = next(rows.map_messages(held_out[:SAMPLE_ROWS], _mask_names), (None, None))
-    turns: HeldOutTurns = suite.turns(mask_names)
-    collect = partial(_collect, numbers=numbers, standard=standard, mask_names=mask_names)
+def _index(rows: ConversationRows, held_out: np.ndarray, numbers: np.ndarray, turns: HeldOutTurns) -> LeakIndex:
+    """Return the index of the suites (`turns`) and of the held-out rows. numbers: the owner of each row."""
+    collect = partial(_collect, numbers=numbers, with_templates=turns.with_templates)
     for _, part in rows.map_messages(held_out, collect):
         turns.extend(part)
-    return turns.index()
+    return LeakIndex(turns)
 
 
-SAMPLE_ROWS = 4096
-"""Number of held-out rows that decide whether capital letters mark names."""
-
-
-def _mask_names(batch: tuple[pa.Array, np.ndarray]) -> bool:
-    return capitals_mark_names(batch[0])
-
-
-def _collect(
-    batch: tuple[pa.Array, np.ndarray], numbers: np.ndarray, standard: np.ndarray, mask_names: bool | None
-) -> HeldOutTurns:
+def _collect(batch: tuple[pa.Array, np.ndarray], numbers: np.ndarray, with_templates: bool) -> HeldOutTurns:
     messages, positions = batch
-    return turns_of_rows(messages, numbers[positions], standard[positions], mask_names)
+    return turns_of_rows(messages, numbers[positions], with_templates)
 
 
-def _search(
-    batch: tuple[pa.Array, np.ndarray], index: LeakIndex, phrases: Phrases
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    return search_messages(batch[0], index, phrases)
+def _search_all(rows: ConversationRows, searched: np.ndarray, index: LeakIndex) -> tuple[np.ndarray, Found]:
+    """Return (position of the row of each finding, findings) in the rows at these positions."""
+    batches = rows.map_messages(searched, partial(_search, index=index))
+    parts = [(positions[found.documents], found) for positions, found in batches]
+    if not parts:
+        empty = np.empty(0, np.int64)
+        return empty, Found(empty, empty.astype(np.uint64), empty, empty.astype(bool))
+    return np.concatenate([positions for positions, _ in parts]), Found.join([found for _, found in parts])
+
+
+def _search(batch: tuple[pa.Array, np.ndarray], index: LeakIndex) -> Found:
+    return search_messages(batch[0], index)

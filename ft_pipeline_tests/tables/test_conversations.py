@@ -3,9 +3,7 @@
 import pyarrow.parquet as pq
 
 from ft_pipeline.settings.project import DataSettings
-from ft_pipeline.tables.dedup.tokens import tokenize
 from ft_pipeline.tables.held_out import read_held_out
-from ft_pipeline.tables.leaks import Phrases
 from ft_pipeline_tests.tables.helpers import build_chat_tables
 
 PHRASE = "which of these statements best explains why photosynthesis is the foundation of most food webs"
@@ -146,18 +144,17 @@ def test_allowed_duplicates_do_not_leak_into_training(tmp_path):
     assert {row["split"] for row in written} <= {"validation", "test"}
 
 
-def test_prompts_with_a_phrase_of_the_general_suite_are_set_aside(tmp_path):
+def test_rows_with_a_phrase_of_the_general_suite_are_set_aside(tmp_path):
     settings = DataSettings(validation_share=0, test_share=0)
     rows = [
         {"instruction": f"Tell me: {PHRASE.upper()}, please?", "output": "Because of energy."},
         {"instruction": "What is this?", "output": f"It asks {PHRASE}."},
         {"instruction": " ".join(PHRASE.split()[:12]), "output": "Twelve words are not enough."},
     ]
-    report, _, set_aside = build_chat_tables(
+    _, _, set_aside = build_chat_tables(
         tmp_path, {"a.jsonl": rows}, questions=[f"Question: {PHRASE}?", "short"], settings=settings
     )
-    assert [(row["row"], row["code"]) for row in set_aside] == [(1, "train_test_overlap")]
-    assert report.answers_sharing_general == 1
+    assert [(row["row"], row["code"]) for row in set_aside] == [(1, "train_test_overlap"), (2, "train_test_overlap")]
 
 
 def test_two_empty_tables_give_no_conversations(tmp_path):
@@ -184,8 +181,3 @@ def test_distilled_and_text_rows_are_compared_with_heldout_rows(tmp_path):
     assert held_out.in_conversations(rows) == ["alpaca/g.jsonl:1", "alpaca/g.jsonl:2", None]
     assert held_out.in_texts([f"tell me {words}", "Else"]) == ["alpaca/g.jsonl:2", None]
     assert held_out.in_texts([]) == held_out.in_conversations([]) == []
-
-
-def test_phrases_ignore_short_texts():
-    assert not Phrases(["only a few words"]).shared_by(tokenize(["only a few words", ""])).any()
-    assert not Phrases([]).shared_by(tokenize([])).any()

@@ -8,10 +8,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ft_pipeline.settings.project import DataSettings
-from ft_pipeline.tables.dedup.templates import without_signs
 from ft_pipeline.tables.dedup.tokens import tokenize, words_of
-from ft_pipeline.tables.held_out import MIN_STANDARD_PROMPTS, read_held_out
-from ft_pipeline.tables.leaks import ANSWER, MIN_ANSWER_WORDS, MIN_QUESTION_WORDS, QUESTION, HeldOutTurns
+from ft_pipeline.tables.held_out import MIN_COMMON_PROMPTS, read_held_out
+from ft_pipeline.tables.leaks import (
+    ANSWER,
+    MIN_QUESTION_WORDS,
+    PART_WORDS,
+    QUESTION,
+    HeldOutTurns,
+    LeakIndex,
+    lowest_owners,
+)
 from ft_pipeline_tests.tables.helpers import build_chat_tables
 
 ALL_TRAIN = DataSettings(validation_share=0, test_share=0)
@@ -162,7 +169,7 @@ def test_a_template_with_another_number_or_name_is_found(tmp_path):
 
 def test_a_standard_answer_is_no_leak(tmp_path):
     standard = "Thank you for your message; a colleague from our team will call you back within one working day."
-    rows = [alpaca(sentence(100 + number, 6), standard) for number in range(MIN_STANDARD_PROMPTS)]
+    rows = [alpaca(sentence(100 + number, 6), standard) for number in range(MIN_COMMON_PROMPTS)]
     golden = [alpaca("Who will help me with this?", standard)]
     assert set_aside_rows(tmp_path, golden, rows, settings=ALL_TRAIN) == []
     held_out = read_held_out(tmp_path / "out")
@@ -171,9 +178,9 @@ def test_a_standard_answer_is_no_leak(tmp_path):
 
 def test_an_answer_of_two_prompts_is_a_leak(tmp_path):
     answer = "Thank you for your message; a colleague from our team will call you back within one working day."
-    rows = [alpaca(sentence(200 + number, 6), answer) for number in range(MIN_STANDARD_PROMPTS - 1)]
+    rows = [alpaca(sentence(200 + number, 6), answer) for number in range(MIN_COMMON_PROMPTS - 1)]
     found = set_aside_rows(tmp_path, [alpaca("Who will help me with this?", answer)], rows)
-    assert found == [("alpaca", number, "train_test_overlap") for number in range(1, MIN_STANDARD_PROMPTS)]
+    assert found == [("alpaca", number, "train_test_overlap") for number in range(1, MIN_COMMON_PROMPTS)]
 
 
 def test_pairs_and_distilled_rows_are_compared_in_every_turn(tmp_path):
@@ -254,20 +261,16 @@ def test_a_larger_test_share_moves_rows_only_towards_test(tmp_path):
 # The index equals a search word by word.
 
 WORDS = st.sampled_from(["a", "b", "c", "d"])
-TEXTS = st.lists(st.lists(WORDS, min_size=1, max_size=30).map(" ".join), min_size=1, max_size=6)
+TEXTS = st.lists(st.lists(WORDS, min_size=1, max_size=40).map(" ".join), min_size=1, max_size=6)
 
 
-def naive_search(texts, held_out):
-    """The first held-out text that each text contains as a sequence of words."""
-    found = []
-    for text in texts:
-        owners = [
-            owner
-            for owner, (turn, minimum) in enumerate(held_out)
-            if len(turn.split()) >= minimum and f" {turn} " in f" {text} "
-        ]
-        found.append(min(owners, default=-1))
-    return found
+def parts_of(turn, role):
+    """The sequences of words by which a held-out turn is found."""
+    words = turn.split()
+    if len(words) < PART_WORDS:
+        return [words] if role == QUESTION and len(words) >= MIN_QUESTION_WORDS else []
+    begins = [*range(0, len(words) - PART_WORDS + 1, PART_WORDS), len(words) - PART_WORDS]
+    return [words[begin : begin + PART_WORDS] for begin in begins]
 
 
 @settings(deadline=None)
@@ -275,11 +278,19 @@ def naive_search(texts, held_out):
 def test_long_turns_are_found_like_in_a_search_word_by_word(texts, held_out):
     collected = HeldOutTurns()
     roles = np.array([(QUESTION, ANSWER)[number % 2] for number in range(len(held_out))], np.uint8)
-    several = np.zeros(len(held_out), dtype=bool)
-    collected.add(tokenize(held_out), np.arange(len(held_out)), roles, several)
-    index = collected.index()
+    collected.add(tokenize(held_out), np.arange(len(held_out)), roles, np.zeros(len(held_out), dtype=bool))
     count = len(texts)
-    tokens = tokenize(texts)
-    found = index.search(tokens, without_signs(tokens), np.arange(count), np.zeros(count, dtype=bool), count)
-    minima = [(MIN_QUESTION_WORDS, MIN_ANSWER_WORDS)[number % 2] for number in range(len(held_out))]
-    assert found.tolist() == naive_search(texts, list(zip(held_out, minima, strict=True)))
+    found = LeakIndex(collected).search(tokenize(texts), np.arange(count), np.zeros(count, dtype=bool), count)
+    lowest = lowest_owners(found, np.ones(len(found.owners), dtype=bool), count)
+    expected = [
+        min(
+            (
+                owner
+                for owner, turn in enumerate(held_out)
+                if any(f" {' '.join(part)} " in f" {text} " for part in parts_of(turn, roles[owner]))
+            ),
+            default=-1,
+        )
+        for text in texts
+    ]
+    assert lowest.tolist() == expected

@@ -68,29 +68,30 @@ def test_kinds_of_tokens():
     }  # fmt: skip
 
 
-def same_template(first, second, mask_names=False):
-    hashes, is_template = template_hashes(tokenize([first, second]), mask_names)
+def same_template(first, second):
+    hashes, is_template = template_hashes(tokenize([first, second]))
     return bool(is_template.all() and hashes[0] == hashes[1])
 
 
 def test_texts_that_differ_in_an_order_number_have_one_template():
     assert same_template("Where is my order 10432?", "where is my order 99817")
-    assert same_template("Invoice AB-10432 of 2024-05-01 is wrong", "Invoice XY-2 of 2023-11-30 is wrong") is False
-    assert same_template("Parcel 10432 of 2024-05-01 is late", "Parcel 777123 of 2023-11-30 is late")
     assert same_template("मेरा ऑर्डर 10432 कहाँ है", "मेरा ऑर्डर 55555 कहाँ है")
+    first = "The parcel 10432 of 2024-05-01 did not arrive, so please tell me what to do now"
+    assert same_template(first, first.replace("10432", "AB-777123").replace("2024-05-01", "2023-11-30"))
     assert not same_template("Where is my order 10432?", "Where is my parcel 10432?")
 
 
 def test_small_numbers_and_sums_are_no_templates():
     assert not same_template("Question 12 of mine", "Question 13 of mine")
-    _, is_template = template_hashes(tokenize(["1234 5678 or 9999", "12345", ""]), False)
+    assert not same_template("What is the sum of 10432 and 99817?", "What is the sum of 20432 and 99817?")
+    _, is_template = template_hashes(tokenize(["1234 5678 or 9999", "12345", ""]))
     assert not is_template.any()
 
 
-def test_names_are_masked_if_asked():
+def test_names_are_masked_in_long_texts_only():
     first, second = "Hello, I am Anna Schmidt and I want my money back", "Hello, I am Bob and I want my money back"
-    assert same_template(first, second, mask_names=True)
-    assert not same_template(first, second)
+    assert same_template(first, second)
+    assert not same_template("What is the capital of Kenya?", "What is the capital of France?")
 
 
 @given(st.lists(st.integers(0, 2**64 - 1), max_size=30), st.data())

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from ft_pipeline.settings.project import DataSettings
 from ft_pipeline.tables.dedup.hashes import PLACES, mix
 from ft_pipeline.tables.dedup.minhash import BANDS, bands_of
 from ft_pipeline.tables.dedup.shingles import shingle
@@ -37,11 +37,9 @@ class Keys:
     """uint64 of the normalized human turns."""
     answer: np.ndarray
     """uint64 of the normalized rest."""
-    answer_template: np.ndarray
-    """uint64 of the template of the normalized rest."""
     group: np.ndarray
-    """uint64, shape (rows, 2): a hash of the normalized human turns with their numbers masked; without numbers, the
-    first half of their SHA-256. It must never change: it decides the split."""
+    """uint64, shape (rows, 2): a hash of the template of the human turns (dedup/templates.py); without one, the first
+    half of the SHA-256 of the normalized human turns. It must never change: it decides the split."""
     bands: np.ndarray
     """uint32, shape (rows, BANDS): rows near each other share one of them."""
 
@@ -78,7 +76,7 @@ class Keys:
 
 
 TABLE_ROWS = 1 << 18
-_HASHES = ("exact", "normal", "prompt", "answer", "answer_template")
+_HASHES = ("exact", "normal", "prompt", "answer")
 _FIELDS = (*_HASHES, "group", "bands")
 
 
@@ -130,29 +128,28 @@ def keys_of_messages(rows: Iterable[Sequence[Message]]) -> Keys:
 def keys_of_views(views: ComparisonTexts) -> Keys:
     """Return the keys of rows from their comparison texts."""
     prompt, answer = hash_texts(views.prompts), hash_texts(views.answers)
-    digests = np.frombuffer(b"".join(sha256_of_each(views.prompts)), dtype=">u8").astype(np.uint64).reshape(-1, 4)
-    group, answer_template = digests[:, :2].copy(), answer.copy()
-    texts, templates = _templates(views.prompts)
-    group[texts] = np.stack([mix(templates * place) for place in PLACES[:2]], axis=1)
-    texts, templates = _templates(views.answers)
-    answer_template[texts] = templates
     return Keys(
         exact=hash_texts(views.exact),
         normal=mix(prompt * PLACES[0] + answer * PLACES[1]),
         prompt=prompt,
         answer=answer,
-        answer_template=answer_template,
-        group=group,
+        group=_groups(views),
         bands=bands_of(*shingles_of_views(views)),
     )
 
 
-def _templates(normalized: pa.Array) -> tuple[np.ndarray, np.ndarray]:
-    """Return (positions of the texts in which a number is masked, uint64 of their templates)."""
-    may_have_number = pc.match_substring_regex(normalized, r"(?s)\p{N}.*\p{N}.*\p{N}").to_numpy(zero_copy_only=False)
-    positions = np.flatnonzero(may_have_number)
-    hashes, is_template = template_hashes(tokenize(normalized.take(pa.array(positions))), mask_names=False)
-    return positions[is_template], hashes[is_template]
+def _groups(views: ComparisonTexts) -> np.ndarray:
+    digests = np.frombuffer(b"".join(sha256_of_each(views.prompts)), dtype=">u8").astype(np.uint64).reshape(-1, 4)
+    templates, is_template = template_hashes(tokenize(views.asked))
+    hashes = np.stack([mix(templates * place) for place in PLACES[:2]], axis=1)
+    return np.where(is_template[:, np.newaxis], hashes, digests[:, :2])
+
+
+def groups_of(keys: Keys, settings: DataSettings) -> np.ndarray:
+    """Return the groups by which rows are split: `Keys.group`, or hashes of the prompts if templates do not count."""
+    if settings.group_templates:
+        return keys.group
+    return np.stack([mix(keys.prompt * place) for place in PLACES[:2]], axis=1)
 
 
 def shingles_of_views(views: ComparisonTexts) -> tuple[np.ndarray, np.ndarray]:

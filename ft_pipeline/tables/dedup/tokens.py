@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import regex
 
-from ft_pipeline.tables.dedup.hashes import hash_pieces
+from ft_pipeline.tables.dedup.hashes import SpanHashes, hash_pieces
 from ft_pipeline.tables.text_rules import ZERO_WIDTH
 
 WORD, CHARACTER, DIGITS, NUMBER, NAME, SIGN = range(6)
@@ -38,25 +38,32 @@ _TOKEN = regex.compile(
     regex.VERSION1,
 )
 _DIGIT = regex.compile(r"\p{N}")
-_INVISIBLE = dict.fromkeys(map(ord, ZERO_WIDTH))
+_ENDS_LINE = frozenset("\n\x1f")
+"""U+001F separates turns."""
+_INVISIBLE = dict.fromkeys(map(ord, ZERO_WIDTH + "\ufe0e\ufe0f\u0640"))
+"""Also the variants of emoji, and the line that stretches Arabic words."""
+_DOT_ABOVE = "\u0307"
+"""What remains of a Turkish İ that becomes a small letter."""
 
 
 def tokens_of(text: str) -> list[Token]:
     """Return the tokens of a text.
 
-    A word is inside a sentence if only white space and commas are between it and the word before it, on one line.
+    A word is inside a sentence if only white space and commas are between it and the word before it, on one line of one
+    turn.
     """
     text = unicodedata.normalize("NFKC", text).translate(_INVISIBLE)
     tokens: list[Token] = []
     inside, end = False, 0
     for match in _TOKEN.finditer(text):
         token, gap = match[0], text[end : match.start()]
-        inside, end = inside and "\n" not in gap, match.end()
+        inside, end = inside and _ENDS_LINE.isdisjoint(gap), match.end()
+        folded = token.casefold().replace(_DOT_ABOVE, "")
         if match.lastgroup is None:
-            tokens.append((token.casefold(), SIGN))
+            tokens.append((folded, SIGN))
             inside = inside and token == ","
             continue
-        tokens.append((token.casefold(), _kind(token, match.lastgroup, inside)))
+        tokens.append((folded, _kind(token, match.lastgroup, inside)))
         inside = True
     return tokens
 
@@ -88,23 +95,38 @@ class Tokens:
     def __len__(self) -> int:
         return len(self.counts)
 
+    @property
+    def ends(self) -> np.ndarray:
+        """int64: the position after the last token of each text."""
+        return np.cumsum(self.counts)
+
+    @property
+    def begins(self) -> np.ndarray:
+        """int64: the position of the first token of each text."""
+        return self.ends - self.counts
+
+    def spans(self, begins: np.ndarray, lengths: np.ndarray) -> "Tokens":
+        """Return some parts of the texts as texts, given by the position of their first token and their length."""
+        places = np.repeat(begins - (np.cumsum(lengths) - lengths), lengths) + np.arange(int(lengths.sum()))
+        return Tokens(self.hashes[places], self.kinds[places], lengths)
+
     def take(self, texts: np.ndarray) -> "Tokens":
         """Return some of the texts, in the order of `texts`."""
-        counts = self.counts[texts]
-        starts = (np.cumsum(self.counts) - self.counts)[texts]
-        places = np.repeat(starts - (np.cumsum(counts) - counts), counts) + np.arange(int(counts.sum()))
-        return Tokens(self.hashes[places], self.kinds[places], counts)
+        return self.spans(self.begins[texts], self.counts[texts])
+
+    def hash_each(self) -> np.ndarray:
+        """Return the uint64 of each text."""
+        return SpanHashes(self.hashes).of(self.begins, self.ends)
 
     def select(self, kept: np.ndarray) -> "Tokens":
         """Return the same texts with some of their tokens. `kept`: a bool per token."""
-        ends = np.cumsum(self.counts)
         kept_before = np.concatenate([[0], np.cumsum(kept)])
-        return Tokens(self.hashes[kept], self.kinds[kept], np.diff(kept_before[np.concatenate([[0], ends])]))
+        return Tokens(self.hashes[kept], self.kinds[kept], np.diff(kept_before[np.concatenate([[0], self.ends])]))
 
     def per_text(self, values: np.ndarray) -> np.ndarray:
         """Return the sum of a value per token for each text."""
         sums = np.concatenate([[0], np.cumsum(values)])
-        return np.diff(sums[np.concatenate([[0], np.cumsum(self.counts)])])
+        return np.diff(sums[np.concatenate([[0], self.ends])])
 
 
 def tokenize(texts: Texts) -> Tokens:
@@ -160,7 +182,7 @@ _UPPER = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _IS_DIGIT, _IS_UPPER = _table(_DIGITS), _table(_UPPER)
 _IS_WORD = _table(_DIGITS + _UPPER + _UPPER.lower())
 _IS_SIGN = _table("".join(map(chr, range(0x21, 0x7F)))) & ~_IS_WORD
-_ENDS_SENTENCE = (_IS_SIGN & ~_table(",")) | _table("\n")
+_ENDS_SENTENCE = (_IS_SIGN & ~_table(",")) | _table("\n\x1f")
 _LOWER = np.arange(256, dtype=np.uint8)
 _LOWER[_IS_UPPER] += 32
 

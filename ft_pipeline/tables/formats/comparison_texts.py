@@ -28,12 +28,14 @@ class ComparisonTexts(NamedTuple):
     """Normalized rest."""
     exact: pa.Array
     """All strings of the row, unchanged."""
+    asked: pa.Array
+    """Human turns, unchanged."""
     said: pa.Array | None = None
     """For conversations: the normalized text of each turn, all rows one after the other."""
 
     def filter(self, rows: pa.Array) -> "ComparisonTexts":
         """Return the texts of some rows, without `said`."""
-        return ComparisonTexts(self.prompts.filter(rows), self.answers.filter(rows), self.exact.filter(rows))
+        return ComparisonTexts(*(texts.filter(rows) for texts in self[:4]))
 
 
 def normalise_all(texts: pa.Array) -> pa.Array:
@@ -97,6 +99,7 @@ def views_of_messages(messages: pa.Array) -> ComparisonTexts:
         _joined(normal, owners, is_user, len(messages), TURN),
         _joined(normal, owners, ~is_user, len(messages), TURN),
         _joined(exact, owners, np.ones(len(owners), bool), len(messages), "\x1f"),
+        _joined(content, owners, is_user, len(messages), TURN),
         normal_content,
     )
 

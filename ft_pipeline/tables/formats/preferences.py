@@ -200,7 +200,7 @@ def comparison_texts(columns: ArrowColumns) -> ComparisonTexts:
     rejected = _answers(columns["rejected"])
     marked = join_texts(text_scalar(""), pc.replace_substring(normalise_all(rejected), " ", " \x1e"), "\x1e")
     texts = ComparisonTexts(
-        views.prompts, join_texts(views.answers, marked, TURN), join_texts(views.exact, rejected, "\x1f")
+        views.prompts, join_texts(views.answers, marked, TURN), join_texts(views.exact, rejected, "\x1f"), views.asked
     )
     return with_tools(texts, columns["tools"])
 

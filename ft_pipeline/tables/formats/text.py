@@ -26,7 +26,7 @@ def convert_text(value: dict[str, Any], sidecar: Sidecar) -> Record | Fault:
 def comparison_texts(columns: ArrowColumns) -> ComparisonTexts:
     """Return the whole text as the prompt."""
     text = as_large(columns["text"])
-    return ComparisonTexts(normalise_all(text), pa.repeat(text_scalar(""), len(text)), text)
+    return ComparisonTexts(normalise_all(text), pa.repeat(text_scalar(""), len(text)), text, text)
 
 
 FORMAT = Format(

@@ -46,7 +46,7 @@ def prepare_rows(job: Job, settings: ExperimentSettings, tokenizer: Any, limits:
         {
             **pair,
             "messages": plain(pair["prompt_messages"]),
-            "answers": [pair[side][-1]["content"] for side in ("chosen", "rejected")],
+            "answers": [plain(pair[side]) for side in ("chosen", "rejected")],
         }
         for pair in pairs
     ]
