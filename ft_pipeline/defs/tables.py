@@ -212,12 +212,11 @@ def _build_conversations(build: BuildContext) -> dict[str, Any]:
     config = build.spec.config
     tasks = build.inputs.get("tasks")
     task_texts, unread_tasks = read_task_texts(tasks, config["tasks"]) if tasks else ([], config["tasks"])
-    settings = DataSettings.model_validate(config["data"])
     report = build_conversations(
         {name: build.inputs[name] for name in CONVERSATIONAL},
         build.out,
-        settings=settings,
-        suite=SuiteTexts.of(config["general_questions"], task_texts, config["general_texts"], settings.group_templates),
+        settings=DataSettings.model_validate(config["data"]),
+        suite=SuiteTexts.of(config["general_questions"], task_texts, config["general_texts"]),
     )
     moved = _moved_rows(build)
     for warning in moved:

@@ -4,7 +4,7 @@ Training rows that are near a held-out row are set aside.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +92,7 @@ def build_conversations(
     folders: table → the folder of its artifact. A table may be empty. suite: texts that are not trained on either.
     """
     out.mkdir(parents=True, exist_ok=True)
+    suite = replace(suite, templates=settings.group_templates)
     rows = load_conversation_rows(folders, settings)
     assignment = assign_splits(rows, settings, suite)
     written = _write(rows, assignment, out)

@@ -19,7 +19,7 @@ from ft_pipeline.tables.dedup.tokens import tokenize
 from ft_pipeline.tables.formats.arrow_schema import MESSAGES
 from ft_pipeline.tables.formats.comparison_texts import as_large, text_scalar, views_of_messages
 from ft_pipeline.tables.formats.turns import Message
-from ft_pipeline.tables.leaks import ANSWER, QUESTION, Found, HeldOutTurns, LeakIndex, lowest_owners
+from ft_pipeline.tables.leaks import ANSWER, QUESTION, Found, HeldOutTurns, LeakIndex
 
 COMMON, SUITE = "common_sequences.parquet", "suite.json"
 """In a conversations artifact: the hashes of sequences of words that show nothing, and the texts of the suites."""
@@ -40,15 +40,13 @@ class SuiteTexts:
     """Whether texts with other numbers and names count as held out, too (DataSettings.group_templates)."""
 
     @classmethod
-    def of(
-        cls, questions: Iterable[Sequence[str]], more: Iterable[str], texts: Iterable[str], templates: bool = True
-    ) -> "SuiteTexts":
+    def of(cls, questions: Iterable[Sequence[str]], more: Iterable[str], texts: Iterable[str]) -> "SuiteTexts":
         """Return the texts of a suite. questions: pairs of question and answer. more: questions without answers."""
         pairs = [*map(tuple, questions), *((question, "") for question in more)]
         # A JSON file may have halves of characters, which no table can store.
         clean = [[text.encode("utf-8", "replace").decode() for text in pair] for pair in pairs]
         asked, answered = ([pair[side] for pair in clean] for side in (0, 1))
-        return cls(asked, answered, [text.encode("utf-8", "replace").decode() for text in texts], templates)
+        return cls(asked, answered, [text.encode("utf-8", "replace").decode() for text in texts])
 
     def __len__(self) -> int:
         return len(self.questions) + len(self.texts)
@@ -168,7 +166,7 @@ class HeldOut:
         return [name or near_row for name, near_row in zip(names, near, strict=True)]
 
     def _names(self, found: Found, count: int) -> list[str | None]:
-        owners = lowest_owners(found, np.ones(len(found.owners), dtype=bool), count)
+        owners = found.lowest_owners(found.leaks(np.empty(0, np.uint64)), count)
         return [self.name(owner) if owner >= 0 else None for owner in owners.tolist()]
 
     def _near(self, conversations: Sequence[Sequence[Message]]) -> np.ndarray:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ft_pipeline.tables.dedup.hashes import WINDOW, SpanHashes, window_hashes
+from ft_pipeline.tables.dedup.hashes import PLACES, WINDOW, SpanHashes, mix, window_hashes
 from ft_pipeline.tables.dedup.matching import first_index
 from ft_pipeline.tables.dedup.templates import (
     MASK,
@@ -48,10 +48,14 @@ _NEEDLE_TYPES: Mapping[str, type] = {
     "length": np.int32,
     "hash": np.uint64,
     "owner": np.int64,
+    "turn": np.uint64,
+    "part": np.int32,
+    "parts": np.int32,
 }
 _PAIR_TYPES: Mapping[str, type] = {"question": np.uint64, "length": np.int32, "hash": np.uint64, "owner": np.int64}
-_TURN_TYPES: Mapping[str, type] = {"key": np.uint64, "owner": np.int64, "size": np.float64}
+_TURN_TYPES: Mapping[str, type] = {"hash": np.uint64, "owner": np.int64, "size": np.float64}
 Columns = dict[str, np.ndarray]
+_SEQUENCE_COLUMNS = ("hash", "owner", "turn", "part", "parts")
 
 
 def _gather(parts: Sequence[Columns], types: Mapping[str, type], sort_by: str, *distinct: str) -> Columns:
@@ -104,8 +108,8 @@ def _low_bits(hashes: np.ndarray) -> np.ndarray:
     return hashes & np.uint64((1 << _FILTER_BITS) - 1)
 
 
-def _make_needles(sequences: Tokens, owners: np.ndarray) -> Columns:
-    """Return the columns of _Needles for sequences of at least WINDOW words."""
+def _make_needles(sequences: Tokens, **columns: np.ndarray) -> Columns:
+    """Return the columns of _Needles for sequences of at least WINDOW words. columns: owner, turn, part, parts."""
     begins, ends = sequences.begins, sequences.ends
     windows = window_hashes(sequences.hashes)
     places = (windows & np.uint64((1 << _RARITY_BITS) - 1)).astype(np.int64)
@@ -121,12 +125,15 @@ def _make_needles(sequences: Tokens, owners: np.ndarray) -> Columns:
         "offset": (anchors - begins).astype(np.int32),
         "length": sequences.counts.astype(np.int32),
         "hash": sequences.hash_each(),
-        "owner": owners,
+        **columns,
     }
 
 
-def _parts_of(words: Tokens) -> tuple[Tokens, np.ndarray]:
-    """Return (the parts of PART_WORDS words of the texts, the text of each): one after the other, and the last one."""
+def _parts_of(words: Tokens) -> tuple[Tokens, np.ndarray, np.ndarray]:
+    """Return (the parts of PART_WORDS words of the texts, the text of each, its number in the text).
+
+    The parts follow each other; the last one ends with the text.
+    """
     sizes = sizes_of(words)
     texts = np.flatnonzero(sizes >= PART_WORDS)
     counts = words.counts[texts]
@@ -135,7 +142,7 @@ def _parts_of(words: Tokens) -> tuple[Tokens, np.ndarray]:
     owners = np.repeat(np.arange(len(texts)), numbers)
     steps = np.arange(int(numbers.sum())) - np.repeat(np.cumsum(numbers) - numbers, numbers)
     begins = np.minimum(steps * lengths[owners], (counts - lengths)[owners])
-    return words.spans(words.begins[texts][owners] + begins, lengths[owners]), texts[owners]
+    return words.spans(words.begins[texts][owners] + begins, lengths[owners]), texts[owners], steps
 
 
 def _turn_keys(tokens: Tokens, with_templates: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -192,39 +199,47 @@ class HeldOutTurns:
         the same owner follows, it is the answer to the question."""
         words = without_signs(tokens)
         sizes = sizes_of(words)
-        for sequences, texts in _long_sequences(words, roles):
-            self.plain.append(_make_needles(sequences, owners[texts]))
+        turns, parts = words.hash_each(), np.ones(len(words), np.int32)
+        for sequences, texts, numbers in _long_sequences(words, roles):
+            np.maximum.at(parts, texts, (numbers + 1).astype(np.int32))
+            about = {"owner": owners[texts], "turn": turns[texts], "parts": parts[texts]}
+            self.plain.append(_make_needles(sequences, part=numbers.astype(np.int32), **about))
         if self.with_templates:
-            self._add_masked(words, owners, roles)
+            self._add_masked(words, roles, {"owner": owners, "turn": turns, "parts": parts})
         questions = np.flatnonzero((roles == QUESTION) & single)
         keys, texts = _turn_keys(tokens.take(questions), self.with_templates)
-        self.turns.append({"key": keys, "owner": owners[questions][texts], "size": sizes[questions][texts]})
+        self.turns.append({"hash": keys, "owner": owners[questions][texts], "size": sizes[questions][texts]})
         has_answer = np.zeros(len(owners), dtype=bool)
         has_answer[:-1] = (owners[1:] == owners[:-1]) & (roles[1:] == ANSWER) & (words.counts[1:] > 0)
         is_short = (sizes >= MIN_TURN_WORDS) & (sizes < PART_WORDS) & (words.counts >= WINDOW)
         self._add_pairs(words, owners, questions[(is_short & has_answer)[questions]])
 
-    def _add_masked(self, words: Tokens, owners: np.ndarray, roles: np.ndarray) -> None:
-        """Add the sequences in which numbers and names are masked, if enough other words remain.
+    def _add_masked(self, words: Tokens, roles: np.ndarray, about: Columns) -> None:
+        """Add the sequences in which numbers and names are masked, if enough other words remain. about: of each text.
 
         The first word is left out: whether it is a name depends on what comes before the turn.
         """
         masked = are_numbers(words) | (words.kinds == NAME)
         kept = np.ones(len(masked), dtype=bool)
         kept[first_words(words)] = False
-        for sequences, texts in _long_sequences(mask(words.select(kept), masked[kept]), roles):
+        for sequences, texts, numbers in _long_sequences(mask(words.select(kept), masked[kept]), roles):
             is_mask = sequences.kinds == NUMBER
             enough = np.flatnonzero(
                 (sequences.per_text(is_mask) > 0) & (sizes_of(sequences, ~is_mask) >= MIN_LONG_WORDS)
             )
             if enough.size:
-                self.masked.append(_make_needles(sequences.take(enough), owners[texts][enough]))
+                columns = {name: column[texts[enough]] for name, column in about.items()}
+                part = np.minimum(numbers[enough], columns["parts"] - 1).astype(np.int32)
+                self.masked.append(_make_needles(sequences.take(enough), part=part, **columns))
 
     def _add_pairs(self, words: Tokens, owners: np.ndarray, questions: np.ndarray) -> None:
         """Add short questions, each with the first words of its answer, which is the next text."""
         if not questions.size:
             return
-        needles = _make_needles(words.take(questions), owners[questions])
+        zeros = np.zeros(len(questions), np.int32)
+        turns = words.take(questions)
+        about = {"owner": owners[questions], "turn": turns.hash_each(), "part": zeros, "parts": zeros + np.int32(1)}
+        needles = _make_needles(turns, **about)
         lengths = np.minimum(words.counts[questions + 1], PART_WORDS)
         begins = words.begins[questions + 1]
         answers = SpanHashes(words.hashes).of(begins, begins + lengths)
@@ -232,48 +247,83 @@ class HeldOutTurns:
         self.pairs.append({"question": needles["hash"], "length": lengths, "hash": answers, "owner": owners[questions]})
 
 
-def _long_sequences(words: Tokens, roles: np.ndarray) -> Iterator[tuple[Tokens, np.ndarray]]:
-    """Yield (sequences, the text of each): the parts of long texts, and questions that are nearly as long."""
-    parts, texts = _parts_of(words)
+def _long_sequences(words: Tokens, roles: np.ndarray) -> Iterator[tuple[Tokens, np.ndarray, np.ndarray]]:
+    """Yield (sequences, the text of each, its number in the text).
+
+    They are the parts of long texts, and questions that are nearly as long.
+    """
+    parts, texts, numbers = _parts_of(words)
     if len(texts):
-        yield parts, texts
+        yield parts, texts, numbers
     sizes = sizes_of(words)
     texts = np.flatnonzero((roles == QUESTION) & (sizes >= MIN_QUESTION_WORDS) & (sizes < PART_WORDS))
     if len(texts):
-        yield words.take(texts), texts
+        yield words.take(texts), texts, np.zeros(len(texts), dtype=np.int64)
 
 
 @dataclass(frozen=True)
 class Found:
-    """What was found in some documents."""
+    """What was found in some documents: one entry per finding."""
 
-    documents: np.ndarray
-    """int64: the document of each sequence that was found."""
-    sequences: np.ndarray
-    """uint64: the hash of the sequence. Common sequences (stock sentences) are no leaks: the caller decides."""
-    owners: np.ndarray
+    document: np.ndarray
+    """int64"""
+    hash: np.ndarray
+    """uint64 of the sequence of words that was found."""
+    owner: np.ndarray
     """int64: the lowest owner of the sequence."""
-    sure: np.ndarray
-    """bool: the whole question was found, as a turn or with its answer. It is a leak, however common."""
+    turn: np.ndarray
+    """uint64: the turn that the sequence is a part of."""
+    part: np.ndarray
+    """int32: its number in the turn."""
+    parts: np.ndarray
+    """int32: the number of parts of the turn. 0: a whole question was found, as a turn or with its answer."""
 
     @classmethod
-    def join(cls, parts: "Sequence[Found]") -> "Found":
-        """Return the findings of all parts."""
-        names = ("documents", "sequences", "owners", "sure")
-        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
+    def join(cls, findings: "Sequence[Found]") -> "Found":
+        """Return all findings."""
+        columns = ("document", *_SEQUENCE_COLUMNS)
+        return cls(**{name: np.concatenate([getattr(found, name) for found in findings]) for name in columns})
+
+    @classmethod
+    def of(cls, document: np.ndarray, columns: Columns, rows: np.ndarray) -> "Found":
+        """Return a finding for each document, with the columns of these rows; whole questions have no parts."""
+        zeros = {"turn": columns["hash"], "part": columns["owner"] * 0, "parts": columns["owner"] * 0}
+        return cls(document, **{name: {**zeros, **columns}[name][rows] for name in _SEQUENCE_COLUMNS})
+
+    def leaks(self, common: np.ndarray) -> np.ndarray:
+        """Return a bool per finding: whether it is a leak.
+
+        A whole question is one. Of a longer turn, half of the parts must be found in the document; common ones (the
+        hashes of stock sentences) do not count.
+        """
+        whole = self.parts == 0
+        counted = np.flatnonzero(~whole & ~np.isin(self.hash, common))
+        turns = mix(self.turn[counted] ^ mix(self.document[counted].astype(np.uint64)))
+        first = first_index(turns * PLACES[0] + self.part[counted].astype(np.uint64)) == np.arange(len(counted))
+        _, numbers = np.unique(turns, return_inverse=True)
+        found_parts = np.bincount(numbers[first], minlength=len(counted))
+        leaks = whole.copy()
+        leaks[counted] = 2 * found_parts[numbers] >= self.parts[counted]
+        return leaks
+
+    def lowest_owners(self, leaks: np.ndarray, count: int) -> np.ndarray:
+        """Return int64 per document: the lowest owner of its leaks, -1 if it has none. leaks: bool per finding."""
+        lowest = np.full(count, np.iinfo(np.int64).max)
+        np.minimum.at(lowest, self.document[leaks], self.owner[leaks])
+        return np.where(lowest == np.iinfo(np.int64).max, -1, lowest)
 
 
 class LeakIndex:
     """Held-out turns, to be found in other texts."""
 
     def __init__(self, turns: HeldOutTurns, common: np.ndarray | None = None) -> None:
-        """common: hashes of the sequences (Found.sequences) that are not searched."""
+        """common: hashes of the sequences (Found.hash) that are not searched."""
         self._with_templates = turns.with_templates
         common = np.empty(0, np.uint64) if common is None else common
         self._plain, self._masked = _Needles(turns.plain, common), _Needles(turns.masked, common)
         self._short = _Needles(turns.short, common[:0])
         self._pairs = _gather(turns.pairs, _PAIR_TYPES, "question", "question", "length", "hash")
-        self._turns = _gather(turns.turns, _TURN_TYPES, "key", "key")
+        self._turns = _gather(turns.turns, _TURN_TYPES, "hash", "hash")
 
     def search(self, tokens: Tokens, documents: np.ndarray, questions: np.ndarray, count: int) -> Found:
         """Return what is found in texts.
@@ -283,41 +333,33 @@ class LeakIndex:
         """
         words = without_signs(tokens)
         texts, needles, _ = self._plain.find(words)
-        parts = [(documents[texts], self._plain.columns["hash"][needles], self._plain.columns["owner"][needles], False)]
+        findings = [Found.of(documents[texts], self._plain.columns, needles)]
         if len(self._masked):
-            parts.append(self._find_masked(words, documents))
-        parts.append((*self._equal_turns(tokens, documents, questions, count), True))
-        parts.append((*self._questions_with_answers(words, documents), True))
-        documents, sequences, owners = (np.concatenate([part[column] for part in parts]) for column in range(3))
-        sure = np.repeat([part[3] for part in parts], [len(part[0]) for part in parts])
-        return Found(documents, sequences, owners, sure)
+            findings.append(self._find_masked(words, documents))
+        if questions.any() and len(self._turns["hash"]):
+            findings.append(self._equal_turns(tokens, documents, questions, count))
+        if len(self._short):
+            findings.append(self._questions_with_answers(words, documents))
+        return Found.join(findings)
 
-    def _find_masked(self, words: Tokens, documents: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, bool]:
+    def _find_masked(self, words: Tokens, documents: np.ndarray) -> Found:
         masked = are_numbers(words) | (words.kinds == NAME)
         texts = np.flatnonzero(words.per_text(masked) > 0)
         found, needles, _ = self._masked.find(mask(words, masked).take(texts))
-        columns = self._masked.columns
-        return documents[texts[found]], columns["hash"][needles], columns["owner"][needles], False
+        return Found.of(documents[texts[found]], self._masked.columns, needles)
 
-    def _equal_turns(
-        self, tokens: Tokens, documents: np.ndarray, questions: np.ndarray, count: int
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return (document, key, owner) of questions that equal a held-out one. One of few words only counts if it is
-        the only question of its document."""
-        known = self._turns
-        if not questions.any() or not len(known["key"]):
-            return _NOTHING
-        asking = documents[questions]
+    def _equal_turns(self, tokens: Tokens, documents: np.ndarray, questions: np.ndarray, count: int) -> Found:
+        """Return the questions that equal a held-out one. One of few words only counts if it is the only question of
+        its document."""
+        known, asking = self._turns, documents[questions]
         is_only = np.bincount(asking, minlength=count)[asking] == 1
         keys, texts = _turn_keys(tokens.take(np.flatnonzero(questions)), self._with_templates)
-        places = np.minimum(np.searchsorted(known["key"], keys), len(known["key"]) - 1)
-        equal = (known["key"][places] == keys) & ((known["size"][places] >= MIN_TURN_WORDS) | is_only[texts])
-        return asking[texts[equal]], keys[equal], known["owner"][places[equal]]
+        places = np.minimum(np.searchsorted(known["hash"], keys), len(known["hash"]) - 1)
+        equal = (known["hash"][places] == keys) & ((known["size"][places] >= MIN_TURN_WORDS) | is_only[texts])
+        return Found.of(asking[texts[equal]], known, places[equal])
 
-    def _questions_with_answers(
-        self, words: Tokens, documents: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return (document, question, owner) of short questions that their answer follows in the same text."""
+    def _questions_with_answers(self, words: Tokens, documents: np.ndarray) -> Found:
+        """Return the short questions that their answer follows in the same text."""
         texts, needles, ends = self._short.find(words)
         questions, known = self._short.columns["hash"][needles], self._pairs
         first, last = (np.searchsorted(known["question"], questions, side=side) for side in ("left", "right"))
@@ -330,14 +372,4 @@ class LeakIndex:
             answer_ends = begins + known["length"][pairs]
             fits = np.flatnonzero(answer_ends <= words.ends[texts])
             is_found[fits] |= spans.of(begins[fits], answer_ends[fits]) == known["hash"][pairs[fits]]
-        return documents[texts[is_found]], known["question"][pairs[is_found]], known["owner"][pairs[is_found]]
-
-
-_NOTHING = np.empty(0, np.int64), np.empty(0, np.uint64), np.empty(0, np.int64)
-
-
-def lowest_owners(found: Found, leaks: np.ndarray, count: int) -> np.ndarray:
-    """Return int64 per document: the lowest owner of what was found, -1 if nothing was. leaks: bool per finding."""
-    lowest = np.full(count, np.iinfo(np.int64).max)
-    np.minimum.at(lowest, found.documents[leaks], found.owners[leaks])
-    return np.where(lowest == np.iinfo(np.int64).max, -1, lowest)
+        return Found.of(documents[texts[is_found]], known, pairs[is_found])

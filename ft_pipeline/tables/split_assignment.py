@@ -15,8 +15,9 @@ from ft_pipeline.tables.conversation_rows import ConversationRows
 from ft_pipeline.tables.dedup.hashes import PLACES, mix
 from ft_pipeline.tables.dedup.matching import first_index
 from ft_pipeline.tables.dedup.near_duplicates import find_near
+from ft_pipeline.tables.formats.arrow_schema import MESSAGES
 from ft_pipeline.tables.held_out import SuiteTexts, common_sequences, search_messages, turns_of_rows
-from ft_pipeline.tables.leaks import Found, HeldOutTurns, LeakIndex, lowest_owners
+from ft_pipeline.tables.leaks import Found, HeldOutTurns, LeakIndex
 from ft_pipeline.tables.splits import SPLITS, TEST, TRAIN, VALIDATION, place_in_splits
 
 CODES = ("", "duplicate", "near_duplicate", "train_test_overlap")
@@ -129,13 +130,10 @@ def _drop_leaks(rows: ConversationRows, ranks: np.ndarray, assignment: SplitAssi
     numbers[by_rank] = np.arange(len(by_rank)) + np.where(np.arange(len(by_rank)) < test_rows, 0, len(suite))
     index = _index(rows, held_out, numbers, suite.turns(test_rows))
     searched = np.flatnonzero(stays & (ranks > _TEST))
-    positions, found = _search_all(rows, searched, index)
-    is_train = ranks[positions] == _TRAIN
-    groups = rows.keys.group[positions, 1]
-    countable = is_train & ~found.sure
-    assignment.common = common_sequences(found.sequences[countable], groups[countable])
-    leaks = found.sure | ~np.isin(found.sequences, assignment.common)
-    lowest = lowest_owners(replace(found, documents=positions), leaks, len(rows))
+    found = _search_all(rows, searched, index)
+    countable = (ranks[found.document] == _TRAIN) & (found.parts > 0)
+    assignment.common = common_sequences(found.hash[countable], rows.keys.group[found.document[countable], 1])
+    lowest = found.lowest_owners(found.leaks(assignment.common), len(rows))
     for position in np.flatnonzero(lowest >= 0).tolist():
         owner = int(lowest[position])
         if owner >= test_rows and ranks[position] != _TRAIN:
@@ -161,14 +159,14 @@ def _collect(batch: tuple[pa.Array, np.ndarray], numbers: np.ndarray, with_templ
     return turns_of_rows(messages, numbers[positions], with_templates)
 
 
-def _search_all(rows: ConversationRows, searched: np.ndarray, index: LeakIndex) -> tuple[np.ndarray, Found]:
-    """Return (position of the row of each finding, findings) in the rows at these positions."""
+def _search_all(rows: ConversationRows, searched: np.ndarray, index: LeakIndex) -> Found:
+    """Return the findings in the rows at these positions. Their documents are positions."""
     batches = rows.map_messages(searched, partial(_search, index=index))
-    parts = [(positions[found.documents], found) for positions, found in batches]
-    if not parts:
-        empty = np.empty(0, np.int64)
-        return empty, Found(empty, empty.astype(np.uint64), empty, empty.astype(bool))
-    return np.concatenate([positions for positions, _ in parts]), Found.join([found for _, found in parts])
+    return Found.join([_search_nothing(index), *(replace(found, document=at[found.document]) for at, found in batches)])
+
+
+def _search_nothing(index: LeakIndex) -> Found:
+    return search_messages(pa.array([], MESSAGES), index)
 
 
 def _search(batch: tuple[pa.Array, np.ndarray], index: LeakIndex) -> Found:

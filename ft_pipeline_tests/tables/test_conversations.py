@@ -3,7 +3,7 @@
 import pyarrow.parquet as pq
 
 from ft_pipeline.settings.project import DataSettings
-from ft_pipeline.tables.held_out import read_held_out
+from ft_pipeline.tables.held_out import SuiteTexts, read_held_out
 from ft_pipeline_tests.tables.helpers import build_chat_tables
 
 PHRASE = "which of these statements best explains why photosynthesis is the foundation of most food webs"
@@ -152,7 +152,7 @@ def test_rows_with_a_phrase_of_the_general_suite_are_set_aside(tmp_path):
         {"instruction": " ".join(PHRASE.split()[:12]), "output": "Twelve words are not enough."},
     ]
     _, _, set_aside = build_chat_tables(
-        tmp_path, {"a.jsonl": rows}, questions=[f"Question: {PHRASE}?", "short"], settings=settings
+        tmp_path, {"a.jsonl": rows}, suite=SuiteTexts([f"Question: {PHRASE}?", "short"]), settings=settings
     )
     assert [(row["row"], row["code"]) for row in set_aside] == [(1, "train_test_overlap"), (2, "train_test_overlap")]
 

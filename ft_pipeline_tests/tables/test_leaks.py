@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from ft_pipeline.settings.project import DataSettings
 from ft_pipeline.tables.dedup.tokens import tokenize, words_of
-from ft_pipeline.tables.held_out import MIN_COMMON_PROMPTS, read_held_out
+from ft_pipeline.tables.held_out import MIN_COMMON_PROMPTS, SuiteTexts, read_held_out
 from ft_pipeline.tables.leaks import (
     ANSWER,
     MIN_QUESTION_WORDS,
@@ -17,7 +17,6 @@ from ft_pipeline.tables.leaks import (
     QUESTION,
     HeldOutTurns,
     LeakIndex,
-    lowest_owners,
 )
 from ft_pipeline_tests.tables.helpers import build_chat_tables
 
@@ -90,7 +89,7 @@ def test_short_questions_of_the_suites_are_found_as_whole_turns(tmp_path):
     questions = ["Which planet is red?", "Is it?"]
     rows = [alpaca("which planet is RED", "Mars."), alpaca("Which planet is red and small?", "Mars, I think.")]
     chats = [sharegpt("Hi", "Hello", "Which planet is red?", "Mars."), sharegpt("So", "What?", "Is it?", "It is.")]
-    assert set_aside_rows(tmp_path, [alpaca("x", "y")], rows, chats, questions=questions) == [
+    assert set_aside_rows(tmp_path, [alpaca("x", "y")], rows, chats, suite=SuiteTexts(questions)) == [
         ("alpaca", 1, "train_test_overlap"),
         ("sharegpt", 1, "train_test_overlap"),
     ]
@@ -194,6 +193,124 @@ def test_pairs_and_distilled_rows_are_compared_in_every_turn(tmp_path):
     assert held_out.in_conversations(rows) == ["alpaca/g.jsonl:1", "alpaca/g.jsonl:1", None]
 
 
+LONG = "My sister Anna moved to Bristol in May and the blue kettle that you sent her leaks since the first day"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        LONG.lower(),
+        LONG.upper(),
+        LONG.replace(" Bristol", "\nBristol"),
+        LONG.replace("Anna", "**Anna**"),
+        f"My friend wrote: \u201c{LONG}\u201d, and now?",
+        LONG.replace("first day", "second week"),
+        LONG.replace("Anna", "Beate").replace("Bristol", "Linz"),
+    ],
+)
+def test_case_markup_lines_and_a_few_words_do_not_hide_a_long_turn(tmp_path, text):
+    chats = [sharegpt("Hi", "Hi.", text, "I see.")]
+    assert set_aside_rows(tmp_path, [alpaca(LONG, "Sorry.")], sharegpt_rows=chats) == [
+        ("sharegpt", 1, "train_test_overlap")
+    ]
+
+
+@pytest.mark.parametrize(
+    "asked", ['"Where can I park?"', "**where can I park**", "- Where can I park", "Where, can I park"]
+)
+def test_signs_around_a_short_question_do_not_hide_it(tmp_path, asked):
+    chats = [sharegpt("Hi", "Hi.", asked, "Use the yard.")]
+    assert set_aside_rows(tmp_path, [alpaca("Where can I park?", "Behind.")], sharegpt_rows=chats) == [
+        ("sharegpt", 1, "train_test_overlap")
+    ]
+
+
+def test_a_short_question_is_found_with_an_answer_of_one_word(tmp_path):
+    set_aside_rows(tmp_path, [alpaca("Which planet is red?", "Mars.")])
+    held_out = read_held_out(tmp_path / "out")
+    texts = ["FAQ\n\nQ: Which planet is red?\nA: Mars.", "Which planet is red? Venus.", "Mars is red."]
+    assert held_out.in_texts(texts) == ["alpaca/g.jsonl:1", None, None]
+
+
+def test_answers_of_a_suite_are_found_with_their_questions(tmp_path):
+    suite = SuiteTexts.of([("On which continent is Egypt?", "Africa")], ["Half a \ud800 character"], ["A text."])
+    build_chat_tables(tmp_path, {}, suite=suite)
+    held_out = read_held_out(tmp_path / "out")
+    texts = ["Question: On which continent is Egypt?\nAnswer: Africa", "On which continent is Egypt? Asia"]
+    assert held_out.in_texts(texts) == ["question 1 of the evaluation suites", None]
+
+
+def test_an_instruction_that_a_suite_repeats_is_not_its_content(tmp_path):
+    instruction = "Classify the sentiment of the following short review of a movie as positive or negative or mixed:"
+    suite = SuiteTexts.of([(f"{instruction} {sentence(600 + number, 9)}", "") for number in range(5)], [], [])
+    rows = [alpaca(f"{instruction} {sentence(650 + number, 9)}", "positive") for number in range(40)]
+    report, _, _ = build_chat_tables(tmp_path, {"a.jsonl": rows}, settings=ALL_TRAIN, suite=suite)
+    assert report.set_aside == {}
+
+
+@pytest.mark.parametrize(
+    "turns_of_row",
+    [
+        lambda n: (f"Hello {sentence(n, 3)}", "Hello, thank you for writing to us today. How may I help you with it?",
+                   sentence(n + 5000, 9), sentence(n + 6000, 20)),
+        lambda n: (sentence(n, 9), sentence(n + 5000, 20), "Thank you very much!", "You are very welcome."),
+        lambda n: (sentence(n, 9), sentence(n + 5000, 20), "Please go on with one more chapter now.", sentence(n, 30)),
+    ],
+)  # fmt: skip
+def test_stock_turns_of_conversations_are_no_leaks(tmp_path, turns_of_row):
+    report, _, _ = build_chat_tables(tmp_path, {}, {"b.jsonl": [sharegpt(*turns_of_row(7 * n)) for n in range(200)]})
+    assert report.set_aside == {} and report.splits["train"] > 80
+
+
+def test_names_in_short_questions_are_their_content(tmp_path):
+    cities = ["Nairobi", "Oslo", "Lima", "Hanoi", "Accra", "Riga", "Cairo", "Tunis", "Seoul", "Quito", "Doha", "Baku"]
+    rows = [alpaca(f"How many people live in {city}?", sentence(n, 6)) for n, city in enumerate(cities)]
+    report, _, _ = build_chat_tables(tmp_path, {"a.jsonl": rows})
+    assert report.set_aside == {}
+
+
+def test_templates_can_be_switched_off(tmp_path):
+    rows = [alpaca(f"Where is order {number} now?", sentence(number, 9)) for number in range(10_000, 10_100)]
+    apart = DataSettings(validation_share=0.2, test_share=0.2, group_templates=False)
+    report, _, _ = build_chat_tables(tmp_path, {"a.jsonl": rows}, settings=apart)
+    assert report.set_aside == {} and min(report.splits.values()) > 5
+
+
+def test_reasoning_shows_a_held_out_answer_too(tmp_path):
+    set_aside_rows(tmp_path, [alpaca("Where can I park?", sentence(5, 14))])
+    held_out = read_held_out(tmp_path / "out")
+    answer = {"role": "assistant", "content": "There.", "reasoning_content": f"It says: {sentence(5, 14)}"}
+    assert held_out.in_conversations([[{"role": "user", "content": "Hi"}, answer]]) == ["alpaca/g.jsonl:1"]
+
+
+def test_golden_rows_of_two_tables_are_not_scored_twice(tmp_path):
+    golden = [alpaca(f"{sentence(number, 7)} Why?", sentence(number + 50, 9)) for number in range(10)]
+    twins = [sharegpt(row["instruction"], row["output"]) for row in golden]
+    report, _, set_aside = build_chat_tables(
+        tmp_path,
+        {"g.jsonl": golden},
+        {"h.jsonl": twins},
+        sidecars={"g.jsonl": {"split": "test"}, "h.jsonl": {"split": "test"}},
+        settings=ALL_TRAIN,
+    )
+    assert report.splits["test"] == 10 and report.set_aside == {"duplicate": 10}
+    assert {row["table"] for row in set_aside} == {"sharegpt"}
+
+
+def test_a_validation_row_with_a_test_turn_is_set_aside_although_it_shows_a_suite_too(tmp_path):
+    shares = DataSettings(validation_share=0.79, test_share=0)
+    rows = [sharegpt("Which planet is red?", "Mars.", "Where can I park?", sentence(number, 9)) for number in range(20)]
+    report, written, _ = build_chat_tables(
+        tmp_path,
+        {"g.jsonl": [alpaca("Where can I park?", "There."), alpaca("Nothing like it", sentence(-2, 9))]},
+        {"b.jsonl": rows},
+        sidecars=GOLDEN,
+        settings=shares,
+        suite=SuiteTexts(["Which planet is red?"]),
+    )
+    assert {row["split"] for row in written} == {"test"} and report.set_aside["train_test_overlap"] == 20
+
+
 # Splits.
 
 
@@ -281,7 +398,7 @@ def test_long_turns_are_found_like_in_a_search_word_by_word(texts, held_out):
     collected.add(tokenize(held_out), np.arange(len(held_out)), roles, np.zeros(len(held_out), dtype=bool))
     count = len(texts)
     found = LeakIndex(collected).search(tokenize(texts), np.arange(count), np.zeros(count, dtype=bool), count)
-    lowest = lowest_owners(found, np.ones(len(found.owners), dtype=bool), count)
+    lowest = found.lowest_owners(np.ones(len(found.owner), dtype=bool), count)
     expected = [
         min(
             (

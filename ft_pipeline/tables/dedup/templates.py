@@ -9,8 +9,8 @@ MASK = np.uint64(0x6A09E667F3BCC909)
 MIN_WORDS = 2
 """Smallest number of words of a template beside its number."""
 MIN_LONG_WORDS = 8
-"""Number of other words from which names, and several numbers, are masked. In a shorter text they are its content, as in
-"What is the capital of Kenya?" and "What is the sum of 1234 and 5678?"."""
+"""Number of other words from which names, and several numbers, are masked. In a shorter text they are its content, as
+in "What is the capital of Kenya?" and "What is the sum of 1234 and 5678?"."""
 MAX_MASKED = 0.4
 """Largest share of masks among the words of a template."""
 
