@@ -85,7 +85,8 @@ def ours(path: Path, out: Path) -> dict[str, object]:
     from ft_pipeline.tables.file_result import SourceFile
     from ft_pipeline.tables.held_out import SuiteTexts
 
-    shares, suite = DataSettings(), SuiteTexts(_general_suite("questions", "query"), _general_suite("texts", "text"))
+    questions = [(question, "") for question in _general_suite("questions", "query")]
+    shares, suite = DataSettings(), SuiteTexts.of(questions, [], _general_suite("texts", "text"))
     start = time.perf_counter()
     source = SourceFile(path.name, path, "")
     with Progress(console=Console(stderr=True)) as bar:

@@ -106,7 +106,9 @@ def test_erased_elements_of_an_array_are_replaced_also_those_that_are_too_long(t
     monkeypatch.setattr(json_reader, "MAX_LINE_BYTES", 200)
     rows = [FIRST, {"text": "A long text. " * 100}, LAST, FIRST]
     (tmp_path / "a.json").write_text(json.dumps(rows, indent=2))
-    content = replace_with_markers(tmp_path / "a.json", "a.json", {2: "second", 4: "fourth"})
+    target = io.BytesIO()
+    replace_with_markers(tmp_path / "a.json", "a.json", {2: "second", 4: "fourth"}, target)
+    content = target.getvalue()
     expected = [FIRST, {"excluded": "second"}, LAST, {"excluded": "fourth"}]
     assert json.loads(content) == expected
     assert content.startswith(json.dumps([FIRST], indent=2).encode()[:-2] + b',\n  {"excluded"')
