@@ -1,6 +1,9 @@
 """The rows of the conversational tables together, as turns."""
 
+import os
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -16,10 +19,11 @@ from ft_pipeline.tables.formats.arrow_schema import ORIGIN, schema_of, with_sche
 from ft_pipeline.tables.formats.base import Format
 from ft_pipeline.tables.formats.comparison_texts import views_of_messages
 from ft_pipeline.tables.formats.registry import FORMATS
-from ft_pipeline.tables.reading.process_pool import map_batches
+from ft_pipeline.tables.reason_codes import DUPLICATE_CODES
 
 BATCH_ROWS = 16_384
 """Rows in memory at a time."""
+MAX_THREADS = 4
 Result = TypeVar("Result")
 
 
@@ -39,6 +43,8 @@ class ConversationRows:
     """int64: the row's number in its file."""
     golden: np.ndarray
     """bool: the row is in a golden test file."""
+    lenient: np.ndarray
+    """bool: the row is in a file that may contain duplicates of other rows."""
 
     def __len__(self) -> int:
         return len(self.row)
@@ -47,22 +53,32 @@ class ConversationRows:
     def tables(self) -> tuple[str, ...]:
         return tuple(self.folders)
 
+    @property
+    def are_compared(self) -> bool:
+        """Whether no two rows can be near each other: only one table has rows, and it is fully deduplicated."""
+        return not (self.golden.any() or self.lenient.any() or len(np.unique(self.table)) > 1)
+
     def origin(self, position: int) -> str:
         """Return the origin of a row as `table/file:row`."""
         return f"{self.tables[self.table[position]]}/{self.files[self.file[position]]}:{self.row[position]}"
 
     def map_messages(
-        self, rows: np.ndarray, work: Callable[[tuple[pa.Array, np.ndarray]], Result]
+        self, rows: np.ndarray, work: Callable[[pa.Array, np.ndarray], Result]
     ) -> Iterator[tuple[np.ndarray, Result]]:
-        """Yield (positions, work((their turns, positions))) for batches of the rows at these positions, which ascend.
+        """Yield (positions, work(their turns, positions)) for batches of the rows at these positions, which ascend.
 
-        work: see process_pool.map_batches.
+        Threads do the work: numpy and Arrow release the lock of Python, and processes would each need the whole index.
         """
-        paths = [folder / "rows.parquet" for folder in self.folders.values()]
-        share = len(rows) / max(len(self), 1)
-        size = int(2 * share * sum(path.stat().st_size for path in paths))
-        for (_, positions), result in map_batches(work, self._batches(rows), size):
-            yield positions, result
+        workers = min(os.cpu_count() or 1, MAX_THREADS)
+        with ThreadPoolExecutor(workers) as pool:
+            under_way: deque[tuple[np.ndarray, Future[Result]]] = deque()
+            for messages, positions in self._batches(rows):
+                under_way.append((positions, pool.submit(work, messages, positions)))
+                if len(under_way) > workers:
+                    done, future = under_way.popleft()
+                    yield done, future.result()
+            for done, future in under_way:
+                yield done, future.result()
 
     def _batches(self, rows: np.ndarray) -> Iterator[tuple[pa.Array, np.ndarray]]:
         done = 0
@@ -83,8 +99,8 @@ class ConversationRows:
         return shingles.read(), np.concatenate(lengths)
 
 
-def _shingles(batch: tuple[pa.Array, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    return shingles_of_views(views_of_messages(batch[0]))
+def _shingles(messages: pa.Array, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return shingles_of_views(views_of_messages(messages))
 
 
 def load_conversation_rows(folders: Mapping[str, Path], settings: DataSettings) -> ConversationRows:
@@ -102,12 +118,14 @@ def load_conversation_rows(folders: Mapping[str, Path], settings: DataSettings) 
         if len(origin):
             file_numbers = file_column.indices.to_numpy(zero_copy_only=False).astype(np.int32)
         golden = np.array([accounts[name]["split"] == "test" for name in file_names], dtype=bool)
+        lenient = np.array([bool(DUPLICATE_CODES & set(accounts[name]["allow"])) for name in file_names], dtype=bool)
         parts.append(
             {
                 "table": np.full(len(origin), table_number, np.uint8),
                 "file": file_numbers + len(files),
                 "row": origin["row"].to_numpy(),
                 "golden": golden[file_numbers],
+                "lenient": lenient[file_numbers],
             }
         )
         files += file_names

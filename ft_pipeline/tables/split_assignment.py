@@ -53,7 +53,8 @@ def assign_splits(rows: ConversationRows, settings: DataSettings, suite: SuiteTe
     )
     _drop_equal_across_tables(rows, ranks, assignment)
     _drop_prompts_of_golden_rows(rows, assignment)
-    _drop_near(rows, ranks, assignment)
+    if not rows.are_compared:
+        _drop_near(rows, ranks, assignment)
     _drop_leaks(rows, ranks, assignment, suite)
     return assignment
 
@@ -154,8 +155,7 @@ def _index(rows: ConversationRows, held_out: np.ndarray, numbers: np.ndarray, tu
     return LeakIndex(turns)
 
 
-def _collect(batch: tuple[pa.Array, np.ndarray], numbers: np.ndarray, with_templates: bool) -> HeldOutTurns:
-    messages, positions = batch
+def _collect(messages: pa.Array, positions: np.ndarray, numbers: np.ndarray, with_templates: bool) -> HeldOutTurns:
     return turns_of_rows(messages, numbers[positions], with_templates)
 
 
@@ -169,5 +169,5 @@ def _search_nothing(index: LeakIndex) -> Found:
     return search_messages(pa.array([], MESSAGES), index)
 
 
-def _search(batch: tuple[pa.Array, np.ndarray], index: LeakIndex) -> Found:
-    return search_messages(batch[0], index)
+def _search(messages: pa.Array, positions: np.ndarray, index: LeakIndex) -> Found:
+    return search_messages(messages, index)
