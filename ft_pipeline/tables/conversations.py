@@ -27,7 +27,7 @@ from ft_pipeline.tables.formats.turns import plain
 from ft_pipeline.tables.held_out import COMMON, SuiteTexts
 from ft_pipeline.tables.languages import identify_languages
 from ft_pipeline.tables.process_batch import raw_json
-from ft_pipeline.tables.row_groups import ROW_GROUP
+from ft_pipeline.tables.row_groups import RowGroupWriter
 from ft_pipeline.tables.split_assignment import CODES, SplitAssignment, assign_splits
 from ft_pipeline.tables.splits import SPLITS
 
@@ -116,7 +116,7 @@ def _write(rows: ConversationRows, assignment: SplitAssignment, out: Path) -> _W
     written, begin = _Written(), 0
     groups = rows.keys.group
     with (
-        pq.ParquetWriter(out / "rows.parquet", SCHEMA, **PARQUET) as kept_rows,
+        RowGroupWriter(out / "rows.parquet", SCHEMA, **PARQUET) as kept_rows,
         pq.ParquetWriter(out / "set_aside.parquet", ASIDE_WITH_ID, compression="zstd") as aside,
     ):
         for name, folder in rows.folders.items():
@@ -136,7 +136,7 @@ def _write(rows: ConversationRows, assignment: SplitAssignment, out: Path) -> _W
                 table = pa.table(columns, schema=SCHEMA)
                 stays = assignment.code[part] == 0
                 kept = table if stays.all() else table.filter(pa.array(stays))
-                kept_rows.write_table(kept, row_group_size=ROW_GROUP)
+                kept_rows.write_table(kept)
                 written.rows += kept.num_rows
                 written.digest.add(kept["id"], kept["split"])
                 if len(written.preview) < PREVIEW_ROWS:

@@ -38,8 +38,8 @@ MAX_ANSWERS = 16
 """Number of answers of one short question that are compared."""
 MAX_NEEDLES = 64
 """Number of sequences with the same rarest window that are compared: a limit for hostile data."""
-_FILTER_BITS = 22
-"""The first test of a window is a table of this many bits of its hash."""
+_FILTER_BITS = range(16, 27)
+"""The first test of a window is a table of so many bits of its hash that about one of 32 windows passes by chance."""
 _RARITY_BITS = 16
 """Windows are counted by this many bits of their hash, to search for each sequence by a rare one."""
 _NEEDLE_TYPES: Mapping[str, type] = {
@@ -81,8 +81,10 @@ class _Needles:
         kept = ~np.isin(columns["hash"], left_out)
         self.columns = {name: column[kept] for name, column in columns.items()}
         self._anchors = self.columns["anchor"]
-        self._filter = np.zeros(1 << _FILTER_BITS, dtype=bool)
-        self._filter[_low_bits(self._anchors)] = True
+        bits = min(max((32 * len(self._anchors)).bit_length(), _FILTER_BITS[0]), _FILTER_BITS[-1])
+        self._filter_mask = np.uint64((1 << bits) - 1)
+        self._filter = np.zeros(1 << bits, dtype=bool)
+        self._filter[self._anchors & self._filter_mask] = True
 
     def __len__(self) -> int:
         return len(self._anchors)
@@ -90,7 +92,7 @@ class _Needles:
     def find(self, words: Tokens) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return (text, needle, position after its last word) of each occurrence."""
         windows = window_hashes(words.hashes)
-        places = np.flatnonzero(self._filter[_low_bits(windows)])
+        places = np.flatnonzero(self._filter[windows & self._filter_mask])
         first, last = (np.searchsorted(self._anchors, windows[places], side=side) for side in ("left", "right"))
         numbers = np.minimum(last - first, MAX_NEEDLES)
         needles = np.repeat(first - (np.cumsum(numbers) - numbers), numbers) + np.arange(int(numbers.sum()))
@@ -102,10 +104,6 @@ class _Needles:
         texts, needles, begins, ends = texts[inside], needles[inside], begins[inside], ends[inside]
         equal = SpanHashes(words.hashes).of(begins, ends) == self.columns["hash"][needles]
         return texts[equal], needles[equal], ends[equal]
-
-
-def _low_bits(hashes: np.ndarray) -> np.ndarray:
-    return hashes & np.uint64((1 << _FILTER_BITS) - 1)
 
 
 def _make_needles(sequences: Tokens, **columns: np.ndarray) -> Columns:

@@ -1,5 +1,6 @@
 """Writes a Parquet file in row groups of a good size, even if its rows come from thousands of small files."""
 
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -16,10 +17,15 @@ GROUP_TABLES = 1000
 
 
 class RowGroupWriter:
-    """Writes tables of one schema. They are joined, in order, so that a row group holds many small ones."""
+    """Writes tables of one schema. They are joined, in order, so that a row group holds many small ones.
+
+    A thread compresses and writes a group while the next one is collected.
+    """
 
     def __init__(self, path: Path, schema: pa.Schema, **options: Any) -> None:
         self._writer = pq.ParquetWriter(path, schema, **options)
+        self._thread = ThreadPoolExecutor(1)
+        self._written: Future[None] | None = None
         self._tables: list[pa.Table] = []
         self._rows = self._bytes = 0
 
@@ -37,11 +43,22 @@ class RowGroupWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if error is None:
-            self._flush()
+        with self._thread:
+            if error is None:
+                self._flush()
+                self._wait()
         self._writer.close()
 
     def _flush(self) -> None:
         if self._rows:
-            self._writer.write_table(pa.concat_tables(self._tables), row_group_size=ROW_GROUP)
+            self._wait()
+            self._written = self._thread.submit(self._write, pa.concat_tables(self._tables))
         self._tables, self._rows, self._bytes = [], 0, 0
+
+    def _write(self, table: pa.Table) -> None:
+        self._writer.write_table(table, row_group_size=ROW_GROUP)
+
+    def _wait(self) -> None:
+        """Wait for the group that is being written, and raise its error."""
+        if self._written is not None:
+            self._written.result()

@@ -76,6 +76,15 @@ def _as_json(texts: pa.Array) -> pa.Array:
     return pc.replace_with_mask(texts, escaped, pa.array(rewritten, pa.large_string()))
 
 
+def _update(digest: Any, texts: pa.ChunkedArray) -> None:
+    """Add all texts, one after the other, to a digest of hashlib."""
+    for chunk in texts.chunks:
+        _, offsets, data = as_large(chunk).buffers()
+        ends = np.frombuffer(offsets, dtype=np.int64)
+        if data is not None:
+            digest.update(memoryview(data)[ends[chunk.offset] : ends[chunk.offset + len(chunk)]])
+
+
 class RowsDigest:
     """SHA-256 over the ids of rows and one more column. It does not depend on how the rows are split into batches."""
 
@@ -84,11 +93,11 @@ class RowsDigest:
 
     def add(self, ids: pa.ChunkedArray, others: pa.ChunkedArray) -> None:
         """Add a batch: its ids (64 hex digits each) and one more column, of integers or of short texts."""
-        self._ids.update("".join(ids.to_pylist()).encode())
+        _update(self._ids, ids)
         if pa.types.is_integer(others.type):
             self._others.update(others.to_numpy().astype("<i8").tobytes())
         else:
-            self._others.update("".join(f"{text}\n" for text in others.to_pylist()).encode())
+            _update(self._others, pc.binary_join_element_wise(others, "", "\n"))
 
     def end(self, name: str, count: int) -> None:
         """Close a part, such as the rows of one file."""
