@@ -1,8 +1,7 @@
 """Read raw files: accepted rows go to disk, their keys stay in memory. Duplicates are not known yet."""
 
-from collections.abc import Callable, Collection
-from dataclasses import replace
-from functools import partial
+from collections.abc import Callable, Collection, Iterable
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -20,15 +19,13 @@ from ft_pipeline.tables.file_result import (
     SourceFile,
     load,
     refused,
-    rows_path,
     save,
-    write_stream,
 )
-from ft_pipeline.tables.process_batch import ASIDE, BatchResult, process_batch
+from ft_pipeline.tables.file_task import FileResults, FileTask, MapFiles, map_files
+from ft_pipeline.tables.process_batch import ASIDE, BatchResult
 from ft_pipeline.tables.reading.batches import Batch
-from ft_pipeline.tables.reading.containers import check_path, read_batches
-from ft_pipeline.tables.reading.process_pool import map_batches
-from ft_pipeline.tables.reading.sidecar import Sidecar, parse_sidecar
+from ft_pipeline.tables.reading.containers import check_path
+from ft_pipeline.tables.reading.sidecar import parse_sidecar
 from ft_pipeline.tables.reason_codes import Refused
 
 MIN_ROWS = 2
@@ -47,17 +44,25 @@ class Ingestor:
         excluded: Collection[str] = frozenset(),
         progress: Callable[[int], None] | None = None,
         cache: FolderCache | None = None,
+        map_files: MapFiles = map_files,
     ):
         self.data_format, self.work, self.excluded, self.cache = data_format, work, excluded, cache
         self.progress = progress or (lambda rows: None)
+        self.map_files = map_files
         self.from_cache = 0
         """Number of files that came from the cache and were not read."""
         self._files = 0
 
-    def collect(self, source: SourceFile) -> FileResult:
-        """Read one file, or load its result from the cache. If the file is refused, its account has the error."""
+    def collect(self, sources: Iterable[SourceFile]) -> list[FileResult]:
+        """Read files, or load their results from the cache. If a file is refused, its account has the error."""
+        prepared = [self._prepare(source) for source in sources]
+        batches = self.map_files([task for _, task in prepared if task], self.excluded)
+        return [self._finish(result, next(batches)) if task else result for result, task in prepared]
+
+    def _prepare(self, source: SourceFile) -> tuple[FileResult, FileTask | None]:
+        """Return the result of a file; if it must be read, one without rows, and the task of reading it."""
         if source.refused:
-            return refused(source, Refused(*source.refused))
+            return refused(source, Refused(*source.refused)), None
         account = FileAccount(file=source.name, sha256=source.sha256)
         self._files += 1
         folder = self.work / f"{self._files:06d}"
@@ -65,54 +70,52 @@ class Ingestor:
             sidecar = parse_sidecar(source.sidecar)
             account.max_quarantined, account.split = sidecar.max_quarantined, sidecar.split
             account.allow = sorted(sidecar.allow)
-            if self.cache is None or not source.sha256:
-                return self._read(FileResult(source, account, sidecar, folder))
-            suffix = Path(source.name).suffix.lower()
-            key = key_of(source.sha256, self.data_format, suffix, source.sidecar, self.excluded)
-            if self.cache.restore(key, folder):
+            if self.cache and source.sha256 and self.cache.restore(self._key(source), folder):
                 self.from_cache += 1
-                return load(source, account, sidecar, folder)
-            result = self._read(FileResult(source, account, sidecar, folder))
-            save(result, folder)
-            self.cache.store(key, folder)
-            return result
+                return load(source, account, sidecar, folder), None
+            path = source.fetch() if source.fetch else source.path
+            path = check_path(path, source.data_dir or path.parent)
         except Refused as error:
-            return refused(source, error)
+            return refused(source, error), None
+        folder.mkdir()
+        task = FileTask(path, _suffix(source), folder, self.data_format, sidecar)
+        return FileResult(source, account, sidecar, folder), task
 
-    def _read(self, result: FileResult) -> FileResult:
-        """Read the content of the file into `result`, and return it; or a refused result if the content is refused."""
+    def _key(self, source: SourceFile) -> str:
+        return key_of(source.sha256, self.data_format, _suffix(source), source.sidecar, self.excluded)
+
+    def _finish(self, result: FileResult, batches: FileResults) -> FileResult:
+        """Fill in the result of a file from its batches, and store it in the cache."""
         source, folder = result.source, result.folder
         assert folder is not None
-        path = source.fetch() if source.fetch else source.path
-        path = check_path(path, source.data_dir or path.parent)
-        folder.mkdir()
+        result = self._read(result, folder, batches)
+        if self.cache and source.sha256:
+            save(result, folder)
+            self.cache.store(self._key(source), folder)
+        return result
+
+    def _read(self, result: FileResult, folder: Path, batches: FileResults) -> FileResult:
+        """Return the result with the content of the file, or a refused result if the content is refused."""
         try:
-            totals = self._gather(result, path, folder)
+            with closing(batches):
+                totals = self._gather(folder, batches)
             _refuse_whole(totals, self.data_format)
         except Refused as error:
             for path_left in folder.iterdir():
                 path_left.unlink()
-            return refused(source, error)
+            return refused(result.source, error)
         result.rows = np.concatenate(totals.rows)
         result.keys = merge(totals.keys)
         result.pairs = np.concatenate(totals.pairs)
         result.reasons = totals.reasons
-        result.warnings = totals.warnings(source.name)
+        result.warnings = totals.warnings(result.source.name)
         result.account.read = totals.read
         return result
 
-    def _gather(self, result: FileResult, path: Path, folder: Path) -> "_FileTotals":
+    def _gather(self, folder: Path, batches: FileResults) -> "_FileTotals":
         totals = _FileTotals()
-        suffix = Path(result.source.name).suffix.lower()
-        process = partial(
-            _process_into,
-            folder=folder,
-            data_format=self.data_format,
-            sidecar=result.sidecar,
-            excluded=self.excluded,
-        )
         with pa.OSFile(str(folder / ASIDE_FILE), "wb") as sink, pa.ipc.new_stream(sink, ASIDE) as aside:
-            for batch, batch_result in map_batches(process, read_batches(path, suffix), path.stat().st_size):
+            for batch, batch_result in batches:
                 _refuse_broken_array(batch, batch_result)
                 aside.write_table(batch_result.aside)
                 totals.add(batch, batch_result)
@@ -120,13 +123,8 @@ class Ingestor:
         return totals
 
 
-def _process_into(
-    batch: Batch, folder: Path, data_format: str, sidecar: Sidecar, excluded: Collection[str]
-) -> BatchResult:
-    """Run process_batch and write its rows to a file: they are too large to send between processes."""
-    batch_result = process_batch(batch, data_format, sidecar, excluded)
-    write_stream(rows_path(folder, batch.rows[0]), batch_result.table)
-    return replace(batch_result, table=None)
+def _suffix(source: SourceFile) -> str:
+    return Path(source.name).suffix.lower()
 
 
 class _FileTotals:
