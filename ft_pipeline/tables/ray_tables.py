@@ -1,11 +1,12 @@
 """Builds a table on a Ray cluster: Ray Data reads the files, and tasks find the duplicates, shard by shard.
 
-The deployment switches it on (FT_RAY_TABLES). The table is the same bytes, so that no spec mentions it. This machine is a
-node of the cluster. All nodes have this package in the same version, and the store under the same path. Ray sends Python
-objects between its own processes as pickles; no raw file is unpickled.
+The deployment switches it on (FT_RAY_TABLES). The table is the same bytes, so that no spec mentions it. This machine is
+a node of the cluster. All nodes have this package in the same version, and the store under the same path. Ray sends
+Python objects between its own processes as pickles; no raw file is unpickled.
 """
 
 import itertools
+import logging
 import os
 import re
 from collections import deque
@@ -29,8 +30,8 @@ SHARDS_PER_CPU = 4
 _ADDRESS = re.compile(r"[^\s:/]+:\d{1,5}")
 _PACKAGE = Path(__file__).parent
 _PROCESSING_CPUS, _READING_CPUS = 1.0, 0.0
-"""Reading mostly waits for the disk. Because the numbers differ, Ray Data does not join the two steps: so the batches of one
-file are processed on several nodes."""
+"""Reading mostly waits for the disk. The numbers differ so that Ray Data does not join the two steps: then the batches
+of one file are processed on several nodes."""
 
 
 @dataclass(frozen=True)
@@ -52,14 +53,17 @@ class RayTables:
 
         if not tasks:
             return
+        logging.getLogger("ray.data").setLevel(logging.ERROR)  # it warns of what is intended here
         settings = ray.data.DataContext.get_current()
         settings.execution_options.preserve_order = True
         settings.target_max_block_size = BLOCK_BYTES  # a batch or two: a node gets work before the whole file is read
-        settings.enable_progress_bars = False
+        settings.enable_fallback_to_arrow_object_ext_type = True  # rows hold batches and their results
+        settings.enable_progress_bars = settings.print_on_execution_start = False
         items = [{"file": number, "task": task} for number, task in enumerate(tasks)]
+        readers = ray.data.TaskPoolStrategy(size=min(self.cpus, len(tasks)))
         rows = (
             ray.data.from_items(items)
-            .flat_map(partial(_read, code=self.code), num_cpus=_READING_CPUS, concurrency=self.cpus)
+            .flat_map(partial(_read, code=self.code), num_cpus=_READING_CPUS, compute=readers)
             .map(partial(_process, excluded=excluded), num_cpus=_PROCESSING_CPUS)
             .iter_rows()
         )
