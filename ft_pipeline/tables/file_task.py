@@ -41,7 +41,8 @@ FileResults = Generator[tuple[Batch, BatchResult], None, None]
 
 Once it is closed, no process writes to the folder of the file any more."""
 MapFiles = Callable[[Sequence[FileTask], Collection[str]], Iterator[FileResults]]
-"""Yields the results of each file, in order. Arguments: the files, and the ids of the erased rows."""
+"""Yields the results of each file, in order; they are read to their end, or closed, before those of the next one.
+Arguments: the files, and the ids of the erased rows."""
 
 
 def map_files(tasks: Sequence[FileTask], excluded: Collection[str]) -> Iterator[FileResults]:
