@@ -2,11 +2,16 @@
 
 from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from ft_pipeline.audit.artifact_index import ArtifactIndex, ArtifactNode
 from ft_pipeline.audit.rows import SPLITS, read_rows
 from ft_pipeline.errors import UserError
+from ft_pipeline.store.text_redaction import PACKED_SOURCES
 
 MODEL_KINDS = ("adapter", "merged_model")
 SCORE_KINDS = ("prompt_baseline", "scores")
@@ -93,19 +98,17 @@ def _training_uses(index: ArtifactIndex, row_ids: set[str]) -> Iterator[tuple[Ar
     """Yield the training data that contains one of the rows, and the models that were made from it."""
     for node in index.all("training_data"):
         for split, how in zip(SPLITS, LEARNED_FROM_IT, strict=True):
-            if row_ids & {token_row["id"] for token_row in read_rows(node, f"{split}.parquet", ["id"])}:
+            if _contains(node, f"{split}.parquet", row_ids) or _packs(index, node, f"{split}.parquet", row_ids):
                 yield node, _use(index, node, MADE_FROM_IT)
-                for model in _descendants(index, node, MODEL_KINDS):
+                for model in descendants(index, node, MODEL_KINDS):
                     yield model, _use(index, model, how)
 
 
 def _scoring_uses(index: ArtifactIndex, row_ids: set[str]) -> Iterator[tuple[ArtifactNode, ArtifactUse]]:
     """Yield the scores on conversations whose test split contains one of the rows."""
     for node in index.all("conversations"):
-        conversations = read_rows(node, "rows.parquet", ["id", "split"])
-        tested = {conversation["id"] for conversation in conversations if conversation["split"] == "test"}
-        if row_ids & tested:
-            for scores in _descendants(index, node, SCORE_KINDS, transitive=False):
+        if any(row["split"] == "test" for row in rows_with(_file(node, "rows.parquet"), "id", row_ids)):
+            for scores in descendants(index, node, SCORE_KINDS, transitive=False):
                 yield scores, _use(index, scores, SCORED_ON_IT)
 
 
@@ -138,34 +141,61 @@ def _why_not_accepted(index: ArtifactIndex, row: str) -> str:
 
 def derived_ids(index: ArtifactIndex, ids: Collection[str]) -> list[str]:
     """Return the ids of the distilled rows whose prompts are the rows with these ids."""
-    prompt_origins = {
-        (prompt["file"], prompt["row"])
-        for node in index.all("unlabelled")
-        for prompt in read_rows(node, "rows.parquet", ["id", "file", "row"])
-        if prompt["id"] in ids
-    }
-    derived = {
-        answer["id"]: None
-        for node in index.all("distilled")
-        for answer in read_rows(node, "rows.parquet", ["id", "file", "row"])
-        if (answer["file"], answer["row"]) in prompt_origins
-    }
+    derived: dict[str, None] = {}
+    for answers in index.all("teacher_answers"):
+        prompts = rows_with(_file(answers, "answers.parquet"), "id", ids)
+        origins = {(prompt["file"], prompt["row"]) for prompt in prompts}
+        for node in descendants(index, answers, ("distilled",), transitive=False) if origins else ():
+            rows = rows_with(_file(node, "rows.parquet"), "file", {file for file, _ in origins})
+            derived |= {row["id"]: None for row in rows if (row["file"], row["row"]) in origins}
     return [identity for identity in derived if identity not in ids]
 
 
-def _descendants(
-    index: ArtifactIndex, node: ArtifactNode, kinds: Collection[str], *, transitive: bool = True
+def _contains(node: ArtifactNode, name: str, ids: Collection[str]) -> bool:
+    return bool(rows_with(_file(node, name), "id", ids))
+
+
+def _packs(index: ArtifactIndex, node: ArtifactNode, name: str, ids: Collection[str]) -> bool:
+    """Return whether a split of the training data consists of blocks of texts (no block has a row's id), and one of
+    these rows is among the texts."""
+    texts = [index.find(*reference) for reference in node.inputs.values() if reference[0] == "text"]
+    return any(_contains(table, "rows.parquet", ids) for table in texts) and bool(
+        rows_with(_file(node, name), "source", PACKED_SOURCES)
+    )
+
+
+def _file(node: ArtifactNode, name: str) -> Path:
+    return (node.path or Path()) / name
+
+
+def rows_with(path: Path, column: str, values: Collection[str]) -> list[dict[str, Any]]:
+    """Return the rows of a Parquet file whose `column` is one of `values`, without their lists.
+
+    The result is empty if the file is missing, a link or damaged.
+    """
+    if not values or path.is_symlink() or not path.is_file():
+        return []
+    try:
+        schema = pq.read_schema(path)
+        columns = [name for name in schema.names if not pa.types.is_nested(schema.field(name).type)]
+        return pq.read_table(path, columns=columns, filters=[(column, "in", set(values))]).to_pylist()
+    except (OSError, ValueError, pa.ArrowException):
+        return []
+
+
+def descendants(
+    index: ArtifactIndex, node: ArtifactNode, kinds: Collection[str] = (), *, transitive: bool = True
 ) -> list[ArtifactNode]:
-    """Return the artifacts of these kinds that were made from `node`, or (`transitive`) from one of them."""
-    descendants: dict[Any, ArtifactNode] = {}
+    """Return the artifacts (of these kinds) that were made from `node`, or (`transitive`) from one of them."""
+    found: dict[Any, ArtifactNode] = {}
     queue = [node]
     while queue:
         parent = queue.pop(0)
         for child in index.consumers.get((parent.kind, parent.fingerprint), []):
-            if child.kind in kinds and child.path not in descendants:
-                descendants[child.path] = child
+            if (not kinds or child.kind in kinds) and child.path not in found:
+                found[child.path] = child
                 queue += [child] if transitive else []
-    return list(descendants.values())
+    return list(found.values())
 
 
 def _use(index: ArtifactIndex, node: ArtifactNode, how: str) -> ArtifactUse:

@@ -4,6 +4,7 @@ A folder is read after it has not changed for one polling interval, so that a fi
 half-written. Its snapshot must have been materialized before, because the automation starts only what a user has run.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ft_pipeline.errors import UserError, first_line
@@ -22,16 +23,21 @@ class RawChanges:
 
     stamps: dict[str, str]
     """Format → the stamp of its folder, for the next check."""
+    settled: dict[str, str]
+    """Snapshot asset that is up to date → the state that was checked, for the next check: folder, snapshot and code."""
     changed: dict[str, str]
     """Snapshot asset that is out of date → a key that identifies this change."""
     notes: list[str]
     """What the check waits for, and why."""
 
 
-def find_raw_changes(project: Project, previous_stamps: dict[str, str]) -> RawChanges:
-    """Check every raw folder. previous_stamps: `stamps` of the previous check."""
+def find_raw_changes(project: Project, previous: Mapping[str, str]) -> RawChanges:
+    """Check every raw folder. previous: `stamps` and `settled` of the previous check.
+
+    A check in a state that is settled reads only the stat of the raw files, and nothing in the store but the pointer.
+    """
     store = ArtifactStore(project.store)
-    stamps, changed, notes = {}, {}, []
+    stamps, settled, changed, notes = {}, {}, {}, []
     for data_format in FORMATS:
         asset = f"raw_{data_format}"
         stamps[data_format] = folder_stamp(project.raw_folder(data_format))
@@ -39,19 +45,25 @@ def find_raw_changes(project: Project, previous_stamps: dict[str, str]) -> RawCh
         if pointer is None:
             continue
         # A changed folder is not read yet: a file that is still being copied would be read at every check.
-        if stamps[data_format] != previous_stamps.get(data_format):
+        if stamps[data_format] != previous.get(data_format):
             last_file = last_written(project.raw_folder(data_format)) or "no file left"
-            observation = f"files changed (last: {last_file})" if data_format in previous_stamps else "first check"
+            observation = f"files changed (last: {last_file})" if data_format in previous else "first check"
             notes.append(f"{asset}: {observation}, waiting until there are no more changes")
+            continue
+        state = f"{stamps[data_format]} {pointer.fingerprint} {pointer.when} {STEPS[asset].code_version}"
+        if state == previous.get(asset):
+            settled[asset] = state
             continue
         try:
             key = _change_key(project, store, asset, pointer)
         except (UserError, OSError) as error:
             notes.append(f"{asset}: {first_line(error)}")
             continue
-        if key is not None:
+        if key is None:
+            settled[asset] = state
+        else:
             changed[asset] = key
-    return RawChanges(stamps, changed, notes)
+    return RawChanges(stamps, settled, changed, notes)
 
 
 def _change_key(project: Project, store: ArtifactStore, asset: str, pointer: Pointer) -> str | None:

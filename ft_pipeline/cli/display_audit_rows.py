@@ -105,7 +105,9 @@ def show_erasure(console: Console, result: ErasureResult) -> None:
     shown = ", ".join(f"{kind} ({count})" for kind, count in sorted(kinds.items())) or "none contained it"
     files = plain(", ".join(result.files))
     console.print(f"Redacted: {files}; {result.raw_files} stored copies of raw files; artifacts: {shown};")
-    console.print(f"  {result.events} places in Dagster's databases and logs")
+    console.print(
+        f"  {result.events} places in Dagster's databases and logs; {result.answers} answers in teachers' logs"
+    )
     for model in result.models:
         records = (
             f", champion record {', '.join(map(str, model['champion_records']))}" if model["champion_records"] else ""

@@ -59,7 +59,7 @@ def raw_files(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipR
         changes = find_raw_changes(Project.find(), json.loads(context.cursor or "{}"))
     except UserError as error:
         return dg.SkipReason(str(error))
-    cursor = json.dumps(changes.stamps)
+    cursor = json.dumps(changes.stamps | changes.settled)
     if not changes.changed:
         return dg.SensorResult(skip_reason="; ".join(changes.notes) or "no file changed", cursor=cursor)
     today = datetime.now(UTC).date().isoformat()  # a failed snapshot is retried the next day

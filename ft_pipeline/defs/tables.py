@@ -4,7 +4,6 @@ import contextlib
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -127,16 +126,11 @@ def source_file(local_copy: LocalCopy) -> SourceFile:
     if entry.sha256 is None:
         refused = (entry.error_code or "not_found", entry.error_message or "cannot be read")
         return SourceFile(entry.name, Path(entry.name), "", refused=refused)
-    source = SourceFile(entry.name, Path(entry.name), entry.sha256, fetch=partial(_fetch, local_copy))
+    source = SourceFile(entry.name, Path(entry.name), entry.sha256, fetch=local_copy.reading)
     try:
         return replace(source, sidecar=load_sidecar(local_copy.sidecar_path) if local_copy.sidecar_path else None)
     except Refused as error:
         return replace(source, refused=(error.code, error.message))
-
-
-def _fetch(local_copy: LocalCopy) -> Path:
-    assert local_copy.path is not None
-    return local_copy.path
 
 
 def _table_metadata(artifact: Artifact) -> dict[str, Any]:

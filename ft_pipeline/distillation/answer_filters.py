@@ -82,11 +82,11 @@ def check_answer(answer: Mapping[str, Any], context: Context) -> Fault | None:
     return next((fault for check in CHECKS if (fault := check(answer, context))), None)
 
 
-def length_range(human_answers: Sequence[str]) -> tuple[int, int] | None:
-    """Return the allowed range of lengths in characters, from human answers; None if there are too few of them."""
-    if len(human_answers) < MIN_HUMAN_ANSWERS:
+def length_range(human_lengths: Iterable[int]) -> tuple[int, int] | None:
+    """Return the allowed range of lengths in characters, from those of human answers; None if there are too few."""
+    lengths = sorted(human_lengths)
+    if len(lengths) < MIN_HUMAN_ANSWERS:
         return None
-    lengths = sorted(map(len, human_answers))
     low, high = (lengths[round(percentile / 100 * (len(lengths) - 1))] for percentile in LENGTH_PERCENTILES)
     return int(low * LENGTH_SLACK[0]), int(high * LENGTH_SLACK[1])
 

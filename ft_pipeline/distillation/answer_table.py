@@ -1,5 +1,6 @@
 """The table of a teacher's answers (answers.parquet), for every kind of teacher: one row per prompt and sample."""
 
+import itertools
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -63,11 +64,12 @@ def too_long_prompt_columns(prompt_tokens: int) -> dict[str, Any]:
 
 def write_answers(rows: Iterable[dict[str, Any]], out: Path) -> None:
     """Write answers.parquet into `out`, with one batch in memory at a time."""
-    with pq.ParquetWriter(out / FILE_NAME, ANSWERS, compression="zstd") as writer:
-        batch: list[dict[str, Any]] = []
-        for row in rows:
-            batch.append(row)
-            if len(batch) == BATCH_ROWS:
-                writer.write_table(pa.Table.from_pylist(batch, schema=ANSWERS))
-                batch = []
-        writer.write_table(pa.Table.from_pylist(batch, schema=ANSWERS))
+    write_rows(rows, out / FILE_NAME, ANSWERS)
+
+
+def write_rows(rows: Iterable[dict[str, Any]], path: Path, schema: pa.Schema) -> None:
+    """Write a Parquet file, with one batch in memory at a time."""
+    remaining = iter(rows)
+    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+        while batch := list(itertools.islice(remaining, BATCH_ROWS)):
+            writer.write_table(pa.Table.from_pylist(batch, schema=schema))

@@ -5,23 +5,27 @@ All kept rows are in the train split. Answers near a held-out row, a human row o
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ft_pipeline.distillation import answer_filters
+from ft_pipeline.distillation.answer_table import BATCH_ROWS, write_rows
 from ft_pipeline.distillation.best_of_n import agreements, best_of
 from ft_pipeline.tables.checks.content_checks import TEXT, find_faults
 from ft_pipeline.tables.conversations import ASIDE_SCHEMA, SCHEMA
-from ft_pipeline.tables.dedup.keys import group_names, keys_of_messages
+from ft_pipeline.tables.dedup.keys import Keys, group_names, keys_of_messages, merge
 from ft_pipeline.tables.dedup.matching import find_duplicates, match_against
 from ft_pipeline.tables.formats import sharegpt
+from ft_pipeline.tables.formats.arrow_schema import read_columns
 from ft_pipeline.tables.formats.row_ids import row_id
 from ft_pipeline.tables.formats.turns import Message, plain
 from ft_pipeline.tables.held_out import origin, read_held_out, read_message_shingles
@@ -85,31 +89,56 @@ def distill(answers: Path, conversations: Path, out: Path, *, teacher: Mapping[s
     """
     teacher_facts = json.loads((answers / "teacher.json").read_text(encoding="utf-8"))
     all_answers = [_Answer(row) for row in pq.read_table(answers / "answers.parquet").to_pylist()]
-    train = _train_rows(conversations)
-    context = answer_filters.Context(
-        teacher_facts["system_prompt"] or "", teacher_facts["examples"], _human_length_range(train)
-    )
+    human = _read_human_rows(conversations)
+    length_range = answer_filters.length_range(_answer_lengths(human))
+    context = answer_filters.Context(teacher_facts["system_prompt"] or "", teacher_facts["examples"], length_range)
     _set_aside_filtered(all_answers, context)
     _set_aside_invalid(all_answers)
     _set_aside_contaminated(all_answers, conversations)
-    _set_aside_copies_of_human_rows(all_answers, train)
+    _set_aside_copies_of_human_rows(all_answers, human)
     _set_aside_all_but_best(all_answers)
     _set_aside_duplicates(all_answers)
     kept = _kept(all_answers)
     set_aside = [answer for answer in all_answers if answer.code]
     provenance = _provenance(teacher, teacher_facts)
-    _write(out / "rows.parquet", [_kept_row(answer) | provenance for answer in kept], DISTILLED)
-    _write(out / "set_aside.parquet", [_set_aside_row(answer) for answer in set_aside], ASIDE_SCHEMA)
+    groups = group_names(_keys_of(kept).group)
+    kept_rows = (_kept_row(answer, group) | provenance for answer, group in zip(kept, groups, strict=True))
+    write_rows(kept_rows, out / "rows.parquet", DISTILLED)
+    write_rows(map(_set_aside_row, set_aside), out / "set_aside.parquet", ASIDE_SCHEMA)
     return _summary(kept, set_aside, context, out)
 
 
-def _train_rows(conversations: Path) -> list[dict[str, Any]]:
-    return pq.read_table(conversations / "rows.parquet", filters=[("split", "=", "train")]).to_pylist()
+def _read_human_rows(conversations: Path) -> pa.Table:
+    """Return the train split: messages, table, file, row."""
+    columns = ["messages", "table", "file", "row"]
+    return read_columns(conversations / "rows.parquet", columns, filters=pc.field("split") == "train")
 
 
-def _human_length_range(train: Sequence[Mapping[str, Any]]) -> tuple[int, int] | None:
-    turns = [turn for row in train for turn in row["messages"]]
-    return answer_filters.length_range([turn["content"] for turn in turns if turn["role"] == "assistant"])
+def _human_batches(human: pa.Table) -> Iterator[pa.Table]:
+    return (human.slice(begin, BATCH_ROWS) for begin in range(0, len(human), BATCH_ROWS))
+
+
+def _answer_lengths(human: pa.Table) -> list[int]:
+    """Return the length of each assistant turn, in characters."""
+    lengths: list[int] = []
+    for batch in _human_batches(human):
+        turns = pc.list_flatten(batch["messages"].combine_chunks())
+        answers = turns.field("content").filter(pc.equal(turns.field("role"), "assistant"))
+        lengths += pc.utf8_length(answers).to_pylist()
+    return lengths
+
+
+def _keys_of_human_rows(human: pa.Table) -> Keys:
+    return merge([keys_of_messages(batch["messages"].to_pylist()) for batch in _human_batches(human)])
+
+
+def _read_shingles(
+    human: pa.Table, new: Sequence[Sequence[Message]], positions: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return read_message_shingles of some rows. Positions count the human rows, then the new ones."""
+    messages, count = human["messages"], len(human)
+    rows = [messages[at].as_py() if at < count else new[at - count] for at in positions.tolist()]
+    return read_message_shingles(rows, np.arange(len(rows)))
 
 
 def _provenance(teacher: Mapping[str, Any], teacher_facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -137,12 +166,12 @@ def _set_aside_filtered(answers: Sequence[_Answer], context: answer_filters.Cont
 
 def _set_aside_invalid(answers: Sequence[_Answer]) -> None:
     """Set aside answers whose whole conversation fails the checks of human rows."""
-    kept = _kept(answers)
-    frame = pd.DataFrame({"messages": pd.Series([answer.messages for answer in kept], dtype=object)})
-    frame["tools"] = pd.Series([answer.columns.get("tools") for answer in kept], dtype=TEXT)
-    frame["tags"] = pd.Series([answer.columns.get("tags") for answer in kept], dtype=object)
-    for position, fault in find_faults(sharegpt.FORMAT, frame, frozenset()).items():
-        kept[position].set_aside(fault.code, fault.message)
+    for batch in _batches(_kept(answers)):
+        frame = pd.DataFrame({"messages": pd.Series([answer.messages for answer in batch], dtype=object)})
+        frame["tools"] = pd.Series([answer.columns.get("tools") for answer in batch], dtype=TEXT)
+        frame["tags"] = pd.Series([answer.columns.get("tags") for answer in batch], dtype=object)
+        for position, fault in find_faults(sharegpt.FORMAT, frame, frozenset()).items():
+            batch[position].set_aside(fault.code, fault.message)
 
 
 def _set_aside_contaminated(answers: Sequence[_Answer], conversations: Path) -> None:
@@ -154,13 +183,14 @@ def _set_aside_contaminated(answers: Sequence[_Answer], conversations: Path) -> 
             answer.set_aside("train_test_overlap", f"near {name}, contains it, or has the same prompt", name)
 
 
-def _set_aside_copies_of_human_rows(answers: Sequence[_Answer], train: Sequence[Mapping[str, Any]]) -> None:
+def _set_aside_copies_of_human_rows(answers: Sequence[_Answer], human: pa.Table) -> None:
     kept = _kept(answers)
-    new, old = [answer.messages for answer in kept], [row["messages"] for row in train]
-    matches = match_against(keys_of_messages(new), keys_of_messages(old), partial(read_message_shingles, [*old, *new]))
+    new = [answer.messages for answer in kept]
+    matches = match_against(_keys_of(kept), _keys_of_human_rows(human), partial(_read_shingles, human, new))
     for answer, position, exact in zip(kept, matches.of.tolist(), matches.exact.tolist(), strict=True):
         if position >= 0:
-            _set_aside_copy(answer, origin(train[position]), exact)
+            (row,) = human.slice(position, 1).to_pylist()
+            _set_aside_copy(answer, origin(row), exact)
 
 
 def _set_aside_all_but_best(answers: Sequence[_Answer]) -> None:
@@ -185,7 +215,7 @@ def _set_aside_duplicates(answers: Sequence[_Answer]) -> None:
     """Set aside exact and near duplicates of earlier answers to other prompts."""
     kept = _kept(answers)
     conversations = [answer.messages for answer in kept]
-    matches = find_duplicates(keys_of_messages(conversations), partial(read_message_shingles, conversations))
+    matches = find_duplicates(_keys_of(kept), partial(read_message_shingles, conversations))
     for answer, position, exact in zip(kept, matches.of.tolist(), matches.exact.tolist(), strict=True):
         if position >= 0:
             _set_aside_copy(answer, kept[position].origin, exact)
@@ -196,12 +226,21 @@ def _set_aside_copy(answer: _Answer, original: str, exact: bool) -> None:
     answer.set_aside(code, f"{relation} {original}", original)
 
 
-def _kept_row(answer: _Answer) -> dict[str, Any]:
+def _batches(answers: Sequence[_Answer]) -> Iterator[Sequence[_Answer]]:
+    return (answers[begin : begin + BATCH_ROWS] for begin in range(0, len(answers), BATCH_ROWS))
+
+
+def _keys_of(answers: Sequence[_Answer]) -> Keys:
+    """Return the keys of the whole conversations."""
+    return merge([keys_of_messages([answer.messages for answer in batch]) for batch in _batches(answers)])
+
+
+def _kept_row(answer: _Answer, group: str) -> dict[str, Any]:
     """Return the row of rows.parquet, without the columns of `_provenance`."""
     return {
         "id": row_id({"messages": answer.messages, "tools": answer.columns.get("tools")}),
         "split": "train",
-        "group": group_names(keys_of_messages([answer.messages]).group)[0],
+        "group": group,
         "messages": answer.messages,
         "table": TABLE,
         **{name: answer.columns.get(name) for name in COPIED_COLUMNS},
@@ -219,10 +258,6 @@ def _set_aside_row(answer: _Answer) -> dict[str, Any]:
         "raw": raw_json(answer.messages),
         "copy_of": answer.related_row,
     }
-
-
-def _write(path: Path, rows: list[dict[str, Any]], schema: pa.Schema) -> None:
-    pq.write_table(pa.Table.from_pylist(rows, schema=schema), path, compression="zstd")
 
 
 def _summary(

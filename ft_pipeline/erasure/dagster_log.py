@@ -1,4 +1,4 @@
-"""Remove erased texts from Dagster's files: its event log contains the previews that the UI shows.
+"""Remove erased texts from Dagster's databases: its event log contains the previews that the UI shows.
 
 The files are SQLite databases. They are read and written directly, so that Dagster is not imported.
 """
@@ -9,42 +9,23 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
-from ft_pipeline.project import has_separate_database
-from ft_pipeline.store.atomic_files import translate_write_errors, write_atomically
+from ft_pipeline.store.atomic_files import translate_write_errors
 from ft_pipeline.store.text_redaction import ErasedTexts
 
-LOG_SUFFIXES = (".out", ".err", ".log", ".txt")
 BUSY_SECONDS = 30.0
 """How long to wait for a database that another process is writing."""
 
 
-def redact_dagster_home(folder: Path, erased: ErasedTexts) -> tuple[int, list[str]]:
-    """Redact every text column of every database below `folder`, and the logs of runs.
-
-    Return (number of changed cells and logs, notes on what was not redacted).
-    """
-    notes = []
-    if has_separate_database(folder):
-        notes.append("Dagster's records are in a separate database (dagster.yaml), whose previews were not redacted")
-    changed = 0
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        if path.suffix == ".db":
-            changed += _redact_database(path, erased)
-        elif path.suffix in LOG_SUFFIXES:
-            changed += _redact_log(path, erased)
-    return changed, notes
-
-
-def _redact_database(path: Path, erased: ErasedTexts) -> int:
+def redact_database(path: Path, erased: ErasedTexts) -> int:
+    """Redact every text column of a database. Return the number of changed cells."""
     changed = 0
     with translate_write_errors(), closing(sqlite3.connect(path, timeout=BUSY_SECONDS)) as connection:
         for table, column in list(_text_columns(connection)):
-            cells = connection.execute(f'SELECT rowid, "{column}" FROM "{table}"').fetchall()
-            for rowid, text in cells:
-                redacted = _redact_cell(text, erased) if isinstance(text, str) else text
-                if redacted != text:
-                    connection.execute(f'UPDATE "{table}" SET "{column}" = ? WHERE rowid = ?', (redacted, rowid))
-                    changed += 1
+            cells = connection.execute(f'SELECT "{column}", rowid FROM "{table}"')
+            redacted = ((_redact_cell(text, erased), text, row) for text, row in cells if isinstance(text, str))
+            changes = [(after, row) for after, before, row in redacted if after != before]
+            connection.executemany(f'UPDATE "{table}" SET "{column}" = ? WHERE rowid = ?', changes)
+            changed += len(changes)
         connection.commit()
         if changed:
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -73,13 +54,3 @@ def _redact_cell(text: str, erased: ErasedTexts) -> str:
         redacted = erased.redact_value(value)
         return json.dumps(redacted) if redacted != value else text
     return erased.redact_text(text)
-
-
-def _redact_log(path: Path, erased: ErasedTexts) -> int:
-    """Redact a log as plain text, whatever its suffix. Return 1 if it contained an erased text, else 0."""
-    before = path.read_bytes()
-    after = erased.redact_file(path.with_suffix(".txt").name, before)
-    if after == before:
-        return 0
-    write_atomically(path, after)
-    return 1

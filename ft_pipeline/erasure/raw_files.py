@@ -1,28 +1,43 @@
 """Rows of raw files with their ids, and their replacement by erasure markers that leaves all other rows unchanged."""
 
+import ast
+import contextlib
 import csv
-import io
+import json
+import mmap
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ft_pipeline.erasure.near_copies import Content
+from ft_pipeline.tables.dedup.tokens import words_of
 from ft_pipeline.tables.excluded_rows import is_erasure_marker
 from ft_pipeline.tables.formats.base import Format
 from ft_pipeline.tables.formats.convert import convert
 from ft_pipeline.tables.formats.registry import FORMATS
 from ft_pipeline.tables.formats.row_ids import row_id
-from ft_pipeline.tables.formats.turns import strings_in, strings_in_json
-from ft_pipeline.tables.reading.batches import BOM, Batch, divide
+from ft_pipeline.tables.formats.turns import READ_KEYS, strings_in_json
+from ft_pipeline.tables.reading.batches import BOM, JSON_SPACE, Batch, divide
 from ft_pipeline.tables.reading.containers import read_batches
 from ft_pipeline.tables.reading.json_parser import parse_line
 from ft_pipeline.tables.reading.sidecar import Sidecar
 from ft_pipeline.tables.reason_codes import Fault
+
+_ASKED_COLUMNS = frozenset({"instruction", "input"})
+"""Text columns that people write; the others are answers or documents."""
+_ESCAPE = re.compile(r"(?:\\(?:u[0-9a-fA-F]{4}|.))+")
+_STRING = re.compile(r'"((?:[^"\\]|\\.)*)')
+_QUOTED = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""")
+"""A text in Python's quotes, as messages quote it (reading/describe.py)."""
+_KEYS = READ_KEYS.union(*(row_format.keys for row_format in FORMATS.values()))
 
 
 @dataclass(frozen=True)
@@ -33,8 +48,10 @@ class RawRow:
     """Line, list index or data row, from 1."""
     identity: str
     """The row's id in its table. For a row that cannot be converted, a hash of its raw text."""
+    content: Content
+    """What people and models say in it."""
     texts: frozenset[str]
-    """Every string in the row, before and after its conversion, and its raw text."""
+    """Every string in the row, before and after its conversion, and what messages quote of it."""
     is_marker: bool = False
     """Whether the row is an erasure marker."""
 
@@ -55,12 +72,55 @@ def read_raw_rows(path: Path, name: str, data_format: str, sidecar: Sidecar) -> 
 
 def _raw_row(number: int, value: Any, raw_text: str, row_format: Format, sidecar: Sidecar) -> RawRow:
     record = convert(row_format, value, sidecar)
-    texts = frozenset([raw_text, *_strings_of(value)])
     if isinstance(record, Fault):
         identity = sha256(raw_text.encode("utf-8", "surrogateescape")).hexdigest()
-        return RawRow(number, identity, texts, isinstance(value, dict) and is_erasure_marker(value))
+        said = _strings_in_broken(raw_text) if isinstance(value, Fault) else tuple(_strings_of(value))
+        quoted = (text for text in _quoted_in(record.message) if any(text in whole for whole in (raw_text, *said)))
+        is_marker = isinstance(value, dict) and is_erasure_marker(value)
+        return RawRow(number, identity, Content((), said), frozenset([*said, *quoted]), is_marker)
     columns = dict(zip(row_format.column_names, record, strict=True))
-    return RawRow(number, row_id(columns), texts | frozenset(_strings_of(columns)))
+    texts = frozenset([*_strings_of(value), *_strings_of(columns)])
+    return RawRow(number, row_id(columns), _content_of(columns), texts)
+
+
+def _content_of(columns: Mapping[str, Any]) -> Content:
+    """Return what is said in a converted row."""
+    asked: list[str] = []
+    answered: list[str] = []
+    for name, value in columns.items():
+        if name == "history":
+            asked += [human for human, _ in value or ()]
+            answered += [model for _, model in value or ()]
+        elif isinstance(value, list) and name != "tags":
+            for turn in value:
+                if turn["role"] != "system":
+                    (asked if turn["role"] == "user" else answered).append(turn["content"])
+        elif isinstance(value, str) and name not in ("system", "tools"):
+            (asked if name in _ASKED_COLUMNS else answered).append(value)
+    return Content(tuple(asked), tuple(answered))
+
+
+def _strings_in_broken(text: str) -> tuple[str, ...]:
+    """Return the strings in a line that is not JSON, except its keys; the whole line if it is not similar to JSON."""
+    strings = _STRING.findall(text) if text[:1] in ("{", "[") else []
+    texts = (_ESCAPE.sub(_character, string) for string in strings)
+    return tuple(string for string in texts if not _KEYS.issuperset(words_of(string))) or (text,)
+
+
+def _character(escape: re.Match[str]) -> str:
+    """Return what escapes of JSON stand for; a space if they stand for nothing."""
+    with contextlib.suppress(ValueError):
+        return str(json.loads(f'"{escape[0]}"'))
+    return " "
+
+
+def _quoted_in(message: str) -> Iterator[str]:
+    """Yield the texts that a message quotes, without those that consist of names of keys."""
+    for match in _QUOTED.finditer(message):
+        with contextlib.suppress(ValueError, SyntaxError):
+            text = str(ast.literal_eval(match[0])).rstrip("…")
+            if not _KEYS.issuperset(words_of(text)):
+                yield text
 
 
 def _raw_text(batch: Batch, position: int, value: Any) -> str:
@@ -73,78 +133,94 @@ def _raw_text(batch: Batch, position: int, value: Any) -> str:
 
 
 def _strings_of(value: Any) -> Iterator[str]:
-    """Yield every string in a value, except keys, and every string in the strings that are objects in JSON, such as the
-    arguments of calls."""
-    for text in strings_in(value):
-        yield text
-        if text.startswith(("{", "[")):
-            yield from _strings_of(strings_in_json(text))
+    """Yield every string in a value, and every string in the strings that are objects in JSON, such as the arguments of
+    calls. A key of a mapping is one only if it contains a space: others name columns."""
+    if isinstance(value, str):
+        yield value
+        if value.startswith(("{", "[")):
+            yield from _strings_of(strings_in_json(value))
+    elif isinstance(value, Mapping):
+        yield from (key for key in value if isinstance(key, str) and " " in key)
+        for item in value.values():
+            yield from _strings_of(item)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _strings_of(item)
 
 
-def replace_with_markers(path: Path, name: str, markers: Mapping[int, str]) -> bytes:
-    """Return the file's bytes with each of these rows (by number) replaced by its marker. All other rows keep their
+def replace_with_markers(path: Path, name: str, markers: Mapping[int, str], target: BinaryIO) -> None:
+    """Write the file to `target`, with each of these rows (by number) replaced by its marker. All other rows keep their
     bytes and their numbers. A Parquet file is rewritten."""
     suffix = Path(name).suffix.lower()
     first = next(read_batches(path, suffix))
     if first.offsets is not None:
-        return _replace_array_elements(path, suffix, markers)
-    if first.block is not None or first.lines is not None:
-        return _replace_lines(path.read_bytes(), markers)
-    return _replace_parquet_rows(path, markers) if suffix == ".parquet" else _replace_csv_rows(path, markers)
+        _replace_array_elements(path, suffix, markers, target)
+    elif first.block is not None or first.lines is not None:
+        _replace_lines(path, markers, target)
+    elif suffix == ".parquet":
+        _replace_parquet_rows(path, markers, target)
+    else:
+        _replace_csv_rows(path, markers, target)
 
 
 def _json_marker(marker: str) -> bytes:
     return orjson.dumps({"excluded": marker})
 
 
-def _replace_lines(content: bytes, markers: Mapping[int, str]) -> bytes:
-    lines = content.split(b"\n")
-    for number, marker in markers.items():
-        line = lines[number - 1]
-        bom = BOM if number == 1 and line.startswith(BOM) else b""
-        lines[number - 1] = bom + _json_marker(marker) + (b"\r" if line.endswith(b"\r") else b"")
-    return b"\n".join(lines)
-
-
-def _replace_array_elements(path: Path, suffix: str, markers: Mapping[int, str]) -> bytes:
-    content = path.read_bytes()
-    elements: list[tuple[int, int, str]] = []  # (start, length, marker)
-    for batch in read_batches(path, suffix):
-        for number, element, offset in zip(batch.rows, batch.lines or [], batch.offsets or [], strict=True):
+def _replace_lines(path: Path, markers: Mapping[int, str], target: BinaryIO) -> None:
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
             if number in markers:
-                elements.append((content.index(element, offset), len(element), markers[number]))
-    for start, length, marker in sorted(elements, reverse=True):  # from the end, so that the other starts stay valid
-        content = content[:start] + _json_marker(marker) + content[start + length :]
-    return content
+                bom = BOM if number == 1 and line.startswith(BOM) else b""
+                line = bom + _json_marker(markers[number]) + line[len(line.rstrip(b"\r\n")) :]
+            target.write(line)
 
 
-def _replace_csv_rows(path: Path, markers: Mapping[int, str]) -> bytes:
+def _replace_array_elements(path: Path, suffix: str, markers: Mapping[int, str], target: BinaryIO) -> None:
+    copied = 0
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        for batch in read_batches(path, suffix):
+            for number, begin, end in zip(batch.rows, batch.offsets or [], batch.ends or [], strict=True):
+                if number in markers:
+                    element = content[begin:end]
+                    start = end - len(element.lstrip(JSON_SPACE))
+                    target.write(memoryview(content)[copied:start])
+                    target.write(_json_marker(markers[number]))
+                    copied = begin + len(element.rstrip(JSON_SPACE))
+        target.write(memoryview(content)[copied:])
+
+
+def _replace_csv_rows(path: Path, markers: Mapping[int, str], target: BinaryIO) -> None:
     """Replace whole lines: a CSV row always ends at the end of a line."""
-    content = path.read_bytes()
-    lines = list(io.StringIO(content.decode("utf-8", "surrogateescape"), newline=""))
-    reader = csv.reader(iter(lines), strict=True)
-    next(reader)
-    number, start, output = 0, reader.line_num, lines[: reader.line_num]
-    for cells in reader:
-        number += bool(cells)  # a blank line is not a row
-        row_lines = lines[start : reader.line_num]
-        start = reader.line_num
-        marker = markers.get(number) if cells else None
-        line_ending = row_lines[-1][len(row_lines[-1].rstrip("\r\n")) :]
-        output += row_lines if marker is None else [marker + line_ending]
-    return "".join(output).encode("utf-8", "surrogateescape")
+    read: list[str] = []  # the lines of the row that is being read
+    with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+        reader = csv.reader((read.append(line) or line for line in file), strict=True)  # type: ignore[func-returns-value]
+        number = -1  # the header is not a row
+        for cells in reader:
+            number += bool(cells)  # a blank line is not a row
+            text = "".join(read)
+            read.clear()
+            if cells and number in markers:
+                text = markers[number] + text[len(text.rstrip("\r\n")) :]
+            target.write(text.encode("utf-8", "surrogateescape"))
 
 
-def _replace_parquet_rows(path: Path, markers: Mapping[int, str]) -> bytes:
+def _replace_parquet_rows(path: Path, markers: Mapping[int, str], target: BinaryIO) -> None:
     """Put each marker into the first column of strings. All other cells of the row become null."""
-    table = pq.read_table(path)
-    schema = pa.schema([column.with_nullable(True) for column in table.schema], table.schema.metadata)
-    text_columns = [
-        column.name for column in schema if pa.types.is_string(column.type) or pa.types.is_large_string(column.type)
-    ]
-    rows = table.to_pylist()
-    for number, marker in markers.items():
-        rows[number - 1] = {text_columns[0]: marker} if text_columns else {}
-    sink = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(rows, schema=schema), sink)
-    return sink.getvalue()
+    with pq.ParquetFile(path) as file:
+        schema = pa.schema([column.with_nullable(True) for column in file.schema_arrow], file.schema_arrow.metadata)
+        texts = [name for name, kind in zip(schema.names, schema.types, strict=True) if kind in _STRING_TYPES]
+        first = 1  # number of the row group's first row
+        with pq.ParquetWriter(target, schema) as writer:
+            for group in range(file.num_row_groups):
+                table = file.read_row_group(group).cast(schema)
+                numbers = sorted(number for number in markers if first <= number < first + len(table))
+                places = [number - first for number in numbers]
+                kept = [table.slice(start + 1, end - start - 1) for start, end in pairwise([-1, *places, len(table)])]
+                marked = [pa.Table.from_pylist([{texts[0]: markers[n]} if texts else {}], schema) for n in numbers]
+                parts = [part for pair in zip(kept, [*marked, None], strict=True) for part in pair if part is not None]
+                writer.write_table(pa.concat_tables(parts))
+                first += len(table)
+
+
+_STRING_TYPES = (pa.string(), pa.large_string())

@@ -10,7 +10,7 @@ from ft_pipeline.settings.sweep import sweep_owner
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.asset_pointers import AssetPointers, Pointer
 from ft_pipeline.store.garbage import Garbage, find_garbage, remove_garbage
-from ft_pipeline.store.locks import FileLock
+from ft_pipeline.store.locks import FileLock, project_lock
 from ft_pipeline.store.spec import ArtifactReference
 
 
@@ -23,7 +23,7 @@ def collect_garbage(project: Project, *, dry_run: bool) -> Garbage:
     Raises UserError while a run is under way, unless `dry_run` is set.
     """
     store = ArtifactStore(project.store)
-    with garbage_lock(project.store).hold():
+    with garbage_lock(project.store).hold(), project_lock(project.store).hold(shared=True):
         if not dry_run:
             _refuse_while_running(project.store)
         cutoff = datetime.now(UTC) - timedelta(days=project.settings.retention.keep_days)

@@ -34,6 +34,7 @@ from ft_pipeline.execution.workers.launchers import MULTI_PROCESS_KINDS
 from ft_pipeline.project import Project
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.asset_pointers import AssetPointers
+from ft_pipeline.store.locks import project_lock
 from ft_pipeline.store.spec import Spec
 from ft_pipeline.store.sql_views import write_views
 
@@ -165,7 +166,13 @@ def _materialize(context: dg.AssetExecutionContext, step: Step, experiment: str 
     project = Project.find()
     store = ArtifactStore(project.store)
     orphaned_runs.lock_run(context, store.root)
+    with project_lock(store.root).hold(context.log.info, shared=True):  # no row is erased between spec and artifact
+        return _find_or_build(context, step, experiment, project, store)
 
+
+def _find_or_build(
+    context: dg.AssetExecutionContext, step: Step, experiment: str | None, project: Project, store: ArtifactStore
+) -> dg.MaterializeResult:
     def build_missing(spec: Spec) -> None:
         build_artifact(context, store, spec, device=device_need(project, experiment, spec.kind))
 

@@ -9,6 +9,7 @@ from ft_pipeline.sources.snapshot import SIDECAR_SUFFIX, FileError, Snapshot, Sn
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.blobs import BlobStore
 from ft_pipeline.store.hashing import sha256_of_json
+from ft_pipeline.store.locks import project_lock
 from ft_pipeline.store.stat_cache import StatCache
 
 IGNORED_NAMES = {"readme.md"}
@@ -23,14 +24,20 @@ class _StoredFile(NamedTuple):
 def snapshot_folder(folder: Path, store: ArtifactStore, blobs: BlobStore | None = None) -> Snapshot:
     """Store every file of a format folder and return the snapshot. A missing folder counts as empty.
 
-    Files that are unchanged (by stat) and already stored are not read again. A file that disappears meanwhile is
-    ignored. Raises UserError if the store cannot be written, or if a file is being written to.
+    Waits until `ft erase` has ended. Files that are unchanged (by stat) and already stored are not read again. A file
+    that disappears meanwhile is ignored. Raises UserError if the store cannot be written, or if a file is being written
+    to.
     """
+    with project_lock(store.root).hold(shared=True):
+        return _snapshot_folder(folder, store, blobs or BlobStore(store.root))
+
+
+def _snapshot_folder(folder: Path, store: ArtifactStore, blobs: BlobStore) -> Snapshot:
     names = sorted(_file_names(folder))
     errors = {name: error for name in names if (error := _find_error(folder, name))}
     readable = [name for name in names if name not in errors]
     cache = StatCache(store.root / "cache" / "stat")
-    stored, failed = _store_files(folder, readable, cache, blobs or BlobStore(store.root))
+    stored, failed = _store_files(folder, readable, cache, blobs)
     errors |= {name: _describe_failure(failure) for name, failure in failed.items()}
     names = [name for name in names if not isinstance(failed.get(name), FileNotFoundError)]
     sidecars = {name.removesuffix(SIDECAR_SUFFIX): name for name in names if name.endswith(SIDECAR_SUFFIX)}
@@ -57,10 +64,12 @@ def _store_files(
     """Store the files. Return (stored files, errors of files that are unreadable or have disappeared), both by name."""
     failed: dict[str, OSError] = {}
     stored = {}
-    for name, sha256 in cache.hashes(folder, names, blobs.add, failed).items():
+    hashes = cache.hashes(folder, names, blobs.add, failed)
+    available = blobs.available(hashes.values())
+    for name, sha256 in hashes.items():
         path = folder / name
         try:
-            stored[name] = _StoredFile(sha256 if blobs.has(sha256) else blobs.add(path), path.stat().st_size)
+            stored[name] = _StoredFile(sha256 if sha256 in available else blobs.add(path), path.stat().st_size)
         except OSError as error:
             failed[name] = error
     return stored, failed

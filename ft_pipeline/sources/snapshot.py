@@ -1,6 +1,7 @@
 """A snapshot of a format folder, stored by content: it stays readable after the user edits or removes the files."""
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -55,10 +56,20 @@ class LocalCopy:
     @cached_property
     def path(self) -> Path | None:
         """The file itself; None if the entry has an error."""
-        if self.entry.sha256 is None:
-            return None
-        # The user's file name stays, because its suffix matters. `folder` keeps it unique and inside.
-        return self.blobs.checkout(self.entry.sha256, self.folder / PurePosixPath(self.entry.name).name)
+        return None if self.entry.sha256 is None else self.blobs.checkout(self.entry.sha256, self._target)
+
+    @property
+    def _target(self) -> Path:
+        """Where the file is created. The user's file name stays, because its suffix matters."""
+        return self.folder / PurePosixPath(self.entry.name).name
+
+    def reading(self) -> AbstractContextManager[Path]:
+        """Return a context with the file itself, for an entry without an error.
+
+        It ends with UserError if the file is stored by reference, and someone changed it meanwhile.
+        """
+        assert self.entry.sha256 is not None
+        return self.blobs.reading(self.entry.sha256, self._target)
 
     @cached_property
     def sidecar_path(self) -> Path | None:

@@ -5,24 +5,26 @@ the new hashes and its own earlier hash. So the chain of manifests that refer to
 `redacted`.
 """
 
-import io
+import contextlib
 import shutil
+import tempfile
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ft_pipeline.errors import UserError
-from ft_pipeline.store.atomic_files import translate_write_errors, write_atomically
+from ft_pipeline.store.atomic_files import rewriting, translate_write_errors, write_atomically
 from ft_pipeline.store.hashing import sha256_of_file
 from ft_pipeline.store.ledger import Ledger
-from ft_pipeline.store.locks import FileLock
+from ft_pipeline.store.locks import FileLock, project_lock
 from ft_pipeline.store.manifest import MANIFEST_NAME, BrokenArtifact, read_manifest, sealed_manifest
-from ft_pipeline.store.text_redaction import ErasedTexts
+from ft_pipeline.store.text_redaction import ErasedTexts, UnknownFile
 
 MODEL_KINDS = frozenset({"base_model", "adapter", "merged_model"})
 """Kinds whose files are not searched: weights contain no row as text. The record lists the models that learned from an
@@ -74,13 +76,37 @@ def append_redaction(root: Path, redaction: Redaction) -> None:
         )
 
 
-def refuse_while_running(root: Path) -> None:
-    """Raise UserError while any step is being built, because its process may have the rows in memory."""
-    for path in sorted([*(root / "locks").rglob("*"), *(root / "teachers").rglob("lock")]):
-        lock = FileLock(path, "ft erase")
-        if path.is_file() and not lock.try_acquire():
-            raise UserError(f"a run is in progress ({lock.holder()}); wait until it ends, or stop it, and run again")
-        lock.release()
+@contextlib.contextmanager
+def hold_alone(root: Path) -> Iterator[None]:
+    """Hold the project's lock for a `with` block, so that nothing else reads raw files or builds in the store `root`.
+
+    Raises UserError while any step is being built, because its process may have the rows in memory.
+    """
+    project = project_lock(root)
+    _acquire(project)
+    try:
+        for path in sorted([*(root / "locks").rglob("*"), *(root / "teachers").rglob("lock")]):
+            if path.is_file() and path != project.path:
+                lock = FileLock(path, project.purpose)
+                _acquire(lock)
+                lock.release()
+        yield
+    finally:
+        project.release()
+
+
+def _acquire(lock: FileLock) -> None:
+    if not lock.try_acquire():
+        raise UserError(f"a run is in progress ({lock.holder()}); wait until it ends, or stop it, and run again")
+
+
+@contextlib.contextmanager
+def scratch_folder(root: Path) -> Iterator[Path]:
+    """Yield a new folder for a `with` block. It is in the store `root`, so that the next erasure removes what a killed
+    process leaves."""
+    (root / "drafts").mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="erasure-", dir=root / "drafts") as scratch:
+        yield Path(scratch)
 
 
 def redact_artifact(folder: Path, erased: ErasedTexts, record_fields: dict[str, Any]) -> tuple[list[str], list[str]]:
@@ -95,63 +121,46 @@ def redact_artifact(folder: Path, erased: ErasedTexts, record_fields: dict[str, 
         manifest = read_manifest(folder)
     except BrokenArtifact:
         manifest = {"files": [], "summary": {}, "kind": ""}
-    contents, unreadable = ({}, []) if manifest["kind"] in MODEL_KINDS else _redacted_contents(folder, erased)
-    summary = erased.redact_value(manifest["summary"])
-    if not contents and summary == manifest["summary"]:
-        return [], unreadable
-    files = {name: {"sha256": sha256(content).hexdigest(), "bytes": len(content)} for name, content in contents.items()}
-    with translate_write_errors():
+    with scratch_folder(folder.parents[3]) as scratch, translate_write_errors():
+        redacted, unreadable = ([], []) if manifest["kind"] in MODEL_KINDS else _redact_files(folder, scratch, erased)
+        summary = erased.redact_value(manifest["summary"])
+        if not redacted and summary == manifest["summary"]:
+            return [], unreadable
         if manifest["files"]:
+            new = {name: scratch / name for name in redacted}
+            files = {name: {"sha256": sha256_of_file(path), "bytes": path.stat().st_size} for name, path in new.items()}
             entry = {**record_fields, "manifest_sha256": sha256_of_file(folder / MANIFEST_NAME), "files": files}
             manifest |= {"summary": summary, "redactions": [*manifest.get("redactions", ()), entry]}
             write_atomically(folder / MANIFEST_NAME, sealed_manifest(manifest))
-        for name, content in contents.items():
-            write_atomically(folder / name, content)
-    return list(contents) or [MANIFEST_NAME], unreadable
+        for name in redacted:
+            with rewriting(folder / name) as target, (scratch / name).open("rb") as source:
+                shutil.copyfileobj(source, target)
+    return redacted or [MANIFEST_NAME], unreadable
 
 
-def _redacted_contents(folder: Path, erased: ErasedTexts) -> tuple[dict[str, bytes], list[str]]:
-    """Return (name → new content of each file that contains an erased text, names of unreadable files)."""
-    contents, unreadable = {}, []
+def _redact_files(folder: Path, scratch: Path, erased: ErasedTexts) -> tuple[list[str], list[str]]:
+    """Write each file that contains an erased text into `scratch`, without it. Return the names of these files and of
+    the unreadable files."""
+    redacted, unreadable = [], []
     for path in sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST_NAME):
         name = path.relative_to(folder).as_posix()
-        before = path.read_bytes()
+        (scratch / name).parent.mkdir(parents=True, exist_ok=True)
         try:
-            after = erased.redact_file(path.name, before)
-        except (OSError, pa.ArrowException):
+            if erased.redact_file(path, scratch / name):
+                redacted.append(name)
+        except (OSError, pa.ArrowException, UnknownFile):
             unreadable.append(name)
-            continue
-        if after != before:
-            contents[name] = after
-    if ROWS in contents and (folder / KEYS).is_file():
+    if ROWS in redacted and (folder / KEYS).is_file():
         # Keys are written before rows: after an interruption in between, the next call still sees which rows to remove.
-        contents = {KEYS: _zero_removed_keys(folder, contents[ROWS]), **contents}
-    return contents, unreadable
+        _zero_removed_keys(folder, scratch)
+        redacted.insert(0, KEYS)
+    return redacted, unreadable
 
 
-def _zero_removed_keys(folder: Path, redacted_rows: bytes) -> bytes:
-    """Return the content of keys.parquet, with zeros for the rows that are removed from rows.parquet."""
-    before = pq.read_table(folder / ROWS, columns=["id"])["id"].to_pylist()
-    after = pq.read_table(io.BytesIO(redacted_rows), columns=["id"])["id"].to_pylist()
-    removed = np.array([old != new for old, new in zip(before, after, strict=True)])
+def _zero_removed_keys(folder: Path, scratch: Path) -> None:
+    """Write keys.parquet into `scratch`, with zeros for the rows that are removed from rows.parquet there."""
+    before, after = (pq.read_table(path / ROWS, columns=["id"])["id"] for path in (folder, scratch))
+    removed = pc.not_equal(before, after).to_numpy()
     keys = pq.read_table(folder / KEYS)
     columns = {name: np.where(removed, 0, keys[name].to_numpy()) for name in keys.column_names}
-    target = io.BytesIO()
-    pq.write_table(pa.table(columns, schema=keys.schema), target, compression="none", use_dictionary=False)
-    return target.getvalue()
-
-
-def redact_loose_files(root: Path, erased: ErasedTexts) -> None:
-    """Remove the erased texts from the files that steps keep outside the artifacts.
-
-    Drafts, checkpoints and caches are removed: unfinished steps start again, and caches are rebuilt. The teachers' logs
-    stay, because their answers were paid for; only the texts are removed from them.
-    """
-    caches = [path for path in (root / "cache").glob("*") if path.name != "stat"]  # `stat` contains only hashes
-    for path in [root / "work", root / "drafts", *caches]:
-        shutil.rmtree(path, ignore_errors=True)
-    for path in sorted((root / "teachers").rglob("*.json*")):
-        before = path.read_bytes()
-        after = erased.redact_file(path.name, before)
-        if after != before:
-            write_atomically(path, after)
+    pq.write_table(pa.table(columns, schema=keys.schema), scratch / KEYS, compression="none", use_dictionary=False)

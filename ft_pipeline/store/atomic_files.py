@@ -6,6 +6,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from ft_pipeline.errors import UserError
 
@@ -69,6 +70,25 @@ def write_atomically(path: Path, content: bytes) -> None:
     """Write `path` so that readers see the old bytes or all of the new ones, even after a power cut."""
     with _complete_file(path, content) as complete:
         complete.replace(path)
+    sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def rewriting(path: Path) -> Iterator[BinaryIO]:
+    """Yield a new file that replaces `path` at the end of the block, with the permissions of `path`.
+
+    After an exception, `path` is unchanged.
+    """
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name[:40]}.", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).chmod(path.stat().st_mode & 0o7777)
+        Path(name).replace(path)
+    finally:
+        Path(name).unlink(missing_ok=True)
     sync_folder(path.parent)
 
 

@@ -5,6 +5,8 @@ import io
 import json
 import os
 import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Literal
 
@@ -13,7 +15,7 @@ import zstandard
 from ft_pipeline.errors import UserError
 from ft_pipeline.store.atomic_files import sync_folder, translate_write_errors, write_atomically
 from ft_pipeline.store.hashing import CHUNK_BYTES, sha256_of_file
-from ft_pipeline.store.stat_cache import StatCache
+from ft_pipeline.store.stat_cache import StatCache, stamp_of
 
 BlobState = Literal["copy", "reference", "redacted", "gone", "damaged", "changed"]
 """How a blob is stored. `copy` and `reference` have the bytes of their hash. `redacted`: rows were removed from it
@@ -47,17 +49,22 @@ class BlobStore:
         """Return where the reference is, if there is one."""
         return self.folder / sha256[:2] / f"{sha256}.reference.json"
 
-    def has(self, sha256: str) -> bool:
-        """Return whether the bytes are available: a copy that decompresses to the hash, or a valid reference."""
-        return self._has_intact_copy(sha256) or self._referenced_file(sha256) is not None
+    def available(self, sha256s: Iterable[str]) -> set[str]:
+        """Return the hashes whose bytes are there: a copy that decompresses to the hash, or a valid reference.
+
+        The stat cache is read once per folder of copies.
+        """
+        wanted = set(sha256s)
+        intact = self._intact_copies(wanted)
+        return intact | {sha256 for sha256 in wanted - intact if self._referenced_file(sha256) is not None}
 
     def add(self, path: Path) -> str:
         """Store the bytes of `path` and return their hex SHA-256. UserError while another program writes the file."""
         for _ in range(ADD_ATTEMPTS):
-            before = _stamp(path)
-            size, _mtime, _inode = before
+            before = stamp_of(path)
+            size = before[0]
             sha256 = self._add_reference(path) if size > self.by_reference_above else self._add_copy(path)
-            if _stamp(path) == before:
+            if stamp_of(path) == before:
                 return sha256
         raise UserError(f"{path.name} changed while it was read. Wait until it is completely written, then run again.")
 
@@ -76,6 +83,16 @@ class BlobStore:
                     _compress(file, sink)
                 write_atomically(target, sink.getvalue())
             _damaged_path(target).unlink(missing_ok=True)
+
+    def stored(self) -> set[str]:
+        """Return the SHA-256 of every blob, whether a snapshot lists it or not."""
+        names = [path.name for pattern in ("*.zst", "*.reference.json") for path in self.folder.glob(f"??/{pattern}")]
+        return {name.partition(".")[0] for name in names}
+
+    def remove_fragments(self) -> None:
+        """Remove damaged and unfinished copies. No other process may use the blobs."""
+        for path in [*self.folder.glob("??/*.damaged"), *self.folder.glob(f"{INCOMING_PREFIX}*")]:
+            path.unlink()
 
     def is_redacted(self, sha256: str) -> bool:
         """Return whether a blob was redacted after it was stored. Only its note is read."""
@@ -118,7 +135,7 @@ class BlobStore:
         allow_redacted: also accept the bytes after a redaction. UserError if the blob is missing or damaged.
         """
         if not self.path(sha256).is_file():
-            referenced = self._referenced_file(sha256)
+            referenced = self._referenced_file(sha256) or (self._redacted_file(sha256) if allow_redacted else None)
             if referenced is None:
                 raise UserError(f"the bytes of {target.name} ({sha256[:16]}) are missing: {self._why_missing(sha256)}")
             return referenced
@@ -134,6 +151,29 @@ class BlobStore:
         target.unlink()
         problem = "was redacted (ft erase)" if is_redacted else "is damaged"
         raise UserError(f"the stored copy of {target.name} {problem}: materialize its raw asset again")
+
+    @contextmanager
+    def reading(self, sha256: str, target: Path) -> Iterator[Path]:
+        """Yield a plain file with the bytes, as `checkout` does. `target` is removed at the end.
+
+        UserError at the end if it is the referenced file itself, and someone changed it meanwhile.
+        """
+        path = self.checkout(sha256, target)
+        if path == target:
+            yield path
+            path.unlink()
+            return
+        before = stamp_of(path)
+        yield path
+        try:
+            is_unchanged = stamp_of(path) == before and sha256_of_file(path) == sha256
+        except OSError:
+            is_unchanged = False
+        if not is_unchanged:
+            raise UserError(
+                f"{target.name} changed while it was read. Wait until it is completely written, then materialize its "
+                "raw asset again."
+            )
 
     def _add_copy(self, path: Path) -> str:
         """Hash and store the file in one pass, so that the hash matches the copy. OSError if it cannot be opened."""
@@ -154,7 +194,7 @@ class BlobStore:
     def _move_into_place(self, temporary: Path, sha256: str) -> None:
         """Rename a new copy to its place, unless there is an intact copy. A damaged copy is kept for diagnosis."""
         target = self.path(sha256)
-        if target.exists() and self._has_intact_copy(sha256):
+        if target.exists() and self._intact_copies([sha256]):
             return
         target.parent.mkdir(parents=True, exist_ok=True)
         if target.exists():
@@ -171,14 +211,17 @@ class BlobStore:
             write_atomically(self.reference_path(sha256), json.dumps(reference, indent=1).encode())
         return sha256
 
-    def _has_intact_copy(self, sha256: str) -> bool:
-        """Return whether the copy exists and matches its hash. It is read only if it changed since the last check."""
-        target = self.path(sha256)
-        try:
-            hashes = self._cache.hashes(target.parent, [target.name], lambda _: self._decompress(sha256))
-        except OSError:
-            return False
-        return hashes[target.name] == sha256
+    def _intact_copies(self, sha256s: Iterable[str]) -> set[str]:
+        """Return those hashes whose copy exists and matches. It is read only if it changed since the last check."""
+        names_by_folder: dict[Path, list[str]] = {}
+        for sha256 in sha256s:
+            target = self.path(sha256)
+            names_by_folder.setdefault(target.parent, []).append(target.name)
+        intact = set()
+        for folder, names in names_by_folder.items():
+            hashes = self._cache.hashes(folder, names, lambda copy: self._decompress(copy.stem), failed={})
+            intact |= {sha256 for name, sha256 in hashes.items() if sha256 == Path(name).stem}
+        return intact
 
     def _referenced_file(self, sha256: str) -> Path | None:
         """Return the referenced file if it still has the bytes of the hash."""
@@ -187,6 +230,11 @@ class BlobStore:
             return path if self._cache.hashes(path.parent, [path.name])[path.name] == sha256 else None
         except (OSError, ValueError, KeyError, TypeError):
             return None
+
+    def _redacted_file(self, sha256: str) -> Path | None:
+        """Return the referenced file if it has the bytes that a redaction left."""
+        path = self._path_in_reference(sha256) if self.reference_path(sha256).is_file() else Path()
+        return path if path.is_file() and sha256_of_file(path) == self._redacted_sha256(sha256) else None
 
     def _path_in_reference(self, sha256: str) -> Path:
         return Path(json.loads(self.reference_path(sha256).read_bytes())["path"])
@@ -224,9 +272,3 @@ def _compress(source: BinaryIO, sink: BinaryIO) -> str:
 def _damaged_path(copy: Path) -> Path:
     """Return where a damaged copy is kept after it was replaced."""
     return copy.with_suffix(".zst.damaged")
-
-
-def _stamp(path: Path) -> tuple[int, int, int]:
-    """Return the size, modification time and inode of a file. They change if it is written or replaced."""
-    stat = path.stat()
-    return stat.st_size, stat.st_mtime_ns, stat.st_ino

@@ -13,6 +13,9 @@ from ft_pipeline.store.hashing import sha256_of_file
 
 MAX_BYTES = 8 << 30
 """Largest total size of all entries."""
+_SHARE_KEPT = 0.9
+"""If the cache is full, entries are removed down to this share of its size, so that not every new entry must look for
+the oldest ones."""
 _HASHES_NAME = "entry.json"
 """Name of the file with the hashes of an entry. Its modification time is the time of the entry's last use."""
 
@@ -22,6 +25,8 @@ class FolderCache:
 
     def __init__(self, root: Path, max_bytes: int = MAX_BYTES):
         self.root, self.max_bytes = root, max_bytes
+        self._bytes: int | None = None
+        """Total size of the entries when they were last listed, and of those stored since. None: not listed yet."""
 
     def restore(self, key: str, target: Path) -> bool:
         """Put the files of an entry into a new folder `target`, and return whether there was an intact entry.
@@ -54,12 +59,14 @@ class FolderCache:
             self.root.mkdir(parents=True, exist_ok=True)
             if size > min(self.max_bytes, shutil.disk_usage(self.root).free):
                 return
-            self._make_room(size)
+            if self._bytes is None or self._bytes + size > self.max_bytes:
+                self._bytes = self._make_room(size)
             temporary = Path(tempfile.mkdtemp(prefix=".incoming-", dir=self.root))
             for path in files:
                 _link_or_copy(path, temporary / path.name)
             (temporary / _HASHES_NAME).write_text(json.dumps({path.name: sha256_of_file(path) for path in files}))
             temporary.rename(self._entry(key))
+            self._bytes += size
         except OSError:  # the disk is full or read-only, or another build has just stored the entry
             if temporary is not None:
                 shutil.rmtree(temporary, ignore_errors=True)
@@ -67,8 +74,8 @@ class FolderCache:
     def _entry(self, key: str) -> Path:
         return self.root / key
 
-    def _make_room(self, size: int) -> None:
-        """Remove entries, the least recently used first, until `size` more bytes fit."""
+    def _make_room(self, size: int) -> int:
+        """Return the total size of the entries. If `size` more bytes do not fit, the oldest by use are removed."""
         entries = []
         for path in self.root.iterdir():
             try:
@@ -76,12 +83,15 @@ class FolderCache:
             except OSError:  # an entry that is not finished
                 continue
             entries.append((last_used, path, sum(file.stat().st_size for file in path.iterdir())))
-        total = size + sum(bytes_used for _, _, bytes_used in entries)
+        total = sum(bytes_used for _, _, bytes_used in entries)
+        if total + size <= self.max_bytes:
+            return total
         for _, path, bytes_used in sorted(entries):
-            if total <= self.max_bytes:
-                return
+            if total + size <= _SHARE_KEPT * self.max_bytes:
+                break
             shutil.rmtree(path, ignore_errors=True)
             total -= bytes_used
+        return total
 
 
 def _link_or_copy(source: Path, target: Path) -> None:

@@ -31,13 +31,13 @@ class FileLock:
         self.purpose = purpose
         self._descriptor: int | None = None
 
-    def try_acquire(self) -> bool:
-        """Take the lock if it is free, and return whether it was free."""
+    def try_acquire(self, *, shared: bool = False) -> bool:
+        """Take the lock if it is free, and return whether it was free. shared: other shared holders do not matter."""
         with translate_write_errors():
             self.path.parent.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(descriptor)
             return False
@@ -74,15 +74,20 @@ class FileLock:
             return "another process"
 
     @contextlib.contextmanager
-    def hold(self, log: Callable[[str], None] = _ignore) -> Iterator[None]:
+    def hold(self, log: Callable[[str], None] = _ignore, *, shared: bool = False) -> Iterator[None]:
         """Wait for the lock without a limit, and hold it for a `with` block. `log` receives one line if it waits."""
         logged = False
-        while not self.try_acquire():
+        while not self.try_acquire(shared=shared):
             if not logged:
-                log(f"waiting: {self.purpose} is under way in {self.holder()}")
+                log(f"waiting: {'ft erase' if shared else self.purpose} is under way in {self.holder()}")
                 logged = True
             time.sleep(POLL_SECONDS)
         try:
             yield
         finally:
             self.release()
+
+
+def project_lock(root: Path) -> FileLock:
+    """Return the lock of the whole store `root`. `ft erase` holds it alone; steps, snapshots and `ft gc` share it."""
+    return FileLock(root / "locks" / "project", "ft erase")

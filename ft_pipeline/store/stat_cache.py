@@ -51,14 +51,14 @@ class StatCache:
 
 def _current_entry(path: Path, cached: list | None, hash_file: Callable[[Path], str]) -> list:
     """Return the cached entry of a file if the file has not changed, else a new one."""
-    stamp = _stamp(path)
+    stamp = stamp_of(path)
     if cached and cached[:-1] == stamp:
         return cached
     return [*stamp, hash_file(path)]
 
 
-def _stamp(path: Path) -> list[int]:
-    """Return an entry without its hash."""
+def stamp_of(path: Path) -> list[int]:
+    """Return an entry without its hash: size (bytes), mtime and ctime (ns), inode. A write changes it."""
     stat = path.stat()
     return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
 

@@ -32,10 +32,9 @@ from ft_pipeline.tables.formats.turns import plain
 from ft_pipeline.tables.ingest import Ingestor
 from ft_pipeline.tables.languages import identify_languages
 from ft_pipeline.tables.process_batch import raw_json
+from ft_pipeline.tables.row_groups import RowGroupWriter
 from ft_pipeline.tables.table_checks import table_checks
 
-ROW_GROUP = 65_536
-"""Maximum number of rows in a row group of rows.parquet."""
 PARQUET: dict[str, Any] = {"compression": "zstd", "compression_level": 1, "use_dictionary": ["file", "split", "table"]}
 """Options for writing rows.parquet."""
 PREVIEW_ROWS = 10
@@ -124,7 +123,7 @@ def _write_rows(row_format: Format, flags: DuplicateFlags, path: Path) -> tuple[
     digest, written = RowsDigest(), []
     preview: list[dict[str, Any]] = []
     schema = schema_of(row_format, *ORIGIN)
-    with pq.ParquetWriter(path, schema, **PARQUET) as writer:
+    with RowGroupWriter(path, schema, **PARQUET) as writer:
         for index, file in enumerate(flags.files):
             stays, count, begin = flags.of_file(index)[0] == 0, 0, 0
             for batch in file.stored.row_batches():
@@ -132,7 +131,7 @@ def _write_rows(row_format: Format, flags: DuplicateFlags, path: Path) -> tuple[
                 begin += batch.num_rows
                 kept = batch if mask.all() else batch.filter(pa.array(mask))
                 table = _with_file(pa.Table.from_batches([kept]), file.source.name).select(schema.names)
-                writer.write_table(table, row_group_size=ROW_GROUP)
+                writer.write_table(table)
                 count += table.num_rows
                 digest.add(table["id"], table["row"])
                 if len(preview) < PREVIEW_ROWS:
@@ -162,7 +161,7 @@ def cut(value: Any) -> Any:
 def _write_set_aside(row_format: Format, flags: DuplicateFlags, path: Path) -> list[int]:
     """Write each file's faulty rows, then its duplicates and contradicting pairs. Returns the rows written per file."""
     written = []
-    with pq.ParquetWriter(path, SET_ASIDE, compression="zstd") as writer:
+    with RowGroupWriter(path, SET_ASIDE, compression="zstd") as writer:
         for index, file in enumerate(flags.files):
             count = 0
             for batch in file.aside_batches():
@@ -197,7 +196,7 @@ def _own(value: Any) -> Any:
     return plain(value) if isinstance(value, list) and value and isinstance(value[0], dict) else value
 
 
-def _write_tuples(writer: pq.ParquetWriter, tuples: list[tuple]) -> int:
+def _write_tuples(writer: RowGroupWriter, tuples: list[tuple]) -> int:
     if tuples:
         arrays = [
             pa.array(column, field.type) for column, field in zip(zip(*tuples, strict=True), SET_ASIDE, strict=True)

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Collection
+from collections.abc import Iterable
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -12,17 +12,22 @@ _LIBRARIES = ("orjson", "pandas", "pandera", "pyarrow")
 """Libraries that a result depends on."""
 
 
-def key_of(sha256: str, data_format: str, suffix: str, sidecar: Any, excluded: Collection[str]) -> str:
-    """Return the cache key of a file's result. `sha256` is the hash of the file's content."""
+def key_of(sha256: str, data_format: str, suffix: str, sidecar: Any, excluded: str) -> str:
+    """Return the cache key of a file's result. sha256: hash of its content. excluded: `hash_of_ids` of erased rows."""
     parts = {
         "file": sha256,
         "format": data_format,
         "suffix": suffix,
         "sidecar": sidecar,
-        "excluded": sorted(excluded),
+        "excluded": excluded,
         "code": code_hash(Path(__file__).parent),
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def hash_of_ids(identities: Iterable[str]) -> str:
+    """Return a hash of a set of ids."""
+    return hashlib.sha256(json.dumps(sorted(identities)).encode()).hexdigest()
 
 
 @cache

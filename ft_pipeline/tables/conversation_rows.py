@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ft_pipeline.tables.dedup.keys import Keys, merge, read_keys, shingles_of_views
+from ft_pipeline.tables.dedup.keys import Keys, read_keys, shingles_of_views
 from ft_pipeline.tables.dedup.near_duplicates import Spill
 from ft_pipeline.tables.formats.arrow_schema import ORIGIN, schema_of, with_schema
 from ft_pipeline.tables.formats.base import Format
@@ -111,7 +111,7 @@ def load_conversation_rows(folders: Mapping[str, Path]) -> ConversationRows:
         )
         files += file_names
     columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    keys = merge([read_keys(folder / "keys.parquet") for folder in folders.values()])
+    keys = read_keys([folder / "keys.parquet" for folder in folders.values()])
     return ConversationRows(folders, keys, files=files, **columns)
 
 

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from ft_pipeline.settings.project import DataSettings
 from ft_pipeline.tables.accounts import FIRST_ROWS, CheckResult, RowWarning
-from ft_pipeline.tables.build import PARQUET, PREVIEW_ROWS, ROW_GROUP, SET_ASIDE, cut
+from ft_pipeline.tables.build import PARQUET, PREVIEW_ROWS, SET_ASIDE, cut
 from ft_pipeline.tables.conversation_rows import BATCH_ROWS, ConversationRows, load_conversation_rows, table_batches
 from ft_pipeline.tables.dedup.keys import group_names
 from ft_pipeline.tables.dedup.matching import first_index
@@ -27,6 +27,7 @@ from ft_pipeline.tables.formats.turns import plain
 from ft_pipeline.tables.held_out import MIN_STANDARD_PROMPTS, STANDARD_ANSWERS, SuiteTexts
 from ft_pipeline.tables.languages import identify_languages
 from ft_pipeline.tables.process_batch import raw_json
+from ft_pipeline.tables.row_groups import ROW_GROUP
 from ft_pipeline.tables.split_assignment import CODES, SplitAssignment, assign_splits
 from ft_pipeline.tables.splits import SPLITS
 

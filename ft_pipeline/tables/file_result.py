@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from ft_pipeline.tables.reading.sidecar import PLAIN, Sidecar
 from ft_pipeline.tables.reason_codes import Refused
 
 ASIDE = "aside.arrow"
+_PAIRS = ("pair", "reverse")
 _KEYS, _NOTE, _ROWS = "keys.arrow", "outcome.json", "rows-*.arrow"
 """Names of the files in the folder of a result."""
 
@@ -36,8 +38,9 @@ class SourceFile:
     """The folder that must contain the path; None: the parent folder of the path."""
     refused: tuple[str, str] | None = None
     """(code, message) of a file that could not be taken from the user's folder."""
-    fetch: Callable[[], Path] | None = None
-    """Returns a path with its bytes, if they are not at `path`. Called only if the file must be read."""
+    fetch: Callable[[], AbstractContextManager[Path]] | None = None
+    """Returns a context with a path with its bytes, if they are not at `path`. Called only if the file must be read.
+    The context ends with UserError if the bytes changed while they were read."""
 
 
 @dataclass(frozen=True)
@@ -120,13 +123,17 @@ def save(result: FileResult, folder: Path) -> None:
         "warnings": [asdict(warning) for warning in result.warnings],
     }
     (folder / _NOTE).write_text(json.dumps(note))
-    columns = {"row": result.rows}
-    if len(result.pairs):
-        columns |= {"pair": result.pairs[:, 0], "reverse": result.pairs[:, 1]}
-    table = result.keys.to_table()
-    for name, column in columns.items():
-        table = table.append_column(name, pa.array(column))
-    write_stream(folder / _KEYS, table)
+    with pa.OSFile(str(folder / _KEYS), "wb") as sink, ExitStack() as stack:
+        writer, begin = None, 0
+        for table in result.keys.tables():
+            rows = slice(begin, begin + table.num_rows)
+            table = table.append_column("row", pa.array(result.rows[rows]))
+            if len(result.pairs):
+                for number, name in enumerate(_PAIRS):
+                    table = table.append_column(name, pa.array(result.pairs[rows, number]))
+            writer = writer or stack.enter_context(pa.ipc.new_stream(sink, table.schema))
+            writer.write_table(table)
+            begin += table.num_rows
 
 
 def load(source: SourceFile, account: FileAccount, sidecar: Sidecar, folder: Path) -> FileResult:
@@ -137,9 +144,10 @@ def load(source: SourceFile, account: FileAccount, sidecar: Sidecar, folder: Pat
     account.read = note["read"]
     with pa.OSFile(str(folder / _KEYS)) as file:
         table = pa.ipc.open_stream(file).read_all()
-    rows, keys = table["row"].to_numpy(), Keys.from_table(table)
-    result = FileResult(source, account, sidecar, folder, rows, keys, reasons=note["reasons"])
-    if "pair" in table.column_names:
-        result.pairs = np.stack([table["pair"].to_numpy(), table["reverse"].to_numpy()], axis=1)
+    keys = Keys.empty(table.num_rows)
+    keys.fill(0, table)
+    result = FileResult(source, account, sidecar, folder, table["row"].to_numpy(), keys, reasons=note["reasons"])
+    if _PAIRS[0] in table.column_names:
+        result.pairs = np.stack([table[name].to_numpy() for name in _PAIRS], axis=1)
     result.warnings = [RowWarning(**{**warning, "file": source.name}) for warning in note["warnings"]]
     return result

@@ -1,6 +1,6 @@
 """The work of reading a raw file: its batches, each of which any process or machine can turn into rows."""
 
-from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -8,7 +8,7 @@ from pathlib import Path
 from ft_pipeline.tables.file_result import rows_path, write_stream
 from ft_pipeline.tables.process_batch import BatchResult, process_batch
 from ft_pipeline.tables.reading.batches import Batch
-from ft_pipeline.tables.reading.containers import read_batches
+from ft_pipeline.tables.reading.containers import check_path, read_batches
 from ft_pipeline.tables.reading.process_pool import map_batches
 from ft_pipeline.tables.reading.sidecar import Sidecar
 
@@ -18,6 +18,8 @@ class FileTask:
     """A raw file to read. Its folders must be there, under the same paths, wherever it is read."""
 
     path: Path
+    data_dir: Path
+    """The folder that must contain the file."""
     suffix: str
     """The suffix of the user's name for it."""
     folder: Path
@@ -27,7 +29,12 @@ class FileTask:
 
     def batches(self) -> Iterator[Batch]:
         """Yield the rows of the file. Raises Refused, possibly late."""
-        return read_batches(self.path, self.suffix)
+        yield from read_batches(check_path(self.path, self.data_dir), self.suffix)
+
+    def read(self, excluded: Collection[str]) -> "FileResults":
+        """Process all batches on this machine."""
+        size = check_path(self.path, self.data_dir).stat().st_size
+        yield from map_batches(partial(self.process, excluded=excluded), self.batches(), size)
 
     def process(self, batch: Batch, excluded: Collection[str]) -> BatchResult:
         """Run process_batch and write the rows to a file: they are too large to send between processes."""
@@ -40,13 +47,11 @@ FileResults = Generator[tuple[Batch, BatchResult], None, None]
 """The batches of a file in order, each with its result. Raises Refused if the file cannot be read to its end.
 
 Once it is closed, no process writes to the folder of the file any more."""
-MapFiles = Callable[[Sequence[FileTask], Collection[str]], Iterator[FileResults]]
+MapFiles = Callable[[Iterable[FileTask], Collection[str]], Iterator[FileResults]]
 """Yields the results of each file, in order; they are read to their end, or closed, before those of the next one.
 Arguments: the files, and the ids of the erased rows."""
 
 
-def map_files(tasks: Sequence[FileTask], excluded: Collection[str]) -> Iterator[FileResults]:
+def map_files(tasks: Iterable[FileTask], excluded: Collection[str]) -> Iterator[FileResults]:
     """Read the files on this machine, one after the other."""
-    for task in tasks:
-        process = partial(task.process, excluded=excluded)
-        yield map_batches(process, task.batches(), task.path.stat().st_size)
+    return (task.read(excluded) for task in tasks)

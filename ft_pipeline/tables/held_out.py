@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from ft_pipeline.tables.dedup.keys import Keys, keys_of_messages, shingles_of_views
 from ft_pipeline.tables.dedup.matching import first_index, match_against
+from ft_pipeline.tables.dedup.templates import without_signs
 from ft_pipeline.tables.dedup.tokens import tokenize
 from ft_pipeline.tables.formats.arrow_schema import MESSAGES
 from ft_pipeline.tables.formats.comparison_texts import as_large, text_scalar, views_of_messages
@@ -97,9 +98,14 @@ def search_messages(
     contents, roles, rows = _contents(messages)
     is_user = pc.equal(roles, text_scalar("user")).to_numpy(zero_copy_only=False)
     tokens, count = tokenize(contents), len(messages)
-    has_phrase = phrases.shared_by(tokens)
+    words = without_signs(tokens)
+    has_phrase = phrases.shared_by(words)
     in_prompt, in_rest = (np.bincount(rows[has_phrase & side], minlength=count) > 0 for side in (is_user, ~is_user))
-    return _search_reasoning(messages, rows, index, index.search(tokens, rows, is_user, count)), in_prompt, in_rest
+    return (
+        _search_reasoning(messages, rows, index, index.search(tokens, words, rows, is_user, count)),
+        in_prompt,
+        in_rest,
+    )
 
 
 def _search_reasoning(messages: pa.Array, rows: np.ndarray, index: LeakIndex, found: np.ndarray) -> np.ndarray:
@@ -109,15 +115,19 @@ def _search_reasoning(messages: pa.Array, rows: np.ndarray, index: LeakIndex, fo
     if not has_reasoning.any():
         return found
     thoughts, owners = as_large(reasoning.filter(pa.array(has_reasoning))), rows[has_reasoning]
-    hidden = index.search(tokenize(thoughts), owners, np.zeros(len(owners), dtype=bool), len(messages))
+    tokens = tokenize(thoughts)
+    no_question = np.zeros(len(owners), dtype=bool)
+    hidden = index.search(tokens, without_signs(tokens), owners, no_question, len(messages))
     return np.where((hidden >= 0) & ((found < 0) | (hidden < found)), hidden, found)
 
 
-def standard_answers(train: Keys, held_out: Keys) -> np.ndarray:
-    """Return a bool per held-out row: whether at least 3 training prompts have its answer."""
-    pairs = np.flatnonzero(first_index(train.answer_template ^ train.group[:, 1]) == np.arange(len(train)))
-    answers, prompts = np.unique(train.answer_template[pairs], return_counts=True)
-    return np.isin(held_out.answer_template, answers[prompts >= MIN_STANDARD_PROMPTS])
+def standard_answers(keys: Keys, train: np.ndarray, held_out: np.ndarray) -> np.ndarray:
+    """Return a bool per held-out row: whether at least 3 training prompts have its answer. train, held_out: positions
+    in the keys."""
+    answers = keys.answer_template[train]
+    pairs = np.flatnonzero(first_index(answers ^ keys.group[train, 1]) == np.arange(len(train)))
+    answers, prompts = np.unique(answers[pairs], return_counts=True)
+    return np.isin(keys.answer_template[held_out], answers[prompts >= MIN_STANDARD_PROMPTS])
 
 
 @dataclass(frozen=True)
@@ -138,8 +148,9 @@ class HeldOut:
         """Return, for each text, the name of something held out that it contains, or None."""
         if not texts:
             return []
-        count = len(texts)
-        owners = self.index.search(tokenize(list(texts)), np.arange(count), np.ones(count, dtype=bool), count)
+        count, tokens = len(texts), tokenize(list(texts))
+        documents, is_question = np.arange(count), np.ones(count, dtype=bool)
+        owners = self.index.search(tokens, without_signs(tokens), documents, is_question, count)
         return [self.name(owner) if owner >= 0 else None for owner in owners.tolist()]
 
     def in_conversations(self, conversations: Sequence[Sequence[Message]]) -> list[str | None]:

@@ -1,7 +1,8 @@
 """Read raw files: accepted rows go to disk, their keys stay in memory. Duplicates are not known yet."""
 
-from collections.abc import Callable, Collection, Iterable
-from contextlib import closing
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import ExitStack, closing, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pyarrow as pa
 
 from ft_pipeline.store.folder_cache import FolderCache
 from ft_pipeline.tables.accounts import FileAccount, RowWarning
-from ft_pipeline.tables.cache_key import key_of
+from ft_pipeline.tables.cache_key import hash_of_ids, key_of
 from ft_pipeline.tables.checks.pii import NAMES
 from ft_pipeline.tables.checks.placeholders import message as placeholder_message
 from ft_pipeline.tables.dedup.keys import Keys, merge
@@ -24,7 +25,6 @@ from ft_pipeline.tables.file_result import (
 from ft_pipeline.tables.file_task import FileResults, FileTask, MapFiles, map_files
 from ft_pipeline.tables.process_batch import ASIDE, BatchResult
 from ft_pipeline.tables.reading.batches import Batch
-from ft_pipeline.tables.reading.containers import check_path
 from ft_pipeline.tables.reading.sidecar import parse_sidecar
 from ft_pipeline.tables.reason_codes import Refused
 
@@ -52,43 +52,58 @@ class Ingestor:
         self.from_cache = 0
         """Number of files that came from the cache and were not read."""
         self._files = 0
+        self._excluded_hash = hash_of_ids(excluded)
 
     def collect(self, sources: Iterable[SourceFile]) -> list[FileResult]:
         """Read files, or load their results from the cache. If a file is refused, its account has the error."""
         prepared = [self._prepare(source) for source in sources]
-        batches = self.map_files([task for _, task in prepared if task], self.excluded)
-        return [self._finish(result, next(batches)) if task else result for result, task in prepared]
+        opened: deque[ExitStack] = deque()
 
-    def _prepare(self, source: SourceFile) -> tuple[FileResult, FileTask | None]:
-        """Return the result of a file; if it must be read, one without rows, and the task of reading it."""
+        def tasks() -> Iterator[FileTask]:
+            for result, is_read in prepared:
+                if not is_read:
+                    opened.append(stack := ExitStack())
+                    yield self._open(result, stack)
+
+        batches = self.map_files(tasks(), self.excluded)
+        return [result if is_read else self._finish(result, next(batches), opened) for result, is_read in prepared]
+
+    def _prepare(self, source: SourceFile) -> tuple[FileResult, bool]:
+        """Return the result of a file, and whether it is complete. If not, the file must be read."""
         if source.refused:
-            return refused(source, Refused(*source.refused)), None
+            return refused(source, Refused(*source.refused)), True
         account = FileAccount(file=source.name, sha256=source.sha256)
         self._files += 1
         folder = self.work / f"{self._files:06d}"
         try:
             sidecar = parse_sidecar(source.sidecar)
-            account.max_quarantined, account.split = sidecar.max_quarantined, sidecar.split
-            account.allow = sorted(sidecar.allow)
-            if self.cache and source.sha256 and self.cache.restore(self._key(source), folder):
-                self.from_cache += 1
-                return load(source, account, sidecar, folder), None
-            path = source.fetch() if source.fetch else source.path
-            path = check_path(path, source.data_dir or path.parent)
         except Refused as error:
-            return refused(source, error), None
-        folder.mkdir()
-        task = FileTask(path, _suffix(source), folder, self.data_format, sidecar)
-        return FileResult(source, account, sidecar, folder), task
+            return refused(source, error), True
+        account.max_quarantined, account.split = sidecar.max_quarantined, sidecar.split
+        account.allow = sorted(sidecar.allow)
+        if self.cache and source.sha256 and self.cache.restore(self._key(source), folder):
+            self.from_cache += 1
+            return load(source, account, sidecar, folder), True
+        return FileResult(source, account, sidecar, folder), False
 
     def _key(self, source: SourceFile) -> str:
-        return key_of(source.sha256, self.data_format, _suffix(source), source.sidecar, self.excluded)
+        return key_of(source.sha256, self.data_format, _suffix(source), source.sidecar, self._excluded_hash)
 
-    def _finish(self, result: FileResult, batches: FileResults) -> FileResult:
-        """Fill in the result of a file from its batches, and store it in the cache."""
+    def _open(self, result: FileResult, stack: ExitStack) -> FileTask:
+        """Return the task of reading a file. Its bytes are there until the stack is closed."""
         source, folder = result.source, result.folder
         assert folder is not None
-        result = self._read(result, folder, batches)
+        folder.mkdir()
+        path = stack.enter_context(source.fetch() if source.fetch else nullcontext(source.path))
+        data_dir = source.data_dir or path.parent
+        return FileTask(path, data_dir, _suffix(source), folder, self.data_format, result.sidecar)
+
+    def _finish(self, result: FileResult, batches: FileResults, opened: deque[ExitStack]) -> FileResult:
+        """Return the result of a file with the content of its batches, and store it in the cache."""
+        source, folder = result.source, result.folder
+        assert folder is not None
+        with opened.popleft():
+            result = self._read(result, folder, batches)
         if self.cache and source.sha256:
             save(result, folder)
             self.cache.store(self._key(source), folder)
@@ -105,7 +120,7 @@ class Ingestor:
                 path_left.unlink()
             return refused(result.source, error)
         result.rows = np.concatenate(totals.rows)
-        result.keys = merge(totals.keys)
+        result.keys = merge(totals.keys, consume=True)
         result.pairs = np.concatenate(totals.pairs)
         result.reasons = totals.reasons
         result.warnings = totals.warnings(result.source.name)

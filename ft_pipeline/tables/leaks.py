@@ -34,6 +34,8 @@ PHRASE_WORDS = 13
 """Number of words of a phrase. A row whose human turns have one of the evaluation suites is not trained on."""
 _FILTER_BITS = 22
 """The first test of a window is a table of this many bits of its hash."""
+_RARITY_BITS = 16
+"""Windows are counted by this many bits of their hash, to search for each turn by a rare one."""
 WHOLE, QUESTION_PART, ANSWER_PART = range(3)
 
 
@@ -112,14 +114,14 @@ def _make_needles(sequences: Sequences, owners: np.ndarray, part: int) -> dict[s
     ends = sequences.ends
     begins = ends - sequences.counts
     windows = window_hashes(sequences.hashes)
-    frequencies = np.bincount(_low_bits(windows).astype(np.int64), minlength=1 << _FILTER_BITS)
+    places = (windows & np.uint64((1 << _RARITY_BITS) - 1)).astype(np.int64)
+    frequencies = np.bincount(places, minlength=1 << _RARITY_BITS)
     costs = np.full(len(sequences.hashes), np.iinfo(np.int64).max)
-    costs[: len(windows)] = frequencies[_low_bits(windows)]
+    costs[: len(windows)] = frequencies[places]
     for back in range(1, WINDOW):  # a window that begins here would extend into the next sequence
         costs[ends - back] = np.iinfo(np.int64).max
     is_rarest = costs == np.repeat(np.minimum.reduceat(costs, begins), sequences.counts)
-    places = np.where(is_rarest, np.arange(len(costs)), len(costs))
-    anchors = np.minimum.reduceat(places, begins)
+    anchors = np.minimum.reduceat(np.where(is_rarest, np.arange(len(costs)), len(costs)), begins)
     return {
         "anchor": windows[anchors],
         "offset": (anchors - begins).astype(np.int32),
@@ -207,13 +209,14 @@ class LeakIndex:
         order = np.lexsort((owners, keys))
         self._keys, self._owners, self._sizes = keys[order].astype(np.uint64), owners[order], sizes[order]
 
-    def search(self, tokens: Tokens, documents: np.ndarray, questions: np.ndarray, count: int) -> np.ndarray:
+    def search(
+        self, tokens: Tokens, words: Tokens, documents: np.ndarray, questions: np.ndarray, count: int
+    ) -> np.ndarray:
         """Return int64 per document: the lowest owner of a turn that it contains, -1 if there is none.
 
-        tokens: of texts. documents: the document (0 to count - 1) of each text, ascending. questions: bool per text,
-        whether it is a question, which is also compared as a whole.
+        tokens, words: of texts, with and without signs. documents: the document (0 to count - 1) of each text.
+        questions: bool per text, whether it is a question, which is also compared as a whole.
         """
-        words = without_signs(tokens)
         found = [self._equal_turns(tokens, documents, questions, count)]
         texts, needles = self._plain.find(_sequences(words))
         owners, parts = self._plain.columns["owner"][needles], self._plain.columns["part"][needles]
@@ -240,12 +243,12 @@ class LeakIndex:
         question of its document."""
         if not questions.any() or not len(self._keys):
             return np.empty(0, np.int64), np.empty(0, np.int64)
-        is_only = np.bincount(documents[questions], minlength=count)[documents] == 1
-        keys, texts = _turn_keys(tokens, self._mask_names)
-        keys, texts = keys[questions[texts]], texts[questions[texts]]
+        asking = documents[questions]
+        is_only = np.bincount(asking, minlength=count)[asking] == 1
+        keys, texts = _turn_keys(tokens.take(np.flatnonzero(questions)), self._mask_names)
         places = np.minimum(np.searchsorted(self._keys, keys), len(self._keys) - 1)
         equal = (self._keys[places] == keys) & ((self._sizes[places] >= MIN_TURN_WORDS) | is_only[texts])
-        return documents[texts[equal]], self._owners[places[equal]]
+        return asking[texts[equal]], self._owners[places[equal]]
 
 
 def _with_both_parts(documents: np.ndarray, owners: np.ndarray, parts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -261,16 +264,14 @@ class Phrases:
     """The phrases of 13 words of some texts. Signs and case are ignored."""
 
     def __init__(self, texts: Sequence[str]) -> None:
-        words = without_signs(tokenize(list(texts)))
-        self._known = np.unique(_phrases(_sequences(words))[0])
+        phrases = _phrases(_sequences(without_signs(tokenize(list(texts)))))
+        found = [_make_needles(phrases, np.arange(len(phrases.counts)), WHOLE)] if len(phrases.counts) else []
+        self._needles = _Needles(found)
 
-    def shared_by(self, tokens: Tokens) -> np.ndarray:
+    def shared_by(self, words: Tokens) -> np.ndarray:
         """Return a bool per text: whether it has one of the phrases."""
-        shared = np.zeros(len(tokens), dtype=bool)
-        hashes, texts = _phrases(_sequences(without_signs(tokens)))
-        if len(self._known) and len(hashes):
-            places = np.minimum(np.searchsorted(self._known, hashes), len(self._known) - 1)
-            shared[texts[self._known[places] == hashes]] = True
+        shared = np.zeros(len(words), dtype=bool)
+        shared[self._needles.find(_sequences(words))[0]] = True
         return shared
 
 
@@ -278,11 +279,10 @@ def _sequences(words: Tokens) -> Sequences:
     return Sequences(words.hashes, words.counts)
 
 
-def _phrases(words: Sequences) -> tuple[np.ndarray, np.ndarray]:
-    """Return (uint64 of each PHRASE_WORDS consecutive words of each text, the text)."""
-    begins = np.arange(max(len(words.hashes) - PHRASE_WORDS + 1, 0))
+def _phrases(words: Sequences) -> Sequences:
+    """Return every PHRASE_WORDS consecutive words of each text."""
     ends = words.ends
-    texts = np.searchsorted(ends, begins, side="right")
-    inside = begins + PHRASE_WORDS <= ends[texts] if len(begins) else np.empty(0, dtype=bool)
-    begins, texts = begins[inside], texts[inside]
-    return SpanHashes(words.hashes).of(begins, begins + PHRASE_WORDS), texts
+    begins = np.arange(max(len(words.hashes) - PHRASE_WORDS + 1, 0))
+    begins = begins[begins + PHRASE_WORDS <= ends[np.searchsorted(ends, begins, side="right")]]
+    hashes = words.hashes[begins[:, np.newaxis] + np.arange(PHRASE_WORDS)].ravel()
+    return Sequences(hashes, np.full(len(begins), PHRASE_WORDS))

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from ft_pipeline.tables.build import SET_ASIDE
 from ft_pipeline.tables.reason_codes import DUPLICATE_CODES, ROW_CODES
+from ft_pipeline.tables.row_groups import RowGroupWriter
 
 SCHEMA = pa.schema([("table", pa.string()), *SET_ASIDE, ("data_version", pa.string())])
 """Columns of the quarantine."""
@@ -18,6 +19,8 @@ BATCH_ROWS = 4096
 """Rows in memory at a time."""
 SAMPLES, MOST_SAMPLES = 3, 120
 """Maximum number of rows in the summary: per file and code, and in total."""
+MOST_FILES = 300
+"""Maximum number of files whose accounts are in the summary: those with the most unused rows. files.parquet has all."""
 MOST_PLACES = 300
 """Maximum number of (file, code) pairs whose row numbers are in the summary."""
 RANGES_CHARS = 280
@@ -41,7 +44,7 @@ def build_quarantine(parts: Sequence[Part], out: Path) -> dict[str, Any]:
     Returns the number of `rows` and the summary of QuarantineSummary.overview over all parts.
     """
     summary, rows = QuarantineSummary(), 0
-    with pq.ParquetWriter(out / "rows.parquet", SCHEMA, compression="zstd") as writer:
+    with RowGroupWriter(out / "rows.parquet", SCHEMA, compression="zstd") as writer:
         for part in parts:
             summary.add_files(part)
             for batch in read_set_aside(part):
@@ -100,9 +103,9 @@ class QuarantineSummary:
     def overview(self) -> dict[str, Any]:
         """Return the summary of all rows added so far.
 
-        reasons: code → number of rows, most frequent first. accounts: per file the numbers of rows read, accepted,
-        quarantined and duplicate, and the reasons. where: the row numbers per file and code. first: the first rows of
-        each file and code.
+        reasons: code → number of rows, most frequent first. accounts: per file (of at most MOST_FILES) the numbers of
+        rows read, accepted, quarantined and duplicate, and the reasons. where: the row numbers per file and code.
+        first: the first rows of each file and code.
         """
         counts = {key: sum(map(len, rows)) for key, rows in self._rows.items()}
         reasons: dict[str, int] = {}
@@ -112,27 +115,28 @@ class QuarantineSummary:
             (row for rows in self._first.values() for row in rows),
             key=lambda row: (row["table"], row["file"], row["row"]),
         )
+        counts_of_file: dict[tuple[str, str], dict[str, int]] = {}
+        for (table, file, code), count in counts.items():
+            counts_of_file.setdefault((table, file), {})[code] = count
         return {
             "reasons": dict(sorted(reasons.items(), key=lambda item: (-item[1], item[0]))),
-            "accounts": [self._account(file, counts) for file in self._files],
+            "accounts": [
+                _account(file, counts_of_file.get((file["table"], file["file"]), {})) for file in self._shown_files()
+            ],
             "where": self._where(counts),
             "first": [{name: row[name] for name in FIRST} for row in samples[:MOST_SAMPLES]],
         }
 
-    def _account(self, file: Mapping[str, Any], counts: Mapping[tuple[str, str, str], int]) -> dict[str, Any]:
-        count_by_code = {
-            code: count
-            for (table, name, code), count in counts.items()
-            if (table, name) == (file["table"], file["file"])
-        }
-        own = file["quarantined"] + file["duplicates"]
-        by_code = sorted(count_by_code.items(), key=lambda item: (-item[1], item[0]))
-        return {
-            **{name: file[name] for name in ACCOUNT},
-            "later": max(sum(count_by_code.values()) - own, 0),
-            "reasons": ", ".join(f"{code} {count:,}" for code, count in by_code),
-            "refused": f"{file['error_code']}: {file['error_message']}" if file["error_code"] else "",
-        }
+    def _shown_files(self) -> list[dict[str, Any]]:
+        """Return the files to show, in their order. Refused files come before files with unused rows."""
+        if len(self._files) <= MOST_FILES:
+            return self._files
+
+        def rank(position: int) -> tuple[bool, int, int]:
+            file = self._files[position]
+            return file["status"] != "refused", -(file["quarantined"] + file["duplicates"]), position
+
+        return [self._files[position] for position in sorted(sorted(range(len(self._files)), key=rank)[:MOST_FILES])]
 
     def _where(self, counts: Mapping[tuple[str, str, str], int]) -> list[dict[str, Any]]:
         order = sorted(counts, key=lambda key: (key[0], key[1], key[2] in DUPLICATE_CODES, -counts[key], key[2]))
@@ -151,6 +155,17 @@ class QuarantineSummary:
 
 ACCOUNT = ("table", "file", "status", "read", "accepted", "quarantined", "duplicates")
 FIRST = ("table", "file", "row", "code", "message", "raw")
+
+
+def _account(file: Mapping[str, Any], count_by_code: Mapping[str, int]) -> dict[str, Any]:
+    own = file["quarantined"] + file["duplicates"]
+    by_code = sorted(count_by_code.items(), key=lambda item: (-item[1], item[0]))
+    return {
+        **{name: file[name] for name in ACCOUNT},
+        "later": max(sum(count_by_code.values()) - own, 0),
+        "reasons": ", ".join(f"{code} {count:,}" for code, count in by_code),
+        "refused": f"{file['error_code']}: {file['error_message']}" if file["error_code"] else "",
+    }
 
 
 def ranges(rows: np.ndarray, limit: int = RANGES_CHARS) -> str:

@@ -10,7 +10,7 @@ import logging
 import os
 import re
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -47,11 +47,12 @@ class RayTables:
     def shards(self) -> Shards:
         return Shards(SHARDS_PER_CPU * self.cpus, self.map)
 
-    def map_files(self, tasks: Sequence[FileTask], excluded: Collection[str]) -> Iterator[FileResults]:
+    def map_files(self, tasks: Iterable[FileTask], excluded: Collection[str]) -> Iterator[FileResults]:
         """Read files, see file_task.map_files. Their batches are processed on all nodes."""
         import ray.data
 
-        if not tasks:
+        items = [{"file": number, "task": task} for number, task in enumerate(tasks)]
+        if not items:
             return
         logging.getLogger("ray.data").setLevel(logging.ERROR)  # it warns of what is intended here
         settings = ray.data.DataContext.get_current()
@@ -59,8 +60,7 @@ class RayTables:
         settings.target_max_block_size = BLOCK_BYTES  # a batch or two: a node gets work before the whole file is read
         settings.enable_fallback_to_arrow_object_ext_type = True  # rows hold batches and their results
         settings.enable_progress_bars = settings.print_on_execution_start = False
-        items = [{"file": number, "task": task} for number, task in enumerate(tasks)]
-        readers = ray.data.TaskPoolStrategy(size=min(self.cpus, len(tasks)))
+        readers = ray.data.TaskPoolStrategy(size=min(self.cpus, len(items)))
         rows = (
             ray.data.from_items(items)
             .flat_map(partial(_read, code=self.code), num_cpus=_READING_CPUS, compute=readers)

@@ -27,7 +27,7 @@ ROW_CODES: dict[str, str] = {
     "missing_text": "no text column",
     "empty_text": "the text is empty",
     "too_short": "a text of fewer than 10 characters",
-    "too_long": "more than 50,000 characters in the row (for text: a line of more than 64 MiB)",
+    "too_long": "more than 50,000 characters in the row (for text: a line or array element of more than 64 MiB)",
     "missing_prompt": "no prompt",
     "empty_prompt": "the prompt is empty",
     "missing_chosen": "no chosen answer",

@@ -132,7 +132,7 @@ def _drop_leaks(rows: ConversationRows, ranks: np.ndarray, assignment: SplitAssi
     stays = assignment.code == 0
     held_out = np.flatnonzero(stays & (ranks < _TRAIN))
     train = np.flatnonzero(stays & (ranks == _TRAIN))
-    is_standard = standard_answers(rows.keys.take(train), rows.keys.take(held_out))
+    is_standard = standard_answers(rows.keys, train, held_out)
     assignment.standard = held_out[is_standard]
     # Owners of turns: the texts of the suites, then the held-out rows by rank.
     owners = held_out[np.argsort(ranks[held_out], kind="stable")]

@@ -1,6 +1,8 @@
 """Worker of `training_data`: convert tables to the tokens and labels that the objective trains on, and audit them."""
 
+import contextlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +15,10 @@ from ft_pipeline.job import Job
 from ft_pipeline.models.load import load_tokenizer
 from ft_pipeline.models.model_structure import context_window
 from ft_pipeline.settings.experiment import ExperimentSettings
+from ft_pipeline.tables.row_groups import RowGroupWriter
 from ft_pipeline.training.objectives.registry import OBJECTIVES
-from ft_pipeline.training.objectives.rows import PreparedRows
-from ft_pipeline.training.tokens.token_audit import build_report, failures
+from ft_pipeline.training.objectives.rows import BATCH_ROWS, PreparedRows
+from ft_pipeline.training.tokens.token_audit import Row, TokenAudit, failures
 
 _TOKEN_LIST = pa.list_(pa.int32())
 _SCHEMA = pa.schema([("id", pa.string()), ("source", pa.string()), ("input_ids", _TOKEN_LIST), ("labels", _TOKEN_LIST)])
@@ -38,10 +41,8 @@ def run(job: Job) -> dict[str, Any]:
     max_length = min(settings.training.max_length, window)
     limits = {"max_length": max_length, "vocabulary": config.vocab_size}
     prepared = OBJECTIVES[settings.objective].prepare_rows(job, settings, tokenizer, limits)
-    audit = build_report(tokenizer, [*prepared.rows, *prepared.rejected], prepared.checks, **limits)
+    audit = _write_rows(prepared, job, tokenizer, limits)
     report = {**audit, "left_out": list(prepared.left_out)}
-    for split in ("train", "validation"):
-        pq.write_table(_table(prepared, split), job.out / f"{split}.parquet", compression="zstd")
     (job.out / "audit.json").write_text(json.dumps(report, indent=2, ensure_ascii=False), encoding="utf-8")
     _log(job, report, sum(report["rows"].values()))
     return {"audit": report}
@@ -72,18 +73,45 @@ def _log(job: Job, report: dict[str, Any], rows: int) -> None:
     job.report.log(f"{rows} rows, {report['tokens']:,} tokens, {report['trained_share']:.0%} of them trained")
 
 
-def _table(prepared: PreparedRows, split: str) -> pa.Table:
-    """Return the rows of a split as they are written."""
-    rows = [row for row in prepared.rows if row.split == split]
-    columns: dict[str, list[Any]] = {
-        "id": [row.id for row in rows],
-        "source": [row.source for row in rows],
-        "input_ids": [row.encoded.input_ids for row in rows],
-        "labels": [row.encoded.labels for row in rows],
-    }
-    if not prepared.rejected:
-        return pa.table(columns, schema=_SCHEMA)
-    rejected = [row for row in prepared.rejected if row.split == split]
-    columns["rejected_ids"] = [row.encoded.input_ids for row in rejected]
-    columns["rejected_labels"] = [row.encoded.labels for row in rejected]
-    return pa.table(columns, schema=_PAIR_SCHEMA)
+def _write_rows(prepared: PreparedRows, job: Job, tokenizer: Any, limits: dict[str, int]) -> dict[str, Any]:
+    """Write the rows of both splits, with one batch of them in memory at a time, and return their audit."""
+    sources = prepared.sources
+    audits = [TokenAudit(**limits) for _ in sources]
+    together = [range(len(sources))] if prepared.are_pairs else [[number] for number in range(len(sources))]
+    schema = _PAIR_SCHEMA if prepared.are_pairs else _SCHEMA
+    done, total = 0, sum(sources[numbers[0]].items for numbers in together)
+    with contextlib.ExitStack() as stack:
+        writers = {
+            split: stack.enter_context(RowGroupWriter(job.out / f"{split}.parquet", schema, compression="zstd"))
+            for split in ("train", "validation")
+        }
+        for numbers in together:
+            for batch in range(sources[numbers[0]].batches):
+                made = [sources[number].batch(batch) for number in numbers]
+                for number, rows in zip(numbers, made, strict=True):
+                    sources[number].check(rows)
+                    audits[number].add(rows)
+                for split, writer in writers.items():
+                    writer.write_table(_table(made, split, schema))
+                done = min(done + BATCH_ROWS, total)
+                job.report.progress(done, total)
+    return _report(prepared, audits, tokenizer)
+
+
+def _report(prepared: PreparedRows, audits: Sequence[TokenAudit], tokenizer: Any) -> dict[str, Any]:
+    whole = audits[0]
+    for audit in audits[1:]:
+        whole.extend(audit)
+    batch, position = whole.median_row()
+    batches = [(source, number) for source in prepared.sources for number in range(source.batches)]
+    source, number = batches[batch]
+    return whole.report(tokenizer, prepared.checks(), source.batch(number)[position])
+
+
+def _table(made: Sequence[Sequence[Row]], split: str, schema: pa.Schema) -> pa.Table:
+    """Return the rows of a split as they are written. `made`: the rows; for pairs, also the rejected answers."""
+    rows, *rejected = ([row for row in rows if row.split == split] for rows in made)
+    columns: list[list[Any]] = [[row.id for row in rows], [row.source for row in rows]]
+    for side in (rows, *rejected):
+        columns += [[row.encoded.input_ids for row in side], [row.encoded.labels for row in side]]
+    return pa.table(columns, schema=schema)

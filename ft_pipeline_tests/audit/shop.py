@@ -107,6 +107,10 @@ class Shop:
         )
         return made
 
+    def table(self, data_format: str) -> Artifact:
+        """Build the table of one format from its raw files."""
+        return self._table(data_format, self._raw(data_format))
+
     def release(self, made: dict[str, Artifact], value: float = 2.5) -> ChampionRecord:
         """Make the merged model the champion."""
         parts = {name: made[name].fingerprint for name in ("base_model", "adapter", "merged_model")}

@@ -66,11 +66,9 @@ def test_markup_and_html_are_shown_as_they_are(hostile: Shop, ft: Command) -> No
 
 def test_the_bytes_of_a_row_are_not_changed(hostile: Shop, ft_json: Command) -> None:
     """Only the display is made harmless; training uses the content of the file."""
-    rows = ft_json("sql", "select messages from conversations where file not in ('support.jsonl', 'chats.jsonl')")[
-        "rows"
-    ]
+    rows = ft_json("sql", "select instruction from alpaca where file <> 'support.jsonl'")["rows"]
     assert len(rows) == len(ALPACA)
-    assert all(C1 in row[0][0]["content"] and BIDI in row[0][0]["content"] for row in rows)
+    assert all(C1 in row[0] and BIDI in row[0] for row in rows)
     assert {row["file"] for row in ft_json("audit", "--left-out")["rows"]} == {NAME, "support.jsonl"}
 
 

@@ -2,7 +2,7 @@
 
 import gc
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import dagster as dg
@@ -12,6 +12,7 @@ import yaml
 from ft_pipeline import scaffold
 from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.asset_pointers import AssetPointers
+from ft_pipeline.store.blobs import BlobStore
 from ft_pipeline_tests.automation.simulated import Simulation, rows
 
 
@@ -140,3 +141,27 @@ def test_changing_a_file_back_is_a_new_change(shop: Simulation) -> None:
         keys.append(request.run_key)
         assert shop.materialize("raw_alpaca")
     assert len(set(keys)) == 4
+
+
+def test_an_idle_check_does_not_look_at_the_stored_files(shop: Simulation, monkeypatch: pytest.MonkeyPatch) -> None:
+    shop.materialize("raw_alpaca")
+    shop.settle()
+    looked_at: list[str] = []
+    available = BlobStore.available
+
+    def record(blobs: BlobStore, sha256s: Iterable[str]) -> set[str]:
+        looked_at.extend(sha256s)
+        return available(blobs, sha256s)
+
+    monkeypatch.setattr(BlobStore, "available", record)
+    for _ in range(3):
+        assert not shop.tick_sensor().run_requests
+    assert looked_at == []
+
+    os.utime(shop.project.raw_folder("alpaca") / "first.jsonl")
+    for _ in range(3):  # the second check reads the folder; the third has nothing to do again
+        assert not shop.tick_sensor().run_requests
+    assert len(looked_at) == 1
+
+    shop.write("second.jsonl", rows(3, seed=7))
+    assert shop.settle()[:1] == ["raw_alpaca"]

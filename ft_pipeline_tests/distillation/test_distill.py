@@ -1,6 +1,8 @@
 """Every answer is kept or set aside, with its reason and its origin."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +119,45 @@ def test_degenerate_teacher_answers_are_set_aside(tmp_path: Path) -> None:
     )
     assert (summary["answers"], summary["kept"], summary["reasons"]) == (252, 2, {"repetition": 250})
     assert all(set(sample) == {"prompt", "answer"} for sample in summary["samples"]["kept"])
+
+
+READ_MANY_ROWS = """
+import resource, sys
+from pathlib import Path
+import pyarrow as pa, pyarrow.parquet as pq
+from ft_pipeline.distillation.distill import distill
+from ft_pipeline.tables.conversations import SCHEMA
+
+answers, conversations = Path(sys.argv[1]), Path(sys.argv[2])
+with pq.ParquetWriter(conversations / "rows.parquet", SCHEMA) as writer:
+    for begin in range(0, 150_000, 1000):
+        turns = [[("user", f"Where is {n}?"), ("assistant", f"It is at {n}.")] for n in range(begin, begin + 1000)]
+        rows = [
+            {"id": str(begin), "split": "train", "table": "alpaca", "file": "a.jsonl", "row": begin + place,
+             "messages": [{"role": role, "content": content} for role, content in messages]}
+            for place, messages in enumerate(turns)
+        ]
+        writer.write_table(pa.Table.from_pylist(rows, schema=SCHEMA))
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+out = answers.parent / "out"
+out.mkdir()
+print(distill(answers, conversations, out, teacher={"model": "m", "fingerprint": "f"})["set_aside"])
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) >> 10)
+"""
+
+
+def test_the_human_rows_are_read_in_batches(tmp_path: Path) -> None:
+    answers = write_answers(tmp_path / "answers", [answer_row(1, "Where is 149999?", "It is at 149999.")])
+    (tmp_path / "conversations").mkdir()
+    process = subprocess.run(
+        [sys.executable, "-c", READ_MANY_ROWS, str(answers), str(tmp_path / "conversations")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert process.returncode == 0, process.stderr[-2000:]
+    set_aside, megabytes = map(int, process.stdout.split())
+    assert set_aside == 1 and megabytes < 300, "as Python objects, 150,000 rows take 430 MB"
 
 
 def test_tools_tags_and_turns_of_a_prompt_reach_the_distilled_row(tmp_path: Path) -> None:

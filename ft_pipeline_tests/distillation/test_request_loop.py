@@ -184,7 +184,7 @@ def test_the_run_stops_if_the_server_rejects_every_request(tmp_path: Path) -> No
 def test_an_answer_of_another_model_is_refused(tmp_path: Path) -> None:
     with serving(faults={"wrong_model": 1.0}) as server:
         with pytest.raises(
-            UserError, match=r"answered instead of big-teacher\. Correct teacher\.model, or add the model"
+            UserError, match=r"small-teacher answered instead of big-teacher\. Correct teacher\.model, or add the model"
         ):
             ask(tmp_path, server.teacher({"concurrency": 1}))
         assert server.requests == 3

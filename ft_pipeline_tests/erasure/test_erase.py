@@ -137,12 +137,13 @@ def test_a_redacted_artifact_is_not_reused(released: Shop, ft_json: Command) -> 
 
 def test_copies_in_other_files_are_erased_and_similar_rows_are_named(released: Shop, ft_json: Command) -> None:
     released.write("alpaca", "copy.jsonl", [ALPACA[0], SECRET])
-    similar_row = {"text": SECRET["instruction"]}
-    released.write("text", "notes.jsonl", [similar_row, {"text": "Another passage, of other things."}])
+    other_answer = {"instruction": SECRET["instruction"], "output": "Which parcel do you mean?"}
+    released.write("alpaca", "other.jsonl", [other_answer])
     result = erase_row(ft_json)
     assert sorted(result["files"]) == ["data/raw/alpaca/copy.jsonl", FILE]
-    assert result["also"] == ["text/notes.jsonl:1"]
+    assert result["also"] == ["alpaca/other.jsonl:1"]
     assert files_containing(released.root, "It is changed to 12 Mill Lane") == []
+    assert files_containing(released.root, SECRET["instruction"]) == ["data/raw/alpaca/other.jsonl"]
 
 
 def test_a_quarantined_row_can_be_erased(released: Shop, ft_json: Command) -> None:
@@ -226,11 +227,14 @@ def test_the_row_is_erased_from_caches_and_unfinished_steps(released: Shop, ft_j
     log = store / "teachers" / "t" / "log.jsonl"
     log.parent.mkdir(parents=True)
     log.write_text(
-        json.dumps({"key": "k", "answer": SECRET["output"]}) + "\n" + json.dumps({"key": "l", "answer": "x"}) + "\n"
+        "".join(
+            json.dumps({"event": "answered", "key": key, "answer": answer}) + "\n"
+            for key, answer in (("k", SECRET["output"]), ("l", "x"))
+        )
     )
     erase_row(ft_json)
     assert files_containing(released.root, *NAMES) == []
-    assert [json.loads(line)["answer"] for line in log.read_text().splitlines()] == ["[forgotten]", "x"]
+    assert [json.loads(line)["answer"] for line in log.read_text().splitlines()] == ["", "x"]
 
 
 def test_the_same_command_finishes_an_interrupted_erasure(released: Shop, ft_json: Command, tmp_path: Path) -> None:

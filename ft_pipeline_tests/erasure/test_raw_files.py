@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ft_pipeline.erasure.raw_files import read_raw_rows, replace_with_markers
+from ft_pipeline.store.atomic_files import rewriting
 from ft_pipeline.tables.build import build_table
 from ft_pipeline.tables.excluded_rows import Excluded, erasure_marker, salted
 from ft_pipeline.tables.file_result import SourceFile
@@ -59,13 +60,19 @@ def build(tmp_path: Path, path: Path, excluded: Excluded = Excluded()) -> dict: 
     return build_table("alpaca", [file], tmp_path / "out", max_quarantined=0.1, excluded=excluded).to_json()
 
 
+def mark(path: Path, number: int) -> None:
+    """Replace a row of the file by the marker."""
+    with rewriting(path) as target:
+        replace_with_markers(path, path.name, {number: MARKER}, target)
+
+
 @pytest.mark.parametrize("name", CONTENTS)
 def test_a_marker_replaces_the_row_and_other_rows_are_unchanged(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     path.write_bytes(CONTENTS[name])
     before = list(read_raw_rows(path, name, "alpaca", PLAIN))
     (erased,) = [row for row in before if any("Fenwick" in text for text in row.texts)]
-    path.write_bytes(replace_with_markers(path, name, {erased.number: MARKER}))
+    mark(path, erased.number)
     assert b"Fenwick" not in path.read_bytes()
     after = list(read_raw_rows(path, name, "alpaca", PLAIN))
     assert [row for row in after if not row.is_marker] == [row for row in before if row != erased]
@@ -81,7 +88,7 @@ def test_a_marked_row_is_excluded_and_fails_no_check(tmp_path: Path, name: str) 
     path = tmp_path / name
     path.write_bytes(CONTENTS[name])
     (erased,) = [row for row in read_raw_rows(path, name, "alpaca", PLAIN) if "My name is Ada Fenwick" in row.texts]
-    path.write_bytes(replace_with_markers(path, name, {erased.number: MARKER}))
+    mark(path, erased.number)
     report = build(tmp_path, path)
     assert report["reasons"] == {"excluded": 1} and report["accepted"] == 3
     assert report["checks"]["quarantined_share"]["passed"]  # a quarter is excluded; a tenth may be quarantined
@@ -108,7 +115,7 @@ def test_text_rows_are_replaced_by_markers(tmp_path: Path) -> None:
     for name, content in {"a.csv": as_csv, "a.jsonl": as_lines}.items():
         path = tmp_path / name
         path.write_bytes(content)
-        path.write_bytes(replace_with_markers(path, name, {2: MARKER}))
+        mark(path, 2)
         report = build_table("text", [SourceFile(name, path, "")], tmp_path / "out", max_quarantined=0.1)
         assert report.reasons == {"excluded": 1} and report.accepted == 2
 

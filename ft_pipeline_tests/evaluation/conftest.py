@@ -47,6 +47,7 @@ def conversation(split: str, *turns: str) -> dict[str, Any]:
         "messages": messages,
         "table": "alpaca",
         "file": "a.jsonl",
+        "row": 1,
     }
 
 

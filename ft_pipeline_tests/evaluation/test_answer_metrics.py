@@ -85,7 +85,10 @@ def test_the_error_of_a_failing_function_names_it(root: Path, function: str, ans
 
 def test_a_missing_function_is_reported_before_anything_runs(root: Path) -> None:
     for function, message in (
-        ("quality.checks.tone", r"quality/checks.py has no function 'tone'. Add it or use one of: words, repeats"),
+        (
+            "quality.checks.tone",
+            r"quality/checks.py has no function 'tone'. Add it or use one of: words, repeats, breaks",
+        ),
         ("broken.f", "broken.py cannot be read as Python"),
         ("nowhere.f", "the project folder has no nowhere.py, and no package 'nowhere' is installed"),
     ):

@@ -149,7 +149,8 @@ def test_distillation_is_recommended_if_the_teacher_leads(tmp_path: Path) -> Non
     found = decide(case(tmp_path, teacher=better, style={"loss": 1.2}), style=800)
     assert (found["decision"], found["row"], found["experiment"]) == ("distillation", "teacher", "style")
     assert said(
-        found, "The teacher's answers are clearly better than those of every baseline and tuned model: chrF: teacher"
+        found,
+        "The teacher's answers are clearly better than those of every baseline and tuned model: chrF: teacher leads",
     )
     assert said(found, "If you can accept its 0.5 s per call, prompt the teacher itself; otherwise distill it")
     assert said(found, "So far tuning pays off: loss: style/adapter leads few_shot")

@@ -3,16 +3,22 @@
 import errno
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
+from ft_pipeline.defs.tables import source_file
+from ft_pipeline.errors import UserError
 from ft_pipeline.sources.local_folder import folder_stamp, snapshot_folder
 from ft_pipeline.sources.snapshot import Snapshot, checkout, read_listing, write_listing
+from ft_pipeline.store import stat_cache
 from ft_pipeline.store.artifacts import ArtifactStore
 from ft_pipeline.store.blobs import BlobStore
+from ft_pipeline.store.folder_cache import FolderCache
+from ft_pipeline.tables.build import build_table
 
 
 @pytest.fixture
@@ -230,3 +236,79 @@ def folder_of_unprivileged_user() -> Iterator[Path]:
         finally:
             if is_root:
                 os.seteuid(0)
+
+
+def table_of_references(folder: Path, store: ArtifactStore, out: Path, while_reading: Callable[[], None]) -> None:
+    """Build the table of a folder whose files are stored by reference. `while_reading` is called in the middle."""
+    blobs = BlobStore(store.root, by_reference_above=0)
+    copies = checkout(snapshot_folder(folder, store, blobs), store, out / "files", blobs)
+    cache = FolderCache(store.root / "cache" / "tables")
+    build_table(
+        "text",
+        [source_file(copy) for copy in copies],
+        out / "table",
+        max_quarantined=0.5,
+        progress=lambda rows: while_reading(),
+        cache=cache,
+    )
+
+
+def write_texts(path: Path, word: str) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("".join(f'{{"text": "A text about {word}, number {number}."}}\n' for number in range(9)))
+
+
+@pytest.mark.parametrize("change", ["rewritten", "rewritten with its old time", "replaced", "cut off", "removed"])
+def test_a_file_stored_by_reference_that_changes_while_it_is_read_gives_no_table(
+    tmp_path: Path, store: ArtifactStore, change: str
+) -> None:
+    path = tmp_path / "text" / "a.jsonl"
+    write_texts(path, "cats")
+    os.utime(path, (1e9, 1e9))
+
+    def change_it() -> None:
+        if change == "replaced":
+            write_texts(tmp_path / "other" / "b.jsonl", "dogs")
+            (tmp_path / "other" / "b.jsonl").replace(path)
+        elif change == "cut off":
+            os.truncate(path, 10)
+        elif change == "removed":
+            path.unlink()
+        else:
+            write_texts(path, "dogs")
+            if change == "rewritten with its old time":
+                os.utime(path, (1e9, 1e9))
+
+    with pytest.raises(UserError, match=r"a\.jsonl changed while it was read\. Wait"):
+        table_of_references(path.parent, store, tmp_path / "out", change_it)
+    assert not (tmp_path / "out" / "table" / "rows.parquet").exists()
+    assert not list((store.root / "cache" / "tables").glob("*"))
+
+
+def test_a_file_stored_by_reference_that_does_not_change_gives_a_table(tmp_path: Path, store: ArtifactStore) -> None:
+    write_texts(tmp_path / "text" / "a.jsonl", "cats")
+    table_of_references(tmp_path / "text", store, tmp_path / "out", lambda: None)
+    assert pq.read_metadata(tmp_path / "out" / "table" / "rows.parquet").num_rows == 9
+    assert (tmp_path / "text" / "a.jsonl").is_file() and not list((tmp_path / "out" / "files").glob("*/*"))
+
+
+def test_the_copy_of_a_file_is_removed_after_it_was_read(folder: Path, store: ArtifactStore, tmp_path: Path) -> None:
+    copy = checkout(snapshot_folder(folder, store), store, tmp_path / "out")[0]
+    with copy.reading() as path:
+        assert path.read_text() == '{"instruction": "a"}\n' and path.is_relative_to(tmp_path / "out")
+    assert not path.exists() and (folder / "a.jsonl").is_file()
+
+
+def test_the_hashes_of_stored_files_are_read_and_saved_once_per_folder(
+    tmp_path: Path, store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(300):
+        write_texts(tmp_path / "text" / f"{number}.jsonl", f"number {number}")
+    monkeypatch.setattr(stat_cache, "RACY_NANOSECONDS", 0)
+    saved: list[Path] = []
+    save = stat_cache._save
+    monkeypatch.setattr(stat_cache, "_save", lambda path, entries: (saved.append(path), save(path, entries)))
+    snapshot = snapshot_folder(tmp_path / "text", store)
+    folders = {entry.sha256[:2] for entry in snapshot.entries if entry.sha256}
+    assert len(saved) == len(set(saved)) == len(folders) + 1
+    assert snapshot_folder(tmp_path / "text", store) == snapshot and len(saved) == len(folders) + 1

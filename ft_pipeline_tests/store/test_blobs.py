@@ -27,7 +27,7 @@ def test_bytes_are_stored_once_compressed_and_returned_unchanged(tmp_path: Path,
     assert blobs.path(sha256).stat().st_mtime_ns == written
     content = raw.read_bytes()
     raw.unlink()
-    assert blobs.has(sha256)
+    assert blobs.available([sha256])
     assert blobs.checkout(sha256, tmp_path / "out" / "raw.jsonl").read_bytes() == content
     assert [path.name for path in (tmp_path / "store" / "blobs").iterdir()] == [sha256[:2]]
 
@@ -46,12 +46,12 @@ def test_a_damaged_blob_is_not_returned_and_is_replaced(tmp_path: Path, raw: Pat
     content = bytearray(blobs.path(sha256).read_bytes())
     content[position] ^= 1
     blobs.path(sha256).write_bytes(content)
-    assert not blobs.has(sha256)
+    assert not blobs.available([sha256])
     with pytest.raises(UserError, match="damaged"):
         blobs.checkout(sha256, tmp_path / "back")
     assert not (tmp_path / "back").exists()
     assert blobs.add(raw) == sha256
-    assert blobs.has(sha256)
+    assert blobs.available([sha256])
     assert blobs.path(sha256).with_suffix(".zst.damaged").exists()
 
 
@@ -59,7 +59,7 @@ def test_a_truncated_blob_counts_as_damaged(tmp_path: Path, raw: Path) -> None:
     blobs = BlobStore(tmp_path / "store")
     sha256 = blobs.add(raw)
     os.truncate(blobs.path(sha256), blobs.path(sha256).stat().st_size // 2)
-    assert not blobs.has(sha256)
+    assert not blobs.available([sha256])
 
 
 def test_a_large_file_is_stored_by_reference(tmp_path: Path, raw: Path) -> None:
@@ -68,7 +68,7 @@ def test_a_large_file_is_stored_by_reference(tmp_path: Path, raw: Path) -> None:
     assert not blobs.path(sha256).exists()
     assert blobs.checkout(sha256, tmp_path / "back") == raw
     raw.write_bytes(b"edited" * 1000)
-    assert not blobs.has(sha256)
+    assert not blobs.available([sha256])
     with pytest.raises(UserError, match="moved or changed"):
         blobs.checkout(sha256, tmp_path / "back")
 

@@ -188,7 +188,7 @@ def test_the_plan_distinguishes_changed_steps_from_steps_that_follow(
     assert set(planned_reruns) < set(spoiled_reruns)
 
 
-def test_a_larger_test_share_trains_every_experiment_again(tmp_path: Path, planned_reruns: dict[str, Rerun]) -> None:
+def test_a_larger_test_share_trains_every_experiment_again(tmp_path: Path) -> None:
     root = unpack(PACKED, tmp_path / "shop")
     settings = (root / "project.yaml").read_text(encoding="utf-8")
     assert "test_share: 0.15" in settings
@@ -197,7 +197,6 @@ def test_a_larger_test_share_trains_every_experiment_again(tmp_path: Path, plann
     assert planned["conversations"].section == "changed" and "settings changed: data" in planned["conversations"].why
     assert planned["training_data [qlora]"] == Rerun("follows", "conversations runs first")
     assert planned.keys() >= {f"adapter [{name}]" for name in EXPERIMENTS}
-    assert "adapter [qlora]" not in planned_reruns
 
 
 def test_plan_and_list_are_compared_in_both_directions(spoiled_reruns: dict[str, Rerun]) -> None:

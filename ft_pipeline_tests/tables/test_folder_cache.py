@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from contextlib import nullcontext
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from ft_pipeline import tables
 from ft_pipeline.store.folder_cache import FolderCache
 from ft_pipeline.tables.build import build_table
-from ft_pipeline.tables.cache_key import code_hash, key_of
+from ft_pipeline.tables.cache_key import code_hash, hash_of_ids, key_of
 from ft_pipeline.tables.file_result import SourceFile
 from ft_pipeline_tests.tables.helpers import GOOD, write_jsonl
 
@@ -31,9 +32,9 @@ class Builds:
         self.number = 0
 
     def source(self, path: Path) -> SourceFile:
-        def fetch() -> Path:
+        def fetch():
             self.fetched.append(path.name)
-            return path
+            return nullcontext(path)
 
         content = sha256(path.read_bytes()).hexdigest()
         return SourceFile(path.name, Path(path.name), content, self.sidecars.get(path.name), fetch=fetch)
@@ -128,13 +129,13 @@ def test_a_new_sidecar_or_exclusion_reads_the_file_again(builds):
 
 
 def test_the_cache_key_depends_on_every_input():
-    plain = ("0" * 64, "alpaca", ".jsonl", None, frozenset())
+    plain = ("0" * 64, "alpaca", ".jsonl", None, hash_of_ids([]))
     changes = [
         ("1" * 64,),
         ("0" * 64, "text"),
         (*plain[:2], ".csv"),
         (*plain[:3], {"split": "test"}),
-        (*plain[:4], {"id"}),
+        (*plain[:4], hash_of_ids(["id"])),
     ]
     keys = {key_of(*change, *plain[len(change) :]) for change in [(), *changes]}
     assert len(keys) == 6

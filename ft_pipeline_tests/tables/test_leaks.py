@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ft_pipeline.settings.project import DataSettings
+from ft_pipeline.tables.dedup.templates import without_signs
 from ft_pipeline.tables.dedup.tokens import tokenize, words_of
 from ft_pipeline.tables.held_out import MIN_STANDARD_PROMPTS, read_held_out
 from ft_pipeline.tables.leaks import ANSWER, MIN_ANSWER_WORDS, MIN_QUESTION_WORDS, QUESTION, HeldOutTurns
@@ -278,6 +279,7 @@ def test_long_turns_are_found_like_in_a_search_word_by_word(texts, held_out):
     collected.add(tokenize(held_out), np.arange(len(held_out)), roles, several)
     index = collected.index()
     count = len(texts)
-    found = index.search(tokenize(texts), np.arange(count), np.zeros(count, dtype=bool), count)
+    tokens = tokenize(texts)
+    found = index.search(tokens, without_signs(tokens), np.arange(count), np.zeros(count, dtype=bool), count)
     minima = [(MIN_QUESTION_WORDS, MIN_ANSWER_WORDS)[number % 2] for number in range(len(held_out))]
     assert found.tolist() == naive_search(texts, list(zip(held_out, minima, strict=True)))

@@ -60,7 +60,8 @@ def conversations_of(tmp_path, folders):
 
 def test_tools_calls_weights_and_tags_of_a_table_reach_the_conversations(tmp_path):
     later = [{**ASK, "content": "Thanks"}, {"role": "assistant", "content": "Bye!", "weight": 0.0}]
-    records = [([*CONVERSATION, *later], TOOLS, ["orders", "vip"]), ([ASK, TELL], None, None)]
+    other = [{**ASK, "content": "Do you sell lamps?"}, TELL]
+    records = [([*CONVERSATION, *later], TOOLS, ["orders", "vip"]), (other, None, None)]
     (tmp_path / "s").mkdir()
     rows = conversations_of(tmp_path, {"sharegpt": write_table(tmp_path / "s", "sharegpt", records)}).to_pylist()
     assert [(plain(row["messages"]), row["tools"], row["tags"]) for row in rows] == records

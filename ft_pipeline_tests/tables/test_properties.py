@@ -5,7 +5,6 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-import regex
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -13,8 +12,7 @@ from ft_pipeline.settings.project import DataSettings
 from ft_pipeline.tables.dedup.hashes import WINDOW, shingles_of
 from ft_pipeline.tables.dedup.keys import keys_of
 from ft_pipeline.tables.dedup.matching import find_duplicates, match_against
-from ft_pipeline.tables.dedup.shingles import shingle
-from ft_pipeline.tables.dedup.tokens import UNSPACED
+from ft_pipeline.tables.dedup.shingles import shingle, shingle_words
 from ft_pipeline.tables.formats.registry import FORMATS
 from ft_pipeline.tables.reading.json_parser import parse_carefully, parse_line
 from ft_pipeline.tables.reason_codes import Fault
@@ -111,8 +109,7 @@ def read_shingles(texts):
 
 
 def shingle_set(text):
-    words = regex.sub(rf"([{UNSPACED}]\p{{M}}*)", r" \1 ", normalise(text)).split(" ")
-    words = [word for word in words if word] or [""]
+    words = shingle_words(normalise(text))
     return {tuple(words[start : start + 3]) for start in range(max(len(words) - 2, 1))}
 
 

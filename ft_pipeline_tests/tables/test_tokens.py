@@ -56,7 +56,7 @@ def test_the_hash_of_a_word_depends_only_on_its_characters(rows):
     ],
 )
 def test_words_of_many_scripts(text, words):
-    assert words_of(text) == words
+    assert list(words_of(text)) == words
 
 
 def test_kinds_of_tokens():

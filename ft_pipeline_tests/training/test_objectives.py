@@ -16,7 +16,7 @@ from ft_pipeline.models.load import load_model, load_tokenizer
 from ft_pipeline.settings.experiment import DpoSettings, ExperimentSettings
 from ft_pipeline.settings.project import DataSettings
 from ft_pipeline.training import adapter, training_data
-from ft_pipeline.training.objectives.cpt import pack_blocks
+from ft_pipeline.training.objectives.cpt import BlockChecks, pack_blocks
 from ft_pipeline.training.objectives.dpo import collate_pairs, pair_losses, with_reference
 from ft_pipeline.training.techniques import new_model
 from ft_pipeline.training.tokens.chat_tokens import MASKED
@@ -252,7 +252,8 @@ def test_every_token_of_the_texts_is_trained_once(texts, tiny_base):
 def test_packing_keeps_every_token_exactly_once(length, tiny_base):
     tokenizer = load_tokenizer(tiny_base)
     rows = text_rows(5)
-    blocks = pack_blocks(tokenizer, rows, length, "train")
+    source = pack_blocks(tokenizer, rows, length, "train", BlockChecks(tokenizer, len(rows)))
+    blocks = source.make(slice(None))
     ids = [token for row in rows for token in [*tokenizer(row["text"])["input_ids"], tokenizer.eos_token_id]]
     assert [blocks[0].encoded.input_ids[0], *(label for block in blocks for label in block.trained)] == ids
     assert all(2 <= block.tokens <= length for block in blocks)

@@ -137,11 +137,12 @@ def test_sources_are_weighted_and_a_rows_system_turn_has_priority(tmp_path, tiny
 
 
 def test_a_weight_copies_whole_rows_and_draws_the_rest_by_seed():
-    rows = [{"id": str(number)} for number in range(10)]
-    assert apply_weight(rows, 0, 1) == []
-    assert apply_weight(rows, 1, 1) == rows
-    assert len(apply_weight(rows, 2.5, 1)) == 25
-    assert apply_weight(rows, 0.3, 1) == apply_weight(list(reversed(rows)), 0.3, 1) != apply_weight(rows, 0.3, 2)
+    ids = [str(number) for number in range(10)]
+    assert apply_weight(ids, 0, 1).tolist() == []
+    assert apply_weight(ids, 1, 1).tolist() == list(range(10))
+    assert len(apply_weight(ids, 2.5, 1)) == 25
+    drawn, backwards = apply_weight(ids, 0.3, 1), apply_weight(ids[::-1], 0.3, 1)
+    assert drawn.tolist() == (9 - backwards).tolist() != apply_weight(ids, 0.3, 2).tolist()
 
 
 def test_a_smaller_share_of_the_rows_is_part_of_a_larger_one(tmp_path, tiny_base):

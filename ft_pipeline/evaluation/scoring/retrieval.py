@@ -26,7 +26,7 @@ class TextIndex:
 
         logging.getLogger("bm25s").setLevel(logging.WARNING)  # it reports each index that it builds
         self._size = len(texts)
-        words = [words_of(text) for text in texts]
+        words = [list(words_of(text)) for text in texts]
         self._vocabulary = {word for text_words in words for word in text_words}
         self._bm25 = bm25s.BM25(method="lucene")
         if self._vocabulary:

@@ -45,12 +45,14 @@ def read_task_texts(folder: Path, names: Sequence[str]) -> tuple[list[str], list
 
     folder: task files as lm-eval reads them. A document is a row of a task's local data files.
     """
-    configs = {config.get("task"): config for config in map(_read_task, sorted(folder.rglob("*.yaml")))}
+    configs = [_read_task(path) for path in sorted(folder.rglob("*.yaml"))]
+    tasks = {config["task"]: config for config in configs if isinstance(config.get("task"), str)}
     texts: dict[str, None] = {}
     absent = []
-    for name in _leaf_tasks(names, folder):
-        kwargs = configs.get(name, {}).get("dataset_kwargs") or {}
-        paths = [path for pattern in _strings_in(kwargs.get("data_files")) for path in sorted(folder.glob(pattern))]
+    for name in _without_groups(names, configs):
+        kwargs = tasks.get(name, {}).get("dataset_kwargs") or {}
+        patterns = [pattern for pattern in _strings_in(kwargs.get("data_files")) if not Path(pattern).is_absolute()]
+        paths = [path for pattern in patterns for path in sorted(folder.glob(pattern))]
         if not paths:
             absent.append(name)
         for path in paths:
@@ -58,17 +60,18 @@ def read_task_texts(folder: Path, names: Sequence[str]) -> tuple[list[str], list
     return list(texts), absent
 
 
-def _leaf_tasks(names: Sequence[str], folder: Path) -> list[str]:
-    """Return the names, with groups replaced by their tasks."""
+def _without_groups(names: Sequence[str], configs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the names, with each group replaced by its tasks."""
     groups = {
-        config["group"]: [task if isinstance(task, str) else task.get("task") for task in config["task"]]
-        for config in map(_read_task, sorted(folder.rglob("*.yaml")))
-        if "group" in config and isinstance(config.get("task"), list)
+        config["group"]: [entry if isinstance(entry, str) else entry.get("task") for entry in config["task"]]
+        for config in configs
+        if isinstance(config.get("task"), list) and isinstance(config.get("group"), str)
     }
-    leaves: dict[str, None] = {}
+    tasks: dict[str, None] = {}
     for name in names:
-        leaves |= dict.fromkeys(_leaf_tasks(groups[name], folder) if name in groups else [name])
-    return list(leaves)
+        others = [config for config in configs if config.get("group") != name]
+        tasks |= dict.fromkeys(_without_groups(groups[name], others) if name in groups else [name])
+    return list(tasks)
 
 
 class _TaskLoader(yaml.SafeLoader):

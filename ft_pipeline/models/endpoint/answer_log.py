@@ -16,11 +16,14 @@ import orjson
 
 from ft_pipeline.models.endpoint.rate_limits import TokenEstimate
 from ft_pipeline.models.endpoint.responses import RULES, Failure, Reply, Spending
-from ft_pipeline.store.atomic_files import sync_folder
+from ft_pipeline.store.atomic_files import rewriting, sync_folder
 from ft_pipeline.store.locks import FileLock
+from ft_pipeline.store.text_redaction import PLACEHOLDER
 
 LOG_FILE = "log.jsonl"
 LOCK_FILE = "lock"
+_ERASED = {"answer": "", "message": "", "request_id": None, "erased": True}
+"""Fields of an event whose texts were erased."""
 
 
 class AnswerLog:
@@ -102,6 +105,8 @@ class AnswerLog:
             self._charge(prompt_tokens, answer_tokens, perhaps=True)
         self._pending.clear()
 
+    # An event whose texts were erased (`ft erase`) still counts as paid, but its request has no result any more.
+
     def _index_event(self, event: dict[str, Any], offset: int) -> None:
         """Add an event, whose line begins at `offset`, to the totals and to the index."""
         if event["event"] == "asked":
@@ -121,7 +126,8 @@ class AnswerLog:
         usage = self._take_usage(event)
         self.spent.answers += 1
         self._charge(*usage)
-        self._answered[_short_key(event["key"])] = offset
+        if not _is_erased(event):
+            self._answered[_short_key(event["key"])] = offset
 
     def _index_failure(self, event: dict[str, Any], offset: int) -> None:
         usage = self._take_usage(event)
@@ -129,6 +135,8 @@ class AnswerLog:
         self.spent.failures[event["reason"]] = self.spent.failures.get(event["reason"], 0) + 1
         if rule.bill != "no":
             self._charge(*usage, perhaps=rule.bill == "perhaps")
+        if _is_erased(event):
+            return
         if rule.settled:
             self._settled[_short_key(event["key"])] = offset
         elif event["final"]:
@@ -208,6 +216,28 @@ def _reply_fields(reply: Reply | None) -> dict[str, Any]:
         "request_id": reply.request_id if reply else None,
         "model": reply.model if reply else None,
     }
+
+
+def erase_answers(path: Path, is_erased: Callable[[dict[str, Any]], bool]) -> int:
+    """Remove the texts of events from a log, and return their number. Later runs send these requests again.
+
+    A broken line is removed. No process may write the log meanwhile.
+    """
+    erased = 0
+    with rewriting(path) as target, path.open("rb") as file:
+        for line in file:
+            with contextlib.suppress(orjson.JSONDecodeError):
+                event = orjson.loads(line)
+                if not event.get("erased") and is_erased(event):
+                    erased += 1
+                    line = orjson.dumps({**event, **_ERASED}) + b"\n"
+                target.write(line)
+    return erased
+
+
+def _is_erased(event: dict[str, Any]) -> bool:
+    """Whether the texts of an event were erased, also by a version that put a placeholder into the answer."""
+    return bool(event.get("erased")) or PLACEHOLDER in event.get("answer", "")
 
 
 def _short_key(key: str) -> bytes:

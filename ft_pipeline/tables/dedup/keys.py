@@ -3,7 +3,7 @@
 Arrow and numpy compute them in batches. They are the same on every machine and in every process.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,46 +48,73 @@ class Keys:
     def __len__(self) -> int:
         return len(self.exact)
 
-    def to_table(self) -> pa.Table:
-        """Return the keys as a table with a row per row."""
-        columns = {name: getattr(self, name) for name in _HASHES}
-        columns |= {"group_high": self.group[:, 0], "group_low": self.group[:, 1]}
-        return pa.table(columns | {f"band_{number}": self.bands[:, number] for number in range(BANDS)})
+    def tables(self, kept: np.ndarray | None = None) -> Iterator[pa.Table]:
+        """Yield the keys as tables of at most TABLE_ROWS rows. kept: bool per row, None for all rows."""
+        for begin in range(0, max(len(self), 1), TABLE_ROWS):
+            part = slice(begin, begin + TABLE_ROWS)
+            columns = {name: getattr(self, name)[part] for name in _HASHES}
+            columns |= {"group_high": self.group[part, 0], "group_low": self.group[part, 1]}
+            table = pa.table(columns | {f"band_{number}": self.bands[part, number] for number in range(BANDS)})
+            yield table if kept is None else table.filter(pa.array(kept[part]))
 
     @classmethod
-    def from_table(cls, table: pa.Table) -> "Keys":
-        """Return the keys of `to_table`."""
-        bands = np.empty((table.num_rows, BANDS), np.uint32)
+    def empty(cls, count: int) -> "Keys":
+        """Return keys of `count` rows, to be filled by `fill`."""
+        hashes = {name: np.empty(count, np.uint64) for name in _HASHES}
+        return cls(**hashes, group=np.empty((count, 2), np.uint64), bands=np.empty((count, BANDS), np.uint32))
+
+    def fill(self, begin: int, table: pa.Table | pa.RecordBatch) -> None:
+        """Copy a table of `tables` to the rows from `begin` on."""
+        rows = slice(begin, begin + table.num_rows)
+        for name in _HASHES:
+            getattr(self, name)[rows] = table[name]
+        self.group[rows, 0], self.group[rows, 1] = table["group_high"], table["group_low"]
         for number in range(BANDS):
-            bands[:, number] = table[f"band_{number}"].to_numpy()
-        group = np.stack([table["group_high"].to_numpy(), table["group_low"].to_numpy()], axis=1)
-        return cls(**{name: table[name].to_numpy() for name in _HASHES}, group=group, bands=bands)
+            self.bands[rows, number] = table[f"band_{number}"]
 
     def take(self, rows: np.ndarray) -> "Keys":
         """Return the keys of some rows, in the order of `rows`."""
-        return Keys(*(getattr(self, name)[rows] for name in (*_HASHES, "group", "bands")))
+        return Keys(*(getattr(self, name)[rows] for name in _FIELDS))
 
 
+TABLE_ROWS = 1 << 18
 _HASHES = ("exact", "normal", "prompt", "answer", "answer_template")
+_FIELDS = (*_HASHES, "group", "bands")
 
 
-def merge(parts: Sequence[Keys]) -> Keys:
-    """Concatenate the keys of several batches."""
+def merge(parts: Sequence[Keys], *, consume: bool = False) -> Keys:
+    """Concatenate the keys of several batches. consume: to save memory, the parts lose their keys meanwhile."""
     if not parts:
-        return keys_of_messages([])
+        return Keys.empty(0)
     if len(parts) == 1:
         return parts[0]
-    return Keys(*(np.concatenate([getattr(part, name) for part in parts]) for name in (*_HASHES, "group", "bands")))
+    columns = {}
+    for name in _FIELDS:
+        columns[name] = np.concatenate([getattr(part, name) for part in parts])
+        for part in parts if consume else ():
+            setattr(part, name, columns[name][:0])
+    return Keys(**columns)
 
 
 def write_keys(keys: Keys, kept: np.ndarray, path: Path) -> None:
     """Write the keys of the kept rows for the conversations, so that each text is normalized only once."""
-    pq.write_table(keys.to_table().filter(pa.array(kept)), path, compression="none", use_dictionary=False)
+    tables = keys.tables(kept)
+    first = next(tables)
+    with pq.ParquetWriter(path, first.schema, compression="none", use_dictionary=False) as writer:
+        writer.write_table(first)
+        for table in tables:
+            writer.write_table(table)
 
 
-def read_keys(path: Path) -> Keys:
-    """Return the keys that write_keys wrote."""
-    return Keys.from_table(pq.read_table(path))
+def read_keys(paths: Sequence[Path]) -> Keys:
+    """Return the keys that write_keys wrote to these files, file after file."""
+    keys, begin = Keys.empty(sum(pq.read_metadata(path).num_rows for path in paths)), 0
+    for path in paths:
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(TABLE_ROWS):
+                keys.fill(begin, batch)
+                begin += batch.num_rows
+    return keys
 
 
 def keys_of(row_format: Format, records: Sequence[Record]) -> Keys:

@@ -7,12 +7,21 @@ character is a word.
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import regex
 
 from ft_pipeline.tables.dedup.hashes import hash_pieces, shingles_of
 from ft_pipeline.tables.dedup.tokens import BLOCK_BYTES, UNSPACED, Texts, as_array, buffers
 
 _SEPARATORS = r"[ \x1f]+"
 """Between words, and between turns."""
+
+
+_UNSPACED = regex.compile(rf"([{UNSPACED}]\p{{M}}*)")
+
+
+def shingle_words(normalized: str) -> list[str]:
+    """Return the words of a normalized text, as `shingle` takes them. Turns may be separated by U+001F."""
+    return _UNSPACED.sub(r" \1 ", normalized).replace("\x1f", " ").split()
 
 
 def shingle(texts: Texts) -> tuple[np.ndarray, np.ndarray]:

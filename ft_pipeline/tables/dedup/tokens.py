@@ -69,9 +69,9 @@ def _kind(token: str, group: str, inside: bool) -> int:
     return NAME if inside and len(token) > 1 and token[0].isupper() else WORD
 
 
-def words_of(text: str) -> list[str]:
+def words_of(text: str) -> tuple[str, ...]:
     """Return the words of a text, without its signs."""
-    return [token for token, kind in tokens_of(text) if kind != SIGN]
+    return tuple(token for token, kind in tokens_of(text) if kind != SIGN)
 
 
 @dataclass
@@ -87,6 +87,13 @@ class Tokens:
 
     def __len__(self) -> int:
         return len(self.counts)
+
+    def take(self, texts: np.ndarray) -> "Tokens":
+        """Return some of the texts, in the order of `texts`."""
+        counts = self.counts[texts]
+        starts = (np.cumsum(self.counts) - self.counts)[texts]
+        places = np.repeat(starts - (np.cumsum(counts) - counts), counts) + np.arange(int(counts.sum()))
+        return Tokens(self.hashes[places], self.kinds[places], counts)
 
     def select(self, kept: np.ndarray) -> "Tokens":
         """Return the same texts with some of their tokens. `kept`: a bool per token."""
@@ -125,11 +132,7 @@ def _join(parts: Sequence[Tokens]) -> Tokens:
 def _in_order(parts: Sequence[Tokens], places: np.ndarray) -> Tokens:
     """Return the texts of the parts in their order. places: the position of each text in the result."""
     hashes, kinds, counts = (np.concatenate([getattr(part, name) for part in parts]) for name in _FIELDS)
-    order = np.argsort(places)
-    starts = np.cumsum(counts) - counts
-    ordered = counts[order]
-    tokens = np.repeat(starts[order] - (np.cumsum(ordered) - ordered), ordered) + np.arange(len(hashes))
-    return Tokens(hashes[tokens], kinds[tokens], ordered)
+    return Tokens(hashes, kinds, counts).take(np.argsort(places))
 
 
 _FIELDS = ("hashes", "kinds", "counts")

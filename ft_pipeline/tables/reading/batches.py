@@ -4,9 +4,9 @@ from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
 BLOCK_BYTES = 4 << 20
-"""Size of a batch of unparsed JSON."""
+"""Size of a batch. One row may be larger."""
 MAX_LINE_BYTES = 64 << 20
-"""A longer line is set aside unread."""
+"""A longer line, or element of a JSON array, is set aside unread."""
 HEAD_BYTES = 1 << 16
 """Size of the start of a file, which decides how the file is read."""
 BOM = b"\xef\xbb\xbf"
@@ -24,7 +24,17 @@ class Batch:
     lines: list[bytes] | None = None
     values: list[Any] = field(default_factory=list)
     offsets: list[int] | None = None
-    """Byte offset of each array element."""
+    """Byte offset of each array element, white space before it included."""
+    ends: list[int] | None = None
+    """Byte offset of what follows each array element: a comma, or the end of the array."""
+
+    def add_element(self, row: int, start: int, end: int, element: bytes) -> None:
+        """Add an array element to a batch that has `lines`, `offsets` and `ends`."""
+        assert self.lines is not None and self.offsets is not None and self.ends is not None
+        self.rows.append(row)
+        self.lines.append(element)
+        self.offsets.append(start)
+        self.ends.append(end)
 
 
 def divide(batch: Batch) -> Batch:

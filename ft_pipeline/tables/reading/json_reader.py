@@ -1,6 +1,7 @@
 """Reads JSONL and JSON arrays, distinguished by their content. Lines end only at \\n."""
 
 import mmap
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,10 +11,13 @@ from ft_pipeline.tables.reading.batches import BLOCK_BYTES, HEAD_BYTES, JSON_SPA
 from ft_pipeline.tables.reading.json_parser import parse_line
 from ft_pipeline.tables.reason_codes import Fault, Refused
 
-# A string (possibly without its closing quote), or a structural character.
-_TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[\[\]{},]', re.DOTALL)
+# A string, or a structural character. The group is the closing quote of the string, if it has one.
+_TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+(")?|[\[\]{},]', re.DOTALL)
+_STRING_END = re.compile(rb'(?:[^"\\]++|\\.)*+(")?', re.DOTALL)
 MAIN_KEYS = frozenset({"instruction", "output", "text", "prompt", "chosen", "rejected", "conversations", "messages"})
 """The main keys of the rows of all formats."""
+RAW_BYTES = 8000
+"""Length of the start of a row that is too long to be read, which is shown."""
 
 
 def json_batches(path: Path) -> Iterator[Batch]:
@@ -37,26 +41,31 @@ def _line_batches(path: Path) -> Iterator[Batch]:
     number = 1
     with path.open("rb") as file:
         skip_bom(file)
-        rest = b""
-        while block := file.read(BLOCK_BYTES):
-            whole, newline, rest = (rest + block).rpartition(b"\n")
+        pieces: list[bytes] = []  # of the line that is not yet complete
+        size, block = 0, file.read(BLOCK_BYTES)
+        while block:
+            whole, newline, rest = block.rpartition(b"\n")
             if newline:
+                whole, pieces, size = b"".join([*pieces, whole]), [], 0
                 yield Batch([number], block=whole)
                 number += whole.count(b"\n") + 1
-            if len(rest) > MAX_LINE_BYTES:
-                start = rest[:8000].decode("utf-8", errors="replace")
-                yield Batch(
-                    [number],
-                    values=[
-                        Fault(
-                            "too_long", "the line is longer than 64 MiB; split it, or was a line end lost?", raw=start
-                        )
-                    ],
-                )
+            pieces.append(rest)
+            size += len(rest)
+            if size > MAX_LINE_BYTES:
+                yield Batch([number], values=[_too_long("line", b"".join(pieces), "split it, or was a line end lost?")])
                 number += 1
-                rest = _skip_line(file)
+                pieces, size = [], 0
+                block = _skip_line(file) or file.read(BLOCK_BYTES)
+            else:
+                block = file.read(BLOCK_BYTES)
+        rest = b"".join(pieces)
         if rest.strip(JSON_SPACE):
             yield Batch([number], block=rest)
+
+
+def _too_long(what: str, start: bytes, advice: str) -> Fault:
+    raw = start[:RAW_BYTES].decode("utf-8", errors="replace")
+    return Fault("too_long", f"the {what} is longer than 64 MiB; {advice}", raw=raw)
 
 
 def _skip_line(file: BinaryIO) -> bytes:
@@ -72,11 +81,15 @@ def _first_line(path: Path, begin: int) -> tuple[bytes, bool]:
     """Return the line at `begin`, and whether anything but white space follows it."""
     with path.open("rb") as file:
         file.seek(begin)
-        line = file.readline(MAX_LINE_BYTES)
-        while block := file.read(BLOCK_BYTES):
-            if block.strip(JSON_SPACE):
-                return line, True
-    return line, False
+        return file.readline(MAX_LINE_BYTES), _has_content(file)
+
+
+def _has_content(file: BinaryIO) -> bool:
+    """Return whether anything but white space follows in the file."""
+    while block := file.read(BLOCK_BYTES):
+        if block.strip(JSON_SPACE):
+            return True
+    return False
 
 
 def _is_one_of_many_lines(path: Path, begin: int) -> bool:
@@ -119,7 +132,7 @@ def _is_one_object(path: Path, begin: int) -> bool:
         depth = 0
         for match in _TOKEN.finditer(data, begin):
             first = data[match.start()]
-            if first == 0x22 and (data[match.end() - 1] != 0x22 or b"\n" in match[0]):
+            if first == 0x22 and (match.lastindex is None or b"\n" in match[0]):
                 return False  # a string without a closing quote, or with a line end inside: not JSON
             if first in b"[{":
                 depth += 1
@@ -131,60 +144,111 @@ def _is_one_object(path: Path, begin: int) -> bool:
 
 
 def _array_batches(path: Path, begin: int) -> Iterator[Batch]:
-    """Yield the elements of the array that opens at `begin`, as bytes. The file is memory-mapped, not loaded."""
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        rows: list[int] = []
-        lines: list[bytes] = []
-        offsets: list[int] = []
-        size = 0
-        for row, (start, element) in enumerate(_elements(data, begin), 1):
-            rows.append(row)
-            lines.append(element)
-            offsets.append(start)
+    """Yield the elements of the array that opens at byte `begin`, as bytes. One block and one element are in memory."""
+    with path.open("rb") as file:
+        batch, size = _array_batch(), 0
+        for row, (start, end, element) in enumerate(_elements(file, begin), 1):
+            if end - start > MAX_LINE_BYTES:
+                if batch.rows:
+                    yield batch
+                yield Batch([row], values=[_too_long("element", element, "split it")], offsets=[start], ends=[end])
+                batch, size = _array_batch(), 0
+                continue
+            batch.add_element(row, start, end, element)
             size += len(element)
             if size > BLOCK_BYTES:
-                yield Batch(rows, lines=lines, offsets=offsets)
-                rows, lines, offsets, size = [], [], [], 0
-        if rows:
-            yield Batch(rows, lines=lines, offsets=offsets)
+                yield batch
+                batch, size = _array_batch(), 0
+        if batch.rows:
+            yield batch
 
 
-def _elements(data: mmap.mmap, begin: int) -> Iterator[tuple[int, bytes]]:
-    depth, start = 0, begin + 1
-    for match in _TOKEN.finditer(data, begin):
-        first = data[match.start()]
-        if first == 0x22:
-            if match.end() - match.start() < 2 or data[match.end() - 1] != 0x22:
-                raise _cut_off(len(data))
-        elif first in b"[{":
-            depth += 1
-        elif first == 0x2C:
-            if depth == 1:
-                yield _element(data, start, match.start())
-                start = match.end()
-        else:
-            depth -= 1
-            if depth == 0 and first != 0x5D:
-                raise Refused("invalid_json", f"the JSON array is closed by a brace, at byte {match.start()}")
+def _array_batch() -> Batch:
+    return Batch([], lines=[], offsets=[], ends=[])
+
+
+def _elements(file: BinaryIO, begin: int) -> Iterator[tuple[int, int, bytes]]:
+    """Yield (first byte, byte after the end, content) of each element. Of one that is too long, only the start."""
+    start, depth, content = begin + 1, 0, _Content()
+    for offset, block, positions in _structure(file, begin):
+        used = max(start - offset, 0)
+        for position in positions:
+            character = block[position]
+            if character in b"[{":
+                depth += 1
+            elif character in b"]}":
+                depth -= 1
+            if depth > 1 or (depth == 1 and character != 0x2C):
+                continue
+            end = offset + position
+            if depth == 0 and character != 0x5D:
+                raise Refused("invalid_json", f"the JSON array is closed by a brace, at byte {end}")
+            content.add(block[used:position])
+            element, used = content.take(), position + 1
+            if element:
+                yield start, end, element
+            elif depth == 1:
+                raise Refused("invalid_json", f"the JSON array has an empty place at byte {start}")
+            elif start != begin + 1:
+                raise Refused("invalid_json", f"the JSON array has a comma before its end, at byte {end}")
             if depth == 0:
-                last = data[start : match.start()]
-                if last.strip(JSON_SPACE):
-                    yield _element(data, start, match.start())
-                elif start != begin + 1:
-                    raise Refused("invalid_json", f"the JSON array has a comma before its end, at byte {match.start()}")
-                if data[match.end() :].strip(JSON_SPACE):
+                file.seek(end + 1)
+                if _has_content(file):
                     raise Refused(
-                        "invalid_json", f"the JSON array ends at byte {match.end()}, and something comes after it"
+                        "invalid_json", f"the JSON array ends at byte {end + 1}, and something comes after it"
                     )
                 return
-    raise _cut_off(len(data))
+            start = end + 1
+        content.add(block[used:])
+    raise _cut_off(file.seek(0, os.SEEK_END))
 
 
-def _element(data: mmap.mmap, start: int, end: int) -> tuple[int, bytes]:
-    element = data[start:end].strip(JSON_SPACE)
-    if not element:
-        raise Refused("invalid_json", f"the JSON array has an empty place at byte {start}")
-    return start, element
+class _Content:
+    """The bytes of one element, from several blocks. If it is too long, its end is not kept."""
+
+    def __init__(self) -> None:
+        self._pieces: list[bytes] = []
+        self._size = 0
+
+    def add(self, piece: bytes) -> None:
+        if self._size <= MAX_LINE_BYTES:
+            self._pieces.append(piece)
+        self._size += len(piece)
+
+    def take(self) -> bytes:
+        """Return the bytes without surrounding white space, and forget them."""
+        content = b"".join(self._pieces).strip(JSON_SPACE)
+        self._pieces, self._size = [], 0
+        return content
+
+
+def _structure(file: BinaryIO, begin: int) -> Iterator[tuple[int, bytes, list[int]]]:
+    """Yield (offset, block, positions in the block of the structural characters outside strings) to the file's end.
+
+    The file is not memory-mapped: if another program cuts it off meanwhile, a mapping would end this process.
+    """
+    file.seek(begin)
+    offset, rest, in_string = begin, b"", False
+    while chunk := file.read(BLOCK_BYTES):
+        block, positions, end = rest + chunk, [], 0
+        if in_string:
+            string = _STRING_END.match(block)
+            assert string is not None  # it matches the empty string
+            in_string, end = string.lastindex is None, string.end()
+        for match in () if in_string else _TOKEN.finditer(block, end):
+            if match.lastindex:
+                continue  # a whole string
+            position = match.start()
+            if block[position] == 0x22:
+                in_string, end = True, match.end()
+            else:
+                positions.append(position)
+        if in_string:  # it continues in the next block; a backslash is read together with what follows it
+            block, rest = block[:end], block[end:]
+        else:
+            rest = b""
+        yield offset, block, positions
+        offset += len(block)
 
 
 def _cut_off(size: int) -> Refused:

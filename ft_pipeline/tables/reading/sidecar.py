@@ -132,8 +132,9 @@ class _PlainLoader(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        seen: set[str] = set()
         keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        twice = next((key for position, key in enumerate(keys) if key in keys[:position]), None)
+        twice = next((key for key in keys if key in seen or seen.add(key)), None)  # type: ignore[func-returns-value]
         if twice is not None:
             raise _NotPlain(None, None, f"the key {shorten(twice)} stands twice; put both into one", node.start_mark)
         return super().construct_mapping(node, deep)

@@ -8,12 +8,15 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ft_pipeline.tables.reading.batches import Batch
+from ft_pipeline.tables.reading.batches import BLOCK_BYTES, Batch
 from ft_pipeline.tables.reading.describe import BadNumber, shorten
 from ft_pipeline.tables.reason_codes import Fault, Refused
 
-BATCH_ROWS = 4096
+MAX_ROWS = 4096
+"""Maximum number of rows in a batch. It has fewer if they are larger than BLOCK_BYTES."""
 MAX_CELL_CHARS = 64 << 20
+READ_BYTES = 1 << 20
+"""Size of the buffer through which each column is read. Without it, a whole row group is in memory."""
 
 
 def csv_batches(path: Path) -> Iterator[Batch]:
@@ -29,16 +32,17 @@ def csv_batches(path: Path) -> Iterator[Batch]:
         if header is None:
             raise Refused("empty_file", "no rows")
         names = [_printable(name).strip() for name in header]
-        row, batch = 0, Batch([])
+        row, batch, size = 0, Batch([]), 0
         while (cells := _next_cells(reader)) is not None:
             if not cells:
                 continue
             row += 1
             batch.rows.append(row)
             batch.values.append(_csv_row(names, cells))
-            if len(batch.rows) >= BATCH_ROWS:
+            size += sum(map(len, cells))
+            if len(batch.rows) >= MAX_ROWS or size > BLOCK_BYTES:
                 yield batch
-                batch = Batch([])
+                batch, size = Batch([]), 0
         if batch.rows:
             yield batch
 
@@ -85,20 +89,33 @@ def _has_bad_bytes(cell: str) -> bool:
 def parquet_batches(path: Path) -> Iterator[Batch]:
     """Yield rows as {column: value}. Raises Refused (unknown_format) if the file is not Parquet or is cut off."""
     try:
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(path, buffer_size=READ_BYTES) as file:
             if not file.metadata.num_rows:
                 raise Refused("empty_file", "no rows")
             row, twice = 0, _twice(file.schema_arrow.names)
-            for record_batch in file.iter_batches(batch_size=BATCH_ROWS):
-                fault = (
-                    Fault("duplicate_key", f"the column {shorten(twice)} stands twice; rename one") if twice else None
-                )
-                values = [fault] * record_batch.num_rows if fault else _rows_of(record_batch)
-                yield Batch(list(range(row + 1, row + 1 + len(values))), values=values)
-                row += len(values)
+            fault = Fault("duplicate_key", f"the column {shorten(twice)} stands twice; rename one") if twice else None
+            for record_batch in file.iter_batches(batch_size=_rows_per_batch(file.metadata)):
+                for part in _parts(record_batch):
+                    values = [fault] * part.num_rows if fault else _rows_of(part)
+                    yield Batch(list(range(row + 1, row + 1 + len(values))), values=values)
+                    row += len(values)
     except (pa.ArrowException, OSError) as error:
         kind = type(error).__name__
         raise Refused("unknown_format", f"the file cannot be read as Parquet ({kind}); write it again") from None
+
+
+def _rows_per_batch(metadata: pq.FileMetaData) -> int:
+    """Return the number of rows that are at most BLOCK_BYTES, by the average of the row group with the largest rows."""
+    groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
+    row_bytes = max(group.total_byte_size / group.num_rows for group in groups if group.num_rows)
+    return max(1, min(MAX_ROWS, int(BLOCK_BYTES / max(row_bytes, 1))))
+
+
+def _parts(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+    """Yield slices of a batch whose rows are larger than the average: encoded, equal values take up little space."""
+    rows = max(1, int(batch.num_rows * BLOCK_BYTES / max(batch.nbytes, BLOCK_BYTES)))
+    for begin in range(0, batch.num_rows, rows):
+        yield batch.slice(begin, rows)
 
 
 def _rows_of(batch: pa.RecordBatch) -> list[Any]:

@@ -6,9 +6,9 @@ as in pretraining.
 """
 
 import itertools
+from array import array
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -17,36 +17,18 @@ from ft_pipeline.errors import UserError
 from ft_pipeline.job import Job
 from ft_pipeline.settings.experiment import ExperimentData, ExperimentSettings
 from ft_pipeline.settings.project import DataSettings
-from ft_pipeline.training.objectives.rows import PreparedRows
+from ft_pipeline.training.objectives.rows import PreparedRows, RowSource
 from ft_pipeline.training.tokens.chat_tokens import MASKED, Encoded, Rendered
 from ft_pipeline.training.tokens.held_out import split_or_leave_out
 from ft_pipeline.training.tokens.sample import apply_weight
-from ft_pipeline.training.tokens.token_audit import Row, build_check
-
-
-@dataclass(frozen=True)
-class TextBlocks:
-    """The blocks of raw texts."""
-
-    blocks: list[Row]
-    texts: int
-    """Number of texts in the blocks."""
-    left_out: list[dict[str, Any]]
-    """Texts near a held-out row: {file, row, code, copy_of}."""
+from ft_pipeline.training.tokens.token_audit import Check, Row
 
 
 def prepare_rows(job: Job, settings: ExperimentSettings, tokenizer: Any, limits: dict[str, int]) -> PreparedRows:
-    """Return the blocks of all texts. UserError if a split has no text."""
-    packed = text_blocks(job, tokenizer, limits["max_length"])
-    checks = block_checks(tokenizer, packed.blocks, packed.texts)
-    return PreparedRows(packed.blocks, checks, packed.left_out)
-
-
-def text_blocks(job: Job, tokenizer: Any, length: int) -> TextBlocks:
-    """Return the texts as blocks of at most `length` tokens. Inputs: text, conversations. UserError if a split has no
-    text."""
+    """Return the blocks of all texts. Inputs: text, conversations. UserError if a split has no text."""
     texts, left_out = _read_texts(job)
-    blocks: list[Row] = []
+    checks = BlockChecks(tokenizer, len(texts))
+    sources = []
     for split in ("train", "validation"):
         rows = [row for row in texts if row["split"] == split]
         if not rows:
@@ -54,26 +36,29 @@ def text_blocks(job: Job, tokenizer: Any, length: int) -> TextBlocks:
                 f"No {split} texts: {len(texts) + len(left_out)} in data/raw/text, {len(left_out)} of them near a "
                 "held-out row. Add texts, or change the shares in project.yaml."
             )
-        blocks += pack_blocks(tokenizer, rows, length, split)
-    job.report.progress(len(blocks), len(blocks))
-    return TextBlocks(blocks, len(texts), left_out)
+        sources.append(pack_blocks(tokenizer, rows, limits["max_length"], split, checks))
+    return PreparedRows(sources, checks.results, left_out)
 
 
-def replay_blocks(job: Job, tokenizer: Any, length: int, data: ExperimentData, seed: int) -> TextBlocks:
-    """Return the texts, times their weight, as training blocks of at most `length` tokens. Inputs as in text_blocks.
+def replay_blocks(job: Job, tokenizer: Any, length: int, data: ExperimentData, seed: int) -> PreparedRows:
+    """Return the texts, times their weight, as training blocks of at most `length` tokens. Inputs as in prepare_rows.
 
     All texts are in the train split: the held-out loss of an sft is that of its answers. UserError if there is no text.
     """
     kept, left_out = _read_texts(job)
     weight = data.weights.replay
-    identified = [{**row, "id": f"{row['file']}:{row['row']}"} for row in kept]
-    texts = apply_weight(apply_weight(identified, data.share, seed), weight, seed)
-    if not texts:
+    ids = [f"{row['file']}:{row['row']}" for row in kept]
+    positions = apply_weight(ids, data.share, seed)
+    positions = positions[apply_weight([ids[position] for position in positions], weight, seed)]
+    if not len(positions):
         raise UserError(
             f"data.weights.replay is {weight:g}, but there is nothing to replay: {len(kept) + len(left_out)} texts in "
             f"data/raw/text, {len(left_out)} of them near a held-out row. Add texts, or remove the weight."
         )
-    return TextBlocks(pack_blocks(tokenizer, texts, length, "train", "replay"), len(texts), left_out)
+    texts = [kept[position] for position in positions]
+    checks = BlockChecks(tokenizer, len(texts))
+    source = pack_blocks(tokenizer, texts, length, "train", checks, "replay")
+    return PreparedRows([source], checks.results, left_out)
 
 
 def _read_texts(job: Job) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -84,29 +69,38 @@ def _read_texts(job: Job) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
 
 
 def pack_blocks(
-    tokenizer: Any, texts: Sequence[dict[str, Any]], length: int, split: str, source: str = "text"
-) -> list[Row]:
+    tokenizer: Any,
+    texts: Sequence[dict[str, Any]],
+    length: int,
+    split: str,
+    checks: "BlockChecks",
+    source: str = "text",
+) -> RowSource:
     """Return blocks of at most `length` tokens, each with the file and row of the text in which it begins.
 
     A block begins with the last token of the previous block, so that every token except the very first is trained
-    exactly once.
+    exactly once. In memory are the tokens of all texts, with 4 bytes each.
     """
-    ids: list[int] = []
-    text_begins: list[int] = []
+    ids, text_begins = array("i"), array("q")
     for row in texts:
         text_begins.append(len(ids))
-        ids += _tokenize_with_end(tokenizer, row["text"])
-    blocks = []
-    for number, begin in enumerate(range(0, len(ids) - 1, length - 1)):
-        block_ids = ids[begin : begin + length]
+        ids.extend(_tokenize_with_end(tokenizer, row["text"]))
+    begins = range(0, len(ids) - 1, length - 1)
+
+    def make(items: slice) -> list[Row]:
+        numbers = range(len(begins))[items]
+        return [_block(number, begins[number]) for number in numbers]
+
+    def _block(number: int, begin: int) -> Row:
+        block_ids = ids[begin : begin + length].tolist()
         first_text = texts[bisect_right(text_begins, begin) - 1]
         text = tokenizer.decode(block_ids, clean_up_tokenization_spaces=False)
         rendered = Rendered(text, ((0, len(text)),), split_by_turn=False)
         encoded = Encoded(block_ids, [MASKED, *block_ids[1:]])
-        blocks.append(
-            Row(f"{source}:{split}:{number}", source, split, first_text["file"], first_text["row"], rendered, encoded)
-        )
-    return blocks
+        row_id = f"{source}:{split}:{number}"
+        return Row(row_id, source, split, first_text["file"], first_text["row"], rendered, encoded)
+
+    return RowSource(len(begins), make, checks.add)
 
 
 def _tokenize_with_end(tokenizer: Any, text: str) -> list[int]:
@@ -118,33 +112,47 @@ def _tokenize_with_end(tokenizer: Any, text: str) -> list[int]:
     return ids if ids and ids[-1] == end else [*ids, end]
 
 
-def block_checks(tokenizer: Any, blocks: Sequence[Row], texts: int) -> dict[str, Any]:
-    """Return the checks of token_audit.answer_checks for blocks of raw text, with the same names. texts: the number of
-    texts in the blocks, each of which must have its end token."""
-    bos, end = tokenizer.bos_token_id, tokenizer.eos_token_id
-    trained_ends = sum(label == end for block in blocks for label in block.trained)
-    doubled = [
-        block for block in blocks if bos is not None and bos != end and _has_double(block.encoded.input_ids, bos)
-    ]
-    mislabeled = [block for block in blocks if block.encoded.labels[1:] != block.encoded.input_ids[1:]]
-    without_end = blocks[:1] if trained_ends < texts else []
-    end_check = build_check(without_end, "the end token of every text is trained", "without the end token of a text")
-    return {
-        "every_turn_rendered": build_check([], "raw text has no turns; all of it is included", ""),
-        "every_row_trains": build_check(
-            [block for block in blocks if not block.trained],
-            "every block has at least one trained token",
-            "without a trained token",
-        ),
-        "stop_token_trained": end_check,
-        "single_bos": build_check(doubled, "no text begins with two BOS tokens", "with two BOS tokens in a row"),
-        "padding_never_trained": build_check(
-            mislabeled, "blocks contain no padding", "with a label that differs from its token"
-        ),
-        "prompts_masked": build_check(
-            mislabeled, "raw text has no prompt; every token is trained", "with a masked token"
-        ),
-    }
+class BlockChecks:
+    """The checks of AnswerChecks for blocks of raw text, with the same names."""
+
+    def __init__(self, tokenizer: Any, texts: int) -> None:
+        """texts: the number of texts in the blocks, each of which must have its end token."""
+        self._bos, self._end, self._texts = tokenizer.bos_token_id, tokenizer.eos_token_id, texts
+        self._trained_ends = 0
+        self._first: Row | None = None
+        self._turns = Check("raw text has no turns; all of it is included", "")
+        self._trains = Check("every block has at least one trained token", "without a trained token")
+        self._bos_check = Check("no text begins with two BOS tokens", "with two BOS tokens in a row")
+        self._padding = Check("blocks contain no padding", "with a label that differs from its token")
+        self._prompts = Check("raw text has no prompt; every token is trained", "with a masked token")
+
+    def add(self, rows: Sequence[Row]) -> None:
+        """Check a batch of blocks."""
+        for row in rows:
+            self._first = self._first or row
+            trained = row.trained
+            self._trained_ends += trained.count(self._end)
+            if not trained:
+                self._trains.add(row)
+            if self._bos is not None and self._bos != self._end and _has_double(row.encoded.input_ids, self._bos):
+                self._bos_check.add(row)
+            if row.encoded.labels[1:] != row.encoded.input_ids[1:]:
+                self._padding.add(row)
+                self._prompts.add(row)
+
+    def results(self) -> dict[str, Any]:
+        """Return the checks of all blocks, by name."""
+        end_check = Check("the end token of every text is trained", "without the end token of a text")
+        if self._trained_ends < self._texts and self._first:
+            end_check.add(self._first)
+        return {
+            "every_turn_rendered": self._turns.result(),
+            "every_row_trains": self._trains.result(),
+            "stop_token_trained": end_check.result(),
+            "single_bos": self._bos_check.result(),
+            "padding_never_trained": self._padding.result(),
+            "prompts_masked": self._prompts.result(),
+        }
 
 
 def _has_double(ids: list[int], token: int) -> bool:

@@ -22,10 +22,10 @@ from ft_pipeline.settings.experiment import DpoSettings, ExperimentSettings
 from ft_pipeline.settings.project import DataSettings
 from ft_pipeline.tables.formats.arrow_schema import read_columns
 from ft_pipeline.tables.formats.turns import plain
-from ft_pipeline.training.objectives.rows import PreparedRows
+from ft_pipeline.training.objectives.rows import PreparedRows, RowSource
 from ft_pipeline.training.tokens.chat_tokens import Rendered, encode
 from ft_pipeline.training.tokens.held_out import split_or_leave_out
-from ft_pipeline.training.tokens.token_audit import Row, answer_checks
+from ft_pipeline.training.tokens.token_audit import AnswerChecks, Row
 from ft_pipeline.training.trainer.batches import collate
 from ft_pipeline.training.trainer.data_parallel import Ranks
 from ft_pipeline.training.trainer.expert_balance import collect_balance_losses
@@ -59,10 +59,16 @@ def prepare_rows(job: Job, settings: ExperimentSettings, tokenizer: Any, limits:
                 f"No {split} pairs: {len(pairs)} in data/raw/preferences, {len(left_out)} of them near a held-out row. "
                 "Add pairs, or change the shares in project.yaml."
             )
-    preferred, rejected = (_tokenize(tokenizer, kept, side, settings) for side in ("chosen", "rejected"))
-    checks = answer_checks(tokenizer, [*preferred, *rejected])
-    job.report.progress(len(kept), len(kept))
-    return PreparedRows(preferred, checks, left_out, rejected)
+    preferred, rejected = AnswerChecks(tokenizer), AnswerChecks(tokenizer)
+
+    def source(side: str, checks: AnswerChecks) -> RowSource:
+        return RowSource(len(kept), lambda items: _tokenize(tokenizer, kept[items], side, settings), checks.add)
+
+    def results() -> dict[str, Any]:
+        preferred.extend(rejected)
+        return preferred.results()
+
+    return PreparedRows([source("chosen", preferred), source("rejected", rejected)], results, left_out, are_pairs=True)
 
 
 def _tokenize(tokenizer: Any, pairs: list[dict[str, Any]], side: str, settings: ExperimentSettings) -> list[Row]:

@@ -1,7 +1,11 @@
 """Rows of `sft`: conversations and distilled answers, mixed by weight; the loss is on the assistant's turns alone."""
 
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
+import pyarrow as pa
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.job import Job
@@ -9,8 +13,8 @@ from ft_pipeline.models.chat import Message, with_prompt
 from ft_pipeline.settings.experiment import ExperimentSettings
 from ft_pipeline.tables.formats.arrow_schema import read_columns
 from ft_pipeline.tables.formats.turns import plain
-from ft_pipeline.training.objectives.cpt import block_checks, replay_blocks
-from ft_pipeline.training.objectives.rows import PreparedRows
+from ft_pipeline.training.objectives.cpt import replay_blocks
+from ft_pipeline.training.objectives.rows import PreparedRows, RowSource
 from ft_pipeline.training.tokens.chat_tokens import (
     DroppedTurns,
     Rendered,
@@ -19,59 +23,84 @@ from ft_pipeline.training.tokens.chat_tokens import (
     render_conversation,
 )
 from ft_pipeline.training.tokens.sample import apply_weight
-from ft_pipeline.training.tokens.token_audit import Row, answer_checks, combine_checks
+from ft_pipeline.training.tokens.token_audit import AnswerChecks, Row, combine_checks
 
-_CHUNK = 1024
-"""Conversations tokenized at a time: enough to keep the tokenizer's threads busy, few enough to report progress."""
+_COLUMNS = ["id", "split", "file", "row", "messages", "tools"]
 
 
 def prepare_rows(job: Job, settings: ExperimentSettings, tokenizer: Any, limits: dict[str, int]) -> PreparedRows:
     """Return the rows of conversations, distilled answers and replayed texts. UserError if a split has no row."""
-    rows = answer_rows(job, settings, tokenizer)
-    checks = answer_checks(tokenizer, rows)
-    left_out: list[dict[str, Any]] = []
-    if settings.data.weights.replay > 0:
-        length, seed = limits["max_length"], settings.training.seed
-        replay = replay_blocks(job, tokenizer, length, settings.data, seed)
-        rows, left_out = rows + replay.blocks, replay.left_out
-        checks = combine_checks(checks, block_checks(tokenizer, replay.blocks, replay.texts))
-    return PreparedRows(rows, checks, left_out)
+    checks = AnswerChecks(tokenizer)
+    parts = _mix(job, settings)
+    answers = RowSource(
+        sum(len(part.positions) for part in parts),
+        lambda items: _tokenize(tokenizer, _rows_of(parts, items), settings.data.system_prompt),
+        checks.add,
+    )
+    if settings.data.weights.replay <= 0:
+        return PreparedRows([answers], checks.results)
+    replay = replay_blocks(job, tokenizer, limits["max_length"], settings.data, settings.training.seed)
+    return PreparedRows(
+        [answers, *replay.sources], lambda: combine_checks(checks.results(), replay.checks()), replay.left_out
+    )
 
 
-def answer_rows(job: Job, settings: ExperimentSettings, tokenizer: Any) -> list[Row]:
-    """Return the rows of the inputs conversations and, if present, distilled. UserError if a split has no row."""
-    mixed = _mix(job, settings)
-    rows: list[Row] = []
-    for begin in range(0, len(mixed), _CHUNK):
-        rows += _tokenize(tokenizer, mixed[begin : begin + _CHUNK], settings.data.system_prompt)
-        job.report.progress(min(begin + _CHUNK, len(mixed)), len(mixed))
+@dataclass(frozen=True)
+class _Part:
+    """Some rows of one table, in the order in which they train."""
+
+    source: str
+    table: pa.Table
+    """The rows of the table, with _COLUMNS."""
+    positions: np.ndarray
+    """int64: the positions of the rows in `table`. One may occur several times."""
+
+    def rows(self, begin: int, end: int) -> list[dict[str, Any]]:
+        """Return the rows in a range of `positions`, with their `source`."""
+        positions = self.positions[begin:end]
+        runs = np.split(positions, np.flatnonzero(np.diff(positions) != 1) + 1) if len(positions) else []
+        rows = [row for run in runs for row in self.table.slice(run[0], len(run)).to_pylist()]
+        return [{**row, "source": self.source} for row in rows]
+
+
+def _rows_of(parts: Sequence[_Part], items: slice) -> list[dict[str, Any]]:
+    """Return the rows in a range of all parts, one after the other."""
+    rows, first = [], 0
+    for part in parts:
+        rows += part.rows(max(items.start - first, 0), max(items.stop - first, 0))
+        first += len(part.positions)
     return rows
 
 
-def _mix(job: Job, settings: ExperimentSettings) -> list[dict[str, Any]]:
-    """Return the rows with their `source`. In the train split, each source is weighted. Validation rows are human and
-    never weighted."""
-    human = _read(job.inputs["conversations"], "human")
-    distilled = _read(job.inputs["distilled"], "distilled") if "distilled" in job.inputs else []
-    train = [row for row in human if row["split"] == "train"]
-    validation = [row for row in human if row["split"] == "validation"]
+def _mix(job: Job, settings: ExperimentSettings) -> list[_Part]:
+    """Return the rows that train, each source weighted, and the validation rows, which are human and not weighted."""
+    human = read_columns(job.inputs["conversations"] / "rows.parquet", _COLUMNS)
+    splits = human["split"].to_numpy()
+    train, validation = (np.flatnonzero(splits == split) for split in ("train", "validation"))
+    distilled, answers = human.slice(0, 0), np.empty(0, dtype=np.int64)
+    if "distilled" in job.inputs:
+        distilled = read_columns(job.inputs["distilled"] / "rows.parquet", _COLUMNS)
+        answers = np.arange(len(distilled))
     weights, share, seed = settings.data.weights, settings.data.share, settings.training.seed
-    train, distilled = (apply_weight(rows, share, seed) for rows in (train, distilled))
-    training = apply_weight(train, weights.human, seed) + apply_weight(distilled, weights.distilled, seed)
-    if not training or not validation:
-        name = "training" if not training else "validation"
+    train, answers = (_weighted(table, rows, share, seed) for table, rows in ((human, train), (distilled, answers)))
+    parts = [
+        _Part("human", human, _weighted(human, train, weights.human, seed)),
+        _Part("distilled", distilled, _weighted(distilled, answers, weights.distilled, seed)),
+        _Part("human", human, validation),
+    ]
+    if not (len(parts[0].positions) + len(parts[1].positions)) or not len(validation):
+        name = "validation" if len(parts[0].positions) + len(parts[1].positions) else "training"
         raise UserError(
-            f"No {name} rows: {len(train)} human rows × weight {weights.human:g} and {len(distilled)} distilled rows × "
+            f"No {name} rows: {len(train)} human rows × weight {weights.human:g} and {len(answers)} distilled rows × "
             f"weight {weights.distilled:g} for training, {len(validation)} for validation. Add data, or change "
             "data.weights of the experiment or the shares in project.yaml."
         )
-    return training + validation
+    return parts
 
 
-def _read(folder: Path, source: str) -> list[dict[str, Any]]:
-    columns = ["id", "split", "file", "row", "messages", "tools"]
-    rows = read_columns(folder / "rows.parquet", columns).to_pylist()
-    return [{**row, "source": source} for row in rows]
+def _weighted(table: pa.Table, rows: np.ndarray, weight: float, seed: int) -> np.ndarray:
+    """Return the positions of some rows of a table, times their weight."""
+    return rows[apply_weight(table["id"].take(pa.array(rows)).to_pylist(), weight, seed)]
 
 
 def _tokenize(tokenizer: Any, rows: list[dict[str, Any]], system_prompt: str | None) -> list[Row]:

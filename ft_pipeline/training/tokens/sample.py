@@ -5,6 +5,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 
 def sample_rows(rows: Sequence[dict[str, Any]], limit: int) -> list[dict[str, Any]]:
     """Return at most `limit` of `rows`, in their order: those whose `id` has the lowest hash.
@@ -19,9 +21,13 @@ def sample_rows(rows: Sequence[dict[str, Any]], limit: int) -> list[dict[str, An
     return [rows[index] for index in sorted(lowest)]
 
 
-def apply_weight(rows: list[dict[str, Any]], weight: float, seed: int) -> list[dict[str, Any]]:
-    """Return `rows` times `weight`: whole copies, then for the fraction the rows with the lowest seeded hash of their
-    id."""
-    copies, share = math.floor(weight), weight - math.floor(weight)
-    order = sorted(rows, key=lambda row: hashlib.sha256(f"{seed}:{row['id']}".encode()).digest())
-    return rows * copies + order[: round(share * len(rows))]
+def apply_weight(ids: Sequence[str], weight: float, seed: int) -> np.ndarray:
+    """Return the positions (int64) of rows times `weight`: whole copies, then for the fraction the rows with the lowest
+    seeded hash of their id."""
+    copies = math.floor(weight)
+    drawn = round((weight - copies) * len(ids))
+    order: list[int] = []
+    if drawn:
+        hashes = [hashlib.sha256(f"{seed}:{row_id}".encode()).digest() for row_id in ids]
+        order = sorted(range(len(ids)), key=hashes.__getitem__)[:drawn]
+    return np.concatenate([np.tile(np.arange(len(ids)), copies), np.array(order, dtype=np.int64)])

@@ -1,13 +1,20 @@
 """The token audit: checks that every row must pass before training, and statistics of the rows."""
 
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from ft_pipeline.models.chat import stop_token_ids
 from ft_pipeline.training.tokens.chat_tokens import MASKED, DroppedTurns, Encoded, Rendered
+
+NAMED_ROWS = 5
+"""Number of faulty rows that a check names."""
+NAMED_DETAILS = 3
+"""Number of faulty rows of which it says more."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +33,10 @@ class Row:
     """What the chat template left out. None for all texts of a conversation but the first, and for other rows."""
 
     @property
+    def origin(self) -> str:
+        return f"{self.file}:{self.row}"
+
+    @property
     def tokens(self) -> int:
         return len(self.encoded.input_ids)
 
@@ -34,9 +45,102 @@ class Row:
         return [label for label in self.encoded.labels if label != MASKED]
 
 
-def answer_checks(tokenizer: Any, rows: Sequence[Row]) -> dict[str, Any]:
-    """Return the checks of rows whose assistant turns are trained."""
-    return {"every_turn_rendered": _rendered_check(rows), **_content_checks(tokenizer, rows)}
+class Check:
+    """One check of the audit: the number of its faulty rows, and the first of them."""
+
+    def __init__(self, passed_message: str, fault: str, advice: str = "") -> None:
+        self._passed_message, self._fault, self._advice = passed_message, fault, advice
+        self._count = 0
+        self._first: list[str] = []
+        self._details: list[str] = []
+
+    def add(self, row: Row, detail: str = "") -> None:
+        """Count a faulty row. `detail` says more of the first few."""
+        self._count += 1
+        if len(self._first) < NAMED_ROWS:
+            self._first.append(row.origin)
+        if detail and len(self._details) < NAMED_DETAILS:
+            self._details.append(f"{row.origin} {detail}")
+
+    def extend(self, other: "Check") -> None:
+        """Count the faulty rows of the same check of other rows, which come after these."""
+        self._count += other._count
+        self._first = [*self._first, *other._first][:NAMED_ROWS]
+        self._details = [*self._details, *other._details][:NAMED_DETAILS]
+
+    def result(self) -> dict[str, Any]:
+        """Return {passed, value, message}. The message is `passed_message`, or the number of faulty rows, the first of
+        them and the advice."""
+        if not self._count:
+            return {"passed": True, "value": 0, "message": self._passed_message}
+        rows = "1 row" if self._count == 1 else f"{self._count} rows"
+        details = f" ({', '.join(self._details)})" if self._details else ""
+        advice = f"; {self._advice}" if self._advice else ""
+        message = f"{rows} {self._fault}{details} (first: {', '.join(self._first)}){advice}"
+        return {"passed": False, "value": self._count, "message": message}
+
+
+class AnswerChecks:
+    """The checks of rows whose assistant turns are trained."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer, self._stops = tokenizer, set(stop_token_ids(tokenizer))
+        self._checks = {
+            "every_turn_rendered": Check(
+                "every rendered conversation contains the text of all its turns",
+                "with a turn that the chat template omits",
+                "choose a base_model whose template renders such turns, or remove them from the data",
+            ),
+            "every_row_trains": Check("every row has at least one trained token", "without a trained token"),
+            "stop_token_trained": Check(
+                "every assistant turn ends with a trained stop token",
+                "with an assistant turn whose stop token is not trained",
+                "the model would never learn to stop: use a chat template that writes a control token after each "
+                "answer",
+            ),
+            "single_bos": Check("no row begins with two BOS tokens", "beginning with two BOS tokens"),
+            "padding_never_trained": Check(
+                "every label equals the token at its position; padding is added after the labels and is masked by "
+                "position",
+                "with a label that differs from the token at its position",
+            ),
+            "prompts_masked": Check(
+                "the trained tokens of every row decode to exactly its trained turns",
+                "whose trained tokens are not exactly the trained turns",
+            ),
+        }
+
+    def add(self, rows: Sequence[Row]) -> None:
+        """Check a batch of rows."""
+        for row in rows:
+            for name, detail in self._faults(row):
+                self._checks[name].add(row, detail)
+
+    def extend(self, other: "AnswerChecks") -> None:
+        """Count the faulty rows of other rows, which come after these."""
+        for name, check in self._checks.items():
+            check.extend(other._checks[name])
+
+    def results(self) -> dict[str, Any]:
+        """Return the checks of all rows, by name."""
+        return {name: check.result() for name, check in self._checks.items()}
+
+    def _faults(self, row: Row) -> Iterator[tuple[str, str]]:
+        """Yield (name of a check that the row fails, detail)."""
+        bos, trained = self._tokenizer.bos_token_id, row.trained
+        if row.dropped and row.dropped.turns:
+            yield "every_turn_rendered", row.dropped.turns[0]
+        if not trained:
+            yield "every_row_trains", ""
+        if not _ends_every_turn(row.encoded, self._stops):
+            yield "stop_token_trained", ""
+        if bos is not None and row.encoded.input_ids[:2] == [bos, bos]:
+            yield "single_bos", ""
+        if not _labels_match_tokens(row.encoded):
+            yield "padding_never_trained", ""
+        targets = _tokenize(self._tokenizer, row.rendered.targets)
+        if _decode_without_spaces(self._tokenizer, trained) != _decode_without_spaces(self._tokenizer, targets):
+            yield "prompts_masked", ""
 
 
 def combine_checks(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
@@ -51,35 +155,99 @@ def combine_checks(first: dict[str, Any], second: dict[str, Any]) -> dict[str, A
     }
 
 
-def build_report(
-    tokenizer: Any, rows: Sequence[Row], checks: dict[str, Any], *, max_length: int, vocabulary: int
-) -> dict[str, Any]:
-    """Return the checks and counts of all tokens of `rows`. `checks` are those of their kind; the checks that all kinds
-    of rows have are added. `max_length` is in tokens, `vocabulary` is the number of rows of the model's embedding.
+class TokenAudit:
+    """Checks that all kinds of rows have, and counts of their tokens. Rows are added in batches, and are not kept."""
 
-    Each check is {passed, value, message}; `value` is the number of faulty rows. A failed check stops the training.
-    """
-    over = [row for row in rows if row.tokens > max_length]
-    lengths = np.array([row.tokens for row in rows])
-    tokens, trained = int(lengths.sum()), sum(len(row.trained) for row in rows)
-    counts, edges = np.histogram(lengths, bins=min(24, max(1, int(lengths.max() - lengths.min()))))
-    return {
-        "checks": {
-            "no_over_length": _length_check(over, max_length),
-            **checks,
-            "ids_in_vocabulary": _vocabulary_check(rows, vocabulary),
-        },
-        "lengths": {f"p{p}": int(np.percentile(lengths, p)) for p in (50, 90, 99)} | {"max": int(lengths.max())},
-        "histogram": {"edges": [float(edge) for edge in edges], "counts": [int(count) for count in counts]},
-        "rows": _count_rows(rows),
-        "tokens": tokens,
-        "trained_tokens": trained,
-        "trained_share": trained / tokens,
-        "split_by_turn": sum(row.rendered.split_by_turn for row in rows),
-        "reasoning": _count_reasoning(rows),
-        "example": _example(tokenizer, rows),
-        "over_length": [{"id": row.id, "file": row.file, "row": row.row, "tokens": row.tokens} for row in over],
-    }
+    def __init__(self, max_length: int, vocabulary: int) -> None:
+        """max_length: in tokens. vocabulary: the number of rows of the model's embedding."""
+        self._max_length, self._vocabulary = max_length, vocabulary
+        self._length_check = Check(
+            f"no row is longer than the max_length of {max_length} tokens",
+            f"longer than the max_length of {max_length} tokens",
+            "nothing is truncated: raise training.max_length, or shorten or remove the rows",
+        )
+        self._vocabulary_check = Check(
+            f"every token id is below the model's vocabulary of {vocabulary}",
+            f"with a token id outside the model's vocabulary of {vocabulary}",
+            "choose a base_model that has an embedding for every token of its tokenizer",
+        )
+        self._over_length: list[dict[str, Any]] = []
+        self._lengths, self._batch_rows = array("i"), array("i")
+        self._ids: list[pa.Array] = []
+        self._trained = self._split_by_turn = 0
+        self._rows: dict[str, int] = {}
+        self._reasoning = _Reasoning()
+
+    def add(self, rows: Sequence[Row]) -> None:
+        """Check and count a batch of rows."""
+        self._batch_rows.append(len(rows))
+        self._ids.append(pa.array([row.id for row in rows], pa.large_string()))
+        for row in rows:
+            self._lengths.append(row.tokens)
+            if row.tokens > self._max_length:
+                self._length_check.add(row)
+                entry = {"id": row.id, "file": row.file, "row": row.row, "tokens": row.tokens}
+                self._over_length.append(entry)
+            if max(row.encoded.input_ids, default=0) >= self._vocabulary:
+                self._vocabulary_check.add(row)
+            self._trained += len(row.trained)
+            self._split_by_turn += row.rendered.split_by_turn
+            name = f"{row.source}/{row.split}"
+            self._rows[name] = self._rows.get(name, 0) + 1
+            self._reasoning.add(row)
+
+    def extend(self, other: "TokenAudit") -> None:
+        """Add the rows of another audit, which come after these."""
+        self._length_check.extend(other._length_check)
+        self._vocabulary_check.extend(other._vocabulary_check)
+        self._over_length += other._over_length
+        self._lengths += other._lengths
+        self._batch_rows += other._batch_rows
+        self._ids += other._ids
+        self._trained += other._trained
+        self._split_by_turn += other._split_by_turn
+        for name, count in other._rows.items():
+            self._rows[name] = self._rows.get(name, 0) + count
+        self._reasoning.extend(other._reasoning)
+
+    def median_row(self) -> tuple[int, int]:
+        """Return (batch, position in it) of a row of median length; of those, by the order of their ids."""
+        lengths = np.array(self._lengths)
+        middle = len(lengths) // 2
+        median = np.partition(lengths, middle)[middle]
+        positions = np.flatnonzero(lengths == median)
+        ids = pa.chunked_array(self._ids).take(pa.array(positions)).to_pylist()
+        candidates = sorted(zip(ids, positions.tolist(), strict=True))
+        _, position = candidates[middle - int((lengths < median).sum())]
+        ends = np.cumsum(self._batch_rows)
+        batch = int(np.searchsorted(ends, position, side="right"))
+        return batch, position - int(ends[batch] - self._batch_rows[batch])
+
+    def report(self, tokenizer: Any, checks: dict[str, Any], example: Row) -> dict[str, Any]:
+        """Return the checks and counts of all rows. `checks` are those of their kind. `example`: the median_row.
+
+        Each check is {passed, value, message}; `value` is the number of faulty rows. A failed check stops the training.
+        """
+        lengths = np.array(self._lengths)
+        tokens = int(lengths.sum())
+        counts, edges = np.histogram(lengths, bins=min(24, max(1, int(lengths.max() - lengths.min()))))
+        return {
+            "checks": {
+                "no_over_length": self._length_check.result(),
+                **checks,
+                "ids_in_vocabulary": self._vocabulary_check.result(),
+            },
+            "lengths": {f"p{p}": int(np.percentile(lengths, p)) for p in (50, 90, 99)} | {"max": int(lengths.max())},
+            "histogram": {"edges": [float(edge) for edge in edges], "counts": [int(count) for count in counts]},
+            "rows": self._rows,
+            "tokens": tokens,
+            "trained_tokens": self._trained,
+            "trained_share": self._trained / tokens,
+            "split_by_turn": self._split_by_turn,
+            "reasoning": self._reasoning.result(),
+            "example": _example(tokenizer, example),
+            "over_length": self._over_length,
+        }
 
 
 def failures(report: dict[str, Any]) -> list[str]:
@@ -87,94 +255,34 @@ def failures(report: dict[str, Any]) -> list[str]:
     return [f"{name}: {entry['message']}" for name, entry in report["checks"].items() if not entry["passed"]]
 
 
-def _length_check(over: Sequence[Row], max_length: int) -> dict[str, Any]:
-    return build_check(
-        over,
-        f"no row is longer than the max_length of {max_length} tokens",
-        f"longer than the max_length of {max_length} tokens",
-        "nothing is truncated: raise training.max_length, or shorten or remove the rows",
-    )
+class _Reasoning:
+    """Counts turns with reasoning. Answers do not need it, so a template without it fails no check, but is reported."""
 
+    def __init__(self) -> None:
+        self._turns = self._left_out = 0
+        self._first_without: list[str] = []
 
-def _vocabulary_check(rows: Sequence[Row], vocabulary: int) -> dict[str, Any]:
-    return build_check(
-        [row for row in rows if max(row.encoded.input_ids, default=0) >= vocabulary],
-        f"every token id is below the model's vocabulary of {vocabulary}",
-        f"with a token id outside the model's vocabulary of {vocabulary}",
-        "choose a base_model that has an embedding for every token of its tokenizer",
-    )
+    def add(self, row: Row) -> None:
+        if not row.dropped or not row.dropped.reasoning_turns:
+            return
+        self._turns += row.dropped.reasoning_turns
+        self._left_out += len(row.dropped.reasoning_left_out)
+        if row.dropped.reasoning_left_out and len(self._first_without) < NAMED_ROWS:
+            self._first_without.append(row.origin)
 
+    def extend(self, other: "_Reasoning") -> None:
+        self._turns += other._turns
+        self._left_out += other._left_out
+        self._first_without = [*self._first_without, *other._first_without][:NAMED_ROWS]
 
-def _content_checks(tokenizer: Any, rows: Sequence[Row]) -> dict[str, Any]:
-    """Return the checks of tokens and labels."""
-    stops = set(stop_token_ids(tokenizer))
-    bos = tokenizer.bos_token_id
-    return {
-        "every_row_trains": build_check(
-            [row for row in rows if not row.trained],
-            "every row has at least one trained token",
-            "without a trained token",
-        ),
-        "stop_token_trained": build_check(
-            [row for row in rows if not _ends_every_turn(row.encoded, stops)],
-            "every assistant turn ends with a trained stop token",
-            "with an assistant turn whose stop token is not trained",
-            "the model would never learn to stop: use a chat template that writes a control token after each answer",
-        ),
-        "single_bos": build_check(
-            [row for row in rows if bos is not None and row.encoded.input_ids[:2] == [bos, bos]],
-            "no row begins with two BOS tokens",
-            "beginning with two BOS tokens",
-        ),
-        "padding_never_trained": build_check(
-            [row for row in rows if not _labels_match_tokens(row.encoded)],
-            "every label equals the token at its position; padding is added after the labels and is masked by position",
-            "with a label that differs from the token at its position",
-        ),
-        "prompts_masked": build_check(
-            _rows_with_other_targets(tokenizer, rows),
-            "the trained tokens of every row decode to exactly its trained turns",
-            "whose trained tokens are not exactly the trained turns",
-        ),
-    }
-
-
-def _rendered_check(rows: Sequence[Row]) -> dict[str, Any]:
-    """Return the check that the chat template leaves out no turn."""
-    faulty = [row for row in rows if row.dropped and row.dropped.turns]
-    turns = ", ".join(f"{row.file}:{row.row} {row.dropped.turns[0]}" for row in faulty[:3] if row.dropped)
-    return build_check(
-        faulty,
-        "every rendered conversation contains the text of all its turns",
-        f"with a turn that the chat template omits ({turns})",
-        "choose a base_model whose template renders such turns, or remove them from the data",
-    )
-
-
-def _count_reasoning(rows: Sequence[Row]) -> dict[str, Any]:
-    """Count turns with reasoning. Answers do not need it, so a template without it fails no check, but is reported."""
-    reasoning = [row for row in rows if row.dropped and row.dropped.reasoning_turns]
-    without = [row for row in reasoning if row.dropped and row.dropped.reasoning_left_out]
-    turns = sum(row.dropped.reasoning_turns for row in reasoning if row.dropped)
-    left_out = sum(len(row.dropped.reasoning_left_out) for row in without if row.dropped)
-    message = ""
-    if turns:
-        message = f"{turns - left_out} of {turns} turns with reasoning are trained with it"
-    if left_out:
-        first_rows = ", ".join(f"{row.file}:{row.row}" for row in without[:5])
-        message += f"; the chat template omits the reasoning of the other {left_out} (first: {first_rows})"
-    return {"turns": turns, "left_out": left_out, "message": message}
-
-
-def build_check(faulty: Sequence[Row], passed_message: str, fault: str, advice: str = "") -> dict[str, Any]:
-    """Return a check of the audit. Its message is `passed_message`, or the number of faulty rows, the first of them and
-    the advice."""
-    if not faulty:
-        return {"passed": True, "value": 0, "message": passed_message}
-    first = ", ".join(f"{row.file}:{row.row}" for row in faulty[:5])
-    rows = "1 row" if len(faulty) == 1 else f"{len(faulty)} rows"
-    message = f"{rows} {fault} (first: {first})" + (f"; {advice}" if advice else "")
-    return {"passed": False, "value": len(faulty), "message": message}
+    def result(self) -> dict[str, Any]:
+        message = ""
+        if self._turns:
+            message = f"{self._turns - self._left_out} of {self._turns} turns with reasoning are trained with it"
+        if self._left_out:
+            first_rows = ", ".join(self._first_without)
+            message += f"; the chat template omits the reasoning of the other {self._left_out} (first: {first_rows})"
+        return {"turns": self._turns, "left_out": self._left_out, "message": message}
 
 
 def _ends_every_turn(encoded: Encoded, stops: set[int]) -> bool:
@@ -193,16 +301,6 @@ def _labels_match_tokens(encoded: Encoded) -> bool:
     return all(label in (MASKED, token) for token, label in pairs)
 
 
-def _rows_with_other_targets(tokenizer: Any, rows: Sequence[Row]) -> list[Row]:
-    """Return the rows whose trained tokens decode to a different text than their tokenized targets."""
-    return [
-        row
-        for row in rows
-        if _decode_without_spaces(tokenizer, row.trained)
-        != _decode_without_spaces(tokenizer, _tokenize(tokenizer, row.rendered.targets))
-    ]
-
-
 def _tokenize(tokenizer: Any, texts: list[str]) -> list[int]:
     return [token for text in texts for token in tokenizer(text, add_special_tokens=False)["input_ids"]]
 
@@ -212,16 +310,8 @@ def _decode_without_spaces(tokenizer: Any, ids: list[int]) -> str:
     return "".join(tokenizer.decode(ids, clean_up_tokenization_spaces=False).split())
 
 
-def _count_rows(rows: Sequence[Row]) -> dict[str, int]:
-    counts: dict[str, int] = {}
-    for row in rows:
-        counts[f"{row.source}/{row.split}"] = counts.get(f"{row.source}/{row.split}", 0) + 1
-    return counts
-
-
-def _example(tokenizer: Any, rows: Sequence[Row]) -> dict[str, str]:
-    """Return a row of median length as text, and with its trained parts between ⟦ and ⟧."""
-    row = sorted(rows, key=lambda row: (row.tokens, row.id))[len(rows) // 2]
+def _example(tokenizer: Any, row: Row) -> dict[str, str]:
+    """Return a row as text, and with its trained parts between ⟦ and ⟧."""
     marked, is_trained = "", False
     part: list[int] = []
     for token, label in zip(row.encoded.input_ids, row.encoded.labels, strict=True):

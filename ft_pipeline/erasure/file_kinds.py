@@ -1,0 +1,69 @@
+"""Every kind of file in a project, and how rows are erased from it. A test finds files that are not listed here."""
+
+import os
+from collections.abc import Iterator
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Literal
+
+Treatment = Literal["rows", "blob", "artifact", "answers", "text", "database", "removed", "named", "no rows", "unknown"]
+"""rows: markers replace the rows.
+blob: the same in a stored copy of a raw file.
+artifact: see store/artifact_redaction.py.
+answers: the teacher's answers are emptied.
+text: the texts are removed.
+database: the texts are removed from each cell.
+removed: the file is removed, because it can be made again.
+named: the user's own file, which is not changed. The result names it if it contains a text.
+no rows: it contains no text of a row.
+unknown: nothing should be of this kind. The result names the file."""
+
+FILE_KINDS: tuple[tuple[str, Treatment], ...] = (
+    ("data/raw/*", "rows"),
+    ("data/excluded.yaml", "no rows"),  # salted hashes
+    ("data/store/artifacts/*", "artifact"),
+    ("data/store/blobs/*.zst", "blob"),
+    ("data/store/blobs/*.reference.json", "no rows"),  # a path and a hash
+    ("data/store/blobs/*.redacted.json", "no rows"),  # hashes
+    ("data/store/blobs/*.damaged", "removed"),
+    ("data/store/blobs/.incoming.*", "removed"),
+    ("data/store/work/*", "removed"),
+    ("data/store/drafts/*", "removed"),
+    ("data/store/cache/stat/*", "no rows"),  # names and hashes
+    ("data/store/cache/*", "removed"),
+    ("data/store/teachers/*/log.jsonl", "answers"),
+    ("data/store/notifications.jsonl", "text"),
+    ("data/store/champion/*.json", "no rows"),  # hash-chained: names, numbers, fingerprints
+    ("data/store/redactions/*.json", "no rows"),  # hash-chained: salted hashes, names
+    ("data/store/current/*.json", "no rows"),  # fingerprints
+    ("data/store/removed.jsonl", "no rows"),  # fingerprints
+    ("data/store/views.sql", "no rows"),  # paths
+    ("data/store/locks/*", "no rows"),
+    ("data/store/teachers/*/lock", "no rows"),
+    ("data/store/*", "unknown"),
+    ("dagster_home/*.db", "database"),
+    ("dagster_home/*.db-*", "no rows"),  # journals, which are empty after the database is compacted
+    *((f"dagster_home/*{suffix}", "text") for suffix in (".out", ".err", ".log", ".txt")),
+    ("dagster_home/*.complete", "no rows"),  # empty
+    ("dagster_home/*.yaml", "no rows"),  # settings
+    ("dagster_home/opening", "no rows"),
+    ("dagster_home/ui", "no rows"),
+    ("dagster_home/*", "unknown"),
+    (".*/*", "no rows"),  # version control, environments
+    ("*", "named"),
+)
+"""Pattern of the path in the project, first match first."""
+
+
+def treatment_of(relative: str) -> Treatment:
+    """Return how rows are erased from the file at a path in the project."""
+    return next(treatment for pattern, treatment in FILE_KINDS if fnmatchcase(relative, pattern))
+
+
+def files_of(root: Path, *treatments: Treatment) -> Iterator[tuple[Path, Treatment]]:
+    """Yield the files of a project that are treated in one of these ways. Links are not followed."""
+    for folder, _, names in os.walk(root):
+        for path in (Path(folder) / name for name in sorted(names)):
+            treatment = treatment_of(path.relative_to(root).as_posix())
+            if treatment in treatments and not path.is_symlink():
+                yield path, treatment

@@ -1,0 +1,286 @@
+"""What an erasure concerns: the row, its near copies in every raw file and snapshot, and what was made from them.
+
+All raw files are read twice, and all stored copies of raw files once, row by row.
+"""
+
+import contextlib
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+
+import yaml
+
+from ft_pipeline.audit.artifact_index import SHOWN_DIGITS, ArtifactIndex
+from ft_pipeline.audit.row_usage import derived_ids, descendants, rows_with
+from ft_pipeline.erasure.near_copies import ErasedContents, PhraseIndex, Words
+from ft_pipeline.erasure.raw_files import RawRow, read_raw_rows
+from ft_pipeline.errors import UserError
+from ft_pipeline.project import Project
+from ft_pipeline.store.artifact_redaction import scratch_folder
+from ft_pipeline.store.blobs import BlobStore
+from ft_pipeline.store.text_redaction import MIN_CHARS, MIN_TRUNCATED_CHARS, Origin
+from ft_pipeline.tables.dedup.tokens import words_of
+from ft_pipeline.tables.formats.registry import FORMATS
+from ft_pipeline.tables.reading.sidecar import PLAIN, Sidecar, parse_sidecar, read_sidecar
+from ft_pipeline.tables.reason_codes import Refused
+
+ANSWERS = (
+    ("teacher_answers", "answers.parquet", "id"),
+    *((kind, "samples.parquet", "group") for kind in ("prompt_baseline", "scores", "comparison")),
+)
+"""(kind of artifact, file, column with the id of the answered row) of every table of models' answers."""
+SETTINGS = ("project.yaml", "experiments/*.yaml", "data/general/*")
+"""Files whose texts are part of settings and specs, and so stay."""
+
+
+@dataclass(frozen=True)
+class RawFile:
+    """A raw file of the project, or a stored copy of one, and one way to read it."""
+
+    data_format: str
+    name: str
+    """Its name in the format's folder."""
+    path: Path
+    sidecar: Sidecar
+    sha256: str | None = None
+    """SHA-256 of the stored copy; None for a file of the project."""
+
+
+@dataclass(frozen=True)
+class PlacedRow:
+    """A row of a raw file."""
+
+    file: RawFile
+    row: RawRow
+
+    @property
+    def origin(self) -> str:
+        return f"{self.file.data_format}/{self.file.name}:{self.row.number}"
+
+
+@dataclass
+class Lineage:
+    """The rows to erase, and what identifies them everywhere."""
+
+    rows: list[PlacedRow] = field(default_factory=list)
+    """Erased rows of the project's files; then rows that only stored copies contain."""
+    ids: set[str] = field(default_factory=set)
+    """Their ids, and those of the rows made from them."""
+    texts: set[str] = field(default_factory=set)
+    """All their texts, and the models' answers to them."""
+    shared: set[str] = field(default_factory=set)
+    """Those of `texts` that another row contains, too."""
+    kept: set[str] = field(default_factory=set)
+    """Texts of other rows with which one of `texts` begins."""
+    also: dict[str, None] = field(default_factory=dict)
+    """Rows that share a text and stay."""
+    request_ids: set[str] = field(default_factory=set)
+    """Ids of the replies that are answers of a teacher to one of the rows."""
+    copies: dict[tuple[str, str], dict[int, str]] = field(default_factory=lambda: defaultdict(dict))
+    """(SHA-256, suffix) of each stored copy → row number → id of the rows to erase."""
+    places: dict[tuple[str, str, str], set[int]] = field(default_factory=lambda: defaultdict(set))
+    """(format, name, SHA-256) → numbers of the erased rows, now or earlier, of that file in a snapshot."""
+    read: set[Path] = field(default_factory=set)
+    """The raw files that were read row by row."""
+    unread: dict[str, str] = field(default_factory=dict)
+    """SHA-256 of each stored copy that cannot be read row by row → its name."""
+    missing: list[str] = field(default_factory=list)
+    """Descriptions of the stored copies that are damaged."""
+
+
+def trace(project: Project, index: ArtifactIndex, chosen: Sequence[PlacedRow]) -> Lineage:
+    """Return the lineage of the chosen rows of a raw file."""
+    lineage = Lineage()
+    fragments = _find_copies(project, index, chosen, lineage)
+    candidates = [*lineage.rows, *fragments]
+    lineage.texts = _texts_of(candidates) | _answers(index, _ids_of(candidates), lineage)
+    said = {turn for placed in lineage.rows for turn in placed.row.content.turns if len(" ".join(turn)) >= MIN_CHARS}
+    shared = _find_shared(project, _ids_of(candidates), lineage, said)
+    for placed in fragments:
+        if shared.issuperset(placed.row.content.turns):  # other rows say it too, so that it identifies nobody
+            lineage.also[placed.origin] = None
+        else:
+            _add(lineage, placed)
+    ids = _ids_of(lineage.rows)
+    texts = _texts_of(lineage.rows)
+    answers = _answers(index, ids, lineage) - texts
+    lineage.texts = texts | answers
+    others = (row for path, column in _answer_tables(index) for row in rows_with(path, "answer", answers))
+    # A model that repeats a text of a person does not make it the text of another one, but it may answer two alike.
+    shared_answers = {row["answer"] for row in others if not ids.intersection((row.get("id"), row.get("group")))}
+    lineage.shared = shared_answers | {text for text in lineage.texts if words_of(text) in shared}
+    lineage.ids = ids | set(derived_ids(index, ids))
+    lineage.rows = _first_of_each(lineage.rows)
+    return lineage
+
+
+def _ids_of(rows: Iterable[PlacedRow]) -> set[str]:
+    return {placed.row.identity for placed in rows}
+
+
+def _texts_of(rows: Iterable[PlacedRow]) -> set[str]:
+    return {text for placed in rows for text in placed.row.texts if text}
+
+
+def _add(lineage: Lineage, placed: PlacedRow) -> None:
+    lineage.rows.append(placed)
+    if (sha256 := placed.file.sha256) is not None:
+        suffix = Path(placed.file.name).suffix.lower()
+        lineage.copies[sha256, suffix][placed.row.number] = placed.row.identity
+        lineage.places[placed.file.data_format, placed.file.name, sha256].add(placed.row.number)
+
+
+def _first_of_each(rows: Iterable[PlacedRow]) -> list[PlacedRow]:
+    """Return all rows of the project's files, and of the others the first one with each format and id."""
+    first: dict[object, PlacedRow] = {}
+    for placed in rows:
+        key = (placed.file.data_format, placed.row.identity)
+        first.setdefault(placed.origin if placed.file.sha256 is None else key, placed)
+    known = {(placed.file.data_format, placed.row.identity) for key, placed in first.items() if isinstance(key, str)}
+    return [placed for key, placed in first.items() if key not in known]
+
+
+def _find_copies(
+    project: Project, index: ArtifactIndex, chosen: Sequence[PlacedRow], lineage: Lineage
+) -> list[PlacedRow]:
+    """Add the chosen rows and their copies to the lineage. Return the rows that are a part of one of them."""
+    contents = ErasedContents(placed.row.content for placed in chosen)
+    chosen_ids = {(placed.file.data_format, placed.row.identity) for placed in chosen}
+    fragments = []
+    for file in chain(raw_files(project), _stored_files(index, lineage)):
+        for row in _rows_of(file, lineage):
+            placed = PlacedRow(file, row)
+            if row.is_marker:
+                lineage.places[file.data_format, file.name, file.sha256 or ""].add(row.number)
+            elif (file.data_format, row.identity) in chosen_ids or contents.has_copy(row.content):
+                _add(lineage, placed)
+            elif contents.has_fragment(row.content):
+                fragments.append(placed)
+    return fragments
+
+
+def raw_files(project: Project) -> Iterator[RawFile]:
+    """Yield every raw file of the project that can be read."""
+    for data_format in FORMATS:
+        folder = project.raw_folder(data_format)
+        for path in sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix != ".yaml"):
+            with contextlib.suppress(Refused):
+                sidecar = parse_sidecar(read_sidecar(path, folder))
+                yield RawFile(data_format, path.relative_to(folder).as_posix(), path, sidecar)
+
+
+def _rows_of(file: RawFile, lineage: Lineage) -> Iterator[RawRow]:
+    """Yield the rows of a file until it is refused. Note whether it is."""
+    try:
+        yield from read_raw_rows(file.path, file.name, file.data_format, file.sidecar)
+        lineage.read.add(file.path)
+    except Refused:
+        if file.sha256 is not None:
+            lineage.unread[file.sha256] = file.name
+
+
+def _stored_files(index: ArtifactIndex, lineage: Lineage) -> Iterator[RawFile]:
+    """Yield each stored copy of a raw file in each way in which a snapshot read it. It exists until the next one.
+
+    A copy that no snapshot lists (the run ended before it was recorded) is read as JSON lines or Parquet.
+    """
+    blobs = BlobStore(index.root)
+    listed = _listed_files(index)
+    for sha256 in sorted(blobs.stored()):
+        with scratch_folder(index.root) as scratch:
+            try:
+                path = blobs.checkout(sha256, scratch / "copy", allow_redacted=True)
+            except UserError:
+                if blobs.path(sha256).is_file():
+                    names = [name for _, name, _ in listed.get(sha256, ())] or ["a raw file"]
+                    lineage.missing.append(f"the kept copy of {names[0]} ({sha256[:SHOWN_DIGITS]})")
+                continue
+            for data_format, name, sidecar_sha256 in listed.get(sha256) or [_guess(path)]:
+                yield RawFile(data_format, name, path, _stored_sidecar(blobs, sidecar_sha256, scratch), sha256)
+
+
+def _listed_files(index: ArtifactIndex) -> dict[str, dict[tuple[str, str, str | None], None]]:
+    """Return SHA-256 → (format, name, SHA-256 of the sidecar) of every file of every snapshot."""
+    files: dict[str, dict[tuple[str, str, str | None], None]] = defaultdict(dict)
+    for data_format in FORMATS:
+        for node in index.all(f"raw_{data_format}"):
+            for entry in node.config.get("files", []):
+                if entry.get("sha256"):
+                    files[entry["sha256"]][data_format, entry["name"], entry.get("sidecar")] = None
+    return files
+
+
+def _guess(path: Path) -> tuple[str, str, None]:
+    with path.open("rb") as file:
+        return "alpaca", "unlisted.parquet" if file.read(4) == b"PAR1" else "unlisted.jsonl", None
+
+
+def _stored_sidecar(blobs: BlobStore, sha256: str | None, folder: Path) -> Sidecar:
+    """Return a stored sidecar. Without one, or if it cannot be read, the file is read as if it had none."""
+    if sha256 is None:
+        return PLAIN
+    try:
+        path = blobs.checkout(sha256, folder / "sidecar.yaml")
+        return parse_sidecar(yaml.safe_load(path.read_text(encoding="utf-8-sig")))
+    except (UserError, Refused, yaml.YAMLError, UnicodeDecodeError):
+        return PLAIN
+
+
+def _answers(index: ArtifactIndex, ids: set[str], lineage: Lineage) -> set[str]:
+    """Return the models' answers to rows with these ids. Those of endpoint teachers are added to `request_ids`."""
+    rows = [row for path, column in _answer_tables(index) for row in rows_with(path, column, ids)]
+    lineage.request_ids = {row["request_id"] for row in rows if row.get("request_id")}
+    return {row["answer"] for row in rows if row["answer"]}
+
+
+def _answer_tables(index: ArtifactIndex) -> Iterator[tuple[Path, str]]:
+    """Yield (file, column with the id of the answered row) of every table of answers."""
+    for kind, name, column in ANSWERS:
+        for node in index.all(kind):
+            if node.path is not None and (node.path / name).is_file():
+                yield node.path / name, column
+
+
+def _find_shared(project: Project, ids: set[str], lineage: Lineage, said: set[Words]) -> set[Words]:
+    """Return the words of those texts that rows with other ids contain, too. Rows that contain one of `said` are added
+    to `also`."""
+    phrases = PhraseIndex(map(words_of, lineage.texts))
+    by_start = defaultdict(list)
+    for text in lineage.texts:
+        by_start[text[:MIN_TRUNCATED_CHARS]].append(text)
+    shared: set[Words] = set()
+
+    def compare(origin: str, texts: Collection[str]) -> None:
+        found = phrases.found_in(words_of("\n".join(texts)))
+        shared.update(found)
+        if found & said:
+            lineage.also[origin] = None
+        for text in texts:
+            if any(longer.startswith(text) for longer in by_start.get(text[:MIN_TRUNCATED_CHARS], ())):
+                lineage.kept.add(text)
+
+    for file in raw_files(project):
+        for row in _rows_of(file, lineage):
+            if not row.is_marker and row.identity not in ids:
+                compare(PlacedRow(file, row).origin, row.texts)
+    for path in (path for pattern in SETTINGS for path in sorted(project.root.glob(pattern)) if path.is_file()):
+        compare(path.relative_to(project.root).as_posix(), [path.read_text(encoding="utf-8", errors="replace")])
+    return shared
+
+
+def origins_by_artifact(index: ArtifactIndex, lineage: Lineage) -> dict[Path, set[Origin]]:
+    """Return folder of an artifact → (table, file, row) of the erased rows in the snapshots that it was made from."""
+    origins: dict[Path, set[Origin]] = defaultdict(set)
+    for data_format in FORMATS:
+        for node in index.all(f"raw_{data_format}"):
+            own: set[Origin] = {
+                (data_format, entry["name"], number)
+                for entry in node.config.get("files", [])
+                for number in lineage.places.get((data_format, entry["name"], entry.get("sha256", "")), ())
+            }
+            for made in descendants(index, node) if own else ():
+                if made.path is not None:
+                    origins[made.path] |= own
+    return origins
