@@ -52,26 +52,36 @@ class Shards:
             return {}
         ascending = np.sort(rows)
         rare = self._rare_shingles(ascending, read_shingles)
-        order = np.searchsorted(ascending, rows)
-        groups = [_Group.of(members, ascending, order, rare) for members in self._divide(rare, len(ascending))]
+        groups = self._groups(ascending, np.searchsorted(ascending, rows), rare)
         compare = partial(_compare, read_shingles=read_shingles, may_replace=may_replace)
         return {row: original for matches in self.map(compare, groups) for row, original in matches.items()}
 
-    def _divide(self, rare: RareShingles, count: int) -> Iterator[np.ndarray]:
-        """Yield the sets of each shard, ascending, without those that share no rare shingle."""
-        owners = np.unique(rare.owners)
-        shards = mix(components(rare, count)[owners].astype(np.uint64)) % np.uint64(self.count)
-        for shard in range(self.count):
-            members = owners[shards == shard]
-            if len(members):
-                yield members
+    def _groups(self, rows: np.ndarray, order: np.ndarray, rare: RareShingles) -> Iterator["_Group"]:
+        """Yield the rows of each shard. Those that share no rare shingle are left out."""
+        shards = self._shards_of(components(rare, len(rows)))
+        sharing = np.unique(rare.owners)
+        order = order[np.isin(order, sharing)]
+        divided = (self._divide(shards[positions]) for positions in (sharing, order, rare.owners))
+        for inside, ordered, owned in zip(*divided, strict=True):
+            if len(inside):
+                members = sharing[inside]
+                owners = np.searchsorted(members, rare.owners[owned])
+                in_order = np.searchsorted(members, order[ordered])
+                yield _Group(rows[members], in_order, RareShingles(owners, rare.ids[owned]))
+
+    def _shards_of(self, values: np.ndarray) -> np.ndarray:
+        return mix(values.astype(np.uint64)) % np.uint64(self.count)
+
+    def _divide(self, shards: np.ndarray) -> list[np.ndarray]:
+        """Return the positions of each shard, ascending."""
+        order = np.argsort(shards.astype(np.min_scalar_type(self.count)), kind="stable")
+        return np.split(order, np.searchsorted(shards[order], np.arange(1, self.count, dtype=np.uint64)))
 
     def _by_value(
         self, work: Callable[[np.ndarray], np.ndarray], values: np.ndarray
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield (positions, work(their values)) of each shard. Equal values are in one shard."""
-        shards = mix(values.astype(np.uint64)) % np.uint64(self.count)
-        positions = [np.flatnonzero(shards == shard) for shard in range(self.count)]
+        positions = self._divide(self._shards_of(values))
         yield from zip(positions, self.map(work, (values[rows] for rows in positions)), strict=True)
 
     def _share_a_band(self, bands: np.ndarray) -> np.ndarray:
@@ -116,13 +126,6 @@ class _Group:
     """int64: positions in `rows`, in the order in which the rows are kept."""
     rare: RareShingles
     """Its owners are positions in `rows`."""
-
-    @classmethod
-    def of(cls, members: np.ndarray, rows: np.ndarray, order: np.ndarray, rare: RareShingles) -> "_Group":
-        """Return the group of some of the rows. members: positions in `rows`, as in `order` and `rare`; ascending."""
-        ordered, owned = np.isin(order, members), np.isin(rare.owners, members)
-        owners = np.searchsorted(members, rare.owners[owned])
-        return cls(rows[members], np.searchsorted(members, order[ordered]), RareShingles(owners, rare.ids[owned]))
 
 
 def _compare(group: _Group, read_shingles: ReadShingles, may_replace: MayReplace | None) -> dict[int, int]:
