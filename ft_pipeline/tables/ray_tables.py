@@ -9,6 +9,7 @@ import itertools
 import logging
 import os
 import re
+import socket
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
@@ -27,7 +28,8 @@ from ft_pipeline.tables.reason_codes import Refused
 RAY_TABLES = "FT_RAY_TABLES"
 """Environment variable: HOST:PORT of the head of a Ray cluster. If it is not set, tables are built on this machine."""
 SHARDS_PER_CPU = 4
-_ADDRESS = re.compile(r"[^\s:/]+:\d{1,5}")
+_ADDRESS = re.compile(r"([^\s:/]+):(\d{1,5})")
+_ANSWER_SECONDS = 10
 _PACKAGE = Path(__file__).parent
 _PROCESSING_CPUS, _READING_CPUS = 1.0, 0.0
 """Reading mostly waits for the disk. The numbers differ so that Ray Data does not join the two steps: then the batches
@@ -107,7 +109,8 @@ def connect() -> Iterator[RayTables | None]:
     if not address:
         yield None
         return
-    if not _ADDRESS.fullmatch(address):
+    host_and_port = _ADDRESS.fullmatch(address)
+    if not host_and_port:
         raise UserError(f"{RAY_TABLES}={address!r} is not HOST:PORT. Set it to the address of `ray start --head`.")
     try:
         import ray
@@ -115,8 +118,10 @@ def connect() -> Iterator[RayTables | None]:
     except ImportError:
         raise UserError(f"{RAY_TABLES} needs the extra `ray`. Run: pip install 'ft-pipeline[ray]'") from None
     try:
+        # Ray itself waits for minutes.
+        socket.create_connection((host_and_port[1], int(host_and_port[2])), timeout=_ANSWER_SECONDS).close()
         ray.init(address=address, log_to_driver=False, logging_level="warning")
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, OverflowError, RuntimeError, ValueError) as error:
         raise UserError(
             f"No Ray cluster answers at {address}: {first_line(error)}. Join it with `ray start --address={address}`, "
             f"or unset {RAY_TABLES}."

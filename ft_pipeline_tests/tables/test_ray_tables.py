@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -266,6 +267,15 @@ def test_without_the_variable_nothing_is_divided(monkeypatch: pytest.MonkeyPatch
 def test_an_address_that_is_not_one_of_a_head_is_refused(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(RAY_TABLES, address)
     with pytest.raises(UserError, match=r"FT_RAY_TABLES=.+ is not HOST:PORT\. Set it"), ray_tables.connect():
+        pass
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:9", "127.0.0.1:99999", "no-such-host.invalid:6379"])
+def test_a_cluster_that_does_not_answer_is_one_error(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("ray", "ray.data"):
+        monkeypatch.setitem(sys.modules, module, ModuleType(module))
+    monkeypatch.setenv(RAY_TABLES, address)
+    with pytest.raises(UserError, match=r"No Ray cluster answers at .+ Join it with `ray start"), ray_tables.connect():
         pass
 
 
