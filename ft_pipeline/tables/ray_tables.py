@@ -79,7 +79,7 @@ class RayTables:
     def _map(self, function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
         import ray
 
-        task, shared = ray.remote(_call), ray.put(function)
+        task, shared = ray.remote(scheduling_strategy="SPREAD")(_call), ray.put(function)
         under_way: deque[Any] = deque()
         for item in items:
             under_way.append(task.remote(shared, item, self.code))

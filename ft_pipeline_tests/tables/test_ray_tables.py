@@ -59,9 +59,10 @@ def nodes() -> Iterator[Any]:
         patch.setenv("PYTHONPATH", os.pathsep.join(paths))
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         folder = tempfile.mkdtemp(prefix="ray", dir="/tmp")  # a short path: it has the names of sockets
+        patch.setenv("RAY_TMPDIR", folder)
         running = Cluster()
         try:
-            running.add_node(**NODE, include_dashboard=False, temp_dir=folder)
+            running.add_node(**NODE, include_dashboard=False)
             running.add_node(**NODE)
             yield running
         finally:
@@ -181,13 +182,13 @@ class RecordingTask(FileTask):
 
     def process(self, batch: Batch, excluded: Collection[str]) -> BatchResult:
         (self.folder / f"node-{batch.rows[0]}").write_text(current_node())
-        time.sleep(0.5)  # so that every node gets some
         return super().process(batch, excluded)
 
 
 def current_node(_: Any = None) -> str:
     import ray
 
+    time.sleep(0.5)  # so that every node gets some work
     return str(ray.get_runtime_context().get_node_id())
 
 
