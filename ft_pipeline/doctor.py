@@ -16,6 +16,7 @@ from ft_pipeline.execution.workers.devices import DeviceNeed, query_nvidia_smi, 
 from ft_pipeline.execution.workers.launchers import LAUNCHER, launcher_for, worker_environment
 from ft_pipeline.models import compute_setting
 from ft_pipeline.project import Project
+from ft_pipeline.tables.ray_tables import RAY_TABLES
 
 NEEDED_DISK_GB = 3.0
 """With less free space, the check of the disk fails."""
@@ -142,7 +143,7 @@ def _check_launcher(_: Project) -> Finding:
     except UserError as error:
         return Finding("launcher", "problem", str(error), "choose a launcher from docs/deploy.md")
     name = os.environ.get(LAUNCHER) or "local"
-    if name == "ray" and not _is_installed("ray"):
+    if (name == "ray" or os.environ.get(RAY_TABLES)) and not _is_installed("ray"):
         return Finding("launcher", "problem", "ray is not installed", "pip install 'ft-pipeline[ray]'")
     return Finding("launcher", "ok", name)
 

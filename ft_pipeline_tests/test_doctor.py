@@ -71,3 +71,15 @@ def test_a_compute_type_that_the_cpu_emulates_causes_a_warning(project: Path, mo
     finding = compute_finding(project)
     assert finding.status == "warning" and finding.facts["dtype"] == "bfloat16"
     assert finding.fix == "unset FT_COMPUTE_DTYPE: float32 is much faster here"
+
+
+@pytest.mark.usefixtures("project")
+@pytest.mark.parametrize(("variable", "value"), [("FT_LAUNCHER", "ray"), ("FT_RAY_TABLES", "head:6379")])
+def test_a_missing_ray_is_reported_where_it_is_needed(
+    variable: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "_is_installed", lambda name: name != "ray")
+    assert findings_as_json()[1]["launcher"]["status"] == "ok"
+    monkeypatch.setenv(variable, value)
+    launcher = findings_as_json()[1]["launcher"]
+    assert (launcher["status"], launcher["seen"]) == ("problem", "ray is not installed")

@@ -24,12 +24,14 @@ from ft_pipeline.store.artifacts import Artifact
 from ft_pipeline.store.asset_pointers import current_artifact
 from ft_pipeline.store.folder_cache import FolderCache
 from ft_pipeline.store.spec import Spec
+from ft_pipeline.tables import ray_tables
 from ft_pipeline.tables.accounts import RowWarning
 from ft_pipeline.tables.build import build_table
 from ft_pipeline.tables.checks.content_checks import ACCOUNT_COLUMNS, QUARANTINE_COLUMNS, describe_columns
 from ft_pipeline.tables.conversations import build_conversations, count_words
 from ft_pipeline.tables.excluded_rows import Excluded, read_excluded
 from ft_pipeline.tables.file_result import SourceFile
+from ft_pipeline.tables.file_task import map_files
 from ft_pipeline.tables.formats.base import Format
 from ft_pipeline.tables.formats.registry import CONVERSATIONAL, FORMATS
 from ft_pipeline.tables.held_out import SuiteTexts
@@ -82,7 +84,11 @@ def _build_table(build: BuildContext) -> dict[str, Any]:
     max_quarantined = build.spec.config["max_quarantined"]
     shares = build.spec.config.get("shares")
     excluded = Excluded.from_json(build.spec.config["excluded"])
-    with tempfile.TemporaryDirectory(prefix="ft-table-") as folder:
+    with (
+        ray_tables.connect() as cluster,
+        # On a cluster, the nodes read the files from the store's file system.
+        tempfile.TemporaryDirectory(prefix="ft-table-", dir=build.out if cluster else None) as folder,
+    ):
         local_copies = checkout(read_listing(build.inputs["raw"]), build.store, Path(folder))
         cache = FolderCache(build.store.root / "cache" / "tables")
         files = [source_file(local_copy) for local_copy in local_copies]
@@ -94,6 +100,8 @@ def _build_table(build: BuildContext) -> dict[str, Any]:
             shares=DataSettings.model_validate(shares) if shares else None,
             excluded=excluded,
             cache=cache,
+            map_files=cluster.map_files if cluster else map_files,
+            shards=cluster.shards if cluster else None,
         )
     return {**report.to_json(), "preview": report.preview, "mapped": mapped_columns(files)}
 

@@ -13,6 +13,7 @@ from ft_pipeline.settings.project import DataSettings
 from ft_pipeline.store.folder_cache import FolderCache
 from ft_pipeline.tables.accounts import FileAccount, TableReport
 from ft_pipeline.tables.dedup.keys import write_keys
+from ft_pipeline.tables.dedup.sharding import Shards
 from ft_pipeline.tables.duplicates import (
     CODES,
     WORDS,
@@ -22,6 +23,7 @@ from ft_pipeline.tables.duplicates import (
     flag_duplicates,
 )
 from ft_pipeline.tables.file_result import SourceFile
+from ft_pipeline.tables.file_task import MapFiles, map_files
 from ft_pipeline.tables.formats.arrow_schema import ORIGIN, schema_of
 from ft_pipeline.tables.formats.base import Format
 from ft_pipeline.tables.formats.registry import FORMATS
@@ -78,6 +80,8 @@ def build_table(
     excluded: Collection[str] = frozenset(),
     progress: Callable[[int], None] | None = None,
     cache: FolderCache | None = None,
+    map_files: MapFiles = map_files,
+    shards: Shards | None = None,
 ) -> TableReport:
     """Write rows.parquet, set_aside.parquet and files.parquet into the folder `out`, which is created if missing.
 
@@ -87,14 +91,15 @@ def build_table(
     raises no error: refused files, and a quarantined share above its limit, are failed checks of the report. Without
     files the table is empty. `excluded` has the ids (`row_id`) of erased rows. `progress` receives the number of rows
     read after each batch. `cache` stores the results of files, so that unchanged files are not read again.
+    `map_files` and `shards` decide where the work is done, and change nothing in the table.
     """
     row_format = FORMATS[data_format]
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".work-", dir=out) as folder:
-        ingestor = Ingestor(data_format, Path(folder), excluded, progress, cache)
-        results = [ingestor.collect(source) for source in sorted(files, key=lambda file: file.name)]
+        ingestor = Ingestor(data_format, Path(folder), excluded, progress, cache, map_files)
+        results = ingestor.collect(sorted(files, key=lambda file: file.name))
         readable = [file for file in results if not file.refused]
-        flags = flag_duplicates(row_format, readable, shares)
+        flags = flag_duplicates(row_format, readable, shares, shards)
         fill_accounts(flags)
         rows_hash, preview, written = _write_rows(row_format, flags, out / "rows.parquet")
         set_aside = _write_set_aside(row_format, flags, out / "set_aside.parquet")
@@ -121,7 +126,7 @@ def _write_rows(row_format: Format, flags: DuplicateFlags, path: Path) -> tuple[
     with RowGroupWriter(path, schema, **PARQUET) as writer:
         for index, file in enumerate(flags.files):
             stays, count, begin = flags.of_file(index)[0] == 0, 0, 0
-            for batch in file.row_batches():
+            for batch in file.stored.row_batches():
                 mask = stays[begin : begin + batch.num_rows]
                 begin += batch.num_rows
                 kept = batch if mask.all() else batch.filter(pa.array(mask))
@@ -174,7 +179,7 @@ def _copies(row_format: Format, flags: DuplicateFlags, index: int) -> Iterator[l
     """Yield the rows of a file that duplicate or contradict another row. Their raw text is the row read, as JSON."""
     file, begin = flags.files[index], 0
     codes, of = flags.of_file(index)
-    for batch in file.row_batches():
+    for batch in file.stored.row_batches():
         positions = np.flatnonzero(codes[begin : begin + batch.num_rows])
         rows = batch.take(pa.array(positions)).to_pylist() if positions.size else []
         entries = []

@@ -12,7 +12,8 @@ from ft_pipeline.tables.accounts import RowWarning
 from ft_pipeline.tables.dedup.keys import Keys, groups_of, merge, shingles_of_views
 from ft_pipeline.tables.dedup.matching import TRAIN_RANK, DuplicateMatches, find_duplicates, first_index
 from ft_pipeline.tables.dedup.near_duplicates import Spill
-from ft_pipeline.tables.file_result import FileResult
+from ft_pipeline.tables.dedup.sharding import Shards
+from ft_pipeline.tables.file_result import FileResult, StoredRows
 from ft_pipeline.tables.formats.base import Format
 from ft_pipeline.tables.reason_codes import DUPLICATE_CODES
 from ft_pipeline.tables.splits import place_in_splits
@@ -51,10 +52,13 @@ class DuplicateFlags:
         return self.code[file_rows], self.of[file_rows]
 
 
-def flag_duplicates(row_format: Format, files: list[FileResult], shares: DataSettings | None = None) -> DuplicateFlags:
+def flag_duplicates(
+    row_format: Format, files: list[FileResult], shares: DataSettings | None = None, shards: Shards | None = None
+) -> DuplicateFlags:
     """Flag duplicates and contradicting pairs among the accepted rows.
 
     shares: of the splits; held-out rows are kept rather than training rows. None: the first row is always kept.
+    shards: divide the work; None: it is done here. The flags are the same.
 
     Rows of golden test files are compared only with each other. If a training row duplicates a golden row, the
     training row must be removed later, and the golden row must stay.
@@ -65,11 +69,13 @@ def flag_duplicates(row_format: Format, files: list[FileResult], shares: DataSet
     golden = _per_row(files, [file.account.split == "test" for file in files])
     ranks = None if shares is None else TRAIN_RANK - place_in_splits(groups_of(keys, shares), shares)
     numbers = np.repeat(np.arange(len(files), dtype=np.int32), [len(file.rows) for file in files])
+    find = partial(find_duplicates, first=shards.first_index, near=shards.find_near) if shards else find_duplicates
+    stored = [file.stored for file in files]
     for rows in (np.flatnonzero(~golden), np.flatnonzero(golden)):
         if len(rows):
-            matches = find_duplicates(
+            matches = find(
                 keys if len(rows) == len(keys) else keys.take(rows),
-                partial(_read_some, row_format, files, rows),
+                partial(_read_some, row_format, stored, rows),
                 None if ranks is None else ranks[rows],
                 numbers[rows],
             )
@@ -83,17 +89,17 @@ def flag_duplicates(row_format: Format, files: list[FileResult], shares: DataSet
 
 
 def _read_some(
-    row_format: Format, files: Sequence[FileResult], rows: np.ndarray, positions: np.ndarray
+    row_format: Format, files: Sequence[StoredRows], rows: np.ndarray, positions: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     return read_shingles(row_format, files, rows[positions])
 
 
-def read_shingles(row_format: Format, files: Sequence[FileResult], rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def read_shingles(row_format: Format, files: Sequence[StoredRows], rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return (shingles, number per row) of the accepted rows at these positions, which ascend. The positions count the
     rows of all files. Their texts are read again."""
     shingles, lengths, done = Spill(), [], 0
     for file in files:
-        last = done + len(file.rows)
+        last = done + file.count
         if np.searchsorted(rows, done) == np.searchsorted(rows, last):
             done = last
             continue

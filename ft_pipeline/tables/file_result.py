@@ -43,6 +43,20 @@ class SourceFile:
     The context ends with UserError if the bytes changed while they were read."""
 
 
+@dataclass(frozen=True)
+class StoredRows:
+    """The accepted rows of a file on disk."""
+
+    folder: Path | None
+    """None if the file is refused."""
+    count: int
+
+    def row_batches(self) -> Iterator[pa.RecordBatch]:
+        """Yield the rows, in order: the format's columns, `row`, `id`."""
+        for path in sorted(self.folder.glob(_ROWS)) if self.folder else ():
+            yield from _read_stream(path)
+
+
 @dataclass
 class FileResult:
     """Result of reading one file. A refused file has only an account."""
@@ -66,10 +80,9 @@ class FileResult:
     def refused(self) -> bool:
         return self.account.status == "refused"
 
-    def row_batches(self) -> Iterator[pa.RecordBatch]:
-        """Yield the accepted rows: the format's columns, `row`, `id`."""
-        for path in sorted(self.folder.glob(_ROWS)) if self.folder else ():
-            yield from _read_stream(path)
+    @property
+    def stored(self) -> StoredRows:
+        return StoredRows(self.folder, len(self.rows))
 
     def aside_batches(self) -> Iterator[pa.RecordBatch]:
         """Yield the faulty rows."""

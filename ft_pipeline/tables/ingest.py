@@ -1,9 +1,8 @@
 """Read raw files: accepted rows go to disk, their keys stay in memory. Duplicates are not known yet."""
 
-from collections.abc import Callable, Collection
-from contextlib import nullcontext
-from dataclasses import replace
-from functools import partial
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import ExitStack, closing, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -21,15 +20,12 @@ from ft_pipeline.tables.file_result import (
     SourceFile,
     load,
     refused,
-    rows_path,
     save,
-    write_stream,
 )
-from ft_pipeline.tables.process_batch import ASIDE, BatchResult, process_batch
+from ft_pipeline.tables.file_task import FileResults, FileTask, MapFiles, map_files
+from ft_pipeline.tables.process_batch import ASIDE, BatchResult
 from ft_pipeline.tables.reading.batches import Batch
-from ft_pipeline.tables.reading.containers import check_path, read_batches
-from ft_pipeline.tables.reading.process_pool import map_batches
-from ft_pipeline.tables.reading.sidecar import Sidecar, parse_sidecar
+from ft_pipeline.tables.reading.sidecar import parse_sidecar
 from ft_pipeline.tables.reason_codes import Refused
 
 MIN_ROWS = 2
@@ -48,73 +44,93 @@ class Ingestor:
         excluded: Collection[str] = frozenset(),
         progress: Callable[[int], None] | None = None,
         cache: FolderCache | None = None,
+        map_files: MapFiles = map_files,
     ):
         self.data_format, self.work, self.excluded, self.cache = data_format, work, excluded, cache
         self.progress = progress or (lambda rows: None)
+        self.map_files = map_files
         self.from_cache = 0
         """Number of files that came from the cache and were not read."""
         self._files = 0
         self._excluded_hash = hash_of_ids(excluded)
 
-    def collect(self, source: SourceFile) -> FileResult:
-        """Read one file, or load its result from the cache. If the file is refused, its account has the error."""
+    def collect(self, sources: Iterable[SourceFile]) -> list[FileResult]:
+        """Read files, or load their results from the cache. If a file is refused, its account has the error."""
+        prepared = [self._prepare(source) for source in sources]
+        opened: deque[ExitStack] = deque()
+
+        def tasks() -> Iterator[FileTask]:
+            for result, is_read in prepared:
+                if not is_read:
+                    opened.append(stack := ExitStack())
+                    yield self._open(result, stack)
+
+        batches = self.map_files(tasks(), self.excluded)
+        return [result if is_read else self._finish(result, next(batches), opened) for result, is_read in prepared]
+
+    def _prepare(self, source: SourceFile) -> tuple[FileResult, bool]:
+        """Return the result of a file, and whether it is complete. If not, the file must be read."""
         if source.refused:
-            return refused(source, Refused(*source.refused))
+            return refused(source, Refused(*source.refused)), True
         account = FileAccount(file=source.name, sha256=source.sha256)
         self._files += 1
         folder = self.work / f"{self._files:06d}"
         try:
             sidecar = parse_sidecar(source.sidecar)
-            account.max_quarantined, account.split = sidecar.max_quarantined, sidecar.split
-            account.allow = sorted(sidecar.allow)
-            if self.cache is None or not source.sha256:
-                return self._read(FileResult(source, account, sidecar, folder))
-            suffix = Path(source.name).suffix.lower()
-            key = key_of(source.sha256, self.data_format, suffix, source.sidecar, self._excluded_hash)
-            if self.cache.restore(key, folder):
-                self.from_cache += 1
-                return load(source, account, sidecar, folder)
-            result = self._read(FileResult(source, account, sidecar, folder))
-            save(result, folder)
-            self.cache.store(key, folder)
-            return result
         except Refused as error:
-            return refused(source, error)
+            return refused(source, error), True
+        account.max_quarantined, account.split = sidecar.max_quarantined, sidecar.split
+        account.allow = sorted(sidecar.allow)
+        if self.cache and source.sha256 and self.cache.restore(self._key(source), folder):
+            self.from_cache += 1
+            return load(source, account, sidecar, folder), True
+        return FileResult(source, account, sidecar, folder), False
 
-    def _read(self, result: FileResult) -> FileResult:
-        """Read the content of the file into `result`, and return it; or a refused result if the content is refused."""
+    def _key(self, source: SourceFile) -> str:
+        return key_of(source.sha256, self.data_format, _suffix(source), source.sidecar, self._excluded_hash)
+
+    def _open(self, result: FileResult, stack: ExitStack) -> FileTask:
+        """Return the task of reading a file. Its bytes are there until the stack is closed."""
         source, folder = result.source, result.folder
         assert folder is not None
         folder.mkdir()
-        with source.fetch() if source.fetch else nullcontext(source.path) as path:
-            try:
-                path = check_path(path, source.data_dir or path.parent)
-                totals = self._gather(result, path, folder)
-                _refuse_whole(totals, self.data_format)
-            except Refused as error:
-                for path_left in folder.iterdir():
-                    path_left.unlink()
-                return refused(source, error)
+        path = stack.enter_context(source.fetch() if source.fetch else nullcontext(source.path))
+        data_dir = source.data_dir or path.parent
+        return FileTask(path, data_dir, _suffix(source), folder, self.data_format, result.sidecar)
+
+    def _finish(self, result: FileResult, batches: FileResults, opened: deque[ExitStack]) -> FileResult:
+        """Return the result of a file with the content of its batches, and store it in the cache."""
+        source, folder = result.source, result.folder
+        assert folder is not None
+        with opened.popleft():
+            result = self._read(result, folder, batches)
+        if self.cache and source.sha256:
+            save(result, folder)
+            self.cache.store(self._key(source), folder)
+        return result
+
+    def _read(self, result: FileResult, folder: Path, batches: FileResults) -> FileResult:
+        """Return the result with the content of the file, or a refused result if the content is refused."""
+        try:
+            with closing(batches):
+                totals = self._gather(folder, batches)
+            _refuse_whole(totals, self.data_format)
+        except Refused as error:
+            for path_left in folder.iterdir():
+                path_left.unlink()
+            return refused(result.source, error)
         result.rows = np.concatenate(totals.rows)
         result.keys = merge(totals.keys, consume=True)
         result.pairs = np.concatenate(totals.pairs)
         result.reasons = totals.reasons
-        result.warnings = totals.warnings(source.name)
+        result.warnings = totals.warnings(result.source.name)
         result.account.read = totals.read
         return result
 
-    def _gather(self, result: FileResult, path: Path, folder: Path) -> "_FileTotals":
+    def _gather(self, folder: Path, batches: FileResults) -> "_FileTotals":
         totals = _FileTotals()
-        suffix = Path(result.source.name).suffix.lower()
-        process = partial(
-            _process_into,
-            folder=folder,
-            data_format=self.data_format,
-            sidecar=result.sidecar,
-            excluded=self.excluded,
-        )
         with pa.OSFile(str(folder / ASIDE_FILE), "wb") as sink, pa.ipc.new_stream(sink, ASIDE) as aside:
-            for batch, batch_result in map_batches(process, read_batches(path, suffix), path.stat().st_size):
+            for batch, batch_result in batches:
                 _refuse_broken_array(batch, batch_result)
                 aside.write_table(batch_result.aside)
                 totals.add(batch, batch_result)
@@ -122,13 +138,8 @@ class Ingestor:
         return totals
 
 
-def _process_into(
-    batch: Batch, folder: Path, data_format: str, sidecar: Sidecar, excluded: Collection[str]
-) -> BatchResult:
-    """Run process_batch and write its rows to a file: they are too large to send between processes."""
-    batch_result = process_batch(batch, data_format, sidecar, excluded)
-    write_stream(rows_path(folder, batch.rows[0]), batch_result.table)
-    return replace(batch_result, table=None)
+def _suffix(source: SourceFile) -> str:
+    return Path(source.name).suffix.lower()
 
 
 class _FileTotals:

@@ -71,7 +71,7 @@ def _ingest(ingestor: Ingestor, path: Path, data_dir: Path, sidecar: Any) -> Fil
         mapping = read_sidecar(path, data_dir) if sidecar is NEXT_TO_FILE else sidecar
     except Refused as error:
         return refused(source, error)
-    return ingestor.collect(replace(source, sidecar=dict(mapping) if mapping else None))
+    return ingestor.collect([replace(source, sidecar=dict(mapping) if mapping else None)])[0]
 
 
 def _warnings(flags: DuplicateFlags, data_format: str) -> list[RowWarning]:
@@ -92,7 +92,7 @@ def _overlap(flags: DuplicateFlags, against: Path, ingestor: Ingestor) -> np.nda
     if heldout.refused:
         raise UserError(f"--against {against.name} cannot be used: {heldout.account.error_message}")
     file, row_format = flags.files[0], FORMATS[ingestor.data_format]
-    matches = match_against(file.keys, heldout.keys, partial(read_shingles, row_format, [heldout, file]))
+    matches = match_against(file.keys, heldout.keys, partial(read_shingles, row_format, [heldout.stored, file.stored]))
     first_prompt = first_index(np.concatenate([heldout.keys.prompt, file.keys.prompt]))[len(heldout.keys) :]
     return np.flatnonzero((~matches.kept | (first_prompt < len(heldout.keys))) & (flags.code == 0))
 

@@ -40,10 +40,17 @@ def share_a_band(bands: np.ndarray) -> np.ndarray:
     """Return a bool per row: whether another row has an equal band, at the same place."""
     shared = np.zeros(len(bands), dtype=bool)
     for band in range(bands.shape[1]):
-        values = np.ascontiguousarray(bands[:, band])
-        order = np.argsort(values, kind="stable")
-        ordered = values[order]
-        equal = ordered[1:] == ordered[:-1]
-        shared[order[1:][equal]] = True
-        shared[order[:-1][equal]] = True
+        shared |= share_a_value(bands[:, band])
+    return shared
+
+
+def share_a_value(values: np.ndarray) -> np.ndarray:
+    """Return a bool per value: whether another one is equal to it."""
+    values = np.ascontiguousarray(values)
+    shared = np.zeros(len(values), dtype=bool)
+    order = np.argsort(values, kind="stable")
+    ordered = values[order]
+    equal = ordered[1:] == ordered[:-1]
+    shared[order[1:][equal]] = True
+    shared[order[:-1][equal]] = True
     return shared

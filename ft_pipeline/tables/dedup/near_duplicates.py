@@ -22,7 +22,7 @@ BLOCK_SHINGLES = 4_000_000
 MAX_POSTINGS = 256
 """Rows remembered per shingle, which are the first ones that have it. Limits the work on hostile data: a duplicate of a
 row that is not remembered may be missed."""
-_RARITY_BITS = 22
+RARITY_BITS = 22
 """Shingles are counted by this many of their bits, in 32 MiB. Shingles that agree in these bits count as one."""
 
 MEMORY_BYTES = 1 << 30
@@ -71,18 +71,13 @@ def find_near(
     if not len(rows):
         return {}
     ascending = np.sort(rows)
-    order = np.searchsorted(ascending, rows)
-    sets = _Sets.of_rows(*read_shingles(ascending))
-
-    def may_replace_set(candidates: np.ndarray, row: int) -> np.ndarray:
-        return may_replace(ascending[candidates], int(ascending[row]))  # type: ignore[misc]
-
-    matches = _match_in_order(sets, order, may_replace_set if may_replace else None)
-    return {int(ascending[row]): int(ascending[original]) for row, original in matches}
+    sets = ShingleSets.of_rows(*read_shingles(ascending))
+    rare = drop_unshared(*select_rarest(sets, sets.frequencies()))
+    return match_sets(ascending, np.searchsorted(ascending, rows), sets, rare, may_replace)
 
 
 @dataclass
-class _Sets:
+class ShingleSets:
     """The sets of shingles of rows."""
 
     shingles: np.ndarray
@@ -93,7 +88,7 @@ class _Sets:
     """int64 per row: its number of distinct shingles."""
 
     @classmethod
-    def of_rows(cls, shingles: np.ndarray, lengths: np.ndarray) -> "_Sets":
+    def of_rows(cls, shingles: np.ndarray, lengths: np.ndarray) -> "ShingleSets":
         """Return the sets of rows, from their shingles in any order."""
         sets, sizes = Spill(), np.zeros(len(lengths), dtype=np.int64)
         for begin, end, first, last in _blocks(lengths):
@@ -117,6 +112,13 @@ class _Sets:
         places = np.minimum(np.searchsorted(row_set, shingles), len(row_set) - 1)
         return np.add.reduceat((row_set[places] == shingles).astype(np.int64), before)
 
+    def frequencies(self) -> np.ndarray:
+        """Return, for each value of a shingle's lowest bits, the number of sets that have it."""
+        frequencies = np.zeros(1 << RARITY_BITS, dtype=np.int64)
+        for _, _, first, last in _blocks(self.sizes):
+            frequencies += np.bincount(_lowest_bits(self.shingles[first:last]), minlength=len(frequencies))
+        return frequencies
+
 
 def _blocks(lengths: np.ndarray) -> Iterator[tuple[int, int, int, int]]:
     """Yield (first row, end, first shingle, end) of consecutive rows with about BLOCK_SHINGLES shingles together."""
@@ -130,7 +132,7 @@ def _blocks(lengths: np.ndarray) -> Iterator[tuple[int, int, int, int]]:
 
 
 @dataclass
-class _RareShingles:
+class RareShingles:
     """The rarest shingles of each row that another row's rarest shingles include, too."""
 
     owners: np.ndarray
@@ -139,26 +141,31 @@ class _RareShingles:
     """int64: a number for each shingle, equal for equal shingles."""
 
 
-def _rare_shingles(sets: _Sets) -> _RareShingles:
-    """Select the rarest shingles of each row, and drop those that no other row's selection includes."""
-    frequencies = np.zeros(1 << _RARITY_BITS, dtype=np.int64)
-    for _, _, first, last in _blocks(sets.sizes):
-        frequencies += np.bincount(_lowest_bits(sets.shingles[first:last]), minlength=len(frequencies))
+def select_rarest(sets: ShingleSets, frequencies: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return (owners, shingles) of the rarest shingles of each set; the owners ascend.
+
+    frequencies: over all sets that are compared, also those that are not in `sets`.
+    """
     parts = []
     for begin, end, first, last in _blocks(sets.sizes):
         owners = np.repeat(np.arange(begin, end), sets.sizes[begin:end])
-        parts.append(_select_rarest(owners, sets.shingles[first:last], frequencies))
+        parts.append(_rarest(owners, sets.shingles[first:last], frequencies))
     owners, shingles = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return owners, shingles
+
+
+def drop_unshared(owners: np.ndarray, shingles: np.ndarray) -> RareShingles:
+    """Drop the rare shingles that only one row has among its own."""
     _, ids, counts = np.unique(shingles, return_inverse=True, return_counts=True)
     is_shared = counts[ids] > 1
-    return _RareShingles(owners[is_shared], ids[is_shared])
+    return RareShingles(owners[is_shared], ids[is_shared])
 
 
 def _lowest_bits(shingles: np.ndarray) -> np.ndarray:
-    return (shingles & np.uint64((1 << _RARITY_BITS) - 1)).astype(np.int64)
+    return (shingles & np.uint64((1 << RARITY_BITS) - 1)).astype(np.int64)
 
 
-def _select_rarest(owners: np.ndarray, shingles: np.ndarray, frequencies: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _rarest(owners: np.ndarray, shingles: np.ndarray, frequencies: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return (owners, shingles) of the rarest n - ceil(9n/10) + 1 of each row's n distinct shingles.
 
     A set with Jaccard >= 9/10 to the row's has at least ceil(9n/10) of its shingles, and so one of these. Ties are
@@ -173,9 +180,25 @@ def _select_rarest(owners: np.ndarray, shingles: np.ndarray, frequencies: np.nda
     return owners[is_rare], shingles[is_rare]
 
 
-def _match_in_order(sets: _Sets, order: np.ndarray, may_replace: MayReplace | None) -> Iterator[tuple[int, int]]:
-    """Go through the rows in this order, and compare each with the kept rows that share a rare shingle with it."""
-    rare = _rare_shingles(sets)
+def match_sets(
+    rows: np.ndarray, order: np.ndarray, sets: ShingleSets, rare: RareShingles, may_replace: MayReplace | None
+) -> dict[int, int]:
+    """Return row → the first kept row before it that it is near to.
+
+    rows: the row of each set. order: the sets in the order in which they are kept.
+    """
+
+    def may_replace_set(candidates: np.ndarray, number: int) -> np.ndarray:
+        return may_replace(rows[candidates], int(rows[number]))  # type: ignore[misc]
+
+    matches = _match_in_order(sets, order, rare, may_replace_set if may_replace else None)
+    return {int(rows[number]): int(rows[original]) for number, original in matches}
+
+
+def _match_in_order(
+    sets: ShingleSets, order: np.ndarray, rare: RareShingles, may_replace: MayReplace | None
+) -> Iterator[tuple[int, int]]:
+    """Go through the sets in this order, and compare each with the kept sets that share a rare shingle with it."""
     begins, ends = (np.searchsorted(rare.owners, order, side=side) for side in ("left", "right"))
     places = np.empty(len(order), dtype=np.int64)
     places[order] = np.arange(len(order))
@@ -194,7 +217,7 @@ def _match_in_order(sets: _Sets, order: np.ndarray, may_replace: MayReplace | No
                 remembered.append(row)
 
 
-def _first_near(sets: _Sets, row: int, candidates: np.ndarray) -> int | None:
+def _first_near(sets: ShingleSets, row: int, candidates: np.ndarray) -> int | None:
     """Return the first candidate with Jaccard >= 9/10 to the row, or None."""
     row_size, candidate_sizes = sets.sizes[row], sets.sizes[candidates]
     # Sets of very different sizes cannot be near.

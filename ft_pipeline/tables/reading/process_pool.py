@@ -10,7 +10,7 @@ import queue
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,7 +23,9 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def map_batches(work: Callable[[Item], Result], items: Iterator[Item], size: int) -> Iterator[tuple[Item, Result]]:
+def map_batches(
+    work: Callable[[Item], Result], items: Iterator[Item], size: int
+) -> Generator[tuple[Item, Result], None, None]:
     """Yield (item, work(item)) in order. Only a few items are in progress at a time, never all.
 
     `size`: total size of the items in bytes. `work` must be importable: a function of one of our modules, or a partial
