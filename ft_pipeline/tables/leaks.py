@@ -59,18 +59,19 @@ _SEQUENCE_COLUMNS = ("hash", "owner", "turn", "part", "parts")
 
 
 def _gather(parts: Sequence[Columns], types: Mapping[str, type], sort_by: str, *distinct: str) -> Columns:
-    """Return the columns of all parts, sorted. Of rows with equal `distinct` columns, the one with the lowest owner."""
+    """Return the columns of all parts, sorted. Of rows with equal `distinct` columns, one, with the lowest owner."""
     columns = {
         name: np.concatenate([part[name] for part in parts]) if parts else np.empty(0, dtype)
         for name, dtype in types.items()
     }
-    order = np.lexsort((columns["owner"], *(columns[name] for name in distinct), columns[sort_by]))
-    columns = {name: column[order] for name, column in columns.items()}
-    keys = np.zeros(len(order), dtype=np.uint64)
+    keys = np.zeros(len(columns["owner"]), dtype=np.uint64)
     for name in distinct:
-        keys = keys * MASK + columns[name].astype(np.uint64)
-    kept = first_index(keys) == np.arange(len(keys))
-    return {name: column[kept] for name, column in columns.items()}
+        keys = mix(keys * PLACES[0] + columns[name].astype(np.uint64))
+    first = first_index(keys)
+    np.minimum.at(columns["owner"], first, columns["owner"].copy())
+    kept = np.flatnonzero(first == np.arange(len(keys)))
+    order = kept[np.argsort(columns[sort_by][kept], kind="stable")]
+    return {name: column[order] for name, column in columns.items()}
 
 
 class _Needles:

@@ -51,7 +51,8 @@ def assign_splits(rows: ConversationRows, settings: DataSettings, suite: SuiteTe
     ranks = np.select(
         [rows.golden, assignment.split == TEST, assignment.split == VALIDATION], [_GOLDEN, _TEST, _VALIDATION], _TRAIN
     )
-    _drop_equal_across_tables(rows, ranks, assignment)
+    if len(np.unique(rows.table)) > 1:
+        _drop_equal_across_tables(rows, ranks, assignment)
     _drop_prompts_of_golden_rows(rows, assignment)
     if not rows.are_compared:
         _drop_near(rows, ranks, assignment)

@@ -1,7 +1,7 @@
 """Erased texts leave every column of a table, those inside calls of tools too."""
 
-import io
 import json
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -26,19 +26,20 @@ def row(identity: str, address: str) -> dict[str, Any]:
     return {"id": identity, "split": "train", "group": "g", "messages": messages, **labels, "file": "a", "row": 1}
 
 
-def redacted(rows: list[dict[str, Any]], erased: ErasedTexts) -> list[dict[str, Any]]:
-    sink = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), sink)
-    content = erased.redact_file("rows.parquet", sink.getvalue())
-    assert b"Fenwick" not in content
-    table = pq.read_table(io.BytesIO(content))
+def redacted(folder: Path, rows: list[dict[str, Any]], erased: ErasedTexts) -> list[dict[str, Any]]:
+    pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), folder / "rows.parquet")
+    assert erased.redact_file(folder / "rows.parquet", folder / "new.parquet")
+    assert b"Fenwick" not in (folder / "new.parquet").read_bytes()
+    table = pq.read_table(folder / "new.parquet")
     assert table.schema.equals(SCHEMA)
     return table.to_pylist()
 
 
-def test_an_erased_row_keeps_only_its_shape() -> None:
+def test_an_erased_row_keeps_only_its_shape(tmp_path: Path) -> None:
     erased, other = redacted(
-        [row("1", ADDRESS), row("2", "Bob")], ErasedTexts({"1": MARKER}, frozenset({ADDRESS}), frozenset({ADDRESS}))
+        tmp_path,
+        [row("1", ADDRESS), row("2", "Bob")],
+        ErasedTexts({"1": MARKER}, frozenset({ADDRESS}), frozenset({ADDRESS})),
     )
     assert (erased["id"], erased["tools"], erased["tags"]) == (MARKER, None, ["[forgotten]"])
     (call,) = erased["messages"][1]["tool_calls"]
@@ -47,8 +48,8 @@ def test_an_erased_row_keeps_only_its_shape() -> None:
     assert json.loads(other["messages"][1]["tool_calls"][0]["arguments"])["to"] == "Bob" and other["tools"]
 
 
-def test_an_erased_text_leaves_the_arguments_of_other_rows_which_stay_json() -> None:
-    (other,) = redacted([row("2", ADDRESS)], ErasedTexts({}, frozenset({ADDRESS}), frozenset({ADDRESS})))
+def test_an_erased_text_leaves_the_arguments_of_other_rows_which_stay_json(tmp_path: Path) -> None:
+    (other,) = redacted(tmp_path, [row("2", ADDRESS)], ErasedTexts({}, frozenset({ADDRESS}), frozenset({ADDRESS})))
     (call,) = other["messages"][1]["tool_calls"]
     assert json.loads(call["arguments"]) == {"to": "[forgotten]", "fast": True}
     assert other["tags"] == ["[forgotten]"]

@@ -115,10 +115,11 @@ def test_calls_and_tools_distinguish_rows_and_ids_of_calls_do_not():
     assert len(set(keys.prompt.tolist())) == 1
 
 
-@given(
-    st.lists(TEXTS.filter(lambda text: not any(char.isnumeric() for char in normalise(text))), min_size=1, max_size=5)
-)
-def test_the_group_of_a_prompt_without_numbers_is_the_hash_of_the_normalized_prompt(texts):
+WITHOUT_NUMBERS_AND_NAMES = TEXTS.map(str.lower).filter(lambda text: not any(map(str.isnumeric, normalise(text))))
+
+
+@given(st.lists(WITHOUT_NUMBERS_AND_NAMES, min_size=1, max_size=5))
+def test_the_group_of_a_prompt_without_numbers_and_names_is_the_hash_of_the_normalized_prompt(texts):
     keys = keys_of(FORMATS["text"], [(text,) for text in texts])
     digests = [sha256(normalise(text).encode()).digest() for text in texts]
     assert keys.group.astype(">u8").tobytes() == b"".join(digest[:16] for digest in digests)

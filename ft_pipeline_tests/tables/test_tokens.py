@@ -1,11 +1,14 @@
 """Tokens, their fast path, and the templates of texts."""
 
+import re
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ft_pipeline.tables.dedup.hashes import SpanHashes
+from ft_pipeline.tables.dedup.keys import _NUMBER_OR_NAME
 from ft_pipeline.tables.dedup.templates import template_hashes
 from ft_pipeline.tables.dedup.tokens import CHARACTER, DIGITS, NAME, NUMBER, SIGN, WORD, tokenize, tokens_of, words_of
 
@@ -92,6 +95,13 @@ def test_names_are_masked_in_long_texts_only():
     first, second = "Hello, I am Anna Schmidt and I want my money back", "Hello, I am Bob and I want my money back"
     assert same_template(first, second)
     assert not same_template("What is the capital of Kenya?", "What is the capital of France?")
+
+
+@given(st.lists(st.text("aZ19 ,.\n\x1f-", max_size=20) | ANY, max_size=5))
+def test_the_pattern_of_numbers_and_names_misses_no_template(texts):
+    _, is_template = template_hashes(tokenize(texts))
+    for text, masked in zip(texts, is_template.tolist(), strict=True):
+        assert not masked or not text.isascii() or re.search(_NUMBER_OR_NAME, text)
 
 
 @given(st.lists(st.integers(0, 2**64 - 1), max_size=30), st.data())

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ft_pipeline.settings.project import DataSettings
@@ -23,6 +24,9 @@ from ft_pipeline.tables.formats.base import Format, Record
 from ft_pipeline.tables.formats.comparison_texts import ComparisonTexts, join_texts, views_of_messages
 from ft_pipeline.tables.formats.row_ids import sha256_of_each
 from ft_pipeline.tables.formats.turns import Message
+
+_NUMBER_OR_NAME = r"[0-9][A-Za-z0-9]*[0-9][A-Za-z0-9]*[0-9]|[A-Za-z0-9][\s,]+[A-Z][A-Za-z0-9]"
+"""Every ASCII text in which a template masks something matches this pattern."""
 
 
 @dataclass
@@ -140,9 +144,15 @@ def keys_of_views(views: ComparisonTexts) -> Keys:
 
 def _groups(views: ComparisonTexts) -> np.ndarray:
     digests = np.frombuffer(b"".join(sha256_of_each(views.prompts)), dtype=">u8").astype(np.uint64).reshape(-1, 4)
-    templates, is_template = template_hashes(tokenize(views.asked))
+    groups = digests[:, :2].copy()
+    may_be_template = pc.or_(
+        pc.match_substring_regex(views.asked, _NUMBER_OR_NAME), pc.invert(pc.string_is_ascii(views.asked))
+    )
+    texts = np.flatnonzero(may_be_template.to_numpy(zero_copy_only=False))
+    templates, is_template = template_hashes(tokenize(views.asked.take(pa.array(texts))))
     hashes = np.stack([mix(templates * place) for place in PLACES[:2]], axis=1)
-    return np.where(is_template[:, np.newaxis], hashes, digests[:, :2])
+    groups[texts[is_template]] = hashes[is_template]
+    return groups
 
 
 def groups_of(keys: Keys, settings: DataSettings) -> np.ndarray:

@@ -28,12 +28,13 @@ class DuplicateMatches:
 
 def first_index(keys: np.ndarray) -> np.ndarray:
     """Return, for each key, the position of its first occurrence."""
-    order = np.argsort(keys, kind="stable")
+    order = np.argsort(keys)  # not stable, and three times as fast
     ordered = keys[order]
-    new = np.ones(len(keys), dtype=bool)
-    new[1:] = ordered[1:] != ordered[:-1]
+    starts = np.flatnonzero(np.concatenate([np.ones(min(len(keys), 1), dtype=bool), ordered[1:] != ordered[:-1]]))
     result = np.empty(len(keys), dtype=np.int64)
-    result[order] = order[new][np.cumsum(new) - 1] if len(keys) else order
+    if len(keys):
+        first = np.minimum.reduceat(order, starts)
+        result[order] = np.repeat(first, np.diff(np.append(starts, len(keys))))
     return result
 
 

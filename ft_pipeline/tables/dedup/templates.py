@@ -25,8 +25,11 @@ def sizes_of(words: Tokens, counted: np.ndarray | None = None) -> np.ndarray:
 
     counted: bool per word, None for all words.
     """
-    sizes = np.where(words.kinds == CHARACTER, 0.5, 1.0)
-    return words.per_text(sizes if counted is None else sizes * counted)
+    is_character = words.kinds == CHARACTER
+    whole = words.counts if counted is None else words.per_text(counted)
+    if not is_character.any():
+        return whole.astype(np.float64)
+    return whole - words.per_text(is_character if counted is None else is_character & counted) / 2
 
 
 def first_words(words: Tokens) -> np.ndarray:
