@@ -36,6 +36,8 @@ ANSWER_GAP = 8
 """Largest number of words between a short question and its answer ("A:", a name, a time)."""
 MAX_ANSWERS = 16
 """Number of answers of one short question that are compared."""
+MAX_PARTS = np.iinfo(np.uint16).max
+"""Number of parts of a turn that are told apart."""
 MAX_NEEDLES = 64
 """Number of sequences with the same rarest window that are compared: a limit for hostile data."""
 _FILTER_BITS = range(16, 27)
@@ -44,24 +46,28 @@ _RARITY_BITS = 16
 """Windows are counted by this many bits of their hash, to search for each sequence by a rare one."""
 _NEEDLE_TYPES: Mapping[str, type] = {
     "anchor": np.uint64,
-    "offset": np.int32,
-    "length": np.int32,
+    "offset": np.uint8,
+    "length": np.uint8,
     "hash": np.uint64,
-    "owner": np.int64,
+    "owner": np.int32,
     "turn": np.uint64,
-    "part": np.int32,
-    "parts": np.int32,
+    "part": np.uint16,
+    "parts": np.uint16,
 }
-_PAIR_TYPES: Mapping[str, type] = {"question": np.uint64, "length": np.int32, "hash": np.uint64, "owner": np.int64}
-_TURN_TYPES: Mapping[str, type] = {"hash": np.uint64, "owner": np.int64, "size": np.float64}
+"""Small types: there are about five needles per held-out row."""
+_PAIR_TYPES: Mapping[str, type] = {"question": np.uint64, "length": np.uint8, "hash": np.uint64, "owner": np.int32}
+_TURN_TYPES: Mapping[str, type] = {"hash": np.uint64, "owner": np.int32, "size": np.float32}
 Columns = dict[str, np.ndarray]
 _SEQUENCE_COLUMNS = ("hash", "owner", "turn", "part", "parts")
 
 
 def _gather(parts: Sequence[Columns], types: Mapping[str, type], sort_by: str, *distinct: str) -> Columns:
-    """Return the columns of all parts, sorted. Of rows with equal `distinct` columns, one, with the lowest owner."""
+    """Return the columns of all parts, sorted. Of rows with equal `distinct` columns, one, with the lowest owner.
+
+    To save memory, the parts lose their columns.
+    """
     columns = {
-        name: np.concatenate([part[name] for part in parts]) if parts else np.empty(0, dtype)
+        name: np.concatenate([part.pop(name) for part in parts]) if parts else np.empty(0, dtype)
         for name, dtype in types.items()
     }
     keys = np.zeros(len(columns["owner"]), dtype=np.uint64)
@@ -71,7 +77,7 @@ def _gather(parts: Sequence[Columns], types: Mapping[str, type], sort_by: str, *
     np.minimum.at(columns["owner"], first, columns["owner"].copy())
     kept = np.flatnonzero(first == np.arange(len(keys)))
     order = kept[np.argsort(columns[sort_by][kept], kind="stable")]
-    return {name: column[order] for name, column in columns.items()}
+    return {name: columns.pop(name)[order] for name in types}
 
 
 class _Needles:
@@ -79,8 +85,10 @@ class _Needles:
 
     def __init__(self, parts: Sequence[Columns], left_out: np.ndarray) -> None:
         columns = _gather(parts, _NEEDLE_TYPES, "anchor", "anchor", "hash", "length")
-        kept = ~np.isin(columns["hash"], left_out)
-        self.columns = {name: column[kept] for name, column in columns.items()}
+        if len(left_out):
+            kept = ~np.isin(columns["hash"], left_out)
+            columns = {name: column[kept] for name, column in columns.items()}
+        self.columns = columns
         self._anchors = self.columns["anchor"]
         bits = min(max((32 * len(self._anchors)).bit_length(), _FILTER_BITS[0]), _FILTER_BITS[-1])
         self._filter_mask = np.uint64((1 << bits) - 1)
@@ -98,8 +106,8 @@ class _Needles:
         numbers = np.minimum(last - first, MAX_NEEDLES)
         needles = np.repeat(first - (np.cumsum(numbers) - numbers), numbers) + np.arange(int(numbers.sum()))
         places = np.repeat(places, numbers)
-        begins = places - self.columns["offset"][needles]
-        ends = begins + self.columns["length"][needles]
+        begins = places - self.columns["offset"][needles].astype(np.int64)
+        ends = begins + self.columns["length"][needles].astype(np.int64)
         texts = np.searchsorted(words.ends, places, side="right")
         inside = (begins >= words.begins[texts]) & (ends <= words.ends[texts])
         texts, needles, begins, ends = texts[inside], needles[inside], begins[inside], ends[inside]
@@ -121,10 +129,10 @@ def _make_needles(sequences: Tokens, **columns: np.ndarray) -> Columns:
     anchors = np.minimum.reduceat(np.where(is_rarest, np.arange(len(costs)), len(costs)), begins)
     return {
         "anchor": windows[anchors],
-        "offset": (anchors - begins).astype(np.int32),
-        "length": sequences.counts.astype(np.int32),
+        "offset": (anchors - begins).astype(np.uint8),
+        "length": sequences.counts.astype(np.uint8),
         "hash": sequences.hash_each(),
-        **columns,
+        **{name: column.astype(_NEEDLE_TYPES[name]) for name, column in columns.items()},
     }
 
 
@@ -198,16 +206,18 @@ class HeldOutTurns:
         the same owner follows, it is the answer to the question."""
         words = without_signs(tokens)
         sizes = sizes_of(words)
-        turns, parts = words.hash_each(), np.ones(len(words), np.int32)
+        turns, parts = words.hash_each(), np.ones(len(words), np.int64)
         for sequences, texts, numbers in _long_sequences(words, roles):
-            np.maximum.at(parts, texts, (numbers + 1).astype(np.int32))
+            numbers = np.minimum(numbers, MAX_PARTS - 1)
+            np.maximum.at(parts, texts, numbers + 1)
             about = {"owner": owners[texts], "turn": turns[texts], "parts": parts[texts]}
-            self.plain.append(_make_needles(sequences, part=numbers.astype(np.int32), **about))
+            self.plain.append(_make_needles(sequences, part=numbers, **about))
         if self.with_templates:
             self._add_masked(words, roles, {"owner": owners, "turn": turns, "parts": parts})
         questions = np.flatnonzero((roles == QUESTION) & single)
         keys, texts = _turn_keys(tokens.take(questions), self.with_templates)
-        self.turns.append({"hash": keys, "owner": owners[questions][texts], "size": sizes[questions][texts]})
+        owner, size = owners[questions][texts], sizes[questions][texts]
+        self.turns.append({"hash": keys, "owner": owner.astype(np.int32), "size": size.astype(np.float32)})
         has_answer = np.zeros(len(owners), dtype=bool)
         has_answer[:-1] = (owners[1:] == owners[:-1]) & (roles[1:] == ANSWER) & (words.counts[1:] > 0)
         is_short = (sizes >= MIN_TURN_WORDS) & (sizes < PART_WORDS) & (words.counts >= WINDOW)
@@ -228,22 +238,23 @@ class HeldOutTurns:
             )
             if enough.size:
                 columns = {name: column[texts[enough]] for name, column in about.items()}
-                part = np.minimum(numbers[enough], columns["parts"] - 1).astype(np.int32)
+                part = np.minimum(numbers[enough], columns["parts"] - 1)
                 self.masked.append(_make_needles(sequences.take(enough), part=part, **columns))
 
     def _add_pairs(self, words: Tokens, owners: np.ndarray, questions: np.ndarray) -> None:
         """Add short questions, each with the first words of its answer, which is the next text."""
         if not questions.size:
             return
-        zeros = np.zeros(len(questions), np.int32)
+        zeros = np.zeros(len(questions), np.int64)
         turns = words.take(questions)
-        about = {"owner": owners[questions], "turn": turns.hash_each(), "part": zeros, "parts": zeros + np.int32(1)}
+        about = {"owner": owners[questions], "turn": turns.hash_each(), "part": zeros, "parts": zeros + 1}
         needles = _make_needles(turns, **about)
         lengths = np.minimum(words.counts[questions + 1], PART_WORDS)
         begins = words.begins[questions + 1]
         answers = SpanHashes(words.hashes).of(begins, begins + lengths)
         self.short.append(needles)
-        self.pairs.append({"question": needles["hash"], "length": lengths, "hash": answers, "owner": owners[questions]})
+        columns = {"question": needles["hash"].copy(), "length": lengths, "hash": answers, "owner": owners[questions]}
+        self.pairs.append({name: column.astype(_PAIR_TYPES[name]) for name, column in columns.items()})
 
 
 def _long_sequences(words: Tokens, roles: np.ndarray) -> Iterator[tuple[Tokens, np.ndarray, np.ndarray]]:
@@ -269,13 +280,13 @@ class Found:
     hash: np.ndarray
     """uint64 of the sequence of words that was found."""
     owner: np.ndarray
-    """int64: the lowest owner of the sequence."""
+    """int32: the lowest owner of the sequence."""
     turn: np.ndarray
     """uint64: the turn that the sequence is a part of."""
     part: np.ndarray
-    """int32: its number in the turn."""
+    """uint16: its number in the turn."""
     parts: np.ndarray
-    """int32: the number of parts of the turn. 0: a whole question was found, as a turn or with its answer."""
+    """uint16: the number of parts of the turn. 0: a whole question was found, as a turn or with its answer."""
 
     @classmethod
     def join(cls, findings: "Sequence[Found]") -> "Found":
@@ -368,7 +379,7 @@ class LeakIndex:
         spans, is_found = SpanHashes(words.hashes), np.zeros(len(pairs), dtype=bool)
         for gap in range(ANSWER_GAP + 1):
             begins = ends + gap
-            answer_ends = begins + known["length"][pairs]
+            answer_ends = begins + known["length"][pairs].astype(np.int64)
             fits = np.flatnonzero(answer_ends <= words.ends[texts])
             is_found[fits] |= spans.of(begins[fits], answer_ends[fits]) == known["hash"][pairs[fits]]
         return Found.of(documents[texts[is_found]], known, pairs[is_found])
