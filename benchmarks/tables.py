@@ -143,8 +143,9 @@ def measure(way: str, path: Path, out: Path) -> dict[str, object]:
     process = psutil.Popen(command, stdout=subprocess.PIPE, text=True)
     peak = 0
     while process.poll() is None:
+        sampled = time.perf_counter()
         peak = max(peak, _memory(process))
-        time.sleep(0.1)
+        time.sleep(max(0.1, 10 * (time.perf_counter() - sampled)))
     seconds = time.perf_counter() - start
     if process.returncode:
         raise SystemExit(f"{way} failed")

@@ -40,8 +40,10 @@ MAX_PARTS = np.iinfo(np.uint16).max
 """Number of parts of a turn that are told apart."""
 MAX_NEEDLES = 64
 """Number of sequences with the same rarest window that are compared: a limit for hostile data."""
-_FILTER_BITS = range(16, 27)
-"""The first test of a window is a table of so many bits of its hash that about one of 32 windows passes by chance."""
+_FILTER_BITS = range(16, 30)
+"""The first test of a window is a table of so many bits of its hash that about one of 32 windows passes by chance. The
+table itself has one bit per entry, so that it stays in the processor's cache."""
+_BIT = np.left_shift(1, np.arange(8)).astype(np.uint8)
 _RARITY_BITS = 16
 """Windows are counted by this many bits of their hash, to search for each sequence by a rare one."""
 _NEEDLE_TYPES: Mapping[str, type] = {
@@ -80,6 +82,9 @@ def _gather(parts: Sequence[Columns], types: Mapping[str, type], sort_by: str, *
     return {name: columns.pop(name)[order] for name in types}
 
 
+_NOTHING = np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.int64)
+
+
 class _Needles:
     """Sequences of words to be found, each by its rarest window."""
 
@@ -92,17 +97,25 @@ class _Needles:
         self._anchors = self.columns["anchor"]
         bits = min(max((32 * len(self._anchors)).bit_length(), _FILTER_BITS[0]), _FILTER_BITS[-1])
         self._filter_mask = np.uint64((1 << bits) - 1)
-        self._filter = np.zeros(1 << bits, dtype=bool)
-        self._filter[self._anchors & self._filter_mask] = True
+        self._filter = np.zeros(1 << (bits - 3), dtype=np.uint8)
+        places = self._anchors & self._filter_mask
+        np.bitwise_or.at(self._filter, places >> np.uint64(3), _BIT[places & np.uint64(7)])
 
     def __len__(self) -> int:
         return len(self._anchors)
 
     def find(self, words: Tokens) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return (text, needle, position after its last word) of each occurrence."""
+        if not len(self):
+            return _NOTHING
         windows = window_hashes(words.hashes)
-        places = np.flatnonzero(self._filter[windows & self._filter_mask])
-        first, last = (np.searchsorted(self._anchors, windows[places], side=side) for side in ("left", "right"))
+        bits = windows & self._filter_mask
+        places = np.flatnonzero(self._filter[bits >> np.uint64(3)] & _BIT[bits & np.uint64(7)])
+        places = places[np.argsort(windows[places])]  # in order of the windows, the search stays in the cache
+        first = np.searchsorted(self._anchors, windows[places])
+        known = np.flatnonzero(self._anchors[np.minimum(first, len(self._anchors) - 1)] == windows[places])
+        places, first = places[known], first[known]
+        last = np.searchsorted(self._anchors, windows[places], side="right")
         numbers = np.minimum(last - first, MAX_NEEDLES)
         needles = np.repeat(first - (np.cumsum(numbers) - numbers), numbers) + np.arange(int(numbers.sum()))
         places = np.repeat(places, numbers)
