@@ -1,19 +1,27 @@
 """The user's lm-eval task files (evaluation.include_path): their hashes, their copy in the store, their documents."""
 
 import csv
+import gzip
 import io
+import itertools
 import json
 import shutil
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.job import Job
 from ft_pipeline.store.hashing import sha256_of_file
+
+MIN_COMMON_DOCUMENTS = 3
+"""Number of documents from which a text that they share is no content of theirs."""
+MAX_CELL_CHARS = 64 << 20
 
 
 def hash_files(folder: Path) -> dict[str, str]:
@@ -41,23 +49,35 @@ def copy_task_files(job: Job) -> dict[str, Any]:
 
 
 def read_task_texts(folder: Path, names: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return (every text in the documents of these tasks, names of the tasks whose documents are not in the folder).
+    """Return (texts in the documents of these tasks, names of the tasks whose documents cannot all be read here).
 
-    folder: task files as lm-eval reads them. A document is a row of a task's local data files.
+    folder: task files as lm-eval reads them. A document is a row of a task's local data files. Texts that several
+    documents have (labels, instructions) are left out.
     """
     configs = [_read_task(path) for path in sorted(folder.rglob("*.yaml"))]
     tasks = {config["task"]: config for config in configs if isinstance(config.get("task"), str)}
-    texts: dict[str, None] = {}
-    absent = []
+    counts: Counter[str] = Counter()
+    unread = []
     for name in _without_groups(names, configs):
-        kwargs = tasks.get(name, {}).get("dataset_kwargs") or {}
-        patterns = [pattern for pattern in _strings_in(kwargs.get("data_files")) if not Path(pattern).is_absolute()]
-        paths = [path for pattern in patterns for path in sorted(folder.glob(pattern))]
+        paths = _data_files(folder, tasks.get(name, {}))
+        try:
+            for document in itertools.chain.from_iterable(map(_read_documents, paths)):
+                counts.update(dict.fromkeys(_strings_in(document), 1))
+        except (OSError, ValueError, csv.Error, pa.ArrowException):
+            paths = []
         if not paths:
-            absent.append(name)
-        for path in paths:
-            texts |= dict.fromkeys(_strings_in(_read_documents(path)))
-    return list(texts), absent
+            unread.append(name)
+    return [text for text, count in counts.items() if count < MIN_COMMON_DOCUMENTS], unread
+
+
+def _data_files(folder: Path, task: Mapping[str, Any]) -> list[Path]:
+    """Return the data files of a task in the folder. None if one of its patterns leads elsewhere or to nothing."""
+    kwargs = task.get("dataset_kwargs")
+    patterns = list(_strings_in(kwargs.get("data_files"))) if isinstance(kwargs, Mapping) else []
+    if not all(pattern and not Path(pattern).is_absolute() for pattern in patterns):
+        return []
+    found = [[path for path in sorted(folder.glob(pattern)) if path.is_file()] for pattern in patterns]
+    return list(itertools.chain.from_iterable(found)) if all(found) else []
 
 
 def _without_groups(names: Sequence[str], configs: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -81,35 +101,40 @@ class _TaskLoader(yaml.SafeLoader):
 _TaskLoader.add_multi_constructor("!", lambda loader, suffix, node: None)
 
 
-def _read_task(path: Path) -> dict[str, Any]:
+def _read_task(path: Path, including: frozenset[Path] = frozenset()) -> dict[str, Any]:
     """Return a task file with the files that it includes. A file that is no YAML mapping is empty here: lm-eval reports
     it."""
     try:
         config = yaml.load(path.read_text(encoding="utf-8"), _TaskLoader)
-    except (yaml.YAMLError, UnicodeDecodeError):
+    except (yaml.YAMLError, UnicodeDecodeError, OSError):
         return {}
     if not isinstance(config, dict):
         return {}
-    included = config.get("include")
-    base_path = path.parent / included if isinstance(included, str) else None
-    return {**_read_task(base_path), **config} if base_path and base_path.is_file() and base_path != path else config
+    including |= {path.resolve()}
+    included = [name for name in _strings_in(config.get("include")) if (path.parent / name).resolve() not in including]
+    for name in reversed(included):
+        config = {**_read_task(path.parent / name, including), **config}
+    return config
 
 
 def _read_documents(path: Path) -> list[Any]:
-    """Return the rows of a JSONL, JSON, CSV or Parquet file; of another file, its text."""
+    """Return the rows of a JSONL, JSON, CSV, TSV or Parquet file, which may be compressed with gzip.
+
+    Raises ValueError for a line that is not JSON.
+    """
     if path.suffix == ".parquet":
         return pq.read_table(path).to_pylist()
-    text = path.read_text(encoding="utf-8-sig", errors="replace")
-    if path.suffix == ".csv":
-        return list(csv.DictReader(io.StringIO(text, newline="")))
+    with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
+        text = file.read().decode("utf-8-sig", errors="replace")
+    suffix = Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
+    if suffix in (".csv", ".tsv"):
+        csv.field_size_limit(MAX_CELL_CHARS)
+        return list(csv.DictReader(io.StringIO(text, newline=""), delimiter="\t" if suffix == ".tsv" else ","))
     try:
-        return [json.loads(text)]
+        whole = json.loads(text)
+        return whole if isinstance(whole, list) else [whole]
     except ValueError:
-        pass
-    try:
         return [json.loads(line) for line in text.split("\n") if line.strip()]
-    except ValueError:
-        return [text]
 
 
 def _strings_in(value: Any) -> Iterator[str]:

@@ -83,7 +83,7 @@ def describe_columns(table: str) -> list[tuple[str, str, str]]:
 CONVERSATION_COLUMNS = {
     "id": "SHA-256 of the row's content in its table",
     "split": "train, validation or test",
-    "group": "Hash of the normalized human turns: rows with equal prompts are in the same split",
+    "group": "Hash of the template of the human turns: rows with equal prompts are in the same split",
     "messages": "The turns as {role, content, …}; role is system, user, assistant or tool",
     "tools": TOOLS.description,
     "tags": TAGS.description,
