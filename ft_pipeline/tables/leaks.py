@@ -1,6 +1,6 @@
 """Finds held-out turns in whatever trains or is shown to a model: in turns of conversations, texts and passages.
 
-A long turn is found by any of its parts of 13 words, also with other numbers and names. A short question is found as a
+A long turn is found by half of its parts of 13 words, also with other numbers and names. A short question is found as a
 whole turn, or with its answer after it.
 """
 
