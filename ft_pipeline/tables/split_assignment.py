@@ -50,7 +50,7 @@ def assign_splits(rows: ConversationRows, settings: DataSettings, suite: SuiteTe
     assignment = SplitAssignment(np.zeros(len(rows), np.uint8), _splits(rows, settings))
     ranks = np.select(
         [rows.golden, assignment.split == TEST, assignment.split == VALIDATION], [_GOLDEN, _TEST, _VALIDATION], _TRAIN
-    )
+    ).astype(np.uint8)
     if len(np.unique(rows.table)) > 1:
         _drop_equal_across_tables(rows, ranks, assignment)
     _drop_prompts_of_golden_rows(rows, assignment)
@@ -128,7 +128,7 @@ def _drop_leaks(rows: ConversationRows, ranks: np.ndarray, assignment: SplitAssi
     # Owners of turns: test rows, the texts of the suites, validation rows. So the lowest owner has the lowest rank.
     by_rank = held_out[np.argsort(ranks[held_out], kind="stable")]
     test_rows = int((ranks[held_out] < _VALIDATION).sum())
-    numbers = np.full(len(rows), -1, dtype=np.int64)
+    numbers = np.full(len(rows), -1, dtype=np.int32)
     numbers[by_rank] = np.arange(len(by_rank)) + np.where(np.arange(len(by_rank)) < test_rows, 0, len(suite))
     index = _index(rows, held_out, numbers, suite.turns(test_rows))
     searched = np.flatnonzero(stays & (ranks > _TEST))
