@@ -225,6 +225,14 @@ def test_signs_around_a_short_question_do_not_hide_it(tmp_path, asked):
     ]
 
 
+@pytest.mark.parametrize(("words", "is_leak"), [(20, False), (30, False), (40, True), (65, True)])
+def test_half_of_a_long_answer_is_a_leak(tmp_path, words, is_leak):
+    answer = " ".join(random.Random(1).sample([f"{first}{last}" for first in NOUNS for last in NOUNS], 65))
+    chats = [sharegpt("Anything new", f"Well: {' '.join(answer.split()[:words])}")]
+    found = set_aside_rows(tmp_path, [alpaca("A long one", answer)], sharegpt_rows=chats)
+    assert found == ([("sharegpt", 1, "train_test_overlap")] if is_leak else [])
+
+
 def test_a_short_question_is_found_with_an_answer_of_one_word(tmp_path):
     set_aside_rows(tmp_path, [alpaca("Which planet is red?", "Mars.")])
     held_out = read_held_out(tmp_path / "out")
