@@ -16,7 +16,6 @@ from ft_pipeline.execution.workers.devices import DeviceNeed, query_nvidia_smi, 
 from ft_pipeline.execution.workers.launchers import LAUNCHER, launcher_for, worker_environment
 from ft_pipeline.models import compute_setting
 from ft_pipeline.project import Project
-from ft_pipeline.tables.ray_tables import RAY_TABLES
 
 NEEDED_DISK_GB = 3.0
 """With less free space, the check of the disk fails."""
@@ -138,6 +137,8 @@ def _check_compute(_: Project) -> Finding:
 
 
 def _check_launcher(_: Project) -> Finding:
+    from ft_pipeline.tables.ray_tables import RAY_TABLES  # it imports pandera, which most commands do not need
+
     try:
         launcher_for("adapter", DeviceNeed())
     except UserError as error:
