@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ft_pipeline.store.parquet_files import open_parquet
 from ft_pipeline.tables.formats.arrow_schema import MESSAGES, TAGS, TOOLS
 
 BATCH_ROWS = 1000
@@ -40,7 +41,7 @@ FILE_NAME = "answers.parquet"
 
 def read_prompts(unlabelled: Path) -> Iterator[dict[str, Any]]:
     """Yield the rows of an `unlabelled` artifact, with one batch in memory at a time."""
-    with pq.ParquetFile(unlabelled / "rows.parquet") as file:
+    with open_parquet(unlabelled / "rows.parquet") as file:
         for batch in file.iter_batches(BATCH_ROWS):
             yield from batch.to_pylist()
 

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ft_pipeline.erasure.near_copies import Content
+from ft_pipeline.store.parquet_files import open_parquet
 from ft_pipeline.tables.dedup.tokens import words_of
 from ft_pipeline.tables.excluded_rows import is_erasure_marker
 from ft_pipeline.tables.formats.base import Format
@@ -207,7 +208,7 @@ def _replace_csv_rows(path: Path, markers: Mapping[int, str], target: BinaryIO) 
 
 def _replace_parquet_rows(path: Path, markers: Mapping[int, str], target: BinaryIO) -> None:
     """Put each marker into the first column of strings. All other cells of the row become null."""
-    with pq.ParquetFile(path) as file:
+    with open_parquet(path) as file:
         schema = pa.schema([column.with_nullable(True) for column in file.schema_arrow], file.schema_arrow.metadata)
         texts = [name for name, kind in zip(schema.names, schema.types, strict=True) if kind in _STRING_TYPES]
         first = 1  # number of the row group's first row

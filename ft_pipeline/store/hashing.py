@@ -8,7 +8,8 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
+
+from ft_pipeline.store.parquet_files import open_parquet
 
 CHUNK_BYTES = 1 << 20
 """Number of bytes of a file that are in memory at a time."""
@@ -56,7 +57,7 @@ def sha256_of_rows(path: Path) -> str:
     It depends on row order, column names, types and values. It does not depend on column order, compression, encoding,
     row groups or the width of offsets (`string` or `large_string`). Memory: one batch of rows at a time.
     """
-    file = pq.ParquetFile(path)
+    file = open_parquet(path)
     columns = {field.name: _column_hash(field.type) for field in file.schema_arrow}
     if len(columns) != len(file.schema_arrow):
         raise ValueError(f"{path.name} has duplicate column names: {file.schema_arrow.names}")

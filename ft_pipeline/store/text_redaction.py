@@ -14,6 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from ft_pipeline.store.parquet_files import open_parquet
+
 PLACEHOLDER = "[forgotten]"
 """The text that replaces an erased one."""
 MIN_CHARS = 12
@@ -190,7 +192,7 @@ class ErasedTexts:
     def _redact_parquet(self, path: Path, target: Path) -> bool:
         """As redact_file. Only rows near an erased text become Python objects."""
         changed = False
-        with pq.ParquetFile(path, memory_map=True) as file:
+        with open_parquet(path, memory_map=True) as file:
             tables = (pa.Table.from_batches([batch]) for batch in file.iter_batches(BATCH_ROWS))
             if not any(map(self._may_be_in_table, tables)):
                 return False

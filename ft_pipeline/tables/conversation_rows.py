@@ -4,7 +4,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ft_pipeline.settings.project import DataSettings
+from ft_pipeline.store.parquet_files import open_parquet
 from ft_pipeline.tables.dedup.keys import Keys, groups_of, read_keys, shingles_of_views
 from ft_pipeline.tables.dedup.near_duplicates import Spill
 from ft_pipeline.tables.formats.arrow_schema import ORIGIN, schema_of, with_schema
@@ -33,7 +34,6 @@ class ConversationRows:
 
     folders: Mapping[str, Path]
     """Table → the folder of its artifact."""
-    keys: Keys
     table: np.ndarray
     """uint8: an index into `tables`."""
     file: np.ndarray
@@ -45,6 +45,8 @@ class ConversationRows:
     """bool: the row is in a golden test file."""
     lenient: np.ndarray
     """bool: the row is in a file that may contain duplicates of other rows."""
+    keys: Keys = field(default_factory=lambda: Keys.empty(0))
+    """If `are_compared`, those for duplicates are left out."""
 
     def __len__(self) -> int:
         return len(self.row)
@@ -130,14 +132,17 @@ def load_conversation_rows(folders: Mapping[str, Path], settings: DataSettings) 
         )
         files += file_names
     columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    keys = read_keys([folder / "keys.parquet" for folder in folders.values()])
-    keys.group = groups_of(keys, settings)
-    return ConversationRows(folders, keys, files=files, **columns)
+    rows = ConversationRows(folders, files=files, **columns)
+    rows.keys = read_keys(
+        [folder / "keys.parquet" for folder in folders.values()], for_duplicates=not rows.are_compared
+    )
+    rows.keys.group = groups_of(rows.keys, settings)
+    return rows
 
 
 def table_batches(path: Path, row_format: Format) -> Iterator[pa.Table]:
     """Yield the rows of a format's rows.parquet, possibly of an older version, in batches of BATCH_ROWS."""
     schema = schema_of(row_format, *ORIGIN)
-    with pq.ParquetFile(path) as file:
+    with open_parquet(path) as file:
         for batch in file.iter_batches(batch_size=BATCH_ROWS):
             yield with_schema(pa.Table.from_batches([batch]), schema)

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ft_pipeline.settings.project import DataSettings
+from ft_pipeline.store.parquet_files import open_parquet
 from ft_pipeline.tables.accounts import FIRST_ROWS, CheckResult, RowWarning
 from ft_pipeline.tables.build import PARQUET, PREVIEW_ROWS, SET_ASIDE, cut
 from ft_pipeline.tables.conversation_rows import BATCH_ROWS, ConversationRows, load_conversation_rows, table_batches
@@ -247,7 +248,7 @@ def _warnings(conflicting_rows: int) -> list[RowWarning]:
 def count_words(folder: Path) -> list[int]:
     """Return the number of words in each conversation of an artifact."""
     counts: list[int] = []
-    with pq.ParquetFile(folder / "rows.parquet") as file:
+    with open_parquet(folder / "rows.parquet") as file:
         for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=["messages"]):
             messages = batch["messages"]
             words = pc.count_substring_regex(messages.flatten().field("content"), r"\S+").to_numpy()

@@ -310,8 +310,9 @@ class Found:
     @classmethod
     def of(cls, document: np.ndarray, columns: Columns, rows: np.ndarray) -> "Found":
         """Return a finding for each document, with the columns of these rows; whole questions have no parts."""
-        zeros = {"turn": columns["hash"], "part": columns["owner"] * 0, "parts": columns["owner"] * 0}
-        return cls(document, **{name: {**zeros, **columns}[name][rows] for name in _SEQUENCE_COLUMNS})
+        values = {name: columns[name][rows] for name in _SEQUENCE_COLUMNS if name in columns}
+        no_parts = np.zeros(len(rows), np.uint16)
+        return cls(document, **{"turn": values["hash"], "part": no_parts, "parts": no_parts, **values})
 
     def leaks(self, common: np.ndarray) -> np.ndarray:
         """Return a bool per finding: whether it is a leak.

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ft_pipeline.store.parquet_files import open_parquet
 from ft_pipeline.tables.build import SET_ASIDE
 from ft_pipeline.tables.reason_codes import DUPLICATE_CODES, ROW_CODES
 from ft_pipeline.tables.row_groups import RowGroupWriter
@@ -65,7 +66,7 @@ def overview(part: Part) -> dict[str, Any]:
 
 def read_set_aside(part: Part) -> Iterable[pa.Table]:
     """Yield the rows that a part set aside, in SCHEMA, in batches."""
-    with pq.ParquetFile(part.folder / "set_aside.parquet") as file:
+    with open_parquet(part.folder / "set_aside.parquet") as file:
         for batch in file.iter_batches(batch_size=BATCH_ROWS):
             table = pa.Table.from_batches([batch])
             for name, value in (("table", part.name), ("data_version", part.version)):

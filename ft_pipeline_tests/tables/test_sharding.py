@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ft_pipeline.tables.dedup import near_duplicates, sharding
+from ft_pipeline.tables.dedup import matching, near_duplicates
 from ft_pipeline.tables.dedup.keys import keys_of
 from ft_pipeline.tables.dedup.matching import DuplicateMatches, find_duplicates, first_index
 from ft_pipeline.tables.dedup.near_duplicates import RareShingles, ReadShingles
@@ -51,6 +51,15 @@ def corpus(seed: int, count: int = 400) -> tuple[list[str], np.ndarray, np.ndarr
 def test_first_indices_are_those_of_one_process(values: list[int], count: int) -> None:
     keys = np.array(values, dtype=np.uint64)
     assert Shards(count).first_index(keys).tolist() == first_index(keys).tolist()
+
+
+def test_first_indices_of_more_hashes_than_are_sorted_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = np.random.default_rng(0).integers(0, 3000, 5000).astype(np.uint64)
+    first: dict[int, int] = {}
+    expected = [first.setdefault(key, position) for position, key in enumerate(keys.tolist())]
+    for size in (1, 7, 1000, 5000):
+        monkeypatch.setattr(matching, "PART_KEYS", size)
+        assert first_index(keys).tolist() == expected, size
 
 
 @settings(deadline=None, max_examples=60)
@@ -120,4 +129,4 @@ def test_components_are_those_of_a_merge_of_sets(pairs: list[tuple[int, int]]) -
 def test_nothing_is_near_where_there_are_no_rows() -> None:
     keys = keys_of(FORMATS["text"], [])
     assert Shards(3).find_near(keys, np.empty(0, dtype=np.int64), reader([])) == {}
-    assert sharding.first_index(keys.exact).size == Shards(3).first_index(keys.exact).size == 0
+    assert first_index(keys.exact).size == Shards(3).first_index(keys.exact).size == 0

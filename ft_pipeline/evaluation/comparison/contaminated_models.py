@@ -19,6 +19,7 @@ from ft_pipeline.evaluation.comparison.records import CHAMPION, ContaminatedMode
 from ft_pipeline.evaluation.comparison.training_facts import phase_adapters
 from ft_pipeline.store.artifacts import Artifact, ArtifactStore
 from ft_pipeline.store.bounded_duckdb import bounded_duckdb
+from ft_pipeline.store.parquet_files import open_parquet
 from ft_pipeline.tables.formats.registry import FORMATS
 from ft_pipeline.tables.formats.row_ids import sha256_of_each
 
@@ -164,7 +165,7 @@ def _questions(table: _TrainedTable) -> pa.RecordBatchReader:
     columns = ["id", "file", "row", *row_format.column_names]
 
     def batches() -> Iterator[pa.RecordBatch]:
-        with pq.ParquetFile(table.folder / "rows.parquet") as file:
+        with open_parquet(table.folder / "rows.parquet") as file:
             for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=columns):
                 texts = row_format.comparison_texts({name: batch[name] for name in row_format.column_names})
                 groups = [digest[:GROUP_BYTES].hex() for digest in sha256_of_each(texts.prompts)]

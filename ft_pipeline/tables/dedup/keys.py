@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ft_pipeline.settings.project import DataSettings
+from ft_pipeline.store.parquet_files import open_parquet
 from ft_pipeline.tables.dedup.hashes import PLACES, mix
 from ft_pipeline.tables.dedup.minhash import BANDS, bands_of
 from ft_pipeline.tables.dedup.shingles import shingle
@@ -48,7 +49,7 @@ class Keys:
     """uint32, shape (rows, BANDS): rows near each other share one of them."""
 
     def __len__(self) -> int:
-        return len(self.exact)
+        return len(self.group)
 
     def tables(self, kept: np.ndarray | None = None) -> Iterator[pa.Table]:
         """Yield the keys as tables of at most TABLE_ROWS rows. kept: bool per row, None for all rows."""
@@ -60,18 +61,22 @@ class Keys:
             yield table if kept is None else table.filter(pa.array(kept[part]))
 
     @classmethod
-    def empty(cls, count: int) -> "Keys":
-        """Return keys of `count` rows, to be filled by `fill`."""
-        hashes = {name: np.empty(count, np.uint64) for name in _HASHES}
-        return cls(**hashes, group=np.empty((count, 2), np.uint64), bands=np.empty((count, BANDS), np.uint32))
+    def empty(cls, count: int, *, for_duplicates: bool = True) -> "Keys":
+        """Return keys of `count` rows, to be filled by `fill`. for_duplicates: False leaves out the keys of
+        FOR_DUPLICATES, which are more than half of the memory."""
+        of_duplicates = count if for_duplicates else 0
+        hashes = {name: np.empty(of_duplicates if name in FOR_DUPLICATES else count, np.uint64) for name in _HASHES}
+        bands = np.empty((of_duplicates, BANDS), np.uint32)
+        return cls(**hashes, group=np.empty((count, 2), np.uint64), bands=bands)
 
     def fill(self, begin: int, table: pa.Table | pa.RecordBatch) -> None:
-        """Copy a table of `tables` to the rows from `begin` on."""
+        """Copy a table of `tables` to the rows from `begin` on. Keys that were left out stay empty."""
         rows = slice(begin, begin + table.num_rows)
         for name in _HASHES:
-            getattr(self, name)[rows] = table[name]
+            if len(getattr(self, name)):
+                getattr(self, name)[rows] = table[name]
         self.group[rows, 0], self.group[rows, 1] = table["group_high"], table["group_low"]
-        for number in range(BANDS):
+        for number in range(BANDS if len(self.bands) else 0):
             self.bands[rows, number] = table[f"band_{number}"]
 
     def take(self, rows: np.ndarray) -> "Keys":
@@ -80,6 +85,8 @@ class Keys:
 
 
 TABLE_ROWS = 1 << 18
+FOR_DUPLICATES = ("exact", "normal", "band")
+"""What the names of the columns begin with that only the search of duplicates needs."""
 _HASHES = ("exact", "normal", "prompt", "answer")
 _FIELDS = (*_HASHES, "group", "bands")
 
@@ -108,12 +115,14 @@ def write_keys(keys: Keys, kept: np.ndarray, path: Path) -> None:
             writer.write_table(table)
 
 
-def read_keys(paths: Sequence[Path]) -> Keys:
-    """Return the keys that write_keys wrote to these files, file after file."""
-    keys, begin = Keys.empty(sum(pq.read_metadata(path).num_rows for path in paths)), 0
+def read_keys(paths: Sequence[Path], *, for_duplicates: bool = True) -> Keys:
+    """Return the keys that write_keys wrote to these files, file after file. for_duplicates: see Keys.empty."""
+    count, begin = sum(pq.read_metadata(path).num_rows for path in paths), 0
+    keys = Keys.empty(count, for_duplicates=for_duplicates)
     for path in paths:
-        with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(TABLE_ROWS):
+        with open_parquet(path) as file:
+            names = [name for name in file.schema_arrow.names if for_duplicates or not name.startswith(FOR_DUPLICATES)]
+            for batch in file.iter_batches(TABLE_ROWS, columns=names):
                 keys.fill(begin, batch)
                 begin += batch.num_rows
     return keys

@@ -10,6 +10,8 @@ from ft_pipeline.tables.dedup.keys import Keys, merge
 from ft_pipeline.tables.dedup.near_duplicates import MayReplace, ReadShingles, find_near
 
 TRAIN_RANK = 2
+PART_KEYS = 1 << 20
+"""Number of keys that are sorted at a time: this bounds the memory."""
 
 
 @dataclass
@@ -27,7 +29,23 @@ class DuplicateMatches:
 
 
 def first_index(keys: np.ndarray) -> np.ndarray:
-    """Return, for each key, the position of its first occurrence."""
+    """Return, for each hash, the position of its first occurrence. A part of the hashes is sorted at a time."""
+    if len(keys) <= PART_KEYS:
+        return _first_index(keys)
+    result = np.empty(len(keys), dtype=np.int64)
+    for positions in divide(keys, -(-len(keys) // PART_KEYS)):
+        result[positions] = positions[_first_index(keys[positions])]
+    return result
+
+
+def divide(hashes: np.ndarray, count: int) -> list[np.ndarray]:
+    """Return the positions of the hashes of each of `count` parts, ascending. Equal hashes are in one part."""
+    parts = (mix(hashes.astype(np.uint64)) % np.uint64(count)).astype(np.min_scalar_type(count))
+    order = np.argsort(parts, kind="stable")
+    return np.split(order, np.cumsum(np.bincount(parts, minlength=count))[:-1])
+
+
+def _first_index(keys: np.ndarray) -> np.ndarray:
     order = np.argsort(keys)  # not stable, and three times as fast
     ordered = keys[order]
     starts = np.flatnonzero(np.concatenate([np.ones(min(len(keys), 1), dtype=bool), ordered[1:] != ordered[:-1]]))

@@ -17,14 +17,15 @@ import numpy as np
 from ft_pipeline.tables.dedup.keys import Keys
 from ft_pipeline.tables.dedup.minhash import share_a_band
 
-BLOCK_SHINGLES = 4_000_000
-"""Number of shingles that are sorted at a time."""
+BLOCK_SHINGLES, BLOCK_ROWS = 4_000_000, 1 << 16
+"""Number of shingles, and of their rows, that are sorted at a time."""
 MAX_POSTINGS = 256
 """Rows remembered per shingle, which are the first ones that have it. Limits the work on hostile data: a duplicate of a
 row that is not remembered may be missed."""
 RARITY_BITS = 22
 """Shingles are counted by this many of their bits, in 32 MiB. Shingles that agree in these bits count as one."""
-
+_FREQUENCY_BITS = 40
+"""A frequency has at most so many bits."""
 MEMORY_BYTES = 1 << 30
 """Shingles of more bytes are in a temporary file."""
 
@@ -93,7 +94,9 @@ class ShingleSets:
         sets, sizes = Spill(), np.zeros(len(lengths), dtype=np.int64)
         for begin, end, first, last in _blocks(lengths):
             owners, block = np.repeat(np.arange(begin, end), lengths[begin:end]), shingles[first:last]
-            order = np.lexsort((block, owners))
+            # By shingle, then (stable) by row: in 16 bits numpy does it without comparisons. Faster than lexsort.
+            order = np.argsort(block)
+            order = order[np.argsort((owners[order] - begin).astype(np.uint16), kind="stable")]
             owners, block = owners[order], block[order]
             distinct = np.ones(len(block), dtype=bool)
             distinct[1:] = (block[1:] != block[:-1]) | (owners[1:] != owners[:-1])
@@ -121,12 +124,15 @@ class ShingleSets:
 
 
 def _blocks(lengths: np.ndarray) -> Iterator[tuple[int, int, int, int]]:
-    """Yield (first row, end, first shingle, end) of consecutive rows with about BLOCK_SHINGLES shingles together."""
+    """Yield (first row, end, first shingle, end) of consecutive rows with about BLOCK_SHINGLES shingles together.
+
+    There are at most BLOCK_ROWS of them.
+    """
     ends = np.cumsum(lengths)
     begin = 0
     while begin < len(lengths):
         done = int(ends[begin - 1]) if begin else 0
-        end = max(int(np.searchsorted(ends, done + BLOCK_SHINGLES)), begin + 1)
+        end = min(max(int(np.searchsorted(ends, done + BLOCK_SHINGLES)), begin + 1), begin + BLOCK_ROWS)
         yield begin, end, done, int(ends[end - 1])
         begin = end
 
@@ -168,10 +174,10 @@ def _lowest_bits(shingles: np.ndarray) -> np.ndarray:
 def _rarest(owners: np.ndarray, shingles: np.ndarray, frequencies: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return (owners, shingles) of the rarest n - ceil(9n/10) + 1 of each row's n distinct shingles.
 
-    A set with Jaccard >= 9/10 to the row's has at least ceil(9n/10) of its shingles, and so one of these. Ties are
-    decided by the shingle itself, because the order must be the same for all rows.
+    A set with Jaccard >= 9/10 to the row's has at least ceil(9n/10) of its shingles, and so one of these. The
+    shingles of each row ascend, and a stable sort decides ties by them: the order must be the same for all rows.
     """
-    order = np.lexsort((shingles, frequencies[_lowest_bits(shingles)], owners))
+    order = np.argsort((owners - owners[0] << _FREQUENCY_BITS) + frequencies[_lowest_bits(shingles)], kind="stable")
     owners, shingles = owners[order], shingles[order]
     starts = np.flatnonzero(np.concatenate([[True], owners[1:] != owners[:-1]]))
     sizes = np.diff(np.append(starts, len(owners)))

@@ -12,9 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from ft_pipeline.tables.dedup.hashes import mix
 from ft_pipeline.tables.dedup.keys import Keys
-from ft_pipeline.tables.dedup.matching import first_index
+from ft_pipeline.tables.dedup.matching import divide, first_index
 from ft_pipeline.tables.dedup.minhash import share_a_value
 from ft_pipeline.tables.dedup.near_duplicates import (
     RARITY_BITS,
@@ -58,10 +57,10 @@ class Shards:
 
     def _groups(self, rows: np.ndarray, order: np.ndarray, rare: RareShingles) -> Iterator["_Group"]:
         """Yield the rows of each shard. Those that share no rare shingle are left out."""
-        shards = self._shards_of(components(rare, len(rows)))
+        component = components(rare, len(rows))
         sharing = np.unique(rare.owners)
         order = order[np.isin(order, sharing)]
-        divided = (self._divide(shards[positions]) for positions in (sharing, order, rare.owners))
+        divided = (divide(component[positions], self.count) for positions in (sharing, order, rare.owners))
         for inside, ordered, owned in zip(*divided, strict=True):
             if len(inside):
                 members = sharing[inside]
@@ -69,19 +68,11 @@ class Shards:
                 in_order = np.searchsorted(members, order[ordered])
                 yield _Group(rows[members], in_order, RareShingles(owners, rare.ids[owned]))
 
-    def _shards_of(self, values: np.ndarray) -> np.ndarray:
-        return mix(values.astype(np.uint64)) % np.uint64(self.count)
-
-    def _divide(self, shards: np.ndarray) -> list[np.ndarray]:
-        """Return the positions of each shard, ascending."""
-        order = np.argsort(shards.astype(np.min_scalar_type(self.count)), kind="stable")
-        return np.split(order, np.searchsorted(shards[order], np.arange(1, self.count, dtype=np.uint64)))
-
     def _by_value(
         self, work: Callable[[np.ndarray], np.ndarray], values: np.ndarray
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield (positions, work(their values)) of each shard. Equal values are in one shard."""
-        positions = self._divide(self._shards_of(values))
+        positions = divide(values, self.count)
         yield from zip(positions, self.map(work, (values[rows] for rows in positions)), strict=True)
 
     def _share_a_band(self, bands: np.ndarray) -> np.ndarray:

@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ft_pipeline.store.parquet_files import open_parquet
 from ft_pipeline.tables.reading.batches import BLOCK_BYTES, Batch
 from ft_pipeline.tables.reading.describe import BadNumber, shorten
 from ft_pipeline.tables.reason_codes import Fault, Refused
@@ -89,7 +90,7 @@ def _has_bad_bytes(cell: str) -> bool:
 def parquet_batches(path: Path) -> Iterator[Batch]:
     """Yield rows as {column: value}. Raises Refused (unknown_format) if the file is not Parquet or is cut off."""
     try:
-        with pq.ParquetFile(path, buffer_size=READ_BYTES) as file:
+        with open_parquet(path, buffer_size=READ_BYTES) as file:
             if not file.metadata.num_rows:
                 raise Refused("empty_file", "no rows")
             row, twice = 0, _twice(file.schema_arrow.names)
