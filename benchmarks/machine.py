@@ -8,8 +8,11 @@ from typing import Any
 
 import psutil
 
-EMULATION = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS")
-"""Environment variables that make a large CPU compute as a smaller one does."""
+EMULATION = (
+    "ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS",
+    "NPY_DISABLE_CPU_FEATURES", "ARROW_USER_SIMD_LEVEL",
+)  # fmt: skip
+"""Environment variables that make a large CPU compute as a smaller one does: torch's, then numpy's and Arrow's."""
 _X86 = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
 _ARM = ("asimd", "bf16", "sve", "sve2")
 INSTRUCTIONS = (*_X86, *_ARM)

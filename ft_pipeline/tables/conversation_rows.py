@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -131,7 +131,7 @@ def load_conversation_rows(folders: Mapping[str, Path], settings: DataSettings) 
             }
         )
         files += file_names
-    columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    columns: dict[str, Any] = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     rows = ConversationRows(folders, files=files, **columns)
     rows.keys = read_keys(
         [folder / "keys.parquet" for folder in folders.values()], for_duplicates=not rows.are_compared
