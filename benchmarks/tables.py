@@ -1,11 +1,17 @@
 """A million Alpaca rows: read, validated, deduplicated and split, against the usual way with `datasets`.
 
-    python benchmarks/tables.py [--rows 1000000] [--only ours|datasets]
+    python benchmarks/tables.py [--rows 1000000] [--only ours|datasets] [--out FILE]
 
 Both ways run as processes of their own, one after the other, over the same rows; peak memory is that of the whole
 process tree, sampled ten times a second. The usual way does less: it loads, filters empty rows, drops exact copies,
 splits at random and writes Parquet. It cannot read lines that are no JSON or hold a number for a text, so it gets the
-file without those. Results go to benchmarks/results/tables.json.
+file without those. Results go to benchmarks/results/tables.json; those of one way only where `--out` says so.
+
+To compute as a CPU without AVX-512 does:
+
+    ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 ARROW_USER_SIMD_LEVEL=AVX2 \\
+        NPY_DISABLE_CPU_FEATURES="X86_V4 AVX512_ICL" \\
+        python benchmarks/tables.py --out benchmarks/results/tables_avx2.json
 """
 
 import argparse
@@ -15,6 +21,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import machine
 import numpy as np
@@ -168,6 +175,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--only", choices=["ours", "datasets"])
+    parser.add_argument("--out", type=Path, help="the file for the results")
     parser.add_argument("--run", nargs=3, metavar=("WAY", "FILE", "OUT"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.run:
@@ -175,36 +183,27 @@ def main() -> None:
         print(json.dumps({"ours": ours, "datasets": usual}[way](Path(path), Path(out))))
         return
     with tempfile.TemporaryDirectory(prefix="bench-tables-") as folder:
-        compare(Path(folder), options.rows, [options.only] if options.only else ["datasets", "ours"])
+        ways = [options.only] if options.only else ["datasets", "ours"]
+        results = compare(Path(folder), options.rows, ways)
+    out = options.out or (None if options.only else RESULTS)
+    if out:
+        out.write_text(json.dumps(results, indent=1) + "\n")
 
 
-def compare(folder: Path, rows: int, ways: list[str]) -> None:
-    """Generate, run the ways in turn, print and (where both ran) write the results."""
+def compare(folder: Path, rows: int, ways: list[str]) -> dict[str, object]:
+    """Generate the rows, run the ways in turn, print and return their results."""
     path, loadable = folder / "rows.jsonl", folder / "loadable.jsonl"
     flaws = generate(rows, path, loadable)
     print(f"{rows:,} rows, {path.stat().st_size / 1e6:,.0f} MB, {flaws}")
-    results = {}
+    results: dict[str, Any] = {"rows": rows, "flaws": flaws, "machine": machine.describe()}
     for way in ways:
         (folder / way).mkdir()
         results[way] = measure(way, path if way == "ours" else loadable, folder / way)
         print(way, json.dumps(results[way], indent=1))
     if len(ways) == 2:
-        ratio = results["datasets"]["seconds"] / results["ours"]["seconds"]
-        print(f"ours is {ratio:.2f} times as fast as datasets")
-        RESULTS.parent.mkdir(exist_ok=True)
-        RESULTS.write_text(
-            json.dumps(
-                {
-                    "rows": rows,
-                    "flaws": flaws,
-                    "machine": machine.describe(),
-                    "speed_ratio": round(ratio, 2),
-                    **results,
-                },
-                indent=1,
-            )
-            + "\n"
-        )
+        results["speed_ratio"] = round(results["datasets"]["seconds"] / results["ours"]["seconds"], 2)
+        print(f"ours is {results['speed_ratio']:.2f} times as fast as datasets")
+    return results
 
 
 if __name__ == "__main__":

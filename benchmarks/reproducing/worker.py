@@ -64,6 +64,7 @@ def _splits(base: Path, rows: int, held_out: int) -> dict[str, Rows]:
     from ft_pipeline.tables.conversations import build_conversations
     from ft_pipeline.tables.file_result import SourceFile
     from ft_pipeline.tables.formats.turns import plain
+    from ft_pipeline.tables.held_out import SuiteTexts
     from ft_pipeline.training.tokens.chat_tokens import encode, render_conversation
 
     with tempfile.TemporaryDirectory() as scratch:
@@ -73,7 +74,7 @@ def _splits(base: Path, rows: int, held_out: int) -> dict[str, Rows]:
         build_table("sharegpt", [], out / "sharegpt", max_quarantined=0.1)
         shares = DataSettings(validation_share=0.1, test_share=0.25)
         folders = {name: out / name for name in ("alpaca", "sharegpt")}
-        build_conversations(folders, out / "conversations", settings=shares, general_questions=[])
+        build_conversations(folders, out / "conversations", settings=shares, suite=SuiteTexts())
         table = pq.read_table(out / "conversations" / "rows.parquet").to_pylist()
     tokenizer = load_tokenizer(base)
     splits: dict[str, Rows] = {}
