@@ -2,7 +2,7 @@
 
 import contextlib
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,8 @@ from ft_pipeline.evaluation.scoring.task_files import read_task_texts
 from ft_pipeline.execution.metadata import column_schema, picture, table
 from ft_pipeline.execution.step import BuildContext, CheckSpec, SpecContext, versions_of
 from ft_pipeline.execution.step_asset import step
+from ft_pipeline.models.base_model import identify_model
+from ft_pipeline.models.embeddings import open_embedder
 from ft_pipeline.project import read_jsonl
 from ft_pipeline.settings.project import DataSettings
 from ft_pipeline.sources.snapshot import LocalCopy, checkout, read_listing
@@ -40,6 +42,7 @@ from ft_pipeline.tables.moved_rows import count_moves, moves_warning
 from ft_pipeline.tables.quarantine import Part, build_quarantine, overview
 from ft_pipeline.tables.reading.sidecar import load_sidecar, parse_sidecar
 from ft_pipeline.tables.reason_codes import Refused
+from ft_pipeline.tables.semantic import SemanticSearch
 
 QUARANTINE_HELP = (
     "accounts: row counts of each file. where: which of its rows have which fault. first: some of them, with their "
@@ -200,12 +203,15 @@ def conversations(context: SpecContext) -> Spec:
         for path in (evaluation.general_questions, evaluation.general_texts)
     )
     inputs = {name: context.checked_artifact(name).reference for name in CONVERSATIONAL}
-    config = {
+    config: dict[str, Any] = {
         "data": settings.data.config(),
         "general_questions": [[str(row.get("query", "")), _gold_answer(row)] for row in questions],
         "general_texts": [str(row.get("text", "")) for row in texts],
         "tasks": sorted(evaluation.tasks),
     }
+    if semantic := settings.data.semantic_duplicates:
+        model = identify_model(semantic.model, semantic.revision)
+        config["semantic_duplicates"] = {**model, "similarity": semantic.similarity}
     return Spec("conversations", inputs | task_inputs(context, task_files(context)), config)
 
 
@@ -220,12 +226,14 @@ def _build_conversations(build: BuildContext) -> dict[str, Any]:
     config = build.spec.config
     tasks = build.inputs.get("tasks")
     task_texts, unread_tasks = read_task_texts(tasks, config["tasks"]) if tasks else ([], config["tasks"])
-    report = build_conversations(
-        {name: build.inputs[name] for name in CONVERSATIONAL},
-        build.out,
-        settings=DataSettings.model_validate(config["data"]),
-        suite=SuiteTexts.of(config["general_questions"], task_texts, config["general_texts"]),
-    )
+    with _semantic_search(build) as semantic:
+        report = build_conversations(
+            {name: build.inputs[name] for name in CONVERSATIONAL},
+            build.out,
+            settings=DataSettings.model_validate(config["data"]),
+            suite=SuiteTexts.of(config["general_questions"], task_texts, config["general_texts"]),
+            semantic=semantic,
+        )
     moved = _moved_rows(build)
     for warning in moved:
         build.note(warning.message)
@@ -237,6 +245,18 @@ def _build_conversations(build: BuildContext) -> dict[str, Any]:
         )
         report.warnings.append(RowWarning("tasks_not_compared", message))
     return report.to_json()
+
+
+@contextlib.contextmanager
+def _semantic_search(build: BuildContext) -> Iterator[SemanticSearch | None]:
+    """Yield the search for rows of the same meaning, if the project asks for it."""
+    settings = build.spec.config.get("semantic_duplicates")
+    if settings is None:
+        yield None
+        return
+    with open_embedder(settings["model"], settings["revision"]) as (embed, source):
+        build.note(f"comparing the meaning of rows with {source}: every row is embedded, which takes a while")
+        yield SemanticSearch(embed, settings["similarity"])
 
 
 def _moved_rows(build: BuildContext) -> list[RowWarning]:

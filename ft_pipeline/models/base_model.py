@@ -63,14 +63,31 @@ def _write_model(job: Job, model: str, revision: str | None) -> tuple[str, list[
         # Artifacts are identified by content: a phase that changed no 16-bit weight would be identical to its own base.
         (job.out / ORIGIN_FILE).write_text(json.dumps({"model": model}) + "\n", encoding="utf-8")
         return model, []
+    return fetch_model(model, revision, job.out, job.report)
+
+
+def fetch_model(model: str, revision: str | None, out: Path, report: Reporter) -> tuple[str, list[str]]:
+    """Write the files of a model that cannot run code to `out`. Return its source, and the names of files in a local
+    folder that were not copied."""
     if model == EMBEDDED:
-        _convert_embedded(job.out, job.report)
+        _convert_embedded(out, report)
         return f"{_WHEEL} {distribution(_WHEEL).version}", []
     if (folder := _local_folder(model)) is not None:
-        return folder.name, _copy_model(folder, job.out, model, job.report)
+        return folder.name, _copy_model(folder, out, model, report)
     folder = _download(model, revision)
-    _copy_model(folder, job.out, model, job.report)
-    return f"{model}@{_commit_of_snapshot(folder, revision, job.report)}", []
+    _copy_model(folder, out, model, report)
+    return f"{model}@{_commit_of_snapshot(folder, revision, report)}", []
+
+
+def read_pooling(model: str, revision: str | None) -> str:
+    """Return how an embedding model pools the vectors of its tokens, by the names of sentence-transformers: that of
+    1_Pooling/config.json, else `mean_tokens`."""
+    name = "1_Pooling/config.json"
+    if model == EMBEDDED:
+        return "mean_tokens"
+    pooling = read_json((_local_folder(model) or _download(model, revision, [name])) / name, model)
+    chosen = sorted(key for key, value in pooling.items() if key.startswith("pooling_mode_") and value is True)
+    return " and ".join(key.removeprefix("pooling_mode_") for key in chosen) or "mean_tokens"
 
 
 def identify_model(model: str, revision: str | None) -> dict[str, str | None]:
@@ -98,7 +115,7 @@ def load_config(model: str, revision: str | None) -> dict[str, Any]:
     folder = _local_folder(model) or _download(model, revision, ["config.json"])
     config = read_json(folder / "config.json", model)
     if not config:
-        raise UserError(f"base_model {model!r} has no config.json. Use a folder that save_pretrained wrote.")
+        raise UserError(f"model {model!r} has no config.json. Use a folder that save_pretrained wrote.")
     return config
 
 
@@ -185,7 +202,7 @@ def _copy_model(folder: Path, out: Path, model: str, report: Reporter) -> list[s
         unsupported = [*skipped, *sorted(path.name for path in folder.glob("*.gguf"))]
         listing = f" (found {', '.join(unsupported[:_MAX_LISTED_FILES])})" if unsupported else ""
         raise UserError(
-            f"base_model {model!r} contains no *.safetensors{listing}; pickled weights can run code and are never "
+            f"model {model!r} contains no *.safetensors{listing}; pickled weights can run code and are never "
             "loaded. Load the model once in an environment that you trust, and save it with save_pretrained."
         )
     if skipped:
@@ -203,7 +220,7 @@ def _local_folder(model: str) -> Path | None:
         return path.resolve()
     if path.is_absolute() or model.startswith((".", "~")) or not _HUB_ID.match(model):
         raise UserError(
-            f"base_model {model!r} is neither a folder nor a hub id. Use `{EMBEDDED}`, a folder, or a hub id such as "
+            f"model {model!r} is neither a folder nor a hub id. Use `{EMBEDDED}`, a folder, or a hub id such as "
             "org/name."
         )
     return None
@@ -218,7 +235,7 @@ def _download(model: str, revision: str | None, files: Sequence[str] = KEPT_PATT
         return Path(snapshot_download(model, revision=revision, allow_patterns=list(files)))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         raise UserError(
-            f"base_model {model!r} (revision {revision or 'main'}) could not be fetched from the hub: "
+            f"model {model!r} (revision {revision or 'main'}) could not be fetched from the hub: "
             f"{first_line(error).rstrip('.')}. Check the name and the network (HF_HUB_OFFLINE, HF_TOKEN), or use a "
             f"local folder or `{EMBEDDED}`."
         ) from error
@@ -236,14 +253,14 @@ def _require_usable(out: Path, model: str) -> None:
     """Raise UserError if the files in `out` are not an unquantized causal LM with its tokenizer."""
     config = read_json(out / "config.json", model)
     if not config:
-        raise UserError(f"base_model {model!r} has no config.json. Use a folder that save_pretrained wrote.")
+        raise UserError(f"model {model!r} has no config.json. Use a folder that save_pretrained wrote.")
     _require_supported_type(config.get("model_type"), model)
     if "quantization_config" in config:
         raise UserError(
-            f"base_model {model!r} is already quantized. Use the 16-bit model (technique qlora quantizes it itself)."
+            f"model {model!r} is already quantized. Use the 16-bit model (technique qlora quantizes it itself)."
         )
     if not any((out / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
-        raise UserError(f"base_model {model!r} contains no tokenizer. Save one next to the weights.")
+        raise UserError(f"model {model!r} contains no tokenizer. Save one next to the weights.")
 
 
 def _require_supported_type(model_type: str | None, model: str) -> None:
@@ -253,7 +270,7 @@ def _require_supported_type(model_type: str | None, model: str) -> None:
 
     if model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         raise UserError(
-            f"base_model {model!r} has the type {model_type!r}, for which transformers {__version__} has no causal "
+            f"model {model!r} has the type {model_type!r}, for which transformers {__version__} has no causal "
             "language model. Choose another type, such as llama, qwen3, gemma3 or mistral."
         )
 

@@ -55,7 +55,7 @@ def kept_files(folder: Path, model: str) -> list[Path]:
     for path in files:
         if path.is_symlink() and not _is_inside(path, roots):
             raise UserError(
-                f"base_model {model!r}: {path.name} is a link to a file outside the folder, or to no file. Replace it "
+                f"model {model!r}: {path.name} is a link to a file outside the folder, or to no file. Replace it "
                 "with the file itself."
             )
     return [path for path in files if path.is_file()]
@@ -75,7 +75,7 @@ def refuse_hostile_files(folder: Path, model: str) -> None:
             _require_safetensors(path, model)
         elif begins_like_a_pickle(path):
             raise UserError(
-                f"base_model {model!r}: {path.name} is a pickle, which is never loaded. Copy the model again from a "
+                f"model {model!r}: {path.name} is a pickle, which is never loaded. Copy the model again from a "
                 "source that you trust."
             )
     for path in folder.glob("*.safetensors.index.json"):
@@ -84,13 +84,13 @@ def refuse_hostile_files(folder: Path, model: str) -> None:
         content = read_json(folder / name, model)
         if "auto_map" in content:
             raise UserError(
-                f"base_model {model!r} needs its own Python code ({name}: auto_map), which is never run. Choose a "
+                f"model {model!r} needs its own Python code ({name}: auto_map), which is never run. Choose a "
                 "model that transformers supports."
             )
     for key, value in _nested_items(read_json(folder / "config.json", model)):
         if key in IMPLEMENTATION_KEYS and "/" in json.dumps(value):
             raise UserError(
-                f"base_model {model!r} requests code from the hub (config.json: {key} is {value!r}), which is never "
+                f"model {model!r} requests code from the hub (config.json: {key} is {value!r}), which is never "
                 "run. Remove the key."
             )
 
@@ -105,7 +105,7 @@ def read_json(path: Path, model: str) -> dict[str, Any]:
     except (ValueError, RecursionError):
         content = None
     if not isinstance(content, dict):
-        raise UserError(f"base_model {model!r}: {path.name} is not a JSON object. Copy the model again.")
+        raise UserError(f"model {model!r}: {path.name} is not a JSON object. Copy the model again.")
     return content
 
 
@@ -126,9 +126,7 @@ def _require_safetensors(path: Path, model: str) -> None:
             pass
     except (SafetensorError, OSError, UnicodeDecodeError) as error:
         fault = "a pickle" if begins_like_a_pickle(path) else f"not a valid safetensors file ({error})"
-        raise UserError(
-            f"base_model {model!r}: {path.name} is {fault}. Copy the model again from its source."
-        ) from None
+        raise UserError(f"model {model!r}: {path.name} is {fault}. Copy the model again from its source.") from None
 
 
 def _require_parts_in_folder(path: Path, model: str) -> None:
@@ -137,7 +135,7 @@ def _require_parts_in_folder(path: Path, model: str) -> None:
     for name in sorted({str(part) for part in parts.values()}) if isinstance(parts, dict) else []:
         if name != Path(name).name or not name.endswith(".safetensors"):
             raise UserError(
-                f"base_model {model!r}: {path.name} names {name!r}, which is not a *.safetensors file in the same "
+                f"model {model!r}: {path.name} names {name!r}, which is not a *.safetensors file in the same "
                 "folder. Copy the model again from its source."
             )
 

@@ -28,6 +28,18 @@ CRON_RANGES = (range(60), range(24), range(1, 32), range(1, 13), range(8))
 Share = Annotated[float, Field(ge=0, lt=1)]
 
 
+class SemanticSettings(Section):
+    """Search for training rows that mean the same as a held-out row in other words, with an embedding model."""
+
+    model: str
+    """A hub id or a folder of an embedding model with safetensors, such as BAAI/bge-small-en-v1.5. The `embedded` model
+    is only good to try the option: it compares form more than meaning."""
+    revision: str | None = None
+    """Commit of a hub model."""
+    similarity: float = Field(0.9, gt=0, le=1)
+    """Cosine similarity from which a row is set aside. Depends on the model: read what is set aside, then adjust it."""
+
+
 class DataSettings(Section):
     """How raw rows are assigned to splits."""
 
@@ -43,11 +55,17 @@ class DataSettings(Section):
     names."""
     max_quarantined: Share = 0.1
     """Largest allowed share of quarantined rows per format folder. Above it, the pipeline stops."""
+    semantic_duplicates: SemanticSettings | None = None
+    """Set training conversations aside that mean the same as a held-out one. Off by default: it takes an embedding of
+    every row."""
 
     def config(self) -> dict[str, Any]:
-        """Return the settings as a spec has them: those that were added later only if they are changed."""
+        """Return the settings as a spec has them: those that were added later only if they are changed.
+
+        `semantic_duplicates` concerns only the conversations, whose spec identifies its model, too.
+        """
         later = {"golden_test", "group_templates"}
-        return self.model_dump(mode="json", exclude=later) | self.model_dump(
+        return self.model_dump(mode="json", exclude={*later, "semantic_duplicates"}) | self.model_dump(
             mode="json", include=later, exclude_defaults=True
         )
 

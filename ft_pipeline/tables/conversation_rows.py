@@ -74,7 +74,7 @@ class ConversationRows:
         workers = min(os.cpu_count() or 1, MAX_THREADS)
         with ThreadPoolExecutor(workers) as pool:
             under_way: deque[tuple[np.ndarray, Future[Result]]] = deque()
-            for messages, positions in self._batches(rows):
+            for messages, positions in self.batches(rows):
                 under_way.append((positions, pool.submit(work, messages, positions)))
                 if len(under_way) > workers:
                     done, future = under_way.popleft()
@@ -82,7 +82,8 @@ class ConversationRows:
             for done, future in under_way:
                 yield done, future.result()
 
-    def _batches(self, rows: np.ndarray) -> Iterator[tuple[pa.Array, np.ndarray]]:
+    def batches(self, rows: np.ndarray) -> Iterator[tuple[pa.Array, np.ndarray]]:
+        """Yield (turns, positions) of the rows at these positions, which ascend."""
         done = 0
         for name, folder in self.folders.items():
             for table in table_batches(folder / "rows.parquet", FORMATS[name]):

@@ -29,6 +29,7 @@ from ft_pipeline.tables.held_out import COMMON, SuiteTexts
 from ft_pipeline.tables.languages import identify_languages
 from ft_pipeline.tables.process_batch import raw_json
 from ft_pipeline.tables.row_groups import RowGroupWriter
+from ft_pipeline.tables.semantic import SemanticSearch
 from ft_pipeline.tables.split_assignment import CODES, SplitAssignment, assign_splits
 from ft_pipeline.tables.splits import SPLITS
 
@@ -86,16 +87,22 @@ class ConversationsReport:
 
 
 def build_conversations(
-    folders: Mapping[str, Path], out: Path, *, settings: DataSettings, suite: SuiteTexts
+    folders: Mapping[str, Path],
+    out: Path,
+    *,
+    settings: DataSettings,
+    suite: SuiteTexts,
+    semantic: SemanticSearch | None = None,
 ) -> ConversationsReport:
     """Write rows.parquet, set_aside.parquet, common_sequences.parquet and suite.json into `out`.
 
     folders: table → the folder of its artifact. A table may be empty. suite: texts that are not trained on either.
+    semantic: also set aside what means the same as a held-out row.
     """
     out.mkdir(parents=True, exist_ok=True)
     suite = replace(suite, templates=settings.group_templates)
     rows = load_conversation_rows(folders, settings)
-    assignment = assign_splits(rows, settings, suite)
+    assignment = assign_splits(rows, settings, suite, semantic)
     written = _write(rows, assignment, out)
     suite.write(out)
     report = _report(rows, assignment, settings, written)

@@ -57,6 +57,11 @@ class SuiteTexts:
             return f"question {number + 1} of the evaluation suites"
         return f"text {number - len(self.questions) + 1} of the evaluation suites"
 
+    def whole_texts(self) -> list[str]:
+        """Return one text per number: a question with its answer, or a text."""
+        answers = self.answers or [""] * len(self.questions)
+        return [f"{pair[0]}\n{pair[1]}".rstrip() for pair in zip(self.questions, answers, strict=True)] + [*self.texts]
+
     def write(self, folder: Path) -> None:
         """Write the texts to a conversations artifact."""
         content = {name: getattr(self, name) for name in ("questions", "answers", "texts", "templates")}
@@ -87,7 +92,7 @@ class SuiteTexts:
 
 
 def turns_of_rows(messages: pa.Array, owners: np.ndarray, with_templates: bool) -> HeldOutTurns:
-    """Return the human and model turns of held-out rows, and the reasoning in them."""
+    """Return the human and model turns of held-out rows, with the reasoning and the arguments of tool calls in them."""
     contents, roles, rows = _contents(messages)
     is_user, is_model = (pc.equal(roles, text_scalar(role)).to_numpy(False) for role in ("user", "assistant"))
     single = np.bincount(rows[is_user], minlength=len(messages))[rows] == 1
@@ -95,10 +100,10 @@ def turns_of_rows(messages: pa.Array, owners: np.ndarray, with_templates: bool) 
     turns = HeldOutTurns(with_templates)
     kinds = np.where(is_user, QUESTION, ANSWER).astype(np.uint8)
     turns.add(tokenize(contents.filter(pa.array(kept))), owners[rows[kept]], kinds[kept], single[kept])
-    thoughts, rows = _reasoning(messages)
-    if len(thoughts):
-        roles = np.full(len(thoughts), ANSWER, np.uint8)
-        turns.add(tokenize(thoughts), owners[rows], roles, np.zeros(len(thoughts), dtype=bool))
+    inner, rows = _inner_texts(messages)
+    if len(inner):
+        roles = np.full(len(inner), ANSWER, np.uint8)
+        turns.add(tokenize(inner), owners[rows], roles, np.zeros(len(inner), dtype=bool))
     return turns
 
 
@@ -109,24 +114,27 @@ def _contents(messages: pa.Array) -> tuple[pa.Array, pa.Array, np.ndarray]:
     return as_large(turns.field("content")), as_large(turns.field("role")), rows
 
 
-def _reasoning(messages: pa.Array) -> tuple[pa.Array, np.ndarray]:
-    """Return (text, row) of the turns with reasoning."""
-    reasoning = messages.flatten().field("reasoning_content")
+def _inner_texts(messages: pa.Array) -> tuple[pa.Array, np.ndarray]:
+    """Return (text, row) of the reasoning in the turns, and of the arguments of their tool calls."""
+    turns = messages.flatten()
     rows = np.repeat(np.arange(len(messages)), pc.list_value_length(messages).to_numpy(zero_copy_only=False))
-    present = pc.is_valid(reasoning)
-    return as_large(reasoning.filter(present)), rows[present.to_numpy(zero_copy_only=False)]
+    reasoning, calls = turns.field("reasoning_content"), turns.field("tool_calls")
+    has_reasoning = pc.is_valid(reasoning)
+    # Calls are fewer than turns, or none: the turn of each call is found from the lengths of the lists.
+    turn_of_call = np.repeat(np.arange(len(turns)), pc.fill_null(pc.list_value_length(calls), 0).to_numpy(False))
+    texts = pa.concat_arrays([as_large(reasoning.filter(has_reasoning)), as_large(calls.flatten().field("arguments"))])
+    return texts, np.concatenate([rows[has_reasoning.to_numpy(zero_copy_only=False)], rows[turn_of_call]])
 
 
 def search_messages(messages: pa.Array, index: LeakIndex) -> Found:
-    """Return what is found in the turns of rows, and in their reasoning. A document is a row."""
+    """Return what is found in the turns of rows, in their reasoning and in tool calls. A document is a row."""
     contents, roles, rows = _contents(messages)
     is_user = pc.equal(roles, text_scalar("user")).to_numpy(zero_copy_only=False)
     found = index.search(tokenize(contents), rows, is_user, len(messages))
-    thoughts, rows = _reasoning(messages)
-    if not len(thoughts):
+    inner, rows = _inner_texts(messages)
+    if not len(inner):
         return found
-    hidden = index.search(tokenize(thoughts), rows, np.zeros(len(rows), dtype=bool), len(messages))
-    return Found.join([found, hidden])
+    return Found.join([found, index.search(tokenize(inner), rows, np.zeros(len(rows), dtype=bool), len(messages))])
 
 
 def common_sequences(sequences: np.ndarray, groups: np.ndarray) -> np.ndarray:

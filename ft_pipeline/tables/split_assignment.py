@@ -4,6 +4,7 @@ The split depends only on the group (see splits.py), so that new rows never move
 row, or contains one of its turns, is not trained on.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -18,6 +19,7 @@ from ft_pipeline.tables.dedup.near_duplicates import find_near
 from ft_pipeline.tables.formats.arrow_schema import MESSAGES
 from ft_pipeline.tables.held_out import SuiteTexts, common_sequences, search_messages, turns_of_rows
 from ft_pipeline.tables.leaks import Found, HeldOutTurns, LeakIndex
+from ft_pipeline.tables.semantic import BLOCK_ROWS, SemanticSearch, texts_of
 from ft_pipeline.tables.splits import SPLITS, TEST, TRAIN, VALIDATION, place_in_splits
 
 CODES = ("", "duplicate", "near_duplicate", "train_test_overlap")
@@ -45,8 +47,49 @@ class SplitAssignment:
         self.notes[int(position)] = (message, copy_of)
 
 
-def assign_splits(rows: ConversationRows, settings: DataSettings, suite: SuiteTexts) -> SplitAssignment:
-    """Split by group; set aside duplicates across tables, and whatever shows a held-out row or a text of the suites."""
+@dataclass(frozen=True)
+class _HeldOut:
+    """What is held out, by number: test rows, the texts of the suites, validation rows."""
+
+    rows: ConversationRows
+    positions: np.ndarray
+    """The positions of the held-out rows: test rows first."""
+    test_rows: int
+    suite: SuiteTexts
+
+    @classmethod
+    def of(cls, rows: ConversationRows, ranks: np.ndarray, stays: np.ndarray, suite: SuiteTexts) -> "_HeldOut":
+        held_out = np.flatnonzero(stays & (ranks < _TRAIN))
+        by_rank = held_out[np.argsort(ranks[held_out], kind="stable")]
+        return cls(rows, by_rank, int((ranks[held_out] < _VALIDATION).sum()), suite)
+
+    def numbers(self) -> np.ndarray:
+        """Return the number of each row (int32), or -1."""
+        numbers = np.full(len(self.rows), -1, dtype=np.int32)
+        counted = np.arange(len(self.positions))
+        numbers[self.positions] = counted + np.where(counted < self.test_rows, 0, len(self.suite))
+        return numbers
+
+    def is_hidden_from(self, rank: int, number: int) -> bool:
+        """Whether a row of this rank must not show it. A validation row may show all but test rows."""
+        return number < self.test_rows or rank == _TRAIN
+
+    def name(self, number: int, splits: np.ndarray) -> tuple[str, str | None]:
+        """Return its name, and the origin of a row."""
+        if self.test_rows <= number < self.test_rows + len(self.suite):
+            return self.suite.name(number - self.test_rows), None
+        row = self.positions[number if number < self.test_rows else number - len(self.suite)]
+        origin = self.rows.origin(row)
+        return f"the {SPLITS[splits[row]]} row {origin}", origin
+
+
+def assign_splits(
+    rows: ConversationRows, settings: DataSettings, suite: SuiteTexts, semantic: SemanticSearch | None = None
+) -> SplitAssignment:
+    """Split by group; set aside duplicates across tables, and whatever shows a held-out row or a text of the suites.
+
+    semantic: also set aside what means the same as a held-out row.
+    """
     assignment = SplitAssignment(np.zeros(len(rows), np.uint8), _splits(rows, settings))
     ranks = np.select(
         [rows.golden, assignment.split == TEST, assignment.split == VALIDATION], [_GOLDEN, _TEST, _VALIDATION], _TRAIN
@@ -57,6 +100,8 @@ def assign_splits(rows: ConversationRows, settings: DataSettings, suite: SuiteTe
     if not rows.are_compared:
         _drop_near(rows, ranks, assignment)
     _drop_leaks(rows, ranks, assignment, suite)
+    if semantic:
+        _drop_paraphrases(rows, ranks, assignment, suite, semantic)
     return assignment
 
 
@@ -124,34 +169,24 @@ def _drop_near(rows: ConversationRows, ranks: np.ndarray, assignment: SplitAssig
 def _drop_leaks(rows: ConversationRows, ranks: np.ndarray, assignment: SplitAssignment, suite: SuiteTexts) -> None:
     """Set aside rows that contain a turn of a row of a lower rank, or (training rows) a text of the suites."""
     stays = assignment.code == 0
-    held_out = np.flatnonzero(stays & (ranks < _TRAIN))
-    # Owners of turns: test rows, the texts of the suites, validation rows. So the lowest owner has the lowest rank.
-    by_rank = held_out[np.argsort(ranks[held_out], kind="stable")]
-    test_rows = int((ranks[held_out] < _VALIDATION).sum())
-    numbers = np.full(len(rows), -1, dtype=np.int32)
-    numbers[by_rank] = np.arange(len(by_rank)) + np.where(np.arange(len(by_rank)) < test_rows, 0, len(suite))
-    index = _index(rows, held_out, numbers, suite.turns(test_rows))
-    searched = np.flatnonzero(stays & (ranks > _TEST))
-    found = _search_all(rows, searched, index)
+    held_out = _HeldOut.of(rows, ranks, stays, suite)
+    index = _index(held_out)
+    found = _search_all(rows, np.flatnonzero(stays & (ranks > _TEST)), index)
     countable = (ranks[found.document] == _TRAIN) & (found.parts > 0)
     assignment.common = common_sequences(found.hash[countable], rows.keys.group[found.document[countable], 1])
+    # The lowest number of those that a row shows has the lowest rank.
     lowest = found.lowest_owners(found.leaks(assignment.common), len(rows))
     for position in np.flatnonzero(lowest >= 0).tolist():
-        owner = int(lowest[position])
-        if owner >= test_rows and ranks[position] != _TRAIN:
-            continue  # a validation row may show another one, or a text of the suites
-        if test_rows <= owner < test_rows + len(suite):
-            assignment.set_aside(position, OVERLAP, f"contains {suite.name(owner - test_rows)}", None)
-            continue
-        original = by_rank[owner if owner < test_rows else owner - len(suite)]
-        origin, split = rows.origin(original), SPLITS[assignment.split[original]]
-        assignment.set_aside(position, OVERLAP, f"contains a turn of the {split} row {origin}", origin)
+        if held_out.is_hidden_from(ranks[position], lowest[position]):
+            name, origin = held_out.name(lowest[position], assignment.split)
+            assignment.set_aside(position, OVERLAP, f"contains {'a turn of ' if origin else ''}{name}", origin)
 
 
-def _index(rows: ConversationRows, held_out: np.ndarray, numbers: np.ndarray, turns: HeldOutTurns) -> LeakIndex:
-    """Return the index of the suites (`turns`) and of the held-out rows. numbers: the owner of each row."""
-    collect = partial(_collect, numbers=numbers, with_templates=turns.with_templates)
-    for _, part in rows.map_messages(held_out, collect):
+def _index(held_out: _HeldOut) -> LeakIndex:
+    """Return the index of the suites and of the held-out rows."""
+    turns = held_out.suite.turns(held_out.test_rows)
+    collect = partial(_collect, numbers=held_out.numbers(), with_templates=turns.with_templates)
+    for _, part in held_out.rows.map_messages(np.sort(held_out.positions), collect):
         turns.extend(part)
     return LeakIndex(turns)
 
@@ -172,3 +207,42 @@ def _search_nothing(index: LeakIndex) -> Found:
 
 def _search(messages: pa.Array, positions: np.ndarray, index: LeakIndex) -> Found:
     return search_messages(messages, index)
+
+
+def _drop_paraphrases(
+    rows: ConversationRows, ranks: np.ndarray, assignment: SplitAssignment, suite: SuiteTexts, semantic: SemanticSearch
+) -> None:
+    """Set aside rows that mean the same as a row of a lower rank, or (training rows) as a text of the suites."""
+    stays = assignment.code == 0
+    held_out = _HeldOut.of(rows, ranks, stays, suite)
+    vectors = _embed_held_out(held_out, semantic)
+    for rank, hidden in ((_VALIDATION, vectors[: held_out.test_rows]), (_TRAIN, vectors)):
+        for positions, part in _embed(rows, np.flatnonzero(stays & (ranks == rank)), semantic):
+            numbers, similarities = semantic.nearest(part, hidden)
+            for at in np.flatnonzero(similarities >= semantic.similarity).tolist():
+                name, origin = held_out.name(numbers[at], assignment.split)
+                message = f"means the same as {name} (similarity {similarities[at]:.2f})"
+                assignment.set_aside(positions[at], OVERLAP, message, origin)
+
+
+def _embed_held_out(held_out: _HeldOut, semantic: SemanticSearch) -> np.ndarray:
+    """Return the vectors of what is held out, by number."""
+    row_numbers, suite_texts = held_out.numbers(), held_out.suite.whole_texts()
+    numbers = [held_out.test_rows + np.arange(len(suite_texts))] if suite_texts else []
+    vectors = [semantic.embed(suite_texts)] if suite_texts else []
+    for positions, part in _embed(held_out.rows, np.sort(held_out.positions), semantic):
+        numbers.append(row_numbers[positions])
+        vectors.append(part)
+    if not vectors:
+        return np.empty((0, 0), np.float32)
+    return np.concatenate(vectors)[np.argsort(np.concatenate(numbers))]
+
+
+def _embed(
+    rows: ConversationRows, positions: np.ndarray, semantic: SemanticSearch
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield (positions, vectors) of the rows at these positions, which ascend."""
+    for messages, batch in rows.batches(positions):
+        for begin in range(0, len(messages), BLOCK_ROWS):
+            part = messages.slice(begin, BLOCK_ROWS)
+            yield batch[begin : begin + BLOCK_ROWS], semantic.embed(texts_of(part))

@@ -4,11 +4,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
 from ft_pipeline.store.artifacts import ArtifactStore
-from ft_pipeline_tests.end_to_end.project import current, ft, ft_json, small_project
+from ft_pipeline_tests.end_to_end.project import current, ft, ft_json, run, small_project
 
 pytestmark = pytest.mark.slow
 
@@ -67,3 +68,20 @@ def test_a_new_preference_pair_retrains_dpo_but_not_sft(root: Path) -> None:
     states = {(step["asset"], step["experiment"]): step["state"] for step in ran}
     assert states["adapter", "dpo"] == "built"
     assert states.get(("adapter", "qlora"), "reused") == "reused"
+
+
+def test_an_embedding_model_sets_aside_rows_of_the_same_meaning(root: Path) -> None:
+    before, table = current(root, "conversations"), current(root, "alpaca").fingerprint
+    path = root / "project.yaml"
+    settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    settings["data"] = {"semantic_duplicates": {"model": str(root / "models" / "tiny"), "similarity": 0.9}}
+    path.write_text(yaml.safe_dump(settings, allow_unicode=True), encoding="utf-8")
+    done = run(root, "conversations")
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    after = current(root, "conversations")
+    assert len(after.spec["config"]["semantic_duplicates"]["content"]) == 64
+    assert current(root, "alpaca").fingerprint == table
+    set_aside = pq.read_table(after.path / "set_aside.parquet").to_pylist()
+    messages = [row["message"] for row in set_aside if row["message"].startswith("means the same as ")]
+    assert messages and after.summary["splits"]["test"] == before.summary["splits"]["test"]
+    assert after.summary["accepted"] == before.summary["accepted"] - len(messages)

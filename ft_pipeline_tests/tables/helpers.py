@@ -77,7 +77,9 @@ SETTINGS = DataSettings(validation_share=0.2, test_share=0.2)
 NO_SUITE = SuiteTexts()
 
 
-def build_chat_tables(folder, alpaca_files, sharegpt_files=None, sidecars=None, settings=SETTINGS, suite=NO_SUITE):
+def build_chat_tables(
+    folder, alpaca_files, sharegpt_files=None, sidecars=None, settings=SETTINGS, suite=NO_SUITE, semantic=None
+):
     """Build both chat tables and the conversations. Return the report, the rows and the rows that were set aside."""
     for name, files in (("alpaca", alpaca_files), ("sharegpt", sharegpt_files or {})):
         (folder / name).mkdir(exist_ok=True)
@@ -87,6 +89,7 @@ def build_chat_tables(folder, alpaca_files, sharegpt_files=None, sidecars=None, 
         folder / "out",
         settings=settings,
         suite=suite,
+        semantic=semantic,
     )
     rows, set_aside = (pq.read_table(folder / "out" / f"{name}.parquet").to_pylist() for name in ("rows", "set_aside"))
     assert report.checks["rows_accounted_for"].passed and report.checks["no_prompt_straddles"].passed

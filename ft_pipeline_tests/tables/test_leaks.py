@@ -1,5 +1,6 @@
 """Nothing held out is trained on or shown: turns inside conversations, texts, templates, other scripts, suites."""
 
+import json
 import random
 
 import numpy as np
@@ -289,6 +290,20 @@ def test_reasoning_shows_a_held_out_answer_too(tmp_path):
     held_out = read_held_out(tmp_path / "out")
     answer = {"role": "assistant", "content": "There.", "reasoning_content": f"It says: {sentence(5, 14)}"}
     assert held_out.in_conversations([[{"role": "user", "content": "Hi"}, answer]]) == ["alpaca/g.jsonl:1"]
+
+
+def test_arguments_of_tool_calls_show_a_held_out_answer_too(tmp_path):
+    set_aside_rows(tmp_path, [alpaca("Where can I park?", sentence(5, 14)), alpaca("And at night?", sentence(6, 14))])
+    held_out = read_held_out(tmp_path / "out")
+    calls = [
+        {"id": "1", "name": "log", "arguments": '{"at": 3}'},
+        {"id": "2", "name": "note", "arguments": json.dumps({"text": sentence(6, 14)})},
+    ]
+    conversations = [
+        [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello!"}],
+        [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "", "tool_calls": calls}],
+    ]
+    assert held_out.in_conversations(conversations) == [None, "alpaca/g.jsonl:2"]
 
 
 def test_golden_rows_of_two_tables_are_not_scored_twice(tmp_path):

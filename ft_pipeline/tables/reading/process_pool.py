@@ -36,7 +36,7 @@ def map_batches(
         for item in items:
             yield item, work(item)
         return
-    with _processes(work, workers) as ask, ThreadPoolExecutor(workers) as threads:
+    with processes(work, workers) as ask, ThreadPoolExecutor(workers) as threads:
         under_way: deque[tuple[Item, Future[Result]]] = deque()
         for item in items:
             under_way.append((item, threads.submit(ask, item)))
@@ -49,7 +49,7 @@ def map_batches(
 
 
 @contextmanager
-def _processes(work: Callable[[Any], Any], count: int) -> Iterator[Callable[[Any], Any]]:
+def processes(work: Callable[[Any], Any], count: int) -> Iterator[Callable[[Any], Any]]:
     """Yield a function that processes an item in a free one of `count` processes. They end with the context."""
     started = [_start(work) for _ in range(count)]
     free: queue.SimpleQueue[subprocess.Popen] = queue.SimpleQueue()
