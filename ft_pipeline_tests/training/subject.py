@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 from ft_pipeline.job import Job, Reporter
 from ft_pipeline.settings.experiment import ExperimentSettings
 from ft_pipeline.settings.learning_rates import with_learning_rate
+from ft_pipeline.settings.project import DataSettings
 from ft_pipeline.settings.training import ATTENTION
 from ft_pipeline.training import training_data
 
@@ -22,6 +23,9 @@ PAIRS = [
     ("Tracking has not updated.", "I'll check the latest tracking status for you. Please send the order number."),
 ]
 FAST = {"learning_rate": 3e-3, "num_train_epochs": 4, "per_device_train_batch_size": 4, "eval_steps": 3}
+
+
+SHARES = DataSettings(validation_share=0.3, test_share=0.1).model_dump(mode="json")
 
 
 class Listener:
@@ -63,6 +67,37 @@ def support_rows(copies: int = 4) -> list[dict[str, Any]]:
         for number, (question, answer) in enumerate(PAIRS)
     ]
     return train + [conversation(9000 + number, [pair], "validation") for number, pair in enumerate(PAIRS)]
+
+
+def preference_rows(count=24):
+    rows = []
+    for number in range(count):
+        question, answer = PAIRS[number % len(PAIRS)]
+        rows.append(
+            {
+                "id": f"{number:064x}",
+                "file": "pairs.jsonl",
+                "row": number + 1,
+                "prompt_messages": [{"role": "user", "content": f"{question} Tell me, take {number}."}],
+                "chosen": [{"role": "assistant", "content": answer}],
+                "rejected": [{"role": "assistant", "content": f"No idea, sorry, really none at all. {answer}"}],
+            }
+        )
+    return rows
+
+
+def text_rows(count=20):
+    texts = [
+        f"{question} {answer} This is article {n} of the shop." for n in range(count) for question, answer in PAIRS[:2]
+    ]
+    return [{"id": f"{n:064x}", "file": "help.jsonl", "row": n + 1, "text": text} for n, text in enumerate(texts)]
+
+
+def known_rows():
+    """Conversations whose held-out rows are in no pair and no text."""
+    train = [row for row in support_rows() if row["split"] == "train"]
+    unrelated = [("Do you repair lamps?", "Yes, in aisle nine."), ("Is there a cafe?", "On the second floor.")]
+    return train + [conversation(9000 + number, [pair], "validation") for number, pair in enumerate(unrelated)]
 
 
 def job(

@@ -4,6 +4,7 @@ import itertools
 import json
 import math
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -14,25 +15,27 @@ from torch.nn import functional
 from ft_pipeline.errors import UserError
 from ft_pipeline.models.load import load_model, load_tokenizer
 from ft_pipeline.settings.experiment import DpoSettings, ExperimentSettings
-from ft_pipeline.settings.project import DataSettings
 from ft_pipeline.training import adapter, training_data
 from ft_pipeline.training.objectives.cpt import BlockChecks, pack_blocks
 from ft_pipeline.training.objectives.dpo import collate_pairs, pair_losses, with_reference
+from ft_pipeline.training.objectives.rows import TableRows
 from ft_pipeline.training.techniques import new_model
 from ft_pipeline.training.tokens.chat_tokens import MASKED
 from ft_pipeline.training.tokens.token_audit import failures
 from ft_pipeline.training.trainer.loss import sequence_log_probabilities
 from ft_pipeline.training.training_data import read_split
 from ft_pipeline_tests.training.subject import (
-    PAIRS,
+    SHARES,
     conversation,
     job,
+    known_rows,
     make_training_data,
+    preference_rows,
     support_rows,
+    text_rows,
     write_conversations,
 )
 
-SHARES = DataSettings(validation_share=0.3, test_share=0.1).model_dump(mode="json")
 FAST = {"num_train_epochs": 4, "per_device_train_batch_size": 4, "eval_steps": 4}
 
 
@@ -40,37 +43,6 @@ def experiment(objective, technique="lora", **training):
     return ExperimentSettings.model_validate(
         {"objective": objective, "technique": technique, "training": {**FAST, **training}}
     )
-
-
-def preference_rows(count=24):
-    rows = []
-    for number in range(count):
-        question, answer = PAIRS[number % len(PAIRS)]
-        rows.append(
-            {
-                "id": f"{number:064x}",
-                "file": "pairs.jsonl",
-                "row": number + 1,
-                "prompt_messages": [{"role": "user", "content": f"{question} Tell me, take {number}."}],
-                "chosen": [{"role": "assistant", "content": answer}],
-                "rejected": [{"role": "assistant", "content": f"No idea, sorry, really none at all. {answer}"}],
-            }
-        )
-    return rows
-
-
-def text_rows(count=20):
-    texts = [
-        f"{question} {answer} This is article {n} of the shop." for n in range(count) for question, answer in PAIRS[:2]
-    ]
-    return [{"id": f"{n:064x}", "file": "help.jsonl", "row": n + 1, "text": text} for n, text in enumerate(texts)]
-
-
-def known_rows():
-    """Conversations whose held-out rows are in no pair and no text."""
-    train = [row for row in support_rows() if row["split"] == "train"]
-    unrelated = [("Do you repair lamps?", "Yes, in aisle nine."), ("Is there a cafe?", "On the second floor.")]
-    return train + [conversation(9000 + number, [pair], "validation") for number, pair in enumerate(unrelated)]
 
 
 def make(folder, base, settings, rows, conversations=None):
@@ -252,7 +224,8 @@ def test_every_token_of_the_texts_is_trained_once(texts, tiny_base):
 def test_packing_keeps_every_token_exactly_once(length, tiny_base):
     tokenizer = load_tokenizer(tiny_base)
     rows = text_rows(5)
-    source = pack_blocks(tokenizer, rows, length, "train", BlockChecks(tokenizer, len(rows)))
+    texts = TableRows(pa.Table.from_pylist(rows), np.arange(len(rows)))
+    source = pack_blocks(tokenizer, texts, length, "train", BlockChecks(tokenizer, len(rows)))
     blocks = source.make(slice(None))
     ids = [token for row in rows for token in [*tokenizer(row["text"])["input_ids"], tokenizer.eos_token_id]]
     assert [blocks[0].encoded.input_ids[0], *(label for block in blocks for label in block.trained)] == ids

@@ -13,8 +13,18 @@ from ft_pipeline.store.hashing import sha256_of_rows
 from ft_pipeline.training import training_data
 from ft_pipeline.training.objectives import rows as batches
 from ft_pipeline.training.tokens.token_audit import Row
-from ft_pipeline_tests.training.subject import PAIRS, Listener, conversation, job, support_rows, write_conversations
-from ft_pipeline_tests.training.test_objectives import SHARES, known_rows, preference_rows, text_rows
+from ft_pipeline_tests.training.subject import (
+    PAIRS,
+    SHARES,
+    Listener,
+    conversation,
+    job,
+    known_rows,
+    preference_rows,
+    support_rows,
+    text_rows,
+    write_conversations,
+)
 
 GOLDEN = {
     "sft": ("65f6882de0496d18", "860871a834fb3065", "ea32209de5cbe7b3"),
@@ -76,16 +86,21 @@ def base_without_earlier_answers(base, folder):
     return folder
 
 
-def make(folder, base, name, report=None):
+def write_case(folder, base, name):
+    """Write the inputs of a case. Return (settings, folders by input name)."""
     settings, rows, tables = case(name)
-    if name == "sft by turn":
-        base = base_without_earlier_answers(base, folder / "base")
     inputs = {"conversations": write_conversations(folder / "conversations", rows), "base_model": base}
     for table, content in tables.items():
         (folder / table).mkdir()
         pq.write_table(pa.Table.from_pylist(content), folder / table / "rows.parquet")
         inputs[table] = folder / table
-    work = job("training_data", folder / "job", settings, inputs, report)
+    return settings, inputs
+
+
+def make(folder, base, name, report=None):
+    if name == "sft by turn":
+        base = base_without_earlier_answers(base, folder / "base")
+    work = job("training_data", folder / "job", *write_case(folder, base, name), report)
     work.config["data"] = SHARES
     training_data.run(work)
     hashes = [sha256((work.out / "audit.json").read_bytes()).hexdigest()]
@@ -101,14 +116,17 @@ def test_batches_do_not_change_the_training_data(tmp_path, tiny_base, monkeypatc
 
 
 class LiveRows(Listener):
-    """Counts the rows that are in memory at each progress."""
+    """Counts the rows that are in memory at each progress: those of the training, and those of the tables."""
 
     def __init__(self):
         super().__init__()
-        self.most = 0
+        self.most = self.most_of_tables = 0
 
     def progress(self, step, total, **values):
-        self.most = max(self.most, sum(type(item) is Row for item in gc.get_objects()))
+        objects = gc.get_objects()
+        self.most = max(self.most, sum(type(item) is Row for item in objects))
+        of_tables = sum(type(item) is dict and "file" in item and "row" in item for item in objects)
+        self.most_of_tables = max(self.most_of_tables, of_tables)
 
 
 @pytest.mark.parametrize("name", ["sft", "mixed", "cpt", "dpo"])
@@ -117,3 +135,4 @@ def test_only_one_batch_of_rows_is_in_memory(tmp_path, tiny_base, monkeypatch, n
     report = LiveRows()
     make(tmp_path, tiny_base, name, report)
     assert 0 < report.most <= 11, "a batch, of pairs two; of blocks, also the first"
+    assert report.most_of_tables <= 11

@@ -11,32 +11,35 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ft_pipeline.errors import UserError
 from ft_pipeline.job import Job
 from ft_pipeline.settings.experiment import ExperimentData, ExperimentSettings
 from ft_pipeline.settings.project import DataSettings
-from ft_pipeline.training.objectives.rows import PreparedRows, RowSource
+from ft_pipeline.tables.splits import TRAIN, VALIDATION
+from ft_pipeline.training.objectives.rows import PreparedRows, RowSource, TableRows
 from ft_pipeline.training.tokens.chat_tokens import MASKED, Encoded, Rendered
-from ft_pipeline.training.tokens.held_out import split_or_leave_out
+from ft_pipeline.training.tokens.held_out import LEFT_OUT, split_or_leave_out
 from ft_pipeline.training.tokens.sample import apply_weight
 from ft_pipeline.training.tokens.token_audit import Check, Row
 
 
 def prepare_rows(job: Job, settings: ExperimentSettings, tokenizer: Any, limits: dict[str, int]) -> PreparedRows:
     """Return the blocks of all texts. Inputs: text, conversations. UserError if a split has no text."""
-    texts, left_out = _read_texts(job)
-    checks = BlockChecks(tokenizer, len(texts))
+    texts, splits, left_out = _read_texts(job)
+    checks = BlockChecks(tokenizer, len(texts) - len(left_out))
     sources = []
-    for split in ("train", "validation"):
-        rows = [row for row in texts if row["split"] == split]
-        if not rows:
+    for name, split in (("train", TRAIN), ("validation", VALIDATION)):
+        rows = TableRows(texts, np.flatnonzero(splits == split))
+        if not len(rows):
             raise UserError(
-                f"No {split} texts: {len(texts) + len(left_out)} in data/raw/text, {len(left_out)} of them near a "
+                f"No {name} texts: {len(texts)} in data/raw/text, {len(left_out)} of them near a "
                 "held-out row. Add texts, or change the shares in project.yaml."
             )
-        sources.append(pack_blocks(tokenizer, rows, limits["max_length"], split, checks))
+        sources.append(pack_blocks(tokenizer, rows, limits["max_length"], name, checks))
     return PreparedRows(sources, checks.results, left_out)
 
 
@@ -45,32 +48,34 @@ def replay_blocks(job: Job, tokenizer: Any, length: int, data: ExperimentData, s
 
     All texts are in the train split: the held-out loss of an sft is that of its answers. UserError if there is no text.
     """
-    kept, left_out = _read_texts(job)
+    texts, splits, left_out = _read_texts(job)
+    kept = np.flatnonzero(splits != LEFT_OUT)
     weight = data.weights.replay
-    ids = [f"{row['file']}:{row['row']}" for row in kept]
+    files, rows = (texts[name].take(pa.array(kept)).to_pylist() for name in ("file", "row"))
+    ids = [f"{file}:{row}" for file, row in zip(files, rows, strict=True)]
     positions = apply_weight(ids, data.share, seed)
     positions = positions[apply_weight([ids[position] for position in positions], weight, seed)]
     if not len(positions):
         raise UserError(
-            f"data.weights.replay is {weight:g}, but there is nothing to replay: {len(kept) + len(left_out)} texts in "
+            f"data.weights.replay is {weight:g}, but there is nothing to replay: {len(texts)} texts in "
             f"data/raw/text, {len(left_out)} of them near a held-out row. Add texts, or remove the weight."
         )
-    texts = [kept[position] for position in positions]
-    checks = BlockChecks(tokenizer, len(texts))
-    source = pack_blocks(tokenizer, texts, length, "train", checks, "replay")
+    checks = BlockChecks(tokenizer, len(positions))
+    replayed = TableRows(texts, kept[positions])
+    source = pack_blocks(tokenizer, replayed, length, "train", checks, "replay")
     return PreparedRows([source], checks.results, left_out)
 
 
-def _read_texts(job: Job) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Return (texts with their split, texts left out because they are near a held-out row)."""
-    columns = ["file", "row", "text"]
-    texts = pq.read_table(job.inputs["text"] / "rows.parquet", columns=columns).to_pylist()
-    return split_or_leave_out(job.inputs["conversations"], texts, DataSettings.model_validate(job.config["data"]))
+def _read_texts(job: Job) -> tuple[pa.Table, np.ndarray, list[dict[str, Any]]]:
+    """Return (texts, the split of each or LEFT_OUT, texts left out because they are near a held-out row)."""
+    texts = pq.read_table(job.inputs["text"] / "rows.parquet", columns=["file", "row", "text"])
+    shares = DataSettings.model_validate(job.config["data"])
+    return texts, *split_or_leave_out(job.inputs["conversations"], texts, shares)
 
 
 def pack_blocks(
     tokenizer: Any,
-    texts: Sequence[dict[str, Any]],
+    texts: TableRows,
     length: int,
     split: str,
     checks: "BlockChecks",
@@ -81,6 +86,7 @@ def pack_blocks(
     A block begins with the last token of the previous block, so that every token except the very first is trained
     exactly once. In memory are the tokens of all texts, with 4 bytes each.
     """
+    origins = TableRows(texts.table.select(["file", "row"]), texts.positions)
     ids, text_begins = array("i"), array("q")
     for row in texts:
         text_begins.append(len(ids))
@@ -93,12 +99,13 @@ def pack_blocks(
 
     def _block(number: int, begin: int) -> Row:
         block_ids = ids[begin : begin + length].tolist()
-        first_text = texts[bisect_right(text_begins, begin) - 1]
+        first = bisect_right(text_begins, begin) - 1
+        (origin,) = origins.read(first, first + 1)
         text = tokenizer.decode(block_ids, clean_up_tokenization_spaces=False)
         rendered = Rendered(text, ((0, len(text)),), split_by_turn=False)
         encoded = Encoded(block_ids, [MASKED, *block_ids[1:]])
         row_id = f"{source}:{split}:{number}"
-        return Row(row_id, source, split, first_text["file"], first_text["row"], rendered, encoded)
+        return Row(row_id, source, split, origin["file"], origin["row"], rendered, encoded)
 
     return RowSource(len(begins), make, checks.add)
 

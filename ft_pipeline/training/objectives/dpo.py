@@ -9,6 +9,7 @@ so that no second model is in memory. Label smoothing as in cDPO (Mitchell 2023)
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -22,9 +23,10 @@ from ft_pipeline.settings.experiment import DpoSettings, ExperimentSettings
 from ft_pipeline.settings.project import DataSettings
 from ft_pipeline.tables.formats.arrow_schema import read_columns
 from ft_pipeline.tables.formats.turns import plain
-from ft_pipeline.training.objectives.rows import PreparedRows, RowSource
+from ft_pipeline.tables.splits import TRAIN, VALIDATION
+from ft_pipeline.training.objectives.rows import PreparedRows, RowSource, TableRows
 from ft_pipeline.training.tokens.chat_tokens import Rendered, encode
-from ft_pipeline.training.tokens.held_out import split_or_leave_out
+from ft_pipeline.training.tokens.held_out import LEFT_OUT, split_or_leave_out
 from ft_pipeline.training.tokens.token_audit import AnswerChecks, Row
 from ft_pipeline.training.trainer.batches import collate
 from ft_pipeline.training.trainer.data_parallel import Ranks
@@ -41,28 +43,25 @@ def prepare_rows(job: Job, settings: ExperimentSettings, tokenizer: Any, limits:
     held-out row of the input conversations is left out.
     """
     columns = ["id", "file", "row", "prompt_messages", "chosen", "rejected", "tools"]
-    pairs = read_columns(job.inputs["preferences"] / "rows.parquet", columns).to_pylist()
-    comparable = [
-        {
-            **pair,
-            "messages": plain(pair["prompt_messages"]),
-            "answers": [plain(pair[side]) for side in ("chosen", "rejected")],
-        }
-        for pair in pairs
-    ]
-    kept, left_out = split_or_leave_out(
-        job.inputs["conversations"], comparable, DataSettings.model_validate(job.config["data"])
-    )
-    for split in ("train", "validation"):
-        if not any(pair["split"] == split for pair in kept):
+    pairs = read_columns(job.inputs["preferences"] / "rows.parquet", columns)
+    shares = DataSettings.model_validate(job.config["data"])
+    splits, left_out = split_or_leave_out(job.inputs["conversations"], pairs, shares)
+    for name, split in (("train", TRAIN), ("validation", VALIDATION)):
+        if not (splits == split).any():
             raise UserError(
-                f"No {split} pairs: {len(pairs)} in data/raw/preferences, {len(left_out)} of them near a held-out row. "
+                f"No {name} pairs: {len(pairs)} in data/raw/preferences, {len(left_out)} of them near a held-out row. "
                 "Add pairs, or change the shares in project.yaml."
             )
+    pairs = pairs.append_column("split", [np.array(["train", "validation"])[np.minimum(splits, VALIDATION)]])
+    kept = TableRows(pairs, np.flatnonzero(splits != LEFT_OUT))
     preferred, rejected = AnswerChecks(tokenizer), AnswerChecks(tokenizer)
 
     def source(side: str, checks: AnswerChecks) -> RowSource:
-        return RowSource(len(kept), lambda items: _tokenize(tokenizer, kept[items], side, settings), checks.add)
+        return RowSource(
+            len(kept),
+            lambda items: _tokenize(tokenizer, kept.read(items.start, items.stop), side, settings),
+            checks.add,
+        )
 
     def results() -> dict[str, Any]:
         preferred.extend(rejected)
@@ -76,7 +75,7 @@ def _tokenize(tokenizer: Any, pairs: list[dict[str, Any]], side: str, settings: 
     source = "preferred" if side == "chosen" else "rejected"
     texts = []
     for pair in pairs:
-        conversation = with_prompt([*pair["messages"], *plain(pair[side])], settings.data.system_prompt, [])
+        conversation = with_prompt(plain([*pair["prompt_messages"], *pair[side]]), settings.data.system_prompt, [])
         try:
             context, target = prompt_and_target(tokenizer, conversation, pair.get("tools"))
         except UserError as error:

@@ -1,14 +1,39 @@
 """The result of preparing an objective's tables: rows that are made in batches, their checks, and rows left out."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
+import pyarrow as pa
 
 from ft_pipeline.training.tokens.token_audit import Row
 
 BATCH_ROWS = 1024
 """Conversations, pairs or blocks in memory at a time: enough to keep the tokenizer's threads busy, few enough to report
 progress."""
+
+
+@dataclass(frozen=True)
+class TableRows:
+    """Some rows of a table, in the order in which they train. They become Python objects only when they are read."""
+
+    table: pa.Table
+    positions: np.ndarray
+    """int64: the positions of the rows in `table`. One may occur several times."""
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def read(self, begin: int, end: int) -> list[dict[str, Any]]:
+        """Return the rows in a range of `positions`."""
+        positions = self.positions[begin:end]
+        runs = np.split(positions, np.flatnonzero(np.diff(positions) != 1) + 1) if len(positions) else []
+        return [row for run in runs for row in self.table.slice(run[0], len(run)).to_pylist()]
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for begin in range(0, len(self), BATCH_ROWS):
+            yield from self.read(begin, begin + BATCH_ROWS)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,6 @@
 """Rows of `sft`: conversations and distilled answers, mixed by weight; the loss is on the assistant's turns alone."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ from ft_pipeline.settings.experiment import ExperimentSettings
 from ft_pipeline.tables.formats.arrow_schema import read_columns
 from ft_pipeline.tables.formats.turns import plain
 from ft_pipeline.training.objectives.cpt import replay_blocks
-from ft_pipeline.training.objectives.rows import PreparedRows, RowSource
+from ft_pipeline.training.objectives.rows import PreparedRows, RowSource, TableRows
 from ft_pipeline.training.tokens.chat_tokens import (
     DroppedTurns,
     Rendered,
@@ -33,7 +32,7 @@ def prepare_rows(job: Job, settings: ExperimentSettings, tokenizer: Any, limits:
     checks = AnswerChecks(tokenizer)
     parts = _mix(job, settings)
     answers = RowSource(
-        sum(len(part.positions) for part in parts),
+        sum(len(part) for _, part in parts),
         lambda items: _tokenize(tokenizer, _rows_of(parts, items), settings.data.system_prompt),
         checks.add,
     )
@@ -45,34 +44,21 @@ def prepare_rows(job: Job, settings: ExperimentSettings, tokenizer: Any, limits:
     )
 
 
-@dataclass(frozen=True)
-class _Part:
-    """Some rows of one table, in the order in which they train."""
-
-    source: str
-    table: pa.Table
-    """The rows of the table, with _COLUMNS."""
-    positions: np.ndarray
-    """int64: the positions of the rows in `table`. One may occur several times."""
-
-    def rows(self, begin: int, end: int) -> list[dict[str, Any]]:
-        """Return the rows in a range of `positions`, with their `source`."""
-        positions = self.positions[begin:end]
-        runs = np.split(positions, np.flatnonzero(np.diff(positions) != 1) + 1) if len(positions) else []
-        rows = [row for run in runs for row in self.table.slice(run[0], len(run)).to_pylist()]
-        return [{**row, "source": self.source} for row in rows]
+_Parts = Sequence[tuple[str, TableRows]]
+"""Rows that train one after the other: (their source, rows)."""
 
 
-def _rows_of(parts: Sequence[_Part], items: slice) -> list[dict[str, Any]]:
-    """Return the rows in a range of all parts, one after the other."""
+def _rows_of(parts: _Parts, items: slice) -> list[dict[str, Any]]:
+    """Return the rows in a range of all parts, with their `source`."""
     rows, first = [], 0
-    for part in parts:
-        rows += part.rows(max(items.start - first, 0), max(items.stop - first, 0))
-        first += len(part.positions)
+    for source, part in parts:
+        part_rows = part.read(max(items.start - first, 0), max(items.stop - first, 0))
+        rows += [{**row, "source": source} for row in part_rows]
+        first += len(part)
     return rows
 
 
-def _mix(job: Job, settings: ExperimentSettings) -> list[_Part]:
+def _mix(job: Job, settings: ExperimentSettings) -> _Parts:
     """Return the rows that train, each source weighted, and the validation rows, which are human and not weighted."""
     human = read_columns(job.inputs["conversations"] / "rows.parquet", _COLUMNS)
     splits = human["split"].to_numpy()
@@ -84,12 +70,13 @@ def _mix(job: Job, settings: ExperimentSettings) -> list[_Part]:
     weights, share, seed = settings.data.weights, settings.data.share, settings.training.seed
     train, answers = (_weighted(table, rows, share, seed) for table, rows in ((human, train), (distilled, answers)))
     parts = [
-        _Part("human", human, _weighted(human, train, weights.human, seed)),
-        _Part("distilled", distilled, _weighted(distilled, answers, weights.distilled, seed)),
-        _Part("human", human, validation),
+        ("human", TableRows(human, _weighted(human, train, weights.human, seed))),
+        ("distilled", TableRows(distilled, _weighted(distilled, answers, weights.distilled, seed))),
+        ("human", TableRows(human, validation)),
     ]
-    if not (len(parts[0].positions) + len(parts[1].positions)) or not len(validation):
-        name = "validation" if len(parts[0].positions) + len(parts[1].positions) else "training"
+    trained = len(parts[0][1]) + len(parts[1][1])
+    if not trained or not len(validation):
+        name = "validation" if trained else "training"
         raise UserError(
             f"No {name} rows: {len(train)} human rows × weight {weights.human:g} and {len(answers)} distilled rows × "
             f"weight {weights.distilled:g} for training, {len(validation)} for validation. Add data, or change "

@@ -4,45 +4,57 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+
 from ft_pipeline.settings.project import DataSettings
-from ft_pipeline.tables.dedup.keys import groups_of, keys_of, keys_of_messages
+from ft_pipeline.tables.dedup.keys import Keys, groups_of, keys_of, keys_of_messages
 from ft_pipeline.tables.formats.text import FORMAT as TEXT
+from ft_pipeline.tables.formats.turns import plain
 from ft_pipeline.tables.held_out import HeldOut, read_held_out
-from ft_pipeline.tables.splits import VALIDATION, place_in_splits
+from ft_pipeline.tables.splits import TRAIN, VALIDATION, place_in_splits
+
+BATCH_ROWS = 4096
+"""Rows that are Python objects at a time."""
+LEFT_OUT = 255
+"""Stands for a split, of a row that is left out."""
 
 
 def split_or_leave_out(
-    conversations: Path, rows: Sequence[dict[str, Any]], shares: DataSettings
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Return (rows with their `split`, train or validation; rows left out as `train_test_overlap`).
+    conversations: Path, table: pa.Table, shares: DataSettings
+) -> tuple[np.ndarray, list[dict[str, Any]]]:
+    """Return (uint8: the split of each row, TRAIN, VALIDATION or LEFT_OUT; the rows left out as `train_test_overlap`).
 
-    rows: {file, row, text} or {file, row, messages, answers (lists of turns)}, all of one kind. The hash of
-    the text, or of the prompt as for conversations, decides the split, so that new rows do not move old ones. A row
-    whose hash means "test" for conversations is trained on here, unless it shows a held-out row of the conversations.
+    table: the columns file, row and text, or file, row, prompt_messages, chosen and rejected. The hash of the text, or
+    of the prompt as for conversations, decides the split, so that new rows do not move old ones. A row whose hash means
+    "test" for conversations is trained on here, unless it shows a held-out row of the conversations.
     """
-    if not rows:
-        return [], []
+    splits, left_out = np.full(len(table), TRAIN, np.uint8), []
+    compare = _compare_texts if "text" in table.column_names else _compare_pairs
     held_out = read_held_out(conversations)
-    if "text" in rows[0]:
-        keys = keys_of(TEXT, [(row["text"],) for row in rows])
-        overlaps = held_out.in_texts([row["text"] for row in rows])
-    else:
-        keys = keys_of_messages([row["messages"] for row in rows])
-        overlaps = _pair_overlaps(held_out, rows)
-    is_validation = (place_in_splits(groups_of(keys, shares), shares) == VALIDATION).tolist()
-    kept, left_out = [], []
-    for row, copy_of, validates in zip(rows, overlaps, is_validation, strict=True):
-        if copy_of is None:
-            kept.append({**row, "split": "validation" if validates else "train"})
-        else:
-            left_out.append({"file": row["file"], "row": row["row"], "code": "train_test_overlap", "copy_of": copy_of})
-    return kept, left_out
+    for begin in range(0, len(table), BATCH_ROWS):
+        rows, part = table.slice(begin, BATCH_ROWS).to_pylist(), slice(begin, begin + BATCH_ROWS)
+        keys, names = compare(held_out, rows)
+        splits[part][place_in_splits(groups_of(keys, shares), shares) == VALIDATION] = VALIDATION
+        for position, (row, name) in enumerate(zip(rows, names, strict=True), begin):
+            if name is not None:
+                splits[position] = LEFT_OUT
+                left_out.append({"file": row["file"], "row": row["row"], "code": "train_test_overlap", "copy_of": name})
+    return splits, left_out
 
 
-def _pair_overlaps(held_out: HeldOut, rows: Sequence[dict[str, Any]]) -> list[str | None]:
-    """Return, for each pair, the name of something held out that its prompt shows together with one of its answers."""
+def _compare_texts(held_out: HeldOut, rows: Sequence[dict[str, Any]]) -> tuple[Keys, list[str | None]]:
+    """Return the keys of texts, and the name of something held out that each shows, or None."""
+    texts = [row["text"] for row in rows]
+    return keys_of(TEXT, [(text,) for text in texts]), held_out.in_texts(texts)
+
+
+def _compare_pairs(held_out: HeldOut, rows: Sequence[dict[str, Any]]) -> tuple[Keys, list[str | None]]:
+    """Return the keys of the prompts of pairs, and the name of something held out that each prompt shows together with
+    one of its answers, or None."""
+    prompts = [plain(row["prompt_messages"]) for row in rows]
     names: list[str | None] = [None] * len(rows)
-    for side in range(max(len(row["answers"]) for row in rows)):
-        answered = [[*row["messages"], *row["answers"][side]] for row in rows]
+    for side in ("chosen", "rejected"):
+        answered = [[*prompt, *plain(row[side])] for prompt, row in zip(prompts, rows, strict=True)]
         names = [name or found for name, found in zip(names, held_out.in_conversations(answered), strict=True)]
-    return names
+    return keys_of_messages(prompts), names
