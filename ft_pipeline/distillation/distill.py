@@ -5,8 +5,7 @@ All kept rows are in the train split. Answers near a held-out row, a human row o
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ import pyarrow.parquet as pq
 from ft_pipeline.distillation import answer_filters
 from ft_pipeline.distillation.answer_table import BATCH_ROWS, write_rows
 from ft_pipeline.distillation.best_of_n import agreements, best_of
+from ft_pipeline.distillation.judged_answers import TABLE, JudgedAnswers, Reason
 from ft_pipeline.tables.checks.content_checks import TEXT, find_faults
 from ft_pipeline.tables.conversations import ASIDE_SCHEMA, SCHEMA
 from ft_pipeline.tables.dedup.keys import Keys, group_names, keys_of_messages, merge
@@ -27,11 +27,9 @@ from ft_pipeline.tables.dedup.matching import find_duplicates, match_against
 from ft_pipeline.tables.formats import sharegpt
 from ft_pipeline.tables.formats.arrow_schema import read_columns
 from ft_pipeline.tables.formats.row_ids import row_id
-from ft_pipeline.tables.formats.turns import Message, plain
 from ft_pipeline.tables.held_out import origin, read_held_out, read_message_shingles
 from ft_pipeline.tables.process_batch import raw_json
 
-TABLE = "unlabelled"
 DISTILLED = pa.schema(
     [
         *SCHEMA,
@@ -56,31 +54,6 @@ SAMPLES = 8
 has one answer."""
 
 
-@dataclass
-class _Answer:
-    """One answer, and the reason if it is set aside."""
-
-    columns: Mapping[str, Any]
-    """Its row in answers.parquet, by column."""
-    code: str = ""
-    """Reason code; empty while the answer is kept."""
-    message: str = ""
-    related_row: str | None = None
-    """The row that is the reason ("table/file:row"): the one that it duplicates, a held-out row, or the answer to the
-    same prompt that is kept instead."""
-
-    @property
-    def messages(self) -> list[Message]:
-        return [*plain(self.columns["prompt_messages"]), {"role": "assistant", "content": self.columns["answer"]}]
-
-    @property
-    def origin(self) -> str:
-        return f"{TABLE}/{self.columns['file']}:{self.columns['row']}"
-
-    def set_aside(self, code: str, message: str, related_row: str | None = None) -> None:
-        self.code, self.message, self.related_row = code, message, related_row
-
-
 def distill(answers: Path, conversations: Path, out: Path, *, teacher: Mapping[str, Any]) -> dict[str, Any]:
     """Write rows.parquet and set_aside.parquet to `out`, from the folders of teacher_answers and conversations.
 
@@ -88,24 +61,19 @@ def distill(answers: Path, conversations: Path, out: Path, *, teacher: Mapping[s
     reasons, length_range, thresholds, samples, checks.
     """
     teacher_facts = json.loads((answers / "teacher.json").read_text(encoding="utf-8"))
-    all_answers = [_Answer(row) for row in pq.read_table(answers / "answers.parquet").to_pylist()]
+    judged = JudgedAnswers.read(answers)
     human = _read_human_rows(conversations)
     length_range = answer_filters.length_range(_answer_lengths(human))
     context = answer_filters.Context(teacher_facts["system_prompt"] or "", teacher_facts["examples"], length_range)
-    _set_aside_filtered(all_answers, context)
-    _set_aside_invalid(all_answers)
-    _set_aside_contaminated(all_answers, conversations)
-    _set_aside_copies_of_human_rows(all_answers, human)
-    _set_aside_all_but_best(all_answers)
-    _set_aside_duplicates(all_answers)
-    kept = _kept(all_answers)
-    set_aside = [answer for answer in all_answers if answer.code]
-    provenance = _provenance(teacher, teacher_facts)
-    groups = group_names(_keys_of(kept).group)
-    kept_rows = (_kept_row(answer, group) | provenance for answer, group in zip(kept, groups, strict=True))
-    write_rows(kept_rows, out / "rows.parquet", DISTILLED)
-    write_rows(map(_set_aside_row, set_aside), out / "set_aside.parquet", ASIDE_SCHEMA)
-    return _summary(kept, set_aside, context, out)
+    _set_aside_filtered(judged, context)
+    _set_aside_invalid(judged)
+    _set_aside_contaminated(judged, conversations)
+    _set_aside_copies_of_human_rows(judged, human)
+    _set_aside_all_but_best(judged)
+    _set_aside_duplicates(judged)
+    write_rows(_kept_rows(judged, _provenance(teacher, teacher_facts)), out / "rows.parquet", DISTILLED)
+    write_rows(_set_aside_rows(judged), out / "set_aside.parquet", ASIDE_SCHEMA)
+    return _summary(judged, context, out)
 
 
 def _read_human_rows(conversations: Path) -> pa.Table:
@@ -133,12 +101,17 @@ def _keys_of_human_rows(human: pa.Table) -> Keys:
 
 
 def _read_shingles(
-    human: pa.Table, new: Sequence[Sequence[Message]], positions: np.ndarray
+    human: pa.Table, judged: JudgedAnswers, kept: np.ndarray, positions: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return read_message_shingles of some rows. Positions count the human rows, then the new ones."""
-    messages, count = human["messages"], len(human)
-    rows = [messages[at].as_py() if at < count else new[at - count] for at in positions.tolist()]
-    return read_message_shingles(rows, np.arange(len(rows)))
+    """Return the shingles of some rows. Positions ascend and count the human rows, then the kept answers."""
+    of_human = positions[positions < len(human)]
+    messages = [human["messages"][at].as_py() for at in of_human.tolist()]
+    parts = [
+        read_message_shingles(messages, np.arange(len(messages))),
+        judged.read_shingles(kept[positions[len(of_human) :] - len(human)]),
+    ]
+    shingles, lengths = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return shingles, lengths
 
 
 def _provenance(teacher: Mapping[str, Any], teacher_facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -153,120 +126,111 @@ def _provenance(teacher: Mapping[str, Any], teacher_facts: Mapping[str, Any]) ->
     }
 
 
-def _kept(answers: Sequence[_Answer]) -> list[_Answer]:
-    """Return the answers that are not set aside (so far)."""
-    return [answer for answer in answers if not answer.code]
+def _set_aside_filtered(judged: JudgedAnswers, context: answer_filters.Context) -> None:
+    for batch in judged.batches(judged.kept):
+        for answer in batch:
+            if (fault := answer_filters.check_answer(answer.columns, context)) is not None:
+                judged.reasons[answer.position] = Reason(fault.code, fault.message)
 
 
-def _set_aside_filtered(answers: Sequence[_Answer], context: answer_filters.Context) -> None:
-    for answer in answers:
-        if (fault := answer_filters.check_answer(answer.columns, context)) is not None:
-            answer.set_aside(fault.code, fault.message)
-
-
-def _set_aside_invalid(answers: Sequence[_Answer]) -> None:
+def _set_aside_invalid(judged: JudgedAnswers) -> None:
     """Set aside answers whose whole conversation fails the checks of human rows."""
-    for batch in _batches(_kept(answers)):
+    for batch in judged.batches(judged.kept):
         frame = pd.DataFrame({"messages": pd.Series([answer.messages for answer in batch], dtype=object)})
         frame["tools"] = pd.Series([answer.columns.get("tools") for answer in batch], dtype=TEXT)
         frame["tags"] = pd.Series([answer.columns.get("tags") for answer in batch], dtype=object)
         for position, fault in find_faults(sharegpt.FORMAT, frame, frozenset()).items():
-            batch[position].set_aside(fault.code, fault.message)
+            judged.reasons[batch[position].position] = Reason(fault.code, fault.message)
 
 
-def _set_aside_contaminated(answers: Sequence[_Answer], conversations: Path) -> None:
+def _set_aside_contaminated(judged: JudgedAnswers, conversations: Path) -> None:
     """Set aside answers whose conversation shows a held-out row, or a text of the evaluation suites."""
-    kept = _kept(answers)
-    names = read_held_out(conversations).in_conversations([answer.messages for answer in kept])
-    for answer, name in zip(kept, names, strict=True):
-        if name is not None:
-            answer.set_aside("train_test_overlap", f"near {name}, contains it, or has the same prompt", name)
+    held_out = read_held_out(conversations)
+    for batch in judged.batches(judged.kept):
+        names = held_out.in_conversations([answer.messages for answer in batch])
+        for answer, name in zip(batch, names, strict=True):
+            if name is not None:
+                message = f"near {name}, contains it, or has the same prompt"
+                judged.reasons[answer.position] = Reason("train_test_overlap", message, name)
 
 
-def _set_aside_copies_of_human_rows(answers: Sequence[_Answer], human: pa.Table) -> None:
-    kept = _kept(answers)
-    new = [answer.messages for answer in kept]
-    matches = match_against(_keys_of(kept), _keys_of_human_rows(human), partial(_read_shingles, human, new))
-    for answer, position, exact in zip(kept, matches.of.tolist(), matches.exact.tolist(), strict=True):
-        if position >= 0:
-            (row,) = human.slice(position, 1).to_pylist()
-            _set_aside_copy(answer, origin(row), exact)
+def _set_aside_copies_of_human_rows(judged: JudgedAnswers, human: pa.Table) -> None:
+    kept = judged.kept
+    matches = match_against(judged.keys(kept), _keys_of_human_rows(human), partial(_read_shingles, human, judged, kept))
+    for at in np.flatnonzero(matches.of >= 0).tolist():
+        (row,) = human.slice(matches.of[at], 1).to_pylist()
+        judged.reasons[int(kept[at])] = _copy_of(origin(row), matches.exact[at])
 
 
-def _set_aside_all_but_best(answers: Sequence[_Answer]) -> None:
+def _set_aside_all_but_best(judged: JudgedAnswers) -> None:
     """Keep one of several valid answers to one prompt: the one that best_of_n.py chooses."""
-    by_prompt: dict[str, list[_Answer]] = {}
-    for answer in _kept(answers):
-        by_prompt.setdefault(answer.columns["id"], []).append(answer)
-    for same_prompt in by_prompt.values():
-        texts = [answer.columns["answer"] for answer in same_prompt]
-        scores = agreements(texts)
+    by_prompt: dict[str, list[int]] = {}
+    for position, prompt in zip(judged.kept.tolist(), judged.table["id"].take(pa.array(judged.kept)), strict=True):
+        by_prompt.setdefault(prompt.as_py(), []).append(position)
+    for positions in by_prompt.values():
+        if len(positions) == 1:
+            continue
+        scores = agreements([answer.columns["answer"] for answer in judged.take(positions)])
         best = best_of(scores)
-        for position, answer in enumerate(same_prompt):
-            if position != best:
+        for position, score in zip(positions, scores, strict=True):
+            if position != positions[best]:
                 message = (
-                    f"agreement of {scores[position]:.2f} with the other answers to its prompt; the kept answer has "
+                    f"agreement of {score:.2f} with the other answers to its prompt; the kept answer has "
                     f"{scores[best]:.2f}"
                 )
-                answer.set_aside("not_best", message, same_prompt[best].origin)
+                judged.reasons[position] = Reason("not_best", message, judged.origin(positions[best]))
 
 
-def _set_aside_duplicates(answers: Sequence[_Answer]) -> None:
+def _set_aside_duplicates(judged: JudgedAnswers) -> None:
     """Set aside exact and near duplicates of earlier answers to other prompts."""
-    kept = _kept(answers)
-    conversations = [answer.messages for answer in kept]
-    matches = find_duplicates(_keys_of(kept), partial(read_message_shingles, conversations))
-    for answer, position, exact in zip(kept, matches.of.tolist(), matches.exact.tolist(), strict=True):
-        if position >= 0:
-            _set_aside_copy(answer, kept[position].origin, exact)
+    kept = judged.kept
+    matches = find_duplicates(judged.keys(kept), lambda positions: judged.read_shingles(kept[positions]))
+    for at in np.flatnonzero(matches.of >= 0).tolist():
+        judged.reasons[int(kept[at])] = _copy_of(judged.origin(int(kept[matches.of[at]])), matches.exact[at])
 
 
-def _set_aside_copy(answer: _Answer, original: str, exact: bool) -> None:
+def _copy_of(original: str, exact: bool) -> Reason:
     code, relation = ("duplicate", "equal to") if exact else ("near_duplicate", "nearly equal to")
-    answer.set_aside(code, f"{relation} {original}", original)
+    return Reason(code, f"{relation} {original}", original)
 
 
-def _batches(answers: Sequence[_Answer]) -> Iterator[Sequence[_Answer]]:
-    return (answers[begin : begin + BATCH_ROWS] for begin in range(0, len(answers), BATCH_ROWS))
+def _kept_rows(judged: JudgedAnswers, provenance: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield the rows of rows.parquet."""
+    for batch in judged.batches(judged.kept):
+        groups = group_names(keys_of_messages([answer.messages for answer in batch]).group)
+        for answer, group in zip(batch, groups, strict=True):
+            yield {
+                "id": row_id({"messages": answer.messages, "tools": answer.columns.get("tools")}),
+                "split": "train",
+                "group": group,
+                "messages": answer.messages,
+                "table": TABLE,
+                **{name: answer.columns.get(name) for name in COPIED_COLUMNS},
+                **provenance,
+            }
 
 
-def _keys_of(answers: Sequence[_Answer]) -> Keys:
-    """Return the keys of the whole conversations."""
-    return merge([keys_of_messages([answer.messages for answer in batch]) for batch in _batches(answers)])
+def _set_aside_rows(judged: JudgedAnswers) -> Iterator[dict[str, Any]]:
+    """Yield the rows of set_aside.parquet."""
+    for batch in judged.batches(judged.set_aside):
+        for answer in batch:
+            reason = judged.reasons[answer.position]
+            yield {
+                "table": TABLE,
+                "file": answer.columns["file"],
+                "row": answer.columns["row"],
+                "code": reason.code,
+                "message": reason.message,
+                "raw": raw_json(answer.messages),
+                "copy_of": reason.related_row,
+            }
 
 
-def _kept_row(answer: _Answer, group: str) -> dict[str, Any]:
-    """Return the row of rows.parquet, without the columns of `_provenance`."""
+def _summary(judged: JudgedAnswers, context: answer_filters.Context, out: Path) -> dict[str, Any]:
+    kept, set_aside = judged.kept, judged.set_aside
+    reasons = dict(sorted(Counter(reason.code for reason in judged.reasons.values()).items()))
     return {
-        "id": row_id({"messages": answer.messages, "tools": answer.columns.get("tools")}),
-        "split": "train",
-        "group": group,
-        "messages": answer.messages,
-        "table": TABLE,
-        **{name: answer.columns.get(name) for name in COPIED_COLUMNS},
-    }
-
-
-def _set_aside_row(answer: _Answer) -> dict[str, Any]:
-    """Return the row of set_aside.parquet."""
-    return {
-        "table": TABLE,
-        "file": answer.columns["file"],
-        "row": answer.columns["row"],
-        "code": answer.code,
-        "message": answer.message,
-        "raw": raw_json(answer.messages),
-        "copy_of": answer.related_row,
-    }
-
-
-def _summary(
-    kept: Sequence[_Answer], set_aside: Sequence[_Answer], context: answer_filters.Context, out: Path
-) -> dict[str, Any]:
-    reasons = dict(sorted(Counter(answer.code for answer in set_aside).items()))
-    total = len(kept) + len(set_aside)
-    return {
-        "answers": total,
+        "answers": len(judged),
         "kept": len(kept),
         "set_aside": len(set_aside),
         "reasons": reasons,
@@ -277,28 +241,34 @@ def _summary(
             "copy_of_example": answer_filters.MAX_EXAMPLE_COPY,
         },
         "samples": {
-            "kept": [_sample(answer) for answer in kept[:SAMPLES]],
-            "set_aside": [_sample(answer) for answer in _choose_samples(set_aside)],
+            "kept": _samples(judged, kept[:SAMPLES].tolist()),
+            "set_aside": _samples(judged, _choose_samples(judged)),
         },
         "checks": {
-            "answers_accounted_for": _check_accounted_for(total, out),
-            "some_answers_kept": _check_some_kept(len(kept), total, reasons),
+            "answers_accounted_for": _check_accounted_for(len(judged), out),
+            "some_answers_kept": _check_some_kept(len(kept), len(judged), reasons),
         },
     }
 
 
-def _choose_samples(set_aside: Sequence[_Answer]) -> list[_Answer]:
-    """Return the first answer of each reason, then other answers until there are SAMPLES of them."""
-    first_of_reason = {answer.code: answer for answer in reversed(set_aside)}
-    firsts = list(reversed(first_of_reason.values()))
-    others = [answer for answer in set_aside if answer is not first_of_reason[answer.code]]
+def _choose_samples(judged: JudgedAnswers) -> list[int]:
+    """Return the position of the first answer of each reason, then others until there are SAMPLES of them."""
+    first_of_reason: dict[str, int] = {}
+    for position in judged.set_aside:
+        first_of_reason.setdefault(judged.reasons[position].code, position)
+    firsts = list(first_of_reason.values())
+    others = [position for position in judged.set_aside if position not in firsts]
     return firsts + others[: max(SAMPLES - len(firsts), 0)]
 
 
-def _sample(answer: _Answer) -> dict[str, str]:
-    prompt = answer.columns["prompt_messages"][-1]["content"]
-    reason = {"code": answer.code, "message": answer.message} if answer.code else {}
-    return {**reason, "prompt": prompt, "answer": answer.columns["answer"]}
+def _samples(judged: JudgedAnswers, positions: list[int]) -> list[dict[str, str]]:
+    samples = []
+    for answer in judged.take(positions):
+        reason = judged.reasons.get(answer.position)
+        sample = {"code": reason.code, "message": reason.message} if reason else {}
+        prompt = answer.columns["prompt_messages"][-1]["content"]
+        samples.append({**sample, "prompt": prompt, "answer": answer.columns["answer"]})
+    return samples
 
 
 def _check_accounted_for(total: int, out: Path) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Every answer is kept or set aside, with its reason and its origin."""
 
+import gc
 import json
 import subprocess
 import sys
@@ -9,7 +10,10 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from ft_pipeline.distillation import answer_table
+from ft_pipeline.distillation import distill as distill_module
 from ft_pipeline.distillation.distill import DISTILLED, distill
+from ft_pipeline.tables.dedup import matching
 from ft_pipeline.tables.formats.row_ids import row_id
 from ft_pipeline.tables.formats.turns import plain
 from ft_pipeline.tables.held_out import SuiteTexts
@@ -99,6 +103,41 @@ def test_the_same_answers_give_the_same_rows(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
     assert run(tmp_path / "a", answers) == run(tmp_path / "b", answers)
+
+
+def write_many_answers(folder: Path) -> Path:
+    """Forty answers. Some are set aside: equal to an earlier one or to a human row, empty, second to another one."""
+    texts = [f"Parcel {number * 7919 % 101} left our warehouse in week {number % 13}." for number in range(30)]
+    rows = [answer_row(number, f"Where is parcel {number} of mine?", text) for number, text in enumerate(texts, 1)]
+    rows += [
+        answer_row(30 + number, f"where is parcel {3 * number + 1} of mine", texts[3 * number]) for number in range(8)
+    ]
+    rows += [answer_row(39, "where is my parcel", HUMAN[0][1]), answer_row(40, "Do you sell swings?", "")]
+    return write_answers(folder, [*rows, {**answer_row(5, "Where is parcel 5?", "In week one."), "sample": 1}])
+
+
+@pytest.mark.parametrize("batch_rows", [1, 5])
+def test_batches_give_the_same_rows_with_only_one_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch_rows: int
+) -> None:
+    answers, conversations = write_many_answers(tmp_path / "answers"), tmp_path / "conversations"
+    write_conversations(conversations, test=TEST)
+    for name in ("whole", "batches"):
+        (tmp_path / name).mkdir()
+    whole = distill(answers, conversations, tmp_path / "whole", teacher=TEACHER)
+    live = []
+
+    def find_duplicates(*arguments: Any) -> Any:
+        live.append(sum(type(item) is dict and "prompt_messages" in item for item in gc.get_objects()))
+        return matching.find_duplicates(*arguments)
+
+    monkeypatch.setattr(answer_table, "BATCH_ROWS", batch_rows)
+    monkeypatch.setattr(distill_module, "find_duplicates", find_duplicates)
+    assert distill(answers, conversations, tmp_path / "batches", teacher=TEACHER) == whole
+    for name in ("rows.parquet", "set_aside.parquet"):
+        assert pq.read_table(tmp_path / "batches" / name) == pq.read_table(tmp_path / "whole" / name)
+    assert whole["reasons"].keys() >= {"near_duplicate", "not_best", "empty_output"}
+    assert live[0] <= batch_rows
 
 
 def test_degenerate_teacher_answers_are_set_aside(tmp_path: Path) -> None:
